@@ -1,0 +1,53 @@
+"""onnxviz: see what a convolutional network in ONNX form looks at and what it has learned."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from onnxviz._version import __version__
+
+# Public name -> module. Loaded at first use: `import onnxviz` must stay light, since onnx_ir alone takes 0.3 s.
+_PUBLIC = {
+    "load": "network",
+    "Network": "network",
+    "Limits": "graph.limits",
+    "Attribution": "results",
+    "Preprocessing": "image.preprocess",
+    "predict": "techniques.predict",
+    "filters": "techniques.filters",
+    "activations": "techniques.activations",
+    "patches": "techniques.patches",
+    "occlusion": "techniques.occlusion",
+    "rise": "techniques.rise",
+    "embed": "techniques.embed",
+    "neighbours": "techniques.neighbours",
+    "map": "techniques.map",
+    "inspect": "techniques.inspect",
+    "expose": "techniques.expose",
+    "export": "techniques.export",
+    "doctor": "doctor",
+}
+_MODULES = ("errors",)
+
+if TYPE_CHECKING:
+    from onnxviz.image.preprocess import Preprocessing as Preprocessing
+    from onnxviz.network import Network as Network
+    from onnxviz.network import load as load
+    from onnxviz.results import Attribution as Attribution
+
+__all__ = ["__version__", *_MODULES, *_PUBLIC]  # noqa: PLE0604 - strings all, from the table above
+
+
+def __getattr__(name: str) -> Any:
+    if name in _PUBLIC:
+        value = getattr(importlib.import_module(f"onnxviz.{_PUBLIC[name]}"), name)
+        globals()[name] = value
+        return value
+    if name in _MODULES:
+        return importlib.import_module(f"onnxviz.{name}")
+    raise AttributeError(f"module 'onnxviz' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

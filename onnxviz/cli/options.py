@@ -1,0 +1,145 @@
+"""The options that commands share, declared once.
+
+`@command(app)` gives a function every common option, `@command(app, images=True)` the image options too; the
+function receives them as one `Run`.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, get_type_hints
+
+import typer
+
+from onnxviz.cli.run import Run
+
+_COMMON: dict[str, tuple[Any, Any]] = {
+    "out": (
+        Annotated[Path | None, typer.Option("--out", "-o", help="Where the result goes.")],
+        None,
+    ),
+    "as_json": (Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")], False),
+    "provider": (
+        Annotated[str, typer.Option(help="auto, cpu, cuda, or any name that ONNX Runtime knows.")],
+        "auto",
+    ),
+    "threads": (
+        Annotated[int | None, typer.Option(min=1, help="Threads within an operator.", show_default="all")],
+        None,
+    ),
+    "seed": (Annotated[int, typer.Option(min=0, help="Seed of every random choice.")], 0),
+    "quiet": (Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no notes.")], False),
+    "limit": (
+        Annotated[
+            list[str] | None,
+            typer.Option(help="Raise or lower a limit, such as nodes=2000000.", metavar="NAME=VALUE"),
+        ],
+        None,
+    ),
+}
+_MODEL: dict[str, tuple[Any, Any]] = {
+    "input_name": (
+        Annotated[str | None, typer.Option("--input", help="The image input, where there are several.")],
+        None,
+    ),
+    "feed": (
+        Annotated[
+            list[str] | None,
+            typer.Option(help="A fixed value for another input, such as scale=1,1.", metavar="NAME=VALUE"),
+        ],
+        None,
+    ),
+}
+_IMAGES: dict[str, tuple[Any, Any]] = {
+    "size": (
+        Annotated[
+            str | None, typer.Option(help="Pixels the network sees, such as 224 or 320x240 (width x height).")
+        ],
+        None,
+    ),
+    "mean": (
+        Annotated[str | None, typer.Option(help="Mean per channel, of 0..1 or 0..255, such as 0.5,0.5,0.5.")],
+        None,
+    ),
+    "std": (
+        Annotated[str | None, typer.Option(help="Standard deviation per channel, same scale as --mean.")],
+        None,
+    ),
+    "layout": (Annotated[str | None, typer.Option(help="NCHW or NHWC.")], None),
+    "channels": (Annotated[str | None, typer.Option(help="RGB, BGR, L or RGBA.")], None),
+    "preprocess": (
+        Annotated[
+            str | None,
+            typer.Option(
+                help="A preset's name, or a JSON file (ours or Hugging Face's).", metavar="NAME|FILE"
+            ),
+        ],
+        None,
+    ),
+    "labels": (
+        Annotated[
+            str | None,
+            typer.Option(
+                help="Class labels: a text file with one a line, JSON, or 'imagenet'.", metavar="FILE"
+            ),
+        ],
+        None,
+    ),
+}
+
+
+def command(
+    app: typer.Typer, name: str | None = None, *, model: bool = True, images: bool = False
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Register a function whose first parameter is a `Run` as a command with the shared options."""
+
+    def register(function: Callable[..., None]) -> Callable[..., None]:
+        shared = {**_COMMON, **(_MODEL if model else {}), **(_IMAGES if images else {})}
+        hints = get_type_hints(function, include_extras=True)
+        own = [
+            parameter.replace(annotation=hints[parameter.name])
+            for parameter in list(inspect.signature(function).parameters.values())[1:]
+        ]
+        added = [
+            inspect.Parameter(key, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+            for key, (annotation, default) in shared.items()
+        ]
+
+        @functools.wraps(function)
+        def wrapper(**values: Any) -> None:
+            options = {key: values.pop(key) for key in shared}
+            with Run(command=name or function.__name__.replace("_", "-"), **options) as run:
+                function(run, **values)
+
+        parameters = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own] + added
+        wrapper.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        wrapper.__annotations__ = {p.name: p.annotation for p in parameters}
+        del wrapper.__wrapped__  # typer would look through it, at the wrong signature
+        app.command(name, help=inspect.getdoc(function))(wrapper)
+        return function
+
+    return register
+
+
+ModelArgument = Annotated[
+    str, typer.Argument(metavar="MODEL", help="An .onnx file, or a name of the catalogue (onnxviz models).")
+]
+ImageArgument = Annotated[Path, typer.Argument(metavar="IMAGE", help="A picture.")]
+ImagesArgument = Annotated[
+    list[Path], typer.Argument(metavar="IMAGE...", help="Pictures or folders of them.")
+]
+FolderArgument = Annotated[
+    list[Path], typer.Argument(metavar="DIR...", help="Folders of pictures, or pictures.")
+]
+LayerOption = Annotated[
+    str | None, typer.Option("--layer", "-l", help="A layer's name (onnxviz inspect lists them).")
+]
+TargetOption = Annotated[
+    str | None, typer.Option("--target", "-t", help="Class index or label.", show_default="the top class")
+]
+BatchOption = Annotated[
+    int | None, typer.Option(min=1, help="Images a run.", show_default="what memory allows")
+]

@@ -1,0 +1,195 @@
+"""One run of a command: opening the model, progress on stderr, results on stdout or in files."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from onnxviz.errors import UsageError
+
+if TYPE_CHECKING:
+    from onnxviz.network import Network
+    from onnxviz.results import Result
+
+
+class Run:
+    """What every command gets: the common options and the ways to say something."""
+
+    def __init__(
+        self,
+        command: str,
+        out: Path | None,
+        as_json: bool,
+        provider: str,
+        threads: int | None,
+        seed: int,
+        quiet: bool,
+        limit: Sequence[str] | None,
+        **model: Any,
+    ) -> None:
+        self.command = command
+        self.out = out
+        self.as_json = as_json
+        self.provider = provider
+        self.threads = threads
+        self.seed = seed
+        self.quiet = quiet
+        self.limit = limit
+        self._model = model
+        self._bar = ProgressBar(enabled=not quiet and sys.stderr.isatty())
+
+    def __enter__(self) -> Run:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()
+
+    # --- in -------------------------------------------------------------------------------------
+
+    def load(self, model: str, **options: Any) -> Network:
+        """Open the model with the options given on the command line; notes go to stderr."""
+        from onnxviz.graph.limits import Limits
+        from onnxviz.network import load
+
+        given = self._model
+        network = load(
+            model,
+            preprocess=given.get("preprocess"),
+            mean=parse_numbers(given["mean"], "--mean") if given.get("mean") else None,
+            std=parse_numbers(given["std"], "--std") if given.get("std") else None,
+            channels=given.get("channels"),
+            labels=given.get("labels"),
+            provider=self.provider,
+            threads=self.threads,
+            size=parse_size(given["size"]) if given.get("size") else None,
+            layout=given.get("layout"),
+            input=given.get("input_name"),
+            feeds=dict(_feed(text) for text in given.get("feed") or ()),
+            limits=Limits.parse(list(self.limit or ())),
+            **options,
+        )
+        for warning in network.warnings:
+            self.note(warning)
+        return network
+
+    # --- out ------------------------------------------------------------------------------------
+
+    def progress(self, done: int, total: int | None, what: str) -> None:
+        """How far the command is; shown on a terminal once it has taken longer than a second."""
+        self._bar.update(self.command, done, total, what)
+
+    def note(self, text: str) -> None:
+        """One line for the reader, on stderr."""
+        if not self.quiet:
+            from onnxviz.image.text import printable
+
+            self._bar.close()
+            print(f"onnxviz: {printable(text)}", file=sys.stderr)
+
+    def say(self, text: str = "") -> None:
+        """One line of the result, on stdout, unless --json was given."""
+        if not self.as_json:
+            self._bar.close()
+            print(text)
+
+    def emit(self, value: dict[str, Any]) -> None:
+        """The result as one JSON object on stdout, if --json was given."""
+        if self.as_json:
+            from onnxviz.files import json_bytes
+
+            self._bar.close()
+            sys.stdout.write(json_bytes({"schema": f"onnxviz.{self.command}/1", **value}).decode("utf-8"))
+
+    def output(self, default: str) -> Path:
+        """--out, or `default` in the current folder."""
+        return self.out if self.out is not None else Path(default)
+
+    def save(self, result: Result, default: str | None = None, **more: Any) -> Path:
+        """Write a result's picture, values and manifest, and say where."""
+        from onnxviz.files import claimed
+
+        target = self.output(default or f"{self.command}.png")
+        with claimed(target):
+            path = result.save(target)
+        self.say(str(path))
+        self.emit({"out": str(path), **more, "manifest": result.manifest})
+        return path
+
+
+class ProgressBar:
+    """Rate and time left on stderr, for whatever takes longer than a second."""
+
+    def __init__(self, enabled: bool) -> None:
+        self._enabled = enabled
+        self._start = time.monotonic()
+        self._shown: Any = None
+        self._task: Any = None
+        self._what = ""
+
+    def update(self, title: str, done: int, total: int | None, what: str) -> None:
+        """Show how far it is, unless it has taken less than a second."""
+        if not self._enabled or (self._shown is None and time.monotonic() - self._start < 1.0):
+            return
+        if self._shown is None or what != self._what:
+            self.close()
+            self._open(title, what)
+        self._shown.update(self._task, completed=done, total=total, rate=self._rate(done))
+
+    def _rate(self, done: int) -> str:
+        return f"{done / max(1e-9, time.monotonic() - self._start):.1f} {self._what}/s"
+
+    def _open(self, title: str, what: str) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        self._what = what
+        self._shown = Progress(
+            TextColumn(title),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]}"),
+            TimeRemainingColumn(),
+            console=Console(stderr=True),
+            transient=True,
+        )
+        self._shown.start()
+        self._task = self._shown.add_task(title, total=None, rate="")
+
+    def close(self) -> None:
+        """Take the bar off the screen."""
+        if self._shown is not None:
+            self._shown.stop()
+            self._shown = None
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """(height, width) from '224' or '320x240', which is width x height.
+
+    raises   UsageError
+    """
+    parts = text.lower().replace("×", "x").split("x")
+    if len(parts) > 2 or not all(part.strip().isdigit() and int(part) > 0 for part in parts):
+        raise UsageError(f"--size takes a number of pixels such as 224, or WIDTHxHEIGHT; got {text!r}")
+    return int(parts[-1]), int(parts[0])
+
+
+def parse_numbers(text: str, option: str) -> tuple[float, ...]:
+    """Numbers separated by commas.
+
+    raises   UsageError
+    """
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise UsageError(f"{option} takes numbers separated by commas; got {text!r}") from None
+
+
+def _feed(text: str) -> tuple[str, Any]:
+    name, separator, value = text.partition("=")
+    if not separator:
+        raise UsageError(f"--feed takes NAME=VALUE, such as scale=1,1; got {text!r}")
+    numbers = parse_numbers(value, "--feed")
+    return name, numbers[0] if len(numbers) == 1 else list(numbers)

@@ -1,0 +1,88 @@
+"""Photos that come with the dependencies, so that the demo needs no network."""
+
+from __future__ import annotations
+
+import importlib.resources
+import importlib.util
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from onnxviz.files import write_atomic
+from onnxviz.image.io import read
+
+_CROP = 320
+# Names under which the photos are known; all are in the public domain or free to use (see the packages' notes).
+_SKLEARN = ("china.jpg", "flower.jpg")
+_SKIMAGE = (
+    "chelsea.png",
+    "coffee.png",
+    "astronaut.png",
+    "rocket.jpg",
+    "brick.png",
+    "grass.png",
+    "gravel.png",
+    "hubble_deep_field.jpg",
+    "ihc.png",
+    "motorcycle_left.png",
+    "retina.jpg",
+    "coins.png",
+    "moon.png",
+    "page.png",
+    "camera.png",
+)
+
+
+@dataclass(frozen=True)
+class Photo:
+    """One photo: its name and its file."""
+
+    name: str
+    path: Path
+
+
+def photos() -> list[Photo]:
+    """Every photo at hand: two from scikit-learn, and scikit-image's where it is installed (extra `demo`)."""
+    found = []
+    for package, folder, names in (
+        ("skimage", "data", _SKIMAGE),
+        ("sklearn", "datasets/images", _SKLEARN),
+    ):
+        if importlib.util.find_spec(package) is None:
+            continue
+        base = Path(str(importlib.resources.files(package))) / folder
+        found += [Photo(Path(name).stem, base / name) for name in names if (base / name).is_file()]
+    return found
+
+
+def write_crops(folder: Path, found: list[Photo], per_photo: int, seed: int) -> Path:
+    """A folder of square crops of the photos, as an image set for the techniques that need many pictures.
+
+    Crops are drawn from the seed at 45 to 90 % of the photo's shorter side and saved as JPEG files that bear the
+    photo's name.
+    """
+    random = np.random.default_rng(seed)
+    for photo in found:
+        picture = read(photo.path)
+        height, width = picture.shape[:2]
+        for number in range(per_photo):
+            edge = int(min(height, width) * random.uniform(0.45, 0.9))
+            top = int(random.integers(0, height - edge + 1))
+            left = int(random.integers(0, width - edge + 1))
+            crop = picture[top : top + edge, left : left + edge]
+            write_atomic(folder / f"{photo.name}-{number:02d}.jpg", _jpeg(crop))
+    return folder
+
+
+def _jpeg(pixels: np.ndarray) -> bytes:
+    import io
+
+    from PIL import Image
+
+    picture = Image.fromarray(pixels)
+    if picture.width > _CROP:
+        picture = picture.resize((_CROP, _CROP), Image.Resampling.LANCZOS)
+    buffer = io.BytesIO()
+    picture.save(buffer, "JPEG", quality=92)
+    return buffer.getvalue()

@@ -1,0 +1,149 @@
+"""What this machine has, and what is wrong with it."""
+
+from __future__ import annotations
+
+import platform
+from dataclasses import dataclass
+from importlib import metadata
+from typing import Any
+
+from onnxviz._version import __version__
+from onnxviz.errors import OnnxVizError
+
+# All of these install the one importable package `onnxruntime` and overwrite each other's files.
+_RUNTIMES = (
+    "onnxruntime",
+    "onnxruntime-gpu",
+    "onnxruntime-directml",
+    "onnxruntime-openvino",
+    "onnxruntime-training",
+    "onnxruntime-training-cpu",
+    "onnxruntime-silicon",
+)
+_NEEDED = (
+    "numpy",
+    "onnx",
+    "onnx-ir",
+    "onnxscript",
+    "pillow",
+    "scipy",
+    "scikit-learn",
+    "jinja2",
+    "typer",
+    "rich",
+)
+_OPTIONAL = {
+    "maps": ("openTSNE", "umap-learn"),
+    "table": ("pyarrow",),
+    "torch": ("torch",),
+    "export": ("torch", "transformers"),
+    "demo": ("scikit-image",),
+}
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that was looked at. `state` is 'ok', 'missing' (optional) or 'problem'."""
+
+    name: str
+    state: str
+    detail: str
+
+
+def doctor() -> list[Check]:
+    """Look at Python, ONNX Runtime and its providers, and the packages; nothing is changed or fetched."""
+    checks = [
+        Check("python", "ok", f"{platform.python_version()} on {platform.system()} {platform.machine()}")
+    ]
+    checks.append(Check("onnxviz", "ok", __version__))
+    checks += _runtime()
+    for name in _NEEDED:
+        version = _version(name)
+        checks.append(
+            Check(name, "ok", version)
+            if version
+            else Check(name, "problem", f"not installed: pip install {name}")
+        )
+    for extra, names in _OPTIONAL.items():
+        absent = [name for name in names if _version(name) is None]
+        have = ", ".join(f"{name} {_version(name)}" for name in names if name not in absent)
+        checks.append(
+            Check(f"extra {extra}", "missing", f'{", ".join(absent)}: pip install "onnxviz[{extra}]"')
+            if absent
+            else Check(f"extra {extra}", "ok", have)
+        )
+    checks.append(_bundled())
+    return checks
+
+
+def _runtime() -> list[Check]:
+    installed = [(name, version) for name in _RUNTIMES if (version := _version(name))]
+    listed = ", ".join(f"{name} {version}" for name, version in installed)
+    if not installed:
+        return [
+            Check(
+                "onnxruntime",
+                "problem",
+                'none is installed: pip install "onnxviz[cpu]" or pip install "onnxviz[gpu]"',
+            )
+        ]
+    if len(installed) > 1:
+        return [
+            Check(
+                "onnxruntime",
+                "problem",
+                f"{listed} overwrite each other's files: pip uninstall -y {' '.join(n for n, _ in installed)}, "
+                "then install one of them",
+            )
+        ]
+    checks = [Check("onnxruntime", "ok", listed)]
+    from onnxviz.runtime import providers
+
+    try:
+        for name in providers.onnxruntime().get_available_providers():
+            checks.append(_provider(name))
+    except OnnxVizError as error:
+        checks.append(Check("onnxruntime", "problem", str(error)))
+    return checks
+
+
+def _provider(name: str) -> Check:
+    """Start a session on the provider: that it is listed does not mean that it works."""
+    from onnxviz.runtime.ort import compile
+
+    if name == "AzureExecutionProvider":
+        return Check(name, "ok", "listed (remote endpoints; onnxviz does not use it)")
+    try:
+        program = compile(_probe(), provider=name)
+    except OnnxVizError as error:
+        return Check(name, "problem", str(error))
+    return Check(name, "ok", f"runs ({program.provider})")
+
+
+def _probe() -> Any:
+    import onnx_ir as ir
+
+    x = ir.val("x", ir.DataType.FLOAT, [1])
+    node = ir.node("Relu", [x])
+    node.outputs[0].name = "y"
+    node.outputs[0].dtype, node.outputs[0].shape = ir.DataType.FLOAT, ir.Shape([1])
+    graph = ir.Graph([x], list(node.outputs), nodes=[node], opset_imports={"": 17}, name="probe")
+    return ir.Model(graph, ir_version=8)
+
+
+def _bundled() -> Check:
+    from onnxviz.catalogue import resolve
+    from onnxviz.files import sha256
+
+    try:
+        path = resolve("efficientnet-lite0")
+        return Check("bundled network", "ok", f"efficientnet-lite0, sha256 {sha256(path)[:12]}…")
+    except (OnnxVizError, OSError) as error:
+        return Check("bundled network", "problem", str(error))
+
+
+def _version(distribution: str) -> str | None:
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return None

@@ -1,0 +1,105 @@
+"""The typed errors. Each message says what was given, what was expected and what to do.
+
+Every error carries the exit code that the command line ends with (README, "Exit codes").
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class OnnxVizError(Exception):
+    """The base of everything that onnxviz raises on purpose."""
+
+    exit_code = 5
+
+
+# --- 2: wrong usage ---------------------------------------------------------------------------
+
+
+class UsageError(OnnxVizError, ValueError):
+    """An argument that cannot be meant as given."""
+
+    exit_code = 2
+
+
+class UnknownLayer(UsageError):
+    """No value of the graph has this name."""
+
+
+class UnknownLabel(UsageError):
+    """No class has this index or label."""
+
+
+class ProviderUnavailable(UsageError):
+    """The execution provider asked for cannot be used on this machine."""
+
+
+class MissingDependency(UsageError):
+    """An optional package is needed and not installed; the message names the extra."""
+
+
+# --- 3: input refused -------------------------------------------------------------------------
+
+
+class InputRefused(OnnxVizError):
+    """A file that was given cannot or must not be used."""
+
+    exit_code = 3
+
+
+class ModelRejected(InputRefused):
+    """Not a model, a broken one, or one that breaks a promise of safe loading."""
+
+
+class ModelUnsuitable(ModelRejected):
+    """A sound model that the technique cannot be applied to (several inputs, no float output...)."""
+
+
+class UnsupportedOperator(ModelRejected):
+    """An operator on the way to the wanted gradient has no rule."""
+
+
+class ImageRejected(InputRefused):
+    """Not an image that can be read, or one over the limits."""
+
+
+class LabelsRejected(InputRefused):
+    """A labels file that cannot be read, or whose count differs from the model's classes."""
+
+
+class PreprocessingRejected(InputRefused):
+    """A preprocessing name or file that cannot be used."""
+
+
+class OutputRefused(InputRefused):
+    """The result could not be written; what was there before is intact."""
+
+
+# --- 4: limits and workers --------------------------------------------------------------------
+
+
+class LimitExceeded(OnnxVizError):
+    """A declared limit was hit; the message names the limit and the flag that raises it."""
+
+    exit_code = 4
+
+
+class WorkerCrashed(OnnxVizError):
+    """Native code died, hung or ran out of memory; the caller survives."""
+
+    exit_code = 4
+
+
+# --- 5: the run itself ------------------------------------------------------------------------
+
+
+class RuntimeFailed(OnnxVizError):
+    """ONNX Runtime refused or failed to run a graph that was expected to run."""
+
+
+def near(name: str, names: Iterable[str], limit: int = 3) -> str:
+    """'; did you mean a, b?' for the names most like `name`, or the empty string."""
+    close = difflib.get_close_matches(name, list(names), n=limit, cutoff=0.5)
+    return f"; did you mean {', '.join(map(repr, close))}?" if close else ""

@@ -1,0 +1,1 @@
+"""Torch networks as ONNX files that explain themselves: the parts behind `onnxviz.export`."""

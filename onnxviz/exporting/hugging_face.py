@@ -1,0 +1,200 @@
+"""Networks of the transformers library: a trained one by its id or folder, or any architecture with random weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from onnxviz.errors import InputRefused, UsageError, near
+from onnxviz.exporting.source import Source, Wanted, package, torch
+
+# ImageNet's, which transformers takes where a configuration says nothing.
+_MEAN = [0.485, 0.456, 0.406]
+_STD = [0.229, 0.224, 0.225]
+
+
+def transformers(name: str, wanted: Wanted) -> Source:
+    """A network of transformers.
+
+    name   an id of the hub or a local folder (trained), or with `wanted.random` a class
+           (`ResNetForImageClassification`) or model type (`resnet`); options change fields of its configuration
+
+    raises   UsageError, MissingDependency, InputRefused
+    """
+    library = package("transformers", 'pip install "onnxviz[export]"')
+    if wanted.random:
+        return _random(library, name, wanted)
+    if _is_class(library, name) or name in _types(library):
+        raise UsageError(
+            f"transformers:{name} is an architecture without weights; give --random for random ones, "
+            "or the id of a trained network, such as transformers:microsoft/resnet-50"
+        )
+    try:
+        config = library.AutoConfig.from_pretrained(name, **wanted.options)
+        automatic = library.AutoModelForImageClassification
+        if type(config) not in automatic._model_mapping:
+            automatic = library.AutoModel  # no classifier: its feature maps
+        module = automatic.from_pretrained(name, config=config)
+        processor, _ = _processor(library).get_image_processor_dict(name)
+    except OSError as error:
+        raise InputRefused(f"transformers:{name} could not be had: {_first_line(error)}") from error
+    except Exception as error:
+        raise UsageError(f"transformers:{name} could not be built: {_first_line(error)}") from error
+    preprocessing = from_processor(processor)
+    return Source(
+        module,
+        name.rstrip("/").rpartition("/")[2],
+        f"transformers {type(module).__name__}, weights {_public(name)}",
+        size=None if preprocessing is None else tuple(preprocessing["size"]),
+        channels=int(getattr(config, "num_channels", 3)),
+        preprocessing=preprocessing,
+        labels=_labels(config),
+    )
+
+
+def _random(library: Any, name: str, wanted: Wanted) -> Source:
+    torch_library = torch()
+    try:
+        with torch_library.random.fork_rng(devices=[]):
+            torch_library.manual_seed(wanted.seed)
+            if _is_class(library, name):
+                builder = getattr(library, name)
+                config = builder.config_class(**wanted.options)
+                module = builder(config)
+            elif name in _types(library):
+                config = library.AutoConfig.for_model(name, **wanted.options)
+                automatic = library.AutoModelForImageClassification
+                if type(config) not in automatic._model_mapping:
+                    automatic = library.AutoModel
+                module = automatic.from_config(config)
+            else:
+                known = [*_types(library), *(listed for listed in dir(library) if _is_class_name(listed))]
+                raise UsageError(
+                    f"transformers has no architecture {name!r}{near(name, known)}; with --random give a class such as "
+                    "ResNetForImageClassification or a model type such as resnet"
+                )
+    except UsageError:
+        raise
+    except Exception as error:
+        raise UsageError(f"transformers:{name} could not be built: {_first_line(error)}") from error
+    size = _config_size(config)
+    channels = int(getattr(config, "num_channels", 3))
+    return Source(
+        module,
+        type(module).__name__,
+        f"transformers {type(module).__name__}, random weights, seed {wanted.seed}",
+        size=size,
+        channels=channels,
+        preprocessing=None
+        if channels != 3
+        else _preprocessing(size or (224, 224), 1.0, "bilinear", mean=_MEAN, std=_STD),
+        labels=_labels(config),
+    )
+
+
+def from_processor(processor: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The fields of a `Preprocessing` for what a `preprocessor_config.json` of the hub says; None without a size."""
+    sizes = [processor.get("crop_size") if processor.get("do_center_crop") else None, processor.get("size")]
+    size = next((pair for pair in map(_size, sizes) if pair is not None), None)
+    if size is None:
+        return None
+    side = _size(processor.get("size")) or size
+    fraction = min(1.0, min(size) / min(side))
+    squash = not processor.get("do_center_crop") and "height" in (processor.get("size") or {})
+    percentage = processor.get(
+        "crop_pct"
+    )  # ConvNeXt: the short side becomes size / crop_pct, then the centre
+    if percentage and min(size) < 384:
+        fraction, squash = float(percentage), False
+    normalise = processor.get("do_normalize", True)
+    rescale = (
+        float(processor.get("rescale_factor", 1 / 255)) * 255 if processor.get("do_rescale", True) else 255.0
+    )
+    mean = [float(value) for value in processor.get("image_mean") or _MEAN] if normalise else [0.0] * 3
+    std = [float(value) for value in processor.get("image_std") or _STD] if normalise else [1.0] * 3
+    interpolation = "bicubic" if processor.get("resample") in (1, 3) else "bilinear"
+    # (p · rescale − mean) / std, with p in units of pixel/255.
+    mean, std = [value / rescale for value in mean], [value / rescale for value in std]
+    return _preprocessing(size, fraction, interpolation, mean=mean, std=std, squash=squash)
+
+
+def _preprocessing(
+    size: tuple[int, int],
+    fraction: float,
+    interpolation: str,
+    *,
+    mean: list[float],
+    std: list[float],
+    squash: bool = False,
+) -> dict[str, Any]:
+    return {
+        "name": "transformers",
+        "size": list(size),
+        "mean": mean,
+        "std": std,
+        "channels": "RGB",
+        "layout": "NCHW",
+        "resize": "squash" if squash else "crop",
+        "crop_fraction": 1.0 if squash else fraction,
+        "interpolation": interpolation,
+        "dtype": "float32",
+    }
+
+
+def _size(given: Any) -> tuple[int, int] | None:
+    if isinstance(given, int):
+        return given, given
+    if isinstance(given, Mapping):
+        side = given.get("shortest_edge")
+        height, width = given.get("height", side), given.get("width", side)
+        if height and width:
+            return int(height), int(width)
+    return None
+
+
+def _config_size(config: Any) -> tuple[int, int] | None:
+    size = getattr(config, "image_size", None)
+    if isinstance(size, (list, tuple)) and len(size) == 2:
+        return int(size[0]), int(size[1])
+    return (int(size), int(size)) if isinstance(size, int) else None
+
+
+def _labels(config: Any) -> list[str] | None:
+    """The classes' names, where they are more than LABEL_0, LABEL_1…"""
+    names = getattr(config, "id2label", None) or {}
+    try:
+        labels = [str(names[index]) for index in range(len(names))]
+    except KeyError:
+        return None
+    return None if not labels or all(label == f"LABEL_{i}" for i, label in enumerate(labels)) else labels
+
+
+def _processor(library: Any) -> Any:
+    """The reader of `preprocessor_config.json`; the processors themselves need torchvision."""
+    return library.image_processing_base.ImageProcessingMixin
+
+
+def _types(library: Any) -> list[str]:
+    return list(library.models.auto.configuration_auto.CONFIG_MAPPING_NAMES)
+
+
+def _is_class(library: Any, name: str) -> bool:
+    return (
+        name.isidentifier() and _is_class_name(name) and hasattr(getattr(library, name, None), "config_class")
+    )
+
+
+def _is_class_name(name: str) -> bool:
+    return name.endswith(("Model", "ForImageClassification", "ForSemanticSegmentation", "Backbone"))
+
+
+def _public(name: str) -> str:
+    """An id of the hub as it is; of a local folder only its own name."""
+    from pathlib import Path
+
+    return Path(name).resolve().name if Path(name).is_dir() else name
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {text[0] if text else ''}"

@@ -1,0 +1,199 @@
+"""Readable, stable value names for a network that torch exported.
+
+torch names values after its traced graph (`getitem_6`, `hardtanh_31`), which say nothing and shift with every
+change of version. Each node also carries the module it came from; from that every value gets the name that a
+reader of the torch code would look for:
+
+    layer1.0.conv1            a module with weights: its path (a BatchNorm folded into it keeps this name)
+    features.3                any other module that is called once: its path
+    layer1.0.conv1.relu       an activation function, or an activation module that is called several times:
+                              the value it reads, and what it does
+    layer1.0.add, flatten     any other function: the module that calls it, and what it does
+    layer1.0.add_1            the second of the same name
+
+Weights keep their torch names (`layer1.0.conv1.weight`). Names of graph inputs and outputs are left alone.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections import Counter
+from collections.abc import Callable
+
+import onnx_ir as ir
+
+SCOPES = "pkg.torch.onnx.name_scopes"
+
+# Values named for what they read. Elementwise, one data input.
+ACTIVATIONS = frozenset(
+    {
+        "Relu",
+        "LeakyRelu",
+        "PRelu",
+        "Elu",
+        "Selu",
+        "Celu",
+        "Clip",
+        "Sigmoid",
+        "HardSigmoid",
+        "HardSwish",
+        "Swish",
+    }
+    | {"Mish", "Softplus", "Softsign", "Tanh", "Erf", "Gelu", "ThresholdedRelu"}
+)
+_SHORT = {
+    "GlobalAveragePool": "avgpool",
+    "AveragePool": "avgpool",
+    "MaxPool": "maxpool",
+    "MatMul": "matmul",
+    "ReduceMean": "mean",
+}
+_WEIGHTED = frozenset(
+    {"Conv", "ConvTranspose", "Gemm", "MatMul", "BatchNormalization", "InstanceNormalization"}
+)
+
+
+def readable(model: ir.Model, rename: Callable[[str], str] = lambda path: path) -> None:
+    """Rename every value, node and initialiser of the main graph in place, as the module docstring says.
+
+    rename  applied to each module path (`_blocks.1._expand_conv` → `blocks.1.expand`), and to the part of a
+            weight's name before its last dot
+
+    The scopes that nodes carry are rewritten to match and are all that is left of their metadata.
+    """
+    graph = model.graph
+    scopes = {node: tuple(rename(part) for part in _modules(node)) for node in graph}
+    paths = {node: _weight_path(node, rename) or (scopes[node][-1] if scopes[node] else "") for node in graph}
+    _rename_weights(graph, rename)
+
+    parents = {scope for stack in scopes.values() for scope in stack[:-1]} | {""}
+    parents |= {path.rsplit(".", 1)[0] for path in paths.values() if "." in path}
+    calls = _calls(graph, paths)
+    count = Counter(paths[call[0]] for call in calls)
+    last = {call[-1]: paths[call[0]] for call in calls}
+    alone = {node: len(call) == 1 for call in calls for node in call}
+
+    taken = {value.name for value in [*graph.inputs, *graph.outputs]} | set(graph.initializers)
+    for node in graph:
+        path = paths[node]
+        whole = path and path not in parents and last.get(node) == path and count[path] == 1
+        suffix = short_name(node)
+        if whole:
+            wanted = path
+        elif node.op_type in ACTIVATIONS and (alone[node] or path in parents) and node.inputs[0] is not None:
+            wanted = f"{node.inputs[0].name}.{suffix}"
+        else:
+            wanted = f"{path}.{suffix}" if path else suffix
+        _name_outputs(node, wanted, taken)
+        node.name = node.outputs[0].name
+        node.metadata_props.clear()
+        node.metadata_props[SCOPES] = repr(["", *_stack(scopes[node], path), suffix])
+
+
+def short_name(node: ir.Node) -> str:
+    """What a node does, in one lower-case word: `conv`, `relu6`, `global_average_pool`."""
+    if node.op_type == "Clip" and _bounds(node) == (0.0, 6.0):
+        return "relu6"
+    if node.op_type in _SHORT:
+        return _SHORT[node.op_type]
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z][a-z])", "_", node.op_type).lower()
+
+
+def _stack(scopes: tuple[str, ...], path: str) -> list[str]:
+    """The modules around a node with its own, `path`, as the innermost; torch put the folded BatchNorm there."""
+    stack = list(dict.fromkeys(scope for scope in scopes if scope and scope != path))
+    if path and stack and not path.startswith(f"{stack[-1]}."):
+        stack.pop()
+    return [*stack, path] if path else stack
+
+
+def _name_outputs(node: ir.Node, wanted: str, taken: set[str | None]) -> None:
+    for index, value in enumerate(node.outputs):
+        if value.is_graph_output() or not value.name:
+            continue
+        base = wanted if index == 0 else f"{wanted}.{index}"
+        name, copy = base, 0
+        while name in taken:
+            copy += 1
+            name = f"{base}_{copy}"
+        taken.add(name)
+        value.name = name
+
+
+def _modules(node: ir.Node) -> tuple[str, ...]:
+    """The modules around a node, outermost first, without the root and without the traced operation."""
+    try:
+        stack = ast.literal_eval(node.metadata_props.get(SCOPES, "[]"))
+    except (ValueError, SyntaxError):
+        return ()
+    # Nodes that torch itself inserts bear the name of the hook that did.
+    return tuple(
+        part for part in stack[:-1] if isinstance(part, str) and part and not part.startswith("_empty_nn")
+    )
+
+
+def _weight_path(node: ir.Node, rename: Callable[[str], str]) -> str | None:
+    """The module that owns this node's weight: what a Conv with a folded BatchNorm is known by."""
+    if node.op_type not in _WEIGHTED or len(node.inputs) < 2:
+        return None
+    weight = node.inputs[1]
+    if weight is None or not weight.is_initializer() or not (weight.name or "").endswith(".weight"):
+        return None
+    return rename(str(weight.name).rsplit(".", 1)[0])
+
+
+def _rename_weights(graph: ir.Graph, rename: Callable[[str], str]) -> None:
+    """`module.weight` keeps its name (renamed); a folded bias becomes `module.bias`; the rest `const_N`."""
+    values = list(graph.initializers.values())
+    wanted: dict[ir.Value, str] = {}
+    for node in graph:
+        for index, value in enumerate(node.inputs):
+            if value is None or not value.is_initializer() or value in wanted:
+                continue
+            name = str(value.name)
+            path, dot, leaf = name.rpartition(".")
+            if node.op_type in ("Conv", "ConvTranspose", "Gemm") and index == 2 and path:
+                wanted[value] = f"{rename(path)}.bias"
+            elif dot and leaf.isidentifier():
+                wanted[value] = f"{rename(path)}.{leaf}"
+    names = {str(value.name) for value in [*graph.inputs, *graph.outputs]}
+    constants = 0
+    for value in values:
+        if value not in wanted:
+            wanted[value], constants = f"const_{constants}", constants + 1
+        name = base = wanted[value]
+        copy = 0
+        while name in names:
+            copy += 1
+            name = f"{base}_{copy}"
+        names.add(name)
+        wanted[value] = name
+    graph.initializers.clear()
+    for value in values:
+        value.name = wanted[value]
+        graph.initializers[wanted[value]] = value
+
+
+def _calls(graph: ir.Graph, paths: dict[ir.Node, str]) -> list[list[ir.Node]]:
+    """Group nodes into calls: a node joins a predecessor of the same module, for one call may be many nodes."""
+    call_of: dict[ir.Node, list[ir.Node]] = {}
+    calls: list[list[ir.Node]] = []
+    for node in graph:
+        producers = [value.producer() for value in node.inputs if value is not None]
+        joined = next((call_of[p] for p in producers if p in call_of and paths[p] == paths[node]), None)
+        if joined is None:
+            joined = []
+            calls.append(joined)
+        joined.append(node)
+        call_of[node] = joined
+    return calls
+
+
+def _bounds(node: ir.Node) -> tuple[float, ...]:
+    found = []
+    for value in node.inputs[1:3]:
+        if value is None or value.const_value is None or value.const_value.size != 1:
+            return ()
+        found.append(float(value.const_value.numpy().reshape(-1)[0]))
+    return tuple(found)

@@ -1,0 +1,154 @@
+"""What is to be exported: a torch module together with what is known about it."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import onnx_ir as ir
+
+from onnxviz.errors import MissingDependency, UsageError
+
+FORMS = "torchvision:NAME, timm:NAME, transformers:NAME, module:callable or file.py:callable"
+
+
+def _same(path: str) -> str:
+    return path
+
+
+@dataclass
+class Source:
+    """A torch module and what is known about it. A `module:callable` may return one, to say more than a module can.
+
+    module          torch.nn.Module; its forward takes the image batch (N, C, H, W) as its first argument
+    name            what the graph is called
+    text            where it comes from, for the metadata
+    size            (height, width) in pixels that it was made for
+    channels        of its input
+    preprocessing   fields of a `Preprocessing`; None where nothing is known
+    labels          one name a class; None where nothing is known
+    licence         of the weights
+    rename          applied to each torch module path, for shorter value names
+    finish          last touches on the named graph
+    """
+
+    module: Any
+    name: str
+    text: str
+    size: tuple[int, int] | None = None
+    channels: int = 3
+    preprocessing: Mapping[str, Any] | None = None
+    labels: Sequence[str] | None = None
+    licence: str | None = None
+    rename: Callable[[str], str] = _same
+    finish: Callable[[ir.Model], None] | None = None
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What the caller wants of a source.
+
+    options   given on to whoever builds the network: `{"num_classes": 10}`
+    random    seeded random weights instead of trained ones
+    seed      for these
+    size      (height, width) in pixels, or None for the network's own
+    """
+
+    options: Mapping[str, Any]
+    random: bool = False
+    seed: int = 0
+    size: tuple[int, int] | None = None
+
+
+def build(source: Any, wanted: Wanted) -> Source:
+    """The network that `source` means.
+
+    source   a torch.nn.Module, a `Source`, or text: torchvision:NAME, timm:NAME, transformers:NAME,
+             module:callable, file.py:callable
+
+    Naming a module or file runs its code; so does a transformers id whose repository is on this disk only as data.
+
+    raises   UsageError, MissingDependency, InputRefused when trained weights cannot be had
+    """
+    torch()
+    if isinstance(source, Source):
+        return source
+    if not isinstance(source, str):
+        return _from_module(source)
+    kind, colon, name = source.partition(":")
+    if not colon or not name or not kind:
+        raise UsageError(f"{source!r} names no torch network; expected {FORMS}{_hint(source)}")
+    if kind in ("torchvision", "timm"):
+        from onnxviz.exporting import hubs
+
+        return hubs.torchvision(name, wanted) if kind == "torchvision" else hubs.timm(name, wanted)
+    if kind == "transformers":
+        from onnxviz.exporting import hugging_face
+
+        return hugging_face.transformers(name, wanted)
+    from onnxviz.exporting.callables import from_callable
+
+    return from_callable(source, wanted)
+
+
+def torch() -> Any:
+    """The torch package.
+
+    raises   MissingDependency
+    """
+    return package("torch", 'pip install "onnxviz[export]"')
+
+
+def package(name: str, install: str) -> Any:
+    """Import a package that only export needs.
+
+    raises   MissingDependency, naming how to install it
+    """
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        missing = isinstance(error, ModuleNotFoundError) and (error.name or "").split(".")[0] == name
+        why = "is not installed" if missing else f"cannot be imported ({error})"
+        raise MissingDependency(f"exporting this network needs {name}, which {why}: {install}") from error
+    except (RuntimeError, OSError) as error:  # built for another version of torch
+        raise MissingDependency(
+            f"{name} does not work with the torch that is installed ({error}): {install}"
+        ) from error
+
+
+def parse_options(pairs: Sequence[str]) -> dict[str, Any]:
+    """`["num_classes=10", "act=relu"]` → `{"num_classes": 10, "act": "relu"}`: Python literals, else text.
+
+    raises   UsageError
+    """
+    options: dict[str, Any] = {}
+    for pair in pairs:
+        key, equals, text = pair.partition("=")
+        if not equals or not key.strip().isidentifier():
+            raise UsageError(f"option {pair!r} is not NAME=VALUE")
+        try:
+            options[key.strip()] = ast.literal_eval(text)
+        except (ValueError, SyntaxError):
+            options[key.strip()] = text
+    return options
+
+
+def _from_module(module: Any) -> Source:
+    if not isinstance(module, torch().nn.Module):
+        raise UsageError(f"expected a torch.nn.Module or one of {FORMS}; got {type(module).__name__}")
+    name = type(module).__name__
+    return Source(module, name, f"torch module {type(module).__module__}.{name}")
+
+
+def _hint(text: str) -> str:
+    from onnxviz.catalogue import entries
+
+    known = next((entry for entry in entries() if entry.name == text), None)
+    if known is None:
+        return ""
+    if known.export is None:
+        return f"; {text!r} is a network of the catalogue that needs no export"
+    return f"; for the catalogue's {text!r} give {known.export!r}, or `onnxviz models --fetch {text}`"

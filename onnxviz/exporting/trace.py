@@ -1,0 +1,258 @@
+"""From a torch module to an ONNX graph, with batch, height and width left open where the network allows it."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import onnx_ir as ir
+
+from onnxviz.errors import ModelUnsuitable, UsageError
+from onnxviz.exporting.source import torch
+
+# With these in it, a graph of dynamic size is worse than one of fixed size: they stand for adaptive pooling spelt
+# out in index arithmetic, or for control flow that depends on the size.
+_ILL_SIGNS = frozenset(
+    {"GatherND", "Loop", "If", "Scan", "Range", "NonZero", "SequenceConstruct", "SequenceAt"}
+)
+INNER = "inner"
+
+
+@dataclass
+class Traced:
+    """An exported graph, still with torch's names.
+
+    model     the graph
+    dynamic   which of 'N', 'H', 'W' are open
+    sizes     (height, width) that torch itself takes, to check the graph at; the first is the one it was made at
+    notes     what could not be left open and why
+    """
+
+    model: ir.Model
+    dynamic: str
+    sizes: list[tuple[int, int]]
+    notes: list[str] = field(default_factory=list)
+
+
+def run_torch(module: Any, x: Any) -> Any:
+    """The module's one output tensor for `x`.
+
+    raises   UsageError when it fails, ModelUnsuitable when it gives no tensor
+    """
+    try:
+        with torch().no_grad():
+            return pick_output(module(x))
+    except ModelUnsuitable:
+        raise
+    except Exception as error:
+        shape = "×".join(map(str, x.shape))
+        raise UsageError(
+            f"the network does not take an input of {shape}: {type(error).__name__}: {_brief(error)}; "
+            "give --size HxW or --channels as it needs"
+        ) from error
+
+
+def pick_output(output: Any) -> Any:
+    """The tensor that matters in what a module returns: itself, `.logits`, 'out', the first of a tuple.
+
+    raises   ModelUnsuitable
+    """
+    library = torch()
+    if isinstance(output, library.Tensor):
+        return output
+    for key in ("logits", "out", "last_hidden_state"):
+        found = output.get(key) if isinstance(output, dict) else getattr(output, key, None)
+        if isinstance(found, library.Tensor):
+            return found
+    if isinstance(output, (tuple, list)) and output and isinstance(output[0], library.Tensor):
+        return output[0]
+    raise ModelUnsuitable(
+        f"the network returns {type(output).__name__}, not a tensor; wrap it in a module that returns one"
+    )
+
+
+def trace(
+    module: Any, size: tuple[int, int], channels: int, *, opset: int, batch: bool, free: bool
+) -> Traced:
+    """Export `module` for images of `channels` × `size`.
+
+    batch, free   whether to leave batch, and height and width, open where that is possible
+    raises        UsageError, ModelUnsuitable
+    """
+    library = torch()
+    device = next((p.device for p in module.parameters()), library.device("cpu"))
+    example = library.zeros(2 if batch else 1, channels, *size, device=device)
+    module.eval()
+    output = run_torch(module, example)
+    wrapped = module if _returns_tensor(module, example) else _one_output(module)
+    names = (["image"], ["logits" if output.ndim == 2 else "output"])
+    notes: list[str] = []
+    if free:
+        other = _another_size(module, example)
+        if other is None:
+            notes.append(f"height and width stay {size[0]}×{size[1]}: torch itself takes no other size")
+        else:
+            model = _export(wrapped, example, names, opset, "NHW" if batch else "HW", notes)
+            if model is not None:
+                return Traced(model, "NHW" if batch else "HW", [size, other], notes)
+    with _plain_pools(module, example):
+        model = _export(wrapped, example, names, opset, "N" if batch else "", notes)
+    if model is None and batch:
+        example = example[:1]
+        with _plain_pools(module, example):
+            model = _export(wrapped, example, names, opset, "", notes)
+        if model is not None:
+            notes.append("the batch stays 1")
+            return Traced(model, "", [size], notes)
+    if model is None:
+        raise ModelUnsuitable(f"torch cannot export this network: {notes[-1]}")
+    return Traced(model, "N" if batch else "", [size], notes)
+
+
+def _export(
+    module: Any, example: Any, names: tuple[list[str], list[str]], opset: int, dynamic: str, notes: list[str]
+) -> ir.Model | None:
+    """The graph, or None with a note."""
+    axes = {{"N": 0, "H": 2, "W": 3}[letter]: letter for letter in dynamic}
+    try:
+        with _quiet():
+            program = torch().onnx.export(
+                module,
+                (example,),
+                dynamo=True,
+                verbose=False,
+                opset_version=opset,
+                input_names=names[0],
+                output_names=names[1],
+                dynamic_shapes=(axes,) if axes else None,
+            )
+    except Exception as error:
+        cause = error.__cause__ or error
+        what = "height and width" if "H" in dynamic else "the batch" if dynamic else "the network"
+        notes.append(f"{what} could not be left open: {type(cause).__name__}: {_brief(cause)}")
+        return None
+    model: ir.Model = program.model
+    ill = sorted(_ILL_SIGNS & {node.op_type for node in model.graph.all_nodes()})
+    if "H" in dynamic and ill:
+        notes.append(
+            f"height and width stay as they are: leaving them open takes {', '.join(ill)} (pooling to a fixed size)"
+        )
+        return None
+    if _sizes(model) != _expected(example, dynamic):
+        notes.append(f"torch fixed {'height and width' if 'H' in dynamic else 'the batch'} while exporting")
+        return None
+    return model
+
+
+def _expected(example: Any, dynamic: str) -> list[int | str]:
+    return [letter if letter in dynamic else int(n) for letter, n in zip("NCHW", example.shape, strict=True)]
+
+
+def _sizes(model: ir.Model) -> list[int | str]:
+    shape = model.graph.inputs[0].shape or ()
+    return [size if isinstance(size, int) else str(size.value) for size in shape]
+
+
+def _another_size(module: Any, example: Any) -> tuple[int, int] | None:
+    """A size besides the example's that torch takes: an odd one, to catch padding that depends on it."""
+    height, width = example.shape[2:]
+    for other in ((height + 17, width + 5), (height + 32, width + 64)):
+        try:
+            run_torch(module, torch().zeros(1, example.shape[1], *other, device=example.device))
+        except (UsageError, ModelUnsuitable):
+            continue
+        return other
+    return None
+
+
+def _returns_tensor(module: Any, example: Any) -> bool:
+    with torch().no_grad():
+        return isinstance(module(example), torch().Tensor)
+
+
+def _one_output(module: Any) -> Any:
+    library = torch()
+
+    class OneOutput(library.nn.Module):  # type: ignore[name-defined, unused-ignore]
+        """Gives one tensor where the network gives a structure."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = module
+
+        def forward(self, image: Any) -> Any:
+            return pick_output(self.inner(image))
+
+    return OneOutput().eval()
+
+
+@contextlib.contextmanager
+def _plain_pools(module: Any, example: Any) -> Iterator[None]:
+    """While it lasts, adaptive average pooling to a divisor of its input's size is ordinary pooling.
+
+    torch spells adaptive pooling out in index arithmetic; at a fixed size (VGG: 7×7 to 7×7, AlexNet: 6×6 to 6×6)
+    it is an average over equal windows, or nothing at all.
+    """
+    library = torch()
+    seen: dict[Any, set[tuple[int, int]]] = {}
+    hooks = [
+        pool.register_forward_pre_hook(
+            lambda pool, args: seen.setdefault(pool, set()).add(tuple(args[0].shape[-2:]))
+        )
+        for pool in module.modules()
+        if isinstance(pool, library.nn.AdaptiveAvgPool2d)
+    ]
+    try:
+        run_torch(module, example)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    replaced = []
+    for parent in list(module.modules()):
+        for name, child in list(parent.named_children()):
+            plain = _plain(child, seen[child]) if child in seen else None
+            if plain is not None:
+                setattr(parent, name, plain)
+                replaced.append((parent, name, child))
+    try:
+        yield
+    finally:
+        for parent, name, child in replaced:
+            setattr(parent, name, child)
+
+
+def _plain(pool: Any, sizes: set[tuple[int, int]]) -> Any:
+    """The ordinary pooling that does the same on inputs of the one size seen, or None."""
+    library = torch()
+    wanted = pool.output_size if isinstance(pool.output_size, tuple) else (pool.output_size, pool.output_size)
+    if len(sizes) != 1 or wanted == (1, 1):
+        return None
+    (size,) = sizes
+    target = [whole if part is None else part for part, whole in zip(wanted, size, strict=True)]
+    if any(whole % part for part, whole in zip(target, size, strict=True)):
+        return None
+    kernel = tuple(whole // part for part, whole in zip(target, size, strict=True))
+    return library.nn.Identity() if kernel == (1, 1) else library.nn.AvgPool2d(kernel)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """The exporter talks on every channel; what matters of it is in exceptions and notes."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def _brief(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0][:200] if lines else "no reason given"

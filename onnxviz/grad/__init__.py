@@ -1,0 +1,1 @@
+"""Gradients of ONNX graphs as ONNX graphs. Never imports a runtime."""

@@ -1,0 +1,247 @@
+"""Which of several equal forms of an adjoint is used, and why: the only place where speed decides.
+
+Measured on ONNX Runtime's CPU provider (the reasons hold on others as far as they are known):
+
+masks           `Where(y > 0, g, 0)` is slow; HardSigmoid(2^100·y) is exactly 0 at y = 0 and 1 above, vectorised,
+                threaded, and keeps the blocked layout (NCHWc) that convolutions run in.
+Conv, stride 1  a Conv with flipped, transposed weights runs at forward speed, grouped and depthwise too.
+Conv, strided   dense kernels: ConvTranspose. It is a serial loop over batch × group, so grouped and depthwise ones
+                take zero-stuffing (a nearest Resize, which stays blocked, times a 0/1 mask), then a stride-1 Conv.
+                1×1 kernels: convolve first, on the small map, and stuff after.
+AveragePool     its adjoint is a box sum, which AveragePool itself computes in the blocked layout; windows that tile
+                the input need no more than a nearest Resize.
+
+Weights are transposed and flipped by operators in the graph: every runtime folds them at load, and the
+file does not carry the weights twice.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from onnxviz.grad.backward import NoRule
+from onnxviz.grad.tape import Tape, dims
+from onnxviz.grad.windows import Window
+
+_STEEP = 2.0**100  # a power of two: products with it are exact
+_FIRST = -(2**63) + 1  # "before the first element" for a Slice that runs backwards
+
+
+# --- masks ------------------------------------------------------------------------------------
+
+
+def step(op: Tape, y: ir.Value, at: float = 0.0) -> ir.Value:
+    """1 where y > at, 0 elsewhere (0 at y = at), in y's type."""
+    if y.dtype != ir.DataType.FLOAT:  # the kernel is for float32 only
+        return op.CastLike(op.Greater(y, at), y)
+    return op.HardSigmoid(y, alpha=_STEEP, beta=-at * _STEEP)
+
+
+def between(op: Tape, y: ir.Value, low: float | None, high: float | None) -> ir.Value | None:
+    """1 where low < y < high, 0 elsewhere; None (no mask needed) when neither bound cuts."""
+    above = None if low is None or low == -math.inf or low < -3e38 else step(op, y, low)
+    if high is None or high > 3e38:
+        return above
+    if y.dtype != ir.DataType.FLOAT:
+        below = op.CastLike(op.Less(y, high), y)
+    else:
+        below = op.HardSigmoid(y, alpha=-_STEEP, beta=high * _STEEP)
+    return below if above is None else op.Mul(above, below)
+
+
+# --- convolution ------------------------------------------------------------------------------
+
+
+def conv_to_input(op: Tape, g: ir.Value, w: ir.Value, x: ir.Value, y: ir.Value, group: int, win: Window) -> Any:
+    """The cotangent of a convolution's input.
+
+    g, y   (N, M, *out), the output's cotangent and the output
+    w      (M, C/group, *kernel)
+    x      (N, C, *in), the input, for its size
+    """
+    lengths, outs = _spatial(x, win), _spatial(y, win)
+    surplus = win.surplus(lengths, outs)
+    full = all(b <= r and e <= r for b, e, r in zip(win.begin, win.end, win.reach, strict=True))
+    if not win.strided and full:
+        return _full_conv(op, g, w, group, win, _full_pads(win))
+    if win.pointwise:
+        small = op.Conv(g, _adjoint_weights(op, w, group), group=group)
+        return crop(op, stuff(op, small, y, win), x, win, [_room(s, r) for s, r in zip(win.strides, surplus, strict=True)])
+    if group > 1 and full:
+        pads = _full_pads(win)
+        spare: list[int | None] = []
+        for i, (s, r, e, reach) in enumerate(zip(win.strides, surplus, win.end, win.reach, strict=True)):
+            wanted = reach - e - (_room(s, r) or 0)  # where the surplus is unknown: its maximum, cropped below
+            pads[len(win.kernel) + i] = max(wanted, 0)
+            spare.append(None if r is None else max(-wanted, 0))
+        return crop(op, _full_conv(op, stuff(op, g, y, win), w, group, win, pads), x, win, spare)
+    out = op.ConvTranspose(
+        g,
+        w,
+        group=group,
+        strides=list(win.strides),
+        dilations=list(win.dilations),
+        pads=win.pads,
+        output_padding=[s - 1 if r is None else r for s, r in zip(win.strides, surplus, strict=True)],
+    )
+    return crop(op, out, x, win, [None if r is None else 0 for r in surplus])
+
+
+def _spatial(value: ir.Value, win: Window) -> tuple[Any, ...]:
+    known = dims(value)
+    return (None,) * len(win.kernel) if known is None else known[2:]
+
+
+def _room(stride: int, surplus: int | None) -> int | None:
+    """Zeros that stuffing leaves over at the end."""
+    return None if surplus is None else stride - 1 - surplus
+
+
+def _full_pads(win: Window) -> list[int]:
+    return [r - b for r, b in zip(win.reach, win.begin, strict=True)] + [
+        r - e for r, e in zip(win.reach, win.end, strict=True)
+    ]
+
+
+def _full_conv(op: Tape, g: ir.Value, w: ir.Value, group: int, win: Window, pads: list[int]) -> ir.Value:
+    return op.Conv(g, _adjoint_weights(op, w, group), group=group, dilations=list(win.dilations), pads=pads)
+
+
+def _adjoint_weights(op: Tape, w: ir.Value, group: int) -> ir.Value:
+    """(M, C/group, *kernel) -> (C, M/group, *kernel), each kernel turned by 180°."""
+    known = dims(w)
+    if known is None or not all(isinstance(d, int) for d in known):
+        raise NoRule("has weights of unknown shape")
+    m, c, *kernel = (int(d) for d in known)  # type: ignore[arg-type]
+    axes = list(range(2, len(known)))
+    if group == 1:
+        turned = op.Transpose(w, perm=[1, 0, *axes])
+    elif c == 1 and m == group:
+        turned = w
+    else:
+        split = op.Reshape(w, [group, m // group, c, *kernel])
+        split = op.Transpose(split, perm=[0, 2, 1, *(a + 1 for a in axes)])
+        turned = op.Reshape(split, [group * c, m // group, *kernel])
+    flip = [a for a, k in zip(axes, kernel, strict=True) if k > 1]
+    if not flip:
+        return turned
+    return op.Slice(turned, [-1] * len(flip), [_FIRST] * len(flip), flip, [-1] * len(flip))
+
+
+def conv_to_weight(op: Tape, g: ir.Value, x: ir.Value, w: ir.Value, group: int, win: Window) -> ir.Value:
+    """The cotangent of a convolution's weights: x convolved with g, batch and channel in each other's role.
+
+    dw[m, c, t] = Σ_n Σ_o g[n, m, o] · x[n, c, s·o + d·t − pad]: over t this is a convolution of x with kernel g, whose
+    dilation is the stride and whose stride is the dilation. Groups move to the channels, batch to the summed axis.
+    """
+    known = dims(w)
+    if known is None or not all(isinstance(d, int) for d in known[:2]):
+        raise NoRule("has weights of unknown shape")
+    m, c = int(known[0]), int(known[1])  # type: ignore[arg-type]
+    axes = list(win.axes)
+    if group == 1:
+        images, kernels = op.Transpose(x, perm=[1, 0, *axes]), op.Transpose(g, perm=[1, 0, *axes])
+    else:
+        images = op.Reshape(x, op.Concat(op.shape(x, 0, 1), [group, c], op.shape(x, 2), axis=0))
+        images = op.Transpose(images, perm=[2, 1, 0, *(a + 1 for a in axes)])
+        images = op.Reshape(images, op.Concat([c, -1], op.shape(x, 2), axis=0))
+        tail = op.Shape(g, start=2)
+        kernels = op.Reshape(g, op.Concat(op.Shape(g, start=0, end=1), [group, m // group], tail, axis=0))
+        kernels = op.Transpose(kernels, perm=[1, 2, 0, *(a + 1 for a in axes)])
+        kernels = op.Reshape(kernels, op.Concat([m, -1], tail, axis=0))
+    out = op.Conv(
+        images, kernels, group=group, strides=list(win.dilations), dilations=list(win.strides), pads=win.pads
+    )
+    out = op.Slice(out, [0] * len(axes), list(win.kernel), axes)
+    return op.Transpose(out, perm=[1, 0, *axes])
+
+
+# --- sliding sums -----------------------------------------------------------------------------
+
+
+def stuff(op: Tape, g: ir.Value, y: ir.Value, win: Window) -> ir.Value:
+    """g (of y's shape) with stride − 1 zeros after each element along the spatial axes."""
+    if not win.strided:
+        return g
+    wide = repeat(op, g, win.strides)
+    dtype = g.dtype.numpy() if g.dtype is not None else np.dtype(np.float32)
+    n = len(win.strides)
+    mask: Any = None
+    for i, (stride, length) in enumerate(zip(win.strides, _spatial(y, win), strict=True)):
+        if stride == 1:
+            continue
+        comb: Any = np.eye(1, stride, dtype=dtype)[0]
+        along = [1] * i + [-1] + [1] * (n - 1 - i)
+        if isinstance(length, int):
+            comb = np.tile(comb, length).reshape([length * stride if a == -1 else 1 for a in along])
+        else:
+            comb = op.Reshape(op.Tile(comb, op.shape(y, i + 2, i + 3)), along)
+        if mask is None:
+            mask = comb
+        elif isinstance(mask, np.ndarray) and isinstance(comb, np.ndarray):
+            mask = mask * comb
+        else:
+            mask = op.Mul(mask, comb)
+    return op.Mul(wide, mask)
+
+
+def repeat(op: Tape, g: ir.Value, times: Sequence[int]) -> ir.Value:
+    """Each element of the spatial axes this many times over."""
+    scales = np.asarray([1.0, 1.0, *times], dtype=np.float32)
+    return op.Resize(
+        g, None, scales, mode="nearest", coordinate_transformation_mode="asymmetric", nearest_mode="floor"
+    )
+
+
+def crop(op: Tape, value: ir.Value, x: ir.Value, win: Window, spare: Sequence[int | None]) -> ir.Value:
+    """Cut the end of each axis down to x's length; `spare` says by how much, None for 'not known here'."""
+    axes = [a for a, s in zip(win.axes, spare, strict=True) if s != 0]
+    if not axes:
+        return value
+    ends = op.vector([op.extent(x, a) for a in axes])
+    return op.Slice(value, [0] * len(axes), ends, axes)
+
+
+def box_to_input(op: Tape, h: ir.Value, x: ir.Value, y: ir.Value, win: Window) -> ir.Value:
+    """Σ of h (of y's shape) over the windows that contain each position of x: the adjoint of a sliding sum."""
+    lengths, outs = _spatial(x, win), _spatial(y, win)
+    tiled = win.strides == win.kernel and not any(win.pads)
+    if tiled and all(
+        isinstance(lx, int) and ly == lx // s == lx / s for lx, ly, s in zip(lengths, outs, win.strides, strict=True)
+    ):
+        return repeat(op, h, win.strides)
+    pads, spare = _full_pads(win), []
+    n = len(win.kernel)
+    for i, (lx, ly, s) in enumerate(zip(lengths, outs, win.strides, strict=True)):
+        if isinstance(lx, int) and isinstance(ly, int):
+            wanted = lx - s * ly + win.begin[i]
+            pads[n + i] = max(wanted, 0)
+            spare.append(max(-wanted, 0))
+        else:
+            spare.append(None)
+    if min(pads) < 0:
+        raise NoRule("has pads wider than its kernel")
+    z = stuff(op, h, y, win)
+    if any(d != 1 for d in win.dilations) or any(p >= k for p, k in zip(pads, win.kernel * 2, strict=True)):
+        z, pads = op.Pad(z, [0, 0, *pads[:n], 0, 0, *pads[n:]], 0.0), [0] * (2 * n)
+    dilations = list(win.dilations) if any(d != 1 for d in win.dilations) else None
+    if dilations and op.opset < 19:
+        out = _dilated_sum(op, z, win)
+    else:
+        mean = op.AveragePool(z, kernel_shape=list(win.kernel), pads=pads, count_include_pad=1, dilations=dilations)
+        out = op.Mul(mean, float(np.prod(win.kernel)))
+    return crop(op, out, x, win, spare)
+
+
+def _dilated_sum(op: Tape, z: ir.Value, win: Window) -> ir.Value:
+    """A sliding sum with dilations, one axis after the other, by shifted slices (AveragePool has none before 19)."""
+    for axis, k, d in zip(win.axes, win.kernel, win.dilations, strict=True):
+        reach = d * (k - 1)
+        parts = [op.Slice(z, [d * t], [d * t - reach if d * t < reach else 2**62], [axis]) for t in range(k)]
+        z = op.Sum(*parts) if k > 1 else z
+    return z

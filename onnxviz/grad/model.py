@@ -1,0 +1,159 @@
+"""The two graphs that callers want: the gradient model, and value with gradient of an objective."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import onnx_ir as ir
+from onnx_ir.passes import common
+
+from onnxviz.errors import ModelUnsuitable, OnnxVizError, UnknownLayer, near
+from onnxviz.grad import backward, rules
+from onnxviz.grad.table import VJP_RULES, Table
+from onnxviz.grad.tape import Tape, dims
+from onnxviz.graph.infer import infer
+from onnxviz.graph.normalise import normalise
+
+PLAIN: Table = VJP_RULES
+assert rules  # importing the package fills the table
+
+
+def gradient_model(
+    model: ir.Model, of: str | None = None, wrt: str | None = None, rules: Table = PLAIN
+) -> ir.Model:
+    """The model plus its vector–Jacobian product, in operators of the standard domain.
+
+    of       output (or any other float value of the graph) to differentiate; None: the only float output
+    wrt      input (or any other float value) to differentiate by; None: the only float input
+    rules    how operators are differentiated (see overrides.py)
+    returns  a new model with one more input, `<of>.cotangent`, of the shape of `of`, and one more output,
+             `<wrt>.gradient`, of the shape of `wrt`; the original outputs are kept, a dynamic batch stays dynamic
+    raises   UnknownLayer, ModelUnsuitable (no such float value, no way from one to the other), UnsupportedOperator
+    """
+    of = of or _only(model.graph.outputs, "output", "of")
+    wrt = wrt or _only([v for v in model.graph.inputs if not v.is_initializer()], "input", "wrt")
+    model, values = prepare(model, [of, wrt], keep=True)
+    graph = model.graph
+    target, source = values[of], values[wrt]
+    tape = Tape(graph)
+    cotangent = ir.Value(
+        name=_free(graph, f"{of}.cotangent"), type=ir.TensorType(real_type(target)), shape=target.shape
+    )
+    gradient = differentiate(tape, {target: cotangent}, source, rules)
+    graph.inputs.append(cotangent)
+    return finish(model, [*graph.outputs, named(tape, gradient, f"{wrt}.gradient", source)])
+
+
+def prepare(model: ir.Model, names: Sequence[str], *, keep: bool) -> tuple[ir.Model, dict[str, ir.Value]]:
+    """Normalise a copy in which these values have survived; the copy and the values by name.
+
+    keep   the original outputs stay outputs; otherwise the copy has none
+    """
+    copy = model.clone()
+    graph = copy.graph
+    found = all_values(graph)
+    for name in names:
+        if name not in found:
+            raise UnknownLayer(f"the graph has no value {name!r}{near(name, found)}")
+        value = found[name]
+        if value not in graph.outputs and value not in graph.inputs:
+            graph.outputs.append(value)
+    wanted = [value.name for value in model.graph.outputs] if keep else []
+    copy = normalise(copy)
+    values = all_values(copy.graph)
+    for name in names:
+        source = values[name].producer()
+        if source is not None and source.name == f"{name}/half":  # computed in float32, see graph/half.py
+            assert source.inputs[0] is not None
+            values[name] = source.inputs[0]
+        dtype = values[name].dtype
+        if dtype is not None and not dtype.is_floating_point():
+            raise ModelUnsuitable(
+                f"{name!r} has type {dtype.name}; gradients need float values: choose a float input, output or layer"
+            )
+    copy.graph.outputs.clear()
+    copy.graph.outputs.extend(values[name or ""] for name in wanted)
+    return copy, {name: values[name] for name in names}
+
+
+def real_type(value: ir.Value) -> ir.DataType:
+    """The type of a value's cotangent: float64 for float64, otherwise float32."""
+    return ir.DataType.DOUBLE if value.dtype == ir.DataType.DOUBLE else ir.DataType.FLOAT
+
+
+def all_values(graph: ir.Graph) -> dict[str, ir.Value]:
+    """The values of the main graph that a user may mean, by name."""
+    found = {v.name: v for v in graph.inputs if v.name and not v.is_initializer()}
+    for node in graph:
+        found.update({v.name: v for v in node.outputs if v.name})
+    return found
+
+
+def differentiate(
+    tape: Tape, seeds: dict[ir.Value, ir.Value], source: ir.Value, rules: Table
+) -> ir.Value:
+    """The cotangent of `source`; raises ModelUnsuitable when it does not depend on it differentiably."""
+    (gradient,) = backward.vjp(tape, seeds, [source], rules)
+    if gradient is None:
+        raise ModelUnsuitable(
+            f"{', '.join(repr(v.name) for v in seeds)} does not depend on {source.name!r} through differentiable operators: "
+            "the gradient would be zero everywhere; choose another output, layer or input"
+        )
+    return gradient
+
+
+def named(tape: Tape, value: ir.Value, name: str, like: ir.Value) -> ir.Value:
+    """The value under a public name, declared with the shape of `like`."""
+    out = tape.Identity(value)
+    out.name = _free(tape.graph, name)
+    out.shape, out.dtype = like.shape, value.dtype or ir.DataType.FLOAT
+    return out
+
+
+def finish(model: ir.Model, outputs: Sequence[ir.Value]) -> ir.Model:
+    """Set the outputs, drop what they do not need, check shapes and types."""
+    graph = model.graph
+    graph.outputs.clear()
+    graph.outputs.extend(outputs)
+    common.RemoveUnusedNodesPass()(model)
+    declared = [(value, value.shape) for value in graph.outputs]
+    infer(model)
+    for value, shape in declared:
+        if disagree(value, shape):
+            raise OnnxVizError(
+                f"internal: {value.name!r} came out as {value.shape} where {shape} was due; please report this model"
+            )
+        value.shape = shape if shape is not None else value.shape
+    return model
+
+
+def disagree(value: ir.Value, shape: ir.Shape | None) -> bool:
+    """Whether the inferred shape contradicts the one that is due."""
+    known = dims(value)
+    if shape is None or known is None:
+        return False
+    due = [d if isinstance(d, int) else None for d in shape]
+    return len(due) != len(known) or any(
+        isinstance(a, int) and b is not None and a != b for a, b in zip(known, due, strict=True)
+    )
+
+
+def _only(values: Sequence[ir.Value], what: str, argument: str) -> str:
+    floats = [v.name or "" for v in values if v.dtype is None or v.dtype.is_floating_point()]
+    if len(floats) != 1:
+        listed = ", ".join(f"{v.name!r} ({v.dtype.name if v.dtype else '?'})" for v in values) or "none"
+        raise ModelUnsuitable(
+            f"the model has {len(floats)} float {what}s where one is expected (its {what}s: {listed}): name one with {argument}="
+        )
+    return floats[0]
+
+
+def _free(graph: ir.Graph, name: str) -> str:
+    """The name itself, or with more of the same ending where the graph already has it (a gradient of a gradient)."""
+    taken = {v.name for v in (*graph.inputs, *graph.initializers.values())}
+    for node in graph:
+        taken |= {v.name for v in node.outputs}
+    ending = "." + name.rpartition(".")[2]
+    while name in taken:
+        name += ending
+    return name

@@ -1,0 +1,25 @@
+"""The gradient rules, one file a family; importing this package enters them all into the table."""
+
+from onnxviz.grad.rules import (
+    activation,
+    convolution,
+    elementwise,
+    indexing,
+    matrix,
+    movement,
+    normalisation,
+    pooling,
+    reduction,
+)
+
+__all__ = [
+    "activation",
+    "convolution",
+    "elementwise",
+    "indexing",
+    "matrix",
+    "movement",
+    "normalisation",
+    "pooling",
+    "reduction",
+]

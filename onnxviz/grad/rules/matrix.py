@@ -1,0 +1,115 @@
+"""Gradient rules of Gemm, MatMul and Einsum."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from onnxviz.grad.backward import NoRule, unbroadcast
+from onnxviz.grad.table import vjp
+from onnxviz.grad.tape import dims
+
+
+@vjp("Gemm")
+def gemm(op, g, y, a, b, c=None, *, alpha, beta, transA, transB):  # noqa: N803 - the standard's names
+    """alpha·A'B' + beta·C, each factor against the other's transpose."""
+    scaled = op.Mul(g, alpha) if alpha != 1.0 else g
+    if transA:
+        to_a = lambda: op.Gemm(b, scaled, transA=transB, transB=1)  # noqa: E731
+    else:
+        to_a = lambda: op.Gemm(scaled, b, transB=1 - transB)  # noqa: E731
+    if transB:
+        to_b = lambda: op.Gemm(scaled, a, transA=1, transB=transA)  # noqa: E731
+    else:
+        to_b = lambda: op.Gemm(a, scaled, transA=1 - transA)  # noqa: E731
+    return to_a, to_b, lambda: unbroadcast(op, op.Mul(g, beta) if beta != 1.0 else g, c, y)
+
+
+@vjp("MatMul")
+def matmul(op, g, y, a, b):
+    """g·Bᵀ and Aᵀ·g over the last two axes; vectors are matrices of one row or column; batch axes broadcast."""
+    rank_a, rank_b = _rank(a), _rank(b)
+    full = g
+    if rank_b == 1:
+        full = op.Unsqueeze(full, [-1])
+    if rank_a == 1:
+        full = op.Unsqueeze(full, [-2])
+
+    def to_a():
+        other = op.Unsqueeze(b, [0]) if rank_b == 1 else _transposed(op, b, rank_b)
+        if rank_a == 1:  # the row of every batch element, summed
+            rows = op.MatMul(full, other)
+            return op.ReduceSum(rows, list(range(max(rank_b, 2) - 1)), keepdims=0)
+        return _summed(op, op.MatMul(full, other), a, y, rank_a, rank_b)
+
+    def to_b():
+        other = op.Unsqueeze(a, [1]) if rank_a == 1 else _transposed(op, a, rank_a)
+        if rank_b == 1:
+            columns = op.Squeeze(op.MatMul(other, full), [-1])
+            return op.ReduceSum(columns, list(range(max(rank_a, 2) - 2)), keepdims=0) if rank_a > 2 else columns
+        return _summed(op, op.MatMul(other, full), b, y, rank_b, rank_a)
+
+    return to_a, to_b
+
+
+def _rank(value: Any) -> int:
+    known = dims(value)
+    if known is None:
+        raise NoRule(f"has an input of unknown rank ({value.name!r})")
+    return len(known)
+
+
+def _transposed(op: Any, value: Any, rank: int) -> Any:
+    return op.Transpose(value, perm=[*range(rank - 2), rank - 1, rank - 2])
+
+
+def _summed(op: Any, g: Any, x: Any, y: Any, rank: int, other: int) -> Any:
+    """Sum the batch axes that x was broadcast along."""
+    if other <= 2:  # the other factor has no batch axes
+        return g
+    return unbroadcast(op, g, x, y, keep=2)
+
+
+@vjp("Einsum")
+def einsum(op, g, y, *xs, equation):
+    """Swap the operand's letters with the output's: the einsum of g and the other operands."""
+    equation = equation.replace(" ", "")
+    if "." in equation:
+        raise NoRule("has an ellipsis in its equation")
+    left, _, right = equation.partition("->")
+    terms = left.split(",")
+    if "->" not in equation:
+        letters = left.replace(",", "")
+        right = "".join(sorted(c for c in set(letters) if letters.count(c) == 1))
+    if any(len(set(t)) != len(t) for t in terms):
+        raise NoRule("takes a diagonal in its equation")
+    if _broadcasts(xs, terms):
+        raise NoRule("broadcasts a letter of length 1 in its equation")
+    return tuple(
+        (lambda i=i, x=x: _einsum_operand(op, g, i, x, xs, terms, right)) for i, x in enumerate(xs)
+    )
+
+
+def _einsum_operand(op: Any, g: Any, i: int, x: Any, xs: Any, terms: list[str], right: str) -> Any:
+    others = [t for j, t in enumerate(terms) if j != i]
+    term = terms[i]
+    # A letter of this operand alone was summed over: its cotangent is constant along it.
+    lost = [c for c in term if c not in right and not any(c in t for t in others)]
+    kept = "".join(c for c in term if c not in lost)
+    out = op.Einsum(
+        g, *[v for j, v in enumerate(xs) if j != i], equation=f"{','.join([right, *others])}->{kept}"
+    )
+    if lost:
+        out = op.Unsqueeze(out, [k for k, c in enumerate(term) if c in lost])
+        out = op.Expand(out, op.shape(x))
+    return out
+
+
+
+def _broadcasts(xs: Any, terms: list[str]) -> bool:
+    """ONNX lets a length of 1 broadcast inside Einsum; then the swap alone would be wrong."""
+    lengths: dict[str, set[Any]] = {}
+    for x, term in zip(xs, terms, strict=True):
+        for letter, length in zip(term, dims(x) or (None,) * len(term), strict=True):
+            if length is not None:
+                lengths.setdefault(letter, set()).add(length)
+    return any(1 in found and len(found) > 1 for found in lengths.values())

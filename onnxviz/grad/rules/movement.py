@@ -1,0 +1,200 @@
+"""Gradient rules of operators that only move elements: joining, cutting, reordering, repeating, padding."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from onnxviz.grad.backward import NoRule, unbroadcast
+from onnxviz.grad.table import vjp
+from onnxviz.grad.tape import array, dims
+
+
+@vjp("Concat")
+def concat(op, g, y, *xs, axis):
+    """Cut g back into the joined pieces."""
+    if len(xs) == 1:
+        return (g,)
+    return op.Split(g, op.vector([op.extent(x, axis) for x in xs]), axis=axis, _outputs=len(xs))
+
+
+@vjp("Split", every=True)
+def split(op, gs, ys, x, sizes=None, *, axis, num_outputs=None):
+    """Join the cotangents again; a part that nobody used counts as zeros."""
+    parts = [g if g is not None else zeros_like(op, y, _first(gs)) for g, y in zip(gs, ys, strict=True)]
+    return (op.Concat(*parts, axis=axis),)
+
+
+def _first(gs: Any) -> Any:
+    return next(g for g in gs if g is not None)
+
+
+def zeros_like(op: Any, value: Any, g: Any) -> Any:
+    """Zeros of value's shape, in g's type."""
+    return op.Expand(op.CastLike(0.0, g), op.shape(value))
+
+
+@vjp("Reshape", "Flatten", "Squeeze", "Unsqueeze")
+def reshape(op, g, y, x, how=None, *, allowzero=0, axis=1):
+    """Back to the shape it had."""
+    known = dims(x)
+    if known is not None and sum(not isinstance(d, int) for d in known) == 1 and 0 not in known:
+        # One unknown length: -1 stands for it, and no Shape is needed at run time.
+        return (op.Reshape(g, [d if isinstance(d, int) else -1 for d in known]),)
+    return (op.Reshape(g, op.shape(x), allowzero=1),)
+
+
+@vjp("Transpose")
+def transpose(op, g, y, x, *, perm=None):
+    """The inverse permutation (none given: the axes are reversed, which is its own inverse)."""
+    return (op.Transpose(g, perm=None if perm is None else [int(i) for i in np.argsort(perm)]),)
+
+
+@vjp("Expand")
+def expand(op, g, y, x, shape):
+    """Sum over the axes that were widened."""
+    return (unbroadcast(op, g, x, y),)
+
+
+@vjp("Tile")
+def tile(op, g, y, x, repeats):
+    """Sum over the copies: each axis as (copies, length), the copies summed away."""
+    rank = _rank(x)
+    times = array(repeats)
+    pairs = []
+    for axis in range(rank):
+        pairs += [int(times[axis]) if times is not None else op.Slice(repeats, [axis], [axis + 1]), op.extent(x, axis)]
+    return (op.ReduceSum(op.Reshape(g, op.vector(pairs), allowzero=1), list(range(0, 2 * rank, 2)), keepdims=0),)
+
+
+def _rank(value: Any) -> int:
+    known = dims(value)
+    if known is None:
+        raise NoRule("has an input of unknown rank")
+    return len(known)
+
+
+@vjp("Slice")
+def slice_(op, g, y, x, starts, ends, axes=None, steps=None):
+    """Zeros around g where the slice is plain; otherwise g is put where a slice of the indices tells."""
+    first, last, along, stride = array(starts), array(ends), array(axes), array(steps)
+    known = dims(x)
+    plain = (
+        first is not None and last is not None and known is not None
+        and (axes is None or along is not None) and (steps is None or (stride is not None and (stride == 1).all()))
+    )  # fmt: skip
+    if plain:
+        along = range(len(first)) if along is None else [int(a) % len(known) for a in along]
+        if all(isinstance(known[a], int) for a in along):
+            before, after = [0] * len(known), [0] * len(known)
+            for a, lo, hi in zip(along, first, last, strict=True):
+                begin, end, _ = slice(int(lo), int(hi)).indices(known[a])
+                before[a], after[a] = begin, known[a] - max(begin, end)
+            return (pad_or_crop(op, g, before, after),)
+    index = op.Reshape(op.Range(op.const(np.int64(0)), op.Size(x), op.const(np.int64(1))), op.shape(x))
+    where = op.Reshape(op.Slice(index, starts, ends, axes, steps), [-1])
+    flat = op.ScatterElements(op.Reshape(zeros_like(op, x, g), [-1]), where, op.Reshape(g, [-1]), axis=0)
+    return (op.Reshape(flat, op.shape(x), allowzero=1),)
+
+
+@vjp("Pad")
+def pad(op, g, y, x, pads, value=None, axes=None, *, mode):
+    """constant: cut the rim off. Otherwise the rim's cotangents go to the elements that were copied there.
+
+    For the copying modes the same Pad of the flat indices tells for every place of y where it came from.
+    """
+    if mode == "constant":
+        rank = _rank(x)
+        amounts = array(pads)
+        along = list(range(rank)) if axes is None else array(axes)
+        if along is None:
+            raise NoRule("has axes that are no constant")
+        along = [int(a) % rank for a in along]
+        if amounts is not None:
+            amounts = [int(p) for p in amounts]
+            rim = [(a, amounts[i], amounts[i + len(along)]) for i, a in enumerate(along)]
+            before, after = [0] * rank, [0] * rank
+            for a, b, e in rim:
+                before[a], after[a] = -b, -e
+            return (pad_or_crop(op, g, before, after),)
+        return (op.Pad(g, op.Neg(pads), 0.0, axes),)
+    # Through float64, which holds indices exactly: Pad's copying modes lack int64 kernels here and there.
+    index = op.Range(op.const(np.int64(0)), op.Size(x), op.const(np.int64(1)))
+    index = op.Reshape(index, op.shape(x))
+    where = op.Reshape(op.Pad(index, pads, None, axes, mode=mode), [-1])
+    zeros = op.Reshape(zeros_like(op, x, g), [-1])
+    flat = op.ScatterElements(zeros, where, op.Reshape(g, [-1]), axis=0, reduction="add")
+    return (op.Reshape(flat, op.shape(x), allowzero=1),)
+
+
+def pad_or_crop(op: Any, g: Any, before: Any, after: Any) -> Any:
+    """Zeros before and after each axis; negative amounts cut that much off."""
+    cut = [a for a, (b, e) in enumerate(zip(before, after, strict=True)) if b < 0 or e < 0]
+    if cut:
+        starts = [max(-before[a], 0) for a in cut]
+        ends = [after[a] if after[a] < 0 else 2**62 for a in cut]
+        g = op.Slice(g, starts, ends, cut)
+    if max(*before, *after) <= 0:
+        return g
+    return op.Pad(g, [max(p, 0) for p in (*before, *after)], 0.0)
+
+
+@vjp("DepthToSpace")
+def depth_to_space(op, g, y, x, *, blocksize, mode):
+    """SpaceToDepth; in CRD mode the channels are then reordered."""
+    back = op.SpaceToDepth(g, blocksize=blocksize)
+    if mode == "DCR":
+        return (back,)
+    # SpaceToDepth gives channels as (b², C'); CRD has them as (C', b²).
+    area = blocksize * blocksize
+    return (_swap_channels(op, back, area, x),)
+
+
+@vjp("SpaceToDepth")
+def space_to_depth(op, g, y, x, *, blocksize, mode="DCR"):
+    """DepthToSpace."""
+    return (op.DepthToSpace(g, blocksize=blocksize, mode=mode),)
+
+
+def _swap_channels(op: Any, value: Any, outer: int, like: Any) -> Any:
+    n, c, h, w = (op.extent(like, a) for a in range(4))
+    if not isinstance(c, int):
+        raise NoRule("has an unknown number of channels")
+    split_ = op.Reshape(value, op.vector([n, outer, c // outer, h, w]))
+    return op.Reshape(op.Transpose(split_, perm=[0, 2, 1, 3, 4]), op.vector([n, c, h, w]))
+
+
+@vjp("Trilu")
+def trilu(op, g, y, x, k=None, *, upper):
+    """The same triangle of g."""
+    return (op.Trilu(g, k, upper=upper),)
+
+
+@vjp("ReverseSequence")
+def reverse_sequence(op, g, y, x, lengths, *, batch_axis, time_axis):
+    """Reversed again."""
+    return (op.ReverseSequence(g, lengths, batch_axis=batch_axis, time_axis=time_axis),)
+
+
+@vjp("CenterCropPad")
+def center_crop_pad(op, g, y, x, shape, *, axes=None):
+    """Its own kind back to x's lengths: what was cropped becomes zero, what was padded is cut.
+
+    Only where the crop and the pad of an axis put their odd element on the same side is that exact; otherwise refused.
+    """
+    rank = _rank(x)
+    along = [int(a) % rank for a in axes] if axes is not None else list(range(rank))
+    known, wanted = dims(x), dims(y)
+    before, after = [0] * rank, [0] * rank
+    for a in along:
+        have, want = known[a], None if wanted is None else wanted[a]
+        if not isinstance(have, int) or not isinstance(want, int):
+            raise NoRule("crops or pads an axis of unknown length")
+        if have >= want:  # cropped from floor((have - want) / 2) on
+            before[a] = (have - want) // 2
+            after[a] = have - want - before[a]
+        else:  # padded by floor((want - have) / 2) before
+            before[a] = -((want - have) // 2)
+            after[a] = have - want - before[a]
+    return (pad_or_crop(op, g, before, after),)

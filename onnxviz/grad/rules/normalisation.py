@@ -1,0 +1,200 @@
+"""Gradient rules of the normalising operators."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from onnxviz.grad.backward import NoRule
+from onnxviz.grad.table import vjp
+from onnxviz.grad.tape import dims
+
+
+def _rank(value: Any) -> int:
+    known = dims(value)
+    if known is None:
+        raise NoRule("has an input of unknown rank")
+    return len(known)
+
+
+def _per_channel(op: Any, value: Any, rank: int) -> Any:
+    """(C,) -> (1, C, 1, ...)."""
+    return op.Reshape(value, [1, -1, *([1] * (rank - 2))])
+
+
+@vjp("BatchNormalization")
+def batch_normalization(op, g, y, x, scale, bias, mean, var, *, epsilon, momentum, training_mode):
+    """At inference an affine map of each channel; a BatchNormalization without shift stays in the blocked layout."""
+    if training_mode:
+        raise NoRule("is in training mode")
+    rank = _rank(x)
+    others = [a for a in range(rank) if a != 1]
+
+    def to_x():
+        # The zeros have the channels' number, which the file may not tell: made from scale itself.
+        known = dims(scale)
+        if known is not None and isinstance(known[0], int) and scale.dtype is not None:
+            zeros: Any = np.zeros(known[0], dtype=scale.dtype.numpy())
+        else:
+            zeros = op.Mul(scale, 0.0)
+        return op.BatchNormalization(g, scale, zeros, zeros, var, epsilon=epsilon)
+
+    def inverse():
+        return op.Reciprocal(op.Sqrt(op.Add(var, epsilon)))
+
+    def centred():  # Σ g (x − mean) of each channel
+        return op.ReduceSum(op.Mul(g, op.Sub(x, _per_channel(op, mean, rank))), others, keepdims=0)
+
+    def total():
+        return op.ReduceSum(g, others, keepdims=0)
+
+    def to_var():
+        cube = op.Mul(inverse(), op.Reciprocal(op.Add(var, epsilon)))
+        return op.Mul(op.Mul(op.Mul(centred(), scale), cube), -0.5)
+
+    return (
+        to_x,
+        lambda: op.Mul(centred(), inverse()),
+        total,
+        lambda: op.Neg(op.Mul(op.Mul(total(), scale), inverse())),
+        to_var,
+    )
+
+
+def _standardised(op: Any, h: Any, x: Any, axes: list[int], epsilon: float) -> tuple[Any, Any]:
+    """The cotangent through (x − mean)/√(var + ε) over these axes, and the standardised x itself.
+
+    h   the cotangent of the standardised x
+    """
+    centre = op.Sub(x, op.ReduceMean(x, axes, keepdims=1))
+    inverse = op.Reciprocal(op.Sqrt(op.Add(op.ReduceMean(op.Mul(centre, centre), axes, keepdims=1), epsilon)))
+    unit = op.Mul(centre, inverse)
+    return _through(op, h, unit, inverse, axes), unit
+
+
+def _through(op: Any, h: Any, unit: Any, inverse: Any, axes: list[int]) -> Any:
+    """inverse·(h − mean h − unit·mean(h·unit)): what is left of h when its parts along 1 and unit are gone."""
+    along = op.Mul(unit, op.ReduceMean(op.Mul(h, unit), axes, keepdims=1))
+    return op.Mul(inverse, op.Sub(op.Sub(h, op.ReduceMean(h, axes, keepdims=1)), along))
+
+
+@vjp("InstanceNormalization")
+def instance_normalization(op, g, y, x, scale, bias, *, epsilon):
+    """Each channel of each image standardised over its positions."""
+    rank = _rank(x)
+    axes, others = list(range(2, rank)), [0, *range(2, rank)]
+    to_x, unit = _standardised(op, op.Mul(g, _per_channel(op, scale, rank)), x, axes, epsilon)
+    return (
+        to_x,
+        lambda: op.ReduceSum(op.Mul(g, unit), others, keepdims=0),
+        lambda: op.ReduceSum(g, others, keepdims=0),
+    )
+
+
+@vjp("LayerNormalization")
+def layer_normalization(op, g, y, x, scale, bias=None, *, axis, epsilon, stash_type):
+    """Standardised over the axes from `axis` on; the operator itself gives the standardised x and 1/σ at once."""
+    rank = _rank(x)
+    first = axis % rank
+    axes = list(range(first, rank))
+    one = op.CastLike(1.0, x)
+    unit, _, inverse = op.LayerNormalization(
+        x, op.Expand(one, op.shape(x, first)), axis=axis, epsilon=epsilon, stash_type=stash_type, _outputs=3
+    )
+
+    def summed(value: Any, like: Any) -> Any:
+        """Back to scale's shape: over the leading axes, and those where scale has length 1."""
+        known = dims(like)
+        if known is None:
+            raise NoRule("has a scale of unknown rank")
+        lead = rank - len(known)
+        ones = [lead + i for i, d in enumerate(known) if d == 1]
+        value = op.ReduceSum(value, [*range(lead), *ones], keepdims=1) if lead or ones else value
+        return op.Squeeze(value, list(range(lead))) if lead else value
+
+    return (
+        lambda: _through(op, op.Mul(g, scale), unit, inverse, axes),
+        lambda: summed(op.Mul(g, unit), scale),
+        lambda: summed(g, bias),
+    )
+
+
+@vjp("RMSNormalization")
+def rms_normalization(op, g, y, x, scale, *, axis, epsilon, stash_type):
+    """x·r with r = 1/√(mean x² + ε): r·(h − x·r²·mean(h·x))."""
+    rank = _rank(x)
+    axes = list(range(axis % rank, rank))
+    h = op.Mul(g, scale)
+    inverse = op.Reciprocal(op.Sqrt(op.Add(op.ReduceMean(op.Mul(x, x), axes, keepdims=1), epsilon)))
+    unit = op.Mul(x, inverse)
+    along = op.Mul(unit, op.ReduceMean(op.Mul(h, unit), axes, keepdims=1))
+
+    def to_scale():
+        known = dims(scale)
+        if known is None or 1 in known:
+            raise NoRule("has a scale that broadcasts")
+        product, lead = op.Mul(g, unit), rank - len(known)
+        return op.ReduceSum(product, list(range(lead)), keepdims=0) if lead else product
+
+    return lambda: op.Mul(inverse, op.Sub(h, along)), to_scale
+
+
+@vjp("GroupNormalization")
+def group_normalization(op, g, y, x, scale, bias, *, epsilon, num_groups, stash_type=1):
+    """Standardised over each group of channels; before opset 21 scale is one a group, then one a channel."""
+    known = dims(x)
+    if known is None or not isinstance(known[1], int):
+        raise NoRule("has an input of unknown channels")
+    rank, channels = len(known), known[1]
+    split = op.Concat(op.shape(x, 0, 1), [num_groups, channels // num_groups], op.shape(x, 2), axis=0)
+    grouped = op.Reshape(x, split)
+    width = 1 if op.opset < 21 else channels // num_groups
+    gain = op.Reshape(scale, [1, num_groups, width, *([1] * (rank - 2))])
+    h = op.Mul(op.Reshape(g, split), gain)
+    axes = list(range(2, rank + 1))
+    to_x, unit = _standardised(op, h, grouped, axes, epsilon)
+    others = [0, *range(3 if op.opset >= 21 else 2, rank + 1)]
+
+    def summed(value: Any) -> Any:
+        return op.Reshape(op.ReduceSum(value, others, keepdims=0), [-1])
+
+    return (
+        lambda: op.Reshape(to_x, op.shape(x)),
+        lambda: summed(op.Mul(op.Reshape(g, split), unit)),
+        lambda: summed(op.Reshape(g, split)),
+    )
+
+
+@vjp("MeanVarianceNormalization")
+def mean_variance_normalization(op, g, y, x, *, axes):
+    """(x − mean)/(σ + 1e-9), as the standard defines it."""
+    axes = list(axes)
+    mean = op.ReduceMean(x, axes, keepdims=1)
+    centre = op.Sub(x, mean)
+    # The standard's own form of the variance, E[x²] − E[x]².
+    var = op.Sub(op.ReduceMean(op.Mul(x, x), axes, keepdims=1), op.Mul(mean, mean))
+    sigma = op.Sqrt(var)
+    below = op.Add(sigma, 1e-9)
+    h = op.Sub(g, op.ReduceMean(g, axes, keepdims=1))
+    pull = op.Div(op.ReduceMean(op.Mul(g, centre), axes, keepdims=1), op.Mul(sigma, below))
+    return (op.Div(op.Sub(h, op.Mul(centre, pull)), below),)
+
+
+@vjp("LRN")
+def lrn(op, g, y, x, *, alpha, beta, bias, size):
+    """y = x·d^−β, d = bias + α/n·Σx² over n neighbouring channels: g·d^−β − 2αβ/n·x·Σ(g·y/d), the window turned."""
+    before, after = (size - 1) // 2, size // 2
+
+    def window(value: Any, first: int, last: int) -> Any:
+        """The mean over channels c − first … c + last, zeros outside."""
+        flat = op.Reshape(value, op.vector([op.extent(x, 0), 1, op.extent(x, 1), -1]))
+        mean = op.AveragePool(
+            flat, kernel_shape=[size, 1], pads=[first, 0, last, 0], count_include_pad=1, strides=[1, 1]
+        )
+        return op.Reshape(mean, op.shape(x))
+
+    d = op.Add(op.Mul(window(op.Mul(x, x), before, after), alpha), bias)
+    power = op.Pow(d, -beta)
+    spread = window(op.Div(op.Mul(g, y), d), after, before)
+    return (op.Sub(op.Mul(g, power), op.Mul(op.Mul(x, spread), 2.0 * alpha * beta)),)

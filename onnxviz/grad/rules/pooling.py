@@ -1,0 +1,140 @@
+"""Gradient rules of the pooling operators, 1-D to 3-D, any pads, strides, dilations, ceil_mode."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from onnxviz.grad.backward import NoRule
+from onnxviz.grad.forms import box_to_input
+from onnxviz.grad.table import vjp
+from onnxviz.grad.tape import dims
+from onnxviz.grad.windows import Window
+
+
+@vjp("MaxPool")
+def max_pool(
+    op, g, y, x, *, auto_pad, ceil_mode, dilations=None, kernel_shape, pads=None, storage_order, strides=None
+):
+    """To the first of the largest elements of each window.
+
+    The operator gives the flat index of each maximum; overlapping windows may share one, hence the adding scatter
+    (MaxUnpool would assign).
+    """
+    win = Window.of(kernel_shape, strides, pads, dilations, auto_pad)
+    _, indices = op.MaxPool(
+        x,
+        _outputs=2,
+        kernel_shape=list(win.kernel),
+        strides=list(win.strides),
+        pads=win.pads,
+        dilations=list(win.dilations),
+        ceil_mode=ceil_mode,
+    )
+    zeros = op.Expand(op.CastLike(0.0, g), op.Reshape(op.Size(x), [1]))
+    flat = op.ScatterElements(zeros, op.Reshape(indices, [-1]), op.Reshape(g, [-1]), axis=0, reduction="add")
+    return (op.Reshape(flat, op.shape(x)),)
+
+
+@vjp("AveragePool")
+def average_pool(
+    op, g, y, x, *, auto_pad, ceil_mode, count_include_pad, dilations=None, kernel_shape, pads=None, strides=None
+):
+    """Each element gets the sum of its windows' cotangents, each over its own count."""
+    win = Window.of(kernel_shape, strides, pads, dilations, auto_pad)
+    counts = _counts(op, x, y, win, bool(count_include_pad), bool(ceil_mode), g)
+    share = op.Div(g, counts) if not isinstance(counts, float) else op.Mul(g, 1.0 / counts)
+    return (box_to_input(op, share, x, y, win),)
+
+
+def _counts(op: Any, x: Any, y: Any, win: Window, with_pads: bool, ceil: bool, g: Any) -> Any:
+    """How many elements each window averages: a float where all are equal, otherwise (1, 1, *out)."""
+    if not ceil and (with_pads or not any(win.pads)):
+        return float(np.prod(win.kernel))
+    dtype = g.dtype.numpy()
+    n = len(win.kernel)
+    known_x, known_y = dims(x), dims(y)
+    product: Any = None
+    for i, axis in enumerate(win.axes):
+        lx, ly = (known_x or (None,) * (n + 2))[axis], (known_y or (None,) * (n + 2))[axis]
+        along = [1] * (2 + i) + [-1] + [1] * (n - 1 - i)
+        s, d, k, b, e = win.strides[i], win.dilations[i], win.kernel[i], win.begin[i], win.end[i]
+        if isinstance(lx, int) and isinstance(ly, int):
+            first, last = (-b, lx + e) if with_pads else (0, lx)
+            taps = np.arange(ly)[:, None] * s - b + np.arange(k) * d
+            counts: Any = ((taps >= first) & (taps < last)).sum(1).astype(dtype).reshape(along)
+        else:
+            counts = op.Reshape(_counts_now(op, x, y, axis, (k, s, d, b, e), with_pads, g), along)
+        product = counts if product is None else (
+            product * counts
+            if isinstance(product, np.ndarray) and isinstance(counts, np.ndarray)
+            else op.Mul(product, counts)
+        )
+    if isinstance(product, np.ndarray) and (product == product.flat[0]).all():
+        return float(product.flat[0])
+    return product
+
+
+def _counts_now(op: Any, x: Any, y: Any, axis: int, geometry: Any, with_pads: bool, g: Any) -> Any:
+    """The same along one axis of unknown length, at run time: taps between the first and the last position."""
+    k, s, d, b, e = geometry
+    length = op.shape(x, axis, axis + 1)
+    outs = op.Squeeze(op.shape(y, axis, axis + 1), [0])
+    starts = op.Sub(op.Mul(op.Range(op.const(np.int64(0)), outs, op.const(np.int64(1))), s), b)
+    taps = op.Add(op.Unsqueeze(starts, [1]), (np.arange(k) * d)[None])
+    first, last = (-b, op.Add(length, e)) if with_pads else (0, length)
+    inside = op.And(op.GreaterOrEqual(taps, first), op.Less(taps, last))
+    return op.ReduceSum(op.CastLike(inside, g), [1], keepdims=0)
+
+
+@vjp("LpPool")
+def lp_pool(op, g, y, x, *, auto_pad, ceil_mode, dilations=None, kernel_shape, p, pads=None, strides=None):
+    """y = (Σ|x|^p)^(1/p): the cotangent over y^(p−1), summed over the windows, times |x|^(p−1)·sign x."""
+    win = Window.of(kernel_shape, strides, pads, dilations, auto_pad)
+    return (_powers(op, box_to_input(op, _over_powers(op, g, y, p), x, y, win), x, p),)
+
+
+@vjp("GlobalLpPool")
+def global_lp_pool(op, g, y, x, *, p):
+    """As LpPool with one window."""
+    return (_powers(op, _over_powers(op, g, y, p), x, p),)
+
+
+def _over_powers(op: Any, g: Any, y: Any, p: int) -> Any:
+    """g / y^(p−1), 0 where y is 0 (there every |x|^(p−1) is 0 too, but for p = 1)."""
+    if p == 1:
+        return g
+    return op.Where(op.Equal(y, 0.0), 0.0, op.Div(g, y if p == 2 else op.Pow(y, float(p - 1))))
+
+
+def _powers(op: Any, h: Any, x: Any, p: int) -> Any:
+    if p == 1:
+        return op.Mul(h, op.Sign(x))
+    if p == 2:
+        return op.Mul(h, x)
+    return op.Mul(h, op.Mul(op.Pow(op.Abs(x), float(p - 1)), op.Sign(x)))
+
+
+@vjp("GlobalAveragePool")
+def global_average_pool(op, g, y, x):
+    """An equal share to every position."""
+    known = dims(x)
+    if known is not None and all(isinstance(d, int) for d in known[2:]):
+        share = op.Mul(g, 1.0 / float(np.prod(known[2:])))
+    else:
+        share = op.Div(g, op.CastLike(op.ReduceProd(op.shape(x, 2), keepdims=0), g))
+    return (op.Expand(share, op.shape(x)),)
+
+
+@vjp("GlobalMaxPool")
+def global_max_pool(op, g, y, x):
+    """To the first of the largest elements."""
+    known = dims(x)
+    if known is None:
+        raise NoRule("has an input of unknown rank")
+    flat = op.Reshape(x, [0, 0, -1])
+    first = op.ArgMax(flat, axis=2, keepdims=1)
+    zeros = op.Expand(op.CastLike(0.0, g), op.Shape(flat))
+    spread = op.ScatterElements(zeros, first, op.Reshape(g, [0, 0, 1]), axis=2)
+    return (op.Reshape(spread, op.shape(x)),)

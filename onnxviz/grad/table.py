@@ -1,0 +1,97 @@
+"""The table of gradient rules: operator -> rule, and the operators whose derivative is zero by declaration.
+
+A rule is a function `rule(op, g, y, *inputs, **attributes)`:
+
+    op          the tape: `op.Mul(g, mask)` appends an operator
+    g           the cotangent of the output, of the output's shape
+    y, inputs   the forward values; an omitted optional input is None
+    attributes  by keyword, defaults of the standard filled in
+
+It gives one entry an input: a cotangent, None for zero, or a function without arguments that makes the
+cotangent, called only where that input is on the way. An attribute that the signature does not name is
+refused (a rule that has not heard of `dilations` must not ignore it). What all rules share is done in
+`backward.py`: summing back what was broadcast, adding up, shape checks.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, TypeAlias
+
+Function: TypeAlias = Callable[..., Any]
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One row of the table.
+
+    broadcast   the inputs broadcast against each other: the walk sums the excess away
+    every       the rule takes tuples of cotangents (None where zero) and outputs, one entry an output
+    constant    outputs that count as constants although they are floats (a quantiser's scale)
+    """
+
+    op_type: str
+    function: Function
+    domain: str = ""
+    broadcast: bool = False
+    every: bool = False
+    constant: tuple[int, ...] = ()
+
+    @functools.cached_property
+    def attributes(self) -> frozenset[str]:
+        """The attributes that the function's signature names."""
+        found = inspect.signature(self.function).parameters.values()
+        return frozenset(p.name for p in found if p.kind is inspect.Parameter.KEYWORD_ONLY)
+
+
+Table: TypeAlias = Mapping[str, Rule]
+
+_RULES: dict[str, Rule] = {}
+_ZERO: set[str] = set()
+
+# Views, so that nobody changes the tables in place: a variant is another table (overrides.py).
+VJP_RULES: Table = MappingProxyType(_RULES)
+
+
+def key(op_type: str, domain: str = "") -> str:
+    """How the tables name an operator: 'Relu', 'com.microsoft::Gelu'."""
+    return op_type if domain in ("", "ai.onnx") else f"{domain}::{op_type}"
+
+
+def vjp(
+    *op_types: str, domain: str = "", broadcast: bool = False, every: bool = False, constant: Iterable[int] = ()
+) -> Callable[[Function], Function]:
+    """Enter a rule for these operators; a second rule for one of them is an error at import."""
+
+    def enter(function: Function) -> Function:
+        for op_type in op_types:
+            name = key(op_type, domain)
+            if name in _RULES or name in _ZERO:
+                raise RuntimeError(f"two gradient rules for {name}")
+            _RULES[name] = Rule(op_type, function, domain, broadcast, every, tuple(constant))
+        return function
+
+    return enter
+
+
+def nondifferentiable(*op_types: str, domain: str = "") -> None:
+    """Declare that nothing flows back through these operators."""
+    for op_type in op_types:
+        name = key(op_type, domain)
+        if name in _RULES or name in _ZERO:
+            raise RuntimeError(f"two gradient rules for {name}")
+        _ZERO.add(name)
+
+
+def is_zero(op_type: str, domain: str = "") -> bool:
+    """Whether the operator's derivative is zero by declaration."""
+    return key(op_type, domain) in _ZERO
+
+
+def zero_operators() -> frozenset[str]:
+    """The operators that are declared to have no derivative."""
+    return frozenset(_ZERO)

@@ -1,0 +1,219 @@
+"""The op builder that rules write with: `op.Mul(g, 2.0)` appends a node to the graph.
+
+A thin layer on onnx_ir. onnxscript's GraphBuilder is not used here because this graph is foreign and may already be a
+gradient model: every name must be fresh, each node bears the name of the forward layer it belongs to, an
+operator or attribute that the standard does not know must fail at once, and no protobuf round trip
+a node may be spent (hundreds of nodes in well under a second).
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+# What a rule may hand to an operator: a value of the graph, a constant, or nothing (an omitted input).
+Operand: TypeAlias = "ir.Value | np.ndarray | Sequence[int] | Sequence[float] | int | float | bool | None"
+Dims: TypeAlias = tuple["int | str | None", ...]
+
+
+@functools.lru_cache(maxsize=None)
+def schema(op_type: str, version: int, domain: str = "") -> onnx.defs.OpSchema:
+    """The operator's schema; onnx.defs.SchemaError when the standard does not know it."""
+    return onnx.defs.get_schema(op_type, version, domain)
+
+
+@functools.lru_cache(maxsize=None)
+def _signature(
+    op_type: str, version: int
+) -> tuple[tuple[str, ...], bool, tuple[str, ...], bool, frozenset[str]]:
+    found = schema(op_type, version)
+    variadic = onnx.defs.OpSchema.FormalParameterOption.Variadic
+    # A variable that allows one type only ("T1" of Shape: int64) is as good as that type.
+    only = {
+        c.type_param_str: c.allowed_type_strs[0] for c in found.type_constraints if len(c.allowed_type_strs) == 1
+    }
+    return (
+        tuple(only.get(formal.type_str, formal.type_str) for formal in found.inputs),
+        bool(found.inputs) and found.inputs[-1].option == variadic,
+        tuple(only.get(formal.type_str, formal.type_str) for formal in found.outputs),
+        bool(found.outputs) and found.outputs[-1].option == variadic,
+        frozenset(found.attributes),
+    )
+
+
+@functools.lru_cache(maxsize=None)
+def _concrete(type_str: str) -> ir.DataType | None:
+    """'tensor(int64)' -> INT64; a type variable such as 'T' -> None."""
+    if not type_str.startswith("tensor("):
+        return None
+    return ir.DataType[type_str[len("tensor(") : -1].upper()]
+
+
+def array(value: ir.Value | None) -> np.ndarray | None:
+    """The constant behind a value, or None where it is no constant."""
+    if value is None or value.const_value is None or value.is_graph_input():
+        return None
+    return value.const_value.numpy()
+
+
+def dims(value: ir.Value) -> Dims | None:
+    """The known dimensions: an int, the name of a symbolic one, or None; None altogether for an unknown rank."""
+    if value.shape is None:
+        return None
+    return tuple(d if isinstance(d, int) else d.value for d in value.shape)
+
+
+class Tape:
+    """Appends operators of the standard domain to a graph, promoting Python constants."""
+
+    def __init__(self, graph: ir.Graph) -> None:
+        self.graph = graph
+        self.opset: int = graph.opset_imports[""]
+        self.layer = ""
+        self._names = _all_names(graph)
+        self._constants: dict[tuple[Any, ...], ir.Value] = {}
+        self._shapes: dict[tuple[Any, ...], ir.Value] = {}
+        self._count = 0
+
+    def __getattr__(self, op_type: str) -> Callable[..., Any]:
+        """`op.Add` and so on; underscored names are never operators."""
+        if op_type.startswith("_") or not op_type[0].isupper():
+            raise AttributeError(op_type)
+        return functools.partial(self.add, op_type)
+
+    @contextmanager
+    def named(self, layer: str) -> Iterator[None]:
+        """Nodes added inside bear this layer's name, so that a profile reads by layer."""
+        before, self.layer = self.layer, layer
+        try:
+            yield
+        finally:
+            self.layer = before
+
+    def fresh(self, stem: str) -> str:
+        """A name that nothing in the graph has, starting with `stem`."""
+        while True:
+            self._count += 1
+            name = f"{stem}_{self._count}"
+            if name not in self._names:
+                self._names.add(name)
+                return name
+
+    def add(self, op_type: str, /, *operands: Operand, _outputs: int = 1, **attributes: Any) -> Any:
+        """Append one node; its output, or a tuple where `_outputs` is over 1. Attributes of None are left out."""
+        formal_in, variadic_in, formal_out, variadic_out, known = _signature(op_type, self.opset)
+        attributes = {k: v for k, v in attributes.items() if v is not None}
+        if unknown := set(attributes) - known:
+            raise AssertionError(f"{op_type} (opset {self.opset}) has no attribute {sorted(unknown)}")
+        if len(operands) > len(formal_in) and not variadic_in:
+            raise AssertionError(f"{op_type} takes {len(formal_in)} inputs, {len(operands)} given")
+        types = [formal_in[min(i, len(formal_in) - 1)] for i in range(len(operands))]
+        bound: dict[str, ir.DataType] = {}
+        for operand, type_str in zip(operands, types, strict=True):
+            if isinstance(operand, ir.Value) and operand.dtype is not None:
+                bound.setdefault(type_str, operand.dtype)
+        inputs = [
+            self._operand(operand, _concrete(type_str) or bound.get(type_str))
+            for operand, type_str in zip(operands, types, strict=True)
+        ]
+        for value, type_str in zip(inputs, types, strict=True):
+            if value is not None and value.dtype is not None:
+                bound.setdefault(type_str, value.dtype)
+        stem = f"{self.layer}/gradient/{op_type}" if self.layer else f"gradient/{op_type}"
+        name = self.fresh(stem)
+        outputs = [ir.Value(name=name if _outputs == 1 else self.fresh(stem)) for _ in range(_outputs)]
+        for i, value in enumerate(outputs):
+            type_str = formal_out[min(i, len(formal_out) - 1) if variadic_out else i]
+            dtype = _concrete(type_str) or bound.get(type_str) or _result_type(op_type, attributes, inputs)
+            if dtype is not None:
+                value.dtype = dtype
+        node = ir.node(op_type, inputs, attributes=attributes or None, outputs=outputs, name=name)
+        self.graph.append(node)
+        return outputs[0] if _outputs == 1 else tuple(outputs)
+
+    # --- constants ----------------------------------------------------------------------------
+
+    def _operand(self, operand: Operand, dtype: ir.DataType | None) -> ir.Value | None:
+        if operand is None or isinstance(operand, ir.Value):
+            return operand
+        if isinstance(operand, np.ndarray):
+            return self.const(operand)
+        if dtype is None:
+            sample = operand[0] if isinstance(operand, (list, tuple)) and operand else operand
+            dtype = ir.DataType.FLOAT if isinstance(sample, float) else ir.DataType.INT64
+        return self.const(np.asarray(operand, dtype=dtype.numpy()))
+
+    def const(self, values: np.ndarray) -> ir.Value:
+        """An initialiser with these values (the same one for the same values)."""
+        values = np.ascontiguousarray(values) if values.ndim else values
+        key = (values.dtype.str, values.shape, values.tobytes())
+        if key not in self._constants:
+            name = self.fresh("gradient/constant")
+            tensor = ir.tensor(values, name=name)
+            value = ir.Value(
+                name=name, shape=ir.Shape(values.shape), type=ir.TensorType(tensor.dtype), const_value=tensor
+            )
+            self.graph.register_initializer(value)
+            self._constants[key] = value
+        return self._constants[key]
+
+    # --- shapes -------------------------------------------------------------------------------
+
+    def shape(self, value: ir.Value, start: int = 0, end: int | None = None) -> ir.Value:
+        """The shape (or a stretch of it) as an int64 vector: a constant where the file tells it."""
+        key = (id(value), start, end)
+        if key not in self._shapes:
+            known = dims(value)
+            part = None if known is None else known[start:end]
+            if part is not None and all(isinstance(d, int) for d in part):
+                self._shapes[key] = self.const(np.asarray(part, dtype=np.int64))
+            else:
+                self._shapes[key] = self.add("Shape", value, start=start or None, end=end)
+        return self._shapes[key]
+
+    def extent(self, value: ir.Value, axis: int) -> int | ir.Value:
+        """The length of one axis: an int where it is known, otherwise an int64 vector of one element."""
+        known = dims(value)
+        if known is not None and isinstance(known[axis], int):
+            return known[axis]  # type: ignore[return-value]
+        return self.shape(value, axis, None if axis == -1 else axis + 1)
+
+    def vector(self, parts: Sequence[int | ir.Value]) -> ir.Value:
+        """An int64 vector of these numbers, each an int or a one-element int64 vector of the graph."""
+        if all(isinstance(p, int) for p in parts):
+            return self.const(np.asarray(parts, dtype=np.int64))
+        pieces: list[Any] = [np.asarray([p], dtype=np.int64) if isinstance(p, int) else p for p in parts]
+        return pieces[0] if len(pieces) == 1 else self.add("Concat", *pieces, axis=0)
+
+
+def _result_type(op_type: str, attributes: dict[str, Any], inputs: Sequence[ir.Value | None]) -> ir.DataType | None:
+    """The type of an output whose type variable no input carries."""
+    if op_type == "Cast":
+        return ir.DataType(int(attributes["to"]))
+    if op_type == "CastLike" and inputs[1] is not None:
+        return inputs[1].dtype
+    if op_type == "ConstantOfShape":
+        return attributes["value"].dtype if "value" in attributes else ir.DataType.FLOAT
+    if op_type == "EyeLike":
+        return ir.DataType(int(attributes["dtype"])) if "dtype" in attributes else inputs[0].dtype  # type: ignore[union-attr]
+    return None
+
+
+def _all_names(graph: ir.Graph) -> set[str]:
+    names = {v.name for v in graph.inputs} | set(graph.initializers)
+    for node in graph.all_nodes():
+        names.add(node.name)
+        names.update(v.name for v in node.outputs)
+    for inner in graph.subgraphs():
+        names.update(v.name for v in inner.inputs)
+        names.update(inner.initializers)
+    return {n for n in names if n}

@@ -1,0 +1,211 @@
+"""Opening files that a stranger's model names: regular files inside the model's own folder, and nothing else.
+
+A location is walked folder by folder from a descriptor of the model's folder, without following any link, and
+what was opened is checked again on its own descriptor, so that nothing can be swapped in between. Refused are
+`..`, absolute paths, symbolic links (of files and of folders), files with a second name elsewhere (hard links),
+FIFOs, devices and sockets; nothing blocks. Where the system cannot open relative to a descriptor (Windows), each
+folder is checked by name and the opened file is compared with the one that was checked.
+"""
+
+from __future__ import annotations
+
+import errno
+import mmap
+import os
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from onnxviz.errors import ModelRejected, near
+from onnxviz.graph.quoted import quoted
+
+_LONGEST_LOCATION: Final = 4096
+# ONNX Runtime takes this location for an address in its own memory.
+_MEMORY_MARKER: Final = "_ORT_MEM_ADDR_"
+_WINDOWS_DEVICES: Final = frozenset(
+    ["con", "prn", "aux", "nul", *(f"{port}{digit}" for port in ("com", "lpt") for digit in range(10))]
+)
+_READ: Final = os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOINHERIT", 0)
+# O_NONBLOCK: a FIFO opens at once instead of waiting for a writer. O_NOCTTY: a terminal does not become ours.
+_FILE: Final = _READ | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0)
+_NO_LINK: Final = getattr(os, "O_NOFOLLOW", 0)
+_FOLDER: Final = _READ | getattr(os, "O_DIRECTORY", 0)
+_WALKS: Final = bool(_NO_LINK) and os.open in os.supports_dir_fd and os.stat in os.supports_dir_fd
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A regular file that is open for reading; `fd` belongs to whoever asked for it."""
+
+    fd: int
+    size: int
+
+
+def open_model(path: Path) -> Opened:
+    """The file that the user named, wherever it is, links included; never blocks.
+
+    raises   ModelRejected when it is missing, unreadable, or not a regular file
+    """
+    try:
+        # Looked at first: opening a device may already do something (rewind a tape, raise a modem's line).
+        _require_regular(os.stat(path), quoted(path))
+        fd = os.open(path, _FILE)
+    except FileNotFoundError:
+        raise ModelRejected(f"there is no file {quoted(path)}{_siblings(path)}") from None
+    except (OSError, ValueError) as error:
+        raise ModelRejected(f"cannot open {quoted(path)}: {_reason(error)}") from None
+    return _checked(fd, quoted(path))
+
+
+def _siblings(path: Path) -> str:
+    try:
+        return near(path.name, sorted(entry.name for entry in os.scandir(path.parent))[:1000])
+    except OSError:
+        return ""
+
+
+def _require_regular(found: os.stat_result, what: str) -> None:
+    mode = found.st_mode
+    if stat.S_ISREG(mode):
+        return
+    if stat.S_ISDIR(mode):
+        raise ModelRejected(f"{what} is a folder; a file was expected")
+    kinds = {
+        stat.S_IFIFO: "a pipe (FIFO)",
+        stat.S_IFCHR: "a device",
+        stat.S_IFBLK: "a device",
+        stat.S_IFSOCK: "a socket",
+        stat.S_IFLNK: "a symbolic link",
+    }
+    raise ModelRejected(f"{what} is {kinds.get(stat.S_IFMT(mode), 'something else')}; a regular file was expected")
+
+
+def _checked(fd: int, what: str, expected: os.stat_result | None = None) -> Opened:
+    """`fd` as Opened, if it still is a regular file (and the one that was looked at); else closed."""
+    try:
+        found = os.fstat(fd)
+        _require_regular(found, what)
+        if expected is not None:
+            if (found.st_dev, found.st_ino) != (expected.st_dev, expected.st_ino):
+                raise ModelRejected(f"{what} was replaced while it was being opened; try again")
+            if found.st_nlink != 1:
+                raise ModelRejected(_HARD_LINK.format(what=what))
+    except BaseException:
+        os.close(fd)
+        raise
+    return Opened(fd, found.st_size)
+
+
+_HARD_LINK: Final = (
+    "{what} has a second name elsewhere (a hard link), so it may be any file of this machine; put plain copies of "
+    "the model and its weights into one folder"
+)
+
+
+class Folder:
+    """The folder of a model, out of which its weights may be read."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def open(self, location: str) -> Opened:
+        """Open the weights file that the model calls `location`.
+
+        location   a relative path with forward slashes, as ONNX writes it
+        raises     ModelRejected when it leaves the folder, is no plain file, has links, or is missing
+        """
+        parts = components(location)
+        what = f"the weights file {quoted(location)}"
+        try:
+            return self._walk(parts, what) if _WALKS else self._by_name(parts, what)
+        except FileNotFoundError:
+            raise ModelRejected(
+                f"{what} is missing; it has to be where the model is, in {quoted(self.path)}"
+            ) from None
+        except (OSError, ValueError) as error:
+            raise ModelRejected(f"cannot open {what}: {_reason(error)}") from None
+
+    def _walk(self, parts: list[str], what: str) -> Opened:
+        held = os.open(self.path, _FOLDER)
+        try:
+            for part in parts[:-1]:
+                _refuse_link(os.stat(part, dir_fd=held, follow_symlinks=False), what, part)
+                below = os.open(part, _FOLDER | _NO_LINK, dir_fd=held)
+                os.close(held)
+                held = below
+            found = os.stat(parts[-1], dir_fd=held, follow_symlinks=False)
+            _refuse_link(found, what, parts[-1])
+            _require_regular(found, what)
+            return _checked(os.open(parts[-1], _FILE | _NO_LINK, dir_fd=held), what, found)
+        finally:
+            os.close(held)
+
+    def _by_name(self, parts: list[str], what: str) -> Opened:
+        path = self.path
+        for part in parts:
+            path = path / part
+            found = os.lstat(path)
+            _refuse_link(found, what, part)
+        _require_regular(found, what)
+        # Junctions and mounted folders that are no links by name still lead elsewhere.
+        if not path.resolve(strict=True).is_relative_to(self.path.resolve(strict=True)):
+            raise ModelRejected(f"{what} lies outside the model's folder")
+        return _checked(os.open(path, _FILE | _NO_LINK), what, found)
+
+
+def _refuse_link(found: os.stat_result, what: str, part: str) -> None:
+    reparse = getattr(found, "st_file_attributes", 0) & getattr(stat, "FILE_ATTRIBUTE_REPARSE_POINT", 0)
+    if stat.S_ISLNK(found.st_mode) or reparse:
+        raise ModelRejected(
+            f"{what} is reached through the symbolic link {quoted(part)}, so it may be any file of this machine; "
+            "put plain copies of the model and its weights into one folder (cp -L)"
+        )
+
+
+def components(location: str) -> list[str]:
+    """The folders and the file that a location names, checked as text; at least one.
+
+    raises   ModelRejected
+    """
+    what = f"the weights file {quoted(location)}"
+    if _MEMORY_MARKER in location:
+        raise ModelRejected(f"{what} is an address in memory, not a file; such a model must not be loaded")
+    if not location or len(location) > _LONGEST_LOCATION or "\0" in location:
+        raise ModelRejected(f"{what}: a relative path of 1 to {_LONGEST_LOCATION} characters without NUL was expected")
+    if location.startswith(("/", "\\")) or location[1:2] == ":":
+        raise ModelRejected(f"{what} is an absolute path; weights are read from the model's own folder only")
+    if "\\" in location:
+        raise ModelRejected(f"{what} has backslashes; ONNX separates folders with forward slashes")
+    parts = [part for part in location.split("/") if part not in ("", ".")]
+    if ".." in parts:
+        raise ModelRejected(f"{what} leads out of the model's folder; weights are read from there only")
+    if not parts or location.endswith("/"):
+        raise ModelRejected(f"{what} is a folder; a file was expected")
+    if os.name == "nt":
+        for part in parts:
+            if ":" in part or part.split(".")[0].rstrip(" ").lower() in _WINDOWS_DEVICES:
+                raise ModelRejected(f"{what} names a device or a stream; a regular file was expected")
+    return parts
+
+
+def mapped(opened: Opened) -> mmap.mmap | bytes:
+    """The whole file as read-only memory that is paged in when touched; closes the descriptor.
+
+    A file that another program cuts short afterwards ends the process when its missing pages are touched: what is
+    small is therefore read, not mapped (`graph.weights`).
+    """
+    try:
+        return mmap.mmap(opened.fd, opened.size, access=mmap.ACCESS_READ) if opened.size else b""
+    except (OSError, ValueError) as error:
+        raise ModelRejected(f"cannot map a file of {opened.size} bytes: {_reason(error)}") from None
+    finally:
+        os.close(opened.fd)
+
+
+def _reason(error: Exception) -> str:
+    if not isinstance(error, OSError):
+        return str(error)[:200]
+    if error.errno == errno.ELOOP:
+        return "too many symbolic links, or one where none may be"
+    return error.strerror or str(error)[:200]

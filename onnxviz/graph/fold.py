@@ -1,0 +1,202 @@
+"""Fold what is constant: Constant nodes, branches, Dropout, BatchNormalization behind a convolution."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from onnx_ir.passes import common
+
+from onnxviz.errors import ModelUnsuitable
+
+# ConstantOfShape with a constant shape becomes a weight up to this many elements (AlexNet's largest has 38 million).
+_LARGEST = 1 << 27
+
+
+def constants(model: ir.Model) -> None:
+    """Constant and small ConstantOfShape nodes become initialisers, in place."""
+    common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
+    graph = model.graph
+    for node in list(graph):
+        y = node.outputs[0] if len(node.outputs) == 1 else None
+        if y is None or y.is_graph_output() or node.domain not in ("", "ai.onnx"):
+            continue
+        operands = [value_of(x) for x in node.inputs]
+        if any(o is None for o in operands):
+            continue
+        result = _evaluate(node, operands)
+        if result is not None:
+            _to_initialiser(graph, node, y, result)
+
+
+def _evaluate(node: ir.Node, operands: list[Any]) -> ir.TensorProtocol | None:
+    """The few operators that exporters leave around constants."""
+    name = node.outputs[0].name
+    if node.op_type == "ConstantOfShape":
+        shape = [int(d) for d in operands[0]]
+        if min(shape, default=0) < 0 or int(np.prod(shape, dtype=object)) > _LARGEST:
+            return None
+        value = node.attributes.get("value")
+        fill = np.zeros(1, np.float32) if value is None else value.as_tensor().numpy()
+        # A broadcast view: no memory until somebody reads it as bytes.
+        return ir.tensor(np.broadcast_to(fill.reshape(()), shape), name=name)
+    if node.op_type == "Identity":
+        return ir.tensor(operands[0], name=name)
+    return None
+
+
+def value_of(value: ir.Value | None) -> np.ndarray | None:
+    """The constant behind an initialiser, otherwise None."""
+    if value is None or value.const_value is None or not value.is_initializer() or value.is_graph_input():
+        return None
+    return value.const_value.numpy()
+
+
+def _to_initialiser(graph: ir.Graph, node: ir.Node, y: ir.Value, tensor: ir.TensorProtocol) -> None:
+    new = ir.Value(
+        name=y.name, shape=ir.Shape(tensor.shape), type=ir.TensorType(tensor.dtype), const_value=tensor
+    )
+    y.replace_all_uses_with(new)
+    graph.remove(node, safe=True)
+    graph.register_initializer(new)
+
+
+def branches(model: ir.Model) -> None:
+    """An If whose condition is constant is replaced by the branch taken, in place."""
+    graph = model.graph
+    again = True
+    while again:
+        again = False
+        for node in list(graph):
+            condition = value_of(node.inputs[0]) if node.op_type == "If" and node.domain in ("", "ai.onnx") else None
+            if condition is not None:
+                branch = "then_branch" if bool(condition.reshape(-1)[0]) else "else_branch"
+                _splice(graph, node, node.attributes[branch].as_graph())
+                again = True  # the branch may hold further ones
+
+
+def _splice(graph: ir.Graph, node: ir.Node, body: ir.Graph) -> None:
+    """Put the body's nodes in the node's place."""
+    taken = set(graph.initializers) | {v.name for n in graph.all_nodes() for v in n.outputs}
+    stem = node.name or "if"
+    for value in list(body.initializers.values()):
+        body.initializers.pop(value.name or "")
+        value.name = _fresh(f"{stem}/{value.name}", taken)
+        graph.register_initializer(value)
+    inner = list(body)
+    results = list(body.outputs)
+    body.outputs.clear()
+    for item in inner:
+        body.remove(item)
+        item.name = f"{stem}/{item.name}"
+        for value in item.outputs:
+            if value.name:
+                value.name = _fresh(f"{stem}/{value.name}", taken)
+        node.prepend(item)
+    for y, result in zip(list(node.outputs), results, strict=True):
+        if y.is_graph_output():
+            # The branch may hand out a value from outside, which keeps its own name: an Identity carries y's.
+            carrier = ir.Value(name=None, type=y.type, shape=y.shape)
+            identity = ir.node("Identity", [result], outputs=[carrier], name=f"{stem}/{y.name}")
+            node.prepend(identity)
+            result = carrier  # noqa: PLW2901
+        name = y.name
+        y.replace_all_uses_with(result, replace_graph_outputs=True)
+        if result.name is None:
+            y.name = None
+            result.name = name
+    graph.remove(node, safe=True)
+
+
+def _fresh(name: str, taken: set[str | None]) -> str:
+    candidate, i = name, 0
+    while candidate in taken:
+        candidate, i = f"{name}_{i}", i + 1
+    taken.add(candidate)
+    return candidate
+
+
+def dropout(model: ir.Model) -> None:
+    """Dropout at inference is the identity; one in training mode is refused, in place."""
+    for node in list(model.graph):
+        if node.op_type != "Dropout" or node.domain not in ("", "ai.onnx"):
+            continue
+        if len(node.inputs) > 2 and node.inputs[2] is not None:
+            training = value_of(node.inputs[2])
+            if training is None or bool(training.reshape(-1)[0]):
+                raise ModelUnsuitable(f"Dropout {node.name!r} is in training mode: export the model for inference")
+        if len(node.outputs) > 1 and (node.outputs[1].uses() or node.outputs[1].is_graph_output()):
+            continue
+        if node.outputs[0].is_graph_output():
+            node.op_type = "Identity"
+            node.attributes.clear()
+            node.resize_inputs(1)
+            node.resize_outputs(1)
+        else:
+            x = node.inputs[0]
+            assert x is not None
+            node.outputs[0].replace_all_uses_with(x)
+            model.graph.remove(node, safe=True)
+
+
+def batch_norms(model: ir.Model) -> None:
+    """Fold an inference BatchNormalization into the Conv, ConvTranspose or Gemm in front of it, in place.
+
+    Before differentiating: afterwards the backward convolution would hold the unfolded weights.
+    """
+    graph = model.graph
+    for node in list(graph):
+        if node.op_type != "BatchNormalization" or node.domain not in ("", "ai.onnx"):
+            continue
+        x = node.inputs[0]
+        conv = None if x is None else x.producer()
+        if (
+            x is None or conv is None or conv.op_type not in ("Conv", "ConvTranspose") or conv.domain not in ("", "ai.onnx")
+            or len(x.uses()) != 1 or x.is_graph_output() or len(node.outputs) > 1
+            or ("training_mode" in node.attributes and node.attributes["training_mode"].as_int())
+        ):  # fmt: skip
+            continue
+        parameters = [value_of(v) for v in node.inputs[1:5]]
+        weights = value_of(conv.inputs[1])
+        has_bias = len(conv.inputs) > 2 and conv.inputs[2] is not None
+        bias = value_of(conv.inputs[2]) if has_bias else np.zeros(1, dtype=np.float32)
+        if weights is None or bias is None or any(p is None for p in parameters):
+            continue
+        epsilon = node.attributes["epsilon"].as_float() if "epsilon" in node.attributes else 1e-5
+        _fold(graph, conv, node, (weights, bias), parameters, epsilon)
+
+
+def _fold(graph: ir.Graph, conv: ir.Node, node: ir.Node, own: Any, parameters: Any, epsilon: float) -> None:
+    weights, bias = own
+    scale, shift, mean, var = (p.astype(np.float64) for p in parameters)
+    gain = scale / np.sqrt(var + epsilon)
+    if conv.op_type == "Conv":
+        along: Any = gain.reshape(-1, *([1] * (weights.ndim - 1)))
+    else:  # (C_in, C_out / group, ...): the outputs of a group lie along axis 1, the groups along axis 0
+        group = conv.attributes["group"].as_int() if "group" in conv.attributes else 1
+        along = np.repeat(gain.reshape(group, 1, -1), weights.shape[0] // group, axis=1)
+        along = along.reshape(weights.shape[0], -1, *([1] * (weights.ndim - 2)))
+    stem = node.outputs[0].name or node.name or "conv"
+    taken = set(graph.initializers) | {v.name for n in graph.all_nodes() for v in n.outputs}
+    new = [
+        _weight(graph, _fresh(f"{stem}/weight", taken), (weights * along).astype(weights.dtype)),
+        _weight(graph, _fresh(f"{stem}/bias", taken), (shift + (bias - mean) * gain).astype(weights.dtype)),
+    ]
+    conv.resize_inputs(3)
+    conv.replace_input_with(1, new[0])
+    conv.replace_input_with(2, new[1])
+    # The convolution's output takes the name of what it now computes, its node that of the layer.
+    y, out = node.outputs[0], conv.outputs[0]
+    name, out.type, out.shape = y.name, y.type, y.shape
+    y.replace_all_uses_with(out, replace_graph_outputs=True)
+    graph.remove(node, safe=True)
+    y.name = None
+    out.name = name
+
+
+def _weight(graph: ir.Graph, name: str, values: np.ndarray) -> ir.Value:
+    tensor = ir.tensor(values, name=name)
+    value = ir.Value(name=name, shape=ir.Shape(values.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
+    graph.register_initializer(value)
+    return value

@@ -1,0 +1,82 @@
+"""Compute a half-precision model in float32: half-precision cotangents underflow to silent zeros.
+
+Weights are widened (lazily), Casts to half become Casts to float32. Graph inputs and outputs keep their
+type: a Cast stands at each.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+
+from onnxviz.graph.lift import Lifter
+
+_HALVES = frozenset({ir.DataType.FLOAT16, ir.DataType.BFLOAT16})
+
+
+def widen(model: ir.Model) -> None:
+    """Make every half-precision value of the main graph float32, in place."""
+    graph = model.graph
+    values = [*graph.inputs, *graph.initializers.values(), *(y for node in graph for y in node.outputs)]
+    if not any(v.dtype in _HALVES for v in values):
+        return
+    lifter = Lifter(model)
+    for holder in model.graphs():
+        for value in holder.initializers.values():
+            _widen_weight(value)
+        for node in holder:
+            _widen_node(node)
+    for value in graph.inputs:
+        if value.dtype in _HALVES:
+            _widen_input(graph, lifter, value)
+    for i, value in enumerate(list(graph.outputs)):
+        if value.dtype in _HALVES and value.producer() is not None:
+            _narrow_output(graph, lifter, i, value)
+
+
+def _widen_weight(value: ir.Value) -> None:
+    tensor = value.const_value
+    if tensor is None or tensor.dtype not in _HALVES or value.is_graph_input():
+        return
+    value.const_value = ir.LazyTensor(
+        lambda: ir.tensor(tensor.numpy().astype(np.float32), name=tensor.name),
+        dtype=ir.DataType.FLOAT,
+        shape=ir.Shape(tensor.shape),
+        name=tensor.name,
+    )
+    value.dtype = ir.DataType.FLOAT
+
+
+def _widen_node(node: ir.Node) -> None:
+    for name, attribute in list(node.attributes.items()):
+        if attribute.type == ir.AttributeType.TENSOR and attribute.as_tensor().dtype in _HALVES:
+            wide = ir.tensor(attribute.as_tensor().numpy().astype(np.float32))
+            node.attributes[name] = ir.AttrTensor(name, wide)
+        elif name in ("to", "dtype", "output_dtype") and attribute.type == ir.AttributeType.INT and (
+            attribute.as_int() in {int(h) for h in _HALVES}
+        ):
+            node.attributes[name] = ir.AttrInt64(name, int(ir.DataType.FLOAT))
+
+
+def _widen_input(graph: ir.Graph, lifter: Lifter, value: ir.Value) -> None:
+    uses = list(value.uses())
+    name = lifter.name(f"{value.name}/float32")
+    out = ir.Value(name=name, type=ir.TensorType(ir.DataType.FLOAT), shape=value.shape)
+    cast = ir.node("Cast", [value], attributes={"to": int(ir.DataType.FLOAT)}, outputs=[out], name=name)
+    for user, index in uses:
+        user.replace_input_with(index, out)
+    first = next(iter(graph), None)
+    if first is None:
+        graph.append(cast)
+    else:
+        first.prepend(cast)
+
+
+def _narrow_output(graph: ir.Graph, lifter: Lifter, index: int, value: ir.Value) -> None:
+    name, kind, shape = value.name, value.type, value.shape
+    value.name = lifter.name(f"{name}/float32")
+    out = ir.Value(name=name, type=kind, shape=shape)
+    dtype = value.dtype
+    assert dtype is not None
+    graph.append(ir.node("Cast", [value], attributes={"to": int(dtype)}, outputs=[out], name=f"{name}/half"))
+    graph.outputs[index] = out

@@ -1,0 +1,80 @@
+"""Shape inference on a model without carrying its weights through protobuf."""
+
+from __future__ import annotations
+
+import onnx
+import onnx_ir as ir
+
+from onnxviz.errors import ModelRejected
+
+# Constants up to this size travel along: shape inference reads the values of shape-like ones.
+_SMALL = 1024
+
+
+def skeleton(model: ir.Model) -> onnx.ModelProto:
+    """The model as a proto whose large weights are graph inputs: small, and of the same shapes and types."""
+    graph = model.graph
+    weights = [v for v in graph.initializers.values() if v.const_value is not None]
+    tensors = [v.const_value for v in weights]
+    known = len(graph.inputs)
+    inputs = set(graph.inputs)
+    try:
+        for value, tensor in zip(weights, tensors, strict=True):
+            if tensor is not None and tensor.nbytes > _SMALL and value not in inputs:
+                value.shape, value.dtype = ir.Shape(tensor.shape), tensor.dtype
+                graph.inputs.append(value)
+                value.const_value = None
+                del graph.initializers[value.name or ""]
+        return ir.serde.serialize_model(model)
+    finally:
+        del graph.inputs[known:]
+        for value, tensor in zip(weights, tensors, strict=True):
+            value.const_value = tensor
+            graph.register_initializer(value)
+
+
+def infer(model: ir.Model, *, strict: bool = False) -> None:
+    """Set the shape and type of every value of the main graph, as far as they can be told, in place.
+
+    What the file declares for intermediate values of standard operators is dropped first: exporters leave stale
+    batch sizes there. Declarations of inputs, and of what foreign operators give, are kept.
+
+    raises   ModelRejected when the graph contradicts itself (strict only)
+    """
+    for node in model.graph:
+        if node.domain in ("", "ai.onnx"):
+            for value in node.outputs:
+                value.shape = None
+    proto = skeleton(model)
+    del proto.graph.value_info[:]
+    kept = {}
+    for node in model.graph:
+        if node.domain not in ("", "ai.onnx"):
+            for value in node.outputs:
+                if value.type is not None and value.name:
+                    kept[value.name] = value
+    outputs = {value.name for value in model.graph.outputs}
+    for value in kept.values():
+        if value.name not in outputs:
+            proto.graph.value_info.append(ir.serde.serialize_value(value))
+    try:
+        inferred = onnx.shape_inference.infer_shapes(proto, check_type=strict, strict_mode=strict, data_prop=True)
+    except (onnx.shape_inference.InferenceError, ValueError, RuntimeError) as reason:
+        raise ModelRejected(f"the graph contradicts itself: {str(reason).splitlines()[0]}") from reason
+    found = {info.name: info for info in (*inferred.graph.value_info, *inferred.graph.output)}
+    for node in model.graph:
+        for value in node.outputs:
+            info = found.get(value.name or "")
+            if info is None or not info.HasField("type"):
+                continue
+            if info.type.HasField("tensor_type"):
+                tensor = info.type.tensor_type
+                if tensor.elem_type:
+                    value.dtype = ir.DataType(tensor.elem_type)
+                if tensor.HasField("shape"):
+                    value.shape = ir.Shape(
+                        [
+                            d.dim_value if d.HasField("dim_value") else (d.dim_param or None)
+                            for d in tensor.shape.dim
+                        ]
+                    )

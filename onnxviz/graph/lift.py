@@ -1,0 +1,283 @@
+"""Lift a model of an older opset to opset 18, operator by operator.
+
+Only what changed its form between opset 7 and 18 is rewritten; the rest means the same in both. (The C++ version converter
+of onnx carries weights through protobuf, has gaps, and wants static shapes for some steps.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+
+from onnxviz.errors import ModelUnsuitable
+
+TARGET = 18
+OLDEST = 7
+
+
+class Lifter:
+    """What a step needs: fresh names and constants in the graph of the node at hand."""
+
+    def __init__(self, model: ir.Model) -> None:
+        self.root = model.graph
+        self._names = {v.name for v in self.root.inputs} | set(self.root.initializers)
+        for node in self.root.all_nodes():
+            self._names |= {v.name for v in node.outputs}
+        self._count = 0
+
+    def name(self, stem: str) -> str:
+        """A name that is not in use."""
+        while (name := f"{stem}_{self._count}") in self._names:
+            self._count += 1
+        self._names.add(name)
+        return name
+
+    def const(self, values: Any, dtype: Any = np.int64) -> ir.Value:
+        """A new initialiser of the main graph (subgraphs see it too)."""
+        array = np.asarray(values, dtype=dtype)
+        name = self.name("lifted/constant")
+        tensor = ir.tensor(array, name=name)
+        value = ir.Value(
+            name=name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor
+        )
+        self.root.register_initializer(value)
+        return value
+
+    def before(self, node: ir.Node, op_type: str, *inputs: ir.Value | None, **attributes: Any) -> ir.Value:
+        """A new node in front of this one; its output."""
+        name = self.name(f"{node.name or node.op_type}/{op_type}")
+        out = ir.Value(name=name)
+        node.prepend(ir.node(op_type, list(inputs), attributes=attributes or None, outputs=[out], name=name))
+        return out
+
+
+def name_nodes(model: ir.Model) -> None:
+    """Give every nameless node the name of its first output, so that errors and profiles can point at it."""
+    for node in model.graph.all_nodes():
+        if not node.name:
+            node.name = next((y.name for y in node.outputs if y.name), node.op_type)
+
+
+def lift(model: ir.Model) -> None:
+    """Bring the standard domain to at least opset 18, in place; a newer opset is left as it is.
+
+    raises   ModelUnsuitable for an opset older than 7, or an operator whose old form cannot be lifted
+    """
+    version = model.opset_imports.get("", model.opset_imports.get("ai.onnx", 1))
+    if version >= TARGET:
+        return
+    if version < OLDEST:
+        raise ModelUnsuitable(
+            f"the model has opset {version}; gradients need {OLDEST} or later: export it again with a newer opset, "
+            "or convert it with onnx.version_converter"
+        )
+    lifter = Lifter(model)
+    for node in list(model.graph.all_nodes()):
+        if node.domain not in ("", "ai.onnx"):
+            continue
+        for since, step in _STEPS.get(node.op_type, ()):
+            if version < since:
+                step(lifter, node)
+                if node.graph is None:  # the step replaced the node
+                    break
+        else:
+            _same_form(node, version)
+        node.version = None
+    for graph in model.graphs():
+        graph.opset_imports[""] = TARGET
+        graph.opset_imports.pop("ai.onnx", None)
+
+
+def _same_form(node: ir.Node, version: int) -> None:
+    """Refuse an operator that opset 18 does not know in this form."""
+    try:
+        known = onnx.defs.get_schema(node.op_type, TARGET, "")
+    except onnx.defs.SchemaError:
+        raise ModelUnsuitable(f"operator {node.op_type} of opset {version} is not of the standard") from None
+    if known.deprecated or set(node.attributes) - set(known.attributes):
+        raise ModelUnsuitable(
+            f"operator {node.op_type} (node {node.name!r}) has a form of opset {version} that cannot be lifted to "
+            f"opset {TARGET}: export the model again with a newer opset"
+        )
+
+
+# --- the steps --------------------------------------------------------------------------------
+
+
+def _pop(node: ir.Node, name: str, default: Any = None) -> Any:
+    attribute = node.attributes.pop(name, None)
+    return default if attribute is None else attribute.value
+
+
+def _set_inputs(node: ir.Node, *inputs: ir.Value | None) -> None:
+    node.resize_inputs(len(inputs))
+    for i, value in enumerate(inputs):
+        node.replace_input_with(i, value)
+
+
+def _float(node: ir.Node) -> Any:
+    """The numpy type of the node's data, float32 where the file does not tell."""
+    dtype = node.inputs[0].dtype if node.inputs[0] is not None else None
+    return np.float32 if dtype is None else dtype.numpy()
+
+
+def _clip(lifter: Lifter, node: ir.Node) -> None:
+    low, high = _pop(node, "min"), _pop(node, "max")
+    kind = _float(node)
+    _set_inputs(
+        node,
+        node.inputs[0],
+        None if low is None else lifter.const(low, kind),
+        None if high is None else lifter.const(high, kind),
+    )
+
+
+def _axes(lifter: Lifter, node: ir.Node) -> None:
+    axes = _pop(node, "axes")
+    if axes is not None:
+        _set_inputs(node, node.inputs[0], lifter.const(axes))
+
+
+def _pad(lifter: Lifter, node: ir.Node) -> None:
+    pads, value = _pop(node, "pads"), _pop(node, "value", 0.0)
+    _set_inputs(node, node.inputs[0], lifter.const(pads), lifter.const(value, _float(node)))
+
+
+def _slice(lifter: Lifter, node: ir.Node) -> None:
+    starts, ends, axes = _pop(node, "starts"), _pop(node, "ends"), _pop(node, "axes")
+    _set_inputs(
+        node, node.inputs[0], lifter.const(starts), lifter.const(ends), lifter.const(axes if axes else range(len(starts)))
+    )
+
+
+def _split_sizes(lifter: Lifter, node: ir.Node) -> None:
+    sizes = _pop(node, "split")
+    if sizes is not None:
+        _set_inputs(node, node.inputs[0], lifter.const(sizes))
+
+
+def _split_count(lifter: Lifter, node: ir.Node) -> None:
+    if len(node.inputs) < 2 or node.inputs[1] is None:
+        node.attributes["num_outputs"] = ir.AttrInt64("num_outputs", len(node.outputs))
+
+
+def _topk(lifter: Lifter, node: ir.Node) -> None:
+    _set_inputs(node, node.inputs[0], lifter.const([_pop(node, "k")]))
+
+
+def _batch_normalization(lifter: Lifter, node: ir.Node) -> None:
+    if not _pop(node, "spatial", 1):
+        raise ModelUnsuitable(f"BatchNormalization {node.name!r} has spatial=0, which no later opset can express")
+
+
+def _one_output(lifter: Lifter, node: ir.Node) -> None:
+    """Statistics that the old training form gave besides: nobody may use them."""
+    if any(y.uses() or y.is_graph_output() for y in node.outputs[1:]):
+        raise ModelUnsuitable(f"{node.op_type} {node.name!r} is in training form: export the model for inference")
+    node.resize_outputs(1)
+
+
+def _dropout(lifter: Lifter, node: ir.Node) -> None:
+    """The old form had the ratio as an attribute and did nothing at inference; nor does the new one."""
+    _pop(node, "ratio")
+
+
+def _flat_softmax(lifter: Lifter, node: ir.Node) -> None:
+    """Before opset 13 everything from `axis` on was one axis: flatten, take it over the last axis, shape back."""
+    axis = _pop(node, "axis", 1)
+    x = node.inputs[0]
+    assert x is not None
+    node.attributes["axis"] = ir.AttrInt64("axis", -1)
+    if axis == -1 or (x.shape is not None and axis % max(len(x.shape), 1) == len(x.shape) - 1):
+        return
+    if axis < 0:
+        if x.shape is None:
+            raise ModelUnsuitable(f"{node.op_type} {node.name!r} counts its axis from the end of an unknown rank")
+        axis += len(x.shape)
+    flat = lifter.before(node, "Flatten", x, axis=axis)
+    shape = lifter.before(node, "Shape", x)
+    node.replace_input_with(0, flat)
+    y = node.outputs[0]
+    inner = ir.Value(name=lifter.name(f"{node.name or node.op_type}/flat"))
+    replacement = ir.node(
+        node.op_type, [flat], attributes={"axis": -1}, outputs=[inner], name=lifter.name(node.name or node.op_type)
+    )
+    node.prepend(replacement)
+    back = ir.node("Reshape", [inner, shape], outputs=[ir.Value(name=y.name)], name=node.name)
+    node.prepend(back)
+    _replace(node, back)
+
+
+def _replace(node: ir.Node, new: ir.Node) -> None:
+    """`new`, already in the graph, takes this node's place and its output's name."""
+    y, out = node.outputs[0], new.outputs[0]
+    out.type, out.shape, name = y.type, y.shape, y.name
+    y.replace_all_uses_with(out, replace_graph_outputs=True)
+    graph = node.graph
+    assert graph is not None
+    graph.remove(node)
+    y.name = None
+    out.name = name
+
+
+def _upsample_scales(lifter: Lifter, node: ir.Node) -> None:
+    _set_inputs(node, node.inputs[0], lifter.const(_pop(node, "scales"), np.float32))
+
+
+def _old_resize(lifter: Lifter, node: ir.Node) -> None:
+    """Upsample and Resize-10: asymmetric coordinates, nearest by floor, region of interest not yet invented."""
+    mode = _pop(node, "mode", "nearest")
+    node.op_type = "Resize"
+    node.attributes["mode"] = ir.AttrString("mode", mode if isinstance(mode, str) else mode.decode())
+    node.attributes["coordinate_transformation_mode"] = ir.AttrString("coordinate_transformation_mode", "asymmetric")
+    node.attributes["nearest_mode"] = ir.AttrString("nearest_mode", "floor")
+    _set_inputs(node, node.inputs[0], None, node.inputs[1])
+
+
+def _resize_11(lifter: Lifter, node: ir.Node) -> None:
+    """The form of opset 11 had to give roi and scales even where unused: an empty tensor stood for 'none'."""
+    mode = node.attributes.get("coordinate_transformation_mode")
+    if mode is not None and mode.as_string() == "tf_half_pixel_for_nn":
+        raise ModelUnsuitable(f"Resize {node.name!r} has coordinate mode tf_half_pixel_for_nn, dropped in opset 13")
+    for i in (1, 2):
+        value = node.inputs[i] if i < len(node.inputs) else None
+        if value is not None and value.const_value is not None and value.const_value.size == 0:
+            node.replace_input_with(i, None)
+
+
+def _scatter(lifter: Lifter, node: ir.Node) -> None:
+    node.op_type = "ScatterElements"
+
+
+def _roi_align(lifter: Lifter, node: ir.Node) -> None:
+    node.attributes["coordinate_transformation_mode"] = ir.AttrString(
+        "coordinate_transformation_mode", "output_half_pixel"
+    )
+
+
+Step = Callable[[Lifter, ir.Node], None]
+_REDUCTIONS = ("L1", "L2", "LogSum", "LogSumExp", "Max", "Mean", "Min", "Prod", "SumSquare")
+_STEPS: dict[str, tuple[tuple[int, Step], ...]] = {
+    "BatchNormalization": ((9, _batch_normalization), (14, _one_output)),
+    "Clip": ((11, _clip),),
+    "Dropout": ((12, _dropout),),
+    "Hardmax": ((13, _flat_softmax),),
+    "LogSoftmax": ((13, _flat_softmax),),
+    "Pad": ((11, _pad),),
+    "ReduceSum": ((13, _axes),),
+    "Resize": ((11, _old_resize), (13, _resize_11)),
+    "RoiAlign": ((16, _roi_align),),
+    "Scatter": ((11, _scatter),),
+    "Slice": ((10, _slice),),
+    "Softmax": ((13, _flat_softmax),),
+    "Split": ((13, _split_sizes), (18, _split_count)),
+    "Squeeze": ((13, _axes),),
+    "TopK": ((10, _topk),),
+    "Unsqueeze": ((13, _axes),),
+    "Upsample": ((9, _upsample_scales), (10, _old_resize)),
+    **{f"Reduce{kind}": ((18, _axes),) for kind in _REDUCTIONS},
+}

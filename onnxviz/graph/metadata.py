@@ -1,0 +1,156 @@
+"""What a model file says about itself: `onnxviz.*` entries among its metadata.
+
+An exported file carries how its pictures are prepared, what its classes are called, where it comes from and
+under which licence, so that it can be used years later without the program that made it. All of it is text in
+ONNX's own `metadata_props`, which every other tool ignores:
+
+    onnxviz.preprocessing   JSON object, the fields of `image.preprocess.Preprocessing.to_dict()`
+    onnxviz.labels          JSON array of strings, one a class, in order
+    onnxviz.source          free text: package, class, weights
+    onnxviz.licence         SPDX identifier where there is one
+
+A model from a stranger may hold anything here. What cannot be read is left out with a warning; it never stops
+the model from loading, since the same facts can be given by flags.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, MutableMapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+    from onnxviz.image.preprocess import Preprocessing
+
+PREFIX = "onnxviz."
+PREPROCESSING = PREFIX + "preprocessing"
+LABELS = PREFIX + "labels"
+SOURCE = PREFIX + "source"
+LICENCE = PREFIX + "licence"
+
+# Well over the 21,841 classes of the full ImageNet, well under what would be a burden.
+MAX_CHARACTERS = 16_000_000
+MAX_LABELS = 1_000_000
+
+
+@dataclass(frozen=True)
+class Metadata:
+    """What a model says about itself; None where it says nothing.
+
+    preprocessing  the fields of a `Preprocessing`, still to be checked by `Preprocessing.from_dict`
+    labels         one name a class
+    source         where the network comes from
+    licence        the licence of its weights
+    warnings       what was there and could not be read
+    """
+
+    preprocessing: Mapping[str, Any] | None = None
+    labels: tuple[str, ...] | None = None
+    source: str | None = None
+    licence: str | None = None
+    warnings: tuple[str, ...] = ()
+
+
+def read(props: Mapping[str, str]) -> Metadata:
+    """Read the `onnxviz.*` entries of `model.metadata_props` (any mapping of text to text).
+
+    Never raises: what is broken is None, with one warning each.
+    """
+    warnings: list[str] = []
+    preprocessing = _json(props, PREPROCESSING, warnings)
+    if preprocessing is not None and not isinstance(preprocessing, dict):
+        warnings.append(
+            f"metadata {PREPROCESSING}: a JSON object was expected, not {_kind(preprocessing)}; ignored"
+        )
+        preprocessing = None
+    labels = _json(props, LABELS, warnings)
+    if labels is not None:
+        problem = _labels_problem(labels)
+        if problem:
+            warnings.append(f"metadata {LABELS}: {problem}; ignored")
+            labels = None
+    return Metadata(
+        preprocessing=preprocessing,
+        labels=None if labels is None else tuple(labels),
+        source=props.get(SOURCE) or None,
+        licence=props.get(LICENCE) or None,
+        warnings=tuple(warnings),
+    )
+
+
+def write(props: MutableMapping[str, str], metadata: Metadata) -> None:
+    """Write `metadata` into `model.metadata_props`; a field that is None leaves its entry as it was.
+
+    The JSON has sorted keys and no spaces: the same facts always give the same bytes.
+    """
+    if metadata.preprocessing is not None:
+        props[PREPROCESSING] = _dump(dict(metadata.preprocessing))
+    if metadata.labels is not None:
+        props[LABELS] = _dump(list(metadata.labels))
+    if metadata.source is not None:
+        props[SOURCE] = metadata.source
+    if metadata.licence is not None:
+        props[LICENCE] = metadata.licence
+
+
+def read_labels(model: ir.Model, warnings: list[str] | None = None) -> list[str] | None:
+    """The classes' names that a model carries, or None; what cannot be read is noted in `warnings`."""
+    found = read(model.metadata_props)
+    _note(warnings, [text for text in found.warnings if LABELS in text])
+    return None if found.labels is None else list(found.labels)
+
+
+def read_preprocessing(model: ir.Model, warnings: list[str] | None = None) -> Preprocessing | None:
+    """How a model says its pictures are prepared, or None; what cannot be read is noted in `warnings`."""
+    from onnxviz.errors import PreprocessingRejected
+    from onnxviz.image.preprocess import Preprocessing
+
+    found = read(model.metadata_props)
+    _note(warnings, [text for text in found.warnings if PREPROCESSING in text])
+    if found.preprocessing is None:
+        return None
+    try:
+        return Preprocessing.from_dict(dict(found.preprocessing))
+    except PreprocessingRejected as error:
+        _note(warnings, [f"metadata {PREPROCESSING}: {error}; ignored"])
+        return None
+
+
+def _note(warnings: list[str] | None, texts: list[str]) -> None:
+    if warnings is not None:
+        warnings.extend(texts)
+
+
+def _dump(value: object) -> str:
+    return json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def _json(props: Mapping[str, str], key: str, warnings: list[str]) -> Any:
+    text = props.get(key)
+    if not text:
+        return None
+    if len(text) > MAX_CHARACTERS:
+        warnings.append(f"metadata {key}: {len(text)} characters, more than {MAX_CHARACTERS}; ignored")
+        return None
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        warnings.append(f"metadata {key}: not JSON ({type(error).__name__}); ignored")
+        return None
+
+
+def _labels_problem(labels: object) -> str | None:
+    if not isinstance(labels, list):
+        return f"a JSON array was expected, not {_kind(labels)}"
+    if len(labels) > MAX_LABELS:
+        return f"{len(labels)} labels, more than {MAX_LABELS}"
+    wrong = next((i for i, label in enumerate(labels) if not isinstance(label, str)), None)
+    return None if wrong is None else f"label {wrong} is {_kind(labels[wrong])}, not text"
+
+
+def _kind(value: object) -> str:
+    names = {dict: "an object", list: "an array", str: "text", bool: "a truth value", type(None): "null"}
+    return names.get(type(value), "a number")

@@ -1,0 +1,52 @@
+"""Bring any model into the form that gradients are taken in.
+
+Ensures, on a copy that shares the weights: opset 18 or later; no model-local functions; constants are initialisers;
+an If with a constant condition replaced by its branch; no Dropout; BatchNormalization folded into the convolution
+before it; explicit pads; half precision computed in float32; QOperator forms as QuantizeLinear/DequantizeLinear;
+shapes inferred as far as they go. Graph inputs and outputs keep their names, shapes and types, and the outputs
+their values. Whatever intermediate value somebody wants must be a graph output before.
+"""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+from onnx_ir.passes import common
+
+from onnxviz.errors import ModelRejected
+from onnxviz.graph import fold, half, lift, padding, quantised
+from onnxviz.graph.infer import infer
+
+
+def normalise(model: ir.Model) -> ir.Model:
+    """The model in normal form (see above); the given one is left as it is.
+
+    raises   ModelUnsuitable for an opset under 7, or a form that cannot be lifted; ModelRejected for a broken graph
+    """
+    model = model.clone()
+    declared = {value.name: (value.type, value.shape) for value in model.graph.outputs}
+    try:
+        common.InlinePass()(model)
+        common.RemoveInitializersFromInputsPass()(model)
+    except (ValueError, RuntimeError, ir.passes.PassError) as reason:
+        raise ModelRejected(f"the model's functions cannot be inlined: {reason}") from reason
+    lift.name_nodes(model)
+    fold.constants(model)
+    infer(model)
+    lift.lift(model)
+    fold.branches(model)
+    fold.constants(model)
+    fold.dropout(model)
+    infer(model)
+    half.widen(model)
+    quantised.as_qdq(model)
+    fold.batch_norms(model)
+    padding.explicit(model)
+    common.RemoveUnusedNodesPass()(model)
+    infer(model)
+    for value in model.graph.outputs:
+        kind, shape = declared[value.name]
+        if value.type is None:
+            value.type = kind
+        if value.shape is None:
+            value.shape = shape
+    return model

@@ -1,0 +1,128 @@
+"""Write QOperator forms (QLinearConv and its kind) as DequantizeLinear, the float operator, QuantizeLinear.
+
+The two forms mean the same up to the rounding of a last place; of the second every part has a gradient rule, and
+the range of QuantizeLinear, which is where the exporter put Relu and Clip, can be seen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import onnx_ir as ir
+
+from onnxviz.graph.lift import Lifter
+
+_MICROSOFT = "com.microsoft"
+# How the inputs lie: every operand as (tensor, scale, zero point), then the result's scale and zero point.
+_BINARY = {"QLinearAdd": "Add", "QLinearMul": "Mul"}
+_UNARY = {
+    "QLinearSigmoid": "Sigmoid",
+    "QLinearLeakyRelu": "LeakyRelu",
+    "QLinearAveragePool": "AveragePool",
+    "QLinearGlobalAveragePool": "GlobalAveragePool",
+    "QLinearSoftmax": "Softmax",
+}
+
+
+def as_qdq(model: ir.Model) -> None:
+    """Rewrite the QOperator nodes of the main graph, in place."""
+    lifter: Lifter | None = None
+    for node in list(model.graph):
+        step = _STEPS.get((node.domain.replace("ai.onnx", "") if node.domain == "ai.onnx" else node.domain, node.op_type))
+        if step is None:
+            continue
+        lifter = lifter or Lifter(model)
+        step(_Rewriter(lifter, node))
+
+
+class _Rewriter:
+    """One node on its way to another form."""
+
+    def __init__(self, lifter: Lifter, node: ir.Node) -> None:
+        self.node = node
+        self.lifter = lifter
+        self.inputs = list(node.inputs) + [None] * 3
+
+    def attributes(self, *dropped: str) -> dict[str, Any]:
+        """The node's attributes but these."""
+        return {k: a.value for k, a in self.node.attributes.items() if k not in dropped}
+
+    def op(self, op_type: str, *inputs: ir.Value | None, **attributes: Any) -> ir.Value:
+        return self.lifter.before(self.node, op_type, *inputs, **attributes)
+
+    def real(self, first: int, axis: int | None = None) -> ir.Value:
+        """The operand that starts at this input, dequantised."""
+        x, scale, zero = self.inputs[first : first + 3]
+        attributes = {} if axis is None or scale is None or not _vector(scale) else {"axis": axis}
+        return self.op("DequantizeLinear", x, scale, zero, **attributes)
+
+    def result(self, y: ir.Value, scale: ir.Value | None, zero: ir.Value | None) -> None:
+        """The node becomes the quantiser of this value (or its stand-in where the result is float)."""
+        node = self.node
+        node.attributes.clear()
+        node.domain = ""
+        if scale is None:
+            node.op_type = "Identity"
+            inputs: list[ir.Value | None] = [y]
+        else:
+            node.op_type = "QuantizeLinear"
+            inputs = [y, scale] if zero is None else [y, scale, zero]
+        node.resize_inputs(len(inputs))
+        for i, value in enumerate(inputs):
+            node.replace_input_with(i, value)
+
+
+def _vector(scale: ir.Value) -> bool:
+    return scale.shape is not None and len(scale.shape) == 1 and scale.shape[0] != 1
+
+
+def _conv(to: _Rewriter) -> None:
+    x, w = to.real(0), to.real(3, axis=0)
+    inputs = [x, w]
+    if to.inputs[8] is not None:
+        scale = to.op("Mul", to.inputs[1], to.inputs[4])  # the bias is int32 in units of both scales
+        inputs.append(to.op("Mul", to.op("Cast", to.inputs[8], to=int(ir.DataType.FLOAT)), scale))
+    to.result(to.op("Conv", *inputs, **to.attributes()), to.inputs[6], to.inputs[7])
+
+
+def _matmul(to: _Rewriter) -> None:
+    to.result(to.op("MatMul", to.real(0), to.real(3, axis=1)), to.inputs[6], to.inputs[7])
+
+
+def _gemm(to: _Rewriter) -> None:
+    transposed = to.node.attributes["transB"].as_int() if "transB" in to.node.attributes else 0
+    inputs = [to.real(0), to.real(3, axis=0 if transposed else 1)]
+    if to.inputs[6] is not None:
+        scale = to.op("Mul", to.inputs[1], to.inputs[4])
+        # The int32 bias is in units of both scales, and alpha does not touch it.
+        inputs.append(to.op("Mul", to.op("Cast", to.inputs[6], to=int(ir.DataType.FLOAT)), scale))
+    to.result(to.op("Gemm", *inputs, **to.attributes()), to.inputs[7], to.inputs[8])
+
+
+def _binary(to: _Rewriter) -> None:
+    op_type = _BINARY[to.node.op_type]
+    to.result(to.op(op_type, to.real(0), to.real(3)), to.inputs[6], to.inputs[7])
+
+
+def _unary(to: _Rewriter) -> None:
+    if "channels_last" in to.node.attributes and to.node.attributes["channels_last"].as_int():
+        return  # left as it is: without a rule it is refused by name
+    op_type = _UNARY[to.node.op_type]
+    to.result(to.op(op_type, to.real(0), **to.attributes("channels_last", "opset")), to.inputs[3], to.inputs[4])
+
+
+def _concat(to: _Rewriter) -> None:
+    count = (len(to.node.inputs) - 2) // 3
+    parts = [to.real(2 + 3 * i) for i in range(count)]
+    to.result(to.op("Concat", *parts, **to.attributes()), to.inputs[0], to.inputs[1])
+
+
+_STEPS: dict[tuple[str, str], Callable[[_Rewriter], None]] = {
+    ("", "QLinearConv"): _conv,
+    ("", "QLinearMatMul"): _matmul,
+    (_MICROSOFT, "QGemm"): _gemm,
+    (_MICROSOFT, "QLinearConcat"): _concat,
+    **{(_MICROSOFT, name): _binary for name in _BINARY},
+    **{(_MICROSOFT, name): _unary for name in _UNARY},
+}

@@ -1,0 +1,235 @@
+"""The largest value of every channel and its place, found inside the graph.
+
+Many images go through a network to find those that a channel answers most. Only C values and C places an image
+need to leave the graph for that, not C feature maps: for the first layers of a network that is ten thousand times
+less to copy.
+
+    layer (N, C, H, W) ─┬─ GlobalMaxPool ─────────────────────▶ drive (N, C) ─ the layer's own Clip ─▶ peak (N, C)
+                        └─ Reshape (N, C, H·W) ─ ArgMax ─ split ─▶ row (N, C), column (N, C)
+
+Only operators whose form has not changed since opset 7 are used (GlobalMaxPool, ArgMax, Reshape, Cast, Shape,
+Gather, Div, Mul, Sub, Transpose), so a model of any opset takes them as it is.
+
+Measured on ONNX Runtime's CPU provider (EfficientNet-Lite0 cut at its largest layer, 96×112×112): 0.6 ms an image more
+than the bare network; TopK, ReduceMax and GatherElements in place of GlobalMaxPool take the same.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import onnx_ir as ir
+
+from onnxviz.errors import ModelUnsuitable
+from onnxviz.graph.walk import QUANTISED, constant, duplicate, lookup
+
+_HIGHEST_RANK: Final = 4
+_INT64: Final = ir.DataType.INT64
+
+
+@dataclass(frozen=True)
+class Peaks:
+    """The names of the four outputs that `peaks` gives for one layer, all (N, C).
+
+    peak     float32, the layer's own largest value
+    drive    float32, the same before the layer cuts large values off (Clip); equal to `peak` elsewhere
+    row      int64, where it lies, counted from 0; the first place where several are equally large
+    column   int64
+    """
+
+    peak: str
+    drive: str
+    row: str
+    column: str
+
+
+@dataclass(frozen=True)
+class Reduced:
+    """What is to be reduced: a value by name, its number of dimensions, and where its channels are."""
+
+    value: str
+    rank: int
+    channels_last: bool = False
+
+
+def peaks(model: ir.Model, wanted: Sequence[Reduced]) -> tuple[ir.Model, list[Peaks]]:
+    """A copy of `model` whose only outputs are the peaks of these values, and the outputs' names.
+
+    A value of rank 4 has channels and a map (N, C, H, W), or (N, H, W, C) with `channels_last`; of rank 3 a row of
+    places (N, C, L) or (N, L, C), given as row 0 and column 0 to L - 1; of rank 2 (N, C) one place, 0, 0. Half precision
+    becomes float32; quantised values are given in real units where the operator that makes them knows its scale.
+
+    A layer that ends in a Clip is searched before the cut: at 6, the upper end of ReLU6, every strong image of a
+    channel would tie, and the first few would pass for the best.
+
+    wanted   the values; their order is that of the returned names
+    raises   UnknownLayer, ModelUnsuitable for a value of another rank
+    """
+    copy = duplicate(model)
+    tape = _Tape(copy)
+    found = [_append(tape, *_chosen(copy, one)) for one in wanted]
+    # Only now: a value may be an output of the model and be wanted as well.
+    copy.graph.extend(tape.nodes)
+    copy.graph.outputs.clear()
+    copy.graph.outputs.extend(value for group in found for value in group)
+    names = [Peaks(*(str(value.name) for value in group)) for group in found]
+    return _without_unused(copy), names
+
+
+def _chosen(model: ir.Model, one: Reduced) -> tuple[ir.Value, Reduced]:
+    if not 2 <= one.rank <= _HIGHEST_RANK:
+        raise ModelUnsuitable(
+            f"{one.value!r} has {one.rank} dimensions; expected channels with a map (N, C, H, W), or channels alone (N, C)"
+        )
+    return lookup(model.graph, [one.value])[0], one
+
+
+def _append(tape: _Tape, value: ir.Value, one: Reduced) -> tuple[ir.Value, ir.Value, ir.Value, ir.Value]:
+    """The four outputs for one value."""
+    clip = clipping(value)
+    searched = value if clip is None else next(v for v in clip.inputs if v is not None)
+    dtype = searched.dtype if searched.dtype is not None else value.dtype
+    plain = tape.op("Cast", searched, to=int(ir.DataType.FLOAT)) if dtype != ir.DataType.FLOAT else searched
+    if one.channels_last and one.rank > 2:
+        plain = tape.op("Transpose", plain, perm=[0, one.rank - 1, *range(1, one.rank - 1)])
+    pooled = tape.op("GlobalMaxPool", plain) if one.rank > 2 else plain
+    drive = tape.op("Reshape", pooled, tape.constant([0, -1]))
+    place = tape.op("ArgMax", tape.op("Reshape", plain, tape.constant([0, 0, -1])), axis=2, keepdims=0)
+    row, column = _row_and_column(tape, plain, place, one.rank)
+    if clip is None:
+        drive = _in_real_units(tape, value, drive)
+        peak = tape.op("Identity", drive)
+    else:
+        # A cut is monotone, so the cut of the maximum is the maximum of what was cut.
+        own = drive if dtype in (ir.DataType.FLOAT, None) else tape.op("Cast", drive, to=int(dtype))
+        cut = tape.again(clip, own)
+        peak = tape.op("Cast", cut, to=int(ir.DataType.FLOAT)) if own is not drive else cut
+    shape = (
+        [value.shape[0], value.shape[-1 if one.channels_last else 1]]
+        if value.shape is not None
+        else ["N", "C"]
+    )
+    for output, kind in (
+        (peak, ir.DataType.FLOAT),
+        (drive, ir.DataType.FLOAT),
+        (row, _INT64),
+        (column, _INT64),
+    ):
+        output.dtype, output.shape = kind, ir.Shape(shape)
+    return peak, drive, row, column
+
+
+def _row_and_column(tape: _Tape, value: ir.Value, place: ir.Value, rank: int) -> tuple[ir.Value, ir.Value]:
+    """A place in a flattened map as (row, column). The width is read off the value itself: it may be dynamic."""
+    if rank == 2:
+        return place, tape.op("Identity", place)
+    width = tape.op("Gather", tape.op("Shape", value), tape.constant([rank - 1]), axis=0)
+    row = tape.op("Div", place, width)
+    return row, tape.op("Sub", place, tape.op("Mul", row, width))
+
+
+def clipping(value: ir.Value) -> ir.Node | None:
+    """The Clip that makes `value` and cuts off at some upper end; None where there is none."""
+    node = value.producer()
+    if node is None or node.op_type != "Clip" or node.domain != "" or node.inputs[0] is None:
+        return None
+    attribute = node.attributes.get("max")  # an attribute below opset 11, the third input from then on
+    if attribute is not None:
+        highest = attribute.as_float()
+    elif len(node.inputs) > 2 and node.inputs[2] is not None:
+        tensor = constant(node.inputs[2])
+        if tensor is None or tensor.size != 1:
+            return None
+        highest = float(tensor.numpy().reshape(-1)[0])
+    else:
+        return None
+    # Exporters write "no upper end" as the largest number there is.
+    return node if math.isfinite(highest) and highest < np.finfo(np.float16).max else None
+
+
+# Where the operators of quantised networks have the scale of their result; its zero point is the next input.
+_SCALES: Final = {
+    "QuantizeLinear": 1,
+    "QLinearConcat": 0,
+    "QLinearConv": 6,
+    "QLinearMatMul": 6,
+    "QLinearAdd": 6,
+    "QLinearMul": 6,
+    "QGemm": 7,
+    "QLinearAveragePool": 3,
+    "QLinearGlobalAveragePool": 3,
+    "QLinearLeakyRelu": 3,
+    "QLinearSigmoid": 3,
+    "QLinearSoftmax": 3,
+    "QLinearReduceMean": 3,
+}
+_MOVING: Final = frozenset(("MaxPool", "Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Identity"))
+
+
+def _in_real_units(tape: _Tape, value: ir.Value, reduced: ir.Value) -> ir.Value:
+    """`reduced`, a maximum of quantised numbers as float32, as (number - zero point) * scale."""
+    if value.dtype not in QUANTISED:
+        return reduced
+    node = value.producer()
+    while node is not None and node.op_type in _MOVING:
+        node = node.inputs[0].producer() if node.inputs[0] is not None else None
+    place = _SCALES.get(node.op_type) if node is not None else None
+    if node is None or place is None:
+        return reduced
+    scale, zero = (node.inputs[i] if i < len(node.inputs) else None for i in (place, place + 1))
+    if zero is not None:
+        reduced = tape.op("Sub", reduced, tape.op("Cast", zero, to=int(ir.DataType.FLOAT)))
+    return reduced if scale is None else tape.op("Mul", reduced, scale)
+
+
+class _Tape:
+    """New nodes for a model, with names that no other value of it has."""
+
+    def __init__(self, model: ir.Model) -> None:
+        self.model = model
+        self.nodes: list[ir.Node] = []
+        taken = {value.name for node in model.graph.all_nodes() for value in node.outputs}
+        taken |= {value.name for value in (*model.graph.inputs, *model.graph.initializers.values())}
+        stems = (f"onnxviz.peaks{count}." for count in itertools.count())
+        self._stem = next(stem for stem in stems if not any(str(name).startswith(stem) for name in taken))
+        self._count = itertools.count()
+
+    def op(self, kind: str, *inputs: ir.Value, **attributes: int | list[int]) -> ir.Value:
+        name = f"{self._stem}{next(self._count)}"
+        output = ir.Value(name=name)
+        self.nodes.append(ir.node(kind, list(inputs), attributes or None, outputs=[output], name=name))
+        return output
+
+    def again(self, node: ir.Node, first: ir.Value) -> ir.Value:
+        """The same operator on another first input."""
+        name = f"{self._stem}{next(self._count)}"
+        output = ir.Value(name=name)
+        inputs = [first, *node.inputs[1:]]
+        self.nodes.append(
+            ir.Node(
+                node.domain, node.op_type, inputs, list(node.attributes.values()), outputs=[output], name=name
+            )
+        )
+        return output
+
+    def constant(self, array: np.ndarray | Sequence[int]) -> ir.Value:
+        name = f"{self._stem}{next(self._count)}"
+        tensor = ir.tensor(np.asarray(array), name=name)
+        value = ir.Value(
+            name=name, type=ir.TensorType(tensor.dtype), shape=ir.Shape(tensor.shape), const_value=tensor
+        )
+        self.model.graph.register_initializer(value)
+        return value
+
+
+def _without_unused(model: ir.Model) -> ir.Model:
+    """Without the nodes and weights that nothing reads any more: the layers behind the last one wanted."""
+    from onnx_ir.passes.common import RemoveUnusedNodesPass
+
+    RemoveUnusedNodesPass()(model)
+    return model

@@ -1,0 +1,134 @@
+"""Small repairs of a sound model, so that everything later meets one form. Each that changes anything is a warning.
+
+Nothing here changes what the network computes.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from typing import Any, Final
+
+import onnx
+
+from onnxviz.errors import ModelRejected
+from onnxviz.graph import contrib
+from onnxviz.graph.operators import ML, normal
+from onnxviz.graph.quoted import quoted
+from onnxviz.graph.structure import Structure
+from onnxviz.graph.walk import graphs
+
+# From this IR version on weights need not be inputs as well.
+_FREE_WEIGHTS: Final = 4
+
+
+def tidy(model: onnx.ModelProto) -> list[str]:
+    """Repair `model` in place, before its structure is checked; what was done.
+
+    - weights that are also inputs are inputs no more (the IR version rises to 4, which allows that);
+    - of weights with one name the last counts, as in ONNX Runtime;
+    - nodes of a graph that share a name get names of their own, since ONNX Runtime refuses them;
+    - negative sizes in declared shapes mean unknown ones;
+    - the domain ai.onnx is called ''.
+    """
+    warnings: list[str] = []
+    for entry in model.opset_import:
+        entry.domain = normal(entry.domain)
+    for graph in graphs(model):
+        _last_weight_counts(graph, warnings)
+        _name_nodes(graph.node, warnings)
+        _free_sizes(graph, warnings)
+    for function in model.functions:
+        _name_nodes(function.node, warnings)
+    weights = {tensor.name for tensor in model.graph.initializer}
+    weights |= {sparse.values.name for sparse in model.graph.sparse_initializer}
+    kept = [value for value in model.graph.input if value.name not in weights]
+    if len(kept) < len(model.graph.input):
+        _replace(model.graph, "input", kept)
+    model.ir_version = max(model.ir_version, _FREE_WEIGHTS)
+    _without_maps(model.graph, warnings)
+    return warnings
+
+
+def complete(model: onnx.ModelProto, structure: Structure) -> None:
+    """Add the import of com.microsoft where it is used without one: ONNX Runtime does not ask for it, the checker does."""
+    if structure.microsoft and contrib.DOMAIN not in structure.opsets:
+        model.opset_import.add(domain=contrib.DOMAIN, version=1)
+
+
+def _last_weight_counts(graph: onnx.GraphProto, warnings: list[str]) -> None:
+    last = {tensor.name: tensor for tensor in graph.initializer}
+    surplus = len(graph.initializer) - len(last)
+    if surplus:
+        _replace(graph, "initializer", last.values())
+        warnings.append(f"{surplus} weights have the name of another one; the last of a name counts")
+
+
+def _replace(graph: onnx.GraphProto, field: str, entries: Iterable[Any]) -> None:
+    """Let the repeated `field` hold copies of `entries`, which may be some of its own."""
+    copies = [type(entry).FromString(entry.SerializeToString()) for entry in entries]
+    graph.ClearField(field)  # type: ignore[arg-type]
+    getattr(graph, field).extend(copies)
+
+
+def _name_nodes(nodes: Iterable[onnx.NodeProto], warnings: list[str]) -> None:
+    taken = {node.name for node in nodes}
+    seen: set[str] = set()
+    numbers: Counter[str] = Counter()
+    for node in nodes:
+        if node.name and node.name in seen:
+            base = node.name
+            while node.name in taken:
+                numbers[base] += 1
+                node.name = f"{base}_{numbers[base]}"
+            taken.add(node.name)
+        seen.add(node.name)
+    if numbers:
+        warnings.append("several nodes have one name; all but the first were renamed")
+
+
+def _free_sizes(graph: onnx.GraphProto, warnings: list[str]) -> None:
+    for value in (*graph.input, *graph.output, *graph.value_info):
+        for dim in value.type.tensor_type.shape.dim:
+            if dim.dim_value < 0:
+                dim.ClearField("dim_value")
+                text = "negative sizes in declared shapes are taken as unknown"
+                if text not in warnings:
+                    warnings.append(text)
+
+
+def _without_maps(graph: onnx.GraphProto, warnings: list[str]) -> None:
+    """Classifiers of Azure's and scikit-learn's making end in ZipMap: a list of {label: score}, which is no tensor.
+
+    The scores in front of it become the output instead; ONNX Runtime drops the node that nothing reads any more.
+    """
+    maps = {value.name: value for value in graph.output if _is_map(value.type)}
+    if not maps:
+        return
+    makers = {name: node for node in graph.node for name in node.output if name in maps}
+    for name in maps:
+        node = makers.get(name)
+        if node is None or node.op_type != "ZipMap" or normal(node.domain) != ML or not node.input:
+            raise ModelRejected(f"the output {quoted(name)} is a map, not a tensor; export the model without it")
+    outputs = {value.name for value in graph.output}
+    kept = []
+    for value in graph.output:
+        if value.name in maps:
+            scores = makers[value.name].input[0]
+            warnings.append(
+                f"the output {quoted(value.name)} is a map of labels to scores; the scores {quoted(scores)} stand in for it"
+            )
+            if scores in outputs:
+                continue
+            declared = next((info for info in graph.value_info if info.name == scores), None)
+            value = declared or onnx.helper.make_tensor_value_info(scores, onnx.TensorProto.FLOAT, None)
+            outputs.add(scores)
+        kept.append(value)
+    _replace(graph, "output", kept)
+    _replace(graph, "value_info", [info for info in graph.value_info if not _is_map(info.type)])
+
+
+def _is_map(kind: onnx.TypeProto) -> bool:
+    while kind.HasField("sequence_type") or kind.HasField("optional_type"):
+        kind = kind.sequence_type.elem_type if kind.HasField("sequence_type") else kind.optional_type.elem_type
+    return kind.HasField("map_type")

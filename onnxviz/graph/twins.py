@@ -1,0 +1,179 @@
+"""One view of every spelling of an operator, so that no other module has to know quantised or fused ones.
+
+`QLinearConv(x, x_scale, x_zero, w, ...)`, `ConvInteger(x, w, ...)` and the `com.microsoft` `FusedConv` move
+data as `Conv(x, w, b)` does. A `View` gives that operator's name, the data and weights at the places
+where it has them, and its attributes; scales and zero points are left out. `com.microsoft` operators
+have no schema in the onnx package, so shape inference runs on the view too (`standard_nodes`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import onnx
+import onnx_ir as ir
+
+Inputs = list[ir.Value | None]
+
+
+@dataclass(frozen=True)
+class View:
+    """A node as the standard floating-point operator that moves data in the same way."""
+
+    op: str
+    inputs: Inputs
+    attributes: dict[str, Any]
+    channels_last: bool = False
+    dtype: ir.DataType | None = None
+    """Element type of the result where it is not that of the first input."""
+    standard: bool = True
+    """False for an operator that is unknown here and in the ONNX standard."""
+    exact: bool = field(default=False)
+    """True where the node is of the ONNX standard itself, so that its own schema gives the shapes."""
+
+    def input(self, index: int) -> ir.Value | None:
+        """The input at this place, None where it is left out."""
+        return self.inputs[index] if index < len(self.inputs) else None
+
+
+# Operator -> the standard operator, and where its inputs stand. In the ONNX standard:
+_STANDARD: dict[str, tuple[str, tuple[int, ...]]] = {
+    "QLinearConv": ("Conv", (0, 3, 8)),
+    "QLinearMatMul": ("MatMul", (0, 3)),
+    "ConvInteger": ("Conv", (0, 1)),
+    "MatMulInteger": ("MatMul", (0, 1)),
+}
+# ... and in com.microsoft (ONNX Runtime's ContribOperators.md).
+_MICROSOFT: dict[str, tuple[str, tuple[int, ...]]] = {
+    "QLinearConv": ("Conv", (0, 3, 8)),
+    "NhwcConv": ("Conv", (0, 1, 2)),
+    "FusedConv": ("Conv", (0, 1, 2)),
+    "NhwcFusedConv": ("Conv", (0, 1, 2)),
+    "NhwcMaxPool": ("MaxPool", (0,)),
+    "QGemm": ("Gemm", (0, 3, 6)),
+    "FusedGemm": ("Gemm", (0, 1, 2)),
+    "FusedMatMul": ("MatMul", (0, 1)),
+    "TransposeMatMul": ("MatMul", (0, 1)),
+    "DynamicQuantizeMatMul": ("MatMul", (0, 1)),
+    "MatMulIntegerToFloat": ("MatMul", (0, 1)),
+    "QLinearAdd": ("Add", (0, 3)),
+    "QLinearMul": ("Mul", (0, 3)),
+    "QLinearWhere": ("Where", (0, 1, 4)),
+    "QLinearGlobalAveragePool": ("GlobalAveragePool", (0,)),
+    "QLinearAveragePool": ("AveragePool", (0,)),
+    "QLinearLeakyRelu": ("LeakyRelu", (0,)),
+    "QLinearSigmoid": ("Sigmoid", (0,)),
+    "QLinearSoftmax": ("Softmax", (0,)),
+    "QuantizeLinear": ("QuantizeLinear", (0, 1, 2)),
+    "DequantizeLinear": ("DequantizeLinear", (0, 1, 2)),
+    "Gelu": ("Relu", (0,)),
+    "FastGelu": ("Add", (0, 1)),  # its optional second input is a bias
+    "QuickGelu": ("Relu", (0,)),
+    "BiasGelu": ("Add", (0, 1)),
+    "BiasAdd": ("Add", (0, 1, 2)),
+    "SkipLayerNormalization": ("Add", (0, 1)),
+    "SkipSimplifiedLayerNormalization": ("Add", (0, 1)),
+}
+_LAST = frozenset({"NhwcConv", "NhwcMaxPool", "NhwcFusedConv"})
+_FLOAT_RESULT = frozenset({"MatMulIntegerToFloat", "DynamicQuantizeMatMul"})
+# Attributes of the fused spellings that say nothing about shapes.
+_DROPPED = frozenset({"activation", "activation_alpha", "activation_beta", "activation_gamma", "activation_params",
+                      "channels_last", "opset", "alpha", "beta", "epsilon"})  # fmt: skip
+# The same function in the default domain, from before the standard had it.
+_SPOKEN_AS = {"SimplifiedLayerNormalization": "RMSNormalization"}
+
+
+def view(node: ir.Node) -> View:
+    """The node as its standard floating-point twin; itself where it already is one."""
+    attributes = {name: a.value for name, a in node.attributes.items() if not a.is_ref()}
+    inputs: Inputs = list(node.inputs)
+    if node.domain == "com.microsoft":
+        return _microsoft(node, inputs, attributes)
+    if node.domain != "":
+        return View(node.op_type, inputs, attributes, standard=False)
+    if node.op_type in _STANDARD:
+        op, places = _STANDARD[node.op_type]
+        return View(op, _pick(inputs, places), attributes, exact=True)
+    op = _SPOKEN_AS.get(node.op_type, node.op_type)
+    return View(op, inputs, attributes, exact=op == node.op_type)
+
+
+def _microsoft(node: ir.Node, inputs: Inputs, attributes: dict[str, Any]) -> View:
+    last = bool(attributes.get("channels_last", 0)) or node.op_type in _LAST
+    kept = {name: value for name, value in attributes.items() if name not in _DROPPED}
+    if node.op_type == "QLinearConcat":  # y_scale, y_zero, then (x, scale, zero) for each piece
+        return View("Concat", inputs[2::3], kept)
+    if node.op_type not in _MICROSOFT:
+        return View(node.op_type, inputs, attributes, standard=False)
+    op, places = _MICROSOFT[node.op_type]
+    dtype = None
+    if node.op_type in _FLOAT_RESULT or (node.op_type == "QGemm" and _absent(inputs, 7)):
+        dtype = ir.DataType.FLOAT
+    if op == "Add":  # a fused bias may be left out
+        places = tuple(place for place in places if not _absent(inputs, place))
+        op = op if len(places) == 2 else "Sum"
+    if op == "Relu":
+        kept = {}
+    return View(op, _pick(inputs, places), kept, channels_last=last, dtype=dtype)
+
+
+def _absent(inputs: Inputs, place: int) -> bool:
+    return place >= len(inputs) or inputs[place] is None
+
+
+def _pick(inputs: Inputs, places: tuple[int, ...]) -> Inputs:
+    picked = [inputs[place] if place < len(inputs) else None for place in places]
+    while picked and picked[-1] is None:
+        picked.pop()
+    return picked
+
+
+def standard_nodes(node: ir.Node, fresh: Callable[[], str]) -> Iterator[onnx.NodeProto]:
+    """Standard nodes whose results have the shapes and element types of a non-standard node's results.
+
+    They are for shape inference only: they compute other numbers. Nothing for an operator that is unknown.
+    """
+    twin = view(node)
+    if not twin.standard or not node.outputs:
+        return
+    names = [value.name or "" if value is not None else "" for value in twin.inputs]
+    rank = _rank(twin.input(0))
+    if twin.channels_last:
+        rank = rank or 4
+        turned = fresh()
+        yield onnx.helper.make_node("Transpose", [names[0]], [turned], perm=[0, rank - 1, *range(1, rank - 1)])
+        names[0] = turned
+    attributes = dict(twin.attributes)
+    if twin.op == "MatMul":
+        for place, flag in enumerate(("transA", "transB")):
+            side = _rank(twin.input(place))
+            if attributes.pop(flag, 0):
+                if side is None or side < 2:
+                    return
+                turned = fresh()
+                perm = [*range(side - 2), side - 1, side - 2]
+                yield onnx.helper.make_node("Transpose", [names[place]], [turned], perm=perm)
+                names[place] = turned
+        attributes = {}
+    result = node.outputs[0].name or ""
+    steps = [("cast", twin.dtype)] if twin.dtype is not None else []
+    steps += [("turn", None)] if twin.channels_last else []
+    target = fresh() if steps else result
+    yield onnx.helper.make_node(twin.op, names, [target], **attributes)
+    for position, (step, dtype) in enumerate(steps):
+        source, target = target, result if position == len(steps) - 1 else fresh()
+        if step == "cast" and dtype is not None:
+            yield onnx.helper.make_node("Cast", [source], [target], to=dtype.value)
+        elif rank is not None:
+            perm = [0, *range(2, rank), 1]
+            yield onnx.helper.make_node("Transpose", [source], [target], perm=perm)
+
+
+def _rank(value: ir.Value | None) -> int | None:
+    if value is None:
+        return None
+    if value.const_value is not None:
+        return len(value.const_value.shape)
+    return len(value.shape) if value.shape is not None else None

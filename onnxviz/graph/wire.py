@@ -1,0 +1,244 @@
+"""Cutting the weights out of an ONNX file before it is parsed.
+
+Protobuf copies every byte of a message that it parses, so a 500 MB network would be copied whole for a graph of
+50 KB. This module walks over the file's fields, which costs a few microseconds a node, and gives a small message
+in which each large block of weights is replaced by a token, with the places of the blocks beside it. Weights can
+then be viewed or copied straight out of the file, and files larger than protobuf's 2 GB can be opened at all.
+
+A token is a random number that nobody who wrote the file can know, followed by the block's index; so what a file
+holds is never taken for a token.
+
+The walk is also the first check: it knows how many nodes and fields there are and how deep graphs are nested
+before any memory is spent on them. What it does not descend into (small fields, unknown ones) is copied as it is
+and left to the real parser.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+from dataclasses import dataclass
+from typing import Final
+
+import onnx
+
+from onnxviz.graph.limits import Limits
+
+Buffer = bytes | memoryview | mmap.mmap
+
+_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
+#: Blocks shorter than this stay in the message.
+LEAST_BLOCK: Final = 1024
+_TOKEN_INDEX: Final = 8
+_MAX_VARINT: Final = 10
+
+_GRAPH, _NODE, _TENSOR = (proto.DESCRIPTOR.name for proto in (onnx.GraphProto, onnx.NodeProto, onnx.TensorProto))
+_MODEL: Final = onnx.ModelProto.DESCRIPTOR.name
+_TRAINING_FIELD: Final = onnx.ModelProto.TRAINING_INFO_FIELD_NUMBER
+# Protobuf's own parser gives up at this depth.
+_DEEPEST: Final = 100
+
+
+def _inner_messages() -> dict[str, dict[int, str]]:
+    """For each message of the format, by name: the numbers of its fields that are messages, and their names."""
+    found: dict[str, dict[int, str]] = {}
+    waiting = [onnx.ModelProto.DESCRIPTOR]
+    while waiting:
+        message = waiting.pop()
+        inner = [field for field in message.fields if field.message_type is not None]
+        found[message.name] = {field.number: field.message_type.name for field in inner}
+        waiting += [field.message_type for field in inner if field.message_type.name not in found]
+    return found
+
+
+_FIELDS: Final = _inner_messages()
+# The fields of a tensor that hold its elements, and the only data type whose packed form is raw bytes.
+_DATA_FIELDS: Final = frozenset({4, 5, 6, 7, 9, 10, 11})
+_RAW_DATA: Final = 9
+_RAW_WHEN: Final = {4: 1, 10: 11}  # float_data of FLOAT, double_data of DOUBLE
+_DATA_TYPE: Final = 2
+
+
+class BadWire(Exception):
+    """The bytes are no protobuf message; `cut_short` where they only end too early."""
+
+    def __init__(self, at: int, cut_short: bool = False) -> None:
+        super().__init__(at)
+        self.at = at
+        self.cut_short = cut_short
+
+
+@dataclass(frozen=True)
+class Block:
+    """Where the elements of one tensor lie in the file, in little-endian order."""
+
+    start: int
+    length: int
+
+
+@dataclass(frozen=True)
+class Split:
+    """A file cut in two.
+
+    message   the model without its large weights, to be parsed
+    blocks    the places of those weights in the file
+    tokens    what marks a tensor's raw_data in `message` as a block
+    """
+
+    message: bytes
+    blocks: list[Block]
+    tokens: Tokens
+
+
+class Tokens:
+    """Marks that stand for weights in a message; unforgeable, since they are drawn at random."""
+
+    def __init__(self) -> None:
+        self._secret = os.urandom(24)
+
+    def make(self, index: int) -> bytes:
+        """The token that stands for block `index`."""
+        return self._secret + index.to_bytes(_TOKEN_INDEX, "little")
+
+    def index(self, raw: bytes) -> int | None:
+        """The block that `raw` stands for; None where it is no token."""
+        if len(raw) != len(self._secret) + _TOKEN_INDEX or not raw.startswith(self._secret):
+            return None
+        return int.from_bytes(raw[-_TOKEN_INDEX:], "little")
+
+
+def split(buffer: Buffer, limits: Limits, *, thorough: bool = False) -> Split:
+    """Cut the large weights out of a model file.
+
+    buffer     the file's bytes
+    thorough   descend into small messages too, to count every field and every nested graph
+    raises     BadWire when it is no protobuf message, LimitExceeded when it is too large
+    """
+    view = memoryview(buffer)
+    walk = _Walk(view, limits, 0 if thorough else LEAST_BLOCK)
+    pieces = walk.message(0, len(view), _MODEL)
+    structure = sum(map(len, pieces)) - walk.data_kept
+    limits.check("structure_bytes", structure, f"the model has {structure} bytes besides its weights")
+    return Split(b"".join(pieces), walk.blocks, walk.tokens)
+
+
+class _Walk:
+    """One walk over a file."""
+
+    def __init__(self, view: memoryview, limits: Limits, least: int) -> None:
+        self.view = view
+        self.limits = limits
+        self.least = least
+        self.blocks: list[Block] = []
+        self.tokens = Tokens()
+        self.data_kept = 0  # bytes of elements that stay in the message
+        self.fields = 0
+        self.nodes = 0
+
+    def message(self, start: int, end: int, kind: str, level: int = 0, graphs: int = 0) -> list[Buffer]:
+        """The message `kind` in [start, end) in pieces, its blocks replaced.
+
+        level, graphs   how many messages, and how many graphs, it lies in
+        """
+        if level > _DEEPEST:
+            raise BadWire(start)
+        if kind == _TENSOR:
+            return self._tensor(start, end)
+        if kind == _GRAPH:
+            self.limits.check("subgraph_depth", graphs, f"subgraphs are nested {graphs} deep or deeper")
+            graphs += 1
+        view, inner = self.view, _FIELDS[kind]
+        pieces: list[Buffer] = []
+        copied = at = start
+        while at < end:
+            field_start = at
+            number, wire, at, stop = self._field(at, end)
+            below = inner.get(number) if wire == _BYTES else None
+            if kind == _MODEL and number == _TRAINING_FIELD:
+                # Training graphs are never run or looked at, so whatever they name is not opened either.
+                pieces.append(view[copied:field_start])
+                copied = stop
+            elif below is not None:
+                if below == _NODE:
+                    self.nodes += 1
+                    if self.nodes > self.limits.nodes:
+                        self.limits.check("nodes", self.nodes, f"the model has {self.nodes} nodes or more")
+                if stop - at >= self.least:
+                    parts = self.message(at, stop, below, level + 1, graphs)
+                    pieces.append(view[copied:field_start])
+                    pieces.append(_varint(number << 3 | _BYTES) + _varint(sum(map(len, parts))))
+                    pieces += parts
+                    copied = stop
+            at = stop
+        pieces.append(view[copied:end])
+        return pieces
+
+    def _tensor(self, start: int, end: int) -> list[Buffer]:
+        """One tensor; its elements become a block if they lie in one piece and in the order of raw bytes."""
+        at, data_type = start, 0
+        data: list[tuple[int, int, int, int]] = []
+        while at < end:
+            field_start = at
+            number, wire, at, stop = self._field(at, end)
+            if number in _DATA_FIELDS:
+                data.append((number if wire == _BYTES else 0, field_start, at, stop))
+            elif number == _DATA_TYPE and wire == _VARINT:
+                data_type, _ = self._number(at, end)
+            at = stop
+        if len(data) == 1:
+            number, field_start, at, stop = data[0]
+            raw = number == _RAW_DATA or _RAW_WHEN.get(number) == data_type
+            if raw and stop - at >= LEAST_BLOCK:
+                token = self.tokens.make(len(self.blocks))
+                self.blocks.append(Block(at, stop - at))
+                return [
+                    self.view[start:field_start],
+                    _varint(_RAW_DATA << 3 | _BYTES) + _varint(len(token)) + token,
+                    self.view[stop:end],
+                ]
+        self.data_kept += sum(stop - field_start for _, field_start, _, stop in data)
+        return [self.view[start:end]]
+
+    def _field(self, at: int, end: int) -> tuple[int, int, int, int]:
+        """(number, wire type, start of its content, end of its content) of the field at `at`."""
+        self.fields += 1
+        if self.fields > self.limits.messages:
+            self.limits.check("messages", self.fields, f"the model has {self.fields} protobuf fields or more")
+        view, begin = self.view, at
+        tag = view[at]
+        at += 1
+        if tag > 127:
+            tag, at = self._number(begin, end)
+        number, wire = tag >> 3, tag & 7
+        if wire == _BYTES:
+            length, at = self._number(at, end)
+            stop = at + length
+        elif wire == _VARINT:
+            _, stop = self._number(at, end)
+        else:
+            stop = at + {_FIXED64: 8, _FIXED32: 4}.get(wire, 0)
+        if not number or wire in (3, 4, 6, 7):  # groups have been out of use since before ONNX
+            raise BadWire(begin)
+        if stop > end:
+            raise BadWire(begin, cut_short=end == len(view))
+        return number, wire, at, stop
+
+    def _number(self, at: int, end: int) -> tuple[int, int]:
+        """The variable-length number at `at` and the place after it."""
+        value = shift = 0
+        for place in range(at, min(at + _MAX_VARINT, end)):
+            byte = self.view[place]
+            value |= (byte & 127) << shift
+            if byte < 128:
+                return value, place + 1
+            shift += 7
+        raise BadWire(at, cut_short=at + _MAX_VARINT > end == len(self.view))
+
+
+def _varint(value: int) -> bytes:
+    out = bytearray()
+    while value > 127:
+        out.append(value & 127 | 128)
+        value >>= 7
+    out.append(value)
+    return bytes(out)

@@ -1,0 +1,235 @@
+"""Reading pictures that come from strangers: right pixels, or one line that says why not.
+
+`read` is called from many threads at once. It touches no global state of Pillow (`MAX_IMAGE_PIXELS`,
+the plugin registry, `LOAD_TRUNCATED_IMAGES`): the format is told by the file's first bytes, and only the
+decoders in `FORMATS` can ever run. A file is read whole before it is decoded, so that nothing maps it into
+memory (a mapped file that shrinks kills the process) and a file replaced meanwhile is only a broken picture.
+"""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+import stat
+import struct
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from onnxviz.errors import ImageRejected
+from onnxviz.image.pixels import to_rgb
+from onnxviz.image.sniff import FORMATS, declared_size, frames, scans, sniff
+from onnxviz.image.text import printable
+
+#: Largest picture that is decoded, in pixels: room for the 108-megapixel photos of telephones.
+MAX_PIXELS = 128_000_000
+#: Largest file that is read, in bytes.
+MAX_BYTES = 512 * 1024 * 1024
+#: Most frames of an animation whose first frame is taken; more is a film, not a picture.
+MAX_FRAMES = 10_000
+# Encoders write about ten scans into a progressive JPEG; each costs a pass over all pixels.
+_MAX_SCANS = 100
+
+#: A path, a PIL image, or an (H, W, 3), (H, W, 4), (H, W, 1) or (H, W) uint8 array.
+Source = Any
+
+
+def read(
+    source: Source,
+    *,
+    max_pixels: int = MAX_PIXELS,
+    max_bytes: int = MAX_BYTES,
+    max_frames: int = MAX_FRAMES,
+) -> np.ndarray:
+    """One picture as (H, W, 3) uint8 RGB, upright; a new array that shares memory with nothing.
+
+    Grey is repeated; CMYK is converted as Pillow does; 16 bits a channel are scaled to 8; EXIF rotation is
+    applied; of an animation or a document of several pages the first is taken. What is transparent is shown
+    over white, as a browser or a page would: the colour stored beneath it is arbitrary, mostly black.
+    JPEG, PNG, WebP, BMP, GIF, TIFF and PPM are read, whatever the file is called.
+
+    source       a path, a PIL image, or a uint8 array (H, W, 3), (H, W, 4), (H, W, 1) or (H, W)
+    max_pixels   height × width that is refused before anything is decoded
+    max_bytes    file size that is refused before anything is read
+    max_frames   number of frames that is refused before anything is decoded
+    raises       ImageRejected, in one line that names the source, the reason and what to do
+    """
+    if isinstance(source, np.ndarray):
+        return _from_array(source)
+    if isinstance(source, Image.Image):
+        return _from_pillow(source, "the image", max_pixels, max_frames)
+    if isinstance(source, (str, os.PathLike)):
+        try:
+            path = os.fsdecode(source)
+        except (TypeError, ValueError) as error:
+            raise ImageRejected(f"{printable(repr(source), 200)} is no path: {error}") from error
+        return _from_file(path, max_pixels, max_bytes, max_frames)
+    raise ImageRejected(
+        f"cannot read a picture from {_described(source)}; "
+        "give a path, a PIL image or an (H, W, 3) uint8 array"
+    )
+
+
+def _described(source: object) -> str:
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        return f"{len(source)} bytes (open them with PIL.Image.open(io.BytesIO(...)))"
+    return f"a {type(source).__module__}.{type(source).__qualname__}".replace("builtins.", "")
+
+
+# --- files ------------------------------------------------------------------------------------
+
+
+def _from_file(path: str, max_pixels: int, max_bytes: int, max_frames: int) -> np.ndarray:
+    name = printable(path, 200)
+    data = _bytes(path, name, max_bytes)
+    kind = sniff(data)
+    if kind not in FORMATS:
+        raise ImageRejected(f"{name}: {kind}, not a picture of these formats: {', '.join(FORMATS)}")
+    size = declared_size(kind, data)
+    if size is not None:  # a format whose decoder takes memory before it tells its size
+        _check_pixels(size, name, max_pixels)
+    _check_frames(frames(kind, data, max_frames), name, max_frames)
+    if kind == "JPEG" and scans(data, _MAX_SCANS) > _MAX_SCANS:
+        raise ImageRejected(f"{name}: a JPEG of over {_MAX_SCANS} scans, made to be slow; save it anew")
+    try:
+        picture = FORMATS[kind](io.BytesIO(data), "")
+    except Exception as error:
+        raise _undecodable(name, kind, error) from error
+    return _from_pillow(picture, name, max_pixels, max_frames, kind)
+
+
+def _bytes(path: str, name: str, max_bytes: int) -> bytes:
+    """The whole of a regular file; anything else is refused without ever being waited for."""
+    try:
+        _check_kind(os.stat(path), name, max_bytes)  # noqa: PTH116 - before opening: opening a device may act
+        # Between the two looks a FIFO may have been put there: O_NONBLOCK opens that without a writer.
+        flags = os.O_RDONLY
+        for flag in ("O_NONBLOCK", "O_CLOEXEC", "O_NOCTTY", "O_BINARY"):
+            flags |= getattr(os, flag, 0)
+        with os.fdopen(os.open(path, flags), "rb", buffering=0) as file:
+            _check_kind(os.fstat(file.fileno()), name, max_bytes)
+            parts, size = [], 0
+            while part := file.read(max_bytes + 1 - size):
+                parts.append(part)
+                size += len(part)
+                if size > max_bytes:
+                    raise _too_large(name, size, max_bytes)
+            return parts[0] if len(parts) == 1 else b"".join(parts)
+    except OSError as error:
+        reason = {
+            errno.ENOENT: "there is no such file",
+            errno.ENOTDIR: "there is no such file",
+            errno.EACCES: "it may not be read by this user",
+            errno.ELOOP: "the link leads in a circle",
+            errno.ENAMETOOLONG: "the name is too long",
+        }.get(error.errno or 0, error.strerror or type(error).__name__)
+        raise ImageRejected(f"{name}: {reason}") from error
+    except ValueError as error:  # an embedded NUL
+        raise ImageRejected(f"{name}: not a possible path ({error})") from error
+    except MemoryError as error:
+        raise ImageRejected(f"{name}: not enough memory to read it") from error
+
+
+def _check_kind(status: os.stat_result, name: str, max_bytes: int) -> None:
+    mode = status.st_mode
+    if stat.S_ISDIR(mode):
+        raise ImageRejected(f"{name}: a folder; name the pictures in it")
+    if not stat.S_ISREG(mode):
+        what = "a pipe" if stat.S_ISFIFO(mode) else "a socket" if stat.S_ISSOCK(mode) else "a device"
+        raise ImageRejected(f"{name}: {what}, not a regular file")
+    if status.st_size == 0:
+        raise ImageRejected(f"{name}: the file is empty")
+    if status.st_size > max_bytes:
+        raise _too_large(name, status.st_size, max_bytes)
+
+
+def _too_large(name: str, size: int, max_bytes: int) -> ImageRejected:
+    return ImageRejected(f"{name}: at least {size} bytes, over the limit max_bytes={max_bytes}")
+
+
+# --- PIL images -------------------------------------------------------------------------------
+
+
+def _check_pixels(size: tuple[int, int], name: str, max_pixels: int) -> None:
+    width, height = size
+    if width < 1 or height < 1:
+        raise ImageRejected(f"{name}: {width}×{height} pixels, there is nothing to see")
+    if width * height > max_pixels:
+        raise ImageRejected(
+            f"{name}: {width}×{height} pixels, over the limit max_pixels={max_pixels}; make it smaller first"
+        )
+
+
+def _check_frames(count: int, name: str, max_frames: int) -> None:
+    if count > max_frames:
+        raise ImageRejected(
+            f"{name}: an animation of over max_frames={max_frames} frames; save the frame that is meant"
+        )
+
+
+def _from_pillow(
+    picture: Image.Image, name: str, max_pixels: int, max_frames: int, kind: str | None = None
+) -> np.ndarray:
+    # A lazily opened PIL image tells its size before it decodes anything.
+    _check_pixels(picture.size, name, max_pixels)
+    if kind in ("PNG", "WebP"):  # told by a header; for GIF and TIFF Pillow would walk the whole file
+        _check_frames(int(getattr(picture, "n_frames", 1)), name, max_frames)
+    try:
+        return to_rgb(picture)
+    except ImageRejected as error:
+        raise ImageRejected(f"{name}: {error}") from error
+    except Exception as error:
+        # Decoders meet hostile bytes with nearly any exception (OSError, SyntaxError, struct.error,
+        # IndexError, KeyError, zlib.error, OverflowError...); each of them means: not a sound picture.
+        raise _undecodable(name, kind or picture.format, error) from error
+
+
+def _undecodable(name: str, kind: str | None, error: Exception) -> ImageRejected:
+    if isinstance(error, MemoryError):
+        return ImageRejected(f"{name}: not enough memory to decode it")
+    if isinstance(error, (struct.error, IndexError, KeyError, TypeError, EOFError, AttributeError)):
+        reason = "truncated or damaged"  # their own words ('index out of range') tell a user nothing
+    else:
+        reason = printable(error, 120) or type(error).__name__
+    return ImageRejected(f"{name}: a broken {kind or 'picture'} ({reason})")
+
+
+# --- arrays -----------------------------------------------------------------------------------
+
+
+def _from_array(array: np.ndarray) -> np.ndarray:
+    shape = "(" + ", ".join(map(str, array.shape)) + ")"
+    given = f"an array {shape} of {array.dtype}"
+    wanted = "give (H, W, 3) uint8, 0 to 255"
+    if array.dtype != np.uint8:
+        raise ImageRejected(f"{given} is no picture; {wanted}{_cure(array)}")
+    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (1, 3, 4)):
+        turned = array.ndim == 3 and array.shape[0] in (1, 3, 4)
+        cure = "; channels come last: array.transpose(1, 2, 0)" if turned else ""
+        cure = "; give a list of pictures, one array each" if array.ndim == 4 else cure
+        raise ImageRejected(f"{given} is no picture; {wanted}{cure}")
+    if 0 in array.shape:
+        raise ImageRejected(f"{given} is empty; {wanted}")
+    if array.ndim == 2 or array.shape[2] == 1:
+        return np.repeat(array.reshape(*array.shape[:2], 1), 3, axis=2)
+    if array.shape[2] == 4:
+        return to_rgb(Image.fromarray(np.ascontiguousarray(array), "RGBA"))
+    return np.array(array, order="C")
+
+
+def _cure(array: np.ndarray) -> str:
+    """How an array of another type becomes uint8, by the range of its values."""
+    if array.dtype == bool:
+        return ": array.astype(np.uint8) * 255"
+    if array.dtype.kind not in "fiu" or not array.size:
+        return ""
+    low, high = float(np.nanmin(array)), float(np.nanmax(array))
+    if array.dtype.kind == "f" and low >= 0 and high <= 1:
+        return "; its values lie in 0 to 1: (array * 255).round().astype(np.uint8)"
+    if low >= 0 and high <= 255:
+        return ": array.round().astype(np.uint8)" if array.dtype.kind == "f" else ": array.astype(np.uint8)"
+    if array.dtype == np.uint16:
+        return ": (array / 257).round().astype(np.uint8)"
+    return f"; its values lie in {low:.4g} to {high:.4g}: scale them to 0 to 255 first"

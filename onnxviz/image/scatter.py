@@ -1,0 +1,202 @@
+"""Points in the plane, drawn with a colour and a shape for each group, a legend and names beside the groups.
+
+Colours are those of Okabe & Ito (2008, "Color Universal Design"), which readers with any colour vision tell apart;
+the shape says the same once more, for prints in grey and where there are more groups than colours.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from onnxviz.image.text import printable
+
+PALETTE = (
+    (0, 114, 178),  # blue
+    (230, 159, 0),  # orange
+    (0, 158, 115),  # bluish green
+    (213, 94, 0),  # vermilion
+    (86, 180, 233),  # sky blue
+    (204, 121, 167),  # reddish purple
+    (240, 228, 66),  # yellow
+)
+#: The colour of what belongs to no named group.
+OTHER = (150, 150, 150)
+INK = (40, 40, 40)
+FAINT = (120, 120, 120)
+_FRAME = (205, 205, 205)
+# Corners of each marker on a circle of radius 1; () is the circle itself. Areas are alike.
+_SHAPES: tuple[tuple[tuple[float, float], ...], ...] = (
+    (),
+    ((-0.9, -0.9), (0.9, -0.9), (0.9, 0.9), (-0.9, 0.9)),
+    ((0, -1.25), (1.15, 0.85), (-1.15, 0.85)),
+    ((0, -1.3), (1.15, 0), (0, 1.3), (-1.15, 0)),
+    ((0, 1.25), (1.15, -0.85), (-1.15, -0.85)),
+)
+# Pillow draws without antialiasing: everything but text is drawn so much larger and then reduced.
+_FINE = 3
+
+
+@dataclass(frozen=True)
+class Groups:
+    """Which group each point belongs to.
+
+    of      (N,) index into `names`; -1 belongs to none of them
+    names   what the groups are called, the most important first
+    other   what the legend calls -1
+    """
+
+    of: np.ndarray
+    names: Sequence[str]
+    other: str = "other"
+
+
+def marker(group: int) -> tuple[tuple[int, int, int], tuple[tuple[float, float], ...]]:
+    """The colour and the corners (empty: a circle) of group number `group`; -1 is the grey of the rest."""
+    if group < 0:
+        return OTHER, _SHAPES[0]
+    return PALETTE[group % len(PALETTE)], _SHAPES[group % len(_SHAPES)]
+
+
+def scatter(
+    points: np.ndarray,
+    groups: Groups | None = None,
+    *,
+    axes: tuple[str, str] = ("", ""),
+    size: tuple[int, int] = (960, 960),
+) -> Image.Image:
+    """The points with equal scales on both axes, y upwards, on white.
+
+    points   (N, 2) finite floats
+    groups   colour and shape of each point, listed in a legend below; None: all alike and no legend
+    axes     what the coordinates are called
+    size     (width, height) in pixels
+    """
+    width, height = size
+    text = font(15)
+    key = legend(groups, width, text) if groups is not None and len(groups.names) else None
+    plot = (width, height - (key.height + 14 if key else 0))
+    canvas = Image.new("RGB", size, "white")
+    left, top, right, bottom = 30, 2, plot[0] - 2, plot[1] - 30
+    places = _fit(np.asarray(points, np.float64), (left, top, right, bottom))
+    canvas.paste(_drawn(places, groups, plot, (left, top, right, bottom)), (0, 0))
+    draw = ImageDraw.Draw(canvas)
+    draw.text(((left + right) / 2, bottom + 8), printable(axes[0]), FAINT, text, anchor="ma")
+    _upright(canvas, printable(axes[1]), text, (0, (top + bottom) // 2))
+    if groups is not None:
+        _name_groups(draw, places, groups, (left, top, right, bottom))
+    if key is not None:
+        canvas.paste(key, (0, height - key.height))
+    return canvas
+
+
+def _fit(points: np.ndarray, box: tuple[int, int, int, int]) -> np.ndarray:
+    """Pixel positions inside `box` with a margin; one scale for both axes, so that distances stay what they are."""
+    left, top, right, bottom = box
+    margin = 26
+    low, high = points.min(axis=0), points.max(axis=0)
+    spans = np.maximum(high - low, 0)
+    room = np.array([right - left, bottom - top]) - 2 * margin
+    scales = [room[i] / spans[i] for i in (0, 1) if spans[i] > 0]
+    scale = min(scales, default=0.0)
+    centred = (points - (low + high) / 2) * scale * [1, -1]
+    return centred + [(left + right) / 2, (top + bottom) / 2]
+
+
+def _radius(count: int) -> float:
+    return float(np.clip(60 / math.sqrt(max(1, count)), 2.2, 7))
+
+
+def _drawn(
+    places: np.ndarray, groups: Groups | None, size: tuple[int, int], box: tuple[int, int, int, int]
+) -> Image.Image:
+    large = Image.new("RGB", (size[0] * _FINE, size[1] * _FINE), "white")
+    draw = ImageDraw.Draw(large)
+    draw.rectangle([edge * _FINE for edge in box], outline=_FRAME, width=_FINE)
+    radius = _radius(len(places)) * _FINE
+    of = groups.of if groups is not None else np.zeros(len(places), int)
+    # The rest below, then the groups point by point in a mixed order: no group hides another as a whole.
+    order = np.random.default_rng(0).permutation(len(places))
+    order = order[np.argsort(of[order] >= 0, kind="stable")]
+    for i in order:
+        _mark(draw, places[i] * _FINE, int(of[i]), radius)
+    return large.resize(size, Image.Resampling.LANCZOS)
+
+
+def _mark(draw: ImageDraw.ImageDraw, at: np.ndarray, group: int, radius: float) -> None:
+    colour, corners = marker(group)
+    x, y = float(at[0]), float(at[1])
+    edge = tuple(int(part * 0.55) for part in colour)
+    line = max(1, round(radius / 6))
+    if corners:
+        draw.polygon([(x + cx * radius, y + cy * radius) for cx, cy in corners], colour, edge, line)
+    else:
+        draw.ellipse((x - radius, y - radius, x + radius, y + radius), colour, edge, line)
+
+
+def _name_groups(
+    draw: ImageDraw.ImageDraw, places: np.ndarray, groups: Groups, box: tuple[int, int, int, int]
+) -> None:
+    """The names beside the middle of their groups, the most important first; what would overlap is left out."""
+    text = font(16)
+    taken: list[tuple[float, float, float, float]] = []
+    for number, name in enumerate(groups.names):
+        members = places[groups.of == number]
+        if not len(members):
+            continue
+        # The member nearest to the median: a group in two parts is named at one of them, not between.
+        middle = members[np.argmin(np.abs(members - np.median(members, axis=0)).sum(axis=1))]
+        shown = printable(name, 26)
+        reach = draw.textlength(shown, text)
+        x = float(np.clip(middle[0], box[0] + reach / 2 + 5, box[2] - reach / 2 - 5))
+        for y in (middle[1], middle[1] - 20, middle[1] + 20, middle[1] - 40, middle[1] + 40):
+            area = (x - reach / 2 - 3, y - 11, x + reach / 2 + 3, y + 11)
+            inside = area[1] > box[1] and area[3] < box[3]
+            if inside and not any(_overlap(area, other) for other in taken):
+                draw.text((x, y), shown, INK, text, anchor="mm", stroke_width=3, stroke_fill="white")
+                taken.append(area)
+                break
+
+
+def _overlap(a: tuple[float, ...], b: tuple[float, ...]) -> bool:
+    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
+
+
+def legend(groups: Groups, width: int, text: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> Image.Image:
+    """The groups' markers and names with the number of their points, in three columns."""
+    entries = [(number, name, int(np.sum(groups.of == number))) for number, name in enumerate(groups.names)]
+    rest = int(np.sum(groups.of < 0))
+    if rest:
+        entries.append((-1, groups.other, rest))
+    columns = min(3, len(entries))
+    rows = math.ceil(len(entries) / columns)
+    line, step = 24, width // 3
+    marks = Image.new("RGB", (width * _FINE, rows * line * _FINE), "white")
+    at = [((i // rows) * step + 12, (i % rows) * line + line / 2) for i in range(len(entries))]
+    for (number, _, _), place in zip(entries, at, strict=True):
+        _mark(ImageDraw.Draw(marks), np.array(place) * _FINE, number, 7 * _FINE)
+    picture = marks.resize((width, rows * line), Image.Resampling.LANCZOS)
+    draw = ImageDraw.Draw(picture)
+    for (_, name, count), (x, y) in zip(entries, at, strict=True):
+        draw.text((x + 16, y), f"{printable(name, 28)} ({count})", INK, text, anchor="lm")
+    return picture
+
+
+def _upright(canvas: Image.Image, shown: str, text: ImageFont.FreeTypeFont | ImageFont.ImageFont, at: tuple[int, int]) -> None:
+    """`shown` written from bottom to top, its middle at height `at[1]`."""
+    if not shown:
+        return
+    reach = math.ceil(ImageDraw.Draw(canvas).textlength(shown, text))
+    label = Image.new("RGB", (reach + 4, 22), "white")
+    ImageDraw.Draw(label).text((2, 2), shown, FAINT, text)
+    label = label.transpose(Image.Transpose.ROTATE_90)
+    canvas.paste(label, (at[0], max(0, at[1] - label.height // 2)))
+
+
+def font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    """Pillow's own font."""
+    return ImageFont.load_default(size)

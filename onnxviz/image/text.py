@@ -1,0 +1,106 @@
+"""Text from strangers made harmless: names of layers, labels and files, for terminals, pictures and paths."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import unicodedata
+
+# Everything that a terminal, a browser or a reader's eye takes for something else than what it is:
+# Cc controls (NUL, ESC and so all ANSI sequences, C1), Cf format characters (bidi overrides, zero-width
+# joiners and spaces, tags, byte-order marks), Cs lone surrogates (file names that are not UTF-8),
+# Co/Cn private and unassigned, Zl/Zp line and paragraph separators.
+_HIDDEN = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
+# Drawn as nothing although they count as letters or marks: Hangul and Khmer fillers, the braille blank,
+# the grapheme joiner, variation selectors.
+_BLANK = re.compile(
+    "[\u115f\u1160\u17b4\u17b5\u3164\uffa0\u2800\u034f\u180b-\u180d\ufe00-\ufe0f\U000e0100-\U000e01ef]"
+)
+# A letter with a tower of combining marks runs over its neighbours; no orthography needs more than four.
+_TOWER = re.compile(
+    r"(?P<kept>[\u0300-\u036f\u0483-\u0489\u20d0-\u20f0]{4})[\u0300-\u036f\u0483-\u0489\u20d0-\u20f0]+"
+)
+
+ELLIPSIS = "…"
+
+
+def _escape(character: str) -> str:
+    code = ord(character)
+    if code < 0x100:
+        return f"\\x{code:02x}"
+    return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+
+
+def printable(text: object, limit: int | None = None) -> str:
+    """`text` on one line, with nothing in it that acts: what is invisible is escaped, not dropped.
+
+    ANSI sequences, control characters, NUL, bidirectional overrides, zero-width characters, lone
+    surrogates and line breaks become ``\\x1b``, ``\\u202e`` and so on, so that two names that differ
+    also look different. Ordinary letters of any script stay as they are.
+
+    text     anything; `str()` of it is taken
+    limit    longest result in characters; a longer one loses its middle to an ellipsis (both ends of
+             a layer name or a path tell more than its start alone)
+    """
+    shown = str(text)
+    if not (shown.isascii() and shown.isprintable()):
+        shown = "".join(
+            _escape(c) if unicodedata.category(c) in _HIDDEN or _BLANK.match(c) else c for c in shown
+        )
+        shown = _TOWER.sub(r"\g<kept>", shown)
+    return shown if limit is None else shorten(shown, limit)
+
+
+def shorten(text: str, limit: int) -> str:
+    """`text` cut to at most `limit` characters, its middle replaced by one ellipsis."""
+    if len(text) <= limit:
+        return text
+    if limit <= 1:
+        return ELLIPSIS[:limit]
+    head = limit // 2
+    return text[:head].rstrip() + ELLIPSIS + text[len(text) - (limit - 1 - head) :].lstrip()
+
+
+# --- file names -------------------------------------------------------------------------------
+
+_DIGEST = 12  # hex digits: 10^6 names of one model collide with a chance of 0.2 %
+_STAMPED = re.compile(rf".*-[0-9a-f]{{{_DIGEST}}}", re.DOTALL)
+_PLAIN = re.compile(r"[a-z0-9_][a-z0-9_.+=-]*", re.ASCII)
+_RESERVED = re.compile(r"(con|prn|aux|nul|conin\$|conout\$|com[0-9¹²³]|lpt[0-9¹²³])(\..*)?", re.IGNORECASE)
+
+
+def file_name(name: object, limit: int = 100) -> str:
+    """A safe file name (without extension) for the name of a layer, a label or a source file.
+
+    No separators, spaces, controls or leading dot or dash; not a name that Windows reserves; at most
+    `limit` bytes of UTF-8. Two different names never give one file, not even where the file system
+    ignores case or rewrites accents: a name that is not already plain lower-case ASCII gets a part
+    of its SHA-256 as suffix (``/features/0/Conv`` gives ``features_0_Conv-2f4b…``), and so does
+    one that only looks as if it had such a suffix.
+
+    name     anything; `str()` of it is taken
+    limit    bytes, at least 24
+    """
+    if limit < 24:
+        raise ValueError(f"limit {limit}: a file name needs at least 24 bytes")
+    given = str(name)
+    plain = (
+        len(given) <= limit
+        and _PLAIN.fullmatch(given)
+        and not given.endswith(".")
+        and not _RESERVED.fullmatch(given)
+        and not _STAMPED.fullmatch(given)
+    )
+    if plain:
+        return given
+    digest = hashlib.sha256(given.encode("utf-8", "surrogatepass")).hexdigest()[:_DIGEST]
+    folded = unicodedata.normalize("NFC", given)
+    kept = "".join(c if (c.isalnum() and not _BLANK.match(c)) or c in "._-+=" else "_" for c in folded)
+    kept = re.sub(r"_{2,}", "_", kept)
+    kept = re.sub(r"\.{2,}", ".", kept)  # a '..' is harmless inside a name, but nobody should have to think
+    room = limit - _DIGEST - 1
+    kept = kept.strip("_.-=+") or "unnamed"
+    if _RESERVED.fullmatch(kept):
+        kept = "_" + kept
+    kept = kept.encode("utf-8", "ignore")[:room].decode("utf-8", "ignore").rstrip("_.-")
+    return f"{kept}-{digest}"

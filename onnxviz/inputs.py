@@ -1,0 +1,152 @@
+"""Which input of a network takes the image, and in what form."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+from onnxviz.errors import ModelUnsuitable, UsageError, near
+
+_CHANNELS = (1, 3, 4)
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """The image input of a network.
+
+    name      the graph input's name
+    shape     its four dimensions; a string where one is dynamic
+    dtype     'float32', 'float16', 'float64' or 'uint8'
+    layout    'NCHW' or 'NHWC'
+    batch, channels, height, width   None where dynamic
+    """
+
+    name: str
+    shape: tuple[int | str, ...]
+    dtype: str
+    layout: str
+
+    def _at(self, letter: str) -> int | None:
+        size = self.shape[self.layout.index(letter)]
+        return size if isinstance(size, int) else None
+
+    @property
+    def batch(self) -> int | None:
+        return self._at("N")
+
+    @property
+    def channels(self) -> int | None:
+        return self._at("C")
+
+    @property
+    def height(self) -> int | None:
+        return self._at("H")
+
+    @property
+    def width(self) -> int | None:
+        return self._at("W")
+
+
+_DTYPES = {
+    ir.DataType.FLOAT: "float32",
+    ir.DataType.FLOAT16: "float16",
+    ir.DataType.DOUBLE: "float64",
+    ir.DataType.UINT8: "uint8",
+}
+
+
+def image_input(model: ir.Model, name: str | None = None, layout: str | None = None) -> InputSpec:
+    """The input that takes the image: the one called `name`, or the only one there is.
+
+    raises   ModelUnsuitable, listing the inputs, when there is not one image input; UsageError for a wrong name
+    """
+    if layout not in (None, "NCHW", "NHWC"):
+        raise UsageError(f"layout is NCHW or NHWC, got {layout!r}")
+    inputs = list(model.graph.inputs)
+    listed = "; ".join(_describe(value) for value in inputs) or "none"
+    if name is not None:
+        chosen = [value for value in inputs if value.name == name]
+        if not chosen:
+            raise UsageError(
+                f"the model has no input {name!r}{near(name, [str(v.name) for v in inputs])}; it has {listed}"
+            )
+        if len(inputs) > 1:
+            rest = ", ".join(str(value.name) for value in inputs if value.name != name)
+            raise ModelUnsuitable(
+                f"besides {name!r} the model takes {rest}; give each a fixed value with --feed NAME=VALUE "
+                f"(feeds={{name: array}} in Python)"
+            )
+    elif len(inputs) != 1:
+        raise ModelUnsuitable(
+            f"expected one image input, the model has {len(inputs)}: {listed}; choose the image with --input NAME "
+            "and give the others fixed values with --feed NAME=VALUE"
+        )
+    else:
+        chosen = inputs
+    return _spec(chosen[0], listed, layout)
+
+
+def _spec(value: ir.Value, listed: str, layout: str | None) -> InputSpec:
+    dtype = _DTYPES.get(value.dtype) if value.dtype is not None else None
+    if value.shape is None:
+        shape: tuple[int | str, ...] = ("N", "C", "H", "W")
+    else:
+        shape = tuple(
+            size if isinstance(size, int) else (str(size.value) if size.value else "NCHW"[i % 4])
+            for i, size in enumerate(value.shape)
+        )
+    if dtype is None or len(shape) != 4:
+        raise ModelUnsuitable(
+            f"expected an image input of four dimensions, float or uint8; the model has {listed}. "
+            "onnxviz opens networks that take images"
+        )
+    return InputSpec(str(value.name), shape, dtype, layout or _layout(value, shape))
+
+
+def _layout(value: ir.Value, shape: tuple[int | str, ...]) -> str:
+    """NHWC where the last dimension can only be the channels, or the first reader turns it into NCHW."""
+    if shape[1] in _CHANNELS:
+        return "NCHW"
+    if shape[3] in _CHANNELS:
+        return "NHWC"
+    for node, _ in value.uses():
+        permutation = node.attributes.get_ints("perm", ()) if node.op_type == "Transpose" else ()
+        if tuple(permutation) == (0, 3, 1, 2):
+            return "NHWC"
+    return "NCHW"
+
+
+def _describe(value: ir.Value) -> str:
+    shape = "×".join(str(getattr(size, "value", size)) for size in value.shape or ()) or "any shape"
+    dtype = value.dtype.name.lower() if value.dtype is not None else "unknown type"
+    return f"{value.name} ({dtype}, {shape})"
+
+
+def fix_inputs(model: ir.Model, feeds: dict[str, object]) -> ir.Model:
+    """A copy of `model` whose inputs named in `feeds` are constants.
+
+    raises   UsageError for a name that is no input, or a value that does not fit
+    """
+    import numpy as np
+
+    copy = model.clone()
+    by_name = {str(value.name): value for value in copy.graph.inputs}
+    for name, given in feeds.items():
+        if name not in by_name:
+            raise UsageError(f"the model has no input {name!r}{near(name, by_name)}")
+        value = by_name[name]
+        dtype = (value.dtype or ir.DataType.FLOAT).numpy()
+        try:
+            array = np.asarray(given, dtype=dtype)
+        except (TypeError, ValueError) as error:
+            raise UsageError(f"the value for input {name!r} is not of type {dtype}: {error}") from error
+        rank = len(value.shape) if value.shape is not None else array.ndim
+        sizes = [size if isinstance(size, int) else 1 for size in value.shape or ()]
+        if array.ndim != rank:
+            array = np.broadcast_to(array, sizes) if array.size == 1 else array.reshape(sizes)
+        copy.graph.inputs.remove(value)
+        value.const_value = ir.tensor(np.ascontiguousarray(array), name=name)
+        value.shape = ir.Shape(array.shape)
+        copy.graph.initializers[name] = value
+    return copy

@@ -1,0 +1,465 @@
+"""A network that was opened: its layers, its input, its labels, and running it on images."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import onnx_ir as ir
+
+from onnxviz._version import __version__
+from onnxviz.errors import ModelUnsuitable, UsageError
+from onnxviz.graph.limits import Limits
+from onnxviz.graph.load import Loaded
+from onnxviz.graph.load import load as load_graph
+from onnxviz.inputs import InputSpec, fix_inputs, image_input
+from onnxviz.labels import check_count, find_label, read_labels
+from onnxviz.progress import Progress, silent
+from onnxviz.runtime import batching
+from onnxviz.runtime.ort import Program, compile
+
+if TYPE_CHECKING:
+    import onnx
+
+    from onnxviz.graph.head import Head
+    from onnxviz.graph.layers import Layer
+    from onnxviz.image.preprocess import Preprocessing
+
+#: Anything that is one image: a path, a PIL image, or an (H, W, 3) uint8 array.
+ImageLike = Any
+#: One image, a list of them, or the network's own input tensor as a float32 array of four dimensions.
+Images = Any
+
+_DEFAULT_SIZE = 224
+
+
+class Prediction(NamedTuple):
+    """One class with its probability (0 to 1)."""
+
+    index: int
+    label: str
+    probability: float
+
+
+class Network:
+    """A convolutional network in ONNX form, ready to be looked into. Made by `onnxviz.load`.
+
+    input           the image input: name, shape, dtype, layout
+    preprocessing   how a picture becomes that input
+    labels          the classes' names, or None
+    provider        the provider that was asked for
+    warnings        what was assumed or looks odd; also in every manifest
+    """
+
+    def __init__(
+        self,
+        loaded: Loaded,
+        *,
+        name: str,
+        model: ir.Model,
+        spec: InputSpec,
+        preprocessing: Preprocessing,
+        labels: list[str] | None,
+        provider: str,
+        threads: int | None,
+        warnings: list[str],
+        barrier: str | None = None,
+    ) -> None:
+        self._loaded = loaded
+        self.name = name
+        self.model = model
+        self.input = spec
+        self.preprocessing = preprocessing
+        self.labels = labels
+        self.provider = provider
+        self.threads = threads
+        self.warnings = warnings
+        self._barrier = barrier
+        self._programs: dict[Hashable, Program] = {}
+
+    def __repr__(self) -> str:
+        return f"<Network {self.name}: {self.input.name} {'×'.join(map(str, self.input.shape))}>"
+
+    # --- what it is -----------------------------------------------------------------------------
+
+    @cached_property
+    def layers(self) -> tuple[Layer, ...]:
+        """Every named value that depends on the image, in the order of computation."""
+        from onnxviz.graph.layers import layers
+
+        return layers(self.model, input=self.input.name, size=self.size)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) in pixels of what the network sees, unless images keep their own size."""
+        given = self.preprocessing.size or (self.input.height, self.input.width)
+        return given[0] or _DEFAULT_SIZE, given[1] or _DEFAULT_SIZE
+
+    def layer(self, name: str) -> Layer:
+        """The layer called `name`: a value's, a node's or a module's name.
+
+        raises   UnknownLayer, suggesting near names
+        """
+        from onnxviz.graph.layers import resolve
+
+        return resolve(self.layers, name)
+
+    @cached_property
+    def head(self) -> Head:
+        """Where the class scores, the logits before Softmax and the last hidden features are.
+
+        raises   ModelUnsuitable when the network is no classifier
+        """
+        from onnxviz.graph.head import head
+
+        if self._barrier is not None:
+            raise ModelUnsuitable(
+                f"at {self.size[1]}×{self.size[0]} pixels this network ends before {self._barrier!r}, which needs "
+                f"its own input size; leave out --size, or choose an earlier --layer"
+            )
+        return head(self.model)
+
+    @property
+    def digest(self) -> str:
+        """The SHA-256 of the model file, 64 hexadecimal digits."""
+        return self._loaded.digest
+
+    @property
+    def limits(self) -> Limits:
+        """The limits that the model was loaded under."""
+        return self._loaded.limits
+
+    @cached_property
+    def findings(self) -> list[str]:
+        """What is odd about the weights (NaN, infinities)."""
+        return self._loaded.findings()
+
+    def label(self, index: int) -> str:
+        """What class `index` is called; 'class 7' where there are no labels."""
+        return self.labels[index] if self.labels is not None else f"class {index}"
+
+    def target(self, target: int | str) -> int:
+        """The class index that an index or a label means.
+
+        raises   UnknownLabel
+        """
+        return find_label(target, self.labels, self.head.classes)
+
+    # --- images in ------------------------------------------------------------------------------
+
+    def pictures(self, images: Images) -> list[np.ndarray]:
+        """Each image as the network sees it, before normalising: (h, w, 3) uint8.
+
+        raises   ImageRejected
+        """
+        from onnxviz.image.io import read
+
+        return [self.preprocessing.view(read(image)) for image in as_list(images)]
+
+    def prepare(self, images: Images) -> np.ndarray:
+        """The network's input tensor, float32, with one entry an image.
+
+        raises   ImageRejected, UsageError
+        """
+        if isinstance(images, np.ndarray) and images.ndim == 4 and images.dtype.kind == "f":
+            return np.ascontiguousarray(images, dtype=np.float32)
+        from onnxviz.image.io import read
+
+        tensors = [self.preprocessing.apply(read(image)) for image in as_list(images)]
+        if not tensors:
+            raise UsageError("no image was given; expected at least one")
+        shapes = {tensor.shape for tensor in tensors}
+        if len(shapes) > 1:
+            raise UsageError(
+                f"the images have {len(shapes)} different sizes and this network keeps each image's own; "
+                "give --size HxW, or one image at a time"
+            )
+        return np.stack(tensors).astype(np.float32, copy=False)
+
+    # --- running --------------------------------------------------------------------------------
+
+    @cached_property
+    def batched(self) -> tuple[ir.Model, int | None]:
+        """The model with a dynamic batch, and None; or as it is, and the batch that it is fixed to."""
+        from onnxviz.graph.surgery import free_batch
+
+        if self.input.batch is None:
+            return self.model, None
+        try:
+            return free_batch(self.model), None
+        except ModelUnsuitable as reason:
+            self.warnings.append(f"the batch stays fixed to {self.input.batch}: {reason}")
+            return self.model, self.input.batch
+
+    def batch_size(self, batch: int | None = None) -> int:
+        """The number of images a run: `batch`, what the file fixes, or what the memory allows."""
+        fixed = self.batched[1]
+        if fixed is not None:
+            return fixed
+        if batch is not None:
+            if batch < 1:
+                raise UsageError(f"batch must be at least 1, got {batch}")
+            return batch
+        return batching.batch_size(batching.elements(tuple(layer.shape[1:]) for layer in self.layers))
+
+    def program(self, names: Sequence[str] = (), **options: Any) -> Program:
+        """The network compiled with the values `names` as outputs (its own outputs where none are named)."""
+        from onnxviz.graph.surgery import cut
+
+        return self.compile(
+            lambda: cut(self.batched[0], list(names)) if names else self.batched[0],
+            key=("values", *names),
+            **options,
+        )
+
+    def compile(self, build: Callable[[], ir.Model], *, key: Hashable, **options: Any) -> Program:
+        """The graph that `build` gives, compiled for this network's provider; kept under `key`."""
+        full = (key, tuple(sorted(options.items())))
+        if full not in self._programs:
+            settings = {
+                "provider": self.provider,
+                "threads": self.threads,
+                "seconds": self.limits.run_seconds,
+                **options,
+            }
+            self._programs[full] = compile(build(), **settings)
+        return self._programs[full]
+
+    def run(
+        self,
+        x: np.ndarray,
+        names: Sequence[str],
+        *,
+        batch: int | None = None,
+        progress: Progress = silent,
+    ) -> dict[str, np.ndarray]:
+        """The values called `names` for the input tensor `x`, in batches: {name: (N, ...) array}."""
+        program = self.program(names)
+        size = self.batch_size(batch)
+        parts: dict[str, list[np.ndarray]] = {name: [] for name in names}
+        for start in range(0, len(x), size):
+            chunk = x[start : start + size]
+            count = len(chunk)
+            if self.batched[1] is not None and count < size:
+                # A file that allows only its own batch gets it, filled up; the surplus is thrown away.
+                chunk = np.concatenate([chunk, np.repeat(chunk[-1:], size - count, axis=0)])
+            arrays = program({self.input.name: chunk}, names)
+            for name in names:
+                parts[name].append(arrays[name][:count] if arrays[name].ndim else arrays[name][None])
+            progress(start + count, len(x), "images")
+        return {name: np.concatenate(arrays) for name, arrays in parts.items()}
+
+    def probabilities(self, x: np.ndarray, *, batch: int | None = None) -> np.ndarray:
+        """The class probabilities (N, classes) float32, summing to 1 unless the network ends in Sigmoid.
+
+        raises   ModelUnsuitable when the network is no classifier
+        """
+        return self.to_probabilities(self.run(x, [self.head.scores], batch=batch)[self.head.scores])
+
+    def to_probabilities(self, scores: np.ndarray) -> np.ndarray:
+        """Raw values of the network's score output (N, ...) as probabilities (N, classes)."""
+        flat = scores.reshape(len(scores), -1).astype(np.float32, copy=False)
+        return flat if self.head.activation else softmax(flat)
+
+    def predict(self, images: Images, top: int = 5) -> list[list[Prediction]]:
+        """The `top` most probable classes of each image, best first: one list an image.
+
+        raises   ImageRejected, ModelUnsuitable
+        """
+        if top < 1:
+            raise UsageError(f"top must be at least 1, got {top}")
+        rows = self.probabilities(self.prepare(images))
+        best = np.argsort(-rows, axis=1, kind="stable")[:, :top]
+        return [
+            [Prediction(int(index), self.label(int(index)), float(row[index])) for index in indices]
+            for row, indices in zip(rows, best, strict=True)
+        ]
+
+    def activations(
+        self, images: Images, names: Sequence[str] | str, *, batch: int | None = None
+    ) -> dict[str, np.ndarray]:
+        """The values of layers: {name as given: float32 array with one entry an image, mostly (N, C, H, W)}.
+
+        raises   UnknownLayer, ImageRejected
+        """
+        wanted = [names] if isinstance(names, str) else list(names)
+        values = {name: self.layer(name).name for name in wanted}
+        arrays = self.run(self.prepare(images), list(dict.fromkeys(values.values())), batch=batch)
+        return {name: arrays[value].astype(np.float32, copy=False) for name, value in values.items()}
+
+    # --- on record ------------------------------------------------------------------------------
+
+    def manifest(self, technique: str, **parameters: Any) -> dict[str, Any]:
+        """The run manifest: everything that the same numbers need again, and nothing that changes by the clock."""
+        import onnxruntime
+
+        running = next(iter(self._programs.values()), None)
+        return {
+            "schema": f"onnxviz.{technique}/1",
+            "technique": technique,
+            "model": {
+                "name": self.name,
+                "sha256": self.digest,
+                "opset": dict(self.model.opset_imports),
+                "ir_version": self.model.ir_version,
+                "producer": self.model.producer_name or None,
+                "input": {
+                    "name": self.input.name,
+                    "shape": list(self.input.shape),
+                    "dtype": self.input.dtype,
+                    "layout": self.input.layout,
+                },
+            },
+            "versions": {
+                "onnxviz": __version__,
+                "onnxruntime": onnxruntime.__version__,
+                "numpy": np.__version__,
+            },
+            "provider": running.provider if running else self.provider,
+            "threads": self.threads,
+            "preprocessing": self.preprocessing.to_dict(),
+            "parameters": parameters,
+            "limits": self.limits.to_dict(),
+            "warnings": list(self.warnings),
+        }
+
+
+def softmax(rows: np.ndarray) -> np.ndarray:
+    """Softmax over the last axis of (N, K) float32."""
+    shifted = np.exp(rows - rows.max(axis=-1, keepdims=True))
+    result: np.ndarray = shifted / shifted.sum(axis=-1, keepdims=True)
+    return result
+
+
+def as_list(images: Images) -> list[ImageLike]:
+    """A list of images from one image or several."""
+    if isinstance(images, (list, tuple)):
+        return list(images)
+    if isinstance(images, np.ndarray) and images.ndim == 4:
+        return list(images)
+    return [images]
+
+
+def load(
+    model: str | os.PathLike[str] | bytes | onnx.ModelProto | ir.Model,
+    *,
+    preprocess: Preprocessing | str | os.PathLike[str] | None = None,
+    labels: str | os.PathLike[str] | Sequence[str] | None = None,
+    provider: str = "auto",
+    threads: int | None = None,
+    size: int | tuple[int, int] | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    channels: str | None = None,
+    layout: str | None = None,
+    input: str | None = None,  # noqa: A002 - ONNX's word
+    feeds: Mapping[str, Any] | None = None,
+    limits: Limits | None = None,
+) -> Network:
+    """Open a convolutional network in ONNX form.
+
+    model        a path, a name of the catalogue ('efficientnet-lite0' is bundled), the file's bytes, or a parsed model
+    preprocess   how pictures become its input: a preset's name, a JSON file, or a Preprocessing; None: what the
+                 model's metadata says, else ImageNet's usual values (with a warning)
+    labels       the classes' names: a file, a list, or 'imagenet'; None: what the metadata says
+    provider     'auto' (CUDA where it works, else CPU), 'cpu', 'cuda', or any name that ONNX Runtime knows
+    threads      threads within an operator; None: ONNX Runtime decides
+    size         height and width in pixels, for networks that allow it
+    mean, std    per channel, of pixels in 0..1 or 0..255; change what `preprocess` says
+    channels     'RGB', 'BGR', 'L' (grey) or 'RGBA'
+    layout       'NCHW' or 'NHWC', where the shape does not tell
+    input        the image input's name, where there are several inputs
+    feeds        fixed values for the other inputs
+    limits       what is too large, too deep or too slow (`onnxviz.Limits`)
+    raises       ModelRejected, ModelUnsuitable, LimitExceeded, LabelsRejected, PreprocessingRejected
+    """
+    from onnxviz.graph.metadata import read_labels as labels_of
+    from onnxviz.graph.metadata import read_preprocessing
+
+    source = _locate(model)
+    loaded = load_graph(source, limits=limits or Limits())
+    graph = fix_inputs(loaded.model, dict(feeds)) if feeds else loaded.model
+    spec = image_input(graph, input, layout.upper() if layout else None)
+    if not any(value.dtype is None or value.dtype.is_floating_point() for value in graph.outputs):
+        from onnxviz.graph.layers import layers
+
+        named = ", ".join(repr(layer.name) for layer in layers(graph, input=spec.name)[-4:])
+        raise ModelUnsuitable(
+            f"none of the model's outputs is a float tensor ({', '.join(str(v.name) for v in graph.outputs)}); "
+            f"make one of its layers an output first: onnxviz expose MODEL --layer L, with L such as {named}"
+        )
+    warnings = list(loaded.warnings)
+    wanted_size = (size, size) if isinstance(size, int) else size
+    given_parts = {"mean": mean, "std": std, "channels": channels.upper() if channels else None}
+    preprocessing = _preprocessing(preprocess, read_preprocessing(loaded.model), spec, wanted_size, warnings)
+    preprocessing = preprocessing.override(**{key: part for key, part in given_parts.items() if part is not None})
+    barrier = None
+    fixed = (spec.height, spec.width)
+    if wanted_size is not None and None not in fixed and fixed != wanted_size:
+        from onnxviz.graph.surgery import free_size
+
+        graph, barrier = free_size(graph)
+        spec = image_input(graph, None, spec.layout)
+    given = read_labels(labels) if labels is not None else labels_of(loaded.model)
+    network = Network(
+        loaded,
+        name=source.stem if isinstance(source, Path) else "model",
+        model=graph,
+        spec=spec,
+        preprocessing=preprocessing,
+        labels=given,
+        provider=provider,
+        threads=threads,
+        warnings=warnings,
+        barrier=barrier,
+    )
+    if labels is not None and given is not None:
+        check_count(given, network.head.classes)
+    return network
+
+
+def _locate(model: Any) -> Any:
+    """A path where a path or a catalogue name was given, anything else as it is."""
+    if isinstance(model, (str, os.PathLike)):
+        from onnxviz.catalogue import resolve
+
+        return resolve(os.fspath(model))
+    return model
+
+
+def _preprocessing(
+    given: Any,
+    recorded: Preprocessing | None,
+    spec: InputSpec,
+    size: tuple[int, int] | None,
+    warnings: list[str],
+) -> Preprocessing:
+    """What was given, else what the model's metadata says, else a guess that is recorded as a warning."""
+    from onnxviz.image.preprocess import PRESETS, Preprocessing, from_file
+
+    if isinstance(given, Preprocessing):
+        chosen = given
+    elif given is not None:
+        chosen = PRESETS[str(given)] if str(given) in PRESETS else from_file(given)
+    elif recorded is not None:
+        chosen = recorded
+    elif spec.dtype == "uint8":
+        chosen = PRESETS["uint8"]
+    else:
+        preset = "imagenet" if spec.channels in (3, None) else "unit"
+        warnings.append(
+            f"the file does not say how pictures become its input: assuming {preset!r}; "
+            "if predictions look wrong, give --preprocess NAME|FILE"
+        )
+        chosen = PRESETS[preset]
+    channels = {1: "L", 4: "RGBA"}.get(spec.channels or 3, chosen.channels)
+    height, width = (size or (spec.height, spec.width)) if size or spec.height else (None, None)
+    if height is None or width is None:
+        final = chosen.size or ((_DEFAULT_SIZE, _DEFAULT_SIZE) if given is None else None)
+    else:
+        final = (height, width)
+    return chosen.override(size=final, channels=channels, layout=spec.layout, dtype=spec.dtype)

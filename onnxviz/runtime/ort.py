@@ -1,0 +1,195 @@
+"""Running graphs on ONNX Runtime: `compile(model)` gives a callable on arrays."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from onnxviz.errors import LimitExceeded, ModelRejected, RuntimeFailed
+from onnxviz.runtime import providers as _providers
+from onnxviz.runtime.watchdog import WATCHDOG
+
+# Weights from this size on are handed to ONNX Runtime beside the graph: no second copy is serialised, files over
+# 2 GB work, and ONNX Runtime never opens a file that a model names.
+_INLINE_BYTES = 1024
+_NUMPY_TYPES = {
+    ir.DataType.FLOAT,
+    ir.DataType.DOUBLE,
+    ir.DataType.FLOAT16,
+    ir.DataType.INT8,
+    ir.DataType.UINT8,
+    ir.DataType.INT16,
+    ir.DataType.UINT16,
+    ir.DataType.INT32,
+    ir.DataType.UINT32,
+    ir.DataType.INT64,
+    ir.DataType.UINT64,
+    ir.DataType.BOOL,
+}
+# Folding a constant into something larger than this is the model's attack or mistake, not an optimisation.
+_FOLDING_BYTES = 1 << 30
+
+
+class Program:
+    """A compiled graph: a callable from named arrays to named arrays.
+
+    inputs, outputs   the names, in order
+    provider          the execution provider that really runs it
+    """
+
+    def __init__(self, session: Any, provider: str, seconds: float | None, keep: list[Any]) -> None:
+        self._session = session
+        self._ort = _providers.onnxruntime()
+        self._seconds = seconds
+        self._keep = keep  # the memory behind the weights
+        self.provider = provider
+        self.inputs = [value.name for value in session.get_inputs()]
+        self.outputs = [value.name for value in session.get_outputs()]
+        self._types = {value.name: _TYPES.get(value.type) for value in session.get_inputs()}
+
+    @property
+    def on_device(self) -> bool:
+        """Whether arrays live in another memory than NumPy's."""
+        return self.provider == _providers.CUDA
+
+    def put(self, name: str, array: np.ndarray) -> Any:
+        """The array for input `name`, moved to the device once, to be fed to many runs."""
+        value = np.ascontiguousarray(array, dtype=self._types[name])
+        if self.on_device:
+            return self._ort.OrtValue.ortvalue_from_numpy(value, "cuda", 0)
+        return value
+
+    def __call__(
+        self, feeds: Mapping[str, Any], outputs: Iterable[str] | None = None
+    ) -> dict[str, np.ndarray]:
+        """Run once. Half precision comes back as float32.
+
+        raises   LimitExceeded when it takes longer than allowed or memory ends, RuntimeFailed otherwise
+        """
+        names = list(outputs) if outputs is not None else self.outputs
+        options = self._ort.RunOptions()
+        try:
+            if self._seconds is None:
+                arrays = self._run(names, feeds, options)
+            else:
+                with WATCHDOG.watch(options, self._seconds):
+                    arrays = self._run(names, feeds, options)
+        except MemoryError as error:
+            raise LimitExceeded("the model ran out of memory; give a smaller --batch or image") from error
+        except Exception as error:  # onnxruntime's errors have no common base of their own
+            raise self._typed(error, options) from error
+        return {
+            name: array.astype(np.float32) if array.dtype == np.float16 else array
+            for name, array in zip(names, arrays, strict=True)
+        }
+
+    def _run(self, names: list[str], feeds: Mapping[str, Any], options: Any) -> list[np.ndarray]:
+        if not self.on_device:
+            ready = {
+                name: value if value.dtype == self._types[name] else value.astype(self._types[name])
+                for name, value in feeds.items()
+            }
+            result: list[np.ndarray] = self._session.run(names, ready, options)
+            return result
+        # Values that `put` moved to the device stay there; only the others travel, and results come back once.
+        binding = self._session.io_binding()
+        for name, value in feeds.items():
+            if isinstance(value, self._ort.OrtValue):
+                binding.bind_ortvalue_input(name, value)
+            else:
+                binding.bind_cpu_input(name, np.ascontiguousarray(value, dtype=self._types[name]))
+        for name in names:
+            binding.bind_output(name, "cpu")
+        self._session.run_with_iobinding(binding, options)
+        copied: list[np.ndarray] = binding.copy_outputs_to_cpu()
+        return copied
+
+    def _typed(self, error: Exception, options: Any) -> Exception:
+        text = _first_line(error)
+        if options.terminate:
+            return LimitExceeded(
+                f"the model was still running after {self._seconds:g} s; raise it with --limit run_seconds=…"
+            )
+        if "bad_alloc" in text or "Failed to allocate memory" in text or "out of memory" in text.lower():
+            return LimitExceeded(f"the model ran out of memory ({text}); give a smaller --batch or image")
+        return RuntimeFailed(f"ONNX Runtime could not run the model: {text}")
+
+
+_TYPES = {
+    "tensor(float)": np.dtype(np.float32),
+    "tensor(float16)": np.dtype(np.float16),
+    "tensor(double)": np.dtype(np.float64),
+    "tensor(uint8)": np.dtype(np.uint8),
+    "tensor(int8)": np.dtype(np.int8),
+    "tensor(int32)": np.dtype(np.int32),
+    "tensor(int64)": np.dtype(np.int64),
+    "tensor(bool)": np.dtype(np.bool_),
+}
+
+
+def compile(  # noqa: A001 - the design's word
+    model: ir.Model,
+    *,
+    provider: str = "auto",
+    threads: int | None = None,
+    spin: bool = True,
+    seconds: float | None = None,
+) -> Program:
+    """Make `model` runnable.
+
+    provider   'auto', 'cpu', 'cuda' or any name that ONNX Runtime knows
+    threads    threads within an operator; None leaves it to ONNX Runtime
+    spin       whether idle threads wait busily (fastest alone) or sleep (kinder beside decoding threads)
+    seconds    the longest that one run may take; None: any time
+    raises     ProviderUnavailable, ModelRejected, LimitExceeded
+    """
+    ort = _providers.onnxruntime()
+    # Both let a model change how its own session is set up (promise P1).
+    os.environ.pop("ORT_LOAD_CONFIG_FROM_MODEL", None)
+    wanted = _providers.choose(provider)
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    if not spin:
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.add_session_config_entry(
+        "optimization.constant_folding_max_output_size_in_bytes", str(_FOLDING_BYTES)
+    )
+    graph, names, weights = _split(model)
+    values = [ort.OrtValue.ortvalue_from_numpy(weight) for weight in weights]
+    options.add_external_initializers(names, values)
+    try:
+        session = ort.InferenceSession(graph, options, providers=wanted)
+    except MemoryError as error:
+        raise LimitExceeded("the model ran out of memory while it was loaded") from error
+    except Exception as error:
+        raise ModelRejected(f"ONNX Runtime refuses the model: {_first_line(error)}") from error
+    return Program(session, _providers.check(provider, wanted, session), seconds, [weights, values])
+
+
+def _split(model: ir.Model) -> tuple[bytes, list[str], list[np.ndarray]]:
+    """The graph's bytes without its large weights, and those weights by name."""
+    names: list[str] = []
+    weights: list[np.ndarray] = []
+    thin = model.clone()
+    thin.metadata_props.clear()
+    for name, value in thin.graph.initializers.items():
+        tensor = value.const_value
+        if tensor is None or tensor.nbytes < _INLINE_BYTES or tensor.dtype not in _NUMPY_TYPES:
+            continue
+        names.append(name)
+        weights.append(np.ascontiguousarray(tensor.numpy()))
+        value.const_value = ir.ExternalTensor(
+            "beside", 0, tensor.nbytes, tensor.dtype, shape=ir.Shape(tensor.shape), name=name
+        )
+    return ir.serde.serialize_model(thin).SerializeToString(), names, weights
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error).strip().splitlines()
+    return text[0][:400] if text else type(error).__name__

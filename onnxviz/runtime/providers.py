@@ -1,0 +1,90 @@
+"""Choosing an ONNX Runtime execution provider, and saying plainly when it cannot be had."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from onnxviz.errors import MissingDependency, ProviderUnavailable, near
+
+_SHORT = {
+    "cpu": "CPUExecutionProvider",
+    "cuda": "CUDAExecutionProvider",
+    "tensorrt": "TensorrtExecutionProvider",
+    "directml": "DmlExecutionProvider",
+    "coreml": "CoreMLExecutionProvider",
+    "openvino": "OpenVINOExecutionProvider",
+    "rocm": "ROCMExecutionProvider",
+    "migraphx": "MIGraphXExecutionProvider",
+    "qnn": "QNNExecutionProvider",
+    "xnnpack": "XnnpackExecutionProvider",
+}
+CPU = _SHORT["cpu"]
+CUDA = _SHORT["cuda"]
+
+
+def onnxruntime() -> Any:
+    """The onnxruntime module.
+
+    raises   MissingDependency when none is installed, or a broken mixture of two
+    """
+    try:
+        import onnxruntime as ort
+    except ImportError as error:
+        raise MissingDependency(
+            "ONNX Runtime is not installed; onnxviz leaves the choice to you: "
+            'pip install "onnxviz[cpu]" or pip install "onnxviz[gpu]"'
+        ) from error
+    if not hasattr(ort, "InferenceSession"):
+        raise MissingDependency(
+            "the installed onnxruntime is broken (two builds overwrote each other?); run `onnxviz doctor`"
+        )
+    return ort
+
+
+def choose(provider: str) -> list[Any]:
+    """The providers to ask ONNX Runtime for, best first, for 'auto', a short name or a full name.
+
+    'auto' takes CUDA where it is built in and falls back to the CPU; any other name is taken at its word.
+
+    raises   ProviderUnavailable when this build of ONNX Runtime does not know it
+    """
+    ort = onnxruntime()
+    built_in = ort.get_available_providers()
+    if provider == "auto":
+        return [_with_options(CUDA), CPU] if CUDA in built_in else [CPU]
+    name = _SHORT.get(provider.lower(), provider)
+    if name not in built_in:
+        known = [*_SHORT, *built_in]
+        hint = '; pip install "onnxviz[gpu]" instead of [cpu]' if name == CUDA else near(provider, known)
+        raise ProviderUnavailable(
+            f"provider {provider!r} is not in this ONNX Runtime, which has {', '.join(built_in)}{hint}"
+        )
+    return [CPU] if name == CPU else [_with_options(name), CPU]
+
+
+def _with_options(name: str) -> Any:
+    if name != CUDA:
+        return name
+    ort = onnxruntime()
+    if hasattr(ort, "preload_dlls"):
+        ort.preload_dlls()
+    # EXHAUSTIVE search is slow on each new shape; TF32 would make results differ from the CPU's in the third digit.
+    return (name, {"cudnn_conv_algo_search": "HEURISTIC", "use_tf32": "0"})
+
+
+def check(asked: str, providers: list[Any], session: Any) -> str:
+    """The provider that `session` really runs on.
+
+    `get_available_providers` lists CUDA even where its libraries cannot be loaded; ONNX Runtime then falls
+    back to the CPU without an error. Only 'auto' may do that.
+
+    raises   ProviderUnavailable
+    """
+    got: str = session.get_providers()[0]
+    wanted = providers[0] if isinstance(providers[0], str) else providers[0][0]
+    if got != wanted and asked != "auto":
+        raise ProviderUnavailable(
+            f"provider {asked!r} is built in but could not be started (driver or libraries missing?); "
+            f"ONNX Runtime fell back to {got}. Use --provider auto to accept that, or run `onnxviz doctor`"
+        )
+    return got

@@ -1,0 +1,1 @@
+"""One technique a file: a plain function of a network and arrays."""

@@ -1,0 +1,101 @@
+"""Feature maps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from onnxviz.errors import UsageError
+from onnxviz.network import ImageLike, Network
+from onnxviz.results import Result
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+_MOST_MAPS = 64
+_EDGE = 96
+
+
+@dataclass
+class Activations(Result):
+    """The feature maps of one layer for one image.
+
+    values   (C, H, W) float32; (C,) for a layer without maps
+    layer    the layer's name
+    image    (h, w, 3) uint8, the picture as the network sees it
+    """
+
+    layer: str
+    image: np.ndarray = field(repr=False)
+
+    def shown(self) -> list[int]:
+        """The channels in the picture: all of them, or the 64 with the largest activation, in order."""
+        maps = np.asarray(self.values)
+        if len(maps) <= _MOST_MAPS:
+            return list(range(len(maps)))
+        strongest = np.argsort(-maps.reshape(len(maps), -1).max(axis=1), kind="stable")[:_MOST_MAPS]
+        return sorted(int(channel) for channel in strongest)
+
+    def picture(self) -> Image.Image:
+        """The photo and its feature maps, on one common scale from the lowest to the highest shown value."""
+        from PIL import Image as PILImage
+
+        from onnxviz.image.colour import sequential
+        from onnxviz.image.sheet import tiles
+
+        maps = np.asarray(self.values)
+        if maps.ndim == 1:
+            maps = maps[:, None, None]
+        channels = self.shown()
+        shown = np.nan_to_num(maps[channels])
+        low = min(0.0, float(shown.min(initial=0.0)))
+        # One bright outlier must not leave every map black.
+        high = float(np.percentile(shown, 99.7)) if shown.size else 1.0
+        scaled = np.clip((shown - low) / max(high - low, 1e-12), 0.0, 1.0)
+        height, width = maps.shape[1:]
+        factor = max(1, round(_EDGE / max(height, width)))
+        pictures = [np.repeat(np.repeat(sequential(one), factor, axis=0), factor, axis=1) for one in scaled]
+        photo = PILImage.fromarray(self.image)
+        photo.thumbnail((width * factor, max(height * factor, 24)))
+        which = (
+            f"all {len(maps)} channels"
+            if len(channels) == len(maps)
+            else (f"the {len(channels)} strongest of {len(maps)} channels")
+        )
+        return tiles(
+            [np.asarray(photo), *pictures],
+            labels=["image", *map(str, channels)],
+            title=f"{self.layer}: {which}, {width}×{height}",
+            subtitle=f"dark is {low:.3g}, bright is {high:.3g} or more; one scale for all maps",
+        )
+
+
+def activations(net: Network, image: ImageLike, layer: str) -> Activations:
+    """The feature maps of `layer` for one image.
+
+    image    (H, W, 3) uint8, or anything `Network.prepare` takes
+    returns  Activations, values (C, H, W) float32 (channels first, whatever the network's layout)
+    raises   UnknownLayer, ImageRejected
+    """
+    found = net.layer(layer)
+    pictures = net.pictures(image)
+    if len(pictures) != 1:
+        raise UsageError(f"activations takes one image, got {len(pictures)}")
+    maps = net.activations(image, [found.name])[found.name][0]
+    if maps.ndim == 3 and net.channels_last(found):
+        maps = np.moveaxis(maps, -1, 0)
+    if maps.ndim == 2:
+        maps = maps[None]
+    manifest = net.manifest("activations", layer=found.name)
+    manifest["figures"] = {
+        "shape": list(maps.shape),
+        "smallest": float(maps.min(initial=0.0)),
+        "largest": float(maps.max(initial=0.0)),
+        "zero_share": float(np.mean(maps == 0)) if maps.size else 0.0,
+        "silent_channels": int(np.sum(~maps.reshape(len(maps), -1).any(axis=1))),
+    }
+    return Activations(
+        values=np.ascontiguousarray(maps), manifest=manifest, layer=found.name, image=pictures[0]
+    )

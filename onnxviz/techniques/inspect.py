@@ -1,0 +1,137 @@
+"""What a network is made of."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from onnxviz.errors import ModelUnsuitable
+from onnxviz.network import Network
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What `inspect` found.
+
+    network      the network
+    operators    how often each operator occurs
+    parameters   the number of weights, each counted once
+    macs         multiply–accumulate operations for one image; None where the size is dynamic
+    """
+
+    network: Network
+    operators: dict[str, int]
+    parameters: int
+    macs: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything as plain values, for JSON."""
+        net = self.network
+        return {
+            **net.manifest("inspect"),
+            "input": asdict(net.input),
+            "outputs": [str(value.name) for value in net.model.graph.outputs],
+            "classes": self.classes,
+            "labels": len(net.labels) if net.labels is not None else None,
+            "parameters": self.parameters,
+            "macs": self.macs,
+            "operators": self.operators,
+            "findings": net.findings,
+            "layers": [asdict(layer) for layer in net.layers],
+        }
+
+    @property
+    def classes(self) -> int | None:
+        """The number of classes, or None where the network is no classifier."""
+        try:
+            return self.network.head.classes
+        except ModelUnsuitable:
+            return None
+
+    def lines(self) -> list[str]:
+        """The same for a reader: the input, the totals, the layers as a tree, the operators."""
+        return [*self._summary(), "", *self._table(), "", *self._operators()]
+
+    def _summary(self) -> list[str]:
+        net = self.network
+        pre = net.preprocessing
+        opsets = ", ".join(
+            f"{domain or 'ai.onnx'} {version}" for domain, version in net.model.opset_imports.items()
+        )
+        height, width = net.size
+        lines = [
+            f"{net.name}  (sha256 {net.digest[:12]}…, opset {opsets}, IR {net.model.ir_version}"
+            + (f", made by {net.model.producer_name})" if net.model.producer_name else ")"),
+            f"input       {net.input.name}: {_shape(net.input.shape)} {net.input.dtype} {net.input.layout}, "
+            f"fed with {width}×{height} {pre.channels} pixels ({pre.name})",
+            f"outputs     {', '.join(str(value.name) for value in net.model.graph.outputs)}"
+            + (f"; {self.classes} classes" if self.classes else "")
+            + (f", labels such as {net.labels[0]!r}" if net.labels else ""),
+            f"parameters  {self.parameters:,}",
+            f"MACs        {self.macs:,} for one image of {width}×{height}",
+        ]
+        lines += [f"warning     {text}" for text in net.warnings]
+        lines += [f"finding     {text}" for text in net.findings]
+        return lines
+
+    def _table(self) -> list[str]:
+        rows = [("layer", "operator", "shape", "parameters", "MACs", "field", "stride")]
+        above: tuple[str, ...] = ()
+        for layer in self.network.layers:
+            path = tuple(layer.path)
+            # The module path is printed where it changes, as the branches of a tree.
+            for depth, part in enumerate(path):
+                if path[: depth + 1] != above[: depth + 1]:
+                    rows.append(("  " * depth + part + "/", "", "", "", "", "", ""))
+            above = path
+            rows.append(
+                (
+                    "  " * len(path) + layer.name,
+                    layer.op,
+                    _shape(layer.shape),
+                    f"{layer.parameters:,}" if layer.parameters else "",
+                    f"{layer.macs:,}" if layer.macs else "",
+                    _pair(layer.receptive_field),
+                    _pair(layer.stride),
+                )
+            )
+        widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+        right = (3, 4, 5, 6)
+        return [
+            "  ".join(
+                cell.rjust(width) if i in right else cell.ljust(width)
+                for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+            ).rstrip()
+            for row in rows
+        ]
+
+    def _operators(self) -> list[str]:
+        return ["operators   " + ", ".join(f"{name} ×{count}" for name, count in self.operators.items())]
+
+
+def inspect(net: Network) -> Inspection:
+    """The input, the layers (shape, parameters, MACs, receptive field) and the operators of a network.
+
+    raises   nothing that `onnxviz.load` has not raised
+    """
+    counts = Counter(
+        f"{node.domain}.{node.op_type}" if node.domain else node.op_type
+        for node in net.model.graph.all_nodes()
+    )
+    return Inspection(
+        network=net,
+        operators=dict(sorted(counts.items(), key=lambda item: (-item[1], item[0]))),
+        parameters=sum(layer.parameters for layer in net.layers),
+        macs=sum(layer.macs for layer in net.layers),
+    )
+
+
+def _shape(shape: tuple[int | str, ...]) -> str:
+    return "×".join(map(str, shape))
+
+
+def _pair(pair: tuple[Any, Any] | None) -> str:
+    if pair is None:
+        return ""
+    return str(pair[0]) if pair[0] == pair[1] else f"{pair[1]}×{pair[0]}"

@@ -1,0 +1,149 @@
+"""RISE: the parts of the image that show whenever the class is recognised."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from onnxviz.errors import UsageError
+from onnxviz.graph import occlude
+from onnxviz.network import ImageLike, Network
+from onnxviz.progress import Progress, silent
+from onnxviz.results import Attribution, Interrupted
+from onnxviz.techniques.masking import Objective, choose, filling, single, sweep
+
+
+def rise(
+    net: Network,
+    image: ImageLike,
+    *,
+    target: int | str | None = None,
+    masks: int = 4000,
+    grid: int = 8,
+    probability: float = 0.5,
+    fill: str = "zero",
+    objective: Objective | None = None,
+    layer: str | None = None,
+    channel: int | None = None,
+    position: tuple[int, int] | None = None,
+    seed: int = 0,
+    batch: int | None = None,
+    progress: Progress = silent,
+) -> Attribution:
+    """The class probability that a pixel brings when it shows through a random mask.
+
+    Petsiuk, Das & Saenko 2018, arXiv:1806.07421. Each mask is a coarse grid of random cells, upsampled bilinearly and
+    cut out at a random shift; the map is the sum of masks weighted by their scores, divided by masks × probability as
+    in the paper. So values are in units of the score: about the mean probability when the pixel shows.
+
+    image         (H, W, 3) uint8, or anything `Network.prepare` takes; one
+    target        class index or label; None: the top class of the whole image
+    masks         how many random masks; the error falls with its square root
+    grid          cells along each side of the coarse grid
+    probability   the chance that a cell shows, over 0 and under 1
+    fill          what shows through where the image does not (`techniques.masking.filling`); 'zero' is the paper's
+    objective, layer, channel, position   instead of a class, as for `occlusion`
+    seed          of the random cells and shifts; the same masks whatever the batch
+    returns       Attribution, values (H, W) float32, for probabilities ≥ 0
+    raises        UsageError, UnknownLabel, UnknownLayer, ImageRejected, ModelUnsuitable; Interrupted on Ctrl-C, whose
+                  partial map is that of the masks so far
+    """
+    score = choose(net, target, objective, layer, channel, position)
+    x, picture = single(net, image, "RISE")
+    size = (picture.shape[0], picture.shape[1])
+    if masks < 1:
+        raise UsageError(f"masks must be at least 1, got {masks}")
+    if not 1 <= grid <= min(size):
+        raise UsageError(f"grid must be from 1 to {min(size)}, the image's shorter side; got {grid}")
+    if not 0 < probability < 1:
+        raise UsageError(f"probability must be over 0 and under 1, got {probability}")
+    cell = (occlude.cell_size(size[0], grid), occlude.cell_size(size[1], grid))
+    hidden = filling(net, x, picture, fill, radius=max(cell) / 2, seed=seed)
+    cells, shifts = draw_masks(masks, grid, probability, cell, seed)
+    program = net.compile(
+        lambda: occlude.masked(
+            score.graph(), input=net.input.name, layout=net.input.layout, shape=x.shape, grid=grid
+        ),
+        key=("rise", score.key, x.shape, grid),
+    )
+    scores = sweep(
+        net,
+        program,
+        {occlude.IMAGE: x, occlude.FILL: hidden},
+        {  # the first mask shows everything: the image as it is
+            occlude.CELLS: np.concatenate([np.ones((1, grid, grid), dtype=np.float32), cells]),
+            occlude.SHIFTS: np.concatenate([np.zeros((1, 2), dtype=np.int64), shifts]),
+        },
+        score,
+        batch=batch,
+        progress=progress,
+        what="masks",
+    )
+    weights = scores[1:]
+    manifest = net.manifest(
+        "rise",
+        target=score.target,
+        label=score.label,
+        masks=masks,
+        grid=grid,
+        probability=probability,
+        fill=fill,
+        seed=seed,
+        batch=net.batch_size(batch),
+    )
+    complete = len(weights) == masks
+    figures: dict[str, Any] = {"score": float(scores[0]), "masks": masks}
+    if not complete:
+        figures["masks_done"] = len(weights)
+    if len(weights):
+        figures |= {"mean_masked_score": float(weights.mean()), "largest_masked_score": float(weights.max())}
+    manifest["figures"] = figures
+    total = weighted_sum(weights, cells[: len(weights)], shifts[: len(weights)], size)
+    result = Attribution(
+        values=(total / (max(1, len(weights)) * probability)).astype(np.float32),
+        manifest=manifest,
+        image=picture,
+        target=score.target,
+        label=score.label,
+        method="rise",
+        score=float(scores[0]),
+    )
+    if not complete:
+        manifest["incomplete"] = True
+        raise Interrupted(result)
+    return result
+
+
+def draw_masks(
+    count: int, grid: int, probability: float, cell: tuple[int, int], seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """The random choices behind `count` masks: cells (count, grid, grid) float32 0/1, shifts (count, 2) int64."""
+    random = np.random.default_rng(seed)
+    cells = (random.random((count, grid, grid), dtype=np.float32) < probability).astype(np.float32)
+    return cells, random.integers(0, cell, (count, 2))
+
+
+def weighted_sum(
+    weights: np.ndarray, cells: np.ndarray, shifts: np.ndarray, size: tuple[int, int]
+) -> np.ndarray:
+    """Σ weight × mask over all masks, without making one: (H, W) float64.
+
+    A mask is linear in its cells, A(row shift) · cells · A(column shift)ᵀ with the matrices of `occlude.hat`. So masks of
+    equal shifts are added while they are still grids of numbers, and only those sums are upsampled, in float64: for
+    224 pixels at most 28 × 28 of them, whatever the number of masks.
+    """
+    total = np.zeros(size)
+    if not len(weights):
+        return total
+    grid = cells.shape[1]
+    tables = [occlude.hat(length, grid).astype(np.float64) for length in size]
+    pairs, group = np.unique(shifts, axis=0, return_inverse=True)
+    sums = np.zeros((len(pairs), grid, grid))
+    np.add.at(sums, group.reshape(-1), weights.astype(np.float64)[:, None, None] * cells)
+    for shift in np.unique(pairs[:, 0]):
+        chosen = pairs[:, 0] == shift
+        across = tables[1][pairs[chosen, 1][:, None] + np.arange(size[1])]  # (shifts, W, grid)
+        rows = np.tensordot(sums[chosen], across, axes=((0, 2), (0, 2)))  # (grid, W)
+        total += tables[0][shift : shift + size[0]] @ rows
+    return total

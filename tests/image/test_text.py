@@ -1,0 +1,142 @@
+"""Nothing that a stranger names a thing can act on a terminal, a page, a picture or a path."""
+
+from __future__ import annotations
+
+import os
+import unicodedata
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from onnxviz.image.text import file_name, printable, shorten
+
+ANYTHING = st.text(st.characters(), max_size=60)  # surrogates included
+
+
+@pytest.mark.parametrize(
+    ("given_", "shown"),
+    [
+        ("plain", "plain"),
+        ("Ägyptische Katze, 猫 кот قط", "Ägyptische Katze, 猫 кот قط"),
+        ("\x1b[31mred\x1b[0m", "\\x1b[31mred\\x1b[0m"),
+        ("\x9b31m", "\\x9b31m"),
+        ("a\0b", "a\\x00b"),
+        ("a\nb\r\tc", "a\\x0ab\\x0d\\x09c"),
+        ("photo\u202egpj.exe", "photo\\u202egpj.exe"),
+        ("\u2066x\u2069", "\\u2066x\\u2069"),
+        ("ca\u200bt", "ca\\u200bt"),
+        ("\ufeffcat", "\\ufeffcat"),
+        ("x\u2028y", "x\\u2028y"),
+        ("\udcff", "\\udcff"),
+        ("\U000e0041", "\\U000e0041"),
+        ("a\u3164b", "a\\u3164b"),
+        ("a\u0301", "a\u0301"),
+        (b"x", "b'x'"),
+        (None, "None"),
+    ],
+)
+def test_printable(given_, shown):
+    assert printable(given_) == shown
+
+
+def test_a_tower_of_marks_is_cut():
+    assert len(printable("a" + "\u0301" * 500)) == 5
+
+
+@given(ANYTHING)
+def test_printable_is_inert(text):
+    shown = printable(text)
+    assert not any(unicodedata.category(c) in {"Cc", "Cf", "Cs", "Zl", "Zp", "Co", "Cn"} for c in shown)
+    shown.encode("utf-8")
+    assert len(shown.splitlines()) <= 1
+    assert printable(shown) == shown
+
+
+@given(ANYTHING, st.integers(0, 40))
+def test_the_limit_holds(text, limit):
+    assert len(printable(text, limit)) <= limit
+
+
+def test_the_middle_goes_first():
+    assert shorten("features/block/7/conv_output", 15) == "feature…_output"
+    assert shorten("abc", 3) == "abc"
+    assert shorten("abcd", 3) == "a…d"
+    assert [shorten("abcd", limit) for limit in (0, 1, 2)] == ["", "…", "a…"]
+
+
+# --- file names -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["conv1", "layer4.1.relu", "block_3-out", "0"])
+def test_a_plain_name_stays(name):
+    assert file_name(name) == name
+
+
+@pytest.mark.parametrize(
+    ("name", "start"),
+    [
+        ("/features/0/Conv_output_0", "features_0_Conv_output_0-"),
+        ("Egyptian cat", "Egyptian_cat-"),
+        ("../../etc/passwd", "etc_passwd-"),
+        ("..", "unnamed-"),
+        ("", "unnamed-"),
+        (".hidden", "hidden-"),
+        ("-rf", "rf-"),
+        ("C:\\x", "C_x-"),
+        ("nul", "_nul-"),
+        ("com1.png", "_com1.png-"),
+        ("a.", "a-"),
+        ("\x1b[0m</script>", "0m_script-"),
+        ("猫", "猫-"),
+        ("a\u3164b", "a_b-"),
+    ],
+)
+def test_any_other_name_is_made_safe(name, start):
+    assert file_name(name).startswith(start)
+    assert len(file_name(name)) == len(start) + 12
+
+
+def check(name: str, limit: int) -> None:
+    assert 0 < len(os.fsencode(name)) <= limit
+    assert not set(name) & set('/\\:*?"<>|\0 \n\r\t')
+    assert name[0] not in ".-"
+    assert name[-1] not in ". "
+    assert printable(name) == name
+    assert Path(name).name == name
+    assert name.split(".", maxsplit=1)[0].lower() not in {"con", "prn", "aux", "nul", "com1", "lpt9"}
+
+
+@given(ANYTHING, st.integers(24, 120))
+def test_file_names_are_safe(name, limit):
+    check(file_name(name, limit), limit)
+
+
+@given(st.text("aA./-_é\u0301 0", max_size=6), st.text("aA./-_é\u0301 0", max_size=6))
+def test_different_names_give_different_files_on_every_file_system(a, b):
+    """Where case is ignored and accents are decomposed (macOS), too."""
+
+    def stored(name: str) -> str:
+        return unicodedata.normalize("NFD", file_name(name)).casefold()
+
+    assert (stored(a) == stored(b)) == (a == b)
+
+
+@given(ANYTHING)
+def test_a_file_name_is_not_another_ones(name):
+    made = file_name(name)
+    assert name == made or file_name(made) != made
+
+
+def test_very_long_names_differ_by_their_ends():
+    a, b = file_name("x" * 5000 + "a"), file_name("x" * 5000 + "b")
+    assert a != b
+    assert len(a) == 100
+    check(a, 100)
+    check(file_name("猫" * 500), 100)
+
+
+def test_a_limit_that_has_no_room_for_the_digest():
+    with pytest.raises(ValueError, match="24"):
+        file_name("x", 10)

@@ -1,0 +1,159 @@
+import os
+import threading
+import time
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+from onnx import TensorProto, helper
+
+from onnxviz.errors import LimitExceeded, ModelRejected, ProviderUnavailable, RuntimeFailed
+from onnxviz.runtime import providers
+from onnxviz.runtime.ort import compile
+
+
+def model(nodes, inputs, outputs, initializers=(), opset=17):
+    graph = helper.make_graph(nodes, "g", inputs, outputs, list(initializers))
+    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
+    onnx.checker.check_model(proto)
+    return ir.serde.deserialize_model(proto)
+
+
+def value(name, shape, dtype=TensorProto.FLOAT):
+    return helper.make_tensor_value_info(name, dtype, shape)
+
+
+def linear(dtype=np.float32):
+    weight = np.arange(64 * 64, dtype=dtype).reshape(64, 64) / 4096
+    kind = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
+    return weight, model(
+        [helper.make_node("MatMul", ["x", "w"], ["y"])],
+        [value("x", ["N", 64], kind)],
+        [value("y", ["N", 64], kind)],
+        [onnx.numpy_helper.from_array(weight, "w")],
+    )
+
+
+def endless():
+    body = helper.make_graph(
+        [
+            helper.make_node("Identity", ["c"], ["c2"]),
+            helper.make_node("Sin", ["v"], ["v2"]),
+        ],
+        "body",
+        [value("i", [], TensorProto.INT64), value("c", [], TensorProto.BOOL), value("v", [1000])],
+        [value("c2", [], TensorProto.BOOL), value("v2", [1000])],
+    )
+    return model(
+        [helper.make_node("Loop", ["n", "", "x"], ["y"], body=body)],
+        [value("x", [1000])],
+        [value("y", [1000])],
+        [helper.make_tensor("n", TensorProto.INT64, [], [2**62])],
+    )
+
+
+def test_large_weights_travel_beside_the_graph_and_count():
+    weight, graph = linear()
+    x = np.random.default_rng(0).normal(size=(3, 64)).astype(np.float32)
+    result = compile(graph, provider="cpu")({"x": x})["y"]
+    np.testing.assert_allclose(result, x @ weight, rtol=1e-5, atol=1e-5)
+    assert graph.graph.initializers["w"].const_value.numpy().shape == (
+        64,
+        64,
+    )  # the caller's model is untouched
+
+
+def test_half_precision_goes_in_and_comes_out_as_float32():
+    weight, graph = linear(np.float16)
+    x = np.ones((2, 64), np.float32)
+    result = compile(graph, provider="cpu")({"x": x})["y"]
+    assert result.dtype == np.float32
+    np.testing.assert_allclose(result, x @ weight.astype(np.float32), rtol=1e-2)
+
+
+def test_only_the_outputs_asked_for_come_back():
+    graph = model(
+        [helper.make_node("Relu", ["x"], ["a"]), helper.make_node("Neg", ["x"], ["b"])],
+        [value("x", [2])],
+        [value("a", [2]), value("b", [2])],
+    )
+    program = compile(graph, provider="cpu")
+    assert program.outputs == ["a", "b"]
+    assert list(program({"x": np.ones(2, np.float32)}, ["b"])) == ["b"]
+
+
+def test_put_gives_what_a_run_takes():
+    _, graph = linear()
+    program = compile(graph, provider="cpu")
+    x = np.ones((1, 64))
+    np.testing.assert_array_equal(program({"x": program.put("x", x)})["y"], program({"x": x})["y"])
+
+
+def test_an_endless_loop_is_ended():
+    program = compile(endless(), provider="cpu", seconds=0.5)
+    start = time.monotonic()
+    with pytest.raises(LimitExceeded, match=r"0.5 s.*run_seconds"):
+        program({"x": np.zeros(1000, np.float32)})
+    assert time.monotonic() - start < 20
+
+
+def test_one_watchdog_serves_all_threads():
+    _, graph = linear()
+    program = compile(graph, provider="cpu", seconds=60)
+    x = np.ones((1, 64), np.float32)
+    workers = [threading.Thread(target=lambda: [program({"x": x}) for _ in range(50)]) for _ in range(4)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert sum(thread.name == "onnxviz-watchdog" for thread in threading.enumerate()) == 1
+
+
+def test_a_wrong_shape_is_a_typed_error():
+    _, graph = linear()
+    with pytest.raises(RuntimeFailed, match="ONNX Runtime could not run"):
+        compile(graph, provider="cpu")({"x": np.ones((1, 5), np.float32)})
+
+
+def test_a_graph_that_onnxruntime_refuses_is_a_typed_error():
+    x = ir.val("x", ir.DataType.FLOAT, [1])
+    node = ir.node("Frobnicate", [x])
+    node.outputs[0].name = "y"
+    graph = ir.Graph([x], list(node.outputs), nodes=[node], opset_imports={"": 17}, name="g")
+    with pytest.raises(ModelRejected, match=r"refuses the model.*Frobnicate"):
+        compile(ir.Model(graph, ir_version=8), provider="cpu")
+
+
+def test_a_model_cannot_configure_its_own_session(monkeypatch):
+    monkeypatch.setenv("ORT_LOAD_CONFIG_FROM_MODEL", "1")
+    _, graph = linear()
+    graph.metadata_props["ort_config"] = '{"session_options": {"intra_op_num_threads": 99}}'
+    compile(graph, provider="cpu")
+    assert "ORT_LOAD_CONFIG_FROM_MODEL" not in os.environ
+
+
+def test_an_unknown_provider_names_those_there_are():
+    _, graph = linear()
+    with pytest.raises(ProviderUnavailable, match="CPUExecutionProvider"):
+        compile(graph, provider="abacus")
+
+
+def test_cuda_that_cannot_start_is_an_error_unless_auto(monkeypatch):
+    """The GPU build lists CUDA and falls back to the CPU without an error where its libraries are missing."""
+    _, graph = linear()
+    ort = providers.onnxruntime()
+    monkeypatch.setattr(ort, "get_available_providers", lambda: [providers.CUDA, providers.CPU])
+    monkeypatch.setattr(ort, "preload_dlls", lambda: None)
+    real = ort.InferenceSession
+    monkeypatch.setattr(
+        ort, "InferenceSession", lambda g, o, providers: real(g, o, providers=["CPUExecutionProvider"])
+    )
+    with pytest.raises(ProviderUnavailable, match="could not be started.*--provider auto"):
+        compile(graph, provider="cuda")
+    assert compile(graph, provider="auto").provider == providers.CPU
+
+
+def test_cuda_in_a_cpu_build_says_what_to_install():
+    with pytest.raises(ProviderUnavailable, match=r"onnxviz\[gpu\]"):
+        providers.choose("cuda")

