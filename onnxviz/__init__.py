@@ -26,7 +26,7 @@ _PUBLIC = {
     "inspect": "techniques.inspect",
     "expose": "techniques.expose",
     "export": "techniques.export",
-    "doctor": "doctor",
+    "doctor": "health",
 }
 _MODULES = ("errors",)
 

@@ -89,7 +89,8 @@ def entries() -> tuple[Entry, ...]:
 
 
 def _entry(fields: dict[str, Any]) -> Entry:
-    return Entry(**{key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()})
+    values: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in fields.items()}
+    return Entry(**values)
 
 
 def entry(name: str) -> Entry:
@@ -186,6 +187,7 @@ def _export(found: Entry, target: Path) -> Path:
         str(found.export),
         target,
         options=options,
+        size=tuple(found.preprocessing["size"]),
         preprocessing=found.preprocessing,
         labels=found.labels,
         licence=found.licence,

@@ -121,7 +121,7 @@ class Network:
                 f"at {self.size[1]}×{self.size[0]} pixels this network ends before {self._barrier!r}, which needs "
                 f"its own input size; leave out --size, or choose an earlier --layer"
             )
-        return head(self.model)
+        return head(self.model, input=self.input.name)
 
     @property
     def digest(self) -> str:
@@ -263,6 +263,8 @@ class Network:
     def to_probabilities(self, scores: np.ndarray) -> np.ndarray:
         """Raw values of the network's score output (N, ...) as probabilities (N, classes)."""
         flat = scores.reshape(len(scores), -1).astype(np.float32, copy=False)
+        if self.head.activation == "log_softmax":
+            return np.exp(flat)
         return flat if self.head.activation else softmax(flat)
 
     def predict(self, images: Images, top: int = 5) -> list[list[Prediction]]:
@@ -384,12 +386,12 @@ def load(
     loaded = load_graph(source, limits=limits or Limits())
     graph = fix_inputs(loaded.model, dict(feeds)) if feeds else loaded.model
     spec = image_input(graph, input, layout.upper() if layout else None)
-    if not any(value.dtype is None or value.dtype.is_floating_point() for value in graph.outputs):
+    if not any(value.dtype is None or value.dtype.is_floating_point() for value in graph.graph.outputs):
         from onnxviz.graph.layers import layers
 
         named = ", ".join(repr(layer.name) for layer in layers(graph, input=spec.name)[-4:])
         raise ModelUnsuitable(
-            f"none of the model's outputs is a float tensor ({', '.join(str(v.name) for v in graph.outputs)}); "
+            f"none of the model's outputs is a float tensor ({', '.join(str(v.name) for v in graph.graph.outputs)}); "
             f"make one of its layers an output first: onnxviz expose MODEL --layer L, with L such as {named}"
         )
     warnings = list(loaded.warnings)

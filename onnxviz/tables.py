@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -67,9 +68,13 @@ def csv_bytes(columns: Columns) -> bytes:
     writer = csv.writer(buffer)
     writer.writerow([inert(name) for name in columns])
     for row in zip(*_plain(columns).values(), strict=True):
-        writer.writerow(["" if cell is None or cell != cell else inert(cell) for cell in row])
+        writer.writerow(["" if _missing(cell) else inert(cell) for cell in row])
     # A name that is no UTF-8 can only come from the caller's own strings; it must not cost the whole table.
     return buffer.getvalue().encode("utf-8", "backslashreplace")
+
+
+def _missing(cell: Any) -> bool:
+    return cell is None or (isinstance(cell, float) and math.isnan(cell))
 
 
 def table_json_bytes(columns: Columns) -> bytes:

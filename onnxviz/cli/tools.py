@@ -50,7 +50,7 @@ def register(app: typer.Typer) -> None:
 
         Example: onnxviz doctor
         """
-        from onnxviz.doctor import doctor as examine
+        from onnxviz.health import doctor as examine
 
         checks = examine()
         marks = {"ok": "ok     ", "missing": "-      ", "problem": "PROBLEM"}

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from onnxviz.errors import InputRefused, UsageError, near
-from onnxviz.exporting.source import Source, Wanted, package, torch
+from onnxviz.exporting.source import Source, Wanted, described, package, torch
+from onnxviz.image.configs import from_timm
 
 
 def torchvision(name: str, wanted: Wanted) -> Source:
@@ -52,6 +53,7 @@ def timm(name: str, wanted: Wanted) -> Source:
     config = dict(getattr(module, "pretrained_cfg", None) or {})
     data = library.data.resolve_model_data_config(module)
     channels, height, width = data["input_size"]
+    preprocessing, notes = described({**data, "architecture": "timm"}, from_timm)
     tag = (
         "random weights, seed " + str(wanted.seed)
         if wanted.random
@@ -63,9 +65,10 @@ def timm(name: str, wanted: Wanted) -> Source:
         f"timm {name}, {tag}",
         size=(height, width),
         channels=channels,
-        preprocessing=_timm_preprocessing(data),
+        preprocessing=preprocessing,
         labels=None if wanted.random else _timm_labels(library, module, config),
         licence=None if wanted.random else config.get("license"),
+        notes=notes,
     )
 
 
@@ -125,24 +128,7 @@ def _torchvision_preprocessing(transforms: Any) -> dict[str, Any] | None:
         "layout": "NCHW",
         "resize": "crop",
         "crop_fraction": min(1.0, min(height, width) / side),
-        "interpolation": _interpolation(getattr(interpolation, "value", interpolation)),
-        "dtype": "float32",
-    }
-
-
-def _timm_preprocessing(data: dict[str, Any]) -> dict[str, Any]:
-    channels, height, width = data["input_size"]
-    mode = data.get("crop_mode", "center")
-    return {
-        "name": "timm",
-        "size": [height, width],
-        "mean": [float(value) for value in data["mean"]],
-        "std": [float(value) for value in data["std"]],
-        "channels": {1: "L", 4: "RGBA"}.get(channels, "RGB"),
-        "layout": "NCHW",
-        "resize": {"squash": "squash", "border": "pad"}.get(mode, "crop"),
-        "crop_fraction": float(data.get("crop_pct") or 1.0),
-        "interpolation": _interpolation(data.get("interpolation")),
+        "interpolation": str(getattr(interpolation, "value", interpolation) or "bilinear"),
         "dtype": "float32",
     }
 
@@ -159,10 +145,6 @@ def _timm_labels(library: Any, module: Any, config: dict[str, Any]) -> Sequence[
 
         return read_labels("imagenet")  # the same classes, with names that are short and unique
     return list(library.data.ImageNetInfo(subset).label_descriptions())
-
-
-def _interpolation(given: Any) -> str:
-    return "bicubic" if str(given).lower() in ("bicubic", "lanczos") else "bilinear"
 
 
 def _pair(size: Any) -> tuple[int, int]:

@@ -6,11 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from onnxviz.errors import InputRefused, UsageError, near
-from onnxviz.exporting.source import Source, Wanted, package, torch
-
-# ImageNet's, which transformers takes where a configuration says nothing.
-_MEAN = [0.485, 0.456, 0.406]
-_STD = [0.229, 0.224, 0.225]
+from onnxviz.exporting.source import Source, Wanted, described, package, torch
+from onnxviz.image.configs import from_hugging_face
+from onnxviz.image.preprocess import PRESETS
 
 
 def transformers(name: str, wanted: Wanted) -> Source:
@@ -40,15 +38,16 @@ def transformers(name: str, wanted: Wanted) -> Source:
         raise InputRefused(f"transformers:{name} could not be had: {_first_line(error)}") from error
     except Exception as error:
         raise UsageError(f"transformers:{name} could not be built: {_first_line(error)}") from error
-    preprocessing = from_processor(processor)
+    preprocessing, notes = described(processor, from_hugging_face)
     return Source(
         module,
         name.rstrip("/").rpartition("/")[2],
         f"transformers {type(module).__name__}, weights {_public(name)}",
-        size=None if preprocessing is None else tuple(preprocessing["size"]),
+        size=_size(preprocessing) or _config_size(config),
         channels=int(getattr(config, "num_channels", 3)),
         preprocessing=preprocessing,
         labels=_labels(config),
+        notes=notes,
     )
 
 
@@ -85,71 +84,16 @@ def _random(library: Any, name: str, wanted: Wanted) -> Source:
         f"transformers {type(module).__name__}, random weights, seed {wanted.seed}",
         size=size,
         channels=channels,
-        preprocessing=None
-        if channels != 3
-        else _preprocessing(size or (224, 224), 1.0, "bilinear", mean=_MEAN, std=_STD),
+        preprocessing=PRESETS["imagenet"].override(size=size or (224, 224)).to_dict()
+        if channels == 3
+        else None,
         labels=_labels(config),
     )
 
 
-def from_processor(processor: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The fields of a `Preprocessing` for what a `preprocessor_config.json` of the hub says; None without a size."""
-    sizes = [processor.get("crop_size") if processor.get("do_center_crop") else None, processor.get("size")]
-    size = next((pair for pair in map(_size, sizes) if pair is not None), None)
-    if size is None:
-        return None
-    side = _size(processor.get("size")) or size
-    fraction = min(1.0, min(size) / min(side))
-    squash = not processor.get("do_center_crop") and "height" in (processor.get("size") or {})
-    percentage = processor.get(
-        "crop_pct"
-    )  # ConvNeXt: the short side becomes size / crop_pct, then the centre
-    if percentage and min(size) < 384:
-        fraction, squash = float(percentage), False
-    normalise = processor.get("do_normalize", True)
-    rescale = (
-        float(processor.get("rescale_factor", 1 / 255)) * 255 if processor.get("do_rescale", True) else 255.0
-    )
-    mean = [float(value) for value in processor.get("image_mean") or _MEAN] if normalise else [0.0] * 3
-    std = [float(value) for value in processor.get("image_std") or _STD] if normalise else [1.0] * 3
-    interpolation = "bicubic" if processor.get("resample") in (1, 3) else "bilinear"
-    # (p · rescale − mean) / std, with p in units of pixel/255.
-    mean, std = [value / rescale for value in mean], [value / rescale for value in std]
-    return _preprocessing(size, fraction, interpolation, mean=mean, std=std, squash=squash)
-
-
-def _preprocessing(
-    size: tuple[int, int],
-    fraction: float,
-    interpolation: str,
-    *,
-    mean: list[float],
-    std: list[float],
-    squash: bool = False,
-) -> dict[str, Any]:
-    return {
-        "name": "transformers",
-        "size": list(size),
-        "mean": mean,
-        "std": std,
-        "channels": "RGB",
-        "layout": "NCHW",
-        "resize": "squash" if squash else "crop",
-        "crop_fraction": 1.0 if squash else fraction,
-        "interpolation": interpolation,
-        "dtype": "float32",
-    }
-
-
-def _size(given: Any) -> tuple[int, int] | None:
-    if isinstance(given, int):
-        return given, given
-    if isinstance(given, Mapping):
-        side = given.get("shortest_edge")
-        height, width = given.get("height", side), given.get("width", side)
-        if height and width:
-            return int(height), int(width)
-    return None
+def _size(preprocessing: Mapping[str, Any] | None) -> tuple[int, int] | None:
+    size = None if preprocessing is None else preprocessing["size"]
+    return None if size is None else (int(size[0]), int(size[1]))
 
 
 def _config_size(config: Any) -> tuple[int, int] | None:

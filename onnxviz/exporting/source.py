@@ -6,11 +6,14 @@ import ast
 import importlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import onnx_ir as ir
 
-from onnxviz.errors import MissingDependency, UsageError
+from onnxviz.errors import MissingDependency, PreprocessingRejected, UsageError
+
+if TYPE_CHECKING:
+    from onnxviz.image.preprocess import Preprocessing
 
 FORMS = "torchvision:NAME, timm:NAME, transformers:NAME, module:callable or file.py:callable"
 
@@ -33,6 +36,7 @@ class Source:
     licence         of the weights
     rename          applied to each torch module path, for shorter value names
     finish          last touches on the named graph
+    notes           what could not be found out
     """
 
     module: Any
@@ -45,6 +49,7 @@ class Source:
     licence: str | None = None
     rename: Callable[[str], str] = _same
     finish: Callable[[ir.Model], None] | None = None
+    notes: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -117,6 +122,16 @@ def package(name: str, install: str) -> Any:
         raise MissingDependency(
             f"{name} does not work with the torch that is installed ({error}): {install}"
         ) from error
+
+
+def described(
+    fields: Mapping[str, Any], reader: Callable[[Mapping[str, Any]], Preprocessing]
+) -> tuple[dict[str, Any] | None, list[str]]:
+    """The fields of the `Preprocessing` that `reader` finds in a package's own words; else None and a note."""
+    try:
+        return reader(fields).to_dict(), []
+    except PreprocessingRejected as error:
+        return None, [f"the package's preprocessing is left out ({error}); give it with --preprocess"]
 
 
 def parse_options(pairs: Sequence[str]) -> dict[str, Any]:

@@ -38,6 +38,18 @@ class Traced:
     notes: list[str] = field(default_factory=list)
 
 
+@contextlib.contextmanager
+def evaluating(module: Any) -> Iterator[None]:
+    """The module in evaluation mode; afterwards each of its parts is in the mode that it was in."""
+    modes = [(part, part.training) for part in module.modules()]
+    module.eval()
+    try:
+        yield
+    finally:
+        for part, mode in modes:
+            part.training = mode
+
+
 def run_torch(module: Any, x: Any) -> Any:
     """The module's one output tensor for `x`.
 
@@ -78,7 +90,7 @@ def pick_output(output: Any) -> Any:
 def trace(
     module: Any, size: tuple[int, int], channels: int, *, opset: int, batch: bool, free: bool
 ) -> Traced:
-    """Export `module` for images of `channels` × `size`.
+    """Export `module`, which is in evaluation mode, for images of `channels` × `size`.
 
     batch, free   whether to leave batch, and height and width, open where that is possible
     raises        UsageError, ModelUnsuitable
@@ -86,15 +98,16 @@ def trace(
     library = torch()
     device = next((p.device for p in module.parameters()), library.device("cpu"))
     example = library.zeros(2 if batch else 1, channels, *size, device=device)
-    module.eval()
     output = run_torch(module, example)
     wrapped = module if _returns_tensor(module, example) else _one_output(module)
     names = (["image"], ["logits" if output.ndim == 2 else "output"])
     notes: list[str] = []
     if free:
-        other = _another_size(module, example)
+        fixing = _fixing_pool(module)
+        other = None if fixing else _another_size(module, example)
         if other is None:
-            notes.append(f"height and width stay {size[0]}×{size[1]}: torch itself takes no other size")
+            reason = fixing or "torch itself takes no other size"
+            notes.append(f"height and width stay {size[0]}×{size[1]}: {reason}")
         else:
             model = _export(wrapped, example, names, opset, "NHW" if batch else "HW", notes)
             if model is not None:
@@ -136,16 +149,21 @@ def _export(
         notes.append(f"{what} could not be left open: {type(cause).__name__}: {_brief(cause)}")
         return None
     model: ir.Model = program.model
-    ill = sorted(_ILL_SIGNS & {node.op_type for node in model.graph.all_nodes()})
+    ill = sorted({_ill_sign(node) for node in model.graph.all_nodes()} - {""})
     if "H" in dynamic and ill:
-        notes.append(
-            f"height and width stay as they are: leaving them open takes {', '.join(ill)} (pooling to a fixed size)"
-        )
+        notes.append(f"height and width stay as they are: leaving them open takes {', '.join(ill)}")
         return None
     if _sizes(model) != _expected(example, dynamic):
         notes.append(f"torch fixed {'height and width' if 'H' in dynamic else 'the batch'} while exporting")
         return None
     return model
+
+
+def _ill_sign(node: ir.Node) -> str:
+    """What makes this node one that a graph of dynamic size is worse for, or ''."""
+    if node.op_type == "Pad" and (node.inputs[1] is None or node.inputs[1].const_value is None):
+        return "Pad by amounts that are computed from the size"
+    return node.op_type if node.op_type in _ILL_SIGNS else ""
 
 
 def _expected(example: Any, dynamic: str) -> list[int | str]:
@@ -166,6 +184,17 @@ def _another_size(module: Any, example: Any) -> tuple[int, int] | None:
         except (UsageError, ModelUnsuitable):
             continue
         return other
+    return None
+
+
+def _fixing_pool(module: Any) -> str | None:
+    """What to say of a pooling layer that gives the same height and width for every input, where there is one."""
+    library = torch()
+    for name, pool in module.named_modules():
+        if isinstance(pool, (library.nn.AdaptiveAvgPool2d, library.nn.AdaptiveMaxPool2d)):
+            size = pool.output_size if isinstance(pool.output_size, tuple) else (pool.output_size,) * 2
+            if any(part not in (1, None) for part in size):
+                return f"{name!r} pools to {size[0]}×{size[1]}, which no ONNX operator does for every size"
     return None
 
 
@@ -255,4 +284,4 @@ def _quiet() -> Iterator[None]:
 
 def _brief(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0][:200] if lines else "no reason given"
+    return " ".join(lines[:2])[:300] if lines else "no reason given"

@@ -53,7 +53,8 @@ def compare(model: ir.Model, module: Any, shapes: list[tuple[int, int, int, int]
         absolute = float(np.abs(got - expected).max(initial=0.0))
         if not np.isfinite(absolute):
             absolute = float("inf") if np.isfinite(expected).all() else 0.0
-        relative = absolute / max(float(np.abs(expected).max(initial=0.0)), 1e-12)
+        largest = float(np.abs(expected).max(initial=0.0))
+        relative = absolute / largest if largest else absolute
         if relative >= worst.relative:
             worst = Difference(absolute, relative, shape)
     return worst

@@ -124,23 +124,25 @@ def _step(
     if rule is None:
         raise unsupported(node, "has no gradient rule")
     keywords = _attributes(node, rule, tape.opset)
-    if rule.every:
-        results = rule.function(tape, tuple(cotangents), tuple(node.outputs), *node.inputs, **keywords)
-    else:
+    if not rule.every:
         if late := [y.name for y, g in zip(node.outputs[1:], cotangents[1:], strict=True) if g is not None]:
             raise unsupported(node, f"has no gradient rule for its further output {late[0]!r}")
-        try:
-            results = rule.function(tape, cotangents[0], node.outputs[0], *node.inputs, **keywords)
-        except NoRule as reason:
-            raise unsupported(node, str(reason)) from None
-    results = tuple(results) + (None,) * (len(node.inputs) - len(results))
-    for x, result in zip(node.inputs, results, strict=True):
-        if x is None or x not in varying or result is None:
+    own = (tuple(cotangents), tuple(node.outputs)) if rule.every else (cotangents[0], node.outputs[0])
+    try:
+        results = rule.function(tape, *own, *node.inputs, **keywords)
+    except NoRule as reason:
+        raise unsupported(node, str(reason)) from None
+    for i, x in enumerate(node.inputs):
+        if x is None or x not in varying:
             continue
+        if i >= len(results):  # a rule says None where it means zero; what it leaves out it does not know
+            raise unsupported(node, f"has no gradient rule for its input {x.name!r}")
         try:
-            g = result() if callable(result) else result
+            g = results[i]() if callable(results[i]) else results[i]
         except NoRule as reason:
             raise unsupported(node, str(reason)) from None
+        if g is None:
+            continue
         if rule.broadcast:
             g = unbroadcast(tape, g, x, node.outputs[0])
         pending.setdefault(x, []).append(g)

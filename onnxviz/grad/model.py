@@ -8,14 +8,13 @@ import onnx_ir as ir
 from onnx_ir.passes import common
 
 from onnxviz.errors import ModelUnsuitable, OnnxVizError, UnknownLayer, near
-from onnxviz.grad import backward, rules
-from onnxviz.grad.table import VJP_RULES, Table
+from onnxviz.grad import backward
+from onnxviz.grad.overrides import PLAIN
+from onnxviz.grad.table import Table
 from onnxviz.grad.tape import Tape, dims
 from onnxviz.graph.infer import infer
 from onnxviz.graph.normalise import normalise
-
-PLAIN: Table = VJP_RULES
-assert rules  # importing the package fills the table
+from onnxviz.objectives import Objective
 
 
 def gradient_model(
@@ -35,13 +34,55 @@ def gradient_model(
     model, values = prepare(model, [of, wrt], keep=True)
     graph = model.graph
     target, source = values[of], values[wrt]
+    if target.shape is None:
+        raise ModelUnsuitable(f"the rank of {of!r} cannot be told, so its cotangent cannot be declared: choose another output")
     tape = Tape(graph)
     cotangent = ir.Value(
         name=_free(graph, f"{of}.cotangent"), type=ir.TensorType(real_type(target)), shape=target.shape
     )
-    gradient = differentiate(tape, {target: cotangent}, source, rules)
+    (gradient,) = differentiate(tape, {target: cotangent}, [source], rules)
     graph.inputs.append(cotangent)
     return finish(model, [*graph.outputs, named(tape, gradient, f"{wrt}.gradient", source)])
+
+
+def value_and_gradient(
+    model: ir.Model,
+    objective: Objective,
+    wrt: str | Sequence[str] | None = None,
+    *,
+    also: Sequence[str] = (),
+    rules: Table = PLAIN,
+) -> ir.Model:
+    """A model that gives an objective's value for each picture, and its gradient; whatever these do not need is gone.
+
+    objective   see onnxviz.objectives
+    wrt         input, or any other float value, or several; None: the only float input
+    also        further values to give out (the activations of a layer beside its gradient)
+    returns     a model with the inputs of the given one that are needed (and those that the objective feeds), and
+                the outputs `objective`, (N,), `<wrt>.gradient` for each of `wrt`, of its shape, then `also`
+    raises      UnknownLayer, UnknownLabel, UsageError, ModelUnsuitable, UnsupportedOperator
+    """
+    inputs = [v for v in model.graph.inputs if not v.is_initializer()]
+    sources = [wrt] if isinstance(wrt, str) else list(wrt) if wrt is not None else [_only(inputs, "input", "wrt")]
+    layers = objective.layers(model, sources[0])
+    original, names = model, list(dict.fromkeys([*sources, *layers, *also]))
+    model, values = prepare(model, names, keep=False)
+    graph = model.graph
+    tape = Tape(graph)
+    with tape.named("objective"):
+        value = objective.append(tape, original, sources[0], values)
+        infer(model)
+        ones = tape.Expand(tape.CastLike(1.0, value), tape.Shape(value))
+    gradients = differentiate(tape, {value: ones}, [values[name] for name in sources], rules)
+    outputs = [named(tape, value, "objective", value)]
+    outputs += [named(tape, g, f"{n}.gradient", values[n]) for g, n in zip(gradients, sources, strict=True)]
+    for name in also:
+        outputs.append(values[name] if values[name].producer() is not None else named(tape, values[name], f"{name}.value", values[name]))
+    model = finish(model, outputs)
+    unused = [v for v in graph.inputs if not v.uses() and not v.is_graph_output()]
+    for v in unused:
+        graph.inputs.remove(v)
+    return model
 
 
 def prepare(model: ir.Model, names: Sequence[str], *, keep: bool) -> tuple[ir.Model, dict[str, ir.Value]]:
@@ -90,16 +131,18 @@ def all_values(graph: ir.Graph) -> dict[str, ir.Value]:
 
 
 def differentiate(
-    tape: Tape, seeds: dict[ir.Value, ir.Value], source: ir.Value, rules: Table
-) -> ir.Value:
-    """The cotangent of `source`; raises ModelUnsuitable when it does not depend on it differentiably."""
-    (gradient,) = backward.vjp(tape, seeds, [source], rules)
-    if gradient is None:
-        raise ModelUnsuitable(
-            f"{', '.join(repr(v.name) for v in seeds)} does not depend on {source.name!r} through differentiable operators: "
-            "the gradient would be zero everywhere; choose another output, layer or input"
-        )
-    return gradient
+    tape: Tape, seeds: dict[ir.Value, ir.Value], sources: Sequence[ir.Value], rules: Table
+) -> list[ir.Value]:
+    """The cotangents of `sources`; ModelUnsuitable when the seeds do not depend on one of them differentiably."""
+    found = []
+    for source, gradient in zip(sources, backward.vjp(tape, seeds, sources, rules), strict=True):
+        if gradient is None:
+            raise ModelUnsuitable(
+                f"{', '.join(repr(v.name) for v in seeds)} does not depend on {source.name!r} through differentiable "
+                "operators: the gradient would be zero everywhere; choose another output, layer or input"
+            )
+        found.append(gradient)
+    return found
 
 
 def named(tape: Tape, value: ir.Value, name: str, like: ir.Value) -> ir.Value:

@@ -10,12 +10,17 @@ folder is checked by name and the opened file is compared with the one that was 
 from __future__ import annotations
 
 import errno
+import hashlib
+import io
 import mmap
 import os
 import stat
+import weakref
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+
+import numpy as np
 
 from onnxviz.errors import ModelRejected, near
 from onnxviz.graph.quoted import quoted
@@ -26,7 +31,9 @@ _MEMORY_MARKER: Final = "_ORT_MEM_ADDR_"
 _WINDOWS_DEVICES: Final = frozenset(
     ["con", "prn", "aux", "nul", *(f"{port}{digit}" for port in ("com", "lpt") for digit in range(10))]
 )
-_READ: Final = os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOINHERIT", 0)
+_READ: Final = (
+    os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOINHERIT", 0)
+)
 # O_NONBLOCK: a FIFO opens at once instead of waiting for a writer. O_NOCTTY: a terminal does not become ours.
 _FILE: Final = _READ | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0)
 _NO_LINK: Final = getattr(os, "O_NOFOLLOW", 0)
@@ -49,7 +56,7 @@ def open_model(path: Path) -> Opened:
     """
     try:
         # Looked at first: opening a device may already do something (rewind a tape, raise a modem's line).
-        _require_regular(os.stat(path), quoted(path))
+        _require_regular(path.stat(), quoted(path))
         fd = os.open(path, _FILE)
     except FileNotFoundError:
         raise ModelRejected(f"there is no file {quoted(path)}{_siblings(path)}") from None
@@ -78,7 +85,9 @@ def _require_regular(found: os.stat_result, what: str) -> None:
         stat.S_IFSOCK: "a socket",
         stat.S_IFLNK: "a symbolic link",
     }
-    raise ModelRejected(f"{what} is {kinds.get(stat.S_IFMT(mode), 'something else')}; a regular file was expected")
+    raise ModelRejected(
+        f"{what} is {kinds.get(stat.S_IFMT(mode), 'something else')}; a regular file was expected"
+    )
 
 
 def _checked(fd: int, what: str, expected: os.stat_result | None = None) -> Opened:
@@ -172,7 +181,9 @@ def components(location: str) -> list[str]:
     if _MEMORY_MARKER in location:
         raise ModelRejected(f"{what} is an address in memory, not a file; such a model must not be loaded")
     if not location or len(location) > _LONGEST_LOCATION or "\0" in location:
-        raise ModelRejected(f"{what}: a relative path of 1 to {_LONGEST_LOCATION} characters without NUL was expected")
+        raise ModelRejected(
+            f"{what}: a relative path of 1 to {_LONGEST_LOCATION} characters without NUL was expected"
+        )
     if location.startswith(("/", "\\")) or location[1:2] == ":":
         raise ModelRejected(f"{what} is an absolute path; weights are read from the model's own folder only")
     if "\\" in location:
@@ -189,18 +200,63 @@ def components(location: str) -> list[str]:
     return parts
 
 
-def mapped(opened: Opened) -> mmap.mmap | bytes:
-    """The whole file as read-only memory that is paged in when touched; closes the descriptor.
+class DataFile:
+    """A regular file that stays open: read in parts, or mapped. What it was when it was opened stays readable even
+    if another file takes its name.
 
-    A file that another program cuts short afterwards ends the process when its missing pages are touched: what is
-    small is therefore read, not mapped (`graph.weights`).
+    size   in bytes, when it was opened
     """
-    try:
-        return mmap.mmap(opened.fd, opened.size, access=mmap.ACCESS_READ) if opened.size else b""
-    except (OSError, ValueError) as error:
-        raise ModelRejected(f"cannot map a file of {opened.size} bytes: {_reason(error)}") from None
-    finally:
-        os.close(opened.fd)
+
+    def __init__(self, opened: Opened) -> None:
+        self.size = opened.size
+        self._fd = opened.fd
+        self._changed = os.fstat(opened.fd).st_mtime_ns
+        self._map: mmap.mmap | None = None
+        weakref.finalize(self, os.close, opened.fd)
+
+    def __len__(self) -> int:
+        return self.size
+
+    def map(self) -> mmap.mmap | bytes:
+        """The whole file as read-only memory that is paged in when touched.
+
+        Touching what another program has cut off meanwhile ends the process: `read` where that can be afforded.
+        """
+        if not self.size:
+            return b""
+        if self._map is None:
+            self._map = mmap.mmap(self._fd, self.size, access=mmap.ACCESS_READ)
+        return self._map
+
+    def read(self, start: int, length: int) -> np.ndarray:
+        """(length,) uint8, read into memory of its own: ten times as fast as copying out of a fresh mapping.
+
+        raises   ModelRejected when the file was changed after it was opened
+        """
+        result = np.empty(length, np.uint8)
+        rest = result.data
+        with io.FileIO(self._fd, closefd=False) as file:
+            file.seek(start)
+            while rest and (count := file.readinto(rest)):
+                rest = rest[count:]
+        self._require_unchanged()
+        return result
+
+    def digest(self) -> str:
+        """The SHA-256 of the file, in hexadecimal.
+
+        raises   ModelRejected when it was changed after it was opened
+        """
+        with io.FileIO(self._fd, closefd=False) as file:
+            file.seek(0)
+            result = hashlib.file_digest(file, "sha256").hexdigest()
+        self._require_unchanged()
+        return result
+
+    def _require_unchanged(self) -> None:
+        now = os.fstat(self._fd)
+        if (now.st_size, now.st_mtime_ns) != (self.size, self._changed):
+            raise ModelRejected("a file of the model was changed after it was opened; load the model again")
 
 
 def _reason(error: Exception) -> str:

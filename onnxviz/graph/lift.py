@@ -17,6 +17,7 @@ from onnxviz.errors import ModelUnsuitable
 
 TARGET = 18
 OLDEST = 7
+_GROUPED = 21
 
 
 class Lifter:
@@ -68,7 +69,9 @@ def lift(model: ir.Model) -> None:
     raises   ModelUnsuitable for an opset older than 7, or an operator whose old form cannot be lifted
     """
     version = model.opset_imports.get("", model.opset_imports.get("ai.onnx", 1))
+    _spell_out(model)
     if version >= TARGET:
+        _group_normalization(model, version)
         return
     if version < OLDEST:
         raise ModelUnsuitable(
@@ -90,6 +93,35 @@ def lift(model: ir.Model) -> None:
     for graph in model.graphs():
         graph.opset_imports[""] = TARGET
         graph.opset_imports.pop("ai.onnx", None)
+
+
+def _spell_out(model: ir.Model) -> None:
+    """A default that onnx's own shape inference trips over."""
+    for node in model.graph.all_nodes():
+        if node.op_type == "MeanVarianceNormalization" and "axes" not in node.attributes:
+            node.attributes["axes"] = ir.AttrInt64s("axes", [0, 2, 3])
+
+
+def _group_normalization(model: ir.Model, version: int) -> None:
+    """Opsets 18 to 20 have one scale a group, a form that onnx.checker refuses since; 21 has one a channel.
+
+    From 18 to 21 nothing else changed its meaning, so the whole model goes to 21.
+    """
+    nodes = [n for n in model.graph.all_nodes() if n.op_type == "GroupNormalization" and not n.domain]
+    if version >= _GROUPED or not nodes:
+        return
+    lifter = Lifter(model)
+    for node in nodes:
+        x = node.inputs[0]
+        if x is None or x.shape is None or not isinstance(x.shape[1], int):
+            raise ModelUnsuitable(f"GroupNormalization {node.name!r} has an unknown number of channels")
+        groups = node.attributes["num_groups"].as_int()
+        for i in (1, 2):
+            column = lifter.before(node, "Unsqueeze", node.inputs[i], lifter.const([1]))
+            wide = lifter.before(node, "Expand", column, lifter.const([groups, x.shape[1] // groups]))
+            node.replace_input_with(i, lifter.before(node, "Reshape", wide, lifter.const([-1])))
+    for graph in model.graphs():
+        graph.opset_imports[""] = _GROUPED
 
 
 def _same_form(node: ir.Node, version: int) -> None:

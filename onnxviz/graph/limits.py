@@ -70,7 +70,8 @@ class Limits:
     @classmethod
     def unlimited(cls) -> Limits:
         """No limit at all, for models that you made yourself."""
-        return cls(**{field.name: _UNLIMITED for field in fields(cls)} | {"run_seconds": None})
+        values: dict[str, Any] = {field.name: _UNLIMITED for field in fields(cls)}
+        return cls(**values | {"run_seconds": None})
 
     @classmethod
     def parse(cls, settings: Iterable[str], base: Limits | None = None) -> Limits:
@@ -112,7 +113,9 @@ class Limits:
 def exceeded(name: str, what: str, allowed: int, needed: int | None = None) -> LimitExceeded:
     """The error for the limit `name`; its message ends in the flag that would let the model pass."""
     flag = needed if needed is not None and needed < _UNLIMITED else "none"
-    return LimitExceeded(f"{what}, over the limit of {allowed}; if you trust the model, raise it: --limit {name}={flag}")
+    return LimitExceeded(
+        f"{what}, over the limit of {allowed}; if you trust the model, raise it: --limit {name}={flag}"
+    )
 
 
 def _value(name: str, text: str) -> int | float | None:

@@ -5,13 +5,13 @@
 Each step knows that the one before held. Nothing is allocated for what a later step might still refuse: the walk
 over the file's fields bounds the parser's memory, names and nodes are counted before weights are looked at, and
 weights are only described until everything about them is checked. What remains for the limits of a run: sizes and
-trips that depend on the input (`graph.static` tells which are certain without it).
+trips that depend on the input (`graph.checks.static` tells which are certain without it).
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-import mmap
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -21,16 +21,17 @@ from typing import Final
 
 import onnx
 import onnx_ir as ir
-from google.protobuf.message import DecodeError
 
 from onnxviz.errors import LimitExceeded, ModelRejected, OnnxVizError, UsageError
-from onnxviz.graph import findings, memory, sniff, static, structure
-from onnxviz.graph.confine import Folder, mapped, open_model
+from onnxviz.graph import findings, memory, sniff
+from onnxviz.graph.checks import static, structure
+from onnxviz.graph.confine import DataFile, Folder, open_model
 from onnxviz.graph.limits import Limits
 from onnxviz.graph.quoted import quoted
 from onnxviz.graph.tidy import complete, tidy
 from onnxviz.graph.weights import Weights
-from onnxviz.graph.wire import BadWire, Block, Buffer, Split, Tokens, split
+from onnxviz.graph.wire import BadWire, Split, split
+from onnxviz.image.text import printable
 
 Source = str | os.PathLike[str] | bytes | bytearray | memoryview | onnx.ModelProto | ir.Model
 
@@ -39,6 +40,7 @@ Source = str | os.PathLike[str] | bytes | bytearray | memoryview | onnx.ModelPro
 _READ_UP_TO: Final = 2**26
 # Parsing makes up to 100 bytes out of one: from here on the fields are counted first.
 _COUNT_FROM: Final = 2**22
+_LONGEST_CAUSE: Final = 300
 
 
 @dataclass
@@ -91,8 +93,10 @@ def load(source: Source, *, limits: Limits | None = None) -> Loaded:
     except OnnxVizError:
         raise
     except (MemoryError, RecursionError) as error:
-        raise LimitExceeded(f"the model is too large or too deep for this machine ({type(error).__name__})") from error
-    except Exception as error:  # noqa: BLE001 - whatever a parser says about a stranger's bytes, they are broken
+        raise LimitExceeded(
+            f"the model is too large or too deep for this machine ({type(error).__name__})"
+        ) from error
+    except Exception as error:  # whatever a parser says about a stranger's bytes, they are broken
         raise ModelRejected(f"{_name(source)} is a broken ONNX model: {_cause(error)}") from error
 
 
@@ -103,38 +107,93 @@ def _load(source: Source, limits: Limits) -> Loaded:
         if opened.size > limits.file_bytes:
             os.close(opened.fd)
             limits.check("file_bytes", opened.size, f"{quoted(path)} has {opened.size} bytes")
-        if opened.size <= _READ_UP_TO:
-            with os.fdopen(opened.fd, "rb") as file:
-                buffer: Buffer = file.read(opened.size)
-        else:
-            buffer = mapped(opened)
-        return _from_bytes(buffer, str(path), Folder(path.parent), limits)
+        file = DataFile(opened)
+        content = file if file.size > _READ_UP_TO else file.read(0, file.size).data
+        return _from_bytes(content, str(path), limits, Folder(path.parent))
     if isinstance(source, (bytes, bytearray, memoryview)):
-        buffer = bytes(source)
-        limits.check("file_bytes", len(buffer), f"the model has {len(buffer)} bytes")
-        return _from_bytes(buffer, "<bytes>", None, limits)
+        limits.check("file_bytes", len(source), f"the model has {len(source)} bytes")
+        return _from_bytes(bytes(source), "<bytes>", limits)
     if isinstance(source, onnx.ModelProto):
-        return _from_bytes(source.SerializeToString(deterministic=True), "<ModelProto>", None, limits)
+        return _from_bytes(source.SerializeToString(deterministic=True), "<ModelProto>", limits)
     if isinstance(source, ir.Model):
-        given = memory.take(source)
-        proto = _parse(split(given.message, limits), limits, "", "<ir.Model>")
-        return _finish(proto, given.message, given.tensors, given.tokens, given.folder, limits, "<ir.Model>", given.digest)
+        taken = memory.take(source)
+        proto = _parse(split(taken.message, limits), limits, "<ir.Model>", "")
+        weights = Weights(b"", taken.tensors, taken.tokens, taken.folder, limits)
+        return _finish(proto, weights, limits, "<ir.Model>", taken.digest)
     raise UsageError(
         f"a model is a path, bytes, an onnx.ModelProto or an ir.Model; got {type(source).__name__}"
     )
 
 
-def _from_bytes(buffer: Buffer, name: str, folder: Folder | None, limits: Limits) -> Loaded:
-    head = bytes(buffer[: sniff.HEAD])
+def _from_bytes(
+    source: bytes | memoryview | DataFile, name: str, limits: Limits, folder: Folder | None = None
+) -> Loaded:
+    buffer = source.map() if isinstance(source, DataFile) else source
+
+    def digest() -> str:
+        return source.digest() if isinstance(source, DataFile) else hashlib.sha256(source).hexdigest()
+
+    kind = sniff.describe(bytes(buffer[: sniff.HEAD]), name)
     try:
         parts = split(buffer, limits)
     except BadWire as error:
-        what = "is cut short" if error.cut_short and _looks_like_onnx(head) else "is not an ONNX model"
-        advice = "was it fully downloaded?" if what == "is cut short" else sniff.describe(head, name)
-        raise ModelRejected(f"{quoted(name)} {what} (at byte {error.at} of {len(buffer)}); {advice}") from None
-    proto = _parse(parts, limits, sniff.describe(head, name), name)
+        raise ModelRejected(
+            f"{quoted(name)} is not an ONNX model, or a broken one (byte {error.at} of {len(buffer)}); {kind}"
+        ) from None
+    proto = _parse(parts, limits, name, kind)
+    weights = Weights(source, parts.blocks, parts.tokens, folder, limits)
+    return _finish(proto, weights, limits, name, digest)
 
-    def digest() -> str:
-        return hashlib.sha256(buffer).hexdigest()
 
-    return _finish(proto, buffer, parts.blocks, parts.tokens, folder, limits, name, digest)
+def _parse(parts: Split, limits: Limits, name: str, kind: str) -> onnx.ModelProto:
+    """The message, if it is an ONNX model of a version that is known.
+
+    kind   what the file looks like, for the case that it is none
+    """
+    if len(parts.message) > _COUNT_FROM:
+        split(parts.message, limits, thorough=True)
+    proto = onnx.ModelProto()
+    try:
+        proto.ParseFromString(parts.message)
+    except Exception:  # protobuf names its error differently in each of its implementations
+        # Nested too deep for protobuf's parser, or broken: the walk can tell, and names the limit.
+        with contextlib.suppress(BadWire):
+            split(parts.message, limits, thorough=True)
+        raise ModelRejected(f"{quoted(name)} is not an ONNX model, or a broken one; {kind}") from None
+    if not proto.HasField("graph") or proto.ir_version < 1:
+        raise ModelRejected(f"{quoted(name)} has no ONNX graph in it; {kind}")
+    if proto.ir_version > onnx.IR_VERSION:
+        raise ModelRejected(
+            f"{quoted(name)} is of ONNX IR version {proto.ir_version}, the newest known here is {onnx.IR_VERSION}; "
+            "update onnx and onnxviz, or save the model with an older IR version"
+        )
+    return proto
+
+
+def _finish(
+    proto: onnx.ModelProto, weights: Weights, limits: Limits, name: str, digest: Callable[[], str]
+) -> Loaded:
+    """Check the parsed message and turn it into an IR model."""
+    warnings = tidy(proto)
+    found = structure.check(proto, limits)
+    weights.collect(proto)
+    static.check(proto, found, weights.small, weights.elements, limits)
+    complete(proto, found)
+    model = ir.serde.deserialize_model(proto)
+    weights.restore(model)
+    return Loaded(model, name, [*warnings, *found.warnings, *weights.warnings], limits, weights.files, digest)
+
+
+def _name(source: object) -> str:
+    return (
+        quoted(os.fspath(source))
+        if isinstance(source, (str, os.PathLike))
+        else f"the given {type(source).__name__}"
+    )
+
+
+def _cause(error: BaseException) -> str:
+    """The innermost reason, on one short line."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return f"{type(error).__name__}: {printable(error, _LONGEST_CAUSE)}"

@@ -33,6 +33,8 @@ def normalise(model: ir.Model) -> ir.Model:
     fold.constants(model)
     infer(model)
     lift.lift(model)
+    # Before IR version 4 every initialiser had to be a graph input too; opset 18 came with 8, opset 21 with 10.
+    model.ir_version = max(model.ir_version, 10 if model.opset_imports[""] >= 21 else 8)
     fold.branches(model)
     fold.constants(model)
     fold.dropout(model)

@@ -1,7 +1,10 @@
 """Make implicit padding explicit, so that the gradient rules meet numbers only.
 
-`auto_pad=SAME_*` asks for as many pads as the output needs: with stride 1 that does not depend on the input's size, with a
-known size it is a number. Otherwise a Pad operator computes them at run time, and the window runs without.
+`auto_pad=SAME_*` asks for as many pads as the output needs: with stride 1 that does not depend on the input's size,
+with a known size it is a number. Otherwise a Pad operator computes them at run time, and the window runs without.
+
+`ceil_mode` with a known size is a wider pad at the end. Not only for uniformity: onnx's shape inference counts
+windows that start beyond the input, which the standard and every runtime ignore.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
+from onnxviz.graph.infer import infer
 from onnxviz.graph.lift import Lifter
 
 _WINDOWS = ("Conv", "ConvInteger", "MaxPool", "AveragePool", "LpPool")
@@ -22,6 +26,10 @@ def explicit(model: ir.Model) -> None:
     for node in list(model.graph):
         if node.domain not in ("", "ai.onnx"):
             continue
+        if node.op_type in _WINDOWS and "ceil_mode" in node.attributes and node.attributes["ceil_mode"].as_int():
+            lifter = lifter or Lifter(model)
+            if _ceil(lifter, node):
+                infer(model)  # what came of the wrong count lies behind
         mode = _string(node, "auto_pad")
         if node.op_type == "ConvTranspose":
             _transposed(node, mode)
@@ -29,7 +37,7 @@ def explicit(model: ir.Model) -> None:
             # VALID means no pads, whatever `pads` says; a MaxPool's ceil_mode counts on.
             node.attributes.pop("auto_pad")
             node.attributes.pop("pads", None)
-        elif node.op_type in _WINDOWS and mode.startswith("SAME"):
+        elif node.op_type in _WINDOWS and mode.startswith("SAME") and _kernel(node) is not None:
             pads = _same(node, mode)
             node.attributes.pop("auto_pad")
             node.attributes.pop("ceil_mode", None)  # the output is ceil(size / stride) as it is
@@ -84,6 +92,42 @@ def _same(node: ir.Node, mode: str) -> list[int] | None:
         begins.append(begin)
         ends.append(end)
     return begins + ends
+
+
+def _ceil(lifter: Lifter, node: ir.Node) -> bool:
+    """Replace ceil_mode by pads where the size is known; True where shape inference had counted otherwise."""
+    kernel, x, y = _kernel(node), node.inputs[0], node.outputs[0]
+    mode = _string(node, "auto_pad")
+    if kernel is None or x is None or x.shape is None or not all(isinstance(d, int) for d in x.shape[2:]):
+        return False
+    if mode.startswith("SAME"):
+        return False
+    n = len(kernel)
+    strides, dilations = _ints(node, "strides", n), _ints(node, "dilations", n)
+    given = "pads" in node.attributes and mode != "VALID"
+    pads = list(node.attributes["pads"].as_ints()) if given else [0] * (2 * n)
+    sizes: Any = x.shape[2:]
+    extra, outs = [0] * n, []
+    for i, (k, s, d) in enumerate(zip(kernel, strides, dilations, strict=True)):
+        span = sizes[i] + pads[i] + pads[n + i] - d * (k - 1) - 1
+        out = -(-span // s) + 1
+        out -= (out - 1) * s >= sizes[i] + pads[i]  # a window that starts behind the input does not count
+        extra[i] = max((out - 1) * s - span, 0)
+        outs.append(out)
+    for name in ("ceil_mode", "auto_pad", "pads"):
+        node.attributes.pop(name, None)
+    counting = "count_include_pad" in node.attributes and node.attributes["count_include_pad"].as_int()
+    if node.op_type == "AveragePool" and counting and any(extra):
+        # The pads of the file are averaged in, what ceil_mode adds is not: the former become real zeros.
+        node.attributes.pop("count_include_pad")
+        if any(pads):
+            kind = np.float32 if x.dtype is None else x.dtype.numpy()
+            amounts = lifter.const([0, 0, *pads[:n], 0, 0, *pads[n:]])
+            node.replace_input_with(0, lifter.before(node, "Pad", x, amounts, lifter.const(0.0, kind)))
+        pads = [0] * (2 * n)
+    pads = pads[:n] + [p + e for p, e in zip(pads[n:], extra, strict=True)]
+    node.attributes["pads"] = ir.AttrInt64s("pads", pads)
+    return y.shape is None or list(y.shape[2:]) != outs
 
 
 def _at_run_time(lifter: Lifter, node: ir.Node, mode: str) -> None:

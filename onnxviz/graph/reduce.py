@@ -18,15 +18,15 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 import onnx_ir as ir
+from onnx_ir.passes.common import RemoveUnusedNodesPass
 
-from onnxviz.errors import ModelUnsuitable
-from onnxviz.graph.walk import QUANTISED, constant, duplicate, lookup
+from onnxviz.errors import ModelUnsuitable, UnknownLayer, near
 
 _HIGHEST_RANK: Final = 4
 _INT64: Final = ir.DataType.INT64
@@ -60,9 +60,10 @@ class Reduced:
 def peaks(model: ir.Model, wanted: Sequence[Reduced]) -> tuple[ir.Model, list[Peaks]]:
     """A copy of `model` whose only outputs are the peaks of these values, and the outputs' names.
 
-    A value of rank 4 has channels and a map (N, C, H, W), or (N, H, W, C) with `channels_last`; of rank 3 a row of
-    places (N, C, L) or (N, L, C), given as row 0 and column 0 to L - 1; of rank 2 (N, C) one place, 0, 0. Half precision
-    becomes float32; quantised values are given in real units where the operator that makes them knows its scale.
+    A value of rank 4 has channels and a map (N, C, H, W), or (N, H, W, C) with `channels_last`; of rank 3 a row
+    of places (N, C, L) or (N, L, C), given as row 0 and column 0 to L - 1; of rank 2 (N, C) one place, 0, 0.
+    Half precision becomes float32; quantised values are given in real units where the operator that makes them
+    knows its scale.
 
     A layer that ends in a Clip is searched before the cut: at 6, the upper end of ReLU6, every strong image of a
     channel would tie, and the first few would pass for the best.
@@ -70,23 +71,28 @@ def peaks(model: ir.Model, wanted: Sequence[Reduced]) -> tuple[ir.Model, list[Pe
     wanted   the values; their order is that of the returned names
     raises   UnknownLayer, ModelUnsuitable for a value of another rank
     """
-    copy = duplicate(model)
+    copy = model.clone()
+    values = {value.name: value for node in copy.graph for value in node.outputs}
+    values |= {value.name: value for value in copy.graph.inputs}
     tape = _Tape(copy)
-    found = [_append(tape, *_chosen(copy, one)) for one in wanted]
+    found = [_append(tape, _chosen(values, one), one) for one in wanted]
     # Only now: a value may be an output of the model and be wanted as well.
     copy.graph.extend(tape.nodes)
     copy.graph.outputs.clear()
     copy.graph.outputs.extend(value for group in found for value in group)
-    names = [Peaks(*(str(value.name) for value in group)) for group in found]
-    return _without_unused(copy), names
+    RemoveUnusedNodesPass()(copy)  # the layers behind the last one wanted
+    return copy, [Peaks(*(str(value.name) for value in group)) for group in found]
 
 
-def _chosen(model: ir.Model, one: Reduced) -> tuple[ir.Value, Reduced]:
+def _chosen(values: Mapping[str | None, ir.Value], one: Reduced) -> ir.Value:
+    if one.value not in values:
+        raise UnknownLayer(f"the graph has no value {one.value!r}{near(one.value, map(str, values))}")
     if not 2 <= one.rank <= _HIGHEST_RANK:
         raise ModelUnsuitable(
-            f"{one.value!r} has {one.rank} dimensions; expected channels with a map (N, C, H, W), or channels alone (N, C)"
+            f"{one.value!r} has {one.rank} dimensions; expected channels with a map (N, C, H, W), "
+            "or channels alone (N, C): choose another --layer"
         )
-    return lookup(model.graph, [one.value])[0], one
+    return values[one.value]
 
 
 def _append(tape: _Tape, value: ir.Value, one: Reduced) -> tuple[ir.Value, ir.Value, ir.Value, ir.Value]:
@@ -106,14 +112,11 @@ def _append(tape: _Tape, value: ir.Value, one: Reduced) -> tuple[ir.Value, ir.Va
         peak = tape.op("Identity", drive)
     else:
         # A cut is monotone, so the cut of the maximum is the maximum of what was cut.
-        own = drive if dtype in (ir.DataType.FLOAT, None) else tape.op("Cast", drive, to=int(dtype))
-        cut = tape.again(clip, own)
-        peak = tape.op("Cast", cut, to=int(ir.DataType.FLOAT)) if own is not drive else cut
-    shape = (
-        [value.shape[0], value.shape[-1 if one.channels_last else 1]]
-        if value.shape is not None
-        else ["N", "C"]
-    )
+        uncut = drive if dtype in (ir.DataType.FLOAT, None) else tape.op("Cast", drive, to=int(dtype))
+        cut = tape.again(clip, uncut)
+        peak = tape.op("Cast", cut, to=int(ir.DataType.FLOAT)) if uncut is not drive else cut
+    own = list(value.shape.dims) if isinstance(value.shape, ir.Shape) else []
+    shape = [own[0], own[-1 if one.channels_last else 1]] if len(own) == one.rank else ["N", "C"]
     for output, kind in (
         (peak, ir.DataType.FLOAT),
         (drive, ir.DataType.FLOAT),
@@ -142,14 +145,14 @@ def clipping(value: ir.Value) -> ir.Node | None:
     if attribute is not None:
         highest = attribute.as_float()
     elif len(node.inputs) > 2 and node.inputs[2] is not None:
-        tensor = constant(node.inputs[2])
+        tensor = ir.convenience.get_const_tensor(node.inputs[2])
         if tensor is None or tensor.size != 1:
             return None
         highest = float(tensor.numpy().reshape(-1)[0])
     else:
         return None
     # Exporters write "no upper end" as the largest number there is.
-    return node if math.isfinite(highest) and highest < np.finfo(np.float16).max else None
+    return node if math.isfinite(highest) and highest < float(np.finfo(np.float16).max) else None
 
 
 # Where the operators of quantised networks have the scale of their result; its zero point is the next input.
@@ -173,7 +176,7 @@ _MOVING: Final = frozenset(("MaxPool", "Reshape", "Flatten", "Transpose", "Squee
 
 def _in_real_units(tape: _Tape, value: ir.Value, reduced: ir.Value) -> ir.Value:
     """`reduced`, a maximum of quantised numbers as float32, as (number - zero point) * scale."""
-    if value.dtype not in QUANTISED:
+    if value.dtype is None or value.dtype.is_floating_point():
         return reduced
     node = value.producer()
     while node is not None and node.op_type in _MOVING:
@@ -219,17 +222,10 @@ class _Tape:
 
     def constant(self, array: np.ndarray | Sequence[int]) -> ir.Value:
         name = f"{self._stem}{next(self._count)}"
-        tensor = ir.tensor(np.asarray(array), name=name)
+        data = np.asarray(array)
+        tensor = ir.tensor(data, name=name)
         value = ir.Value(
-            name=name, type=ir.TensorType(tensor.dtype), shape=ir.Shape(tensor.shape), const_value=tensor
+            name=name, type=ir.TensorType(tensor.dtype), shape=ir.Shape(data.shape), const_value=tensor
         )
         self.model.graph.register_initializer(value)
         return value
-
-
-def _without_unused(model: ir.Model) -> ir.Model:
-    """Without the nodes and weights that nothing reads any more: the layers behind the last one wanted."""
-    from onnx_ir.passes.common import RemoveUnusedNodesPass
-
-    RemoveUnusedNodesPass()(model)
-    return model

@@ -68,7 +68,9 @@ def describe(head: bytes, name: str = "") -> str:
     name    what it is called
     """
     kind, advice = _kind(head, name.lower())
-    return f"it looks like {kind}; {advice}" if kind else f"it is no kind of file that onnxviz knows; {advice}"
+    return (
+        f"it looks like {kind}; {advice}" if kind else f"it is no kind of file that onnxviz knows; {advice}"
+    )
 
 
 def _kind(head: bytes, name: str) -> tuple[str, str]:
@@ -91,7 +93,9 @@ def _kind(head: bytes, name: str) -> tuple[str, str]:
     if text := _text_kind(head):
         return text
     # A SavedModel begins with its schema version 1, a frozen graph with its first node.
-    if head.startswith((b"\x08\x01\x12", b"\n")) and any(op in head for op in (b"Placeholder", b"Const", b"serve")):
+    if head.startswith((b"\x08\x01\x12", b"\n")) and any(
+        op in head for op in (b"Placeholder", b"Const", b"serve")
+    ):
         return "a TensorFlow graph", _CONVERT
     for ending, kind_and_advice in _ENDINGS.items():
         if name.endswith(ending):

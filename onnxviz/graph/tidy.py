@@ -12,10 +12,10 @@ from typing import Any, Final
 import onnx
 
 from onnxviz.errors import ModelRejected
-from onnxviz.graph import contrib
-from onnxviz.graph.operators import ML, normal
+from onnxviz.graph.checks import contrib
+from onnxviz.graph.checks.operators import ML, normal
+from onnxviz.graph.checks.structure import Structure
 from onnxviz.graph.quoted import quoted
-from onnxviz.graph.structure import Structure
 from onnxviz.graph.walk import graphs
 
 # From this IR version on weights need not be inputs as well.
@@ -51,7 +51,7 @@ def tidy(model: onnx.ModelProto) -> list[str]:
 
 
 def complete(model: onnx.ModelProto, structure: Structure) -> None:
-    """Add the import of com.microsoft where it is used without one: ONNX Runtime does not ask for it, the checker does."""
+    """Import com.microsoft where it is used without: ONNX Runtime does not mind, the checker does."""
     if structure.microsoft and contrib.DOMAIN not in structure.opsets:
         model.opset_import.add(domain=contrib.DOMAIN, version=1)
 
@@ -67,7 +67,7 @@ def _last_weight_counts(graph: onnx.GraphProto, warnings: list[str]) -> None:
 def _replace(graph: onnx.GraphProto, field: str, entries: Iterable[Any]) -> None:
     """Let the repeated `field` hold copies of `entries`, which may be some of its own."""
     copies = [type(entry).FromString(entry.SerializeToString()) for entry in entries]
-    graph.ClearField(field)  # type: ignore[arg-type]
+    graph.ClearField(field)
     getattr(graph, field).extend(copies)
 
 
@@ -109,14 +109,18 @@ def _without_maps(graph: onnx.GraphProto, warnings: list[str]) -> None:
     for name in maps:
         node = makers.get(name)
         if node is None or node.op_type != "ZipMap" or normal(node.domain) != ML or not node.input:
-            raise ModelRejected(f"the output {quoted(name)} is a map, not a tensor; export the model without it")
+            raise ModelRejected(
+                f"the output {quoted(name)} is a map, not a tensor; export the model without it"
+            )
     outputs = {value.name for value in graph.output}
     kept = []
-    for value in graph.output:
+    for output in graph.output:
+        value = output
         if value.name in maps:
             scores = makers[value.name].input[0]
             warnings.append(
-                f"the output {quoted(value.name)} is a map of labels to scores; the scores {quoted(scores)} stand in for it"
+                f"the output {quoted(value.name)} is a map of labels to scores; "
+                f"the scores {quoted(scores)} stand in for it"
             )
             if scores in outputs:
                 continue
@@ -130,5 +134,7 @@ def _without_maps(graph: onnx.GraphProto, warnings: list[str]) -> None:
 
 def _is_map(kind: onnx.TypeProto) -> bool:
     while kind.HasField("sequence_type") or kind.HasField("optional_type"):
-        kind = kind.sequence_type.elem_type if kind.HasField("sequence_type") else kind.optional_type.elem_type
+        kind = (
+            kind.sequence_type.elem_type if kind.HasField("sequence_type") else kind.optional_type.elem_type
+        )
     return kind.HasField("map_type")

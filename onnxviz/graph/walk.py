@@ -74,7 +74,9 @@ def _in_attribute(attribute: onnx.AttributeProto, what: str) -> Iterator[Place]:
         yield from _in_graph(graph)
 
 
-def tensors(place: onnx.GraphProto | onnx.AttributeProto, what: str) -> Iterator[tuple[onnx.TensorProto, str]]:
+def tensors(
+    place: onnx.GraphProto | onnx.AttributeProto, what: str
+) -> Iterator[tuple[onnx.TensorProto, str]]:
     """The dense tensors that lie in one place itself, with what each is called in messages."""
     if isinstance(place, onnx.GraphProto):
         for tensor in place.initializer:

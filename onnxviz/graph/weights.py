@@ -3,19 +3,13 @@
 `Weights.collect` visits every tensor of the parsed message once. It checks type, shape and size, opens external
 data through `graph.confine`, and leaves a mark in the message; `Weights.restore` puts IR tensors in the marks' place
 after the message has become an `ir.Model`. So nothing else ever sees a path, and nobody but this module opens one.
-
-Weights of up to 1 GiB in all are copied out of the files (0.1 s for 500 MB): they are aligned as kernels like it,
-and a file that is overwritten later, as when a notebook exports a network again, harms nothing. Larger ones are
-memory-mapped and paged in when touched, which ends the process if another program cuts the file short meanwhile.
 """
 
 from __future__ import annotations
 
 import math
-import mmap
 import re
 from collections.abc import MutableMapping, Sequence
-from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
@@ -23,30 +17,18 @@ import onnx
 import onnx_ir as ir
 
 from onnxviz.errors import ModelRejected
-from onnxviz.graph import tensors, walk
-from onnxviz.graph.confine import Folder, mapped
+from onnxviz.graph import walk
+from onnxviz.graph.checks import tensors
+from onnxviz.graph.confine import DataFile, Folder
+from onnxviz.graph.elements import PACKED_BELOW, READ_UP_TO, Elements
 from onnxviz.graph.limits import Limits
 from onnxviz.graph.quoted import quoted
-from onnxviz.graph.wire import LEAST_BLOCK, Block, Buffer, Tokens
+from onnxviz.graph.wire import LEAST_BLOCK, Block, Tokens
 
-#: Weights of up to so many bytes in all are copied into memory, larger ones are mapped.
-COPY_UP_TO: Final = 2**30
 #: What `Weights.small` gives: shapes, axes, scales, numbers of trips.
 SMALL: Final = 1024
 _WHOLE_NUMBER: Final = re.compile(r"[0-9]{1,19}", re.ASCII)
-_PACKED_BELOW: Final = 8  # bits
 _TYPED_FIELDS: Final = ("float_data", "int32_data", "string_data", "int64_data", "double_data", "uint64_data")
-
-
-@dataclass(frozen=True)
-class _Source:
-    """The elements of one tensor: `length` bytes of `buffer` from `start` on."""
-
-    buffer: Buffer
-    start: int
-    length: int
-    dtype: ir.DataType
-    shape: tuple[int, ...]
 
 
 class Weights:
@@ -58,7 +40,7 @@ class Weights:
 
     def __init__(
         self,
-        buffer: Buffer,
+        buffer: bytes | memoryview | DataFile,
         blocks: Sequence[Block | ir.TensorProtocol],
         tokens: Tokens,
         folder: Folder | None,
@@ -72,8 +54,8 @@ class Weights:
         self._folder = folder
         self._limits = limits
         self._marks = Tokens()
-        self._found: list[_Source | ir.TensorProtocol] = []
-        self._open: dict[str, Buffer] = {}
+        self._found: list[Elements | ir.TensorProtocol] = []
+        self._open: dict[str, DataFile] = {}
         self._count = 0
         self.elements = 0
         self.bytes = 0
@@ -91,13 +73,13 @@ class Weights:
                 if self._marks.index(proto.raw_data if len(proto.raw_data) < LEAST_BLOCK else b"") is None:
                     self._take(proto, name)
 
-    def _take(self, proto: onnx.TensorProto, what: str) -> _Source | ir.TensorProtocol:
+    def _take(self, proto: onnx.TensorProto, what: str) -> Elements | ir.TensorProtocol:
         """Check one tensor and leave a mark in it, unless it is small."""
         dtype = tensors.data_type(proto, what)
         shape = tuple(proto.dims)
         elements = tensors.check_dims(list(shape), what, self._limits)
         self._add(elements, 0 if dtype == ir.DataType.STRING else tensors.byte_size(dtype, elements))
-        found: _Source | ir.TensorProtocol
+        found: Elements | ir.TensorProtocol
         if proto.data_location == onnx.TensorProto.EXTERNAL:
             found = self._external(proto, dtype, shape, elements, what)
         elif (block := self._tokens.index(proto.raw_data)) is not None:
@@ -121,24 +103,31 @@ class Weights:
         self.bytes += size
         limits = self._limits
         limits.check("tensors", self._count, f"the model has {self._count} weight tensors or more")
-        limits.check("total_elements", self.elements, f"the model's weights have {self.elements} elements or more")
+        limits.check(
+            "total_elements", self.elements, f"the model's weights have {self.elements} elements or more"
+        )
         limits.check("weight_bytes", self.bytes, f"the model's weights take {self.bytes} bytes or more")
 
     def _block(
-        self, block: Block | ir.TensorProtocol, dtype: ir.DataType, shape: tuple[int, ...], elements: int, what: str
-    ) -> _Source | ir.TensorProtocol:
+        self,
+        block: Block | ir.TensorProtocol,
+        dtype: ir.DataType,
+        shape: tuple[int, ...],
+        elements: int,
+        what: str,
+    ) -> Elements | ir.TensorProtocol:
         if not isinstance(block, Block):
             return block
         if dtype == ir.DataType.STRING:
             raise ModelRejected(f"{what} holds text as raw data, which ONNX does not allow")
         tensors.check_bytes(block.length, dtype, elements, what)
-        return _Source(self._buffer, block.start, block.length, dtype, shape)
+        return Elements(self._buffer, block.start, block.length, dtype, shape)
 
     # --- external data --------------------------------------------------------------------------
 
     def _external(
         self, proto: onnx.TensorProto, dtype: ir.DataType, shape: tuple[int, ...], elements: int, what: str
-    ) -> _Source:
+    ) -> Elements:
         if dtype == ir.DataType.STRING:
             raise ModelRejected(f"{what} holds text as external data, which ONNX does not allow")
         if proto.HasField("raw_data") or any(len(getattr(proto, field)) for field in _TYPED_FIELDS):
@@ -146,7 +135,9 @@ class Weights:
         entries: dict[str, str] = {}
         for entry in proto.external_data:
             if entry.key in entries:
-                raise ModelRejected(f"{what} names its external {quoted(entry.key)} twice; which one is meant is unknown")
+                raise ModelRejected(
+                    f"{what} names its external {quoted(entry.key)} twice; which one is meant is unknown"
+                )
             entries[entry.key] = entry.value
         if "location" not in entries:
             raise ModelRejected(f"{what} is external data without a location")
@@ -160,16 +151,16 @@ class Weights:
                 f"{what} is {length} bytes at {offset} of the weights file {quoted(entries['location'])}, "
                 f"which has only {len(buffer)}; was it fully downloaded?"
             )
-        return _Source(buffer, offset, length, dtype, shape)
+        return Elements(buffer, offset, length, dtype, shape)
 
-    def _file(self, location: str, what: str) -> Buffer:
+    def _file(self, location: str, what: str) -> DataFile:
         if location not in self._open:
             if self._folder is None:
                 raise ModelRejected(
                     f"{what} lies in another file, {quoted(location)}, and a model given as bytes or as a parsed "
                     "message has no folder to look in; give the path of the .onnx file"
                 )
-            self._open[location] = mapped(self._folder.open(location))
+            self._open[location] = DataFile(self._folder.open(location))
             self.files.append(location)
         return self._open[location]
 
@@ -191,12 +182,12 @@ class Weights:
     def _write_out(self, sparse: onnx.SparseTensorProto, proto: onnx.TensorProto, what: str) -> None:
         """Fill `proto` with the dense form of `sparse`."""
         dtype = tensors.data_type(sparse.values, what)
-        if dtype == ir.DataType.STRING or dtype.bitwidth < _PACKED_BELOW:
+        if dtype == ir.DataType.STRING or dtype.bitwidth < PACKED_BELOW:
             raise ModelRejected(f"{what} is sparse and of the type {dtype.name}, which is not supported")
         elements = tensors.check_dims(list(sparse.dims), what, self._limits)
         self._add(elements, tensors.byte_size(dtype, elements))
         values, indices = (
-            self._tensor(self._take(part, f"{which} of {what}"), None).numpy()
+            _now(self._take(part, f"{which} of {what}"))
             for part, which in ((sparse.values, "the values"), (sparse.indices, "the indices"))
         )
         full = tensors.dense(sparse, values, indices, what)
@@ -213,18 +204,18 @@ class Weights:
         index = self._marks.index(proto.raw_data)
         if index is None or math.prod(proto.dims) > SMALL:
             return None
-        return self._tensor(self._found[index], None).numpy()
+        return _now(self._found[index])
 
     # --- into the model -------------------------------------------------------------------------
 
     def restore(self, model: ir.Model) -> None:
         """Put the tensors in the place of their marks."""
-        for graph in _graphs(model):
+        for graph in graphs(model):
             for value in graph.initializers.values():
                 tensor = self._marked(value.const_value, value.name)
                 if tensor is not None:
                     # What the file claims about the value elsewhere may differ; the weight itself is right.
-                    value.const_value, value.shape = tensor, ir.Shape(tensor.shape)
+                    value.const_value, value.shape = tensor, ir.Shape(tensor.shape.numpy())
                     value.type = ir.TensorType(tensor.dtype)
             for node in graph:
                 self._restore_attributes(node.attributes)
@@ -249,45 +240,23 @@ class Weights:
         index = self._marks.index(tensor.raw.raw_data)
         return None if index is None else self._tensor(self._found[index], name)
 
-    def _tensor(self, source: _Source | ir.TensorProtocol, name: str | None) -> ir.TensorProtocol:
-        """`source` as a tensor that is aligned, read-only, and safe from changes of its file if it is small."""
-        if not isinstance(source, _Source):
-            return source
-        shape = ir.Shape(source.shape)
-        packed = source.dtype.bitwidth < _PACKED_BELOW
-        kind = np.dtype(np.uint8) if packed else np.dtype(source.dtype.numpy()).newbyteorder("<")
-        if source.length:
-            view = np.frombuffer(source.buffer, kind, source.length // kind.itemsize, source.start)
-        else:
-            view = np.zeros(0, kind)
-        view = view if packed else view.reshape(source.shape)
-        if self.bytes > COPY_UP_TO and not view.flags.aligned:
-            # Too large to copy all such tensors at once: each use makes its own aligned copy.
-            return ir.LazyTensor(
-                lambda: ir.Tensor(_owned(view), dtype=source.dtype, shape=shape), source.dtype, shape, name=name
-            )
-        in_file = isinstance(source.buffer, mmap.mmap)
-        if not view.flags.aligned or (in_file and self.bytes <= COPY_UP_TO):
-            view = _owned(view)
-        if packed:
-            return ir.PackedTensor(view, source.dtype, shape=shape, name=name)
-        return ir.Tensor(view, dtype=source.dtype, shape=shape, name=name)
+    def _tensor(self, found: Elements | ir.TensorProtocol, name: str | None) -> ir.TensorProtocol:
+        return found.tensor(name, large=self.bytes > READ_UP_TO) if isinstance(found, Elements) else found
 
 
-def _graphs(model: ir.Model) -> list[ir.Graph]:
+def _now(found: Elements | ir.TensorProtocol) -> np.ndarray:
+    return found.now() if isinstance(found, Elements) else found.numpy()
+
+
+def graphs(model: ir.Model) -> list[ir.Graph]:
     """Every graph of the model: the main one, subgraphs, and those of functions."""
     bodies = [model.graph, *(function.graph for function in model.functions.values())]
     return [graph for body in bodies for graph in (body, *body.subgraphs())]
 
 
-def _owned(view: np.ndarray) -> np.ndarray:
-    """A copy in memory of its own, in the machine's byte order, read-only as what comes straight from a file."""
-    copy = np.array(view, dtype=view.dtype.newbyteorder("="))
-    copy.flags.writeable = False
-    return copy
-
-
 def _whole(text: str, key: str, what: str) -> int:
     if not _WHOLE_NUMBER.fullmatch(text):
-        raise ModelRejected(f"{what} has the external {key} {quoted(text)}; a whole number of bytes was expected")
+        raise ModelRejected(
+            f"{what} has the external {key} {quoted(text)}; a whole number of bytes was expected"
+        )
     return int(text)

@@ -32,7 +32,9 @@ LEAST_BLOCK: Final = 1024
 _TOKEN_INDEX: Final = 8
 _MAX_VARINT: Final = 10
 
-_GRAPH, _NODE, _TENSOR = (proto.DESCRIPTOR.name for proto in (onnx.GraphProto, onnx.NodeProto, onnx.TensorProto))
+_GRAPH, _NODE, _TENSOR = (
+    proto.DESCRIPTOR.name for proto in (onnx.GraphProto, onnx.NodeProto, onnx.TensorProto)
+)
 _MODEL: Final = onnx.ModelProto.DESCRIPTOR.name
 _TRAINING_FIELD: Final = onnx.ModelProto.TRAINING_INFO_FIELD_NUMBER
 # Protobuf's own parser gives up at this depth.
@@ -99,6 +101,10 @@ class Tokens:
     def make(self, index: int) -> bytes:
         """The token that stands for block `index`."""
         return self._secret + index.to_bytes(_TOKEN_INDEX, "little")
+
+    def removed(self, message: bytes) -> bytes:
+        """`message` without what is random in it."""
+        return message.replace(self._secret, b"")
 
     def index(self, raw: bytes) -> int | None:
         """The block that `raw` stands for; None where it is no token."""

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
-from onnxviz.errors import ImageRejected
+from onnxviz.errors import ImageRejected, UsageError
 
 T = TypeVar("T")
 P = TypeVar("P")
@@ -32,7 +32,7 @@ def decode(
               with each picture here (preprocessing), so that it runs in the threads too
     workers   number of threads; None: one a core, at most 8 (decoders release Python's lock)
     ahead     how many finished pictures may wait; None: twice `workers`
-    raises    whatever `read` raises other than ImageRejected
+    raises    UsageError for counts that make no sense; whatever `read` raises other than ImageRejected
     """
     if read is None:
         from onnxviz.image.io import read as read_image
@@ -40,10 +40,10 @@ def decode(
         reader: Callable[[P], Any] = read_image
     else:
         reader = read
-    workers = workers or min(8, _cores())
+    workers = min(8, _cores()) if workers is None else workers
     ahead = 2 * workers if ahead is None else ahead
     if workers < 1 or ahead < 0:
-        raise ValueError(f"workers={workers}, ahead={ahead}: expected at least 1 worker and 0 ahead")
+        raise UsageError(f"workers={workers}, ahead={ahead}: expected at least 1 worker and 0 ahead")
     return _decode(iter(paths), reader, workers, ahead)
 
 
@@ -54,7 +54,8 @@ def _decode(
         try:
             return read(path)
         except ImageRejected as refusal:
-            # Its traceback would keep the frames of the decoder, and so the picture's bytes, alive.
+            # The tracebacks would keep the decoder's frames, and so the picture's bytes, alive.
+            refusal.__cause__ = refusal.__context__ = None
             return refusal.with_traceback(None)
 
     waiting: deque[tuple[P, Future[T | ImageRejected]]] = deque()

@@ -147,7 +147,8 @@ class _Walk:
         self.ignored = 0
         self._recursive = recursive
         self._follow = follow
-        self._bounds = [os.path.realpath(root) for root in roots]
+        # What links may lead to: the roots and everything in them. A root with a NUL is refused further down.
+        self._bounds = {os.path.realpath(root) for root in roots if "\0" not in root}
         # Only several roots, or links, can lead to one file or folder twice.
         self._seen: set[str] | None = set() if len(roots) > 1 else None
         self._entered: set[tuple[int, int]] = set()
@@ -246,7 +247,7 @@ class _Walk:
             else:
                 self.ignored += 1
             return False
-        inside = any(_within(target, bound) for bound in self._bounds)
+        inside = _within(target, self._bounds)
         if stat.S_ISDIR(status.st_mode):
             if not self._recursive:
                 return False
@@ -276,8 +277,13 @@ def _kind(entry: os.DirEntry[str]) -> int:
         return _FILE  # reading it will give the reason
 
 
-def _within(path: str, bound: str) -> bool:
-    return path == bound or path.startswith(os.path.join(bound, ""))  # noqa: PTH118
+def _within(path: str, bounds: set[str]) -> bool:
+    """Whether `path` or a folder above it is one of `bounds`."""
+    while path not in bounds:
+        path, below = os.path.dirname(path), path  # noqa: PTH120
+        if path == below:
+            return False
+    return True
 
 
 def _is_utf8(name: str) -> bool:

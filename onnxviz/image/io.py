@@ -83,7 +83,7 @@ def _described(source: object) -> str:
 
 def _from_file(path: str, max_pixels: int, max_bytes: int, max_frames: int) -> np.ndarray:
     name = printable(path, 200)
-    data = _bytes(path, name, max_bytes)
+    data = read_bytes(path, name, max_bytes)
     kind = sniff(data)
     if kind not in FORMATS:
         raise ImageRejected(f"{name}: {kind}, not a picture of these formats: {', '.join(FORMATS)}")
@@ -100,8 +100,12 @@ def _from_file(path: str, max_pixels: int, max_bytes: int, max_frames: int) -> n
     return _from_pillow(picture, name, max_pixels, max_frames, kind)
 
 
-def _bytes(path: str, name: str, max_bytes: int) -> bytes:
-    """The whole of a regular file; anything else is refused without ever being waited for."""
+def read_bytes(path: str, name: str, max_bytes: int) -> bytes:
+    """The whole of a regular file; anything else is refused without ever being waited for.
+
+    name     what the file is called in messages
+    raises   ImageRejected
+    """
     try:
         _check_kind(os.stat(path), name, max_bytes)  # noqa: PTH116 - before opening: opening a device may act
         # Between the two looks a FIFO may have been put there: O_NONBLOCK opens that without a writer.

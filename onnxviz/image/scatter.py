@@ -1,7 +1,7 @@
 """Points in the plane, drawn with a colour and a shape for each group, a legend and names beside the groups.
 
-Colours are those of Okabe & Ito (2008, "Color Universal Design"), which readers with any colour vision tell apart;
-the shape says the same once more, for prints in grey and where there are more groups than colours.
+Colours are those of Okabe & Ito (2008, "Color Universal Design"), which readers with any colour vision tell
+apart; the shape says the same once more, for prints in grey and where there are more groups than colours.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from onnxviz.image.rows import fit
 from onnxviz.image.text import printable
 
 PALETTE = (
@@ -59,7 +60,10 @@ def marker(group: int) -> tuple[tuple[int, int, int], tuple[tuple[float, float],
     """The colour and the corners (empty: a circle) of group number `group`; -1 is the grey of the rest."""
     if group < 0:
         return OTHER, _SHAPES[0]
-    return PALETTE[group % len(PALETTE)], _SHAPES[group % len(_SHAPES)]
+    red, green, blue = PALETTE[group % len(PALETTE)]
+    # The second round of colours is darker: a difference that every eye sees.
+    shade = 1.0 if group // len(PALETTE) % 2 == 0 else 0.55
+    return (int(red * shade), int(green * shade), int(blue * shade)), _SHAPES[group % len(_SHAPES)]
 
 
 def scatter(
@@ -95,7 +99,7 @@ def scatter(
 
 
 def _fit(points: np.ndarray, box: tuple[int, int, int, int]) -> np.ndarray:
-    """Pixel positions inside `box` with a margin; one scale for both axes, so that distances stay what they are."""
+    """Pixel positions inside `box` with a margin; one scale for both axes, so distances stay true."""
     left, top, right, bottom = box
     margin = 26
     low, high = points.min(axis=0), points.max(axis=0)
@@ -103,12 +107,12 @@ def _fit(points: np.ndarray, box: tuple[int, int, int, int]) -> np.ndarray:
     room = np.array([right - left, bottom - top]) - 2 * margin
     scales = [room[i] / spans[i] for i in (0, 1) if spans[i] > 0]
     scale = min(scales, default=0.0)
-    centred = (points - (low + high) / 2) * scale * [1, -1]
-    return centred + [(left + right) / 2, (top + bottom) / 2]
+    centred = (points - (low + high) / 2) * scale * np.array([1, -1])
+    return np.asarray(centred + np.array([(left + right) / 2, (top + bottom) / 2]))
 
 
 def _radius(count: int) -> float:
-    return float(np.clip(60 / math.sqrt(max(1, count)), 2.2, 7))
+    return float(np.clip(110 / math.sqrt(max(1, count)), 2.2, 8))
 
 
 def _drawn(
@@ -141,25 +145,37 @@ def _mark(draw: ImageDraw.ImageDraw, at: np.ndarray, group: int, radius: float) 
 def _name_groups(
     draw: ImageDraw.ImageDraw, places: np.ndarray, groups: Groups, box: tuple[int, int, int, int]
 ) -> None:
-    """The names beside the middle of their groups, the most important first; what would overlap is left out."""
+    """The names beside the middle of their groups, the most important first.
+
+    A name that would lie on another, or on points of other groups, is left to the legend.
+    """
     text = font(16)
+    near = 0.05 * max(box[2] - box[0], box[3] - box[1])
     taken: list[tuple[float, float, float, float]] = []
     for number, name in enumerate(groups.names):
-        members = places[groups.of == number]
+        own = groups.of == number
+        members, strangers = places[own], places[~own]
         if not len(members):
             continue
         # The member nearest to the median: a group in two parts is named at one of them, not between.
         middle = members[np.argmin(np.abs(members - np.median(members, axis=0)).sum(axis=1))]
+        beside = members[np.linalg.norm(members - middle, axis=1) <= near]
         shown = printable(name, 26)
         reach = draw.textlength(shown, text)
         x = float(np.clip(middle[0], box[0] + reach / 2 + 5, box[2] - reach / 2 - 5))
-        for y in (middle[1], middle[1] - 20, middle[1] + 20, middle[1] - 40, middle[1] + 40):
-            area = (x - reach / 2 - 3, y - 11, x + reach / 2 + 3, y + 11)
+        for y in (beside[:, 1].min() - 20, beside[:, 1].max() + 20):
+            area = (x - reach / 2 - 3, float(y) - 11, x + reach / 2 + 3, float(y) + 11)
             inside = area[1] > box[1] and area[3] < box[3]
-            if inside and not any(_overlap(area, other) for other in taken):
+            clear = not any(_overlap(area, other) for other in taken) and not _covers(area, strangers)
+            if inside and clear:
                 draw.text((x, y), shown, INK, text, anchor="mm", stroke_width=3, stroke_fill="white")
                 taken.append(area)
                 break
+
+
+def _covers(area: tuple[float, float, float, float], points: np.ndarray) -> bool:
+    x, y = points[:, 0], points[:, 1]
+    return bool(np.any((x > area[0] - 4) & (x < area[2] + 4) & (y > area[1] - 2) & (y < area[3] + 2)))
 
 
 def _overlap(a: tuple[float, ...], b: tuple[float, ...]) -> bool:
@@ -186,7 +202,9 @@ def legend(groups: Groups, width: int, text: ImageFont.FreeTypeFont | ImageFont.
     return picture
 
 
-def _upright(canvas: Image.Image, shown: str, text: ImageFont.FreeTypeFont | ImageFont.ImageFont, at: tuple[int, int]) -> None:
+def _upright(
+    canvas: Image.Image, shown: str, text: ImageFont.FreeTypeFont | ImageFont.ImageFont, at: tuple[int, int]
+) -> None:
     """`shown` written from bottom to top, its middle at height `at[1]`."""
     if not shown:
         return
@@ -195,6 +213,22 @@ def _upright(canvas: Image.Image, shown: str, text: ImageFont.FreeTypeFont | Ima
     ImageDraw.Draw(label).text((2, 2), shown, FAINT, text)
     label = label.transpose(Image.Transpose.ROTATE_90)
     canvas.paste(label, (at[0], max(0, at[1] - label.height // 2)))
+
+
+def side_by_side(
+    left: Image.Image, right: Image.Image, title: str, over_left: str, over_right: str
+) -> Image.Image:
+    """Two pictures beside each other with a title, and a line over each."""
+    margin, gap, head = 22, 44, 78
+    column = max(left.width, 400)  # room for the line over it
+    width = 2 * margin + column + gap + right.width
+    canvas = Image.new("RGB", (width, head + max(left.height, right.height) + margin), "white")
+    draw = ImageDraw.Draw(canvas)
+    draw.text((margin, 16), fit(draw, title, font(22), width - 2 * margin), INK, font(22))
+    for picture, line, x in ((left, over_left, margin), (right, over_right, margin + column + gap)):
+        draw.text((x, 50), fit(draw, line, font(15), max(picture.width, column)), FAINT, font(15))
+        canvas.paste(picture, (x, head))
+    return canvas
 
 
 def font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from onnxviz.errors import LabelsRejected, MissingDependency, RuntimeFailed, UsageError
+from onnxviz.errors import LabelsRejected, MissingDependency, OutputRefused, RuntimeFailed, UsageError
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -98,27 +98,27 @@ def export(
                     compute what torch does: nothing is written), LabelsRejected, PreprocessingRejected, OutputRefused
     """
     from onnxviz.exporting.source import Wanted, build
-    from onnxviz.exporting.trace import trace
+    from onnxviz.exporting.trace import evaluating, trace
     from onnxviz.files import sha256
     from onnxviz.graph.save import save
 
     if opset < OPSET:
         raise UsageError(f"opset {opset} is too old; torch exports {OPSET} or higher")
+    if Path(out).is_dir():
+        raise OutputRefused(f"cannot write {os.fspath(out)!r}: it is a folder; name a file")
     wanted = Wanted(dict(options or {}), random, seed, _pair(size))
     found = build(source, wanted)
     shape = wanted.size or found.size or (224, 224)
     depth = channels or found.channels
     found = _described(found, shape, preprocessing, labels, licence)
     module = _in_float32(found.module)
-    training = bool(module.training)
-    try:
+    with evaluating(module):
+        found = _labelled(found, module, (1, depth, *shape), strict=labels is not None)
         traced = trace(module, shape, depth, opset=opset, batch=dynamic_batch, free=dynamic_size)
         model = to_model(found, traced)
         difference = None
         if verify:
             traced, model, difference = _verified(found, traced, model, module, depth, opset, seed)
-    finally:
-        module.train(training)
     classes = _classes(model)
     if expose is not False:
         model = _exposed(model, expose)
@@ -133,15 +133,12 @@ def export(
         outputs=tuple(str(value.name) for value in model.graph.outputs),
         classes=classes,
         difference=difference,
-        warnings=list(traced.notes),
+        warnings=[*found.notes, *traced.notes],
     )
 
 
 def to_model(found: Source, traced: Traced) -> ir.Model:
-    """The traced graph, tidied, named and described: the last step before it is written.
-
-    raises   LabelsRejected when the labels are not as many as the classes
-    """
+    """The traced graph, tidied, named and described: the last step before it is written."""
     from onnxviz.exporting.names import readable
     from onnxviz.exporting.tidy import tidy
     from onnxviz.exporting.trace import INNER
@@ -155,14 +152,9 @@ def to_model(found: Source, traced: Traced) -> ir.Model:
     readable(model, rename)
     if found.finish is not None:
         found.finish(model)
-    classes = _classes(model)
-    if found.labels is not None and classes is not None and len(found.labels) != classes:
-        raise LabelsRejected(
-            f"{len(found.labels)} labels for a network of {classes} classes; give one label for each class, in order"
-        )
     described = Metadata(
         preprocessing=found.preprocessing,
-        labels=None if found.labels is None or classes is None else tuple(map(str, found.labels)),
+        labels=None if found.labels is None else tuple(map(str, found.labels)),
         source=found.text,
         licence=found.licence,
     )
@@ -218,6 +210,26 @@ def _described(
         labels=found.labels if labels is None else read_labels(labels),
         licence=licence or found.licence,
     )
+
+
+def _labelled(found: Source, module: Any, shape: tuple[int, ...], *, strict: bool) -> Source:
+    """The source with labels that fit its output; those of its package are left out where they do not."""
+    from onnxviz.exporting.source import torch
+    from onnxviz.exporting.trace import run_torch
+    from onnxviz.labels import check_count
+
+    if found.labels is None:
+        return found
+    device = next((p.device for p in module.parameters()), torch().device("cpu"))
+    output = run_torch(module, torch().zeros(shape, device=device))
+    if strict:
+        if output.ndim != 2:
+            raise LabelsRejected(f"labels are for classifiers; this network gives {tuple(output.shape)}")
+        check_count(found.labels, int(output.shape[1]))
+    elif output.ndim != 2 or output.shape[1] != len(found.labels):
+        note = f"the package's {len(found.labels)} labels are left out: the output is {tuple(output.shape)}"
+        return replace(found, labels=None, notes=[*found.notes, note])
+    return found
 
 
 def _fields(preprocessing: Any) -> Mapping[str, Any]:

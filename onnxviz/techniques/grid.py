@@ -1,7 +1,7 @@
-"""Pictures on a grid without overlaps: each gets a cell of its own, as near as possible to its point on the map.
+"""Pictures on a grid without overlaps: each in a cell of its own, as near as can be to its place on the map.
 
-The assignment is the one of least total squared distance (`scipy.optimize.linear_sum_assignment`), so the order of
-the map stays: neighbours on the map are neighbours on the grid.
+The assignment is the one of least total squared distance (`scipy.optimize.linear_sum_assignment`), so the
+order of the map stays: neighbours on the map are neighbours on the grid.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def assign(points: np.ndarray, rows: int, columns: int) -> np.ndarray:
 
 
 def _spread(points: np.ndarray) -> np.ndarray:
-    """The points in the unit square, half by place and half by rank: one outlier does not crowd all others."""
+    """The points in the unit square, half by place and half by rank: an outlier does not crowd all others."""
     points = np.asarray(points, dtype=np.float64)
     span = np.ptp(points, axis=0)
     place = np.where(span > 0, (points - points.min(axis=0)) / np.where(span > 0, span, 1), 0.5)

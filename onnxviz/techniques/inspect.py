@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from onnxviz.errors import ModelUnsuitable
+from onnxviz.graph.layers import Layer
 from onnxviz.network import Network
 
 
@@ -79,7 +80,7 @@ class Inspection:
         rows = [("layer", "operator", "shape", "parameters", "MACs", "field", "stride")]
         above: tuple[str, ...] = ()
         for layer in self.network.layers:
-            path = tuple(layer.path)
+            path = _branch(layer)
             # The module path is printed where it changes, as the branches of a tree.
             for depth, part in enumerate(path):
                 if path[: depth + 1] != above[: depth + 1]:
@@ -125,6 +126,12 @@ def inspect(net: Network) -> Inspection:
         parameters=sum(layer.parameters for layer in net.layers),
         macs=sum(layer.macs for layer in net.layers),
     )
+
+
+def _branch(layer: Layer) -> tuple[str, ...]:
+    """The modules around a layer, without its own: a branch for each leaf would only double the lines."""
+    path = tuple(layer.path)
+    return path[:-1] if path and layer.name.split(".")[-1] == path[-1] else path
 
 
 def _shape(shape: tuple[int | str, ...]) -> str:

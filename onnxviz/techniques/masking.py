@@ -64,6 +64,7 @@ class ClassScore(Score):
         self.target = None if target is None else net.target(target)
 
     def read(self, array: np.ndarray) -> np.ndarray:
+        """The class's probabilities."""
         probabilities = self.net.to_probabilities(array)
         if self.target is None:
             self.target = int(np.argmax(probabilities[0]))
@@ -71,6 +72,7 @@ class ClassScore(Score):
 
     @property
     def label(self) -> str:
+        """The class's name."""
         return "top class" if self.target is None else self.net.label(self.target)
 
 
@@ -84,6 +86,7 @@ class FunctionScore(Score):
         self._objective = objective
 
     def read(self, array: np.ndarray) -> np.ndarray:
+        """The function's values."""
         values = np.asarray(self._objective(self.net.to_probabilities(array)), dtype=np.float32)
         if values.shape != (len(array),):
             raise UsageError(
@@ -94,6 +97,7 @@ class FunctionScore(Score):
 
     @property
     def label(self) -> str:
+        """The function's name, where it has one."""
         return str(getattr(self._objective, "__name__", "objective")).replace("<lambda>", "objective")
 
 
@@ -130,6 +134,7 @@ class LayerScore(Score):
                 )
 
     def graph(self) -> ir.Model:
+        """The network up to the layer, reduced to one number an image."""
         return occlude.reduced(
             cut(self.net.batched[0], [self._layer.name]),
             value=self._layer.name,
@@ -140,10 +145,12 @@ class LayerScore(Score):
         )
 
     def read(self, array: np.ndarray) -> np.ndarray:
+        """The numbers as the graph gives them."""
         return array.astype(np.float32, copy=False)
 
     @property
     def label(self) -> str:
+        """The layer, channel and place."""
         where = "" if self._position is None else f" at ({self._position[0]}, {self._position[1]})"
         return f"{self._layer.name}, channel {self._channel}{where}"
 

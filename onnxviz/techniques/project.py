@@ -19,9 +19,9 @@ METHODS = {"pca": "PCA", "tsne": "t-SNE", "umap": "UMAP"}
 
 #: Fewer points have no neighbourhoods that t-SNE or UMAP could keep.
 FEWEST = 4
-# Both start from so many principal components: it removes noise and most of the cost (van der Maaten & Hinton 2008).
+# Both start from so many principal components, as van der Maaten & Hinton do: most of the cost is gone.
 _COMPONENTS = 50
-# scikit-learn's t-SNE grows as N log N, openTSNE's as N with a larger constant: from here on the latter is faster.
+# scikit-learn's t-SNE grows as N log N, openTSNE's as N with a larger constant: it is faster from here on.
 _LARGE = 10_000
 # Above this many components an exact decomposition takes minutes; the randomised one is seeded.
 _EXACT = 1500
@@ -58,6 +58,26 @@ def project(
     seed         of every random choice; the same seed gives the same points
     raises       UsageError, MissingDependency
     """
+    check(method, perplexity)
+    if method == "pca":
+        return _pca(features, seed)
+    if len(features) < FEWEST:
+        raise UsageError(
+            f"{METHODS[method]} needs at least {FEWEST} pictures, got {len(features)}; "
+            "give more, or take method 'pca'"
+        )
+    if not np.any(features != features[0]):
+        axes = (f"{METHODS[method]} 1", f"{METHODS[method]} 2")
+        return Projection(np.zeros((len(features), 2), np.float32), axes, {}, ["all features are equal"])
+    return (_tsne if method == "tsne" else _umap)(features, perplexity, seed)
+
+
+def check(method: str, perplexity: float | None = None) -> None:
+    """What can be said before any work.
+
+    raises   UsageError for an unknown method or a perplexity below 1, MissingDependency for UMAP where
+             umap-learn is not installed
+    """
     if method not in METHODS:
         raise UsageError(
             f"method must be one of {', '.join(METHODS)}, got {method!r}{near(str(method), METHODS)}"
@@ -66,20 +86,10 @@ def project(
         raise UsageError(
             f"perplexity must be at least 1 (about how many neighbours stay close), got {perplexity:g}"
         )
-    if method == "pca":
-        return _pca(features, seed)
     if method == "umap" and not _installed("umap"):
         raise MissingDependency(
             "method 'umap' needs umap-learn: pip install \"onnxviz[maps]\", or take method 'tsne'"
         )
-    if len(features) < FEWEST:
-        raise UsageError(
-            f"{METHODS[method]} needs at least {FEWEST} pictures, got {len(features)}; give more, or method 'pca'"
-        )
-    if not np.any(features != features[0]):
-        axes = (f"{METHODS[method]} 1", f"{METHODS[method]} 2")
-        return Projection(np.zeros((len(features), 2), np.float32), axes, {}, ["all features are equal"])
-    return (_tsne if method == "tsne" else _umap)(features, perplexity, seed)
 
 
 def _pca(features: np.ndarray, seed: int) -> Projection:
@@ -93,7 +103,7 @@ def _pca(features: np.ndarray, seed: int) -> Projection:
 
 
 def principal(features: np.ndarray, count: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """The first `count` principal components of the rows: (N, count) scores and (count,) shares of the variance.
+    """The first `count` principal components: (N, count) scores and (count,) shares of the variance.
 
     Where there are fewer (few points, few features, all points alike), the rest is 0.
     """
@@ -101,7 +111,7 @@ def principal(features: np.ndarray, count: int, seed: int = 0) -> tuple[np.ndarr
 
     n, d = features.shape
     scores, shares = np.zeros((n, count)), np.zeros(count)
-    # The mean is removed first, in float64: features of a deep layer are far from 0 and their spread is small.
+    # The mean is removed first, in float64: features may be far from 0 and their spread small.
     mean = features.mean(axis=0, dtype=np.float64)
     if n < 2 or d < 1 or not np.any(features != features[0]):
         return scores, shares
@@ -184,8 +194,8 @@ def _umap(features: np.ndarray, perplexity: float | None, seed: int) -> Projecti
 def _start(reduced: np.ndarray, scale: float, seed: int) -> np.ndarray:
     """Where the points start: the plane of greatest variance, which keeps the large-scale order.
 
-    Kobak & Linderman 2021, Nature Biotechnology 39. A little noise parts points that are exactly alike, or that lie
-    on one line (D = 1): forces that are equal would never part them, and scikit-learn's tree miscounts them.
+    Kobak & Linderman 2021, Nature Biotechnology 39. A little noise parts points that are exactly alike, or
+    that lie on one line (D = 1): equal forces would never part them, and scikit-learn's tree miscounts them.
 
     returns   (N, 2) float32, standard deviation `scale` along the first axis
     """

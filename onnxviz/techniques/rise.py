@@ -6,12 +6,14 @@ from typing import Any
 
 import numpy as np
 
-from onnxviz.errors import UsageError
+from onnxviz.errors import UsageError, near
 from onnxviz.graph import occlude
 from onnxviz.network import ImageLike, Network
 from onnxviz.progress import Progress, silent
 from onnxviz.results import Attribution, Interrupted
 from onnxviz.techniques.masking import Objective, choose, filling, single, sweep
+
+DIVISORS = ("coverage", "paper")
 
 
 def rise(
@@ -19,10 +21,11 @@ def rise(
     image: ImageLike,
     *,
     target: int | str | None = None,
-    masks: int = 4000,
+    masks: int = 2000,
     grid: int = 8,
     probability: float = 0.5,
     fill: str = "zero",
+    divide: str = "coverage",
     objective: Objective | None = None,
     layer: str | None = None,
     channel: int | None = None,
@@ -34,15 +37,20 @@ def rise(
     """The class probability that a pixel brings when it shows through a random mask.
 
     Petsiuk, Das & Saenko 2018, arXiv:1806.07421. Each mask is a coarse grid of random cells, upsampled bilinearly and
-    cut out at a random shift; the map is the sum of masks weighted by their scores, divided by masks × probability as
-    in the paper. So values are in units of the score: about the mean probability when the pixel shows.
+    cut out at a random shift. The map estimates the paper's E[score × mask] / E[mask]: the mean score when the pixel
+    shows.
 
     image         (H, W, 3) uint8, or anything `Network.prepare` takes; one
     target        class index or label; None: the top class of the whole image
-    masks         how many random masks; the error falls with its square root
+    masks         how many random masks; the error falls with its square root. On EfficientNet-Lite0 the maps of two
+                  seeds correlate 0.93 at 1000 masks, 0.96 at 2000, 0.98 at 4000
     grid          cells along each side of the coarse grid
     probability   the chance that a cell shows, over 0 and under 1
     fill          what shows through where the image does not (`techniques.masking.filling`); 'zero' is the paper's
+    divide        coverage   by how often each pixel really showed (the sum of the masks there)
+                  paper      by masks × probability, how often it shows on average, as the paper's equation 6 does.
+                             Both estimate the same number; this one also carries the chance differences in
+                             how often pixels showed: two seeds correlate 0.66 (a cat) and 0.96 (a cup) at 4000 masks
     objective, layer, channel, position   instead of a class, as for `occlusion`
     seed          of the random cells and shifts; the same masks whatever the batch
     returns       Attribution, values (H, W) float32, for probabilities ≥ 0
@@ -59,6 +67,10 @@ def rise(
     if not 0 < probability < 1:
         raise UsageError(f"probability must be over 0 and under 1, got {probability}")
     cell = (occlude.cell_size(size[0], grid), occlude.cell_size(size[1], grid))
+    if divide not in DIVISORS:
+        raise UsageError(
+            f"unknown divide {divide!r}{near(str(divide), DIVISORS)}; expected coverage or paper"
+        )
     hidden = filling(net, x, picture, fill, radius=max(cell) / 2, seed=seed)
     cells, shifts = draw_masks(masks, grid, probability, cell, seed)
     program = net.compile(
@@ -89,6 +101,7 @@ def rise(
         grid=grid,
         probability=probability,
         fill=fill,
+        divide=divide,
         seed=seed,
         batch=net.batch_size(batch),
     )
@@ -99,9 +112,15 @@ def rise(
     if len(weights):
         figures |= {"mean_masked_score": float(weights.mean()), "largest_masked_score": float(weights.max())}
     manifest["figures"] = figures
-    total = weighted_sum(weights, cells[: len(weights)], shifts[: len(weights)], size)
+    values = average(
+        weights,
+        cells[: len(weights)],
+        shifts[: len(weights)],
+        size,
+        probability=probability if divide == "paper" else None,
+    )
     result = Attribution(
-        values=(total / (max(1, len(weights)) * probability)).astype(np.float32),
+        values=values,
         manifest=manifest,
         image=picture,
         target=score.target,
@@ -124,14 +143,33 @@ def draw_masks(
     return cells, random.integers(0, cell, (count, 2))
 
 
+def average(
+    weights: np.ndarray,
+    cells: np.ndarray,
+    shifts: np.ndarray,
+    size: tuple[int, int],
+    *,
+    probability: float | None = None,
+) -> np.ndarray:
+    """The mean of `weights` over the masks that show each pixel, counted as far as they show it: (H, W) float32.
+
+    probability   None: divided by the sum of the masks, 0 where none shows; else by masks × probability
+    """
+    total = weighted_sum(weights, cells, shifts, size)
+    if probability is not None:
+        return (total / (max(1, len(weights)) * probability)).astype(np.float32)
+    shown = weighted_sum(np.ones_like(weights), cells, shifts, size)
+    return np.divide(total, shown, out=np.zeros(size), where=shown > 0).astype(np.float32)
+
+
 def weighted_sum(
     weights: np.ndarray, cells: np.ndarray, shifts: np.ndarray, size: tuple[int, int]
 ) -> np.ndarray:
     """Σ weight × mask over all masks, without making one: (H, W) float64.
 
-    A mask is linear in its cells, A(row shift) · cells · A(column shift)ᵀ with the matrices of `occlude.hat`. So masks of
-    equal shifts are added while they are still grids of numbers, and only those sums are upsampled, in float64: for
-    224 pixels at most 28 × 28 of them, whatever the number of masks.
+    A mask is linear in its cells: A(row shift) · cells · A(column shift)ᵀ with the matrices of `occlude.hat`. So masks
+    of equal shifts are added while they are still grids of numbers, and only those sums are upsampled, in float64:
+    for 224 pixels at most 28 × 28 of them, whatever the number of masks.
     """
     total = np.zeros(size)
     if not len(weights):

@@ -9,7 +9,10 @@ from onnxviz.grad.rules import (
     movement,
     normalisation,
     pooling,
+    quantised,
     reduction,
+    resize,
+    sampling,
 )
 
 __all__ = [
@@ -21,5 +24,8 @@ __all__ = [
     "movement",
     "normalisation",
     "pooling",
+    "quantised",
     "reduction",
+    "resize",
+    "sampling",
 ]

@@ -218,8 +218,8 @@ def cast(op, g, y, x, *, to, saturate=1, round_mode="up"):
 
 @vjp("CastLike")
 def cast_like(op, g, y, x, like, *, saturate=1, round_mode="up"):
-    """As Cast."""
-    return (_as(op, g, x),)
+    """As Cast; of the second only the type is used."""
+    return _as(op, g, x), None
 
 
 def _as(op: Any, g: Any, x: Any) -> Any:

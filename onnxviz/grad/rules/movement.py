@@ -117,8 +117,18 @@ def pad(op, g, y, x, pads, value=None, axes=None, *, mode):
             before, after = [0] * rank, [0] * rank
             for a, b, e in rim:
                 before[a], after[a] = -b, -e
-            return (pad_or_crop(op, g, before, after),)
-        return (op.Pad(g, op.Neg(pads), 0.0, axes),)
+            inner = pad_or_crop(op, g, before, after)
+        else:
+            inner = op.Pad(g, op.Neg(pads), 0.0, axes)
+        if value is None:
+            return (inner,)
+
+        def to_value() -> Any:  # all that did not come from x
+            if amounts is None or min(amounts) < 0:
+                raise NoRule("has a value that depends on the wanted input, and pads that may cut")
+            return op.Reshape(op.Sub(op.ReduceSum(g, keepdims=0), op.ReduceSum(inner, keepdims=0)), op.shape(value))
+
+        return inner, None, to_value
     # Through float64, which holds indices exactly: Pad's copying modes lack int64 kernels here and there.
     index = op.Range(op.const(np.int64(0)), op.Size(x), op.const(np.int64(1)))
     index = op.Reshape(index, op.shape(x))
@@ -158,11 +168,9 @@ def space_to_depth(op, g, y, x, *, blocksize, mode="DCR"):
 
 
 def _swap_channels(op: Any, value: Any, outer: int, like: Any) -> Any:
-    n, c, h, w = (op.extent(like, a) for a in range(4))
-    if not isinstance(c, int):
-        raise NoRule("has an unknown number of channels")
-    split_ = op.Reshape(value, op.vector([n, outer, c // outer, h, w]))
-    return op.Reshape(op.Transpose(split_, perm=[0, 2, 1, 3, 4]), op.vector([n, c, h, w]))
+    n, _, h, w = (op.extent(like, a) for a in range(4))
+    parts = op.Reshape(value, op.vector([n, outer, -1, h, w]))
+    return op.Reshape(op.Transpose(parts, perm=[0, 2, 1, 3, 4]), op.shape(like))
 
 
 @vjp("Trilu")

@@ -142,19 +142,18 @@ def rms_normalization(op, g, y, x, scale, *, axis, epsilon, stash_type):
 
 @vjp("GroupNormalization")
 def group_normalization(op, g, y, x, scale, bias, *, epsilon, num_groups, stash_type=1):
-    """Standardised over each group of channels; before opset 21 scale is one a group, then one a channel."""
+    """Standardised over each group of channels; scale and bias one a channel (lift brings the older form here)."""
     known = dims(x)
     if known is None or not isinstance(known[1], int):
         raise NoRule("has an input of unknown channels")
     rank, channels = len(known), known[1]
     split = op.Concat(op.shape(x, 0, 1), [num_groups, channels // num_groups], op.shape(x, 2), axis=0)
     grouped = op.Reshape(x, split)
-    width = 1 if op.opset < 21 else channels // num_groups
-    gain = op.Reshape(scale, [1, num_groups, width, *([1] * (rank - 2))])
+    gain = op.Reshape(scale, [1, num_groups, channels // num_groups, *([1] * (rank - 2))])
     h = op.Mul(op.Reshape(g, split), gain)
     axes = list(range(2, rank + 1))
     to_x, unit = _standardised(op, h, grouped, axes, epsilon)
-    others = [0, *range(3 if op.opset >= 21 else 2, rank + 1)]
+    others = [0, *range(3, rank + 1)]
 
     def summed(value: Any) -> Any:
         return op.Reshape(op.ReduceSum(value, others, keepdims=0), [-1])

@@ -33,7 +33,7 @@ _RANGES = {
 def quantize_linear(
     op, g, y, x, scale, zero=None, *, axis, block_size=0, saturate=1, output_dtype=0, precision=0
 ):
-    """g over the scale where x falls within the range of the integer."""
+    """g over the scale where x falls within the range of the integer; the scale counts as a constant."""
     if block_size:
         raise NoRule("quantises by blocks")
     if y.dtype not in _RANGES:
@@ -50,25 +50,25 @@ def quantize_linear(
             units = op.Add(units, _along(op, op.CastLike(zero, x), x, axis))
         inside = op.CastLike(op.And(op.Greater(units, low), op.Less(units, high)), g)
     g = op.Mul(g, inside)
-    return (g if _paired(y.producer()) else op.Div(g, _along(op, scale, x, axis)),)
+    return (g if _paired(y.producer()) else op.Div(g, _along(op, scale, x, axis))), None
 
 
 @vjp("DequantizeLinear")
 def dequantize_linear(op, g, y, x, scale, zero=None, *, axis, block_size=0, output_dtype=0):
-    """g times the scale."""
+    """g times the scale, which counts as a constant."""
     if block_size:
         raise NoRule("dequantises by blocks")
     source = x.producer()
     if _paired(source):
         # The quantiser leaves its own 1/scale out: together the two are one, or the quotient of their scales.
         if source.inputs[1] is scale:
-            return (g,)
+            return g, None
         mine, other = array(scale), array(source.inputs[1])
         if mine is not None and other is not None and mine.shape == other.shape and (mine == other).all():
-            return (g,)
+            return g, None
         own = source.attributes["axis"].as_int() if "axis" in source.attributes else 1
         g = op.Div(g, _along(op, source.inputs[1], x, own))
-    return (op.Mul(g, _along(op, scale, x, axis)),)
+    return op.Mul(g, _along(op, scale, x, axis)), None
 
 
 def _paired(node: Any) -> bool:

@@ -1,0 +1,137 @@
+"""Commands that show which parts of a picture a network's answer rests on, without gradients: occlusion, rise."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import typer
+
+from onnxviz.cli.options import BatchOption, ImageArgument, LayerOption, ModelArgument, TargetOption, command
+from onnxviz.cli.run import Run
+
+ChannelOption = Annotated[
+    int | None,
+    typer.Option("--channel", "-c", min=0, help="With --layer: the channel to measure, not a class."),
+]
+NeuronOption = Annotated[
+    str | None,
+    typer.Option(help="With --layer and --channel: one neuron of the map, such as 3,5.", metavar="Y,X"),
+]
+_FILLS = "grey, mean, blur, noise or zero"
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to `app`."""
+
+    @command(app, images=True)
+    def occlusion(
+        run: Run,
+        model: ModelArgument,
+        image: ImageArgument,
+        target: TargetOption = None,
+        window: Annotated[str, typer.Option(help="The window's side in pixels, or WIDTHxHEIGHT.")] = "32",
+        stride: Annotated[str, typer.Option(help="Pixels from window to window, or ACROSSxDOWN.")] = "16",
+        fill: Annotated[str, typer.Option(help=f"What the window shows: {_FILLS}.")] = "grey",
+        layer: LayerOption = None,
+        channel: ChannelOption = None,
+        neuron: NeuronOption = None,
+        batch: BatchOption = None,
+    ) -> None:
+        """What the network needs to see: the fall in probability when a window covers each place.
+
+        Example: onnxviz occlusion efficientnet-lite0 cat.jpg --window 48 --stride 12 -o occlusion.png
+        """
+        import onnxviz
+
+        _save(
+            run,
+            onnxviz.occlusion,
+            run.load(model),
+            image,
+            target=target,
+            window=_pixels(window, "--window"),
+            stride=_pixels(stride, "--stride"),
+            fill=fill,
+            layer=layer,
+            channel=channel,
+            position=_place(neuron),
+            seed=run.seed,
+            batch=batch,
+        )
+
+    @command(app, images=True)
+    def rise(
+        run: Run,
+        model: ModelArgument,
+        image: ImageArgument,
+        target: TargetOption = None,
+        masks: Annotated[int, typer.Option(min=1, help="Random masks; more give less noise.")] = 2000,
+        grid: Annotated[int, typer.Option(min=1, help="Cells along each side of a mask.")] = 8,
+        probability: Annotated[float, typer.Option(help="The chance that a cell shows the image.")] = 0.5,
+        fill: Annotated[str, typer.Option(help=f"What shows where the image does not: {_FILLS}.")] = "zero",
+        divide: Annotated[
+            str, typer.Option(help="coverage, or paper (see the Python function).")
+        ] = "coverage",
+        layer: LayerOption = None,
+        channel: ChannelOption = None,
+        neuron: NeuronOption = None,
+        batch: BatchOption = None,
+    ) -> None:
+        """What is enough for the network: the mean probability when each place shows through random masks.
+
+        Example: onnxviz rise efficientnet-lite0 cat.jpg --target "Egyptian cat" --masks 4000 -o rise.png
+        """
+        import onnxviz
+
+        _save(
+            run,
+            onnxviz.rise,
+            run.load(model),
+            image,
+            target=target,
+            masks=masks,
+            grid=grid,
+            probability=probability,
+            fill=fill,
+            divide=divide,
+            layer=layer,
+            channel=channel,
+            position=_place(neuron),
+            seed=run.seed,
+            batch=batch,
+        )
+
+
+def _save(run: Run, technique: Callable[..., Any], net: Any, image: Any, **options: Any) -> None:
+    """Run the technique and write its result; on Ctrl-C what was done so far, and the interruption goes on."""
+    from onnxviz.results import Interrupted
+
+    try:
+        result = technique(net, image, progress=run.progress, **options)
+    except Interrupted as stop:
+        run.save(stop.partial)
+        run.note("interrupted: the map holds what was done so far, and its manifest says incomplete")
+        raise
+    run.save(result)
+
+
+def _pixels(text: str, option: str) -> tuple[int, int]:
+    """(vertical, horizontal) from '32' or '48x16', which is width x height."""
+    from onnxviz.errors import UsageError
+
+    parts = text.lower().replace("×", "x").split("x")
+    if len(parts) > 2 or not all(part.strip().isdigit() for part in parts):
+        raise UsageError(f"{option} takes a number of pixels such as 32, or WIDTHxHEIGHT; got {text!r}")
+    return int(parts[-1]), int(parts[0])
+
+
+def _place(text: str | None) -> tuple[int, int] | None:
+    from onnxviz.errors import UsageError
+
+    if text is None:
+        return None
+    parts = text.split(",")
+    if len(parts) != 2 or not all(part.strip().isdigit() for part in parts):
+        raise UsageError(f"--neuron takes a row and a column of the layer's map, such as 3,5; got {text!r}")
+    return int(parts[0]), int(parts[1])

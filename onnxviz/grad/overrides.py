@@ -1,0 +1,97 @@
+"""Backprop variants: other tables for the same walk.
+
+They rewrite operators, so a reused or functional activation cannot escape them, as it does in hook-based tools.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from types import MappingProxyType
+from typing import Any, TypeAlias
+
+from onnxviz.errors import UsageError, near
+from onnxviz.grad import rules
+from onnxviz.grad.backward import NoRule
+from onnxviz.grad.forms import between, step
+from onnxviz.grad.table import VJP_RULES, Table
+from onnxviz.grad.tape import array, dims
+
+assert rules  # importing the package fills the table
+
+Mask: TypeAlias = Callable[[Any], Any]
+Variant: TypeAlias = Callable[[Any, Any, Mask, Any, "float | None"], Any]
+
+
+# Each takes g, and the function that masks it as the plain rule would: x and y the activation's input and output.
+
+
+def _guided(op: Any, g: Any, masked: Mask, x: Any, high: float | None) -> Any:
+    """g where the unit is on its slope and g is positive."""
+    return masked(op.Relu(g))
+
+
+def _deconvnet(op: Any, g: Any, masked: Mask, x: Any, high: float | None) -> Any:
+    """g where it is positive, whatever the unit did."""
+    return op.Relu(g)
+
+
+def _redirected(op: Any, g: Any, masked: Mask, x: Any, high: float | None) -> Any:
+    """As plain; for a picture of which nothing would come through, what does not push dead units further off.
+
+    A unit below 0 lets a positive cotangent pass (it may rise), one above `high` a negative one.
+    """
+    plain = masked(g)
+    blocked = op.And(op.Less(x, 0.0), op.Less(g, 0.0))
+    if high is not None:
+        blocked = op.Or(blocked, op.And(op.Greater(x, high), op.Greater(g, 0.0)))
+    through = op.ReduceSum(op.Abs(op.Flatten(plain, axis=1)), [1], keepdims=0)  # (N,)
+    alive = op.Reshape(op.Greater(through, 0.0), [-1, *([1] * (_rank(x) - 1))])
+    return op.Where(alive, plain, op.Where(blocked, 0.0, g))
+
+
+def _rank(x: Any) -> int:
+    known = dims(x)
+    if known is None:
+        raise NoRule("has an input of unknown rank")
+    return len(known)
+
+
+def _table(variant: Variant) -> Table:
+    """The plain table, but for the rectifiers: Relu, and Clip from 0 up (ReLU6)."""
+
+    def relu(op: Any, g: Any, y: Any, x: Any) -> Any:
+        return (variant(op, g, lambda h: op.Mul(h, step(op, y)), x, None),)
+
+    def clip(op: Any, g: Any, y: Any, x: Any, low: Any = None, high: Any = None) -> Any:
+        bottom, top = array(low), array(high)
+        if bottom is None or float(bottom) != 0.0 or (high is not None and top is None):
+            return VJP_RULES["Clip"].function(op, g, y, x, low, high)
+        limit = None if top is None else float(top)
+        return (variant(op, g, lambda h: op.Mul(h, between(op, y, 0.0, limit)), x, limit),)
+
+    changed = {"Relu": relu, "Clip": clip}
+    return MappingProxyType(
+        {**VJP_RULES, **{name: replace(VJP_RULES[name], function=rule) for name, rule in changed.items()}}
+    )
+
+
+PLAIN: Table = VJP_RULES
+# Springenberg, Dosovitskiy, Brox & Riedmiller 2015, arXiv:1412.6806
+GUIDED: Table = _table(_guided)
+# Zeiler & Fergus 2014, arXiv:1311.2901
+DECONVNET: Table = _table(_deconvnet)
+# Lucid's redirected ReLU (Olah, Mordvintsev & Schubert 2017, "Feature Visualization"), which gets an ascent going
+# from a picture that no unit responds to
+REDIRECTED: Table = _table(_redirected)
+
+TABLES: dict[str, Table] = {
+    "plain": PLAIN, "guided": GUIDED, "deconvnet": DECONVNET, "redirected": REDIRECTED,
+}  # fmt: skip
+
+
+def by_name(name: str) -> Table:
+    """The table that the command line calls so; raises UsageError."""
+    if name not in TABLES:
+        raise UsageError(f"no rules {name!r}; there are {', '.join(TABLES)}{near(name, TABLES)}")
+    return TABLES[name]

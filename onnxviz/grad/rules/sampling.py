@@ -1,0 +1,201 @@
+"""Gradient rules of GridSample and RoiAlign: bilinear reading at computed places."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import numpy as np
+
+from onnxviz.grad.backward import NoRule
+from onnxviz.grad.table import vjp
+from onnxviz.grad.tape import dims
+
+_CUBIC = -0.75  # the standard's (and torch's) coefficient
+
+
+@vjp("GridSample")
+def grid_sample(op, g, y, x, grid, *, align_corners, mode, padding_mode):
+    """Every tap of the interpolation hands its weight's share back; the grid gets the slope of the weights.
+
+    x (N, C, *in), grid (N, *out, d) with its last axis in the order x, y(, z), g (N, C, *out); d = 2 or 3.
+    """
+    mode = {"bilinear": "linear", "bicubic": "cubic"}.get(mode, mode)
+    known = dims(x)
+    if known is None or len(known) not in (4, 5):
+        raise NoRule("samples neither a plane nor a volume")
+    d = len(known) - 2
+    lengths = [op.Squeeze(op.shape(x, a, a + 1), [0]) for a in range(2, d + 2)]
+    reals = [op.CastLike(length, g) for length in lengths]
+    taps = []
+    for axis in range(d):  # spatial axis: its coordinate is the (d − 1 − axis)-th of the grid
+        raw = op.Gather(grid, d - 1 - axis, axis=d + 1)
+        taps.append(_taps(op, raw, reals[axis], lengths[axis], mode, padding_mode, bool(align_corners), g))
+    flat_g = op.Reshape(g, [0, 0, -1])
+    channels = op.shape(x, 1, 2)
+    flat_shape = op.Concat(op.shape(x, 0, 2), [-1], axis=0)
+
+    def corners() -> Any:
+        for corner in itertools.product(*taps):
+            index = corner[0][0]
+            for axis in range(1, d):
+                index = op.Add(op.Mul(index, lengths[axis]), corner[axis][0])
+            yield corner, op.Reshape(index, [0, 1, -1])
+
+    def spread(index: Any) -> Any:
+        return op.Expand(index, op.Concat([1], channels, [1], axis=0))
+
+    def to_x() -> Any:
+        total = op.Reshape(op.Expand(op.CastLike(0.0, g), op.shape(x)), flat_shape)
+        for corner, index in corners():
+            weight = corner[0][1]
+            for _, w, _ in corner[1:]:
+                weight = op.Mul(weight, w)
+            share = op.Mul(flat_g, op.Reshape(weight, [0, 1, -1]))
+            total = op.ScatterElements(total, spread(index), share, axis=2, reduction="add")
+        return op.Reshape(total, op.shape(x))
+
+    def to_grid() -> Any:
+        if mode == "nearest":
+            return op.Mul(grid, 0.0)
+        flat_x = op.Reshape(x, flat_shape)
+        slopes: list[Any] = [None] * d
+        for corner, index in corners():
+            value = op.Mul(op.GatherElements(flat_x, spread(index), axis=2), flat_g)
+            value = op.ReduceSum(value, [1], keepdims=0)  # (N, out)
+            for axis in range(d):
+                weight = corner[axis][2]
+                for other in range(d):
+                    weight = weight if other == axis else op.Mul(weight, corner[other][1])
+                part = op.Mul(value, op.Reshape(weight, [0, -1]))
+                slopes[axis] = part if slopes[axis] is None else op.Add(slopes[axis], part)
+        columns = [op.Unsqueeze(slopes[axis], [-1]) for axis in reversed(range(d))]
+        return op.Reshape(op.Concat(*columns, axis=-1), op.shape(grid))
+
+    return to_x, to_grid
+
+
+def _taps(op: Any, raw: Any, real: Any, length: Any, mode: str, padding: str, corners: bool, g: Any) -> Any:
+    """Along one axis: (index int64, weight, slope of the weight by the grid's coordinate) of each tap."""
+    if corners:
+        scale = op.Mul(op.Sub(real, 1.0), 0.5)
+        place = op.Mul(op.Add(raw, 1.0), scale)
+    else:
+        scale = op.Mul(real, 0.5)
+        place = op.Sub(op.Mul(op.Add(raw, 1.0), scale), 0.5)
+    if mode == "cubic":
+        floor = op.Floor(place)
+        t = op.Sub(place, floor)
+        found = []
+        for k in range(4):
+            weight, slope = _cubic(op, t, k)
+            at, _ = _inside(op, op.Add(floor, float(k - 1)), real, padding, corners)
+            found.append(_tap(op, at, weight, op.Mul(slope, scale), real, length, padding, g))
+        return found
+    place, slope = _inside(op, place, real, padding, corners)
+    scale = scale if slope is None else op.Mul(scale, slope)
+    if mode == "nearest":
+        return [_tap(op, op.Round(place), op.Add(op.Mul(place, 0.0), 1.0), op.Mul(place, 0.0), real, length, padding, g)]
+    floor = op.Floor(place)
+    t = op.Sub(place, floor)
+    one = op.Add(op.Mul(t, 0.0), 1.0)
+    return [
+        _tap(op, floor, op.Sub(1.0, t), op.Neg(op.Mul(one, scale)), real, length, padding, g),
+        _tap(op, op.Add(floor, 1.0), t, op.Mul(one, scale), real, length, padding, g),
+    ]
+
+
+def _tap(op: Any, at: Any, weight: Any, slope: Any, real: Any, length: Any, padding: str, g: Any) -> Any:
+    """The index within bounds; weight and slope 0 where it was not."""
+    inside = op.CastLike(op.And(op.GreaterOrEqual(at, 0.0), op.Less(at, real)), g)
+    index = op.Cast(op.Max(op.Min(at, op.Sub(real, 1.0)), 0.0), to=7)
+    return index, op.Mul(weight, inside), op.Mul(slope, inside)
+
+
+def _inside(op: Any, place: Any, real: Any, padding: str, corners: bool) -> tuple[Any, Any]:
+    """The coordinate after padding, and its slope (None: 1)."""
+    if padding == "zeros":
+        return place, None
+    last = op.Sub(real, 1.0)
+    slope = None
+    if padding == "reflection":
+        # Fold at low and high: |(p − low) mod 2·span|, measured from the nearer end.
+        low = 0.0 if corners else -0.5
+        span = last if corners else real
+        moved = op.Sub(place, low)
+        distance = op.Abs(moved)
+        turns = op.Floor(op.Div(distance, span))
+        extra = op.Sub(distance, op.Mul(turns, span))
+        odd = op.Sub(turns, op.Mul(op.Floor(op.Mul(turns, 0.5)), 2.0))
+        place = op.Add(op.Add(op.Mul(op.Sub(1.0, odd), extra), op.Mul(odd, op.Sub(span, extra))), low)
+        slope = op.Mul(op.Sign(moved), op.Sub(1.0, op.Mul(odd, 2.0)))
+    cut = op.Max(op.Min(place, last), 0.0)
+    within = op.CastLike(op.And(op.Greater(place, 0.0), op.Less(place, last)), place)
+    return cut, within if slope is None else op.Mul(slope, within)
+
+
+def _cubic(op: Any, t: Any, k: int) -> tuple[Any, Any]:
+    """Weight and slope of the k-th of four taps at fraction t (Keys 1981, coefficient −0.75)."""
+    a = _CUBIC
+    # The distance from the tap, as polynomial coefficients in t, lowest first.
+    inner = np.poly1d([a + 2, -(a + 3), 0, 1])
+    outer = np.poly1d([a, -5 * a, 8 * a, -4 * a])
+    distance = [np.poly1d([1, 1]), np.poly1d([1, 0]), np.poly1d([-1, 1]), np.poly1d([-1, 2])][k]
+    weight = (outer if k in (0, 3) else inner)(distance)
+    return _polynomial(op, weight, t), _polynomial(op, weight.deriv(), t)
+
+
+def _polynomial(op: Any, p: np.poly1d, t: Any) -> Any:
+    total: Any = op.Add(op.Mul(t, 0.0), float(p.coeffs[0]))
+    for c in p.coeffs[1:]:
+        total = op.Add(op.Mul(total, t), float(c))
+    return total
+
+
+@vjp("RoiAlign")
+def roi_align(
+    op, g, y, x, rois, batch, *,
+    coordinate_transformation_mode, mode, output_height, output_width, sampling_ratio, spatial_scale,
+):  # fmt: skip
+    """Averages of bilinear samples are one matrix an axis and box: out = A_h x A_wᵀ, hence A_hᵀ g A_w.
+
+    The boxes get nothing, as in torchvision.
+    """
+    if mode != "avg":
+        raise NoRule(f"has mode={mode}")
+    half = coordinate_transformation_mode == "half_pixel"
+    offset = 0.5 if half else 0.0
+
+    def matrix(first: int, axis: int, bins: int) -> Any:
+        """(boxes, bins, length)."""
+        low, high = (
+            op.Sub(op.Mul(op.Gather(rois, i, axis=1), spatial_scale), offset) for i in (first, first + 2)
+        )
+        extent = op.Sub(high, low) if half else op.Max(op.Sub(high, low), 1.0)
+        width = op.Mul(extent, 1.0 / bins)
+        if sampling_ratio > 0:
+            count: Any = op.Add(op.Mul(width, 0.0), float(sampling_ratio))
+            most: Any = op.const(np.int64(sampling_ratio))
+        else:  # as many samples as the bin has pixels: another number for each box, laid out by the largest
+            count = op.Ceil(width)
+            most = op.Cast(op.ReduceMax(count, keepdims=0), to=7)
+        sample = op.CastLike(op.Range(op.const(np.int64(0)), most, op.const(np.int64(1))), g)
+        column = [op.Unsqueeze(v, [1, 2]) for v in (low, width, count)]  # (boxes, 1, 1)
+        share = op.Div(op.Add(sample, 0.5), column[2])
+        place = op.Add(column[0], op.Mul(op.Add(share, np.arange(bins, dtype=g.dtype.numpy())[:, None]), column[1]))
+        real = op.CastLike(op.Squeeze(op.shape(x, axis, axis + 1), [0]), g)
+        counted = op.And(op.GreaterOrEqual(place, -1.0), op.LessOrEqual(place, real))
+        counted = op.And(counted, op.Less(op.Add(op.Mul(place, 0.0), sample), column[2]))
+        weight = op.Div(op.CastLike(counted, g), op.Max(column[2], 1.0))
+        place = op.Max(op.Min(place, op.Sub(real, 1.0)), 0.0)
+        grid = op.CastLike(
+            op.Range(op.const(np.int64(0)), op.Squeeze(op.shape(x, axis, axis + 1), [0]), op.const(np.int64(1))), g
+        )
+        hat = op.Max(op.Sub(1.0, op.Abs(op.Sub(op.Unsqueeze(place, [3]), grid))), 0.0)
+        return op.ReduceSum(op.Mul(hat, op.Unsqueeze(weight, [3])), [2], keepdims=0)
+
+    rows, columns = matrix(1, 2, output_height), matrix(0, 3, output_width)
+    back = op.MatMul(op.Transpose(op.Unsqueeze(rows, [1]), perm=[0, 1, 3, 2]), g)
+    back = op.MatMul(back, op.Unsqueeze(columns, [1]))  # (boxes, C, H, W)
+    zeros = op.Expand(op.CastLike(0.0, g), op.shape(x))
+    return op.ScatterND(zeros, op.Unsqueeze(batch, [1]), back, reduction="add"), None

@@ -1,0 +1,236 @@
+"""The values of shape arithmetic: what `Shape -> Gather -> Concat -> Reshape` comes to when the shapes are known.
+
+A deliberately small evaluator. The general folders (`onnxscript.optimizer`, `onnx.reference`) compute
+whatever the file asks for, and a hostile file asks for 2^33 elements; nothing here ever holds an array of
+more than `LARGEST` elements.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from onnxviz.graph.analysis.dataflow import constant
+
+LARGEST = 4096
+Array = np.ndarray
+Shape = tuple[int | None, ...]
+
+
+def fold(graph: ir.Graph, shapes: Mapping[str, Shape]) -> dict[str, Array]:
+    """Every small value of the graph that follows from its constants and the given shapes, by name."""
+    known: dict[str, Array] = {}
+    for value in graph.initializers.values():
+        _note(known, value, constant(value))
+    for node in graph:
+        if node.domain != "" or not node.outputs:
+            continue
+        if node.op_type == "Constant":
+            _note(known, node.outputs[0], constant(node.outputs[0]))
+        elif node.op_type in ("Shape", "Size"):
+            _note_shape(known, node, shapes)
+        elif node.op_type in _RULES and all(v is None or v.name in known for v in node.inputs):
+            _apply(known, node)
+    return known
+
+
+def small(tensor: ir.TensorProtocol | None) -> Array | None:
+    """The tensor as an array where it is small and numeric, else None."""
+    if tensor is None or tensor.size > LARGEST or tensor.dtype == ir.DataType.STRING:
+        return None
+    try:
+        return np.asarray(tensor.numpy())
+    except (ValueError, TypeError, OSError):  # a tensor that cannot be read is a finding for the loader
+        return None
+
+
+def _note(known: dict[str, Array], value: ir.Value, tensor: ir.TensorProtocol | None) -> None:
+    array = small(tensor)
+    if array is not None and value.name:
+        known[value.name] = array
+
+
+def _note_shape(known: dict[str, Array], node: ir.Node, shapes: Mapping[str, Shape]) -> None:
+    source = node.inputs[0]
+    shape = shapes.get(source.name or "") if source is not None else None
+    name = node.outputs[0].name
+    if shape is None or not name:
+        return
+    if node.op_type == "Size":
+        if None not in shape:
+            known[name] = np.array(np.prod([d or 0 for d in shape], dtype=np.int64))
+        return
+    start = node.attributes["start"].as_int() if "start" in node.attributes else 0
+    end = node.attributes["end"].as_int() if "end" in node.attributes else len(shape)
+    piece = [d for d in shape[start:end] if d is not None]
+    if len(piece) == len(shape[start:end]):
+        known[name] = np.array(piece, dtype=np.int64)
+
+
+def _apply(known: dict[str, Array], node: ir.Node) -> None:
+    inputs = [None if v is None else known[v.name or ""] for v in node.inputs]
+    attributes = {name: a.value for name, a in node.attributes.items() if not a.is_ref()}
+    try:
+        with np.errstate(all="ignore"):
+            results = _RULES[node.op_type](inputs, attributes)
+    except (ValueError, IndexError, TypeError, OverflowError, MemoryError, ArithmeticError):
+        return  # not computable: the value stays unknown
+    for value, result in zip(node.outputs, results if isinstance(results, list) else [results], strict=False):
+        if result is not None and result.size <= LARGEST and value.name:
+            known[value.name] = result
+
+
+def _bounded(shape: Any) -> tuple[int, ...]:
+    sizes = tuple(int(d) for d in np.asarray(shape).reshape(-1))
+    total = 1
+    for size in sizes:
+        total *= size
+    if total > LARGEST or any(size < 0 for size in sizes):
+        raise ValueError("too large to fold")
+    return sizes
+
+
+def _divide(x: Array, y: Array) -> Array:
+    """Integers are divided towards zero, as in C."""
+    if np.issubdtype(x.dtype, np.integer):
+        quotient = np.abs(x) // np.abs(y)
+        return (quotient * np.sign(x) * np.sign(y)).astype(x.dtype)
+    return np.asarray(x / y)
+
+
+def _axes(inputs: list[Any], attributes: dict[str, Any], place: int = 1) -> tuple[int, ...] | None:
+    """`axes` was an attribute in old opsets and is an input in new ones."""
+    given = inputs[place] if len(inputs) > place and inputs[place] is not None else attributes.get("axes")
+    return None if given is None else tuple(int(a) for a in np.asarray(given).reshape(-1))
+
+
+def _slice(inputs: list[Any], attributes: dict[str, Any]) -> Array:
+    x = inputs[0]
+    starts = inputs[1] if len(inputs) > 1 else attributes["starts"]
+    ends = inputs[2] if len(inputs) > 2 else attributes["ends"]
+    axes = _axes(inputs, attributes, 3) or tuple(range(len(starts)))
+    steps = inputs[4] if len(inputs) > 4 and inputs[4] is not None else [1] * len(starts)
+    index: list[slice] = [slice(None)] * x.ndim
+    for axis, start, end, step in zip(axes, starts, ends, steps, strict=True):
+        low, high, by = int(start), int(end), int(step)
+        index[axis] = slice(low, None if by < 0 and high < -x.shape[axis] else high, by)
+    return np.asarray(x[tuple(index)])
+
+
+def _range(inputs: list[Any], _: dict[str, Any]) -> Array:
+    start, limit, delta = (x.item() for x in inputs)
+    _bounded([max(0, int(np.ceil((limit - start) / delta)))])
+    return np.arange(start, limit, delta, dtype=inputs[0].dtype)
+
+
+def _reshape(inputs: list[Any], attributes: dict[str, Any]) -> Array:
+    x, shape = inputs
+    sizes = [int(d) for d in shape]
+    if not attributes.get("allowzero", 0):
+        sizes = [x.shape[i] if d == 0 else d for i, d in enumerate(sizes)]
+    return np.asarray(x.reshape(sizes))
+
+
+def _unsqueeze(inputs: list[Any], attributes: dict[str, Any]) -> Array:
+    return np.asarray(np.expand_dims(inputs[0], _axes(inputs, attributes) or ()))
+
+
+def _cast(inputs: list[Any], attributes: dict[str, Any]) -> Array:
+    return np.asarray(inputs[0].astype(ir.DataType(attributes["to"]).numpy()))
+
+
+def _split(inputs: list[Any], attributes: dict[str, Any]) -> list[Array]:
+    x, axis = inputs[0], attributes.get("axis", 0)
+    sizes = inputs[1] if len(inputs) > 1 and inputs[1] is not None else attributes.get("split")
+    if sizes is None:
+        return np.split(x, attributes["num_outputs"], axis)
+    return np.split(x, np.cumsum(np.asarray(sizes))[:-1], axis)
+
+
+def _filled(inputs: list[Any], attributes: dict[str, Any]) -> Array:
+    value = small(attributes.get("value"))
+    fill = np.zeros(1, np.float32) if value is None else value
+    return np.full(_bounded(inputs[0]), fill.reshape(-1)[0], fill.dtype)
+
+
+def _expand(inputs: list[Any], _: dict[str, Any]) -> Array:
+    shape = np.broadcast_shapes(inputs[0].shape, tuple(int(d) for d in inputs[1]))
+    _bounded(shape)
+    return np.broadcast_to(inputs[0], shape).copy()
+
+
+def _reducer(function: Callable[..., Any]) -> Callable[[list[Any], dict[str, Any]], Array]:
+    def rule(inputs: list[Any], attributes: dict[str, Any]) -> Array:
+        keep = bool(attributes.get("keepdims", 1))
+        x = inputs[0]
+        return np.asarray(function(x, axis=_axes(inputs, attributes), keepdims=keep)).astype(x.dtype)
+
+    return rule
+
+
+def _gather(inputs: list[Any], attributes: dict[str, Any]) -> Array:
+    x, index, axis = inputs[0], inputs[1].astype(np.int64), attributes.get("axis", 0)
+    _bounded([index.size, max(1, x.size // max(1, x.shape[axis]))])
+    return np.asarray(np.take(x, index, axis=axis))
+
+
+def _pointwise(function: Callable[..., Any], like: int = -1) -> Callable[[list[Any], dict[str, Any]], Array]:
+    """Never widens: the result has the type of input `like`, or is boolean."""
+
+    def rule(inputs: list[Any], _: dict[str, Any]) -> Array:
+        _bounded(np.broadcast_shapes(*(x.shape for x in inputs)))
+        result = np.asarray(function(*inputs))
+        return result if result.dtype == bool else result.astype(inputs[like].dtype)
+
+    return rule
+
+
+_RULES: dict[str, Callable[[list[Any], dict[str, Any]], Array | list[Array]]] = {
+    "Identity": lambda i, a: i[0],
+    "Cast": _cast,
+    "Gather": _gather,
+    "Concat": lambda i, a: np.concatenate(i, axis=a["axis"]),
+    "Unsqueeze": _unsqueeze,
+    "Squeeze": lambda i, a: np.asarray(np.squeeze(i[0], _axes(i, a))),
+    "Slice": _slice,
+    "Split": _split,
+    "Reshape": _reshape,
+    "Transpose": lambda i, a: np.transpose(i[0], a.get("perm")),
+    "Range": _range,
+    "ConstantOfShape": _filled,
+    "Expand": _expand,
+    "Div": _pointwise(_divide),
+    "Pow": _pointwise(np.power, like=0),
+    "ReduceProd": _reducer(np.prod),
+    "ReduceSum": _reducer(np.sum),
+    "ReduceMax": _reducer(np.max),
+    "ReduceMin": _reducer(np.min),
+} | {
+    op: _pointwise(function)
+    for op, function in {
+        "Add": np.add,
+        "Sub": np.subtract,
+        "Mul": np.multiply,
+        "Mod": np.mod,
+        "Neg": np.negative,
+        "Abs": np.abs,
+        "Sqrt": np.sqrt,
+        "Floor": np.floor,
+        "Ceil": np.ceil,
+        "Round": np.round,
+        "Equal": np.equal,
+        "Less": np.less,
+        "LessOrEqual": np.less_equal,
+        "Greater": np.greater,
+        "GreaterOrEqual": np.greater_equal,
+        "Not": np.logical_not,
+        "And": np.logical_and,
+        "Or": np.logical_or,
+        "Where": np.where,
+        "Min": lambda *xs: np.minimum.reduce(np.broadcast_arrays(*xs)),
+        "Max": lambda *xs: np.maximum.reduce(np.broadcast_arrays(*xs)),
+    }.items()
+}

@@ -1,0 +1,138 @@
+"""Small common ground of what reads or edits an `ir.Model`: copies, what a node reads, what depends on the image."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import onnx_ir as ir
+from onnx_ir.passes import common as passes
+
+from onnxviz.errors import ModelUnsuitable, UnknownLayer, near
+
+FLOATS = frozenset(t for t in ir.DataType if t.name.startswith(("FLOAT", "BFLOAT", "DOUBLE")))
+"""Floating-point element types."""
+QUANTISED = frozenset(t for t in ir.DataType if t.name in ("INT4", "UINT4", "INT8", "UINT8", "INT16", "UINT16"))
+"""Element types that quantised activations and weights are stored in."""
+
+# Their results tell the size of what they read and nothing of its contents.
+_SHAPE_ONLY = frozenset({"Shape", "Size"})
+
+
+def duplicate(model: ir.Model) -> ir.Model:
+    """A copy to edit: every graph, node and value is new, every weight tensor is the caller's own object.
+
+    Calls of model-local functions are inlined, always into the same names, so that each value of the
+    copy can be addressed. Files of IR version 3 demand that weights are listed as inputs too; the copy
+    is raised to version 4, which does not.
+    """
+    copy = model.clone()
+    if copy.functions:
+        passes.InlinePass()(copy)
+    copy.ir_version = max(copy.ir_version or 0, 4)
+    return copy
+
+
+def flat(model: ir.Model) -> ir.Model:
+    """`model` itself where it has no model-local functions, else a copy with these inlined. Only to be read."""
+    return duplicate(model) if model.functions else model
+
+
+def reads(node: ir.Node) -> Iterator[ir.Value]:
+    """What the node reads: its inputs, and what its subgraphs capture from outside."""
+    for value in node.inputs:
+        if value is not None:
+            yield value
+    for graph in subgraphs(node):
+        inner: set[ir.Value] = {*graph.inputs, *graph.initializers.values()}
+        for inside in graph:
+            for value in reads(inside):
+                if value not in inner:
+                    yield value
+            inner.update(inside.outputs)
+        for value in graph.outputs:  # a branch may simply hand on a value from outside
+            if value not in inner:
+                yield value
+
+
+def subgraphs(node: ir.Node) -> Iterator[ir.Graph]:
+    """The bodies of If, Loop and Scan."""
+    for attribute in node.attributes.values():
+        if attribute.type == ir.AttributeType.GRAPH:
+            yield attribute.as_graph()
+        elif attribute.type == ir.AttributeType.GRAPHS:
+            yield from attribute.as_graphs()
+
+
+def dependent(graph: ir.Graph, image: ir.Value) -> set[ir.Value]:
+    """Every value of the graph whose contents (not only whose shape) depend on `image`, with `image` itself."""
+    found = {image}
+    for node in graph:
+        if node.op_type in _SHAPE_ONLY and node.domain == "":
+            continue
+        if any(value in found for value in reads(node)):
+            found.update(node.outputs)
+    return found
+
+
+def by_name(graph: ir.Graph) -> dict[str, ir.Value]:
+    """The named values of the main graph: inputs, initialisers and results of nodes."""
+    named = {value.name: value for value in (*graph.inputs, *graph.initializers.values()) if value.name}
+    named |= {value.name: value for node in graph for value in node.outputs if value.name}
+    return named
+
+
+def lookup(graph: ir.Graph, names: Iterable[str]) -> list[ir.Value]:
+    """The values with these names, doubled names once; UnknownLayer for a name that the graph does not have."""
+    named = by_name(graph)
+    found: dict[str, ir.Value] = {}
+    for name in names:
+        if name not in named:
+            raise UnknownLayer(
+                f"the model has no value named {name!r}{near(name, named)}; "
+                "`onnxviz inspect` lists the values that it has"
+            )
+        found[name] = named[name]
+    return list(found.values())
+
+
+def constant(value: ir.Value | None) -> ir.TensorProtocol | None:
+    """The tensor of an initialiser or of a Constant node's result, where the file states it."""
+    if value is None:
+        return None
+    node = value.producer()
+    if node is None:
+        return value.const_value
+    if node.op_type != "Constant" or node.domain != "":
+        return None
+    for name, attribute in node.attributes.items():
+        if attribute.is_ref():
+            return None
+        if name == "value":
+            return attribute.as_tensor()
+        if name in ("value_float", "value_floats"):
+            return ir.tensor(attribute.value, dtype=ir.DataType.FLOAT)
+        if name in ("value_int", "value_ints"):
+            return ir.tensor(attribute.value, dtype=ir.DataType.INT64)
+    return None
+
+
+def image_input(model: ir.Model, name: str | None = None) -> ir.Value:
+    """The input that takes the image: the one named, else the only one, else the only one of rank 4.
+
+    Raises UnknownLayer for a name that is no input, ModelUnsuitable where there is no input or more than
+    one could be meant.
+    """
+    graph = model.graph
+    inputs = [value for value in graph.inputs if value.name not in graph.initializers]
+    names = [value.name or "" for value in inputs]
+    listed = ", ".join(map(repr, names)) or "none"
+    if name is not None:
+        if name not in names:
+            raise UnknownLayer(f"the model has no input named {name!r}{near(name, names)} (inputs: {listed})")
+        return inputs[names.index(name)]
+    if len(inputs) > 1:
+        images = [value for value in inputs if value.shape is not None and len(value.shape) == 4]
+        inputs = images if len(images) == 1 else inputs
+    if len(inputs) != 1:
+        raise ModelUnsuitable(f"expected one image input, the model has these: {listed}; choose one with `input`")
+    return inputs[0]

@@ -1,0 +1,106 @@
+"""The learned numbers that each node reads: counted once, wherever in the file they come from."""
+
+from __future__ import annotations
+
+import math
+
+import onnx_ir as ir
+
+from onnxviz.graph.analysis.shapes import Facts
+from onnxviz.graph.analysis.twins import view
+from onnxviz.graph.analysis.dataflow import FLOATS, QUANTISED, constant
+
+_FREE = frozenset({"ConstantOfShape", "RandomNormal", "RandomUniform", "EyeLike"})
+# Inputs that steer an operator (bounds, scales, sizes, statistics) and are no learned weights, by place.
+_STEERING: dict[str, frozenset[int]] = {
+    "BatchNormalization": frozenset({3, 4}),  # running mean and variance: measured, not learned
+    "Clip": frozenset({1, 2}),
+    "DequantizeLinear": frozenset({1, 2}),
+    "Dropout": frozenset({1, 2}),
+    "Expand": frozenset({1}),
+    "Gather": frozenset({1}),
+    "Pad": frozenset({1, 2, 3}),
+    "Pow": frozenset({1}),
+    "QuantizeLinear": frozenset({1, 2}),
+    "Reshape": frozenset({1}),
+    "Resize": frozenset({1, 2, 3}),
+    "Slice": frozenset({1, 2, 3, 4}),
+    "Tile": frozenset({1}),
+    "Upsample": frozenset({1}),
+    "Where": frozenset({0}),
+}
+# A single number here is a constant of the formula (the 0.5 of a GELU, an epsilon), not a weight.
+_ARITHMETIC = frozenset({"Add", "Sub", "Mul", "Div", "Min", "Max", "Sum", "Mean", "Where", "Mod", "Equal", "Greater",
+                         "Less", "GreaterOrEqual", "LessOrEqual"})  # fmt: skip
+
+
+class Parameters:
+    """Weights and their sizes; a weight that several nodes share counts for the first that asks.
+
+    Counted are floating-point and quantised tensors: initialisers, Constant nodes, weights behind
+    DequantizeLinear, Transpose, Cast and the like, and those a file of the onnx test data makes by
+    ConstantOfShape. Left out, as training frameworks leave them out: scales and zero points, the running
+    mean and variance of BatchNormalization, bounds, and single numbers in plain arithmetic.
+    """
+
+    def __init__(self, moved: set[ir.Value], facts: Facts) -> None:
+        self._moved = moved
+        self._facts = facts
+        self._counted: set[ir.Value] = set()
+
+    def count(self, node: ir.Node) -> int:
+        """How many learned numbers the node reads that no earlier node did."""
+        total = 0
+        for weight in self.weights(node):
+            if weight not in self._counted:
+                self._counted.add(weight)
+                total += self._size(weight)
+        return total
+
+    def weights(self, node: ir.Node) -> list[ir.Value]:
+        """The tensors that hold what the node reads and that do not depend on the image."""
+        found: dict[ir.Value, None] = {}
+        todo = list(reversed(self._readable(node)))
+        visited: set[ir.Value] = set()
+        while todo:
+            value = todo.pop()
+            if value in self._moved or value in visited:
+                continue
+            visited.add(value)
+            producer = value.producer()
+            if producer is None or producer.op_type == "Constant" or producer.op_type in _FREE:
+                if self._learned(value):
+                    found[value] = None
+            else:
+                todo.extend(reversed(self._readable(producer)))
+        return list(found)
+
+    def _readable(self, node: ir.Node) -> list[ir.Value]:
+        twin = view(node)
+        steering = _STEERING.get(twin.op, frozenset())
+        values = [v for place, v in enumerate(twin.inputs) if v is not None and place not in steering]
+        if twin.op in _ARITHMETIC:
+            values = [v for v in values if v in self._moved or self._size(v) != 1]
+        return values
+
+    def _learned(self, value: ir.Value) -> bool:
+        dtype = value.dtype or self._facts.dtypes.get(value.name or "")
+        tensor = constant(value)
+        if tensor is not None:
+            dtype = tensor.dtype
+        elif value.producer() is None:
+            return False  # another input of the model
+        return dtype in FLOATS or dtype in QUANTISED or self._bias_of_integers(value, dtype)
+
+    def _bias_of_integers(self, value: ir.Value, dtype: ir.DataType | None) -> bool:
+        """The int32 bias of a quantised convolution or product."""
+        return dtype == ir.DataType.INT32 and any(
+            node.op_type in ("QLinearConv", "QGemm", "DequantizeLinear") for node in value.consumers()
+        )
+
+    def _size(self, value: ir.Value) -> int:
+        tensor = constant(value)
+        if tensor is not None:
+            return tensor.size
+        shape = self._facts.full_shape(value)
+        return math.prod(shape) if shape is not None else 0

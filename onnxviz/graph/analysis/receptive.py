@@ -1,0 +1,139 @@
+"""Receptive fields from the graph's own attributes: which pixels each unit of each value sees.
+
+`rules.py` says for each operator which units of its inputs a unit reads, `reach.py` carries that from the
+image to every value, exactly. Places are followed without clipping to the maps' borders, so padding counts
+as places outside the image. Nothing is ever left out: an operator without a rule reads all of its inputs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import onnx_ir as ir
+
+from onnxviz.graph.analysis import reach as to
+from onnxviz.graph.analysis.reach import Reach, X, Y
+from onnxviz.graph.analysis.rules import RULES, Call, Unplaced
+from onnxviz.graph.analysis.shapes import Facts, Layout
+from onnxviz.graph.analysis.span import Span
+from onnxviz.graph.analysis.twins import view
+from onnxviz.graph.analysis.dataflow import dependent, reads
+
+
+@dataclass(frozen=True, eq=False)
+class Field:
+    """What unit (y, x) of a value sees. `placed`: whether the value has an axis for y, for x."""
+
+    full: tuple[Span, Span]
+    local: tuple[Span, Span]
+    placed: tuple[bool, bool]
+
+    def same(self, other: Field) -> bool:
+        """True where both tell the same of every unit."""
+        pairs = zip((*self.full, *self.local), (*other.full, *other.local), strict=True)
+        return self.placed == other.placed and all(one.same(two) for one, two in pairs)
+
+
+def fields(graph: ir.Graph, image: ir.Value, layout: Layout, facts: Facts) -> dict[str, Field]:
+    """The field of each value that depends on the image; values of unknown shape are left out."""
+    whole = facts.full_shape(image)
+    if whole is None:
+        return {}
+    seen: dict[ir.Value, Reach] = {image: to.image(whole, layout.y, layout.x)}
+    opset = graph.opset_imports.get("", 1)
+    moved = dependent(graph, image)
+    for node in graph:
+        if any(value in moved for value in node.outputs):
+            for value, found in zip(node.outputs, _visit(node, seen, moved, facts, opset), strict=True):
+                if found is not None:
+                    seen[value] = found
+    return {value.name: _placed(found) for value, found in seen.items() if value.name}
+
+
+def _visit(
+    node: ir.Node, seen: dict[ir.Value, Reach], moved: set[ir.Value], facts: Facts, opset: int
+) -> list[Reach | None]:
+    read = [value for value in reads(node) if value in moved]
+    results = [facts.full_shape(value) for value in node.outputs]
+    if any(value not in seen for value in read):
+        return [None] * len(results)
+    twin = view(node)
+    call = Call(
+        twin,
+        [None if v is None else seen.get(v) for v in twin.inputs],
+        [facts.full_shape(v) for v in twin.inputs],
+        results,
+        lambda place: facts.value(twin.input(place)),
+        opset,
+    )
+    parts = [seen[value] for value in read]
+    aside = [seen[value] for value in read if value not in twin.inputs]
+    found = [None if shape is None else _rule(call, i, shape, parts) for i, shape in enumerate(results)]
+    return [None if one is None else _beside(one, aside) for one in found]
+
+
+def _beside(found: Reach, aside: Sequence[Reach]) -> Reach:
+    """With inputs that the view leaves out: a fused summand of the same shape, a measured scale."""
+    for other in aside:
+        found = to.merge(found, other, found.shape) if other.shape == found.shape else to.context(found, other)
+    return found
+
+
+def _rule(call: Call, result: int, shape: tuple[int, ...], parts: Sequence[Reach]) -> Reach:
+    rule = RULES.get(call.view.op) if call.view.standard else None
+    if rule is not None:
+        call = replace(call, result=result)
+        try:
+            found = to.permute(rule(_turned(call)), _turns(len(shape))[1]) if call.view.channels_last else rule(call)
+            if found.shape == shape:
+                return found
+        except (Unplaced, IndexError, ValueError):
+            pass
+    return everything(parts, shape)
+
+
+def _turned(call: Call) -> Call:
+    """A channels-last call with its data and results in channels-first order."""
+    front = _turns(len(call.input()))[0]
+    reaches = [r if r is None or i else to.permute(r, front) for i, r in enumerate(call.reaches)]
+    shapes = [s if s is None or i else tuple(s[a] for a in front) for i, s in enumerate(call.shapes)]
+    results = [None if s is None else tuple(s[a] for a in front) for s in call.results]
+    return replace(call, reaches=reaches, shapes=shapes, results=results)
+
+
+def _turns(rank: int) -> tuple[list[int], list[int]]:
+    return [0, rank - 1, *range(1, rank - 1)], [0, *range(2, rank), 1]
+
+
+def everything(parts: Sequence[Reach], shape: tuple[int, ...]) -> Reach:
+    """Every unit of a value of this shape reads all units of all parts."""
+    mixed = [to.mix(part, range(len(part.axes))) for part in parts]
+    axes = to.image(shape, None, None).axes
+    found = replace(mixed[0], axes=axes)
+    for part in mixed[1:]:
+        found = to.merge(found, replace(part, axes=axes), shape)
+    return found
+
+
+def _placed(reach: Reach) -> Field:
+    """The spans by the index along the axes that tell places apart; digits elsewhere are read as a whole."""
+    kept: dict[int, int] = {}
+    for d in (Y, X):
+        sizes = {
+            i: size
+            for i, axis in enumerate(reach.axes)
+            if axis and all(atom.direction == d for atom in axis)
+            for size in [reach.shape[i]]
+        }
+        if sizes:
+            kept[d] = max(sizes, key=lambda i: sizes[i])
+    reach = to.mix(reach, [i for i in range(len(reach.axes)) if i not in kept.values()])
+    for d, axis in list(kept.items()):
+        pure = to.purify(reach, axis)
+        if pure is None:
+            reach = to.mix(reach, [axis])
+            del kept[d]
+        else:
+            reach = pure
+    return Field(reach.full, reach.local, (Y in kept, X in kept))

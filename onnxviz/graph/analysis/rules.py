@@ -1,0 +1,481 @@
+"""How each operator moves data: the rules behind receptive fields, one function for each way.
+
+A rule gets a `Call` and gives what the units of its first result see. It raises `Unplaced` where it lacks a
+shape or a constant; an operator without a rule, or such a call, is taken to read all of its inputs. Window
+operators follow the ONNX specification of pads, auto_pad, dilations and ceil_mode (which only adds units).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from onnxviz.graph.analysis import geometry
+from onnxviz.graph.analysis import reach as to
+from onnxviz.graph.analysis.reach import Reach
+from onnxviz.graph.analysis.span import Span, window
+from onnxviz.graph.analysis.twins import View
+
+Shape = tuple[int, ...]
+
+
+class Unplaced(Exception):  # noqa: N818 - no error: the rule gives up, and all is taken to be read
+    """The rule lacks a shape or a constant that it needs."""
+
+
+@dataclass(frozen=True)
+class Call:
+    """One node as a rule sees it. Inputs are in the order of its `View`; a constant's reach is None."""
+
+    view: View
+    reaches: list[Reach | None]
+    shapes: list[Shape | None]
+    results: list[Shape | None]
+    values: Callable[[int], np.ndarray | None]
+    opset: int
+    result: int = 0
+    """Which result is asked for."""
+
+    @property
+    def shape(self) -> Shape:
+        """The shape of the result."""
+        return _known(self.results[self.result])
+
+    def input(self, place: int = 0) -> Shape:
+        """The shape of an input."""
+        return _known(self.shapes[place] if place < len(self.shapes) else None)
+
+    def reach(self, place: int = 0) -> Reach | None:
+        """What an input sees; None for a constant or an input left out."""
+        return self.reaches[place] if place < len(self.reaches) else None
+
+    @property
+    def data(self) -> Reach:
+        """What the first input sees; a rule that needs its places gives up where it is a constant."""
+        found = self.reach()
+        if found is None:
+            raise Unplaced
+        return found
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """An attribute."""
+        return self.view.attributes.get(name, default)
+
+    def numbers(self, name: str, place: int) -> list[int] | None:
+        """Integers that are an attribute in old opsets and input `place` in new ones; None if neither is there."""
+        found = self.get(name)
+        if found is None:
+            if self.view.input(place) is None:
+                return None
+            found = self.values(place)
+            if found is None:
+                raise Unplaced
+        return [int(v) for v in np.asarray(found).reshape(-1)]
+
+
+def _known(shape: Shape | None) -> Shape:
+    if shape is None:
+        raise Unplaced
+    return shape
+
+
+Rule = Callable[[Call], Reach]
+
+
+# --- place by place -------------------------------------------------------------------------------
+
+
+def pointwise(call: Call) -> Reach:
+    """Each unit reads the unit at its own place of every input, with broadcasting."""
+    parts = [r for r in call.reaches if r is not None]
+    found = parts[0]
+    for other in parts[1:]:
+        found = to.merge(found, other, np.broadcast_shapes(found.shape, other.shape))
+    return to.stretch(found, call.shape)
+
+
+def own(call: Call) -> Reach:
+    """Each unit reads its own place of the first input; the other inputs are scales, bounds and the like."""
+    return to.stretch(call.data, call.shape)
+
+
+def over(axes: Callable[[Call], list[int]]) -> Rule:
+    """A normalisation: its own place, and the other places along these axes as context."""
+
+    def rule(call: Call) -> Reach:
+        rank = len(call.input())
+        return to.mix(call.data, [axis % rank for axis in axes(call)], keep=True)
+
+    return rule
+
+
+def _softmax_axes(call: Call) -> list[int]:
+    rank = len(call.input())
+    if call.opset >= 13:
+        return [call.get("axis", -1)]
+    return list(range(call.get("axis", 1) % rank, rank))  # the input was taken as a matrix then
+
+
+def _trailing(default: int) -> Callable[[Call], list[int]]:
+    def axes(call: Call) -> list[int]:
+        rank = len(call.input())
+        return list(range(call.get("axis", default) % rank, rank))
+
+    return axes
+
+
+# --- windows --------------------------------------------------------------------------------------
+
+
+def windows(call: Call, kernel: list[int], data: Reach) -> Reach:
+    """Slide a window over axes 2, 3, ... of the data."""
+    size, found = call.input(), data
+    strides = call.get("strides") or [1] * len(kernel)
+    dilations = call.get("dilations") or [1] * len(kernel)
+    pads = call.get("pads") or [0] * 2 * len(kernel)
+    auto = call.get("auto_pad", "NOTSET")
+    for i, k in enumerate(kernel):
+        extent = (k - 1) * dilations[i] + 1
+        before = pads[i]
+        if auto == "VALID":
+            before = 0
+        elif auto in ("SAME_UPPER", "SAME_LOWER"):
+            before = geometry.same_padding(auto, size[2 + i], strides[i], extent)
+        found = to.move(found, 2 + i, window(strides[i], -before, extent), call.shape[2 + i])
+    return found
+
+
+def conv(call: Call) -> Reach:
+    """A window that mixes all channels; weights that depend on the image are context."""
+    data = to.resize(to.mix(call.data, [1]), 1, call.shape[1])
+    found = windows(call, list(call.get("kernel_shape") or call.input(1)[2:]), data)
+    return _with_context(found, call.reaches[1:])
+
+
+def pool(call: Call) -> Reach:
+    """A window, channel by channel."""
+    return windows(call, list(call.get("kernel_shape") or ()), call.data)
+
+
+def conv_transpose(call: Call) -> Reach:
+    """A transposed window that mixes all channels."""
+    kernel = list(call.get("kernel_shape") or call.input(1)[2:])
+    data = to.resize(to.mix(call.data, [1]), 1, call.shape[1])
+    return _with_context(_transposed(call, kernel, data, call.shape), call.reaches[1:])
+
+
+def unpool(call: Call) -> Reach:
+    """MaxUnpool: each value is put back somewhere in the window it came from."""
+    found = call.data
+    other = call.reach(1)
+    if other is not None:
+        found = to.merge(found, other, found.shape)
+    return _transposed(call, list(call.get("kernel_shape") or ()), found, call.shape)
+
+
+def _transposed(call: Call, kernel: list[int], data: Reach, shape: Shape) -> Reach:
+    n, size, found = len(kernel), call.input(), data
+    strides = call.get("strides") or [1] * n
+    dilations = call.get("dilations") or [1] * n
+    pads = call.get("pads") or [0] * 2 * n
+    extra = call.get("output_padding") or [0] * n
+    auto = call.get("auto_pad", "NOTSET")
+    for i, k in enumerate(kernel):
+        before = pads[i]
+        if auto == "VALID":
+            before = 0
+        elif auto in ("SAME_UPPER", "SAME_LOWER") or call.get("output_shape"):
+            full = strides[i] * (size[2 + i] - 1) + extra[i] + (k - 1) * dilations[i] + 1
+            total = max(full - shape[2 + i], 0)
+            before = total // 2 if auto == "SAME_UPPER" else total - total // 2
+        how = geometry.transposed(strides[i], before, k, dilations[i])
+        found = to.move(found, 2 + i, how, shape[2 + i])
+    return found
+
+
+def _with_context(found: Reach, others: list[Reach | None]) -> Reach:
+    for other in others:
+        if other is not None:
+            found = to.context(found, other)
+    return found
+
+
+def global_pool(call: Call) -> Reach:
+    """The kernel is the whole map."""
+    rank = len(call.input())
+    found = to.mix(call.data, range(2, rank))
+    for axis in range(2, rank):
+        found = to.resize(found, axis, 1)
+    return found
+
+
+# --- sums and products ----------------------------------------------------------------------------
+
+
+def reduction(call: Call) -> Reach:
+    """Sum, mean, maximum, ... over axes."""
+    rank = len(call.input())
+    axes = call.numbers("axes", 1)
+    if not axes:
+        if call.get("noop_with_empty_axes", 0):
+            return call.data
+        axes = list(range(rank))
+    return _dropped(call, [axis % rank for axis in axes])
+
+
+def arg_reduction(call: Call) -> Reach:
+    """ArgMax and ArgMin."""
+    return _dropped(call, [call.get("axis", 0) % len(call.input())])
+
+
+def _dropped(call: Call, axes: list[int]) -> Reach:
+    found = to.mix(call.data, axes)
+    for axis in sorted(axes, reverse=True):
+        found = to.resize(found, axis, 1) if call.get("keepdims", 1) else to.remove(found, axis)
+    return found
+
+
+def top_k(call: Call) -> Reach:
+    """The largest along an axis: any of them."""
+    axis = call.get("axis", -1) % len(call.input())
+    return to.resize(to.mix(call.data, [axis]), axis, call.shape[axis])
+
+
+def matmul(call: Call) -> Reach:
+    """Rows of the first with columns of the second; numpy's rules of broadcasting."""
+    sides: list[Reach | None] = []
+    for place, flag in enumerate(("transA", "transB")):
+        found, rank = call.reach(place), len(call.input(place))
+        if found is not None and call.get(flag, 0) and rank > 1:
+            found = to.permute(found, [*range(rank - 2), rank - 1, rank - 2])
+        if found is not None:
+            if rank == 1:
+                found = to.insert(found, 1 - place)
+            summed = len(found.axes) - 1 - place
+            found = to.resize(to.mix(found, [summed]), summed, 1)
+        sides.append(found)
+    shape = call.shape
+    for place in (0, 1):  # a vector gave an axis that the result does not have
+        if len(call.input(place)) == 1:
+            at = len(shape) - (0 if place and len(call.input(0)) == 1 else 1) + place
+            shape = (*shape[:at], 1, *shape[at:])
+    return to.reshape(_both(sides, shape), call.shape)
+
+
+def _both(sides: list[Reach | None], shape: Shape) -> Reach:
+    parts = [side for side in sides if side is not None]
+    found = parts[0] if len(parts) == 1 else to.merge(parts[0], parts[1], shape)
+    return to.stretch(found, shape)
+
+
+def gemm(call: Call) -> Reach:
+    """A·B + C, either side turned."""
+    found = matmul(call)
+    bias = call.reach(2)
+    return found if bias is None else to.merge(found, to.stretch(bias, call.shape), call.shape)
+
+
+def einsum(call: Call) -> Reach:
+    """Every input, with what is not in the result summed over."""
+    left, arrow, right = call.get("equation", "").replace(" ", "").partition("->")
+    terms = left.split(",")
+    if not arrow or "." in left or len(terms) != len(call.reaches) or any(len(set(t)) < len(t) for t in terms):
+        raise Unplaced
+    found: Reach | None = None
+    for term, part in zip(terms, call.reaches, strict=True):
+        if part is None:
+            continue
+        part = to.mix(part, [i for i, label in enumerate(term) if label not in right])
+        for i in reversed(range(len(term))):
+            if term[i] not in right:
+                part = to.remove(part, i)
+        kept = [label for label in term if label in right]
+        part = to.permute(part, [kept.index(label) for label in right if label in kept])
+        for i, label in enumerate(right):
+            if label not in kept:
+                part = to.insert(part, i)
+        found = part if found is None else to.merge(found, part, np.broadcast_shapes(found.shape, part.shape))
+    if found is None:
+        raise Unplaced
+    return to.stretch(found, call.shape)
+
+
+# --- rearranging ----------------------------------------------------------------------------------
+
+
+def reshape(call: Call) -> Reach:
+    """Reshape, Flatten, Squeeze and Unsqueeze: the same numbers under another shape."""
+    return to.reshape(call.data, call.shape)
+
+
+def transpose(call: Call) -> Reach:
+    """Axes in another order."""
+    rank = len(call.input())
+    return to.permute(call.data, list(call.get("perm") or reversed(range(rank))))
+
+
+def concat(call: Call) -> Reach:
+    """Pieces side by side: over channels each unit reads its own place of all of them."""
+    axis = call.get("axis", 1) % len(call.shape)
+    found: Reach | None = None
+    for part in call.reaches:
+        if part is not None:
+            piece = to.resize(to.mix(part, [axis]), axis, call.shape[axis])
+            found = piece if found is None else to.merge(found, piece, call.shape)
+    if found is None:
+        raise Unplaced
+    return found
+
+
+def split(call: Call) -> Reach:
+    """The piece that is asked for."""
+    axis = call.get("axis", 0) % len(call.input())
+    start = sum(_known(shape)[axis] for shape in call.results[: call.result])
+    return to.move(call.data, axis, window(1, start, 1), call.shape[axis])
+
+
+def cut(call: Call) -> Reach:
+    """Slice."""
+    size, found = call.input(), call.data
+    starts, axes, steps = call.numbers("starts", 1), call.numbers("axes", 3), call.numbers("steps", 4)
+    if starts is None:
+        raise Unplaced
+    for i, start in enumerate(starts):
+        axis = (axes[i] if axes is not None else i) % len(size)
+        step = steps[i] if steps is not None else 1
+        first = start + size[axis] if start < 0 else start
+        first = min(max(first, 0), size[axis] if step > 0 else size[axis] - 1)
+        found = to.move(found, axis, window(step, first, 1), call.shape[axis])
+    return found
+
+
+def gather(call: Call) -> Reach:
+    """One position, or a list of positions, of an axis."""
+    if call.reach(1) is not None:
+        raise Unplaced
+    axis, size = call.get("axis", 0) % len(call.input()), call.input()
+    indices, shape = call.values(1), call.input(1)
+    if not shape:
+        how = None if indices is None else window(0, int(indices) % size[axis], 1)
+        return to.remove(to.move(call.data, axis, how, 1), axis)
+    known = indices is not None and len(shape) == 1
+    found = to.move(call.data, axis, geometry.picked(indices, size[axis]) if known else None, int(np.prod(shape)))
+    return found if len(shape) == 1 else to.reshape(found, call.shape)
+
+
+def pad(call: Call) -> Reach:
+    """Places before and after; a negative pad crops. Reflected places count as outside the image."""
+    rank = len(call.input())
+    pads = call.numbers("pads", 1)
+    if pads is None:
+        pads = call.get("paddings")
+    if pads is None:
+        raise Unplaced
+    axes = call.numbers("axes", 3) or list(range(rank))
+    found = call.data
+    for i, axis in enumerate(axes):
+        if pads[i] or pads[i + len(axes)]:
+            found = to.move(found, axis % rank, window(1, -pads[i], 1), call.shape[axis % rank])
+    return found
+
+
+def tile(call: Call) -> Reach:
+    """The map again and again."""
+    found = call.data
+    for axis, (size, after) in enumerate(zip(call.input(), call.shape, strict=True)):
+        if after != size:
+            found = to.move(found, axis, geometry.tiled(size), after)
+    return found
+
+
+def depth_to_space(call: Call) -> Reach:
+    """Blocks of channels become blocks of places."""
+    return _blocks(call, geometry.block(call.get("blocksize", 1)))
+
+
+def space_to_depth(call: Call) -> Reach:
+    """Blocks of places become channels; a unit, over all its channels, reads the whole block."""
+    size = call.get("blocksize", 1)
+    return _blocks(call, window(size, 0, size))
+
+
+def _blocks(call: Call, how: Span) -> Reach:
+    found = to.resize(to.mix(call.data, [1]), 1, call.shape[1])
+    for axis in (2, 3):
+        found = to.move(found, axis, how, call.shape[axis])
+    return found
+
+
+def resize(call: Call) -> Reach:
+    """Resize, and its ancestor Upsample."""
+    before, after, found = call.input(), call.shape, call.data
+    old = call.view.op == "Upsample" or call.opset < 11
+    scales = call.get("scales")
+    if scales is None:
+        given = call.values(1 if old else 2)
+        scales = None if given is None or not given.size else [float(s) for s in given.reshape(-1)]
+    axes = call.get("axes") or list(range(len(before)))
+    for i, axis in enumerate(axes):
+        axis = axis % len(before)
+        if before[axis] == after[axis] and (scales is None or scales[i] == 1):
+            continue
+        how = geometry.resampling(
+            before[axis],
+            after[axis],
+            scales[i] if scales is not None else None,
+            call.get("mode", "nearest"),
+            "asymmetric" if old else call.get("coordinate_transformation_mode", "half_pixel"),
+            "floor" if old else call.get("nearest_mode", "round_prefer_floor"),
+            bool(call.get("antialias", 0)),
+        )
+        found = to.move(found, axis, how, after[axis])
+    return found
+
+
+POINTWISE = (
+    "Abs Acos Acosh Add And Asin Asinh Atan Atanh BiasGelu BitShift BitwiseAnd BitwiseNot BitwiseOr BitwiseXor Ceil "
+    "Celu Cos Cosh Div Elu Equal Erf Exp Floor Gelu Greater GreaterOrEqual HardSigmoid HardSwish Identity IsInf IsNaN "
+    "LeakyRelu Less LessOrEqual Log Max Mean Min Mish Mod Mul Neg Not Or PRelu Pow Reciprocal Relu Round Selu Shrink "
+    "Sigmoid Sign Sin Sinh Softplus Softsign Sqrt Sub Sum Swish Tan Tanh ThresholdedRelu Where Xor"
+).split()
+OWN = "BatchNormalization Cast CastLike Clip DequantizeLinear Dropout Expand QuantizeLinear".split()
+REDUCTIONS = "L1 L2 LogSum LogSumExp Max Mean Min Prod Sum SumSquare".split()
+
+RULES: dict[str, Rule] = {
+    **dict.fromkeys(POINTWISE, pointwise),
+    **dict.fromkeys(OWN, own),
+    **dict.fromkeys((f"Reduce{kind}" for kind in REDUCTIONS), reduction),
+    **dict.fromkeys(("AveragePool", "LpPool", "MaxPool"), pool),
+    **dict.fromkeys(("GlobalAveragePool", "GlobalLpPool", "GlobalMaxPool"), global_pool),
+    **dict.fromkeys(("Flatten", "Reshape", "Squeeze", "Unsqueeze"), reshape),
+    **dict.fromkeys(("Hardmax", "LogSoftmax", "Softmax"), over(_softmax_axes)),
+    **dict.fromkeys(("LayerNormalization", "RMSNormalization"), over(_trailing(-1))),
+    **dict.fromkeys(("ArgMax", "ArgMin"), arg_reduction),
+    **dict.fromkeys(("Resize", "Upsample"), resize),
+    "Concat": concat,
+    "Conv": conv,
+    "ConvTranspose": conv_transpose,
+    "CumSum": over(lambda call: call.numbers("axis", 1) or [0]),
+    "DepthToSpace": depth_to_space,
+    "DynamicQuantizeLinear": over(lambda call: list(range(len(call.input())))),
+    "Einsum": einsum,
+    "Gather": gather,
+    "Gemm": gemm,
+    "GroupNormalization": over(lambda call: list(range(1, len(call.input())))),
+    "InstanceNormalization": over(lambda call: list(range(2, len(call.input())))),
+    "LRN": over(lambda call: [1]),
+    "LpNormalization": over(lambda call: [call.get("axis", -1)]),
+    "MatMul": matmul,
+    "MaxUnpool": unpool,
+    "MeanVarianceNormalization": over(lambda call: list(call.get("axes", [0, 2, 3]))),
+    "Pad": pad,
+    "Slice": cut,
+    "SpaceToDepth": space_to_depth,
+    "Split": split,
+    "Tile": tile,
+    "TopK": top_k,
+    "Transpose": transpose,
+}

@@ -1,0 +1,146 @@
+"""Which operators a model may use, and how many inputs, outputs and which attributes each of them takes.
+
+Allowed are ONNX's own operators as the installed `onnx` package knows them (ai.onnx, ai.onnx.ml), those of ONNX
+Runtime's domain com.microsoft (`graph.checks.contrib`), and what the model itself defines as functions.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, Final, cast
+
+import onnx
+from onnx.defs import SchemaError
+
+from onnxviz.errors import ModelRejected, near
+from onnxviz.graph.checks import contrib
+from onnxviz.graph.quoted import label, quoted
+
+ML: Final = "ai.onnx.ml"
+#: The newest version of each domain's operators that is known here.
+NEWEST: Final[dict[str, int]] = {
+    "": onnx.defs.onnx_opset_version(),
+    ML: onnx.defs.onnx_ml_opset_version(),
+    contrib.DOMAIN: 1,
+}
+#: ONNX Runtime guarantees to run operators from this version on.
+OLDEST: Final = 7
+_ANY_NUMBER: Final = 2**31 - 1
+
+
+@dataclass(frozen=True)
+class Signature:
+    """What one operator takes and gives.
+
+    inputs, outputs   (fewest, most)
+    attributes        type by name (`onnx.AttributeProto.AttributeType`)
+    required          the attributes that must be given
+    """
+
+    inputs: tuple[int, int]
+    outputs: tuple[int, int]
+    attributes: dict[str, int]
+    required: frozenset[str]
+
+
+def normal(domain: str) -> str:
+    """The domain by its short name: '' for 'ai.onnx'."""
+    return "" if domain == "ai.onnx" else domain
+
+
+@cache
+def _known(domain: str) -> frozenset[str]:
+    names = {schema.name for schema in onnx.defs.get_all_schemas_with_history() if schema.domain == domain}
+    return frozenset(names)
+
+
+def signature(domain: str, op: str, version: int, where: str) -> Signature | None:
+    """What the operator takes; None where it is known by name only (com.microsoft, newer opsets, old experiments).
+
+    domain    as `normal` gives it
+    version   of the operator set that the model imports for the domain
+    where     the node, for the message
+    raises    ModelRejected naming domain and operator when there is no such operator
+    """
+    if domain == contrib.DOMAIN:
+        if op in contrib.REFUSED:
+            raise ModelRejected(
+                f"{where}: {contrib.REFUSED[op]}, so models with {domain}.{op} are not opened"
+            )
+        if op not in contrib.MICROSOFT:
+            raise ModelRejected(_unknown(domain, op, where, contrib.MICROSOFT))
+        return None
+    if domain not in ("", ML):
+        raise ModelRejected(
+            f"{where}: the operator {quoted(op)} is of the domain {quoted(domain)}, which is not one of ai.onnx, "
+            f"ai.onnx.ml and com.microsoft, and the model does not define it as a function; "
+            f"{contrib.FOREIGN.get(domain, 'it needs code that onnxviz does not load')}"
+        )
+    found = _signature(domain, op, min(version, NEWEST[domain]))
+    if isinstance(found, Signature):
+        return found if version <= NEWEST[domain] else None
+    if not domain and version < contrib.LEGACY.get(op, 0):
+        return None
+    if found is not None:
+        raise ModelRejected(f"{where}: opset {version} has no {quoted(op)} any more ({found})")
+    if op in _known(domain):
+        raise ModelRejected(
+            f"{where}: the operator {quoted(op)} is newer than opset {version}, which the model says it is written in"
+        )
+    raise ModelRejected(_unknown(domain or "ai.onnx", op, where, _known(domain)))
+
+
+@cache
+def _signature(domain: str, op: str, version: int) -> Signature | str | None:
+    """The signature; or why the operator is no more; or None where there is none of this name."""
+    try:
+        schema = onnx.defs.get_schema(op, version, domain)
+    except (SchemaError, TypeError, ValueError):
+        return None
+    if schema.deprecated:
+        return f"deprecated since {schema.since_version}"
+    attributes = {name: int(cast(Any, attribute.type).value) for name, attribute in schema.attributes.items()}
+    return Signature(
+        (schema.min_input, schema.max_input),
+        (schema.min_output, schema.max_output),
+        attributes,
+        frozenset(name for name, attribute in schema.attributes.items() if attribute.required),
+    )
+
+
+def _unknown(domain: str, op: str, where: str, known: frozenset[str]) -> str:
+    return f"{where}: there is no operator {quoted(op)} in the domain {domain}{near(op[:100], sorted(known))}"
+
+
+def check_call(signature: Signature, node: onnx.NodeProto) -> None:
+    """Hold a node against its operator's signature.
+
+    raises   ModelRejected
+    """
+    for kind, given, (fewest, most) in (
+        ("inputs", list(node.input), signature.inputs),
+        ("outputs", list(node.output), signature.outputs),
+    ):
+        while given and not given[-1]:  # left out at the end
+            given.pop()
+        if not fewest <= len(given) <= most:
+            upper = "" if fewest == most else f" to {most}" if most < _ANY_NUMBER else " or more"
+            raise ModelRejected(f"{label(node)} has {len(given)} {kind}; its operator has {fewest}{upper}")
+    names = set()
+    for attribute in node.attribute:
+        expected_type = signature.attributes.get(attribute.name)
+        if expected_type is None:
+            raise ModelRejected(
+                f"{label(node)} has an attribute {quoted(attribute.name)} that its operator does not have"
+                f"{near(attribute.name[:100], signature.attributes)}"
+            )
+        if attribute.type != expected_type and not attribute.ref_attr_name:
+            kinds = onnx.AttributeProto.AttributeType
+            raise ModelRejected(
+                f"{label(node)}: the attribute {quoted(attribute.name)} is of the type {kinds.Name(attribute.type)}, "
+                f"expected {kinds.Name(expected_type)}"
+            )
+        names.add(attribute.name)
+    if missing := signature.required - names:
+        raise ModelRejected(f"{label(node)} lacks its attribute {quoted(min(missing))}")

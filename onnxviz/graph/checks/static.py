@@ -1,0 +1,321 @@
+"""What a model makes certain before it runs: sizes, trips of loops, and divisions that end the process.
+
+A light forward pass over the graph with our own shape rules (`shapes`, `sizing`) and the values of small constants
+(`values`); functions are entered at each call. onnx's own shape inference is not used: it is native code that a
+stranger's model may crash or hang.
+
+Covered: tensors too large from constant shapes (ConstantOfShape, Expand, Tile, Range, Resize, Pad, OneHot, Random*,
+Conv and pool pads, broadcasts and products of large weights, chains of Concat); what constants together would fold
+into; loops whose number of trips is certain, nested ones multiplied, and loops that never end; an integer division
+that overflows, which kills ONNX Runtime's process. Batch and image size are taken as 1 where they are free.
+
+Not covered, left to the limits of a run: whatever depends on the input's values or free sizes, states that grow
+from trip to trip, operators without a rule, sequences and text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import onnx
+
+from onnxviz.errors import ModelRejected
+from onnxviz.graph.checks import sizing, values  # noqa: F401 - importing `sizing` registers its rules
+from onnxviz.graph.checks.facts import MOST_ELEMENTS, UNKNOWN, Call, Known, Unsure, constant
+from onnxviz.graph.checks.operators import normal
+from onnxviz.graph.checks.shapes import RULES
+from onnxviz.graph.checks.structure import Structure
+from onnxviz.graph.checks.tensors import check_dims
+from onnxviz.graph.limits import Limits, exceeded
+from onnxviz.graph.quoted import label, quoted
+
+Lookup = Callable[[onnx.TensorProto], np.ndarray | None]
+Attributes = Mapping[str, onnx.AttributeProto]
+
+# What exporters write for "until the condition ends it".
+_FOREVER: Final = 2**63 - 1
+# Work for one node with its inputs, over the limit of nodes: beyond, one node reads very much very often.
+_WORK_PER_NODE: Final = 10
+# Types whose division the processor does itself; narrower ones are widened first.
+_TRAPPING: Final = (np.int32, np.int64)
+# What wrong numbers raise in a rule; the run would refuse them.
+_NONSENSE: Final = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, Unsure)
+
+
+def check(model: onnx.ModelProto, structure: Structure, lookup: Lookup, weights: int, limits: Limits) -> None:
+    """Refuse a model whose run is certain to be too large or too long.
+
+    structure   of the model, as `graph.checks.structure` checked it
+    lookup      the elements of a small tensor of it, None for others
+    weights     elements of all weights
+    raises      LimitExceeded, ModelRejected
+    """
+    for value in model.graph.input:
+        dims = [dim.dim_value for dim in value.type.tensor_type.shape.dim if dim.dim_value > 0]
+        check_dims(dims, f"the input {quoted(value.name)}", limits)
+    scope = _Scope({value.name: Known(_declared(value)) for value in model.graph.input}, None)
+    _Pass(structure, lookup, weights, limits).graph(model.graph, scope, structure.opsets, {})
+
+
+def _declared(value: onnx.ValueInfoProto) -> tuple[int | None, ...] | None:
+    kind = value.type.tensor_type
+    if not kind.HasField("shape"):
+        return None
+    return tuple(dim.dim_value if dim.dim_value > 0 else None for dim in kind.shape.dim)
+
+
+class _Scope:
+    """Values by name, those of the graphs around included."""
+
+    def __init__(self, own: dict[str, Known], outer: _Scope | None) -> None:
+        self.own = own
+        self.outer = outer
+
+    def find(self, name: str) -> Known:
+        scope: _Scope | None = self
+        while scope is not None:
+            if name in scope.own:
+                return scope.own[name]
+            scope = scope.outer
+        return UNKNOWN
+
+
+class _Pass:
+    """One pass over a model."""
+
+    def __init__(self, structure: Structure, lookup: Lookup, weights: int, limits: Limits) -> None:
+        self.functions = structure.functions
+        self.lookup = lookup
+        self.limits = limits
+        self.elements = weights
+        self.work = 0
+
+    # --- bodies ---------------------------------------------------------------------------------
+
+    def graph(
+        self, graph: onnx.GraphProto, scope: _Scope, opsets: Mapping[str, int], attributes: Attributes
+    ) -> tuple[list[Known], int]:
+        """What is known about a graph's outputs, and the trips that some node in it certainly makes."""
+        for tensor in graph.initializer:
+            value = self.lookup(tensor)
+            shape = tuple(tensor.dims)
+            scope.own[tensor.name] = constant(value) if value is not None else Known(shape, constant=True)
+        trips = self.nodes(graph.node, scope, opsets, attributes)
+        return [scope.find(value.name) for value in graph.output], trips
+
+    def nodes(
+        self,
+        nodes: Iterable[onnx.NodeProto],
+        scope: _Scope,
+        opsets: Mapping[str, int],
+        attributes: Attributes,
+    ) -> int:
+        """Go over nodes in order; the trips that some node certainly makes."""
+        most = 1
+        for node in nodes:
+            self._spend(node)
+            given = {
+                each.name: attributes.get(each.ref_attr_name, each) if each.ref_attr_name else each
+                for each in node.attribute
+            }
+            inputs = [scope.find(name) if name else None for name in node.input]
+            key = (normal(node.domain), node.op_type, node.overload)
+            if key in self.functions:
+                results, trips = self._call(self.functions[key], inputs, given, opsets)
+            elif node.op_type in _BODIES and not key[0]:
+                at = _Body(node, inputs, given, self, scope, opsets, attributes)
+                results, trips = _BODIES[node.op_type](self, at)
+            else:
+                call = Call(node.op_type, self.lookup, inputs, given, opsets.get(key[0], 1), len(node.output))
+                results, trips = self._plain(call, node), 1
+            most = max(most, trips)
+            for name, known in zip(node.output, results, strict=False):
+                if name:
+                    self._check(node, name, known)
+                    scope.own[name] = known
+        return most
+
+    def _spend(self, node: onnx.NodeProto) -> None:
+        self.work += 1 + (len(node.input) + len(node.output)) // 8
+        allowed = self.limits.nodes * _WORK_PER_NODE
+        if self.work > allowed:
+            raise exceeded(
+                "nodes",
+                f"the nodes of the model read {allowed} values or more with its functions expanded",
+                self.limits.nodes,
+            )
+
+    def _check(self, node: onnx.NodeProto, name: str, known: Known) -> None:
+        elements = known.least
+        if elements > self.limits.tensor_elements:
+            self.limits.check("tensor_elements", elements, f"the {label(node)} makes {elements} elements")
+        if known.constant and known.value is None:
+            self.elements += elements
+            if self.elements > self.limits.total_elements:
+                what = f"weights and constants have {self.elements} elements with those of the {label(node)}"
+                self.limits.check("total_elements", self.elements, what)
+
+    # --- nodes ----------------------------------------------------------------------------------
+
+    def _plain(self, call: Call, node: onnx.NodeProto) -> list[Known]:
+        """An operator without a body."""
+        if call.op == "Constant":
+            return [self._constant(call)]
+        if call.op == "Div":
+            _refuse_overflow(call, node)
+        all_constant = all(known is None or known.constant for known in call.inputs)
+        found = RULES.get(call.op)
+        if found is None:
+            return []
+        try:
+            shapes = found(call)
+        except _NONSENSE:
+            return []
+        if isinstance(shapes, list):
+            return [Known(shape, None, all_constant) for shape in shapes]
+        known = Known(shapes, None, all_constant)
+        if None not in shapes and known.least <= MOST_ELEMENTS:
+            try:
+                value = values.compute(call, shapes)
+            except _NONSENSE:
+                value = None
+            if value is not None:
+                return [Known(shapes, value, constant=True)]
+        return [known]
+
+    def _constant(self, call: Call) -> Known:
+        tensor = call.attributes.get("value")
+        if tensor is not None and not tensor.ref_attr_name:
+            value = self.lookup(tensor.t)
+            return constant(value) if value is not None else Known(tuple(tensor.t.dims), constant=True)
+        for name, kind in (
+            ("value_int", np.int64),
+            ("value_ints", np.int64),
+            ("value_float", np.float32),
+            ("value_floats", np.float32),
+        ):
+            try:
+                number = call.attribute(name)
+            except Unsure:
+                return UNKNOWN
+            if number is not None:
+                return constant(np.array(number, dtype=kind))
+        return UNKNOWN
+
+    def _call(
+        self,
+        function: onnx.FunctionProto,
+        inputs: list[Known | None],
+        given: Attributes,
+        opsets: Mapping[str, int],
+    ) -> tuple[list[Known], int]:
+        own = {name: known or UNKNOWN for name, known in zip(function.input, inputs, strict=False)}
+        attributes = {attribute.name: attribute for attribute in function.attribute_proto} | dict(given)
+        versions = {**opsets, **{normal(entry.domain): entry.version for entry in function.opset_import}}
+        scope = _Scope(own, None)
+        trips = self.nodes(function.node, scope, versions, attributes)
+        return [scope.find(name) for name in function.output], trips
+
+    # --- nodes with bodies ----------------------------------------------------------------------
+
+    def _if(self, at: _Body) -> tuple[list[Known], int]:
+        sides = [at.enter(at.given[name].g, {}) for name in ("then_branch", "else_branch")]
+        condition = _scalar(at.input(0))
+        if condition is not None:
+            return sides[0 if condition else 1]
+        (then, first), (other, second) = sides
+        results = [
+            Known(a.shape) if a.shape == b.shape else UNKNOWN for a, b in zip(then, other, strict=False)
+        ]
+        return results, min(first, second)
+
+    def _loop(self, at: _Body) -> tuple[list[Known], int]:
+        body, what = at.given["body"].g, f"the {label(at.node)}"
+        count, started = _scalar(at.input(0)), at.input(1) is None or _scalar(at.input(1)) == 1
+        names = [value.name for value in body.input]
+        own = dict.fromkeys(names, UNKNOWN)
+        if len(names) > 1:
+            own[names[0]] = Known(())
+            # If a condition that goes in true is certain to come out true, it always is.
+            own[names[1]] = constant(np.array(True)) if started else Known(())
+        results, trips = at.enter(body, own)
+        always = started and bool(results) and _scalar(results[0]) == 1
+        if at.input(0) is None and always:
+            raise exceeded("loop_trips", f"{what} never ends", self.limits.loop_trips)
+        if count is not None and (always or self.limits.loop_trips < count < _FOREVER):
+            trips *= max(count, 0)
+            self.limits.check("loop_trips", trips, f"{what} makes {trips} trips")
+        states = len(names) - 2
+        # What is known about a state holds for its first trip only.
+        stacked = [
+            Known((max(count, 0), *known.shape))
+            if always and count is not None and known.shape is not None
+            else UNKNOWN
+            for known in results[1 + states :]
+        ]
+        return [*[UNKNOWN] * states, *stacked], max(1, trips)
+
+    def _scan(self, at: _Body) -> tuple[list[Known], int]:
+        body, scanned, what = at.given["body"].g, at.given["num_scan_inputs"].i, f"the {label(at.node)}"
+        axes = list(at.given["scan_input_axes"].ints) if "scan_input_axes" in at.given else [0] * scanned
+        states = len(at.inputs) - scanned
+        count = 1
+        for known, axis in zip(at.inputs[max(states, 0) :], axes, strict=False):
+            shape = known.shape if known is not None else None
+            if shape and -len(shape) <= axis < len(shape):
+                count = max(count, shape[axis] or 1)
+        results, trips = at.enter(body, {value.name: UNKNOWN for value in body.input})
+        trips *= count
+        self.limits.check("loop_trips", trips, f"{what} makes {trips} trips")
+        for known in results[max(states, 0) :]:
+            elements = count * known.least
+            self.limits.check("tensor_elements", elements, f"{what} makes {elements} elements")
+        return [], trips
+
+
+@dataclass(frozen=True)
+class _Body:
+    """A node with subgraphs, and how to enter one of them with what is known about its inputs."""
+
+    node: onnx.NodeProto
+    inputs: list[Known | None]
+    given: Attributes
+    outer: _Pass
+    scope: _Scope
+    opsets: Mapping[str, int]
+    attributes: Attributes
+
+    def enter(self, graph: onnx.GraphProto, own: dict[str, Known]) -> tuple[list[Known], int]:
+        """What is known about the outputs of a subgraph if this is known about its inputs, and its trips."""
+        return self.outer.graph(graph, _Scope(own, self.scope), self.opsets, self.attributes)
+
+    def input(self, place: int) -> Known | None:
+        """The input at `place`, None for one left out."""
+        return self.inputs[place] if place < len(self.inputs) else None
+
+
+_BODIES: Final = {"If": _Pass._if, "Loop": _Pass._loop, "Scan": _Pass._scan}
+
+
+def _scalar(known: Known | None) -> int | None:
+    if known is None or known.value is None or known.value.size != 1 or known.value.dtype.kind not in "iub":
+        return None
+    return int(known.value.reshape(-1)[0])
+
+
+def _refuse_overflow(call: Call, node: onnx.NodeProto) -> None:
+    """The least integer divided by -1: the processor raises, and ONNX Runtime dies with the caller's process."""
+    a, b = call.known(0).value, call.known(1).value
+    if a is None or b is None or a.dtype != b.dtype or a.dtype not in _TRAPPING:
+        return
+    try:
+        dividend, divisor = np.broadcast_arrays(a, b)
+    except ValueError:
+        return
+    if np.any((dividend == np.iinfo(a.dtype).min) & (divisor == -1)):
+        raise ModelRejected(
+            f"the {label(node)} divides the least {a.dtype} by -1, which would end the process"
+        )

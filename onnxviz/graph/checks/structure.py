@@ -1,0 +1,329 @@
+"""Whether a parsed model hangs together: its names, its order, its operators, its functions, its size in nodes.
+
+Refused are unknown operators, undefined or doubly defined values, cycles, functions that call themselves, and
+whatever has too many nodes once every function call is expanded. Works on the protobuf message, since the IR
+would already log and repair. Nodes that are merely out of order are sorted. Time and memory grow with the file's
+size (n log n where it has to be sorted).
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import Counter
+from collections.abc import Iterable, Iterator, MutableSequence
+from dataclasses import dataclass, field
+
+import onnx
+
+from onnxviz.errors import ModelRejected
+from onnxviz.graph.checks import contrib, operators
+from onnxviz.graph.checks.operators import Signature, check_call, normal
+from onnxviz.graph.limits import Limits
+from onnxviz.graph.quoted import label, quoted
+from onnxviz.graph.walk import subgraphs
+
+#: Domain, name and overload of a model-local function.
+Key = tuple[str, str, str]
+
+
+@dataclass
+class Structure:
+    """What `check` found out about a sound model.
+
+    opsets      the version of each domain imported, '' for ai.onnx
+    functions   the model-local functions
+    order       the functions so that each comes after all that it calls
+    microsoft   whether operators of com.microsoft are used
+    warnings    what is unusual but allowed
+    """
+
+    opsets: dict[str, int]
+    functions: dict[Key, onnx.FunctionProto]
+    order: list[Key] = field(default_factory=list)
+    microsoft: bool = False
+    warnings: list[str] = field(default_factory=list)
+
+
+@dataclass
+class _Count:
+    """Nodes of one body, and the calls it makes: how often, and in how deep a subgraph at most."""
+
+    nodes: int = 0
+    depth: int = 0
+    calls: Counter[Key] = field(default_factory=Counter)
+    call_depth: dict[Key, int] = field(default_factory=dict)
+
+
+def check(model: onnx.ModelProto, limits: Limits) -> Structure:
+    """Check a model.
+
+    raises   ModelRejected, LimitExceeded
+    """
+    found = Structure(_opsets(model.opset_import, "the model"), {})
+    if "" not in found.opsets and not found.opsets:
+        raise ModelRejected(
+            "the model does not say which operator set it is written in (opset_import is missing)"
+        )
+    for function in model.functions:
+        key = (normal(function.domain), function.name, function.overload)
+        if not function.name or key in found.functions:
+            name = quoted(".".join(filter(None, key)))
+            raise ModelRejected(f"the model defines the function {name} twice or without a name")
+        found.functions[key] = function
+        if key[0] in operators.NEWEST:
+            domain = key[0] or "ai.onnx"
+            found.warnings.append(f"the model defines the operator {quoted(function.name)} of {domain} anew")
+    main = _Checker(found, limits, found.opsets)
+    main.graph(model.graph, (), 0)
+    counts: dict[Key, _Count] = {}
+    for key, function in found.functions.items():
+        body = _Checker(
+            found, limits, found.opsets | _opsets(function.opset_import, f"the function {quoted(key[1])}")
+        )
+        body.function(function)
+        counts[key] = body.count
+    _expand(found, main.count, counts, limits)
+    _version_warnings(found)
+    return found
+
+
+def _opsets(imports: Iterable[onnx.OperatorSetIdProto], who: str) -> dict[str, int]:
+    versions: dict[str, int] = {}
+    for entry in imports:
+        domain = normal(entry.domain)
+        if entry.version < 1 or versions.setdefault(domain, entry.version) != entry.version:
+            raise ModelRejected(
+                f"{who} imports the operator set {quoted(domain or 'ai.onnx')} in version {entry.version}"
+                + (f" and {versions[domain]}" if domain in versions else "; 1 or more was expected")
+            )
+    return versions
+
+
+def _version_warnings(found: Structure) -> None:
+    for domain, newest in operators.NEWEST.items():
+        version = found.opsets.get(domain, newest)
+        if version > newest:
+            found.warnings.append(
+                f"the model is written in version {version} of {domain or 'ai.onnx'}, the newest known here is "
+                f"{newest}; operators that changed since may be understood wrongly"
+            )
+    if found.opsets.get("", operators.OLDEST) < operators.OLDEST:
+        found.warnings.append(
+            f"the model is written in opset {found.opsets['']}; ONNX Runtime guarantees {operators.OLDEST} and newer"
+        )
+
+
+class _Checker:
+    """Checks one body: the main graph or a function, with the subgraphs in it."""
+
+    def __init__(self, found: Structure, limits: Limits, opsets: dict[str, int]) -> None:
+        self.found = found
+        self.limits = limits
+        self.opsets = opsets
+        self.count = _Count()
+        self._signatures: dict[tuple[str, str], Signature | None] = {}
+        self._references: frozenset[str] | None = None  # the attributes that a function's body may refer to
+
+    def function(self, function: onnx.FunctionProto) -> None:
+        """Check a function's body."""
+        self._references = frozenset(function.attribute) | {a.name for a in function.attribute_proto}
+        who = f"the function {quoted(function.name)}"
+        self._body(function.node, _unique(function.input, f"an input of {who}"), function.output, who, (), 0)
+
+    def graph(self, graph: onnx.GraphProto, outer: tuple[set[str], ...], depth: int) -> set[str]:
+        """Check a graph; the names that it takes from the graphs around it."""
+        self.limits.check("subgraph_depth", depth, f"subgraphs are nested {depth} deep")
+        self.count.depth = max(self.count.depth, depth)
+        who = f"the graph {quoted(graph.name)}" if depth == 0 else f"the subgraph {quoted(graph.name)}"
+        own = _unique((value.name for value in graph.input), f"an input of {who}")
+        for tensor in graph.initializer:
+            own.add(tensor.name)
+        for sparse in graph.sparse_initializer:
+            if sparse.values.name in own:
+                raise ModelRejected(f"{who} has the sparse weight {quoted(sparse.values.name)} twice")
+            own.add(sparse.values.name)
+        if "" in own:
+            raise ModelRejected(f"{who} has a weight or an input without a name")
+        return self._body(graph.node, own, [value.name for value in graph.output], who, outer, depth)
+
+    def _body(
+        self,
+        nodes: MutableSequence[onnx.NodeProto],
+        own: set[str],
+        outputs: Iterable[str],
+        who: str,
+        outer: tuple[set[str], ...],
+        depth: int,
+    ) -> set[str]:
+        self.count.nodes += len(nodes)
+        self.limits.check("nodes", self.count.nodes, f"the model has {self.count.nodes} nodes or more")
+        made: dict[str, int] = {}
+        for place, node in enumerate(nodes):
+            for name in node.output:
+                if name in own or name in made:
+                    raise ModelRejected(
+                        f"{who} defines the value {quoted(name)} twice, once by the {label(node)}"
+                    )
+                if name:
+                    made[name] = place
+        names = own | made.keys()
+        free: set[str] = set()
+        needs: list[set[int]] = []
+        sorted_so_far = True
+        for place, node in enumerate(nodes):
+            self._operator(node, depth)
+            needed = set()
+            for name in self._reads(node, (*outer, names), depth):
+                if name in made:
+                    needed.add(made[name])
+                    sorted_so_far = sorted_so_far and made[name] < place
+                elif name not in own:
+                    if not any(name in scope for scope in outer):
+                        raise ModelRejected(
+                            f"the {label(node)} reads {quoted(name)}, which nothing in the model makes"
+                        )
+                    free.add(name)
+            needs.append(needed)
+        if not sorted_so_far:
+            _sort(nodes, needs, who)
+            warning = "the nodes are not in the order of computation; they were sorted"
+            if warning not in self.found.warnings:
+                self.found.warnings.append(warning)
+        for name in outputs:
+            if name not in names:
+                hint = (
+                    "; an Identity node is needed to pass an outer value on"
+                    if any(name in s for s in outer)
+                    else ""
+                )
+                raise ModelRejected(f"{who} has an output {quoted(name)} that none of its nodes makes{hint}")
+        return free
+
+    def _reads(self, node: onnx.NodeProto, scopes: tuple[set[str], ...], depth: int) -> Iterator[str]:
+        """The names that a node needs: its inputs, and what its subgraphs take from around them."""
+        yield from filter(None, node.input)
+        for attribute in node.attribute:
+            for graph in subgraphs(attribute):
+                yield from self.graph(graph, scopes, depth + 1)
+
+    def _operator(self, node: onnx.NodeProto, depth: int) -> None:
+        domain, op = normal(node.domain), node.op_type
+        self._attributes(node)
+        key = (domain, op, node.overload)
+        if key in self.found.functions:
+            function = self.found.functions[key]
+            if len(node.input) > len(function.input) or len(node.output) > len(function.output):
+                raise ModelRejected(
+                    f"the {label(node)} calls a function of the model with {len(node.input)} inputs and "
+                    f"{len(node.output)} outputs; it has {len(function.input)} and {len(function.output)}"
+                )
+            self.count.calls[key] += 1
+            self.count.call_depth[key] = max(depth, self.count.call_depth.get(key, 0))
+            return
+        if (domain, op) not in self._signatures:
+            version = self.opsets.get(domain)
+            if version is None and domain in operators.NEWEST:
+                # ONNX Runtime takes com.microsoft as imported; ai.onnx has no version to fall back on.
+                if domain != contrib.DOMAIN:
+                    raise ModelRejected(
+                        f"{label(node)}: the model does not say which version of {domain or 'ai.onnx'} it uses"
+                    )
+                version = 1
+            self._signatures[domain, op] = operators.signature(domain, op, version or 1, label(node))
+            self.found.microsoft |= domain == contrib.DOMAIN
+        signature = self._signatures[domain, op]
+        if signature is not None:
+            check_call(signature, node)
+
+    def _attributes(self, node: onnx.NodeProto) -> None:
+        names = set()
+        for attribute in node.attribute:
+            if attribute.name in names:
+                raise ModelRejected(f"the {label(node)} has its attribute {quoted(attribute.name)} twice")
+            names.add(attribute.name)
+            if reference := attribute.ref_attr_name:
+                if self._references is None or reference not in self._references:
+                    raise ModelRejected(
+                        f"the {label(node)} refers to an attribute {quoted(reference)} that is not there"
+                    )
+            elif attribute.type == onnx.AttributeProto.STRING:
+                attribute.s.decode()  # not UTF-8: a broken model, says `load`
+            elif attribute.type == onnx.AttributeProto.UNDEFINED:
+                raise ModelRejected(
+                    f"the attribute {quoted(attribute.name)} of the {label(node)} has no type"
+                )
+
+
+def _unique(names: Iterable[str], what: str) -> set[str]:
+    seen: set[str] = set()
+    for name in names:
+        if name in seen or not name:
+            raise ModelRejected(f"{what} is called {quoted(name)}; a name of its own was expected")
+        seen.add(name)
+    return seen
+
+
+def _sort(nodes: MutableSequence[onnx.NodeProto], needs: list[set[int]], who: str) -> None:
+    """Put nodes into the order of computation, otherwise as they were; refuse those that wait for each other."""
+    readers: list[list[int]] = [[] for _ in nodes]
+    for place, needed in enumerate(needs):
+        for other in needed:
+            readers[other].append(place)
+    missing = [len(needed) for needed in needs]
+    ready = [place for place, count in enumerate(missing) if not count]
+    order = []
+    while ready:
+        place = heapq.heappop(ready)
+        order.append(onnx.NodeProto.FromString(nodes[place].SerializeToString()))
+        for reader in readers[place]:
+            missing[reader] -= 1
+            if not missing[reader]:
+                heapq.heappush(ready, reader)
+    if len(order) < len(nodes):
+        stuck = next(place for place, count in enumerate(missing) if count)
+        raise ModelRejected(
+            f"{who} has a cycle: {len(nodes) - len(order)} nodes wait for each other, "
+            f"among them the {label(nodes[stuck])}"
+        )
+    del nodes[:]
+    nodes.extend(order)
+
+
+_UNSEEN, _OPEN, _DONE = range(3)
+
+
+def _expand(found: Structure, main: _Count, counts: dict[Key, _Count], limits: Limits) -> None:
+    """Refuse functions that call themselves; check size and depth with every call expanded; order the functions."""
+    state = dict.fromkeys(counts, _UNSEEN)
+    for first in counts:
+        stack = [first]
+        while stack:
+            key = stack[-1]
+            if state[key] == _UNSEEN:
+                state[key] = _OPEN
+                for callee in counts[key].calls:
+                    if state[callee] == _OPEN:
+                        name = quoted(callee[1])
+                        raise ModelRejected(f"the function {name} calls itself, directly or through others")
+                    if state[callee] == _UNSEEN:
+                        stack.append(callee)
+            else:
+                stack.pop()
+                if state[key] == _OPEN:
+                    state[key] = _DONE
+                    found.order.append(key)
+    sizes: dict[Key, tuple[int, int, int]] = {}
+    for key in found.order:
+        sizes[key] = _expanded(counts[key], sizes)
+    nodes, calls, depth = _expanded(main, sizes)
+    limits.check("nodes", nodes, f"the model has {nodes} nodes with its functions expanded")
+    limits.check("function_depth", calls - 1, f"functions call each other {calls - 1} deep")
+    limits.check("subgraph_depth", depth, f"subgraphs are nested {depth} deep with functions expanded")
+
+
+def _expanded(count: _Count, sizes: dict[Key, tuple[int, int, int]]) -> tuple[int, int, int]:
+    """(nodes, depth of calls, depth of subgraphs) of a body with all its calls expanded."""
+    nodes = count.nodes + sum(times * sizes[key][0] for key, times in count.calls.items())
+    calls = 1 + max((sizes[key][1] for key in count.calls), default=0)
+    depth = max([count.depth, *(at + sizes[key][2] for key, at in count.call_depth.items())])
+    return nodes, calls, depth

@@ -1,0 +1,187 @@
+"""What there is to look at in a network: its layers, with shape, parameters, work and receptive field."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+
+import onnx_ir as ir
+
+from onnxviz.errors import UnknownLayer, UsageError, near
+from onnxviz.graph.analysis import receptive
+from onnxviz.graph.analysis.macs import macs
+from onnxviz.graph.analysis.parameters import Parameters
+from onnxviz.graph.analysis.paths import module_path
+from onnxviz.graph.analysis.receptive import Field
+from onnxviz.graph.analysis.shapes import UNKNOWN_RANK, Facts, Prober, probes, symbolic
+from onnxviz.graph.analysis.dataflow import FLOATS, QUANTISED, dependent, flat, image_input, reads
+
+Pair = tuple[int, int]
+_INTEGER_SUMS = frozenset({"ConvInteger", "MatMulInteger"})
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A named value of the graph that depends on the image."""
+
+    name: str
+    """Name of the value."""
+    op: str
+    """Operator that makes it, as the file spells it."""
+    node: str
+    """Name of the node that makes it; may be ''."""
+    path: tuple[str, ...]
+    """Module path, () where the exporter left none."""
+    shape: tuple[int | str, ...]
+    """Sizes; 'N' for an open batch, 'H/4' and the like for an open image size, '?' where it cannot be told."""
+    parameters: int
+    """Learned numbers that this layer is the first to read."""
+    macs: int
+    """Multiply-accumulates for one image; 0 for operators that are not counted, and where sizes are open."""
+    receptive_field: Pair | None
+    """Height and width, in pixels, of all that a unit depends on; None where it hangs on an open image size."""
+    stride: tuple[int | Fraction, int | Fraction] | None
+    """Pixels from one unit to the next (y, x); a fraction after upsampling, 0 along a direction that the layer
+    does not tell apart; None where it tells no places apart at all."""
+    offset: Pair | None
+    """Topmost row and leftmost column of the field of unit (0, 0); negative where it lies in the padding."""
+    inputs: tuple[str, ...]
+    """Names of the layers that it reads."""
+    local_field: Pair | None = None
+    """Like `receptive_field`, without what comes in as context only: a squeeze-and-excite gate, the statistics of an
+    instance norm, an attention. Equal to it in plain networks."""
+    trace: Field | None = dataclasses.field(default=None, repr=False, compare=False)
+    """The exact map from units to pixels, for `field`."""
+
+
+def layers(model: ir.Model, input: str | None = None, size: Pair | None = None) -> tuple[Layer, ...]:
+    """Every named value that depends on the image and holds activations, in topological order.
+
+    Floating-point values and quantised ones are listed; constants, weights, masks, indices and shape
+    arithmetic are not. `model` is only read. Model-local functions are taken as inlined.
+
+    input    the image input's name; None: the only one
+    size     (height, width) to reckon with in place of what the file declares
+    raises   ModelUnsuitable where no image input can be chosen
+    """
+    model = flat(model)
+    image = image_input(model, input)
+    prober = Prober(model, image)
+    base, by_batch, by_size = probes(prober, size)
+    shapes = symbolic(prober, base, by_batch, by_size)
+    spans = receptive.fields(model.graph, image, prober.layout, base)
+    if by_size is not None:
+        # What differs at another size hangs on the size, which the file leaves open.
+        other = receptive.fields(model.graph, image, prober.layout, by_size)
+        spans = {name: found for name, found in spans.items() if name in other and found.same(other[name])}
+    moved = dependent(model.graph, image)
+    weights = Parameters(moved, base)
+    listed: list[Layer] = []
+    nearest: dict[ir.Value, tuple[str, ...]] = {image: ()}
+    for node in model.graph:
+        if not any(value in moved for value in node.outputs):
+            continue
+        read = _read(node, nearest)
+        path = module_path(node, weights.weights(node))
+        fresh, work = weights.count(node), macs(node, base) if by_size is None else 0
+        for value in node.outputs:
+            nearest[value] = read
+            if not value.name or not _is_activation(value, base):
+                continue
+            nearest[value] = (value.name,)
+            found = spans.get(value.name)
+            listed.append(
+                Layer(
+                    name=value.name,
+                    op=node.op_type,
+                    node=node.name or "",
+                    path=path,
+                    shape=shapes.get(value.name, UNKNOWN_RANK),
+                    parameters=fresh,
+                    macs=work // base.batch,
+                    receptive_field=_extents(found.full) if found is not None else None,
+                    stride=_stride(found),
+                    offset=_offset(found),
+                    inputs=read,
+                    local_field=_extents(found.local) if found is not None else None,
+                    trace=found,
+                )
+            )
+            fresh = work = 0  # a node with several results does its work once
+    return tuple(listed)
+
+
+def field(layer: Layer, y: int = 0, x: int = 0, *, local: bool = False) -> tuple[int, int, int, int]:
+    """The exact input box that unit (y, x) of a layer depends on.
+
+    returns  (top, left, bottom, right) in pixels of the network's input, bottom and right excluded; not
+             clipped, so a box may reach outside the image into the padding
+    local    leave out what comes in as context only (see `Layer.local_field`): the box to cut a patch by
+    raises   UsageError where the field is not known
+    """
+    if layer.trace is None:
+        raise UsageError(
+            f"the receptive field of {layer.name!r} is not known: it hangs on the image size, which this model leaves "
+            "open; give a size"
+        )
+    spans = layer.trace.local if local else layer.trace.full
+    (top, bottom), (left, right) = (
+        s.at(i if placed else 0) for s, i, placed in zip(spans, (y, x), layer.trace.placed, strict=True)
+    )
+    return top, left, bottom + 1, right + 1
+
+
+def resolve(layers: Sequence[Layer], name: str) -> Layer:
+    """The layer of this name: a value's name, a node's name, or a module path such as 'layer1.0.conv1'.
+
+    A path names the last layer of its module, which is the module's result; so does 'layer1.0' or 'layer1'.
+    Raises UnknownLayer with the names most like it.
+    """
+    for layer in layers:
+        if layer.name == name:
+            return layer
+    for layer in layers:
+        if layer.node and layer.node == name:
+            return layer
+    parts = tuple(part for part in name.replace("/", ".").split(".") if part)
+    for layer in reversed(layers):
+        if parts and layer.path[: len(parts)] == parts:
+            return layer
+    known = [layer.name for layer in layers]
+    known += [layer.node for layer in layers if layer.node]
+    known += [".".join(layer.path[:n]) for layer in layers for n in range(1, len(layer.path) + 1)]
+    raise UnknownLayer(
+        f"no layer is named {name!r}{near(name, dict.fromkeys(known))}; `onnxviz inspect` lists the layers"
+    )
+
+
+def _read(node: ir.Node, nearest: dict[ir.Value, tuple[str, ...]]) -> tuple[str, ...]:
+    """The layers that the node reads, through values that are no layers themselves (indices, masks)."""
+    names = [name for value in reads(node) for name in nearest.get(value, ())]
+    return tuple(dict.fromkeys(names))
+
+
+def _is_activation(value: ir.Value, facts: Facts) -> bool:
+    dtype = facts.dtypes.get(value.name or "", value.dtype)
+    node = value.producer()
+    if dtype == ir.DataType.INT32:
+        return node is not None and node.op_type in _INTEGER_SUMS
+    return dtype in FLOATS or dtype in QUANTISED
+
+
+def _extents(spans: tuple[receptive.Span, receptive.Span]) -> Pair:
+    return spans[0].extent, spans[1].extent
+
+
+def _stride(found: Field | None) -> tuple[int | Fraction, int | Fraction] | None:
+    if found is None or not any(found.placed):
+        return None
+    steps = [s.step if placed else Fraction(0) for s, placed in zip(found.local, found.placed, strict=True)]
+    y, x = (step.numerator if step.denominator == 1 else step for step in steps)
+    return y, x
+
+
+def _offset(found: Field | None) -> Pair | None:
+    return (found.full[0].at(0)[0], found.full[1].at(0)[0]) if found is not None else None

@@ -1,0 +1,180 @@
+"""Operations on the model as a whole: a free batch, a free image size, a part of it. All give copies that share weights."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import onnx_ir as ir
+from onnx_ir.passes import common as passes
+
+from onnxviz.errors import ModelUnsuitable
+from onnxviz.graph.analysis.dataflow import FLOATS, dependent, duplicate, image_input, lookup, reads
+from onnxviz.graph.analysis.freeing import Freeing
+from onnxviz.graph.analysis.rules import POINTWISE
+from onnxviz.graph.analysis.shapes import Facts, Prober, annotate, layout
+from onnxviz.graph.analysis.twins import view
+from onnxviz.graph.expose import add_outputs
+
+_FURTHER = (96, 160)
+"""By how many pixels the trial size of `free_size` is larger: different both ways, and multiples of 32."""
+
+
+def free_batch(model: ir.Model, input: str | None = None) -> ir.Model:  # noqa: A002 - ONNX's word
+    """A copy whose batch is dynamic, so that N images at once give what N runs of one give.
+
+    Reshape, Expand, Slice and Resize nodes that hold the fixed batch in a constant are rewritten; constants
+    that stand beside the images (a class token) are repeated for each. Every node is proven to keep the images
+    apart. A model whose batch is open already is copied as it is.
+
+    input    the image input's name; None: the only one
+    raises   ModelUnsuitable, naming the node and the reason, where something forbids it
+    """
+    copy = duplicate(model)
+    image = image_input(copy, input)
+    if image.shape is None:
+        return copy
+    axis = layout(image).batch
+    if axis is None:
+        raise ModelUnsuitable(
+            f"input {image.name!r} has shape {list(image.shape)} without a batch axis; export the model for (N, C, H, W)"
+        )
+    batch = image.shape[axis]
+    if isinstance(batch, int):
+        Freeing(copy, image, axis, batch).run()
+    return copy
+
+
+def cut(model: ir.Model, outputs: Sequence[str]) -> ir.Model:
+    """A copy whose outputs are these values, in this order, with only the nodes, weights and inputs they need.
+
+    raises   UnknownLayer for a name that is no value of the graph, ModelUnsuitable where an element type
+             cannot be told
+    """
+    copy = duplicate(model)
+    values = lookup(copy.graph, outputs)
+    if any(value.type is None for value in values):
+        annotate(copy)
+    copy.graph.outputs.clear()
+    add_outputs(copy.graph, values)
+    _prune(copy)
+    return copy
+
+
+def _prune(model: ir.Model) -> None:
+    """Drop what no output needs: nodes, weights, and inputs other than one at least."""
+    passes.RemoveUnusedNodesPass()(model)
+    graph = model.graph
+    used = [value for value in graph.inputs if value.uses() or value.is_graph_output()]
+    unused = [value for value in graph.inputs if value not in used]
+    for value in unused if used else ():
+        graph.inputs.remove(value)
+
+
+def free_size(model: ir.Model, input: str | None = None) -> tuple[ir.Model, str | None]:  # noqa: A002
+    """A copy that takes images of any height and width, up to the first layer that forbids it.
+
+    A fully connected layer, a Reshape or an addition that holds the image size in its weights or constants forbids it;
+    such layers and all behind them are cut off, and the values that fed them become outputs.
+
+    returns  the copy, and the name of the first value that could not be kept; None where all could
+    raises   ModelUnsuitable where not even the first layer allows another size
+    """
+    copy = duplicate(model)
+    image = image_input(copy, input)
+    where = layout(image)
+    if image.shape is None or where.y is None or where.x is None:
+        if image.shape is not None:
+            raise ModelUnsuitable(f"input {image.name!r} of shape {list(image.shape)} is no image: it has no size to free")
+        return copy, None
+    prober = Prober(copy, image)
+    axes = [axis for axis in (where.y, where.x) if not prober.is_open(axis)]
+    if not axes:
+        return copy, None
+    base = prober.facts()
+    height, width = base.size or (0, 0)
+    further = tuple(by if axis in axes else 0 for axis, by in zip((where.y, where.x), _FURTHER, strict=True))
+    larger = prober.facts(size=(height + further[0], width + further[1]))
+    outputs, first = _free_part(copy.graph, image, base, larger)
+    names = {where.y: "H", where.x: "W"}
+    image.shape = ir.Shape([names[i] if i in axes else d for i, d in enumerate(image.shape)])
+    copy.graph.outputs.clear()
+    copy.graph.outputs.extend(outputs)
+    _prune(copy)
+    for node in copy.graph:  # what the file declared was for its own size
+        for value in node.outputs:
+            value.shape = None
+    annotate(copy, image.name)
+    if not outputs or any(value.type is None for value in outputs):
+        raise ModelUnsuitable(f"no layer of this model takes images of another size: {first!r}, the first, forbids it")
+    return copy, first
+
+
+def _free_part(graph: ir.Graph, image: ir.Value, base: Facts, larger: Facts) -> tuple[list[ir.Value], str | None]:
+    """The outputs of the part that stands the larger size, and the first value that does not."""
+    moved = dependent(graph, image)
+    bad: set[ir.Value] = set()
+    frontier: dict[ir.Value, None] = {}
+    first: str | None = None
+    for node in graph:
+        if not any(value in moved for value in node.outputs):
+            continue
+        read = list(reads(node))
+        if any(value in bad for value in read) or not _stands(node, base, larger):
+            frontier |= {v: None for v in read if v in moved and v not in bad and v is not image}
+            bad.update(node.outputs)
+            first = first or node.outputs[0].name
+    kept = [value for value in graph.outputs if value not in bad]
+    fed = [value for value in frontier if base.dtypes.get(value.name or "", value.dtype) in FLOATS]
+    return list(dict.fromkeys([*kept, *fed])), first
+
+
+def _stands(node: ir.Node, base: Facts, larger: Facts) -> bool:
+    """True where the node gives, for a larger image, what the same layer gives for this one."""
+    for value in node.outputs:
+        if not value.name or not (value.uses() or value.is_graph_output()):
+            continue
+        before, after = base.full_shape(value), larger.full_shape(value)
+        if before is None or after is None or len(before) != len(after):
+            return False
+        if before and before[0] == base.batch and after[0] != before[0]:
+            return False  # pixels have become images
+    twin = view(node)
+    shapes = [larger.full_shape(value) for value in twin.inputs if value is not None]
+    known = [shape for shape in shapes if shape is not None]
+    result = larger.full_shape(node.outputs[0])
+    if len(known) < len(shapes) or result is None:
+        return False
+    return _fits(twin.op, known, result, twin.attributes)
+
+
+def _fits(op: str, shapes: list[tuple[int, ...]], result: tuple[int, ...], attributes: dict[str, object]) -> bool:
+    """The checks that ONNX's inference leaves out."""
+    first = shapes[0]
+    if op in POINTWISE:
+        try:
+            return tuple(np.broadcast_shapes(*shapes)) == result
+        except ValueError:
+            return False
+    if op in ("Reshape", "Flatten", "Squeeze", "Unsqueeze"):
+        return math.prod(first) == math.prod(result)
+    if op == "Gemm":
+        inner = first[0 if attributes.get("transA") else 1], shapes[1][1 if attributes.get("transB") else 0]
+        return inner[0] == inner[1]
+    if op == "MatMul" and not attributes and len(first) > 0:
+        return first[-1] == shapes[1][-2 if len(shapes[1]) > 1 else 0]
+    if op == "Conv":
+        group = attributes.get("group", 1)
+        return isinstance(group, int) and first[1] == shapes[1][1] * group
+    if op == "ConvTranspose":
+        return first[1] == shapes[1][0]
+    if op in ("BatchNormalization", "InstanceNormalization", "GroupNormalization"):
+        return first[1] == shapes[1][0]
+    if op == "LayerNormalization":
+        return len(shapes) < 2 or first[-len(shapes[1]) :] == shapes[1]
+    if op == "Concat":
+        axis = attributes.get("axis", 1)
+        at = int(axis) % len(result) if isinstance(axis, int) else 0
+        return all(s[:at] == first[:at] and s[at + 1 :] == first[at + 1 :] for s in shapes)
+    return True

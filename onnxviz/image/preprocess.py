@@ -1,0 +1,72 @@
+"""The recipes from picture to input tensor: those known by name, and those in files."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Final
+
+from onnxviz.errors import PreprocessingRejected, near
+from onnxviz.image.recipe import Geometry, Preprocessing, plain
+from onnxviz.image.text import printable
+
+__all__ = ["PRESETS", "Geometry", "Preprocessing", "from_file", "preset"]
+
+_IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+#: Recipes by name. `uint8` and `raw` leave pixels at 0...255, as uint8 and as float.
+PRESETS: Final[Mapping[str, Preprocessing]] = {
+    recipe.name: recipe
+    for recipe in (
+        # torchvision's and timm's usual evaluation.
+        Preprocessing((224, 224), _IMAGENET_MEAN, _IMAGENET_STD, crop_fraction=0.875, name="imagenet"),
+        # (RGB − 127)/128, as EfficientNet-Lite was trained.
+        Preprocessing(
+            (224, 224),
+            (127 / 255,) * 3,
+            (128 / 255,) * 3,
+            crop_fraction=0.875,
+            interpolation="bicubic",
+            name="efficientnet-lite",
+        ),
+        # −1...1, as Keras' "tf" mode: Inception, MobileNet, NASNet.
+        Preprocessing((224, 224), (0.5,) * 3, (0.5,) * 3, crop_fraction=0.875, name="tensorflow"),
+        # BGR, 0...255 less the mean colour: the networks that came from Caffe, and Keras' "caffe" mode.
+        Preprocessing(
+            (224, 224),
+            (103.939 / 255, 116.779 / 255, 123.68 / 255),
+            (1 / 255,) * 3,
+            channels="BGR",
+            crop_fraction=0.875,
+            name="caffe",
+        ),
+        Preprocessing(name="unit"),
+        Preprocessing(**plain("RGB"), name="raw"),
+        Preprocessing(**plain("RGB"), dtype="uint8", name="uint8"),
+    )
+}
+
+
+def from_file(path: str | os.PathLike[str]) -> Preprocessing:
+    """The recipe in a JSON file: our own, Hugging Face's preprocessor_config.json, or timm's config.json.
+
+    path     the file, a folder that holds such a file, or the name of a preset
+    raises   PreprocessingRejected
+    """
+    if isinstance(path, str) and path in PRESETS:
+        return PRESETS[path]
+    from onnxviz.image.configs import read_config
+
+    return read_config(path)
+
+
+def preset(name: object) -> Preprocessing:
+    """The recipe called `name`.
+
+    raises   PreprocessingRejected, suggesting near names
+    """
+    if not isinstance(name, str) or name not in PRESETS:
+        raise PreprocessingRejected(
+            f"no preset is called {printable(repr(name), 60)}{near(str(name), PRESETS)}; there are {', '.join(PRESETS)}"
+        )
+    return PRESETS[name]

@@ -1,0 +1,321 @@
+"""Features of the last hidden layer: what the network makes of each picture before it names it."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from onnxviz.errors import ImageRejected, InputRefused, ModelUnsuitable, UnknownLayer
+from onnxviz.image.folder import Listing, Skipped
+from onnxviz.image.text import printable
+from onnxviz.progress import Progress, silent
+from onnxviz.results import Interrupted, Result
+from onnxviz.techniques.stream import source_name, sources, stream
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+    from PIL import Image
+
+    from onnxviz.graph.layers import Layer
+    from onnxviz.image.scatter import Groups
+    from onnxviz.network import Network
+
+# So many classes are told apart in a picture: the palette and its darker round.
+_NAMED = 14
+
+
+@dataclass
+class Embedding(Result):
+    """One vector of features for each image that could be read, in the order of the images.
+
+    values       (N, D) float32
+    files        N names: the path of a file, 'image 3' for a picture that came as an array
+    layer        the layer that the features are of
+    classes      (N,) int64, the network's top class for each image; None where the network is no classifier
+    confidence   (N,) float32, the probability of that class, 0 to 1; None likewise
+    names        what the classes that occur are called
+    prints       (N,) int64, CRC-32 of each picture as the network saw it: tells if a file was replaced since
+    sources      what each image was read from; None where it cannot be read again
+    skipped      what could not be read, with reasons
+    """
+
+    files: list[str] = field(repr=False)
+    layer: str
+    classes: np.ndarray | None = field(repr=False)
+    confidence: np.ndarray | None = field(repr=False)
+    names: dict[int, str] = field(repr=False)
+    prints: np.ndarray = field(repr=False)
+    sources: list[Any] = field(repr=False)
+    skipped: list[Skipped] = field(repr=False)
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    @property
+    def features(self) -> np.ndarray:
+        """`values`, which is never None here."""
+        assert self.values is not None
+        return self.values
+
+    def usable(self) -> np.ndarray:
+        """(N,) bool: the rows without NaN or infinity.
+
+        raises   ModelUnsuitable where there is none
+        """
+        finite: np.ndarray = np.isfinite(self.features).all(axis=1)
+        if not finite.any():
+            raise ModelUnsuitable(
+                f"the features of layer {self.layer!r} are NaN or infinite for every picture; choose an "
+                "earlier --layer, and look for broken weights with `onnxviz inspect`"
+            )
+        return finite
+
+    def groups(self, rows: np.ndarray | None = None) -> Groups | None:
+        """The most frequent top classes of these rows (None: all), for colouring; None for no classifier."""
+        from onnxviz.image.scatter import Groups
+
+        if self.classes is None:
+            return None
+        classes = self.classes if rows is None else self.classes[rows]
+        common = Counter(classes.tolist()).most_common()
+        # One more class than there are colours for gets the grey for itself.
+        shown = [index for index, _ in common[: _NAMED if len(common) > _NAMED + 1 else _NAMED + 1]]
+        place = {index: number for number, index in enumerate(shown)}
+        of = np.array([place.get(index, -1) for index in classes.tolist()], dtype=np.int64)
+        rest = len(common) - len(shown)
+        return Groups(of, [self.names[index] for index in shown], f"{rest} other classes")
+
+    def picture(self) -> Image.Image:
+        """The plane of greatest variance (PCA), points coloured by the network's top class."""
+        from onnxviz.image.scatter import scatter
+        from onnxviz.techniques.project import project
+
+        rows = np.flatnonzero(self.usable())
+        found = project(self.features[rows], "pca")
+        return scatter(found.points, self.groups(rows), axes=found.axes)
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write the features as .npy, .npz, .csv or .parquet, by the ending, and NAME.json with the files.
+
+        .npy holds the features alone; .npz also the files and top classes; .csv and .parquet are tables with
+        a row an image. A .png gives `picture()` with NAME.npy beside it. Each file appears whole or not at
+        all; the features come last.
+
+        raises   UsageError for another ending, MissingDependency for Parquet without pyarrow, OutputRefused
+        """
+        from onnxviz.techniques.feature_files import write
+
+        if Path(path).suffix.lower() == ".png":
+            return super().save(path)
+        return write(self, path)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Embedding:
+        """The features that `save` wrote, with the manifest beside them.
+
+        raises   InputRefused for a file that is none of ours, or whose manifest is missing or does not fit
+        """
+        from onnxviz.techniques.feature_files import read
+
+        return read(path)
+
+    def check(self, net: Network) -> None:
+        """raises   InputRefused when another network or other preprocessing made these features."""
+        made = self.manifest.get("model", {}).get("sha256")
+        if made != net.digest:
+            raise InputRefused(
+                f"these features were made by another model (SHA-256 {str(made)[:12]}…, this one is "
+                f"{net.digest[:12]}…); give the model that made them, or run `onnxviz embed` again"
+            )
+        if _comparable(self.manifest.get("preprocessing")) != _comparable(net.preprocessing.to_dict()):
+            raise InputRefused(
+                "these features were made with other preprocessing (size, mean, std, channels…); give the "
+                "same options, or run `onnxviz embed` again"
+            )
+
+
+def embed(
+    net: Network,
+    images: Any,
+    *,
+    layer: str | None = None,
+    batch: int | None = None,
+    progress: Progress = silent,
+) -> Embedding:
+    """One vector of features for each image: the last hidden layer's, before the network names what it sees.
+
+    CS231n, lecture 12, "last layer". Images go through the network in a stream: memory grows by the features
+    alone. Unreadable ones are left out, listed and counted.
+
+    images   a folder of images, files, PIL images, (H, W, 3) uint8 arrays, or a list of these
+    layer    a layer's name; None: the last hidden layer, found by itself. Of a layer of feature maps
+             (N, C, H, W) each channel is averaged over all places, inside the graph
+    batch    images a run; None: decided by what runs it
+    returns  Embedding, values (N, D) float32
+    raises   UnknownLayer, ModelUnsuitable, ImageRejected when no image could be read, Interrupted with the
+             result so far on Ctrl-C
+    """
+    chosen = _layer(net, layer)
+    listing = sources(_listed(images)).require()
+    graph = _Graph(net, chosen)
+    rows = _Rows(net, listing, chosen.name)
+    interrupted: KeyboardInterrupt | None = None
+    try:
+        for chunk in stream(net, listing.images, graph.build, key=graph.key, batch=batch, progress=progress):
+            rows.skipped += chunk.skipped
+            if len(chunk.index):
+                # The features come first, whatever the model's own names made of theirs.
+                features = chunk.arrays[next(iter(chunk.arrays))]
+                rows.add(chunk.index, chunk.prints, features, chunk.arrays.get(graph.scores))
+    except KeyboardInterrupt as stop:
+        interrupted = stop
+    if not rows.count:
+        if interrupted is not None:
+            raise interrupted
+        reasons = "; ".join(str(one) for one in rows.skipped[:3])
+        raise ImageRejected(f"none of the {len(listing.images)} images could be read ({reasons})")
+    result = rows.result({"layer": chosen.name, "batch": batch})
+    if interrupted is not None:
+        result.manifest["incomplete"] = True
+        raise Interrupted(result) from interrupted
+    return result
+
+
+def _layer(net: Network, name: str | None) -> Layer:
+    """The layer called `name`, or the last hidden one."""
+    if name is not None:
+        return net.layer(name)
+    try:
+        return net.layer(net.head.features)
+    except (ModelUnsuitable, UnknownLayer) as error:
+        raise ModelUnsuitable(f"{error}; or choose the layer of the features with --layer") from error
+
+
+def _listed(images: Any) -> Any:
+    """`images`, with an array of four dimensions (N, H, W, 3) as a list."""
+    return list(images) if isinstance(images, np.ndarray) and images.ndim == 4 else images
+
+
+class _Graph:
+    """The network with the features, and the class scores where it has any, as its outputs."""
+
+    def __init__(self, net: Network, layer: Layer) -> None:
+        self._net = net
+        self._layer = layer
+        try:
+            self.scores = net.head.scores if (net.head.classes or 2) > 1 else ""
+        except ModelUnsuitable:
+            self.scores = ""
+        self.key = ("features", layer.name, self.scores)
+
+    def build(self) -> ir.Model:
+        from onnxviz.graph.pooled import pooled
+        from onnxviz.graph.surgery import cut
+
+        name, keep = self._layer.name, [self.scores] if self.scores else []
+        model = cut(self._net.batched[0], list(dict.fromkeys([name, *keep])))
+        # A shape that the file does not tell: taken as it is, each image's numbers in one row.
+        rank = len(self._layer.shape) if self._layer.shape != ("...",) else 2
+        return pooled(model, name, rank, channels_last=self._net.channels_last(self._layer), keep=keep)
+
+
+class _Rows:
+    """What came of the images so far."""
+
+    def __init__(self, net: Network, listing: Listing, layer: str) -> None:
+        self._net = net
+        self._images: Sequence[Any] = listing.images
+        self._ignored = listing.ignored
+        self._layer = layer
+        self._values = np.empty((0, 0), np.float32)
+        self._index: list[int] = []
+        self._prints: list[int] = []
+        self._classes: list[int] = []
+        self._confidence: list[float] = []
+        self.skipped = list(listing.skipped)
+
+    @property
+    def count(self) -> int:
+        return len(self._index)
+
+    def add(
+        self, index: np.ndarray, prints: np.ndarray, features: np.ndarray, scores: np.ndarray | None
+    ) -> None:
+        flat = features.reshape(len(index), -1)
+        if not self.count:
+            # Once for all images: growing it would need twice the memory. What is not written is not taken.
+            self._values = np.empty((len(self._images), flat.shape[1]), np.float32)
+        if flat.shape[1] != self._values.shape[1]:
+            raise ModelUnsuitable(
+                f"images of different sizes give {flat.shape[1]} and {self._values.shape[1]} numbers in "
+                f"layer {self._layer!r}; give one --size, or a layer of feature maps, which are averaged"
+            )
+        self._values[self.count : self.count + len(index)] = flat
+        if scores is not None:
+            probabilities = self._net.to_probabilities(scores)
+            top = np.argmax(probabilities, axis=1)
+            self._classes += top.tolist()
+            self._confidence += probabilities[np.arange(len(top)), top].tolist()
+        self._index += index.tolist()
+        self._prints += prints.tolist()
+
+    def result(self, parameters: dict[str, Any]) -> Embedding:
+        values = self._values[: self.count]
+        classes = np.array(self._classes, np.int64) if self._classes else None
+        found = Embedding(
+            values=values,
+            manifest={},
+            files=[printable(source_name(self._images[i], i)) for i in self._index],
+            layer=self._layer,
+            classes=classes,
+            confidence=np.array(self._confidence, np.float32) if classes is not None else None,
+            names={} if classes is None else {int(i): self._net.label(int(i)) for i in np.unique(classes)},
+            prints=np.array(self._prints, np.int64),
+            sources=[self._images[i] for i in self._index],
+            skipped=self.skipped,
+        )
+        broken = np.flatnonzero(~np.isfinite(values).all(axis=1))
+        figures = {
+            "images": len(self._images),
+            "embedded": self.count,
+            "features": values.shape[1],
+            "skipped": len(self.skipped),
+            "ignored_files": self._ignored,
+            "not_finite": len(broken),
+        }
+        found.manifest = self._net.manifest("embed", **parameters) | {"figures": figures} | listed(found)
+        if len(broken):
+            names = ", ".join(found.files[i] for i in broken[:3]) + ("…" if len(broken) > 3 else "")
+            found.manifest["warnings"].append(
+                f"the features of {len(broken)} pictures hold NaN or infinity: {names}"
+            )
+        return found
+
+
+def listed(found: Embedding) -> dict[str, Any]:
+    """What the manifest says of each image; `feature_files.read` takes it back."""
+    known = found.classes is not None and found.confidence is not None
+    return {
+        "layer": found.layer,
+        "files": found.files,
+        "prints": found.prints.tolist(),
+        "top_class": found.classes.tolist() if known and found.classes is not None else None,
+        "top_probability": (
+            [round(float(p), 6) for p in found.confidence] if known and found.confidence is not None else None
+        ),
+        "class_names": {str(index): name for index, name in found.names.items()},
+        "skipped": [{"path": printable(one.path), "reason": one.reason} for one in found.skipped],
+    }
+
+
+def _comparable(value: Any) -> Any:
+    """As it is after a way through JSON: lists for tuples, whole numbers and floats alike."""
+    import json
+
+    return json.loads(json.dumps(value), parse_int=float) if value is not None else None

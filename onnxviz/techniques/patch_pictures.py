@@ -1,0 +1,288 @@
+"""Drawing patches: one sheet a channel, and an overview of many channels."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import PurePath
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+from PIL import Image
+
+from onnxviz.errors import ImageRejected
+from onnxviz.image.decode import decode
+from onnxviz.image.io import read
+from onnxviz.image.text import printable, shorten
+from onnxviz.progress import Progress, silent
+from onnxviz.techniques.patch_boxes import to_source, view_size
+from onnxviz.techniques.stream import fingerprint, refusal
+
+if TYPE_CHECKING:
+    from onnxviz.image.preprocess import Preprocessing
+    from onnxviz.techniques.patch_result import LayerPatches, Patches
+
+#: Edge of a tile in pixels: on a sheet, and in the overview.
+TILE: Final = 208
+SMALL: Final = 60
+#: The overview shows at most this many channels, those that stand out most.
+MOST_BLOCKS: Final = 96
+# Sheets are drawn in groups: a group's tiles are in memory at once, and its files are read once.
+_GROUP: Final = 64
+_GREY: Final = 128
+_BLANK: Final = 232
+
+#: A tile: which layer of the result, which row of its arrays, which rank from 0.
+Place = tuple[int, int, int]
+#: Images that could not be read again, with the reason.
+Changed = dict[int, str]
+
+
+def sheet(result: Patches, one: LayerPatches, channel: int) -> Image.Image:
+    """The best patches of one channel, see `Patches.sheet`."""
+    layer, row = result.layers.index(one), one.row(channel)
+    tiles, _ = cut(result, [(layer, row, rank) for rank in range(one.index.shape[1])], TILE)
+    return _draw_sheet(result, layer, row, tiles)
+
+
+def sheets(
+    result: Patches, *, progress: Progress = silent
+) -> Iterator[tuple[LayerPatches, int, Image.Image, Changed]]:
+    """The sheets that `Patches.sheets` names: layer, channel, picture, and the files that had changed."""
+    names = [one.name for one in result.layers]
+    places = [(names.index(name), result[name].row(channel)) for name, channel in result.sheets]
+    for start in range(0, len(places), _GROUP):
+        group = places[start : start + _GROUP]
+        wanted = [(layer, row, k) for layer, row in group for k in range(result.layers[layer].index.shape[1])]
+        tiles, changed = cut(result, wanted, TILE)
+        for done, (layer, row) in enumerate(group, start + 1):
+            one = result.layers[layer]
+            yield one, int(one.channels[row]), _draw_sheet(result, layer, row, tiles), changed
+            progress(done, len(places), "sheets")
+
+
+def overview(result: Patches, *, progress: Progress = silent) -> tuple[Image.Image, Changed]:
+    """A block of small patches for each of up to MOST_BLOCKS channels, and the files that had changed."""
+    share = max(12, MOST_BLOCKS // len(result.layers))
+    rows = [_most_telling(one, share) for one in result.layers]
+    wanted = [
+        (layer, row, k)
+        for layer, one in enumerate(result.layers)
+        for row in rows[layer]
+        for k in range(min(9, one.index.shape[1]))
+    ]
+    tiles, changed = cut(result, wanted, SMALL, progress)
+    parts = [_draw_overview(result, layer, rows[layer], tiles) for layer in range(len(result.layers))]
+    canvas = Image.new(
+        "RGB", (max(part.width for part in parts), sum(part.height for part in parts)), "white"
+    )
+    top = 0
+    for part in parts:
+        canvas.paste(part, (0, top))
+        top += part.height
+    return canvas, changed
+
+
+def _most_telling(one: LayerPatches, most: int) -> list[int]:
+    """The rows of the channels to show: all, or those whose best image stands out most from the rest."""
+    if len(one.channels) <= most:
+        return list(range(len(one.channels)))
+    return sorted(int(row) for row in np.argsort(-one.standing_out, kind="stable")[:most])
+
+
+# --- cutting tiles ----------------------------------------------------------------------------
+
+
+def cut(
+    result: Patches, wanted: Sequence[Place], edge: int, progress: Progress = silent
+) -> tuple[dict[Place, np.ndarray], Changed]:
+    """The patches at these places as (edge, edge, 3) uint8 tiles; each source file is read once, in threads.
+
+    returns   the tiles, without those whose file is gone or is not what was ranked; and the reasons, by image
+    """
+    by_image: dict[int, list[Place]] = {}
+    for layer, row, rank in wanted:
+        index = int(result.layers[layer].index[row, rank])
+        if index >= 0:
+            by_image.setdefault(index, []).append((layer, row, rank))
+
+    def tiles_of(index: int) -> list[tuple[Place, np.ndarray]]:
+        picture = read(result.sources[index])
+        known = {int(result.layers[layer].prints[row, rank]) for layer, row, rank in by_image[index]}
+        if known != {fingerprint(result.preprocessing.view(picture))}:
+            raise ImageRejected("it is not the picture that was ranked; the file was replaced")
+        return [(place, _tile(result, place, picture, edge)) for place in by_image[index]]
+
+    tiles: dict[Place, np.ndarray] = {}
+    changed: Changed = {}
+    for done, (index, found) in enumerate(decode(sorted(by_image), tiles_of, workers=result.workers), 1):
+        if isinstance(found, ImageRejected):
+            changed[index] = refusal(result.sources[index], index, found).reason
+        else:
+            tiles.update(found)
+        progress(done, len(by_image), "patches")
+    return tiles, changed
+
+
+def _tile(result: Patches, place: Place, picture: np.ndarray, edge: int) -> np.ndarray:
+    layer, row, rank = place
+    box = result.layers[layer].boxes[row, rank]
+    return crop(picture, result.preprocessing, (int(box[0]), int(box[1]), int(box[2]), int(box[3])), edge)
+
+
+def crop(
+    picture: np.ndarray, preprocessing: Preprocessing, box: tuple[int, int, int, int], edge: int
+) -> np.ndarray:
+    """A patch of the network's view, from the original's own pixels.
+
+    picture   (H, W, 3) uint8, the original
+    box       top, left, bottom, right in pixels of the network's view; may reach outside
+    edge      pixels of the longer side of the result
+    returns   (h, w, 3) uint8. Every patch of a layer comes out at one scale: what hangs over the border of the view is
+              grey, and where the field is larger than the view, the whole view is shown with what lies outside
+              the field grey
+    """
+    height, width = picture.shape[:2]
+    view = view_size(preprocessing, height, width)
+    shown = [
+        (box[axis], box[axis + 2]) if box[axis + 2] - box[axis] < view[axis] else (0, view[axis])
+        for axis in (0, 1)
+    ]
+    scale = edge / max(stop - start for start, stop in shown)
+    size = [max(1, round((stop - start) * scale)) for start, stop in shown]
+    tile = Image.new("RGB", (size[1], size[0]), (_GREY,) * 3)
+    source = to_source(preprocessing, box, height, width)
+    # Where the visible part lies on the tile: back from the original, which may end before the view does (bars).
+    inside = _to_view(preprocessing, source, height, width)
+    edges = [round((inside[i] - shown[i % 2][0]) * scale) for i in range(4)]
+    edges = [min(max(edges[i], 0), size[i % 2]) for i in range(4)]
+    rows, columns = edges[2] - edges[0], edges[3] - edges[1]
+    if rows > 0 and columns > 0 and source[2] > source[0] and source[3] > source[1]:
+        part = Image.fromarray(picture).resize(
+            (columns, rows), Image.Resampling.BICUBIC, (source[1], source[0], source[3], source[2])
+        )
+        tile.paste(part, (edges[1], edges[0]))
+    return np.asarray(tile)
+
+
+def _to_view(preprocessing: Preprocessing, source: np.ndarray, height: int, width: int) -> list[float]:
+    """A box in pixels of the original, in pixels of the view."""
+    from onnxviz.techniques.patch_boxes import window
+
+    view, frame = view_size(preprocessing, height, width), window(preprocessing, height, width)
+    return [
+        float((source[i] - frame[i % 2]) * view[i % 2] / (frame[i % 2 + 2] - frame[i % 2])) for i in range(4)
+    ]
+
+
+# --- drawing ----------------------------------------------------------------------------------
+
+
+def _draw_sheet(result: Patches, layer: int, row: int, tiles: dict[Place, np.ndarray]) -> Image.Image:
+    from onnxviz.image.sheet import side_by_side
+
+    one = result.layers[layer]
+    ranks = [int(rank) for rank in np.flatnonzero(one.index[row] >= 0)] or [0]
+    cards = []
+    for rank in ranks:
+        index = int(one.index[row, rank])
+        told = f"{_score(one, row, rank)}\n{_short(result, index)}" if index >= 0 else "no image"
+        cards.append((tiles.get((layer, row, rank), _missing(TILE)), told))
+    return side_by_side(
+        cards,
+        height=TILE,
+        columns=math.ceil(math.sqrt(len(ranks))),
+        title=f"{printable(one.name, 60)}, channel {int(one.channels[row])}",
+        subtitle=_subtitle(result, one, row),
+    )
+
+
+def _subtitle(result: Patches, one: LayerPatches, row: int) -> str:
+    best = one.scores[row, 0]
+    seen = int(result.manifest["figures"]["ranked"])
+    told = f"strongest in {int((one.index[row] >= 0).sum())} of {seen} images; {_field(result, one)}"
+    if not best > 0 and one.layer.op in ("Relu", "Clip"):
+        told += "; silent: never above 0"
+    return told
+
+
+def _field(result: Patches, one: LayerPatches) -> str:
+    """What a patch is, in words."""
+    placed = one.layer.trace is not None and any(one.layer.trace.placed)
+    extent = one.layer.local_field
+    size = result.preprocessing.size
+    if not placed or extent is None or (size and extent[0] >= 2 * size[0] and extent[1] >= 2 * size[1]):
+        return "each unit sees the whole picture"
+    return f"a unit sees {extent[1]}×{extent[0]} pixels" + (f" of {size[1]}×{size[0]}" if size else "")
+
+
+def _draw_overview(
+    result: Patches, layer: int, rows: list[int], tiles: dict[Place, np.ndarray]
+) -> Image.Image:
+    from onnxviz.image.sheet import tiles as draw
+
+    one = result.layers[layer]
+    count = min(9, one.index.shape[1])
+    across = max(1, math.ceil(math.sqrt(count)))
+    blocks = [_block([tiles.get((layer, row, k)) for k in range(count)], across) for row in rows]
+    which = (
+        f"all {len(one.channels)} channels"
+        if len(rows) == len(one.channels)
+        else f"the {len(rows)} of {len(one.channels)} channels whose best image stands out most"
+    )
+    return draw(
+        blocks,
+        labels=[str(int(one.channels[row])) for row in rows],
+        title=f"{printable(one.name, 60)}: {which}",
+        subtitle=f"each block: the {count} patches that one channel answers most; {_field(result, one)}",
+    )
+
+
+def _block(pictures: Sequence[np.ndarray | None], across: int) -> np.ndarray:
+    """Small tiles, close together, in rows of `across`."""
+    gap = 2
+    down = math.ceil(len(pictures) / across)
+    pitch = SMALL + gap
+    block = np.full((down * pitch - gap, across * pitch - gap, 3), 255, np.uint8)
+    for i, picture in enumerate(pictures):
+        top, left = i // across * pitch, i % across * pitch
+        if picture is None:
+            block[top : top + SMALL, left : left + SMALL] = _BLANK
+        else:
+            height, width = picture.shape[:2]
+            top, left = top + (SMALL - height) // 2, left + (SMALL - width) // 2
+            block[top : top + height, left : left + width] = picture
+    return block
+
+
+def _missing(edge: int) -> np.ndarray:
+    """A crossed-out tile for a file that could not be read again."""
+    tile = np.full((edge, edge, 3), _BLANK, np.uint8)
+    line = np.arange(edge)
+    tile[line, line] = tile[line, line[::-1]] = 255
+    return tile
+
+
+def _score(one: LayerPatches, row: int, rank: int) -> str:
+    score, before = float(one.scores[row, rank]), float(one.unclipped[row, rank])
+    return f"{score:.3g}" if score == before else f"{score:.3g} ({before:.3g})"
+
+
+def _short(result: Patches, index: int) -> str:
+    return shorten(printable(PurePath(result.name_of(index)).name), 40)
+
+
+def describe(result: Patches) -> list[str]:
+    """The result in a few lines of text, for a terminal."""
+    figures: dict[str, Any] = result.manifest["figures"]
+    lines = [f"{figures['ranked']} of {figures['images']} images, {figures['skipped']} skipped"]
+    for one in result.layers:
+        first = int(np.argmax(one.standing_out))
+        told = f"{printable(one.name)}: {len(one.channels)} channels, {_field(result, one)}"
+        if one.index[first, 0] >= 0:
+            told += (
+                f"; channel {int(one.channels[first])} stands out most, in "
+                f"{printable(result.name_of(int(one.index[first, 0])))}"
+            )
+        lines.append(told)
+    return lines

@@ -1,0 +1,229 @@
+"""What `patches` gives: the best images of each channel, as arrays, a table and pictures."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from onnxviz import tables
+from onnxviz.errors import UsageError
+from onnxviz.files import json_bytes, npy_bytes, png_bytes, write_atomic
+from onnxviz.image.folder import Skipped
+from onnxviz.image.text import file_name, printable
+from onnxviz.progress import Progress, silent
+from onnxviz.results import Result
+from onnxviz.techniques.stream import source_name
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from onnxviz.graph.layers import Layer
+    from onnxviz.image.preprocess import Preprocessing
+
+#: With more channels than this, sheets are drawn only of the channels that were asked for.
+MOST_SHEETS: Final = 64
+
+
+@dataclass(frozen=True)
+class LayerPatches:
+    """The k best images of each of C channels of one layer, best first. No image: index -1 and NaN.
+
+    layer          the layer: name, operator, shape, receptive field
+    channels       (C,) int64, the channels' numbers in the layer
+    scores         (C, k) float32, the channel's largest activation in that image
+    unclipped      (C, k) float32, what was ranked by: the score before the layer's Clip cut it off (ReLU6), elsewhere
+                   the score itself
+    index          (C, k) int64, which image
+    positions      (C, k, 2) int64, row and column of the unit in the feature map
+    boxes          (C, k, 4) int64, top, left, bottom, right of the unit's receptive field in pixels of the picture as
+                   the network sees it, bottom and right excluded; not clipped: it may reach into the padding
+    source_boxes   (C, k, 4) float64, what of that is visible, in pixels of the original image file (upright)
+    sizes          (C, k, 2) int64, height and width of the original
+    prints         (C, k) int64, CRC-32 of the picture as the network saw it
+    mean, deviation   (C,) float64, of `unclipped` over all images, each channel's largest activation an image
+    standing_out   (C,) float64, how many standard deviations the best image lies above the mean
+    undefined      (C,) int64, images for which the channel was NaN; they are not ranked
+    """
+
+    layer: Layer
+    channels: np.ndarray
+    scores: np.ndarray
+    unclipped: np.ndarray
+    index: np.ndarray
+    positions: np.ndarray
+    boxes: np.ndarray
+    source_boxes: np.ndarray
+    sizes: np.ndarray
+    prints: np.ndarray
+    mean: np.ndarray
+    deviation: np.ndarray
+    standing_out: np.ndarray
+    undefined: np.ndarray
+
+    @property
+    def name(self) -> str:
+        """The layer's name."""
+        return self.layer.name
+
+    def row(self, channel: int) -> int:
+        """Where `channel` is in the arrays.
+
+        raises   UsageError
+        """
+        found = np.flatnonzero(self.channels == channel)
+        if not len(found):
+            raise UsageError(
+                f"channel {channel} of {self.name!r} is not in this result, which has {listed(self.channels)}"
+            )
+        return int(found[0])
+
+
+@dataclass
+class Patches(Result):
+    """The images that each channel answers most, with the patch that the strongest unit sees.
+
+    values      (C, k) float32, the scores; with several layers one after the other
+    layers      one entry a layer
+    sources     every image that was looked at; `index` counts in it
+    skipped     images that could not be read
+    sheets      the channels that `save` draws a sheet of, (layer name, channel) each
+    """
+
+    layers: tuple[LayerPatches, ...]
+    sources: Sequence[Any] = field(repr=False)
+    skipped: list[Skipped] = field(repr=False)
+    preprocessing: Preprocessing = field(repr=False)
+    sheets: list[tuple[str, int]] = field(repr=False)
+    workers: int = field(default=1, repr=False)
+
+    def __getitem__(self, layer: str) -> LayerPatches:
+        for one in self.layers:
+            if one.name == layer:
+                return one
+        names = ", ".join(repr(one.name) for one in self.layers)
+        raise UsageError(f"layer {layer!r} is not in this result, which has {names}")
+
+    def _only(self, layer: str | None) -> LayerPatches:
+        if layer is not None:
+            return self[layer]
+        if len(self.layers) > 1:
+            names = ", ".join(repr(one.name) for one in self.layers)
+            raise UsageError(f"this result has several layers ({names}): choose one, as in result[layer]")
+        return self.layers[0]
+
+    @property
+    def scores(self) -> np.ndarray:
+        """(C, k) float32, for a result of one layer."""
+        return self._only(None).scores
+
+    @property
+    def index(self) -> np.ndarray:
+        """(C, k) int64, for a result of one layer."""
+        return self._only(None).index
+
+    @property
+    def positions(self) -> np.ndarray:
+        """(C, k, 2) int64, for a result of one layer."""
+        return self._only(None).positions
+
+    @property
+    def boxes(self) -> np.ndarray:
+        """(C, k, 4) int64, for a result of one layer."""
+        return self._only(None).boxes
+
+    def name_of(self, index: int) -> str:
+        """What image `index` is called: its path, or its number."""
+        return source_name(self.sources[index], index)
+
+    def sheet(self, channel: int, layer: str | None = None) -> Image.Image:
+        """The best patches of one channel, large, each with its score and file.
+
+        The source files are read again; one that was replaced or is gone is a crossed-out square.
+        """
+        from onnxviz.techniques.patch_pictures import sheet
+
+        return sheet(self, self._only(layer), channel)
+
+    def picture(self) -> Image.Image:
+        """The overview: a block of small patches a channel."""
+        from onnxviz.techniques.patch_pictures import overview
+
+        return overview(self)[0]
+
+    def table(self) -> dict[str, Any]:
+        """One row for each patch, as columns.
+
+        layer, channel, rank (from 1), score, unclipped, file, image (its number), y, x (the unit in the feature
+        map), top, left, bottom, right (its receptive field in the picture as the network sees it; may reach outside
+        it), file_top ... file_right (what is visible of that, in pixels of the upright original), file_height,
+        file_width.
+        """
+        columns: dict[str, list[Any]] = {}
+        for one in self.layers:
+            rows, ranks = np.nonzero(one.index >= 0)
+            index = one.index[rows, ranks]
+            part: dict[str, Any] = {
+                "layer": [printable(one.name)] * len(rows),
+                "channel": one.channels[rows],
+                "rank": ranks + 1,
+                "score": one.scores[rows, ranks],
+                "unclipped": one.unclipped[rows, ranks],
+                "file": [printable(self.name_of(int(i))) for i in index],
+                "image": index,
+            }
+            edges = ("top", "left", "bottom", "right")
+            part |= dict(zip("yx", one.positions[rows, ranks].T, strict=True))
+            part |= dict(zip(edges, one.boxes[rows, ranks].T, strict=True))
+            visible = np.round(one.source_boxes[rows, ranks], 2)
+            part |= dict(zip((f"file_{edge}" for edge in edges), visible.T, strict=True))
+            part |= dict(zip(("file_height", "file_width"), one.sizes[rows, ranks].T, strict=True))
+            for name, cells in part.items():
+                columns.setdefault(name, []).append(cells)
+        return {name: _joined(parts) for name, parts in columns.items()}
+
+    def save(self, path: str | os.PathLike[str], *, table: str = "csv", progress: Progress = silent) -> Path:
+        """Write a folder: overview.png, LAYER/channel-0005.png, patches.csv, patches.json, patches.npy, manifest.json.
+
+        table    'csv', or 'parquet' for patches.parquet in its place (needs pyarrow)
+        Each file appears whole or not at all; the manifest comes last and lists the others.
+        raises   OutputRefused, MissingDependency
+        """
+        from onnxviz.techniques.patch_pictures import overview, sheets
+
+        folder = Path(path)
+        encode = tables.encoder(table)
+        columns = self.table()
+        files = [write_atomic(folder / f"patches.{table}", encode(columns))]
+        if table != "json":
+            files.append(write_atomic(folder / "patches.json", tables.table_json_bytes(columns)))
+        files.append(write_atomic(folder / "patches.npy", npy_bytes(np.asarray(self.values))))
+        picture, changed = overview(self, progress=progress)
+        files.append(write_atomic(folder / "overview.png", png_bytes(picture)))
+        for layer, channel, drawn, gone in sheets(self, progress=progress):
+            target = folder / file_name(layer.name) / f"channel-{channel:04d}.png"
+            files.append(write_atomic(target, png_bytes(drawn)))
+            changed |= gone
+        self.manifest["files"] = [file.relative_to(folder).as_posix() for file in files]
+        self.manifest["changed"] = [
+            {"path": printable(self.name_of(i)), "reason": reason} for i, reason in sorted(changed.items())
+        ]
+        write_atomic(folder / "manifest.json", json_bytes(self.manifest))
+        return folder
+
+
+def listed(numbers: np.ndarray) -> str:
+    """Channel numbers in a few words: '0 to 95', or '3, 7, 12'."""
+    if len(numbers) > 1 and np.array_equal(numbers, np.arange(numbers[0], numbers[0] + len(numbers))):
+        return f"{numbers[0]} to {numbers[-1]}"
+    return ", ".join(map(str, numbers[:12])) + (", ..." if len(numbers) > 12 else "")
+
+
+def _joined(parts: list[Any]) -> Any:
+    if isinstance(parts[0], np.ndarray):
+        return np.concatenate(parts)
+    return [cell for part in parts for cell in part]

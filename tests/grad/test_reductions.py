@@ -1,0 +1,91 @@
+"""Reductions, normalising operators, matrix products: central differences in float64."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from tests.grad.oracle import Case, apart, check, ints, normal, positive
+
+ORT = {"oracle": "ort", "step": 2e-2, "tolerance": 2e-3}
+
+
+def reductions():
+    kinds = {
+        "Sum": normal(2, 3, 4), "Mean": normal(2, 3, 4), "Max": apart(2, 3, 4), "Min": apart(2, 3, 4), "L1": apart(2, 3, 4),
+        "L2": normal(2, 3, 4), "SumSquare": normal(2, 3, 4), "LogSum": positive(2, 3, 4), "LogSumExp": normal(2, 3, 4),
+        "Prod": positive(2, 3, 4),
+    }  # fmt: skip
+    for kind, x in kinds.items():
+        name = f"Reduce{kind}"
+        for axes in (None, ints([1]), ints([0, -1])):
+            for keep in (0, 1):
+                inputs = {"x": x} if axes is None else {"x": x, "axes": axes}
+                yield Case(name, inputs, {"keepdims": keep}, constant=("axes",), label=str(axes))
+        yield Case(name, {"x": x}, {"noop_with_empty_axes": 1}, label="noop")
+        yield Case(name, {"x": x}, {"axes": [0, -1], "keepdims": 0}, opset=11, oracle="ort", step=1e-2, tolerance=2e-3)
+        yield Case(name, {"x": x, "axes": ints([1])}, {}, label="moving")
+        yield Case(name, {"x": x, "axes": ints([1])}, {"keepdims": 0}, label="moving")
+
+
+ZEROS = np.array([[2.0, 0.0, 3.0], [0.0, 0.0, 1.0], [1.5, -2.0, 0.5]], np.float32)
+C = 4
+NORMS = [
+    Case("BatchNormalization", {"x": normal(2, C, 3), "s": positive(C), "b": normal(C), "m": normal(C), "v": positive(C)}, a,
+         constant=("s", "b", "m", "v"), label=str(a)) for a in ({}, {"epsilon": 0.1})
+] + [
+    Case("BatchNormalization", {"x": normal(2, C, 3, 2), "s": positive(C), "b": normal(C), "m": normal(C), "v": positive(C)}, label="all"),
+    *(Case("BatchNormalization", {"x": normal(2, C, 3), "s": positive(C), "b": normal(C), "m": normal(C), "v": positive(C)},
+           a, opset=o, constant=("s", "b", "m", "v"), oracle="ort", step=0.1)
+      for o, a in ((7, {}), (7, {"spatial": 1}), (9, {"momentum": 0.8}), (14, {}))),
+    Case("InstanceNormalization", {"x": normal(2, 3, 5), "s": positive(3), "b": normal(3)}),
+    Case("InstanceNormalization", {"x": normal(2, 3, 4, 3), "s": positive(3), "b": normal(3)}, {"epsilon": 0.1}, **ORT),
+    Case("LayerNormalization", {"x": normal(2, 3, 4), "s": positive(4), "b": normal(4)}, opset=17, **ORT),
+    Case("LayerNormalization", {"x": normal(2, 3, 4), "s": positive(4)}, {"axis": 2}, opset=17, **ORT),
+    Case("LayerNormalization", {"x": normal(2, 3, 4), "s": positive(3, 4), "b": normal(3, 4)}, {"axis": 1, "epsilon": 0.1}, opset=17, **ORT),
+    Case("LayerNormalization", {"x": normal(2, 3, 4), "s": positive(3, 4), "b": normal(3, 4)}, {"axis": -2}, opset=17, **ORT),
+    Case("GroupNormalization", {"x": normal(2, 6, 3, 2), "s": positive(3), "b": normal(3)}, {"num_groups": 3}, opset=18, **ORT),
+    Case("GroupNormalization", {"x": normal(2, 6, 3, 2), "s": positive(6), "b": normal(6)}, {"num_groups": 3, "epsilon": 0.1}, opset=21, **ORT),
+    Case("RMSNormalization", {"x": normal(2, 3, 4), "s": positive(4)}, opset=23, **ORT),
+    Case("RMSNormalization", {"x": normal(2, 3, 4), "s": positive(3, 4)}, {"axis": 1, "epsilon": 0.1}, opset=23, **ORT),
+    Case("MeanVarianceNormalization", {"x": normal(2, 3, 4, 2)}, **ORT),
+    Case("MeanVarianceNormalization", {"x": normal(2, 3, 4, 2)}, {"axes": [1, 3]}, **ORT),
+    *(Case("LRN", {"x": normal(2, 6, 3, 2)}, {"size": n, **a}, **ORT) for n in (1, 3, 5) for a in ({}, {"alpha": 0.4, "beta": 0.6, "bias": 2.0})),
+]  # fmt: skip
+
+
+def products():
+    for a, b in (
+        ((2, 3), (3, 4)), ((3,), (3, 4)), ((2, 3), (3,)), ((3,), (3,)), ((5, 2, 3), (3, 4)), ((2, 3), (5, 3, 4)),
+        ((5, 2, 3), (5, 3, 4)), ((1, 2, 3), (5, 3, 4)), ((5, 1, 2, 3), (2, 3, 4)), ((3,), (5, 3, 4)), ((5, 2, 3), (3,)),
+        ((2, 5, 2, 3), (3,)), ((3,), (2, 5, 3, 4)),
+    ):  # fmt: skip
+        yield Case("MatMul", {"a": normal(*a), "b": normal(*b)}, label=f"{a}x{b}".replace(" ", ""))
+    for ta in (0, 1):
+        for tb in (0, 1):
+            for c in (None, (2, 4), (4,), (2, 1), ()):
+                a, b = normal(*((3, 2) if ta else (2, 3))), normal(*((4, 3) if tb else (3, 4)))
+                inputs = {"a": a, "b": b} if c is None else {"a": a, "b": b, "c": np.asarray(normal(*c))}
+                yield Case("Gemm", inputs, {"transA": ta, "transB": tb}, label=str(c))
+    yield Case("Gemm", {"a": normal(2, 3), "b": normal(3, 4), "c": normal(4)}, {"alpha": 0.5, "beta": 2.0})
+    yield Case("Gemm", {"a": normal(2, 3), "b": normal(3, 4), "c": normal(4)}, {"alpha": 0.5}, opset=7, **ORT)
+    for equation, shapes in {
+        "ij,jk->ik": ((2, 3), (3, 4)), "bij,bkj->bik": ((5, 2, 3), (5, 4, 3)), "ij->ji": ((2, 3),), "ij->i": ((2, 3),),
+        "ij->": ((2, 3),), "i,j->ij": ((2,), (3,)), "ij,ij->": ((2, 3), (2, 3)), "bchw,c->bhw": ((2, 3, 2, 2), (3,)),
+        "ij,jk,kl->il": ((2, 3), (3, 2), (2, 4)), "ij,jk": ((2, 3), (3, 4)),
+    }.items():  # fmt: skip
+        inputs = {f"x{i}": normal(*s) for i, s in enumerate(shapes)}
+        yield Case("Einsum", inputs, {"equation": equation})
+
+
+@pytest.mark.parametrize("case", [*reductions(), *NORMS, *products()], ids=lambda case: case.id)
+@pytest.mark.parametrize("dynamic", [False, True], ids=["static", "dynamic"])
+def test_rule(case: Case, dynamic: bool) -> None:
+    if dynamic and case.op == "GroupNormalization":
+        dynamic = False  # the number of channels must be known, and always is in files
+    check(case, dynamic=dynamic)
+
+
+def test_product_with_zeros() -> None:
+    """One zero: only it has a derivative. Several: none has."""
+    check(Case("ReduceProd", {"x": ZEROS, "axes": ints([1])}, constant=("axes",), step=1e-3))

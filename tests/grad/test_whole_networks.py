@@ -1,0 +1,82 @@
+"""Whole networks against torch autograd: relative error, or cosine where single units flip at rounding level."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+import torch
+
+from onnxviz import objectives
+from onnxviz.grad.model import gradient_model, value_and_gradient
+from tests import networks
+from tests.grad import torch_graph
+from tests.grad.oracle import session
+
+torch.set_num_threads(1)
+
+
+def agree(found: np.ndarray, expected: np.ndarray) -> None:
+    assert found.shape == expected.shape
+    assert np.isfinite(found).all()
+    cosine = float((found * expected).sum() / (np.linalg.norm(found) * np.linalg.norm(expected)))
+    relative = float(np.linalg.norm(found - expected) / np.linalg.norm(expected))
+    assert relative <= 1e-4 or cosine >= 0.9999, (relative, cosine)
+
+
+@pytest.mark.parametrize("name", networks.LIGHT)
+def test_light(name: str) -> None:
+    """Opset 9, IR version 3, static batch: gradient of one score by the image."""
+    model = networks.light(name)
+    source = model.graph.input[0].name
+    shape = [d.dim_value for d in model.graph.input[0].type.tensor_type.shape.dim]
+    x = np.random.default_rng(1).standard_normal(shape).astype(np.float32)
+    loaded = ir.from_proto(model)
+    output = model.graph.output[0].name
+    built = gradient_model(loaded, of=output, wrt=source)
+    assert [v.name for v in built.graph.outputs] == [output, f"{source}.gradient"]
+    tensor = torch.tensor(x, requires_grad=True)
+    y = torch_graph.run(model, {source: tensor})[output]
+    cotangent = np.random.default_rng(2).standard_normal(y.shape).astype(np.float32)
+    y.backward(torch.tensor(cotangent))
+    expected_y, expected = y.detach().numpy(), tensor.grad.numpy()
+    del model, loaded, y
+    proto = ir.to_proto(built)
+    del built
+    onnx.checker.check_model(proto, full_check=True)
+    assert {n.domain for n in proto.graph.node} == {""}
+    engine = session(proto)
+    del proto
+    score, gradient = engine.run(None, {source: x, f"{output}.cotangent": cotangent})
+    np.testing.assert_allclose(score, expected_y, rtol=1e-3, atol=1e-5)
+    agree(gradient, expected)
+
+
+@pytest.mark.parametrize("batch", [1, 3, 8])
+def test_dynamic_batch_and_size(batch: int) -> None:
+    model = networks.tiny_cnn()
+    loaded = ir.from_proto(model)
+    for node in loaded.graph:  # a file need not declare what lies between
+        for value in node.outputs:
+            if not value.is_graph_output():
+                value.shape = None
+    proto = ir.to_proto(gradient_model(loaded))
+    source, output = model.graph.input[0].name, model.graph.output[0].name
+    shape = [d.dim_value or batch for d in model.graph.input[0].type.tensor_type.shape.dim]
+    x = np.random.default_rng(batch).standard_normal(shape).astype(np.float32)
+    tensor = torch.tensor(x, requires_grad=True)
+    y = torch_graph.run(model, {source: tensor})[output]
+    cotangent = np.random.default_rng(2).standard_normal(y.shape).astype(np.float32)
+    y.backward(torch.tensor(cotangent))
+    _, gradient = session(proto).run(None, {source: x, f"{output}.cotangent": cotangent})
+    agree(gradient, tensor.grad.numpy())
+
+
+def test_only_what_is_needed_is_kept() -> None:
+    """The gradient by a layer does not compute the layer's input side twice, nor what lies behind the objective."""
+    model = ir.from_proto(networks.tiny_cnn())
+    layer = next(n.outputs[0].name for n in model.graph if n.op_type == "Relu")
+    built = value_and_gradient(model, objectives.l2(layer), layer)
+    assert len(list(built.graph)) < len(list(model.graph)) + 12
+    assert {n.op_type for n in built.graph}.isdisjoint({"Gemm"})

@@ -1,0 +1,99 @@
+"""`onnxviz.*` metadata: what is written is read again, and nothing that a stranger writes can do harm."""
+
+import json
+
+import onnx_ir as ir
+import pytest
+
+from onnxviz.graph import metadata
+from onnxviz.graph.metadata import LABELS, PREPROCESSING, Metadata, read, write
+from onnxviz.image.preprocess import PRESETS
+
+FIELDS = {"size": [4, 6], "mean": [0.5, 0.5, 0.5], "name": "x"}
+
+
+def model(**props):
+    graph = ir.Graph([], [], nodes=[], opset_imports={"": 18}, name="g")
+    found = ir.Model(graph, ir_version=10)
+    found.metadata_props.update({f"onnxviz.{key}": value for key, value in props.items()})
+    return found
+
+
+def test_what_is_written_is_read_again():
+    props = {}
+    given = Metadata(FIELDS, ("tench", "Brüssel 'griffon'\n"), "a paper", "Apache-2.0")
+    write(props, given)
+    assert read(props) == given
+
+
+def test_the_same_facts_give_the_same_text():
+    one, other = {}, {}
+    write(one, Metadata(preprocessing={"a": 1, "b": 2}))
+    write(other, Metadata(preprocessing={"b": 2, "a": 1}))
+    assert one == other == {PREPROCESSING: '{"a":1,"b":2}'}
+
+
+def test_none_leaves_what_was_there():
+    props = {LABELS: '["a"]', "author": "me"}
+    write(props, Metadata(source="s"))
+    assert props == {LABELS: '["a"]', "author": "me", "onnxviz.source": "s"}
+
+
+def test_a_model_that_says_nothing():
+    assert read({"author": "me"}) == Metadata()
+
+
+@pytest.mark.parametrize(
+    ("key", "text"),
+    [
+        (PREPROCESSING, "{"),
+        (PREPROCESSING, "[1]"),
+        (PREPROCESSING, "null"),
+        (PREPROCESSING, "[" * 100_000),
+        (LABELS, "not json"),
+        (LABELS, '{"0": "cat"}'),
+        (LABELS, '["cat", 3]'),
+        (LABELS, '["cat", null]'),
+        (LABELS, '"cat"'),
+    ],
+)
+def test_what_cannot_be_read_is_left_out_with_a_warning(key, text):
+    found = read({key: text})
+    assert found.preprocessing is None
+    assert found.labels is None
+    if text != "null":  # no fact at all
+        (warning,) = found.warnings
+        assert key in warning and "ignored" in warning
+
+
+def test_a_flood_of_labels_is_not_read(monkeypatch):
+    monkeypatch.setattr(metadata, "MAX_LABELS", 2)
+    assert read({LABELS: '["a","b"]'}).labels == ("a", "b")
+    assert read({LABELS: '["a","b","c"]'}).labels is None
+    monkeypatch.setattr(metadata, "MAX_CHARACTERS", 5)
+    found = read({LABELS: '["a","b"]'})
+    assert found.labels is None and "9 characters" in found.warnings[0]
+
+
+def test_labels_and_preprocessing_of_a_model():
+    preset = PRESETS["imagenet"]
+    found = model(labels='["a","b"]', preprocessing=json.dumps(preset.to_dict()))
+    assert metadata.read_labels(found) == ["a", "b"]
+    assert metadata.read_preprocessing(found) == preset
+    assert metadata.read_labels(model()) is None
+    assert metadata.read_preprocessing(model()) is None
+
+
+@pytest.mark.parametrize("text", ["[]", '{"size": "large"}', '{"mean": "x"}', "{"])
+def test_preprocessing_that_makes_no_sense_is_a_warning(text):
+    warnings = []
+    assert metadata.read_preprocessing(model(preprocessing=text), warnings) is None
+    assert len(warnings) == 1 and PREPROCESSING in warnings[0]
+    assert metadata.read_preprocessing(model(preprocessing=text)) is None
+
+
+def test_each_reader_notes_only_its_own_troubles():
+    found = model(labels="[", preprocessing="[")
+    warnings = []
+    assert metadata.read_labels(found, warnings) is None
+    assert len(warnings) == 1 and LABELS in warnings[0]

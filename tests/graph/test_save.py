@@ -1,0 +1,42 @@
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+import onnxviz
+from onnxviz.errors import OutputRefused
+from onnxviz.graph.save import save
+
+
+@pytest.fixture
+def model():
+    weight = np.random.default_rng(0).normal(size=(4, 3, 3, 3)).astype(np.float32)
+    graph = helper.make_graph(
+        [helper.make_node("Conv", ["x", "w"], ["y"])],
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 3, 8, 8])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 4, 6, 6])],
+        [numpy_helper.from_array(weight, "w")],
+    )
+    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    return ir.serde.deserialize_model(proto)
+
+
+@pytest.mark.parametrize("limit", [1 << 30, 10])
+def test_what_is_saved_loads_again_as_the_same(model, tmp_path, limit):
+    path = save(model, tmp_path / "m.onnx", one_file_bytes=limit)
+    assert (tmp_path / "m.onnx.data").exists() == (limit == 10)
+    onnx.checker.check_model(path)
+    weights = onnxviz.load(path).model.graph.initializers["w"].const_value.numpy()
+    np.testing.assert_array_equal(weights, model.graph.initializers["w"].const_value.numpy())
+
+
+def test_the_callers_model_keeps_its_weights(model, tmp_path):
+    save(model, tmp_path / "m.onnx", one_file_bytes=10)
+    assert isinstance(model.graph.initializers["w"].const_value.numpy(), np.ndarray)
+
+
+def test_a_folder_is_no_file(model, tmp_path):
+    with pytest.raises(OutputRefused):
+        save(model, tmp_path)

@@ -1,0 +1,168 @@
+"""Reading ahead in threads: in order, bounded, and over when the generator is."""
+
+from __future__ import annotations
+
+import gc
+import itertools
+import threading
+import time
+import weakref
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from onnxviz.errors import ImageRejected, UsageError
+from onnxviz.image.folder import decode, find
+
+
+def test_pictures_and_reasons_in_order(tmp_path):
+    for i in range(12):
+        Image.new("RGB", (4, 3), (i, 0, 0)).save(tmp_path / f"{i}.png")
+    (tmp_path / "5.png").write_bytes(b"")
+    listing = find(tmp_path)
+    results = list(decode(listing.images))
+    assert [path for path, _ in results] == list(listing.images)
+    for i, (path, image) in enumerate(results):
+        if i == 5:
+            assert isinstance(image, ImageRejected)
+            assert path.name in str(image)
+        else:
+            assert isinstance(image, np.ndarray)
+            assert image.shape == (3, 4, 3)
+            assert image[0, 0, 0] == i
+
+
+def test_order_holds_when_the_first_is_slow():
+    done = []
+
+    def read(i):
+        time.sleep(0.05 if i == 0 else 0)
+        done.append(i)
+        return i * i
+
+    assert list(decode(range(20), read, workers=4)) == [(i, i * i) for i in range(20)]
+    assert done[0] != 0  # the others did not wait for it
+
+
+def test_it_runs_in_several_threads():
+    meeting = threading.Barrier(3, timeout=10)
+    assert len(list(decode(range(3), lambda i: meeting.wait(), workers=3))) == 3
+
+
+@pytest.mark.parametrize(("workers", "ahead"), [(1, 0), (1, 3), (3, 0), (4, 5)])
+def test_it_looks_no_further_ahead_than_told(workers, ahead):
+    taken = 0
+
+    def endless():
+        nonlocal taken
+        for i in itertools.count():
+            taken += 1
+            yield i
+
+    stream = decode(endless(), lambda i: i, workers=workers, ahead=ahead)
+    assert taken == 0
+    for given, (i, _) in enumerate(itertools.islice(stream, 30)):
+        assert i == given
+        assert taken <= given + workers + ahead
+    stream.close()
+
+
+class Picture:
+    """Something that can be watched being forgotten."""
+
+
+def test_memory_is_flat():
+    alive: weakref.WeakSet[Picture] = weakref.WeakSet()
+
+    def read(i):
+        picture = Picture()
+        alive.add(picture)
+        return picture
+
+    most = 0
+    for _, _picture in decode(range(300), read, workers=2, ahead=3):
+        most = max(most, len(alive))
+    # In the window, the one in hand, the one in hand before (its name is bound until the next comes), and one
+    # a worker that has just been returned.
+    assert most <= 2 + 3 + 2 + 2
+    del _picture
+    gc.collect()
+    assert not alive
+
+
+def test_a_reason_keeps_nothing_alive():
+    kept = []
+
+    def read(i):
+        picture = Picture()
+        kept.append(weakref.ref(picture))
+        try:
+            raise OSError
+        except OSError as error:
+            raise ImageRejected("no") from error
+
+    results = list(decode(range(3), read, workers=1))
+    gc.collect()
+    assert all(isinstance(reason, ImageRejected) for _, reason in results)
+    assert not any(ref() for ref in kept)
+
+
+def test_closing_stops_it():
+    before = threading.active_count()
+    started = []
+
+    def read(i):
+        started.append(i)
+        time.sleep(0.005)
+        return i
+
+    stream = decode(itertools.count(), read, workers=2, ahead=6)
+    for _ in range(3):
+        next(stream)
+    assert threading.active_count() > before
+    stream.close()
+    count = len(started)
+    assert threading.active_count() == before
+    time.sleep(0.03)
+    assert len(started) == count <= 3 + 8
+
+
+def test_dropping_stops_it():
+    before = threading.active_count()
+    stream = decode(itertools.count(), lambda i: i, workers=2)
+    next(stream)
+    del stream
+    gc.collect()
+    assert threading.active_count() == before
+
+
+def test_an_unused_one_starts_nothing():
+    before = threading.active_count()
+    decode(range(9), lambda i: i)
+    assert threading.active_count() == before
+
+
+def test_a_real_error_comes_out_and_ends_it():
+    before = threading.active_count()
+
+    def read(i):
+        if i == 2:
+            raise ZeroDivisionError
+        return i
+
+    stream = decode(itertools.count(), read, workers=2)
+    assert [next(stream)[0], next(stream)[0]] == [0, 1]
+    with pytest.raises(ZeroDivisionError):
+        next(stream)
+    assert threading.active_count() == before
+
+
+def test_nothing_to_read():
+    assert list(decode([])) == []
+
+
+@pytest.mark.parametrize(("workers", "ahead"), [(0, 1), (-1, 1), (1, -1)])
+def test_counts_that_make_no_sense(workers, ahead):
+    with pytest.raises(UsageError, match="expected at least"):
+        decode([], workers=workers, ahead=ahead)

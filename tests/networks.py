@@ -1,0 +1,266 @@
+"""Networks for the tests, all made on the spot: the classics of the onnx wheel with random weights, and odd forms.
+
+Each maker gives an `onnx.ModelProto`. The same arguments give the same bytes.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+LIGHT = (
+    "bvlc_alexnet",
+    "densenet121",
+    "inception_v1",
+    "inception_v2",
+    "resnet50",
+    "shufflenet",
+    "squeezenet",
+    "vgg19",
+    "zfnet512",
+)
+"""The networks of `light`: opset 9, IR version 3, static batch 1, weights listed among the inputs."""
+
+# By what the last weights are multiplied, so that the logits of a normalised photo have a spread of about 2.
+_LAST = {"inception_v1": 15.0, "resnet50": 1 / 600, "shufflenet": 1 / 6000}
+
+
+def bare(name: str) -> onnx.ModelProto:
+    """A classic network as the onnx wheel ships it: weights made by ConstantOfShape nodes, all equal."""
+    return onnx.load(Path(onnx.__file__).parent / f"backend/test/data/light/light_{name}.onnx")
+
+
+def light(name: str, seed: int = 0, width: int = 4096) -> onnx.ModelProto:
+    """A classic network of the onnx wheel, its weights replaced by seeded random ones.
+
+    Weights are He-scaled, biases and batch statistics mild. width: of the hidden fully connected layers of AlexNet,
+    VGG-19 and ZFNet (575 MB as it is; with 256, a fifth of that).
+    """
+    model = bare(name)
+    graph = model.graph
+    rng = np.random.default_rng(seed)
+    stored = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    fillers = {node.output[0]: node for node in graph.node if node.op_type == "ConstantOfShape"}
+    shapes = {output: stored[node.input[0]] for output, node in fillers.items()}
+    roles: dict[str, tuple[str, int]] = {}
+    for node in reversed(graph.node):  # a weight that is only given another shape has the role of the result
+        for place, value in enumerate(node.input):
+            reshaped = node.op_type in ("Reshape", "Unsqueeze") and place == 0
+            roles[value] = roles.get(node.output[0], ("", 0)) if reshaped else (node.op_type, place)
+
+    weights: dict[str, np.ndarray] = {}
+    for value in [*(i.name for i in graph.initializer), *fillers]:
+        op, place = roles.get(value, ("", 0))
+        if op == "ConstantOfShape":
+            continue
+        if value in stored and stored[value].dtype != np.float32:
+            weights[value] = stored[value]
+            continue
+        shape = tuple(int(d) for d in (shapes[value] if value in fillers else stored[value].shape))
+        shape = tuple(width if op == "Gemm" and d == 4096 else d for d in shape)
+        weights[value] = _random(rng, op, place, shape)
+    final = [node.input[1] for node in graph.node if node.op_type in ("Gemm", "Conv")][-1]
+    made = {node.output[0]: node for node in graph.node}
+    weights[made[final].input[0] if final in made and final not in weights else final] *= _LAST.get(name, 1.0)
+
+    nodes = [node for node in graph.node if node.op_type != "ConstantOfShape"]
+    images = [value for value in graph.input if value.name not in stored]
+    del graph.node[:], graph.input[:], graph.initializer[:]
+    graph.node.extend(nodes)
+    graph.input.extend(images)
+    for value, array in weights.items():
+        graph.input.append(helper.make_tensor_value_info(value, helper.np_dtype_to_tensor_dtype(array.dtype), array.shape))
+        graph.initializer.append(numpy_helper.from_array(array, value))
+    return model
+
+
+def _random(rng: np.random.Generator, op: str, place: int, shape: tuple[int, ...]) -> np.ndarray:
+    """Weights for input `place` of an operator. Of large ones a million are drawn and repeated, for speed."""
+    if (op == "BatchNormalization" and place in (1, 4)) or op == "Mul":
+        return rng.uniform(0.8, 1.2, shape).astype(np.float32)
+    drawn = rng.standard_normal(min(int(np.prod(shape)), 1_000_003), np.float32)
+    # Conv and Gemm weights are both (out, in, ...): light files set transB.
+    drawn *= np.sqrt(2 / np.prod(shape[1:])) if op in ("Conv", "Gemm") and place == 1 else 0.05
+    return np.resize(drawn, shape)
+
+
+# --- small networks -------------------------------------------------------------------------------
+
+
+class Maker:
+    """Writes a graph line by line: `y = m("Relu", x)`."""
+
+    def __init__(self, opset: int = 17, seed: int = 0) -> None:
+        self.opset, self.nodes, self.weights, self.count = opset, [], [], 0
+        self.domains: set[str] = set()
+        self.rng = np.random.default_rng(seed)
+
+    def __call__(self, op: str, *inputs: str, name: str = "", domain: str = "", outputs: int = 1, **attributes):
+        self.count += 1
+        made = [f"{op.lower()}{self.count}" + (f"_{i}" if i else "") for i in range(outputs)]
+        self.domains.add(domain)
+        self.nodes.append(
+            helper.make_node(op, inputs, made, name=name or f"node_{op}_{self.count}", domain=domain, **attributes)
+        )
+        return made[0] if outputs == 1 else made
+
+    def constant(self, array, name: str | None = None) -> str:
+        """An initialiser; floats become float32, integers int64."""
+        array = np.asarray(array)
+        kind = {"f": np.float32, "i": np.int64}.get(array.dtype.kind if array.dtype in (np.float64, np.int64) else "")
+        self.count += 1
+        name = name or f"weight{self.count}"
+        self.weights.append(numpy_helper.from_array(array.astype(kind) if kind else array, name))
+        return name
+
+    def random(self, *shape: int, name: str | None = None, positive: bool = False) -> str:
+        """He-scaled random weights, or positive ones."""
+        if positive:
+            return self.constant(self.rng.uniform(0.5, 1.5, shape).astype(np.float32), name)
+        scale = np.sqrt(2 / np.prod(shape[1:])) if len(shape) > 1 else 0.1
+        return self.constant((self.rng.standard_normal(shape) * scale).astype(np.float32), name)
+
+    def model(
+        self, inputs: dict[str, tuple], outputs: dict[str, tuple | None], dtype: int = TensorProto.FLOAT, ir: int = 8
+    ) -> onnx.ModelProto:
+        """The finished model; `inputs` and `outputs` are name: shape (None: undeclared)."""
+        graph = helper.make_graph(
+            self.nodes,
+            "test",
+            [helper.make_tensor_value_info(name, dtype, shape) for name, shape in inputs.items()],
+            [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in outputs.items()],
+            self.weights,
+        )
+        imports = [helper.make_opsetid("", self.opset)]
+        imports += [helper.make_opsetid(domain, 1) for domain in sorted(self.domains - {""})]
+        return helper.make_model(graph, opset_imports=imports, ir_version=ir)
+
+
+def tiny_cnn(
+    *,
+    opset: int = 17,
+    batch: int | str = "N",
+    size: int | str | tuple[int | str, int | str] = 32,
+    channels: int = 3,
+    classes: int = 10,
+    softmax: bool = True,
+    uint8: bool = False,
+    seed: int = 0,
+) -> onnx.ModelProto:
+    """conv 3x3/2 - batch norm - relu - conv 3x3 - relu - max pool - global average - linear (- softmax).
+
+    Values: conv1, norm1, relu1, conv2, relu2, pool, features (N, 16), logits, prob. Input: image.
+    """
+    m = Maker(opset, seed)
+    height, width = size if isinstance(size, tuple) else (size, size)
+    x = "image"
+    if uint8:
+        x = m("Mul", m("Cast", x, to=TensorProto.FLOAT), m.constant(np.float32(1 / 255)))
+    x = m("Conv", x, m.random(8, channels, 3, 3), m.random(8), pads=[1] * 4, strides=[2, 2])
+    statistics = [m.constant(m.rng.uniform(0.8, 1.2, 8).astype(np.float32)) for _ in range(4)]
+    norm = m("BatchNormalization", x, *statistics)
+    relu = m("Relu", norm)
+    conv2 = m("Conv", relu, m.random(16, 8, 3, 3), m.random(16), pads=[1] * 4)
+    relu2 = m("Relu", conv2)
+    pool = m("MaxPool", relu2, kernel_shape=[2, 2], strides=[2, 2])
+    features = m("Flatten", m("GlobalAveragePool", pool))
+    logits = m("Gemm", features, m.random(classes, 16), m.random(classes), transB=1)
+    names = {x: "conv1", norm: "norm1", relu: "relu1", conv2: "conv2", relu2: "relu2", pool: "pool",
+             features: "features", logits: "logits"}  # fmt: skip
+    out = "logits"
+    if softmax:
+        names[m("Softmax", logits, axis=1)] = out = "prob"
+    for node in m.nodes:
+        node.input[:] = [names.get(value, value) for value in node.input]
+        node.output[:] = [names.get(value, value) for value in node.output]
+    dtype = TensorProto.UINT8 if uint8 else TensorProto.FLOAT
+    return m.model({"image": (batch, channels, height, width)}, {out: (batch, classes)}, dtype)
+
+
+def nhwc(*, batch: int | str = "N", size: int = 32, classes: int = 10, seed: int = 0) -> onnx.ModelProto:
+    """A network as TensorFlow's exporters write it: image (N, H, W, 3), turned in front of the convolutions."""
+    m = Maker(seed=seed)
+    x = m("Transpose", "image", perm=[0, 3, 1, 2])
+    x = m("Relu", m("Conv", x, m.random(8, 3, 3, 3), m.random(8), auto_pad="SAME_UPPER", strides=[2, 2]))
+    x = m("Relu", m("Conv", x, m.random(16, 8, 3, 3), m.random(16), auto_pad="SAME_UPPER"))
+    x = m("Transpose", x, perm=[0, 2, 3, 1])
+    x = m("ReduceMean", x, axes=[1, 2], keepdims=0)
+    x = m("Softmax", m("Add", m("MatMul", x, m.random(16, classes)), m.random(classes)))
+    return m.model({"image": (batch, size, size, 3)}, {x: (batch, classes)})
+
+
+def static_batch(*, batch: int = 1, size: int = 32, classes: int = 10, seed: int = 0) -> onnx.ModelProto:
+    """A network for one batch size only, which it holds in the targets of two Reshapes and in a Slice."""
+    m = Maker(seed=seed)
+    half = size // 2
+    x = m("Relu", m("Conv", "image", m.random(8, 3, 3, 3), m.random(8), pads=[1] * 4, strides=[2, 2]))
+    x = m("Reshape", x, m.constant([batch, 2, 4, half, half]))  # a channel shuffle
+    x = m("Transpose", x, perm=[0, 2, 1, 3, 4])
+    x = m("Reshape", x, m.constant([batch, 8, half, half]))
+    x = m("Slice", x, m.constant([0]), m.constant([batch]), m.constant([0]))
+    x = m("Relu", m("Conv", x, m.random(16, 8, 3, 3), m.random(16), pads=[1] * 4))
+    x = m("Reshape", m("GlobalAveragePool", x), m.constant([batch, 16]))
+    x = m("Softmax", m("Gemm", x, m.random(classes, 16), m.random(classes), transB=1))
+    return m.model({"image": (batch, 3, size, size)}, {x: (batch, classes)})
+
+
+# --- the same network in another form -------------------------------------------------------------
+
+
+def fp16(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Weights, activations, input and output in float16."""
+    from onnxruntime.transformers.float16 import convert_float_to_float16
+
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    _drop_listed_weights(copy)
+    return convert_float_to_float16(copy, disable_shape_infer=True)
+
+
+def qdq(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Quantised to int8 by ONNX Runtime in QDQ form."""
+    return _quantised(model, "QDQ")
+
+
+def qoperator(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Quantised to int8 by ONNX Runtime in QOperator form (QLinearConv, and QLinearAdd and others of com.microsoft)."""
+    return _quantised(model, "QOperator")
+
+
+def _quantised(model: onnx.ModelProto, form: str) -> onnx.ModelProto:
+    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, quantize_static
+
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    _drop_listed_weights(copy)
+    if copy.opset_import[0].version < 13:  # what these networks use reads the same in opset 11
+        copy.opset_import[0].version = 11
+    image = copy.graph.input[0]
+    shape = [d.dim_value or 1 for d in image.type.tensor_type.shape.dim]
+
+    class Reader(CalibrationDataReader):
+        def __init__(self) -> None:
+            rng = np.random.default_rng(0)
+            self.images = iter([{image.name: rng.standard_normal(shape, np.float32)} for _ in range(2)])
+
+        def get_next(self):
+            return next(self.images, None)
+
+    with tempfile.TemporaryDirectory() as folder:
+        before, after = Path(folder) / "before.onnx", Path(folder) / "after.onnx"
+        onnx.save(copy, before)
+        quantize_static(before, after, Reader(), quant_format=QuantFormat[form], per_channel=False)
+        return onnx.load(after)
+
+
+def _drop_listed_weights(model: onnx.ModelProto) -> None:
+    """Weights are no inputs any more; that needs IR version 4."""
+    stored = {tensor.name for tensor in model.graph.initializer}
+    images = [value for value in model.graph.input if value.name not in stored]
+    del model.graph.input[:]
+    model.graph.input.extend(images)
+    model.ir_version = max(model.ir_version, 7)

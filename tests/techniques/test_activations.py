@@ -1,0 +1,34 @@
+import numpy as np
+import pytest
+
+import onnxviz
+from onnxviz.errors import UsageError
+
+
+def test_maps_are_the_layers_values(net, cat):
+    result = onnxviz.activations(net, cat, "stem.relu6")
+    np.testing.assert_array_equal(result.values, net.activations(cat, "stem.relu6")["stem.relu6"][0])
+    assert result.values.dtype == np.float32
+    assert result.shown() == list(range(32))
+    assert result.image.shape == (224, 224, 3)
+    assert result.manifest["figures"]["shape"] == [32, 112, 112]
+
+
+def test_only_the_strongest_of_many_channels_are_drawn(net, cat):
+    result = onnxviz.activations(net, cat, "head.relu6")
+    peaks = result.values.reshape(len(result.values), -1).max(axis=1)
+    shown = result.shown()
+    assert len(shown) == 64
+    assert shown == sorted(shown)
+    assert peaks[shown].min() >= np.delete(peaks, shown).max()
+
+
+def test_a_layer_without_maps_can_be_drawn(net, cat):
+    result = onnxviz.activations(net, cat, "logits")
+    assert result.values.shape == (1000,)
+    assert result.picture().width > 100
+
+
+def test_one_image_at_a_time(net, cat):
+    with pytest.raises(UsageError, match="one image"):
+        onnxviz.activations(net, [cat, cat], "stem")

@@ -1,0 +1,61 @@
+import numpy as np
+import pytest
+
+import networks
+import onnxviz
+from onnxviz.errors import ModelUnsuitable, UnknownLayer
+
+
+def test_first_layer_filters_are_the_files_own_weights(net):
+    result = onnxviz.filters(net)
+    weight = next(node for node in net.model.graph if node.op_type == "Conv").inputs[1].const_value.numpy()
+    np.testing.assert_array_equal(result.values, weight)
+    assert result.order == "RGB"
+    assert result.layer == "stem"
+    assert result.picture().mode == "RGB"
+
+
+def test_an_activation_stands_for_its_convolution(net):
+    by_activation, by_name = onnxviz.filters(net, "stem.relu6"), onnxviz.filters(net, "stem")
+    np.testing.assert_array_equal(by_activation.values, by_name.values)
+
+
+def test_deeper_filters_are_grey_tiles(net):
+    result = onnxviz.filters(net, "blocks.1.expand")
+    assert result.values.shape == (96, 16, 1, 1)
+    assert result.order is None
+    pixels = np.asarray(result.picture())
+    assert (pixels[..., 0] == pixels[..., 1]).all()
+
+
+def test_what_is_no_convolution_names_the_first(net):
+    with pytest.raises(ModelUnsuitable, match=r"'logits' \(Gemm\).*first convolution is 'stem'"):
+        onnxviz.filters(net, "logits")
+    with pytest.raises(UnknownLayer):
+        onnxviz.filters(net, "nowhere")
+
+
+@pytest.mark.parametrize("form", ["fp16", "qdq", "qoperator"])
+def test_weights_are_found_however_they_are_stored(form):
+    plain = networks.tiny_cnn()
+    wanted = onnxviz.filters(onnxviz.load(plain, provider="cpu")).values
+    found = onnxviz.filters(onnxviz.load(getattr(networks, form)(plain), provider="cpu")).values
+    step = 2 * np.abs(wanted).max() / 255
+    np.testing.assert_allclose(found, wanted, atol=step)
+
+
+def test_weights_made_by_the_graph_are_computed():
+    import onnx
+
+    path = networks.LIGHT_FOLDER / "light_squeezenet.onnx"
+    result = onnxviz.filters(onnxviz.load(onnx.load(path), provider="cpu"))
+    assert result.values.shape[1] == 3
+
+
+def test_blue_first_networks_show_true_colours():
+    plain = networks.tiny_cnn()
+    rgb = onnxviz.filters(onnxviz.load(plain, preprocess="imagenet", provider="cpu"))
+    bgr = onnxviz.filters(onnxviz.load(plain, preprocess="caffe", provider="cpu"))
+    np.testing.assert_array_equal(rgb.values, bgr.values)
+    assert bgr.order == "BGR"
+    assert np.asarray(rgb.picture()).tobytes() != np.asarray(bgr.picture()).tobytes()

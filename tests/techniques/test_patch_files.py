@@ -1,0 +1,261 @@
+"""Maximally activating patches as pictures and files: boxes, tiles, tables, the command."""
+
+from __future__ import annotations
+
+import csv
+import json
+
+import numpy as np
+import onnx
+import pytest
+from PIL import Image
+from techniques.patch_toys import load, network, photos
+
+import onnxviz
+from onnxviz.cli.main import run as command_line
+from onnxviz.errors import MissingDependency
+from onnxviz.image.preprocess import Preprocessing
+from onnxviz.results import Interrupted
+from onnxviz.techniques.patch_boxes import to_source, view_size, window
+from onnxviz.techniques.patch_pictures import crop
+from onnxviz.techniques.patches import patches
+
+# --- where a patch lies in the original -------------------------------------------------------
+
+
+@pytest.mark.parametrize("resize", ["crop", "squash", "pad"])
+@pytest.mark.parametrize("size", [(90, 160), (160, 90), (64, 64), (31, 40)])
+def test_boxes_in_the_original_are_where_the_view_took_its_pixels(resize, size):
+    """A picture whose colours tell their place, seen by the network, and its boxes looked up again."""
+    recipe = Preprocessing(size=(64, 64), resize=resize, crop_fraction=0.875)
+    height, width = size
+    picture = np.zeros((height, width, 3), np.uint8)
+    picture[..., 0] = np.linspace(0, 255, height)[:, None].round()
+    picture[..., 1] = np.linspace(0, 255, width).round()
+    seen = recipe.view(picture).astype(float)
+    for box in ((20, 22, 36, 40), (30, 16, 44, 24)):
+        top, left, bottom, right = to_source(recipe, box, height, width)
+        middle = seen[box[0] : box[2], box[1] : box[3]].mean(axis=(0, 1))
+        rows = np.clip(np.arange(height) + 0.5, 0, height)
+        inside = picture[(rows > top) & (rows < bottom)][
+            :, int(left) : max(int(left) + 1, int(np.ceil(right)))
+        ]
+        np.testing.assert_allclose(inside[..., :2].mean(axis=(0, 1)), middle[:2], atol=8)
+
+
+def test_the_whole_view_of_a_wide_photo_is_its_middle():
+    recipe = Preprocessing(size=(224, 224), crop_fraction=0.875)
+    top, left, bottom, right = window(recipe, 300, 451)
+    assert (top, bottom) == pytest.approx((18.75, 281.25))
+    assert right - left == pytest.approx(262.5, abs=1)
+    assert view_size(Preprocessing(), 30, 40) == (30, 40)
+
+
+def test_a_box_over_the_border_is_cut_to_what_is_visible():
+    plain = Preprocessing(size=(50, 50))
+    assert to_source(plain, (-10, -10, 20, 60), 50, 50).tolist() == [0, 0, 20, 50]
+    bars = Preprocessing(size=(50, 50), resize="pad")
+    assert to_source(bars, (0, 0, 50, 50), 50, 100).tolist() == pytest.approx([0, 0, 50, 100])
+    assert to_source(bars, (0, 0, 5, 5), 50, 100).tolist() == pytest.approx([0, 0, 0, 10])
+
+
+def test_tiles_have_one_scale_and_grey_where_there_is_no_picture():
+    recipe = Preprocessing(size=(40, 40))
+    picture = np.full((80, 80, 3), 200, np.uint8)
+    inside = crop(picture, recipe, (10, 10, 20, 20), 60)
+    assert inside.shape == (60, 60, 3)
+    assert (inside == 200).all()
+    corner = crop(picture, recipe, (-5, -5, 5, 5), 60)
+    assert (corner[:30] == 128).all()
+    assert (corner[:, :30] == 128).all()
+    assert (corner[30:, 30:] == 200).all()
+    wide = crop(picture, recipe, (-30, 5, 50, 15), 60)  # as tall as the view, narrow
+    assert wide.shape == (60, 15, 3)
+    larger = crop(
+        picture, recipe, (-30, -30, 20, 90), 60
+    )  # the field is larger than the view: the view itself
+    assert larger.shape == (60, 60, 3)
+    assert (larger[:30] == 200).all()
+    assert (larger[30:] == 128).all()
+    outside = crop(picture, recipe, (-9, -9, 0, 0), 60)
+    assert (outside == 128).all()
+
+
+def test_tiles_are_cut_from_the_originals_own_pixels():
+    """Detail that the network's small view has lost is there."""
+    recipe = Preprocessing(size=(16, 16))
+    picture = np.zeros((256, 256, 3), np.uint8)
+    picture[:, ::2] = 255
+    assert np.ptp(recipe.view(picture)) < 40
+    assert np.ptp(crop(picture, recipe, (4, 4, 8, 8), 64)) > 200
+
+
+# --- files ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def folder(tmp_path):
+    images = tmp_path / "images"
+    images.mkdir()
+    for i, photo in enumerate(photos(8, 40)):
+        Image.fromarray(photo).save(images / f"photo{i}.png")
+    (images / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\nnothing")
+    return images
+
+
+def test_save_writes_the_folder(folder, tmp_path):
+    result = patches(load(), folder, ["maps", "end"], top=3)
+    out = result.save(tmp_path / "out")
+    assert out == tmp_path / "out"
+    written = {path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()}
+    sheets = {f"{layer}/channel-{i:04d}.png" for layer in ("maps", "end") for i in range(4)}
+    tables = {"patches.csv", "patches.json", "patches.npy"}
+    assert written == sheets | tables | {"overview.png", "manifest.json"}
+    manifest = json.loads((out / "manifest.json").read_text())
+    assert set(manifest["files"]) == written - {"manifest.json"}
+    assert manifest["schema"] == "onnxviz.patches/1"
+    assert manifest["figures"]["images"] == 9
+    assert manifest["figures"]["ranked"] == 8
+    assert manifest["figures"]["skipped"] == 1
+    assert manifest["skipped"][0]["path"].endswith("broken.png")
+    assert manifest["changed"] == []
+    assert "incomplete" not in manifest
+    np.testing.assert_array_equal(np.load(out / "patches.npy"), result.values)
+    with (out / "patches.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 2 * 4 * 3
+    assert list(rows[0])[:7] == ["layer", "channel", "rank", "score", "unclipped", "file", "image"]
+    first = result["maps"]
+    assert float(rows[0]["score"]) == pytest.approx(first.scores[0, 0])
+    assert rows[0]["file"] == result.name_of(first.index[0, 0])
+    assert [int(rows[0][edge]) for edge in ("top", "left", "bottom", "right")] == first.boxes[0, 0].tolist()
+    assert json.loads((out / "patches.json").read_text())["rows"][0]["file"] == rows[0]["file"]
+
+
+def test_same_inputs_same_bytes(folder, tmp_path):
+    one, two = (patches(load(), folder, "maps", top=3).save(tmp_path / name) for name in "ab")
+    for path in sorted(one.rglob("*.*")):
+        assert path.read_bytes() == (two / path.relative_to(one)).read_bytes(), path
+
+
+def test_a_file_replaced_after_ranking_is_told(folder, tmp_path):
+    result = patches(load(), folder, "maps", top=8)
+    Image.fromarray(photos(1, 40)[0][::-1]).save(folder / "photo3.png")
+    (folder / "photo5.png").unlink()
+    result.save(tmp_path / "out")
+    changed = {entry["path"][-10:]: entry["reason"] for entry in result.manifest["changed"]}
+    assert "replaced" in changed["photo3.png"]
+    assert "no such file" in changed["photo5.png"]
+    assert len(changed) == 2
+
+
+def test_layer_and_file_names_from_strangers(tmp_path):
+    model = onnx.load_from_string(network())
+    evil = "../../../tmp/\x1b[31mevil\u202e</script>"
+    for node in model.graph.node:
+        for names in (node.input, node.output):
+            for i, name in enumerate(names):
+                names[i] = evil if name == "maps" else name
+    del model.graph.value_info[:]
+    images = tmp_path / "images"
+    images.mkdir()
+    Image.fromarray(photos(1)[0]).save(images / "=cmd('x').png")
+    net = onnxviz.load(model, preprocess="raw", provider="cpu")
+    out = patches(net, images, evil, top=1).save(tmp_path / "deep" / "out")
+    assert {path.parent.parent for path in out.rglob("channel-*.png")} == {out}
+    text = (out / "patches.csv").read_text()
+    assert "\x1b" not in text
+    assert "\u202e" not in text
+    relative = patches(net, [images / "=cmd('x').png"], evil, top=1)
+    relative.sources = ["=cmd('x').png"]
+    assert relative.table()["file"][0].startswith("=")
+
+
+def test_parquet(folder, tmp_path, monkeypatch):
+    import sys
+
+    import pyarrow.parquet
+
+    result = patches(load(), folder, "maps", top=2)
+    out = result.save(tmp_path / "out", table="parquet")
+    table = pyarrow.parquet.read_table(out / "patches.parquet")
+    assert table.num_rows == 8
+    assert not (out / "patches.csv").exists()
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(MissingDependency):
+        result.save(tmp_path / "other", table="parquet")
+    assert not (tmp_path / "other").exists()
+
+
+@pytest.fixture
+def model_file(tmp_path):
+    path = tmp_path / "toy.onnx"
+    path.write_bytes(network())
+    return path
+
+
+def test_command(model_file, folder, tmp_path, capsys):
+    out = tmp_path / "out"
+    arguments = ["patches", model_file, folder, "--layer", "maps", "-l", "end", "--top", "2", "-o", out]
+    arguments += ["--preprocess", "raw", "--channel", "1", "-c", "3"]
+    assert command_line([*map(str, arguments), "--json"]) == 0
+    captured = capsys.readouterr()
+    told = json.loads(captured.out)
+    assert told["schema"] == "onnxviz.patches/1"
+    assert told["manifest"]["parameters"]["channels"] == [1, 3]
+    assert "broken.png" in captured.err
+    assert len(list(out.glob("*/channel-*.png"))) == 4
+    assert command_line([*map(str, arguments), "--quiet"]) == 0
+    captured = capsys.readouterr()
+    assert captured.out.startswith(str(out))
+    assert "8 of 9 images" in captured.out
+    assert captured.err == ""
+
+
+def test_command_interrupted(model_file, folder, tmp_path, monkeypatch, capsys):
+    from onnxviz.cli.run import Run
+
+    def stop(self, done, total, what):
+        if what == "images":
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Run, "progress", stop)
+    out = tmp_path / "out"
+    arguments = [
+        "patches",
+        model_file,
+        folder,
+        "--layer",
+        "maps",
+        "-o",
+        out,
+        "--preprocess",
+        "raw",
+        "--batch",
+        "2",
+    ]
+    assert command_line([*map(str, arguments)]) == 130
+    assert json.loads((out / "manifest.json").read_text())["incomplete"] is True
+    assert "interrupted" in capsys.readouterr().err
+
+
+def test_command_refuses_another_table(model_file, folder, capsys):
+    arguments = ["patches", model_file, folder, "--layer", "maps", "--table", "xlsx"]
+    assert command_line([*map(str, arguments)]) == 2
+    assert "csv or parquet" in capsys.readouterr().err
+
+
+def test_interrupted_keeps_what_was_found(folder, tmp_path):
+    def stop(done, total, what):
+        if done >= 4:
+            raise KeyboardInterrupt
+
+    net = load()
+    with pytest.raises(Interrupted) as caught:
+        patches(net, photos(12), "maps", top=2, batch=2, progress=stop)
+    partial = caught.value.partial
+    assert partial.manifest["incomplete"] is True
+    assert partial.manifest["figures"]["ranked"] == 4
+    np.testing.assert_array_equal(partial.index, patches(net, photos(12)[:4], "maps", top=2).index)
+    partial.save(tmp_path / "out")
+    assert json.loads((tmp_path / "out" / "manifest.json").read_text())["incomplete"] is True

@@ -1,0 +1,160 @@
+"""RISE against an implementation of the paper in NumPy that makes every mask and every masked picture."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from onnx import TensorProto
+from techniques import toys
+
+import onnxviz
+from onnxviz.errors import UsageError
+from onnxviz.graph.occlude import cell_size, hat
+from onnxviz.results import Interrupted
+from onnxviz.techniques.rise import draw_masks, weighted_sum
+
+GRID, MASKS, SIZE = 3, 50, (toys.SIDE, toys.SIDE)
+
+
+def load(**form):
+    preset = "uint8" if form.get("dtype") == TensorProto.UINT8 else "raw"
+    return onnxviz.load(toys.detector(**form), preprocess=preset, labels=["red", "green"], provider="cpu")
+
+
+@pytest.fixture(scope="module")
+def toy():
+    return load()
+
+
+def numpy_masks(cells: np.ndarray, shifts: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """(N, H, W) float32: the coarse grids upsampled and cut out at their shifts."""
+    grid = cells.shape[1]
+    down, across = (hat(length, grid) for length in size)
+    whole = (down @ coarse @ across.T for coarse in cells)
+    return np.stack(
+        [mask[y : y + size[0], x : x + size[1]] for mask, (y, x) in zip(whole, shifts, strict=True)]
+    )
+
+
+def reference(net, picture: np.ndarray, target: int, *, seed: int, p: float, batch: int) -> tuple:
+    """RISE as in the paper's equation 6: sum of score × mask, and the masks, all made in NumPy."""
+    cell = (cell_size(SIZE[0], GRID), cell_size(SIZE[1], GRID))
+    masks = numpy_masks(*draw_masks(MASKS, GRID, p, cell, seed), SIZE)
+    x = net.prepare(picture)
+    # The whole image goes first, so that the batches are those of the technique.
+    batches = np.concatenate([x, x * masks[:, None]])
+    scores = net.probabilities(batches, batch=batch)[1:, target]
+    return (scores.astype(np.float64)[:, None, None] * masks).sum(axis=0), masks
+
+
+@pytest.mark.parametrize("p", [0.5, 0.3])
+def test_equal_to_the_paper_in_numpy(toy, p) -> None:
+    picture = toys.photo()
+    total, masks = reference(toy, picture, 0, seed=4, p=p, batch=8)
+    options = {"target": 0, "masks": MASKS, "grid": GRID, "probability": p, "seed": 4, "batch": 8}
+    paper = onnxviz.rise(toy, picture, divide="paper", **options)
+    assert paper.values.shape == SIZE
+    assert paper.values.dtype == np.float32
+    np.testing.assert_array_max_ulp(paper.values, (total / (MASKS * p)).astype(np.float32), maxulp=1)
+    coverage = onnxviz.rise(toy, picture, divide="coverage", **options)
+    shown = masks.astype(np.float64).sum(axis=0)
+    np.testing.assert_array_max_ulp(coverage.values, (total / shown).astype(np.float32), maxulp=1)
+
+
+def test_the_sum_of_masks_without_masks() -> None:
+    size, grid = (23, 17), 5
+    cells, shifts = draw_masks(300, grid, 0.4, (cell_size(23, grid), cell_size(17, grid)), 7)
+    assert np.unique(shifts[:, 0]).tolist() == list(range(5))
+    assert np.unique(shifts[:, 1]).tolist() == list(range(4))
+    weights = np.random.default_rng(0).standard_normal(300).astype(np.float32)
+    masks = numpy_masks(cells, shifts, size).astype(np.float64)
+    wanted = (weights.astype(np.float64)[:, None, None] * masks).sum(axis=0)
+    np.testing.assert_allclose(weighted_sum(weights, cells, shifts, size), wanted, rtol=1e-12, atol=1e-12)
+    assert not weighted_sum(weights[:0], cells[:0], shifts[:0], size).any()
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        {"layout": "NHWC"},
+        {"dtype": TensorProto.FLOAT16},
+        {"dtype": TensorProto.UINT8},
+        {"batch": 1},
+        {"batch": 4},
+        {"opset": 7},
+        {"opset": 24},
+    ],
+    ids=str,
+)
+def test_other_forms_of_the_network_give_the_same_map(toy, form) -> None:
+    options = {"masks": MASKS, "grid": GRID, "seed": 2}
+    wanted = onnxviz.rise(toy, toys.photo(), **options)
+    got = onnxviz.rise(load(**form), toys.photo(), **options)
+    np.testing.assert_allclose(got.values, wanted.values, atol=5e-3 if "dtype" in form else 1e-6)
+
+
+def test_the_map_is_high_where_the_class_is(toy) -> None:
+    values = onnxviz.rise(toy, toys.photo(), target=0, masks=400, grid=4).values
+    assert values[4:8, 6:10].mean() > values[:, :3].mean() + 0.05
+
+
+def test_seed_and_batch(toy) -> None:
+    options = {"masks": MASKS, "grid": GRID}
+    one, same, other = (onnxviz.rise(toy, toys.photo(), seed=seed, **options).values for seed in (1, 1, 2))
+    np.testing.assert_array_equal(one, same)
+    assert np.abs(one - other).max() > 1e-3
+    small = onnxviz.rise(toy, toys.photo(), seed=1, batch=3, **options).values
+    np.testing.assert_allclose(small, one, atol=1e-6)
+
+
+def test_a_layer_and_a_function(toy) -> None:
+    options = {"masks": MASKS, "grid": GRID}
+    layer = onnxviz.rise(toy, toys.photo(), layer="features", channel=0, **options)
+    assert layer.label == "features, channel 0"
+    # A channel's mean cannot rise by hiding: showing a pixel adds to it everywhere.
+    assert layer.values.min() > 0
+    red = onnxviz.rise(toy, toys.photo(), target=0, **options)
+    twice = onnxviz.rise(toy, toys.photo(), objective=lambda p: 2 * p[:, 0], **options)
+    np.testing.assert_allclose(twice.values, 2 * red.values, rtol=1e-6)
+
+
+def test_what_makes_no_sense(toy) -> None:
+    for arguments, words in (
+        ({"masks": 0}, "masks must be"),
+        ({"grid": 0}, "grid must be"),
+        ({"grid": 13}, "grid must be"),
+        ({"probability": 0.0}, "probability must be"),
+        ({"probability": 1.0}, "probability must be"),
+        ({"fill": "pink"}, "unknown fill"),
+        ({"divide": "papers"}, "did you mean 'paper'"),
+    ):
+        with pytest.raises(UsageError, match=words):
+            onnxviz.rise(toy, toys.photo(), **{"masks": 4, "grid": GRID, **arguments})
+
+
+def test_ctrl_c_keeps_the_masks_so_far(toy) -> None:
+    def stop(done: int, total: int | None, what: str) -> None:
+        assert (total, what) == (MASKS, "masks")
+        if done >= 19:
+            raise KeyboardInterrupt
+
+    options = {"grid": GRID, "batch": 10, "seed": 3}
+    with pytest.raises(Interrupted) as caught:
+        onnxviz.rise(toy, toys.photo(), masks=MASKS, progress=stop, **options)
+    partial = caught.value.partial
+    assert partial.manifest["incomplete"] is True
+    assert partial.manifest["figures"]["masks_done"] == 19
+    cell = (cell_size(SIZE[0], GRID), cell_size(SIZE[1], GRID))
+    cells, shifts = (part[:19] for part in draw_masks(MASKS, GRID, 0.5, cell, 3))
+    masks = numpy_masks(cells, shifts, SIZE)
+    scores = toy.probabilities(toy.prepare(toys.photo()) * masks[:, None])[:, 0].astype(np.float64)
+    wanted = (scores[:, None, None] * masks).sum(axis=0) / masks.sum(axis=0)
+    np.testing.assert_allclose(partial.values, wanted, rtol=1e-5)
+
+
+def test_the_bundled_network(net, cat) -> None:
+    result = onnxviz.rise(net, cat, target=285, masks=48)
+    assert result.values.shape == (224, 224)
+    assert 0 <= result.values.min() <= result.values.max() <= 1
+    assert result.manifest["parameters"]["masks"] == 48
+    assert result.manifest["figures"]["score"] == result.score

@@ -1,0 +1,189 @@
+"""Many images through one graph: order, refusals, batches, memory."""
+
+from __future__ import annotations
+
+import threading
+import zlib
+
+import numpy as np
+import pytest
+from onnx import TensorProto
+from PIL import Image
+from techniques import toys
+
+import onnxviz
+from onnxviz.errors import ImageRejected, UsageError
+from onnxviz.techniques import stream as module
+from onnxviz.techniques.stream import Plan, plan, source_name, sources, stream
+
+
+def load(threads: int | None = None, **form):
+    preset = "uint8" if form.get("dtype") == TensorProto.UINT8 else "raw"
+    return onnxviz.load(
+        toys.detector(softmax=False, **form), preprocess=preset, provider="cpu", threads=threads
+    )
+
+
+def run(net, images, **options):
+    """(indices, logits, skipped) of all chunks together."""
+    chunks = list(stream(net, images, lambda: net.batched[0], key="whole", **options))
+    filled = [chunk for chunk in chunks if len(chunk.index)]
+    logits = np.concatenate([chunk.arrays["logits"] for chunk in filled]) if filled else np.zeros((0, 2))
+    index = np.concatenate([chunk.index for chunk in chunks]) if chunks else np.zeros(0)
+    return index, logits, [one for chunk in chunks for one in chunk.skipped]
+
+
+@pytest.fixture(scope="module")
+def photos() -> list[np.ndarray]:
+    return [toys.photo(seed) for seed in range(21)]
+
+
+@pytest.mark.parametrize("threads", [1, 2, 5])
+@pytest.mark.parametrize("batch", [None, 1, 4, 50])
+def test_every_image_comes_out_once_and_in_order(photos, threads, batch):
+    index, logits, skipped = run(load(threads), photos, batch=batch)
+    assert index.tolist() == list(range(21))
+    np.testing.assert_allclose(logits, toys.logits(np.stack(photos)), rtol=1e-5)
+    assert not skipped
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        {"layout": "NHWC"},
+        {"dtype": TensorProto.FLOAT16},
+        {"dtype": TensorProto.UINT8, "layout": "NHWC"},
+        {"batch": 1},
+        {"batch": 4},
+        {"opset": 7},
+    ],
+    ids=str,
+)
+def test_odd_networks(photos, form):
+    _, logits, _ = run(load(**form), photos)
+    np.testing.assert_allclose(logits, toys.logits(np.stack(photos)), rtol=2e-3)
+
+
+def test_a_batch_that_the_file_fixes_is_filled_up(photos, monkeypatch):
+    net = load(batch=4)
+    net.__dict__["batched"] = (net.model, 4)  # as if nothing could free it
+    index, logits, _ = run(net, photos)
+    assert index.tolist() == list(range(21))
+    np.testing.assert_allclose(logits, toys.logits(np.stack(photos)), rtol=1e-5)
+
+
+def test_unreadable_images_are_left_out_and_told(tmp_path, photos):
+    paths = []
+    for i, photo in enumerate(photos[:10]):
+        path = tmp_path / f"{i}.png"
+        Image.fromarray(photo).save(path)
+        paths.append(path)
+    paths[0].write_bytes(b"")
+    paths[4].write_bytes(paths[4].read_bytes()[:60])
+    paths[9].unlink()
+    index, logits, skipped = run(load(2), paths, batch=3)
+    assert index.tolist() == [1, 2, 3, 5, 6, 7, 8]
+    np.testing.assert_allclose(logits, toys.logits(np.stack(photos))[index], rtol=1e-5)
+    assert [one.path for one in skipped] == [paths[0], paths[4], paths[9]]
+    assert [str(one).count(one.path.name) for one in skipped] == [1, 1, 1]
+    assert "empty" in skipped[0].reason
+
+
+def test_a_chunk_of_nothing_but_refusals(tmp_path):
+    paths = [tmp_path / f"{i}.png" for i in range(4)]
+    index, _, skipped = run(load(), paths, batch=2)
+    assert not len(index)
+    assert len(skipped) == 4
+
+
+def test_facts_of_the_originals(tmp_path):
+    net = onnxviz.load(toys.detector(), preprocess="raw", provider="cpu")
+    pictures = [np.random.default_rng(i).integers(0, 256, (20 + i, 40, 3), dtype=np.uint8) for i in range(3)]
+    [chunk] = stream(net, pictures, lambda: net.batched[0], key="whole", batch=3)
+    assert chunk.sizes.tolist() == [[20, 40], [21, 40], [22, 40]]
+    assert chunk.prints.tolist() == [zlib.crc32(net.preprocessing.view(one).tobytes()) for one in pictures]
+
+
+def test_the_numbers_do_not_depend_on_threads_or_chance(net, photo_files):
+    def logits(threads):
+        net.threads, before = threads, net.threads
+        try:
+            chunks = list(stream(net, photo_files * 3, lambda: net.batched[0], key="whole", batch=2))
+        finally:
+            net.threads = before
+        return np.concatenate([next(iter(chunk.arrays.values())) for chunk in chunks])
+
+    first = logits(1)
+    np.testing.assert_array_equal(logits(2), first)
+    np.testing.assert_array_equal(logits(4), first)
+
+
+def test_progress_counts_images(photos):
+    seen = []
+    run(load(1), photos, batch=8, progress=lambda *told: seen.append(told))
+    assert seen == [(8, 21, "images"), (16, 21, "images"), (21, 21, "images")]
+
+
+def test_no_images():
+    assert list(stream(load(), [], lambda: None, key="whole")) == []
+
+
+def test_only_a_few_images_are_read_ahead():
+    """A sequence of a million costs no more than what the workers hold."""
+
+    class Endless:
+        def __init__(self):
+            self.asked, self.lock = set(), threading.Lock()
+
+        def __len__(self):
+            return 1_000_000
+
+        def __getitem__(self, index):
+            with self.lock:
+                self.asked.add(index)
+            return toys.photo(index % 7)
+
+    images = Endless()
+    chunks = stream(load(2), images, lambda: load().batched[0], key="whole", batch=4)
+    for _ in range(3):
+        next(chunks)
+    chunks.close()
+    assert len(images.asked) <= (3 + 2 * 2) * 4
+
+
+def test_an_error_in_the_graph_reaches_the_caller(photos, monkeypatch):
+    net = load()
+    broken = net.compile(lambda: net.batched[0], key="whole", threads=1, spin=False)
+    monkeypatch.setattr(broken, "_run", lambda *_: (_ for _ in ()).throw(ValueError("boom")))
+    with pytest.raises(Exception, match="boom"):
+        run(net, photos)
+
+
+def test_plan_shares_memory_between_the_workers(monkeypatch):
+    net = load(threads=4)
+    monkeypatch.setattr(module.batching, "batch_size", lambda elements, largest: min(3, largest))
+    assert plan(net, 1000) == Plan(3, 1)
+    monkeypatch.setattr(module.batching, "batch_size", lambda elements, largest: largest)
+    assert plan(net, 1000) == Plan(4, 8)
+    assert plan(net, 12) == Plan(4, 3)  # a few images are dealt to all workers
+    assert plan(net, 1000, batch=2) == Plan(4, 2)
+    with pytest.raises(UsageError, match="at least 1"):
+        plan(net, 10, batch=0)
+
+
+def test_sources_takes_folders_files_and_arrays(tmp_path):
+    for name in ("b.png", "a.png"):
+        Image.fromarray(toys.photo()).save(tmp_path / name)
+    (tmp_path / "notes.txt").write_text("no picture")
+    array = toys.photo()
+    assert [one.name for one in sources(tmp_path).images] == ["a.png", "b.png"]
+    mixed = sources([array, tmp_path / "b.png", tmp_path])
+    assert mixed.images[0] is array
+    assert [source_name(one, i) for i, one in enumerate(mixed.images)][:2] == [
+        "image 0",
+        str(tmp_path / "b.png"),
+    ]
+    assert mixed.ignored == 1
+    assert len(sources(array).images) == 1
+    with pytest.raises(ImageRejected, match="no picture"):
+        sources(tmp_path / "notes").require()

@@ -1,0 +1,113 @@
+"""Tables as CSV, JSON and Parquet."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import sys
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from onnxviz import tables
+from onnxviz.errors import MissingDependency, OutputRefused, UsageError
+
+ACTIVE = "=+-@\t\r\n＝＋－＠"
+
+
+def rows_of(data: bytes) -> list[list[str]]:
+    return list(csv.reader(io.StringIO(data.decode("utf-8"), newline="")))
+
+
+@pytest.mark.parametrize("first", ACTIVE)
+def test_text_that_a_spreadsheet_would_run_is_made_inert(first):
+    cell = f"{first}HYPERLINK(1)"
+    _, [shown] = rows_of(tables.csv_bytes({"file": [cell]}))
+    assert shown == f"'{cell}"
+    header, _ = rows_of(tables.csv_bytes({cell: ["x"]}))
+    assert header == [f"'{cell}"]
+
+
+def test_numbers_stay_numbers():
+    columns = {"score": np.array([-1.5, 0.1], np.float32), "y": np.array([-3, 2]), "z": [-0.25, None]}
+    assert rows_of(tables.csv_bytes(columns)) == [
+        ["score", "y", "z"],
+        ["-1.5", "-3", "-0.25"],
+        ["0.1", "2", ""],
+    ]
+
+
+def test_nan_is_an_empty_cell_and_null():
+    columns = {"a": np.array([np.nan, 1], np.float32), "b": [float("inf"), 2.0]}
+    assert rows_of(tables.csv_bytes(columns))[1] == ["", "inf"]
+    assert json.loads(tables.table_json_bytes(columns))["rows"] == [
+        {"a": None, "b": None},
+        {"a": 1.0, "b": 2.0},
+    ]
+
+
+@given(st.lists(st.text(st.characters(exclude_categories=["Cs"])), min_size=1, max_size=5))
+def test_whatever_the_text_csv_reads_back_as_one_row_and_nothing_runs(cells):
+    header, row = rows_of(tables.csv_bytes({f"c{i}": [cell] for i, cell in enumerate(cells)}))
+    assert len(header) == len(cells)
+    for cell, shown in zip(cells, row, strict=True):
+        assert shown in (cell, f"'{cell}")
+        assert not shown.startswith(tuple(ACTIVE))
+
+
+def test_text_that_is_not_unicode_costs_no_table():
+    columns = {"file": ["caf\udce9.png"]}
+    assert b"caf\\udce9.png" in tables.csv_bytes(columns)
+    assert json.loads(tables.table_json_bytes(columns))["rows"]
+    assert tables.parquet_bytes(columns)
+
+
+def test_parquet_keeps_types_and_values():
+    import pyarrow.parquet
+
+    columns = {
+        "score": np.array([0.1, np.nan], np.float32),
+        "image": np.array([7, 2**40]),
+        "file": ["=a.png", None],
+    }
+    table = pyarrow.parquet.read_table(io.BytesIO(tables.parquet_bytes(columns)))
+    assert [str(kind) for kind in table.schema.types] == ["float", "int64", "string"]
+    assert table["file"].to_pylist() == ["=a.png", None]
+    assert table["image"].to_pylist() == [7, 2**40]
+    assert table["score"].to_pylist()[0] == np.float32(0.1)
+
+
+def test_parquet_without_pyarrow_names_the_extra_before_any_work(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(MissingDependency, match=r"onnxviz\[table\]"):
+        tables.encoder("parquet")
+
+
+def test_write_takes_the_kind_from_the_name(tmp_path):
+    columns = {"a": [1, 2]}
+    for kind in tables.KINDS:
+        path = tables.write(tmp_path / f"t.{kind}", columns)
+        assert path.read_bytes() == tables.encoder(kind)(columns)
+    with pytest.raises(UsageError, match="did you mean 'parquet'"):
+        tables.write(tmp_path / "t.parket", columns)
+
+
+def test_write_leaves_the_old_table_where_it_cannot(tmp_path):
+    (tmp_path / "t.csv").mkdir()
+    with pytest.raises(OutputRefused):
+        tables.write(tmp_path / "t.csv", {"a": [1]})
+
+
+def test_columns_must_agree():
+    with pytest.raises(UsageError, match="a: 2, b: 1"):
+        tables.csv_bytes({"a": [1, 2], "b": [1]})
+    with pytest.raises(UsageError, match="2 dimensions"):
+        tables.parquet_bytes({"a": np.zeros((2, 2))})
+
+
+def test_a_table_without_rows_has_its_header():
+    assert tables.csv_bytes({"a": [], "b": np.zeros(0)}) == b"a,b\r\n"
+    assert json.loads(tables.table_json_bytes({"a": []}))["rows"] == []
