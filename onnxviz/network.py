@@ -40,7 +40,7 @@ _DEFAULT_SIZE = 224
 class Prediction(NamedTuple):
     """One class with its probability (0 to 1)."""
 
-    index: int
+    index: int  # type: ignore[assignment]  # a tuple's own method of this name is not missed
     label: str
     probability: float
 
@@ -396,9 +396,9 @@ def load(
         )
     warnings = list(loaded.warnings)
     wanted_size = (size, size) if isinstance(size, int) else size
-    given_parts = {"mean": mean, "std": std, "channels": channels.upper() if channels else None}
-    preprocessing = _preprocessing(preprocess, read_preprocessing(loaded.model), spec, wanted_size, warnings)
-    preprocessing = preprocessing.override(**{key: part for key, part in given_parts.items() if part is not None})
+    preprocessing = _preprocessing(
+        preprocess, read_preprocessing(loaded.model), spec, wanted_size, warnings
+    ).override(mean=mean, std=std, channels=channels.upper() if channels else None)
     barrier = None
     fixed = (spec.height, spec.width)
     if wanted_size is not None and None not in fixed and fixed != wanted_size:

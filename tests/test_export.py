@@ -340,7 +340,7 @@ def test_some_intermediate_values_as_outputs(made):
     model = load(made.path).model
     some = _exposed(model, ["layer1.0.add", "stem.relu"])
     assert [value.name for value in some.graph.outputs] == ["logits", "layer1.0.add", "stem.relu"]
-    with pytest.raises(UsageError, match="did you mean 'layer1.0.add'"):
+    with pytest.raises(UsageError, match=r"did you mean 'layer1\.0\.add'"):
         _exposed(model, ["layer1.0.addd"])
 
 

@@ -17,12 +17,14 @@ if TYPE_CHECKING:
 
 _FoldersArgument = Annotated[
     list[Path] | None,
-    typer.Argument(metavar="DIR...", help="Folders of pictures, or pictures; none with --features."),
+    typer.Argument(
+        metavar="DIR...", help="Folders of pictures, or pictures; may be left out with --features."
+    ),
 ]
 _FeaturesOption = Annotated[
     Path | None,
     typer.Option(
-        "--features", help="What `embed` wrote, in place of DIR: nothing is computed twice.", metavar="FILE"
+        "--features", help="What `embed` wrote of these pictures: nothing is computed twice.", metavar="FILE"
     ),
 ]
 
@@ -148,15 +150,23 @@ def register(app: typer.Typer) -> None:
 def _set(folders: list[Path] | None, features: Path | None) -> list[Path] | Embedding:
     """The pictures, or their features where a file of them is given."""
     from onnxviz.errors import UsageError
+    from onnxviz.image.folder import find
+    from onnxviz.image.text import printable
     from onnxviz.techniques.embed import Embedding
 
-    if features is not None and folders:
-        raise UsageError("give either DIR or --features FILE, which holds the features of its own pictures")
-    if features is not None:
-        return Embedding.load(features)
-    if not folders:
-        raise UsageError("no picture was given; expected folders or pictures, or --features FILE")
-    return folders
+    if features is None:
+        if not folders:
+            raise UsageError("no picture was given; expected folders or pictures, or --features FILE")
+        return folders
+    found = Embedding.load(features)
+    known = {*found.files, *(str(one.path) for one in found.skipped)}
+    new = [path for path in find(folders or []).images if printable(path) not in known]
+    if new:
+        raise UsageError(
+            f"{len(new)} of the pictures given are not in {printable(features)} ({printable(new[0])}...); run "
+            "`onnxviz embed` again, or leave out --features"
+        )
+    return found
 
 
 def _keeping(run: Run, technique: Callable[..., Any], *given: Any, **options: Any) -> Any:

@@ -74,7 +74,7 @@ def build(source: Any, wanted: Wanted) -> Source:
     source   a torch.nn.Module, a `Source`, or text: torchvision:NAME, timm:NAME, transformers:NAME,
              module:callable, file.py:callable
 
-    Naming a module or file runs its code; so does a transformers id whose repository is on this disk only as data.
+    Naming a module or file runs its code; an id of a hub runs no code of that repository.
 
     raises   UsageError, MissingDependency, InputRefused when trained weights cannot be had
     """

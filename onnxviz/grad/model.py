@@ -102,6 +102,7 @@ def prepare(model: ir.Model, names: Sequence[str], *, keep: bool) -> tuple[ir.Mo
     wanted = [value.name for value in model.graph.outputs] if keep else []
     copy = normalise(copy)
     values = all_values(copy.graph)
+    outputs = [values[name or ""] for name in wanted]
     for name in names:
         source = values[name].producer()
         if source is not None and source.name == f"{name}/half":  # computed in float32, see graph/half.py
@@ -113,7 +114,7 @@ def prepare(model: ir.Model, names: Sequence[str], *, keep: bool) -> tuple[ir.Mo
                 f"{name!r} has type {dtype.name}; gradients need float values: choose a float input, output or layer"
             )
     copy.graph.outputs.clear()
-    copy.graph.outputs.extend(values[name or ""] for name in wanted)
+    copy.graph.outputs.extend(outputs)
     return copy, {name: values[name] for name in names}
 
 

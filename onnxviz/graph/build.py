@@ -98,7 +98,7 @@ class Builder:
             renamed.name = self.fresh(name)
             value = renamed
         self._typed([value])
-        add_outputs(self.graph, [value])
+        add_outputs(self.model, [value])
         return value.name or ""
 
     def constant(self, data: Any, dtype: ir.DataType | None = None, name: str = "onnxviz.constant") -> ir.Value:

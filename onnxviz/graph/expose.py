@@ -21,24 +21,31 @@ def expose(model: ir.Model, names: Iterable[str] | None = None) -> ir.Model:
              element type cannot be told (an output must declare it)
     """
     copy = duplicate(model)
-    wanted = None if names is None else lookup(copy.graph, names)
-    if wanted is None or any(value.type is None for value in wanted):
+    if names is None:
         annotate(copy)
-    if wanted is None:
         wanted = [value for node in copy.graph for value in node.outputs if value.name and value.dtype in FLOATS]
-    add_outputs(copy.graph, wanted)
+    else:
+        wanted = lookup(copy.graph, names)
+    add_outputs(copy, wanted)
     return copy
 
 
-def add_outputs(graph: ir.Graph, values: Iterable[ir.Value]) -> None:
-    """Append these values to the graph's outputs, each once."""
-    present = set(graph.outputs)
-    for value in values:
-        if value in present:
-            continue
+def add_outputs(model: ir.Model, values: Iterable[ir.Value]) -> None:
+    """Append these values to the model's outputs, each once, with element type and shape declared. Edits `model`."""
+    graph = model.graph
+    graph.outputs.extend(value for value in dict.fromkeys(values) if value not in set(graph.outputs))
+    declare_outputs(model)
+
+
+def declare_outputs(model: ir.Model) -> None:
+    """Fill in the element types and shapes that the outputs lack. Edits `model`.
+
+    Raises ModelUnsuitable where an element type cannot be told; a shape that cannot be told is left out.
+    """
+    if any(value.type is None or value.shape is None for value in model.graph.outputs):
+        annotate(model)
+    for value in model.graph.outputs:
         if value.type is None:
             raise ModelUnsuitable(
                 f"value {value.name!r} cannot be an output: its element type is not declared and cannot be inferred"
             )
-        present.add(value)
-        graph.outputs.append(value)

@@ -188,7 +188,7 @@ def _fold(graph: ir.Graph, conv: ir.Node, node: ir.Node, own: Any, parameters: A
     conv.replace_input_with(2, new[1])
     # The convolution's output takes the name of what it now computes, its node that of the layer.
     y, out = node.outputs[0], conv.outputs[0]
-    name, out.type, out.shape = y.name, y.type, y.shape
+    name, out.shape = y.name, y.shape
     y.replace_all_uses_with(out, replace_graph_outputs=True)
     graph.remove(node, safe=True)
     y.name = None

@@ -73,10 +73,10 @@ def _widen_input(graph: ir.Graph, lifter: Lifter, value: ir.Value) -> None:
 
 
 def _narrow_output(graph: ir.Graph, lifter: Lifter, index: int, value: ir.Value) -> None:
-    name, kind, shape = value.name, value.type, value.shape
-    value.name = lifter.name(f"{name}/float32")
-    out = ir.Value(name=name, type=kind, shape=shape)
-    dtype = value.dtype
+    name, shape, dtype = value.name, value.shape, value.dtype
     assert dtype is not None
+    value.name = lifter.name(f"{name}/float32")
+    value.type = ir.TensorType(ir.DataType.FLOAT)  # a type object of its own: `out` keeps the half one
+    out = ir.Value(name=name, type=ir.TensorType(dtype), shape=shape)
     graph.append(ir.node("Cast", [value], attributes={"to": int(dtype)}, outputs=[out], name=f"{name}/half"))
     graph.outputs[index] = out

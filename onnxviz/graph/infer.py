@@ -27,7 +27,8 @@ def skeleton(model: ir.Model) -> onnx.ModelProto:
                 del graph.initializers[value.name or ""]
         return ir.serde.serialize_model(model)
     finally:
-        del graph.inputs[known:]
+        while len(graph.inputs) > known:
+            graph.inputs.pop()
         for value, tensor in zip(weights, tensors, strict=True):
             value.const_value = tensor
             graph.register_initializer(value)
@@ -41,6 +42,9 @@ def infer(model: ir.Model, *, strict: bool = False) -> None:
 
     raises   ModelRejected when the graph contradicts itself (strict only)
     """
+    for value in model.graph.initializers.values():
+        if value.const_value is not None and not value.is_graph_input():
+            value.shape, value.dtype = ir.Shape(value.const_value.shape), value.const_value.dtype
     for node in model.graph:
         if node.domain in ("", "ai.onnx"):
             for value in node.outputs:

@@ -55,6 +55,12 @@ class Layer:
     trace: Field | None = dataclasses.field(default=None, repr=False, compare=False)
     """The exact map from units to pixels, for `field`."""
 
+    @property
+    def channels_last(self) -> bool:
+        """Whether the channels are the last axis (N, H, W, C): the axes that follow the image stand before them."""
+        axes = [axis for axis in self.trace.axes if axis is not None] if self.trace is not None else []
+        return bool(axes) and max(axes) < len(self.shape) - 1
+
 
 def layers(model: ir.Model, input: str | None = None, size: Pair | None = None) -> tuple[Layer, ...]:
     """Every named value that depends on the image and holds activations, in topological order.

@@ -13,9 +13,9 @@ from onnxviz.errors import ModelUnsuitable
 from onnxviz.graph.analysis.dataflow import FLOATS, dependent, duplicate, image_input, lookup, reads
 from onnxviz.graph.analysis.freeing import Freeing
 from onnxviz.graph.analysis.rules import POINTWISE
-from onnxviz.graph.analysis.shapes import Facts, Prober, annotate, layout
+from onnxviz.graph.analysis.shapes import Facts, Prober, layout
 from onnxviz.graph.analysis.twins import view
-from onnxviz.graph.expose import add_outputs
+from onnxviz.graph.expose import add_outputs, declare_outputs
 
 _FURTHER = (96, 160)
 """By how many pixels the trial size of `free_size` is larger: different both ways, and multiples of 32."""
@@ -43,6 +43,7 @@ def free_batch(model: ir.Model, input: str | None = None) -> ir.Model:  # noqa: 
     batch = image.shape[axis]
     if isinstance(batch, int):
         Freeing(copy, image, axis, batch).run()
+        declare_outputs(copy)
     return copy
 
 
@@ -54,10 +55,8 @@ def cut(model: ir.Model, outputs: Sequence[str]) -> ir.Model:
     """
     copy = duplicate(model)
     values = lookup(copy.graph, outputs)
-    if any(value.type is None for value in values):
-        annotate(copy)
     copy.graph.outputs.clear()
-    add_outputs(copy.graph, values)
+    add_outputs(copy, values)
     _prune(copy)
     return copy
 
@@ -99,15 +98,14 @@ def free_size(model: ir.Model, input: str | None = None) -> tuple[ir.Model, str 
     outputs, first = _free_part(copy.graph, image, base, larger)
     names = {where.y: "H", where.x: "W"}
     image.shape = ir.Shape([names[i] if i in axes else d for i, d in enumerate(image.shape)])
-    copy.graph.outputs.clear()
-    copy.graph.outputs.extend(outputs)
-    _prune(copy)
+    if not outputs:
+        raise ModelUnsuitable(f"no layer of this model takes images of another size: {first!r}, the first, forbids it")
     for node in copy.graph:  # what the file declared was for its own size
         for value in node.outputs:
             value.shape = None
-    annotate(copy, image.name)
-    if not outputs or any(value.type is None for value in outputs):
-        raise ModelUnsuitable(f"no layer of this model takes images of another size: {first!r}, the first, forbids it")
+    copy.graph.outputs.clear()
+    add_outputs(copy, outputs)
+    _prune(copy)
     return copy, first
 
 

@@ -12,7 +12,7 @@ from onnxviz.image.mosaic import square
 from onnxviz.image.text import printable, shorten
 
 _INK = (40, 40, 40)
-_FAINT = (120, 120, 120)
+_FAINT = (100, 100, 100)
 _BAR = (0, 114, 178)
 _TRACK = (226, 226, 226)
 _MARGIN, _GAP, _APART, _LINE = 18, 10, 34, 17

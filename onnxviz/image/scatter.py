@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from onnxviz.image.rows import fit
+from onnxviz.image.rows import Font, fit
 from onnxviz.image.text import printable
 
 PALETTE = (
@@ -28,7 +28,7 @@ PALETTE = (
 #: The colour of what belongs to no named group.
 OTHER = (150, 150, 150)
 INK = (40, 40, 40)
-FAINT = (120, 120, 120)
+FAINT = (100, 100, 100)
 _FRAME = (205, 205, 205)
 # Corners of each marker on a circle of radius 1; () is the circle itself. Areas are alike.
 _SHAPES: tuple[tuple[tuple[float, float], ...], ...] = (
@@ -81,27 +81,32 @@ def scatter(
     size     (width, height) in pixels
     """
     width, height = size
-    text = font(15)
-    key = legend(groups, width, text) if groups is not None and len(groups.names) else None
-    plot = (width, height - (key.height + 14 if key else 0))
+    unit = _unit(width)
+    text = font(15 * unit)
+    key = legend(groups, width) if groups is not None and len(groups.names) else None
+    plot = (width, height - (key.height + round(14 * unit) if key else 0))
     canvas = Image.new("RGB", size, "white")
-    left, top, right, bottom = 30, 2, plot[0] - 2, plot[1] - 30
-    places = _fit(np.asarray(points, np.float64), (left, top, right, bottom))
-    canvas.paste(_drawn(places, groups, plot, (left, top, right, bottom)), (0, 0))
+    left, top, right, bottom = box = (round(30 * unit), 2, plot[0] - 2, plot[1] - round(30 * unit))
+    places = _fit(np.asarray(points, np.float64), box, 26 * unit)
+    canvas.paste(_drawn(places, groups, plot, box), (0, 0))
     draw = ImageDraw.Draw(canvas)
-    draw.text(((left + right) / 2, bottom + 8), printable(axes[0]), FAINT, text, anchor="ma")
-    _upright(canvas, printable(axes[1]), text, (0, (top + bottom) // 2))
+    draw.text(((left + right) / 2, bottom + 8 * unit), printable(axes[0]), FAINT, text, anchor="ma")
+    _upright(canvas, printable(axes[1]), text, (top + bottom) // 2)
     if groups is not None:
-        _name_groups(draw, places, groups, (left, top, right, bottom))
+        _name_groups(draw, places, groups, box, unit)
     if key is not None:
         canvas.paste(key, (0, height - key.height))
     return canvas
 
 
-def _fit(points: np.ndarray, box: tuple[int, int, int, int]) -> np.ndarray:
+def _unit(width: int) -> float:
+    """What a pixel is multiplied by in a picture of this width, so that text and points stay in proportion."""
+    return max(1.0, width / 1060)
+
+
+def _fit(points: np.ndarray, box: tuple[int, int, int, int], margin: float) -> np.ndarray:
     """Pixel positions inside `box` with a margin; one scale for both axes, so distances stay true."""
     left, top, right, bottom = box
-    margin = 26
     low, high = points.min(axis=0), points.max(axis=0)
     spans = np.maximum(high - low, 0)
     room = np.array([right - left, bottom - top]) - 2 * margin
@@ -111,8 +116,8 @@ def _fit(points: np.ndarray, box: tuple[int, int, int, int]) -> np.ndarray:
     return np.asarray(centred + np.array([(left + right) / 2, (top + bottom) / 2]))
 
 
-def _radius(count: int) -> float:
-    return float(np.clip(110 / math.sqrt(max(1, count)), 2.2, 8))
+def _radius(count: int, unit: float) -> float:
+    return float(np.clip(110 / math.sqrt(max(1, count)), 2.2, 8)) * unit
 
 
 def _drawn(
@@ -121,7 +126,7 @@ def _drawn(
     large = Image.new("RGB", (size[0] * _FINE, size[1] * _FINE), "white")
     draw = ImageDraw.Draw(large)
     draw.rectangle([edge * _FINE for edge in box], outline=_FRAME, width=_FINE)
-    radius = _radius(len(places)) * _FINE
+    radius = _radius(len(places), _unit(size[0])) * _FINE
     of = groups.of if groups is not None else np.zeros(len(places), int)
     # The rest below, then the groups point by point in a mixed order: no group hides another as a whole.
     order = np.random.default_rng(0).permutation(len(places))
@@ -143,13 +148,17 @@ def _mark(draw: ImageDraw.ImageDraw, at: np.ndarray, group: int, radius: float) 
 
 
 def _name_groups(
-    draw: ImageDraw.ImageDraw, places: np.ndarray, groups: Groups, box: tuple[int, int, int, int]
+    draw: ImageDraw.ImageDraw,
+    places: np.ndarray,
+    groups: Groups,
+    box: tuple[int, int, int, int],
+    unit: float,
 ) -> None:
     """The names beside the middle of their groups, the most important first.
 
     A name that would lie on another, or on points of other groups, is left to the legend.
     """
-    text = font(16)
+    text, half = font(16 * unit), 11 * unit
     near = 0.05 * max(box[2] - box[0], box[3] - box[1])
     taken: list[tuple[float, float, float, float]] = []
     for number, name in enumerate(groups.names):
@@ -159,12 +168,12 @@ def _name_groups(
             continue
         # The member nearest to the median: a group in two parts is named at one of them, not between.
         middle = members[np.argmin(np.abs(members - np.median(members, axis=0)).sum(axis=1))]
-        beside = members[np.linalg.norm(members - middle, axis=1) <= near]
+        beside = members[np.linalg.norm(members - middle, axis=1) <= near][:, 1]
         shown = printable(name, 26)
-        reach = draw.textlength(shown, text)
-        x = float(np.clip(middle[0], box[0] + reach / 2 + 5, box[2] - reach / 2 - 5))
-        for y in (beside[:, 1].min() - 20, beside[:, 1].max() + 20):
-            area = (x - reach / 2 - 3, float(y) - 11, x + reach / 2 + 3, float(y) + 11)
+        reach = draw.textlength(shown, text) / 2
+        x = float(np.clip(middle[0], box[0] + reach + 5, box[2] - reach - 5))
+        for y in (float(beside.min()) - 20 * unit, float(beside.max()) + 20 * unit):
+            area = (x - reach - 3, y - half, x + reach + 3, y + half)
             inside = area[1] > box[1] and area[3] < box[3]
             clear = not any(_overlap(area, other) for other in taken) and not _covers(area, strangers)
             if inside and clear:
@@ -182,7 +191,7 @@ def _overlap(a: tuple[float, ...], b: tuple[float, ...]) -> bool:
     return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
 
 
-def legend(groups: Groups, width: int, text: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> Image.Image:
+def legend(groups: Groups, width: int) -> Image.Image:
     """The groups' markers and names with the number of their points, in three columns."""
     entries = [(number, name, int(np.sum(groups.of == number))) for number, name in enumerate(groups.names)]
     rest = int(np.sum(groups.of < 0))
@@ -190,47 +199,48 @@ def legend(groups: Groups, width: int, text: ImageFont.FreeTypeFont | ImageFont.
         entries.append((-1, groups.other, rest))
     columns = min(3, len(entries))
     rows = math.ceil(len(entries) / columns)
-    line, step = 24, width // 3
+    unit = _unit(width)
+    line, step, text = round(24 * unit), width // 3, font(15 * unit)
     marks = Image.new("RGB", (width * _FINE, rows * line * _FINE), "white")
-    at = [((i // rows) * step + 12, (i % rows) * line + line / 2) for i in range(len(entries))]
+    at = [((i // rows) * step + line / 2, (i % rows) * line + line / 2) for i in range(len(entries))]
     for (number, _, _), place in zip(entries, at, strict=True):
-        _mark(ImageDraw.Draw(marks), np.array(place) * _FINE, number, 7 * _FINE)
+        _mark(ImageDraw.Draw(marks), np.array(place) * _FINE, number, 7 * unit * _FINE)
     picture = marks.resize((width, rows * line), Image.Resampling.LANCZOS)
     draw = ImageDraw.Draw(picture)
     for (_, name, count), (x, y) in zip(entries, at, strict=True):
-        draw.text((x + 16, y), f"{printable(name, 28)} ({count})", INK, text, anchor="lm")
+        shown = fit(draw, f"{printable(name, 60)} ({count:,})", text, step - 2 * line)
+        draw.text((x + 16 * unit, y), shown, INK, text, anchor="lm")
     return picture
 
 
-def _upright(
-    canvas: Image.Image, shown: str, text: ImageFont.FreeTypeFont | ImageFont.ImageFont, at: tuple[int, int]
-) -> None:
-    """`shown` written from bottom to top, its middle at height `at[1]`."""
+def _upright(canvas: Image.Image, shown: str, text: Font, middle: int) -> None:
+    """`shown` at the left edge, written from bottom to top around the height `middle`."""
     if not shown:
         return
-    reach = math.ceil(ImageDraw.Draw(canvas).textlength(shown, text))
-    label = Image.new("RGB", (reach + 4, 22), "white")
+    box = ImageDraw.Draw(canvas).textbbox((0, 0), shown, text)
+    label = Image.new("RGB", (math.ceil(box[2]) + 4, math.ceil(box[3]) + 4), "white")
     ImageDraw.Draw(label).text((2, 2), shown, FAINT, text)
     label = label.transpose(Image.Transpose.ROTATE_90)
-    canvas.paste(label, (at[0], max(0, at[1] - label.height // 2)))
+    canvas.paste(label, (0, max(0, middle - label.height // 2)))
 
 
 def side_by_side(
     left: Image.Image, right: Image.Image, title: str, over_left: str, over_right: str
 ) -> Image.Image:
     """Two pictures beside each other with a title, and a line over each."""
-    margin, gap, head = 22, 44, 78
+    unit = _unit(right.width)
+    margin, gap, head = round(22 * unit), round(44 * unit), round(78 * unit)
     column = max(left.width, 400)  # room for the line over it
     width = 2 * margin + column + gap + right.width
     canvas = Image.new("RGB", (width, head + max(left.height, right.height) + margin), "white")
-    draw = ImageDraw.Draw(canvas)
-    draw.text((margin, 16), fit(draw, title, font(22), width - 2 * margin), INK, font(22))
+    draw, large, small = ImageDraw.Draw(canvas), font(22 * unit), font(15 * unit)
+    draw.text((margin, 16 * unit), fit(draw, title, large, width - 2 * margin), INK, large)
     for picture, line, x in ((left, over_left, margin), (right, over_right, margin + column + gap)):
-        draw.text((x, 50), fit(draw, line, font(15), max(picture.width, column)), FAINT, font(15))
+        draw.text((x, 50 * unit), fit(draw, line, small, max(picture.width, column)), FAINT, small)
         canvas.paste(picture, (x, head))
     return canvas
 
 
-def font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+def font(size: float) -> Font:
     """Pillow's own font."""
     return ImageFont.load_default(size)

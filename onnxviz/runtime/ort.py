@@ -49,7 +49,7 @@ class Program:
         self.provider = provider
         self.inputs = [value.name for value in session.get_inputs()]
         self.outputs = [value.name for value in session.get_outputs()]
-        self._types = {value.name: _TYPES.get(value.type) for value in session.get_inputs()}
+        self._types: dict[str, Any] = {value.name: _TYPES.get(value.type) for value in session.get_inputs()}
 
     @property
     def on_device(self) -> bool:
@@ -185,7 +185,7 @@ def _split(model: ir.Model) -> tuple[bytes, list[str], list[np.ndarray]]:
         names.append(name)
         weights.append(np.ascontiguousarray(tensor.numpy()))
         value.const_value = ir.ExternalTensor(
-            "beside", 0, tensor.nbytes, tensor.dtype, shape=ir.Shape(tensor.shape), name=name
+            "beside", 0, tensor.nbytes, tensor.dtype, shape=ir.Shape(weights[-1].shape), name=name
         )
     return ir.serde.serialize_model(thin).SerializeToString(), names, weights
 

@@ -84,7 +84,7 @@ def activations(net: Network, image: ImageLike, layer: str) -> Activations:
     if len(pictures) != 1:
         raise UsageError(f"activations takes one image, got {len(pictures)}")
     maps = net.activations(image, [found.name])[found.name][0]
-    if maps.ndim == 3 and net.channels_last(found):
+    if maps.ndim == 3 and found.channels_last:
         maps = np.moveaxis(maps, -1, 0)
     if maps.ndim == 2:
         maps = maps[None]

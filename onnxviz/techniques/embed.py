@@ -222,7 +222,7 @@ class _Graph:
         model = cut(self._net.batched[0], list(dict.fromkeys([name, *keep])))
         # A shape that the file does not tell: taken as it is, each image's numbers in one row.
         rank = len(self._layer.shape) if self._layer.shape != ("...",) else 2
-        return pooled(model, name, rank, channels_last=self._net.channels_last(self._layer), keep=keep)
+        return pooled(model, name, rank, channels_last=self._layer.channels_last, keep=keep)
 
 
 class _Rows:

@@ -19,6 +19,9 @@ _MOST_FILTERS = 256
 _MOST_CHANNELS = 32
 _MOST_DEEP_FILTERS = 48
 _TILE = 44
+_SIDE = 84
+# Where half of the filters are fainter than this share of the strongest, one scale alone shows mostly grey.
+_FAINT = 0.35
 _RGB = 3
 
 
@@ -37,36 +40,59 @@ class Filters(Result):
     def picture(self) -> Image.Image:
         """RGB tiles where the filter sees the picture itself, else one row of grey tiles a filter.
 
-        One common scale for all tiles: zero is mid-grey, the largest weight of the layer is white or black.
+        One common scale for all tiles, so they can be compared: zero is mid-grey, the largest weight of the layer is
+        white or black. Where that leaves most first-layer filters grey, they stand beside on scales of their own.
         """
         from onnxviz.image.sheet import tiles
 
-        weights = np.asarray(self.values)
-        peak = float(np.abs(weights[np.isfinite(weights)]).max(initial=0.0)) or 1.0
-        # A zero weight is mid-grey in every tile, so tiles can be compared with each other.
-        scaled = np.nan_to_num(0.5 + 0.5 * weights / peak, nan=0.5)
-        grey = np.rint(np.clip(scaled, 0.0, 1.0) * 255).astype(np.uint8)
-        count, depth = grey.shape[:2]
-        scale = f"zero is mid-grey, white is +{peak:.2g}, black is −{peak:.2g}"
+        weights = np.nan_to_num(np.asarray(self.values), posinf=0.0, neginf=0.0)
+        if self.order == "BGR":
+            weights = weights[:, ::-1]
+        count, depth = weights.shape[:2]
+        peak = float(np.abs(weights).max(initial=0.0)) or 1.0
+        size = f"{weights.shape[3]}×{weights.shape[2]}"
         if self.order is not None or depth == 1:
-            shown = grey[:_MOST_FILTERS]
-            if self.order == "BGR":
-                shown = shown[:, ::-1]
-            pictures = [_tile(np.moveaxis(filter_, 0, -1)) for filter_ in shown]
-            more = "" if len(shown) == count else f", the first {len(shown)}"
-            return tiles(
-                pictures,
-                columns=_columns(len(pictures)),
-                title=f"{self.layer}: {count} filters of {_size(grey)}{more}",
-                subtitle=scale,
-            )
+            return self._first(weights[:_MOST_FILTERS], count, size)
+        grey = _grey(weights, peak)
         rows, columns = min(count, _MOST_DEEP_FILTERS), min(depth, _MOST_CHANNELS)
         pictures = [_tile(grey[i, j][..., None], _TILE // 2) for i in range(rows) for j in range(columns)]
         return tiles(
             pictures,
             columns=columns,
             title=f"{self.layer}: filters 0–{rows - 1} of {count} (rows) × input channels 0–{columns - 1} of {depth}",
-            subtitle=scale,
+            subtitle=f"zero is mid-grey, white is +{peak:.2g}, black is −{peak:.2g}",
+        )
+
+    def _first(self, weights: np.ndarray, count: int, size: str) -> Image.Image:
+        """Filters of one picture each: all on one scale, and each on its own where the strong drown the faint."""
+        from onnxviz.image.page import MARGIN
+        from onnxviz.image.sheet import tiles
+
+        peaks = np.abs(weights).reshape(len(weights), -1).max(axis=1, initial=0.0)
+        peak = float(peaks.max(initial=0.0)) or 1.0
+        more = "" if len(weights) == count else f", the first {len(weights)}"
+        columns = _columns(len(weights))
+
+        def shown(scales: np.ndarray | float) -> list[np.ndarray]:
+            return [_tile(one) for one in np.moveaxis(_grey(weights, scales), 1, -1)]
+
+        foot: list[Image.Image] = []
+        if float(np.median(peaks)) < _FAINT * peak:
+            own = tiles(
+                shown(np.maximum(peaks, 1e-12)[:, None, None, None]),
+                columns=columns,
+                side=_SIDE,
+                title="The same filters, each on its own scale",
+                subtitle=f"the largest weight of each is full colour: from ±{peaks.min():.2g} to ±{peak:.2g}",
+            )
+            foot = [own.crop((MARGIN, 0, own.width - MARGIN, own.height - MARGIN))]
+        return tiles(
+            shown(peak),
+            columns=columns,
+            side=_SIDE,
+            title=f"{self.layer}: {count} filters of {size}{more}, on one scale",
+            subtitle=f"zero is mid-grey, the largest weight of the layer is ±{peak:.2g}",
+            foot=foot,
         )
 
 
@@ -113,6 +139,12 @@ def _reads_image(net: Network, name: str) -> bool:
     return True
 
 
+def _grey(weights: np.ndarray, peak: np.ndarray | float) -> np.ndarray:
+    """Weights as uint8: zero is mid-grey, ±peak is white and black."""
+    result: np.ndarray = np.rint(np.clip(0.5 + 0.5 * weights / peak, 0.0, 1.0) * 255).astype(np.uint8)
+    return result
+
+
 def _tile(pixels: np.ndarray, edge: int = _TILE) -> np.ndarray:
     """(h, w, 1 or 3) uint8 as RGB, enlarged by a whole factor so that each weight is a crisp square."""
     factor = max(1, edge // max(pixels.shape[:2]))
@@ -122,7 +154,3 @@ def _tile(pixels: np.ndarray, edge: int = _TILE) -> np.ndarray:
 
 def _columns(count: int) -> int:
     return max(1, min(16, int(np.ceil(np.sqrt(count) * 1.3))))
-
-
-def _size(weights: np.ndarray) -> str:
-    return f"{weights.shape[3]}×{weights.shape[2]}"

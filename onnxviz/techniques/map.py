@@ -102,8 +102,8 @@ class Map(Result):
         return side_by_side(
             left,
             right,
-            f"{count:,} {'picture' if count == 1 else 'pictures'}, placed by {METHODS[self.method]} of {size:,} features of layer "
-            f"‘{printable(self.embedding.layer, 60)}’",
+            f"{count:,} {'picture' if count == 1 else 'pictures'}, placed by {METHODS[self.method]} "
+            f"of {size:,} features of layer ‘{printable(self.embedding.layer, 60)}’",
             f"The pictures on a grid, near their places on the map{some}",
             "The map"
             + ("" if self.embedding.classes is None else "; colour and shape: the network's top class"),
@@ -144,9 +144,10 @@ def map(
     keep = np.flatnonzero(found.usable())
     chosen = method or ("tsne" if len(keep) >= _FEW else "pca")
     try:
+        progress(0, None, METHODS[chosen])
         placed = project(found.features[keep], chosen, perplexity=perplexity, seed=seed)
         cells = grid(placed.points, seed=seed)
-        shown = thumbnails(net, found, keep[cells.index], _edge(cells))
+        shown = thumbnails(net, found, keep[cells.index], _edge(cells), progress)
     except KeyboardInterrupt as stop:
         # The features are what took long; they are not lost, and `--features` takes them back.
         raise Interrupted(replace(found, manifest={**found.manifest, "incomplete": True})) from stop

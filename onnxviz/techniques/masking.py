@@ -107,7 +107,7 @@ class LayerScore(Score):
     def __init__(self, net: Network, layer: str, channel: int, position: tuple[int, int] | None) -> None:
         super().__init__(net)
         self._layer = net.layer(layer)
-        self._last = net.channels_last(self._layer)
+        self._last = self._layer.channels_last
         self._channel = channel
         self._position = position
         self.output = occlude.SCORE

@@ -8,7 +8,7 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from onnxviz.errors import ImageRejected
 from onnxviz.image.decode import decode
@@ -126,18 +126,27 @@ def cut(
 
 def _tile(result: Patches, place: Place, picture: np.ndarray, edge: int) -> np.ndarray:
     layer, row, rank = place
-    box = result.layers[layer].boxes[row, rank]
-    return crop(picture, result.preprocessing, (int(box[0]), int(box[1]), int(box[2]), int(box[3])), edge)
+    one = result.layers[layer]
+    top, left, bottom, right = map(int, one.boxes[row, rank])
+    view = view_size(result.preprocessing, *picture.shape[:2])
+    ring = _places(one) and _is_wide((bottom - top, right - left), view)
+    return crop(picture, result.preprocessing, (top, left, bottom, right), edge, ring=ring)
 
 
 def crop(
-    picture: np.ndarray, preprocessing: Preprocessing, box: tuple[int, int, int, int], edge: int
+    picture: np.ndarray,
+    preprocessing: Preprocessing,
+    box: tuple[int, int, int, int],
+    edge: int,
+    *,
+    ring: bool = False,
 ) -> np.ndarray:
     """A patch of the network's view, from the original's own pixels.
 
     picture   (H, W, 3) uint8, the original
     box       top, left, bottom, right in pixels of the network's view; may reach outside
     edge      pixels of the longer side of the result
+    ring      draw a ring around the middle of the box: where it is much of the picture, the unit hears most from there
     returns   (h, w, 3) uint8. Every patch of a layer comes out at one scale: what hangs over the border of the view is
               grey, and where the field is larger than the view, the whole view is shown with what lies outside
               the field grey
@@ -162,7 +171,29 @@ def crop(
             (columns, rows), Image.Resampling.BICUBIC, (source[1], source[0], source[3], source[2])
         )
         tile.paste(part, (edges[1], edges[0]))
+    if ring:
+        y, x = (((box[i] + box[i + 2]) / 2 - shown[i][0]) * scale for i in (0, 1))
+        _draw_ring(tile, min(max(y, 0), size[0]), min(max(x, 0), size[1]), edge)
     return np.asarray(tile)
+
+
+def _draw_ring(tile: Image.Image, y: float, x: float, edge: int) -> None:
+    """White between two dark lines, so that it shows on any picture."""
+    draw = ImageDraw.Draw(tile)
+    radius, width = max(4.0, edge / 14), max(1, edge // 100)
+    for grow, colour, line in ((width, "black", 3 * width), (0, "white", width)):
+        reach = radius + grow
+        draw.ellipse((x - reach, y - reach, x + reach, y + reach), outline=colour, width=line)
+
+
+def _places(one: LayerPatches) -> bool:
+    """Whether the layer tells places in the picture apart."""
+    return one.layer.trace is not None and any(one.layer.trace.placed)
+
+
+def _is_wide(extent: tuple[int, int], view: tuple[int, int]) -> bool:
+    """Whether a field is so large a part of the view that its middle needs a mark."""
+    return 2 * max(extent[0] / view[0], extent[1] / view[1]) > 1
 
 
 def _to_view(preprocessing: Preprocessing, source: np.ndarray, height: int, width: int) -> list[float]:
@@ -198,22 +229,44 @@ def _draw_sheet(result: Patches, layer: int, row: int, tiles: dict[Place, np.nda
 
 
 def _subtitle(result: Patches, one: LayerPatches, row: int) -> str:
-    best = one.scores[row, 0]
-    seen = int(result.manifest["figures"]["ranked"])
-    told = f"strongest in {int((one.index[row] >= 0).sum())} of {seen} images; {_field(result, one)}"
+    best, here = one.scores[row, 0], one.index[row] >= 0
+    told = [
+        f"strongest in {int(here.sum())} of {int(result.manifest['figures']['ranked'])} images",
+        _field(result, one),
+    ]
     if not best > 0 and one.layer.op in ("Relu", "Clip"):
-        told += "; silent: never above 0"
-    return told
+        told.append("silent: never above 0")
+    if (one.scores[row, here] != one.unclipped[row, here]).any():
+        told.append(f"in brackets: before the layer cuts at {best:.3g}")
+    if _overhangs(one, row, result.preprocessing):
+        told.append("grey lies outside the picture or the field")
+    return "; ".join(told)
+
+
+def _overhangs(one: LayerPatches, row: int, preprocessing: Preprocessing) -> bool:
+    """Whether some tile of this channel has grey in it."""
+    for box, size, index in zip(one.boxes[row], one.sizes[row], one.index[row], strict=True):
+        if index < 0:
+            continue
+        view = view_size(preprocessing, *map(int, size))
+        for axis in (0, 1):
+            low, high = int(box[axis]), int(box[axis + 2])
+            within = low >= 0 and high <= view[axis]
+            covers = low <= 0 and high >= view[axis]
+            if not within and not covers:
+                return True
+    return False
 
 
 def _field(result: Patches, one: LayerPatches) -> str:
     """What a patch is, in words."""
-    placed = one.layer.trace is not None and any(one.layer.trace.placed)
-    extent = one.layer.local_field
-    size = result.preprocessing.size
-    if not placed or extent is None or (size and extent[0] >= 2 * size[0] and extent[1] >= 2 * size[1]):
-        return "each unit sees the whole picture"
-    return f"a unit sees {extent[1]}×{extent[0]} pixels" + (f" of {size[1]}×{size[0]}" if size else "")
+    extent, size = one.layer.local_field, result.preprocessing.size
+    if not _places(one) or extent is None:
+        return "the whole picture counts"
+    told = f"a unit sees {extent[1]}×{extent[0]} pixels" + (f" of {size[1]}×{size[0]}" if size else "")
+    if size and extent[0] >= 2 * size[0] and extent[1] >= 2 * size[1]:
+        told = "each unit sees the whole picture"
+    return told + (", most of all around the ring" if size and _is_wide(extent, size) else "")
 
 
 def _draw_overview(
@@ -230,11 +283,15 @@ def _draw_overview(
         if len(rows) == len(one.channels)
         else f"the {len(rows)} of {len(one.channels)} channels whose best image stands out most"
     )
+    subtitle = f"each block: the {count} patches that one channel answers most; {_field(result, one)}"
+    if any(_overhangs(one, row, result.preprocessing) for row in rows):
+        subtitle += "; grey lies outside the picture or the field"
     return draw(
         blocks,
         labels=[str(int(one.channels[row])) for row in rows],
+        side=max(max(block.shape[:2]) for block in blocks),
         title=f"{printable(one.name, 60)}: {which}",
-        subtitle=f"each block: the {count} patches that one channel answers most; {_field(result, one)}",
+        subtitle=subtitle,
     )
 
 

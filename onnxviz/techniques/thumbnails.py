@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,6 +11,7 @@ from onnxviz.errors import ImageRejected
 from onnxviz.image.decode import decode
 from onnxviz.image.io import read
 from onnxviz.image.mosaic import square
+from onnxviz.progress import Progress, silent
 from onnxviz.techniques.stream import fingerprint
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def thumbnails(
-    net: Network, found: Embedding, rows: Iterable[int], edge: int
+    net: Network, found: Embedding, rows: Sequence[int] | np.ndarray, edge: int, progress: Progress = silent
 ) -> dict[int, np.ndarray | None]:
     """The pictures of these rows as the network saw them, (edge, edge, 3) uint8 each.
 
@@ -36,7 +37,8 @@ def thumbnails(
             raise ImageRejected("it was replaced")
         return np.asarray(square(view, edge))
 
-    return {
-        row: None if isinstance(drawn, ImageRejected) else drawn
-        for row, drawn in decode((int(row) for row in rows), small)
-    }
+    tiles: dict[int, np.ndarray | None] = {}
+    for row, drawn in decode((int(row) for row in rows), small):
+        tiles[row] = None if isinstance(drawn, ImageRejected) else drawn
+        progress(len(tiles), len(rows), "pictures")
+    return tiles

@@ -24,9 +24,9 @@ def convolution(net: Network, layer: str | None) -> ir.Node:
     raises   UnknownLayer; ModelUnsuitable where there is none
     """
     if layer is None:
-        for node in net.model.graph:
-            if node.op_type in _KERNEL:
-                return node
+        for first in net.model.graph:
+            if first.op_type in _KERNEL:
+                return first
         raise ModelUnsuitable("the network has no convolution, so it has no filters to show")
     found = net.layer(layer)
     node = _producer(net.model, found.name)
@@ -34,10 +34,10 @@ def convolution(net: Network, layer: str | None) -> ir.Node:
         source = node.inputs[0]
         node = source.producer() if source is not None else None
     if node is None or node.op_type not in _KERNEL:
-        first = convolution(net, None)
+        other = convolution(net, None)
         raise ModelUnsuitable(
             f"layer {layer!r} ({found.op}) is not a convolution, so it has no filters; "
-            f"the first convolution is {first.outputs[0].name!r}"
+            f"the first convolution is {other.outputs[0].name!r}"
         )
     return node
 

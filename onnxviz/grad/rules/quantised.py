@@ -47,7 +47,7 @@ def quantize_linear(
     else:
         units = op.Round(op.Div(x, _along(op, scale, x, axis)))
         if zero is not None:
-            units = op.Add(units, _along(op, op.CastLike(zero, x), x, axis))
+            units = op.Add(units, op.CastLike(_along(op, zero, x, axis), x))
         inside = op.CastLike(op.And(op.Greater(units, low), op.Less(units, high)), g)
     g = op.Mul(g, inside)
     return (g if _paired(y.producer()) else op.Div(g, _along(op, scale, x, axis))), None

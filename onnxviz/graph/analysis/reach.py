@@ -138,11 +138,16 @@ def move(reach: Reach, axis: int, how: Span | None, size: int) -> Reach:
 
 
 def purify(reach: Reach, axis: int) -> Reach | None:
-    """The same with the axis as one atom, coordinate = index; None where other axes hold some of its digits."""
+    """The same with the axis as one atom, coordinate = index.
+
+    None where the axis tells places of both directions or of none, or other axes hold some of its digits.
+    Digits without a place (channels that a pixel shuffle moved in) stand for the same place again.
+    """
     atoms = reach.axes[axis]
-    d = atoms[0].direction if atoms else None
-    if d is None or any(atom.direction != d for atom in atoms):
+    directions = {atom.direction for atom in atoms if atom.direction is not None}
+    if len(directions) != 1:
         return None
+    d = directions.pop()
     if any(atom.direction == d for i, a in enumerate(reach.axes) if i != axis for atom in a):
         return None
     size = math.prod(atom.size for atom in atoms)
@@ -155,7 +160,7 @@ def purify(reach: Reach, axis: int) -> Reach | None:
     step = int(places[1]) if size > 1 else 1
     if np.array_equal(places, step * np.arange(size)):
         how = window(step, 0, 1)
-    else:  # digits in an unusual order: a table of every unit
+    else:  # a table of every unit
         how = span(places, places, reach.lengths[d])
     axes, lengths = list(reach.axes), list(reach.lengths)
     axes[axis], lengths[d] = (Atom(d, 1, size),), size
@@ -345,15 +350,17 @@ def _agree(one: Reach, other: Reach, d: int) -> tuple[Reach, Reach]:
     mine, theirs = _atoms(one, d), _atoms(other, d)
     if not mine or not theirs:
         return one, other
-    smaller, larger = (set(mine), set(theirs)) if len(mine) < len(theirs) else (set(theirs), set(mine))
-    if one.lengths[d] == other.lengths[d] and smaller <= larger:
-        return one, other
+    smaller, larger = sorted((set(mine), set(theirs)), key=len)
+    if one.lengths[d] == other.lengths[d]:
+        if not smaller <= larger:  # the rows and columns of an attention: the first side's places are kept
+            other = mix(other, sorted({axis for axis, atom in theirs if (axis, atom) not in mine}))
+        if set(_atoms(other, d)) <= set(mine) or smaller <= larger:
+            return one, other
     one_pure, other_pure = _pure_axis(one, d), _pure_axis(other, d)
     if one_pure is not None and other_pure is not None:  # other coordinates for the same places
         (a, one_new), (b, other_new) = one_pure, other_pure
         if a == b and one_new.lengths[d] == other_new.lengths[d]:
             return one_new, other_new
-    # Two axes for one direction (the rows and columns of an attention): the first one's is kept.
     return one, mix(other, sorted({axis for axis, _ in theirs}))
 
 

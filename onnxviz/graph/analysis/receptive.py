@@ -7,6 +7,7 @@ as places outside the image. Nothing is ever left out: an operator without a rul
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -23,16 +24,21 @@ from onnxviz.graph.analysis.dataflow import dependent, reads
 
 @dataclass(frozen=True, eq=False)
 class Field:
-    """What unit (y, x) of a value sees. `placed`: whether the value has an axis for y, for x."""
+    """What unit (y, x) of a value sees. `axes`: the value's axis for y and for x, None where it has none."""
 
     full: tuple[Span, Span]
     local: tuple[Span, Span]
-    placed: tuple[bool, bool]
+    axes: tuple[int | None, int | None]
+
+    @property
+    def placed(self) -> tuple[bool, bool]:
+        """Whether the value has an axis for y, for x."""
+        return self.axes[0] is not None, self.axes[1] is not None
 
     def same(self, other: Field) -> bool:
         """True where both tell the same of every unit."""
         pairs = zip((*self.full, *self.local), (*other.full, *other.local), strict=True)
-        return self.placed == other.placed and all(one.same(two) for one, two in pairs)
+        return self.axes == other.axes and all(one.same(two) for one, two in pairs)
 
 
 def fields(graph: ir.Graph, image: ir.Value, layout: Layout, facts: Facts) -> dict[str, Field]:
@@ -121,10 +127,9 @@ def _placed(reach: Reach) -> Field:
     kept: dict[int, int] = {}
     for d in (Y, X):
         sizes = {
-            i: size
+            i: math.prod(atom.size for atom in axis if atom.direction == d)
             for i, axis in enumerate(reach.axes)
-            if axis and all(atom.direction == d for atom in axis)
-            for size in [reach.shape[i]]
+            if {atom.direction for atom in axis} - {None} == {d}
         }
         if sizes:
             kept[d] = max(sizes, key=lambda i: sizes[i])
@@ -136,4 +141,4 @@ def _placed(reach: Reach) -> Field:
             del kept[d]
         else:
             reach = pure
-    return Field(reach.full, reach.local, (Y in kept, X in kept))
+    return Field(reach.full, reach.local, (kept.get(Y), kept.get(X)))

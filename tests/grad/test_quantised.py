@@ -1,0 +1,224 @@
+"""Quantised and half-precision models: straight through the rounding, stopped by saturation, as torch fakes it."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+import torch
+from onnx import TensorProto, helper, numpy_helper
+
+from onnxviz.errors import ModelUnsuitable
+from onnxviz.grad.model import gradient_model
+from tests import networks
+from tests.grad import torch_graph
+from tests.grad.oracle import Case, normal, session
+
+_RANGES = {torch.int8: (-128, 127), torch.uint8: (0, 255)}
+
+
+def _along(value: torch.Tensor, x: torch.Tensor, axis: int) -> torch.Tensor:
+    return value if value.numel() == 1 else value.reshape([-1] + [1] * (x.ndim - 1 - axis % x.ndim))
+
+
+def _quantise(a, x, scale, zero):
+    """A float tensor that holds the integers, its gradient straight through and 0 where clamped."""
+    units = x / _along(scale, x, a.get("axis", 1))
+    rounded = units + (units.round() - units).detach()
+    low, high = _RANGES[zero.dtype]
+    return torch.clamp(rounded + _along(zero, x, a.get("axis", 1)), low, high)
+
+
+def _dequantise(a, x, scale, zero=None):
+    axis = a.get("axis", 1)
+    return ((x if zero is None else x - _along(zero, x, axis).to(scale.dtype)) * _along(scale, x, axis)).to(scale.dtype)
+
+
+def _conv(a, x, xs, xz, w, ws, wz, ys, yz, b=None):
+    bias = None if b is None else b.to(xs.dtype) * xs * ws
+    y = torch_graph._conv(a, _dequantise({}, x, xs, xz), _dequantise({"axis": 0}, w, ws, wz), bias)
+    return _quantise({}, y, ys, yz)
+
+
+def _gemm(a, x, xs, xz, w, ws, wz, c, ys=None, yz=None):
+    y = torch_graph._gemm(a, _dequantise({}, x, xs, xz), _dequantise({"axis": 0}, w, ws, wz), c.to(xs.dtype) * xs * ws)
+    return y if ys is None else _quantise({}, y, ys, yz)
+
+
+def _pool(a, x, xs, xz, ys, yz):
+    return _quantise({}, _dequantise({}, x, xs, xz).mean((2, 3), keepdim=True), ys, yz)
+
+
+def _average(a, x, xs, xz, ys, yz):
+    return _quantise({}, torch_graph._average_pool(a, _dequantise({}, x, xs, xz)), ys, yz)
+
+
+def _softmax(a, x, xs, xz, ys, yz):
+    return _quantise({}, torch.softmax(_dequantise({}, x, xs, xz), a.get("axis", -1)), ys, yz)
+
+
+def _add(a, x, xs, xz, y, s, z, ys, yz):
+    return _quantise({}, _dequantise({}, x, xs, xz) + _dequantise({}, y, s, z), ys, yz)
+
+
+def _concat(a, ys, yz, *xs):
+    parts = [_dequantise({}, *xs[i : i + 3]) for i in range(0, len(xs), 3)]
+    return _quantise({}, torch.cat(parts, a["axis"]), ys, yz)
+
+
+@pytest.fixture(autouse=True)
+def quantised_operators(monkeypatch):
+    for name, rule in {
+        "QuantizeLinear": _quantise, "DequantizeLinear": _dequantise, "QLinearConv": _conv, "QGemm": _gemm,
+        "QLinearGlobalAveragePool": _pool, "QLinearSoftmax": _softmax, "QLinearAdd": _add, "QLinearAveragePool": _average,
+        "QLinearConcat": _concat,
+    }.items():  # fmt: skip
+        monkeypatch.setitem(torch_graph._OPS, name, rule)
+
+
+def cosine(a: np.ndarray, b: np.ndarray) -> float:
+    return float((a * b).sum() / (np.linalg.norm(a) * np.linalg.norm(b)))
+
+
+FORMS = {"qdq": networks.qdq, "qoperator": networks.qoperator}
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("make", ["tiny", "squeezenet"])
+def test_against_fake_quantisation(form: str, make: str) -> None:
+    plain = networks.tiny_cnn(softmax=False) if make == "tiny" else networks.light("squeezenet")
+    if plain.graph.node[-1].op_type == "Softmax":  # quantised, it saturates everywhere
+        plain.graph.output[0].name = plain.graph.node.pop().input[0]
+        del plain.graph.output[0].type.tensor_type.shape.dim[:]
+        plain = onnx.shape_inference.infer_shapes(plain)
+    model = FORMS[form](plain)
+    source, output = model.graph.input[0].name, model.graph.output[0].name
+    shape = [d.dim_value or 3 for d in model.graph.input[0].type.tensor_type.shape.dim]
+    x = np.random.default_rng(5).standard_normal(shape).astype(np.float32)
+    expected_y = session(model).run([output], {source: x})[0]
+    cotangent = np.random.default_rng(6).standard_normal(expected_y.shape).astype(np.float32)
+
+    proto = ir.to_proto(gradient_model(ir.from_proto(model)))
+    onnx.checker.check_model(proto, full_check=True)
+    y, gradient = session(proto).run(None, {source: x, f"{output}.cotangent": cotangent})
+    step = np.abs(expected_y).max() / 40  # some steps of the last places: rounding is done in another order
+    np.testing.assert_allclose(y, expected_y, atol=step)
+
+    tensor = torch.tensor(x, requires_grad=True)
+    found = torch_graph.run(model, {source: tensor})[output]
+    found.backward(torch.tensor(cotangent))
+    assert cosine(gradient, tensor.grad.numpy()) >= 0.99
+
+
+def test_saturation_stops_the_gradient() -> None:
+    """The range of QuantizeLinear is the clip: 0 beyond it, the straight gradient within."""
+    scale, zero = np.float32(0.1), np.uint8(0)
+    x = np.float32([[-1.0, -0.04, 0.0, 3.14, 25.5, 25.54, 26.0]])
+    graph = helper.make_graph(
+        [
+            helper.make_node("QuantizeLinear", ["x", "s", "z"], ["q"]),
+            helper.make_node("DequantizeLinear", ["q", "s", "z"], ["y"]),
+        ],
+        "one",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 7])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", 7])],
+        [numpy_helper.from_array(scale, "s"), numpy_helper.from_array(zero, "z")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+    proto = ir.to_proto(gradient_model(ir.from_proto(model)))
+    gradient = session(proto).run(["x.gradient"], {"x": x, "y.cotangent": np.full_like(x, 2.0)})[0]
+    np.testing.assert_array_equal(gradient, [[0, 2, 2, 2, 2, 2, 0]])
+
+
+@pytest.mark.parametrize(("scale", "zero", "axis"), [
+    (np.float32([0.1, 0.02, 0.3]), np.int8([0, 3, -5]), 1), (np.float32([0.1, 0.02]), np.uint8([0, 128]), 0),
+    (np.float32([0.1, 0.02]), np.uint8([0, 128]), -2), (np.float32(0.05), None, 1),
+])  # fmt: skip
+def test_per_axis(scale, zero, axis) -> None:
+    x = normal(2, 3) * 3 if axis >= 0 else normal(2, 2, 3) * 3
+    names = ["s"] if zero is None else ["s", "z"]
+    weights = [numpy_helper.from_array(v, k) for k, v in (("s", scale), ("z", zero)) if v is not None]
+    graph = helper.make_graph(
+        [
+            helper.make_node("QuantizeLinear", ["x", *names], ["q"], axis=axis),
+            helper.make_node("Identity", ["q"], ["r"]),  # no pair: both factors are applied
+            helper.make_node("DequantizeLinear", ["r", *names], ["y"], axis=axis),
+        ],
+        "one",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, x.shape)],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, x.shape)],
+        weights,
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+    proto = ir.to_proto(gradient_model(ir.from_proto(model)))
+    cotangent = normal(*x.shape, seed=3)
+    gradient = session(proto).run(["x.gradient"], {"x": x, "y.cotangent": cotangent})[0]
+    tensor = torch.tensor(x, requires_grad=True)
+    zero_tensor = torch.tensor(np.uint8(0) if zero is None else zero)
+    s = torch.tensor(scale)
+    _dequantise({"axis": axis}, _quantise({"axis": axis}, tensor, s, zero_tensor), s, zero_tensor).backward(
+        torch.tensor(cotangent)
+    )
+    np.testing.assert_allclose(gradient, tensor.grad.numpy(), atol=1e-6)
+
+
+def test_dynamic_quantisation() -> None:
+    """DynamicQuantizeLinear with MatMulInteger and ConvInteger: as the float network whose weights are the rounded ones."""
+    from onnxruntime.quantization import quantize_dynamic
+
+    plain = networks.tiny_cnn(softmax=False)
+    with tempfile.TemporaryDirectory() as folder:
+        before, after = Path(folder) / "a.onnx", Path(folder) / "b.onnx"
+        onnx.save(plain, before)
+        quantize_dynamic(before, after)
+        model = onnx.load(after)
+    assert {"DynamicQuantizeLinear", "ConvInteger", "MatMulInteger"} <= {n.op_type for n in model.graph.node}
+    x = np.random.default_rng(5).standard_normal((3, 3, 32, 32)).astype(np.float32)
+    cotangent = normal(3, 10)
+    feeds = {"image": x, "logits.cotangent": cotangent}
+    found, expected = (
+        session(ir.to_proto(gradient_model(ir.from_proto(m)))).run(["image.gradient"], feeds)[0] for m in (model, plain)
+    )
+    assert cosine(found, expected) >= 0.98  # the float network's own gradient, up to the rounding
+    assert session(model).run(None, {"image": x})[0].shape == (3, 10)
+
+
+def test_half_precision() -> None:
+    """Computed in float32: the gradient of the float network, though every half-precision one would underflow."""
+    plain = networks.tiny_cnn(softmax=False)
+    half = networks.fp16(plain)
+    x = np.random.default_rng(5).standard_normal((3, 3, 32, 32)).astype(np.float32)
+    cotangent = normal(3, 10) * np.float32(1e-6)
+    proto = ir.to_proto(gradient_model(ir.from_proto(half)))
+    onnx.checker.check_model(proto, full_check=True)
+    engine = session(proto)
+    kinds = {v.name: v.type for v in [*engine.get_inputs(), *engine.get_outputs()]}
+    assert kinds == {
+        "image": "tensor(float16)", "logits": "tensor(float16)", "logits.cotangent": "tensor(float)",
+        "image.gradient": "tensor(float)",
+    }  # fmt: skip
+    y, gradient = engine.run(None, {"image": x.astype(np.float16), "logits.cotangent": cotangent})
+    reference = session(ir.to_proto(gradient_model(ir.from_proto(plain))))
+    expected_y, expected = reference.run(
+        None, {"image": x.astype(np.float16).astype(np.float32), "logits.cotangent": cotangent}
+    )
+    assert y.dtype == np.float16
+    np.testing.assert_allclose(y, expected_y, atol=2e-2)
+    assert cosine(gradient, expected) >= 0.999
+    layer = ir.to_proto(gradient_model(ir.from_proto(half), of="logits", wrt="relu1"))
+    assert session(layer).run(["relu1.gradient"], {"image": x.astype(np.float16), "logits.cotangent": cotangent})[0].any()
+
+
+def test_integer_values_are_refused() -> None:
+    model = ir.from_proto(networks.tiny_cnn(uint8=True))
+    with pytest.raises(ModelUnsuitable, match="UINT8"):
+        gradient_model(model, of="prob", wrt="image")
+    with pytest.raises(ModelUnsuitable, match="0 float inputs"):
+        gradient_model(model)
+    assert Case  # the layer behind the Cast is float, and can be taken:
+    first = next(n for n in model.graph if n.op_type == "Cast").outputs[0].name
+    assert gradient_model(model, wrt=first).graph.outputs[-1].name == f"{first}.gradient"

@@ -1,0 +1,408 @@
+"""A free batch against runs of one image each, a free size against the original at its own size, and cutting."""
+
+from __future__ import annotations
+
+import gc
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import onnxruntime
+import pytest
+
+import networks
+from networks import LIGHT, Maker, light, tiny_cnn
+from onnxviz.errors import ModelUnsuitable, UnknownLayer
+from onnxviz.graph.load import load
+from onnxviz.graph.surgery import cut, free_batch, free_size
+
+
+def session(model):
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 2
+    options.log_severity_level = 3
+    proto = model if isinstance(model, onnx.ModelProto) else ir.to_proto(model)
+    return onnxruntime.InferenceSession(proto.SerializeToString(), options)
+
+
+def same_in_batches(proto, shape, count=3, dtype=np.float32, tolerance=1e-5):
+    """The freed model on `count` images at once gives what the original gives on each."""
+    model = load(proto).model
+    free = free_batch(model)
+    onnx.checker.check_model(ir.to_proto(free), full_check=True)
+    images = np.random.default_rng(0).uniform(0, 1, (count, *shape)).astype(dtype)
+    if dtype == np.uint8:
+        images = np.random.default_rng(0).integers(0, 255, (count, *shape)).astype(dtype)
+    one, many = session(proto), session(free)
+    name = free.graph.inputs[0].name
+    expected = [one.run(None, {name: image[None]}) for image in images]
+    found = many.run(None, {name: images})
+    assert len(found) == len(expected[0])
+    for i, output in enumerate(found):
+        wanted = np.concatenate([row[i] for row in expected])
+        assert output.shape == wanted.shape
+        assert np.abs(wanted - wanted[0]).max() > 0, "all images give the same: nothing is tested"
+        np.testing.assert_allclose(output, wanted, rtol=tolerance, atol=tolerance * np.abs(wanted).max())
+    return free
+
+
+@pytest.mark.parametrize("name", LIGHT)
+def test_classic_networks_in_batches(name):
+    free = same_in_batches(light(name, width=256), (3, 224, 224), count=3, tolerance=1e-4)
+    assert free.graph.inputs[0].shape[0] == "N"
+    gc.collect()
+
+
+def test_the_callers_model_is_untouched_and_shares_weights():
+    model = load(networks.static_batch()).model
+    before = ir.to_proto(model).SerializeToString()
+    free = free_batch(model)
+    part = cut(model, ["relu4"])
+    sized, _ = free_size(model)
+    assert ir.to_proto(model).SerializeToString() == before
+    weight = "weight2"
+    for copy in (free, part, sized):
+        assert copy.graph.initializers[weight].const_value is model.graph.initializers[weight].const_value
+
+
+def test_an_open_batch_stays():
+    free = free_batch(load(tiny_cnn()).model)
+    assert free.graph.inputs[0].shape == ["N", 3, 32, 32]
+
+
+ODD = {
+    "static batch": lambda: networks.static_batch(),
+    "uint8": lambda: tiny_cnn(batch=1, uint8=True),
+    "nhwc": lambda: networks.nhwc(batch=1),
+    "qdq": lambda: networks.qdq(networks.static_batch()),
+    "qoperator": lambda: networks.qoperator(networks.static_batch()),
+}
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_odd_forms_in_batches(name):
+    shape = (32, 32, 3) if name == "nhwc" else (3, 32, 32)
+    same_in_batches(ODD[name](), shape, dtype=np.uint8 if name == "uint8" else np.float32, tolerance=1e-4)
+
+
+def test_float16_in_batches():
+    same_in_batches(networks.fp16(networks.static_batch()), (3, 32, 32), dtype=np.float16, tolerance=1e-2)
+
+
+def test_a_fixed_batch_of_several():
+    """Each image of a batch of 4 comes out as it does in the fixed batch of 2."""
+    proto = networks.static_batch(batch=2)
+    free = free_batch(load(proto).model)
+    images = np.random.default_rng(0).random((4, 3, 32, 32), np.float32)
+    expected = [session(proto).run(None, {"image": images[i : i + 2]})[0] for i in (0, 2)]
+    found = session(free).run(None, {"image": images})[0]
+    np.testing.assert_allclose(found, np.concatenate(expected), rtol=1e-5)
+
+
+# --- one node that holds the batch ----------------------------------------------------------------
+
+
+def conv(m, out=4):
+    return m("Conv", "image", m.random(out, 3, 3, 3), m.random(out), pads=[1] * 4, strides=[4, 4])  # (1, out, 4, 4)
+
+
+def reshape_with_rest(m):
+    return m("Reshape", conv(m), m.constant([1, -1]))
+
+
+def tokens_without_batch_axis(m):
+    """(1, 4, 4, 4) -> (16, 4) @ (4, 5) -> (1, 16, 5): the batch is folded into the rows and taken out again."""
+    x = m("Transpose", conv(m), perm=[0, 2, 3, 1])
+    x = m("Reshape", x, m.constant([16, 4]))
+    x = m("Gemm", x, m.random(4, 5), m.random(5))
+    return m("Reshape", x, m.constant([1, 16, 5]))
+
+
+def reshape_with_zero_allowed(m):
+    return m("Reshape", conv(m), m.constant([1, 2, 32]), allowzero=1)
+
+
+def class_token(m):
+    """A learned token beside those of the image, as in vision transformers, and the attention over all."""
+    x = m("Transpose", m("Reshape", conv(m), m.constant([1, 4, 16])), perm=[0, 2, 1])
+    x = m("Concat", m.random(1, 1, 4), x, axis=1)
+    x = m("Add", x, m.random(1, 17, 4))
+    weights = m("Softmax", m("MatMul", x, m("Transpose", x, perm=[0, 2, 1])))
+    return m("Gather", m("MatMul", weights, x), m.constant(np.int64(0)), axis=1)
+
+
+def expanded_token(m):
+    x = m("Reshape", conv(m), m.constant([1, 16, 4]))
+    token = m("Expand", m.random(1, 1, 4), m.constant([1, -1, -1]) if False else m.constant([1, 1, 4]))
+    return m("Concat", token, x, axis=1)
+
+
+def expand_of_the_image(m):
+    return m("Expand", m("ReduceMean", conv(m), axes=[2, 3]), m.constant([1, 4, 3, 2]))
+
+
+def sizes_of_resize(m):
+    return m("Resize", conv(m), "", "", m.constant([1, 4, 8, 6]), mode="linear")
+
+
+def slice_of_all(m):
+    return m("Slice", conv(m), m.constant([0, 1]), m.constant([1, 3]), m.constant([0, 1]))
+
+
+def shape_arithmetic(m):
+    """flatten written as Shape -> Gather -> Mul -> Concat -> Reshape."""
+    x = conv(m)
+    sizes = m("Shape", x)
+    parts = [m("Gather", sizes, m.constant([i]), axis=0) for i in range(4)]
+    rest = m("Mul", m("Mul", parts[1], parts[2]), parts[3])
+    return m("Reshape", x, m("Concat", parts[0], rest, axis=0))
+
+
+def zeros_like(m):
+    x = conv(m)
+    return m("Add", x, m("ConstantOfShape", m("Shape", x), value=onnx.numpy_helper.from_array(np.float32([2]))))
+
+
+def mean_variance(m):
+    return m("MeanVarianceNormalization", conv(m))
+
+
+def lstm(m):
+    """(steps, batch, size) with constant first states, as text recognisers have it."""
+    x = m("Reshape", conv(m), m.constant([1, 16, 4]))
+    x = m("Transpose", x, perm=[1, 0, 2])
+    states = [m.constant(m.rng.standard_normal((1, 1, 3)).astype(np.float32)) for _ in range(2)]
+    y, _, _ = m("LSTM", x, m.random(1, 12, 4), m.random(1, 12, 3), "", "", *states, hidden_size=3, outputs=3)
+    return m("Transpose", m("Squeeze", y, m.constant([1])), perm=[1, 0, 2])
+
+
+def einsum(m):
+    return m("Einsum", conv(m), m.random(4, 5), equation="bchw,cd->bdhw")
+
+
+def squeeze_and_back(m):
+    x = m("Squeeze", m("GlobalAveragePool", conv(m)), m.constant([2, 3]))
+    return m("Flatten", m("Unsqueeze", x, m.constant([-1])))
+
+
+def split_and_sum(m):
+    a, b = m("Split", conv(m), axis=1, outputs=2)
+    return m("TopK", m("Add", a, m("Tile", b, m.constant([1, 1, 1, 1]))), m.constant([2]), outputs=2)[0]
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        reshape_with_rest,
+        tokens_without_batch_axis,
+        reshape_with_zero_allowed,
+        class_token,
+        expanded_token,
+        expand_of_the_image,
+        sizes_of_resize,
+        slice_of_all,
+        shape_arithmetic,
+        zeros_like,
+        mean_variance,
+        lstm,
+        einsum,
+        squeeze_and_back,
+        split_and_sum,
+    ],
+)
+def test_nodes_that_hold_the_batch(build):
+    m = Maker()
+    out = build(m)
+    same_in_batches(m.model({"image": (1, 3, 16, 16)}, {out: None}), (3, 16, 16))
+
+
+def take_first(m):
+    return m("Gather", conv(m), m.constant(np.int64(0)), axis=0)
+
+
+def drop_batch(m):
+    return m("Squeeze", m("GlobalAveragePool", conv(m)))
+
+
+def softmax_over_images(m):
+    return m("Softmax", conv(m), axis=0)
+
+
+def mean_of_all(m):
+    return m("ReduceMean", conv(m), keepdims=0)
+
+
+def mixed_into_channels(m):
+    x = m("Transpose", m("Reshape", conv(m), m.constant([1, 64])), perm=[1, 0])
+    return m("MatMul", m.random(5, 64), m("Transpose", m("MatMul", x, m.random(1, 64)), perm=[1, 0]))
+
+
+def joined_batches(m):
+    x = conv(m)
+    return m("Concat", x, x, axis=0)
+
+
+def measured_scale(m):
+    return m("Cast", m("DynamicQuantizeLinear", conv(m), outputs=3)[0], to=1)
+
+
+def unknown_operator(m):
+    return m("NonZero", conv(m))
+
+
+@pytest.mark.parametrize(
+    ("build", "reason"),
+    [
+        (take_first, "single images"),
+        (drop_batch, "drops the batch axis"),
+        (softmax_over_images, "reads across"),
+        (mean_of_all, "reads across"),
+        (mixed_into_channels, "reads across"),
+        (joined_batches, "joins values along the batch"),
+        (measured_scale, "one range over all images"),
+        (unknown_operator, "not known"),
+    ],
+)
+def test_what_forbids_a_free_batch_is_named(build, reason):
+    m = Maker()
+    out = build(m)
+    with pytest.raises(ModelUnsuitable, match=reason) as error:
+        free_batch(load(m.model({"image": (1, 3, 16, 16)}, {out: None})).model)
+    culprits = [node.name for node in m.nodes if node.name in str(error.value)]
+    assert culprits, str(error.value)
+
+
+def test_an_image_size_that_is_open_stays_open():
+    m = Maker()
+    x = conv(m)
+    sizes = m("Shape", x)
+    height, width = (m("Gather", sizes, m.constant([i]), axis=0) for i in (2, 3))
+    batch = m("Gather", sizes, m.constant([0]), axis=0)
+    x = m("Reshape", x, m("Concat", batch, m.constant([2, 2]), height, width, axis=0))
+    proto = m.model({"image": (1, 3, "H", "W")}, {x: None})
+    same_in_batches(proto, (3, 16, 24))
+    same_in_batches(proto, (3, 32, 16))
+
+
+def test_an_open_size_with_the_batch_held_in_arithmetic_is_refused():
+    m = Maker()
+    x = conv(m)
+    height, width = (m("Gather", m("Shape", x), m.constant([i]), axis=0) for i in (2, 3))
+    x = m("Reshape", x, m("Concat", m.constant([1, 2, 2]), height, width, axis=0))
+    with pytest.raises(ModelUnsuitable, match="Reshape"):
+        free_batch(load(m.model({"image": (1, 3, "H", "W")}, {x: None})).model)
+
+
+# --- size -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "barrier"), [("squeezenet", None), ("resnet50", "Reshape"), ("shufflenet", "Reshape")]
+)
+def test_classic_networks_at_another_size(name, barrier):
+    model = load(light(name, width=256)).model
+    free, first = free_size(model)
+    onnx.checker.check_model(ir.to_proto(free), full_check=True)
+    made = {value.name: node for node in model.graph for value in node.outputs}
+    assert (made[first].op_type if first else None) == barrier
+    assert free.graph.inputs[0].shape == [1, 3, "H", "W"]
+    images = np.random.default_rng(0).random((1, 3, 288, 320), np.float32)
+    feed = free.graph.inputs[0].name
+    names = [value.name for value in free.graph.outputs]
+    run = session(free)
+    original = session(cut(model, names)).run(None, {feed: images[..., :224, :224]})
+    for found, wanted in zip(run.run(None, {feed: images[..., :224, :224]}), original, strict=True):
+        np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-5)
+    for found in run.run(None, {feed: images}):
+        assert np.isfinite(found).all()
+    gc.collect()
+
+
+def test_size_and_batch_freed_together():
+    free, first = free_size(free_batch(load(networks.static_batch()).model))
+    assert first is not None
+    assert free.graph.inputs[0].shape == ["N", 3, "H", "W"]
+    found = session(free).run(None, {"image": np.ones((2, 3, 48, 40), np.float32)})
+    assert found[0].shape == (2, 8, 24, 20)
+
+
+def test_a_position_embedding_forbids_another_size():
+    m = Maker()
+    x = conv(m)
+    y = m("Add", x, m.random(1, 4, 4, 4))
+    free, first = free_size(load(m.model({"image": ("N", 3, 16, 16)}, {y: None})).model)
+    assert first == y
+    assert [value.name for value in free.graph.outputs] == [x]
+    assert free.graph.outputs[0].shape[2].value is None
+
+
+def test_no_layer_takes_another_size():
+    m = Maker()
+    x = m("Gemm", m("Reshape", "image", m.constant([-1, 768])), m.random(768, 5), m.random(5))
+    with pytest.raises(ModelUnsuitable, match="no layer of this model"):
+        free_size(load(m.model({"image": ("N", 3, 16, 16)}, {x: None})).model)
+
+
+def test_an_open_size_stays():
+    free, first = free_size(load(tiny_cnn(size=("H", "W"))).model)
+    assert first is None
+    assert free.graph.inputs[0].shape == ["N", 3, "H", "W"]
+
+
+# --- cutting --------------------------------------------------------------------------------------
+
+
+def test_cut_keeps_what_is_needed_and_no_more():
+    model = load(tiny_cnn()).model
+    part = cut(model, ["relu2", "conv1"])
+    assert [value.name for value in part.graph.outputs] == ["relu2", "conv1"]
+    assert [node.op_type for node in part.graph] == ["Conv", "BatchNormalization", "Relu", "Conv", "Relu"]
+    assert len(part.graph.initializers) == 2 + 4 + 2
+    onnx.checker.check_model(ir.to_proto(part), full_check=True)
+    image = np.random.default_rng(0).random((2, 3, 32, 32), np.float32)
+    found = session(part).run(None, {"image": image})
+    assert found[0].shape == (2, 16, 16, 16)
+
+
+def test_cut_drops_inputs_that_nothing_needs():
+    m = Maker()
+    x = m("Relu", "image")
+    y = m("Mul", x, "gain")
+    proto = m.model({"image": ("N", 3, 4, 4), "gain": (1,)}, {y: None})
+    assert [value.name for value in cut(load(proto).model, [x]).graph.inputs] == ["image"]
+
+
+def test_cut_of_an_unknown_value():
+    with pytest.raises(UnknownLayer, match="did you mean 'relu2'"):
+        cut(load(tiny_cnn()).model, ["relu_2"])
+
+
+def test_cut_within_a_model_local_function():
+    model = load(with_function()).model
+    before = ir.to_proto(model).SerializeToString()
+    from onnxviz.graph.layers import layers
+
+    inner = [layer.name for layer in layers(model) if layer.op == "Relu"]
+    part = cut(model, inner)
+    found = session(part).run(None, {"image": -np.ones((1, 3, 4, 4), np.float32)})
+    assert len(found) == 2
+    assert (found[0] == 0).all()
+    assert ir.to_proto(model).SerializeToString() == before
+
+
+def with_function():
+    """relu(x + 1) as a function of the model, called twice."""
+    helper = onnx.helper
+    one = helper.make_node("Constant", [], ["one"], value_float=1.0)
+    body = [one, helper.make_node("Add", ["x", "one"], ["sum"]), helper.make_node("Relu", ["sum"], ["y"])]
+    imports = [helper.make_opsetid("", 17)]
+    function = helper.make_function("local", "Block", ["x"], ["y"], body, imports)
+    nodes = [
+        helper.make_node("Block", ["image"], ["first"], domain="local"),
+        helper.make_node("Block", ["first"], ["second"], domain="local"),
+    ]
+    value = helper.make_tensor_value_info
+    graph = helper.make_graph(nodes, "g", [value("image", 1, ("N", 3, 4, 4))], [value("second", 1, ("N", 3, 4, 4))])
+    return helper.make_model(
+        graph, functions=[function], opset_imports=[*imports, helper.make_opsetid("local", 1)], ir_version=8
+    )

@@ -1,0 +1,135 @@
+"""Objectives: each against its formula in numpy, its gradient against central differences; composition; refusals."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+
+from onnxviz import objectives as o
+from onnxviz.errors import ModelUnsuitable, UnknownLabel, UnknownLayer, UsageError
+from onnxviz.grad.model import value_and_gradient
+from tests import networks
+from tests.grad.oracle import session
+
+X = np.random.default_rng(3).standard_normal((3, 3, 32, 32)).astype(np.float32)
+MODEL = networks.tiny_cnn()
+RNG = np.random.default_rng(4)
+RELU2 = RNG.standard_normal((16, 16, 16)).astype(np.float32)
+GRAM = RNG.standard_normal((16, 16)).astype(np.float32)
+
+
+def layer(name: str) -> np.ndarray:
+    model = onnx.ModelProto()
+    model.CopyFrom(MODEL)
+    model.graph.output.append(onnx.helper.make_tensor_value_info(name, 1, None))
+    return session(model).run([name], {"image": X})[0]
+
+
+def gram_of(a: np.ndarray) -> np.ndarray:
+    rows = a.reshape(a.shape[0], a.shape[1], -1)
+    return rows @ rows.transpose(0, 2, 1) / (rows.shape[1] * rows.shape[2])
+
+
+def total_variation(x: np.ndarray) -> np.ndarray:
+    return (np.diff(x, axis=2) ** 2).mean((1, 2, 3)) + (np.diff(x, axis=3) ** 2).mean((1, 2, 3))
+
+
+CASES = {
+    "logit": (o.logit(4), lambda: layer("logits")[:, 4]),
+    "last logit": (o.logit(-1), lambda: layer("logits")[:, -1]),
+    "top logit": (o.logit(), lambda: layer("logits").max(1)),
+    "probability": (o.logit(4, layer="prob"), lambda: layer("prob")[:, 4]),
+    "channel": (o.channel("relu2", 5), lambda: layer("relu2")[:, 5].mean((1, 2))),
+    "neuron": (o.neuron("conv2", 5, 2, 3), lambda: layer("conv2")[:, 5, 2, 3]),
+    "middle neuron": (o.neuron("conv2", 5), lambda: layer("conv2")[:, 5, 8, 8]),
+    "part": (o.part("relu2", slice(2, 5), None, 3), lambda: layer("relu2")[:, 2:5, :, 3].sum((1, 2))),
+    "whole": (o.part("relu2"), lambda: layer("relu2").sum((1, 2, 3))),
+    "stepped": (o.part("relu2", slice(None, None, 2)), lambda: layer("relu2")[:, ::2].sum((1, 2, 3))),
+    "match": (o.match("relu2", RELU2), lambda: -0.5 * ((layer("relu2") - RELU2) ** 2).mean((1, 2, 3))),
+    "gram": (o.gram("relu2", GRAM), lambda: -((gram_of(layer("relu2")) - GRAM) ** 2).mean((1, 2))),
+    "tv": (o.tv(), lambda: total_variation(X)),
+    "tv of a layer": (o.tv("relu2"), lambda: total_variation(layer("relu2"))),
+    "l2": (o.l2(), lambda: (X**2).mean((1, 2, 3))),
+    "l2 of a layer": (o.l2("relu2"), lambda: (layer("relu2") ** 2).mean((1, 2, 3))),
+    "sum": (
+        2 * o.logit(4) - o.tv() * 0.5 + -o.l2("relu2") / 4,
+        lambda: 2 * layer("logits")[:, 4] - total_variation(X) / 2 - (layer("relu2") ** 2).mean((1, 2, 3)) / 4,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_value_and_gradient(name: str) -> None:
+    objective, expected = CASES[name]
+    proto = ir.to_proto(value_and_gradient(ir.from_proto(MODEL), objective))
+    onnx.checker.check_model(proto, full_check=True)
+    engine = session(proto)
+    value, gradient = engine.run(None, {"image": X})
+    assert value.shape == (3,)
+    assert gradient.shape == X.shape
+    np.testing.assert_allclose(value, expected(), rtol=2e-4, atol=1e-5)
+    direction = np.random.default_rng(8).standard_normal(X.shape).astype(np.float32)
+    h = 1e-3
+    up, down = (engine.run(None, {"image": X + s * h * direction})[0].astype(np.float64) for s in (1, -1))
+    slope = (gradient * direction).sum((1, 2, 3))
+    scale = np.linalg.norm(gradient.reshape(3, -1), axis=1) + 1e-3 + 1e-2 * np.abs(value)
+    np.testing.assert_array_less(np.abs((up - down) / (2 * h) - slope), 0.03 * scale)
+
+
+def test_what_is_fed() -> None:
+    """A class, activations and a Gram matrix may be inputs of the graph: one graph for every target."""
+    objective = o.logit(o.FED) + o.match("relu2") + o.gram("relu2") + 0 * o.logit(o.FED)
+    proto = ir.to_proto(value_and_gradient(ir.from_proto(MODEL), objective))
+    feeds = {
+        "image": X, "target": np.int64([1, 2, 3]), "relu2.target": np.broadcast_to(RELU2, (3, *RELU2.shape)),
+        "relu2.gram": GRAM,
+    }  # fmt: skip
+    assert {i.name for i in proto.graph.input} == set(feeds)
+    value, _ = session(proto).run(None, feeds)
+    expected = layer("logits")[range(3), [1, 2, 3]] - 0.5 * ((layer("relu2") - RELU2) ** 2).mean((1, 2, 3))
+    expected -= ((gram_of(layer("relu2")) - GRAM) ** 2).mean((1, 2))
+    np.testing.assert_allclose(value, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_by_layers_with_activations() -> None:
+    """The gradient by several values at once, and values given out beside."""
+    built = value_and_gradient(ir.from_proto(MODEL), o.logit(3), ["relu2", "image"], also=["relu2"])
+    proto = ir.to_proto(built)
+    assert [v.name for v in proto.graph.output] == ["objective", "relu2.gradient", "image.gradient", "relu2"]
+    _, by_layer, by_image, activations = session(proto).run(None, {"image": X})
+    np.testing.assert_allclose(activations, layer("relu2"), atol=1e-5)
+    alone = ir.to_proto(value_and_gradient(ir.from_proto(MODEL), o.logit(3)))
+    np.testing.assert_allclose(by_image, session(alone).run(None, {"image": X})[1], atol=1e-6)
+    assert by_layer.shape == activations.shape
+
+
+REFUSED = {
+    "class": (o.logit(10), UnknownLabel, "classes 0 to 9"),
+    "layer": (o.l2("relu3"), UnknownLayer, "relu2"),
+    "channel": (o.channel("relu2", 16), UsageError, "length 16"),
+    "place": (o.neuron("relu2", 0, 16, 0), UsageError, "axis 2"),
+    "rank": (o.neuron("logits", 0), ModelUnsuitable, "rank 4"),
+    "indices": (o.part("logits", 1, 2), UsageError, "1 axes"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_refused(name: str) -> None:
+    objective, error, text = REFUSED[name]
+    with pytest.raises(error, match=text):
+        value_and_gradient(ir.from_proto(MODEL), objective)
+
+
+def test_a_label_is_no_index() -> None:
+    with pytest.raises(UsageError, match="look the label up"):
+        o.logit("tabby cat")
+
+
+def test_text() -> None:
+    assert str(2 * o.logit(4) - o.tv()) == "2 × logit(4) + -1 × tv(input)"
+    with pytest.raises(TypeError):
+        o.logit(1) + 3  # noqa: B018
+    with pytest.raises(TypeError):
+        o.logit(1) * o.logit(2)  # noqa: B018
