@@ -121,7 +121,14 @@ class Network:
                 f"at {self.size[1]}×{self.size[0]} pixels this network ends before {self._barrier!r}, which needs "
                 f"its own input size; leave out --size, or choose an earlier --layer"
             )
-        return head(self.model, input=self.input.name)
+        found = head(self.model, input=self.input.name)
+        if self.labels is not None and found.classes not in (None, len(self.labels)):
+            # Labels that were given are counted when the model is opened; these came with the file.
+            self.warnings.append(
+                f"the file carries {len(self.labels)} labels for {found.classes} classes: they are not used"
+            )
+            self.labels = None
+        return found
 
     @property
     def digest(self) -> str:
@@ -140,7 +147,9 @@ class Network:
 
     def label(self, index: int) -> str:
         """What class `index` is called; 'class 7' where there are no labels."""
-        return self.labels[index] if self.labels is not None else f"class {index}"
+        if self.labels is None or index >= len(self.labels):
+            return f"class {index}"
+        return self.labels[index]
 
     def target(self, target: int | str) -> int:
         """The class index that an index or a label means.
@@ -358,7 +367,7 @@ def load(
     std: Sequence[float] | None = None,
     channels: str | None = None,
     layout: str | None = None,
-    input: str | None = None,  # noqa: A002 - ONNX's word
+    input: str | None = None,
     feeds: Mapping[str, Any] | None = None,
     limits: Limits | None = None,
 ) -> Network:
@@ -397,7 +406,7 @@ def load(
     warnings = list(loaded.warnings)
     wanted_size = (size, size) if isinstance(size, int) else size
     preprocessing = _preprocessing(
-        preprocess, read_preprocessing(loaded.model), spec, wanted_size, warnings
+        preprocess, read_preprocessing(loaded.model, warnings), spec, wanted_size, warnings
     ).override(mean=mean, std=std, channels=channels.upper() if channels else None)
     barrier = None
     fixed = (spec.height, spec.width)
@@ -406,7 +415,7 @@ def load(
 
         graph, barrier = free_size(graph)
         spec = image_input(graph, None, spec.layout)
-    given = read_labels(labels) if labels is not None else labels_of(loaded.model)
+    given = read_labels(labels) if labels is not None else labels_of(loaded.model, warnings)
     network = Network(
         loaded,
         name=source.stem if isinstance(source, Path) else "model",

@@ -120,7 +120,9 @@ def logit(target: int | str | None = None, layer: str | None = None) -> Objectiv
     raises   UnknownLabel when building, for an index outside the classes
     """
     if isinstance(target, str) and target != FED:
-        raise UsageError(f"logit takes a class index, None or FED, not the label {target!r}: look the label up first")
+        raise UsageError(
+            f"logit takes a class index, None or FED, not the label {target!r}: look the label up first"
+        )
 
     def build(op: Any, value: ir.Value) -> ir.Value:
         flat = op.Flatten(value, axis=1)  # (N, K)
@@ -157,7 +159,9 @@ def neuron(layer: str, index: int, y: int | None = None, x: int | None = None) -
 
     def build(op: Any, value: ir.Value) -> ir.Value:
         if value.shape is None or len(value.shape) != 4:
-            raise ModelUnsuitable(f"neuron needs a layer of rank 4, {layer!r} has shape {value.shape}: use part()")
+            raise ModelUnsuitable(
+                f"neuron needs a layer of rank 4, {layer!r} has shape {value.shape}: use part()"
+            )
         _bounded(value, 1, index, layer)
         unit = op.Gather(value, [index], axis=1)
         for axis, at in ((2, y), (3, x)):
@@ -181,7 +185,9 @@ def part(layer: str, *index: int | slice | None) -> Objective:
     def build(op: Any, value: ir.Value) -> ir.Value:
         rank = None if value.shape is None else len(value.shape)
         if rank is not None and len(index) > rank - 1:
-            raise UsageError(f"layer {layer!r} has {rank - 1} axes after the batch, {len(index)} indices were given")
+            raise UsageError(
+                f"layer {layer!r} has {rank - 1} axes after the batch, {len(index)} indices were given"
+            )
         for axis, at in enumerate(index, start=1):
             if at is None:
                 continue
@@ -205,7 +211,7 @@ def match(layer: str, target: np.ndarray | None = None) -> Objective:
 
     def build(op: Any, value: ir.Value) -> ir.Value:
         if target is None:
-            wanted = _fed(op, f"{layer}.target", ir.DataType.FLOAT, value.shape)
+            wanted: Any = _fed(op, f"{layer}.target", ir.DataType.FLOAT, value.shape)
         else:
             wanted = np.asarray(target, dtype=np.float32)
             if value.shape is not None and wanted.ndim == len(value.shape) - 1:

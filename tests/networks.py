@@ -73,7 +73,9 @@ def light(name: str, seed: int = 0, width: int = 4096) -> onnx.ModelProto:
     graph.node.extend(nodes)
     graph.input.extend(images)
     for value, array in weights.items():
-        graph.input.append(helper.make_tensor_value_info(value, helper.np_dtype_to_tensor_dtype(array.dtype), array.shape))
+        graph.input.append(
+            helper.make_tensor_value_info(value, helper.np_dtype_to_tensor_dtype(array.dtype), array.shape)
+        )
         graph.initializer.append(numpy_helper.from_array(array, value))
     return model
 
@@ -99,19 +101,25 @@ class Maker:
         self.domains: set[str] = set()
         self.rng = np.random.default_rng(seed)
 
-    def __call__(self, op: str, *inputs: str, name: str = "", domain: str = "", outputs: int = 1, **attributes):
+    def __call__(
+        self, op: str, *inputs: str, name: str = "", domain: str = "", outputs: int = 1, **attributes
+    ):
         self.count += 1
         made = [f"{op.lower()}{self.count}" + (f"_{i}" if i else "") for i in range(outputs)]
         self.domains.add(domain)
         self.nodes.append(
-            helper.make_node(op, inputs, made, name=name or f"node_{op}_{self.count}", domain=domain, **attributes)
+            helper.make_node(
+                op, inputs, made, name=name or f"node_{op}_{self.count}", domain=domain, **attributes
+            )
         )
         return made[0] if outputs == 1 else made
 
     def constant(self, array, name: str | None = None) -> str:
         """An initialiser; floats become float32, integers int64."""
         array = np.asarray(array)
-        kind = {"f": np.float32, "i": np.int64}.get(array.dtype.kind if array.dtype in (np.float64, np.int64) else "")
+        kind = {"f": np.float32, "i": np.int64}.get(
+            array.dtype.kind if array.dtype in (np.float64, np.int64) else ""
+        )
         self.count += 1
         name = name or f"weight{self.count}"
         self.weights.append(numpy_helper.from_array(array.astype(kind) if kind else array, name))
@@ -125,14 +133,21 @@ class Maker:
         return self.constant((self.rng.standard_normal(shape) * scale).astype(np.float32), name)
 
     def model(
-        self, inputs: dict[str, tuple], outputs: dict[str, tuple | None], dtype: int = TensorProto.FLOAT, ir: int = 8
+        self,
+        inputs: dict[str, tuple],
+        outputs: dict[str, tuple | None],
+        dtype: int = TensorProto.FLOAT,
+        ir: int = 8,
     ) -> onnx.ModelProto:
         """The finished model; `inputs` and `outputs` are name: shape (None: undeclared)."""
         graph = helper.make_graph(
             self.nodes,
             "test",
             [helper.make_tensor_value_info(name, dtype, shape) for name, shape in inputs.items()],
-            [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in outputs.items()],
+            [
+                helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
+                for name, shape in outputs.items()
+            ],
             self.weights,
         )
         imports = [helper.make_opsetid("", self.opset)]
@@ -153,7 +168,7 @@ def tiny_cnn(
 ) -> onnx.ModelProto:
     """conv 3x3/2 - batch norm - relu - conv 3x3 - relu - max pool - global average - linear (- softmax).
 
-    Values: conv1, norm1, relu1, conv2, relu2, pool, features (N, 16), logits, prob. Input: image.
+    Values: conv1, norm1, relu1, conv2, relu2, pool, pooled, features (N, 16), logits, prob. Input: image.
     """
     m = Maker(opset, seed)
     height, width = size if isinstance(size, tuple) else (size, size)
@@ -167,10 +182,11 @@ def tiny_cnn(
     conv2 = m("Conv", relu, m.random(16, 8, 3, 3), m.random(16), pads=[1] * 4)
     relu2 = m("Relu", conv2)
     pool = m("MaxPool", relu2, kernel_shape=[2, 2], strides=[2, 2])
-    features = m("Flatten", m("GlobalAveragePool", pool))
+    pooled = m("GlobalAveragePool", pool)
+    features = m("Flatten", pooled)
     logits = m("Gemm", features, m.random(classes, 16), m.random(classes), transB=1)
     names = {x: "conv1", norm: "norm1", relu: "relu1", conv2: "conv2", relu2: "relu2", pool: "pool",
-             features: "features", logits: "logits"}  # fmt: skip
+             pooled: "pooled", features: "features", logits: "logits"}  # fmt: skip
     out = "logits"
     if softmax:
         names[m("Softmax", logits, axis=1)] = out = "prob"
@@ -206,6 +222,25 @@ def static_batch(*, batch: int = 1, size: int = 32, classes: int = 10, seed: int
     x = m("Reshape", m("GlobalAveragePool", x), m.constant([batch, 16]))
     x = m("Softmax", m("Gemm", x, m.random(classes, 16), m.random(classes), transB=1))
     return m.model({"image": (batch, 3, size, size)}, {x: (batch, classes)})
+
+
+def with_function() -> onnx.ModelProto:
+    """relu(x + 1) as a function of the model, called twice. Input image (N, 3, 4, 4), outputs first and second."""
+    one = helper.make_node("Constant", [], ["one"], value_float=1.0)
+    body = [one, helper.make_node("Add", ["x", "one"], ["sum"]), helper.make_node("Relu", ["sum"], ["y"])]
+    imports = [helper.make_opsetid("", 17)]
+    function = helper.make_function("local", "Block", ["x"], ["y"], body, imports)
+    nodes = [
+        helper.make_node("Block", ["image"], ["first"], domain="local"),
+        helper.make_node("Block", ["first"], ["second"], domain="local"),
+    ]
+    value = helper.make_tensor_value_info
+    graph = helper.make_graph(
+        nodes, "g", [value("image", 1, ("N", 3, 4, 4))], [value("second", 1, ("N", 3, 4, 4))]
+    )
+    return helper.make_model(
+        graph, functions=[function], opset_imports=[*imports, helper.make_opsetid("local", 1)], ir_version=8
+    )
 
 
 # --- the same network in another form -------------------------------------------------------------

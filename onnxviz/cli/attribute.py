@@ -30,8 +30,20 @@ def register(app: typer.Typer) -> None:
         model: ModelArgument,
         image: ImageArgument,
         target: TargetOption = None,
-        window: Annotated[str, typer.Option(help="The window's side in pixels, or WIDTHxHEIGHT.")] = "32",
-        stride: Annotated[str, typer.Option(help="Pixels from window to window, or ACROSSxDOWN.")] = "16",
+        window: Annotated[
+            str | None,
+            typer.Option(
+                help="The window's side in pixels, or WIDTHxHEIGHT.",
+                show_default="32, or a seventh of a small image",
+            ),
+        ] = None,
+        stride: Annotated[
+            str | None,
+            typer.Option(
+                help="Pixels from window to window, or ACROSSxDOWN.",
+                show_default="16, or half of a small window",
+            ),
+        ] = None,
         fill: Annotated[str, typer.Option(help=f"What the window shows: {_FILLS}.")] = "grey",
         layer: LayerOption = None,
         channel: ChannelOption = None,
@@ -71,7 +83,7 @@ def register(app: typer.Typer) -> None:
         probability: Annotated[float, typer.Option(help="The chance that a cell shows the image.")] = 0.5,
         fill: Annotated[str, typer.Option(help=f"What shows where the image does not: {_FILLS}.")] = "zero",
         divide: Annotated[
-            str, typer.Option(help="coverage, or paper (see the Python function).")
+            str, typer.Option(help="By how often a pixel showed (coverage) or does on average (paper).")
         ] = "coverage",
         layer: LayerOption = None,
         channel: ChannelOption = None,
@@ -116,10 +128,12 @@ def _save(run: Run, technique: Callable[..., Any], net: Any, image: Any, **optio
     run.save(result)
 
 
-def _pixels(text: str, option: str) -> tuple[int, int]:
+def _pixels(text: str | None, option: str) -> tuple[int, int] | None:
     """(vertical, horizontal) from '32' or '48x16', which is width x height."""
     from onnxviz.errors import UsageError
 
+    if text is None:
+        return None
     parts = text.lower().replace("×", "x").split("x")
     if len(parts) > 2 or not all(part.strip().isdigit() for part in parts):
         raise UsageError(f"{option} takes a number of pixels such as 32, or WIDTHxHEIGHT; got {text!r}")

@@ -163,8 +163,8 @@ def _set(folders: list[Path] | None, features: Path | None) -> list[Path] | Embe
     new = [path for path in find(folders or []).images if printable(path) not in known]
     if new:
         raise UsageError(
-            f"{len(new)} of the pictures given are not in {printable(features)} ({printable(new[0])}...); run "
-            "`onnxviz embed` again, or leave out --features"
+            f"{len(new)} of the pictures given are not in {printable(features)} ({printable(new[0])}...); "
+            "run `onnxviz embed` again, or leave out --features"
         )
     return found
 

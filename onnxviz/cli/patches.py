@@ -36,10 +36,12 @@ def register(app: typer.Typer) -> None:
     ) -> None:
         """Maximally activating patches: the images, and the places in them, that each channel answers most.
 
-        Writes a folder: overview.png, a sheet a channel (all channels where they are up to 64, else those asked for
-        with --channel), the table patches.csv and patches.json, and manifest.json. An image counts once a channel.
+        Writes a folder: overview.png, a sheet a channel (of all channels where
+        they are up to 64, else of those asked for with --channel), the table
+        patches.csv and patches.json, and manifest.json. An image counts once a
+        channel.
 
-        Example: onnxviz patches efficientnet-lite0 photos/ --layer features --top 9 -o patches/
+        Example: onnxviz patches efficientnet-lite0 photos/ --layer head.relu6 -o patches/
         """
         import onnxviz
         from onnxviz.errors import UsageError

@@ -42,7 +42,76 @@ def register(app: typer.Typer) -> None:
             run.say(f"{entry.name.ljust(width)}  {entry.task}, {entry.licence}; {state}")
         run.say()
         run.say("Fetch one with: onnxviz models --fetch NAME")
-        run.emit({"networks": [{**asdict(entry), "path": entry.path and str(entry.path)} for entry in listed]})
+        run.emit(
+            {"networks": [{**asdict(entry), "path": entry.path and str(entry.path)} for entry in listed]}
+        )
+
+    @command(app, model=False)
+    def export(
+        run: Run,
+        source: Annotated[
+            str,
+            typer.Argument(
+                metavar="SOURCE",
+                help="torchvision:NAME, timm:NAME, transformers:NAME, module:callable or file.py:callable.",
+            ),
+        ],
+        option: Annotated[
+            list[str] | None,
+            typer.Option(
+                help="Given on to whoever builds the network: weights=…, num_classes=10.",
+                metavar="NAME=VALUE",
+            ),
+        ] = None,
+        random: Annotated[
+            bool, typer.Option("--random", help="Random weights instead of trained ones.")
+        ] = False,
+        size: Annotated[
+            str | None, typer.Option(help="Pixels, such as 224 or 320x240 (width x height).")
+        ] = None,
+        opset: Annotated[int, typer.Option(min=18, help="Version of the standard operators.")] = 18,
+        fixed_batch: Annotated[bool, typer.Option("--fixed-batch", help="Leave the batch at 1.")] = False,
+        fixed_size: Annotated[
+            bool, typer.Option("--fixed-size", help="Leave height and width fixed.")
+        ] = False,
+        expose: Annotated[
+            list[str] | None, typer.Option(help="A layer to make an output, or 'all'.", metavar="LAYER")
+        ] = None,
+        preprocess: Annotated[
+            str | None,
+            typer.Option(help="Written into the file: a preset or a JSON file.", metavar="NAME|FILE"),
+        ] = None,
+        labels: Annotated[
+            str | None,
+            typer.Option(help="Written into the file: a labels file, or 'imagenet'.", metavar="FILE"),
+        ] = None,
+    ) -> None:
+        """A torch network as an ONNX file that explains itself. Runs the code that SOURCE names.
+
+        Example: onnxviz export torchvision:resnet50 -o resnet50.onnx
+        """
+        import onnxviz
+        from onnxviz.cli.run import parse_size
+        from onnxviz.exporting.source import parse_options
+
+        made = onnxviz.export(
+            source,
+            run.output("model.onnx"),
+            options=parse_options(option or []),
+            random=random,
+            seed=run.seed,
+            size=parse_size(size) if size else None,
+            opset=opset,
+            dynamic_batch=not fixed_batch,
+            dynamic_size=not fixed_size,
+            expose=True if expose == ["all"] else (expose or False),
+            preprocessing=preprocess,
+            labels=labels,
+        )
+        for warning in made.warnings:
+            run.note(warning)
+        run.say(str(made.path))
+        run.emit(made.to_dict())
 
     @command(app, model=False)
     def doctor(run: Run) -> None:
@@ -72,7 +141,12 @@ def register(app: typer.Typer) -> None:
 
         folder = run.out or Path("demo")
         page = make(
-            folder, provider=run.provider, threads=run.threads, seed=run.seed, progress=run.progress, say=run.note
+            folder,
+            provider=run.provider,
+            threads=run.threads,
+            seed=run.seed,
+            progress=run.progress,
+            say=run.note,
         )
         run.say(str(page.resolve()))
         run.emit({"out": str(page.resolve())})

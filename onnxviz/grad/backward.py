@@ -124,7 +124,7 @@ def _step(
     if rule is None:
         raise unsupported(node, "has no gradient rule")
     keywords = _attributes(node, rule, tape.opset)
-    if not rule.every:
+    if not rule.every:  # noqa: SIM102
         if late := [y.name for y, g in zip(node.outputs[1:], cotangents[1:], strict=True) if g is not None]:
             raise unsupported(node, f"has no gradient rule for its further output {late[0]!r}")
     own = (tuple(cotangents), tuple(node.outputs)) if rule.every else (cotangents[0], node.outputs[0])
@@ -145,6 +145,7 @@ def _step(
             continue
         if rule.broadcast:
             g = unbroadcast(tape, g, x, node.outputs[0])
+        tape.pairs.append((g, x))
         pending.setdefault(x, []).append(g)
 
 
@@ -171,7 +172,7 @@ def _plain(value: Any) -> Any:
     return tuple(value) if isinstance(value, (list, tuple)) else value
 
 
-class NoRule(Exception):  # noqa: N818 - not an error type of the library: the walk turns it into UnsupportedOperator
+class NoRule(Exception):
     """Raised inside a rule for a form that it cannot differentiate; the message goes on 'the operator ...'."""
 
 
@@ -194,7 +195,9 @@ def unbroadcast(tape: Tape, g: ir.Value, x: ir.Value, y: ir.Value, keep: int = 0
     if small is not None and large is not None:
         lead = len(large) - len(small)
         axes = list(range(lead))
-        for i, (a, b) in enumerate(zip(small[: len(small) - keep], large[lead : len(large) - keep], strict=True)):
+        for i, (a, b) in enumerate(
+            zip(small[: len(small) - keep], large[lead : len(large) - keep], strict=True)
+        ):
             if a == 1 and b != 1:
                 axes.append(lead + i)
             elif a is None or (isinstance(a, str) and a != b):

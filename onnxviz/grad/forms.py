@@ -29,6 +29,7 @@ from onnxviz.grad.tape import Tape, dims
 from onnxviz.grad.windows import Window
 
 _STEEP = 2.0**100  # a power of two: products with it are exact
+_WIDEST = 64  # a larger stride is a global pool in disguise; stuffing by it would take gigabytes
 _FIRST = -(2**63) + 1  # "before the first element" for a Slice that runs backwards
 
 
@@ -57,7 +58,9 @@ def between(op: Tape, y: ir.Value, low: float | None, high: float | None) -> ir.
 # --- convolution ------------------------------------------------------------------------------
 
 
-def conv_to_input(op: Tape, g: ir.Value, w: ir.Value, x: ir.Value, y: ir.Value, group: int, win: Window) -> Any:
+def conv_to_input(
+    op: Tape, g: ir.Value, w: ir.Value, x: ir.Value, y: ir.Value, group: int, win: Window
+) -> Any:
     """The cotangent of a convolution's input.
 
     g, y   (N, M, *out), the output's cotangent and the output
@@ -71,12 +74,20 @@ def conv_to_input(op: Tape, g: ir.Value, w: ir.Value, x: ir.Value, y: ir.Value, 
         return _full_conv(op, g, w, group, win, _full_pads(win))
     if win.pointwise:
         small = op.Conv(g, _adjoint_weights(op, w, group), group=group)
-        return crop(op, stuff(op, small, y, win), x, win, [_room(s, r) for s, r in zip(win.strides, surplus, strict=True)])
+        return crop(
+            op,
+            stuff(op, small, y, win),
+            x,
+            win,
+            [_room(s, r) for s, r in zip(win.strides, surplus, strict=True)],
+        )
     if group > 1 and full:
         pads = _full_pads(win)
         spare: list[int | None] = []
         for i, (s, r, e, reach) in enumerate(zip(win.strides, surplus, win.end, win.reach, strict=True)):
-            wanted = reach - e - (_room(s, r) or 0)  # where the surplus is unknown: its maximum, cropped below
+            wanted = (
+                reach - e - (_room(s, r) or 0)
+            )  # where the surplus is unknown: its maximum, cropped below
             pads[len(win.kernel) + i] = max(wanted, 0)
             spare.append(None if r is None else max(-wanted, 0))
         return crop(op, _full_conv(op, stuff(op, g, y, win), w, group, win, pads), x, win, spare)
@@ -210,12 +221,17 @@ def crop(op: Tape, value: ir.Value, x: ir.Value, win: Window, spare: Sequence[in
 def box_to_input(op: Tape, h: ir.Value, x: ir.Value, y: ir.Value, win: Window) -> ir.Value:
     """Σ of h (of y's shape) over the windows that contain each position of x: the adjoint of a sliding sum."""
     lengths, outs = _spatial(x, win), _spatial(y, win)
+    win = _trimmed(win, lengths, outs)
+    if all(ly == 1 and lx == k for lx, ly, k in zip(lengths, outs, win.kernel, strict=True)):
+        return op.Expand(h, op.shape(x))  # one window over everything
     tiled = win.strides == win.kernel and not any(win.pads)
     if tiled and all(
-        isinstance(lx, int) and ly == lx // s == lx / s for lx, ly, s in zip(lengths, outs, win.strides, strict=True)
+        isinstance(lx, int) and ly == lx // s == lx / s
+        for lx, ly, s in zip(lengths, outs, win.strides, strict=True)
     ):
         return repeat(op, h, win.strides)
-    pads, spare = _full_pads(win), []
+    pads = _full_pads(win)
+    spare: list[int | None] = []
     n = len(win.kernel)
     for i, (lx, ly, s) in enumerate(zip(lengths, outs, win.strides, strict=True)):
         if isinstance(lx, int) and isinstance(ly, int):
@@ -223,6 +239,8 @@ def box_to_input(op: Tape, h: ir.Value, x: ir.Value, y: ir.Value, win: Window) -
             pads[n + i] = max(wanted, 0)
             spare.append(max(-wanted, 0))
         else:
+            if s > _WIDEST:
+                raise NoRule(f"has stride {s} over an input of unknown size: give the model a fixed size")
             spare.append(None)
     if min(pads) < 0:
         raise NoRule("has pads wider than its kernel")
@@ -233,9 +251,26 @@ def box_to_input(op: Tape, h: ir.Value, x: ir.Value, y: ir.Value, win: Window) -
     if dilations and op.opset < 19:
         out = _dilated_sum(op, z, win)
     else:
-        mean = op.AveragePool(z, kernel_shape=list(win.kernel), pads=pads, count_include_pad=1, dilations=dilations)
+        mean = op.AveragePool(
+            z, kernel_shape=list(win.kernel), pads=pads, count_include_pad=1, dilations=dilations
+        )
         out = op.Mul(mean, float(np.prod(win.kernel)))
     return crop(op, out, x, win, spare)
+
+
+def _trimmed(win: Window, lengths: Sequence[Any], outs: Sequence[Any]) -> Window:
+    """Along an axis of one window, only the taps within the input and no stride.
+
+    Exporters write global pools with kernels far larger than the map; stuffing by such a stride would take gigabytes.
+    """
+    axes = []
+    for i, (lx, ly) in enumerate(zip(lengths, outs, strict=True)):
+        k, s, b, e, d = win.kernel[i], win.strides[i], win.begin[i], win.end[i], win.dilations[i]
+        if isinstance(lx, int) and ly == 1 and d == 1:
+            k, s, b, e = min(k - b, lx), 1, 0, 0
+        axes.append((k, s, b, e, d))
+    kernel, strides, begin, end, dilations = zip(*axes, strict=True)
+    return Window(kernel, strides, begin, end, dilations)
 
 
 def _dilated_sum(op: Tape, z: ir.Value, win: Window) -> ir.Value:

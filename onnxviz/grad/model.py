@@ -35,14 +35,16 @@ def gradient_model(
     graph = model.graph
     target, source = values[of], values[wrt]
     if target.shape is None:
-        raise ModelUnsuitable(f"the rank of {of!r} cannot be told, so its cotangent cannot be declared: choose another output")
+        raise ModelUnsuitable(
+            f"the rank of {of!r} cannot be told, so its cotangent cannot be declared: choose another output"
+        )
     tape = Tape(graph)
     cotangent = ir.Value(
         name=_free(graph, f"{of}.cotangent"), type=ir.TensorType(real_type(target)), shape=target.shape
     )
     (gradient,) = differentiate(tape, {target: cotangent}, [source], rules)
     graph.inputs.append(cotangent)
-    return finish(model, [*graph.outputs, named(tape, gradient, f"{wrt}.gradient", source)])
+    return finish(model, [*graph.outputs, named(tape, gradient, f"{wrt}.gradient", source)], tape.pairs)
 
 
 def value_and_gradient(
@@ -63,7 +65,9 @@ def value_and_gradient(
     raises      UnknownLayer, UnknownLabel, UsageError, ModelUnsuitable, UnsupportedOperator
     """
     inputs = [v for v in model.graph.inputs if not v.is_initializer()]
-    sources = [wrt] if isinstance(wrt, str) else list(wrt) if wrt is not None else [_only(inputs, "input", "wrt")]
+    sources = (
+        [wrt] if isinstance(wrt, str) else list(wrt) if wrt is not None else [_only(inputs, "input", "wrt")]
+    )
     layers = objective.layers(model, sources[0])
     original, names = model, list(dict.fromkeys([*sources, *layers, *also]))
     model, values = prepare(model, names, keep=False)
@@ -77,8 +81,12 @@ def value_and_gradient(
     outputs = [named(tape, value, "objective", value)]
     outputs += [named(tape, g, f"{n}.gradient", values[n]) for g, n in zip(gradients, sources, strict=True)]
     for name in also:
-        outputs.append(values[name] if values[name].producer() is not None else named(tape, values[name], f"{name}.value", values[name]))
-    model = finish(model, outputs)
+        outputs.append(
+            values[name]
+            if values[name].producer() is not None
+            else named(tape, values[name], f"{name}.value", values[name])
+        )
+    model = finish(model, outputs, tape.pairs)
     unused = [v for v in graph.inputs if not v.uses() and not v.is_graph_output()]
     for v in unused:
         graph.inputs.remove(v)
@@ -154,31 +162,37 @@ def named(tape: Tape, value: ir.Value, name: str, like: ir.Value) -> ir.Value:
     return out
 
 
-def finish(model: ir.Model, outputs: Sequence[ir.Value]) -> ir.Model:
-    """Set the outputs, drop what they do not need, check shapes and types."""
+def finish(model: ir.Model, outputs: Sequence[ir.Value], pairs: Sequence[tuple[ir.Value, ir.Value]]) -> ir.Model:
+    """Set the outputs, drop what they do not need, check shapes and types.
+
+    pairs   (cotangent, its value): a cotangent is declared with its value's shape. That is a check, and it tells the
+            runtime that both have the same (dynamic) batch, without which it leaves the fast layout at every mask.
+    """
     graph = model.graph
     graph.outputs.clear()
     graph.outputs.extend(outputs)
     common.RemoveUnusedNodesPass()(model)
     declared = [(value, value.shape) for value in graph.outputs]
+    known = [(g, x.shape) for g, x in pairs]
     infer(model)
-    for value, shape in declared:
+    for value, shape in [*declared, *known]:
+        if shape is None:
+            continue
         if disagree(value, shape):
             raise OnnxVizError(
                 f"internal: {value.name!r} came out as {value.shape} where {shape} was due; please report this model"
             )
-        value.shape = shape if shape is not None else value.shape
+        value.shape = ir.Shape([b if isinstance(b, int) else a for a, b in zip(shape, value.shape or shape, strict=True)])
     return model
 
 
-def disagree(value: ir.Value, shape: ir.Shape | None) -> bool:
+def disagree(value: ir.Value, shape: ir.Shape) -> bool:
     """Whether the inferred shape contradicts the one that is due."""
     known = dims(value)
-    if shape is None or known is None:
+    if known is None:
         return False
-    due = [d if isinstance(d, int) else None for d in shape]
-    return len(due) != len(known) or any(
-        isinstance(a, int) and b is not None and a != b for a, b in zip(known, due, strict=True)
+    return len(shape) != len(known) or any(
+        isinstance(a, int) and isinstance(b, int) and a != b for a, b in zip(known, shape, strict=True)
     )
 
 

@@ -63,7 +63,11 @@ def key(op_type: str, domain: str = "") -> str:
 
 
 def vjp(
-    *op_types: str, domain: str = "", broadcast: bool = False, every: bool = False, constant: Iterable[int] = ()
+    *op_types: str,
+    domain: str = "",
+    broadcast: bool = False,
+    every: bool = False,
+    constant: Iterable[int] = (),
 ) -> Callable[[Function], Function]:
     """Enter a rule for these operators; a second rule for one of them is an error at import."""
 

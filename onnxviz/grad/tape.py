@@ -25,13 +25,13 @@ Operand: TypeAlias = "ir.Value | np.ndarray | Sequence[int] | Sequence[float] | 
 Dims: TypeAlias = tuple["int | str | None", ...]
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def schema(op_type: str, version: int, domain: str = "") -> onnx.defs.OpSchema:
     """The operator's schema; onnx.defs.SchemaError when the standard does not know it."""
     return onnx.defs.get_schema(op_type, version, domain)
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _signature(
     op_type: str, version: int
 ) -> tuple[tuple[str, ...], bool, tuple[str, ...], bool, frozenset[str]]:
@@ -39,7 +39,9 @@ def _signature(
     variadic = onnx.defs.OpSchema.FormalParameterOption.Variadic
     # A variable that allows one type only ("T1" of Shape: int64) is as good as that type.
     only = {
-        c.type_param_str: c.allowed_type_strs[0] for c in found.type_constraints if len(c.allowed_type_strs) == 1
+        c.type_param_str: c.allowed_type_strs[0]
+        for c in found.type_constraints
+        if len(c.allowed_type_strs) == 1
     }
     return (
         tuple(only.get(formal.type_str, formal.type_str) for formal in found.inputs),
@@ -50,7 +52,7 @@ def _signature(
     )
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _concrete(type_str: str) -> ir.DataType | None:
     """'tensor(int64)' -> INT64; a type variable such as 'T' -> None."""
     if not type_str.startswith("tensor("):
@@ -83,6 +85,8 @@ class Tape:
         self._constants: dict[tuple[Any, ...], ir.Value] = {}
         self._shapes: dict[tuple[Any, ...], ir.Value] = {}
         self._count = 0
+        # Cotangent and the value it belongs to, in the order of the walk: they have one shape (model.finish).
+        self.pairs: list[tuple[ir.Value, ir.Value]] = []
 
     def __getattr__(self, op_type: str) -> Callable[..., Any]:
         """`op.Add` and so on; underscored names are never operators."""
@@ -195,7 +199,9 @@ class Tape:
         return pieces[0] if len(pieces) == 1 else self.add("Concat", *pieces, axis=0)
 
 
-def _result_type(op_type: str, attributes: dict[str, Any], inputs: Sequence[ir.Value | None]) -> ir.DataType | None:
+def _result_type(
+    op_type: str, attributes: dict[str, Any], inputs: Sequence[ir.Value | None]
+) -> ir.DataType | None:
     """The type of an output whose type variable no input carries."""
     if op_type == "Cast":
         return ir.DataType(int(attributes["to"]))

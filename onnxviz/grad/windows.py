@@ -76,9 +76,8 @@ class Window:
             if s == 1:
                 found.append(0)
             elif isinstance(lx, int):
-                if not isinstance(ly, int):
-                    ly = (lx + b + e - reach - 1) // s + 1
-                found.append(lx + b + e - reach - 1 - s * (ly - 1))
+                count = ly if isinstance(ly, int) else (lx + b + e - reach - 1) // s + 1
+                found.append(lx + b + e - reach - 1 - s * (count - 1))
             else:
                 found.append(None)
         return tuple(found)

@@ -18,18 +18,14 @@ import onnx_ir as ir
 
 from onnxviz.errors import ModelUnsuitable
 from onnxviz.graph.analysis.dataflow import by_name, duplicate, lookup, subgraphs
-from onnxviz.graph.expose import add_outputs
 from onnxviz.graph.analysis.shapes import annotate
+from onnxviz.graph.expose import add_outputs
 
 PORTABLE = frozenset(
     # Written the same, and meaning the same, from opset 7 (or where they first appear, if that is later) to the newest.
     # Not among them: Clip, Pad, Slice, Split, Squeeze, Unsqueeze, TopK, Resize, Softmax and the reductions, whose
     # attributes became inputs or whose meaning changed. MatMul with ones is a sum; Reshape does for Unsqueeze.
-    "Abs Add And ArgMax ArgMin AveragePool Cast Ceil Concat ConstantOfShape Conv ConvTranspose Cos CumSum DepthToSpace "
-    "Div Elu Equal Erf Exp Expand EyeLike Flatten Floor Gather GatherElements Gemm GlobalAveragePool GlobalMaxPool "
-    "Greater HardSigmoid Identity InstanceNormalization IsNaN LeakyRelu Less Log LRN MatMul Max MaxPool Min Mod Mul Neg Not OneHot "
-    "Or PRelu Pow Range Reciprocal Relu Reshape Round Selu Shape Sigmoid Sign Sin Size Softplus Softsign SpaceToDepth "
-    "Sqrt Sub Sum Tanh Tile Transpose Where".split()
+    ["Abs", "Add", "And", "ArgMax", "ArgMin", "AveragePool", "Cast", "Ceil", "Concat", "ConstantOfShape", "Conv", "ConvTranspose", "Cos", "CumSum", "DepthToSpace", "Div", "Elu", "Equal", "Erf", "Exp", "Expand", "EyeLike", "Flatten", "Floor", "Gather", "GatherElements", "Gemm", "GlobalAveragePool", "GlobalMaxPool", "Greater", "HardSigmoid", "Identity", "InstanceNormalization", "IsNaN", "LeakyRelu", "Less", "Log", "LRN", "MatMul", "Max", "MaxPool", "Min", "Mod", "Mul", "Neg", "Not", "OneHot", "Or", "PRelu", "Pow", "Range", "Reciprocal", "Relu", "Reshape", "Round", "Selu", "Shape", "Sigmoid", "Sign", "Sin", "Size", "Softplus", "Softsign", "SpaceToDepth", "Sqrt", "Sub", "Sum", "Tanh", "Tile", "Transpose", "Where"]
 )
 """Operators that a technique may append to a model of any opset. Of Gather, indices must not be negative."""
 
@@ -101,11 +97,17 @@ class Builder:
         add_outputs(self.model, [value])
         return value.name or ""
 
-    def constant(self, data: Any, dtype: ir.DataType | None = None, name: str = "onnxviz.constant") -> ir.Value:
+    def constant(
+        self, data: Any, dtype: ir.DataType | None = None, name: str = "onnxviz.constant"
+    ) -> ir.Value:
         """A constant; equal ones are made once. Python floats are float32, integers int64, arrays keep their type."""
         array = np.asarray(data)
         if dtype is None:
-            dtype = ir.DataType.FLOAT if isinstance(data, float) or _floats(data) else ir.DataType.from_numpy(array.dtype)
+            dtype = (
+                ir.DataType.FLOAT
+                if isinstance(data, float) or _floats(data)
+                else ir.DataType.from_numpy(array.dtype)
+            )
         array = array.astype(dtype.numpy())
         key = (array.tobytes(), dtype.name, array.shape)
         if key not in self._constants:
@@ -117,7 +119,9 @@ class Builder:
             self._constants[key] = value
         return self._constants[key]
 
-    def call(self, op_type: str, operands: Sequence[Operand], attributes: dict[str, Any], outputs: int) -> Any:
+    def call(
+        self, op_type: str, operands: Sequence[Operand], attributes: dict[str, Any], outputs: int
+    ) -> Any:
         """One node; its value, or a list of them for more than one output."""
         schema = self._schema(op_type)
         unknown = sorted(set(attributes) - set(schema.attributes))
@@ -148,7 +152,9 @@ class Builder:
                 "export the model with a newer opset"
             ) from error
 
-    def _operand(self, schema: onnx.defs.OpSchema, place: int, operands: Sequence[Operand]) -> ir.Value | None:
+    def _operand(
+        self, schema: onnx.defs.OpSchema, place: int, operands: Sequence[Operand]
+    ) -> ir.Value | None:
         given = operands[place]
         if given is None or isinstance(given, ir.Value):
             return given

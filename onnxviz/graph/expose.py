@@ -7,14 +7,14 @@ from collections.abc import Iterable
 import onnx_ir as ir
 
 from onnxviz.errors import ModelUnsuitable
-from onnxviz.graph.analysis.dataflow import FLOATS, duplicate, lookup
+from onnxviz.graph.analysis.dataflow import FLOATS, dependent, duplicate, lookup
 from onnxviz.graph.analysis.shapes import annotate
 
 
 def expose(model: ir.Model, names: Iterable[str] | None = None) -> ir.Model:
     """A copy of the model with more outputs; its own outputs stay, in front.
 
-    names    names of values; None: every floating-point value that a node makes
+    names    names of values; None: every floating-point value that depends on an input
     returns  a copy that shares the weights; each new output bears its value's own name, element type and,
              where it is known, shape
     raises   UnknownLayer for a name that is no value of the graph, ModelUnsuitable for a value whose
@@ -23,7 +23,9 @@ def expose(model: ir.Model, names: Iterable[str] | None = None) -> ir.Model:
     copy = duplicate(model)
     if names is None:
         annotate(copy)
-        wanted = [value for node in copy.graph for value in node.outputs if value.name and value.dtype in FLOATS]
+        moved = set().union(*(dependent(copy.graph, value) for value in copy.graph.inputs))
+        made = [value for node in copy.graph for value in node.outputs if value.name and value in moved]
+        wanted = [value for value in made if value.dtype in FLOATS]
     else:
         wanted = lookup(copy.graph, names)
     add_outputs(copy, wanted)

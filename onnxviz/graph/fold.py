@@ -30,6 +30,19 @@ def constants(model: ir.Model) -> None:
             _to_initialiser(graph, node, y, result)
 
 
+def shapes(model: ir.Model) -> None:
+    """Fold what exporters compute from constants only (pads built by Concat, Slice, Transpose...), in place.
+
+    By onnxscript's folder, with its limits of size, and only where there is something to fold: loading it takes time.
+    """
+    if not any(node.inputs and all(value_of(x) is not None for x in node.inputs) for node in model.graph):
+        return
+    from onnxscript.optimizer import fold_constants
+
+    fold_constants(model, onnx_shape_inference=False)
+    constants(model)
+
+
 def _evaluate(node: ir.Node, operands: list[Any]) -> ir.TensorProtocol | None:
     """The few operators that exporters leave around constants."""
     name = node.outputs[0].name
@@ -55,7 +68,7 @@ def value_of(value: ir.Value | None) -> np.ndarray | None:
 
 def _to_initialiser(graph: ir.Graph, node: ir.Node, y: ir.Value, tensor: ir.TensorProtocol) -> None:
     new = ir.Value(
-        name=y.name, shape=ir.Shape(tensor.shape), type=ir.TensorType(tensor.dtype), const_value=tensor
+        name=y.name, shape=ir.Shape(tensor.shape.numpy()), type=ir.TensorType(tensor.dtype), const_value=tensor
     )
     y.replace_all_uses_with(new)
     graph.remove(node, safe=True)
@@ -69,7 +82,9 @@ def branches(model: ir.Model) -> None:
     while again:
         again = False
         for node in list(graph):
-            condition = value_of(node.inputs[0]) if node.op_type == "If" and node.domain in ("", "ai.onnx") else None
+            condition = (
+                value_of(node.inputs[0]) if node.op_type == "If" and node.domain in ("", "ai.onnx") else None
+            )
             if condition is not None:
                 branch = "then_branch" if bool(condition.reshape(-1)[0]) else "else_branch"
                 _splice(graph, node, node.attributes[branch].as_graph())
@@ -95,7 +110,8 @@ def _splice(graph: ir.Graph, node: ir.Node, body: ir.Graph) -> None:
                 value.name = _fresh(f"{stem}/{value.name}", taken)
         node.prepend(item)
     for y, result in zip(list(node.outputs), results, strict=True):
-        if y.is_graph_output():
+        shown = y.is_graph_output()
+        if shown:
             # The branch may hand out a value from outside, which keeps its own name: an Identity carries y's.
             carrier = ir.Value(name=None, type=y.type, shape=y.shape)
             identity = ir.node("Identity", [result], outputs=[carrier], name=f"{stem}/{y.name}")
@@ -103,7 +119,7 @@ def _splice(graph: ir.Graph, node: ir.Node, body: ir.Graph) -> None:
             result = carrier  # noqa: PLW2901
         name = y.name
         y.replace_all_uses_with(result, replace_graph_outputs=True)
-        if result.name is None:
+        if shown:  # the carrier takes y's name when y has let go of it
             y.name = None
             result.name = name
     graph.remove(node, safe=True)
@@ -125,7 +141,9 @@ def dropout(model: ir.Model) -> None:
         if len(node.inputs) > 2 and node.inputs[2] is not None:
             training = value_of(node.inputs[2])
             if training is None or bool(training.reshape(-1)[0]):
-                raise ModelUnsuitable(f"Dropout {node.name!r} is in training mode: export the model for inference")
+                raise ModelUnsuitable(
+                    f"Dropout {node.name!r} is in training mode: export the model for inference"
+                )
         if len(node.outputs) > 1 and (node.outputs[1].uses() or node.outputs[1].is_graph_output()):
             continue
         if node.outputs[0].is_graph_output():
@@ -197,6 +215,8 @@ def _fold(graph: ir.Graph, conv: ir.Node, node: ir.Node, own: Any, parameters: A
 
 def _weight(graph: ir.Graph, name: str, values: np.ndarray) -> ir.Value:
     tensor = ir.tensor(values, name=name)
-    value = ir.Value(name=name, shape=ir.Shape(values.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
+    value = ir.Value(
+        name=name, shape=ir.Shape(values.shape), type=ir.TensorType(tensor.dtype), const_value=tensor
+    )
     graph.register_initializer(value)
     return value

@@ -41,7 +41,7 @@ def _widen_weight(value: ir.Value) -> None:
     value.const_value = ir.LazyTensor(
         lambda: ir.tensor(tensor.numpy().astype(np.float32), name=tensor.name),
         dtype=ir.DataType.FLOAT,
-        shape=ir.Shape(tensor.shape),
+        shape=ir.Shape(tensor.shape.numpy()),
         name=tensor.name,
     )
     value.dtype = ir.DataType.FLOAT
@@ -52,8 +52,10 @@ def _widen_node(node: ir.Node) -> None:
         if attribute.type == ir.AttributeType.TENSOR and attribute.as_tensor().dtype in _HALVES:
             wide = ir.tensor(attribute.as_tensor().numpy().astype(np.float32))
             node.attributes[name] = ir.AttrTensor(name, wide)
-        elif name in ("to", "dtype", "output_dtype") and attribute.type == ir.AttributeType.INT and (
-            attribute.as_int() in {int(h) for h in _HALVES}
+        elif (
+            name in ("to", "dtype", "output_dtype")
+            and attribute.type == ir.AttributeType.INT
+            and (attribute.as_int() in {int(h) for h in _HALVES})
         ):
             node.attributes[name] = ir.AttrInt64(name, int(ir.DataType.FLOAT))
 

@@ -10,7 +10,7 @@ import onnx_ir as ir
 
 from onnxviz.errors import ModelUnsuitable, UnknownLayer, near
 from onnxviz.graph.analysis.dataflow import FLOATS, QUANTISED, dependent, flat, image_input
-from onnxviz.graph.analysis.shapes import Facts, Prober
+from onnxviz.graph.analysis.probe import Facts, Prober
 from onnxviz.graph.analysis.twins import view
 
 _ACTIVATIONS = {"Softmax": "softmax", "Sigmoid": "sigmoid", "LogSoftmax": "log_softmax"}
@@ -46,7 +46,7 @@ class Head:
 def head(
     model: ir.Model,
     output: str | None = None,
-    input: str | None = None,  # noqa: A002 - ONNX's word
+    input: str | None = None,
 ) -> Head:
     """Find the end of a classifier, whoever exported it.
 
@@ -82,7 +82,9 @@ def _chosen(graph: ir.Graph, output: str | None, facts: Facts, moved: set[ir.Val
     listed = ", ".join(f"{v.name!r} {_spelled(facts, v)}" for v in graph.outputs)
     if output is not None:
         if output not in names:
-            raise UnknownLayer(f"the model has no output named {output!r}{near(output, names)} (outputs: {listed})")
+            raise UnknownLayer(
+                f"the model has no output named {output!r}{near(output, names)} (outputs: {listed})"
+            )
         return graph.outputs[names.index(output)]
     candidates = [value for value in graph.outputs if value in moved and _is_scores(value, facts)]
     if not candidates:
@@ -102,6 +104,8 @@ def _is_scores(value: ir.Value, facts: Facts) -> bool:
     if dtype not in FLOATS and dtype not in QUANTISED:
         return False
     shape = facts.shape(value)
+    if shape is None and value.shape is not None:
+        shape = tuple(d if isinstance(d, int) else None for d in value.shape)
     if shape is None:
         return True
     rest = shape[1:]
@@ -122,7 +126,9 @@ def _best(candidates: list[ir.Value], moved: set[ir.Value]) -> list[ir.Value]:
         if logits not in once or ends[value][1] is not None:
             once[logits] = value
     left = list(once.values())
-    last = [value for value in left if not any(value in _before(other) for other in left if other is not value)]
+    last = [
+        value for value in left if not any(value in _before(other) for other in left if other is not value)
+    ]
     for narrowed in (
         last,
         [value for value in last if ends[value][1] is not None],
@@ -148,7 +154,11 @@ def _before(value: ir.Value) -> set[ir.Value]:
 
 def _spelled(facts: Facts, value: ir.Value) -> str:
     shape = facts.shape(value)
-    return "?" if shape is None else "(" + ", ".join(["N", *("?" if d is None else str(d) for d in shape[1:])]) + ")"
+    return (
+        "?"
+        if shape is None
+        else "(" + ", ".join(["N", *("?" if d is None else str(d) for d in shape[1:])]) + ")"
+    )
 
 
 # --- walking back ---------------------------------------------------------------------------------

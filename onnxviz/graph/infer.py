@@ -21,7 +21,7 @@ def skeleton(model: ir.Model) -> onnx.ModelProto:
     try:
         for value, tensor in zip(weights, tensors, strict=True):
             if tensor is not None and tensor.nbytes > _SMALL and value not in inputs:
-                value.shape, value.dtype = ir.Shape(tensor.shape), tensor.dtype
+                value.shape, value.dtype = ir.Shape(tensor.shape.numpy()), tensor.dtype
                 graph.inputs.append(value)
                 value.const_value = None
                 del graph.initializers[value.name or ""]
@@ -44,7 +44,7 @@ def infer(model: ir.Model, *, strict: bool = False) -> None:
     """
     for value in model.graph.initializers.values():
         if value.const_value is not None and not value.is_graph_input():
-            value.shape, value.dtype = ir.Shape(value.const_value.shape), value.const_value.dtype
+            value.shape, value.dtype = ir.Shape(value.const_value.shape.numpy()), value.const_value.dtype
     for node in model.graph:
         if node.domain in ("", "ai.onnx"):
             for value in node.outputs:
@@ -62,7 +62,9 @@ def infer(model: ir.Model, *, strict: bool = False) -> None:
         if value.name not in outputs:
             proto.graph.value_info.append(ir.serde.serialize_value(value))
     try:
-        inferred = onnx.shape_inference.infer_shapes(proto, check_type=strict, strict_mode=strict, data_prop=True)
+        inferred = onnx.shape_inference.infer_shapes(
+            proto, check_type=strict, strict_mode=strict, data_prop=True
+        )
     except (onnx.shape_inference.InferenceError, ValueError, RuntimeError) as reason:
         raise ModelRejected(f"the graph contradicts itself: {str(reason).splitlines()[0]}") from reason
     found = {info.name: info for info in (*inferred.graph.value_info, *inferred.graph.output)}

@@ -11,12 +11,13 @@ import onnx_ir as ir
 
 from onnxviz.errors import UnknownLayer, UsageError, near
 from onnxviz.graph.analysis import receptive
+from onnxviz.graph.analysis.dataflow import FLOATS, QUANTISED, dependent, flat, image_input, reads
 from onnxviz.graph.analysis.macs import macs
 from onnxviz.graph.analysis.parameters import Parameters
 from onnxviz.graph.analysis.paths import module_path
 from onnxviz.graph.analysis.receptive import Field
-from onnxviz.graph.analysis.shapes import UNKNOWN_RANK, Facts, Prober, probes, symbolic
-from onnxviz.graph.analysis.dataflow import FLOATS, QUANTISED, dependent, flat, image_input, reads
+from onnxviz.graph.analysis.probe import Facts, Prober
+from onnxviz.graph.analysis.shapes import UNKNOWN_RANK, probes, symbolic
 
 Pair = tuple[int, int]
 _INTEGER_SUMS = frozenset({"ConvInteger", "MatMulInteger"})
@@ -90,8 +91,9 @@ def layers(model: ir.Model, input: str | None = None, size: Pair | None = None) 
         if not any(value in moved for value in node.outputs):
             continue
         read = _read(node, nearest)
-        path = module_path(node, weights.weights(node))
-        fresh, work = weights.count(node), macs(node, base) if by_size is None else 0
+        own = weights.weights(node)
+        path = module_path(node, own)
+        fresh, work = weights.count(own), macs(node, base) if by_size is None else 0
         for value in node.outputs:
             nearest[value] = read
             if not value.name or not _is_activation(value, base):

@@ -182,7 +182,11 @@ def _pad(lifter: Lifter, node: ir.Node) -> None:
 def _slice(lifter: Lifter, node: ir.Node) -> None:
     starts, ends, axes = _pop(node, "starts"), _pop(node, "ends"), _pop(node, "axes")
     _set_inputs(
-        node, node.inputs[0], lifter.const(starts), lifter.const(ends), lifter.const(axes if axes else range(len(starts)))
+        node,
+        node.inputs[0],
+        lifter.const(starts),
+        lifter.const(ends),
+        lifter.const(axes if axes else range(len(starts))),
     )
 
 
@@ -203,13 +207,17 @@ def _topk(lifter: Lifter, node: ir.Node) -> None:
 
 def _batch_normalization(lifter: Lifter, node: ir.Node) -> None:
     if not _pop(node, "spatial", 1):
-        raise ModelUnsuitable(f"BatchNormalization {node.name!r} has spatial=0, which no later opset can express")
+        raise ModelUnsuitable(
+            f"BatchNormalization {node.name!r} has spatial=0, which no later opset can express"
+        )
 
 
 def _one_output(lifter: Lifter, node: ir.Node) -> None:
     """Statistics that the old training form gave besides: nobody may use them."""
     if any(y.uses() or y.is_graph_output() for y in node.outputs[1:]):
-        raise ModelUnsuitable(f"{node.op_type} {node.name!r} is in training form: export the model for inference")
+        raise ModelUnsuitable(
+            f"{node.op_type} {node.name!r} is in training form: export the model for inference"
+        )
     node.resize_outputs(1)
 
 
@@ -228,7 +236,9 @@ def _flat_softmax(lifter: Lifter, node: ir.Node) -> None:
         return
     if axis < 0:
         if x.shape is None:
-            raise ModelUnsuitable(f"{node.op_type} {node.name!r} counts its axis from the end of an unknown rank")
+            raise ModelUnsuitable(
+                f"{node.op_type} {node.name!r} counts its axis from the end of an unknown rank"
+            )
         axis += len(x.shape)
     flat = lifter.before(node, "Flatten", x, axis=axis)
     shape = lifter.before(node, "Shape", x)
@@ -236,7 +246,11 @@ def _flat_softmax(lifter: Lifter, node: ir.Node) -> None:
     y = node.outputs[0]
     inner = ir.Value(name=lifter.name(f"{node.name or node.op_type}/flat"))
     replacement = ir.node(
-        node.op_type, [flat], attributes={"axis": -1}, outputs=[inner], name=lifter.name(node.name or node.op_type)
+        node.op_type,
+        [flat],
+        attributes={"axis": -1},
+        outputs=[inner],
+        name=lifter.name(node.name or node.op_type),
     )
     node.prepend(replacement)
     back = ir.node("Reshape", [inner, shape], outputs=[ir.Value(name=y.name)], name=node.name)
@@ -265,7 +279,9 @@ def _old_resize(lifter: Lifter, node: ir.Node) -> None:
     mode = _pop(node, "mode", "nearest")
     node.op_type = "Resize"
     node.attributes["mode"] = ir.AttrString("mode", mode if isinstance(mode, str) else mode.decode())
-    node.attributes["coordinate_transformation_mode"] = ir.AttrString("coordinate_transformation_mode", "asymmetric")
+    node.attributes["coordinate_transformation_mode"] = ir.AttrString(
+        "coordinate_transformation_mode", "asymmetric"
+    )
     node.attributes["nearest_mode"] = ir.AttrString("nearest_mode", "floor")
     _set_inputs(node, node.inputs[0], None, node.inputs[1])
 
@@ -274,7 +290,9 @@ def _resize_11(lifter: Lifter, node: ir.Node) -> None:
     """The form of opset 11 had to give roi and scales even where unused: an empty tensor stood for 'none'."""
     mode = node.attributes.get("coordinate_transformation_mode")
     if mode is not None and mode.as_string() == "tf_half_pixel_for_nn":
-        raise ModelUnsuitable(f"Resize {node.name!r} has coordinate mode tf_half_pixel_for_nn, dropped in opset 13")
+        raise ModelUnsuitable(
+            f"Resize {node.name!r} has coordinate mode tf_half_pixel_for_nn, dropped in opset 13"
+        )
     for i in (1, 2):
         value = node.inputs[i] if i < len(node.inputs) else None
         if value is not None and value.const_value is not None and value.const_value.size == 0:

@@ -30,7 +30,7 @@ from onnxviz.graph.limits import Limits
 from onnxviz.graph.quoted import quoted
 from onnxviz.graph.tidy import complete, tidy
 from onnxviz.graph.weights import Weights
-from onnxviz.graph.wire import BadWire, Split, split
+from onnxviz.graph.wire import BadWire, Split, count, split
 from onnxviz.image.text import printable
 
 Source = str | os.PathLike[str] | bytes | bytearray | memoryview | onnx.ModelProto | ir.Model
@@ -41,6 +41,7 @@ _READ_UP_TO: Final = 2**26
 # Parsing makes up to 100 bytes out of one: from here on the fields are counted first.
 _COUNT_FROM: Final = 2**22
 _LONGEST_CAUSE: Final = 300
+_MOST_WARNINGS: Final = 20
 
 
 @dataclass
@@ -151,14 +152,14 @@ def _parse(parts: Split, limits: Limits, name: str, kind: str) -> onnx.ModelProt
     kind   what the file looks like, for the case that it is none
     """
     if len(parts.message) > _COUNT_FROM:
-        split(parts.message, limits, thorough=True)
+        count(parts.message, limits)
     proto = onnx.ModelProto()
     try:
         proto.ParseFromString(parts.message)
     except Exception:  # protobuf names its error differently in each of its implementations
         # Nested too deep for protobuf's parser, or broken: the walk can tell, and names the limit.
         with contextlib.suppress(BadWire):
-            split(parts.message, limits, thorough=True)
+            count(parts.message, limits)
         raise ModelRejected(f"{quoted(name)} is not an ONNX model, or a broken one; {kind}") from None
     if not proto.HasField("graph") or proto.ir_version < 1:
         raise ModelRejected(f"{quoted(name)} has no ONNX graph in it; {kind}")
@@ -181,7 +182,10 @@ def _finish(
     complete(proto, found)
     model = ir.serde.deserialize_model(proto)
     weights.restore(model)
-    return Loaded(model, name, [*warnings, *found.warnings, *weights.warnings], limits, weights.files, digest)
+    warnings += found.warnings + weights.warnings
+    if len(warnings) > _MOST_WARNINGS:
+        warnings[_MOST_WARNINGS:] = [f"and {len(warnings) - _MOST_WARNINGS} warnings more"]
+    return Loaded(model, name, warnings, limits, weights.files, digest)
 
 
 def _name(source: object) -> str:

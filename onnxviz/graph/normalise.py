@@ -37,6 +37,7 @@ def normalise(model: ir.Model) -> ir.Model:
     model.ir_version = max(model.ir_version, 10 if model.opset_imports[""] >= 21 else 8)
     fold.branches(model)
     fold.constants(model)
+    fold.shapes(model)
     fold.dropout(model)
     infer(model)
     half.widen(model)

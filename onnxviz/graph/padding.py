@@ -26,7 +26,11 @@ def explicit(model: ir.Model) -> None:
     for node in list(model.graph):
         if node.domain not in ("", "ai.onnx"):
             continue
-        if node.op_type in _WINDOWS and "ceil_mode" in node.attributes and node.attributes["ceil_mode"].as_int():
+        if (
+            node.op_type in _WINDOWS
+            and "ceil_mode" in node.attributes
+            and node.attributes["ceil_mode"].as_int()
+        ):
             lifter = lifter or Lifter(model)
             if _ceil(lifter, node):
                 infer(model)  # what came of the wrong count lies behind
@@ -188,7 +192,9 @@ def _transposed(node: ir.Node, mode: str) -> None:
         return
     n = len(kernel)
     strides, dilations = _ints(node, "strides", n), _ints(node, "dilations", n)
-    extra = list(node.attributes["output_padding"].as_ints()) if "output_padding" in node.attributes else [0] * n
+    extra = (
+        list(node.attributes["output_padding"].as_ints()) if "output_padding" in node.attributes else [0] * n
+    )
     x = node.inputs[0]
     sizes: Any = x.shape[2:] if x is not None and x.shape is not None else [None] * n
     if "output_shape" in node.attributes:

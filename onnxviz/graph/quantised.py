@@ -29,7 +29,9 @@ def as_qdq(model: ir.Model) -> None:
     """Rewrite the QOperator nodes of the main graph, in place."""
     lifter: Lifter | None = None
     for node in list(model.graph):
-        step = _STEPS.get((node.domain.replace("ai.onnx", "") if node.domain == "ai.onnx" else node.domain, node.op_type))
+        step = _STEPS.get(
+            (node.domain.replace("ai.onnx", "") if node.domain == "ai.onnx" else node.domain, node.op_type)
+        )
         if step is None:
             continue
         lifter = lifter or Lifter(model)
@@ -109,7 +111,9 @@ def _unary(to: _Rewriter) -> None:
     if "channels_last" in to.node.attributes and to.node.attributes["channels_last"].as_int():
         return  # left as it is: without a rule it is refused by name
     op_type = _UNARY[to.node.op_type]
-    to.result(to.op(op_type, to.real(0), **to.attributes("channels_last", "opset")), to.inputs[3], to.inputs[4])
+    to.result(
+        to.op(op_type, to.real(0), **to.attributes("channels_last", "opset")), to.inputs[3], to.inputs[4]
+    )
 
 
 def _concat(to: _Rewriter) -> None:

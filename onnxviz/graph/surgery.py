@@ -13,7 +13,7 @@ from onnxviz.errors import ModelUnsuitable
 from onnxviz.graph.analysis.dataflow import FLOATS, dependent, duplicate, image_input, lookup, reads
 from onnxviz.graph.analysis.freeing import Freeing
 from onnxviz.graph.analysis.rules import POINTWISE
-from onnxviz.graph.analysis.shapes import Facts, Prober, layout
+from onnxviz.graph.analysis.probe import Facts, Prober, layout
 from onnxviz.graph.analysis.twins import view
 from onnxviz.graph.expose import add_outputs, declare_outputs
 
@@ -21,7 +21,7 @@ _FURTHER = (96, 160)
 """By how many pixels the trial size of `free_size` is larger: different both ways, and multiples of 32."""
 
 
-def free_batch(model: ir.Model, input: str | None = None) -> ir.Model:  # noqa: A002 - ONNX's word
+def free_batch(model: ir.Model, input: str | None = None) -> ir.Model:
     """A copy whose batch is dynamic, so that N images at once give what N runs of one give.
 
     Reshape, Expand, Slice and Resize nodes that hold the fixed batch in a constant are rewritten; constants
@@ -71,7 +71,7 @@ def _prune(model: ir.Model) -> None:
         graph.inputs.remove(value)
 
 
-def free_size(model: ir.Model, input: str | None = None) -> tuple[ir.Model, str | None]:  # noqa: A002
+def free_size(model: ir.Model, input: str | None = None) -> tuple[ir.Model, str | None]:
     """A copy that takes images of any height and width, up to the first layer that forbids it.
 
     A fully connected layer, a Reshape or an addition that holds the image size in its weights or constants forbids it;
@@ -85,7 +85,9 @@ def free_size(model: ir.Model, input: str | None = None) -> tuple[ir.Model, str 
     where = layout(image)
     if image.shape is None or where.y is None or where.x is None:
         if image.shape is not None:
-            raise ModelUnsuitable(f"input {image.name!r} of shape {list(image.shape)} is no image: it has no size to free")
+            raise ModelUnsuitable(
+                f"input {image.name!r} of shape {list(image.shape)} is no image: it has no size to free"
+            )
         return copy, None
     prober = Prober(copy, image)
     axes = [axis for axis in (where.y, where.x) if not prober.is_open(axis)]
@@ -99,7 +101,9 @@ def free_size(model: ir.Model, input: str | None = None) -> tuple[ir.Model, str 
     names = {where.y: "H", where.x: "W"}
     image.shape = ir.Shape([names[i] if i in axes else d for i, d in enumerate(image.shape)])
     if not outputs:
-        raise ModelUnsuitable(f"no layer of this model takes images of another size: {first!r}, the first, forbids it")
+        raise ModelUnsuitable(
+            f"no layer of this model takes images of another size: {first!r}, the first, forbids it"
+        )
     for node in copy.graph:  # what the file declared was for its own size
         for value in node.outputs:
             value.shape = None
@@ -109,7 +113,9 @@ def free_size(model: ir.Model, input: str | None = None) -> tuple[ir.Model, str 
     return copy, first
 
 
-def _free_part(graph: ir.Graph, image: ir.Value, base: Facts, larger: Facts) -> tuple[list[ir.Value], str | None]:
+def _free_part(
+    graph: ir.Graph, image: ir.Value, base: Facts, larger: Facts
+) -> tuple[list[ir.Value], str | None]:
     """The outputs of the part that stands the larger size, and the first value that does not."""
     moved = dependent(graph, image)
     bad: set[ir.Value] = set()
@@ -147,7 +153,9 @@ def _stands(node: ir.Node, base: Facts, larger: Facts) -> bool:
     return _fits(twin.op, known, result, twin.attributes)
 
 
-def _fits(op: str, shapes: list[tuple[int, ...]], result: tuple[int, ...], attributes: dict[str, object]) -> bool:
+def _fits(
+    op: str, shapes: list[tuple[int, ...]], result: tuple[int, ...], attributes: dict[str, object]
+) -> bool:
     """The checks that ONNX's inference leaves out."""
     first = shapes[0]
     if op in POINTWISE:

@@ -105,6 +105,7 @@ def _without_maps(graph: onnx.GraphProto, warnings: list[str]) -> None:
     maps = {value.name: value for value in graph.output if _is_map(value.type)}
     if not maps:
         return
+    declared = {info.name: info for info in graph.value_info}
     makers = {name: node for node in graph.node for name in node.output if name in maps}
     for name in maps:
         node = makers.get(name)
@@ -124,8 +125,9 @@ def _without_maps(graph: onnx.GraphProto, warnings: list[str]) -> None:
             )
             if scores in outputs:
                 continue
-            declared = next((info for info in graph.value_info if info.name == scores), None)
-            value = declared or onnx.helper.make_tensor_value_info(scores, onnx.TensorProto.FLOAT, None)
+            value = declared.get(scores) or onnx.helper.make_tensor_value_info(
+                scores, onnx.TensorProto.FLOAT, None
+            )
             outputs.add(scores)
         kept.append(value)
     _replace(graph, "output", kept)

@@ -26,7 +26,8 @@ from onnxviz.graph.limits import Limits
 
 Buffer = bytes | memoryview | mmap.mmap
 
-_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
+_VARINT, _BYTES = 0, 2
+_FIXED: Final = {1: 8, 5: 4}
 #: Blocks shorter than this stay in the message.
 LEAST_BLOCK: Final = 1024
 _TOKEN_INDEX: Final = 8
@@ -62,12 +63,11 @@ _DATA_TYPE: Final = 2
 
 
 class BadWire(Exception):
-    """The bytes are no protobuf message; `cut_short` where they only end too early."""
+    """The bytes from `at` on are no protobuf message."""
 
-    def __init__(self, at: int, cut_short: bool = False) -> None:
+    def __init__(self, at: int) -> None:
         super().__init__(at)
         self.at = at
-        self.cut_short = cut_short
 
 
 @dataclass(frozen=True)
@@ -113,28 +113,34 @@ class Tokens:
         return int.from_bytes(raw[-_TOKEN_INDEX:], "little")
 
 
-def split(buffer: Buffer, limits: Limits, *, thorough: bool = False) -> Split:
+def split(buffer: Buffer, limits: Limits) -> Split:
     """Cut the large weights out of a model file.
 
-    buffer     the file's bytes
-    thorough   descend into small messages too, to count every field and every nested graph
-    raises     BadWire when it is no protobuf message, LimitExceeded when it is too large
+    buffer   the file's bytes
+    raises   BadWire when it is no protobuf message, LimitExceeded when it is too large
     """
     view = memoryview(buffer)
-    walk = _Walk(view, limits, 0 if thorough else LEAST_BLOCK)
+    walk = _Walk(view, limits)
     pieces = walk.message(0, len(view), _MODEL)
     structure = sum(map(len, pieces)) - walk.data_kept
     limits.check("structure_bytes", structure, f"the model has {structure} bytes besides its weights")
     return Split(b"".join(pieces), walk.blocks, walk.tokens)
 
 
+def count(message: bytes, limits: Limits) -> None:
+    """Count every field and every nested graph of a message, small ones too, which `split` does not look into.
+
+    raises   BadWire when it is no protobuf message, LimitExceeded when it has too many or too deep ones
+    """
+    _Walk(memoryview(message), limits).count(0, len(message), _MODEL)
+
+
 class _Walk:
     """One walk over a file."""
 
-    def __init__(self, view: memoryview, limits: Limits, least: int) -> None:
+    def __init__(self, view: memoryview, limits: Limits) -> None:
         self.view = view
         self.limits = limits
-        self.least = least
         self.blocks: list[Block] = []
         self.tokens = Tokens()
         self.data_kept = 0  # bytes of elements that stay in the message
@@ -146,19 +152,17 @@ class _Walk:
 
         level, graphs   how many messages, and how many graphs, it lies in
         """
-        if level > _DEEPEST:
-            raise BadWire(start)
+        self._check_depth(start, kind, level, graphs)
         if kind == _TENSOR:
             return self._tensor(start, end)
-        if kind == _GRAPH:
-            self.limits.check("subgraph_depth", graphs, f"subgraphs are nested {graphs} deep or deeper")
-            graphs += 1
+        graphs += kind == _GRAPH
         view, inner = self.view, _FIELDS[kind]
         pieces: list[Buffer] = []
         copied = at = start
         while at < end:
             field_start = at
-            number, wire, at, stop = self._field(at, end)
+            number, wire, at, stop = _field(view, at, end)
+            self._check_number()
             below = inner.get(number) if wire == _BYTES else None
             if kind == _MODEL and number == _TRAINING_FIELD:
                 # Training graphs are never run or looked at, so whatever they name is not opened either.
@@ -166,10 +170,8 @@ class _Walk:
                 copied = stop
             elif below is not None:
                 if below == _NODE:
-                    self.nodes += 1
-                    if self.nodes > self.limits.nodes:
-                        self.limits.check("nodes", self.nodes, f"the model has {self.nodes} nodes or more")
-                if stop - at >= self.least:
+                    self._check_nodes()
+                if stop - at >= LEAST_BLOCK:
                     parts = self.message(at, stop, below, level + 1, graphs)
                     pieces.append(view[copied:field_start])
                     pieces.append(_varint(number << 3 | _BYTES) + _varint(sum(map(len, parts))))
@@ -179,17 +181,34 @@ class _Walk:
         pieces.append(view[copied:end])
         return pieces
 
+    def count(self, start: int, end: int, kind: str, level: int = 0, graphs: int = 0) -> None:
+        """As `message`, but into every message that is not empty, and for the checks alone."""
+        self._check_depth(start, kind, level, graphs)
+        graphs += kind == _GRAPH
+        view, inner, at = self.view, _FIELDS[kind], start
+        while at < end:
+            number, wire, at, stop = _field(view, at, end)
+            self._check_number()
+            below = inner.get(number) if wire == _BYTES else None
+            if below is not None:
+                if below == _NODE:
+                    self._check_nodes()
+                if stop > at:
+                    self.count(at, stop, below, level + 1, graphs)
+            at = stop
+
     def _tensor(self, start: int, end: int) -> list[Buffer]:
         """One tensor; its elements become a block if they lie in one piece and in the order of raw bytes."""
         at, data_type = start, 0
         data: list[tuple[int, int, int, int]] = []
         while at < end:
             field_start = at
-            number, wire, at, stop = self._field(at, end)
+            number, wire, at, stop = _field(self.view, at, end)
+            self._check_number()
             if number in _DATA_FIELDS:
                 data.append((number if wire == _BYTES else 0, field_start, at, stop))
             elif number == _DATA_TYPE and wire == _VARINT:
-                data_type, _ = self._number(at, end)
+                data_type, _ = _number(self.view, at, end)
             at = stop
         if len(data) == 1:
             number, field_start, at, stop = data[0]
@@ -205,40 +224,57 @@ class _Walk:
         self.data_kept += sum(stop - field_start for _, field_start, _, stop in data)
         return [self.view[start:end]]
 
-    def _field(self, at: int, end: int) -> tuple[int, int, int, int]:
-        """(number, wire type, start of its content, end of its content) of the field at `at`."""
+    def _check_depth(self, start: int, kind: str, level: int, graphs: int) -> None:
+        if kind == _GRAPH:
+            self.limits.check("subgraph_depth", graphs, f"subgraphs are nested {graphs} deep or deeper")
+        if level > _DEEPEST:
+            raise BadWire(start)
+
+    def _check_number(self) -> None:
         self.fields += 1
         if self.fields > self.limits.messages:
             self.limits.check("messages", self.fields, f"the model has {self.fields} protobuf fields or more")
-        view, begin = self.view, at
-        tag = view[at]
-        at += 1
-        if tag > 127:
-            tag, at = self._number(begin, end)
-        number, wire = tag >> 3, tag & 7
-        if wire == _BYTES:
-            length, at = self._number(at, end)
-            stop = at + length
-        elif wire == _VARINT:
-            _, stop = self._number(at, end)
-        else:
-            stop = at + {_FIXED64: 8, _FIXED32: 4}.get(wire, 0)
-        if not number or wire in (3, 4, 6, 7):  # groups have been out of use since before ONNX
-            raise BadWire(begin)
-        if stop > end:
-            raise BadWire(begin, cut_short=end == len(view))
-        return number, wire, at, stop
 
-    def _number(self, at: int, end: int) -> tuple[int, int]:
-        """The variable-length number at `at` and the place after it."""
-        value = shift = 0
-        for place in range(at, min(at + _MAX_VARINT, end)):
-            byte = self.view[place]
-            value |= (byte & 127) << shift
-            if byte < 128:
-                return value, place + 1
-            shift += 7
-        raise BadWire(at, cut_short=at + _MAX_VARINT > end == len(self.view))
+    def _check_nodes(self) -> None:
+        self.nodes += 1
+        if self.nodes > self.limits.nodes:
+            self.limits.check("nodes", self.nodes, f"the model has {self.nodes} nodes or more")
+
+
+def _field(view: memoryview, at: int, end: int) -> tuple[int, int, int, int]:
+    """(number, wire type, start of its content, end of its content) of the field at `at`."""
+    tag, begin = view[at], at
+    if tag > 127:
+        tag, at = _number(view, at, end)
+    else:
+        at += 1
+    number, wire = tag >> 3, tag & 7
+    if wire == _BYTES:
+        length, at = _number(view, at, end)
+        stop = at + length
+    elif wire == _VARINT:
+        _, stop = _number(view, at, end)
+    elif wire in _FIXED:
+        stop = at + _FIXED[wire]
+    else:  # groups, which have been out of use since before ONNX
+        raise BadWire(begin)
+    if not number or stop > end:
+        raise BadWire(begin)
+    return number, wire, at, stop
+
+
+def _number(view: memoryview, at: int, end: int) -> tuple[int, int]:
+    """The variable-length number at `at` and the place after it."""
+    if at < end and view[at] < 128:
+        return view[at], at + 1
+    value = shift = 0
+    for place in range(at, min(at + _MAX_VARINT, end)):
+        byte = view[place]
+        value |= (byte & 127) << shift
+        if byte < 128:
+            return value, place + 1
+        shift += 7
+    raise BadWire(at)
 
 
 def _varint(value: int) -> bytes:

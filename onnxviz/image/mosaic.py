@@ -7,10 +7,11 @@ from collections.abc import Mapping
 import numpy as np
 from PIL import Image, ImageDraw
 
-_FRAME = 0.045
-_EMPTY = (232, 232, 232)
+from onnxviz.image.lettering import INK, LINE, PAPER, Colour
 
-Colour = tuple[int, int, int]
+_FRAME = 0.045
+_EMPTY: Colour = (232, 232, 232)
+_BAR: Colour = (0, 114, 178)
 
 
 def mosaic(
@@ -55,3 +56,21 @@ def square(picture: np.ndarray | None, edge: int) -> Image.Image:
     top, left = (height - side) // 2, (width - side) // 2
     cut = Image.fromarray(np.ascontiguousarray(picture[top : top + side, left : left + side]))
     return cut.resize((edge, edge), Image.Resampling.LANCZOS)
+
+
+def framed(picture: Image.Image) -> Image.Image:
+    """The picture with a dark frame inside its edge."""
+    marked = picture.copy()
+    ImageDraw.Draw(marked).rectangle((0, 0, picture.width - 1, picture.height - 1), outline=INK, width=4)
+    return marked
+
+
+def measured(picture: Image.Image, part: float) -> Image.Image:
+    """The picture with a bar over its lower edge, `part` (0 to 1) of the width long."""
+    marked = picture.copy()
+    draw = ImageDraw.Draw(marked)
+    top = picture.height - 5
+    draw.rectangle((0, top - 1, picture.width - 1, picture.height - 1), PAPER)
+    draw.rectangle((0, top + 1, picture.width - 1, picture.height - 1), LINE)
+    draw.rectangle((0, top + 1, round((picture.width - 1) * min(1.0, part)), picture.height - 1), _BAR)
+    return marked

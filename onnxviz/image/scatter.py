@@ -11,12 +11,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
-from onnxviz.image.rows import Font, fit
-from onnxviz.image.text import printable
+from onnxviz.image import lettering
+from onnxviz.image.lettering import INK, LINE, SOFT, Colour
 
-PALETTE = (
+PALETTE: tuple[Colour, ...] = (
     (0, 114, 178),  # blue
     (230, 159, 0),  # orange
     (0, 158, 115),  # bluish green
@@ -26,10 +26,7 @@ PALETTE = (
     (240, 228, 66),  # yellow
 )
 #: The colour of what belongs to no named group.
-OTHER = (150, 150, 150)
-INK = (40, 40, 40)
-FAINT = (100, 100, 100)
-_FRAME = (205, 205, 205)
+OTHER: Colour = (150, 150, 150)
 # Corners of each marker on a circle of radius 1; () is the circle itself. Areas are alike.
 _SHAPES: tuple[tuple[tuple[float, float], ...], ...] = (
     (),
@@ -56,7 +53,7 @@ class Groups:
     other: str = "other"
 
 
-def marker(group: int) -> tuple[tuple[int, int, int], tuple[tuple[float, float], ...]]:
+def marker(group: int) -> tuple[Colour, tuple[tuple[float, float], ...]]:
     """The colour and the corners (empty: a circle) of group number `group`; -1 is the grey of the rest."""
     if group < 0:
         return OTHER, _SHAPES[0]
@@ -82,7 +79,7 @@ def scatter(
     """
     width, height = size
     unit = _unit(width)
-    text = font(15 * unit)
+    text = round(15 * unit)
     key = legend(groups, width) if groups is not None and len(groups.names) else None
     plot = (width, height - (key.height + round(14 * unit) if key else 0))
     canvas = Image.new("RGB", size, "white")
@@ -90,8 +87,9 @@ def scatter(
     places = _fit(np.asarray(points, np.float64), box, 26 * unit)
     canvas.paste(_drawn(places, groups, plot, box), (0, 0))
     draw = ImageDraw.Draw(canvas)
-    draw.text(((left + right) / 2, bottom + 8 * unit), printable(axes[0]), FAINT, text, anchor="ma")
-    _upright(canvas, printable(axes[1]), text, (top + bottom) // 2)
+    below = bottom + round(8 * unit)
+    lettering.draw(draw, (left + right) // 2, below, axes[0], text, SOFT, align="centre")
+    _upright(canvas, axes[1], text, (top + bottom) // 2)
     if groups is not None:
         _name_groups(draw, places, groups, box, unit)
     if key is not None:
@@ -100,7 +98,7 @@ def scatter(
 
 
 def _unit(width: int) -> float:
-    """What a pixel is multiplied by in a picture of this width, so that text and points stay in proportion."""
+    """What pixels are multiplied by in a picture of this width: text and points stay in proportion."""
     return max(1.0, width / 1060)
 
 
@@ -125,7 +123,7 @@ def _drawn(
 ) -> Image.Image:
     large = Image.new("RGB", (size[0] * _FINE, size[1] * _FINE), "white")
     draw = ImageDraw.Draw(large)
-    draw.rectangle([edge * _FINE for edge in box], outline=_FRAME, width=_FINE)
+    draw.rectangle([edge * _FINE for edge in box], outline=LINE, width=_FINE)
     radius = _radius(len(places), _unit(size[0])) * _FINE
     of = groups.of if groups is not None else np.zeros(len(places), int)
     # The rest below, then the groups point by point in a mixed order: no group hides another as a whole.
@@ -158,7 +156,8 @@ def _name_groups(
 
     A name that would lie on another, or on points of other groups, is left to the legend.
     """
-    text, half = font(16 * unit), 11 * unit
+    text, half = round(16 * unit), 11 * unit
+    widest = round(220 * unit)
     near = 0.05 * max(box[2] - box[0], box[3] - box[1])
     taken: list[tuple[float, float, float, float]] = []
     for number, name in enumerate(groups.names):
@@ -169,15 +168,16 @@ def _name_groups(
         # The member nearest to the median: a group in two parts is named at one of them, not between.
         middle = members[np.argmin(np.abs(members - np.median(members, axis=0)).sum(axis=1))]
         beside = members[np.linalg.norm(members - middle, axis=1) <= near][:, 1]
-        shown = printable(name, 26)
-        reach = draw.textlength(shown, text) / 2
+        shown = lettering.shortened(name, text, widest)
+        reach = lettering.width(shown, text) / 2
         x = float(np.clip(middle[0], box[0] + reach + 5, box[2] - reach - 5))
         for y in (float(beside.min()) - 20 * unit, float(beside.max()) + 20 * unit):
             area = (x - reach - 3, y - half, x + reach + 3, y + half)
             inside = area[1] > box[1] and area[3] < box[3]
             clear = not any(_overlap(area, other) for other in taken) and not _covers(area, strangers)
             if inside and clear:
-                draw.text((x, y), shown, INK, text, anchor="mm", stroke_width=3, stroke_fill="white")
+                letters = lettering.font(text)
+                draw.text((x, y), shown, INK, letters, anchor="mm", stroke_width=3, stroke_fill="white")
                 taken.append(area)
                 break
 
@@ -200,7 +200,7 @@ def legend(groups: Groups, width: int) -> Image.Image:
     columns = min(3, len(entries))
     rows = math.ceil(len(entries) / columns)
     unit = _unit(width)
-    line, step, text = round(24 * unit), width // 3, font(15 * unit)
+    line, step, text = round(24 * unit), width // 3, round(15 * unit)
     marks = Image.new("RGB", (width * _FINE, rows * line * _FINE), "white")
     at = [((i // rows) * step + line / 2, (i % rows) * line + line / 2) for i in range(len(entries))]
     for (number, _, _), place in zip(entries, at, strict=True):
@@ -208,18 +208,16 @@ def legend(groups: Groups, width: int) -> Image.Image:
     picture = marks.resize((width, rows * line), Image.Resampling.LANCZOS)
     draw = ImageDraw.Draw(picture)
     for (_, name, count), (x, y) in zip(entries, at, strict=True):
-        shown = fit(draw, f"{printable(name, 60)} ({count:,})", text, step - 2 * line)
-        draw.text((x + 16 * unit, y), shown, INK, text, anchor="lm")
+        counted = f" ({count:,})"
+        shown = lettering.shortened(name, text, step - 2 * line - lettering.width(counted, text)) + counted
+        draw.text((x + 16 * unit, y), shown, INK, lettering.font(text), anchor="lm")
     return picture
 
 
-def _upright(canvas: Image.Image, shown: str, text: Font, middle: int) -> None:
-    """`shown` at the left edge, written from bottom to top around the height `middle`."""
-    if not shown:
-        return
-    box = ImageDraw.Draw(canvas).textbbox((0, 0), shown, text)
-    label = Image.new("RGB", (math.ceil(box[2]) + 4, math.ceil(box[3]) + 4), "white")
-    ImageDraw.Draw(label).text((2, 2), shown, FAINT, text)
+def _upright(canvas: Image.Image, text: str, size: int, middle: int) -> None:
+    """`text` at the left edge, written from bottom to top around the height `middle`."""
+    label = Image.new("RGB", (lettering.width(text, size) + 2, lettering.line_height(size)), "white")
+    lettering.draw(ImageDraw.Draw(label), 1, 0, text, size, SOFT)
     label = label.transpose(Image.Transpose.ROTATE_90)
     canvas.paste(label, (0, max(0, middle - label.height // 2)))
 
@@ -233,14 +231,11 @@ def side_by_side(
     column = max(left.width, 400)  # room for the line over it
     width = 2 * margin + column + gap + right.width
     canvas = Image.new("RGB", (width, head + max(left.height, right.height) + margin), "white")
-    draw, large, small = ImageDraw.Draw(canvas), font(22 * unit), font(15 * unit)
-    draw.text((margin, 16 * unit), fit(draw, title, large, width - 2 * margin), INK, large)
+    draw, large, small = ImageDraw.Draw(canvas), round(22 * unit), round(15 * unit)
+    title = lettering.shortened(title, large, width - 2 * margin)
+    lettering.draw(draw, margin, round(16 * unit), title, large, strong=True)
     for picture, line, x in ((left, over_left, margin), (right, over_right, margin + column + gap)):
-        draw.text((x, 50 * unit), fit(draw, line, small, max(picture.width, column)), FAINT, small)
+        shown = lettering.shortened(line, small, max(picture.width, column))
+        lettering.draw(draw, x, round(50 * unit), shown, small, SOFT)
         canvas.paste(picture, (x, head))
     return canvas
-
-
-def font(size: float) -> Font:
-    """Pillow's own font."""
-    return ImageFont.load_default(size)

@@ -54,13 +54,16 @@ _PAGE_WIDTH: Final = 1400  # what a sheet is laid out for; fewer pictures make i
 def columns_for(count: int, width: int, height: int, *, shape: float = 1.5) -> int:
     """How many columns of `count` cells of `width` × `height` give a sheet about `shape` times as wide as high.
 
-    Of the numbers near that, the one that leaves the fewest cells empty.
+    Of the numbers near that, one that fills every line if there is one: 32 filters stand as 8 × 4.
     """
-    if count <= 1:
-        return 1
-    ideal = max(1.0, math.sqrt(count * shape * height / width))
+    ideal = min(float(count), max(1.0, math.sqrt(count * shape * height / width)))
     nearby = range(max(1, math.floor(ideal * 0.8)), min(count, math.ceil(ideal * 1.25)) + 1)
-    return min(nearby, key=lambda n: ((-count % n) / n + abs(n - ideal) / ideal, n))
+
+    def badness(columns: int) -> tuple[float, int]:
+        empty = -count % columns
+        return 2 * empty / columns + (0.15 if empty else 0) + abs(columns - ideal) / ideal, columns
+
+    return min(nearby, key=badness)
 
 
 def tiles(
@@ -102,7 +105,7 @@ def tiles(
         tile = scaled(image, cell_w, cell_h)
         grid.paste(tile, (x + (cell_w - tile.width) // 2, y + (cell_h - tile.height) // 2))
         if labelled and labels is not None:
-            text = lettering.shortened(labels[i], size, cell_w + gap_x - 4, middle=True)
+            text = lettering.shortened(labels[i], size, cell_w, middle=True)
             lettering.draw(canvas, x + cell_w // 2, y + cell_h + 3, text, size, SOFT, align="centre")
     return page([grid, *foot], title=title, subtitle=subtitle)
 

@@ -230,23 +230,17 @@ def filling(
     return net.preprocessing.normalise(hidden[None]).astype(np.float32, copy=False)
 
 
-def pair(value: int | tuple[int, int], name: str, largest: tuple[int, int], of: str) -> tuple[int, int]:
-    """(height, width) from one number or two, each from 1 to `largest`.
+def pair(value: int | tuple[int, int], name: str) -> tuple[int, int]:
+    """(height, width) from one number or two, each at least 1.
 
     raises   UsageError
     """
-    both = (value, value) if isinstance(value, (int, np.integer)) else tuple(value)
+    both = tuple(value) if isinstance(value, (tuple, list)) else (value, value)
     if len(both) != 2 or not all(isinstance(size, (int, np.integer)) for size in both):
         raise UsageError(f"{name} takes a whole number of pixels, or (height, width); got {value!r}")
-    height, width = int(both[0]), int(both[1])
-    if height < 1 or width < 1:
+    if min(both) < 1:
         raise UsageError(f"{name} must be at least 1 pixel, got {value!r}")
-    if height > largest[0] or width > largest[1]:
-        raise UsageError(
-            f"{name} {height}×{width} (height × width) is larger than {of}, {largest[0]}×{largest[1]}; "
-            f"give a smaller {name}"
-        )
-    return height, width
+    return int(both[0]), int(both[1])
 
 
 # --- the sweep ------------------------------------------------------------------------------------

@@ -56,15 +56,18 @@ def nearest(
     index = np.full((len(queries), k), -1, np.int64)
     distance = np.full((len(queries), k), np.nan, np.float32)
     copies = np.zeros(len(queries), np.int64)
-    model = NearestNeighbors(metric="euclidean" if metric == "l2" else "cosine", algorithm="brute").fit(
-        features
-    )
+    # The squares of features of 1e20 are no float32 numbers; the order does not mind the scale.
+    scale = np.float32(np.abs(features).max()) if features.size else np.float32(1)
+    scale = np.float32(1) if 1e-12 < scale < 1e12 or scale == 0 else scale
+    searched = features if scale == 1 else features / scale
+    kind = "euclidean" if metric == "l2" else "cosine"
+    model = NearestNeighbors(metric=kind, algorithm="brute").fit(searched)
     for q, query in enumerate(queries):
         fetched = 0
         kept: list[tuple[float, int]] = []
         while len(kept) < k and fetched < n:
             fetched = min(n, max(k + _SPARE, 4 * fetched))
-            rows = np.sort(model.kneighbors(query[None], fetched, return_distance=False)[0])
+            rows = np.sort(model.kneighbors(query[None] / scale, fetched, return_distance=False)[0])
             rows = rows[rows != own[q]]
             new = ~_same(features[rows], query)
             copies[q] = len(rows) - int(new.sum())
@@ -107,7 +110,7 @@ def spread(features: np.ndarray, count: int, seed: int = 0) -> np.ndarray:
         last = features[chosen[-1]]
         # In blocks: the difference of a million rows at once would be a second copy of the features.
         for start in range(0, n, 4096):
-            gap = ((features[start : start + 4096] - last) ** 2).sum(axis=1, dtype=np.float64)
+            gap = ((features[start : start + 4096].astype(np.float64) - last) ** 2).sum(axis=1)
             away[start : start + 4096] = np.minimum(away[start : start + 4096], gap)
         away[chosen] = 0
         total = away.sum()

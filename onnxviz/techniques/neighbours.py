@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from onnxviz.errors import UsageError
+from onnxviz.image import lettering
 from onnxviz.image.text import printable
 from onnxviz.progress import Progress, silent
 from onnxviz.results import Result
@@ -21,6 +22,7 @@ from onnxviz.techniques.thumbnails import thumbnails
 if TYPE_CHECKING:
     from PIL import Image
 
+    from onnxviz.image.sheet import Row
     from onnxviz.network import Network
 
 _EDGE = 148
@@ -74,30 +76,41 @@ class Neighbours(Result):
 
     def picture(self) -> Image.Image:
         """A row a query: the query, then its neighbours, their distances and what the network calls them."""
-        from onnxviz.image.rows import Row, Tile, rows
+        from onnxviz.image import sheet
 
-        largest = float(np.nanmax(self.distances)) if np.isfinite(self.distances).any() else 0.0
-        listed = []
-        for q, row in enumerate(self.rows):
-            others = []
-            for place, one in enumerate(row["neighbours"]):
-                tile = self.tiles["set", int(self.index[q, place])]
-                text = f"{_number(one['distance'])}  {one['label'] or ''}"
-                bar = one["distance"] / largest if largest > 0 else 0.0
-                others.append(Tile(tile, text, Path(one["file"]).name, bar))
-            name = Path(row["query"]).name
-            left_out = f"{row['copies']} {'copy' if row['copies'] == 1 else 'copies'} left out"
-            note = left_out if row["copies"] and not others else ""
-            below = f"{name} ({left_out})" if row["copies"] and others else name
-            listed.append(Row(Tile(self.tiles["query", q], row["label"] or name, below), others, note))
         size = self.embedding.features.shape[1]
-        return rows(
-            listed,
-            f"Nearest pictures among {len(self.embedding):,}, as the network sees them",
-            f"{METRICS[self.metric]} distance between {size:,} features of layer "
-            f"‘{printable(self.embedding.layer, 60)}’. Below each: distance, the network's top class, file",
-            ("query", "its neighbours, the nearest first"),
+        return sheet.rows(
+            [self._row(q) for q in range(len(self.queries))],
+            side=_EDGE,
+            lead=1,
+            heads=("query", "nearest first"),
+            title=f"Nearest among {len(self.embedding):,} pictures, as the network sees them",
+            subtitle=f"{METRICS[self.metric]} distance between {size:,} features of layer "
+            f"‘{printable(self.embedding.layer, 60)}’. Below each: its distance, top class and file",
         )
+
+    def _row(self, q: int) -> Row:
+        from onnxviz.image.mosaic import framed, measured, square
+        from onnxviz.image.sheet import Row
+
+        row = self.rows[q]
+        largest = float(np.nanmax(self.distances)) if np.isfinite(self.distances).any() else 0.0
+        pictures = [framed(square(self.tiles["query", q], _EDGE))]
+        copies = f" + {row['copies']} alike" if row["copies"] else ""
+        captions = [_caption(row["label"], row["query"], after=copies)]
+        for i, one in zip(self.index[q].tolist(), row["neighbours"], strict=False):
+            part = one["distance"] / largest if largest > 0 else 0.0
+            pictures.append(measured(square(self.tiles["set", i], _EDGE), part))
+            captions.append(_caption(one["label"], one["file"], before=f"{number(one['distance'])}  "))
+        return Row("", pictures, captions)
+
+
+def _caption(label: str | None, file: str, before: str = "", after: str = "") -> str:
+    """Two lines that fit below a picture: the class between `before` and `after`, and the file."""
+    size = 12
+    room = _EDGE - lettering.width(before, size) - lettering.width(after, size)
+    named = lettering.shortened(label or "", size, room) if label else ""
+    return f"{before}{named}{after}\n{lettering.shortened(Path(file).name, size, _EDGE, middle=True)}"
 
 
 def neighbours(
@@ -206,7 +219,8 @@ def _label(found: Embedding, row: int) -> str | None:
     return None if found.classes is None else found.names[int(found.classes[row])]
 
 
-def _number(distance: float) -> str:
+def number(distance: float) -> str:
+    """A distance with three digits."""
     return f"{distance:#.3g}" if 1e-3 <= distance < 1000 else f"{distance:.3g}"
 
 

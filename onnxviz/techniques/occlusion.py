@@ -7,11 +7,14 @@ from typing import Any
 
 import numpy as np
 
+from onnxviz.errors import UsageError
 from onnxviz.graph import occlude
 from onnxviz.network import ImageLike, Network
 from onnxviz.progress import Progress, silent
 from onnxviz.results import Attribution, Interrupted
 from onnxviz.techniques.masking import Objective, choose, filling, pair, single, sweep
+
+_WINDOW, _STRIDE = 32, 16
 
 
 def occlusion(
@@ -19,8 +22,8 @@ def occlusion(
     image: ImageLike,
     *,
     target: int | str | None = None,
-    window: int | tuple[int, int] = 32,
-    stride: int | tuple[int, int] = 16,
+    window: int | tuple[int, int] | None = None,
+    stride: int | tuple[int, int] | None = None,
     fill: str = "grey",
     objective: Objective | None = None,
     layer: str | None = None,
@@ -37,21 +40,30 @@ def occlusion(
 
     image       (H, W, 3) uint8, or anything `Network.prepare` takes; one
     target      class index or label; None: the top class
-    window      the window's side in pixels of what the network sees, or (height, width)
-    stride      the step from window to window, at most the window's size, or (vertical, horizontal)
+    window      the window's side in pixels of what the network sees, or (height, width); None: 32, or a seventh of the
+                image's shorter side where that is less
+    stride      the step from window to window, or (vertical, horizontal); None: 16, or half the window's side where
+                that is less
     fill        what the window shows: grey, mean, blur, noise or zero (`techniques.masking.filling`)
     objective   instead of a class: a function of probabilities (N, classes) that gives (N,) numbers
     layer, channel, position   instead of a class: a channel's mean activation, or one neuron at (y, x)
     returns     Attribution, values (H, W) float32, the mean fall of the score over the windows that cover a pixel,
-                for probabilities -1 to 1; negative where covering raises the score
+                for probabilities -1 to 1; negative where covering raises the score, 0 where no window comes
     raises      UsageError, UnknownLabel, UnknownLayer, ImageRejected, ModelUnsuitable; Interrupted on Ctrl-C, whose
                 partial map is 0 where no window has been yet
     """
     score = choose(net, target, objective, layer, channel, position)
     x, picture = single(net, image, "occlusion")
     size = (picture.shape[0], picture.shape[1])
-    span = pair(window, "window", size, "the image")
-    step = pair(stride, "stride", span, "the window, which would leave pixels that no window covers")
+    if window is None:
+        window = max(1, min(_WINDOW, round(min(size) / 7)))
+    span = pair(window, "window")
+    if span[0] > size[0] or span[1] > size[1]:
+        raise UsageError(
+            f"window {span[0]}×{span[1]} (height × width) is larger than the image, {size[0]}×{size[1]}; "
+            "give a smaller window"
+        )
+    step = pair(max(1, min(_STRIDE, min(span) // 2)) if stride is None else stride, "stride")
     hidden = filling(net, x, picture, fill, radius=max(span) / 2, seed=seed)
     boxes = windows(size, span, step)
     program = net.compile(
@@ -116,10 +128,11 @@ def _figures(scores: np.ndarray, boxes: np.ndarray, complete: bool) -> dict[str,
 def windows(size: tuple[int, int], window: tuple[int, int], stride: tuple[int, int]) -> np.ndarray:
     """The windows that cover an image: (M, 4) int64, each (top, left, bottom, right), cut off at the border.
 
-    They start at 0 and go on by `stride` until the whole image is covered, row by row.
+    They start at 0 and go on by `stride` until one reaches the border, row by row. A stride larger than the window
+    leaves gaps.
     """
     starts = [
-        np.arange(math.ceil((length - span) / step) + 1) * step
+        np.arange(0, min(length, math.ceil((length - span) / step) * step + 1), step)
         for length, span, step in zip(size, window, stride, strict=True)
     ]
     top, left = (grid.ravel() for grid in np.meshgrid(*starts, indexing="ij"))

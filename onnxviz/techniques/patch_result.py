@@ -92,6 +92,7 @@ class Patches(Result):
     sources     every image that was looked at; `index` counts in it
     skipped     images that could not be read
     sheets      the channels that `save` draws a sheet of, (layer name, channel) each
+    workers     threads that read winning images again; None: as many as there are cores
     """
 
     layers: tuple[LayerPatches, ...]
@@ -99,7 +100,7 @@ class Patches(Result):
     skipped: list[Skipped] = field(repr=False)
     preprocessing: Preprocessing = field(repr=False)
     sheets: list[tuple[str, int]] = field(repr=False)
-    workers: int = field(default=1, repr=False)
+    workers: int | None = field(default=None, repr=False)
 
     def __getitem__(self, layer: str) -> LayerPatches:
         for one in self.layers:

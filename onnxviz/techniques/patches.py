@@ -16,7 +16,7 @@ from onnxviz.techniques import ranking
 from onnxviz.techniques.patch_boxes import field_boxes
 from onnxviz.techniques.patch_result import MOST_SHEETS, LayerPatches, Patches
 from onnxviz.techniques.ranking import Ranking
-from onnxviz.techniques.stream import Chunk, plan, sources, stream
+from onnxviz.techniques.stream import Chunk, sources, stream
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -80,10 +80,9 @@ def patches(
             raise interrupted
         reasons = "; ".join(map(str, skipped[:3]))
         raise ImageRejected(f"none of the {len(listing.images)} images could be read ({reasons})")
-    running = plan(net, len(listing.images), batch)
     found = tuple(search.found())
     manifest = net.manifest(
-        "patches", layers=[one.name for one in chosen], channels=wanted, top=top, batch=running.batch
+        "patches", layers=[one.name for one in chosen], channels=wanted, top=top, batch=search.batch
     )
     manifest["figures"] = {
         "images": len(listing.images),
@@ -103,7 +102,7 @@ def patches(
         skipped=skipped,
         preprocessing=net.preprocessing,
         sheets=_sheets(found, wanted),
-        workers=running.workers,
+        workers=net.threads,
     )
     if interrupted is not None:
         raise Interrupted(result) from interrupted
@@ -121,6 +120,7 @@ class _Search:
         self.key = ("patches", *(layer.name for layer in layers))
         self.rankings: list[Ranking] = []
         self.count = 0
+        self.batch = 0  # images a run, as it turned out
 
     def build(self) -> ir.Model:
         """The graph: the layers' peaks and nothing else."""
@@ -132,6 +132,7 @@ class _Search:
 
     def add(self, chunk: Chunk) -> None:
         """Take in a chunk of images."""
+        self.batch = max(self.batch, len(chunk.index) + len(chunk.skipped))
         if not len(chunk.index):
             return
         arrays = list(chunk.arrays.values())  # four a layer, in the order of `Peaks`

@@ -25,6 +25,8 @@ _COMPONENTS = 50
 _LARGE = 10_000
 # Above this many components an exact decomposition takes minutes; the randomised one is seeded.
 _EXACT = 1500
+# Above this many numbers a copy in double precision is too much to ask of the memory.
+_IN_FLOAT64 = 1 << 26
 
 
 @dataclass(frozen=True)
@@ -95,15 +97,16 @@ def check(method: str, perplexity: float | None = None) -> None:
 def _pca(features: np.ndarray, seed: int) -> Projection:
     scores, shares = principal(features, 2, seed)
     axes = tuple(f"component {i + 1} ({100 * share:.0f} % of the variance)" for i, share in enumerate(shares))
+    largest = np.finfo(np.float32).max
     return Projection(
-        scores.astype(np.float32),
+        np.clip(scores, -largest, largest).astype(np.float32),
         (axes[0], axes[1]),
         {"engine": _engine("scikit-learn"), "explained_variance": [round(float(s), 6) for s in shares]},
     )
 
 
 def principal(features: np.ndarray, count: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """The first `count` principal components: (N, count) scores and (count,) shares of the variance.
+    """The first `count` principal components: (N, count) scores and (count,) shares of the variance, float64.
 
     Where there are fewer (few points, few features, all points alike), the rest is 0.
     """
@@ -111,11 +114,14 @@ def principal(features: np.ndarray, count: int, seed: int = 0) -> tuple[np.ndarr
 
     n, d = features.shape
     scores, shares = np.zeros((n, count)), np.zeros(count)
-    # The mean is removed first, in float64: features may be far from 0 and their spread small.
-    mean = features.mean(axis=0, dtype=np.float64)
     if n < 2 or d < 1 or not np.any(features != features[0]):
         return scores, shares
-    centred = features - mean if features.size <= 1 << 26 else features - mean.astype(np.float32)
+    # Centred in float64, since features may be far from 0 and their spread small; brought to about 1, since
+    # the squares of features of 1e20 are no float32 numbers.
+    wide = np.float64 if features.size <= _IN_FLOAT64 else np.float32
+    centred = features - features.mean(axis=0, dtype=np.float64).astype(wide)
+    scale = float(np.abs(centred).max())
+    centred /= scale
     found = min(count, n, d)
     solver = (
         "randomized" if min(n, d) > _EXACT and found < min(n, d) else "covariance_eigh" if n > d else "full"
@@ -124,7 +130,7 @@ def principal(features: np.ndarray, count: int, seed: int = 0) -> tuple[np.ndarr
         model = PCA(found, svd_solver=solver, random_state=seed)
         scores[:, :found] = model.fit_transform(centred)
     shares[:found] = model.explained_variance_ratio_
-    return scores, shares
+    return scores * scale, shares
 
 
 def _tsne(features: np.ndarray, perplexity: float | None, seed: int) -> Projection:
@@ -200,14 +206,15 @@ def _start(reduced: np.ndarray, scale: float, seed: int) -> np.ndarray:
     returns   (N, 2) float32, standard deviation `scale` along the first axis
     """
     plane = np.zeros((len(reduced), 2))
-    plane[:, : reduced.shape[1]] = reduced[:, :2] / reduced[:, 0].std()
+    plane[:, : reduced.shape[1]] = reduced[:, :2]
     noise = np.random.default_rng(seed).normal(size=plane.shape)
     return (scale * (plane + 1e-2 * noise)).astype(np.float32)
 
 
 def _reduced(features: np.ndarray, seed: int) -> np.ndarray:
-    count = min(_COMPONENTS, *features.shape)
-    return principal(features, count, seed)[0]
+    """The first principal components, the very first with standard deviation 1: no method minds the scale."""
+    scores = principal(features, min(_COMPONENTS, *features.shape), seed)[0]
+    return scores / scores[:, 0].std()
 
 
 @contextmanager

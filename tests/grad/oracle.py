@@ -72,13 +72,21 @@ class Case:
                 weights.append(numpy_helper.from_array(array, name))
                 continue
             shape = [f"{name}{i}" for i in range(array.ndim)] if dynamic else array.shape
-            inputs.append(helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(array.dtype), shape))
+            inputs.append(
+                helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(array.dtype), shape)
+            )
         names = [k if v is not None else "" for k, v in self.inputs.items()]
         while names and not names[-1]:
             names.pop()
-        node = helper.make_node(self.op, names, list(self.outputs), domain=self.domain, name="node", **self.attributes)
+        node = helper.make_node(
+            self.op, names, list(self.outputs), domain=self.domain, name="node", **self.attributes
+        )
         kind = TensorProto.DOUBLE if double else TensorProto.FLOAT
-        outputs = [helper.make_tensor_value_info(self.of, kind, self._rank and [f"o{i}" for i in range(self._rank[0])])]
+        outputs = [
+            helper.make_tensor_value_info(
+                self.of, kind, self._rank and [f"o{i}" for i in range(self._rank[0])]
+            )
+        ]
         graph = helper.make_graph([node], "case", inputs, outputs, weights)
         imports = [helper.make_opsetid("", self.opset)]
         if self.domain:
@@ -90,7 +98,9 @@ class Case:
         for k, v in self.inputs.items():
             if v is None or k in self.constant:
                 continue
-            found[k] = v.astype(np.float64) if double and v.dtype == np.float32 and k not in self.single else v
+            found[k] = (
+                v.astype(np.float64) if double and v.dtype == np.float32 and k not in self.single else v
+            )
         return found
 
 
@@ -164,4 +174,6 @@ def apart(*shape: int, seed: int = 0, gap: float = 0.5) -> np.ndarray:
 
 
 def ints(*values: Any) -> np.ndarray:
-    return np.asarray(values if len(values) != 1 or not isinstance(values[0], (list, tuple)) else values[0], np.int64)
+    return np.asarray(
+        values if len(values) != 1 or not isinstance(values[0], (list, tuple)) else values[0], np.int64
+    )

@@ -38,7 +38,11 @@ def smooth_network() -> onnx.ModelProto:
 
 
 def torch_network(model: onnx.ModelProto, x: torch.Tensor) -> torch.Tensor:
-    w = {t.name: torch.tensor(numpy_helper.to_array(t)).double() for t in model.graph.initializer if t.name != "flat"}
+    w = {
+        t.name: torch.tensor(numpy_helper.to_array(t)).double()
+        for t in model.graph.initializer
+        if t.name != "flat"
+    }
     f = torch.nn.functional
     a = f.softplus(f.conv2d(x, w["w1"], w["b1"], stride=2, padding=1))
     a = torch.tanh(f.conv2d(f.avg_pool2d(a, 2, 1), w["w2"], stride=2, padding=1, groups=4))
@@ -50,9 +54,7 @@ def test_hessian_vector_product() -> None:
     once = gradient_model(ir.from_proto(model))
     twice = ir.to_proto(gradient_model(once, of="x.gradient", wrt="x"))
     onnx.checker.check_model(twice, full_check=True)
-    assert [v.name for v in twice.graph.output] == ["y", "x.gradient", "x.gradient.gradient"] or [
-        v.name for v in twice.graph.output
-    ][:2] == ["y", "x.gradient"]
+    assert [v.name for v in twice.graph.output] == ["y", "x.gradient", "x.gradient.gradient"]
     x, cotangent, direction = normal(3, 3, 12, 12), normal(3, 5), normal(3, 3, 12, 12, seed=4)
     last = twice.graph.output[-1].name
     feeds = {"x": x, "y.cotangent": cotangent, "x.gradient.cotangent": direction}

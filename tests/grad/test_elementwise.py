@@ -38,7 +38,11 @@ UNARY = [
 ]  # fmt: skip
 # Where onnx.reference is wrong or only single precision, ONNX Runtime's float32 forward is differenced instead.
 for case in UNARY:
-    if (case.op in ("Softmax", "LogSoftmax") and case.opset < 13) or case.op in ("Cast", "Erf") or (case.op == "Clip" and case.opset < 11):
+    if (
+        (case.op in ("Softmax", "LogSoftmax") and case.opset < 13)
+        or case.op in ("Cast", "Erf")
+        or (case.op == "Clip" and case.opset < 11)
+    ):
         case.oracle, case.step, case.tolerance = "ort", 2e-2, 2e-3
     if case.op == "LpNormalization" and case.attributes.get("p") == 1:
         case.oracle, case.step, case.tolerance = "ort", 2e-2, 2e-3

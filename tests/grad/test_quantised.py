@@ -35,7 +35,9 @@ def _quantise(a, x, scale, zero):
 
 def _dequantise(a, x, scale, zero=None):
     axis = a.get("axis", 1)
-    return ((x if zero is None else x - _along(zero, x, axis).to(scale.dtype)) * _along(scale, x, axis)).to(scale.dtype)
+    return ((x if zero is None else x - _along(zero, x, axis).to(scale.dtype)) * _along(scale, x, axis)).to(
+        scale.dtype
+    )
 
 
 def _conv(a, x, xs, xz, w, ws, wz, ys, yz, b=None):
@@ -45,7 +47,9 @@ def _conv(a, x, xs, xz, w, ws, wz, ys, yz, b=None):
 
 
 def _gemm(a, x, xs, xz, w, ws, wz, c, ys=None, yz=None):
-    y = torch_graph._gemm(a, _dequantise({}, x, xs, xz), _dequantise({"axis": 0}, w, ws, wz), c.to(xs.dtype) * xs * ws)
+    y = torch_graph._gemm(
+        a, _dequantise({}, x, xs, xz), _dequantise({"axis": 0}, w, ws, wz), c.to(xs.dtype) * xs * ws
+    )
     return y if ys is None else _quantise({}, y, ys, yz)
 
 
@@ -181,7 +185,8 @@ def test_dynamic_quantisation() -> None:
     cotangent = normal(3, 10)
     feeds = {"image": x, "logits.cotangent": cotangent}
     found, expected = (
-        session(ir.to_proto(gradient_model(ir.from_proto(m)))).run(["image.gradient"], feeds)[0] for m in (model, plain)
+        session(ir.to_proto(gradient_model(ir.from_proto(m)))).run(["image.gradient"], feeds)[0]
+        for m in (model, plain)
     )
     assert cosine(found, expected) >= 0.98  # the float network's own gradient, up to the rounding
     assert session(model).run(None, {"image": x})[0].shape == (3, 10)
@@ -210,7 +215,11 @@ def test_half_precision() -> None:
     np.testing.assert_allclose(y, expected_y, atol=2e-2)
     assert cosine(gradient, expected) >= 0.999
     layer = ir.to_proto(gradient_model(ir.from_proto(half), of="logits", wrt="relu1"))
-    assert session(layer).run(["relu1.gradient"], {"image": x.astype(np.float16), "logits.cotangent": cotangent})[0].any()
+    assert (
+        session(layer)
+        .run(["relu1.gradient"], {"image": x.astype(np.float16), "logits.cotangent": cotangent})[0]
+        .any()
+    )
 
 
 def test_integer_values_are_refused() -> None:

@@ -23,7 +23,15 @@ def reductions():
                 inputs = {"x": x} if axes is None else {"x": x, "axes": axes}
                 yield Case(name, inputs, {"keepdims": keep}, constant=("axes",), label=str(axes))
         yield Case(name, {"x": x}, {"noop_with_empty_axes": 1}, label="noop")
-        yield Case(name, {"x": x}, {"axes": [0, -1], "keepdims": 0}, opset=11, oracle="ort", step=1e-2, tolerance=2e-3)
+        yield Case(
+            name,
+            {"x": x},
+            {"axes": [0, -1], "keepdims": 0},
+            opset=11,
+            oracle="ort",
+            step=1e-2,
+            tolerance=2e-3,
+        )
         yield Case(name, {"x": x, "axes": ints([1])}, {}, label="moving")
         yield Case(name, {"x": x, "axes": ints([1])}, {"keepdims": 0}, label="moving")
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import onnx
 import onnx_ir as ir
@@ -71,6 +73,93 @@ def test_dynamic_batch_and_size(batch: int) -> None:
     y.backward(torch.tensor(cotangent))
     _, gradient = session(proto).run(None, {source: x, f"{output}.cotangent": cotangent})
     agree(gradient, tensor.grad.numpy())
+
+
+def test_bundled_network_on_photos(photo_files) -> None:
+    """The score of the top class of real photos, a batch of four."""
+    from PIL import Image
+
+    bundled = Path(__file__).parents[2] / "models" / "efficientnet-lite0.onnx"
+    model = onnx.load(bundled)
+    source, output = model.graph.input[0].name, model.graph.output[0].name
+    pictures = [Image.open(path).convert("RGB").resize((224, 224)) for path in photo_files]
+    x = np.stack([(np.asarray(p, np.float32).transpose(2, 0, 1) - 127) / 128 for p in pictures])
+    proto = ir.to_proto(gradient_model(ir.from_proto(model)))
+    onnx.checker.check_model(proto, full_check=True)
+    tensor = torch.tensor(x, requires_grad=True)
+    y = torch_graph.run(model, {source: tensor})[output]
+    cotangent = torch.nn.functional.one_hot(y.argmax(1), y.shape[1]).float()
+    y.backward(cotangent)
+    scores, gradient = session(proto).run(None, {source: x, f"{output}.cotangent": cotangent.numpy()})
+    np.testing.assert_allclose(scores, y.detach().numpy(), atol=1e-3)
+    for found, expected in zip(gradient, tensor.grad.numpy(), strict=True):
+        agree(found, expected)
+
+
+def _exported(name: str, classic: bool, folder: Path) -> tuple[torch.nn.Module, onnx.ModelProto]:
+    """A small network of transformers with random weights, exported by one of torch's two exporters."""
+    import transformers
+
+    small = {
+        "ResNet": {"embedding_size": 16, "hidden_sizes": [16, 32, 48, 64], "depths": [1, 2, 1, 1]},
+        "ConvNext": {"hidden_sizes": [16, 32, 48, 64], "depths": [1, 1, 2, 1]},
+        "MobileNetV2": {"depth_multiplier": 0.35},
+    }[name]
+    torch.manual_seed(0)
+    config = getattr(transformers, f"{name}Config")(num_labels=10, **small)
+    inner = getattr(transformers, f"{name}ForImageClassification")(config).eval()
+    for module in inner.modules():
+        if isinstance(module, torch.nn.Conv2d):
+            torch.nn.init.kaiming_normal_(module.weight)
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.running_mean.normal_(0, 0.1)
+            module.running_var.uniform_(0.8, 1.2)
+
+    class Logits(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = inner
+
+        def forward(self, image: torch.Tensor) -> torch.Tensor:
+            return self.inner(image).logits
+
+    net, path = Logits().eval(), folder / "net.onnx"
+    names = {"input_names": ["image"], "output_names": ["logits"]}
+    example = (torch.randn(2, 3, 96, 96),)
+    if classic:
+        torch.onnx.export(
+            net, example, path, dynamo=False, dynamic_axes={"image": {0: "N"}, "logits": {0: "N"}}, **names
+        )
+    else:
+        torch.onnx.export(
+            net,
+            example,
+            path,
+            dynamo=True,
+            dynamic_shapes=({0: "N"},),
+            external_data=False,
+            verbose=False,
+            **names,
+        )
+    return net, onnx.load(path)
+
+
+@pytest.mark.parametrize("classic", [False, True], ids=["dynamo", "torchscript"])
+@pytest.mark.parametrize("name", ["ResNet", "ConvNext", "MobileNetV2"])
+@pytest.mark.filterwarnings("ignore")
+def test_exported(name: str, classic: bool, tmp_path: Path) -> None:
+    """Residuals, LayerNormalization with Gelu, depthwise convolutions with asymmetric pads; batch 1 and 3."""
+    net, model = _exported(name, classic, tmp_path)
+    proto = ir.to_proto(gradient_model(ir.from_proto(model)))
+    onnx.checker.check_model(proto, full_check=True)
+    engine = session(proto)
+    for batch in (1, 3):
+        image = torch.randn(batch, 3, 96, 96, requires_grad=True)
+        y = net(image)
+        cotangent = torch.randn_like(y)
+        (expected,) = torch.autograd.grad((y * cotangent).sum(), image)
+        feeds = {"image": image.detach().numpy(), "logits.cotangent": cotangent.numpy()}
+        agree(engine.run(["image.gradient"], feeds)[0], expected.numpy())
 
 
 def test_only_what_is_needed_is_kept() -> None:

@@ -11,7 +11,9 @@ import torch.nn.functional as F
 from onnx import helper, numpy_helper
 
 
-def run(model: onnx.ModelProto, feeds: dict[str, torch.Tensor], dtype: torch.dtype = torch.float32) -> dict[str, Any]:
+def run(
+    model: onnx.ModelProto, feeds: dict[str, torch.Tensor], dtype: torch.dtype = torch.float32
+) -> dict[str, Any]:
     """Every value of the graph by name."""
     values: dict[str, Any] = {}
     for tensor in model.graph.initializer:
@@ -80,6 +82,10 @@ def _batch_norm(a, x, scale, bias, mean, var):
     return F.batch_norm(x, mean, var, scale, bias, False, 0.0, a.get("epsilon", 1e-5))
 
 
+def _reduce_mean(a, x, axes):
+    return x.mean(tuple(axes.tolist()), keepdim=bool(a.get("keepdims", 1)))
+
+
 def _clip(a, x, low=None, high=None):
     return torch.clamp(x, low, high)
 
@@ -96,10 +102,13 @@ _OPS: dict[str, Any] = {
     "Flatten": lambda a, x: x.reshape(int(np.prod(x.shape[: a.get("axis", 1)])), -1),
     "Gemm": _gemm,
     "GlobalAveragePool": lambda a, x: x.mean((2, 3), keepdim=True),
-    "LRN": lambda a, x: F.local_response_norm(x, a["size"], a.get("alpha", 1e-4), a.get("beta", 0.75), a.get("bias", 1.0)),
+    "LRN": lambda a, x: F.local_response_norm(
+        x, a["size"], a.get("alpha", 1e-4), a.get("beta", 0.75), a.get("bias", 1.0)
+    ),
     "MatMul": lambda a, x, y: x @ y,
     "MaxPool": _max_pool,
     "Mul": lambda a, x, y: x * y,
+    "ReduceMean": _reduce_mean,
     "Relu": lambda a, x: x.relu(),
     "Reshape": _reshape,
     "Softmax": _softmax,

@@ -49,7 +49,18 @@ def test_unlimited_is_null_in_the_manifest():
 
 @pytest.mark.parametrize(
     "text",
-    ["nodes", "nodes=", "nodes=many", "nodes=-1", "nodes=0", "nodes=1.5", "nodes=1e999", "nodes=5XB", "nodes=nan", "=5"],
+    [
+        "nodes",
+        "nodes=",
+        "nodes=many",
+        "nodes=-1",
+        "nodes=0",
+        "nodes=1.5",
+        "nodes=1e999",
+        "nodes=5XB",
+        "nodes=nan",
+        "=5",
+    ],
 )
 def test_parse_refuses(text):
     with pytest.raises(UsageError):

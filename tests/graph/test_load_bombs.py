@@ -6,24 +6,22 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
-from onnx import TensorProto, helper
-from tests.graph import hostile
+from onnx import helper
 
 from onnxviz.errors import LimitExceeded, ModelRejected, OnnxVizError
 from onnxviz.graph.limits import Limits
 from onnxviz.graph.load import load
-
-LONG = TensorProto.INT64
+from tests.graph import hostile
 
 
 def limited(source, name, *words, limits=None, seconds=5):
-    start = time.monotonic()
+    start = time.process_time()
     with pytest.raises(LimitExceeded) as caught:
         load(source, limits=limits or Limits())
     assert caught.value.exit_code == 4
     for word in (f"--limit {name}=", *words):
         assert word in str(caught.value), str(caught.value)
-    assert time.monotonic() - start < seconds
+    assert time.process_time() - start < seconds
 
 
 # --- by number and depth ----------------------------------------------------------------------
@@ -42,7 +40,10 @@ def test_as_many_nodes_as_allowed():
 
 def test_nodes_of_subgraphs_count():
     branch = helper.make_graph(
-        [helper.make_node("Relu", ["x"], ["b"]), helper.make_node("Relu", ["b"], ["c"])], "b", [], [hostile.value("c")]
+        [helper.make_node("Relu", ["x"], ["b"]), helper.make_node("Relu", ["b"], ["c"])],
+        "b",
+        [],
+        [hostile.value("c")],
     )
     proto = hostile.model(
         [helper.make_node("If", ["k"], ["y"], then_branch=branch, else_branch=branch)],
@@ -68,24 +69,30 @@ def test_functions_that_read_very_much_very_often():
 def test_functions_in_a_long_row():
     functions = [hostile.function(f"f{n}", [f"f{n + 1}"]) for n in range(2000)]
     proto = hostile.calls("f0", [*functions, hostile.function("f2000", [])])
-    limited(proto, "function_depth", "2000 deep")
-    load(hostile.calls("f1968", proto.functions[1968:]), limits=Limits(function_depth=32))
+    limited(proto, "function_depth", "2001 deep")
+    load(hostile.calls("f1969", proto.functions[1969:]), limits=Limits(function_depth=32))
 
 
 @pytest.mark.parametrize("depth", [9, 20, 32, 50, 200, 3000])
 def test_nested_ifs(depth):
-    limited(hostile_ifs(depth), "subgraph_depth")
+    limited(deep(depth), "subgraph_depth")
 
 
-def hostile_ifs(depth):
+def deep(depth):
     """A file of nested Ifs made byte by byte, since protobuf itself nests no deeper than 100 messages."""
     if depth <= 20:
         return hostile.nested_ifs(depth)
-    graph = hostile.field(1, hostile.field(2, b"y") + hostile.field(4, b"Relu"))
+    leaf = hostile.field(1, hostile.field(1, b"c") + hostile.field(2, b"y") + hostile.field(4, b"Not"))
+    leaf += hostile.field(12, hostile.field(1, b"y"))
+    graph = leaf
     for _ in range(depth):
-        attribute = hostile.field(1, b"then_branch") + hostile.field(6, graph) + b"\xa0\x01\x05"
-        graph = hostile.field(1, hostile.field(2, b"y") + hostile.field(4, b"If") + hostile.field(5, attribute))
-    return hostile.raw_model(graph)
+        both = b"".join(
+            hostile.field(5, hostile.field(1, name) + hostile.field(6, branch) + b"\xa0\x01\x05")
+            for name, branch in ((b"then_branch", graph), (b"else_branch", leaf))
+        )
+        named = hostile.field(1, b"c") + hostile.field(2, b"y") + hostile.field(4, b"If")
+        graph = hostile.field(1, named + both) + hostile.field(12, hostile.field(1, b"y"))
+    return hostile.raw_model(graph + hostile.field(11, hostile.field(1, b"c")))
 
 
 def test_ifs_as_deep_as_allowed():
@@ -102,11 +109,11 @@ def test_types_nested_without_end():
         load(hostile.raw_model(graph))
 
 
-@pytest.mark.parametrize("number", [1, 2, 5, 11, 13, 14, 15, 16])
+@pytest.mark.parametrize("number", [1, 5, 13])
 def test_a_file_of_empty_fields(number):
-    """Two bytes that become a hundred when they are parsed: 8 MB would take 600 MB, 1 GB would take all."""
+    """Two bytes that become a hundred when they are parsed: 4 MB would take 200 MB, 1 GB would take all."""
     tag = hostile.field(number, b"")
-    content = hostile.raw_model(tag * 4_000_000)
+    content = hostile.raw_model(tag * 2_100_000)
     with pytest.raises(LimitExceeded):
         load(content)
 
@@ -156,12 +163,18 @@ def test_a_sparse_weight_that_writes_out_huge():
 
 
 def test_an_input_that_claims_to_be_huge():
-    limited(hostile.model([helper.make_node("Relu", ["x"], ["y"])], shape=("N", 3, 2**20, 2**20)), "tensor_elements")
+    limited(
+        hostile.model([helper.make_node("Relu", ["x"], ["y"])], shape=("N", 3, 2**20, 2**20)),
+        "tensor_elements",
+    )
 
 
 def node(op, inputs, opset=17, output="y", **attributes):
     return lambda *weights: hostile.model(
-        [helper.make_node(op, inputs, [output], name="bomb", **attributes)], weights, opset=opset, shape=(1, 1, 4, 4)
+        [helper.make_node(op, inputs, [output], name="bomb", **attributes)],
+        weights,
+        opset=opset,
+        shape=(1, 1, 4, 4),
     )
 
 
@@ -176,8 +189,12 @@ BOMBS = {
     "Expand": node("Expand", ["x", "s"])(ints("s", 2**33, 1, 1, 1)),
     "Expand of one number": node("Expand", ["w", "s"])(ints("s", 2**33), hostile.array("w", 1.0)),
     "Tile": node("Tile", ["x", "s"])(ints("s", 2**30, 1, 1, 1)),
-    "Range": node("Range", ["a", "b", "c"])(*(hostile.array(*p, np.int64) for p in (("a", 0), ("b", 2**40), ("c", 1)))),
-    "Range of floats": node("Range", ["a", "b", "c"])(*(hostile.array(*p) for p in (("a", 0), ("b", 1e30), ("c", 1)))),
+    "Range": node("Range", ["a", "b", "c"])(
+        *(hostile.array(*p, np.int64) for p in (("a", 0), ("b", 2**40), ("c", 1)))
+    ),
+    "Range of floats": node("Range", ["a", "b", "c"])(
+        *(hostile.array(*p) for p in (("a", 0), ("b", 1e15), ("c", 1)))
+    ),
     "Resize by scales": node("Resize", ["x", "", "s"])(hostile.array("s", [1, 1, 1e5, 1e5])),
     "Resize by sizes": node("Resize", ["x", "", "", "s"])(ints("s", 1, 1, 2**20, 2**20)),
     "Resize-10": node("Resize", ["x", "s"], 10)(hostile.array("s", [1, 1, 1e5, 1e5])),
@@ -193,7 +210,9 @@ BOMBS = {
         hostile.array("w", np.ones((1, 1, 1, 1)))
     ),
     "AveragePool pads": node("AveragePool", ["x"], kernel_shape=[1, 1], pads=[2**20] * 4)(),
-    "OneHot": node("OneHot", ["i", "d", "v"])(ints("i", *range(4)), ints("d", 2**33), hostile.array("v", [0.0, 1.0])),
+    "OneHot": node("OneHot", ["i", "d", "v"])(
+        ints("i", *range(4)), ints("d", 2**33), hostile.array("v", [0.0, 1.0])
+    ),
     "RandomNormal": node("RandomNormal", [], shape=[2**20, 2**20])(),
     "RandomUniform": node("RandomUniform", [], shape=[2**33])(),
     "Broadcast": node("Add", ["w", "v"])(
@@ -248,7 +267,9 @@ def test_a_shape_in_a_constant_node_or_an_attribute():
 
 def test_doubling():
     """Each Concat joins the last value with itself."""
-    nodes = [helper.make_node("Concat", [f"v{n}" if n else "x"] * 2, [f"v{n + 1}"], axis=1) for n in range(40)]
+    nodes = [
+        helper.make_node("Concat", [f"v{n}" if n else "x"] * 2, [f"v{n + 1}"], axis=1) for n in range(40)
+    ]
     limited(hostile.model(nodes, outputs=("v40",)), "tensor_elements", "'Concat'")
 
 
@@ -267,7 +288,9 @@ def test_in_subgraphs_and_functions():
 def test_an_attribute_handed_to_a_function():
     body = helper.make_node("RandomNormal", [], ["b"], name="bomb")
     body.attribute.add(name="shape", ref_attr_name="size", type=onnx.AttributeProto.INTS)
-    function = helper.make_function("local", "f", ["a"], ["b"], [body], [helper.make_opsetid("", 17)], ["size"])
+    function = helper.make_function(
+        "local", "f", ["a"], ["b"], [body], [helper.make_opsetid("", 17)], ["size"]
+    )
     call = helper.make_node("f", ["x"], ["y"], domain="local", size=[2**33])
     proto = hostile.model([call], imports=[("local", 1)], functions=[function])
     limited(proto, "tensor_elements", "'bomb'")

@@ -3,18 +3,19 @@
 import os
 import socket
 import time
+from pathlib import Path
 
 import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
 from onnx import helper
-from tests.graph import hostile
 
 from onnxviz.errors import LimitExceeded, ModelRejected
 from onnxviz.graph import confine
 from onnxviz.graph.limits import Limits
 from onnxviz.graph.load import load
+from tests.graph import hostile
 
 X = np.random.default_rng(1).normal(size=(1, 3, 8, 8)).astype(np.float32)
 
@@ -46,7 +47,9 @@ def refused(path, *words):
 # --- what works -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("location", ["weights.bin", "a/b/weights.bin", "./weights.bin", "a//weights.bin", "..w/…"])
+@pytest.mark.parametrize(
+    "location", ["weights.bin", "a/b/weights.bin", "./weights.bin", "a//weights.bin", "..w/…"]
+)
 def test_external_weights(folder, opening, location):
     path = hostile.move_out(hostile.network(), folder, location)
     loaded = load(path)
@@ -192,9 +195,8 @@ def test_what_is_no_regular_file(folder, opening, monkeypatch):
 
 
 def test_a_device(opening):
-    assert os.path.exists("/dev/zero")
     with pytest.raises(ModelRejected, match="a device"):
-        confine.Folder(confine.Path("/dev")).open("zero")
+        confine.Folder(Path("/dev")).open("zero")
 
 
 def test_a_file_that_is_swapped_while_it_is_opened(folder, monkeypatch):
@@ -213,8 +215,12 @@ def test_a_file_that_is_swapped_while_it_is_opened(folder, monkeypatch):
     refused(path, "replaced")
 
 
-@pytest.mark.parametrize("where", ["sparse values", "sparse indices", "constant", "sparse constant", "subgraph", "function"])
-@pytest.mark.parametrize("location", ["../secret.bin", "linked.bin", "hard.bin", "*/_ORT_MEM_ADDR_/*", "missing.bin"])
+@pytest.mark.parametrize(
+    "where", ["sparse values", "sparse indices", "constant", "sparse constant", "subgraph", "function"]
+)
+@pytest.mark.parametrize(
+    "location", ["../secret.bin", "linked.bin", "hard.bin", "*/_ORT_MEM_ADDR_/*", "missing.bin"]
+)
 def test_the_same_wherever_a_tensor_can_be(folder, where, location):
     (folder / "linked.bin").symlink_to(folder.parent / "secret.bin")
     os.link(folder.parent / "secret.bin", folder / "hard.bin")

@@ -8,11 +8,11 @@ import numpy as np
 import onnx
 import pytest
 from onnx import helper
-from tests.graph import hostile
 
 from onnxviz.errors import LimitExceeded
 from onnxviz.graph.limits import Limits
 from onnxviz.graph.load import load
+from tests.graph import hostile
 
 SIDE = 15_000  # of a square float32 matrix: 0.9 GB
 BYTES = SIDE * SIDE * 4

@@ -6,11 +6,16 @@ import numpy as np
 import onnx_ir as ir
 import onnxruntime
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from networks import Maker, bare, light
 
-from networks import Maker, light
 from onnxviz.errors import UsageError
+from onnxviz.graph.analysis import geometry
+from onnxviz.graph.analysis.span import IDENTITY, compose, spread, union, window
 from onnxviz.graph.expose import expose
 from onnxviz.graph.layers import field, layers
+from onnxviz.graph.load import load
 
 
 def seen(proto, names, height, width):
@@ -70,6 +75,53 @@ def check(proto, names=None, *, size=(24, 20), border=False, exact=True):
 
 def finish(m, out, size=(24, 20)):
     return m.model({"image": ("N", 1, *size)}, {out: None})
+
+
+# --- the algebra ----------------------------------------------------------------------------------
+
+steps = st.one_of(
+    st.builds(window, st.integers(-3, 4), st.integers(-4, 4), st.integers(1, 5)),
+    st.builds(geometry.transposed, st.integers(1, 4), st.integers(0, 3), st.integers(1, 5), st.integers(1, 3)),
+    st.builds(
+        geometry.resampling, st.integers(2, 9), st.integers(2, 13), st.none(), st.sampled_from(["nearest", "linear", "cubic"]),
+        st.sampled_from(["half_pixel", "align_corners", "asymmetric"]), st.sampled_from(["floor", "round_prefer_ceil"]),
+        st.booleans(),
+    ),
+    st.builds(geometry.block, st.integers(1, 4)),
+)  # fmt: skip
+
+
+@given(st.lists(steps, min_size=1, max_size=4), st.integers(-40, 40))
+def test_stacked_maps_see_what_their_parts_see(chain, unit):
+    """A map of a map, against following every position through both."""
+    whole = IDENTITY
+    for step in chain:
+        whole = compose(step, whole)
+    positions = {unit}
+    for step in reversed(chain):
+        positions = {p for i in positions for low, high in [step.at(i)] for p in range(low, high + 1)}
+    assert whole.at(unit) == (min(positions), max(positions))
+
+
+@given(steps, steps, st.integers(1, 30))
+def test_the_union_of_two_maps_sees_both(one, other, length):
+    both = union(one, other, length)
+    for unit in range(length):
+        (low, high), (low2, high2) = one.at(unit), other.at(unit)
+        assert both.at(unit)[0] <= min(low, low2)
+        assert both.at(unit)[1] >= max(high, high2)
+        if one.step and other.step:
+            assert both.at(unit) == (min(low, low2), max(high, high2))
+
+
+@given(steps, st.integers(1, 4), st.integers(1, 4), st.integers(1, 4))
+def test_a_digit_summed_over(inner, high, size, low):
+    """A coordinate of three digits loses the middle one."""
+    spread_out = spread(inner, low, size, high * size * low)
+    for unit in range(high * size * low):
+        a, _, c = unit // (size * low), unit // low % size, unit % low
+        seen = [inner.at((a * size + b) * low + c) for b in range(size)]
+        assert spread_out.at(unit) == (min(s[0] for s in seen), max(s[1] for s in seen))
 
 
 # --- windows --------------------------------------------------------------------------------------
@@ -351,7 +403,9 @@ def test_global_pool_then_linear_see_the_whole_map():
     x = m("Gemm", m("Flatten", pooled), m.random(3, 4, positive=True), m.random(4))
     found = check(finish(m, x), border=True)
     assert found[pooled].stride is None
-    assert found[pooled].receptive_field == found[x].receptive_field == (25, 21)  # 1 row and column of padding
+    assert (
+        found[pooled].receptive_field == found[x].receptive_field == (25, 21)
+    )  # 1 row and column of padding
     assert found[x].offset == (-1, -1)
 
 
@@ -366,14 +420,18 @@ def test_flatten_and_linear_see_the_whole_map():
 def test_squeeze_and_excite_keeps_a_local_field():
     m = Maker()
     x = _conv(m, "image", 1, 3)
-    gate = m("Sigmoid", m("Conv", m("GlobalAveragePool", x), m.constant(np.full((3, 3, 1, 1), 1e-3, np.float32))))
+    gate = m(
+        "Sigmoid", m("Conv", m("GlobalAveragePool", x), m.constant(np.full((3, 3, 1, 1), 1e-3, np.float32)))
+    )
     x = _conv(m, m("Mul", x, gate), 3, 1, strides=[2, 2])
     last = whole_but_local(finish(m, x), x, (5, 5))
     assert last.stride == (2, 2)
     assert field(last, 3, 2, local=True) == (4, 2, 9, 7)
 
 
-@pytest.mark.parametrize("norm", ["InstanceNormalization", "MeanVarianceNormalization", "Softmax", "LayerNormalization"])
+@pytest.mark.parametrize(
+    "norm", ["InstanceNormalization", "MeanVarianceNormalization", "Softmax", "LayerNormalization"]
+)
 def test_norms_over_the_map_are_context(norm):
     m = Maker()
     x = m("Mul", _conv(m, "image", 1, 2), m.constant(np.float32(1e-3)))
@@ -442,7 +500,9 @@ def test_an_unknown_operator_sees_everything():
     x = _conv(m, "image", 1, 1)
     grid = m.constant(np.zeros((1, 24, 20, 2), np.float32))
     x = m("GridSample", x, m("Expand", grid, m.constant([481, 24, 20, 2])))
-    found = {layer.name: layer for layer in layers(ir.from_proto(m.model({"image": (481, 1, 24, 20)}, {x: None})))}
+    found = {
+        layer.name: layer for layer in layers(ir.from_proto(m.model({"image": (481, 1, 24, 20)}, {x: None})))
+    }
     assert field(found[x], 0, 0) == (-1, -1, 25, 21)
 
 
@@ -484,9 +544,6 @@ def test_an_open_size_leaves_open_only_what_hangs_on_it():
 )
 def test_known_figures(name, value, extent, stride):
     """Worked out by hand from the papers' tables: r = r + (k - 1)·j, j = j·s."""
-    from networks import bare
-    from onnxviz.graph.load import load
-
     layer = {layer.name: layer for layer in layers(load(bare(name)).model)}[value]
     assert layer.receptive_field == (extent, extent)
     assert layer.stride == (stride, stride)
@@ -494,8 +551,6 @@ def test_known_figures(name, value, extent, stride):
 
 def test_squeezenet_against_the_oracle():
     """Single pixels of a real photo-sized input against the fields of a layer deep inside."""
-    from onnxviz.graph.load import load
-
     proto = light("squeezenet")
     for tensor in proto.graph.initializer:  # no dead units: everything positive
         array = np.abs(np.frombuffer(tensor.raw_data, np.float32)) if tensor.data_type == 1 else None

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import gc
 
+import networks
 import numpy as np
 import onnx
 import onnx_ir as ir
 import onnxruntime
 import pytest
-
-import networks
 from networks import LIGHT, Maker, light, tiny_cnn
+
 from onnxviz.errors import ModelUnsuitable, UnknownLayer
 from onnxviz.graph.load import load
 from onnxviz.graph.surgery import cut, free_batch, free_size
@@ -48,7 +48,9 @@ def same_in_batches(proto, shape, count=3, dtype=np.float32, tolerance=1e-5):
 
 @pytest.mark.parametrize("name", LIGHT)
 def test_classic_networks_in_batches(name):
-    free = same_in_batches(light(name, width=256), (3, 224, 224), count=3, tolerance=1e-4)
+    free = same_in_batches(
+        light(name, width=256), (3, 224, 224), count=2 if name == "vgg19" else 3, tolerance=1e-4
+    )
     assert free.graph.inputs[0].shape[0] == "N"
     gc.collect()
 
@@ -103,7 +105,9 @@ def test_a_fixed_batch_of_several():
 
 
 def conv(m, out=4):
-    return m("Conv", "image", m.random(out, 3, 3, 3), m.random(out), pads=[1] * 4, strides=[4, 4])  # (1, out, 4, 4)
+    return m(
+        "Conv", "image", m.random(out, 3, 3, 3), m.random(out), pads=[1] * 4, strides=[4, 4]
+    )  # (1, out, 4, 4)
 
 
 def reshape_with_rest(m):
@@ -133,7 +137,7 @@ def class_token(m):
 
 def expanded_token(m):
     x = m("Reshape", conv(m), m.constant([1, 16, 4]))
-    token = m("Expand", m.random(1, 1, 4), m.constant([1, -1, -1]) if False else m.constant([1, 1, 4]))
+    token = m("Expand", m.random(1, 1, 4), m.constant([1, 1, 4]))
     return m("Concat", token, x, axis=1)
 
 
@@ -160,7 +164,9 @@ def shape_arithmetic(m):
 
 def zeros_like(m):
     x = conv(m)
-    return m("Add", x, m("ConstantOfShape", m("Shape", x), value=onnx.numpy_helper.from_array(np.float32([2]))))
+    return m(
+        "Add", x, m("ConstantOfShape", m("Shape", x), value=onnx.numpy_helper.from_array(np.float32([2])))
+    )
 
 
 def mean_variance(m):
@@ -297,7 +303,7 @@ def test_an_open_size_with_the_batch_held_in_arithmetic_is_refused():
 
 
 @pytest.mark.parametrize(
-    ("name", "barrier"), [("squeezenet", None), ("resnet50", "Reshape"), ("shufflenet", "Reshape")]
+    ("name", "barrier"), [("squeezenet", None), ("inception_v1", "Reshape"), ("shufflenet", "Reshape")]
 )
 def test_classic_networks_at_another_size(name, barrier):
     model = load(light(name, width=256)).model
@@ -378,7 +384,7 @@ def test_cut_of_an_unknown_value():
 
 
 def test_cut_within_a_model_local_function():
-    model = load(with_function()).model
+    model = load(networks.with_function()).model
     before = ir.to_proto(model).SerializeToString()
     from onnxviz.graph.layers import layers
 
@@ -388,21 +394,3 @@ def test_cut_within_a_model_local_function():
     assert len(found) == 2
     assert (found[0] == 0).all()
     assert ir.to_proto(model).SerializeToString() == before
-
-
-def with_function():
-    """relu(x + 1) as a function of the model, called twice."""
-    helper = onnx.helper
-    one = helper.make_node("Constant", [], ["one"], value_float=1.0)
-    body = [one, helper.make_node("Add", ["x", "one"], ["sum"]), helper.make_node("Relu", ["sum"], ["y"])]
-    imports = [helper.make_opsetid("", 17)]
-    function = helper.make_function("local", "Block", ["x"], ["y"], body, imports)
-    nodes = [
-        helper.make_node("Block", ["image"], ["first"], domain="local"),
-        helper.make_node("Block", ["first"], ["second"], domain="local"),
-    ]
-    value = helper.make_tensor_value_info
-    graph = helper.make_graph(nodes, "g", [value("image", 1, ("N", 3, 4, 4))], [value("second", 1, ("N", 3, 4, 4))])
-    return helper.make_model(
-        graph, functions=[function], opset_imports=[*imports, helper.make_opsetid("local", 1)], ir_version=8
-    )

@@ -52,7 +52,7 @@ SOUND = {
 }
 
 
-def refused(path, *words: str, within: float = 2.0, **options) -> str:
+def refused(path, *words: str, within: float = 5.0, **options) -> str:
     """The message with which `path` is refused: one line, naming the file, in time."""
     start = time.perf_counter()
     with pytest.raises(ImageRejected) as caught:
@@ -87,7 +87,7 @@ def test_folder(tmp_path):
 def test_fifo_is_refused_without_waiting(tmp_path):
     path = tmp_path / "photo.jpg"
     os.mkfifo(path)
-    refused(path, "a pipe", within=0.5)
+    refused(path, "a pipe", within=3)
 
 
 def test_a_fifo_that_replaces_the_file_meanwhile_is_refused_without_waiting(tmp_path, monkeypatch):
@@ -103,18 +103,18 @@ def test_a_fifo_that_replaces_the_file_meanwhile_is_refused_without_waiting(tmp_
         return result
 
     monkeypatch.setattr(image_io.os, "stat", swap)
-    refused(path, "a pipe", within=0.5)
+    refused(path, "a pipe", within=3)
 
 
 @pytest.mark.parametrize("device", ["/dev/zero", "/dev/null", "/dev/tty", "/dev/random"])
 def test_device(device):
     if Path(device).exists():
-        refused(device, device, "a device", within=0.5)
+        refused(device, device, "a device", within=3)
 
 
 def test_link_to_a_device(tmp_path):
     (tmp_path / "photo.jpg").symlink_to("/dev/zero")
-    refused(tmp_path / "photo.jpg", "a device", within=0.5)
+    refused(tmp_path / "photo.jpg", "a device", within=3)
 
 
 def test_socket(tmp_path, monkeypatch):
@@ -275,7 +275,7 @@ def huge_png(side: int, make_chunk) -> bytes:
 
 def test_a_png_of_50_000_by_50_000(tmp_path, make_png):
     path = write(tmp_path, make_png(np.zeros((1, 1, 1)), 1, 0, size=(50_000, 50_000)))
-    refused(path, "50000×50000", f"max_pixels={MAX_PIXELS}", within=0.5)
+    refused(path, "50000×50000", f"max_pixels={MAX_PIXELS}", within=3)
 
 
 def test_the_pixel_limit_is_an_argument(tmp_path, make_chunk):
@@ -311,7 +311,7 @@ def webp_header(width: int, height: int) -> bytes:
     ],
 )
 def test_other_huge_pictures(tmp_path, data):
-    refused(write(tmp_path, data), "max_pixels=", within=0.5)
+    refused(write(tmp_path, data), "max_pixels=", within=3)
 
 
 @pytest.mark.parametrize("form", ["jpeg", "png", "gif", "webp", "lossless webp", "bmp", "tiff", "ppm"])
@@ -384,7 +384,7 @@ def test_a_file_over_the_byte_limit_is_not_read(tmp_path):
     path = tmp_path / "photo.jpg"
     with path.open("wb") as file:
         file.truncate(1 << 40)  # a sparse terabyte
-    refused(path, "max_bytes=", within=0.5)
+    refused(path, "max_bytes=", within=3)
     refused(write(tmp_path, SOUND["png"]), "max_bytes=1000", max_bytes=1000)
 
 

@@ -169,7 +169,6 @@ def test_windows_and_fills_that_make_no_sense(toy) -> None:
         ({"window": (4, 13)}, "larger than the image"),
         ({"window": 0}, "at least 1"),
         ({"stride": 0}, "at least 1"),
-        ({"window": 4, "stride": 5}, "no window covers"),
         ({"window": 2.5}, "whole number"),
         ({"fill": "gray"}, "did you mean 'grey'"),
     ):
@@ -186,6 +185,25 @@ def test_windows_are_cut_off_at_the_border() -> None:
     )
     assert len(windows((224, 224), (32, 32), (16, 16))) == 169
     assert len(windows((224, 224), (224, 224), (5, 5))) == 1
+
+
+def test_a_stride_over_the_window_leaves_gaps(toy) -> None:
+    np.testing.assert_array_equal(windows((7, 5), (2, 5), (6, 9)), [[0, 0, 2, 5], [6, 0, 7, 5]])
+    np.testing.assert_array_equal(windows((7, 5), (2, 5), (9, 9)), [[0, 0, 2, 5]])
+    values = onnxviz.occlusion(toy, toys.photo(), window=3, stride=5, fill="zero").values
+    covered = np.isin(np.arange(12), (0, 1, 2, 5, 6, 7, 10, 11))
+    assert not values[~covered].any()
+    assert not values[:, ~covered].any()
+    assert values[5:8, 5:8].any()
+
+
+def test_windows_and_strides_that_are_not_given_suit_the_image(toy, net, cat) -> None:
+    small = onnxviz.occlusion(toy, toys.photo()).manifest["parameters"]
+    assert (small["window"], small["stride"]) == ((2, 2), (1, 1))
+    narrow = onnxviz.occlusion(toy, toys.photo(), window=(6, 12)).manifest["parameters"]
+    assert (narrow["window"], narrow["stride"]) == ((6, 12), (3, 3))
+    usual = onnxviz.occlusion(net, cat, window=224).manifest["parameters"]
+    assert (usual["window"], usual["stride"]) == ((224, 224), (16, 16))
 
 
 def test_overlaps_are_averaged() -> None:
@@ -260,11 +278,15 @@ def test_what_is_saved(toy, tmp_path) -> None:
     )
 
 
-def test_the_bundled_network_needs_the_cat(net, cat) -> None:
-    result = onnxviz.occlusion(net, cat, target=285, window=56, stride=28)
+def test_the_bundled_network_as_with_pictures_covered_outside_the_graph(net, cat) -> None:
+    result = onnxviz.occlusion(net, cat, target=285, window=80, stride=48, fill="zero")
     assert result.values.shape == (224, 224)
     assert result.score > 0.2
-    assert result.values.max() > 0.1
-    # Covering everything at once leaves nothing of the class.
-    covered = onnxviz.occlusion(net, cat, target=285, window=224, stride=224)
-    np.testing.assert_allclose(covered.values, result.score, atol=0.02)
+    x = net.prepare(cat)
+    boxes = windows((224, 224), (80, 80), (48, 48))
+    covered = np.repeat(x, len(boxes), axis=0)
+    for entry, (top, left, bottom, right) in zip(covered, boxes, strict=True):
+        entry[:, top:bottom, left:right] = 0
+    falls = net.probabilities(x)[0, 285] - net.probabilities(covered)[:, 285]
+    assert falls.max() > 0.05
+    np.testing.assert_allclose(result.values, average(falls, boxes, (224, 224)), atol=1e-6)

@@ -17,7 +17,7 @@ from onnxviz.errors import MissingDependency
 from onnxviz.image.preprocess import Preprocessing
 from onnxviz.results import Interrupted
 from onnxviz.techniques.patch_boxes import to_source, view_size, window
-from onnxviz.techniques.patch_pictures import crop
+from onnxviz.techniques.patch_tiles import crop
 from onnxviz.techniques.patches import patches
 
 # --- where a patch lies in the original -------------------------------------------------------

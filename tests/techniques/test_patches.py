@@ -62,6 +62,15 @@ def test_channels_last_layers_are_read_by_channel():
     np.testing.assert_array_equal(turned.boxes, plain.boxes)
 
 
+def test_pooled_features_with_channels_last():
+    model = onnx.load_from_string(network())
+    model.graph.node.append(helper.make_node("Transpose", ["mean"], ["last"], perm=[0, 2, 3, 1]))
+    model.graph.output.append(helper.make_tensor_value_info("last", TensorProto.FLOAT, ["N", 1, 1, 4]))
+    net = onnxviz.load(model, preprocess="raw", provider="cpu")
+    images = photos()
+    np.testing.assert_array_equal(patches(net, images, "last").scores, patches(net, images, "end").scores)
+
+
 def test_the_box_is_all_that_the_unit_sees():
     """Whatever happens outside the box does not reach the unit; every pixel inside does."""
     net, images = load(), photos()

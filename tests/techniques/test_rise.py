@@ -55,10 +55,10 @@ def test_equal_to_the_paper_in_numpy(toy, p) -> None:
     paper = onnxviz.rise(toy, picture, divide="paper", **options)
     assert paper.values.shape == SIZE
     assert paper.values.dtype == np.float32
-    np.testing.assert_array_max_ulp(paper.values, (total / (MASKS * p)).astype(np.float32), maxulp=1)
+    np.testing.assert_array_equal(paper.values, (total / (MASKS * p)).astype(np.float32))
     coverage = onnxviz.rise(toy, picture, divide="coverage", **options)
     shown = masks.astype(np.float64).sum(axis=0)
-    np.testing.assert_array_max_ulp(coverage.values, (total / shown).astype(np.float32), maxulp=1)
+    np.testing.assert_array_equal(coverage.values, (total / shown).astype(np.float32))
 
 
 def test_the_sum_of_masks_without_masks() -> None:
@@ -95,7 +95,7 @@ def test_other_forms_of_the_network_give_the_same_map(toy, form) -> None:
 
 def test_the_map_is_high_where_the_class_is(toy) -> None:
     values = onnxviz.rise(toy, toys.photo(), target=0, masks=400, grid=4).values
-    assert values[4:8, 6:10].mean() > values[:, :3].mean() + 0.05
+    assert values[4:8, 6:10].mean() > values[:, :3].mean() + 0.02
 
 
 def test_seed_and_batch(toy) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 import zlib
 
 import numpy as np
@@ -169,6 +170,30 @@ def test_plan_shares_memory_between_the_workers(monkeypatch):
     assert plan(net, 1000, batch=2) == Plan(4, 2)
     with pytest.raises(UsageError, match="at least 1"):
         plan(net, 10, batch=0)
+
+
+def test_a_device_is_given_one_run_at_a_time(photos):
+    """Workers decode side by side; on a CPU they run so too, elsewhere in turn."""
+
+    class Device:
+        def __init__(self, provider):
+            self.provider, self.now, self.most, self.lock = provider, 0, 0, threading.Lock()
+
+        def __call__(self, feeds):
+            with self.lock:
+                self.now += 1
+                self.most = max(self.most, self.now)
+            time.sleep(0.05)
+            with self.lock:
+                self.now -= 1
+            return {"logits": np.zeros((len(feeds["image"]), 2), np.float32)}
+
+    net = load(4)
+    for provider, most in (("CPUExecutionProvider", 4), ("CUDAExecutionProvider", 1)):
+        device = Device(provider)
+        net._programs[("fake", (("spin", False), ("threads", 1)))] = device
+        list(stream(net, photos, lambda: None, key="fake", batch=3))
+        assert device.most == most
 
 
 def test_sources_takes_folders_files_and_arrays(tmp_path):

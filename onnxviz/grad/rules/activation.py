@@ -55,11 +55,16 @@ def clip(op, g, y, x, low=None, high=None):
             below = op.Less(y, high)
             inside = below if inside is None else op.And(inside, below)
         inside = op.CastLike(inside, g)
-    return (
-        lambda: g if inside is None else op.Mul(g, inside),
-        lambda: _where(op, op.Less(x, low), g, 0.0),
-        lambda: _where(op, op.Greater(x, high), g, 0.0),
-    )
+
+    def to_low() -> Any:
+        under = op.Less(x, low)
+        return _where(op, under if high is None else op.And(under, op.Less(low, high)), g, 0.0)
+
+    def to_high() -> Any:  # where the bounds are crossed, the upper one holds everywhere
+        over = op.Greater(x, high)
+        return _where(op, over if low is None else op.Or(over, op.Less(high, low)), g, 0.0)
+
+    return lambda: g if inside is None else op.Mul(g, inside), to_low, to_high
 
 
 @vjp("Elu")

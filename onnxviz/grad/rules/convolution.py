@@ -39,7 +39,9 @@ def conv_transpose(
             g, w, group=group, strides=list(win.strides), dilations=list(win.dilations), pads=win.pads
         )
         # An output padding of a stride or more (dilation allows it) makes windows that no input owns.
-        wide = [a for a, p, s in zip(win.axes, output_padding or win.begin, win.strides, strict=True) if p >= s]
+        wide = [
+            a for a, p, s in zip(win.axes, output_padding or win.begin, win.strides, strict=True) if p >= s
+        ]
         if output_padding is None or not wide:
             return out
         return op.Slice(out, [0] * len(wide), op.vector([op.extent(x, a) for a in wide]), wide)

@@ -231,4 +231,3 @@ def _as(op: Any, g: Any, x: Any) -> Any:
 def cumsum(op, g, y, x, axis, *, exclusive, reverse):
     """The cumulative sum from the other end."""
     return (op.CumSum(g, axis, exclusive=exclusive, reverse=1 - reverse),)
-

@@ -27,7 +27,11 @@ def gather(op, g, y, x, indices, *, axis):
         one = list(known)
         one[axis] = 1
         if index.ndim != 1:
-            g = op.Unsqueeze(g, [axis]) if index.ndim == 0 else op.Squeeze(g, list(range(axis + 1, axis + index.ndim)))
+            g = (
+                op.Unsqueeze(g, [axis])
+                if index.ndim == 0
+                else op.Squeeze(g, list(range(axis + 1, axis + index.ndim)))
+            )
         return (pad_or_crop(op, g, before, after),)
     # As (before, read, after) against (before, length, after): one scatter along the middle axis.
     lead = op.ReduceProd(op.shape(x, 0, axis), keepdims=1) if axis else op.const(np.asarray([1], np.int64))
@@ -112,7 +116,7 @@ def _scattered(op: Any, g: Any, y: Any, x: Any, updates: Any, reduction: str, re
 
 
 @vjp("TopK", every=True)
-def top_k(op, gs, ys, x, k, *, axis, largest, sorted):  # noqa: A002 - the standard's names
+def top_k(op, gs, ys, x, k, *, axis, largest, sorted):
     """Back to where the values were taken."""
     return (op.ScatterElements(zeros_like(op, x, gs[0]), ys[1], gs[0], axis=axis),)
 

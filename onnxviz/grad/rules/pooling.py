@@ -39,7 +39,18 @@ def max_pool(
 
 @vjp("AveragePool")
 def average_pool(
-    op, g, y, x, *, auto_pad, ceil_mode, count_include_pad, dilations=None, kernel_shape, pads=None, strides=None
+    op,
+    g,
+    y,
+    x,
+    *,
+    auto_pad,
+    ceil_mode,
+    count_include_pad,
+    dilations=None,
+    kernel_shape,
+    pads=None,
+    strides=None,
 ):
     """Each element gets the sum of its windows' cotangents, each over its own count."""
     win = Window.of(kernel_shape, strides, pads, dilations, auto_pad)
@@ -66,10 +77,14 @@ def _counts(op: Any, x: Any, y: Any, win: Window, with_pads: bool, ceil: bool, g
             counts: Any = ((taps >= first) & (taps < last)).sum(1).astype(dtype).reshape(along)
         else:
             counts = op.Reshape(_counts_now(op, x, y, axis, (k, s, d, b, e), with_pads, g), along)
-        product = counts if product is None else (
-            product * counts
-            if isinstance(product, np.ndarray) and isinstance(counts, np.ndarray)
-            else op.Mul(product, counts)
+        product = (
+            counts
+            if product is None
+            else (
+                product * counts
+                if isinstance(product, np.ndarray) and isinstance(counts, np.ndarray)
+                else op.Mul(product, counts)
+            )
         )
     if isinstance(product, np.ndarray) and (product == product.flat[0]).all():
         return float(product.flat[0])
@@ -119,7 +134,7 @@ def _powers(op: Any, h: Any, x: Any, p: int) -> Any:
 @vjp("GlobalAveragePool")
 def global_average_pool(op, g, y, x):
     """An equal share to every position."""
-    known = dims(x)
+    known: Any = dims(x)
     if known is not None and all(isinstance(d, int) for d in known[2:]):
         share = op.Mul(g, 1.0 / float(np.prod(known[2:])))
     else:

@@ -127,7 +127,7 @@ def conv_integer(
     auto_pad, dilations=None, group, kernel_shape=None, pads=None, strides=None,
 ):  # fmt: skip
     """As Conv, with the weights less their zero point."""
-    known = dims(w)
+    known: Any = dims(w)
     if known is None or not all(isinstance(d, int) for d in known):
         raise NoRule("has weights of unknown shape")
     win = Window.of(known[2:], strides, pads, dilations, auto_pad)

@@ -42,7 +42,8 @@ def _is_noop(axes: Any, noop: int) -> bool:
 
 def _count(op: Any, x: Any, y: Any, axes: Any, like: Any) -> Any:
     """How many elements were put together into one: a float where known, otherwise a scalar of the graph."""
-    known, along = dims(x), _axes(x, axes)
+    known: Any = dims(x)
+    along = _axes(x, axes)
     if known is not None and along is not None:
         lengths = [known[a] for a in along]
         if all(isinstance(d, int) for d in lengths):

@@ -43,7 +43,10 @@ def resize(
     if not moved:
         return (g,)
     plain = coordinate_transformation_mode == "asymmetric" and nearest_mode == "floor"
-    plain |= coordinate_transformation_mode in ("half_pixel", "pytorch_half_pixel") and nearest_mode.startswith("round")
+    plain |= coordinate_transformation_mode in (
+        "half_pixel",
+        "pytorch_half_pixel",
+    ) and nearest_mode.startswith("round")
     if mode == "nearest" and plain and 3 <= rank <= 5 and min(a for a, _ in moved) >= 2:
         times = _whole_factors(known, out, moved, factors)
         if times is not None:
@@ -78,7 +81,9 @@ def _common_scale(known: Any, out: Any, along: Any, sizes: Any, policy: str) -> 
     if wanted is None or not all(isinstance(known[a], int) for a in along):
         raise NoRule(f"has keep_aspect_ratio_policy={policy} and sizes that are not known")
     choose = min if policy == "not_larger" else max
-    scale = np.float32(choose(np.float32(w) / np.float32(known[a]) for w, a in zip(wanted, along, strict=True)))
+    scale = np.float32(
+        choose(np.float32(w) / np.float32(known[a]) for w, a in zip(wanted, along, strict=True))
+    )
     if any(int(np.floor(np.float32(known[a]) * scale)) != out[a] for a in along):
         raise NoRule(f"has keep_aspect_ratio_policy={policy} and a size that was rounded up")
     return np.full(len(along), scale, dtype=np.float32)
@@ -99,7 +104,9 @@ def _whole_factors(known: Any, out: Any, moved: Any, factors: Any) -> dict[int, 
     return times
 
 
-def _matrix(op: Any, g: Any, x: Any, axis: int, roi: Any, scale: Any, length: Any, settings: dict[str, Any]) -> Any:
+def _matrix(
+    op: Any, g: Any, x: Any, axis: int, roi: Any, scale: Any, length: Any, settings: dict[str, Any]
+) -> Any:
     """(L_out, L_in): the same Resize of an identity matrix along its rows."""
     side = op.shape(x, axis, axis + 1)
     square = op.ConstantOfShape(

@@ -95,7 +95,18 @@ def _taps(op: Any, raw: Any, real: Any, length: Any, mode: str, padding: str, co
     place, slope = _inside(op, place, real, padding, corners)
     scale = scale if slope is None else op.Mul(scale, slope)
     if mode == "nearest":
-        return [_tap(op, op.Round(place), op.Add(op.Mul(place, 0.0), 1.0), op.Mul(place, 0.0), real, length, padding, g)]
+        return [
+            _tap(
+                op,
+                op.Round(place),
+                op.Add(op.Mul(place, 0.0), 1.0),
+                op.Mul(place, 0.0),
+                real,
+                length,
+                padding,
+                g,
+            )
+        ]
     floor = op.Floor(place)
     t = op.Sub(place, floor)
     one = op.Add(op.Mul(t, 0.0), 1.0)
@@ -182,14 +193,19 @@ def roi_align(
         sample = op.CastLike(op.Range(op.const(np.int64(0)), most, op.const(np.int64(1))), g)
         column = [op.Unsqueeze(v, [1, 2]) for v in (low, width, count)]  # (boxes, 1, 1)
         share = op.Div(op.Add(sample, 0.5), column[2])
-        place = op.Add(column[0], op.Mul(op.Add(share, np.arange(bins, dtype=g.dtype.numpy())[:, None]), column[1]))
+        place = op.Add(
+            column[0], op.Mul(op.Add(share, np.arange(bins, dtype=g.dtype.numpy())[:, None]), column[1])
+        )
         real = op.CastLike(op.Squeeze(op.shape(x, axis, axis + 1), [0]), g)
         counted = op.And(op.GreaterOrEqual(place, -1.0), op.LessOrEqual(place, real))
         counted = op.And(counted, op.Less(op.Add(op.Mul(place, 0.0), sample), column[2]))
         weight = op.Div(op.CastLike(counted, g), op.Max(column[2], 1.0))
         place = op.Max(op.Min(place, op.Sub(real, 1.0)), 0.0)
         grid = op.CastLike(
-            op.Range(op.const(np.int64(0)), op.Squeeze(op.shape(x, axis, axis + 1), [0]), op.const(np.int64(1))), g
+            op.Range(
+                op.const(np.int64(0)), op.Squeeze(op.shape(x, axis, axis + 1), [0]), op.const(np.int64(1))
+            ),
+            g,
         )
         hat = op.Max(op.Sub(1.0, op.Abs(op.Sub(op.Unsqueeze(place, [3]), grid))), 0.0)
         return op.ReduceSum(op.Mul(hat, op.Unsqueeze(weight, [3])), [2], keepdims=0)

@@ -1,146 +1,11 @@
-"""Which axis of each value is the batch, and what must change in a node when the batch may have any size.
-
-A file exported for a fixed batch of B holds that number in constants: the target of a Reshape, the end of a
-Slice. This module walks such a graph with one invariant: along the batch axis of a value, image 0's part comes
-first, then image 1's, and so on, and no node reads across images. A rule tells, for an operator, whether it keeps
-that invariant, where its result's batch axis is, and what to edit. What it cannot prove it refuses.
-"""
+"""Batch rules of the operators that compute (see `batch_step.py`); those that rearrange are in `batch_moves.py`."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, field
 
-import numpy as np
-import onnx_ir as ir
-
+from onnxviz.graph.analysis.batch_step import Refused, Step, everywhere, rule
 from onnxviz.graph.analysis.rules import OWN, POINTWISE, REDUCTIONS
-from onnxviz.graph.analysis.twins import View
-
-Shape = tuple[int, ...]
-LAST = (1 << 31) - 1
-"""The end of an axis, whatever its size."""
-
-
-class Refused(Exception):  # noqa: N818 - becomes ModelUnsuitable, with the node's name
-    """Why the node does not let the batch change."""
-
-
-@dataclass
-class Step:
-    """One node on the way: its inputs' batch axes, and the edits that its rule asks for.
-
-    `view` is the node as a standard operator; `axes` tells for each of the view's inputs which axis is the
-    batch, None where it has none.
-    """
-
-    node: ir.Node
-    view: View
-    axes: list[int | None]
-    shapes: list[Shape | None]
-    results: list[Shape | None]
-    values: Callable[[ir.Value | None], np.ndarray | None]
-    batch: int
-    opset: int
-    open_size: bool = False
-    """The file leaves height or width open, so shapes other than the batch are stand-ins."""
-    moving: dict[int, np.ndarray] = field(default_factory=dict)
-    """Inputs that the graph computes from an open image size: their contents at twice the batch."""
-    constants: dict[int, np.ndarray] = field(default_factory=dict)
-    """Edit: new contents for the input at this place of the node."""
-    attributes: dict[str, object] = field(default_factory=dict)
-    """Edit: new attributes."""
-    repeated: dict[int, int] = field(default_factory=dict)
-    """Edit: repeat the constant input at this place once for each image, along this axis."""
-    sized: dict[int, int] = field(default_factory=dict)
-    """Edit: in the sizes that are input `place`, put the data's true batch at this index."""
-
-    def axis(self, place: int = 0) -> int:
-        """The batch axis of an input that must have one."""
-        found = self.axes[place] if place < len(self.axes) else None
-        if found is None:
-            raise Refused("it mixes the images with a constant in a way that is not known here")
-        return found
-
-    def shape(self, place: int = 0) -> Shape:
-        """The shape of an input."""
-        found = self.shapes[place] if place < len(self.shapes) else None
-        if found is None:
-            raise Refused("the shape of its input cannot be inferred")
-        return found
-
-    @property
-    def result(self) -> Shape:
-        """The shape of the first result."""
-        if self.results[0] is None:
-            raise Refused("its result's shape cannot be inferred")
-        return self.results[0]
-
-    @property
-    def carriers(self) -> list[int]:
-        """The places of the inputs that carry the batch."""
-        return [place for place, axis in enumerate(self.axes) if axis is not None]
-
-    def follows(self, place: int, at: int) -> bool:
-        """True where input `place` is computed by the graph and gives the true batch at index `at` by itself."""
-        twice = self.moving.get(place)
-        if twice is None:
-            return False
-        once = self.values(self.view.input(place))
-        if once is None or len(once) != len(twice):
-            return False
-        grown = once.copy()
-        if at < len(grown) and grown[at] != -1:
-            grown[at] *= 2
-        if not np.array_equal(grown, twice):
-            raise Refused("it computes sizes in which the batch is fixed")
-        return True
-
-    def only(self, *allowed: int) -> None:
-        """Refuse where an input other than these carries the batch."""
-        if any(place not in allowed for place in self.carriers):
-            raise Refused("a weight or parameter of it depends on the image")
-
-    def get(self, name: str, default: int) -> int:
-        """An integer attribute."""
-        found = self.view.attributes.get(name, default)
-        return int(found) if isinstance(found, int) else default
-
-    def numbers(self, name: str, place: int) -> list[int] | None:
-        """Integers given as an attribute in old opsets and as input `place` in new ones; None if not given."""
-        found = self.view.attributes.get(name)
-        if found is None:
-            value = self.view.input(place)
-            if value is None:
-                return None
-            found = self.values(value)
-            if found is None:
-                raise Refused(f"its {name} are computed while it runs")
-        return [int(v) for v in np.asarray(found).reshape(-1)]
-
-
-Rule = Callable[[Step], list[int | None]]
-RULES: dict[str, Rule] = {}
-
-
-def rule(*operators: str) -> Callable[[Rule], Rule]:
-    """Enter a rule into the table."""
-
-    def enter(function: Rule) -> Rule:
-        for operator in operators:
-            if operator in RULES:
-                raise ValueError(f"two batch rules for {operator}")
-            RULES[operator] = function
-        return function
-
-    return enter
-
-
-def everywhere(step: Step, axis: int) -> list[int | None]:
-    """The same axis for every result."""
-    return [axis] * len(step.results)
-
 
 # --- place by place -------------------------------------------------------------------------------
 
@@ -158,10 +23,7 @@ def pointwise(step: Step) -> list[int | None]:
         raise Refused("it stretches the batch of one input over another's")
     for place in range(len(step.axes)):
         if step.axes[place] is None and step.view.input(place) is not None:
-            shape = step.shape(place)
-            at = axis - rank + len(shape)
-            if at >= 0 and shape[at] != 1:
-                raise Refused(f"it has a constant of size {shape[at]} along the batch")
+            step.beside(place, axis - rank + len(step.shape(place)), sizes.copy().pop())
     return everywhere(step, axis)
 
 
@@ -288,8 +150,8 @@ def gemm(step: Step) -> list[int | None]:
     if len(step.axes) > 2 and step.axes[2] is not None:
         if step.axes[2] + 2 - len(bias) != found[0]:
             raise Refused("the batch stands on different axes of its inputs")
-    elif found[0] is not None and len(bias) + found[0] >= 2 and bias[found[0] - 2 + len(bias)] != 1:
-        raise Refused("it has a constant along the batch")
+    elif found[0] is not None and bias:
+        step.beside(2, found[0] - 2 + len(bias), step.result[found[0]])
     return found
 
 
@@ -313,10 +175,9 @@ def matmul(step: Step) -> list[int | None]:
         raise Refused("the batch stands on different axes of its inputs")
     other = next((p for p in (0, 1) if step.axes[p] is None), None)
     if other is not None and places[0] < rank - 2:
-        shape = step.shape(other)
-        at = places[0] - rank + len(shape)
-        if at >= 0 and shape[at] != 1:
-            raise Refused("it has a constant along the batch")
+        step.beside(
+            other, places[0] - rank + len(step.shape(other)), step.shape(1 - other)[step.axis(1 - other)]
+        )
     return [places[0]]
 
 

@@ -1,4 +1,4 @@
-"""Batch rules of the operators that rearrange: Reshape, Slice, Concat and their like (see `batch.py`).
+"""Batch rules of the operators that rearrange: Reshape, Slice, Concat and their like (see `batch_step.py`).
 
 These hold the fixed batch in constants, so here are the edits: a Reshape's target gets 0 or -1 in place of the
 number, a Slice an open end, a constant beside the batch is repeated for each image.
@@ -10,10 +10,7 @@ import math
 
 import numpy as np
 
-from onnxviz.graph.analysis.batch import LAST, RULES, Refused, Step, everywhere, rule
-
-__all__ = ["RULES"]
-
+from onnxviz.graph.analysis.batch_step import LAST, Refused, Step, everywhere, rule
 
 @rule("Reshape")
 def reshape(step: Step) -> list[int | None]:
@@ -221,4 +218,3 @@ def resize(step: Step) -> list[int | None]:
             raise Refused("its sizes name the batch on another axis than the first")
         step.sized[3] = 0
     return [axis]
-

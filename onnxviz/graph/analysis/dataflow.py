@@ -11,7 +11,9 @@ from onnxviz.errors import ModelUnsuitable, UnknownLayer, near
 
 FLOATS = frozenset(t for t in ir.DataType if t.name.startswith(("FLOAT", "BFLOAT", "DOUBLE")))
 """Floating-point element types."""
-QUANTISED = frozenset(t for t in ir.DataType if t.name in ("INT4", "UINT4", "INT8", "UINT8", "INT16", "UINT16"))
+QUANTISED = frozenset(
+    t for t in ir.DataType if t.name in ("INT4", "UINT4", "INT8", "UINT8", "INT16", "UINT16")
+)
 """Element types that quantised activations and weights are stored in."""
 
 # Their results tell the size of what they read and nothing of its contents.
@@ -107,8 +109,9 @@ def constant(value: ir.Value | None) -> ir.TensorProtocol | None:
     for name, attribute in node.attributes.items():
         if attribute.is_ref():
             return None
-        if name == "value":
-            return attribute.as_tensor()
+        if name == "value" and attribute.type == ir.AttributeType.TENSOR:
+            tensor: ir.TensorProtocol = attribute.value  # `as_tensor` checks a protocol, which takes long
+            return tensor
         if name in ("value_float", "value_floats"):
             return ir.tensor(attribute.value, dtype=ir.DataType.FLOAT)
         if name in ("value_int", "value_ints"):
@@ -134,5 +137,7 @@ def image_input(model: ir.Model, name: str | None = None) -> ir.Value:
         images = [value for value in inputs if value.shape is not None and len(value.shape) == 4]
         inputs = images if len(images) == 1 else inputs
     if len(inputs) != 1:
-        raise ModelUnsuitable(f"expected one image input, the model has these: {listed}; choose one with `input`")
+        raise ModelUnsuitable(
+            f"expected one image input, the model has these: {listed}; choose one with `input`"
+        )
     return inputs[0]

@@ -8,13 +8,14 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxviz.errors import ModelUnsuitable
-from onnxviz.graph.analysis.batch import Refused, Step
-from onnxviz.graph.analysis.batch_moves import RULES
+from onnxviz.graph.analysis import batch, batch_moves
+from onnxviz.graph.analysis.batch_step import RULES, Refused, Step
 from onnxviz.graph.analysis.dataflow import by_name, reads, subgraphs
-from onnxviz.graph.analysis.shapes import Facts, Prober
+from onnxviz.graph.analysis.probe import Facts, Prober
 from onnxviz.graph.analysis.twins import view
 
 _SYMBOL = "N"
+_TABLES = (batch, batch_moves)  # imported for the rules that they enter
 
 
 class Freeing:
@@ -28,6 +29,7 @@ class Freeing:
         self.carried: dict[ir.Value, int] = {image: axis}
         self.sized: set[ir.Value] = set()  # computed from the shape of something that carries the batch
         self.names = set(by_name(self.graph))
+        self.made: dict[ir.Value | None, np.ndarray] = {}  # constants put in by this class
         self._count: ir.Value | None = None
 
     def run(self) -> None:
@@ -64,14 +66,16 @@ class Freeing:
         rule = RULES.get(twin.op) if twin.standard else None
         if rule is None:
             raise Refused(f"how {node.op_type} treats the batch is not known here")
-        if any(value in self.carried for value in node.inputs if value is not None and value not in twin.inputs):
+        if any(
+            value in self.carried for value in node.inputs if value is not None and value not in twin.inputs
+        ):
             raise Refused("a scale or a fused input of it depends on the image")
         step = Step(
             node,
             twin,
             [None if v is None else self.carried.get(v) for v in twin.inputs],
-            [self.facts.full_shape(v) for v in twin.inputs],
-            [self.facts.full_shape(v) for v in node.outputs],
+            [self._shape(v) for v in twin.inputs],
+            [self._shape(v) for v in node.outputs],
             self._value,
             self.batch,
             self.graph.opset_imports.get("", 1),
@@ -79,13 +83,17 @@ class Freeing:
             moving,
         )
         axes = rule(step)
-        if moving and twin.op not in ("Reshape", "Expand", "Resize"):
+        computed = any(node.inputs[place] in self.sized for place in step.constants)
+        if computed or (moving and twin.op not in ("Reshape", "Expand", "Resize")):
             raise Refused("it computes sizes in which the batch is fixed")
         self._edit(step)
         self.carried |= {v: axis for v, axis in zip(node.outputs, axes, strict=False) if axis is not None}
 
     def _value(self, value: ir.Value | None) -> np.ndarray | None:
-        return self.facts.value(value)
+        return self.made[value] if value in self.made else self.facts.value(value)
+
+    def _shape(self, value: ir.Value | None) -> tuple[int, ...] | None:
+        return self.made[value].shape if value in self.made else self.facts.full_shape(value)
 
     def _freeze(self, node: ir.Node) -> dict[int, np.ndarray]:
         """Sizes that the graph computes from the fixed batch become the constants that they were.
@@ -119,7 +127,9 @@ class Freeing:
         for place, axis in step.repeated.items():
             rank = len(step.shape(place))
             one = [self._constant(np.ones(1, np.int64))]
-            repeats = self._node("Concat", [*one * axis, self._images(), *one * (rank - 1 - axis)], node, axis=0)
+            repeats = self._node(
+                "Concat", [*one * axis, self._images(), *one * (rank - 1 - axis)], node, axis=0
+            )
             node.replace_input_with(place, self._node("Tile", [node.inputs[place], repeats], node))
         for place, index in step.sized.items():
             shape = self._node("Shape", [node.inputs[0]], node)
@@ -144,6 +154,7 @@ class Freeing:
             name=name, type=ir.TensorType(tensor.dtype), shape=ir.Shape(contents.shape), const_value=tensor
         )
         self.graph.register_initializer(value)
+        self.made[value] = contents
         return value
 
     def _node(self, op: str, inputs: list[ir.Value | None], before: ir.Node, **attributes: int) -> ir.Value:

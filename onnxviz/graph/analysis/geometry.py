@@ -25,7 +25,9 @@ def transposed(stride: int, start: int, kernel: int, dilation: int) -> Span:
     low, high = [], []
     for o in range(stride):
         whole = [
-            (o + start - dilation * j) // stride for j in range(kernel) if (o + start - dilation * j) % stride == 0
+            (o + start - dilation * j) // stride
+            for j in range(kernel)
+            if (o + start - dilation * j) % stride == 0
         ]
         nearest = (o + start - dilation * (kernel - 1) // 2) // stride
         low.append(min(whole, default=nearest))
@@ -47,10 +49,10 @@ def resampling(
     if scale is not None and scale > 0:
         ratio = Fraction(float(scale)).limit_denominator(1 << 12)
     if coordinates == "align_corners":
-        step, start = (Fraction(before - 1, after - 1), Fraction(0)) if after > 1 else (Fraction(0), Fraction(0))
-    elif coordinates == "asymmetric":
-        step, start = 1 / ratio, Fraction(0)
-    elif coordinates == "pytorch_half_pixel" and after == 1:
+        step, start = (
+            (Fraction(before - 1, after - 1), Fraction(0)) if after > 1 else (Fraction(0), Fraction(0))
+        )
+    elif coordinates == "asymmetric" or (coordinates == "pytorch_half_pixel" and after == 1):
         step, start = 1 / ratio, Fraction(0)
     elif coordinates in ("half_pixel", "pytorch_half_pixel"):
         step, start = 1 / ratio, Fraction(1, 2) / ratio - Fraction(1, 2)
@@ -62,7 +64,9 @@ def resampling(
         return None
     if step.denominator > LONGEST:
         return None
-    taps = [_taps(start + step * o, mode, rounding, step if antialias else None) for o in range(step.denominator)]
+    taps = [
+        _taps(start + step * o, mode, rounding, step if antialias else None) for o in range(step.denominator)
+    ]
     return span([low for low, _ in taps], [high for _, high in taps], step.numerator)
 
 

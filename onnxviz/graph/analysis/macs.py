@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 
 import onnx_ir as ir
 
-from onnxviz.graph.analysis.shapes import Facts
+from onnxviz.graph.analysis.probe import Facts
 from onnxviz.graph.analysis.twins import View, view
 
 Shapes = Sequence[tuple[int, ...]]
@@ -58,7 +58,9 @@ def _einsum(twin: View, inputs: Shapes, result: tuple[int, ...]) -> int:
     """Every combination of labels once for each product: n operands are n - 1 products."""
     left = twin.attributes["equation"].replace(" ", "").partition("->")[0]
     terms = left.split(",")
-    if len(terms) != len(inputs) or any("." in t or len(t) != len(s) for t, s in zip(terms, inputs, strict=True)):
+    if len(terms) != len(inputs) or any(
+        "." in t or len(t) != len(s) for t, s in zip(terms, inputs, strict=True)
+    ):
         return 0
     sizes: dict[str, int] = {}
     for term, shape in zip(terms, inputs, strict=True):

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 import onnx_ir as ir
 
-from onnxviz.graph.analysis.shapes import Facts
-from onnxviz.graph.analysis.twins import view
 from onnxviz.graph.analysis.dataflow import FLOATS, QUANTISED, constant
+from onnxviz.graph.analysis.probe import Facts
+from onnxviz.graph.analysis.twins import view
 
 _FREE = frozenset({"ConstantOfShape", "RandomNormal", "RandomUniform", "EyeLike"})
 # Inputs that steer an operator (bounds, scales, sizes, statistics) and are no learned weights, by place.
@@ -48,10 +49,10 @@ class Parameters:
         self._facts = facts
         self._counted: set[ir.Value] = set()
 
-    def count(self, node: ir.Node) -> int:
-        """How many learned numbers the node reads that no earlier node did."""
+    def count(self, weights: Iterable[ir.Value]) -> int:
+        """How many numbers these tensors hold, those left out that were counted before."""
         total = 0
-        for weight in self.weights(node):
+        for weight in weights:
             if weight not in self._counted:
                 self._counted.add(weight)
                 total += self._size(weight)

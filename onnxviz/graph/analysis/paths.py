@@ -19,7 +19,7 @@ def module_path(node: ir.Node, weights: list[ir.Value]) -> Path:
     """
     found = _from_metadata(node)
     if found is None:
-        return _from_name(node.name or "")
+        return _from_name(node.name or "", node.op_type)
     for weight in weights:
         owner = tuple((weight.name or "").split(".")[:-1])
         if len(owner) == len(found) and owner[:-1] == found[:-1]:
@@ -48,9 +48,10 @@ def _from_metadata(node: ir.Node) -> Path | None:
     return tuple(modules[-1].split(".")) if modules else ()
 
 
-def _from_name(name: str) -> Path:
+def _from_name(name: str, op: str) -> Path:
     if "/" not in name:
-        return tuple(part for part in name.split(".") if part) if "." in name else ()
+        parts = tuple(part for part in name.split(".") if part)
+        return parts if len(parts) > 1 and op not in parts else ()  # 'p2o.Conv.0' is a count, no module
     path: list[str] = []
     previous = ""
     for part in [p for p in name.split("/") if p][:-1]:

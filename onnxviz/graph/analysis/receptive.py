@@ -14,12 +14,14 @@ from dataclasses import dataclass, replace
 import onnx_ir as ir
 
 from onnxviz.graph.analysis import reach as to
+from onnxviz.graph.analysis.dataflow import dependent, reads
 from onnxviz.graph.analysis.reach import Reach, X, Y
-from onnxviz.graph.analysis.rules import RULES, Call, Unplaced
-from onnxviz.graph.analysis.shapes import Facts, Layout
+from onnxviz.graph.analysis.call import Call, Unplaced
+from onnxviz.graph.analysis.meeting import context, merge
+from onnxviz.graph.analysis.rules import RULES
+from onnxviz.graph.analysis.probe import Facts, Layout
 from onnxviz.graph.analysis.span import Span
 from onnxviz.graph.analysis.twins import view
-from onnxviz.graph.analysis.dataflow import dependent, reads
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,7 +84,9 @@ def _visit(
 def _beside(found: Reach, aside: Sequence[Reach]) -> Reach:
     """With inputs that the view leaves out: a fused summand of the same shape, a measured scale."""
     for other in aside:
-        found = to.merge(found, other, found.shape) if other.shape == found.shape else to.context(found, other)
+        found = (
+            merge(found, other, found.shape) if other.shape == found.shape else context(found, other)
+        )
     return found
 
 
@@ -91,7 +95,11 @@ def _rule(call: Call, result: int, shape: tuple[int, ...], parts: Sequence[Reach
     if rule is not None:
         call = replace(call, result=result)
         try:
-            found = to.permute(rule(_turned(call)), _turns(len(shape))[1]) if call.view.channels_last else rule(call)
+            found = (
+                to.permute(rule(_turned(call)), _turns(len(shape))[1])
+                if call.view.channels_last
+                else rule(call)
+            )
             if found.shape == shape:
                 return found
         except (Unplaced, IndexError, ValueError):
@@ -118,7 +126,7 @@ def everything(parts: Sequence[Reach], shape: tuple[int, ...]) -> Reach:
     axes = to.image(shape, None, None).axes
     found = replace(mixed[0], axes=axes)
     for part in mixed[1:]:
-        found = to.merge(found, replace(part, axes=axes), shape)
+        found = merge(found, replace(part, axes=axes), shape)
     return found
 
 

@@ -8,81 +8,15 @@ operators follow the ONNX specification of pads, auto_pad, dilations and ceil_mo
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from onnxviz.graph.analysis import geometry
 from onnxviz.graph.analysis import reach as to
+from onnxviz.graph.analysis.call import Call, Rule, Shape, Unplaced, known
+from onnxviz.graph.analysis.meeting import context, merge, stretch
 from onnxviz.graph.analysis.reach import Reach
 from onnxviz.graph.analysis.span import Span, window
-from onnxviz.graph.analysis.twins import View
-
-Shape = tuple[int, ...]
-
-
-class Unplaced(Exception):  # noqa: N818 - no error: the rule gives up, and all is taken to be read
-    """The rule lacks a shape or a constant that it needs."""
-
-
-@dataclass(frozen=True)
-class Call:
-    """One node as a rule sees it. Inputs are in the order of its `View`; a constant's reach is None."""
-
-    view: View
-    reaches: list[Reach | None]
-    shapes: list[Shape | None]
-    results: list[Shape | None]
-    values: Callable[[int], np.ndarray | None]
-    opset: int
-    result: int = 0
-    """Which result is asked for."""
-
-    @property
-    def shape(self) -> Shape:
-        """The shape of the result."""
-        return _known(self.results[self.result])
-
-    def input(self, place: int = 0) -> Shape:
-        """The shape of an input."""
-        return _known(self.shapes[place] if place < len(self.shapes) else None)
-
-    def reach(self, place: int = 0) -> Reach | None:
-        """What an input sees; None for a constant or an input left out."""
-        return self.reaches[place] if place < len(self.reaches) else None
-
-    @property
-    def data(self) -> Reach:
-        """What the first input sees; a rule that needs its places gives up where it is a constant."""
-        found = self.reach()
-        if found is None:
-            raise Unplaced
-        return found
-
-    def get(self, name: str, default: Any = None) -> Any:
-        """An attribute."""
-        return self.view.attributes.get(name, default)
-
-    def numbers(self, name: str, place: int) -> list[int] | None:
-        """Integers that are an attribute in old opsets and input `place` in new ones; None if neither is there."""
-        found = self.get(name)
-        if found is None:
-            if self.view.input(place) is None:
-                return None
-            found = self.values(place)
-            if found is None:
-                raise Unplaced
-        return [int(v) for v in np.asarray(found).reshape(-1)]
-
-
-def _known(shape: Shape | None) -> Shape:
-    if shape is None:
-        raise Unplaced
-    return shape
-
-
-Rule = Callable[[Call], Reach]
 
 
 # --- place by place -------------------------------------------------------------------------------
@@ -93,13 +27,13 @@ def pointwise(call: Call) -> Reach:
     parts = [r for r in call.reaches if r is not None]
     found = parts[0]
     for other in parts[1:]:
-        found = to.merge(found, other, np.broadcast_shapes(found.shape, other.shape))
-    return to.stretch(found, call.shape)
+        found = merge(found, other, np.broadcast_shapes(found.shape, other.shape))
+    return stretch(found, call.shape)
 
 
 def own(call: Call) -> Reach:
     """Each unit reads its own place of the first input; the other inputs are scales, bounds and the like."""
-    return to.stretch(call.data, call.shape)
+    return stretch(call.data, call.shape)
 
 
 def over(axes: Callable[[Call], list[int]]) -> Rule:
@@ -172,7 +106,7 @@ def unpool(call: Call) -> Reach:
     found = call.data
     other = call.reach(1)
     if other is not None:
-        found = to.merge(found, other, found.shape)
+        found = merge(found, other, found.shape)
     return _transposed(call, list(call.get("kernel_shape") or ()), found, call.shape)
 
 
@@ -199,7 +133,7 @@ def _transposed(call: Call, kernel: list[int], data: Reach, shape: Shape) -> Rea
 def _with_context(found: Reach, others: list[Reach | None]) -> Reach:
     for other in others:
         if other is not None:
-            found = to.context(found, other)
+            found = context(found, other)
     return found
 
 
@@ -267,22 +201,27 @@ def matmul(call: Call) -> Reach:
 
 def _both(sides: list[Reach | None], shape: Shape) -> Reach:
     parts = [side for side in sides if side is not None]
-    found = parts[0] if len(parts) == 1 else to.merge(parts[0], parts[1], shape)
-    return to.stretch(found, shape)
+    found = parts[0] if len(parts) == 1 else merge(parts[0], parts[1], shape)
+    return stretch(found, shape)
 
 
 def gemm(call: Call) -> Reach:
     """A·B + C, either side turned."""
     found = matmul(call)
     bias = call.reach(2)
-    return found if bias is None else to.merge(found, to.stretch(bias, call.shape), call.shape)
+    return found if bias is None else merge(found, stretch(bias, call.shape), call.shape)
 
 
 def einsum(call: Call) -> Reach:
     """Every input, with what is not in the result summed over."""
     left, arrow, right = call.get("equation", "").replace(" ", "").partition("->")
     terms = left.split(",")
-    if not arrow or "." in left or len(terms) != len(call.reaches) or any(len(set(t)) < len(t) for t in terms):
+    if (
+        not arrow
+        or "." in left
+        or len(terms) != len(call.reaches)
+        or any(len(set(t)) < len(t) for t in terms)
+    ):
         raise Unplaced
     found: Reach | None = None
     for term, part in zip(terms, call.reaches, strict=True):
@@ -297,10 +236,10 @@ def einsum(call: Call) -> Reach:
         for i, label in enumerate(right):
             if label not in kept:
                 part = to.insert(part, i)
-        found = part if found is None else to.merge(found, part, np.broadcast_shapes(found.shape, part.shape))
+        found = part if found is None else merge(found, part, np.broadcast_shapes(found.shape, part.shape))
     if found is None:
         raise Unplaced
-    return to.stretch(found, call.shape)
+    return stretch(found, call.shape)
 
 
 # --- rearranging ----------------------------------------------------------------------------------
@@ -324,7 +263,7 @@ def concat(call: Call) -> Reach:
     for part in call.reaches:
         if part is not None:
             piece = to.resize(to.mix(part, [axis]), axis, call.shape[axis])
-            found = piece if found is None else to.merge(found, piece, call.shape)
+            found = piece if found is None else merge(found, piece, call.shape)
     if found is None:
         raise Unplaced
     return found
@@ -333,7 +272,7 @@ def concat(call: Call) -> Reach:
 def split(call: Call) -> Reach:
     """The piece that is asked for."""
     axis = call.get("axis", 0) % len(call.input())
-    start = sum(_known(shape)[axis] for shape in call.results[: call.result])
+    start = sum(known(shape)[axis] for shape in call.results[: call.result])
     return to.move(call.data, axis, window(1, start, 1), call.shape[axis])
 
 
@@ -361,9 +300,7 @@ def gather(call: Call) -> Reach:
     if not shape:
         how = None if indices is None else window(0, int(indices) % size[axis], 1)
         return to.remove(to.move(call.data, axis, how, 1), axis)
-    known = indices is not None and len(shape) == 1
-    found = to.move(call.data, axis, geometry.picked(indices, size[axis]) if known else None, int(np.prod(shape)))
-    return found if len(shape) == 1 else to.reshape(found, call.shape)
+XX    return found if len(shape) == 1 else to.reshape(found, call.shape)
 
 
 def pad(call: Call) -> Reach:
@@ -435,14 +372,9 @@ def resize(call: Call) -> Reach:
     return found
 
 
-POINTWISE = (
-    "Abs Acos Acosh Add And Asin Asinh Atan Atanh BiasGelu BitShift BitwiseAnd BitwiseNot BitwiseOr BitwiseXor Ceil "
-    "Celu Cos Cosh Div Elu Equal Erf Exp Floor Gelu Greater GreaterOrEqual HardSigmoid HardSwish Identity IsInf IsNaN "
-    "LeakyRelu Less LessOrEqual Log Max Mean Min Mish Mod Mul Neg Not Or PRelu Pow Reciprocal Relu Round Selu Shrink "
-    "Sigmoid Sign Sin Sinh Softplus Softsign Sqrt Sub Sum Swish Tan Tanh ThresholdedRelu Where Xor"
-).split()
-OWN = "BatchNormalization Cast CastLike Clip DequantizeLinear Dropout Expand QuantizeLinear".split()
-REDUCTIONS = "L1 L2 LogSum LogSumExp Max Mean Min Prod Sum SumSquare".split()
+POINTWISE = ["Abs", "Acos", "Acosh", "Add", "And", "Asin", "Asinh", "Atan", "Atanh", "BiasGelu", "BitShift", "BitwiseAnd", "BitwiseNot", "BitwiseOr", "BitwiseXor", "Ceil", "Celu", "Cos", "Cosh", "Div", "Elu", "Equal", "Erf", "Exp", "Floor", "Gelu", "Greater", "GreaterOrEqual", "HardSigmoid", "HardSwish", "Identity", "IsInf", "IsNaN", "LeakyRelu", "Less", "LessOrEqual", "Log", "Max", "Mean", "Min", "Mish", "Mod", "Mul", "Neg", "Not", "Or", "PRelu", "Pow", "Reciprocal", "Relu", "Round", "Selu", "Shrink", "Sigmoid", "Sign", "Sin", "Sinh", "Softplus", "Softsign", "Sqrt", "Sub", "Sum", "Swish", "Tan", "Tanh", "ThresholdedRelu", "Where", "Xor"]
+OWN = ["BatchNormalization", "Cast", "CastLike", "Clip", "DequantizeLinear", "Dropout", "Expand", "QuantizeLinear"]
+REDUCTIONS = ["L1", "L2", "LogSum", "LogSumExp", "Max", "Mean", "Min", "Prod", "Sum", "SumSquare"]
 
 RULES: dict[str, Rule] = {
     **dict.fromkeys(POINTWISE, pointwise),

@@ -8,265 +8,25 @@ exactly; with symbols it mostly ends in "unknown".
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from fractions import Fraction
 
-import numpy as np
-import onnx
 import onnx_ir as ir
 
-from onnxviz.errors import ModelRejected, ModelUnsuitable
-from onnxviz.graph.analysis import constants, twins
-from onnxviz.graph.analysis.dataflow import constant, flat, image_input
+from onnxviz.errors import ModelUnsuitable
+from onnxviz.graph.analysis.dataflow import flat, image_input
+from onnxviz.graph.analysis.probe import BATCHES, SIZES, Facts, Prober, Size
 
-Shape = tuple[int | None, ...]
 Symbolic = tuple[int | str, ...]
-Size = tuple[int, int]
 
 UNKNOWN = "?"
 """A dimension that cannot be told without running the network."""
 UNKNOWN_RANK: Symbolic = ("...",)
 """The shape of a value of which not even the rank can be told."""
 
-# Stand-ins for what the file leaves open. Batches divide by 2, 3, 4, 6 and 8 (video models fold frames into
-# the batch); sizes divide by 32, as skip connections demand; the three ratios differ, so that each is known again.
-_BATCHES = (24, 72)
-_SIZES = ((224, 224), (288, 320))
-_KEEP = 64  # constants up to this many elements stay in the stripped graph: they may be shapes, scales or axes
-_ROUNDS = 12
-
-
-@dataclass(frozen=True)
-class Layout:
-    """Which axis of the image input is what; None where it has none."""
-
-    batch: int | None
-    channel: int | None
-    y: int | None
-    x: int | None
-
-    @property
-    def name(self) -> str:
-        """NCHW, NHWC, CHW, HWC, or '' for an input that is no image."""
-        letters = ((self.batch, "N"), (self.channel, "C"), (self.y, "H"), (self.x, "W"))
-        named = sorted((axis, letter) for axis, letter in letters if axis is not None)
-        return "".join(letter for _, letter in named) if self.y is not None else ""
-
-
-@dataclass(frozen=True)
-class Facts:
-    """What is known of every value at one concrete batch and image size."""
-
-    shapes: Mapping[str, Shape]
-    dtypes: Mapping[str, ir.DataType]
-    values: Mapping[str, np.ndarray]
-    """Small constants and the results of shape arithmetic."""
-    batch: int
-    size: Size | None
-
-    def shape(self, value: ir.Value | None) -> Shape | None:
-        """Its shape, None where even the rank is unknown."""
-        return None if value is None else self.shapes.get(value.name or "")
-
-    def full_shape(self, value: ir.Value | None) -> tuple[int, ...] | None:
-        """Its shape where every dimension is known, else None."""
-        shape = self.shape(value)
-        known = tuple(d for d in shape or () if d is not None)
-        return known if shape is not None and len(known) == len(shape) else None
-
-    def value(self, value: ir.Value | None) -> np.ndarray | None:
-        """Its contents, where they are small and follow from constants and shapes."""
-        return None if value is None else self.values.get(value.name or "")
-
-
-def layout(value: ir.Value) -> Layout:
-    """Where the image input has its batch, channels, height and width, read off its shape and first reader."""
-    rank = len(value.shape) if value.shape is not None else 0
-    if value.shape is None or rank not in (3, 4):
-        return Layout(0 if rank else None, None, None, None)
-    first = rank - 3  # the channel axis of (C, H, W) or (N, C, H, W)
-    sizes = [d if isinstance(d, int) else None for d in value.shape]
-    front, back = sizes[first], sizes[-1]
-    last = back is not None and (front is None or back < front) and back <= 16
-    if front == back:  # only the reader can tell
-        last = any(_turns_to_front(node, rank) for node in value.consumers())
-    batch = 0 if rank == 4 else None
-    return Layout(batch, rank - 1, first, first + 1) if last else Layout(batch, first, first + 1, first + 2)
-
-
-def _turns_to_front(node: ir.Node, rank: int) -> bool:
-    perm = node.attributes.get("perm") if node.op_type == "Transpose" else None
-    return perm is not None and list(perm.as_ints())[-3:] == [rank - 1, rank - 3, rank - 2]
-
-
-class Prober:
-    """The stripped graph, ready to be asked for `Facts` at any batch and size."""
-
-    def __init__(self, model: ir.Model, image: ir.Value) -> None:
-        self.model = model
-        self.image = image
-        self.layout = layout(image)
-        self._stripped = strip(model, {})
-
-    @property
-    def open_batch(self) -> bool:
-        """True where the file leaves the batch open."""
-        return self.is_open(self.layout.batch)
-
-    @property
-    def open_size(self) -> bool:
-        """True where the file leaves height or width open."""
-        return self.is_open(self.layout.y) or self.is_open(self.layout.x)
-
-    def is_open(self, axis: int | None) -> bool:
-        """True where the file leaves this axis of the image open."""
-        shape = self.image.shape
-        return axis is not None and shape is not None and not isinstance(shape[axis], int)
-
-    def facts(self, batch: int | None = None, size: Size | None = None) -> Facts:
-        """Shapes at this batch and (height, width); None takes the file's own, or a stand-in where it is open."""
-        bound = self._bind(batch, size)
-        inputs = {value.name or "": self._input_shape(value, bound) for value in self.model.graph.inputs}
-        values: dict[str, np.ndarray] = {}
-        for _ in range(_ROUNDS):
-            proto = strip(self.model, values) if values else self._stripped
-            shapes, dtypes = _infer(proto, self.model.graph.inputs, inputs)
-            found = constants.fold(self.model.graph, shapes)
-            done = len(found) == len(values) or self._complete(shapes)
-            values = found
-            if done:  # else arithmetic gave something new, by which more shapes may come out
-                break
-        whole = self._input_shape(self.image, bound) or ()
-        axes = (self.layout.batch, self.layout.y, self.layout.x)
-        first, height, width = (whole[axis] if axis is not None and whole else None for axis in axes)
-        return Facts(shapes, dtypes, values, first or 1, (height, width) if height and width else None)
-
-    def _complete(self, shapes: Mapping[str, Shape]) -> bool:
-        values = (value for node in self.model.graph for value in node.outputs)
-        return all(None not in shapes.get(value.name, (None,)) for value in values if value.name)
-
-    def _bind(self, batch: int | None, size: Size | None) -> dict[int, int]:
-        """Image axis -> size, for the axes that are open or asked for."""
-        bound: dict[int, int] = {}
-        asked = (
-            (self.layout.batch, batch, _BATCHES[0]),
-            (self.layout.y, size[0] if size else None, _SIZES[0][0]),
-            (self.layout.x, size[1] if size else None, _SIZES[0][1]),
-        )
-        for axis, wanted, stand_in in asked:
-            if axis is not None and (wanted is not None or self.is_open(axis)):
-                bound[axis] = wanted if wanted is not None else stand_in
-        return bound
-
-    def _input_shape(self, value: ir.Value, bound: Mapping[int, int]) -> Shape | None:
-        if value.shape is None:
-            return None
-        if value is self.image:
-            return tuple(bound.get(i, d if isinstance(d, int) else None) for i, d in enumerate(value.shape))
-        # Another input: its open dimensions that bear the name of one of the image's are the same.
-        named = {
-            d.value: bound[i]
-            for i, d in enumerate(self.image.shape or ())
-            if not isinstance(d, int) and d.value and i in bound
-        }
-        return tuple(d if isinstance(d, int) else named.get(d.value) for d in value.shape)
-
-
-def strip(model: ir.Model, values: Mapping[str, np.ndarray]) -> onnx.ModelProto:
-    """The graph for shape inference only: no weights, no metadata, `com.microsoft` operators by their twins.
-
-    Weights become typed inputs; small constants stay, since they may be shapes. `values` replace the nodes
-    that compute them.
-    """
-    proto = onnx.ModelProto(ir_version=10)
-    for domain, version in model.graph.opset_imports.items():
-        proto.opset_import.add(domain=domain, version=version)
-    graph = proto.graph
-    graph.name = "stripped"
-    taken = {v.name for node in model.graph for v in node.outputs} | set(model.graph.initializers)
-    free = (name for n in itertools.count() if (name := f"twin.{n}") not in taken)
-    for value in model.graph.initializers.values():
-        if value not in model.graph.inputs:
-            _strip_constant(graph, value, value.const_value)
-    for node in model.graph:
-        outputs = [v.name for v in node.outputs if v.name]
-        tensor = constant(node.outputs[0]) if node.op_type == "Constant" and node.outputs else None
-        if outputs and all(name in values for name in outputs):
-            graph.initializer.extend(onnx.numpy_helper.from_array(values[name], name) for name in outputs)
-        elif tensor is not None:
-            _strip_constant(graph, node.outputs[0], tensor)
-        elif node.domain == "" and twins.view(node).exact:
-            graph.node.append(_node(node))
-        else:
-            graph.node.extend(twins.standard_nodes(node, lambda: next(free)))
-    return proto
-
-
-def _strip_constant(graph: onnx.GraphProto, value: ir.Value, tensor: ir.TensorProtocol | None) -> None:
-    if tensor is None or not value.name:
-        return
-    kept = constants.small(tensor) if tensor.size <= _KEEP else None
-    if kept is not None:
-        graph.initializer.append(ir.serde.serialize_tensor(ir.tensor(kept, tensor.dtype, value.name)))
-        return
-    shape = [int(d) for d in tensor.shape]
-    graph.input.append(onnx.helper.make_tensor_value_info(value.name, tensor.dtype.value, shape))
-
-
-def _node(node: ir.Node) -> onnx.NodeProto:
-    proto = onnx.NodeProto(op_type=node.op_type, domain=node.domain)
-    proto.input.extend("" if v is None else v.name or "" for v in node.inputs)
-    proto.output.extend(v.name or "" for v in node.outputs)
-    for attribute in node.attributes.values():
-        ir.serde.serialize_attribute_into(proto.attribute.add(), attribute)
-    return proto
-
-
-def _infer(
-    stripped: onnx.ModelProto, values: Sequence[ir.Value], inputs: Mapping[str, Shape | None]
-) -> tuple[dict[str, Shape], dict[str, ir.DataType]]:
-    """Run ONNX's inference with these inputs, and read the result."""
-    proto = onnx.ModelProto()
-    proto.CopyFrom(stripped)
-    for value in values:
-        if value.dtype is not None and value.name:
-            shape = inputs.get(value.name)
-            proto.graph.input.append(
-                onnx.helper.make_tensor_value_info(value.name, value.dtype.value, shape)
-            )
-    shapes: dict[str, Shape] = {}
-    dtypes: dict[str, ir.DataType] = {}
-    inferred = _run(proto)
-    for tensor in inferred.graph.initializer:
-        shapes[tensor.name] = tuple(tensor.dims)
-        dtypes[tensor.name] = ir.DataType(tensor.data_type)
-    for info in (*inferred.graph.input, *inferred.graph.value_info):
-        if not info.type.HasField("tensor_type"):
-            continue
-        declared = info.type.tensor_type
-        if declared.elem_type:
-            dtypes[info.name] = ir.DataType(declared.elem_type)
-        if declared.HasField("shape"):
-            dims = declared.shape.dim
-            shapes[info.name] = tuple(d.dim_value if d.HasField("dim_value") else None for d in dims)
-    return shapes, dtypes
-
-
-def _run(proto: onnx.ModelProto) -> onnx.ModelProto:
-    failure: Exception | None = None
-    for propagate in (True, False):  # data propagation itself stumbles over some odd constants
-        try:
-            return onnx.shape_inference.infer_shapes(proto, strict_mode=False, data_prop=propagate)
-        except (RuntimeError, ValueError, onnx.shape_inference.InferenceError) as error:
-            failure = error
-    raise ModelRejected(f"no shapes can be inferred for this graph: {str(failure).strip()[:300]}") from failure
-
 
 def shapes(
     model: ir.Model,
-    input: str | None = None,  # noqa: A002 - ONNX's word
+    input: str | None = None,
     size: Size | None = None,
 ) -> dict[str, Symbolic]:
     """The shape of every value, by name.
@@ -286,12 +46,12 @@ def shapes(
 def probes(prober: Prober, size: Size | None = None) -> tuple[Facts, Facts | None, Facts | None]:
     """Facts as the file stands; the same at another batch and at another size, where these are open."""
     base = prober.facts(size=size)
-    other_batch = prober.facts(_BATCHES[1], size) if prober.open_batch else None
+    other_batch = prober.facts(BATCHES[1], size) if prober.open_batch else None
     if size is not None or not prober.open_size:
         return base, other_batch, None
-    kept = base.size or _SIZES[0]
+    kept = base.size or SIZES[0]
     height, width = (
-        _SIZES[1][i] if prober.is_open(axis) else kept[i]
+        SIZES[1][i] if prober.is_open(axis) else kept[i]
         for i, axis in enumerate((prober.layout.y, prober.layout.x))
     )
     return base, other_batch, prober.facts(size=(height, width))
@@ -356,7 +116,7 @@ def _symbol(
     return UNKNOWN
 
 
-def annotate(model: ir.Model, input: str | None = None) -> None:  # noqa: A002
+def annotate(model: ir.Model, input: str | None = None) -> None:
     """Write element types and shapes onto the values that have none; open dimensions stay open. Edits `model`."""
     try:
         image = image_input(model, input)
@@ -368,7 +128,11 @@ def annotate(model: ir.Model, input: str | None = None) -> None:  # noqa: A002
     base, by_batch, by_size = probes(prober)
     known = symbolic(prober, base, by_batch, by_size)
     axes = {"N": prober.layout.batch, "H": prober.layout.y, "W": prober.layout.x}
-    named = {symbol: image.shape[axis] for symbol, axis in axes.items() if image.shape is not None and axis is not None}
+    named = {
+        symbol: image.shape[axis]
+        for symbol, axis in axes.items()
+        if image.shape is not None and axis is not None
+    }
     for node in model.graph:
         for value in node.outputs:
             name = value.name or ""

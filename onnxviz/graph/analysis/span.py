@@ -119,7 +119,12 @@ def union(one: Span, other: Span, length: int) -> Span:
     units = np.arange(max(1, length))
     for still, moving in ((one, other), (other, one)):
         low, high = moving.table(units)
-        if still.step == 0 and still.period == 1 and still.low[0] <= low.min() and still.high[0] >= high.max():
+        if (
+            still.step == 0
+            and still.period == 1
+            and still.low[0] <= low.min()
+            and still.high[0] >= high.max()
+        ):
             return still
     # Two branches that drift apart have no common period: a table of every unit instead.
     step = min(one.step, other.step, key=lambda s: (s == 0, abs(s)))

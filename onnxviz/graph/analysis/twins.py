@@ -143,7 +143,9 @@ def standard_nodes(node: ir.Node, fresh: Callable[[], str]) -> Iterator[onnx.Nod
     if twin.channels_last:
         rank = rank or 4
         turned = fresh()
-        yield onnx.helper.make_node("Transpose", [names[0]], [turned], perm=[0, rank - 1, *range(1, rank - 1)])
+        yield onnx.helper.make_node(
+            "Transpose", [names[0]], [turned], perm=[0, rank - 1, *range(1, rank - 1)]
+        )
         names[0] = turned
     attributes = dict(twin.attributes)
     if twin.op == "MatMul":

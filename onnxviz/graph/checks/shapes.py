@@ -34,14 +34,14 @@ def rule(*operators: str) -> Callable[[_R], _R]:
 
 
 _SAME: Final = """
-    Abs Acos Acosh Asin Asinh Atan Atanh Bernoulli BitwiseNot Cast Ceil Celu Clip Cos Cosh CumProd CumSum DequantizeLinear
-    Elu Erf Exp EyeLike FakeQuantize Floor Gelu HardSigmoid HardSwish Hardmax Identity InstanceNormalization IsInf IsNaN
-    LeakyRelu Log LogSoftmax LpNormalization LRN MeanVarianceNormalization Mish Neg Not Optional PRelu QuantizeLinear
-    QuickGelu RandomNormalLike RandomUniformLike Reciprocal Relu ReverseSequence RMSNormalization Round ScatterElements
-    Scatter ScatterND Selu Shrink Sigmoid Sign Sin Sinh Softmax Softplus Softsign Sqrt Swish Tan Tanh TensorScatter
-    ThresholdedRelu Trilu GroupNormalization LayerNormalization BatchNormalization Dropout
-    SimplifiedLayerNormalization ImageScaler Scale Affine ScaledTanh ParametricSoftplus QLinearLeakyRelu QLinearSigmoid
-    FastGelu BiasGelu
+    Abs Acos Acosh Asin Asinh Atan Atanh Bernoulli BitwiseNot Cast Ceil Celu Clip Cos Cosh CumProd CumSum
+    DequantizeLinear Elu Erf Exp EyeLike FakeQuantize Floor Gelu HardSigmoid HardSwish Hardmax Identity
+    InstanceNormalization IsInf IsNaN LeakyRelu Log LogSoftmax LpNormalization LRN MeanVarianceNormalization
+    Mish Neg Not Optional PRelu QuantizeLinear QuickGelu RandomNormalLike RandomUniformLike Reciprocal Relu
+    ReverseSequence RMSNormalization Round ScatterElements Scatter ScatterND Selu Shrink Sigmoid Sign Sin
+    Sinh Softmax Softplus Softsign Sqrt Swish Tan Tanh TensorScatter ThresholdedRelu Trilu
+    GroupNormalization LayerNormalization BatchNormalization Dropout SimplifiedLayerNormalization
+    ImageScaler Scale Affine ScaledTanh ParametricSoftplus QLinearLeakyRelu QLinearSigmoid FastGelu BiasGelu
 """
 _ELEMENTWISE: Final = """
     Add Sub Mul Div Pow Mod And Or Xor Equal Greater GreaterOrEqual Less LessOrEqual Where Min Max Mean Sum
@@ -96,7 +96,9 @@ def _windows(call: Call, spatial: Sizes, kernel: list[int], transposed: bool = F
             room = size + (padding if automatic == b"NOTSET" else 0) - reach[place]
             steps = -(-room // stride) if call.attribute("ceil_mode", 0) else room // stride
             # Rounded up, the last window may begin behind the input, and does not count.
-            result.append(steps if steps * stride >= size + pads[place] and steps > room // stride else steps + 1)
+            result.append(
+                steps if steps * stride >= size + pads[place] and steps > room // stride else steps + 1
+            )
     return result
 
 

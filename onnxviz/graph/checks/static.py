@@ -99,6 +99,7 @@ class _Pass:
         self, graph: onnx.GraphProto, scope: _Scope, opsets: Mapping[str, int], attributes: Attributes
     ) -> tuple[list[Known], int]:
         """What is known about a graph's outputs, and the trips that some node in it certainly makes."""
+        self._spend(len(graph.initializer))
         for tensor in graph.initializer:
             value = self.lookup(tensor)
             shape = tuple(tensor.dims)
@@ -116,7 +117,7 @@ class _Pass:
         """Go over nodes in order; the trips that some node certainly makes."""
         most = 1
         for node in nodes:
-            self._spend(node)
+            self._spend(_weight(node))
             given = {
                 each.name: attributes.get(each.ref_attr_name, each) if each.ref_attr_name else each
                 for each in node.attribute
@@ -138,8 +139,9 @@ class _Pass:
                     scope.own[name] = known
         return most
 
-    def _spend(self, node: onnx.NodeProto) -> None:
-        self.work += 1 + (len(node.input) + len(node.output)) // 8
+    def _spend(self, entries: int) -> None:
+        """Count work: a function's body is gone through at each call, whatever it holds."""
+        self.work += 1 + entries // 8
         allowed = self.limits.nodes * _WORK_PER_NODE
         if self.work > allowed:
             raise exceeded(
@@ -212,6 +214,7 @@ class _Pass:
         given: Attributes,
         opsets: Mapping[str, int],
     ) -> tuple[list[Known], int]:
+        self._spend(len(function.attribute_proto) + len(function.input))
         own = {name: known or UNKNOWN for name, known in zip(function.input, inputs, strict=False)}
         attributes = {attribute.name: attribute for attribute in function.attribute_proto} | dict(given)
         versions = {**opsets, **{normal(entry.domain): entry.version for entry in function.opset_import}}
@@ -298,6 +301,14 @@ class _Body:
 
 
 _BODIES: Final = {"If": _Pass._if, "Loop": _Pass._loop, "Scan": _Pass._scan}
+
+
+def _weight(node: onnx.NodeProto) -> int:
+    """The entries of a node's fields."""
+    entries = len(node.input) + len(node.output)
+    for attribute in node.attribute:
+        entries += 1 + len(attribute.ints) + len(attribute.floats) + len(attribute.strings) + len(attribute.s)
+    return entries
 
 
 def _scalar(known: Known | None) -> int | None:

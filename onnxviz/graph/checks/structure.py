@@ -9,21 +9,22 @@ size (n log n where it has to be sorted).
 from __future__ import annotations
 
 import heapq
-from collections import Counter
-from collections.abc import Iterable, Iterator, MutableSequence
+from collections.abc import Iterable, Iterator, MutableSequence, Sequence
 from dataclasses import dataclass, field
+from typing import Final
 
 import onnx
 
 from onnxviz.errors import ModelRejected
-from onnxviz.graph.checks import contrib, operators
+from onnxviz.graph.checks import contrib, functions, operators
+from onnxviz.graph.checks.functions import Count, Key
 from onnxviz.graph.checks.operators import Signature, check_call, normal
+from onnxviz.graph.checks.tensors import check_type
 from onnxviz.graph.limits import Limits
 from onnxviz.graph.quoted import label, quoted
 from onnxviz.graph.walk import subgraphs
 
-#: Domain, name and overload of a model-local function.
-Key = tuple[str, str, str]
+_MOST_IMPORTS: Final = 1000
 
 
 @dataclass
@@ -32,26 +33,14 @@ class Structure:
 
     opsets      the version of each domain imported, '' for ai.onnx
     functions   the model-local functions
-    order       the functions so that each comes after all that it calls
     microsoft   whether operators of com.microsoft are used
     warnings    what is unusual but allowed
     """
 
     opsets: dict[str, int]
     functions: dict[Key, onnx.FunctionProto]
-    order: list[Key] = field(default_factory=list)
     microsoft: bool = False
     warnings: list[str] = field(default_factory=list)
-
-
-@dataclass
-class _Count:
-    """Nodes of one body, and the calls it makes: how often, and in how deep a subgraph at most."""
-
-    nodes: int = 0
-    depth: int = 0
-    calls: Counter[Key] = field(default_factory=Counter)
-    call_depth: dict[Key, int] = field(default_factory=dict)
 
 
 def check(model: onnx.ModelProto, limits: Limits) -> Structure:
@@ -75,20 +64,24 @@ def check(model: onnx.ModelProto, limits: Limits) -> Structure:
             found.warnings.append(f"the model defines the operator {quoted(function.name)} of {domain} anew")
     main = _Checker(found, limits, found.opsets)
     main.graph(model.graph, (), 0)
-    counts: dict[Key, _Count] = {}
+    counts: dict[Key, Count] = {}
     for key, function in found.functions.items():
         body = _Checker(
             found, limits, found.opsets | _opsets(function.opset_import, f"the function {quoted(key[1])}")
         )
         body.function(function)
         counts[key] = body.count
-    _expand(found, main.count, counts, limits)
+    functions.expand(main.count, counts, limits)
     _version_warnings(found)
     return found
 
 
-def _opsets(imports: Iterable[onnx.OperatorSetIdProto], who: str) -> dict[str, int]:
+def _opsets(imports: Sequence[onnx.OperatorSetIdProto], who: str) -> dict[str, int]:
     versions: dict[str, int] = {}
+    if len(imports) > _MOST_IMPORTS:
+        raise ModelRejected(
+            f"{who} imports {len(imports)} operator sets; at most {_MOST_IMPORTS} were expected"
+        )
     for entry in imports:
         domain = normal(entry.domain)
         if entry.version < 1 or versions.setdefault(domain, entry.version) != entry.version:
@@ -120,7 +113,7 @@ class _Checker:
         self.found = found
         self.limits = limits
         self.opsets = opsets
-        self.count = _Count()
+        self.count = Count()
         self._signatures: dict[tuple[str, str], Signature | None] = {}
         self._references: frozenset[str] | None = None  # the attributes that a function's body may refer to
 
@@ -142,6 +135,8 @@ class _Checker:
             if sparse.values.name in own:
                 raise ModelRejected(f"{who} has the sparse weight {quoted(sparse.values.name)} twice")
             own.add(sparse.values.name)
+        for value in (*graph.input, *graph.output, *graph.value_info):
+            check_type(value.type, f"the value {quoted(value.name)}")
         if "" in own:
             raise ModelRejected(f"{who} has a weight or an input without a name")
         return self._body(graph.node, own, [value.name for value in graph.output], who, outer, depth)
@@ -246,8 +241,12 @@ class _Checker:
                     raise ModelRejected(
                         f"the {label(node)} refers to an attribute {quoted(reference)} that is not there"
                     )
-            elif attribute.type == onnx.AttributeProto.STRING:
-                attribute.s.decode()  # not UTF-8: a broken model, says `load`
+            elif attribute.type in (onnx.AttributeProto.STRING, onnx.AttributeProto.STRINGS):
+                for text in (attribute.s, *attribute.strings):
+                    text.decode()  # not UTF-8: a broken model, says `load`
+            elif attribute.type in (onnx.AttributeProto.TYPE_PROTO, onnx.AttributeProto.TYPE_PROTOS):
+                for kind in (attribute.tp, *attribute.type_protos):
+                    check_type(kind, f"the attribute {quoted(attribute.name)} of the {label(node)}")
             elif attribute.type == onnx.AttributeProto.UNDEFINED:
                 raise ModelRejected(
                     f"the attribute {quoted(attribute.name)} of the {label(node)} has no type"
@@ -287,43 +286,3 @@ def _sort(nodes: MutableSequence[onnx.NodeProto], needs: list[set[int]], who: st
         )
     del nodes[:]
     nodes.extend(order)
-
-
-_UNSEEN, _OPEN, _DONE = range(3)
-
-
-def _expand(found: Structure, main: _Count, counts: dict[Key, _Count], limits: Limits) -> None:
-    """Refuse functions that call themselves; check size and depth with every call expanded; order the functions."""
-    state = dict.fromkeys(counts, _UNSEEN)
-    for first in counts:
-        stack = [first]
-        while stack:
-            key = stack[-1]
-            if state[key] == _UNSEEN:
-                state[key] = _OPEN
-                for callee in counts[key].calls:
-                    if state[callee] == _OPEN:
-                        name = quoted(callee[1])
-                        raise ModelRejected(f"the function {name} calls itself, directly or through others")
-                    if state[callee] == _UNSEEN:
-                        stack.append(callee)
-            else:
-                stack.pop()
-                if state[key] == _OPEN:
-                    state[key] = _DONE
-                    found.order.append(key)
-    sizes: dict[Key, tuple[int, int, int]] = {}
-    for key in found.order:
-        sizes[key] = _expanded(counts[key], sizes)
-    nodes, calls, depth = _expanded(main, sizes)
-    limits.check("nodes", nodes, f"the model has {nodes} nodes with its functions expanded")
-    limits.check("function_depth", calls - 1, f"functions call each other {calls - 1} deep")
-    limits.check("subgraph_depth", depth, f"subgraphs are nested {depth} deep with functions expanded")
-
-
-def _expanded(count: _Count, sizes: dict[Key, tuple[int, int, int]]) -> tuple[int, int, int]:
-    """(nodes, depth of calls, depth of subgraphs) of a body with all its calls expanded."""
-    nodes = count.nodes + sum(times * sizes[key][0] for key, times in count.calls.items())
-    calls = 1 + max((sizes[key][1] for key in count.calls), default=0)
-    depth = max([count.depth, *(at + sizes[key][2] for key, at in count.call_depth.items())])
-    return nodes, calls, depth

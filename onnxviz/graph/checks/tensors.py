@@ -23,6 +23,7 @@ _FIELDS: Final[dict[str, frozenset[ir.DataType]]] = {
     "string_data": frozenset({ir.DataType.STRING}),
 }
 _IN_INT32: Final = frozenset(ir.DataType) - {ir.DataType.UNDEFINED} - frozenset().union(*_FIELDS.values())
+_NUMBERS: Final = frozenset(int(kind) for kind in ir.DataType)
 _COMPLEX: Final = frozenset({ir.DataType.COMPLEX64, ir.DataType.COMPLEX128})
 
 
@@ -60,6 +61,27 @@ def data_type(proto: onnx.TensorProto, what: str) -> ir.DataType:
     if found == ir.DataType.UNDEFINED:
         raise ModelRejected(f"{what} has the element type {proto.data_type}, which ONNX does not have")
     return found
+
+
+def check_type(kind: onnx.TypeProto, what: str) -> None:
+    """Refuse a declared type that ONNX or the IR does not have; no type at all is allowed.
+
+    raises   ModelRejected
+    """
+    while kind.HasField("sequence_type") or kind.HasField("optional_type"):
+        kind = (
+            kind.sequence_type.elem_type if kind.HasField("sequence_type") else kind.optional_type.elem_type
+        )
+        if kind.WhichOneof("value") is None:
+            raise ModelRejected(f"{what} is declared as a list or option of nothing")
+    if kind.HasField("map_type"):
+        raise ModelRejected(f"{what} is a map, not a tensor; export the model without it")
+    for name in ("tensor_type", "sparse_tensor_type"):
+        if kind.HasField(name) and getattr(kind, name).elem_type not in _NUMBERS:
+            number = getattr(kind, name).elem_type
+            raise ModelRejected(
+                f"{what} is declared with the element type {number}, which ONNX does not have"
+            )
 
 
 def byte_size(dtype: ir.DataType, elements: int) -> int:

@@ -1,0 +1,173 @@
+"""How an attribution is drawn."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from onnxviz.image import attribution as drawing
+from onnxviz.image import sheet
+from onnxviz.results import Attribution
+
+PHOTO = np.full((64, 64, 3), 128, np.uint8)
+BOX = {"top": 16, "left": 32, "bottom": 32, "right": 48}
+
+
+def attribution(values, *, method="occlusion", target=285, signed=False, score=0.5, **figures) -> Attribution:
+    parameters = {"window": (16, 16), "stride": (16, 16), "fill": "grey", "masks": 40}
+    return Attribution(
+        values=np.asarray(values, np.float32),
+        manifest={"parameters": parameters, "figures": figures},
+        image=PHOTO,
+        target=target,
+        label="Egyptian cat" if target is not None else "features, channel 3",
+        method=method,
+        score=score,
+        signed=signed,
+    )
+
+
+def spot(value: float = 0.3) -> np.ndarray:
+    values = np.zeros((64, 64))
+    values[16:32, 32:48] = value
+    return values
+
+
+@pytest.fixture
+def said(monkeypatch) -> dict:
+    """What `draw` hands to the sheet: the pictures, captions and scale."""
+    seen: dict = {}
+
+    def side_by_side(items, **more):
+        seen["pictures"] = [np.asarray(picture) for picture, _ in items]
+        seen["captions"] = [text for _, text in items]
+        return sheet.side_by_side(items, **more)
+
+    def scale_bar(low, high, colours, **more):
+        seen["scale"] = (low, high, more["label"])
+        return sheet.scale_bar(low, high, colours, **more)
+
+    monkeypatch.setattr(drawing, "side_by_side", side_by_side)
+    monkeypatch.setattr(drawing, "scale_bar", scale_bar)
+    return seen
+
+
+def test_a_picture_with_photo_map_and_scale(said) -> None:
+    picture = drawing.draw(attribution(spot(), largest_fall=0.3, largest_fall_window=BOX))
+    assert isinstance(picture, Image.Image)
+    assert picture.mode == "RGB"
+    photo, over = said["pictures"]
+    assert photo.shape == over.shape == (448, 448, 3)
+    low, high, label = said["scale"]
+    assert low == 0
+    assert 0 < high <= 30
+    assert label == "fall in probability (percentage points)"
+
+
+def test_the_more_it_falls_the_deeper_the_colour(said) -> None:
+    values = np.zeros((64, 64))
+    values[:, 16:32], values[:, 32:48], values[:, 48:] = 0.1, 0.2, 0.3
+    drawing.draw(attribution(values))
+    over = said["pictures"][1].astype(float)
+    light = [over[:, x : x + 16].mean() for x in (40, 160, 272, 400)]
+    assert light == sorted(light, reverse=True)
+    assert light[-1] < light[0] - 40
+    assert np.ptp(over[:, :20], axis=2).max() < 8  # nothing there: the photo without its colours
+    assert np.ptp(over[:, 420:], axis=2).min() > 60
+
+
+def test_where_covering_helps_nothing_is_drawn(said) -> None:
+    values = spot()
+    values[48:] = -0.9
+    drawing.draw(attribution(values))
+    over = said["pictures"][1].astype(int)
+    assert np.ptp(over[400:], axis=2).max() < 4
+    assert said["scale"][1] <= 30
+
+
+def test_captions_name_class_probability_and_the_window_that_costs_most(said) -> None:
+    drawing.draw(attribution(spot(), score=0.389, largest_fall=0.3, largest_fall_window=BOX))
+    assert said["captions"][0] == "Egyptian cat  38.9%\nwith the marked window covered: 8.9%"
+    assert said["captions"][1].startswith("occlusion: grey windows of 16×16 pixels, every 16\n")
+    photo = said["pictures"][0]
+    framed = np.argwhere((photo == 255).all(axis=2))
+    # 16 to 32 and 32 to 48 of 64 pixels, drawn at 448.
+    np.testing.assert_allclose(framed.min(axis=0), [112, 224], atol=3)
+    np.testing.assert_allclose(framed.max(axis=0), [223, 335], atol=3)
+
+
+def test_no_window_is_marked_where_nothing_falls(said) -> None:
+    picture = drawing.draw(attribution(-spot(), largest_fall=-0.1, largest_fall_window=BOX))
+    assert (said["pictures"][0] == 128).all()
+    assert "scale" not in said
+    assert "nothing stands out" in said["captions"][1]
+    assert picture.size[0] > 900
+
+
+def test_the_edges_of_windows_are_smoothed_but_not_other_maps(said) -> None:
+    def steepest(method: str) -> float:
+        drawing.draw(attribution(spot(), method=method))
+        return float(np.abs(np.diff(said["pictures"][1].astype(int), axis=1)).max())
+
+    assert steepest("occlusion") < steepest("saliency") / 3
+
+
+def test_rise_is_coloured_from_its_median_up(said) -> None:
+    values = spot(0.1) + 0.4
+    drawing.draw(attribution(values, method="rise", masks=40, mean_masked_score=0.42))
+    low, high, label = said["scale"]
+    assert (round(low, 3), round(high, 3)) == (40.0, 50.0)
+    assert label == "mean probability when the place shows (percent)"
+    over = said["pictures"][1].astype(int)
+    assert np.ptp(over[:60], axis=2).max() < 4
+    assert said["captions"][0].endswith("through random masks: 42.0% on average")
+    assert said["captions"][1].startswith("RISE: 40 random masks\n")
+
+
+def test_an_objective_that_is_no_class_has_no_percent(said) -> None:
+    drawing.draw(attribution(spot(3.0), target=None, score=7.5, largest_fall=3.0, largest_fall_window=BOX))
+    assert said["captions"][0] == "features, channel 3  7.5\nwith the marked window covered: 4.5"
+    assert said["scale"][2] == "fall in score"
+    assert 1 < said["scale"][1] <= 3
+
+
+def test_signed_maps_have_two_colours(said) -> None:
+    values = spot()
+    values[48:] = -0.3
+    drawing.draw(attribution(values, method="saliency", signed=True))
+    over = said["pictures"][1].astype(int)
+    red, blue = over[168, 280], over[420, 200]
+    assert red[0] > red[2] + 60
+    assert blue[2] > blue[0] + 60
+    low, high, _ = said["scale"]
+    assert low == -high
+
+
+def test_an_interrupted_run_says_so(said) -> None:
+    drawing.draw(attribution(spot(), windows=16, windows_done=5))
+    assert "(interrupted after 5 of 16)" in said["captions"][1]
+
+
+def test_values_that_are_no_numbers_do_not_break_it() -> None:
+    values = spot()
+    values[0, 0] = np.nan
+    for method in ("occlusion", "rise"):
+        drawing.draw(attribution(values, method=method))
+        drawing.draw(attribution(np.full((64, 64), np.nan), method=method, score=float("nan")))
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0.389, "38.9%"),
+        (0.5, "50.0%"),
+        (0.9998, "99.980%"),
+        (0.00052, "0.052%"),
+        (0.0, "0%"),
+        (1.0, "100%"),
+        (1 - 1e-12, "100.000000%"),
+    ],
+)
+def test_percent(value, text) -> None:
+    assert drawing._percent(value) == text

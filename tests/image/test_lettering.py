@@ -1,0 +1,127 @@
+"""Text in pictures: it fits, it is the same everywhere, and it is harmless."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image, ImageDraw
+
+from onnxviz.image import lettering
+from onnxviz.image.lettering import draw, drawable, line_height, shortened, width, wrapped
+
+TEXT = st.text(max_size=80) | st.text("ab c/._-Wi", max_size=80)
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("Egyptian cat, 39.5 %", "Egyptian cat, 39.5 %"),
+        ("Dvořák naïve Ångström", "Dvorak naive Angstrom"),
+        ("3×3 − 0.5 – ±1 µm", "3x3 - 0.5 - ±1 um"),
+        ("Straße Łódź smørrebrød", "Strasse Lodz smorrebrod"),
+        ("猫 and кот", "? and ???"),
+        ("x² ½", "x2 1?2"),
+        ("\x1b[31mred\u202e", "\\x1b[31mred\\u202e"),
+        ("a…b", "a…b"),
+    ],
+)
+def test_what_is_drawn(text, shown):
+    assert drawable(text).replace("⁄", "?") == shown
+
+
+def ink(text: str) -> np.ndarray:
+    canvas = Image.new("L", (60, 40), 255)
+    ImageDraw.Draw(canvas).text((5, 5), text, font=lettering.font(24), fill=0)
+    return np.asarray(canvas)
+
+
+@pytest.mark.parametrize("letter", sorted(lettering._HELD - {" "}))
+def test_the_font_holds_every_letter_that_is_let_through(letter):
+    missing = ink("\uffff")  # the box for a letter that the font lacks
+    assert not np.array_equal(ink(letter), missing)
+    assert ink(letter).min() < 128
+
+
+@given(TEXT, st.integers(8, 24), st.integers(0, 200), st.booleans())
+def test_what_is_shortened_fits(text, size, room, middle):
+    short = shortened(text, size, room, middle=middle)
+    assert width(short, size) <= room
+    if width(text, size) <= room:
+        assert short == drawable(text)
+    elif short:
+        assert "…" in short
+
+
+def test_shortening_takes_no_more_than_it_must():
+    text = "features/stage3/block5/conv2/output"
+    for room in range(40, width(text, 13)):
+        short = shortened(text, 13, room)
+        kept = len(short) - 1
+        assert text.startswith(short[:-1])
+        assert width(text[: kept + 2] + "…", 13) > room
+
+
+def test_the_middle_is_cut_where_both_ends_tell():
+    short = shortened("features/stage3/block5/conv2/output", 13, 120, middle=True)
+    assert short.startswith("features")
+    assert short.endswith("output")
+
+
+@given(TEXT, st.integers(8, 24), st.integers(0, 200), st.integers(0, 4))
+def test_what_is_wrapped_fits(text, size, room, lines):
+    result = wrapped(text, size, room, lines)
+    assert len(result) <= lines
+    assert all(width(line, size) <= room for line in result)
+
+
+@given(st.text("ab cde", max_size=60), st.integers(60, 300))
+def test_wrapping_loses_nothing_while_there_are_lines(text, room):
+    assert "".join(wrapped(text, 12, room, 1000)).replace(" ", "") == text.replace(" ", "")
+
+
+def test_wrapping():
+    assert wrapped("one two three four", 15, width("three four", 15), 3) == ["one two", "three four"]
+    assert wrapped("first\nsecond", 15, 400, 3) == ["first", "second"]
+    assert wrapped("a\n\nb", 15, 400, 3) == ["a", "", "b"]
+    assert wrapped("", 15, 400, 3) == []
+    cut = wrapped("one two three four five six", 15, width("three four", 15), 2)
+    assert len(cut) == 2
+    assert cut[1].endswith("…")
+    assert wrapped("many\nshort\nlines", 15, 400, 2)[-1].endswith("…")
+
+
+def test_a_long_name_is_broken_after_a_separator():
+    first = wrapped("features/block4/expand/convolution_output", 15, width("features/block4/expa", 15), 3)[0]
+    assert first == "features/block4/"
+
+
+@pytest.mark.parametrize(("align", "x"), [("left", 20), ("centre", 100), ("right", 180)])
+@pytest.mark.parametrize("strong", [False, True])
+def test_drawing_stays_in_its_line(align, x, strong):
+    for size in (10, 13, 15, 21):
+        picture = Image.new("RGB", (200, 60), "white")
+        draw(ImageDraw.Draw(picture), x, 10, "Ågjpqy |(W)", size, align=align, strong=strong)
+        rows, columns = np.nonzero(np.asarray(picture).min(axis=2) < 200)
+        assert rows.min() >= 10 - 1
+        assert rows.max() < 10 + line_height(size) + 1
+        span = width("Agjpqy |(W)", size)
+        left = {"left": x, "centre": x - span / 2, "right": x - span}[align]
+        assert columns.min() >= left - 2
+        assert columns.max() <= left + span + 2
+        assert columns.max() - columns.min() > 0.8 * span
+
+
+def test_text_is_crisp_and_of_high_contrast():
+    picture = Image.new("RGB", (200, 40), "white")
+    draw(ImageDraw.Draw(picture), 5, 5, "Illegible?", 15)
+    values = np.asarray(picture)
+    assert values.min() < 45
+
+    def luminance(colour):
+        linear = [(v / 255 / 12.92 if v <= 10 else ((v / 255 + 0.055) / 1.055) ** 2.4) for v in colour]
+        return np.dot(linear, [0.2126, 0.7152, 0.0722])
+
+    for colour, least in ((lettering.INK, 15), (lettering.SOFT, 5.5)):
+        assert 1.05 / (luminance(colour) + 0.05) > least
