@@ -9,7 +9,7 @@ from onnxviz._version import __version__
 
 # Public name -> module. Loaded at first use: `import onnxviz` must stay light, since onnx_ir alone takes 0.3 s.
 _PUBLIC = {
-    "load": "network",
+    "load": "opening",
     "Network": "network",
     "Limits": "graph.limits",
     "Attribution": "results",
@@ -26,14 +26,15 @@ _PUBLIC = {
     "inspect": "techniques.inspect",
     "expose": "techniques.expose",
     "export": "techniques.export",
+    "gradient_model": "techniques.gradient",
     "doctor": "health",
 }
-_MODULES = ("errors",)
+_MODULES = ("errors", "objectives")
 
 if TYPE_CHECKING:
     from onnxviz.image.preprocess import Preprocessing as Preprocessing
     from onnxviz.network import Network as Network
-    from onnxviz.network import load as load
+    from onnxviz.opening import load as load
     from onnxviz.results import Attribution as Attribution
 
 __all__ = ["__version__", *_MODULES, *_PUBLIC]  # noqa: PLE0604 - strings all, from the table above

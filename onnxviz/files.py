@@ -7,6 +7,7 @@ import errno
 import hashlib
 import io
 import json
+import numbers
 import os
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -83,6 +84,8 @@ def _plain(value: Any) -> Any:
         return value if value - value == 0 else None
     if isinstance(value, (str, int, bool)) or value is None:
         return value
+    if isinstance(value, numbers.Rational):
+        return float(value)
     if hasattr(value, "tolist"):
         return _plain(value.tolist())
     if hasattr(value, "item"):

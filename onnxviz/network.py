@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -15,26 +13,24 @@ from onnxviz._version import __version__
 from onnxviz.errors import ModelUnsuitable, UsageError
 from onnxviz.graph.limits import Limits
 from onnxviz.graph.load import Loaded
-from onnxviz.graph.load import load as load_graph
-from onnxviz.inputs import InputSpec, fix_inputs, image_input
-from onnxviz.labels import check_count, find_label, read_labels
+from onnxviz.inputs import InputSpec
+from onnxviz.labels import find_label
 from onnxviz.progress import Progress, silent
-from onnxviz.runtime import batching
+from onnxviz.runtime import batching, providers
 from onnxviz.runtime.ort import Program, compile
 
 if TYPE_CHECKING:
-    import onnx
-
     from onnxviz.graph.head import Head
     from onnxviz.graph.layers import Layer
     from onnxviz.image.preprocess import Preprocessing
+    from onnxviz.objectives import Objective
 
 #: Anything that is one image: a path, a PIL image, or an (H, W, 3) uint8 array.
 ImageLike = Any
 #: One image, a list of them, or the network's own input tensor as a float32 array of four dimensions.
 Images = Any
 
-_DEFAULT_SIZE = 224
+DEFAULT_SIZE = 224
 
 
 class Prediction(NamedTuple):
@@ -97,7 +93,7 @@ class Network:
     def size(self) -> tuple[int, int]:
         """(height, width) in pixels of what the network sees, unless images keep their own size."""
         given = self.preprocessing.size or (self.input.height, self.input.width)
-        return given[0] or _DEFAULT_SIZE, given[1] or _DEFAULT_SIZE
+        return given[0] or DEFAULT_SIZE, given[1] or DEFAULT_SIZE
 
     def layer(self, name: str) -> Layer:
         """The layer called `name`: a value's, a node's or a module's name.
@@ -302,6 +298,31 @@ class Network:
         arrays = self.run(self.prepare(images), list(dict.fromkeys(values.values())), batch=batch)
         return {name: arrays[value].astype(np.float32, copy=False) for name, value in values.items()}
 
+    def value_and_gradient(
+        self, objective: Objective, *, wrt: str | None = None, rules: str = "plain"
+    ) -> Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]:
+        """A function of the input tensor that gives an objective's value for each image, (N,), and its gradient.
+
+        objective   see `onnxviz.objectives`; objectives add up and scale
+        wrt         None: the gradient by the image, of x's shape; or the name of a layer
+        rules       'plain', 'guided', 'deconvnet' or 'redirected'
+        raises      UnknownLayer, UnknownLabel, ModelUnsuitable, UnsupportedOperator
+        """
+        from onnxviz.grad.model import value_and_gradient
+        from onnxviz.grad.overrides import by_name
+
+        source = wrt if wrt is not None else self.input.name
+        graph = value_and_gradient(self.batched[0], objective, source, rules=by_name(rules))
+        program = compile(
+            graph, provider=self.provider, threads=self.threads, seconds=self.limits.run_seconds
+        )
+
+        def evaluate(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            arrays = program({self.input.name: x})
+            return arrays["objective"], arrays[f"{source}.gradient"]
+
+        return evaluate
+
     # --- on record ------------------------------------------------------------------------------
 
     def manifest(self, technique: str, **parameters: Any) -> dict[str, Any]:
@@ -330,7 +351,7 @@ class Network:
                 "onnxruntime": onnxruntime.__version__,
                 "numpy": np.__version__,
             },
-            "provider": running.provider if running else self.provider,
+            "provider": running.provider if running else providers.name(self.provider),
             "threads": self.threads,
             "preprocessing": self.preprocessing.to_dict(),
             "parameters": parameters,
@@ -353,124 +374,3 @@ def as_list(images: Images) -> list[ImageLike]:
     if isinstance(images, np.ndarray) and images.ndim == 4:
         return list(images)
     return [images]
-
-
-def load(
-    model: str | os.PathLike[str] | bytes | onnx.ModelProto | ir.Model,
-    *,
-    preprocess: Preprocessing | str | os.PathLike[str] | None = None,
-    labels: str | os.PathLike[str] | Sequence[str] | None = None,
-    provider: str = "auto",
-    threads: int | None = None,
-    size: int | tuple[int, int] | None = None,
-    mean: Sequence[float] | None = None,
-    std: Sequence[float] | None = None,
-    channels: str | None = None,
-    layout: str | None = None,
-    input: str | None = None,
-    feeds: Mapping[str, Any] | None = None,
-    limits: Limits | None = None,
-) -> Network:
-    """Open a convolutional network in ONNX form.
-
-    model        a path, a name of the catalogue ('efficientnet-lite0' is bundled), the file's bytes, or a parsed model
-    preprocess   how pictures become its input: a preset's name, a JSON file, or a Preprocessing; None: what the
-                 model's metadata says, else ImageNet's usual values (with a warning)
-    labels       the classes' names: a file, a list, or 'imagenet'; None: what the metadata says
-    provider     'auto' (CUDA where it works, else CPU), 'cpu', 'cuda', or any name that ONNX Runtime knows
-    threads      threads within an operator; None: ONNX Runtime decides
-    size         height and width in pixels, for networks that allow it
-    mean, std    per channel, of pixels in 0..1 or 0..255; change what `preprocess` says
-    channels     'RGB', 'BGR', 'L' (grey) or 'RGBA'
-    layout       'NCHW' or 'NHWC', where the shape does not tell
-    input        the image input's name, where there are several inputs
-    feeds        fixed values for the other inputs
-    limits       what is too large, too deep or too slow (`onnxviz.Limits`)
-    raises       ModelRejected, ModelUnsuitable, LimitExceeded, LabelsRejected, PreprocessingRejected
-    """
-    from onnxviz.graph.metadata import read_labels as labels_of
-    from onnxviz.graph.metadata import read_preprocessing
-
-    source = _locate(model)
-    loaded = load_graph(source, limits=limits or Limits())
-    graph = fix_inputs(loaded.model, dict(feeds)) if feeds else loaded.model
-    spec = image_input(graph, input, layout.upper() if layout else None)
-    if not any(value.dtype is None or value.dtype.is_floating_point() for value in graph.graph.outputs):
-        from onnxviz.graph.layers import layers
-
-        named = ", ".join(repr(layer.name) for layer in layers(graph, input=spec.name)[-4:])
-        raise ModelUnsuitable(
-            f"none of the model's outputs is a float tensor ({', '.join(str(v.name) for v in graph.graph.outputs)}); "
-            f"make one of its layers an output first: onnxviz expose MODEL --layer L, with L such as {named}"
-        )
-    warnings = list(loaded.warnings)
-    wanted_size = (size, size) if isinstance(size, int) else size
-    preprocessing = _preprocessing(
-        preprocess, read_preprocessing(loaded.model, warnings), spec, wanted_size, warnings
-    ).override(mean=mean, std=std, channels=channels.upper() if channels else None)
-    barrier = None
-    fixed = (spec.height, spec.width)
-    if wanted_size is not None and None not in fixed and fixed != wanted_size:
-        from onnxviz.graph.surgery import free_size
-
-        graph, barrier = free_size(graph)
-        spec = image_input(graph, None, spec.layout)
-    given = read_labels(labels) if labels is not None else labels_of(loaded.model, warnings)
-    network = Network(
-        loaded,
-        name=source.stem if isinstance(source, Path) else "model",
-        model=graph,
-        spec=spec,
-        preprocessing=preprocessing,
-        labels=given,
-        provider=provider,
-        threads=threads,
-        warnings=warnings,
-        barrier=barrier,
-    )
-    if labels is not None and given is not None:
-        check_count(given, network.head.classes)
-    return network
-
-
-def _locate(model: Any) -> Any:
-    """A path where a path or a catalogue name was given, anything else as it is."""
-    if isinstance(model, (str, os.PathLike)):
-        from onnxviz.catalogue import resolve
-
-        return resolve(os.fspath(model))
-    return model
-
-
-def _preprocessing(
-    given: Any,
-    recorded: Preprocessing | None,
-    spec: InputSpec,
-    size: tuple[int, int] | None,
-    warnings: list[str],
-) -> Preprocessing:
-    """What was given, else what the model's metadata says, else a guess that is recorded as a warning."""
-    from onnxviz.image.preprocess import PRESETS, Preprocessing, from_file
-
-    if isinstance(given, Preprocessing):
-        chosen = given
-    elif given is not None:
-        chosen = PRESETS[str(given)] if str(given) in PRESETS else from_file(given)
-    elif recorded is not None:
-        chosen = recorded
-    elif spec.dtype == "uint8":
-        chosen = PRESETS["uint8"]
-    else:
-        preset = "imagenet" if spec.channels in (3, None) else "unit"
-        warnings.append(
-            f"the file does not say how pictures become its input: assuming {preset!r}; "
-            "if predictions look wrong, give --preprocess NAME|FILE"
-        )
-        chosen = PRESETS[preset]
-    channels = {1: "L", 4: "RGBA"}.get(spec.channels or 3, chosen.channels)
-    height, width = (size or (spec.height, spec.width)) if size or spec.height else (None, None)
-    if height is None or width is None:
-        final = chosen.size or ((_DEFAULT_SIZE, _DEFAULT_SIZE) if given is None else None)
-    else:
-        final = (height, width)
-    return chosen.override(size=final, channels=channels, layout=spec.layout, dtype=spec.dtype)

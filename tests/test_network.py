@@ -16,7 +16,9 @@ from onnxviz.errors import (
 )
 
 
-def small(shape=("N", 3, 8, 8), dtype=TensorProto.FLOAT, classes=5, more_inputs=(), out_type=TensorProto.FLOAT):
+def small(
+    shape=("N", 3, 8, 8), dtype=TensorProto.FLOAT, classes=5, more_inputs=(), out_type=TensorProto.FLOAT
+):
     """A 1x1 convolution, a global mean and class scores."""
     random = np.random.default_rng(0)
     channels = shape[1] if isinstance(shape[1], int) else 3
@@ -33,7 +35,9 @@ def small(shape=("N", 3, 8, 8), dtype=TensorProto.FLOAT, classes=5, more_inputs=
         outputs = [helper.make_tensor_value_info("best", TensorProto.INT64, [shape[0], 1])]
     for name in more_inputs:
         nodes.append(helper.make_node("Mul", ["scores", name], [f"scores_{name}"]))
-        outputs.append(helper.make_tensor_value_info(f"scores_{name}", TensorProto.FLOAT, [shape[0], classes]))
+        outputs.append(
+            helper.make_tensor_value_info(f"scores_{name}", TensorProto.FLOAT, [shape[0], classes])
+        )
     graph = helper.make_graph(
         nodes,
         "small",
@@ -195,7 +199,9 @@ def test_several_inputs_say_how_to_choose():
 
 
 def test_no_float_output_says_what_to_expose():
-    with pytest.raises(ModelUnsuitable, match=r"none of the model's outputs is a float.*best.*expose.*'scores'"):
+    with pytest.raises(
+        ModelUnsuitable, match=r"none of the model's outputs is a float.*best.*expose.*'scores'"
+    ):
         onnxviz.load(small(out_type=TensorProto.INT64))
 
 

@@ -6,17 +6,17 @@ import importlib.util
 import json
 from pathlib import Path
 
+import networks
 import numpy as np
 import onnx
 import pytest
 
-import networks
 from onnxviz.cli.main import run
 
 ODD = {
-    "fp16": lambda: networks.fp16(networks.light("squeezenet")),
-    "qdq": lambda: networks.qdq(networks.light("squeezenet")),
-    "qoperator": lambda: networks.qoperator(networks.light("squeezenet")),
+    "fp16": lambda: networks.fp16(networks.light("squeezenet", width=256)),
+    "qdq": lambda: networks.qdq(networks.light("squeezenet", width=256)),
+    "qoperator": lambda: networks.qoperator(networks.light("squeezenet", width=256)),
     "nhwc": networks.nhwc,
     "static_batch": networks.static_batch,
 }
@@ -36,7 +36,7 @@ def model(request, tmp_path_factory) -> str:
     if request.param == "third_party":
         return str(third_party())
     path = tmp_path_factory.mktemp("model") / f"{request.param}.onnx"
-    proto = ODD[request.param]() if request.param in ODD else networks.light(request.param)
+    proto = ODD[request.param]() if request.param in ODD else networks.light(request.param, width=256)
     onnx.save(proto, path)
     return str(path)
 
@@ -57,7 +57,11 @@ def command(*arguments, capsys) -> dict:
 
 def middle(described) -> str:
     """A layer with feature maps, about a third into the network."""
-    maps = [layer["name"] for layer in described["layers"] if len(layer["shape"]) == 4 and layer["op"] != "Identity"]
+    maps = [
+        layer["name"]
+        for layer in described["layers"]
+        if len(layer["shape"]) == 4 and layer["op"] != "Identity"
+    ]
     return maps[len(maps) // 3]
 
 
@@ -74,7 +78,7 @@ def test_inspect(model, capsys):
 
 def test_predict(model, photo_files, capsys):
     value = command("predict", model, *photo_files, "--top", 2, capsys=capsys)
-    assert [Path(row["path"]) for row in value["images"]] == sorted(photo_files)
+    assert [Path(row["path"]) for row in value["images"]] == photo_files
     for row in value["images"]:
         assert len(row["top"]) == 2
         assert 0 <= row["top"][1]["probability"] <= row["top"][0]["probability"] <= 1

@@ -93,9 +93,11 @@ def test_what_is_fed() -> None:
     objective = o.logit(o.FED) + o.match("relu2") + o.gram("relu2") + 0 * o.logit(o.FED)
     proto = ir.to_proto(value_and_gradient(ir.from_proto(MODEL), objective))
     feeds = {
-        "image": X, "target": np.int64([1, 2, 3]), "relu2.target": np.broadcast_to(RELU2, (3, *RELU2.shape)),
+        "image": X,
+        "target": np.int64([1, 2, 3]),
+        "relu2.target": np.broadcast_to(RELU2, (3, *RELU2.shape)),
         "relu2.gram": GRAM,
-    }  # fmt: skip
+    }
     assert {i.name for i in proto.graph.input} == set(feeds)
     value, _ = session(proto).run(None, feeds)
     expected = layer("logits")[range(3), [1, 2, 3]] - 0.5 * ((layer("relu2") - RELU2) ** 2).mean((1, 2, 3))

@@ -8,7 +8,7 @@ import sys
 import typer
 
 from onnxviz._version import __version__
-from onnxviz.cli import attribute, embed, look, patches, tools
+from onnxviz.cli import attribute, embed, gradient, look, patches, tools
 from onnxviz.errors import OnnxVizError
 
 app = typer.Typer(
@@ -37,7 +37,7 @@ def _callback(
     pass
 
 
-for module in (look, attribute, patches, embed, tools):
+for module in (look, attribute, patches, embed, gradient, tools):
     module.register(app)
 
 

@@ -52,7 +52,7 @@ class Run:
     def load(self, model: str, **options: Any) -> Network:
         """Open the model with the options given on the command line; notes go to stderr."""
         from onnxviz.graph.limits import Limits
-        from onnxviz.network import load
+        from onnxviz.opening import load
 
         given = self._model
         network = load(

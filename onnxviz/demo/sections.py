@@ -168,7 +168,9 @@ def random_masks(stage: Stage) -> Section:
     for photo in stage.subjects[:2]:
         result = onnxviz.rise(stage.net, photo.path, seed=stage.seed, progress=stage.progress)
         path = result.save(stage.file(f"rise-{photo.name}.png"))
-        pictures.append(Picture(path, f"{photo.name}: how probable {result.label!r} stays when this place is seen."))
+        pictures.append(
+            Picture(path, f"{photo.name}: how probable {result.label!r} stays when this place is seen.")
+        )
     return Section(
         anchor="rise",
         title="RISE",
@@ -193,7 +195,9 @@ def near_pictures(stage: Stage) -> Section:
         text="The last hidden layer as coordinates: pictures that lie close together there are alike in what they "
         "show, not in their pixels. Each row begins with a query.",
         command="onnxviz neighbours efficientnet-lite0 photos/ -o neighbours.png",
-        pictures=[Picture(path, "Queries on the left, then their nearest neighbours with distances.", wide=True)],
+        pictures=[
+            Picture(path, "Queries on the left, then their nearest neighbours with distances.", wide=True)
+        ],
     )
 
 

@@ -181,8 +181,8 @@ def unsupported(node: ir.Node, reason: str) -> UnsupportedOperator:
     operator = table.key(node.op_type, node.domain)
     layer = next((y.name for y in node.outputs if y.name), "?")
     return UnsupportedOperator(
-        f"operator {operator} (node {node.name or '?'!r}, layer {layer!r}) {reason}, and it lies on the way to the wanted "
-        "gradient: use `--backend torch` (backend='torch'), or take a gradient that does not pass this layer"
+        f"operator {operator} (node {node.name or '?'!r}, layer {layer!r}) {reason}, and it lies on the way to "
+        "the wanted gradient: use `--backend torch` (backend='torch'), or take a gradient that does not pass this layer"
     )
 
 

@@ -162,7 +162,9 @@ def named(tape: Tape, value: ir.Value, name: str, like: ir.Value) -> ir.Value:
     return out
 
 
-def finish(model: ir.Model, outputs: Sequence[ir.Value], pairs: Sequence[tuple[ir.Value, ir.Value]]) -> ir.Model:
+def finish(
+    model: ir.Model, outputs: Sequence[ir.Value], pairs: Sequence[tuple[ir.Value, ir.Value]]
+) -> ir.Model:
     """Set the outputs, drop what they do not need, check shapes and types.
 
     pairs   (cotangent, its value): a cotangent is declared with its value's shape. That is a check, and it tells the
@@ -182,7 +184,9 @@ def finish(model: ir.Model, outputs: Sequence[ir.Value], pairs: Sequence[tuple[i
             raise OnnxVizError(
                 f"internal: {value.name!r} came out as {value.shape} where {shape} was due; please report this model"
             )
-        value.shape = ir.Shape([b if isinstance(b, int) else a for a, b in zip(shape, value.shape or shape, strict=True)])
+        value.shape = ir.Shape(
+            [b if isinstance(b, int) else a for a, b in zip(shape, value.shape or shape, strict=True)]
+        )
     return model
 
 
@@ -201,7 +205,8 @@ def _only(values: Sequence[ir.Value], what: str, argument: str) -> str:
     if len(floats) != 1:
         listed = ", ".join(f"{v.name!r} ({v.dtype.name if v.dtype else '?'})" for v in values) or "none"
         raise ModelUnsuitable(
-            f"the model has {len(floats)} float {what}s where one is expected (its {what}s: {listed}): name one with {argument}="
+            f"the model has {len(floats)} float {what}s where one is expected "
+            f"(its {what}s: {listed}): name one with {argument}="
         )
     return floats[0]
 

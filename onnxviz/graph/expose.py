@@ -34,8 +34,8 @@ def expose(model: ir.Model, names: Iterable[str] | None = None) -> ir.Model:
 
 def add_outputs(model: ir.Model, values: Iterable[ir.Value]) -> None:
     """Append these values to the model's outputs, each once, with element type and shape declared. Edits `model`."""
-    graph = model.graph
-    graph.outputs.extend(value for value in dict.fromkeys(values) if value not in set(graph.outputs))
+    present = set(model.graph.outputs)
+    model.graph.outputs.extend(value for value in dict.fromkeys(values) if value not in present)
     declare_outputs(model)
 
 

@@ -68,7 +68,10 @@ def value_of(value: ir.Value | None) -> np.ndarray | None:
 
 def _to_initialiser(graph: ir.Graph, node: ir.Node, y: ir.Value, tensor: ir.TensorProtocol) -> None:
     new = ir.Value(
-        name=y.name, shape=ir.Shape(tensor.shape.numpy()), type=ir.TensorType(tensor.dtype), const_value=tensor
+        name=y.name,
+        shape=ir.Shape(tensor.shape.numpy()),
+        type=ir.TensorType(tensor.dtype),
+        const_value=tensor,
     )
     y.replace_all_uses_with(new)
     graph.remove(node, safe=True)
@@ -170,8 +173,8 @@ def batch_norms(model: ir.Model) -> None:
         x = node.inputs[0]
         conv = None if x is None else x.producer()
         if (
-            x is None or conv is None or conv.op_type not in ("Conv", "ConvTranspose") or conv.domain not in ("", "ai.onnx")
-            or len(x.uses()) != 1 or x.is_graph_output() or len(node.outputs) > 1
+            x is None or conv is None or conv.op_type not in ("Conv", "ConvTranspose")
+            or conv.domain not in ("", "ai.onnx") or len(x.uses()) != 1 or x.is_graph_output() or len(node.outputs) > 1
             or ("training_mode" in node.attributes and node.attributes["training_mode"].as_int())
         ):  # fmt: skip
             continue

@@ -15,11 +15,15 @@ from onnxviz.graph.analysis.twins import view
 
 _ACTIVATIONS = {"Softmax": "softmax", "Sigmoid": "sigmoid", "LogSoftmax": "log_softmax"}
 # Between logits and output, or features and classifier: what changes nothing but form or rounding.
-_THROUGH = frozenset({"Reshape", "Flatten", "Identity", "Squeeze", "Unsqueeze", "Dropout", "Cast", "QuantizeLinear",
-                      "DequantizeLinear", "Transpose"})  # fmt: skip
+_THROUGH = frozenset({
+    "Cast", "DequantizeLinear", "Dropout", "Flatten", "Identity", "QuantizeLinear", "Reshape", "Squeeze",
+    "Transpose", "Unsqueeze"
+})  # fmt: skip
 # Between the last weight layer and the logits: a bias, a pool over places, a scale, a clip.
-_AFTER_WEIGHTS = _THROUGH | frozenset({"Add", "Sub", "Mul", "Div", "Relu", "LeakyRelu", "Clip", "BatchNormalization", "GlobalAveragePool",
-                                       "AveragePool", "ReduceMean", "GlobalMaxPool", "Sum"})  # fmt: skip
+_AFTER_WEIGHTS = _THROUGH | frozenset({
+    "Add", "AveragePool", "BatchNormalization", "Clip", "Div", "GlobalAveragePool", "GlobalMaxPool",
+    "LeakyRelu", "Mul", "ReduceMean", "Relu", "Sub", "Sum"
+})  # fmt: skip
 _WEIGHTED = frozenset({"Gemm", "MatMul", "Conv", "Einsum"})
 _HINTS = ("logit", "prob", "score", "class", "softmax", "pred")
 

@@ -15,8 +15,8 @@ from onnxviz.graph.analysis.dataflow import FLOATS, QUANTISED, dependent, flat, 
 from onnxviz.graph.analysis.macs import macs
 from onnxviz.graph.analysis.parameters import Parameters
 from onnxviz.graph.analysis.paths import module_path
-from onnxviz.graph.analysis.receptive import Field
 from onnxviz.graph.analysis.probe import Facts, Prober
+from onnxviz.graph.analysis.receptive import Field
 from onnxviz.graph.analysis.shapes import UNKNOWN_RANK, probes, symbolic
 
 Pair = tuple[int, int]
@@ -52,7 +52,8 @@ class Layer:
     """Names of the layers that it reads."""
     local_field: Pair | None = None
     """Like `receptive_field`, without what comes in as context only: a squeeze-and-excite gate, the statistics of an
-    instance norm, an attention. Equal to it in plain networks."""
+    instance norm, an attention. Equal to it in plain networks. Clip both to the image before comparing them: neither
+    stops at its border."""
     trace: Field | None = dataclasses.field(default=None, repr=False, compare=False)
     """The exact map from units to pixels, for `field`."""
 

@@ -1,7 +1,7 @@
 """Lift a model of an older opset to opset 18, operator by operator.
 
-Only what changed its form between opset 7 and 18 is rewritten; the rest means the same in both. (The C++ version converter
-of onnx carries weights through protobuf, has gaps, and wants static shapes for some steps.)
+Only what changed its form between opset 7 and 18 is rewritten; the rest means the same in both. (The C++ version
+converter of onnx carries weights through protobuf, has gaps, and wants static shapes for some steps.)
 """
 
 from __future__ import annotations

@@ -100,14 +100,15 @@ class Limits:
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         return {name: None if value == _UNLIMITED else value for name, value in values.items()}
 
-    def check(self, name: str, value: int, what: str) -> None:
+    def check(self, name: str, value: int, what: str, *, counting: bool = False) -> None:
         """Raise LimitExceeded if `value` is over the limit `name`.
 
-        what    what has this value, as the start of a sentence: "node 'Expand_3' makes 8589934592 elements"
+        counting   whether `value` would have grown further: the flag then names twice the limit
+        what       what has this value, as the start of a sentence: "node 'Expand_3' makes 8589934592 elements"
         """
         allowed = getattr(self, name)
         if value > allowed:
-            raise exceeded(name, what, allowed, value)
+            raise exceeded(name, what, allowed, max(value, 2 * allowed) if counting else value)
 
 
 def exceeded(name: str, what: str, allowed: int, needed: int | None = None) -> LimitExceeded:

@@ -19,7 +19,9 @@ def save(model: ir.Model, path: str | os.PathLike[str], *, one_file_bytes: int =
     raises   OutputRefused
     """
     target = Path(path)
-    weights = sum(v.const_value.nbytes for v in model.graph.initializers.values() if v.const_value is not None)
+    weights = sum(
+        v.const_value.nbytes for v in model.graph.initializers.values() if v.const_value is not None
+    )
     if weights <= one_file_bytes:
         return write_atomic(target, ir.serde.serialize_model(model).SerializeToString())
     return _save_apart(model.clone(), target)
@@ -36,7 +38,7 @@ def _save_apart(model: ir.Model, target: Path) -> Path:
             continue
         tensors.append(tensor)
         value.const_value = ir.ExternalTensor(
-            data.name, offset, tensor.nbytes, tensor.dtype, shape=ir.Shape(tensor.shape), name=name
+            data.name, offset, tensor.nbytes, tensor.dtype, shape=ir.Shape(tensor.numpy().shape), name=name
         )
         offset += tensor.nbytes
     write_atomic(data, (tensor.tobytes() for tensor in tensors))

@@ -1,4 +1,7 @@
-"""Operations on the model as a whole: a free batch, a free image size, a part of it. All give copies that share weights."""
+"""Operations on the model as a whole: a free batch, a free image size, a part of it.
+
+All give copies that share the weights with the model they were given, and never change that.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +15,8 @@ from onnx_ir.passes import common as passes
 from onnxviz.errors import ModelUnsuitable
 from onnxviz.graph.analysis.dataflow import FLOATS, dependent, duplicate, image_input, lookup, reads
 from onnxviz.graph.analysis.freeing import Freeing
-from onnxviz.graph.analysis.rules import POINTWISE
 from onnxviz.graph.analysis.probe import Facts, Prober, layout
+from onnxviz.graph.analysis.rules import POINTWISE
 from onnxviz.graph.analysis.twins import view
 from onnxviz.graph.expose import add_outputs, declare_outputs
 
@@ -38,7 +41,8 @@ def free_batch(model: ir.Model, input: str | None = None) -> ir.Model:
     axis = layout(image).batch
     if axis is None:
         raise ModelUnsuitable(
-            f"input {image.name!r} has shape {list(image.shape)} without a batch axis; export the model for (N, C, H, W)"
+            f"input {image.name!r} has shape {list(image.shape)} without a batch axis; "
+            "export the model for (N, C, H, W)"
         )
     batch = image.shape[axis]
     if isinstance(batch, int):

@@ -102,11 +102,18 @@ class Weights:
         self.elements += elements
         self.bytes += size
         limits = self._limits
-        limits.check("tensors", self._count, f"the model has {self._count} weight tensors or more")
         limits.check(
-            "total_elements", self.elements, f"the model's weights have {self.elements} elements or more"
+            "tensors", self._count, f"the model has {self._count} weight tensors or more", counting=True
         )
-        limits.check("weight_bytes", self.bytes, f"the model's weights take {self.bytes} bytes or more")
+        limits.check(
+            "total_elements",
+            self.elements,
+            f"the model's weights have {self.elements} elements or more",
+            counting=True,
+        )
+        limits.check(
+            "weight_bytes", self.bytes, f"the model's weights take {self.bytes} bytes or more", counting=True
+        )
 
     def _block(
         self,

@@ -226,19 +226,23 @@ class _Walk:
 
     def _check_depth(self, start: int, kind: str, level: int, graphs: int) -> None:
         if kind == _GRAPH:
-            self.limits.check("subgraph_depth", graphs, f"subgraphs are nested {graphs} deep or deeper")
+            self.limits.check(
+                "subgraph_depth", graphs, f"subgraphs are nested {graphs} deep or deeper", counting=True
+            )
         if level > _DEEPEST:
             raise BadWire(start)
 
     def _check_number(self) -> None:
         self.fields += 1
         if self.fields > self.limits.messages:
-            self.limits.check("messages", self.fields, f"the model has {self.fields} protobuf fields or more")
+            self.limits.check(
+                "messages", self.fields, f"the model has {self.fields} protobuf fields or more", counting=True
+            )
 
     def _check_nodes(self) -> None:
         self.nodes += 1
         if self.nodes > self.limits.nodes:
-            self.limits.check("nodes", self.nodes, f"the model has {self.nodes} nodes or more")
+            self.limits.check("nodes", self.nodes, f"the model has {self.nodes} nodes or more", counting=True)
 
 
 def _field(view: memoryview, at: int, end: int) -> tuple[int, int, int, int]:

@@ -104,7 +104,7 @@ def draw(attribution: Attribution, *, height: int = 448) -> Image.Image:
 
 
 def _percent(value: float) -> str:
-    """A probability as a reader wants it: 38.9%, 0.052%, 99.98%; as many digits as tell it from 0 and 100, up to six."""
+    """A probability as a reader wants it: 38.9%, 0.052%, 99.98%; with up to six digits near 0 and 100."""
     if not math.isfinite(value) or not 0 < value < 1:
         return f"{100 * value:.3g}%"
     digits = max(1, 1 - math.floor(math.log10(100 * min(value, 1 - value)) + 1e-9))

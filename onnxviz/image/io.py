@@ -219,7 +219,7 @@ def _from_array(array: np.ndarray) -> np.ndarray:
     if array.ndim == 2 or array.shape[2] == 1:
         return np.repeat(array.reshape(*array.shape[:2], 1), 3, axis=2)
     if array.shape[2] == 4:
-        return to_rgb(Image.fromarray(np.ascontiguousarray(array), "RGBA"))
+        return to_rgb(Image.fromarray(np.ascontiguousarray(array)))
     return np.array(array, order="C")
 
 

@@ -131,7 +131,7 @@ _TYPES = {
 }
 
 
-def compile(  # noqa: A001 - the design's word
+def compile(
     model: ir.Model,
     *,
     provider: str = "auto",

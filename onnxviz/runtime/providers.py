@@ -62,6 +62,12 @@ def choose(provider: str) -> list[Any]:
     return [CPU] if name == CPU else [_with_options(name), CPU]
 
 
+def name(provider: str) -> str:
+    """The full name of the provider that would be tried first."""
+    first = choose(provider)[0]
+    return str(first if isinstance(first, str) else first[0])
+
+
 def _with_options(name: str) -> Any:
     if name != CUDA:
         return name

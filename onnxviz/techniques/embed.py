@@ -198,8 +198,9 @@ def _layer(net: Network, name: str | None) -> Layer:
 
 
 def _listed(images: Any) -> Any:
-    """`images`, with an array of four dimensions (N, H, W, 3) as a list."""
-    return list(images) if isinstance(images, np.ndarray) and images.ndim == 4 else images
+    """`images`, with an array of four dimensions (N, H, W, 3), or any other sequence, as a list."""
+    several = isinstance(images, Sequence) and not isinstance(images, (str, bytes))
+    return list(images) if several or (isinstance(images, np.ndarray) and images.ndim == 4) else images
 
 
 class _Graph:

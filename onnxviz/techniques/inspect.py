@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-from onnxviz.errors import ModelUnsuitable
+from onnxviz.errors import ModelUnsuitable, OnnxVizError
 from onnxviz.graph.layers import Layer
 from onnxviz.network import Network
 
@@ -18,13 +18,16 @@ class Inspection:
     network      the network
     operators    how often each operator occurs
     parameters   the number of weights, each counted once
-    macs         multiply–accumulate operations for one image; None where the size is dynamic
+    macs         multiply–accumulate operations for one image
+    gradients    for each operator on the way from the image, whether gradients pass it; None where the graph cannot
+                 be brought into the form that is differentiated
     """
 
     network: Network
     operators: dict[str, int]
     parameters: int
     macs: int
+    gradients: dict[str, bool] | None
 
     def to_dict(self) -> dict[str, Any]:
         """Everything as plain values, for JSON."""
@@ -38,8 +41,9 @@ class Inspection:
             "parameters": self.parameters,
             "macs": self.macs,
             "operators": self.operators,
+            "gradients": self.gradients,
             "findings": net.findings,
-            "layers": [asdict(layer) for layer in net.layers],
+            "layers": [_plain(layer) for layer in net.layers],
         }
 
     @property
@@ -108,7 +112,15 @@ class Inspection:
         ]
 
     def _operators(self) -> list[str]:
-        return ["operators   " + ", ".join(f"{name} ×{count}" for name, count in self.operators.items())]
+        lines = ["operators   " + ", ".join(f"{name} ×{count}" for name, count in self.operators.items())]
+        if self.gradients is not None:
+            lacking = [name for name, passes in self.gradients.items() if not passes]
+            lines.append(
+                f"gradients   no rule for {', '.join(lacking)}"
+                if lacking
+                else "gradients   every operator has a rule"
+            )
+        return lines
 
 
 def inspect(net: Network) -> Inspection:
@@ -125,7 +137,22 @@ def inspect(net: Network) -> Inspection:
         operators=dict(sorted(counts.items(), key=lambda item: (-item[1], item[0]))),
         parameters=sum(layer.parameters for layer in net.layers),
         macs=sum(layer.macs for layer in net.layers),
+        gradients=_gradients(net),
     )
+
+
+def _gradients(net: Network) -> dict[str, bool] | None:
+    from onnxviz.grad.support import support
+
+    try:
+        return support(net.model, net.input.name)
+    except OnnxVizError:
+        return None
+
+
+def _plain(layer: Layer) -> dict[str, Any]:
+    """A layer's facts by name, without the map that they were read from."""
+    return {one.name: getattr(layer, one.name) for one in fields(layer) if one.name != "trace"}
 
 
 def _branch(layer: Layer) -> tuple[str, ...]:

@@ -22,7 +22,7 @@ FEWEST = 4
 # Both start from so many principal components, as van der Maaten & Hinton do: most of the cost is gone.
 _COMPONENTS = 50
 # scikit-learn's t-SNE grows as N log N, openTSNE's as N with a larger constant: it is faster from here on.
-_LARGE = 10_000
+_LARGE = 3000
 # Above this many components an exact decomposition takes minutes; the randomised one is seeded.
 _EXACT = 1500
 # Above this many numbers a copy in double precision is too much to ask of the memory.

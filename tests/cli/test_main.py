@@ -66,7 +66,9 @@ def test_json_is_one_object_and_nothing_else(photo_files, capsys):
         (["predict", LITE0, "{photo}", "--limit", "nodes=3"], 4, "nodes"),
     ],
 )
-def test_wrong_input_is_one_line_and_the_right_exit_code(arguments, code, message, photo_files, tmp_path, capsys):
+def test_wrong_input_is_one_line_and_the_right_exit_code(
+    arguments, code, message, photo_files, tmp_path, capsys
+):
     (tmp_path / "empty.onnx").write_bytes(b"")
     (tmp_path / "short.txt").write_text("a\nb\n")
     names = {
@@ -136,7 +138,9 @@ def test_version(capsys):
     assert outcome("--version", capsys=capsys) == (0, f"onnxviz {__version__}\n", "")
 
 
-@pytest.mark.parametrize(("text", "size"), [("224", (224, 224)), ("320x240", (240, 320)), ("320×240", (240, 320))])
+@pytest.mark.parametrize(
+    ("text", "size"), [("224", (224, 224)), ("320x240", (240, 320)), ("320×240", (240, 320))]
+)
 def test_size_is_width_by_height(text, size):
     assert parse_size(text) == size
 
@@ -149,7 +153,16 @@ def test_a_size_that_is_none_is_refused(text):
 
 def test_no_progress_bar_and_no_colour_where_stderr_is_no_terminal(photo_files, tmp_path):
     result = subprocess.run(
-        [sys.executable, "-m", "onnxviz", "occlusion", LITE0, str(photo_files[0]), "-o", str(tmp_path / "o.png")],
+        [
+            sys.executable,
+            "-m",
+            "onnxviz",
+            "occlusion",
+            LITE0,
+            str(photo_files[0]),
+            "-o",
+            str(tmp_path / "o.png"),
+        ],
         capture_output=True,
         text=True,
         check=False,

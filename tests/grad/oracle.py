@@ -56,9 +56,10 @@ class Case:
     @property
     def wanted(self) -> list[str]:
         return [
-            k for k, v in self.inputs.items()
+            k
+            for k, v in self.inputs.items()
             if v is not None and k not in self.constant and v.dtype in (np.float32, np.float64)
-        ]  # fmt: skip
+        ]
 
     def model(self, *, double: bool = False, dynamic: bool = False) -> onnx.ModelProto:
         inputs, weights = [], []

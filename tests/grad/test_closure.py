@@ -15,9 +15,12 @@ from tests.grad.oracle import normal, session
 def smooth_network() -> onnx.ModelProto:
     """Conv (strided, padded), Softplus, AveragePool, depthwise Conv, Tanh, Gemm: twice differentiable everywhere."""
     weights = {
-        "w1": normal(4, 3, 3, 3) * 0.4, "b1": normal(4), "w2": normal(4, 1, 3, 3) * 0.5, "w3": normal(36, 5) * 0.4,
+        "w1": normal(4, 3, 3, 3) * 0.4,
+        "b1": normal(4),
+        "w2": normal(4, 1, 3, 3) * 0.5,
+        "w3": normal(36, 5) * 0.4,
         "flat": np.array([0, -1], np.int64),
-    }  # fmt: skip
+    }
     nodes = [
         helper.make_node("Conv", ["x", "w1", "b1"], ["c1"], strides=[2, 2], pads=[1, 1, 1, 1]),
         helper.make_node("Softplus", ["c1"], ["a1"]),
@@ -69,7 +72,7 @@ def test_hessian_vector_product() -> None:
 
 
 def test_the_cotangent_can_be_differentiated_by() -> None:
-    """The gradient is linear in the cotangent: differentiating by it gives the Jacobian–vector product (forward mode)."""
+    """The gradient is linear in the cotangent: its derivative by it is the Jacobian–vector product."""
     model = smooth_network()
     once = gradient_model(ir.from_proto(model))
     forward = ir.to_proto(gradient_model(once, of="x.gradient", wrt="y.cotangent"))

@@ -16,19 +16,29 @@ from tests.grad.oracle import normal, session
 
 def network(six: bool, shift: float = 0.0):
     """Conv, rectifier, Conv, the same rectifier again (functional, reused), sum over channels."""
-    weights = {"w1": normal(4, 3, 3, 3), "b1": normal(4) - np.float32(shift), "w2": normal(5, 4, 3, 3), "b2": normal(5) - np.float32(shift),
-               "lo": np.float32(0), "hi": np.float32(6)}  # fmt: skip
+    weights = {
+        "w1": normal(4, 3, 3, 3),
+        "b1": normal(4) - np.float32(shift),
+        "w2": normal(5, 4, 3, 3),
+        "b2": normal(5) - np.float32(shift),
+        "lo": np.float32(0),
+        "hi": np.float32(6),
+    }
     bounds = ["lo", "hi"] if six else []
     op = "Clip" if six else "Relu"
     nodes = [
-        helper.make_node("Conv", ["x", "w1", "b1"], ["c1"]), helper.make_node(op, ["c1", *bounds], ["a1"]),
-        helper.make_node("Conv", ["a1", "w2", "b2"], ["c2"]), helper.make_node(op, ["c2", *bounds], ["y"]),
-    ]  # fmt: skip
+        helper.make_node("Conv", ["x", "w1", "b1"], ["c1"]),
+        helper.make_node(op, ["c1", *bounds], ["a1"]),
+        helper.make_node("Conv", ["a1", "w2", "b2"], ["c2"]),
+        helper.make_node(op, ["c2", *bounds], ["y"]),
+    ]
     graph = helper.make_graph(
-        nodes, "n", [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 3, 8, 8])],
+        nodes,
+        "n",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 3, 8, 8])],
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", 5, 4, 4])],
         [numpy_helper.from_array(v, k) for k, v in weights.items()],
-    )  # fmt: skip
+    )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
     return model, {k: torch.tensor(v) for k, v in weights.items()}
 

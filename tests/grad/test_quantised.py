@@ -77,10 +77,16 @@ def _concat(a, ys, yz, *xs):
 @pytest.fixture(autouse=True)
 def quantised_operators(monkeypatch):
     for name, rule in {
-        "QuantizeLinear": _quantise, "DequantizeLinear": _dequantise, "QLinearConv": _conv, "QGemm": _gemm,
-        "QLinearGlobalAveragePool": _pool, "QLinearSoftmax": _softmax, "QLinearAdd": _add, "QLinearAveragePool": _average,
+        "QuantizeLinear": _quantise,
+        "DequantizeLinear": _dequantise,
+        "QLinearConv": _conv,
+        "QGemm": _gemm,
+        "QLinearGlobalAveragePool": _pool,
+        "QLinearSoftmax": _softmax,
+        "QLinearAdd": _add,
+        "QLinearAveragePool": _average,
         "QLinearConcat": _concat,
-    }.items():  # fmt: skip
+    }.items():
         monkeypatch.setitem(torch_graph._OPS, name, rule)
 
 
@@ -138,10 +144,15 @@ def test_saturation_stops_the_gradient() -> None:
     np.testing.assert_array_equal(gradient, [[0, 2, 2, 2, 2, 2, 0]])
 
 
-@pytest.mark.parametrize(("scale", "zero", "axis"), [
-    (np.float32([0.1, 0.02, 0.3]), np.int8([0, 3, -5]), 1), (np.float32([0.1, 0.02]), np.uint8([0, 128]), 0),
-    (np.float32([0.1, 0.02]), np.uint8([0, 128]), -2), (np.float32(0.05), None, 1),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("scale", "zero", "axis"),
+    [
+        (np.float32([0.1, 0.02, 0.3]), np.int8([0, 3, -5]), 1),
+        (np.float32([0.1, 0.02]), np.uint8([0, 128]), 0),
+        (np.float32([0.1, 0.02]), np.uint8([0, 128]), -2),
+        (np.float32(0.05), None, 1),
+    ],
+)
 def test_per_axis(scale, zero, axis) -> None:
     x = normal(2, 3) * 3 if axis >= 0 else normal(2, 2, 3) * 3
     names = ["s"] if zero is None else ["s", "z"]
@@ -171,7 +182,7 @@ def test_per_axis(scale, zero, axis) -> None:
 
 
 def test_dynamic_quantisation() -> None:
-    """DynamicQuantizeLinear with MatMulInteger and ConvInteger: as the float network whose weights are the rounded ones."""
+    """DynamicQuantizeLinear with MatMulInteger and ConvInteger: the float network, up to rounding."""
     from onnxruntime.quantization import quantize_dynamic
 
     plain = networks.tiny_cnn(softmax=False)
@@ -203,9 +214,11 @@ def test_half_precision() -> None:
     engine = session(proto)
     kinds = {v.name: v.type for v in [*engine.get_inputs(), *engine.get_outputs()]}
     assert kinds == {
-        "image": "tensor(float16)", "logits": "tensor(float16)", "logits.cotangent": "tensor(float)",
+        "image": "tensor(float16)",
+        "logits": "tensor(float16)",
+        "logits.cotangent": "tensor(float)",
         "image.gradient": "tensor(float)",
-    }  # fmt: skip
+    }
     y, gradient = engine.run(None, {"image": x.astype(np.float16), "logits.cotangent": cotangent})
     reference = session(ir.to_proto(gradient_model(ir.from_proto(plain))))
     expected_y, expected = reference.run(

@@ -12,10 +12,17 @@ ORT = {"oracle": "ort", "step": 2e-2, "tolerance": 2e-3}
 
 def reductions():
     kinds = {
-        "Sum": normal(2, 3, 4), "Mean": normal(2, 3, 4), "Max": apart(2, 3, 4), "Min": apart(2, 3, 4), "L1": apart(2, 3, 4),
-        "L2": normal(2, 3, 4), "SumSquare": normal(2, 3, 4), "LogSum": positive(2, 3, 4), "LogSumExp": normal(2, 3, 4),
+        "Sum": normal(2, 3, 4),
+        "Mean": normal(2, 3, 4),
+        "Max": apart(2, 3, 4),
+        "Min": apart(2, 3, 4),
+        "L1": apart(2, 3, 4),
+        "L2": normal(2, 3, 4),
+        "SumSquare": normal(2, 3, 4),
+        "LogSum": positive(2, 3, 4),
+        "LogSumExp": normal(2, 3, 4),
         "Prod": positive(2, 3, 4),
-    }  # fmt: skip
+    }
     for kind, x in kinds.items():
         name = f"Reduce{kind}"
         for axes in (None, ints([1]), ints([0, -1])):
@@ -39,35 +46,103 @@ def reductions():
 ZEROS = np.array([[2.0, 0.0, 3.0], [0.0, 0.0, 1.0], [1.5, -2.0, 0.5]], np.float32)
 C = 4
 NORMS = [
-    Case("BatchNormalization", {"x": normal(2, C, 3), "s": positive(C), "b": normal(C), "m": normal(C), "v": positive(C)}, a,
-         constant=("s", "b", "m", "v"), label=str(a)) for a in ({}, {"epsilon": 0.1})
+    Case(
+        "BatchNormalization",
+        {"x": normal(2, C, 3), "s": positive(C), "b": normal(C), "m": normal(C), "v": positive(C)},
+        a,
+        constant=("s", "b", "m", "v"),
+        label=str(a),
+    )
+    for a in ({}, {"epsilon": 0.1})
 ] + [
-    Case("BatchNormalization", {"x": normal(2, C, 3, 2), "s": positive(C), "b": normal(C), "m": normal(C), "v": positive(C)}, label="all"),
-    *(Case("BatchNormalization", {"x": normal(2, C, 3), "s": positive(C), "b": normal(C), "m": normal(C), "v": positive(C)},
-           a, opset=o, constant=("s", "b", "m", "v"), oracle="ort", step=0.1)
-      for o, a in ((7, {}), (7, {"spatial": 1}), (9, {"momentum": 0.8}), (14, {}))),
+    Case(
+        "BatchNormalization",
+        {"x": normal(2, C, 3, 2), "s": positive(C), "b": normal(C), "m": normal(C), "v": positive(C)},
+        label="all",
+    ),
+    *(
+        Case(
+            "BatchNormalization",
+            {"x": normal(2, C, 3), "s": positive(C), "b": normal(C), "m": normal(C), "v": positive(C)},
+            a,
+            opset=o,
+            constant=("s", "b", "m", "v"),
+            oracle="ort",
+            step=0.1,
+        )
+        for o, a in ((7, {}), (7, {"spatial": 1}), (9, {"momentum": 0.8}), (14, {}))
+    ),
     Case("InstanceNormalization", {"x": normal(2, 3, 5), "s": positive(3), "b": normal(3)}),
-    Case("InstanceNormalization", {"x": normal(2, 3, 4, 3), "s": positive(3), "b": normal(3)}, {"epsilon": 0.1}, **ORT),
+    Case(
+        "InstanceNormalization",
+        {"x": normal(2, 3, 4, 3), "s": positive(3), "b": normal(3)},
+        {"epsilon": 0.1},
+        **ORT,
+    ),
     Case("LayerNormalization", {"x": normal(2, 3, 4), "s": positive(4), "b": normal(4)}, opset=17, **ORT),
     Case("LayerNormalization", {"x": normal(2, 3, 4), "s": positive(4)}, {"axis": 2}, opset=17, **ORT),
-    Case("LayerNormalization", {"x": normal(2, 3, 4), "s": positive(3, 4), "b": normal(3, 4)}, {"axis": 1, "epsilon": 0.1}, opset=17, **ORT),
-    Case("LayerNormalization", {"x": normal(2, 3, 4), "s": positive(3, 4), "b": normal(3, 4)}, {"axis": -2}, opset=17, **ORT),
-    Case("GroupNormalization", {"x": normal(2, 6, 3, 2), "s": positive(3), "b": normal(3)}, {"num_groups": 3}, opset=18, **ORT),
-    Case("GroupNormalization", {"x": normal(2, 6, 3, 2), "s": positive(6), "b": normal(6)}, {"num_groups": 3, "epsilon": 0.1}, opset=21, **ORT),
+    Case(
+        "LayerNormalization",
+        {"x": normal(2, 3, 4), "s": positive(3, 4), "b": normal(3, 4)},
+        {"axis": 1, "epsilon": 0.1},
+        opset=17,
+        **ORT,
+    ),
+    Case(
+        "LayerNormalization",
+        {"x": normal(2, 3, 4), "s": positive(3, 4), "b": normal(3, 4)},
+        {"axis": -2},
+        opset=17,
+        **ORT,
+    ),
+    Case(
+        "GroupNormalization",
+        {"x": normal(2, 6, 3, 2), "s": positive(3), "b": normal(3)},
+        {"num_groups": 3},
+        opset=18,
+        **ORT,
+    ),
+    Case(
+        "GroupNormalization",
+        {"x": normal(2, 6, 3, 2), "s": positive(6), "b": normal(6)},
+        {"num_groups": 3, "epsilon": 0.1},
+        opset=21,
+        **ORT,
+    ),
     Case("RMSNormalization", {"x": normal(2, 3, 4), "s": positive(4)}, opset=23, **ORT),
-    Case("RMSNormalization", {"x": normal(2, 3, 4), "s": positive(3, 4)}, {"axis": 1, "epsilon": 0.1}, opset=23, **ORT),
+    Case(
+        "RMSNormalization",
+        {"x": normal(2, 3, 4), "s": positive(3, 4)},
+        {"axis": 1, "epsilon": 0.1},
+        opset=23,
+        **ORT,
+    ),
     Case("MeanVarianceNormalization", {"x": normal(2, 3, 4, 2)}, **ORT),
     Case("MeanVarianceNormalization", {"x": normal(2, 3, 4, 2)}, {"axes": [1, 3]}, **ORT),
-    *(Case("LRN", {"x": normal(2, 6, 3, 2)}, {"size": n, **a}, **ORT) for n in (1, 3, 5) for a in ({}, {"alpha": 0.4, "beta": 0.6, "bias": 2.0})),
-]  # fmt: skip
+    *(
+        Case("LRN", {"x": normal(2, 6, 3, 2)}, {"size": n, **a}, **ORT)
+        for n in (1, 3, 5)
+        for a in ({}, {"alpha": 0.4, "beta": 0.6, "bias": 2.0})
+    ),
+]
 
 
 def products():
     for a, b in (
-        ((2, 3), (3, 4)), ((3,), (3, 4)), ((2, 3), (3,)), ((3,), (3,)), ((5, 2, 3), (3, 4)), ((2, 3), (5, 3, 4)),
-        ((5, 2, 3), (5, 3, 4)), ((1, 2, 3), (5, 3, 4)), ((5, 1, 2, 3), (2, 3, 4)), ((3,), (5, 3, 4)), ((5, 2, 3), (3,)),
-        ((2, 5, 2, 3), (3,)), ((3,), (2, 5, 3, 4)),
-    ):  # fmt: skip
+        ((2, 3), (3, 4)),
+        ((3,), (3, 4)),
+        ((2, 3), (3,)),
+        ((3,), (3,)),
+        ((5, 2, 3), (3, 4)),
+        ((2, 3), (5, 3, 4)),
+        ((5, 2, 3), (5, 3, 4)),
+        ((1, 2, 3), (5, 3, 4)),
+        ((5, 1, 2, 3), (2, 3, 4)),
+        ((3,), (5, 3, 4)),
+        ((5, 2, 3), (3,)),
+        ((2, 5, 2, 3), (3,)),
+        ((3,), (2, 5, 3, 4)),
+    ):
         yield Case("MatMul", {"a": normal(*a), "b": normal(*b)}, label=f"{a}x{b}".replace(" ", ""))
     for ta in (0, 1):
         for tb in (0, 1):
@@ -78,10 +153,17 @@ def products():
     yield Case("Gemm", {"a": normal(2, 3), "b": normal(3, 4), "c": normal(4)}, {"alpha": 0.5, "beta": 2.0})
     yield Case("Gemm", {"a": normal(2, 3), "b": normal(3, 4), "c": normal(4)}, {"alpha": 0.5}, opset=7, **ORT)
     for equation, shapes in {
-        "ij,jk->ik": ((2, 3), (3, 4)), "bij,bkj->bik": ((5, 2, 3), (5, 4, 3)), "ij->ji": ((2, 3),), "ij->i": ((2, 3),),
-        "ij->": ((2, 3),), "i,j->ij": ((2,), (3,)), "ij,ij->": ((2, 3), (2, 3)), "bchw,c->bhw": ((2, 3, 2, 2), (3,)),
-        "ij,jk,kl->il": ((2, 3), (3, 2), (2, 4)), "ij,jk": ((2, 3), (3, 4)),
-    }.items():  # fmt: skip
+        "ij,jk->ik": ((2, 3), (3, 4)),
+        "bij,bkj->bik": ((5, 2, 3), (5, 4, 3)),
+        "ij->ji": ((2, 3),),
+        "ij->i": ((2, 3),),
+        "ij->": ((2, 3),),
+        "i,j->ij": ((2,), (3,)),
+        "ij,ij->": ((2, 3), (2, 3)),
+        "bchw,c->bhw": ((2, 3, 2, 2), (3,)),
+        "ij,jk,kl->il": ((2, 3), (3, 2), (2, 4)),
+        "ij,jk": ((2, 3), (3, 4)),
+    }.items():
         inputs = {f"x{i}": normal(*s) for i, s in enumerate(shapes)}
         yield Case("Einsum", inputs, {"equation": equation})
 

@@ -17,20 +17,25 @@ from tests.grad.oracle import Case, normal
 
 def model(nodes, *, inputs=("x",), outputs=("y",), opset=18, weights=None, domains=(), shape=(2, 3)):
     graph = helper.make_graph(
-        nodes, "g", [helper.make_tensor_value_info(n, TensorProto.FLOAT, shape) for n in inputs],
+        nodes,
+        "g",
+        [helper.make_tensor_value_info(n, TensorProto.FLOAT, shape) for n in inputs],
         [helper.make_tensor_value_info(n, TensorProto.FLOAT, shape) for n in outputs],
         [numpy_helper.from_array(np.asarray(v), k) for k, v in (weights or {}).items()],
-    )  # fmt: skip
+    )
     imports = [helper.make_opsetid("", opset), *(helper.make_opsetid(d, 1) for d in domains)]
     return ir.from_proto(helper.make_model(graph, opset_imports=imports, ir_version=10))
 
 
 def test_unknown_operator_names_itself_and_the_way_out() -> None:
-    built = model([
-        helper.make_node("Relu", ["x"], ["a"]),
-        helper.make_node("Secret", ["a"], ["b"], domain="acme", name="block3/secret"),
-        helper.make_node("Relu", ["b"], ["y"]),
-    ], domains=("acme",))  # fmt: skip
+    built = model(
+        [
+            helper.make_node("Relu", ["x"], ["a"]),
+            helper.make_node("Secret", ["a"], ["b"], domain="acme", name="block3/secret"),
+            helper.make_node("Relu", ["b"], ["y"]),
+        ],
+        domains=("acme",),
+    )
     with pytest.raises(UnsupportedOperator) as caught:
         gradient_model(built)
     for part in ("acme::Secret", "block3/secret", "'b'", "--backend torch"):
@@ -38,10 +43,14 @@ def test_unknown_operator_names_itself_and_the_way_out() -> None:
 
 
 def test_off_the_way_it_does_not_matter() -> None:
-    built = model([
-        helper.make_node("Secret", ["x"], ["b"], domain="acme"),
-        helper.make_node("Relu", ["x"], ["y"]),
-    ], outputs=("y", "b"), domains=("acme",))  # fmt: skip
+    built = model(
+        [
+            helper.make_node("Secret", ["x"], ["b"], domain="acme"),
+            helper.make_node("Relu", ["x"], ["y"]),
+        ],
+        outputs=("y", "b"),
+        domains=("acme",),
+    )
     found = gradient_model(built, of="y")
     assert [v.name for v in found.graph.outputs] == ["y", "b", "x.gradient"]
 
@@ -54,8 +63,11 @@ def test_no_silent_zero_map(op: str) -> None:
 
 
 def test_unreachable_output() -> None:
-    built = model([helper.make_node("Relu", ["x"], ["y"]), helper.make_node("Relu", ["z"], ["w"])],
-                  inputs=("x", "z"), outputs=("y", "w"))  # fmt: skip
+    built = model(
+        [helper.make_node("Relu", ["x"], ["y"]), helper.make_node("Relu", ["z"], ["w"])],
+        inputs=("x", "z"),
+        outputs=("y", "w"),
+    )
     with pytest.raises(ModelUnsuitable, match="does not depend on 'z'"):
         gradient_model(built, of="y", wrt="z")
     with pytest.raises(ModelUnsuitable, match="2 float outputs"):
@@ -70,14 +82,36 @@ def test_unknown_names() -> None:
 
 
 REFUSED = [
-    Case("BatchNormalization", {"x": normal(2, 3), "s": normal(3), "b": normal(3), "m": normal(3), "v": normal(3)},
-         {"training_mode": 1}, constant=("s", "b", "m", "v"), outputs=("y", "p", "q")),
+    Case(
+        "BatchNormalization",
+        {"x": normal(2, 3), "s": normal(3), "b": normal(3), "m": normal(3), "v": normal(3)},
+        {"training_mode": 1},
+        constant=("s", "b", "m", "v"),
+        outputs=("y", "p", "q"),
+    ),
     Case("Dropout", {"x": normal(2, 3), "r": np.float32(0.5), "t": np.bool_(True)}, constant=("r", "t")),
-    Case("Einsum", {"x": normal(3, 3)}, {"equation": "ii->i"}), Case("Einsum", {"x": normal(3, 3)}, {"equation": "...i->...i"}),
-    Case("RoiAlign", {"x": normal(1, 2, 4, 4), "r": normal(1, 4), "b": np.int64([0])}, {"mode": "max"}, constant=("r", "b")),
-    Case("LSTM", {"x": normal(2, 1, 3), "w": normal(1, 8, 3), "r": normal(1, 8, 2)}, {"hidden_size": 2}, constant=("w", "r")),
-    Case("ConvTranspose", {"x": normal(1, 2, 4), "w": normal(2, 2, 3)}, {"output_shape": [9]}, constant=("w",), label="dynamic"),
-]  # fmt: skip
+    Case("Einsum", {"x": normal(3, 3)}, {"equation": "ii->i"}),
+    Case("Einsum", {"x": normal(3, 3)}, {"equation": "...i->...i"}),
+    Case(
+        "RoiAlign",
+        {"x": normal(1, 2, 4, 4), "r": normal(1, 4), "b": np.int64([0])},
+        {"mode": "max"},
+        constant=("r", "b"),
+    ),
+    Case(
+        "LSTM",
+        {"x": normal(2, 1, 3), "w": normal(1, 8, 3), "r": normal(1, 8, 2)},
+        {"hidden_size": 2},
+        constant=("w", "r"),
+    ),
+    Case(
+        "ConvTranspose",
+        {"x": normal(1, 2, 4), "w": normal(2, 2, 3)},
+        {"output_shape": [9]},
+        constant=("w",),
+        label="dynamic",
+    ),
+]
 
 
 @pytest.mark.parametrize("case", REFUSED, ids=lambda case: case.id)
@@ -123,3 +157,22 @@ def test_neither_runtime_nor_framework_is_imported() -> None:
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"
+
+
+def test_support_lists_what_is_on_the_way() -> None:
+    from onnxviz.grad.support import support
+
+    found = support(ir.from_proto(networks.tiny_cnn()))
+    assert found == dict.fromkeys(
+        ["Conv", "Relu", "Flatten", "Gemm", "GlobalAveragePool", "MaxPool", "Softmax"], True
+    )
+    built = model(
+        [
+            helper.make_node("Relu", ["x"], ["a"]),
+            helper.make_node("Secret", ["a"], ["b"], domain="acme"),
+            helper.make_node("Shape", ["x"], ["s"]),
+            helper.make_node("Reshape", ["b", "s"], ["y"]),
+        ],
+        domains=("acme",),
+    )
+    assert support(built) == {"Relu": True, "Reshape": True, "acme::Secret": False}

@@ -1,4 +1,4 @@
-"""Resize, Upsample, GridSample, RoiAlign: adjoint identity against ONNX Runtime's own forward; torch for the grid's gradient."""
+"""Resize, Upsample, GridSample, RoiAlign: adjoint identity against ONNX Runtime; torch for the grid's gradient."""
 
 from __future__ import annotations
 
@@ -13,8 +13,12 @@ LINEAR = {"oracle": "ort", "step": 1.0}
 
 
 def resize(x, scales=None, sizes=None, roi=None, opset=18, **attributes) -> Case:
-    inputs = {"x": normal(*x), "roi": roi, "scales": None if scales is None else np.float32(scales),
-              "sizes": None if sizes is None else ints(sizes)}  # fmt: skip
+    inputs = {
+        "x": normal(*x),
+        "roi": roi,
+        "scales": None if scales is None else np.float32(scales),
+        "sizes": None if sizes is None else ints(sizes),
+    }
     return Case(
         "Resize",
         inputs,
@@ -29,27 +33,67 @@ def resize(x, scales=None, sizes=None, roi=None, opset=18, **attributes) -> Case
 X = (1, 2, 4, 5)
 MODES = ("half_pixel", "half_pixel_symmetric", "align_corners", "asymmetric", "pytorch_half_pixel")
 RESIZE = [
-    *(resize(X, scales=[1, 1, *s], mode=m, coordinate_transformation_mode=c) for m, c, s in itertools.product(
-        ("nearest", "linear", "cubic"), MODES, ([2.0, 2.0], [1.5, 0.7]))),
+    *(
+        resize(X, scales=[1, 1, *s], mode=m, coordinate_transformation_mode=c)
+        for m, c, s in itertools.product(("nearest", "linear", "cubic"), MODES, ([2.0, 2.0], [1.5, 0.7]))
+    ),
     *(resize(X, sizes=[1, 2, 7, 3], mode=m) for m in ("nearest", "linear", "cubic")),
-    *(resize(X, scales=[1, 1, 2, 3], nearest_mode=n, coordinate_transformation_mode=c)
-      for n in ("round_prefer_floor", "round_prefer_ceil", "floor", "ceil") for c in ("half_pixel", "asymmetric")),
-    resize(X, scales=[1, 1, 1.6, 2.2], mode="cubic", cubic_coeff_a=-0.5), resize(X, scales=[1, 1, 1.6, 2.2], mode="cubic", exclude_outside=1),
-    resize(X, scales=[1, 1, 0.6, 0.5], mode="linear", antialias=1), resize(X, scales=[1, 1, 0.6, 0.5], mode="cubic", antialias=1),
-    resize(X, sizes=[2, 3], axes=[2, 3], mode="linear"), resize(X, sizes=[3, 2], axes=[3, 2], mode="nearest"),
-    *(resize((1, 2, 4, 6), sizes=[8, 9], axes=[2, 3], keep_aspect_ratio_policy=p, mode=m)
-      for p in ("not_larger", "not_smaller") for m in ("nearest", "linear")),
-    resize((1, 2, 5), scales=[1, 1, 2.0]), resize((1, 1, 3, 4, 2), scales=[1, 1, 2.0, 1.0, 1.5], mode="linear"),
-    resize((1, 1, 3, 4, 2), scales=[1, 1, 2, 2, 2]), resize((3, 4), scales=[1.5, 2.0], mode="linear"),
-    resize(X, sizes=[1, 2, 6, 6], mode="linear", coordinate_transformation_mode="tf_crop_and_resize",
-           roi=np.float32([0, 0, 0.2, 0.1, 1, 1, 0.9, 1.2]), extrapolation_value=3.0),
+    *(
+        resize(X, scales=[1, 1, 2, 3], nearest_mode=n, coordinate_transformation_mode=c)
+        for n in ("round_prefer_floor", "round_prefer_ceil", "floor", "ceil")
+        for c in ("half_pixel", "asymmetric")
+    ),
+    resize(X, scales=[1, 1, 1.6, 2.2], mode="cubic", cubic_coeff_a=-0.5),
+    resize(X, scales=[1, 1, 1.6, 2.2], mode="cubic", exclude_outside=1),
+    resize(X, scales=[1, 1, 0.6, 0.5], mode="linear", antialias=1),
+    resize(X, scales=[1, 1, 0.6, 0.5], mode="cubic", antialias=1),
+    resize(X, sizes=[2, 3], axes=[2, 3], mode="linear"),
+    resize(X, sizes=[3, 2], axes=[3, 2], mode="nearest"),
+    *(
+        resize((1, 2, 4, 6), sizes=[8, 9], axes=[2, 3], keep_aspect_ratio_policy=p, mode=m)
+        for p in ("not_larger", "not_smaller")
+        for m in ("nearest", "linear")
+    ),
+    resize((1, 2, 5), scales=[1, 1, 2.0]),
+    resize((1, 1, 3, 4, 2), scales=[1, 1, 2.0, 1.0, 1.5], mode="linear"),
+    resize((1, 1, 3, 4, 2), scales=[1, 1, 2, 2, 2]),
+    resize((3, 4), scales=[1.5, 2.0], mode="linear"),
+    resize(
+        X,
+        sizes=[1, 2, 6, 6],
+        mode="linear",
+        coordinate_transformation_mode="tf_crop_and_resize",
+        roi=np.float32([0, 0, 0.2, 0.1, 1, 1, 0.9, 1.2]),
+        extrapolation_value=3.0,
+    ),
     Case("Resize", {"x": normal(*X), "s": np.float32([1, 1, 2, 2])}, constant=("s",), opset=10, **LINEAR),
-    Case("Resize", {"x": normal(*X), "s": np.float32([1, 1, 1.7, 2])}, {"mode": "linear"}, constant=("s",), opset=10, **LINEAR),
-    Case("Resize", {"x": normal(*X), "r": np.zeros(0, np.float32), "s": np.float32([1, 1, 1.7, 2])}, {"mode": "linear"}, constant=("r", "s"), opset=11, **LINEAR),
+    Case(
+        "Resize",
+        {"x": normal(*X), "s": np.float32([1, 1, 1.7, 2])},
+        {"mode": "linear"},
+        constant=("s",),
+        opset=10,
+        **LINEAR,
+    ),
+    Case(
+        "Resize",
+        {"x": normal(*X), "r": np.zeros(0, np.float32), "s": np.float32([1, 1, 1.7, 2])},
+        {"mode": "linear"},
+        constant=("r", "s"),
+        opset=11,
+        **LINEAR,
+    ),
     Case("Upsample", {"x": normal(*X)}, {"scales": [1.0, 1.0, 2.0, 2.0]}, opset=7, **LINEAR),
     Case("Upsample", {"x": normal(*X), "s": np.float32([1, 1, 2, 3])}, constant=("s",), opset=9, **LINEAR),
-    Case("Upsample", {"x": normal(*X), "s": np.float32([1, 1, 2, 2])}, {"mode": "linear"}, constant=("s",), opset=9, **LINEAR),
-]  # fmt: skip
+    Case(
+        "Upsample",
+        {"x": normal(*X), "s": np.float32([1, 1, 2, 2])},
+        {"mode": "linear"},
+        constant=("s",),
+        opset=9,
+        **LINEAR,
+    ),
+]
 
 
 @pytest.mark.parametrize("case", RESIZE, ids=lambda case: case.id)

@@ -26,22 +26,29 @@ def conv(x, w, bias=False, **attributes) -> Case:
 
 
 CONV = [
-    conv((2, 3, 7), (4, 3, 3)), conv((2, 3, 7), (4, 3, 3), strides=[2], pads=[1, 0]),
+    conv((2, 3, 7), (4, 3, 3)),
+    conv((2, 3, 7), (4, 3, 3), strides=[2], pads=[1, 0]),
     conv((1, 2, 5, 6, 4), (3, 2, 3, 2, 1), pads=[1, 0, 0, 1, 1, 0], strides=[2, 1, 2]),
     conv((2, 4, 6, 7), (6, 4, 3, 3), bias=True, pads=[1, 1, 1, 1]),
     conv((2, 4, 6, 7), (6, 2, 3, 2), group=2, pads=[0, 1, 2, 0], strides=[1, 2], dilations=[2, 1]),
-    conv((2, 4, 6, 7), (8, 1, 3, 3), group=4, pads=[1, 1, 1, 1]), conv((2, 4, 6, 7), (4, 1, 3, 3), group=4, pads=[1, 1, 1, 1]),
+    conv((2, 4, 6, 7), (8, 1, 3, 3), group=4, pads=[1, 1, 1, 1]),
+    conv((2, 4, 6, 7), (4, 1, 3, 3), group=4, pads=[1, 1, 1, 1]),
     conv((2, 4, 8, 8), (4, 1, 3, 3), group=4, pads=[1, 1, 1, 1], strides=[2, 2]),
     conv((2, 4, 7, 8), (4, 1, 3, 3), group=4, pads=[0, 0, 1, 1], strides=[2, 2]),
     conv((2, 4, 9, 9), (4, 1, 5, 5), group=4, pads=[2, 2, 2, 2], strides=[3, 2]),
-    conv((2, 4, 7, 8), (5, 4, 1, 1), strides=[2, 3]), conv((2, 4, 7, 8), (5, 4, 1, 1)),
-    conv((2, 4, 7, 8), (4, 2, 1, 1), strides=[2, 2], group=2), conv((2, 4, 7, 8), (5, 4, 1, 1), strides=[2, 2], pads=[1, 0, 0, 1]),
-    conv((2, 3, 5, 5), (4, 3, 2, 2), pads=[2, 3, 2, 3]), conv((2, 3, 11, 10), (4, 3, 3, 3), strides=[4, 4]),
+    conv((2, 4, 7, 8), (5, 4, 1, 1), strides=[2, 3]),
+    conv((2, 4, 7, 8), (5, 4, 1, 1)),
+    conv((2, 4, 7, 8), (4, 2, 1, 1), strides=[2, 2], group=2),
+    conv((2, 4, 7, 8), (5, 4, 1, 1), strides=[2, 2], pads=[1, 0, 0, 1]),
+    conv((2, 3, 5, 5), (4, 3, 2, 2), pads=[2, 3, 2, 3]),
+    conv((2, 3, 11, 10), (4, 3, 3, 3), strides=[4, 4]),
     conv((2, 4, 7, 7), (4, 2, 2, 2), pads=[3, 2, 1, 2], strides=[2, 2], group=2),
-    *(conv((1, 2, n, n + 1), (3, 2, k, k), auto_pad=mode, strides=[s, s])
-      for n, k, s, mode in itertools.product((6, 7), (2, 3), (1, 2), ("SAME_UPPER", "SAME_LOWER"))),
+    *(
+        conv((1, 2, n, n + 1), (3, 2, k, k), auto_pad=mode, strides=[s, s])
+        for n, k, s, mode in itertools.product((6, 7), (2, 3), (1, 2), ("SAME_UPPER", "SAME_LOWER"))
+    ),
     conv((1, 2, 6, 7), (3, 2, 3, 3), auto_pad="VALID", strides=[2, 2]),
-]  # fmt: skip
+]
 
 
 def deconv(x, w, bias=0, **attributes) -> Case:
@@ -53,14 +60,16 @@ def deconv(x, w, bias=0, **attributes) -> Case:
 
 
 DECONV = [
-    deconv((2, 3, 5), (3, 4, 3)), deconv((2, 3, 4, 5), (3, 4, 3, 2), bias=4, strides=[2, 3], pads=[1, 0, 0, 1]),
+    deconv((2, 3, 5), (3, 4, 3)),
+    deconv((2, 3, 4, 5), (3, 4, 3, 2), bias=4, strides=[2, 3], pads=[1, 0, 0, 1]),
     deconv((2, 4, 4, 5), (4, 2, 3, 3), group=2, strides=[2, 2], pads=[1, 1, 1, 1], output_padding=[1, 1]),
-    deconv((2, 4, 4, 5), (4, 1, 3, 3), group=4, strides=[2, 2]), deconv((1, 2, 3, 3, 3), (2, 3, 2, 2, 2), strides=[2, 1, 2]),
+    deconv((2, 4, 4, 5), (4, 1, 3, 3), group=4, strides=[2, 2]),
+    deconv((1, 2, 3, 3, 3), (2, 3, 2, 2, 2), strides=[2, 1, 2]),
     deconv((1, 2, 4, 5), (2, 3, 3, 3), dilations=[2, 2], pads=[1, 2, 1, 2]),
     deconv((1, 2, 4, 5), (2, 3, 3, 3), strides=[2, 2], auto_pad="SAME_UPPER"),
     deconv((1, 2, 4, 5), (2, 3, 3, 3), strides=[2, 2], auto_pad="SAME_LOWER"),
     deconv((1, 2, 4, 5), (2, 3, 3, 3), strides=[2, 2], auto_pad="VALID"),
-]  # fmt: skip
+]
 FIXED_SHAPE = [
     deconv((1, 2, 4, 5), (2, 3, 3, 3), strides=[3, 2], output_shape=[10, 8]),
     deconv((1, 2, 4, 5), (2, 3, 3, 3), strides=[3, 2], output_shape=[12, 11]),
@@ -74,37 +83,64 @@ def pool(op, x, opset=18, **attributes) -> Case:
 
 
 SHAPES = [
-    dict(x=(2, 3, 9), kernel_shape=[3]), dict(x=(2, 3, 9), kernel_shape=[3], strides=[2], pads=[1, 1]),
-    dict(x=(1, 2, 7, 8), kernel_shape=[2, 2], strides=[2, 2]), dict(x=(1, 2, 8, 8), kernel_shape=[2, 2], strides=[2, 2]),
+    dict(x=(2, 3, 9), kernel_shape=[3]),
+    dict(x=(2, 3, 9), kernel_shape=[3], strides=[2], pads=[1, 1]),
+    dict(x=(1, 2, 7, 8), kernel_shape=[2, 2], strides=[2, 2]),
+    dict(x=(1, 2, 8, 8), kernel_shape=[2, 2], strides=[2, 2]),
     dict(x=(1, 2, 7, 8), kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 1, 1]),
     dict(x=(1, 2, 7, 8), kernel_shape=[3, 3], strides=[2, 2], pads=[0, 0, 1, 1]),
-    dict(x=(1, 2, 7, 8), kernel_shape=[3, 2], strides=[1, 1]), dict(x=(1, 2, 7, 8), kernel_shape=[3, 3], pads=[1, 1, 1, 1]),
-    dict(x=(1, 2, 7, 8), kernel_shape=[2, 2], strides=[3, 3]), dict(x=(1, 2, 5, 6, 4), kernel_shape=[2, 3, 2], strides=[2, 1, 2]),
+    dict(x=(1, 2, 7, 8), kernel_shape=[3, 2], strides=[1, 1]),
+    dict(x=(1, 2, 7, 8), kernel_shape=[3, 3], pads=[1, 1, 1, 1]),
+    dict(x=(1, 2, 7, 8), kernel_shape=[2, 2], strides=[3, 3]),
+    dict(x=(1, 2, 5, 6, 4), kernel_shape=[2, 3, 2], strides=[2, 1, 2]),
     dict(x=(1, 2, 7, 8), kernel_shape=[3, 3], strides=[2, 2], auto_pad="SAME_UPPER"),
     dict(x=(1, 2, 7, 8), kernel_shape=[3, 3], strides=[2, 2], auto_pad="SAME_LOWER"),
-    dict(x=(1, 2, 7, 8), kernel_shape=[2, 2], auto_pad="SAME_UPPER"), dict(x=(1, 2, 7, 8), kernel_shape=[3, 2], strides=[2, 2], auto_pad="VALID"),
-]  # fmt: skip
+    dict(x=(1, 2, 7, 8), kernel_shape=[2, 2], auto_pad="SAME_UPPER"),
+    dict(x=(1, 2, 7, 8), kernel_shape=[3, 2], strides=[2, 2], auto_pad="VALID"),
+]
 CEIL = [
     dict(x=(1, 2, 7, 8), kernel_shape=[2, 2], strides=[2, 2], ceil_mode=1),
     dict(x=(1, 2, 7, 8), kernel_shape=[3, 3], strides=[2, 2], ceil_mode=1),
     dict(x=(1, 2, 7, 8), kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 1, 1], ceil_mode=1),
     dict(x=(1, 2, 10, 11), kernel_shape=[3, 3], strides=[3, 3], pads=[1, 0, 1, 0], ceil_mode=1),
-]  # fmt: skip
-HUGE = [dict(x=(1, 2, 7, 5), kernel_shape=[900, 800], strides=[900, 800], ceil_mode=1),
-        dict(x=(1, 2, 7, 5), kernel_shape=[5, 5], strides=[900, 900]), dict(x=(1, 2, 7, 5), kernel_shape=[7, 5])]  # fmt: skip
+]
+HUGE = [
+    dict(x=(1, 2, 7, 5), kernel_shape=[900, 800], strides=[900, 800], ceil_mode=1),
+    dict(x=(1, 2, 7, 5), kernel_shape=[5, 5], strides=[900, 900]),
+    dict(x=(1, 2, 7, 5), kernel_shape=[7, 5]),
+]
 DILATED = [
     dict(x=(1, 2, 9, 8), kernel_shape=[3, 2], dilations=[2, 3]),
     dict(x=(1, 2, 9, 8), kernel_shape=[3, 2], dilations=[2, 1], strides=[2, 2], pads=[2, 0, 2, 1]),
 ]
 POOL = [
-    *(pool("MaxPool", **s) for s in SHAPES + CEIL + DILATED), *(pool("MaxPool", opset=8, **s) for s in SHAPES[:3]),
-    *(pool("AveragePool", **s) for s in SHAPES + CEIL), *(pool("AveragePool", opset=7, **s) for s in SHAPES[:5]),
-    *(pool("AveragePool", count_include_pad=1, **s) for s in SHAPES + CEIL + HUGE), *(pool("AveragePool", **s) for s in HUGE),
-    *(pool("AveragePool", opset=19, **s) for s in DILATED), *(pool("AveragePool", opset=19, count_include_pad=1, **s) for s in DILATED),
-    *(pool("LpPool", p=p, **s) for p in (1, 2, 3) for s in SHAPES[:7]), *(pool("LpPool", **s) for s in DILATED),
-    *(pool(f"Global{kind}Pool", x=x) for kind in ("Average", "Max") for x in ((2, 3, 7), (2, 3, 4, 5), (2, 1, 2, 3, 4))),
-    *(Case("GlobalLpPool", {"x": apart(2, 3, 4, 3, gap=0.3)}, {"p": p}, oracle="ort", step=0.05, tolerance=5e-4) for p in (1, 2, 3)),
-]  # fmt: skip
+    *(pool("MaxPool", **s) for s in SHAPES + CEIL + DILATED),
+    *(pool("MaxPool", opset=8, **s) for s in SHAPES[:3]),
+    *(pool("AveragePool", **s) for s in SHAPES + CEIL),
+    *(pool("AveragePool", opset=7, **s) for s in SHAPES[:5]),
+    *(pool("AveragePool", count_include_pad=1, **s) for s in SHAPES + CEIL + HUGE),
+    *(pool("AveragePool", **s) for s in HUGE),
+    *(pool("AveragePool", opset=19, **s) for s in DILATED),
+    *(pool("AveragePool", opset=19, count_include_pad=1, **s) for s in DILATED),
+    *(pool("LpPool", p=p, **s) for p in (1, 2, 3) for s in SHAPES[:7]),
+    *(pool("LpPool", **s) for s in DILATED),
+    *(
+        pool(f"Global{kind}Pool", x=x)
+        for kind in ("Average", "Max")
+        for x in ((2, 3, 7), (2, 3, 4, 5), (2, 1, 2, 3, 4))
+    ),
+    *(
+        Case(
+            "GlobalLpPool",
+            {"x": apart(2, 3, 4, 3, gap=0.3)},
+            {"p": p},
+            oracle="ort",
+            step=0.05,
+            tolerance=5e-4,
+        )
+        for p in (1, 2, 3)
+    ),
+]
 
 
 @pytest.mark.parametrize("case", CONV + DECONV + POOL, ids=lambda case: case.id)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from functools import cache
+from pathlib import Path
 
 import networks
 import numpy as np
@@ -15,6 +15,8 @@ from networks import Maker, bare, tiny_cnn
 from onnxviz.errors import ModelUnsuitable, UnknownLayer
 from onnxviz.graph.layers import field, layers, resolve
 from onnxviz.graph.load import load
+
+MODELS = Path(__file__).parents[2] / "models"
 
 
 def told(proto, **options):
@@ -168,6 +170,19 @@ def test_quantised_operators_of_com_microsoft():
     assert found[y].parameters == 4 * 27
 
 
+def test_normalisations_from_before_the_standard_had_them():
+    """ONNX Runtime's optimiser writes these into files of any opset."""
+    m = Maker(opset=12)
+    x = m("LayerNormalization", m("Transpose", "image", perm=[0, 2, 3, 1]), m.random(4), m.random(4), axis=-1)
+    y = m("SimplifiedLayerNormalization", x, m.random(4), axis=-1)
+    found = {
+        layer.name: layer for layer in layers(ir.from_proto(m.model({"image": ("N", 4, 8, 8)}, {y: None})))
+    }
+    assert found[x].shape == found[y].shape == ("N", 8, 8, 4)
+    assert found[y].parameters == 4
+    assert found[y].receptive_field == (1, 1)
+
+
 def test_channels_last_operators_of_com_microsoft():
     m = Maker()
     q = [m.constant(np.float32(0.1)), m.constant(np.uint8(3))]
@@ -260,39 +275,37 @@ def test_broken_metadata_gives_no_path():
     assert module_path(node, []) == ("layer1", "0")
 
 
-@cache
-def exported():
-    """A small ResNet of transformers, as torch.onnx.export writes it today: paths in metadata, norms folded."""
-    import torch
-    import transformers
-
-    torch.manual_seed(0)
-    config = transformers.ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], num_labels=5)
-    config.layer_type = "basic"
-    network = transformers.ResNetForImageClassification(config).eval()
-
-    class Logits(torch.nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.model = network
-
-        def forward(self, image):
-            return self.model(image).logits
-
-    program = torch.onnx.export(
-        Logits(), (torch.zeros(2, 3, 64, 64),), dynamo=True, input_names=["image"], output_names=["logits"],
-        dynamic_shapes=({0: "N"},), verbose=False,
-    )  # fmt: skip
-    return program.model_proto
-
-
 def test_module_paths_of_a_torch_export():
-    found = layers(load(exported()).model)
-    stem = next(layer for layer in found if layer.op == "Conv")
-    assert stem.path == ("model", "resnet", "embedder", "embedder", "convolution")
-    assert stem.shape == ("N", 8, 32, 32)
-    block = resolve(found, "model.resnet.encoder.stages.1")
-    assert block.op == "Relu"
-    assert block.shape[1] == 16
+    """The bundled network, as torch.onnx.export(dynamo=True) wrote it: paths in metadata, norms folded."""
+    found = layers(load(MODELS / "efficientnet-lite0.onnx").model, size=(224, 224))
+    stem = found[0]
+    assert (stem.op, stem.shape) == ("Conv", ("N", 32, 112, 112))
+    assert len(stem.path) == 1
+    block = resolve(found, "blocks.1")
+    assert block.shape == ("N", 24, 56, 56)
+    inside = [layer for layer in found if layer.path[:2] == ("blocks", "1")]
+    assert block is inside[-1]
+    assert len(inside) > 3
     assert field(block, 0, 0)[0] < 0
-    assert found[-1].shape == ("N", 5)
+    assert found[-1].shape == ("N", 1000)
+    assert sum(layer.parameters for layer in found) == 4_631_000  # 4,652,008 less what the folded norms held
+
+
+def test_a_folded_norm_bears_the_path_of_its_convolution():
+    """The exporter writes the batch norm's path on the convolution that it was folded into; the weight knows better."""
+    m = Maker()
+    x = m(
+        "Conv",
+        "image",
+        m.random(4, 3, 1, 1, name="body.0.conv.weight"),
+        m.random(4, name="body.0.conv.weight_bias"),
+    )
+    y = m("Relu", x)
+    proto = m.model({"image": ("N", 3, 4, 4)}, {y: None})
+    for node, scopes in zip(
+        proto.graph.node, (["", "body.0", "body.0.norm", "norm_1"], ["", "body.0", "relu"]), strict=True
+    ):
+        node.metadata_props.add(key="pkg.torch.onnx.name_scopes", value=repr(scopes))
+    found = layers(ir.from_proto(proto))
+    assert [layer.path for layer in found] == [("body", "0", "conv"), ("body", "0")]
+    assert resolve(found, "body.0").name == y

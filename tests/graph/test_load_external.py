@@ -12,7 +12,7 @@ import pytest
 from onnx import helper
 
 from onnxviz.errors import LimitExceeded, ModelRejected
-from onnxviz.graph import confine
+from onnxviz.graph import confine, wire
 from onnxviz.graph.limits import Limits
 from onnxviz.graph.load import load
 from tests.graph import hostile
@@ -112,6 +112,7 @@ def test_a_training_graph_is_not_looked_at(folder):
     hostile.point(weight, location="../secret.bin")
     loaded = load(hostile.save(proto, folder))
     assert loaded.files == []
+    assert b"secret" not in wire.split(proto.SerializeToString(), Limits()).message
 
 
 # --- leaving the folder -----------------------------------------------------------------------

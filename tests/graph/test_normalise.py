@@ -1,4 +1,4 @@
-"""The normal form computes what the file computed: opset lift, folding, padding, branches, functions, half precision."""
+"""The normal form computes what the file computed: opset lift, folds, padding, branches, functions, half precision."""
 
 from __future__ import annotations
 
@@ -20,9 +20,12 @@ FLOAT = TensorProto.FLOAT
 
 def model(nodes, weights=None, *, opset=18, shape=(2, 3, 6, 7), out=None, functions=(), ir_version=8):
     graph = helper.make_graph(
-        nodes, "g", [helper.make_tensor_value_info("x", FLOAT, shape)], [helper.make_tensor_value_info("y", FLOAT, out)],
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("x", FLOAT, shape)],
+        [helper.make_tensor_value_info("y", FLOAT, out)],
         [numpy_helper.from_array(np.asarray(v), k) for k, v in (weights or {}).items()],
-    )  # fmt: skip
+    )
     imports = [helper.make_opsetid("", opset), *(helper.make_opsetid("local", 1) for _ in functions[:1])]
     return helper.make_model(graph, opset_imports=imports, ir_version=ir_version, functions=list(functions))
 
@@ -72,21 +75,43 @@ OLD = {
     "slice": (9, [node("Slice", ["x"], ["y"], starts=[1, -3], ends=[9, 2**31], axes=[1, 3])], {}),
     "slice without axes": (7, [node("Slice", ["x"], ["y"], starts=[0, 1], ends=[1, 3])], {}),
     "split": (7, [node("Split", ["x"], ["a", "b"], axis=2), node("Mul", ["a", "b"], ["y"])], {}),
-    "split sizes": (11, [node("Split", ["x"], ["a", "b"], axis=1, split=[1, 2]), node("Mul", ["a", "b"], ["y"])], {}),
-    "squeeze": (11, [node("Unsqueeze", ["x"], ["a"], axes=[0, 2]), node("Squeeze", ["a"], ["y"], axes=[0])], {}),
+    "split sizes": (
+        11,
+        [node("Split", ["x"], ["a", "b"], axis=1, split=[1, 2]), node("Mul", ["a", "b"], ["y"])],
+        {},
+    ),
+    "squeeze": (
+        11,
+        [node("Unsqueeze", ["x"], ["a"], axes=[0, 2]), node("Squeeze", ["a"], ["y"], axes=[0])],
+        {},
+    ),
     "topk": (9, [node("TopK", ["x"], ["y", "i"], k=2, axis=3)], {}),
     "upsample 7": (7, [node("Upsample", ["x"], ["y"], scales=[1.0, 1.0, 2.0, 3.0])], {}),
     "upsample 9": (9, [node("Upsample", ["x", "s"], ["y"], mode="linear")], {"s": np.float32([1, 1, 2, 2])}),
     "resize 10": (10, [node("Resize", ["x", "s"], ["y"], mode="linear")], {"s": np.float32([1, 1, 1.5, 2])}),
-    "resize 11": (11, [node("Resize", ["x", "r", "r", "s"], ["y"])], {"r": np.zeros(0, np.float32), "s": np.int64([2, 3, 9, 4])}),
+    "resize 11": (
+        11,
+        [node("Resize", ["x", "r", "r", "s"], ["y"])],
+        {"r": np.zeros(0, np.float32), "s": np.int64([2, 3, 9, 4])},
+    ),
     "dropout": (9, [node("Dropout", ["x"], ["a"], ratio=0.7), node("Relu", ["a"], ["y"])], {}),
     "dropout at the end": (7, [node("Dropout", ["x"], ["y"], ratio=0.7)], {}),
-    "scatter": (9, [node("Scatter", ["x", "i", "u"], ["y"], axis=1)], {"i": np.int64([[[[2]]]]), "u": normal(1, 1, 1, 1)}),
-    **{f"reduce {k}": (11, [node(f"Reduce{k}", ["x"], ["y"], axes=[1, -1], keepdims=0)], {}) for k in ("Sum", "Mean", "Max", "L2")},
+    "scatter": (
+        9,
+        [node("Scatter", ["x", "i", "u"], ["y"], axis=1)],
+        {"i": np.int64([[[[2]]]]), "u": normal(1, 1, 1, 1)},
+    ),
+    **{
+        f"reduce {k}": (11, [node(f"Reduce{k}", ["x"], ["y"], axes=[1, -1], keepdims=0)], {})
+        for k in ("Sum", "Mean", "Max", "L2")
+    },
     "reduce all": (9, [node("ReduceMean", ["x"], ["y"])], {}),
-    "batch norm": (7, [node("BatchNormalization", ["x", "s", "b", "m", "v"], ["y"], momentum=0.8)],
-                   {"s": positive(3), "b": normal(3), "m": normal(3), "v": positive(3)}),
-}  # fmt: skip
+    "batch norm": (
+        7,
+        [node("BatchNormalization", ["x", "s", "b", "m", "v"], ["y"], momentum=0.8)],
+        {"s": positive(3), "b": normal(3), "m": normal(3), "v": positive(3)},
+    ),
+}
 
 
 @pytest.mark.parametrize("name", OLD)
@@ -124,8 +149,9 @@ def test_batch_norm_is_folded(bias: bool, op: str, group: int) -> None:
     weights = {"w": normal(*shape), **NORM} | ({"c": normal(4)} if bias else {})
     nodes = [
         node(op, ["x", "w", *(["c"] if bias else [])], ["a"], group=group, name="conv"),
-        node("BatchNormalization", ["a", *"sbmv"], ["n"], epsilon=1e-3, name="norm"), node("Relu", ["n"], ["y"]),
-    ]  # fmt: skip
+        node("BatchNormalization", ["a", *"sbmv"], ["n"], epsilon=1e-3, name="norm"),
+        node("Relu", ["n"], ["y"]),
+    ]
     found = same(model(nodes, weights, shape=("N", 4, 6, 7)), (2, 4, 6, 7), atol=1e-4)
     assert types(found) == [op, "Relu"]
     assert found.graph[0].outputs[0].name == "n"  # it computes the layer of this name now
@@ -141,17 +167,19 @@ def test_batch_norm_is_kept_where_it_must_be() -> None:
     found = same(model(nodes, {"w": normal(4, 4, 3, 3), **NORM}, shape=("N", 4, 6, 7)), (2, 4, 6, 7))
     assert types(found) == ["Conv", "BatchNormalization", "Add"]
     shown = model(
-        nodes[:2] + [node("Relu", ["n"], ["y"])], {"w": normal(4, 4, 3, 3), **NORM}, shape=("N", 4, 6, 7)
+        [*nodes[:2], node("Relu", ["n"], ["y"])], {"w": normal(4, 4, 3, 3), **NORM}, shape=("N", 4, 6, 7)
     )
     shown.graph.output.append(helper.make_tensor_value_info("a", FLOAT, None))
     assert "BatchNormalization" in types(same(shown, (2, 4, 6, 7)))
 
 
 WINDOWS = [
-    node("Conv", ["x", "w"], ["y"]), node("MaxPool", ["x"], ["y"], kernel_shape=[3, 2]),
-    node("AveragePool", ["x"], ["y"], kernel_shape=[3, 2]), node("AveragePool", ["x"], ["y"], kernel_shape=[3, 2], count_include_pad=1),
+    node("Conv", ["x", "w"], ["y"]),
+    node("MaxPool", ["x"], ["y"], kernel_shape=[3, 2]),
+    node("AveragePool", ["x"], ["y"], kernel_shape=[3, 2]),
+    node("AveragePool", ["x"], ["y"], kernel_shape=[3, 2], count_include_pad=1),
     node("LpPool", ["x"], ["y"], kernel_shape=[3, 2], p=2),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize("window", WINDOWS, ids=lambda n: f"{n.op_type}-{len(n.attribute)}")
@@ -221,9 +249,11 @@ def test_functions_are_inlined() -> None:
 
 def test_constants_become_weights() -> None:
     nodes = [
-        node("Constant", [], ["shape"], value_ints=[1, 3, 1, 1]), node("ConstantOfShape", ["shape"], ["w"], value=numpy_helper.from_array(np.float32([2]))),
-        node("Identity", ["w"], ["v"]), node("Mul", ["x", "v"], ["y"]),
-    ]  # fmt: skip
+        node("Constant", [], ["shape"], value_ints=[1, 3, 1, 1]),
+        node("ConstantOfShape", ["shape"], ["w"], value=numpy_helper.from_array(np.float32([2]))),
+        node("Identity", ["w"], ["v"]),
+        node("Mul", ["x", "v"], ["y"]),
+    ]
     assert types(same(model(nodes), (2, 3, 6, 7))) == ["Mul"]
 
 

@@ -73,7 +73,7 @@ def test_an_open_batch_stays():
 
 
 ODD = {
-    "static batch": lambda: networks.static_batch(),
+    "static batch": networks.static_batch,
     "uint8": lambda: tiny_cnn(batch=1, uint8=True),
     "nhwc": lambda: networks.nhwc(batch=1),
     "qdq": lambda: networks.qdq(networks.static_batch()),
@@ -297,6 +297,48 @@ def test_an_open_size_with_the_batch_held_in_arithmetic_is_refused():
     x = m("Reshape", x, m("Concat", m.constant([1, 2, 2]), height, width, axis=0))
     with pytest.raises(ModelUnsuitable, match="Reshape"):
         free_batch(load(m.model({"image": (1, 3, "H", "W")}, {x: None})).model)
+
+
+# --- what torch.onnx.export writes ----------------------------------------------------------------
+
+
+def transformer(kind):
+    import torch
+    import transformers as t
+
+    torch.manual_seed(0)
+    return {
+        "convnext": lambda: t.ConvNextForImageClassification(
+            t.ConvNextConfig(hidden_sizes=[8, 16], depths=[1, 1], num_stages=2, num_labels=5)
+        ),
+        "vit": lambda: t.ViTForImageClassification(
+            t.ViTConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32,
+                        image_size=64, patch_size=16, num_labels=5)
+        ),
+        "swin": lambda: t.SwinForImageClassification(
+            t.SwinConfig(image_size=64, embed_dim=8, depths=[2, 1], num_heads=[1, 2], window_size=4, num_labels=5)
+        ),
+    }[kind]().eval()  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["convnext", "vit", "swin"])
+def test_exports_with_a_fixed_batch(kind, tmp_path):
+    """Class tokens and shifted windows of real exports: each image comes out as it does alone."""
+    import torch
+
+    network = transformer(kind)
+    path = tmp_path / "export.onnx"
+
+    class Logits(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.model = network
+
+        def forward(self, image):
+            return self.model(image).logits
+
+    torch.onnx.export(Logits(), (torch.zeros(1, 3, 64, 64),), path, dynamo=False, input_names=["image"])
+    same_in_batches(onnx.load(path), (3, 64, 64), tolerance=1e-4)
 
 
 # --- size -----------------------------------------------------------------------------------------

@@ -221,6 +221,12 @@ def test_where_there_is_nothing_the_photo_is_paler_and_greyer():
     assert (luma(seen) >= luma(PHOTO) - 1).all()
 
 
+def test_weak_heat_leaves_the_photo():
+    bare = overlay(PHOTO, np.zeros((40, 60))).astype(int)
+    weak = overlay(PHOTO, np.full((40, 60), 0.1), limit=1.0).astype(int)
+    assert np.abs(weak - bare).mean() < 20
+
+
 def test_negative_values_are_blue_or_not_there():
     heat = np.zeros((40, 60))
     heat[:, :30] = -1

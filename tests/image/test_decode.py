@@ -128,6 +128,20 @@ def test_closing_stops_it():
     assert len(started) == count <= 3 + 8
 
 
+def test_what_waits_is_dropped_when_it_is_closed():
+    started = []
+
+    def read(i):
+        started.append(i)
+        time.sleep(0.01)
+        return i
+
+    stream = decode(itertools.count(), read, workers=1, ahead=200)
+    next(stream)
+    stream.close()
+    assert len(started) < 100
+
+
 def test_dropping_stops_it():
     before = threading.active_count()
     stream = decode(itertools.count(), lambda i: i, workers=2)

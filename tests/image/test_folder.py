@@ -191,6 +191,13 @@ def test_links_that_lead_out_are_followed_only_on_request(tmp_path):
     assert len(find([inside, outside]).images) == 5  # its target is named too: the file links now stay inside
 
 
+def test_a_folder_that_is_reached_by_a_link_first_is_read_once(tmp_path):
+    touch(tmp_path / "real" / "a.jpg")
+    (tmp_path / "alias").symlink_to("real")
+    assert names(find(tmp_path, follow=True), tmp_path) == ["alias/a.jpg"]
+    assert names(find(tmp_path), tmp_path) == ["real/a.jpg"]
+
+
 def test_links_that_stay_inside(tmp_path):
     touch(tmp_path / "blobs" / "0123", tmp_path / "a.jpg")
     (tmp_path / "named").mkdir()

@@ -380,6 +380,35 @@ def test_scans_are_counted_by_markers_and_not_by_bytes():
     assert scans(scan_bomb(50), 1000) == count + 50
 
 
+def test_one_scan_for_all_colours_is_one_pass_whatever_follows():
+    """The decoder stops after it; what follows costs nothing and refuses nothing."""
+    sound = SOUND["jpeg"]
+    scan = sound[sound.index(b"\xff\xda") : -2]
+    assert scans(sound[:-2] + scan * 300 + b"\xff\xd9", 1000) == 1
+
+
+def test_fill_bytes_before_a_marker_hide_no_scan():
+    sound = SOUND["progressive jpeg"]
+    filled = sound[:-2].replace(b"\xff\xda", b"\xff\xff\xff\xda")
+    assert scans(filled, 1000) == scans(sound, 1000)
+
+
+@pytest.mark.parametrize("form", ["BMP", "PPM", "TIFF"])
+def test_nothing_is_mapped_into_memory(tmp_path, monkeypatch, form):
+    """A mapped file that another process cuts short kills us with a bus error."""
+    import mmap
+
+    def refuse(*_, **__):
+        raise AssertionError("mapped")
+
+    path = write(tmp_path, encode(form, "L"))
+    monkeypatch.setattr(mmap, "mmap", refuse)
+    Image.open(io.BytesIO(SOUND["png"])).load()
+    with pytest.raises(AssertionError, match="mapped"):
+        Image.open(path).load()  # Pillow would
+    assert read(path).shape == PHOTO.shape
+
+
 def test_a_file_over_the_byte_limit_is_not_read(tmp_path):
     path = tmp_path / "photo.jpg"
     with path.open("wb") as file:

@@ -296,6 +296,9 @@ def test_the_middle_number_gives_way(texts):
     scale_bar(-100, 1, MAPS["diverging"])  # zero is nearly at the end
     assert [text for _, _, text in texts] == ["-100", "1"]
     texts.clear()
+    scale_bar(1.00001, 1.00002, MAPS["ember"])
+    assert [text for _, _, text in texts] == ["1", "1"]
+    texts.clear()
     scale_bar(3, 3, MAPS["ember"])
     assert [text for _, _, text in texts] == ["3"]
 

@@ -7,7 +7,7 @@ import unicodedata
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from onnxviz.image.text import file_name, printable, shorten
@@ -114,6 +114,11 @@ def test_file_names_are_safe(name, limit):
 
 
 @given(st.text("aA./-_é\u0301 0", max_size=6), st.text("aA./-_é\u0301 0", max_size=6))
+@example("Conv_1", "conv_1")
+@example("é", "e\u0301")
+@example("a/b", "a_b")
+@example("a/b", file_name("a/b"))
+@example("a.", "a")
 def test_different_names_give_different_files_on_every_file_system(a, b):
     """Where case is ignored and accents are decomposed (macOS), too."""
 

@@ -1,7 +1,7 @@
+import networks
 import numpy as np
 import pytest
 
-import networks
 import onnxviz
 from onnxviz.errors import ModelUnsuitable, UnknownLayer
 

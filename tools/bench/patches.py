@@ -21,7 +21,7 @@ FEW, MANY = 200, 20_000
 
 
 def run() -> list[dict]:
-    """Two rows of throughput, one of memory."""
+    """Three rows of throughput, one of memory."""
     with tempfile.TemporaryDirectory() as folder:
         return [*_throughput(Path(folder) / "photos"), _memory(Path(folder) / "many")]
 
@@ -50,7 +50,7 @@ def _throughput(folder: Path) -> list[dict]:
     def decode(workers: int) -> None:
         _spread(workers, paths, lambda path: net.preprocessing.apply(read(path)))
 
-    sessions = {threads: _session(net, threads) for threads in {half, count}}
+    sessions = {threads: _session(net, threads) for threads in {1, half, count}}
 
     def infer(threads: int) -> None:
         for _ in range(IMAGES // BATCH):
@@ -62,18 +62,23 @@ def _throughput(folder: Path) -> list[dict]:
         "infer, half": lambda: infer(half),
         "decode, all": lambda: decode(count),
         "infer, all": lambda: infer(count),
+        "infer, one": lambda: infer(1),
     }
     seconds: dict[str, list[float]] = {name: [] for name in cases}
+    work: dict[str, list[float]] = {name: [] for name in cases}
     for turn in range(RUNS + 1):
         for name, case in cases.items():
-            start = time.perf_counter()
+            start, busy = time.perf_counter(), time.process_time()
             case()
             if turn:  # the first turn warms up
                 seconds[name].append(time.perf_counter() - start)
+                work[name].append(time.process_time() - busy)
     each = {name: statistics.median(times) / IMAGES * 1000 for name, times in seconds.items()}
+    spent = {name: statistics.median(times) / IMAGES * 1000 for name, times in work.items()}
     told = f"EfficientNet-Lite0, {IMAGES} JPEG files of {SIZE[0]}×{SIZE[1]}, {count} cores; milliseconds an image"
     slower = _ratio(seconds, lambda t: max(t["decode, half"], t["infer, half"]))
     both = _ratio(seconds, lambda t: t["decode, all"] + t["infer, all"])
+    needed = _ratio(work, lambda t: t["decode, half"] + t["infer, one"])
     return [
         {
             "name": "`patches`: throughput against the slower of decoding and inference, each on half the cores",
@@ -88,6 +93,13 @@ def _throughput(folder: Path) -> list[dict]:
             "target": "≥ 95 %",
             "detail": f"patches {each['patches']:.1f}, decoding {each['decode, all']:.1f}, "
             f"bare ONNX Runtime {each['infer, all']:.1f}; on a CPU nothing can be faster than this sum",
+        },
+        {
+            "name": "`patches`: processor time that decoding and bare inference need, of all that it takes",
+            "ratio": f"{needed:.0%}",
+            "target": "≥ 95 %",
+            "detail": f"milliseconds an image, however busy the machine: patches {spent['patches']:.1f}, "
+            f"decoding {spent['decode, half']:.1f}, bare ONNX Runtime on one thread {spent['infer, one']:.1f}",
         },
     ]
 

@@ -1,8 +1,8 @@
 """Gradient rule of Resize (Upsample is lifted to it): every mode, any axes, known or dynamic sizes.
 
-Resize is linear and works on one axis after the other: y = A_h x A_wᵀ. Each matrix is what the same Resize makes of an identity
-matrix, so the adjoint agrees with the engine's own idea of coordinates, rounding, cubic weights and antialiasing; where
-the sizes are constants, every engine folds it at load.
+Resize is linear and works on one axis after the other: y = A_h x A_wᵀ. Each matrix is what the same Resize makes of
+an identity matrix, so the adjoint agrees with the engine's own idea of coordinates, rounding, cubic weights and
+antialiasing; where the sizes are constants, every engine folds it at load.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def _empty(value: Any) -> bool:
 
 
 def _common_scale(known: Any, out: Any, along: Any, sizes: Any, policy: str) -> np.ndarray:
-    """One scale for every axis; refused where the sizes are unknown, or rounding makes them more than the scale tells."""
+    """One scale for every axis; refused where sizes are unknown, or rounding makes them more than it tells."""
     wanted = array(sizes)
     if wanted is None or not all(isinstance(known[a], int) for a in along):
         raise NoRule(f"has keep_aspect_ratio_policy={policy} and sizes that are not known")

@@ -209,7 +209,8 @@ def recurrent(step: Step) -> list[int | None]:
             if step.batch != 1:
                 raise Refused("its initial state is a constant")
             step.repeated[place] = 0 if first else 1
-    return [0, 0, 0][: len(step.results)] if first else [2, 1, 1][: len(step.results)]
+    found: list[int | None] = [0, 0, 0] if first else [2, 1, 1]
+    return found[: len(step.results)]
 
 
 @rule("GridSample", "Attention")

@@ -12,6 +12,7 @@ import numpy as np
 
 from onnxviz.graph.analysis.batch_step import LAST, Refused, Step, everywhere, rule
 
+
 @rule("Reshape")
 def reshape(step: Step) -> list[int | None]:
     """The batch comes first in row-major order, so it stays whole if what stands before it stays."""

@@ -8,7 +8,6 @@ that invariant, where its result's batch axis is, and what to edit. What it cann
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 

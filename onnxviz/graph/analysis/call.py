@@ -69,6 +69,7 @@ class Call:
 
 
 def known(shape: Shape | None) -> Shape:
+    """The shape; a rule that needs it gives up where it cannot be told."""
     if shape is None:
         raise Unplaced
     return shape

@@ -22,6 +22,8 @@ def transposed(stride: int, start: int, kernel: int, dilation: int) -> Span:
     So output o reads the i = (o + start - dilation·j) / stride that are whole. Where the kernel is narrower
     than the stride some outputs read nothing; these are told to read the nearest input.
     """
+    if stride * kernel > LONGEST:
+        raise ValueError(f"a transposed window of stride {stride} and kernel {kernel} is not followed")
     low, high = [], []
     for o in range(stride):
         whole = [
@@ -91,6 +93,8 @@ def _taps(place: Fraction, mode: str, rounding: str, step: Fraction | None) -> t
 
 def tiled(size: int) -> Span:
     """Tile: output o reads input o mod size."""
+    if size > LONGEST:
+        raise ValueError(f"repeats of {size} are not followed")
     return Span(np.arange(size), np.arange(size), 0)
 
 
@@ -102,6 +106,8 @@ def picked(indices: np.ndarray, size: int) -> Span:
 
 def block(size: int) -> Span:
     """DepthToSpace: output o reads input o // size."""
+    if size > LONGEST:
+        raise ValueError(f"blocks of {size} are not followed")
     return Span(np.zeros(size, np.int64), np.zeros(size, np.int64), 1)
 
 

@@ -160,7 +160,7 @@ class Prober:
             for i, d in enumerate(self.image.shape or ())
             if not isinstance(d, int) and d.value and i in bound
         }
-        return tuple(d if isinstance(d, int) else named.get(d.value) for d in value.shape)
+        return tuple(d if isinstance(d, int) else named.get(d.value or "") for d in value.shape)
 
 
 def strip(model: ir.Model, values: Mapping[str, np.ndarray]) -> onnx.ModelProto:
@@ -172,7 +172,7 @@ def strip(model: ir.Model, values: Mapping[str, np.ndarray]) -> onnx.ModelProto:
     proto = onnx.ModelProto(ir_version=10)
     for domain, version in model.graph.opset_imports.items():
         proto.opset_import.add(domain=domain, version=version)
-    graph = proto.graph
+    graph, opset = proto.graph, model.graph.opset_imports.get("", 1)
     graph.name = "stripped"
     taken = {v.name for node in model.graph for v in node.outputs} | set(model.graph.initializers)
     free = (name for n in itertools.count() if (name := f"twin.{n}") not in taken)
@@ -186,7 +186,7 @@ def strip(model: ir.Model, values: Mapping[str, np.ndarray]) -> onnx.ModelProto:
             graph.initializer.extend(onnx.numpy_helper.from_array(values[name], name) for name in outputs)
         elif tensor is not None:
             _strip_constant(graph, node.outputs[0], tensor)
-        elif node.domain == "" and twins.view(node).exact:
+        elif twins.in_standard(node, opset):
             graph.node.append(_node(node))
         else:
             graph.node.extend(twins.standard_nodes(node, lambda: next(free)))
@@ -202,7 +202,7 @@ def _strip_constant(graph: onnx.GraphProto, value: ir.Value, tensor: ir.TensorPr
     ):  # not the 8-bit floats and 4-bit integers, which are weights
         graph.initializer.append(onnx.numpy_helper.from_array(kept, value.name))
         return
-    shape = [int(d) for d in tensor.shape]
+    shape = [d for d in tensor.shape if isinstance(d, int)]  # a tensor has no symbols
     graph.input.append(onnx.helper.make_tensor_value_info(value.name, tensor.dtype.value, shape))
 
 

@@ -251,20 +251,21 @@ def _deal(atoms: list[Atom], sizes: Sequence[int]) -> list[Axis] | None:
     dealt: list[Axis] = []
     for size in sizes:
         taken: list[Atom] = []
-        while size > 1:
+        left = size  # what this axis still needs
+        while left > 1:
             while rest and rest[0].size == 1:
                 rest.pop(0)
             if not rest:
                 return None
             atom = rest.pop(0)
-            if size % atom.size == 0:
+            if left % atom.size == 0:
                 taken.append(atom)
-                size //= atom.size
-            elif atom.size % size == 0:  # the first digit goes here, the rest to the next axis
-                left = atom.size // size
-                taken.append(Atom(atom.direction, atom.coefficient * left, size))
-                rest.insert(0, Atom(atom.direction, atom.coefficient, left))
-                size = 1
+                left //= atom.size
+            elif atom.size % left == 0:  # the first digit goes here, the rest to the next axis
+                inner = atom.size // left
+                taken.append(Atom(atom.direction, atom.coefficient * inner, left))
+                rest.insert(0, Atom(atom.direction, atom.coefficient, inner))
+                left = 1
             else:
                 return None
         dealt.append(_joined(taken))

@@ -14,12 +14,12 @@ from dataclasses import dataclass, replace
 import onnx_ir as ir
 
 from onnxviz.graph.analysis import reach as to
-from onnxviz.graph.analysis.dataflow import dependent, reads
-from onnxviz.graph.analysis.reach import Reach, X, Y
 from onnxviz.graph.analysis.call import Call, Unplaced
+from onnxviz.graph.analysis.dataflow import dependent, reads
 from onnxviz.graph.analysis.meeting import context, merge
-from onnxviz.graph.analysis.rules import RULES
 from onnxviz.graph.analysis.probe import Facts, Layout
+from onnxviz.graph.analysis.reach import Reach, X, Y
+from onnxviz.graph.analysis.rules import RULES
 from onnxviz.graph.analysis.span import Span
 from onnxviz.graph.analysis.twins import view
 
@@ -84,9 +84,7 @@ def _visit(
 def _beside(found: Reach, aside: Sequence[Reach]) -> Reach:
     """With inputs that the view leaves out: a fused summand of the same shape, a measured scale."""
     for other in aside:
-        found = (
-            merge(found, other, found.shape) if other.shape == found.shape else context(found, other)
-        )
+        found = merge(found, other, found.shape) if other.shape == found.shape else context(found, other)
     return found
 
 

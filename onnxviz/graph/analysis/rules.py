@@ -18,7 +18,6 @@ from onnxviz.graph.analysis.meeting import context, merge, stretch
 from onnxviz.graph.analysis.reach import Reach
 from onnxviz.graph.analysis.span import Span, window
 
-
 # --- place by place -------------------------------------------------------------------------------
 
 
@@ -224,18 +223,16 @@ def einsum(call: Call) -> Reach:
     ):
         raise Unplaced
     found: Reach | None = None
-    for term, part in zip(terms, call.reaches, strict=True):
-        if part is None:
+    for term, given in zip(terms, call.reaches, strict=True):
+        if given is None:
             continue
-        part = to.mix(part, [i for i, label in enumerate(term) if label not in right])
+        part = to.mix(given, [i for i, label in enumerate(term) if label not in right])
         for i in reversed(range(len(term))):
-            if term[i] not in right:
-                part = to.remove(part, i)
+            part = part if term[i] in right else to.remove(part, i)
         kept = [label for label in term if label in right]
         part = to.permute(part, [kept.index(label) for label in right if label in kept])
         for i, label in enumerate(right):
-            if label not in kept:
-                part = to.insert(part, i)
+            part = part if label in kept else to.insert(part, i)
         found = part if found is None else merge(found, part, np.broadcast_shapes(found.shape, part.shape))
     if found is None:
         raise Unplaced
@@ -300,7 +297,9 @@ def gather(call: Call) -> Reach:
     if not shape:
         how = None if indices is None else window(0, int(indices) % size[axis], 1)
         return to.remove(to.move(call.data, axis, how, 1), axis)
-XX    return found if len(shape) == 1 else to.reshape(found, call.shape)
+    how = geometry.picked(indices, size[axis]) if indices is not None and len(shape) == 1 else None
+    found = to.move(call.data, axis, how, int(np.prod(shape)))
+    return found if len(shape) == 1 else to.reshape(found, call.shape)
 
 
 def pad(call: Call) -> Reach:
@@ -355,8 +354,8 @@ def resize(call: Call) -> Reach:
         given = call.values(1 if old else 2)
         scales = None if given is None or not given.size else [float(s) for s in given.reshape(-1)]
     axes = call.get("axes") or list(range(len(before)))
-    for i, axis in enumerate(axes):
-        axis = axis % len(before)
+    for i, named in enumerate(axes):
+        axis = named % len(before)
         if before[axis] == after[axis] and (scales is None or scales[i] == 1):
             continue
         how = geometry.resampling(
@@ -372,9 +371,23 @@ def resize(call: Call) -> Reach:
     return found
 
 
-POINTWISE = ["Abs", "Acos", "Acosh", "Add", "And", "Asin", "Asinh", "Atan", "Atanh", "BiasGelu", "BitShift", "BitwiseAnd", "BitwiseNot", "BitwiseOr", "BitwiseXor", "Ceil", "Celu", "Cos", "Cosh", "Div", "Elu", "Equal", "Erf", "Exp", "Floor", "Gelu", "Greater", "GreaterOrEqual", "HardSigmoid", "HardSwish", "Identity", "IsInf", "IsNaN", "LeakyRelu", "Less", "LessOrEqual", "Log", "Max", "Mean", "Min", "Mish", "Mod", "Mul", "Neg", "Not", "Or", "PRelu", "Pow", "Reciprocal", "Relu", "Round", "Selu", "Shrink", "Sigmoid", "Sign", "Sin", "Sinh", "Softplus", "Softsign", "Sqrt", "Sub", "Sum", "Swish", "Tan", "Tanh", "ThresholdedRelu", "Where", "Xor"]
-OWN = ["BatchNormalization", "Cast", "CastLike", "Clip", "DequantizeLinear", "Dropout", "Expand", "QuantizeLinear"]
-REDUCTIONS = ["L1", "L2", "LogSum", "LogSumExp", "Max", "Mean", "Min", "Prod", "Sum", "SumSquare"]
+POINTWISE = (
+    "Abs", "Acos", "Acosh", "Add", "And", "Asin", "Asinh", "Atan", "Atanh", "BitShift", "BitwiseAnd",
+    "BitwiseNot", "BitwiseOr", "BitwiseXor", "Ceil", "Celu", "Cos", "Cosh", "Div", "Elu", "Equal", "Erf",
+    "Exp", "Floor", "Gelu", "Greater", "GreaterOrEqual", "HardSigmoid", "HardSwish", "Identity", "IsInf",
+    "IsNaN", "LeakyRelu", "Less", "LessOrEqual", "Log", "Max", "Mean", "Min", "Mish", "Mod", "Mul", "Neg",
+    "Not", "Or", "PRelu", "Pow", "Reciprocal", "Relu", "Round", "Selu", "Shrink", "Sigmoid", "Sign", "Sin",
+    "Sinh", "Softplus", "Softsign", "Sqrt", "Sub", "Sum", "Swish", "Tan", "Tanh", "ThresholdedRelu",
+    "Where", "Xor"
+)  # fmt: skip
+"""Operators that work place by place on all of their inputs."""
+OWN = (
+    "BatchNormalization", "Cast", "CastLike", "Clip", "DequantizeLinear", "Dropout", "Expand",
+    "QuantizeLinear"
+)  # fmt: skip
+"""Operators that work place by place on their first input."""
+REDUCTIONS = ("L1", "L2", "LogSum", "LogSumExp", "Max", "Mean", "Min", "Prod", "Sum", "SumSquare")
+"""What Reduce... comes in."""
 
 RULES: dict[str, Rule] = {
     **dict.fromkeys(POINTWISE, pointwise),

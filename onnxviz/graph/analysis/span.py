@@ -16,6 +16,7 @@ import numpy as np
 
 LONGEST = 1 << 14
 """A period longer than this (many resizes by unlike fractions) is given up; see `compose`."""
+_MOST = 1 << 21  # positions looked at in one step; only absurd kernels and maps come near it
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,6 +94,8 @@ def compose(outer: Span, inner: Span) -> Span:
         return _loose(outer, inner)
     first, last = outer.table(np.arange(period))
     widest = int((last - first).max()) + 1
+    if period * widest > _MOST:
+        return _loose(outer, inner)
     reach = first[:, None] + np.arange(widest)  # (period, widest): every position that is seen
     reach = np.minimum(reach, last[:, None])
     low, high = inner.table(reach)
@@ -106,8 +109,8 @@ def _loose(outer: Span, inner: Span) -> Span:
     near = step.limit_denominator(LONGEST // 4)
     period = near.denominator
     first, last = outer.table(np.arange(period))
-    low, high = inner.table(first)[0], inner.table(last)[1]
-    return span(low - 1, high + 1, near.numerator)
+    ends = np.stack([*inner.table(first), *inner.table(last)])
+    return span(ends.min(axis=0) - 1, ends.max(axis=0) + 1, near.numerator)
 
 
 def union(one: Span, other: Span, length: int) -> Span:
@@ -116,6 +119,8 @@ def union(one: Span, other: Span, length: int) -> Span:
         period = math.lcm(one.period, other.period)
         if period <= LONGEST:
             return _union(one, other, period, one.shift * (period // one.period))
+    if length > _MOST:
+        return _hull([s.at(unit) for s in (one, other) for unit in (0, length - 1)])
     units = np.arange(max(1, length))
     for still, moving in ((one, other), (other, one)):
         low, high = moving.table(units)
@@ -145,13 +150,19 @@ def spread(inner: Span, coefficient: int, size: int, length: int) -> Span:
     """
     top = coefficient * size >= length
     period = coefficient if top else math.lcm(inner.period, coefficient * size)
-    if period > LONGEST:
-        top, period, coefficient, size = True, 1, 1, length
+    if period * size > _MOST:  # the whole length, by its ends
+        return _hull([inner.at(unit) for unit in (0, length - 1)])
     units = np.arange(period)
     base = units - units // coefficient % size * coefficient
     low, high = inner.table(base[:, None] + coefficient * np.arange(size))
     shift = 0 if top else inner.shift * (period // inner.period)
     return span(low.min(axis=1), high.max(axis=1), shift)
+
+
+def _hull(seen: list[tuple[int, int]]) -> Span:
+    """Every unit sees all of these intervals."""
+    low = min(first for first, _ in seen)
+    return window(0, low, max(last for _, last in seen) - low + 1)
 
 
 def _divisors(number: int) -> list[int]:

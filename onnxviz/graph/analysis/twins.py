@@ -81,8 +81,9 @@ _FLOAT_RESULT = frozenset({"MatMulIntegerToFloat", "DynamicQuantizeMatMul"})
 # Attributes of the fused spellings that say nothing about shapes.
 _DROPPED = frozenset({"activation", "activation_alpha", "activation_beta", "activation_gamma", "activation_params",
                       "channels_last", "opset", "alpha", "beta", "epsilon"})  # fmt: skip
-# The same function in the default domain, from before the standard had it.
+# ONNX Runtime had these in the default domain before the standard did, or under another name.
 _SPOKEN_AS = {"SimplifiedLayerNormalization": "RMSNormalization"}
+_EARLY = {"LayerNormalization": 17, "Gelu": 20, "RMSNormalization": 23}
 
 
 def view(node: ir.Node) -> View:
@@ -130,6 +131,11 @@ def _pick(inputs: Inputs, places: tuple[int, ...]) -> Inputs:
     return picked
 
 
+def in_standard(node: ir.Node, opset: int) -> bool:
+    """True where the standard of this opset has a schema for the node, by which shapes can be inferred."""
+    return node.domain == "" and view(node).exact and _EARLY.get(node.op_type, 0) <= opset
+
+
 def standard_nodes(node: ir.Node, fresh: Callable[[], str]) -> Iterator[onnx.NodeProto]:
     """Standard nodes whose results have the shapes and element types of a non-standard node's results.
 
@@ -139,6 +145,9 @@ def standard_nodes(node: ir.Node, fresh: Callable[[], str]) -> Iterator[onnx.Nod
     if not twin.standard or not node.outputs:
         return
     names = [value.name or "" if value is not None else "" for value in twin.inputs]
+    if twin.op in _EARLY:
+        yield onnx.helper.make_node("Identity", names[:1], [node.outputs[0].name or ""])
+        return
     rank = _rank(twin.input(0))
     if twin.channels_last:
         rank = rank or 4
@@ -160,7 +169,7 @@ def standard_nodes(node: ir.Node, fresh: Callable[[], str]) -> Iterator[onnx.Nod
                 names[place] = turned
         attributes = {}
     result = node.outputs[0].name or ""
-    steps = [("cast", twin.dtype)] if twin.dtype is not None else []
+    steps: list[tuple[str, ir.DataType | None]] = [("cast", twin.dtype)] if twin.dtype is not None else []
     steps += [("turn", None)] if twin.channels_last else []
     target = fresh() if steps else result
     yield onnx.helper.make_node(twin.op, names, [target], **attributes)

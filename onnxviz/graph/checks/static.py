@@ -148,6 +148,7 @@ class _Pass:
                 "nodes",
                 f"the nodes of the model read {allowed} values or more with its functions expanded",
                 self.limits.nodes,
+                2 * self.limits.nodes,
             )
 
     def _check(self, node: onnx.NodeProto, name: str, known: Known) -> None:
@@ -158,7 +159,7 @@ class _Pass:
             self.elements += elements
             if self.elements > self.limits.total_elements:
                 what = f"weights and constants have {self.elements} elements with those of the {label(node)}"
-                self.limits.check("total_elements", self.elements, what)
+                self.limits.check("total_elements", self.elements, what, counting=True)
 
     # --- nodes ----------------------------------------------------------------------------------
 

@@ -125,7 +125,7 @@ class _Checker:
 
     def graph(self, graph: onnx.GraphProto, outer: tuple[set[str], ...], depth: int) -> set[str]:
         """Check a graph; the names that it takes from the graphs around it."""
-        self.limits.check("subgraph_depth", depth, f"subgraphs are nested {depth} deep")
+        self.limits.check("subgraph_depth", depth, f"subgraphs are nested {depth} deep", counting=True)
         self.count.depth = max(self.count.depth, depth)
         who = f"the graph {quoted(graph.name)}" if depth == 0 else f"the subgraph {quoted(graph.name)}"
         own = _unique((value.name for value in graph.input), f"an input of {who}")
@@ -151,7 +151,9 @@ class _Checker:
         depth: int,
     ) -> set[str]:
         self.count.nodes += len(nodes)
-        self.limits.check("nodes", self.count.nodes, f"the model has {self.count.nodes} nodes or more")
+        self.limits.check(
+            "nodes", self.count.nodes, f"the model has {self.count.nodes} nodes or more", counting=True
+        )
         made: dict[str, int] = {}
         for place, node in enumerate(nodes):
             for name in node.output:
