@@ -33,18 +33,22 @@ class InputSpec:
 
     @property
     def batch(self) -> int | None:
+        """The fixed number of images, or None."""
         return self._at("N")
 
     @property
     def channels(self) -> int | None:
+        """The number of channels, or None."""
         return self._at("C")
 
     @property
     def height(self) -> int | None:
+        """Pixels, or None."""
         return self._at("H")
 
     @property
     def width(self) -> int | None:
+        """Pixels, or None."""
         return self._at("W")
 
 

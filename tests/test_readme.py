@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -68,7 +69,8 @@ def test_the_exit_codes_are_the_programs():
 @pytest.mark.parametrize("block", re.findall(r"```python\n(.*?)```", README, flags=re.S))
 def test_the_python_examples_run(block, tmp_path, monkeypatch, photo_files):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "photo.jpg").write_bytes(photo_files[0].read_bytes())
+    with Image.open(photo_files[0]) as photo:
+        photo.save(tmp_path / "photo.jpg")
     result = subprocess.run([sys.executable, "-c", block], capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
     assert (tmp_path / "occlusion.png").is_file()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 
 import typer
 
@@ -48,6 +49,8 @@ def main() -> None:
 
 def run(arguments: list[str]) -> int:
     """Run one command and return its exit code; errors are one line on stderr, never a traceback."""
+    # Pillow warns about damaged metadata in pictures that it reads all the same; stderr is for one-line errors.
+    warnings.filterwarnings("ignore", module="PIL")
     try:
         result = app(arguments, prog_name="onnxviz", standalone_mode=False)
         return result if isinstance(result, int) else 0

@@ -35,9 +35,9 @@ from onnxviz.image.text import printable
 
 Source = str | os.PathLike[str] | bytes | bytearray | memoryview | onnx.ModelProto | ir.Model
 
-# Model files up to this size are read, larger ones mapped: a mapped file cannot be replaced on Windows, and must not
-# be cut short anywhere.
-_READ_UP_TO: Final = 2**26
+# Model files up to this size are read whole, larger ones only where and when they are needed. Windows does not let a
+# file be replaced that is open, so more is read there.
+_READ_UP_TO: Final = 2**26 if os.name == "nt" else 2**20
 # Parsing makes up to 100 bytes out of one: from here on the fields are counted first.
 _COUNT_FROM: Final = 2**22
 _LONGEST_CAUSE: Final = 300
@@ -74,14 +74,14 @@ class Loaded:
         return self._digest()
 
     def findings(self) -> list[str]:
-        """What is odd about the weights: NaN and infinities. Reads them all when first asked (0.1 s for 500 MB)."""
+        """What is odd about the weights: NaN and infinities. Reads them all when first asked."""
         if self._findings is None:
             self._findings = findings.weights(self.model)
         return self._findings
 
 
 def load(source: Source, *, limits: Limits | None = None) -> Loaded:
-    """Open a model, check it against HOSTILE inputs and `limits`, and give it with all of its weights.
+    """Open a model that may come from anyone: checked, within `limits`, with all of its weights, none of it run.
 
     source   a path, the file's bytes, a parsed message or an ir.Model (neither of which is changed)
     limits   what is too large or too deep; None: the defaults
@@ -115,7 +115,7 @@ def _load(source: Source, limits: Limits) -> Loaded:
         limits.check("file_bytes", len(source), f"the model has {len(source)} bytes")
         return _from_bytes(bytes(source), "<bytes>", limits)
     if isinstance(source, onnx.ModelProto):
-        return _from_bytes(source.SerializeToString(deterministic=True), "<ModelProto>", limits)
+        return _from_bytes(_serialised(source, limits), "<ModelProto>", limits)
     if isinstance(source, ir.Model):
         taken = memory.take(source)
         proto = _parse(split(taken.message, limits), limits, "<ir.Model>", "")
@@ -124,6 +124,18 @@ def _load(source: Source, limits: Limits) -> Loaded:
     raise UsageError(
         f"a model is a path, bytes, an onnx.ModelProto or an ir.Model; got {type(source).__name__}"
     )
+
+
+def _serialised(proto: onnx.ModelProto, limits: Limits) -> bytes:
+    try:
+        content = proto.SerializeToString(deterministic=True)
+    except Exception as error:  # protobuf holds no more than 2 GB
+        raise ModelRejected(
+            f"the given onnx.ModelProto cannot be serialised ({_cause(error)}); over 2 GB, give the path of a file "
+            "with external data, or an ir.Model"
+        ) from None
+    limits.check("file_bytes", len(content), f"the model has {len(content)} bytes")
+    return content
 
 
 def _from_bytes(
@@ -152,7 +164,8 @@ def _parse(parts: Split, limits: Limits, name: str, kind: str) -> onnx.ModelProt
     kind   what the file looks like, for the case that it is none
     """
     if len(parts.message) > _COUNT_FROM:
-        count(parts.message, limits)
+        with contextlib.suppress(BadWire):
+            count(parts.message, limits)
     proto = onnx.ModelProto()
     try:
         proto.ParseFromString(parts.message)

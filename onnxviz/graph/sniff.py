@@ -100,6 +100,9 @@ def _kind(head: bytes, name: str) -> tuple[str, str]:
     for ending, kind_and_advice in _ENDINGS.items():
         if name.endswith(ending):
             return kind_and_advice
+    # The IR version comes first in every file that onnx writes.
+    if len(head) > 1 and head[0] == 0x08 and 3 <= head[1] < 32:
+        return "an ONNX model that is cut short or damaged", "was it fully downloaded?"
     return "", "give an .onnx file"
 
 

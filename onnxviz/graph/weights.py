@@ -27,6 +27,7 @@ from onnxviz.graph.wire import LEAST_BLOCK, Block, Tokens
 
 #: What `Weights.small` gives: shapes, axes, scales, numbers of trips.
 SMALL: Final = 1024
+_SMALL_FILE: Final = 2**23
 _WHOLE_NUMBER: Final = re.compile(r"[0-9]{1,19}", re.ASCII)
 _TYPED_FIELDS: Final = ("float_data", "int32_data", "string_data", "int64_data", "double_data", "uint64_data")
 
@@ -55,7 +56,7 @@ class Weights:
         self._limits = limits
         self._marks = Tokens()
         self._found: list[Elements | ir.TensorProtocol] = []
-        self._open: dict[str, DataFile] = {}
+        self._open: dict[str, memoryview | DataFile] = {}
         self._count = 0
         self.elements = 0
         self.bytes = 0
@@ -152,7 +153,7 @@ class Weights:
         size = tensors.byte_size(dtype, elements)
         length = _whole(entries.get("length", str(size)), "length", what)
         tensors.check_bytes(length, dtype, elements, what)
-        buffer = self._file(entries["location"], what)
+        buffer = self._file(entries["location"], size, what)
         if offset + length > len(buffer):
             raise ModelRejected(
                 f"{what} is {length} bytes at {offset} of the weights file {quoted(entries['location'])}, "
@@ -160,14 +161,18 @@ class Weights:
             )
         return Elements(buffer, offset, length, dtype, shape)
 
-    def _file(self, location: str, what: str) -> DataFile:
+    def _file(self, location: str, size: int, what: str) -> memoryview | DataFile:
         if location not in self._open:
             if self._folder is None:
                 raise ModelRejected(
                     f"{what} lies in another file, {quoted(location)}, and a model given as bytes or as a parsed "
                     "message has no folder to look in; give the path of the .onnx file"
                 )
-            self._open[location] = DataFile(self._folder.open(location))
+            file = DataFile(self._folder.open(location))
+            # Some tools write one file a weight: those that are no larger than it are read and closed at once, or a
+            # network of a thousand weights would take more descriptors than a process may have.
+            whole = file.size <= min(size, _SMALL_FILE)
+            self._open[location] = file.read(0, file.size).data if whole else file
             self.files.append(location)
         return self._open[location]
 

@@ -13,15 +13,11 @@ from typing import Final, overload
 
 from onnxviz.errors import ImageRejected
 from onnxviz.image.decode import decode
+from onnxviz.image.sniff import EXTENSIONS
 from onnxviz.image.text import printable
 
 __all__ = ["EXTENSIONS", "Listing", "Paths", "Skipped", "decode", "find", "natural"]
 
-#: What a picture that can be read is called.
-EXTENSIONS: Final = frozenset(
-    {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".bmp", ".dib", ".gif", ".tif", ".tiff"}
-    | {".ppm", ".pgm", ".pbm", ".pnm"}
-)
 #: Pictures of formats that are not read. They are told of: somebody will miss them.
 _UNREAD: Final = frozenset(
     {".heic", ".heif", ".avif", ".jxl", ".jp2", ".j2k", ".psd", ".svg", ".eps", ".tga", ".exr", ".hdr"}

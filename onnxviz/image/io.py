@@ -13,6 +13,7 @@ import io
 import os
 import stat
 import struct
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from PIL import Image
 
 from onnxviz.errors import ImageRejected
 from onnxviz.image.pixels import to_rgb
-from onnxviz.image.sniff import FORMATS, declared_size, frames, scans, sniff
+from onnxviz.image.sniff import EXTENSIONS, FORMATS, declared_size, frames, scans, sniff
 from onnxviz.image.text import printable
 
 #: Largest picture that is decoded, in pixels: room for the 108-megapixel photos of telephones.
@@ -87,6 +88,10 @@ def _from_file(path: str, max_pixels: int, max_bytes: int, max_frames: int) -> n
     kind = sniff(data)
     if kind not in FORMATS:
         raise ImageRejected(f"{name}: {kind}, not a picture of these formats: {', '.join(FORMATS)}")
+    promised = EXTENSIONS.get(Path(path).suffix.lower(), kind)
+    if promised != kind:
+        # One program would read it and the next refuse it, and the reader of a report would never know: say so.
+        raise ImageRejected(f"{name}: a {kind} picture under the name of a {promised} one; rename it")
     size = declared_size(kind, data)
     if size is not None:  # a format whose decoder takes memory before it tells its size
         _check_pixels(size, name, max_pixels)

@@ -145,20 +145,20 @@ def neighbours(
     """
     if metric not in METRICS or k < 1:
         nearest(np.zeros((1, 1), np.float32), np.zeros((0, 1), np.float32), k, metric)  # raises, saying why
+    wanted = 8 if queries is None else queries
+    if isinstance(wanted, int) and wanted < 1:
+        raise UsageError(f"the number of queries must be at least 1, got {wanted}")
     found = embedding_of(net, images, layer, batch, progress)
     keep = np.flatnonzero(found.usable())
-    count = 8 if queries is None else queries
-    if isinstance(count, int):
-        if count < 1:
-            raise UsageError(f"the number of queries must be at least 1, got {count}")
+    if isinstance(wanted, int):
         if len(keep) < 2:
             raise UsageError(
                 "a picture on its own has no neighbours; give at least two pictures, or queries from outside"
             )
-        own = spread(found.features[keep], count, seed)
+        own = spread(found.features[keep], wanted, seed)
         asked = _part(found, keep[own])
     else:
-        asked = embed(net, count, layer=found.layer, batch=batch)
+        asked = embed(net, wanted, layer=found.layer, batch=batch)
         finite = np.flatnonzero(asked.usable())
         asked = _part(asked, finite)
         own = _places(asked, found, keep)

@@ -11,7 +11,33 @@ from onnxviz.network import Network
 
 # Operators through which a value still belongs to the convolution before it.
 _AFTER = frozenset(
-    ["BatchNormalization", "Relu", "LeakyRelu", "PRelu", "Elu", "Selu", "Celu", "Clip", "Sigmoid", "HardSigmoid", "HardSwish", "Mish", "Softplus", "Tanh", "Gelu", "ThresholdedRelu", "Identity", "Cast", "QuantizeLinear", "DequantizeLinear", "InstanceNormalization", "LRN", "Add", "Mul", "Dropout"]
+    [
+        "Relu",
+        "LeakyRelu",
+        "PRelu",
+        "Elu",
+        "Selu",
+        "Celu",
+        "Clip",
+        "Sigmoid",
+        "HardSigmoid",
+        "HardSwish",
+        "Mish",
+        "Softplus",
+        "Tanh",
+        "Gelu",
+        "ThresholdedRelu",
+        "BatchNormalization",
+        "InstanceNormalization",
+        "LRN",
+        "Identity",
+        "Cast",
+        "QuantizeLinear",
+        "DequantizeLinear",
+        "Add",
+        "Mul",
+        "Dropout",
+    ]
 )
 # Where the kernel stands among a convolution's inputs, and the scale that belongs to it.
 _KERNEL = {"Conv": 1, "ConvTranspose": 1, "FusedConv": 1, "ConvInteger": 1, "QLinearConv": 3}

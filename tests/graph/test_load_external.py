@@ -1,6 +1,7 @@
 """Weights in other files: read from inside the model's folder, from plain files, and from nowhere else."""
 
 import os
+import resource
 import socket
 import time
 from pathlib import Path
@@ -90,6 +91,24 @@ def test_weights_may_share_their_bytes(folder):
     loaded = load(hostile.save(hostile.model(nodes, weights, shape=(1, 4)), folder))
     for name in "wv":
         np.testing.assert_array_equal(loaded.model.graph.initializers[name].const_value.numpy(), range(4))
+
+
+def test_one_file_a_weight_takes_no_descriptor_each(folder):
+    weights, nodes = [], []
+    for place in range(300):
+        (folder / f"{place}.bin").write_bytes(np.full(4, place, np.float32).tobytes())
+        weights.append(hostile.array(f"w{place}", np.zeros(4)))
+        hostile.point(weights[-1], location=f"{place}.bin")
+        nodes.append(helper.make_node("Add", [f"v{place}" if place else "x", f"w{place}"], [f"v{place + 1}"]))
+    path = hostile.save(hostile.model(nodes, weights, shape=(1, 4), outputs=("v300",)), folder)
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (100, before[1]))
+    try:
+        loaded = load(path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    assert len(loaded.files) == 300
+    assert loaded.model.graph.initializers["w299"].const_value.numpy()[0] == 299
 
 
 def test_a_weight_without_elements(folder):

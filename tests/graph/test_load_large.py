@@ -3,6 +3,7 @@
 import resource
 import subprocess
 import sys
+import time
 
 import numpy as np
 import onnx
@@ -94,3 +95,11 @@ def test_one_element_of_a_file_over_2_gb(tmp_path):
 def test_over_2_gb_in_one_file_is_over_the_default_limit(tmp_path):
     with pytest.raises(LimitExceeded, match="--limit file_bytes="):
         load(single(tmp_path), limits=Limits())
+
+
+def test_opening_does_not_read_the_weights(tmp_path):
+    path = external(tmp_path)
+    load(path)
+    start = time.process_time()
+    load(path)
+    assert time.process_time() - start < 0.25

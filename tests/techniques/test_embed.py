@@ -79,8 +79,7 @@ def test_any_form_of_network(form):
     found = embed(net, images(6))
     assert found.values.shape == (6, 16)
     assert len(np.unique(found.values, axis=0)) == 6
-    best = [row[0].index for row in (net.predict(image, top=1)[0:1][0] for image in images(6))]
-    assert found.classes.tolist() == best
+    assert found.classes.tolist() == [net.predict(image, top=1)[0][0].index for image in images(6)]
 
 
 def test_half_precision_and_channels_last_layers():

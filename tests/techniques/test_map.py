@@ -1,0 +1,201 @@
+"""The map: crops of one photo land together, on the scatter and on the grid."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from networks import tiny_cnn
+from techniques import crops
+
+import onnxviz
+from onnxviz.errors import InputRefused, MissingDependency, UsageError
+from onnxviz.results import Interrupted
+from onnxviz.techniques.embed import Embedding, embed
+from onnxviz.techniques.grid import grid
+from onnxviz.techniques.map import map as make_map
+
+
+@pytest.fixture(scope="module")
+def embedding(net, tmp_path_factory):
+    return embed(net, crops.write(tmp_path_factory.mktemp("crops")))
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    return onnxviz.load(tiny_cnn(), preprocess="unit", provider="cpu")
+
+
+def images(count=6, edge=32):
+    random = np.random.default_rng(0)
+    return [random.integers(0, 256, (edge, edge, 3), dtype=np.uint8) for _ in range(count)]
+
+
+def together(places, files):
+    """The share of pictures whose nearest place is a crop of the same photo."""
+    names = np.array([crops.photo_of(file) for file in files])
+    gaps = np.linalg.norm(places[:, None].astype(np.float64) - places[None], axis=2)
+    np.fill_diagonal(gaps, np.inf)
+    return np.mean(names[gaps.argmin(axis=1)] == names)
+
+
+@pytest.mark.parametrize("method", ["pca", "tsne", "umap"])
+def test_crops_of_one_photo_land_together(net, embedding, method):
+    found = make_map(net, embedding, method=method, seed=1)
+    assert found.values.shape == (len(embedding), 2)
+    assert found.values.dtype == np.float32
+    assert together(found.values, found.files) > 0.9
+    row, column = np.divmod(found.cells.cell, found.cells.columns)
+    # On the grid a group's edge touches the next group; by chance it would be 5 of 23.
+    assert together(np.stack([column, row], axis=1), found.files) > 0.7
+    np.testing.assert_array_equal(found.values, make_map(net, embedding, method=method, seed=1).values)
+
+
+def test_the_grid_shows_each_picture_in_its_cell(net, embedding):
+    found = make_map(net, embedding, method="pca")
+    drawn = np.asarray(found.grid())
+    edge = drawn.shape[1] // found.cells.columns
+    assert drawn.shape == (found.cells.rows * edge, found.cells.columns * edge, 3)
+    used = set(found.cells.cell.tolist())
+    for cell in range(found.cells.rows * found.cells.columns):
+        row, column = divmod(cell, found.cells.columns)
+        inside = drawn[row * edge : (row + 1) * edge, column * edge : (column + 1) * edge]
+        assert (inside == 255).all() == (cell not in used)
+    for index, cell in zip(found.cells.index.tolist(), found.cells.cell.tolist(), strict=True):
+        row, column = divmod(cell, found.cells.columns)
+        middle = drawn[row * edge + edge // 2, column * edge + edge // 2].astype(int)
+        view = net.pictures(embedding.sources[index])[0]
+        near = view[
+            view.shape[0] // 2 - 12 : view.shape[0] // 2 + 12,
+            view.shape[1] // 2 - 12 : view.shape[1] // 2 + 12,
+        ]
+        assert np.all(middle >= near.min(axis=(0, 1)).astype(int) - 40)
+        assert np.all(middle <= near.max(axis=(0, 1)).astype(int) + 40)
+
+
+def test_saving_writes_picture_coordinates_and_manifest(net, embedding, tmp_path):
+    found = make_map(net, embedding, method="tsne")
+    assert found.save(tmp_path / "map.png") == tmp_path / "map.png"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["map.json", "map.npy", "map.png"]
+    np.testing.assert_array_equal(np.load(tmp_path / "map.npy"), found.values)
+    manifest = json.loads((tmp_path / "map.json").read_text())
+    assert manifest["files"] == embedding.files
+    assert manifest["figures"]["pictures"] == manifest["figures"]["on_the_grid"] == len(embedding)
+    assert manifest["figures"]["perplexity"] < 30
+    assert "perplexity lowered" in manifest["notes"][0]
+    assert manifest["parameters"]["method"] == "tsne"
+
+
+def test_grid_and_scatter_stand_side_by_side(net, embedding):
+    found = make_map(net, embedding, method="pca")
+    whole, grid = found.picture(), found.grid()
+    assert whole.width > grid.width + 900
+    assert whole.height > grid.height
+    assert found.scatter((500, 400)).size == (500, 400)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 9])
+def test_few_pictures_lie_on_a_plane(tiny, count):
+    found = make_map(tiny, images(count))
+    assert found.method == "pca"
+    assert found.values.shape == (count, 2)
+    assert np.isfinite(found.values).all()
+    assert found.picture().mode == "RGB"
+
+
+def test_from_ten_pictures_on_it_is_tsne(tiny):
+    assert make_map(tiny, images(10)).method == "tsne"
+
+
+def test_equal_pictures_lie_on_one_point_but_not_on_one_cell(tiny):
+    found = make_map(tiny, images(1) * 12)
+    np.testing.assert_array_equal(found.values, np.zeros((12, 2)))
+    assert len(np.unique(found.cells.cell)) == 12
+    assert found.manifest["notes"] == ["all features are equal"]
+    assert found.picture().mode == "RGB"
+
+
+def test_a_layer_of_one_channel_gives_a_line(tiny):
+    given = embed(tiny, images(12))
+    given.values = given.values[:, :1].copy()
+    for method in ("pca", "tsne"):
+        found = make_map(tiny, given, method=method)
+        assert np.isfinite(found.values).all()
+        assert found.picture().mode == "RGB"
+
+
+def test_features_that_are_not_finite_are_left_out_and_told(tiny):
+    given = embed(tiny, images())
+    given.values[[1, 4], 3] = np.nan, np.inf
+    found = make_map(tiny, given)
+    assert found.rows.tolist() == [0, 2, 3, 5]
+    assert found.files == ["image 0", "image 2", "image 3", "image 5"]
+    assert found.manifest["figures"]["left_out"] == 2
+    assert set(found.tiles) == {0, 1, 2, 3}
+    np.testing.assert_array_equal(found.tiles[1], _tile(tiny, given, 2, found))
+    given.values[:] = np.nan
+    with pytest.raises(onnxviz.errors.ModelUnsuitable):
+        make_map(tiny, given)
+
+
+def _tile(net, given, row, found):
+    from onnxviz.techniques.map import _edge
+    from onnxviz.techniques.thumbnails import thumbnails
+
+    return thumbnails(net, given, [row], _edge(found.cells))[row]
+
+
+def test_the_grid_of_many_pictures_is_a_sample_that_is_told(tiny, monkeypatch):
+    monkeypatch.setattr("onnxviz.techniques.map.grid", lambda points, seed: grid(points, most=12, seed=seed))
+    found = make_map(tiny, images(40), method="pca", seed=2)
+    assert found.values.shape == (40, 2)
+    assert len(found.tiles) == found.manifest["figures"]["on_the_grid"] == 12
+    assert found.picture().mode == "RGB"
+
+
+def test_features_from_a_file_give_the_same_map(net, embedding, tmp_path):
+    again = Embedding.load(embedding.save(tmp_path / "features.parquet"))
+    first, second = (make_map(net, given, method="pca") for given in (embedding, again))
+    np.testing.assert_array_equal(first.values, second.values)
+    assert first.picture().tobytes() == second.picture().tobytes()
+    assert first.manifest == second.manifest
+
+
+def test_wrong_choices_are_told_before_any_work(tiny, embedding, monkeypatch):
+    monkeypatch.setattr("onnxviz.techniques.neighbours.embed", None)
+    with pytest.raises(UsageError, match="method"):
+        make_map(tiny, images(), method="mds")
+    with pytest.raises(UsageError, match="perplexity"):
+        make_map(tiny, images(), method="tsne", perplexity=0)
+    with pytest.raises(InputRefused, match="another model"):
+        make_map(tiny, embedding)
+    monkeypatch.setattr("onnxviz.techniques.project._installed", lambda name: False)
+    with pytest.raises(MissingDependency, match=r"onnxviz\[maps\]"):
+        make_map(tiny, images(), method="umap")
+
+
+def test_three_pictures_have_no_neighbourhoods(tiny):
+    with pytest.raises(UsageError, match="at least 4"):
+        make_map(tiny, images(3), method="tsne")
+
+
+def test_an_interruption_does_not_lose_the_features(tiny, monkeypatch):
+    def stopped(*given, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("onnxviz.techniques.map.project", stopped)
+    with pytest.raises(Interrupted) as caught:
+        make_map(tiny, images())
+    assert len(caught.value.partial) == 6
+    assert caught.value.partial.manifest["incomplete"] is True
+
+
+def test_progress_is_told_for_each_part(tiny):
+    told = []
+    make_map(
+        tiny, images(12), method="tsne", progress=lambda done, total, what: told.append((done, total, what))
+    )
+    assert (12, 12, "images") in told
+    assert (0, None, "t-SNE") in told
+    assert told[-1] == (12, 12, "pictures")

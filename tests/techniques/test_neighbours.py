@@ -1,0 +1,191 @@
+"""Nearest pictures: crops of one photo find each other, the query never itself."""
+
+from __future__ import annotations
+
+import shutil
+
+import numpy as np
+import pytest
+from networks import tiny_cnn
+from PIL import Image
+from techniques import crops
+
+import onnxviz
+from onnxviz.errors import InputRefused, UsageError
+from onnxviz.results import Interrupted
+from onnxviz.techniques.embed import embed
+from onnxviz.techniques.neighbours import neighbours, number
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    return crops.write(tmp_path_factory.mktemp("crops"))
+
+
+@pytest.fixture(scope="module")
+def embedding(net, files):
+    return embed(net, files)
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    return onnxviz.load(tiny_cnn(), preprocess="unit", provider="cpu")
+
+
+def images(count=6, edge=32):
+    random = np.random.default_rng(0)
+    return [random.integers(0, 256, (edge, edge, 3), dtype=np.uint8) for _ in range(count)]
+
+
+@pytest.mark.parametrize("metric", ["l2", "cosine"])
+def test_crops_of_one_photo_find_each_other(net, embedding, metric):
+    found = neighbours(net, embedding, queries=8, k=5, metric=metric)
+    assert found.values.shape == (8, 5)
+    assert found.values.dtype == np.float32
+    assert np.all(np.diff(found.values, axis=1) >= 0)
+    hits = [
+        crops.photo_of(one["file"]) == crops.photo_of(row["query"])
+        for row in found.rows
+        for one in row["neighbours"]
+    ]
+    assert np.mean(hits) > 0.9
+    assert all(row["query"] not in [one["file"] for one in row["neighbours"]] for row in found.rows)
+    # All four photos are among the eight queries: they are drawn to differ.
+    assert {crops.photo_of(row["query"]) for row in found.rows} == set(crops.NAMES)
+
+
+def test_distances_are_those_of_the_features(net, embedding, files):
+    found = neighbours(net, embedding, queries=[files[3]], k=4)
+    gaps = np.linalg.norm(embedding.values - embedding.values[3], axis=1)
+    order = np.argsort(gaps)[1:5]
+    np.testing.assert_array_equal(found.index[0], order)
+    np.testing.assert_allclose(found.values[0], gaps[order], rtol=1e-4)
+
+
+def test_a_query_from_outside_may_find_anything(net, embedding, files, tmp_path, cat):
+    shutil.copy(files[3], tmp_path / "copy.png")
+    found = neighbours(net, embedding, queries=[tmp_path / "copy.png", cat], k=2)
+    row, other = found.rows
+    # The copy's original cannot be told from it: left out, and counted.
+    assert str(files[3]) not in [one["file"] for one in row["neighbours"]]
+    assert row["copies"] == 1
+    assert other["copies"] == 0
+    assert crops.photo_of(other["neighbours"][0]["file"]) == "chelsea"
+    assert other["query"] == "image 1"
+
+
+def test_embedding_afresh_or_from_a_file_is_the_same(net, embedding, files, tmp_path):
+    again = type(embedding).load(embedding.save(tmp_path / "features.npz"))
+    ways = [neighbours(net, given, queries=3, k=2, seed=5) for given in (files, embedding, again)]
+    for way in ways[1:]:
+        np.testing.assert_array_equal(way.index, ways[0].index)
+        np.testing.assert_allclose(way.values, ways[0].values, rtol=1e-4)
+        assert way.picture().tobytes() == ways[1].picture().tobytes()
+
+
+def test_few_pictures(tiny):
+    two = neighbours(tiny, images(2), k=5)
+    assert two.index.tolist() == [[1, -1, -1, -1, -1], [0, -1, -1, -1, -1]]
+    assert [len(row["neighbours"]) for row in two.rows] == [1, 1]
+    assert two.picture().mode == "RGB"
+    with pytest.raises(UsageError, match="at least two"):
+        neighbours(tiny, images(1))
+    alone = neighbours(tiny, images(1), queries=images(3)[1:], k=1)
+    assert alone.index.tolist() == [[0], [0]]
+
+
+def test_a_set_of_copies_has_no_neighbours_and_says_so(tiny):
+    found = neighbours(tiny, images(1) * 5, queries=2)
+    assert np.isnan(found.values).all()
+    assert found.copies.tolist() == [4, 4]
+    assert all(row["neighbours"] == [] for row in found.rows)
+    assert found.picture().mode == "RGB"
+
+
+def test_features_that_are_not_finite_are_left_out(tiny):
+    given = embed(tiny, images())
+    given.values[2] = np.nan
+    found = neighbours(tiny, given, queries=10, k=10)
+    assert 2 not in found.index
+    assert len(found.rows) == 5
+    assert any("left out" in warning for warning in found.manifest["warnings"])
+    given.values[:] = np.inf
+    with pytest.raises(onnxviz.errors.ModelUnsuitable, match="NaN or infinite"):
+        neighbours(tiny, given)
+
+
+def test_a_replaced_file_is_never_shown(tiny, tmp_path):
+    paths = []
+    for number_, image in enumerate(images(3)):
+        paths.append(tmp_path / f"{number_}.png")
+        Image.fromarray(image).save(paths[-1])
+    given = embed(tiny, paths)
+    Image.fromarray(np.full((32, 32, 3), 255, np.uint8)).save(paths[1])
+    paths[2].unlink()
+    found = neighbours(tiny, given, queries=3, k=2)
+    assert found.manifest["figures"]["not_redrawn"] == 4  # each as a query and as a neighbour
+    shown = {place for place, tile in found.tiles.items() if tile is not None}
+    assert shown == {("set", 0), ("query", 0)}
+    assert found.picture().mode == "RGB"
+
+
+def test_the_seed_draws_the_queries(tiny):
+    given = embed(tiny, images(30))
+    drawn = [neighbours(tiny, given, queries=4, seed=seed).queries.files for seed in (1, 1, 2, 3)]
+    assert drawn[0] == drawn[1]
+    assert drawn[0] != drawn[2] or drawn[0] != drawn[3]
+
+
+def test_the_manifest_lists_every_row(net, embedding):
+    found = neighbours(net, embedding, queries=2, k=3)
+    assert found.manifest["rows"] == found.rows
+    assert found.manifest["parameters"] == {"k": 3, "metric": "l2", "layer": embedding.layer, "seed": 0}
+    assert found.manifest["figures"]["queries"] == 2
+
+
+def test_wrong_choices_are_told_before_any_work(tiny, monkeypatch):
+    def never(*given, **options):
+        raise AssertionError("images were read")
+
+    monkeypatch.setattr("onnxviz.techniques.neighbours.embed", never)
+    with pytest.raises(UsageError, match="metric"):
+        neighbours(tiny, images(), metric="l1")
+    with pytest.raises(UsageError, match="k must be"):
+        neighbours(tiny, images(), k=0)
+    with pytest.raises(UsageError, match="number of queries"):
+        neighbours(tiny, images(), queries=0)
+
+
+def test_an_embedding_of_something_else_is_refused(tiny, net, embedding):
+    with pytest.raises(InputRefused, match="another model"):
+        neighbours(tiny, embedding)
+    with pytest.raises(UsageError, match="features are of layer"):
+        neighbours(net, embedding, layer="stem")
+
+
+def test_an_interruption_brings_the_features_so_far(tiny, monkeypatch):
+    real = onnxviz.techniques.embed.stream
+
+    def stopped(*given, **options):
+        yield next(iter(real(*given, **options)))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("onnxviz.techniques.embed.stream", stopped)
+    with pytest.raises(Interrupted) as caught:
+        neighbours(tiny, images(), batch=2)
+    assert len(caught.value.partial) == 2
+
+
+def test_the_picture_has_a_row_a_query_and_a_column_a_neighbour(net, embedding):
+    small, wide, high = (
+        neighbours(net, embedding, queries=q, k=k).picture() for q, k in ((2, 4), (2, 6), (4, 4))
+    )
+    assert wide.width > small.width
+    assert wide.height == small.height
+    assert high.height > small.height + 250
+
+
+def test_distances_are_written_with_three_digits():
+    assert [number(value) for value in (5.8, 17.25, 0.0224489, 123.4, 0.0, 12345.0)] == [
+        "5.80", "17.2", "0.0224", "123.", "0", "1.23e+04"
+    ]  # fmt: skip
