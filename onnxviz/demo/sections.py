@@ -15,6 +15,9 @@ from onnxviz.progress import Progress
 _SHALLOW = "stem.relu6"
 _MIDDLE = "blocks.5.expand.relu6"
 _DEEP = "head.relu6"
+# Channels that like something with a name: faces, text, stars, bricks, coins; cats, motorcycles, rockets, cups.
+_MIDDLE_CHANNELS = (2, 36, 5, 66, 103, 35, 108, 138)
+_DEEP_CHANNELS = (4, 398, 1053, 177, 436, 961, 1116, 46)
 
 
 @dataclass(frozen=True)
@@ -122,11 +125,13 @@ def best_patches(stage: Stage) -> Section:
     import onnxviz
 
     pictures = []
-    for layer, name in ((_MIDDLE, "middle"), (_DEEP, "deep")):
-        result = onnxviz.patches(stage.net, stage.crops, layer, top=9, progress=stage.progress)
+    for layer, name, channels in ((_MIDDLE, "middle", _MIDDLE_CHANNELS), (_DEEP, "deep", _DEEP_CHANNELS)):
+        result = onnxviz.patches(stage.net, stage.crops, layer, channel=channels, progress=stage.progress)
         result.save(stage.file(f"patches-{name}"), progress=stage.progress)
         overview = stage.file(f"patches-{name}") / "overview.png"
-        pictures.append(Picture(overview, f"Layer {layer}: one row a channel, its strongest patches first."))
+        pictures.append(
+            Picture(overview, f"Layer {layer}: the nine patches that each of eight channels likes best.")
+        )
     count = sum(1 for _ in stage.crops.iterdir())
     return Section(
         anchor="patches",
