@@ -96,7 +96,7 @@ class Neighbours(Result):
         row = self.rows[q]
         largest = float(np.nanmax(self.distances)) if np.isfinite(self.distances).any() else 0.0
         pictures = [framed(square(self.tiles["query", q], _EDGE))]
-        copies = f" + {row['copies']} alike" if row["copies"] else ""
+        copies = f" + {row['copies']} {'copy' if row['copies'] == 1 else 'copies'}" if row["copies"] else ""
         captions = [_caption(row["label"], row["query"], after=copies)]
         for i, one in zip(self.index[q].tolist(), row["neighbours"], strict=False):
             part = one["distance"] / largest if largest > 0 else 0.0

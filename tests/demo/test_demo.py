@@ -1,0 +1,107 @@
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from onnxviz.demo import photos, run, sections
+from onnxviz.demo.page import Picture, Section, render
+from onnxviz.image.io import read
+
+
+class Page(HTMLParser):
+    def __init__(self, text):
+        super().__init__()
+        self.tags = []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory):
+    """The demo with its quickest sections."""
+    folder = tmp_path_factory.mktemp("demo")
+    patch = pytest.MonkeyPatch()
+    patch.setattr(run, "SECTIONS", (sections.first_filters, sections.predictions, sections.look))
+    patch.setattr(run, "_CROPS_A_PHOTO", 1)
+    said = []
+    path = run.demo(folder / "out", provider="cpu", say=said.append)
+    patch.undo()
+    assert len(said) == 3
+    return path
+
+
+def test_the_page_needs_nothing_but_itself(page):
+    text = page.read_text(encoding="utf-8")
+    tags = Page(text).tags
+    assert not [tag for tag, _ in tags if tag in ("script", "link", "iframe", "object")]
+    assert all(
+        attributes["src"].startswith("data:image/webp;base64,") for tag, attributes in tags if tag == "img"
+    )
+    assert not re.findall(r"https?://", text)
+    assert sum(tag == "section" for tag, _ in tags) == 3
+    for tag, attributes in tags:
+        if tag == "a":
+            assert f'id="{attributes["href"][1:]}"' in text
+        if tag == "img":
+            assert attributes["alt"]
+
+
+def test_the_page_shows_what_the_network_says(page):
+    text = page.read_text(encoding="utf-8")
+    assert "Egyptian cat" in text
+    assert "blocks.0.depthwise" in text
+
+
+def test_pictures_lie_beside_the_page(page):
+    for suffix in (".png", ".npy", ".json"):
+        assert (page.parent / f"filters{suffix}").is_file()
+
+
+def test_what_comes_from_data_is_inert(tmp_path):
+    Image.new("RGB", (4, 4)).save(tmp_path / "p.png")
+    evil = '</script><script>alert(1)</script>"><img src=x onerror=alert(1)>'
+    section = Section(
+        anchor="a",
+        title=evil,
+        question=evil,
+        text=evil,
+        command=evil,
+        pictures=[Picture(tmp_path / "p.png", evil)],
+        table=[(evil, evil)],
+        listing=evil,
+    )
+    text = render(evil, evil, [section], {evil: evil})
+    tags = Page(text).tags
+    assert "script" not in [tag for tag, _ in tags]
+    assert not [attributes for _, attributes in tags if "onerror" in attributes]
+
+
+def test_crops_are_drawn_from_the_seed(tmp_path):
+    found = photos.photos()[:1]
+    first = photos.write_crops(tmp_path / "a", found, 2, seed=0)
+    again = photos.write_crops(tmp_path / "b", found, 2, seed=0)
+    other = photos.write_crops(tmp_path / "c", found, 2, seed=1)
+    names = sorted(path.name for path in first.iterdir())
+    assert len(names) == 2
+    for name in names:
+        assert (first / name).read_bytes() == (again / name).read_bytes() != (other / name).read_bytes()
+        height, width = read(first / name).shape[:2]
+        assert height == width <= 320
+
+
+def test_without_scikit_image_there_are_still_two_photos(monkeypatch):
+    real = photos.importlib.util.find_spec
+    monkeypatch.setattr(
+        photos.importlib.util, "find_spec", lambda name: None if name == "skimage" else real(name)
+    )
+    assert sorted(photo.name for photo in photos.photos()) == ["china", "flower"]
+
+
+def test_every_section_is_a_technique_with_a_question():
+    assert len(sections.SECTIONS) == len(set(sections.SECTIONS)) >= 9
+    assert all(section.__doc__ for section in sections.SECTIONS)
+    assert np.unique([section.__name__ for section in sections.SECTIONS]).size == len(sections.SECTIONS)
