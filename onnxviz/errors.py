@@ -103,3 +103,12 @@ def near(name: str, names: Iterable[str], limit: int = 3) -> str:
     """'; did you mean a, b?' for the names most like `name`, or the empty string."""
     close = difflib.get_close_matches(name, list(names), n=limit, cutoff=0.5)
     return f"; did you mean {', '.join(map(repr, close))}?" if close else ""
+
+
+# --- 130: Ctrl-C ------------------------------------------------------------------------------
+
+
+class Stopped(OnnxVizError):
+    """Ctrl-C on the command line, where there was nothing yet to keep."""
+
+    exit_code = 130

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from onnxviz.files import json_bytes, npy_bytes, png_bytes, write_atomic
+from onnxviz.interrupted import Interrupted as Interrupted
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -75,11 +76,3 @@ class Attribution(Result):
         from onnxviz.image.attribution import draw
 
         return draw(self)
-
-
-class Interrupted(KeyboardInterrupt):
-    """Ctrl-C in a long run; `.partial` is the result of what was done, its manifest marked incomplete."""
-
-    def __init__(self, partial: Result) -> None:
-        super().__init__("interrupted")
-        self.partial = partial

@@ -61,7 +61,7 @@ def test_new_files_have_the_permissions_of_any_new_file(tmp_path):
 
 def test_json_is_strict_whatever_it_is_given(tmp_path):
     text = files.json_bytes(
-        {"a": np.float32(np.nan), "b": np.arange(2), "c": (1, float("inf")), "d": tmp_path}
+        {"a": np.float32(np.nan), "b": np.arange(2), "c": (Fraction(1, 2), float("inf")), "d": tmp_path}
     )
     assert json.loads(text) == {"a": None, "b": [0, 1], "c": [0.5, None], "d": str(tmp_path)}
 

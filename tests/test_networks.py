@@ -109,9 +109,13 @@ def test_activations(model, described, photo_files, tmp_path, capsys):
     assert np.ptp(maps) > 0
 
 
-def test_occlusion_and_rise(model, photo_files, tmp_path, capsys):
+def test_occlusion_and_rise(model, described, photo_files, tmp_path, capsys):
     out = tmp_path / "occlusion.png"
-    command("occlusion", model, photo_files[0], "--window", 40, "--stride", 60, "-o", out, capsys=capsys)
+    edge = min(described["preprocessing"]["size"])
+    window, stride = edge // 4, edge // 3
+    command(
+        "occlusion", model, photo_files[0], "--window", window, "--stride", stride, "-o", out, capsys=capsys
+    )
     values = np.load(out.with_suffix(".npy"))
     assert values.ndim == 2
     assert np.isfinite(values).all()

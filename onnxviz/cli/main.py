@@ -56,10 +56,10 @@ def run(arguments: list[str]) -> int:
         return result if isinstance(result, int) else 0
     except OnnxVizError as error:
         return _fail(str(error), error.exit_code)
-    except (KeyboardInterrupt, typer.Abort):
-        return _fail("interrupted", 130)
-    except BrokenPipeError:
-        # Whoever read our output has enough (`| head`); do not let Python complain while it flushes at exit.
+    except SystemExit as end:
+        if not isinstance(end.__context__, BrokenPipeError):
+            raise
+        # Whoever read our output has enough (`| head`): no error, and no complaint when Python flushes at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except MemoryError:

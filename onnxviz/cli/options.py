@@ -15,6 +15,8 @@ from typing import Annotated, Any, get_type_hints
 import typer
 
 from onnxviz.cli.run import Run
+from onnxviz.errors import Stopped
+from onnxviz.interrupted import Interrupted
 
 _COMMON: dict[str, tuple[Any, Any]] = {
     "out": (
@@ -112,7 +114,13 @@ def command(
         def wrapper(**values: Any) -> None:
             options = {key: values.pop(key) for key in shared}
             with Run(command=name or function.__name__.replace("_", "-"), **options) as run:
-                function(run, **values)
+                try:
+                    function(run, **values)
+                except KeyboardInterrupt as stop:
+                    # Whoever raised `Interrupted` has saved what was done and said so.
+                    raise (
+                        typer.Exit(130) if isinstance(stop, Interrupted) else Stopped("interrupted")
+                    ) from stop
 
         parameters = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own] + added
         wrapper.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]

@@ -64,16 +64,19 @@ def _between(front: _Front, positions: np.ndarray, first: ir.Value, last: ir.Val
     return between
 
 
-def masked(model: ir.Model, *, input: str, layout: str, shape: Sequence[int], grid: int) -> ir.Model:
+def masked(
+    model: ir.Model, *, input: str, layout: str, shape: Sequence[int], grid: int, filled: bool = True
+) -> ir.Model:
     """A copy of `model` whose image input is a batch of softly masked images, as RISE makes them.
 
     input, layout, shape   as for `occluded`
     grid                   the cells of the coarse grid, along each side
+    filled                 False: there is no FILL, what is hidden is 0 (one pass over the batch less)
     New inputs: IMAGE and FILL as for `occluded`; CELLS (B, grid, grid) float32, 1 where the image shows; SHIFTS
     (B, 2) int64, the row and column at which the upsampled grid is cut, from 0 to the cell's size - 1 (`hat`).
     A grid of ones leaves the image as it is (exactly so where the fill is 0).
     """
-    front = _Front(model, input, layout, shape)
+    front = _Front(model, input, layout, shape, filled=filled)
     cells = front.build.add_input(CELLS, ir.DataType.FLOAT, (front.batch, grid, grid))
     shifts = front.build.add_input(SHIFTS, ir.DataType.INT64, (front.batch, 2))
     weights = []
@@ -149,7 +152,9 @@ class _Front:
     a time would take many times as long.
     """
 
-    def __init__(self, model: ir.Model, name: str, layout: str, shape: Sequence[int]) -> None:
+    def __init__(
+        self, model: ir.Model, name: str, layout: str, shape: Sequence[int], *, filled: bool = True
+    ) -> None:
         self.build = builder(model)
         self.op = self.build.op
         self._old = self.build.value(name)
@@ -166,7 +171,8 @@ class _Front:
         self.row_shape = [-1, self.height, 1] if self._nhwc else [-1, 1, self.height, 1]
         self.column_shape = [-1, 1, span] if self._nhwc else [-1, 1, 1, span]
         self.mask_shape = None if self._nhwc else [-1, 1, self.height, span]
-        self.image, self.fill = self._picture(IMAGE), self._picture(FILL)
+        self.image = self._picture(IMAGE)
+        self.fill = self._picture(FILL) if filled else None
 
     def _picture(self, name: str) -> ir.Value:
         value = self.build.add_input(name, ir.DataType.FLOAT, self._shape)
@@ -175,9 +181,12 @@ class _Front:
         rows: ir.Value = self.op.Reshape(value, [1, self.height, len(self.columns)])
         return rows
 
-    def finish(self, under: ir.Value, over: ir.Value, mask: ir.Value) -> ir.Model:
-        """The network on `under + mask * (over - under)`, in its own layout and type."""
-        batch = self.op.Add(self.op.Mul(mask, self.op.Sub(over, under)), under)
+    def finish(self, under: ir.Value | None, over: ir.Value | None, mask: ir.Value) -> ir.Model:
+        """The network on `under + mask * (over - under)`, in its own layout and type; None: zero."""
+        if under is None:
+            batch = self.op.Mul(mask, over)
+        else:
+            batch = self.op.Add(self.op.Mul(mask, self.op.Sub(over, under)), under)
         if self._nhwc:
             batch = self.op.Reshape(batch, [-1, *self._shape[1:]])
         dtype = self._old.dtype or ir.DataType.FLOAT

@@ -193,8 +193,11 @@ def single(net: Network, image: Any, technique: str) -> tuple[np.ndarray, np.nda
     count = len(image) if tensor else len(as_list(image))
     if count != 1:
         raise UsageError(f"{technique} looks at one image at a time, got {count}; call it once for each")
-    x = net.prepare(image)
-    return x, (net.preprocessing.invert(x)[0] if tensor else net.pictures(image)[0])
+    if tensor:
+        x = net.prepare(image)
+        return x, net.preprocessing.invert(x)[0]
+    picture = net.pictures(image)[0]
+    return net.preprocessing.normalise(picture[None]).astype(np.float32, copy=False), picture
 
 
 def filling(

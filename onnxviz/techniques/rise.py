@@ -72,17 +72,23 @@ def rise(
             f"unknown divide {divide!r}{near(str(divide), DIVISORS)}; expected coverage or paper"
         )
     hidden = filling(net, x, picture, fill, radius=max(cell) / 2, seed=seed)
+    filled = bool(hidden.any())
     cells, shifts = draw_masks(masks, grid, probability, cell, seed)
     program = net.compile(
         lambda: occlude.masked(
-            score.graph(), input=net.input.name, layout=net.input.layout, shape=x.shape, grid=grid
+            score.graph(),
+            input=net.input.name,
+            layout=net.input.layout,
+            shape=x.shape,
+            grid=grid,
+            filled=filled,
         ),
-        key=("rise", score.key, x.shape, grid),
+        key=("rise", score.key, x.shape, grid, filled),
     )
     scores = sweep(
         net,
         program,
-        {occlude.IMAGE: x, occlude.FILL: hidden},
+        {occlude.IMAGE: x, **({occlude.FILL: hidden} if filled else {})},
         {  # the first mask shows everything: the image as it is
             occlude.CELLS: np.concatenate([np.ones((1, grid, grid), dtype=np.float32), cells]),
             occlude.SHIFTS: np.concatenate([np.zeros((1, 2), dtype=np.int64), shifts]),

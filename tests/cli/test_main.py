@@ -10,8 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from onnxviz.cli import main as cli
-from onnxviz.cli.main import run
+from onnxviz.cli.main import app, run
 from onnxviz.cli.run import parse_size
 from onnxviz.errors import UsageError
 
@@ -181,7 +180,7 @@ def test_a_reader_that_has_enough_is_no_error():
 
 
 def test_every_command_shares_the_common_options(capsys):
-    for command in cli.app.registered_commands:
+    for command in app.registered_commands:
         name = command.name or command.callback.__name__
         code, out, _ = outcome(name, "--help", capsys=capsys)
         assert code == 0

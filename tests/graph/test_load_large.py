@@ -78,8 +78,10 @@ assert [tuple(found[name].shape) for name in "abc"] == [({SIDE}, {SIDE})] * 3
 if {make is external}:
     assert found["b"].const_value.numpy()[0, 0] == 7
     assert found["a"].const_value.numpy()[-1, -1] == 0
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-assert peak < 400_000 * (1024 if sys.platform == "darwin" else 1), peak
+peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // (1024 if sys.platform == "darwin" else 1)
+if sys.platform == "linux":  # there ru_maxrss begins with the peak of the process that started this one
+    peak = int(next(line for line in open("/proc/self/status") if line.startswith("VmHWM")).split()[1])
+assert peak < 400_000, peak
 """
     subprocess.run([sys.executable, "-c", script], check=True, timeout=60)
 
@@ -89,7 +91,8 @@ def test_one_element_of_a_file_over_2_gb(tmp_path):
     loaded = load(external(tmp_path))
     assert loaded.model.graph.initializers["b"].const_value.numpy()[0, 0] == 7
     assert loaded.files == ["weights.bin"]
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000 * 1024
+    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    assert grown < 200_000 * (1024 if sys.platform == "darwin" else 1)
 
 
 def test_over_2_gb_in_one_file_is_over_the_default_limit(tmp_path):

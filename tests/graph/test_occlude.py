@@ -171,6 +171,11 @@ def test_rise_masks_are_exactly_those_of_numpy(layout: str, grid: int, opset: in
     soft = masks.astype(np.float32)
     soft = soft[:, None] if layout == "NCHW" else soft[..., None]
     np.testing.assert_array_equal(got, x * soft)
+    bare = masked(echo(layout, opset=opset), input="x", layout=layout, shape=x.shape, grid=grid, filled=False)
+    check(bare)
+    assert FILL not in [value.name for value in bare.graph.inputs]
+    got = compile_model(bare)({IMAGE: x, CELLS: cells, SHIFTS: shifts})["y"]
+    np.testing.assert_array_equal(got, x * soft)
 
 
 def test_rise_masks_are_those_of_the_authors_upsampling() -> None:

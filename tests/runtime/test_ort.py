@@ -157,3 +157,26 @@ def test_cuda_that_cannot_start_is_an_error_unless_auto(monkeypatch):
 def test_cuda_in_a_cpu_build_says_what_to_install():
     with pytest.raises(ProviderUnavailable, match=r"onnxviz\[gpu\]"):
         providers.choose("cuda")
+
+
+def test_on_a_device_arrays_are_bound_and_a_put_one_travels_once(monkeypatch):
+    """The path of CUDA, with the host's memory standing in for the card's."""
+    weight, graph = linear()
+    program = compile(graph, provider="cpu")
+    real = program._ort.OrtValue
+    moved = []
+
+    class OnHost(real):
+        @staticmethod
+        def ortvalue_from_numpy(array, device="cpu", index=0):
+            moved.append((array.shape, device))
+            return real.ortvalue_from_numpy(array)
+
+    monkeypatch.setattr(program, "provider", providers.CUDA)
+    monkeypatch.setattr(program._ort, "OrtValue", OnHost)
+    x = np.random.default_rng(0).normal(size=(2, 64)).astype(np.float32)
+    kept = program.put("x", x)
+    monkeypatch.setattr(program._ort, "OrtValue", real)
+    for feed in (kept, kept, x.astype(np.float64)):
+        np.testing.assert_allclose(program({"x": feed})["y"], x @ weight, rtol=1e-5, atol=1e-5)
+    assert moved == [((2, 64), "cuda")]

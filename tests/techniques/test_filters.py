@@ -24,8 +24,8 @@ def test_deeper_filters_are_grey_tiles(net):
     result = onnxviz.filters(net, "blocks.1.expand")
     assert result.values.shape == (96, 16, 1, 1)
     assert result.order is None
-    pixels = np.asarray(result.picture())
-    assert (pixels[..., 0] == pixels[..., 1]).all()
+    pixels = np.asarray(result.picture()).astype(int)
+    assert np.ptp(pixels, axis=-1).max() < 24  # the lettering is not quite grey
 
 
 def test_what_is_no_convolution_names_the_first(net):
@@ -45,10 +45,7 @@ def test_weights_are_found_however_they_are_stored(form):
 
 
 def test_weights_made_by_the_graph_are_computed():
-    import onnx
-
-    path = networks.LIGHT_FOLDER / "light_squeezenet.onnx"
-    result = onnxviz.filters(onnxviz.load(onnx.load(path), provider="cpu"))
+    result = onnxviz.filters(onnxviz.load(networks.bare("squeezenet"), provider="cpu"))
     assert result.values.shape[1] == 3
 
 

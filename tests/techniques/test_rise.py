@@ -98,6 +98,15 @@ def test_the_map_is_high_where_the_class_is(toy) -> None:
     assert values[4:8, 6:10].mean() > values[:, :3].mean() + 0.02
 
 
+def test_a_fill_that_is_not_zero(toy) -> None:
+    # Over a grey of half a red picture's values, red never falls to nothing.
+    options = {"masks": MASKS, "grid": GRID, "layer": "features", "channel": 0}
+    flat = np.full_like(toys.photo(), 200)
+    dark = onnxviz.rise(toy, flat, **options)
+    grey = onnxviz.rise(toy, flat, fill="grey", **options)
+    np.testing.assert_allclose(grey.values, 127.5 + dark.values * (200 - 127.5) / 200, rtol=1e-4)
+
+
 def test_seed_and_batch(toy) -> None:
     options = {"masks": MASKS, "grid": GRID}
     one, same, other = (onnxviz.rise(toy, toys.photo(), seed=seed, **options).values for seed in (1, 1, 2))

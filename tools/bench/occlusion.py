@@ -15,7 +15,7 @@ import numpy as np
 
 ROUNDS = 9
 BATCH = 32
-MASKS = 223  # with the whole image 224 forward passes, seven full batches
+MASKS = 511  # with the whole image 512 forward passes, sixteen full batches
 WINDOW, STRIDE = 32, 16
 
 
