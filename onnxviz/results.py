@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from onnxviz.files import json_bytes, npy_bytes, png_bytes, write_atomic
-from onnxviz.interrupted import Interrupted as Interrupted
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -1,6 +1,7 @@
 import json
 import multiprocessing
 import os
+from fractions import Fraction
 
 import numpy as np
 import pytest

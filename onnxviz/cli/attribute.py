@@ -117,7 +117,7 @@ def register(app: typer.Typer) -> None:
 
 def _save(run: Run, technique: Callable[..., Any], net: Any, image: Any, **options: Any) -> None:
     """Run the technique and write its result; on Ctrl-C what was done so far, and the interruption goes on."""
-    from onnxviz.results import Interrupted
+    from onnxviz.interrupted import Interrupted
 
     try:
         result = technique(net, image, progress=run.progress, **options)

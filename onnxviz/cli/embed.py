@@ -45,7 +45,7 @@ def register(app: typer.Typer) -> None:
         Example: onnxviz embed efficientnet-lite0 photos/ -o features.npy
         """
         import onnxviz
-        from onnxviz.results import Interrupted
+        from onnxviz.interrupted import Interrupted
         from onnxviz.techniques.feature_files import check_ending
 
         if run.output("embed.npy").suffix.lower() != ".png":
@@ -171,7 +171,7 @@ def _set(folders: list[Path] | None, features: Path | None) -> list[Path] | Embe
 
 def _keeping(run: Run, technique: Callable[..., Any], *given: Any, **options: Any) -> Any:
     """Run the technique; on Ctrl-C save the features, which took long, and let the interruption go on."""
-    from onnxviz.results import Interrupted
+    from onnxviz.interrupted import Interrupted
 
     try:
         return technique(*given, progress=run.progress, **options)

@@ -47,7 +47,7 @@ def register(app: typer.Typer) -> None:
         from onnxviz.errors import UsageError
         from onnxviz.files import claimed
         from onnxviz.image.text import printable
-        from onnxviz.results import Interrupted
+        from onnxviz.interrupted import Interrupted
         from onnxviz.tables import encoder
         from onnxviz.techniques.patch_pictures import describe
 

@@ -14,8 +14,9 @@ import numpy as np
 from onnxviz.errors import ImageRejected, InputRefused, ModelUnsuitable, UnknownLayer
 from onnxviz.image.folder import Listing, Skipped
 from onnxviz.image.text import printable
+from onnxviz.interrupted import Interrupted
 from onnxviz.progress import Progress, silent
-from onnxviz.results import Interrupted, Result
+from onnxviz.results import Result
 from onnxviz.techniques.stream import source_name, sources, stream
 
 if TYPE_CHECKING:

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from onnxviz.image.text import printable
+from onnxviz.interrupted import Interrupted
 from onnxviz.progress import Progress, silent
-from onnxviz.results import Interrupted, Result
+from onnxviz.results import Result
 from onnxviz.techniques.embed import Embedding
 from onnxviz.techniques.grid import Grid, grid
 from onnxviz.techniques.neighbours import embedding_of

@@ -9,9 +9,10 @@ import numpy as np
 
 from onnxviz.errors import UsageError
 from onnxviz.graph import occlude
+from onnxviz.interrupted import Interrupted
 from onnxviz.network import ImageLike, Network
 from onnxviz.progress import Progress, silent
-from onnxviz.results import Attribution, Interrupted
+from onnxviz.results import Attribution
 from onnxviz.techniques.masking import Objective, choose, filling, pair, single, sweep
 
 _WINDOW, _STRIDE = 32, 16

@@ -10,8 +10,8 @@ import numpy as np
 from onnxviz.errors import ImageRejected, UsageError
 from onnxviz.graph.reduce import Reduced, peaks
 from onnxviz.image.text import printable
+from onnxviz.interrupted import Interrupted
 from onnxviz.progress import Progress, silent
-from onnxviz.results import Interrupted
 from onnxviz.techniques import ranking
 from onnxviz.techniques.patch_boxes import field_boxes
 from onnxviz.techniques.patch_result import MOST_SHEETS, LayerPatches, Patches

@@ -11,7 +11,7 @@ from networks import tiny_cnn
 from techniques import crops
 
 from onnxviz.cli.main import run
-from onnxviz.results import Interrupted
+from onnxviz.interrupted import Interrupted
 from onnxviz.techniques.embed import Embedding
 
 

@@ -14,7 +14,7 @@ from techniques import crops, patch_toys
 
 import onnxviz
 from onnxviz.errors import ImageRejected, InputRefused, ModelUnsuitable, UnknownLayer, UsageError
-from onnxviz.results import Interrupted
+from onnxviz.interrupted import Interrupted
 from onnxviz.techniques import embed as module
 from onnxviz.techniques.embed import Embedding, embed
 

@@ -11,7 +11,7 @@ from techniques import crops
 
 import onnxviz
 from onnxviz.errors import InputRefused, MissingDependency, UsageError
-from onnxviz.results import Interrupted
+from onnxviz.interrupted import Interrupted
 from onnxviz.techniques.embed import Embedding, embed
 from onnxviz.techniques.grid import grid
 from onnxviz.techniques.map import map as make_map

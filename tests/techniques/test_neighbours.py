@@ -12,7 +12,7 @@ from techniques import crops
 
 import onnxviz
 from onnxviz.errors import InputRefused, UsageError
-from onnxviz.results import Interrupted
+from onnxviz.interrupted import Interrupted
 from onnxviz.techniques.embed import embed
 from onnxviz.techniques.neighbours import neighbours, number
 

@@ -11,7 +11,7 @@ from techniques import toys
 
 import onnxviz
 from onnxviz.errors import UnknownLabel, UnknownLayer, UsageError
-from onnxviz.results import Interrupted
+from onnxviz.interrupted import Interrupted
 from onnxviz.techniques.occlusion import average, windows
 
 FORMS = {

@@ -15,7 +15,7 @@ import onnxviz
 from onnxviz.cli.main import run as command_line
 from onnxviz.errors import MissingDependency
 from onnxviz.image.preprocess import Preprocessing
-from onnxviz.results import Interrupted
+from onnxviz.interrupted import Interrupted
 from onnxviz.techniques.patch_boxes import to_source, view_size, window
 from onnxviz.techniques.patch_tiles import crop
 from onnxviz.techniques.patches import patches

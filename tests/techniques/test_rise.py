@@ -10,7 +10,7 @@ from techniques import toys
 import onnxviz
 from onnxviz.errors import UsageError
 from onnxviz.graph.occlude import cell_size, hat
-from onnxviz.results import Interrupted
+from onnxviz.interrupted import Interrupted
 from onnxviz.techniques.rise import draw_masks, weighted_sum
 
 GRID, MASKS, SIZE = 3, 50, (toys.SIDE, toys.SIDE)
