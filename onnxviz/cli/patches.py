@@ -45,7 +45,6 @@ def register(app: typer.Typer) -> None:
         """
         import onnxviz
         from onnxviz.errors import UsageError
-        from onnxviz.files import claimed
         from onnxviz.image.text import printable
         from onnxviz.interrupted import Interrupted
         from onnxviz.tables import encoder
@@ -55,26 +54,26 @@ def register(app: typer.Typer) -> None:
             raise UsageError(f"--table takes csv or parquet; got {table!r}")
         encoder(table)  # a missing pyarrow is told before the work, not after it
         target = run.output("patches")
-        with claimed(target):
-            stopped = None
-            try:
-                result = onnxviz.patches(
-                    run.load(model),
-                    folder,
-                    layer,
-                    channel=channel,
-                    top=top,
-                    batch=batch,
-                    progress=run.progress,
-                )
-            except Interrupted as stop:
-                stopped, result = stop, stop.partial
-                run.note("interrupted; saving what was found so far")
-            for one in result.skipped[:_MOST_NOTES]:
-                run.note(f"skipped {one}")
-            if len(result.skipped) > _MOST_NOTES:
-                run.note(f"{len(result.skipped)} images were skipped in all; manifest.json lists them")
-            result.save(target, table=table, progress=run.progress)
+        run.claim(target)
+        stopped = None
+        try:
+            result = onnxviz.patches(
+                run.load(model),
+                folder,
+                layer,
+                channel=channel,
+                top=top,
+                batch=batch,
+                progress=run.progress,
+            )
+        except Interrupted as stop:
+            stopped, result = stop, stop.partial
+            run.note("interrupted; saving what was found so far")
+        for one in result.skipped[:_MOST_NOTES]:
+            run.note(f"skipped {one}")
+        if len(result.skipped) > _MOST_NOTES:
+            run.note(f"{len(result.skipped)} images were skipped in all; manifest.json lists them")
+        result.save(target, table=table, progress=run.progress)
         for line in [printable(str(target)), *describe(result)]:
             run.say(line)
         run.emit({"out": str(target), "manifest": result.manifest})

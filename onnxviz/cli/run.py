@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from collections.abc import Sequence
@@ -40,12 +41,15 @@ class Run:
         self.limit = limit
         self._model = model
         self._bar = ProgressBar(enabled=not quiet and sys.stderr.isatty())
+        self._claims = contextlib.ExitStack()
+        self._claimed: set[Path] = set()
 
     def __enter__(self) -> Run:
         return self
 
     def __exit__(self, *_: object) -> None:
         self._bar.close()
+        self._claims.close()
 
     # --- in -------------------------------------------------------------------------------------
 
@@ -54,6 +58,8 @@ class Run:
         from onnxviz.graph.limits import Limits
         from onnxviz.opening import load
 
+        if self.out is not None:
+            self.claim(self.out)
         given = self._model
         network = load(
             model,
@@ -107,13 +113,22 @@ class Run:
         """--out, or `default` in the current folder."""
         return self.out if self.out is not None else Path(default)
 
-    def save(self, result: Result, default: str | None = None, **more: Any) -> Path:
-        """Write a result's picture, values and manifest, and say where."""
+    def claim(self, target: Path) -> None:
+        """Hold `target` until the command ends, so that a second run with the same --out is told so at once.
+
+        raises   OutputRefused
+        """
         from onnxviz.files import claimed
 
+        if target not in self._claimed:
+            self._claims.enter_context(claimed(target))
+            self._claimed.add(target)
+
+    def save(self, result: Result, default: str | None = None, **more: Any) -> Path:
+        """Write a result's picture, values and manifest, and say where."""
         target = self.output(default or f"{self.command}.png")
-        with claimed(target):
-            path = result.save(target)
+        self.claim(target)
+        path = result.save(target)
         self.say(str(path))
         self.emit({"out": str(path), **more, "manifest": result.manifest})
         return path

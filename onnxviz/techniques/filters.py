@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 # More tiles than this are no longer a picture but a texture; the numbers file has them all.
 _MOST_FILTERS = 256
 _MOST_CHANNELS = 32
-_MOST_DEEP_FILTERS = 48
+_MOST_DEEP_FILTERS = 24
 _TILE = 44
 _SIDE = 84
 # Where half of the filters are fainter than this share of the strongest, one scale alone shows mostly grey.

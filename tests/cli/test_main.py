@@ -186,3 +186,14 @@ def test_every_command_shares_the_common_options(capsys):
         assert code == 0
         for option in ("--out", "--json", "--provider", "--threads", "--seed", "--quiet"):
             assert option in out, (name, option)
+
+
+def test_a_second_run_with_the_same_out_is_told_before_any_work(photo_files, tmp_path, capsys):
+    from onnxviz.files import claimed
+
+    out = tmp_path / "out.png"
+    with claimed(out):
+        code, _, err = outcome("occlusion", LITE0, photo_files[0], "-o", out, capsys=capsys)
+    assert code == 3
+    assert "another run" in err
+    assert not out.exists()

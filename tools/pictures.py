@@ -1,0 +1,50 @@
+"""Put the demo's pictures into the README's gallery: python3 tools/pictures.py [DEMO FOLDER]
+
+Run after tools/demo.py, in its environment; pictures are made smaller for the web and replaced as they are.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from environment import ROOT, environment
+
+GALLERY = {
+    "occlusion": "occlusion-coffee.png",
+    "rise": "rise-chelsea.png",
+    "filters": "filters.png",
+    "activations": "activations-shallow.png",
+    "patches": "patches-middle/overview.png",
+    "neighbours": "neighbours.png",
+    "map": "map-tsne.png",
+}
+WIDTH = 1100
+
+
+def main(arguments: list[str]) -> int:
+    if os.environ.get("ONNXVIZ_PICTURES") != "1":
+        python = environment("demo", ["-e", ".[cpu,demo]"])
+        command = [str(python), __file__, *arguments]
+        return subprocess.call(command, cwd=ROOT, env={**os.environ, "ONNXVIZ_PICTURES": "1"})
+    from PIL import Image
+
+    demo = Path(arguments[0]) if arguments else ROOT / "demo"
+    target = ROOT / "docs" / "pictures"
+    target.mkdir(parents=True, exist_ok=True)
+    for name, source in GALLERY.items():
+        with Image.open(demo / source) as picture:
+            small = picture.convert("RGB")
+            small.thumbnail((WIDTH, 4 * WIDTH), Image.Resampling.LANCZOS)
+            # A palette of 256 colours halves the file and shows no difference at this size.
+            small.quantize(256, dither=Image.Dither.FLOYDSTEINBERG).save(
+                target / f"{name}.png", optimize=True
+            )
+        print(target / f"{name}.png")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
