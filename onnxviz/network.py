@@ -209,7 +209,11 @@ class Network:
             if batch < 1:
                 raise UsageError(f"batch must be at least 1, got {batch}")
             return batch
-        return batching.batch_size(batching.elements(tuple(layer.shape[1:]) for layer in self.layers))
+        on_cpu = providers.name(self.provider) == providers.CPU
+        return batching.batch_size(
+            batching.elements(tuple(layer.shape[1:]) for layer in self.layers),
+            batching.LARGEST_ON_CPU if on_cpu else batching.LARGEST_ON_DEVICE,
+        )
 
     def program(self, names: Sequence[str] = (), **options: Any) -> Program:
         """The network compiled with the values `names` as outputs (its own outputs where none are named)."""

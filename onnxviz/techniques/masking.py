@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnx_ir as ir
 
-from onnxviz.errors import UsageError, near
+from onnxviz.errors import ImageRejected, UsageError, near
 from onnxviz.graph import occlude
 from onnxviz.graph.surgery import cut
+from onnxviz.image.decode import decode
 from onnxviz.network import Network, as_list
 from onnxviz.progress import Progress
-from onnxviz.runtime.ort import Program
+from onnxviz.runtime.providers import CPU
+from onnxviz.techniques.stream import cores
 
 #: (N, classes) probabilities to (N,) numbers, larger is more
 Objective = Callable[[np.ndarray], np.ndarray]
+
+# Images of one run on one core (throughput is flat from 2 to 8), and most of all runs of a fixed batch together.
+_EACH, _AT_ONCE = 8, 32
 
 FILLS = ("grey", "mean", "blur", "noise", "zero")
 
@@ -249,45 +256,86 @@ def pair(value: int | tuple[int, int], name: str) -> tuple[int, int]:
 # --- the sweep ------------------------------------------------------------------------------------
 
 
+class Swept(NamedTuple):
+    """What a sweep found.
+
+    scores   (M + 1,) float32, entry 0 of the whole image; fewer where Ctrl-C ended it early
+    batch    the images of one run
+    """
+
+    scores: np.ndarray
+    batch: int
+
+
 def sweep(
     net: Network,
-    program: Program,
+    build: Callable[[], ir.Model],
     still: Mapping[str, np.ndarray],
     moving: Mapping[str, np.ndarray],
     score: Score,
     *,
+    key: Hashable,
     batch: int | None,
     progress: Progress,
     what: str,
-) -> np.ndarray:
-    """The score of every entry of `moving`, in batches: (M,) float32.
+) -> Swept:
+    """The score of every entry of `moving`, in batches.
 
+    On a CPU each core runs its own small batch, with one thread within an operator. Measured on EfficientNet-Lite0
+    and 2 cores: 4.5 to 4.9 ms an image, against 5.2 to 5.4 where both cores share the operators of one batch.
+
+    build    gives the graph, `key` is what it is kept under (see `Network.compile`)
     still    inputs that stay on the device through all batches
     moving   inputs with one entry an image, all of the same length M + 1; entry 0 is the whole image
-    Ctrl-C ends the sweep early: the scores so far come back, fewer than M + 1. Before the first is known, it goes on
-    as KeyboardInterrupt.
+    batch    images at once, shared by the cores; None: what memory allows, a few a core
+    Ctrl-C ends the sweep early and keeps the scores so far. Before the first is known, it goes on as
+    KeyboardInterrupt.
     """
     total = len(next(iter(moving.values())))
-    size = net.batch_size(batch)
+    workers, size = _plan(net, total, batch)
+    # The workers are the parallelism: threads that wait busily within an operator would take their cores.
+    program = net.compile(build, key=key, **({"threads": 1, "spin": False} if workers > 1 else {}))
+    if program.provider != CPU:
+        workers, size = 1, net.batch_size(batch)
     fixed = net.batched[1] is not None
+    placed = {name: program.put(name, array) for name, array in still.items()}
+
+    def run(start: int) -> np.ndarray:
+        chunk = {name: array[start : start + size] for name, array in moving.items()}
+        count = len(next(iter(chunk.values())))
+        if fixed and count < size:
+            # A file that allows only its own batch gets it, filled up; the surplus is thrown away.
+            chunk = {
+                name: np.concatenate([array, np.repeat(array[-1:], size - count, axis=0)])
+                for name, array in chunk.items()
+            }
+        return program({**placed, **chunk}, [score.output])[score.output][:count]
+
     scores = np.zeros(total, dtype=np.float32)
     done = 0
     try:
-        placed = {name: program.put(name, array) for name, array in still.items()}
-        while done < total:
-            chunk = {name: array[done : done + size] for name, array in moving.items()}
-            count = len(next(iter(chunk.values())))
-            if fixed and count < size:
-                # A file that allows only its own batch gets it, filled up; the surplus is thrown away.
-                chunk = {
-                    name: np.concatenate([array, np.repeat(array[-1:], size - count, axis=0)])
-                    for name, array in chunk.items()
-                }
-            array = program({**placed, **chunk}, [score.output])[score.output]
-            scores[done : done + count] = score.read(array)[:count]
-            done += count
-            progress(done - 1, total - 1, what)
+        # In threads, also where there is one: the next batch runs while this one's scores are read.
+        runs: Any = decode(range(0, total, size), run, workers=workers, ahead=workers)
+        with contextlib.closing(runs):
+            for start, array in runs:
+                if isinstance(array, ImageRejected):  # `run` reads no image
+                    raise array
+                scores[start : start + len(array)] = score.read(array)
+                done = start + len(array)
+                progress(done - 1, total - 1, what)
     except KeyboardInterrupt:
         if done < 1:
             raise
-    return scores[:done]
+    return Swept(scores[:done], size)
+
+
+def _plan(net: Network, count: int, batch: int | None) -> tuple[int, int]:
+    """How many runs go on side by side on a CPU, and the images of each."""
+    at_once = net.batch_size(batch)
+    if net.batched[1] is not None:
+        return max(1, min(net.threads or cores(), math.ceil(count / at_once), _AT_ONCE // at_once)), at_once
+    workers = min(net.threads or cores(), at_once, count)
+    if batch is not None:
+        return workers, at_once // workers
+    # Four rounds or more, so that no core waits long for the others at the end.
+    return workers, max(1, min(_EACH, at_once // workers, count // (4 * workers)))

@@ -67,17 +67,14 @@ def occlusion(
     step = pair(max(1, min(_STRIDE, min(span) // 2)) if stride is None else stride, "stride")
     hidden = filling(net, x, picture, fill, radius=max(span) / 2, seed=seed)
     boxes = windows(size, span, step)
-    program = net.compile(
-        lambda: occlude.occluded(score.graph(), input=net.input.name, layout=net.input.layout, shape=x.shape),
-        key=("occlusion", score.key, x.shape),
-    )
     whole = np.zeros((1, 4), dtype=np.float32)  # an empty window: the image as it is
-    scores = sweep(
+    scores, used = sweep(
         net,
-        program,
+        lambda: occlude.occluded(score.graph(), input=net.input.name, layout=net.input.layout, shape=x.shape),
         {occlude.IMAGE: x, occlude.FILL: hidden},
         {occlude.WINDOWS: np.concatenate([whole, boxes.astype(np.float32)])},
         score,
+        key=("occlusion", score.key, x.shape),
         batch=batch,
         progress=progress,
         what="windows",
@@ -91,7 +88,7 @@ def occlusion(
         stride=step,
         fill=fill,
         seed=seed,
-        batch=net.batch_size(batch),
+        batch=used,
     )
     complete = len(falls) == len(boxes)
     manifest["figures"] = _figures(scores, boxes, complete)

@@ -75,7 +75,8 @@ def rise(
     hidden = filling(net, x, picture, fill, radius=max(cell) / 2, seed=seed)
     filled = bool(hidden.any())
     cells, shifts = draw_masks(masks, grid, probability, cell, seed)
-    program = net.compile(
+    scores, used = sweep(
+        net,
         lambda: occlude.masked(
             score.graph(),
             input=net.input.name,
@@ -84,17 +85,13 @@ def rise(
             grid=grid,
             filled=filled,
         ),
-        key=("rise", score.key, x.shape, grid, filled),
-    )
-    scores = sweep(
-        net,
-        program,
         {occlude.IMAGE: x, **({occlude.FILL: hidden} if filled else {})},
         {  # the first mask shows everything: the image as it is
             occlude.CELLS: np.concatenate([np.ones((1, grid, grid), dtype=np.float32), cells]),
             occlude.SHIFTS: np.concatenate([np.zeros((1, 2), dtype=np.int64), shifts]),
         },
         score,
+        key=("rise", score.key, x.shape, grid, filled),
         batch=batch,
         progress=progress,
         what="masks",
@@ -110,7 +107,7 @@ def rise(
         fill=fill,
         divide=divide,
         seed=seed,
-        batch=net.batch_size(batch),
+        batch=used,
     )
     complete = len(weights) == masks
     figures: dict[str, Any] = {"score": float(scores[0]), "masks": masks}

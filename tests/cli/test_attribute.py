@@ -90,7 +90,7 @@ def test_ctrl_c_keeps_what_is_done_and_exits_130(
 
     monkeypatch.setattr(Program, "__call__", interrupted)
     out = tmp_path / "map.png"
-    assert run([command, *given, *options, "--batch", "3", "-o", str(out)]) == 130
+    assert run([command, *given, *options, "--batch", "3", "--threads", "1", "-o", str(out)]) == 130
     manifest = json.loads(out.with_suffix(".json").read_text())
     assert manifest["incomplete"] is True
     assert manifest["figures"][done] == 5

@@ -13,7 +13,7 @@ def test_batch_size_is_a_power_of_two_that_fits_a_quarter_of_the_memory(
     monkeypatch, free, elements, expected
 ):
     monkeypatch.setattr(batching.psutil, "virtual_memory", lambda: SimpleNamespace(available=free))
-    assert batching.batch_size(elements) == expected
+    assert batching.batch_size(elements, 32) == expected
 
 
 def test_dynamic_sizes_count_once():

@@ -30,12 +30,21 @@ FORMS = {
 
 def load(**form):
     preset = "uint8" if form.get("dtype") == TensorProto.UINT8 else "raw"
-    return onnxviz.load(toys.detector(**form), preprocess=preset, labels=["red", "green"], provider="cpu")
+    threads = form.pop("threads", None)
+    return onnxviz.load(
+        toys.detector(**form), preprocess=preset, labels=["red", "green"], provider="cpu", threads=threads
+    )
 
 
 @pytest.fixture(scope="module")
 def toy():
     return load()
+
+
+@pytest.fixture(scope="module")
+def alone():
+    """The toy on one thread, where batches are as large as asked for."""
+    return load(threads=1)
 
 
 def by_hand(picture: np.ndarray, target: int, window: int, stride: int, fill: np.ndarray) -> np.ndarray:
@@ -81,6 +90,27 @@ def test_the_batch_changes_nothing(toy, batch) -> None:
     np.testing.assert_allclose(
         one.values, onnxviz.occlusion(toy, picture, window=4, stride=2).values, atol=1e-7
     )
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3, 7])
+def test_batches_side_by_side_change_nothing(toy, threads) -> None:
+    net = load(threads=threads)
+    for batch in (None, 1, 2, 4, 100):
+        done = []
+        got = onnxviz.occlusion(
+            net,
+            toys.photo(),
+            window=4,
+            stride=2,
+            batch=batch,
+            progress=lambda *step, to=done: to.append(step[0]),
+        )
+        wanted = onnxviz.occlusion(toy, toys.photo(), window=4, stride=2).values
+        np.testing.assert_allclose(got.values, wanted, atol=1e-7)
+        assert done == sorted(done)
+        assert done[-1] == 25
+        # All runs together hold no more images than were asked for.
+        assert got.manifest["parameters"]["batch"] * min(threads, batch or 26) <= (batch or 32)
 
 
 def test_fills(toy) -> None:
@@ -226,11 +256,11 @@ def test_an_input_tensor_instead_of_a_picture(toy) -> None:
     np.testing.assert_array_equal(result.values, onnxviz.occlusion(toy, picture, window=4, stride=4).values)
 
 
-def test_progress_and_ctrl_c(toy) -> None:
+def test_progress_and_ctrl_c(alone) -> None:
     picture = toys.photo()
     seen = []
     full = onnxviz.occlusion(
-        toy, picture, window=4, stride=4, batch=3, progress=lambda *step: seen.append(step)
+        alone, picture, window=4, stride=4, batch=3, progress=lambda *step: seen.append(step)
     )
     assert seen == [(2, 9, "windows"), (5, 9, "windows"), (8, 9, "windows"), (9, 9, "windows")]
     assert "incomplete" not in full.manifest
@@ -240,7 +270,7 @@ def test_progress_and_ctrl_c(toy) -> None:
             raise KeyboardInterrupt
 
     with pytest.raises(Interrupted) as caught:
-        onnxviz.occlusion(toy, picture, window=4, stride=4, batch=3, progress=stop)
+        onnxviz.occlusion(alone, picture, window=4, stride=4, batch=3, progress=stop)
     partial = caught.value.partial
     assert partial.manifest["incomplete"] is True
     assert partial.manifest["figures"]["windows_done"] == 5
