@@ -13,7 +13,8 @@ from onnxviz.interrupted import Interrupted
 from onnxviz.network import ImageLike, Network
 from onnxviz.progress import Progress, silent
 from onnxviz.results import Attribution
-from onnxviz.techniques.masking import Objective, choose, filling, pair, single, sweep
+from onnxviz.techniques.masking import filling, pair, single, sweep
+from onnxviz.techniques.scores import Objective, choose
 
 _WINDOW, _STRIDE = 32, 16
 

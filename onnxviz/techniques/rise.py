@@ -12,7 +12,8 @@ from onnxviz.interrupted import Interrupted
 from onnxviz.network import ImageLike, Network
 from onnxviz.progress import Progress, silent
 from onnxviz.results import Attribution
-from onnxviz.techniques.masking import Objective, choose, filling, single, sweep
+from onnxviz.techniques.masking import filling, single, sweep
+from onnxviz.techniques.scores import Objective, choose
 
 DIVISORS = ("coverage", "paper")
 

@@ -91,7 +91,7 @@ def _against_captum(net, photo: np.ndarray) -> dict:
         "baselines": 0,
     }
     captum = Occlusion(lambda batch: torch.softmax(model(batch), dim=1))
-    ours = onnxviz.occlusion(net, photo, window=WINDOW, stride=STRIDE, fill="zero", batch=BATCH)
+    ours = onnxviz.occlusion(net, photo, window=WINDOW, stride=STRIDE, fill="zero")
 
     def theirs(at_once: int) -> np.ndarray:
         with torch.no_grad():
@@ -101,7 +101,7 @@ def _against_captum(net, photo: np.ndarray) -> dict:
     correlation = float(np.corrcoef(ours.values.ravel(), theirs(1).ravel())[0, 1])
     difference = float(np.abs(ours.values - theirs(1)).max())
     mine, default = interleaved(
-        lambda: onnxviz.occlusion(net, photo, window=WINDOW, stride=STRIDE, fill="zero", batch=BATCH),
+        lambda: onnxviz.occlusion(net, photo, window=WINDOW, stride=STRIDE, fill="zero"),
         lambda: theirs(1),
         rounds=5,
     )
