@@ -61,6 +61,10 @@ class UnsupportedOperator(ModelRejected):
     """An operator on the way to the wanted gradient has no rule."""
 
 
+class GradientNotFinite(ModelRejected):
+    """A gradient, or the value it belongs to, came out as NaN or infinite."""
+
+
 class ImageRejected(InputRefused):
     """Not an image that can be read, or one over the limits."""
 

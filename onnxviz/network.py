@@ -20,6 +20,7 @@ from onnxviz.runtime import batching, providers
 from onnxviz.runtime.ort import Program, compile
 
 if TYPE_CHECKING:
+    from onnxviz.gradients import Gradients
     from onnxviz.graph.head import Head
     from onnxviz.graph.layers import Layer
     from onnxviz.image.preprocess import Preprocessing
@@ -76,6 +77,7 @@ class Network:
         self.warnings = warnings
         self._barrier = barrier
         self._programs: dict[Hashable, Program] = {}
+        self._gradients: dict[Hashable, Gradients] = {}
 
     def __repr__(self) -> str:
         return f"<Network {self.name}: {self.input.name} {'×'.join(map(str, self.input.shape))}>"
@@ -312,20 +314,42 @@ class Network:
         rules       'plain', 'guided', 'deconvnet' or 'redirected'
         raises      UnknownLayer, UnknownLabel, ModelUnsuitable, UnsupportedOperator
         """
-        from onnxviz.grad.model import value_and_gradient
-        from onnxviz.grad.overrides import by_name
-
         source = wrt if wrt is not None else self.input.name
-        graph = value_and_gradient(self.batched[0], objective, source, rules=by_name(rules))
-        program = compile(
-            graph, provider=self.provider, threads=self.threads, seconds=self.limits.run_seconds
-        )
+        gradients = self.gradients(objective, source, rules=rules)
 
         def evaluate(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-            arrays = program({self.input.name: x})
+            arrays = gradients(x)
             return arrays["objective"], arrays[f"{source}.gradient"]
 
         return evaluate
+
+    def gradients(
+        self,
+        objective: Objective,
+        wrt: str | Sequence[str] | None = None,
+        *,
+        also: Sequence[str] = (),
+        rules: str = "plain",
+        key: Hashable = None,
+    ) -> Gradients:
+        """An objective with its gradients by several values at once, and layers beside them, on arrays.
+
+        objective   see `onnxviz.objectives`; those that are fed take arrays at every call
+        wrt         None: the image input; or value names
+        also        value names that are given out too
+        rules       'plain', 'guided', 'deconvnet' or 'redirected'
+        key         what the objective is kept under for the next call; None: it is built anew each time
+        raises      UnknownLayer, UnknownLabel, ModelUnsuitable, UnsupportedOperator
+        """
+        from onnxviz.gradients import Gradients
+
+        sources = (self.input.name,) if wrt is None else (wrt,) if isinstance(wrt, str) else tuple(wrt)
+        if key is None:
+            return Gradients(self, objective, sources, also, rules)
+        full = (key, sources, tuple(also), rules)
+        if full not in self._gradients:
+            self._gradients[full] = Gradients(self, objective, sources, also, rules)
+        return self._gradients[full]
 
     # --- on record ------------------------------------------------------------------------------
 

@@ -1,0 +1,105 @@
+"""Value and gradients of one objective on arrays: what every gradient technique runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from onnxviz.errors import GradientNotFinite
+from onnxviz.progress import Progress, silent
+
+if TYPE_CHECKING:
+    from onnxviz.network import Network
+    from onnxviz.objectives import Objective
+    from onnxviz.runtime.ort import Program
+
+
+class Gradients:
+    """A function of the network's input that gives an objective, its gradients, and layers beside them.
+
+    Made by `Network.gradients`.
+
+    objective   what is differentiated
+    sources     the value names that it is differentiated by
+    also        the value names that are given out too
+    """
+
+    def __init__(
+        self,
+        net: Network,
+        objective: Objective,
+        sources: Sequence[str],
+        also: Sequence[str] = (),
+        rules: str = "plain",
+    ) -> None:
+        self.objective = objective
+        self.sources = tuple(sources)
+        self.also = tuple(also)
+        self._net = net
+        self._program = _compile(net, objective, self.sources, self.also, rules)
+
+    def __call__(
+        self,
+        x: np.ndarray,
+        fed: Mapping[str, np.ndarray] | None = None,
+        *,
+        batch: int | None = None,
+        progress: Progress = silent,
+    ) -> dict[str, np.ndarray]:
+        """Run on the network's own input tensor.
+
+        x         float32, one entry a picture
+        fed       what the objective takes at run time; arrays of len(x) entries are cut into batches with x
+        batch     pictures a run; None: what memory allows
+        returns   'objective' (N,), '<source>.gradient' of the source's shape, and each of `also`; all float32
+        raises    GradientNotFinite naming the first picture, LimitExceeded, RuntimeFailed
+        """
+        size, fixed = self._net.batch_size(batch), self._net.batched[1] is not None
+        parts: dict[str, list[np.ndarray]] = {name: [] for name in self._program.outputs}
+        for start in range(0, len(x), size):
+            feeds = {self._net.input.name: x[start : start + size]}
+            for name, array in (fed or {}).items():
+                feeds[name] = array[start : start + size] if len(array) == len(x) else array
+            count = len(feeds[self._net.input.name])
+            if fixed and count < size:
+                feeds = {name: _filled(array, count, size) for name, array in feeds.items()}
+            arrays = self._program({n: a for n, a in feeds.items() if n in self._program.inputs})
+            for name, array in arrays.items():
+                parts[name].append(array[:count] if array.ndim else array[None])
+            progress(start + count, len(x), "images")
+        found = {
+            name: np.concatenate(arrays).astype(np.float32, copy=False) for name, arrays in parts.items()
+        }
+        self._check(found)
+        return found
+
+    def _check(self, found: Mapping[str, np.ndarray]) -> None:
+        for name in ("objective", *(f"{source}.gradient" for source in self.sources)):
+            bad = ~np.isfinite(found[name]).reshape(len(found[name]), -1).all(axis=1)
+            if bad.any():
+                what = "value" if name == "objective" else f"gradient by {name.removesuffix('.gradient')!r}"
+                raise GradientNotFinite(
+                    f"the {what} of {self.objective} is not finite for picture {int(np.argmax(bad))} (from 0) of "
+                    f"{len(bad)}; `onnxviz inspect` tells of weights that are NaN or infinite, and another --layer "
+                    "or --target may avoid the operator that overflows"
+                )
+
+
+def _compile(
+    net: Network, objective: Objective, sources: Sequence[str], also: Sequence[str], rules: str
+) -> Program:
+    from onnxviz.grad.model import value_and_gradient
+    from onnxviz.grad.overrides import by_name
+    from onnxviz.runtime.ort import compile
+
+    graph = value_and_gradient(net.batched[0], objective, sources, also=also, rules=by_name(rules))
+    return compile(graph, provider=net.provider, threads=net.threads, seconds=net.limits.run_seconds)
+
+
+def _filled(array: np.ndarray, count: int, size: int) -> np.ndarray:
+    """A last batch filled up with its last picture, for files that allow only their own batch."""
+    if len(array) != count:
+        return array
+    return np.concatenate([array, np.repeat(array[-1:], size - count, axis=0)])
