@@ -90,8 +90,6 @@ REFUSED = [
         outputs=("y", "p", "q"),
     ),
     Case("Dropout", {"x": normal(2, 3), "r": np.float32(0.5), "t": np.bool_(True)}, constant=("r", "t")),
-    Case("Einsum", {"x": normal(3, 3)}, {"equation": "ii->i"}),
-    Case("Einsum", {"x": normal(3, 3)}, {"equation": "...i->...i"}),
     Case(
         "RoiAlign",
         {"x": normal(1, 2, 4, 4), "r": normal(1, 4), "b": np.int64([0])},

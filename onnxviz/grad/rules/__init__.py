@@ -3,6 +3,7 @@
 from onnxviz.grad.rules import (
     activation,
     convolution,
+    einsum,
     elementwise,
     indexing,
     matrix,
@@ -18,6 +19,7 @@ from onnxviz.grad.rules import (
 __all__ = [
     "activation",
     "convolution",
+    "einsum",
     "elementwise",
     "indexing",
     "matrix",

@@ -1,4 +1,4 @@
-"""Gradient rules of Gemm, MatMul and Einsum."""
+"""Gradient rules of Gemm and MatMul."""
 
 from __future__ import annotations
 
@@ -69,46 +69,3 @@ def _summed(op: Any, g: Any, x: Any, y: Any, rank: int, other: int) -> Any:
     if other <= 2:  # the other factor has no batch axes
         return g
     return unbroadcast(op, g, x, y, keep=2)
-
-
-@vjp("Einsum")
-def einsum(op, g, y, *xs, equation):
-    """Swap the operand's letters with the output's: the einsum of g and the other operands."""
-    equation = equation.replace(" ", "")
-    if "." in equation:
-        raise NoRule("has an ellipsis in its equation")
-    left, _, right = equation.partition("->")
-    terms = left.split(",")
-    if "->" not in equation:
-        letters = left.replace(",", "")
-        right = "".join(sorted(c for c in set(letters) if letters.count(c) == 1))
-    if any(len(set(t)) != len(t) for t in terms):
-        raise NoRule("takes a diagonal in its equation")
-    if _broadcasts(xs, terms):
-        raise NoRule("broadcasts a letter of length 1 in its equation")
-    return tuple((lambda i=i, x=x: _einsum_operand(op, g, i, x, xs, terms, right)) for i, x in enumerate(xs))
-
-
-def _einsum_operand(op: Any, g: Any, i: int, x: Any, xs: Any, terms: list[str], right: str) -> Any:
-    others = [t for j, t in enumerate(terms) if j != i]
-    term = terms[i]
-    # A letter of this operand alone was summed over: its cotangent is constant along it.
-    lost = [c for c in term if c not in right and not any(c in t for t in others)]
-    kept = "".join(c for c in term if c not in lost)
-    out = op.Einsum(
-        g, *[v for j, v in enumerate(xs) if j != i], equation=f"{','.join([right, *others])}->{kept}"
-    )
-    if lost:
-        out = op.Unsqueeze(out, [k for k, c in enumerate(term) if c in lost])
-        out = op.Expand(out, op.shape(x))
-    return out
-
-
-def _broadcasts(xs: Any, terms: list[str]) -> bool:
-    """ONNX lets a length of 1 broadcast inside Einsum; then the swap alone would be wrong."""
-    lengths: dict[str, set[Any]] = {}
-    for x, term in zip(xs, terms, strict=True):
-        for letter, length in zip(term, dims(x) or (None,) * len(term), strict=True):
-            if length is not None:
-                lengths.setdefault(letter, set()).add(length)
-    return any(1 in found and len(found) > 1 for found in lengths.values())
