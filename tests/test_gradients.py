@@ -1,0 +1,139 @@
+"""Value and gradients of an objective on arrays: batches, files with a fixed batch, what is not finite."""
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+import onnxviz
+from onnxviz import objectives
+from onnxviz.errors import GradientNotFinite, UnknownLabel, UsageError
+from onnxviz.techniques import aim
+from tests import networks
+
+
+def load(model, **options):
+    return onnxviz.load(model, provider="cpu", preprocess="unit", **options)
+
+
+def pictures(count, size=16, seed=0):
+    return np.random.default_rng(seed).random((count, 3, size, size), dtype=np.float32)
+
+
+def root_network(shape=("N", 3, 4, 4)) -> onnx.ModelProto:
+    """The mean square root of each channel: its gradient at 0 is infinite."""
+    nodes = [
+        helper.make_node("Sqrt", ["x"], ["root"], name="root"),
+        helper.make_node("GlobalAveragePool", ["root"], ["mean"]),
+        helper.make_node("Flatten", ["mean"], ["scores"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "root",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
+        [helper.make_tensor_value_info("scores", TensorProto.FLOAT, [shape[0], 3])],
+        [numpy_helper.from_array(np.zeros(1, np.float32), "unused")],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    return load(networks.tiny_cnn())
+
+
+def test_batches_give_what_single_pictures_give(tiny):
+    x = pictures(5, tiny.size[0])
+    gradients = tiny.gradients(objectives.logit(objectives.FED), also=[tiny.head.logits])
+    fed = {"target": np.array([0, 1, 2, 1, 0])}
+    whole = gradients(x, fed, batch=5)
+    for one in (gradients(x, fed, batch=2), gradients(x, fed, batch=1)):
+        for name, array in whole.items():
+            assert array.dtype == np.float32
+            np.testing.assert_allclose(one[name], array, rtol=1e-5, atol=1e-7)
+    rows = whole[tiny.head.logits]
+    np.testing.assert_allclose(whole["objective"], rows[np.arange(5), fed["target"]], rtol=1e-6)
+    assert whole[f"{tiny.input.name}.gradient"].shape == x.shape
+
+
+def test_a_file_that_allows_only_its_own_batch(tiny):
+    """The last batch is filled up, and what the filling gives is thrown away."""
+    fixed = load(networks.tiny_cnn(batch=3))
+    fixed.__dict__["batched"] = (fixed.model, 3)  # as where nothing can free it
+    x, fed = pictures(4, tiny.size[0]), {"target": np.array([4, 3, 2, 1])}
+    found = fixed.gradients(objectives.logit(objectives.FED))(x, fed)
+    expected = tiny.gradients(objectives.logit(objectives.FED))(x, fed)
+    for name, array in expected.items():
+        np.testing.assert_allclose(found[name], array, rtol=1e-5, atol=1e-7)
+
+
+def test_several_sources_at_once(tiny):
+    x = pictures(2, tiny.size[0])
+    layer = next(one.name for one in tiny.layers if one.op == "Relu")
+    both = tiny.gradients(objectives.logit(1), [tiny.input.name, layer])(x)
+    alone = tiny.gradients(objectives.logit(1), layer)(x)
+    np.testing.assert_allclose(both[f"{layer}.gradient"], alone[f"{layer}.gradient"], rtol=1e-6)
+
+
+def test_a_key_keeps_the_program(tiny):
+    first = tiny.gradients(objectives.logit(0), key="zero")
+    assert tiny.gradients(objectives.logit(0), key="zero") is first
+    assert tiny.gradients(objectives.logit(0), key="zero", rules="guided") is not first
+    assert tiny.gradients(objectives.logit(0)) is not tiny.gradients(objectives.logit(0))
+
+
+def test_what_is_not_finite_is_never_a_map():
+    net = load(root_network())
+    x = np.ones((3, 3, 4, 4), np.float32)
+    gradients = net.gradients(objectives.logit(0))
+    assert np.isfinite(gradients(x)["x.gradient"]).all()
+    x[1, 0, 2, 2] = 0
+    with pytest.raises(GradientNotFinite, match="gradient by 'x'.*picture 1"):
+        gradients(x)
+    x[1, 0, 2, 2] = -1
+    with pytest.raises(GradientNotFinite, match="the value of"):
+        gradients(x)
+    assert GradientNotFinite.exit_code == 3
+
+
+def test_aiming_at_classes(net, cat):
+    x = net.prepare([cat, cat[:, ::-1].copy()])
+    found = aim.choose(net, x)
+    assert found.targets == [285, 285]
+    assert found.labels[0] == "Egyptian cat"
+    assert 0.2 < found.probabilities[0] < 1
+    named = aim.choose(net, x, target=["Egyptian cat", 1])
+    assert named.targets == [285, 1]
+    np.testing.assert_array_equal(named.fed["target"], [285, 1])
+    np.testing.assert_array_equal(named.feeds(np.array([1, 1, 0]))["target"], [1, 1, 285])
+    value = named.gradients(net)(x, named.fed)["objective"]
+    logits = net.run(x, [net.head.logits])[net.head.logits]
+    np.testing.assert_allclose(value, [logits[0, 285], logits[1, 1]], rtol=1e-4)
+
+
+def test_aiming_at_a_layer(net, cat):
+    x = net.prepare([cat])
+    found = aim.choose(net, x, layer="stem", channel=3)
+    value = found.gradients(net)(x)["objective"]
+    maps = net.activations([cat], "stem")["stem"]
+    np.testing.assert_allclose(value, maps[:, 3].mean(axis=(1, 2)), rtol=1e-4)
+    unit = aim.choose(net, x, layer="stem", channel=3, position=(5, 7))
+    np.testing.assert_allclose(unit.gradients(net)(x)["objective"], maps[:, 3, 5, 7], rtol=1e-4)
+    assert found.targets == [None]
+    assert "stem" in found.labels[0]
+
+
+def test_what_cannot_be_aimed_at(net, cat):
+    x = net.prepare([cat])
+    with pytest.raises(UnknownLabel):
+        aim.choose(net, x, target=1000)
+    with pytest.raises(UsageError, match="2 targets were given for 1"):
+        aim.choose(net, x, target=[1, 2])
+    with pytest.raises(UsageError, match="one of target, objective and layer"):
+        aim.choose(net, x, target=1, layer="stem")
+    with pytest.raises(UsageError, match="--channel"):
+        aim.choose(net, x, layer="stem")
+    with pytest.raises(UsageError, match="--layer"):
+        aim.choose(net, x, channel=1)
+    with pytest.raises(UsageError, match="channels"):
+        aim.choose(net, x, layer="stem", channel=32)
