@@ -1,10 +1,11 @@
 """Bring any model into the form that gradients are taken in.
 
-Ensures, on a copy that shares the weights: opset 18 or later; no model-local functions; constants are initialisers;
-an If with a constant condition replaced by its branch; no Dropout; BatchNormalization folded into the convolution
-before it; explicit pads; half precision computed in float32; QOperator forms as QuantizeLinear/DequantizeLinear;
-shapes inferred as far as they go. Graph inputs and outputs keep their names, shapes and types, and the outputs
-their values. Whatever intermediate value somebody wants must be a graph output before.
+Ensures, on a copy that shares the weights: opset 18 or later; no functions, of the model or of the standard
+(Attention); constants are initialisers; an If with a constant condition replaced by its branch; no Dropout;
+BatchNormalization folded into the convolution before it; explicit pads; half precision computed in float32; QOperator
+forms as QuantizeLinear/DequantizeLinear; shapes inferred as far as they go. Graph inputs and outputs keep their names,
+shapes and types, and the outputs their values. Whatever intermediate value somebody wants must be a graph output
+before.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import onnx_ir as ir
 from onnx_ir.passes import common
 
 from onnxviz.errors import ModelRejected
-from onnxviz.graph import fold, half, lift, padding, quantised
+from onnxviz.graph import expand, fold, half, lift, padding, quantised
 from onnxviz.graph.infer import infer
 
 
@@ -35,6 +36,7 @@ def normalise(model: ir.Model) -> ir.Model:
     lift.lift(model)
     # Before IR version 4 every initialiser had to be a graph input too; opset 18 came with 8, opset 21 with 10.
     model.ir_version = max(model.ir_version, 10 if model.opset_imports[""] >= 21 else 8)
+    expand.expand(model)
     fold.branches(model)
     fold.constants(model)
     fold.shapes(model)

@@ -1,4 +1,4 @@
-"""Gradient rules of GridSample and RoiAlign: bilinear reading at computed places."""
+"""Gradient rules of GridSample, AffineGrid and RoiAlign: bilinear reading at computed places."""
 
 from __future__ import annotations
 
@@ -73,6 +73,23 @@ def grid_sample(op, g, y, x, grid, *, align_corners, mode, padding_mode):
         return op.Reshape(op.Concat(*columns, axis=-1), op.shape(grid))
 
     return to_x, to_grid
+
+
+@vjp("AffineGrid")
+def affine_grid(op, g, y, theta, size, *, align_corners):
+    """grid = [place, 1]·θᵀ, hence gᵀ·[place, 1]; the places are the grid of the identity.
+
+    theta (N, d, d + 1), g (N, *out, d)
+    """
+    known = dims(y)
+    if known is None:
+        raise NoRule("makes a grid of unknown rank")
+    d = len(known) - 2
+    same = op.Expand(np.eye(d, d + 1, dtype=g.dtype.numpy())[None], op.shape(theta))
+    places = op.Reshape(op.AffineGrid(same, size, align_corners=align_corners), [0, -1, d])
+    ones = op.Add(op.Mul(op.Slice(places, [0], [1], [2]), 0.0), 1.0)
+    back = op.Transpose(op.Reshape(g, [0, -1, d]), perm=[0, 2, 1])
+    return op.MatMul(back, op.Concat(places, ones, axis=2)), None
 
 
 def _taps(op: Any, raw: Any, real: Any, length: Any, mode: str, padding: str, corners: bool, g: Any) -> Any:
