@@ -92,9 +92,11 @@ def _compile(
 ) -> Program:
     from onnxviz.grad.model import value_and_gradient
     from onnxviz.grad.overrides import by_name
+    from onnxviz.graph.real_input import real_input
     from onnxviz.runtime.ort import compile
 
-    graph = value_and_gradient(net.batched[0], objective, sources, also=also, rules=by_name(rules))
+    model = real_input(net.batched[0], net.input.name)
+    graph = value_and_gradient(model, objective, sources, also=also, rules=by_name(rules))
     return compile(graph, provider=net.provider, threads=net.threads, seconds=net.limits.run_seconds)
 
 

@@ -7,7 +7,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 import onnxviz
 from onnxviz import objectives
-from onnxviz.errors import GradientNotFinite, UnknownLabel, UsageError
+from onnxviz.errors import GradientNotFinite, ModelUnsuitable, UnknownLabel, UsageError
 from onnxviz.techniques import aim
 from tests import networks
 
@@ -137,3 +137,36 @@ def test_what_cannot_be_aimed_at(net, cat):
         aim.choose(net, x, channel=1)
     with pytest.raises(UsageError, match="channels"):
         aim.choose(net, x, layer="stem", channel=32)
+
+
+def test_a_network_that_takes_bytes():
+    """Its gradient is that of the same network taking floats."""
+    net = load(networks.tiny_cnn(uint8=True))
+    x = np.random.default_rng(0).integers(0, 256, (2, 3, *net.size)).astype(np.float32)
+    found = net.gradients(objectives.logit(1))(x)
+    np.testing.assert_allclose(
+        found["objective"], net.run(x, [net.head.logits])[net.head.logits][:, 1], rtol=1e-5
+    )
+    twin = load(networks.tiny_cnn())
+    expected = twin.gradients(objectives.logit(1))(x / 255)
+    np.testing.assert_allclose(
+        found["image.gradient"], expected["image.gradient"] / 255, rtol=1e-4, atol=1e-9
+    )
+
+
+def test_integers_that_are_needed_as_such():
+    nodes = [
+        helper.make_node("Cast", ["x"], ["index"], to=TensorProto.INT64),
+        helper.make_node("Gather", ["table", "index"], ["y"], name="embed"),
+        helper.make_node("ReduceMean", ["y"], ["scores"], axes=[2, 3], keepdims=0),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "lookup",
+        [helper.make_tensor_value_info("x", TensorProto.UINT8, ["N", 3, 4, 4])],
+        [helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["N", 3])],
+        [numpy_helper.from_array(np.linspace(0, 1, 256, dtype=np.float32), "table")],
+    )
+    net = load(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8))
+    with pytest.raises(ModelUnsuitable, match="UINT8, and Cast"):
+        net.gradients(objectives.logit(0))
