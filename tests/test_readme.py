@@ -20,7 +20,7 @@ def commands() -> set[str]:
 
 def test_the_command_list_is_the_programs():
     block = README.split("## Command line")[1].split("```sh")[1].split("```")[0]
-    listed = set(re.findall(r"^onnxviz (\w+)", block, flags=re.M))
+    listed = set(re.findall(r"^onnxviz ([\w-]+)", block, flags=re.M))
     assert listed | {"doctor"} == commands()
 
 
@@ -47,8 +47,8 @@ def test_every_extra_and_preset_is_there():
     from onnxviz.image.preprocess import PRESETS
 
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-    named = set(re.findall(r"onnxviz\[(\w+)\]", README)) | set(
-        re.findall(r"`(\w+)` \(", README.split("Other extras:")[1].split("\n\n")[0])
+    named = set(re.findall(r"onnxviz\[([\w-]+)\]", README)) | set(
+        re.findall(r"`([\w-]+)` \(", README.split("Other extras:")[1].split("\n\n")[0])
     )
     assert named <= set(extras)
     section = README.split("`--preprocess imagenet`")[1].split("JSON file")[0]
