@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import Any
 
 
 class OnnxVizError(Exception):
@@ -62,7 +63,12 @@ class UnsupportedOperator(ModelRejected):
 
 
 class GradientNotFinite(ModelRejected):
-    """A gradient, or the value it belongs to, came out as NaN or infinite."""
+    """A gradient, or the value it belongs to, came out as NaN or infinite.
+
+    partial   what a technique that makes pictures had made until then (a Result), or None
+    """
+
+    partial: Any = None
 
 
 class ImageRejected(InputRefused):

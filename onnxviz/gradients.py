@@ -13,7 +13,7 @@ from onnxviz.progress import Progress, silent
 if TYPE_CHECKING:
     from onnxviz.network import Network
     from onnxviz.objectives import Objective
-    from onnxviz.runtime.ort import Program
+    from onnxviz.runtime.backends import Runnable
 
 
 class Gradients:
@@ -89,15 +89,23 @@ class Gradients:
 
 def _compile(
     net: Network, objective: Objective, sources: Sequence[str], also: Sequence[str], rules: str
-) -> Program:
-    from onnxviz.grad.model import value_and_gradient
-    from onnxviz.grad.overrides import by_name
+) -> Runnable:
     from onnxviz.graph.real_input import real_input
-    from onnxviz.runtime.ort import compile
+    from onnxviz.runtime.backends import Task, compile
 
-    model = real_input(net.batched[0], net.input.name)
-    graph = value_and_gradient(model, objective, sources, also=also, rules=by_name(rules))
-    return compile(graph, provider=net.provider, threads=net.threads, seconds=net.limits.run_seconds)
+    task = Task(
+        model=real_input(net.batched[0], net.input.name),
+        objective=objective,
+        sources=sources,
+        also=also,
+        rules=rules,
+        provider=net.provider,
+        threads=net.threads,
+        seconds=net.limits.run_seconds,
+    )
+    compiled = compile(task, net.backend)
+    net.ran_on(compiled.backend, compiled.note)
+    return compiled.program
 
 
 def _filled(array: np.ndarray, count: int, size: int) -> np.ndarray:

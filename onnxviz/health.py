@@ -72,6 +72,7 @@ def doctor() -> list[Check]:
             if absent
             else Check(f"extra {extra}", "ok", have)
         )
+    checks += _backends()
     checks.append(_bundled())
     return checks
 
@@ -118,6 +119,24 @@ def _provider(name: str) -> Check:
     except OnnxVizError as error:
         return Check(name, "problem", str(error))
     return Check(name, "ok", f"runs ({program.provider})")
+
+
+def _backends() -> list[Check]:
+    """What gradients can be computed by."""
+    from onnxviz.runtime.backends import BACKENDS, version
+
+    package = {"native": "onnxruntime", "torch": "torch", "ort-training": "onnxruntime"}
+    how = {
+        "native": 'pip install "onnxviz[cpu]"',
+        "torch": 'pip install "onnxviz[torch]"',
+        "ort-training": 'in an environment of its own with Python 3.11 or 3.12: pip install "onnxviz[ort-training]"',
+    }
+    checks = []
+    for name in BACKENDS:
+        found = version(name)
+        state = "ok" if found else "missing"
+        checks.append(Check(f"backend {name}", state, f"{package[name]} {found}" if found else how[name]))
+    return checks
 
 
 def _probe() -> Any:

@@ -49,6 +49,7 @@ class Network:
     preprocessing   how a picture becomes that input
     labels          the classes' names, or None
     provider        the provider that was asked for
+    backend         what computes gradients, as it was asked for
     warnings        what was assumed or looks odd; also in every manifest
     """
 
@@ -64,6 +65,7 @@ class Network:
         provider: str,
         threads: int | None,
         warnings: list[str],
+        backend: str = "auto",
         barrier: str | None = None,
     ) -> None:
         self._loaded = loaded
@@ -74,10 +76,12 @@ class Network:
         self.labels = labels
         self.provider = provider
         self.threads = threads
+        self.backend = backend
         self.warnings = warnings
         self._barrier = barrier
         self._programs: dict[Hashable, Program] = {}
         self._gradients: dict[Hashable, Gradients] = {}
+        self._backends: dict[str, str | None] = {}
 
     def __repr__(self) -> str:
         return f"<Network {self.name}: {self.input.name} {'×'.join(map(str, self.input.shape))}>"
@@ -351,6 +355,14 @@ class Network:
             self._gradients[full] = Gradients(self, objective, sources, also, rules)
         return self._gradients[full]
 
+    def ran_on(self, backend: str, note: str | None = None) -> None:
+        """Put on record which backend gradients come from, with a warning where it is not the usual one."""
+        from onnxviz.runtime.backends import version
+
+        self._backends[backend] = version(backend)
+        if note is not None and note not in self.warnings:
+            self.warnings.append(note)
+
     # --- on record ------------------------------------------------------------------------------
 
     def manifest(self, technique: str, **parameters: Any) -> dict[str, Any]:
@@ -358,6 +370,8 @@ class Network:
         import onnxruntime
 
         running = next(iter(self._programs.values()), None)
+        # Of the backends that gradients came from, onnxruntime is named anyway.
+        beside = {"torch": self._backends["torch"]} if "torch" in self._backends else {}
         return {
             "schema": f"onnxviz.{technique}/1",
             "technique": technique,
@@ -378,7 +392,9 @@ class Network:
                 "onnxviz": __version__,
                 "onnxruntime": onnxruntime.__version__,
                 "numpy": np.__version__,
+                **beside,
             },
+            "backend": ", ".join(sorted(self._backends)) or None,
             "provider": running.provider if running else providers.name(self.provider),
             "threads": self.threads,
             "preprocessing": self.preprocessing.to_dict(),

@@ -15,11 +15,15 @@ from onnxviz.graph.load import load as load_graph
 from onnxviz.inputs import InputSpec, fix_inputs, image_input
 from onnxviz.labels import check_count, read_labels
 from onnxviz.network import DEFAULT_SIZE, Network
+from onnxviz.runtime.backends import check as check_backend
 
 if TYPE_CHECKING:
     import onnx
 
     from onnxviz.image.preprocess import Preprocessing
+
+#: How the warning begins that the preprocessing is a guess.
+ASSUMED = "the file does not say how pictures become its input"
 
 
 def load(
@@ -29,6 +33,7 @@ def load(
     labels: str | os.PathLike[str] | Sequence[str] | None = None,
     provider: str = "auto",
     threads: int | None = None,
+    backend: str = "auto",
     size: int | tuple[int, int] | None = None,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
@@ -46,6 +51,8 @@ def load(
     labels       the classes' names: a file, a list, or 'imagenet'; None: what the metadata says
     provider     'auto' (CUDA where it works, else CPU), 'cpu', 'cuda', or any name that ONNX Runtime knows
     threads      threads within an operator; None: ONNX Runtime decides
+    backend      what computes gradients: 'auto' (native, and torch where native lacks a rule and torch is installed),
+                 'native', 'torch' or 'ort-training'
     size         height and width in pixels, for networks that allow it
     mean, std    per channel, of pixels in 0..1 or 0..255; change what `preprocess` says
     channels     'RGB', 'BGR', 'L' (grey) or 'RGBA'
@@ -53,11 +60,12 @@ def load(
     input        the image input's name, where there are several inputs
     feeds        fixed values for the other inputs
     limits       what is too large, too deep or too slow (`onnxviz.Limits`)
-    raises       ModelRejected, ModelUnsuitable, LimitExceeded, LabelsRejected, PreprocessingRejected
+    raises       ModelRejected, ModelUnsuitable, LimitExceeded, LabelsRejected, PreprocessingRejected, UsageError
     """
     from onnxviz.graph.metadata import read_labels as labels_of
     from onnxviz.graph.metadata import read_preprocessing
 
+    check_backend(backend)
     source = _locate(model)
     loaded = load_graph(source, limits=limits or Limits())
     graph = fix_inputs(loaded.model, dict(feeds)) if feeds else loaded.model
@@ -92,6 +100,7 @@ def load(
         labels=given,
         provider=provider,
         threads=threads,
+        backend=backend,
         warnings=warnings,
         barrier=barrier,
     )
@@ -130,7 +139,7 @@ def _preprocessing(
     else:
         preset = "imagenet" if spec.channels in (3, None) else "unit"
         warnings.append(
-            f"the file does not say how pictures become its input: assuming {preset!r}; "
+            f"{ASSUMED}: assuming {preset!r}; "
             "if predictions look wrong, give --preprocess NAME|FILE"
         )
         chosen = PRESETS[preset]

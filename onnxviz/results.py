@@ -59,8 +59,9 @@ class Attribution(Result):
     target   the class index, or None for another objective
     label    what `target` is called
     method   the technique's name
-    signed   whether negative values mean something: drawn in a diverging colour map
     score    the objective's value on the whole image (a probability for a class)
+    signed   whether negative values mean something: drawn in a diverging colour map
+    percentile   of the magnitudes that is drawn in the deepest colour, with all that lies above; None: the method's own
     """
 
     image: np.ndarray = field(repr=False)
@@ -69,6 +70,7 @@ class Attribution(Result):
     method: str
     score: float | None = None
     signed: bool = False
+    percentile: float | None = None
 
     def picture(self) -> Image.Image:
         """The map over the photo, deeper where it matters more, with a scale."""

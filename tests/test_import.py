@@ -47,7 +47,7 @@ def test_every_public_name_is_there():
         _ = onnxviz.nonsense
 
 
-@pytest.mark.parametrize("folder", ["graph", "grad"])
+@pytest.mark.parametrize("folder", ["graph", "grad", "explaining"])
 def test_graphs_are_made_without_a_runtime(folder):
     for path in (PACKAGE / folder).rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):

@@ -6,7 +6,8 @@ import os
 import subprocess
 import sys
 
-from environment import ROOT, environment
+from environment import ROOT, environment, find_python
+from node import web
 
 # torch is the tests' oracle. On machines with an NVIDIA card, pip may choose a build of several GB.
 PEERS = [
@@ -19,11 +20,28 @@ PEERS = [
 # Trained third-party ONNX files; only the files are wanted, so none of what the package itself needs.
 FILES_ONLY = ["--no-deps", "rapidocr-onnxruntime==1.4.4"]
 
+# onnxruntime-training takes the place of onnxruntime, so its backend is tested in an environment of its own.
+TRAINING_TESTS = "tests/runtime/test_ort_training.py"
+TRAINING_NEWEST = (3, 12)
+
 
 def main(arguments: list[str]) -> int:
     python = environment("test", PEERS, ["-e", ".[cpu,test,maps,table]"], FILES_ONLY)
+    web()
     run = [str(python), "-m"]
     settings = {**os.environ, "OMP_NUM_THREADS": "1"}
+    without: list[str] = []
+    older = find_python(TRAINING_NEWEST)
+    if older is None:
+        print(
+            f"note: no Python 3.11 or 3.12 was found, which onnxruntime-training needs: {TRAINING_TESTS} is left out. "
+            "Install one (python3.12 with its venv module) to run everything.",
+            flush=True,
+        )
+        without = ["--ignore", TRAINING_TESTS]
+    else:
+        training = environment("ort-training", ["-e", ".[ort-training]"], base=older)
+        settings["ONNXVIZ_ORT_TRAINING_PYTHON"] = str(training)
     if not arguments:
         for check in (
             ["ruff", "check", "."],
@@ -33,7 +51,7 @@ def main(arguments: list[str]) -> int:
             print("+", *check, flush=True)
             if code := subprocess.call([*run, *check], cwd=ROOT):
                 return code
-    tests = ["pytest", "-n", "2", "--dist", "loadscope", *arguments]
+    tests = ["pytest", "-n", "2", "--dist", "loadscope", *without, *arguments]
     print("+", *tests, flush=True)
     return subprocess.call([*run, *tests], cwd=ROOT, env=settings)
 

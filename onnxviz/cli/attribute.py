@@ -67,7 +67,7 @@ def register(app: typer.Typer) -> None:
             fill=fill,
             layer=layer,
             channel=channel,
-            position=_place(neuron),
+            position=place(neuron),
             seed=run.seed,
             batch=batch,
         )
@@ -109,7 +109,7 @@ def register(app: typer.Typer) -> None:
             divide=divide,
             layer=layer,
             channel=channel,
-            position=_place(neuron),
+            position=place(neuron),
             seed=run.seed,
             batch=batch,
         )
@@ -140,7 +140,11 @@ def _pixels(text: str | None, option: str) -> tuple[int, int] | None:
     return int(parts[-1]), int(parts[0])
 
 
-def _place(text: str | None) -> tuple[int, int] | None:
+def place(text: str | None) -> tuple[int, int] | None:
+    """(row, column) from '3,5'.
+
+    raises   UsageError
+    """
     from onnxviz.errors import UsageError
 
     if text is None:

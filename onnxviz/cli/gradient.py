@@ -1,19 +1,28 @@
-"""The command that writes gradient models."""
+"""The command that writes gradient models, and explainers made of them."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from onnxviz.cli.options import ModelArgument, command
+from onnxviz.cli.options import LayerOption, ModelArgument, command
 from onnxviz.cli.run import Run
+from onnxviz.errors import UsageError
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+_TECHNIQUE = (
+    "Write an explainer instead: picture in, class and heat map out. saliency, gradient, input-x-gradient, guided, "
+    "deconvnet, grad-cam, grad-cam++, layercam, hirescam, xgrad-cam, eigencam or guided-grad-cam."
+)
 
 
 def register(app: typer.Typer) -> None:
     """Add the command to `app`."""
 
-    @command(app)
+    @command(app, images=True)
     def gradient(
         run: Run,
         model: ModelArgument,
@@ -25,19 +34,75 @@ def register(app: typer.Typer) -> None:
             str | None,
             typer.Option(help="The input, or any layer, to differentiate by.", show_default="the only one"),
         ] = None,
-        rules: Annotated[str, typer.Option(help="plain, guided, deconvnet or redirected.")] = "plain",
+        rules: Annotated[
+            str | None,
+            typer.Option(help="plain, guided, deconvnet or redirected.", show_default="plain"),
+        ] = None,
+        technique: Annotated[str | None, typer.Option(help=_TECHNIQUE, metavar="NAME")] = None,
+        target: Annotated[
+            str | None,
+            typer.Option(
+                "--target",
+                "-t",
+                help="Explainer: class index or label, or 'fed': an input of the file.",
+                show_default="the top class",
+            ),
+        ] = None,
+        layer: LayerOption = None,
+        fixed: Annotated[
+            bool, typer.Option("--fixed", help="Explainer: pictures come at the network's size; no resizing.")
+        ] = False,
+        over: Annotated[
+            str | None,
+            typer.Option(
+                help="Explainer: the heat map lies over the network's 'input' or the whole 'picture'.",
+                show_default="input",
+            ),
+        ] = None,
     ) -> None:
         """Write the gradient model: the model plus its vector-Jacobian product, in standard operators only.
 
-        Example: onnxviz gradient efficientnet-lite0 -o gradient.onnx
-        """
-        from onnxviz.graph.limits import Limits
-        from onnxviz.graph.save import save
-        from onnxviz.techniques.gradient import gradient_graph
+        With --technique it is an explainer: one file from picture to class and heat map, to ship beside the model.
 
-        graph = gradient_graph(model, of=of, wrt=wrt, rules=rules, limits=Limits.parse(list(run.limit or ())))
-        path = save(graph, run.output("gradient.onnx"))
-        inputs = [str(value.name) for value in graph.graph.inputs]
-        outputs = [str(value.name) for value in graph.graph.outputs]
-        run.say(f"{path}: {', '.join(inputs)} -> {', '.join(outputs)}")
-        run.emit({"out": str(path), "inputs": inputs, "outputs": outputs, "rules": rules})
+        Example: onnxviz gradient efficientnet-lite0 -o gradient.onnx
+
+        Example: onnxviz gradient efficientnet-lite0 --technique grad-cam -o explainer.onnx
+        """
+        plain = {"--of": of, "--wrt": wrt, "--rules": rules}
+        explaining = {"--target": target, "--layer": layer, "--fixed": fixed or None, "--over": over}
+        if technique is None:
+            _unused({**explaining, **run.model_options()}, "only an explainer takes that; give --technique too")
+            _gradient_model(run, model, of, wrt, rules or "plain")
+            return
+        _unused(plain, "only the gradient model takes that; leave it or --technique out")
+        from onnxviz.techniques.explainer import explainer_graph
+
+        net = run.load(model)
+        graph = explainer_graph(net, technique, target=target, layer=layer, fixed=fixed, over=over or "input")
+        _write(run, graph, "explainer.onnx", technique=technique)
+
+
+def _gradient_model(run: Run, model: str, of: str | None, wrt: str | None, rules: str) -> None:
+    from onnxviz.graph.limits import Limits
+    from onnxviz.techniques.gradient import gradient_graph
+
+    graph = gradient_graph(model, of=of, wrt=wrt, rules=rules, limits=Limits.parse(list(run.limit or ())))
+    _write(run, graph, "gradient.onnx", rules=rules)
+
+
+def _write(run: Run, graph: ir.Model, default: str, **more: Any) -> None:
+    from onnxviz.graph.save import save
+
+    target = run.output(default)
+    run.claim(target)
+    path = save(graph, target)
+    inputs = [str(value.name) for value in graph.graph.inputs]
+    outputs = [str(value.name) for value in graph.graph.outputs]
+    run.say(f"{path}: {', '.join(inputs)} -> {', '.join(outputs)}")
+    run.emit({"out": str(path), "inputs": inputs, "outputs": outputs, **more})
+
+
+def _unused(options: dict[str, Any], what: str) -> None:
+    given = [name for name, value in options.items() if value is not None]
+    if given:
+        raise UsageError(f"{', '.join(given)}: {what}")

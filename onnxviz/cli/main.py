@@ -9,7 +9,7 @@ import warnings
 import typer
 
 from onnxviz._version import __version__
-from onnxviz.cli import attribute, embed, gradient, look, patches, tools
+from onnxviz.cli import ascent, attribute, cam, embed, fool, gradient, look, patches, saliency, texture, tools
 from onnxviz.errors import OnnxVizError
 
 app = typer.Typer(
@@ -38,7 +38,7 @@ def _callback(
     pass
 
 
-for module in (look, attribute, patches, embed, gradient, tools):
+for module in (look, attribute, saliency, cam, patches, embed, gradient, ascent, fool, texture, tools):
     module.register(app)
 
 

@@ -1,7 +1,7 @@
 """The options that commands share, declared once.
 
-`@command(app)` gives a function every common option, `@command(app, images=True)` the image options too; the
-function receives them as one `Run`.
+`@command(app)` gives a function every common option, `@command(app, images=True)` the image options too, and
+`gradients=True` the choice of a backend; the function receives them as one `Run`.
 """
 
 from __future__ import annotations
@@ -93,18 +93,47 @@ _IMAGES: dict[str, tuple[Any, Any]] = {
 }
 
 
+_GRADIENTS: dict[str, tuple[Any, Any]] = {
+    "backend": (
+        Annotated[
+            str,
+            typer.Option(
+                help="What computes gradients: auto (native, and torch for what native lacks), native, torch or "
+                "ort-training."
+            ),
+        ],
+        "auto",
+    ),
+}
+
+
 def command(
-    app: typer.Typer, name: str | None = None, *, model: bool = True, images: bool = False
+    app: typer.Typer,
+    name: str | None = None,
+    *,
+    model: bool = True,
+    images: bool = False,
+    gradients: bool = False,
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Register a function whose first parameter is a `Run` as a command with the shared options."""
+    """Register a function whose first parameter is a `Run` as a command with the shared options.
+
+    gradients   it takes gradients by `net.gradients`, so that --backend has a meaning
+    """
 
     def register(function: Callable[..., None]) -> Callable[..., None]:
-        shared = {**_COMMON, **(_MODEL if model else {}), **(_IMAGES if images else {})}
         hints = get_type_hints(function, include_extras=True)
         own = [
             parameter.replace(annotation=hints[parameter.name])
             for parameter in list(inspect.signature(function).parameters.values())[1:]
         ]
+        # A command's own option stands before a shared one of its name: --size of a texture is what it makes.
+        shared = {
+            **_COMMON,
+            **(_GRADIENTS if gradients else {}),
+            **(_MODEL if model else {}),
+            **(_IMAGES if images else {}),
+        }
+        shared = {key: option for key, option in shared.items() if key not in {p.name for p in own}}
         added = [
             inspect.Parameter(key, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
             for key, (annotation, default) in shared.items()

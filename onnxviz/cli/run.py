@@ -43,11 +43,14 @@ class Run:
         self._bar = ProgressBar(enabled=not quiet and sys.stderr.isatty())
         self._claims = contextlib.ExitStack()
         self._claimed: set[Path] = set()
+        self._networks: list[tuple[Network, int]] = []
+        self.detail = ""  # stands beside the rate while a picture is made: the objective's value
 
     def __enter__(self) -> Run:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._warn()
         self._bar.close()
         self._claims.close()
 
@@ -75,17 +78,30 @@ class Run:
             input=given.get("input_name"),
             feeds=dict(_feed(text) for text in given.get("feed") or ()),
             limits=Limits.parse(list(self.limit or ())),
+            backend=given.get("backend", "auto"),
             **options,
         )
-        for warning in network.warnings:
-            self.note(warning)
+        self._networks.append((network, 0))
+        self._warn()
         return network
+
+    def _warn(self) -> None:
+        """Say what the networks have come to warn of since the last time: some of it shows only when they run."""
+        for i, (network, said) in enumerate(self._networks):
+            for warning in network.warnings[said:]:
+                self.note(warning)
+            self._networks[i] = (network, len(network.warnings))
+
+    def model_options(self) -> dict[str, Any]:
+        """What was given of the options about the model's input, by its name on the command line."""
+        given = {("input" if key == "input_name" else key): value for key, value in self._model.items()}
+        return {f"--{name}": value for name, value in given.items() if value}
 
     # --- out ------------------------------------------------------------------------------------
 
     def progress(self, done: int, total: int | None, what: str) -> None:
         """How far the command is; shown on a terminal once it has taken longer than a second."""
-        self._bar.update(self.command, done, total, what)
+        self._bar.update(self.command, done, total, what, self.detail)
 
     def note(self, text: str) -> None:
         """One line for the reader, on stderr."""
@@ -144,14 +160,14 @@ class ProgressBar:
         self._task: Any = None
         self._what = ""
 
-    def update(self, title: str, done: int, total: int | None, what: str) -> None:
+    def update(self, title: str, done: int, total: int | None, what: str, detail: str = "") -> None:
         """Show how far it is, unless it has taken less than a second."""
         if not self._enabled or (self._shown is None and time.monotonic() - self._start < 1.0):
             return
         if self._shown is None or what != self._what:
             self.close()
             self._open(title, what)
-        self._shown.update(self._task, completed=done, total=total, rate=self._rate(done))
+        self._shown.update(self._task, completed=done, total=total, rate=f"{self._rate(done)}  {detail}".rstrip())
 
     def _rate(self, done: int) -> str:
         return f"{done / max(1e-9, time.monotonic() - self._start):.1f} {self._what}/s"

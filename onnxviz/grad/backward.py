@@ -70,7 +70,18 @@ def vjp(
         for value in wrt:
             if value not in done and value in pending:
                 done[value] = _total(tape, pending.pop(value))
+    _replace(tape)
     return [done.get(value) for value in wrt]
+
+
+def _replace(tape: Tape) -> None:
+    """Put what rules computed anew in the place of forward values, where nothing but nodes reads these."""
+    for value, by in tape.replaced.items():
+        if not value.is_graph_output():
+            value.replace_all_uses_with(by)
+    if tape.replaced:
+        tape.graph.sort()  # readers stand before the backward part that the new values stand in
+        tape.replaced.clear()
 
 
 def reads(node: ir.Node) -> list[ir.Value]:

@@ -12,19 +12,22 @@ from onnxviz.grad import backward
 from onnxviz.grad.overrides import PLAIN
 from onnxviz.grad.table import Table
 from onnxviz.grad.tape import Tape, dims
+from onnxviz.graph.dequantised import dequantised
 from onnxviz.graph.infer import infer
 from onnxviz.graph.normalise import normalise
+from onnxviz.graph.symbols import name_lengths
 from onnxviz.objectives import Objective
 
 
 def gradient_model(
-    model: ir.Model, of: str | None = None, wrt: str | None = None, rules: Table = PLAIN
+    model: ir.Model, of: str | None = None, wrt: str | None = None, rules: Table = PLAIN, *, cpu: bool = False
 ) -> ir.Model:
     """The model plus its vector–Jacobian product, in operators of the standard domain.
 
     of       output (or any other float value of the graph) to differentiate; None: the only float output
     wrt      input (or any other float value) to differentiate by; None: the only float input
     rules    how operators are differentiated (see overrides.py)
+    cpu      it will run on ONNX Runtime's CPU provider: take what is fastest there (see Tape)
     returns  a new model with one more input, `<of>.cotangent`, of the shape of `of`, and one more output,
              `<wrt>.gradient`, of the shape of `wrt`; the original outputs are kept, a dynamic batch stays dynamic
     raises   UnknownLayer, ModelUnsuitable (no such float value, no way from one to the other), UnsupportedOperator
@@ -38,7 +41,7 @@ def gradient_model(
         raise ModelUnsuitable(
             f"the rank of {of!r} cannot be told, so its cotangent cannot be declared: choose another output"
         )
-    tape = Tape(graph)
+    tape = Tape(graph, cpu=cpu)
     cotangent = ir.Value(
         name=_free(graph, f"{of}.cotangent"), type=ir.TensorType(real_type(target)), shape=target.shape
     )
@@ -54,12 +57,14 @@ def value_and_gradient(
     *,
     also: Sequence[str] = (),
     rules: Table = PLAIN,
+    cpu: bool = False,
 ) -> ir.Model:
     """A model that gives an objective's value for each picture, and its gradient; whatever these do not need is gone.
 
     objective   see onnxviz.objectives
     wrt         input, or any other float value, or several; None: the only float input
     also        further values to give out (the activations of a layer beside its gradient)
+    cpu         it will run on ONNX Runtime's CPU provider: take what is fastest there (see Tape)
     returns     a model with the inputs of the given one that are needed (and those that the objective feeds), and
                 the outputs `objective`, (N,), `<wrt>.gradient` for each of `wrt`, of its shape, then `also`
     raises      UnknownLayer, UnknownLabel, UsageError, ModelUnsuitable, UnsupportedOperator
@@ -72,7 +77,7 @@ def value_and_gradient(
     original, names = model, list(dict.fromkeys([*sources, *layers, *also]))
     model, values = prepare(model, names, keep=False)
     graph = model.graph
-    tape = Tape(graph)
+    tape = Tape(graph, cpu=cpu)
     with tape.named("objective"):
         value = objective.append(tape, original, sources[0], values)
         infer(model)
@@ -114,10 +119,17 @@ def prepare(model: ir.Model, names: Sequence[str], *, keep: bool) -> tuple[ir.Mo
     for name in names:
         source = values[name].producer()
         if source is not None and source.name == f"{name}/half":  # computed in float32, see graph/half.py
-            assert source.inputs[0] is not None
-            values[name] = source.inputs[0]
+            real = source.inputs[0]
+            assert real is not None
+            if not keep:  # what is given out under the name is float32
+                values[name].name, real.name = f"{name}/half", name
+            values[name] = real
         dtype = values[name].dtype
         if dtype is not None and not dtype.is_floating_point():
+            stands_for = None if keep else dequantised(copy.graph, values[name])
+            if stands_for is not None:
+                values[name] = stands_for
+                continue
             raise ModelUnsuitable(
                 f"{name!r} has type {dtype.name}; gradients need float values: choose a float input, output or layer"
             )
@@ -187,6 +199,7 @@ def finish(
         value.shape = ir.Shape(
             [b if isinstance(b, int) else a for a, b in zip(shape, value.shape or shape, strict=True)]
         )
+    name_lengths(graph)  # what lies between two cotangents has their lengths
     return model
 
 

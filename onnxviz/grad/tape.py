@@ -75,10 +75,15 @@ def dims(value: ir.Value) -> Dims | None:
 
 
 class Tape:
-    """Appends operators of the standard domain to a graph, promoting Python constants."""
+    """Appends operators of the standard domain to a graph, promoting Python constants.
 
-    def __init__(self, graph: ir.Graph) -> None:
+    cpu   the graph will run on ONNX Runtime's CPU provider: rules may take forms that are fast there, and exact only
+          where convolutions are (not in TF32 or float16)
+    """
+
+    def __init__(self, graph: ir.Graph, *, cpu: bool = False) -> None:
         self.graph = graph
+        self.cpu = cpu
         self.opset: int = graph.opset_imports[""]
         self.layer = ""
         self._names = _all_names(graph)
@@ -87,6 +92,10 @@ class Tape:
         self._count = 0
         # Cotangent and the value it belongs to, in the order of the walk: they have one shape (model.finish).
         self.pairs: list[tuple[ir.Value, ir.Value]] = []
+        # Values of the forward graph that the backward one has computed too, and cheaper (model.finish).
+        self.replaced: dict[ir.Value, ir.Value] = {}
+        # How a cotangent, times the mask of the Relu that made its value, is had cheaper than by masking it.
+        self.masked: dict[ir.Value, Callable[[], ir.Value]] = {}
 
     def __getattr__(self, op_type: str) -> Callable[..., Any]:
         """`op.Add` and so on; underscored names are never operators."""
@@ -143,6 +152,10 @@ class Tape:
         node = ir.node(op_type, inputs, attributes=attributes or None, outputs=outputs, name=name)
         self.graph.append(node)
         return outputs[0] if _outputs == 1 else tuple(outputs)
+
+    def replace(self, value: ir.Value, by: ir.Value) -> None:
+        """`by` is the same as the forward value: let one computation do, that of `by`."""
+        self.replaced[value] = by
 
     # --- constants ----------------------------------------------------------------------------
 

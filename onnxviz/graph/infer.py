@@ -6,6 +6,7 @@ import onnx
 import onnx_ir as ir
 
 from onnxviz.errors import ModelRejected
+from onnxviz.graph.symbols import name_lengths
 
 # Constants up to this size travel along: shape inference reads the values of shape-like ones.
 _SMALL = 1024
@@ -38,7 +39,8 @@ def infer(model: ir.Model, *, strict: bool = False) -> None:
     """Set the shape and type of every value of the main graph, as far as they can be told, in place.
 
     What the file declares for intermediate values of standard operators is dropped first: exporters leave stale
-    batch sizes there. Declarations of inputs, and of what foreign operators give, are kept.
+    batch sizes there. Declarations of inputs, and of what foreign operators give, are kept. Lengths that only the
+    run will tell are named by their formulas (graph/symbols.py).
 
     raises   ModelRejected when the graph contradicts itself (strict only)
     """
@@ -84,3 +86,4 @@ def infer(model: ir.Model, *, strict: bool = False) -> None:
                             for d in tensor.shape.dim
                         ]
                     )
+    name_lengths(model.graph)

@@ -1,4 +1,5 @@
-"""Graph pieces that hide parts of the image inside the graph: sliding windows (occlusion), soft random masks (RISE).
+"""Graph pieces that hide parts of the image inside the graph: sliding windows (occlusion), soft random masks (RISE),
+a layer's own maps (Score-CAM).
 
 Each piece is a pure function `ir.Model -> ir.Model` that puts a few nodes in front of the network. The image and its
 fill are fed once, (1, ...), and a batch is described by a few numbers an image, so a batch of hidden images never
@@ -6,6 +7,7 @@ exists outside the graph:
 
     image (1, ...), fill (1, ...), windows (B, 4)                 ─▶ occluded batch (B, ...) ─▶ network
     image (1, ...), fill (1, ...), cells (B, G, G), shifts (B, 2) ─▶ masked batch (B, ...)   ─▶ network
+    image (1, ...), cells (B, h, w)                               ─▶ shown batch (B, ...)    ─▶ network
 
 A model of any opset takes the nodes as they are (`build.PORTABLE`). Masks are float32 and exact: 0 and 1 for windows,
 multiples of 2^-24 for RISE, the same on every provider.
@@ -88,6 +90,26 @@ def masked(
     if front.mask_shape is not None:
         mask = front.op.Reshape(mask, front.mask_shape)
     return front.finish(front.fill, front.image, mask)
+
+
+def shown(
+    model: ir.Model, *, input: str, layout: str, shape: Sequence[int], rows: np.ndarray, columns: np.ndarray
+) -> ir.Model:
+    """A copy of `model` whose image input is a batch of images that show through coarse maps, as Score-CAM's do.
+
+    input, layout, shape   as for `occluded`
+    rows, columns          upsampling of a map as two matrices, (H, h) and (W, w)
+    New inputs: IMAGE as for `occluded`; CELLS (B, h, w) float32, 1 where the image shows. What is hidden is 0. Cells
+    of ones leave the image as it is where the rows of both matrices sum to exactly 1.
+    """
+    front = _Front(model, input, layout, shape, filled=False)
+    cells = front.build.add_input(CELLS, ir.DataType.FLOAT, (front.batch, rows.shape[1], columns.shape[1]))
+    down = rows.astype(np.float32)
+    across = np.ascontiguousarray(columns.astype(np.float32)[front.columns].T)
+    mask = front.op.MatMul(down, front.op.MatMul(cells, across))
+    if front.mask_shape is not None:
+        mask = front.op.Reshape(mask, front.mask_shape)
+    return front.finish(None, front.image, mask)
 
 
 def cell_size(length: int, grid: int) -> int:

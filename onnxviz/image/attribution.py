@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from onnxviz.image import fine
 from onnxviz.image.colour import MAPS, normalise, overlay
 from onnxviz.image.page import scaled
+from onnxviz.image.readings import Reading, reading
 from onnxviz.image.sheet import scale_bar, side_by_side
 
 if TYPE_CHECKING:
@@ -23,37 +24,10 @@ _PERCENTILE: Final = (
 _LOWEST: Final = 50.0
 
 
-@dataclass(frozen=True)
-class Reading:
-    """How a method's map is to be read.
-
-    meaning    what a deep colour says; {what} is the probability or the score
-    scale      what the numbers of the scale are
-    zero       whether the map is coloured from 0 up; else from its median, where it has no zero of its own
-    """
-
-    meaning: str
-    scale: str
-    zero: bool = True
-
-
-_READINGS: Final = {
-    "occlusion": Reading(
-        "the deeper the colour, the more the {what} falls when a window covers the place", "fall in {what}"
-    ),
-    "rise": Reading(
-        "the deeper the colour, the higher the {what} when the place shows through a random mask",
-        "mean {what} when the place shows",
-        zero=False,
-    ),
-}
-_SIGNED: Final = Reading("red speaks for it, blue against it", "")
-_PLAIN: Final = Reading("the deeper the colour, the more it matters", "")
-
-
 def draw(attribution: Attribution, *, height: int = 448) -> Image.Image:
     """The photo and the map over it, side by side, with a scale below.
 
+    A fine map (a gradient's) stands by itself, and once more smoothed over the photo.
     The photo's caption names the class and its probability. For occlusion, the window whose covering costs most is
     outlined on the photo, and what is left of the probability without it stands in the caption. RISE has no zero of
     its own, so its map is coloured from its median up.
@@ -61,23 +35,26 @@ def draw(attribution: Attribution, *, height: int = 448) -> Image.Image:
     height   of both, in pixels
     """
     signed = attribution.signed
-    reading = _READINGS.get(attribution.method, _SIGNED if signed else _PLAIN)
+    read = reading(attribution.method, signed)
+    if read.fine and attribution.values is not None:
+        return _fine(attribution, read, attribution.values)
+    percentile = _PERCENTILE if attribution.percentile is None else attribution.percentile
     parameters, figures = (attribution.manifest.get(part) or {} for part in ("parameters", "figures"))
     photo = np.asarray(scaled(attribution.image, 2 * height, height))
     values = _smooth(attribution, parameters)
     low = 0.0
-    if not reading.zero and np.isfinite(values).any():
+    if not read.zero and np.isfinite(values).any():
         low = float(np.median(values[np.isfinite(values)]))
-    _, limit = normalise(values - low, signed=signed, percentile=_PERCENTILE)
+    _, limit = normalise(values - low, signed=signed, percentile=percentile)
     over = overlay(photo, values - low, signed=signed, limit=limit or 1.0)
     what = "probability" if attribution.target is not None else "score"
-    percent = attribution.target is not None and bool(reading.scale)
+    percent = attribution.target is not None and bool(read.scale)
     foot = []
     if limit > 0:
         factor = 100 if percent else 1
-        label = reading.scale.format(what=what)
+        label = read.scale.format(what=what)
         if percent:
-            label += " (percentage points)" if reading.zero else " (percent)"
+            label += " (percentage points)" if read.zero else " (percent)"
         colours = MAPS["diverging" if signed else "ember"]
         foot.append(
             scale_bar(
@@ -85,9 +62,7 @@ def draw(attribution: Attribution, *, height: int = 448) -> Image.Image:
             )
         )
     show = _percent if attribution.target is not None else "{:.4g}".format
-    first = attribution.label
-    if attribution.score is not None:
-        first += f"  {show(attribution.score)}"
+    first = headline(attribution)
     window = _deepest(figures)
     if window is not None:
         photo = _outlined(photo, window, attribution.image.shape)
@@ -95,12 +70,46 @@ def draw(attribution: Attribution, *, height: int = 448) -> Image.Image:
         first += f"\nwith the marked window covered: {show(left)}"
     elif "mean_masked_score" in figures:
         first += f"\nthrough random masks: {show(figures['mean_masked_score'])} on average"
-    meaning = reading.meaning.format(what=what) if limit > 0 else "nothing stands out anywhere"
+    meaning = read.meaning.format(what=what) if limit > 0 else "nothing stands out anywhere"
     return side_by_side(
         [(photo, first), (over, f"{_name(attribution, parameters, figures)}\n{meaning}")],
         height=height,
         foot=foot,
     )
+
+
+_FINE_HEIGHT: Final = 432  # three of them stand in a line
+
+
+def _fine(attribution: Attribution, read: Reading, values: np.ndarray) -> Image.Image:
+    """The photo, the map as it is, and the photo under the smoothed map."""
+    parameters, figures = (attribution.manifest.get(part) or {} for part in ("parameters", "figures"))
+    percentile = fine.PERCENTILE if attribution.percentile is None else attribution.percentile
+    large = np.asarray(scaled(attribution.image, 2 * _FINE_HEIGHT, _FINE_HEIGHT))
+    bare = fine.bare(values, signed=attribution.signed, percentile=percentile)
+    if not np.any(values):
+        meaning = "the map is zero everywhere"
+    else:
+        meaning = read.meaning.format(what="score")
+    return side_by_side(
+        [
+            (large, headline(attribution)),
+            (bare, f"{_name(attribution, parameters, figures)}\n{meaning}"),
+            (
+                fine.over(large, values, percentile=percentile),
+                "the same map, smoothed\nwhere it is strongest",
+            ),
+        ],
+        height=_FINE_HEIGHT,
+    )
+
+
+def headline(attribution: Attribution) -> str:
+    """What is explained, with its probability or score: 'Egyptian cat  38.9%'."""
+    if attribution.score is None:
+        return attribution.label
+    show = _percent if attribution.target is not None else "{:.4g}".format
+    return f"{attribution.label}  {show(attribution.score)}"
 
 
 def _percent(value: float) -> str:
@@ -114,15 +123,21 @@ def _percent(value: float) -> str:
 def _name(attribution: Attribution, parameters: dict[str, Any], figures: dict[str, Any]) -> str:
     """The method, with what decides its resolution, and how far it came if it was interrupted."""
     text = attribution.method
+    title = reading(text, attribution.signed).title
     if text == "occlusion" and "window" in parameters and "stride" in parameters:
         (h, w), (down, across) = parameters["window"], parameters["stride"]
         step = f"{across}" if down == across else f"{across} across and {down} down"
         text = f"occlusion: {parameters.get('fill', '')} windows of {w}×{h} pixels, every {step}"
     elif text == "rise":
         text = "RISE" + (f": {parameters['masks']} random masks" if "masks" in parameters else "")
+    else:
+        text = title
     for unit in ("windows", "masks"):
         if f"{unit}_done" in figures:
             text += f" (interrupted after {figures[f'{unit}_done']} of {figures[unit]})"
+    for unit in ("samples", "steps"):
+        if f"{unit}_done" in figures:
+            text += f" (interrupted after {figures[f'{unit}_done']} of {parameters.get(unit)})"
     return text
 
 

@@ -108,6 +108,49 @@ class Program:
         copied: list[np.ndarray] = binding.copy_outputs_to_cpu()
         return copied
 
+    def hold(self, array: np.ndarray) -> Any:
+        """A float32 array as an OrtValue in the memory that the program runs in, to be read and written by runs."""
+        value = np.array(array, dtype=np.float32, order="C")
+        if self.on_device:
+            return self._ort.OrtValue.ortvalue_from_numpy(value, "cuda", 0)
+        return self._ort.OrtValue.ortvalue_from_numpy(value)
+
+    def run_bound(
+        self,
+        feeds: Mapping[str, np.ndarray],
+        held: Mapping[str, Any],
+        into: Mapping[str, Any],
+        results: list[str],
+    ) -> dict[str, np.ndarray]:
+        """Run once on values that `hold` gave: `held` by input name is read, `into` by output name is written.
+
+        feeds     the inputs that come from the host
+        results   the outputs that go to the host
+        raises    LimitExceeded, RuntimeFailed
+        """
+        options = self._ort.RunOptions()
+        binding = self._session.io_binding()
+        try:
+            for name, value in held.items():
+                binding.bind_ortvalue_input(name, value)
+            for name, array in feeds.items():
+                binding.bind_cpu_input(name, np.ascontiguousarray(array, dtype=self._types[name]))
+            for name, value in into.items():
+                binding.bind_ortvalue_output(name, value)
+            for name in results:
+                binding.bind_output(name, "cpu")
+            if self._seconds is None:
+                self._session.run_with_iobinding(binding, options)
+            else:
+                with WATCHDOG.watch(options, self._seconds):
+                    self._session.run_with_iobinding(binding, options)
+            values = dict(zip([*into, *results], binding.get_outputs(), strict=True))
+            return {name: np.array(values[name].numpy()) for name in results}
+        except MemoryError as error:
+            raise LimitExceeded("the model ran out of memory; give a smaller --batch or image") from error
+        except Exception as error:  # onnxruntime's errors have no common base of their own
+            raise self._typed(error, options) from error
+
     def _typed(self, error: Exception, options: Any) -> Exception:
         text = _first_line(error)
         if options.terminate:

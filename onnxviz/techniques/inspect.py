@@ -21,6 +21,8 @@ class Inspection:
     macs         multiply–accumulate operations for one image
     gradients    for each operator on the way from the image, whether gradients pass it; None where the graph cannot
                  be brought into the form that is differentiated
+    torch_only   those of them that native gradients have no rule for and torch can do; None where torch is not
+                 installed to tell
     """
 
     network: Network
@@ -28,6 +30,7 @@ class Inspection:
     parameters: int
     macs: int
     gradients: dict[str, bool] | None
+    torch_only: list[str] | None
 
     def to_dict(self) -> dict[str, Any]:
         """Everything as plain values, for JSON."""
@@ -42,6 +45,7 @@ class Inspection:
             "macs": self.macs,
             "operators": self.operators,
             "gradients": self.gradients,
+            "torch_only": self.torch_only,
             "findings": net.findings,
             "layers": [_plain(layer) for layer in net.layers],
         }
@@ -116,11 +120,20 @@ class Inspection:
         if self.gradients is not None:
             lacking = [name for name, passes in self.gradients.items() if not passes]
             lines.append(
-                f"gradients   no rule for {', '.join(lacking)}"
+                f"gradients   no rule for {', '.join(lacking)}{self._way_out(lacking)}"
                 if lacking
                 else "gradients   every operator has a rule"
             )
         return lines
+
+    def _way_out(self, lacking: list[str]) -> str:
+        """What can be done about operators without a rule."""
+        if self.torch_only is None:
+            return '; torch may know them: pip install "onnxviz[torch]"'
+        if not self.torch_only:
+            return ", nor does torch know them"
+        some = self.torch_only if len(self.torch_only) < len(lacking) else ["them"]
+        return f"; torch does {', '.join(some)} (--backend auto falls back to it)"
 
 
 def inspect(net: Network) -> Inspection:
@@ -128,6 +141,7 @@ def inspect(net: Network) -> Inspection:
 
     raises   nothing that `onnxviz.load` has not raised
     """
+    gradients = _gradients(net)
     counts = Counter(
         f"{node.domain}.{node.op_type}" if node.domain else node.op_type
         for node in net.model.graph.all_nodes()
@@ -137,7 +151,8 @@ def inspect(net: Network) -> Inspection:
         operators=dict(sorted(counts.items(), key=lambda item: (-item[1], item[0]))),
         parameters=sum(layer.parameters for layer in net.layers),
         macs=sum(layer.macs for layer in net.layers),
-        gradients=_gradients(net),
+        gradients=gradients,
+        torch_only=_torch_only(gradients),
     )
 
 
@@ -148,6 +163,20 @@ def _gradients(net: Network) -> dict[str, bool] | None:
         return support(net.model, net.input.name)
     except OnnxVizError:
         return None
+
+
+def _torch_only(gradients: dict[str, bool] | None) -> list[str] | None:
+    """torch is asked (and imported, which takes a second) only where something lacks a rule."""
+    from onnxviz.runtime.backends import version
+
+    lacking = [name for name, passes in (gradients or {}).items() if not passes]
+    if not lacking:
+        return []
+    if version("torch") is None:
+        return None
+    from onnxviz.runtime.torch_backend.executor import knows
+
+    return [name for name in lacking if knows(name)]
 
 
 def _plain(layer: Layer) -> dict[str, Any]:

@@ -19,6 +19,7 @@ TECHNIQUES = {
         net, image, window=64, stride=64, fill="noise", seed=3
     ),
     "rise": lambda net, image, files: onnxviz.rise(net, image, masks=8, seed=3),
+    "cam": lambda net, image, files: onnxviz.cam(net, image),
     "patches": lambda net, image, files: onnxviz.patches(net, files, "stem", top=2),
     "embed": lambda net, image, files: onnxviz.embed(net, files),
     "neighbours": lambda net, image, files: onnxviz.neighbours(net, files, k=2, seed=3),

@@ -15,8 +15,11 @@ _STEP_ALPHA = 2.0**60
 
 @vjp("Relu")
 def relu(op, g, y, x):
-    """g where the unit fired; 0 at the kink."""
-    return (op.Mul(g, step(op, y)),)
+    """g where the unit fired; 0 at the kink.
+
+    Behind a MaxPool or a Concat these know a cheaper place for the mask.
+    """
+    return (op.masked[g]() if g in op.masked else op.Mul(g, step(op, y)),)
 
 
 @vjp("LeakyRelu")

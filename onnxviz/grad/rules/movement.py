@@ -2,21 +2,37 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import numpy as np
 
 from onnxviz.grad.backward import NoRule, unbroadcast
+from onnxviz.grad.forms import step
 from onnxviz.grad.table import vjp
 from onnxviz.grad.tape import array, dims
 
 
 @vjp("Concat")
 def concat(op, g, y, *xs, axis):
-    """Cut g back into the joined pieces."""
+    """Cut g back into the joined pieces.
+
+    Where all of these are rectified, one mask before the cut is cheaper than one for each piece, which are out of
+    ONNX Runtime's blocked layout.
+    """
     if len(xs) == 1:
         return (g,)
-    return op.Split(g, op.vector([op.extent(x, axis) for x in xs]), axis=axis, _outputs=len(xs))
+    lengths = op.vector([op.extent(x, axis) for x in xs])
+
+    def cut(value: Any) -> Any:
+        return op.Split(value, lengths, axis=axis, _outputs=len(xs))
+
+    pieces = cut(g)
+    if all(x.producer() is not None and x.producer().op_type == "Relu" for x in xs):
+        masked = functools.cache(lambda: cut(op.Mul(g, step(op, y))))
+        for i, piece in enumerate(pieces):
+            op.masked[piece] = lambda i=i: masked()[i]
+    return pieces
 
 
 @vjp("Split", every=True)

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from onnxviz.grad.backward import NoRule
+from onnxviz.grad.forms import channel_sums
 from onnxviz.grad.table import vjp
 from onnxviz.grad.tape import dims
 
@@ -182,18 +183,22 @@ def mean_variance_normalization(op, g, y, x, *, axes):
 
 @vjp("LRN")
 def lrn(op, g, y, x, *, alpha, beta, bias, size):
-    """y = x·d^−β, d = bias + α/n·Σx² over n neighbouring channels: g·d^−β − 2αβ/n·x·Σ(g·y/d), the window turned."""
+    """y = x·p, p = d^−β, d = bias + α/n·Σx² over n neighbouring channels: g·p − 2αβ/n·x·Σ(g·x·p/d), the window turned.
+
+    The forward node gives way to x·p: ONNX Runtime's own kernel takes most of GoogLeNet's time, and p is here anyway.
+    """
     before, after = (size - 1) // 2, size // 2
+    d = channel_sums(op, op.Mul(x, x), x, before, after, alpha / size, bias)
+    p = _power(op, d, beta)
+    op.replace(y, op.Mul(x, p))
+    h = op.Mul(g, p)
+    spread = channel_sums(op, op.Div(op.Mul(h, x), d), x, after, before, -2.0 * alpha * beta / size, 0.0)
+    return (op.Add(h, op.Mul(x, spread)),)
 
-    def window(value: Any, first: int, last: int) -> Any:
-        """The mean over channels c − first … c + last, zeros outside."""
-        flat = op.Reshape(value, op.vector([op.extent(x, 0), 1, op.extent(x, 1), -1]))
-        mean = op.AveragePool(
-            flat, kernel_shape=[size, 1], pads=[first, 0, last, 0], count_include_pad=1, strides=[1, 1]
-        )
-        return op.Reshape(mean, op.shape(x))
 
-    d = op.Add(op.Mul(window(op.Mul(x, x), before, after), alpha), bias)
-    power = op.Pow(d, -beta)
-    spread = window(op.Div(op.Mul(g, y), d), after, before)
-    return (op.Sub(op.Mul(g, power), op.Mul(op.Mul(x, spread), 2.0 * alpha * beta)),)
+def _power(op: Any, d: Any, beta: float) -> Any:
+    """d^−β; by square roots for the usual exponents, five times as fast as Pow."""
+    root = op.Sqrt(d) if beta in (0.5, 0.75) else None
+    if beta == 0.5:
+        return op.Reciprocal(root)
+    return op.Reciprocal(op.Mul(root, op.Sqrt(root))) if beta == 0.75 else op.Pow(d, -beta)

@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from onnxviz.grad import maxima
 from onnxviz.grad.backward import NoRule
-from onnxviz.grad.forms import box_to_input
+from onnxviz.grad.forms import box_to_input, step
 from onnxviz.grad.table import vjp
 from onnxviz.grad.tape import dims
 from onnxviz.grad.windows import Window
@@ -17,24 +18,35 @@ from onnxviz.grad.windows import Window
 def max_pool(
     op, g, y, x, *, auto_pad, ceil_mode, dilations=None, kernel_shape, pads=None, storage_order, strides=None
 ):
-    """To the first of the largest elements of each window.
+    """To the first of the largest elements of each window (form: see maxima.py).
 
-    The operator gives the flat index of each maximum; overlapping windows may share one, hence the adding scatter
-    (MaxUnpool would assign).
+    Otherwise the operator gives the flat index of each maximum; overlapping windows may share one, hence the adding
+    scatter (MaxUnpool would assign).
     """
     win = Window.of(kernel_shape, strides, pads, dilations, auto_pad)
-    _, indices = op.MaxPool(
-        x,
-        _outputs=2,
-        kernel_shape=list(win.kernel),
-        strides=list(win.strides),
-        pads=win.pads,
-        dilations=list(win.dilations),
-        ceil_mode=ceil_mode,
-    )
-    zeros = op.Expand(op.CastLike(0.0, g), op.Reshape(op.Size(x), [1]))
-    flat = op.ScatterElements(zeros, op.Reshape(indices, [-1]), op.Reshape(g, [-1]), axis=0, reduction="add")
-    return (op.Reshape(flat, op.shape(x)),)
+
+    def route(h: Any, *, positive: bool = True) -> Any:
+        if maxima.fits(op, x, y, win):
+            return maxima.max_to_input(op, h, y, x, win, positive=positive)
+        _, indices = op.MaxPool(
+            x,
+            _outputs=2,
+            kernel_shape=list(win.kernel),
+            strides=list(win.strides),
+            pads=win.pads,
+            dilations=list(win.dilations),
+            ceil_mode=ceil_mode,
+        )
+        zeros = op.Expand(op.CastLike(0.0, h), op.Reshape(op.Size(x), [1]))
+        flat = op.ScatterElements(
+            zeros, op.Reshape(indices, [-1]), op.Reshape(h, [-1]), axis=0, reduction="add"
+        )
+        return op.Reshape(flat, op.shape(x))
+
+    routed = route(g, positive=False)
+    # It lies where x = y: a Relu in front may mask the smaller g instead.
+    op.masked[routed] = lambda: route(op.Mul(g, step(op, y)))
+    return (routed,)
 
 
 @vjp("AveragePool")

@@ -1,0 +1,245 @@
+"""Commands that follow gradients back to the picture: saliency, segment."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from onnxviz.cli.attribute import ChannelOption, NeuronOption, place
+from onnxviz.cli.options import BatchOption, ImagesArgument, LayerOption, ModelArgument, command
+from onnxviz.cli.run import Run
+
+if TYPE_CHECKING:
+    from onnxviz.network import Network
+    from onnxviz.objectives import Objective
+
+_METHODS = (
+    "saliency, gradient, input-x-gradient, guided, deconvnet, smoothgrad, smoothgrad-squared, vargrad, "
+    "integrated-gradients, expected-gradients or full-gradient"
+)
+TargetsOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--target",
+        "-t",
+        help="Class index or label; several: one for each picture.",
+        show_default="the top class",
+    ),
+]
+ObjectiveOption = Annotated[
+    str | None,
+    typer.Option(
+        help="Instead of a class: such as \"2*logit(285) - logit('tabby')\" or \"part('boxes', 0, 3)\".",
+        metavar="TEXT",
+    ),
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to `app`."""
+
+    @command(app, images=True, gradients=True)
+    def saliency(
+        run: Run,
+        model: ModelArgument,
+        images: ImagesArgument,
+        target: TargetsOption = None,
+        method: Annotated[
+            list[str] | None,
+            typer.Option(
+                "--method",
+                "-m",
+                help=f"{_METHODS}, those of the command cam, or all; several: a sheet.",
+                show_default="saliency",
+            ),
+        ] = None,
+        objective: ObjectiveOption = None,
+        layer: LayerOption = None,
+        channel: ChannelOption = None,
+        neuron: NeuronOption = None,
+        samples: Annotated[
+            int | None,
+            typer.Option(
+                min=1, help="Of smoothgrad, its like, and expected-gradients.", show_default="25, 100"
+            ),
+        ] = None,
+        noise: Annotated[
+            float | None,
+            typer.Option(
+                help="Of smoothgrad and its like: a part of the input's range.", show_default="0.15"
+            ),
+        ] = None,
+        steps: Annotated[
+            int | None, typer.Option(min=1, help="Of integrated-gradients.", show_default="50")
+        ] = None,
+        baseline: Annotated[
+            str | None,
+            typer.Option(
+                help="Of integrated-gradients: black, grey, mean, blur, noise, zero, or a picture.",
+                show_default="black",
+            ),
+        ] = None,
+        baselines: Annotated[
+            Path | None,
+            typer.Option(help="Of expected-gradients: a folder of pictures.", show_default="noise"),
+        ] = None,
+        percentile: Annotated[
+            float | None,
+            typer.Option(
+                help="Of the magnitudes, drawn in the deepest colour with all above.", show_default="99"
+            ),
+        ] = None,
+        batch: BatchOption = None,
+    ) -> None:
+        """Which pixels move the score: the gradient, and what averages, integrates or filters it.
+
+        Example: onnxviz saliency efficientnet-lite0 cat.jpg --method smoothgrad --method guided -o saliency.png
+        """
+        from onnxviz.techniques.attributions import attributions, registry
+        from onnxviz.techniques.saliency import METHODS
+        from onnxviz.techniques.saliency import saliency as one
+
+        net = run.load(model)
+        files, skipped = _files(run, images)
+        names = list(registry()) if method == ["all"] else list(method or ["saliency"])
+        options = _aimed(net, target, objective, layer, channel, neuron) | {
+            "seed": run.seed,
+            "batch": batch,
+            "progress": run.progress,
+        }
+        own = {
+            "samples": samples,
+            "noise": noise,
+            "steps": steps,
+            "baseline": baseline,
+            "baselines": baselines,
+        }
+        own |= {"percentile": percentile}
+        given = {key: value for key, value in own.items() if value is not None}
+        if len(files) == 1 and len(names) == 1 and (names[0] in METHODS or names[0] not in registry()):
+            _save(run, lambda: one(net, files[0], method=names[0], **given, **options), skipped)
+        else:
+            _save(run, lambda: attributions(net, files, names, **given, **options), skipped)
+
+    @command(app, images=True, gradients=True)
+    def segment(
+        run: Run,
+        model: ModelArgument,
+        image: Annotated[Path, typer.Argument(metavar="IMAGE", help="A picture.")],
+        target: Annotated[
+            str | None,
+            typer.Option("--target", "-t", help="Class index or label.", show_default="the top class"),
+        ] = None,
+        method: Annotated[
+            str, typer.Option("--method", "-m", help=f"Where it starts: {_METHODS}.")
+        ] = "full-gradient",
+        objective: ObjectiveOption = None,
+        layer: LayerOption = None,
+        channel: ChannelOption = None,
+        neuron: NeuronOption = None,
+        rounds: Annotated[int, typer.Option(min=1, help="Of colours and cut in turn, at most.")] = 5,
+        batch: BatchOption = None,
+    ) -> None:
+        """The object that a score rests on, cut out of the photo, without any mask to learn from.
+
+        Example: onnxviz segment efficientnet-lite0 cat.jpg -o object.png
+        """
+        import onnxviz
+
+        net = run.load(model)
+        options = _aimed(net, [target] if target else None, objective, layer, channel, neuron)
+        options |= {
+            "method": method,
+            "rounds": rounds,
+            "seed": run.seed,
+            "batch": batch,
+            "progress": run.progress,
+        }
+        _save(run, lambda: onnxviz.segment(net, image, **options))
+
+
+def _files(run: Run, images: list[Path]) -> tuple[list[Path], list[str]]:
+    """The pictures of files and folders, and what was left out of them with reasons, which is told too.
+
+    raises   ImageRejected where there is none that can be read, or the only one cannot
+    """
+    from onnxviz.errors import ImageRejected
+    from onnxviz.image.folder import find
+    from onnxviz.image.io import read
+
+    listing = find(images).require()
+    skipped = [f"{item.path}: {item.reason}" for item in listing.skipped]
+    files: list[Path] = []
+    for path in listing.images:
+        if len(listing.images) == 1:
+            files.append(path)
+            break
+        try:
+            read(path)
+        except ImageRejected as reason:
+            skipped.append(f"{path}: {reason}")
+        else:
+            files.append(path)
+    for text in skipped:
+        run.note(f"skipped {text}")
+    if not files:
+        raise ImageRejected(f"none of the {len(skipped)} pictures could be read")
+    return files, skipped
+
+
+def _aimed(
+    net: Network,
+    target: list[str] | None,
+    objective: str | None,
+    layer: str | None,
+    channel: int | None,
+    neuron: str | None,
+) -> dict[str, Any]:
+    """What is explained, as the techniques take it."""
+    from onnxviz.objective_text import parse
+
+    wanted: Objective | None = None if objective is None else parse(objective, net)
+    several: Any = target[0] if target and len(target) == 1 else target or None
+    return {
+        "target": several,
+        "objective": wanted,
+        "layer": layer,
+        "channel": channel,
+        "position": place(neuron),
+    }
+
+
+def _save(run: Run, compute: Any, skipped: Sequence[str] = ()) -> None:
+    """Compute and write the result, and tell its warnings; on Ctrl-C what was done so far, and it goes on.
+
+    skipped   the pictures that were left out, for the manifest
+    """
+    from onnxviz.interrupted import Interrupted
+
+    try:
+        result = compute()
+    except Interrupted as stop:
+        run.save(stop.partial)
+        run.note("interrupted: the map holds what was done so far, and its manifest says incomplete")
+        raise
+    if skipped:
+        result.manifest["skipped"] = list(skipped)
+    run.save(result)
+    for text in _warnings(result.manifest):
+        run.note(text)
+
+
+def _warnings(manifest: dict[str, Any]) -> list[str]:
+    """What is odd about the maps; what is odd about the network was told when it was opened."""
+    pictures = manifest["figures"].get("pictures")
+    if pictures is None:
+        return [text for text in manifest["warnings"] if " map is " in text or "add up to" in text]
+    return [
+        f"{picture['name'] or 'a picture'}, {method}: {text}"
+        for picture in pictures
+        for method, found in picture["methods"].items()
+        for text in found["warnings"]
+    ]

@@ -1,0 +1,201 @@
+"""The adjoint of MaxPool without indices, for ONNX Runtime's CPU provider.
+
+MaxPool with its `Indices` output leaves the blocked layout for a scalar kernel (5 ms against 0.1 ms without, on
+(1, 64, 112, 112)), and the scatter that follows runs on one thread. Here everything is pools, products and depthwise
+convolutions with a single 1, which stay blocked and threaded: 2.5 times as fast in all.
+
+A window's maximum is the maximum over its rows of the maxima over their columns, and the first maximum in row-major
+order lies in the first row that has it, there in the first column. So the axes are taken one after the other, each
+with k taps at stride s: with T_t[o] = x[s·o + t − pad], tap t of window o,
+
+    n_t = 1 where T_t < y, else 0                  (a step of y − T_t)
+    G_t = g·n_0·…·n_t                              what goes past taps 0 … t
+    h_0 = g − G_0,  h_t = G_(t−1) − G_t,  h_(k−1) = G_(k−2)      exactly one of them is g, the others 0
+
+and the cotangent of x[i] is the sum of h_t[o] over s·o + t − pad = i. The selections are exact in float32 only:
+on a device that rounds a convolution's inputs (TF32) T_t would not equal the y that it made. Hence `Tape.cpu`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from onnxviz.grad.forms import BLOCK, step
+from onnxviz.grad.tape import Tape, dims
+from onnxviz.grad.windows import Window
+
+_TAPS = 5  # beyond, the indices are as fast
+_LOWEST = float(np.finfo(np.float32).min)
+
+
+def fits(op: Tape, x: ir.Value, y: ir.Value, win: Window) -> bool:
+    """Whether this form is there for such a pool, and fast."""
+    known, outs = dims(x), dims(y)
+    if not op.cpu or x.dtype != ir.DataType.FLOAT or known is None or outs is None or len(known) != 4:
+        return False
+    channels = known[1]
+    if not isinstance(channels, int) or channels % BLOCK or any(d != 1 for d in win.dilations):
+        return False
+    for i, (k, s, b, e) in enumerate(zip(win.kernel, win.strides, win.begin, win.end, strict=True)):
+        fixed = isinstance(known[2 + i], int) and isinstance(outs[2 + i], int)
+        if k > _TAPS or s > 2 or b >= k or e >= k or (s == 2 and (k == 1 or not fixed)):
+            return False
+    return True
+
+
+def max_to_input(
+    op: Tape, g: ir.Value, y: ir.Value, x: ir.Value, win: Window, *, positive: bool = False
+) -> ir.Value:
+    """The cotangent of a MaxPool's input: to the first of the largest elements of each window.
+
+    g, y       (N, C, Ho, Wo)
+    x          (N, C, H, W)
+    positive   x ≥ 0, and g is 0 wherever y = 0: then zero padding cannot be taken for a maximum
+    """
+    known, outs = dims(x) or (), dims(y) or ()
+    channels = known[1]
+    assert isinstance(channels, int)
+    columns = _Axis(op, channels, 3, win, known[3], outs[3], positive)
+    rows = _Axis(op, channels, 2, win, known[2], outs[2], positive)
+    if columns.trivial:
+        return rows.back(g, y, x)
+    if rows.trivial:
+        return columns.back(g, y, x)
+    widest = columns.pool(x)
+    return columns.back(rows.back(g, y, widest), widest, x)
+
+
+class _Axis:
+    """One axis of the pool: k taps, stride s, `begin` pads, lengths of input and output (None: unknown, stride 1)."""
+
+    def __init__(
+        self, op: Tape, channels: int, axis: int, win: Window, length: Any, out: Any, positive: bool
+    ) -> None:
+        self.op, self.channels, self.axis, self.positive = op, channels, axis, positive
+        i = axis - 2
+        self.k, self.s, self.begin, self.end = win.kernel[i], win.strides[i], win.begin[i], win.end[i]
+        if self.s == 2:  # as many as the windows need: ceil_mode may reach further, a surplus less far
+            self.length, self.out = length, out
+            self.end = max(0, 2 * (out - 1) + self.k - length - self.begin)
+
+    @property
+    def trivial(self) -> bool:
+        return self.k == 1 and self.s == 1 and not self.begin and not self.end
+
+    def _along(self, on_axis: Any, other: Any) -> list[Any]:
+        return [on_axis, other] if self.axis == 2 else [other, on_axis]
+
+    def _pads(self, begin: int, end: int) -> list[int]:
+        return [begin, 0, end, 0] if self.axis == 2 else [0, begin, 0, end]
+
+    def pool(self, x: ir.Value) -> ir.Value:
+        """The maxima along this axis only."""
+        y: ir.Value = self.op.MaxPool(
+            x,
+            kernel_shape=self._along(self.k, 1),
+            strides=self._along(self.s, 1),
+            pads=self._pads(self.begin, self.end),
+        )
+        return y
+
+    def _pick(
+        self, x: ir.Value, tap: int, size: int, begin: int, end: int, stride: int = 1, factor: float = 1.0,
+        bias: float = 0.0,
+    ) -> ir.Value:  # fmt: skip
+        """bias + factor · x[stride·o + tap − begin], zeros outside: a depthwise Conv with `size` weights."""
+        weights = np.zeros(size, np.float32)
+        weights[tap] = factor
+        weights = np.tile(weights, self.channels).reshape(self.channels, 1, *self._along(size, 1))
+        picked: ir.Value = self.op.Conv(
+            x,
+            weights,
+            np.full(self.channels, bias, np.float32) if bias else None,
+            group=self.channels,
+            strides=self._along(stride, 1),
+            pads=self._pads(begin, end),
+        )
+        return picked
+
+    def _minus(self, a: ir.Value, b: ir.Value) -> ir.Value:
+        """a − b, which ONNX Runtime fuses where it would leave the layout for Sub."""
+        return self.op.Add(self._pick(b, 0, 1, 0, 0, factor=-1.0), a)
+
+    def back(self, g: ir.Value, y: ir.Value, x: ir.Value) -> ir.Value:
+        """From the cotangent of this axis's maxima to that of what they were taken from."""
+        op = self.op
+        begin = self.begin
+        if self.s == 2 and begin and not self.positive:  # a zero of the padding must not pass for a maximum
+            pads = [0, 0, *self._pads(begin, 0)[:2], 0, 0, 0, 0]
+            x, begin = op.Pad(x, pads, _LOWEST), 0
+        parts: list[ir.Value] = []
+        past = g
+        for t in range(self.k - 1):
+            before, past = past, op.Mul(past, self._below(t, begin, y, x))
+            parts.append(self._minus(before, past))
+        parts.append(past)
+        if self.s == 1:
+            total = self._shifted(parts[0], 0)
+            for t, part in enumerate(parts[1:], 1):
+                total = op.Add(self._shifted(part, t), total)
+            return total
+        return self._interleaved(parts)
+
+    def _below(self, t: int, begin: int, y: ir.Value, x: ir.Value) -> ir.Value:
+        """n_t."""
+        op, k = self.op, self.k
+        if self.s == 2:
+            tap = self._pick(x, t, k, begin, self.end, stride=2, factor=-1.0)
+            return step(op, op.Add(tap, y))
+        if t == begin and k - 1 == begin + self.end:
+            return step(op, op.Add(self._pick(x, 0, 1, 0, 0, factor=-1.0), y))
+        # Compared where x lies, so that what is outside x never counts: equal[i] = 1 where x[i] = y[i − t + begin].
+        against = self._shifted(y, t, factor=-1.0)
+        equal = op.HardSigmoid(op.Add(against, x), alpha=2.0**100, beta=1.0)
+        # And brought to where y lies: 1 − equal[o + t − begin], 1 outside.
+        return self._pick(equal, t, k, begin, self.end, factor=-1.0, bias=1.0)
+
+    def _shifted(self, h: ir.Value, t: int, factor: float = 1.0) -> ir.Value:
+        """h[i − t + begin] over the positions i of x, stride 1: the adjoint of picking tap t."""
+        k = self.k
+        if t == self.begin and k - 1 == self.begin + self.end and factor == 1.0:
+            return h
+        return self._pick(h, k - 1 - t, k, k - 1 - self.begin, k - 1 - self.end, factor=factor)
+
+    def _interleaved(self, parts: list[ir.Value]) -> ir.Value:
+        """Σ of h_t[o] at 2·o + t − begin: even and odd positions apart, then woven into each other.
+
+        Weaving is a nearest Resize of each and a comb: odd + (even − odd)·comb.
+        """
+        op = self.op
+        pairs = -(-(self.length + self.begin) // 2)  # pairs of positions, pads included
+        woven = []
+        for first in (0, 1):
+            total: ir.Value | None = None
+            for j, part in enumerate(parts[first::2]):
+                # part[q − j] for q < pairs
+                end = pairs - self.out - j
+                moved = part if not j and not end else self._moved(part, j, end)
+                total = moved if total is None else op.Add(moved, total)
+            assert total is not None
+            woven.append(total)
+        even, odd = woven
+        scales = np.asarray([1.0, 1.0, *self._along(2.0, 1.0)], np.float32)
+        wide_odd, wide = (self._repeated(v, scales) for v in (odd, self._minus(even, odd)))
+        comb = np.tile(np.asarray([1.0, 0.0], np.float32), pairs).reshape(self._along(-1, 1))
+        # The product leaves the blocked layout; a Conv each, which cuts to x's length too, lets the sum be back in it.
+        size = 2 * pairs - self.length + 1
+        teeth = self._pick(op.Mul(wide, comb), self.begin, size, 0, 0)
+        return op.Add(self._pick(wide_odd, self.begin, size, 0, 0), teeth)
+
+    def _moved(self, part: ir.Value, by: int, end: int) -> ir.Value:
+        size = max(-end, 0) + 1
+        return self._pick(part, 0, size, by, end + size - 1)
+
+    def _repeated(self, value: ir.Value, scales: np.ndarray) -> ir.Value:
+        wide: ir.Value = self.op.Resize(
+            value, None, scales, mode="nearest", coordinate_transformation_mode="asymmetric", nearest_mode="floor"
+        )  # fmt: skip
+        return wide

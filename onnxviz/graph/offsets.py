@@ -1,0 +1,173 @@
+"""What the layers of a network add that is not in proportion to their input: biases, and what activations add.
+
+Around one input every layer is y = J·x + r, J its Jacobian. The offsets r are a convolution's or Gemm's bias, a
+BatchNormalization's shift, an added constant, and what a curved or clipped activation holds back (a ReLU6 at its
+limit gives 6 whatever comes in). An output of the network is then exactly gradient · input plus every offset times
+its own cotangent (Srinivas & Fleuret 2019, arXiv:1905.00780).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import onnx_ir as ir
+
+from onnxviz.graph.analysis.dataflow import reads
+from onnxviz.graph.fold import value_of
+from onnxviz.graph.normalise import normalise
+
+Read = Callable[[dict[str, np.ndarray]], np.ndarray]
+
+
+@dataclass(frozen=True)
+class Offset:
+    """One layer's offset.
+
+    layer    the name of its output
+    kind     'bias' or 'activation'
+    needs    the values that `read` takes
+    read     {name: (N, ...)} -> the offset, which broadcasts to the layer's shape
+    """
+
+    layer: str
+    kind: str
+    needs: tuple[str, ...]
+    read: Read
+
+
+def offsets(model: ir.Model, of: Sequence[str]) -> list[Offset]:
+    """The offsets of every layer that the values `of` depend on, after BatchNormalization was folded.
+
+    Only of layers whose values the given model has under the same names, as all but the insides of functions and of
+    decomposed quantised operators do.
+    """
+    named = {value.name for node in model.graph for value in node.outputs if value.name}
+    wanted = _leading_to(model.graph, of)
+    normal = normalise(model)
+    found = []
+    for node in normal.graph:
+        y = node.outputs[0].name if node.outputs else None
+        if y not in named or y not in wanted or node.domain not in ("", "ai.onnx"):
+            continue
+        made = _bias(node, y) if node.op_type in _BIASED else _activation(node, y)
+        if made is not None and all(name in named for name in made.needs):
+            found.append(made)
+    return found
+
+
+def _leading_to(graph: ir.Graph, names: Sequence[str]) -> set[str]:
+    """The values that these are computed from, themselves included."""
+    wanted = set(names)
+    for node in reversed(graph):
+        if any(y.name in wanted for y in node.outputs):
+            wanted |= {x.name for x in reads(node) if x.name}
+    return wanted
+
+
+# --- constants --------------------------------------------------------------------------------
+
+
+def _fixed(layer: str, array: np.ndarray) -> Offset | None:
+    array = array.astype(np.float32)
+    return Offset(layer, "bias", (), lambda values: array) if array.any() else None
+
+
+def _bias(node: ir.Node, y: str) -> Offset | None:
+    """The offset of a linear operator: its constant part, shaped so that it broadcasts to the output."""
+    if node.op_type in ("Conv", "ConvTranspose"):
+        bias = value_of(node.inputs[2]) if len(node.inputs) > 2 else None
+        weights = node.inputs[1]
+        rank = 4 if weights is None or weights.shape is None else len(weights.shape)
+        return None if bias is None else _fixed(y, bias.reshape(-1, *([1] * (rank - 2))))
+    if node.op_type == "Gemm":
+        bias = value_of(node.inputs[2]) if len(node.inputs) > 2 else None
+        beta = node.attributes["beta"].as_float() if "beta" in node.attributes else 1.0
+        return None if bias is None else _fixed(y, beta * bias)
+    if node.op_type == "BatchNormalization":
+        parts = [value_of(x) for x in node.inputs[1:5]]
+        if any(part is None for part in parts):
+            return None
+        scale, shift, mean, variance = (np.asarray(part, np.float64) for part in parts)
+        epsilon = node.attributes["epsilon"].as_float() if "epsilon" in node.attributes else 1e-5
+        shape = node.outputs[0].shape
+        rank = 4 if shape is None else len(shape)
+        offset = shift - mean * scale / np.sqrt(variance + epsilon)
+        return _fixed(y, offset.reshape(-1, *([1] * (rank - 2))))
+    first, second = (value_of(x) for x in node.inputs[:2])  # Add, Sub
+    if (first is None) == (second is None):
+        return None
+    if first is not None:
+        return _fixed(y, first)
+    return _fixed(y, np.asarray(second) if node.op_type == "Add" else -np.asarray(second))
+
+
+_BIASED: Final = frozenset({"Conv", "ConvTranspose", "Gemm", "BatchNormalization", "Add", "Sub"})
+
+
+# --- activations ------------------------------------------------------------------------------
+
+
+def _sigmoid(x: np.ndarray) -> np.ndarray:
+    result: np.ndarray = 0.5 * (np.tanh(0.5 * x) + 1)
+    return result
+
+
+def _hard_swish(x: np.ndarray) -> np.ndarray:
+    return np.where(np.abs(x) < 3, -x * x / 6, 0)
+
+
+# x -> h(x) - x·h'(x), of the activations that have no attributes
+_CURVED: Final[dict[str, Callable[[np.ndarray], np.ndarray]]] = {
+    "Sigmoid": lambda x: _sigmoid(x) - x * _sigmoid(x) * (1 - _sigmoid(x)),
+    "Tanh": lambda x: np.tanh(x) - x * (1 - np.tanh(x) ** 2),
+    "HardSwish": _hard_swish,
+    "Softplus": lambda x: np.logaddexp(0, x) - x * _sigmoid(x),
+}
+
+
+def _activation(node: ir.Node, y: str) -> Offset | None:
+    """The offset of an activation, from its input or output at run time."""
+    x = node.inputs[0].name if node.inputs and node.inputs[0] is not None else None
+    if x is None:
+        return None
+    if node.op_type == "Clip":
+        low, high = (_limit(node, place) for place in (1, 2))
+        return Offset(y, "activation", (y,), lambda values: _clipped(values[y], low, high))
+    if node.op_type == "HardSigmoid":
+        alpha, beta = (
+            node.attributes[name].as_float() if name in node.attributes else default
+            for name, default in (("alpha", 0.2), ("beta", 0.5))
+        )
+        return Offset(
+            y,
+            "activation",
+            (x,),
+            lambda values: np.where(
+                np.abs(alpha * values[x] + beta - 0.5) < 0.5, beta, np.clip(alpha * values[x] + beta, 0, 1)
+            ),
+        )
+    if node.op_type == "Mul" and all(value_of(v) is None for v in node.inputs):
+        # Both factors vary (a swish, a gate): the product counts twice in J·x.
+        return Offset(y, "activation", (y,), lambda values: -values[y])
+    if node.op_type in _CURVED:
+        curve = _CURVED[node.op_type]
+        return Offset(y, "activation", (x,), lambda values: curve(values[x]))
+    return None
+
+
+def _limit(node: ir.Node, place: int) -> float | None:
+    """A Clip's lower or upper end, None where it is open."""
+    limit = value_of(node.inputs[place]) if len(node.inputs) > place else None
+    return None if limit is None or not np.isfinite(limit).all() else float(limit.reshape(()))
+
+
+def _clipped(y: np.ndarray, low: float | None, high: float | None) -> np.ndarray:
+    """What a Clip gives where it clips: its limit, and 0 where it lets the input through."""
+    offset = np.zeros_like(y)
+    for limit in (low, high):
+        if limit:
+            offset[y == np.float32(limit)] = limit
+    return offset

@@ -1,0 +1,138 @@
+"""Several methods on several pictures in one sheet.
+
+Each cell holds the map as it is and, beside or below it, the same over the photo: the first shows what a method
+resolves, the second where it is. Up to five methods stand in columns, one row a picture; more stand in rows, with the
+pictures in columns, since a sheet of twenty columns cannot be read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from onnxviz.errors import UsageError
+from onnxviz.image import fine, lettering
+from onnxviz.image.attribution import headline
+from onnxviz.image.colour import fit, overlay
+from onnxviz.image.lettering import INK, SOFT, line_height
+from onnxviz.image.page import as_image, blank, caption_lines, page, scaled, write_lines
+from onnxviz.image.readings import reading
+
+if TYPE_CHECKING:
+    from onnxviz.results import Attribution
+
+#: Rows are pictures, columns methods.
+Grid = Sequence[Sequence["Attribution"]]
+
+_MOST_COLUMNS: Final = 5
+_GAP: Final = 10
+_LEGEND: Final = (
+    "the map by itself. {}: over the photo; a map of single pixels is smoothed first and coloured from its median up."
+)
+_TITLE: Final = 16
+_TEXT: Final = 13
+
+
+def draw(grid: Grid, *, names: Sequence[str] = (), side: int | None = None) -> Image.Image:
+    """The sheet of a grid of attributions.
+
+    grid     one row a picture, one column a method
+    names    what each picture is called
+    side     the longer side of a map, in pixels; None: by how many there are
+    raises   UsageError for an empty grid, or one with gaps
+    """
+    if not grid or not grid[0] or any(len(row) != len(grid[0]) for row in grid):
+        raise UsageError("a sheet of methods needs at least one picture, and every method for each picture")
+    if len(grid[0]) > _MOST_COLUMNS:
+        return _by_method(grid, names, side or max(110, min(200, 1400 // (2 * len(grid)))))
+    return _by_picture(grid, names, side or 224)
+
+
+def cell(attribution: Attribution, side: int) -> tuple[Image.Image, Image.Image]:
+    """The map alone and over its photo, each at most `side` pixels long."""
+    read = reading(attribution.method, attribution.signed)
+    values = np.zeros(attribution.image.shape[:2]) if attribution.values is None else attribution.values
+    percentile = fine.PERCENTILE if attribution.percentile is None else attribution.percentile
+    photo = np.asarray(scaled(attribution.image, side, side))
+    if read.fine:
+        bare = fine.bare(values, signed=attribution.signed, percentile=percentile)
+        return scaled(bare, side, side), as_image(fine.over(photo, values, percentile=percentile))
+    low = 0.0 if read.zero or not np.isfinite(values).any() else float(np.median(values[np.isfinite(values)]))
+    # A coarse map is enlarged smoothly: its values are samples, not squares.
+    bare = fine.bare(fit(values - low, *photo.shape[:2]), signed=attribution.signed, percentile=percentile)
+    over = overlay(photo, values - low, signed=attribution.signed, percentile=percentile)
+    return as_image(bare), as_image(over)
+
+
+def _by_picture(grid: Grid, names: Sequence[str], side: int) -> Image.Image:
+    """One row a picture, one column a method, photos first."""
+    cells = [[cell(one, side) for one in row] for row in grid]
+    photos = [scaled(row[0].image, side, side) for row in grid]
+    heights = [max(2 * row[0][0].height + 4, photo.height) for row, photo in zip(cells, photos, strict=True)]
+    heads = [_head(one, side) for one in grid[0]]
+    top = max(len(lines) for lines in heads) * line_height(_TITLE) + 6
+    width = (side + _GAP) * (len(grid[0]) + 1) - _GAP
+    sheet = blank(width, top + sum(heights) + 2 * _GAP * (len(grid) - 1))
+    canvas = ImageDraw.Draw(sheet)
+    for column, lines in enumerate(heads, start=1):
+        write_lines(canvas, column * (side + _GAP), 0, lines, _TITLE)
+    y = top
+    for number, (row, photo) in enumerate(zip(cells, photos, strict=True)):
+        sheet.paste(photo, (0, y))
+        text = caption_lines(_called(grid[number][0], names, number), _TITLE, side, 5)
+        write_lines(canvas, 0, y + photo.height + 6, text, _TITLE)
+        for column, pair in enumerate(row, start=1):
+            x = column * (side + _GAP)
+            sheet.paste(pair[0], (x, y))
+            sheet.paste(pair[1], (x, y + pair[0].height + 4))
+        y += heights[number] + 2 * _GAP
+    return page([sheet], subtitle="Above: " + _LEGEND.format("Below"))
+
+
+def _by_method(grid: Grid, names: Sequence[str], side: int) -> Image.Image:
+    """One row a method, two columns a picture, photos on top."""
+    room = 236
+    photos = [scaled(row[0].image, side, side) for row in grid]
+    step = 2 * side + 4 + _GAP
+    captions = [
+        caption_lines(_called(row[0], names, n), _TEXT, side, side // line_height(_TEXT))
+        for n, row in enumerate(grid)
+    ]
+    cells = [[cell(row[column], side) for row in grid] for column in range(len(grid[0]))]
+    heights = [max(pair[0].height for pair in row) for row in cells]
+    top = max(photo.height for photo in photos) + 2 * _GAP
+    sheet = blank(room + step * len(grid) - _GAP, top + sum(heights) + _GAP * (len(cells) - 1))
+    canvas = ImageDraw.Draw(sheet)
+    legend = lettering.wrapped("Left: " + _LEGEND.format("Right"), _TEXT, room - 20, top // line_height(_TEXT))
+    write_lines(canvas, 0, 0, [(line, SOFT) for line in legend], _TEXT)
+    for column, (photo, lines) in enumerate(zip(photos, captions, strict=True)):
+        sheet.paste(photo, (room + column * step, 0))
+        write_lines(canvas, room + column * step + side + 10, 0, lines, _TEXT)
+    y = top
+    for number, (row, height) in enumerate(zip(cells, heights, strict=True)):
+        one = grid[0][number]
+        read = reading(one.method, one.signed)
+        title = lettering.shortened(read.title, _TITLE, room - 20)
+        lines = lettering.wrapped(read.meaning.format(what="score"), _TEXT, room - 20, 4)
+        block = line_height(_TITLE) + 2 + len(lines) * line_height(_TEXT)
+        start = y + max(0, (height - block) // 2)
+        lettering.draw(canvas, 0, start, title, _TITLE, INK, strong=True)
+        write_lines(canvas, 0, start + line_height(_TITLE) + 2, [(line, SOFT) for line in lines], _TEXT)
+        for column, pair in enumerate(row):
+            x = room + column * step
+            sheet.paste(pair[0], (x, y))
+            sheet.paste(pair[1], (x + side + 4, y))
+        y += height + _GAP
+    return page([sheet])
+
+
+def _head(one: Attribution, side: int) -> list[tuple[str, lettering.Colour]]:
+    return caption_lines(reading(one.method, one.signed).title, _TITLE, side, 2)
+
+
+def _called(one: Attribution, names: Sequence[str], number: int) -> str:
+    """What a picture's caption says: its class with the probability, and its name."""
+    return headline(one) + (f"\n{names[number]}" if number < len(names) and names[number] else "")

@@ -1,0 +1,63 @@
+"""A segmentation as a picture: the outline on the photo, the object alone, and the map that it was found by."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from onnxviz.image.attribution import headline
+from onnxviz.image.colour import fit
+from onnxviz.image.method_sheet import cell
+from onnxviz.image.page import scaled
+from onnxviz.image.readings import reading
+from onnxviz.image.sheet import side_by_side
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from onnxviz.techniques.segment import Segmentation
+
+_HEIGHT: Final = 432
+_DIM: Final = 0.35  # how far the photo is darkened outside the object
+_INNER, _OUTER = (255, 255, 255), (20, 20, 20)
+
+
+def draw(found: Segmentation) -> Image.Image:
+    """Outline, cut-out on white, and map, side by side."""
+    photo = np.asarray(scaled(found.image, 2 * _HEIGHT, _HEIGHT))
+    mask = fit(found.mask.astype(np.float32), *photo.shape[:2]) > 0.5
+    figures = found.manifest["figures"]
+    read = reading(found.source.method, found.source.signed)
+    return side_by_side(
+        [
+            (
+                outlined(photo, mask),
+                f"{headline(found.source)}\nthe outline: {figures['area']:.0%} of the picture",
+            ),
+            (alone(photo, mask), "the object alone\nfound without any mask to learn from"),
+            (cell(found.source, _HEIGHT)[1], f"{read.title}\nthe map that it was found by"),
+        ],
+        height=_HEIGHT,
+    )
+
+
+def outlined(photo: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """The photo, darker outside the mask, with a light line between two dark ones along its border."""
+    from scipy.ndimage import binary_dilation, binary_erosion
+
+    shown = photo.astype(np.float32)
+    shown[~mask] *= 1 - _DIM
+    result = np.rint(shown).astype(np.uint8)
+    wide = max(1, round(min(photo.shape[:2]) / 200))
+    # One of the two shows on any photo.
+    result[binary_dilation(mask, iterations=2 * wide) & ~binary_erosion(mask, iterations=wide)] = _OUTER
+    result[binary_dilation(mask, iterations=wide) & ~mask] = _INNER
+    return result
+
+
+def alone(photo: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """The object on white."""
+    result = np.full_like(photo, 255)
+    result[mask] = photo[mask]
+    return result

@@ -1,0 +1,137 @@
+"""What an objective is: a sum of weighted terms, each of which appends its scalar to a graph."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx_ir as ir
+
+from onnxviz.errors import UsageError
+
+if TYPE_CHECKING:
+    from onnxviz.grad.tape import Tape
+
+# Stands for a class index that is fed at run time: a graph input `target`, (N,) int64.
+FED = "fed"
+
+
+@dataclass(frozen=True)
+class Objective:
+    """A sum of weighted terms. Made by the functions below; `+`, `-` and `*` by a number compose them."""
+
+    terms: tuple[tuple[float, Term], ...]
+
+    def __add__(self, other: Objective) -> Objective:
+        if not isinstance(other, Objective):
+            return NotImplemented
+        return Objective(self.terms + other.terms)
+
+    def __sub__(self, other: Objective) -> Objective:
+        return self + -other
+
+    def __mul__(self, factor: float) -> Objective:
+        if isinstance(factor, bool) or not isinstance(factor, (int, float, np.floating, np.integer)):
+            return NotImplemented
+        return Objective(tuple((float(factor) * weight, term) for weight, term in self.terms))
+
+    __rmul__ = __mul__
+
+    def __truediv__(self, divisor: float) -> Objective:
+        return self * (1.0 / divisor)
+
+    def __neg__(self) -> Objective:
+        return self * -1.0
+
+    def __str__(self) -> str:
+        return " + ".join(f"{weight:g} × {term.label}" for weight, term in self.terms)
+
+    def layers(self, model: ir.Model, source: str) -> tuple[str, ...]:
+        """The value names that the terms read, in this model."""
+        return tuple(dict.fromkeys(term.locate(model, source) for _, term in self.terms))
+
+    def append(self, op: Tape, model: ir.Model, source: str, values: Mapping[str, ir.Value]) -> ir.Value:
+        """Append the operators; the value, (N,).
+
+        model    the model as it was given (before normalising), to find the layers in
+        values   the layers' values in the tape's graph
+        """
+        total = None
+        for weight, term in self.terms:
+            value = term.value(op, values[term.locate(model, source)])
+            value = value if weight == 1.0 else op.Mul(value, weight)
+            total = value if total is None else op.Add(total, value)
+        assert total is not None
+        return total
+
+
+@dataclass(frozen=True)
+class Term:
+    """One scalar over one layer.
+
+    layer    value name; None: the input that the gradient is taken by; LOGITS: the class scores before softmax
+    build    (tape, the layer's value) -> (N,); with `across` (tape, the layer's value, draws) -> (N,)
+    across   it compares the pictures of a batch with each other; of `draws` views of each, those of the same draw
+    """
+
+    label: str
+    layer: str | None
+    build: Callable[..., ir.Value]
+    across: bool = False
+
+    def value(self, op: Tape, value: ir.Value, draws: int = 1) -> ir.Value:
+        """Append the operators; (N,), with all pictures of the first draw before those of the second."""
+        return self.build(op, value, draws) if self.across else self.build(op, value)
+
+    def locate(self, model: ir.Model, source: str) -> str:
+        """The name of the value that it reads."""
+        if self.layer is None:
+            return source
+        return class_scores(model) if self.layer == LOGITS else self.layer
+
+
+LOGITS = "\0logits"
+
+
+def objective(
+    label: str, layer: str | None, build: Callable[..., ir.Value], across: bool = False
+) -> Objective:
+    """One term with weight 1."""
+    return Objective(((1.0, Term(label, layer, build, across)),))
+
+
+def class_scores(model: ir.Model) -> str:
+    """The value name of the class scores before Softmax, LogSoftmax or Sigmoid, where the model ends in one.
+
+    raises   ModelUnsuitable when no output, or more than one, looks like class scores
+    """
+    from onnxviz.graph.head import head
+
+    return head(model).logits
+
+
+# --- helpers of the terms ------------------------------------------------------------------------
+
+
+def mean(op: Any, value: ir.Value) -> ir.Value:
+    """Over everything but the batch, (N,)."""
+    return op.ReduceMean(op.Flatten(value, axis=1), [1], keepdims=0)
+
+
+def bounded(value: ir.Value, axis: int, index: int, layer: str) -> None:
+    """Refuse an index outside an axis of known length (UsageError)."""
+    length = value.shape[axis] if value.shape is not None and axis < len(value.shape) else None
+    if isinstance(length, int) and not -length <= index < length:
+        raise UsageError(f"index {index} on axis {axis} of layer {layer!r}, which has length {length}")
+
+
+def fed(op: Any, name: str, dtype: ir.DataType, shape: Any) -> ir.Value:
+    """A graph input of this name (the same one for every term that asks for it)."""
+    for value in op.graph.inputs:
+        if value.name == name:
+            return value
+    value = ir.Value(name=name, type=ir.TensorType(dtype), shape=ir.Shape(list(shape)))
+    op.graph.inputs.append(value)
+    return value

@@ -1,0 +1,105 @@
+"""Objectives that say how far a layer is from given activations, as a share of those: comparable between layers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from onnxviz.objectives.base import Objective, objective
+from onnxviz.objectives.pictures import gram_matrix
+
+
+def near(layer: str, target: np.ndarray) -> Objective:
+    """Minus the relative squared error of a layer: ‖Φ(x) − Φ₀‖² / ‖Φ₀‖².
+
+    Mahendran & Vedaldi 2015, arXiv:1412.0035, equation 4.
+
+    target   Φ₀, of the layer's shape with a batch of 1 or N
+    """
+    wanted = np.asarray(target, dtype=np.float32)
+    axes = tuple(range(1, wanted.ndim))
+    shares = _shares(np.square(wanted, dtype=np.float64).sum(axis=axes))
+
+    def build(op: Any, value: ir.Value) -> ir.Value:
+        return op.Mul(_distance(op, value, wanted), shares)
+
+    return objective(f"near({layer})", layer, build)
+
+
+def texture(layer: str, target: np.ndarray, centre: np.ndarray, *, channels_last: bool = False) -> Objective:
+    """Minus the relative squared distance of a layer's Gram matrix to a given one: ‖G(x) − G₀‖² / ‖G₀‖².
+
+    Gatys, Ecker & Bethge 2015, arXiv:1505.07376, with the layer's activations measured from the source's means
+    (Novak & Nikulin 2016, arXiv:1605.04603, "activation shift"): uncentred, the means make up nearly all of the
+    matrix, and what makes a texture is lost in the rounding.
+
+    target          G₀, (C, C) float, as `shifted_gram` gives it; or (M, C, C) of several pictures at once
+    centre          (C,) float, what is subtracted
+    channels_last   whether the layer is (N, H, W, C)
+    """
+    wanted = np.asarray(target, dtype=np.float32)
+    share = _shares(np.square(wanted, dtype=np.float64).sum(axis=(-2, -1)))
+    shift = np.asarray(centre, dtype=np.float32)[:, None, None]
+
+    def build(op: Any, value: ir.Value) -> ir.Value:
+        if channels_last:
+            value = op.Transpose(value, perm=[0, 3, 1, 2])
+        return op.Mul(_distance(op, gram_matrix(op, op.Sub(value, shift)), wanted), share)
+
+    return objective(f"texture({layer})", layer, build)
+
+
+def shifted_gram(
+    activations: np.ndarray, centre: np.ndarray | None = None, *, channels_last: bool = False
+) -> tuple[np.ndarray, np.ndarray]:
+    """The Gram matrix (C, C) of activations measured from their channels' means, and these, (C,).
+
+    activations   (1, C, H, W), or (1, H, W, C)
+    centre        (C,) to measure from instead
+    """
+    rows = activations[0].astype(np.float64)
+    rows = (rows.transpose(2, 0, 1) if channels_last else rows).reshape(
+        rows.shape[2 if channels_last else 0], -1
+    )
+    mean = rows.mean(axis=1) if centre is None else np.asarray(centre, np.float64)
+    rows = rows - mean[:, None]
+    return (rows @ rows.T / rows.size).astype(np.float32), mean.astype(np.float32)
+
+
+def resemblance(layer: str, guide: np.ndarray, *, channels_last: bool = False) -> Objective:
+    """How well each place of a layer is matched by the best place of a guide: the sum of the largest inner products.
+
+    Mordvintsev, Olah & Tyka 2015 ("Inceptionism"), guided dreams: the picture takes up the guide's features where it
+    has something like them.
+
+    guide   (C, H, W) float, the layer's activations for the guiding picture; or (H, W, C) with channels_last
+    """
+    columns = np.asarray(guide, np.float32)
+    columns = (columns.transpose(2, 0, 1) if channels_last else columns).reshape(
+        columns.shape[2 if channels_last else 0], -1
+    )
+
+    def build(op: Any, value: ir.Value) -> ir.Value:
+        places = value if channels_last else op.Transpose(value, perm=[0, 2, 3, 1])
+        places = op.Reshape(places, [0, -1, columns.shape[0]])  # (N, HW, C)
+        products = op.MatMul(places, columns)  # (N, HW, M)
+        # The choice is held fixed for the gradient, which is then the chosen place's features.
+        best = op.Gather(columns.T.copy(), op.ArgMax(products, axis=2, keepdims=0), axis=0)  # (N, HW, C)
+        return op.ReduceSum(op.Mul(places, best), [1, 2], keepdims=0)
+
+    return objective(f"resemblance({layer})", layer, build)
+
+
+def _distance(op: Any, value: ir.Value, wanted: np.ndarray) -> ir.Value:
+    """The squared distance over everything but the batch, (N,)."""
+    gap = op.Sub(value, wanted)
+    return op.ReduceSum(op.Flatten(op.Mul(gap, gap), axis=1), [1], keepdims=0)
+
+
+def _shares(squares: Any) -> Any:
+    """Minus one over the squared norms; a target of zeros is measured by its distance alone."""
+    found = np.asarray(squares, np.float64)
+    shares = (-1.0 / np.where(found > 0, found, 1.0)).astype(np.float32)
+    return float(shares) if shares.ndim == 0 else shares

@@ -1,0 +1,298 @@
+"""The whole of a step as one graph: parameters and state in; value of each term, new parameters and new state out."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx_ir as ir
+from onnx_ir.passes import common
+
+from onnxviz.errors import ModelUnsuitable
+from onnxviz.grad.model import differentiate, finish, prepare
+from onnxviz.grad.table import Table
+from onnxviz.grad.tape import Tape
+from onnxviz.graph.infer import infer
+from onnxviz.objectives import LOGITS, Objective, Term
+from onnxviz.optimise.entrance import centre, enter
+
+if TYPE_CHECKING:
+    from onnxviz.image.recipe import Preprocessing
+    from onnxviz.optimise.parametrise import Parametrisation
+    from onnxviz.optimise.transforms import Transform
+
+PARAMETERS, GRADIENT, NORM, PICTURE = "parameters", "gradient", "norm", "picture"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is put together.
+
+    count, height, width   how many pictures, and their size in pixels
+    draws                  how often a step shows each picture to the network, differently transformed
+    prune                  the percentage of pixels whose gradient, the smallest, is cleared
+    """
+
+    count: int
+    height: int
+    width: int
+    parametrise: Parametrisation
+    transforms: Sequence[Transform] = ()
+    draws: int = 1
+    prune: float = 0.0
+
+    def shown(self) -> tuple[int, int]:
+        """(height, width) of what the network gets."""
+        size = self.height, self.width
+        for transform in self.transforms:
+            size = transform.size(*size)
+        return size
+
+    def feeds(self, rng: np.random.Generator) -> dict[str, np.ndarray]:
+        """What the transforms of one step are fed, by the names of the graph's inputs."""
+        found: dict[str, np.ndarray] = {}
+        for draw in range(self.draws):
+            size = self.height, self.width
+            for place, transform in enumerate(self.transforms):
+                drawn = transform.draw(rng, *size)
+                found |= {_fed(draw, place, name): array for name, array in drawn.items()}
+                size = transform.size(*size)
+        return found
+
+
+def _fed(draw: int, place: int, name: str) -> str:
+    return f"draw{draw}.{place}.{name}"
+
+
+def step_model(
+    model: ir.Model,
+    input: str,
+    recipe: Preprocessing,
+    objective: Objective,
+    plan: Plan,
+    *,
+    logits: str | None = None,
+    update: Any = None,
+    gradient: bool = False,
+    rules: Table,
+) -> ir.Model:
+    """The graph of one step.
+
+    model     the network with a free batch, and of a size that `plan.shown()` suits
+    input     its image input
+    logits    the value that terms over class scores read
+    update    an optimiser of updates.py; None: no new parameters
+    gradient  whether the gradient by the parameters is given out
+    returns   inputs: parameters, the state's names, the scalars' names, what transforms and objective are fed;
+              outputs: `value` (N,), `term.<i>` (N,) for each, `norm` (N,), and `gradient`, `parameters.next`,
+              `<state>.next`
+    raises    UnknownLayer, UnknownLabel, UsageError, ModelUnsuitable, UnsupportedOperator
+    """
+    located = [_layer(term, logits) for _, term in objective.terms]
+    names = list(dict.fromkeys([input, *(name for name in located if name is not None)]))
+    model, values = prepare(model, names, keep=False)
+    graph = model.graph
+    _keep_only(model, [values[name] for name in names if name != input])
+    tape = Tape(graph)
+    shape = plan.parametrise.shape(plan.count, plan.height, plan.width)
+    colour = centre(recipe)
+    parameters = _input(graph, PARAMETERS, shape)
+    with tape.named("picture"):
+        picture, to_parameters = plan.parametrise.picture(tape, parameters, plan.height, plan.width, colour)
+        picture = _shaped(tape, picture, (plan.count, 3, plan.height, plan.width))
+        seen, to_picture = _views(tape, picture, plan, recipe)
+    _enter_at(graph, values[input], seen)
+    infer(model)
+    with tape.named("objective"):
+        read = {name: seen if value is values[input] else value for name, value in values.items()}
+        terms, of_picture, of_views = _terms(tape, objective, located, read, picture, plan)
+        infer(model)
+    g = None
+    if of_picture:
+        g = _gradient(tape, of_picture, picture, rules)
+    if of_views:
+        through = to_picture(_gradient(tape, of_views, seen, rules))
+        g = through if g is None else tape.Add(g, through)
+    with tape.named("picture"):
+        g = _shaped(tape, to_parameters(g), shape)
+        if plan.prune:
+            g = _pruned(tape, g, plan.prune, shape[2] * shape[3])
+        norm = tape.ReduceL2(tape.Flatten(g, axis=1), [1], keepdims=0)
+    outputs = [_told(tape, value, name, (plan.count,)) for name, value in (*_sums(tape, terms), (NORM, norm))]
+    with tape.named("update"):
+        if gradient:
+            outputs.append(_told(tape, g, GRADIENT, shape))
+        if update is not None:
+            state = [_input(graph, name, shape) for name in update.state]
+            scalars = {name: _input(graph, name, ()) for name in update.scalars(0)}
+            moved, after = update.append(tape, parameters, g, state, scalars)
+            bounds = plan.parametrise.bounds(colour)
+            if bounds is not None:
+                moved = tape.Min(tape.Max(moved, bounds[0]), bounds[1])
+            named = [(PARAMETERS, moved), *zip(update.state, after, strict=True)]
+            outputs += [_told(tape, value, f"{name}.next", shape) for name, value in named]
+    model = finish(model, outputs, tape.pairs)
+    for value in [v for v in graph.inputs if not v.uses() and not v.is_graph_output()]:
+        graph.inputs.remove(value)
+    return model
+
+
+def picture_model(recipe: Preprocessing, plan: Plan) -> ir.Model:
+    """The way from `parameters` to `picture`, (N, H, W, 3) of 0 to 1, as a graph of its own."""
+    graph = ir.Graph([], [], nodes=[], name="picture", opset_imports={"": 18})
+    model = ir.Model(graph, ir_version=8)
+    tape = Tape(graph)
+    with tape.named("picture"):
+        parameters = _input(graph, PARAMETERS, plan.parametrise.shape(plan.count, plan.height, plan.width))
+        colour = centre(recipe)
+        picture, _ = plan.parametrise.picture(tape, parameters, plan.height, plan.width, colour)
+        whole = tape.Clip(tape.Add(picture, colour[:, None, None]), 0.0, 1.0)
+        out = tape.Transpose(whole, perm=[0, 2, 3, 1])
+    out.name, out.shape = PICTURE, ir.Shape((plan.count, plan.height, plan.width, 3))
+    graph.outputs.append(out)
+    return model
+
+
+# --- the pieces -----------------------------------------------------------------------------------
+
+
+def _layer(term: Term, logits: str | None) -> str | None:
+    if term.layer != LOGITS:
+        return term.layer
+    if logits is None:
+        raise ModelUnsuitable("the objective is a class score, and this network has none")
+    return logits
+
+
+def _keep_only(model: ir.Model, values: Sequence[ir.Value]) -> None:
+    """Drop what these values do not need: the fixed-size head, the other outputs."""
+    model.graph.outputs.clear()
+    model.graph.outputs.extend(values)
+    common.RemoveUnusedNodesPass()(model)
+    model.graph.outputs.clear()
+
+
+def _views(tape: Tape, picture: ir.Value, plan: Plan, recipe: Preprocessing) -> tuple[ir.Value, Any]:
+    """The network's input for all draws, and the function from its cotangent to the picture's."""
+    parts, ways = [], []
+    for draw in range(plan.draws):
+        value, back = picture, []
+        size = plan.height, plan.width
+        for place, transform in enumerate(plan.transforms):
+            sample = transform.draw(np.random.default_rng(0), *size)
+            fed = {
+                name: _input(
+                    tape.graph, _fed(draw, place, name), array.shape, ir.DataType.from_numpy(array.dtype)
+                )
+                for name, array in sample.items()
+            }
+            value, way = transform.append(tape, value, fed, *size)
+            back.append((way, (plan.count, 3, *size)))
+            size = transform.size(*size)
+            value = _shaped(tape, value, (plan.count, 3, *size))
+        parts.append(value)
+        ways.append(back)
+    whole = parts[0] if plan.draws == 1 else tape.Concat(*parts, axis=0)
+    seen, leave = enter(tape, whole, recipe)
+    views, size = plan.count * plan.draws, plan.shown()
+    channels = len(recipe.scale)
+    seen = _shaped(
+        tape, seen, (views, *size, channels) if recipe.layout == "NHWC" else (views, channels, *size)
+    )
+
+    def to_picture(g: ir.Value) -> ir.Value:
+        with tape.named("picture"):
+            g = leave(g)
+            pieces = [g]
+            if plan.draws > 1:
+                pieces = list(tape.Split(g, axis=0, num_outputs=plan.draws, _outputs=plan.draws))
+            total = None
+            for piece, back in zip(pieces, ways, strict=True):
+                there = _shaped(tape, piece, (plan.count, 3, *size))
+                for way, before in reversed(back):
+                    there = _shaped(tape, way(there), before)
+                total = there if total is None else tape.Add(total, there)
+        assert total is not None
+        return total
+
+    return seen, to_picture
+
+
+def _enter_at(graph: ir.Graph, entry: ir.Value, seen: ir.Value) -> None:
+    """Let every reader of the network's input read the transformed pictures instead."""
+    for node, index in list(entry.uses()):
+        node.replace_input_with(index, seen)
+    graph.inputs.remove(entry)
+    graph.sort()
+
+
+def _terms(
+    tape: Tape,
+    objective: Objective,
+    located: Sequence[str | None],
+    values: dict[str, ir.Value],
+    picture: ir.Value,
+    plan: Plan,
+) -> tuple[list[ir.Value], list[ir.Value], list[ir.Value]]:
+    """Each term's weighted value, (N,), and what is differentiated: by the picture, and by the network's input."""
+    terms, of_picture, of_views = [], [], []
+    for (weight, term), name in zip(objective.terms, located, strict=True):
+        if name is None:
+            value = tape.Mul(term.value(tape, picture), weight)
+            of_picture.append(value)
+        else:
+            views = tape.Mul(term.value(tape, values[name], plan.draws), weight / plan.draws)
+            of_views.append(views)
+            value = tape.ReduceSum(tape.Reshape(views, [plan.draws, plan.count]), [0], keepdims=0)
+        terms.append(value)
+    return terms, of_picture, of_views
+
+
+def _gradient(tape: Tape, parts: list[ir.Value], source: ir.Value, rules: Table) -> ir.Value:
+    """The cotangent of `source` from a sum of terms."""
+    total = functools.reduce(tape.Add, parts)
+    ones = tape.Expand(tape.CastLike(1.0, total), tape.Shape(total))
+    (found,) = differentiate(tape, {total: ones}, [source], rules)
+    return found
+
+
+def _pruned(tape: Tape, g: ir.Value, percent: float, places: int) -> ir.Value:
+    """The gradient, (N, C, H, W), with 0 at those of its places where it is smallest."""
+    size = tape.ReduceL2(g, [1], keepdims=1)
+    flat = tape.Flatten(size, axis=1)
+    kept = max(1, round(places * (1 - percent / 100)))
+    largest, _ = tape.TopK(flat, [kept], axis=1, largest=1, sorted=1, _outputs=2)
+    limit = tape.Reshape(tape.Slice(largest, [kept - 1], [kept], [1]), [-1, 1, 1, 1])
+    return tape.Where(tape.Less(size, limit), 0.0, g)
+
+
+def _sums(tape: Tape, terms: list[ir.Value]) -> list[tuple[str, ir.Value]]:
+    return [("value", functools.reduce(tape.Add, terms)), *((f"term.{i}", v) for i, v in enumerate(terms))]
+
+
+def _told(tape: Tape, value: ir.Value, name: str, shape: Sequence[int]) -> ir.Value:
+    """The value as an output of this name and shape."""
+    out = tape.Identity(value)
+    out.name, out.shape, out.dtype = name, ir.Shape(shape), ir.DataType.FLOAT
+    return out
+
+
+def _input(
+    graph: ir.Graph, name: str, shape: Sequence[Any], dtype: ir.DataType = ir.DataType.FLOAT
+) -> ir.Value:
+    value = ir.Value(name=name, type=ir.TensorType(dtype), shape=ir.Shape(shape))
+    graph.inputs.append(value)
+    return value
+
+
+def _shaped(tape: Tape, value: ir.Value, shape: Sequence[int]) -> ir.Value:
+    """The same value with its shape told, which random offsets hide from inference; nothing where it is known."""
+    if value.shape is not None and list(value.shape) == list(shape):
+        return value
+    out = tape.Reshape(value, list(shape))
+    out.shape = ir.Shape(shape)
+    out.dtype = value.dtype
+    return out

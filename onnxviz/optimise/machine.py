@@ -1,0 +1,362 @@
+"""The compiled step and its loop."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from onnxviz.errors import GradientNotFinite, ModelUnsuitable, UsageError
+from onnxviz.objectives import LOGITS
+from onnxviz.optimise.assemble import GRADIENT, NORM, PARAMETERS, PICTURE, Plan, picture_model, step_model
+from onnxviz.optimise.entrance import centre
+from onnxviz.optimise.parametrise import Parametrisation, Pixels
+from onnxviz.optimise.regularise import Rule
+from onnxviz.optimise.transforms import Transform
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+    from onnxviz.network import Network
+    from onnxviz.objectives import Objective
+    from onnxviz.runtime.ort import Program
+    from onnxviz.runtime.resident import Resident
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step of a loop.
+
+    index     from 0
+    value     (N,) the objective of each picture, before this step's update
+    terms     each term's weighted value, (N,), by its label
+    norm      (N,) the Euclidean norm of the gradient by the parameters
+    seconds   since the loop began
+    """
+
+    index: int
+    value: np.ndarray
+    terms: dict[str, np.ndarray]
+    norm: np.ndarray
+    seconds: float
+    _machine: Machine = field(repr=False)
+    _parameters: np.ndarray | None = field(repr=False, default=None)
+
+    def pictures(self) -> np.ndarray:
+        """(N, H, W, 3) float32, 0 to 1: what the value was measured on. Ask before the next step is taken."""
+        return self._machine.pictures(self.parameters())
+
+    def parameters(self) -> np.ndarray:
+        """A copy of the parameters that the value was measured on. Ask before the next step is taken."""
+        if self._parameters is not None:
+            return self._parameters
+        return self._machine.parameters(back=1)
+
+
+class Machine:
+    """Pictures, transforms, network, objective, gradient and update as one program.
+
+    net           the network
+    objective     what is maximised, summed over the pictures
+    size          (height, width) of the pictures in pixels; None: the network's own
+    count         how many pictures at once
+    parametrise   Pixels() or Fourier(); None: Pixels()
+    transforms    what each picture goes through, in this order
+    draws         how many differently transformed views of each picture a step sees
+    optimiser     Adam() or Ascent(); None: no update, for `lbfgs` and `value_and_gradient`
+    rules         'plain', 'guided', 'deconvnet' or 'redirected' (grad/overrides.py)
+    regularise    what is done to the parameters after each update (regularise.py), in this order
+    prune         the percentage of pixels whose gradient, the smallest, is cleared before the update
+    raises        UnknownLayer, UnknownLabel, UsageError, ModelUnsuitable, UnsupportedOperator
+    """
+
+    def __init__(
+        self,
+        net: Network,
+        objective: Objective,
+        *,
+        size: tuple[int, int] | None = None,
+        count: int = 1,
+        parametrise: Parametrisation | None = None,
+        transforms: Sequence[Transform] = (),
+        draws: int = 1,
+        optimiser: Any = None,
+        rules: str = "plain",
+        regularise: Sequence[Rule] = (),
+        prune: float = 0.0,
+    ) -> None:
+        if count < 1 or draws < 1 or min(size or (1, 1)) < 1:
+            raise UsageError(f"count {count}, draws {draws}, size {size}: expected 1 or more of each")
+        height, width = size or net.size
+        self.net = net
+        self.objective = objective
+        self.optimiser = optimiser
+        self.regularise = tuple(regularise)
+        self.plan = Plan(count, height, width, parametrise or Pixels(), tuple(transforms), draws, prune)
+        self.centre = centre(net.preprocessing)
+        self._rules = rules
+        self._programs: dict[str, Program] = {}
+        self._model: ir.Model | None = None
+        self._show: Program | None = None
+        self._resident: Resident | None = None
+        self._kept: np.ndarray | None = None
+        self._program(rules)
+
+    # --- the loops ------------------------------------------------------------------------------
+
+    def run(
+        self,
+        steps: int,
+        *,
+        seed: int = 0,
+        start: np.ndarray | None = None,
+        fed: Mapping[str, np.ndarray] | None = None,
+        redirected: int = 0,
+    ) -> Iterator[Step]:
+        """Take so many steps, each given out as it is done.
+
+        seed         of the start and of every draw
+        start        pictures (N, H, W, 3), 0 to 1, to start from; None: what the parametrisation starts from
+        fed          what the objective takes at run time; an array with one entry a picture is repeated for the draws
+        redirected   so many first steps use the redirected rules of ReLU (lucid)
+        raises       GradientNotFinite at the first step whose value or gradient is not finite; `pictures()` then gives
+                     those of the step before
+        """
+        from onnxviz.runtime.resident import Resident
+
+        if self.optimiser is None:
+            raise UsageError("this machine has no optimiser: give one, or use `lbfgs`")
+        rng = np.random.default_rng(seed)
+        program = self._program(self._rules)
+        parameters = self.start(rng, start)
+        state = {PARAMETERS: parameters}
+        state |= {name: np.zeros_like(parameters) for name in self.optimiser.state}
+        resident = self._resident = Resident(program, state, self._results())
+        self._kept = None
+        given = self.given(fed or {})
+        began = time.perf_counter()
+        for index in range(steps):
+            feeds = given | self.plan.feeds(rng)
+            feeds |= {
+                name: np.asarray(value, np.float32) for name, value in self.optimiser.scalars(index).items()
+            }
+            now = self._program("redirected") if index < redirected else program
+            arrays = resident.run({name: array for name, array in feeds.items() if name in now.inputs}, now)
+            self._check(arrays, index)
+            self._regularised(resident, arrays, index)
+            yield self._step(index, arrays, began)
+
+    def lbfgs(
+        self,
+        steps: int,
+        *,
+        seed: int = 0,
+        start: np.ndarray | None = None,
+        fed: Mapping[str, np.ndarray] | None = None,
+        history: int = 10,
+    ) -> Iterator[Step]:
+        """The same by L-BFGS (scipy): every evaluation of the objective is a step. The pictures go on together.
+
+        Draws of transforms are made once and kept, since the line search compares values. What stays after the loop is
+        the best evaluation.
+
+        raises   GradientNotFinite
+        """
+        from onnxviz.optimise.lbfgs import maximise
+
+        rng = np.random.default_rng(seed)
+        first = self.start(rng, start)
+        feeds = self.given(fed or {}) | self.plan.feeds(rng)
+        bounds = self.plan.parametrise.bounds(self.centre)
+        limits = None
+        if bounds is not None:
+            low, high = (np.broadcast_to(b, first.shape).ravel().astype(np.float64) for b in bounds)
+            limits = low, high
+        results: dict[str, np.ndarray] = {}
+        numbers = itertools.count()
+
+        def evaluate(x: np.ndarray) -> tuple[float, np.ndarray]:
+            results.update(self.evaluate(x.astype(np.float32).reshape(first.shape), feeds))
+            self._check(results, next(numbers))
+            return float(results["value"].astype(np.float64).sum()), results[GRADIENT].ravel()
+
+        began = time.perf_counter()
+        best = -np.inf
+        self._kept = first
+        search = maximise(
+            evaluate, first.ravel().astype(np.float64), steps=steps, bounds=limits, history=history
+        )
+        for index, (x, value) in enumerate(search):
+            parameters = x.astype(np.float32).reshape(first.shape)
+            if value > best:
+                best, self._kept = value, parameters
+            yield self._step(index, dict(results), began, parameters)
+
+    def evaluate(self, parameters: np.ndarray, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """One evaluation without an update: 'value' (N,), 'term.<i>', 'norm', and 'gradient' of the parameters' shape.
+
+        feeds   as `given` and `plan.feeds` make them
+        """
+        program = self._program(self._rules)
+        known = {name: array for name, array in feeds.items() if name in program.inputs}
+        return program({PARAMETERS: parameters, **known}, [*self._results(gradient=False), GRADIENT])
+
+    def start(self, rng: np.random.Generator, pictures: np.ndarray | None = None) -> np.ndarray:
+        """The parameters to start from: those of given pictures (N, H, W, 3), 0 to 1, or the parametrisation's own.
+
+        raises   UsageError for pictures of another number or size
+        """
+        plan = self.plan
+        if pictures is None:
+            return plan.parametrise.start(rng, plan.count, plan.height, plan.width, self.centre)
+        given = np.asarray(pictures, np.float32)
+        given = given[None] if given.ndim == 3 else given
+        if len(given) == 1 != plan.count:
+            given = np.repeat(given, plan.count, axis=0)
+        wanted = plan.count, plan.height, plan.width, 3
+        if given.shape != wanted:
+            raise UsageError(f"the pictures to start from have shape {given.shape}, expected {wanted}")
+        return plan.parametrise.parameters(given, self.centre)
+
+    def given(self, fed: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """What the objective is fed: an array with one entry a picture is repeated for the draws."""
+        count, draws = self.plan.count, self.plan.draws
+        ready = {}
+        for name, values in fed.items():
+            array = np.asarray(values)
+            a_picture = array.ndim > 0 and len(array) == count and not name.endswith(".gram")
+            ready[name] = np.concatenate([array] * draws) if a_picture and draws > 1 else array
+        return ready
+
+    # --- what comes out -------------------------------------------------------------------------
+
+    def pictures(self, parameters: np.ndarray | None = None) -> np.ndarray:
+        """(N, H, W, 3) float32, 0 to 1: of these parameters, or of the loop's last good ones."""
+        if self._show is None:
+            self._show = self._compiled(picture_model(self.net.preprocessing, self.plan))
+        found = self._show({PARAMETERS: self.parameters() if parameters is None else parameters})
+        return found[PICTURE]
+
+    def parameters(self, back: int = 0) -> np.ndarray:
+        """A copy of the loop's last good parameters, or of those of `back` steps ago (at most two).
+
+        raises   UsageError before the first loop
+        """
+        if self._kept is not None:
+            return self._kept
+        if self._resident is None:
+            raise UsageError("no loop was run yet")
+        return self._resident.state(PARAMETERS, back)
+
+    # --- inside ---------------------------------------------------------------------------------
+
+    def _results(self, gradient: bool = True) -> list[str]:
+        wanted = gradient and any(rule.needs_gradient for rule in self.regularise)
+        terms = [f"term.{i}" for i in range(len(self.objective.terms))]
+        return ["value", *terms, NORM, *([GRADIENT] if wanted else [])]
+
+    def _step(
+        self, index: int, arrays: Mapping[str, np.ndarray], began: float, parameters: np.ndarray | None = None
+    ) -> Step:
+        terms = {
+            f"{i}: {term.label}" if _repeated(self.objective, term.label) else term.label: arrays[f"term.{i}"]
+            for i, (_, term) in enumerate(self.objective.terms)
+        }
+        return Step(
+            index, arrays["value"], terms, arrays[NORM], time.perf_counter() - began, self, parameters
+        )
+
+    def _check(self, arrays: Mapping[str, np.ndarray], index: int) -> None:
+        bad = ~(np.isfinite(arrays["value"]) & np.isfinite(arrays[NORM]))
+        if not bad.any():
+            return
+        if self._resident is not None and self._kept is None:
+            # One run back lies what gave this; the one before it is known to be good.
+            self._kept = self._resident.state(PARAMETERS, back=min(2, index + 1))
+        raise GradientNotFinite(
+            f"the objective or its gradient is not finite at step {index} for picture {int(np.argmax(bad))} "
+            f"(both from 0): {self.objective}; the pictures of the step before are kept. Take a smaller rate, or "
+            "another layer or target"
+        )
+
+    def _regularised(self, resident: Resident, arrays: Mapping[str, np.ndarray], index: int) -> None:
+        due = [rule for rule in self.regularise if rule.due(index)]
+        if not due:
+            return
+        parameters = resident.state(PARAMETERS)
+        for rule in due:
+            parameters = rule.apply(parameters, arrays.get(GRADIENT))
+        resident.replace(PARAMETERS, parameters)
+
+    def _program(self, rules: str) -> Program:
+        """The step's program under these gradient rules, compiled at first use."""
+        if rules not in self._programs:
+            from onnxviz.grad.overrides import by_name
+
+            with_gradient = self.optimiser is None or any(rule.needs_gradient for rule in self.regularise)
+            model = step_model(
+                self._network(),
+                self.net.input.name,
+                self.net.preprocessing,
+                self.objective,
+                self.plan,
+                logits=self._logits(),
+                update=self.optimiser,
+                gradient=with_gradient,
+                rules=by_name(rules),
+            )
+            self._programs[rules] = self._compiled(model)
+        return self._programs[rules]
+
+    def _compiled(self, model: ir.Model) -> Program:
+        from onnxviz.runtime.ort import compile
+
+        net = self.net
+        return compile(model, provider=net.provider, threads=net.threads, seconds=net.limits.run_seconds)
+
+    def _logits(self) -> str | None:
+        wanted = any(term.layer == LOGITS for _, term in self.objective.terms)
+        return self.net.head.logits if wanted else None
+
+    def _network(self) -> ir.Model:
+        """The network with a free batch, and with a free size where the pictures have another."""
+        if self._model is None:
+            model, fixed = self.net.batched
+            views = self.plan.count * self.plan.draws
+            if fixed not in (None, views):
+                raise ModelUnsuitable(
+                    f"this file takes {fixed} images at once and no other number; {self.plan.count} pictures × "
+                    f"{self.plan.draws} draws were asked for"
+                )
+            own = self.net.input.height, self.net.input.width
+            shown = self.plan.shown()
+            if any(a is not None and a != b for a, b in zip(own, shown, strict=True)):
+                from onnxviz.graph.surgery import free_size
+
+                model, barrier = free_size(model)
+                if barrier is not None:
+                    self._reachable(model, barrier)
+            self._model = model
+        return self._model
+
+    def _reachable(self, model: ir.Model, barrier: str) -> None:
+        """Refuse a layer that only exists at the network's own size."""
+        from onnxviz.grad.model import all_values
+
+        there = all_values(model.graph)
+        height, width = self.plan.shown()
+        for _, term in self.objective.terms:
+            name = self._logits() if term.layer == LOGITS else term.layer
+            if name is not None and name not in there:
+                raise ModelUnsuitable(
+                    f"at {width}×{height} pixels this network ends before {barrier!r}, and {name!r} lies behind it: "
+                    f"show the network {self.net.input.width}×{self.net.input.height} pixels, or take an earlier layer"
+                )
+
+
+def _repeated(objective: Objective, label: str) -> bool:
+    return sum(term.label == label for _, term in objective.terms) > 1

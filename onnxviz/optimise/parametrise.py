@@ -1,0 +1,189 @@
+"""What the numbers are that the optimiser moves: the pixels themselves, or the picture's spectrum.
+
+Each parametrisation appends to a graph the way from its parameters to the picture, and the way back for the gradient.
+A picture here is its difference from the network's mean colour, (N, 3, H, W) RGB, black to white being 1.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import onnx_ir as ir
+
+#: Called with the picture's cotangent, gives the parameters'.
+Back = Any
+
+
+class Parametrisation(Protocol):
+    """What a parametrisation does; `centre` is the mean colour, (3,) of 0..1."""
+
+    def shape(self, count: int, height: int, width: int) -> tuple[int, ...]:
+        """The parameters' shape for so many pictures."""
+
+    def start(
+        self, rng: np.random.Generator, count: int, height: int, width: int, centre: np.ndarray
+    ) -> np.ndarray:
+        """The parameters to start from where no picture is given, float32."""
+
+    def picture(self, op: Any, parameters: ir.Value, height: int, width: int, centre: np.ndarray) -> Any:
+        """Append the way to the picture: (picture, function from its cotangent to the parameters')."""
+
+    def parameters(self, pictures: np.ndarray, centre: np.ndarray) -> np.ndarray:
+        """The parameters of given pictures (N, H, W, 3), 0..1."""
+
+    def bounds(self, centre: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
+        """The least and the greatest value of the parameters, broadcastable; None: unbounded."""
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """The picture itself.
+
+    deviation   of the noise to start from, black to white being 1; 0 starts at the network's mean colour
+    bounded     keep every pixel between black and white
+    """
+
+    deviation: float = 0.0
+    bounded: bool = True
+
+    def shape(self, count: int, height: int, width: int) -> tuple[int, ...]:
+        """(N, 3, H, W)."""
+        return count, 3, height, width
+
+    def start(
+        self, rng: np.random.Generator, count: int, height: int, width: int, centre: np.ndarray
+    ) -> np.ndarray:
+        """Gaussian noise about the mean colour."""
+        noise = rng.standard_normal(self.shape(count, height, width), np.float32)
+        return self._kept(noise * np.float32(self.deviation), centre)
+
+    def picture(self, op: Any, parameters: ir.Value, height: int, width: int, centre: np.ndarray) -> Any:
+        """The parameters as they are."""
+        return parameters, lambda g: g
+
+    def parameters(self, pictures: np.ndarray, centre: np.ndarray) -> np.ndarray:
+        """Channels first, the mean colour subtracted."""
+        planes = np.asarray(pictures, np.float32).transpose(0, 3, 1, 2) - centre[:, None, None]
+        return self._kept(np.ascontiguousarray(planes, dtype=np.float32), centre)
+
+    def bounds(self, centre: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
+        """The least and the greatest value, (3, 1, 1) each."""
+        if not self.bounded:
+            return None
+        low = -centre[:, None, None]
+        return low.astype(np.float32), (1 + low).astype(np.float32)
+
+    def _kept(self, planes: np.ndarray, centre: np.ndarray) -> np.ndarray:
+        limits = self.bounds(centre)
+        return planes if limits is None else np.clip(planes, *limits)
+
+
+# The square root of the covariance of natural pictures' colours (RGB rows, decorrelated columns): an eigenbasis that is
+# nearly light, blue against yellow, green against magenta. Values of Olah, Mordvintsev & Schubert 2017 (lucid).
+_COLOUR = np.array(
+    [[0.26, 0.09, 0.02], [0.27, 0.00, -0.05], [0.27, -0.09, 0.03]],
+    np.float64,
+)
+COLOUR = (_COLOUR / np.linalg.norm(_COLOUR, axis=0).max()).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class Fourier:
+    """The picture's spectrum, scaled so that every frequency moves alike, with decorrelated colours and a sigmoid.
+
+    Olah, Mordvintsev & Schubert 2017, "Feature Visualization". The real form of the transform (Hartley's, each basis
+    function cos + sin) is used: as many real numbers as pixels, its own inverse, and two matrix products in the graph.
+
+    deviation   of the coefficients to start from
+    power       of the frequency that a coefficient is divided by; higher gives smoother pictures
+    band        the share of the frequencies, 0 to 1, that the picture has; 1: all that its pixels can hold
+    colour      how strong colours are against light and dark; 1: as in natural pictures
+    """
+
+    deviation: float = 0.01
+    power: float = 1.0
+    band: float = 1.0
+    colour: float = 1.0
+
+    def shape(self, count: int, height: int, width: int) -> tuple[int, ...]:
+        """(N, 3, rows, columns) coefficients."""
+        return count, 3, len(_kept(height, self.band)), len(_kept(width, self.band))
+
+    def start(
+        self, rng: np.random.Generator, count: int, height: int, width: int, centre: np.ndarray
+    ) -> np.ndarray:
+        """Gaussian coefficients."""
+        drawn = rng.standard_normal(self.shape(count, height, width), np.float32)
+        return drawn * np.float32(self.deviation)
+
+    def picture(self, op: Any, parameters: ir.Value, height: int, width: int, centre: np.ndarray) -> Any:
+        """sigmoid(colour(H_y · scaled coefficients · H_x)) − mean colour."""
+        down, across = _basis(height, self.band), _basis(width, self.band)
+        scale, mix, offset = self._scale(height, width), self._mix(), _logit(centre)
+        light = op.MatMul(op.MatMul(down, op.Mul(parameters, scale)), np.ascontiguousarray(across.T))
+        coloured = op.Add(_mixed(op, light, mix, height * width), offset)
+        white = op.Sigmoid(coloured)
+
+        def back(g: ir.Value) -> ir.Value:
+            g = op.Mul(g, op.Mul(white, op.Sub(1.0, white)))
+            g = _mixed(op, g, mix.T, height * width)
+            return op.Mul(op.MatMul(op.MatMul(np.ascontiguousarray(down.T), g), across), scale)
+
+        return op.Sub(white, centre[:, None, None].astype(np.float32)), back
+
+    def parameters(self, pictures: np.ndarray, centre: np.ndarray) -> np.ndarray:
+        """The coefficients; what is above the band is lost, black and white become nearly so."""
+        planes = np.clip(np.asarray(pictures, np.float64).transpose(0, 3, 1, 2), 0.01, 0.99)
+        height, width = planes.shape[2:]
+        planes = np.log(planes / (1 - planes)) - _logit(centre)
+        light = np.einsum("ij,njhw->nihw", np.linalg.inv(self._mix()), planes)
+        down, across = _basis(height, self.band), _basis(width, self.band)
+        found = np.swapaxes(down, 0, 1) @ light @ across
+        return np.ascontiguousarray(found / self._scale(height, width), dtype=np.float32)
+
+    def bounds(self, centre: np.ndarray) -> None:
+        """None: the sigmoid keeps the picture between black and white."""
+        return
+
+    def _scale(self, height: int, width: int) -> np.ndarray:
+        """(rows, columns): 1/frequency^decay; times √(pixels), so that a picture's contrast is the same at any size."""
+        y, x = _kept(height, self.band) / height, _kept(width, self.band) / width
+        frequency = np.sqrt(y[:, None] ** 2 + x[None, :] ** 2)
+        least = 1 / max(height, width)
+        falling = (least / np.maximum(frequency, least)) ** self.power
+        return (falling * np.sqrt(height * width) * _REACH).astype(np.float32)
+
+    def _mix(self) -> np.ndarray:
+        return COLOUR * np.array([1, self.colour, self.colour], np.float32)
+
+
+# How far a coefficient of 1 at the lowest frequency moves a pixel before the sigmoid.
+_REACH = 4.0
+
+
+def _logit(centre: np.ndarray) -> np.ndarray:
+    """(3, 1, 1): what the sigmoid makes the mean colour."""
+    kept = np.clip(np.asarray(centre, np.float64), 0.05, 0.95)
+    return np.log(kept / (1 - kept)).astype(np.float32)[:, None, None]
+
+
+def _kept(length: int, band: float) -> np.ndarray:
+    """The frequencies, in cycles a length and without sign, that lie within the band."""
+    frequency = np.minimum(np.arange(length), length - np.arange(length)).astype(np.float64)
+    return frequency[frequency <= max(1.0, band * length / 2)]
+
+
+def _basis(length: int, band: float) -> np.ndarray:
+    """(length, kept) float32: Hartley's orthonormal functions as columns."""
+    k = np.arange(length)
+    frequency = np.minimum(k, length - k)
+    k = k[frequency <= max(1.0, band * length / 2)]
+    angle = 2 * np.pi * np.arange(length)[:, None] * k[None, :] / length
+    return ((np.cos(angle) + np.sin(angle)) / np.sqrt(length)).astype(np.float32)
+
+
+def _mixed(op: Any, value: ir.Value, mix: np.ndarray, pixels: int) -> ir.Value:
+    """The 3×3 colour matrix on (N, 3, H, W), as a convolution."""
+    return op.Conv(value, np.ascontiguousarray(mix, dtype=np.float32)[:, :, None, None], kernel_shape=[1, 1])

@@ -1,0 +1,103 @@
+"""Where gradients come from: native (ONNX graphs), torch (autograd), ort-training (its gradient builder).
+
+A backend is a module with `compile(task) -> Runnable` and `available() -> str | None`, the version of what it needs.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import onnx_ir as ir
+
+from onnxviz.errors import UnsupportedOperator, UsageError, near
+from onnxviz.objectives import Objective
+
+BACKENDS = {
+    "native": "onnxviz.runtime.native",
+    "torch": "onnxviz.runtime.torch_backend.program",
+    "ort-training": "onnxviz.runtime.ort_training",
+}
+AUTO = "auto"
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is to be differentiated, and where.
+
+    sources    value names to differentiate by
+    also       value names to give out beside
+    rules      'plain', 'guided', 'deconvnet' or 'redirected'
+    seconds    the longest that one run may take; None: any time
+    """
+
+    model: ir.Model
+    objective: Objective
+    sources: Sequence[str]
+    also: Sequence[str]
+    rules: str
+    provider: str
+    threads: int | None
+    seconds: float | None
+
+
+class Runnable(Protocol):
+    """A function of named arrays that gives `objective`, `<source>.gradient` for each source, and each of `also`."""
+
+    inputs: list[str]
+    outputs: list[str]
+
+    def __call__(self, feeds: Mapping[str, Any]) -> dict[str, np.ndarray]:
+        """Run once; raises LimitExceeded, RuntimeFailed."""
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """A task made runnable, by which backend, and a note where it is not the one that is usual."""
+
+    program: Runnable
+    backend: str
+    note: str | None = None
+
+
+def check(name: str) -> str:
+    """The name itself; raises UsageError where there is no such backend."""
+    if name not in (AUTO, *BACKENDS):
+        raise UsageError(
+            f"no backend {name!r}; there are {', '.join((AUTO, *BACKENDS))}{near(name, BACKENDS)}"
+        )
+    return name
+
+
+def version(name: str) -> str | None:
+    """The version of what the backend needs, None where that is not installed."""
+    found: str | None = importlib.import_module(BACKENDS[name]).available()
+    return found
+
+
+def compile(task: Task, backend: str = AUTO) -> Compiled:
+    """Make the task runnable.
+
+    'auto' is native, and torch where native lacks a rule and torch is installed.
+
+    raises   UnsupportedOperator, UnknownLayer, ModelUnsuitable, MissingDependency, UsageError (rules, backend)
+    """
+    if check(backend) != AUTO:
+        return Compiled(_module(backend).compile(task), backend)
+    try:
+        return Compiled(_module("native").compile(task), "native")
+    except UnsupportedOperator as lacking:
+        if version("torch") is None:
+            raise UnsupportedOperator(
+                f'{lacking}; torch is not installed here: pip install "onnxviz[torch]"'
+            ) from lacking
+        program = _module("torch").compile(task)
+        what = str(lacking).partition(", and it lies")[0]
+        return Compiled(program, "torch", f"gradients are computed by torch, which is slower: {what}")
+
+
+def _module(name: str) -> Any:
+    return importlib.import_module(BACKENDS[name])

@@ -1,0 +1,186 @@
+"""What the gradient builder of ONNX Runtime 1.19.2 can be trusted with, and other forms for what it cannot.
+
+It has no gradient of many operators; of some it has one that is wrong, or that ends the process: AveragePool's kernel
+divides by zero, and where an output of Split is not used, the cotangents of the others are put together as if there
+were no such part. So only operators are handed to it that the tests hold against native gradients, one by one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from onnxviz.errors import UnsupportedOperator
+from onnxviz.grad import rules, table
+from onnxviz.grad.backward import reads
+from onnxviz.grad.model import all_values
+from onnxviz.grad.tape import array, dims
+from onnxviz.graph.infer import infer
+from onnxviz.graph.lift import Lifter
+
+assert rules  # importing the package fills the table of operators without a derivative
+
+TRUSTED = frozenset({
+    "Abs", "Add", "Cast", "Clip", "Concat", "Conv", "Div", "Erf", "Exp", "Expand", "Flatten", "Gather",
+    "GatherElements", "Gemm", "GlobalAveragePool", "Identity", "LayerNormalization", "LeakyRelu", "Log", "LogSoftmax",
+    "MatMul", "Max", "MaxPool", "Min", "Mul", "Neg", "Pad", "Pow", "ReduceL2", "ReduceLogSumExp", "Tile", "TopK", "GatherND", "ReduceMean", "ReduceSum", "Relu", "Reshape",
+    "Sigmoid", "Slice", "Softmax", "Sqrt", "Squeeze", "Sub", "Tanh", "Transpose", "Unsqueeze", "Where",
+})  # fmt: skip
+
+
+def spell_out(model: ir.Model) -> None:
+    """Write operators that the builder lacks or gets wrong in others, in place."""
+    lifter = Lifter(model)
+    for node in list(model.graph):
+        step = _STEPS.get(node.op_type) if node.domain in ("", "ai.onnx") else None
+        if step is not None:
+            step(lifter, node)
+    infer(model)
+
+
+def check(model: ir.Model, sources: Collection[str]) -> None:
+    """See that only trusted operators lie between the sources, value names, and the graph's outputs.
+
+    raises   UnsupportedOperator naming the first that does not
+    """
+    values = all_values(model.graph)
+    reached = {values[name] for name in sources}
+    for node in model.graph:
+        if table.is_zero(node.op_type, node.domain) or not any(x in reached for x in reads(node)):
+            continue
+        if table.key(node.op_type, node.domain) not in TRUSTED:
+            layer = next((y.name for y in node.outputs if y.name), "?")
+            raise UnsupportedOperator(
+                f"operator {table.key(node.op_type, node.domain)} (node {node.name or '?'!r}, layer {layer!r}) is none "
+                "that backend 'ort-training' is trusted with: use --backend native or torch, or take a gradient that "
+                "does not pass this layer"
+            )
+        reached.update(node.outputs)
+
+
+def _become(node: ir.Node, value: ir.Value) -> None:
+    """The node only hands this value on, under its own output's name."""
+    node.op_type = "Identity"
+    node.attributes.clear()
+    node.resize_inputs(1)
+    node.replace_input_with(0, value)
+
+
+def _sum(lifter: Lifter, node: ir.Node) -> None:
+    total = node.inputs[0]
+    for x in node.inputs[1:]:
+        total = lifter.before(node, "Add", total, x)
+    assert total is not None
+    _become(node, total)
+
+
+def _split(lifter: Lifter, node: ir.Node) -> None:
+    """As Slices, one for each output, where the lengths are known."""
+    x, axis = node.inputs[0], node.attributes.get_int("axis", 0)
+    assert x is not None
+    known = dims(x)
+    length = known[axis] if known is not None else None
+    given = array(node.inputs[1]) if len(node.inputs) > 1 else None
+    if given is not None:
+        sizes = [int(size) for size in given]
+    elif isinstance(length, int) and (len(node.inputs) < 2 or node.inputs[1] is None):
+        part = -(-length // len(node.outputs))
+        sizes = [max(0, min(part, length - i * part)) for i in range(len(node.outputs))]
+    else:
+        return
+    start = 0
+    for y, size in zip(node.outputs, sizes, strict=True):
+        if y.uses() or y.is_graph_output():
+            place = [lifter.const([v]) for v in (start, start + size, axis)]
+            cut = lifter.before(node, "Slice", x, *place)
+            twin = lifter.before(node, "Identity", cut)
+            y.replace_all_uses_with(twin, replace_graph_outputs=True)
+            twin.shape, twin.type = y.shape, y.type
+            twin.name, y.name = y.name, lifter.name("unused")
+        start += size
+    assert node.graph is not None
+    node.graph.remove(node)
+
+
+def _layer_normalization(lifter: Lifter, node: ir.Node) -> None:
+    """With a bias and all three outputs: the builder asks for them."""
+    scale = array(node.inputs[1])
+    if len(node.inputs) < 3 and scale is not None:
+        zeros = lifter.const(np.zeros(scale.shape), scale.dtype)
+        node.resize_inputs(3)
+        node.replace_input_with(2, zeros)
+    first = len(node.outputs)
+    node.resize_outputs(3)
+    for y in node.outputs[first:]:
+        y.name = lifter.name(f"{node.name}/statistics")
+
+
+def _average_pool(lifter: Lifter, node: ir.Node) -> None:
+    """The mean of the whole map, or a convolution of each map with equal weights."""
+    x = node.inputs[0]
+    assert x is not None
+    known = dims(x)
+    kernel = [int(k) for k in node.attributes["kernel_shape"].as_ints()]
+    n = len(kernel)
+    pads = [int(p) for p in node.attributes.get_ints("pads", [0] * 2 * n)]
+    ceil, include = (node.attributes.get_int(name, 0) for name in ("ceil_mode", "count_include_pad"))
+    dilations = [int(d) for d in node.attributes.get_ints("dilations", [1] * n)]
+    if known is None or not all(isinstance(d, int) for d in known[1:]):
+        return
+    if list(known[2:]) == kernel and not any(pads) and dilations == [1] * n:
+        _become(node, lifter.before(node, "GlobalAveragePool", x))
+        return
+    if ceil or (any(pads) and not include):
+        return
+    channels = int(known[1] or 0)
+    weights = np.full((channels, 1, *kernel), 1 / np.prod(kernel), np.float32)
+    kept = {"pads": pads, "dilations": dilations, "kernel_shape": kernel, "group": channels}
+    kept["strides"] = [int(s) for s in node.attributes.get_ints("strides", [1] * n)]
+    _become(node, lifter.before(node, "Conv", x, lifter.const(weights, np.float32), **kept))
+
+
+def _batch_normalization(lifter: Lifter, node: ir.Node) -> None:
+    """A scale and a shift of each channel, where the statistics are constants."""
+    x, *rest = node.inputs
+    arrays = [array(value) for value in rest]
+    assert x is not None
+    known = dims(x)
+    if known is None or any(a is None for a in arrays) or node.attributes.get_int("training_mode"):
+        return
+    scale, bias, mean, var = (np.asarray(a, np.float64) for a in arrays)
+    factor = scale / np.sqrt(var + node.attributes.get_float("epsilon", 1e-5))
+    shape = (-1, *([1] * (len(known) - 2)))
+    parts = [
+        lifter.const(v.reshape(shape).astype(np.float32), np.float32) for v in (factor, bias - mean * factor)
+    ]
+    _become(node, lifter.before(node, "Add", lifter.before(node, "Mul", x, parts[0]), parts[1]))
+
+
+def _ramp(lifter: Lifter, node: ir.Node, alpha: float, beta: float) -> ir.Value:
+    """alpha·x + beta between 0 and 1."""
+    numbers = [lifter.const(v, np.float32) for v in (alpha, beta, 0.0, 1.0)]
+    line = lifter.before(node, "Add", lifter.before(node, "Mul", node.inputs[0], numbers[0]), numbers[1])
+    return lifter.before(node, "Clip", line, numbers[2], numbers[3])
+
+
+def _hard_sigmoid(lifter: Lifter, node: ir.Node) -> None:
+    alpha, beta = (node.attributes.get_float(k, usual) for k, usual in (("alpha", 0.2), ("beta", 0.5)))
+    _become(node, _ramp(lifter, node, alpha, beta))
+
+
+def _hard_swish(lifter: Lifter, node: ir.Node) -> None:
+    _become(node, lifter.before(node, "Mul", node.inputs[0], _ramp(lifter, node, 1 / 6, 0.5)))
+
+
+_STEPS: dict[str, Callable[[Any, Any], None]] = {
+    "AveragePool": _average_pool,
+    "BatchNormalization": _batch_normalization,
+    "HardSigmoid": _hard_sigmoid,
+    "HardSwish": _hard_swish,
+    "LayerNormalization": _layer_normalization,
+    "Split": _split,
+    "Sum": _sum,
+}

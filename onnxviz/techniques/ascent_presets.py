@@ -1,0 +1,279 @@
+"""The recipes that `ascent` follows, by name, and their values as options."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+from onnxviz.errors import UsageError, near
+from onnxviz.optimise import (
+    Adam,
+    Ascent,
+    Blur,
+    Blurring,
+    Crop,
+    Decay,
+    Fourier,
+    Jitter,
+    Pad,
+    Pixels,
+    Rotate,
+    Scale,
+    SmallContributions,
+    SmallPixels,
+)
+
+# The side that lengths in pixels below are meant for; at another one they scale with it.
+_SIDE = 224
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a picture is made. Lengths are in pixels of a picture that the network sees at 224 × 224.
+
+    parametrise            'fourier' (spectrum, decorrelated colours) or 'pixels'
+    steps                  how many
+    optimiser              'adam' or 'ascent'
+    rate                   the step's length
+    norm                   what 'ascent' divides the gradient by: mean, rms, l2, none, or progress: the objective then
+                           rises by `rate` a step, to first order
+    momentum               of 'ascent'
+    taper                  the rate falls evenly to nothing over the last share of the steps
+    margin                 how much larger the picture is than what the network sees of it
+    pad, jitter, turn      grey border; random shift; random rotation in degrees
+    scale_low, scale_high  random enlargement
+    blur_low, blur_high    random Gaussian blur of what the network sees; 0: none
+    draws                  differently transformed views a step
+    deviation              of the noise to start from
+    power, band, colour    of the Fourier picture (optimise/parametrise.py)
+    l2, tv, tv_beta        weights of λ‖I‖² (mean square) and of total variation, and its exponent
+    decay                  the share that each pixel loses a step
+    blur_radius, blur_every           Gaussian blur of the picture every so many steps
+    small_pixels, small_contributions, small_gradients
+                           the percentage of pixels (gradients) that are cleared each step
+    redirected             so many first steps use redirected gradients of ReLU
+    keep                   'last' or 'best': which step's picture is the result
+    """
+
+    parametrise: str = "fourier"
+    steps: int = 256
+    optimiser: str = "adam"
+    rate: float = 0.02
+    norm: str = "rms"
+    momentum: float = 0.0
+    taper: float = 0.0
+    margin: int = 0
+    pad: int = 0
+    jitter: int = 0
+    turn: float = 0.0
+    scale_low: float = 1.0
+    scale_high: float = 1.0
+    blur_low: float = 0.0
+    blur_high: float = 0.0
+    draws: int = 1
+    deviation: float = 0.01
+    power: float = 1.0
+    band: float = 1.0
+    colour: float = 1.0
+    l2: float = 0.0
+    tv: float = 0.0
+    tv_beta: float = 2.0
+    decay: float = 0.0
+    blur_radius: float = 0.0
+    blur_every: int = 4
+    small_pixels: float = 0.0
+    small_contributions: float = 0.0
+    small_gradients: float = 0.0
+    redirected: int = 0
+    keep: str = "last"
+
+    def __post_init__(self) -> None:
+        _one_of("parametrise", self.parametrise, ("fourier", "pixels"))
+        _one_of("optimiser", self.optimiser, ("adam", "ascent"))
+        _one_of("keep", self.keep, ("last", "best"))
+        for name, low, high in _RANGES:
+            value = getattr(self, name)
+            if not low <= value <= high:
+                raise UsageError(f"{name} is {value:g}, expected {low:g} to {high:g}")
+        if self.parametrise == "fourier" and (
+            self.decay or self.blur_radius or self.small_pixels or self.small_contributions
+        ):
+            raise UsageError(
+                "decay, blur_radius, small_pixels and small_contributions change pixels: they need parametrise='pixels'"
+            )
+
+    # --- as pieces of the machine ---------------------------------------------------------------
+
+    def canvas(self, seen: tuple[int, int]) -> tuple[int, int]:
+        """(height, width) of the picture where the network sees `seen`."""
+        return seen[0] + _scaled(self.margin, seen[0]), seen[1] + _scaled(self.margin, seen[1])
+
+    def transforms(self, seen: tuple[int, int]) -> list[Any]:
+        """What the picture goes through, in this order."""
+        side = min(seen)
+        chain: list[Any] = []
+        if self.pad:
+            chain.append(Pad(_scaled(self.pad, side)))
+        if self.jitter:
+            chain.append(Jitter(_scaled(self.jitter, side)))
+        if self.scale_low != 1 or self.scale_high != 1:
+            chain.append(Scale(self.scale_low, self.scale_high))
+        if self.turn:
+            chain.append(Rotate(self.turn))
+        if self.blur_high:
+            chain.append(Blur(max(self.blur_low, 1e-2), self.blur_high))
+        if self.margin or self.pad:
+            chain.append(Crop(*seen))
+        return chain
+
+    def parametrisation(self) -> Any:
+        """What the optimiser moves."""
+        if self.parametrise == "pixels":
+            return Pixels(self.deviation)
+        return Fourier(self.deviation, self.power, self.band, self.colour)
+
+    def update(self) -> Any:
+        """How it moves."""
+        tapered = round(self.steps * self.taper)
+        rate = self.rate
+
+        def falling(step: int) -> float:
+            left = self.steps - step
+            return rate if left > tapered else rate * left / (tapered + 1)
+
+        chosen = falling if tapered else rate
+        return Adam(chosen) if self.optimiser == "adam" else Ascent(chosen, self.norm, self.momentum)
+
+    def regularise(self) -> list[Any]:
+        """What is done to the pixels after each step."""
+        rules: list[Any] = []
+        if self.decay:
+            rules.append(Decay(self.decay))
+        if self.blur_radius:
+            rules.append(Blurring(self.blur_radius, self.blur_every))
+        if self.small_pixels:
+            rules.append(SmallPixels(self.small_pixels))
+        if self.small_contributions:
+            rules.append(SmallContributions(self.small_contributions))
+        return rules
+
+
+_RANGES = (
+    ("steps", 1, 1_000_000),
+    ("rate", 1e-9, 1e9),
+    ("momentum", 0, 0.999),
+    ("taper", 0, 1),
+    ("margin", 0, 2000),
+    ("pad", 0, 2000),
+    ("jitter", 0, 2000),
+    ("turn", 0, 45),
+    ("scale_low", 0.1, 10),
+    ("scale_high", 0.1, 10),
+    ("blur_low", 0, 20),
+    ("blur_high", 0, 20),
+    ("draws", 1, 64),
+    ("deviation", 0, 10),
+    ("power", 0, 4),
+    ("band", 0.01, 1),
+    ("colour", 0, 10),
+    ("l2", 0, 1e9),
+    ("tv", 0, 1e9),
+    ("tv_beta", 0.5, 8),
+    ("decay", 0, 0.99),
+    ("blur_radius", 0, 50),
+    ("blur_every", 1, 1_000_000),
+    ("small_pixels", 0, 99.9),
+    ("small_contributions", 0, 99.9),
+    ("small_gradients", 0, 99.9),
+    ("redirected", 0, 1_000_000),
+)
+
+
+def _one_of(name: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise UsageError(f"{name} {value!r}: expected {' or '.join(choices)}")
+
+
+def _scaled(pixels: int, side: int) -> int:
+    return round(pixels * side / _SIDE)
+
+
+# Yosinski's pixels are 0 to 255, ours 0 to 1: a step along the plain gradient is 255² times shorter.
+_GREYS = 255.0**2
+_YOSINSKI = Recipe(
+    parametrise="pixels", optimiser="ascent", norm="progress", rate=2.0, deviation=10 / 255, keep="best"
+)
+
+PRESETS: dict[str, Recipe] = {
+    # Olah, Mordvintsev & Schubert 2017, with a steeper spectrum, more scales and random blur: small networks with ReLU6
+    # and depthwise convolutions answer to fine patterns that nobody recognises anything in.
+    "lucid": Recipe(
+        steps=256,
+        rate=0.03,
+        margin=32,
+        jitter=28,
+        turn=12,
+        scale_low=0.75,
+        scale_high=1.25,
+        blur_low=0.3,
+        blur_high=1.5,
+        band=0.5,
+        power=1.75,
+        taper=0.3,
+        redirected=16,
+    ),
+    # The lecture (CS231n): pixels from the mean colour, L2, jitter, and every few steps a blur and a clearing.
+    "lecture": Recipe(
+        parametrise="pixels",
+        optimiser="ascent",
+        norm="rms",
+        rate=0.01,
+        steps=256,
+        jitter=16,
+        deviation=0.0,
+        decay=0.005,
+        blur_radius=0.5,
+        blur_every=4,
+        small_pixels=5,
+        small_gradients=10,
+        keep="best",
+    ),
+    # Simonyan, Vedaldi & Zisserman 2014: arg max S_c(I) − λ‖I‖², from zero.
+    "simonyan": Recipe(
+        parametrise="pixels",
+        optimiser="ascent",
+        norm="rms",
+        rate=0.01,
+        steps=200,
+        deviation=0.0,
+        l2=10.0,
+        keep="best",
+    ),
+    # Yosinski et al. 2015, Table 1, row by row.
+    "yosinski-1": dataclasses.replace(_YOSINSKI, blur_radius=0.5, blur_every=4, small_pixels=50, steps=500),
+    "yosinski-2": dataclasses.replace(
+        _YOSINSKI, decay=0.3, small_pixels=20, steps=750, norm="none", rate=100 / _GREYS
+    ),
+    "yosinski-3": dataclasses.replace(
+        _YOSINSKI, decay=1e-4, blur_radius=1.0, blur_every=4, steps=1000, norm="none", rate=100 / _GREYS
+    ),
+    "yosinski-4": dataclasses.replace(
+        _YOSINSKI, blur_radius=0.5, blur_every=4, small_contributions=90, steps=1000
+    ),
+}
+
+
+def recipe(preset: str, changes: dict[str, Any]) -> Recipe:
+    """A preset with other values; None keeps the preset's.
+
+    raises   UsageError for an unknown preset or option, or a value out of range
+    """
+    if preset not in PRESETS:
+        raise UsageError(f"no preset {preset!r}; there are {', '.join(PRESETS)}{near(preset, PRESETS)}")
+    known = {field.name for field in dataclasses.fields(Recipe)}
+    for name in changes:
+        if name not in known:
+            raise UsageError(f"ascent has no option {name!r}{near(name, known)}")
+    given = {name: value for name, value in changes.items() if value is not None}
+    return dataclasses.replace(PRESETS[preset], **given)

@@ -1,0 +1,116 @@
+"""What the gradient and class activation methods share: pictures in, attributions out, and maps that say nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from onnxviz.errors import UsageError
+from onnxviz.network import Images, Network, as_list
+from onnxviz.results import Attribution
+from onnxviz.techniques.aim import Aim
+
+
+class Given(NamedTuple):
+    """The pictures of one call.
+
+    x          the network's input tensor, one entry a picture, float32
+    pictures   each as the network sees it, (H, W, 3) uint8
+    several    whether a list was given: then a list comes back
+    """
+
+    x: np.ndarray
+    pictures: list[np.ndarray]
+    several: bool
+
+
+def given(net: Network, images: Images) -> Given:
+    """One picture or a list of them, or the network's own input tensor (which counts as a list), read once.
+
+    raises   ImageRejected; UsageError for no picture, and for pictures of different sizes where the network keeps them
+    """
+    if isinstance(images, np.ndarray) and images.ndim == 4 and images.dtype.kind == "f":
+        x = net.prepare(images)
+        if not len(x):
+            raise UsageError("no picture was given; expected at least one")
+        return Given(x, list(net.preprocessing.invert(x)), True)
+    several = isinstance(images, (list, tuple)) or (isinstance(images, np.ndarray) and images.ndim == 4)
+    wanted = as_list(images)
+    if not wanted:
+        raise UsageError("no picture was given; expected at least one")
+    pictures = net.pictures(wanted)
+    if len({picture.shape for picture in pictures}) > 1:
+        raise UsageError(
+            "the pictures have different sizes and this network keeps each picture's own; give --size, or one "
+            "picture at a time"
+        )
+    x = net.preprocessing.normalise(np.stack(pictures)).astype(np.float32, copy=False)
+    return Given(x, pictures, several)
+
+
+def attributions(
+    net: Network,
+    technique: str,
+    method: str,
+    taken: Given,
+    aim: Aim,
+    maps: np.ndarray,
+    *,
+    signed: bool,
+    scores: np.ndarray | None = None,
+    figures: Sequence[Mapping[str, Any]] | None = None,
+    warnings: Sequence[Sequence[str]] | None = None,
+    incomplete: bool = False,
+    percentile: float = 99.0,
+    **parameters: Any,
+) -> list[Attribution]:
+    """One attribution a picture, each with its manifest; a map that is zero everywhere is said in its warnings.
+
+    maps         (N, H, W)
+    signed       whether negative values mean something
+    scores       (N,): the objective on each picture; a class's probability is used before it
+    figures      what was measured, for each picture
+    warnings     what looks odd, for each picture
+    parameters   for the manifest
+    """
+    results = []
+    for number, (values, picture) in enumerate(zip(maps, taken.pictures, strict=True)):
+        score = None if scores is None else float(scores[number])
+        if aim.probabilities is not None:
+            shown: float | None = float(aim.probabilities[number])
+        else:
+            shown = score
+        manifest = net.manifest(
+            technique,
+            method=method,
+            target=aim.targets[number],
+            label=aim.labels[number],
+            objective=str(aim.objective),
+            percentile=percentile,
+            **parameters,
+        )
+        manifest["figures"] = {"score": shown, "objective": score, **(figures[number] if figures else {})}
+        manifest["warnings"] += list(warnings[number]) if warnings else []
+        if not np.any(values):
+            manifest["warnings"].append(
+                f"the {method} map is zero everywhere: nothing of the picture moves {aim.labels[number]!r} here "
+                "(units that are off, or a saturated output); another target, layer or method may tell more"
+            )
+        if incomplete:
+            manifest["incomplete"] = True
+        results.append(
+            Attribution(
+                values=np.ascontiguousarray(values, dtype=np.float32),
+                manifest=manifest,
+                image=picture,
+                target=aim.targets[number],
+                label=aim.labels[number],
+                method=method,
+                score=shown,
+                signed=signed,
+                percentile=percentile,
+            )
+        )
+    return results

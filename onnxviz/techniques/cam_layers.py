@@ -1,0 +1,186 @@
+"""Which layer a class activation map is made of: the one named, or the last one that still has a map."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Iterable, Sequence
+
+from onnxviz.errors import ModelUnsuitable, UsageError
+from onnxviz.graph.layers import Layer
+from onnxviz.network import Network
+
+_LEARNED = (
+    "Conv",
+    "Gemm",
+    "MatMul",
+    "Einsum",
+)  # parts of the names of operators with weights, quantised ones too
+_QUANTISED = ("QLinear", "QuantizeLinear", "DynamicQuantizeLinear", "ConvInteger", "MatMulInteger")
+_POOLS = ("Pool", "Reduce")
+_ROOT = ""  # the image
+_NAMED = 5  # so many layers stand in an error
+
+
+def named(net: Network, name: str, ends: Sequence[str]) -> Layer:
+    """The layer called `name`, which must have a map, and which the objective must depend on.
+
+    ends     the values that the objective reads
+    raises   UnknownLayer; UsageError naming layers that will do
+    """
+    layer = net.layer(name)
+    if not has_map(layer):
+        shape = ", ".join(map(str, layer.shape))
+        raise UsageError(
+            f"layer {layer.name!r} has shape ({shape}) and no map, (N, C, H, W) with more than one place; "
+            f"{_candidates(net.layers)}"
+        )
+    order = {one.name: one for one in net.layers}
+    known = [one for one in ends if one in order]
+    way = _before(order, known)
+    if known and layer.name not in way:
+        raise UsageError(
+            f"{', '.join(map(repr, known))}, which is explained, does not depend on layer {layer.name!r}: its map "
+            f"would be zero everywhere; {_candidates([one for one in net.layers if one.name in way])}"
+        )
+    return layer
+
+
+@functools.lru_cache(maxsize=16)
+def default(layers: tuple[Layer, ...], ends: tuple[str, ...], *, classes: bool = True) -> Layer:
+    """The layer that a map is made of where none is named. Kept, since it takes as long as a small network does.
+
+    layers  of the network
+    ends    the values that the objective reads
+    classes whether these are class scores
+    Where the ends have no map: the last layer with a map through which everything goes on its way to them and after
+    which something learned follows, or a pool over the places: in most classifiers and for their features what the
+    global pool reads; for a detector's boxes not the last convolution, whose channels are the boxes; nor, for classes,
+    a convolution whose channels are the classes. Where they have a map (a segmenter's mask): the coarsest layer on the
+    way, since the last one would be the mask itself; of several equally coarse ones the last.
+
+    raises   ModelUnsuitable where there is none, or where more than half of the network's work comes after it without
+             a map (vision transformers), naming the layers that there are
+    """
+    order = {layer.name: layer for layer in layers}
+    ends = tuple(name for name in ends if name in order) or (layers[-1].name,)
+    way = _before(order, ends)
+    maps = [layer for layer in layers if layer.name in way and has_map(layer)]
+    found = _followed(layers, way, maps, pools=not classes)
+    if not found:
+        raise ModelUnsuitable(
+            f"no layer on the way to {', '.join(map(repr, ends))} has a map (N, C, H, W): "
+            f"class activation maps need one; {_candidates(layers)}"
+        )
+    if any(has_map(order[name]) for name in ends):
+        coarsest = max(map(_coarseness, found))
+        return next(layer for layer in reversed(found) if _coarseness(layer) == coarsest)
+    passed = _passed_by_all(order, ends)
+    last = next((layer for layer in reversed(found) if layer.name in passed), found[-1])
+    _refuse_early(layers, way, last)
+    return last
+
+
+def has_map(layer: Layer) -> bool:
+    """Whether the layer has a map: four axes, with more than one place, that tell the image's places apart."""
+    if len(layer.shape) != 4:
+        return False
+    if layer.trace is not None and not all(layer.trace.placed):
+        return False
+    return places(layer) != (1, 1)
+
+
+def quantised(layers: Iterable[Layer]) -> set[str]:
+    """The names of the layers that hold integers."""
+    found: set[str] = set()
+    for layer in layers:
+        if layer.op != "DequantizeLinear" and (
+            layer.op.startswith(_QUANTISED) or any(name in found for name in layer.inputs)
+        ):
+            found.add(layer.name)
+    return found
+
+
+def places(layer: Layer) -> tuple[int | str, int | str]:
+    """The map's height and width; names where they are open."""
+    height, width = layer.shape[1:3] if layer.channels_last else layer.shape[2:4]
+    return height, width
+
+
+def _coarseness(layer: Layer) -> float:
+    """The pixels for one place; maps of fewer than 4 × 4 places are pooled context and count as fine."""
+    if any(isinstance(size, int) and size < 4 for size in places(layer)):
+        return 0
+    return float(math.prod(layer.stride)) if layer.stride is not None else 1
+
+
+def _followed(layers: Sequence[Layer], way: set[str], maps: list[Layer], *, pools: bool) -> list[Layer]:
+    """Those of `maps` after which something learned (or a pool) follows on the way; all where there are none."""
+    mapped = {layer.name for layer in maps}
+    reached: set[str] = set()
+    for layer in reversed([layer for layer in layers if layer.name in way]):
+        learned = any(part in layer.op for part in _LEARNED)
+        pooled = pools and layer.name not in mapped and any(part in layer.op for part in _POOLS)
+        if layer.name in reached or learned or pooled:
+            reached.update(layer.inputs)
+    return [layer for layer in maps if layer.name in reached] or maps
+
+
+def _before(order: dict[str, Layer], ends: Iterable[str]) -> set[str]:
+    """The layers that the ends are computed from, and they themselves."""
+    found: set[str] = set()
+    todo = list(ends)
+    while todo:
+        name = todo.pop()
+        if name not in found:
+            found.add(name)
+            todo += order[name].inputs
+    return found
+
+
+def _passed_by_all(order: dict[str, Layer], ends: Sequence[str]) -> set[str]:
+    """The layers that every way from the image to the ends goes through (their dominators)."""
+    above: dict[str, str] = {_ROOT: _ROOT}  # the last layer that every way to this one goes through
+    depth = {_ROOT: 0}
+
+    def common(names: Sequence[str]) -> str:
+        found, *rest = names or (_ROOT,)
+        for name in rest:
+            one, other = found, name
+            while one != other:
+                if depth[one] >= depth[other]:
+                    one = above[one]
+                else:
+                    other = above[other]
+            found = one
+        return found
+
+    for name, layer in order.items():
+        above[name] = common(layer.inputs)
+        depth[name] = depth[above[name]] + 1
+    found = set()
+    name = common(ends)
+    while name != _ROOT:
+        found.add(name)
+        name = above[name]
+    return found
+
+
+def _refuse_early(layers: Sequence[Layer], way: set[str], last: Layer) -> None:
+    on_way = [layer for layer in layers if layer.name in way]
+    total = sum(layer.macs for layer in on_way)
+    after = sum(layer.macs for layer in on_way[on_way.index(last) + 1 :])
+    if total and after > total / 2:
+        raise ModelUnsuitable(
+            f"the last layer with a map, {last.name!r}, comes before {after / total:.0%} of this network's work (its "
+            "tokens have no map, as in a vision transformer), so a class activation map would say little; name it "
+            f"with --layer to have it all the same, or use saliency; {_candidates(layers)}"
+        )
+
+
+def _candidates(layers: Sequence[Layer]) -> str:
+    names = [layer.name for layer in layers if has_map(layer)]
+    if not names:
+        return "no layer will do"
+    first = f"the last of the {len(names)} " if len(names) > _NAMED else ""
+    return f"layers with a map: {first}{', '.join(map(repr, names[-_NAMED:]))}"

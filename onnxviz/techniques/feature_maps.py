@@ -1,0 +1,78 @@
+"""Layers' activations for pictures of any size: what inversion, texture and style work towards."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import onnx_ir as ir
+
+from onnxviz.errors import ImageRejected, ModelUnsuitable, RuntimeFailed
+from onnxviz.graph.layers import Layer
+from onnxviz.network import Network
+
+
+def feature_maps(net: Network, picture: np.ndarray, names: Sequence[str]) -> dict[str, np.ndarray]:
+    """The values called `names` for one picture at its own size: {name: (1, ...) float32}.
+
+    picture   (H, W, 3) float, 0 to 1
+    raises    ImageRejected where it is too small, ModelUnsuitable where a layer only exists at the network's own size
+    """
+    height, width = picture.shape[:2]
+    check_size(net, names, (height, width))
+    x = net.preprocessing.normalise(np.asarray(picture, np.float32)[None] * np.float32(255))
+    own = (net.input.height, net.input.width)
+    free = any(a is not None and a != b for a, b in zip(own, (height, width), strict=True))
+    wanted = list(dict.fromkeys(names))
+    program = net.compile(lambda: _cut(net, wanted, free), key=("feature maps", free, *wanted))
+    count = net.batched[1] or 1
+    try:
+        arrays = program({net.input.name: np.repeat(x, count, axis=0)}, wanted)
+    except RuntimeFailed as error:
+        raise ImageRejected(_too_small(net, names, (height, width), str(error))) from error
+    found = {name: array[:1].astype(np.float32, copy=False) for name, array in arrays.items()}
+    for name, array in found.items():
+        if 0 in array.shape:
+            raise ImageRejected(_too_small(net, [name], (height, width), f"{name!r} has no places left"))
+    return found
+
+
+def check_size(net: Network, names: Sequence[str], size: tuple[int, int]) -> None:
+    """Refuse a picture that leaves a layer less than two places each way.
+
+    size     (height, width) in pixels
+    raises   ImageRejected
+    """
+    for name in names:
+        least = smallest(net.layer(name))
+        if min(size) < least:
+            raise ImageRejected(_too_small(net, [name], size, f"it needs {least} pixels each way"))
+
+
+def smallest(layer: Layer) -> int:
+    """The side in pixels of the smallest picture that has two places of a layer each way; 1 where it has no places."""
+    return 1 if layer.stride is None else int(2 * max(layer.stride))
+
+
+def _too_small(net: Network, names: Sequence[str], size: tuple[int, int], reason: str) -> str:
+    layers = ", ".join(map(repr, names))
+    return (
+        f"a picture of {size[1]}×{size[0]} pixels is too small for {layers}: {reason}; "
+        "take a larger --size or picture, or an earlier --layer"
+    )
+
+
+def _cut(net: Network, names: Sequence[str], free: bool) -> ir.Model:
+    from onnxviz.graph.surgery import cut, free_size
+
+    model = net.batched[0]
+    if free:
+        model, barrier = free_size(model)
+        known = {value.name for node in model.graph for value in node.outputs}
+        for name in names:
+            if barrier is not None and name not in known:
+                raise ModelUnsuitable(
+                    f"at another size than {net.input.width}×{net.input.height} pixels this network ends before "
+                    f"{barrier!r}, and {name!r} lies behind it; take an earlier layer"
+                )
+    return cut(model, list(names))

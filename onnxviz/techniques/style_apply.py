@@ -1,0 +1,285 @@
+"""Feed-forward style networks in ONNX form, run on pictures of any size."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from onnxviz.errors import LimitExceeded, ModelUnsuitable, RuntimeFailed, UsageError, near
+from onnxviz.image.io import read
+from onnxviz.network import ImageLike, Network
+from onnxviz.opening import ASSUMED
+from onnxviz.results import Result
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+    from PIL import Image
+
+    from onnxviz.image.recipe import Preprocessing
+    from onnxviz.runtime.ort import Program
+
+#: What a network's output means: black and white in it.
+RANGES = {"0..255": (0.0, 255.0), "0..1": (0.0, 1.0), "-1..1": (-1.0, 1.0)}
+# Inputs that are tried where nothing says which is right, the most usual first.
+_TRIED = ("raw", "unit", "tensorflow", "imagenet")
+_TRIAL_SIDE = 128
+_CLEARLY = 0.05  # by how much another input must resemble the picture more than a more usual one
+_SURPLUS = 8  # pixels by which an output may be larger than its input and still be the same picture
+
+
+@dataclass
+class Styled(Result):
+    """A picture that a network has painted.
+
+    values    (h, w, 3) float32, 0 to 1
+    content   (h, w, 3) uint8, what it was given
+    """
+
+    content: np.ndarray = field(repr=False)
+
+    @property
+    def image(self) -> np.ndarray:
+        """(h, w, 3) uint8."""
+        assert self.values is not None
+        return np.rint(self.values * 255).astype(np.uint8)
+
+    def picture(self) -> Image.Image:
+        """The painted picture itself, in its own size."""
+        from PIL import Image
+
+        return Image.fromarray(self.image)
+
+
+def style_apply(
+    net: Network,
+    image: ImageLike,
+    *,
+    size: int | tuple[int, int] | None = None,
+    output_range: str | None = None,
+) -> Styled:
+    """A picture painted by a feed-forward style network: any network from a picture to a picture.
+
+    Johnson, Alahi & Fei-Fei 2016, arXiv:1603.08155. How pictures become its input is what the network was opened with,
+    or what its file says; where nothing says it, pixels of 0 to 255, 0 to 1, −1 to 1 and ImageNet's are tried on a
+    small copy, and the output that resembles the picture most decides. The manifest has it all.
+
+    net            opened with `onnxviz.load`; an input of fixed size is freed where the graph allows it
+    image          (H, W, 3) uint8, a path or a PIL image
+    size           the longer side of the result in pixels, or (height, width); None: the picture's own size
+    output_range   black and white in the network's output: '0..255', '0..1' or '-1..1'; None: told by its values
+    returns        Styled, values (h, w, 3) float32, 0 to 1
+    raises         ModelUnsuitable for a network that gives no picture, UsageError, ImageRejected, LimitExceeded
+    """
+    if output_range is not None and output_range not in RANGES:
+        raise UsageError(
+            f"output_range is one of {', '.join(RANGES)}; got {output_range!r}{near(str(output_range), RANGES)}"
+        )
+    picture = _sized(read(image), size)
+    painter = _Painter(net)
+    recipe, how = _recipe(net, painter, picture)
+    raw = painter.paint(recipe, picture)
+    known = output_range or _range(raw)
+    low, high = RANGES[known]
+    values = np.clip((raw - low) / (high - low), 0, 1).astype(np.float32)
+    manifest = net.manifest("style-apply", size=list(picture.shape[:2]), output_range=known)
+    manifest["preprocessing"] = recipe.to_dict()
+    manifest["preprocessing_from"] = how
+    manifest["warnings"] = [text for text in net.warnings if not text.startswith(ASSUMED)] + painter.notes
+    manifest["figures"] = {
+        "output_low": float(raw.min()),
+        "output_high": float(raw.max()),
+        "clipped": float(((raw < low) | (raw > high)).mean()),
+    }
+    return Styled(values=values, manifest=manifest, content=picture)
+
+
+def _sized(picture: np.ndarray, size: int | tuple[int, int] | None) -> np.ndarray:
+    if size is None:
+        return picture
+    if isinstance(size, int):
+        factor = size / max(picture.shape[:2])
+        size = max(1, round(picture.shape[0] * factor)), max(1, round(picture.shape[1] * factor))
+    if min(size) < 1:
+        raise UsageError(f"size is a number of pixels from 1, got {size}")
+    return _resized(picture, size)
+
+
+def _resized(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    from PIL import Image
+
+    if picture.shape[:2] == tuple(size):
+        return picture
+    return np.asarray(Image.fromarray(picture).resize((size[1], size[0]), Image.Resampling.LANCZOS))
+
+
+# --- running it -----------------------------------------------------------------------------------
+
+
+class _Painter:
+    """The network as a function from pictures to pictures.
+
+    notes   what is to be told about its size
+    """
+
+    def __init__(self, net: Network) -> None:
+        self._net = net
+        self.notes: list[str] = []
+        self._fixed = (net.input.height, net.input.width)
+        if None not in self._fixed:
+            self._fixed = (None, None) if _freed(net) is not None else self._fixed
+        if None not in self._fixed:
+            self.notes.append(
+                f"the network takes only pictures of {self._fixed[1]}×{self._fixed[0]} pixels: the picture was scaled "
+                "to that and back, which softens it"
+            )
+        self._program: Program = net.compile(self._model, key="style apply")
+        self._output = _picture_output(net)
+
+    def _model(self) -> ir.Model:
+        return _freed(self._net) or self._net.model
+
+    def paint(self, recipe: Preprocessing, picture: np.ndarray) -> np.ndarray:
+        """The raw output for a picture (h, w, 3) uint8: (h', w', 3) float32.
+
+        raises   ModelUnsuitable, LimitExceeded
+        """
+        height, width = self._fixed
+        seen = picture if height is None or width is None else _resized(picture, (height, width))
+        x = recipe.normalise(seen[None])
+        count = self._net.input.batch or 1
+        try:
+            arrays = self._program({self._net.input.name: np.repeat(x, count, axis=0)}, [self._output])
+        except RuntimeFailed as error:
+            raise ModelUnsuitable(
+                f"the network does not run on a picture of {seen.shape[1]}×{seen.shape[0]} pixels ({error}); "
+                "give another --size, such as a multiple of 32"
+            ) from error
+        out = _colours(arrays[self._output][0], self._output)
+        h, w = seen.shape[:2]
+        if 0 <= out.shape[0] - h <= _SURPLUS and 0 <= out.shape[1] - w <= _SURPLUS:
+            out = out[:h, :w]  # strides round up; the surplus is at the bottom and at the right
+        if self.notes and picture.shape != out.shape:
+            out = _scaled(out, (picture.shape[0], picture.shape[1]))
+        if not np.isfinite(out).all():
+            raise ModelUnsuitable(
+                "the network's output holds NaN or infinite values; check how pictures become its input (--preprocess)"
+            )
+        return out
+
+
+def _freed(net: Network) -> ir.Model | None:
+    """The whole network with a free size; None where a layer forbids it."""
+    from onnxviz.graph.surgery import free_size
+
+    if net.input.height is None and net.input.width is None:
+        return net.model
+    try:
+        model, barrier = free_size(net.model)
+    except ModelUnsuitable:
+        return None
+    return model if barrier is None else None
+
+
+def _picture_output(net: Network) -> str:
+    """The output that is a picture: four dimensions, one or three channels.
+
+    raises   ModelUnsuitable, saying what the network gives
+    """
+    outputs = list(net.model.graph.outputs)
+    for value in outputs:
+        shape = [size if isinstance(size, int) else None for size in value.shape or ()]
+        if not shape or (len(shape) == 4 and any(shape[axis] in (1, 3, None) for axis in (1, 3))):
+            return str(value.name)
+    given = "; ".join(f"{value.name} {value.shape}" for value in outputs)
+    raise ModelUnsuitable(
+        f"a style network gives a picture, (N, 3, H, W); {net.name!r} gives {given}. For a classifier, `onnxviz style` "
+        "paints without a trained network"
+    )
+
+
+def _colours(out: np.ndarray, name: str) -> np.ndarray:
+    """One output without its batch axis as (h, w, 3) float32."""
+    if out.ndim == 3 and out.shape[0] in (1, 3):
+        out = out.transpose(1, 2, 0)
+    if out.ndim != 3 or out.shape[2] not in (1, 3) or 0 in out.shape:
+        raise ModelUnsuitable(f"a style network gives a picture, (N, 3, H, W); {name!r} is {(1, *out.shape)}")
+    wide = np.repeat(out, 3, axis=2) if out.shape[2] == 1 else out
+    return np.ascontiguousarray(wide, dtype=np.float32)
+
+
+def _scaled(raw: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """A raw output (h, w, 3) at another size, by Lanczos."""
+    from PIL import Image
+
+    planes = [
+        Image.fromarray(np.ascontiguousarray(raw[..., c])).resize(
+            (size[1], size[0]), Image.Resampling.LANCZOS
+        )
+        for c in range(3)
+    ]
+    return np.stack([np.asarray(plane, np.float32) for plane in planes], axis=2)
+
+
+# --- what goes in, what comes out -----------------------------------------------------------------
+
+
+def _recipe(net: Network, painter: _Painter, picture: np.ndarray) -> tuple[Preprocessing, str]:
+    """How the picture becomes the input, at its own size, and where that is known from."""
+    from onnxviz.image.preprocess import PRESETS
+
+    own = replace(net.preprocessing, size=None, resize="crop", crop_fraction=1.0)
+    if not any(text.startswith(ASSUMED) for text in net.warnings):
+        return own, "given, or the file's metadata"
+    tried = [
+        PRESETS[name].override(
+            size="own", channels=own.channels, layout=own.layout, dtype=own.dtype, name=name
+        )
+        for name in _TRIED
+    ]
+    tried = [replace(recipe, crop_fraction=1.0) for recipe in tried]
+    small = _sized(picture, min(_TRIAL_SIDE, max(picture.shape[:2])))
+    best = _best([_likeness(painter.paint, recipe, small) for recipe in tried])
+    return tried[best], f"tried: the output resembles the picture most with {tried[best].name!r}"
+
+
+def _best(scores: Sequence[float]) -> int:
+    """The first score that is not clearly below the highest."""
+    return next(i for i, score in enumerate(scores) if score >= max(scores) - _CLEARLY)
+
+
+def _likeness(
+    paint: Callable[[Preprocessing, np.ndarray], np.ndarray], recipe: Preprocessing, picture: np.ndarray
+) -> float:
+    """The correlation of the output's brightness with the picture's, −1 to 1; −1 where there is no output."""
+    try:
+        out = paint(recipe, picture)
+    except (ModelUnsuitable, LimitExceeded):
+        return -1.0
+    if out.shape != picture.shape:
+        out = _scaled(out, (picture.shape[0], picture.shape[1]))
+    low, high = RANGES[_range(out)]
+    a = np.clip(out, low, high).mean(axis=2).ravel().astype(np.float64)
+    b = picture.mean(axis=2).ravel()
+    a, b = a - a.mean(), b - b.mean()
+    scale = float(np.sqrt((a @ a) * (b @ b)))
+    return float(a @ b) / scale if scale > 0 else -1.0
+
+
+def _range(raw: np.ndarray) -> str:
+    """Which of RANGES the values of an output have."""
+    low, high = (float(value) for value in np.percentile(raw, [1, 99]))
+    if high > 4 or low < -4:
+        return "0..255"
+    return "-1..1" if low < -0.25 else "0..1"
+
+
+def parameters(styled: Styled) -> dict[str, Any]:
+    """What was decided, for a reader: the input, the output's range."""
+    manifest = styled.manifest
+    return {
+        "input": f"{manifest['preprocessing']['name']} ({manifest['preprocessing_from']})",
+        "output": manifest["parameters"]["output_range"],
+    }

@@ -1,0 +1,232 @@
+"""Texture synthesis pixel by pixel, from the neighbourhoods of the source that match best.
+
+Efros & Leung 1999, "Texture synthesis by non-parametric sampling".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from onnxviz.errors import UsageError
+
+#: Share of the best match's error within which another place of the source may be drawn instead.
+TOLERANCE = 0.1
+#: How much dearer a place becomes that was used more than others; 0 is the paper's method.
+EVENNESS = 0.5
+# The paper's worst error of an accepted match, as a share of the squared range of pixels; raised by a tenth
+# whenever nothing is left under it.
+_WORST, _RAISE = 0.3**2, 1.1
+_SIGMA = 6.4  # the paper's window sides a standard deviation of the Gaussian
+_WINDOW = 15
+
+
+@dataclass
+class Growth:
+    """A texture that grows: the same object at every step, filled further.
+
+    image    (h, w, 3) uint8; the source's mean colour where `known` is False
+    known    (h, w) bool
+    origin   (h, w, 2) int32: the row and column of the source that each known pixel was taken from; else −1
+    done     how many pixels are known
+    """
+
+    image: np.ndarray
+    known: np.ndarray
+    origin: np.ndarray
+    done: int = field(default=0)
+
+    @property
+    def total(self) -> int:
+        """How many pixels there are."""
+        return self.known.size
+
+
+def grow(
+    source: np.ndarray,
+    size: tuple[int, int],
+    *,
+    window: int | None = None,
+    tolerance: float = TOLERANCE,
+    evenness: float = EVENNESS,
+    seed: int = 0,
+) -> Iterator[Growth]:
+    """Grow a texture outward from a small piece of the source; a step settles some dozens of pixels.
+
+    Each pixel is drawn from the places of the source whose neighbourhood comes within `tolerance` of the best match, by
+    the mean squared difference over the pixels known so far, weighted by a Gaussian. The pixels of one step are more
+    than half a window apart, so none is in another's neighbourhood: the result is that of settling them one by one.
+
+    source      (H, W, 3) uint8
+    size        (h, w) of the texture
+    window      side of the neighbourhood in pixels, odd; about the size of the largest thing that repeats. None: 15, or
+                a third of a small source
+    tolerance   0 takes the best match always, and copies more
+    evenness    the error of a place is taken times 1 + evenness · (how often it was used, of the average), which keeps
+                the method from growing one flat spot over and over; 0 for the paper's own
+    seed        of the first piece and of every draw
+    returns     an iterator of one `Growth`, which each step fills further
+    raises      UsageError for values that the source has no room for
+    """
+    side = window if window is not None else default_window(source)
+    _check(source, size, side, tolerance, evenness)
+    random = np.random.default_rng(seed)
+    bank = _Bank(source, side, tolerance, evenness)
+    canvas = _Canvas(source, size, bank)
+    corner = random.integers(0, [source.shape[0] - 2, source.shape[1] - 2])
+    offsets = np.stack(np.meshgrid(range(3), range(3), indexing="ij"), axis=-1).reshape(-1, 2)
+    middle = offsets + np.array([(size[0] - 3) // 2, (size[1] - 3) // 2])
+    canvas.settle(middle[:, 0], middle[:, 1], offsets + corner)
+    growth = canvas.growth
+    yield growth
+    worst = _WORST
+    late = np.zeros(size, bool)  # no match is good enough yet
+    while growth.done < growth.total:
+        rows, columns = canvas.apart(late, random)
+        if not len(rows):
+            worst *= _RAISE
+            late[:] = False
+            continue
+        places, errors = bank.draw(*canvas.windows(rows, columns), random)
+        good = errors <= worst
+        if good.any():
+            canvas.settle(rows[good], columns[good], places[good])
+            bank.use(places[good])
+            late[:] = False
+        late[rows[~good], columns[~good]] = True
+        yield growth
+
+
+def default_window(source: np.ndarray) -> int:
+    """15, or the largest odd number up to a third of the shorter side, at least 3."""
+    return max(3, min(_WINDOW, (min(source.shape[:2]) // 3 - 1) // 2 * 2 + 1))
+
+
+def _check(source: np.ndarray, size: tuple[int, int], window: int, tolerance: float, evenness: float) -> None:
+    if window < 3 or window % 2 == 0:
+        raise UsageError(f"window is an odd number of pixels from 3, got {window}")
+    if min(source.shape[:2]) < window + 2:
+        raise UsageError(
+            f"a window of {window} pixels needs a source of at least {window + 2} pixels each way, got "
+            f"{source.shape[1]}×{source.shape[0]}; give a smaller window or a larger picture"
+        )
+    if not tolerance >= 0 or not evenness >= 0:
+        raise UsageError(f"tolerance and evenness are 0 or more, got {tolerance} and {evenness}")
+    if min(size) < 3:
+        raise UsageError(f"the texture needs at least 3 pixels each way, got {size[1]}×{size[0]}")
+
+
+class _Bank:
+    """Every window of the source as a column, so that its errors against many windows are matrix products.
+
+    With g the Gaussian, m the mask of a target t and s a window: Σ m·g·(t−s)² = Σ m·g·t² − 2·(m·g·t)·s + (m·g)·s².
+    """
+
+    def __init__(self, source: np.ndarray, window: int, tolerance: float, evenness: float) -> None:
+        from numpy.lib.stride_tricks import sliding_window_view
+        from threadpoolctl import ThreadpoolController
+
+        # The products are small: a second thread gains nothing, costs tenfold on a busy machine, and would let the
+        # rounding depend on the number of cores.
+        self._threads = ThreadpoolController()
+        self._tolerance, self._evenness = tolerance, evenness
+        self.window, self.half = window, window // 2
+        grey = bool((source == source[..., :1]).all())
+        values = source[..., :1] if grey else source
+        # Around the mean, so that the three terms stay small and their difference exact.
+        values = (values.astype(np.float32) - values.mean(axis=(0, 1), dtype=np.float32)) / np.float32(255)
+        self.values = values  # (H, W, 1 or 3)
+        views = sliding_window_view(values, (window, window), axis=(0, 1))  # (Y, X, C, window, window)
+        self._columns = views.shape[1]
+        flat = np.moveaxis(views, 2, -1).reshape(views.shape[0] * views.shape[1], -1, values.shape[2])
+        self._windows = np.ascontiguousarray(flat.reshape(len(flat), -1).T)  # (window·window·C, places)
+        self._squares = np.ascontiguousarray((flat * flat).sum(axis=2).T)  # (window·window, places)
+        self._used = np.zeros(len(flat), np.float32)
+        bell = np.exp(-((np.arange(window) - self.half) ** 2) / (2 * (window / _SIGMA) ** 2))
+        self._weights = np.outer(bell, bell).astype(np.float32)
+
+    def draw(
+        self, windows: np.ndarray, masks: np.ndarray, random: np.random.Generator
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """A place of the source (K, 2) for each of K windows, and its mean squared error (K,), 1 at most.
+
+        windows   (K, window, window, C) float32, around the source's mean
+        masks     (K, window, window) float32, 1 where the window is known, else 0
+        """
+        count = len(windows)
+        weights = masks * self._weights
+        weights /= weights.sum(axis=(1, 2), keepdims=True)
+        known = windows * weights[..., None]
+        with self._threads.limit(limits=1):
+            errors = weights.reshape(count, -1) @ self._squares
+            errors -= 2 * (known.reshape(count, -1) @ self._windows)
+        errors += (known * windows).sum(axis=(1, 2, 3))[:, None]
+        np.maximum(errors / windows.shape[3], 0, out=errors)
+        cost = errors
+        if self._evenness and self._used.any():
+            cost = errors * (1 + self._evenness * self._used / self._used.mean())
+        # What is added is the rounding of the three terms: equal windows must stay equal.
+        close = cost <= cost.min(axis=1, keepdims=True) * (1 + self._tolerance) + 1e-7
+        picks = (random.random(count) * close.sum(axis=1)).astype(np.int64)
+        chosen = np.argmax(np.cumsum(close, axis=1) > picks[:, None], axis=1)
+        places = np.stack([chosen // self._columns, chosen % self._columns], axis=1) + self.half
+        return places, errors[np.arange(count), chosen]
+
+    def use(self, places: np.ndarray) -> None:
+        """Count places (K, 2) that were taken."""
+        rows, columns = (places - self.half).T
+        np.add.at(self._used, rows * self._columns + columns, 1)
+
+
+class _Canvas:
+    """What is known of the texture so far, and which pixels come next."""
+
+    def __init__(self, source: np.ndarray, size: tuple[int, int], bank: _Bank) -> None:
+        mean = np.rint(source.mean(axis=(0, 1))).astype(np.uint8)
+        self.growth = Growth(
+            np.tile(mean, (*size, 1)), np.zeros(size, bool), np.full((*size, 2), -1, np.int32)
+        )
+        self._source, self._bank, self._half = source, bank, bank.half
+        around = size[0] + 2 * bank.half, size[1] + 2 * bank.half
+        self._values = np.zeros((*around, bank.values.shape[2]), np.float32)
+        self._filled = np.zeros(around, np.float32)
+        self._neighbours = np.zeros((size[0] + 2, size[1] + 2), np.int16)  # how many of the eight are known
+
+    def settle(self, rows: np.ndarray, columns: np.ndarray, places: np.ndarray) -> None:
+        """Take pixels from places (K, 2) of the source."""
+        at = places[:, 0], places[:, 1]
+        growth, half = self.growth, self._half
+        growth.image[rows, columns] = self._source[at]
+        growth.origin[rows, columns] = places
+        growth.known[rows, columns] = True
+        growth.done += len(rows)
+        self._values[rows + half, columns + half] = self._bank.values[at]
+        self._filled[rows + half, columns + half] = 1
+        for down in range(3):
+            for right in range(3):
+                np.add.at(self._neighbours, (rows + down, columns + right), 1)
+
+    def windows(self, rows: np.ndarray, columns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The windows around pixels, (K, window, window, C), and which of their pixels are known."""
+        side = self._bank.window
+        spans = [
+            (slice(y, y + side), slice(x, x + side))
+            for y, x in zip(rows.tolist(), columns.tolist(), strict=True)
+        ]
+        return np.stack([self._values[span] for span in spans]), np.stack([self._filled[s] for s in spans])
+
+    def apart(self, late: np.ndarray, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """Unknown pixels beside known ones, those with most known neighbours first, none in another's window."""
+        count = np.where(self.growth.known | late, 0, self._neighbours[1:-1, 1:-1])
+        rows, columns = np.nonzero(count)
+        order = np.argsort(-(count[rows, columns] + random.random(len(rows))))
+        taken = np.zeros(self._filled.shape, bool)
+        half, side = self._half, self._bank.window
+        chosen = []
+        for index, y, x in zip(order.tolist(), rows[order].tolist(), columns[order].tolist(), strict=True):
+            if not taken[y + half, x + half]:
+                taken[y : y + side, x : x + side] = True
+                chosen.append(index)
+        return rows[chosen], columns[chosen]

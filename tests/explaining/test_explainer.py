@@ -1,0 +1,199 @@
+"""Explainers held to the techniques on arrays, and what stands in the file."""
+
+import json
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+
+import onnxviz
+from onnxviz.errors import ModelUnsuitable, OnnxVizError, UnknownLabel, UnknownLayer, UsageError
+from onnxviz.explaining.techniques import TECHNIQUES
+from onnxviz.techniques import cam as cams
+from onnxviz.techniques import saliency as saliencies
+
+OUTPUTS = ["class", "probability", "probabilities", "heatmap"]
+
+
+def run(model: onnx.ModelProto, pictures, **feeds) -> dict[str, np.ndarray]:
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    names = [value.name for value in session.get_outputs()]
+    return dict(zip(names, session.run(names, {"image": np.stack(pictures), **feeds}), strict=True))
+
+
+def on_arrays(net, pictures, technique: str, **options):
+    method = saliencies.saliency if technique in saliencies.METHODS else cams.cam
+    found = method(net, list(pictures), method=technique, **options)
+    return np.stack([one.values for one in found]), [one.target for one in found]
+
+
+@pytest.fixture(scope="module")
+def views(net, cat):
+    from skimage import data
+
+    return [net.preprocessing.view(picture) for picture in (cat, data.coffee())]
+
+
+@pytest.mark.parametrize("technique", TECHNIQUES)
+def test_the_heat_map_is_the_techniques(net, views, technique):
+    model = onnxviz.explainer_model(net, technique, fixed=True)
+    onnx.checker.check_model(model, full_check=True)
+    assert {node.domain for node in model.graph.node} == {""}
+    assert [entry.domain for entry in model.opset_import] == [""]
+    assert [value.name for value in model.graph.input] == ["image"]
+    assert [value.name for value in model.graph.output] == OUTPUTS
+    found = run(model, views)
+    wanted, targets = on_arrays(net, views, technique)
+    assert found["heatmap"].shape == (2, 224, 224)
+    assert np.abs(found["heatmap"] - wanted).max() <= 1e-5 * np.abs(wanted).max()
+    if technique != "eigencam":  # is of no class
+        assert found["class"].tolist() == targets
+
+
+def test_class_and_probabilities_are_predicts(net, cat):
+    found = run(onnxviz.explainer_model(net, "grad-cam"), [cat, cat[:, ::-1]])
+    predicted = [rows[0] for rows in net.predict([cat, cat[:, ::-1]])]
+    assert found["class"].dtype == np.int64
+    assert found["class"].tolist() == [one.index for one in predicted]
+    np.testing.assert_allclose(found["probability"], [one.probability for one in predicted], rtol=1e-3)
+    np.testing.assert_allclose(found["probabilities"].sum(axis=1), 1, rtol=1e-5)
+    np.testing.assert_array_equal(found["probabilities"].max(axis=1), found["probability"])
+
+
+def test_targets_are_an_index_a_label_or_fed(net, views):
+    wanted, _ = on_arrays(net, views, "gradient", target=282)
+    label = net.label(282)
+    for target in (282, label):
+        model = onnxviz.explainer_model(net, "gradient", target=target, fixed=True)
+        assert np.abs(run(model, views)["heatmap"] - wanted).max() <= 1e-5 * np.abs(wanted).max()
+        assert json.loads(notes(model)["onnxviz.explainer"])["label"] == label
+    fed = onnxviz.explainer_model(net, "gradient", target="fed", fixed=True)
+    assert [value.name for value in fed.graph.input] == ["image", "target"]
+    found = run(fed, views, target=np.array([282, 967]))
+    second, _ = on_arrays(net, views[1:], "gradient", target=967)
+    for here, there in zip(found["heatmap"], (wanted[0], second[0]), strict=True):
+        assert np.abs(here - there).max() <= 1e-5 * np.abs(there).max()
+    assert found["class"][0] == 285  # what the network says, whatever is explained
+
+
+def test_a_layer_can_be_chosen(net, views):
+    layer = next(one for one in reversed(net.layers) if one.shape[2:] == (14, 14))
+    wanted, _ = on_arrays(net, views, "layercam", layer=layer.name)
+    model = onnxviz.explainer_model(net, "layercam", layer=layer.name, fixed=True)
+    found = run(model, views)["heatmap"]
+    assert np.abs(found - wanted).max() <= 1e-5 * wanted.max()
+    assert json.loads(notes(model)["onnxviz.explainer"])["layer"] == layer.name
+
+
+@pytest.mark.parametrize(("resize", "fraction"), [("crop", 0.875), ("squash", 1.0), ("pad", 1.0)])
+def test_the_map_over_the_picture_lies_where_the_network_looked(net, cat, resize, fraction):
+    recipe = net.preprocessing.override(resize=resize, crop_fraction=fraction)
+    other = onnxviz.load("efficientnet-lite0", provider="cpu", preprocess=recipe)
+    small = run(onnxviz.explainer_model(other, "layercam"), [cat])["heatmap"][0]
+    whole = run(onnxviz.explainer_model(other, "layercam", over="picture"), [cat])["heatmap"][0]
+    assert whole.shape == cat.shape[:2]
+    # Every pixel of the view is found again in the picture, at the place that Preprocessing.geometry says.
+    at = recipe.geometry(*cat.shape[:2])
+    y, x = np.mgrid[20:204:8, 20:204:8]
+    rows = (y + at.top + 0.5) * cat.shape[0] / at.height - 0.5
+    columns = (x + at.left + 0.5) * cat.shape[1] / at.width - 0.5
+    inside = (rows > 1) & (rows < cat.shape[0] - 2) & (columns > 1) & (columns < cat.shape[1] - 2)
+    there = whole[rows[inside].round().astype(int), columns[inside].round().astype(int)]
+    np.testing.assert_allclose(there, small[y[inside], x[inside]], atol=0.02 * small.max())
+    if resize == "crop":
+        left = round(at.left * cat.shape[1] / at.width)
+        assert not whole[:, : left - 2].any()
+        assert whole[:, left + 2].any()
+
+
+def test_the_file_says_what_it_is(net):
+    props = notes(onnxviz.explainer_model(net, "grad-cam", target=285))
+    assert json.loads(props["onnxviz.labels"]) == net.labels
+    said = json.loads(props["onnxviz.explainer"])
+    assert said["technique"] == "grad-cam"
+    assert said["target"] == 285
+    assert said["network"]["sha256"] == net.digest
+    assert onnxviz.Preprocessing.from_dict(said["preprocessing"]) == net.preprocessing
+    assert "onnxviz.preprocessing" not in props  # whoever opens the file must not prepare its pictures twice
+
+
+def test_the_same_call_gives_the_same_bytes(net):
+    one, two = (onnxviz.explainer_model(net, "guided-grad-cam").SerializeToString(True) for _ in range(2))
+    assert one == two
+
+
+def test_names_that_the_network_uses_itself_are_no_trouble():
+    import networks
+
+    toy = networks.tiny_cnn()
+    renamed = {"conv1": "class", "relu1": "heatmap", "norm1": "probability", "conv2": "probabilities",
+               "logits": "target", "relu2": "preprocessing/Resize"}  # fmt: skip
+    for node in toy.graph.node:
+        node.input[:] = [renamed.get(name, name) for name in node.input]
+        node.output[:] = [renamed.get(name, name) for name in node.output]
+    toy.graph.initializer[0].name, before = "class_2", toy.graph.initializer[0].name
+    for node in toy.graph.node:
+        node.input[:] = ["class_2" if name == before else name for name in node.input]
+    recipe = onnxviz.Preprocessing((32, 32))
+    picture = np.random.default_rng(0).integers(0, 256, (1, 32, 32, 3), np.uint8)
+    results = []
+    for model in (toy, networks.tiny_cnn()):
+        net = onnxviz.load(model, provider="cpu", preprocess=recipe)
+        made = onnxviz.explainer_model(net, "saliency", target="fed")
+        onnx.checker.check_model(made, full_check=True)
+        results.append(run(made, picture, target=np.array([3])))
+    for name in OUTPUTS:
+        np.testing.assert_array_equal(results[0][name], results[1][name])
+
+
+def test_an_initialiser_of_a_public_name_keeps_its_name_in_the_network():
+    import networks
+
+    toy = networks.tiny_cnn()
+    before = toy.graph.initializer[0].name
+    toy.graph.initializer[0].name = "heatmap"
+    for node in toy.graph.node:
+        node.input[:] = ["heatmap" if name == before else name for name in node.input]
+    net = onnxviz.load(toy, provider="cpu", preprocess=onnxviz.Preprocessing((32, 32)))
+    onnx.checker.check_model(onnxviz.explainer_model(net), full_check=True)
+    assert "heatmap" in net.model.graph.initializers
+    assert net.model.graph.initializers["heatmap"].const_value.name == "heatmap"
+
+
+def test_wrong_orders_are_typed_errors(net):
+    for wrong in (
+        {"technique": "smoothgrad"},
+        {"technique": "grad_cam"},
+        {"layer": "head.relu6"},
+        {"over": "photo"},
+    ):
+        with pytest.raises(UsageError):
+            onnxviz.explainer_model(net, **wrong)
+    with pytest.raises(UnknownLabel):
+        onnxviz.explainer_model(net, target="a cat of sorts")
+    with pytest.raises(UnknownLabel):
+        onnxviz.explainer_model(net, target=1000)
+    with pytest.raises(UnknownLayer):
+        onnxviz.explainer_model(net, "grad-cam", layer="head.relu7")
+    with pytest.raises(UsageError, match="head"):
+        onnxviz.explainer_model(net, "grad-cam", layer="logits")
+
+
+def test_what_only_some_runtimes_have_is_refused():
+    import networks
+
+    m = networks.Maker()
+    x = m("Relu", m("Conv", "image", m.random(4, 3, 3, 3), pads=[1] * 4))
+    x = m("Flatten", m("GlobalAveragePool", x))
+    x = m("BiasSplitGelu", m("Gemm", x, m.random(8, 4), transB=1), m.random(8), domain="com.microsoft")
+    model = m.model({"image": ("N", 3, 8, 8)}, {x: ("N", 4)})
+    net = onnxviz.load(model, provider="cpu", preprocess=onnxviz.Preprocessing((8, 8)))
+    with pytest.raises(OnnxVizError, match="BiasSplitGelu"):
+        onnxviz.explainer_model(net)
+    with pytest.raises(ModelUnsuitable, match=r"com\.microsoft\.BiasSplitGelu"):
+        onnxviz.explainer_model(net, "eigencam", layer="relu3")
+
+
+def notes(model: onnx.ModelProto) -> dict[str, str]:
+    return {entry.key: entry.value for entry in model.metadata_props}

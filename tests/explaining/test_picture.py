@@ -1,0 +1,120 @@
+"""Preprocessing as operators, held to `Preprocessing.apply`, that is to Pillow."""
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import onnxruntime
+import pytest
+from PIL import Image
+from skimage import data
+
+from onnxviz.errors import ModelUnsuitable
+from onnxviz.explaining.picture import prepare
+from onnxviz.image.preprocess import Preprocessing
+
+SIZES = [
+    (300, 451),
+    (97, 53),
+    (64, 96),
+    (63, 200),
+    (1, 7),
+    (65, 96),
+    (30, 31),
+    (128, 192),
+    (299, 299),
+    (301, 200),
+]
+RECIPE = Preprocessing(
+    (64, 96), (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), crop_fraction=0.875, interpolation="bilinear"
+)
+_TYPES = {"float32": "FLOAT", "float16": "FLOAT16", "float64": "DOUBLE", "uint8": "UINT8"}
+
+
+def compiled(recipe: Preprocessing, *, fixed: bool = False):
+    """A function of one picture that gives the tensor as the operators compute it."""
+    found = prepare(
+        recipe,
+        dtype=ir.DataType[_TYPES[recipe.dtype]],
+        batch="N",
+        opset=18,
+        size=recipe.size,
+        fixed=fixed,
+    )
+    found.graph.outputs.append(found.tensor)
+    proto = ir.serde.serialize_model(ir.Model(found.graph, ir_version=8))
+    proto = onnx.shape_inference.infer_shapes(proto, strict_mode=True)
+    onnx.checker.check_model(proto, full_check=True)
+    session = onnxruntime.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
+    return lambda picture: session.run(None, {"image": picture[None]})[0][0]
+
+
+@pytest.fixture(scope="module")
+def pictures() -> list[np.ndarray]:
+    photos = [data.chelsea(), data.coffee(), data.astronaut(), data.rocket()]
+    return [
+        np.asarray(Image.fromarray(photos[i % 4]).resize((width, height)))
+        for i, (height, width) in enumerate(SIZES)
+    ]
+
+
+def only_rounded(levels: np.ndarray, share: float = 0.003) -> None:
+    assert levels.max() < (1.01 if share < 0.01 else 2.01)
+    assert (levels > 0.5).mean() < share
+
+
+@pytest.mark.parametrize("channels", ["RGB", "BGR", "L", "RGBA"])
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+@pytest.mark.parametrize("resize", ["crop", "pad"])
+def test_resized_pictures_differ_from_pillow_by_rounding_only(pictures, resize, interpolation, channels):
+    recipe = RECIPE.override(resize=resize, interpolation=interpolation, channels=channels)
+    run = compiled(recipe)
+    scale = recipe.scale.reshape(-1, 1, 1)
+    for picture in pictures:
+        here, there = run(picture), recipe.apply(picture)
+        assert here.shape == there.shape
+        # Enlarging by simple fractions, and shrinking by them, has many exact halves to round.
+        at = recipe.geometry(*picture.shape[:2])
+        enlarged = at.height > picture.shape[0] or at.width > picture.shape[1]
+        only_rounded(np.abs(here - there) / scale, 0.05 if enlarged else 0.003)
+
+
+@pytest.mark.parametrize("resize", ["crop", "pad", "squash"])
+def test_nearest_neighbours_are_pillows_exactly(pictures, resize):
+    recipe = RECIPE.override(resize=resize, interpolation="nearest")
+    run = compiled(recipe)
+    for picture in pictures:
+        np.testing.assert_array_equal(run(picture), recipe.apply(picture))
+
+
+def test_squashing_goes_across_first(pictures):
+    recipe = RECIPE.override(resize="squash", crop_fraction=0.8, mean=0.0, std=1 / 255)
+    run = compiled(recipe)
+    for picture in pictures:
+        across = Image.fromarray(picture).resize((120, picture.shape[0]), Image.Resampling.BILINEAR)
+        both = np.asarray(across.resize((120, 80), Image.Resampling.BILINEAR))[8:72, 12:108]
+        only_rounded(np.abs(run(picture).transpose(1, 2, 0) - both), 0.05)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "float64", "uint8"])
+@pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
+@pytest.mark.parametrize("channels", ["RGB", "BGR", "L", "RGBA"])
+def test_pictures_of_the_networks_size_come_out_bit_for_bit(cat, channels, layout, dtype):
+    recipe = RECIPE.override(channels=channels, layout=layout, dtype=dtype)
+    picture = cat[100:164, 200:296]
+    here = compiled(recipe, fixed=True)(picture)
+    there = recipe.normalise((recipe.override(resize="squash").view(picture))[None])[0]
+    assert here.dtype == there.dtype
+    np.testing.assert_array_equal(here, there)
+
+
+def test_pictures_keep_their_own_size(cat):
+    recipe = RECIPE.override(size="own")
+    np.testing.assert_array_equal(compiled(recipe)(cat), recipe.apply(cat))
+
+
+@pytest.mark.parametrize("interpolation", ["lanczos", "box", "hamming"])
+def test_what_no_operator_resizes_is_refused_with_a_way_out(interpolation):
+    recipe = RECIPE.override(interpolation=interpolation)
+    with pytest.raises(ModelUnsuitable, match=f"{interpolation}.*--fixed"):
+        compiled(recipe)
+    compiled(recipe, fixed=True)

@@ -1,0 +1,124 @@
+"""The formulas of class activation maps against the papers' sums, written out place by place."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from onnxviz.image.readings import READINGS
+from onnxviz.techniques import cam_methods as methods
+
+N, C, H, W = 2, 5, 4, 3
+
+
+@pytest.fixture(params=["after relu", "signed"])
+def layer(request):
+    """Activations and gradients, (N, C, H, W); one channel is off, one has no gradient."""
+    rng = np.random.default_rng(0)
+    activations = rng.standard_normal((N, C, H, W)).astype(np.float32)
+    if request.param == "after relu":
+        activations = np.maximum(activations, 0)
+    gradients = rng.standard_normal((N, C, H, W)).astype(np.float32)
+    activations[:, 1] = 0
+    gradients[:, 2] = 0
+    return activations, gradients
+
+
+def grad_cam(a, g, y, x):
+    return sum(sum(g[k].ravel().tolist()) / (H * W) * a[k, y, x] for k in range(C))
+
+
+def grad_cam_plus_plus(a, g, y, x):
+    total = 0.0
+    for k in range(C):
+        area = float(a[k].sum())
+        weight = 0.0
+        for i in range(H):
+            for j in range(W):
+                below = 2 * g[k, i, j] ** 2 + area * g[k, i, j] ** 3
+                weight += (g[k, i, j] ** 2 / below if below else 0.0) * max(g[k, i, j], 0)
+        total += weight * a[k, y, x]
+    return total
+
+
+def layer_cam(a, g, y, x):
+    return sum(max(g[k, y, x], 0) * a[k, y, x] for k in range(C))
+
+
+def hires_cam(a, g, y, x):
+    return sum(g[k, y, x] * a[k, y, x] for k in range(C))
+
+
+def xgrad_cam(a, g, y, x):
+    total = 0.0
+    for k in range(C):
+        area = float(a[k].sum())
+        weight = sum(a[k, i, j] / area * g[k, i, j] for i in range(H) for j in range(W)) if area else 0.0
+        total += weight * a[k, y, x]
+    return total
+
+
+@pytest.mark.parametrize("oracle", [grad_cam, grad_cam_plus_plus, layer_cam, hires_cam, xgrad_cam])
+def test_a_formula_is_the_papers(oracle, layer):
+    activations, gradients = layer
+    found = getattr(methods, oracle.__name__)(activations, gradients)
+    assert found.shape == (N, H, W)
+    for n in range(N):
+        a, g = activations[n].astype(np.float64), gradients[n].astype(np.float64)
+        wanted = [[oracle(a, g, y, x) for x in range(W)] for y in range(H)]
+        np.testing.assert_allclose(found[n], wanted, rtol=2e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("channels", [3, 40])  # fewer than places, and more
+def test_eigen_cam_is_the_first_singular_vector(channels):
+    rng = np.random.default_rng(1)
+    activations = rng.standard_normal((N, channels, H, W)).astype(np.float32)
+    found = methods.eigen_cam(activations)
+    assert found.dtype == np.float32
+    for n in range(N):
+        rows = activations[n].reshape(channels, -1).T.astype(np.float64)
+        _, _, turned = np.linalg.svd(rows, full_matrices=False)
+        wanted = (rows @ turned[0]).reshape(H, W)
+        wanted *= np.sign(wanted.sum())
+        np.testing.assert_allclose(found[n], wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_eigen_cam_of_rectified_activations_has_no_negative_place():
+    rng = np.random.default_rng(2)
+    found = methods.eigen_cam(np.maximum(rng.standard_normal((3, 20, 6, 6)), 0).astype(np.float32))
+    assert (found > -1e-6).all()
+    assert (found.max(axis=(1, 2)) > 0).all()
+
+
+def test_hires_cam_is_grad_cam_where_the_gradient_is_the_same_everywhere(layer):
+    """As it is where a global average pool and one linear layer follow."""
+    activations, gradients = layer
+    flat = np.broadcast_to(gradients[:, :, :1, :1], gradients.shape)
+    np.testing.assert_allclose(
+        methods.hires_cam(activations, flat), methods.grad_cam(activations, flat), rtol=1e-5, atol=1e-6
+    )
+
+
+def test_xgrad_cam_conserves_the_sum(layer):
+    """The axiom of conservation: the map sums to Σ activation × gradient."""
+    activations, gradients = layer
+    activations = np.abs(activations)
+    np.testing.assert_allclose(
+        methods.xgrad_cam(activations, gradients).sum(axis=(1, 2)),
+        (activations * gradients).sum(axis=(1, 2, 3)),
+        rtol=1e-3,
+        atol=1e-4,
+    )
+
+
+def test_a_layer_without_gradient_gives_zero_and_no_nan():
+    activations = np.ones((1, 2, 3, 3), np.float32)
+    none = np.zeros_like(activations)
+    for method in methods.METHODS.values():
+        if method.formula is not None and method.gradients:
+            assert not method.formula(activations, none).any()
+            assert not method.formula(none, activations).any()
+
+
+def test_every_method_is_named_in_pictures():
+    assert set(methods.METHODS) <= set(READINGS)

@@ -1,0 +1,118 @@
+"""Full gradients: input and biases explain the whole score; and how methods take random weights (Adebayo 2018)."""
+
+from __future__ import annotations
+
+import networks
+import numpy as np
+import onnx_ir as ir
+import pytest
+from networks import Maker
+
+import onnxviz
+from onnxviz.graph.offsets import offsets
+from onnxviz.graph.randomise import randomise, weighted
+from onnxviz.techniques.saliency import METHODS
+
+
+def photo(side: int = 32) -> np.ndarray:
+    return np.random.default_rng(3).integers(0, 256, (side, side, 3)).astype(np.uint8)
+
+
+def completeness(net, picture, **options) -> float:
+    found = onnxviz.saliency(net, picture, method="full-gradient", **options)
+    return found.manifest["figures"]["completeness_error"]
+
+
+def test_the_bundled_networks_score_is_explained_completely(net, photo_files) -> None:
+    """Also what its ReLU6 units hold back at their limit."""
+    found = onnxviz.saliency(net, photo_files[:2], method="full-gradient")
+    for one in found:
+        assert one.manifest["figures"]["completeness_error"] < 1e-5
+        assert one.manifest["parameters"]["layers_with_offsets"] >= 50
+        assert not one.manifest["warnings"]
+
+
+@pytest.mark.parametrize(
+    ("model", "options"),
+    [
+        (lambda: networks.tiny_cnn(), {}),  # BatchNormalization behind a convolution, max pooling
+        (lambda: networks.nhwc(), {"layout": "NHWC"}),  # MatMul and Add
+        (lambda: networks.static_batch(batch=2), {}),
+    ],
+    ids=["tiny", "nhwc", "static batch"],
+)
+def test_other_networks_too(model, options) -> None:
+    net = onnxviz.load(model().SerializeToString(), preprocess="unit", provider="cpu", **options)
+    for target in (0, 3):
+        assert completeness(net, photo(), target=target) < 1e-4
+
+
+def curves(activation: str) -> bytes:
+    m = Maker()
+    x = m("Conv", "image", m.random(6, 3, 3, 3), m.random(6))
+    statistics = [m.random(6, positive=True) for _ in range(4)]
+    x = m("BatchNormalization", m("Relu", x), *statistics)  # behind a ReLU, so that nothing can fold it
+    if activation == "swish":
+        x = m("Mul", x, m("Sigmoid", x))
+    elif activation == "clip":
+        x = m("Clip", x, m.constant(np.float32(-0.1)), m.constant(np.float32(0.3)))
+    else:
+        x = m(activation, x)
+    x = m("Sub", m.constant(np.float32(0.5)), x)
+    logits = m("Gemm", m("Flatten", m("GlobalAveragePool", x)), m.random(6, 4), m.random(4), beta=0.5)
+    return m.model({"image": ("N", 3, 16, 16)}, {logits: ("N", 4)}).SerializeToString()
+
+
+@pytest.mark.parametrize(
+    "activation", ["Sigmoid", "Tanh", "HardSwish", "HardSigmoid", "Softplus", "swish", "clip", "LeakyRelu"]
+)
+def test_curved_activations_have_offsets(activation) -> None:
+    net = onnxviz.load(curves(activation), preprocess="unit", provider="cpu")
+    assert completeness(net, photo(16), target=1) < 1e-4
+
+
+def test_what_is_left_unexplained_is_said() -> None:
+    """A square has no offset here: its shares count twice."""
+    m = Maker()
+    x = m("Pow", m("Conv", "image", m.random(4, 3, 3, 3), m.random(4)), m.constant(np.float32(2)))
+    logits = m("Flatten", m("GlobalAveragePool", x))
+    model = m.model({"image": ("N", 3, 16, 16)}, {logits: ("N", 4)})
+    net = onnxviz.load(model.SerializeToString(), preprocess="unit", provider="cpu")
+    found = onnxviz.saliency(net, photo(16), target=0, method="full-gradient")
+    assert found.manifest["figures"]["completeness_error"] > 0.1
+    assert any("add up to" in text for text in found.manifest["warnings"])
+
+
+def test_offsets_are_those_of_the_folded_graph_and_of_the_way_only() -> None:
+    model = ir.from_proto(networks.tiny_cnn())
+    found = {one.layer: one for one in offsets(model, ["logits"])}
+    assert set(found) == {"norm1", "conv2", "logits"}  # the first convolution's bias is in the normalisation's
+    assert {one.layer for one in offsets(model, ["relu1"])} == {"norm1"}
+    assert all(one.kind == "bias" and not one.needs for one in found.values())
+
+
+# --- random weights ---------------------------------------------------------------------------
+
+
+def test_guided_backprop_hardly_changes_under_random_weights_and_the_gradient_does(net, cat) -> None:
+    """The sanity check of Adebayo et al. 2018, cascading from the head down to 20 of 50 layers."""
+    names = weighted(net.model)
+    before = {method: _raw(net, cat, method) for method in ("gradient", "guided")}
+    for depth in (1, 20):
+        made = ir.to_proto(randomise(net.model, names[:depth]))
+        other = onnxviz.load(made, provider="cpu", preprocess=net.preprocessing)
+        alike = {
+            method: float(np.corrcoef(raw.ravel(), _raw(other, cat, method).ravel())[0, 1])
+            for method, raw in before.items()
+        }
+        assert alike["guided"] > 0.9
+        assert abs(alike["gradient"]) < 0.25
+
+
+def _raw(net, picture, method: str) -> np.ndarray:
+    from onnxviz.techniques.aim import choose
+    from onnxviz.techniques.attributing import given
+    from onnxviz.techniques.saliency_job import Job
+
+    taken = given(net, picture)
+    return METHODS[method].run(Job(net, taken.x, taken.pictures, choose(net, taken.x, target=285))).raw

@@ -1,0 +1,126 @@
+"""`texture`: which method gets what, the result and its manifest, Ctrl-C, and the command."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+from skimage import data
+
+import onnxviz
+from onnxviz.cli.main import run
+from onnxviz.errors import ImageRejected, UsageError
+from onnxviz.interrupted import Interrupted
+
+
+@pytest.fixture(scope="module")
+def wood() -> np.ndarray:
+    return np.ascontiguousarray(data.coffee()[300:348, 20:80])
+
+
+@pytest.mark.parametrize("method", ["nearest", "quilt"])
+def test_a_texture_without_a_network(method, wood):
+    made = onnxviz.texture(None, wood, method, size=(40, 50), seed=1)
+    assert made.values.shape == (40, 50, 3)
+    assert made.values.dtype == np.float32
+    assert made.values.max() <= 1
+    np.testing.assert_array_equal(made.image, wood[made.origin[..., 0], made.origin[..., 1]])
+    assert made.picture().size == (50, 40)
+    assert made.manifest["schema"] == "onnxviz.texture/1"
+    assert made.manifest["model"] is None
+    parameters = made.manifest["parameters"]
+    assert parameters["size"] == (40, 50)
+    assert {"tolerance", "evenness", "seed"} <= set(parameters)
+    assert "incomplete" not in made.manifest
+    again = onnxviz.texture(None, wood, method, size=(40, 50), seed=1)
+    np.testing.assert_array_equal(again.values, made.values)
+    assert again.manifest == made.manifest
+
+
+def test_a_network_stands_in_the_manifest(net, wood):
+    made = onnxviz.texture(net, wood, "quilt", size=30)
+    assert made.manifest["model"]["sha256"] == net.digest
+    assert made.values.shape == (30, 30, 3)
+
+
+def test_the_size_is_twice_the_images_up_to_a_limit(wood):
+    assert onnxviz.texture(None, wood, "quilt").values.shape == (96, 120, 3)
+    assert onnxviz.texture(None, wood[:20, :24], "nearest", window=5).values.shape == (40, 48, 3)
+    tall = np.tile(wood, (12, 1, 1))
+    assert onnxviz.texture(None, tall, "quilt").values.shape == (1024, 107, 3)
+
+
+def test_nearest_takes_the_middle_of_a_large_image(cat):
+    made = onnxviz.texture(None, cat, "nearest", size=12)
+    np.testing.assert_array_equal(made.source, cat[86:214, 161:289])
+    assert made.manifest["parameters"]["source"] == {"top": 86, "left": 161, "height": 128, "width": 128}
+    assert "451×300" in made.manifest["warnings"][-1]
+
+
+@pytest.mark.parametrize("method", ["nearest", "quilt"])
+def test_ctrl_c_keeps_what_was_done(method, wood):
+    def stop(done: int, total: int | None, what: str) -> None:
+        if done >= total / 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(Interrupted) as caught:
+        onnxviz.texture(None, wood, method, size=48, progress=stop)
+    partial = caught.value.partial
+    assert partial.manifest["incomplete"] is True
+    figures = partial.manifest["figures"]
+    assert figures["total"] / 3 <= figures["done"] < figures["total"]
+    known = partial.origin[..., 0] >= 0
+    assert 0 < known.mean() < 1
+    # What is not known yet has one colour.
+    assert len(np.unique(partial.values[~known], axis=0)) == 1
+
+
+def test_wrong_use_is_said(net, wood):
+    with pytest.raises(UsageError, match="did you mean 'quilt'"):
+        onnxviz.texture(None, wood, "quilts")
+    with pytest.raises(UsageError, match="block belongs to quilt, not to nearest"):
+        onnxviz.texture(None, wood, "nearest", block=9)
+    with pytest.raises(UsageError, match="needs a network"):
+        onnxviz.texture(None, wood)
+    with pytest.raises(UsageError, match="at least 3 pixels"):
+        onnxviz.texture(None, wood, "quilt", size=(2, 90))
+    with pytest.raises(ImageRejected, match="shows no texture"):
+        onnxviz.texture(None, wood[:4], "nearest")
+
+
+def test_the_smallest_source_works():
+    tiny = np.random.default_rng(0).integers(0, 256, (5, 5, 3), np.uint8)
+    for method in ("nearest", "quilt"):
+        assert onnxviz.texture(None, tiny, method, size=9).values.shape == (9, 9, 3)
+
+
+def test_the_command_needs_no_model_for_pieces(tmp_path, wood, capsys):
+    source, out = tmp_path / "wood.png", tmp_path / "made.png"
+    Image.fromarray(wood).save(source)
+    arguments = [
+        "texture",
+        "no-such-model",
+        str(source),
+        "--method",
+        "quilt",
+        "--size",
+        "70x33",
+        "-o",
+        str(out),
+    ]
+    assert run([*arguments, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["manifest"]["parameters"]["size"] == [33, 70]
+    with Image.open(out) as picture:
+        assert picture.size == (70, 33)
+        np.testing.assert_allclose(np.asarray(picture) / 255, np.load(out.with_suffix(".npy")), atol=1e-6)
+    assert run(["texture", "no-such-model", str(source), "-o", str(out)]) != 0  # gram opens it
+
+
+def test_gram_is_the_networks(net, wood):
+    made = onnxviz.texture(net, wood, size=32, layers=["stem"], steps=4, seed=1)
+    assert made.values.shape == (32, 32, 3)
+    assert made.manifest["parameters"]["method"] == "gram"
+    assert list(made.manifest["parameters"]["layers"]) == [net.layer("stem").name]
+    assert made.manifest["figures"]["loss"] < made.manifest["figures"]["loss_start"]
