@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from onnxviz.errors import GradientNotFinite
+from onnxviz.errors import GradientNotFinite, UsageError
 from onnxviz.progress import Progress, silent
+from onnxviz.runtime import batching, providers
 
 if TYPE_CHECKING:
     from onnxviz.network import Network
     from onnxviz.objectives import Objective
-    from onnxviz.runtime.backends import Runnable
+    from onnxviz.runtime.backends import Compiled
 
 
 class Gradients:
@@ -38,7 +39,9 @@ class Gradients:
         self.sources = tuple(sources)
         self.also = tuple(also)
         self._net = net
-        self._program = _compile(net, objective, self.sources, self.also, rules)
+        compiled = _compile(net, objective, self.sources, self.also, rules)
+        self._program = compiled.program
+        self._native = compiled.backend == "native"
 
     def __call__(
         self,
@@ -52,11 +55,19 @@ class Gradients:
 
         x         float32, one entry a picture
         fed       what the objective takes at run time; arrays of len(x) entries are cut into batches with x
-        batch     pictures a run; None: what memory allows
+        batch     pictures a run; None: what is fastest and fits the memory
         returns   'objective' (N,), '<source>.gradient' of the source's shape, and each of `also`; all float32
-        raises    GradientNotFinite naming the first picture, LimitExceeded, RuntimeFailed
+        raises    GradientNotFinite naming the first picture, UsageError for an objective that is not one value a
+                  picture, LimitExceeded, RuntimeFailed
         """
         size, fixed = self._net.batch_size(batch), self._net.batched[1] is not None
+        if (
+            batch is None
+            and not fixed
+            and self._native
+            and providers.name(self._net.provider) == providers.CPU
+        ):
+            size = min(size, batching.GRADIENTS_ON_CPU)
         parts: dict[str, list[np.ndarray]] = {name: [] for name in self._program.outputs}
         for start in range(0, len(x), size):
             feeds = {self._net.input.name: x[start : start + size]}
@@ -66,6 +77,12 @@ class Gradients:
             if fixed and count < size:
                 feeds = {name: _filled(array, count, size) for name, array in feeds.items()}
             arrays = self._program({n: a for n, a in feeds.items() if n in self._program.inputs})
+            given, values = len(feeds[self._net.input.name]), arrays["objective"].size
+            if values != given:
+                raise UsageError(
+                    f"{self.objective} has {values} values for {given} pictures in a run: what it is compared with "
+                    f"does not follow the pictures; feed it at each call, or give batch={len(x)}"
+                )
             for name, array in arrays.items():
                 parts[name].append(array[:count] if array.ndim else array[None])
             progress(start + count, len(x), "images")
@@ -89,7 +106,7 @@ class Gradients:
 
 def _compile(
     net: Network, objective: Objective, sources: Sequence[str], also: Sequence[str], rules: str
-) -> Runnable:
+) -> Compiled:
     from onnxviz.graph.real_input import real_input
     from onnxviz.runtime.backends import Task, compile
 
@@ -105,7 +122,7 @@ def _compile(
     )
     compiled = compile(task, net.backend)
     net.ran_on(compiled.backend, compiled.note)
-    return compiled.program
+    return compiled
 
 
 def _filled(array: np.ndarray, count: int, size: int) -> np.ndarray:

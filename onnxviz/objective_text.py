@@ -6,6 +6,7 @@ The text is parsed, never run: what it may hold is listed here, and everything e
 from __future__ import annotations
 
 import ast
+import warnings
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
@@ -28,6 +29,7 @@ _FUNCTIONS: Final[dict[str, tuple[Callable[..., Objective], int, int]]] = {
 # Where the first argument is a layer's name.
 _ON_LAYERS: Final = frozenset({"channel", "neuron", "part", "tv", "l2"})
 _LONGEST: Final = 2000
+_LARGEST: Final = 2.0**62
 _EXAMPLE: Final = "such as 2*logit(285) - logit('tabby') or part('boxes', 0, 3)"
 
 
@@ -43,7 +45,9 @@ def parse(text: str, net: Network | None = None) -> Objective:
     if len(text) > _LONGEST:
         raise UsageError(f"the objective has {len(text)} characters; at most {_LONGEST} are read")
     try:
-        tree = ast.parse(text.strip(), mode="eval")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of odd escapes: stderr is for one-line errors
+            tree = ast.parse(text.strip(), mode="eval")
     except (SyntaxError, ValueError, MemoryError, RecursionError) as reason:
         said = reason.msg if isinstance(reason, SyntaxError) else str(reason)
         raise UsageError(
@@ -80,9 +84,9 @@ def _combined(node: ast.BinOp, left: Objective | float, right: Objective | float
         right, Objective
     ):
         result: Any = left + right if isinstance(node.op, ast.Add) else left - right  # type: ignore[operator]
-        return result  # type: ignore[no-any-return]
+        return result
     if isinstance(node.op, ast.Mult) and not (isinstance(left, Objective) and isinstance(right, Objective)):
-        return left * right  # type: ignore[operator, no-any-return]
+        return left * right  # type: ignore[operator]
     if isinstance(node.op, ast.Div) and not isinstance(right, Objective):
         if right == 0:
             raise UsageError(f"{_text(node)} divides by zero")
@@ -154,6 +158,8 @@ def _argument(node: ast.expr, function: str) -> Any:
 def _literal(node: ast.expr) -> Any:
     """The value of a number, string, None, or of a bare name with dots, which stands for itself."""
     if isinstance(node, ast.Constant) and isinstance(node.value, (int, float, str, type(None))):
+        if isinstance(node.value, (int, float)) and not abs(node.value) < _LARGEST:
+            raise UsageError(f"{_text(node)} is too large a number")
         return node.value
     if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
         value = _literal(node.operand)

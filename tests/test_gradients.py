@@ -170,3 +170,15 @@ def test_integers_that_are_needed_as_such():
     net = load(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8))
     with pytest.raises(ModelUnsuitable, match="UINT8, and Cast"):
         net.gradients(objectives.logit(0))
+
+
+def test_what_is_compared_with_must_follow_the_pictures(tiny):
+    """A batch of targets built into the objective fits one batch only: told, not broadcast."""
+    x = pictures(3, tiny.size[0])
+    wanted = tiny.run(x, ["relu2"])["relu2"] * 0.5
+    gradients = tiny.gradients(objectives.match("relu2", wanted))
+    with pytest.raises(UsageError, match="batch=3"):
+        gradients(x, batch=1)
+    fed = tiny.gradients(objectives.match("relu2"))(x, {"relu2.target": wanted}, batch=1)
+    for name, array in gradients(x, batch=3).items():
+        np.testing.assert_allclose(fed[name], array, rtol=1e-4, atol=1e-7)

@@ -17,8 +17,10 @@ from tests.grad.oracle import session
 
 X = np.random.default_rng(3).standard_normal((3, 3, 32, 32)).astype(np.float32)
 MODEL = networks.tiny_cnn()
+MODEL.graph.node.append(onnx.helper.make_node("Transpose", ["relu2"], ["turned"], perm=[0, 2, 3, 1]))
 RNG = np.random.default_rng(4)
 RELU2 = RNG.standard_normal((16, 16, 16)).astype(np.float32)
+VECTOR = RNG.standard_normal(16).astype(np.float32)
 GRAM = RNG.standard_normal((16, 16)).astype(np.float32)
 
 
@@ -37,6 +39,24 @@ def gram_of(a):
 def total_variation(x):
     down, right = x[:, :, 1:] - x[:, :, :-1], x[:, :, :, 1:] - x[:, :, :, :-1]
     return (down**2).mean((1, 2, 3)) + (right**2).mean((1, 2, 3))
+
+
+def directed(a, power):
+    dot = torch.einsum("nchw,c->nhw", a, torch.tensor(VECTOR, dtype=a.dtype))
+    cosine = dot / (a.norm(dim=1) * float(np.linalg.norm(VECTOR)) + 1e-12)
+    return (dot * cosine.clamp(min=0.1) ** power).mean((1, 2))
+
+
+def rough(x, beta):
+    """Mahendran & Vedaldi 2015, equation 4, averaged."""
+    down, right = x[:, :, 1:, :-1] - x[:, :, :-1, :-1], x[:, :, :-1, 1:] - x[:, :, :-1, :-1]
+    return ((down**2 + right**2 + 1e-8) ** (beta / 2)).mean((1, 2, 3))
+
+
+def unlike(a):
+    grams = torch.nn.functional.normalize(gram_of(a).flatten(1), dim=1)
+    alike = grams @ grams.T
+    return -(alike.sum(1) - alike.diagonal()) / (len(a) - 1)
 
 
 CASES = {
@@ -62,6 +82,24 @@ CASES = {
     "tv of a layer": (o.tv("relu2"), lambda v: total_variation(v["relu2"])),
     "l2": (o.l2(), lambda v: (v["image"] ** 2).mean((1, 2, 3))),
     "l2 of a layer": (o.l2("relu2"), lambda v: (v["relu2"] ** 2).mean((1, 2, 3))),
+    "direction": (o.direction("conv2", VECTOR), lambda v: directed(v["conv2"], 0)),
+    "direction with cosine": (o.direction("conv2", VECTOR, 2), lambda v: directed(v["conv2"], 2)),
+    "direction of a vector": (
+        o.direction("features", VECTOR),
+        lambda v: v["features"] @ torch.tensor(VECTOR, dtype=torch.float64),
+    ),
+    "whole layer": (o.layer("conv2"), lambda v: (v["conv2"] ** 2).sum((1, 2, 3)) / 2),
+    "norm": (o.norm(6), lambda v: (v["image"].abs() ** 6).mean((1, 2, 3))),
+    "norm, odd": (o.norm(3, "conv2"), lambda v: (v["conv2"].abs() ** 3).mean((1, 2, 3))),
+    "norm, sum": (o.norm(1), lambda v: v["image"].abs().mean((1, 2, 3))),
+    "tv, rough": (o.tv(beta=1.0), lambda v: rough(v["image"], 1.0)),
+    "tv, smooth": (o.tv("conv2", 3.0), lambda v: rough(v["conv2"], 3.0)),
+    "diversity": (o.diversity("relu2"), lambda v: unlike(v["relu2"])),
+    "channel, last": (
+        o.channel("turned", 5, last=True),
+        lambda v: v["relu2"][:, 5].mean((1, 2)),
+    ),
+    "neuron, last": (o.neuron("turned", 5, 2, 3, last=True), lambda v: v["relu2"][:, 5, 2, 3]),
     "sum": (
         2 * o.logit(4) - o.tv() * 0.5 + -o.l2("relu2") / 4,
         lambda v: (
@@ -105,6 +143,32 @@ def test_what_is_fed() -> None:
     np.testing.assert_allclose(value, expected, rtol=1e-4, atol=1e-5)
 
 
+def test_a_channel_may_be_fed() -> None:
+    """One graph for all channels of a layer, in either layout."""
+    objective = o.channel("relu2", o.FED) + 10 * o.neuron("turned", o.FED, 2, 3, last=True)
+    proto = ir.to_proto(value_and_gradient(ir.from_proto(MODEL), objective))
+    assert {i.name for i in proto.graph.input} == {"image", "channel"}
+    value, _ = session(proto).run(None, {"image": X, "channel": np.int64([1, 2, 3])})
+    a = layer("relu2")
+    expected = [a[i, c].mean() + 10 * a[i, c, 2, 3] for i, c in enumerate((1, 2, 3))]
+    np.testing.assert_allclose(value, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_alignment() -> None:
+    """Neighbours weigh 1/2, next but one 1/4; the sum over pictures is minus each pair once."""
+    model = networks.tiny_cnn(batch=3)
+    proto = ir.to_proto(value_and_gradient(ir.from_proto(model), o.alignment()))
+    value, gradient = session(proto).run(None, {"image": X})
+    pairs = {(i, j): ((X[i] - X[j]) ** 2).mean() / 2 ** (j - i) for i, j in ((0, 1), (1, 2), (0, 2))}
+    np.testing.assert_allclose(value.sum(), -sum(pairs.values()), rtol=1e-4)
+    np.testing.assert_allclose(value[0], -(pairs[0, 1] + pairs[0, 2]) / 2, rtol=1e-4)
+    np.testing.assert_allclose(
+        gradient[0], ((X[1] - X[0]) + (X[2] - X[0]) / 2) / X[0].size, rtol=1e-3, atol=1e-7
+    )
+    with pytest.raises(ModelUnsuitable, match="known size"):
+        value_and_gradient(ir.from_proto(MODEL), o.alignment())
+
+
 def test_by_layers_with_activations() -> None:
     """The gradient by several values at once, and values given out beside."""
     built = value_and_gradient(ir.from_proto(MODEL), o.logit(3), ["relu2", "image"], also=["relu2"])
@@ -123,6 +187,8 @@ REFUSED = {
     "channel": (o.channel("relu2", 16), UsageError, "length 16"),
     "place": (o.neuron("relu2", 0, 16, 0), UsageError, "axis 2"),
     "rank": (o.neuron("logits", 0), ModelUnsuitable, "rank 4"),
+    "direction's length": (o.direction("conv2", [1.0, 2.0]), UsageError, "16 channels"),
+    "maps": (o.diversity("features"), ModelUnsuitable, "feature maps"),
     "indices": (o.part("logits", 1, 2), UsageError, "1 axes"),
 }
 
@@ -132,6 +198,22 @@ def test_refused(name: str) -> None:
     objective, error, text = REFUSED[name]
     with pytest.raises(error, match=text):
         value_and_gradient(ir.from_proto(MODEL), objective)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: o.direction("conv2", np.zeros(16)),
+        lambda: o.direction("conv2", [np.nan]),
+        lambda: o.direction("conv2", VECTOR, -1),
+        lambda: o.tv(beta=0),
+        lambda: o.norm(0.5),
+        lambda: o.alignment(decay=0),
+    ],
+)
+def test_arguments_that_make_no_sense(make) -> None:
+    with pytest.raises(UsageError, match="expected|needs"):
+        make()
 
 
 def test_a_label_is_no_index() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -76,9 +75,9 @@ def register(app: typer.Typer) -> None:
             if len(result.outcomes) > 1:
                 figures = result.manifest["figures"]
                 run.say(f"{figures['fooled']} of {figures['images'] - figures['already']} images fooled")
-            run.save(result)
-            files = [Path(name) for name in result.manifest["files"]]
-            run.say(str(run.output("fool.png").parent / (files[0].parent if len(files) > 1 else files[0])))
+            target = run.save(result)
+            files = result.files(target)
+            run.say(str(files[0].parent if len(files) > 1 else files[0]))
 
         net = run.load(model)
         try:

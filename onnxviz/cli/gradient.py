@@ -71,7 +71,9 @@ def register(app: typer.Typer) -> None:
         plain = {"--of": of, "--wrt": wrt, "--rules": rules}
         explaining = {"--target": target, "--layer": layer, "--fixed": fixed or None, "--over": over}
         if technique is None:
-            _unused({**explaining, **run.model_options()}, "only an explainer takes that; give --technique too")
+            _unused(
+                {**explaining, **run.model_options()}, "only an explainer takes that; give --technique too"
+            )
             _gradient_model(run, model, of, wrt, rules or "plain")
             return
         _unused(plain, "only the gradient model takes that; leave it or --technique out")

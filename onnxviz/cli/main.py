@@ -9,7 +9,23 @@ import warnings
 import typer
 
 from onnxviz._version import __version__
-from onnxviz.cli import ascent, attribute, cam, embed, fool, gradient, look, patches, saliency, texture, tools
+from onnxviz.cli import (
+    ascent,
+    attribute,
+    cam,
+    dream,
+    embed,
+    feedforward,
+    fool,
+    gradient,
+    invert,
+    look,
+    patches,
+    saliency,
+    style,
+    texture,
+    tools,
+)
 from onnxviz.errors import OnnxVizError
 
 app = typer.Typer(
@@ -38,7 +54,23 @@ def _callback(
     pass
 
 
-for module in (look, attribute, saliency, cam, patches, embed, gradient, ascent, fool, texture, tools):
+for module in (
+    look,
+    attribute,
+    saliency,
+    cam,
+    patches,
+    embed,
+    gradient,
+    ascent,
+    dream,
+    invert,
+    style,
+    fool,
+    texture,
+    feedforward,
+    tools,
+):
     module.register(app)
 
 

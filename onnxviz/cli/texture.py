@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from onnxviz.cli.making import AnimateOption, EveryOption, make
 from onnxviz.cli.options import ImageArgument, ModelArgument, command
 from onnxviz.cli.run import Run, parse_size
 
@@ -53,39 +54,37 @@ def register(app: typer.Typer) -> None:
                 min=0, help="nearest, quilt: 0 as in the papers; more repeats less.", show_default="0.5"
             ),
         ] = None,
+        every: EveryOption = None,
+        animate: AnimateOption = None,
     ) -> None:
         """A larger image of the same texture.
 
         Example: onnxviz texture efficientnet-lite0 bricks.png --method nearest --size 192x192 -o texture.png
         """
         import onnxviz
-        from onnxviz.interrupted import Interrupted
 
         if run.out is not None:
             run.claim(run.out)
         # The methods that need no network open none: the name may be any.
         net = None if method in ("nearest", "quilt") else run.load(model)
-        try:
-            result = onnxviz.texture(
-                net,
-                image,
-                method,
-                size=parse_size(size) if size else None,
-                layers=layers or None,
-                steps=steps,
-                window=window,
-                block=block,
-                overlap=overlap,
-                tolerance=tolerance,
-                evenness=evenness,
-                seed=run.seed,
-                progress=run.progress,
-            )
-        except Interrupted as stop:
-            run.save(stop.partial)
-            run.note("interrupted: the picture holds what was done so far, and its manifest says incomplete")
-            raise
+        result = make(
+            run,
+            onnxviz.texture,
+            net,
+            image,
+            method,
+            every=every,
+            animate=animate,
+            size=parse_size(size) if size else None,
+            layers=layers or None,
+            steps=steps,
+            window=window,
+            block=block,
+            overlap=overlap,
+            tolerance=tolerance,
+            evenness=evenness,
+            seed=run.seed,
+        )
         if net is None:
             for warning in result.manifest["warnings"]:
                 run.note(warning)
-        run.save(result)

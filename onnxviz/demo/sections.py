@@ -6,8 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from onnxviz.demo.cams import activation_maps
+from onnxviz.demo.gradients import cut_out, gradient_attributions
 from onnxviz.demo.page import Picture, Section
 from onnxviz.demo.photos import Photo
+from onnxviz.demo.textures import fooling, textures
 from onnxviz.network import Network
 from onnxviz.progress import Progress
 
@@ -229,6 +232,11 @@ def maps(stage: Stage) -> Section:
 SECTIONS: tuple[Callable[[Stage], Section], ...] = (
     hidden,
     random_masks,
+    gradient_attributions,
+    activation_maps,
+    cut_out,
+    fooling,
+    textures,
     first_filters,
     feature_maps,
     best_patches,

@@ -59,7 +59,7 @@ def between(op: Tape, y: ir.Value, low: float | None, high: float | None) -> ir.
     above = None if low is None or low == -math.inf or low < -3e38 else step(op, y, low)
     if high is None or high > 3e38:
         return above
-    if low == 0.0 and high > 1e-3:
+    if low == 0.0 and 1e-3 < high < 1e15:
         parabola = _between_zero(op, y, high)
         if parabola is not None:
             return parabola
@@ -83,7 +83,7 @@ def _between_zero(op: Tape, y: ir.Value, high: float) -> ir.Value | None:
     channels = known[1]
     if not isinstance(channels, int) or channels % BLOCK:
         return None
-    slope = np.nextafter(np.nextafter(np.float32(1.0 / high), np.float32(1)), np.float32(1))
+    slope = np.nextafter(np.nextafter(np.float32(1.0 / high), np.float32(np.inf)), np.float32(np.inf))
     curve = op.Conv(op.Mul(y, y), np.full((channels, 1, 1, 1), -slope, np.float32), group=channels)
     return step(op, op.Add(curve, y))
 

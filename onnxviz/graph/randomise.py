@@ -69,4 +69,4 @@ def _redraw(graph: ir.Graph, node: ir.Node, rng: np.random.Generator) -> None:
     graph.register_initializer(value)
     node.replace_input_with(1, value)  # a weight that two layers share stays as it is for the other
     if not old.uses() and old.name in graph.initializers and not old.is_graph_input():
-        del graph.initializers[old.name]
+        graph.initializers.pop(old.name or "")

@@ -87,6 +87,7 @@ def _fine(attribution: Attribution, read: Reading, values: np.ndarray) -> Image.
     percentile = fine.PERCENTILE if attribution.percentile is None else attribution.percentile
     large = np.asarray(scaled(attribution.image, 2 * _FINE_HEIGHT, _FINE_HEIGHT))
     bare = fine.bare(values, signed=attribution.signed, percentile=percentile)
+    stands_out = bool(np.any(fine.smoothed(values) > 0))
     if not np.any(values):
         meaning = "the map is zero everywhere"
     else:
@@ -97,7 +98,7 @@ def _fine(attribution: Attribution, read: Reading, values: np.ndarray) -> Image.
             (bare, f"{_name(attribution, parameters, figures)}\n{meaning}"),
             (
                 fine.over(large, values, percentile=percentile),
-                "the same map, smoothed\nwhere it is strongest",
+                f"the same map, smoothed\n{'where it is strongest' if stands_out else 'no place stands out'}",
             ),
         ],
         height=_FINE_HEIGHT,
@@ -131,7 +132,7 @@ def _name(attribution: Attribution, parameters: dict[str, Any], figures: dict[st
     elif text == "rise":
         text = "RISE" + (f": {parameters['masks']} random masks" if "masks" in parameters else "")
     else:
-        text = title
+        text = title + (f" of {', '.join(parameters['layers'])}" if parameters.get("layers") else "")
     for unit in ("windows", "masks"):
         if f"{unit}_done" in figures:
             text += f" (interrupted after {figures[f'{unit}_done']} of {figures[unit]})"

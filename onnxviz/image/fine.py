@@ -14,6 +14,7 @@ from onnxviz.image.colour import diverging, normalise, overlay, sequential
 
 #: Of all magnitudes, drawn in the deepest colour with what lies above, so that a few pixels do not pale the rest.
 PERCENTILE: Final = 99.0
+_LEVEL: Final = 1e-4
 _SPREAD: Final = 1 / 56  # the smoothing's standard deviation as a part of the shorter side: 4 pixels of 224
 
 
@@ -35,4 +36,6 @@ def smoothed(values: np.ndarray) -> np.ndarray:
 
     magnitudes = np.nan_to_num(np.abs(np.asarray(values, np.float32)), posinf=0.0)
     smooth: np.ndarray = gaussian_filter(magnitudes, min(magnitudes.shape) * _SPREAD, mode="nearest")
-    return smooth - np.median(smooth)
+    above = smooth - np.median(smooth)
+    above[np.abs(above) < _LEVEL * smooth.max(initial=0)] = 0  # rounding, where the map is as good as level
+    return above

@@ -30,7 +30,8 @@ Grid = Sequence[Sequence["Attribution"]]
 _MOST_COLUMNS: Final = 5
 _GAP: Final = 10
 _LEGEND: Final = (
-    "the map by itself. {}: over the photo; a map of single pixels is smoothed first and coloured from its median up."
+    "the map by itself. {}: over the photo; a map of single pixels is smoothed first and coloured from its "
+    "median up."
 )
 _TITLE: Final = 16
 _TEXT: Final = 13
@@ -106,7 +107,9 @@ def _by_method(grid: Grid, names: Sequence[str], side: int) -> Image.Image:
     top = max(photo.height for photo in photos) + 2 * _GAP
     sheet = blank(room + step * len(grid) - _GAP, top + sum(heights) + _GAP * (len(cells) - 1))
     canvas = ImageDraw.Draw(sheet)
-    legend = lettering.wrapped("Left: " + _LEGEND.format("Right"), _TEXT, room - 20, top // line_height(_TEXT))
+    legend = lettering.wrapped(
+        "Left: " + _LEGEND.format("Right"), _TEXT, room - 20, top // line_height(_TEXT)
+    )
     write_lines(canvas, 0, 0, [(line, SOFT) for line in legend], _TEXT)
     for column, (photo, lines) in enumerate(zip(photos, captions, strict=True)):
         sheet.paste(photo, (room + column * step, 0))
@@ -116,11 +119,11 @@ def _by_method(grid: Grid, names: Sequence[str], side: int) -> Image.Image:
         one = grid[0][number]
         read = reading(one.method, one.signed)
         title = lettering.shortened(read.title, _TITLE, room - 20)
-        lines = lettering.wrapped(read.meaning.format(what="score"), _TEXT, room - 20, 4)
-        block = line_height(_TITLE) + 2 + len(lines) * line_height(_TEXT)
+        meaning = lettering.wrapped(read.meaning.format(what="score"), _TEXT, room - 20, 4)
+        block = line_height(_TITLE) + 2 + len(meaning) * line_height(_TEXT)
         start = y + max(0, (height - block) // 2)
         lettering.draw(canvas, 0, start, title, _TITLE, INK, strong=True)
-        write_lines(canvas, 0, start + line_height(_TITLE) + 2, [(line, SOFT) for line in lines], _TEXT)
+        write_lines(canvas, 0, start + line_height(_TITLE) + 2, [(line, SOFT) for line in meaning], _TEXT)
         for column, pair in enumerate(row):
             x = room + column * step
             sheet.paste(pair[0], (x, y))

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 
-from onnxviz.objectives.base import Objective, objective
+from onnxviz.objectives.base import Objective, bounded, objective
 from onnxviz.objectives.pictures import gram_matrix
 
 
@@ -90,6 +91,22 @@ def resemblance(layer: str, guide: np.ndarray, *, channels_last: bool = False) -
         return op.ReduceSum(op.Mul(places, best), [1, 2], keepdims=0)
 
     return objective(f"resemblance({layer})", layer, build)
+
+
+def excitement(layer: str, channels: Sequence[int], *, channels_last: bool = False) -> Objective:
+    """½‖a‖² of some channels of a layer: a DeepDream of these only.
+
+    raises   UsageError when building, for a channel that the layer does not have
+    """
+
+    def build(op: Any, value: ir.Value) -> ir.Value:
+        axis = len(value.shape) - 1 if channels_last and value.shape is not None else 1
+        for index in channels:
+            bounded(value, axis, index, layer)
+        part = op.Gather(value, [int(index) for index in channels], axis=axis)
+        return op.Mul(op.ReduceSum(op.Flatten(op.Mul(part, part), axis=1), [1], keepdims=0), 0.5)
+
+    return objective(f"excitement({layer}, {', '.join(map(str, channels))})", layer, build)
 
 
 def _distance(op: Any, value: ir.Value, wanted: np.ndarray) -> ir.Value:

@@ -92,10 +92,11 @@ def step_model(
     raises    UnknownLayer, UnknownLabel, UsageError, ModelUnsuitable, UnsupportedOperator
     """
     located = [_layer(term, logits) for _, term in objective.terms]
-    names = list(dict.fromkeys([input, *(name for name in located if name is not None)]))
-    model, values = prepare(model, names, keep=False)
+    names = list(dict.fromkeys(name for name in located if name not in (None, input)))
+    model, values = prepare(model, [name for name in names if name is not None], keep=False)
     graph = model.graph
-    _keep_only(model, [values[name] for name in names if name != input])
+    entry = next(value for value in graph.inputs if value.name == input)
+    _keep_only(model, list(values.values()))
     tape = Tape(graph)
     shape = plan.parametrise.shape(plan.count, plan.height, plan.width)
     colour = centre(recipe)
@@ -104,10 +105,11 @@ def step_model(
         picture, to_parameters = plan.parametrise.picture(tape, parameters, plan.height, plan.width, colour)
         picture = _shaped(tape, picture, (plan.count, 3, plan.height, plan.width))
         seen, to_picture = _views(tape, picture, plan, recipe)
-    _enter_at(graph, values[input], seen)
+    _enter_at(tape, entry, seen)
     infer(model)
+    _large_enough(values, plan)
     with tape.named("objective"):
-        read = {name: seen if value is values[input] else value for name, value in values.items()}
+        read = {**values, input: seen}
         terms, of_picture, of_views = _terms(tape, objective, located, read, picture, plan)
         infer(model)
     g = None
@@ -221,12 +223,39 @@ def _views(tape: Tape, picture: ir.Value, plan: Plan, recipe: Preprocessing) -> 
     return seen, to_picture
 
 
-def _enter_at(graph: ir.Graph, entry: ir.Value, seen: ir.Value) -> None:
-    """Let every reader of the network's input read the transformed pictures instead."""
+def _enter_at(tape: Tape, entry: ir.Value, seen: ir.Value) -> None:
+    """Let every reader of the network's input read the transformed pictures instead, which are float32."""
+    whole = entry.dtype is not None and not entry.dtype.is_floating_point()
     for node, index in list(entry.uses()):
-        node.replace_input_with(index, seen)
-    graph.inputs.remove(entry)
-    graph.sort()
+        if (
+            whole and node.op_type == "DequantizeLinear"
+        ):  # takes integers only: what it makes of them, written out
+            scale, zero = node.inputs[1], node.inputs[2] if len(node.inputs) > 2 else None
+            raw = seen if zero is None else tape.Sub(seen, tape.Cast(zero, to=int(ir.DataType.FLOAT)))
+            real = tape.Mul(raw, scale)
+            for reader, place in list(node.outputs[0].uses()):
+                reader.replace_input_with(place, real)
+        elif whole and node.op_type != "Cast":
+            raise ModelUnsuitable(
+                f"the pictures enter this network as integers at {node.op_type} (node {node.name!r}), which has no "
+                "gradient: use the float network that it was made from"
+            )
+        else:
+            node.replace_input_with(index, seen)
+    tape.graph.inputs.remove(entry)
+    tape.graph.sort()
+
+
+def _large_enough(values: dict[str, ir.Value], plan: Plan) -> None:
+    """Refuse pictures of which nothing is left at a layer."""
+    for name, value in values.items():
+        left = value.shape is not None and all(not isinstance(d, int) or d > 0 for d in value.shape)
+        if not left:
+            height, width = plan.shown()
+            raise ModelUnsuitable(
+                f"{width}×{height} pixels are too small for this network: nothing of them is left at layer {name!r}; "
+                "take a larger --size, or an earlier layer"
+            )
 
 
 def _terms(

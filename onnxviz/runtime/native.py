@@ -28,6 +28,6 @@ def compile(task: Task) -> Program:
         task.sources,
         also=task.also,
         rules=by_name(task.rules),
-        cpu=providers.choose(task.provider) == [providers.CPU],
+        cpu=providers.name(task.provider) == providers.CPU,
     )
     return compile_graph(graph, provider=task.provider, threads=task.threads, seconds=task.seconds)

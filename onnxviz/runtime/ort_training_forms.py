@@ -25,9 +25,10 @@ assert rules  # importing the package fills the table of operators without a der
 
 TRUSTED = frozenset({
     "Abs", "Add", "Cast", "Clip", "Concat", "Conv", "Div", "Erf", "Exp", "Expand", "Flatten", "Gather",
-    "GatherElements", "Gemm", "GlobalAveragePool", "Identity", "LayerNormalization", "LeakyRelu", "Log", "LogSoftmax",
-    "MatMul", "Max", "MaxPool", "Min", "Mul", "Neg", "Pad", "Pow", "ReduceL2", "ReduceLogSumExp", "Tile", "TopK", "GatherND", "ReduceMean", "ReduceSum", "Relu", "Reshape",
-    "Sigmoid", "Slice", "Softmax", "Sqrt", "Squeeze", "Sub", "Tanh", "Transpose", "Unsqueeze", "Where",
+    "GatherElements", "GatherND", "Gemm", "GlobalAveragePool", "Identity", "LayerNormalization", "LeakyRelu",
+    "Log", "LogSoftmax", "MatMul", "Max", "MaxPool", "Min", "Mul", "Neg", "Pad", "Pow", "ReduceL2",
+    "ReduceLogSumExp", "ReduceMean", "ReduceSum", "Relu", "Reshape", "Sigmoid", "Slice", "Softmax", "Sqrt",
+    "Squeeze", "Sub", "Tanh", "Tile", "TopK", "Transpose", "Unsqueeze", "Where",
 })  # fmt: skip
 
 

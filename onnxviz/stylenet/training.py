@@ -11,7 +11,7 @@ import torch
 
 from onnxviz.errors import GradientNotFinite
 from onnxviz.stylenet.bridge import perceptual
-from onnxviz.stylenet.network import SPAN, StyleNetwork
+from onnxviz.stylenet.network import StyleNetwork
 
 #: From a batch of pictures (N, h, w, 3) to what its painted versions lose: see `bridge.Loss`.
 LossOf = Callable[[np.ndarray], Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]]
@@ -96,6 +96,3 @@ def paint(network: StyleNetwork, pictures: np.ndarray) -> np.ndarray:
         result: np.ndarray = network(x).clamp(0, 255).cpu().numpy()
     network.train(was)
     return result
-
-
-__all__ = ["SPAN", "LossOf", "Taught", "fresh", "paint", "train"]

@@ -210,9 +210,8 @@ PRESETS: dict[str, Recipe] = {
     # and depthwise convolutions answer to fine patterns that nobody recognises anything in.
     "lucid": Recipe(
         steps=256,
-        rate=0.03,
-        margin=32,
-        jitter=28,
+        rate=0.02,
+        jitter=16,
         turn=12,
         scale_low=0.75,
         scale_high=1.25,
@@ -220,7 +219,6 @@ PRESETS: dict[str, Recipe] = {
         blur_high=1.5,
         band=0.5,
         power=1.75,
-        taper=0.3,
         redirected=16,
     ),
     # The lecture (CS231n): pixels from the mean colour, L2, jitter, and every few steps a blur and a clearing.

@@ -56,6 +56,8 @@ def see(
                         layer), UnsupportedOperator, GradientNotFinite
     """
     names = [layer.name for layer in layers]
+    if len(x) == 1 and batch is None:
+        batch = 1  # what memory allows takes a while to tell
     if objective is not None:
         aim = choose(net, x, target=target, objective=objective)
         also: list[str] = []

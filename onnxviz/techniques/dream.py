@@ -11,7 +11,7 @@ import numpy as np
 from onnxviz.errors import UsageError
 from onnxviz.network import ImageLike, Network
 from onnxviz.objectives import layer as whole_layer
-from onnxviz.objectives.likeness import resemblance
+from onnxviz.objectives.likeness import excitement, resemblance
 from onnxviz.optimise import Ascent, Jitter, Machine, Pixels
 from onnxviz.optimise.shot import Watch, as_bytes, unwatched
 from onnxviz.progress import Progress, silent
@@ -44,6 +44,7 @@ def dream(
     image: ImageLike,
     layers: str | Sequence[str] | Mapping[str, float] | None = None,
     *,
+    channels: Sequence[int] | None = None,
     guide: ImageLike | None = None,
     size: int | tuple[int, int] | None = None,
     octaves: int = 4,
@@ -65,6 +66,7 @@ def dream(
 
     image      (H, W, 3) uint8, a path or a PIL image; any size that the layer has places for
     layers     a layer's name, several, or {name: weight}; None: `style_layers.dream_layer`
+    channels   only these channels of the layers; None: all
     guide      a second picture: instead of what the layer sees already, the best match of the guide's features
     size       the longer side of the result in pixels, or (height, width); None: the image's own, up to 512
     octaves    how many sizes, each `scale` times the one before; those too small for the layer are left out
@@ -82,10 +84,12 @@ def dream(
     chosen = Weighted.of(net, given, [] if layers else [dream_layer(net)])
     photo = read_picture(image)
     whole = resized(photo, fitted(photo.shape, size, _LONGEST)).clip(0, 1)
+    if channels is not None and (guide is not None or not len(channels)):
+        raise UsageError("channels are at least one, and go with no guide, which brings its own features")
     guiding = None if guide is None else read_picture(guide)
     sizes = octave_sizes(whole.shape[:2], octaves, scale, max(smallest(net.layer(n)) for n in chosen.names))
     feature_maps(net, resized(whole, sizes[0]).clip(0, 1), chosen.names)  # refuses what is too small
-    job = _Job(net, objective(net, chosen, guiding), sizes, rate, jitter)
+    job = _Job(net, objective(net, chosen, channels, guiding), sizes, rate, jitter)
     easel = Easel(len(sizes) * steps * (1 + zoom), progress, watch)
 
     def result() -> Dream | None:
@@ -94,6 +98,7 @@ def dream(
         manifest = net.manifest(
             "dream",
             layers=dict(chosen.weights),
+            channels=None if channels is None else list(channels),
             guided=guide is not None,
             size=list(whole.shape[:2]),
             octaves=octaves,
@@ -145,6 +150,7 @@ class _Job:
             start = (base + resized(detail, size)).clip(0, 1)
             machine = self._machine(size)
 
+            # Only the change is enlarged: the photo keeps its own sharpness.
             def shown(picture: np.ndarray, base: np.ndarray = base) -> np.ndarray:
                 return (photo + resized(picture - base, full)).clip(0, 1)
 
@@ -195,19 +201,23 @@ class _Job:
             }
         )
 
-def objective(net: Network, layers: Weighted, guide: np.ndarray | None) -> Objective:
-    """½‖activation‖² of the layers, or with a guide, (H, W, 3) 0 to 1, how well its features are matched."""
+def objective(
+    net: Network, layers: Weighted, channels: Sequence[int] | None, guide: np.ndarray | None
+) -> Objective:
+    """½‖activation‖² of the layers or of their channels, or with a guide, (H, W, 3) 0 to 1, its features' matches."""
     maps = {}
     if guide is not None:
         seen = resized(guide, fitted(guide.shape, _GUIDE, _GUIDE)).clip(0, 1)
         maps = feature_maps(net, seen, layers.names)
     total: Objective | None = None
     for name, weight in layers.weights.items():
-        if guide is None:
-            term = weight * whole_layer(name)
-        else:
-            last = net.layer(name).channels_last
+        last = net.layer(name).channels_last
+        if guide is not None:
             term = weight * resemblance(name, maps[name][0], channels_last=last)
+        elif channels is not None:
+            term = weight * excitement(name, channels, channels_last=last)
+        else:
+            term = weight * whole_layer(name)
         total = term if total is None else total + term
     assert total is not None
     return total

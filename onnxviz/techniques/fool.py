@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,7 +18,7 @@ from onnxviz.progress import Progress, silent
 from onnxviz.techniques.fool_attack import Attack, Budget, to_pictures, to_planes
 from onnxviz.techniques.fool_frame import Frame, frame
 from onnxviz.techniques.fool_result import Fooled, Outcome
-from onnxviz.techniques.stream import source_name, sources
+from onnxviz.techniques.stream import refusal, source_name, sources
 
 METHODS = ("gradient", "fgsm", "pgd")
 NORMS = ("l2", "linf")
@@ -173,7 +172,7 @@ def _frames(net: Network, images: Sequence[Any]) -> tuple[list[Frame], list[str]
         except ImageRejected as error:
             if len(images) == 1:
                 raise
-            skipped.append(Skipped(Path(source_name(image, number)), str(error)))
+            skipped.append(refusal(image, number, error))
         else:
             names.append(printable(source_name(image, number)))
     if not frames:

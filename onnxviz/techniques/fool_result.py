@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -79,27 +79,32 @@ class Fooled(Result):
             return _one(self.originals[0], after[0], self.outcomes[0], self.manifest)
         return _several(self.originals, after, self.outcomes, self.manifest)
 
-    def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write the sheet, the values and the manifest, and the fooling images themselves.
+    def files(self, path: str | os.PathLike[str]) -> list[Path]:
+        """Where `save(path)` writes the fooling images: NAME.fooled.png, or NAME.fooled/NUMBER-NAME.png of several."""
+        target = Path(path)
+        stem = target.with_suffix("") if target.suffix.lower() == ".png" else target
+        beside = stem.with_name(stem.name + ".fooled")
+        if len(self.images) == 1:
+            return [beside.with_name(beside.name + ".png")]
+        digits = len(str(len(self.images) - 1))
+        return [
+            beside / f"{number:0{digits}d}-{_plain(Path(one.name).stem)}.png"
+            for number, one in enumerate(self.outcomes)
+        ]
 
-        Beside NAME.png: NAME.fooled.png, or for several images the folder NAME.fooled with NUMBER-NAME.png.
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write the sheet, the values and the manifest, and the fooling images themselves (`files`).
+
+        raises   OutputRefused
         """
         from PIL import Image
 
         target = Path(path)
-        stem = target.with_suffix("") if target.suffix.lower() == ".png" else target
-        beside = stem.with_name(stem.name + ".fooled")
-        names = [beside.name + ".png"]
-        if len(self.images) > 1:
-            digits = len(str(len(self.images) - 1))
-            names = [
-                f"{beside.name}/{number:0{digits}d}-{_plain(Path(one.name).stem)}.png"
-                for number, one in enumerate(self.outcomes)
-            ]
-        for name, image in zip(names, self.images, strict=True):
-            write_atomic(beside.parent / name, png_bytes(Image.fromarray(image)))
-        self.manifest["files"] = names
-        return super().save(target)
+        files = self.files(target)
+        for file, image in zip(files, self.images, strict=True):
+            write_atomic(file, png_bytes(Image.fromarray(image)))
+        names = [file.relative_to(target.parent).as_posix() for file in files]
+        return Result.save(replace(self, manifest={**self.manifest, "files": names}), target)
 
 
 def _plain(name: str) -> str:

@@ -54,7 +54,8 @@ def integrated_gradients(job: Job, *, steps: int = 50, baseline: Any = "black") 
     scores, before = ends[: len(count)], ends[len(count) :]
     figures, warnings = _completeness(raw, scores, before)
     for figure, done in zip(figures, got, strict=True):
-        figure |= {"steps_done": int(done)} if done < steps else {}
+        if done < steps:
+            figure["steps_done"] = int(done)
     parameters = {"steps": steps, "baseline": name, "seed": job.seed}
     return Found(raw, scores, parameters, figures, warnings, incomplete=bool((got < steps).any()))
 

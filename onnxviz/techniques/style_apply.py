@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -274,12 +274,3 @@ def _range(raw: np.ndarray) -> str:
     if high > 4 or low < -4:
         return "0..255"
     return "-1..1" if low < -0.25 else "0..1"
-
-
-def parameters(styled: Styled) -> dict[str, Any]:
-    """What was decided, for a reader: the input, the output's range."""
-    manifest = styled.manifest
-    return {
-        "input": f"{manifest['preprocessing']['name']} ({manifest['preprocessing_from']})",
-        "output": manifest["parameters"]["output_range"],
-    }

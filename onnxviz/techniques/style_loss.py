@@ -14,6 +14,7 @@ import onnx_ir as ir
 
 from onnxviz.image.adjoint import pixel_gradient
 from onnxviz.objectives.base import Objective, fed, objective
+from onnxviz.objectives.likeness import shifted_gram, texture
 from onnxviz.techniques.style_layers import content_layer, style_layers
 from onnxviz.techniques.style_terms import Weighted, style_terms
 
@@ -39,12 +40,24 @@ def near_fed(layer: str) -> Objective:
     return objective(f"near({layer})", layer, build)
 
 
+def _colours(net: Network, style: np.ndarray) -> Objective:
+    """Minus the relative distance of the colours' covariances and means to those of a picture (H, W, 3), 0 to 1.
+
+    What a network made for telling things apart does not look at, such as how red black may become, it lets happen.
+    """
+    last = net.preprocessing.layout == "NHWC"
+    x = net.preprocessing.normalise(np.asarray(style, np.float32)[None] * np.float32(255))
+    target, centre = shifted_gram(x.astype(np.float32), channels_last=last)
+    return texture(net.input.name, target, centre, channels_last=last)
+
+
 class PerceptualLoss:
     """Called with content pictures, it gives the loss of painted ones and its gradient by their pixels.
 
     net            of the size that the pictures have
     style          (H, W, 3) float, 0 to 1
     style_names, content_names   layers with their weights; None: `style_layers`, `content_layer`
+    colour_weight   of the statistics of the style's colours themselves, beside those of the layers
     raises         UnknownLayer, UsageError, ImageRejected, ModelUnsuitable, UnsupportedOperator
     """
 
@@ -57,12 +70,15 @@ class PerceptualLoss:
         content_names: Sequence[str] | Mapping[str, float] | None = None,
         style_weight: float = 1.0,
         content_weight: float = 1.0,
+        colour_weight: float = 0.0,
     ) -> None:
         self._net = net
         self.style = Weighted.of(net, style_names, style_layers(net), "the style layers")
         self.content = Weighted.of(net, content_names, [content_layer(net)], "the content layers")
         self._weight = content_weight
         total = style_terms(net, [(style, 1.0)], self.style, style_weight)
+        if colour_weight:
+            total = total + colour_weight * _colours(net, style)
         for name, weight in self.content.weights.items():
             total = total + content_weight * weight * near_fed(name)
         self._gradients = net.gradients(total, also=self.content.names)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,7 @@ import numpy as np
 from onnxviz._version import __version__
 from onnxviz.errors import ImageRejected, UsageError, near
 from onnxviz.interrupted import Interrupted
+from onnxviz.optimise.shot import Shot, Watch, unwatched
 from onnxviz.progress import Progress, silent
 from onnxviz.results import Result
 from onnxviz.techniques import texture_nearest, texture_quilt
@@ -74,6 +76,7 @@ def texture(
     evenness: float | None = None,
     seed: int = 0,
     progress: Progress = silent,
+    watch: Watch = unwatched,
 ) -> Result:
     """An image of any size with the texture of another.
 
@@ -87,6 +90,7 @@ def texture(
     layers, steps                          of gram
     window, tolerance, evenness            of nearest
     block, overlap, tolerance, evenness    of quilt
+    watch       called after each step, for animations; of nearest and quilt the value is the share that is known
     returns     a Result whose picture is the texture: values (h, w, 3) float32, 0 to 1
     raises      UsageError, ImageRejected; Interrupted on Ctrl-C, with what was made so far
     """
@@ -114,8 +118,8 @@ def texture(
             raise UsageError("method gram needs a network; nearest and quilt work without one")
         from onnxviz.techniques.texture_gram import gram_texture
 
-        return gram_texture(net, image, size=wanted, seed=seed, progress=progress, **options)
-    return _pieces(net, image, method, wanted, options, seed, progress)
+        return gram_texture(net, image, size=wanted, seed=seed, progress=progress, watch=watch, **options)
+    return _pieces(net, image, method, wanted, options, seed, progress, watch)
 
 
 def _size(size: int | tuple[int, int] | None) -> tuple[int, int] | None:
@@ -135,6 +139,7 @@ def _pieces(
     options: dict[str, Any],
     seed: int,
     progress: Progress,
+    watch: Watch,
 ) -> Texture:
     """`nearest` or `quilt`, with progress and what is left of an interrupted run."""
     from onnxviz.image.io import read
@@ -152,9 +157,12 @@ def _pieces(
     what = "pixels" if method == "nearest" else "blocks"
     last: Growth | Quilt | None = None
     stopped = False
+    began = time.perf_counter()
     try:
-        for last in made:
+        for index, last in enumerate(made):
             progress(last.done, last.total, what)
+            seconds = time.perf_counter() - began
+            watch(Shot(index, None, last.done / last.total, {}, seconds, last.image.copy))
     except KeyboardInterrupt:
         if last is None:
             raise

@@ -25,7 +25,7 @@ from onnxviz.techniques.style_layers import style_layers
 from onnxviz.techniques.style_terms import Weighted, style_terms
 
 #: How fast the spectrum that L-BFGS moves falls: textures need their fine grain, so slower than natural pictures'.
-DECAY = 0.5
+POWER = 0.5
 _STEPS = 300
 _LONGEST = 256  # of the source's side: what the deeper layers see at once
 _NOISE = 0.05
@@ -69,7 +69,7 @@ def gram_texture(
     wanted = (size, size) if isinstance(size, int) else size or (256, 256)
     chosen = Weighted.of(net, layers, style_layers(net))
     objective = style_terms(net, [(texture, 1.0)], chosen)
-    machine = Machine(net, objective, size=wanted, parametrise=Fourier(decay=DECAY))
+    machine = Machine(net, objective, size=wanted, parametrise=Fourier(power=POWER))
     start = noise_about(texture.mean(axis=(0, 1)), wanted, _NOISE, seed)
     losses: list[float] = []
     terms: dict[str, float] = {}
@@ -84,7 +84,7 @@ def gram_texture(
             source_size=list(texture.shape[:2]),
             layers=dict(chosen.weights),
             steps=steps,
-            decay=DECAY,
+            power=POWER,
             seed=seed,
         )
         manifest["figures"] = _figures(losses, terms)

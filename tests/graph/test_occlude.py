@@ -20,6 +20,7 @@ from onnxviz.graph.occlude import (
     masked,
     occluded,
     reduced,
+    shown,
 )
 from onnxviz.runtime.ort import compile as compile_model
 
@@ -242,3 +243,26 @@ def test_pieces_can_be_put_on_one_another() -> None:
     got = compile_model(model)({IMAGE: x, FILL: x * 0, WINDOWS: BOXES.astype(np.float32)})[SCORE]
     wanted = covered(x, x * 0, "NCHW")[:, 1].mean(axis=(1, 2))
     np.testing.assert_allclose(got, wanted, rtol=1e-5)
+
+
+@pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
+@pytest.mark.parametrize("dtype", [TensorProto.FLOAT, TensorProto.UINT8], ids=["float32", "uint8"])
+@pytest.mark.parametrize("opset", [7, 20])
+def test_images_show_through_upsampled_maps(layout, dtype, opset):
+    rng = np.random.default_rng(0)
+    rows, columns = (rng.dirichlet(np.ones(3), size) for size in (H, W))  # each row sums to 1
+    model = shown(
+        echo(layout, dtype, opset=opset), input="x", layout=layout, shape=(1, *echo(layout).graph.inputs[0].shape[1:]),
+        rows=rows, columns=columns,
+    )  # fmt: skip
+    check(model)
+    x = picture(layout, 0)
+    cells = np.concatenate([np.ones((1, 3, 3)), rng.random((3, 3, 3))]).astype(np.float32)
+    found = compile_model(model, provider="cpu")({IMAGE: x, CELLS: cells})["y"]
+    masks = np.einsum("hi,nij,wj->nhw", rows, cells, columns)
+    wanted = x * (masks[:, None] if layout == "NCHW" else masks[..., None])
+    if dtype == TensorProto.UINT8:
+        np.testing.assert_allclose(found, wanted, atol=0.51)
+    else:
+        np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-4)
+        np.testing.assert_allclose(found[0], x[0], rtol=1e-5)

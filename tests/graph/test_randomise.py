@@ -45,7 +45,10 @@ def test_only_the_chosen_layers_change_and_keep_their_spread(model) -> None:
 
 
 def test_cascades_share_their_draws_and_seeds_tell_them_apart(model) -> None:
-    one, two = weights(randomise(model, ["logits"], seed=1)), weights(randomise(model, ["logits", "conv2"], seed=1))
+    one, two = (
+        weights(randomise(model, ["logits"], seed=1)),
+        weights(randomise(model, ["logits", "conv2"], seed=1)),
+    )
     np.testing.assert_array_equal(one["logits"], two["logits"])
     other = weights(randomise(model, ["logits"], seed=2))
     assert not np.array_equal(one["logits"], other["logits"])

@@ -135,7 +135,7 @@ def test_an_objective_that_is_no_class_has_no_percent(said) -> None:
 def test_signed_maps_have_two_colours(said) -> None:
     values = spot()
     values[48:] = -0.3
-    drawing.draw(attribution(values, method="saliency", signed=True))
+    drawing.draw(attribution(values, method="other", signed=True))
     over = said["pictures"][1].astype(int)
     red, blue = over[168, 280], over[420, 200]
     assert red[0] > red[2] + 60

@@ -89,7 +89,13 @@ def test_blur_keeps_the_mean_of_the_inside() -> None:
 
 @pytest.mark.parametrize(
     "make",
-    [lambda: Rotate(90), lambda: Scale(1.2, 0.8), lambda: Scale(0, 1), lambda: Blur(0, 1), lambda: Blur(2, 1)],
+    [
+        lambda: Rotate(90),
+        lambda: Scale(1.2, 0.8),
+        lambda: Scale(0, 1),
+        lambda: Blur(0, 1),
+        lambda: Blur(2, 1),
+    ],
 )
 def test_what_makes_no_sense_is_refused(make) -> None:
     with pytest.raises(UsageError, match="expected"):

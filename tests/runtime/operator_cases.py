@@ -7,6 +7,8 @@ from collections.abc import Callable
 import numpy as np
 import onnx
 
+import onnxviz
+from onnxviz import objectives
 from tests.networks import Maker
 
 
@@ -16,6 +18,25 @@ def network(name: str) -> tuple[onnx.ModelProto, str]:
     x = m("Conv", "image", m.random(4, 3, 3, 3), m.random(4), pads=[1] * 4)
     y = CASES[name](m, x)
     return m.model({"image": ("N", 3, 8, 8)}, {y: None}), y
+
+
+def gradients(name: str, backend: str) -> dict[str, np.ndarray]:
+    """By the image, of the distance of the operator's output to random numbers."""
+    model, y = network(name)
+    net = onnxviz.load(model, provider="cpu", preprocess="unit", backend=backend)
+    x = np.random.default_rng(0).standard_normal((2, 3, 8, 8)).astype(np.float32)
+    shape = net.program([y])({"image": x})[y].shape
+    wanted = np.random.default_rng(1).standard_normal(shape).astype(np.float32)
+    return net.gradients(objectives.match(y, wanted), also=[y])(x, batch=2)
+
+
+def worst(found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> float:
+    """The largest relative difference of an array."""
+    assert set(found) == set(expected)
+    return max(
+        float(np.linalg.norm(found[k] - v) / max(float(np.linalg.norm(v)), 1e-12))
+        for k, v in expected.items()
+    )
 
 
 def _f(m: Maker, value: float) -> str:
@@ -32,6 +53,11 @@ def _positive(op: str) -> Callable[[Maker, str], str]:
 
 def _four(m: Maker) -> list[str]:
     return [m.random(4, positive=True) for _ in range(4)]
+
+
+def _qdq(m: Maker, x: str) -> str:
+    scale, zero = m.constant(np.float32(0.02)), m.constant(np.uint8(60))
+    return m("DequantizeLinear", m("QuantizeLinear", x, scale, zero), scale, zero)
 
 
 # Those that the ort-training backend takes, in its own or another form.
@@ -137,12 +163,12 @@ BEYOND: dict[str, Callable[[Maker, str], str]] = {
     "PRelu": lambda m, x: m("PRelu", x, m.random(4, 1, 1)),
     "Pad edge": lambda m, x: m("Pad", x, m.constant([0, 0, 2, -1, 0, 0, 1, 3]), mode="edge"),
     "Pad reflect": lambda m, x: m("Pad", x, m.constant([0, 0, 2, 1, 0, 0, 1, 3]), mode="reflect"),
-    "QDQ": lambda m, x: _qdq(m, x),
+    "QDQ": _qdq,
     "ReduceL1": lambda m, x: m("ReduceL1", x, m.constant([1])),
     "ReduceMax": lambda m, x: m("ReduceMax", x, m.constant([1])),
     "ReduceProd": lambda m, x: m("ReduceProd", x, m.constant([1])),
     "Resize cubic": lambda m, x: m(
-        "Resize", x, "", m.constant(np.float32([1, 1, 1.5, 2.25])), mode="cubic", coordinate_transformation_mode="half_pixel"
+        "Resize", x, "", m.constant(np.float32([1, 1, 1.5, 2.25])), mode="cubic"
     ),
     "Resize linear": lambda m, x: m(
         "Resize", x, "", m.constant(np.float32([1, 1, 2, 0.6])), mode="linear", antialias=1
@@ -164,11 +190,5 @@ BEYOND: dict[str, Callable[[Maker, str], str]] = {
     "ThresholdedRelu": _of("ThresholdedRelu", alpha=0.3),
     "Trilu": _of("Trilu"),
 }  # fmt: skip
-
-
-def _qdq(m: Maker, x: str) -> str:
-    scale, zero = m.constant(np.float32(0.02)), m.constant(np.uint8(60))
-    return m("DequantizeLinear", m("QuantizeLinear", x, scale, zero), scale, zero)
-
 
 CASES = {**TRUSTED, **BEYOND}

@@ -13,7 +13,8 @@ import numpy as np
 
 import onnxviz
 from onnxviz import objectives
-from onnxviz.errors import OnnxVizError
+from onnxviz.errors import OnnxVizError, UnsupportedOperator
+from tests.runtime import operator_cases as cases
 
 
 def gradients(path: str, stem: Path, backend: str) -> dict[str, np.ndarray]:
@@ -39,12 +40,27 @@ def refused(path: Path, **options: str) -> str:
     return "nothing was refused"
 
 
+def both(case: str) -> list[dict[str, np.ndarray]]:
+    """One operator by both backends."""
+    return [cases.gradients(case, backend) for backend in ("ort-training", "native")]
+
+
+def beyond(case: str) -> str | float:
+    """'refused', or how far the gradient is from the native one."""
+    try:
+        return cases.worst(*both(case))
+    except UnsupportedOperator:
+        return "refused"
+
+
 def main(folder: Path, names: list[str]) -> None:
     for name in names:
         path = name if name == "efficientnet-lite0" else str(folder / f"{name}.onnx")
         for backend in ("native", "ort-training"):
             np.savez(folder / f"{name}.{backend}.npz", **gradients(path, folder / name, backend))
     facts = {
+        "trusted": {name: cases.worst(*both(name)) for name in cases.TRUSTED},
+        "beyond": {name: beyond(name) for name in cases.BEYOND},
         "doctor": {check.name: [check.state, check.detail] for check in onnxviz.doctor()},
         "guided": refused(folder / "tiny.onnx", backend="ort-training", rules="guided"),
         "lstm": refused(folder / "lstm.onnx", backend="ort-training"),

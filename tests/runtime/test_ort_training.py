@@ -15,6 +15,7 @@ import onnxviz
 from onnxviz import objectives
 from onnxviz.errors import MissingDependency, UsageError
 from tests import networks
+from tests.runtime import operator_cases as cases
 from tests.runtime.ort_training_child import gradients
 from tests.runtime.torch_cases import lstm_network
 
@@ -45,7 +46,8 @@ def write(folder: Path, name: str) -> None:
         onnx.save(model, folder / f"{name}.onnx")
         size = 32 if name in ("tiny", "half") else 224
         x = rng.standard_normal((1 if size == 224 else 3, 3, size, size)).astype(np.float32)
-        target = np.arange(len(x))
+        net = onnxviz.load(model, provider="cpu", preprocess="unit")
+        target = net.probabilities(x).argmax(1)
         relus = [node.output[0] for node in model.graph.node if node.op_type == "Relu"]
         layer = relus[len(relus) // 2]
     np.savez(folder / f"{name}.npz", x=x, target=target, layer=layer)
@@ -102,6 +104,23 @@ def test_three_backends_one_answer(folder: Path, name: str) -> None:
 @pytest.fixture(scope="module")
 def facts(folder: Path) -> dict:
     return json.loads((folder / "facts.json").read_text(encoding="utf-8"))
+
+
+def test_trusted_operators(facts: dict) -> None:
+    """Each that is handed to the builder has a case, and its gradient is the native one."""
+    from onnxviz.runtime.ort_training_forms import TRUSTED
+
+    tried = {node.op_type for name in cases.TRUSTED for node in cases.network(name)[0].graph.node}
+    assert tried >= TRUSTED
+    assert {name: error for name, error in facts["trusted"].items() if not error < 1e-5} == {}
+    assert set(facts["trusted"]) == set(cases.TRUSTED)
+
+
+def test_never_wrong(facts: dict) -> None:
+    """What it does not know well is refused: 1.19.2 has wrong gradients, and ones that end the process."""
+    wrong = {k: v for k, v in facts["beyond"].items() if v != "refused" and not v < 1e-5}
+    assert wrong == {}
+    assert set(facts["beyond"]) == set(cases.BEYOND)
 
 
 def test_the_doctor_there(facts: dict) -> None:

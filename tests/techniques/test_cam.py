@@ -165,6 +165,20 @@ def test_a_half_or_quantised_file_gives_nearly_the_same(form, least, method, tin
         assert found.score == pytest.approx(tiny.probabilities(tiny.prepare(picture))[0, 3], abs=0.02)
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_a_layer_with_channels_last_gives_what_it_is_the_transpose_of(method):
+    net = FORMS["NHWC"]()
+    last = net.layer("transpose10")
+    first = net.layer(last.inputs[0])
+    assert last.channels_last and not first.channels_last
+    one, other = (
+        onnxviz.cam(net, pictures(1)[0], target=2, method=method, layer=layer.name, signed=True).values
+        for layer in (last, first)
+    )
+    assert np.abs(one).max() > 0
+    np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5 * np.abs(other).max())
+
+
 def test_the_input_tensor_is_taken_too(tiny):
     given = pictures(2)
     x = tiny.prepare(given)

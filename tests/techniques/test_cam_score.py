@@ -45,8 +45,13 @@ def by_hand(net, image: np.ndarray, layer: str, target: int) -> np.ndarray:
 
 @pytest.mark.parametrize(
     ("make", "layer"),
-    [(networks.tiny_cnn, "pool"), (networks.tiny_cnn, "conv1"), (networks.nhwc, "transpose10")],
-    ids=["default layer", "signed layer", "NHWC"],
+    [
+        (networks.tiny_cnn, "pool"),
+        (networks.tiny_cnn, "conv1"),
+        (networks.nhwc, "transpose10"),
+        (lambda: networks.static_batch(batch=2), "relu17"),
+    ],
+    ids=["default layer", "signed layer", "NHWC", "batch of 2"],
 )
 def test_the_map_is_that_of_masking_by_hand(make, layer):
     net = load(make())

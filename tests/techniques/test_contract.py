@@ -19,7 +19,19 @@ TECHNIQUES = {
         net, image, window=64, stride=64, fill="noise", seed=3
     ),
     "rise": lambda net, image, files: onnxviz.rise(net, image, masks=8, seed=3),
+    "saliency": lambda net, image, files: onnxviz.saliency(
+        net, image, method="smoothgrad", samples=2, seed=3
+    ),
+    "attributions": lambda net, image, files: onnxviz.attributions(
+        net, files[:2], ["smoothgrad", "full-gradient"], samples=2, seed=3
+    ),
+    "segment": lambda net, image, files: onnxviz.segment(net, image, seed=3),
     "cam": lambda net, image, files: onnxviz.cam(net, image),
+    "ascent": lambda net, image, files: onnxviz.ascent(
+        net, target=[285, 980], start=image, steps=2, size=96, seed=3
+    ),
+    "texture": lambda net, image, files: onnxviz.texture(net, image, "quilt", size=64, seed=3),
+    "fool": lambda net, image, files: onnxviz.fool(net, image, method="pgd", steps=2, seed=3),
     "patches": lambda net, image, files: onnxviz.patches(net, files, "stem", top=2),
     "embed": lambda net, image, files: onnxviz.embed(net, files),
     "neighbours": lambda net, image, files: onnxviz.neighbours(net, files, k=2, seed=3),
@@ -27,8 +39,14 @@ TECHNIQUES = {
 }
 # What draws from the seed, and must give something else for another one.
 SEEDED = {
+    "ascent": lambda net, image: onnxviz.ascent(
+        net, target=[285, 980], start=image, steps=2, size=96, seed=4
+    ),
     "occlusion": lambda net, image: onnxviz.occlusion(net, image, window=64, stride=64, fill="noise", seed=4),
     "rise": lambda net, image: onnxviz.rise(net, image, masks=8, seed=4),
+    "saliency": lambda net, image: onnxviz.saliency(net, image, method="smoothgrad", samples=2, seed=4),
+    "texture": lambda net, image: onnxviz.texture(net, image, "quilt", size=64, seed=4),
+    "fool": lambda net, image: onnxviz.fool(net, image, method="pgd", steps=2, seed=4),
 }
 
 

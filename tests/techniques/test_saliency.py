@@ -38,7 +38,9 @@ def test_the_map_is_the_gradient(toy) -> None:
     np.testing.assert_allclose(found.values, np.where(BOX, 1 / 1024, 0), rtol=1e-6)
     assert (found.target, found.label, found.method, found.signed) == (0, "red", "saliency", False)
     assert found.score == pytest.approx(toys.softmax(toys.logits(toys.photo()[None]))[0, 0], abs=1e-6)
-    assert found.manifest["figures"]["objective"] == pytest.approx(toys.logits(toys.photo()[None])[0, 0], rel=1e-6)
+    assert found.manifest["figures"]["objective"] == pytest.approx(
+        toys.logits(toys.photo()[None])[0, 0], rel=1e-6
+    )
 
 
 @pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
@@ -60,7 +62,9 @@ def test_a_list_gives_what_single_pictures_give(toy, method) -> None:
     )
     assert [one.target for one in several] == [0, 1, 0, 0, 1]
     for picture, one in zip(pictures, several, strict=True):
-        single = onnxviz.saliency(toy, picture, target=one.target, method=method, batch=1, **QUICK.get(method, {}))
+        single = onnxviz.saliency(
+            toy, picture, target=one.target, method=method, batch=1, **QUICK.get(method, {})
+        )
         np.testing.assert_allclose(one.values, single.values, rtol=1e-4, atol=1e-7)
         assert one.score == pytest.approx(single.score)
         np.testing.assert_array_equal(one.image, picture)
@@ -200,7 +204,9 @@ def test_expected_gradients_of_given_pictures(curved, tmp_path) -> None:
     found = onnxviz.saliency(
         curved, picture, target=0, method="expected-gradients", samples=600, baselines=tmp_path
     )
-    expected = np.square(picture[..., 0] / 255.0) - np.mean([np.square(o[..., 0] / 255.0) for o in others], axis=0)
+    expected = np.square(picture[..., 0] / 255.0) - np.mean(
+        [np.square(o[..., 0] / 255.0) for o in others], axis=0
+    )
     assert np.corrcoef(found.values.ravel(), expected.ravel())[0, 1] > 0.99
     assert found.manifest["figures"]["sum"] == pytest.approx(expected.mean(), rel=0.05)
     assert found.manifest["parameters"]["baselines"] == 3
@@ -220,6 +226,15 @@ def test_other_things_than_classes_can_be_explained(toy) -> None:
     assert found.score == pytest.approx(found.manifest["figures"]["objective"])
 
 
+def test_how_far_an_embedding_is_from_another_pictures(toy) -> None:
+    """Minus half the mean squared distance of 288 features, each of which is one pixel's red or green."""
+    picture, other = toys.photo(0), toys.photo(1)
+    wanted = toy.activations(other, "features")["features"]
+    found = onnxviz.saliency(toy, picture, objective=objectives.match("features", wanted), method="gradient")
+    gap = picture[..., :2].astype(float) - other[..., :2]
+    np.testing.assert_allclose(found.values, -gap.sum(axis=2) / 288, atol=1e-5)
+
+
 def test_a_detectors_box_and_a_segmenters_pixels() -> None:
     """A network with no class scores: boxes (N, 4, 5) and a mask (N, 2, 12, 12)."""
     m = Maker()
@@ -228,7 +243,9 @@ def test_a_detectors_box_and_a_segmenters_pixels() -> None:
     flat = m("Gemm", m("Flatten", pooled), m.random(8, 20))
     boxes = m("Reshape", flat, m.constant([-1, 4, 5]))
     net = onnxviz.load(
-        m.model({"image": ("N", 3, 12, 12)}, {boxes: ("N", 4, 5), mask: ("N", 2, 12, 12)}).SerializeToString(),
+        m.model(
+            {"image": ("N", 3, 12, 12)}, {boxes: ("N", 4, 5), mask: ("N", 2, 12, 12)}
+        ).SerializeToString(),
         preprocess="raw",
         provider="cpu",
     )
@@ -283,7 +300,11 @@ def test_gradients_that_are_not_finite_are_refused() -> None:
         ({"method": "vargrad", "samples": 1}, UsageError, "at least 2"),
         ({"method": "smoothgrad", "noise": 0.0}, UsageError, "noise is a part"),
         ({"method": "integrated-gradients", "baseline": "blak"}, UsageError, "did you mean 'black'"),
-        ({"method": "integrated-gradients", "baseline": np.zeros((3, 4, 4), np.float32)}, UsageError, "shape"),
+        (
+            {"method": "integrated-gradients", "baseline": np.zeros((3, 4, 4), np.float32)},
+            UsageError,
+            "shape",
+        ),
         ({"method": "integrated-gradients", "baseline": "no/such.png"}, ImageRejected, "no/such.png"),
         ({"percentile": 0}, UsageError, "percentile"),
         ({"target": 2}, UnknownLabel, "2"),

@@ -35,8 +35,8 @@ def test_the_bundled_networks_score_is_explained_completely(net, photo_files) ->
 @pytest.mark.parametrize(
     ("model", "options"),
     [
-        (lambda: networks.tiny_cnn(), {}),  # BatchNormalization behind a convolution, max pooling
-        (lambda: networks.nhwc(), {"layout": "NHWC"}),  # MatMul and Add
+        (networks.tiny_cnn, {}),  # BatchNormalization behind a convolution, max pooling
+        (networks.nhwc, {"layout": "NHWC"}),  # MatMul and Add
         (lambda: networks.static_batch(batch=2), {}),
     ],
     ids=["tiny", "nhwc", "static batch"],
@@ -86,7 +86,11 @@ def test_what_is_left_unexplained_is_said() -> None:
 def test_offsets_are_those_of_the_folded_graph_and_of_the_way_only() -> None:
     model = ir.from_proto(networks.tiny_cnn())
     found = {one.layer: one for one in offsets(model, ["logits"])}
-    assert set(found) == {"norm1", "conv2", "logits"}  # the first convolution's bias is in the normalisation's
+    assert set(found) == {
+        "norm1",
+        "conv2",
+        "logits",
+    }  # the first convolution's bias is in the normalisation's
     assert {one.layer for one in offsets(model, ["relu1"])} == {"norm1"}
     assert all(one.kind == "bias" and not one.needs for one in found.values())
 

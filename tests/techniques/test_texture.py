@@ -124,3 +124,25 @@ def test_gram_is_the_networks(net, wood):
     assert made.manifest["parameters"]["method"] == "gram"
     assert list(made.manifest["parameters"]["layers"]) == [net.layer("stem").name]
     assert made.manifest["figures"]["loss"] < made.manifest["figures"]["loss_start"]
+
+
+@pytest.mark.parametrize("method", ["nearest", "quilt"])
+def test_steps_can_be_watched(method, wood):
+    seen = []
+    made = onnxviz.texture(
+        None, wood, method, size=40, watch=lambda shot: seen.append((shot.index, shot.value, shot.picture()))
+    )
+    assert [index for index, _, _ in seen] == list(range(len(seen)))
+    assert len(seen) > 3
+    assert seen[0][1] < seen[-1][1] == 1
+    assert not np.array_equal(seen[0][2], seen[-1][2])
+    np.testing.assert_array_equal(seen[-1][2], made.image)
+
+
+def test_the_command_animates(tmp_path, wood):
+    source = tmp_path / "wood.png"
+    Image.fromarray(wood).save(source)
+    out = ["-o", str(tmp_path / "made.png"), "--animate", str(tmp_path / "made.webp")]
+    assert run(["texture", "any", str(source), "-m", "quilt", "--size", "64", *out]) == 0
+    with Image.open(tmp_path / "made.webp") as film:
+        assert film.n_frames > 3

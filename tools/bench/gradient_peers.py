@@ -44,17 +44,28 @@ def forward(path: Path, x: np.ndarray) -> Step:
 
 
 def native(path: Path, x: np.ndarray, cotangent: np.ndarray, *, cpu: bool = True) -> Step:
-    """onnxviz. cpu=False: the graph as it is exported, which keeps to forms that are exact on every device."""
+    """onnxviz, as many pictures at once as its techniques take.
+
+    cpu   False: the graph as it is exported, which keeps to forms that are exact on every device
+    """
     from onnxviz.grad.model import gradient_model
     from onnxviz.graph.load import load
+    from onnxviz.runtime.batching import GRADIENTS_ON_CPU
     from onnxviz.runtime.ort import compile
 
     model = load(str(path)).model
     source, output = _ends(model)
     program = compile(gradient_model(model, of=output, wrt=source, cpu=cpu), provider="cpu", threads=THREADS)
-    feeds = {source: x, f"{output}.cotangent": cotangent}
-    wanted = [f"{source}.gradient"]
-    return lambda: program(feeds, wanted)[wanted[0]]
+    wanted = f"{source}.gradient"
+
+    def step() -> np.ndarray:
+        found = []
+        for start in range(0, len(x), GRADIENTS_ON_CPU):
+            part = slice(start, start + GRADIENTS_ON_CPU)
+            found.append(program({source: x[part], f"{output}.cotangent": cotangent[part]}, [wanted])[wanted])
+        return np.concatenate(found)
+
+    return step
 
 
 def _ends(model: Any) -> tuple[str, str]:
@@ -134,7 +145,7 @@ class OrtTraining:
         answer = self._answer()
         if not answer.startswith("ready"):
             self.close()
-            raise Unmeasured(answer or "its process died")
+            raise Unmeasured(_reason(answer)[:90] or "its process died")
         self.gradient = np.load(data.with_suffix(".gradient.npy"))
 
     def seconds(self) -> float:
@@ -176,6 +187,11 @@ def timed(step: Step) -> float:
 def _short(error: BaseException) -> str:
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0][:90]}" if lines else type(error).__name__
+
+
+def _reason(text: str) -> str:
+    """What a failed check of ONNX Runtime says, without where it stands in its source."""
+    return text[text.rfind(" was false. ") + 12 :] if " was false. " in text else text
 
 
 def peak(code: str, *arguments: str) -> int:

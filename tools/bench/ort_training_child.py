@@ -58,4 +58,4 @@ if __name__ == "__main__":
     try:
         main(*sys.argv[1:])
     except Exception as error:
-        print(f"{type(error).__name__}: {' '.join(str(error).split())[:120]}", flush=True)
+        print(f"{type(error).__name__}: {' '.join(str(error).split())}", flush=True)

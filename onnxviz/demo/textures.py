@@ -1,0 +1,107 @@
+"""The demo's sections on textures and fooling images."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image
+
+from onnxviz.demo.page import Picture, Section
+from onnxviz.files import png_bytes, write_atomic
+from onnxviz.image.io import read
+from onnxviz.image.sheet import Row, rows
+
+if TYPE_CHECKING:
+    from onnxviz.demo.sections import Stage
+
+# Where a photo is all texture, of those that are installed: rows and columns, and the side that they are shown at.
+_PATCHES = {
+    "brick": (slice(128, 256), slice(128, 256), 64),
+    "gravel": (slice(128, 256), slice(128, 256), 64),
+    "coffee": (slice(300, 364), slice(20, 84), 64),
+    "flower": (slice(140, 268), slice(220, 348), 64),
+}
+_SIDE = 144
+_MISTAKEN = ("toaster", "lemon")
+
+
+def textures(stage: Stage) -> Section:
+    """Textures"""
+    import onnxviz
+
+    table: list[Row] = []
+    for name, (down, across, side) in _PATCHES.items():
+        if name not in stage.photos or len(table) == 3:
+            continue
+        whole = read(stage.photos[name].path)[down, across]
+        source = np.asarray(Image.fromarray(whole).resize((side, side), Image.Resampling.LANCZOS))
+        made = [
+            onnxviz.texture(None, source, method, size=_SIDE, seed=stage.seed, progress=stage.progress)
+            for method in ("nearest", "quilt")
+        ]
+        framed = np.full((_SIDE, _SIDE, 3), 255, np.uint8)
+        framed[:side, :side] = source
+        pictures = [framed, *(np.rint(one.values * 255).astype(np.uint8) for one in made)]
+        table.append(Row(name, pictures))
+    sheet = rows(
+        table,
+        side=2 * _SIDE,
+        lead=1,
+        heads=["source, to scale", "nearest, pixel by pixel", "quilt, block by block"],
+    )
+    path = write_atomic(stage.file("textures.png"), png_bytes(sheet))
+    return Section(
+        anchor="texture",
+        title="Textures without a network",
+        question="Can a texture be continued from its own pieces?",
+        text="Both look for pieces of the source that fit what is there already: nearest sets one pixel at a time from "
+        "the neighbourhood that matches best (Efros & Leung 1999), quilt lays whole blocks and cuts along the path "
+        "where they differ least (Efros & Freeman 2001). A network's answer to the same task is method gram.",
+        command="onnxviz texture efficientnet-lite0 bricks.png --method nearest --size 192x192 -o texture.png",
+        pictures=[Picture(path, "A small source, and larger images of the same texture.", wide=True)],
+    )
+
+
+def fooling(stage: Stage) -> Section:
+    """Fooling images"""
+    import onnxviz
+
+    one = onnxviz.fool(
+        stage.net, stage.subject.path, target=_MISTAKEN[0], confidence=0.9, progress=stage.progress
+    )
+    pictures = [
+        Picture(
+            one.save(stage.file("fool.png")),
+            f"From {one.outcomes[0].source_label} to {one.outcomes[0].target_label}: the two photos look the same.",
+            wide=True,
+        )
+    ]
+    paths = [photo.path for photo in stage.subjects]
+    several = onnxviz.fool(
+        stage.net, paths, target=_MISTAKEN[1], method="pgd", seed=stage.seed, progress=stage.progress
+    )
+    figures = several.manifest["figures"]
+    bound = several.manifest["parameters"]["bound"]
+    return Section(
+        anchor="fool",
+        title="Fooling images",
+        question="How little must change for another answer?",
+        text="Steps along the gradient by the pixels until the network is sure of a class that is not there, then "
+        "back as far as it stays so. What counts is the rounded 8-bit picture: the saved file fools as it is. With "
+        f"PGD, {figures['fooled']} of {figures['images']} photos become a {_MISTAKEN[1]} by changing no pixel by more "
+        f"than {bound:g} of 255 grey levels.",
+        command="onnxviz fool efficientnet-lite0 cat.png --target toaster --confidence 0.9 -o fooled.png",
+        pictures=pictures,
+        table=[
+            ("photo", "before", f"after PGD, {bound:g} of 255"),
+            *(
+                (
+                    paths[i].stem,
+                    f"{o.source_label} {o.source_before:.0%}",
+                    f"{o.top_label} {o.top_after:.0%}",
+                )
+                for i, o in enumerate(several.outcomes)
+            ),
+        ],
+    )

@@ -1,0 +1,168 @@
+"""The forms that are only taken on ONNX Runtime's CPU provider: against torch, kinks and ties included."""
+
+from __future__ import annotations
+
+from itertools import product
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import onnxruntime
+import pytest
+import torch
+import torch.nn.functional as F
+from onnx import helper
+
+from onnxviz.grad.model import gradient_model
+from tests import networks
+from tests.grad.oracle import session
+
+GEOMETRIES = [
+    ((3, 3), (2, 2), (0, 0, 0, 0), 0),
+    ((3, 3), (2, 2), (0, 0, 0, 0), 1),
+    ((3, 3), (2, 2), (1, 1, 1, 1), 0),
+    ((3, 3), (2, 2), (0, 0, 1, 1), 0),
+    ((3, 3), (1, 1), (1, 1, 1, 1), 0),
+    ((2, 2), (2, 2), (0, 0, 0, 0), 0),
+    ((2, 2), (2, 2), (0, 0, 0, 0), 1),
+    ((2, 2), (1, 1), (0, 0, 0, 0), 0),
+    ((5, 5), (1, 1), (2, 2, 2, 2), 0),
+    ((5, 3), (2, 2), (2, 1, 2, 1), 0),
+    ((4, 4), (2, 2), (1, 1, 1, 1), 0),
+    ((3, 2), (2, 1), (1, 0, 1, 0), 0),
+    ((1, 3), (1, 2), (0, 1, 0, 1), 0),
+    ((3, 1), (1, 1), (0, 0, 0, 0), 0),
+]
+
+
+def one(nodes: list[onnx.NodeProto], shape: tuple, weights: tuple = ()) -> onnx.ModelProto:
+    value = helper.make_tensor_value_info
+    stored = [onnx.numpy_helper.from_array(array, name) for name, array in weights]
+    graph = helper.make_graph(nodes, "g", [value("x", 1, shape)], [value("y", 1, None)], stored)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    return onnx.shape_inference.infer_shapes(model)
+
+
+def built(model: onnx.ModelProto, **options) -> onnx.ModelProto:
+    proto = ir.to_proto(gradient_model(ir.from_proto(model), cpu=True, **options))
+    onnx.checker.check_model(proto, full_check=True)
+    return proto
+
+
+@pytest.mark.parametrize("before", ["Relu", "Identity"])
+@pytest.mark.parametrize("geometry", GEOMETRIES, ids=str)
+def test_max_pool(geometry, before) -> None:
+    """Equal maxima, negative ones and padding; a Relu in front, whose mask is taken before the pool."""
+    kernel, strides, pads, ceil = geometry
+    for height, width in ((11, 12), (12, 9)):
+        nodes = [
+            helper.make_node(before, ["x"], ["r"]),
+            helper.make_node(
+                "MaxPool", ["r"], ["y"], kernel_shape=kernel, strides=strides, pads=pads, ceil_mode=ceil
+            ),
+        ]
+        proto = built(one(nodes, ("N", 16, height, width)))
+        assert "ScatterElements" not in {n.op_type for n in proto.graph.node}
+        engine = session(proto)
+        rng = np.random.default_rng(0)
+        ties = rng.integers(-2, 3, (2, 16, height, width)).astype(np.float32)
+        ties[:, :4] = -1.0
+        for x in (ties, rng.standard_normal(ties.shape).astype(np.float32)):
+            leaf = torch.tensor(x, requires_grad=True)
+            inner = leaf.relu() if before == "Relu" else leaf
+            inner = F.pad(inner, (pads[1], pads[3], pads[0], pads[2]), value=-np.inf)
+            y = F.max_pool2d(inner, kernel, strides, ceil_mode=bool(ceil))
+            g = rng.standard_normal(y.shape).astype(np.float32)
+            y.backward(torch.tensor(g))
+            again, found = engine.run(None, {"x": x, "y.cotangent": g})
+            np.testing.assert_array_equal(again, y.detach().numpy())
+            np.testing.assert_allclose(found, leaf.grad.numpy(), atol=2e-6)
+
+
+def test_by_the_pooled_layer_itself() -> None:
+    """The mask that is taken before the pool belongs to the Relu, not to the pool's own input."""
+    pool = helper.make_node("MaxPool", ["r"], ["y"], kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 1, 1])
+    proto = built(one([helper.make_node("Relu", ["x"], ["r"]), pool], ("N", 16, 7, 7)), wrt="r")
+    x = np.full((1, 16, 7, 7), -1.0, np.float32)
+    (found,) = session(proto).run(["r.gradient"], {"x": x, "y.cotangent": np.ones((1, 16, 4, 4), np.float32)})
+    assert found.sum() == 16 * 16  # all maxima are 0, and each still hands its cotangent on
+
+
+def test_pools_that_it_does_not_take() -> None:
+    """Dilated, of few channels, of large or unknown strides: by the indices, as ever."""
+    for shape, options in (
+        (("N", 16, 12, 12), {"kernel_shape": [2, 2], "dilations": [2, 2]}),
+        (("N", 3, 12, 12), {"kernel_shape": [2, 2], "strides": [2, 2]}),
+        (("N", 16, 12, 12), {"kernel_shape": [3, 3], "strides": [3, 3]}),
+        (("N", 16, "H", "W"), {"kernel_shape": [2, 2], "strides": [2, 2]}),
+    ):
+        proto = built(one([helper.make_node("MaxPool", ["x"], ["y"], **options)], shape))
+        assert "ScatterElements" in {n.op_type for n in proto.graph.node}
+
+
+@pytest.mark.parametrize("high", [6.0, 1.0, 0.1, 3.3, 20.0, 1e-2, 255.0])
+def test_clip_is_flat_at_its_bounds(high) -> None:
+    """0 on both bounds and outside, 1 right above the lower one and a little below the upper one."""
+    weights = (("low", np.float32(0)), ("high", np.float32(high)))
+    proto = built(one([helper.make_node("Clip", ["x", "low", "high"], ["y"])], ("N", 16, 1, 8), weights))
+    assert [n.op_type for n in proto.graph.node].count("HardSigmoid") == 1
+    top = np.float32(high)
+    x = np.array(
+        [0.0, -1.0, 1e-25, top / 2, top * (1 - 1e-6), top, np.nextafter(top, np.inf), 3 * top], np.float32
+    )
+    x = np.broadcast_to(x, (1, 16, 1, 8)).copy()
+    (found,) = session(proto).run(["x.gradient"], {"x": x, "y.cotangent": np.ones_like(x)})
+    np.testing.assert_array_equal(found[0, 0, 0], [0, 0, 1, 1, 1, 0, 0, 0])
+    np.testing.assert_array_equal(found[0, 15, 0], [0, 0, 1, 1, 1, 0, 0, 0])
+
+
+@pytest.mark.parametrize("name", ["squeezenet", "inception_v1"])
+def test_whole_networks_agree_with_the_forms_for_any_device(name) -> None:
+    model = networks.light(name)
+    x = np.random.default_rng(1).standard_normal((1, 3, 224, 224)).astype(np.float32)
+    loaded = ir.from_proto(model)
+    output, source = model.graph.output[0].name, model.graph.input[0].name
+    found = []
+    for cpu in (False, True):
+        proto = ir.to_proto(gradient_model(loaded, of=output, wrt=source, cpu=cpu))
+        kinds = [n.op_type for n in proto.graph.node]
+        assert ("ScatterElements" in kinds) is not cpu
+        assert "LRN" not in kinds
+        engine = session(proto)
+        shape = next(v for v in engine.get_inputs() if v.name.endswith(".cotangent")).shape
+        g = np.random.default_rng(2).standard_normal(shape).astype(np.float32)
+        found.append(engine.run([f"{source}.gradient"], {source: x, f"{output}.cotangent": g})[0])
+    np.testing.assert_allclose(found[0], found[1], atol=1e-5 * np.abs(found[0]).max())
+
+
+def test_it_stays_in_the_blocked_layout(tmp_path) -> None:
+    """Conv - Relu - MaxPool, twice, of a dynamic batch: as ONNX Runtime optimises it, hardly anything is reordered."""
+    m = networks.Maker(opset=18)
+    x = m("Relu", m("Conv", "image", m.random(32, 3, 3, 3), pads=[1] * 4))
+    x = m("MaxPool", x, kernel_shape=[3, 3], strides=[2, 2])
+    x = m("Relu", m("Conv", x, m.random(32, 32, 3, 3), pads=[1] * 4))
+    x = m("MaxPool", x, kernel_shape=[3, 3], strides=[1, 1], pads=[1] * 4)
+    x = m("Conv", m("Relu", m("Conv", x, m.random(32, 32, 1, 1))), m.random(16, 32, 1, 1))
+    model = m.model({"image": ("N", 3, 33, 33)}, {x: ("N", 16, 16, 16)})
+    kinds = {}
+    for cpu in (False, True):
+        options = onnxruntime.SessionOptions()
+        options.optimized_model_filepath = str(tmp_path / f"{cpu}.onnx")
+        proto = ir.to_proto(gradient_model(ir.from_proto(model), cpu=cpu))
+        onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        kinds[cpu] = [n.op_type for n in onnx.load(tmp_path / f"{cpu}.onnx").graph.node]
+    blocked = [kind for kind in kinds[True] if kind == "ReorderOutput"]
+    if "ReorderInput" in kinds[True]:  # a processor without that layout has nothing to keep
+        assert len(blocked) <= 6, kinds[True]
+
+
+@pytest.mark.parametrize(("beta", "size"), list(product([0.5, 0.75, 0.6], [1, 3, 5])))
+def test_lrn_gives_the_forward_value_too(beta, size) -> None:
+    node = helper.make_node("LRN", ["x"], ["n"], alpha=0.3, beta=beta, bias=1.5, size=size)
+    model = one([node, helper.make_node("Relu", ["n"], ["y"])], ("N", 7, 5, 4))
+    proto = ir.to_proto(gradient_model(ir.from_proto(model)))
+    assert "LRN" not in {n.op_type for n in proto.graph.node}
+    x = np.random.default_rng(0).standard_normal((2, 7, 5, 4)).astype(np.float32)
+    feeds = {"x": x, "y.cotangent": np.ones_like(x)}
+    expected = session(model).run(None, {"x": x})[0]
+    np.testing.assert_allclose(session(proto).run(["y"], feeds)[0], expected, atol=1e-6)

@@ -1,0 +1,278 @@
+"""The whole machine: its gradient, draws, determinism, stops, memory; and what it refuses."""
+
+from __future__ import annotations
+
+import gc
+
+import numpy as np
+import onnx
+import psutil
+import pytest
+
+import onnxviz
+from onnxviz import objectives as o
+from onnxviz.errors import GradientNotFinite, ModelUnsuitable, UnknownLayer, UsageError
+from onnxviz.optimise import (
+    Adam,
+    Ascent,
+    Blur,
+    Crop,
+    Decay,
+    Fourier,
+    Jitter,
+    Machine,
+    Pad,
+    Pixels,
+    Rotate,
+    Scale,
+    SmallContributions,
+)
+from tests import networks
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    return onnxviz.load(networks.tiny_cnn(size="H"), preprocess="imagenet", provider="cpu", size=32)
+
+
+@pytest.fixture(scope="module")
+def fixed():
+    """A network whose head fits 32 × 32 pixels only."""
+    m = networks.Maker(seed=2)
+    x = m("Relu", m("Conv", "image", m.random(8, 3, 3, 3), pads=[1] * 4, strides=[2, 2]))
+    x = m("Gemm", m("Flatten", x), m.random(10, 8 * 16 * 16), transB=1, name="classifier")
+    return onnxviz.load(m.model({"image": ("N", 3, 32, 32)}, {x: ("N", 10)}), provider="cpu")
+
+
+CHAIN = (Pad(2), Jitter(3), Rotate(10), Scale(0.9, 1.1), Blur(0.5, 1.0), Crop(32, 32))
+
+
+@pytest.mark.parametrize("way", [Pixels(0.2, bounded=False), Fourier(deviation=0.3, power=1.5)])
+def test_the_gradient_is_that_of_everything_together(tiny, way) -> None:
+    """Network, transforms of two draws, and terms on the picture: against central differences."""
+    objective = o.logit(3) + 0.1 * o.layer("conv2") / 100 - 3 * o.tv() - 2 * o.norm(2)
+    machine = Machine(
+        tiny, objective, size=(40, 44), count=2, parametrise=way, transforms=CHAIN, draws=2, optimiser=None
+    )
+    rng = np.random.default_rng(0)
+    x, feeds = machine.start(rng), machine.plan.feeds(rng)
+    found = machine.evaluate(x, feeds)
+    np.testing.assert_allclose(
+        found["value"], sum(found[f"term.{i}"] for i in range(4)), rtol=1e-4, atol=1e-5
+    )
+    g = found["gradient"]
+    np.testing.assert_allclose(
+        found["norm"], np.linalg.norm(g.reshape(2, -1).astype(np.float64), axis=1), rtol=1e-4
+    )
+    along = rng.standard_normal(x.shape).astype(np.float32)
+    along = along / np.linalg.norm(along) + g / np.linalg.norm(g)
+    step = 3e-3
+    more, less = (
+        machine.evaluate(x + s * along, feeds)["value"].sum(dtype=np.float64) for s in (step, -step)
+    )
+    assert float((g * along).sum()) == pytest.approx((more - less) / (2 * step), rel=0.03)
+
+
+def test_a_value_is_what_the_network_says_of_the_picture(tiny) -> None:
+    machine = Machine(tiny, o.logit(3), count=2, parametrise=Pixels(0.1), optimiser=Ascent(0.1))
+    step = next(machine.run(1, seed=1))
+    x = tiny.preprocessing.normalise(step.pictures() * 255)
+    wanted = tiny.run(x, [tiny.head.logits])[tiny.head.logits][:, 3]
+    np.testing.assert_allclose(step.value, wanted, rtol=1e-4)
+    assert step.pictures().shape == (2, 32, 32, 3)
+
+
+def test_draws_are_averaged_and_feeds_are_repeated(tiny) -> None:
+    """Without transforms all draws are the same, so several give what one gives; each picture has its own target."""
+    fed = {"target": np.array([1, 7])}
+    found = []
+    for draws in (1, 3):
+        machine = Machine(tiny, o.logit(o.FED), count=2, parametrise=Pixels(0.1), draws=draws)
+        found.append(machine.evaluate(machine.start(np.random.default_rng(0)), machine.given(fed)))
+    np.testing.assert_allclose(found[0]["value"], found[1]["value"], rtol=1e-5)
+    np.testing.assert_allclose(found[0]["gradient"], found[1]["gradient"], rtol=1e-3, atol=1e-5)
+    assert found[0]["value"][0] != found[0]["value"][1]
+
+
+def test_the_objective_rises_and_the_same_seed_gives_the_same_bytes(tiny) -> None:
+    def made(seed: int):
+        machine = Machine(
+            tiny, o.logit(o.FED), count=2, size=(36, 36), parametrise=Fourier(), transforms=(Jitter(2), Crop(32, 32)),
+            optimiser=Adam(0.05),
+        )  # fmt: skip
+        steps = list(machine.run(40, seed=seed, fed={"target": np.array([1, 7])}))
+        return steps, machine.pictures()
+
+    steps, pictures = made(0)
+    assert [step.index for step in steps] == list(range(40))
+    assert (steps[-1].value > steps[0].value + 1).all()
+    assert set(steps[0].terms) == {"logit(fed)"}
+    assert steps[-1].seconds > steps[0].seconds > 0
+    again = made(0)
+    assert pictures.tobytes() == again[1].tobytes()
+    assert steps[-1].value.tobytes() == again[0][-1].value.tobytes()
+    assert pictures.tobytes() != made(1)[1].tobytes()
+
+
+def test_starting_from_a_picture(tiny) -> None:
+    picture = np.random.default_rng(0).uniform(0.1, 0.9, (32, 32, 3)).astype(np.float32)
+    machine = Machine(tiny, o.logit(3), count=2, optimiser=Ascent(0.0001))
+    step = next(machine.run(1, start=picture))
+    np.testing.assert_allclose(step.pictures(), [picture] * 2, atol=1e-5)
+    with pytest.raises(UsageError, match="expected"):
+        next(machine.run(1, start=picture[:20]))
+
+
+def test_terms_with_one_label_are_told_apart(tiny) -> None:
+    machine = Machine(tiny, o.logit(3) + o.logit(3) - o.tv(), optimiser=Ascent(0.1))
+    assert set(next(machine.run(1)).terms) == {"0: logit(3)", "1: logit(3)", "tv(input)"}
+
+
+def test_rules_between_steps_and_pruned_gradients(tiny) -> None:
+    machine = Machine(tiny, o.logit(3), optimiser=Ascent(0.5, "rms"), regularise=[Decay(0.5)])
+    list(machine.run(1))
+    plain = Machine(tiny, o.logit(3), optimiser=Ascent(0.5, "rms"))
+    list(plain.run(1))
+    np.testing.assert_allclose(machine.parameters(), 0.5 * plain.parameters(), rtol=1e-5, atol=1e-7)
+    x = np.random.default_rng(0).normal(0, 0.2, (1, 3, 32, 32)).astype(np.float32)
+    full, pruned = (Machine(tiny, o.logit(3), prune=p).evaluate(x, {})["gradient"] for p in (0, 75))
+    kept = (pruned != 0).any(axis=1)
+    assert kept.sum() == 32 * 32 // 4
+    size = np.linalg.norm(full, axis=1)
+    assert size[kept].min() >= size[~kept].max()
+    np.testing.assert_array_equal(pruned, np.where(kept[:, None], full, 0))
+    cleared = Machine(tiny, o.logit(3), optimiser=Ascent(0.1), regularise=[SmallContributions(50)])
+    list(cleared.run(3))
+    assert (cleared.parameters() == 0).all(axis=1).mean() >= 0.4
+
+
+def test_redirected_rules_only_for_the_first_steps(tiny, monkeypatch) -> None:
+    machine = Machine(tiny, o.logit(3), optimiser=Ascent(0.1))
+    asked: list[str] = []
+    real = Machine._program
+    monkeypatch.setattr(Machine, "_program", lambda self, rules: asked.append(rules) or real(self, rules))
+    list(machine.run(4, redirected=2))
+    assert asked == ["plain", "redirected", "redirected"]
+
+
+# --- stopping -------------------------------------------------------------------------------------
+
+
+def test_nan_stops_with_the_last_good_picture() -> None:
+    """A network that takes the logarithm of what shrinks below zero."""
+    m = networks.Maker()
+    mean = m("ReduceMean", "image", axes=[1, 2, 3], keepdims=1)
+    x = m(
+        "Flatten",
+        m("Mul", m("Log", m("Add", mean, m.constant(np.float32(0.35)))), m.constant(np.float32(-1))),
+    )
+    net = onnxviz.load(m.model({"image": ("N", 3, 8, 8)}, {x: ("N", 1)}), preprocess="unit", provider="cpu")
+    machine = Machine(net, o.part(x), parametrise=Pixels(bounded=False), optimiser=Ascent(0.3, "mean"))
+    seen = []
+    with pytest.raises(GradientNotFinite, match="at step 3"):
+        for step in machine.run(20, start=np.full((8, 8, 3), 0.5, np.float32)):
+            seen.append((step.value.copy(), step.parameters()))
+    assert len(seen) == 3
+    assert np.isfinite(seen[-1][0]).all()
+    np.testing.assert_array_equal(machine.parameters(), seen[-1][1])
+
+
+def test_stopping_early_keeps_the_picture(tiny) -> None:
+    machine = Machine(tiny, o.logit(3), optimiser=Ascent(0.1))
+    with pytest.raises(UsageError, match="no loop"):
+        machine.parameters()
+    for step in machine.run(100):
+        if step.index == 2:
+            break
+    assert machine.pictures().shape == (1, 32, 32, 3)
+    assert np.isfinite(machine.pictures()).all()
+
+
+def test_memory_does_not_grow_with_the_steps(tiny) -> None:
+    machine = Machine(tiny, o.logit(3), size=(128, 128), transforms=(Crop(32, 32),), optimiser=Adam(0.01))
+    process, marks = psutil.Process(), {}
+    for step in machine.run(500):
+        if step.index in (100, 499):
+            gc.collect()
+            marks[step.index] = process.memory_info().rss
+    assert marks[499] - marks[100] < 8 * 2**20
+
+
+# --- L-BFGS ---------------------------------------------------------------------------------------
+
+
+def test_lbfgs_matches_activations_and_keeps_the_best(tiny) -> None:
+    photo = np.random.default_rng(5).uniform(0.2, 0.8, (32, 32, 3)).astype(np.float32)
+    wanted = tiny.run(tiny.preprocessing.normalise(photo[None] * 255), ["conv1"])["conv1"]
+    machine = Machine(tiny, o.match("conv1", wanted), optimiser=None)
+    steps = list(machine.lbfgs(60))
+    assert len(steps) <= 60
+    assert steps[-1].value[0] > steps[0].value[0] / 200
+    best = max(float(step.value[0]) for step in steps)
+    found = machine.evaluate(machine.parameters(), {})
+    assert found["value"][0] == pytest.approx(best, rel=1e-4)
+    assert machine.pictures().min() >= 0
+    assert machine.pictures().max() <= 1
+    by_adam = Machine(tiny, o.match("conv1", wanted), optimiser=Adam(0.02))
+    assert list(by_adam.run(len(steps)))[-1].value[0] < best
+
+
+def test_lbfgs_may_be_left_early_and_raises_where_it_is_called(tiny) -> None:
+    machine = Machine(tiny, o.logit(3) - 10 * o.norm(2), optimiser=None)
+    for step in machine.lbfgs(50):
+        if step.index == 3:
+            break
+    assert machine.pictures().shape == (1, 32, 32, 3)
+    with pytest.raises(UsageError, match="no optimiser"):
+        next(machine.run(1))
+    m = networks.Maker()
+    x = m("Flatten", m("Log", m("ReduceMean", "image", axes=[1, 2, 3], keepdims=1)))
+    net = onnxviz.load(m.model({"image": ("N", 3, 8, 8)}, {x: ("N", 1)}), preprocess="unit", provider="cpu")
+    bad = Machine(net, -1 * o.part(x), parametrise=Pixels(bounded=False), optimiser=None)
+    with pytest.raises(GradientNotFinite, match="at step"):
+        list(bad.lbfgs(50, start=np.full((8, 8, 3), 0.5, np.float32)))
+
+
+# --- sizes, layouts, and what is refused ----------------------------------------------------------
+
+
+def test_another_size_than_the_networks(fixed) -> None:
+    early = next(layer.name for layer in fixed.layers if layer.op == "Relu")
+    machine = Machine(fixed, o.channel(early, 2), size=(20, 50), optimiser=Ascent(0.1))
+    assert next(machine.run(1)).pictures().shape == (1, 20, 50, 3)
+    with pytest.raises(ModelUnsuitable, match="50×20"):
+        Machine(fixed, o.logit(2), size=(20, 50), optimiser=Ascent(0.1))
+    cropped = Machine(fixed, o.logit(2), size=(40, 50), transforms=(Crop(32, 32),), optimiser=Ascent(0.1))
+    assert len(list(cropped.run(2))) == 2
+
+
+def test_other_layouts_types_and_batches() -> None:
+    last = onnxviz.load(networks.nhwc(), provider="cpu")
+    grey = onnxviz.load(networks.tiny_cnn(channels=1), provider="cpu")
+    half = onnxviz.load(networks.fp16(networks.tiny_cnn()), provider="cpu")
+    octets = onnxviz.load(networks.tiny_cnn(uint8=True), provider="cpu")
+    integers = onnxviz.load(networks.qdq(networks.tiny_cnn(softmax=False)), provider="cpu")
+    for net in (last, grey, half, octets, integers):
+        machine = Machine(net, o.logit(3), optimiser=Ascent(0.01, "rms"))
+        steps = list(machine.run(12))
+        assert steps[-1].value[0] > steps[0].value[0] + 0.05, net
+    one = onnxviz.load(networks.static_batch(), provider="cpu")
+    machine = Machine(one, o.logit(3), count=3, optimiser=Ascent(0.05, "rms"))
+    assert next(machine.run(1)).value.shape == (3,)
+
+
+def test_what_cannot_be_done(tiny, fixed) -> None:
+    with pytest.raises(UnknownLayer, match="conv2"):
+        Machine(tiny, o.channel("conv3", 0), optimiser=Adam())
+    with pytest.raises(UsageError, match="length 16"):
+        Machine(tiny, o.channel("conv2", 16), optimiser=Adam())
+    with pytest.raises(UsageError, match="1 or more"):
+        Machine(tiny, o.logit(1), count=0)
+    m = networks.Maker()
+    shape = m("Cast", m("Shape", "image"), to=onnx.TensorProto.FLOAT)
+    x = m("Flatten", m("ReduceMean", "image", axes=[2, 3], keepdims=0))
+    net = onnxviz.load(
+        m.model({"image": ("N", 3, 8, 8)}, {x: ("N", 3), shape: (4,)}), preprocess="unit", provider="cpu"
+    )
+    with pytest.raises(ModelUnsuitable, match="does not depend"):
+        Machine(net, o.part(shape), optimiser=Adam())

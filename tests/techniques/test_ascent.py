@@ -1,0 +1,279 @@
+"""Class and feature visualisation: presets, several pictures at once, figures, files, early ends, refusals."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import onnxviz
+from onnxviz.errors import (
+    GradientNotFinite,
+    ModelUnsuitable,
+    UnknownLabel,
+    UnknownLayer,
+    UsageError,
+)
+from onnxviz.interrupted import Interrupted
+from onnxviz.techniques.ascent_page import write_page
+from onnxviz.techniques.ascent_presets import PRESETS, recipe
+from tests import networks
+
+LAYER = "blocks.5.expand.relu6"
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    return onnxviz.load(networks.tiny_cnn(size="H"), preprocess="imagenet", provider="cpu", size=32)
+
+
+@pytest.mark.parametrize("preset", [name for name in PRESETS if name.startswith("yosinski")])
+def test_yosinskis_rates_suit_trained_networks(net, preset: str) -> None:
+    made = onnxviz.ascent(net, target=980, preset=preset, steps=20, size=96)
+    (row,) = made.manifest["figures"]["pictures"]
+    assert row["objective_end"] > row["objective_start"] + 1
+
+
+@pytest.mark.parametrize("preset", ["lucid", "lecture", "simonyan"])
+def test_every_preset_raises_the_score(tiny, preset: str) -> None:
+    made = onnxviz.ascent(tiny, target=[3, 4], preset=preset, steps=40)
+    figures = made.manifest["figures"]["pictures"]
+    assert all(row["objective_end"] > row["objective_start"] + 0.1 for row in figures)
+    assert [row["target"] for row in figures] == [3, 4]
+    assert made.values.shape[0] == 2
+    assert made.values.min() >= 0
+    assert made.values.max() <= 1
+    assert made.manifest["parameters"]["recipe"]["steps"] == 40
+
+
+def test_the_network_recognises_what_was_made_of_a_class(net) -> None:
+    """Few steps of each kind; the benchmark takes all of them and shows the picture to another network too."""
+    made = onnxviz.ascent(net, target=["volcano"], preset="lecture", steps=40)
+    (row,) = made.manifest["figures"]["pictures"]
+    assert row["rank"] == 1
+    assert row["probability"] > 0.9
+    assert made.values.shape == (1, 224, 224, 3)
+    made = onnxviz.ascent(net, target=980, steps=30, size=128, margin=32, redirected=0)
+    (row,) = made.manifest["figures"]["pictures"]
+    assert row["rank"] <= 5
+    assert row["clipped"] < 0.1
+    assert made.values.shape == (1, 146, 146, 3)
+
+
+def test_each_picture_has_its_own_goal_whatever_the_batch(tiny) -> None:
+    """Groups of two and three alike: pictures do not depend on their neighbours."""
+    options = {"preset": "simonyan", "steps": 5, "target": [1, 7, 3, 5]}
+    together = onnxviz.ascent(tiny, batch=4, **options)
+    apart = onnxviz.ascent(tiny, batch=3, **options)
+    np.testing.assert_allclose(together.values, apart.values, atol=1e-4)
+    assert not np.allclose(together.values[0], together.values[1], atol=1e-2)
+    assert together.labels == ["class 1", "class 7", "class 3", "class 5"]
+
+
+def test_same_seed_same_bytes_another_seed_another_picture(tiny) -> None:
+    first, again, other = (onnxviz.ascent(tiny, target=3, steps=8, seed=seed) for seed in (1, 1, 2))
+    assert first.values.tobytes() == again.values.tobytes()
+    assert first.manifest == again.manifest
+    assert first.values.tobytes() != other.values.tobytes()
+
+
+# --- layers ---------------------------------------------------------------------------------------
+
+
+def test_channels_neurons_directions_and_whole_layers(tiny) -> None:
+    for goal in (
+        {"channel": [2, 9]},
+        {"channel": 2, "neuron": (3, 4)},
+        {"channel": 2, "neuron": "middle"},
+        {"direction": np.arange(16.0), "cosine": 2.0},
+        {},
+    ):
+        made = onnxviz.ascent(tiny, layer="conv2", steps=12, preset="simonyan", **goal)
+        rows = made.manifest["figures"]["pictures"]
+        assert all(row["objective_end"] > row["objective_start"] for row in rows), goal
+        assert "probability" not in rows[0]
+    assert len(onnxviz.ascent(tiny, layer="conv2", channel=[2, 9], steps=1).labels) == 2
+
+
+def test_a_channel_answers_to_its_picture_more_than_the_others(tiny) -> None:
+    made = onnxviz.ascent(tiny, layer="conv2", channel=[0, 1, 2, 3], steps=30, preset="simonyan")
+    x = tiny.preprocessing.normalise(made.values * 255)
+    means = tiny.run(x, ["conv2"])["conv2"].mean(axis=(2, 3))
+    assert means[:, :4].argmax(axis=0).tolist() == [0, 1, 2, 3]
+
+
+def test_copies_differ_more_with_diversity(tiny) -> None:
+    def alike(weight: float) -> float:
+        made = onnxviz.ascent(
+            tiny, layer="relu2", channel=2, copies=3, diversity=weight, steps=40, preset="lucid", jitter=0
+        )
+        a = tiny.run(tiny.preprocessing.normalise(made.values * 255), ["relu2"])["relu2"]
+        rows = a.reshape(3, 16, -1)
+        grams = (rows @ rows.swapaxes(1, 2)).reshape(3, -1)
+        grams /= np.linalg.norm(grams, axis=1, keepdims=True)
+        return float((grams @ grams.T)[np.triu_indices(3, 1)].mean())
+
+    assert alike(20.0) < alike(0.0) - 0.02
+
+
+def test_channels_last_and_a_batch_of_one() -> None:
+    last = onnxviz.load(networks.nhwc(), provider="cpu")
+    layer = next(one for one in last.layers if one.channels_last and one.shape[-1] == 16)
+    made = onnxviz.ascent(last, layer=layer.name, channel=[0, 15], steps=3)
+    assert made.values.shape[0] == 2
+    with pytest.raises(UsageError, match="16 channels"):
+        onnxviz.ascent(last, layer=layer.name, channel=16)
+    one = onnxviz.load(networks.static_batch(), provider="cpu")
+    assert onnxviz.ascent(one, target=[1, 2], steps=2).values.shape[0] == 2
+
+
+# --- what it gives --------------------------------------------------------------------------------
+
+
+def test_files(tiny, tmp_path) -> None:
+    one = onnxviz.ascent(tiny, target=3, steps=2)
+    path = one.save(tmp_path / "one.png")
+    with Image.open(path) as picture:
+        assert picture.mode == "RGB"
+        assert min(picture.size) >= 200  # 37 pixels would be a stamp
+    many = onnxviz.ascent(tiny, target=[3, 4], steps=2)
+    many.save(tmp_path / "many.png")
+    np.testing.assert_array_equal(np.load(tmp_path / "many.npy"), many.values)
+    manifest = json.loads((tmp_path / "many.json").read_text(encoding="utf-8"))
+    assert manifest["schema"] == "onnxviz.ascent/1"
+    assert {"objective_start", "objective_end", "clipped", "rank"} <= set(manifest["figures"]["pictures"][1])
+
+
+def test_a_page_of_all_channels_links_to_their_patches(tiny, tmp_path) -> None:
+    made = onnxviz.ascent(tiny, layer="conv1", channel="all", steps=2, batch=8)
+    assert len(made.labels) == 8
+    folder = tmp_path / "best patches"
+    sheets = folder / "conv1"
+    sheets.mkdir(parents=True)
+    for channel in (0, 5):
+        Image.new("RGB", (4, 4)).save(sheets / f"channel-{channel:04d}.png")
+    page = write_page(made, tmp_path / "pages" / "all.html", folder).read_text(encoding="utf-8")
+    assert page.count('<figure id="channel-') == 8
+    assert page.count("data:image/webp;base64,") == 8
+    assert page.count('href="../best%20patches/conv1/channel-0005.png"') == 2
+    assert "channel-0001.png" not in page
+    plain = write_page(made, tmp_path / "plain.html").read_text(encoding="utf-8")
+    assert "href" not in plain
+    with pytest.raises(UsageError, match="no sheets"):
+        write_page(made, tmp_path / "bad.html", tmp_path / "pages")
+
+
+def test_what_is_watched(tiny) -> None:
+    shots, pictures, done = [], [], []
+
+    def watch(shot):
+        shots.append(shot)
+        if shot.index == 5:
+            pictures.append(shot.picture())
+
+    onnxviz.ascent(
+        tiny,
+        target=[3, 4, 5],
+        steps=4,
+        batch=2,
+        margin=35,
+        watch=watch,
+        progress=lambda *step: done.append(step),
+    )
+    assert [shot.index for shot in shots] == list(range(8))
+    assert {shot.total for shot in shots} == {8}
+    assert done[-1] == (8, 8, "steps")
+    assert pictures[0].dtype == np.uint8
+    assert pictures[0].shape == (37, 37, 3)  # the third picture alone
+    assert set(shots[0].terms) == {"logit(fed)"}
+
+
+# --- early ends -----------------------------------------------------------------------------------
+
+
+def test_ctrl_c_keeps_what_there_is(tiny) -> None:
+    def stop(shot):
+        if shot.index == 6:
+            raise KeyboardInterrupt
+
+    with pytest.raises(Interrupted) as caught:
+        onnxviz.ascent(tiny, target=[3, 4, 5], steps=4, batch=1, watch=stop)
+    partial = caught.value.partial
+    assert partial.manifest["incomplete"] is True
+    assert partial.labels == ["class 3", "class 4"]
+    assert len(partial.manifest["figures"]["pictures"]) == 2
+    with pytest.raises(Interrupted) as caught:
+        onnxviz.ascent(tiny, target=3, steps=9, preset="lecture", watch=stop)
+    assert caught.value.partial.values.shape == (1, 32, 32, 3)
+
+
+def test_numbers_that_run_away_keep_the_last_good_picture() -> None:
+    m = networks.Maker()
+    mean = m("ReduceMean", "image", axes=[2, 3], keepdims=0)
+    x = m("Neg", m("Log", m("Add", mean, m.constant(np.float32(-0.05)))))
+    net = onnxviz.load(m.model({"image": ("N", 3, 8, 8)}, {x: ("N", 3)}), preprocess="unit", provider="cpu")
+    values = []
+    with pytest.raises(GradientNotFinite, match="at step") as caught:
+        onnxviz.ascent(
+            net, target=1, preset="simonyan", rate=0.4, l2=0, steps=20, size=8,
+            watch=lambda shot: values.append(shot.picture()),
+        )  # fmt: skip
+    partial = caught.value.partial
+    assert partial.manifest["incomplete"] is True
+    np.testing.assert_array_equal(partial.pictures()[0], values[-1])
+
+
+# --- refused --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "text"),
+    [
+        ({}, UsageError, "one of target, layer"),
+        ({"target": 3, "layer": "conv2"}, UsageError, "one of target, layer"),
+        ({"target": 30}, UnknownLabel, "30"),
+        ({"target": []}, UsageError, "no target"),
+        ({"target": 3, "channel": 2}, UsageError, "belong to a layer"),
+        ({"layer": "conv3", "channel": 0}, UnknownLayer, "conv2"),
+        ({"layer": "conv2", "channel": 16}, UsageError, "16 channels"),
+        ({"layer": "conv2", "channel": -1}, UsageError, "16 channels"),
+        ({"layer": "conv2", "channel": "most"}, UsageError, "'all'"),
+        ({"layer": "conv2", "neuron": (1, 1)}, UsageError, "give channel"),
+        ({"layer": "conv2", "channel": 1, "neuron": (99, 1)}, UsageError, "length 16"),
+        ({"layer": "features", "channel": 1, "neuron": (1, 1)}, UsageError, "no map"),
+        ({"target": 3, "preset": "lucit"}, UsageError, "did you mean 'lucid'"),
+        ({"target": 3, "ratte": 1}, UsageError, "no option 'ratte'; did you mean 'rate'"),
+        ({"target": 3, "rate": -1}, UsageError, "rate is -1"),
+        ({"target": 3, "optimiser": "sgd"}, UsageError, "adam or ascent"),
+        ({"target": 3, "decay": 0.1}, UsageError, "parametrise='pixels'"),
+        ({"target": 3, "copies": 0}, UsageError, "copies"),
+        ({"target": 3, "batch": 0}, UsageError, "batch"),
+        ({"target": 3, "diversity": 1.0}, UsageError, "give layer"),
+    ],
+)
+def test_refused(tiny, options, error, text: str) -> None:
+    with pytest.raises(error, match=text):
+        onnxviz.ascent(tiny, steps=options.pop("steps", 1), **options)
+
+
+def test_a_size_that_the_network_cannot_take() -> None:
+    m = networks.Maker(seed=2)
+    x = m("Relu", m("Conv", "image", m.random(8, 3, 7, 7)))
+    early = m("MaxPool", x, kernel_shape=[3, 3], strides=[3, 3])
+    y = m("Gemm", m("Flatten", early), m.random(10, 8 * 8 * 8), transB=1)
+    net = onnxviz.load(m.model({"image": ("N", 3, 32, 32)}, {y: ("N", 10)}), provider="cpu")
+    with pytest.raises(ModelUnsuitable, match="40×40"):
+        onnxviz.ascent(net, target=3, size=40, steps=1)
+    assert onnxviz.ascent(net, layer=early, channel=3, size=40, steps=1).values.shape == (1, 40, 40, 3)
+    with pytest.raises(ModelUnsuitable, match="too small"):
+        onnxviz.ascent(net, layer=early, channel=3, size=5, steps=1)
+
+
+def test_recipes_scale_with_the_size() -> None:
+    lucid = recipe("lucid", {"steps": None, "margin": 32})
+    assert lucid.canvas((224, 224)) == (224 + lucid.margin,) * 2
+    assert lucid.canvas((112, 224)) == (112 + lucid.margin // 2, 224 + lucid.margin)
+    small, large = (one.transforms((side, side))[0].pixels for one, side in ((lucid, 112), (lucid, 224)))
+    assert large == 2 * small == lucid.jitter

@@ -1,0 +1,92 @@
+"""Several methods side by side."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+from techniques import toys
+
+import onnxviz
+from onnxviz import objectives
+from onnxviz.errors import UsageError
+from onnxviz.interrupted import Interrupted
+from onnxviz.techniques.attributions import registry
+
+
+@pytest.fixture(scope="module")
+def toy():
+    return onnxviz.load(toys.detector(), preprocess="raw", labels=["red", "green"], provider="cpu")
+
+
+def test_every_cell_is_what_the_method_gives_alone(toy, tmp_path) -> None:
+    pictures = [toys.photo(0), toys.photo(1)]
+    found = onnxviz.attributions(
+        toy, pictures, ["input-x-gradient", "smoothgrad", "grad-cam"], target=["red", 1], samples=3, seed=2
+    )
+    assert found.values.shape == (2, 3, 12, 12)
+    assert found.methods == ["input-x-gradient", "smoothgrad", "grad-cam"]
+    for row, picture, target in zip(range(2), pictures, (0, 1), strict=True):
+        alone = onnxviz.saliency(toy, picture, target=target, method="smoothgrad", samples=3, seed=2)
+        np.testing.assert_allclose(found.values[row, 1], alone.values, rtol=1e-6)
+        cam = onnxviz.cam(toy, picture, target=target)
+        np.testing.assert_allclose(found.values[row, 2], cam.values, rtol=1e-5, atol=1e-7)
+        assert found.grid[row][0].target == target
+    saved = found.save(tmp_path / "sheet.png")
+    assert Image.open(saved).mode == "RGB"
+    np.testing.assert_array_equal(np.load(tmp_path / "sheet.npy"), found.values)
+    manifest = json.loads((tmp_path / "sheet.json").read_text())
+    assert manifest["figures"]["pictures"][1]["label"] == "green"
+    assert manifest["figures"]["pictures"][0]["methods"]["smoothgrad"]["parameters"]["samples"] == 3
+
+
+def test_the_registry_holds_gradients_and_activation_maps() -> None:
+    assert {"saliency", "full-gradient", "grad-cam", "guided-grad-cam"} <= set(registry())
+
+
+def test_pictures_that_are_files_keep_their_names_and_are_cut_once(net, photo_files) -> None:
+    """The view of a view would be another cut, for a network that sees the middle of a picture."""
+    cropped = onnxviz.load("efficientnet-lite0", provider="cpu", preprocess="efficientnet-lite")
+    found = onnxviz.attributions(cropped, photo_files[:2], "saliency")
+    assert found.names == ["chelsea", "coffee"]
+    alone = onnxviz.saliency(cropped, photo_files[0])
+    np.testing.assert_array_equal(found.grid[0][0].image, alone.image)
+    assert np.corrcoef(found.values[0, 0].ravel(), alone.values.ravel())[0, 1] > 0.999
+
+
+def test_a_channel_is_explained_by_every_method(toy) -> None:
+    found = onnxviz.attributions(toy, toys.photo(), ["saliency", "grad-cam"], layer="features", channel=1)
+    assert [one.target for one in found.grid[0]] == [None, None]
+    by_objective = onnxviz.attributions(
+        toy, toys.photo(), ["saliency", "grad-cam"], objective=objectives.channel("features", 1)
+    )
+    np.testing.assert_allclose(found.values, by_objective.values)
+
+
+@pytest.mark.parametrize(
+    ("methods", "options", "words"),
+    [
+        (["saliencey"], {}, "did you mean 'saliency'"),
+        ([], {}, "no method"),
+        (["guided", "guided"], {}, "twice"),
+        (["guided"], {"steps": 3}, "takes 'steps'"),
+    ],
+)
+def test_wrong_usage_is_a_typed_error(toy, methods, options, words) -> None:
+    with pytest.raises(UsageError, match=words):
+        onnxviz.attributions(toy, toys.photo(), methods, **options)
+
+
+def test_ctrl_c_keeps_the_methods_that_are_done(toy) -> None:
+    def stop(done: int, total: int | None, what: str) -> None:
+        if what == "samples":
+            raise KeyboardInterrupt
+
+    with pytest.raises(Interrupted) as interrupted:
+        onnxviz.attributions(toy, [toys.photo()] * 9, ["guided", "smoothgrad"], batch=1, progress=stop)
+    partial = interrupted.value.partial
+    assert partial.manifest["incomplete"] is True
+    assert partial.methods == ["guided"]
+    assert partial.values.shape == (9, 1, 12, 12)

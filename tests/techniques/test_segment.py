@@ -1,0 +1,84 @@
+"""Objects cut out by what a score rests on."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from networks import Maker
+from techniques import toys
+
+import onnxviz
+from onnxviz.errors import ModelUnsuitable, UnknownLabel, UsageError
+
+SIDE = 48
+
+
+def disc() -> tuple[np.ndarray, np.ndarray]:
+    """A noisy red disc on noisy blue, and its mask."""
+    y, x = np.mgrid[:SIDE, :SIDE]
+    mask = (y - 20) ** 2 + (x - 28) ** 2 < 12**2
+    picture = np.where(mask[..., None], (200, 60, 40), (50, 80, 170))
+    picture = picture + np.random.default_rng(0).normal(0, 10, picture.shape)
+    return np.clip(picture, 0, 255).astype(np.uint8), mask
+
+
+@pytest.fixture(scope="module")
+def red():
+    """Class 0 answers to what is redder than it is blue, through a blurring convolution; class 1 never answers."""
+    m = Maker()
+    weights = np.zeros((2, 3, 9, 9), np.float32)
+    weights[0, 0], weights[0, 2] = 1 / 81, -1 / 81
+    fired = m("Relu", m("Conv", "image", m.constant(weights), m.constant(np.float32([0, -1])), pads=[4] * 4))
+    logits = m("Flatten", m("GlobalAveragePool", fired))
+    model = m.model({"image": ("N", 3, SIDE, SIDE)}, {logits: ("N", 2)})
+    return onnxviz.load(model.SerializeToString(), preprocess="unit", labels=["red", "none"], provider="cpu")
+
+
+@pytest.mark.parametrize("method", ["full-gradient", "saliency", "integrated-gradients"])
+def test_the_object_is_found_whatever_the_map_comes_from(red, method) -> None:
+    picture, mask = disc()
+    found = onnxviz.segment(red, picture, target="red", method=method)
+    assert found.values.dtype == np.float32
+    assert set(np.unique(found.values)) == {0.0, 1.0}
+    overlap = (found.mask & mask).sum() / (found.mask | mask).sum()
+    assert overlap > 0.9
+    assert found.manifest["figures"]["area"] == pytest.approx(found.mask.mean())
+    assert found.label == "red"
+
+
+def test_a_list_gives_a_list_and_the_same_seed_the_same(red) -> None:
+    picture, _ = disc()
+    several = onnxviz.segment(red, [picture, picture[:, ::-1].copy()], target=0)
+    np.testing.assert_array_equal(several[0].values, onnxviz.segment(red, picture, target=0).values)
+    assert several[1].mask[:, :24].sum() > several[1].mask[:, 24:].sum()
+
+
+def test_the_cat_is_in_the_cats_outline(net, cat) -> None:
+    found = onnxviz.segment(net, cat, target="Egyptian cat")
+    assert found.values.shape == (224, 224)
+    assert 0.05 < found.manifest["figures"]["area"] < 0.6
+    assert found.mask[150, 150]  # the nose
+    assert not found.mask[:, -4:].any()
+    picture = np.asarray(found.picture())
+    assert picture.shape[1] > 3 * 400
+
+
+def test_nothing_to_cut_out_is_a_typed_error(red) -> None:
+    with pytest.raises(ModelUnsuitable, match="zero everywhere"):
+        onnxviz.segment(red, disc()[0], target="none")
+
+
+def test_wrong_usage_is_a_typed_error(red) -> None:
+    with pytest.raises(UsageError, match="rounds"):
+        onnxviz.segment(red, disc()[0], rounds=0)
+    with pytest.raises(UsageError, match="no method"):
+        onnxviz.segment(red, disc()[0], method="grab")
+    with pytest.raises(UnknownLabel):
+        onnxviz.segment(red, disc()[0], target="blue")
+
+
+def test_a_tiny_picture_is_cut_too() -> None:
+    net = onnxviz.load(toys.detector(), preprocess="raw", provider="cpu")
+    found = onnxviz.segment(net, toys.photo(), target=0, method="saliency")
+    assert found.values.shape == (12, 12)
+    assert found.mask[4:8, 6:10].any()
