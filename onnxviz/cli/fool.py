@@ -15,7 +15,7 @@ _MOST_LINES = 40
 def register(app: typer.Typer) -> None:
     """Add the command to `app`."""
 
-    @command(app, images=True)
+    @command(app, images=True, gradients=True)
     def fool(
         run: Run,
         model: ModelArgument,

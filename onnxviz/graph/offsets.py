@@ -41,10 +41,11 @@ class Offset:
 def offsets(model: ir.Model, of: Sequence[str]) -> list[Offset]:
     """The offsets of every layer that the values `of` depend on, after BatchNormalization was folded.
 
-    Only of layers whose values the given model has under the same names, as all but the insides of functions and of
-    decomposed quantised operators do.
+    What `read` takes may include the input itself. Only of layers whose values the given model has under the same
+    names, as all but the insides of functions and of decomposed quantised operators do.
     """
     named = {value.name for node in model.graph for value in node.outputs if value.name}
+    named |= {value.name for value in model.graph.inputs if value.name}
     wanted = _leading_to(model.graph, of)
     normal = normalise(model)
     found = []
@@ -78,16 +79,16 @@ def _fixed(layer: str, array: np.ndarray) -> Offset | None:
 def _bias(node: ir.Node, y: str) -> Offset | None:
     """The offset of a linear operator: its constant part, shaped so that it broadcasts to the output."""
     if node.op_type in ("Conv", "ConvTranspose"):
-        bias = value_of(node.inputs[2]) if len(node.inputs) > 2 else None
+        bias = _constant(node.inputs[2]) if len(node.inputs) > 2 else None
         weights = node.inputs[1]
         rank = 4 if weights is None or weights.shape is None else len(weights.shape)
         return None if bias is None else _fixed(y, bias.reshape(-1, *([1] * (rank - 2))))
     if node.op_type == "Gemm":
-        bias = value_of(node.inputs[2]) if len(node.inputs) > 2 else None
+        bias = _constant(node.inputs[2]) if len(node.inputs) > 2 else None
         beta = node.attributes["beta"].as_float() if "beta" in node.attributes else 1.0
         return None if bias is None else _fixed(y, beta * bias)
     if node.op_type == "BatchNormalization":
-        parts = [value_of(x) for x in node.inputs[1:5]]
+        parts = [_constant(x) for x in node.inputs[1:5]]
         if any(part is None for part in parts):
             return None
         scale, shift, mean, variance = (np.asarray(part, np.float64) for part in parts)
@@ -96,12 +97,26 @@ def _bias(node: ir.Node, y: str) -> Offset | None:
         rank = 4 if shape is None else len(shape)
         offset = shift - mean * scale / np.sqrt(variance + epsilon)
         return _fixed(y, offset.reshape(-1, *([1] * (rank - 2))))
-    first, second = (value_of(x) for x in node.inputs[:2])  # Add, Sub
+    first, second = (_constant(x) for x in node.inputs[:2])  # Add, Sub
     if (first is None) == (second is None):
         return None
     if first is not None:
         return _fixed(y, first)
     return _fixed(y, np.asarray(second) if node.op_type == "Add" else -np.asarray(second))
+
+
+def _constant(value: ir.Value | None) -> np.ndarray | None:
+    """The constant behind a value, also where it is stored quantised."""
+    array = value_of(value)
+    node = None if value is None else value.producer()
+    if array is not None or node is None or node.op_type != "DequantizeLinear":
+        return array
+    stored, scale = (value_of(x) for x in node.inputs[:2])
+    zero = value_of(node.inputs[2]) if len(node.inputs) > 2 else np.zeros(1)
+    if stored is None or scale is None or zero is None or (scale.size > 1 and stored.ndim != 1):
+        return None
+    real: np.ndarray = (stored.astype(np.float64) - zero.astype(np.float64)) * scale
+    return real
 
 
 _BIASED: Final = frozenset({"Conv", "ConvTranspose", "Gemm", "BatchNormalization", "Add", "Sub"})
@@ -133,6 +148,8 @@ def _activation(node: ir.Node, y: str) -> Offset | None:
     x = node.inputs[0].name if node.inputs and node.inputs[0] is not None else None
     if x is None:
         return None
+    if node.op_type == "DequantizeLinear":
+        return _rounding(node, y)
     if node.op_type == "Clip":
         low, high = (_limit(node, place) for place in (1, 2))
         return Offset(y, "activation", (y,), lambda values: _clipped(values[y], low, high))
@@ -156,6 +173,36 @@ def _activation(node: ir.Node, y: str) -> Offset | None:
         curve = _CURVED[node.op_type]
         return Offset(y, "activation", (x,), lambda values: curve(values[x]))
     return None
+
+
+def _rounding(node: ir.Node, y: str) -> Offset | None:
+    """What a quantiser and its dequantiser add: the rounding, and the whole value where the range saturates."""
+    before = None if node.inputs[0] is None else node.inputs[0].producer()
+    if before is None or before.op_type != "QuantizeLinear" or before.inputs[0] is None:
+        return None
+    x, dtype = before.inputs[0].name, before.outputs[0].dtype
+    scale = value_of(before.inputs[1])
+    zero = value_of(before.inputs[2]) if len(before.inputs) > 2 else np.zeros(1)
+    if x is None or scale is None or zero is None or scale.size != 1 or dtype not in _INTEGERS:
+        return None
+    least, most = _INTEGERS[dtype]
+    step, at = float(scale.reshape(-1)[0]), float(zero.reshape(-1)[0])
+    # As in the gradient's rule: what rounds into the range passes.
+    low, high = np.float32((least - 0.5 - at) * step), np.float32((most + 0.5 - at) * step)
+    return Offset(
+        y,
+        "activation",
+        (x, y),
+        lambda values: values[y] - np.where((values[x] > low) & (values[x] < high), values[x], 0),
+    )
+
+
+_INTEGERS: Final = {
+    ir.DataType.INT8: (-128, 127),
+    ir.DataType.UINT8: (0, 255),
+    ir.DataType.INT16: (-32768, 32767),
+    ir.DataType.UINT16: (0, 65535),
+}
 
 
 def _limit(node: ir.Node, place: int) -> float | None:

@@ -1,9 +1,10 @@
 """A layer's map at the size of the image: stretched, or placed where the receptive fields lie.
 
-Measured on the bundled network (head.relu6, 7 × 7 places of 32 pixels; the gradient energy of single units over 18
-photos): units 2, 3 and 4 look at rows 87, 113 and 132 on average. Stretching puts them at 80, 112 and 144, the middles
-of their receptive fields lie at 95, 127 and 159. Training has made up for the padding, which sits at one side only: so
-stretching, which all other tools do too, is the default. With random weights the fields are right.
+Measured on the bundled network (head.relu6, 7 × 7 places of 32 pixels; where the gradient energy of single units lies,
+over six photos and their mirror images): units 2, 3 and 4 look at rows 87, 113 and 132 on average. Stretching puts them
+at 80, 112 and 144; the middles of their receptive fields lie at 95, 127 and 159, since the padding of its strided
+convolutions sits at one side only. The trained units look nearer to where stretching puts them, as all other tools do:
+so that is the default.
 """
 
 from __future__ import annotations

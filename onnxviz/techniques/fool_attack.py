@@ -208,7 +208,7 @@ class Attack:
                 self.fooled[index] = True
                 self._back(index, there[index])
             active, slope = active[~reached], slope[~reached]
-            if not len(active):
+            if not len(active) or step == steps:
                 return
             there[active] = self.budget.within(
                 self.start[active], there[active] + length * self.budget.direction(slope)

@@ -28,7 +28,7 @@ def full_gradient(job: Job) -> Found:
     net, x = job.net, job.x
     found = offsets(net.batched[0], job.aim.objective.layers(net.batched[0], job.source))
     layers = [offset.layer for offset in found]
-    also = list(dict.fromkeys(name for offset in found for name in offset.needs))
+    also = list(dict.fromkeys(name for offset in found for name in offset.needs if name != job.source))
     wrt = [job.source, *(name for name in dict.fromkeys(layers) if name != job.source)]
     run = job.aim.gradients(net, wrt, also=also)
     size = net.batch_size(job.batch)
@@ -38,7 +38,7 @@ def full_gradient(job: Job) -> Found:
     # Chunk by chunk: the cotangents of every layer of many pictures would fill the memory.
     for start in range(0, len(x), size):
         part = slice(start, start + size)
-        arrays = run(x[part], job.aim.feeds(np.arange(len(x))[part]), batch=job.batch)
+        arrays = {job.source: x[part]} | run(x[part], job.aim.feeds(np.arange(len(x))[part]), batch=job.batch)
         shares = x[part] * arrays[f"{job.source}.gradient"]
         total = shares.sum(axis=tuple(range(1, x.ndim)), dtype=np.float64)
         layout = net.input.layout
@@ -85,7 +85,8 @@ def _figures(
         warnings.append(
             [
                 f"input and biases add up to {sum_:.4g} of a score of {value:.4g} (completeness error {error:.1%}): "
-                "this network has operators whose offsets are not known (attention, normalisation of each picture)"
+                "this network has operators whose offsets are not known (attention, normalisation of each picture, "
+                "QLinearConv)"
             ]
             if error > _LARGE_ERROR
             else []

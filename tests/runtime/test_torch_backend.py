@@ -1,10 +1,8 @@
-"""The torch backend: operators against the onnx package's own cases, gradients against native ones, the fallback."""
+"""The torch backend: gradients as native ones, the fallback, what it refuses."""
 
 from __future__ import annotations
 
-import functools
 import json
-import warnings
 from typing import Any
 
 import numpy as np
@@ -12,7 +10,7 @@ import onnx
 import onnx_ir as ir
 import pytest
 import torch
-from onnx import TensorProto, helper, numpy_helper
+from onnx import helper, numpy_helper
 
 import onnxviz
 from onnxviz import objectives
@@ -24,200 +22,14 @@ from onnxviz.errors import (
     UnsupportedOperator,
     UsageError,
 )
-from onnxviz.grad.table import VJP_RULES
 from onnxviz.runtime import backends
-from onnxviz.runtime.torch_backend.executor import Executor, knows
-from onnxviz.runtime.torch_backend.table import OPERATORS, operator
-from onnxviz.runtime.torch_backend.tensors import from_numpy
+from onnxviz.runtime.torch_backend.executor import Executor
+from onnxviz.runtime.torch_backend.table import operator
 from tests import networks
 from tests.runtime import operator_cases
-from tests.runtime.torch_cases import lstm_network
+from tests.runtime.torch_cases import loop_network, lstm_network
 
 torch.set_num_threads(1)
-
-# --- operators, forward ---------------------------------------------------------------------------
-
-# Types that torch has not, training, strings, and operators of no network that looks at pictures.
-NOT_RUN = (
-    "test_ai_onnx_ml",
-    "test_adagrad",
-    "test_adam",
-    "test_bernoulli",
-    "test_bitcast",
-    "test_bitwise_not_3d",  # uint16
-    "test_col2im_5d",
-    "test_image_decoder",
-    "test_melweightmatrix",
-    "test_momentum",
-    "test_nesterov",
-    "test_quantizelinear_blocked_symmetric",  # int4
-    "test_sce",
-    "test_tfidf",
-    "test_training_dropout",
-)
-# Where ONNX Runtime, which the networks run on, differs from the standard's reference.
-AS_ONNX_RUNTIME = (
-    "test_resize_downsample_scales_linear_align_corners",
-    "test_resize_downsample_scales_cubic_align_corners",
-)
-EMPTY = ("test_reduce_max_empty_set", "test_reduce_min_empty_set")
-
-
-@functools.lru_cache(maxsize=1)
-def node_cases() -> dict[str, list[Any]]:
-    """The onnx package's cases that have types of torch's, in groups."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        from onnx.backend.test.case.node import collect_testcases
-
-        found = collect_testcases(None)
-    groups: dict[str, list[Any]] = {}
-    for case in found:
-        if case.name.startswith((*NOT_RUN, *AS_ONNX_RUNTIME, *EMPTY)) or not _fits(case):
-            continue
-        groups.setdefault(case.name.removeprefix("test_").partition("_")[0][:2], []).append(case)
-    return groups
-
-
-def _fits(case: Any) -> bool:
-    def plain(value: Any) -> bool:
-        if value is None:
-            return True
-        if isinstance(value, (list, tuple)):
-            return all(plain(v) for v in value)
-        return np.asarray(value).dtype.name in (
-            "float32", "float64", "float16", "int64", "int32", "int16", "int8", "uint8", "bool",
-        )  # fmt: skip
-
-    return all(plain(v) for group in case.data_sets for values in group for v in values)
-
-
-def _tensor(value: Any) -> Any:
-    if value is None:
-        return None
-    return [_tensor(v) for v in value] if isinstance(value, list) else from_numpy(np.asarray(value))
-
-
-def _same(found: Any, expected: Any) -> None:
-    if isinstance(expected, list):
-        assert len(found) == len(expected)
-        for a, b in zip(found, expected, strict=True):
-            _same(a, b)
-    elif expected is not None:
-        array = np.asarray(expected)
-        assert found.shape == array.shape
-        tolerance = 1e-2 if array.dtype == np.float16 else 1e-3  # some are written with four digits
-        np.testing.assert_allclose(
-            found.numpy().astype(np.float64), array.astype(np.float64), rtol=tolerance, atol=1e-4
-        )
-    else:
-        assert found is None
-
-
-@pytest.mark.parametrize("group", sorted(node_cases()))
-def test_cases_of_the_standard(group: str) -> None:
-    """Forward as the standard's own examples have it, every attribute and opset variant among them."""
-    for case in node_cases()[group]:
-        run = Executor(ir.from_proto(case.model))
-        for inputs, outputs in case.data_sets:
-            names = [value.name for value in case.model.graph.input]
-            found = run({n: _tensor(v) for n, v in zip(names, inputs, strict=True)})
-            for value, expected in zip(case.model.graph.output, outputs, strict=True):
-                try:
-                    _same(found[value.name], expected)
-                except AssertionError as error:
-                    raise AssertionError(f"{case.name}: {error}") from error
-
-
-def test_enough_of_the_standard_is_run() -> None:
-    """Every function of the table has a case, there or in this file."""
-    ran = {
-        node.op_type for group in node_cases().values() for case in group for node in case.model.graph.node
-    }
-    assert sum(map(len, node_cases().values())) > 1000
-    here = {
-        "MaxRoiPool",
-        "Upsample",
-        "DynamicQuantizeLinear",
-        "GlobalLpPool",
-        "SequenceErase",
-        "SequenceLength",
-    }
-    here |= {"SequenceAt", "SequenceConstruct", "ConcatFromSequence", "SequenceEmpty"}
-    older_names = {"Scatter", "SimplifiedLayerNormalization", "Optional", "OptionalGetElement"}
-    assert {name for name in OPERATORS if "::" not in name} - here - older_names - ran == set()
-
-
-def test_sequences() -> None:
-    from tests.grad.oracle import session
-
-    m = networks.Maker(17)
-    rows = m("SplitToSequence", "x", m.constant([1, 2, 1]), axis=1)
-    longer = m("SequenceInsert", rows, m("SequenceAt", rows, m.constant(-1)), m.constant(1))
-    shorter = m("SequenceErase", longer, m.constant(0))
-    pair = m("SequenceConstruct", "x", m("Neg", "x"))
-    empty = m("SequenceInsert", m("SequenceEmpty"), m("ConcatFromSequence", pair, axis=0, new_axis=1))
-    y = m("ConcatFromSequence", shorter, axis=1)
-    z = m("Mul", m("SequenceAt", empty, m.constant(0)), m("Cast", m("SequenceLength", shorter), to=1))
-    model = m.model({"x": (2, 4)}, {y: None, z: None})
-    x = np.random.default_rng(0).standard_normal((2, 4)).astype(np.float32)
-    found = Executor(ir.from_proto(model))({"x": torch.tensor(x)})
-    expected = session(onnx.shape_inference.infer_shapes(model)).run(None, {"x": x})
-    for name, array in zip([y, z], expected, strict=True):
-        np.testing.assert_allclose(found[name].numpy(), array)
-    _by_differences(model, x, z)
-
-
-def test_every_native_operator_is_there() -> None:
-    """What has a rule runs on torch too; most of the issue's list that has none does."""
-    assert [name for name in VJP_RULES if not knows(name)] == []
-    for name in ("LSTM", "GRU", "RNN", "If", "Loop", "Scan", "Attention", "RotaryEmbedding", "DeformConv"):
-        assert knows(name)
-    assert not knows("acme::Secret")
-
-
-@pytest.mark.parametrize(
-    ("op", "shape", "weights", "attributes", "opset"),
-    [
-        ("RoiAlign", (2, 3, 9, 7), {"r": np.float32([[1, 1, 7, 6], [0, 2, 3, 8.5]]), "b": np.int64([1, 0])},
-         {"mode": "max", "output_height": 2, "output_width": 3, "sampling_ratio": 2}, 16),
-        ("RoiAlign", (2, 3, 9, 7), {"r": np.float32([[-3, 1, 7, 6], [0, 2, 13, 8.5]]), "b": np.int64([1, 0])},
-         {"output_height": 2, "output_width": 3, "spatial_scale": 0.7}, 10),
-        ("MaxRoiPool", (2, 3, 9, 7), {"r": np.float32([[1, 1, 1, 5, 6], [0, 0, 2, 6, 8]])},
-         {"pooled_shape": [3, 2]}, 13),
-        ("Upsample", (1, 2, 3, 4), {"s": np.float32([1, 1, 2, 3])}, {"mode": "linear"}, 9),
-        ("Resize", (1, 1, 2, 4), {"s": np.float32([1, 1, 0.6, 0.6])},
-         {"mode": "linear", "coordinate_transformation_mode": "align_corners"}, 13),
-        ("MaxPool", (2, 3, 9, 8), {}, {"kernel_shape": [3, 2], "pads": [1, 0, 0, 1], "strides": [2, 3]}, 12),
-        ("Softmax", (2, 3, 4), {}, {}, 11),
-        ("DynamicQuantizeLinear", (3, 5), {}, {}, 13),
-    ],
-)  # fmt: skip
-def test_as_onnx_runtime(op: str, shape: tuple, weights: dict, attributes: dict, opset: int) -> None:
-    """Forms that the standard's examples lack, or that ONNX Runtime reads in its own way."""
-    from tests.grad.oracle import session
-
-    names = ["x", "r", "b"] if op in ("RoiAlign", "MaxRoiPool") else ["x", "s"]
-    inputs = ["x", *names[1 : 1 + len(weights)]]
-    if op == "Resize":
-        inputs = ["x", "none", "s"]
-        weights = {"none": np.zeros(0, np.float32), **weights}
-    outputs = ["y", "i"] if op == "MaxPool" else ["y", "s", "z"] if op == "DynamicQuantizeLinear" else ["y"]
-    graph = helper.make_graph(
-        [helper.make_node(op, inputs, outputs, **attributes)],
-        "one",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
-        [onnx.ValueInfoProto(name=name) for name in outputs],
-        [numpy_helper.from_array(v, k) for k, v in weights.items()],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
-    x = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
-    found = Executor(ir.from_proto(model))({"x": torch.tensor(x)})
-    for name, expected in zip(
-        outputs, session(onnx.shape_inference.infer_shapes(model)).run(None, {"x": x}), strict=True
-    ):
-        np.testing.assert_allclose(found[name].numpy(), expected, rtol=1e-5, atol=1e-6)
-
 
 # --- gradients ------------------------------------------------------------------------------------
 
@@ -226,96 +38,6 @@ def test_as_onnx_runtime(op: str, shape: tuple, weights: dict, attributes: dict,
 def test_gradient_as_native(name: str) -> None:
     found, expected = (operator_cases.gradients(name, backend) for backend in ("torch", "native"))
     assert operator_cases.worst(found, expected) < 2e-5
-
-
-def _by_differences(model: onnx.ModelProto, x: np.ndarray, output: str) -> None:
-    """autograd against central differences, in float64."""
-    run = Executor(ir.from_proto(model), precision=torch.float64)
-    tensor = torch.tensor(x, dtype=torch.float64, requires_grad=True)
-    name = model.graph.input[0].name
-    assert torch.autograd.gradcheck(lambda t: run({name: t})[output], tensor, eps=1e-5, atol=1e-6)
-
-
-@pytest.mark.parametrize("direction", ["forward", "reverse", "bidirectional"])
-@pytest.mark.parametrize("op", ["RNN", "GRU", "LSTM"])
-def test_recurrent_layers(op: str, direction: str) -> None:
-    """Sequences of different lengths, initial states; forward as ONNX Runtime, gradient by differences."""
-    from tests.grad.oracle import session
-
-    m = networks.Maker(17)
-    gates, ways = {"RNN": 1, "GRU": 3, "LSTM": 4}[op], 2 if direction == "bidirectional" else 1
-    lengths, states = m.constant(np.int32([4, 2])), [m.random(ways, 2, 3)] * (2 if op == "LSTM" else 1)
-    weights = [m.random(ways, gates * 3, 5), m.random(ways, gates * 3, 3), m.random(ways, gates * 6)]
-    y, last = m(op, "x", *weights, lengths, *states, hidden_size=3, direction=direction, outputs=2)
-    model = m.model({"x": (4, 2, 5)}, {y: (4, ways, 2, 3), last: (ways, 2, 3)})
-    x = np.random.default_rng(1).standard_normal((4, 2, 5)).astype(np.float32)
-    found = Executor(ir.from_proto(model))({"x": torch.tensor(x)})
-    for name, expected in zip([y, last], session(model).run(None, {"x": x}), strict=True):
-        np.testing.assert_allclose(found[name].numpy(), expected, rtol=1e-4, atol=1e-6)
-    _by_differences(model, x, y)
-
-
-def loop_network() -> onnx.ModelProto:
-    """x·x·…, as often as its own length says, and every step of it; with a scan over rows."""
-    body = helper.make_graph(
-        [
-            helper.make_node("Mul", ["before", "x"], ["after"]),
-            helper.make_node("Identity", ["go"], ["on"]),
-            helper.make_node("Sin", ["after"], ["seen"]),
-        ],
-        "body",
-        [
-            helper.make_tensor_value_info("i", TensorProto.INT64, []),
-            helper.make_tensor_value_info("go", TensorProto.BOOL, []),
-            helper.make_tensor_value_info("before", TensorProto.FLOAT, ["N", 3]),
-        ],
-        [
-            helper.make_tensor_value_info("on", TensorProto.BOOL, []),
-            helper.make_tensor_value_info("after", TensorProto.FLOAT, ["N", 3]),
-            helper.make_tensor_value_info("seen", TensorProto.FLOAT, ["N", 3]),
-        ],
-    )
-    big, small = (
-        helper.make_graph(
-            [helper.make_node(op, ["last"], [f"{op}_out"])],
-            op,
-            [],
-            [helper.make_tensor_value_info(f"{op}_out", TensorProto.FLOAT, ["N", 3])],
-        )
-        for op in ("Tanh", "Neg")
-    )
-    nodes = [
-        helper.make_node("Shape", ["x"], ["shape"], start=1),
-        helper.make_node("Squeeze", ["shape"], ["times"]),
-        helper.make_node("Loop", ["times", "", "x"], ["last", "all"], body=body),
-        helper.make_node("ReduceSum", ["last"], ["total"], keepdims=0),
-        helper.make_node("Greater", ["total", "zero"], ["positive"]),
-        helper.make_node("If", ["positive"], ["chosen"], then_branch=big, else_branch=small),
-        helper.make_node("ReduceSum", ["all", "first"], ["steps"], keepdims=0),
-        helper.make_node("Add", ["chosen", "steps"], ["y"]),
-    ]
-    graph = helper.make_graph(
-        nodes,
-        "loop",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 3])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", 3])],
-        [
-            numpy_helper.from_array(np.float32(0), "zero"),
-            numpy_helper.from_array(np.int64([0]), "first"),
-        ],
-    )
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-
-
-@pytest.mark.parametrize("sign", [1, -1])
-def test_loops_and_branches(sign: int) -> None:
-    from tests.grad.oracle import session
-
-    model = loop_network()
-    x = sign * np.float32([[0.5, 1.2, -0.3], [0.7, 0.1, 0.9]])
-    found = Executor(ir.from_proto(model))({"x": torch.tensor(x)})["y"]
-    np.testing.assert_allclose(found.numpy(), session(model).run(None, {"x": x})[0], rtol=1e-5)
-    _by_differences(model, x, "y")
 
 
 @pytest.mark.parametrize("rules", ["plain", "guided", "deconvnet", "redirected"])

@@ -10,7 +10,7 @@ from tests.networks import Maker
 def network(seed: int = 0) -> onnx.ModelProto:
     """Five convolutions (8, 16, 16, 32, 32 channels), each with a Relu, at strides 1, 2, 2, 4, 4; any image size.
 
-    Relus: relu2, relu5, relu7, relu10, relu12. Then global average, linear: logits (N, 10).
+    Relus: relu3 (stride 1), relu7, relu10 (2), relu14, relu17 (4). Then global average, linear: logits (N, 10).
     """
     m = Maker(seed=seed)
     x, channels = "image", 3

@@ -135,6 +135,12 @@ def test_a_folder(net, photo_files, tmp_path, capsys):
     assert np.load(tmp_path / "all.npy").shape == (2, 224, 224, 3)
 
 
+def test_progress_ends_at_the_last_step(two):
+    seen = []
+    onnxviz.fool(two, photo(3), target=1, bound=5, steps=7, progress=lambda *told: seen.append(told))
+    assert [told for told in seen if told[2] == "steps"] == [(n, 7, "steps") for n in range(1, 8)]
+
+
 def test_ctrl_c_keeps_what_was_done(net, cat):
     def stop(done: int, total: int | None, what: str) -> None:
         if done == 3:

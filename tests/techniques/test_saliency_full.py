@@ -38,8 +38,11 @@ def test_the_bundled_networks_score_is_explained_completely(net, photo_files) ->
         (networks.tiny_cnn, {}),  # BatchNormalization behind a convolution, max pooling
         (networks.nhwc, {"layout": "NHWC"}),  # MatMul and Add
         (lambda: networks.static_batch(batch=2), {}),
+        # Rounding and saturation count too, and biases that are stored quantised.
+        (lambda: networks.qdq(networks.tiny_cnn(batch=1)), {}),
+        (lambda: networks.fp16(networks.tiny_cnn()), {}),
     ],
-    ids=["tiny", "nhwc", "static batch"],
+    ids=["tiny", "nhwc", "static batch", "quantised", "half"],
 )
 def test_other_networks_too(model, options) -> None:
     net = onnxviz.load(model().SerializeToString(), preprocess="unit", provider="cpu", **options)

@@ -8,6 +8,7 @@ import sys
 import numpy as np
 import onnx
 import pytest
+import torch
 from networks import tiny_cnn
 from PIL import Image
 
@@ -15,8 +16,6 @@ import onnxviz
 from onnxviz.cli.main import run
 from onnxviz.errors import ImageRejected, MissingDependency, UsageError
 from onnxviz.interrupted import Interrupted
-
-torch = pytest.importorskip("torch")
 
 OPTIONS = {"width": 4, "blocks": 1, "batch": 2, "rate": 5e-3, "seed": 1}
 
@@ -80,6 +79,24 @@ def test_the_loss_is_its_formula_and_the_gradient_its_slope(small, layers, wood,
     step *= 0.05 / np.abs(step).max()
     slope = (loss(painted + step)[0].astype(np.float64) - loss(painted - step)[0]) / 2
     np.testing.assert_allclose((gradient * step).sum(axis=(1, 2, 3)), slope, rtol=0.05)
+
+
+def test_the_colours_count_by_their_covariance(small, layers, wood, cat):
+    from onnxviz.techniques.style_loss import PerceptualLoss
+
+    given = {"style_names": layers["style_layers"], "content_names": layers["content_layers"]}
+    painted = cat[None, 100:132, 100:132].astype(np.float32)
+    style = wood / np.float32(255)
+    plain, coloured = (
+        PerceptualLoss(small, style, colour_weight=weight, **given)(painted)(painted)[0][0]
+        for weight in (0.0, 2.0)
+    )
+    x, y = (
+        small.preprocessing.normalise(p)[0].reshape(3, -1).astype(np.float64) for p in (painted, wood[None])
+    )
+    centre = y.mean(axis=1, keepdims=True)
+    g, h = ((z - centre) @ (z - centre).T / z.size for z in (x, y))
+    assert coloured - plain == pytest.approx(2.0 * ((g - h) ** 2).sum() / (h**2).sum(), rel=1e-3)
 
 
 def test_torch_differentiates_through_the_bridge():

