@@ -8,6 +8,7 @@ from pathlib import Path
 
 from onnxviz.demo.cams import activation_maps
 from onnxviz.demo.gradients import cut_out, gradient_attributions
+from onnxviz.demo.made import MADE
 from onnxviz.demo.page import Picture, Section
 from onnxviz.demo.photos import Photo
 from onnxviz.demo.textures import fooling, textures
@@ -237,6 +238,7 @@ SECTIONS: tuple[Callable[[Stage], Section], ...] = (
     cut_out,
     fooling,
     textures,
+    *MADE,
     first_filters,
     feature_maps,
     best_patches,
