@@ -44,6 +44,13 @@ def register(app: typer.Typer) -> None:
                 metavar="Y,X",
             ),
         ] = None,
+        objective: Annotated[
+            str | None,
+            typer.Option(
+                help="Any sum of terms instead, such as 'logit(285) - logit(281)'.",
+                metavar="TEXT",
+            ),
+        ] = None,
         preset: Annotated[
             str,
             typer.Option(help="lucid, lecture, simonyan, or yosinski-1 to yosinski-4."),
@@ -112,6 +119,7 @@ def register(app: typer.Typer) -> None:
         """
         import onnxviz
         from onnxviz.errors import UsageError
+        from onnxviz.objective_text import parse
 
         if patches is not None and channel != ["all"]:
             raise UsageError("--patches belongs to --channel all: the page of all channels links to them")
@@ -145,6 +153,7 @@ def register(app: typer.Typer) -> None:
             layer=layer,
             channel=_channels(channel),
             neuron=_neuron(neuron),
+            objective=None if objective is None else parse(objective, net),
             preset=preset,
             copies=copies,
             diversity=diversity,

@@ -55,7 +55,7 @@ def register(app: typer.Typer) -> None:
         )
         run.save(result)
 
-    @command(app, "style-train", images=True)
+    @command(app, "style-train", images=True, gradients=True)
     def style_train(
         run: Run,
         model: ModelArgument,

@@ -27,9 +27,7 @@ def register(app: typer.Typer) -> None:
         alpha: Annotated[float, typer.Option(help="Exponent of the norm.")] = 6.0,
         alpha_weight: Annotated[float, typer.Option(help="Weight of the norm.")] = 1e-3,
         beta: Annotated[float, typer.Option(help="Exponent of total variation.")] = 2.0,
-        tv_weight: Annotated[
-            float, typer.Option(help="Weight of total variation: more is smoother.")
-        ] = 0.1,
+        tv_weight: Annotated[float, typer.Option(help="Weight of total variation: more is smoother.")] = 0.1,
         jitter: Annotated[
             int, typer.Option(min=0, help="Random shift before each step; by Adam instead of L-BFGS.")
         ] = 0,

@@ -20,5 +20,7 @@ def layer_weights(texts: Sequence[str] | None, option: str) -> dict[str, float] 
         try:
             found[name if separator else text] = float(weight) if separator else 1.0
         except ValueError:
-            raise UsageError(f"{option} takes LAYER or LAYER=WEIGHT, such as stem=0.5; got {text!r}") from None
+            raise UsageError(
+                f"{option} takes LAYER or LAYER=WEIGHT, such as stem=0.5; got {text!r}"
+            ) from None
     return found

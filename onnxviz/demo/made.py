@@ -29,8 +29,8 @@ def classes(stage: Stage) -> Section:
         anchor="ascent",
         title="Class visualisation",
         question="What does the network think these classes look like?",
-        text="From noise, a picture is changed step by step so that one class score rises. It is moved as a spectrum with "
-        "decorrelated colours, and shown to the network shifted, scaled, turned and blurred at random: only what "
+        text="From noise, a picture is changed step by step so that one class score rises. It is moved as a spectrum "
+        "with decorrelated colours, and shown to the network shifted, scaled, turned and blurred at random: only what "
         "survives that is drawn. Picture, transforms, network, gradient and optimiser are one ONNX graph.",
         command="onnxviz ascent efficientnet-lite0 --target volcano -o volcano.png",
         pictures=[

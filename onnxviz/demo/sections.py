@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from onnxviz.demo.cams import activation_maps
+from onnxviz.demo.dreams import DREAMS
 from onnxviz.demo.gradients import cut_out, gradient_attributions
 from onnxviz.demo.made import MADE
 from onnxviz.demo.page import Picture, Section
@@ -239,6 +240,7 @@ SECTIONS: tuple[Callable[[Stage], Section], ...] = (
     fooling,
     textures,
     *MADE,
+    *DREAMS,
     first_filters,
     feature_maps,
     best_patches,

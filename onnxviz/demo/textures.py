@@ -10,7 +10,7 @@ from PIL import Image
 from onnxviz.demo.page import Picture, Section
 from onnxviz.files import png_bytes, write_atomic
 from onnxviz.image.io import read
-from onnxviz.image.sheet import Row, rows
+from onnxviz.image.sheet import Row, rows, side_by_side
 
 if TYPE_CHECKING:
     from onnxviz.demo.sections import Stage
@@ -23,6 +23,7 @@ _PATCHES = {
     "flower": (slice(140, 268), slice(220, 348), 64),
 }
 _SIDE = 144
+_PAINTER, _PAINTED = "tissue", 480
 _MISTAKEN = ("toaster", "lemon")
 
 
@@ -104,4 +105,29 @@ def fooling(stage: Stage) -> Section:
                 for i, o in enumerate(several.outcomes)
             ),
         ],
+    )
+
+
+def painted(stage: Stage) -> Section:
+    """A style network"""
+    import onnxviz
+
+    net = onnxviz.load(_PAINTER, provider=stage.net.provider, threads=stage.net.threads)
+    cards = []
+    if "ihc" in stage.photos:
+        cards.append((read(stage.photos["ihc"].path), "the style\na stained section of tissue"))
+    for photo in stage.subjects[:3]:
+        result = onnxviz.style_apply(net, photo.path, size=_PAINTED)
+        result.save(stage.file(f"painted-{photo.name}.png"))
+        cards.append((result.image, photo.name))
+    path = write_atomic(stage.file("painted.png"), png_bytes(side_by_side(cards, height=320)))
+    return Section(
+        anchor="style-apply",
+        title="Feed-forward style networks",
+        question="Can a network paint at a glance?",
+        text="A style network is trained once, on any pictures, against what another network sees: here "
+        "EfficientNet-Lite0, whose gradient graph moved the painter's weights (style-train; Johnson et al. 2016). It "
+        "then paints pictures of any size in one pass. Any ONNX file from a picture to a picture will do.",
+        command=f"onnxviz style-apply {_PAINTER} cat.png -o painted.png",
+        pictures=[Picture(path, "Photos, each painted in one pass.", wide=True)],
     )

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import onnx_ir as ir
+
 from onnxviz.runtime import providers
 from onnxviz.runtime.backends import Task
 from onnxviz.runtime.ort import Program
 from onnxviz.runtime.ort import compile as compile_graph
+
+_LARGE_DENSE = 100_000_000  # bytes of the weights of all Gemms
 
 
 def available() -> str | None:
@@ -30,4 +36,18 @@ def compile(task: Task) -> Program:
         rules=by_name(task.rules),
         cpu=providers.name(task.provider) == providers.CPU,
     )
-    return compile_graph(graph, provider=task.provider, threads=task.threads, seconds=task.seconds)
+    return compile_gradient(graph, provider=task.provider, threads=task.threads, seconds=task.seconds)
+
+
+def compile_gradient(graph: ir.Model, **options: Any) -> Program:
+    """As `ort.compile`; without packed copies of large dense layers, which a few pictures at once do not pay for.
+
+    There would be one for the way there and one for the way back: VGG-16 takes 1.5 GB without and 2.3 GB with them,
+    in the same time.
+    """
+    return compile_graph(graph, prepack=_dense_bytes(graph) < _LARGE_DENSE, **options)
+
+
+def _dense_bytes(graph: ir.Model) -> int:
+    matrices = {node.inputs[1] for node in graph.graph if node.op_type == "Gemm" and len(node.inputs) > 1}
+    return sum(w.const_value.nbytes for w in matrices if w is not None and w.const_value is not None)

@@ -181,6 +181,7 @@ def compile(
     threads: int | None = None,
     spin: bool = True,
     seconds: float | None = None,
+    prepack: bool = True,
 ) -> Program:
     """Make `model` runnable.
 
@@ -188,6 +189,7 @@ def compile(
     threads    threads within an operator; None leaves it to ONNX Runtime
     spin       whether idle threads wait busily (fastest alone) or sleep (kinder beside decoding threads)
     seconds    the longest that one run may take; None: any time
+    prepack    whether ONNX Runtime may keep copies of matrices in the order that large products read them in
     raises     ProviderUnavailable, ModelRejected, LimitExceeded
     """
     ort = _providers.onnxruntime()
@@ -198,6 +200,8 @@ def compile(
     options.log_severity_level = 4
     if threads is not None:
         options.intra_op_num_threads = threads
+    if not prepack:
+        options.add_session_config_entry("session.disable_prepacking", "1")
     if not spin:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.add_session_config_entry(

@@ -1,8 +1,9 @@
 """What the gradient builder of ONNX Runtime 1.19.2 can be trusted with, and other forms for what it cannot.
 
 It has no gradient of many operators; of some it has one that is wrong, or that ends the process: AveragePool's kernel
-divides by zero, and where an output of Split is not used, the cotangents of the others are put together as if there
-were no such part. So only operators are handed to it that the tests hold against native gradients, one by one.
+divides by zero; where an output of Split is not used, the cotangents of the others are put together as if there were
+no such part; a broadcast side of Where is not summed; the exponent of Pow gets nothing. So only operators and forms are
+handed to it that the tests hold against native gradients, one by one.
 """
 
 from __future__ import annotations
@@ -52,14 +53,54 @@ def check(model: ir.Model, sources: Collection[str]) -> None:
     for node in model.graph:
         if table.is_zero(node.op_type, node.domain) or not any(x in reached for x in reads(node)):
             continue
-        if table.key(node.op_type, node.domain) not in TRUSTED:
+        known = table.key(node.op_type, node.domain) in TRUSTED
+        if not known or not _FORMS.get(node.op_type, _any)(node, reached):
             layer = next((y.name for y in node.outputs if y.name), "?")
+            trust = "in a form" if known else "one"
             raise UnsupportedOperator(
-                f"operator {table.key(node.op_type, node.domain)} (node {node.name or '?'!r}, layer {layer!r}) is none "
-                "that backend 'ort-training' is trusted with: use --backend native or torch, or take a gradient that "
-                "does not pass this layer"
+                f"operator {table.key(node.op_type, node.domain)} (node {node.name or '?'!r}, layer {layer!r}) is "
+                f"{trust} that backend 'ort-training' is not trusted with: use --backend native or torch, or take "
+                "a gradient that does not pass this layer"
             )
         reached.update(node.outputs)
+
+
+def _any(node: ir.Node, reached: Collection[ir.Value]) -> bool:
+    return True
+
+
+def _one_shape(node: ir.Node, reached: Collection[ir.Value]) -> bool:
+    """What is differentiated is not broadcast."""
+    y = dims(node.outputs[0])
+    return (
+        y is not None
+        and None not in y
+        and all(dims(x) == y for x in node.inputs if x in reached and x is not None)
+    )
+
+
+def _matrices(node: ir.Node, reached: Collection[ir.Value]) -> bool:
+    """No operand is a vector."""
+    shapes = [dims(x) for x in node.inputs if x is not None]
+    return all(shape is not None and len(shape) > 1 for shape in shapes)
+
+
+def _forwards(node: ir.Node, reached: Collection[ir.Value]) -> bool:
+    """Every step is positive."""
+    if len(node.inputs) < 5 or node.inputs[4] is None:
+        return True
+    steps = array(node.inputs[4])
+    return steps is not None and bool((steps > 0).all())
+
+
+# Forms in which the builder is wrong (the exponent of Pow, a broadcast side of Where) or fails.
+_FORMS: dict[str, Callable[[ir.Node, Collection[ir.Value]], bool]] = {
+    "MatMul": _matrices,
+    "Pad": lambda node, reached: len(node.inputs) < 4 or node.inputs[3] is None,
+    "Pow": lambda node, reached: node.inputs[1] not in reached,
+    "Slice": _forwards,
+    "Where": _one_shape,
+}
 
 
 def _become(node: ir.Node, value: ir.Value) -> None:

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import nn
 
-#: The output is centre + span · tanh, in grey levels: a little beyond black and white, as in the paper.
-CENTRE, SPAN = 127.5, 150.0
+#: The output is centre + span · tanh, in grey levels: what the loss measures is what is shown, nothing is clipped.
+CENTRE, SPAN = 127.5, 127.5
 
 
 class Convolution(nn.Module):
@@ -49,7 +49,7 @@ class Residual(nn.Module):
 
 
 class StyleNetwork(nn.Module):
-    """From pictures (N, 3, H, W) of 0 to 255 to pictures in the trained style, −22.5 to 277.5.
+    """From pictures (N, 3, H, W) of 0 to 255 to pictures in the trained style, 0 to 255.
 
     width    channels of the first layer; the residual blocks have four times as many
     blocks   residual blocks

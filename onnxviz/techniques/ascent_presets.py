@@ -207,18 +207,20 @@ _YOSINSKI = Recipe(
 
 PRESETS: dict[str, Recipe] = {
     # Olah, Mordvintsev & Schubert 2017, with a steeper spectrum, more scales and random blur: small networks with ReLU6
-    # and depthwise convolutions answer to fine patterns that nobody recognises anything in.
+    # and depthwise convolutions answer to fine patterns that nobody recognises anything in. The network sees three
+    # quarters of the picture at a time, which makes a scene with one thing in it rather than a close-up.
     "lucid": Recipe(
         steps=256,
         rate=0.02,
-        jitter=16,
+        margin=75,
+        jitter=36,
         turn=12,
         scale_low=0.75,
         scale_high=1.25,
         blur_low=0.3,
         blur_high=1.5,
         band=0.5,
-        power=1.75,
+        power=1.6,
         redirected=16,
     ),
     # The lecture (CS231n): pixels from the mean colour, L2, jitter, and every few steps a blur and a clearing.

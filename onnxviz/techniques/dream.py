@@ -139,9 +139,7 @@ class _Job:
         self._rate, self._jitter = rate, jitter
         self._machines: dict[tuple[int, int], Machine] = {}
 
-    def dream(
-        self, photo: np.ndarray, easel: Easel, steps: int, seed: int, note: bool = True
-    ) -> np.ndarray:
+    def dream(self, photo: np.ndarray, easel: Easel, steps: int, seed: int, note: bool = True) -> np.ndarray:
         """One picture, (H, W, 3) 0 to 1, through all octaves."""
         full = photo.shape[0], photo.shape[1]
         detail = np.zeros((1, 1, 3), np.float32)
@@ -200,6 +198,7 @@ class _Job:
                 "rise": rounded(after / before if before else float("inf")),
             }
         )
+
 
 def objective(
     net: Network, layers: Weighted, channels: Sequence[int] | None, guide: np.ndarray | None

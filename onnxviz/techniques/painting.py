@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -156,7 +156,9 @@ def fitted(shape: tuple[int, ...], size: int | tuple[int, int] | None, most: int
     return wanted
 
 
-def noise_about(colour: np.ndarray, size: tuple[int, int], deviation: float, seed: int) -> np.ndarray:
+def noise_about(
+    colour: Sequence[float] | np.ndarray, size: tuple[int, int], deviation: float, seed: int
+) -> np.ndarray:
     """(H, W, 3) float32: Gaussian noise about a colour, kept within 0 to 1."""
     rng = np.random.default_rng(seed)
     noise = rng.standard_normal((*size, 3), np.float32) * np.float32(deviation)

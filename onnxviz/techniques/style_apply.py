@@ -27,6 +27,7 @@ RANGES = {"0..255": (0.0, 255.0), "0..1": (0.0, 1.0), "-1..1": (-1.0, 1.0)}
 _TRIED = ("raw", "unit", "tensorflow", "imagenet")
 _TRIAL_SIDE = 128
 _CLEARLY = 0.05  # by how much another input must resemble the picture more than a more usual one
+_EVEN = 32  # a multiple of the strides of any usual network
 _SURPLUS = 8  # pixels by which an output may be larger than its input and still be the same picture
 
 
@@ -148,16 +149,25 @@ class _Painter:
         """
         height, width = self._fixed
         seen = picture if height is None or width is None else _resized(picture, (height, width))
-        x = recipe.normalise(seen[None])
-        count = self._net.input.batch or 1
         try:
-            arrays = self._program({self._net.input.name: np.repeat(x, count, axis=0)}, [self._output])
+            out = self._run(recipe, seen)
         except RuntimeFailed as error:
-            raise ModelUnsuitable(
-                f"the network does not run on a picture of {seen.shape[1]}×{seen.shape[0]} pixels ({error}); "
-                "give another --size, such as a multiple of 32"
-            ) from error
-        out = _colours(arrays[self._output][0], self._output)
+            # Strides and upsampling that do not meet again at odd sizes do at a multiple of 32.
+            down, right = (-side % _EVEN for side in seen.shape[:2])
+            if self.notes or not (down or right):
+                raise ModelUnsuitable(
+                    f"the network does not run on a picture of {seen.shape[1]}×{seen.shape[0]} pixels: {error}"
+                ) from error
+            padded = np.pad(seen, ((0, down), (0, right), (0, 0)), mode="symmetric")
+            try:
+                out = self._run(recipe, padded)
+            except RuntimeFailed as again:
+                raise ModelUnsuitable(
+                    f"the network runs neither on {seen.shape[1]}×{seen.shape[0]} pixels nor on multiples of {_EVEN}: "
+                    f"{again}"
+                ) from again
+            out = out[: round(len(out) * seen.shape[0] / len(padded))]
+            out = out[:, : round(out.shape[1] * seen.shape[1] / padded.shape[1])]
         h, w = seen.shape[:2]
         if 0 <= out.shape[0] - h <= _SURPLUS and 0 <= out.shape[1] - w <= _SURPLUS:
             out = out[:h, :w]  # strides round up; the surplus is at the bottom and at the right
@@ -168,6 +178,13 @@ class _Painter:
                 "the network's output holds NaN or infinite values; check how pictures become its input (--preprocess)"
             )
         return out
+
+    def _run(self, recipe: Preprocessing, picture: np.ndarray) -> np.ndarray:
+        count = self._net.input.batch or 1
+        x = np.repeat(recipe.normalise(picture[None]), count, axis=0)
+        return _colours(
+            self._program({self._net.input.name: x}, [self._output])[self._output][0], self._output
+        )
 
 
 def _freed(net: Network) -> ir.Model | None:

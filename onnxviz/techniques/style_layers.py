@@ -10,7 +10,8 @@ from onnxviz.network import Network
 
 # What applies a non-linearity to each unit: the features that Gram matrices are taken of.
 _ACTIVATIONS = frozenset(
-    "Relu Clip LeakyRelu PRelu Elu Selu Celu Gelu Silu Swish HardSwish Sigmoid Tanh Softplus ThresholdedRelu Mish".split()
+    {"Relu", "Clip", "LeakyRelu", "PRelu", "ThresholdedRelu", "Elu", "Selu", "Celu", "Gelu", "Silu", "Swish"}
+    | {"HardSwish", "Mish", "Sigmoid", "Tanh", "Softplus"}
 )
 # What joins branches: where the units of a block without an activation of its own come together.
 _JOINTS = frozenset(("Concat", "Add", "Sum", "Mul"))

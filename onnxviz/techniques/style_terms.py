@@ -36,7 +36,9 @@ class Weighted:
         found: dict[str, float] = {}
         for name, weight in given.items():
             if not (np.isfinite(weight) and weight >= 0):
-                raise UsageError(f"the weight of {name!r} in {what} is {weight}: expected a number of 0 or more")
+                raise UsageError(
+                    f"the weight of {name!r} in {what} is {weight}: expected a number of 0 or more"
+                )
             value = net.layer(name).name
             found[value] = found.get(value, 0.0) + float(weight)
         total = sum(found.values())
@@ -68,7 +70,9 @@ def style_terms(
         maps.append(feature_maps(net, picture, layers.names))
     shares = np.array([weight for _, weight in pictures], np.float64)
     if not (np.isfinite(shares).all() and (shares >= 0).all() and shares.sum() > 0):
-        raise UsageError(f"the weights of the style pictures are {shares.tolist()}: expected 0 or more, one over 0")
+        raise UsageError(
+            f"the weights of the style pictures are {shares.tolist()}: expected 0 or more, one over 0"
+        )
     shares = shares / shares.sum()
     total: Objective | None = None
     for name, weight in layers.weights.items():

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 from onnxviz.errors import UsageError
 from onnxviz.network import ImageLike, Network
 from onnxviz.optimise import Fourier, Machine

@@ -36,7 +36,7 @@ def test_a_class(given, tmp_path, capsys) -> None:
     assert parameters["preset"] == "lucid"
     assert (parameters["recipe"]["steps"], parameters["recipe"]["rate"]) == (9, 0.1)
     assert value["manifest"]["figures"]["pictures"][0]["label"] == "thing 3"
-    assert np.load(out.with_suffix(".npy")).shape == (1, 32, 32, 3)
+    assert np.load(out.with_suffix(".npy")).shape == (1, 43, 43, 3)
     assert Image.open(out).mode == "RGB"
 
 
@@ -61,11 +61,19 @@ def test_channels_checkpoints_and_an_animation(given, tmp_path) -> None:
     assert kept == ["sheet.step00002.png", "sheet.step00004.png", "sheet.step00006.png"]
     with Image.open(film) as frames:
         assert frames.n_frames == 4  # steps 0, 2, 4 and the last
-        assert frames.size == (64, 32)
+        assert frames.size == (86, 43)
     moving = tmp_path / "film.webp"
     assert run(["ascent", *given, "-t", "1", "--steps", "3", "--animate", str(moving), "-o", str(out)]) == 0
     with Image.open(moving) as frames:
         assert frames.n_frames == 3
+
+
+def test_an_objective_of_ones_own(given, tmp_path) -> None:
+    out = tmp_path / "picture.png"
+    text = "logit(3) - 0.5*logit(4)"
+    assert run(["ascent", *given, "--objective", text, "--steps", "2", "-q", "-o", str(out)]) == 0
+    parameters = json.loads(out.with_suffix(".json").read_text())["parameters"]
+    assert parameters["objective"] == "1 × logit(3) + -0.5 × logit(4)"
 
 
 def test_all_channels_as_a_page(given, tmp_path, capsys) -> None:

@@ -140,8 +140,73 @@ TRUSTED: dict[str, Callable[[Maker, str], str]] = {
     "Where": lambda m, x: m("Where", m("Greater", x, _f(m, 0)), x, m("Mul", x, x)),
 }
 
+# The same operators in other forms: a gradient that is right in one may be wrong in another.
+TRUSTED |= {
+    "Add spread both ways": lambda m, x: m(
+        "Add", m("ReduceMean", x, m.constant([2])), m("ReduceMean", x, m.constant([3]))
+    ),
+    "Clip above": lambda m, x: m("Clip", x, "", _f(m, 0.3)),
+    "Clip below": lambda m, x: m("Clip", x, _f(m, -0.2)),
+    "Concat minus": lambda m, x: m("Concat", x, m("Abs", x), m("Neg", x), axis=-1),
+    "Conv one axis": lambda m, x: m(
+        "Conv", m("Reshape", x, m.constant([0, 4, 64])), m.random(5, 4, 3), strides=[2], pads=[1, 0]
+    ),
+    "Div spread": lambda m, x: m("Div", m("GlobalAveragePool", x), m("Add", m("Abs", x), _f(m, 1))),
+    "Gather from the end": lambda m, x: m("Gather", x, m.constant([[-1, 0], [2, -3]]), axis=2),
+    "GatherElements from the end": lambda m, x: m(
+        "GatherElements", x, m("Sub", m("ArgMax", x, axis=3), m.constant([8])), axis=-1
+    ),
+    "Gemm scaled": lambda m, x: m(
+        "Gemm", m("Flatten", x), m.random(256, 5), m.random(1, 5), alpha=0.5, beta=2.0
+    ),
+    "LayerNormalization of two axes": lambda m, x: m(
+        "LayerNormalization", x, m.random(8, 8), m.random(8, 8), axis=-2
+    ),
+    "LogSoftmax minus": _of("LogSoftmax", axis=-2),
+    "MatMul of more": lambda m, x: m("MatMul", m.random(2, 1, 1, 6, 8), x),
+    "MaxPool one axis": lambda m, x: m(
+        "MaxPool", m("Reshape", x, m.constant([0, 4, 64])), kernel_shape=[3], strides=[2]
+    ),
+    "Min of three": lambda m, x: m("Min", x, m("GlobalAveragePool", x), _f(m, 0.1)),
+    "Mul by itself": lambda m, x: m("Mul", x, x),
+    "Pad less": lambda m, x: m("Pad", x, m.constant([0, 0, -1, 2, 0, 0, -2, -1])),
+    "ReduceMean of all": lambda m, x: m("Mul", x, m("ReduceMean", x)),
+    "ReduceSum gone": lambda m, x: m("ReduceSum", x, m.constant([1, -1]), keepdims=0),
+    "ReduceL2 gone": lambda m, x: m("ReduceL2", x, m.constant([-2]), keepdims=0),
+    "ReduceLogSumExp gone": lambda m, x: m("ReduceLogSumExp", x, m.constant([1]), keepdims=0),
+    "Softmax minus": _of("Softmax", axis=-2),
+    "Squeeze minus": lambda m, x: m("Squeeze", m("ReduceMean", x, m.constant([3])), m.constant([-1])),
+    "Sub spread": lambda m, x: m("Sub", _f(m, 0.3), x),
+    "TopK smallest": lambda m, x: m("TopK", x, m.constant([2]), axis=1, largest=0, outputs=2)[0],
+    "Expand rank": lambda m, x: m(
+        "Expand", m("Unsqueeze", m("GlobalAveragePool", x), m.constant([1])), m.constant([1, 3, 1, 2, 1])
+    ),
+    "Flatten 2": lambda m, x: m(
+        "Reshape", m("MatMul", m("Flatten", x, axis=2), m.random(64, 3)), m.constant([-1, 12])
+    ),
+    "Gemm turned": lambda m, x: m(
+        "Transpose", m("Gemm", m.random(256, 5), m("Flatten", x), transA=1, transB=1, alpha=0.3)
+    ),
+    "Transpose reversed": lambda m, x: m("Transpose", m("Tanh", m("Transpose", x))),
+    "Slice forth": lambda m, x: m(
+        "Slice", x, m.constant([-7, 1]), m.constant([100, -1]), m.constant([3, -3]), m.constant([2, 1])
+    ),
+    "Where whole": lambda m, x: m("Where", m("Greater", m("GlobalAveragePool", x), _f(m, 0)), x, m("Neg", x)),
+    "Where one side": lambda m, x: m("Where", m("Greater", x, _f(m, 0)), x, _f(m, 0.1)),
+    "Unsqueeze minus": lambda m, x: m("Unsqueeze", x, m.constant([-1, -4])),
+}
+
 # Those that native gradients and torch have too, and ort-training refuses.
 BEYOND: dict[str, Callable[[Maker, str], str]] = {
+    "MatMul with a vector": lambda m, x: m("MatMul", x, m.random(8)),
+    "Pad some axes": lambda m, x: m("Pad", x, m.constant([1, 2]), _f(m, 0.5), m.constant([2])),
+    "Pow of both": lambda m, x: m("Pow", m("Add", m("Abs", x), _f(m, 0.1)), m("Sigmoid", x)),
+    "Slice back": lambda m, x: m(
+        "Slice", x, m.constant([-1, 1]), m.constant([-9, 3]), m.constant([3, -3]), m.constant([-2, 1])
+    ),
+    "Where spread": lambda m, x: m(
+        "Where", m("Greater", x, _f(m, 0)), m("GlobalAveragePool", x), m("ReduceMean", x, m.constant([1]))
+    ),
     "AveragePool counted": _of("AveragePool", kernel_shape=[3, 3], strides=[2, 2], pads=[1] * 4, ceil_mode=1),
     "Celu": _of("Celu", alpha=0.7),
     "ConvTranspose": lambda m, x: m(

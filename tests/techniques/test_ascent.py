@@ -266,14 +266,30 @@ def test_a_size_that_the_network_cannot_take() -> None:
     net = onnxviz.load(m.model({"image": ("N", 3, 32, 32)}, {y: ("N", 10)}), provider="cpu")
     with pytest.raises(ModelUnsuitable, match="40×40"):
         onnxviz.ascent(net, target=3, size=40, steps=1)
-    assert onnxviz.ascent(net, layer=early, channel=3, size=40, steps=1).values.shape == (1, 40, 40, 3)
+    assert onnxviz.ascent(net, layer=early, channel=3, size=40, margin=0, steps=1).values.shape == (
+        1,
+        40,
+        40,
+        3,
+    )
     with pytest.raises(ModelUnsuitable, match="too small"):
         onnxviz.ascent(net, layer=early, channel=3, size=5, steps=1)
 
 
 def test_recipes_scale_with_the_size() -> None:
-    lucid = recipe("lucid", {"steps": None, "margin": 32})
+    lucid = recipe("lucid", {"steps": None, "margin": 32, "jitter": 28})
     assert lucid.canvas((224, 224)) == (224 + lucid.margin,) * 2
     assert lucid.canvas((112, 224)) == (112 + lucid.margin // 2, 224 + lucid.margin)
     small, large = (one.transforms((side, side))[0].pixels for one, side in ((lucid, 112), (lucid, 224)))
     assert large == 2 * small == lucid.jitter
+
+
+@pytest.mark.parametrize("name", ["vgg19", "inception_v1"])
+def test_networks_of_others(name: str) -> None:
+    """Old opsets, a batch of one, LRN, a fixed head: a class at the network's size, a channel at another."""
+    net = onnxviz.load(networks.light(name, width=64), preprocess="imagenet", provider="cpu")
+    made = onnxviz.ascent(net, target=[3, 5], steps=3, preset="simonyan", rate=0.001)
+    assert all(row["objective_end"] > row["objective_start"] for row in made.manifest["figures"]["pictures"])
+    layer = [one.name for one in net.layers if one.op == "Relu"][3]
+    made = onnxviz.ascent(net, layer=layer, channel=[0, 1], steps=2, size=64, margin=0)
+    assert made.values.shape == (2, 64, 64, 3)

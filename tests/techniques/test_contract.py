@@ -30,6 +30,11 @@ TECHNIQUES = {
     "ascent": lambda net, image, files: onnxviz.ascent(
         net, target=[285, 980], start=image, steps=2, size=96, seed=3
     ),
+    "dream": lambda net, image, files: onnxviz.dream(net, image, size=96, octaves=2, steps=2, seed=3),
+    "invert": lambda net, image, files: onnxviz.invert(net, image, ["stem", "blocks.2.add"], steps=3, seed=3),
+    "style": lambda net, image, files: onnxviz.style(
+        net, image, files[-1], size=96, steps=4, start="noise", seed=3
+    ),
     "texture": lambda net, image, files: onnxviz.texture(net, image, "quilt", size=64, seed=3),
     "fool": lambda net, image, files: onnxviz.fool(net, image, method="pgd", steps=2, seed=3),
     "patches": lambda net, image, files: onnxviz.patches(net, files, "stem", top=2),
@@ -45,6 +50,9 @@ SEEDED = {
     "occlusion": lambda net, image: onnxviz.occlusion(net, image, window=64, stride=64, fill="noise", seed=4),
     "rise": lambda net, image: onnxviz.rise(net, image, masks=8, seed=4),
     "saliency": lambda net, image: onnxviz.saliency(net, image, method="smoothgrad", samples=2, seed=4),
+    "dream": lambda net, image: onnxviz.dream(net, image, size=96, octaves=2, steps=2, seed=4),
+    "invert": lambda net, image: onnxviz.invert(net, image, ["stem", "blocks.2.add"], steps=3, seed=4),
+    "style": lambda net, image: onnxviz.style(net, image, image, size=96, steps=4, start="noise", seed=4),
     "texture": lambda net, image: onnxviz.texture(net, image, "quilt", size=64, seed=4),
     "fool": lambda net, image: onnxviz.fool(net, image, method="pgd", steps=2, seed=4),
 }

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx_ir as ir
 import pytest
 import torch
 
 import onnxviz
 from onnxviz.errors import ImageRejected, UnknownLayer, UsageError
 from onnxviz.interrupted import Interrupted
+from onnxviz.runtime.torch_backend.executor import Executor
 from onnxviz.techniques.style_colour import luminance, matched_colours, with_colours_of
 from onnxviz.techniques.style_layers import content_layer, style_layers
-from tests.grad import torch_graph
 from tests.techniques.painted import network, picture
 
 PHOTO, PAINT = picture(seed=1), picture(seed=2)
@@ -27,8 +28,13 @@ def torch_losses(net, steps: int, rate: float, content: float, style: float, tv:
     mean = torch.tensor(net.preprocessing.mean)[:, None, None]
     std = torch.tensor(net.preprocessing.std)[:, None, None]
 
+    graph = ir.from_proto(network())
+    names = {*style_layers(net), content_layer(net)}
+    graph.graph.outputs[:] = [v for node in graph.graph for v in node.outputs if v.name in names]
+    executor = Executor(graph)
+
     def features(x):
-        return torch_graph.run(network(), {"image": (x - mean) / std})
+        return executor({"image": (x - mean) / std})
 
     def unit(image):
         return torch.tensor(image.astype(np.float32) / 255).permute(2, 0, 1)[None]
@@ -104,15 +110,23 @@ def test_a_style_of_weight_zero_does_nothing(small):
 def test_layers_with_weights(small):
     made = onnxviz.style(small, PHOTO, PAINT, layers={"relu3": 3, "relu10": 1}, steps=2, tv=0)
     assert made.manifest["parameters"]["layers"] == {"relu3": 0.75, "relu10": 0.25}
-    assert set(made.manifest["figures"]["loss_by_term"]) == {"texture(relu3)", "texture(relu10)", "near(relu14)"}
+    assert set(made.manifest["figures"]["loss_by_term"]) == {
+        "texture(relu3)",
+        "texture(relu10)",
+        "near(relu14)",
+    }
 
 
 def test_starts(small):
     begun = {}
     for start in ("content", "noise", PAINT):
         name = start if isinstance(start, str) else "picture"
-        shots = []
-        onnxviz.style(small, PHOTO, PAINT, steps=1, start=start, watch=lambda shot: shots.append(shot.picture()))
+        shots: list[np.ndarray] = []
+
+        def watch(shot, shots=shots):
+            shots.append(shot.picture())
+
+        onnxviz.style(small, PHOTO, PAINT, steps=1, start=start, watch=watch)
         begun[name] = shots[0].astype(int)
     assert np.abs(begun["content"] - PHOTO).mean() < 3
     assert np.abs(begun["picture"] - PAINT).mean() < 3

@@ -145,6 +145,22 @@ def test_what_strides_add_is_cut_off(small):
     np.testing.assert_allclose(made.values[:60, :88] * 255, expected, atol=1e-2)
 
 
+def test_sizes_that_do_not_fit_are_padded_for_the_run(small):
+    """x and its halved and doubled self add up at even sizes only; 61 pixels become 64 and are cut off again."""
+    m = Maker()
+    half = m("AveragePool", "image", kernel_shape=[2, 2], strides=[2, 2])
+    scales = m.constant(np.array([1, 1, 2, 2], np.float32))
+    twice = m("Resize", half, "", scales, mode="nearest", coordinate_transformation_mode="asymmetric")
+    x = m("Mul", m("Add", "image", twice), m.constant(np.float32(0.5)))
+    made = onnxviz.style_apply(
+        opened(m.model({"image": ("N", 3, "H", "W")}, {x: None}), preprocess="raw"), small
+    )
+    padded = np.pad(small, ((0, 3), (0, 6), (0, 0)), mode="symmetric").astype(np.float64)
+    blocks = padded.reshape(32, 2, 48, 2, 3).mean(axis=(1, 3))
+    expected = (padded + blocks.repeat(2, axis=0).repeat(2, axis=1))[:61, :90] / 2
+    np.testing.assert_allclose(made.values * 255, expected, atol=1e-2)
+
+
 def test_grey_becomes_three_channels(small):
     made = onnxviz.style_apply(opened(painter(grey=True), preprocess="raw"), small)
     np.testing.assert_array_equal(made.image, np.repeat(small[..., 2:], 3, axis=2))

