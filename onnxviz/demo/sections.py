@@ -12,7 +12,7 @@ from onnxviz.demo.gradients import cut_out, gradient_attributions
 from onnxviz.demo.made import MADE
 from onnxviz.demo.page import Picture, Section
 from onnxviz.demo.photos import Photo
-from onnxviz.demo.textures import fooling, textures
+from onnxviz.demo.textures import fooling, painted, textures
 from onnxviz.network import Network
 from onnxviz.progress import Progress
 
@@ -239,6 +239,7 @@ SECTIONS: tuple[Callable[[Stage], Section], ...] = (
     cut_out,
     fooling,
     textures,
+    painted,
     *MADE,
     *DREAMS,
     first_filters,

@@ -280,8 +280,9 @@ def _inversion(net: Any, content: np.ndarray) -> list[dict]:
 
 
 def _texture(net: Any) -> dict:
-    import onnxviz
     from skimage import data
+
+    import onnxviz
 
     made = onnxviz.texture(net, data.gravel(), "gram", size=256)
     figures = made.manifest["figures"]
