@@ -139,8 +139,7 @@ def _preprocessing(
     else:
         preset = "imagenet" if spec.channels in (3, None) else "unit"
         warnings.append(
-            f"{ASSUMED}: assuming {preset!r}; "
-            "if predictions look wrong, give --preprocess NAME|FILE"
+            f"{ASSUMED}: assuming {preset!r}; if predictions look wrong, give --preprocess NAME|FILE"
         )
         chosen = PRESETS[preset]
     channels = {1: "L", 4: "RGBA"}.get(spec.channels or 3, chosen.channels)

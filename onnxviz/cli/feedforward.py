@@ -43,7 +43,7 @@ def register(app: typer.Typer) -> None:
         How pictures become its input stands in the file, or is given with
         --preprocess (raw: 0 to 255, unit: 0 to 1), or is found by trying.
 
-        Example: onnxviz style-apply candy.onnx photo.jpg -o painted.png
+        Example: onnxviz style-apply tissue photo.jpg -o painted.png
         """
         import onnxviz
 
@@ -70,7 +70,7 @@ def register(app: typer.Typer) -> None:
             typer.Option(help="A layer that measures content; repeatable.", show_default="one at stride 8"),
         ] = None,
         style_weight: Annotated[float, typer.Option(min=0, help="Weight of the style.")] = 1.0,
-        content_weight: Annotated[float, typer.Option(min=0, help="Weight of the content.")] = 6.0,
+        content_weight: Annotated[float, typer.Option(min=0, help="Weight of the content.")] = 4.0,
         colour_weight: Annotated[float, typer.Option(min=0, help="Weight of the style's own colours.")] = 1.0,
         tv_weight: Annotated[float, typer.Option(min=0, help="Weight of smoothness.")] = 0.1,
         style_size: Annotated[

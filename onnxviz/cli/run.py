@@ -167,7 +167,9 @@ class ProgressBar:
         if self._shown is None or what != self._what:
             self.close()
             self._open(title, what)
-        self._shown.update(self._task, completed=done, total=total, rate=f"{self._rate(done)}  {detail}".rstrip())
+        self._shown.update(
+            self._task, completed=done, total=total, rate=f"{self._rate(done)}  {detail}".rstrip()
+        )
 
     def _rate(self, done: int) -> str:
         return f"{done / max(1e-9, time.monotonic() - self._start):.1f} {self._what}/s"

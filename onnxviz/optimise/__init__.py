@@ -18,7 +18,7 @@ The pieces, each a short file:
                      network's zero input), in units where black to white is 1; Fourier(): its spectrum, with
                      decorrelated colours and a sigmoid
     transforms.py    Jitter(pixels), Rotate(degrees), Scale(low, high), Pad(pixels), Crop(height, width),
-                     Blur(low, high): random, linear, each with its adjoint
+                     Blur(low, high), Window(height, width, low, high, reach): random, linear, each with its adjoint
     entrance.py      from the picture to the network's input (mean, std, order of channels, layout)
     updates.py       Adam(rate), Ascent(rate, norm="mean"|"rms"|"l2"|"none", momentum=0.0); `rate` may be a function
                      of the step number
@@ -38,7 +38,7 @@ from __future__ import annotations
 from onnxviz.optimise.machine import Machine, Step
 from onnxviz.optimise.parametrise import Fourier, Pixels
 from onnxviz.optimise.regularise import Blurring, Decay, SmallContributions, SmallPixels
-from onnxviz.optimise.transforms import Blur, Crop, Jitter, Pad, Rotate, Scale
+from onnxviz.optimise.transforms import Blur, Crop, Jitter, Pad, Rotate, Scale, Window
 from onnxviz.optimise.updates import Adam, Ascent
 
 __all__ = [
@@ -58,4 +58,5 @@ __all__ = [
     "SmallContributions",
     "SmallPixels",
     "Step",
+    "Window",
 ]

@@ -18,11 +18,11 @@ from onnxviz.grad.tape import Tape
 from onnxviz.graph.infer import infer
 from onnxviz.objectives import LOGITS, Objective, Term
 from onnxviz.optimise.entrance import centre, enter
+from onnxviz.optimise.parametrise import Fourier, Parametrisation
+from onnxviz.optimise.transforms import Blur, Transform, Window
 
 if TYPE_CHECKING:
     from onnxviz.image.recipe import Preprocessing
-    from onnxviz.optimise.parametrise import Parametrisation
-    from onnxviz.optimise.transforms import Transform
 
 PARAMETERS, GRADIENT, NORM, PICTURE = "parameters", "gradient", "norm", "picture"
 
@@ -104,7 +104,7 @@ def step_model(
     with tape.named("picture"):
         picture, to_parameters = plan.parametrise.picture(tape, parameters, plan.height, plan.width, colour)
         picture = _shaped(tape, picture, (plan.count, 3, plan.height, plan.width))
-        seen, to_picture = _views(tape, picture, plan, recipe)
+        seen, back = _views(tape, parameters, picture, plan, recipe)
     _enter_at(tape, entry, seen)
     infer(model)
     _large_enough(values, plan)
@@ -112,14 +112,14 @@ def step_model(
         read = {**values, input: seen}
         terms, of_picture, of_views = _terms(tape, objective, located, read, picture, plan)
         infer(model)
-    g = None
-    if of_picture:
-        g = _gradient(tape, of_picture, picture, rules)
+    by_picture = [_gradient(tape, of_picture, picture, rules)] if of_picture else []
+    by_parameters: list[ir.Value] = []
     if of_views:
-        through = to_picture(_gradient(tape, of_views, seen, rules))
-        g = through if g is None else tape.Add(g, through)
+        back(_gradient(tape, of_views, seen, rules), by_picture, by_parameters)
     with tape.named("picture"):
-        g = _shaped(tape, to_parameters(g), shape)
+        if by_picture:
+            by_parameters.append(to_parameters(functools.reduce(tape.Add, by_picture)))
+        g = _shaped(tape, functools.reduce(tape.Add, by_parameters), shape)
         if plan.prune:
             g = _pruned(tape, g, plan.prune, shape[2] * shape[3])
         norm = tape.ReduceL2(tape.Flatten(g, axis=1), [1], keepdims=0)
@@ -177,50 +177,83 @@ def _keep_only(model: ir.Model, values: Sequence[ir.Value]) -> None:
     model.graph.outputs.clear()
 
 
-def _views(tape: Tape, picture: ir.Value, plan: Plan, recipe: Preprocessing) -> tuple[ir.Value, Any]:
-    """The network's input for all draws, and the function from its cotangent to the picture's."""
+def _views(
+    tape: Tape, parameters: ir.Value, picture: ir.Value, plan: Plan, recipe: Preprocessing
+) -> tuple[ir.Value, Any]:
+    """The network's input for all draws, and what takes its cotangent back: to the picture, or to the parameters
+    where a view is drawn from them without the whole picture."""
     parts, ways = [], []
     for draw in range(plan.draws):
         value, back = picture, []
         size = plan.height, plan.width
-        for place, transform in enumerate(plan.transforms):
-            sample = transform.draw(np.random.default_rng(0), *size)
-            fed = {
-                name: _input(
-                    tape.graph, _fed(draw, place, name), array.shape, ir.DataType.from_numpy(array.dtype)
-                )
-                for name, array in sample.items()
-            }
+        chain = [
+            (place, one, _inputs(tape, draw, place, one, plan)) for place, one in enumerate(plan.transforms)
+        ]
+        whole = True
+        if chain and isinstance(chain[0][1], Window) and isinstance(plan.parametrise, Fourier):
+            window = chain[0][1]
+            value, to_parameters, chain = _sampled(tape, parameters, plan, recipe, chain)
+            size, whole = (window.height, window.width), False
+        for _, transform, fed in chain:
             value, way = transform.append(tape, value, fed, *size)
             back.append((way, (plan.count, 3, *size)))
             size = transform.size(*size)
             value = _shaped(tape, value, (plan.count, 3, *size))
         parts.append(value)
-        ways.append(back)
-    whole = parts[0] if plan.draws == 1 else tape.Concat(*parts, axis=0)
-    seen, leave = enter(tape, whole, recipe)
+        ways.append((back, None if whole else to_parameters))
+    joined = parts[0] if plan.draws == 1 else tape.Concat(*parts, axis=0)
+    seen, leave = enter(tape, joined, recipe)
     views, size = plan.count * plan.draws, plan.shown()
     channels = len(recipe.scale)
     seen = _shaped(
         tape, seen, (views, *size, channels) if recipe.layout == "NHWC" else (views, channels, *size)
     )
 
-    def to_picture(g: ir.Value) -> ir.Value:
+    def to_front(g: ir.Value, by_picture: list[ir.Value], by_parameters: list[ir.Value]) -> None:
         with tape.named("picture"):
             g = leave(g)
             pieces = [g]
             if plan.draws > 1:
                 pieces = list(tape.Split(g, axis=0, num_outputs=plan.draws, _outputs=plan.draws))
-            total = None
-            for piece, back in zip(pieces, ways, strict=True):
+            for piece, (back, to_parameters) in zip(pieces, ways, strict=True):
                 there = _shaped(tape, piece, (plan.count, 3, *size))
                 for way, before in reversed(back):
                     there = _shaped(tape, way(there), before)
-                total = there if total is None else tape.Add(total, there)
-        assert total is not None
-        return total
+                if to_parameters is None:
+                    by_picture.append(there)
+                else:
+                    by_parameters.append(to_parameters(there))
 
-    return seen, to_picture
+    return seen, to_front
+
+
+def _inputs(tape: Tape, draw: int, place: int, transform: Transform, plan: Plan) -> dict[str, ir.Value]:
+    """Graph inputs for what a transform is fed; those that nothing reads are dropped in the end."""
+    size = plan.height, plan.width
+    for before in plan.transforms[:place]:
+        size = before.size(*size)
+    sample = transform.draw(np.random.default_rng(0), *size)
+    return {
+        name: _input(tape.graph, _fed(draw, place, name), array.shape, ir.DataType.from_numpy(array.dtype))
+        for name, array in sample.items()
+    }
+
+
+def _sampled(
+    tape: Tape, parameters: ir.Value, plan: Plan, recipe: Preprocessing, chain: list[Any]
+) -> tuple[ir.Value, Any, list[Any]]:
+    """A view drawn from the waves themselves, with the blur that may follow; the transforms that are left."""
+    (_, window, fed), *rest = chain
+    sigma = None
+    if rest and isinstance(rest[0][1], Blur):
+        sigma = tape.Mul(rest[0][2]["sigma"], fed["step"])  # in pixels of the picture
+        rest = rest[1:]
+    fourier = plan.parametrise
+    assert isinstance(fourier, Fourier)
+    value, to_parameters = fourier.window(
+        tape, parameters, plan.height, plan.width, centre(recipe), window.places(tape, fed), sigma
+    )
+    return _shaped(tape, value, (plan.count, 3, window.height, window.width)), to_parameters, rest
 
 
 def _enter_at(tape: Tape, entry: ir.Value, seen: ir.Value) -> None:

@@ -6,6 +6,8 @@ A picture here is its difference from the network's mean colour, (N, 3, H, W) RG
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -119,17 +121,61 @@ class Fourier:
         return drawn * np.float32(self.deviation)
 
     def picture(self, op: Any, parameters: ir.Value, height: int, width: int, centre: np.ndarray) -> Any:
-        """sigmoid(colour(H_y · scaled coefficients · H_x)) − mean colour."""
+        """sigmoid(H_y · colour(scaled coefficients) · H_x) − mean colour."""
         down, across = _basis(height, self.band), _basis(width, self.band)
-        scale, mix, offset = self._scale(height, width), self._mix(), _logit(centre)
-        light = op.MatMul(op.MatMul(down, op.Mul(parameters, scale)), np.ascontiguousarray(across.T))
-        coloured = op.Add(_mixed(op, light, mix, height * width), offset)
-        white = op.Sigmoid(coloured)
+        return self._drawn(op, parameters, height, width, centre, op.const(down), op.const(across))
+
+    def window(
+        self,
+        op: Any,
+        parameters: ir.Value,
+        height: int,
+        width: int,
+        centre: np.ndarray,
+        places: Sequence[ir.Value],
+        sigma: ir.Value | None = None,
+    ) -> Any:
+        """The picture at any places, as a view: (view, function from its cotangent to the parameters').
+
+        places   rows (h, 1) and columns (w, 1) of the picture
+        sigma    (1,): a Gaussian blur by so many pixels of the picture, before the sigmoid
+        """
+        bases, fading = [], []
+        for at, length in zip(places, (height, width), strict=True):
+            turns = (2 * np.pi / length * _signed(length, self.band)).astype(np.float32)
+            angle = op.Mul(at, turns[None, :])
+            bases.append(op.Mul(op.Add(op.Cos(angle), op.Sin(angle)), 1 / math.sqrt(length)))
+            if sigma is not None:
+                fading.append(op.Exp(op.Mul(op.Mul(sigma, sigma), -0.5 * turns**2)))
+        fade = None
+        if fading:
+            fade = op.Mul(op.Unsqueeze(fading[0], [1]), op.Unsqueeze(fading[1], [0]))
+        return self._drawn(op, parameters, height, width, centre, bases[0], bases[1], fade)
+
+    def _drawn(
+        self,
+        op: Any,
+        parameters: ir.Value,
+        height: int,
+        width: int,
+        centre: np.ndarray,
+        down: ir.Value,
+        across: ir.Value,
+        fade: ir.Value | None = None,
+    ) -> Any:
+        mix = self._mix()
+        scale: Any = self._scale(height, width)
+        scale = scale if fade is None else op.Mul(fade, scale)
+        shape = list(self.shape(-1, height, width))
+        # Colours are mixed while there are only coefficients: fewer than pixels.
+        coloured = _mixed(op, op.Mul(parameters, scale), mix, shape)
+        light = op.MatMul(op.MatMul(down, coloured), op.Transpose(across, perm=[1, 0]))
+        white = op.Sigmoid(op.Add(light, _logit(centre)))
 
         def back(g: ir.Value) -> ir.Value:
             g = op.Mul(g, op.Mul(white, op.Sub(1.0, white)))
-            g = _mixed(op, g, mix.T, height * width)
-            return op.Mul(op.MatMul(op.MatMul(np.ascontiguousarray(down.T), g), across), scale)
+            g = op.MatMul(op.MatMul(op.Transpose(down, perm=[1, 0]), g), across)
+            return op.Mul(_mixed(op, g, mix.T, shape), scale)
 
         return op.Sub(white, centre[:, None, None].astype(np.float32)), back
 
@@ -148,7 +194,7 @@ class Fourier:
         return
 
     def _scale(self, height: int, width: int) -> np.ndarray:
-        """(rows, columns): 1/frequency^decay; times √(pixels), so that a picture's contrast is the same at any size."""
+        """(rows, columns): 1/frequency^power; times √(pixels), so that a picture's contrast is the same at any size."""
         y, x = _kept(height, self.band) / height, _kept(width, self.band) / width
         frequency = np.sqrt(y[:, None] ** 2 + x[None, :] ** 2)
         least = 1 / max(height, width)
@@ -169,21 +215,26 @@ def _logit(centre: np.ndarray) -> np.ndarray:
     return np.log(kept / (1 - kept)).astype(np.float32)[:, None, None]
 
 
+def _signed(length: int, band: float) -> np.ndarray:
+    """The frequencies, in cycles a length, that lie within the band: as many below 0 as above."""
+    k = np.arange(length)
+    signed = np.where(k <= length // 2, k, k - length)
+    kept: np.ndarray = signed[np.abs(signed) <= max(1.0, band * length / 2)].astype(np.float64)
+    return kept
+
+
 def _kept(length: int, band: float) -> np.ndarray:
-    """The frequencies, in cycles a length and without sign, that lie within the band."""
-    frequency = np.minimum(np.arange(length), length - np.arange(length)).astype(np.float64)
-    return frequency[frequency <= max(1.0, band * length / 2)]
+    """Those frequencies without sign."""
+    return np.abs(_signed(length, band))
 
 
 def _basis(length: int, band: float) -> np.ndarray:
     """(length, kept) float32: Hartley's orthonormal functions as columns."""
-    k = np.arange(length)
-    frequency = np.minimum(k, length - k)
-    k = k[frequency <= max(1.0, band * length / 2)]
-    angle = 2 * np.pi * np.arange(length)[:, None] * k[None, :] / length
+    angle = 2 * np.pi * np.arange(length)[:, None] * _signed(length, band)[None, :] / length
     return ((np.cos(angle) + np.sin(angle)) / np.sqrt(length)).astype(np.float32)
 
 
-def _mixed(op: Any, value: ir.Value, mix: np.ndarray, pixels: int) -> ir.Value:
-    """The 3×3 colour matrix on (N, 3, H, W), as a convolution."""
-    return op.Conv(value, np.ascontiguousarray(mix, dtype=np.float32)[:, :, None, None], kernel_shape=[1, 1])
+def _mixed(op: Any, value: ir.Value, mix: np.ndarray, shape: list[int]) -> ir.Value:
+    """The 3×3 colour matrix on (N, 3, rows, columns)."""
+    flat = op.Reshape(value, [-1, 3, shape[2] * shape[3]])
+    return op.Reshape(op.MatMul(np.ascontiguousarray(mix, dtype=np.float32), flat), shape)

@@ -155,6 +155,68 @@ def _hats(op: Any, by: ir.Value, length: int) -> ir.Value:
 
 
 @dataclass(frozen=True)
+class Window:
+    """A view of (height, width) of the picture, at a random place and enlarged by a random factor.
+
+    The picture goes on beyond its edges from the other side. `Fourier` samples its waves at these places directly:
+    exact, and cheaper than making the whole picture first. Other pictures are interpolated bilinearly.
+
+    low, high   the range of the factor; over 1 enlarges
+    reach       how far the view's middle may lie from the picture's, in pixels, down and across
+    """
+
+    height: int
+    width: int
+    low: float = 1.0
+    high: float = 1.0
+    reach: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0.1 <= self.low <= self.high <= 10 or self.reach < 0:
+            raise UsageError(
+                f"scale {self.low:g} to {self.high:g}, reach {self.reach:g}: expected 0.1 to 10, the smaller first, "
+                "and 0 pixels or more"
+            )
+
+    def size(self, height: int, width: int) -> tuple[int, int]:
+        """The view's."""
+        return self.height, self.width
+
+    def draw(self, rng: np.random.Generator, height: int, width: int) -> dict[str, np.ndarray]:
+        """Pixels of the picture to a pixel of the view, `step` (1,), and the view's `middle` (2,)."""
+        step = 1 / rng.uniform(self.low, self.high)
+        middle = (np.array([height, width]) - 1) / 2 + rng.uniform(-self.reach, self.reach, 2)
+        return {"step": np.array([step], np.float32), "middle": middle.astype(np.float32)}
+
+    def places(self, op: Any, fed: dict[str, ir.Value]) -> list[ir.Value]:
+        """Row and column of the picture for each row (h, 1) and column (w, 1) of the view."""
+        found = []
+        for axis, length in enumerate((self.height, self.width)):
+            about = (np.arange(length, dtype=np.float32) - (length - 1) / 2)[:, None]
+            found.append(op.Add(op.Mul(fed["step"], about), op.Slice(fed["middle"], [axis], [axis + 1])))
+        return found
+
+    def append(self, op: Any, x: ir.Value, fed: dict[str, ir.Value], height: int, width: int) -> Way:
+        """Bilinear interpolation is one matrix an axis: y = A_h x A_wᵀ, hence A_hᵀ g A_w."""
+        down, across = (
+            _periodic_hats(op, at, length)
+            for at, length in zip(self.places(op, fed), (height, width), strict=True)
+        )
+        turned, upright = op.Transpose(across, perm=[1, 0]), op.Transpose(down, perm=[1, 0])
+        return (
+            op.MatMul(op.MatMul(down, x), turned),
+            lambda g: op.MatMul(op.MatMul(upright, g), across),
+        )
+
+
+def _periodic_hats(op: Any, at: ir.Value, length: int) -> ir.Value:
+    """(view, length): the weights of linear interpolation at places (view, 1), the last pixel next to the first."""
+    away = op.Sub(at, np.arange(length, dtype=np.float32)[None, :])
+    turns = op.Floor(op.Add(op.Mul(away, 1.0 / length), 0.5))
+    return op.Max(op.Sub(1.0, op.Abs(op.Sub(away, op.Mul(turns, float(length))))), 0.0)
+
+
+@dataclass(frozen=True)
 class Pad:
     """A border of the mean colour, so many pixels wide."""
 
@@ -220,11 +282,14 @@ class Blur:
         return height, width
 
     def draw(self, rng: np.random.Generator, height: int, width: int) -> dict[str, np.ndarray]:
-        """The kernel, (2r + 1,)."""
+        """The kernel, (2r + 1,), and its width `sigma`, (1,)."""
         sigma = rng.uniform(self.low, self.high)
         reach = math.ceil(3 * self.high)
         kernel = np.exp(-(np.arange(-reach, reach + 1) ** 2) / (2 * sigma**2))
-        return {"kernel": (kernel / kernel.sum()).astype(np.float32)}
+        return {
+            "kernel": (kernel / kernel.sum()).astype(np.float32),
+            "sigma": np.array([sigma], np.float32),
+        }
 
     def append(self, op: Any, x: ir.Value, fed: dict[str, ir.Value], height: int, width: int) -> Way:
         """A convolution down and one across; the kernel is symmetric, so each is its own adjoint."""

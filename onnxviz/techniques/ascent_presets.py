@@ -22,10 +22,12 @@ from onnxviz.optimise import (
     Scale,
     SmallContributions,
     SmallPixels,
+    Window,
 )
 
 # The side that lengths in pixels below are meant for; at another one they scale with it.
 _SIDE = 224
+_ROOM = 24
 
 
 @dataclass(frozen=True)
@@ -112,6 +114,8 @@ class Recipe:
     def transforms(self, seen: tuple[int, int]) -> list[Any]:
         """What the picture goes through, in this order."""
         side = min(seen)
+        if self.parametrise == "fourier" and not self.pad:
+            return self._views(seen)
         chain: list[Any] = []
         if self.pad:
             chain.append(Pad(_scaled(self.pad, side)))
@@ -125,6 +129,21 @@ class Recipe:
             chain.append(Blur(max(self.blur_low, 1e-2), self.blur_high))
         if self.margin or self.pad:
             chain.append(Crop(*seen))
+        return chain
+
+    def _views(self, seen: tuple[int, int]) -> list[Any]:
+        """The same for a picture made of waves, which repeats at its edges: shift, scale and crop are one view."""
+        side = min(seen)
+        reach = _scaled(self.jitter, side) + _scaled(self.margin, side) / 2
+        if not reach and self.scale_low == self.scale_high == 1 and not self.turn and not self.blur_high:
+            return []
+        # What a rotation moves in from beyond the view's edges.
+        room = _scaled(_ROOM, side) if self.turn else 0
+        chain: list[Any] = [Window(seen[0] + room, seen[1] + room, self.scale_low, self.scale_high, reach)]
+        if self.blur_high:
+            chain.append(Blur(max(self.blur_low, 1e-2), self.blur_high))
+        if self.turn:
+            chain += [Rotate(self.turn), Crop(*seen, centred=True)]
         return chain
 
     def parametrisation(self) -> Any:

@@ -188,6 +188,7 @@ class _Job:
         picture: np.ndarray,
     ) -> None:
         """The octave's figures: the objective of the photo itself at this size, when entered, and at the end."""
+        # Rolled as at the first step, like the steps' own values.
         before, after = (float(next(machine.run(1, start=p[None])).value[0]) for p in (base, picture))
         self.octaves.append(
             {

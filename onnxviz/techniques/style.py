@@ -92,8 +92,8 @@ def style(
     if len(shares) != len(pictures):
         raise UsageError(f"{len(shares)} style weights were given for {len(pictures)} style pictures")
     paints, subjects = (
-        Weighted.of(net, layers, style_layers(net), "style layers"),
-        Weighted.of(net, content_layers, [content_layer(net)], "content layers"),
+        Weighted.of(net, layers, [] if layers else style_layers(net), "style layers"),
+        Weighted.of(net, content_layers, [] if content_layers else [content_layer(net)], "content layers"),
     )
     photo = read_picture(content)
     wanted = fitted(photo.shape, size, _LONGEST)

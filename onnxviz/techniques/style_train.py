@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 _EPOCHS, _FEWEST_STEPS = 2, 2000
 _BATCH, _RATE, _WIDTH, _BLOCKS = 4, 1e-3, 32, 5
-_STYLE, _CONTENT, _COLOUR, _TV = 1.0, 6.0, 1.0, 0.1
+_STYLE, _CONTENT, _COLOUR, _TV = 1.0, 4.0, 1.0, 0.1
 _SAMPLES = 3
 _WORST = 0.1  # grey levels by which the ONNX file may differ from torch
 

@@ -65,7 +65,7 @@ def gram_texture(
     most = max(whole.shape) if source is None else source
     texture = resized(whole, fitted(whole.shape, min(most, max(whole.shape)), most)).clip(0, 1)
     wanted = (size, size) if isinstance(size, int) else size or (256, 256)
-    chosen = Weighted.of(net, layers, style_layers(net))
+    chosen = Weighted.of(net, layers, [] if layers else style_layers(net))
     objective = style_terms(net, [(texture, 1.0)], chosen)
     machine = Machine(net, objective, size=wanted, parametrise=Fourier(power=POWER))
     start = noise_about(texture.mean(axis=(0, 1)), wanted, _NOISE, seed)

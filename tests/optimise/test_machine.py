@@ -26,6 +26,7 @@ from onnxviz.optimise import (
     Rotate,
     Scale,
     SmallContributions,
+    Window,
 )
 from tests import networks
 
@@ -71,6 +72,44 @@ def test_the_gradient_is_that_of_everything_together(tiny, way) -> None:
         machine.evaluate(x + s * along, feeds)["value"].sum(dtype=np.float64) for s in (step, -step)
     )
     assert float((g * along).sum()) == pytest.approx((more - less) / (2 * step), rel=0.03)
+
+
+VIEWS = (Window(36, 38, 0.8, 1.25, 4), Blur(0.5, 1.0), Rotate(10), Crop(32, 32, centred=True))
+
+
+def test_views_drawn_from_the_waves_are_those_of_the_picture(tiny) -> None:
+    """Sampling the spectrum directly gives what making the picture and interpolating in it gives, and its slope."""
+    way = Fourier(deviation=1.0, power=1.5, band=0.15)
+    direct = Machine(tiny, o.logit(3), size=(64, 72), parametrise=way, transforms=(*VIEWS[:1], Crop(32, 32)))
+    # A transform that does nothing in front keeps the machine from taking the short way.
+    around = Machine(
+        tiny, o.logit(3), size=(64, 72), parametrise=way, transforms=(Pad(0), *VIEWS[:1], Crop(32, 32))
+    )
+    rng = np.random.default_rng(0)
+    x = direct.start(rng)
+    feeds = direct.plan.feeds(rng)
+    moved = {f"draw0.{int(name[6]) + 1}.{name[8:]}": array for name, array in feeds.items()}
+    one, other = direct.evaluate(x, feeds), around.evaluate(x, moved)
+    np.testing.assert_allclose(one["value"], other["value"], atol=0.02)
+    cosine = (one["gradient"] * other["gradient"]).sum() / (one["norm"][0] * other["norm"][0])
+    assert cosine > 0.99
+
+
+def test_the_gradient_of_views_with_terms_on_the_picture(tiny) -> None:
+    objective = o.logit(3) - 3 * o.tv()
+    machine = Machine(
+        tiny, objective, size=(64, 72), count=2, parametrise=Fourier(deviation=0.3, power=1.5, band=0.5),
+        transforms=VIEWS, draws=2,
+    )  # fmt: skip
+    rng = np.random.default_rng(0)
+    x, feeds = machine.start(rng), machine.plan.feeds(rng)
+    g = machine.evaluate(x, feeds)["gradient"]
+    along = rng.standard_normal(x.shape).astype(np.float32)
+    along = along / np.linalg.norm(along) + g / np.linalg.norm(g)
+    more, less = (
+        machine.evaluate(x + s * along, feeds)["value"].sum(dtype=np.float64) for s in (3e-3, -3e-3)
+    )
+    assert float((g * along).sum()) == pytest.approx((more - less) / 6e-3, rel=0.03)
 
 
 def test_a_value_is_what_the_network_says_of_the_picture(tiny) -> None:

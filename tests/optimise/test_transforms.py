@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from onnxviz.errors import UsageError
-from onnxviz.optimise import Blur, Crop, Jitter, Pad, Rotate, Scale
+from onnxviz.optimise import Blur, Crop, Jitter, Pad, Rotate, Scale, Window
 from tests.optimise.pieces import there_and_back
 
 RNG = np.random.default_rng(0)
@@ -18,6 +18,8 @@ TRANSFORMS = {
     "rotate": Rotate(30),
     "scale down": Scale(0.6, 0.8),
     "scale up": Scale(1.3, 1.6),
+    "window": Window(16, 20, 0.7, 1.4, 9),
+    "window, larger than the picture": Window(30, 50, 0.5, 0.6),
     "pad": Pad(4),
     "crop": Crop(16, 20),
     "crop, middle": Crop(16, 20, centred=True),
@@ -64,6 +66,18 @@ def test_scaling_is_about_the_middle() -> None:
     ramp = np.broadcast_to(np.arange(31, dtype=np.float32) - 15, (1, 3, 31, 31)).copy()
     y, _, _ = there_and_back(Scale(2, 2), ramp)
     np.testing.assert_allclose(y[0, 0, 4], np.linspace(-7.5, 7.5, 31), atol=1e-4)
+
+
+def test_a_window_is_a_view_of_a_picture_without_edges() -> None:
+    y, _, _ = there_and_back(Window(21, 30), X)
+    np.testing.assert_allclose(y, X, atol=1e-4)
+    y, _, _ = there_and_back(Window(7, 30, 1.0, 1.0, 0.0), X)
+    np.testing.assert_allclose(y, X[:, :, 7:14], atol=1e-4)
+    wide, _, _ = there_and_back(Window(63, 30), X)
+    np.testing.assert_allclose(wide[:, :, :21], X, atol=1e-4)
+    np.testing.assert_allclose(wide[:, :, 42:], X, atol=1e-4)
+    middles = [Window(7, 7, 1, 1, 5).draw(np.random.default_rng(i), 21, 30)["middle"] for i in range(99)]
+    assert np.abs(np.array(middles) - [10, 14.5]).max() == pytest.approx(5, abs=0.3)
 
 
 def test_padding_is_the_mean_colour_and_crop_undoes_it() -> None:

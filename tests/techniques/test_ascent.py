@@ -280,8 +280,11 @@ def test_recipes_scale_with_the_size() -> None:
     lucid = recipe("lucid", {"steps": None, "margin": 32, "jitter": 28})
     assert lucid.canvas((224, 224)) == (224 + lucid.margin,) * 2
     assert lucid.canvas((112, 224)) == (112 + lucid.margin // 2, 224 + lucid.margin)
-    small, large = (one.transforms((side, side))[0].pixels for one, side in ((lucid, 112), (lucid, 224)))
-    assert large == 2 * small == lucid.jitter
+    small, large = (lucid.transforms((side, side))[0].reach for side in (112, 224))
+    assert large == 2 * small == lucid.jitter + lucid.margin / 2
+    pixels = recipe("lecture", {"margin": 20})
+    small, large = (pixels.transforms((side, side))[0].pixels for side in (112, 224))
+    assert large == 2 * small == pixels.jitter
 
 
 @pytest.mark.parametrize("name", ["vgg19", "inception_v1"])

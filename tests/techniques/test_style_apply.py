@@ -166,6 +166,28 @@ def test_grey_becomes_three_channels(small):
     np.testing.assert_array_equal(made.image, np.repeat(small[..., 2:], 3, axis=2))
 
 
+def test_the_bundled_style_network_paints(cat):
+    """In the browns and violets of its style, with the picture's own lights and darks."""
+    from skimage import data
+
+    from onnxviz.catalogue import entry
+    from onnxviz.files import sha256
+
+    listed = entry("tissue")
+    assert listed.path is not None
+    assert sha256(listed.path) == listed.sha256
+    content = listed.path.read_bytes()
+    assert not [path for path in (b"/tmp", b"/home") if path in content]
+    net = onnxviz.load("tissue", provider="cpu")
+    assert not net.warnings
+    made = onnxviz.style_apply(net, cat, size=200)
+    style = data.immunohistochemistry()[..., :3].reshape(-1, 3).mean(axis=0)
+    before, after = cat.reshape(-1, 3).mean(axis=0), made.image.reshape(-1, 3).mean(axis=0)
+    assert np.abs(after - style).max() < 0.5 * np.abs(before - style).max()
+    grey = [picture.mean(axis=2).ravel() for picture in (made.image, made.content)]
+    assert np.corrcoef(*grey)[0, 1] > 0.5
+
+
 def test_the_command(tmp_path, small):
     Image.fromarray(small).save(tmp_path / "cat.png")
     onnx.save(painter(), tmp_path / "swap.onnx")
