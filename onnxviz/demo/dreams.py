@@ -42,6 +42,25 @@ def dreams(stage: Stage) -> Section:
         pictures.append(
             Picture(path, f"{photo.name}: {text}. Its answer rises {rise:.1f}-fold or more at every octave.")
         )
+    guide = next(
+        (stage.photos[name] for name in ("flower", "coffee", "astronaut") if name in stage.photos), photo
+    )
+    made = onnxviz.dream(
+        stage.net,
+        photo.path,
+        "blocks.8.expand.relu6",
+        guide=guide.path,
+        size=448,
+        steps=15,
+        seed=stage.seed,
+        progress=stage.progress,
+    )
+    pictures.append(
+        Picture(
+            made.save(stage.file("dream-guided.png")),
+            f"{photo.name}, guided by the features of {guide.name}.",
+        )
+    )
     return Section(
         anchor="dream",
         title="DeepDream",

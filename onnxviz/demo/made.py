@@ -12,10 +12,11 @@ if TYPE_CHECKING:
 
 # Classes that a reader knows by their look: things, animals, a place.
 _CLASSES = ("volcano", "flamingo", "tiger", "daisy", "balloon", "lemon")
-# The channels whose best patches the demo shows too: faces, text, stars, bricks; cats, motorcycles, rockets, cups.
+# The channels whose best patches the demo shows too: faces, text, stars, bricks; cats, motorcycles, rockets, cups. In
+# front of their ReLU6, which cuts off at 6: there the gradient ends long before the picture is finished.
 _FEATURES = (
-    ("blocks.5.expand.relu6", "middle", (2, 36, 5, 66, 103, 35, 108, 138)),
-    ("head.relu6", "deep", (4, 398, 1053, 177, 436, 961, 1116, 46)),
+    ("blocks.5.expand", "middle", (2, 36, 5, 66, 103, 35, 108, 138)),
+    ("head", "deep", (4, 398, 1053, 177, 436, 961, 1116, 46)),
 )
 
 

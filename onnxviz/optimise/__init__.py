@@ -4,7 +4,7 @@ One step is one session run: the picture, its transforms, the network, the objec
 the optimiser's update are one ONNX graph, and parameters and optimiser state stay on the device from step to step.
 
     machine = Machine(net, objective, size=(256, 256), count=2,            # 2 pictures at once
-                      parametrise=Fourier(), transforms=(Jitter(8), Crop(224, 224)), draws=2,
+                      parametrise=Fourier(), transforms=(Window(224, 224, 0.8, 1.2, reach=16),), draws=2,
                       optimiser=Adam(0.05), rules="plain", regularise=(), prune=0)
     for step in machine.run(512, seed=0, start=None, fed={"target": np.array([285, 340])}):
         step.index, step.value (N,), step.terms {label: (N,)}, step.norm (N,), step.seconds
@@ -24,8 +24,12 @@ The pieces, each a short file:
                      of the step number
     regularise.py    the lecture's: Decay(share), Blurring(sigma, every), SmallPixels(percent),
                      SmallContributions(percent); applied after the update, in order
+    plan.py          how many pictures of what size, of what parameters, seen how
+    views.py         every draw's transforms in front of the network, and the way back
+    fit.py           the network with the batch and the size that the plan needs
     assemble.py      all of it as one graph
     machine.py       the compiled graph and its loop
+    shot.py          what a technique tells whoever watches it
     lbfgs.py         the same loop driven by scipy's L-BFGS
 
 Objectives are those of onnxviz.objectives. In a term, `layer=None` means the picture before its transforms, as its

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes import common
 
@@ -17,54 +15,14 @@ from onnxviz.grad.table import Table
 from onnxviz.grad.tape import Tape
 from onnxviz.graph.infer import infer
 from onnxviz.objectives import LOGITS, Objective, Term
-from onnxviz.optimise.entrance import centre, enter
-from onnxviz.optimise.parametrise import Fourier, Parametrisation
-from onnxviz.optimise.transforms import Blur, Transform, Window
+from onnxviz.optimise.entrance import centre
+from onnxviz.optimise.plan import Plan
+from onnxviz.optimise.views import graph_input, shaped, views
 
 if TYPE_CHECKING:
     from onnxviz.image.recipe import Preprocessing
 
 PARAMETERS, GRADIENT, NORM, PICTURE = "parameters", "gradient", "norm", "picture"
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What is put together.
-
-    count, height, width   how many pictures, and their size in pixels
-    draws                  how often a step shows each picture to the network, differently transformed
-    prune                  the percentage of pixels whose gradient, the smallest, is cleared
-    """
-
-    count: int
-    height: int
-    width: int
-    parametrise: Parametrisation
-    transforms: Sequence[Transform] = ()
-    draws: int = 1
-    prune: float = 0.0
-
-    def shown(self) -> tuple[int, int]:
-        """(height, width) of what the network gets."""
-        size = self.height, self.width
-        for transform in self.transforms:
-            size = transform.size(*size)
-        return size
-
-    def feeds(self, rng: np.random.Generator) -> dict[str, np.ndarray]:
-        """What the transforms of one step are fed, by the names of the graph's inputs."""
-        found: dict[str, np.ndarray] = {}
-        for draw in range(self.draws):
-            size = self.height, self.width
-            for place, transform in enumerate(self.transforms):
-                drawn = transform.draw(rng, *size)
-                found |= {_fed(draw, place, name): array for name, array in drawn.items()}
-                size = transform.size(*size)
-        return found
-
-
-def _fed(draw: int, place: int, name: str) -> str:
-    return f"draw{draw}.{place}.{name}"
 
 
 def step_model(
@@ -100,11 +58,11 @@ def step_model(
     tape = Tape(graph)
     shape = plan.parametrise.shape(plan.count, plan.height, plan.width)
     colour = centre(recipe)
-    parameters = _input(graph, PARAMETERS, shape)
+    parameters = graph_input(graph, PARAMETERS, shape)
     with tape.named("picture"):
         picture, to_parameters = plan.parametrise.picture(tape, parameters, plan.height, plan.width, colour)
-        picture = _shaped(tape, picture, (plan.count, 3, plan.height, plan.width))
-        seen, back = _views(tape, parameters, picture, plan, recipe)
+        picture = shaped(tape, picture, (plan.count, 3, plan.height, plan.width))
+        seen, back = views(tape, parameters, picture, plan, recipe)
     _enter_at(tape, entry, seen)
     infer(model)
     _large_enough(values, plan)
@@ -119,7 +77,7 @@ def step_model(
     with tape.named("picture"):
         if by_picture:
             by_parameters.append(to_parameters(functools.reduce(tape.Add, by_picture)))
-        g = _shaped(tape, functools.reduce(tape.Add, by_parameters), shape)
+        g = shaped(tape, functools.reduce(tape.Add, by_parameters), shape)
         if plan.prune:
             g = _pruned(tape, g, plan.prune, shape[2] * shape[3])
         norm = tape.ReduceL2(tape.Flatten(g, axis=1), [1], keepdims=0)
@@ -128,8 +86,8 @@ def step_model(
         if gradient:
             outputs.append(_told(tape, g, GRADIENT, shape))
         if update is not None:
-            state = [_input(graph, name, shape) for name in update.state]
-            scalars = {name: _input(graph, name, ()) for name in update.scalars(0)}
+            state = [graph_input(graph, name, shape) for name in update.state]
+            scalars = {name: graph_input(graph, name, ()) for name in update.scalars(0)}
             moved, after = update.append(tape, parameters, g, state, scalars)
             bounds = plan.parametrise.bounds(colour)
             if bounds is not None:
@@ -148,7 +106,9 @@ def picture_model(recipe: Preprocessing, plan: Plan) -> ir.Model:
     model = ir.Model(graph, ir_version=8)
     tape = Tape(graph)
     with tape.named("picture"):
-        parameters = _input(graph, PARAMETERS, plan.parametrise.shape(plan.count, plan.height, plan.width))
+        parameters = graph_input(
+            graph, PARAMETERS, plan.parametrise.shape(plan.count, plan.height, plan.width)
+        )
         colour = centre(recipe)
         picture, _ = plan.parametrise.picture(tape, parameters, plan.height, plan.width, colour)
         whole = tape.Clip(tape.Add(picture, colour[:, None, None]), 0.0, 1.0)
@@ -175,85 +135,6 @@ def _keep_only(model: ir.Model, values: Sequence[ir.Value]) -> None:
     model.graph.outputs.extend(values)
     common.RemoveUnusedNodesPass()(model)
     model.graph.outputs.clear()
-
-
-def _views(
-    tape: Tape, parameters: ir.Value, picture: ir.Value, plan: Plan, recipe: Preprocessing
-) -> tuple[ir.Value, Any]:
-    """The network's input for all draws, and what takes its cotangent back: to the picture, or to the parameters
-    where a view is drawn from them without the whole picture."""
-    parts, ways = [], []
-    for draw in range(plan.draws):
-        value, back = picture, []
-        size = plan.height, plan.width
-        chain = [
-            (place, one, _inputs(tape, draw, place, one, plan)) for place, one in enumerate(plan.transforms)
-        ]
-        whole = True
-        if chain and isinstance(chain[0][1], Window) and isinstance(plan.parametrise, Fourier):
-            window = chain[0][1]
-            value, to_parameters, chain = _sampled(tape, parameters, plan, recipe, chain)
-            size, whole = (window.height, window.width), False
-        for _, transform, fed in chain:
-            value, way = transform.append(tape, value, fed, *size)
-            back.append((way, (plan.count, 3, *size)))
-            size = transform.size(*size)
-            value = _shaped(tape, value, (plan.count, 3, *size))
-        parts.append(value)
-        ways.append((back, None if whole else to_parameters))
-    joined = parts[0] if plan.draws == 1 else tape.Concat(*parts, axis=0)
-    seen, leave = enter(tape, joined, recipe)
-    views, size = plan.count * plan.draws, plan.shown()
-    channels = len(recipe.scale)
-    seen = _shaped(
-        tape, seen, (views, *size, channels) if recipe.layout == "NHWC" else (views, channels, *size)
-    )
-
-    def to_front(g: ir.Value, by_picture: list[ir.Value], by_parameters: list[ir.Value]) -> None:
-        with tape.named("picture"):
-            g = leave(g)
-            pieces = [g]
-            if plan.draws > 1:
-                pieces = list(tape.Split(g, axis=0, num_outputs=plan.draws, _outputs=plan.draws))
-            for piece, (back, to_parameters) in zip(pieces, ways, strict=True):
-                there = _shaped(tape, piece, (plan.count, 3, *size))
-                for way, before in reversed(back):
-                    there = _shaped(tape, way(there), before)
-                if to_parameters is None:
-                    by_picture.append(there)
-                else:
-                    by_parameters.append(to_parameters(there))
-
-    return seen, to_front
-
-
-def _inputs(tape: Tape, draw: int, place: int, transform: Transform, plan: Plan) -> dict[str, ir.Value]:
-    """Graph inputs for what a transform is fed; those that nothing reads are dropped in the end."""
-    size = plan.height, plan.width
-    for before in plan.transforms[:place]:
-        size = before.size(*size)
-    sample = transform.draw(np.random.default_rng(0), *size)
-    return {
-        name: _input(tape.graph, _fed(draw, place, name), array.shape, ir.DataType.from_numpy(array.dtype))
-        for name, array in sample.items()
-    }
-
-
-def _sampled(
-    tape: Tape, parameters: ir.Value, plan: Plan, recipe: Preprocessing, chain: list[Any]
-) -> tuple[ir.Value, Any, list[Any]]:
-    """A view drawn from the waves themselves, with the blur that may follow; the transforms that are left."""
-    (_, window, fed), *rest = chain
-    sigma = None
-    if rest and isinstance(rest[0][1], Blur):
-        sigma = tape.Mul(rest[0][2]["sigma"], fed["step"])  # in pixels of the picture
-        rest = rest[1:]
-    fourier = plan.parametrise
-    assert isinstance(fourier, Fourier)
-    value, to_parameters = fourier.window(
-        tape, parameters, plan.height, plan.width, centre(recipe), window.places(tape, fed), sigma
-    )
-    return _shaped(tape, value, (plan.count, 3, window.height, window.width)), to_parameters, rest
 
 
 def _enter_at(tape: Tape, entry: ir.Value, seen: ir.Value) -> None:
@@ -339,22 +220,4 @@ def _told(tape: Tape, value: ir.Value, name: str, shape: Sequence[int]) -> ir.Va
     """The value as an output of this name and shape."""
     out = tape.Identity(value)
     out.name, out.shape, out.dtype = name, ir.Shape(shape), ir.DataType.FLOAT
-    return out
-
-
-def _input(
-    graph: ir.Graph, name: str, shape: Sequence[Any], dtype: ir.DataType = ir.DataType.FLOAT
-) -> ir.Value:
-    value = ir.Value(name=name, type=ir.TensorType(dtype), shape=ir.Shape(shape))
-    graph.inputs.append(value)
-    return value
-
-
-def _shaped(tape: Tape, value: ir.Value, shape: Sequence[int]) -> ir.Value:
-    """The same value with its shape told, which random offsets hide from inference; nothing where it is known."""
-    if value.shape is not None and list(value.shape) == list(shape):
-        return value
-    out = tape.Reshape(value, list(shape))
-    out.shape = ir.Shape(shape)
-    out.dtype = value.dtype
     return out

@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from onnxviz.errors import GradientNotFinite, ModelUnsuitable, UsageError
+from onnxviz.errors import GradientNotFinite, UsageError
 from onnxviz.objectives import LOGITS
-from onnxviz.optimise.assemble import GRADIENT, NORM, PARAMETERS, PICTURE, Plan, picture_model, step_model
+from onnxviz.optimise.assemble import GRADIENT, NORM, PARAMETERS, PICTURE, picture_model, step_model
 from onnxviz.optimise.entrance import centre
+from onnxviz.optimise.fit import fitted
 from onnxviz.optimise.parametrise import Parametrisation, Pixels
+from onnxviz.optimise.plan import Plan
 from onnxviz.optimise.regularise import Rule
 from onnxviz.optimise.transforms import Transform
 
@@ -299,7 +301,7 @@ class Machine:
 
             with_gradient = self.optimiser is None or any(rule.needs_gradient for rule in self.regularise)
             model = step_model(
-                self._network(),
+                self._fitted(),
                 self.net.input.name,
                 self.net.preprocessing,
                 self.objective,
@@ -312,6 +314,14 @@ class Machine:
             self._programs[rules] = self._compiled(model)
         return self._programs[rules]
 
+    def _fitted(self) -> ir.Model:
+        if self._model is None:
+            layers = [
+                self._logits() if term.layer == LOGITS else term.layer for _, term in self.objective.terms
+            ]
+            self._model = fitted(self.net, self.plan, layers)
+        return self._model
+
     def _compiled(self, model: ir.Model) -> Program:
         from onnxviz.runtime.ort import compile
 
@@ -321,41 +331,6 @@ class Machine:
     def _logits(self) -> str | None:
         wanted = any(term.layer == LOGITS for _, term in self.objective.terms)
         return self.net.head.logits if wanted else None
-
-    def _network(self) -> ir.Model:
-        """The network with a free batch, and with a free size where the pictures have another."""
-        if self._model is None:
-            model, fixed = self.net.batched
-            views = self.plan.count * self.plan.draws
-            if fixed not in (None, views):
-                raise ModelUnsuitable(
-                    f"this file takes {fixed} images at once and no other number; {self.plan.count} pictures × "
-                    f"{self.plan.draws} draws were asked for"
-                )
-            own = self.net.input.height, self.net.input.width
-            shown = self.plan.shown()
-            if any(a is not None and a != b for a, b in zip(own, shown, strict=True)):
-                from onnxviz.graph.surgery import free_size
-
-                model, barrier = free_size(model)
-                if barrier is not None:
-                    self._reachable(model, barrier)
-            self._model = model
-        return self._model
-
-    def _reachable(self, model: ir.Model, barrier: str) -> None:
-        """Refuse a layer that only exists at the network's own size."""
-        from onnxviz.grad.model import all_values
-
-        there = all_values(model.graph)
-        height, width = self.plan.shown()
-        for _, term in self.objective.terms:
-            name = self._logits() if term.layer == LOGITS else term.layer
-            if name is not None and name not in there:
-                raise ModelUnsuitable(
-                    f"at {width}×{height} pixels this network ends before {barrier!r}, and {name!r} lies behind it: "
-                    f"show the network {self.net.input.width}×{self.net.input.height} pixels, or take an earlier layer"
-                )
 
 
 def _repeated(objective: Objective, label: str) -> bool:

@@ -57,7 +57,8 @@ def ascent(
 
     target      class index or label, or several: their scores before softmax
     layer       with `channel`: the mean of that channel, of several, or of each ('all'); with `neuron` (row, column) or
-                'middle' too: that unit; alone: ½‖a‖² of the whole layer
+                'middle' too: that unit; alone: ½‖a‖² of the whole layer. Of a layer that ends in ReLU6 take the value
+                in front of it: where a channel has reached 6, its gradient ends
     direction   (C,) numbers: a direction in the layer's channels; `cosine` is the power of the cosine beside it
     objective   anything else (`onnxviz.objectives`)
     preset      'lucid', 'lecture', 'simonyan', 'yosinski-1' to 'yosinski-4'; `options` change single values of it

@@ -74,7 +74,8 @@ def invert(
     """From noise, find a picture that a layer cannot tell from the photo.
 
     Mahendran & Vedaldi 2015, arXiv:1412.0035: the least ‖Φ(x) − Φ₀‖² / ‖Φ₀‖² + λα‖x‖α^α + λV·R_Vβ(x), by L-BFGS on
-    the picture's spectrum. What comes back is what the layer still knows; the rest is what the priors like.
+    the picture's spectrum. What comes back is what the layer still knows; the rest is what the priors like. A layer
+    whose units are nearly all zero (the last ReLU) hardly leads anywhere from noise: invert what it reads instead.
 
     image          (H, W, 3) uint8, or anything `Network.prepare` takes; one
     layers         a layer's name, or several (the sheet has them in this order)

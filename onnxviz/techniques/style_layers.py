@@ -69,7 +69,7 @@ def dream_layer(net: Network) -> str:
     """
     deepest = _by_stride(net)[-1]
     joints = [layer for layer in deepest if layer.op in _JOINTS] or _best(deepest)
-    return joints[len(joints) // 2].name
+    return joints[(len(joints) - 1) // 2].name
 
 
 def trunk(layers: Sequence[Layer]) -> list[Layer]:

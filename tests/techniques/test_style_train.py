@@ -20,10 +20,19 @@ from onnxviz.interrupted import Interrupted
 OPTIONS = {"width": 4, "blocks": 1, "batch": 2, "rate": 5e-3, "seed": 1}
 
 
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """Networks as small as these only wait for a second thread."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="module")
 def small():
     """A network with layers to measure, at 32 pixels."""
-    return onnxviz.load(tiny_cnn(size=("H", "W")), preprocess="imagenet", provider="cpu", size=32)
+    return onnxviz.load(tiny_cnn(size=("H", "W")), preprocess="imagenet", provider="cpu", threads=1, size=32)
 
 
 @pytest.fixture(scope="module")
@@ -181,7 +190,16 @@ def test_the_command(photo_files, wood, tmp_path, capsys):
     (folder / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n")
     arguments = ["style-train", str(tmp_path / "loss.onnx"), str(tmp_path / "wood.png"), str(folder)]
     small = ["--size", "32", "--steps", "4", "--width", "4", "--blocks", "0", "--batch", "2"]
-    chosen = ["--style-layer", "relu1", "--content-layer", "relu2", "--preprocess", "imagenet"]
+    chosen = [
+        "--style-layer",
+        "relu1",
+        "--content-layer",
+        "relu2",
+        "--preprocess",
+        "imagenet",
+        "--threads",
+        "1",
+    ]
     assert run([*arguments, *small, *chosen, "-o", str(tmp_path / "out.png")]) == 2
     assert run([*arguments, *small, *chosen, "-o", str(tmp_path / "out.onnx")]) == 0
     said = capsys.readouterr()
