@@ -23,11 +23,12 @@ _FUNCTIONS: Final[dict[str, tuple[Callable[..., Objective], int, int]]] = {
     "channel": (objectives.channel, 2, 2),
     "neuron": (objectives.neuron, 2, 4),
     "part": (objectives.part, 1, 9),
-    "tv": (objectives.tv, 0, 1),
+    "layer": (objectives.layer, 1, 1),
+    "tv": (objectives.tv, 0, 2),
     "l2": (objectives.l2, 0, 1),
 }
 # Where the first argument is a layer's name.
-_ON_LAYERS: Final = frozenset({"channel", "neuron", "part", "tv", "l2"})
+_ON_LAYERS: Final = frozenset({"channel", "neuron", "part", "layer", "tv", "l2"})
 _LONGEST: Final = 2000
 _LARGEST: Final = 2.0**62
 _EXAMPLE: Final = "such as 2*logit(285) - logit('tabby') or part('boxes', 0, 3)"
@@ -36,9 +37,9 @@ _EXAMPLE: Final = "such as 2*logit(285) - logit('tabby') or part('boxes', 0, 3)"
 def parse(text: str, net: Network | None = None) -> Objective:
     """The objective that a text describes.
 
-    text     functions of `onnxviz.objectives` that need no arrays (logit, channel, neuron, part, tv, l2), numbers,
-             +, -, *, / and brackets. Layer names and class labels are strings; a name of letters, digits, dots and _
-             needs no quotes. `part` also takes None and slice(start, stop)
+    text     functions of `onnxviz.objectives` that need no arrays (logit, channel, neuron, part, layer, tv, l2),
+             numbers, +, -, *, / and brackets. Layer names and class labels are strings; a name of letters, digits, dots
+             and _ needs no quotes. `part` also takes None and slice(start, stop)
     net      the network, to look up labels and layers in; None: names are taken as they are
     raises   UsageError, saying what cannot be read; UnknownLabel, UnknownLayer
     """

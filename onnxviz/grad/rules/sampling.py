@@ -230,5 +230,9 @@ def roi_align(
     rows, columns = matrix(1, 2, output_height), matrix(0, 3, output_width)
     back = op.MatMul(op.Transpose(op.Unsqueeze(rows, [1]), perm=[0, 1, 3, 2]), g)
     back = op.MatMul(back, op.Unsqueeze(columns, [1]))  # (boxes, C, H, W)
-    zeros = op.Expand(op.CastLike(0.0, g), op.shape(x))
-    return op.ScatterND(zeros, op.Unsqueeze(batch, [1]), back, reduction="add"), None
+    # Each box belongs to one picture: a 0/1 matrix adds them up. (A scatter with repeated indices adds in another order
+    # at every run.)
+    pictures = op.Range(op.const(np.int64(0)), op.Squeeze(op.shape(x, 0, 1), [0]), op.const(np.int64(1)))
+    owner = op.CastLike(op.Equal(op.Unsqueeze(pictures, [1]), op.Unsqueeze(op.Cast(batch, to=7), [0])), g)
+    summed = op.MatMul(owner, op.Flatten(back, axis=1))  # (N, C·H·W)
+    return op.Reshape(summed, op.shape(x)), None
