@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,6 +10,7 @@ import numpy as np
 from onnxviz.errors import GradientNotFinite, UsageError
 from onnxviz.progress import Progress, silent
 from onnxviz.runtime import batching, providers
+from onnxviz.runtime.native import SideBySide
 
 if TYPE_CHECKING:
     from onnxviz.network import Network
@@ -41,7 +42,6 @@ class Gradients:
         self._net = net
         compiled = _compile(net, objective, self.sources, self.also, rules)
         self._program = compiled.program
-        self._native = compiled.backend == "native"
 
     def __call__(
         self,
@@ -60,24 +60,10 @@ class Gradients:
         raises    GradientNotFinite naming the first picture, UsageError for an objective that is not one value a
                   picture, LimitExceeded, RuntimeFailed
         """
-        size, fixed = self._net.batch_size(batch), self._net.batched[1] is not None
-        if (
-            batch is None
-            and not fixed
-            and self._native
-            and providers.name(self._net.provider) == providers.CPU
-        ):
-            size = min(size, batching.GRADIENTS_ON_CPU)
         parts: dict[str, list[np.ndarray]] = {name: [] for name in self._program.outputs}
-        for start in range(0, len(x), size):
-            feeds = {self._net.input.name: x[start : start + size]}
-            for name, array in (fed or {}).items():
-                feeds[name] = array[start : start + size] if len(array) == len(x) else array
-            count = len(feeds[self._net.input.name])
-            if fixed and count < size:
-                feeds = {name: _filled(array, count, size) for name, array in feeds.items()}
-            arrays = self._program({n: a for n, a in feeds.items() if n in self._program.inputs})
-            given, values = len(feeds[self._net.input.name]), arrays["objective"].size
+        done = 0
+        for count, given, arrays in self._runs(x, fed or {}, batch):
+            values = arrays["objective"].size
             if values != given:
                 raise UsageError(
                     f"{self.objective} has {values} values for {given} pictures in a run: what it is compared with "
@@ -85,12 +71,52 @@ class Gradients:
                 )
             for name, array in arrays.items():
                 parts[name].append(array[:count] if array.ndim else array[None])
-            progress(start + count, len(x), "images")
+            done += count
+            progress(done, len(x), "images")
         found = {
             name: np.concatenate(arrays).astype(np.float32, copy=False) for name, arrays in parts.items()
         }
         self._check(found)
         return found
+
+    def _runs(
+        self, x: np.ndarray, fed: Mapping[str, np.ndarray], batch: int | None
+    ) -> Iterator[tuple[int, int, dict[str, np.ndarray]]]:
+        """Each run in turn: pictures that count, pictures given, what came out."""
+        fixed = self._net.batched[1] is not None
+        alone = batch is None and not fixed and providers.name(self._net.provider) == providers.CPU
+        if alone and isinstance(self._program, SideBySide):
+            size, workers = batching.GRADIENTS_ON_CPU, self._workers(len(x))
+        else:
+            size, workers = self._net.batch_size(batch), 1
+        counts = [min(size, len(x) - start) for start in range(0, len(x), size)]
+        feeds = (self._feeds(x, fed, start, size, fixed) for start in range(0, len(x), size))
+        if workers > 1:
+            assert isinstance(self._program, SideBySide)
+            for count, arrays in zip(counts, self._program.each(feeds, workers), strict=True):
+                yield count, count, arrays
+        else:
+            for count, one in zip(counts, feeds, strict=True):
+                yield count, size if fixed else count, self._program(one)
+
+    def _feeds(
+        self, x: np.ndarray, fed: Mapping[str, np.ndarray], start: int, size: int, fixed: bool
+    ) -> dict[str, np.ndarray]:
+        feeds = {self._net.input.name: x[start : start + size]}
+        for name, array in fed.items():
+            feeds[name] = array[start : start + size] if len(array) == len(x) else array
+        count = len(feeds[self._net.input.name])
+        if fixed and count < size:
+            feeds = {name: _filled(array, count, size) for name, array in feeds.items()}
+        return {name: array for name, array in feeds.items() if name in self._program.inputs}
+
+    def _workers(self, count: int) -> int:
+        """How many pictures go side by side: one a core, as far as memory holds what their gradients keep."""
+        most = min(self._net.threads or batching.cores(), count)
+        if most < 2:
+            return 1
+        kept = batching.elements(tuple(layer.shape[1:]) for layer in self._net.layers)
+        return min(most, batching.batch_size(2 * kept, most))
 
     def _check(self, found: Mapping[str, np.ndarray]) -> None:
         for name in ("objective", *(f"{source}.gradient" for source in self.sources)):

@@ -123,6 +123,10 @@ def gram_textures(stage: Stage) -> Section:
     )
 
 
+# What a photo lends as a style, where its name does not tell.
+_STYLES = {"coffee": "coffee and wood", "ihc": "stained tissue"}
+
+
 def styles(stage: Stage) -> Section:
     """Style transfer"""
     import onnxviz
@@ -130,11 +134,12 @@ def styles(stage: Stage) -> Section:
     pairs = (("astronaut", "coffee"), ("china", "ihc"), ("chelsea", "china"), ("flower", "china"))
     chosen = [pair for pair in pairs if pair[0] in stage.photos and pair[1] in stage.photos][:2]
     pictures = []
-    for content, paint in chosen:
+    for content, source in chosen:
+        paint = _STYLES.get(source, source)
         made = onnxviz.style(
             stage.net,
             stage.photos[content].path,
-            stage.photos[paint].path,
+            stage.photos[source].path,
             size=320,
             steps=70,
             scales=2,
@@ -145,7 +150,7 @@ def styles(stage: Stage) -> Section:
         sheet = side_by_side(
             [
                 (read(stage.photos[content].path), content),
-                (read(stage.photos[paint].path), paint),
+                (read(stage.photos[source].path), paint),
                 (made.image, f"{content} painted in {paint}"),
             ],
             height=280,

@@ -5,17 +5,21 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from onnxviz.demo.page import Picture, Section
+from onnxviz.files import png_bytes, write_atomic
 
 if TYPE_CHECKING:
     from onnxviz.demo.sections import Stage
 
 # Enough for a picture, and a demo that is done in a minute; the defaults are 25 to 100.
 _SAMPLES, _STEPS = 20, 24
+# One of each kind, for the first look.
+_FEW = ("saliency", "guided", "smoothgrad-squared", "integrated-gradients", "grad-cam")
 
 
 def gradient_attributions(stage: Stage) -> Section:
     """Gradient attributions"""
     import onnxviz
+    from onnxviz.techniques.attributions import Attributions
 
     photos = [photo.path for photo in stage.subjects[:3]]
     found = onnxviz.attributions(
@@ -27,6 +31,13 @@ def gradient_attributions(stage: Stage) -> Section:
         progress=stage.progress,
     )
     path = found.save(stage.file("attributions.png"))
+    few = Attributions(
+        None,
+        found.manifest,
+        [[next(one for one in row if one.method == name) for name in _FEW] for row in found.grid],
+        found.names,
+    )
+    glance = write_atomic(stage.file("attributions-few.png"), png_bytes(few.picture()))
     return Section(
         anchor="attributions",
         title="Gradient attributions",
@@ -38,11 +49,12 @@ def gradient_attributions(stage: Stage) -> Section:
         "deconvnet of a network without pooling shows mostly its strides.",
         command="onnxviz saliency efficientnet-lite0 cat.png coffee.png --method all -o attributions.png",
         pictures=[
+            Picture(glance, "Five of them at a glance.", wide=True),
             Picture(
                 path,
                 f"{len(found.methods)} methods on {len(photos)} photos, each for the photo's top class.",
                 wide=True,
-            )
+            ),
         ],
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterable
 
 import psutil
@@ -32,3 +33,11 @@ def batch_size(elements_an_image: int, largest: int, bytes_an_element: int = 4) 
 def elements(shapes: Iterable[tuple[int | str, ...]]) -> int:
     """The elements of all shapes for one image; what is dynamic counts once."""
     return sum(math.prod(size for size in shape if isinstance(size, int)) for shape in shapes)
+
+
+def cores() -> int:
+    """The cores that this process may use."""
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # macOS, Windows
+        return os.cpu_count() or 1

@@ -15,9 +15,9 @@ from onnxviz.image.decode import decode
 from onnxviz.network import Network, as_list
 from onnxviz.progress import Progress
 from onnxviz.runtime import batching
+from onnxviz.runtime.batching import cores
 from onnxviz.runtime.providers import CPU
 from onnxviz.techniques.scores import Score
-from onnxviz.techniques.stream import cores
 
 # Images of one run on one core: beyond a few, the activations leave the processor's cache (see `sweep`).
 _EACH = 4

@@ -109,7 +109,7 @@ def plan(net: Network, count: int, batch: int | None = None) -> Plan:
     """
     if batch is not None and batch < 1:
         raise UsageError(f"batch must be at least 1, got {batch}")
-    workers = max(1, min(net.threads or cores(), count))
+    workers = max(1, min(net.threads or batching.cores(), count))
     fixed = net.batched[1]
     elements = batching.elements(tuple(layer.shape[1:]) for layer in net.layers)
     fitting = batching.batch_size(elements, largest=_LARGEST_ON_CPU * workers)
@@ -231,11 +231,3 @@ def refusal(source: Any, index: int, error: ImageRejected) -> Skipped:
 
     name = source_name(source, index)
     return Skipped(Path(name), str(error).removeprefix(f"{printable(name, 200)}: "))
-
-
-def cores() -> int:
-    """The cores that this process may use."""
-    try:
-        return len(os.sched_getaffinity(0))
-    except AttributeError:  # macOS, Windows
-        return os.cpu_count() or 1

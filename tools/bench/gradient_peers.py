@@ -50,24 +50,18 @@ def native(path: Path, x: np.ndarray, cotangent: np.ndarray, *, cpu: bool = True
     """
     from onnxviz.grad.model import gradient_model
     from onnxviz.graph.load import load
-    from onnxviz.runtime.batching import GRADIENTS_ON_CPU
-    from onnxviz.runtime.native import compile_gradient
+    from onnxviz.runtime.native import SideBySide
 
     model = load(str(path)).model
     source, output = _ends(model)
-    program = compile_gradient(
-        gradient_model(model, of=output, wrt=source, cpu=cpu), provider="cpu", threads=THREADS
+    program = SideBySide(
+        gradient_model(model, of=output, wrt=source, cpu=cpu), provider="cpu", threads=THREADS, seconds=None
     )
     wanted = f"{source}.gradient"
-
-    def step() -> np.ndarray:
-        found = []
-        for start in range(0, len(x), GRADIENTS_ON_CPU):
-            part = slice(start, start + GRADIENTS_ON_CPU)
-            found.append(program({source: x[part], f"{output}.cotangent": cotangent[part]}, [wanted])[wanted])
-        return np.concatenate(found)
-
-    return step
+    feeds = [{source: x[i : i + 1], f"{output}.cotangent": cotangent[i : i + 1]} for i in range(len(x))]
+    if len(x) == 1:
+        return lambda: program(feeds[0])[wanted]
+    return lambda: np.concatenate([found[wanted] for found in program.each(feeds, THREADS)])
 
 
 def _ends(model: Any) -> tuple[str, str]:
@@ -198,7 +192,13 @@ def _reason(text: str) -> str:
 
 def peak(code: str, *arguments: str) -> int:
     """The most memory, in bytes, that a Python process with this code took."""
-    ending = "\nimport resource, sys; print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+    # Linux hands ru_maxrss down from the process that forked; VmHWM is this program's own.
+    ending = (
+        "\nimport os, re, resource"
+        "\nown = '/proc/self/status'"
+        "\nif os.path.exists(own): print(re.search(r'VmHWM:\\s+(\\d+)', open(own).read()).group(1))"
+        "\nelse: print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+    )
     done = subprocess.run(
         [sys.executable, "-c", code + ending, *arguments], check=True, capture_output=True, text=True
     )
