@@ -47,7 +47,8 @@ def test_batches_give_what_single_pictures_give(tiny):
     gradients = tiny.gradients(objectives.logit(objectives.FED), also=[tiny.head.logits])
     fed = {"target": np.array([0, 1, 2, 1, 0])}
     whole = gradients(x, fed, batch=5)
-    for one in (gradients(x, fed, batch=2), gradients(x, fed, batch=1)):
+    side_by_side = gradients(x, fed)
+    for one in (gradients(x, fed, batch=2), gradients(x, fed, batch=1), side_by_side):
         for name, array in whole.items():
             assert array.dtype == np.float32
             np.testing.assert_allclose(one[name], array, rtol=1e-5, atol=1e-7)
