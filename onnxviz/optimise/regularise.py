@@ -6,6 +6,7 @@ Neural Networks Through Deep Visualization" (arXiv:1506.06579), section 3; CS231
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +14,7 @@ import numpy as np
 from onnxviz.errors import UsageError
 
 
-class Rule:
+class Rule(ABC):
     """Something done to the parameters between two steps.
 
     needs_gradient   whether it looks at the gradient of the step
@@ -25,9 +26,9 @@ class Rule:
         """Whether it is applied after this step."""
         return True
 
+    @abstractmethod
     def apply(self, pictures: np.ndarray, gradient: np.ndarray | None) -> np.ndarray:
         """The new parameters, (N, 3, H, W); the given array is not changed."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True)
