@@ -36,11 +36,6 @@ def gram_of(a):
     return rows @ rows.swapaxes(1, 2) / (rows.shape[1] * rows.shape[2])
 
 
-def total_variation(x):
-    down, right = x[:, :, 1:] - x[:, :, :-1], x[:, :, :, 1:] - x[:, :, :, :-1]
-    return (down**2).mean((1, 2, 3)) + (right**2).mean((1, 2, 3))
-
-
 def directed(a, power):
     dot = torch.einsum("nchw,c->nhw", a, torch.tensor(VECTOR, dtype=a.dtype))
     cosine = dot / (a.norm(dim=1) * float(np.linalg.norm(VECTOR)) + 1e-12)
@@ -50,7 +45,11 @@ def directed(a, power):
 def rough(x, beta):
     """Mahendran & Vedaldi 2015, equation 4, averaged."""
     down, right = x[:, :, 1:, :-1] - x[:, :, :-1, :-1], x[:, :, :-1, 1:] - x[:, :, :-1, :-1]
-    return ((down**2 + right**2 + 1e-8) ** (beta / 2)).mean((1, 2, 3))
+    return ((down**2 + right**2 + (1e-8 if beta != 2 else 0)) ** (beta / 2)).mean((1, 2, 3))
+
+
+def total_variation(x):
+    return rough(x, 2.0)
 
 
 def unlike(a):
@@ -214,6 +213,27 @@ def test_refused(name: str) -> None:
 def test_arguments_that_make_no_sense(make) -> None:
     with pytest.raises(UsageError, match="expected|needs"):
         make()
+
+
+@pytest.mark.parametrize("beta", [1.0, 2.0, 3.0])
+def test_total_variation_is_the_lectures_sum_over_places_with_both_neighbours(beta) -> None:
+    """Added up place by place; the last row and column, which lack a neighbour, only serve as neighbours."""
+    proto = ir.to_proto(value_and_gradient(ir.from_proto(MODEL), o.tv("conv2", beta)))
+    value = session(proto).run(None, {"image": X})[0]
+    maps = layer("conv2").astype(np.float64)
+    rows, columns = maps.shape[2] - 1, maps.shape[3] - 1
+    total = np.zeros(len(maps))
+    for i in range(rows):
+        for j in range(columns):
+            here = maps[:, :, i, j]
+            squares = (maps[:, :, i, j + 1] - here) ** 2 + (maps[:, :, i + 1, j] - here) ** 2
+            total += (squares ** (beta / 2)).sum(axis=1)
+    np.testing.assert_allclose(value, total / (maps.shape[1] * rows * columns), rtol=1e-4)
+
+
+def test_total_variation_needs_neighbours() -> None:
+    with pytest.raises(ModelUnsuitable, match="two rows"):
+        value_and_gradient(ir.from_proto(MODEL), o.tv("features"))
 
 
 def test_a_label_is_no_index() -> None:

@@ -56,35 +56,38 @@ def gram_matrix(op: Any, value: ir.Value) -> ir.Value:
 
 
 def tv(layer: str | None = None, beta: float = 2.0) -> Objective:
-    """Total variation (subtract it to smooth): neighbouring pixels' squared differences, to the power beta/2, averaged.
+    """Total variation (subtract it to smooth): ((x[i,j+1] − x[i,j])² + (x[i+1,j] − x[i,j])²)^(beta/2), averaged over the
+    places that have both neighbours: all but the last row and the last column.
 
-    Mahendran & Vedaldi 2015, arXiv:1412.0035, equation 4, but averaged over pixels where they sum.
+    Mahendran & Vedaldi 2015, arXiv:1412.0035, section 3 (CS231n's R_Vβ), averaged where they sum, so that a weight does
+    for any size.
 
-    layer   (N, C, H, W); None: the input
-    beta    2: the squared differences; below 2 edges cost less against speckles, above 2 more
+    layer    (N, C, H, W), H and W 2 or more; None: the input
+    beta     2: the squared differences; below 2 edges cost less against speckles, above 2 more
+    raises   UsageError; ModelUnsuitable when building, for a layer of another rank, or of one row or column
     """
     if not 0.5 <= beta <= 8:
         raise UsageError(f"the exponent beta of total variation is {beta:g}: expected 0.5 to 8")
+    name = layer or "input"
 
     def build(op: Any, value: ir.Value) -> ir.Value:
-        if beta == 2.0:
-            down, across = (_gaps(op, value, axis) for axis in (2, 3))
-            return op.Add(mean(op, op.Mul(down, down)), mean(op, op.Mul(across, across)))
-        down = op.Slice(_gaps(op, value, 2), [0], [-1], [3])
-        across = op.Slice(_gaps(op, value, 3), [0], [-1], [2])
-        squares = op.Add(op.Mul(down, down), op.Mul(across, across))
-        return mean(op, op.Pow(op.Add(squares, _SMALL), beta / 2))
+        shape = value.shape
+        if shape is not None and (len(shape) != 4 or any(isinstance(n, int) and n < 2 for n in shape[2:])):
+            raise ModelUnsuitable(
+                f"total variation of {name!r}, which has shape {shape}: expected maps (N, C, H, W) of at least two rows "
+                "and two columns"
+            )
+        here = op.Slice(value, [0, 0], [-1, -1], [2, 3])
+        below = op.Sub(op.Slice(value, [1, 0], [2**62, -1], [2, 3]), here)
+        right = op.Sub(op.Slice(value, [0, 1], [-1, 2**62], [2, 3]), here)
+        squares = op.Add(op.Mul(below, below), op.Mul(right, right))
+        return mean(op, squares if beta == 2 else op.Pow(op.Add(squares, _SMALL), beta / 2))
 
-    name = layer or "input"
     return objective(f"tv({name})" if beta == 2.0 else f"tv({name}, {beta:g})", layer, build)
 
 
 # Under a root, so that its slope stays finite where pixels are equal; far below what a picture of 256 levels shows.
 _SMALL = 1e-8
-
-
-def _gaps(op: Any, value: ir.Value, axis: int) -> ir.Value:
-    return op.Sub(op.Slice(value, [1], [2**62], [axis]), op.Slice(value, [0], [-1], [axis]))
 
 
 def l2(layer: str | None = None) -> Objective:

@@ -81,9 +81,10 @@ def train(
 
 
 def _total_variation(pictures: Any) -> Any:
-    down = pictures[:, :, 1:] - pictures[:, :, :-1]
-    across = pictures[:, :, :, 1:] - pictures[:, :, :, :-1]
-    return (down * down).mean() + (across * across).mean()
+    """As `objectives.tv` at beta = 2: over the places that have a neighbour below and one to the right."""
+    here = pictures[:, :, :-1, :-1]
+    below, right = pictures[:, :, 1:, :-1] - here, pictures[:, :, :-1, 1:] - here
+    return (below * below + right * right).mean()
 
 
 def paint(network: StyleNetwork, pictures: np.ndarray) -> np.ndarray:

@@ -58,8 +58,9 @@ def torch_losses(net, steps: int, rate: float, content: float, style: float, tv:
         for name in layers:
             gap = ((gram(name, maps) - grams[name]) ** 2).sum() / (grams[name] ** 2).sum()
             loss = loss + style * gap / len(layers)
-        down, across = x[:, :, 1:] - x[:, :, :-1], x[:, :, :, 1:] - x[:, :, :, :-1]
-        loss = loss + tv * ((down**2).mean() + (across**2).mean())
+        here = x[:, :, :-1, :-1]
+        below, right = x[:, :, 1:, :-1] - here, x[:, :, :-1, 1:] - here
+        loss = loss + tv * (below**2 + right**2).mean()
         losses.append(float(loss.detach()))
         loss.backward()
         adam.step()
