@@ -232,7 +232,7 @@ def test_total_variation_is_the_lectures_sum_over_places_with_both_neighbours(be
 
 
 def test_total_variation_needs_neighbours() -> None:
-    with pytest.raises(ModelUnsuitable, match="two rows"):
+    with pytest.raises(ModelUnsuitable, match="two columns"):
         value_and_gradient(ir.from_proto(MODEL), o.tv("features"))
 
 

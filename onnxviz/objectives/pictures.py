@@ -56,8 +56,8 @@ def gram_matrix(op: Any, value: ir.Value) -> ir.Value:
 
 
 def tv(layer: str | None = None, beta: float = 2.0) -> Objective:
-    """Total variation (subtract it to smooth): ((x[i,j+1] − x[i,j])² + (x[i+1,j] − x[i,j])²)^(beta/2), averaged over the
-    places that have both neighbours: all but the last row and the last column.
+    """Total variation (subtract it to smooth): ((x[i,j+1] − x[i,j])² + (x[i+1,j] − x[i,j])²)^(beta/2), averaged over
+    the places that have both neighbours: all but the last row and the last column.
 
     Mahendran & Vedaldi 2015, arXiv:1412.0035, section 3 (CS231n's R_Vβ), averaged where they sum, so that a weight does
     for any size.
@@ -74,8 +74,8 @@ def tv(layer: str | None = None, beta: float = 2.0) -> Objective:
         shape = value.shape
         if shape is not None and (len(shape) != 4 or any(isinstance(n, int) and n < 2 for n in shape[2:])):
             raise ModelUnsuitable(
-                f"total variation of {name!r}, which has shape {shape}: expected maps (N, C, H, W) of at least two rows "
-                "and two columns"
+                f"total variation of {name!r}, which has shape {shape}: expected maps (N, C, H, W) of at least two "
+                "rows and two columns"
             )
         here = op.Slice(value, [0, 0], [-1, -1], [2, 3])
         below = op.Sub(op.Slice(value, [1, 0], [2**62, -1], [2, 3]), here)
