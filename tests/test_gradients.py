@@ -169,7 +169,7 @@ def test_integers_that_are_needed_as_such():
         [numpy_helper.from_array(np.linspace(0, 1, 256, dtype=np.float32), "table")],
     )
     net = load(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8))
-    with pytest.raises(ModelUnsuitable, match="UINT8, and Cast"):
+    with pytest.raises(ModelUnsuitable, match="UINT8, and Gather"):
         net.gradients(objectives.logit(0))
 
 

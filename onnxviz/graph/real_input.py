@@ -5,16 +5,33 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from onnxviz.errors import ModelUnsuitable
+from onnxviz.graph.lift import Lifter
+from onnxviz.graph.quantised import as_qdq
 
-# Operators that only move values about: they work on any type.
-_MOVING = frozenset({"Flatten", "Identity", "Pad", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze"})
+# Operators that only move values about: they work on any type. Resize and AveragePool round whole numbers, which a
+# gradient must not see. Behind each: the inputs that have the data's type, beside the first.
+_MOVING: dict[str, tuple[int, ...]] = {
+    **dict.fromkeys(
+        ("CenterCropPad", "DepthToSpace", "Expand", "Flatten", "Gather", "GatherND", "Identity"), ()
+    ),
+    **dict.fromkeys(
+        ("MaxPool", "Reshape", "Resize", "ReverseSequence", "Slice", "SpaceToDepth", "Split"), ()
+    ),
+    **dict.fromkeys(("Squeeze", "Tile", "Transpose", "Unsqueeze", "Upsample"), ()),
+    "Pad": (2,),
+}
+# Exact on whole numbers too, once they are wider than the pixels' own 8 bits, where sums would wrap.
+_ARITHMETIC = frozenset({"Add", "Max", "Min", "Mul", "Neg", "Sub", "Sum"})
+_NARROW = frozenset({ir.DataType.UINT8, ir.DataType.INT8})
+_SHAPES = frozenset({"Shape", "Size"})  # read no values
 
 
 def real_input(model: ir.Model, name: str) -> ir.Model:
     """The model itself where its input `name` is float already; else a copy whose input is float32.
 
-    For whole numbers the copy computes the same: it must turn its input into floats itself (Cast), after operators
-    that only move values.
+    For whole numbers the copy computes the same. The model must turn its input into floats itself (Cast,
+    DequantizeLinear, QLinearConv and its kind), after operators that only move values, or sums and products of wider
+    integers.
 
     raises   ModelUnsuitable naming the operator that needs the integers
     """
@@ -22,22 +39,90 @@ def real_input(model: ir.Model, name: str) -> ir.Model:
     if found.dtype is None or found.dtype.is_floating_point():
         return model
     copy = model.clone()
+    as_qdq(copy)
+    lifter = Lifter(copy)
     source = next(value for value in copy.graph.inputs if value.name == name)
-    kind = source.dtype
-    open_, seen = [source], {source}
+    kind = source.dtype or ir.DataType.UINT8
+    open_: list[tuple[ir.Value, ir.DataType]] = [(source, kind)]
+    seen = {source}
     while open_:
-        value = open_.pop()
+        value, integer = open_.pop()
         value.dtype = ir.DataType.FLOAT
         for node, place in value.uses():
-            if node.op_type == "Cast" and ir.DataType(node.attributes["to"].as_int()).is_floating_point():
-                continue
-            if node.op_type not in _MOVING or place != 0:
+            after = _step(lifter, node, place, integer)
+            if after is None:
                 raise ModelUnsuitable(
-                    f"input {name!r} has type {kind.name if kind else '?'}, and {node.op_type} (node {node.name!r}) "
+                    f"input {name!r} has type {kind.name}, and {node.op_type} (node {node.name!r}) "
                     "needs it so: there is no gradient by integers; choose a float layer behind it"
                 )
-            for out in node.outputs:
+            for out in node.outputs if after.is_integer() else ():
                 if out not in seen:
                     seen.add(out)
-                    open_.append(out)
+                    open_.append((out, after))
     return copy
+
+
+def _step(lifter: Lifter, node: ir.Node, place: int, integer: ir.DataType) -> ir.DataType | None:
+    """Let the node read floats at `place`; the type that its result had, None where it needs the integers."""
+    if node.domain not in ("", "ai.onnx"):
+        return None
+    if node.op_type in _SHAPES:
+        return ir.DataType.FLOAT
+    if node.op_type == "Cast":
+        return _cast(node)
+    if node.op_type == "CastLike":
+        like = node.inputs[1]
+        floats = place == 0 and like is not None and like.dtype is not None and like.dtype.is_floating_point()
+        return ir.DataType.FLOAT if floats else None
+    if node.op_type == "DequantizeLinear":
+        return _dequantised(lifter, node, integer) if place == 0 else None
+    if node.op_type in _MOVING and place == 0:
+        alike = [i for i in _MOVING[node.op_type] if i < len(node.inputs)]
+    elif node.op_type == "Concat" or (node.op_type in _ARITHMETIC and integer not in _NARROW):
+        alike = [i for i in range(len(node.inputs)) if i != place]
+    else:
+        return None
+    for i in alike:
+        other = node.inputs[i]
+        if other is not None and (other.dtype is None or not other.dtype.is_floating_point()):
+            # Of data that is on its way to floats too this Cast does nothing.
+            node.replace_input_with(i, lifter.before(node, "Cast", other, to=int(ir.DataType.FLOAT)))
+    return integer
+
+
+def _cast(node: ir.Node) -> ir.DataType | None:
+    to = ir.DataType(node.attributes["to"].as_int())
+    if to.is_floating_point():
+        return ir.DataType.FLOAT
+    if to in (ir.DataType.BOOL, ir.DataType.INT8) or not to.is_integer():  # not the same numbers
+        return None
+    node.attributes["to"] = ir.AttrInt64("to", int(ir.DataType.FLOAT))
+    return to
+
+
+def _dequantised(lifter: Lifter, node: ir.Node, integer: ir.DataType) -> ir.DataType | None:
+    """(x − zero) · scale, written out; an axis of scales is laid along its dimension."""
+    x, scale = node.inputs[:2]
+    zero = node.inputs[2] if len(node.inputs) > 2 else None
+    if x is None or scale is None or "block_size" in node.attributes:
+        return None
+    if scale.shape is not None and len(scale.shape) == 1 and scale.shape[0] != 1:
+        if x.shape is None:
+            return None
+        rank = len(x.shape)
+        axis = node.attributes["axis"].as_int() if "axis" in node.attributes else 1
+        sizes = lifter.const([-1 if i == axis % rank else 1 for i in range(rank)])
+        scale = lifter.before(node, "Reshape", scale, sizes)
+        zero = None if zero is None else lifter.before(node, "Reshape", zero, sizes)
+    result = node.outputs[0].dtype or scale.dtype or ir.DataType.FLOAT
+    if result != ir.DataType.FLOAT:
+        scale = lifter.before(node, "Cast", scale, to=int(ir.DataType.FLOAT))
+    if zero is not None:
+        x = lifter.before(node, "Sub", x, lifter.before(node, "Cast", zero, to=int(ir.DataType.FLOAT)))
+    real = lifter.before(node, "Mul", x, scale)
+    node.op_type = "Cast"
+    node.attributes.clear()
+    node.attributes["to"] = ir.AttrInt64("to", int(result))
+    node.resize_inputs(1)
+    node.replace_input_with(0, real)
+    return ir.DataType.FLOAT

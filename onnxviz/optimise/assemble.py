@@ -139,23 +139,8 @@ def _keep_only(model: ir.Model, values: Sequence[ir.Value]) -> None:
 
 def _enter_at(tape: Tape, entry: ir.Value, seen: ir.Value) -> None:
     """Let every reader of the network's input read the transformed pictures instead, which are float32."""
-    whole = entry.dtype is not None and not entry.dtype.is_floating_point()
     for node, index in list(entry.uses()):
-        if (
-            whole and node.op_type == "DequantizeLinear"
-        ):  # takes integers only: what it makes of them, written out
-            scale, zero = node.inputs[1], node.inputs[2] if len(node.inputs) > 2 else None
-            raw = seen if zero is None else tape.Sub(seen, tape.Cast(zero, to=int(ir.DataType.FLOAT)))
-            real = tape.Mul(raw, scale)
-            for reader, place in list(node.outputs[0].uses()):
-                reader.replace_input_with(place, real)
-        elif whole and node.op_type != "Cast":
-            raise ModelUnsuitable(
-                f"the pictures enter this network as integers at {node.op_type} (node {node.name!r}), which has no "
-                "gradient: use the float network that it was made from"
-            )
-        else:
-            node.replace_input_with(index, seen)
+        node.replace_input_with(index, seen)
     tape.graph.inputs.remove(entry)
     tape.graph.sort()
 

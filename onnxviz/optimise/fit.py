@@ -15,17 +15,21 @@ if TYPE_CHECKING:
 
 
 def fitted(net: Network, plan: Plan, layers: Sequence[str | None]) -> ir.Model:
-    """The network with a free batch, and with a free size where it is shown another than its own.
+    """The network with a float input, a free batch, and a free size where it is shown another than its own.
 
     layers   the values that the objective reads; None stands for the picture
-    raises   ModelUnsuitable for a batch that stays fixed, or a layer that exists at the network's own size only
+    raises   ModelUnsuitable for a batch that stays fixed, a layer that exists at the network's own size only, or an
+             input that is needed as integers
     """
+    from onnxviz.graph.real_input import real_input
+
     model, fixed = net.batched
     if fixed not in (None, plan.count * plan.draws):
         raise ModelUnsuitable(
             f"this file takes {fixed} images at once and no other number; {plan.count} pictures × {plan.draws} draws "
             "were asked for"
         )
+    model = real_input(model, net.input.name)
     own, shown = (net.input.height, net.input.width), plan.shown()
     if all(a is None or a == b for a, b in zip(own, shown, strict=True)):
         return model
