@@ -17,6 +17,7 @@ from onnxviz.explaining.scene import Scene
 from onnxviz.explaining.techniques import TECHNIQUES
 from onnxviz.grad import model as differentiation
 from onnxviz.grad.tape import Tape, dims
+from onnxviz.graph.analysis.dataflow import clone
 from onnxviz.graph.infer import infer
 from onnxviz.graph.metadata import PREPROCESSING
 from onnxviz.graph.real_input import real_input
@@ -120,7 +121,7 @@ def build(
 
 def _sized(model: ir.Model, spec: InputSpec, size: tuple[int, int] | None) -> ir.Model:
     """A copy whose image input has the size that its pictures come in: known sizes are planned better."""
-    copy = model.clone()
+    copy = clone(model)
     value = next(v for v in copy.graph.inputs if v.name == spec.name)
     if size is not None and value.shape is not None:
         sides = dict(zip("HW", size, strict=True))

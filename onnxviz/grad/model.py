@@ -12,6 +12,7 @@ from onnxviz.grad import backward
 from onnxviz.grad.overrides import PLAIN
 from onnxviz.grad.table import Table
 from onnxviz.grad.tape import Tape, dims
+from onnxviz.graph.analysis.dataflow import clone
 from onnxviz.graph.dequantised import dequantised
 from onnxviz.graph.infer import infer
 from onnxviz.graph.normalise import normalise
@@ -103,7 +104,7 @@ def prepare(model: ir.Model, names: Sequence[str], *, keep: bool) -> tuple[ir.Mo
 
     keep   the original outputs stay outputs; otherwise the copy has none
     """
-    copy = model.clone()
+    copy = clone(model)
     graph = copy.graph
     found = all_values(graph)
     for name in names:

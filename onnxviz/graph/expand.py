@@ -6,9 +6,9 @@ from typing import Any
 
 import onnx
 import onnx_ir as ir
-from onnx_ir.passes import common
 
 from onnxviz.errors import ModelUnsuitable
+from onnxviz.graph.analysis.dataflow import inline
 from onnxviz.graph.infer import infer
 
 #: Operators whose definition in the standard is a function of operators that have gradient rules.
@@ -34,7 +34,7 @@ def expand(model: ir.Model) -> None:
         node.domain, node.op_type = _DOMAIN, function.name
     for graph in model.graphs():
         graph.opset_imports[_DOMAIN] = 1
-    common.InlinePass()(model)
+    inline(model)
     for graph in model.graphs():
         graph.opset_imports.pop(_DOMAIN, None)
 

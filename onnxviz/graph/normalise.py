@@ -15,6 +15,7 @@ from onnx_ir.passes import common
 
 from onnxviz.errors import ModelRejected
 from onnxviz.graph import expand, fold, half, lift, padding, quantised
+from onnxviz.graph.analysis.dataflow import clone, inline
 from onnxviz.graph.infer import infer
 
 
@@ -23,10 +24,10 @@ def normalise(model: ir.Model) -> ir.Model:
 
     raises   ModelUnsuitable for an opset under 7, or a form that cannot be lifted; ModelRejected for a broken graph
     """
-    model = model.clone()
+    model = clone(model)
     declared = {value.name: (value.type, value.shape) for value in model.graph.outputs}
     try:
-        common.InlinePass()(model)
+        inline(model)
         common.RemoveInitializersFromInputsPass()(model)
     except (ValueError, RuntimeError, ir.passes.PassError) as reason:
         raise ModelRejected(f"the model's functions cannot be inlined: {reason}") from reason

@@ -5,6 +5,7 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from onnxviz.errors import ModelUnsuitable
+from onnxviz.graph.analysis.dataflow import clone
 from onnxviz.graph.lift import Lifter
 from onnxviz.graph.quantised import as_qdq
 
@@ -38,7 +39,7 @@ def real_input(model: ir.Model, name: str) -> ir.Model:
     found = next(value for value in model.graph.inputs if value.name == name)
     if found.dtype is None or found.dtype.is_floating_point():
         return model
-    copy = model.clone()
+    copy = clone(model)
     as_qdq(copy)
     lifter = Lifter(copy)
     source = next(value for value in copy.graph.inputs if value.name == name)

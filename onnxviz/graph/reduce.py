@@ -27,6 +27,7 @@ import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from onnxviz.errors import ModelUnsuitable, UnknownLayer, near
+from onnxviz.graph.analysis.dataflow import clone
 
 _HIGHEST_RANK: Final = 4
 _INT64: Final = ir.DataType.INT64
@@ -71,7 +72,7 @@ def peaks(model: ir.Model, wanted: Sequence[Reduced]) -> tuple[ir.Model, list[Pe
     wanted   the values; their order is that of the returned names
     raises   UnknownLayer, ModelUnsuitable for a value of another rank
     """
-    copy = model.clone()
+    copy = clone(model)
     values = {value.name: value for node in copy.graph for value in node.outputs}
     values |= {value.name: value for value in copy.graph.inputs}
     tape = _Tape(copy)

@@ -11,6 +11,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from onnxviz.errors import ModelUnsuitable
+from onnxviz.graph.analysis.dataflow import duplicate
+from onnxviz.graph.infer import infer
 from onnxviz.graph.normalise import normalise
 from tests import networks
 from tests.grad.oracle import normal, positive, session
@@ -276,3 +278,22 @@ def test_half_precision_is_computed_in_single() -> None:
     x = np.random.default_rng(1).standard_normal((2, 3, 32, 32)).astype(np.float16)
     expected, got = (session(p).run(None, {"image": x})[0] for p in (half, ir.to_proto(found)))
     np.testing.assert_allclose(got, expected, atol=5e-3)
+
+
+def test_a_function_called_in_two_precisions_has_types_of_its_own_in_each() -> None:
+    """The body declares a type; inlined twice, one call must not retype the other."""
+    body = [node("Neg", ["a"], ["n"]), node("Abs", ["n"], ["b"])]
+    block = helper.make_function("local", "Block", ["a"], ["b"], body, [helper.make_opsetid("", 18)])
+    block.value_info.append(helper.make_tensor_value_info("n", FLOAT, None))
+    nodes = [
+        node("Block", ["x"], ["wide"], domain="local"),
+        node("Cast", ["wide"], ["narrow"], to=TensorProto.FLOAT16),
+        node("Block", ["narrow"], ["half"], domain="local"),
+        node("Cast", ["half"], ["y"], to=FLOAT),
+    ]
+    copy = duplicate(ir.from_proto(model(nodes, functions=[block], ir_version=10)))
+    infer(copy)
+    assert [n.outputs[0].dtype for n in copy.graph if n.op_type == "Neg"] == [
+        ir.DataType.FLOAT,
+        ir.DataType.FLOAT16,
+    ]

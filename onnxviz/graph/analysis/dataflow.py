@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from copy import deepcopy
 
 import onnx_ir as ir
 from onnx_ir.passes import common as passes
@@ -20,16 +21,55 @@ QUANTISED = frozenset(
 _SHAPE_ONLY = frozenset({"Shape", "Size"})
 
 
-def duplicate(model: ir.Model) -> ir.Model:
-    """A copy to edit: every graph, node and value is new, every weight tensor is the caller's own object.
+def clone(model: ir.Model) -> ir.Model:
+    """A copy whose graphs, nodes, values and types are its own; weight tensors are the caller's own objects.
 
-    Calls of model-local functions are inlined, always into the same names, so that each value of the
-    copy can be addressed. Files of IR version 3 demand that weights are listed as inputs too; the copy
-    is raised to version 4, which does not.
+    onnx-ir's clone hands on the type objects too, and `value.dtype = ...` changes these in place: what is set in the
+    copy (half precision computed in float32) would be set in the original.
     """
     copy = model.clone()
-    if copy.functions:
-        passes.InlinePass()(copy)
+    _own_types(copy)
+    return copy
+
+
+def inline(model: ir.Model) -> None:
+    """Put the bodies of model-local functions in the place of their calls, in place.
+
+    Every call has types of its own afterwards: one may be of float32, another of half precision.
+
+    raises   ValueError, RuntimeError, ir.passes.PassError where that cannot be done
+    """
+    if model.functions:
+        passes.InlinePass()(model)
+        _own_types(model)
+
+
+def _own_types(model: ir.Model) -> None:
+    bodies = [function.graph for function in model.functions.values()]
+    for graph in (*model.graphs(), *bodies, *(inner for body in bodies for inner in body.subgraphs())):
+        for value in (*graph.inputs, *graph.initializers.values()):
+            _own_type(value)
+        for node in graph:
+            for value in node.outputs:
+                _own_type(value)
+
+
+def _own_type(value: ir.Value) -> None:
+    known = value.type
+    if isinstance(known, ir.TensorType):  # by far the most, and a deep copy takes long
+        value.type = ir.TensorType(known.dtype, denotation=known.denotation)
+    elif known is not None:
+        value.type = deepcopy(known)
+
+
+def duplicate(model: ir.Model) -> ir.Model:
+    """A copy to edit (see `clone`), in which each value can be addressed.
+
+    Calls of model-local functions are inlined, always into the same names. Files of IR version 3 demand that weights
+    are listed as inputs too; the copy is raised to version 4, which does not.
+    """
+    copy = clone(model)
+    inline(copy)
     copy.ir_version = max(copy.ir_version or 0, 4)
     return copy
 

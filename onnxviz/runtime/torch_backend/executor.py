@@ -11,10 +11,10 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import torch
-from onnx_ir.passes import common
 
 from onnxviz.errors import LimitExceeded, RuntimeFailed, UnsupportedOperator
 from onnxviz.grad.backward import reads
+from onnxviz.graph.analysis.dataflow import flat
 from onnxviz.runtime.torch_backend import operators
 from onnxviz.runtime.torch_backend.bodies import Body, has_body, type_of, written_out
 from onnxviz.runtime.torch_backend.table import CONTEXT, OPERATORS, CannotRun, Operator, Table, key
@@ -45,9 +45,7 @@ class Executor:
         device: str = "cpu",
         leaves: Collection[ir.Value] = (),
     ) -> None:
-        if model.functions:
-            model = model.clone()
-            common.InlinePass()(model)
+        model = flat(model)
         self.graph = model.graph
         self._opset = model.opset_imports.get("", model.opset_imports.get("ai.onnx", 1))
         self._table = table
