@@ -110,9 +110,35 @@ class RuntimeFailed(OnnxVizError):
 
 
 def near(name: str, names: Iterable[str], limit: int = 3) -> str:
-    """'; did you mean a, b?' for the names most like `name`, or the empty string."""
-    close = difflib.get_close_matches(name, list(names), n=limit, cutoff=0.5)
-    return f"; did you mean {', '.join(map(repr, close))}?" if close else ""
+    """'; did you mean a, b?' for the names most like `name`, or the empty string.
+
+    First those that hold it as a word ('tiger cat' for 'cat'), then as a part of one, then those spelt alike.
+    """
+    known = list(dict.fromkeys(names))
+    word = name.strip().casefold()
+    spelt = {one: one.casefold() for one in known}
+    found = []
+    if len(word) > 1:
+        forms = {word, word.removesuffix("s")}
+        found = [one for one in known if any(_holds(spelt[one], form) for form in forms)]
+        found += [one for one in known if word in spelt[one] and one not in found and len(word) > 2]
+    if len(found) < limit:
+        alike = difflib.get_close_matches(word, list(dict.fromkeys(spelt.values())), n=limit, cutoff=0.5)
+        close = [one for text in alike for one in known if spelt[one] == text and one not in found]
+        # What is spelt almost the same was meant, rather than what holds the word.
+        exact = [one for one in close if difflib.SequenceMatcher(None, word, spelt[one]).ratio() > 0.8]
+        found = [*exact, *found] if exact else found or close
+    return f"; did you mean {', '.join(map(repr, found[:limit]))}?" if found else ""
+
+
+def _holds(text: str, word: str) -> bool:
+    """Whether `word` stands in `text` with no letter or digit beside it."""
+    at = text.find(word)
+    while at >= 0:
+        if not text[at - 1 : at].isalnum() and not text[at + len(word) : at + len(word) + 1].isalnum():
+            return True
+        at = text.find(word, at + 1)
+    return False
 
 
 # --- 130: Ctrl-C ------------------------------------------------------------------------------

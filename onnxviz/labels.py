@@ -1,24 +1,47 @@
-"""The names of the classes, and finding a class by its index or name."""
+"""The names of the classes: reading them from any of the usual files, and finding a class by its index or name."""
 
 from __future__ import annotations
 
+import ast
+import csv
 import json
+import operator
 import os
-from collections.abc import Sequence
+import re
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any, Final
 
 from onnxviz.errors import LabelsRejected, UnknownLabel, near
 
 _LARGEST_FILE = 16 * 1024 * 1024
+_EXPECTED: Final = (
+    "expected one label a line, a JSON or Python list, {index: label}, or a table of index and label"
+)
+# 0: tench · 0,tench · 0<tab>tench; with spaces alone only where the numbers are exactly those of the classes.
+_NUMBERED: Final = re.compile(r"\s*(\d{1,9})\s*(?:[,;:|\t]|\s=)\s*(.*)")
+_SPACED: Final = re.compile(r"\s*(\d{1,9}) +(.*)")
+# ImageNet's synset.txt: n01440764 tench, Tinca tinca
+_SYNSET: Final = re.compile(r"\s*(n\d{8})[\s,:;]+(\S.*)")
+_HEADINGS: Final = ("label", "name", "class_name", "classname", "display_name", "class", "description")
+# Of a Python literal: a text, a number, None or a truth value, a mark. Anything else is no literal of labels.
+_LITERAL: Final = re.compile(
+    r"""[uU]?('(?:[^'\\\n]|\\.)*'|"(?:[^"\\\n]|\\.)*")|([+-]?\d+(?:\.\d+)?)|(None|True|False)|([{}\[\](),:])"""
+    r"""|\s+|\#[^\n]*"""
+)
 
 
-def read_labels(source: str | os.PathLike[str] | Sequence[str]) -> list[str]:
-    """Labels in class order from a list, a text file (one a line) or a JSON file (a list, or {index: label}).
+def read_labels(source: str | os.PathLike[str] | Sequence[str] | Mapping[Any, Any]) -> list[str]:
+    """Labels in class order from a list, a mapping from index to label, 'imagenet', or a file (see `parse_labels`).
 
     raises   LabelsRejected
     """
     if not isinstance(source, (str, os.PathLike)):
-        return [str(label) for label in source]
+        try:
+            return _labels(source)
+        except ValueError as error:
+            raise LabelsRejected(f"the labels given cannot be used: {error}") from error
     path = Path(source)
     if str(source) == "imagenet":
         from onnxviz.catalogue import data_file
@@ -29,35 +52,241 @@ def read_labels(source: str | os.PathLike[str] | Sequence[str]) -> list[str]:
             raise LabelsRejected(f"no labels file at {str(path)!r}; give a text file with one label a line")
         if path.stat().st_size > _LARGEST_FILE:
             raise LabelsRejected(f"{str(path)!r} is too large for a labels file ({_LARGEST_FILE} bytes)")
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
+        data = path.read_bytes()
+        if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
+            raise LabelsRejected(f"{str(path)!r} is UTF-16 text; save it as UTF-8")
+        text = data.decode("utf-8-sig")
+    except (OSError, UnicodeDecodeError, ValueError) as error:
         raise LabelsRejected(f"cannot read labels from {str(path)!r}: {error}") from error
-    if path.suffix.lower() == ".json":
-        return _from_json(path, text)
-    labels = [line.strip() for line in text.splitlines()]
-    while labels and not labels[-1]:
-        labels.pop()
-    if not labels:
-        raise LabelsRejected(f"{str(path)!r} holds no labels; expected one a line")
-    return labels
-
-
-def _from_json(path: Path, text: str) -> list[str]:
     try:
-        value = json.loads(text)
-        if isinstance(value, dict):
-            # Hugging Face config.json keeps {"id2label": {"0": ...}}; others keep {"0": ...} at the top.
-            value = value.get("id2label", value)
-        if isinstance(value, dict):
-            by_index = {int(index): str(label) for index, label in value.items()}
-            value = [by_index[index] for index in range(len(by_index))]
-        if not isinstance(value, list) or not value:
-            raise ValueError("neither a list nor an object of index: label")
-        return [str(label) for label in value]
-    except (ValueError, KeyError, RecursionError) as error:
-        raise LabelsRejected(
-            f"{str(path)!r} is not a labels file: {error}; expected a JSON list, or an object from index to label"
-        ) from error
+        if path.suffix.lower() == ".json":
+            return _labels(_json(text))
+        return parse_labels(text, table=path.suffix.lower() in (".csv", ".tsv"))
+    except (ValueError, RecursionError) as error:
+        raise LabelsRejected(f"{str(path)!r} is not a labels file: {error}; {_EXPECTED}") from error
+
+
+def parse_labels(text: str, *, table: bool = False) -> list[str]:
+    """Labels in class order from the text of a file, whatever the usual form; told by what it holds.
+
+    One a line; lines that start with the index or ImageNet's synset; a JSON or Python list, or {index: label} (a value
+    such as ["n01440764", "tench"] counts by its last text), also within Hugging Face's id2label; {label: index}; CSV or
+    TSV with a column of indices; the names of a YOLO data file.
+
+    table    it is a CSV or TSV file: the first line may name the columns
+    raises   ValueError, with what is wrong in words
+    """
+    text = text.replace("\r\n", "\n").replace("\r", "\n")
+    if text.lstrip()[:1] in ("{", "["):
+        try:
+            value = _json(text)
+        except json.JSONDecodeError:
+            value = _literal(text)
+        return _labels(value)
+    names = _yaml_names(text)
+    if names is not None:
+        return names
+    if re.search(r"^\s*item\s*\{", text, re.MULTILINE):
+        raise ValueError("it is a TensorFlow label map (item { ... })")
+    lines = [line.strip() for line in text.split("\n")]
+    while lines and not lines[-1]:
+        lines.pop()
+    if not any(lines):
+        raise ValueError("it holds no labels")
+    return (_table(text) if table else None) or _numbered(lines) or _synsets(lines) or lines
+
+
+def _json(text: str) -> Any:
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            twice = next(key for i, (key, _) in enumerate(pairs) if key in dict(pairs[:i]))
+            raise ValueError(f"{twice!r} stands in it twice")
+        return found
+
+    return json.loads(text, object_pairs_hook=unique)
+
+
+def _literal(text: str) -> Any:
+    """The list or dictionary that Python text such as {0: 'tench', 1: 'goldfish'} means.
+
+    It is turned into JSON piece by piece: `ast.literal_eval` of the whole would take 500 times the text's size.
+    """
+    pieces: list[str] = []
+    at = 0
+    while at < len(text):
+        token = _LITERAL.match(text, at)
+        if token is None:
+            raise ValueError(f"neither JSON nor a Python list or dictionary at character {at}")
+        string, number, word, mark = token.groups()
+        if string is not None:
+            pieces.append(json.dumps(ast.literal_eval(string)))
+        elif number is not None:
+            pieces.append(number.lstrip("+"))
+        elif word is not None:
+            pieces.append({"None": "null"}.get(word, word.lower()))
+        elif mark is not None:
+            if mark in "]})" and pieces and pieces[-1] == ",":
+                pieces.pop()
+            if mark == ":" and pieces and not pieces[-1].startswith('"'):
+                pieces[-1] = json.dumps(pieces[-1])
+            pieces.append({"(": "[", ")": "]"}.get(mark, mark))
+        at = token.end()
+    return _json("".join(pieces))
+
+
+def _labels(value: Any) -> list[str]:
+    """Labels in class order from what a file or a caller holds: a list, {index: label} or {label: index}."""
+    if isinstance(value, Mapping):
+        for key in ("id2label", "names", "label2id", "class_to_idx"):
+            if isinstance(value.get(key), (Mapping, list)):
+                return _labels(value[key])
+        named = not all(_is_index(key) for key in value)
+        if named and all(isinstance(index, int) and not isinstance(index, bool) for index in value.values()):
+            return _in_order((index, label) for label, index in value.items())
+        if named:
+            wrong = next(key for key in value if not _is_index(key))
+            raise ValueError(f"{str(wrong)[:60]!r} is no class index")
+        return _in_order((int(index), label) for index, label in value.items())
+    if isinstance(value, (str, bytes, set, frozenset)) or not isinstance(value, Iterable):
+        raise ValueError("neither a list nor an object of index: label")
+    listed = [_label(label) for label in value]
+    if not listed:
+        raise ValueError("it holds no labels")
+    return listed
+
+
+def _is_index(key: object) -> bool:
+    text = str(key).strip()
+    return not isinstance(key, bool) and text.isdecimal() and len(text) < 10
+
+
+def _label(value: Any) -> str:
+    """One class's name: a text; or the last text of a list, as Keras keeps ["n01440764", "tench"]."""
+    if isinstance(value, Mapping):
+        value = next((value[key] for key in _HEADINGS if isinstance(value.get(key), str)), value)
+    if isinstance(value, (list, tuple)):
+        value = next((one for one in reversed(value) if isinstance(one, str)), value)
+    if isinstance(value, (Mapping, list, tuple)) or value is None:
+        raise ValueError(f"{str(value)[:60]!r} is no label")
+    return str(value).strip()
+
+
+def _in_order(pairs: Iterable[tuple[int, Any]]) -> list[str]:
+    """Labels of (index, label), in any order.
+
+    raises   ValueError where an index is missing or stands twice
+    """
+    found: dict[int, str] = {}
+    for index, label in pairs:
+        if index in found:
+            raise ValueError(f"class {index} stands in it twice")
+        found[index] = _label(label)
+    if not found:
+        raise ValueError("it holds no labels")
+    missing = next((index for index in range(len(found)) if index not in found), None)
+    if missing is not None:
+        raise ValueError(
+            f"class {missing} has no label: the indices go from {min(found)} to {max(found)}, "
+            f"and {len(found)} labels need 0 to {len(found) - 1}"
+        )
+    return [found[index] for index in range(len(found))]
+
+
+def _numbered(lines: Sequence[str]) -> list[str] | None:
+    """Labels of lines that all start with the class's index; None where they do not."""
+    full = [line for line in lines if line]
+    for form in (_NUMBERED, _SPACED):
+        rows = [form.fullmatch(line) for line in full]
+        first = 1 if rows[0] is None and len(rows) > 1 and _heading(full[0]) else 0  # index,label
+        found = [(int(row[1]), _unquoted(row[2])) for row in rows[first:] if row is not None]
+        if len(found) < len(rows) - first:
+            continue
+        if form is _SPACED and sorted(index for index, _ in found) != list(range(len(found))):
+            continue  # '3 of clubs', '4 of clubs'
+        return _in_order(found)
+    return None
+
+
+def _heading(line: str) -> bool:
+    words = set(re.split(r"[,;|\t ]+", line.casefold()))
+    return bool(words & {"id", "idx", "index", "class_id", "class_index", "class", "category_id", "target"})
+
+
+def _unquoted(text: str) -> str:
+    text = text.strip().rstrip(",") if text.strip()[:1] in "'\"" else text.strip()
+    quoted = len(text) > 1 and text[0] == text[-1] and text[0] in "'\""
+    return text[1:-1].replace(text[0] * 2, text[0]) if quoted else text
+
+
+def _synsets(lines: Sequence[str]) -> list[str] | None:
+    rows = [_SYNSET.fullmatch(line) for line in lines if line]
+    return [row[2].strip() for row in rows if row is not None] if all(rows) else None
+
+
+def _table(text: str) -> list[str] | None:
+    """Labels of a CSV or TSV file whose lines all have the same columns; None where they do not."""
+    first = text.lstrip("\n").split("\n", 1)[0]
+    mark = max("\t;,", key=first.count)
+    try:
+        rows = [[cell.strip() for cell in row] for row in csv.reader(text.split("\n"), delimiter=mark) if row]
+    except csv.Error as error:
+        raise ValueError(str(error)) from error
+    if len({len(row) for row in rows}) != 1:
+        return None
+    head = [cell.casefold().replace(" ", "_") for cell in rows[0]]
+    named = next((head.index(word) for word in _HEADINGS if word in head), None)
+    columns = list(range(len(head)))
+
+    def whole(column: int, body: list[list[str]]) -> bool:
+        return all(_is_index(row[column]) for row in body)
+
+    headed = (
+        named is not None
+        or (_heading(rows[0][0]) and len(rows) > 1)
+        or any(whole(column, rows[1:]) and not whole(column, rows[:1]) for column in columns if len(rows) > 1)
+    )
+    body = rows[1:] if headed else rows
+    if not body:
+        return None
+    numbers = [column for column in columns if whole(column, body) and (column != named or len(columns) == 1)]
+    texts = [column for column in columns if column not in numbers]
+    words = [column for column in texts if not all(re.fullmatch(r"n\d{8}", row[column]) for row in body)]
+    if not texts:
+        if len(columns) == 1:
+            return [row[0] for row in body]
+        texts = [numbers.pop()]  # digits are the labels' names
+    label = named if named is not None and named in texts else (words or texts)[0]
+    if not numbers:
+        return [row[label] for row in body]
+    return _in_order((int(row[numbers[0]]), row[label]) for row in body)
+
+
+def _yaml_names(text: str) -> list[str] | None:
+    """The names of a YOLO data file: `names:` and then a list, a dictionary, or lines of either; None elsewhere."""
+    start = re.search(r"^names[ \t]*:[ \t]*(.*)$", text, re.MULTILINE)
+    if start is None:
+        return None
+    inline = start[1].split(" #")[0].strip()
+    if inline[:1] in ("[", "{"):
+        body = text[start.start(1) :]
+        body = body[: body.find({"[": "]", "{": "}"}[inline[0]]) + 1]
+        try:
+            return _labels(_literal(body))
+        except ValueError:  # bare words: [cat, dog]
+            return [
+                _unquoted(re.sub(r"^\s*\d+\s*:", "", part)) for part in body[1:-1].split(",") if part.strip()
+            ]
+    lines = []
+    for full in text[start.end() :].split("\n"):
+        line = re.sub(r"(^|\s)#.*", "", full).rstrip()
+        if line and not line[0].isspace() and not line.startswith("-"):
+            break
+        if line.strip():
+            lines.append(line.strip())
+    if all(line.startswith("-") for line in lines):
+        return [_unquoted(line[1:]) for line in lines]
+    return _numbered(lines) if lines else None
 
 
 def check_count(labels: Sequence[str], classes: int | None) -> None:
@@ -69,26 +298,41 @@ def check_count(labels: Sequence[str], classes: int | None) -> None:
         )
 
 
+def folded(label: str) -> str:
+    """A label as it is compared: whatever its case, its composition of accents (NFC, NFD), underscores or spaces."""
+    plain = unicodedata.normalize("NFC", unicodedata.normalize("NFC", label).casefold())
+    return " ".join(plain.replace("_", " ").split())
+
+
 def find_label(target: int | str, labels: Sequence[str] | None, classes: int | None) -> int:
-    """The class index that `target` means: an index, or a label (any case).
+    """The class index that `target` means: an index, or a label (any case, NFC or NFD), or one of its synonyms.
 
     raises   UnknownLabel
     """
     if isinstance(target, str):
-        if target.strip().lstrip("+-").isdigit() and (labels is None or target not in labels):
+        if re.fullmatch(r"\s*[+-]?\d{1,18}\s*", target) and (labels is None or target not in labels):
             return find_label(int(target), labels, classes)
         if labels is None:
             raise UnknownLabel(
                 f"no class is called {target!r}: this network has no labels; give an index or --labels FILE"
             )
-        folded = [label.casefold() for label in labels]
-        matches = [index for index, label in enumerate(folded) if label == target.casefold()]
+        wanted = folded(target)
+        names = [folded(label) for label in labels]
+        matches = [index for index, name in enumerate(names) if name == wanted] or [
+            # 'tench, Tinca tinca' lists synonyms.
+            index
+            for index, name in enumerate(names)
+            if "," in name and wanted in (part.strip() for part in name.split(","))
+        ]
         if len(matches) == 1:
             return matches[0]
         if matches:
             raise UnknownLabel(f"{target!r} names classes {matches}; give one of these indices")
-        raise UnknownLabel(f"no class is called {target!r}{near(target.casefold(), folded)}")
-    index = int(target)
+        raise UnknownLabel(f"no class is called {target!r}{near(target, labels, limit=5)}")
+    try:
+        index = operator.index(target)
+    except TypeError:
+        raise UnknownLabel(f"a class is an index or a label, got {target!r}") from None
     count = classes if classes is not None else len(labels or ())
     if index < 0 or (count and index >= count):
         raise UnknownLabel(f"class {index} is out of range: this network has {count} classes, from 0")

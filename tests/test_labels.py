@@ -3,7 +3,7 @@ import json
 import pytest
 
 from onnxviz.errors import LabelsRejected, UnknownLabel
-from onnxviz.labels import check_count, find_label, read_labels
+from onnxviz.labels import check_count, find_label, parse_labels, read_labels
 
 LABELS = ["tabby", "tiger cat", "Egyptian cat", "crane", "Crane"]
 
@@ -63,7 +63,7 @@ def test_a_class_is_found_by_index_or_label(target, index):
         (5, "out of range.*5 classes"),
         (-1, "out of range"),
         ("-1", "out of range"),
-        ("egyptain cat", "did you mean 'egyptian cat'"),
+        ("egyptain cat", "did you mean 'Egyptian cat'"),  # as the labels spell it
         ("crane", r"classes \[3, 4\]"),
     ],
 )
@@ -76,3 +76,130 @@ def test_a_label_without_labels_asks_for_an_index():
     with pytest.raises(UnknownLabel, match="has no labels"):
         find_label("cat", None, 10)
     assert find_label("7", None, 10) == 7
+
+
+FISH = ["tench, Tinca tinca", "goldfish", "it's a shark"]
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("python.txt", """{0: 'tench, Tinca tinca',\n 1: 'goldfish',\n 2: "it's a shark",}\n"""),
+        ("python.json.txt", """{2: 'it\\'s a shark', 0: "tench, Tinca tinca", 1: u'goldfish'}  # gist"""),
+        ("list.py.txt", """['tench, Tinca tinca', 'goldfish',\n "it's a shark"]"""),
+        (
+            "tuple.txt",
+            """{'0': ('n01440764', 'tench, Tinca tinca'), '1': ('n1', 'goldfish'), '2': ('n2', "it's a shark")}""",
+        ),
+        (
+            "keras.json",
+            json.dumps({"1": ["n01443537", "goldfish"], "0": ["n01440764", FISH[0]], "2": ["n0", FISH[2]]}),
+        ),
+        ("unordered.json", json.dumps({"2": FISH[2], "0": FISH[0], "1": FISH[1]})),
+        ("label2id.json", json.dumps({"label2id": {FISH[2]: 2, FISH[0]: 0, FISH[1]: 1}})),
+        ("class_to_idx.json", json.dumps({FISH[1]: 1, FISH[0]: 0, FISH[2]: 2})),
+        ("pairs.json", json.dumps([["n01440764", FISH[0]], ["n01443537", FISH[1]], ["n0", FISH[2]]])),
+        ("synset.txt", f"n01440764 {FISH[0]}\nn01443537 {FISH[1]}\nn01484850 {FISH[2]}\n"),
+        ("colon.txt", f"0: {FISH[0]}\n1: {FISH[1]}\n2: {FISH[2]}"),
+        ("spaces.txt", f"2 {FISH[2]}\r\n0 {FISH[0]}\r\n1 {FISH[1]}\r\n"),
+        ("loose.csv", f"index,label\n0,{FISH[0]}\n1,goldfish\n2,{FISH[2]}\n"),
+        ("quoted.csv", f'id,name\n1,goldfish\n0,"{FISH[0]}"\n2,"{FISH[2]}"\n'),
+        ("turned.csv", f'label;index\n"goldfish";1\n{FISH[0]};0\n{FISH[2]};2\n'),
+        (
+            "wnid.tsv",
+            f"class_id\twnid\tlabel\n0\tn01440764\t{FISH[0]}\n1\tn01443537\tgoldfish\n2\tn01484850\t{FISH[2]}",
+        ),
+        ("plain.tsv", f"0\t{FISH[0]}\n1\tgoldfish\n2\t{FISH[2]}\n"),
+        ("names.csv", f'label\n"{FISH[0]}"\ngoldfish\n{FISH[2]}\n'),
+        (
+            "data.yaml",
+            f"path: ../x  # root\nnc: 3\nnames:\n  0: {FISH[0]}\n  1: goldfish  # gold\n  2: {FISH[2]}\nurl: x",
+        ),
+        ("list.yaml", f'names:\n- {FISH[0]}\n- goldfish\n- "{FISH[2]}"\n'),
+        (
+            "inline.yaml",
+            f"nc: 3\nnames: ['{FISH[0]}', goldfish, x]\n".replace("goldfish, x", f'"goldfish", "{FISH[2]}"'),
+        ),
+    ],
+)
+def test_every_usual_form_of_a_labels_file_is_read(tmp_path, name, text):
+    (tmp_path / name).write_bytes(text.encode())
+    assert read_labels(tmp_path / name) == FISH
+
+
+def test_what_only_looks_like_a_table_stays_one_label_a_line():
+    assert parse_labels("0\n1\n2") == ["0", "1", "2"]
+    assert parse_labels("3 of clubs\n4 of clubs") == ["3 of clubs", "4 of clubs"]
+    assert parse_labels("tench, Tinca tinca\ngoldfish") == ["tench, Tinca tinca", "goldfish"]
+    assert parse_labels("a\u2028b\nc") == ["a\u2028b", "c"]
+
+
+def test_labels_are_taken_as_a_mapping_too():
+    assert read_labels({1: "goldfish", 0: ("n01440764", "tench")}) == ["tench", "goldfish"]
+    with pytest.raises(LabelsRejected, match="neither a list"):
+        read_labels({"tench", "goldfish"})
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("gap.txt", "{0: 'a', 2: 'c'}", "class 1 has no label.*go from 0 to 2"),
+        ("from-one.txt", "{1: 'a', 2: 'b'}", "class 0 has no label.*go from 1 to 2"),
+        ("twice.txt", "{0: 'a', 0: 'b'}", "'0' stands in it twice"),
+        ("twice.csv", "0,a\n0,b", "class 0 stands in it twice"),
+        ("call.txt", "{0: __import__('os').getcwd()}", "neither JSON nor a Python list.*character 4"),
+        ("open.txt", "{0: 'a', 1: 'b'", "Expecting"),
+        ("map.pbtxt", "item {\n  id: 1\n  name: 'person'\n}", "TensorFlow label map"),
+        ("keys.json", '{"a": "b"}', "'a' is no class index"),
+        ("none.json", '{"0": null}', "is no label"),
+        ("empty.json", "[]", "no labels"),
+        ("utf-16.txt", "tench\n".encode("utf-16"), "UTF-16.*save it as UTF-8"),
+    ],
+)
+def test_a_file_that_cannot_mean_labels_says_why(tmp_path, name, text, message):
+    (tmp_path / name).write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(LabelsRejected, match=message):
+        read_labels(tmp_path / name)
+
+
+def test_a_large_python_dictionary_takes_little_memory(tmp_path):
+    import tracemalloc
+
+    (tmp_path / "large.txt").write_text("{" + ", ".join(f"{i}: 'class {i}'" for i in range(21_841)) + "}")
+    tracemalloc.start()
+    labels = read_labels(tmp_path / "large.txt")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert labels[21_840] == "class 21840"
+    assert peak < 40e6  # ast.literal_eval takes over 100 MB for it
+
+
+@pytest.mark.parametrize(
+    ("target", "label"),
+    [
+        ("cafe\u0301", "caf\u00e9"),
+        ("caf\u00e9", "cafe\u0301"),
+        ("CAF\u00c9", "cafe\u0301"),
+        ("\u1e9e", "SS"),
+        ("tiger  cat", "tiger_cat"),
+        ("tinca Tinca", "tench, Tinca tinca"),
+    ],
+)
+def test_a_label_is_found_however_it_is_composed(target, label):
+    assert find_label(target, ["other", label, "third"], 3) == 1
+
+
+def test_a_word_suggests_the_labels_that_hold_it():
+    labels = read_labels("imagenet")
+    with pytest.raises(
+        UnknownLabel, match=r"did you mean 'tiger cat', 'Persian cat', 'Siamese cat', 'Egyptian cat'"
+    ):
+        find_label("cat", labels, 1000)
+    with pytest.raises(UnknownLabel, match="'Egyptian cat'"):
+        find_label("egyptian", labels, 1000)
+
+
+@pytest.mark.parametrize("target", [1.5, None, "--5", "\u00b2", "9" * 30])
+def test_what_is_no_class_is_refused_typed(target):
+    with pytest.raises(UnknownLabel):
+        find_label(target, ["a", "b"], 2)

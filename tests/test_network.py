@@ -133,7 +133,7 @@ def test_activations_are_float32_by_the_names_given(net, cat):
 def test_layers_and_labels_that_do_not_exist_suggest_near_ones(net, cat):
     with pytest.raises(UnknownLayer, match="did you mean 'stem"):
         net.activations(cat, "stemm")
-    with pytest.raises(UnknownLabel, match="egyptian cat"):
+    with pytest.raises(UnknownLabel, match="Egyptian cat"):
         net.target("egyptain cat")
     with pytest.raises(UnknownLabel, match="1000 classes"):
         net.target(1000)
