@@ -1,7 +1,7 @@
 """Bring any model into the form that gradients are taken in.
 
 Ensures, on a copy that shares the weights: opset 18 or later; no functions, of the model or of the standard
-(Attention); constants are initialisers; an If with a constant condition replaced by its branch; no Dropout;
+(Attention); constants are initialisers; operands that are one number have rank 0; an If with a constant condition replaced by its branch; no Dropout;
 BatchNormalization folded into the convolution before it; explicit pads; half precision computed in float32; QOperator
 forms as QuantizeLinear/DequantizeLinear; shapes inferred as far as they go. Graph inputs and outputs keep their names,
 shapes and types, and the outputs their values. Whatever intermediate value somebody wants must be a graph output
@@ -14,7 +14,7 @@ import onnx_ir as ir
 from onnx_ir.passes import common
 
 from onnxviz.errors import ModelRejected
-from onnxviz.graph import expand, fold, half, lift, padding, quantised
+from onnxviz.graph import expand, fold, half, lift, operators, padding, quantised
 from onnxviz.graph.analysis.dataflow import clone, inline
 from onnxviz.graph.infer import infer
 
@@ -34,6 +34,7 @@ def normalise(model: ir.Model) -> ir.Model:
     lift.name_nodes(model)
     fold.constants(model)
     infer(model)
+    operators.scalars(model)
     lift.lift(model)
     # Before IR version 4 every initialiser had to be a graph input too; opset 18 came with 8, opset 21 with 10.
     model.ir_version = max(model.ir_version, 10 if model.opset_imports[""] >= 21 else 8)
