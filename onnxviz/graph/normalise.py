@@ -1,11 +1,11 @@
 """Bring any model into the form that gradients are taken in.
 
 Ensures, on a copy that shares the weights: opset 18 or later; no functions, of the model or of the standard
-(Attention); constants are initialisers; operands that are one number have rank 0; an If with a constant condition replaced by its branch; no Dropout;
-BatchNormalization folded into the convolution before it; explicit pads; half precision computed in float32; QOperator
-forms as QuantizeLinear/DequantizeLinear; shapes inferred as far as they go. Graph inputs and outputs keep their names,
-shapes and types, and the outputs their values. Whatever intermediate value somebody wants must be a graph output
-before.
+(Attention); constants are initialisers; operands that are one number have rank 0; an If with a constant condition
+replaced by its branch; no Dropout; BatchNormalization folded into the convolution before it; explicit pads; half
+precision computed in float32; QOperator forms as QuantizeLinear/DequantizeLinear; shapes inferred as far as they go.
+Graph inputs and outputs keep their names, shapes and types, and the outputs their values. Whatever intermediate value
+somebody wants must be a graph output before.
 """
 
 from __future__ import annotations

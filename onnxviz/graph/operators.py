@@ -10,8 +10,8 @@ import onnx_ir as ir
 
 from onnxviz.graph.lift import Lifter
 
-#: Operator of the standard -> the inputs that are one number. Files have them as vectors of one element too (keras2onnx,
-#: the ONNX zoo), which the standard does not have and ONNX Runtime runs.
+#: Operator of the standard -> the inputs that are one number. Files have them as vectors of one element too
+#: (keras2onnx, the ONNX zoo), which the standard does not have and ONNX Runtime runs.
 SCALARS: dict[str, tuple[int, ...]] = {
     "Clip": (1, 2),
     "CumSum": (1,),
