@@ -2,10 +2,25 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import settings
+
+# Property tests draw the same examples at each run, so that a run says something about the code only; new ones with
+# `tools/test.py --explore`. How long one example takes says nothing on a machine that is shared.
+settings.register_profile("same", derandomize=True, deadline=None)
+settings.register_profile("explore", deadline=None, print_blob=True)
+settings.load_profile(os.environ.get("ONNXVIZ_HYPOTHESIS", "same"))
+
+
+def pytest_runtest_setup() -> None:
+    """What a test draws with torch does not depend on the tests before it."""
+    if "torch" in sys.modules:
+        sys.modules["torch"].manual_seed(0)
 
 
 @pytest.fixture(scope="session")

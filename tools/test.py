@@ -1,4 +1,8 @@
-"""Set everything up and run the checks and the tests: python3 tools/test.py [PYTEST ARGUMENTS]"""
+"""Set everything up and run the checks and the tests: python3 tools/test.py [--explore] [PYTEST ARGUMENTS]
+
+The tests draw the same examples each time. With --explore only the property tests run, on new ones at each run; what
+they find is kept in .hypothesis, and told in a form that goes into the test as an `@example`.
+"""
 
 from __future__ import annotations
 
@@ -25,11 +29,20 @@ TRAINING_TESTS = "tests/runtime/test_ort_training.py"
 TRAINING_NEWEST = (3, 12)
 
 
+# Property tests alone, however long one takes, on examples that nobody has seen (see tests/conftest.py).
+EXPLORING = ["-m", "hypothesis", "--timeout", "0"]
+
+
 def main(arguments: list[str]) -> int:
+    exploring = "--explore" in arguments
+    if exploring:
+        arguments = [*EXPLORING, *(argument for argument in arguments if argument != "--explore")]
     python = environment("test", PEERS, ["-e", ".[cpu,test,maps,table]"], FILES_ONLY)
     web()
     run = [str(python), "-m"]
     settings = {**os.environ, "OMP_NUM_THREADS": "1"}
+    if exploring:
+        settings["ONNXVIZ_HYPOTHESIS"] = "explore"
     without: list[str] = []
     older = find_python(TRAINING_NEWEST)
     if older is None:

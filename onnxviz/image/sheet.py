@@ -54,10 +54,13 @@ _PAGE_WIDTH: Final = 1400  # what a sheet is laid out for; fewer pictures make i
 def columns_for(count: int, width: int, height: int, *, shape: float = 1.5) -> int:
     """How many columns of `count` cells of `width` × `height` give a sheet about `shape` times as wide as high.
 
-    Of the numbers near that, one that fills every line if there is one: 32 filters stand as 8 × 4.
+    Of the numbers near that, one that fills every line if there is one: 32 filters stand as 8 × 4. Near is a fifth
+    less to a quarter more, and the whole numbers right below and above (4 is not near 6.2).
     """
     ideal = min(float(count), max(1.0, math.sqrt(count * shape * height / width)))
-    nearby = range(max(1, math.floor(ideal * 0.8)), min(count, math.ceil(ideal * 1.25)) + 1)
+    least = min(math.floor(ideal), math.ceil(ideal * 0.8))
+    most = max(math.ceil(ideal), math.floor(ideal * 1.25))
+    nearby = range(least, min(count, most) + 1)
 
     def badness(columns: int) -> tuple[float, int]:
         empty = -count % columns

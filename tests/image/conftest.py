@@ -8,11 +8,6 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from hypothesis import settings
-
-# How long one example takes says nothing on a machine that is shared.
-settings.register_profile("image", deadline=None)
-settings.load_profile("image")
 
 
 def chunk(name: bytes, data: bytes) -> bytes:
