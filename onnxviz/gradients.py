@@ -83,8 +83,8 @@ class Gradients:
         self, x: np.ndarray, fed: Mapping[str, np.ndarray], batch: int | None
     ) -> Iterator[tuple[int, int, dict[str, np.ndarray]]]:
         """Each run in turn: pictures that count, pictures given, what came out."""
-        fixed = self._net.batched[1] is not None
-        alone = batch is None and not fixed and providers.name(self._net.provider) == providers.CPU
+        fixed = self._net.batched[1]
+        alone = batch is None and fixed is None and providers.name(self._net.provider) == providers.CPU
         if alone and isinstance(self._program, SideBySide):
             size, workers = batching.GRADIENTS_ON_CPU, self._workers(len(x))
         else:
@@ -97,17 +97,20 @@ class Gradients:
                 yield count, count, arrays
         else:
             for count, one in zip(counts, feeds, strict=True):
-                yield count, size if fixed else count, self._program(one)
+                yield count, fixed or count, self._program(one)
 
     def _feeds(
-        self, x: np.ndarray, fed: Mapping[str, np.ndarray], start: int, size: int, fixed: bool
+        self, x: np.ndarray, fed: Mapping[str, np.ndarray], start: int, size: int, fixed: int | None
     ) -> dict[str, np.ndarray]:
         feeds = {self._net.input.name: x[start : start + size]}
         for name, array in fed.items():
             feeds[name] = array[start : start + size] if len(array) == len(x) else array
         count = len(feeds[self._net.input.name])
-        if fixed and count < size:
-            feeds = {name: _filled(array, count, size) for name, array in feeds.items()}
+        if fixed is not None and count < fixed:
+            feeds = {
+                name: batching.filled(array, fixed) if len(array) == count else array
+                for name, array in feeds.items()
+            }
         return {name: array for name, array in feeds.items() if name in self._program.inputs}
 
     def _workers(self, count: int) -> int:
@@ -149,10 +152,3 @@ def _compile(
     compiled = compile(task, net.backend)
     net.ran_on(compiled.backend, compiled.note)
     return compiled
-
-
-def _filled(array: np.ndarray, count: int, size: int) -> np.ndarray:
-    """A last batch filled up with its last picture, for files that allow only their own batch."""
-    if len(array) != count:
-        return array
-    return np.concatenate([array, np.repeat(array[-1:], size - count, axis=0)])

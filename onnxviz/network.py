@@ -82,6 +82,7 @@ class Network:
         self._programs: dict[Hashable, Program] = {}
         self._gradients: dict[Hashable, Gradients] = {}
         self._backends: dict[str, str | None] = {}
+        self._mixed: str | None = None  # what mixes the images of a batch, as far as the graph tells
 
     def __repr__(self) -> str:
         return f"<Network {self.name}: {self.input.name} {'×'.join(map(str, self.input.shape))}>"
@@ -195,26 +196,34 @@ class Network:
 
     @cached_property
     def batched(self) -> tuple[ir.Model, int | None]:
-        """The model with a dynamic batch, and None; or as it is, and the batch that it is fixed to."""
-        from onnxviz.graph.surgery import free_batch
+        """The model with a dynamic batch, and None; or as it is, and the batch that it takes: no other number."""
+        from onnxviz.batches import freed
 
-        if self.input.batch is None:
-            return self.model, None
-        try:
-            return free_batch(self.model), None
-        except ModelUnsuitable as reason:
-            self.warnings.append(f"the batch stays fixed to {self.input.batch}: {reason}")
-            return self.model, self.input.batch
+        model, fixed, self._mixed = freed(self)
+        return model, fixed
+
+    @cached_property
+    def alone(self) -> str | None:
+        """Why images go through one at a time, whatever batch is asked for; None where a batch keeps them apart."""
+        from onnxviz.batches import alone
+
+        return alone(self, self.batched[1], self._mixed)
 
     def batch_size(self, batch: int | None = None) -> int:
-        """The number of images a run: `batch`, what the file fixes, or what the memory allows."""
+        """The number of images a run: `batch`, what the file fixes, or what the memory allows.
+
+        1 where a batch does not keep its images apart (`alone`). A file of fixed batch gets its own number even then:
+        each run is filled up to it (`runtime.batching.filled`).
+        """
+        if batch is not None and batch < 1:
+            raise UsageError(f"batch must be at least 1, got {batch}")
         fixed = self.batched[1]
-        if fixed is not None:
-            return fixed
-        if batch is not None:
-            if batch < 1:
-                raise UsageError(f"batch must be at least 1, got {batch}")
-            return batch
+        if batch == 1 and fixed is None:
+            return 1
+        if self.alone is not None:
+            return 1
+        if fixed is not None or batch is not None:
+            return fixed or batch or 1
         on_cpu = providers.name(self.provider) == providers.CPU
         return batching.batch_size(
             batching.elements(tuple(layer.shape[1:]) for layer in self.layers),
@@ -254,15 +263,12 @@ class Network:
     ) -> dict[str, np.ndarray]:
         """The values called `names` for the input tensor `x`, in batches: {name: (N, ...) array}."""
         program = self.program(names)
-        size = self.batch_size(batch)
+        size = self.batch_size(batch) if len(x) > 1 or batch is not None else 1
         parts: dict[str, list[np.ndarray]] = {name: [] for name in names}
         for start in range(0, len(x), size):
             chunk = x[start : start + size]
             count = len(chunk)
-            if self.batched[1] is not None and count < size:
-                # A file that allows only its own batch gets it, filled up; the surplus is thrown away.
-                chunk = np.concatenate([chunk, np.repeat(chunk[-1:], size - count, axis=0)])
-            arrays = program({self.input.name: chunk}, names)
+            arrays = program({self.input.name: batching.filled(chunk, self.batched[1] or 1)}, names)
             for name in names:
                 parts[name].append(arrays[name][:count] if arrays[name].ndim else arrays[name][None])
             progress(start + count, len(x), "images")

@@ -213,12 +213,16 @@ def _batch_normalization(lifter: Lifter, node: ir.Node) -> None:
 
 
 def _one_output(lifter: Lifter, node: ir.Node) -> None:
-    """Statistics that the old training form gave besides: nobody may use them."""
+    """The old training form, told by its further outputs: saved statistics, which nobody may use."""
+    if len(node.outputs) == 1:
+        return
     if any(y.uses() or y.is_graph_output() for y in node.outputs[1:]):
         raise ModelUnsuitable(
-            f"{node.op_type} {node.name!r} is in training form: export the model for inference"
+            f"{node.op_type} {node.name!r} is in training form, and its statistics are used: export the model for "
+            "inference"
         )
-    node.resize_outputs(1)
+    node.resize_outputs(3)
+    node.attributes["training_mode"] = ir.AttrInt64("training_mode", 1)
 
 
 def _dropout(lifter: Lifter, node: ir.Node) -> None:

@@ -51,6 +51,16 @@ def free_batch(model: ir.Model, input: str | None = None) -> ir.Model:
     return copy
 
 
+def single(model: ir.Model, input: str | None = None) -> ir.Model:
+    """A copy of a model of open batch that takes one image at a time."""
+    copy = duplicate(model)
+    image = image_input(copy, input)
+    axis = layout(image).batch
+    if image.shape is not None and axis is not None:
+        image.shape = ir.Shape([1 if i == axis else size for i, size in enumerate(image.shape)])
+    return copy
+
+
 def cut(model: ir.Model, outputs: Sequence[str]) -> ir.Model:
     """A copy whose outputs are these values, in this order, with only the nodes, weights and inputs they need.
 

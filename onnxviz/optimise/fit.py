@@ -24,7 +24,13 @@ def fitted(net: Network, plan: Plan, layers: Sequence[str | None]) -> ir.Model:
     from onnxviz.graph.real_input import real_input
 
     model, fixed = net.batched
-    if fixed not in (None, plan.count * plan.draws):
+    together = plan.count * plan.draws
+    if together > 1 and fixed in (None, 1) and net.alone is not None:
+        raise ModelUnsuitable(
+            f"images go through this network one at a time ({net.alone}); {plan.count} pictures × {plan.draws} draws "
+            "were asked for: make one picture at a time, with one draw"
+        )
+    if fixed not in (None, together):
         raise ModelUnsuitable(
             f"this file takes {fixed} images at once and no other number; {plan.count} pictures × {plan.draws} draws "
             "were asked for"

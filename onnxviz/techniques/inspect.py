@@ -141,6 +141,7 @@ def inspect(net: Network) -> Inspection:
 
     raises   nothing that `onnxviz.load` has not raised
     """
+    _ = net.batched  # puts on record what mixes the images of a batch
     gradients = _gradients(net)
     counts = Counter(
         f"{node.domain}.{node.op_type}" if node.domain else node.op_type

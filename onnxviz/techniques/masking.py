@@ -135,18 +135,13 @@ def sweep(
     program = net.compile(build, key=key, **({"threads": 1, "spin": False} if workers > 1 else {}))
     if program.provider != CPU:
         workers, size = 1, net.batch_size(batch)
-    fixed = net.batched[1] is not None
+    fixed = net.batched[1] or 1
     placed = {name: program.put(name, array) for name, array in still.items()}
 
     def run(start: int) -> np.ndarray:
-        chunk = {name: array[start : start + size] for name, array in moving.items()}
-        count = len(next(iter(chunk.values())))
-        if fixed and count < size:
-            # A file that allows only its own batch gets it, filled up; the surplus is thrown away.
-            chunk = {
-                name: np.concatenate([array, np.repeat(array[-1:], size - count, axis=0)])
-                for name, array in chunk.items()
-            }
+        # A file that allows only its own batch gets it, filled up; the surplus is thrown away.
+        chunk = {name: batching.filled(array[start : start + size], fixed) for name, array in moving.items()}
+        count = min(size, total - start)
         return program({**placed, **chunk}, [score.output])[score.output][:count]
 
     scores = np.zeros(total, dtype=np.float32)
@@ -170,7 +165,7 @@ def sweep(
 def _plan(net: Network, count: int, batch: int | None) -> tuple[int, int]:
     """How many runs go on side by side on a CPU, and the images of each."""
     workers = min(net.threads or cores(), count)
-    fixed = net.batched[1]
+    fixed = net.batched[1] or (1 if net.alone is not None else None)
     if batch is not None and fixed is None:
         at_once = net.batch_size(batch)
         workers = min(workers, at_once)
@@ -178,7 +173,8 @@ def _plan(net: Network, count: int, batch: int | None) -> tuple[int, int]:
     elements = batching.elements(tuple(layer.shape[1:]) for layer in net.layers)
     fitting = batching.batch_size(elements, max(_EACH, fixed or 0) * workers)
     if fixed is not None:
-        return max(1, min(workers, fitting // fixed, math.ceil(count / fixed))), fixed
+        size = net.batch_size()
+        return max(1, min(workers, fitting // fixed, math.ceil(count / size))), size
     workers = min(workers, fitting)
     # Four rounds or more, so that no core waits long for the others at the end.
     return workers, max(1, min(_EACH, fitting // workers, count // (4 * workers)))

@@ -111,10 +111,12 @@ def plan(net: Network, count: int, batch: int | None = None) -> Plan:
         raise UsageError(f"batch must be at least 1, got {batch}")
     workers = max(1, min(net.threads or batching.cores(), count))
     fixed = net.batched[1]
+    if count > 1 and net.alone is not None:
+        fixed = 1
     elements = batching.elements(tuple(layer.shape[1:]) for layer in net.layers)
     fitting = batching.batch_size(elements, largest=_LARGEST_ON_CPU * workers)
     each = fixed or batch or min(_LARGEST_ON_CPU, max(1, fitting // workers), -(-count // workers))
-    return Plan(max(1, min(workers, fitting // each)), each)
+    return Plan(max(1, min(workers, fitting // max(each, net.batched[1] or 1))), each)
 
 
 def stream(
@@ -146,7 +148,7 @@ def stream(
     chosen = plan(net, count, batch)
     if program.provider != _CPU and batch is None:
         chosen = Plan(chosen.workers, net.batch_size())
-    worker = _Worker(net, program, images, chosen.batch)
+    worker = _Worker(net, program, images)
     parts = (range(start, min(start + chosen.batch, count)) for start in range(0, count, chosen.batch))
     for part, chunk in decode(parts, worker, workers=chosen.workers, ahead=chosen.workers):
         if isinstance(chunk, ImageRejected):  # a worker lists refusals itself
@@ -158,11 +160,11 @@ def stream(
 class _Worker:
     """What each thread does with its share: decode, prepare, run."""
 
-    def __init__(self, net: Network, program: Program, images: Sequence[Any], batch: int) -> None:
+    def __init__(self, net: Network, program: Program, images: Sequence[Any]) -> None:
         self._net = net
         self._program = program
         self._images = images
-        self._filled_to = batch if net.batched[1] is not None else None
+        self._filled_to = net.batched[1] or 1
         # One run at a time where runs share a device; decoding goes on beside it.
         on_cpu = program.provider == _CPU
         self._gate: contextlib.AbstractContextManager[Any] = (
@@ -211,10 +213,8 @@ class _Worker:
 
     def _run_equal(self, views: np.ndarray) -> dict[str, np.ndarray]:
         """The outputs for views of one size, (n, h, w, 3) uint8."""
-        x = self._net.preprocessing.normalise(views)
-        short = (self._filled_to or 0) - len(x)
-        if short > 0:  # the file fixes its batch: filled up, and the surplus thrown away
-            x = np.concatenate([x, np.repeat(x[-1:], short, axis=0)])
+        # Where the file fixes its batch it is filled up, and the surplus thrown away.
+        x = batching.filled(self._net.preprocessing.normalise(views), self._filled_to)
         with self._gate:
             arrays = self._program({self._net.input.name: x})
         return {name: array[: len(views)] for name, array in arrays.items()}

@@ -38,7 +38,8 @@ NOT_SMOOTH = (
     "test_reduce_min_default_axes_keepdims_example",
     "test_thresholdedrelu_example",
 )
-# What is refused, and rightly: training forms, boxes, scales and masks as variables, the odd attribute.
+# What is refused, and rightly: what nothing depends on (statistics given in training), boxes, scales and masks as
+# variables, the odd attribute.
 REFUSED = (
     "test_batchnorm_example_training_mode",
     "test_batchnorm_epsilon_training_mode",

@@ -72,6 +72,27 @@ NORMS = [
         )
         for o, a in ((7, {}), (7, {"spatial": 1}), (9, {"momentum": 0.8}), (14, {}))
     ),
+    Case(
+        "BatchNormalization",
+        {"x": normal(3, C, 3, 2), "s": positive(C), "b": normal(C), "m": normal(C), "v": positive(C)},
+        {"training_mode": 1},
+        constant=("m", "v"),
+        outputs=("y", "p", "q"),
+        label="training",
+    ),
+    Case(
+        "BatchNormalization",
+        {"x": normal(3, C, 3, 2), "s": positive(C), "b": normal(C), "m": normal(C), "v": positive(C)},
+        constant=(
+            "m",
+            "v",
+        ),  # ONNX Runtime 1.32 errs where all four are: it writes statistics over shared constants
+        outputs=("y", "p", "q", "r", "t"),
+        opset=7,
+        oracle="ort",
+        step=0.02,
+        label="old training",
+    ),
     Case("InstanceNormalization", {"x": normal(2, 3, 5), "s": positive(3), "b": normal(3)}),
     Case(
         "InstanceNormalization",

@@ -82,13 +82,6 @@ def test_unknown_names() -> None:
 
 
 REFUSED = [
-    Case(
-        "BatchNormalization",
-        {"x": normal(2, 3), "s": normal(3), "b": normal(3), "m": normal(3), "v": normal(3)},
-        {"training_mode": 1},
-        constant=("s", "b", "m", "v"),
-        outputs=("y", "p", "q"),
-    ),
     Case("Dropout", {"x": normal(2, 3), "r": np.float32(0.5), "t": np.bool_(True)}, constant=("r", "t")),
     Case(
         "RoiAlign",

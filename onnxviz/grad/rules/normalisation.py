@@ -27,10 +27,17 @@ def _per_channel(op: Any, value: Any, rank: int) -> Any:
 @vjp("BatchNormalization")
 def batch_normalization(op, g, y, x, scale, bias, mean, var, *, epsilon, momentum, training_mode):
     """At inference an affine map of each channel; a BatchNormalization without shift stays in the blocked layout."""
-    if training_mode:
-        raise NoRule("is in training mode")
     rank = _rank(x)
     others = [a for a in range(rank) if a != 1]
+    if training_mode:  # by mean and variance of the batch at hand
+        to_unit, unit = _standardised(op, op.Mul(g, _per_channel(op, scale, rank)), x, others, epsilon)
+        return (
+            to_unit,
+            lambda: op.ReduceSum(op.Mul(g, unit), others, keepdims=0),
+            lambda: op.ReduceSum(g, others, keepdims=0),
+            None,
+            None,
+        )
 
     def to_x():
         # The zeros have the channels' number, which the file may not tell: made from scale itself.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from onnxviz.graph.analysis.batch_step import Refused, Step, everywhere, rule
+from onnxviz.graph.analysis.batch_step import Mixes, Refused, Step, everywhere, in_training, rule
 from onnxviz.graph.analysis.rules import OWN, POINTWISE, REDUCTIONS
 
 # --- place by place -------------------------------------------------------------------------------
@@ -42,7 +42,7 @@ def own(step: Step) -> list[int | None]:
 @rule("DynamicQuantizeLinear")
 def over_all(step: Step) -> list[int | None]:
     """Its scale comes from all images together."""
-    raise Refused("it measures one range over all images of the batch")
+    raise Mixes("it measures one range over all images of the batch")
 
 
 @rule("Conv", "ConvTranspose", "AveragePool", "MaxPool", "LpPool", "GlobalAveragePool", "GlobalMaxPool",
@@ -53,8 +53,8 @@ def leading(step: Step) -> list[int | None]:
     step.only(0)
     if step.axis() != 0:
         raise Refused(f"the batch has moved to axis {step.axis()} of its input")
-    if step.view.op == "BatchNormalization" and step.get("training_mode", 0):
-        raise Refused("it normalises over all images of the batch")
+    if step.view.op == "BatchNormalization" and in_training(step.node):
+        raise Mixes("it normalises over all images of the batch")
     if step.view.op == "MaxPool" and len(step.node.outputs) > 1:
         indices = step.node.outputs[1]
         if indices.uses() or indices.is_graph_output():
@@ -68,7 +68,7 @@ def leading(step: Step) -> list[int | None]:
 def _not_over(step: Step, axes: list[int]) -> int:
     axis = step.axis()
     if axis in axes:
-        raise Refused("it reads across the images of the batch")
+        raise Mixes("it reads across the images of the batch")
     return axis
 
 
@@ -111,7 +111,7 @@ def mean_variance(step: Step) -> list[int | None]:
     axes = [int(a) % len(step.shape()) for a in found]
     if step.axis() in axes:
         if step.batch != 1 or step.shape()[step.axis()] != 1:
-            raise Refused("it normalises over all images of the batch")
+            raise Mixes("it normalises over all images of the batch")
         step.attributes["axes"] = [a for a in axes if a != step.axis()]
     return everywhere(step, step.axis())
 

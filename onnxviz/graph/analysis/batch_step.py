@@ -25,6 +25,10 @@ class Refused(Exception):
     """Why the node does not let the batch change."""
 
 
+class Mixes(Refused):
+    """What the node computes for one image depends on the others of its batch."""
+
+
 @dataclass
 class Step:
     """One node on the way: its inputs' batch axes, and the edits that its rule asks for.
@@ -129,6 +133,12 @@ class Step:
             if found is None:
                 raise Refused(f"its {name} are computed while it runs")
         return [int(v) for v in np.asarray(found).reshape(-1)]
+
+
+def in_training(node: ir.Node) -> bool:
+    """Whether a BatchNormalization normalises by the batch at hand: said aloud from opset 14 on, before by outputs."""
+    mode = node.attributes.get("training_mode")
+    return len(node.outputs) > 1 or (mode is not None and not mode.is_ref() and bool(mode.as_int()))
 
 
 Rule = Callable[[Step], list[int | None]]

@@ -19,13 +19,17 @@ _TABLES = (batch, batch_moves)  # imported for the rules that they enter
 
 
 class Freeing:
-    """Makes the batch of `image` dynamic in the graph of `model`, in place."""
+    """Makes the batch of `image` dynamic in the graph of `model`, in place; or proves that an open one keeps images
+    apart (`walk` alone)."""
 
-    def __init__(self, model: ir.Model, image: ir.Value, axis: int, batch: int) -> None:
-        self.model, self.graph, self.image, self.batch = model, model.graph, image, batch
+    def __init__(self, model: ir.Model, image: ir.Value, axis: int, batch: int | None = None) -> None:
+        self.model, self.graph, self.image = model, model.graph, image
         self.prober = Prober(model, image)
         self.facts = self.prober.facts()
-        self.twice: Facts | None = self.prober.facts(batch=2 * batch) if self.prober.open_size else None
+        self.batch = self.facts.batch if batch is None else batch
+        # Sizes that the graph computes from an open batch or image size are compared at two batches.
+        open_ = self.prober.open_size or self.prober.open_batch
+        self.twice: Facts | None = self.prober.facts(batch=2 * self.batch) if open_ else None
         self.carried: dict[ir.Value, int] = {image: axis}
         self.sized: set[ir.Value] = set()  # computed from the shape of something that carries the batch
         self.names = set(by_name(self.graph))
@@ -34,16 +38,24 @@ class Freeing:
 
     def run(self) -> None:
         """Raises ModelUnsuitable, naming the node and why, where the batch cannot be proven free."""
+        try:
+            self.walk()
+        except Refused as reason:
+            raise ModelUnsuitable(
+                f"the batch of this model is fixed to {self.batch} and cannot be made dynamic: node {reason} forbids "
+                "it; export the model with a dynamic batch, or use a batch of that size"
+            ) from reason
+        self._declare()
+
+    def walk(self) -> None:
+        """Follow the batch through every node. Raises Refused (Mixes), naming the node, where it is lost (shared)."""
         for node in list(self.graph):
             try:
                 self._visit(node)
-            except (Refused, IndexError) as reason:
-                raise ModelUnsuitable(
-                    f"the batch of this model is fixed to {self.batch} and cannot be made dynamic: node "
-                    f"{_title(node)} forbids it: {reason or 'its axes do not fit its input'}; export the model with a "
-                    "dynamic batch, or use a batch of that size"
-                ) from reason
-        self._declare()
+            except Refused as reason:
+                raise type(reason)(f"{_title(node)}: {reason}") from reason
+            except (IndexError, ZeroDivisionError) as reason:
+                raise Refused(f"{_title(node)}: its axes do not fit its input") from reason
 
     def _visit(self, node: ir.Node) -> None:
         read = list(reads(node))
