@@ -76,7 +76,7 @@ def _samples(net: Network) -> np.ndarray:
     if net.input.channels not in (None, 1, 3, 4):  # no pictures: numbers of two deviations
         sizes = {"N": 2, "C": net.input.channels, "H": height, "W": width}
         drawn = rng.random([sizes[letter] for letter in net.input.layout], np.float32)
-        return drawn * np.float32([1, 0.1]).reshape(2, 1, 1, 1)
+        return drawn * np.array([1, 0.1], np.float32).reshape(2, 1, 1, 1)
     noise = rng.integers(0, 256, (height, width, 3), np.uint8)
     halves = np.full((height, width, 3), 230, np.uint8)
     halves[: height // 2] = 20
