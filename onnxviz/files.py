@@ -9,15 +9,71 @@ import io
 import json
 import numbers
 import os
+import re
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
-from onnxviz.errors import OutputRefused
+from onnxviz.errors import OutputRefused, UsageError
 
 if TYPE_CHECKING:
     import numpy as np
+
+
+#: What a picture can be written as; the first is what it becomes where nothing is said.
+PICTURES: Final = (".png", ".jpg", ".jpeg", ".webp")
+#: What a table can be written as beside a picture; its JSON would be the manifest's name.
+TABLES: Final = (".csv", ".parquet")
+# The same for what is a folder: names that can only mean a file.
+_FILES: Final = frozenset(
+    {
+        *PICTURES,
+        *TABLES,
+        ".json",
+        ".npy",
+        ".npz",
+        ".onnx",
+        ".html",
+        ".txt",
+        ".pdf",
+        ".gif",
+        ".zip",
+        ".exe",
+        ".md",
+    }
+)
+
+
+def destination(path: str | os.PathLike[str], default: str, kinds: Sequence[str] = PICTURES) -> Path:
+    """The file that a result is written to where `path` was asked for: what the name says, or nothing.
+
+    A folder (one that is there, or a name that ends in a slash) gets `default`; a name without an ending gets the first
+    of `kinds`. No `kinds`: the result is itself a folder.
+
+    raises   UsageError for the ending of another kind of file, naming what is possible; OutputRefused for a device
+    """
+    target = Path(path)
+    ending = target.suffix.lower()
+    if not kinds:
+        if target.is_file() or (ending in _FILES and not target.is_dir()):
+            raise UsageError(f"cannot write a folder as {str(target)!r}: give the name of a folder")
+        return target
+    if os.fspath(path).endswith(("/", os.sep)) or target.is_dir():
+        return target / default
+    if target.exists() and not target.is_file():
+        raise OutputRefused(f"cannot write {str(target)!r}: it is no regular file; name a file or a folder")
+    if ending in kinds:
+        return target
+    if re.fullmatch(r"\.[a-z][a-z0-9]{0,9}", ending):
+        raise UsageError(
+            f"cannot write {target.name!r}: this can be {_listed(kinds)}; or name a folder, with a / at the end"
+        )
+    return target.with_name(target.name + kinds[0])
+
+
+def _listed(kinds: Sequence[str]) -> str:
+    return kinds[0] if len(kinds) == 1 else f"{', '.join(kinds[:-1])} or {kinds[-1]}"
 
 
 def write_atomic(path: str | os.PathLike[str], data: bytes | Iterable[bytes]) -> Path:
@@ -104,8 +160,28 @@ def npy_bytes(array: np.ndarray) -> bytes:
 
 def png_bytes(picture: Any) -> bytes:
     """A PIL image as PNG bytes."""
+    return picture_bytes(picture, ".png")
+
+
+def picture_bytes(picture: Any, ending: str) -> bytes:
+    """A PIL image as the bytes of a file with this ending (`PICTURES`); JPEG and WebP nearly without loss.
+
+    raises   OutputRefused where the format cannot hold so many pixels
+    """
     buffer = io.BytesIO()
-    picture.save(buffer, "PNG")
+    if ending == ".png":
+        picture.save(buffer, "PNG")
+        return buffer.getvalue()
+    most = 16_383 if ending == ".webp" else 65_500
+    if max(picture.size) > most:
+        raise OutputRefused(
+            f"a picture of {picture.width}×{picture.height} pixels is too large for {ending} ({most} each way); "
+            "name it NAME.png"
+        )
+    if ending == ".webp":
+        picture.save(buffer, "WEBP", lossless=True)
+    else:
+        picture.convert("RGB").save(buffer, "JPEG", quality=95, subsampling=0)
     return buffer.getvalue()
 
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from onnxviz.results import Result
+from typing import Any
 
 
 class Interrupted(KeyboardInterrupt):
-    """Ctrl-C in a long run; `.partial` is the result of what was done, its manifest marked incomplete."""
+    """Ctrl-C in a long run; `.partial` is the result of what was done, its manifest marked incomplete.
 
-    def __init__(self, partial: Result) -> None:
+    Of several pictures one after the other: the list of results so far, the last of them incomplete.
+    """
+
+    def __init__(self, partial: Any) -> None:
         super().__init__("interrupted")
         self.partial = partial

@@ -9,10 +9,21 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from onnxviz.files import json_bytes, npy_bytes, png_bytes, write_atomic
+from onnxviz.files import (
+    PICTURES,
+    TABLES,
+    destination,
+    json_bytes,
+    npy_bytes,
+    picture_bytes,
+    png_bytes,
+    write_atomic,
+)
 
 if TYPE_CHECKING:
     from PIL import Image
+
+    from onnxviz.tables import Columns
 
 
 @dataclass
@@ -30,21 +41,45 @@ class Result:
         """The result drawn as a picture (a PIL image, RGB)."""
         raise TypeError(f"{type(self).__name__} has no picture")
 
-    def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write the picture to `path` (PNG), and beside it NAME.npy (raw values) and NAME.json (manifest).
+    def pages(self) -> list[Image.Image]:
+        """The result drawn as pictures that can be looked at: `picture`, and more where it is too much for one."""
+        return [self.picture()]
 
+    def table(self) -> Columns | None:
+        """The result as columns, for CSV and Parquet; None where it has no rows."""
+        return None
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write the picture to `path`, and beside it NAME.npy (raw values) and NAME.json (manifest).
+
+        The ending says what is written: .png, .jpg, .jpeg or .webp, and .csv or .parquet where the result has rows. A
+        folder (or a name that ends in a slash) gets the technique's name. Further pages are NAME-2.png, NAME-3.png...
         Each file appears whole or not at all; the picture comes last, so where it is, the others are.
 
-        raises   OutputRefused
+        returns  the file, or the first of its pages
+        raises   UsageError for another ending, MissingDependency for Parquet without pyarrow, OutputRefused
         """
-        target = Path(path)
-        if target.suffix.lower() != ".png":
-            target = target.with_name(target.name + ".png")
-        picture = png_bytes(self.picture())
+        columns = self.table()
+        kinds = PICTURES if columns is None else PICTURES + TABLES
+        target = destination(path, f"{self.manifest.get('technique') or 'result'}.png", kinds)
+        ending = target.suffix.lower()
+        if columns is not None and ending in TABLES:
+            from onnxviz.tables import encoder
+
+            files = [encoder(ending[1:])(columns)]
+        else:
+            files = [picture_bytes(page, ending) for page in self.pages()]
+        names = [
+            target if number == 1 else target.with_name(f"{target.stem}-{number}{target.suffix}")
+            for number in range(1, len(files) + 1)
+        ]
+        more = {"pages": [name.name for name in names]} if len(names) > 1 else {}
         if self.values is not None:
             write_atomic(target.with_suffix(".npy"), npy_bytes(self.values))
-        write_atomic(target.with_suffix(".json"), json_bytes(self.manifest))
-        return write_atomic(target, picture)
+        write_atomic(target.with_suffix(".json"), json_bytes({**self.manifest, **more}))
+        for name, data in reversed(list(zip(names, files, strict=True))):
+            write_atomic(name, data)
+        return target
 
     def _repr_png_(self) -> bytes:
         return png_bytes(self.picture())

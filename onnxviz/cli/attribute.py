@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
 
-from onnxviz.cli.options import BatchOption, ImageArgument, LayerOption, ModelArgument, TargetOption, command
+from onnxviz.cli.options import BatchOption, ImagesArgument, LayerOption, ModelArgument, TargetOption, command
+from onnxviz.cli.pictures import each
 from onnxviz.cli.run import Run
 
 ChannelOption = Annotated[
@@ -28,7 +28,7 @@ def register(app: typer.Typer) -> None:
     def occlusion(
         run: Run,
         model: ModelArgument,
-        image: ImageArgument,
+        images: ImagesArgument,
         target: TargetOption = None,
         window: Annotated[
             str | None,
@@ -52,15 +52,14 @@ def register(app: typer.Typer) -> None:
     ) -> None:
         """What the network needs to see: the fall in probability when a window covers each place.
 
+        Several pictures or folders give a file each: NAME-PICTURE.png.
+
         Example: onnxviz occlusion efficientnet-lite0 cat.jpg --window 48 --stride 12 -o occlusion.png
         """
         import onnxviz
 
-        _save(
-            run,
-            onnxviz.occlusion,
-            run.load(model),
-            image,
+        net = run.load(model)
+        options: dict[str, Any] = dict(
             target=target,
             window=_pixels(window, "--window"),
             stride=_pixels(stride, "--stride"),
@@ -70,13 +69,15 @@ def register(app: typer.Typer) -> None:
             position=place(neuron),
             seed=run.seed,
             batch=batch,
+            progress=run.progress,
         )
+        each(run, images, lambda image: onnxviz.occlusion(net, image, **options))
 
     @command(app, images=True)
     def rise(
         run: Run,
         model: ModelArgument,
-        image: ImageArgument,
+        images: ImagesArgument,
         target: TargetOption = None,
         masks: Annotated[int, typer.Option(min=1, help="Random masks; more give less noise.")] = 2000,
         grid: Annotated[int, typer.Option(min=1, help="Cells along each side of a mask.")] = 8,
@@ -92,15 +93,14 @@ def register(app: typer.Typer) -> None:
     ) -> None:
         """What is enough for the network: the mean probability when each place shows through random masks.
 
+        Several pictures or folders give a file each: NAME-PICTURE.png.
+
         Example: onnxviz rise efficientnet-lite0 cat.jpg --target "Egyptian cat" --masks 4000 -o rise.png
         """
         import onnxviz
 
-        _save(
-            run,
-            onnxviz.rise,
-            run.load(model),
-            image,
+        net = run.load(model)
+        options: dict[str, Any] = dict(
             target=target,
             masks=masks,
             grid=grid,
@@ -112,20 +112,9 @@ def register(app: typer.Typer) -> None:
             position=place(neuron),
             seed=run.seed,
             batch=batch,
+            progress=run.progress,
         )
-
-
-def _save(run: Run, technique: Callable[..., Any], net: Any, image: Any, **options: Any) -> None:
-    """Run the technique and write its result; on Ctrl-C what was done so far, and the interruption goes on."""
-    from onnxviz.interrupted import Interrupted
-
-    try:
-        result = technique(net, image, progress=run.progress, **options)
-    except Interrupted as stop:
-        run.save(stop.partial)
-        run.note("interrupted: the map holds what was done so far, and its manifest says incomplete")
-        raise
-    run.save(result)
+        each(run, images, lambda image: onnxviz.rise(net, image, **options))
 
 
 def _pixels(text: str | None, option: str) -> tuple[int, int] | None:

@@ -7,10 +7,9 @@ from typing import Annotated, Any
 import typer
 
 from onnxviz.cli.options import BatchOption, ImagesArgument, ModelArgument, command
+from onnxviz.cli.pictures import readable, save
 from onnxviz.cli.run import Run
 from onnxviz.cli.saliency import ObjectiveOption, TargetsOption
-from onnxviz.cli.saliency import _files as readable
-from onnxviz.cli.saliency import _save as save
 
 _METHODS = "grad-cam, grad-cam++, layercam, hirescam, xgrad-cam, eigencam, score-cam, guided-grad-cam, or all"
 

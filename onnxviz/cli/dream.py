@@ -88,7 +88,9 @@ def register(app: typer.Typer) -> None:
         if frames:
             from PIL import Image
 
-            path = run.output("dream.png").with_suffix(".webp")
+            target = run.output()
+            # A picture that is itself a .webp keeps its name.
+            path = target.with_suffix(".zoom.webp" if target.suffix.lower() == ".webp" else ".webp")
             write_atomic(path, animation([Image.fromarray(frame) for frame in frames], ".webp"))
             run.note(f"{len(frames)} frames in {path}")
 

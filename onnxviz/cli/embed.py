@@ -10,6 +10,7 @@ import typer
 
 from onnxviz.cli.options import BatchOption, FolderArgument, LayerOption, ModelArgument, command
 from onnxviz.cli.run import Run
+from onnxviz.files import PICTURES, TABLES
 
 if TYPE_CHECKING:
     from onnxviz.image.folder import Skipped
@@ -29,10 +30,13 @@ _FeaturesOption = Annotated[
 ]
 
 
+_FEATURES = (".npy", ".npz", *TABLES)
+
+
 def register(app: typer.Typer) -> None:
     """Add the commands to `app`."""
 
-    @command(app, images=True)
+    @command(app, images=True, writes=(*_FEATURES, *PICTURES))
     def embed(
         run: Run,
         model: ModelArgument,
@@ -48,19 +52,19 @@ def register(app: typer.Typer) -> None:
         from onnxviz.interrupted import Interrupted
         from onnxviz.techniques.feature_files import check_ending
 
-        if run.output("embed.npy").suffix.lower() != ".png":
-            check_ending(run.output("embed.npy"))
+        if run.output().suffix.lower() in _FEATURES:
+            check_ending(run.output())  # a missing pyarrow is told before the work
         net = run.load(model)
         try:
             found = onnxviz.embed(net, folders, layer=layer, batch=batch, progress=run.progress)
         except Interrupted as stop:
-            run.save(stop.partial, "embed.npy")
+            run.save(stop.partial)
             run.note("interrupted: the features so far were saved, and their manifest says incomplete")
             raise
         _tell(run, found.skipped)
-        run.save(found, "embed.npy")
+        run.save(found)
 
-    @command(app, images=True)
+    @command(app, images=True, writes=(*PICTURES, *TABLES))
     def neighbours(
         run: Run,
         model: ModelArgument,
@@ -102,7 +106,7 @@ def register(app: typer.Typer) -> None:
         _tell(run, found.embedding.skipped if features is None else [])
         run.save(found)
 
-    @command(app, images=True)
+    @command(app, images=True, writes=(*PICTURES, *TABLES))
     def map(
         run: Run,
         model: ModelArgument,
@@ -176,8 +180,8 @@ def _keeping(run: Run, technique: Callable[..., Any], *given: Any, **options: An
     try:
         return technique(*given, progress=run.progress, **options)
     except Interrupted as stop:
-        target = run.output(f"{run.command}.png")
-        run.out = target.with_name(f"{target.stem}-features.npy")
+        target = run.output()
+        run.out, run.writes = str(target.with_name(f"{target.stem}-features.npy")), _FEATURES
         run.save(stop.partial)
         run.note("interrupted: the features so far were saved; --features takes them back")
         raise

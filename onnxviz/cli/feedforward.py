@@ -10,7 +10,6 @@ import typer
 from onnxviz.cli.dream import longer_side
 from onnxviz.cli.options import FolderArgument, ImageArgument, ModelArgument, command
 from onnxviz.cli.run import Run
-from onnxviz.errors import UsageError
 
 if TYPE_CHECKING:
     from onnxviz.techniques.style_trained import StyleTrained
@@ -55,7 +54,7 @@ def register(app: typer.Typer) -> None:
         )
         run.save(result)
 
-    @command(app, "style-train", images=True, gradients=True)
+    @command(app, "style-train", images=True, gradients=True, writes=(".onnx",))
     def style_train(
         run: Run,
         model: ModelArgument,
@@ -98,8 +97,6 @@ def register(app: typer.Typer) -> None:
         import onnxviz
         from onnxviz.interrupted import Interrupted
 
-        if run.out is not None and run.out.suffix.lower() != ".onnx":
-            raise UsageError(f"style-train writes an ONNX file: name it NAME.onnx, not {str(run.out)!r}")
         net = run.load(model)
         try:
             result = onnxviz.style_train(
@@ -122,7 +119,7 @@ def register(app: typer.Typer) -> None:
                 progress=run.progress,
             )
         except Interrupted as stop:
-            _save(run, stop.partial)  # type: ignore[arg-type]
+            _save(run, stop.partial)
             run.note("interrupted: the network has learned so far, and its manifest says incomplete")
             raise
         _save(run, result)

@@ -22,7 +22,7 @@ _TECHNIQUE = (
 def register(app: typer.Typer) -> None:
     """Add the command to `app`."""
 
-    @command(app, images=True)
+    @command(app, images=True, writes=(".onnx",))
     def gradient(
         run: Run,
         model: ModelArgument,

@@ -2,35 +2,36 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from onnxviz.cli.options import ImageArgument, ImagesArgument, LayerOption, ModelArgument, command
+from onnxviz.cli.options import ImagesArgument, LayerOption, ModelArgument, command
+from onnxviz.cli.pictures import each
 from onnxviz.cli.run import Run
+from onnxviz.files import TABLES
+
+_ROWS = (".json", *TABLES)
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands to `app`."""
 
-    @command(app, images=True)
+    @command(app, images=True, writes=_ROWS)
     def inspect(run: Run, model: ModelArgument) -> None:
         """Input, layers (shape, parameters, MACs, receptive field) and operators of a network.
 
         Example: onnxviz inspect efficientnet-lite0
         """
         import onnxviz
-        from onnxviz.files import json_bytes, write_atomic
         from onnxviz.image.text import printable
 
         found = onnxviz.inspect(run.load(model))
-        if run.out is not None:
-            write_atomic(run.out, json_bytes(found.to_dict()))
         for line in found.lines():
             run.say(printable(line))
-        run.emit(found.to_dict())
+        run.record(found.to_dict(), found.table())
 
-    @command(app, images=True)
+    @command(app, images=True, writes=_ROWS)
     def predict(
         run: Run,
         model: ModelArgument,
@@ -42,7 +43,6 @@ def register(app: typer.Typer) -> None:
         Example: onnxviz predict efficientnet-lite0 cat.jpg
         """
         from onnxviz.errors import ImageRejected
-        from onnxviz.files import json_bytes, write_atomic
         from onnxviz.image.folder import find
         from onnxviz.image.text import printable
 
@@ -73,11 +73,9 @@ def register(app: typer.Typer) -> None:
             "skipped": [{"path": str(path), "reason": reason} for path, reason in skipped],
             "manifest": net.manifest("predict", top=top),
         }
-        if run.out is not None:
-            write_atomic(run.out, json_bytes({"schema": "onnxviz.predict/1", **value}))
-        run.emit(value)
+        run.record(value, _predictions(rows))
 
-    @command(app)
+    @command(app, writes=(".onnx",))
     def expose(
         run: Run,
         model: ModelArgument,
@@ -114,15 +112,27 @@ def register(app: typer.Typer) -> None:
     def activations(
         run: Run,
         model: ModelArgument,
-        image: ImageArgument,
+        images: ImagesArgument,
         layer: Annotated[
             str, typer.Option("--layer", "-l", help="A layer's name (onnxviz inspect lists them).")
         ],
     ) -> None:
-        """The feature maps of a layer for one picture.
+        """The feature maps of a layer for a picture; for several pictures a file each.
 
         Example: onnxviz activations efficientnet-lite0 cat.jpg --layer stem -o maps.png
         """
         import onnxviz
 
-        run.save(onnxviz.activations(run.load(model), image, layer))
+        net = run.load(model)
+        each(run, images, lambda image: onnxviz.activations(net, image, layer))
+
+
+def _predictions(images: list[dict[str, Any]]) -> dict[str, list[Any]]:
+    """The columns of a table with a row for each picture and class."""
+    rows = [
+        (one["path"], rank, best["index"], best["label"], best["probability"])
+        for one in images
+        for rank, best in enumerate(one["top"], 1)
+    ]
+    names = ("file", "rank", "index", "label", "probability")
+    return {name: [row[i] for row in rows] for i, name in enumerate(names)}

@@ -100,11 +100,11 @@ class Film:
     def _checkpoint(self, shot: Shot) -> None:
         from PIL import Image
 
-        from onnxviz.files import png_bytes, write_atomic
+        from onnxviz.files import picture_bytes, write_atomic
 
-        out = self._run.output(f"{self._run.command}.png")
-        name = f"{out.stem if out.suffix.lower() == '.png' else out.name}.step{shot.index + 1:05d}.png"
-        write_atomic(out.with_name(name), png_bytes(Image.fromarray(shot.picture())))
+        out = self._run.output()
+        name = f"{out.stem}.step{shot.index + 1:05d}{out.suffix}"
+        write_atomic(out.with_name(name), picture_bytes(Image.fromarray(shot.picture()), out.suffix.lower()))
 
     def _frame(self, shot: Shot) -> None:
         from PIL import Image

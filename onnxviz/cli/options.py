@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
@@ -16,11 +16,15 @@ import typer
 
 from onnxviz.cli.run import Run
 from onnxviz.errors import Stopped
+from onnxviz.files import PICTURES
 from onnxviz.interrupted import Interrupted
 
 _COMMON: dict[str, tuple[Any, Any]] = {
     "out": (
-        Annotated[Path | None, typer.Option("--out", "-o", help="Where the result goes.")],
+        Annotated[
+            str | None,
+            typer.Option("--out", "-o", help="Where the result goes: a file, or a folder.", metavar="PATH"),
+        ],
         None,
     ),
     "as_json": (Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")], False),
@@ -114,10 +118,12 @@ def command(
     model: bool = True,
     images: bool = False,
     gradients: bool = False,
+    writes: Sequence[str] = PICTURES,
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Register a function whose first parameter is a `Run` as a command with the shared options.
 
     gradients   it takes gradients by `net.gradients`, so that --backend has a meaning
+    writes      the endings of the files that --out may name, the usual one first; none: it writes a folder
     """
 
     def register(function: Callable[..., None]) -> Callable[..., None]:
@@ -142,7 +148,7 @@ def command(
         @functools.wraps(function)
         def wrapper(**values: Any) -> None:
             options = {key: values.pop(key) for key in shared}
-            with Run(command=name or function.__name__.replace("_", "-"), **options) as run:
+            with Run(command=name or function.__name__.replace("_", "-"), writes=writes, **options) as run:
                 try:
                     function(run, **values)
                 except KeyboardInterrupt as stop:

@@ -15,7 +15,7 @@ _MOST_NOTES = 10
 def register(app: typer.Typer) -> None:
     """Add the command to `app`."""
 
-    @command(app, images=True)
+    @command(app, images=True, writes=())
     def patches(
         run: Run,
         model: ModelArgument,
@@ -53,7 +53,7 @@ def register(app: typer.Typer) -> None:
         if table not in ("csv", "parquet"):
             raise UsageError(f"--table takes csv or parquet; got {table!r}")
         encoder(table)  # a missing pyarrow is told before the work, not after it
-        target = run.output("patches")
+        target = run.output()
         run.claim(target)
         stopped = None
         try:

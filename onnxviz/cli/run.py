@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from onnxviz.errors import UsageError
+from onnxviz.files import PICTURES, TABLES, destination, write_atomic
 
 if TYPE_CHECKING:
     from onnxviz.network import Network
     from onnxviz.results import Result
+    from onnxviz.tables import Columns
 
 
 class Run:
@@ -22,17 +24,19 @@ class Run:
     def __init__(
         self,
         command: str,
-        out: Path | None,
+        out: str | None,
         as_json: bool,
         provider: str,
         threads: int | None,
         seed: int,
         quiet: bool,
         limit: Sequence[str] | None,
+        writes: Sequence[str] = PICTURES,
         **model: Any,
     ) -> None:
         self.command = command
         self.out = out
+        self.writes = writes
         self.as_json = as_json
         self.provider = provider
         self.threads = threads
@@ -47,6 +51,7 @@ class Run:
         self.detail = ""  # stands beside the rate while a picture is made: the objective's value
 
     def __enter__(self) -> Run:
+        self.output()  # a name that cannot be written is told before any work
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -62,7 +67,7 @@ class Run:
         from onnxviz.opening import load
 
         if self.out is not None:
-            self.claim(self.out)
+            self.claim(self.output())
         given = self._model
         network = load(
             model,
@@ -125,9 +130,33 @@ class Run:
             self._bar.close()
             sys.stdout.write(json_bytes({"schema": f"onnxviz.{self.command}/1", **value}).decode("utf-8"))
 
-    def output(self, default: str) -> Path:
-        """--out, or `default` in the current folder."""
-        return self.out if self.out is not None else Path(default)
+    def output(self, default: str | None = None) -> Path:
+        """Where the result goes: --out, or `default` in the current folder; in --out where that is a folder.
+
+        default  a file name; None: the command's, with the first ending that it writes
+        raises   UsageError for an ending that this command does not write, OutputRefused
+        """
+        name = default or self.command + (self.writes[0] if self.writes else "")
+        return Path(name) if self.out is None else destination(self.out or ".", name, self.writes)
+
+    def record(self, value: dict[str, Any], rows: Columns | None = None) -> None:
+        """The result of a command that draws nothing: as JSON or a table where --out asks for a file; see `emit`.
+
+        rows   the columns of a table
+        raises OutputRefused, MissingDependency
+        """
+        if self.out is not None:
+            target = self.output()
+            ending = target.suffix.lower()
+            if rows is not None and ending in TABLES:
+                from onnxviz.tables import encoder
+
+                write_atomic(target, encoder(ending[1:])(rows))
+            else:
+                from onnxviz.files import json_bytes
+
+                write_atomic(target, json_bytes({"schema": f"onnxviz.{self.command}/1", **value}))
+        self.emit(value)
 
     def claim(self, target: Path) -> None:
         """Hold `target` until the command ends, so that a second run with the same --out is told so at once.
@@ -142,7 +171,7 @@ class Run:
 
     def save(self, result: Result, default: str | None = None, **more: Any) -> Path:
         """Write a result's picture, values and manifest, and say where."""
-        target = self.output(default or f"{self.command}.png")
+        target = self.output(default)
         self.claim(target)
         path = result.save(target)
         self.say(str(path))

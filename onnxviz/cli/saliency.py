@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,6 +9,7 @@ import typer
 
 from onnxviz.cli.attribute import ChannelOption, NeuronOption, place
 from onnxviz.cli.options import BatchOption, ImagesArgument, LayerOption, ModelArgument, command
+from onnxviz.cli.pictures import each, readable, save
 from onnxviz.cli.run import Run
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ def register(app: typer.Typer) -> None:
         from onnxviz.techniques.saliency import saliency as one
 
         net = run.load(model)
-        files, skipped = _files(run, images)
+        files, skipped = readable(run, images)
         names = list(registry()) if method == ["all"] else list(method or ["saliency"])
         options = _aimed(net, target, objective, layer, channel, neuron) | {
             "seed": run.seed,
@@ -120,15 +120,15 @@ def register(app: typer.Typer) -> None:
         own |= {"percentile": percentile}
         given: dict[str, Any] = {key: value for key, value in own.items() if value is not None}
         if len(files) == 1 and len(names) == 1 and (names[0] in METHODS or names[0] not in registry()):
-            _save(run, lambda: one(net, files[0], method=names[0], **given, **options), skipped)
+            save(run, lambda: one(net, files[0], method=names[0], **given, **options), skipped)
         else:
-            _save(run, lambda: attributions(net, files, names, **given, **options), skipped)
+            save(run, lambda: attributions(net, files, names, **given, **options), skipped)
 
     @command(app, images=True, gradients=True)
     def segment(
         run: Run,
         model: ModelArgument,
-        image: Annotated[Path, typer.Argument(metavar="IMAGE", help="A picture.")],
+        images: ImagesArgument,
         target: Annotated[
             str | None,
             typer.Option("--target", "-t", help="Class index or label.", show_default="the top class"),
@@ -143,7 +143,7 @@ def register(app: typer.Typer) -> None:
         rounds: Annotated[int, typer.Option(min=1, help="Of colours and cut in turn, at most.")] = 5,
         batch: BatchOption = None,
     ) -> None:
-        """The object that a score rests on, cut out of the photo, without any mask to learn from.
+        """The object that a score rests on, cut out of the photo, without any mask to learn from; several: a file each.
 
         Example: onnxviz segment efficientnet-lite0 cat.jpg -o object.png
         """
@@ -158,36 +158,7 @@ def register(app: typer.Typer) -> None:
             "batch": batch,
             "progress": run.progress,
         }
-        _save(run, lambda: onnxviz.segment(net, image, **options))
-
-
-def _files(run: Run, images: list[Path]) -> tuple[list[Path], list[str]]:
-    """The pictures of files and folders, and what was left out of them with reasons, which is told too.
-
-    raises   ImageRejected where there is none that can be read, or the only one cannot
-    """
-    from onnxviz.errors import ImageRejected
-    from onnxviz.image.folder import find
-    from onnxviz.image.io import read
-
-    listing = find(images).require()
-    skipped = [f"{item.path}: {item.reason}" for item in listing.skipped]
-    files: list[Path] = []
-    for path in listing.images:
-        if len(listing.images) == 1:
-            files.append(path)
-            break
-        try:
-            read(path)
-        except ImageRejected as reason:
-            skipped.append(f"{path}: {reason}")
-        else:
-            files.append(path)
-    for text in skipped:
-        run.note(f"skipped {text}")
-    if not files:
-        raise ImageRejected(f"none of the {len(skipped)} pictures could be read")
-    return files, skipped
+        each(run, images, lambda image: onnxviz.segment(net, image, **options))
 
 
 def _aimed(
@@ -210,36 +181,3 @@ def _aimed(
         "channel": channel,
         "position": place(neuron),
     }
-
-
-def _save(run: Run, compute: Any, skipped: Sequence[str] = ()) -> None:
-    """Compute and write the result, and tell its warnings; on Ctrl-C what was done so far, and it goes on.
-
-    skipped   the pictures that were left out, for the manifest
-    """
-    from onnxviz.interrupted import Interrupted
-
-    try:
-        result = compute()
-    except Interrupted as stop:
-        run.save(stop.partial)
-        run.note("interrupted: the map holds what was done so far, and its manifest says incomplete")
-        raise
-    if skipped:
-        result.manifest["skipped"] = list(skipped)
-    run.save(result)
-    for text in _warnings(result.manifest):
-        run.note(text)
-
-
-def _warnings(manifest: dict[str, Any]) -> list[str]:
-    """What is odd about the maps; what is odd about the network was told when it was opened."""
-    pictures = manifest["figures"].get("pictures")
-    if pictures is None:
-        return [text for text in manifest["warnings"] if " map is " in text or "add up to" in text]
-    return [
-        f"{picture['name'] or 'a picture'}, {method}: {text}"
-        for picture in pictures
-        for method, found in picture["methods"].items()
-        for text in found["warnings"]
-    ]

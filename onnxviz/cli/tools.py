@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -14,7 +13,7 @@ from onnxviz.cli.run import Run
 def register(app: typer.Typer) -> None:
     """Add the commands to `app`."""
 
-    @command(app, model=False)
+    @command(app, model=False, writes=(".json",))
     def models(
         run: Run,
         fetch: Annotated[
@@ -33,7 +32,7 @@ def register(app: typer.Typer) -> None:
         if fetch is not None:
             path = catalogue.fetch(fetch, force=force, progress=run.progress)
             run.say(str(path))
-            run.emit({"name": fetch, "path": str(path)})
+            run.record({"name": fetch, "path": str(path)})
             return
         listed = catalogue.entries()
         width = max(len(entry.name) for entry in listed)
@@ -42,11 +41,11 @@ def register(app: typer.Typer) -> None:
             run.say(f"{entry.name.ljust(width)}  {entry.task}, {entry.licence}; {state}")
         run.say()
         run.say("Fetch one with: onnxviz models --fetch NAME")
-        run.emit(
+        run.record(
             {"networks": [{**asdict(entry), "path": entry.path and str(entry.path)} for entry in listed]}
         )
 
-    @command(app, model=False)
+    @command(app, model=False, writes=(".onnx",))
     def export(
         run: Run,
         source: Annotated[
@@ -113,7 +112,7 @@ def register(app: typer.Typer) -> None:
         run.say(str(made.path))
         run.emit(made.to_dict())
 
-    @command(app, model=False)
+    @command(app, model=False, writes=(".json",))
     def doctor(run: Run) -> None:
         """What this machine has, and what is wrong with it. Exit code 1 where something is.
 
@@ -127,11 +126,11 @@ def register(app: typer.Typer) -> None:
         for check in checks:
             run.say(f"{marks[check.state]}  {check.name.ljust(width)}  {check.detail}")
         healthy = all(check.state != "problem" for check in checks)
-        run.emit({"healthy": healthy, "checks": [vars(check) for check in checks]})
+        run.record({"healthy": healthy, "checks": [vars(check) for check in checks]})
         if not healthy:
             raise typer.Exit(1)
 
-    @command(app, model=False)
+    @command(app, model=False, writes=())
     def demo(run: Run) -> None:
         """Every technique on the bundled network and photos, as one HTML page.
 
@@ -139,9 +138,8 @@ def register(app: typer.Typer) -> None:
         """
         from onnxviz.demo import demo as make
 
-        folder = run.out or Path("demo")
         page = make(
-            folder,
+            run.output(),
             provider=run.provider,
             threads=run.threads,
             seed=run.seed,

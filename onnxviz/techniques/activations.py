@@ -10,6 +10,7 @@ import numpy as np
 from onnxviz.errors import UsageError
 from onnxviz.network import ImageLike, Network
 from onnxviz.results import Result
+from onnxviz.techniques.attributing import for_each
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -72,11 +73,12 @@ class Activations(Result):
         )
 
 
+@for_each
 def activations(net: Network, image: ImageLike, layer: str) -> Activations:
     """The feature maps of `layer` for one image.
 
-    image    (H, W, 3) uint8, or anything `Network.prepare` takes
-    returns  Activations, values (C, H, W) float32 (channels first, whatever the network's layout)
+    image    (H, W, 3) uint8, or anything `Network.prepare` takes; or a list of these
+    returns  Activations, values (C, H, W) float32 (channels first, whatever the network's layout); of a list: a list
     raises   UnknownLayer, ImageRejected
     """
     found = net.layer(layer)

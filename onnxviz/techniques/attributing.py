@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Concatenate, NamedTuple, ParamSpec
 
 import numpy as np
 
 from onnxviz.errors import UsageError
+from onnxviz.interrupted import Interrupted
 from onnxviz.network import Images, Network, as_list
 from onnxviz.results import Attribution
 from onnxviz.techniques.aim import Aim
@@ -24,6 +26,41 @@ class Given(NamedTuple):
     x: np.ndarray
     pictures: list[np.ndarray]
     several: bool
+
+
+_P = ParamSpec("_P")
+
+
+def for_each(
+    technique: Callable[Concatenate[Network, Any, _P], Any],
+) -> Callable[Concatenate[Network, Any, _P], Any]:
+    """A technique of one picture that takes a list of them too and then gives a list, each as if it had come alone.
+
+    `target` may be one for all or a list with one for each. Ctrl-C: `Interrupted` with the list so far.
+    """
+
+    @functools.wraps(technique)
+    def wrapper(net: Network, images: Images, /, *args: _P.args, **options: _P.kwargs) -> Any:
+        several = isinstance(images, (list, tuple))
+        if not several and not (isinstance(images, np.ndarray) and images.ndim == 4 and len(images) != 1):
+            return technique(net, images, *args, **options)
+        listed = list(images) if several else [images[i : i + 1] for i in range(len(images))]
+        if not listed:
+            raise UsageError("no picture was given; expected at least one")
+        target = options.get("target")
+        targets = list(target) if isinstance(target, (list, tuple)) else [target] * len(listed)
+        if len(targets) != len(listed):
+            raise UsageError(f"{len(targets)} targets for {len(listed)} pictures; give one, or one for each")
+        results: list[Any] = []
+        for image, one in zip(listed, targets, strict=True):
+            own: Any = options if target is None else {**options, "target": one}
+            try:
+                results.append(technique(net, image, *args, **own))
+            except Interrupted as stop:
+                raise Interrupted([*results, stop.partial]) from stop
+        return results
+
+    return wrapper
 
 
 def given(net: Network, images: Images) -> Given:

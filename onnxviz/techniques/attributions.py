@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from PIL import Image
 
 
+_ON_A_PAGE = 8  # pictures of one sheet: more is a strip that no program shows
+
+
 @dataclass
 class Attributions(Result):
     """Attributions of several pictures by several methods.
@@ -45,10 +48,36 @@ class Attributions(Result):
         return [one.method for one in self.grid[0]]
 
     def picture(self) -> Image.Image:
-        """All maps in one sheet, beside their photos."""
+        """The maps in one sheet, beside their photos; of many pictures the first page of `pages`."""
+        return self._page(0)
+
+    def pages(self) -> list[Image.Image]:
+        """The sheets of so many pictures at a time as can be looked at."""
+        return [self._page(start) for start in range(0, len(self.grid), _ON_A_PAGE)]
+
+    def _page(self, start: int) -> Image.Image:
         from onnxviz.image.method_sheet import draw
 
-        return draw(self.grid, names=self.names)
+        end = start + _ON_A_PAGE
+        return draw(self.grid[start:end], names=self.names[start:end])
+
+    def table(self) -> dict[str, list[Any]]:
+        """A row for each picture and method: picture, method, target, label, score, and the map's sum and range."""
+        maps = [(row, name, one) for row, name in zip(self.grid, self._named(), strict=True) for one in row]
+        values = [np.nan_to_num(np.asarray(one.values, np.float64)) for _, _, one in maps]
+        return {
+            "picture": [name for _, name, _ in maps],
+            "method": [one.method for _, _, one in maps],
+            "target": [one.target for _, _, one in maps],
+            "label": [one.label for _, _, one in maps],
+            "score": [one.score for _, _, one in maps],
+            "sum": [float(value.sum()) for value in values],
+            "smallest": [float(value.min()) for value in values],
+            "largest": [float(value.max()) for value in values],
+        }
+
+    def _named(self) -> list[str]:
+        return [*self.names, *("" for _ in range(len(self.grid) - len(self.names)))][: len(self.grid)]
 
 
 def registry() -> dict[str, Callable[..., Any]]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from onnxviz.errors import ImageRejected, InputRefused, ModelUnsuitable, UnknownLayer
+from onnxviz.files import PICTURES
 from onnxviz.image.folder import Listing, Skipped
 from onnxviz.image.text import printable
 from onnxviz.interrupted import Interrupted
@@ -105,14 +106,14 @@ class Embedding(Result):
         """Write the features as .npy, .npz, .csv or .parquet, by the ending, and NAME.json with the files.
 
         .npy holds the features alone; .npz also the files and top classes; .csv and .parquet are tables with
-        a row an image. A .png gives `picture()` with NAME.npy beside it. Each file appears whole or not at
-        all; the features come last.
+        a row an image. A .png, .jpg or .webp gives `picture()` with NAME.npy beside it. Each file appears whole or not
+        at all; the features come last.
 
         raises   UsageError for another ending, MissingDependency for Parquet without pyarrow, OutputRefused
         """
         from onnxviz.techniques.feature_files import write
 
-        if Path(path).suffix.lower() == ".png":
+        if Path(path).suffix.lower() in PICTURES:
             return super().save(path)
         return write(self, path)
 

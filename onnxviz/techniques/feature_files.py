@@ -15,7 +15,7 @@ import numpy as np
 
 from onnxviz import tables
 from onnxviz.errors import InputRefused, MissingDependency, UsageError
-from onnxviz.files import json_bytes, npy_bytes, write_atomic
+from onnxviz.files import PICTURES, destination, json_bytes, npy_bytes, write_atomic
 from onnxviz.image.folder import Skipped
 from onnxviz.image.text import printable
 
@@ -33,9 +33,7 @@ def write(found: Embedding, path: str | os.PathLike[str]) -> Path:
 
     raises   UsageError, MissingDependency, OutputRefused
     """
-    target = Path(path)
-    if not target.suffix:
-        target = target.with_name(target.name + ".npy")
+    target = destination(path, "embed.npy", (*_ENDINGS, *PICTURES))
     ending = check_ending(target)
     found.manifest["checksum"] = checksum(found.features)
     if ending == ".npy":

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from onnxviz.files import png_bytes, write_atomic
+from onnxviz.files import PICTURES, destination, png_bytes, write_atomic
 from onnxviz.results import Result
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ class Fooled(Result):
     def files(self, path: str | os.PathLike[str]) -> list[Path]:
         """Where `save(path)` writes the fooling images: NAME.fooled.png, or NAME.fooled/NUMBER-NAME.png of several."""
         target = Path(path)
-        stem = target.with_suffix("") if target.suffix.lower() == ".png" else target
+        stem = target.with_suffix("") if target.suffix.lower() in PICTURES else target
         beside = stem.with_name(stem.name + ".fooled")
         if len(self.images) == 1:
             return [beside.with_name(beside.name + ".png")]
@@ -95,11 +95,11 @@ class Fooled(Result):
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write the sheet, the values and the manifest, and the fooling images themselves (`files`).
 
-        raises   OutputRefused
+        raises   UsageError, OutputRefused
         """
         from PIL import Image
 
-        target = Path(path)
+        target = destination(path, "fool.png")
         files = self.files(target)
         for file, image in zip(files, self.images, strict=True):
             write_atomic(file, png_bytes(Image.fromarray(image)))

@@ -50,6 +50,19 @@ class Inspection:
             "layers": [_plain(layer) for layer in net.layers],
         }
 
+    def table(self) -> dict[str, list[Any]]:
+        """A row a layer: name, op, shape, parameters, macs, receptive_field and stride (height×width)."""
+        layers = self.network.layers
+        return {
+            "name": [layer.name for layer in layers],
+            "op": [layer.op for layer in layers],
+            "shape": [_shape(layer.shape) for layer in layers],
+            "parameters": [layer.parameters for layer in layers],
+            "macs": [layer.macs for layer in layers],
+            "receptive_field": [_pair(layer.receptive_field) for layer in layers],
+            "stride": [_pair(layer.stride) for layer in layers],
+        }
+
     @property
     def classes(self) -> int | None:
         """The number of classes, or None where the network is no classifier."""

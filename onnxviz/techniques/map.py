@@ -59,6 +59,15 @@ class Map(Result):
         """What the pictures are called, in the order of `values`."""
         return [self.embedding.files[row] for row in self.rows]
 
+    def table(self) -> dict[str, Any]:
+        """A row a picture: file, x, y, and of a classifier top_class and label."""
+        columns: dict[str, Any] = {"file": self.files, "x": self.points[:, 0], "y": self.points[:, 1]}
+        if self.embedding.classes is not None:
+            classes = self.embedding.classes[self.rows]
+            columns["top_class"] = classes
+            columns["label"] = [printable(self.embedding.names[index]) for index in classes.tolist()]
+        return columns
+
     def _groups(self) -> Groups | None:
         return self.embedding.groups(self.rows)
 

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from onnxviz.network import Network
 
 _EDGE = 148
+_ON_A_PAGE = 24  # queries of one picture
 
 
 @dataclass
@@ -74,13 +75,31 @@ class Neighbours(Result):
         assert self.values is not None
         return self.values
 
+    def table(self) -> dict[str, Any]:
+        """A row for each query and neighbour: query, query_label, rank, file, distance, label."""
+        found = [
+            (row["query"], row["label"], rank, one["file"], one["distance"], one["label"])
+            for row in self.rows
+            for rank, one in enumerate(row["neighbours"], 1)
+        ]
+        names = ("query", "query_label", "rank", "file", "distance", "label")
+        return {name: [row[i] for row in found] for i, name in enumerate(names)}
+
     def picture(self) -> Image.Image:
         """A row a query: the query, then its neighbours, their distances and what the network calls them."""
+        return self.pages()[0]
+
+    def pages(self) -> list[Image.Image]:
+        """`picture` for so many queries at a time as can be looked at."""
+        queries = range(len(self.queries))
+        return [self._page(queries[start : start + _ON_A_PAGE]) for start in queries[::_ON_A_PAGE]]
+
+    def _page(self, queries: Sequence[int]) -> Image.Image:
         from onnxviz.image import sheet
 
         size = self.embedding.features.shape[1]
         return sheet.rows(
-            [self._row(q) for q in range(len(self.queries))],
+            [self._row(q) for q in queries],
             side=_EDGE,
             lead=1,
             heads=("query", "nearest first"),

@@ -13,12 +13,14 @@ from onnxviz.interrupted import Interrupted
 from onnxviz.network import ImageLike, Network
 from onnxviz.progress import Progress, silent
 from onnxviz.results import Attribution
+from onnxviz.techniques.attributing import for_each
 from onnxviz.techniques.masking import filling, pair, single, sweep
 from onnxviz.techniques.scores import Objective, choose
 
 _WINDOW, _STRIDE = 32, 16
 
 
+@for_each
 def occlusion(
     net: Network,
     image: ImageLike,
@@ -40,7 +42,7 @@ def occlusion(
     Zeiler & Fergus 2014, arXiv:1311.2901. Windows at the right and bottom border are cut off; where windows overlap,
     their falls are averaged, as in Captum.
 
-    image       (H, W, 3) uint8, or anything `Network.prepare` takes; one
+    image       (H, W, 3) uint8, or anything `Network.prepare` takes; or a list of these, which gives a list
     target      class index or label; None: the top class
     window      the window's side in pixels of what the network sees, or (height, width); None: 32, or a seventh of the
                 image's shorter side where that is less

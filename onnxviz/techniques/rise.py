@@ -12,12 +12,14 @@ from onnxviz.interrupted import Interrupted
 from onnxviz.network import ImageLike, Network
 from onnxviz.progress import Progress, silent
 from onnxviz.results import Attribution
+from onnxviz.techniques.attributing import for_each
 from onnxviz.techniques.masking import filling, single, sweep
 from onnxviz.techniques.scores import Objective, choose
 
 DIVISORS = ("coverage", "paper")
 
 
+@for_each
 def rise(
     net: Network,
     image: ImageLike,
@@ -42,7 +44,7 @@ def rise(
     cut out at a random shift. The map estimates the paper's E[score × mask] / E[mask]: the mean score when the pixel
     shows.
 
-    image         (H, W, 3) uint8, or anything `Network.prepare` takes; one
+    image         (H, W, 3) uint8, or anything `Network.prepare` takes; or a list of these, which gives a list
     target        class index or label; None: the top class of the whole image
     masks         how many random masks; the error falls with its square root. On EfficientNet-Lite0 the maps of two
                   seeds correlate 0.93 at 1000 masks, 0.96 at 2000, 0.98 at 4000

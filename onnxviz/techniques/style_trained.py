@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from onnxviz.files import write_atomic
+from onnxviz.files import destination, write_atomic
 from onnxviz.results import Result
 
 if TYPE_CHECKING:
@@ -65,10 +65,8 @@ class StyleTrained(Result):
 
         The network comes last, so where it is, the others are.
 
-        raises   OutputRefused
+        raises   UsageError, OutputRefused
         """
-        target = Path(path)
-        if target.suffix.lower() != ".onnx":
-            target = target.with_name(target.name + ".onnx")
+        target = destination(path, "style.onnx", (".onnx",))
         super().save(target.with_suffix(".png"))
         return write_atomic(target, self.model.SerializeToString())
