@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import onnx_ir as ir
 
 from onnxviz.errors import ModelUnsuitable, UsageError, near
 
-_CHANNELS = (1, 3, 4)
+_CHANNELS = (1, 3, 4)  # of pictures: grey, colours, colours with alpha
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,8 @@ class InputSpec:
     name      the graph input's name
     shape     its four dimensions; a string where one is dynamic
     dtype     'float32', 'float16', 'float64' or 'uint8'
-    layout    'NCHW' or 'NHWC'
+    layout    'NCHW' or 'NHWC': as the first convolution, pool or normalisation reads it, else by the sizes
+    weighed   how many channels the first weights are made for, or None
     batch, channels, height, width   None where dynamic
     """
 
@@ -26,6 +27,7 @@ class InputSpec:
     shape: tuple[int | str, ...]
     dtype: str
     layout: str
+    weighed: int | None = None
 
     def _at(self, letter: str) -> int | None:
         size = self.shape[self.layout.index(letter)]
@@ -39,7 +41,7 @@ class InputSpec:
     @property
     def channels(self) -> int | None:
         """The number of channels, or None."""
-        return self._at("C")
+        return self._at("C") or self.weighed
 
     @property
     def height(self) -> int | None:
@@ -60,9 +62,12 @@ _DTYPES = {
 }
 
 
-def image_input(model: ir.Model, name: str | None = None, layout: str | None = None) -> InputSpec:
+def image_input(
+    model: ir.Model, name: str | None = None, layout: str | None = None, warnings: list[str] | None = None
+) -> InputSpec:
     """The input that takes the image: the one called `name`, or the only one there is.
 
+    warnings   gets what was concluded from the sizes alone
     raises   ModelUnsuitable, listing the inputs, when there is not one image input; UsageError for a wrong name
     """
     if layout not in (None, "NCHW", "NHWC"):
@@ -88,10 +93,11 @@ def image_input(model: ir.Model, name: str | None = None, layout: str | None = N
         )
     else:
         chosen = inputs
-    return _spec(chosen[0], listed, layout)
+    spec = _spec(chosen[0], listed)
+    return _laid_out(spec, model, chosen[0], layout, warnings)
 
 
-def _spec(value: ir.Value, listed: str, layout: str | None) -> InputSpec:
+def _spec(value: ir.Value, listed: str) -> InputSpec:
     dtype = _DTYPES.get(value.dtype) if value.dtype is not None else None
     if value.shape is None:
         shape: tuple[int | str, ...] = ("N", "C", "H", "W")
@@ -105,20 +111,30 @@ def _spec(value: ir.Value, listed: str, layout: str | None) -> InputSpec:
             f"expected an image input of four dimensions, float or uint8; the model has {listed}. "
             "onnxviz opens networks that take images"
         )
-    return InputSpec(str(value.name), shape, dtype, layout or _layout(value, shape))
+    return InputSpec(str(value.name), shape, dtype, "NCHW")
 
 
-def _layout(value: ir.Value, shape: tuple[int | str, ...]) -> str:
-    """NHWC where the last dimension can only be the channels, or the first reader turns it into NCHW."""
-    if shape[1] in _CHANNELS:
-        return "NCHW"
-    if shape[3] in _CHANNELS:
-        return "NHWC"
-    for node, _ in value.uses():
-        permutation = node.attributes.get_ints("perm", ()) if node.op_type == "Transpose" else ()
-        if tuple(permutation) == (0, 3, 1, 2):
-            return "NHWC"
-    return "NCHW"
+def _laid_out(
+    spec: InputSpec, model: ir.Model, value: ir.Value, layout: str | None, warnings: list[str] | None
+) -> InputSpec:
+    """With the layout that was given, or that the graph tells, noted on the value for whoever asks later."""
+    from onnxviz.graph.analysis.channels import read_as
+    from onnxviz.graph.analysis.probe import SETTLED
+
+    read = read_as(value, model.functions)
+    if layout is None and read is not None and read.axis in (1, 3):
+        layout = "NCHW" if read.axis == 1 else "NHWC"
+    elif layout is None:
+        layout = "NHWC" if spec.shape[1] not in _CHANNELS and spec.shape[3] in _CHANNELS else "NCHW"
+        if (spec.shape[1] in _CHANNELS) == (spec.shape[3] in _CHANNELS) and warnings is not None:
+            sizes = "×".join(map(str, spec.shape))
+            warnings.append(
+                f"nothing in the file says which axis of {spec.name!r} ({sizes}) holds the channels: taken for "
+                f"{layout}; give --layout NCHW or NHWC (layout= in Python) to say"
+            )
+    value.meta[SETTLED] = layout
+    weighed = read.count if read is not None and read.axis == layout.index("C") else None
+    return replace(spec, layout=layout, weighed=weighed)
 
 
 def _describe(value: ir.Value) -> str:

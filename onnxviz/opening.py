@@ -69,7 +69,8 @@ def load(
     source = _locate(model)
     loaded = load_graph(source, limits=limits or Limits())
     graph = fix_inputs(loaded.model, dict(feeds)) if feeds else loaded.model
-    spec = image_input(graph, input, layout.upper() if layout else None)
+    warnings = list(loaded.warnings)
+    spec = image_input(graph, input, layout.upper() if layout else None, warnings)
     if not any(value.dtype is None or value.dtype.is_floating_point() for value in graph.graph.outputs):
         from onnxviz.graph.layers import layers
 
@@ -78,7 +79,6 @@ def load(
             f"none of the model's outputs is a float tensor ({', '.join(str(v.name) for v in graph.graph.outputs)}); "
             f"make one of its layers an output first: onnxviz expose MODEL --layer L, with L such as {named}"
         )
-    warnings = list(loaded.warnings)
     wanted_size = (size, size) if isinstance(size, int) else size
     preprocessing = _preprocessing(
         preprocess, read_preprocessing(loaded.model, warnings), spec, wanted_size, warnings

@@ -11,6 +11,7 @@ import onnx_ir as ir
 
 from onnxviz.errors import UnknownLayer, UsageError, near
 from onnxviz.graph.analysis import receptive
+from onnxviz.graph.analysis.channels import Known, channel_axes
 from onnxviz.graph.analysis.dataflow import FLOATS, QUANTISED, dependent, flat, image_input, reads
 from onnxviz.graph.analysis.macs import macs
 from onnxviz.graph.analysis.parameters import Parameters
@@ -56,12 +57,20 @@ class Layer:
     stops at its border."""
     trace: Field | None = dataclasses.field(default=None, repr=False, compare=False)
     """The exact map from units to pixels, for `field`."""
+    channel_axis: int | None = None
+    """Which axis holds the channels, followed from the convolutions; None where it cannot be."""
 
     @property
     def channels_last(self) -> bool:
-        """Whether the channels are the last axis (N, H, W, C): the axes that follow the image stand before them."""
+        """Whether the channels are the last axis of three or more: (N, H, W, C), (N, places, C)."""
+        if self.channel_axis is not None:
+            return self.channel_axis == len(self.shape) - 1 > 1
+        # Where they cannot be followed: the axes that follow the image stand before them; of (N, 1, 1, C), where none
+        # does, only the last can be them.
         axes = [axis for axis in self.trace.axes if axis is not None] if self.trace is not None else []
-        return bool(axes) and max(axes) < len(self.shape) - 1
+        if not axes:
+            return len(self.shape) > 2 and set(self.shape[1:-1]) == {1} and self.shape[-1] != 1
+        return max(axes) < len(self.shape) - 1
 
 
 def layers(model: ir.Model, input: str | None = None, size: Pair | None = None) -> tuple[Layer, ...]:
@@ -86,6 +95,7 @@ def layers(model: ir.Model, input: str | None = None, size: Pair | None = None) 
         spans = {name: found for name, found in spans.items() if name in other and found.same(other[name])}
     moved = dependent(model.graph, image)
     weights = Parameters(moved, base)
+    channels = channel_axes(model.graph, image, prober.layout.channel, Known(base.shape, base.value))
     listed: list[Layer] = []
     nearest: dict[ir.Value, tuple[str, ...]] = {image: ()}
     for node in model.graph:
@@ -116,6 +126,7 @@ def layers(model: ir.Model, input: str | None = None, size: Pair | None = None) 
                     inputs=read,
                     local_field=_extents(found.local) if found is not None else None,
                     trace=found,
+                    channel_axis=channels.get(value),
                 )
             )
             fresh = work = 0  # a node with several results does its work once

@@ -60,7 +60,7 @@ def patches(
         None if channel is None else list(dict.fromkeys([channel] if isinstance(channel, int) else channel))
     )
     for one in chosen:
-        count = one.shape[-1 if channels_last(one) else min(1, len(one.shape) - 1)] if one.shape else 1
+        count = one.shape[-1 if one.channels_last else min(1, len(one.shape) - 1)] if one.shape else 1
         if wanted is not None and isinstance(count, int):  # else it is told by the first image
             check_channels(wanted, one.name, count)
     listing = sources(images).require()
@@ -127,7 +127,7 @@ class _Search:
         from onnxviz.graph.surgery import cut
 
         names = [layer.name for layer in self._layers]
-        wanted = [Reduced(one.name, len(one.shape), channels_last(one)) for one in self._layers]
+        wanted = [Reduced(one.name, len(one.shape), one.channels_last) for one in self._layers]
         return peaks(cut(self._net.batched[0], names), wanted)[0]
 
     def add(self, chunk: Chunk) -> None:
@@ -178,12 +178,6 @@ class _Search:
                 standing_out=best.standing_out(),
                 undefined=best.undefined,
             )
-
-
-def channels_last(layer: Layer) -> bool:
-    """Whether the channels are the last axis; (N, 1, 1, C), pooled features without places, can only be read so."""
-    shape = layer.shape
-    return layer.channels_last or (len(shape) == 4 and shape[1:3] == (1, 1) and shape[3] != 1)
 
 
 def check_channels(channels: Sequence[int], layer: str, count: int) -> None:

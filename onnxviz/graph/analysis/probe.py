@@ -12,6 +12,7 @@ import onnx_ir as ir
 
 from onnxviz.errors import ModelRejected
 from onnxviz.graph.analysis import constants, twins
+from onnxviz.graph.analysis.channels import read_as
 from onnxviz.graph.analysis.dataflow import constant
 
 Shape = tuple[int | None, ...]
@@ -25,6 +26,8 @@ _KEEP = (
     64  # constants up to this many elements stay in the stripped graph: they may be shapes, scales or axes
 )
 _ROUNDS = 12
+#: Where opening a model notes, on its image input, the layout that it settled on (`ir.Value.meta`).
+SETTLED = "onnxviz.layout"
 
 
 @dataclass(frozen=True)
@@ -70,24 +73,30 @@ class Facts:
         return None if value is None else self.values.get(value.name or "")
 
 
-def layout(value: ir.Value) -> Layout:
-    """Where the image input has its batch, channels, height and width, read off its shape and first reader."""
+def layout(value: ir.Value, functions: Mapping[ir.OperatorIdentifier, ir.Function] | None = None) -> Layout:
+    """Where the image input has its batch, channels, height and width: as was settled when the model was opened, or
+    as its first convolution or pool takes it; where nothing does, by its sizes (see `InputSpec`)."""
     rank = len(value.shape) if value.shape is not None else 0
     if value.shape is None or rank not in (3, 4):
         return Layout(0 if rank else None, None, None, None)
     first = rank - 3  # the channel axis of (C, H, W) or (N, C, H, W)
-    sizes = [d if isinstance(d, int) else None for d in value.shape]
-    front, back = sizes[first], sizes[-1]
-    last = back is not None and (front is None or back < front) and back <= 16
-    if front == back:  # only the reader can tell
-        last = any(_turns_to_front(node, rank) for node in value.consumers())
+    settled = value.meta.get(SETTLED)
+    if settled is None:
+        read = read_as(value, functions)
+        last = (
+            read.axis == rank - 1 if read is not None and read.axis in (first, rank - 1) else by_size(value)
+        )
+    else:
+        last = settled == "NHWC"
     batch = 0 if rank == 4 else None
     return Layout(batch, rank - 1, first, first + 1) if last else Layout(batch, first, first + 1, first + 2)
 
 
-def _turns_to_front(node: ir.Node, rank: int) -> bool:
-    perm = node.attributes.get("perm") if node.op_type == "Transpose" else None
-    return perm is not None and list(perm.as_ints())[-3:] == [rank - 1, rank - 3, rank - 2]
+def by_size(value: ir.Value) -> bool:
+    """Whether the channels are last, by the sizes alone: where the last axis is as small as channels are."""
+    sizes = [d if isinstance(d, int) else None for d in value.shape or ()]
+    front, back = sizes[-3], sizes[-1]
+    return back is not None and (front is None or back < front) and back <= 16
 
 
 class Prober:
