@@ -133,7 +133,7 @@ def _laid_out(
                 f"{layout}; give --layout NCHW or NHWC (layout= in Python) to say"
             )
     value.meta[SETTLED] = layout
-    weighed = read.count if read is not None and read.axis == layout.index("C") else None
+    weighed = read.number if read is not None and read.axis == layout.index("C") else None
     return replace(spec, layout=layout, weighed=weighed)
 
 

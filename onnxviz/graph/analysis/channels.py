@@ -38,10 +38,10 @@ _FAR = 256  # values that are looked at before it is given up
 
 
 class Channels(NamedTuple):
-    """Where an image has its channels, and how many; `count` is None where that cannot be told."""
+    """Where an image has its channels, and how many; `number` is None where that cannot be told."""
 
     axis: int
-    count: int | None
+    number: int | None
 
 
 # --- the image ------------------------------------------------------------------------------------
