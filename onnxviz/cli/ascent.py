@@ -77,6 +77,9 @@ def register(app: typer.Typer) -> None:
         norm: Annotated[
             str | None, _number("What ascent divides the gradient by: mean, rms, l2, none, progress.")
         ] = None,
+        rate_limit: Annotated[
+            float | None, _number("Of progress: the largest factor of the gradient.")
+        ] = None,
         momentum: Annotated[float | None, _number("Of ascent.")] = None,
         taper: Annotated[
             float | None, _number("The last share of the steps, over which the rate falls.")
@@ -110,6 +113,7 @@ def register(app: typer.Typer) -> None:
         small_gradients: Annotated[float | None, _number("% of smallest gradients that are cleared.")] = None,
         redirected: Annotated[int | None, _number("First steps with redirected ReLU gradients.")] = None,
         keep: Annotated[str | None, _number("last or best: which step's picture.")] = None,
+        stretch: Annotated[bool | None, _number("Show it with stretched contrast.")] = None,
     ) -> None:
         """The picture that a class, a channel or a neuron answers to most, by gradient ascent.
 
@@ -131,7 +135,8 @@ def register(app: typer.Typer) -> None:
             "scale_high": scale_high, "blur_low": blur_low, "blur_high": blur_high, "draws": draws, "l2": l2, "tv": tv,
             "tv_beta": tv_beta, "decay": decay, "blur_radius": blur_radius, "blur_every": blur_every,
             "small_pixels": small_pixels, "small_contributions": small_contributions,
-            "small_gradients": small_gradients, "redirected": redirected, "keep": keep,
+            "small_gradients": small_gradients, "redirected": redirected, "keep": keep, "rate_limit": rate_limit,
+            "stretch": stretch,
         }  # fmt: skip
 
         def save(result: Any) -> None:

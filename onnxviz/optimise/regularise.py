@@ -88,7 +88,10 @@ class SmallPixels(Rule):
 
 @dataclass(frozen=True)
 class SmallContributions(Rule):
-    """Clear the `percent` % of pixels that matter least to the objective, to first order: |x · ∂/∂x|."""
+    """Clear the `percent` % of pixels that matter least to the objective, to first order: |Σ x·∂/∂x| over colours.
+
+    As the authors' own program (`px_abs_benefit_percentile`): what a pixel's colours do for and against cancels.
+    """
 
     percent: float
     needs_gradient = True
@@ -99,7 +102,7 @@ class SmallContributions(Rule):
     def apply(self, pictures: np.ndarray, gradient: np.ndarray | None) -> np.ndarray:
         """Sets them to 0."""
         assert gradient is not None
-        return _cleared(pictures, np.abs(pictures * gradient).sum(axis=1, keepdims=True), self.percent)
+        return _cleared(pictures, np.abs((pictures * gradient).sum(axis=1, keepdims=True)), self.percent)
 
 
 def _percentage(what: str, percent: float) -> None:

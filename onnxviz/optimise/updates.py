@@ -52,8 +52,8 @@ class Ascent:
     """A step along the gradient, of a length that its own size does not change.
 
     norm       what the gradient of each picture is divided by: 'mean' (of its magnitudes; DeepDream), 'rms', 'l2',
-               'none', or 'progress': its square, so that the objective rises by `rate` to first order, but no more than
-               by the factor `most` (Yosinski et al. 2015)
+               'none', or 'progress': its square, so that the objective rises by `rate` to first order, but the factor
+               of the gradient is at most `most` (Yosinski et al. 2015)
     momentum   the share of the last step that is kept
     """
 

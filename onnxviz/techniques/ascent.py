@@ -16,7 +16,7 @@ from onnxviz.optimise.shot import Shot, Watch, as_bytes, side_by_side, unwatched
 from onnxviz.progress import Progress, silent
 from onnxviz.techniques.ascent_aim import Goal, goal
 from onnxviz.techniques.ascent_presets import Recipe, recipe
-from onnxviz.techniques.made import Made, clipped, rounded
+from onnxviz.techniques.made import Made, clipped, rounded, stretched
 
 if TYPE_CHECKING:
     from onnxviz.network import Network
@@ -71,7 +71,9 @@ def ascent(
     batch       pictures at once
     watch       called after each step (optimise/shot.py)
     returns     Made; values (N, H, W, 3) float32, 0 to 1. Figures: the objective before and after, the share of values
-                at black or white, and for classes the probability and rank when the picture is shown to the network
+                at black or white, and for classes the probability and rank when the picture is shown to the network.
+                Presets that `stretch` show pictures with more contrast than they were made with: `contrast` says how
+                much more, the other figures are those of `values`
     raises      UsageError, UnknownLabel, UnknownLayer, ModelUnsuitable, UnsupportedOperator; GradientNotFinite with the
                 last good pictures as `.partial`; Interrupted on Ctrl-C with what was done so far
     """
@@ -228,8 +230,13 @@ class _Job:
             float(step.value[:count].mean()),
             {name: float(value[:count].mean()) for name, value in step.terms.items()},
             seconds,
-            lambda: side_by_side(as_bytes(step.pictures()[:count])),
+            lambda: side_by_side(as_bytes(self._stretched(step.pictures()[:count])[0])),
         )
+
+    def _stretched(self, pictures: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+        """The pictures as they are shown, and by how much their contrast was raised; None: as they are."""
+        assert self._machine is not None
+        return stretched(pictures, self._machine.centre) if self.chosen.stretch else (pictures, None)
 
     def done(self) -> bool:
         """Whether there is a picture yet."""
@@ -243,11 +250,19 @@ class _Job:
         labels = self.aim.labels[: len(values)]
         manifest = self.net.manifest("ascent", **parameters)
         figures, captions = self._figures(values, labels)
+        shown, factors = self._stretched(values)
+        if factors is not None:
+            captions = [
+                f"{caption}\nshown at {factor:.3g} × its contrast"
+                for caption, factor in zip(captions, factors, strict=True)
+            ]
+            for row, factor in zip(figures, factors, strict=True):
+                row["contrast"] = rounded(factor, 4)
         manifest["figures"] = {"pictures": figures}
         if incomplete:
             manifest["incomplete"] = True
         title = self.aim.layer or "" if len(values) > 1 else ""
-        return Made(values, manifest, labels, captions, title)
+        return Made(values, manifest, labels, captions, title, None if factors is None else shown)
 
     def _figures(self, values: np.ndarray, labels: Sequence[str]) -> tuple[list[dict[str, Any]], list[str]]:
         first, last = np.concatenate(self._first), np.concatenate(self._last)
@@ -266,7 +281,12 @@ class _Job:
             if channel is not None:
                 row["channel"] = channel
         if any(target is not None for target in self.aim.targets):
-            shown = self.net.probabilities(self.net.prepare(list(as_bytes(values))))
+            if self.chosen.stretch and values.shape[1:3] == self.net.size:
+                # Differences of less than a grey level are to be seen as they are, not rounded to 256.
+                seen = self.net.preprocessing.normalise(values * np.float32(255)).astype(np.float32)
+            else:
+                seen = self.net.prepare(list(as_bytes(values)))
+            shown = self.net.probabilities(seen)
             for i, row in enumerate(rows):
                 target = self.aim.targets[i]
                 assert target is not None

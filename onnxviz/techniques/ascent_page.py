@@ -60,6 +60,7 @@ def write_page(
         "preset": parameters["preset"],
         "steps": parameters["recipe"]["steps"],
         "seed": parameters["seed"],
+        **({"contrast": "stretched, each picture by itself"} if result.shown is not None else {}),
         "onnxviz": result.manifest["versions"]["onnxviz"],
     }
     page = environment.get_template("channels.html.j2").render(

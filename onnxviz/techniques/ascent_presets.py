@@ -28,6 +28,8 @@ from onnxviz.optimise import (
 # The side that lengths in pixels below are meant for; at another one they scale with it.
 _SIDE = 224
 _ROOM = 24
+# Yosinski's pixels are 0 to 255, ours 0 to 1: a step along the plain gradient is 255² times shorter.
+_GREYS = 255.0**2
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,7 @@ class Recipe:
     rate                   the step's length
     norm                   what 'ascent' divides the gradient by: mean, rms, l2, none, or progress: the objective then
                            rises by `rate` a step, to first order
+    rate_limit             of 'progress': the largest factor of the gradient, black to white being 1
     momentum               of 'ascent'
     taper                  the rate falls evenly to nothing over the last share of the steps
     margin                 how much larger the picture is than what the network sees of it
@@ -56,6 +59,7 @@ class Recipe:
                            the percentage of pixels (gradients) that are cleared each step
     redirected             so many first steps use redirected gradients of ReLU
     keep                   'last' or 'best': which step's picture is the result
+    stretch                show the picture with its contrast stretched about the mean colour; its values stay as made
     """
 
     parametrise: str = "fourier"
@@ -63,6 +67,7 @@ class Recipe:
     optimiser: str = "adam"
     rate: float = 0.02
     norm: str = "rms"
+    rate_limit: float = 100 / _GREYS
     momentum: float = 0.0
     taper: float = 0.0
     margin: int = 0
@@ -89,6 +94,7 @@ class Recipe:
     small_gradients: float = 0.0
     redirected: int = 0
     keep: str = "last"
+    stretch: bool = False
 
     def __post_init__(self) -> None:
         _one_of("parametrise", self.parametrise, ("fourier", "pixels"))
@@ -162,7 +168,9 @@ class Recipe:
             return rate if left > tapered else rate * left / (tapered + 1)
 
         chosen = falling if tapered else rate
-        return Adam(chosen) if self.optimiser == "adam" else Ascent(chosen, self.norm, self.momentum)
+        if self.optimiser == "adam":
+            return Adam(chosen)
+        return Ascent(chosen, self.norm, self.momentum, self.rate_limit)
 
     def regularise(self) -> list[Any]:
         """What is done to the pixels after each step."""
@@ -181,6 +189,7 @@ class Recipe:
 _RANGES = (
     ("steps", 1, 1_000_000),
     ("rate", 1e-9, 1e9),
+    ("rate_limit", 1e-9, 1e9),
     ("momentum", 0, 0.999),
     ("taper", 0, 1),
     ("margin", 0, 2000),
@@ -218,10 +227,15 @@ def _scaled(pixels: int, side: int) -> int:
     return round(pixels * side / _SIDE)
 
 
-# Yosinski's pixels are 0 to 255, ours 0 to 1: a step along the plain gradient is 255² times shorter.
-_GREYS = 255.0**2
+# On today's networks a few grey levels make a class's picture; the authors' program stretches what it shows, too.
 _YOSINSKI = Recipe(
-    parametrise="pixels", optimiser="ascent", norm="progress", rate=2.0, deviation=10 / 255, keep="best"
+    parametrise="pixels",
+    optimiser="ascent",
+    norm="progress",
+    rate=2.0,
+    deviation=10 / 255,
+    keep="best",
+    stretch=True,
 )
 
 PRESETS: dict[str, Recipe] = {
@@ -269,7 +283,7 @@ PRESETS: dict[str, Recipe] = {
         l2=10.0,
         keep="best",
     ),
-    # Yosinski et al. 2015, Table 1, row by row.
+    # Yosinski et al. 2015, Table 1, row by row; "progress(100, 2)" is a limit of 100 and a rise of 2 a step.
     "yosinski-1": dataclasses.replace(_YOSINSKI, blur_radius=0.5, blur_every=4, small_pixels=50, steps=500),
     "yosinski-2": dataclasses.replace(
         _YOSINSKI, decay=0.3, small_pixels=20, steps=750, norm="none", rate=100 / _GREYS
@@ -278,7 +292,12 @@ PRESETS: dict[str, Recipe] = {
         _YOSINSKI, decay=1e-4, blur_radius=1.0, blur_every=4, steps=1000, norm="none", rate=100 / _GREYS
     ),
     "yosinski-4": dataclasses.replace(
-        _YOSINSKI, blur_radius=0.5, blur_every=4, small_contributions=90, steps=1000
+        _YOSINSKI,
+        blur_radius=0.5,
+        blur_every=4,
+        small_contributions=90,
+        steps=1000,
+        rate_limit=1e8 / _GREYS,
     ),
 }
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 # A picture alone is shown at least this large; more of them than this stand as small tiles.
 _LEAST_SIDE = 224
 _MOST_CARDS = 24
+_FULL = 99.5  # percentile of the differences from the middle that becomes black or white
 
 
 @dataclass
@@ -26,25 +27,28 @@ class Made(Result):
     labels     what each shows
     captions   one line more for each, or none
     title      what stands above the sheet
+    shown      the pictures as they are shown, where that is not as they were made (`stretched`)
     """
 
     labels: list[str]
     captions: list[str] = field(default_factory=list)
     title: str = ""
+    shown: np.ndarray | None = field(default=None, repr=False)
 
     def pictures(self) -> np.ndarray:
-        """(N, H, W, 3) uint8."""
-        assert self.values is not None
-        return as_bytes(self.values)
+        """(N, H, W, 3) uint8, as they are shown."""
+        shown = self.values if self.shown is None else self.shown
+        assert shown is not None
+        return as_bytes(shown)
 
     def picture(self) -> Image.Image:
-        """The picture itself where there is one; otherwise a sheet of all with what each shows."""
+        """The picture itself where there is one as it was made; otherwise a sheet of all with what each shows."""
         from PIL import Image
 
         from onnxviz.image import sheet
 
         pictures = list(self.pictures())
-        if len(pictures) == 1:
+        if len(pictures) == 1 and self.shown is None:
             alone = Image.fromarray(pictures[0])
             times = -(-_LEAST_SIDE // max(alone.size))
             if times > 1:
@@ -56,6 +60,21 @@ class Made(Result):
             "\n".join(lines) for lines in zip(self.labels, self.captions or [""] * len(pictures), strict=True)
         ]
         return sheet.side_by_side(list(zip(pictures, texts, strict=True)), title=self.title)
+
+
+def stretched(pictures: np.ndarray, middle: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Each picture's contrast stretched until it fills black to white: (pictures, the factor of each).
+
+    As Yosinski et al. 2015 show theirs: `middle` becomes middle grey, all colours share one factor. The largest half
+    per cent of the differences run into black or white, so that single pixels do not decide how dark the rest is.
+
+    pictures   (N, H, W, 3), 0 to 1
+    middle     (3,), the network's mean colour
+    """
+    apart = np.asarray(pictures, np.float64) - np.asarray(middle, np.float64)
+    reach = np.percentile(np.abs(apart), _FULL, axis=(1, 2, 3))
+    factors = 0.5 / np.maximum(reach, 1e-12)
+    return np.clip(0.5 + apart * factors[:, None, None, None], 0, 1).astype(np.float32), factors
 
 
 def clipped(pictures: np.ndarray) -> np.ndarray:

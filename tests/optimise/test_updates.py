@@ -119,7 +119,7 @@ def test_small_pixels_and_contributions_are_cleared_picture_by_picture() -> None
         assert sizes[one][gone[one]].max() < sizes[one][~gone[one]].min()
     gradient = RNG.standard_normal(PIXELS.shape).astype(np.float32)
     kept = SmallContributions(50).apply(PIXELS, gradient)
-    share = np.abs(PIXELS * gradient).sum(axis=1)
+    share = np.abs((PIXELS * gradient).sum(axis=1))  # as the authors measure it: over colours, then the magnitude
     for one in range(2):
         lost = (kept[one] == 0).all(axis=0)
         assert lost.sum() == 40
@@ -139,3 +139,15 @@ def test_an_empty_picture_is_not_stuck() -> None:
 def test_rules_that_make_no_sense_are_refused(make) -> None:
     with pytest.raises(UsageError, match="expected"):
         make()
+
+
+def test_contributions_of_a_pixels_colours_cancel() -> None:
+    """The authors' measure is |Σ x·g| over colours: a pixel whose colours work against each other does little."""
+    pixels = np.ones((1, 3, 1, 4), np.float32)
+    gradient = np.zeros_like(pixels)
+    gradient[0, :, 0, 0] = 5, -5, 0.1  # much, but it cancels
+    gradient[0, :, 0, 1] = 1, 1, 0
+    gradient[0, :, 0, 2] = 0, -1.5, 0
+    gradient[0, :, 0, 3] = 0, 0, 0
+    kept = SmallContributions(50).apply(pixels, gradient)
+    np.testing.assert_array_equal(kept[0, 0, 0] != 0, [False, True, True, False])

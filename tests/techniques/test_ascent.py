@@ -36,6 +36,51 @@ def test_yosinskis_rates_suit_trained_networks(net, preset: str) -> None:
     assert row["objective_end"] > row["objective_start"] + 0.5
 
 
+def test_yosinskis_table_is_the_papers() -> None:
+    """Table 1, in pixels of 0 to 255: decay, blur, every, small norm, contribution, iterations, rate or (limit, rise)."""
+    table = {
+        "yosinski-1": (0, 0.5, 4, 50, 0, 500, (100, 2)),
+        "yosinski-2": (0.3, 0, None, 20, 0, 750, 100),
+        "yosinski-3": (1e-4, 1.0, 4, 0, 0, 1000, 100),
+        "yosinski-4": (0, 0.5, 4, 0, 90, 1000, (1e8, 2)),
+    }
+    for name, (decay, radius, every, norm, contribution, steps, rate) in table.items():
+        one = PRESETS[name]
+        assert (one.decay, one.blur_radius, one.small_pixels, one.small_contributions, one.steps) == (
+            decay, radius, norm, contribution, steps
+        )  # fmt: skip
+        assert every is None or one.blur_every == every
+        update = one.update()
+        if isinstance(rate, tuple):
+            assert (update.norm, update.most * 255**2, update.rate) == ("progress", pytest.approx(rate[0]), rate[1])
+        else:
+            assert (update.norm, update.rate * 255**2) == ("none", pytest.approx(rate))
+
+
+def test_grey_pictures_are_shown_stretched_and_say_so(tiny, tmp_path) -> None:
+    made = onnxviz.ascent(tiny, target=3, preset="yosinski-3", steps=3, deviation=0.5 / 255, rate=1e-6)
+    assert made.values.std(axis=(0, 1, 2)).max() < 1 / 255
+    (row,) = made.manifest["figures"]["pictures"]
+    assert "contrast" in made.captions[0]
+    assert made.manifest["parameters"]["recipe"]["stretch"] is True
+    # Stretched by one factor about the mean colour, which becomes middle grey.
+    mean = np.array(tiny.preprocessing.mean, np.float32)
+    inside = (made.shown > 0) & (made.shown < 1)
+    wanted = 0.5 + (made.values.astype(np.float64) - mean) * row["contrast"]
+    np.testing.assert_allclose(made.shown[inside], wanted[inside], atol=2e-3)
+    assert 0.98 < inside.mean() < 1
+    assert made.pictures().std() > 30
+    assert made.picture().height > made.values.shape[1]  # with its caption, though there is one only
+    # The probability is that of the values, not of what is shown.
+    seen = tiny.probabilities(tiny.preprocessing.normalise(made.values * 255))
+    assert row["probability"] == pytest.approx(float(seen[0, 3]), rel=1e-4)
+    made.save(tmp_path / "a.png")
+    np.testing.assert_array_equal(np.load(tmp_path / "a.npy"), made.values)
+    plain = onnxviz.ascent(tiny, target=3, preset="yosinski-3", steps=3, stretch=False)
+    assert plain.shown is None
+    assert "contrast" not in plain.manifest["figures"]["pictures"][0]
+
+
 @pytest.mark.parametrize("preset", ["lucid", "lecture", "simonyan"])
 def test_every_preset_raises_the_score(tiny, preset: str) -> None:
     made = onnxviz.ascent(tiny, target=[3, 4], preset=preset, steps=40)
