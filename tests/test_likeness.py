@@ -56,11 +56,13 @@ def test_near_a_layer_of_zeros_is_the_distance_itself(small, x):
     np.testing.assert_allclose(value, -(small.run(x, [LAYER])[LAYER] ** 2).sum((1, 2, 3)), rtol=1e-4)
 
 
-def test_texture_is_the_relative_distance_of_shifted_gram_matrices(small, x):
+@pytest.mark.parametrize("centred", [False, True])
+def test_texture_is_the_relative_distance_of_gram_matrices(small, x, centred):
     source = small.run(x[:1] * 0.5, [LAYER])[LAYER]
-    gram, centre = likeness.shifted_gram(source)
+    centre = likeness.means_of(source) if centred else None
+    gram = likeness.gram_of(source, centre)
     rows = torch.tensor(source[0], dtype=torch.float64).flatten(1)
-    middle = rows.mean(1, keepdim=True)
+    middle = rows.mean(1, keepdim=True) * centred
     wanted = (rows - middle) @ (rows - middle).T / rows.numel()
     np.testing.assert_allclose(gram, wanted.numpy(), rtol=1e-4, atol=1e-6)
 
@@ -75,10 +77,12 @@ def test_texture_is_the_relative_distance_of_shifted_gram_matrices(small, x):
 def test_channels_last_changes_nothing():
     rng = np.random.default_rng(0)
     maps = rng.standard_normal((1, 5, 4, 3)).astype(np.float32)
-    first = likeness.shifted_gram(maps)
-    last = likeness.shifted_gram(maps.transpose(0, 2, 3, 1), channels_last=True)
-    np.testing.assert_allclose(first[0], last[0], rtol=1e-6)
-    np.testing.assert_allclose(first[1], last[1], rtol=1e-6)
+    turned = maps.transpose(0, 2, 3, 1)
+    means = likeness.means_of(maps)
+    np.testing.assert_allclose(means, likeness.means_of(turned, channels_last=True), rtol=1e-6)
+    for centre in (None, means):
+        last = likeness.gram_of(turned, centre, channels_last=True)
+        np.testing.assert_allclose(likeness.gram_of(maps, centre), last, rtol=1e-6)
 
 
 def test_resemblance_takes_the_best_place_of_the_guide(small, x):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from onnxviz.cli.dream import longer_side
+from onnxviz.cli.making import GramOption
 from onnxviz.cli.options import FolderArgument, ImageArgument, ModelArgument, command
 from onnxviz.cli.run import Run
 
@@ -68,7 +69,10 @@ def register(app: typer.Typer) -> None:
             list[str] | None,
             typer.Option(help="A layer that measures content; repeatable.", show_default="one at stride 8"),
         ] = None,
-        style_weight: Annotated[float, typer.Option(min=0, help="Weight of the style.")] = 1.0,
+        style_weight: Annotated[
+            float | None, typer.Option(min=0, help="Weight of the style.", show_default="10; centred 1")
+        ] = None,
+        gram: GramOption = "uncentred",
         content_weight: Annotated[float, typer.Option(min=0, help="Weight of the content.")] = 4.0,
         colour_weight: Annotated[float, typer.Option(min=0, help="Weight of the style's own colours.")] = 1.0,
         tv_weight: Annotated[float, typer.Option(min=0, help="Weight of smoothness.")] = 0.1,
@@ -106,6 +110,7 @@ def register(app: typer.Typer) -> None:
                 style_layers=style_layer or None,
                 content_layers=content_layer or None,
                 style_weight=style_weight,
+                gram=gram,
                 content_weight=content_weight,
                 colour_weight=colour_weight,
                 tv_weight=tv_weight,

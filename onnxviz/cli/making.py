@@ -29,6 +29,13 @@ AnimateOption = Annotated[
     Path | None, typer.Option(help="Also write how the picture came about, as .gif or .webp.", metavar="FILE")
 ]
 
+GramOption = Annotated[
+    str,
+    typer.Option(
+        help="Gram matrices uncentred, as in the paper, or centred on the style's means.", metavar="FORM"
+    ),
+]
+
 # Of an animation: no more frames than this, of this longest side in pixels, each so many milliseconds.
 _FRAMES, _SIDE, _DURATION, _HOLD = 100, 448, 60, 1500
 

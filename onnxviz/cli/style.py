@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from onnxviz.cli.dream import longer_side
-from onnxviz.cli.making import AnimateOption, EveryOption, make
+from onnxviz.cli.making import AnimateOption, EveryOption, GramOption, make
 from onnxviz.cli.options import ModelArgument, command
 from onnxviz.cli.run import Run
 from onnxviz.cli.weights import layer_weights
@@ -47,7 +47,11 @@ def register(app: typer.Typer) -> None:
             ),
         ] = None,
         content_weight: Annotated[float, typer.Option(help="How much of the content stays.")] = 1.0,
-        style_weight: Annotated[float, typer.Option(help="How much of the style comes.")] = 10.0,
+        style_weight: Annotated[
+            float | None,
+            typer.Option(help="How much of the style comes.", show_default="100; centred 10"),
+        ] = None,
+        gram: GramOption = "uncentred",
         tv: Annotated[float, typer.Option(help="Weight of total variation: more is smoother.")] = 0.05,
         start: Annotated[str, typer.Option(help="content, noise, or a picture.")] = "content",
         size: Annotated[
@@ -90,6 +94,7 @@ def register(app: typer.Typer) -> None:
             content_layers=layer_weights(content_layer, "--content-layer"),
             content_weight=content_weight,
             style_weight=style_weight,
+            gram=gram,
             tv=tv,
             start=start,
             size=longer_side(size),

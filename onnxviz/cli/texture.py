@@ -30,6 +30,14 @@ def register(app: typer.Typer) -> None:
             list[str] | None,
             typer.Option("--layer", "-l", help="gram: a layer to match; may be given again."),
         ] = None,
+        gram: Annotated[
+            str | None,
+            typer.Option(
+                help="gram: matrices centred on the image's means, or uncentred, as in the paper.",
+                metavar="FORM",
+                show_default="centred",
+            ),
+        ] = None,
         steps: Annotated[int | None, typer.Option(min=1, help="gram: steps of the optimiser.")] = None,
         window: Annotated[
             int | None,
@@ -77,6 +85,7 @@ def register(app: typer.Typer) -> None:
             animate=animate,
             size=parse_size(size) if size else None,
             layers=layers or None,
+            gram=gram,
             steps=steps,
             window=window,
             block=block,

@@ -25,12 +25,15 @@ from onnxviz.techniques.painting import (
     resized,
 )
 from onnxviz.techniques.style_layers import content_layer, style_layers
-from onnxviz.techniques.style_terms import Weighted, content_terms, style_terms
+from onnxviz.techniques.style_terms import Weighted, checked_gram, content_terms, style_terms
 from onnxviz.techniques.texture_gram import POWER
 
 _LONGEST = 512  # of what is made, where no size is asked for
 _LEAST = 128  # shorter sides than this are no coarse resolution worth beginning at
 _NOISE = 0.1
+# Where a style's share of the loss is in balance with the content's. The means, nearly all of an uncentred matrix, are
+# soon right; what is left of the error is then a tenth of the centred one's.
+_WEIGHTS = {"uncentred": 100.0, "centred": 10.0}
 Layers = Sequence[str] | Mapping[str, float] | None
 
 
@@ -43,7 +46,8 @@ def style(
     layers: Layers = None,
     content_layers: Layers = None,
     content_weight: float = 1.0,
-    style_weight: float = 10.0,
+    style_weight: float | None = None,
+    gram: str = "uncentred",
     tv: float = 0.05,
     start: str | ImageLike = "content",
     size: int | tuple[int, int] | None = None,
@@ -68,7 +72,10 @@ def style(
     styles           one such picture, or several, mixed by `style_weights`
     layers           of the style: names, or {name: weight}; None: `style_layers`
     content_layers   the same for the content; None: `content_layer`
-    content_weight, style_weight, tv   of the terms; tv is total variation, black to white being 1
+    content_weight, style_weight, tv   of the terms; a style weight of None is 100, or 10 with centred matrices; tv is
+                     total variation, black to white being 1
+    gram             Gram matrices 'uncentred', as in the paper, or 'centred': of activations measured from the styles'
+                     means, which heeds colours less and what belongs together more (`objectives.likeness.texture`)
     start            'content', 'noise', or a picture
     size             the longer side of the result in pixels, or (height, width); None: the content's own, up to 512
     style_scale      the styles' longer side, as a share of the result's: smaller makes finer strokes
@@ -83,7 +90,8 @@ def style(
     raises           UnknownLayer, UsageError, ImageRejected (a style of one colour, a picture that is too small),
                      ModelUnsuitable; GradientNotFinite and, on Ctrl-C, Interrupted, both with what was done so far
     """
-    _check(steps, scales, optimiser, style_scale, (content_weight, style_weight, tv))
+    weight = _WEIGHTS[checked_gram(gram)] if style_weight is None else style_weight
+    _check(steps, scales, optimiser, style_scale, (content_weight, weight, tv))
     style_colour.checked(colour)
     pictures = list(styles) if isinstance(styles, (list, tuple)) else [styles]
     if not pictures:
@@ -112,7 +120,8 @@ def style(
             layers=dict(paints.weights),
             content_layers=dict(subjects.weights),
             content_weight=content_weight,
-            style_weight=style_weight,
+            style_weight=weight,
+            gram=gram,
             tv=tv,
             start=start if isinstance(start, str) and start in ("content", "noise") else "picture",
             size=list(wanted),
@@ -135,7 +144,7 @@ def style(
             sight = resized(photo, at).clip(0, 1)
             longer = max(1, round(max(at) * style_scale))
             seen = [resized(model, fitted(model.shape, longer, longer)).clip(0, 1) for model in models]
-            objective = style_terms(net, list(zip(seen, shares, strict=True)), paints, style_weight)
+            objective = style_terms(net, list(zip(seen, shares, strict=True)), paints, weight, gram=gram)
             if content_weight:
                 objective = objective + content_terms(net, sight, subjects, content_weight)
             if tv:

@@ -14,7 +14,7 @@ import onnx_ir as ir
 
 from onnxviz.image.adjoint import pixel_gradient
 from onnxviz.objectives.base import Objective, fed, objective
-from onnxviz.objectives.likeness import shifted_gram, texture
+from onnxviz.objectives.likeness import gram_of, means_of, texture
 from onnxviz.techniques.style_layers import content_layer, style_layers
 from onnxviz.techniques.style_terms import Weighted, style_terms
 
@@ -47,7 +47,8 @@ def _colours(net: Network, style: np.ndarray) -> Objective:
     """
     last = net.preprocessing.layout == "NHWC"
     x = net.preprocessing.normalise(np.asarray(style, np.float32)[None] * np.float32(255))
-    target, centre = shifted_gram(x.astype(np.float32), channels_last=last)
+    centre = means_of(x.astype(np.float32), channels_last=last)
+    target = gram_of(x.astype(np.float32), centre, channels_last=last)
     return texture(net.input.name, target, centre, channels_last=last)
 
 
@@ -57,6 +58,7 @@ class PerceptualLoss:
     net            of the size that the pictures have
     style          (H, W, 3) float, 0 to 1
     style_names, content_names   layers with their weights; None: `style_layers`, `content_layer`
+    gram            Gram matrices 'uncentred' (the paper's) or 'centred' on the style's means
     colour_weight   of the statistics of the style's colours themselves, beside those of the layers
     raises         UnknownLayer, UsageError, ImageRejected, ModelUnsuitable, UnsupportedOperator
     """
@@ -68,6 +70,7 @@ class PerceptualLoss:
         *,
         style_names: Sequence[str] | Mapping[str, float] | None = None,
         content_names: Sequence[str] | Mapping[str, float] | None = None,
+        gram: str = "uncentred",
         style_weight: float = 1.0,
         content_weight: float = 1.0,
         colour_weight: float = 0.0,
@@ -76,7 +79,7 @@ class PerceptualLoss:
         self.style = Weighted.of(net, style_names, style_layers(net), "the style layers")
         self.content = Weighted.of(net, content_names, [content_layer(net)], "the content layers")
         self._weight = content_weight
-        total = style_terms(net, [(style, 1.0)], self.style, style_weight)
+        total = style_terms(net, [(style, 1.0)], self.style, style_weight, gram=gram)
         if colour_weight:
             total = total + colour_weight * _colours(net, style)
         for name, weight in self.content.weights.items():

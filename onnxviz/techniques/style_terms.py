@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 
 from onnxviz.errors import ImageRejected, UsageError
 from onnxviz.network import Network
 from onnxviz.objectives import Objective
-from onnxviz.objectives.likeness import near, shifted_gram, texture
+from onnxviz.objectives.likeness import gram_of, means_of, near, texture
 from onnxviz.techniques.feature_maps import feature_maps
 
 
@@ -52,13 +53,33 @@ class Weighted:
         return list(self.weights)
 
 
+#: Gram matrices as the paper has them, or of activations measured from the source's means (`objectives.likeness`).
+GRAMS: Final = ("uncentred", "centred")
+
+
+def checked_gram(gram: str) -> str:
+    """`gram`, one of `GRAMS`.
+
+    raises   UsageError
+    """
+    if gram not in GRAMS:
+        raise UsageError(f"gram {gram!r}: expected {' or '.join(GRAMS)}")
+    return gram
+
+
 def style_terms(
-    net: Network, pictures: Sequence[tuple[np.ndarray, float]], layers: Weighted, factor: float = 1.0
+    net: Network,
+    pictures: Sequence[tuple[np.ndarray, float]],
+    layers: Weighted,
+    factor: float = 1.0,
+    *,
+    gram: str = "uncentred",
 ) -> Objective:
     """Minus the weighted relative distances of the layers' Gram matrices to those of pictures.
 
     pictures   (picture (H, W, 3) of 0 to 1, weight); several are mixed: their matrices are averaged
     factor     of the whole
+    gram       one of `GRAMS`
     raises     ImageRejected for a picture of one colour, or one that is too small
     """
     maps = []
@@ -77,14 +98,19 @@ def style_terms(
     total: Objective | None = None
     for name, weight in layers.weights.items():
         last = net.layer(name).channels_last
-        means = [shifted_gram(found[name], channels_last=last)[1] for found in maps]
-        centre = sum(share * mean for share, mean in zip(shares, means, strict=True))
-        grams = [shifted_gram(found[name], centre, channels_last=last)[0] for found in maps]
-        target = sum(share * matrix for share, matrix in zip(shares, grams, strict=True))
-        term = factor * weight * texture(name, np.asarray(target), np.asarray(centre), channels_last=last)
+        centre = None
+        if gram == "centred":
+            centre = _mixed(shares, [means_of(found[name], channels_last=last) for found in maps])
+        target = _mixed(shares, [gram_of(found[name], centre, channels_last=last) for found in maps])
+        term = factor * weight * texture(name, target, centre, channels_last=last)
         total = term if total is None else total + term
     assert total is not None
     return total
+
+
+def _mixed(shares: np.ndarray, arrays: Sequence[np.ndarray]) -> np.ndarray:
+    """The weighted mean of arrays of one shape."""
+    return np.asarray(sum(share * array for share, array in zip(shares, arrays, strict=True)))
 
 
 def content_terms(net: Network, picture: np.ndarray, layers: Weighted, factor: float) -> Objective:

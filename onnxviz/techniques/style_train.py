@@ -18,6 +18,7 @@ from onnxviz.interrupted import Interrupted
 from onnxviz.network import ImageLike, Images, Network
 from onnxviz.progress import Progress, silent
 from onnxviz.techniques.stream import refusal, source_name, sources
+from onnxviz.techniques.style_terms import checked_gram
 from onnxviz.techniques.style_trained import Sample, StyleTrained
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
 _EPOCHS, _FEWEST_STEPS = 2, 2000
 _BATCH, _RATE, _WIDTH, _BLOCKS = 4, 1e-3, 32, 5
-_STYLE, _CONTENT, _COLOUR, _TV = 1.0, 4.0, 1.0, 0.1
+_STYLE, _CONTENT, _COLOUR, _TV = {"uncentred": 10.0, "centred": 1.0}, 4.0, 1.0, 0.1  # as in `style`
 _SAMPLES = 3
 _WORST = 0.1  # grey levels by which the ONNX file may differ from torch
 
@@ -39,7 +40,8 @@ def style_train(
     *,
     style_layers: Sequence[str] | Mapping[str, float] | None = None,
     content_layers: Sequence[str] | Mapping[str, float] | None = None,
-    style_weight: float = _STYLE,
+    style_weight: float | None = None,
+    gram: str = "uncentred",
     content_weight: float = _CONTENT,
     colour_weight: float = _COLOUR,
     tv_weight: float = _TV,
@@ -64,6 +66,8 @@ def style_train(
     images           a folder or list of pictures to learn on; square crops, drawn from the seed
     style_layers     names, or {name: weight}; None: one at each stride (`style_layers`)
     content_layers   likewise; None: the middle layer at stride 8
+    style_weight     None: 10, or 1 with centred matrices
+    gram             Gram matrices 'uncentred', as in the paper, or 'centred' on the style's means (`style`)
     style_size       the style picture's longer side in pixels when it is measured; None: the size of the crops
     colour_weight    of the style's own colours (mean and covariance), which light networks hardly see; 0: layers only
     tv_weight        of the squared differences of neighbouring pixels, which smooths
@@ -82,6 +86,7 @@ def style_train(
     from onnxviz.stylenet import training
     from onnxviz.techniques.style_loss import PerceptualLoss
 
+    style_weight = _STYLE[checked_gram(gram)] if style_weight is None else style_weight
     for name, number in (("steps", steps), ("batch", batch), ("width", width)):
         if number is not None and number < 1:
             raise UsageError(f"{name} must be at least 1, got {number}")
@@ -99,6 +104,7 @@ def style_train(
         pictured / np.float32(255),
         style_names=style_layers,
         content_names=content_layers,
+        gram=gram,
         style_weight=style_weight,
         content_weight=content_weight,
         colour_weight=colour_weight,
@@ -128,6 +134,7 @@ def style_train(
         style_layers=dict(loss.style.weights),
         content_layers=dict(loss.content.weights),
         style_weight=style_weight,
+        gram=gram,
         content_weight=content_weight,
         colour_weight=colour_weight,
         tv_weight=tv_weight,

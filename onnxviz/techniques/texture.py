@@ -30,7 +30,7 @@ METHODS = ("gram", "nearest", "quilt")
 _MOST = {"nearest": 128, "quilt": 1024}
 _LONGEST = {"nearest": 256, "quilt": 1024}  # of the texture, where no size is asked for
 _OWN = {
-    "gram": ("layers", "steps"),
+    "gram": ("layers", "gram", "steps"),
     "nearest": ("window", "tolerance", "evenness"),
     "quilt": ("block", "overlap", "tolerance", "evenness"),
 }
@@ -68,6 +68,7 @@ def texture(
     *,
     size: int | tuple[int, int] | None = None,
     layers: Sequence[str] | None = None,
+    gram: str | None = None,
     steps: int | None = None,
     window: int | None = None,
     block: int | None = None,
@@ -87,7 +88,7 @@ def texture(
                 Freeman 2001, block by block (`texture_quilt`)
     size        side in pixels, or (height, width); None: twice the image, its longer side up to 256 pixels
                 (quilt: 1024); of gram 256×256
-    layers, steps                          of gram
+    layers, gram, steps                    of gram
     window, tolerance, evenness            of nearest
     block, overlap, tolerance, evenness    of quilt
     watch       called after each step, for animations; of nearest and quilt the value is the share that is known
@@ -98,6 +99,7 @@ def texture(
         raise UsageError(f"method is one of {', '.join(METHODS)}; got {method!r}{near(str(method), METHODS)}")
     given = {
         "layers": layers,
+        "gram": gram,
         "steps": steps,
         "window": window,
         "block": block,

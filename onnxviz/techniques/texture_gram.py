@@ -20,7 +20,7 @@ from onnxviz.techniques.painting import (
     resized,
 )
 from onnxviz.techniques.style_layers import style_layers
-from onnxviz.techniques.style_terms import Weighted, style_terms
+from onnxviz.techniques.style_terms import Weighted, checked_gram, style_terms
 
 #: How fast the spectrum that L-BFGS moves falls: textures need their fine grain, so slower than natural pictures'.
 POWER = 0.5
@@ -35,6 +35,7 @@ def gram_texture(
     *,
     size: int | tuple[int, int] | None = None,
     layers: Sequence[str] | Mapping[str, float] | None = None,
+    gram: str = "centred",
     steps: int = _STEPS,
     source: int | None = _LONGEST,
     seed: int = 0,
@@ -45,12 +46,13 @@ def gram_texture(
 
     Gatys, Ecker & Bethge 2015, arXiv:1505.07376: the Gram matrices of several layers are made those of the source,
     each as a share of its own size, by L-BFGS. Two deviations make light networks do it: activations are measured
-    from the source's means (`objectives.likeness.texture`), and what L-BFGS moves is the picture's spectrum, so that
-    large forms and colours come as fast as grain.
+    from the source's means (`objectives.likeness.texture`; gram='uncentred' as in the paper), and what L-BFGS moves is
+    the picture's spectrum, so that large forms and colours come as fast as grain.
 
     image     (H, W, 3) uint8, a path or a PIL image
     size      (height, width) in pixels, or the side of a square; larger than the source if wanted; None: 256
     layers    names, or {name: weight}; None: `style_layers`
+    gram      Gram matrices 'centred' on the source's means, or 'uncentred'
     steps     evaluations of value and gradient
     source    the source is made smaller to this longer side first, so that its features are of a size that the
               network sees; None: never
@@ -59,6 +61,7 @@ def gram_texture(
     raises    UnknownLayer, UsageError, ImageRejected (one colour only, too small), ModelUnsuitable, GradientNotFinite;
               Interrupted on Ctrl-C, with the best so far
     """
+    checked_gram(gram)
     if steps < 1:
         raise UsageError(f"steps must be at least 1, got {steps}")
     whole = read_picture(image)
@@ -66,7 +69,7 @@ def gram_texture(
     texture = resized(whole, fitted(whole.shape, min(most, max(whole.shape)), most)).clip(0, 1)
     wanted = (size, size) if isinstance(size, int) else size or (256, 256)
     chosen = Weighted.of(net, layers, [] if layers else style_layers(net))
-    objective = style_terms(net, [(texture, 1.0)], chosen)
+    objective = style_terms(net, [(texture, 1.0)], chosen, gram=gram)
     machine = Machine(net, objective, size=wanted, parametrise=Fourier(power=POWER))
     start = noise_about(texture.mean(axis=(0, 1)), wanted, _NOISE, seed)
     losses: list[float] = []
@@ -81,6 +84,7 @@ def gram_texture(
             size=list(wanted),
             source_size=list(texture.shape[:2]),
             layers=dict(chosen.weights),
+            gram=gram,
             steps=steps,
             power=POWER,
             seed=seed,

@@ -119,7 +119,9 @@ def test_small_pixels_and_contributions_are_cleared_picture_by_picture() -> None
         assert sizes[one][gone[one]].max() < sizes[one][~gone[one]].min()
     gradient = RNG.standard_normal(PIXELS.shape).astype(np.float32)
     kept = SmallContributions(50).apply(PIXELS, gradient)
-    share = np.abs((PIXELS * gradient).sum(axis=1))  # as the authors measure it: over colours, then the magnitude
+    share = np.abs(
+        (PIXELS * gradient).sum(axis=1)
+    )  # as the authors measure it: over colours, then the magnitude
     for one in range(2):
         lost = (kept[one] == 0).all(axis=0)
         assert lost.sum() == 40

@@ -37,7 +37,7 @@ def test_yosinskis_rates_suit_trained_networks(net, preset: str) -> None:
 
 
 def test_yosinskis_table_is_the_papers() -> None:
-    """Table 1, in pixels of 0 to 255: decay, blur, every, small norm, contribution, iterations, rate or (limit, rise)."""
+    """Table 1, in grey levels: decay, blur, every, small norm, contribution, iterations, rate or (limit, rise)."""
     table = {
         "yosinski-1": (0, 0.5, 4, 50, 0, 500, (100, 2)),
         "yosinski-2": (0.3, 0, None, 20, 0, 750, 100),
@@ -52,7 +52,11 @@ def test_yosinskis_table_is_the_papers() -> None:
         assert every is None or one.blur_every == every
         update = one.update()
         if isinstance(rate, tuple):
-            assert (update.norm, update.most * 255**2, update.rate) == ("progress", pytest.approx(rate[0]), rate[1])
+            assert (update.norm, update.most * 255**2, update.rate) == (
+                "progress",
+                pytest.approx(rate[0]),
+                rate[1],
+            )
         else:
             assert (update.norm, update.rate * 255**2) == ("none", pytest.approx(rate))
 

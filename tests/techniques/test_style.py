@@ -23,7 +23,9 @@ def small():
     return onnxviz.load(network(), preprocess="imagenet", provider="cpu")
 
 
-def torch_losses(net, steps: int, rate: float, content: float, style: float, tv: float) -> list[float]:
+def torch_losses(
+    net, steps: int, rate: float, content: float, style: float, tv: float, centred: bool = False
+) -> list[float]:
     """The same network, losses and optimiser, written out anew: Adam on pixels kept between black and white."""
     mean = torch.tensor(net.preprocessing.mean)[:, None, None]
     std = torch.tensor(net.preprocessing.std)[:, None, None]
@@ -44,7 +46,7 @@ def torch_losses(net, steps: int, rate: float, content: float, style: float, tv:
     means = {name: painted[name].mean((2, 3), keepdim=True) for name in layers}
 
     def gram(name, maps):
-        rows = (maps[name] - means[name]).flatten(2)[0]
+        rows = (maps[name] - means[name] if centred else maps[name]).flatten(2)[0]
         return rows @ rows.T / rows.numel()
 
     grams = {name: gram(name, painted) for name in layers}
@@ -69,8 +71,11 @@ def torch_losses(net, steps: int, rate: float, content: float, style: float, tv:
     return losses
 
 
-def test_the_loss_is_that_of_a_torch_loop_at_every_step(small):
+@pytest.mark.parametrize("gram", [None, "centred"])
+def test_the_loss_is_that_of_a_torch_loop_at_every_step(small, gram):
+    """By default with the uncentred Gram matrices of Gatys, Ecker & Bethge 2016."""
     losses = []
+    form = {} if gram is None else {"gram": gram}
     onnxviz.style(
         small,
         PHOTO,
@@ -83,8 +88,9 @@ def test_the_loss_is_that_of_a_torch_loop_at_every_step(small):
         rate=0.02,
         spectrum=False,
         watch=lambda shot: losses.append(-shot.value),
+        **form,
     )
-    wanted = torch_losses(small, 15, 0.02, 2.0, 5.0, 0.1)
+    wanted = torch_losses(small, 15, 0.02, 2.0, 5.0, 0.1, centred=gram == "centred")
     assert losses[-1] < losses[0] / 2
     np.testing.assert_allclose(losses, wanted, rtol=0.005)
 
@@ -106,6 +112,17 @@ def test_a_style_of_weight_zero_does_nothing(small):
     both = onnxviz.style(small, PHOTO, [PAINT, other], steps=8)
     np.testing.assert_allclose(one.values, two.values, atol=2e-3)
     assert np.abs(one.values - both.values).max() > 0.01
+
+
+def test_the_manifest_says_which_gram_matrices(small):
+    made = onnxviz.style(small, PHOTO, PAINT, steps=1)
+    parameters = made.manifest["parameters"]
+    assert (parameters["gram"], parameters["style_weight"]) == ("uncentred", 100)
+    made = onnxviz.style(small, PHOTO, PAINT, steps=1, gram="centred")
+    parameters = made.manifest["parameters"]
+    assert (parameters["gram"], parameters["style_weight"]) == ("centred", 10)
+    with pytest.raises(UsageError, match="uncentred or centred"):
+        onnxviz.style(small, PHOTO, PAINT, gram="plain")
 
 
 def test_layers_with_weights(small):

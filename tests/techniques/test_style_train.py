@@ -52,7 +52,9 @@ def trained(small, layers, wood, photo_files):
     return onnxviz.style_train(small, wood, photo_files, steps=40, **layers, **OPTIONS)
 
 
-def test_the_loss_is_its_formula_and_the_gradient_its_slope(small, layers, wood, cat):
+@pytest.mark.parametrize("gram", [None, "centred"])
+def test_the_loss_is_its_formula_and_the_gradient_its_slope(small, layers, wood, cat, gram):
+    """By default with the uncentred Gram matrices of Johnson, Alahi & Fei-Fei 2016."""
     from onnxviz.techniques.style_loss import PerceptualLoss
 
     random = np.random.default_rng(0)
@@ -65,6 +67,7 @@ def test_the_loss_is_its_formula_and_the_gradient_its_slope(small, layers, wood,
         content_names=layers["content_layers"],
         style_weight=2.0,
         content_weight=3.0,
+        **({} if gram is None else {"gram": gram}),
     )
     loss = of(content)
     values, gradient = loss(painted)
@@ -77,7 +80,7 @@ def test_the_loss_is_its_formula_and_the_gradient_its_slope(small, layers, wood,
         total = 0.0
         for name in ("relu1", "relu2"):
             a, b = (x.reshape(x.shape[0], -1).astype(np.float64) for x in (there[name][i], style[name][0]))
-            centre = b.mean(axis=1, keepdims=True)
+            centre = b.mean(axis=1, keepdims=True) if gram == "centred" else 0.0
             g, h = ((x - centre) @ (x - centre).T / x.size for x in (a, b))
             total += 2.0 * 0.5 * ((g - h) ** 2).sum() / (h**2).sum()
         gap = there["relu2"][i].astype(np.float64) - wanted["relu2"][i]

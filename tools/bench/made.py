@@ -15,6 +15,7 @@ import numpy as np
 
 SIZE, STEPS, ROUNDS = 224, 15, 5
 INVERTED = "blocks.5.expand.relu6"
+STYLE_WEIGHT = 100.0  # as `style` has it
 
 
 def run() -> list[dict]:
@@ -82,7 +83,9 @@ def _style_objective(net: Any, content: np.ndarray, paint: np.ndarray) -> Any:
     unit = [picture.astype(np.float32) / 255 for picture in (content, paint)]
     layers = Weighted.of(net, None, style_layers(net))
     subject = Weighted.of(net, None, [content_layer(net)])
-    return style_terms(net, [(unit[1], 1.0)], layers, 10.0) + content_terms(net, unit[0], subject, 1.0)
+    return style_terms(net, [(unit[1], 1.0)], layers, STYLE_WEIGHT) + content_terms(
+        net, unit[0], subject, 1.0
+    )
 
 
 def _loop(machine: Any, start: np.ndarray) -> Callable[[], None]:
@@ -108,10 +111,9 @@ def _torch_style(net: Any, content: np.ndarray, paint: np.ndarray) -> tuple[Call
     features = _torch_features([*layers, subject])
     with torch.no_grad():
         painted, wanted = features(_tensor(paint)), features(_tensor(content))[subject]
-    means = {name: painted[name].mean((2, 3), keepdim=True) for name in layers}
 
     def gram(name: str, maps: dict) -> Any:
-        rows = (maps[name] - means[name]).flatten(2)[0]
+        rows = maps[name].flatten(2)[0]
         return rows @ rows.T / rows.numel()
 
     grams = {name: gram(name, painted) for name in layers}
@@ -121,7 +123,7 @@ def _torch_style(net: Any, content: np.ndarray, paint: np.ndarray) -> tuple[Call
         total = ((maps[subject] - wanted) ** 2).sum() / (wanted**2).sum()
         for name in layers:
             gap = ((gram(name, maps) - grams[name]) ** 2).sum() / (grams[name] ** 2).sum()
-            total = total + 10.0 * gap / len(layers)
+            total = total + STYLE_WEIGHT * gap / len(layers)
         return total
 
     return _torch_loop(loss, _tensor(content))
@@ -136,9 +138,10 @@ def _inversion_loops(net: Any, content: np.ndarray) -> tuple[Callable, Callable]
     wanted = features(_tensor(content))[INVERTED].detach()
 
     def loss(x: Any) -> Any:
-        down, across = x[:, :, 1:] - x[:, :, :-1], x[:, :, :, 1:] - x[:, :, :, :-1]
+        here = x[:, :, :-1, :-1]
+        below, right = x[:, :, 1:, :-1] - here, x[:, :, :-1, 1:] - here
         error = ((features(x)[INVERTED] - wanted) ** 2).sum() / (wanted**2).sum()
-        return error + 0.1 * ((down**2).mean() + (across**2).mean())
+        return error + 0.1 * (below**2 + right**2).mean()
 
     noise = np.random.default_rng(0).integers(100, 156, content.shape, dtype=np.uint8)
     torch_loop, _ = _torch_loop(loss, _tensor(noise))
