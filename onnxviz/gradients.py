@@ -70,7 +70,8 @@ class Gradients:
                     f"does not follow the pictures; feed it at each call, or give batch={len(x)}"
                 )
             for name, array in arrays.items():
-                parts[name].append(array[:count] if array.ndim else array[None])
+                whole = self._net.pictures_first(name.removesuffix(".gradient"), array)
+                parts[name].append(whole[:count])
             done += count
             progress(done, len(x), "images")
         found = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Hashable, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -51,6 +52,7 @@ class Network:
     provider        the provider that was asked for
     backend         what computes gradients, as it was asked for
     warnings        what was assumed or looks odd; also in every manifest
+    chosen_output   the output that was chosen, or None
     """
 
     def __init__(
@@ -67,6 +69,7 @@ class Network:
         warnings: list[str],
         backend: str = "auto",
         barrier: str | None = None,
+        output: str | None = None,
     ) -> None:
         self._loaded = loaded
         self.name = name
@@ -79,6 +82,8 @@ class Network:
         self.backend = backend
         self.warnings = warnings
         self._barrier = barrier
+        self.chosen_output = output
+        self._labels = labels
         self._programs: dict[Hashable, Program] = {}
         self._gradients: dict[Hashable, Gradients] = {}
         self._backends: dict[str, str | None] = {}
@@ -112,26 +117,94 @@ class Network:
         return resolve(self.layers, name)
 
     @cached_property
-    def head(self) -> Head:
-        """Where the class scores, the logits before Softmax and the last hidden features are.
+    def end(self) -> Head:
+        """What the output is that was chosen, or that comes nearest to class scores: classes, steps, numbers.
 
-        raises   ModelUnsuitable when the network is no classifier
+        raises   ModelUnsuitable where none comes near, or several do; UnknownLayer
         """
-        from onnxviz.graph.head import head
+        from onnxviz import meaning
 
         if self._barrier is not None:
             raise ModelUnsuitable(
                 f"at {self.size[1]}×{self.size[0]} pixels this network ends before {self._barrier!r}, which needs "
                 f"its own input size; leave out --size, or choose an earlier --layer"
             )
-        found = head(self.model, input=self.input.name)
-        if self.labels is not None and found.classes not in (None, len(self.labels)):
-            # Labels that were given are counted when the model is opened; these came with the file.
-            self.warnings.append(
-                f"the file carries {len(self.labels)} labels for {found.classes} classes: they are not used"
-            )
-            self.labels = None
-        return found
+        return meaning.conclude(self)
+
+    @property
+    def outputs(self) -> list[Head]:
+        """What each output of the file was found to be."""
+        from onnxviz.graph.head import outputs
+
+        return outputs(self.model, self.input.name, len(self.labels) if self.labels is not None else None)
+
+    @cached_property
+    def head(self) -> Head:
+        """Where the class scores, the logits before Softmax and the last hidden features are.
+
+        raises   ModelUnsuitable when the network is no classifier, naming what can be explained instead
+        """
+        if not self.end.scored:
+            raise ModelUnsuitable(self.end.refusal())
+        return self.end
+
+    def at(self, output: str | None) -> Network:
+        """The same network with another of its outputs as what is predicted and explained; None: as it is.
+
+        raises   UnknownLayer for an output that the file does not have
+        """
+        if output is None or output == self.chosen_output:
+            return self
+        from onnxviz.graph.head import named_output
+
+        named_output(self.model, output)
+        other = copy.copy(self)
+        for name in ("end", "head"):
+            other.__dict__.pop(name, None)
+        other.chosen_output, other.labels = output, self._labels
+        return other
+
+    def settled(self, objective: Objective) -> Objective:
+        """The objective with "the class scores" replaced by the value that holds them here.
+
+        raises   ModelUnsuitable where the network has none
+        """
+        from onnxviz.objectives import LOGITS
+
+        if all(term.layer != LOGITS for _, term in objective.terms):
+            return objective
+        return objective.at(self.logits)
+
+    @property
+    def logits(self) -> str:
+        """The value that class scores before the final activation are read from; of numbers, these themselves.
+
+        raises   ModelUnsuitable where each picture has more than one row of them, or none
+        """
+        from onnxviz.graph.output import NUMBERS
+
+        return self.end.logits if self.end.kind == NUMBERS else self.head.logits
+
+    @cached_property
+    def _axes(self) -> dict[str, int]:
+        """The axis of the pictures of every value that has them on another axis than 0."""
+        from onnxviz.graph.axes import moved_axes
+
+        return moved_axes(self.batched[0], self.input.name)
+
+    def pictures_first(self, name: str, array: np.ndarray) -> np.ndarray:
+        """What a run gave for the value called `name`, with the pictures on axis 0."""
+        if array.ndim == 0 or (array.ndim == self._rank_of(name) - 1):
+            return array[None]  # a file that squeezes its only picture away
+        axis = self._axes.get(name, 0)
+        return np.moveaxis(array, axis, 0) if axis else array
+
+    def _rank_of(self, name: str) -> int:
+        """The rank of an output with its batch axis; 0 where that is not known."""
+        end = self.__dict__.get("end")
+        if end is None or end.scores != name:
+            return 0
+        return len(end.shape) + (end.batch is None)
 
     @property
     def digest(self) -> str:
@@ -209,6 +282,10 @@ class Network:
 
         return alone(self, self.batched[1], self._mixed)
 
+    def one_by_one(self) -> None:
+        """Run pictures one at a time from now on."""
+        self.batched = (self.batched[0], 1)
+
     def batch_size(self, batch: int | None = None) -> int:
         """The number of images a run: `batch`, what the file fixes, or what the memory allows.
 
@@ -270,7 +347,7 @@ class Network:
             count = len(chunk)
             arrays = program({self.input.name: batching.filled(chunk, self.batched[1] or 1)}, names)
             for name in names:
-                parts[name].append(arrays[name][:count] if arrays[name].ndim else arrays[name][None])
+                parts[name].append(self.pictures_first(name, arrays[name])[:count])
             progress(start + count, len(x), "images")
         return {name: np.concatenate(arrays) for name, arrays in parts.items()}
 
@@ -282,19 +359,47 @@ class Network:
         return self.to_probabilities(self.run(x, [self.head.scores], batch=batch)[self.head.scores])
 
     def to_probabilities(self, scores: np.ndarray) -> np.ndarray:
-        """Raw values of the network's score output (N, ...) as probabilities (N, classes)."""
-        flat = scores.reshape(len(scores), -1).astype(np.float32, copy=False)
-        if self.head.activation == "log_softmax":
-            return np.exp(flat)
-        return flat if self.head.activation else softmax(flat)
+        """Raw values of the network's score output (N, ...) as probabilities (N, classes).
 
-    def predict(self, images: Images, top: int = 5) -> list[list[Prediction]]:
+        Of one score for two classes, class 1 is what the score speaks for and class 0 what it speaks against.
+        """
+        from onnxviz.meaning import probabilities
+
+        return probabilities(self.head, scores.reshape(len(scores), -1))
+
+    def steps(self, x: np.ndarray, *, batch: int | None = None) -> np.ndarray:
+        """The class probabilities of each step of a sequence, (N, steps, classes) float32.
+
+        raises   ModelUnsuitable where the output is no sequence
+        """
+        from onnxviz.meaning import step_probabilities
+
+        end = self.end
+        return step_probabilities(end, self.run(x, [end.scores], batch=batch)[end.scores])
+
+    def predict(self, images: Images, top: int = 5, *, output: str | None = None) -> list[list[Prediction]]:
         """The `top` most probable classes of each image, best first: one list an image.
 
+        Of a sequence (a recogniser of text), one list an image too: the best class of each of its steps, in order.
+        Which class is the blank of CTC does not stand in a file: steps are given as they are.
+
+        output   which of the file's outputs; None: the one that looks like class scores
         raises   ImageRejected, ModelUnsuitable
         """
+        if output is not None:
+            return self.at(output).predict(images, top)
         if top < 1:
             raise UsageError(f"top must be at least 1, got {top}")
+        if self.end.kind == "sequence":
+            rows = self.steps(self.prepare(images))
+            steps = np.argmax(rows, axis=2)
+            return [
+                [
+                    Prediction(int(best), self.label(int(best)), float(row[best]))
+                    for best, row in zip(indices, one, strict=True)
+                ]
+                for indices, one in zip(steps, rows, strict=True)
+            ]
         rows = self.probabilities(self.prepare(images))
         best = np.argsort(-rows, axis=1, kind="stable")[:, :top]
         return [
@@ -354,9 +459,11 @@ class Network:
         from onnxviz.gradients import Gradients
 
         sources = (self.input.name,) if wrt is None else (wrt,) if isinstance(wrt, str) else tuple(wrt)
+        objective = self.settled(objective)
         if key is None:
             return Gradients(self, objective, sources, also, rules)
-        full = (key, sources, tuple(also), rules)
+        read = tuple(term.layer for _, term in objective.terms)
+        full = (key, read, sources, tuple(also), rules)
         if full not in self._gradients:
             self._gradients[full] = Gradients(self, objective, sources, also, rules)
         return self._gradients[full]
@@ -404,17 +511,11 @@ class Network:
             "provider": running.provider if running else providers.name(self.provider),
             "threads": self.threads,
             "preprocessing": self.preprocessing.to_dict(),
+            "output": self.__dict__["end"].to_dict() if "end" in self.__dict__ else None,
             "parameters": parameters,
             "limits": self.limits.to_dict(),
             "warnings": list(self.warnings),
         }
-
-
-def softmax(rows: np.ndarray) -> np.ndarray:
-    """Softmax over the last axis of (N, K) float32."""
-    shifted = np.exp(rows - rows.max(axis=-1, keepdims=True))
-    result: np.ndarray = shifted / shifted.sum(axis=-1, keepdims=True)
-    return result
 
 
 def as_list(images: Images) -> list[ImageLike]:

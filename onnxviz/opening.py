@@ -13,7 +13,7 @@ from onnxviz.errors import ModelUnsuitable
 from onnxviz.graph.limits import Limits
 from onnxviz.graph.load import load as load_graph
 from onnxviz.inputs import InputSpec, fix_inputs, image_input
-from onnxviz.labels import check_count, read_labels
+from onnxviz.labels import read_labels
 from onnxviz.network import DEFAULT_SIZE, Network
 from onnxviz.runtime.backends import check as check_backend
 
@@ -42,6 +42,7 @@ def load(
     input: str | None = None,
     feeds: Mapping[str, Any] | None = None,
     limits: Limits | None = None,
+    output: str | None = None,
 ) -> Network:
     """Open a convolutional network in ONNX form.
 
@@ -60,7 +61,9 @@ def load(
     input        the image input's name, where there are several inputs
     feeds        fixed values for the other inputs
     limits       what is too large, too deep or too slow (`onnxviz.Limits`)
-    raises       ModelRejected, ModelUnsuitable, LimitExceeded, LabelsRejected, PreprocessingRejected, UsageError
+    output       the output that is predicted and explained, where there are several; None: what looks like class scores
+    raises       UnknownLayer for an output that there is not; ModelRejected, ModelUnsuitable, LimitExceeded,
+                 LabelsRejected, PreprocessingRejected, UsageError
     """
     from onnxviz.graph.metadata import read_labels as labels_of
     from onnxviz.graph.metadata import read_preprocessing
@@ -79,6 +82,10 @@ def load(
             f"none of the model's outputs is a float tensor ({', '.join(str(v.name) for v in graph.graph.outputs)}); "
             f"make one of its layers an output first: onnxviz expose MODEL --layer L, with L such as {named}"
         )
+    if output is not None:
+        from onnxviz.graph.head import named_output
+
+        named_output(graph, output)
     wanted_size = (size, size) if isinstance(size, int) else size
     preprocessing = _preprocessing(
         preprocess, read_preprocessing(loaded.model, warnings), spec, wanted_size, warnings
@@ -103,9 +110,12 @@ def load(
         backend=backend,
         warnings=warnings,
         barrier=barrier,
+        output=output,
     )
     if labels is not None and given is not None:
-        check_count(given, network.head.classes)
+        from onnxviz.meaning import check_labels
+
+        check_labels(network, given)
     return network
 
 

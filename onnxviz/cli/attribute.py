@@ -16,7 +16,17 @@ ChannelOption = Annotated[
 ]
 NeuronOption = Annotated[
     str | None,
-    typer.Option(help="With --layer and --channel: one neuron of the map, such as 3,5.", metavar="Y,X"),
+    typer.Option(
+        help="With --layer and --channel: one neuron of the map, such as 3,5. Of a sequence: the step, such as 3.",
+        metavar="Y,X",
+    ),
+]
+ObjectiveOption = Annotated[
+    str | None,
+    typer.Option(
+        help="Instead of a class: such as \"2*logit(285) - logit('tabby')\" or \"part('boxes', 0, 3)\".",
+        metavar="TEXT",
+    ),
 ]
 _FILLS = "grey, mean, blur, noise or zero"
 
@@ -45,6 +55,7 @@ def register(app: typer.Typer) -> None:
             ),
         ] = None,
         fill: Annotated[str, typer.Option(help=f"What the window shows: {_FILLS}.")] = "grey",
+        objective: ObjectiveOption = None,
         layer: LayerOption = None,
         channel: ChannelOption = None,
         neuron: NeuronOption = None,
@@ -64,6 +75,7 @@ def register(app: typer.Typer) -> None:
             window=_pixels(window, "--window"),
             stride=_pixels(stride, "--stride"),
             fill=fill,
+            objective=objective,
             layer=layer,
             channel=channel,
             position=place(neuron),
@@ -86,6 +98,7 @@ def register(app: typer.Typer) -> None:
         divide: Annotated[
             str, typer.Option(help="By how often a pixel showed (coverage) or does on average (paper).")
         ] = "coverage",
+        objective: ObjectiveOption = None,
         layer: LayerOption = None,
         channel: ChannelOption = None,
         neuron: NeuronOption = None,
@@ -107,6 +120,7 @@ def register(app: typer.Typer) -> None:
             probability=probability,
             fill=fill,
             divide=divide,
+            objective=objective,
             layer=layer,
             channel=channel,
             position=place(neuron),
@@ -129,8 +143,8 @@ def _pixels(text: str | None, option: str) -> tuple[int, int] | None:
     return int(parts[-1]), int(parts[0])
 
 
-def place(text: str | None) -> tuple[int, int] | None:
-    """(row, column) from '3,5'.
+def place(text: str | None) -> tuple[int, ...] | None:
+    """(row, column) from '3,5', (step,) from '3'.
 
     raises   UsageError
     """
@@ -139,6 +153,9 @@ def place(text: str | None) -> tuple[int, int] | None:
     if text is None:
         return None
     parts = text.split(",")
-    if len(parts) != 2 or not all(part.strip().isdigit() for part in parts):
-        raise UsageError(f"--neuron takes a row and a column of the layer's map, such as 3,5; got {text!r}")
-    return int(parts[0]), int(parts[1])
+    if len(parts) > 2 or not all(part.strip().isdigit() for part in parts):
+        raise UsageError(
+            "--neuron takes a row and a column of the layer's map, such as 3,5, or the step of a sequence, such as 3; "
+            f"got {text!r}"
+        )
+    return tuple(map(int, parts))

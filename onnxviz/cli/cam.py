@@ -6,10 +6,11 @@ from typing import Annotated, Any
 
 import typer
 
+from onnxviz.cli.attribute import ObjectiveOption
 from onnxviz.cli.options import BatchOption, ImagesArgument, ModelArgument, command
 from onnxviz.cli.pictures import readable, save
 from onnxviz.cli.run import Run
-from onnxviz.cli.saliency import ObjectiveOption, TargetsOption
+from onnxviz.cli.saliency import TargetsOption
 
 _METHODS = "grad-cam, grad-cam++, layercam, hirescam, xgrad-cam, eigencam, score-cam, guided-grad-cam, or all"
 

@@ -38,11 +38,12 @@ def register(app: typer.Typer) -> None:
         images: ImagesArgument,
         top: Annotated[int, typer.Option(min=1, help="Classes an image.")] = 5,
     ) -> None:
-        """The most probable classes of pictures.
+        """The most probable classes of pictures; of a recogniser of text, the best class of each step.
 
         Example: onnxviz predict efficientnet-lite0 cat.jpg
         """
         from onnxviz.errors import ImageRejected
+        from onnxviz.graph.output import SEQUENCE
         from onnxviz.image.folder import find
         from onnxviz.image.text import printable
 
@@ -58,10 +59,15 @@ def register(app: typer.Typer) -> None:
                     raise
                 skipped.append((path, str(error)))
                 continue
-            rows.append({"path": str(path), "top": [item._asdict() for item in best]})
+            row: dict[str, Any] = {"path": str(path), "top": [item._asdict() for item in best]}
+            steps = net.end.kind == SEQUENCE
+            if steps:  # the best class of each step
+                row = {"path": str(path), "steps": [{"step": i, **p._asdict()} for i, p in enumerate(best)]}
+            rows.append(row)
             run.say(printable(str(path)))
-            for item in best:
-                run.say(f"  {item.probability:7.2%}  {item.index:5d}  {printable(item.label)}")
+            for number, item in enumerate(best):
+                before = f"  step {number:3d}" if steps else ""
+                run.say(f"{before}  {item.probability:7.2%}  {item.index:5d}  {printable(item.label)}")
             run.progress(done, len(listing.images), "images")
         if not rows:
             reasons = "; ".join(f"{path}: {reason}" for path, reason in skipped[:3])

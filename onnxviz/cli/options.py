@@ -51,6 +51,17 @@ _MODEL: dict[str, tuple[Any, Any]] = {
         Annotated[str | None, typer.Option("--input", help="The image input, where there are several.")],
         None,
     ),
+    "output": (
+        Annotated[
+            str | None,
+            typer.Option(
+                help="The output that is predicted and explained, where there are several.",
+                metavar="NAME",
+                show_default="what looks like class scores",
+            ),
+        ],
+        None,
+    ),
     "feed": (
         Annotated[
             list[str] | None,

@@ -81,6 +81,7 @@ class Run:
             size=parse_size(given["size"]) if given.get("size") else None,
             layout=given.get("layout"),
             input=given.get("input_name"),
+            output=given.get("output"),
             feeds=dict(_feed(text) for text in given.get("feed") or ()),
             limits=Limits.parse(list(self.limit or ())),
             backend=given.get("backend", "auto"),

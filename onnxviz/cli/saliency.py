@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from onnxviz.cli.attribute import ChannelOption, NeuronOption, place
+from onnxviz.cli.attribute import ChannelOption, NeuronOption, ObjectiveOption, place
 from onnxviz.cli.options import BatchOption, ImagesArgument, LayerOption, ModelArgument, command
 from onnxviz.cli.pictures import each, readable, save
 from onnxviz.cli.run import Run
@@ -27,13 +27,6 @@ TargetsOption = Annotated[
         "-t",
         help="Class index or label; several: one for each picture.",
         show_default="the top class",
-    ),
-]
-ObjectiveOption = Annotated[
-    str | None,
-    typer.Option(
-        help="Instead of a class: such as \"2*logit(285) - logit('tabby')\" or \"part('boxes', 0, 3)\".",
-        metavar="TEXT",
     ),
 ]
 

@@ -20,8 +20,10 @@ from onnxviz.grad.tape import Tape, dims
 from onnxviz.graph.analysis.dataflow import clone
 from onnxviz.graph.infer import infer
 from onnxviz.graph.metadata import PREPROCESSING
+from onnxviz.graph.output import BINARY
 from onnxviz.graph.real_input import real_input
 from onnxviz.objectives import FED
+from onnxviz.objectives.scores import two_classes
 
 if TYPE_CHECKING:
     from onnxviz.graph.head import Head
@@ -74,14 +76,14 @@ def build(
     x = values[spec.name]
     op = Tape(graph)
     with op.named("class"):
-        probabilities = _probabilities(op, values[head.scores], head.activation)
+        probabilities = _probabilities(op, values[head.scores], head)
         top = op.ArgMax(probabilities, axis=1, keepdims=0)
         shown = {
             "class": top,
             "probability": op.ReduceMax(probabilities, [1], keepdims=0),
             "probabilities": probabilities,
         }
-        score, target = _score(op, values[head.logits], order.target, top)
+        score, target = _score(op, values[head.logits], order.target, top, head.kind == BINARY)
     infer(built)  # rules read shapes
     maps = values[order.layer] if order.layer else None
     scene = Scene(op, x, spec.layout, score, maps, order.channels_last, order.size)
@@ -129,12 +131,14 @@ def _sized(model: ir.Model, spec: InputSpec, size: tuple[int, int] | None) -> ir
     return copy
 
 
-def _probabilities(op: Any, scores: ir.Value, activation: str | None) -> ir.Value:
+def _probabilities(op: Any, scores: ir.Value, head: Head) -> ir.Value:
     """(N, K) float32."""
     flat = op.Cast(op.Flatten(scores, axis=1), to=int(ir.DataType.FLOAT))
-    if activation == "log_softmax":
-        return op.Exp(flat)
-    return flat if activation else op.Softmax(flat, axis=1)
+    if head.activation in ("log_softmax", "log_sigmoid"):
+        flat = op.Exp(flat)
+    elif head.activation is None:
+        flat = op.Sigmoid(flat) if head.kind == BINARY else op.Softmax(flat, axis=1)
+    return op.Concat(op.Sub(1.0, flat), flat, axis=1) if head.kind == BINARY else flat
 
 
 def _classes(probabilities: ir.Value) -> int | str:
@@ -143,10 +147,11 @@ def _classes(probabilities: ir.Value) -> int | str:
 
 
 def _score(
-    op: Any, logits: ir.Value, target: int | str | None, top: ir.Value
+    op: Any, logits: ir.Value, target: int | str | None, top: ir.Value, binary: bool
 ) -> tuple[ir.Value, ir.Value | None]:
     """What is differentiated, (N,), and the input `target`, where there is one."""
     flat = op.Flatten(logits, axis=1)
+    flat = two_classes(op, flat) if binary else flat
     if isinstance(target, int):
         return op.Squeeze(op.Gather(flat, [target], axis=1), [1]), None
     fed = None

@@ -1,230 +1,381 @@
-"""Where a classifier ends: its scores, the logits before the final activation, and the last hidden features."""
+"""What the outputs of a file are: class scores, one score of two classes, steps of a sequence, numbers, detections.
+
+This is the one place that concludes it, from the graph alone: how an output ends, where its batch axis is, what its
+names say. Each conclusion carries its reason in words, and says what it rests on: evidence or an assumption.
+"""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
 
 import onnx_ir as ir
 
 from onnxviz.errors import ModelUnsuitable, UnknownLayer, near
-from onnxviz.graph.analysis.dataflow import FLOATS, QUANTISED, dependent, flat, image_input
-from onnxviz.graph.analysis.probe import Facts, Prober
-from onnxviz.graph.analysis.twins import view
+from onnxviz.graph import evidence
+from onnxviz.graph.analysis.dataflow import FLOATS, QUANTISED
+from onnxviz.graph.final import final
+from onnxviz.graph.output import BINARY, CLASSES, DETECTIONS, MAP, NUMBERS, OTHER, SEQUENCE, Head
+from onnxviz.graph.tail import Tail, before
 
-_ACTIVATIONS = {"Softmax": "softmax", "Sigmoid": "sigmoid", "LogSoftmax": "log_softmax"}
-# Between logits and output, or features and classifier: what changes nothing but form or rounding.
-_THROUGH = frozenset({
-    "Cast", "DequantizeLinear", "Dropout", "Flatten", "Identity", "QuantizeLinear", "Reshape", "Squeeze",
-    "Transpose", "Unsqueeze"
-})  # fmt: skip
-# Between the last weight layer and the logits: a bias, a pool over places, a scale, a clip.
-_AFTER_WEIGHTS = _THROUGH | frozenset({
-    "Add", "AveragePool", "BatchNormalization", "Clip", "Div", "GlobalAveragePool", "GlobalMaxPool",
-    "LeakyRelu", "Mul", "ReduceMean", "Relu", "Sub", "Sum"
-})  # fmt: skip
-_WEIGHTED = frozenset({"Gemm", "MatMul", "Conv", "Einsum"})
+__all__ = ["Head", "head", "outputs"]
+
 _HINTS = ("logit", "prob", "score", "class", "softmax", "pred")
-
-
-@dataclass(frozen=True)
-class Head:
-    """The end of a classifier, by names of values."""
-
-    scores: str
-    """The output that holds a number for each class."""
-    logits: str
-    """The value in front of Softmax, LogSoftmax or Sigmoid; the output itself where there is none. In a
-    file of quantised operators (QLinearSoftmax) it is quantised."""
-    activation: str | None
-    """'softmax', 'sigmoid', 'log_softmax' (scores are then logarithms of probabilities), or None."""
-    classes: int | None
-    """How many classes; None where the file does not tell."""
-    features: str
-    """What the last weight layer reads: (N, D), or feature maps (N, C, H, W) where `pooled`."""
-    pooled: bool = False
-    """The features are maps: their mean over places is the feature vector (a 1x1 convolution as classifier)."""
+_WELL_KNOWN = frozenset({1000, 1001, 11221, 21841, 21843})
+"""Numbers of ImageNet's classes: who has so many outputs has these."""
 
 
 def head(
     model: ir.Model,
     output: str | None = None,
     input: str | None = None,
+    labels: int | None = None,
 ) -> Head:
-    """Find the end of a classifier, whoever exported it.
+    """The end of a network, whoever exported it: the output that holds class scores, else the one that comes nearest.
 
-    output   the output that holds the scores; None: the one that looks like it
+    output   the output; None: the one that looks like class scores
     input    the image input; None: the only one
-    raises   ModelUnsuitable where no output looks like class scores, or several do (the message lists
-             them); UnknownLayer for an output that the model does not have
+    labels   how many labels there are; None: none
+    raises   ModelUnsuitable where no output looks like scores, or several do (the message lists them); UnknownLayer
+             for an output that the model does not have
     """
-    model = flat(model)
-    prober = Prober(model, image_input(model, input))
-    facts = prober.facts()
-    moved = dependent(model.graph, prober.image)
-    scores = _chosen(model.graph, output, facts, moved)
-    logits, activation = _logits(scores, moved)
-    layer = _weight_layer(logits, moved)
-    features = logits if layer is None else _features(layer, facts)
-    shape = facts.full_shape(features)
-    return Head(
-        scores=scores.name or "",
-        logits=logits.name or "",
-        activation=activation,
-        classes=_classes(scores, facts),
-        features=features.name or "",
-        pooled=shape is not None and len(shape) > 2,
-    )
+    reader = _Reader(model, input, labels)
+    return reader.chosen(output)
 
 
-# --- which output ---------------------------------------------------------------------------------
+def named_output(model: ir.Model, name: str) -> ir.Value:
+    """The output of this name.
 
-
-def _chosen(graph: ir.Graph, output: str | None, facts: Facts, moved: set[ir.Value]) -> ir.Value:
-    names = [value.name or "" for value in graph.outputs]
-    listed = ", ".join(f"{v.name!r} {_spelled(facts, v)}" for v in graph.outputs)
-    if output is not None:
-        if output not in names:
-            raise UnknownLayer(
-                f"the model has no output named {output!r}{near(output, names)} (outputs: {listed})"
-            )
-        return graph.outputs[names.index(output)]
-    candidates = [value for value in graph.outputs if value in moved and _is_scores(value, facts)]
-    if not candidates:
-        raise ModelUnsuitable(
-            f"no output looks like class scores (a float tensor of shape (N, classes)); the outputs are: {listed}"
+    raises   UnknownLayer, listing those that there are
+    """
+    names = [value.name or "" for value in model.graph.outputs]
+    if name not in names:
+        raise UnknownLayer(
+            f"the model has no output named {name!r}{near(name, names)} (outputs: {', '.join(map(repr, names))})"
         )
-    if len(candidates) > 1:
-        candidates = _best(candidates, moved)
-    if len(candidates) > 1:
-        listed = ", ".join(f"{v.name!r} {_spelled(facts, v)}" for v in candidates)
-        raise ModelUnsuitable(f"several outputs look like class scores; choose one with `output`: {listed}")
-    return candidates[0]
+    return model.graph.outputs[names.index(name)]
 
 
-def _is_scores(value: ir.Value, facts: Facts) -> bool:
-    dtype = facts.dtypes.get(value.name or "", value.dtype)
-    if dtype not in FLOATS and dtype not in QUANTISED:
-        return False
-    shape = facts.shape(value)
-    if shape is None and value.shape is not None:
-        shape = tuple(d if isinstance(d, int) else None for d in value.shape)
-    if shape is None:
-        return True
-    rest = shape[1:]
-    return len(shape) >= 2 and sum(d != 1 for d in rest) == 1
+def outputs(model: ir.Model, input: str | None = None, labels: int | None = None) -> list[Head]:
+    """What each output is, in the file's order (see `head`)."""
+    reader = _Reader(model, input, labels)
+    return [reader.end(value) for value in reader.graph.outputs]
 
 
-def _classes(value: ir.Value, facts: Facts) -> int | None:
-    shape = facts.full_shape(value)
-    return math.prod(shape[1:]) if shape is not None else None
+class _Reader(Tail):
+    """Concludes what the outputs of one model are."""
+
+    def __init__(self, model: ir.Model, input: str | None, labels: int | None) -> None:
+        super().__init__(model, input)
+        self.labels = labels
+        self._ends: dict[ir.Value, Head] = {}
+
+    # --- which output ----------------------------------------------------------------------------
+
+    def chosen(self, output: str | None) -> Head:
+        """The output that is named, or the one that looks like scores."""
+        values = list(self.graph.outputs)
+        if output is not None:
+            return self.end(named_output(self.model, output))
+        tiers: list[tuple[str, bool | None]] = [
+            (CLASSES, True),
+            (BINARY, True),
+            (CLASSES, False),
+            (BINARY, False),
+        ]
+        tiers += [(SEQUENCE, None), (NUMBERS, None)]
+        for kind, told in tiers:
+            candidates = [v for v in values if self.end(v).kind == kind and told in (None, self.end(v).told)]
+            if len(candidates) > 1:
+                candidates = self._best(candidates)
+            if len(candidates) == 1:
+                return self.end(candidates[0])
+            if candidates and kind != NUMBERS:
+                what = "sequences" if kind == SEQUENCE else "class scores"
+                raise ModelUnsuitable(
+                    f"several outputs look like {what}; choose one with `output` (--output "
+                    f"{candidates[0].name}): {self._listed(candidates)}"
+                )
+        ways = "; ".join(f'--objective "{end.example}"' for end in map(self.end, values) if end.example)
+        found = "; ".join(self.end(value).describe() for value in values)
+        raise ModelUnsuitable(
+            "no output looks like class scores (a float tensor of shape (N, classes)); the outputs are: "
+            f"{self._listed(values)}: {found}" + (f". Explain a part of one: {ways}" if ways else "")
+        )
+
+    def _listed(self, values: Sequence[ir.Value]) -> str:
+        return ", ".join(self.end(value).spelled for value in values)
+
+    def _best(self, candidates: list[ir.Value]) -> list[ir.Value]:
+        """Of several: the same scores once, then what nothing is made from, then activations, then telling names."""
+        once: dict[str, ir.Value] = {}
+        for value in candidates:  # logits and their softmax are one answer: the softmax tells more
+            end = self.end(value)
+            if end.logits not in once or end.activation is not None:
+                once[end.logits] = value
+        left = list(once.values())
+        last = [
+            value for value in left if not any(value in before(other) for other in left if other is not value)
+        ]
+        for narrowed in (
+            last,
+            [value for value in last if self.end(value).activation is not None],
+            [value for value in last if any(hint in (value.name or "").lower() for hint in _HINTS)],
+        ):
+            if len(narrowed) == 1:
+                return narrowed
+        return last
+
+    # --- what one output is ----------------------------------------------------------------------
+
+    def end(self, value: ir.Value) -> Head:
+        """The conclusion about one output."""
+        if value not in self._ends:
+            self._ends[value] = replace(self._conclude(value), output=value.name or "")
+        return self._ends[value]
+
+    def _conclude(self, value: ir.Value) -> Head:
+        name = value.name or ""
+        dtype = self.facts.dtypes.get(name, value.dtype)
+        shape = self.facts.shape(value)
+        if shape is None and value.shape is not None:
+            shape = tuple(d if isinstance(d, int) else None for d in value.shape)
+        if value not in self.moved:
+            return Head(
+                name,
+                name,
+                None,
+                None,
+                name,
+                kind=OTHER,
+                shape=_spelled(shape, None),
+                reason="the picture does not move it",
+            )
+        if dtype is not None and dtype not in FLOATS and dtype not in QUANTISED:
+            return Head(
+                name,
+                name,
+                None,
+                None,
+                name,
+                kind=OTHER,
+                shape=_spelled(shape, None),
+                reason="whole numbers, such as indices or counts",
+            )
+        picked = self.picked(value)
+        if picked is not None:
+            return self._detections(value, picked, shape)
+        batch = self.batch(value, shape)
+        ended = final(value, self.facts, self.graph.opset_imports.get("", 1))
+        layer = self.weight_layer(ended.logits)
+        features = ended.logits if layer is None else self.features(layer)
+        whole = self.facts.full_shape(features)
+        base = Head(
+            scores=name,
+            logits=ended.logits.name or "",
+            activation=ended.activation,
+            classes=None,
+            features=features.name or "",
+            pooled=whole is not None and len(whole) > 2,
+            batch=batch,
+            shape=_spelled(shape, batch),
+        )
+        if shape is None:
+            return _with(base, told=False, open=True, reason="its shape cannot be told from the graph")
+        if (
+            batch is None
+            and self.prober.layout.batch is not None
+            and (self.prober.open_batch or len(shape) != 1)
+        ):
+            return _with(
+                base, kind=NUMBERS, reason="its rows are not the pictures of a batch", example=_part(base, 0)
+            )
+        rest = [d for axis, d in enumerate(shape) if axis != batch]
+        sizes = [d for d in rest if d != 1]
+        if len(sizes) == 0:
+            found = self._one(base, value, layer)
+        elif len(sizes) == 1:
+            found = self._row(base, value, sizes[0], rest, ended.over, layer)
+        else:
+            found = self._rows(base, value, rest, ended.over, layer)
+        if not ended.sound and (found.scored or found.kind == SEQUENCE):
+            again = f"{found.reason}, computed from it again: as the file writes it, it overflows"
+            found = replace(found, scores=found.logits, axis=found.logits_axis, activation=None, reason=again)
+        return found
+
+    def _one(self, base: Head, value: ir.Value, layer: ir.Node | None) -> Head:
+        """One number a picture: two classes, or a quantity."""
+        example = _part(base, *[0] * max(0, len(base.shape) - 1))
+        two = _with(base, kind=BINARY, classes=2, example="logit(0)")
+        one = _with(base, kind=NUMBERS, classes=1, example=example)
+        if base.activation in ("softmax", "log_softmax"):
+            return _with(one, reason="a softmax over one number is 1 whatever the picture")
+        names = self.names(value, layer)
+        quantity, ends_in = evidence.of_quantities(names), self.quantity_end(value)
+        if self.labels in (1, 2):
+            return _with(two, reason=f"{self.labels} labels")
+        if quantity is not None:
+            return _with(one, reason=f"a name says {quantity!r}")
+        if base.activation is not None:
+            return _with(two, reason=f"one {base.activation} of {base.logits!r}")
+        if ends_in is not None:
+            return _with(one, reason=f"it ends in {ends_in}")
+        word = evidence.of_classes(names)
+        if word is not None:
+            return _with(two, reason=f"a name says {word!r}")
+        return _with(
+            two, told=False, open=self.open(value), reason="one number, taken for the logit of two classes"
+        )
+
+    def _row(
+        self,
+        base: Head,
+        value: ir.Value,
+        count: int | None,
+        rest: list[int | None],
+        over: int | None,
+        layer: ir.Node | None,
+    ) -> Head:
+        """A row of numbers a picture: a score for each class, or quantities."""
+        at = next(axis for axis, d in enumerate(rest) if d != 1)
+        base = _with(base, classes=count, axis=at + 1)
+        numbers = _with(base, kind=NUMBERS, example=_part(base, *[0] * len(rest)))
+        if base.activation in ("softmax", "log_softmax"):
+            if over is not None and count is not None and over != count:
+                return _with(numbers, reason=f"its {count} numbers are softmaxes over {over} each")
+            return _with(base, reason=f"{base.activation} of {base.logits!r}")
+        names = self.names(value, layer)
+        quantity, ends_in = evidence.of_quantities(names), self.quantity_end(value)
+        if self.labels is not None and self.labels == count:
+            return _with(base, reason=f"{count} labels")
+        if quantity is not None:
+            return _with(numbers, reason=f"a name says {quantity!r}")
+        if base.activation is not None:
+            return _with(base, reason=f"a sigmoid of each of {base.logits!r}")
+        if ends_in is not None and (layer is None or ends_in != "Relu" or self.directly(value, layer)):
+            return _with(numbers, reason=f"it ends in {ends_in}")
+        word = evidence.of_classes(names)
+        if word is not None:
+            return _with(base, reason=f"a name says {word!r}")
+        if count in _WELL_KNOWN:
+            return _with(base, reason=f"{count} is the number of ImageNet's classes")
+        return _with(base, told=False, open=self.open(value), reason="nothing in the file says what they are")
+
+    def _rows(
+        self, base: Head, value: ir.Value, rest: list[int | None], over: int | None, layer: ir.Node | None
+    ) -> Head:
+        """Several rows a picture: steps of a sequence, places of a map, boxes."""
+        sizes = [(axis, d) for axis, d in enumerate(rest, 1) if d != 1]
+        indices = [0] * len(rest)
+        part = _part(base, *indices)
+        if len(rest) == 3 and base.batch == 0:  # (N, C, H, W) or the like
+            mapped = _with(base, kind=MAP, reason="it has places", example=part)
+        else:
+            mapped = _with(
+                base,
+                kind=MAP,
+                reason="several rows a picture, with nothing that calls them steps",
+                example=part,
+            )
+        if len(sizes) != 2 or None in (sizes[0][1], sizes[1][1]):
+            return mapped
+        softened = base.activation in ("softmax", "log_softmax")
+        width = over if softened else self.width(layer)
+        axis = next((axis for axis, d in reversed(sizes) if d == width), sizes[1][0] if base.batch else None)
+        if axis is None or (len(rest) == 3 and not softened):
+            return mapped
+        (row,) = [one for one in sizes if one[0] != axis]
+        count = dict(sizes)[axis]
+        if any(self.boxes(other, row[1]) for other in self.graph.outputs if other is not value):
+            return _with(
+                base, kind=DETECTIONS, classes=count, reason=f"a row for each of {row[1]} boxes", example=part
+            )
+        reasons = [
+            (softened, f"{base.activation} over the {count} of each step"),
+            (
+                base.batch not in (0, None),
+                "the pictures stand on its second axis, as recognisers of text write it",
+            ),
+            (self.behind_recurrent(value), "a recurrent layer is in front of it"),
+            (self.labels is not None and self.labels in (count, (count or 0) - 1), f"{self.labels} labels"),
+        ]
+        told = [reason for holds, reason in reasons if holds]
+        alone = sum(v in self.moved for v in self.graph.outputs) == 1 and base.activation is None
+        if not told and not (alone and layer is not None and self.directly(value, layer)):
+            return mapped
+        logits, width = self._steps_of(base, value, row[1], count, axis)
+        indices = [
+            0 if one == width or size == 1 else (row[1] or 2) // 2 for one, size in enumerate(logits[1], 1)
+        ]
+        return _with(
+            base,
+            logits=logits[0],
+            kind=SEQUENCE,
+            classes=count,
+            axis=axis,
+            logits_axis=width,
+            steps=None if self.prober.open_size else row[1],
+            told=bool(told),
+            reason=told[0] if told else "rows of one linear layer, taken for steps",
+            example=_text(logits[0], indices),
+        )
+
+    def _steps_of(
+        self, base: Head, value: ir.Value, steps: int | None, count: int | None, axis: int
+    ) -> tuple[tuple[str, list[int | None]], int]:
+        """The logits of a sequence and the axis of their classes; the output where these cannot be told apart."""
+        logits = next((v for v in before(value) | {value} if v.name == base.logits), value)
+        for one, known in ((logits, None), (value, axis)):
+            shape = self.facts.shape(one)
+            at = self.batch(one, shape)
+            rest = [d for i, d in enumerate(shape or ()) if i != at]
+            found = known
+            if known is None and sorted(d or 0 for d in rest if d != 1) == sorted((steps or 0, count or 0)):
+                same = shape == self.facts.shape(value)
+                found = axis if same else rest.index(count) + 1 if steps != count else None
+            if found is not None:
+                return (one.name or "", rest), found
+        return (base.scores, []), axis
+
+    def _detections(self, value: ir.Value, picked: ir.Node, shape: tuple[int | None, ...] | None) -> Head:
+        """What was picked out of many: its entries are no classes."""
+        name = value.name or ""
+        source = None
+        if picked.op_type == "NonMaxSuppression" and len(picked.inputs) > 1:
+            source = picked.inputs[1]
+        elif picked.inputs:
+            source = picked.inputs[0]
+        known = self.facts.shape(source)
+        example = ""
+        if (
+            source is not None
+            and source.name
+            and known is not None
+            and len(known) > 1
+            and self.is_float(source)
+        ):
+            example = _text(source.name, [0] * (len(known) - 1))
+        return Head(
+            scores=name, logits=name, activation=None, classes=None, features=name, kind=DETECTIONS, batch=None,
+            shape=_spelled(shape, None), reason=f"its entries were picked out by {picked.op_type}", example=example,
+        )  # fmt: skip
 
 
-def _best(candidates: list[ir.Value], moved: set[ir.Value]) -> list[ir.Value]:
-    """Of several: the same scores once, what nothing else is made from, what ends in an activation, a telling name."""
-    ends = {value: _logits(value, moved) for value in candidates}
-    once: dict[ir.Value, ir.Value] = {}
-    for value in candidates:  # logits and their softmax are one answer: the softmax tells more
-        logits = ends[value][0]
-        if logits not in once or ends[value][1] is not None:
-            once[logits] = value
-    left = list(once.values())
-    last = [
-        value for value in left if not any(value in _before(other) for other in left if other is not value)
-    ]
-    for narrowed in (
-        last,
-        [value for value in last if ends[value][1] is not None],
-        [value for value in last if any(hint in (value.name or "").lower() for hint in _HINTS)],
-    ):
-        if len(narrowed) == 1:
-            return narrowed
-    return last
+def _with(base: Head, **changes: Any) -> Head:
+    return replace(base, **changes)
 
 
-def _before(value: ir.Value) -> set[ir.Value]:
-    """Everything that the value is computed from."""
-    found: set[ir.Value] = set()
-    todo = [value]
-    while todo:
-        node = todo.pop().producer()
-        for read in node.inputs if node is not None else ():
-            if read is not None and read not in found:
-                found.add(read)
-                todo.append(read)
-    return found
-
-
-def _spelled(facts: Facts, value: ir.Value) -> str:
-    shape = facts.shape(value)
-    return (
-        "?"
-        if shape is None
-        else "(" + ", ".join(["N", *("?" if d is None else str(d) for d in shape[1:])]) + ")"
+def _spelled(shape: tuple[int | None, ...] | None, batch: int | None) -> tuple[int | str, ...]:
+    """The shape with 'N' for the pictures and '?' for what cannot be told."""
+    return tuple(
+        "N" if axis == batch else "?" if size is None else size for axis, size in enumerate(shape or ())
     )
 
 
-# --- walking back ---------------------------------------------------------------------------------
+def _part(base: Head, *indices: int) -> str:
+    return _text(base.logits if base.activation is None else base.scores, indices)
 
 
-def _logits(scores: ir.Value, moved: set[ir.Value]) -> tuple[ir.Value, str | None]:
-    """The value in front of the final activation, and which that is; the scores themselves where there is none."""
-    value = scores
-    while (node := value.producer()) is not None:
-        op = view(node).op
-        source = _source(node, moved)
-        if source is None:
-            break
-        if op in _ACTIVATIONS:
-            return source, _ACTIVATIONS[op]
-        if op not in _THROUGH:
-            break
-        value = source
-    return scores, None
-
-
-def _source(node: ir.Node, moved: set[ir.Value]) -> ir.Value | None:
-    """The one input of the node that depends on the image; None where there are more."""
-    found = [value for value in view(node).inputs if value is not None and value in moved]
-    return found[0] if len(found) == 1 else None
-
-
-def _weight_layer(logits: ir.Value, moved: set[ir.Value]) -> ir.Node | None:
-    """The last product with weights before the logits."""
-    value = logits
-    while (node := value.producer()) is not None:
-        source = _source(node, moved)
-        op = view(node).op
-        if source is None:
-            return None
-        if op in _WEIGHTED:
-            return node
-        if op not in _AFTER_WEIGHTS:
-            return None
-        value = source
-    return None
-
-
-def _features(layer: ir.Node, facts: Facts) -> ir.Value:
-    """What the layer reads, further back for a value without Dropout, of rank 2 and in floating point."""
-    values = list(_chain(layer, facts))
-    for value in values:
-        shape = facts.shape(value)
-        if shape is not None and len(shape) == 2 and facts.dtypes.get(value.name or "") in FLOATS:
-            return value
-    return next((value for value in values if facts.dtypes.get(value.name or "") in FLOATS), values[0])
-
-
-def _chain(layer: ir.Node, facts: Facts) -> Iterator[ir.Value]:
-    """The layer's data, then what it was before each change of form; Dropout and Identity are skipped."""
-    value = next((v for v in view(layer).inputs if v is not None), None)
-    elements = _classes(value, facts) if value is not None else None
-    while value is not None:
-        node = value.producer()
-        op = view(node).op if node is not None else ""
-        if op not in ("Dropout", "Identity"):
-            yield value
-        if node is None or op not in _THROUGH or _classes(value, facts) != elements:
-            return
-        value = view(node).inputs[0]
+def _text(name: str, indices: Sequence[int]) -> str:
+    return f"part({', '.join([repr(name), *map(str, indices)])})"

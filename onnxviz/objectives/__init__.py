@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from onnxviz.objectives.base import FED, LOGITS, Objective, Term, class_scores
 from onnxviz.objectives.pictures import alignment, diversity, gram, gram_matrix, l2, match, norm, tv
-from onnxviz.objectives.scores import channel, direction, layer, logit, neuron, part
+from onnxviz.objectives.scores import channel, direction, layer, logit, neuron, part, step
 
 __all__ = [
     "FED",
@@ -31,5 +31,6 @@ __all__ = [
     "neuron",
     "norm",
     "part",
+    "step",
     "tv",
 ]

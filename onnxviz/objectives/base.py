@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx_ir as ir
 
-from onnxviz.errors import UsageError
+from onnxviz.errors import ModelUnsuitable, UsageError
 
 if TYPE_CHECKING:
     from onnxviz.grad.tape import Tape
@@ -52,6 +52,11 @@ class Objective:
         """The value names that the terms read, in this model."""
         return tuple(dict.fromkeys(term.locate(model, source) for _, term in self.terms))
 
+    def at(self, scores: str) -> Objective:
+        """The same with the class scores read from the value of this name."""
+        terms = [(w, replace(term, layer=scores) if term.layer == LOGITS else term) for w, term in self.terms]
+        return Objective(tuple(terms))
+
     def append(self, op: Tape, model: ir.Model, source: str, values: Mapping[str, ir.Value]) -> ir.Value:
         """Append the operators; the value, (N,).
 
@@ -59,8 +64,10 @@ class Objective:
         values   the layers' values in the tape's graph
         """
         total = None
+        axes = moved_axes(model, source)
         for weight, term in self.terms:
-            value = term.value(op, values[term.locate(model, source)])
+            name = term.locate(model, source)
+            value = term.value(op, pictures_first(op, values[name], axes.get(name, 0)))
             value = value if weight == 1.0 else op.Mul(value, weight)
             total = value if total is None else op.Add(total, value)
         assert total is not None
@@ -108,8 +115,29 @@ def class_scores(model: ir.Model) -> str:
     raises   ModelUnsuitable when no output, or more than one, looks like class scores
     """
     from onnxviz.graph.head import head
+    from onnxviz.graph.output import NUMBERS
 
-    return head(model).logits
+    found = head(model)
+    if not found.scored and found.kind != NUMBERS:
+        raise ModelUnsuitable(found.refusal())
+    return found.logits
+
+
+def moved_axes(model: ir.Model, source: str) -> dict[str, int]:
+    """The axis of the pictures in values that have them on another axis than 0 (`graph.axes`)."""
+    from onnxviz.graph.axes import moved_axes as found
+
+    return found(model, source) if any(v.name == source for v in model.graph.inputs) else found(model)
+
+
+def pictures_first(op: Any, value: ir.Value, axis: int) -> ir.Value:
+    """The value with its pictures on axis 0."""
+    if axis == 0 or value.shape is None:
+        return value
+    order = [axis, *(i for i in range(len(value.shape)) if i != axis)]
+    turned = op.Transpose(value, perm=order)
+    turned.shape = ir.Shape([value.shape[i] for i in order])
+    return turned
 
 
 # --- helpers of the terms ------------------------------------------------------------------------

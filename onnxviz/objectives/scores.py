@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,9 @@ def logit(target: int | str | None = None, layer: str | None = None) -> Objectiv
     target   class index; None: each picture's own top class; FED: a graph input `target`, (N,) int64
     layer    the value that holds the scores, (N, K) or (N, K, 1, 1); None: found in front of the final activation
     raises   UnknownLabel when building, for an index outside the classes
+
+    Where one score stands for two classes, (N,) or (N, 1), `logit(0)` is this score. As a target, class 1 is the score
+    and class 0 its negative.
     """
     if isinstance(target, str) and target != FED:
         raise UsageError(
@@ -24,19 +28,64 @@ def logit(target: int | str | None = None, layer: str | None = None) -> Objectiv
         )
 
     def build(op: Any, value: ir.Value) -> ir.Value:
-        flat = op.Flatten(value, axis=1)  # (N, K)
-        if target is None:
-            return _picked(op, flat, op.ArgMax(flat, axis=1, keepdims=1))
-        if target == FED:
-            return _picked(op, flat, op.Unsqueeze(fed(op, "target", ir.DataType.INT64, ["N"]), [1]))
-        classes = None if value.shape is None else value.shape[1]
+        flat, classes = op.Flatten(value, axis=1), columns(value)  # (N, K)
+        if target is None or target == FED:
+            flat = two_classes(op, flat) if classes == 1 else flat
+            return _of_target(op, flat, target)
         index = int(target)
-        if isinstance(classes, int) and not -classes <= index < classes:
+        if classes is not None and not -classes <= index < classes:
+            if classes == 1:
+                raise UnknownLabel(
+                    f"logit({index}) was asked for, and the model has one score for two classes: logit(0) is class 1, "
+                    "-logit(0) is class 0"
+                )
             raise UnknownLabel(f"class {index} was asked for; the model has classes 0 to {classes - 1}")
         return op.Squeeze(op.Gather(flat, [index], axis=1), [1])
 
     name = "top class" if target is None else str(target)
     return objective(f"logit({name})", layer or LOGITS, build)
+
+
+def step(layer: str, index: int, target: int | str | None = None, *, axis: int = 2) -> Objective:
+    """A class score at one step of a sequence, (N, steps, classes).
+
+    index    the step, from 0
+    target   class index; None: each picture's best class at this step; FED: a graph input `target`, (N,) int64
+    axis     of the classes, where they do not come last
+    """
+
+    def build(op: Any, value: ir.Value) -> ir.Value:
+        rank = _rank(value, layer)
+        sizes = [None if value.shape is None else value.shape[i] for i in range(rank)]
+        along = next((i for i in range(1, rank) if i != axis and sizes[i] != 1), 1 if axis != 1 else 2)
+        bounded(value, along, index, layer)
+        row = op.Flatten(op.Gather(value, [index], axis=along), axis=1)  # (N, K)
+        if target is None or target == FED:
+            return _of_target(op, row, target)
+        bounded(value, axis, int(target), layer)
+        return op.Squeeze(op.Gather(row, [int(target)], axis=1), [1])
+
+    name = "best class" if target is None else str(target)
+    return objective(f"step({layer}, {index}, {name})", layer, build)
+
+
+def two_classes(op: Any, score: ir.Value) -> ir.Value:
+    """One score of two classes, (N, 1), as one for each, (N, 2)."""
+    return op.Concat(op.Neg(score), score, axis=1)
+
+
+def columns(value: ir.Value) -> int | None:
+    """How many numbers a picture has; None where that is not known."""
+    sizes = [None] if value.shape is None else list(value.shape)[1:]
+    known = [size for size in sizes if isinstance(size, int)]
+    return math.prod(known) if len(known) == len(sizes) else None
+
+
+def _of_target(op: Any, flat: ir.Value, target: str | None) -> ir.Value:
+    """The entry of the largest, or of the class that is fed."""
+    if target is None:
+        return _picked(op, flat, op.ArgMax(flat, axis=1, keepdims=1))
+    return _picked(op, flat, op.Unsqueeze(fed(op, "target", ir.DataType.INT64, ["N"]), [1]))
 
 
 def _picked(op: Any, flat: ir.Value, index: ir.Value) -> ir.Value:

@@ -15,6 +15,7 @@ from onnxviz.grad.table import Table
 from onnxviz.grad.tape import Tape
 from onnxviz.graph.infer import infer
 from onnxviz.objectives import LOGITS, Objective, Term
+from onnxviz.objectives.base import moved_axes, pictures_first
 from onnxviz.optimise.entrance import centre
 from onnxviz.optimise.plan import Plan
 from onnxviz.optimise.views import graph_input, shaped, views
@@ -51,6 +52,7 @@ def step_model(
     """
     located = [_layer(term, logits) for _, term in objective.terms]
     names = list(dict.fromkeys(name for name in located if name not in (None, input)))
+    axes = moved_axes(model, input)
     model, values = prepare(model, [name for name in names if name is not None], keep=False)
     graph = model.graph
     entry = next(value for value in graph.inputs if value.name == input)
@@ -67,7 +69,8 @@ def step_model(
     infer(model)
     _large_enough(values, plan)
     with tape.named("objective"):
-        read = {**values, input: seen}
+        first = {name: pictures_first(tape, value, axes.get(name, 0)) for name, value in values.items()}
+        read = {**first, input: seen}
         terms, of_picture, of_views = _terms(tape, objective, located, read, picture, plan)
         infer(model)
     by_picture = [_gradient(tape, of_picture, picture, rules)] if of_picture else []

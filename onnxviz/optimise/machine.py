@@ -330,7 +330,7 @@ class Machine:
 
     def _logits(self) -> str | None:
         wanted = any(term.layer == LOGITS for _, term in self.objective.terms)
-        return self.net.head.logits if wanted else None
+        return self.net.logits if wanted else None
 
 
 def _repeated(objective: Objective, label: str) -> bool:

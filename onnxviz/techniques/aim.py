@@ -1,4 +1,4 @@
-"""What a gradient technique explains: a class score of each picture, a channel or neuron, or any objective."""
+"""What a technique explains: a class score of each picture, a step of a sequence, a channel, neuron or objective."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy as np
 
 from onnxviz import objectives
 from onnxviz.errors import UsageError
+from onnxviz.graph.output import SEQUENCE
 from onnxviz.network import Network
 from onnxviz.objectives import Objective
 
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
 #: A class index or label, None for each picture's top class, or one of these for each picture.
 Target = int | str | None | Sequence[int | str | None]
+#: One neuron of a layer's map (y, x); of a sequence, the step.
+Position = int | tuple[int, ...] | None
 
 
 @dataclass(frozen=True)
@@ -60,52 +63,113 @@ def choose(
     x: np.ndarray,
     *,
     target: Target = None,
-    objective: Objective | None = None,
+    objective: Objective | str | None = None,
     layer: str | None = None,
     channel: int | None = None,
-    position: tuple[int, int] | None = None,
+    position: Position = None,
 ) -> Aim:
     """What the arguments of a technique mean for the pictures `x`, the network's input tensor.
 
     target      class index or label, or one for each picture; None, and nothing else given: each picture's top class
-    objective   any objective (`onnxviz.objectives`)
+    objective   any objective (`onnxviz.objectives`), or its text
     layer       with `channel`: the mean activation of that channel; with `position` (y, x) too: that neuron's
+    position    without a layer: the step of a sequence, whose best class (or `target`) is explained
     raises      UsageError, UnknownLabel, UnknownLayer, ModelUnsuitable (no classifier)
     """
-    if sum(given is not None for given in (target, objective, layer)) > 1:
-        raise UsageError("give one of target, objective and layer: they are different things to explain")
+    check_one(target, objective, layer)
     count = len(x)
     if objective is not None:
-        return Aim(objective, {}, None, [None] * count, [str(objective)] * count)
+        wanted = parsed(net, objective)
+        return Aim(wanted, {}, None, [None] * count, [str(wanted)] * count)
     if layer is not None:
         return _layer(net, layer, channel, position, count)
+    if channel is None and position is not None and net.end.kind == SEQUENCE:
+        return _step(net, x, target, position)
     if channel is not None or position is not None:
         raise UsageError("channel and position belong to a layer: give --layer too")
     return _classes(net, x, target)
 
 
+def check_one(target: Target, objective: object, layer: str | None) -> None:
+    """raises   UsageError where more than one of them says what is explained."""
+    if sum(given is not None for given in (target, objective, layer)) > 1:
+        raise UsageError("give one of target, objective and layer: they are different things to explain")
+
+
+def parsed(net: Network, objective: Objective | str) -> Objective:
+    """An objective, or its text, with the class scores found in this network.
+
+    raises   UsageError, UnknownLabel, UnknownLayer, ModelUnsuitable
+    """
+    if isinstance(objective, str):
+        from onnxviz.objective_text import parse
+
+        objective = parse(objective, net)
+    return net.settled(objective)
+
+
+def targets_of(target: Target, count: int) -> list[int | str | None]:
+    """One target for each picture.
+
+    raises   UsageError where several were given and not as many as pictures
+    """
+    several = not isinstance(target, str) and isinstance(target, (Sequence, np.ndarray))
+    wanted: list[int | str | None] = list(target) if several else [target] * count  # type: ignore[arg-type, list-item]
+    if len(wanted) != count:
+        raise UsageError(f"{len(wanted)} targets were given for {count} pictures; give one, or one for each")
+    return wanted
+
+
+def step_number(net: Network, position: Position) -> int:
+    """The step that a position means.
+
+    raises   UsageError
+    """
+    given = (position,) if isinstance(position, (int, np.integer)) else tuple(position or ())
+    steps = net.end.steps
+    if len(given) != 1 or not 0 <= given[0] < (steps or given[0] + 1):
+        raise UsageError(
+            f"output {net.end.spelled} is a sequence of {steps or 'some'} steps, from 0: its neuron is one number, got "
+            f"{position!r}"
+        )
+    return int(given[0])
+
+
 def _classes(net: Network, x: np.ndarray, target: Target) -> Aim:
     rows = net.probabilities(x)
-    several = not isinstance(target, str) and isinstance(target, (Sequence, np.ndarray))
-    wanted: list[int | str | None] = list(target) if several else [target] * len(x)  # type: ignore[arg-type, list-item]
-    if len(wanted) != len(x):
-        raise UsageError(f"{len(wanted)} targets were given for {len(x)} pictures; give one, or one for each")
+    return _of(net, objectives.logit(objectives.FED), "logit", rows, targets_of(target, len(x)))
+
+
+def _step(net: Network, x: np.ndarray, target: Target, position: Position) -> Aim:
+    number, end = step_number(net, position), net.end
+    objective = objectives.step(end.logits, number, objectives.FED, axis=end.logits_axis)
+    rows = net.steps(x)[:, number]
+    return _of(net, objective, ("step", number), rows, targets_of(target, len(x)), f"step {number}: ")
+
+
+def _of(
+    net: Network,
+    objective: Objective,
+    key: Hashable,
+    rows: np.ndarray,
+    wanted: Sequence[int | str | None],
+    before: str = "",
+) -> Aim:
+    """The aim for classes whose probabilities are `rows`, (N, classes)."""
     targets = [
         int(np.argmax(row)) if one is None else net.target(one) for one, row in zip(wanted, rows, strict=True)
     ]
     return Aim(
-        objectives.logit(objectives.FED),
+        net.settled(objective),
         {"target": np.array(targets, dtype=np.int64)},
-        "logit",
+        key,
         list(targets),
-        [net.label(one) for one in targets],
-        rows[np.arange(len(x)), targets],
+        [before + net.label(one) for one in targets],
+        rows[np.arange(len(rows)), targets],
     )
 
 
-def _layer(
-    net: Network, layer: str, channel: int | None, position: tuple[int, int] | None, count: int
-) -> Aim:
+def _layer(net: Network, layer: str, channel: int | None, position: Position, count: int) -> Aim:
     from onnxviz.techniques.scores import LayerScore
 
     if channel is None:
@@ -113,11 +177,11 @@ def _layer(
     checked = LayerScore(net, layer, channel, position)  # names, ranges
     found = net.layer(layer)
     if found.channels_last:
-        between = tuple(position) if position is not None else (None,) * (len(found.shape) - 2)
+        between = checked.position if checked.position is not None else (None,) * (len(found.shape) - 2)
         objective = objectives.part(found.name, *between, channel)
-    elif position is not None:
-        objective = objectives.neuron(found.name, channel, *position)
+    elif checked.position is not None:
+        objective = objectives.neuron(found.name, channel, *checked.position)
     else:
         objective = objectives.channel(found.name, channel)
-    key = ("layer", found.name, channel, position)
+    key = ("layer", found.name, channel, checked.position)
     return Aim(objective, {}, key, [None] * count, [checked.label] * count)

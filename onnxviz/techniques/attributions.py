@@ -20,7 +20,7 @@ from onnxviz.network import Images, Network
 from onnxviz.objectives import Objective
 from onnxviz.progress import Progress, silent
 from onnxviz.results import Attribution, Result
-from onnxviz.techniques.aim import Target, choose
+from onnxviz.techniques.aim import Position, Target, choose
 from onnxviz.techniques.attributing import given
 
 if TYPE_CHECKING:
@@ -93,10 +93,11 @@ def attributions(
     methods: Sequence[str] | str | None = None,
     *,
     target: Target = None,
-    objective: Objective | None = None,
+    objective: Objective | str | None = None,
+    output: str | None = None,
     layer: str | None = None,
     channel: int | None = None,
-    position: tuple[int, int] | None = None,
+    position: Position = None,
     percentile: float | None = None,
     seed: int = 0,
     batch: int | None = None,
@@ -108,7 +109,7 @@ def attributions(
     images      one picture or several, of one size as the network sees them
     methods     names of gradient methods (`onnxviz.saliency`) and class activation maps (`onnxviz.cam`); None: all
     target      class index or label, or one for each picture; None: each picture's top class
-    objective, layer, channel, position   instead of a class, as in `onnxviz.saliency`
+    objective, output, layer, channel, position   instead of a class, as in `onnxviz.saliency`
     options     of single methods (samples, steps, baseline...); each goes to the methods that take it
     returns     Attributions, values (N, M, H, W) float32
     raises      UsageError and what the methods raise; Interrupted on Ctrl-C, with the methods that were done
@@ -116,6 +117,7 @@ def attributions(
     table = registry()
     wanted = list(table) if methods is None else [methods] if isinstance(methods, str) else list(methods)
     _check(wanted, table, options)
+    net = net.at(output)
     taken = given(net, images)
     names = _names(images, len(taken.pictures))
     aim = choose(

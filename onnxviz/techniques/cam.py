@@ -14,7 +14,7 @@ from onnxviz.network import Images, Network
 from onnxviz.objectives import Objective
 from onnxviz.progress import Progress, silent
 from onnxviz.techniques import cam_layers, cam_score
-from onnxviz.techniques.aim import Aim, Target
+from onnxviz.techniques.aim import Aim, Target, parsed
 from onnxviz.techniques.attributing import attributions, given
 from onnxviz.techniques.cam_methods import METHODS, grad_cam
 from onnxviz.techniques.cam_run import see, see_without_aim
@@ -33,7 +33,8 @@ def cam(
     target: Target = None,
     layer: str | Sequence[str] | None = None,
     method: str = "grad-cam",
-    objective: Objective | None = None,
+    objective: Objective | str | None = None,
+    output: str | None = None,
     signed: bool = False,
     align: str = "stretch",
     percentile: float | None = None,
@@ -51,7 +52,9 @@ def cam(
                 None: the last one before the places are pooled (`cam_layers.default`)
     method      'grad-cam', 'grad-cam++', 'layercam', 'hirescam', 'xgrad-cam', 'eigencam' (of no class), 'score-cam'
                 (one forward pass a channel, no gradient), 'guided-grad-cam' (at the picture's own resolution)
-    objective   instead of a class: any objective (`onnxviz.objectives`), for detectors, segmenters and embeddings
+    objective   instead of a class: any objective (`onnxviz.objectives`) or its text, for detectors, segmenters,
+                embeddings
+    output      which of the file's outputs holds the classes; None: the one that looks like it
     signed      keep what speaks against it, as negative values; else they are 0. 'guided-grad-cam' then keeps the sign
                 of the guided gradient
     align       'stretch': the map over the whole picture, as other tools do; 'field': each place at the middle of its
@@ -73,6 +76,8 @@ def cam(
         percentile = 99.0 if method == "guided-grad-cam" else 100.0
     if not 0 < percentile <= 100:
         raise UsageError(f"percentile is over 0 and at most 100, got {percentile}")
+    net = net.at(output)
+    objective = None if objective is None else parsed(net, objective)
     layers = _layers(net, layer, objective, free=method == "eigencam")
     taken = given(net, image)
     if method == "eigencam":

@@ -13,13 +13,13 @@ from typing import NamedTuple
 import numpy as np
 
 from onnxviz import objectives
-from onnxviz.errors import UsageError
 from onnxviz.graph.layers import Layer
+from onnxviz.graph.output import BINARY
 from onnxviz.network import Network
 from onnxviz.objectives import Objective
 from onnxviz.progress import Progress
 from onnxviz.techniques import cam_layers
-from onnxviz.techniques.aim import Aim, Target, choose
+from onnxviz.techniques.aim import Aim, Target, choose, targets_of
 
 
 class Seen(NamedTuple):
@@ -43,7 +43,7 @@ def see(
     layers: Sequence[Layer],
     *,
     target: Target,
-    objective: Objective | None,
+    objective: Objective | str | None,
     gradients: bool,
     batch: int | None,
     progress: Progress,
@@ -68,7 +68,7 @@ def see(
             one is not None for one in given
         ):  # the one case that takes a pass of its own
             given = choose(net, x, target=given).targets
-        aim = _unsettled(given)
+        aim = _unsettled(net, given)
         also = [net.head.logits, net.head.scores]
     wanted = list(dict.fromkeys([*names, *also]))
     # Of quantised layers the gradient graph gives real numbers out, the file's own graph integers.
@@ -107,29 +107,27 @@ def see_without_aim(
 
 
 def _targets(net: Network, target: Target, count: int) -> list[int | None]:
-    several = not isinstance(target, str) and isinstance(target, (Sequence, np.ndarray))
-    wanted: list[int | str | None] = list(target) if several else [target] * count  # type: ignore[arg-type, list-item]
-    if len(wanted) != count:
-        raise UsageError(f"{len(wanted)} targets were given for {count} pictures; give one, or one for each")
-    return [None if one is None else net.target(one) for one in wanted]
+    return [None if one is None else net.target(one) for one in targets_of(target, count)]
 
 
-def _unsettled(targets: Sequence[int | None]) -> Aim:
+def _unsettled(net: Network, targets: Sequence[int | None]) -> Aim:
     """The class score, before the top classes are known: `logit()` finds them inside the graph."""
     labels = [""] * len(targets)
     fed = [one for one in targets if one is not None]
     if not fed:
-        return Aim(objectives.logit(), {}, "top logit", list(targets), labels)
+        return Aim(net.settled(objectives.logit()), {}, "top logit", list(targets), labels)
     classes = {"target": np.array(fed, dtype=np.int64)}
-    return Aim(objectives.logit(objectives.FED), classes, "logit", list(targets), labels)
+    return Aim(net.settled(objectives.logit(objectives.FED)), classes, "logit", list(targets), labels)
 
 
 def _settled(net: Network, targets: list[int | None], logits: np.ndarray, scores: np.ndarray) -> Aim:
     """The same with every target known, as the methods that run again and the results name it."""
     flat = logits.reshape(len(logits), -1)
+    if net.head.kind == BINARY:
+        flat = np.concatenate([-flat, flat], axis=1)
     found = [int(np.argmax(row)) if one is None else one for one, row in zip(targets, flat, strict=True)]
     return Aim(
-        objectives.logit(objectives.FED),
+        net.settled(objectives.logit(objectives.FED)),
         {"target": np.array(found, dtype=np.int64)},
         "logit",
         list(found),

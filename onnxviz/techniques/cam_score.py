@@ -7,16 +7,14 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
-import onnx_ir as ir
 
-from onnxviz.grad.value import VALUE, value_model
 from onnxviz.graph import occlude
 from onnxviz.network import Network
 from onnxviz.progress import Progress
 from onnxviz.techniques.aim import Aim
 from onnxviz.techniques.cam_methods import weighted
 from onnxviz.techniques.masking import sweep
-from onnxviz.techniques.scores import Score
+from onnxviz.techniques.scores import ObjectiveScore
 
 
 @dataclass
@@ -122,7 +120,7 @@ def weigh(
     aim           what is scored, whose entry `picture` this is
     """
     masks, used = cells(activations, *upsampling)
-    score = ObjectiveScore(net, aim)
+    score = ObjectiveScore.of(net, aim)
     moving = {occlude.CELLS: np.concatenate([np.ones_like(activations[:1]), masks])}
     fed = aim.feeds(np.full(len(masks) + 1, picture))
     rows, columns = upsampling
@@ -169,26 +167,3 @@ def cells(
     used = span > 1e-6 * np.abs(high)
     scaled = (activations[used] - low[used, None, None]) / span[used, None, None]
     return scaled.astype(np.float32), used
-
-
-class ObjectiveScore(Score):
-    """The value of an objective."""
-
-    def __init__(self, net: Network, aim: Aim) -> None:
-        super().__init__(net)
-        self._aim = aim
-        self.output = VALUE
-        self.key = aim.key if aim.key is not None else aim.objective
-
-    def graph(self) -> ir.Model:
-        """The network, ending in the objective's value."""
-        return value_model(self.net.batched[0], self._aim.objective, self.net.input.name)
-
-    def read(self, array: np.ndarray) -> np.ndarray:
-        """The values as the graph gives them."""
-        return array.astype(np.float32, copy=False)
-
-    @property
-    def label(self) -> str:
-        """What is scored, in words."""
-        return self._aim.labels[0]

@@ -194,7 +194,7 @@ def _layer(net: Network, name: str | None) -> Layer:
     if name is not None:
         return net.layer(name)
     try:
-        return net.layer(net.head.features)
+        return net.layer(net.end.features)
     except (ModelUnsuitable, UnknownLayer) as error:
         raise ModelUnsuitable(f"{error}; or choose the layer of the features with --layer") from error
 
@@ -212,7 +212,7 @@ class _Graph:
         self._net = net
         self._layer = layer
         try:
-            self.scores = net.head.scores if (net.head.classes or 2) > 1 else ""
+            self.scores = net.head.scores
         except ModelUnsuitable:
             self.scores = ""
         self.key = ("features", layer.name, self.scores)

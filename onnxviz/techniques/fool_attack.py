@@ -16,6 +16,7 @@ import onnx_ir as ir
 from onnxviz.image.adjoint import pixel_gradient
 from onnxviz.objectives import LOGITS, Objective
 from onnxviz.objectives.base import fed, objective
+from onnxviz.objectives.scores import columns, two_classes
 
 if TYPE_CHECKING:
     from onnxviz.image.recipe import Preprocessing
@@ -33,11 +34,17 @@ def _target(op: Any) -> ir.Value:
     return op.Unsqueeze(fed(op, "target", ir.DataType.INT64, ["N"]), [1])  # (N, 1)
 
 
+def _scores(op: Any, value: ir.Value) -> ir.Value:
+    """(N, K): of one score z for two classes, those whose softmax has the probability sigmoid(z)."""
+    flat = op.Flatten(value, axis=1)
+    return op.Mul(two_classes(op, flat), 0.5) if columns(value) == 1 else flat
+
+
 def margin() -> Objective:
     """By how much the logit of the class that is fed as `target` lies over the largest other one."""
 
     def build(op: Any, value: ir.Value) -> ir.Value:
-        flat, index = op.Flatten(value, axis=1), _target(op)  # (N, K), (N, 1)
+        flat, index = _scores(op, value), _target(op)  # (N, K), (N, 1)
         classes = op.Range(0, op.Squeeze(op.shape(flat, 1, 2), [0]), 1)
         itself = op.Cast(op.Equal(classes, index), to=int(ir.DataType.FLOAT))
         others = op.ReduceMax(op.Sub(flat, op.Mul(itself, _FAR)), [1], keepdims=1)
@@ -50,7 +57,7 @@ def log_probability() -> Objective:
     """The logarithm of the softmax probability of the class that is fed as `target`: minus the cross-entropy."""
 
     def build(op: Any, value: ir.Value) -> ir.Value:
-        rows = op.LogSoftmax(op.Flatten(value, axis=1), axis=1)
+        rows = op.LogSoftmax(_scores(op, value), axis=1)
         return op.Squeeze(op.GatherElements(rows, _target(op), axis=1), [1])
 
     return objective("log probability", LOGITS, build)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
 from dataclasses import asdict, dataclass, fields
+from functools import cached_property
 from typing import Any
 
 from onnxviz.errors import ModelUnsuitable, OnnxVizError
+from onnxviz.graph.head import Head
 from onnxviz.graph.layers import Layer
 from onnxviz.network import Network
 
@@ -34,11 +37,12 @@ class Inspection:
 
     def to_dict(self) -> dict[str, Any]:
         """Everything as plain values, for JSON."""
-        net = self.network
+        net, outputs = self.network, self.outputs  # concluded first: the manifest tells of it
         return {
             **net.manifest("inspect"),
             "input": asdict(net.input),
             "outputs": [str(value.name) for value in net.model.graph.outputs],
+            "output_meanings": [one.to_dict() for one in outputs],
             "classes": self.classes,
             "labels": len(net.labels) if net.labels is not None else None,
             "parameters": self.parameters,
@@ -71,6 +75,14 @@ class Inspection:
         except ModelUnsuitable:
             return None
 
+    @cached_property
+    def outputs(self) -> list[Head]:
+        """What each output of the file is, the one that is predicted as it was checked by running."""
+        net = self.network
+        with contextlib.suppress(ModelUnsuitable):
+            return [net.end if one.output == net.end.output else one for one in net.outputs]
+        return net.outputs
+
     def lines(self) -> list[str]:
         """The same for a reader: the input, the totals, the layers as a tree, the operators."""
         return [*self._summary(), "", *self._table(), "", *self._operators()]
@@ -90,6 +102,7 @@ class Inspection:
             f"outputs     {', '.join(str(value.name) for value in net.model.graph.outputs)}"
             + (f"; {self.classes} classes" if self.classes else "")
             + (f", labels such as {net.labels[0]!r}" if net.labels else ""),
+            *(f"            {one.describe()}" for one in self.outputs),
             f"parameters  {self.parameters:,}",
             f"MACs        {self.macs:,} for one image of {width}×{height}",
         ]

@@ -142,7 +142,8 @@ def sweep(
         # A file that allows only its own batch gets it, filled up; the surplus is thrown away.
         chunk = {name: batching.filled(array[start : start + size], fixed) for name, array in moving.items()}
         count = min(size, total - start)
-        return program({**placed, **chunk}, [score.output])[score.output][:count]
+        array = program({**placed, **chunk}, [score.output])[score.output]
+        return net.pictures_first(score.output, array)[:count]
 
     scores = np.zeros(total, dtype=np.float32)
     done = 0

@@ -13,9 +13,10 @@ from onnxviz.interrupted import Interrupted
 from onnxviz.network import ImageLike, Network
 from onnxviz.progress import Progress, silent
 from onnxviz.results import Attribution
+from onnxviz.techniques.aim import Position
 from onnxviz.techniques.attributing import for_each
 from onnxviz.techniques.masking import filling, pair, single, sweep
-from onnxviz.techniques.scores import Objective, choose
+from onnxviz.techniques.scores import Measured, choose
 
 _WINDOW, _STRIDE = 32, 16
 
@@ -29,10 +30,11 @@ def occlusion(
     window: int | tuple[int, int] | None = None,
     stride: int | tuple[int, int] | None = None,
     fill: str = "grey",
-    objective: Objective | None = None,
+    objective: Measured | None = None,
+    output: str | None = None,
     layer: str | None = None,
     channel: int | None = None,
-    position: tuple[int, int] | None = None,
+    position: Position = None,
     seed: int = 0,
     batch: int | None = None,
     progress: Progress = silent,
@@ -49,13 +51,17 @@ def occlusion(
     stride      the step from window to window, or (vertical, horizontal); None: 16, or half the window's side where
                 that is less
     fill        what the window shows: grey, mean, blur, noise or zero (`techniques.masking.filling`)
-    objective   instead of a class: a function of probabilities (N, classes) that gives (N,) numbers
-    layer, channel, position   instead of a class: a channel's mean activation, or one neuron at (y, x)
+    objective   instead of a class: any objective (`onnxviz.objectives`) or its text, or a function of probabilities
+                (N, classes) that gives (N,) numbers
+    output      which of the file's outputs holds the classes; None: the one that looks like it
+    layer, channel, position   instead of a class: a channel's mean activation, or one neuron at (y, x); `position`
+                alone: the step of a sequence
     returns     Attribution, values (H, W) float32, the mean fall of the score over the windows that cover a pixel,
                 for probabilities -1 to 1; negative where covering raises the score, 0 where no window comes
     raises      UsageError, UnknownLabel, UnknownLayer, ImageRejected, ModelUnsuitable; Interrupted on Ctrl-C, whose
                 partial map is 0 where no window has been yet
     """
+    net = net.at(output)
     score = choose(net, target, objective, layer, channel, position)
     x, picture = single(net, image, "occlusion")
     size = (picture.shape[0], picture.shape[1])

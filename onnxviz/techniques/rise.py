@@ -12,9 +12,10 @@ from onnxviz.interrupted import Interrupted
 from onnxviz.network import ImageLike, Network
 from onnxviz.progress import Progress, silent
 from onnxviz.results import Attribution
+from onnxviz.techniques.aim import Position
 from onnxviz.techniques.attributing import for_each
 from onnxviz.techniques.masking import filling, single, sweep
-from onnxviz.techniques.scores import Objective, choose
+from onnxviz.techniques.scores import Measured, choose
 
 DIVISORS = ("coverage", "paper")
 
@@ -30,10 +31,11 @@ def rise(
     probability: float = 0.5,
     fill: str = "zero",
     divide: str = "coverage",
-    objective: Objective | None = None,
+    objective: Measured | None = None,
+    output: str | None = None,
     layer: str | None = None,
     channel: int | None = None,
-    position: tuple[int, int] | None = None,
+    position: Position = None,
     seed: int = 0,
     batch: int | None = None,
     progress: Progress = silent,
@@ -55,12 +57,13 @@ def rise(
                   paper      by masks × probability, how often it shows on average, as the paper's equation 6 does.
                              Both estimate the same number; this one also carries the chance differences in
                              how often pixels showed: two seeds correlate 0.66 (a cat) and 0.96 (a cup) at 4000 masks
-    objective, layer, channel, position   instead of a class, as for `occlusion`
+    objective, output, layer, channel, position   instead of a class, as for `occlusion`
     seed          of the random cells and shifts; the same masks whatever the batch
     returns       Attribution, values (H, W) float32, for probabilities ≥ 0
     raises        UsageError, UnknownLabel, UnknownLayer, ImageRejected, ModelUnsuitable; Interrupted on Ctrl-C, whose
                   partial map is that of the masks so far
     """
+    net = net.at(output)
     score = choose(net, target, objective, layer, channel, position)
     x, picture = single(net, image, "RISE")
     size = (picture.shape[0], picture.shape[1])

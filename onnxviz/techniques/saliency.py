@@ -19,7 +19,7 @@ from onnxviz.techniques import saliency_full as full
 from onnxviz.techniques import saliency_noise as noisy
 from onnxviz.techniques import saliency_paths as paths
 from onnxviz.techniques import saliency_plain as plain
-from onnxviz.techniques.aim import Target, choose
+from onnxviz.techniques.aim import Position, Target, choose
 from onnxviz.techniques.attributing import attributions, given
 from onnxviz.techniques.saliency_job import Found, Job
 
@@ -71,10 +71,11 @@ def saliency(
     *,
     target: Target = None,
     method: str = "saliency",
-    objective: Objective | None = None,
+    objective: Objective | str | None = None,
+    output: str | None = None,
     layer: str | None = None,
     channel: int | None = None,
-    position: tuple[int, int] | None = None,
+    position: Position = None,
     samples: int | None = None,
     noise: float | None = None,
     steps: int | None = None,
@@ -96,8 +97,11 @@ def saliency(
     method      'saliency' (largest |gradient| of the colours), 'gradient' (signed), 'input-x-gradient', 'guided',
                 'deconvnet', 'smoothgrad', 'smoothgrad-squared', 'vargrad', 'integrated-gradients',
                 'expected-gradients', 'full-gradient'
-    objective   instead of a class: any objective (`onnxviz.objectives`), for detectors, segmenters, embeddings
-    layer, channel, position   instead of a class: a channel's mean activation, or one neuron at (y, x)
+    objective   instead of a class: any objective (`onnxviz.objectives`) or its text, for detectors, segmenters,
+                embeddings
+    output      which of the file's outputs holds the classes; None: the one that looks like it
+    layer, channel, position   instead of a class: a channel's mean activation, or one neuron at (y, x); `position`
+                alone: the step of a sequence
     samples, noise   of smoothgrad and its like (25, 0.15); samples of expected-gradients (100)
     steps, baseline  of integrated-gradients (50, 'black')
     baselines   of expected-gradients: a folder or pictures
@@ -116,6 +120,7 @@ def saliency(
     )
     if not 0 < percentile <= 100:
         raise UsageError(f"percentile is over 0 and at most 100, got {percentile}")
+    net = net.at(output)
     taken = given(net, image)
     aim = choose(
         net, taken.x, target=target, objective=objective, layer=layer, channel=channel, position=position

@@ -4,17 +4,25 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx_ir as ir
 
 from onnxviz.errors import UsageError
+from onnxviz.grad.value import VALUE, value_model
 from onnxviz.graph import occlude
+from onnxviz.graph.output import SEQUENCE
 from onnxviz.graph.surgery import cut
 from onnxviz.network import Network
+from onnxviz.objectives import Objective
+from onnxviz.techniques.aim import Position, check_one, parsed, step_number
 
-#: (N, classes) probabilities to (N,) numbers, larger is more
-Objective = Callable[[np.ndarray], np.ndarray]
+if TYPE_CHECKING:
+    from onnxviz.techniques.aim import Aim
+
+#: What occlusion and RISE measure: an objective or its text, or a function of probabilities (N, classes) -> (N,)
+Measured = Objective | str | Callable[[np.ndarray], np.ndarray]
 
 
 class Score(ABC):
@@ -52,7 +60,7 @@ class ClassScore(Score):
     def __init__(self, net: Network, target: int | str | None) -> None:
         super().__init__(net)
         self.output = net.head.scores
-        self.key = "scores"
+        self.key = ("scores", self.output)
         self.target = None if target is None else net.target(target)
 
     def read(self, array: np.ndarray) -> np.ndarray:
@@ -68,13 +76,67 @@ class ClassScore(Score):
         return "top class" if self.target is None else self.net.label(self.target)
 
 
+class StepScore(Score):
+    """The probability of a class at one step of a sequence; the whole image's best class there where none is named."""
+
+    def __init__(self, net: Network, step: int, target: int | str | None) -> None:
+        super().__init__(net)
+        self.output = net.end.scores
+        self.key = ("scores", self.output)
+        self._step = step
+        self.target = None if target is None else net.target(target)
+
+    def read(self, array: np.ndarray) -> np.ndarray:
+        """The class's probabilities."""
+        from onnxviz.meaning import step_probabilities
+
+        rows = step_probabilities(self.net.end, array)[:, self._step]
+        if self.target is None:
+            self.target = int(np.argmax(rows[0]))
+        return rows[:, self.target]
+
+    @property
+    def label(self) -> str:
+        """The step and the class's name."""
+        return f"step {self._step}: " + ("best class" if self.target is None else self.net.label(self.target))
+
+
+class ObjectiveScore(Score):
+    """The value of an objective (`onnxviz.objectives`)."""
+
+    def __init__(self, net: Network, objective: Objective, *, key: Hashable = None, label: str = "") -> None:
+        super().__init__(net)
+        self._objective = net.settled(objective)
+        self._label = label
+        self.output = VALUE
+        self.key = (key, self._objective) if key is not None else self._objective
+
+    @classmethod
+    def of(cls, net: Network, aim: Aim) -> ObjectiveScore:
+        """What a gradient technique explains, only measured."""
+        return cls(net, aim.objective, key=aim.key, label=aim.labels[0])
+
+    def graph(self) -> ir.Model:
+        """The network, ending in the objective's value."""
+        return value_model(self.net.batched[0], self._objective, self.net.input.name)
+
+    def read(self, array: np.ndarray) -> np.ndarray:
+        """The values as the graph gives them."""
+        return array.astype(np.float32, copy=False)
+
+    @property
+    def label(self) -> str:
+        """What is measured, in words."""
+        return self._label or str(self._objective)
+
+
 class FunctionScore(Score):
     """Any function of the class probabilities."""
 
-    def __init__(self, net: Network, objective: Objective) -> None:
+    def __init__(self, net: Network, objective: Callable[[np.ndarray], np.ndarray]) -> None:
         super().__init__(net)
         self.output = net.head.scores
-        self.key = "scores"
+        self.key = ("scores", self.output)
         self._objective = objective
 
     def read(self, array: np.ndarray) -> np.ndarray:
@@ -96,22 +158,30 @@ class FunctionScore(Score):
 class LayerScore(Score):
     """The mean activation of a layer's channel, or the activation of one of its neurons."""
 
-    def __init__(self, net: Network, layer: str, channel: int, position: tuple[int, int] | None) -> None:
+    def __init__(self, net: Network, layer: str, channel: int, position: Position) -> None:
         super().__init__(net)
         self._layer = net.layer(layer)
         self._last = self._layer.channels_last
         self._channel = channel
-        self._position = position
+        self.position = self._pair(position)
         self.output = occlude.SCORE
-        self.key = ("layer", self._layer.name, channel, position)
+        self.key = ("layer", self._layer.name, channel, self.position)
         shape = self._layer.shape
         if len(shape) < 2:
             raise UsageError(f"layer {layer!r} has shape {shape} and no channels; choose another --layer")
         count = shape[-1] if self._last else shape[1]
         if channel < 0 or (isinstance(count, int) and channel >= count):
             raise UsageError(f"layer {layer!r} has {count} channels, from 0; got channel {channel}")
-        if position is not None:
-            self._check(position, shape[1:-1] if self._last else shape[2:])
+        if self.position is not None:
+            self._check(self.position, shape[1:-1] if self._last else shape[2:])
+
+    def _pair(self, position: Position) -> tuple[int, int] | None:
+        given = (position,) if isinstance(position, int) else position
+        if given is not None and len(given) != 2:
+            raise UsageError(
+                f"a neuron of a layer's map is a row and a column, such as 3,5; got {position!r}"
+            )
+        return None if given is None else (int(given[0]), int(given[1]))
 
     def _check(self, position: tuple[int, int], sizes: Sequence[int | str]) -> None:
         name = self._layer.name
@@ -133,7 +203,7 @@ class LayerScore(Score):
             rank=len(self._layer.shape),
             channel=self._channel,
             channels_last=self._last,
-            position=self._position,
+            position=self.position,
         )
 
     def read(self, array: np.ndarray) -> np.ndarray:
@@ -143,31 +213,37 @@ class LayerScore(Score):
     @property
     def label(self) -> str:
         """The layer, channel and place."""
-        where = "" if self._position is None else f" at ({self._position[0]}, {self._position[1]})"
+        where = "" if self.position is None else f" at ({self.position[0]}, {self.position[1]})"
         return f"{self._layer.name}, channel {self._channel}{where}"
 
 
 def choose(
     net: Network,
     target: int | str | None,
-    objective: Objective | None,
+    objective: Measured | None,
     layer: str | None,
     channel: int | None,
-    position: tuple[int, int] | None,
+    position: Position,
 ) -> Score:
     """The score that the arguments of a technique mean.
 
     target      class index or label; None, and nothing else given: the top class
-    objective   a function of probabilities (N, classes) that gives (N,) numbers
+    objective   an objective (`onnxviz.objectives`) or its text, or a function of probabilities (N, classes) -> (N,)
     layer       with `channel`: the mean activation of that channel; with `position` (y, x) too: that neuron's
+    position    without a layer: the step of a sequence
     raises      UsageError, UnknownLabel, UnknownLayer, ModelUnsuitable (no classifier)
     """
-    if sum(given is not None for given in (target, objective, layer)) > 1:
-        raise UsageError("give one of target, objective and layer: they are different things to measure")
+    check_one(target, objective, layer)
     if layer is None:
+        if channel is None and position is not None and objective is None and net.end.kind == SEQUENCE:
+            return StepScore(net, step_number(net, position), target)
         if channel is not None or position is not None:
             raise UsageError("channel and position belong to a layer: give --layer too")
-        return ClassScore(net, target) if objective is None else FunctionScore(net, objective)
+        if objective is None:
+            return ClassScore(net, target)
+        if isinstance(objective, (Objective, str)):
+            return ObjectiveScore(net, parsed(net, objective))
+        return FunctionScore(net, objective)
     if channel is None:
         raise UsageError(f"layer {layer!r} needs the channel to measure: give --channel, counted from 0")
     return LayerScore(net, layer, channel, position)

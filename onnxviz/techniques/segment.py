@@ -14,7 +14,7 @@ from onnxviz.network import Images, Network
 from onnxviz.objectives import Objective
 from onnxviz.progress import Progress, silent
 from onnxviz.results import Attribution, Result
-from onnxviz.techniques.aim import Target
+from onnxviz.techniques.aim import Position, Target
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -62,10 +62,11 @@ def segment(
     *,
     target: Target = None,
     method: str = "full-gradient",
-    objective: Objective | None = None,
+    objective: Objective | str | None = None,
+    output: str | None = None,
     layer: str | None = None,
     channel: int | None = None,
-    position: tuple[int, int] | None = None,
+    position: Position = None,
     rounds: int = 5,
     seed: int = 0,
     batch: int | None = None,
@@ -80,7 +81,7 @@ def segment(
     cut is SciPy's maximum flow on the grid of pixels: no vision library is needed, and it is exact.
 
     image     (H, W, 3) uint8, or anything `Network.prepare` takes; or a list of these
-    target, objective, layer, channel, position   what is explained, as in `onnxviz.saliency`
+    target, objective, output, layer, channel, position   what is explained, as in `onnxviz.saliency`
     method    where the map comes from: any method of `onnxviz.saliency`
     rounds    colours and cut are done in turn until nothing changes, so often at most
     returns   Segmentation, values (H, W) float32 0 or 1; a list of them where several pictures were given
@@ -90,6 +91,7 @@ def segment(
 
     if isinstance(rounds, bool) or not isinstance(rounds, int) or rounds < 1:
         raise UsageError(f"rounds must be a whole number of at least 1, got {rounds!r}")
+    net = net.at(output)
     found = saliency(
         net,
         image,

@@ -1,0 +1,345 @@
+"""The final activation of an output: softmax or sigmoid, however the exporter wrote it down.
+
+Everything here is algebra on the graph: exp(x) / Σ exp(x), with or without the largest taken off first, is a softmax
+whether one node says so or five. What stands behind it without changing what it means (a Clip to 0…1, a Cast, another
+shape, times one) is looked through.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import onnx_ir as ir
+
+from onnxviz.graph.analysis.dataflow import constant
+from onnxviz.graph.analysis.probe import Facts
+from onnxviz.graph.analysis.twins import view
+
+#: What changes nothing but the form or the rounding.
+FORM = frozenset({
+    "Cast", "DequantizeLinear", "Dropout", "Flatten", "Identity", "QuantizeLinear", "Reshape", "Squeeze",
+    "Transpose", "Unsqueeze"
+})  # fmt: skip
+_ACTIVATIONS = {"Softmax": "softmax", "Sigmoid": "sigmoid", "LogSoftmax": "log_softmax"}
+_LOGARITHM = {"softmax": "log_softmax", "sigmoid": "log_sigmoid"}
+_POWER = {log: plain for plain, log in _LOGARITHM.items()}
+# Sums are laid beside the numbers that they divide by these.
+_SPREAD = FORM | {"Expand", "Tile"}
+_NEGLIGIBLE = 1e-3  # an epsilon against division by zero, a factor of nearly one
+_DEEPEST = 8  # nodes that two spellings of the same value are compared over
+
+
+class Final(NamedTuple):
+    """How an output ends.
+
+    logits      the value in front of the activation; the output itself where there is none
+    activation  'softmax', 'sigmoid', their logarithms 'log_softmax' and 'log_sigmoid', or None
+    over        how many entries a softmax makes sum to 1; None where it is none, or where that cannot be told
+    sound       whether it holds for large logits too: exp(x) / Σ exp(x) of float32 overflows from 89 on
+    """
+
+    logits: ir.Value
+    activation: str | None = None
+    over: int | None = None
+    sound: bool = True
+
+
+def final(output: ir.Value, facts: Facts, opset: int) -> Final:
+    """The activation that an output ends in, and the value in front of it."""
+    return _Reader(facts, opset).final(output)
+
+
+class _Reader:
+    def __init__(self, facts: Facts, opset: int) -> None:
+        self._facts = facts
+        self._opset = opset
+
+    def final(self, output: ir.Value) -> Final:
+        value: ir.Value | None = output
+        bounds: list[tuple[float, float]] = []  # of the Clips passed
+        while value is not None and (node := value.producer()) is not None:
+            found = self._activation(value, node)
+            if found is not None:
+                low, high = (-5.0, -_NEGLIGIBLE) if found.activation in _POWER else (0.01, 0.99)
+                kept = all(least <= low and most >= high for least, most in bounds)
+                return found if kept else Final(output)
+            op = view(node).op
+            if op in ("Clip", "Max", "Min"):
+                bounds.append(_bounds(node, op))
+                value = _operand(node, lambda _: True)
+            elif op in ("Add", "Sub"):
+                value = _operand(node, lambda c: abs(c) <= _NEGLIGIBLE, first=op == "Sub")
+            elif op in ("Mul", "Div"):
+                value = _operand(node, lambda c: abs(c - 1) <= _NEGLIGIBLE, first=op == "Div")
+            else:
+                value = view(node).input(0) if op in FORM else None
+        return Final(output)
+
+    # --- one node or several ---------------------------------------------------------------------
+
+    def _activation(self, value: ir.Value, node: ir.Node) -> Final | None:
+        """The activation whose last node this is."""
+        twin = view(node)
+        source = twin.input(0)
+        if twin.op in _ACTIVATIONS and source is not None:
+            return Final(
+                source, _ACTIVATIONS[twin.op], self._over(node, source) if "Soft" in twin.op else None
+            )
+        for read in (self._changed, self._normalised, self._log_softmax, self._sigmoid):
+            if (found := read(value, node)) is not None:
+                return found
+        return None
+
+    def _changed(self, value: ir.Value, node: ir.Node) -> Final | None:
+        """Log of a softmax, Exp of a log-softmax, −Softplus(−x)."""
+        op, source = view(node).op, view(node).input(0)
+        table = {"Log": _LOGARITHM, "Exp": _POWER}.get(op)
+        if source is None:
+            return None
+        if table is not None:
+            inner = self.final(source)
+            return inner._replace(activation=table[inner.activation]) if inner.activation in table else None
+        if op == "Neg" and (soft := _made_by(source, "Softplus")) is not None:
+            x = _negated(soft.inputs[0])
+            return Final(x, "log_sigmoid") if x is not None else None
+        return None
+
+    def _normalised(self, value: ir.Value, node: ir.Node) -> Final | None:
+        """x / Σ x of exponentials, or of what is a softmax already."""
+        numbers, total = _quotient(node)
+        if numbers is None or total is None:
+            return None
+        summed = _made_by(_past_guard(total), "ReduceSum", "ReduceL1", through=_SPREAD)
+        if summed is None or not _same(numbers, summed.inputs[0]):
+            return None
+        over = self._ratio(summed.inputs[0], summed.outputs[0])
+        raised = _made_by(numbers, "Exp")
+        if raised is not None and raised.inputs[0] is not None:
+            x = _unshifted(raised.inputs[0])
+            return Final(x, "softmax", over, sound=x is not raised.inputs[0])
+        inner = self.final(numbers)
+        return inner if inner.activation == "softmax" else None
+
+    def _log_softmax(self, value: ir.Value, node: ir.Node) -> Final | None:
+        """x − log Σ exp x, where the largest may be taken off x first and added again behind the logarithm."""
+        twin = view(node)
+        x, taken = twin.input(0), twin.input(1)
+        if twin.op != "Sub" or x is None or taken is None:
+            return None
+        whole = _made_by(taken, "ReduceLogSumExp", through=_SPREAD)
+        if whole is not None and _same(x, whole.inputs[0]):
+            return Final(_unshifted(x), "log_softmax", self._ratio(whole.inputs[0], whole.outputs[0]))
+        for logarithm, largest in self._sums(taken):
+            summed = _made_by(_past_guard(logarithm.inputs[0]), "ReduceSum", "ReduceL1", through=_SPREAD)
+            raised = _made_by(summed.inputs[0], "Exp") if summed is not None else None
+            if raised is None or raised.inputs[0] is None or summed is None:
+                continue
+            inside = raised.inputs[0]
+            if _same(inside, x) if largest is None else _same(_unshifted(inside), x):
+                over = self._ratio(summed.inputs[0], summed.outputs[0])
+                return Final(_unshifted(x), "log_softmax", over, sound=_unshifted(inside) is not inside)
+        return None
+
+    def _sums(self, value: ir.Value) -> list[tuple[ir.Node, ir.Value | None]]:
+        """`value` as a logarithm, or as one plus something else."""
+        alone = _made_by(value, "Log", through=_SPREAD)
+        if alone is not None:
+            return [(alone, None)]
+        both = _made_by(value, "Add", through=_SPREAD)
+        if both is None:
+            return []
+        pairs = [(both.inputs[0], both.inputs[1]), (both.inputs[1], both.inputs[0])]
+        found = [(_made_by(one, "Log", through=_SPREAD), other) for one, other in pairs]
+        return [(one, other) for one, other in found if one is not None]
+
+    def _sigmoid(self, value: ir.Value, node: ir.Node) -> Final | None:
+        """1 / (1 + exp(−x)), exp(x) / (1 + exp(x)), ½ + ½ tanh(x / 2)."""
+        numbers, total = _quotient(node)
+        if total is not None:
+            both = _made_by(total, "Add")
+            raised = _made_by(_operand(both, lambda c: c == 1), "Exp") if both is not None else None
+            if raised is not None and raised.inputs[0] is not None:
+                if numbers is None:
+                    x = _negated(raised.inputs[0])
+                else:
+                    x = raised.inputs[0] if _same(numbers, raised.outputs[0]) else None
+                return Final(x, "sigmoid", sound=numbers is None) if x is not None else None
+        op = view(node).op
+        if op == "Mul":  # ½ (1 + tanh)
+            inner = _made_by(_operand(node, lambda c: c == 0.5), "Add")
+            tangent = _made_by(_operand(inner, lambda c: c == 1), "Tanh") if inner is not None else None
+        elif op == "Add":  # ½ + ½ tanh
+            inner = _made_by(_operand(node, lambda c: c == 0.5), "Mul")
+            tangent = _made_by(_operand(inner, lambda c: c == 0.5), "Tanh") if inner is not None else None
+        else:
+            return None
+        if tangent is None or tangent.inputs[0] is None:
+            return None
+        halved = _made_by(tangent.inputs[0], "Mul", "Div")
+        if halved is None:
+            return None
+        half = 0.5 if halved.op_type == "Mul" else 2.0
+        x = _operand(halved, lambda c: c == half, first=halved.op_type == "Div")
+        return Final(x, "sigmoid") if x is not None else None
+
+    # --- over how many ---------------------------------------------------------------------------
+
+    def _over(self, node: ir.Node, source: ir.Value) -> int | None:
+        shape = self._facts.full_shape(source)
+        if not shape:
+            return None
+        axis = view(node).attributes.get("axis")
+        if self._opset >= 13:
+            return shape[int(axis) if axis is not None else -1]
+        return math.prod(
+            shape[int(axis) if axis is not None else 1 :]
+        )  # before opset 13: all axes from there on
+
+    def _ratio(self, whole: ir.Value | None, part: ir.Value | None) -> int | None:
+        before, after = self._facts.full_shape(whole), self._facts.full_shape(part)
+        return math.prod(before) // max(1, math.prod(after)) if before and after is not None else None
+
+
+# --- matching ------------------------------------------------------------------------------------
+
+
+def _core(
+    value: ir.Value | None, through: frozenset[str] = frozenset({"Cast", "Dropout", "Identity"})
+) -> ir.Value | None:
+    """The value behind what changes only its type."""
+    while value is not None and (node := value.producer()) is not None and view(node).op in through:
+        value = view(node).input(0)
+    return value
+
+
+def _made_by(
+    value: ir.Value | None, *ops: str, through: frozenset[str] = frozenset({"Cast", "Dropout", "Identity"})
+) -> ir.Node | None:
+    """The node behind `value` where it is one of these operators."""
+    value = _core(value, through)
+    node = value.producer() if value is not None else None
+    return node if node is not None and node.domain == "" and node.op_type in ops else None
+
+
+def number(value: ir.Value | None) -> float | None:
+    """The one number that a constant holds, whatever its shape."""
+    tensor = constant(_core(value))
+    return float(tensor.numpy().reshape(-1)[0]) if tensor is not None and tensor.size == 1 else None
+
+
+def _operand(
+    node: ir.Node | None, wanted: Callable[[float], bool], *, first: bool = False
+) -> ir.Value | None:
+    """The operand beside a constant that is as `wanted`; first: it must be the first operand."""
+    if node is None or not node.inputs:
+        return None
+    if node.op_type == "Clip":
+        return node.inputs[0]
+    if len(node.inputs) != 2:
+        return None
+    for one, other in ((0, 1),) if first else ((0, 1), (1, 0)):
+        beside = number(node.inputs[other])
+        if beside is not None and wanted(beside):
+            return node.inputs[one]
+    return None
+
+
+def _bounds(node: ir.Node, op: str) -> tuple[float, float]:
+    """The range that Clip, Max or Min cuts to."""
+    low, high = -math.inf, math.inf
+    if op == "Clip":
+        sides = []
+        for place, name in ((1, "min"), (2, "max")):
+            given = number(node.inputs[place]) if place < len(node.inputs) else None
+            attribute = view(node).attributes.get(name)
+            sides.append(given if given is not None else attribute)
+        low = float(sides[0]) if sides[0] is not None else low
+        high = float(sides[1]) if sides[1] is not None else high
+    else:
+        found = [c for c in (number(v) for v in node.inputs) if c is not None]
+        edge = found[0] if found else (-math.inf if op == "Max" else math.inf)
+        low, high = (edge, high) if op == "Max" else (low, edge)
+    return low, high
+
+
+def _quotient(node: ir.Node) -> tuple[ir.Value | None, ir.Value | None]:
+    """(a, b) of a / b, a·(1/b), a·b⁻¹; (None, b) of 1 / b; (None, None) of anything else."""
+    if node.domain != "":
+        return None, None
+    if node.op_type == "Div":
+        above = None if number(node.inputs[0]) == 1 else node.inputs[0]
+        return above, node.inputs[1]
+    if (below := _inverted(node)) is not None:
+        return None, below
+    if node.op_type == "Mul":
+        for one, other in ((0, 1), (1, 0)):
+            turned = _core(node.inputs[other], _SPREAD)
+            maker = turned.producer() if turned is not None else None
+            below = _inverted(maker) if maker is not None else None
+            if below is not None:
+                return node.inputs[one], below
+    return None, None
+
+
+def _inverted(node: ir.Node) -> ir.Value | None:
+    """b of 1/b."""
+    if node.op_type == "Reciprocal":
+        return node.inputs[0]
+    if node.op_type == "Pow" and number(node.inputs[1]) == -1:
+        return node.inputs[0]
+    if node.op_type == "Div" and number(node.inputs[0]) == 1:
+        return node.inputs[1]
+    return None
+
+
+def _negated(value: ir.Value | None) -> ir.Value | None:
+    """x of −x."""
+    node = _made_by(value, "Neg", "Mul", "Sub", "Div")
+    if node is None:
+        return None
+    if node.op_type == "Neg":
+        return node.inputs[0]
+    if node.op_type == "Sub":
+        return node.inputs[1] if number(node.inputs[0]) == 0 else None
+    return _operand(node, lambda c: c == -1, first=node.op_type == "Div")
+
+
+def _unshifted(value: ir.Value) -> ir.Value:
+    """x of x − max x, which have one softmax; the value itself where nothing is taken off."""
+    node = _made_by(value, "Sub")
+    if node is None or node.inputs[0] is None:
+        return value
+    largest = _made_by(node.inputs[1], "ReduceMax", "TopK", through=_SPREAD)
+    return node.inputs[0] if largest is not None and _same(node.inputs[0], largest.inputs[0]) else value
+
+
+def _past_guard(value: ir.Value | None) -> ir.Value | None:
+    """The sum in front of an epsilon that keeps it from being zero."""
+    node = _made_by(value, "Add", "Clip", "Max", through=_SPREAD)
+    if node is None:
+        return value
+    if node.op_type == "Clip":
+        return node.inputs[0] if _bounds(node, "Clip")[0] <= _NEGLIGIBLE else value
+    return _operand(node, lambda c: abs(c) <= _NEGLIGIBLE) or value
+
+
+def _same(one: ir.Value | None, other: ir.Value | None, depth: int = _DEEPEST) -> bool:
+    """Whether two values are the same, or are computed alike from the same."""
+    one, other = _core(one), _core(other)
+    if one is other:
+        return one is not None
+    if one is None or other is None or depth == 0:
+        return False
+    left, right = one.producer(), other.producer()
+    if left is None or right is None:
+        a, b = number(one), number(other)
+        return a is not None and a == b
+    if (left.op_type, left.domain, len(left.inputs)) != (right.op_type, right.domain, len(right.inputs)):
+        return False
+    a_attributes = {name: a.value for name, a in left.attributes.items() if not a.is_ref()}
+    b_attributes = {name: a.value for name, a in right.attributes.items() if not a.is_ref()}
+    if left.op_type == "Constant" or str(a_attributes) != str(b_attributes):
+        return False
+    return all(_same(a, b, depth - 1) for a, b in zip(left.inputs, right.inputs, strict=True))

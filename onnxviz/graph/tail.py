@@ -1,0 +1,260 @@
+"""What a graph tells about the end of an output: its last layer, its batch axis, what picks and what bounds."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import onnx_ir as ir
+
+from onnxviz.graph.analysis.dataflow import FLOATS, dependent, flat, image_input, subgraphs
+from onnxviz.graph.analysis.probe import BATCHES, Facts, Prober
+from onnxviz.graph.analysis.twins import view
+from onnxviz.graph.final import FORM
+
+# Between the last weight layer and the logits: a bias, a pool over places, a scale, a clip.
+_AFTER_WEIGHTS = FORM | frozenset({
+    "Add", "AveragePool", "BatchNormalization", "Clip", "Div", "GlobalAveragePool", "GlobalMaxPool",
+    "LeakyRelu", "Mul", "ReduceMean", "Relu", "Sub", "Sum"
+})  # fmt: skip
+_WEIGHTED = frozenset({"Gemm", "MatMul", "Conv", "Einsum"})
+_RECURRENT = frozenset({"LSTM", "GRU", "RNN"})
+# These pick some of many; how many, and which, hangs on the picture.
+_PICKS = frozenset({"Compress", "NonMaxSuppression", "NonZero", "TopK", "Unique"})
+# An output that ends in one of these is bounded or scaled as class scores are not.
+_QUANTITY_ENDS = frozenset({
+    "Abs", "Elu", "Exp", "HardSigmoid", "HardSwish", "LpNormalization", "Relu", "Softplus", "Sqrt", "Tanh",
+    "ThresholdedRelu"
+})  # fmt: skip
+
+
+class Tail:
+    """The end of a model's graph, ready to be asked."""
+
+    def __init__(self, model: ir.Model, input: str | None) -> None:
+        self.model = flat(model)
+        self.graph = self.model.graph
+        self.prober = Prober(self.model, image_input(self.model, input))
+        self.facts = self.prober.facts()
+        self.moved = dependent(self.graph, self.prober.image)
+        self._other: Facts | None = None
+
+    def other(self) -> Facts | None:
+        """The shapes at another batch, where the file leaves that open."""
+        if self._other is None and self.prober.open_batch:
+            self._other = self.prober.facts(batch=BATCHES[1])
+        return self._other
+
+    # --- what is asked of the graph --------------------------------------------------------------
+
+    def is_float(self, value: ir.Value) -> bool:
+        """Whether it holds floating-point numbers."""
+        return self.facts.dtypes.get(value.name or "", value.dtype) in FLOATS
+
+    def picked(self, value: ir.Value) -> ir.Node | None:
+        """The node behind the last weights that picks some of many."""
+        seen: set[ir.Value] = set()
+        todo = [value]
+        while todo:
+            one = todo.pop()
+            node = one.producer()
+            if node is None or one in seen or one not in self.moved:
+                continue
+            seen.add(one)
+            if node.op_type in _PICKS or "NMS" in node.op_type:
+                return node
+            if view(node).op in _WEIGHTED and self._source(node) is not None:
+                continue
+            inner = [
+                inside
+                for graph in subgraphs(node)
+                for inside in graph.all_nodes()
+                if inside.op_type in _PICKS
+            ]
+            if inner:
+                return inner[0]
+            todo += [read for read in node.inputs if read is not None]
+        return None
+
+    def batch(self, value: ir.Value, shape: tuple[int | None, ...] | None) -> int | None:
+        """The axis of the pictures, from the shapes at two batches and what the file declares."""
+        image = self.prober.layout.batch
+        if shape is None or image is None:
+            return 0
+        size = self.facts.batch
+        places = [axis for axis, d in enumerate(shape) if d == size]
+        if self.prober.open_batch:
+            if places == [0] and None not in shape and len(shape) == 2:
+                return 0
+            other = self.other()
+            grown = other.shape(value) if other is not None else None
+            if grown is not None and len(grown) == len(shape):
+                places = [axis for axis in places if grown[axis] == BATCHES[1]]
+            symbol = self.prober.image.shape[image] if self.prober.image.shape is not None else None
+            declared = list(value.shape) if value.shape is not None else []
+            if not places and symbol is not None and not isinstance(symbol, int) and symbol.value:
+                places = [axis for axis, d in enumerate(declared) if d == symbol]
+            if not places and None in shape[:1]:
+                return 0  # inference did not get so far
+        return places[0] if places else None
+
+    def names(self, value: ir.Value, layer: ir.Node | None) -> list[str]:
+        """The output's name, then those of its last layer and its weights."""
+        names = [value.name or ""]
+        if layer is not None:
+            weights = [v for v in view(layer).inputs[1:3] if v is not None and v not in self.moved]
+            names += [v.name or "" for v in weights]
+            names += [layer.name or "", layer.outputs[0].name or ""]
+        return names
+
+    def width(self, layer: ir.Node | None) -> int | None:
+        """How many numbers the last weight layer gives at each place."""
+        if layer is None:
+            return None
+        shape = self.facts.shape(layer.outputs[0])
+        if shape is None:
+            return None
+        return shape[1] if view(layer).op == "Conv" and len(shape) > 2 else shape[-1]
+
+    def boxes(self, value: ir.Value, rows: int | None) -> bool:
+        """Whether it holds four numbers for each of so many rows."""
+        shape = self.facts.shape(value)
+        return shape is not None and len(shape) == 3 and shape[1] == rows and shape[2] == 4
+
+    def behind_recurrent(self, value: ir.Value) -> bool:
+        """Whether an LSTM, GRU or RNN is in front of it."""
+        return any(v.producer() is not None and view(v.producer()).op in _RECURRENT for v in before(value))  # type: ignore[arg-type]
+
+    def directly(self, value: ir.Value, layer: ir.Node) -> bool:
+        """Whether nothing but form, a bias and a ReLU stands between the weights and the output."""
+        one: ir.Value | None = value
+        while one is not None and (node := one.producer()) is not None and node is not layer:
+            if view(node).op not in FORM | {"Add", "Relu"}:
+                return False
+            one = self._source(node)
+        return one is not None
+
+    def quantity_end(self, value: ir.Value) -> str | None:
+        """The operator at the very end that bounds or scales as class scores are not; 'a division by its length'."""
+        one: ir.Value | None = value
+        while one is not None and (node := one.producer()) is not None:
+            op = view(node).op
+            if op in _QUANTITY_ENDS:
+                return op
+            if op in ("Div", "Mul") and len(node.inputs) == 2 and self._normed(node):
+                return "a division by its length"
+            if op not in FORM | {"Mul", "Add", "Sub", "Div"} or (
+                op not in FORM and self._source(node) is None
+            ):
+                return None
+            if op not in FORM and not _affine(node, self.moved):
+                return None
+            one = self._source(node)
+        return None
+
+    def _normed(self, node: ir.Node) -> bool:
+        """Whether one operand is a length of the other: ReduceL2, or the root of a sum of squares."""
+        below = node.inputs[1]
+        for _ in range(8):
+            maker = below.producer() if below is not None else None
+            if maker is None:
+                return False
+            if maker.op_type in ("ReduceL2", "ReduceSumSquare"):
+                return True
+            if maker.op_type not in FORM | {
+                "Clip",
+                "Max",
+                "Add",
+                "Sqrt",
+                "Expand",
+                "Reciprocal",
+                "ReduceSum",
+                "Pow",
+                "Mul",
+            }:
+                return False
+            if maker.op_type == "ReduceSum":
+                squared = maker.inputs[0].producer() if maker.inputs[0] is not None else None
+                return squared is not None and squared.op_type in ("Mul", "Pow")
+            below = next((v for v in maker.inputs if v in self.moved), None)
+        return False
+
+    def open(self, value: ir.Value) -> bool:
+        """Whether operators stand at the end of which the graph alone does not tell what they give."""
+        one: ir.Value | None = value
+        while one is not None and (node := one.producer()) is not None:
+            op = view(node).op
+            if op in _WEIGHTED or op in ("Relu", "GlobalMaxPool", "LeakyRelu"):
+                return False
+            if op not in _AFTER_WEIGHTS:
+                return True
+            one = self._source(node)
+            if one is None:
+                return True
+        return False
+
+    # --- the last layer and what it reads --------------------------------------------------------
+
+    def _source(self, node: ir.Node) -> ir.Value | None:
+        """The one input of the node that depends on the image; None where there are more."""
+        found = [value for value in view(node).inputs if value is not None and value in self.moved]
+        return found[0] if len(found) == 1 else None
+
+    def weight_layer(self, logits: ir.Value) -> ir.Node | None:
+        """The last product with weights before the logits."""
+        value = logits
+        while (node := value.producer()) is not None:
+            source = self._source(node)
+            op = view(node).op
+            if source is None:
+                return None
+            if op in _WEIGHTED:
+                return node
+            if op not in _AFTER_WEIGHTS:
+                return None
+            value = source
+        return None
+
+    def features(self, layer: ir.Node) -> ir.Value:
+        """What the layer reads, further back for a value without Dropout, of rank 2 and in floating point."""
+        values = list(self._chain(layer))
+        for value in values:
+            shape = self.facts.shape(value)
+            if shape is not None and len(shape) == 2 and self.is_float(value):
+                return value
+        return next((value for value in values if self.is_float(value)), values[0])
+
+    def _chain(self, layer: ir.Node) -> Iterator[ir.Value]:
+        """The layer's data, then what it was before each change of form; Dropout and Identity are skipped."""
+        value = next((v for v in view(layer).inputs if v is not None), None)
+        elements = self._elements(value)
+        while value is not None:
+            node = value.producer()
+            op = view(node).op if node is not None else ""
+            if op not in ("Dropout", "Identity"):
+                yield value
+            if node is None or op not in FORM or self._elements(value) != elements:
+                return
+            value = view(node).inputs[0]
+
+    def _elements(self, value: ir.Value | None) -> int | None:
+        shape = self.facts.full_shape(value)
+        return math.prod(shape[1:]) if shape is not None else None
+
+
+def _affine(node: ir.Node, moved: set[ir.Value]) -> bool:
+    """Whether one operand alone is a constant."""
+    return sum(value in moved for value in node.inputs if value is not None) == 1
+
+
+def before(value: ir.Value) -> set[ir.Value]:
+    """Everything that the value is computed from."""
+    found: set[ir.Value] = set()
+    todo = [value]
+    while todo:
+        node = todo.pop().producer()
+        for read in node.inputs if node is not None else ():
+            if read is not None and read not in found:
+                found.add(read)
+                todo.append(read)
+    return found

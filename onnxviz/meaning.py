@@ -1,0 +1,189 @@
+"""What a network's output means: the graph's conclusion, checked by running where the graph leaves doubt."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from onnxviz.errors import LabelsRejected, OnnxVizError
+from onnxviz.graph.head import Head, head
+from onnxviz.graph.output import BINARY, CLASSES, SEQUENCE
+from onnxviz.labels import check_count
+
+if TYPE_CHECKING:
+    from onnxviz.network import Network
+
+_SUMS_TO_ONE = 2e-3  # half precision over a thousand classes
+_ALIKE = 1e-3
+
+
+def conclude(net: Network) -> Head:
+    """The conclusion about a network's output; what is assumed goes into `net.warnings`, once.
+
+    raises   ModelUnsuitable, UnknownLayer
+    """
+    labels = len(net.labels) if net.labels is not None else None
+    found = head(net.model, net.chosen_output, input=net.input.name, labels=labels)
+    if found.open and found.scored:
+        found = _run_open(net, found)
+    if found.kind == SEQUENCE:
+        found = _run_sequence(net, found)
+    if labels is not None and found.scored:
+        _fit_labels(net, found)
+    if not found.told and (text := _assumption(found)) not in net.warnings:
+        net.warnings.append(text)
+    return found
+
+
+def check_labels(net: Network, labels: list[str]) -> None:
+    """raises   LabelsRejected when labels that were given are not as many as the classes."""
+    end = net.end
+    if end.kind in (CLASSES, SEQUENCE):
+        check_count(labels, end.classes)
+    elif end.kind == BINARY and len(labels) not in (1, 2):
+        raise LabelsRejected(
+            f"{len(labels)} labels were given, but the network has one score for two classes; give two labels (what it "
+            "speaks against, then what it speaks for), or that of class 1 alone"
+        )
+
+
+def _fit_labels(net: Network, found: Head) -> None:
+    assert net.labels is not None
+    if found.kind == BINARY and len(net.labels) == 1:
+        net.labels = [f"not {net.labels[0]}", net.labels[0]]
+    elif found.classes not in (None, len(net.labels)):
+        # Labels that were given are counted when the model is opened; these came with the file.
+        net.warnings.append(
+            f"the file carries {len(net.labels)} labels for {found.classes} classes: they are not used"
+        )
+        net.labels = None
+
+
+def _assumption(found: Head) -> str:
+    """What was taken for granted, and what to do where that is wrong."""
+    way = f'--objective "{found.example or _first(found)}" explains one of its numbers'
+    if found.kind == BINARY:
+        return (
+            f"the file does not say what the one number of output {found.spelled} is: it is taken for the logit of two "
+            f"classes (class 1 for it, class 0 against it). If it is a quantity, {way}"
+        )
+    if found.kind == SEQUENCE:
+        return (
+            f"output {found.spelled} is taken for a sequence of steps: {found.reason}. If it is none, {way}"
+        )
+    return (
+        f"the file does not say what the numbers of output {found.spelled} are: they are taken for the scores of "
+        f"classes, before softmax. If they are quantities, {way}; --labels FILE settles that they are classes"
+    )
+
+
+def _first(found: Head) -> str:
+    indices = ", 0" * max(1, len(found.shape) - 1)
+    return f"part({found.output!r}{indices})"
+
+
+# --- by running ----------------------------------------------------------------------------------
+
+
+def _pair(net: Network) -> np.ndarray:
+    """Two different pictures as the network's input: noise, and a ramp of grey."""
+    height, width = net.size
+    noise = np.random.default_rng(0).integers(0, 256, (height, width, 3))
+    ramp = np.broadcast_to(np.linspace(0, 255, width)[None, :, None], (height, width, 3))
+    pictures = np.stack([noise, ramp]).astype(np.uint8)
+    return net.preprocessing.normalise(pictures).astype(np.float32, copy=False)
+
+
+def _run_open(net: Network, found: Head) -> Head:
+    """Whether values of an output whose end the graph does not tell are probabilities: never negative, sum 1."""
+    try:
+        rows = net.run(_pair(net), [found.scores])[found.scores]
+    except OnnxVizError:  # whoever needs its values is told why
+        return found
+    rows = rows.reshape(len(rows), -1).astype(np.float64)
+    found = replace(found, classes=rows.shape[1] if found.kind == CLASSES else found.classes)
+    if rows.shape[1] > 1 and (rows >= 0).all() and (np.abs(rows.sum(axis=1) - 1) < _SUMS_TO_ONE).all():
+        return replace(
+            found,
+            activation="softmax",
+            told=True,
+            reason="tried on two pictures, its values are never negative and sum to 1: probabilities",
+        )
+    if (
+        rows.shape[1] > 1
+        and (rows <= 0).all()
+        and (np.abs(np.exp(rows).sum(axis=1) - 1) < _SUMS_TO_ONE).all()
+    ):
+        return replace(
+            found,
+            activation="log_softmax",
+            told=True,
+            reason="tried on two pictures, its values are logarithms of what sums to 1",
+        )
+    return found
+
+
+def _run_sequence(net: Network, found: Head) -> Head:
+    """The axis of the pictures, by two of them together against each alone."""
+    if net.batched[1] is not None:
+        return found
+    pair = _pair(net)
+    program = net.program([found.scores])
+    try:
+        together, *alone = (
+            program({net.input.name: x}, [found.scores])[found.scores] for x in (pair, pair[:1], pair[1:])
+        )
+    except OnnxVizError:
+        return found
+    fitting = [axis for axis in range(together.ndim) if _split(together, alone, axis)]
+    if found.batch in fitting:
+        return replace(found, reason=f"{found.reason}; two pictures together give what each gives alone")
+    net.warnings.append(
+        f"two pictures together do not give what each gives alone in output {found.spelled}: pictures run one by one"
+    )
+    net.one_by_one()
+    return found
+
+
+def _split(together: np.ndarray, alone: list[np.ndarray], axis: int) -> bool:
+    if together.shape[axis] != 2 * alone[0].shape[axis]:
+        return False
+    joined = np.concatenate(alone, axis=axis)
+    scale = max(1e-6, float(np.abs(joined).max()))
+    return joined.shape == together.shape and float(np.abs(joined - together).max()) <= _ALIKE * scale
+
+
+# --- values to probabilities ---------------------------------------------------------------------
+
+
+def softmax(rows: np.ndarray) -> np.ndarray:
+    """Softmax over the last axis of float32 rows."""
+    shifted = np.exp(rows - rows.max(axis=-1, keepdims=True))
+    result: np.ndarray = shifted / shifted.sum(axis=-1, keepdims=True)
+    return result
+
+
+def _sigmoid(values: np.ndarray) -> np.ndarray:
+    result: np.ndarray = 0.5 * (1 + np.tanh(0.5 * values))
+    return result
+
+
+def probabilities(found: Head, rows: np.ndarray) -> np.ndarray:
+    """(N, numbers) as the output gives them -> (N, classes) float32; two columns of one score for two classes."""
+    rows = rows.astype(np.float32, copy=False)
+    if found.activation in ("log_softmax", "log_sigmoid"):
+        rows = np.exp(rows)
+    elif found.activation is None:
+        rows = _sigmoid(rows) if found.kind == BINARY else softmax(rows)
+    return np.concatenate([1 - rows, rows], axis=1) if found.kind == BINARY else rows
+
+
+def step_probabilities(found: Head, array: np.ndarray) -> np.ndarray:
+    """The output of a sequence, pictures first, as (N, steps, classes) float32."""
+    rows = np.moveaxis(array, found.axis, -1)
+    rows = rows.reshape(len(rows), -1, rows.shape[-1]).astype(np.float32, copy=False)
+    if found.activation in ("log_softmax", "log_sigmoid"):
+        return np.exp(rows)
+    return rows if found.activation else softmax(rows)
