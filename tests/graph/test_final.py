@@ -1,0 +1,208 @@
+"""Softmax and sigmoid are recognised however they are written down, and nothing else is taken for them."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+import onnxruntime
+import pytest
+from networks import Maker
+
+from onnxviz.graph.head import head
+
+
+def logits(m):
+    """(N, 5)"""
+    x = m("Relu", m("Conv", "image", m.random(8, 3, 3, 3), pads=[1] * 4, strides=[2, 2]))
+    return m("Gemm", m("Flatten", m("GlobalAveragePool", x)), m.random(5, 8), m.random(5), transB=1)
+
+
+def one(value):
+    return np.float32(value)
+
+
+def total(m, x, op="ReduceSum", axes=1):
+    if m.opset >= 13 and op == "ReduceSum":
+        return m(op, x, m.constant([axes]), keepdims=1)
+    return m(op, x, axes=[axes], keepdims=1)
+
+
+def shifted(m, z):
+    return m("Sub", z, m("ReduceMax", z, axes=[1], keepdims=1))
+
+
+def exp_div(m, z):
+    e = m("Exp", z)
+    return m("Div", e, total(m, e))
+
+
+def shift_exp_div(m, z):
+    e = m("Exp", shifted(m, z))
+    return m("Div", e, total(m, e))
+
+
+def shift_exp_reciprocal(m, z):
+    e = m("Exp", shifted(m, z))
+    return m("Mul", m("Reciprocal", total(m, e)), e)
+
+
+def shift_exp_power(m, z):
+    e = m("Exp", shifted(m, z))
+    return m("Mul", e, m("Pow", total(m, e), m.constant(one(-1))))
+
+
+def two_exps(m, z):
+    return m("Div", m("Exp", shifted(m, z)), total(m, m("Exp", shifted(m, z))))
+
+
+def guarded(m, z):
+    e = m("Exp", shifted(m, z))
+    return m("Div", e, m("Add", total(m, e), m.constant(one(1e-9))))
+
+
+def unsqueezed(m, z):
+    e = m("Exp", shifted(m, z))
+    return m("Div", e, m("Unsqueeze", m("ReduceSum", e, m.constant([1]), keepdims=0), m.constant([1])))
+
+
+def l1(m, z):
+    e = m("Exp", shifted(m, z))
+    return m("Div", e, m("ReduceL1", e, axes=[1], keepdims=1))
+
+
+def renormalised(m, z):
+    p = m("Softmax", z)
+    return m("Div", p, total(m, p))
+
+
+SOFTMAX = {
+    "node": lambda m, z: m("Softmax", z),
+    "exp-div": exp_div,
+    "shift-exp-div": shift_exp_div,
+    "reciprocal": shift_exp_reciprocal,
+    "power": shift_exp_power,
+    "two exps": two_exps,
+    "epsilon": guarded,
+    "unsqueezed": unsqueezed,
+    "l1": l1,
+    "renormalised": renormalised,
+    "exp-log-softmax": lambda m, z: m("Exp", m("LogSoftmax", z)),
+    "exp-log-of-softmax": lambda m, z: m("Exp", m("Log", m("Softmax", z))),
+    "clip": lambda m, z: m("Clip", m("Softmax", z), m.constant(one(1e-7)), m.constant(one(1 - 1e-7))),
+    "max-min": lambda m, z: m("Min", m("Max", m("Softmax", z), m.constant(one(0))), m.constant(one(1))),
+    "cast": lambda m, z: m("Cast", m("Cast", m("Softmax", z), to=10), to=1),
+    "epsilon behind": lambda m, z: m("Add", m("Softmax", z), m.constant(one(1e-8))),
+    "times one": lambda m, z: m("Mul", m("Softmax", z), m.constant(np.ones((1, 1), np.float32))),
+    "reshaped": lambda m, z: m("Reshape", shift_exp_div(m, z), m.constant([-1, 5])),
+    "clip of pieces": lambda m, z: m("Clip", shift_exp_div(m, z), m.constant(one(0)), m.constant(one(1))),
+}
+LOG_SOFTMAX = {
+    "node": lambda m, z: m("LogSoftmax", z),
+    "log of softmax": lambda m, z: m("Log", m("Softmax", z)),
+    "log of clip": lambda m, z: m("Log", m("Clip", m("Softmax", z), m.constant(one(1e-12)))),
+    "log of epsilon": lambda m, z: m("Log", m("Add", m("Softmax", z), m.constant(one(1e-10)))),
+    "log-sum-exp": lambda m, z: m("Sub", z, m("ReduceLogSumExp", z, axes=[1], keepdims=1)),
+    "shift-log-sum-exp": lambda m, z: m("Sub", shifted(m, z), m("Log", total(m, m("Exp", shifted(m, z))))),
+    "max plus log": lambda m, z: m(
+        "Sub",
+        z,
+        m("Add", m("ReduceMax", z, axes=[1], keepdims=1), m("Log", total(m, m("Exp", shifted(m, z))))),
+    ),
+    "log-sum": lambda m, z: m("Sub", z, m("Log", total(m, m("Exp", z)))),
+    "log of pieces": lambda m, z: m("Log", shift_exp_div(m, z)),
+}
+SIGMOID = {
+    "node": lambda m, z: m("Sigmoid", z),
+    "1/(1+exp(-x))": lambda m, z: m(
+        "Div", m.constant(one(1)), m("Add", m.constant(one(1)), m("Exp", m("Neg", z)))
+    ),
+    "reciprocal": lambda m, z: m(
+        "Reciprocal", m("Add", m("Exp", m("Mul", z, m.constant(one(-1)))), m.constant(one(1)))
+    ),
+    "0-x": lambda m, z: m(
+        "Reciprocal", m("Add", m("Exp", m("Sub", m.constant(one(0)), z)), m.constant(one(1)))
+    ),
+    "half tanh": lambda m, z: m(
+        "Mul",
+        m.constant(one(0.5)),
+        m("Add", m.constant(one(1)), m("Tanh", m("Mul", z, m.constant(one(0.5))))),
+    ),
+    "half plus half tanh": lambda m, z: m(
+        "Add",
+        m("Mul", m("Tanh", m("Div", z, m.constant(one(2)))), m.constant(one(0.5))),
+        m.constant(one(0.5)),
+    ),
+    "clip": lambda m, z: m("Clip", m("Sigmoid", z), m.constant(one(1e-6)), m.constant(one(1 - 1e-6))),
+    "exp of log": lambda m, z: m("Exp", m("Log", m("Sigmoid", z))),
+}
+
+
+def concluded(m, out, **options):
+    proto = m.model({"image": ("N", 3, 16, 16)}, {out: None})
+    return proto, head(ir.from_proto(proto), **options)
+
+
+@pytest.mark.parametrize(
+    ("form", "activation"),
+    [
+        *((one, "softmax") for one in SOFTMAX.values()),
+        *((one, "log_softmax") for one in LOG_SOFTMAX.values()),
+        *((one, "sigmoid") for one in SIGMOID.values()),
+    ],
+    ids=[
+        *(f"softmax {k}" for k in SOFTMAX),
+        *(f"log {k}" for k in LOG_SOFTMAX),
+        *(f"sigmoid {k}" for k in SIGMOID),
+    ],
+)
+def test_every_spelling_ends_in_its_logits(form, activation):
+    m = Maker(opset=17)
+    z = logits(m)
+    proto, found = concluded(m, form(m, z))
+    assert found.logits == z
+    assert (found.kind, found.classes, found.told) == ("classes", 5, True)
+    if found.scores == z:  # computed again from the logits, since the file's own form overflows
+        assert found.activation is None and "overflows" in found.reason
+    else:
+        assert found.activation == activation
+    # The oracle: what ONNX Runtime gives for the output is that function of the logits.
+    from onnxviz.graph.surgery import cut
+
+    whole = ir.serde.serialize_model(cut(ir.from_proto(proto), [z, found.output]))
+    x = np.random.default_rng(0).standard_normal((2, 3, 16, 16), dtype=np.float32)
+    session = onnxruntime.InferenceSession(whole.SerializeToString())
+    rows, given = session.run(None, {"image": x})
+    rows = rows.astype(np.float64)
+    exact = np.exp(rows) / np.exp(rows).sum(axis=1, keepdims=True)
+    wanted = {"softmax": exact, "log_softmax": np.log(exact), "sigmoid": 1 / (1 + np.exp(-rows))}[activation]
+    assert np.abs(given - wanted).max() < 1e-3
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        lambda m, z: m("HardSigmoid", z),
+        lambda m, z: m("Clip", z, m.constant(one(0)), m.constant(one(1))),
+        lambda m, z: m("Clip", m("Softmax", z), m.constant(one(0.3)), m.constant(one(0.6))),
+        lambda m, z: m("Mul", m("Softmax", z), m.constant(one(100))),
+        lambda m, z: m("Div", m("Exp", z), m.constant(one(3))),
+        lambda m, z: m("Div", m("Exp", z), total(m, m("Exp", m("Neg", z)))),
+        lambda m, z: m("Div", z, total(m, z)),
+        lambda m, z: m("Reciprocal", m("Add", m.constant(one(2)), m("Exp", m("Neg", z)))),
+        lambda m, z: m("Tanh", z),
+        lambda m, z: m("Sub", z, m("ReduceMax", z, axes=[1], keepdims=1)),
+    ],
+)
+def test_what_looks_like_it_and_is_not(form):
+    m = Maker(opset=17)
+    _, found = concluded(m, form(m, logits(m)))
+    assert found.activation is None
+
+
+def test_softmaxes_over_groups_are_not_one_softmax():
+    m = Maker()
+    z = m("Gemm", m("Flatten", m("GlobalAveragePool", "image")), m.random(6, 3), transB=1)
+    grouped = m("Softmax", m("Reshape", z, m.constant([-1, 3, 2])), axis=2)
+    _, found = concluded(m, m("Reshape", grouped, m.constant([-1, 6])))
+    assert found.kind == "numbers"
+    assert "over 2 each" in found.reason
