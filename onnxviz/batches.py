@@ -65,11 +65,11 @@ def _tried(net: Network, count: int) -> str | None:
 
     halves = ir.DataType.FLOAT16, ir.DataType.BFLOAT16
     half = any(value.dtype in halves for value in net.model.graph.initializers.values())
-    found = difference(net.program(), _samples(net), count, alone=net.batched[1] or 1, half=half)
+    found = difference(net.program(), samples(net), count, alone=net.batched[1] or 1, half=half)
     return None if found is None else _tell(net, found)
 
 
-def _samples(net: Network) -> np.ndarray:
+def samples(net: Network) -> np.ndarray:
     """Two pictures that no network takes for each other, as its input: noise, and half dark and half light."""
     height, width = net.size
     rng = np.random.default_rng(0)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from onnxviz.batches import samples
 from onnxviz.errors import LabelsRejected, OnnxVizError
 from onnxviz.graph.head import Head, head
 from onnxviz.graph.output import BINARY, CLASSES, SEQUENCE
@@ -87,19 +88,10 @@ def _first(found: Head) -> str:
 # --- by running ----------------------------------------------------------------------------------
 
 
-def _pair(net: Network) -> np.ndarray:
-    """Two different pictures as the network's input: noise, and a ramp of grey."""
-    height, width = net.size
-    noise = np.random.default_rng(0).integers(0, 256, (height, width, 3))
-    ramp = np.broadcast_to(np.linspace(0, 255, width)[None, :, None], (height, width, 3))
-    pictures = np.stack([noise, ramp]).astype(np.uint8)
-    return net.preprocessing.normalise(pictures).astype(np.float32, copy=False)
-
-
 def _run_open(net: Network, found: Head) -> Head:
     """Whether values of an output whose end the graph does not tell are probabilities: never negative, sum 1."""
     try:
-        rows = net.run(_pair(net), [found.scores])[found.scores]
+        rows = net.run(samples(net), [found.scores])[found.scores]
     except OnnxVizError:  # whoever needs its values is told why
         return found
     rows = rows.reshape(len(rows), -1).astype(np.float64)
@@ -129,21 +121,18 @@ def _run_sequence(net: Network, found: Head) -> Head:
     """The axis of the pictures, by two of them together against each alone."""
     if net.batched[1] is not None:
         return found
-    pair = _pair(net)
-    program = net.program([found.scores])
+    pair, program = samples(net), net.program([found.scores])
     try:
         together, *alone = (
             program({net.input.name: x}, [found.scores])[found.scores] for x in (pair, pair[:1], pair[1:])
         )
-    except OnnxVizError:
+    except OnnxVizError:  # whoever needs its values is told why
         return found
-    fitting = [axis for axis in range(together.ndim) if _split(together, alone, axis)]
-    if found.batch in fitting:
+    if found.batch is not None and _split(together, alone, found.batch):
         return replace(found, reason=f"{found.reason}; two pictures together give what each gives alone")
-    net.warnings.append(
-        f"two pictures together do not give what each gives alone in output {found.spelled}: pictures run one by one"
-    )
-    net.one_by_one()
+    if net.alone is None:
+        net.alone = f"output {found.spelled} of two pictures is not what each gives alone"
+        net.warnings.append(f"images go through this network one at a time: {net.alone}")
     return found
 
 

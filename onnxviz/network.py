@@ -282,10 +282,6 @@ class Network:
 
         return alone(self, self.batched[1], self._mixed)
 
-    def one_by_one(self) -> None:
-        """Run pictures one at a time from now on."""
-        self.batched = (self.batched[0], 1)
-
     def batch_size(self, batch: int | None = None) -> int:
         """The number of images a run: `batch`, what the file fixes, or what the memory allows.
 
