@@ -179,7 +179,7 @@ class LayerScore(Score):
         given = (position,) if isinstance(position, int) else position
         if given is not None and len(given) != 2:
             raise UsageError(
-                f"a neuron of a layer's map is a row and a column, such as 3,5; got {position!r}"
+                f"--neuron takes a row and a column of a layer's map, such as 3,5; got {position!r}"
             )
         return None if given is None else (int(given[0]), int(given[1]))
 
