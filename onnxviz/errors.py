@@ -6,14 +6,85 @@ Every error carries the exit code that the command line ends with (README, "Exit
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
-from typing import Any
+from contextvars import ContextVar
+from typing import Any, Final
+
+# --- the caller's own spelling ----------------------------------------------------------------
+
+#: The options of the command that runs, such as '--size'; None: the library is called from Python.
+COMMAND: ContextVar[frozenset[str] | None] = ContextVar("command", default=None)
+
+# Around the ways on that `ways` puts into a message, and between them: nobody types these characters.
+_OPEN, _NEXT, _CLOSE = "\ue0f0", "\ue0f1", "\ue0f2"
+_WAYS: Final = re.compile(f"{_OPEN}([^{_CLOSE}]*){_CLOSE}")
+_OPTION: Final = re.compile(
+    r"(?<![\w-])(--[a-z][a-z-]*)"  # the option, and what it is given: a word in capitals, a number, a name of ours
+    r"((?: |=)(?:[A-Z][A-Zx|=]*(?![a-zA-Z])|[A-Z]\b|\d[\dx.]*|(?<=--backend )(?:native|torch)"
+    r"|(?<=--provider )(?:auto|cpu)|(?<=--align )(?:stretch|field)|(?<=--limit )[a-z_]+=[\w.…]+))?"
+)
+# What is called otherwise in Python than on the command line.
+_IN_PYTHON: Final = {
+    "--feed": "feeds={name: array}",
+    "--neuron": "position=(y, x)",
+    "--out": "path",
+    "--query": "queries=",
+    "--features": "an Embedding",
+}
+
+
+def ways(*alternatives: str) -> str:
+    """'; this, or that': what the caller can do, for the end of a message. Options are written as on the command line.
+
+    Where the message is shown, an alternative with an option that the running command lacks is left out, and in Python
+    the options are spelt as keywords.
+    """
+    return f"{_OPEN}{_NEXT.join(alternatives)}{_CLOSE}"
+
+
+def spelt(text: str) -> str:
+    """A message as the caller would write it: `--of NAME` on the command line, `of=` in Python; see `ways`."""
+    if _OPEN not in text and "--" not in text:
+        return text
+    options = COMMAND.get()
+
+    def chosen(match: re.Match[str]) -> str:
+        left = [one for one in match[1].split(_NEXT) if _possible(one, options)]
+        return f"; {', or '.join(left)}" if left else ""
+
+    told = _WAYS.sub(chosen, text)
+    if options is not None:
+        return told
+    parts = told.split("`")  # a command line in backticks stays one
+    return "`".join(part if i % 2 else _OPTION.sub(_keyword, part) for i, part in enumerate(parts))
+
+
+def _possible(alternative: str, options: frozenset[str] | None) -> bool:
+    return options is None or {option[1] for option in _OPTION.finditer(alternative)} <= options
+
+
+def _keyword(option: re.Match[str]) -> str:
+    name, value = option[1], (option[2] or "")[1:]
+    if name == "--limit" and "=" in value and value != "NAME=VALUE":
+        return f"limits=onnxviz.Limits({value})"
+    if name in _IN_PYTHON:
+        return _IN_PYTHON[name]
+    shown = f"{value!r}" if value.islower() else value if value.isdigit() else ""
+    return f"{name[2:].replace('-', '_')}={shown}"
 
 
 class OnnxVizError(Exception):
-    """The base of everything that onnxviz raises on purpose."""
+    """The base of everything that onnxviz raises on purpose; its text spells options as the caller does (`ways`)."""
 
     exit_code = 5
+
+    def __str__(self) -> str:
+        return spelt(super().__str__())
+
+
+class PreprocessingAssumed(UserWarning):
+    """How pictures become the network's input is a guess: the file does not say, and the caller did not."""
 
 
 # --- 2: wrong usage ---------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import onnx_ir as ir
 
-from onnxviz.errors import ModelUnsuitable
+from onnxviz.errors import ModelUnsuitable, PreprocessingAssumed, UsageError, near, spelt, ways
 from onnxviz.graph.limits import Limits
 from onnxviz.graph.load import load as load_graph
 from onnxviz.inputs import InputSpec, fix_inputs, image_input
@@ -39,6 +39,7 @@ def load(
     std: Sequence[float] | None = None,
     channels: str | None = None,
     layout: str | None = None,
+    resize: str | None = None,
     input: str | None = None,
     feeds: Mapping[str, Any] | None = None,
     limits: Limits | None = None,
@@ -48,7 +49,9 @@ def load(
 
     model        a path, a name of the catalogue ('efficientnet-lite0' is bundled), the file's bytes, or a parsed model
     preprocess   how pictures become its input: a preset's name, a JSON file, or a Preprocessing; None: what the
-                 model's metadata says, else ImageNet's usual values (with a warning)
+                 model's metadata says (ours, Ultralytics', ONNX's own), else what its first operators tell, else
+                 ImageNet's usual values; both of these with a `PreprocessingAssumed` warning, unless mean and std are
+                 given
     labels       the classes' names: a file, a list, or 'imagenet'; None: what the metadata says
     provider     'auto' (CUDA where it works, else CPU), 'cpu', 'cuda', or any name that ONNX Runtime knows
     threads      threads within an operator; None: ONNX Runtime decides
@@ -58,6 +61,8 @@ def load(
     mean, std    per channel, of pixels in 0..1 or 0..255; change what `preprocess` says
     channels     'RGB', 'BGR', 'L' (grey) or 'RGBA'
     layout       'NCHW' or 'NHWC', where the shape does not tell
+    resize       'crop' (the middle), 'stretch' (both sides), 'letterbox' (all of it on grey 114) or 'keep' (each
+                 picture's own size)
     input        the image input's name, where there are several inputs
     feeds        fixed values for the other inputs
     limits       what is too large, too deep or too slow (`onnxviz.Limits`)
@@ -87,9 +92,20 @@ def load(
 
         named_output(graph, output)
     wanted_size = (size, size) if isinstance(size, int) else size
-    preprocessing = _preprocessing(
-        preprocess, read_preprocessing(loaded.model, warnings), spec, wanted_size, warnings
-    ).override(mean=mean, std=std, channels=channels.upper() if channels else None)
+    recorded = read_preprocessing(loaded.model, warnings)
+    assumed = None
+    if preprocess is None and recorded is None and spec.dtype != "uint8":
+        recorded, assumed = _assumed(graph, spec)
+        if mean is None or std is None:
+            warnings.append(assumed)
+            _warn(assumed)
+    preprocessing = _resized(
+        _preprocessing(preprocess, recorded, spec, wanted_size).override(
+            mean=mean, std=std, channels=channels.upper() if channels else None
+        ),
+        resize,
+        spec,
+    )
     barrier = None
     fixed = (spec.height, spec.width)
     if wanted_size is not None and None not in fixed and fixed != wanted_size:
@@ -128,30 +144,71 @@ def _locate(model: Any) -> Any:
     return model
 
 
+def _assumed(graph: ir.Model, spec: InputSpec) -> tuple[Preprocessing, str]:
+    """The recipe that is guessed where nothing says how pictures become the input, and what is told of it."""
+    from onnxviz.graph.input_scaling import RANGES, input_scaling
+    from onnxviz.image.preprocess import PRESETS
+
+    remedy = ways("if predictions look wrong, give --preprocess NAME|FILE")
+    scaling = input_scaling(graph, spec.name)
+    if scaling is None:
+        preset = "imagenet" if spec.channels in (3, None) else "unit"
+        return PRESETS[preset], spelt(f"{ASSUMED}: assuming {preset!r}{remedy}")
+    chosen = PRESETS[scaling.preset]
+    if scaling.bgr:
+        chosen = chosen.override(channels="BGR")
+    low, high = RANGES[scaling.preset]
+    told = f"{'BGR' if scaling.bgr else 'pixels'} of {low:g} to {high:g}, {scaling.preset!r}"
+    return chosen, spelt(f"{ASSUMED}, but {scaling.reason}: assuming {told}{remedy}")
+
+
+def _warn(text: str) -> None:
+    """A Python warning at the line that called the library."""
+    import sys
+    import warnings
+
+    level, frame = 1, sys._getframe()
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == "onnxviz":
+        level, frame = level + 1, frame.f_back
+    warnings.warn(text, PreprocessingAssumed, stacklevel=level)
+
+
+_RESIZE = {"crop": "crop", "stretch": "squash", "letterbox": "letterbox", "squash": "squash", "pad": "pad"}
+
+
+def _resized(preprocessing: Preprocessing, resize: str | None, spec: InputSpec) -> Preprocessing:
+    """The recipe with the way of resizing that the caller chose.
+
+    raises   UsageError for an unknown one, and for 'keep' where the file fixes the size
+    """
+    if resize is None:
+        return preprocessing
+    if resize == "keep":
+        if spec.height is not None and spec.width is not None:
+            raise UsageError(
+                f"this network's input is fixed to {spec.width}×{spec.height} pixels: no picture keeps its own size"
+                + ways("choose another --resize: crop, stretch or letterbox")
+            )
+        return preprocessing.override(size="own")
+    if resize not in _RESIZE:
+        raise UsageError(
+            f"resize {resize!r}{near(resize, _RESIZE)}: expected crop, stretch, letterbox or keep"
+        )
+    return preprocessing.override(resize=_RESIZE[resize])
+
+
 def _preprocessing(
-    given: Any,
-    recorded: Preprocessing | None,
-    spec: InputSpec,
-    size: tuple[int, int] | None,
-    warnings: list[str],
+    given: Any, recorded: Preprocessing | None, spec: InputSpec, size: tuple[int, int] | None
 ) -> Preprocessing:
-    """What was given, else what the model's metadata says, else a guess that is recorded as a warning."""
+    """What was given, else what the model's metadata says or what is assumed, fitted to the model's input."""
     from onnxviz.image.preprocess import PRESETS, Preprocessing, from_file
 
     if isinstance(given, Preprocessing):
         chosen = given
     elif given is not None:
         chosen = PRESETS[str(given)] if str(given) in PRESETS else from_file(given)
-    elif recorded is not None:
-        chosen = recorded
-    elif spec.dtype == "uint8":
-        chosen = PRESETS["uint8"]
     else:
-        preset = "imagenet" if spec.channels in (3, None) else "unit"
-        warnings.append(
-            f"{ASSUMED}: assuming {preset!r}; if predictions look wrong, give --preprocess NAME|FILE"
-        )
-        chosen = PRESETS[preset]
+        chosen = recorded or PRESETS["uint8"]
     channels = {1: "L", 4: "RGBA"}.get(spec.channels or 3, chosen.channels)
     height, width = (size or (spec.height, spec.width)) if size or spec.height else (None, None)
     if height is None or width is None:

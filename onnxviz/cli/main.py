@@ -26,7 +26,7 @@ from onnxviz.cli import (
     texture,
     tools,
 )
-from onnxviz.errors import OnnxVizError
+from onnxviz.errors import COMMAND, OnnxVizError, PreprocessingAssumed
 
 app = typer.Typer(
     name="onnxviz",
@@ -83,6 +83,8 @@ def run(arguments: list[str]) -> int:
     """Run one command and return its exit code; errors are one line on stderr, never a traceback."""
     # Pillow warns about damaged metadata in pictures that it reads all the same; stderr is for one-line errors.
     warnings.filterwarnings("ignore", module="PIL")
+    warnings.filterwarnings("ignore", category=PreprocessingAssumed)  # said as a note on stderr
+    caller = COMMAND.set(frozenset())
     try:
         result = app(arguments, prog_name="onnxviz", standalone_mode=False)
         return result if isinstance(result, int) else 0
@@ -98,6 +100,8 @@ def run(arguments: list[str]) -> int:
         return _fail("out of memory; give a smaller --batch or image", 4)
     except Exception as error:
         return _unforeseen(error)
+    finally:
+        COMMAND.reset(caller)
 
 
 def _unforeseen(error: Exception) -> int:

@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
 import typer
+from typer.models import OptionInfo
 
 from onnxviz.cli.run import Run
-from onnxviz.errors import Stopped
+from onnxviz.errors import COMMAND, Stopped
 from onnxviz.files import PICTURES
 from onnxviz.interrupted import Interrupted
 
@@ -83,6 +84,15 @@ _IMAGES: dict[str, tuple[Any, Any]] = {
     ),
     "std": (
         Annotated[str | None, typer.Option(help="Standard deviation per channel, same scale as --mean.")],
+        None,
+    ),
+    "resize": (
+        Annotated[
+            str | None,
+            typer.Option(
+                help="How pictures are brought to that size: crop, stretch, letterbox (grey around), or keep theirs."
+            ),
+        ],
         None,
     ),
     "layout": (Annotated[str | None, typer.Option(help="NCHW or NHWC.")], None),
@@ -158,6 +168,7 @@ def command(
 
         @functools.wraps(function)
         def wrapper(**values: Any) -> None:
+            COMMAND.set(known)
             options = {key: values.pop(key) for key in shared}
             with Run(command=name or function.__name__.replace("_", "-"), writes=writes, **options) as run:
                 try:
@@ -169,6 +180,7 @@ def command(
                     ) from stop
 
         parameters = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own] + added
+        known = frozenset(name for parameter in parameters for name in _spellings(parameter))
         wrapper.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         wrapper.__annotations__ = {p.name: p.annotation for p in parameters}
         del wrapper.__wrapped__  # typer would look through it, at the wrong signature
@@ -176,6 +188,19 @@ def command(
         return function
 
     return register
+
+
+def _spellings(parameter: inspect.Parameter) -> list[str]:
+    """How an option is written; nothing for an argument."""
+    declared = next(
+        (one for one in getattr(parameter.annotation, "__metadata__", ()) if isinstance(one, OptionInfo)),
+        None,
+    )
+    if declared is None:
+        return []
+    return [name for name in declared.param_decls or () if name.startswith("--")] or [
+        f"--{parameter.name.replace('_', '-')}"
+    ]
 
 
 ModelArgument = Annotated[

@@ -75,6 +75,7 @@ class Run:
             mean=parse_numbers(given["mean"], "--mean") if given.get("mean") else None,
             std=parse_numbers(given["std"], "--std") if given.get("std") else None,
             channels=given.get("channels"),
+            resize=given.get("resize"),
             labels=given.get("labels"),
             provider=self.provider,
             threads=self.threads,

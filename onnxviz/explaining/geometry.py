@@ -22,7 +22,7 @@ class Placement:
 
     rows, columns   of the picture
     height, width   what it is resized to
-    top, left       where the view begins in that; for 'pad', how much is filled above and to the left
+    top, left       where the view begins in that; padded, how much is filled above and to the left
     padded          which of the two it is
     """
 
@@ -42,7 +42,7 @@ def place(op: Tape, recipe: Preprocessing, rows: ir.Value, columns: ir.Value) ->
     """
     assert recipe.size is not None
     h, w = recipe.size
-    if recipe.resize == "pad":
+    if recipe.padded:
         ratio = op.Max(_divided(op, rows, h), _divided(op, columns, w))
         height, width = (
             op.Max(_whole(op, op.Round(op.Div(_real(op, side), ratio))), 1) for side in (rows, columns)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import onnx_ir as ir
 
-from onnxviz.errors import ModelUnsuitable
+from onnxviz.errors import ModelUnsuitable, ways
 from onnxviz.explaining.geometry import Number, Placement, place
 from onnxviz.grad.tape import Tape
 
@@ -107,9 +107,11 @@ def _resize(op: Any, recipe: Preprocessing, planes: ir.Value, at: Placement) -> 
         return op.Gather(planes, _nearest(op, at.columns, at.width), axis=3)
     if recipe.interpolation not in _RESIZE:
         raise ModelUnsuitable(
-            f"the preprocessing resizes with {recipe.interpolation!r}, which no ONNX operator does; make the explainer "
-            "for pictures that are already resized (--fixed, fixed=True), or choose another interpolation in a file "
-            "for --preprocess: bilinear, bicubic, nearest"
+            f"the preprocessing resizes with {recipe.interpolation!r}, which no ONNX operator does"
+            + ways(
+                "make the explainer for pictures that are already resized: --fixed",
+                "choose another interpolation in a file for --preprocess: bilinear, bicubic, nearest",
+            )
         )
     # All four sizes, not `axes` and two: ONNX Runtime moves the Transpose behind the Resize and then miscounts.
     sizes = op.Concat(op.shape(planes, 0, 2), op.vector([at.height, at.width]), axis=0)
@@ -126,9 +128,9 @@ def _nearest(op: Any, given: Number, wanted: Number) -> ir.Value:
 
 
 def _filled(op: Any, recipe: Preprocessing, tensor: ir.Value, at: Placement) -> ir.Value:
-    """The picture in the middle, the mean colour around it."""
+    """The picture in the middle, the recipe's colour around it."""
     assert recipe.size is not None
-    colour = np.clip(np.rint(255 * np.array(recipe.mean)), 0, 255).astype(np.float32)
+    colour = recipe.filling.astype(np.float32)
     mean = colour[: 1 if recipe.channels == "L" else 3].reshape(-1, 1, 1)
     top, left = at.top, at.left
     bottom = op.Sub(op.Sub(recipe.size[0], at.height), top)

@@ -9,6 +9,9 @@ ONNX's own `metadata_props`, which every other tool ignores:
     onnxviz.source          free text: package, class, weights
     onnxviz.licence         SPDX identifier where there is one
 
+Read, never written, where none of ours says it: what Ultralytics' exporter leaves (`imgsz`, `names`, `task`, `stride`,
+`channels`), and ONNX's own entries for pictures (`Image.NominalPixelRange`, `Image.BitmapPixelFormat`).
+
 A model from a stranger may hold anything here. What cannot be read is left out with a warning; it never stops
 the model from loading, since the same facts can be given by flags.
 """
@@ -16,6 +19,7 @@ the model from loading, since the same facts can be given by flags.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -72,6 +76,10 @@ def read(props: Mapping[str, str]) -> Metadata:
         if problem:
             warnings.append(f"metadata {LABELS}: {problem}; ignored")
             labels = None
+    if preprocessing is None:
+        preprocessing = _ultralytics(props, warnings) or _onnx_image(props, warnings)
+    if labels is None and props.get("names") and _is_ultralytics(props):
+        labels = _names(props["names"], warnings)
     return Metadata(
         preprocessing=preprocessing,
         labels=None if labels is None else tuple(labels),
@@ -79,6 +87,75 @@ def read(props: Mapping[str, str]) -> Metadata:
         licence=props.get(LICENCE) or None,
         warnings=tuple(warnings),
     )
+
+
+# --- other exporters --------------------------------------------------------------------------
+
+
+def _is_ultralytics(props: Mapping[str, str]) -> bool:
+    return "names" in props and ("stride" in props or "task" in props or "imgsz" in props)
+
+
+def _ultralytics(props: Mapping[str, str], warnings: list[str]) -> dict[str, Any] | None:
+    """The recipe of a network that Ultralytics exported: 0 to 1, letterboxed; a classifier's is cut from the middle."""
+    if not _is_ultralytics(props):
+        return None
+    recipe: dict[str, Any] = {
+        "unit": "pixel/255",
+        "resize": "crop" if props.get("task") == "classify" else "letterbox",
+        "name": "ultralytics",
+    }
+    if props.get("channels", "").strip() == "1":
+        recipe["channels"] = "L"
+    text = props.get("imgsz", "")
+    sides = re.findall(r"\d{1,6}", text[:100])
+    if len(sides) in (1, 2):
+        recipe["size"] = [int(sides[0]), int(sides[-1])]
+    elif text:
+        warnings.append(f"metadata imgsz: expected one side or two, not {text[:60]!r}; ignored")
+    return recipe
+
+
+def _names(text: str, warnings: list[str]) -> list[str] | None:
+    """The classes' names that Ultralytics writes as Python text, {0: 'person', ...}."""
+    from onnxviz.labels import parse_labels
+
+    try:
+        if len(text) > MAX_CHARACTERS:
+            raise ValueError(f"{len(text)} characters, more than {MAX_CHARACTERS}")
+        return parse_labels(text)
+    except (ValueError, RecursionError) as error:
+        warnings.append(f"metadata names: {error}; ignored")
+        return None
+
+
+_RANGES = {
+    "NominalRange_0_255": (0.0, 1 / 255),
+    "Normalized_0_1": (0.0, 1.0),
+    "Normalized_1_1": (0.5, 0.5),
+}
+_FORMATS = {"Gray8": "L", "Rgb8": "RGB", "Bgr8": "BGR", "Rgba8": "RGBA"}
+
+
+def _onnx_image(props: Mapping[str, str], warnings: list[str]) -> dict[str, Any] | None:
+    """The recipe of ONNX's standard entries (MetadataProps.md): the pixels' range and the order of colours."""
+    given = props.get("Image.NominalPixelRange")
+    if not given:
+        return None
+    if given not in _RANGES:
+        warnings.append(f"metadata Image.NominalPixelRange: {given[:60]!r} is not known; ignored")
+        return None
+    order = props.get("Image.BitmapPixelFormat", "Rgb8")
+    if order not in _FORMATS:
+        warnings.append(f"metadata Image.BitmapPixelFormat: {order[:60]!r} is not known; taken for Rgb8")
+    mean, std = _RANGES[given]
+    return {
+        "mean": [mean],
+        "std": [std],
+        "unit": "pixel/255",
+        "channels": _FORMATS.get(order, "RGB"),
+        "name": "onnx metadata",
+    }
 
 
 def write(props: MutableMapping[str, str], metadata: Metadata) -> None:
@@ -99,7 +176,7 @@ def write(props: MutableMapping[str, str], metadata: Metadata) -> None:
 def read_labels(model: ir.Model, warnings: list[str] | None = None) -> list[str] | None:
     """The classes' names that a model carries, or None; what cannot be read is noted in `warnings`."""
     found = read(model.metadata_props)
-    _note(warnings, [text for text in found.warnings if LABELS in text])
+    _note(warnings, [text for text in found.warnings if LABELS in text or "metadata names" in text])
     return None if found.labels is None else list(found.labels)
 
 
@@ -109,7 +186,7 @@ def read_preprocessing(model: ir.Model, warnings: list[str] | None = None) -> Pr
     from onnxviz.image.preprocess import Preprocessing
 
     found = read(model.metadata_props)
-    _note(warnings, [text for text in found.warnings if PREPROCESSING in text])
+    _note(warnings, [text for text in found.warnings if LABELS not in text and "metadata names" not in text])
     if found.preprocessing is None:
         return None
     try:

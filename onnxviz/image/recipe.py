@@ -57,8 +57,9 @@ class Preprocessing:
     channels        'RGB', 'BGR', 'L' (grey) or 'RGBA' (opaque)
     layout          'NCHW' or 'NHWC'
     resize          'crop': the short side to size/crop_fraction, then the centre; 'squash': both sides to
-                    size/crop_fraction, then the centre; 'pad': the whole picture, the rest filled with the mean
-    crop_fraction   how much of the resized short side is kept, 0.1 to 1; not used by 'pad'
+                    size/crop_fraction, then the centre; 'pad': the whole picture, the rest filled with the mean;
+                    'letterbox': the same, filled with grey 114 as YOLO networks are trained
+    crop_fraction   how much of the resized short side is kept, 0.1 to 1; not used by 'pad' and 'letterbox'
     interpolation   'bilinear', 'bicubic', 'nearest', 'lanczos', 'box' or 'hamming', antialiased as Pillow does
     dtype           'float32', 'float16', 'float64', or 'uint8' for networks that scale pixels themselves
     name            what the recipe is called in manifests
@@ -79,7 +80,7 @@ class Preprocessing:
     def __post_init__(self) -> None:
         fields.choice("channels", self.channels, _ORDER)
         fields.choice("layout", self.layout, ("NCHW", "NHWC"))
-        fields.choice("resize", self.resize, ("crop", "squash", "pad"))
+        fields.choice("resize", self.resize, ("crop", "squash", "pad", "letterbox"))
         fields.choice("interpolation", self.interpolation, _RESAMPLING)
         fields.choice("dtype", self.dtype, _DTYPES)
         fraction = fields.number("crop_fraction", self.crop_fraction)
@@ -118,12 +119,24 @@ class Preprocessing:
         """(C,) float32, see `scale`."""
         return (-np.array(self.mean, np.float64) / np.array(self.std, np.float64)).astype(np.float32)
 
+    @property
+    def padded(self) -> bool:
+        """Whether the whole picture is shown, with something around it."""
+        return self.resize in ("pad", "letterbox")
+
+    @property
+    def filling(self) -> np.ndarray:
+        """(C,) uint8: the colour around a padded picture, in the input's order of channels."""
+        if self.resize == "letterbox":
+            return np.full(_COUNT[self.channels], 114, np.uint8)
+        return np.clip(np.rint(255 * np.array(self.mean)), 0, 255).astype(np.uint8)
+
     def geometry(self, height: int, width: int) -> Geometry:
         """How a picture of `height` × `width` pixels is resized and cut."""
         if self.size is None:
             return Geometry(height, width, 0, 0)
         h, w = self.size
-        if self.resize == "pad":
+        if self.padded:
             ratio = max(height / h, width / w)
             resized = max(1, round(height / ratio)), max(1, round(width / ratio))
             return Geometry(*resized, -((h - resized[0]) // 2), -((w - resized[1]) // 2))
@@ -164,15 +177,15 @@ class Preprocessing:
             picture = picture.convert("L")
         filter_ = _RESAMPLING[self.interpolation]
         top, left = g.top, g.left
-        if g.height * g.width > max(_WHOLE, height * width) and self.resize != "pad":
+        if g.height * g.width > max(_WHOLE, height * width) and not self.padded:
             # Only what is kept. The same pixels, but for the rounding of the box to float32.
             y, x = height / g.height, width / g.width
             box = (left * x, top * y, min((left + w) * x, width), min((top + h) * y, height))
             return np.array(picture.resize((w, h), filter_, box))
         if (g.height, g.width) != (height, width):
             picture = picture.resize((g.width, g.height), filter_)
-        if self.resize == "pad" and (g.height, g.width) != (h, w):
-            colour = np.clip(np.rint(255 * np.array(self.mean)), 0, 255).astype(np.uint8)
+        if self.padded and (g.height, g.width) != (h, w):
+            colour = self.filling
             canvas = np.empty((h, w) if self.channels == "L" else (h, w, 3), np.uint8)
             canvas[:] = colour[0] if self.channels == "L" else colour[list(_ORDER[self.channels])]
             canvas[-top : g.height - top, -left : g.width - left] = np.asarray(picture)
@@ -268,7 +281,7 @@ class Preprocessing:
         mean, std   one number, one a channel in the input's order, or '0.485,0.456,0.406'; numbers over 1 are for
                     pixels of 0...255 (then both of what is given here)
         channels    mean and std that are not given here follow their colours: reversed for BGR, averaged for 'L'
-        resize      'squash' and 'pad' show the whole picture unless `crop_fraction` is given too
+        resize      'squash', 'pad' and 'letterbox' show the whole picture unless `crop_fraction` is given too
         dtype       'uint8' takes plain pixels unless mean or std is given too
         raises      UsageError
         """
@@ -276,7 +289,7 @@ class Preprocessing:
             changed = replace(self._recoloured(channels or self.channels), name=name or self.name)
             if dtype == "uint8" != self.dtype:
                 changed = replace(changed, **plain(changed.channels))
-            if resize in ("squash", "pad") and resize != self.resize:
+            if resize in ("squash", "pad", "letterbox") and resize != self.resize:
                 changed = replace(changed, crop_fraction=1.0)
             count = _COUNT[changed.channels]
             given: dict[str, Any] = fields.to_unit(

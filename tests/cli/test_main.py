@@ -53,7 +53,7 @@ def test_json_is_one_object_and_nothing_else(photo_files, capsys):
         (["predict", LITE0, "{photo}", "--limit", "node=1"], 2, "nodes"),
         (["activations", LITE0, "{photo}", "--layer", "stemm", "-o", "{out}"], 2, "did you mean 'stem'"),
         (["occlusion", LITE0, "{photo}", "--target", "1000", "-o", "{out}"], 2, "1000 classes"),
-        (["occlusion", LITE0, "{photo}", "--target", "egyptain cat", "-o", "{out}"], 2, "egyptian cat"),
+        (["occlusion", LITE0, "{photo}", "--target", "egyptain cat", "-o", "{out}"], 2, "Egyptian cat"),
         (["predict", "{empty}", "{photo}"], 3, "empty"),
         (["predict", "none.onnx", "{photo}"], 3, "none.onnx"),
         (["predict", "{photo}", "{photo}"], 3, "PNG"),
@@ -146,7 +146,7 @@ def test_size_is_width_by_height(text, size):
 
 @pytest.mark.parametrize("text", ["", "x", "-1", "1x2x3", "a"])
 def test_a_size_that_is_none_is_refused(text):
-    with pytest.raises(UsageError, match="--size"):
+    with pytest.raises(UsageError, match="takes a number of pixels"):
         parse_size(text)
 
 

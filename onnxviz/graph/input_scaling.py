@@ -1,0 +1,163 @@
+"""What a network does to its input before anything else: the scaling of pixels that some files carry inside.
+
+Where the first operators subtract a mean and divide by a deviation (or a BatchNormalization has learnt both), their
+constants tell which pixels the network was trained on: 0 to 255, 0 to 1, or −1 to 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final, NamedTuple
+
+import numpy as np
+import onnx_ir as ir
+
+# What may stand between the input and its scaling without changing a value.
+_PASSING: Final = frozenset({"Cast", "Identity", "Transpose", "Reshape", "Unsqueeze", "Squeeze", "Pad"})
+#: The pixels' range of the presets that are told apart.
+RANGES: Final = {"raw": (0.0, 255.0), "unit": (0.0, 1.0), "tensorflow": (-1.0, 1.0)}
+_MOST: Final = 16  # numbers of a constant: one a channel
+_FOLDED: Final[dict[str, Callable[..., np.ndarray]]] = {
+    "Cast": lambda x: x,
+    "Identity": lambda x: x,
+    "Reshape": lambda x, *_: x,
+    "Unsqueeze": lambda x, *_: x,
+    "Squeeze": lambda x, *_: x,
+    "Sqrt": np.sqrt,
+    "Neg": np.negative,
+    "Reciprocal": lambda x: 1 / x,
+    "Add": np.add,
+    "Sub": np.subtract,
+    "Mul": np.multiply,
+    "Div": np.divide,
+    "Max": np.maximum,
+}
+
+
+class Scaling(NamedTuple):
+    """What the network takes for its input, as its constants tell.
+
+    preset   'raw' (0 to 255), 'unit' (0 to 1) or 'tensorflow' (−1 to 1), see `image.preprocess.PRESETS`
+    bgr      the mean colours are ImageNet's in the order blue, green, red
+    reason   the operators and their constants, in words
+    """
+
+    preset: str
+    bgr: bool
+    reason: str
+
+
+def input_scaling(model: ir.Model, name: str) -> Scaling | None:
+    """How the network called for pixels, where its first operators scale the input `name`; None where they do not."""
+    value = next((one for one in model.graph.inputs if one.name == name), None)
+    scale, bias = np.ones(1), np.zeros(1)
+    steps: list[str] = []
+    while value is not None:
+        uses = list(value.uses())
+        if len(uses) != 1 or value.is_graph_output():
+            break
+        node, slot = uses[0]
+        if node.op_type == "BatchNormalization" and slot == 0 and not steps:
+            return _learnt(node)
+        if node.op_type not in _PASSING:
+            step = _step(node, slot, scale, bias)
+            if step is None:
+                break
+            scale, bias = step
+            steps.append(node.op_type)
+        value = node.outputs[0]
+    if not steps or not (np.all(scale > 0) and np.isfinite(scale).all() and np.isfinite(bias).all()):
+        return None
+    return _meant(-bias / scale, 1 / scale, f"its first operators ({', '.join(steps)})")
+
+
+def _step(
+    node: ir.Node, slot: int, scale: np.ndarray, bias: np.ndarray
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """scale · x + bias after this operator; None where it is none of the four with a constant, or x is not first."""
+    if (
+        node.op_type not in ("Add", "Sub", "Mul", "Div")
+        or len(node.inputs) != 2
+        or (slot and node.op_type == "Div")
+    ):
+        return None
+    number = _constant(node.inputs[1 - slot])
+    if number is None or (scale.size > 1 and number.size > 1 and scale.size != number.size):
+        return None
+    with np.errstate(all="ignore"):
+        if node.op_type == "Mul":
+            return scale * number, bias * number
+        if node.op_type == "Div":
+            return scale / number, bias / number
+        if node.op_type == "Add":
+            return np.broadcast_to(scale, np.broadcast_shapes(scale.shape, number.shape)), bias + number
+        sign = -1 if slot else 1
+        return np.broadcast_to(sign * scale, np.broadcast_shapes(scale.shape, number.shape)), sign * (
+            bias - number
+        )
+
+
+def _learnt(node: ir.Node) -> Scaling | None:
+    """Of a BatchNormalization that reads the picture: the mean and variance that it has seen."""
+    mean, variance = (_constant(value) for value in node.inputs[3:5])
+    if mean is None or variance is None or not np.all(variance > 0):
+        return None
+    return _meant(mean, np.sqrt(variance), "its first operator (BatchNormalization)")
+
+
+def _constant(value: ir.Value | None, depth: int = 6) -> np.ndarray | None:
+    """A constant's numbers in one row, float64: an initializer, a Constant, or a few operators on such."""
+    if value is None or depth < 1:
+        return None
+    tensor = ir.convenience.get_const_tensor(value)
+    if tensor is not None:
+        if tensor.size > _MOST or not tensor.size or tensor.dtype == ir.DataType.STRING:
+            return None
+        return np.asarray(tensor.numpy(), np.float64).reshape(-1)
+    node = value.producer()
+    fold = None if node is None else _FOLDED.get(node.op_type)
+    if node is None or fold is None:
+        return None
+    first = node.op_type in ("Reshape", "Unsqueeze", "Squeeze")
+    numbers = [_constant(one, depth - 1) for one in (node.inputs[:1] if first else node.inputs)]
+    if any(number is None for number in numbers):
+        return None
+    try:
+        with np.errstate(all="ignore"):
+            return np.asarray(fold(*numbers), np.float64)
+    except (TypeError, ValueError):  # too many operands, or of sizes that do not go together
+        return None
+
+
+def _fits(preset: str, mean: np.ndarray, deviation: np.ndarray, low: float, high: float) -> bool:
+    """Whether pixels of `low` to `high` become what networks are trained on: normalised, 0 to 1, or 0 to 255."""
+    colours, spread = (mean - low) / (high - low), deviation / (high - low)
+
+    def within(values: np.ndarray, least: float, most: float) -> bool:
+        return bool(np.all((values >= least) & (values <= most)))
+
+    level = within(spread, 1 / 300, 1 / 200)  # one level of 255 becomes 1
+    if within(colours, 0.2, 0.75):  # a mean colour is taken away, or half of the range
+        return level or within(spread, 0.1, 0.4 if preset == "tensorflow" else 0.6)
+    # Black stays 0. What leaves the pixels as they are tells nothing.
+    unit = within(spread, 0.45, 1.1)
+    return within(colours, -0.01, 0.01) and {"raw": unit, "unit": level, "tensorflow": unit or level}[preset]
+
+
+def _meant(mean: np.ndarray, deviation: np.ndarray, where: str) -> Scaling | None:
+    """Which pixels have this mean and deviation: what the scaling makes 0 and 1 of."""
+    mean, deviation = np.atleast_1d(mean), np.atleast_1d(deviation)
+
+    preset = next(
+        (name for name, (low, high) in RANGES.items() if _fits(name, mean, deviation, low, high)), None
+    )
+    if preset is None:
+        return None
+    low, high = RANGES[preset]
+    colours = (mean - low) / (high - low)  # the mean's, 0 to 1
+    bgr = colours.size == 3 and bool(np.allclose(colours, [0.407, 0.457, 0.485], atol=0.005))
+    told = " and ".join(
+        f"{word} {', '.join(f'{number:.4g}' for number in np.unique(numbers)[:4])}"
+        for word, numbers in (("mean", mean), ("deviation", deviation))
+    )
+    return Scaling(preset, bgr, f"{where} scale pixels themselves, with {told}")
