@@ -23,6 +23,7 @@ _OPTION: Final = re.compile(
     r"(?<![\w-])(--[a-z][a-z-]*)"  # the option, and what it is given: a word in capitals, a number, a name of ours
     r"((?: |=)(?:[A-Z][A-Zx|=]*(?![a-zA-Z])|[A-Z]\b|\d[\dx.]*|(?<=--backend )(?:native|torch)"
     r"|(?<=--provider )(?:auto|cpu)|(?<=--align )(?:stretch|field)|(?<=--limit )[a-z_]+=[\w.…]+))?"
+    r"(?: \([a-z_]+=[^()]*\))?"  # the same for Python, where somebody wrote both
 )
 # What is called otherwise in Python than on the command line.
 _IN_PYTHON: Final = {
@@ -53,25 +54,32 @@ def spelt(text: str) -> str:
         left = [one for one in match[1].split(_NEXT) if _possible(one, options)]
         return f"; {', or '.join(left)}" if left else ""
 
-    told = _WAYS.sub(chosen, text)
-    if options is not None:
-        return told
-    parts = told.split("`")  # a command line in backticks stays one
-    return "`".join(part if i % 2 else _OPTION.sub(_keyword, part) for i, part in enumerate(parts))
+    spell = _keyword if options is None else _written
+    parts = _WAYS.sub(chosen, text).split("`")  # a command line in backticks stays one
+    return "`".join(part if i % 2 else _OPTION.sub(spell, part) for i, part in enumerate(parts))
 
 
 def _possible(alternative: str, options: frozenset[str] | None) -> bool:
     return options is None or {option[1] for option in _OPTION.finditer(alternative)} <= options
 
 
+def _written(option: re.Match[str]) -> str:
+    return option[1] + (option[2] or "")
+
+
 def _keyword(option: re.Match[str]) -> str:
     name, value = option[1], (option[2] or "")[1:]
     if name == "--limit" and "=" in value and value != "NAME=VALUE":
-        return f"limits=onnxviz.Limits({value})"
+        plain = re.fullmatch(r"\d+|…", value.partition("=")[2])
+        return f"limits=onnxviz.Limits({value})" if plain else f"limits=onnxviz.Limits.parse([{value!r}])"
     if name in _IN_PYTHON:
         return _IN_PYTHON[name]
     shown = f"{value!r}" if value.islower() else value if value.isdigit() else ""
     return f"{name[2:].replace('-', '_')}={shown}"
+
+
+#: What to do where memory runs out.
+SMALLER: Final = ways("give a smaller --batch", "take a smaller image")
 
 
 class OnnxVizError(Exception):
@@ -130,7 +138,16 @@ class ModelUnsuitable(ModelRejected):
 
 
 class UnsupportedOperator(ModelRejected):
-    """An operator on the way to the wanted gradient has no rule."""
+    """An operator on the way to the wanted gradient has no rule.
+
+    operator   what it is called, 'Det' or 'com.example.Secret'; None where it is no single one
+    what       the message without what to do
+    """
+
+    def __init__(self, what: str, remedy: str = "", operator: str | None = None) -> None:
+        super().__init__(what + remedy)
+        self.what = what
+        self.operator = operator
 
 
 class GradientNotFinite(ModelRejected):

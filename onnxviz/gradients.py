@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from onnxviz.errors import GradientNotFinite, UsageError
+from onnxviz.errors import GradientNotFinite, UsageError, ways
 from onnxviz.progress import Progress, silent
 from onnxviz.runtime import batching, providers
 from onnxviz.runtime.native import SideBySide
@@ -129,8 +129,8 @@ class Gradients:
                 what = "value" if name == "objective" else f"gradient by {name.removesuffix('.gradient')!r}"
                 raise GradientNotFinite(
                     f"the {what} of {self.objective} is not finite for picture {int(np.argmax(bad))} (from 0) of "
-                    f"{len(bad)}; `onnxviz inspect` tells of weights that are NaN or infinite, and another --layer "
-                    "or --target may avoid the operator that overflows"
+                    f"{len(bad)}; `onnxviz inspect` tells of weights that are NaN or infinite"
+                    + ways("another --layer may avoid the operator that overflows", "another --target may")
                 )
 
 

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from onnxviz.errors import LabelsRejected, UnknownLabel, near
+from onnxviz.errors import LabelsRejected, UnknownLabel, near, ways
 
 _LARGEST_FILE = 16 * 1024 * 1024
 _EXPECTED: Final = (
@@ -314,7 +314,8 @@ def find_label(target: int | str, labels: Sequence[str] | None, classes: int | N
             return find_label(int(target), labels, classes)
         if labels is None:
             raise UnknownLabel(
-                f"no class is called {target!r}: this network has no labels; give an index or --labels FILE"
+                f"no class is called {target!r}: this network has no labels"
+                + ways("give an index", "give --labels FILE")
             )
         wanted = folded(target)
         names = [folded(label) for label in labels]

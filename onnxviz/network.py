@@ -11,7 +11,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxviz._version import __version__
-from onnxviz.errors import ModelUnsuitable, UsageError
+from onnxviz.errors import ModelUnsuitable, UsageError, spelt, ways
 from onnxviz.graph.limits import Limits
 from onnxviz.graph.load import Loaded
 from onnxviz.inputs import InputSpec
@@ -127,7 +127,7 @@ class Network:
         if self._barrier is not None:
             raise ModelUnsuitable(
                 f"at {self.size[1]}×{self.size[0]} pixels this network ends before {self._barrier!r}, which needs "
-                f"its own input size; leave out --size, or choose an earlier --layer"
+                f"its own input size" + ways("leave out --size", "choose an earlier --layer")
             )
         return meaning.conclude(self)
 
@@ -260,8 +260,8 @@ class Network:
         shapes = {tensor.shape for tensor in tensors}
         if len(shapes) > 1:
             raise UsageError(
-                f"the images have {len(shapes)} different sizes and this network keeps each image's own; "
-                "give --size HxW, or one image at a time"
+                f"the images have {len(shapes)} different sizes and this network keeps each image's own"
+                + ways("give --size WIDTHxHEIGHT", "give one image at a time")
             )
         return np.stack(tensors).astype(np.float32, copy=False)
 
@@ -510,7 +510,7 @@ class Network:
             "output": self.__dict__["end"].to_dict() if "end" in self.__dict__ else None,
             "parameters": parameters,
             "limits": self.limits.to_dict(),
-            "warnings": list(self.warnings),
+            "warnings": [spelt(text) for text in self.warnings],
         }
 
 

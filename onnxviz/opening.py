@@ -85,7 +85,7 @@ def load(
         named = ", ".join(repr(layer.name) for layer in layers(graph, input=spec.name)[-4:])
         raise ModelUnsuitable(
             f"none of the model's outputs is a float tensor ({', '.join(str(v.name) for v in graph.graph.outputs)}); "
-            f"make one of its layers an output first: onnxviz expose MODEL --layer L, with L such as {named}"
+            f"make one of its layers an output first: `onnxviz expose MODEL --layer L`, with L such as {named}"
         )
     if output is not None:
         from onnxviz.graph.head import named_output

@@ -132,9 +132,9 @@ def test_what_cannot_be_aimed_at(net, cat):
         aim.choose(net, x, target=[1, 2])
     with pytest.raises(UsageError, match="one of target, objective and layer"):
         aim.choose(net, x, target=1, layer="stem")
-    with pytest.raises(UsageError, match="--channel"):
+    with pytest.raises(UsageError, match="channel="):
         aim.choose(net, x, layer="stem")
-    with pytest.raises(UsageError, match="--layer"):
+    with pytest.raises(UsageError, match="layer="):
         aim.choose(net, x, channel=1)
     with pytest.raises(UsageError, match="channels"):
         aim.choose(net, x, layer="stem", channel=32)

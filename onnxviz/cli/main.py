@@ -26,7 +26,7 @@ from onnxviz.cli import (
     texture,
     tools,
 )
-from onnxviz.errors import COMMAND, OnnxVizError, PreprocessingAssumed
+from onnxviz.errors import COMMAND, SMALLER, OnnxVizError, PreprocessingAssumed, spelt
 
 app = typer.Typer(
     name="onnxviz",
@@ -97,7 +97,7 @@ def run(arguments: list[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except MemoryError:
-        return _fail("out of memory; give a smaller --batch or image", 4)
+        return _fail(spelt("out of memory" + SMALLER), 4)
     except Exception as error:
         return _unforeseen(error)
     finally:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from onnxviz.errors import UsageError
+from onnxviz.errors import UsageError, spelt
 from onnxviz.files import PICTURES, TABLES, destination, write_atomic
 
 if TYPE_CHECKING:
@@ -116,7 +116,7 @@ class Run:
             from onnxviz.image.text import printable
 
             self._bar.close()
-            print(f"onnxviz: {printable(text)}", file=sys.stderr)
+            print(f"onnxviz: {printable(spelt(text))}", file=sys.stderr)
 
     def say(self, text: str = "") -> None:
         """One line of the result, on stdout, unless --json was given."""

@@ -11,7 +11,7 @@ from typing import Any
 
 import onnx_ir as ir
 
-from onnxviz.errors import ModelUnsuitable, UsageError
+from onnxviz.errors import ModelUnsuitable, UsageError, ways
 from onnxviz.exporting.source import torch
 
 # With these in it, a graph of dynamic size is worse than one of fixed size: they stand for adaptive pooling spelt
@@ -63,8 +63,8 @@ def run_torch(module: Any, x: Any) -> Any:
     except Exception as error:
         shape = "×".join(map(str, x.shape))
         raise UsageError(
-            f"the network does not take an input of {shape}: {type(error).__name__}: {_brief(error)}; "
-            "give --size HxW or --channels as it needs"
+            f"the network does not take an input of {shape}: {type(error).__name__}: {_brief(error)}"
+            + ways("give --size WIDTHxHEIGHT as it needs", "give --channels as it needs")
         ) from error
 
 

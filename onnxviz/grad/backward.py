@@ -14,7 +14,7 @@ from typing import Any
 import onnx
 import onnx_ir as ir
 
-from onnxviz.errors import UnsupportedOperator
+from onnxviz.errors import UnsupportedOperator, ways
 from onnxviz.grad import table
 from onnxviz.grad.tape import Operand, Tape, dims, schema
 
@@ -193,7 +193,9 @@ def unsupported(node: ir.Node, reason: str) -> UnsupportedOperator:
     layer = next((y.name for y in node.outputs if y.name), "?")
     return UnsupportedOperator(
         f"operator {operator} (node {node.name or '?'!r}, layer {layer!r}) {reason}, and it lies on the way to "
-        "the wanted gradient: use `--backend torch` (backend='torch'), or take a gradient that does not pass this layer"
+        "the wanted gradient",
+        ways("take a gradient that does not pass this layer"),
+        operator,
     )
 
 

@@ -9,6 +9,7 @@ folder is checked by name and the opened file is compared with the one that was 
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import io
@@ -66,10 +67,20 @@ def open_model(path: Path) -> Opened:
 
 
 def _siblings(path: Path) -> str:
-    try:
-        return near(path.name, sorted(entry.name for entry in os.scandir(path.parent))[:1000])
-    except OSError:
-        return ""
+    """The models that may have been meant: of the folder and of the catalogue, never other files."""
+    from onnxviz.catalogue import entries
+
+    here: list[str] = []
+    with contextlib.suppress(OSError):
+        here = sorted(
+            entry.name for entry in os.scandir(path.parent) if entry.name.lower().endswith(".onnx")
+        )[:1000]
+    known = [entry.name for entry in entries()]
+    return (
+        near(path.name, here)
+        or near(path.stem, known)
+        or (f"; the models of its folder are {', '.join(map(quoted, here[:5]))}" if here else "")
+    )
 
 
 def _require_regular(found: os.stat_result, what: str) -> None:

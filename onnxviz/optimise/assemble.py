@@ -189,9 +189,10 @@ def _gradient(tape: Tape, parts: list[ir.Value], source: ir.Value, rules: Table)
     try:
         (found,) = differentiate(tape, {total: ones}, [source], rules)
     except UnsupportedOperator as reason:
-        what = str(reason).partition(": use ")[0]  # the way out that it names is none here
         raise UnsupportedOperator(
-            f"{what}; images are made on native gradients only: choose a layer in front of it"
+            reason.what,
+            "; images are made on native gradients only: choose a layer in front of it",
+            reason.operator,
         ) from reason
     return found
 

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 import onnx_ir as ir
 
-from onnxviz.errors import UnsupportedOperator, UsageError, near
+from onnxviz.errors import UnsupportedOperator, UsageError, near, ways
 from onnxviz.objectives import Objective
 
 BACKENDS = {
@@ -85,18 +85,28 @@ def compile(task: Task, backend: str = AUTO) -> Compiled:
 
     raises   UnsupportedOperator, UnknownLayer, ModelUnsuitable, MissingDependency, UsageError (rules, backend)
     """
-    if check(backend) != AUTO:
+    if check(backend) not in (AUTO, "native"):
         return Compiled(_module(backend).compile(task), backend)
     try:
         return Compiled(_module("native").compile(task), "native")
     except UnsupportedOperator as lacking:
-        if version("torch") is None:
-            raise UnsupportedOperator(
-                f'{lacking}; torch is not installed here: pip install "onnxviz[torch]"'
-            ) from lacking
+        if backend == "native" or version("torch") is None:
+            remedy = ways(*_torch(lacking.operator), "take a gradient that does not pass this layer")
+            raise UnsupportedOperator(lacking.what, remedy, lacking.operator) from lacking
         program = _module("torch").compile(task)
-        what = str(lacking).partition(", and it lies")[0]
+        what = lacking.what.partition(", and it lies")[0]
         return Compiled(program, "torch", f"gradients are computed by torch, which is slower: {what}")
+
+
+def _torch(operator: str | None) -> list[str]:
+    """The way on that torch is: to use it where it knows the operator, to install it where it may."""
+    if version("torch") is None:
+        if operator is not None and "." in operator and not operator.startswith("com.microsoft."):
+            return []
+        return ['install torch, whose gradients --backend torch uses: pip install "onnxviz[torch]"']
+    from onnxviz.runtime.torch_backend.executor import knows
+
+    return ["use --backend torch"] if operator is not None and knows(operator) else []
 
 
 def _module(name: str) -> Any:

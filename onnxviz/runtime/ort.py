@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from onnxviz.errors import LimitExceeded, ModelRejected, RuntimeFailed
+from onnxviz.errors import SMALLER, LimitExceeded, ModelRejected, RuntimeFailed
 from onnxviz.runtime import providers as _providers
 from onnxviz.runtime.watchdog import WATCHDOG
 
@@ -79,7 +79,7 @@ class Program:
                 with WATCHDOG.watch(options, self._seconds):
                     arrays = self._run(names, feeds, options)
         except MemoryError as error:
-            raise LimitExceeded("the model ran out of memory; give a smaller --batch or image") from error
+            raise LimitExceeded("the model ran out of memory" + SMALLER) from error
         except Exception as error:  # onnxruntime's errors have no common base of their own
             raise self._typed(error, options) from error
         return {
@@ -147,7 +147,7 @@ class Program:
             values = dict(zip([*into, *results], binding.get_outputs(), strict=True))
             return {name: np.array(values[name].numpy()) for name in results}
         except MemoryError as error:
-            raise LimitExceeded("the model ran out of memory; give a smaller --batch or image") from error
+            raise LimitExceeded("the model ran out of memory" + SMALLER) from error
         except Exception as error:  # onnxruntime's errors have no common base of their own
             raise self._typed(error, options) from error
 
@@ -158,7 +158,7 @@ class Program:
                 f"the model was still running after {self._seconds:g} s; raise it with --limit run_seconds=…"
             )
         if "bad_alloc" in text or "Failed to allocate memory" in text or "out of memory" in text.lower():
-            return LimitExceeded(f"the model ran out of memory ({text}); give a smaller --batch or image")
+            return LimitExceeded(f"the model ran out of memory ({text})" + SMALLER)
         return RuntimeFailed(f"ONNX Runtime could not run the model: {text}")
 
 

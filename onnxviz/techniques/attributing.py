@@ -8,7 +8,7 @@ from typing import Any, Concatenate, NamedTuple, ParamSpec
 
 import numpy as np
 
-from onnxviz.errors import UsageError
+from onnxviz.errors import UsageError, ways
 from onnxviz.interrupted import Interrupted
 from onnxviz.network import Images, Network, as_list
 from onnxviz.results import Attribution
@@ -80,8 +80,8 @@ def given(net: Network, images: Images) -> Given:
     pictures = net.pictures(wanted)
     if len({picture.shape for picture in pictures}) > 1:
         raise UsageError(
-            "the pictures have different sizes and this network keeps each picture's own; give --size, or one "
-            "picture at a time"
+            "the pictures have different sizes and this network keeps each picture's own"
+            + ways("give --size WIDTHxHEIGHT", "give one picture at a time")
         )
     x = net.preprocessing.normalise(np.stack(pictures)).astype(np.float32, copy=False)
     return Given(x, pictures, several)

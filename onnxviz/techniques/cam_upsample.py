@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from onnxviz.errors import UsageError, near
+from onnxviz.errors import UsageError, near, ways
 from onnxviz.graph.layers import Layer, field
 
 ALIGNMENTS = ("stretch", "field")
@@ -43,7 +43,7 @@ def matrices(
         if any((np.diff(along) <= 0).any() for along in centres):
             raise UsageError(
                 f"the units of layer {layer.name!r} do not see places further on one after the other, so their map "
-                "cannot be placed by their fields; use --align stretch"
+                "cannot be placed by their fields" + ways("use --align stretch")
             )
     return _linear(centres[0], size[0]), _linear(centres[1], size[1])
 

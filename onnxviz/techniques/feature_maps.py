@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import onnx_ir as ir
 
-from onnxviz.errors import ImageRejected, ModelUnsuitable, RuntimeFailed
+from onnxviz.errors import ImageRejected, ModelUnsuitable, RuntimeFailed, ways
 from onnxviz.graph.layers import Layer
 from onnxviz.network import Network
 
@@ -56,9 +56,8 @@ def smallest(layer: Layer) -> int:
 
 def _too_small(net: Network, names: Sequence[str], size: tuple[int, int], reason: str) -> str:
     layers = ", ".join(map(repr, names))
-    return (
-        f"a picture of {size[1]}×{size[0]} pixels is too small for {layers}: {reason}; "
-        "take a larger --size or picture, or an earlier --layer"
+    return f"a picture of {size[1]}×{size[0]} pixels is too small for {layers}: {reason}" + ways(
+        "take a larger --size", "take a larger picture", "take an earlier --layer"
     )
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from onnxviz.errors import ImageRejected, UsageError, near
+from onnxviz.errors import ImageRejected, UsageError, near, ways
 from onnxviz.image.folder import Skipped
 from onnxviz.image.io import read
 from onnxviz.image.text import printable
@@ -181,8 +181,8 @@ def _frames(net: Network, images: Sequence[Any]) -> tuple[list[Frame], list[str]
     shapes = {one.view.shape for one in frames}
     if len(shapes) > 1:
         raise UsageError(
-            f"the images have {len(shapes)} different sizes and this network keeps each image's own; give --size, or "
-            "one image at a time"
+            f"the images have {len(shapes)} different sizes and this network keeps each image's own"
+            + ways("give --size WIDTHxHEIGHT", "give one image at a time")
         )
     return frames, names, skipped
 

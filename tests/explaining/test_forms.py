@@ -74,7 +74,7 @@ def test_pictures_of_any_size_where_the_network_keeps_them(pictures):
             wanted = method(own, picture, method=technique).values
             assert found.shape == shape
             assert np.abs(found - wanted).max() <= 1e-5 * wanted.max()
-    with pytest.raises(UsageError, match="--size"):
+    with pytest.raises(UsageError, match="size="):
         onnxviz.explainer_model(own, fixed=True)
 
 

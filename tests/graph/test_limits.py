@@ -80,15 +80,21 @@ def test_the_constructor_refuses(value):
 
 def test_check_is_inclusive_and_names_the_flag():
     Limits(nodes=10).check("nodes", 10, "the model has 10 nodes")
-    with pytest.raises(LimitExceeded, match=r"11 nodes, over the limit of 10; .*--limit nodes=11$"):
+    with pytest.raises(
+        LimitExceeded, match=r"11 nodes, over the limit of 10; .*limits=onnxviz\.Limits\(nodes=11\)$"
+    ):
         Limits(nodes=10).check("nodes", 11, "the model has 11 nodes")
 
 
 def test_a_count_that_was_broken_off_asks_for_more_than_it_reached():
-    with pytest.raises(LimitExceeded, match=r"--limit nodes=20$"):
+    with pytest.raises(LimitExceeded, match=r"limits=onnxviz\.Limits\(nodes=20\)$"):
         Limits(nodes=10).check("nodes", 11, "the model has 11 nodes or more", counting=True)
 
 
 def test_the_flag_for_what_cannot_be_counted_lifts_the_limit():
-    assert str(exceeded("loop_trips", "it never ends", 5)).endswith("--limit loop_trips=none")
-    assert str(exceeded("nodes", "it is huge", 5, 10**30)).endswith("--limit nodes=none")
+    assert str(exceeded("loop_trips", "it never ends", 5)).endswith(
+        "limits=onnxviz.Limits.parse(['loop_trips=none'])"
+    )
+    assert str(exceeded("nodes", "it is huge", 5, 10**30)).endswith(
+        "limits=onnxviz.Limits.parse(['nodes=none'])"
+    )

@@ -96,7 +96,7 @@ def test_one_element_of_a_file_over_2_gb(tmp_path):
 
 
 def test_over_2_gb_in_one_file_is_over_the_default_limit(tmp_path):
-    with pytest.raises(LimitExceeded, match="--limit file_bytes="):
+    with pytest.raises(LimitExceeded, match=r"limits=onnxviz\.Limits\(file_bytes="):
         load(single(tmp_path), limits=Limits())
 
 

@@ -138,7 +138,7 @@ def test_without_torch_the_way_out_is_named(monkeypatch, reader) -> None:
     from onnxviz.runtime.torch_backend import program
 
     monkeypatch.setattr(program, "available", lambda: None)
-    with pytest.raises(UnsupportedOperator, match=r"LSTM.*--backend torch.*onnxviz\[torch\]"):
+    with pytest.raises(UnsupportedOperator, match=r"LSTM.*backend='torch'.*onnxviz\[torch\]"):
         reader.gradients(objectives.logit(1))
     assert onnxviz.inspect(reader).torch_only is None
 

@@ -149,7 +149,7 @@ def test_a_network_without_classes_needs_a_layer():
         onnx.helper.make_tensor_value_info("relu1", TensorProto.FLOAT, ["N", 8, 16, 16])
     )
     net = onnxviz.load(model, preprocess="unit", provider="cpu")
-    with pytest.raises(ModelUnsuitable, match="--layer"):
+    with pytest.raises(ModelUnsuitable, match="layer="):
         embed(net, images())
     found = embed(net, images(), layer="relu1")
     assert found.classes is None
@@ -175,7 +175,7 @@ def test_sizes_that_give_other_vectors_are_told():
     net = onnxviz.load(model, preprocess=whole, provider="cpu")
     given = [*images(1, edge=32), *images(1, edge=48)]
     assert embed(net, given, layer="pool").values.shape == (2, 16)
-    with pytest.raises(ModelUnsuitable, match="--size"):
+    with pytest.raises(ModelUnsuitable, match="size="):
         embed(net, given, layer="flat", batch=1)
 
 

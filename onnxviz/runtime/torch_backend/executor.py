@@ -12,7 +12,7 @@ import onnx
 import onnx_ir as ir
 import torch
 
-from onnxviz.errors import LimitExceeded, RuntimeFailed, UnsupportedOperator
+from onnxviz.errors import SMALLER, LimitExceeded, RuntimeFailed, UnsupportedOperator
 from onnxviz.grad.backward import reads
 from onnxviz.graph.analysis.dataflow import flat
 from onnxviz.runtime.torch_backend import operators
@@ -224,7 +224,7 @@ def typed(error: Exception, where: str = "") -> Exception:
     """torch's error as one of ours."""
     text = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "not enough memory" in text:
-        return LimitExceeded(f"the model ran out of memory ({text}); give a smaller --batch or image")
+        return LimitExceeded(f"the model ran out of memory ({text})" + SMALLER)
     return RuntimeFailed(f"torch could not run the model: {where}{text}")
 
 

@@ -1,0 +1,144 @@
+"""Messages name the way on in the caller's own spelling."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+from networks import Maker, tiny_cnn
+from PIL import Image
+
+import onnxviz
+from onnxviz.cli.main import run
+from onnxviz.errors import COMMAND, UsageError, near, spelt, ways
+
+SIZES = "they differ" + ways("give --size WIDTHxHEIGHT", "give one at a time")
+
+
+@pytest.fixture
+def command():
+    """As if a command with these options ran."""
+    tokens = []
+
+    def running(*options: str) -> None:
+        tokens.append(COMMAND.set(frozenset(options)))
+
+    yield running
+    for token in reversed(tokens):
+        COMMAND.reset(token)
+
+
+@pytest.mark.parametrize(
+    ("text", "python"),
+    [
+        (SIZES, "they differ; give size=, or give one at a time"),
+        ("choose another --layer", "choose another layer="),
+        ("raise it: --limit nodes=2e6", "raise it: limits=onnxviz.Limits.parse(['nodes=2e6'])"),
+        ("use --backend torch", "use backend='torch'"),
+        ("use --provider cpu, or --backend native", "use provider='cpu', or backend='native'"),
+        ("give it by --feed NAME=VALUE (feeds={name: array} in Python)", "give it by feeds={name: array}"),
+        ("--output NAME (output= in Python)", "output="),
+        ("give --preprocess NAME|FILE", "give preprocess="),
+        ("at least --size 64 or more", "at least size=64 or more"),
+        ("run `onnxviz expose MODEL --layer L`", "run `onnxviz expose MODEL --layer L`"),
+        ("a layer called a--b, a -- dash", "a layer called a--b, a -- dash"),
+        ("choose it with --content-layer", "choose it with content_layer="),
+    ],
+)
+def test_python_reads_keywords(text, python) -> None:
+    assert str(UsageError(text)) == python
+    assert spelt(python) == python
+
+
+def test_a_command_reads_its_own_options_and_no_others(command) -> None:
+    command("--size", "--layer")
+    assert spelt(SIZES) == "they differ; give --size WIDTHxHEIGHT, or give one at a time"
+    assert spelt("--output NAME (output= in Python)") == "--output NAME"
+    command("--layer")
+    assert spelt(SIZES) == "they differ; give one at a time"
+    assert spelt("it ran out" + ways("give a smaller --batch")) == "it ran out"
+
+
+def test_near_puts_whole_words_first_and_typing_errors_before_all() -> None:
+    labels = ["catamaran", "tiger cat", "dog", "tabby, tabby cat", "cart"]
+    assert near("cat", labels) == "; did you mean 'tiger cat', 'tabby, tabby cat', 'catamaran'?"
+    assert near("stemm", ["stem.conv", "stem", "head"]).startswith("; did you mean 'stem'")
+    assert near("qqq", labels) == ""
+
+
+def two_sizes(tmp_path) -> list[str]:
+    model = tiny_cnn()
+    for axis in (2, 3):
+        model.graph.input[0].type.tensor_type.shape.dim[axis].Clear()
+    onnx.save(model, tmp_path / "free.onnx")
+    for side in (32, 40):
+        Image.fromarray(np.zeros((side, side, 3), np.uint8)).save(tmp_path / f"{side}.png")
+    return [str(tmp_path / name) for name in ("free.onnx", "32.png", "40.png")]
+
+
+def test_the_same_refusal_from_both_sides(tmp_path, capsys) -> None:
+    model, *pictures = two_sizes(tmp_path)
+    assert (
+        run(
+            [
+                "saliency",
+                model,
+                *pictures,
+                "--preprocess",
+                "unit",
+                "--resize",
+                "keep",
+                "-o",
+                str(tmp_path / "s.png"),
+            ]
+        )
+        == 2
+    )
+    assert "give --size WIDTHxHEIGHT, or give one picture at a time" in capsys.readouterr().err
+    net = onnxviz.load(model, preprocess="unit", resize="keep", provider="cpu")
+    with pytest.raises(UsageError, match="give size=, or give one picture at a time"):
+        onnxviz.saliency(net, pictures)
+
+
+def secret(domain: str = "com.example") -> onnx.ModelProto:
+    m = Maker()
+    value = m("Conv", "image", m.random(4, 3, 3, 3))
+    value = m("Secret", value, domain=domain) if domain else m("NonZero", value)
+    return m.model({"image": ("N", 3, 16, 16)}, {m("Flatten", m("GlobalAveragePool", value)): ("N", 4)})
+
+
+def test_torch_is_named_only_where_it_has_the_operator(tmp_path, capsys) -> None:
+    m = Maker()
+    value = m("Det", m("MatMul", m("Conv", "image", m.random(4, 3, 3, 3)), m.random(14, 14)))
+    onnx.save(m.model({"image": ("N", 3, 16, 16)}, {value: ("N", 4)}), tmp_path / "det.onnx")
+    Image.fromarray(np.zeros((16, 16, 3), np.uint8)).save(tmp_path / "p.png")
+    arguments = [
+        str(tmp_path / "det.onnx"),
+        str(tmp_path / "p.png"),
+        "--preprocess",
+        "unit",
+        "--backend",
+        "native",
+    ]
+    assert run(["saliency", *arguments, "-t", "0", "-o", str(tmp_path / "s.png")]) == 3
+    said = capsys.readouterr().err
+    from onnxviz.runtime.torch_backend.executor import knows
+
+    assert "Det" in said
+    assert ("--backend torch" in said) is knows("Det")
+    # A command without the option does not name it.
+    assert run(["gradient", str(tmp_path / "det.onnx"), "-o", str(tmp_path / "g.onnx")]) == 3
+    assert "--backend" not in capsys.readouterr().err
+
+
+def test_a_missing_model_suggests_models(tmp_path, capsys) -> None:
+    for name in ("resnet.onnx", "resnet.json", "resnet5.json"):
+        (tmp_path / name).write_bytes(b"x")
+    assert run(["inspect", str(tmp_path / "resnet5.onnx")]) == 3
+    assert "did you mean 'resnet.onnx'?" in capsys.readouterr().err
+    assert run(["inspect", str(tmp_path / "none" / "efficientnet-lite.onnx")]) == 3
+    assert "did you mean 'efficientnet-lite" in capsys.readouterr().err
+    assert run(["inspect", str(tmp_path / "zzz.onnx")]) == 3
+    said = capsys.readouterr().err
+    assert "resnet.onnx" in said
+    assert ".json" not in said
