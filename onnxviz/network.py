@@ -239,11 +239,13 @@ class Network:
     def pictures(self, images: Images) -> list[np.ndarray]:
         """Each image as the network sees it, before normalising: (h, w, 3) uint8.
 
+        Where it takes other numbers of channels: (h, w, C) uint8 or float32; `preprocessing.shown` makes pictures of
+        these.
+
         raises   ImageRejected
         """
-        from onnxviz.image.io import read
-
-        return [self.preprocessing.view(read(image)) for image in as_list(images)]
+        recipe = self.preprocessing
+        return [recipe.view(recipe.read(image)) for image in as_list(images)]
 
     def prepare(self, images: Images) -> np.ndarray:
         """The network's input tensor, float32, with one entry an image.
@@ -252,9 +254,8 @@ class Network:
         """
         if isinstance(images, np.ndarray) and images.ndim == 4 and images.dtype.kind == "f":
             return np.ascontiguousarray(images, dtype=np.float32)
-        from onnxviz.image.io import read
-
-        tensors = [self.preprocessing.apply(read(image)) for image in as_list(images)]
+        recipe = self.preprocessing
+        tensors = [recipe.apply(recipe.read(image)) for image in as_list(images)]
         if not tensors:
             raise UsageError("no image was given; expected at least one")
         shapes = {tensor.shape for tensor in tensors}

@@ -59,7 +59,7 @@ def load(
                  'native', 'torch' or 'ort-training'
     size         height and width in pixels, for networks that allow it
     mean, std    per channel, of pixels in 0..1 or 0..255; change what `preprocess` says
-    channels     'RGB', 'BGR', 'L' (grey) or 'RGBA'
+    channels     'RGB', 'BGR', 'L' (grey) or 'RGBA'; or a number: arrays of so many channels instead of pictures
     layout       'NCHW' or 'NHWC', where the shape does not tell
     resize       'crop' (the middle), 'stretch' (both sides), 'letterbox' (all of it on grey 114) or 'keep' (each
                  picture's own size)
@@ -106,6 +106,22 @@ def load(
         resize,
         spec,
     )
+    if not preprocessing.pictorial:
+        count = preprocessing.count
+        warnings.append(
+            f"it takes {count} channels that are no picture: give arrays (H, W, {count}) or .npy files of them, uint8 "
+            "pixels or the network's own values; figures show the mean of the channels in grey"
+        )
+    elif preprocessing.count == 4 and assumed is not None and channels is None:
+        warnings.append(
+            "its 4 channels are taken for RGBA, opaque in pictures; if they are something else, give arrays (H, W, 4)"
+        )
+    if spec.channels not in (None, preprocessing.count):
+        raise UsageError(
+            f"{spec.name!r} takes {spec.channels} channels, and {preprocessing.channels} are {preprocessing.count}; "
+            "leave out --channels (channels= in Python), or give a number, such as "
+            f"{spec.channels}: arrays of so many"
+        )
     barrier = None
     fixed = (spec.height, spec.width)
     if wanted_size is not None and None not in fixed and fixed != wanted_size:
@@ -197,6 +213,15 @@ def _resized(preprocessing: Preprocessing, resize: str | None, spec: InputSpec) 
     return preprocessing.override(resize=_RESIZE[resize])
 
 
+def _channels(count: int | None, chosen: Preprocessing) -> str:
+    """What so many channels are taken for: pictures where they can be, else arrays."""
+    if count is None or (not chosen.pictorial and chosen.count == count):
+        return chosen.channels
+    if count in (1, 3):
+        return "L" if count == 1 else chosen.channels if chosen.count == 3 else "RGB"
+    return "RGBA" if count == 4 else str(count)
+
+
 def _preprocessing(
     given: Any, recorded: Preprocessing | None, spec: InputSpec, size: tuple[int, int] | None
 ) -> Preprocessing:
@@ -209,7 +234,7 @@ def _preprocessing(
         chosen = PRESETS[str(given)] if str(given) in PRESETS else from_file(given)
     else:
         chosen = recorded or PRESETS["uint8"]
-    channels = {1: "L", 4: "RGBA"}.get(spec.channels or 3, chosen.channels)
+    channels = _channels(spec.channels, chosen)
     height, width = (size or (spec.height, spec.width)) if size or spec.height else (None, None)
     if height is None or width is None:
         final = chosen.size or ((DEFAULT_SIZE, DEFAULT_SIZE) if given is None else None)

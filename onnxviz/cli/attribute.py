@@ -83,7 +83,7 @@ def register(app: typer.Typer) -> None:
             batch=batch,
             progress=run.progress,
         )
-        each(run, images, lambda image: onnxviz.occlusion(net, image, **options))
+        each(run, net, images, lambda image: onnxviz.occlusion(net, image, **options))
 
     @command(app, images=True)
     def rise(
@@ -128,7 +128,7 @@ def register(app: typer.Typer) -> None:
             batch=batch,
             progress=run.progress,
         )
-        each(run, images, lambda image: onnxviz.rise(net, image, **options))
+        each(run, net, images, lambda image: onnxviz.rise(net, image, **options))
 
 
 def _pixels(text: str | None, option: str) -> tuple[int, int] | None:

@@ -66,7 +66,7 @@ def register(app: typer.Typer) -> None:
         from onnxviz.techniques.cam_sheet import cams
 
         net = run.load(model)
-        files, skipped = readable(run, images)
+        files, skipped = readable(run, net, images)
         methods = list(METHODS) if method == ["all"] else list(method or ["grad-cam"])
         options: dict[str, Any] = {
             "target": target[0] if target and len(target) == 1 else target or None,

@@ -48,7 +48,7 @@ def register(app: typer.Typer) -> None:
         from onnxviz.image.text import printable
 
         net = run.load(model)
-        listing = find(images)
+        listing = find(images, endings=net.preprocessing.endings)
         skipped = [(item.path, item.reason) for item in listing.skipped]
         rows = []
         for done, path in enumerate(listing.images, 1):
@@ -130,7 +130,7 @@ def register(app: typer.Typer) -> None:
         import onnxviz
 
         net = run.load(model)
-        each(run, images, lambda image: onnxviz.activations(net, image, layer))
+        each(run, net, images, lambda image: onnxviz.activations(net, image, layer))
 
 
 def _predictions(images: list[dict[str, Any]]) -> dict[str, list[Any]]:

@@ -96,7 +96,10 @@ _IMAGES: dict[str, tuple[Any, Any]] = {
         None,
     ),
     "layout": (Annotated[str | None, typer.Option(help="NCHW or NHWC.")], None),
-    "channels": (Annotated[str | None, typer.Option(help="RGB, BGR, L or RGBA.")], None),
+    "channels": (
+        Annotated[str | None, typer.Option(help="RGB, BGR, L or RGBA; a number: arrays of so many.")],
+        None,
+    ),
     "preprocess": (
         Annotated[
             str | None,

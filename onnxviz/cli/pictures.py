@@ -4,21 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from onnxviz.cli.run import Run
 
+if TYPE_CHECKING:
+    from onnxviz.network import Network
 
-def readable(run: Run, images: Sequence[Path]) -> tuple[list[Path], list[str]]:
+
+def readable(run: Run, net: Network, images: Sequence[Path]) -> tuple[list[Path], list[str]]:
     """The pictures of files and folders, and what was left out of them with reasons, which is told too.
 
     raises   ImageRejected where there is none that can be read, or the only one cannot
     """
     from onnxviz.errors import ImageRejected
     from onnxviz.image.folder import find
-    from onnxviz.image.io import read
 
-    listing = find(images).require()
+    listing = find(images, endings=net.preprocessing.endings).require()
     skipped = [f"{item.path}: {item.reason}" for item in listing.skipped]
     files: list[Path] = []
     for path in listing.images:
@@ -26,7 +28,7 @@ def readable(run: Run, images: Sequence[Path]) -> tuple[list[Path], list[str]]:
             files.append(path)
             break
         try:
-            read(path)
+            net.preprocessing.read(path)
         except ImageRejected as reason:
             skipped.append(f"{path}: {reason}")
         else:
@@ -58,7 +60,7 @@ def save(run: Run, compute: Callable[[], Any], skipped: Sequence[str] = ()) -> N
         run.note(text)
 
 
-def each(run: Run, images: Sequence[Path], compute: Callable[[Path], Any]) -> None:
+def each(run: Run, net: Network, images: Sequence[Path], compute: Callable[[Path], Any]) -> None:
     """One result for each picture: of one picture --out itself, of several NAME-PICTURE.png beside it or in its folder.
 
     What cannot be read is told and left out; on Ctrl-C what was done so far is kept.
@@ -70,7 +72,7 @@ def each(run: Run, images: Sequence[Path], compute: Callable[[Path], Any]) -> No
     from onnxviz.image.text import printable
     from onnxviz.interrupted import Interrupted
 
-    listing = find(images).require()
+    listing = find(images, endings=net.preprocessing.endings).require()
     if len(listing.images) == 1 and not listing.skipped:
         save(run, lambda: compute(listing.images[0]))
         return

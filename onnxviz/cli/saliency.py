@@ -96,7 +96,7 @@ def register(app: typer.Typer) -> None:
         from onnxviz.techniques.saliency import saliency as one
 
         net = run.load(model)
-        files, skipped = readable(run, images)
+        files, skipped = readable(run, net, images)
         names = list(registry()) if method == ["all"] else list(method or ["saliency"])
         options = _aimed(net, target, objective, layer, channel, neuron) | {
             "seed": run.seed,
@@ -151,7 +151,7 @@ def register(app: typer.Typer) -> None:
             "batch": batch,
             "progress": run.progress,
         }
-        each(run, images, lambda image: onnxviz.segment(net, image, **options))
+        each(run, net, images, lambda image: onnxviz.segment(net, image, **options))
 
 
 def _aimed(

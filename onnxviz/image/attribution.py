@@ -107,10 +107,12 @@ def _fine(attribution: Attribution, read: Reading, values: np.ndarray) -> Image.
 
 def headline(attribution: Attribution) -> str:
     """What is explained, with its probability or score: 'Egyptian cat  38.9%'."""
+    channels = str((attribution.manifest.get("preprocessing") or {}).get("channels", ""))
+    shown = f"\nshown: the mean of {channels} channels" if channels.isdecimal() else ""
     if attribution.score is None:
-        return attribution.label
+        return attribution.label + shown
     show = _percent if attribution.target is not None else "{:.4g}".format
-    return f"{attribution.label}  {show(attribution.score)}"
+    return f"{attribution.label}  {show(attribution.score)}{shown}"
 
 
 def _percent(value: float) -> str:

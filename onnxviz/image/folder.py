@@ -6,7 +6,7 @@ import errno
 import os
 import re
 import stat
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, overload
@@ -77,11 +77,13 @@ class Listing:
     images    the pictures, in order
     skipped   what looks like a picture or a folder of them and was left out
     ignored   the number of other files (no picture's extension, or hidden)
+    endings   the extensions that were looked for in folders
     """
 
     images: Sequence[Path]
     skipped: list[Skipped] = field(default_factory=list)
     ignored: int = 0
+    endings: Collection[str] = tuple(EXTENSIONS)
 
     def require(self) -> Listing:
         """This listing, if it holds a picture.
@@ -94,7 +96,7 @@ class Listing:
         raise ImageRejected(
             f"no picture was found: {self.ignored} other files, {len(self.skipped)} skipped"
             + (f" ({told})" if told else "")
-            + f"; expected files that end in {', '.join(sorted(EXTENSIONS))}"
+            + f"; expected files that end in {', '.join(sorted(self.endings))}"
         )
 
 
@@ -113,6 +115,7 @@ def find(
     *,
     recursive: bool = True,
     follow: bool = False,
+    endings: Collection[str] = EXTENSIONS,
 ) -> Listing:
     """The pictures in files and folders: in the order given, each folder's in natural order, each file once.
 
@@ -124,10 +127,11 @@ def find(
     roots       one path or several, files and folders mixed
     recursive   whether folders inside folders are entered
     follow      whether links that lead out of the named folders are followed, for data sets made of links
+    endings     the extensions, in lower case, of what is taken in folders: pictures, or `Preprocessing.endings`
     """
     given = [roots] if isinstance(roots, (str, os.PathLike)) else list(roots)
-    walk = _Walk([os.fsdecode(root) for root in given], recursive, follow)
-    return Listing(Paths(walk.images), walk.skipped, walk.ignored)
+    walk = _Walk([os.fsdecode(root) for root in given], recursive, follow, endings)
+    return Listing(Paths(walk.images), walk.skipped, walk.ignored, endings)
 
 
 _FILE, _FOLDER, _LINK, _OTHER = range(4)
@@ -137,12 +141,13 @@ _OUTSIDE: Final = "a link that leads out of the folder; name its target too, if 
 class _Walk:
     """One run of `find`: what was found so far."""
 
-    def __init__(self, roots: list[str], recursive: bool, follow: bool) -> None:
+    def __init__(self, roots: list[str], recursive: bool, follow: bool, endings: Collection[str]) -> None:
         self.images: list[str] = []
         self.skipped: list[Skipped] = []
         self.ignored = 0
         self._recursive = recursive
         self._follow = follow
+        self._endings = endings
         # What links may lead to: the roots and everything in them. A root with a NUL is refused further down.
         self._bounds = {os.path.realpath(root) for root in roots if "\0" not in root}
         # Only several roots, or links, can lead to one file or folder twice.
@@ -218,7 +223,7 @@ class _Walk:
                     extension = os.path.splitext(entry.name)[1].lower()  # noqa: PTH122
                     if entry.name.startswith("."):
                         self.ignored += kind != _FOLDER
-                    elif kind in (_FOLDER, _LINK) or extension in EXTENSIONS:
+                    elif kind in (_FOLDER, _LINK) or extension in self._endings:
                         found.append((natural(entry.name), kind))
                     elif extension in _UNREAD:
                         self._skip(
@@ -233,7 +238,7 @@ class _Walk:
 
     def _link(self, path: str, absolute: str) -> bool:
         """Deal with a link: True where it is a folder to be entered."""
-        picture = os.path.splitext(path)[1].lower() in EXTENSIONS  # noqa: PTH122
+        picture = os.path.splitext(path)[1].lower() in self._endings  # noqa: PTH122
         try:
             target = os.path.realpath(path, strict=True)
             status = os.stat(target)  # noqa: PTH116

@@ -7,14 +7,14 @@ rounded as theirs are, so a network sees the very pixels that it was evaluated o
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Final, NamedTuple
 
 import numpy as np
 from PIL import Image
 
-from onnxviz.errors import ImageRejected, PreprocessingRejected, UsageError, near
+from onnxviz.errors import ImageRejected, ModelUnsuitable, PreprocessingRejected, UsageError, near
 from onnxviz.image import fields
 from onnxviz.image.text import printable
 
@@ -29,9 +29,12 @@ _RESAMPLING: Final = {
 # Where each channel of the input comes from: red 0, green 1, blue 2.
 _ORDER: Final = {"RGB": (0, 1, 2), "BGR": (2, 1, 0), "L": (), "RGBA": (0, 1, 2)}
 _COUNT: Final = {"RGB": 3, "BGR": 3, "L": 1, "RGBA": 4}
+_MOST_CHANNELS: Final = 4096
 _DTYPES: Final = ("float32", "float16", "float64", "uint8")
 # ITU-R 601, with the integers of Pillow's convert("L"): a grey pixel keeps its value exactly.
 _LUMA: Final = (19595, 38470, 7471)
+#: What red, green and blue are of grey, (3,) float32.
+LUMA: Final = (np.array(_LUMA, np.float64) / 65536).astype(np.float32)
 # A resized picture over this many pixels is never made as a whole: a strip of 1×100 000 would need gigabytes.
 _WHOLE: Final = 1 << 25
 
@@ -54,7 +57,8 @@ class Preprocessing:
 
     size            (height, width) of the input in pixels; None: each picture keeps its own size
     mean, std       per channel, in the input's order, for pixels scaled to 0...1: (pixel/255 − mean)/std
-    channels        'RGB', 'BGR', 'L' (grey) or 'RGBA' (opaque)
+    channels        'RGB', 'BGR', 'L' (grey) or 'RGBA' (opaque); or a number, such as '11': no pictures but arrays of
+                    so many channels (see `read`)
     layout          'NCHW' or 'NHWC'
     resize          'crop': the short side to size/crop_fraction, then the centre; 'squash': both sides to
                     size/crop_fraction, then the centre; 'pad': the whole picture, the rest filled with the mean;
@@ -78,7 +82,7 @@ class Preprocessing:
     name: str = "custom"
 
     def __post_init__(self) -> None:
-        fields.choice("channels", self.channels, _ORDER)
+        count = _count(self.channels)
         fields.choice("layout", self.layout, ("NCHW", "NHWC"))
         fields.choice("resize", self.resize, ("crop", "squash", "pad", "letterbox"))
         fields.choice("interpolation", self.interpolation, _RESAMPLING)
@@ -88,8 +92,8 @@ class Preprocessing:
             raise PreprocessingRejected(f"crop_fraction {fraction}: expected 0.1 to 1")
         coerced = {
             "size": fields.size(self.size),
-            "mean": fields.numbers("mean", self.mean, _COUNT[self.channels]),
-            "std": fields.numbers("std", self.std, _COUNT[self.channels]),
+            "mean": fields.numbers("mean", self.mean, count),
+            "std": fields.numbers("std", self.std, count),
             "crop_fraction": fraction,
             "name": printable(self.name, 80),
         }
@@ -106,6 +110,68 @@ class Preprocessing:
                     f"a uint8 input takes 0 to 255, but mean {self.mean} and std {self.std} give "
                     f"{ends.min():.4g} to {ends.max():.4g}; use the preset 'uint8', or mean 0 and std 1/255"
                 )
+
+    # --- what goes in ---------------------------------------------------------------------------
+
+    @property
+    def count(self) -> int:
+        """The number of the input's channels."""
+        return _count(self.channels)
+
+    @property
+    def pictorial(self) -> bool:
+        """Whether the network sees pictures, and not arrays of any number of channels."""
+        return self.channels in _ORDER
+
+    def require_pictures(self, what: str) -> None:
+        """raises   ModelUnsuitable where the network takes arrays of any number of channels, and no pictures"""
+        if not self.pictorial:
+            raise ModelUnsuitable(
+                f"{what} makes pictures, and this network takes arrays of {self.count} channels, which are none; "
+                "saliency, cam, occlusion, rise, activations, patches and embed take arrays, and "
+                "Network.value_and_gradient differentiates any objective by them"
+            )
+
+    @property
+    def endings(self) -> Collection[str]:
+        """The extensions of the files that are taken in folders."""
+        from onnxviz.image import arrays, sniff
+
+        return sniff.EXTENSIONS if self.pictorial else (arrays.SUFFIX,)
+
+    def read(self, source: Any) -> np.ndarray:
+        """One picture, (H, W, 3) uint8; of arrays, and of 4 channels given as such, (H, W, C), uint8 or float32.
+
+        source   a path, a PIL image, or a uint8 array, as `onnxviz.image.io.read` takes them. Where `channels` is a
+                 number: (H, W, C) uint8 pixels, which are scaled; (H, W, C) or (C, H, W) of any other numbers, the
+                 network's own values, which go in as they are; or a .npy file of either
+        raises   ImageRejected
+        """
+        from onnxviz.image import arrays, io
+
+        if not self.pictorial:
+            return arrays.read(source, self)
+        if arrays.is_file(source):
+            source = arrays.load(source)
+        if (
+            self.channels == "RGBA"
+            and isinstance(source, np.ndarray)
+            and 4 in (*source.shape[:1], *source.shape[2:])
+        ):
+            return arrays.read(source, self)
+        return io.read(source)
+
+    def shown(self, view: np.ndarray) -> np.ndarray:
+        """What `view` gave as a picture to look at, (h, w, 3) uint8: itself, or the mean of an array's channels."""
+        from onnxviz.image import arrays
+
+        if view.shape[2] == 3 and self.pictorial:
+            return view
+        return (
+            np.ascontiguousarray(view[:, :, :3])
+            if view.dtype == np.uint8 and self.pictorial
+            else arrays.shown(view)
+        )
 
     # --- the arithmetic -------------------------------------------------------------------------
 
@@ -128,12 +194,13 @@ class Preprocessing:
     def filling(self) -> np.ndarray:
         """(C,) uint8: the colour around a padded picture, in the input's order of channels."""
         if self.resize == "letterbox":
-            return np.full(_COUNT[self.channels], 114, np.uint8)
+            return np.full(self.count, 114, np.uint8)
         return np.clip(np.rint(255 * np.array(self.mean)), 0, 255).astype(np.uint8)
 
     def geometry(self, height: int, width: int) -> Geometry:
         """How a picture of `height` × `width` pixels is resized and cut."""
-        if self.size is None:
+        if self.size is None or (not self.pictorial and (height, width) == self.size):
+            # An array of the network's own size is not enlarged to be cut.
             return Geometry(height, width, 0, 0)
         h, w = self.size
         if self.padded:
@@ -154,10 +221,13 @@ class Preprocessing:
     def view(self, image: np.ndarray) -> np.ndarray:
         """The picture exactly as the network sees it, before scaling: (h, w, 3) uint8, a new array.
 
-        image    (H, W, 3) uint8 RGB
+        image    (H, W, 3) uint8 RGB; or what `read` gave
+        returns  of an array of other channels (h, w, C), of its type
         raises   ImageRejected for anything else
         """
-        if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.shape[2:] != (3,):
+        if self._of_planes(image):
+            pass
+        elif not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.shape[2:] != (3,):
             given = f"{image.shape} {image.dtype}" if isinstance(image, np.ndarray) else type(image).__name__
             raise ImageRejected(
                 f"expected an (H, W, 3) uint8 array, got {given}; onnxviz.image.io.read gives one"
@@ -166,15 +236,36 @@ class Preprocessing:
         if not (height and width):
             raise ImageRejected(f"the picture is empty: {height}×{width} pixels")
         seen = self._fit(image, self.geometry(height, width))
+        if seen.ndim == 3 and seen.shape[2] != 3:
+            return seen
         return np.repeat(seen[:, :, None], 3, axis=2) if seen.ndim == 2 else seen
 
+    def _of_planes(self, image: Any) -> bool:
+        """Whether this is no RGB picture but an array with the channels of the input, or several."""
+        known = isinstance(image, np.ndarray) and image.ndim == 3 and image.dtype in (np.uint8, np.float32)
+        return known and image.shape[2] == self.count and (not self.pictorial or self.count == 4)
+
     def _fit(self, image: np.ndarray, g: Geometry) -> np.ndarray:
-        """Resized and cut: a new (h, w, 3) array, or (h, w) where the network sees grey."""
-        height, width = image.shape[:2]
-        h, w = self.size or (height, width)
+        """Resized and cut: a new (h, w, C) array, or (h, w) where the network sees grey."""
+        colour = self.filling
+        if image.dtype != np.uint8 and self.resize == "pad":
+            colour = 255 * np.array(self.mean, np.float32)
+        if self._of_planes(image):
+            # Pillow knows one plane of float32, or three of bytes: each by itself.
+            planes = [
+                self._placed(Image.fromarray(np.ascontiguousarray(image[:, :, c])), g, colour[c])
+                for c in range(image.shape[2])
+            ]
+            return np.stack(planes, axis=2)
         picture = Image.fromarray(image)
         if self.channels == "L":
-            picture = picture.convert("L")
+            return self._placed(picture.convert("L"), g, colour[0])
+        return self._placed(picture, g, colour[list(_ORDER[self.channels])])
+
+    def _placed(self, picture: Image.Image, g: Geometry, colour: Any) -> np.ndarray:
+        """Resized and cut; `colour` fills what is no picture."""
+        width, height = picture.size
+        h, w = self.size or (height, width)
         filter_ = _RESAMPLING[self.interpolation]
         top, left = g.top, g.left
         if g.height * g.width > max(_WHOLE, height * width) and not self.padded:
@@ -185,10 +276,10 @@ class Preprocessing:
         if (g.height, g.width) != (height, width):
             picture = picture.resize((g.width, g.height), filter_)
         if self.padded and (g.height, g.width) != (h, w):
-            colour = self.filling
-            canvas = np.empty((h, w) if self.channels == "L" else (h, w, 3), np.uint8)
-            canvas[:] = colour[0] if self.channels == "L" else colour[list(_ORDER[self.channels])]
-            canvas[-top : g.height - top, -left : g.width - left] = np.asarray(picture)
+            pixels = np.asarray(picture)
+            canvas = np.empty((h, w, *pixels.shape[2:]), pixels.dtype)
+            canvas[:] = colour
+            canvas[-top : g.height - top, -left : g.width - left] = pixels
             return canvas
         if (g.height, g.width) != (h, w):
             picture = picture.crop((left, top, left + w, top + h))
@@ -197,15 +288,24 @@ class Preprocessing:
     def normalise(self, pictures: np.ndarray) -> np.ndarray:
         """The input tensor of pictures that are seen already: (N, C, h, w) or (N, h, w, C) of `dtype`.
 
-        pictures   (N, h, w, 3) RGB, uint8 or float, 0 to 255, as `view` gives them
+        pictures   (N, h, w, 3) RGB, uint8 or float, 0 to 255, or (N, h, w, C), as `view` gives them
         raises     ImageRejected for another shape
         """
         pictures = np.asarray(pictures)
-        if pictures.ndim != 4 or pictures.shape[3] != 3 or pictures.dtype.kind not in "uif":
-            raise ImageRejected(
-                f"expected pictures (N, h, w, 3) of 0 to 255, got {pictures.shape} {pictures.dtype}"
-            )
-        if self.channels == "L":
+        whole = (
+            pictures.ndim == 4 and (not self.pictorial or self.count == 4) and pictures.shape[3] == self.count
+        )
+        if not whole and (
+            pictures.ndim != 4
+            or pictures.shape[3] != 3
+            or pictures.dtype.kind not in "uif"
+            or not self.pictorial
+        ):
+            wanted = "(N, h, w, 3) of 0 to 255" if self.pictorial else f"(N, h, w, {self.count})"
+            raise ImageRejected(f"expected pictures {wanted}, got {pictures.shape} {pictures.dtype}")
+        if whole:
+            planes = list(np.moveaxis(pictures, 3, 0))
+        elif self.channels == "L":
             planes = [_grey(pictures)]
         else:
             planes = [pictures[..., channel] for channel in _ORDER[self.channels]]
@@ -225,7 +325,7 @@ class Preprocessing:
         return tensor.astype(self.dtype, copy=False)
 
     def _shape(self, count: int, height: int, width: int) -> tuple[int, ...]:
-        channels = _COUNT[self.channels]
+        channels = self.count
         if self.layout == "NCHW":
             return count, channels, height, width
         return count, height, width, channels
@@ -240,17 +340,20 @@ class Preprocessing:
         return tensor
 
     def invert(self, tensor: np.ndarray) -> np.ndarray:
-        """Input tensors back as pictures (N, h, w, 3) uint8 RGB; what lies outside 0...255 is clipped.
+        """Input tensors back as pictures (N, h, w, 3) uint8 RGB; what lies outside 0...255 is clipped. Arrays of other
+        channels come whole, (N, h, w, C) float32 in the units of pixels.
 
         tensor   (N, C, h, w) or (N, h, w, C), whatever `layout` says
         raises   ImageRejected for another shape
         """
         tensor = np.asarray(tensor)
         axis = 1 if self.layout == "NCHW" else 3
-        if tensor.ndim != 4 or tensor.shape[axis] != _COUNT[self.channels]:
-            wanted = self.layout.replace("C", str(_COUNT[self.channels]))
+        if tensor.ndim != 4 or tensor.shape[axis] != self.count:
+            wanted = self.layout.replace("C", str(self.count))
             raise ImageRejected(f"expected a tensor {wanted} of {self.channels}, got {tensor.shape}")
         planes = np.moveaxis(tensor, axis, 0)
+        if not self.pictorial:
+            return np.nan_to_num((np.moveaxis(planes, 0, 3).astype(np.float32) - self.bias) / self.scale)
         order = _ORDER[self.channels] or (0, 0, 0)  # both orders are their own inverse
         scale, bias = self.scale, self.bias
         pictures = np.empty((*planes.shape[1:], 3), np.uint8)
@@ -291,7 +394,7 @@ class Preprocessing:
                 changed = replace(changed, **plain(changed.channels))
             if resize in ("squash", "pad", "letterbox") and resize != self.resize:
                 changed = replace(changed, crop_fraction=1.0)
-            count = _COUNT[changed.channels]
+            count = changed.count
             given: dict[str, Any] = fields.to_unit(
                 None if mean is None else fields.numbers("mean", fields.parsed_numbers("mean", mean), count),
                 None if std is None else fields.numbers("std", fields.parsed_numbers("std", std), count),
@@ -307,11 +410,13 @@ class Preprocessing:
 
     def _recoloured(self, channels: str) -> Preprocessing:
         """The same scaling of each colour for another set of channels."""
-        fields.choice("channels", channels, _ORDER)
+        count = _count(channels)
         if channels == self.channels:
             return self
 
         def moved(values: tuple[float, ...], alpha: float) -> tuple[float, ...]:
+            if not (self.pictorial and channels in _ORDER):
+                return values if len(values) == count else (sum(values) / len(values),) * count
             rgb = [values[channel] for channel in _ORDER[self.channels] or (0, 0, 0)]
             if channels == "L":
                 return (sum(rgb) / 3,)
@@ -355,7 +460,7 @@ class Preprocessing:
         base = base._recoloured(given.get("channels", base.channels))
         if unit not in (None, "pixel", "pixel/255"):
             raise PreprocessingRejected(f"unit {printable(unit, 40)!r}: expected 'pixel/255' or 'pixel'")
-        count = _COUNT[base.channels]
+        count = base.count
         scaled: dict[str, Any] = {
             key: fields.numbers(key, given[key], count)
             for key in ("mean", "std")
@@ -371,7 +476,20 @@ class Preprocessing:
 
 def plain(channels: str) -> dict[str, Any]:
     """The mean and std that leave pixels at 0...255."""
-    return {"mean": (0.0,) * _COUNT[channels], "std": (1 / 255,) * _COUNT[channels]}
+    return {"mean": (0.0,) * _count(channels), "std": (1 / 255,) * _count(channels)}
+
+
+def _count(channels: Any) -> int:
+    """The number of channels of a name, or of a number in letters.
+
+    raises   PreprocessingRejected
+    """
+    if isinstance(channels, str) and channels.isascii() and channels.isdecimal():
+        if 1 <= int(channels) <= _MOST_CHANNELS:
+            return int(channels)
+        raise PreprocessingRejected(f"channels {printable(channels, 20)}: expected 1 to {_MOST_CHANNELS}")
+    fields.choice("channels", channels, _ORDER)
+    return _COUNT[channels]
 
 
 def _grey(pictures: np.ndarray) -> np.ndarray:

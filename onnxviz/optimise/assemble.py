@@ -58,12 +58,12 @@ def step_model(
     entry = next(value for value in graph.inputs if value.name == input)
     _keep_only(model, list(values.values()))
     tape = Tape(graph)
-    shape = plan.parametrise.shape(plan.count, plan.height, plan.width)
+    shape = plan.parametrise.shape(plan.count, plan.height, plan.width, plan.planes)
     colour = centre(recipe)
     parameters = graph_input(graph, PARAMETERS, shape)
     with tape.named("picture"):
         picture, to_parameters = plan.parametrise.picture(tape, parameters, plan.height, plan.width, colour)
-        picture = shaped(tape, picture, (plan.count, 3, plan.height, plan.width))
+        picture = shaped(tape, picture, (plan.count, plan.planes, plan.height, plan.width))
         seen, back = views(tape, parameters, picture, plan, recipe)
     _enter_at(tape, entry, seen)
     infer(model)
@@ -110,12 +110,13 @@ def picture_model(recipe: Preprocessing, plan: Plan) -> ir.Model:
     tape = Tape(graph)
     with tape.named("picture"):
         parameters = graph_input(
-            graph, PARAMETERS, plan.parametrise.shape(plan.count, plan.height, plan.width)
+            graph, PARAMETERS, plan.parametrise.shape(plan.count, plan.height, plan.width, plan.planes)
         )
         colour = centre(recipe)
         picture, _ = plan.parametrise.picture(tape, parameters, plan.height, plan.width, colour)
         whole = tape.Clip(tape.Add(picture, colour[:, None, None]), 0.0, 1.0)
         out = tape.Transpose(whole, perm=[0, 2, 3, 1])
+        out = tape.Concat(out, out, out, axis=3) if plan.planes == 1 else out
     out.name, out.shape = PICTURE, ir.Shape((plan.count, plan.height, plan.width, 3))
     graph.outputs.append(out)
     return model

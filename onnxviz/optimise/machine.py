@@ -98,8 +98,10 @@ class Machine:
         self.objective = objective
         self.optimiser = optimiser
         self.regularise = tuple(regularise)
-        self.plan = Plan(count, height, width, parametrise or Pixels(), tuple(transforms), draws, prune)
+        net.preprocessing.require_pictures("this technique")
         self.centre = centre(net.preprocessing)
+        made, seen = parametrise or Pixels(), tuple(transforms)
+        self.plan = Plan(count, height, width, made, seen, draws, prune, len(self.centre))
         self._rules = rules
         self._programs: dict[str, Program] = {}
         self._model: ir.Model | None = None
@@ -222,6 +224,10 @@ class Machine:
         wanted = plan.count, plan.height, plan.width, 3
         if given.shape != wanted:
             raise UsageError(f"the pictures to start from have shape {given.shape}, expected {wanted}")
+        if plan.planes == 1:
+            from onnxviz.image.recipe import LUMA
+
+            given = (given @ LUMA)[..., None]
         return plan.parametrise.parameters(given, self.centre)
 
     def given(self, fed: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -1,7 +1,8 @@
 """What the numbers are that the optimiser moves: the pixels themselves, or the picture's spectrum.
 
 Each parametrisation appends to a graph the way from its parameters to the picture, and the way back for the gradient.
-A picture here is its difference from the network's mean colour, (N, 3, H, W) RGB, black to white being 1.
+A picture here is its difference from the network's mean colour, (N, 3, H, W) RGB, black to white being 1; (N, 1, H, W)
+for a network that sees grey.
 """
 
 from __future__ import annotations
@@ -19,9 +20,9 @@ Back = Any
 
 
 class Parametrisation(Protocol):
-    """What a parametrisation does; `centre` is the mean colour, (3,) of 0..1."""
+    """What a parametrisation does; `centre` is the mean colour, (3,) of 0..1, or (1,): P planes."""
 
-    def shape(self, count: int, height: int, width: int) -> tuple[int, ...]:
+    def shape(self, count: int, height: int, width: int, planes: int = 3) -> tuple[int, ...]:
         """The parameters' shape for so many pictures."""
 
     def start(
@@ -33,7 +34,7 @@ class Parametrisation(Protocol):
         """Append the way to the picture: (picture, function from its cotangent to the parameters')."""
 
     def parameters(self, pictures: np.ndarray, centre: np.ndarray) -> np.ndarray:
-        """The parameters of given pictures (N, H, W, 3), 0..1."""
+        """The parameters of given pictures (N, H, W, P), 0..1."""
 
     def bounds(self, centre: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
         """The least and the greatest value of the parameters, broadcastable; None: unbounded."""
@@ -50,15 +51,15 @@ class Pixels:
     deviation: float = 0.0
     bounded: bool = True
 
-    def shape(self, count: int, height: int, width: int) -> tuple[int, ...]:
-        """(N, 3, H, W)."""
-        return count, 3, height, width
+    def shape(self, count: int, height: int, width: int, planes: int = 3) -> tuple[int, ...]:
+        """(N, P, H, W)."""
+        return count, planes, height, width
 
     def start(
         self, rng: np.random.Generator, count: int, height: int, width: int, centre: np.ndarray
     ) -> np.ndarray:
         """Gaussian noise about the mean colour."""
-        noise = rng.standard_normal(self.shape(count, height, width), np.float32)
+        noise = rng.standard_normal(self.shape(count, height, width, len(centre)), np.float32)
         return self._kept(noise * np.float32(self.deviation), centre)
 
     def picture(self, op: Any, parameters: ir.Value, height: int, width: int, centre: np.ndarray) -> Any:
@@ -71,7 +72,7 @@ class Pixels:
         return self._kept(np.ascontiguousarray(planes, dtype=np.float32), centre)
 
     def bounds(self, centre: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
-        """The least and the greatest value, (3, 1, 1) each."""
+        """The least and the greatest value, (P, 1, 1) each."""
         if not self.bounded:
             return None
         low = -centre[:, None, None]
@@ -109,15 +110,15 @@ class Fourier:
     band: float = 1.0
     colour: float = 1.0
 
-    def shape(self, count: int, height: int, width: int) -> tuple[int, ...]:
-        """(N, 3, rows, columns) coefficients."""
-        return count, 3, len(_kept(height, self.band)), len(_kept(width, self.band))
+    def shape(self, count: int, height: int, width: int, planes: int = 3) -> tuple[int, ...]:
+        """(N, P, rows, columns) coefficients."""
+        return count, planes, len(_kept(height, self.band)), len(_kept(width, self.band))
 
     def start(
         self, rng: np.random.Generator, count: int, height: int, width: int, centre: np.ndarray
     ) -> np.ndarray:
         """Gaussian coefficients."""
-        drawn = rng.standard_normal(self.shape(count, height, width), np.float32)
+        drawn = rng.standard_normal(self.shape(count, height, width, len(centre)), np.float32)
         return drawn * np.float32(self.deviation)
 
     def picture(self, op: Any, parameters: ir.Value, height: int, width: int, centre: np.ndarray) -> Any:
@@ -163,10 +164,10 @@ class Fourier:
         across: ir.Value,
         fade: ir.Value | None = None,
     ) -> Any:
-        mix = self._mix()
+        mix = self._mix(len(centre))
         scale: Any = self._scale(height, width)
         scale = scale if fade is None else op.Mul(fade, scale)
-        shape = list(self.shape(-1, height, width))
+        shape = list(self.shape(-1, height, width, len(centre)))
         # Colours are mixed while there are only coefficients: fewer than pixels.
         coloured = _mixed(op, op.Mul(parameters, scale), mix, shape)
         light = op.MatMul(op.MatMul(down, coloured), op.Transpose(across, perm=[1, 0]))
@@ -184,7 +185,7 @@ class Fourier:
         planes = np.clip(np.asarray(pictures, np.float64).transpose(0, 3, 1, 2), 0.01, 0.99)
         height, width = planes.shape[2:]
         planes = np.log(planes / (1 - planes)) - _logit(centre)
-        light = np.einsum("ij,njhw->nihw", np.linalg.inv(self._mix()), planes)
+        light = np.einsum("ij,njhw->nihw", np.linalg.inv(self._mix(len(centre))), planes)
         down, across = _basis(height, self.band), _basis(width, self.band)
         found = np.swapaxes(down, 0, 1) @ light @ across
         return np.ascontiguousarray(found / self._scale(height, width), dtype=np.float32)
@@ -201,7 +202,9 @@ class Fourier:
         falling = (least / np.maximum(frequency, least)) ** self.power
         return (falling * np.sqrt(height * width) * _REACH).astype(np.float32)
 
-    def _mix(self) -> np.ndarray:
+    def _mix(self, planes: int) -> np.ndarray:
+        if planes == 1:  # light and dark alone, as strong as among colours
+            return COLOUR[:, :1].mean(axis=0, keepdims=True)
         return COLOUR * np.array([1, self.colour, self.colour], np.float32)
 
 
@@ -210,7 +213,7 @@ _REACH = 4.0
 
 
 def _logit(centre: np.ndarray) -> np.ndarray:
-    """(3, 1, 1): what the sigmoid makes the mean colour."""
+    """(P, 1, 1): what the sigmoid makes the mean colour."""
     kept = np.clip(np.asarray(centre, np.float64), 0.05, 0.95)
     return np.log(kept / (1 - kept)).astype(np.float32)[:, None, None]
 
@@ -235,6 +238,6 @@ def _basis(length: int, band: float) -> np.ndarray:
 
 
 def _mixed(op: Any, value: ir.Value, mix: np.ndarray, shape: list[int]) -> ir.Value:
-    """The 3×3 colour matrix on (N, 3, rows, columns)."""
-    flat = op.Reshape(value, [-1, 3, shape[2] * shape[3]])
+    """The P×P colour matrix on (N, P, rows, columns)."""
+    flat = op.Reshape(value, [-1, shape[1], shape[2] * shape[3]])
     return op.Reshape(op.MatMul(np.ascontiguousarray(mix, dtype=np.float32), flat), shape)

@@ -18,6 +18,7 @@ class Plan:
     count, height, width   how many pictures, and their size in pixels
     draws                  how often a step shows each picture to the network, differently transformed
     prune                  the percentage of pixels whose gradient, the smallest, is cleared
+    planes                 3 colours, or 1 where the network sees grey
     """
 
     count: int
@@ -27,6 +28,7 @@ class Plan:
     transforms: Sequence[Transform] = ()
     draws: int = 1
     prune: float = 0.0
+    planes: int = 3
 
     def shown(self) -> tuple[int, int]:
         """(height, width) of what the network gets."""

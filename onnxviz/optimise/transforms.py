@@ -1,7 +1,8 @@
 """What a picture goes through before the network sees it: small random changes that only robust pictures survive.
 
 Every transform is linear and drawn anew for each step (and each draw of a step) from small numbers that the graph is
-fed; its adjoint stands beside it. Pictures are (N, 3, H, W) differences from the mean colour, so 0 is that grey.
+fed; its adjoint stands beside it. Pictures are (N, 3, H, W) differences from the mean colour, so 0 is that grey; for a
+network that sees grey (N, 1, H, W).
 """
 
 from __future__ import annotations
@@ -98,7 +99,7 @@ class Rotate:
         def moved(value: ir.Value, index: ir.Value) -> ir.Value:
             pixels = op.Reshape(op.Transpose(value, perm=[2, 3, 0, 1]), [height * width, -1])
             pixels = op.Gather(pixels, index, axis=0)
-            return op.Transpose(op.Reshape(pixels, [height, width, count, 3]), perm=[2, 3, 0, 1])
+            return op.Transpose(op.Reshape(pixels, [height, width, count, _planes(x)]), perm=[2, 3, 0, 1])
 
         return moved(x, there), lambda g: moved(g, again)
 
@@ -293,12 +294,18 @@ class Blur:
 
     def append(self, op: Any, x: ir.Value, fed: dict[str, ir.Value], height: int, width: int) -> Way:
         """A convolution down and one across; the kernel is symmetric, so each is its own adjoint."""
-        reach = math.ceil(3 * self.high)
-        upright = op.Expand(op.Reshape(fed["kernel"], [1, 1, -1, 1]), [3, 1, 1, 1])
-        flat = op.Expand(op.Reshape(fed["kernel"], [1, 1, 1, -1]), [3, 1, 1, 1])
+        reach, planes = math.ceil(3 * self.high), _planes(x)
+        upright = op.Expand(op.Reshape(fed["kernel"], [1, 1, -1, 1]), [planes, 1, 1, 1])
+        flat = op.Expand(op.Reshape(fed["kernel"], [1, 1, 1, -1]), [planes, 1, 1, 1])
 
         def blurred(value: ir.Value) -> ir.Value:
-            value = op.Conv(value, upright, group=3, pads=[reach, 0, reach, 0])
-            return op.Conv(value, flat, group=3, pads=[0, reach, 0, reach])
+            value = op.Conv(value, upright, group=planes, pads=[reach, 0, reach, 0])
+            return op.Conv(value, flat, group=planes, pads=[0, reach, 0, reach])
 
         return blurred(x), blurred
+
+
+def _planes(x: ir.Value) -> int:
+    """How many colours pictures have: 3, or 1 where the network sees grey."""
+    known = x.shape[1] if x.shape is not None else 3
+    return known if isinstance(known, int) else 3

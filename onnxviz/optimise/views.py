@@ -37,9 +37,9 @@ def views(
             size, whole = (window.height, window.width), False
         for _, transform, fed in chain:
             value, way = transform.append(tape, value, fed, *size)
-            back.append((way, (plan.count, 3, *size)))
+            back.append((way, (plan.count, plan.planes, *size)))
             size = transform.size(*size)
-            value = shaped(tape, value, (plan.count, 3, *size))
+            value = shaped(tape, value, (plan.count, plan.planes, *size))
         parts.append(value)
         ways.append((back, None if whole else to_parameters))
     joined = parts[0] if plan.draws == 1 else tape.Concat(*parts, axis=0)
@@ -55,7 +55,7 @@ def views(
             if plan.draws > 1:
                 pieces = list(tape.Split(g, axis=0, num_outputs=plan.draws, _outputs=plan.draws))
             for piece, (back, to_parameters) in zip(pieces, ways, strict=True):
-                there = shaped(tape, piece, (plan.count, 3, *size))
+                there = shaped(tape, piece, (plan.count, plan.planes, *size))
                 for way, before in reversed(back):
                     there = shaped(tape, way(there), before)
                 if to_parameters is None:
@@ -94,7 +94,7 @@ def _sampled(
     value, to_parameters = fourier.window(
         tape, parameters, plan.height, plan.width, centre(recipe), window.places(tape, fed), sigma
     )
-    return shaped(tape, value, (plan.count, 3, window.height, window.width)), to_parameters, rest
+    return shaped(tape, value, (plan.count, plan.planes, window.height, window.width)), to_parameters, rest
 
 
 def graph_input(

@@ -99,5 +99,8 @@ def activations(net: Network, image: ImageLike, layer: str) -> Activations:
         "silent_channels": int(np.sum(~maps.reshape(len(maps), -1).any(axis=1))),
     }
     return Activations(
-        values=np.ascontiguousarray(maps), manifest=manifest, layer=found.name, image=pictures[0]
+        values=np.ascontiguousarray(maps),
+        manifest=manifest,
+        layer=found.name,
+        image=net.preprocessing.shown(pictures[0]),
     )

@@ -19,7 +19,7 @@ class Given(NamedTuple):
     """The pictures of one call.
 
     x          the network's input tensor, one entry a picture, float32
-    pictures   each as the network sees it, (H, W, 3) uint8
+    pictures   each as the network sees it, (H, W, 3) uint8; of arrays (H, W, C), uint8 or float32
     several    whether a list was given: then a list comes back
     """
 
@@ -141,7 +141,7 @@ def attributions(
             Attribution(
                 values=np.ascontiguousarray(values, dtype=np.float32),
                 manifest=manifest,
-                image=picture,
+                image=net.preprocessing.shown(picture),
                 target=aim.targets[number],
                 label=aim.labels[number],
                 method=method,

@@ -82,11 +82,11 @@ def dream(
     _check(octaves, scale, steps, rate, jitter, zoom, zoom_by)
     given = [layers] if isinstance(layers, str) else layers
     chosen = Weighted.of(net, given, [] if layers else [dream_layer(net)])
-    photo = read_picture(image)
+    photo = read_picture(net, image)
     whole = resized(photo, fitted(photo.shape, size, _LONGEST)).clip(0, 1)
     if channels is not None and (guide is not None or not len(channels)):
         raise UsageError("channels are at least one, and go with no guide, which brings its own features")
-    guiding = None if guide is None else read_picture(guide)
+    guiding = None if guide is None else read_picture(net, guide)
     sizes = octave_sizes(whole.shape[:2], octaves, scale, max(smallest(net.layer(n)) for n in chosen.names))
     feature_maps(net, resized(whole, sizes[0]).clip(0, 1), chosen.names)  # refuses what is too small
     job = _Job(net, objective(net, chosen, channels, guiding), sizes, rate, jitter)

@@ -164,7 +164,7 @@ def embed(
              result so far on Ctrl-C
     """
     chosen = _layer(net, layer)
-    listing = sources(_listed(images)).require()
+    listing = sources(_listed(images), net).require()
     graph = _Graph(net, chosen)
     rows = _Rows(net, listing, chosen.name)
     interrupted: KeyboardInterrupt | None = None

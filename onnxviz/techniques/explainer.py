@@ -83,6 +83,7 @@ def explainer_graph(
     if over not in ("input", "picture"):
         raise UsageError(f"over is 'input' or 'picture', got {over!r}")
     net = model if isinstance(model, Network) else load(model)
+    net.preprocessing.require_pictures("an explainer")
     layered = TECHNIQUES[technique].layered
     if layer is not None and not layered:
         raise UsageError(

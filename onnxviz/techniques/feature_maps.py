@@ -18,6 +18,7 @@ def feature_maps(net: Network, picture: np.ndarray, names: Sequence[str]) -> dic
     picture   (H, W, 3) float, 0 to 1
     raises    ImageRejected where it is too small, ModelUnsuitable where a layer only exists at the network's own size
     """
+    net.preprocessing.require_pictures("this technique")
     height, width = picture.shape[:2]
     check_size(net, names, (height, width))
     x = net.preprocessing.normalise(np.asarray(picture, np.float32)[None] * np.float32(255))

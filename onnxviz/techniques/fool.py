@@ -75,8 +75,9 @@ def fool(
     raises       UsageError, UnknownLabel, ImageRejected, ModelUnsuitable (no classifier), UnsupportedOperator;
                  Interrupted on Ctrl-C with the images so far
     """
+    net.preprocessing.require_pictures("fool")
     wanted = None if target is None else net.target(target)
-    listing = sources(images).require()
+    listing = sources(images, net).require()
     frames, names, skipped = _frames(net, listing.images)
     skipped = [*listing.skipped, *skipped]
     settings = _settings(method, norm, bound, steps, confidence, seed, frames[0].view.shape)

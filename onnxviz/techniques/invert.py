@@ -97,6 +97,7 @@ def invert(
     if min(alpha_weight, tv_weight) < 0:
         raise UsageError("the weights of the norm and of total variation must be 0 or more")
     values = [net.layer(name).name for name in names]
+    net.preprocessing.require_pictures("invert")
     photo = net.pictures(image)
     if len(photo) != 1:
         raise UsageError(f"invert takes one image, got {len(photo)}")

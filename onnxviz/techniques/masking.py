@@ -29,7 +29,8 @@ FILLS = ("grey", "mean", "blur", "noise", "zero")
 
 
 def single(net: Network, image: Any, technique: str) -> tuple[np.ndarray, np.ndarray]:
-    """One image as the network's input tensor (1, ...) and as the picture that it sees, (H, W, 3) uint8.
+    """One image as the network's input tensor (1, ...) and as the picture that it sees, (H, W, 3) uint8; of arrays
+    (H, W, C), uint8 or float32.
 
     raises   UsageError for several images; ImageRejected
     """
@@ -66,15 +67,26 @@ def filling(
     elif fill == "mean":
         hidden = np.broadcast_to(pixels.mean(axis=(0, 1)), pixels.shape)
     elif fill == "blur":
-        from PIL import Image, ImageFilter
-
-        hidden = np.asarray(
-            Image.fromarray(picture).filter(ImageFilter.GaussianBlur(radius)), dtype=np.float32
-        )
+        hidden = _blurred(picture, radius)
     else:
         noise = np.random.default_rng(seed).standard_normal(pixels.shape, dtype=np.float32)
-        hidden = np.clip(pixels.mean(axis=(0, 1)) + noise * pixels.std(axis=(0, 1)), 0, 255)
+        hidden = pixels.mean(axis=(0, 1)) + noise * pixels.std(axis=(0, 1))
+        if picture.dtype == np.uint8:
+            hidden = np.clip(hidden, 0, 255)
     return net.preprocessing.normalise(hidden[None]).astype(np.float32, copy=False)
+
+
+def _blurred(picture: np.ndarray, radius: float) -> np.ndarray:
+    """(H, W, C) float32: each channel by itself."""
+    if picture.dtype == np.uint8 and picture.shape[2] == 3:
+        from PIL import Image, ImageFilter
+
+        blurred = Image.fromarray(picture).filter(ImageFilter.GaussianBlur(radius))
+        return np.asarray(blurred, dtype=np.float32)
+    from scipy.ndimage import gaussian_filter
+
+    found: np.ndarray = gaussian_filter(picture.astype(np.float32), (radius, radius, 0), mode="nearest")
+    return found
 
 
 def pair(value: int | tuple[int, int], name: str) -> tuple[int, int]:

@@ -104,7 +104,7 @@ def occlusion(
     result = Attribution(
         values=average(falls, boxes[: len(falls)], size),
         manifest=manifest,
-        image=picture,
+        image=net.preprocessing.shown(picture),
         target=score.target,
         label=score.label,
         method="occlusion",

@@ -19,6 +19,7 @@ from onnxviz.results import Result
 if TYPE_CHECKING:
     from PIL import Image
 
+    from onnxviz.network import Network
     from onnxviz.optimise import Step
 
 # A picture is shown at least this large.
@@ -113,14 +114,21 @@ def keeping(partial: Callable[[], Result | None]) -> Iterator[None]:
         raise
 
 
-def read_picture(source: Any) -> np.ndarray:
+def read_picture(net: Network, source: Any) -> np.ndarray:
     """One picture, a path, a PIL image or a uint8 array, as (H, W, 3) float32, 0 to 1, in its own size.
 
-    raises   ImageRejected
+    Grey for a network that sees grey: what it cannot see it cannot change.
+
+    raises   ImageRejected, ModelUnsuitable for a network of arrays
     """
     from onnxviz.image.io import read
+    from onnxviz.image.recipe import LUMA
 
-    return read(source).astype(np.float32) / np.float32(255)
+    net.preprocessing.require_pictures("this technique")
+    picture = read(source).astype(np.float32) / np.float32(255)
+    return (
+        np.repeat((picture @ LUMA)[:, :, None], 3, axis=2) if net.preprocessing.channels == "L" else picture
+    )
 
 
 def resized(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:

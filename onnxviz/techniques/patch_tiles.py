@@ -10,7 +10,6 @@ from PIL import Image, ImageDraw
 
 from onnxviz.errors import ImageRejected
 from onnxviz.image.decode import decode
-from onnxviz.image.io import read
 from onnxviz.progress import Progress, silent
 from onnxviz.techniques.patch_boxes import to_source, view_size, window
 from onnxviz.techniques.stream import fingerprint, refusal
@@ -41,11 +40,12 @@ def cut(
             by_image.setdefault(index, []).append((layer, row, rank))
 
     def tiles_of(index: int) -> list[tuple[Place, np.ndarray]]:
-        picture = read(result.sources[index])
+        picture = result.preprocessing.read(result.sources[index])
         known = {int(result.layers[layer].prints[row, rank]) for layer, row, rank in by_image[index]}
         if known != {fingerprint(result.preprocessing.view(picture))}:
             raise ImageRejected("it is not the picture that was ranked; the file was replaced")
-        return [(place, _tile(result, place, picture, edge)) for place in by_image[index]]
+        shown = result.preprocessing.shown(picture)
+        return [(place, _tile(result, place, shown, edge)) for place in by_image[index]]
 
     tiles: dict[Place, np.ndarray] = {}
     changed: Changed = {}

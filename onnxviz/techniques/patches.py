@@ -63,7 +63,7 @@ def patches(
         count = one.shape[-1 if one.channels_last else min(1, len(one.shape) - 1)] if one.shape else 1
         if wanted is not None and isinstance(count, int):  # else it is told by the first image
             check_channels(wanted, one.name, count)
-    listing = sources(images).require()
+    listing = sources(images, net).require()
     search = _Search(net, chosen, wanted, top)
     skipped = list(listing.skipped)
     interrupted: KeyboardInterrupt | None = None

@@ -132,7 +132,7 @@ def rise(
     result = Attribution(
         values=values,
         manifest=manifest,
-        image=picture,
+        image=net.preprocessing.shown(picture),
         target=score.target,
         label=score.label,
         method="rise",

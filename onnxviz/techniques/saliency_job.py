@@ -27,7 +27,7 @@ class Job:
     """One call of a method.
 
     x          the network's input tensor, N pictures, float32
-    pictures   each as the network sees it, (H, W, 3) uint8
+    pictures   each as the network sees it, (H, W, 3) uint8; of arrays (H, W, C), uint8 or float32
     aim        what is explained
     """
 

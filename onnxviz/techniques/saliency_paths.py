@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from onnxviz.errors import ImageRejected, UsageError, near
-from onnxviz.image.io import read
 from onnxviz.techniques.masking import FILLS, filling
 from onnxviz.techniques.saliency_job import Found, Job, at_least
 
@@ -168,11 +167,15 @@ def _filled(job: Job, number: int, name: str) -> np.ndarray:
 
 def _prepared(job: Job, image: Any) -> np.ndarray:
     """A picture as a baseline, at the size of the pictures explained."""
-    seen = job.net.preprocessing.view(read(image))
+    recipe = job.net.preprocessing
+    seen = recipe.view(recipe.read(image))
     height, width = job.pictures[0].shape[:2]
     if seen.shape[:2] != (height, width):
-        seen = np.asarray(Image.fromarray(seen).resize((width, height), Image.Resampling.BILINEAR))
-    return job.net.preprocessing.normalise(seen[None]).astype(np.float32, copy=False)[0]
+        alike = replace(
+            recipe, size=(height, width), resize="squash", crop_fraction=1.0, interpolation="bilinear"
+        )
+        seen = alike.view(seen)
+    return recipe.normalise(seen[None]).astype(np.float32, copy=False)[0]
 
 
 def _pool(job: Job, baselines: Any) -> np.ndarray:
@@ -182,7 +185,7 @@ def _pool(job: Job, baselines: Any) -> np.ndarray:
     """
     from onnxviz.techniques.stream import sources
 
-    listed = sources(baselines).images
+    listed = sources(baselines, job.net).images
     order = np.random.default_rng([job.seed, 2]).permutation(len(listed))
     found: list[np.ndarray] = []
     for number in order:

@@ -27,8 +27,7 @@ import numpy as np
 
 from onnxviz.errors import ImageRejected, UsageError
 from onnxviz.image.decode import decode
-from onnxviz.image.folder import Listing, Skipped, find
-from onnxviz.image.io import read
+from onnxviz.image.folder import EXTENSIONS, Listing, Skipped, find
 from onnxviz.image.text import printable
 from onnxviz.progress import Progress, silent
 from onnxviz.runtime import batching
@@ -70,22 +69,24 @@ class Plan:
     batch: int
 
 
-def sources(images: Any) -> Listing:
+def sources(images: Any, net: Network | None = None) -> Listing:
     """The images of files, folders, arrays, or a mixture, in order.
 
     images   a folder or file, a PIL image, an (H, W, 3) uint8 array, or a list of these
+    net      the network that they are for, which says what is taken in folders; None: pictures
     """
     if isinstance(images, Listing):
         return images
+    endings = EXTENSIONS if net is None else net.preprocessing.endings
     given = list(images) if isinstance(images, (list, tuple)) else [images]
     if all(isinstance(one, (str, os.PathLike)) for one in given):
-        return find(given)
+        return find(given, endings=endings)
     found: list[Any] = []
     skipped: list[Skipped] = []
     ignored = 0
     for one in given:
         if isinstance(one, (str, os.PathLike)):
-            listing = find(one)
+            listing = find(one, endings=endings)
             found += listing.images
             skipped += listing.skipped
             ignored += listing.ignored
@@ -179,7 +180,7 @@ class _Worker:
         for i in part:
             source = self._images[i]
             try:
-                picture = read(source)
+                picture = self._net.preprocessing.read(source)
                 view = self._net.preprocessing.view(picture)
             except ImageRejected as error:
                 skipped.append(refusal(source, i, error))
@@ -212,7 +213,7 @@ class _Worker:
         }
 
     def _run_equal(self, views: np.ndarray) -> dict[str, np.ndarray]:
-        """The outputs for views of one size, (n, h, w, 3) uint8."""
+        """The outputs for views of one size, (n, h, w, C)."""
         # Where the file fixes its batch it is filled up, and the surplus thrown away.
         x = batching.filled(self._net.preprocessing.normalise(views), self._filled_to)
         with self._gate:

@@ -103,11 +103,11 @@ def style(
         Weighted.of(net, layers, [] if layers else style_layers(net), "style layers"),
         Weighted.of(net, content_layers, [] if content_layers else [content_layer(net)], "content layers"),
     )
-    photo = read_picture(content)
+    photo = read_picture(net, content)
     wanted = fitted(photo.shape, size, _LONGEST)
-    models = [read_picture(picture) for picture in pictures]
+    models = [read_picture(net, picture) for picture in pictures]
     photo, models, finish = _coloured(colour, photo, models)
-    first = _start(start, photo, seed)
+    first = _start(net, start, photo, seed)
     sizes = _resolutions(wanted, scales)
     run: dict[str, Any] = {"machine": None, "losses": [], "terms": {}, "resolutions": []}
 
@@ -210,11 +210,11 @@ def _coloured(
     return photo, models, lambda painted: painted.clip(0, 1)
 
 
-def _start(start: str | ImageLike, photo: np.ndarray, seed: int) -> np.ndarray | None:
+def _start(net: Network, start: str | ImageLike, photo: np.ndarray, seed: int) -> np.ndarray | None:
     """The picture to start from; None: noise."""
     if isinstance(start, str) and start in ("content", "noise"):
         return photo if start == "content" else None
-    return read_picture(start)
+    return read_picture(net, start)
 
 
 def _resolutions(wanted: tuple[int, int], scales: int) -> list[tuple[int, int]]:

@@ -64,7 +64,7 @@ def gram_texture(
     checked_gram(gram)
     if steps < 1:
         raise UsageError(f"steps must be at least 1, got {steps}")
-    whole = read_picture(image)
+    whole = read_picture(net, image)
     most = max(whole.shape) if source is None else source
     texture = resized(whole, fitted(whole.shape, min(most, max(whole.shape)), most)).clip(0, 1)
     wanted = (size, size) if isinstance(size, int) else size or (256, 256)

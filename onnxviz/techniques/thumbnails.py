@@ -9,7 +9,6 @@ import numpy as np
 
 from onnxviz.errors import ImageRejected
 from onnxviz.image.decode import decode
-from onnxviz.image.io import read
 from onnxviz.image.mosaic import square
 from onnxviz.progress import Progress, silent
 from onnxviz.techniques.stream import fingerprint
@@ -32,10 +31,10 @@ def thumbnails(
         source = found.sources[row]
         if source is None:
             raise ImageRejected("it is not there any more")
-        view = net.preprocessing.view(read(source))
+        view = net.preprocessing.view(net.preprocessing.read(source))
         if fingerprint(view) != found.prints[row]:
             raise ImageRejected("it was replaced")
-        return np.asarray(square(view, edge))
+        return np.asarray(square(net.preprocessing.shown(view), edge))
 
     tiles: dict[int, np.ndarray | None] = {}
     for row, drawn in decode((int(row) for row in rows), small):
