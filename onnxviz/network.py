@@ -12,6 +12,7 @@ import onnx_ir as ir
 
 from onnxviz._version import __version__
 from onnxviz.errors import ModelUnsuitable, UsageError, spelt, ways
+from onnxviz.graph.dequantised import QUANTISING
 from onnxviz.graph.limits import Limits
 from onnxviz.graph.load import Loaded
 from onnxviz.inputs import InputSpec
@@ -114,7 +115,18 @@ class Network:
         """
         from onnxviz.graph.layers import resolve
 
-        return resolve(self.layers, name)
+        found = resolve(self.layers, name)
+        if (
+            found.quantised is not None
+            and name.startswith(found.name)
+            and name not in (found.name, *found.also)
+        ):
+            note = (
+                f"{name!r} is taken for {found.name!r}, which this quantised file gives behind its rectifier"
+            )
+            if note not in self.warnings:
+                self.warnings.append(note)
+        return found
 
     @cached_property
     def end(self) -> Head:
@@ -405,16 +417,30 @@ class Network:
         ]
 
     def activations(
-        self, images: Images, names: Sequence[str] | str, *, batch: int | None = None
+        self, images: Images, names: Sequence[str] | str, *, batch: int | None = None, codes: bool = False
     ) -> dict[str, np.ndarray]:
         """The values of layers: {name as given: float32 array with one entry an image, mostly (N, C, H, W)}.
 
-        raises   UnknownLayer, ImageRejected
+        Of a quantised file these are the real values, behind DequantizeLinear.
+
+        codes    the integers that a quantised file holds instead: real = (code − zero point) × scale, as
+                 `Layer.quantised` and the manifest tell them
+        raises   UnknownLayer, ImageRejected; UsageError for the codes of a layer that has none
         """
         wanted = [names] if isinstance(names, str) else list(names)
-        values = {name: self.layer(name).name for name in wanted}
+        values = {name: self._codes(name) if codes else self.layer(name).name for name in wanted}
         arrays = self.run(self.prepare(images), list(dict.fromkeys(values.values())), batch=batch)
         return {name: arrays[value].astype(np.float32, copy=False) for name, value in values.items()}
+
+    def _codes(self, name: str) -> str:
+        layer = self.layer(name)
+        if layer.quantised is None:
+            held = [one.name for one in self.layers if one.quantised is not None]
+            some = f"; those with codes are {', '.join(map(repr, held[:3]))} …" if held else ""
+            raise UsageError(
+                f"layer {layer.name!r} is not held as integers in this file: it has no codes{some}"
+            )
+        return layer.quantised.codes
 
     def value_and_gradient(
         self, objective: Objective, *, wrt: str | None = None, rules: str = "plain"
@@ -475,11 +501,22 @@ class Network:
 
     # --- on record ------------------------------------------------------------------------------
 
+    def _scales(self, parameters: dict[str, Any]) -> dict[str, Any]:
+        """Codes, scale and zero point of the layers that parameters name, where the file holds them as integers."""
+        from onnxviz.results import strings
+
+        named = strings(value for key, value in parameters.items() if "layer" in key)
+        if not named or not any(node.op_type in QUANTISING for node in self.model.graph):
+            return {}
+        held = (layer for layer in self.layers if layer.quantised is not None and layer.name in named)
+        return {layer.name: vars(layer.quantised) for layer in held}
+
     def manifest(self, technique: str, **parameters: Any) -> dict[str, Any]:
         """The run manifest: everything that the same numbers need again, and nothing that changes by the clock."""
         import onnxruntime
 
         running = next(iter(self._programs.values()), None)
+        scales = self._scales(parameters)
         # Of the backends that gradients came from, onnxruntime is named anyway.
         beside = {"torch": self._backends["torch"]} if "torch" in self._backends else {}
         return {
@@ -510,6 +547,7 @@ class Network:
             "preprocessing": self.preprocessing.to_dict(),
             "output": self.__dict__["end"].to_dict() if "end" in self.__dict__ else None,
             "parameters": parameters,
+            **({"quantised": scales} if scales else {}),
             "limits": self.limits.to_dict(),
             "warnings": [spelt(text) for text in self.warnings],
         }

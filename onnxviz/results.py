@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,15 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from onnxviz.tables import Columns
+
+
+def strings(value: Any) -> set[str]:
+    """All strings in a value of a manifest: keys, and entries however deep."""
+    if isinstance(value, str):
+        return {value}
+    if isinstance(value, dict):
+        return strings([*value, *value.values()])
+    return set().union(*map(strings, value)) if isinstance(value, Iterable) else set()
 
 
 @dataclass

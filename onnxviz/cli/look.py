@@ -122,6 +122,9 @@ def register(app: typer.Typer) -> None:
         layer: Annotated[
             str, typer.Option("--layer", "-l", help="A layer's name (onnxviz inspect lists them).")
         ],
+        codes: Annotated[
+            bool, typer.Option("--codes", help="The integers of a quantised file, not what they stand for.")
+        ] = False,
     ) -> None:
         """The feature maps of a layer for a picture; for several pictures a file each.
 
@@ -130,7 +133,7 @@ def register(app: typer.Typer) -> None:
         import onnxviz
 
         net = run.load(model)
-        each(run, net, images, lambda image: onnxviz.activations(net, image, layer))
+        each(run, net, images, lambda image: onnxviz.activations(net, image, layer, codes=codes))
 
 
 def _predictions(images: list[dict[str, Any]]) -> dict[str, list[Any]]:

@@ -13,7 +13,7 @@ from onnxviz.grad.overrides import PLAIN
 from onnxviz.grad.table import Table
 from onnxviz.grad.tape import Tape, dims
 from onnxviz.graph.analysis.dataflow import clone
-from onnxviz.graph.dequantised import dequantised
+from onnxviz.graph.dequantised import dequantised, through
 from onnxviz.graph.infer import infer
 from onnxviz.graph.normalise import normalise
 from onnxviz.graph.symbols import name_lengths
@@ -134,6 +134,7 @@ def prepare(model: ir.Model, names: Sequence[str], *, keep: bool) -> tuple[ir.Mo
             raise ModelUnsuitable(
                 f"{name!r} has type {dtype.name}; gradients need float values: choose a float input, output or layer"
             )
+        through(copy.graph, values[name])
     copy.graph.outputs.clear()
     copy.graph.outputs.extend(outputs)
     return copy, {name: values[name] for name in names}

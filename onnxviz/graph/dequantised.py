@@ -1,20 +1,294 @@
-"""The real numbers that a quantised activation stands for, as a value of the graph.
+"""The real numbers that quantised activations stand for, as values of the graph: what a layer of an int8 file means.
 
-    q ─▶ readers        becomes        q ─ DequantizeLinear ─▶ real ─ QuantizeLinear ─▶ readers
+A file holds a layer as integers, and as real numbers at two places of which only one is right: in front of
+QuantizeLinear they are not yet cut to its range, which is where the exporter put Relu and Clip.
 
-Every number of q comes back as it was, so the graph computes what it did; but `real` can be an objective, be given out
-as activations, and gradients by it are in the layer's own units, whoever reads q.
+    QDQ         x ─ QuantizeLinear ─ codes ─ DequantizeLinear ─ real ─▶ readers
+    QOperator   QLinearConv ─ codes ─▶ readers           gets        codes ─ DequantizeLinear ─ real
+
+When a file is opened (`name_real_values`) the real values get the layers' names, those of the float file that ONNX
+Runtime quantised: `stem.relu6`, not `stem.relu6_DequantizeLinear_Output` or `stem_quantized`. Nothing is computed
+otherwise than before: what DequantizeLinear is added stands beside.
+
+A gradient by such a value must see all that depends on it (`dequantised`):
+
+    codes ─▶ readers        becomes        codes ─ DequantizeLinear ─ real ─ QuantizeLinear ─▶ readers
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final, NamedTuple
+
+import numpy as np
 import onnx_ir as ir
 
+from onnxviz.graph.analysis.dataflow import QUANTISED, constant, dependent
+
+_DOMAINS: Final = ("", "ai.onnx", "com.microsoft")
+# Where the operators of quantised networks have the scale of their result; its zero point is the next input.
+_SCALES: Final = {
+    "QuantizeLinear": 1,
+    "QLinearConcat": 0,
+    "QLinearConv": 6,
+    "QLinearMatMul": 6,
+    "QLinearAdd": 6,
+    "QLinearMul": 6,
+    "QLinearWhere": 7,
+    "QGemm": 7,
+    "QLinearAveragePool": 3,
+    "QLinearGlobalAveragePool": 3,
+    "QLinearLeakyRelu": 3,
+    "QLinearSigmoid": 3,
+    "QLinearSoftmax": 3,
+    "QLinearReduceMean": 3,
+}
+QUANTISING: Final = frozenset(_SCALES) | {"DynamicQuantizeLinear"}
+"""Operators that give codes."""
 # What hands integers on as they are, with the scale of its first input.
-_HANDS_ON = frozenset({
-    "DepthToSpace", "Expand", "Flatten", "Gather", "Identity", "MaxPool", "Relu", "Reshape", "Slice", "SpaceToDepth",
-    "Squeeze", "Transpose", "Unsqueeze",
+_HANDS_ON: Final = frozenset({
+    "Clip", "DepthToSpace", "Expand", "Flatten", "Gather", "Identity", "MaxPool", "Pad", "Relu", "Reshape", "Resize",
+    "Slice", "SpaceToDepth", "Split", "Squeeze", "Tile", "Transpose", "Unsqueeze",
 })  # fmt: skip
+# How ONNX Runtime's quantiser names what belongs to the value X.
+_INPUT, _CODES, _REAL, _OPERATOR = (
+    "_QuantizeLinear_Input", "_QuantizeLinear_Output", "_DequantizeLinear_Output", "_quantized",
+)  # fmt: skip
+# Notes on values, which copies keep and files do not: on what is listed in place of the real value, its name; on what
+# it stands for; on the real value, how else it is called.
+LISTED_AS, STANDS_FOR, ALSO = "onnxviz.listed_as", "onnxviz.stands_for", "onnxviz.also"
+
+
+class Scale(NamedTuple):
+    """How codes become real: (code − zero) × scale.
+
+    scale, zero   values of the graph; zero None: 0
+    axis          the axis with a scale for each place; None: one scale
+    """
+
+    scale: ir.Value
+    zero: ir.Value | None
+    axis: int | None
+
+
+@dataclass(frozen=True)
+class Quantised:
+    """What a layer of a quantised file is held as.
+
+    codes               name of the integers
+    scale, zero_point   real = (code − zero_point) × scale; None where they are measured while it runs
+    """
+
+    codes: str
+    scale: float | list[float] | None
+    zero_point: int | list[int] | None
+
+
+# --- what the file says ---------------------------------------------------------------------------
+
+
+def scale_of(value: ir.Value) -> Scale | None:
+    """The scale of a quantised value, by what makes it; None where it is none, or its scale is not known."""
+    node = value.producer()
+    moved = False
+    while node is not None and node.op_type in _HANDS_ON and node.inputs and node.inputs[0] is not None:
+        node, moved = node.inputs[0].producer(), True
+    if node is None or node.domain not in _DOMAINS:
+        return None
+    if node.op_type == "DynamicQuantizeLinear":
+        return Scale(node.outputs[1], node.outputs[2], None) if moved or value is node.outputs[0] else None
+    place = _SCALES.get(node.op_type)
+    scale, zero = (
+        node.inputs[at] if place is not None and at < len(node.inputs) else None
+        for at in (place or 0, (place or 0) + 1)
+    )
+    if scale is None or scale.shape is None or "block_size" in node.attributes:
+        return None
+    if all(size == 1 for size in scale.shape):
+        return Scale(scale, zero, None)
+    axis = node.attributes.get("axis")
+    if moved or node.op_type != "QuantizeLinear":
+        return None
+    return Scale(scale, zero, 1 if axis is None else axis.as_int())
+
+
+def told(real: ir.Value) -> Quantised | None:
+    """What a real value of a quantised file is held as; None for any other value."""
+    node = real.producer()
+    if ALSO not in real.meta or node is None:
+        return None
+    if (
+        node.op_type != "DequantizeLinear"
+    ):  # a range measured while it runs: the value itself, and its codes beside
+        return Quantised(real.meta[ALSO][0], None, None)
+    codes, *rest = node.inputs
+    numbers = [constant(value) for value in (*rest, None)[:2]]
+    scale, zero = (None if tensor is None else tensor.numpy() for tensor in numbers)
+    if zero is None and len(node.inputs) < 3:
+        zero = np.zeros(() if scale is None else scale.shape, np.int64)
+    return Quantised(
+        codes.name or "" if codes is not None else "",
+        None if scale is None else _numbers(scale.astype(float)),
+        None if zero is None else _numbers(zero.astype(int)),
+    )
+
+
+def _numbers(array: np.ndarray) -> Any:
+    return array.reshape(-1)[0].item() if array.size == 1 else array.reshape(-1).tolist()
+
+
+def real_name(value: ir.Value) -> str:
+    """The name of the layer that a value of the file stands for: its own, but for codes and what is cut to them."""
+    found: str = value.meta.get(STANDS_FOR) or value.name or ""
+    return found
+
+
+# --- when a file is opened ------------------------------------------------------------------------
+
+
+def name_real_values(model: ir.Model) -> None:
+    """Give the layers' names to their real values, in place; DequantizeLinear is added where the file has none.
+
+    The file's own names are kept beside as further names of the layers (`Layer.also`). Outputs, inputs and whatever is
+    not quantised keep their names.
+    """
+    graph = model.graph
+    if not any(node.op_type in QUANTISING for node in graph):
+        return
+    moved: set[ir.Value] = set()
+    for value in graph.inputs:
+        if not value.is_initializer():
+            moved |= dependent(graph, value)
+    names = _Names(model)
+    for node in list(graph):
+        for made in node.outputs if node.op_type == "Split" else node.outputs[:1]:
+            if made not in moved or not made.name or not (made.dtype is None or made.dtype in QUANTISED):
+                continue
+            scale = scale_of(made)
+            if scale is not None:
+                _name(graph, made, scale, names)
+
+
+def _name(graph: ir.Graph, codes: ir.Value, scale: Scale, names: _Names) -> None:
+    """Settle which value is the real one behind these codes, what it is called, and where it is listed."""
+    node = codes.producer()
+    assert node is not None
+    measured = node.op_type == "DynamicQuantizeLinear"
+    source = node.inputs[0] if measured or node.op_type == "QuantizeLinear" else None
+    computed = source is not None and source.producer() is not None
+    readers = [reader for reader, place in codes.uses() if place == 0 and _dequantises(reader, scale)]
+    if measured and computed and not readers:
+        assert source is not None  # the range is this very value's: nothing is cut off
+        _note(source, [codes], None)
+        return
+    added = None
+    if not readers:
+        added = _node(node, "DequantizeLinear", codes, scale, names.take(f"{codes.name}/dequantised"))
+    real = readers[0].outputs[0] if added is None else added.outputs[0]
+    twins = [reader.outputs[0] for reader in readers[1:]]
+    also = [real.name] if real.name else []
+    origin: ir.Value | None
+    if source is None:  # an operator that gives codes
+        _rename(real, codes, (codes.name or "").removesuffix(_OPERATOR).removesuffix(_CODES), _CODES, names)
+        hidden, origin = [codes, *twins], codes
+    elif computed and not measured and len(source.uses()) == 1 and not source.is_graph_output():
+        _rename(real, source, (source.name or "").removesuffix(_INPUT), _INPUT, names)
+        hidden, origin = [codes, *twins, source], source
+    else:  # the image itself, or a value that others read uncut: both are layers
+        if not real.name:
+            real.name = names.take(f"{source.name if source is not None else codes.name}{_REAL}")
+        hidden, origin = [codes, *twins], None if computed else codes
+    if added is not None:
+        real.dtype, real.shape = scale.scale.dtype or ir.DataType.FLOAT, codes.shape
+        graph.insert_after(node, [added])
+    _note(real, hidden, origin)
+    real.meta[ALSO] = [name for name in dict.fromkeys([*real.meta[ALSO], *also]) if name != real.name]
+
+
+def _rename(real: ir.Value, other: ir.Value, wanted: str, suffix: str, names: _Names) -> None:
+    """Give the real value the name `wanted`; where `other` has it, that is called with the suffix from now on."""
+    if not real.is_graph_output():
+        if other.name == wanted:
+            other.name = names.take(f"{wanted}{suffix}")
+            names.free(wanted)
+        if names.is_free(wanted) or not real.name:
+            real.name = names.take(wanted)
+
+
+def _note(real: ir.Value, hidden: Sequence[ir.Value], origin: ir.Value | None) -> None:
+    for value in hidden:
+        value.meta[STANDS_FOR] = real.name
+        real.meta.setdefault(ALSO, []).append(str(value.name))
+    if origin is not None:
+        origin.meta[LISTED_AS] = real.meta[STANDS_FOR] = real.name
+
+
+def _dequantises(node: ir.Node, scale: Scale) -> bool:
+    if node.op_type != "DequantizeLinear" or node.domain not in _DOMAINS:
+        return False
+    zero = node.inputs[2] if len(node.inputs) > 2 else None
+    axis = node.attributes.get("axis")
+    return (
+        _same(node.inputs[1], scale.scale)
+        and _same(zero, scale.zero)
+        and (scale.axis is None or scale.axis == (1 if axis is None else axis.as_int()))
+    )
+
+
+def _same(one: ir.Value | None, other: ir.Value | None) -> bool:
+    """Whether two values hold the same numbers; no zero point is a zero point of 0."""
+    if one is other:
+        return True
+    arrays = [
+        np.zeros(1) if v is None else None if (t := constant(v)) is None else t.numpy() for v in (one, other)
+    ]
+    first, second = arrays
+    if first is None or second is None:
+        return False
+    return first.size == second.size and bool(np.array_equal(first.reshape(-1), second.reshape(-1)))
+
+
+def _node(like: ir.Node, op: str, x: ir.Value, scale: Scale, name: str) -> ir.Node:
+    inputs = [x, scale.scale] if scale.zero is None else [x, scale.scale, scale.zero]
+    attributes = [] if scale.axis is None else [ir.AttrInt64("axis", scale.axis)]
+    domain = like.domain if like.op_type in ("QuantizeLinear", "DequantizeLinear") else ""
+    return ir.Node(domain, op, inputs, attributes, name=name)
+
+
+class _Names:
+    """The names that values and nodes have."""
+
+    def __init__(self, model: ir.Model) -> None:
+        nodes = list(model.graph.all_nodes())
+        self._taken = {value.name for node in nodes for value in node.outputs} | {node.name for node in nodes}
+        self._taken |= {value.name for value in (*model.graph.inputs, *model.graph.initializers.values())}
+
+    def free(self, name: str) -> None:
+        self._taken.discard(name)
+
+    def is_free(self, name: str) -> bool:
+        return name not in self._taken
+
+    def take(self, stem: str) -> str:
+        """This name, or one that begins so."""
+        name, number = stem, 0
+        while name in self._taken:
+            number += 1
+            name = f"{stem}.{number}"
+        self._taken.add(name)
+        return name
+
+
+def drop_unread(model: ir.Model) -> None:
+    """Take out again the DequantizeLinear nodes that `name_real_values` added and nothing reads, in place."""
+    for node in list(model.graph):
+        real = node.outputs[0] if node.op_type == "DequantizeLinear" else None
+        if real is not None and ALSO in real.meta and not real.uses() and not real.is_graph_output():
+            model.graph.remove(node, safe=True)
+
+
+# --- for gradients --------------------------------------------------------------------------------
 
 
 def dequantised(graph: ir.Graph, value: ir.Value) -> ir.Value | None:
@@ -23,27 +297,47 @@ def dequantised(graph: ir.Graph, value: ir.Value) -> ir.Value | None:
     Requires DequantizeLinear and QuantizeLinear in place of fused quantised operators (graph/quantised.py). Values
     quantised along an axis are left alone.
     """
-    source = value.producer()
-    while source is not None and source.op_type in _HANDS_ON and source.inputs[0] is not None:
-        source = source.inputs[0].producer()
-    node = value.producer()
-    if node is None or source is None or source.op_type != "QuantizeLinear":
-        return None
-    scale = source.inputs[1]
-    if scale is None or scale.shape is None or value.dtype is None or any(size != 1 for size in scale.shape):
+    node, scale = value.producer(), scale_of(value)
+    if node is None or scale is None or scale.axis is not None or value.dtype is None:
         return None
     name = value.name or "quantised"
-    real = ir.Node("", "DequantizeLinear", [value, *source.inputs[1:]], name=f"{name}/real")
-    again = ir.Node("", "QuantizeLinear", [real.outputs[0], *source.inputs[1:]], name=f"{name}/again")
+    made = _node(node, "DequantizeLinear", value, scale, f"{name}/real")
     # The real numbers take the value's name: under it they are given out.
-    value.name, real.outputs[0].name, again.outputs[0].name = f"{name}/quantised", name, f"{name}/again"
-    real.outputs[0].dtype = scale.dtype or ir.DataType.FLOAT
-    again.outputs[0].dtype = value.dtype
-    for made in (real, again):
-        made.outputs[0].shape = value.shape
-    readers = list(value.uses())
-    graph.insert_after(node, [real, again])
-    for reader, place in readers:
-        if reader is not real:
-            reader.replace_input_with(place, again.outputs[0])
-    return real.outputs[0]
+    value.name, made.outputs[0].name = f"{name}/quantised", name
+    made.outputs[0].dtype, made.outputs[0].shape = scale.scale.dtype or ir.DataType.FLOAT, value.shape
+    graph.insert_after(node, [made])
+    through(graph, made.outputs[0])
+    return made.outputs[0]
+
+
+def through(graph: ir.Graph, real: ir.Value) -> None:
+    """Let whatever reads the codes of a real value read what follows from the real value, in place.
+
+    Every number of the codes comes back as it was, so the graph computes what it did.
+    """
+    node = real.producer()
+    if node is None or node.op_type != "DequantizeLinear" or node.inputs[0] is None:
+        return
+    codes, scale = node.inputs[0], scale_of(node.inputs[0])
+    others = [(reader, place) for reader, place in codes.uses() if reader is not node]
+    if scale is None or not others:
+        return
+    if not _dequantises(node, scale) or codes.dtype is None:
+        return
+    others = [(reader, place) for reader, place in others if not _joined(reader, place, real, scale)]
+    if others:
+        again = _node(node, "QuantizeLinear", real, scale, f"{real.name}/again")
+        out = again.outputs[0]
+        out.name, out.dtype, out.shape = f"{real.name}/again", codes.dtype, codes.shape
+        graph.insert_after(node, [again])
+        for reader, place in others:
+            reader.replace_input_with(place, out)
+    graph.sort()
+
+
+def _joined(reader: ir.Node, place: int, real: ir.Value, scale: Scale) -> bool:
+    """A second DequantizeLinear of the same codes: its readers read the first."""
+    if place != 0 or not _dequantises(reader, scale) or reader.outputs[0].is_graph_output():
+        return False
+    reader.outputs[0].replace_all_uses_with(real)
+    return True

@@ -15,6 +15,7 @@ import onnx_ir as ir
 from onnxviz.errors import ModelUnsuitable, UnknownLayer, near
 from onnxviz.graph import evidence
 from onnxviz.graph.analysis.dataflow import FLOATS, QUANTISED
+from onnxviz.graph.dequantised import real_name
 from onnxviz.graph.final import final
 from onnxviz.graph.output import BINARY, CLASSES, DETECTIONS, MAP, NUMBERS, OTHER, SEQUENCE, Head
 from onnxviz.graph.tail import Tail, before
@@ -173,10 +174,10 @@ class _Reader(Tail):
         whole = self.facts.full_shape(features)
         base = Head(
             scores=name,
-            logits=ended.logits.name or "",
+            logits=real_name(ended.logits),
             activation=ended.activation,
             classes=None,
-            features=features.name or "",
+            features=real_name(features),
             pooled=whole is not None and len(whole) > 2,
             batch=batch,
             shape=_spelled(shape, batch),
@@ -325,7 +326,7 @@ class _Reader(Tail):
         self, base: Head, value: ir.Value, steps: int | None, count: int | None, axis: int
     ) -> tuple[tuple[str, list[int | None]], int]:
         """The logits of a sequence and the axis of their classes; the output where these cannot be told apart."""
-        logits = next((v for v in before(value) | {value} if v.name == base.logits), value)
+        logits = next((v for v in before(value) | {value} if real_name(v) == base.logits), value)
         for one, known in ((logits, None), (value, axis)):
             shape = self.facts.shape(one)
             at = self.batch(one, shape)

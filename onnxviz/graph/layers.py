@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -19,8 +20,11 @@ from onnxviz.graph.analysis.paths import module_path
 from onnxviz.graph.analysis.probe import Facts, Prober
 from onnxviz.graph.analysis.receptive import Field
 from onnxviz.graph.analysis.shapes import UNKNOWN_RANK, probes, symbolic
+from onnxviz.graph.dequantised import ALSO, LISTED_AS, STANDS_FOR, Quantised, real_name, told
 
 Pair = tuple[int, int]
+# How the value behind a layer's rectifier is named after the layer itself.
+_RECTIFIER = r"[./_:](?i:re_?lu_?6?|clip|act(ivation)?|hard_?tanh)(_output(_0)?)?"
 _INTEGER_SUMS = frozenset({"ConvInteger", "MatMulInteger"})
 
 
@@ -55,6 +59,10 @@ class Layer:
     """Like `receptive_field`, without what comes in as context only: a squeeze-and-excite gate, the statistics of an
     instance norm, an attention. Equal to it in plain networks. Clip both to the image before comparing them: neither
     stops at its border."""
+    also: tuple[str, ...] = ()
+    """Other names of it: what a quantised file calls its integers, and its values in front of QuantizeLinear."""
+    quantised: Quantised | None = None
+    """Of a layer that the file holds as integers: their name, scale and zero point."""
     trace: Field | None = dataclasses.field(default=None, repr=False, compare=False)
     """The exact map from units to pixels, for `field`."""
     channel_axis: int | None = None
@@ -77,7 +85,9 @@ def layers(model: ir.Model, input: str | None = None, size: Pair | None = None) 
     """Every named value that depends on the image and holds activations, in topological order.
 
     Floating-point values and quantised ones are listed; constants, weights, masks, indices and shape
-    arithmetic are not. `model` is only read. Model-local functions are taken as inlined.
+    arithmetic are not. A quantised layer is listed once, where it is computed, by the name of its real values, in
+    models that `graph.load` opened (see `graph.dequantised`). `model` is only read. Model-local functions are taken
+    as inlined.
 
     input    the image input's name; None: the only one
     size     (height, width) to reckon with in place of what the file declares
@@ -97,6 +107,12 @@ def layers(model: ir.Model, input: str | None = None, size: Pair | None = None) 
     weights = Parameters(moved, base)
     channels = channel_axes(model.graph, image, prober.layout.channel, Known(base.shape, base.value))
     listed: list[Layer] = []
+    named = {
+        value.name: value
+        for node in model.graph
+        for value in node.outputs
+        if LISTED_AS in value.meta or ALSO in value.meta
+    }
     nearest: dict[ir.Value, tuple[str, ...]] = {image: ()}
     for node in model.graph:
         if not any(value in moved for value in node.outputs):
@@ -105,11 +121,16 @@ def layers(model: ir.Model, input: str | None = None, size: Pair | None = None) 
         own = weights.weights(node)
         path = module_path(node, own)
         fresh, work = weights.count(own), macs(node, base) if by_size is None else 0
-        for value in node.outputs:
-            nearest[value] = read
+        for made in node.outputs:
+            nearest[made] = read
+            if STANDS_FOR in made.meta:
+                nearest[made] = (real_name(made),)
+                if LISTED_AS not in made.meta:
+                    continue
+            value = named[made.meta[LISTED_AS]] if LISTED_AS in made.meta else made
             if not value.name or not _is_activation(value, base):
                 continue
-            nearest[value] = (value.name,)
+            nearest[made] = (value.name,)
             found = spans.get(value.name)
             listed.append(
                 Layer(
@@ -125,6 +146,8 @@ def layers(model: ir.Model, input: str | None = None, size: Pair | None = None) 
                     offset=_offset(found),
                     inputs=read,
                     local_field=_extents(found.local) if found is not None else None,
+                    also=tuple(value.meta.get(ALSO, ())),
+                    quantised=told(value),
                     trace=found,
                     channel_axis=channels.get(value),
                 )
@@ -156,14 +179,15 @@ def field(layer: Layer, y: int = 0, x: int = 0, *, local: bool = False) -> tuple
 def resolve(layers: Sequence[Layer], name: str) -> Layer:
     """The layer of this name: a value's name, a node's name, or a module path such as 'layer1.0.conv1'.
 
-    A path names the last layer of its module, which is the module's result; so does 'layer1.0' or 'layer1'.
+    A path names the last layer of its module, which is the module's result; so does 'layer1.0' or 'layer1'. Of a
+    quantised file, whose exporter made a rectifier a part of the layer before, 'stem.relu6' names the layer 'stem'.
     Raises UnknownLayer with the names most like it.
     """
     for layer in layers:
         if layer.name == name:
             return layer
     for layer in layers:
-        if layer.node and layer.node == name:
+        if name in layer.also or (layer.node and layer.node == name):
             return layer
     parts = tuple(part for part in name.replace("/", ".").split(".") if part)
     for layer in reversed(layers):
@@ -172,6 +196,9 @@ def resolve(layers: Sequence[Layer], name: str) -> Layer:
     known = [layer.name for layer in layers]
     known += [layer.node for layer in layers if layer.node]
     known += [".".join(layer.path[:n]) for layer in layers for n in range(1, len(layer.path) + 1)]
+    for layer in layers:
+        if layer.quantised is not None and re.fullmatch(re.escape(layer.name) + _RECTIFIER, name):
+            return layer
     raise UnknownLayer(
         f"no layer is named {name!r}{near(name, dict.fromkeys(known))}; `onnxviz inspect` lists the layers"
     )

@@ -26,6 +26,7 @@ from onnxviz.errors import LimitExceeded, ModelRejected, OnnxVizError, UsageErro
 from onnxviz.graph import findings, memory, sniff
 from onnxviz.graph.checks import static, structure
 from onnxviz.graph.confine import DataFile, Folder, open_model
+from onnxviz.graph.dequantised import name_real_values
 from onnxviz.graph.limits import Limits
 from onnxviz.graph.quoted import quoted
 from onnxviz.graph.tidy import complete, tidy
@@ -195,6 +196,7 @@ def _finish(
     complete(proto, found)
     model = ir.serde.deserialize_model(proto)
     weights.restore(model)
+    name_real_values(model)
     warnings += found.warnings + weights.warnings
     if len(warnings) > _MOST_WARNINGS:
         warnings[_MOST_WARNINGS:] = [f"and {len(warnings) - _MOST_WARNINGS} warnings more"]

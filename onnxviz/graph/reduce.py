@@ -28,6 +28,7 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from onnxviz.errors import ModelUnsuitable, UnknownLayer, near
 from onnxviz.graph.analysis.dataflow import clone
+from onnxviz.graph.dequantised import scale_of
 
 _HIGHEST_RANK: Final = 4
 _INT64: Final = ir.DataType.INT64
@@ -98,8 +99,8 @@ def _chosen(values: Mapping[str | None, ir.Value], one: Reduced) -> ir.Value:
 
 def _append(tape: _Tape, value: ir.Value, one: Reduced) -> tuple[ir.Value, ir.Value, ir.Value, ir.Value]:
     """The four outputs for one value."""
-    clip = clipping(value)
-    searched = value if clip is None else next(v for v in clip.inputs if v is not None)
+    clips = clipping(value)
+    searched = next(v for v in clips[0].inputs if v is not None) if clips else value
     dtype = searched.dtype if searched.dtype is not None else value.dtype
     plain = tape.op("Cast", searched, to=int(ir.DataType.FLOAT)) if dtype != ir.DataType.FLOAT else searched
     if one.channels_last and one.rank > 2:
@@ -108,13 +109,15 @@ def _append(tape: _Tape, value: ir.Value, one: Reduced) -> tuple[ir.Value, ir.Va
     drive = tape.op("Reshape", pooled, tape.constant([0, -1]))
     place = tape.op("ArgMax", tape.op("Reshape", plain, tape.constant([0, 0, -1])), axis=2, keepdims=0)
     row, column = _row_and_column(tape, plain, place, one.rank)
-    if clip is None:
+    if not clips:
         drive = _in_real_units(tape, value, drive)
         peak = tape.op("Identity", drive)
     else:
         # A cut is monotone, so the cut of the maximum is the maximum of what was cut.
         uncut = drive if dtype in (ir.DataType.FLOAT, None) else tape.op("Cast", drive, to=int(dtype))
-        cut = tape.again(clip, uncut)
+        cut = uncut
+        for clip in clips:
+            cut = tape.again(clip, cut)
         peak = tape.op("Cast", cut, to=int(ir.DataType.FLOAT)) if uncut is not drive else cut
     own = list(value.shape.dims) if isinstance(value.shape, ir.Shape) else []
     shape = [own[0], own[-1 if one.channels_last else 1]] if len(own) == one.rank else ["N", "C"]
@@ -137,58 +140,41 @@ def _row_and_column(tape: _Tape, value: ir.Value, place: ir.Value, rank: int) ->
     return row, tape.op("Sub", place, tape.op("Mul", row, width))
 
 
-def clipping(value: ir.Value) -> ir.Node | None:
-    """The Clip that makes `value` and cuts off at some upper end; None where there is none."""
+def clipping(value: ir.Value) -> list[ir.Node]:
+    """What makes `value` and cuts off at some upper end: a Clip, or QuantizeLinear with DequantizeLinear; else []."""
     node = value.producer()
-    if node is None or node.op_type != "Clip" or node.domain != "" or node.inputs[0] is None:
-        return None
+    if node is None or node.inputs[:1] in ((), (None,)):
+        return []
+    before = node.inputs[0].producer() if node.inputs[0] is not None else None
+    if node.op_type == "DequantizeLinear" and before is not None and before.op_type == "QuantizeLinear":
+        scale = scale_of(before.outputs[0])
+        return [before, node] if scale is not None and scale.axis is None else []
+    if node.op_type != "Clip" or node.domain != "":
+        return []
     attribute = node.attributes.get("max")  # an attribute below opset 11, the third input from then on
     if attribute is not None:
         highest = attribute.as_float()
     elif len(node.inputs) > 2 and node.inputs[2] is not None:
         tensor = ir.convenience.get_const_tensor(node.inputs[2])
         if tensor is None or tensor.size != 1:
-            return None
+            return []
         highest = float(tensor.numpy().reshape(-1)[0])
     else:
-        return None
+        return []
     # Exporters write "no upper end" as the largest number there is.
-    return node if math.isfinite(highest) and highest < float(np.finfo(np.float16).max) else None
-
-
-# Where the operators of quantised networks have the scale of their result; its zero point is the next input.
-_SCALES: Final = {
-    "QuantizeLinear": 1,
-    "QLinearConcat": 0,
-    "QLinearConv": 6,
-    "QLinearMatMul": 6,
-    "QLinearAdd": 6,
-    "QLinearMul": 6,
-    "QGemm": 7,
-    "QLinearAveragePool": 3,
-    "QLinearGlobalAveragePool": 3,
-    "QLinearLeakyRelu": 3,
-    "QLinearSigmoid": 3,
-    "QLinearSoftmax": 3,
-    "QLinearReduceMean": 3,
-}
-_MOVING: Final = frozenset(("MaxPool", "Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Identity"))
+    return [node] if math.isfinite(highest) and highest < float(np.finfo(np.float16).max) else []
 
 
 def _in_real_units(tape: _Tape, value: ir.Value, reduced: ir.Value) -> ir.Value:
     """`reduced`, a maximum of quantised numbers as float32, as (number - zero point) * scale."""
     if value.dtype is None or value.dtype.is_floating_point():
         return reduced
-    node = value.producer()
-    while node is not None and node.op_type in _MOVING:
-        node = node.inputs[0].producer() if node.inputs[0] is not None else None
-    place = _SCALES.get(node.op_type) if node is not None else None
-    if node is None or place is None:
+    scale = scale_of(value)
+    if scale is None or scale.axis is not None:
         return reduced
-    scale, zero = (node.inputs[i] if i < len(node.inputs) else None for i in (place, place + 1))
-    if zero is not None:
-        reduced = tape.op("Sub", reduced, tape.op("Cast", zero, to=int(ir.DataType.FLOAT)))
-    return reduced if scale is None else tape.op("Mul", reduced, scale)
+    if scale.zero is not None:
+        reduced = tape.op("Sub", reduced, tape.op("Cast", scale.zero, to=int(ir.DataType.FLOAT)))
+    return tape.op("Mul", reduced, scale.scale)
 
 
 class _Tape:

@@ -74,23 +74,24 @@ class Activations(Result):
 
 
 @for_each
-def activations(net: Network, image: ImageLike, layer: str) -> Activations:
+def activations(net: Network, image: ImageLike, layer: str, *, codes: bool = False) -> Activations:
     """The feature maps of `layer` for one image.
 
     image    (H, W, 3) uint8, or anything `Network.prepare` takes; or a list of these
+    codes    the integers that a quantised file holds, instead of the real values that they stand for
     returns  Activations, values (C, H, W) float32 (channels first, whatever the network's layout); of a list: a list
-    raises   UnknownLayer, ImageRejected
+    raises   UnknownLayer, ImageRejected; UsageError for the codes of a layer that has none
     """
     found = net.layer(layer)
     pictures = net.pictures(image)
     if len(pictures) != 1:
         raise UsageError(f"activations takes one image, got {len(pictures)}")
-    maps = net.activations(image, [found.name])[found.name][0]
+    maps = net.activations(image, [found.name], codes=codes)[found.name][0]
     if maps.ndim == 3 and found.channels_last:
         maps = np.moveaxis(maps, -1, 0)
     if maps.ndim == 2:
         maps = maps[None]
-    manifest = net.manifest("activations", layer=found.name)
+    manifest = net.manifest("activations", layer=found.name, codes=codes)
     manifest["figures"] = {
         "shape": list(maps.shape),
         "smallest": float(maps.min(initial=0.0)),

@@ -16,7 +16,6 @@ _LEARNED = (
     "MatMul",
     "Einsum",
 )  # parts of the names of operators with weights, quantised ones too
-_QUANTISED = ("QLinear", "QuantizeLinear", "DynamicQuantizeLinear", "ConvInteger", "MatMulInteger")
 _POOLS = ("Pool", "Reduce")
 _ROOT = ""  # the image
 _NAMED = 5  # so many layers stand in an error
@@ -88,17 +87,6 @@ def has_map(layer: Layer) -> bool:
     if layer.trace is not None and not all(layer.trace.placed):
         return False
     return places(layer) != (1, 1)
-
-
-def quantised(layers: Iterable[Layer]) -> set[str]:
-    """The names of the layers that hold integers."""
-    found: set[str] = set()
-    for layer in layers:
-        if layer.op != "DequantizeLinear" and (
-            layer.op.startswith(_QUANTISED) or any(name in found for name in layer.inputs)
-        ):
-            found.add(layer.name)
-    return found
 
 
 def places(layer: Layer) -> tuple[int | str, int | str]:

@@ -18,7 +18,6 @@ from onnxviz.graph.output import BINARY
 from onnxviz.network import Network
 from onnxviz.objectives import Objective
 from onnxviz.progress import Progress
-from onnxviz.techniques import cam_layers
 from onnxviz.techniques.aim import Aim, Target, choose, targets_of
 
 
@@ -71,8 +70,7 @@ def see(
         aim = _unsettled(net, given)
         also = [net.head.logits, net.head.scores]
     wanted = list(dict.fromkeys([*names, *also]))
-    # Of quantised layers the gradient graph gives real numbers out, the file's own graph integers.
-    if gradients or cam_layers.quantised(net.layers) & set(wanted):
+    if gradients:
         run = aim.gradients(net, names, also=wanted)
         arrays = run(x, aim.feeds(), batch=batch, progress=progress)
     else:

@@ -22,7 +22,7 @@ def expose(
     """The model with these (or all) intermediate float values as outputs, behind the ones it has.
 
     model    a path, a catalogue name, bytes, a ModelProto or an ir.Model
-    layers   names of values, nodes or modules; None: all
+    layers   names of values, nodes or modules; None: all. Of a quantised file the real values, under the layers' names
     raises   ModelRejected, UnknownLayer
     """
     return _proto(exposed(model, layers, limits=limits))
@@ -31,16 +31,17 @@ def expose(
 def exposed(model: Any, layers: Sequence[str] | None = None, *, limits: Limits | None = None) -> Any:
     """As `expose`, but an ir.Model, which may be larger than one file can hold."""
     from onnxviz.catalogue import resolve
+    from onnxviz.graph.dequantised import drop_unread
     from onnxviz.graph.expose import expose as add_outputs
     from onnxviz.graph.layers import layers as layers_of
     from onnxviz.graph.layers import resolve as find
 
     source = resolve(os.fspath(model)) if isinstance(model, (str, os.PathLike)) else model
     graph = load(source, limits=limits or Limits()).model
-    if layers is None:
-        return add_outputs(graph)
-    known = layers_of(graph)
-    return add_outputs(graph, [find(known, name).name for name in layers])
+    known = () if layers is None else layers_of(graph)
+    exposed = add_outputs(graph, None if layers is None else [find(known, name).name for name in layers])
+    drop_unread(exposed)
+    return exposed
 
 
 def _proto(model: Any) -> onnx.ModelProto:

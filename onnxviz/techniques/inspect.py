@@ -208,7 +208,8 @@ def _torch_only(gradients: dict[str, bool] | None) -> list[str] | None:
 
 def _plain(layer: Layer) -> dict[str, Any]:
     """A layer's facts by name, without the map that they were read from."""
-    return {one.name: getattr(layer, one.name) for one in fields(layer) if one.name != "trace"}
+    facts = {one.name: getattr(layer, one.name) for one in fields(layer) if one.name != "trace"}
+    return facts | {"quantised": vars(layer.quantised) if layer.quantised is not None else None}
 
 
 def _branch(layer: Layer) -> tuple[str, ...]:

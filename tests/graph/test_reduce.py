@@ -155,8 +155,8 @@ def test_a_clip_without_an_upper_end_cuts_nothing_off():
         helper.make_node("Clip", ["a", "low", "top"], ["end"]),
     ]
     graph = model(nodes, ["N", 2, 3, 3], low)
-    assert clipping(next(n.outputs[0] for n in graph.graph)) is None
-    assert clipping(graph.graph.outputs[0]) is None
+    assert clipping(next(n.outputs[0] for n in graph.graph)) == []
+    assert clipping(graph.graph.outputs[0]) == []
 
 
 def test_several_layers_in_one_graph_and_outputs_of_the_model(maps):

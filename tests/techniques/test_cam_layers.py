@@ -76,8 +76,8 @@ WANTED = {
     "open size": (lambda: networks.tiny_cnn(size="S"), "pool", None),
     "fp16": (lambda: networks.fp16(networks.tiny_cnn()), "pool", (8, 8)),
     "NHWC": (networks.nhwc, "transpose10", (16, 16)),
-    "QDQ": (lambda: networks.qdq(networks.tiny_cnn()), "pool_DequantizeLinear_Output", (8, 8)),
-    "QOperator": (lambda: networks.qoperator(networks.tiny_cnn()), "pool_quantized", (8, 8)),
+    "QDQ": (lambda: networks.qdq(networks.tiny_cnn()), "pool", (8, 8)),
+    "QOperator": (lambda: networks.qoperator(networks.tiny_cnn()), "pool", (8, 8)),
     # Its classifier is a convolution, whose map has a channel a class: what that reads is taken.
     "squeezenet": (lambda: networks.light("squeezenet"), "r61", (13, 13)),
     "shufflenet": (lambda: networks.light("shufflenet"), "r198", (7, 7)),
