@@ -184,7 +184,7 @@ def _name(graph: ir.Graph, codes: ir.Value, scale: Scale, names: _Names) -> None
         return
     added = None
     if not readers:
-        added = _node(node, "DequantizeLinear", codes, scale, names.take(f"{codes.name}/dequantised"))
+        added = _node(node, "DequantizeLinear", codes, scale, names.node(f"{codes.name}/dequantised"))
     real = readers[0].outputs[0] if added is None else added.outputs[0]
     twins = [reader.outputs[0] for reader in readers[1:]]
     also = [real.name] if real.name else []
@@ -257,12 +257,13 @@ def _node(like: ir.Node, op: str, x: ir.Value, scale: Scale, name: str) -> ir.No
 
 
 class _Names:
-    """The names that values and nodes have."""
+    """The names that values have, and those that nodes have."""
 
     def __init__(self, model: ir.Model) -> None:
         nodes = list(model.graph.all_nodes())
-        self._taken = {value.name for node in nodes for value in node.outputs} | {node.name for node in nodes}
+        self._taken = {value.name for node in nodes for value in node.outputs}
         self._taken |= {value.name for value in (*model.graph.inputs, *model.graph.initializers.values())}
+        self.nodes = {node.name for node in nodes}
 
     def free(self, name: str) -> None:
         self._taken.discard(name)
@@ -272,12 +273,20 @@ class _Names:
 
     def take(self, stem: str) -> str:
         """This name, or one that begins so."""
-        name, number = stem, 0
-        while name in self._taken:
-            number += 1
-            name = f"{stem}.{number}"
-        self._taken.add(name)
-        return name
+        return _unique(stem, self._taken)
+
+    def node(self, stem: str) -> str:
+        """The same for a node."""
+        return _unique(stem, self.nodes)
+
+
+def _unique(stem: str, taken: set[str | None]) -> str:
+    name, number = stem, 0
+    while name in taken:
+        number += 1
+        name = f"{stem}.{number}"
+    taken.add(name)
+    return name
 
 
 def drop_unread(model: ir.Model) -> None:

@@ -336,7 +336,7 @@ class _Reader(Tail):
                 same = shape == self.facts.shape(value)
                 found = axis if same else rest.index(count) + 1 if steps != count else None
             if found is not None:
-                return (one.name or "", rest), found
+                return (real_name(one), rest), found
         return (base.scores, []), axis
 
     def _detections(self, value: ir.Value, picked: ir.Node, shape: tuple[int | None, ...] | None) -> Head:

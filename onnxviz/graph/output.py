@@ -22,8 +22,7 @@ class Head:
     """The value that probabilities are read from: the output; or `logits`, where the file writes its softmax so that it
     overflows."""
     logits: str
-    """The value in front of the final activation; the output itself where there is none. In a file of quantised
-    operators (QLinearSoftmax) it is quantised."""
+    """The value in front of the final activation; the output itself where there is none."""
     activation: str | None
     """'softmax', 'sigmoid', 'log_softmax' and 'log_sigmoid' (scores are then logarithms of probabilities), or None."""
     classes: int | None
