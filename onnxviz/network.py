@@ -104,7 +104,10 @@ class Network:
 
     @property
     def size(self) -> tuple[int, int]:
-        """(height, width) in pixels of what the network sees, unless images keep their own size."""
+        """(height, width) in pixels of what the network sees, unless images keep their own size.
+
+        An open side that follows each picture's aspect has a stand-in here.
+        """
         given = self.preprocessing.size or (self.input.height, self.input.width)
         return given[0] or DEFAULT_SIZE, given[1] or DEFAULT_SIZE
 
@@ -399,6 +402,9 @@ class Network:
             return self.at(output).predict(images, top)
         if top < 1:
             raise UsageError(f"top must be at least 1, got {top}")
+        listed = as_list(images)
+        if len(listed) > 1 and self.preprocessing.fixed is None:  # each may have a size of its own
+            return [self.predict([one], top)[0] for one in listed]
         if self.end.kind == "sequence":
             rows = self.steps(self.prepare(images))
             steps = np.argmax(rows, axis=2)

@@ -57,7 +57,8 @@ def load(
     threads      threads within an operator; None: ONNX Runtime decides
     backend      what computes gradients: 'auto' (native, and torch where native lacks a rule and torch is installed),
                  'native', 'torch' or 'ort-training'
-    size         height and width in pixels, for networks that allow it
+    size         height and width in pixels, for networks that allow it; one number where the file leaves a single side
+                 open: that side. None: what the file fixes; a single open side follows each picture's aspect
     mean, std    per channel, of pixels in 0..1 or 0..255; change what `preprocess` says
     channels     'RGB', 'BGR', 'L' (grey) or 'RGBA'; or a number: arrays of so many channels instead of pictures
     layout       'NCHW' or 'NHWC', where the shape does not tell
@@ -91,7 +92,7 @@ def load(
         from onnxviz.graph.head import named_output
 
         named_output(graph, output)
-    wanted_size = (size, size) if isinstance(size, int) else size
+    wanted_size = _wanted(size, spec)
     recorded = read_preprocessing(loaded.model, warnings)
     assumed = None
     if preprocess is None and recorded is None and spec.dtype != "uint8":
@@ -100,7 +101,7 @@ def load(
             warnings.append(assumed)
             _warn(assumed)
     preprocessing = _resized(
-        _preprocessing(preprocess, recorded, spec, wanted_size).override(
+        _preprocessing(preprocess, recorded, spec, wanted_size, told=assumed is None).override(
             mean=mean, std=std, channels=channels.upper() if channels else None
         ),
         resize,
@@ -124,7 +125,7 @@ def load(
         )
     barrier = None
     fixed = (spec.height, spec.width)
-    if wanted_size is not None and None not in fixed and fixed != wanted_size:
+    if wanted_size is not None and any(a not in (None, b) for a, b in zip(fixed, wanted_size, strict=True)):
         from onnxviz.graph.surgery import free_size
 
         graph, barrier = free_size(graph)
@@ -205,12 +206,23 @@ def _resized(preprocessing: Preprocessing, resize: str | None, spec: InputSpec) 
                 f"this network's input is fixed to {spec.width}×{spec.height} pixels: no picture keeps its own size"
                 + ways("choose another --resize: crop, stretch or letterbox")
             )
-        return preprocessing.override(size="own")
+        one_side = spec.height is not None or spec.width is not None
+        return preprocessing.override(size=(spec.height, spec.width) if one_side else "own")
     if resize not in _RESIZE:
         raise UsageError(
             f"resize {resize!r}{near(resize, _RESIZE)}: expected crop, stretch, letterbox or keep"
         )
     return preprocessing.override(resize=_RESIZE[resize])
+
+
+def _wanted(size: int | tuple[int, int] | None, spec: InputSpec) -> tuple[int, int] | None:
+    """(height, width) that was asked for: one number is both, or the side that the file leaves open."""
+    if not isinstance(size, int):
+        return size
+    open_sides = spec.height is None, spec.width is None
+    if sum(open_sides) == 1:
+        return spec.height or size, spec.width or size
+    return size, size
 
 
 def _channels(count: int | None, chosen: Preprocessing) -> str:
@@ -223,9 +235,12 @@ def _channels(count: int | None, chosen: Preprocessing) -> str:
 
 
 def _preprocessing(
-    given: Any, recorded: Preprocessing | None, spec: InputSpec, size: tuple[int, int] | None
+    given: Any, recorded: Preprocessing | None, spec: InputSpec, size: tuple[int, int] | None, told: bool
 ) -> Preprocessing:
-    """What was given, else what the model's metadata says or what is assumed, fitted to the model's input."""
+    """What was given, else what the model's metadata says or what is assumed, fitted to the model's input.
+
+    told   `recorded` is what the file says, and no guess
+    """
     from onnxviz.image.preprocess import PRESETS, Preprocessing, from_file
 
     if isinstance(given, Preprocessing):
@@ -235,9 +250,13 @@ def _preprocessing(
     else:
         chosen = recorded or PRESETS["uint8"]
     channels = _channels(spec.channels, chosen)
-    height, width = (size or (spec.height, spec.width)) if size or spec.height else (None, None)
-    if height is None or width is None:
-        final = chosen.size or ((DEFAULT_SIZE, DEFAULT_SIZE) if given is None else None)
-    else:
-        final = (height, width)
+    final: Any = size or (spec.height, spec.width)
+    if None in final:
+        # What the file fixes stays; an open side is as the recipe says, where that agrees with the fixed one.
+        said = chosen.size if chosen.size is not None and (given is not None or told) else None
+        agreeing = said is not None and all(a in (None, b) for a, b in zip(final, said, strict=True))
+        if final == (None, None):
+            final = chosen.size or ((DEFAULT_SIZE, DEFAULT_SIZE) if given is None else None)
+        elif agreeing:
+            final = said
     return chosen.override(size=final, channels=channels, layout=spec.layout, dtype=spec.dtype)

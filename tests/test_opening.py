@@ -1,196 +1,123 @@
-"""Opening a network: what the file says of pictures, what is guessed, and that guesses are said."""
+"""Sizes that a file fixes in one direction only."""
 
 from __future__ import annotations
 
-import json
-import warnings
-
+import networks
 import numpy as np
-import onnx
 import onnxruntime as ort
 import pytest
-from graph.test_input_scaling import CAFFE, MEAN, STD, column, network
 from PIL import Image
 
 import onnxviz
 from onnxviz.cli.main import run
-from onnxviz.errors import PreprocessingAssumed, UsageError
+from onnxviz.errors import OnnxVizError, PreprocessingRejected
+
+RNG = np.random.default_rng(0)
+WIDE = RNG.integers(0, 256, (48, 160, 3), dtype=np.uint8)
+TALL = RNG.integers(0, 256, (90, 60, 3), dtype=np.uint8)
 
 
-def quiet(model: onnx.ModelProto, **options):
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", PreprocessingAssumed)
-        return onnxviz.load(model, provider="cpu", **options)
+def network(height, width, channels: int = 1):
+    """As text recognisers are: weights fix the height where it is a number; the head averages over the width."""
+    m = networks.Maker()
+    x = m("Relu", m("Conv", "image", m.random(6, channels, 3, 3), pads=[1] * 4, strides=[2, 2]))
+    if isinstance(height, int):
+        x = m("Conv", x, m.random(6, 6, height // 2, 1))
+    elif isinstance(width, int):
+        x = m("Conv", x, m.random(6, 6, 1, width // 2))
+    y = m("Gemm", m("Flatten", m("GlobalAveragePool", m("Relu", x))), m.random(6, 5), m.random(5))
+    return m.model({"image": ("N", channels, height, width)}, {y: ("N", 5)})
 
 
-def marked(props: dict[str, str], size=("height", "width")) -> onnx.ModelProto:
-    model = network()
-    for axis, side in zip((2, 3), size, strict=True):
-        dimension = model.graph.input[0].type.tensor_type.shape.dim[axis]
-        dimension.Clear()
-        setattr(dimension, "dim_value" if isinstance(side, int) else "dim_param", side)
-    for key, value in props.items():
-        model.metadata_props.add(key=key, value=value)
-    return model
+def logits(model, x):
+    return ort.InferenceSession(model.SerializeToString()).run(None, {"image": x})[0]
 
 
-@pytest.fixture
-def photo() -> np.ndarray:
-    return np.random.default_rng(0).integers(0, 256, (20, 40, 3), dtype=np.uint8)
+def test_a_fixed_height_and_an_open_width():
+    model = network(64, "W")
+    net = onnxviz.load(model, provider="cpu")
+    assert net.preprocessing.size == (64, None)
+    assert net.prepare(WIDE).shape == (1, 1, 64, round(160 * 64 / 48))
+    assert net.prepare(TALL).shape == (1, 1, 64, round(60 * 64 / 90))
+    grey = Image.fromarray(WIDE).convert("L").resize((213, 64), Image.Resampling.BILINEAR)
+    np.testing.assert_allclose(net.prepare(WIDE)[0, 0], np.asarray(grey) / np.float32(255), atol=1e-6)
+    found = onnxviz.saliency(net, WIDE, target=1)
+    assert found.values.shape == (64, 213)
+    scores = logits(model, net.prepare(WIDE))[0]
+    np.testing.assert_allclose(found.score, np.exp(scores[1]) / np.exp(scores).sum(), rtol=1e-4)
+    for technique in (onnxviz.cam, onnxviz.occlusion):
+        assert technique(net, WIDE, target=1).values.shape == (64, 213)
+    assert net.manifest("x")["preprocessing"]["size"] == [64, None]
+    again = onnxviz.Preprocessing.from_dict(net.manifest("x")["preprocessing"])
+    assert again == net.preprocessing
 
 
-def test_a_guess_is_a_warning_at_the_callers_line_once_a_network() -> None:
-    with pytest.warns(PreprocessingAssumed, match=r"assuming 'imagenet'.*give preprocess=") as caught:
-        net = onnxviz.load(network(), provider="cpu")
-        net.prepare(np.zeros((16, 16, 3), np.uint8))
-    assert len(caught) == 1
-    assert caught[0].filename == __file__
-    assert "--" not in str(caught[0].message)
-    assert [str(caught[0].message)] == net.warnings
+def test_an_open_height_and_a_fixed_width():
+    net = onnxviz.load(network("H", 32, channels=3), provider="cpu")
+    assert net.prepare(TALL).shape == (1, 3, 48, 32)
+    assert onnxviz.saliency(net, TALL, target=1).values.shape == (48, 32)
 
 
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"preprocess": "unit"},
-        {"mean": [0.5] * 3, "std": [0.5] * 3},
-    ],
-)
-def test_what_the_caller_said_is_no_guess(options) -> None:
-    assert quiet(network(), **options).warnings == []
+def test_both_open_and_both_fixed_stay_as_they_were():
+    assert onnxviz.load(network("H", "W"), provider="cpu").preprocessing.size == (224, 224)
+    assert onnxviz.load(network(64, 96), provider="cpu").preprocessing.size == (64, 96)
 
 
-def test_the_command_line_says_it_once_and_not_with_mean_and_std(tmp_path, capfd) -> None:
-    onnx.save(network(), tmp_path / "n.onnx")
-    arguments = ["inspect", str(tmp_path / "n.onnx"), "--json"]
-    assert run(arguments) == 0
-    assert capfd.readouterr().err.count("does not say") == 1
-    assert run([*arguments, "--mean", "0.5,0.5,0.5", "--std", "0.5,0.5,0.5"]) == 0
-    out, err = capfd.readouterr()
-    assert err == ""
-    assert json.loads(out)["warnings"] == []
+@pytest.mark.parametrize(("size", "wanted"), [((64, 100), (64, 100)), (100, (64, 100)), (None, (64, None))])
+def test_a_size_that_is_asked_for(size, wanted):
+    net = onnxviz.load(network(64, "W"), provider="cpu", size=size)
+    assert net.preprocessing.size == wanted
+    np.testing.assert_equal(net.prepare(WIDE).shape[2], 64)
 
 
-@pytest.mark.parametrize(
-    ("steps", "low", "high", "order"),
-    [
-        ([("Div", 255), ("Sub", column(MEAN)), ("Div", column(STD))], 0, 255, [0, 1, 2]),
-        ([("Sub", column(MEAN)), ("Div", column(STD))], 0, 1, [0, 1, 2]),
-        ([("Sub", column(CAFFE))], 0, 255, [2, 1, 0]),
-        ([("Add", 1), ("Mul", 127.5), ("Sub", column(CAFFE))], -1, 1, [2, 1, 0]),
-    ],
-)
-def test_a_network_that_scales_inside_gets_the_pixels_that_it_takes(steps, low, high, order) -> None:
-    """The oracle is plain ONNX Runtime on the pixels that the scaling was written for."""
-    model = network(*steps)
-    with pytest.warns(PreprocessingAssumed, match="scale pixels themselves"):
-        net = onnxviz.load(model, provider="cpu")
-    picture = np.random.default_rng(1).integers(0, 256, (16, 16, 3), dtype=np.uint8)
-    picture = net.pictures(picture)[0]  # as it is seen: 'tensorflow' crops
-    x = (picture[..., order].astype(np.float64) / 255 * (high - low) + low).transpose(2, 0, 1)[None]
-    prepared = net.preprocessing.normalise(picture[None])
-    np.testing.assert_allclose(prepared, x, atol=1e-4)
-    session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-    expected = session.run(None, {"image": x.astype(np.float32)})[0]
-    found = net.run(prepared, [net.head.scores])[net.head.scores]
-    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-4)
+def test_recipes_that_name_a_size():
+    agreeing = onnxviz.Preprocessing(size=(64, 200), channels="L", mean=(0.0,), std=(1.0,))
+    assert onnxviz.load(network(64, "W"), preprocess=agreeing).preprocessing.size == (64, 200)
+    other = onnxviz.Preprocessing(size=(224, 224), channels="L", mean=(0.0,), std=(1.0,))
+    assert onnxviz.load(network(64, "W"), preprocess=other).preprocessing.size == (64, None)
+    kept = onnxviz.load(network(64, "W"), resize="keep")
+    assert kept.preprocessing.size == (64, None)
 
 
-ULTRALYTICS = {
-    "names": "{0: 'cat', 1: \"dog's\", 2: 'bird'}",
-    "stride": "32",
-    "task": "detect",
-    "batch": "1",
-    "imgsz": "[32, 64]",
-}
-
-
-def test_ultralytics_metadata_gives_size_labels_scaling_and_letterbox(photo) -> None:
-    net = quiet(marked(ULTRALYTICS))
-    assert net.labels == ["cat", "dog's", "bird"]
-    assert net.size == (32, 64)
-    pre = net.preprocessing
-    assert (pre.mean, pre.std, pre.resize, pre.name) == ((0.0,) * 3, (1.0,) * 3, "letterbox", "ultralytics")
-    # 40×20 pixels in 64×32: enlarged 1.6 times, nothing left over; a square one has grey at both sides.
-    assert net.pictures(photo)[0].shape == (32, 64, 3)
-    seen = net.pictures(photo[:, :20])[0]
-    expected = np.full((32, 64, 3), 114, np.uint8)
-    expected[:, 16:48] = np.asarray(
-        Image.fromarray(photo[:, :20]).resize((32, 32), Image.Resampling.BILINEAR)
+def test_pictures_of_several_aspects():
+    """Each as if it had come alone."""
+    net = onnxviz.load(network(64, "W"), provider="cpu")
+    together = net.predict([WIDE, TALL])
+    assert together == [net.predict(WIDE)[0], net.predict(TALL)[0]]
+    for technique in (onnxviz.saliency, onnxviz.cam):
+        found = technique(net, [WIDE, TALL], target=[1, 2])
+        assert [one.values.shape for one in found] == [(64, 213), (64, 43)]
+        assert [one.target for one in found] == [1, 2]
+        alone = technique(net, image=TALL, target=2)
+        np.testing.assert_array_equal(found[1].values, alone.values)
+    features = onnxviz.embed(net, [WIDE, TALL], layer=net.head.features).features
+    np.testing.assert_allclose(
+        features[0], onnxviz.embed(net, WIDE, layer=net.head.features).features[0], rtol=1e-5
     )
-    np.testing.assert_array_equal(seen, expected)
-    np.testing.assert_allclose(net.prepare(photo[:, :20])[0], expected.transpose(2, 0, 1) / 255, atol=1e-6)
+    best = onnxviz.patches(net, [WIDE, TALL], net.layers[1].name, top=2)
+    best.picture()
 
 
-def test_an_ultralytics_classifier_is_cut_from_the_middle(photo) -> None:
-    net = quiet(marked({**ULTRALYTICS, "task": "classify", "imgsz": "16"}))
-    assert (net.preprocessing.resize, net.size, net.preprocessing.crop_fraction) == ("crop", (16, 16), 1.0)
+def test_the_command_line(tmp_path, capsys):
+    model, photo = tmp_path / "m.onnx", tmp_path / "p.png"
+    model.write_bytes(network(64, "W").SerializeToString())
+    Image.fromarray(WIDE).save(photo)
+    for size, wanted in ((None, 213), ("100", 100), ("120x64", 120)):
+        out = tmp_path / f"{wanted}.png"
+        args = ["saliency", str(model), str(photo), "-t", "1", "-o", str(out)]
+        assert run([*args, *(["--size", size] if size else [])]) == 0
+        assert np.load(out.with_suffix(".npy")).shape == (64, wanted)
+    capsys.readouterr()
+    assert run(["inspect", str(model)]) == 0
+    assert "W×64" in capsys.readouterr().out
+    assert run(["gradient", str(model), "--technique", "saliency", "-o", str(tmp_path / "e.onnx")]) == 3
+    assert "--size" in capsys.readouterr().err
 
 
-def test_a_size_that_the_file_fixes_stays_and_broken_entries_are_told() -> None:
-    net = quiet(marked({**ULTRALYTICS, "names": "{0: 'cat'", "imgsz": "large"}, (16, 16)))
-    assert net.size == (16, 16)
-    assert net.labels is None
-    assert any("metadata names" in text for text in net.warnings)
-    assert any("metadata imgsz" in text for text in net.warnings)
-
-
-def test_onnx_own_entries_for_pictures() -> None:
-    props = {"Image.NominalPixelRange": "Normalized_1_1", "Image.BitmapPixelFormat": "Bgr8"}
-    pre = quiet(marked(props)).preprocessing
-    assert (pre.mean, pre.std, pre.channels) == ((0.5,) * 3, (0.5,) * 3, "BGR")
-
-
-@pytest.mark.parametrize(
-    ("resize", "box"),
-    [("crop", (10, 0, 30, 20)), ("stretch", (0, 0, 40, 20))],
-)
-def test_resize_says_what_of_the_picture_is_seen(photo, resize, box) -> None:
-    net = quiet(network(), preprocess="unit", resize=resize)
-    seen = Image.fromarray(photo).resize((16, 16), Image.Resampling.BILINEAR, box)
-    got = net.pictures(photo)[0].astype(int)
-    assert np.abs(got - np.asarray(seen)).max() <= 1 + (resize == "crop")
-
-
-def test_letterbox_shows_the_whole_picture_on_grey(photo, tmp_path) -> None:
-    net = quiet(network(), preprocess="unit", resize="letterbox")
-    expected = np.full((16, 16, 3), 114, np.uint8)
-    expected[4:12] = np.asarray(Image.fromarray(photo).resize((16, 8), Image.Resampling.BILINEAR))
-    np.testing.assert_array_equal(net.pictures(photo)[0], expected)
-    assert net.preprocessing.to_dict()["resize"] == "letterbox"
-    assert onnxviz.saliency(net, photo, target=0).values.shape == (16, 16)
-    # The explainer does the same in operators.
-    graph = onnxviz.explainer_model(net, "saliency", target=0)
-    session = ort.InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"])
-    heat = dict(
-        zip([o.name for o in session.get_outputs()], session.run(None, {"image": photo[None]}), strict=True)
-    )["heatmap"]
-    expected = onnxviz.saliency(net, photo, target=0).values
-    assert np.corrcoef(heat.ravel(), expected.ravel())[0, 1] > 0.99
-
-
-def test_keep_leaves_each_picture_its_size(photo) -> None:
-    assert quiet(marked({}), preprocess="imagenet", resize="keep").pictures(photo)[0].shape == (20, 40, 3)
-    with pytest.raises(UsageError, match=r"fixed to 16×16.*choose another resize="):
-        quiet(network(), preprocess="unit", resize="keep")
-    with pytest.raises(
-        UsageError, match=r"did you mean 'stretch'.*expected crop, stretch, letterbox or keep"
-    ):
-        quiet(network(), preprocess="unit", resize="strech")
-
-
-def test_resize_on_the_command_line(photo, tmp_path, capsys) -> None:
-    onnx.save(network(), tmp_path / "n.onnx")
-    Image.fromarray(photo).save(tmp_path / "p.png")
-    arguments = [
-        "predict",
-        str(tmp_path / "n.onnx"),
-        str(tmp_path / "p.png"),
-        "--preprocess",
-        "unit",
-        "--json",
-    ]
-    assert run([*arguments, "--resize", "letterbox"]) == 0
-    assert json.loads(capsys.readouterr().out)["manifest"]["preprocessing"]["resize"] == "letterbox"
-    assert run([*arguments, "--resize", "keep"]) == 2
-    assert "choose another --resize" in capsys.readouterr().err
+def test_sizes_that_make_no_sense():
+    for size in ((None, None), (0, None), (None, True), (None, "64"), (1 << 40, None)):
+        with pytest.raises(PreprocessingRejected):
+            onnxviz.Preprocessing(size=size)
+    with pytest.raises(OnnxVizError):
+        net = onnxviz.load(network(64, "W"), size=(32, 100), provider="cpu")
+        net.predict(WIDE)

@@ -79,7 +79,7 @@ class Run:
             labels=given.get("labels"),
             provider=self.provider,
             threads=self.threads,
-            size=parse_size(given["size"]) if given.get("size") else None,
+            size=_size(given["size"]) if given.get("size") else None,
             layout=given.get("layout"),
             input=given.get("input_name"),
             output=given.get("output"),
@@ -227,6 +227,12 @@ class ProgressBar:
         if self._shown is not None:
             self._shown.stop()
             self._shown = None
+
+
+def _size(text: str) -> int | tuple[int, int]:
+    """What `load` takes: a single number may mean the one side that a file leaves open."""
+    both = parse_size(text)
+    return both[0] if text.strip().isdecimal() else both
 
 
 def parse_size(text: str) -> tuple[int, int]:

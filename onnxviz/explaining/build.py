@@ -108,7 +108,7 @@ def build(
     if order.whole and prepared.placement is not None:
         tape = Tape(graph)
         with tape.named("placement"):
-            shown["heatmap"] = place_back(tape, shown["heatmap"], prepared.placement, recipe.size or (0, 0))
+            shown["heatmap"] = place_back(tape, shown["heatmap"], prepared.placement, recipe.fixed or (0, 0))
         shown["heatmap"].dtype = ir.DataType.FLOAT
         shown["heatmap"].shape = ir.Shape([batch, *(prepared.image.shape or ())[1:3]])
     graph.outputs.clear()

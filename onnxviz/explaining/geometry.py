@@ -40,8 +40,8 @@ def place(op: Tape, recipe: Preprocessing, rows: ir.Value, columns: ir.Value) ->
 
     The recipe has a size. Rounds as `Preprocessing.geometry` does, with whole numbers wherever it has them.
     """
-    assert recipe.size is not None
-    h, w = recipe.size
+    assert recipe.fixed is not None
+    h, w = recipe.fixed
     if recipe.padded:
         ratio = op.Max(_divided(op, rows, h), _divided(op, columns, w))
         height, width = (

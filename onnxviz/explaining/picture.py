@@ -63,7 +63,7 @@ def prepare(
     """
     rows: int | str = "picture_height"
     columns: int | str = "picture_width"
-    if fixed or recipe.size is None:
+    if fixed or recipe.fixed is None:
         rows, columns = size or (rows, columns)
     image = ir.Value(
         name="image", type=ir.TensorType(ir.DataType.UINT8), shape=ir.Shape([batch, rows, columns, 3])
@@ -74,12 +74,12 @@ def prepare(
     placement = None
     if recipe.channels == "L":
         planes = _grey(op, planes)
-    if recipe.size is not None and not fixed:
+    if recipe.fixed is not None and not fixed:
         placement = place(op, recipe, op.shape(image, 1, 2), op.shape(image, 2, 3))
         planes = _resize(op, recipe, planes, placement)
         if not placement.padded:
             top, left = placement.top, placement.left
-            ends = [_plus(op, top, recipe.size[0]), _plus(op, left, recipe.size[1])]
+            ends = [_plus(op, top, recipe.fixed[0]), _plus(op, left, recipe.fixed[1])]
             planes = op.Slice(planes, op.vector([top, left]), op.vector(ends), [2, 3])
     if recipe.channels == "BGR":
         planes = op.Gather(planes, [2, 1, 0], axis=1)
@@ -129,12 +129,12 @@ def _nearest(op: Any, given: Number, wanted: Number) -> ir.Value:
 
 def _filled(op: Any, recipe: Preprocessing, tensor: ir.Value, at: Placement) -> ir.Value:
     """The picture in the middle, the recipe's colour around it."""
-    assert recipe.size is not None
+    assert recipe.fixed is not None
     colour = recipe.filling.astype(np.float32)
     mean = colour[: 1 if recipe.channels == "L" else 3].reshape(-1, 1, 1)
     top, left = at.top, at.left
-    bottom = op.Sub(op.Sub(recipe.size[0], at.height), top)
-    right = op.Sub(op.Sub(recipe.size[1], at.width), left)
+    bottom = op.Sub(op.Sub(recipe.fixed[0], at.height), top)
+    right = op.Sub(op.Sub(recipe.fixed[1], at.width), left)
     pads = op.vector([0, 0, top, left, 0, 0, bottom, right])
     return op.Add(op.Pad(op.Sub(tensor, mean), pads, 0.0), mean)  # whole numbers: exact
 

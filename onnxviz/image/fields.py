@@ -57,18 +57,26 @@ def numbers(field: str, values: object, count: int) -> tuple[float, ...]:
     return numbers
 
 
-def size(value: object) -> tuple[int, int] | None:
-    """(height, width) from a pair or one side; raises PreprocessingRejected."""
+def size(value: object) -> tuple[int | None, int | None] | None:
+    """(height, width) from a pair or one side, of which one may be None, open; raises PreprocessingRejected."""
     if value is None:
         return None
     sides = [value, value] if isinstance(value, (int, np.integer)) else value
     if isinstance(sides, (list, tuple)) and len(sides) == 2:
+        height, width = sides
+        if (height is None) != (width is None) and _side(height if width is None else width):
+            return (int(height), None) if width is None else (None, int(width))
         whole = [s for s in sides if isinstance(s, (int, np.integer)) and not isinstance(s, bool) and s > 0]
         if len(whole) == 2 and int(whole[0]) * int(whole[1]) <= MOST_PIXELS:
             return int(whole[0]), int(whole[1])
     raise PreprocessingRejected(
         f"size {printable(repr(value), 60)}: expected (height, width) in pixels, together at most {MOST_PIXELS}"
     )
+
+
+def _side(value: object) -> bool:
+    whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+    return whole and 0 < int(value) <= MOST_PIXELS  # type: ignore[call-overload]
 
 
 def parsed_numbers(field: str, value: Any) -> Any:

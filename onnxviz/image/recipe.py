@@ -55,7 +55,8 @@ class Geometry(NamedTuple):
 class Preprocessing:
     """A recipe from a picture, (H, W, 3) uint8 RGB, to a network's input tensor.
 
-    size            (height, width) of the input in pixels; None: each picture keeps its own size
+    size            (height, width) of the input in pixels; None: each picture keeps its own size; one side None: it
+                    follows the picture's aspect, and nothing is cut
     mean, std       per channel, in the input's order, for pixels scaled to 0...1: (pixel/255 − mean)/std
     channels        'RGB', 'BGR', 'L' (grey) or 'RGBA' (opaque); or a number, such as '11': no pictures but arrays of
                     so many channels (see `read`)
@@ -70,7 +71,7 @@ class Preprocessing:
     raises          PreprocessingRejected for values that make no sense
     """
 
-    size: tuple[int, int] | None = None
+    size: tuple[int | None, int | None] | None = None
     mean: tuple[float, ...] = (0.0, 0.0, 0.0)
     std: tuple[float, ...] = (1.0, 1.0, 1.0)
     channels: str = "RGB"
@@ -197,12 +198,26 @@ class Preprocessing:
             return np.full(self.count, 114, np.uint8)
         return np.clip(np.rint(255 * np.array(self.mean)), 0, 255).astype(np.uint8)
 
+    @property
+    def fixed(self) -> tuple[int, int] | None:
+        """(height, width) where every picture is seen at this size, else None."""
+        if self.size is None or self.size[0] is None or self.size[1] is None:
+            return None
+        return self.size[0], self.size[1]
+
+    def seen(self, height: int, width: int) -> tuple[int, int]:
+        """(height, width) of what is seen of a picture of `height` × `width` pixels."""
+        h, w = self.size or (height, width)
+        if h is None:
+            h = max(1, round(height * (w or width) / width))
+        return h, max(1, round(width * h / height)) if w is None else w
+
     def geometry(self, height: int, width: int) -> Geometry:
         """How a picture of `height` × `width` pixels is resized and cut."""
-        if self.size is None or (not self.pictorial and (height, width) == self.size):
+        h, w = self.seen(height, width)
+        if self.fixed is None or (not self.pictorial and (height, width) == (h, w)):
             # An array of the network's own size is not enlarged to be cut.
-            return Geometry(height, width, 0, 0)
-        h, w = self.size
+            return Geometry(h, w, 0, 0)
         if self.padded:
             ratio = max(height / h, width / w)
             resized = max(1, round(height / ratio)), max(1, round(width / ratio))
@@ -265,7 +280,7 @@ class Preprocessing:
     def _placed(self, picture: Image.Image, g: Geometry, colour: Any) -> np.ndarray:
         """Resized and cut; `colour` fills what is no picture."""
         width, height = picture.size
-        h, w = self.size or (height, width)
+        h, w = self.seen(height, width)
         filter_ = _RESAMPLING[self.interpolation]
         top, left = g.top, g.left
         if g.height * g.width > max(_WHOLE, height * width) and not self.padded:
@@ -367,7 +382,7 @@ class Preprocessing:
     def override(
         self,
         *,
-        size: int | str | Sequence[int] | None = None,
+        size: int | str | Sequence[int | None] | None = None,
         mean: float | str | Sequence[float] | None = None,
         std: float | str | Sequence[float] | None = None,
         channels: str | None = None,
@@ -380,7 +395,8 @@ class Preprocessing:
     ) -> Preprocessing:
         """This recipe with other values; None keeps a value. For the command line's options, texts are taken too.
 
-        size        a side, (height, width), '224', '224x320' (height first), or 'own': each picture's own size
+        size        a side, (height, width), '224', '224x320' (height first), or 'own': each picture's own size; one of
+                    (height, width) may be None, see there
         mean, std   one number, one a channel in the input's order, or '0.485,0.456,0.406'; numbers over 1 are for
                     pixels of 0...255 (then both of what is given here)
         channels    mean and std that are not given here follow their colours: reversed for BGR, averaged for 'L'

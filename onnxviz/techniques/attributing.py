@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Concatenate, NamedTuple, ParamSpec
+from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
 
 import numpy as np
 
@@ -29,6 +29,7 @@ class Given(NamedTuple):
 
 
 _P = ParamSpec("_P")
+_R = TypeVar("_R")
 
 
 def for_each(
@@ -63,6 +64,25 @@ def for_each(
     return wrapper
 
 
+class _Unequal(UsageError):
+    """Pictures that the network sees at different sizes, which make no batch."""
+
+
+def also_unequal(technique: Callable[_P, _R]) -> Callable[_P, _R]:
+    """A technique `(net, image, ...)` of several pictures (by `given`): those of different sizes go one by one."""
+
+    @functools.wraps(technique)
+    def wrapper(*args: _P.args, **options: _P.kwargs) -> _R:
+        try:
+            return technique(*args, **options)
+        except _Unequal:
+            call: Any = for_each(technique)  # type: ignore[arg-type]
+            image = [] if len(args) > 1 else [options.pop("image")]
+            return call(*args, *image, **options)
+
+    return wrapper
+
+
 def given(net: Network, images: Images) -> Given:
     """One picture or a list of them, or the network's own input tensor (which counts as a list), read once.
 
@@ -79,7 +99,7 @@ def given(net: Network, images: Images) -> Given:
         raise UsageError("no picture was given; expected at least one")
     pictures = net.pictures(wanted)
     if len({picture.shape for picture in pictures}) > 1:
-        raise UsageError(
+        raise _Unequal(
             "the pictures have different sizes and this network keeps each picture's own"
             + ways("give --size WIDTHxHEIGHT", "give one picture at a time")
         )

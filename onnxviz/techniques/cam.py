@@ -15,7 +15,7 @@ from onnxviz.objectives import Objective
 from onnxviz.progress import Progress, silent
 from onnxviz.techniques import cam_layers, cam_score
 from onnxviz.techniques.aim import Aim, Target, parsed
-from onnxviz.techniques.attributing import attributions, given
+from onnxviz.techniques.attributing import also_unequal, attributions, given
 from onnxviz.techniques.cam_methods import METHODS, grad_cam
 from onnxviz.techniques.cam_run import see, see_without_aim
 from onnxviz.techniques.cam_upsample import combined, matrices, upsampled
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["METHODS", "cam"]
 
 
+@also_unequal
 def cam(
     net: Network,
     image: Images,

@@ -91,7 +91,7 @@ def explainer_graph(
         )
     index = target if target in (None, FED) else net.target(target)
     chosen = _layer(net, layer) if layered else None
-    size = net.preprocessing.size or _own_size(net)
+    size = net.preprocessing.fixed or _own_size(net)
     if fixed and size is None:
         raise UsageError(
             "this network takes pictures of any size, so there is none to fix them to; give --size"
@@ -132,7 +132,7 @@ def _layer(net: Network, name: str | None) -> Layer:
 
 def _own_size(net: Network) -> tuple[int, int] | None:
     height, width = net.input.height, net.input.width
-    if height is None and width is None:
+    if height is None and width is None and net.preprocessing.size is None:
         return None
     if height is None or width is None:
         raise ModelUnsuitable(

@@ -94,11 +94,14 @@ class Inspection:
             f"{domain or 'ai.onnx'} {version}" for domain, version in net.model.opset_imports.items()
         )
         height, width = net.size
+        sides = f"{width}×{height}"
+        if pre.size is not None and pre.fixed is None:
+            sides = f"{pre.size[1] or 'W'}×{pre.size[0] or 'H'} (each picture's aspect)"
         lines = [
             f"{net.name}  (sha256 {net.digest[:12]}…, opset {opsets}, IR {net.model.ir_version}"
             + (f", made by {net.model.producer_name})" if net.model.producer_name else ")"),
             f"input       {net.input.name}: {_shape(net.input.shape)} {net.input.dtype} {net.input.layout}, "
-            f"fed with {width}×{height} {pre.channels} pixels ({pre.name})",
+            f"fed with {sides} {pre.channels} pixels ({pre.name})",
             f"outputs     {', '.join(str(value.name) for value in net.model.graph.outputs)}"
             + (f"; {self.classes} classes" if self.classes else "")
             + (f", labels such as {net.labels[0]!r}" if net.labels else ""),

@@ -59,7 +59,7 @@ def field_box(
 
 def view_size(preprocessing: Preprocessing, height: int, width: int) -> tuple[int, int]:
     """Height and width in pixels of what the network sees of an original of `height` × `width` pixels."""
-    return preprocessing.size or (height, width)
+    return preprocessing.seen(height, width)
 
 
 def window(preprocessing: Preprocessing, height: int, width: int) -> tuple[float, float, float, float]:

@@ -135,7 +135,7 @@ def _overhangs(one: LayerPatches, row: int, preprocessing: Preprocessing) -> boo
 
 def _field(result: Patches, one: LayerPatches) -> str:
     """What a patch is, in words."""
-    extent, size = one.layer.local_field, result.preprocessing.size
+    extent, size = one.layer.local_field, result.preprocessing.fixed
     if not places(one) or extent is None:
         return "the whole picture counts"
     told = f"a unit sees {extent[1]}×{extent[0]} pixels" + (f" of {size[1]}×{size[0]}" if size else "")

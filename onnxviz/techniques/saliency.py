@@ -20,7 +20,7 @@ from onnxviz.techniques import saliency_noise as noisy
 from onnxviz.techniques import saliency_paths as paths
 from onnxviz.techniques import saliency_plain as plain
 from onnxviz.techniques.aim import Position, Target, choose
-from onnxviz.techniques.attributing import attributions, given
+from onnxviz.techniques.attributing import also_unequal, attributions, given
 from onnxviz.techniques.saliency_job import Found, Job
 
 if TYPE_CHECKING:
@@ -65,6 +65,7 @@ METHODS: dict[str, Method] = {
 }
 
 
+@also_unequal
 def saliency(
     net: Network,
     image: Images,
