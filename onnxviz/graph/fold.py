@@ -1,4 +1,4 @@
-"""Fold what is constant: Constant nodes, branches, Dropout, BatchNormalization behind a convolution."""
+"""Fold what is constant: Constant nodes, shape arithmetic, branches, Dropout, BatchNormalization behind a Conv."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import onnx_ir as ir
 from onnx_ir.passes import common
 
 from onnxviz.errors import ModelUnsuitable
+from onnxviz.graph.analysis.constants import fold as known_values
 
 # ConstantOfShape with a constant shape becomes a weight up to this many elements (AlexNet's largest has 38 million).
 _LARGEST = 1 << 27
@@ -43,6 +44,34 @@ def shapes(model: ir.Model) -> None:
     constants(model)
 
 
+def lengths(model: ir.Model) -> bool:
+    """What follows from known lengths (shape arithmetic) becomes constants, in place; whether there was any.
+
+    ONNX Runtime folds it too. Requires inferred shapes.
+    """
+    graph = model.graph
+    if not any(node.op_type in ("Shape", "Size") and node.domain in ("", "ai.onnx") for node in graph):
+        return False
+    shapes = {
+        value.name or "": tuple(d if isinstance(d, int) else None for d in value.shape)
+        for value in (
+            *graph.inputs,
+            *graph.initializers.values(),
+            *(y for node in graph for y in node.outputs),
+        )
+        if value.shape is not None
+    }
+    known = known_values(graph, shapes)
+    found = False
+    for node in list(graph):
+        # Only what is read by others: the nodes before it have no use then.
+        for y in node.outputs:
+            if y.name in known and any(z.name not in known for user in y.consumers() for z in user.outputs):
+                _to_initialiser(graph, node, y, ir.tensor(known[y.name], name=y.name))
+                found = True
+    return found
+
+
 def _evaluate(node: ir.Node, operands: list[Any]) -> ir.TensorProtocol | None:
     """The few operators that exporters leave around constants."""
     name = node.outputs[0].name
@@ -67,14 +96,23 @@ def value_of(value: ir.Value | None) -> np.ndarray | None:
 
 
 def _to_initialiser(graph: ir.Graph, node: ir.Node, y: ir.Value, tensor: ir.TensorProtocol) -> None:
+    """Let whoever reads y read a weight; the node goes where it is of no more use."""
+    name = y.name or "constant"
+    shown = y.is_graph_output() or len(node.outputs) > 1
+    if shown:
+        name = _fresh(
+            f"{name}/constant", {*graph.initializers, *(v.name for n in graph.all_nodes() for v in n.outputs)}
+        )
+        tensor.name = name
     new = ir.Value(
-        name=y.name,
+        name=name,
         shape=ir.Shape(tensor.shape.numpy()),
         type=ir.TensorType(tensor.dtype),
         const_value=tensor,
     )
     y.replace_all_uses_with(new)
-    graph.remove(node, safe=True)
+    if not shown:
+        graph.remove(node, safe=True)
     graph.register_initializer(new)
 
 

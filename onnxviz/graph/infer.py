@@ -6,6 +6,7 @@ import onnx
 import onnx_ir as ir
 
 from onnxviz.errors import ModelRejected
+from onnxviz.graph.shapes import infer_shapes
 from onnxviz.graph.symbols import name_lengths
 
 # Constants up to this size travel along: shape inference reads the values of shape-like ones.
@@ -64,9 +65,7 @@ def infer(model: ir.Model, *, strict: bool = False) -> None:
         if value.name not in outputs:
             proto.graph.value_info.append(ir.serde.serialize_value(value))
     try:
-        inferred = onnx.shape_inference.infer_shapes(
-            proto, check_type=strict, strict_mode=strict, data_prop=True
-        )
+        inferred = infer_shapes(proto, strict=strict)
     except (onnx.shape_inference.InferenceError, ValueError, RuntimeError) as reason:
         raise ModelRejected(f"the graph contradicts itself: {str(reason).splitlines()[0]}") from reason
     found = {info.name: info for info in (*inferred.graph.value_info, *inferred.graph.output)}

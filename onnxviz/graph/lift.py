@@ -279,20 +279,51 @@ def _upsample_scales(lifter: Lifter, node: ir.Node) -> None:
 
 
 def _old_resize(lifter: Lifter, node: ir.Node) -> None:
-    """Upsample and Resize-10: asymmetric coordinates, nearest by floor, region of interest not yet invented."""
+    """Upsample and Resize-10: asymmetric coordinates, region of interest not yet invented.
+
+    The nearest place: rounded down, but up along an axis that shrinks, as ONNX Runtime has it.
+    """
     mode = _pop(node, "mode", "nearest")
+    mode = mode if isinstance(mode, str) else mode.decode()
     node.op_type = "Resize"
-    node.attributes["mode"] = ir.AttrString("mode", mode if isinstance(mode, str) else mode.decode())
+    node.attributes["mode"] = ir.AttrString("mode", mode)
     node.attributes["coordinate_transformation_mode"] = ir.AttrString(
         "coordinate_transformation_mode", "asymmetric"
     )
     node.attributes["nearest_mode"] = ir.AttrString("nearest_mode", "floor")
-    _set_inputs(node, node.inputs[0], None, node.inputs[1])
+    scales = node.inputs[1]
+    _set_inputs(node, node.inputs[0], None, scales)
+    tensor = ir.convenience.get_const_tensor(scales) if scales is not None else None
+    if mode != "nearest" or tensor is None:
+        return
+    factors = tensor.numpy().reshape(-1)
+    if (factors < 1).any():
+        if (factors > 1).any():
+            # An axis of length 1 doubles along: alone, those that grow by too little to get longer would be left out.
+            rank = lifter.const([len(factors)])
+            grown = lifter.const([*np.maximum(factors, 1), 2], np.float32)
+            attributes = {name: attribute.value for name, attribute in node.attributes.items()}
+            x = lifter.before(node, "Unsqueeze", node.inputs[0], rank)
+            x = lifter.before(node, "Resize", x, None, grown, **attributes)
+            x = lifter.before(node, "Gather", x, lifter.const(0), axis=len(factors))
+            _set_inputs(node, x, None, lifter.const(np.minimum(factors, 1), np.float32))
+        node.attributes["nearest_mode"] = ir.AttrString("nearest_mode", "ceil")
 
 
 def _resize_11(lifter: Lifter, node: ir.Node) -> None:
     """The form of opset 11 had to give roi and scales even where unused: an empty tensor stood for 'none'."""
     mode = node.attributes.get("coordinate_transformation_mode")
+    if mode is not None and mode.as_string() == "tf_half_pixel_for_nn":
+        kind, nearest = (
+            node.attributes[name].as_string() if name in node.attributes else default
+            for name, default in (("mode", "nearest"), ("nearest_mode", "round_prefer_floor"))
+        )
+        if (kind, nearest) == ("nearest", "floor"):  # floor(t) is t - 1/2 rounded, halves up
+            node.attributes["nearest_mode"] = ir.AttrString("nearest_mode", "round_prefer_ceil")
+            node.attributes["coordinate_transformation_mode"] = ir.AttrString(
+                "coordinate_transformation_mode", "half_pixel"
+            )
+            mode = None
     if mode is not None and mode.as_string() == "tf_half_pixel_for_nn":
         raise ModelUnsuitable(
             f"Resize {node.name!r} has coordinate mode tf_half_pixel_for_nn, dropped in opset 13"

@@ -2,10 +2,10 @@
 
 Ensures, on a copy that shares the weights: opset 18 or later; no functions, of the model or of the standard
 (Attention); constants are initialisers; operands that are one number have rank 0; an If with a constant condition
-replaced by its branch; no Dropout; BatchNormalization folded into the convolution before it; explicit pads; half
-precision computed in float32; QOperator forms as QuantizeLinear/DequantizeLinear; shapes inferred as far as they go.
-Graph inputs and outputs keep their names, shapes and types, and the outputs their values. Whatever intermediate value
-somebody wants must be a graph output before.
+replaced by its branch; no Dropout; BatchNormalization folded into the convolution before it; explicit pads, and lengths
+that every reader counts alike; half precision computed in float32; QOperator forms as QuantizeLinear/DequantizeLinear;
+shapes inferred as far as they go. Graph inputs and outputs keep their names, shapes and types, and the outputs their
+values. Whatever intermediate value somebody wants must be a graph output before.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import onnx_ir as ir
 from onnx_ir.passes import common
 
 from onnxviz.errors import ModelRejected
-from onnxviz.graph import expand, fold, half, lift, operators, padding, quantised
+from onnxviz.graph import expand, fold, half, lift, operators, padding, quantised, resizing
 from onnxviz.graph.analysis.dataflow import clone, inline
 from onnxviz.graph.infer import infer
 
@@ -44,10 +44,14 @@ def normalise(model: ir.Model) -> ir.Model:
     fold.shapes(model)
     fold.dropout(model)
     infer(model)
+    while fold.lengths(model):
+        fold.branches(model)
+        infer(model)
     half.widen(model)
     quantised.as_qdq(model)
     fold.batch_norms(model)
     padding.explicit(model)
+    resizing.exact(model)
     common.RemoveUnusedNodesPass()(model)
     infer(model)
     for value in model.graph.outputs:

@@ -4,7 +4,8 @@
 with a known size it is a number. Otherwise a Pad operator computes them at run time, and the window runs without.
 
 `ceil_mode` with a known size is a wider pad at the end. Not only for uniformity: onnx's shape inference counts
-windows that start beyond the input, which the standard and every runtime ignore.
+windows that start beyond the input, which the standard and every runtime ignore. A pad as wide as the kernel, which a
+dilated window may need, is refused as an attribute: it is a Pad operator too.
 """
 
 from __future__ import annotations
@@ -14,37 +15,37 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from onnxviz.graph.infer import infer
 from onnxviz.graph.lift import Lifter
+from onnxviz.graph.shapes import POOLS, pool_pads, pooled
 
 _WINDOWS = ("Conv", "ConvInteger", "MaxPool", "AveragePool", "LpPool")
 
 
 def explicit(model: ir.Model) -> None:
-    """Replace `auto_pad` and ConvTranspose's `output_shape` by pads, in place, as far as sizes are known."""
+    """Replace `auto_pad`, `ceil_mode` and ConvTranspose's `output_shape` by pads, in place, as far as sizes are known.
+
+    Requires inferred shapes.
+    """
     lifter: Lifter | None = None
     for node in list(model.graph):
         if node.domain not in ("", "ai.onnx"):
             continue
-        if (
-            node.op_type in _WINDOWS
-            and "ceil_mode" in node.attributes
-            and node.attributes["ceil_mode"].as_int()
-        ):
-            lifter = lifter or Lifter(model)
-            if _ceil(lifter, node):
-                infer(model)  # what came of the wrong count lies behind
         mode = _string(node, "auto_pad")
+        ceil = "ceil_mode" in node.attributes and node.attributes["ceil_mode"].as_int()
         if node.op_type == "ConvTranspose":
             _transposed(node, mode)
-        elif node.op_type in _WINDOWS and mode == "VALID":
+        elif node.op_type not in _WINDOWS or not (ceil or mode in ("VALID", "SAME_UPPER", "SAME_LOWER")):
+            continue
+        elif node.op_type in POOLS and _sizes(node) is not None:
+            lifter = lifter or Lifter(model)
+            _pool(lifter, node, mode)
+        elif mode == "VALID":
             # VALID means no pads, whatever `pads` says; a MaxPool's ceil_mode counts on.
             node.attributes.pop("auto_pad")
             node.attributes.pop("pads", None)
-        elif node.op_type in _WINDOWS and mode.startswith("SAME") and _kernel(node) is not None:
+        elif mode.startswith("SAME") and _kernel(node) is not None:
             pads = _same(node, mode)
             node.attributes.pop("auto_pad")
-            node.attributes.pop("ceil_mode", None)  # the output is ceil(size / stride) as it is
             if pads is not None:
                 node.attributes["pads"] = ir.AttrInt64s("pads", pads)
             else:
@@ -70,6 +71,14 @@ def _kernel(node: ir.Node) -> list[int] | None:
     return [int(d) for d in shape[2:]]  # type: ignore[arg-type]
 
 
+def _sizes(node: ir.Node) -> list[int] | None:
+    """The lengths of the input's spatial axes, None where one is unknown."""
+    x = node.inputs[0]
+    if x is None or x.shape is None or not all(isinstance(d, int) for d in x.shape[2:]):
+        return None
+    return [int(d) for d in x.shape[2:]]  # type: ignore[arg-type]
+
+
 def _split(total: int, upper: bool) -> tuple[int, int]:
     """An odd pad goes to the end for SAME_UPPER, to the beginning for SAME_LOWER."""
     return (total // 2, total - total // 2) if upper else (total - total // 2, total // 2)
@@ -82,6 +91,8 @@ def _same(node: ir.Node, mode: str) -> list[int] | None:
         return None
     n = len(kernel)
     strides, dilations = _ints(node, "strides", n), _ints(node, "dilations", n)
+    if node.op_type in POOLS:
+        dilations = [1] * n  # see pool_pads
     x = node.inputs[0]
     sizes: Any = x.shape[2:] if x is not None and x.shape is not None else [None] * n
     begins, ends = [], []
@@ -98,40 +109,61 @@ def _same(node: ir.Node, mode: str) -> list[int] | None:
     return begins + ends
 
 
-def _ceil(lifter: Lifter, node: ir.Node) -> bool:
-    """Replace ceil_mode by pads where the size is known; True where shape inference had counted otherwise."""
-    kernel, x, y = _kernel(node), node.inputs[0], node.outputs[0]
-    mode = _string(node, "auto_pad")
-    if kernel is None or x is None or x.shape is None or not all(isinstance(d, int) for d in x.shape[2:]):
-        return False
-    if mode.startswith("SAME"):
-        return False
+def _pool(lifter: Lifter, node: ir.Node, mode: str) -> None:
+    """Pads in the place of a pool's auto_pad and ceil_mode."""
+    kernel, sizes = _kernel(node), _sizes(node)
+    if kernel is None or sizes is None:
+        return
     n = len(kernel)
     strides, dilations = _ints(node, "strides", n), _ints(node, "dilations", n)
-    given = "pads" in node.attributes and mode != "VALID"
-    pads = list(node.attributes["pads"].as_ints()) if given else [0] * (2 * n)
-    sizes: Any = x.shape[2:]
-    extra, outs = [0] * n, []
-    for i, (k, s, d) in enumerate(zip(kernel, strides, dilations, strict=True)):
-        span = sizes[i] + pads[i] + pads[n + i] - d * (k - 1) - 1
-        out = -(-span // s) + 1
-        out -= (out - 1) * s >= sizes[i] + pads[i]  # a window that starts behind the input does not count
-        extra[i] = max((out - 1) * s - span, 0)
-        outs.append(out)
+    given = list(node.attributes["pads"].as_ints()) if "pads" in node.attributes else [0] * (2 * n)
+    ceil = "ceil_mode" in node.attributes and bool(node.attributes["ceil_mode"].as_int())
+    begins, ends, extra = [], [], []
+    for i, (size, k, s, d) in enumerate(zip(sizes, kernel, strides, dilations, strict=True)):
+        if mode.startswith("SAME"):
+            begin, end = pool_pads(size, k, s, upper=mode == "SAME_UPPER")
+        else:
+            begin, end = (0, 0) if mode == "VALID" else (given[i], given[n + i])
+        count = pooled(size, (k, s, d), (begin, end), ceil=ceil)
+        begins.append(begin)
+        ends.append(end)
+        extra.append(max((count - 1) * s + d * (k - 1) + 1 - (size + begin + end), 0))
+    wide = any(e + more >= k for e, more, k in zip(ends, extra, kernel, strict=True))
+    if any(extra) and wide and any(y.uses() or y.is_graph_output() for y in node.outputs[1:]):
+        return  # the places that a MaxPool tells would be those of a padded picture
     for name in ("ceil_mode", "auto_pad", "pads"):
         node.attributes.pop(name, None)
-    counting = "count_include_pad" in node.attributes and node.attributes["count_include_pad"].as_int()
-    if node.op_type == "AveragePool" and counting and any(extra):
-        # The pads of the file are averaged in, what ceil_mode adds is not: the former become real zeros.
-        node.attributes.pop("count_include_pad")
-        if any(pads):
-            kind = np.float32 if x.dtype is None else x.dtype.numpy()
-            amounts = lifter.const([0, 0, *pads[:n], 0, 0, *pads[n:]])
-            node.replace_input_with(0, lifter.before(node, "Pad", x, amounts, lifter.const(0.0, kind)))
-        pads = [0] * (2 * n)
-    pads = pads[:n] + [p + e for p, e in zip(pads[n:], extra, strict=True)]
-    node.attributes["pads"] = ir.AttrInt64s("pads", pads)
-    return y.shape is None or list(y.shape[2:]) != outs
+    counted = _counting(node) and any(extra) and any(begins + ends)
+    if (
+        counted
+    ):  # the pads of the file are averaged in, what ceil_mode adds is not: the former become real zeros
+        node.replace_input_with(0, _zeros_around(lifter, node, node.inputs[0], begins + ends))
+        sizes = [size + b + e for size, b, e in zip(sizes, begins, ends, strict=True)]
+        begins = ends = [0] * n
+    if any(extra):
+        node.attributes.pop("count_include_pad", None)
+    ends = [end + more for end, more in zip(ends, extra, strict=True)]
+    if any(extra) and wide:
+        _in_front(lifter, node, lifter.const(begins + ends), lifter.const(sizes))
+    else:
+        node.attributes["pads"] = ir.AttrInt64s("pads", begins + ends)
+
+
+def _counting(node: ir.Node) -> bool:
+    """Whether an AveragePool averages its pads in."""
+    include = node.attributes.get("count_include_pad")
+    return node.op_type == "AveragePool" and include is not None and bool(include.as_int())
+
+
+def _kind(x: ir.Value | None) -> Any:
+    """The numpy type of the data, float32 where the file does not tell."""
+    return np.float32 if x is None or x.dtype is None else x.dtype.numpy()
+
+
+def _zeros_around(lifter: Lifter, node: ir.Node, x: ir.Value | None, pads: list[int]) -> ir.Value:
+    n = len(pads) // 2
+    amounts = lifter.const([0, 0, *pads[:n], 0, 0, *pads[n:]])
+    return lifter.before(node, "Pad", x, amounts, lifter.const(0.0, _kind(x)))
 
 
 def _at_run_time(lifter: Lifter, node: ir.Node, mode: str) -> None:
@@ -143,6 +175,8 @@ def _at_run_time(lifter: Lifter, node: ir.Node, mode: str) -> None:
     n = len(kernel)
     strides, dilations = _ints(node, "strides", n), _ints(node, "dilations", n)
     reach = [d * (k - 1) + 1 for k, d in zip(kernel, dilations, strict=True)]
+    if node.op_type in POOLS:
+        reach = kernel  # see pool_pads
 
     def op(op_type: str, *inputs: Any, **attributes: Any) -> ir.Value:
         return lifter.before(node, op_type, *inputs, **attributes)
@@ -155,22 +189,33 @@ def _at_run_time(lifter: Lifter, node: ir.Node, mode: str) -> None:
     half = op("Div", total, lifter.const([2]))
     rest = op("Sub", total, half)
     begin, end = (half, rest) if mode == "SAME_UPPER" else (rest, half)
-    pads = op("Concat", begin, end, axis=0)
-    axes = lifter.const(range(2, n + 2))
-    kind = np.float32 if x.dtype is None else x.dtype.numpy()
-
-    def padded(value: ir.Value, fill: Any) -> ir.Value:
-        return op("Pad", value, pads, lifter.const(fill, kind), axes)
-
-    if node.op_type == "MaxPool":
-        lowest = -np.inf if np.issubdtype(kind, np.floating) else np.iinfo(kind).min
-        node.replace_input_with(0, padded(x, lowest))
-        return
     if node.op_type == "ConvInteger":  # the pad would have to be the zero point: its rule will refuse it
         node.attributes["auto_pad"] = ir.AttrString("auto_pad", mode)
         return
-    counting = "count_include_pad" in node.attributes and node.attributes["count_include_pad"].as_int()
-    if node.op_type == "AveragePool" and not counting:
+    _in_front(lifter, node, op("Concat", begin, end, axis=0), sizes)
+
+
+def _in_front(lifter: Lifter, node: ir.Node, pads: ir.Value, sizes: ir.Value) -> None:
+    """Pad operators in front of a window that runs without pads then.
+
+    pads    int64, all begins, then all ends
+    sizes   int64, the input's spatial axes
+    """
+    x = node.inputs[0]
+    kind = _kind(x)
+
+    def op(op_type: str, *inputs: Any, **attributes: Any) -> ir.Value:
+        return lifter.before(node, op_type, *inputs, **attributes)
+
+    axes = lifter.const(range(2, len(_kernel(node) or ()) + 2))
+
+    def padded(value: ir.Value | None, fill: Any) -> ir.Value:
+        return op("Pad", value, pads, lifter.const(fill, kind), axes)
+
+    if node.op_type == "MaxPool":
+        lowest = (np.finfo if np.issubdtype(kind, np.floating) else np.iinfo)(kind).min
+        node.replace_input_with(0, padded(x, lowest))
+    elif node.op_type == "AveragePool" and not _counting(node):
         # The mean over what is there: the pooled values over the pooled ones.
         ones = op("Expand", lifter.const(1.0, kind), op("Concat", lifter.const([1, 1]), sizes, axis=0))
         attributes = {k: a.value for k, a in node.attributes.items()}
@@ -181,8 +226,8 @@ def _at_run_time(lifter: Lifter, node: ir.Node, mode: str) -> None:
         node.resize_inputs(2)
         node.replace_input_with(0, means)
         node.replace_input_with(1, share)
-        return
-    node.replace_input_with(0, padded(x, 0.0))
+    else:
+        node.replace_input_with(0, padded(x, 0.0))
 
 
 def _transposed(node: ir.Node, mode: str) -> None:

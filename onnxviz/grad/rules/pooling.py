@@ -72,7 +72,10 @@ def average_pool(
 
 
 def _counts(op: Any, x: Any, y: Any, win: Window, with_pads: bool, ceil: bool, g: Any) -> Any:
-    """How many elements each window averages: a float where all are equal, otherwise (1, 1, *out)."""
+    """How many elements each window averages: a float where all are equal, otherwise (1, 1, *out).
+
+    1 for a dilated window whose taps all miss the input: it gives no gradient anyway.
+    """
     if not ceil and (with_pads or not any(win.pads)):
         return float(np.prod(win.kernel))
     dtype = g.dtype.numpy()
@@ -86,7 +89,7 @@ def _counts(op: Any, x: Any, y: Any, win: Window, with_pads: bool, ceil: bool, g
         if isinstance(lx, int) and isinstance(ly, int):
             first, last = (-b, lx + e) if with_pads else (0, lx)
             taps = np.arange(ly)[:, None] * s - b + np.arange(k) * d
-            counts: Any = ((taps >= first) & (taps < last)).sum(1).astype(dtype).reshape(along)
+            counts: Any = ((taps >= first) & (taps < last)).sum(1).clip(1).astype(dtype).reshape(along)
         else:
             counts = op.Reshape(_counts_now(op, x, y, axis, (k, s, d, b, e), with_pads, g), along)
         product = (
@@ -112,7 +115,7 @@ def _counts_now(op: Any, x: Any, y: Any, axis: int, geometry: Any, with_pads: bo
     taps = op.Add(op.Unsqueeze(starts, [1]), (np.arange(k) * d)[None])
     first, last = (-b, op.Add(length, e)) if with_pads else (0, length)
     inside = op.And(op.GreaterOrEqual(taps, first), op.Less(taps, last))
-    return op.ReduceSum(op.CastLike(inside, g), [1], keepdims=0)
+    return op.Max(op.ReduceSum(op.CastLike(inside, g), [1], keepdims=0), 1.0)
 
 
 @vjp("LpPool")

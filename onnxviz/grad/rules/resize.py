@@ -32,16 +32,19 @@ def resize(
     roi, scales, sizes = (None if _empty(v) else v for v in (roi, scales, sizes))
     cropping = coordinate_transformation_mode == "tf_crop_and_resize"
     if keep_aspect_ratio_policy != "stretch" and sizes is not None:
-        scales, sizes = _common_scale(known, out, along, sizes, keep_aspect_ratio_policy), None
-    factors = scales if isinstance(scales, np.ndarray) else array(scales)
+        # Else graph/resizing.py has put a scale in their place.
+        raise NoRule(
+            f"has keep_aspect_ratio_policy={keep_aspect_ratio_policy} and a size that is not known or was rounded up"
+        )
+    factors = array(scales)
     moved = []  # (axis, its place among the operator's axes)
     for i, a in enumerate(along):
         same = factors is not None and factors[i] == 1.0
         same = same or (sizes is not None and isinstance(known[a], int) and known[a] == out[a])
         if not same or cropping:
             moved.append((a, i))
-    if not moved:
-        return (g,)
+    if not moved or all(isinstance(a, int) and a == b for a, b in zip(known, out, strict=True)):
+        return (g,)  # a picture that keeps its size is handed on, whatever the scales
     plain = coordinate_transformation_mode == "asymmetric" and nearest_mode == "floor"
     plain |= coordinate_transformation_mode in (
         "half_pixel",
@@ -65,7 +68,10 @@ def resize(
             )
         scale = None if scales is None else op.Slice(scales, [i], [i + 1])
         length = None if scales is not None else op.shape(y, a, a + 1)
-        g = _contract(op, g, _matrix(op, g, x, a, window, scale, length, settings), a, rank)
+        factor = None if factors is None else float(factors[i])
+        settles = known[a] != out[a] and isinstance(known[a], int) and isinstance(out[a], int)
+        settles |= factor is not None and (factor < 1 or factor >= 2)
+        g = _contract(op, g, _matrix(op, g, x, a, window, scale, length, settings, wide=not settles), a, rank)
     return (g,)
 
 
@@ -73,20 +79,6 @@ def _empty(value: Any) -> bool:
     """Omitted, or the empty tensor that stood for 'omitted' in opset 11."""
     known = None if value is None else array(value)
     return value is None or (known is not None and known.size == 0)
-
-
-def _common_scale(known: Any, out: Any, along: Any, sizes: Any, policy: str) -> np.ndarray:
-    """One scale for every axis; refused where sizes are unknown, or rounding makes them more than it tells."""
-    wanted = array(sizes)
-    if wanted is None or not all(isinstance(known[a], int) for a in along):
-        raise NoRule(f"has keep_aspect_ratio_policy={policy} and sizes that are not known")
-    choose = min if policy == "not_larger" else max
-    scale = np.float32(
-        choose(np.float32(w) / np.float32(known[a]) for w, a in zip(wanted, along, strict=True))
-    )
-    if any(int(np.floor(np.float32(known[a]) * scale)) != out[a] for a in along):
-        raise NoRule(f"has keep_aspect_ratio_policy={policy} and a size that was rounded up")
-    return np.full(len(along), scale, dtype=np.float32)
 
 
 def _whole_factors(known: Any, out: Any, moved: Any, factors: Any) -> dict[int, int] | None:
@@ -105,15 +97,38 @@ def _whole_factors(known: Any, out: Any, moved: Any, factors: Any) -> dict[int, 
 
 
 def _matrix(
-    op: Any, g: Any, x: Any, axis: int, roi: Any, scale: Any, length: Any, settings: dict[str, Any]
+    op: Any,
+    g: Any,
+    x: Any,
+    axis: int,
+    roi: Any,
+    scale: Any,
+    length: Any,
+    settings: dict[str, Any],
+    *,
+    wide: bool,
 ) -> Any:
-    """(L_out, L_in): the same Resize of an identity matrix along its rows."""
+    """(L_out, L_in): the same Resize of an identity matrix along its rows.
+
+    wide   the length may stay the same: ONNX Runtime would hand such a matrix on without looking at scales or region,
+           which it does not where another axis changes. So each row gets a second axis, of length 1, that doubles.
+    """
     side = op.shape(x, axis, axis + 1)
     square = op.ConstantOfShape(
         op.Concat(side, side, axis=0), value=ir.tensor(np.zeros(1, dtype=g.dtype.numpy()))
     )
-    eye = op.Unsqueeze(op.EyeLike(square), [0, 1])
-    return op.Squeeze(op.Resize(eye, roi, scale, length, axes=[2], **settings), [0, 1])
+    if not wide:
+        eye = op.Unsqueeze(op.EyeLike(square), [0, 1])
+        return op.Squeeze(op.Resize(eye, roi, scale, length, axes=[2], **settings), [0, 1])
+    eye = op.Unsqueeze(op.EyeLike(square), [1, 3])  # (L_in, 1, L_in, 1)
+    if roi is not None:
+        roi = op.Gather(op.Concat(roi, np.array([0, 1], roi.dtype.numpy()), axis=0), [0, 2, 1, 3], axis=0)
+    if scale is not None:
+        scale = op.Concat(scale, np.array([2], np.float32), axis=0)
+    if length is not None:
+        length = op.Concat(length, np.array([2], np.int64), axis=0)
+    turned = op.Resize(eye, roi, scale, length, axes=[2, 3], **settings)  # (L_in, 1, L_out, 2)
+    return op.Transpose(op.Squeeze(op.Slice(turned, [0], [1], [3]), [1, 3]), perm=[1, 0])
 
 
 def _contract(op: Any, g: Any, matrix: Any, axis: int, rank: int) -> Any:

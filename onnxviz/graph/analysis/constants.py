@@ -21,8 +21,13 @@ Shape = tuple[int | None, ...]
 
 
 def fold(graph: ir.Graph, shapes: Mapping[str, Shape]) -> dict[str, Array]:
-    """Every small value of the graph that follows from its constants and the given shapes, by name."""
+    """Every small value of the graph that follows from its constants and the given shapes, by name.
+
+    Of a shape that is known in part, the known lengths are followed: `Shape -> Gather` of the channels comes out where
+    the batch is open.
+    """
     known: dict[str, Array] = {}
+    unsure: dict[str, Array] = {}  # name -> which elements of the value in `known` are not known
     for value in graph.initializers.values():
         _note(known, value, constant(value))
     for node in graph:
@@ -31,10 +36,10 @@ def fold(graph: ir.Graph, shapes: Mapping[str, Shape]) -> dict[str, Array]:
         if node.op_type == "Constant":
             _note(known, node.outputs[0], constant(node.outputs[0]))
         elif node.op_type in ("Shape", "Size"):
-            _note_shape(known, node, shapes)
+            _note_shape(known, unsure, node, shapes)
         elif node.op_type in _RULES and all(v is None or v.name in known for v in node.inputs):
-            _apply(known, node)
-    return known
+            _apply(known, unsure, node)
+    return {name: array for name, array in known.items() if name not in unsure}
 
 
 def small(tensor: ir.TensorProtocol | None) -> Array | None:
@@ -53,7 +58,9 @@ def _note(known: dict[str, Array], value: ir.Value, tensor: ir.TensorProtocol | 
         known[value.name] = array
 
 
-def _note_shape(known: dict[str, Array], node: ir.Node, shapes: Mapping[str, Shape]) -> None:
+def _note_shape(
+    known: dict[str, Array], unsure: dict[str, Array], node: ir.Node, shapes: Mapping[str, Shape]
+) -> None:
     source = node.inputs[0]
     shape = shapes.get(source.name or "") if source is not None else None
     name = node.outputs[0].name
@@ -65,22 +72,51 @@ def _note_shape(known: dict[str, Array], node: ir.Node, shapes: Mapping[str, Sha
         return
     start = node.attributes["start"].as_int() if "start" in node.attributes else 0
     end = node.attributes["end"].as_int() if "end" in node.attributes else len(shape)
-    piece = [d for d in shape[start:end] if d is not None]
-    if len(piece) == len(shape[start:end]):
-        known[name] = np.array(piece, dtype=np.int64)
+    piece = shape[start:end]
+    known[name] = np.array([1 if d is None else d for d in piece], dtype=np.int64)
+    if None in piece:
+        unsure[name] = np.array([d is None for d in piece])
 
 
-def _apply(known: dict[str, Array], node: ir.Node) -> None:
-    inputs = [None if v is None else known[v.name or ""] for v in node.inputs]
+def _apply(known: dict[str, Array], unsure: dict[str, Array], node: ir.Node) -> None:
+    names = [None if v is None else v.name or "" for v in node.inputs]
+    inputs = [None if name is None else known[name] for name in names]
     attributes = {name: a.value for name, a in node.attributes.items() if not a.is_ref()}
+    missing = [None if name is None else unsure.get(name) for name in names]
     try:
         with np.errstate(all="ignore"):
             results = _RULES[node.op_type](inputs, attributes)
+            masks = _masks(node.op_type, inputs, missing, attributes)
     except (ValueError, IndexError, TypeError, OverflowError, MemoryError, ArithmeticError):
         return  # not computable: the value stays unknown
-    for value, result in zip(node.outputs, results if isinstance(results, list) else [results], strict=False):
+    results = results if isinstance(results, list) else [results]
+    for value, result, mask in zip(node.outputs, results, masks or [None] * len(results), strict=False):
         if result is not None and result.size <= LARGEST and value.name:
             known[value.name] = result
+            if mask is not None and mask.any():
+                unsure[value.name] = mask
+
+
+def _masks(
+    op: str, inputs: list[Array | None], missing: list[Array | None], attributes: dict[str, Any]
+) -> list[Array] | None:
+    """Which elements of the results are not known; None where all are. ValueError where that cannot be told."""
+    if all(mask is None for mask in missing):
+        return None
+    marks = [
+        mask if mask is not None or x is None else np.zeros(x.shape, dtype=bool)
+        for x, mask in zip(inputs, missing, strict=True)
+    ]
+    if op in _POINTWISE or op == "Div":
+        return [np.asarray(np.logical_or.reduce(np.broadcast_arrays(*marks)))]
+    if op in ("Cast", "Identity"):
+        return [np.asarray(marks[0])]
+    if op == "Concat":
+        return [np.concatenate([np.asarray(mark) for mark in marks], axis=attributes["axis"])]
+    if op not in _MOVING or any(mask is not None for mask in missing[1:]):
+        raise ValueError(f"{op} of unknown lengths")
+    moved = _RULES[op]([marks[0], *inputs[1:]], attributes)
+    return moved if isinstance(moved, list) else [moved]
 
 
 def _bounded(shape: Any) -> tuple[int, ...]:
@@ -96,6 +132,8 @@ def _bounded(shape: Any) -> tuple[int, ...]:
 def _divide(x: Array, y: Array) -> Array:
     """Integers are divided towards zero, as in C."""
     if np.issubdtype(x.dtype, np.integer):
+        if not y.all():
+            raise ZeroDivisionError
         quotient = np.abs(x) // np.abs(y)
         return (quotient * np.sign(x) * np.sign(y)).astype(x.dtype)
     return np.asarray(x / y)
@@ -203,6 +241,7 @@ _RULES: dict[str, Callable[[list[Any], dict[str, Any]], Array | list[Array]]] = 
     "ConstantOfShape": _filled,
     "Expand": _expand,
     "Div": _pointwise(_divide),
+    "Mod": lambda i, a: _pointwise(np.fmod if a.get("fmod") else np.mod)(i, a),
     "Pow": _pointwise(np.power, like=0),
     "ReduceProd": _reducer(np.prod),
     "ReduceSum": _reducer(np.sum),
@@ -213,7 +252,6 @@ _POINTWISE: dict[str, Callable[..., Any]] = {
     "Add": np.add,
     "Sub": np.subtract,
     "Mul": np.multiply,
-    "Mod": np.mod,
     "Neg": np.negative,
     "Abs": np.abs,
     "Sqrt": np.sqrt,
@@ -232,4 +270,6 @@ _POINTWISE: dict[str, Callable[..., Any]] = {
     "Min": lambda *xs: np.minimum.reduce(np.broadcast_arrays(*xs)),
     "Max": lambda *xs: np.maximum.reduce(np.broadcast_arrays(*xs)),
 }
+# Their results are elements of their first input, whatever these are.
+_MOVING = frozenset({"Expand", "Gather", "Reshape", "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze"})
 _RULES |= {op: _pointwise(function) for op, function in _POINTWISE.items()}

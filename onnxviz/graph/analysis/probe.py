@@ -14,6 +14,7 @@ from onnxviz.errors import ModelRejected
 from onnxviz.graph.analysis import constants, twins
 from onnxviz.graph.analysis.channels import read_as
 from onnxviz.graph.analysis.dataflow import constant
+from onnxviz.graph.shapes import infer_shapes
 
 Shape = tuple[int | None, ...]
 Size = tuple[int, int]
@@ -256,7 +257,7 @@ def _run(proto: onnx.ModelProto) -> onnx.ModelProto:
     failure: Exception | None = None
     for propagate in (True, False):  # data propagation itself stumbles over some odd constants
         try:
-            return onnx.shape_inference.infer_shapes(proto, strict_mode=False, data_prop=propagate)
+            return infer_shapes(proto, propagate=propagate)
         except (RuntimeError, ValueError, onnx.shape_inference.InferenceError) as error:
             failure = error
     raise ModelRejected(

@@ -17,6 +17,7 @@ from onnxviz.graph.analysis.call import Call, Rule, Shape, Unplaced, known
 from onnxviz.graph.analysis.meeting import context, merge, stretch
 from onnxviz.graph.analysis.reach import Reach
 from onnxviz.graph.analysis.span import Span, window
+from onnxviz.graph.shapes import POOLS
 
 # --- place by place -------------------------------------------------------------------------------
 
@@ -76,7 +77,8 @@ def windows(call: Call, kernel: list[int], data: Reach) -> Reach:
         if auto == "VALID":
             before = 0
         elif auto in ("SAME_UPPER", "SAME_LOWER"):
-            before = geometry.same_padding(auto, size[2 + i], strides[i], extent)
+            asked = k if call.view.op in POOLS else extent
+            before = geometry.same_padding(auto, size[2 + i], strides[i], asked)
         found = to.move(found, 2 + i, window(strides[i], -before, extent), call.shape[2 + i])
     return found
 

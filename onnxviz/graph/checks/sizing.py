@@ -8,6 +8,7 @@ from typing import Final
 
 from onnxviz.graph.checks.facts import Call, Sizes, Unsure, axis, broadcast, sizes
 from onnxviz.graph.checks.shapes import rule
+from onnxviz.graph.shapes import resized
 
 # --- picking and joining ----------------------------------------------------------------------
 
@@ -160,7 +161,7 @@ def resize(call: Call) -> Sizes:
     for at, scale in zip(axes, scales, strict=True):
         where = axis(at, len(x))
         size = x[where]
-        x[where] = None if size is None else math.floor(size * scale)
+        x[where] = None if size is None else resized(size, scale)
     return sizes(x)
 
 

@@ -1,0 +1,196 @@
+"""ONNX's own shape inference, mended where ONNX Runtime gives other lengths: there the runtime is the authority.
+
+It multiplies a length with a Resize's scale in float32 (3 · 2.3333333 is 7; in double, as the inference has it, 6);
+it counts no pooling window that starts behind the input and its leading pad; the pads that a pool's `auto_pad` asks for
+leave dilations out of account; and a kept aspect ratio is computed in float32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Final
+
+import numpy as np
+import onnx
+
+POOLS: Final = frozenset({"AveragePool", "LpPool", "MaxPool"})
+_RESIZES: Final = frozenset({"Resize", "Upsample"})
+
+Length = int | None
+
+
+def resized(length: int, scale: float) -> int:
+    """The length of an axis that Resize or Upsample multiplies by this scale."""
+    return int(np.floor(np.float32(length) * np.float32(scale)))
+
+
+def common_scale(lengths: Sequence[int], sizes: Sequence[int], policy: str) -> np.float32:
+    """The scale of all axes where Resize keeps the aspect ratio: 'not_larger' or 'not_smaller' than the sizes."""
+    ratios = [np.float32(size) / np.float32(length) for length, size in zip(lengths, sizes, strict=True)]
+    return min(ratios) if policy == "not_larger" else max(ratios)
+
+
+def rounded(length: int, scale: np.float32) -> int:
+    """The length of an axis under a common scale: to the nearest, halves up."""
+    return int(np.floor(np.float32(np.float32(scale) * np.float32(length)) + np.float32(0.5)))
+
+
+def pooled(length: int, window: tuple[int, int, int], pads: tuple[int, int], *, ceil: bool) -> int:
+    """How many windows a pool has along an axis.
+
+    window   kernel, stride, dilation
+    pads     at the beginning and at the end
+    ceil     whether the last window may reach beyond the end
+    """
+    kernel, stride, dilation = window
+    room = length + sum(pads) - dilation * (kernel - 1) - 1
+    if not ceil:
+        return room // stride + 1
+    count = -(-room // stride) + 1
+    return count - (
+        (count - 1) * stride >= length + pads[0]
+    )  # one that starts behind the input does not count
+
+
+def pool_pads(length: int, kernel: int, stride: int, *, upper: bool) -> tuple[int, int]:
+    """What `auto_pad` SAME_UPPER or SAME_LOWER adds before and behind an axis for a pool, whatever its dilation."""
+    total = max((-(-length // stride) - 1) * stride + kernel - length, 0)
+    less, more = total // 2, total - total // 2
+    return (less, more) if upper else (more, less)
+
+
+def infer_shapes(proto: onnx.ModelProto, *, strict: bool = False, propagate: bool = True) -> onnx.ModelProto:
+    """ONNX's inference on the main graph, with ONNX Runtime's lengths.
+
+    proto      may come back changed: for shapes only
+    strict     raise where the graph contradicts itself
+    propagate  compute shape arithmetic along
+    raises     onnx.shape_inference.InferenceError, ValueError, RuntimeError
+    """
+    nodes = [node for node in proto.graph.node if node.op_type in POOLS | _RESIZES and not node.domain]
+    while True:
+        inferred = onnx.shape_inference.infer_shapes(
+            proto, check_type=strict, strict_mode=strict, data_prop=propagate
+        )
+        if not nodes or not _mend(proto, inferred.graph):
+            return inferred
+
+
+def _mend(proto: onnx.ModelProto, inferred: onnx.GraphProto) -> bool:
+    """Replace nodes whose inferred lengths are wrong by a Reshape to the right ones; False where there are none.
+
+    Those behind a wrong one are left for the next round.
+    """
+    graph = proto.graph
+    shapes = {
+        info.name: [d.dim_value if d.HasField("dim_value") else None for d in info.type.tensor_type.shape.dim]
+        for info in (*inferred.input, *inferred.value_info, *inferred.output)
+        if info.type.tensor_type.HasField("shape")
+    }
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    shapes |= {name: list(tensor.dims) for name, tensor in constants.items()}
+    version = max((one.version for one in proto.opset_import if not one.domain), default=1)
+    stale: set[str] = set()
+    for place, node in enumerate(list(graph.node)):
+        if not stale.isdisjoint(node.input):
+            stale.update(node.output)
+            continue
+        before = shapes.get(node.input[0]) if node.input else None
+        after = shapes.get(node.output[0]) if node.output else None
+        if before is None or after is None or node.domain:
+            continue
+        if node.op_type in POOLS:
+            right = _pooled(node, before)
+        elif node.op_type in _RESIZES:
+            right = _resized(node, before, constants, version)
+        else:
+            continue
+        wanted = [b if b is not None else a for a, b in zip(after, right, strict=True)]
+        if wanted != after and 0 not in wanted:  # nothing runs on an empty map
+            _replace(graph, place, before, wanted)
+            stale.update(node.output)
+    return bool(stale)
+
+
+def _replace(graph: onnx.GraphProto, place: int, before: list[Length], wanted: list[Length]) -> None:
+    """Put a Reshape to `wanted` (0 keeps a length, -1 stands for one that nobody knows) in the node's place."""
+    node = graph.node[place]
+    dims = [
+        0 if b == a or (a is None and i < 2) else a
+        for i, (b, a) in enumerate(zip(before, wanted, strict=True))
+    ]
+    name = f"{node.output[0]}/lengths"
+    numbers = [-1 if d is None else d for d in dims]
+    graph.initializer.append(onnx.numpy_helper.from_array(np.array(numbers, np.int64), name))
+    outputs = list(node.output)
+    data = node.input[0]
+    node.Clear()
+    node.CopyFrom(onnx.helper.make_node("Reshape", [data, name], outputs[:1]))
+    for other in outputs[1:]:  # the indices of a MaxPool
+        graph.node.insert(
+            place + 1, onnx.helper.make_node("Cast", outputs[:1], [other], to=onnx.TensorProto.INT64)
+        )
+
+
+def _attributes(node: onnx.NodeProto) -> dict[str, Any]:
+    found = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
+    return {name: value.decode() if isinstance(value, bytes) else value for name, value in found.items()}
+
+
+def _pooled(node: onnx.NodeProto, before: list[Length]) -> list[Length]:
+    attributes = _attributes(node)
+    kernel = attributes.get("kernel_shape") or []
+    n = len(kernel)
+    if len(before) != n + 2:
+        return [None] * len(before)
+    strides, dilations = (attributes.get(name) or [1] * n for name in ("strides", "dilations"))
+    return [None, None, *(
+        None if length is None else pooled(length, (k, s, d), pads, ceil=bool(attributes.get("ceil_mode")))
+        for length, k, s, d, pads in zip(
+            before[2:], kernel, strides, dilations, _pads(attributes, before[2:], kernel, strides), strict=True
+        )
+    )]  # fmt: skip
+
+
+def _pads(
+    attributes: Mapping[str, Any], lengths: Sequence[Length], kernel: Sequence[int], strides: Sequence[int]
+) -> Iterator[tuple[int, int]]:
+    """What is added before and behind each axis of a pool."""
+    n, mode = len(kernel), attributes.get("auto_pad", "NOTSET")
+    given = attributes.get("pads") or [0] * (2 * n)
+    for i, (length, k, s) in enumerate(zip(lengths, kernel, strides, strict=True)):
+        if mode.startswith("SAME") and length is not None:
+            yield pool_pads(length, k, s, upper=mode == "SAME_UPPER")
+        else:
+            yield (0, 0) if mode == "VALID" else (given[i], given[n + i])
+
+
+def _resized(
+    node: onnx.NodeProto, before: list[Length], constants: Mapping[str, onnx.TensorProto], version: int
+) -> list[Length]:
+    attributes = _attributes(node)
+
+    def numbers(place: int) -> list[Any]:
+        name = node.input[place] if len(node.input) > place else ""
+        return onnx.numpy_helper.to_array(constants[name]).reshape(-1).tolist() if name in constants else []
+
+    old = node.op_type == "Upsample" or version < 11
+    scales = attributes.get("scales") or numbers(1 if old else 2)
+    sizes = [] if old else numbers(3)
+    result: list[Length] = [None] * len(before)
+    named = [int(axis) for axis in attributes.get("axes") or range(len(before))]
+    axes = [axis % len(before) for axis in named]
+    lengths = [before[axis] for axis in axes]
+    policy = attributes.get("keep_aspect_ratio_policy", "stretch")
+    if len(sizes) == len(axes) and policy != "stretch":
+        known = [length for length in lengths if length is not None]
+        if min(named) < 0:  # ONNX Runtime 1.32 leaves the picture as it is then
+            return before
+        if len(known) == len(lengths):
+            scale = common_scale(known, sizes, policy)
+            for axis, length in zip(axes, known, strict=True):
+                result[axis] = rounded(length, scale)
+    elif len(scales) == len(axes) and not sizes:
+        for axis, length, scale in zip(axes, lengths, scales, strict=True):
+            result[axis] = None if length is None else resized(length, scale)
+    return result

@@ -1,0 +1,240 @@
+"""Resize and pools have the lengths that ONNX Runtime gives, and the gradient of what it computes.
+
+ONNX's own inference says otherwise for scales such as 2.3333333 (3 to 7), for ceil_mode with a window that starts
+behind the picture, for auto_pad with dilations, and for kept aspect ratios. Forms are drawn from fixed seeds; one that
+ONNX Runtime itself refuses is passed over.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from onnxviz.errors import ModelUnsuitable, UnsupportedOperator
+from onnxviz.grad.model import gradient_model
+from onnxviz.graph.analysis.shapes import shapes
+from tests.grad.oracle import session
+
+
+def model(op, shape, inputs=(), opset=18, **attributes):
+    """One node on x; `inputs` are its further inputs: arrays, or None for one left out."""
+    names = ["" if array is None else f"i{place}" for place, array in enumerate(inputs)]
+    graph = helper.make_graph(
+        [helper.make_node(op, ["x", *names], ["y"], **attributes)],
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+        [numpy_helper.from_array(a, n) for n, a in zip(names, inputs, strict=True) if a is not None],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=9)
+
+
+def runs(proto, shape):
+    """What ONNX Runtime gives for zeros of this shape: the length is its own, no declaration stands in the way."""
+    free = onnx.ModelProto()
+    free.CopyFrom(proto)
+    for axis, dim in enumerate(free.graph.input[0].type.tensor_type.shape.dim):
+        if axis > 1:
+            dim.dim_param = f"d{axis}"
+    try:
+        return session(free).run(None, {"x": np.zeros(shape, np.float32)})[0].shape
+    except Exception:  # the runtime's own refusals have no common type
+        return None
+
+
+def check(proto, shape, *, linear):
+    """Lengths as the runtime's; the gradient as differences of the runtime's own outputs."""
+    given = runs(proto, shape)
+    if given is None or 0 in given:
+        return False
+    assert shapes(ir.from_proto(proto))["y"] == given
+    made = ir.to_proto(gradient_model(ir.from_proto(proto)))
+    onnx.checker.check_model(made, full_check=True)
+    rng = np.random.default_rng(1)
+    # Far apart, so that no step changes which one is the largest of a window.
+    x = rng.normal(size=shape) if linear else rng.permutation(int(np.prod(shape))).reshape(shape) / 10
+    u, v = rng.normal(size=given), rng.normal(size=shape)
+    x, u, v = (array.astype(np.float32) for array in (x, u, v))
+    plain = session(proto)
+    y, gradient = session(made).run(None, {"x": x, "y.cotangent": u})
+    np.testing.assert_allclose(y, plain.run(None, {"x": x})[0], atol=1e-4, rtol=1e-4)
+    step = np.float32(1e-2)
+    high, low = (plain.run(None, {"x": x + sign * step * v})[0].astype(np.float64) for sign in (1, -1))
+    slopes = (high - low) / (2 * step) * u
+    assert abs(slopes.sum() - (v * gradient).sum(dtype=np.float64)) <= 1e-2 * np.abs(slopes).sum() + 1e-4
+    return True
+
+
+# --- Resize and Upsample --------------------------------------------------------------------------
+
+THIRDS = [(3, 7), (7, 15), (11, 23), (15, 31), (6, 14), (9, 21), (13, 38), (26, 64), (5, 9), (12, 10)]
+
+
+@pytest.mark.parametrize("before, after", THIRDS)
+def test_scales_in_float32(before, after):
+    scale = np.array([1, 1, np.float32(after / before), 1.5], np.float32)
+    shape = (1, 2, before, 4)
+    for opset in (9, 10, 11, 13, 18, 19):
+        op, places = ("Upsample", [scale]) if opset == 9 else ("Resize", [None, scale])
+        if opset in (10, 11):
+            places = [scale] if opset == 10 else [np.array([], np.float32), scale]
+        for mode in ("nearest", "linear"):
+            assert check(model(op, shape, places, opset, mode=mode), shape, linear=True) or scale[2] < 1
+    shown = shapes(ir.from_proto(model("Resize", shape, [None, scale])))["y"]
+    assert shown == (1, 2, after, 6)
+
+
+def test_scales_as_exporters_compute_them():
+    """sizes / Shape, as torch writes interpolate(size=...) below opset 11: ONNX Runtime folds it when it loads."""
+    nodes = [
+        helper.make_node("Shape", ["x"], ["shape"]),
+        helper.make_node("Cast", ["shape"], ["before"], to=TensorProto.FLOAT),
+        helper.make_node("Div", ["after", "before"], ["scales"]),
+        helper.make_node("Upsample", ["x", "scales"], ["up"]),
+        helper.make_node("Conv", ["up", "w"], ["y"], pads=[1] * 4),
+    ]
+    weights = {"after": np.array([1, 3, 7, 15], np.float32), "w": np.ones((2, 3, 3, 3), np.float32)}
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, (1, 3, 3, 7))],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+        [numpy_helper.from_array(array, name) for name, array in weights.items()],
+    )
+    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 9)], ir_version=5)
+    assert shapes(ir.from_proto(proto))["up"] == (1, 3, 7, 15)
+    assert check(proto, (1, 3, 3, 7), linear=True)
+
+
+def test_an_axis_that_keeps_its_length_is_still_resampled():
+    """1.33 of 3 is 3 again, but not the same three; alone, ONNX Runtime hands the picture on."""
+    for other in (1.0, 2.0, 7 / 3):
+        scales = np.array([1, 1, 1.33, other], np.float32)
+        for mode in ("nearest", "linear"):
+            proto = model("Resize", (1, 1, 3, 3), [None, scales], mode=mode)
+            assert check(proto, (1, 1, 3, 3), linear=True)
+
+
+def test_opset_10_rounds_up_where_it_shrinks():
+    for scales in ([1, 1, 0.45, 0.45], [1, 1, 0.6, 2.5], [1, 1, 1.25, 0.5]):
+        proto = model("Resize", (1, 1, 11, 7), [np.array(scales, np.float32)], 10, mode="nearest")
+        assert check(proto, (1, 1, 11, 7), linear=True)
+
+
+def test_the_places_of_tensorflow_s_nearest():
+    attributes = {"coordinate_transformation_mode": "tf_half_pixel_for_nn", "nearest_mode": "floor"}
+    scales = [np.array([], np.float32), np.array([1, 1, 2.5, 1.75], np.float32)]
+    assert check(model("Resize", (1, 1, 5, 4), scales, 11, **attributes), (1, 1, 5, 4), linear=True)
+
+
+def drawn(rng):
+    """One form of Resize."""
+    opset = int(rng.choice([11, 13, 18, 19, 21]))
+    height, width = (int(n) for n in rng.integers(2, 16, 2))
+    mode = str(rng.choice(["nearest", "linear", "cubic"]))
+    places = ["half_pixel", "pytorch_half_pixel", "align_corners", "asymmetric", "tf_crop_and_resize"]
+    place = str(rng.choice([*places, "half_pixel_symmetric"] if opset >= 19 else places))
+    attributes = {"mode": mode, "coordinate_transformation_mode": place}
+    if mode == "nearest":
+        attributes["nearest_mode"] = str(
+            rng.choice(["round_prefer_floor", "round_prefer_ceil", "floor", "ceil"])
+        )
+    if mode == "cubic":
+        attributes |= {"cubic_coeff_a": -0.5, "exclude_outside": int(rng.integers(2))}
+    axes = [[2, 3], [3, 2], [-2, -1], [3], None][int(rng.integers(5))] if opset >= 18 else None
+    if axes is not None:
+        attributes["axes"] = axes
+    if opset >= 18 and mode != "nearest" and not rng.integers(3):
+        attributes["antialias"] = 1
+
+    def along(first, second):
+        return [first, second] if axes is None else [first if a in (2, -2) else second for a in axes]
+
+    pair = [1, 1] if axes is None else []
+    inputs = [None if opset > 11 else np.array([], np.float32)]
+    if place == "tf_crop_and_resize":
+        attributes["extrapolation_value"] = 0.5
+        ends = [*([0, 0] if axes is None else []), *along(0.1, 0.2), *pair, *along(0.8, 0.9)]
+        inputs = [np.array(ends, np.float32)]
+    if rng.integers(3):
+        factors = [np.float32(rng.integers(1, 3 * n + 3) / n) for n in (height, width)]
+        if not rng.integers(4):
+            factors = [np.float32(round(float(f), 2)) for f in factors]
+        inputs.append(np.array([*pair, *along(*factors)], np.float32))
+    else:
+        sizes = [int(rng.integers(1, 3 * n)) for n in (height, width)]
+        if opset >= 18:
+            policies = ["stretch", "not_larger", "not_smaller"] if axes is not None else ["stretch"]
+            attributes["keep_aspect_ratio_policy"] = str(rng.choice(policies))
+        inputs += [
+            None if opset > 11 else np.array([], np.float32),
+            np.array([*pair, *along(*sizes)], np.int64),
+        ]
+    shape = (1, 1, height, width)
+    return model("Resize", shape, inputs, opset, **attributes), shape
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_forms_of_resize(seed):
+    rng = np.random.default_rng(seed)
+    done = refused = 0
+    for proto, shape in (drawn(rng) for _ in range(20)):
+        try:
+            done += check(proto, shape, linear=True)
+        except (ModelUnsuitable, UnsupportedOperator) as error:  # see _keeping_the_ratio
+            assert "keep_aspect_ratio_policy" in str(error)
+            refused += 1
+    assert done >= 15
+    assert refused <= 2
+
+
+# --- pools ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("op", ["MaxPool", "AveragePool", "LpPool"])
+def test_a_window_may_reach_far_beyond_the_end(op):
+    """Dilated, it leaves more than a kernel's width open: no pad attribute may say so."""
+    for size, stride, dilation in ((9, 4, 4), (11, 5, 3), (8, 3, 2), (10, 4, 3)):
+        for pads in ([0, 0], [1, 1], [1, 0]):
+            for extra in ({}, {"count_include_pad": 1}) if op == "AveragePool" else ({},):
+                attributes = {
+                    "kernel_shape": [2],
+                    "strides": [stride],
+                    "dilations": [dilation],
+                    "ceil_mode": 1,
+                }
+                proto = model(op, (2, 3, size), (), 22, pads=pads, **attributes, **extra)
+                assert check(proto, (2, 3, size), linear=False)
+
+
+def pool(rng):
+    """One form of a pool."""
+    op, rank = str(rng.choice(["MaxPool", "AveragePool", "LpPool"])), int(rng.choice([1, 2, 2, 2, 3]))
+    kernel, strides = rng.integers(1, 5, rank).tolist(), rng.integers(1, 6, rank).tolist()
+    attributes = {"kernel_shape": kernel, "strides": strides, "ceil_mode": int(rng.integers(4) > 0)}
+    if rng.integers(2):
+        attributes["dilations"] = rng.integers(1, 5, rank).tolist()
+    padding = rng.integers(4)
+    if padding == 0:
+        attributes["auto_pad"] = str(rng.choice(["SAME_UPPER", "SAME_LOWER", "VALID"]))
+    elif padding < 3:
+        attributes["pads"] = [int(rng.integers(0, k)) for k in kernel * 2]
+    if op == "AveragePool":
+        attributes["count_include_pad"] = int(rng.integers(2))
+    shape = (2, int(rng.choice([1, 3, 8])), *rng.integers(5, 18, rank).tolist())
+    return model(op, shape, (), 22, **attributes), shape
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_forms_of_pools(seed):
+    rng = np.random.default_rng(seed)
+    assert sum(check(*pool(rng), linear=False) for _ in range(20)) >= 10
+
+
+def test_a_dilated_window_that_reads_nothing():
+    """Both taps of the only window lie in the pads."""
+    proto = model("AveragePool", (1, 1, 3), (), 19, kernel_shape=[2], dilations=[4], pads=[1, 1])
+    assert check(proto, (1, 1, 3), linear=True)
