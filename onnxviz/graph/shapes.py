@@ -19,7 +19,7 @@ _RESIZES: Final = frozenset({"Resize", "Upsample"})
 Length = int | None
 
 
-def resized(length: int, scale: float) -> int:
+def resized(length: int, scale: float | np.floating[Any]) -> int:
     """The length of an axis that Resize or Upsample multiplies by this scale."""
     return int(np.floor(np.float32(length) * np.float32(scale)))
 
@@ -187,9 +187,9 @@ def _resized(
         if min(named) < 0:  # ONNX Runtime 1.32 leaves the picture as it is then
             return before
         if len(known) == len(lengths):
-            scale = common_scale(known, sizes, policy)
-            for axis, length in zip(axes, known, strict=True):
-                result[axis] = rounded(length, scale)
+            common = common_scale(known, sizes, policy)
+            for axis, one in zip(axes, known, strict=True):
+                result[axis] = rounded(one, common)
     elif len(scales) == len(axes) and not sizes:
         for axis, length, scale in zip(axes, lengths, scales, strict=True):
             result[axis] = None if length is None else resized(length, scale)

@@ -90,11 +90,11 @@ def _apply(known: dict[str, Array], unsure: dict[str, Array], node: ir.Node) -> 
     except (ValueError, IndexError, TypeError, OverflowError, MemoryError, ArithmeticError):
         return  # not computable: the value stays unknown
     results = results if isinstance(results, list) else [results]
-    for value, result, mask in zip(node.outputs, results, masks or [None] * len(results), strict=False):
+    for place, (value, result) in enumerate(zip(node.outputs, results, strict=False)):
         if result is not None and result.size <= LARGEST and value.name:
             known[value.name] = result
-            if mask is not None and mask.any():
-                unsure[value.name] = mask
+            if masks is not None and masks[place].any():
+                unsure[value.name] = masks[place]
 
 
 def _masks(
@@ -104,15 +104,15 @@ def _masks(
     if all(mask is None for mask in missing):
         return None
     marks = [
-        mask if mask is not None or x is None else np.zeros(x.shape, dtype=bool)
+        (np.zeros(() if x is None else x.shape, dtype=bool) if mask is None else mask)
         for x, mask in zip(inputs, missing, strict=True)
     ]
     if op in _POINTWISE or op == "Div":
         return [np.asarray(np.logical_or.reduce(np.broadcast_arrays(*marks)))]
     if op in ("Cast", "Identity"):
-        return [np.asarray(marks[0])]
+        return [marks[0]]
     if op == "Concat":
-        return [np.concatenate([np.asarray(mark) for mark in marks], axis=attributes["axis"])]
+        return [np.concatenate(marks, axis=attributes["axis"])]
     if op not in _MOVING or any(mask is not None for mask in missing[1:]):
         raise ValueError(f"{op} of unknown lengths")
     moved = _RULES[op]([marks[0], *inputs[1:]], attributes)
