@@ -11,6 +11,9 @@ from onnxviz.cli.run import Run
 if TYPE_CHECKING:
     from onnxviz.network import Network
 
+# Words of the warnings that are about a map, not about the network.
+_OF_MAPS = (" map is ", "add up to", "the cut is ")
+
 
 def readable(run: Run, net: Network, images: Sequence[Path]) -> tuple[list[Path], list[str]]:
     """The pictures of files and folders, and what was left out of them with reasons, which is told too.
@@ -128,7 +131,7 @@ def _warnings(manifest: dict[str, Any]) -> list[str]:
     """What is odd about the maps; what is odd about the network was told when it was opened."""
     pictures = manifest["figures"].get("pictures")
     if pictures is None:
-        return [text for text in manifest["warnings"] if " map is " in text or "add up to" in text]
+        return [text for text in manifest["warnings"] if any(part in text for part in _OF_MAPS)]
     return [
         f"{picture['name'] or 'a picture'}, {method}: {text}"
         for picture in pictures

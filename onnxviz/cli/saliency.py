@@ -133,6 +133,20 @@ def register(app: typer.Typer) -> None:
         layer: LayerOption = None,
         channel: ChannelOption = None,
         neuron: NeuronOption = None,
+        cut: Annotated[
+            str,
+            typer.Option(help="grabcut, or paper: one cut by colours, as Simonyan et al. 2014 have it."),
+        ] = "grabcut",
+        foreground: Annotated[
+            float | None,
+            typer.Option(
+                help="Quantile of the map over which it is object.", show_default="0.99; paper 0.95"
+            ),
+        ] = None,
+        background: Annotated[
+            float | None,
+            typer.Option(help="Quantile under which it is ground.", show_default="0.2; paper 0.3"),
+        ] = None,
         rounds: Annotated[int, typer.Option(min=1, help="Of colours and cut in turn, at most.")] = 5,
         batch: BatchOption = None,
     ) -> None:
@@ -146,6 +160,9 @@ def register(app: typer.Typer) -> None:
         options = _aimed(net, [target] if target else None, objective, layer, channel, neuron)
         options |= {
             "method": method,
+            "cut": cut,
+            "foreground": foreground,
+            "background": background,
             "rounds": rounds,
             "seed": run.seed,
             "batch": batch,

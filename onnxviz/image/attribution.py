@@ -11,7 +11,7 @@ from onnxviz.image import fine
 from onnxviz.image.colour import MAPS, normalise, overlay
 from onnxviz.image.page import scaled
 from onnxviz.image.readings import Reading, reading
-from onnxviz.image.sheet import scale_bar, side_by_side
+from onnxviz.image.sheet import number, scale_bar, side_by_side
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 _PERCENTILE: Final = (
     99.5  # what lies above shares the deepest colour, so that a few pixels do not pale the rest
 )
-_LOWEST: Final = 50.0
+_STANDS_OUT: Final = 3.0  # times the noise
+_LARGE_ERROR: Final = 0.05  # of the sum
 
 
 def draw(attribution: Attribution, *, height: int = 448) -> Image.Image:
@@ -38,7 +39,9 @@ def draw(attribution: Attribution, *, height: int = 448) -> Image.Image:
     read = reading(attribution.method, signed)
     if read.fine and attribution.values is not None:
         return _fine(attribution, read, attribution.values)
-    percentile = _PERCENTILE if attribution.percentile is None else attribution.percentile
+    percentile = attribution.percentile
+    if percentile is None:  # occlusion's is a mean of windows, smoothed: it has no outliers
+        percentile = 100.0 if attribution.method == "occlusion" else _PERCENTILE
     parameters, figures = (attribution.manifest.get(part) or {} for part in ("parameters", "figures"))
     photo = np.asarray(scaled(attribution.image, 2 * height, height))
     values = _smooth(attribution, parameters)
@@ -46,7 +49,8 @@ def draw(attribution: Attribution, *, height: int = 448) -> Image.Image:
     if not read.zero and np.isfinite(values).any():
         low = float(np.median(values[np.isfinite(values)]))
     _, limit = normalise(values - low, signed=signed, percentile=percentile)
-    over = overlay(photo, values - low, signed=signed, limit=limit or 1.0)
+    noise = float(figures.get("noise") or 0.0)
+    over = overlay(photo, values - low, signed=signed, limit=limit or 1.0, noise=noise)
     what = "probability" if attribution.target is not None else "score"
     percent = attribution.target is not None and bool(read.scale)
     foot = []
@@ -67,15 +71,33 @@ def draw(attribution: Attribution, *, height: int = 448) -> Image.Image:
     if window is not None:
         photo = _outlined(photo, window, attribution.image.shape)
         left = (attribution.score or 0.0) - figures["largest_fall"]
-        first += f"\nwith the marked window covered: {show(left)}"
+        fall = f"{100 * figures['largest_fall']:.3g} points" if percent else number(figures["largest_fall"])
+        first += f"\nwith the marked window covered: {show(left)}, a fall of {fall}"
     elif "mean_masked_score" in figures:
         first += f"\nthrough random masks: {show(figures['mean_masked_score'])} on average"
     meaning = read.meaning.format(what=what) if limit > 0 else "nothing stands out anywhere"
+    if limit > 0 and noise > 0:
+        meaning = f"{meaning}\n{_chance(limit, noise, percent)}"
+    meaning = "\n".join([meaning, *incomplete(attribution)])
     return side_by_side(
         [(photo, first), (over, f"{_name(attribution, parameters, figures)}\n{meaning}")],
         height=height,
         foot=foot,
     )
+
+
+def _chance(limit: float, noise: float, percent: bool) -> str:
+    """How wide the colours' range is, against what chance does."""
+    spread, chance = (f"{100 * x:.2g} points" if percent else number(x) for x in (limit, noise))
+    if limit < _STANDS_OUT * noise:
+        return f"the colours span {spread}, hardly more than other masks would change (±{chance}): take more masks"
+    return f"the colours span {spread}; other masks would move a place by ±{chance}, and less than that is not drawn"
+
+
+def incomplete(attribution: Attribution) -> list[str]:
+    """A line on how far the map's parts miss what they should add up to, where that is much."""
+    error = (attribution.manifest.get("figures") or {}).get("completeness_error") or 0.0
+    return [f"incomplete: the parts miss their sum by {error:.0%}"] if error > _LARGE_ERROR else []
 
 
 _FINE_HEIGHT: Final = 432  # three of them stand in a line
@@ -91,7 +113,7 @@ def _fine(attribution: Attribution, read: Reading, values: np.ndarray) -> Image.
     if not np.any(values):
         meaning = "the map is zero everywhere"
     else:
-        meaning = read.meaning.format(what="score")
+        meaning = "\n".join([read.meaning.format(what="score"), *incomplete(attribution)])
     return side_by_side(
         [
             (large, headline(attribution)),

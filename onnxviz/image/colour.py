@@ -128,6 +128,7 @@ def overlay(
     percentile: float = 99.0,
     limit: float | None = None,
     strength: float = 1.0,
+    noise: float = 0.0,
 ) -> np.ndarray:
     """A map over a photo: the more, the deeper the colour; where there is nothing, the photo. (H, W, 3) uint8.
 
@@ -139,6 +140,7 @@ def overlay(
     signed       draw negative values in blue; else they are not drawn
     percentile, limit   as in `normalise`
     strength     0 (the greyed photo) to 1 (the usual)
+    noise        of the map's values: what is no larger is not drawn, full strength begins at three times it
     raises       UsageError for shapes that do not fit
     """
     image, heat = np.asarray(image), np.asarray(heat)
@@ -146,7 +148,7 @@ def overlay(
         raise UsageError(
             f"expected an image (H, W, 3) and a map (h, w) over it, got {image.shape} and {heat.shape}"
         )
-    scaled, _ = normalise(heat, signed=signed, percentile=percentile, limit=limit)
+    scaled, top = normalise(heat, signed=signed, percentile=percentile, limit=limit)
     scaled = fit(scaled, *image.shape[:2])
     colours = (diverging(scaled) if signed else sequential(scaled, "ember")).astype(np.float32)
     amount = (np.abs(scaled) ** _RISE)[:, :, None]
@@ -155,6 +157,8 @@ def overlay(
     faded = photo + (grey - photo) * (_GREYED + (1 - _GREYED) * amount)
     faded += (255 - faded) * _LIGHTENED
     shaded = colours * (1 - _SHADE / 2 + _SHADE * grey / 255)
+    if noise > 0 and top > 0:
+        amount *= np.clip((np.abs(scaled)[:, :, None] * top / noise - 1) / 2, 0, 1)
     opacity = _OPACITY * strength * amount
     mixed = faded * (1 - opacity) + shaded * opacity
     result: np.ndarray = np.clip(np.rint(mixed), 0, 255).astype(np.uint8)

@@ -40,15 +40,29 @@ def grab(
     mask = sure | (~never & (prior > 0))
     done = 0
     for done in range(1, rounds + 1):  # noqa: B007 - told to the caller
-        inside, outside = mask.ravel(), ~mask.ravel()
-        odds = _likelihood(flat, inside, seed) - _likelihood(flat, outside, seed)
-        odds = np.clip(odds.reshape(prior.shape), -8, 8) + prior
+        odds = _odds(flat, mask, ~mask, seed) + prior
         odds = np.where(sure, _HARD, np.where(never, -_HARD, odds))
         cut_ = minimal_cut(odds, links)
         if np.array_equal(cut_, mask):
             break
         mask = cut_
     return mask, done
+
+
+def once(picture: np.ndarray, inside: np.ndarray, outside: np.ndarray, *, seed: int = 0) -> np.ndarray:
+    """One cut by colours alone, (H, W) bool: as Simonyan, Vedaldi & Zisserman 2014 do it.
+
+    picture           (H, W, 3) uint8
+    inside, outside   (H, W) bool, pixels to learn the colours of the object and of the ground from; not empty
+    """
+    colours = _opponent(picture)
+    return minimal_cut(_odds(colours.reshape(-1, 3), inside, outside, seed), _links(colours))
+
+
+def _odds(flat: np.ndarray, inside: np.ndarray, outside: np.ndarray, seed: int) -> np.ndarray:
+    """Log-odds of the object by each pixel's colour, of the shape of `inside`, at most ±8."""
+    odds = _likelihood(flat, inside.ravel(), seed) - _likelihood(flat, outside.ravel(), seed)
+    return np.clip(odds.reshape(inside.shape), -8, 8)
 
 
 def minimal_cut(odds: np.ndarray, links: list[tuple[np.ndarray, np.ndarray, np.ndarray]]) -> np.ndarray:

@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw
 
 from onnxviz.errors import UsageError
 from onnxviz.image import fine, lettering
-from onnxviz.image.attribution import headline
+from onnxviz.image.attribution import headline, incomplete
 from onnxviz.image.colour import fit, overlay
 from onnxviz.image.lettering import INK, SOFT, line_height
 from onnxviz.image.page import as_image, blank, caption_lines, page, scaled, write_lines
@@ -83,7 +83,7 @@ def _by_picture(grid: Grid, names: Sequence[str], side: int) -> Image.Image:
     y = top
     for number, (row, photo) in enumerate(zip(cells, photos, strict=True)):
         sheet.paste(photo, (0, y))
-        text = caption_lines(_called(grid[number][0], names, number), _TITLE, side, 5)
+        text = caption_lines(_called(grid[number], names, number), _TITLE, side, 8)
         write_lines(canvas, 0, y + photo.height + 6, text, _TITLE)
         for column, pair in enumerate(row, start=1):
             x = column * (side + _GAP)
@@ -99,7 +99,7 @@ def _by_method(grid: Grid, names: Sequence[str], side: int) -> Image.Image:
     photos = [scaled(row[0].image, side, side) for row in grid]
     step = 2 * side + 4 + _GAP
     captions = [
-        caption_lines(_called(row[0], names, n), _TEXT, side, side // line_height(_TEXT))
+        caption_lines(_called(row, names, n), _TEXT, side, side // line_height(_TEXT))
         for n, row in enumerate(grid)
     ]
     cells = [[cell(row[column], side) for row in grid] for column in range(len(grid[0]))]
@@ -136,6 +136,9 @@ def _head(one: Attribution, side: int) -> list[tuple[str, lettering.Colour]]:
     return caption_lines(reading(one.method, one.signed).title, _TITLE, side, 2)
 
 
-def _called(one: Attribution, names: Sequence[str], number: int) -> str:
-    """What a picture's caption says: its class with the probability, and its name."""
-    return headline(one) + (f"\n{names[number]}" if number < len(names) and names[number] else "")
+def _called(row: Sequence[Attribution], names: Sequence[str], number: int) -> str:
+    """What a picture's caption says: its class with the probability, its name, and which maps are incomplete."""
+    lines = [headline(row[0]), *([names[number]] if number < len(names) and names[number] else [])]
+    for one in row:
+        lines += [f"{reading(one.method, one.signed).title}: {text}" for text in incomplete(one)]
+    return "\n".join(lines)

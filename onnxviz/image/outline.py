@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
@@ -35,11 +35,22 @@ def draw(found: Segmentation) -> Image.Image:
                 outlined(photo, mask),
                 f"{headline(found.source)}\nthe outline: {figures['area']:.0%} of the picture",
             ),
-            (alone(photo, mask), "the object alone\nfound without any mask to learn from"),
+            (alone(photo, mask), f"the object alone\n{_certainty(figures)}"),
             (cell(found.source, _HEIGHT)[1], f"{read.title}\nthe map that it was found by"),
         ],
         height=_HEIGHT,
     )
+
+
+def _certainty(figures: dict[str, Any]) -> str:
+    """How sure the cut is, and why: what the network says to it, what stays of it, and of how many parts it is."""
+    text = []
+    if "alone" in figures:
+        text.append(f"with nothing else {figures['alone']:.1%}, without it {figures['without']:.1%}")
+    if figures["parts"] != 1:
+        text.append(f"{figures['parts']} parts, the largest {figures['largest_part']:.0%} of it")
+    text.append(f"{figures['agreement']:.0%} stays when the thresholds move")
+    return f"{'' if figures['sure'] else 'unsure, perhaps a fragment: '}{'; '.join(text)}"
 
 
 def outlined(photo: np.ndarray, mask: np.ndarray) -> np.ndarray:

@@ -36,8 +36,8 @@ _BRIGHT: Final = "the brighter, the more the score moves with the pixel"
 READINGS: Final = {
     "occlusion": Reading(
         "occlusion",
-        "the deeper the colour, the more the {what} falls when a window covers the place",
-        "fall in {what}",
+        "the deeper the colour, the more the {what} falls with the place covered: the mean of the windows over it",
+        "mean fall in {what}",
     ),
     "rise": Reading(
         "RISE",

@@ -48,6 +48,7 @@ __all__ = [
 ]
 
 _GAP: Final = 14  # between pictures that have captions
+_CAPTION: Final = 6  # lines of a card's caption at most
 _PAGE_WIDTH: Final = 1400  # what a sheet is laid out for; fewer pictures make it narrower
 
 
@@ -184,7 +185,7 @@ def _line(cards: Sequence[tuple[Image.Image, str]]) -> Image.Image:
     for card, text in cards:
         frame = blank(card.width, tallest)
         frame.paste(card, (0, (tallest - card.height) // 2))
-        framed.append(caption(frame, text, lines=3, room=_LEAST_CARD))
+        framed.append(caption(frame, text, lines=_CAPTION, room=_LEAST_CARD))
     result = blank(sum(i.width for i in framed) + _GAP * (len(framed) - 1), max(i.height for i in framed))
     x = 0
     for image in framed:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 _MOST_MAPS = 64
 _EDGE = 96
+_TOLD_APART = 99.7  # percentile of the magnitudes
 
 
 @dataclass
@@ -32,18 +33,28 @@ class Activations(Result):
     image: np.ndarray = field(repr=False)
 
     def shown(self) -> list[int]:
-        """The channels in the picture: all of them, or the 64 with the largest activation, in order."""
+        """The channels in the picture: all of them, or the 64 with the largest activation, in order.
+
+        Where there are negative activations, the largest magnitude counts.
+        """
         maps = np.asarray(self.values)
         if len(maps) <= _MOST_MAPS:
             return list(range(len(maps)))
-        strongest = np.argsort(-maps.reshape(len(maps), -1).max(axis=1), kind="stable")[:_MOST_MAPS]
+        sizes = np.abs(maps) if self._signed() else maps
+        strongest = np.argsort(-sizes.reshape(len(maps), -1).max(axis=1), kind="stable")[:_MOST_MAPS]
         return sorted(int(channel) for channel in strongest)
 
+    def _signed(self) -> bool:
+        return float(np.nan_to_num(np.asarray(self.values)).min(initial=0.0)) < 0
+
     def picture(self) -> Image.Image:
-        """The photo and its feature maps, on one common scale from the lowest to the highest shown value."""
+        """The photo and its feature maps, on one common scale.
+
+        From 0 to the highest value; of a layer with negative values from red by white, which is 0, to blue.
+        """
         from PIL import Image as PILImage
 
-        from onnxviz.image.colour import sequential
+        from onnxviz.image.colour import diverging, normalise, sequential
         from onnxviz.image.sheet import tiles
 
         maps = np.asarray(self.values)
@@ -51,13 +62,13 @@ class Activations(Result):
             maps = maps[:, None, None]
         channels = self.shown()
         shown = np.nan_to_num(maps[channels])
-        low = min(0.0, float(shown.min(initial=0.0)))
+        signed = self._signed()
         # One bright outlier must not leave every map black.
-        high = float(np.percentile(shown, 99.7)) if shown.size else 1.0
-        scaled = np.clip((shown - low) / max(high - low, 1e-12), 0.0, 1.0)
+        scaled, high = normalise(shown, signed=signed, percentile=_TOLD_APART)
+        coloured = diverging if signed else sequential
         height, width = maps.shape[1:]
         factor = max(1, round(_EDGE / max(height, width)))
-        pictures = [np.repeat(np.repeat(sequential(one), factor, axis=0), factor, axis=1) for one in scaled]
+        pictures = [np.repeat(np.repeat(coloured(one), factor, axis=0), factor, axis=1) for one in scaled]
         photo = PILImage.fromarray(self.image)
         photo.thumbnail((width * factor, max(height * factor, 24)))
         which = (
@@ -69,7 +80,11 @@ class Activations(Result):
             [np.asarray(photo), *pictures],
             labels=["image", *map(str, channels)],
             title=f"{self.layer}: {which}, {width}×{height}",
-            subtitle=f"dark is {low:.3g}, bright is {high:.3g} or more; one scale for all maps",
+            subtitle=(
+                f"red is {high:.3g} or more, white is 0, blue is −{high:.3g} or less; one scale for all maps"
+                if signed
+                else f"dark is 0, bright is {high:.3g} or more; one scale for all maps"
+            ),
         )
 
 

@@ -20,8 +20,10 @@ _MOST_CHANNELS = 32
 _MOST_DEEP_FILTERS = 24
 _TILE = 44
 _SIDE = 84
-# Where half of the filters are fainter than this share of the strongest, one scale alone shows mostly grey.
+# Where half of the filters are fainter than this share of the strongest, one scale shows mostly grey: so it is where
+# BatchNorm is folded in, which makes each filter's weights as large as its channel's variance was small.
 _FAINT = 0.35
+_DEAD = 1e-5  # of the strongest: what such a filter answers is rounding
 _RGB = 3
 
 
@@ -41,7 +43,8 @@ class Filters(Result):
         """RGB tiles where the filter sees the picture itself, else one row of grey tiles a filter.
 
         One common scale for all tiles, so they can be compared: zero is mid-grey, the largest weight of the layer is
-        white or black. Where that leaves most first-layer filters grey, they stand beside on scales of their own.
+        white or black. Where that leaves most filters grey, each has a scale of its own, written below it (of deep
+        layers each row), and filters of the first layer stand below once more on the common one.
         """
         from onnxviz.image.sheet import tiles
 
@@ -53,14 +56,20 @@ class Filters(Result):
         size = f"{weights.shape[3]}×{weights.shape[2]}"
         if self.order is not None or depth == 1:
             return self._first(weights[:_MOST_FILTERS], count, size)
-        grey = _grey(weights, peak)
+        peaks = _peaks(weights)
+        own = float(np.median(peaks)) < _FAINT * peak
+        grey = _grey(weights, _scales(peaks, peak) if own else peak)
         rows, columns = min(count, _MOST_DEEP_FILTERS), min(depth, _MOST_CHANNELS)
         pictures = [_tile(grey[i, j][..., None], _TILE // 2) for i in range(rows) for j in range(columns)]
         return tiles(
             pictures,
             columns=columns,
             title=f"{self.layer}: filters 0–{rows - 1} of {count} (rows) × input channels 0–{columns - 1} of {depth}",
-            subtitle=f"zero is mid-grey, white is +{peak:.2g}, black is −{peak:.2g}",
+            subtitle=(
+                f"zero is mid-grey; the largest weight of each row, ±{peaks.min():.2g} to ±{peak:.2g}, is full"
+                if own
+                else f"zero is mid-grey, white is +{peak:.2g}, black is −{peak:.2g}"
+            ),
         )
 
     def _first(self, weights: np.ndarray, count: int, size: str) -> Image.Image:
@@ -68,7 +77,7 @@ class Filters(Result):
         from onnxviz.image.page import MARGIN
         from onnxviz.image.sheet import tiles
 
-        peaks = np.abs(weights).reshape(len(weights), -1).max(axis=1, initial=0.0)
+        peaks = _peaks(weights)
         peak = float(peaks.max(initial=0.0)) or 1.0
         more = "" if len(weights) == count else f", the first {len(weights)}"
         columns = _columns(len(weights))
@@ -76,24 +85,36 @@ class Filters(Result):
         def shown(scales: np.ndarray | float) -> list[np.ndarray]:
             return [_tile(one) for one in np.moveaxis(_grey(weights, scales), 1, -1)]
 
-        foot: list[Image.Image] = []
-        if float(np.median(peaks)) < _FAINT * peak:
-            own = tiles(
-                shown(np.maximum(peaks, 1e-12)[:, None, None, None]),
-                columns=columns,
-                side=_SIDE,
-                title="The same filters, each on its own scale",
-                subtitle=f"the largest weight of each is full colour: from ±{peaks.min():.2g} to ±{peak:.2g}",
-            )
-            foot = [own.crop((MARGIN, 0, own.width - MARGIN, own.height - MARGIN))]
+        one_scale = {
+            "columns": columns,
+            "side": _SIDE,
+            "subtitle": f"zero is mid-grey, the largest weight of the layer is ±{peak:.2g}",
+        }
+        title = f"{self.layer}: {count} filters of {size}{more}"
+        if float(np.median(peaks)) >= _FAINT * peak:
+            return tiles(shown(peak), title=f"{title}, on one scale", **one_scale)
+        together = tiles(shown(peak), title="The same filters, on one scale", **one_scale)
         return tiles(
-            shown(peak),
+            shown(_scales(peaks, peak)),
             columns=columns,
             side=_SIDE,
-            title=f"{self.layer}: {count} filters of {size}{more}, on one scale",
-            subtitle=f"zero is mid-grey, the largest weight of the layer is ±{peak:.2g}",
-            foot=foot,
+            labels=[f"±{one:.2g}" if one > _DEAD * peak else "dead" for one in peaks],
+            title=f"{title}, each on its own scale",
+            subtitle="zero is mid-grey, the largest weight of each, written below it, is full colour",
+            foot=[together.crop((MARGIN, 0, together.width - MARGIN, together.height - MARGIN))],
         )
+
+
+def _peaks(weights: np.ndarray) -> np.ndarray:
+    """The largest magnitude of each filter."""
+    peaks: np.ndarray = np.abs(weights).reshape(len(weights), -1).max(axis=1, initial=0.0)
+    return peaks
+
+
+def _scales(peaks: np.ndarray, peak: float) -> np.ndarray:
+    """What becomes full colour in each filter, (N, 1, 1, 1): its own largest weight, but dead ones stay grey."""
+    own: np.ndarray = np.where(peaks > _DEAD * peak, np.maximum(peaks, 1e-30), peak)[:, None, None, None]
+    return own
 
 
 def filters(net: Network, layer: str | None = None) -> Filters:

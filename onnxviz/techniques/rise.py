@@ -59,7 +59,9 @@ def rise(
                              how often pixels showed: two seeds correlate 0.66 (a cat) and 0.96 (a cup) at 4000 masks
     objective, output, layer, channel, position   instead of a class, as for `occlusion`
     seed          of the random cells and shifts; the same masks whatever the batch
-    returns       Attribution, values (H, W) float32, for probabilities ≥ 0
+    returns       Attribution, values (H, W) float32, for probabilities ≥ 0. Figures: `range`, between the weakest and
+                  the strongest place, and `noise`, how far other masks would move a place (from the two halves of
+                  these masks); the picture fades what lies within it
     raises        UsageError, UnknownLabel, UnknownLayer, ImageRejected, ModelUnsuitable; Interrupted on Ctrl-C, whose
                   partial map is that of the masks so far
     """
@@ -122,13 +124,15 @@ def rise(
     if len(weights):
         figures |= {"mean_masked_score": float(weights.mean()), "largest_masked_score": float(weights.max())}
     manifest["figures"] = figures
-    values = average(
+    values, noise = averaged(
         weights,
         cells[: len(weights)],
         shifts[: len(weights)],
         size,
         probability=probability if divide == "paper" else None,
     )
+    if noise is not None:
+        figures |= {"range": float(np.ptp(values)), "noise": noise}
     result = Attribution(
         values=values,
         manifest=manifest,
@@ -153,6 +157,29 @@ def draw_masks(
     return cells, random.integers(0, cell, (count, 2))
 
 
+def averaged(
+    weights: np.ndarray,
+    cells: np.ndarray,
+    shifts: np.ndarray,
+    size: tuple[int, int],
+    *,
+    probability: float | None = None,
+) -> tuple[np.ndarray, float | None]:
+    """`average`, and its noise: how far the maps of other masks would lie from it, root mean square over the pixels.
+
+    Half of the masks give one map, the other half another; what they differ by, less what they differ by everywhere,
+    is twice the noise of their mean. None for fewer than two masks.
+    """
+    whole = _sums(weights, cells, shifts, size, probability)
+    values, half = _quotient(*whole), len(weights) // 2
+    if not half:
+        return values, None
+    first = _sums(weights[:half], cells[:half], shifts[:half], size, probability)
+    rest = whole[0] - first[0], whole[1] - first[1]
+    gap = _quotient(*first).astype(np.float64) - _quotient(*rest)
+    return values, float(np.std(gap) / 2)
+
+
 def average(
     weights: np.ndarray,
     cells: np.ndarray,
@@ -165,11 +192,26 @@ def average(
 
     probability   None: divided by the sum of the masks, 0 where none shows; else by masks × probability
     """
-    total = weighted_sum(weights, cells, shifts, size)
+    return _quotient(*_sums(weights, cells, shifts, size, probability))
+
+
+def _sums(
+    weights: np.ndarray,
+    cells: np.ndarray,
+    shifts: np.ndarray,
+    size: tuple[int, int],
+    probability: float | None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Σ weight × mask, and what it is divided by."""
     if probability is not None:
-        return (total / (max(1, len(weights)) * probability)).astype(np.float32)
-    shown = weighted_sum(np.ones_like(weights), cells, shifts, size)
-    return np.divide(total, shown, out=np.zeros(size), where=shown > 0).astype(np.float32)
+        shown = np.full(size, len(weights) * probability)
+    else:
+        shown = weighted_sum(np.ones_like(weights), cells, shifts, size)
+    return weighted_sum(weights, cells, shifts, size), shown
+
+
+def _quotient(total: np.ndarray, shown: np.ndarray) -> np.ndarray:
+    return np.divide(total, shown, out=np.zeros(total.shape), where=shown > 0).astype(np.float32)
 
 
 def weighted_sum(

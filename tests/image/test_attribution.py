@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from onnxviz.image import attribution as drawing
-from onnxviz.image import sheet
+from onnxviz.image import method_sheet, sheet
 from onnxviz.results import Attribution
 
 PHOTO = np.full((64, 64, 3), 128, np.uint8)
@@ -62,7 +62,7 @@ def test_a_picture_with_photo_map_and_scale(said) -> None:
     low, high, label = said["scale"]
     assert low == 0
     assert 0 < high <= 30
-    assert label == "fall in probability (percentage points)"
+    assert label == "mean fall in probability (percentage points)"
 
 
 def test_the_more_it_falls_the_deeper_the_colour(said) -> None:
@@ -88,7 +88,12 @@ def test_where_covering_helps_nothing_is_drawn(said) -> None:
 
 def test_captions_name_class_probability_and_the_window_that_costs_most(said) -> None:
     drawing.draw(attribution(spot(), score=0.389, largest_fall=0.3, largest_fall_window=BOX))
-    assert said["captions"][0] == "Egyptian cat  38.9%\nwith the marked window covered: 8.9%"
+    assert (
+        said["captions"][0]
+        == "Egyptian cat  38.9%\nwith the marked window covered: 8.9%, a fall of 30 points"
+    )
+    # The scale is of means over windows, which end below the marked window's own fall: both say so.
+    assert "the mean of the windows over it" in said["captions"][1]
     assert said["captions"][1].startswith("occlusion: grey windows of 16×16 pixels, every 16\n")
     photo = said["pictures"][0]
     framed = np.argwhere((photo == 255).all(axis=2))
@@ -125,10 +130,44 @@ def test_rise_is_coloured_from_its_median_up(said) -> None:
     assert said["captions"][1].startswith("RISE: 40 random masks\n")
 
 
+def test_the_scale_of_occlusion_ends_at_the_deepest_colour(said) -> None:
+    values = np.zeros((64, 64))
+    values[10, 10] = 0.5  # one place of 4096: no percentile may hide it
+    drawing.draw(attribution(values))
+    drawn = drawing._smooth(attribution(values), attribution(values).manifest["parameters"])
+    assert said["scale"][1] == pytest.approx(100 * drawn.max(), rel=1e-4)
+
+
+def test_rise_says_its_range_and_fades_its_noise(said) -> None:
+    values = np.full((64, 64), 0.4)
+    values[:16, :16], values[40:56, 40:56] = 0.401, 0.42
+    drawing.draw(attribution(values, method="rise", masks=40, noise=0.001))
+    over, caption = said["pictures"][1].astype(int), said["captions"][1]
+    assert "the colours span 2 points" in caption
+    assert "±0.1 points" in caption
+    assert np.ptp(over[20:90, 20:90], axis=2).max() < 4  # as much as other masks would change: not drawn
+    assert np.ptp(over[320:350, 320:350], axis=2).min() > 60
+    drawing.draw(attribution(values, method="rise", masks=40, noise=0.01))
+    assert "hardly more than other masks would change" in said["captions"][1]
+    assert "take more masks" in said["captions"][1]
+    faded = said["pictures"][1].astype(int)[320:350, 320:350]
+    assert np.ptp(faded, axis=2).mean() < np.ptp(over[320:350, 320:350], axis=2).mean() * 0.9
+
+
+@pytest.mark.parametrize("method", ["integrated-gradients", "full-gradient"])
+def test_what_does_not_add_up_is_said_in_the_figure(said, method) -> None:
+    drawing.draw(attribution(spot(), method=method, completeness_error=0.12))
+    assert "miss their sum by 12%" in said["captions"][1]
+    drawing.draw(attribution(spot(), method=method, completeness_error=0.04))
+    assert "miss" not in said["captions"][1]
+    row = [attribution(spot(), method=method, completeness_error=0.12)]
+    assert "miss their sum by 12%" in method_sheet._called(row, ["cat"], 0)
+
+
 def test_an_objective_that_is_no_class_has_no_percent(said) -> None:
     drawing.draw(attribution(spot(3.0), target=None, score=7.5, largest_fall=3.0, largest_fall_window=BOX))
-    assert said["captions"][0] == "features, channel 3  7.5\nwith the marked window covered: 4.5"
-    assert said["scale"][2] == "fall in score"
+    assert said["captions"][0] == "features, channel 3  7.5\nwith the marked window covered: 4.5, a fall of 3"
+    assert said["scale"][2] == "mean fall in score"
     assert 1 < said["scale"][1] <= 3
 
 

@@ -4,6 +4,8 @@ from onnx import TensorProto, helper
 
 import onnxviz
 from onnxviz.errors import UsageError
+from onnxviz.image.colour import diverging
+from onnxviz.techniques.activations import Activations
 
 
 def test_maps_are_the_layers_values(net, cat):
@@ -22,6 +24,24 @@ def test_only_the_strongest_of_many_channels_are_drawn(net, cat):
     assert len(shown) == 64
     assert shown == sorted(shown)
     assert peaks[shown].min() >= np.delete(peaks, shown).max()
+
+
+def test_negative_activations_have_colours_of_their_own_about_zero():
+    values = np.zeros((2, 8, 8), np.float32)
+    values[0, :4], values[0, 4:], values[1, :4] = 2.0, -2.0, 1.0
+    image = np.zeros((8, 8, 3), np.uint8)
+    drawn = np.asarray(Activations(values, {}, "sum", image).picture()).astype(int)
+    red = (drawn[..., 0] > drawn[..., 2] + 60).mean()
+    blue = (drawn[..., 2] > drawn[..., 0] + 60).mean()
+    assert min(red, blue) > 0.05  # as large each way
+    one = diverging(np.float32([0.0, 1.0, -1.0, 0.5])).astype(int)
+    for colour in one:  # 0, ±2 and 1 on a scale of ±2
+        assert (np.abs(drawn - colour).max(axis=-1) == 0).mean() > 0.02
+    # Of 65 channels those with the largest magnitude are shown.
+    many = np.full((65, 2, 2), 1.0, np.float32)
+    many[3], many[4] = -5, 0.5
+    assert 3 in Activations(many, {}, "sum", image).shown()
+    assert 4 not in Activations(many, {}, "sum", image).shown()
 
 
 def test_a_layer_without_maps_can_be_drawn(net, cat):

@@ -4,6 +4,7 @@ import pytest
 
 import onnxviz
 from onnxviz.errors import ModelUnsuitable, UnknownLayer
+from onnxviz.techniques import filters
 
 
 def test_first_layer_filters_are_the_files_own_weights(net):
@@ -13,6 +14,41 @@ def test_first_layer_filters_are_the_files_own_weights(net):
     assert result.order == "RGB"
     assert result.layer == "stem"
     assert result.picture().mode == "RGB"
+
+
+def test_filters_with_batchnorm_folded_in_are_more_than_grey(net):
+    """The strongest filter is 90 times the median's: on one scale most tiles are grey."""
+    picture = np.asarray(onnxviz.filters(net).picture()).astype(int)
+    above = picture[: picture.shape[0] // 2]
+    coloured = np.ptp(above, axis=-1) > 60
+    assert coloured.mean() > 0.15
+    below = picture[picture.shape[0] // 2 :]
+    assert (np.ptp(below, axis=-1) > 60).mean() < coloured.mean() / 2
+
+
+def test_each_filter_has_its_own_scale_where_one_drowns_the_others(monkeypatch):
+    from onnxviz.image import sheet
+
+    calls = []
+    plain = sheet.tiles
+
+    def tiles(pictures, **more):
+        calls.append((pictures, more))
+        return plain(pictures, **more)
+
+    monkeypatch.setattr(sheet, "tiles", tiles)
+    weights = np.zeros((3, 3, 2, 2), np.float32)
+    weights[:, 0, 0, 0] = 18, -0.2, 1e-8
+    filters.Filters(values=weights, manifest={}, layer="stem", order="RGB").picture()
+    (together, _), (own, more) = calls
+    assert [int(one[0, 0, 0]) for one in own] == [255, 0, 128]
+    assert more["labels"] == ["±18", "±0.2", "dead"]
+    assert [int(one[0, 0, 0]) for one in together] == [255, 126, 128]
+    calls.clear()
+    weights[:, 0, 0, 0] = 18, -17, 16
+    filters.Filters(values=weights, manifest={}, layer="stem", order="RGB").picture()
+    assert len(calls) == 1
+    assert "on one scale" in calls[0][1]["title"]
 
 
 def test_an_activation_stands_for_its_convolution(net):

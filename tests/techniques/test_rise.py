@@ -11,7 +11,7 @@ import onnxviz
 from onnxviz.errors import UsageError
 from onnxviz.graph.occlude import cell_size, hat
 from onnxviz.interrupted import Interrupted
-from onnxviz.techniques.rise import draw_masks, weighted_sum
+from onnxviz.techniques.rise import average, averaged, draw_masks, weighted_sum
 
 GRID, MASKS, SIZE = 3, 50, (toys.SIDE, toys.SIDE)
 
@@ -172,3 +172,23 @@ def test_the_bundled_network(net, cat) -> None:
     assert 0 <= result.values.min() <= result.values.max() <= 1
     assert result.manifest["parameters"]["masks"] == 48
     assert result.manifest["figures"]["score"] == result.score
+
+
+def test_the_noise_is_how_far_other_masks_lie() -> None:
+    """Against maps of many other draws, one map a seed: the spread of them about their mean."""
+    rng = np.random.default_rng(0)
+    where = np.zeros((4, 4))
+    where[1, 2] = 3.0
+
+    def one(seed: int) -> tuple[np.ndarray, float]:
+        cells, shifts = draw_masks(400, 4, 0.5, (8, 8), seed)
+        weights = (cells * where).sum(axis=(1, 2)) + rng.normal(0, 1, len(cells))
+        values, noise = averaged(weights, cells, shifts, (32, 32))
+        np.testing.assert_array_equal(values, average(weights, cells, shifts, (32, 32)))
+        return values, noise
+
+    maps, noises = zip(*(one(seed) for seed in range(40)), strict=True)
+    spread = np.stack(maps) - np.mean(maps, axis=0)
+    spread = spread - spread.mean(axis=(1, 2), keepdims=True)
+    assert np.mean(noises) == pytest.approx(float(spread.std()), rel=0.15)
+    assert averaged(np.ones(1), np.ones((1, 4, 4)), np.zeros((1, 2), int), (32, 32))[1] is None

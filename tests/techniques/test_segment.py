@@ -9,6 +9,8 @@ from techniques import toys
 
 import onnxviz
 from onnxviz.errors import ModelUnsuitable, UnknownLabel, UsageError
+from onnxviz.image import outline
+from onnxviz.techniques import segment
 
 SIDE = 48
 
@@ -63,6 +65,63 @@ def test_the_cat_is_in_the_cats_outline(net, cat) -> None:
     assert picture.shape[1] > 3 * 400
 
 
+def test_the_papers_cut_follows_the_paper(red) -> None:
+    """Simonyan et al. 2014, 3.2: colours from beyond 95 % and 30 %, no prior, one cut, the largest part."""
+    picture, mask = disc()
+    found = onnxviz.segment(red, picture, target="red", cut="paper")
+    parameters = found.manifest["parameters"]
+    assert (parameters["foreground"], parameters["background"], parameters["prior"]) == (0.95, 0.30, 0)
+    assert found.manifest["figures"]["rounds"] == found.manifest["figures"]["parts"] == 1
+    assert (found.mask & mask).sum() / (found.mask | mask).sum() > 0.9
+    own = onnxviz.segment(red, picture, target="red").manifest["parameters"]
+    assert (own["cut"], own["foreground"], own["background"]) == ("grabcut", 0.99, 0.20)
+    assert own["prior"] > 0
+
+
+def test_a_steady_cut_and_an_unsteady_one_say_so(red) -> None:
+    picture, _ = disc()
+    found = onnxviz.segment(red, picture, target="red")
+    figures = found.manifest["figures"]
+    assert figures["agreement"] > 0.9
+    assert figures["parts"] == 1
+    # Noise all over: no border to follow, so the outline is where the thresholds put it.
+    noise = np.random.default_rng(1).integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8)
+    noise[:, 24:, 0] = np.minimum(noise[:, 24:, 0], 190)
+    noise[..., 2] = noise[..., 2] // 2
+    doubtful = onnxviz.segment(red, noise, target="red")
+    figures = doubtful.manifest["figures"]
+    assert not figures["sure"]
+    assert figures["agreement"] < 0.6
+    assert any("unsure" in text for text in doubtful.manifest["warnings"])
+    assert "unsure" in outline._certainty(figures)
+
+
+def test_the_network_is_asked_about_the_object_alone_and_the_rest(net, cat) -> None:
+    """The nose and eyes are not what 'cat' rests on: without them it is still one, and that is said."""
+    found = onnxviz.segment(net, cat, target="Egyptian cat")
+    figures = found.manifest["figures"]
+    shown = np.where(found.mask[..., None], 127.5, found.image).astype(np.float32)
+    wanted = net.probabilities(net.preprocessing.normalise(shown[None]).astype(np.float32))[0, 285]
+    assert figures["without"] == pytest.approx(float(wanted), rel=1e-4)
+    assert figures["sure"] == (
+        figures["agreement"] >= 0.6
+        and figures["alone"] >= figures["score"] / 4
+        and figures["without"] <= figures["score"] / 2
+    )
+    assert figures["sure"] != any("unsure" in text for text in found.manifest["warnings"])
+
+
+def test_parts_are_counted() -> None:
+    mask = np.zeros((10, 10), bool)
+    mask[1:4, 1:4] = mask[6:7, 6:9] = True
+    half = mask.copy()
+    half[6:7] = False
+    found = segment._certainty(mask, [mask, half])
+    assert found["parts"] == 2
+    assert found["largest_part"] == pytest.approx(9 / 12)
+    assert found["agreement"] == pytest.approx((1 + 9 / 12) / 2)
+
+
 def test_nothing_to_cut_out_is_a_typed_error(red) -> None:
     with pytest.raises(ModelUnsuitable, match="zero everywhere"):
         onnxviz.segment(red, disc()[0], target="none")
@@ -71,6 +130,10 @@ def test_nothing_to_cut_out_is_a_typed_error(red) -> None:
 def test_wrong_usage_is_a_typed_error(red) -> None:
     with pytest.raises(UsageError, match="rounds"):
         onnxviz.segment(red, disc()[0], rounds=0)
+    with pytest.raises(UsageError, match="grabcut or paper"):
+        onnxviz.segment(red, disc()[0], cut="scissors")
+    with pytest.raises(UsageError, match="background < foreground"):
+        onnxviz.segment(red, disc()[0], foreground=0.2, background=0.4)
     with pytest.raises(UsageError, match="no method"):
         onnxviz.segment(red, disc()[0], method="grab")
     with pytest.raises(UnknownLabel):
