@@ -257,7 +257,10 @@ def _tested(net: Network, source: Attribution, mask: np.ndarray) -> dict[str, fl
     inside = mask[:, :, None]
     shown = np.stack([np.where(inside, source.image, grey), np.where(inside, grey, source.image)])
     x = net.preprocessing.normalise(shown.astype(np.float32)).astype(np.float32, copy=False)
-    alone, without = net.probabilities(x)[:, source.target]
+    try:
+        alone, without = net.probabilities(x)[:, source.target]
+    except ModelUnsuitable:  # not one choice among classes, such as a step of a sequence
+        return {}
     return {"alone": float(alone), "without": float(without)}
 
 
