@@ -85,15 +85,14 @@ class Filters(Result):
         def shown(scales: np.ndarray | float) -> list[np.ndarray]:
             return [_tile(one) for one in np.moveaxis(_grey(weights, scales), 1, -1)]
 
-        one_scale = {
-            "columns": columns,
-            "side": _SIDE,
-            "subtitle": f"zero is mid-grey, the largest weight of the layer is ±{peak:.2g}",
-        }
+        def on_one_scale(title: str) -> Image.Image:
+            said = f"zero is mid-grey, the largest weight of the layer is ±{peak:.2g}"
+            return tiles(shown(peak), columns=columns, side=_SIDE, title=title, subtitle=said)
+
         title = f"{self.layer}: {count} filters of {size}{more}"
         if float(np.median(peaks)) >= _FAINT * peak:
-            return tiles(shown(peak), title=f"{title}, on one scale", **one_scale)
-        together = tiles(shown(peak), title="The same filters, on one scale", **one_scale)
+            return on_one_scale(f"{title}, on one scale")
+        together = on_one_scale("The same filters, on one scale")
         return tiles(
             shown(_scales(peaks, peak)),
             columns=columns,
