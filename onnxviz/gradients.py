@@ -26,6 +26,7 @@ class Gradients:
     objective   what is differentiated
     sources     the value names that it is differentiated by
     also        the value names that are given out too
+    rectifiers  how many rectifiers the rules acted on; None for the plain rules
     """
 
     def __init__(
@@ -42,6 +43,14 @@ class Gradients:
         self._net = net
         compiled = _compile(net, objective, self.sources, self.also, rules)
         self._program = compiled.program
+        self.rectifiers = compiled.program.rectifiers
+        if self.rectifiers == 0:
+            note = (
+                f"there is no rectifier (ReLU, ReLU6) between {' and '.join(self.sources)} and {objective}: {rules!r} "
+                "changes nothing but these, so it gives the plain gradient"
+            )
+            if note not in net.warnings:
+                net.warnings.append(note)
 
     def __call__(
         self,

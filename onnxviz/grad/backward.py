@@ -17,6 +17,7 @@ import onnx_ir as ir
 from onnxviz.errors import UnsupportedOperator, ways
 from onnxviz.grad import table
 from onnxviz.grad.tape import Operand, Tape, dims, schema
+from onnxviz.graph.operators import rectifier
 
 _INTEGERS = frozenset(
     {
@@ -48,6 +49,10 @@ def vjp(
     raises   UnsupportedOperator when an operator on the way has no rule, or an attribute no rule knows of
     """
     nodes = list(tape.graph)
+    if rules is not table.VJP_RULES:
+        for node in nodes:
+            if node not in tape.rectifiers and (found := rectifier(node)) is not None:
+                tape.rectifiers[node] = found
     varying = _varying(nodes, wrt, rules)
     pending: dict[ir.Value, list[ir.Value]] = {}
     for value, seed in seeds.items():
@@ -138,6 +143,8 @@ def _step(
     if not rule.every:  # noqa: SIM102
         if late := [y.name for y, g in zip(node.outputs[1:], cotangents[1:], strict=True) if g is not None]:
             raise unsupported(node, f"has no gradient rule for its further output {late[0]!r}")
+    if node in tape.rectifiers:
+        tape.rectified.add(node)
     own = (tuple(cotangents), tuple(node.outputs)) if rule.every else (cotangents[0], node.outputs[0])
     try:
         results = rule.function(tape, *own, *node.inputs, **keywords)

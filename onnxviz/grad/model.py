@@ -67,7 +67,8 @@ def value_and_gradient(
     also        further values to give out (the activations of a layer beside its gradient)
     cpu         it will run on ONNX Runtime's CPU provider: take what is fastest there (see Tape)
     returns     a model with the inputs of the given one that are needed (and those that the objective feeds), and
-                the outputs `objective`, (N,), `<wrt>.gradient` for each of `wrt`, of its shape, then `also`
+                the outputs `objective`, (N,), `<wrt>.gradient` for each of `wrt`, of its shape, then `also`; its
+                meta['rectifiers'] is the number of rectifiers that rules other than PLAIN acted on
     raises      UnknownLayer, UnknownLabel, UsageError, ModelUnsuitable, UnsupportedOperator
     """
     inputs = [v for v in model.graph.inputs if not v.is_initializer()]
@@ -93,6 +94,7 @@ def value_and_gradient(
             else named(tape, values[name], f"{name}.value", values[name])
         )
     model = finish(model, outputs, tape.pairs)
+    model.meta["rectifiers"] = None if rules is PLAIN else len(tape.rectified)
     unused = [v for v in graph.inputs if not v.uses() and not v.is_graph_output()]
     for v in unused:
         graph.inputs.remove(v)

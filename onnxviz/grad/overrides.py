@@ -14,8 +14,9 @@ from onnxviz.errors import UsageError, near
 from onnxviz.grad import rules
 from onnxviz.grad.backward import NoRule
 from onnxviz.grad.forms import between, step
+from onnxviz.grad.rules.quantised import rescaled, within
 from onnxviz.grad.table import VJP_RULES, Table
-from onnxviz.grad.tape import array, dims
+from onnxviz.grad.tape import dims
 
 assert rules  # importing the package fills the table
 
@@ -58,19 +59,29 @@ def _rank(x: Any) -> int:
 
 
 def _table(variant: Variant) -> Table:
-    """The plain table, but for the rectifiers: Relu, and Clip from 0 up (ReLU6)."""
+    """The plain table, but for the rectifiers (graph/operators.py) among the nodes of these operators."""
 
     def relu(op: Any, g: Any, y: Any, x: Any) -> Any:
         return (variant(op, g, lambda h: op.Mul(h, step(op, y)), x, None),)
 
     def clip(op: Any, g: Any, y: Any, x: Any, low: Any = None, high: Any = None) -> Any:
-        bottom, top = array(low), array(high)
-        if bottom is None or float(bottom) != 0.0 or (high is not None and top is None):
+        found = op.rectifiers.get(y.producer())
+        if found is None:
             return VJP_RULES["Clip"].function(op, g, y, x, low, high)
-        limit = None if top is None else float(top)
-        return (variant(op, g, lambda h: op.Mul(h, between(op, y, 0.0, limit)), x, limit),)
+        return (variant(op, g, lambda h: op.Mul(h, between(op, y, 0.0, found.high)), x, found.high), None, None)
 
-    changed = {"Relu": relu, "Clip": clip}
+    def quantize(
+        op: Any, g: Any, y: Any, x: Any, scale: Any, zero: Any = None,
+        *, axis: Any, block_size: Any = 0, saturate: Any = 1, output_dtype: Any = 0, precision: Any = 0,
+    ) -> Any:  # fmt: skip
+        found = op.rectifiers.get(y.producer())
+        if found is None:
+            plain = VJP_RULES["QuantizeLinear"].function
+            return plain(op, g, y, x, scale, zero, axis=axis, block_size=block_size)
+        back = variant(op, g, lambda h: op.Mul(h, within(op, h, y, x, scale, zero, axis)), x, found.high)
+        return rescaled(op, back, y, x, scale, axis), None
+
+    changed = {"Relu": relu, "Clip": clip, "QuantizeLinear": quantize}
     return MappingProxyType(
         {**VJP_RULES, **{name: replace(VJP_RULES[name], function=rule) for name, rule in changed.items()}}
     )

@@ -17,6 +17,8 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
+from onnxviz.graph.operators import Rectifier
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -96,6 +98,10 @@ class Tape:
         self.replaced: dict[ir.Value, ir.Value] = {}
         # How a cotangent, times the mask of the Relu that made its value, is had cheaper than by masking it.
         self.masked: dict[ir.Value, Callable[[], ir.Value]] = {}
+        # The rectifiers of the forward graph, as it was before anything was appended (backward.vjp).
+        self.rectifiers: dict[ir.Node, Rectifier] = {}
+        # Those of them that a cotangent has passed.
+        self.rectified: set[ir.Node] = set()
 
     def __getattr__(self, op_type: str) -> Callable[..., Any]:
         """`op.Add` and so on; underscored names are never operators."""

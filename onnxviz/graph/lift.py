@@ -55,6 +55,18 @@ class Lifter:
         node.prepend(ir.node(op_type, list(inputs), attributes=attributes or None, outputs=[out], name=name))
         return out
 
+    @staticmethod
+    def become(node: ir.Node, op_type: str, *inputs: ir.Value | None, **attributes: Any) -> None:
+        """The node is this operator of the standard from now on, under its own name and that of its first output."""
+        node.domain, node.op_type, node.overload, node.version = "", op_type, "", None
+        node.attributes.clear()
+        for name, value in attributes.items():
+            node.attributes[name] = ir.convenience.convert_attribute(name, value)
+        node.resize_inputs(len(inputs))
+        for i, x in enumerate(inputs):
+            node.replace_input_with(i, x)
+        node.resize_outputs(1)
+
 
 def name_nodes(model: ir.Model) -> None:
     """Give every nameless node the name of its first output, so that errors and profiles can point at it."""

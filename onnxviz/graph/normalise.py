@@ -1,11 +1,12 @@
 """Bring any model into the form that gradients are taken in.
 
 Ensures, on a copy that shares the weights: opset 18 or later; no functions, of the model or of the standard
-(Attention); constants are initialisers; operands that are one number have rank 0; an If with a constant condition
-replaced by its branch; no Dropout; BatchNormalization folded into the convolution before it; explicit pads, and lengths
-that every reader counts alike; half precision computed in float32; QOperator forms as QuantizeLinear/DequantizeLinear;
-shapes inferred as far as they go. Graph inputs and outputs keep their names, shapes and types, and the outputs their
-values. Whatever intermediate value somebody wants must be a graph output before.
+(Attention); no fused operators of com.microsoft; rectifiers are Relu or Clip; constants are initialisers; operands
+that are one number have rank 0; an If with a constant condition replaced by its branch; no Dropout; BatchNormalization
+folded into the convolution before it; explicit pads, and lengths that every reader counts alike; half precision
+computed in float32; QOperator forms as QuantizeLinear/DequantizeLinear; shapes inferred as far as they go. Graph inputs
+and outputs keep their names, shapes and types, and the outputs their values. Whatever intermediate value somebody wants
+must be a graph output before.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import onnx_ir as ir
 from onnx_ir.passes import common
 
 from onnxviz.errors import ModelRejected
-from onnxviz.graph import expand, fold, half, lift, operators, padding, quantised, resizing
+from onnxviz.graph import canonical, expand, fold, fused, half, lift, operators, padding, quantised, resizing
 from onnxviz.graph.analysis.dataflow import clone, inline
 from onnxviz.graph.infer import infer
 
@@ -34,6 +35,7 @@ def normalise(model: ir.Model) -> ir.Model:
     lift.name_nodes(model)
     fold.constants(model)
     infer(model)
+    fused.split(model)
     operators.scalars(model)
     lift.lift(model)
     # Before IR version 4 every initialiser had to be a graph input too; opset 18 came with 8, opset 21 with 10.
@@ -47,6 +49,7 @@ def normalise(model: ir.Model) -> ir.Model:
     while fold.lengths(model):
         fold.branches(model)
         infer(model)
+    canonical.rectifiers(model)
     half.widen(model)
     quantised.as_qdq(model)
     fold.batch_norms(model)

@@ -1,9 +1,17 @@
-"""What an operator is, in one place: which of its operands are scalars.
+"""What an operator is, in one place: which of its operands are scalars, and whether it is a rectifier.
 
 Whatever else has to know it asks here, so that two rooms cannot disagree.
+
+A rectifier is what the variants of backpropagation (guided, deconvnet, redirected) act on: Relu, Clip from 0 up (ReLU6),
+and in a quantised file the QuantizeLinear whose range begins at 0 behind what can be negative, for there the exporter
+put them. Their other spellings are brought to these before (graph/fused.py, canonical.py, quantised.py). No rectifier
+is the ramp of a hand-written h-sigmoid or h-swish, nor an activation that lets something through below 0.
 """
 
 from __future__ import annotations
+
+import math
+from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
@@ -57,3 +65,233 @@ def _rank(value: ir.Value) -> int | None:
     if value.const_value is not None:
         return len(value.const_value.shape)
     return None if value.shape is None else len(value.shape)
+
+
+# --- rectifiers ---------------------------------------------------------------------------------
+
+#: Integer types of quantised tensors -> their range.
+RANGES = {
+    ir.DataType.INT8: (-128, 127),
+    ir.DataType.UINT8: (0, 255),
+    ir.DataType.INT16: (-32768, 32767),
+    ir.DataType.UINT16: (0, 65535),
+    ir.DataType.INT4: (-8, 7),
+    ir.DataType.UINT4: (0, 15),
+}
+# Whose numbers can be negative whatever goes in: what an activation stands behind.
+_SIGNED = frozenset({
+    "BatchNormalization", "Conv", "ConvTranspose", "DeformConv", "Einsum", "Gemm", "GroupNormalization",
+    "InstanceNormalization", "LayerNormalization", "LpNormalization", "MatMul", "MeanVarianceNormalization",
+    "RMSNormalization", "Sub",
+})  # fmt: skip
+# Can be negative where one of their operands can be. All others are taken for what is never negative, or for an
+# activation of its own kind, behind which stands no other.
+_AS_OPERANDS = frozenset({"Add", "Concat", "Mean", "Sum"})
+_AS_FIRST = frozenset({
+    "AveragePool", "Cast", "DepthToSpace", "Dropout", "Expand", "Flatten", "Gather", "GlobalAveragePool",
+    "GlobalMaxPool", "Identity", "MaxPool", "Pad", "ReduceMax", "ReduceMean", "ReduceSum", "Reshape", "Resize", "Slice",
+    "SpaceToDepth", "Split", "Squeeze", "Tile", "Transpose", "Unsqueeze",
+})  # fmt: skip
+_SCALING = frozenset({"Div", "Mul"})
+_PASSES = frozenset({"Cast", "DequantizeLinear", "Identity", "QuantizeLinear"})  # a number stays the number it is
+_NEAR = 0.03  # quantised numbers are off by a step of the range
+
+
+@dataclass(frozen=True)
+class Rectifier:
+    """What holds its input between 0 and `high`; None: no upper end."""
+
+    high: float | None
+
+
+def rectifier(node: ir.Node) -> Rectifier | None:
+    """The rectifier that a node of a normalised graph is, None where it is none.
+
+    Clips whose bounds only the run tells are none for certain, and so are not counted.
+    """
+    if node.domain not in ("", "ai.onnx"):
+        return None
+    if node.op_type == "Relu":
+        return Rectifier(None)
+    if node.op_type == "Clip":
+        found = _clip(node)
+    elif node.op_type == "QuantizeLinear":
+        found = _range(node)
+    else:
+        return None
+    return None if found is None or _is_ramp(node, found.high) else found
+
+
+def rectifiers(model: ir.Model) -> list[ir.Node]:
+    """The rectifiers of a normalised model's main graph."""
+    return [node for node in model.graph if rectifier(node) is not None]
+
+
+def _clip(node: ir.Node) -> Rectifier | None:
+    low, high = (node.inputs[place] if place < len(node.inputs) else None for place in (1, 2))
+    if number(low) != 0.0:
+        return None
+    if high is None:
+        return Rectifier(None)
+    top = number(high)
+    return None if top is None or not top > 0.0 else Rectifier(top)
+
+
+def lowest(node: ir.Node) -> float | None:
+    """The smallest real number that a QuantizeLinear with one constant scale can give; None where it has none such."""
+    kind = node.outputs[0].dtype
+    zero = node.inputs[2] if len(node.inputs) > 2 else None
+    scale, at = number(node.inputs[1]), 0.0 if zero is None else number(zero)
+    if kind not in RANGES or scale is None or at is None:
+        return None
+    return (RANGES[kind][0] - at) * scale
+
+
+def _range(node: ir.Node) -> Rectifier | None:
+    kind, scale = node.outputs[0].dtype, number(node.inputs[1])
+    if lowest(node) != 0.0 or kind is None or scale is None or not can_be_negative(node.inputs[0]):
+        return None
+    return Rectifier((RANGES[kind][1] - RANGES[kind][0]) * scale)
+
+
+def can_be_negative(value: ir.Value | None, depth: int = 64) -> bool:
+    """Whether an activation may stand behind the value: a sum or product of signed numbers, as far as one can tell.
+
+    False for pictures, for what a rectifier or a quantised range has cut off, and for what another activation gives.
+    """
+    if value is None or depth == 0:
+        return False
+    constant = value.const_value
+    if constant is not None and not value.is_graph_input():
+        return constant.size > 0 and bool((constant.numpy() < 0).any())
+    node = value.producer()
+    if node is None or node.domain not in ("", "ai.onnx"):
+        return False
+    if node.op_type in _SIGNED:
+        return True
+    if node.op_type in _AS_OPERANDS:
+        return any(can_be_negative(x, depth - 1) for x in node.inputs)
+    if node.op_type in _AS_FIRST:
+        return can_be_negative(node.inputs[0], depth - 1)
+    if node.op_type in _SCALING:  # by constants: a product of two values is a gate
+        sides = [x for x in node.inputs if x is not None and x.const_value is None]
+        return len(sides) == 1 and can_be_negative(sides[0], depth - 1)
+    if node.op_type == "DequantizeLinear" and node.inputs[0] is not None:
+        return _holds_negative(node, depth)
+    return False
+
+
+def _holds_negative(node: ir.Node, depth: int) -> bool:
+    """Whether the real numbers of a DequantizeLinear may be negative."""
+    x, zero = node.inputs[0], node.inputs[2] if len(node.inputs) > 2 else None
+    assert x is not None
+    if x.const_value is not None:
+        return True  # weights
+    at = 0.0 if zero is None else number(zero)
+    if x.dtype in RANGES and at == RANGES[x.dtype][0]:
+        return False
+    source = x.producer()
+    if source is not None and source.op_type == "QuantizeLinear":
+        return can_be_negative(source.inputs[0], depth - 1)
+    return True
+
+
+# The ramp of h-sigmoid, Clip(x + 3, 0, 6) / 6, and of h-swish, which is x times that; Howard et al. 2019,
+# arXiv:1905.02244. Exporters may have folded the 3 into a bias, and put the 6 before or behind the product.
+
+
+def _is_ramp(node: ir.Node, high: float | None) -> bool:
+    """Whether what lies between 0 and `high` is a gate: shifted by half of its height, or brought to 1 and a factor."""
+    if high is None:
+        return False
+    source, shift = _shifted(node.inputs[0])
+    if shift is not None and _close(shift, high / 2):
+        return True
+    return _gates(node.outputs[0], 1.0 / high, source)
+
+
+def _shifted(value: ir.Value | None) -> tuple[ir.Value | None, float | None]:
+    """(x, c) where the value is x + c for a number c."""
+    node = _made_by(value)
+    if node is not None and node.op_type in ("Add", "Sub"):
+        for place, x in enumerate(node.inputs):
+            shift = _known(node.inputs[1 - place])
+            if shift is not None and (place == 0 or node.op_type == "Add"):
+                return _before(x), shift if node.op_type == "Add" else -shift
+    return None, None
+
+
+def _gates(value: ir.Value, share: float, source: ir.Value | None, depth: int = 8) -> bool:
+    """Whether the value, times constants that bring its height to 1, is a factor of another value.
+
+    share    what is left to be multiplied with
+    source   what the ramp was made of: as the other factor it is one whatever the height
+    """
+    if depth == 0:
+        return False
+    for user, place in value.uses():
+        if user.op_type in _PASSES and place == 0 and not user.domain:
+            if _gates(user.outputs[0], share, source, depth - 1):
+                return True
+        if user.op_type not in _SCALING or user.domain:
+            continue
+        other = user.inputs[1 - place]
+        factor = _known(other)
+        if factor is not None and factor != 0.0 and (user.op_type == "Mul" or place == 0):
+            left = share / factor if user.op_type == "Mul" else share * factor
+            if _gates(user.outputs[0], left, source, depth - 1):
+                return True
+        elif factor is None and user.op_type == "Mul" and (other is None or other.const_value is None):
+            if source is not None and _before(other) is source:
+                return True
+            if other is not value and (_close(share, 1.0) or _scaled_behind(user.outputs[0], share, depth - 1)):
+                return True
+    return False
+
+
+def _scaled_behind(value: ir.Value, share: float, depth: int) -> bool:
+    """Whether the product, too, only goes on times the constant that is left."""
+    for user, place in value.uses():
+        if user.domain or depth == 0:
+            continue
+        if user.op_type in _PASSES and place == 0:
+            if _scaled_behind(user.outputs[0], share, depth - 1):
+                return True
+        elif user.op_type in _SCALING:
+            factor = _known(user.inputs[1 - place])
+            if factor is not None and factor != 0.0 and (user.op_type == "Mul" or place == 0):
+                return _close(factor if user.op_type == "Mul" else 1.0 / factor, share)
+    return False
+
+
+def _made_by(value: ir.Value | None) -> ir.Node | None:
+    """The node that computes the value, before it was quantised or cast."""
+    before = _before(value)
+    return None if before is None else before.producer()
+
+
+def _before(value: ir.Value | None) -> ir.Value | None:
+    for _ in range(8):
+        node = None if value is None else value.producer()
+        if node is None or node.op_type not in _PASSES or node.domain:
+            return value
+        value = node.inputs[0]
+    return value
+
+
+def _known(value: ir.Value | None) -> float | None:
+    """A constant number, quantised or not."""
+    found = number(value)
+    if found is None and value is not None:
+        node = value.producer()
+        if node is not None and node.op_type == "DequantizeLinear" and not node.domain:
+            parts = [number(x) for x in node.inputs]
+            if None not in parts:
+                code, scale, zero = (*parts, 0.0)[:3]
+                assert code is not None and scale is not None and zero is not None
+                return (code - zero) * scale
+    return found
+
+
+def _close(a: float, b: float) -> bool:
+    return math.isclose(a, b, rel_tol=_NEAR)

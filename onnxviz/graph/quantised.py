@@ -61,18 +61,10 @@ class _Rewriter:
 
     def result(self, y: ir.Value, scale: ir.Value | None, zero: ir.Value | None) -> None:
         """The node becomes the quantiser of this value (or its stand-in where the result is float)."""
-        node = self.node
-        node.attributes.clear()
-        node.domain = ""
         if scale is None:
-            node.op_type = "Identity"
-            inputs: list[ir.Value | None] = [y]
+            self.lifter.become(self.node, "Identity", y)
         else:
-            node.op_type = "QuantizeLinear"
-            inputs = [y, scale] if zero is None else [y, scale, zero]
-        node.resize_inputs(len(inputs))
-        for i, value in enumerate(inputs):
-            node.replace_input_with(i, value)
+            self.lifter.become(self.node, "QuantizeLinear", *[x for x in (y, scale, zero) if x is not None])
 
 
 def _vector(scale: ir.Value) -> bool:

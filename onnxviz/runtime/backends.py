@@ -49,6 +49,8 @@ class Runnable(Protocol):
 
     inputs: list[str]
     outputs: list[str]
+    rectifiers: int | None
+    """How many rectifiers the rules acted on; None for the plain rules."""
 
     def __call__(self, feeds: Mapping[str, Any]) -> dict[str, np.ndarray]:
         """Run once; raises LimitExceeded, RuntimeFailed."""

@@ -54,6 +54,7 @@ class SideBySide:
     def __init__(self, graph: ir.Model, *, threads: int | None, **options: Any) -> None:
         self.inputs = [str(value.name) for value in graph.graph.inputs]
         self.outputs = [str(value.name) for value in graph.graph.outputs]
+        self.rectifiers: int | None = graph.meta["rectifiers"]
         self.threads = threads
         self._graph = graph
         self._options = options

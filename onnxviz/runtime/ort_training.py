@@ -59,6 +59,7 @@ class TrainingProgram:
         self._names |= also
         self.inputs = program.inputs
         self.outputs = list(self._names)
+        self.rectifiers = None
 
     def __call__(self, feeds: Mapping[str, Any]) -> dict[str, np.ndarray]:
         """Run once; raises LimitExceeded, RuntimeFailed."""

@@ -103,20 +103,12 @@ _FORMS: dict[str, Callable[[ir.Node, Collection[ir.Value]], bool]] = {
 }
 
 
-def _become(node: ir.Node, value: ir.Value) -> None:
-    """The node only hands this value on, under its own output's name."""
-    node.op_type = "Identity"
-    node.attributes.clear()
-    node.resize_inputs(1)
-    node.replace_input_with(0, value)
-
-
 def _sum(lifter: Lifter, node: ir.Node) -> None:
     total = node.inputs[0]
     for x in node.inputs[1:]:
         total = lifter.before(node, "Add", total, x)
     assert total is not None
-    _become(node, total)
+    lifter.become(node, "Identity", total)
 
 
 def _split(lifter: Lifter, node: ir.Node) -> None:
@@ -173,7 +165,7 @@ def _average_pool(lifter: Lifter, node: ir.Node) -> None:
     if known is None or not all(isinstance(d, int) for d in known[1:]):
         return
     if list(known[2:]) == kernel and not any(pads) and dilations == [1] * n:
-        _become(node, lifter.before(node, "GlobalAveragePool", x))
+        lifter.become(node, "Identity", lifter.before(node, "GlobalAveragePool", x))
         return
     if ceil or (any(pads) and not include):
         return
@@ -181,7 +173,7 @@ def _average_pool(lifter: Lifter, node: ir.Node) -> None:
     weights = np.full((channels, 1, *kernel), 1 / np.prod(kernel), np.float32)
     kept = {"pads": pads, "dilations": dilations, "kernel_shape": kernel, "group": channels}
     kept["strides"] = [int(s) for s in node.attributes.get_ints("strides", [1] * n)]
-    _become(node, lifter.before(node, "Conv", x, lifter.const(weights, np.float32), **kept))
+    lifter.become(node, "Identity", lifter.before(node, "Conv", x, lifter.const(weights, np.float32), **kept))
 
 
 def _batch_normalization(lifter: Lifter, node: ir.Node) -> None:
@@ -198,7 +190,7 @@ def _batch_normalization(lifter: Lifter, node: ir.Node) -> None:
     parts = [
         lifter.const(v.reshape(shape).astype(np.float32), np.float32) for v in (factor, bias - mean * factor)
     ]
-    _become(node, lifter.before(node, "Add", lifter.before(node, "Mul", x, parts[0]), parts[1]))
+    lifter.become(node, "Identity", lifter.before(node, "Add", lifter.before(node, "Mul", x, parts[0]), parts[1]))
 
 
 def _ramp(lifter: Lifter, node: ir.Node, alpha: float, beta: float) -> ir.Value:
@@ -210,11 +202,11 @@ def _ramp(lifter: Lifter, node: ir.Node, alpha: float, beta: float) -> ir.Value:
 
 def _hard_sigmoid(lifter: Lifter, node: ir.Node) -> None:
     alpha, beta = (node.attributes.get_float(k, usual) for k, usual in (("alpha", 0.2), ("beta", 0.5)))
-    _become(node, _ramp(lifter, node, alpha, beta))
+    lifter.become(node, "Identity", _ramp(lifter, node, alpha, beta))
 
 
 def _hard_swish(lifter: Lifter, node: ir.Node) -> None:
-    _become(node, lifter.before(node, "Mul", node.inputs[0], _ramp(lifter, node, 1 / 6, 0.5)))
+    lifter.become(node, "Identity", lifter.before(node, "Mul", node.inputs[0], _ramp(lifter, node, 1 / 6, 0.5)))
 
 
 _STEPS: dict[str, Callable[[Any, Any], None]] = {

@@ -21,6 +21,7 @@ from onnxviz.techniques.cam_run import see, see_without_aim
 from onnxviz.techniques.cam_upsample import combined, matrices, upsampled
 
 if TYPE_CHECKING:
+    from onnxviz.gradients import Gradients
     from onnxviz.results import Attribution
 
 __all__ = ["METHODS", "cam"]
@@ -100,6 +101,7 @@ def cam(
         for one, array in zip(layers, seen.activations, strict=True)
     ]
     scores, figures, incomplete = seen.scores, None, False
+    rectifiers: dict[str, int | None] = {}
     if method == "score-cam":
         scored = cam_score.score_cam(
             net, taken.x, seen.activations, places, seen.aim, batch=batch, progress=progress
@@ -115,7 +117,9 @@ def cam(
     kept = coarse if signed else [np.maximum(one, 0) for one in coarse]
     maps = combined([upsampled(one, *to) for one, to in zip(kept, places, strict=True)])
     if method == "guided-grad-cam":
-        maps = _guided(net, taken.x, seen.aim, signed, batch) * np.maximum(maps, 0)
+        guided = seen.aim.gradients(net, rules="guided")
+        maps = _guided(net, guided, taken.x, seen.aim, signed, batch) * np.maximum(maps, 0)
+        rectifiers["rectifiers"] = guided.rectifiers
     results = attributions(
         net,
         "cam",
@@ -132,6 +136,7 @@ def cam(
         places=[list(array.shape[2:]) for array in seen.activations],
         align=align,
         batch=batch,
+        **rectifiers,
     )
     for one in results:
         one.manifest["parameters"]["signed"] = signed
@@ -173,9 +178,11 @@ def _peak(values: np.ndarray) -> dict[str, Any]:
     return {"largest": float(values[y, x]), "largest_at": [int(y), int(x)]}
 
 
-def _guided(net: Network, x: np.ndarray, aim: Aim, signed: bool, batch: int | None) -> np.ndarray:
+def _guided(
+    net: Network, gradients: Gradients, x: np.ndarray, aim: Aim, signed: bool, batch: int | None
+) -> np.ndarray:
     """The guided gradient of each pixel, (N, H, W): the largest magnitude of the colours; signed: their sum."""
-    found = aim.gradients(net, rules="guided")(x, aim.feeds(), batch=batch)[f"{net.input.name}.gradient"]
+    found = gradients(x, aim.feeds(), batch=batch)[f"{net.input.name}.gradient"]
     axis = 1 if net.input.layout == "NCHW" else 3
     flat: np.ndarray = found.sum(axis=axis) if signed else np.abs(found).max(axis=axis)
     return flat

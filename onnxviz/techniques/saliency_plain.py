@@ -29,8 +29,7 @@ def guided(job: Job) -> Found:
 
     Springenberg, Dosovitskiy, Brox & Riedmiller 2015, arXiv:1412.6806.
     """
-    scores, found = job.gradient("guided")
-    return Found(found, scores)
+    return _by_rules(job, "guided")
 
 
 def deconvnet(job: Job) -> Found:
@@ -38,5 +37,9 @@ def deconvnet(job: Job) -> Found:
 
     Zeiler & Fergus 2014, arXiv:1311.2901.
     """
-    scores, found = job.gradient("deconvnet")
-    return Found(found, scores)
+    return _by_rules(job, "deconvnet")
+
+
+def _by_rules(job: Job, rules: str) -> Found:
+    scores, found = job.gradient(rules)
+    return Found(found, scores, {"rectifiers": job.gradients(rules).rectifiers})

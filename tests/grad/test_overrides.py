@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
+import onnxviz
 from onnxviz.errors import UsageError
 from onnxviz.grad.model import gradient_model
 from onnxviz.grad.overrides import TABLES, by_name
 from tests.grad.oracle import normal, session
+from tests.graph.test_canonical import NONE, NUMBERS, RELU, SIX
 
 
 def network(six: bool, shift: float = 0.0):
@@ -90,3 +93,80 @@ def test_variant(variant: str, six: bool, shift: float) -> None:
 def test_unknown_name() -> None:
     with pytest.raises(UsageError, match="guided"):
         by_name("guidde")
+
+
+# --- every spelling -------------------------------------------------------------------------------
+
+
+def spelled(first: list, second: list, top: float | None):
+    """Conv, a rectifier in one spelling, Conv, another; logits. And the rectifier's upper end."""
+    rng = np.random.default_rng(3)
+    weights = {k: np.float32(v) for k, v in NUMBERS.items()} | {"zeros": np.zeros((4, 1, 1), np.float32)}
+    weights["slopes"] = np.full((4, 1, 1), 0.25, np.float32)
+    weights |= {"w1": rng.normal(0, 1.2, (4, 3, 3, 3)).astype(np.float32)}
+    weights |= {"w2": rng.normal(0, 0.6, (4, 4, 3, 3)).astype(np.float32)}
+    nodes = [helper.make_node("Conv", ["image", "w1"], ["conv1"])]
+    for place, spelling in (("1", first), ("2", second)):
+        if place == "2":
+            nodes.append(helper.make_node("Conv", ["y1", "w2"], ["conv2"]))
+        outer = {"": "", "x": f"conv{place}", **{name: name for name in weights}}
+        for one in spelling:
+            copy = onnx.NodeProto()
+            copy.CopyFrom(one)
+            copy.input[:] = [outer.get(name, f"{name}{place}") for name in one.input]
+            copy.output[:] = [f"{name}{place}" for name in one.output]
+            nodes.append(copy)
+    nodes += [
+        helper.make_node("GlobalAveragePool", ["y2"], ["g"]),
+        helper.make_node("Flatten", ["g"], ["logits"]),
+    ]
+    used = {name for one in nodes for name in one.input}
+    graph = helper.make_graph(
+        nodes,
+        "spelled",
+        [helper.make_tensor_value_info("image", TensorProto.FLOAT, ["N", 3, 9, 9])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["N", 4])],
+        [numpy_helper.from_array(v, k) for k, v in weights.items() if k in used],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8), weights, top
+
+
+SPELLED = {
+    **{name: (nodes, RELU["Relu"], None) for name, nodes in RELU.items()},
+    **{f"six: {name}": (nodes, SIX["Clip"], 6.0) for name, nodes in SIX.items()},
+}
+
+
+@pytest.mark.parametrize("spelling", SPELLED)
+def test_every_spelling_is_a_rectifier(spelling: str) -> None:
+    """All tables, on ONNX Runtime and on torch, against an autograd function in float64."""
+    model, w, top = spelled(*SPELLED[spelling])
+    x = np.random.default_rng(4).standard_normal((2, 3, 9, 9)).astype(np.float32)
+    for variant in TABLES:
+        rectify = rectifier(variant, top)
+        tensor = torch.tensor(x, dtype=torch.float64, requires_grad=True)
+        w1, w2 = (torch.tensor(w[name], dtype=torch.float64) for name in ("w1", "w2"))
+        conv = torch.nn.functional.conv2d
+        scores = rectify(conv(rectify(conv(tensor, w1)), w2)).mean((2, 3))
+        (expected,) = torch.autograd.grad(scores[:, 1].sum(), tensor)
+        for backend in ("native", "torch") if top else ("native",):
+            net = onnxviz.load(model, preprocess="imagenet", backend=backend)
+            gradients = net.gradients(onnxviz.objectives.logit(1), rules=variant)
+            found = gradients(x)["image.gradient"]
+            np.testing.assert_allclose(found, expected.numpy(), atol=2e-5, err_msg=f"{variant} on {backend}")
+            assert gradients.rectifiers == (None if variant == "plain" else 2)
+
+
+@pytest.mark.parametrize("spelling", NONE)
+def test_what_is_no_rectifier_keeps_the_plain_gradient(spelling: str) -> None:
+    """And so it is told: in a warning, and as the number of rectifiers."""
+    model, _, _ = spelled(NONE[spelling], NONE["Elu"], None)
+    x = np.random.default_rng(4).standard_normal((2, 3, 9, 9)).astype(np.float32)
+    net = onnxviz.load(model, preprocess="imagenet")
+    _, plain = net.value_and_gradient(onnxviz.objectives.logit(1))(x)
+    assert not any("rectifier" in text for text in net.warnings)
+    for variant in ("guided", "deconvnet", "redirected"):
+        gradients = net.gradients(onnxviz.objectives.logit(1), rules=variant)
+        np.testing.assert_array_equal(gradients(x)["image.gradient"], plain)
+        assert gradients.rectifiers == 0
+        assert any("rectifier" in text and variant in text for text in net.warnings)

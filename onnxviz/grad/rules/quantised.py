@@ -11,22 +11,13 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import onnx_ir as ir
 
 from onnxviz.grad.backward import NoRule
 from onnxviz.grad.forms import between, conv_to_input
 from onnxviz.grad.table import vjp
 from onnxviz.grad.tape import array, dims
 from onnxviz.grad.windows import Window
-
-_RANGES = {
-    ir.DataType.INT8: (-128, 127),
-    ir.DataType.UINT8: (0, 255),
-    ir.DataType.INT16: (-32768, 32767),
-    ir.DataType.UINT16: (0, 65535),
-    ir.DataType.INT4: (-8, 7),
-    ir.DataType.UINT4: (0, 15),
-}
+from onnxviz.graph.operators import RANGES
 
 
 @vjp("QuantizeLinear")
@@ -36,21 +27,28 @@ def quantize_linear(
     """g over the scale where x falls within the range of the integer; the scale counts as a constant."""
     if block_size:
         raise NoRule("quantises by blocks")
-    if y.dtype not in _RANGES:
+    return rescaled(op, op.Mul(g, within(op, g, y, x, scale, zero, axis)), y, x, scale, axis), None
+
+
+def within(op: Any, g: Any, y: Any, x: Any, scale: Any, zero: Any, axis: int) -> Any:
+    """1 where x falls within the range of the integer, 0 elsewhere, in g's type."""
+    if y.dtype not in RANGES:
         raise NoRule(f"quantises to {y.dtype.name if y.dtype else 'an unknown type'}")
-    low, high = (bound - 0.5 if i == 0 else bound + 0.5 for i, bound in enumerate(_RANGES[y.dtype]))
+    low, high = (bound - 0.5 if i == 0 else bound + 0.5 for i, bound in enumerate(RANGES[y.dtype]))
     step, offset = array(scale), 0 if zero is None else array(zero)
     if step is not None and offset is not None and step.size == 1:
         at = float(np.asarray(offset, dtype=np.float64).reshape(-1)[0])
         width = float(step.reshape(-1)[0])
-        inside = between(op, x, float(np.float32((low - at) * width)), float(np.float32((high - at) * width)))
-    else:
-        units = op.Round(op.Div(x, _along(op, scale, x, axis)))
-        if zero is not None:
-            units = op.Add(units, op.CastLike(_along(op, zero, x, axis), x))
-        inside = op.CastLike(op.And(op.Greater(units, low), op.Less(units, high)), g)
-    g = op.Mul(g, inside)
-    return (g if _paired(y.producer()) else op.Div(g, _along(op, scale, x, axis))), None
+        return between(op, x, float(np.float32((low - at) * width)), float(np.float32((high - at) * width)))
+    units = op.Round(op.Div(x, _along(op, scale, x, axis)))
+    if zero is not None:
+        units = op.Add(units, op.CastLike(_along(op, zero, x, axis), x))
+    return op.CastLike(op.And(op.Greater(units, low), op.Less(units, high)), g)
+
+
+def rescaled(op: Any, g: Any, y: Any, x: Any, scale: Any, axis: int) -> Any:
+    """g over the scale, which a pair of quantiser and dequantiser leaves out."""
+    return g if _paired(y.producer()) else op.Div(g, _along(op, scale, x, axis))
 
 
 @vjp("DequantizeLinear")

@@ -14,6 +14,7 @@ import torch
 
 from onnxviz.errors import SMALLER, LimitExceeded, RuntimeFailed, UnsupportedOperator
 from onnxviz.grad.backward import reads
+from onnxviz.graph.operators import rectifier
 from onnxviz.graph.analysis.dataflow import flat
 from onnxviz.runtime.torch_backend import operators
 from onnxviz.runtime.torch_backend.bodies import Body, has_body, type_of, written_out
@@ -160,6 +161,8 @@ class Executor:
                 found[name] = max((i + 1 for i, y in enumerate(node.outputs) if y.name), default=1)
             elif name == "run":
                 found[name] = run
+            elif name == "rectifier":
+                found[name] = rectifier(node)
             else:
                 found[name] = _kind(node)
         return found

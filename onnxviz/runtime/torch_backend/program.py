@@ -16,6 +16,7 @@ import onnx_ir as ir
 
 from onnxviz.errors import MissingDependency, ModelUnsuitable, ProviderUnavailable
 from onnxviz.grad.forward import Forward, forward
+from onnxviz.graph.operators import rectifiers
 from onnxviz.runtime.backends import Task
 
 
@@ -50,6 +51,7 @@ class TorchProgram:
         inner = {value for value in graph.sources.values() if value.producer() is not None}
         self._run = Executor(graph.model, table=by_name(task.rules), device=device, leaves=inner)
         self.inputs = [value.name or "" for value in graph.model.graph.inputs]
+        self.rectifiers = None if task.rules == "plain" else len(rectifiers(graph.model))
         self.outputs = ["objective", *(f"{name}.gradient" for name in graph.sources), *graph.also]
 
     def __call__(self, feeds: Mapping[str, Any]) -> dict[str, np.ndarray]:

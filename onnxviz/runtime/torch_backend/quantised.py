@@ -6,39 +6,36 @@ the scale and the zero point count as constants, and the mask is that of torch's
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import onnx_ir as ir
 import torch
 
+from onnxviz.graph.operators import RANGES
+from onnxviz.runtime.torch_backend.activation import plain
 from onnxviz.runtime.torch_backend.convolution import conv
 from onnxviz.runtime.torch_backend.table import CannotRun, operator
 from onnxviz.runtime.torch_backend.tensors import along, is_real
 
-_RANGES = {
-    ir.DataType.INT8: (-128, 127),
-    ir.DataType.UINT8: (0, 255),
-    ir.DataType.INT16: (-32768, 32767),
-    ir.DataType.UINT16: (0, 65535),
-    ir.DataType.INT4: (-8, 7),
-    ir.DataType.UINT4: (0, 15),
-}
 
+class Rounded(torch.autograd.Function):
+    """Rounded and held in a range; g passes where the rounded number lies within it, or as a variant says.
 
-class _Rounded(torch.autograd.Function):
-    """Rounded and held in a range; g passes where the rounded number lies within it."""
+    back   (g, whether the number lies within, x, its upper end), all in units of the scale -> the cotangent of x
+    """
 
     @staticmethod
-    def forward(ctx: Any, units: Any, zero: Any, low: int, high: int) -> Any:
+    def forward(ctx: Any, units: Any, zero: Any, low: int, high: int, back: Callable[..., Any]) -> Any:
         y = torch.round(units) + zero
-        ctx.save_for_backward((y >= low) & (y <= high))
+        ctx.save_for_backward((y >= low) & (y <= high), units)
+        ctx.high, ctx.back = high - zero, back
         return y.clamp(low, high)
 
     @staticmethod
     def backward(ctx: Any, g: Any) -> Any:
-        (inside,) = ctx.saved_tensors
-        return g * inside, None, None, None
+        inside, units = ctx.saved_tensors
+        return ctx.back(g, inside, units, ctx.high), None, None, None, None
 
 
 def _spread(vector: Any, x: Any, axis: int, block_size: int) -> Any:
@@ -61,14 +58,15 @@ def quantize_linear(
     saturate: int = 1,
     output_dtype: int = 0,
     precision: int = 0,
+    back: Callable[..., Any] = plain,
 ) -> Any:
     """round(x / scale) + zero point, within the range of the integer."""
-    if kind not in _RANGES:
+    if kind not in RANGES:
         raise CannotRun(f"quantises to {ir.DataType(kind).name}")
-    low, high = _RANGES[ir.DataType(kind)]
+    low, high = RANGES[ir.DataType(kind)]
     step = _spread(scale.detach(), x, axis, block_size)
     offset = 0 if zero is None else _spread(zero.detach(), x, axis, block_size).to(scale.dtype)
-    return _Rounded.apply(x / step, offset, low, high)
+    return Rounded.apply(x / step, offset, low, high, back)
 
 
 @operator("DequantizeLinear")
@@ -91,7 +89,7 @@ def dynamic_quantize_linear(x: Any) -> Any:
     scale = (high - low) / 255
     scale = torch.where(scale == 0, torch.ones_like(scale), scale)
     zero = torch.round(-low / scale).clamp(0, 255)
-    return _Rounded.apply(x / scale, zero, 0, 255), scale, zero.to(torch.uint8)
+    return Rounded.apply(x / scale, zero, 0, 255, plain), scale, zero.to(torch.uint8)
 
 
 def _real(value: Any, zero: Any, axis: int) -> Any:

@@ -21,7 +21,7 @@ from types import MappingProxyType
 from typing import Any, TypeAlias
 
 Function: TypeAlias = Callable[..., Any]
-CONTEXT = frozenset({"opset", "outputs", "kind", "run"})
+CONTEXT = frozenset({"opset", "outputs", "kind", "rectifier", "run"})
 
 
 @dataclass(frozen=True)

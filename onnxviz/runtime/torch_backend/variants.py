@@ -9,8 +9,10 @@ from typing import Any
 import torch
 
 from onnxviz.errors import UsageError, near
+from onnxviz.graph.operators import Rectifier
 from onnxviz.runtime.torch_backend import operators
 from onnxviz.runtime.torch_backend.activation import Between, clip
+from onnxviz.runtime.torch_backend.quantised import quantize_linear
 from onnxviz.runtime.torch_backend.table import OPERATORS, Operator, Table
 
 assert operators  # importing it fills the table
@@ -34,22 +36,23 @@ def _redirected(g: Any, inside: Any, x: Any, high: float | None) -> Any:
 
 
 def _table(back: Callable[..., Any]) -> Table:
-    """The plain table, but for the rectifiers: Relu, and Clip from 0 up (ReLU6)."""
+    """The plain table, but for the rectifiers (graph/operators.py) among the nodes of these operators."""
 
     def relu(x: Any) -> Any:
         return Between.apply(x, 0.0, None, back)
 
-    def clipped(x: Any, low: Any = None, high: Any = None, *, min: Any = None, max: Any = None) -> Any:
-        bottom, top = (
-            float(v) if v is not None else None
-            for v in (low if min is None else min, high if max is None else max)
-        )
-        if bottom != 0.0:
-            return clip(x, low, high, min=min, max=max)
-        return Between.apply(x, 0.0, top, back)
+    def clipped(x: Any, low: Any = None, high: Any = None, *, rectifier: Rectifier | None) -> Any:
+        return clip(x, low, high) if rectifier is None else Between.apply(x, 0.0, rectifier.high, back)
 
-    changed = {"Relu": Operator("Relu", relu), "Clip": Operator("Clip", clipped)}
-    return MappingProxyType({**OPERATORS, **changed})
+    def quantized(x: Any, *operands: Any, rectifier: Rectifier | None, kind: int, axis: int = 1,
+                  block_size: int = 0, saturate: int = 1, output_dtype: int = 0, precision: int = 0) -> Any:  # fmt: skip
+        going_back = {} if rectifier is None else {"back": back}
+        return quantize_linear(x, *operands, kind=kind, axis=axis, block_size=block_size, **going_back)
+
+    changed = {"Relu": relu, "Clip": clipped, "QuantizeLinear": quantized}
+    return MappingProxyType(
+        {**OPERATORS, **{name: Operator(name, function) for name, function in changed.items()}}
+    )
 
 
 TABLES: dict[str, Table] = {
