@@ -68,7 +68,11 @@ def _table(variant: Variant) -> Table:
         found = op.rectifiers.get(y.producer())
         if found is None:
             return VJP_RULES["Clip"].function(op, g, y, x, low, high)
-        return (variant(op, g, lambda h: op.Mul(h, between(op, y, 0.0, found.high)), x, found.high), None, None)
+        return (
+            variant(op, g, lambda h: op.Mul(h, between(op, y, 0.0, found.high)), x, found.high),
+            None,
+            None,
+        )
 
     def quantize(
         op: Any, g: Any, y: Any, x: Any, scale: Any, zero: Any = None,

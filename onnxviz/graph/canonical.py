@@ -237,7 +237,9 @@ def _uniform(value: ir.Value | None, beside: ir.Value | None) -> float | None:
         constant = value.const_value
         if constant is not None and not value.is_graph_input():
             rank = None if beside is None or beside.shape is None else len(beside.shape)
-            if not 0 < constant.size <= _LARGEST or (constant.size > 1 and beside is not None and not _fits(constant, beside)):
+            if not 0 < constant.size <= _LARGEST or (
+                constant.size > 1 and beside is not None and not _fits(constant, beside)
+            ):
                 return None
             if rank is not None and len(constant.shape) > max(rank, 1):
                 return None

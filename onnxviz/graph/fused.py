@@ -129,7 +129,9 @@ def _conv(to: _Parts) -> None:
         return y if z is None else to.op("Add", y, z)
 
     if not found[0] and z is None and not last:
-        to.become("Conv", *[v for v in (to.node.inputs[0], w, to.input(2)) if v is not None], **to.kept(_CONV))
+        to.become(
+            "Conv", *[v for v in (to.node.inputs[0], w, to.input(2)) if v is not None], **to.kept(_CONV)
+        )
     else:
         to.activation(*found, y)
 
@@ -239,16 +241,6 @@ def _bias_add(to: _Parts) -> None:
     to.become("Add", *((x, bias) if skip is None else (to.op("Add", x, bias), skip)))
 
 
-def _bias_softmax(to: _Parts) -> None:
-    """Softmax of x + bias over everything from `axis` on, which is the last axis alone wherever it is fused."""
-    x, axis = to.node.inputs[0], int(to.get("axis", 1))
-    if x is not None and x.shape is None:
-        infer(to.model)
-    if x is None or x.shape is None or axis not in (-1, len(x.shape) - 1) or not to.get("is_inner_broadcast", 1):
-        return
-    to.become("Softmax", to.op("Add", x, to.input(1)), axis=-1)
-
-
 def _skip_layer_normalization(to: _Parts) -> None:
     """LayerNormalization over the last axis of a sum; the fourth output is the sum. Also by root mean square."""
     simple = "Simplified" in to.node.op_type
@@ -273,7 +265,9 @@ def _skip_layer_normalization(to: _Parts) -> None:
 def _simplified_layer_normalization(to: _Parts) -> None:
     """RMSNormalization, which the standard has from opset 23 on."""
     x = to.node.inputs[0]
-    if int(to.get("axis", -1)) != -1 and (x is None or x.shape is None or to.get("axis", -1) != len(x.shape) - 1):
+    if int(to.get("axis", -1)) != -1 and (
+        x is None or x.shape is None or to.get("axis", -1) != len(x.shape) - 1
+    ):
         return
     if not any(y.uses() or y.is_graph_output() for y in to.node.outputs[1:]):
         _root_mean_square(to, x, to.input(1), float(to.get("epsilon", 1e-5)))
@@ -298,7 +292,9 @@ def _integer_product(to: _Parts) -> None:
 def _dynamic_product(to: _Parts) -> None:
     """A float matrix, quantised on the way, times one of integers."""
     a, b, b_scale, b_zero, bias = (to.input(place) for place in range(5))
-    units, a_scale, a_zero = (ir.Value(name=to.lifter.name(f"{to.node.name}/{w}")) for w in ("units", "scale", "zero"))
+    units, a_scale, a_zero = (
+        ir.Value(name=to.lifter.name(f"{to.node.name}/{w}")) for w in ("units", "scale", "zero")
+    )
     name = to.lifter.name(f"{to.node.name}/DynamicQuantizeLinear")
     to.node.prepend(ir.node("DynamicQuantizeLinear", [a], outputs=[units, a_scale, a_zero], name=name))
     _scaled_product(to, (units, b, a_zero, b_zero), a_scale, b_scale, bias)
@@ -318,7 +314,6 @@ def _scaled_product(to: _Parts, operands: Any, a_scale: Any, b_scale: Any, bias:
 _STEPS: dict[str, Callable[[_Parts], None]] = {
     "BiasAdd": _bias_add,
     "BiasGelu": _gelu,
-    "BiasSoftmax": _bias_softmax,
     "DynamicQuantizeMatMul": _dynamic_product,
     "FastGelu": _fast_gelu,
     "FusedConv": _conv,
@@ -336,4 +331,6 @@ _STEPS: dict[str, Callable[[_Parts], None]] = {
     "TransposeMatMul": _matmul,
 }
 # What ONNX Runtime had in ONNX's own domain.
-_EARLY: dict[str, Callable[[_Parts], None]] = {"SimplifiedLayerNormalization": _simplified_layer_normalization}
+_EARLY: dict[str, Callable[[_Parts], None]] = {
+    "SimplifiedLayerNormalization": _simplified_layer_normalization
+}

@@ -93,7 +93,9 @@ _AS_FIRST = frozenset({
     "SpaceToDepth", "Split", "Squeeze", "Tile", "Transpose", "Unsqueeze",
 })  # fmt: skip
 _SCALING = frozenset({"Div", "Mul"})
-_PASSES = frozenset({"Cast", "DequantizeLinear", "Identity", "QuantizeLinear"})  # a number stays the number it is
+_PASSES = frozenset(
+    {"Cast", "DequantizeLinear", "Identity", "QuantizeLinear"}
+)  # a number stays the number it is
 _NEAR = 0.03  # quantised numbers are off by a step of the range
 
 
@@ -244,7 +246,9 @@ def _gates(value: ir.Value, share: float, source: ir.Value | None, depth: int = 
         elif factor is None and user.op_type == "Mul" and (other is None or other.const_value is None):
             if source is not None and _before(other) is source:
                 return True
-            if other is not value and (_close(share, 1.0) or _scaled_behind(user.outputs[0], share, depth - 1)):
+            if other is not value and (
+                _close(share, 1.0) or _scaled_behind(user.outputs[0], share, depth - 1)
+            ):
                 return True
     return False
 

@@ -190,7 +190,9 @@ def _batch_normalization(lifter: Lifter, node: ir.Node) -> None:
     parts = [
         lifter.const(v.reshape(shape).astype(np.float32), np.float32) for v in (factor, bias - mean * factor)
     ]
-    lifter.become(node, "Identity", lifter.before(node, "Add", lifter.before(node, "Mul", x, parts[0]), parts[1]))
+    lifter.become(
+        node, "Identity", lifter.before(node, "Add", lifter.before(node, "Mul", x, parts[0]), parts[1])
+    )
 
 
 def _ramp(lifter: Lifter, node: ir.Node, alpha: float, beta: float) -> ir.Value:
@@ -206,7 +208,9 @@ def _hard_sigmoid(lifter: Lifter, node: ir.Node) -> None:
 
 
 def _hard_swish(lifter: Lifter, node: ir.Node) -> None:
-    lifter.become(node, "Identity", lifter.before(node, "Mul", node.inputs[0], _ramp(lifter, node, 1 / 6, 0.5)))
+    lifter.become(
+        node, "Identity", lifter.before(node, "Mul", node.inputs[0], _ramp(lifter, node, 1 / 6, 0.5))
+    )
 
 
 _STEPS: dict[str, Callable[[Any, Any], None]] = {
