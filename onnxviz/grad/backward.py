@@ -143,7 +143,7 @@ def _step(
     if not rule.every:  # noqa: SIM102
         if late := [y.name for y, g in zip(node.outputs[1:], cotangents[1:], strict=True) if g is not None]:
             raise unsupported(node, f"has no gradient rule for its further output {late[0]!r}")
-    if node in tape.rectifiers:
+    if node in tape.rectifiers and not tape.rectifiers[node].ahead:
         tape.rectified.add(node)
     own = (tuple(cotangents), tuple(node.outputs)) if rule.every else (cotangents[0], node.outputs[0])
     try:

@@ -85,7 +85,7 @@ def _table(variant: Variant) -> Table:
         back = variant(op, g, lambda h: op.Mul(h, within(op, h, y, x, scale, zero, axis)), x, found.high)
         return rescaled(op, back, y, x, scale, axis), None
 
-    changed = {"Relu": relu, "Clip": clip, "QuantizeLinear": quantize}
+    changed: dict[str, Callable[..., Any]] = {"Relu": relu, "Clip": clip, "QuantizeLinear": quantize}
     return MappingProxyType(
         {**VJP_RULES, **{name: replace(VJP_RULES[name], function=rule) for name, rule in changed.items()}}
     )

@@ -94,7 +94,7 @@ def _relu(node: ir.Node) -> Held | None:
 
 
 def _clip(node: ir.Node) -> Held | None:
-    x, *ends = (*node.inputs, None, None)
+    x, ends = node.inputs[0], (*node.inputs[1:], None, None)
     numbers = [number(end) for end in ends[:2]]
     if x is None or any(n is None and end is not None for n, end in zip(numbers, ends, strict=False)):
         return None

@@ -2,10 +2,10 @@
 
 Whatever else has to know it asks here, so that two rooms cannot disagree.
 
-A rectifier is what the variants of backpropagation (guided, deconvnet, redirected) act on: Relu, Clip from 0 up (ReLU6),
-and in a quantised file the QuantizeLinear whose range begins at 0 behind what can be negative, for there the exporter
-put them. Their other spellings are brought to these before (graph/fused.py, canonical.py, quantised.py). No rectifier
-is the ramp of a hand-written h-sigmoid or h-swish, nor an activation that lets something through below 0.
+A rectifier is what the variants of backpropagation (guided, deconvnet, redirected) act on: Relu, Clip from 0 up
+(ReLU6), and in a quantised file the QuantizeLinear whose range begins at 0 behind what can be negative, for there the
+exporter put them. Their other spellings are brought to these before (graph/fused.py, canonical.py, quantised.py). No
+rectifier is the ramp of a hand-written h-sigmoid or h-swish, nor an activation that lets something through below 0.
 """
 
 from __future__ import annotations
@@ -101,9 +101,13 @@ _NEAR = 0.03  # quantised numbers are off by a step of the range
 
 @dataclass(frozen=True)
 class Rectifier:
-    """What holds its input between 0 and `high`; None: no upper end."""
+    """What holds its input between 0 and `high`; None: no upper end.
+
+    ahead   it is the range in front of another rectifier, which counts for both
+    """
 
     high: float | None
+    ahead: bool = False
 
 
 def rectifier(node: ir.Node) -> Rectifier | None:
@@ -126,7 +130,7 @@ def rectifier(node: ir.Node) -> Rectifier | None:
 
 def rectifiers(model: ir.Model) -> list[ir.Node]:
     """The rectifiers of a normalised model's main graph."""
-    return [node for node in model.graph if rectifier(node) is not None]
+    return [n for n in model.graph if (found := rectifier(n)) is not None and not found.ahead]
 
 
 def _clip(node: ir.Node) -> Rectifier | None:
@@ -139,21 +143,30 @@ def _clip(node: ir.Node) -> Rectifier | None:
     return None if top is None or not top > 0.0 else Rectifier(top)
 
 
-def lowest(node: ir.Node) -> float | None:
-    """The smallest real number that a QuantizeLinear with one constant scale can give; None where it has none such."""
+def ends(node: ir.Node) -> tuple[float, float] | tuple[None, None]:
+    """The smallest and the largest real number that a QuantizeLinear can give; None without one constant scale."""
     kind = node.outputs[0].dtype
     zero = node.inputs[2] if len(node.inputs) > 2 else None
     scale, at = number(node.inputs[1]), 0.0 if zero is None else number(zero)
     if kind not in RANGES or scale is None or at is None:
-        return None
-    return (RANGES[kind][0] - at) * scale
+        return None, None
+    low, high = RANGES[kind]
+    return (low - at) * scale, (high - at) * scale
 
 
 def _range(node: ir.Node) -> Rectifier | None:
-    kind, scale = node.outputs[0].dtype, number(node.inputs[1])
-    if lowest(node) != 0.0 or kind is None or scale is None or not can_be_negative(node.inputs[0]):
+    """A range that begins at 0; and one in front of a rectifier that the exporter left, whose ends it may share."""
+    low, high = ends(node)
+    if low is None or high is None:
         return None
-    return Rectifier((RANGES[kind][1] - RANGES[kind][0]) * scale)
+    readers = [user for user, _ in node.outputs[0].uses()]
+    behind = [user for reader in readers for user, _ in reader.outputs[0].uses()]
+    kept = all(reader.op_type == "DequantizeLinear" for reader in readers) and all(
+        user.op_type in ("Relu", "Clip") and rectifier(user) is not None for user in behind
+    )
+    if behind and kept:
+        return Rectifier(high, ahead=True)
+    return Rectifier(high) if low == 0.0 and can_be_negative(node.inputs[0]) else None
 
 
 def can_be_negative(value: ir.Value | None, depth: int = 64) -> bool:
@@ -229,43 +242,41 @@ def _gates(value: ir.Value, share: float, source: ir.Value | None, depth: int = 
     share    what is left to be multiplied with
     source   what the ramp was made of: as the other factor it is one whatever the height
     """
-    if depth == 0:
-        return False
-    for user, place in value.uses():
-        if user.op_type in _PASSES and place == 0 and not user.domain:
-            if _gates(user.outputs[0], share, source, depth - 1):
+    for user, place in value.uses() if depth else ():
+        factor = _factor(user, place)
+        if factor is not None:
+            if _gates(user.outputs[0], share / factor, source, depth - 1):
                 return True
-        if user.op_type not in _SCALING or user.domain:
-            continue
-        other = user.inputs[1 - place]
-        factor = _known(other)
-        if factor is not None and factor != 0.0 and (user.op_type == "Mul" or place == 0):
-            left = share / factor if user.op_type == "Mul" else share * factor
-            if _gates(user.outputs[0], left, source, depth - 1):
-                return True
-        elif factor is None and user.op_type == "Mul" and (other is None or other.const_value is None):
+        elif user.op_type == "Mul" and not user.domain:
+            other = user.inputs[1 - place]
             if source is not None and _before(other) is source:
                 return True
-            if other is not value and (
-                _close(share, 1.0) or _scaled_behind(user.outputs[0], share, depth - 1)
-            ):
+            if other is not value and (_close(share, 1.0) or _brought_to_1(user.outputs[0], share)):
                 return True
     return False
 
 
-def _scaled_behind(value: ir.Value, share: float, depth: int) -> bool:
-    """Whether the product, too, only goes on times the constant that is left."""
-    for user, place in value.uses():
-        if user.domain or depth == 0:
-            continue
-        if user.op_type in _PASSES and place == 0:
-            if _scaled_behind(user.outputs[0], share, depth - 1):
-                return True
-        elif user.op_type in _SCALING:
-            factor = _known(user.inputs[1 - place])
-            if factor is not None and factor != 0.0 and (user.op_type == "Mul" or place == 0):
-                return _close(factor if user.op_type == "Mul" else 1.0 / factor, share)
+def _brought_to_1(value: ir.Value, share: float, depth: int = 4) -> bool:
+    """Whether the value goes on times the constant `share`."""
+    for user, place in value.uses() if depth else ():
+        factor = _factor(user, place)
+        if factor is not None and (
+            _close(factor, share) or (factor == 1.0 and _brought_to_1(user.outputs[0], share, depth - 1))
+        ):
+            return True
     return False
+
+
+def _factor(user: ir.Node, place: int) -> float | None:
+    """By what constant the node multiplies its operand at this place; None where it does anything else."""
+    if user.domain not in ("", "ai.onnx"):
+        return None
+    if user.op_type in _PASSES and place == 0:
+        return 1.0
+    known = _known(user.inputs[1 - place]) if user.op_type in _SCALING else None
+    if not known:
+        return None
+    return known if user.op_type == "Mul" else 1.0 / known if place == 0 else None
 
 
 def _made_by(value: ir.Value | None) -> ir.Node | None:

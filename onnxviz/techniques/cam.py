@@ -101,7 +101,7 @@ def cam(
         for one, array in zip(layers, seen.activations, strict=True)
     ]
     scores, figures, incomplete = seen.scores, None, False
-    rectifiers: dict[str, int | None] = {}
+    extra: dict[str, Any] = {}
     if method == "score-cam":
         scored = cam_score.score_cam(
             net, taken.x, seen.activations, places, seen.aim, batch=batch, progress=progress
@@ -119,7 +119,7 @@ def cam(
     if method == "guided-grad-cam":
         guided = seen.aim.gradients(net, rules="guided")
         maps = _guided(net, guided, taken.x, seen.aim, signed, batch) * np.maximum(maps, 0)
-        rectifiers["rectifiers"] = guided.rectifiers
+        extra = {"rectifiers": guided.rectifiers}
     results = attributions(
         net,
         "cam",
@@ -136,7 +136,7 @@ def cam(
         places=[list(array.shape[2:]) for array in seen.activations],
         align=align,
         batch=batch,
-        **rectifiers,
+        **extra,
     )
     for one in results:
         one.manifest["parameters"]["signed"] = signed

@@ -11,9 +11,14 @@ import onnx_ir as ir
 import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
+from scipy.stats import spearmanr
 
+import onnxviz
+from onnxviz import catalogue
 from onnxviz.errors import ModelUnsuitable
 from onnxviz.grad.model import gradient_model
+from onnxviz.graph import operators
+from onnxviz.graph.normalise import normalise
 from tests import networks
 from tests.grad import torch_graph
 from tests.grad.oracle import Case, normal, session
@@ -175,3 +180,104 @@ def test_integer_values_are_refused() -> None:
     assert Case  # the layer behind the Cast is float, and can be taken:
     first = next(n for n in model.graph if n.op_type == "Cast").outputs[0].name
     assert gradient_model(model, wrt=first).graph.outputs[-1].name == f"{first}.gradient"
+
+
+# --- rectifiers in the ranges of quantisers -------------------------------------------------------
+
+
+def _quantise(source: onnx.ModelProto, pictures: np.ndarray, form: str, **options) -> onnx.ModelProto:
+    """Quantised by ONNX Runtime, calibrated on these pictures."""
+    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, quantize_static
+
+    class Reader(CalibrationDataReader):
+        def __init__(self) -> None:
+            self.feeds = iter([{source.graph.input[0].name: one[None]} for one in pictures])
+
+        def get_next(self):
+            return next(self.feeds, None)
+
+    with tempfile.TemporaryDirectory() as folder:
+        before, after = Path(folder) / "before.onnx", Path(folder) / "after.onnx"
+        onnx.save(source, before)
+        quantize_static(before, after, Reader(), quant_format=QuantFormat[form], **options)
+        return onnx.load(after)
+
+
+@pytest.mark.parametrize("form", ["QDQ", "QOperator"])
+def test_variants_of_the_bundled_network(form: str, net, cat) -> None:
+    """The ReLU6 of all 33 layers lives in ranges; guided and deconvnet are close to the float file's."""
+    x = net.prepare(cat)
+    source = onnx.load(catalogue.resolve("efficientnet-lite0"))
+    int8 = onnxviz.load(_quantise(source, x, form, per_channel=True), preprocess=net.preprocessing)
+    objective = onnxviz.objectives.logit(285)
+    for rules, least in (("guided", 0.85), ("deconvnet", 0.95)):
+        maps = []
+        for one in (net, int8):
+            gradients = one.gradients(objective, rules=rules)
+            assert gradients.rectifiers == 33
+            maps.append(np.abs(gradients(x)[f"{one.input.name}.gradient"]).max(1).ravel())
+        assert spearmanr(*maps).statistic >= least
+
+
+def _ranks(source: onnx.ModelProto, **options) -> list[str]:
+    """The operators in front of the quantisers that count as rectifiers, in the order of the graph."""
+    shape = [d.dim_value or 2 for d in source.graph.input[0].type.tensor_type.shape.dim]
+    pictures = np.random.default_rng(0).standard_normal((3, *shape[1:])).astype(np.float32)
+    found = normalise(ir.from_proto(_quantise(source, pictures, "QDQ", **options)))
+    return [one.inputs[0].producer().op_type if one.op_type == "QuantizeLinear" else one.op_type
+            for one in operators.rectifiers(found)]  # fmt: skip
+
+
+def _branches() -> onnx.ModelProto:
+    """Relu, two pools of it and a Concat, a linear Conv, a sum with the first and a Relu, the logits."""
+    make = helper.make_node
+    nodes = [
+        make("Conv", ["x", "w1"], ["c1"], pads=[1] * 4),
+        make("Relu", ["c1"], ["r1"]),
+        make("MaxPool", ["r1"], ["p"], kernel_shape=[3, 3], pads=[1] * 4),
+        make("AveragePool", ["r1"], ["a"], kernel_shape=[3, 3], pads=[1] * 4),
+        make("Concat", ["p", "a"], ["pa"], axis=1),
+        make("Conv", ["pa", "w2"], ["c2"], pads=[1] * 4),
+        make("Add", ["c2", "r1"], ["s"]),
+        make("Relu", ["s"], ["r2"]),
+        make("Conv", ["r2", "w3"], ["c3"]),
+        make("Sigmoid", ["c3"], ["e"]),
+        make("Mul", ["c3", "e"], ["silu"]),
+        make("GlobalAveragePool", ["silu"], ["g"]),
+        make("Flatten", ["g"], ["y"]),
+    ]
+    weights = {"w1": normal(4, 3, 3, 3), "w2": normal(4, 8, 3, 3), "w3": normal(5, 4, 3, 3)}
+    graph = helper.make_graph(
+        nodes,
+        "branches",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 3, 10, 10])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", 5])],
+        [numpy_helper.from_array(v, k) for k, v in weights.items()],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+
+
+def test_only_ranges_behind_what_can_be_negative() -> None:
+    """Not those behind pools and joins of what is rectified already, of linear layers, or of another activation."""
+    from onnxruntime.quantization import QuantType
+
+    assert _ranks(_branches()) == ["Conv", "Add"]
+    assert _ranks(_branches(), activation_type=QuantType.QUInt8) == ["Conv", "Add"]
+    # Ranges around 0 hold no Relu: it stays, and the range that it shares in front of it counts with it.
+    assert _ranks(_branches(), extra_options={"ActivationSymmetric": True}) == ["Relu", "Relu"]
+
+
+@pytest.mark.parametrize("symmetric", [False, True])
+@pytest.mark.parametrize("rules", ["guided", "deconvnet", "redirected"])
+def test_variants_of_ranges_on_both_backends(rules: str, symmetric: bool) -> None:
+    source = _branches()
+    x = np.random.default_rng(0).standard_normal((3, 3, 10, 10)).astype(np.float32)
+    model = _quantise(source, x, "QDQ", per_channel=True, extra_options={"ActivationSymmetric": symmetric})
+    found = []
+    for proto, backend in ((source, "native"), (model, "native"), (model, "torch")):
+        net = onnxviz.load(proto, preprocess="imagenet", backend=backend)
+        gradients = net.gradients(onnxviz.objectives.logit(2), rules=rules)
+        found.append(gradients(x)["x.gradient"])
+        assert gradients.rectifiers == 2
+    assert cosine(found[1], found[2]) > 0.99  # equal integers in a window: each takes another for the largest
+    assert cosine(found[0], found[1]) > 0.95

@@ -14,8 +14,8 @@ import torch
 
 from onnxviz.errors import SMALLER, LimitExceeded, RuntimeFailed, UnsupportedOperator
 from onnxviz.grad.backward import reads
-from onnxviz.graph.operators import rectifier
 from onnxviz.graph.analysis.dataflow import flat
+from onnxviz.graph.operators import rectifier
 from onnxviz.runtime.torch_backend import operators
 from onnxviz.runtime.torch_backend.bodies import Body, has_body, type_of, written_out
 from onnxviz.runtime.torch_backend.table import CONTEXT, OPERATORS, CannotRun, Operator, Table, key

@@ -27,6 +27,7 @@ class Rounded(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, units: Any, zero: Any, low: int, high: int, back: Callable[..., Any]) -> Any:
+        """The whole numbers."""
         y = torch.round(units) + zero
         ctx.save_for_backward((y >= low) & (y <= high), units)
         ctx.high, ctx.back = high - zero, back
@@ -34,6 +35,7 @@ class Rounded(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, g: Any) -> Any:
+        """What `back` says."""
         inside, units = ctx.saved_tensors
         return ctx.back(g, inside, units, ctx.high), None, None, None, None
 

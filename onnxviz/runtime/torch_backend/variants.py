@@ -44,12 +44,14 @@ def _table(back: Callable[..., Any]) -> Table:
     def clipped(x: Any, low: Any = None, high: Any = None, *, rectifier: Rectifier | None) -> Any:
         return clip(x, low, high) if rectifier is None else Between.apply(x, 0.0, rectifier.high, back)
 
-    def quantized(x: Any, *operands: Any, rectifier: Rectifier | None, kind: int, axis: int = 1,
-                  block_size: int = 0, saturate: int = 1, output_dtype: int = 0, precision: int = 0) -> Any:  # fmt: skip
+    def quantized(
+        x: Any, *operands: Any, rectifier: Rectifier | None, kind: int, axis: int = 1,
+        block_size: int = 0, saturate: int = 1, output_dtype: int = 0, precision: int = 0,
+    ) -> Any:  # fmt: skip
         going_back = {} if rectifier is None else {"back": back}
         return quantize_linear(x, *operands, kind=kind, axis=axis, block_size=block_size, **going_back)
 
-    changed = {"Relu": relu, "Clip": clipped, "QuantizeLinear": quantized}
+    changed: dict[str, Callable[..., Any]] = {"Relu": relu, "Clip": clipped, "QuantizeLinear": quantized}
     return MappingProxyType(
         {**OPERATORS, **{name: Operator(name, function) for name, function in changed.items()}}
     )
