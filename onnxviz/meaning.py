@@ -64,7 +64,8 @@ def _fit_labels(net: Network, found: Head) -> None:
 
 def _assumption(found: Head) -> str:
     """What was taken for granted, and what to do where that is wrong."""
-    way = f'--objective "{found.example or _first(found)}" explains one of its numbers'
+    example = found.example if found.kind == SEQUENCE else _first(found)
+    way = f'--objective "{example}" explains one of its numbers'
     if found.kind == BINARY:
         return (
             f"the file does not say what the one number of output {found.spelled} is: it is taken for the logit of two "
@@ -81,7 +82,7 @@ def _assumption(found: Head) -> str:
 
 
 def _first(found: Head) -> str:
-    indices = ", 0" * max(1, len(found.shape) - 1)
+    indices = ", 0" * (len(found.shape) - 1)
     return f"part({found.output!r}{indices})"
 
 

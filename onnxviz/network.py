@@ -247,7 +247,8 @@ class Network:
 
         raises   UnknownLabel
         """
-        return find_label(target, self.labels, self.head.classes)
+        end = self.end if self.end.kind == "sequence" else self.head
+        return find_label(target, self.labels, end.classes)
 
     # --- images in ------------------------------------------------------------------------------
 

@@ -98,11 +98,12 @@ class _Reader(Tail):
                     f"several outputs look like {what}; choose one with `output` (--output "
                     f"{candidates[0].name}): {self._listed(candidates)}"
                 )
-        ways = "; ".join(f'--objective "{end.example}"' for end in map(self.end, values) if end.example)
+        examples = dict.fromkeys(end.example for end in map(self.end, values) if end.example)
+        ways = " or ".join(f'--objective "{example}"' for example in list(examples)[:2])
         found = "; ".join(self.end(value).describe() for value in values)
         raise ModelUnsuitable(
-            "no output looks like class scores (a float tensor of shape (N, classes)); the outputs are: "
-            f"{self._listed(values)}: {found}" + (f". Explain a part of one: {ways}" if ways else "")
+            f"no output looks like class scores (a float tensor of shape (N, classes)); the outputs are: {found}"
+            + (f". One number can be explained, such as {ways}" if ways else "")
         )
 
     def _listed(self, values: Sequence[ir.Value]) -> str:
@@ -190,7 +191,10 @@ class _Reader(Tail):
             and (self.prober.open_batch or len(shape) != 1)
         ):
             return _with(
-                base, kind=NUMBERS, reason="its rows are not the pictures of a batch", example=_part(base, 0)
+                base,
+                kind=MAP,
+                classes=None,
+                reason="its first axis is not that of the pictures: several rows belong to each, or none",
             )
         rest = [d for axis, d in enumerate(shape) if axis != batch]
         sizes = [d for d in rest if d != 1]
@@ -317,6 +321,7 @@ class _Reader(Tail):
             axis=axis,
             logits_axis=width,
             steps=None if self.prober.open_size else row[1],
+            shape=tuple("?" if self.prober.open_size and d == row[1] else d for d in base.shape),
             told=bool(told),
             reason=told[0] if told else "rows of one linear layer, taken for steps",
             example=_text(logits[0], indices),
@@ -359,7 +364,7 @@ class _Reader(Tail):
             example = _text(source.name, [0] * (len(known) - 1))
         return Head(
             scores=name, logits=name, activation=None, classes=None, features=name, kind=DETECTIONS, batch=None,
-            shape=_spelled(shape, None), reason=f"its entries were picked out by {picked.op_type}", example=example,
+            shape=_spelled(shape, self.batch(value, shape)), reason=f"its entries were picked out by {picked.op_type}", example=example,
         )  # fmt: skip
 
 

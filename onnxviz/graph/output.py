@@ -102,8 +102,8 @@ class Head:
             step = (self.steps or 2) // 2
             way = f'--objective "{self.example}"'
             return (
-                f"output {self.spelled} is a sequence: {self.describe().split(': ', 1)[1]}; say which step is "
-                f"explained: {way} for class 0 of step {step}, or --neuron {step} for its best class"
+                f"output {self.describe().replace(': ', ' is ', 1)}; say which step is explained: {way} for class 0 of "
+                f"step {step}, or --neuron {step} for its best class"
             )
         if self.kind == NUMBERS:
             way += (
@@ -111,4 +111,6 @@ class Head:
             )
         elif self.kind == MAP and len(self.shape) == 4:
             way = f"--layer {self.output} --channel 0 explains one of its maps, {way}"
-        return f"output {self.spelled} holds no class scores of a picture: {self.reason}; {way}".rstrip("; ")
+        if not way:
+            way = f"--layer {self.features} --channel 0 explains what is in front of it"
+        return f"output {self.spelled} holds no class scores of a picture: {self.reason}; {way}"

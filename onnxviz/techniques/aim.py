@@ -143,7 +143,10 @@ def _classes(net: Network, x: np.ndarray, target: Target) -> Aim:
 def _step(net: Network, x: np.ndarray, target: Target, position: Position) -> Aim:
     number, end = step_number(net, position), net.end
     objective = objectives.step(end.logits, number, objectives.FED, axis=end.logits_axis)
-    rows = net.steps(x)[:, number]
+    whole = net.steps(x)
+    if number >= whole.shape[1]:
+        raise UsageError(f"these pictures have {whole.shape[1]} steps, from 0; got step {number}")
+    rows = whole[:, number]
     return _of(net, objective, ("step", number), rows, targets_of(target, len(x)), f"step {number}: ")
 
 

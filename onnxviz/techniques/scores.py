@@ -90,7 +90,10 @@ class StepScore(Score):
         """The class's probabilities."""
         from onnxviz.meaning import step_probabilities
 
-        rows = step_probabilities(self.net.end, array)[:, self._step]
+        whole = step_probabilities(self.net.end, array)
+        if self._step >= whole.shape[1]:
+            raise UsageError(f"this picture has {whole.shape[1]} steps, from 0; got step {self._step}")
+        rows = whole[:, self._step]
         if self.target is None:
             self.target = int(np.argmax(rows[0]))
         return rows[:, self.target]
