@@ -143,32 +143,15 @@ class _Reader(Tail):
         shape = self.facts.shape(value)
         if shape is None and value.shape is not None:
             shape = tuple(d if isinstance(d, int) else None for d in value.shape)
+        batch = self.batch(value, shape)
+        other = Head(name, name, None, None, name, kind=OTHER, batch=batch, shape=_spelled(shape, batch))
         if value not in self.moved:
-            return Head(
-                name,
-                name,
-                None,
-                None,
-                name,
-                kind=OTHER,
-                shape=_spelled(shape, None),
-                reason="the picture does not move it",
-            )
+            return _with(other, batch=None, reason="the picture does not move it")
         if dtype is not None and dtype not in FLOATS and dtype not in QUANTISED:
-            return Head(
-                name,
-                name,
-                None,
-                None,
-                name,
-                kind=OTHER,
-                shape=_spelled(shape, None),
-                reason="whole numbers, such as indices or counts",
-            )
+            return _with(other, reason="whole numbers, such as indices or counts")
         picked = self.picked(value)
         if picked is not None:
-            return self._detections(value, picked, shape)
-        batch = self.batch(value, shape)
+            return _with(other, kind=DETECTIONS, **self._picked_by(picked))
         ended = final(value, self.facts, self.graph.opset_imports.get("", 1))
         layer = self.weight_layer(ended.logits)
         features = ended.logits if layer is None else self.features(layer)
@@ -344,28 +327,15 @@ class _Reader(Tail):
                 return (real_name(one), rest), found
         return (base.scores, []), axis
 
-    def _detections(self, value: ir.Value, picked: ir.Node, shape: tuple[int | None, ...] | None) -> Head:
-        """What was picked out of many: its entries are no classes."""
-        name = value.name or ""
-        source = None
-        if picked.op_type == "NonMaxSuppression" and len(picked.inputs) > 1:
-            source = picked.inputs[1]
-        elif picked.inputs:
-            source = picked.inputs[0]
+    def _picked_by(self, node: ir.Node) -> dict[str, str]:
+        """Why entries picked out of many are no classes, and what they were picked from."""
+        places = (1,) if node.op_type == "NonMaxSuppression" else (0,)
+        source = next((node.inputs[place] for place in places if place < len(node.inputs)), None)
         known = self.facts.shape(source)
         example = ""
-        if (
-            source is not None
-            and source.name
-            and known is not None
-            and len(known) > 1
-            and self.is_float(source)
-        ):
+        if source is not None and source.name and known and len(known) > 1 and self.is_float(source):
             example = _text(source.name, [0] * (len(known) - 1))
-        return Head(
-            scores=name, logits=name, activation=None, classes=None, features=name, kind=DETECTIONS, batch=None,
-            shape=_spelled(shape, self.batch(value, shape)), reason=f"its entries were picked out by {picked.op_type}", example=example,
-        )  # fmt: skip
+        return {"reason": f"its entries were picked out by {node.op_type}", "example": example}
 
 
 def _with(base: Head, **changes: Any) -> Head:

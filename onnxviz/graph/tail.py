@@ -21,9 +21,10 @@ _WEIGHTED = frozenset({"Gemm", "MatMul", "Conv", "Einsum"})
 _RECURRENT = frozenset({"LSTM", "GRU", "RNN"})
 # These pick some of many; how many, and which, hangs on the picture.
 _PICKS = frozenset({"Compress", "NonMaxSuppression", "NonZero", "TopK", "Unique"})
+_PROBABILITIES = frozenset({"HardSigmoid", "Sigmoid", "Softmax"})
 # An output that ends in one of these is bounded or scaled as class scores are not.
 _QUANTITY_ENDS = frozenset({
-    "Abs", "Elu", "Exp", "HardSigmoid", "HardSwish", "LpNormalization", "Relu", "Softplus", "Sqrt", "Tanh",
+    "Abs", "Clip", "Elu", "Exp", "HardSigmoid", "HardSwish", "LpNormalization", "Relu", "Softplus", "Sqrt", "Tanh",
     "ThresholdedRelu"
 })  # fmt: skip
 
@@ -135,22 +136,40 @@ class Tail:
         return one is not None
 
     def quantity_end(self, value: ir.Value) -> str | None:
-        """The operator at the very end that bounds or scales as class scores are not; 'a division by its length'."""
+        """What stands at the very end that bounds, scales or sums up as class scores are not; None: nothing does."""
         one: ir.Value | None = value
+        scaled: list[str] = []
         while one is not None and (node := one.producer()) is not None:
-            op = view(node).op
+            op, source = view(node).op, self._source(node)
             if op in _QUANTITY_ENDS:
                 return op
+            if op in _PROBABILITIES:
+                return f"a scaled {op}" if scaled else None
             if op in ("Div", "Mul") and len(node.inputs) == 2 and self._normed(node):
                 return "a division by its length"
-            if op not in FORM | {"Mul", "Add", "Sub", "Div"} or (
-                op not in FORM and self._source(node) is None
-            ):
+            if source is None:
                 return None
-            if op not in FORM and not _affine(node, self.moved):
+            if op in ("ReduceSum", "MatMul", "Gemm") and self._shares(source):
+                return "a mean weighted by a Softmax"
+            if op in ("Add", "Div", "Mul", "Sub"):
+                scaled.insert(0, op)
+            elif op in _WEIGHTED:
+                return "a rescaling" if _rescaled(scaled, biased=op == "MatMul") else None
+            elif op not in FORM:
                 return None
-            one = self._source(node)
+            one = source
         return None
+
+    def _shares(self, value: ir.Value) -> bool:
+        """Whether it is a Softmax, perhaps times constants."""
+        one: ir.Value | None = value
+        while one is not None and (node := one.producer()) is not None:
+            if view(node).op == "Softmax":
+                return True
+            if view(node).op not in FORM | {"Mul"}:
+                return False
+            one = self._source(node)
+        return False
 
     def _normed(self, node: ir.Node) -> bool:
         """Whether one operand is a length of the other: ReduceL2, or the root of a sum of squares."""
@@ -242,9 +261,10 @@ class Tail:
         return math.prod(shape[1:]) if shape is not None else None
 
 
-def _affine(node: ir.Node, moved: set[ir.Value]) -> bool:
-    """Whether one operand alone is a constant."""
-    return sum(value in moved for value in node.inputs if value is not None) == 1
+def _rescaled(ops: list[str], *, biased: bool) -> bool:
+    """Whether a factor and then a summand follow the last layer and its bias: quantities brought to their units."""
+    rest = ops[1:] if biased and ops[:1] == ["Add"] else ops
+    return [op in ("Mul", "Div") for op in rest] == [True, False]
 
 
 def before(value: ir.Value) -> set[ir.Value]:
