@@ -137,11 +137,12 @@ def register(app: typer.Typer) -> None:
 
 
 def _predictions(images: list[dict[str, Any]]) -> dict[str, list[Any]]:
-    """The columns of a table with a row for each picture and class."""
+    """The columns of a table with a row for each picture and class, or for each picture and step of a sequence."""
+    key, number, first = ("steps", "step", 0) if images and "steps" in images[0] else ("top", "rank", 1)
     rows = [
-        (one["path"], rank, best["index"], best["label"], best["probability"])
+        (one["path"], count, best["index"], best["label"], best["probability"])
         for one in images
-        for rank, best in enumerate(one["top"], 1)
+        for count, best in enumerate(one[key], first)
     ]
-    names = ("file", "rank", "index", "label", "probability")
+    names = ("file", number, "index", "label", "probability")
     return {name: [row[i] for row in rows] for i, name in enumerate(names)}
