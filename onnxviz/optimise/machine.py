@@ -120,13 +120,16 @@ class Machine:
         start: np.ndarray | None = None,
         fed: Mapping[str, np.ndarray] | None = None,
         redirected: int = 0,
+        numbers: Sequence[int] | None = None,
     ) -> Iterator[Step]:
         """Take so many steps, each given out as it is done.
 
-        seed         of the start and of every draw
+        seed         of the start and of every draw. A picture starts by its own number and the seed, and all go through
+                     the same transforms, so that each comes out as it does alone
         start        pictures (N, H, W, 3), 0 to 1, to start from; None: what the parametrisation starts from
         fed          what the objective takes at run time; an array with one entry a picture is repeated for the draws
         redirected   so many first steps use the redirected rules of ReLU (lucid)
+        numbers      each picture's number; None: from 0
         raises       GradientNotFinite at the first step whose value or gradient is not finite; `pictures()` then gives
                      those of the step before
         """
@@ -134,9 +137,8 @@ class Machine:
 
         if self.optimiser is None:
             raise UsageError("this machine has no optimiser: give one, or use `lbfgs`")
-        rng = np.random.default_rng(seed)
         program = self._program(self._rules)
-        parameters = self.start(rng, start)
+        parameters, rng = self._begin(seed, start, numbers)
         state = {PARAMETERS: parameters}
         state |= {name: np.zeros_like(parameters) for name in self.optimiser.state}
         resident = self._resident = Resident(program, state, self._results())
@@ -172,8 +174,7 @@ class Machine:
         """
         from onnxviz.optimise.lbfgs import maximise
 
-        rng = np.random.default_rng(seed)
-        first = self.start(rng, start)
+        first, rng = self._begin(seed, start, None)
         feeds = self.given(fed or {}) | self.plan.feeds(rng)
         bounds = self.plan.parametrise.bounds(self.centre)
         limits = None
@@ -229,6 +230,25 @@ class Machine:
 
             given = (given @ LUMA)[..., None]
         return plan.parametrise.parameters(given, self.centre)
+
+    def _begin(
+        self, seed: int, pictures: np.ndarray | None, numbers: Sequence[int] | None
+    ) -> tuple[np.ndarray, np.random.Generator]:
+        """The parameters to start from, and what transforms are drawn from: the same, whichever pictures these are."""
+        rng = np.random.default_rng(seed)
+        if pictures is not None:
+            return self.start(rng, pictures), rng
+        plan = self.plan
+
+        def own(generator: np.random.Generator) -> np.ndarray:
+            return plan.parametrise.start(generator, 1, plan.height, plan.width, self.centre)
+
+        first = own(rng)  # picture 0 has the seed's own generator, and the transforms what follows in it
+        found = [
+            first if number == 0 else own(np.random.default_rng([seed, number]))
+            for number in (range(plan.count) if numbers is None else numbers)
+        ]
+        return np.concatenate(found), rng
 
     def given(self, fed: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """What the objective is fed: an array with one entry a picture is repeated for the draws."""

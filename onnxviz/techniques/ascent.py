@@ -14,6 +14,7 @@ from onnxviz.interrupted import Interrupted
 from onnxviz.optimise import Machine, Step
 from onnxviz.optimise.shot import Shot, Watch, as_bytes, side_by_side, unwatched
 from onnxviz.progress import Progress, silent
+from onnxviz.runtime.batching import filled
 from onnxviz.techniques.ascent_aim import Goal, goal
 from onnxviz.techniques.ascent_presets import Recipe, recipe
 from onnxviz.techniques.made import Made, clipped, rounded, stretched
@@ -68,7 +69,8 @@ def ascent(
     copies      so many pictures of each, from different noise
     diversity   weight of the term that makes the copies differ; `alignment` of the one that makes neighbours alike
     start       a picture to start from (a path, PIL image or array); None: noise, or the mean colour
-    batch       pictures at once
+    seed        of the noise to start from, together with each picture's place in the list, and of the transforms
+    batch       pictures at once; it changes nothing but the time
     watch       called after each step (optimise/shot.py)
     returns     Made; values (N, H, W, 3) float32, 0 to 1. Figures: the objective before and after, the share of values
                 at black or white, and for classes the probability and rank when the picture is shown to the network.
@@ -107,7 +109,9 @@ def ascent(
         "start": None if start is None else "picture",
         "seed": seed,
     }
-    job = _Job(net, aim, chosen, seen, _together(net, chosen, len(aim), copies, batch))
+    job = _Job(
+        net, aim, chosen, seen, _together(net, chosen, len(aim), copies, batch, bool(diversity or alignment))
+    )
     job.compare(diversity, alignment)
     try:
         job.run(seed, start, watch, progress)
@@ -121,26 +125,48 @@ def ascent(
     return job.result(parameters)
 
 
-def _together(net: Network, chosen: Recipe, count: int, copies: int, batch: int | None) -> int:
-    """How many pictures are made at once: whole sets of copies, so that they can be compared."""
+def _together(
+    net: Network, chosen: Recipe, count: int, copies: int, batch: int | None, compared: bool
+) -> tuple[int, int]:
+    """How many pictures are made at once, and how many of them are different ones.
+
+    Whole sets of copies, so that they can be compared; one where the network does not keep them apart.
+    """
     fixed = net.batched[1]
     if fixed is not None:
         if fixed % chosen.draws:
             raise ModelUnsuitable(
                 f"this file takes {fixed} images at once and no other number, which {chosen.draws} draws do not divide"
             )
-        return fixed // chosen.draws
+        different = fixed // chosen.draws if net.alone is None else 1
+        if compared and different < copies:
+            why = (
+                f"images go through this network one at a time ({net.alone})"
+                if net.alone
+                else f"it takes {fixed}"
+            )
+            raise ModelUnsuitable(
+                f"diversity and alignment compare {copies} copies with each other, which go through together: {why}; "
+                "leave both out"
+            )
+        return fixed // chosen.draws, different
     wanted = batch if batch is not None else max(1, _TOGETHER // chosen.draws)
     if wanted < 1:
         raise UsageError(f"batch must be at least 1, got {batch}")
-    return min(count, -(-wanted // copies) * copies)
+    together = min(count, -(-wanted // copies) * copies)
+    if together > 1 and net.alone is not None:
+        together = copies if compared else 1
+    return together, together
 
 
 class _Job:
     """The groups of pictures, one after the other on one machine."""
 
-    def __init__(self, net: Network, aim: Goal, chosen: Recipe, seen: tuple[int, int], together: int) -> None:
-        self.net, self.aim, self.chosen, self.seen, self.together = net, aim, chosen, seen, together
+    def __init__(
+        self, net: Network, aim: Goal, chosen: Recipe, seen: tuple[int, int], together: tuple[int, int]
+    ) -> None:
+        self.net, self.aim, self.chosen, self.seen = net, aim, chosen, seen
+        self.together, self.different = together
         self._terms: Objective = aim.objective
         if chosen.l2:
             self._terms = self._terms - chosen.l2 * objectives.l2()
@@ -179,17 +205,22 @@ class _Job:
             prune=chosen.small_gradients,
         )
         first = None if start is None else _read(self.net, start, height, width)
-        groups = -(-len(self.aim) // self.together)
+        groups = -(-len(self.aim) // self.different)
         total = groups * chosen.steps
         began = time.perf_counter()
         for group in range(groups):
-            rows = np.arange(group * self.together, (group + 1) * self.together)
-            self._running = int((rows < len(self.aim)).sum())
-            rows = np.minimum(rows, len(self.aim) - 1)
+            rows = np.arange(group * self.different, min((group + 1) * self.different, len(self.aim)))
+            self._running = len(rows)
+            rows = filled(rows, self.together)
             fed = {name: array[rows] for name, array in self.aim.fed.items()}
             self._best = None
             steps = machine.run(
-                chosen.steps, seed=seed + group, start=first, fed=fed, redirected=chosen.redirected
+                chosen.steps,
+                seed=seed,
+                start=first,
+                fed=fed,
+                redirected=chosen.redirected,
+                numbers=rows.tolist(),
             )
             for step in steps:
                 self._note(step)

@@ -81,7 +81,6 @@ def fool(
     frames, names, skipped = _frames(net, listing.images)
     skipped = [*listing.skipped, *skipped]
     settings = _settings(method, norm, bound, steps, confidence, seed, frames[0].view.shape)
-    random = np.random.default_rng(seed)
     found: list[tuple[Frame, np.ndarray]] = []
     outcomes: list[Outcome] = []
     stopped: KeyboardInterrupt | None = None
@@ -90,7 +89,7 @@ def fool(
         part = slice(first, min(first + size, len(frames)))
         batch = _Batch(net, frames[part], names[part], wanted, settings)
         try:
-            for step in batch.run(random):
+            for step in batch.run(first):
                 if len(frames) == 1:
                     progress(step, settings.steps, "steps")
             progress(part.stop, len(frames), "images")
@@ -222,8 +221,11 @@ class _Batch:
             net, start[self._open], self._targets[self._open], budget, settings.confidence, moves
         )
 
-    def run(self, random: np.random.Generator) -> Iterator[int]:
-        """Take the steps; yields how many were taken."""
+    def run(self, first: int) -> Iterator[int]:
+        """Take the steps; yields how many were taken.
+
+        first   the number of the first image among all: each starts by the seed and its own number
+        """
         s, pixels = self._settings, float(np.sqrt(np.prod(self.start.shape[1:])))
         if not len(self._open):
             return
@@ -235,7 +237,11 @@ class _Batch:
             yield from self.attack.climb(1, s.bound, None)
             return
 
-        def draw(shape: tuple[int, ...]) -> np.ndarray:
+        numbers = first + np.arange(len(self.start))[self._open]
+
+        def draw(i: int, shape: tuple[int, ...]) -> np.ndarray:
+            number = int(numbers[i])
+            random = np.random.default_rng([s.seed, number] if number else s.seed)
             return random.uniform(-1, 1, shape) if s.norm == "linf" else random.standard_normal(shape)
 
         yield from self.attack.climb(s.steps, _OVERSHOOT * s.bound / s.steps, draw)

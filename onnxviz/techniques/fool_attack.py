@@ -233,20 +233,20 @@ class Attack:
             self.found[index] = tried[good[0]]
 
     def climb(
-        self, steps: int, length: float, random: Callable[[tuple[int, ...]], np.ndarray] | None
+        self, steps: int, length: float, random: Callable[[int, tuple[int, ...]], np.ndarray] | None
     ) -> Iterator[int]:
         """Steps on the cross-entropy, each brought back within the bound; the one with the most probable target stays.
 
         One step of the bound's length is FGSM (Goodfellow, Shlens & Szegedy 2015, arXiv:1412.6572), several are PGD
         (Madry et al. 2018, arXiv:1706.06083).
 
-        random   gives a start of a shape, within −1 to 1; None: the picture itself
+        random   gives a start of a picture's shape, within −1 to 1, by its number here; None: the picture itself
         yields   how many steps were taken
         """
         budget, every = self.budget, np.arange(len(self.start))
         there = self.start.copy()
         if random is not None and budget.bound is not None:
-            drawn = random(there.shape) * self._moves
+            drawn = np.stack([random(i, there.shape[1:]) for i in range(len(there))]) * self._moves
             drawn = drawn if budget.norm == "linf" else budget.direction(drawn)
             there = budget.within(self.start, there + budget.bound * drawn)
         best = np.full(len(there), -np.inf)

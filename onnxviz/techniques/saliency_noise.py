@@ -80,5 +80,12 @@ def _moments(job: Job, samples: int, noise: float) -> tuple[np.ndarray, np.ndarr
 
 
 def _normal(job: Job, sample: int) -> np.ndarray:
-    """Standard normal noise of one picture's shape, drawn from the seed and the sample's number."""
-    return np.random.default_rng([job.seed, sample]).standard_normal(job.x.shape[1:], dtype=np.float32)
+    """Standard normal noise of one picture's shape, drawn from the seed and the sample's number.
+
+    Drawn as (C, H, W), so that it is the same picture's whichever way the network has its axes.
+    """
+    rng = np.random.default_rng([job.seed, sample])
+    if job.net.input.layout == "NCHW":
+        return rng.standard_normal(job.x.shape[1:], dtype=np.float32)
+    height, width, channels = job.x.shape[1:]
+    return rng.standard_normal((channels, height, width), dtype=np.float32).transpose(1, 2, 0)

@@ -13,13 +13,13 @@ import pytest
 import onnxviz
 
 
-def dynamic() -> onnx.ModelProto:
+def dynamic(batch: int | str = "N") -> onnx.ModelProto:
     """A network whose int8 ranges are measured while it runs, over the whole tensor: its batch mixes."""
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     with tempfile.TemporaryDirectory() as folder:
         before, after = Path(folder) / "a.onnx", Path(folder) / "b.onnx"
-        onnx.save(networks.tiny_cnn(), before)
+        onnx.save(networks.tiny_cnn(batch=batch), before)
         quantize_dynamic(before, after, weight_type=QuantType.QInt8)
         return onnx.load(after)
 
@@ -102,3 +102,116 @@ def test_the_manifest_says_why(network):
     assert found.manifest["parameters"]["batch"] == (1 if mixes else found.manifest["parameters"]["batch"])
     if mixes:
         assert "DynamicQuantizeLinear" in told[0]
+
+
+# --- pictures that are made -----------------------------------------------------------------------
+
+
+def made(net, targets, **options) -> np.ndarray:
+    return onnxviz.ascent(net, target=targets, steps=6, size=32, seed=5, **options).values
+
+
+@pytest.mark.parametrize("preset", ["lucid", "lecture"])
+def test_ascent_alone_and_in_company(preset, network):
+    """Each picture by the seed and its own place in the list, whatever is made beside it and however many at once."""
+    noisy = {"deviation": 0.1} if preset == "lecture" else {}
+    alone = made(network, [3], preset=preset, **noisy)[0]
+    many = made(network, [3, 1, 2, 0, 4], preset=preset, **noisy)
+    correlated(many[0], alone)
+    for batch in (1, 2, 8):
+        again = made(network, [3, 1, 2, 0, 4], preset=preset, batch=batch, **noisy)
+        for one, other in zip(again, many, strict=True):
+            correlated(one, other)
+    assert np.abs(many[0] - many[1]).max() > 0.01
+
+
+def correlated(one: np.ndarray, other: np.ndarray) -> None:
+    """Bit for bit where the order of sums allows."""
+    assert np.corrcoef(one.ravel(), other.ravel())[0, 1] > 0.9999
+
+
+def test_ascent_of_one_picture_starts_as_the_seed_says(network):
+    """One picture's numbers are those of its machine: start, then every transform, from one generator."""
+    from onnxviz.optimise import Adam, Fourier, Machine
+    from onnxviz.optimise.transforms import Jitter
+
+    def machine(optimiser):
+        return Machine(
+            network, onnxviz.objectives.logit(3), size=(32, 32), parametrise=Fourier(), transforms=[Jitter(4)],
+            optimiser=optimiser,
+        )  # fmt: skip
+
+    still, moving = machine(None), machine(Adam())
+    rng = np.random.default_rng(7)
+    start, first = still.start(rng), still.plan.feeds(rng)
+    step = next(moving.run(1, seed=7))
+    np.testing.assert_array_equal(step.parameters(), start)
+    np.testing.assert_allclose(step.value, still.evaluate(start, first)["value"], rtol=1e-5)
+
+
+def test_a_file_of_fixed_batch_that_mixes_makes_the_same_pictures():
+    """Filled with copies of the one picture at work, its batch is as good as one."""
+    fixed = onnxviz.load(dynamic(batch=2), preprocess="imagenet", provider="cpu")
+    free = onnxviz.load(dynamic(), preprocess="imagenet", provider="cpu")
+    for one, other in zip(made(fixed, [3, 1]), made(free, [3, 1]), strict=True):
+        correlated(one, other)
+    values = [onnxviz.saliency(net, [DULL, LOUD], target=1)[0].values for net in (fixed, free)]
+    close(values[0], values[1])
+
+
+def test_pictures_that_are_compared_need_a_batch_that_keeps_them_apart():
+    from onnxviz.errors import ModelUnsuitable
+
+    net = onnxviz.load(dynamic(), preprocess="imagenet", provider="cpu")
+    with pytest.raises(ModelUnsuitable, match="one at a time"):
+        made(net, [3], copies=2, alignment=1.0)
+
+
+def test_fooling_images_alone_and_in_company(network):
+    """`pgd` starts at random: by the seed and the picture's place."""
+    options = {"method": "pgd", "target": 1, "steps": 2, "seed": 5}
+    alone = onnxviz.fool(network, DULL, **options).values[0]
+    for images in ([DULL, LOUD], [DULL, LOUD, LOUD, DULL, LOUD, DULL]):
+        close(onnxviz.fool(network, images, **options).values[0], alone)
+
+
+# --- the same network with its axes the other way round -------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def layouts():
+    first = networks.tiny_cnn()
+    last = onnx.ModelProto()
+    last.CopyFrom(first)
+    dims = last.graph.input[0].type.tensor_type.shape.dim
+    sizes = [onnx.TensorShapeProto.Dimension.FromString(dims[i].SerializeToString()) for i in (0, 2, 3, 1)]
+    del dims[:]
+    dims.extend(sizes)
+    for node in last.graph.node:
+        node.input[:] = ["turned" if name == "image" else name for name in node.input]
+    last.graph.node.insert(0, onnx.helper.make_node("Transpose", ["image"], ["turned"], perm=[0, 3, 1, 2]))
+    nets = [onnxviz.load(proto, preprocess="imagenet", provider="cpu") for proto in (first, last)]
+    assert [net.input.layout for net in nets] == ["NCHW", "NHWC"]
+    return nets
+
+
+SEEDED = {
+    **{method: lambda net, method=method: onnxviz.saliency(net, DULL, target=1, method=method, samples=4, seed=2).values
+       for method in ("smoothgrad", "smoothgrad-squared", "vargrad", "expected-gradients")},
+    "integrated-gradients": lambda net: onnxviz.saliency(
+        net, DULL, target=1, method="integrated-gradients", baseline="noise", steps=4, seed=2
+    ).values,
+    "occlusion": lambda net: onnxviz.occlusion(net, DULL, target=1, window=8, stride=8, fill="noise", seed=2).values,
+    "rise": lambda net: onnxviz.rise(net, DULL, target=1, masks=16, grid=4, fill="noise", seed=2).values,
+    "fool": lambda net: onnxviz.fool(net, DULL, target=1, method="pgd", steps=2, seed=2).values,
+    "ascent": lambda net: onnxviz.ascent(net, target=[1, 2], steps=4, seed=2).values,
+    "dream": lambda net: onnxviz.dream(net, DULL, "relu1", octaves=1, steps=3, jitter=2, seed=2).values,
+    "invert": lambda net: onnxviz.invert(net, DULL, ["pool"], steps=4, seed=2).values,
+    "texture": lambda net: onnxviz.texture(net, DULL, "gram", layers=["relu1"], size=32, steps=4, seed=2).values,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("technique", SEEDED)
+def test_the_axes_order_changes_nothing(technique, layouts):
+    found, wanted = (SEEDED[technique](net) for net in reversed(layouts))
+    np.testing.assert_allclose(found, wanted, rtol=1e-3, atol=1e-4 * np.abs(wanted).max())
