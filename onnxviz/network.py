@@ -18,6 +18,7 @@ from onnxviz.graph.load import Loaded
 from onnxviz.inputs import InputSpec
 from onnxviz.labels import find_label
 from onnxviz.progress import Progress, silent
+from onnxviz.provenance import note_tensor, note_view
 from onnxviz.runtime import batching, providers
 from onnxviz.runtime.ort import Program, compile
 
@@ -260,8 +261,12 @@ class Network:
 
         raises   ImageRejected
         """
-        recipe = self.preprocessing
-        return [recipe.view(recipe.read(image)) for image in as_list(images)]
+        return [self._view(image) for image in as_list(images)]
+
+    def _view(self, image: ImageLike) -> np.ndarray:
+        picture = self.preprocessing.read(image)
+        note_view(self.preprocessing, picture)
+        return self.preprocessing.view(picture)
 
     def prepare(self, images: Images) -> np.ndarray:
         """The network's input tensor, float32, with one entry an image.
@@ -269,9 +274,9 @@ class Network:
         raises   ImageRejected, UsageError
         """
         if isinstance(images, np.ndarray) and images.ndim == 4 and images.dtype.kind == "f":
+            note_tensor(images)
             return np.ascontiguousarray(images, dtype=np.float32)
-        recipe = self.preprocessing
-        tensors = [recipe.apply(recipe.read(image)) for image in as_list(images)]
+        tensors = [self.preprocessing.normalise(self._view(image)[None])[0] for image in as_list(images)]
         if not tensors:
             raise UsageError("no image was given; expected at least one")
         shapes = {tensor.shape for tensor in tensors}

@@ -46,6 +46,8 @@ def register(app: typer.Typer) -> None:
         from onnxviz.graph.output import SEQUENCE
         from onnxviz.image.folder import find
         from onnxviz.image.text import printable
+        from onnxviz.provenance import command as command_line
+        from onnxviz.provenance import recording
 
         net = run.load(model)
         listing = find(images, endings=net.preprocessing.endings)
@@ -53,17 +55,19 @@ def register(app: typer.Typer) -> None:
         rows = []
         for done, path in enumerate(listing.images, 1):
             try:
-                best = net.predict(path, top=top)[0]
+                with recording() as record:
+                    best = net.predict(path, top=top)[0]
             except ImageRejected as error:
                 if len(listing.images) == 1 and not skipped:
                     raise
                 skipped.append((path, str(error)))
                 continue
-            row: dict[str, Any] = {"path": str(path), "top": [item._asdict() for item in best]}
             steps = net.end.kind == SEQUENCE
+            listed = [item._asdict() for item in best]
             if steps:  # the best class of each step
-                row = {"path": str(path), "steps": [{"step": i, **p._asdict()} for i, p in enumerate(best)]}
-            rows.append(row)
+                listed = [{"step": i, **one} for i, one in enumerate(listed)]
+            # The path as it was given, and what identifies the picture.
+            rows.append({**record.pictures[0], "path": str(path), "steps" if steps else "top": listed})
             run.say(printable(str(path)))
             for number, item in enumerate(best):
                 before = f"  step {number:3d}" if steps else ""
@@ -77,7 +81,7 @@ def register(app: typer.Typer) -> None:
         value = {
             "images": rows,
             "skipped": [{"path": str(path), "reason": reason} for path, reason in skipped],
-            "manifest": net.manifest("predict", top=top),
+            "manifest": {**net.manifest("predict", top=top), **command_line()},
         }
         run.record(value, _predictions(rows))
 

@@ -27,6 +27,7 @@ from onnxviz.cli import (
     tools,
 )
 from onnxviz.errors import COMMAND, SMALLER, OnnxVizError, PreprocessingAssumed, spelt
+from onnxviz.provenance import COMMAND_LINE
 
 app = typer.Typer(
     name="onnxviz",
@@ -84,7 +85,7 @@ def run(arguments: list[str]) -> int:
     # Pillow warns about damaged metadata in pictures that it reads all the same; stderr is for one-line errors.
     warnings.filterwarnings("ignore", module="PIL")
     warnings.filterwarnings("ignore", category=PreprocessingAssumed)  # said as a note on stderr
-    caller = COMMAND.set(frozenset())
+    caller, line = COMMAND.set(frozenset()), COMMAND_LINE.set(tuple(arguments))
     try:
         result = app(arguments, prog_name="onnxviz", standalone_mode=False)
         return result if isinstance(result, int) else 0
@@ -102,6 +103,7 @@ def run(arguments: list[str]) -> int:
         return _unforeseen(error)
     finally:
         COMMAND.reset(caller)
+        COMMAND_LINE.reset(line)
 
 
 def _unforeseen(error: Exception) -> int:

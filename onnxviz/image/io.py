@@ -23,6 +23,7 @@ from onnxviz.errors import ImageRejected
 from onnxviz.image.pixels import to_rgb
 from onnxviz.image.sniff import EXTENSIONS, FORMATS, declared_size, frames, scans, sniff
 from onnxviz.image.text import printable
+from onnxviz.provenance import note
 
 #: Largest picture that is decoded, in pixels: room for the 108-megapixel photos of telephones.
 MAX_PIXELS = 128_000_000
@@ -58,9 +59,13 @@ def read(
     raises       ImageRejected, in one line that names the source, the reason and what to do
     """
     if isinstance(source, np.ndarray):
-        return _from_array(source)
+        picture = _from_array(source)
+        note(source, None, picture)
+        return picture
     if isinstance(source, Image.Image):
-        return _from_pillow(source, "the image", max_pixels, max_frames)
+        picture = _from_pillow(source, "the image", max_pixels, max_frames)
+        note(source, None, picture)
+        return picture
     if isinstance(source, (str, os.PathLike)):
         try:
             path = os.fsdecode(source)
@@ -102,7 +107,9 @@ def _from_file(path: str, max_pixels: int, max_bytes: int, max_frames: int) -> n
         picture = FORMATS[kind](io.BytesIO(data), "")
     except Exception as error:
         raise _undecodable(name, kind, error) from error
-    return _from_pillow(picture, name, max_pixels, max_frames, kind)
+    found = _from_pillow(picture, name, max_pixels, max_frames, kind)
+    note(path, data, found)
+    return found
 
 
 def read_bytes(path: str, name: str, max_bytes: int) -> bytes:

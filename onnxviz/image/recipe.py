@@ -17,6 +17,7 @@ from PIL import Image
 from onnxviz.errors import ImageRejected, ModelUnsuitable, PreprocessingRejected, UsageError, near
 from onnxviz.image import fields
 from onnxviz.image.text import printable
+from onnxviz.provenance import note, unnoted
 
 _RESAMPLING: Final = {
     "nearest": Image.Resampling.NEAREST,
@@ -150,17 +151,21 @@ class Preprocessing:
         """
         from onnxviz.image import arrays, io
 
-        if not self.pictorial:
-            return arrays.read(source, self)
-        if arrays.is_file(source):
-            source = arrays.load(source)
-        if (
-            self.channels == "RGBA"
-            and isinstance(source, np.ndarray)
-            and 4 in (*source.shape[:1], *source.shape[2:])
-        ):
-            return arrays.read(source, self)
-        return io.read(source)
+        if self.pictorial and not arrays.is_file(source) and not self._takes_alpha(source):
+            return io.read(source)
+        with unnoted():
+            array = arrays.load(source) if self.pictorial and arrays.is_file(source) else source
+            if self.pictorial and not self._takes_alpha(array):
+                picture = io.read(array)
+            else:
+                picture = arrays.read(array, self)
+        note(source, None, picture)
+        return picture
+
+    def _takes_alpha(self, source: Any) -> bool:
+        """Whether an array holds the four channels that the network takes."""
+        array = self.channels == "RGBA" and isinstance(source, np.ndarray)
+        return array and 4 in (*source.shape[:1], *source.shape[2:])
 
     def shown(self, view: np.ndarray) -> np.ndarray:
         """What `view` gave as a picture to look at, (h, w, 3) uint8: itself, or the mean of an array's channels."""

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from onnxviz.errors import UsageError
 from onnxviz.network import ImageLike, Network
+from onnxviz.provenance import recorded
 from onnxviz.results import Result
 from onnxviz.techniques.attributing import for_each
+from onnxviz.techniques.masking import single
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -89,6 +90,7 @@ class Activations(Result):
 
 
 @for_each
+@recorded
 def activations(net: Network, image: ImageLike, layer: str, *, codes: bool = False) -> Activations:
     """The feature maps of `layer` for one image.
 
@@ -98,10 +100,8 @@ def activations(net: Network, image: ImageLike, layer: str, *, codes: bool = Fal
     raises   UnknownLayer, ImageRejected; UsageError for the codes of a layer that has none
     """
     found = net.layer(layer)
-    pictures = net.pictures(image)
-    if len(pictures) != 1:
-        raise UsageError(f"activations takes one image, got {len(pictures)}")
-    maps = net.activations(image, [found.name], codes=codes)[found.name][0]
+    x, picture = single(net, image, "activations")
+    maps = net.activations(x, [found.name], codes=codes)[found.name][0]
     if maps.ndim == 3 and found.channels_last:
         maps = np.moveaxis(maps, -1, 0)
     if maps.ndim == 2:
@@ -118,5 +118,5 @@ def activations(net: Network, image: ImageLike, layer: str, *, codes: bool = Fal
         values=np.ascontiguousarray(maps),
         manifest=manifest,
         layer=found.name,
-        image=net.preprocessing.shown(pictures[0]),
+        image=net.preprocessing.shown(picture),
     )

@@ -14,6 +14,7 @@ from onnxviz.interrupted import Interrupted
 from onnxviz.optimise import Machine, Step
 from onnxviz.optimise.shot import Shot, Watch, as_bytes, side_by_side, unwatched
 from onnxviz.progress import Progress, silent
+from onnxviz.provenance import recorded
 from onnxviz.runtime.batching import filled
 from onnxviz.techniques.ascent_aim import Goal, goal
 from onnxviz.techniques.ascent_presets import Recipe, recipe
@@ -29,6 +30,7 @@ _TOGETHER = 4
 _JUDGED = 0.25
 
 
+@recorded
 def ascent(
     net: Network,
     *,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
 
@@ -40,8 +41,13 @@ def for_each(
     `target` may be one for all or a list with one for each. Ctrl-C: `Interrupted` with the list so far.
     """
 
+    name = list(inspect.signature(technique).parameters)[1]
+
     @functools.wraps(technique)
-    def wrapper(net: Network, images: Images, /, *args: _P.args, **options: _P.kwargs) -> Any:
+    def wrapper(net: Network, *args: Any, **options: Any) -> Any:
+        if not args and name not in options:
+            return technique(net, *args, **options)  # Python says what is missing
+        images, args = (args[0], args[1:]) if args else (options.pop(name), ())
         several = isinstance(images, (list, tuple))
         if not several and not (isinstance(images, np.ndarray) and images.ndim == 4 and len(images) != 1):
             return technique(net, images, *args, **options)

@@ -19,6 +19,7 @@ from onnxviz.interrupted import Interrupted
 from onnxviz.network import Images, Network
 from onnxviz.objectives import Objective
 from onnxviz.progress import Progress, silent
+from onnxviz.provenance import recorded
 from onnxviz.results import Attribution, Result
 from onnxviz.techniques.aim import Position, Target, choose
 from onnxviz.techniques.attributing import given
@@ -87,6 +88,7 @@ def registry() -> dict[str, Callable[..., Any]]:
     return dict.fromkeys(saliency.METHODS, saliency.saliency) | dict.fromkeys(cam.METHODS, cam.cam)
 
 
+@recorded
 def attributions(
     net: Network,
     images: Images,

@@ -13,6 +13,7 @@ from onnxviz.interrupted import Interrupted
 from onnxviz.network import Images, Network
 from onnxviz.objectives import Objective
 from onnxviz.progress import Progress, silent
+from onnxviz.provenance import recorded
 from onnxviz.techniques import cam_layers, cam_score
 from onnxviz.techniques.aim import Aim, Target, parsed
 from onnxviz.techniques.attributing import also_unequal, attributions, given
@@ -28,6 +29,7 @@ __all__ = ["METHODS", "cam"]
 
 
 @also_unequal
+@recorded
 def cam(
     net: Network,
     image: Images,

@@ -9,6 +9,7 @@ from onnxviz.errors import UsageError
 from onnxviz.interrupted import Interrupted
 from onnxviz.network import Images, Network
 from onnxviz.progress import Progress, silent
+from onnxviz.provenance import recorded
 from onnxviz.techniques.cam import cam
 
 if TYPE_CHECKING:
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from onnxviz.techniques.attributions import Attributions
 
 
+@recorded
 def cams(
     net: Network,
     images: Images,

@@ -15,6 +15,7 @@ from onnxviz.objectives.likeness import excitement, resemblance
 from onnxviz.optimise import Ascent, Jitter, Machine, Pixels
 from onnxviz.optimise.shot import Watch, as_bytes, unwatched
 from onnxviz.progress import Progress, silent
+from onnxviz.provenance import recorded
 from onnxviz.techniques.feature_maps import feature_maps, smallest
 from onnxviz.techniques.made import rounded
 from onnxviz.techniques.painting import Easel, Painting, fitted, keeping, read_picture, resized
@@ -39,6 +40,7 @@ class Dream(Painting):
     frames: list[np.ndarray] = field(default_factory=list, repr=False)
 
 
+@recorded
 def dream(
     net: Network,
     image: ImageLike,

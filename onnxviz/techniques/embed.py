@@ -17,8 +17,9 @@ from onnxviz.image.folder import Listing, Skipped
 from onnxviz.image.text import printable
 from onnxviz.interrupted import Interrupted
 from onnxviz.progress import Progress, silent
+from onnxviz.provenance import recorded
 from onnxviz.results import Result
-from onnxviz.techniques.stream import source_name, sources, stream
+from onnxviz.techniques.stream import plan, source_name, sources, stream
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -142,6 +143,7 @@ class Embedding(Result):
             )
 
 
+@recorded
 def embed(
     net: Network,
     images: Any,
@@ -182,7 +184,8 @@ def embed(
             raise interrupted
         reasons = "; ".join(str(one) for one in rows.skipped[:3])
         raise ImageRejected(f"none of the {len(listing.images)} images could be read ({reasons})")
-    result = rows.result({"layer": chosen.name, "batch": batch})
+    used = plan(net, len(listing.images), batch).batch
+    result = rows.result({"layer": chosen.name, "batch": used})
     if interrupted is not None:
         result.manifest["incomplete"] = True
         raise Interrupted(result) from interrupted

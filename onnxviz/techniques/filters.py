@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from onnxviz.network import Network
+from onnxviz.provenance import recorded
 from onnxviz.results import Result
 from onnxviz.techniques.weights import convolution, kernel
 
@@ -116,6 +117,7 @@ def _scales(peaks: np.ndarray, peak: float) -> np.ndarray:
     return own
 
 
+@recorded
 def filters(net: Network, layer: str | None = None) -> Filters:
     """The weights of a convolution: CS231n lecture 12, "First layer: visualize filters".
 

@@ -15,6 +15,7 @@ from onnxviz.image.text import printable
 from onnxviz.interrupted import Interrupted
 from onnxviz.network import Images, Network
 from onnxviz.progress import Progress, silent
+from onnxviz.provenance import note_view, recorded
 from onnxviz.techniques.fool_attack import Attack, Budget, to_pictures, to_planes
 from onnxviz.techniques.fool_frame import Frame, frame
 from onnxviz.techniques.fool_result import Fooled, Outcome
@@ -43,6 +44,7 @@ class _Settings:
     seed: int
 
 
+@recorded
 def fool(
     net: Network,
     images: Images,
@@ -168,7 +170,9 @@ def _frames(net: Network, images: Sequence[Any]) -> tuple[list[Frame], list[str]
     skipped: list[Skipped] = []
     for number, image in enumerate(images):
         try:
-            frames.append(frame(net.preprocessing, read(image)))
+            whole = read(image)
+            note_view(net.preprocessing, whole)
+            frames.append(frame(net.preprocessing, whole))
         except ImageRejected as error:
             if len(images) == 1:
                 raise

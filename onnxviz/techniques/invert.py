@@ -15,6 +15,7 @@ from onnxviz.objectives.likeness import near
 from onnxviz.optimise import Adam, Fourier, Jitter, Machine
 from onnxviz.optimise.shot import Watch, as_bytes, unwatched
 from onnxviz.progress import Progress, silent
+from onnxviz.provenance import recorded
 from onnxviz.results import Result
 from onnxviz.techniques.feature_maps import check_size
 from onnxviz.techniques.made import rounded
@@ -55,6 +56,7 @@ class Inversion(Result):
         return sheet.side_by_side(cards, height=max(224, self.image.shape[0]))
 
 
+@recorded
 def invert(
     net: Network,
     image: ImageLike,

@@ -10,6 +10,7 @@ import numpy as np
 from onnxviz.image.text import printable
 from onnxviz.interrupted import Interrupted
 from onnxviz.progress import Progress, silent
+from onnxviz.provenance import recorded
 from onnxviz.results import Result
 from onnxviz.techniques.embed import Embedding
 from onnxviz.techniques.grid import Grid, grid
@@ -120,6 +121,7 @@ class Map(Result):
         )
 
 
+@recorded
 def map(
     net: Network,
     images: Any,
@@ -163,7 +165,8 @@ def map(
         raise Interrupted(replace(found, manifest={**found.manifest, "incomplete": True})) from stop
     tiles = {int(i): shown[int(keep[i])] for i in cells.index}
     result = Map(placed.points, {}, keep, found, chosen, placed.axes, cells, tiles)
-    parameters = {"method": chosen, "perplexity": perplexity, "layer": found.layer, "seed": seed}
+    used = placed.figures.get("perplexity", perplexity)
+    parameters = {"method": chosen, "perplexity": used, "layer": found.layer, "seed": seed}
     result.manifest = _manifest(net, result, placed, parameters)
     return result
 

@@ -14,6 +14,7 @@ from onnxviz.errors import UsageError
 from onnxviz.image import lettering
 from onnxviz.image.text import printable
 from onnxviz.progress import Progress, silent
+from onnxviz.provenance import recorded
 from onnxviz.results import Result
 from onnxviz.techniques.embed import Embedding, embed
 from onnxviz.techniques.nearest import METRICS, Found, nearest, spread
@@ -132,6 +133,7 @@ def _caption(label: str | None, file: str, before: str = "", after: str = "") ->
     return f"{before}{named}{after}\n{lettering.shortened(Path(file).name, size, _EDGE, middle=True)}"
 
 
+@recorded
 def neighbours(
     net: Network,
     images: Any,

@@ -12,6 +12,7 @@ from onnxviz.graph import occlude
 from onnxviz.interrupted import Interrupted
 from onnxviz.network import ImageLike, Network
 from onnxviz.progress import Progress, silent
+from onnxviz.provenance import recorded
 from onnxviz.results import Attribution
 from onnxviz.techniques.aim import Position
 from onnxviz.techniques.attributing import for_each
@@ -22,6 +23,7 @@ _WINDOW, _STRIDE = 32, 16
 
 
 @for_each
+@recorded
 def occlusion(
     net: Network,
     image: ImageLike,

@@ -12,6 +12,7 @@ from onnxviz.graph.reduce import Reduced, peaks
 from onnxviz.image.text import printable
 from onnxviz.interrupted import Interrupted
 from onnxviz.progress import Progress, silent
+from onnxviz.provenance import recorded
 from onnxviz.techniques import ranking
 from onnxviz.techniques.patch_boxes import field_boxes
 from onnxviz.techniques.patch_result import MOST_SHEETS, LayerPatches, Patches
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from onnxviz.network import Network
 
 
+@recorded
 def patches(
     net: Network,
     images: Any,

@@ -11,6 +11,7 @@ from onnxviz.graph import occlude
 from onnxviz.interrupted import Interrupted
 from onnxviz.network import ImageLike, Network
 from onnxviz.progress import Progress, silent
+from onnxviz.provenance import recorded
 from onnxviz.results import Attribution
 from onnxviz.techniques.aim import Position
 from onnxviz.techniques.attributing import for_each
@@ -21,6 +22,7 @@ DIVISORS = ("coverage", "paper")
 
 
 @for_each
+@recorded
 def rise(
     net: Network,
     image: ImageLike,

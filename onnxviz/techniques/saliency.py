@@ -15,6 +15,7 @@ from onnxviz.interrupted import Interrupted
 from onnxviz.network import Images, Network
 from onnxviz.objectives import Objective
 from onnxviz.progress import Progress, silent
+from onnxviz.provenance import recorded
 from onnxviz.techniques import saliency_full as full
 from onnxviz.techniques import saliency_noise as noisy
 from onnxviz.techniques import saliency_paths as paths
@@ -66,6 +67,7 @@ METHODS: dict[str, Method] = {
 
 
 @also_unequal
+@recorded
 def saliency(
     net: Network,
     image: Images,

@@ -13,6 +13,7 @@ from onnxviz.image.readings import reading
 from onnxviz.network import Images, Network
 from onnxviz.objectives import Objective
 from onnxviz.progress import Progress, silent
+from onnxviz.provenance import recorded
 from onnxviz.results import Attribution, Result
 from onnxviz.techniques.aim import Position, Target
 
@@ -62,6 +63,7 @@ class Segmentation(Result):
         return draw(self)
 
 
+@recorded
 def segment(
     net: Network,
     image: Images,

@@ -30,6 +30,7 @@ from onnxviz.image.decode import decode
 from onnxviz.image.folder import EXTENSIONS, Listing, Skipped, find
 from onnxviz.image.text import printable
 from onnxviz.progress import Progress, silent
+from onnxviz.provenance import note_set, recording
 from onnxviz.runtime import batching
 
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ class Chunk:
     sizes     (n, 2) int64, height and width in pixels of the upright original
     prints    (n,) int64, CRC-32 of the picture as the network saw it: tells later whether a file was replaced
     skipped   the unreadable ones, with reasons
+    digests   the SHA-256 of each one's bytes, where a manifest asks for them
     """
 
     index: np.ndarray
@@ -59,6 +61,7 @@ class Chunk:
     sizes: np.ndarray
     prints: np.ndarray
     skipped: list[Skipped]
+    digests: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -149,11 +152,14 @@ def stream(
     chosen = plan(net, count, batch)
     if program.provider != _CPU and batch is None:
         chosen = Plan(chosen.workers, net.batch_size())
-    worker = _Worker(net, program, images)
+    taken = note_set()
+    worker = _Worker(net, program, images, taken is not None)
     parts = (range(start, min(start + chosen.batch, count)) for start in range(0, count, chosen.batch))
     for part, chunk in decode(parts, worker, workers=chosen.workers, ahead=chosen.workers):
         if isinstance(chunk, ImageRejected):  # a worker lists refusals itself
             raise chunk
+        if taken is not None:
+            taken.add(chunk.digests)
         yield chunk
         progress(part.stop, count, "images")
 
@@ -161,8 +167,9 @@ def stream(
 class _Worker:
     """What each thread does with its share: decode, prepare, run."""
 
-    def __init__(self, net: Network, program: Program, images: Sequence[Any]) -> None:
+    def __init__(self, net: Network, program: Program, images: Sequence[Any], digest: bool) -> None:
         self._net = net
+        self._digest = digest
         self._program = program
         self._images = images
         self._filled_to = net.batched[1] or 1
@@ -177,15 +184,22 @@ class _Worker:
         views: list[np.ndarray] = []
         sizes: list[tuple[int, int]] = []
         skipped: list[Skipped] = []
+        digests: list[str] = []
         for i in part:
             source = self._images[i]
             try:
-                picture = self._net.preprocessing.read(source)
+                if self._digest:
+                    with recording() as record:
+                        picture = self._net.preprocessing.read(source)
+                else:
+                    picture = self._net.preprocessing.read(source)
                 view = self._net.preprocessing.view(picture)
             except ImageRejected as error:
                 skipped.append(refusal(source, i, error))
                 continue
             index.append(i)
+            if self._digest:
+                digests.append(record.pictures[0]["sha256"])
             views.append(view)
             sizes.append((picture.shape[0], picture.shape[1]))
         return Chunk(
@@ -194,6 +208,7 @@ class _Worker:
             np.array(sizes, np.int64).reshape(-1, 2),
             np.array([fingerprint(view) for view in views], np.int64),
             skipped,
+            digests,
         )
 
     def _run(self, views: list[np.ndarray]) -> dict[str, np.ndarray]:

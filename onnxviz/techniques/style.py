@@ -13,6 +13,7 @@ from onnxviz.objectives import tv as total_variation
 from onnxviz.optimise import Adam, Fourier, Machine, Pixels
 from onnxviz.optimise.shot import Watch, unwatched
 from onnxviz.progress import Progress, silent
+from onnxviz.provenance import recorded
 from onnxviz.techniques import style_colour
 from onnxviz.techniques.made import rounded
 from onnxviz.techniques.painting import (
@@ -37,6 +38,7 @@ _WEIGHTS = {"uncentred": 100.0, "centred": 10.0}
 Layers = Sequence[str] | Mapping[str, float] | None
 
 
+@recorded
 def style(
     net: Network,
     content: ImageLike,

@@ -12,6 +12,7 @@ from onnxviz.errors import LimitExceeded, ModelUnsuitable, RuntimeFailed, UsageE
 from onnxviz.image.io import read
 from onnxviz.network import ImageLike, Network
 from onnxviz.opening import ASSUMED
+from onnxviz.provenance import recorded
 from onnxviz.results import Result
 
 if TYPE_CHECKING:
@@ -54,6 +55,7 @@ class Styled(Result):
         return Image.fromarray(self.image)
 
 
+@recorded
 def style_apply(
     net: Network,
     image: ImageLike,

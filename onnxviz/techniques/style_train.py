@@ -17,6 +17,7 @@ from onnxviz.image.text import printable
 from onnxviz.interrupted import Interrupted
 from onnxviz.network import ImageLike, Images, Network
 from onnxviz.progress import Progress, silent
+from onnxviz.provenance import recorded
 from onnxviz.techniques.stream import refusal, source_name, sources
 from onnxviz.techniques.style_terms import checked_gram
 from onnxviz.techniques.style_trained import Sample, StyleTrained
@@ -33,6 +34,7 @@ _SAMPLES = 3
 _WORST = 0.1  # grey levels by which the ONNX file may differ from torch
 
 
+@recorded
 def style_train(
     net: Network,
     style: ImageLike,

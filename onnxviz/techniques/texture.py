@@ -14,6 +14,7 @@ from onnxviz.errors import ImageRejected, UsageError, near
 from onnxviz.interrupted import Interrupted
 from onnxviz.optimise.shot import Shot, Watch, unwatched
 from onnxviz.progress import Progress, silent
+from onnxviz.provenance import recorded
 from onnxviz.results import Result
 from onnxviz.techniques import texture_nearest, texture_quilt
 from onnxviz.techniques.texture_nearest import Growth
@@ -61,6 +62,7 @@ class Texture(Result):
         return Image.fromarray(self.image)
 
 
+@recorded
 def texture(
     net: Network | None,
     image: ImageLike,

@@ -142,3 +142,12 @@ def test_what_a_command_does_not_write_is_refused_before_any_work(
     said = capsys.readouterr().err
     assert possible in said
     assert not list(tmp_path.glob("x*"))
+
+
+def test_the_picture_may_be_given_by_its_keyword() -> None:
+    net = onnxviz.load(toys.detector(), preprocess="raw", provider="cpu")
+    photo = toys.photo(0)
+    expected = onnxviz.activations(net, photo, "features").values
+    np.testing.assert_array_equal(onnxviz.activations(net, image=photo, layer="features").values, expected)
+    with pytest.raises(TypeError):
+        onnxviz.activations(net, layer="features")

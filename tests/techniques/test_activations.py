@@ -50,9 +50,12 @@ def test_a_layer_without_maps_can_be_drawn(net, cat):
     assert result.picture().width > 100
 
 
-def test_one_image_at_a_time(net, cat):
-    with pytest.raises(UsageError, match="one image"):
-        onnxviz.activations(net, [cat, cat], "stem")
+def test_several_images_give_one_result_each(net, cat):
+    found = onnxviz.activations(net, [cat, cat[::-1].copy()], "stem")
+    np.testing.assert_array_equal(found[0].values, onnxviz.activations(net, cat, "stem").values)
+    assert not np.array_equal(found[0].values, found[1].values)
+    with pytest.raises(UsageError, match="no picture"):
+        onnxviz.activations(net, [], "stem")
 
 
 def test_channels_come_first_whatever_the_networks_layout():
