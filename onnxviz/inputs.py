@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
+import numpy as np
 import onnx_ir as ir
 
 from onnxviz.errors import ModelUnsuitable, UsageError, near
+from onnxviz.graph.analysis.dataflow import FED
 
 _CHANNELS = (1, 3, 4)  # of pictures: grey, colours, colours with alpha
 
@@ -114,6 +118,20 @@ def _spec(value: ir.Value, listed: str) -> InputSpec:
     return InputSpec(str(value.name), shape, dtype, "NCHW")
 
 
+def picture_input(model: ir.Model, value: ir.Value) -> InputSpec:
+    """One of several inputs, as an input that takes pictures.
+
+    raises   UsageError where it cannot be one
+    """
+    try:
+        spec = _spec(value, _describe(value))
+    except ModelUnsuitable as reason:
+        raise UsageError(
+            f"input {_describe(value)} takes no picture; give it numbers or a .npy file"
+        ) from reason
+    return _laid_out(spec, model, value, None, None)
+
+
 def _laid_out(
     spec: InputSpec, model: ir.Model, value: ir.Value, layout: str | None, warnings: list[str] | None
 ) -> InputSpec:
@@ -143,30 +161,101 @@ def _describe(value: ir.Value) -> str:
     return f"{value.name} ({dtype}, {shape})"
 
 
-def fix_inputs(model: ir.Model, feeds: dict[str, object]) -> ir.Model:
+def fix_inputs(
+    model: ir.Model,
+    feeds: Mapping[str, Any],
+    picture: Callable[[ir.Value, Any], np.ndarray] | None = None,
+    image: str | None = None,
+) -> ir.Model:
     """A copy of `model` whose inputs named in `feeds` are constants.
 
-    raises   UsageError for a name that is no input, or a value that does not fit
-    """
-    import numpy as np
+    A value for one picture (its first size is 1, and the input's the batch's) is repeated for each picture of a run.
 
+    picture   makes the tensor of an input from a picture that is fed to it, with its batch of 1
+    image     the input that takes the pictures; None: the only one that is not fed
+    raises    UsageError for a name that is no input, or a value that does not fit
+    """
     copy = model.clone()
     by_name = {str(value.name): value for value in copy.graph.inputs}
+    firsts: dict[str, Any] = {}
     for name, given in feeds.items():
         if name not in by_name:
             raise UsageError(f"the model has no input {name!r}{near(name, by_name)}")
         value = by_name[name]
-        dtype = (value.dtype or ir.DataType.FLOAT).numpy()
-        try:
-            array = np.asarray(given, dtype=dtype)
-        except (TypeError, ValueError) as error:
-            raise UsageError(f"the value for input {name!r} is not of type {dtype}: {error}") from error
-        rank = len(value.shape) if value.shape is not None else array.ndim
-        sizes = [size if isinstance(size, int) else 1 for size in value.shape or ()]
-        if array.ndim != rank:
-            array = np.broadcast_to(array, sizes) if array.size == 1 else array.reshape(sizes)
+        array = _fitting(value, given, picture)
+        firsts[name] = value.shape[0] if value.shape else 0
         copy.graph.inputs.remove(value)
         value.const_value = ir.tensor(np.ascontiguousarray(array), name=name)
         value.shape = ir.Shape(array.shape)
         copy.graph.initializers[name] = value
+    left = [value for value in copy.graph.inputs if image in (None, value.name)]
+    if len(left) == 1 and left[0].shape:
+        for name, first in firsts.items():
+            value, batch = by_name[name], left[0].shape[0]
+            if not value.shape or value.shape[0] != 1:
+                continue
+            if first == batch == 1:  # a picture's share, or everybody's: `free_batch` finds out
+                value.meta[FED] = True
+            elif not isinstance(first, int) and not isinstance(batch, int) and _alike(first, batch):
+                _repeat(copy.graph, value, left[0])
     return copy
+
+
+def _alike(one: ir.SymbolicDim, other: ir.SymbolicDim) -> bool:
+    return one.value == other.value or None in (one.value, other.value)
+
+
+def _fitting(
+    value: ir.Value, given: Any, picture: Callable[[ir.Value, Any], np.ndarray] | None
+) -> np.ndarray:
+    """What is fed as an array of the input's type and rank.
+
+    raises   UsageError
+    """
+    rank = None if value.shape is None else len(value.shape)
+    octets = isinstance(given, np.ndarray) and given.dtype == np.uint8 and given.ndim in (2, 3) and rank == 4
+    if picture is not None and (
+        octets or not isinstance(given, (np.ndarray, int, float, list, tuple, np.generic))
+    ):
+        given = picture(value, given)
+    dtype = (value.dtype or ir.DataType.FLOAT).numpy()
+    try:
+        array = np.asarray(given)
+        if array.dtype.kind == "f" and dtype.kind in "iu" and not (array == np.rint(array)).all():
+            raise ValueError(f"{array.reshape(-1)[:4].tolist()} are no whole numbers")
+        array = array.astype(dtype)
+        sizes = [size if isinstance(size, int) else 1 for size in value.shape or array.shape]
+        if array.ndim != len(sizes):
+            array = np.broadcast_to(array, sizes) if array.size == 1 else array.reshape(sizes)
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"the value for input {_describe(value)} does not fit: {error}") from error
+    fixed = [size if isinstance(size, int) else None for size in value.shape or ()]
+    if any(size not in (None, length) for size, length in zip(fixed, array.shape, strict=False)):
+        raise UsageError(f"the value for input {_describe(value)} does not fit: it has shape {array.shape}")
+    return array
+
+
+def _repeat(graph: ir.Graph, value: ir.Value, image: ir.Value) -> None:
+    """Let what reads a fed value, (1, ...), read it once for each picture."""
+    readers = list(value.uses())
+
+    def constant(ending: str, number: int) -> ir.Value:
+        tensor = ir.tensor(np.array([number], np.int64), name=f"{value.name}.{ending}")
+        made = ir.Value(
+            name=tensor.name, shape=ir.Shape([1]), type=ir.TensorType(tensor.dtype), const_value=tensor
+        )
+        graph.register_initializer(made)
+        return made
+
+    shape = ir.node("Shape", [image])
+    count = ir.node("Gather", [shape.outputs[0], constant("axis", 0)], {"axis": 0})
+    ones = [constant("one", 1)] * (len(value.shape or ()) - 1)
+    times = ir.node("Concat", [count.outputs[0], *ones], {"axis": 0})
+    many = ir.node("Tile", [value, times.outputs[0]])
+    for ending, made in (("shape", shape), ("batch", count), ("times", times), ("repeated", many)):
+        made.name = made.outputs[0].name = f"{value.name}.{ending}"
+    graph.insert_before(graph.node(0), [shape, count, times, many])
+    out = many.outputs[0]
+    out.type, out.meta[FED] = value.type, True
+    for node, place in readers:
+        node.replace_input_with(place, out)

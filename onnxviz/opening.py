@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -65,19 +66,21 @@ def load(
     resize       'crop' (the middle), 'stretch' (both sides), 'letterbox' (all of it on grey 114) or 'keep' (each
                  picture's own size)
     input        the image input's name, where there are several inputs
-    feeds        fixed values for the other inputs
+    feeds        values for the other inputs, by name: numbers, arrays, .npy files; or pictures, which become that input
+                 as the others do. What is given for one picture is repeated for each of a batch
     limits       what is too large, too deep or too slow (`onnxviz.Limits`)
     output       the output that is predicted and explained, where there are several; None: what looks like class scores
     raises       UnknownLayer for an output that there is not; ModelRejected, ModelUnsuitable, LimitExceeded,
                  LabelsRejected, PreprocessingRejected, UsageError
     """
     from onnxviz.graph.metadata import read_labels as labels_of
-    from onnxviz.graph.metadata import read_preprocessing
 
     check_backend(backend)
     source = _locate(model)
     loaded = load_graph(source, limits=limits or Limits())
-    graph = fix_inputs(loaded.model, dict(feeds)) if feeds else loaded.model
+    graph = loaded.model
+    if feeds:
+        graph = fed(graph, feeds, input, preprocess, mean, std, channels, resize, size)
     warnings = list(loaded.warnings)
     spec = image_input(graph, input, layout.upper() if layout else None, warnings)
     if not any(value.dtype is None or value.dtype.is_floating_point() for value in graph.graph.outputs):
@@ -93,20 +96,10 @@ def load(
 
         named_output(graph, output)
     wanted_size = _wanted(size, spec)
-    recorded = read_preprocessing(loaded.model, warnings)
-    assumed = None
-    if preprocess is None and recorded is None and spec.dtype != "uint8":
-        recorded, assumed = _assumed(graph, spec)
-        if mean is None or std is None:
-            warnings.append(assumed)
-            _warn(assumed)
-    preprocessing = _resized(
-        _preprocessing(preprocess, recorded, spec, wanted_size, told=assumed is None).override(
-            mean=mean, std=std, channels=channels.upper() if channels else None
-        ),
-        resize,
-        spec,
-    )
+    preprocessing, assumed = _recipe(preprocess, mean, std, channels, resize, size, graph, spec, warnings)
+    if assumed is not None and (mean is None or std is None):
+        warnings.append(assumed)
+        _warn(assumed)
     if not preprocessing.pictorial:
         count = preprocessing.count
         warnings.append(
@@ -159,6 +152,64 @@ def _locate(model: Any) -> Any:
 
         return resolve(os.fspath(model))
     return model
+
+
+def fed(graph: ir.Model, feeds: Mapping[str, Any], image: str | None = None, *recipe: Any) -> ir.Model:
+    """A copy of the model whose inputs named in `feeds` hold these values, see `load`.
+
+    image    the input that takes the pictures; None: the only one that is left
+    recipe   `preprocess`, `mean`, `std`, `channels`, `resize` and `size` of `load`, for pictures that are fed
+    raises   UsageError, ImageRejected
+    """
+    chosen = functools.partial(_recipe, *(recipe or (None,) * 6))
+    return fix_inputs(graph, feeds, functools.partial(_pictured, graph, chosen), image)
+
+
+def _recipe(
+    preprocess: Any,
+    mean: Sequence[float] | None,
+    std: Sequence[float] | None,
+    channels: str | None,
+    resize: str | None,
+    size: int | tuple[int, int] | None,
+    graph: ir.Model,
+    spec: InputSpec,
+    warnings: list[str],
+) -> tuple[Preprocessing, str | None]:
+    """How pictures become this input, and what was assumed of it."""
+    from onnxviz.graph.metadata import read_preprocessing
+
+    recorded = read_preprocessing(graph, warnings)
+    assumed = None
+    if preprocess is None and recorded is None and spec.dtype != "uint8":
+        recorded, assumed = _assumed(graph, spec)
+    chosen = _preprocessing(preprocess, recorded, spec, _wanted(size, spec), told=assumed is None)
+    changed = chosen.override(mean=mean, std=std, channels=channels.upper() if channels else None)
+    return _resized(changed, resize, spec), assumed
+
+
+def _pictured(
+    graph: ir.Model, recipe: Callable[..., tuple[Preprocessing, Any]], value: ir.Value, picture: Any
+) -> Any:
+    """A picture, or an array from a file, as the tensor of one of the inputs, prepared as the network's pictures are.
+
+    raises   UsageError where the input takes no pictures, ImageRejected
+    """
+    from onnxviz.image import arrays
+    from onnxviz.inputs import picture_input
+
+    if arrays.is_file(picture):
+        loaded = arrays.load(picture)
+        if (
+            loaded.dtype != "uint8"
+            or loaded.ndim not in (2, 3)
+            or value.shape is None
+            or len(value.shape) != 4
+        ):
+            return loaded
+    spec = picture_input(graph, value)
+    found, _ = recipe(graph, spec, [])
+    return found.apply(found.read(picture))[None]
 
 
 def _assumed(graph: ir.Model, spec: InputSpec) -> tuple[Preprocessing, str]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from onnxviz.cli.options import LayerOption, ModelArgument, command
-from onnxviz.cli.run import Run
+from onnxviz.cli.run import Run, feeds
 from onnxviz.errors import UsageError
 
 if TYPE_CHECKING:
@@ -71,9 +71,9 @@ def register(app: typer.Typer) -> None:
         plain = {"--of": of, "--wrt": wrt, "--rules": rules}
         explaining = {"--target": target, "--layer": layer, "--fixed": fixed or None, "--over": over}
         if technique is None:
-            _unused(
-                {**explaining, **run.model_options()}, "only an explainer takes that; give --technique too"
-            )
+            feeding = {"--input", "--feed"}
+            others = {name: value for name, value in run.model_options().items() if name not in feeding}
+            _unused({**explaining, **others}, "only an explainer takes that; give --technique too")
             _gradient_model(run, model, of, wrt, rules or "plain")
             return
         _unused(plain, "only the gradient model takes that; leave it or --technique out")
@@ -88,7 +88,16 @@ def _gradient_model(run: Run, model: str, of: str | None, wrt: str | None, rules
     from onnxviz.graph.limits import Limits
     from onnxviz.techniques.gradient import gradient_graph
 
-    graph = gradient_graph(model, of=of, wrt=wrt, rules=rules, limits=Limits.parse(list(run.limit or ())))
+    given = run.model_options()
+    graph = gradient_graph(
+        model,
+        of=of,
+        wrt=wrt,
+        rules=rules,
+        input=given.get("--input"),
+        feeds=feeds(given.get("--feed")),
+        limits=Limits.parse(list(run.limit or ())),
+    )
     _write(run, graph, "gradient.onnx", rules=rules)
 
 

@@ -66,7 +66,10 @@ _MODEL: dict[str, tuple[Any, Any]] = {
     "feed": (
         Annotated[
             list[str] | None,
-            typer.Option(help="A fixed value for another input, such as scale=1,1.", metavar="NAME=VALUE"),
+            typer.Option(
+                help="For another input: numbers, such as scale=1,1, a picture or a .npy file.",
+                metavar="NAME=VALUE",
+            ),
         ],
         None,
     ),

@@ -83,7 +83,7 @@ class Run:
             layout=given.get("layout"),
             input=given.get("input_name"),
             output=given.get("output"),
-            feeds=dict(_feed(text) for text in given.get("feed") or ()),
+            feeds=feeds(given.get("feed")),
             limits=Limits.parse(list(self.limit or ())),
             backend=given.get("backend", "auto"),
             **options,
@@ -261,5 +261,18 @@ def _feed(text: str) -> tuple[str, Any]:
     name, separator, value = text.partition("=")
     if not separator:
         raise UsageError(f"--feed takes NAME=VALUE, such as scale=1,1; got {text!r}")
+    if Path(value).suffix or Path(value).exists():
+        try:
+            float(value.split(",")[0])
+        except ValueError:
+            return name, value  # a picture, or a .npy file
     numbers = parse_numbers(value, "--feed")
     return name, numbers[0] if len(numbers) == 1 else list(numbers)
+
+
+def feeds(given: Sequence[str] | None) -> dict[str, Any]:
+    """What --feed gives to the inputs, by name: numbers, or the path of a picture or a .npy file.
+
+    raises   UsageError
+    """
+    return dict(_feed(text) for text in given or ())

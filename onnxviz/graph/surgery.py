@@ -13,7 +13,7 @@ import onnx_ir as ir
 from onnx_ir.passes import common as passes
 
 from onnxviz.errors import ModelUnsuitable
-from onnxviz.graph.analysis.dataflow import FLOATS, dependent, duplicate, image_input, lookup, reads
+from onnxviz.graph.analysis.dataflow import FED, FLOATS, dependent, duplicate, image_input, lookup, reads
 from onnxviz.graph.analysis.freeing import Freeing
 from onnxviz.graph.analysis.probe import Facts, Prober, layout
 from onnxviz.graph.analysis.rules import POINTWISE
@@ -46,7 +46,15 @@ def free_batch(model: ir.Model, input: str | None = None) -> ir.Model:
         )
     batch = image.shape[axis]
     if isinstance(batch, int):
-        Freeing(copy, image, axis, batch).run()
+        try:
+            Freeing(copy, image, axis, batch).run()
+        except ModelUnsuitable:
+            fed = [name for name, value in copy.graph.initializers.items() if value.meta.get(FED)]
+            if not fed:
+                raise
+            # What was fed beside the picture is a picture's share, then, and repeated for each.
+            copy = duplicate(model)
+            Freeing(copy, image_input(copy, input), axis, batch, fed).run()
         declare_outputs(copy)
     return copy
 

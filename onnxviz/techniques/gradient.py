@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import onnx_ir as ir
@@ -19,6 +20,8 @@ def gradient_model(
     of: str | None = None,
     wrt: str | None = None,
     rules: str = "plain",
+    input: str | None = None,
+    feeds: Mapping[str, Any] | None = None,
     limits: Limits | None = None,
 ) -> onnx.ModelProto:
     """The model with one more input, `<of>.cotangent`, and one more output, `<wrt>.gradient`.
@@ -30,10 +33,13 @@ def gradient_model(
     of       the output (or any other float value) to differentiate; None: the only float output
     wrt      the input (or any other float value) to differentiate by; None: the only float input
     rules    'plain', or a variant of backpropagation: 'guided', 'deconvnet', 'redirected'
-    raises   ModelRejected, UnknownLayer, ModelUnsuitable, UnsupportedOperator (naming operator, node and layer)
+    input    the image input's name, where there are several inputs; what `wrt` is unless that is given
+    feeds    values for other inputs, which become constants of the file, see `onnxviz.load`
+    raises   UsageError, ModelRejected, UnknownLayer, ModelUnsuitable, UnsupportedOperator (naming operator, node
+             and layer)
     """
     proto: onnx.ModelProto = ir.serde.serialize_model(
-        gradient_graph(model, of=of, wrt=wrt, rules=rules, limits=limits)
+        gradient_graph(model, of=of, wrt=wrt, rules=rules, input=input, feeds=feeds, limits=limits)
     )
     return proto
 
@@ -44,6 +50,8 @@ def gradient_graph(
     of: str | None = None,
     wrt: str | None = None,
     rules: str = "plain",
+    input: str | None = None,
+    feeds: Mapping[str, Any] | None = None,
     limits: Limits | None = None,
 ) -> ir.Model:
     """As `gradient_model`, but an ir.Model, which may be larger than one file can hold."""
@@ -54,4 +62,9 @@ def gradient_graph(
 
     table = by_name(rules)
     source = resolve(os.fspath(model)) if isinstance(model, (str, os.PathLike)) else model
-    return build(load(source, limits=limits or Limits()).model, of, wrt, table)
+    graph = load(source, limits=limits or Limits()).model
+    if feeds:
+        from onnxviz.opening import fed
+
+        graph = fed(graph, feeds, input)
+    return build(graph, of, wrt or input, table)

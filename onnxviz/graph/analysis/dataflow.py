@@ -17,6 +17,9 @@ QUANTISED = frozenset(
 )
 """Element types that quantised activations and weights are stored in."""
 
+FED = "onnxviz.fed"
+"""Marks what stands beside the pictures, fed as a constant: one picture's share, maybe (`ir.Value.meta`)."""
+
 # Their results tell the size of what they read and nothing of its contents.
 _SHAPE_ONLY = frozenset({"Shape", "Size"})
 

@@ -10,7 +10,7 @@ import onnx_ir as ir
 from onnxviz.errors import ModelUnsuitable
 from onnxviz.graph.analysis import batch, batch_moves
 from onnxviz.graph.analysis.batch_step import RULES, Refused, Step
-from onnxviz.graph.analysis.dataflow import by_name, reads, subgraphs
+from onnxviz.graph.analysis.dataflow import FED, by_name, reads, subgraphs
 from onnxviz.graph.analysis.probe import Facts, Prober
 from onnxviz.graph.analysis.twins import view
 
@@ -22,7 +22,9 @@ class Freeing:
     """Makes the batch of `image` dynamic in the graph of `model`, in place; or proves that an open one keeps images
     apart (`walk` alone)."""
 
-    def __init__(self, model: ir.Model, image: ir.Value, axis: int, batch: int | None = None) -> None:
+    def __init__(
+        self, model: ir.Model, image: ir.Value, axis: int, batch: int | None = None, fed: Iterable[str] = ()
+    ) -> None:
         self.model, self.graph, self.image = model, model.graph, image
         self.prober = Prober(model, image)
         self.facts = self.prober.facts()
@@ -31,6 +33,8 @@ class Freeing:
         open_ = self.prober.open_size or self.prober.open_batch
         self.twice: Facts | None = self.prober.facts(batch=2 * self.batch) if open_ else None
         self.carried: dict[ir.Value, int] = {image: axis}
+        self.fed = [self.graph.initializers[name] for name in fed]  # constants that hold one image's share
+        self.carried |= dict.fromkeys(self.fed, 0)
         self.sized: set[ir.Value] = set()  # computed from the shape of something that carries the batch
         self.names = set(by_name(self.graph))
         self.made: dict[ir.Value | None, np.ndarray] = {}  # constants put in by this class
@@ -45,7 +49,23 @@ class Freeing:
                 f"the batch of this model is fixed to {self.batch} and cannot be made dynamic: node {reason} forbids "
                 "it; export the model with a dynamic batch, or use a batch of that size"
             ) from reason
+        for value in self.fed:
+            self._spread(value)
+        if self.fed:
+            self.graph.sort()
         self._declare()
+
+    def _spread(self, value: ir.Value) -> None:
+        """Repeat a constant that holds one image's share, for whatever reads it."""
+        del self.carried[value]
+        readers = list(value.uses())
+        rest = [self._constant(np.ones(1, np.int64))] * (len(value.shape or ()) - 1)
+        images = self._images()
+        first = self.graph.node(0)
+        repeats = self._node("Concat", [images, *rest], first, axis=0)
+        many = self._node("Tile", [value, repeats], first)
+        for node, place in readers:
+            node.replace_input_with(place, many)
 
     def walk(self) -> None:
         """Follow the batch through every node. Raises Refused (Mixes), naming the node, where it is lost (shared)."""
@@ -58,6 +78,9 @@ class Freeing:
                 raise Refused(f"{_title(node)}: its axes do not fit its input") from reason
 
     def _visit(self, node: ir.Node) -> None:
+        if any(value.meta.get(FED) for value in node.outputs):  # a fed value, repeated for each image
+            self.carried |= dict.fromkeys(node.outputs, 0)
+            return
         read = list(reads(node))
         carrying = any(value in self.carried for value in read)
         if node.op_type in ("Shape", "Size") and node.domain == "":
