@@ -17,7 +17,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxviz.graph.infer import infer
-from onnxviz.graph.lift import Lifter
+from onnxviz.graph.lift import Lifter, channels_first, channels_last
 
 _MICROSOFT = "com.microsoft"
 #: Activation that a fused operator carries -> the names of its parameters, in the order of `activation_params`.
@@ -118,14 +118,20 @@ def _conv(to: _Parts) -> None:
         return
     last = to.node.op_type.startswith("Nhwc")
     w, z = to.input(1), to.input(3)
-    rank = None if w is None or w.shape is None else len(w.shape)
-    if last and rank is None:
+    rank = 0 if w is None or w.shape is None else len(w.shape)
+    if last and not rank:
         return
 
     def y() -> ir.Value:
         x = to.node.inputs[0]
-        conv = to.op("Conv", _first(to, x, rank) if last else x, w, to.input(2), **to.kept(_CONV))
-        y = _last(to, conv, rank) if last else conv
+        conv = to.op(
+            "Conv",
+            to.op("Transpose", x, perm=channels_first(rank)) if last else x,
+            w,
+            to.input(2),
+            **to.kept(_CONV),
+        )
+        y = to.op("Transpose", conv, perm=channels_last(rank)) if last else conv
         return y if z is None else to.op("Add", y, z)
 
     if not found[0] and z is None and not last:
@@ -139,18 +145,8 @@ def _conv(to: _Parts) -> None:
 def _max_pool(to: _Parts) -> None:
     """MaxPool of (N, *spatial, C)."""
     rank = len(to.get("kernel_shape", ())) + 2
-    y = to.op("MaxPool", _first(to, to.node.inputs[0], rank), **to.kept(_POOL))
-    to.become("Transpose", y, perm=[0, *range(2, rank), 1])
-
-
-def _first(to: _Parts, x: ir.Value | None, rank: Any) -> ir.Value:
-    """Channels to the second axis."""
-    return to.op("Transpose", x, perm=[0, rank - 1, *range(1, rank - 1)])
-
-
-def _last(to: _Parts, x: ir.Value, rank: Any) -> ir.Value:
-    """Channels to the last axis."""
-    return to.op("Transpose", x, perm=[0, *range(2, rank), 1])
+    x = to.op("Transpose", to.node.inputs[0], perm=channels_first(rank))
+    to.become("Transpose", to.op("MaxPool", x, **to.kept(_POOL)), perm=channels_last(rank))
 
 
 def _gemm(to: _Parts) -> None:

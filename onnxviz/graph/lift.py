@@ -68,6 +68,16 @@ class Lifter:
         node.resize_outputs(1)
 
 
+def channels_first(rank: int) -> list[int]:
+    """The order of axes that makes (N, *spatial, C) to (N, C, *spatial)."""
+    return [0, rank - 1, *range(1, rank - 1)]
+
+
+def channels_last(rank: int) -> list[int]:
+    """The order of axes that makes (N, C, *spatial) to (N, *spatial, C)."""
+    return [0, *range(2, rank), 1]
+
+
 def name_nodes(model: ir.Model) -> None:
     """Give every nameless node the name of its first output, so that errors and profiles can point at it."""
     for node in model.graph.all_nodes():

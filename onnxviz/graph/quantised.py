@@ -11,7 +11,7 @@ from typing import Any
 
 import onnx_ir as ir
 
-from onnxviz.graph.lift import Lifter
+from onnxviz.graph.lift import Lifter, channels_first, channels_last
 
 _MICROSOFT = "com.microsoft"
 # How the inputs lie: every operand as (tensor, scale, zero point), then the result's scale and zero point.
@@ -50,6 +50,10 @@ class _Rewriter:
         """The node's attributes but these."""
         return {k: a.value for k, a in self.node.attributes.items() if k not in dropped}
 
+    def channels_last(self) -> bool:
+        """Whether the data lie as (N, *spatial, C); the weights never do."""
+        return bool(self.node.attributes.get_int("channels_last", 0))
+
     def op(self, op_type: str, *inputs: ir.Value | None, **attributes: Any) -> ir.Value:
         return self.lifter.before(self.node, op_type, *inputs, **attributes)
 
@@ -72,12 +76,22 @@ def _vector(scale: ir.Value) -> bool:
 
 
 def _conv(to: _Rewriter) -> None:
+    weights = to.inputs[3]
+    last = to.channels_last()
+    rank = 0 if weights is None or weights.shape is None else len(weights.shape)
+    if last and not rank:
+        return
     x, w = to.real(0), to.real(3, axis=0)
+    if last:
+        x = to.op("Transpose", x, perm=channels_first(rank))
     inputs = [x, w]
     if to.inputs[8] is not None:
         scale = to.op("Mul", to.inputs[1], to.inputs[4])  # the bias is int32 in units of both scales
         inputs.append(to.op("Mul", to.op("Cast", to.inputs[8], to=int(ir.DataType.FLOAT)), scale))
-    to.result(to.op("Conv", *inputs, **to.attributes()), to.inputs[6], to.inputs[7])
+    y = to.op("Conv", *inputs, **to.attributes("channels_last"))
+    if last:
+        y = to.op("Transpose", y, perm=channels_last(rank))
+    to.result(y, to.inputs[6], to.inputs[7])
 
 
 def _matmul(to: _Rewriter) -> None:
@@ -100,12 +114,16 @@ def _binary(to: _Rewriter) -> None:
 
 
 def _unary(to: _Rewriter) -> None:
-    if "channels_last" in to.node.attributes and to.node.attributes["channels_last"].as_int():
-        return  # left as it is: without a rule it is refused by name
-    op_type = _UNARY[to.node.op_type]
-    to.result(
-        to.op(op_type, to.real(0), **to.attributes("channels_last", "opset")), to.inputs[3], to.inputs[4]
-    )
+    op_type, x = _UNARY[to.node.op_type], to.inputs[0]
+    last = to.channels_last()
+    rank = 4 if x is None or x.shape is None else len(x.shape)  # a pool's, and those are of maps
+    real = to.real(0)
+    if last:
+        real = to.op("Transpose", real, perm=channels_first(rank))
+    y = to.op(op_type, real, **to.attributes("channels_last", "opset"))
+    if last:
+        y = to.op("Transpose", y, perm=channels_last(rank))
+    to.result(y, to.inputs[3], to.inputs[4])
 
 
 def _concat(to: _Rewriter) -> None:
@@ -116,6 +134,7 @@ def _concat(to: _Rewriter) -> None:
 
 _STEPS: dict[tuple[str, str], Callable[[_Rewriter], None]] = {
     ("", "QLinearConv"): _conv,
+    (_MICROSOFT, "QLinearConv"): _conv,
     ("", "QLinearMatMul"): _matmul,
     (_MICROSOFT, "QGemm"): _gemm,
     (_MICROSOFT, "QLinearConcat"): _concat,

@@ -169,16 +169,41 @@ def test_a_form_that_is_unknown_is_refused_by_name() -> None:
     assert [n.op_type for n in found.graph] == ["FusedGemm"]
 
 
+def _saved(source: onnx.ModelProto, level: str, folder) -> onnx.ModelProto:
+    """The file as ONNX Runtime saves it at this level of optimisation."""
+    onnx.save(source, folder / "source.onnx")
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, f"ORT_ENABLE_{level}")
+    options.optimized_model_filepath = str(folder / "saved.onnx")
+    options.log_severity_level = 4
+    onnxruntime.InferenceSession(str(folder / "source.onnx"), options, providers=["CPUExecutionProvider"])
+    return onnx.load(folder / "saved.onnx")
+
+
+@pytest.mark.parametrize("form", ["qdq", "qoperator"])
+@pytest.mark.parametrize("level", ["EXTENDED", "ALL"])
+def test_an_int8_file_that_onnx_runtime_saved(form: str, level: str, tmp_path) -> None:
+    """QLinearConv, from all optimisations on with the channels last, and pools of com.microsoft."""
+    source = getattr(networks, form)(networks.tiny_cnn())
+    saved = _saved(source, level, tmp_path)
+    expected = MICROSOFT if level == "ALL" else ""
+    assert expected in {n.domain for n in saved.graph.node if n.op_type == "QLinearConv"}
+    x = np.random.default_rng(0).random((2, 3, 32, 32), dtype=np.float32)
+    for rules in ("plain", "guided"):
+        a, b = (
+            onnxviz.load(m, preprocess="unit").value_and_gradient(onnxviz.objectives.logit(3), rules=rules)(
+                x
+            )[1]
+            for m in (source, saved)
+        )
+        assert (a * b).sum() / (np.linalg.norm(a) * np.linalg.norm(b)) > 0.99
+
+
 @pytest.mark.parametrize("rules", ["plain", "guided", "deconvnet", "redirected"])
 def test_a_file_that_onnx_runtime_saved(rules: str, tmp_path) -> None:
     """Optimised and saved, the network has fused convolutions; its gradients are the source's on both backends."""
     source = networks.tiny_cnn()
-    onnx.save(source, tmp_path / "source.onnx")
-    options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
-    options.optimized_model_filepath = str(tmp_path / "saved.onnx")
-    onnxruntime.InferenceSession(str(tmp_path / "source.onnx"), options, providers=["CPUExecutionProvider"])
-    assert "FusedConv" in {n.op_type for n in onnx.load(tmp_path / "saved.onnx").graph.node}
+    assert "FusedConv" in {n.op_type for n in _saved(source, "EXTENDED", tmp_path).graph.node}
     x = np.random.default_rng(0).random((2, 3, 32, 32), dtype=np.float32)
     found = []
     for name, backend in (("source", "native"), ("saved", "native"), ("saved", "torch")):
