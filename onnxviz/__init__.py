@@ -41,6 +41,7 @@ _PUBLIC = {
     "gradient_model": "techniques.gradient",
     "explainer_model": "techniques.explainer",
     "doctor": "health",
+    "use_font": "image.fonts",
 }
 _MODULES = ("errors", "objectives")
 

@@ -32,6 +32,7 @@ _IN_PYTHON: Final = {
     "--out": "path",
     "--query": "queries=",
     "--features": "an Embedding",
+    "--font": "onnxviz.use_font(path)",
 }
 
 
@@ -89,6 +90,10 @@ class OnnxVizError(Exception):
 
     def __str__(self) -> str:
         return spelt(super().__str__())
+
+
+class UndrawnText(UserWarning):
+    """Letters in labels or names that no font at hand holds; pictures show their numbers instead."""
 
 
 class PreprocessingAssumed(UserWarning):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import codecs
+import io
 import os
 import sys
 import warnings
@@ -26,7 +28,7 @@ from onnxviz.cli import (
     texture,
     tools,
 )
-from onnxviz.errors import COMMAND, SMALLER, OnnxVizError, PreprocessingAssumed, spelt
+from onnxviz.errors import COMMAND, SMALLER, OnnxVizError, PreprocessingAssumed, UndrawnText, spelt
 from onnxviz.provenance import COMMAND_LINE
 
 app = typer.Typer(
@@ -77,7 +79,31 @@ for module in (
 
 def main() -> None:
     """Run the command line and exit with the code that the README lists."""
+    _any_encoding()
     sys.exit(run(sys.argv[1:]))
+
+
+def _any_encoding() -> None:
+    """Let stdout and stderr write what their encoding lacks as `\\u732b`: a label must not end a command.
+
+    Within a JSON string that is the same letter, so `--json` stays whole in any encoding.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors=_ESCAPED)
+
+
+def _escaped(error: UnicodeError) -> tuple[str, int]:
+    """What an encoding lacks, as JSON and Python write it: \\uXXXX, in two halves beyond U+FFFF."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    lacking = error.object[error.start : error.end].encode("utf-16-be", "surrogatepass")
+    halves = (lacking[i : i + 2].hex() for i in range(0, len(lacking), 2))
+    return "".join(f"\\u{half}" for half in halves), error.end
+
+
+_ESCAPED = "onnxviz.escaped"
+codecs.register_error(_ESCAPED, _escaped)
 
 
 def run(arguments: list[str]) -> int:
@@ -85,6 +111,7 @@ def run(arguments: list[str]) -> int:
     # Pillow warns about damaged metadata in pictures that it reads all the same; stderr is for one-line errors.
     warnings.filterwarnings("ignore", module="PIL")
     warnings.filterwarnings("ignore", category=PreprocessingAssumed)  # said as a note on stderr
+    warnings.filterwarnings("ignore", category=UndrawnText)  # likewise
     caller, line = COMMAND.set(frozenset()), COMMAND_LINE.set(tuple(arguments))
     try:
         result = app(arguments, prog_name="onnxviz", standalone_mode=False)

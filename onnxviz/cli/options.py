@@ -47,6 +47,17 @@ _COMMON: dict[str, tuple[Any, Any]] = {
         None,
     ),
 }
+_DRAWN: dict[str, tuple[Any, Any]] = {
+    "font": (
+        Annotated[
+            Path | None,
+            typer.Option(
+                help="A font for letters that no installed one holds: .ttf, .otf or .ttc.", metavar="FILE"
+            ),
+        ],
+        None,
+    ),
+}
 _MODEL: dict[str, tuple[Any, Any]] = {
     "input_name": (
         Annotated[str | None, typer.Option("--input", help="The image input, where there are several.")],
@@ -162,6 +173,7 @@ def command(
         # A command's own option stands before a shared one of its name: --size of a texture is what it makes.
         shared = {
             **_COMMON,
+            **(_DRAWN if model and (not writes or set(writes) & set(PICTURES)) else {}),
             **(_GRADIENTS if gradients else {}),
             **(_MODEL if model else {}),
             **(_IMAGES if images else {}),

@@ -32,6 +32,7 @@ class Run:
         quiet: bool,
         limit: Sequence[str] | None,
         writes: Sequence[str] = PICTURES,
+        font: Path | None = None,
         **model: Any,
     ) -> None:
         self.command = command
@@ -43,6 +44,7 @@ class Run:
         self.seed = seed
         self.quiet = quiet
         self.limit = limit
+        self._font = font
         self._model = model
         self._bar = ProgressBar(enabled=not quiet and sys.stderr.isatty())
         self._claims = contextlib.ExitStack()
@@ -52,10 +54,18 @@ class Run:
 
     def __enter__(self) -> Run:
         self.output()  # a name that cannot be written is told before any work
+        if self._font is not None:
+            from onnxviz.image.fonts import use_font
+
+            use_font(self._font)
         return self
 
     def __exit__(self, *_: object) -> None:
         self._warn()
+        fonts = sys.modules.get("onnxviz.image.fonts")  # where nothing was drawn, it was not loaded
+        lacking = fonts.lacking() if fonts is not None else None
+        if lacking is not None:
+            self.note(lacking)
         self._bar.close()
         self._claims.close()
 

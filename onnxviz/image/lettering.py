@@ -1,17 +1,18 @@
-"""Text in pictures: measured, shortened, wrapped and drawn with the font that Pillow carries.
+"""Text in pictures: measured, shortened, wrapped and drawn, in any script that a font at hand holds.
 
-One font on every machine, so that the same result gives the same picture. It holds Latin letters without
-accents; others are spelled as near as it can.
+What Pillow's own font can write it writes, so that the same result gives the same picture on every machine; for other
+letters see `fonts`.
 """
 
 from __future__ import annotations
 
-import functools
+import re
 import unicodedata
-from typing import Final
+from typing import Any, Final
 
 from PIL import ImageDraw, ImageFont
 
+from onnxviz.image import fonts
 from onnxviz.image.text import ELLIPSIS, printable
 
 Colour = tuple[int, int, int]
@@ -21,37 +22,77 @@ SOFT: Final[Colour] = (98, 102, 110)  # secondary text: 6 : 1 against white
 LINE: Final[Colour] = (214, 217, 222)
 PAPER: Final[Colour] = (255, 255, 255)
 
-# Signs that the font lacks and that are not a letter with an accent.
-_SPELLED: Final = str.maketrans(
+# Signs of our own captions that Pillow's font lacks: spelled, so that pictures look the same on every machine.
+_SIGNS: Final = str.maketrans(
     {
         "–": "-", "—": "-", "‐": "-", "‑": "-", "−": "-", "×": "x", "÷": "/", "µ": "u", "μ": "u", "≤": "<=",
-        "≥": ">=", "≈": "~", "→": "->", "←": "<-", "∞": "inf", "ß": "ss", "æ": "ae", "Æ": "AE", "œ": "oe",
-        "Œ": "OE", "ø": "o", "Ø": "O", "ł": "l", "Ł": "L", "đ": "d", "Đ": "D", "ı": "i", "þ": "th", "ð": "d",
-        "€": "EUR", "£": "GBP", "✓": "yes", "✗": "no", "\u00a0": " ",
+        "≥": ">=", "≈": "~", "→": "->", "←": "<-", "∞": "inf", "✓": "yes", "✗": "no", "\u00a0": " ",
     }
 )  # fmt: skip
-_HELD: Final = frozenset(map(chr, range(32, 127))) | frozenset("°·…“”‘’«»‹›™©±")
+# Letters that are not one with an accent, where no font holds them.
+_SPELLED: Final = {
+    "ß": "ss", "æ": "ae", "Æ": "AE", "œ": "oe", "Œ": "OE", "ø": "o", "Ø": "O", "ł": "l", "Ł": "L", "đ": "d",
+    "Đ": "D", "ı": "i", "þ": "th", "ð": "d", "€": "EUR", "£": "GBP",
+}  # fmt: skip
+# Joiners within words of Arabic and Indic scripts are orthography; elsewhere they hide, and `printable` shows them.
+_JOINED: Final = re.compile("(?<=[\u0600-\u0dff])([\u200c\u200d])(?=[\u0600-\u0dff])")
 
 
-@functools.lru_cache(maxsize=64)
-def font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+def font(size: int) -> fonts.Font:
     """Pillow's own font at a size in pixels."""
-    return ImageFont.load_default(size=size)
+    return fonts.loaded(None, size)
 
 
-@functools.lru_cache(maxsize=4096)
 def drawable(text: str) -> str:
-    """`text` in letters that the font holds, on one line: accents dropped, unknown scripts as question marks."""
-    spelled = printable(text).translate(_SPELLED)
-    if all(c in _HELD for c in spelled):
-        return spelled
-    plain = (c for c in unicodedata.normalize("NFKD", spelled) if not unicodedata.combining(c))
-    return "".join(c if c in _HELD else "?" for c in plain)
+    """`text` in letters that some font at hand holds, on one line.
+
+    What none holds is spelled as near as can be (accents dropped); of other scripts stands the number, such as
+    ``\\u732b``, and a warning names the way to a font.
+    """
+    pieces = _JOINED.split(unicodedata.normalize("NFC", str(text)))
+    shown = "".join(one if one in fonts.JOINERS else printable(one) for one in pieces).translate(_SIGNS)
+    if all(c in fonts.HELD for c in shown):
+        return shown
+    return "".join(c if fonts.holder(c) is not None else _nearest(c) for c in shown)
+
+
+def _nearest(character: str) -> str:
+    """A letter that no font holds, in letters that Pillow's does."""
+    plain = _SPELLED.get(character) or "".join(
+        c for c in unicodedata.normalize("NFKD", character).translate(_SIGNS) if not unicodedata.combining(c)
+    )
+    if all(c in fonts.HELD for c in plain) and (plain or "\u0300" <= character <= "\u036f"):
+        return plain
+    fonts.missed(character)
+    return f"\\u{ord(character):04x}" if ord(character) < 0x10000 else f"\\U{ord(character):08x}"
+
+
+def _runs(shown: str) -> list[tuple[str, str]]:
+    """A drawable text as pieces, each with the font ('' for Pillow's own) that holds it: one piece if it can be."""
+    only = fonts.whole(shown)
+    if only is not None:
+        return [(only, shown)]
+    pieces: list[tuple[str, str]] = []
+    for c in shown:
+        own = fonts.holder(c) or ""
+        last = pieces[-1][0] if pieces else own
+        # Spaces and signs go on in the font that is at work: a script's own words stay together, and so in order.
+        if c in fonts.JOINERS or (last and not c.isalnum() and fonts.holds(last, c)):
+            own = last
+        if pieces and own == last:
+            pieces[-1] = own, pieces[-1][1] + c
+        else:
+            pieces.append((own, c))
+    return pieces
 
 
 def width(text: str, size: int) -> int:
     """How many pixels wide `text` is drawn."""
-    return int(font(size).getlength(drawable(text)) + 0.999)
+    return int(_length(drawable(text), size) + 0.999)
+
+
+def _length(shown: str, size: int) -> float:
+    return sum(fonts.loaded(path or None, size).getlength(part) for path, part in _runs(shown))
 
 
 def shortened(text: str, size: int, room: int, *, middle: bool = False) -> str:
@@ -140,6 +181,36 @@ def draw(
     anchor = {"left": "l", "centre": "m", "right": "r"}[align] + "s"
     baseline = y + round(size * 0.98)
     weight = size / 60 if strong else 0
-    canvas.text(
-        (x, baseline), drawable(text), fill=colour, font=font(size), anchor=anchor, stroke_width=weight
-    )
+    write(canvas, (x, baseline), text, size, colour, anchor=anchor, stroke_width=weight)
+
+
+def write(
+    canvas: ImageDraw.ImageDraw,
+    place: tuple[float, float],
+    text: str,
+    size: int,
+    colour: Colour,
+    *,
+    anchor: str,
+    **stroke: Any,
+) -> None:
+    """Draw one line in as many fonts as it takes.
+
+    anchor   Pillow's: 'l', 'm' or 'r', then 's' (baseline) or 'm' (middle)
+    stroke   stroke_width, stroke_fill
+    """
+    shown = drawable(text)
+    runs = _runs(shown)
+    if runs == [("", shown)]:
+        canvas.text(place, shown, fill=colour, font=font(size), anchor=anchor, **stroke)
+        return
+    x, y = place
+    x -= {"l": 0.0, "m": 0.5, "r": 1.0}[anchor[0]] * _length(shown, size)
+    if anchor[1] == "m":  # the fonts have one baseline, not one middle
+        own = font(size)
+        ascent, descent = own.getmetrics() if isinstance(own, ImageFont.FreeTypeFont) else (size, 0)
+        y += (ascent - descent) / 2
+    for path, part in runs:
+        letters = fonts.loaded(path or None, size)
+        canvas.text((x, y), part, fill=colour, font=letters, anchor="ls", **stroke)
+        x += letters.getlength(part)

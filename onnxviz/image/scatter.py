@@ -176,8 +176,9 @@ def _name_groups(
             inside = area[1] > box[1] and area[3] < box[3]
             clear = not any(_overlap(area, other) for other in taken) and not _covers(area, strangers)
             if inside and clear:
-                letters = lettering.font(text)
-                draw.text((x, y), shown, INK, letters, anchor="mm", stroke_width=3, stroke_fill="white")
+                lettering.write(
+                    draw, (x, y), shown, text, INK, anchor="mm", stroke_width=3, stroke_fill="white"
+                )
                 taken.append(area)
                 break
 
@@ -210,7 +211,7 @@ def legend(groups: Groups, width: int) -> Image.Image:
     for (_, name, count), (x, y) in zip(entries, at, strict=True):
         counted = f" ({count:,})"
         shown = lettering.shortened(name, text, step - 2 * line - lettering.width(counted, text)) + counted
-        draw.text((x + 16 * unit, y), shown, INK, lettering.font(text), anchor="lm")
+        lettering.write(draw, (x + 16 * unit, y), shown, text, INK, anchor="lm")
     return picture
 
 

@@ -8,8 +8,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 
-from onnxviz.image import lettering
+from onnxviz.image import fonts, lettering
 from onnxviz.image.lettering import draw, drawable, line_height, shortened, width, wrapped
+
+pytestmark = pytest.mark.filterwarnings("ignore::onnxviz.errors.UndrawnText")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def no_installed_fonts():
+    """Only Pillow's own, whatever this machine has: test_fonts.py has the others."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fonts, "installed", lambda: ())
+        fonts.holder.cache_clear()
+        yield
+    fonts.holder.cache_clear()
+
 
 TEXT = st.text(max_size=80) | st.text("ab c/._-Wi", max_size=80)
 
@@ -21,14 +34,14 @@ TEXT = st.text(max_size=80) | st.text("ab c/._-Wi", max_size=80)
         ("Dvořák naïve Ångström", "Dvorak naive Angstrom"),
         ("3×3 − 0.5 – ±1 µm", "3x3 - 0.5 - ±1 um"),
         ("Straße Łódź smørrebrød", "Strasse Lodz smorrebrod"),
-        ("猫 and кот", "? and ???"),
-        ("x² ½", "x2 1?2"),
+        ("猫 and кот", "\\u732b and \\u043a\\u043e\\u0442"),
+        ("x² ½", "x2 \\u00bd"),
         ("\x1b[31mred\u202e", "\\x1b[31mred\\u202e"),
         ("a…b", "a…b"),
     ],
 )
 def test_what_is_drawn(text, shown):
-    assert drawable(text).replace("⁄", "?") == shown
+    assert drawable(text) == shown
 
 
 def ink(text: str) -> np.ndarray:
@@ -37,7 +50,7 @@ def ink(text: str) -> np.ndarray:
     return np.asarray(canvas)
 
 
-@pytest.mark.parametrize("letter", sorted(lettering._HELD - {" "}))
+@pytest.mark.parametrize("letter", sorted(fonts.HELD - {" "}))
 def test_the_font_holds_every_letter_that_is_let_through(letter):
     missing = ink("\uffff")  # the box for a letter that the font lacks
     assert not np.array_equal(ink(letter), missing)
