@@ -20,8 +20,8 @@ COMMAND: ContextVar[frozenset[str] | None] = ContextVar("command", default=None)
 _OPEN, _NEXT, _CLOSE = "\ue0f0", "\ue0f1", "\ue0f2"
 _WAYS: Final = re.compile(f"{_OPEN}([^{_CLOSE}]*){_CLOSE}")
 _OPTION: Final = re.compile(
-    r"(?<![\w-])(--[a-z][a-z-]*)"  # the option, and what it is given: a word in capitals, a number, a name of ours
-    r"((?: |=)(?:[A-Z][A-Zx|=]*(?![a-zA-Z])|[A-Z]\b|\d[\dx.]*|(?<=--backend )(?:native|torch)"
+    r"(?<![\w-])(--[a-z][a-z-]*)"  # the option, and what it is given: in quotes, in capitals, a number, a name of ours
+    r"((?: |=)(?:\"[^\"]*\"|[A-Z][A-Zx|=]*(?![a-zA-Z])|[A-Z]\b|\d[\dx.]*|(?<=--backend )(?:native|torch)"
     r"|(?<=--provider )(?:auto|cpu)|(?<=--align )(?:stretch|field)|(?<=--limit )[a-z_]+=[\w.…]+))?"
     r"(?: \([a-z_]+=[^()]*\))?"  # the same for Python, where somebody wrote both
 )
@@ -73,8 +73,12 @@ def _keyword(option: re.Match[str]) -> str:
     if name == "--limit" and "=" in value and value != "NAME=VALUE":
         plain = re.fullmatch(r"\d+|…", value.partition("=")[2])
         return f"limits=onnxviz.Limits({value})" if plain else f"limits=onnxviz.Limits.parse([{value!r}])"
+    if name == "--neuron" and value.isdigit():  # the step of a sequence
+        return f"position={value}"
     if name in _IN_PYTHON:
         return _IN_PYTHON[name]
+    if value.startswith('"'):
+        return f"{name[2:].replace('-', '_')}={value}"
     shown = f"{value!r}" if value.islower() else value if value.isdigit() else ""
     return f"{name[2:].replace('-', '_')}={shown}"
 

@@ -10,11 +10,11 @@ import numpy as np
 from onnxviz.batches import samples
 from onnxviz.errors import LabelsRejected, OnnxVizError
 from onnxviz.graph.head import Head, head
-from onnxviz.graph.output import BINARY, CLASSES, SEQUENCE
+from onnxviz.graph.output import BINARY, CLASSES, SEQUENCE, explained
 from onnxviz.labels import check_count
 
 if TYPE_CHECKING:
-    from onnxviz.network import Network
+    from onnxviz.network import Network, Prediction
 
 _SUMS_TO_ONE = 2e-3  # half precision over a thousand classes
 _ALIKE = 1e-3
@@ -64,21 +64,20 @@ def _fit_labels(net: Network, found: Head) -> None:
 
 def _assumption(found: Head) -> str:
     """What was taken for granted, and what to do where that is wrong."""
-    example = found.example if found.kind == SEQUENCE else _first(found)
-    way = f'--objective "{example}" explains one of its numbers'
-    if found.kind == BINARY:
-        return (
-            f"the file does not say what the one number of output {found.spelled} is: it is taken for the logit of two "
-            f"classes (class 1 for it, class 0 against it). If it is a quantity, {way}"
-        )
     if found.kind == SEQUENCE:
-        return (
-            f"output {found.spelled} is taken for a sequence of steps: {found.reason}. If it is none, {way}"
+        text = f"output {found.spelled} is taken for a sequence of steps: {found.reason}"
+        return text + explained([found.example], "if it is none")
+    if found.kind == BINARY:
+        text = (
+            f"the file does not say what the one number of output {found.spelled} is: it is taken for the logit of two "
+            "classes (class 1 for it, class 0 against it)"
         )
-    return (
+        return text + explained([_first(found)], "if it is a quantity")
+    text = (
         f"the file does not say what the numbers of output {found.spelled} are: they are taken for the scores of "
-        f"classes, before softmax. If they are quantities, {way}; --labels FILE settles that they are classes"
+        "classes, before softmax"
     )
+    return text + explained([_first(found)], "if they are quantities", "--labels FILE, if they are classes")
 
 
 def _first(found: Head) -> str:
@@ -115,6 +114,13 @@ def _run_open(net: Network, found: Head) -> Head:
             told=True,
             reason="tried on two pictures, its values are logarithms of what sums to 1",
         )
+    if (rows >= 0).all() and (rows <= 1).all():
+        return replace(
+            found,
+            activation="sigmoid",
+            told=True,
+            reason="tried on two pictures, its values lie between 0 and 1",
+        )
     return found
 
 
@@ -143,6 +149,31 @@ def _split(together: np.ndarray, alone: list[np.ndarray], axis: int) -> bool:
     joined = np.concatenate(alone, axis=axis)
     scale = max(1e-6, float(np.abs(joined).max()))
     return joined.shape == together.shape and float(np.abs(joined - together).max()) <= _ALIKE * scale
+
+
+# --- predictions ---------------------------------------------------------------------------------
+
+
+def predicted(net: Network, x: np.ndarray, top: int) -> list[list[Prediction]]:
+    """The `top` most probable classes of each picture; of a sequence, the best class of each step."""
+    from onnxviz.network import Prediction
+
+    if net.end.kind == SEQUENCE:
+        steps = net.steps(x)
+        rows = steps.reshape(-1, steps.shape[2])
+        best = np.argmax(rows, axis=1)[:, None]
+    else:
+        rows = net.probabilities(x)
+        best = np.argsort(-rows, axis=1, kind="stable")[:, :top]
+    found = [
+        [Prediction(int(index), net.label(int(index)), float(row[index])) for index in indices]
+        for row, indices in zip(rows, best, strict=True)
+    ]
+    if net.end.kind != SEQUENCE:
+        return found
+    count = steps.shape[1]
+    flat = [one for (one,) in found]
+    return [flat[start : start + count] for start in range(0, len(flat), count)]
 
 
 # --- values to probabilities ---------------------------------------------------------------------

@@ -203,24 +203,22 @@ class Network:
 
     @cached_property
     def _axes(self) -> dict[str, int]:
-        """The axis of the pictures of every value that has them on another axis than 0."""
         from onnxviz.graph.axes import moved_axes
 
         return moved_axes(self.batched[0], self.input.name)
 
+    def pictures_axis(self, name: str) -> int:
+        """Which axis of the value called `name` has an entry for each picture."""
+        return self._axes.get(name, 0)
+
     def pictures_first(self, name: str, array: np.ndarray) -> np.ndarray:
         """What a run gave for the value called `name`, with the pictures on axis 0."""
-        if array.ndim == 0 or (array.ndim == self._rank_of(name) - 1):
-            return array[None]  # a file that squeezes its only picture away
-        axis = self._axes.get(name, 0)
-        return np.moveaxis(array, axis, 0) if axis else array
-
-    def _rank_of(self, name: str) -> int:
-        """The rank of an output with its batch axis; 0 where that is not known."""
         end = self.__dict__.get("end")
-        if end is None or end.scores != name:
-            return 0
-        return len(end.shape) + (end.batch is None)
+        whole = len(end.shape) + (end.batch is None) if end is not None and end.scores == name else 0
+        if array.ndim in (0, whole - 1):
+            return array[None]  # a file that squeezes its only picture away
+        axis = self.pictures_axis(name)
+        return np.moveaxis(array, axis, 0) if axis else array
 
     @property
     def digest(self) -> str:
@@ -404,6 +402,8 @@ class Network:
         output   which of the file's outputs; None: the one that looks like class scores
         raises   ImageRejected, ModelUnsuitable
         """
+        from onnxviz import meaning
+
         if output is not None:
             return self.at(output).predict(images, top)
         if top < 1:
@@ -411,22 +411,7 @@ class Network:
         listed = as_list(images)
         if len(listed) > 1 and self.preprocessing.fixed is None:  # each may have a size of its own
             return [self.predict([one], top)[0] for one in listed]
-        if self.end.kind == "sequence":
-            rows = self.steps(self.prepare(images))
-            steps = np.argmax(rows, axis=2)
-            return [
-                [
-                    Prediction(int(best), self.label(int(best)), float(row[best]))
-                    for best, row in zip(indices, one, strict=True)
-                ]
-                for indices, one in zip(steps, rows, strict=True)
-            ]
-        rows = self.probabilities(self.prepare(images))
-        best = np.argsort(-rows, axis=1, kind="stable")[:, :top]
-        return [
-            [Prediction(int(index), self.label(int(index)), float(row[index])) for index in indices]
-            for row, indices in zip(rows, best, strict=True)
-        ]
+        return meaning.predicted(self, self.prepare(images), top)
 
     def activations(
         self, images: Images, names: Sequence[str] | str, *, batch: int | None = None, codes: bool = False

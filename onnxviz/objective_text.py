@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from onnxviz import objectives
 from onnxviz.errors import UsageError, near
+from onnxviz.graph.output import BINARY
 from onnxviz.objectives import Objective
 
 if TYPE_CHECKING:
@@ -113,7 +114,10 @@ def _called(node: ast.Call, net: Network | None) -> Objective:
         raise UsageError(f"{name} takes {expected} arguments, got {len(node.args)} in {_text(node)}")
     arguments = [_argument(one, name) for one in node.args]
     if name == "logit":
+        labelled = bool(arguments) and isinstance(arguments[0], str)
         _check_logit(arguments, node, net)
+        if labelled and net is not None and len(arguments) == 1 and net.head.kind == BINARY:
+            return objectives.logit(0) if arguments[0] == 1 else -objectives.logit(0)
     elif arguments:
         if not isinstance(arguments[0], str):
             raise UsageError(f"{_text(node)}: the first argument of {name} is a layer's name")

@@ -17,7 +17,7 @@ from onnxviz.graph import evidence
 from onnxviz.graph.analysis.dataflow import FLOATS, QUANTISED
 from onnxviz.graph.dequantised import real_name
 from onnxviz.graph.final import final
-from onnxviz.graph.output import BINARY, CLASSES, DETECTIONS, MAP, NUMBERS, OTHER, SEQUENCE, Head
+from onnxviz.graph.output import BINARY, CLASSES, DETECTIONS, MAP, NUMBERS, OTHER, SEQUENCE, Head, explained
 from onnxviz.graph.tail import Tail, before
 
 __all__ = ["Head", "head", "outputs"]
@@ -95,15 +95,14 @@ class _Reader(Tail):
             if candidates and kind != NUMBERS:
                 what = "sequences" if kind == SEQUENCE else "class scores"
                 raise ModelUnsuitable(
-                    f"several outputs look like {what}; choose one with `output` (--output "
-                    f"{candidates[0].name}): {self._listed(candidates)}"
+                    f'several outputs look like {what}; choose one with `output` (--output "{candidates[0].name}"): '
+                    f"{self._listed(candidates)}"
                 )
-        examples = dict.fromkeys(end.example for end in map(self.end, values) if end.example)
-        ways = " or ".join(f'--objective "{example}"' for example in list(examples)[:2])
+        examples = list(dict.fromkeys(end.example for end in map(self.end, values) if end.example))[:2]
         found = "; ".join(self.end(value).describe() for value in values)
         raise ModelUnsuitable(
-            f"no output looks like class scores (a float tensor of shape (N, classes)); the outputs are: {found}"
-            + (f". One number can be explained, such as {ways}" if ways else "")
+            "no output looks like class scores (a float tensor of shape (N, classes)); the outputs are: "
+            f"{found}{explained(examples, 'for one number')}"
         )
 
     def _listed(self, values: Sequence[ir.Value]) -> str:
@@ -195,6 +194,7 @@ class _Reader(Tail):
     def _one(self, base: Head, value: ir.Value, layer: ir.Node | None) -> Head:
         """One number a picture: two classes, or a quantity."""
         example = _part(base, *[0] * max(0, len(base.shape) - 1))
+        base = _with(base, open=base.activation is None and self.open(value))
         two = _with(base, kind=BINARY, classes=2, example="logit(0)")
         one = _with(base, kind=NUMBERS, classes=1, example=example)
         if base.activation in ("softmax", "log_softmax"):
@@ -212,9 +212,7 @@ class _Reader(Tail):
         word = evidence.of_classes(names)
         if word is not None:
             return _with(two, reason=f"a name says {word!r}")
-        return _with(
-            two, told=False, open=self.open(value), reason="one number, taken for the logit of two classes"
-        )
+        return _with(two, told=False, reason="one number, taken for the logit of two classes")
 
     def _row(
         self,
@@ -227,7 +225,8 @@ class _Reader(Tail):
     ) -> Head:
         """A row of numbers a picture: a score for each class, or quantities."""
         at = next(axis for axis, d in enumerate(rest) if d != 1)
-        base = _with(base, classes=count, axis=at + 1)
+        opened = base.activation is None and self.open(value)
+        base = _with(base, classes=count, axis=at + 1, open=opened)
         numbers = _with(base, kind=NUMBERS, example=_part(base, *[0] * len(rest)))
         if base.activation in ("softmax", "log_softmax"):
             if over is not None and count is not None and over != count:
@@ -248,7 +247,7 @@ class _Reader(Tail):
             return _with(base, reason=f"a name says {word!r}")
         if count in _WELL_KNOWN:
             return _with(base, reason=f"{count} is the number of ImageNet's classes")
-        return _with(base, told=False, open=self.open(value), reason="nothing in the file says what they are")
+        return _with(base, told=False, reason="nothing in the file says what they are")
 
     def _rows(
         self, base: Head, value: ir.Value, rest: list[int | None], over: int | None, layer: ir.Node | None
@@ -279,6 +278,8 @@ class _Reader(Tail):
             return _with(
                 base, kind=DETECTIONS, classes=count, reason=f"a row for each of {row[1]} boxes", example=part
             )
+        if row[1] is not None and self.flattened(value, row[1]):
+            return _with(mapped, reason=f"its {row[1]} rows are the places of a map")
         reasons = [
             (softened, f"{base.activation} over the {count} of each step"),
             (

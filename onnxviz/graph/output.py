@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Final
 
+from onnxviz.errors import COMMAND, ways
+
 CLASSES: Final = "classes"
 BINARY: Final = "binary"
 SEQUENCE: Final = "sequence"
@@ -97,20 +99,32 @@ class Head:
 
     def refusal(self) -> str:
         """Why this is no row of class scores, and what can be explained instead, with an example from this file."""
-        way = f'--objective "{self.example}" explains one of its numbers' if self.example else ""
         if self.kind == SEQUENCE:
             step = (self.steps or 2) // 2
-            way = f'--objective "{self.example}"'
             return (
-                f"output {self.describe().replace(': ', ' is ', 1)}; say which step is explained: {way} for class 0 of "
-                f"step {step}, or --neuron {step} for its best class"
+                f"output {self.describe().replace(': ', ' is ', 1)}; say which step is explained"
+                + explained(
+                    [self.example],
+                    f"for class 0 of step {step}",
+                    f"--neuron {step} for the best class of that step",
+                )
             )
+        others = []
         if self.kind == NUMBERS:
-            way += (
-                f"; if they are scores of classes, --labels FILE with {self.classes or 'their'} names says so"
-            )
-        elif self.kind == MAP and len(self.shape) == 4:
-            way = f"--layer {self.output} --channel 0 explains one of its maps, {way}"
-        if not way:
-            way = f"--layer {self.features} --channel 0 explains what is in front of it"
-        return f"output {self.spelled} holds no class scores of a picture: {self.reason}; {way}"
+            others = [f"--labels FILE with {self.classes or 'their'} names, if they are scores of classes"]
+        elif self.kind == MAP and (len(self.shape) == 4 or not self.example):
+            others = [
+                f'--layer "{self.output if self.example else self.features}" --channel 0 for one of its maps'
+            ]
+        text = f"output {self.spelled} holds no class scores of a picture: {self.reason}"
+        return text + explained([self.example] if self.example else [], "for one of its numbers", *others)
+
+
+def explained(examples: list[str], what: str, *others: str) -> str:
+    """The end of a message: objectives that explain a part of an output, then other ways on."""
+    options = COMMAND.get()
+    if examples and options is not None and "--objective" not in options:
+        command = f'`onnxviz saliency MODEL IMAGE --objective "{examples[0]}"`'
+        return f"; {command} explains it {what}" + (ways(*others) if others else "")
+    given = " or ".join(f'--objective "{one}"' for one in examples)
+    return ways(*([f"give {given} {what}"] if examples else []), *others)

@@ -135,6 +135,19 @@ class Tail:
             one = self._source(node)
         return one is not None
 
+    def flattened(self, value: ir.Value, rows: int) -> bool:
+        """Whether so many rows are the places of a map, its height times its width."""
+        one: ir.Value | None = value
+        while one is not None and (node := one.producer()) is not None:
+            shape = self.facts.full_shape(one)
+            if shape is not None and len(shape) == 4:
+                pairs = [(a, b) for i, a in enumerate(shape) for b in shape[i + 1 :] if a > 1 and b > 1]
+                return any(a * b == rows for a, b in pairs)
+            if view(node).op not in FORM | _WEIGHTED | {"Add", "LogSoftmax", "Sigmoid", "Softmax"}:
+                return False
+            one = self._source(node)
+        return False
+
     def quantity_end(self, value: ir.Value) -> str | None:
         """What stands at the very end that bounds, scales or sums up as class scores are not; None: nothing does."""
         one: ir.Value | None = value

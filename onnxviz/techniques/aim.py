@@ -135,14 +135,20 @@ def step_number(net: Network, position: Position) -> int:
     return int(given[0])
 
 
+def step_objective(net: Network, position: Position, target: int | str | None) -> Objective:
+    """The score of a class (or FED, or None: the best one) at a step of the sequence that the network ends in."""
+    end = net.end
+    return objectives.step(end.logits, step_number(net, position), target, axis=end.logits_axis)
+
+
 def _classes(net: Network, x: np.ndarray, target: Target) -> Aim:
     rows = net.probabilities(x)
     return _of(net, objectives.logit(objectives.FED), "logit", rows, targets_of(target, len(x)))
 
 
 def _step(net: Network, x: np.ndarray, target: Target, position: Position) -> Aim:
-    number, end = step_number(net, position), net.end
-    objective = objectives.step(end.logits, number, objectives.FED, axis=end.logits_axis)
+    number = step_number(net, position)
+    objective = step_objective(net, position, objectives.FED)
     whole = net.steps(x)
     if number >= whole.shape[1]:
         raise UsageError(f"these pictures have {whole.shape[1]} steps, from 0; got step {number}")

@@ -21,7 +21,7 @@ from onnxviz.objectives import Objective
 from onnxviz.progress import Progress, silent
 from onnxviz.provenance import recorded
 from onnxviz.results import Attribution, Result
-from onnxviz.techniques.aim import Position, Target, choose
+from onnxviz.techniques.aim import Position, Target, choose, step_objective
 from onnxviz.techniques.attributing import given
 
 if TYPE_CHECKING:
@@ -129,6 +129,12 @@ def attributions(
     explained: dict[str, Any] = (
         {"objective": aim.objective} if aim.targets[0] is None else {"target": aim.targets}
     )
+    if aim.targets[0] is not None and position is not None:  # a step of a sequence: as an objective for all
+        if len(set(aim.targets)) > 1 and target is not None:
+            raise UsageError(
+                "of a step of a sequence one class is explained in all pictures; give one target"
+            )
+        explained = {"objective": step_objective(net, position, None if target is None else aim.targets[0])}
     shared: dict[str, Any] = {"seed": seed, "batch": batch, "progress": progress}
     if percentile is not None:
         shared["percentile"] = percentile

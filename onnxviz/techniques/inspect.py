@@ -80,6 +80,8 @@ class Inspection:
         """What each output of the file is, the one that is predicted as it was checked by running."""
         net = self.network
         with contextlib.suppress(ModelUnsuitable):
+            if len(net.model.graph.outputs) == 1:
+                return [net.end]
             return [net.end if one.output == net.end.output else one for one in net.outputs]
         return net.outputs
 

@@ -172,6 +172,11 @@ class LayerScore(Score):
         shape = self._layer.shape
         if len(shape) < 2:
             raise UsageError(f"layer {layer!r} has shape {shape} and no channels; choose another --layer")
+        if net.pictures_axis(self._layer.name) != 0:
+            raise UsageError(
+                f"layer {layer!r} has its pictures on axis {net.pictures_axis(self._layer.name)} of {shape}; which of "
+                f"the others are channels is not known: give --objective \"part('{self._layer.name}', 0, {channel})\""
+            )
         count = shape[-1] if self._last else shape[1]
         if channel < 0 or (isinstance(count, int) and channel >= count):
             raise UsageError(f"layer {layer!r} has {count} channels, from 0; got channel {channel}")

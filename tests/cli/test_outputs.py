@@ -46,7 +46,7 @@ def two_heads():
 
 def test_predict_names_the_option_and_takes_it(call):
     code, _, said = call("predict", two_heads())
-    assert code == 3 and "--output first" in said
+    assert code == 3 and '--output "first"' in said
     code, out, _ = call("predict", two_heads(), "--output", "second", "--json", "--top", "7")
     value = json.loads(out)
     assert code == 0 and len(value["images"][0]["top"]) == 7

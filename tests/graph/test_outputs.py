@@ -135,6 +135,12 @@ def test_labels_decide():
         lambda m: m("Softmax", m("Conv", trunk(m), m.random(5, 8, 1, 1)), axis=1),
         lambda m: m("LayerNormalization", tokens(m), m.random(8)),
         lambda m: m("Reshape", m("Softmax", columns(m)), m.constant([-1, 5])),  # steps folded into the batch
+        lambda m: m(
+            "Softmax", m("MatMul", tokens(m), m.random(8, 6)), axis=2
+        ),  # a segmentation, its places in a row
+        lambda m: m(
+            "Reshape", m("Conv", trunk(m), m.random(6, 8, 1, 1)), m.constant([0, 6, 64])
+        ),  # one scale of YOLO
     ],
 )
 def test_maps_depths_and_tokens_are_neither_classes_nor_steps(build):
