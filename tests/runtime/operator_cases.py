@@ -9,6 +9,7 @@ import onnx
 
 import onnxviz
 from onnxviz import objectives
+from onnxviz.runtime.backends import Task, compile
 from tests.networks import Maker
 
 
@@ -21,13 +22,26 @@ def network(name: str) -> tuple[onnx.ModelProto, str]:
 
 
 def gradients(name: str, backend: str) -> dict[str, np.ndarray]:
-    """By the image, of the distance of the operator's output to random numbers."""
+    """By the image, of the distance of the operator's output to random numbers.
+
+    Two pictures in one run, also where an operator mixes them: the backends themselves, not what `Network` does of it.
+    """
     model, y = network(name)
-    net = onnxviz.load(model, provider="cpu", preprocess="unit", backend=backend)
+    net = onnxviz.load(model, provider="cpu", preprocess="unit")
     x = np.random.default_rng(0).standard_normal((2, 3, 8, 8)).astype(np.float32)
     shape = net.program([y])({"image": x})[y].shape
     wanted = np.random.default_rng(1).standard_normal(shape).astype(np.float32)
-    return net.gradients(objectives.match(y, wanted), also=[y])(x, batch=2)
+    task = Task(
+        model=net.model,
+        objective=objectives.match(y, wanted),
+        sources=("image",),
+        also=(y,),
+        rules="plain",
+        provider="cpu",
+        threads=None,
+        seconds=None,
+    )
+    return compile(task, backend).program({"image": x})
 
 
 def worst(found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> float:
