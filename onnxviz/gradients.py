@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from onnxviz.errors import GradientNotFinite, UsageError, ways
+from onnxviz.graph.dequantised import aliases
 from onnxviz.progress import Progress, silent
 from onnxviz.runtime import batching, providers
 from onnxviz.runtime.native import SideBySide
@@ -37,9 +38,11 @@ class Gradients:
         also: Sequence[str] = (),
         rules: str = "plain",
     ) -> None:
-        self.objective = objective
-        self.sources = tuple(sources)
-        self.also = tuple(also)
+        names = aliases(net.model)  # what a quantised file calls its layers besides
+        self.objective = objective = objective.renamed(names)
+        self.sources = tuple(dict.fromkeys(names.get(name, name) for name in sources))
+        self.also = tuple(dict.fromkeys(names.get(name, name) for name in also))
+        self._aliases = {name: names[name] for name in (*sources, *also) if name in names}
         self._net = net
         compiled = _compile(net, objective, self.sources, self.also, rules)
         self._program = compiled.program
@@ -87,6 +90,9 @@ class Gradients:
             name: np.concatenate(arrays).astype(np.float32, copy=False) for name, arrays in parts.items()
         }
         self._check(found)
+        for alias, name in self._aliases.items():
+            ends = [end for end in ("", ".gradient") if f"{name}{end}" in found]
+            found |= {f"{alias}{end}": found[f"{name}{end}"] for end in ends}
         return found
 
     def _runs(

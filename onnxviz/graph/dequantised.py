@@ -144,6 +144,14 @@ def real_name(value: ir.Value) -> str:
     return found
 
 
+def aliases(model: ir.Model) -> dict[str, str]:
+    """The other names of the layers of a quantised file (`Layer.also`): the names of their real values by them."""
+    if not any(node.op_type in QUANTISING for node in model.graph):
+        return {}
+    values = [value for node in model.graph for value in node.outputs if ALSO in value.meta]
+    return {other: str(value.name) for value in values for other in value.meta[ALSO]}
+
+
 # --- when a file is opened ------------------------------------------------------------------------
 
 

@@ -57,6 +57,11 @@ class Objective:
         terms = [(w, replace(term, layer=scores) if term.layer == LOGITS else term) for w, term in self.terms]
         return Objective(tuple(terms))
 
+    def renamed(self, names: Mapping[str, str]) -> Objective:
+        """The same, reading other values: by old name, the new one."""
+        terms = [(w, replace(term, layer=names.get(term.layer or "", term.layer))) for w, term in self.terms]
+        return Objective(tuple(terms)) if names else self
+
     def append(self, op: Tape, model: ir.Model, source: str, values: Mapping[str, ir.Value]) -> ir.Value:
         """Append the operators; the value, (N,).
 

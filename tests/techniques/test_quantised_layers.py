@@ -10,7 +10,6 @@ import onnx
 import onnx_ir as ir
 import onnxruntime
 import pytest
-from typer.testing import CliRunner
 
 import onnxviz
 from onnxviz import objectives
@@ -126,6 +125,20 @@ def test_the_files_own_names_are_found_too(net):
     } <= known  # fmt: skip
 
 
+def test_objectives_and_gradients_take_the_files_own_names(net):
+    x = net.prepare(pictures())
+    layer = next(layer for layer in net.layers if layer.name.startswith("stem"))
+    value, by = net.value_and_gradient(objectives.channel(layer.name, 2))(x)
+    _, wanted = net.value_and_gradient(objectives.channel("sum", 2), wrt=layer.name)(x)
+    for name in layer.also:
+        found, found_by = net.value_and_gradient(objectives.channel(name, 2))(x)
+        np.testing.assert_array_equal(found, value)
+        np.testing.assert_array_equal(found_by, by)
+        arrays = net.gradients(objectives.channel("sum", 2), name, also=[name])(x)
+        np.testing.assert_array_equal(arrays[f"{name}.gradient"], wanted)
+        assert arrays[name].min() == 0
+
+
 def test_a_layer_that_took_its_rectifier_in_says_so():
     net = onnxviz.load(networks.qoperator(relu6_network()), preprocess="imagenet", provider="cpu")
     assert net.layer("stem.relu6").name == "stem"
@@ -223,7 +236,7 @@ def test_codes_of_a_float_layer_are_refused(plain):
 def test_codes_on_the_command_line(tmp_path):
     from PIL import Image
 
-    from onnxviz.cli.main import app
+    from onnxviz.cli.main import run
 
     onnx.save(networks.qdq(relu6_network()), tmp_path / "q.onnx")
     Image.fromarray(pictures()[0]).save(tmp_path / "p.png")
@@ -236,8 +249,7 @@ def test_codes_on_the_command_line(tmp_path):
         "--quiet",
     ]
     for more, low, high in (([], 0, 6.05), (["--codes"], -128, 127)):
-        done = CliRunner().invoke(app, [*arguments, *more, "-o", str(tmp_path / "m.png")])
-        assert done.exit_code == 0, done.output
+        assert run([*arguments, *more, "-o", str(tmp_path / "m.png")]) == 0
         values = np.load(tmp_path / "m.npy")
         assert (values.min(), values.max()) == (low, pytest.approx(high, abs=0.06))
 
