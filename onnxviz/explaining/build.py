@@ -11,7 +11,7 @@ import onnx_ir as ir
 
 from onnxviz.errors import ModelUnsuitable
 from onnxviz.explaining.fit import place_back
-from onnxviz.explaining.join import publish, put_in_front
+from onnxviz.explaining.join import put_in_front
 from onnxviz.explaining.picture import prepare
 from onnxviz.explaining.scene import Scene
 from onnxviz.explaining.techniques import TECHNIQUES
@@ -20,6 +20,7 @@ from onnxviz.grad.tape import Tape, dims
 from onnxviz.graph.analysis.dataflow import clone
 from onnxviz.graph.infer import infer
 from onnxviz.graph.metadata import PREPROCESSING
+from onnxviz.graph.naming import publish
 from onnxviz.graph.output import BINARY
 from onnxviz.graph.real_input import real_input
 from onnxviz.objectives import FED

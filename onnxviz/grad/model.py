@@ -7,14 +7,16 @@ from collections.abc import Sequence
 import onnx_ir as ir
 from onnx_ir.passes import common
 
-from onnxviz.errors import ModelUnsuitable, OnnxVizError, UnknownLayer, near
+from onnxviz.errors import ModelUnsuitable, OnnxVizError, UnknownLayer, UsageError, near
 from onnxviz.grad import backward
 from onnxviz.grad.overrides import PLAIN
 from onnxviz.grad.table import Table
 from onnxviz.grad.tape import Tape, dims
+from onnxviz.graph import half
 from onnxviz.graph.analysis.dataflow import clone
 from onnxviz.graph.dequantised import dequantised, through
 from onnxviz.graph.infer import infer
+from onnxviz.graph.naming import name_nodes, publish
 from onnxviz.graph.normalise import normalise
 from onnxviz.graph.symbols import name_lengths
 from onnxviz.objectives import Objective
@@ -44,8 +46,9 @@ def gradient_model(
         )
     tape = Tape(graph, cpu=cpu)
     cotangent = ir.Value(
-        name=_free(graph, f"{of}.cotangent"), type=ir.TensorType(real_type(target)), shape=target.shape
+        name=tape.fresh("cotangent"), type=ir.TensorType(real_type(target)), shape=target.shape
     )
+    publish(graph, {_free(graph, f"{of}.cotangent"): cotangent})
     (gradient,) = differentiate(tape, {target: cotangent}, [source], rules)
     graph.inputs.append(cotangent)
     return finish(model, [*graph.outputs, named(tape, gradient, f"{wrt}.gradient", source)], tape.pairs)
@@ -75,6 +78,7 @@ def value_and_gradient(
     sources = (
         [wrt] if isinstance(wrt, str) else list(wrt) if wrt is not None else [_only(inputs, "input", "wrt")]
     )
+    _distinct(sources, also)
     layers = objective.layers(model, sources[0])
     original, names = model, list(dict.fromkeys([*sources, *layers, *also]))
     model, values = prepare(model, names, keep=False)
@@ -120,12 +124,10 @@ def prepare(model: ir.Model, names: Sequence[str], *, keep: bool) -> tuple[ir.Mo
     values = all_values(copy.graph)
     outputs = [values[name or ""] for name in wanted]
     for name in names:
-        source = values[name].producer()
-        if source is not None and source.name == f"{name}/half":  # computed in float32, see graph/half.py
-            real = source.inputs[0]
-            assert real is not None
+        real = half.computed(values[name])
+        if real is not None:
             if not keep:  # what is given out under the name is float32
-                values[name].name, real.name = f"{name}/half", name
+                publish(copy.graph, {name: real})
             values[name] = real
         dtype = values[name].dtype
         if dtype is not None and not dtype.is_floating_point():
@@ -173,7 +175,7 @@ def differentiate(
 def named(tape: Tape, value: ir.Value, name: str, like: ir.Value) -> ir.Value:
     """The value under a public name, declared with the shape of `like`."""
     out = tape.Identity(value)
-    out.name = _free(tape.graph, name)
+    publish(tape.graph, {_free(tape.graph, name): out})
     out.shape, out.dtype = like.shape, value.dtype or ir.DataType.FLOAT
     return out
 
@@ -190,6 +192,7 @@ def finish(
     graph.outputs.clear()
     graph.outputs.extend(outputs)
     common.RemoveUnusedNodesPass()(model)
+    name_nodes(graph)
     declared = [(value, value.shape) for value in graph.outputs]
     known = [(g, x.shape) for g, x in pairs]
     infer(model)
@@ -228,11 +231,18 @@ def _only(values: Sequence[ir.Value], what: str, argument: str) -> str:
     return floats[0]
 
 
+def _distinct(sources: Sequence[str], also: Sequence[str]) -> None:
+    """Refuse a layer that has the name of one of the results beside which it is given out."""
+    results = {"objective", *(f"{source}.gradient" for source in sources)}
+    if clash := results.intersection(also):
+        raise UsageError(
+            f"the layer {min(clash)!r} cannot be given out beside the result of that name: choose another layer"
+        )
+
+
 def _free(graph: ir.Graph, name: str) -> str:
-    """The name itself, or with more of the same ending where the graph already has it (a gradient of a gradient)."""
-    taken = {v.name for v in (*graph.inputs, *graph.initializers.values())}
-    for node in graph:
-        taken |= {v.name for v in node.outputs}
+    """The name itself, or with more of the same ending where an input or output has it (a gradient of a gradient)."""
+    taken = {value.name for value in (*graph.inputs, *graph.outputs)}
     ending = "." + name.rpartition(".")[2]
     while name in taken:
         name += ending

@@ -17,6 +17,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
+from onnxviz.graph.naming import names
 from onnxviz.graph.operators import Rectifier
 
 if TYPE_CHECKING:
@@ -88,7 +89,7 @@ class Tape:
         self.cpu = cpu
         self.opset: int = graph.opset_imports[""]
         self.layer = ""
-        self._names = _all_names(graph)
+        self._names = names(graph)
         self._constants: dict[tuple[Any, ...], ir.Value] = {}
         self._shapes: dict[tuple[Any, ...], ir.Value] = {}
         self._count = 0
@@ -231,14 +232,3 @@ def _result_type(
     if op_type == "EyeLike":
         return ir.DataType(int(attributes["dtype"])) if "dtype" in attributes else inputs[0].dtype  # type: ignore[union-attr]
     return None
-
-
-def _all_names(graph: ir.Graph) -> set[str]:
-    names = {v.name for v in graph.inputs} | set(graph.initializers)
-    for node in graph.all_nodes():
-        names.add(node.name)
-        names.update(v.name for v in node.outputs)
-    for inner in graph.subgraphs():
-        names.update(v.name for v in inner.inputs)
-        names.update(inner.initializers)
-    return {n for n in names if n}

@@ -17,9 +17,10 @@ import onnx
 import onnx_ir as ir
 
 from onnxviz.errors import ModelUnsuitable
-from onnxviz.graph.analysis.dataflow import by_name, duplicate, lookup, subgraphs
+from onnxviz.graph.analysis.dataflow import duplicate, lookup
 from onnxviz.graph.analysis.shapes import annotate
 from onnxviz.graph.expose import add_outputs
+from onnxviz.graph.naming import names
 
 # Written the same, and meaning the same, from opset 7 (or where they first appear, if that is later) to the newest.
 # Not among them: Clip, Pad, Slice, Split, Squeeze, Unsqueeze, TopK, Resize, Softmax and the reductions, whose
@@ -64,7 +65,7 @@ class Builder:
         self.op = _Operators(self)
         self._portable = portable
         self._inner = GraphBuilder(self.graph)
-        self._names = _all_names(self.graph)
+        self._names = names(self.graph)
         self._constants: dict[tuple[bytes, str, tuple[int, ...]], ir.Value] = {}
 
     @property
@@ -203,13 +204,3 @@ def _formal(schema: onnx.defs.OpSchema, place: int) -> str:
 
 def _floats(data: Any) -> bool:
     return isinstance(data, list | tuple) and any(isinstance(d, float) or _floats(d) for d in data)
-
-
-def _all_names(graph: ir.Graph) -> set[str]:
-    """Every name that a value or node has, in subgraphs too: ONNX forbids to use one of these again."""
-    names = set(by_name(graph))
-    for node in graph:
-        names.add(node.name or "")
-        for body in subgraphs(node):
-            names |= _all_names(body)
-    return names

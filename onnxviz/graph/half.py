@@ -11,6 +11,7 @@ import onnx_ir as ir
 
 from onnxviz.graph.lift import Lifter
 
+_NARROWING = "onnxviz.narrowing"
 _HALVES = frozenset({ir.DataType.FLOAT16, ir.DataType.BFLOAT16})
 
 
@@ -80,5 +81,15 @@ def _narrow_output(graph: ir.Graph, lifter: Lifter, index: int, value: ir.Value)
     value.name = lifter.name(f"{name}/float32")
     value.type = ir.TensorType(ir.DataType.FLOAT)  # a type object of its own: `out` keeps the half one
     out = ir.Value(name=name, type=ir.TensorType(dtype), shape=shape)
-    graph.append(ir.node("Cast", [value], attributes={"to": int(dtype)}, outputs=[out], name=f"{name}/half"))
+    cast = ir.node(
+        "Cast", [value], attributes={"to": int(dtype)}, outputs=[out], name=lifter.name(f"{name}/half")
+    )
+    cast.meta[_NARROWING] = True
+    graph.append(cast)
     graph.outputs[index] = out
+
+
+def computed(value: ir.Value) -> ir.Value | None:
+    """The float32 value behind an output that `widen` casts to half precision, None for any other value."""
+    node = value.producer()
+    return node.inputs[0] if node is not None and node.meta.get(_NARROWING) else None

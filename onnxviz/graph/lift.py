@@ -14,6 +14,7 @@ import onnx
 import onnx_ir as ir
 
 from onnxviz.errors import ModelUnsuitable
+from onnxviz.graph.naming import names
 
 TARGET = 18
 OLDEST = 7
@@ -25,9 +26,7 @@ class Lifter:
 
     def __init__(self, model: ir.Model) -> None:
         self.root = model.graph
-        self._names = {v.name for v in self.root.inputs} | set(self.root.initializers)
-        for node in self.root.all_nodes():
-            self._names |= {v.name for v in node.outputs}
+        self._names = names(self.root)
         self._count = 0
 
     def name(self, stem: str) -> str:
@@ -76,13 +75,6 @@ def channels_first(rank: int) -> list[int]:
 def channels_last(rank: int) -> list[int]:
     """The order of axes that makes (N, C, *spatial) to (N, *spatial, C)."""
     return [0, *range(2, rank), 1]
-
-
-def name_nodes(model: ir.Model) -> None:
-    """Give every nameless node the name of its first output, so that errors and profiles can point at it."""
-    for node in model.graph.all_nodes():
-        if not node.name:
-            node.name = next((y.name for y in node.outputs if y.name), node.op_type)
 
 
 def lift(model: ir.Model) -> None:

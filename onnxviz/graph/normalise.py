@@ -18,6 +18,7 @@ from onnxviz.errors import ModelRejected
 from onnxviz.graph import canonical, expand, fold, fused, half, lift, operators, padding, quantised, resizing
 from onnxviz.graph.analysis.dataflow import clone, inline
 from onnxviz.graph.infer import infer
+from onnxviz.graph.naming import name_nodes
 
 
 def normalise(model: ir.Model) -> ir.Model:
@@ -32,7 +33,7 @@ def normalise(model: ir.Model) -> ir.Model:
         common.RemoveInitializersFromInputsPass()(model)
     except (ValueError, RuntimeError, ir.passes.PassError) as reason:
         raise ModelRejected(f"the model's functions cannot be inlined: {reason}") from reason
-    lift.name_nodes(model)
+    name_nodes(model.graph)
     fold.constants(model)
     infer(model)
     fused.split(model)

@@ -10,6 +10,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxviz.errors import ModelUnsuitable, UsageError
+from onnxviz.graph.naming import publish
 
 if TYPE_CHECKING:
     from onnxviz.grad.tape import Tape
@@ -165,6 +166,7 @@ def fed(op: Any, name: str, dtype: ir.DataType, shape: Any) -> ir.Value:
     for value in op.graph.inputs:
         if value.name == name:
             return value
-    value = ir.Value(name=name, type=ir.TensorType(dtype), shape=ir.Shape(list(shape)))
+    value = ir.Value(type=ir.TensorType(dtype), shape=ir.Shape(list(shape)))
+    publish(op.graph, {name: value})
     op.graph.inputs.append(value)
     return value

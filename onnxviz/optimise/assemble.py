@@ -14,6 +14,7 @@ from onnxviz.grad.model import differentiate, finish, prepare
 from onnxviz.grad.table import Table
 from onnxviz.grad.tape import Tape
 from onnxviz.graph.infer import infer
+from onnxviz.graph.naming import publish
 from onnxviz.objectives import LOGITS, Objective, Term
 from onnxviz.objectives.base import moved_axes, pictures_first
 from onnxviz.optimise.entrance import centre
@@ -215,5 +216,6 @@ def _sums(tape: Tape, terms: list[ir.Value]) -> list[tuple[str, ir.Value]]:
 def _told(tape: Tape, value: ir.Value, name: str, shape: Sequence[int]) -> ir.Value:
     """The value as an output of this name and shape."""
     out = tape.Identity(value)
-    out.name, out.shape, out.dtype = name, ir.Shape(shape), ir.DataType.FLOAT
+    publish(tape.graph, {name: out})
+    out.shape, out.dtype = ir.Shape(shape), ir.DataType.FLOAT
     return out

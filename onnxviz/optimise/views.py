@@ -9,6 +9,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxviz.grad.tape import Tape
+from onnxviz.graph.naming import publish
 from onnxviz.optimise.entrance import centre, enter
 from onnxviz.optimise.parametrise import Fourier
 from onnxviz.optimise.plan import Plan, fed_name
@@ -101,7 +102,8 @@ def graph_input(
     graph: ir.Graph, name: str, shape: Sequence[Any], dtype: ir.DataType = ir.DataType.FLOAT
 ) -> ir.Value:
     """A new input of the graph."""
-    value = ir.Value(name=name, type=ir.TensorType(dtype), shape=ir.Shape(shape))
+    value = ir.Value(type=ir.TensorType(dtype), shape=ir.Shape(shape))
+    publish(graph, {name: value})
     graph.inputs.append(value)
     return value
 
