@@ -63,7 +63,7 @@ class Scene:
     def _by(self, source: ir.Value, rules: Table) -> ir.Value:
         op = self.op
         with op.named("score"):
-            ones = op.Expand(op.CastLike(1.0, self.score), op.Shape(self.score))
+            ones = op.Expand(op.cast_like(1.0, self.score), op.Shape(self.score))
         (found,) = differentiate(op, {self.score: ones}, [source], rules)
         return found
 

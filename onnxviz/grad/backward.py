@@ -226,6 +226,8 @@ def unbroadcast(tape: Tape, g: ir.Value, x: ir.Value, y: ir.Value, keep: int = 0
             if axes:
                 g = tape.ReduceSum(g, axes, keepdims=1)
             return tape.Squeeze(g, list(range(lead))) if lead else g
+        g = tape.ReduceSum(g, list(range(lead)), keepdims=0) if lead else g
+        return sum_to(tape, g, x, [tape.extent(y, lead + i) for i in range(len(small) - keep)], keep)
     shape = tape.shape(x)
     full = tape.shape(y)
     if keep:
@@ -235,3 +237,26 @@ def unbroadcast(tape: Tape, g: ir.Value, x: ir.Value, y: ir.Value, keep: int = 0
     padded = tape.Concat(tape.Expand([1], missing), shape, axis=0)
     axes_now = tape.Reshape(tape.NonZero(tape.Not(tape.Equal(padded, full))), [-1])
     return tape.Reshape(tape.ReduceSum(g, axes_now, keepdims=1, noop_with_empty_axes=1), shape)
+
+
+def sum_to(
+    tape: Tape, g: ir.Value, x: ir.Value, lengths: Sequence[int | ir.Value], keep: int = 0
+) -> ir.Value:
+    """Sum g back to the shape of x, of the same rank, where only the run tells which axes of x were broadcast.
+
+    An axis is as long in x as in g, or 1: as (g's length over x's, x's length) it is summed over the first of the two.
+    So the axes to sum are known to the file; several runtimes refuse a reduction whose axes are computed.
+
+    lengths   of g's axes, but for the last `keep`, which are those of x
+    """
+    pairs: list[int | ir.Value] = []
+    for i, length in enumerate(lengths):
+        own = tape.extent(x, i)
+        if isinstance(own, int) and isinstance(length, int):
+            pairs += [length // max(own, 1), own]
+        else:
+            pairs += [tape.Div(tape.vector([length]), tape.Max(tape.vector([own]), [1])), own]
+    rank = len(lengths) + keep
+    pairs += [tape.extent(x, i) for i in range(len(lengths), rank)]
+    split = tape.Reshape(g, tape.vector(pairs), allowzero=1)
+    return tape.ReduceSum(split, list(range(0, 2 * len(lengths), 2)), keepdims=0)

@@ -38,6 +38,9 @@ from onnxviz.grad.tape import Tape, dims
 from onnxviz.grad.windows import Window
 
 _STEEP = 2.0**100  # a power of two: products with it are exact
+# In place of a beta of 0, which OpenVINO 2025 reads as an attribute that is not there, that is as 0.5: every mask would
+# be 0.5 at 0, without an error. Next to _STEEP·y it counts for nothing, and at y = 0 it gives 0 as well.
+_NEXT_TO_ZERO = -(2.0**-100)
 BLOCK = 16  # channels at a time in ONNX Runtime's blocked layout (8 without AVX-512)
 _MOST_CHANNELS = 512  # beyond, a band of weights for all pairs of channels costs more than it saves
 _WIDEST = 64  # a larger stride is a global pool in disguise; stuffing by it would take gigabytes
@@ -50,8 +53,13 @@ _FIRST = -(2**63) + 1  # "before the first element" for a Slice that runs backwa
 def step(op: Tape, y: ir.Value, at: float = 0.0) -> ir.Value:
     """1 where y > at, 0 elsewhere (0 at y = at), in y's type."""
     if y.dtype != ir.DataType.FLOAT:  # the kernel is for float32 only
-        return op.CastLike(op.Greater(y, at), y)
-    return op.HardSigmoid(y, alpha=_STEEP, beta=-at * _STEEP)
+        return op.cast_like(op.Greater(y, at), y)
+    return _steep(op, y, _STEEP, -at * _STEEP)
+
+
+def _steep(op: Tape, y: ir.Value, alpha: float, beta: float) -> ir.Value:
+    """alpha·y + beta between 0 and 1, beta never written as 0."""
+    return op.HardSigmoid(y, alpha=alpha, beta=beta or _NEXT_TO_ZERO)
 
 
 def between(op: Tape, y: ir.Value, low: float | None, high: float | None) -> ir.Value | None:
@@ -64,9 +72,9 @@ def between(op: Tape, y: ir.Value, low: float | None, high: float | None) -> ir.
         if parabola is not None:
             return parabola
     if y.dtype != ir.DataType.FLOAT:
-        below = op.CastLike(op.Less(y, high), y)
+        below = op.cast_like(op.Less(y, high), y)
     else:
-        below = op.HardSigmoid(y, alpha=-_STEEP, beta=high * _STEEP)
+        below = _steep(op, y, -_STEEP, high * _STEEP)
     return below if above is None else op.Mul(above, below)
 
 

@@ -87,7 +87,7 @@ def value_and_gradient(
     with tape.named("objective"):
         value = objective.append(tape, original, sources[0], values)
         infer(model)
-        ones = tape.Expand(tape.CastLike(1.0, value), tape.Shape(value))
+        ones = tape.Expand(tape.cast_like(1.0, value), tape.Shape(value))
     gradients = differentiate(tape, {value: ones}, [values[name] for name in sources], rules)
     outputs = [named(tape, value, "objective", value)]
     outputs += [named(tape, g, f"{n}.gradient", values[n]) for g, n in zip(gradients, sources, strict=True)]

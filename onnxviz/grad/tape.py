@@ -9,6 +9,7 @@ a node may be spent (hundreds of nodes in well under a second).
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -164,6 +165,17 @@ class Tape:
         """`by` is the same as the forward value: let one computation do, that of `by`."""
         self.replaced[value] = by
 
+    def cast_like(self, operand: Operand, like: ir.Value) -> ir.Value:
+        """The operand in the type of `like`: a constant, the value itself, or a Cast.
+
+        CastLike stays for a type that the file does not tell only: OpenVINO cuts the graph at each.
+        """
+        if like.dtype is None:
+            return self.add("CastLike", operand, like)
+        if not isinstance(operand, ir.Value):
+            return self.const(np.asarray(operand, dtype=like.dtype.numpy()))
+        return operand if operand.dtype == like.dtype else self.add("Cast", operand, to=int(like.dtype))
+
     # --- constants ----------------------------------------------------------------------------
 
     def _operand(self, operand: Operand, dtype: ir.DataType | None) -> ir.Value | None:
@@ -203,6 +215,16 @@ class Tape:
             else:
                 self._shapes[key] = self.add("Shape", value, start=start or None, end=end)
         return self._shapes[key]
+
+    def size(self, value: ir.Value) -> ir.Value:
+        """How many elements there are, as an int64 scalar: a constant where the file tells it.
+
+        Not by Size: OpenVINO's provider cuts the graph at each, and then mixes up the pieces' outputs.
+        """
+        known = dims(value)
+        if known is not None and all(isinstance(d, int) for d in known):
+            return self.const(np.asarray(math.prod(known), dtype=np.int64))  # type: ignore[arg-type]
+        return self.add("ReduceProd", self.shape(value), keepdims=0)
 
     def extent(self, value: ir.Value, axis: int) -> int | ir.Value:
         """The length of one axis: an int where it is known, otherwise an int64 vector of one element."""

@@ -58,10 +58,13 @@ def occluded(model: ir.Model, *, input: str, layout: str, shape: Sequence[int]) 
 
 
 def _between(front: _Front, positions: np.ndarray, first: ir.Value, last: ir.Value) -> ir.Value:
-    """(B, P): 1 where first <= position < last, else 0; whole numbers, so HardSigmoid is an exact step."""
+    """(B, P): 1 where first <= position < last, else 0; whole numbers, so HardSigmoid is an exact step.
+
+    (Not with a beta of 0, which OpenVINO reads as 0.5: see grad/forms.py.)
+    """
     places = positions[None].astype(np.float32) + 1
-    reached = front.op.HardSigmoid(front.op.Sub(places, first), alpha=1.0, beta=0.0)
-    passed = front.op.HardSigmoid(front.op.Sub(places, last), alpha=1.0, beta=0.0)
+    reached = front.op.HardSigmoid(front.op.Sub(places, first), alpha=2.0, beta=-1.0)
+    passed = front.op.HardSigmoid(front.op.Sub(places, last), alpha=2.0, beta=-1.0)
     between: ir.Value = front.op.Sub(reached, passed)
     return between
 

@@ -187,7 +187,7 @@ def _terms(
 def _gradient(tape: Tape, parts: list[ir.Value], source: ir.Value, rules: Table) -> ir.Value:
     """The cotangent of `source` from a sum of terms."""
     total = functools.reduce(tape.Add, parts)
-    ones = tape.Expand(tape.CastLike(1.0, total), tape.Shape(total))
+    ones = tape.Expand(tape.cast_like(1.0, total), tape.Shape(total))
     try:
         (found,) = differentiate(tape, {total: ones}, [source], rules)
     except UnsupportedOperator as reason:

@@ -57,7 +57,7 @@ def clip(op, g, y, x, low=None, high=None):
         if high is not None:
             below = op.Less(y, high)
             inside = below if inside is None else op.And(inside, below)
-        inside = op.CastLike(inside, g)
+        inside = op.cast_like(inside, g)
 
     def to_low() -> Any:
         under = op.Less(x, low)
@@ -106,7 +106,7 @@ def hard_sigmoid(op, g, y, x, *, alpha, beta):
 def hard_swish(op, g, y, x):
     """0 below −3, x/3 + 1/2 between, 1 above 3."""
     ramp = op.Mul(between(op, x, -3.0, 3.0), op.Add(op.Div(x, 3.0), 0.5))
-    return (op.Mul(g, op.Add(ramp, op.CastLike(op.GreaterOrEqual(x, 3.0), g))),)
+    return (op.Mul(g, op.Add(ramp, op.cast_like(op.GreaterOrEqual(x, 3.0), g))),)
 
 
 @vjp("Swish")
@@ -178,7 +178,7 @@ def microsoft_gelu(op, g, y, x):
 @vjp("Shrink")
 def shrink(op, g, y, x, *, bias, lambd):
     """g outside [−lambd, lambd]."""
-    return (op.Mul(g, op.CastLike(op.Greater(op.Abs(x), lambd), g)),)
+    return (op.Mul(g, op.cast_like(op.Greater(op.Abs(x), lambd), g)),)
 
 
 def _where(op: Any, condition: Any, a: Any, b: Any) -> Any:

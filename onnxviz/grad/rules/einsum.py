@@ -57,9 +57,13 @@ def _operand(op: Any, g: Any, i: int, xs: Any, terms: list[str], right: str) -> 
     sides = op.vector([op.extent(xs[i], term.index(c)) for c in letters]) if letters else None
     if any(_may_broadcast(c, xs, terms) for c in kept):
         # Where this operand's length was 1 the others' are summed; where theirs was, it is repeated (below).
+        # Hence each axis as (its length over the shorter, the shorter), the first summed away.
         own = op.vector([op.extent(xs[i], term.index(c)) for c in kept])
-        axes = op.Reshape(op.NonZero(op.Equal(own, 1)), [-1])
-        out = op.ReduceSum(out, axes, keepdims=1, noop_with_empty_axes=1)
+        full = op.Shape(out)
+        least = op.Min(own, full)
+        times = op.Div(full, op.Max(least, [1]))
+        pairs = op.Reshape(op.Concat(*(op.Unsqueeze(v, [1]) for v in (times, least)), axis=1), [-1])
+        out = op.ReduceSum(op.Reshape(out, pairs, allowzero=1), list(range(0, 2 * len(kept), 2)), keepdims=0)
         out = op.Expand(out, own)
     if lost:
         out = op.Unsqueeze(out, [k for k, c in enumerate(letters) if c in lost])

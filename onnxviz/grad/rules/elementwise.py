@@ -50,7 +50,7 @@ def mod(op, g, y, a, b, *, fmod):
 @vjp("Pow", broadcast=True)
 def pow_(op, g, y, a, b):
     """b·a^(b−1) and y·ln a. A factor 0 where b is 0 or y is 0, as torch, not 0·∞."""
-    power = op.CastLike(b, a) if b.dtype != a.dtype else b
+    power = op.cast_like(b, a) if b.dtype != a.dtype else b
 
     def base():
         slope = op.Mul(power, op.Pow(a, op.Sub(power, 1.0)))
@@ -184,7 +184,7 @@ def extreme(op, g, y, *xs):
     """To the one that was taken; a tie is shared evenly, as torch.maximum does."""
     if len(xs) == 1:
         return (g,)
-    taken = [op.CastLike(op.Equal(x, y), g) for x in xs]
+    taken = [op.cast_like(op.Equal(x, y), g) for x in xs]
     share = op.Div(g, op.Sum(*taken))
     return tuple(lambda t=t: op.Mul(share, t) for t in taken)
 

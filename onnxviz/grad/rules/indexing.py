@@ -36,10 +36,10 @@ def gather(op, g, y, x, indices, *, axis):
     # As (before, read, after) against (before, length, after): one scatter along the middle axis.
     lead = op.ReduceProd(op.shape(x, 0, axis), keepdims=1) if axis else op.const(np.asarray([1], np.int64))
     rest = op.ReduceProd(op.shape(x, axis + 1), keepdims=1) if axis + 1 < len(known) else [1]
-    count = op.Reshape(op.Size(indices), [1])
+    count = op.Reshape(op.size(indices), [1])
     shape = op.Concat(lead, count, rest, axis=0)
     where = op.Expand(op.Reshape(indices, [1, -1, 1]), shape)
-    zeros = op.Expand(op.CastLike(0.0, g), op.Concat(lead, op.shape(x, axis, axis + 1), rest, axis=0))
+    zeros = op.Expand(op.cast_like(0.0, g), op.Concat(lead, op.shape(x, axis, axis + 1), rest, axis=0))
     out = op.ScatterElements(zeros, where, op.Reshape(g, shape), axis=1, reduction="add")
     return (op.Reshape(out, op.shape(x)),)
 
@@ -53,7 +53,7 @@ def gather_elements(op, g, y, x, indices, *, axis):
 @vjp("GatherND")
 def gather_nd(op, g, y, x, indices, *, batch_dims):
     """The same GatherND of the flat indices tells where each element was read."""
-    index = op.Range(op.const(np.int64(0)), op.Size(x), op.const(np.int64(1)))
+    index = op.Range(op.const(np.int64(0)), op.size(x), op.const(np.int64(1)))
     index = op.Reshape(index, op.shape(x))
     where = op.Reshape(op.GatherND(index, indices, batch_dims=batch_dims), [-1])
     zeros = op.Reshape(zeros_like(op, x, g), [-1])
@@ -101,7 +101,7 @@ def _scattered(op: Any, g: Any, y: Any, x: Any, updates: Any, reduction: str, re
 
     def shares() -> tuple[Any, Any, Any]:
         """Who was taken, among x and the updates, and g over how many were (ties share evenly)."""
-        kept, won = op.CastLike(op.Equal(x, y), g), op.CastLike(op.Equal(updates, read(y)), g)
+        kept, won = op.cast_like(op.Equal(x, y), g), op.cast_like(op.Equal(updates, read(y)), g)
         return kept, won, op.Div(g, op.Max(write(kept, won, "add"), 1.0))
 
     def to_x() -> Any:
@@ -124,7 +124,7 @@ def top_k(op, gs, ys, x, k, *, axis, largest, sorted):
 @vjp("Compress")
 def compress(op, g, y, x, condition, *, axis=None):
     """The same Compress of the flat indices tells where each element was read."""
-    index = op.Range(op.const(np.int64(0)), op.Size(x), op.const(np.int64(1)))
+    index = op.Range(op.const(np.int64(0)), op.size(x), op.const(np.int64(1)))
     where = op.Reshape(op.Compress(op.Reshape(index, op.shape(x)), condition, axis=axis), [-1])
     zeros = op.Reshape(zeros_like(op, x, g), [-1])
     flat = op.ScatterElements(zeros, where, op.Reshape(g, [-1]), axis=0)

@@ -48,7 +48,7 @@ def _first(gs: Any) -> Any:
 
 def zeros_like(op: Any, value: Any, g: Any) -> Any:
     """Zeros of value's shape, in g's type."""
-    return op.Expand(op.CastLike(0.0, g), op.shape(value))
+    return op.Expand(op.cast_like(0.0, g), op.shape(value))
 
 
 @vjp("Reshape", "Flatten", "Squeeze", "Unsqueeze")
@@ -113,7 +113,7 @@ def slice_(op, g, y, x, starts, ends, axes=None, steps=None):
                 begin, end, _ = slice(int(lo), int(hi)).indices(known[a])
                 before[a], after[a] = begin, known[a] - max(begin, end)
             return (pad_or_crop(op, g, before, after),)
-    index = op.Reshape(op.Range(op.const(np.int64(0)), op.Size(x), op.const(np.int64(1))), op.shape(x))
+    index = op.Reshape(op.Range(op.const(np.int64(0)), op.size(x), op.const(np.int64(1))), op.shape(x))
     where = op.Reshape(op.Slice(index, starts, ends, axes, steps), [-1])
     flat = op.ScatterElements(op.Reshape(zeros_like(op, x, g), [-1]), where, op.Reshape(g, [-1]), axis=0)
     return (op.Reshape(flat, op.shape(x), allowzero=1),)
@@ -151,7 +151,7 @@ def pad(op, g, y, x, pads, value=None, axes=None, *, mode):
 
         return inner, None, to_value
     # Through float64, which holds indices exactly: Pad's copying modes lack int64 kernels here and there.
-    index = op.Range(op.const(np.int64(0)), op.Size(x), op.const(np.int64(1)))
+    index = op.Range(op.const(np.int64(0)), op.size(x), op.const(np.int64(1)))
     index = op.Reshape(index, op.shape(x))
     where = op.Reshape(op.Pad(index, pads, None, axes, mode=mode), [-1])
     zeros = op.Reshape(zeros_like(op, x, g), [-1])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import numpy as np
@@ -75,10 +76,15 @@ def _standardised(op: Any, h: Any, x: Any, axes: list[int], epsilon: float) -> t
 
     h   the cotangent of the standardised x
     """
+    unit, inverse = _parts(op, x, axes, epsilon)
+    return _through(op, h, unit, inverse, axes), unit
+
+
+def _parts(op: Any, x: Any, axes: list[int], epsilon: float) -> tuple[Any, Any]:
+    """The standardised x, and 1/√(var + ε)."""
     centre = op.Sub(x, op.ReduceMean(x, axes, keepdims=1))
     inverse = op.Reciprocal(op.Sqrt(op.Add(op.ReduceMean(op.Mul(centre, centre), axes, keepdims=1), epsilon)))
-    unit = op.Mul(centre, inverse)
-    return _through(op, h, unit, inverse, axes), unit
+    return op.Mul(centre, inverse), inverse
 
 
 def _through(op: Any, h: Any, unit: Any, inverse: Any, axes: list[int]) -> Any:
@@ -100,16 +106,30 @@ def instance_normalization(op, g, y, x, scale, bias, *, epsilon):
     )
 
 
-@vjp("LayerNormalization")
-def layer_normalization(op, g, y, x, scale, bias=None, *, axis, epsilon, stash_type):
-    """Standardised over the axes from `axis` on; the operator itself gives the standardised x and 1/σ at once."""
+@vjp("LayerNormalization", every=True)
+def layer_normalization(op, gs, ys, x, scale, bias=None, *, axis, epsilon, stash_type):
+    """Standardised over the axes from `axis` on. The further outputs are the mean, whose slope is 1/n, and r = 1/σ,
+    whose slope is −r²·unit/n.
+
+    On ONNX Runtime's CPU provider the operator itself gives the standardised x and 1/σ at once; elsewhere they are
+    computed in parts, since OpenVINO refuses an operator with further outputs.
+    """
     rank = _rank(x)
     first = axis % rank
     axes = list(range(first, rank))
-    one = op.CastLike(1.0, x)
-    unit, _, inverse = op.LayerNormalization(
-        x, op.Expand(one, op.shape(x, first)), axis=axis, epsilon=epsilon, stash_type=stash_type, _outputs=3
-    )
+    if op.cpu:
+        one = op.cast_like(1.0, x)
+        unit, _, inverse = op.LayerNormalization(
+            x,
+            op.Expand(one, op.shape(x, first)),
+            axis=axis,
+            epsilon=epsilon,
+            stash_type=stash_type,
+            _outputs=3,
+        )
+    else:
+        unit, inverse = _parts(op, x, axes, epsilon)
+    g, *further = (*gs, None, None)[:3]
 
     def summed(value: Any, like: Any) -> Any:
         """Back to scale's shape: over the leading axes, and those where scale has length 1."""
@@ -121,10 +141,21 @@ def layer_normalization(op, g, y, x, scale, bias=None, *, axis, epsilon, stash_t
         value = op.ReduceSum(value, [*range(lead), *ones], keepdims=1) if lead or ones else value
         return op.Squeeze(value, list(range(lead))) if lead else value
 
+    def to_x() -> Any:
+        found = [] if g is None else [_through(op, op.Mul(g, scale), unit, inverse, axes)]
+        if any(h is not None for h in further):
+            share = op.Reciprocal(op.cast_like(op.ReduceProd(op.shape(x, first), keepdims=0), x))
+            of_mean, of_inverse = (None if h is None else op.Mul(op.cast_like(h, x), share) for h in further)
+            if of_mean is not None:
+                found.append(op.Expand(of_mean, op.shape(x)))
+            if of_inverse is not None:
+                found.append(op.Neg(op.Mul(op.Mul(of_inverse, op.Mul(inverse, inverse)), unit)))
+        return functools.reduce(op.Add, found)
+
     return (
-        lambda: _through(op, op.Mul(g, scale), unit, inverse, axes),
-        lambda: summed(op.Mul(g, unit), scale),
-        lambda: summed(g, bias),
+        to_x,
+        lambda: None if g is None else summed(op.Mul(g, unit), scale),
+        lambda: None if g is None else summed(g, bias),
     )
 
 

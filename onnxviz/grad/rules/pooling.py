@@ -37,7 +37,7 @@ def max_pool(
             dilations=list(win.dilations),
             ceil_mode=ceil_mode,
         )
-        zeros = op.Expand(op.CastLike(0.0, h), op.Reshape(op.Size(x), [1]))
+        zeros = op.Expand(op.cast_like(0.0, h), op.Reshape(op.size(x), [1]))
         flat = op.ScatterElements(
             zeros, op.Reshape(indices, [-1]), op.Reshape(h, [-1]), axis=0, reduction="add"
         )
@@ -115,7 +115,7 @@ def _counts_now(op: Any, x: Any, y: Any, axis: int, geometry: Any, with_pads: bo
     taps = op.Add(op.Unsqueeze(starts, [1]), (np.arange(k) * d)[None])
     first, last = (-b, op.Add(length, e)) if with_pads else (0, length)
     inside = op.And(op.GreaterOrEqual(taps, first), op.Less(taps, last))
-    return op.Max(op.ReduceSum(op.CastLike(inside, g), [1], keepdims=0), 1.0)
+    return op.Max(op.ReduceSum(op.cast_like(inside, g), [1], keepdims=0), 1.0)
 
 
 @vjp("LpPool")
@@ -153,7 +153,7 @@ def global_average_pool(op, g, y, x):
     if known is not None and all(isinstance(d, int) for d in known[2:]):
         share = op.Mul(g, 1.0 / float(np.prod(known[2:])))
     else:
-        share = op.Div(g, op.CastLike(op.ReduceProd(op.shape(x, 2), keepdims=0), g))
+        share = op.Div(g, op.cast_like(op.ReduceProd(op.shape(x, 2), keepdims=0), g))
     return (op.Expand(share, op.shape(x)),)
 
 
@@ -165,6 +165,6 @@ def global_max_pool(op, g, y, x):
         raise NoRule("has an input of unknown rank")
     flat = op.Reshape(x, [0, 0, -1])
     first = op.ArgMax(flat, axis=2, keepdims=1)
-    zeros = op.Expand(op.CastLike(0.0, g), op.Shape(flat))
+    zeros = op.Expand(op.cast_like(0.0, g), op.Shape(flat))
     spread = op.ScatterElements(zeros, first, op.Reshape(g, [0, 0, 1]), axis=2)
     return (op.Reshape(spread, op.shape(x)),)

@@ -42,8 +42,8 @@ def within(op: Any, g: Any, y: Any, x: Any, scale: Any, zero: Any, axis: int) ->
         return between(op, x, float(np.float32((low - at) * width)), float(np.float32((high - at) * width)))
     units = op.Round(op.Div(x, _along(op, scale, x, axis)))
     if zero is not None:
-        units = op.Add(units, op.CastLike(_along(op, zero, x, axis), x))
-    return op.CastLike(op.And(op.Greater(units, low), op.Less(units, high)), g)
+        units = op.Add(units, op.cast_like(_along(op, zero, x, axis), x))
+    return op.cast_like(op.And(op.Greater(units, low), op.Less(units, high)), g)
 
 
 def rescaled(op: Any, g: Any, y: Any, x: Any, scale: Any, axis: int) -> Any:
@@ -96,10 +96,10 @@ def dynamic_quantize_linear(op, g, y, x):
 
 def _real(op: Any, value: Any, zero: Any, g: Any, rank: int, axis: int) -> Any:
     """An integer tensor less its zero point, in g's type."""
-    real = op.CastLike(value, g)
+    real = op.cast_like(value, g)
     if zero is None:
         return real
-    zero_real = op.CastLike(zero, g)
+    zero_real = op.cast_like(zero, g)
     known = dims(zero)
     if known is None or (len(known) == 1 and known[0] != 1):
         zero_real = op.Reshape(zero_real, [-1, *([1] * (rank - 1 - axis))])

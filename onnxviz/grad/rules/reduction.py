@@ -48,7 +48,7 @@ def _count(op: Any, x: Any, y: Any, axes: Any, like: Any) -> Any:
         lengths = [known[a] for a in along]
         if all(isinstance(d, int) for d in lengths):
             return float(np.prod(lengths))
-    return op.Div(op.CastLike(op.Size(x), like), op.CastLike(op.Size(y), like))
+    return op.Div(op.cast_like(op.size(x), like), op.cast_like(op.size(y), like))
 
 
 @vjp("ReduceSum")
@@ -74,7 +74,7 @@ def reduce_extreme(op, g, y, x, axes=None, *, keepdims, noop_with_empty_axes):
         return (g,)
     top = _wide(op, y, x, axes, keepdims, 0)
     g = _wide(op, g, x, axes, keepdims, 0)
-    taken = op.CastLike(op.Equal(x, top), g)
+    taken = op.cast_like(op.Equal(x, top), g)
     along = list(_axes(x, axes) or ()) or axes
     return (op.Mul(taken, op.Div(g, op.ReduceSum(taken, along, keepdims=1))),)
 
@@ -124,9 +124,9 @@ def reduce_prod(op, g, y, x, axes=None, *, keepdims, noop_with_empty_axes):
     zero = op.Equal(x, 0.0)
     filled = op.Where(zero, 1.0, x)
     others = op.ReduceProd(filled, along, keepdims=1)  # the product without the zeros
-    zeros = op.ReduceSum(op.CastLike(zero, g), along, keepdims=1)
-    none = op.CastLike(op.Equal(zeros, 0.0), g)
-    lone = op.CastLike(op.Equal(zeros, 1.0), g)
+    zeros = op.ReduceSum(op.cast_like(zero, g), along, keepdims=1)
+    none = op.cast_like(op.Equal(zeros, 0.0), g)
+    lone = op.cast_like(op.Equal(zeros, 1.0), g)
     share = op.Where(zero, op.Mul(others, lone), op.Mul(op.Div(others, filled), none))
     return (op.Mul(g, share),)
 

@@ -26,7 +26,7 @@ def grid_sample(op, g, y, x, grid, *, align_corners, mode, padding_mode):
         raise NoRule("samples neither a plane nor a volume")
     d = len(known) - 2
     lengths = [op.Squeeze(op.shape(x, a, a + 1), [0]) for a in range(2, d + 2)]
-    reals = [op.CastLike(length, g) for length in lengths]
+    reals = [op.cast_like(length, g) for length in lengths]
     taps = []
     for axis in range(d):  # spatial axis: its coordinate is the (d − 1 − axis)-th of the grid
         raw = op.Gather(grid, d - 1 - axis, axis=d + 1)
@@ -46,7 +46,7 @@ def grid_sample(op, g, y, x, grid, *, align_corners, mode, padding_mode):
         return op.Expand(index, op.Concat([1], channels, [1], axis=0))
 
     def to_x() -> Any:
-        total = op.Reshape(op.Expand(op.CastLike(0.0, g), op.shape(x)), flat_shape)
+        total = op.Reshape(op.Expand(op.cast_like(0.0, g), op.shape(x)), flat_shape)
         for corner, index in corners():
             weight = corner[0][1]
             for _, w, _ in corner[1:]:
@@ -135,7 +135,7 @@ def _taps(op: Any, raw: Any, real: Any, length: Any, mode: str, padding: str, co
 
 def _tap(op: Any, at: Any, weight: Any, slope: Any, real: Any, length: Any, padding: str, g: Any) -> Any:
     """The index within bounds; weight and slope 0 where it was not."""
-    inside = op.CastLike(op.And(op.GreaterOrEqual(at, 0.0), op.Less(at, real)), g)
+    inside = op.cast_like(op.And(op.GreaterOrEqual(at, 0.0), op.Less(at, real)), g)
     index = op.Cast(op.Max(op.Min(at, op.Sub(real, 1.0)), 0.0), to=7)
     return index, op.Mul(weight, inside), op.Mul(slope, inside)
 
@@ -158,7 +158,7 @@ def _inside(op: Any, place: Any, real: Any, padding: str, corners: bool) -> tupl
         place = op.Add(op.Add(op.Mul(op.Sub(1.0, odd), extra), op.Mul(odd, op.Sub(span, extra))), low)
         slope = op.Mul(op.Sign(moved), op.Sub(1.0, op.Mul(odd, 2.0)))
     cut = op.Max(op.Min(place, last), 0.0)
-    within = op.CastLike(op.And(op.Greater(place, 0.0), op.Less(place, last)), place)
+    within = op.cast_like(op.And(op.Greater(place, 0.0), op.Less(place, last)), place)
     return cut, within if slope is None else op.Mul(slope, within)
 
 
@@ -207,18 +207,18 @@ def roi_align(
         else:  # as many samples as the bin has pixels: another number for each box, laid out by the largest
             count = op.Ceil(width)
             most = op.Cast(op.ReduceMax(count, keepdims=0), to=7)
-        sample = op.CastLike(op.Range(op.const(np.int64(0)), most, op.const(np.int64(1))), g)
+        sample = op.cast_like(op.Range(op.const(np.int64(0)), most, op.const(np.int64(1))), g)
         column = [op.Unsqueeze(v, [1, 2]) for v in (low, width, count)]  # (boxes, 1, 1)
         share = op.Div(op.Add(sample, 0.5), column[2])
         place = op.Add(
             column[0], op.Mul(op.Add(share, np.arange(bins, dtype=g.dtype.numpy())[:, None]), column[1])
         )
-        real = op.CastLike(op.Squeeze(op.shape(x, axis, axis + 1), [0]), g)
+        real = op.cast_like(op.Squeeze(op.shape(x, axis, axis + 1), [0]), g)
         counted = op.And(op.GreaterOrEqual(place, -1.0), op.LessOrEqual(place, real))
         counted = op.And(counted, op.Less(op.Add(op.Mul(place, 0.0), sample), column[2]))
-        weight = op.Div(op.CastLike(counted, g), op.Max(column[2], 1.0))
+        weight = op.Div(op.cast_like(counted, g), op.Max(column[2], 1.0))
         place = op.Max(op.Min(place, op.Sub(real, 1.0)), 0.0)
-        grid = op.CastLike(
+        grid = op.cast_like(
             op.Range(
                 op.const(np.int64(0)), op.Squeeze(op.shape(x, axis, axis + 1), [0]), op.const(np.int64(1))
             ),
@@ -233,6 +233,6 @@ def roi_align(
     # Each box belongs to one picture: a 0/1 matrix adds them up. (A scatter with repeated indices adds in another order
     # at every run.)
     pictures = op.Range(op.const(np.int64(0)), op.Squeeze(op.shape(x, 0, 1), [0]), op.const(np.int64(1)))
-    owner = op.CastLike(op.Equal(op.Unsqueeze(pictures, [1]), op.Unsqueeze(op.Cast(batch, to=7), [0])), g)
+    owner = op.cast_like(op.Equal(op.Unsqueeze(pictures, [1]), op.Unsqueeze(op.Cast(batch, to=7), [0])), g)
     summed = op.MatMul(owner, op.Flatten(back, axis=1))  # (N, C·H·W)
     return op.Reshape(summed, op.shape(x)), None
