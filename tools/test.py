@@ -7,6 +7,8 @@ they find is kept in .hypothesis, and told in a form that goes into the test as 
 from __future__ import annotations
 
 import os
+import platform
+import shutil
 import subprocess
 import sys
 
@@ -27,6 +29,11 @@ FILES_ONLY = ["--no-deps", "rapidocr-onnxruntime==1.4.4"]
 # onnxruntime-training takes the place of onnxruntime, so its backend is tested in an environment of its own.
 TRAINING_TESTS = "tests/runtime/test_ort_training.py"
 TRAINING_NEWEST = (3, 12)
+# So does onnxruntime-openvino; its wheels of this release are for Python 3.11 to 3.13, on Linux and Windows.
+OPENVINO_TESTS = "tests/runtimes/test_openvino.py"
+OPENVINO = ["onnxruntime-openvino==1.24.1", "numpy"]
+OPENVINO_NEWEST = (3, 13)
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
 
 # Property tests alone, however long one takes, on examples that nobody has seen (see tests/conftest.py).
@@ -51,10 +58,26 @@ def main(arguments: list[str]) -> int:
             "Install one (python3.12 with its venv module) to run everything.",
             flush=True,
         )
-        without = ["--ignore", TRAINING_TESTS]
+        without += ["--ignore", TRAINING_TESTS]
     else:
         training = environment("ort-training", ["-e", ".[ort-training]"], base=older)
         settings["ONNXVIZ_ORT_TRAINING_PYTHON"] = str(training)
+    fitting = find_python(OPENVINO_NEWEST)
+    if fitting is None or sys.platform == "darwin" or platform.machine().lower() not in ("x86_64", "amd64"):
+        print(
+            f"note: onnxruntime-openvino needs Python 3.11 to 3.13 on an x86-64 machine with Linux or Windows: "
+            f"{OPENVINO_TESTS} is left out.",
+            flush=True,
+        )
+        without += ["--ignore", OPENVINO_TESTS]
+    else:
+        settings["ONNXVIZ_OPENVINO_PYTHON"] = str(environment("openvino", OPENVINO, base=fitting))
+    if not any(map(shutil.which, BROWSERS)) and "ONNXVIZ_BROWSER" not in os.environ:
+        print(
+            "note: no Chromium was found: the test of gradient files on WebGPU is left out. Install one (on Debian: "
+            "apt install chromium), or name one in ONNXVIZ_BROWSER, to run everything.",
+            flush=True,
+        )
     if not arguments:
         for check in (
             ["ruff", "check", "."],

@@ -13,12 +13,15 @@ Conv, strided   dense kernels: ConvTranspose. It is a serial loop over batch × 
 AveragePool     its adjoint is a box sum, which AveragePool itself computes in the blocked layout; windows that tile
                 the input need no more than a nearest Resize.
 MaxPool         its `Indices` leave the blocked layout for a scalar kernel, and the adding scatter behind runs on one
-                thread; on the CPU, maxima.py does without, in 2.5 to 5 times less time.
+                thread; on the CPU, maxima.py does without, in 2.5 to 5 times less time. Files take a form of slices.
 LRN             sums over channels by a 1×1 Conv with a band of weights; ONNX Runtime's own kernels for LRN and for
                 pools along the channels take 5 to 20 times as long.
 
 A rule may also put a mask elsewhere (Tape.masked): behind a MaxPool's scatter or a Concat's cut, the Relu in front
 masks before these, where there is less to mask and the layout is still blocked.
+
+Files that are written run anywhere, so a form that some runtime misreads is not taken (`_NEXT_TO_ZERO`, `shared`,
+Tape.size, Tape.cast_like, maxima.by_slices, backward.sum_to); tests/runtimes holds them to the runtimes at hand.
 
 Weights are transposed and flipped by operators in the graph: every runtime folds them at load, and the
 file does not carry the weights twice.
@@ -124,6 +127,8 @@ def conv_to_input(
         )
     if group > 1 and full:
         return _stuffed_conv(op, g, w, x, y, group, win, surplus)
+    if shared(op, w) and group == 1:
+        g, w = op.Neg(g), op.Neg(w)
     out = op.ConvTranspose(
         g,
         w,
@@ -134,6 +139,18 @@ def conv_to_input(
         output_padding=[s - 1 if r is None else r for s, r in zip(win.strides, surplus, strict=True)],
     )
     return crop(op, out, x, win, [None if r is None else 0 for r in surplus])
+
+
+def shared(op: Tape, w: ir.Value) -> bool:
+    """Whether the adjoint of an operator may not read its constant weights, (a, b, …), as they are.
+
+    OpenVINO's CPU plugin (2025.4) keeps repacked weights by their bytes and size, not by how they lie. Where a = b,
+    those of a Conv and of its ConvTranspose, or of a Gemm and of the transposed one, pass for each other, and the
+    second computes with the first one's order, without an error. With the other sign they have other bytes, and
+    (−g)·(−w) is g·w to the last bit.
+    """
+    known = dims(w)
+    return not op.cpu and known is not None and known[0] == known[1]
 
 
 def _stuffed_conv(

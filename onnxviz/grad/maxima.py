@@ -1,4 +1,4 @@
-"""The adjoint of MaxPool without indices, for ONNX Runtime's CPU provider.
+"""The adjoint of MaxPool without indices: one form for ONNX Runtime's CPU provider, one for any runtime.
 
 MaxPool with its `Indices` output leaves the blocked layout for a scalar kernel (5 ms against 0.1 ms without, on
 (1, 64, 112, 112)), and the scatter that follows runs on one thread. Here everything is pools, products and depthwise
@@ -14,10 +14,14 @@ with k taps at stride s: with T_t[o] = x[s·o + t − pad], tap t of window o,
 
 and the cotangent of x[i] is the sum of h_t[o] over s·o + t − pad = i. The selections are exact in float32 only:
 on a device that rounds a convolution's inputs (TF32) T_t would not equal the y that it made. Hence `Tape.cpu`.
+
+The form for any runtime (`by_slices`) is the same walk with slices for taps. It is there because the indices are not
+the same everywhere: WebGPU's kernel gives none, onnx.reference others.
 """
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import numpy as np
@@ -44,6 +48,95 @@ def fits(op: Tape, x: ir.Value, y: ir.Value, win: Window) -> bool:
         if k > _TAPS or s > 2 or b >= k or e >= k or (s == 2 and (k == 1 or not fixed)):
             return False
     return True
+
+
+def by_slices(op: Tape, g: ir.Value, y: ir.Value, x: ir.Value, win: Window, ceil: bool) -> ir.Value:
+    """The cotangent of a MaxPool's input, to the first of the largest elements of each window, 1-D to 3-D.
+
+    g, y   (N, C, *out)
+    x      (N, C, *in)
+    ceil   windows may hang over the end
+    """
+    n = len(win.kernel)
+    axes = [i for i in reversed(range(n)) if win.kernel[i] > 1 or win.strides[i] > 1 or any(win.pads[i::n])]
+    levels, value = [], x
+    for i in axes:
+        taps = _taps(op, value, win, i, op.extent(y, 2 + i), ceil)
+        value = op.Max(*taps) if i != axes[-1] else y
+        levels.append((i, taps, value))
+    for i, taps, top in reversed(levels):
+        # The axes before this one have been led back already, those behind it not yet.
+        lengths = [op.extent(x if a <= 2 + i else y, a) for a in range(2 + n)]
+        g = _along(op, g, top, taps, win, i, lengths, op.extent(y, 2 + i))
+    return g
+
+
+def _padded(
+    op: Tape, value: ir.Value, axis: int, rank: int, before: int, after: int, fill: float
+) -> ir.Value:
+    if not before and not after:
+        return value
+    amounts = [0] * (2 * rank)
+    amounts[axis], amounts[rank + axis] = before, after
+    return op.Pad(value, amounts, fill)
+
+
+def _taps(op: Tape, x: ir.Value, win: Window, i: int, out: int | ir.Value, ceil: bool) -> list[ir.Value]:
+    """T_0 … T_(k−1) along the (2 + i)-th axis; `out` windows lie along it."""
+    s, axis, rank = win.strides[i], 2 + i, 2 + len(win.kernel)
+    dtype = x.dtype.numpy() if x.dtype is not None else np.dtype(np.float32)
+    after = win.end[i] + (s - 1 if ceil else 0)
+    wide = _padded(op, x, axis, rank, win.begin[i], after, float(np.finfo(dtype).min))
+    found = []
+    for place in range(0, win.reach[i] + 1, win.dilations[i]):
+        end: Any = [place + s * out] if isinstance(out, int) else op.Add(op.Mul(out, s), [place])
+        found.append(op.Slice(wide, [place], end, [axis], [s]))
+    return found
+
+
+def _along(
+    op: Tape,
+    g: ir.Value,
+    y: ir.Value,
+    taps: list[ir.Value],
+    win: Window,
+    i: int,
+    lengths: list[int | ir.Value],
+    out: int | ir.Value,
+) -> ir.Value:
+    """One axis of `by_slices`, the (2 + i)-th: from the cotangent of its maxima to that of what they were taken from.
+
+    y         the largest of the taps
+    lengths   of the result, axis by axis
+    out       the length of y along the axis
+    """
+    s, begin, axis, rank = win.strides[i], win.begin[i], 2 + i, len(lengths)
+    length = lengths[axis]
+    phases: list[list[tuple[int, ir.Value]]] = [[] for _ in range(s)]
+    for t, tap in enumerate(taps):
+        place, part = win.dilations[i] * t, g
+        if t < len(taps) - 1:
+            equal = op.Equal(tap, y)
+            part, g = op.Where(equal, g, 0.0), op.Where(equal, 0.0, g)
+        phases[place % s].append((place // s, part))
+    # What lies at s·o + place − begin: the parts of each phase (place mod s) side by side, the phases woven together.
+    most = win.reach[i] // s
+    spare, exact = 1, False
+    if isinstance(length, int) and isinstance(out, int):
+        spare = max(0, -(-(begin + length) // s) - out - most)
+        exact = not begin and s * (out + most + spare) == length
+    woven: list[ir.Value] = []
+    for phase in phases:
+        moved = [_padded(op, part, axis, rank, shift, most - shift + spare, 0.0) for shift, part in phase]
+        woven.append(functools.reduce(op.Add, moved) if moved else op.Mul(woven[0], 0.0))
+    total = woven[0]
+    if s > 1:
+        total = op.Concat(*(op.Unsqueeze(one, [axis + 1]) for one in woven), axis=axis + 1)
+        total = op.Reshape(total, op.vector([-1 if a == axis else v for a, v in enumerate(lengths)]))
+    if exact:
+        return total
+    end: Any = [begin + length] if isinstance(length, int) else op.Add(length, [begin])
+    return op.Slice(total, [begin], end, [axis])
 
 
 def max_to_input(

@@ -126,8 +126,7 @@ def test_whole_networks_agree_with_the_forms_for_any_device(name) -> None:
     for cpu in (False, True):
         proto = ir.to_proto(gradient_model(loaded, of=output, wrt=source, cpu=cpu))
         kinds = [n.op_type for n in proto.graph.node]
-        assert ("ScatterElements" in kinds) is not cpu
-        assert "LRN" not in kinds
+        assert not {"ScatterElements", "LRN"} & set(kinds)
         engine = session(proto)
         shape = next(v for v in engine.get_inputs() if v.name.endswith(".cotangent")).shape
         g = np.random.default_rng(2).standard_normal(shape).astype(np.float32)

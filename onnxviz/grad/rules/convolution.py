@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from onnxviz.grad.backward import NoRule
-from onnxviz.grad.forms import conv_to_input, conv_to_weight
+from onnxviz.grad.forms import conv_to_input, conv_to_weight, shared
 from onnxviz.grad.table import vjp
 from onnxviz.grad.tape import dims
 from onnxviz.grad.windows import Window
@@ -35,8 +35,9 @@ def conv_transpose(
         raise NoRule("has negative pads")
 
     def to_input():
+        back, kernel = (op.Neg(g), op.Neg(w)) if shared(op, w) and group == 1 else (g, w)
         out = op.Conv(
-            g, w, group=group, strides=list(win.strides), dilations=list(win.dilations), pads=win.pads
+            back, kernel, group=group, strides=list(win.strides), dilations=list(win.dilations), pads=win.pads
         )
         # An output padding of a stride or more (dilation allows it) makes windows that no input owns.
         wide = [

@@ -5,22 +5,28 @@ from __future__ import annotations
 from typing import Any
 
 from onnxviz.grad.backward import NoRule, unbroadcast
+from onnxviz.grad.forms import shared
 from onnxviz.grad.table import vjp
-from onnxviz.grad.tape import dims
+from onnxviz.grad.tape import array, dims
 
 
 @vjp("Gemm")
 def gemm(op, g, y, a, b, c=None, *, alpha, beta, transA, transB):
     """alpha·A'B' + beta·C, each factor against the other's transpose."""
     scaled = op.Mul(g, alpha) if alpha != 1.0 else g
-    if transA:
-        to_a = lambda: op.Gemm(b, scaled, transA=transB, transB=1)  # noqa: E731
-    else:
-        to_a = lambda: op.Gemm(scaled, b, transB=1 - transB)  # noqa: E731
-    if transB:
-        to_b = lambda: op.Gemm(scaled, a, transA=1, transB=transA)  # noqa: E731
-    else:
-        to_b = lambda: op.Gemm(a, scaled, transA=1 - transA)  # noqa: E731
+
+    def to_a():
+        other, sign = (op.Neg(b), -1.0) if shared(op, b) else (b, None)
+        if transA:
+            return op.Gemm(other, scaled, transA=transB, transB=1, alpha=sign)
+        return op.Gemm(scaled, other, transB=1 - transB, alpha=sign)
+
+    def to_b():
+        other, sign = (op.Neg(a), -1.0) if array(a) is not None and shared(op, a) else (a, None)
+        if transB:
+            return op.Gemm(scaled, other, transA=1, transB=transA, alpha=sign)
+        return op.Gemm(other, scaled, transA=1 - transA, alpha=sign)
+
     return to_a, to_b, lambda: unbroadcast(op, op.Mul(g, beta) if beta != 1.0 else g, c, y)
 
 

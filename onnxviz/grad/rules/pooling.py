@@ -18,16 +18,18 @@ from onnxviz.grad.windows import Window
 def max_pool(
     op, g, y, x, *, auto_pad, ceil_mode, dilations=None, kernel_shape, pads=None, storage_order, strides=None
 ):
-    """To the first of the largest elements of each window (form: see maxima.py).
+    """To the first of the largest elements of each window (forms: see maxima.py).
 
-    Otherwise the operator gives the flat index of each maximum; overlapping windows may share one, hence the adding
-    scatter (MaxUnpool would assign).
+    Where ONNX Runtime's CPU provider has no faster form, its operator gives the flat index of each maximum; overlapping
+    windows may share one, hence the adding scatter (MaxUnpool would assign).
     """
     win = Window.of(kernel_shape, strides, pads, dilations, auto_pad)
 
     def route(h: Any, *, positive: bool = True) -> Any:
         if maxima.fits(op, x, y, win):
             return maxima.max_to_input(op, h, y, x, win, positive=positive)
+        if not op.cpu:
+            return maxima.by_slices(op, h, y, x, win, bool(ceil_mode))
         _, indices = op.MaxPool(
             x,
             _outputs=2,
