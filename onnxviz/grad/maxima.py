@@ -59,10 +59,11 @@ def by_slices(op: Tape, g: ir.Value, y: ir.Value, x: ir.Value, win: Window, ceil
     """
     n = len(win.kernel)
     axes = [i for i in reversed(range(n)) if win.kernel[i] > 1 or win.strides[i] > 1 or any(win.pads[i::n])]
-    levels, value = [], x
+    real = op.cast_like(x, g), op.cast_like(y, g)  # codes of a quantised file: exact in float32
+    levels, value = [], real[0]
     for i in axes:
         taps = _taps(op, value, win, i, op.extent(y, 2 + i), ceil)
-        value = op.Max(*taps) if i != axes[-1] else y
+        value = op.Max(*taps) if i != axes[-1] else real[1]
         levels.append((i, taps, value))
     for i, taps, top in reversed(levels):
         # The axes before this one have been led back already, those behind it not yet.
