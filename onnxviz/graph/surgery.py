@@ -172,10 +172,10 @@ def _stands(node: ir.Node, base: Facts, larger: Facts) -> bool:
     result = larger.full_shape(node.outputs[0])
     if len(known) < len(shapes) or result is None:
         return False
-    return _fits(twin.op, known, result, twin.attributes)
+    return fits(twin.op, known, result, twin.attributes)
 
 
-def _fits(
+def fits(
     op: str, shapes: list[tuple[int, ...]], result: tuple[int, ...], attributes: dict[str, object]
 ) -> bool:
     """The checks that ONNX's inference leaves out."""

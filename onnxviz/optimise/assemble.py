@@ -12,7 +12,7 @@ from onnx_ir.passes import common
 from onnxviz.errors import ModelUnsuitable, UnsupportedOperator
 from onnxviz.grad.model import differentiate, finish, prepare
 from onnxviz.grad.table import Table
-from onnxviz.grad.tape import Tape
+from onnxviz.grad.tape import Tape, dims
 from onnxviz.graph.infer import infer
 from onnxviz.graph.naming import publish
 from onnxviz.objectives import LOGITS, Objective, Term
@@ -68,7 +68,7 @@ def step_model(
         seen, back = views(tape, parameters, picture, plan, recipe)
     _enter_at(tape, entry, seen)
     infer(model)
-    _large_enough(values, plan)
+    _large_enough(graph, values, plan)
     with tape.named("objective"):
         first = {name: pictures_first(tape, value, axes.get(name, 0)) for name, value in values.items()}
         read = {**first, input: seen}
@@ -150,16 +150,39 @@ def _enter_at(tape: Tape, entry: ir.Value, seen: ir.Value) -> None:
     tape.graph.sort()
 
 
-def _large_enough(values: dict[str, ir.Value], plan: Plan) -> None:
-    """Refuse pictures of which nothing is left at a layer."""
+def _large_enough(graph: ir.Graph, values: dict[str, ir.Value], plan: Plan) -> None:
+    """Refuse pictures of which nothing is left at a layer, or whose size does not suit the network."""
     for name, value in values.items():
         left = value.shape is not None and all(not isinstance(d, int) or d > 0 for d in value.shape)
         if not left:
             height, width = plan.shown()
+            reason = None if value.shape is not None else _unmatched(graph)
+            if reason is not None:
+                raise ModelUnsuitable(
+                    f"pictures of {width}×{height} pixels do not suit this network: {reason}; take another --size, a "
+                    "multiple of 32 each way mostly"
+                )
             raise ModelUnsuitable(
                 f"{width}×{height} pixels are too small for this network: nothing of them is left at layer {name!r}; "
                 "take a larger --size, or an earlier layer"
             )
+
+
+def _unmatched(graph: ir.Graph) -> str | None:
+    """The first node whose inputs' sizes are known and do not go together; None where something is left of nothing."""
+    from onnxviz.graph.admissible import unmatched
+
+    for node in graph:
+        shapes = [dims(value) for value in node.inputs if value is not None]
+        known = [[d for d in shape if isinstance(d, int)] for shape in shapes if shape is not None]
+        if any(d <= 0 for shape in known for d in shape):
+            return None
+        whole = len(known) == len(shapes) and all(
+            len(one) == len(shape or ()) for one, shape in zip(known, shapes, strict=True)
+        )
+        if whole and any(dims(value) is None for value in node.outputs):
+            return unmatched(node, known)
+    return None
 
 
 def _terms(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,7 @@ from onnxviz.optimise import Ascent, Jitter, Machine, Pixels
 from onnxviz.optimise.shot import Watch, as_bytes, unwatched
 from onnxviz.progress import Progress, silent
 from onnxviz.provenance import recorded
-from onnxviz.techniques.feature_maps import feature_maps, smallest
+from onnxviz.techniques.feature_maps import feature_maps, fitting, sizes_of, smallest
 from onnxviz.techniques.made import rounded
 from onnxviz.techniques.painting import Easel, Painting, fitted, keeping, read_picture, resized
 from onnxviz.techniques.style_layers import dream_layer
@@ -71,7 +71,8 @@ def dream(
     channels   only these channels of the layers; None: all
     guide      a second picture: instead of what the layer sees already, the best match of the guide's features
     size       the longer side of the result in pixels, or (height, width); None: the image's own, up to 512
-    octaves    how many sizes, each `scale` times the one before; those too small for the layer are left out
+    octaves    how many sizes, each `scale` times the one before; those too small for the layer are left out, and each
+               is rounded to what the network can take
     steps      of each octave
     rate       how far a step moves a pixel on average, in levels of 256
     jitter     by up to so many pixels the picture is rolled before each step
@@ -89,8 +90,18 @@ def dream(
     if channels is not None and (guide is not None or not len(channels)):
         raise UsageError("channels are at least one, and go with no guide, which brings its own features")
     guiding = None if guide is None else read_picture(net, guide)
-    sizes = octave_sizes(whole.shape[:2], octaves, scale, max(smallest(net.layer(n)) for n in chosen.names))
+    admissible = sizes_of(net, chosen.names)
+    least = [smallest(net.layer(name)) for name in chosen.names]
+    sizes = octave_sizes(
+        whole.shape[:2],
+        octaves,
+        scale,
+        (max(y for y, _ in least), max(x for _, x in least)),
+        admissible.nearest,
+    )
     feature_maps(net, resized(whole, sizes[0]).clip(0, 1), chosen.names)  # refuses what is too small
+    if guiding is not None:
+        guiding = fitting(admissible, resized(guiding, fitted(guiding.shape, _GUIDE, _GUIDE)).clip(0, 1))
     job = _Job(net, objective(net, chosen, channels, guiding), sizes, rate, jitter)
     easel = Easel(len(sizes) * steps * (1 + zoom), progress, watch)
 
@@ -209,8 +220,7 @@ def objective(
     """½‖activation‖² of the layers or of their channels, or with a guide, (H, W, 3) 0 to 1, its features' matches."""
     maps = {}
     if guide is not None:
-        seen = resized(guide, fitted(guide.shape, _GUIDE, _GUIDE)).clip(0, 1)
-        maps = feature_maps(net, seen, layers.names)
+        maps = feature_maps(net, guide, layers.names)
     total: Objective | None = None
     for name, weight in layers.weights.items():
         last = net.layer(name).channels_last
@@ -225,10 +235,27 @@ def objective(
     return total
 
 
-def octave_sizes(full: tuple[int, ...], octaves: int, scale: float, least: int) -> list[tuple[int, int]]:
-    """(height, width) of the octaves, small to large; the last is `full`, and none has a side under `least` pixels."""
-    found = [(round(full[0] / scale**k), round(full[1] / scale**k)) for k in range(octaves)]
-    return [size for size in found[:0:-1] if min(size) >= least] + [(int(full[0]), int(full[1]))]
+def octave_sizes(
+    full: tuple[int, ...],
+    octaves: int,
+    scale: float,
+    least: int | tuple[int, int],
+    nearest: Callable[[tuple[int, int]], tuple[int, int] | None] = lambda size: size,
+) -> list[tuple[int, int]]:
+    """(height, width) of the octaves, small to large; the last is `full`, and none has a side under `least` pixels.
+
+    nearest   the size near one that the network can take, or None: such an octave is left out (but for the last)
+    """
+    least = (least, least) if isinstance(least, int) else least
+    found: dict[tuple[int, int], None] = {}
+    for k in reversed(range(octaves)):
+        asked = round(full[0] / scale**k), round(full[1] / scale**k)
+        size = nearest(asked) if k == 0 or (asked[0] >= least[0] and asked[1] >= least[1]) else None
+        if k == 0:
+            found[size or asked] = None
+        elif size is not None and size[0] >= least[0] and size[1] >= least[1]:
+            found[size] = None
+    return list(found)
 
 
 def enlarged(picture: np.ndarray, factor: float) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx_ir as ir
@@ -10,6 +11,10 @@ import onnx_ir as ir
 from onnxviz.errors import ImageRejected, ModelUnsuitable, RuntimeFailed, ways
 from onnxviz.graph.layers import Layer
 from onnxviz.network import Network
+from onnxviz.techniques.painting import resized
+
+if TYPE_CHECKING:
+    from onnxviz.graph.admissible import Admissible
 
 
 def feature_maps(net: Network, picture: np.ndarray, names: Sequence[str]) -> dict[str, np.ndarray]:
@@ -30,7 +35,7 @@ def feature_maps(net: Network, picture: np.ndarray, names: Sequence[str]) -> dic
     try:
         arrays = program({net.input.name: np.repeat(x, count, axis=0)}, wanted)
     except RuntimeFailed as error:
-        raise ImageRejected(_too_small(net, names, (height, width), str(error))) from error
+        raise ImageRejected(_refusal(net, names, (height, width), str(error))) from error
     found = {name: array[:1].astype(np.float32, copy=False) for name, array in arrays.items()}
     for name, array in found.items():
         if 0 in array.shape:
@@ -46,13 +51,44 @@ def check_size(net: Network, names: Sequence[str], size: tuple[int, int]) -> Non
     """
     for name in names:
         least = smallest(net.layer(name))
-        if min(size) < least:
-            raise ImageRejected(_too_small(net, [name], size, f"it needs {least} pixels each way"))
+        if size[0] < least[0] or size[1] < least[1]:
+            wanted = (
+                f"{least[0]} pixels each way" if least[0] == least[1] else f"{least[1]}×{least[0]} pixels"
+            )
+            raise ImageRejected(_too_small(net, [name], size, f"it needs {wanted}"))
 
 
-def smallest(layer: Layer) -> int:
-    """The side in pixels of the smallest picture that has two places of a layer each way; 1 where it has no places."""
-    return 1 if layer.stride is None else int(2 * max(layer.stride))
+def smallest(layer: Layer) -> tuple[int, int]:
+    """(height, width) in pixels of the smallest picture with two places of a layer each way; 1 where it has none."""
+    y, x = layer.stride or (0, 0)
+    return max(1, int(2 * y)), max(1, int(2 * x))
+
+
+def sizes_of(net: Network, names: Sequence[str]) -> Admissible:
+    """The picture sizes at which these layers can be computed."""
+    from onnxviz.graph.admissible import Admissible
+
+    return Admissible(net.batched[0], net.input.name, list(dict.fromkeys(names)))
+
+
+def fitting(sizes: Admissible, picture: np.ndarray) -> np.ndarray:
+    """The picture (H, W, 3), 0 to 1, at the nearest size that goes through; itself where there is none."""
+    at = sizes.nearest((picture.shape[0], picture.shape[1]))
+    return picture if at in (None, picture.shape[:2]) else resized(picture, at).clip(0, 1)
+
+
+def _refusal(net: Network, names: Sequence[str], size: tuple[int, int], error: str) -> str:
+    """Why a picture of this size did not go through: too small, or of a size that does not suit the network."""
+    admissible = sizes_of(net, names)
+    misfit = admissible.misfit(size)
+    if misfit is not None and misfit.empty:
+        return _too_small(net, names, size, misfit.text)
+    reason = error if misfit is None else misfit.text
+    near = admissible.nearest(size) if misfit is not None else None
+    told = f"{', '.join(map(repr, names))} cannot be computed for a picture of {size[1]}×{size[0]} pixels: {reason}"
+    return told + ways(
+        f"--size {near[1]}x{near[0]} fits" if near else "take another --size", "take an earlier --layer"
+    )
 
 
 def _too_small(net: Network, names: Sequence[str], size: tuple[int, int], reason: str) -> str:

@@ -15,6 +15,7 @@ from onnxviz.optimise.shot import Watch, unwatched
 from onnxviz.progress import Progress, silent
 from onnxviz.provenance import recorded
 from onnxviz.techniques import style_colour
+from onnxviz.techniques.feature_maps import fitting, sizes_of
 from onnxviz.techniques.made import rounded
 from onnxviz.techniques.painting import (
     Easel,
@@ -110,7 +111,8 @@ def style(
     models = [read_picture(net, picture) for picture in pictures]
     photo, models, finish = _coloured(colour, photo, models)
     first = _start(net, start, photo, seed)
-    sizes = _resolutions(wanted, scales)
+    admissible = sizes_of(net, [*paints.names, *subjects.names])
+    sizes = list(dict.fromkeys(admissible.nearest(one) or one for one in _resolutions(wanted, scales)))
     run: dict[str, Any] = {"machine": None, "losses": [], "terms": {}, "resolutions": []}
 
     def result() -> Painting | None:
@@ -146,6 +148,7 @@ def style(
             sight = resized(photo, at).clip(0, 1)
             longer = max(1, round(max(at) * style_scale))
             seen = [resized(model, fitted(model.shape, longer, longer)).clip(0, 1) for model in models]
+            seen = [fitting(admissible, one) for one in seen]
             objective = style_terms(net, list(zip(seen, shares, strict=True)), paints, weight, gram=gram)
             if content_weight:
                 objective = objective + content_terms(net, sight, subjects, content_weight)

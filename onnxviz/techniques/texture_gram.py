@@ -10,6 +10,7 @@ from onnxviz.network import ImageLike, Network
 from onnxviz.optimise import Fourier, Machine
 from onnxviz.optimise.shot import Watch, unwatched
 from onnxviz.progress import Progress, silent
+from onnxviz.techniques.feature_maps import fitting, sizes_of
 from onnxviz.techniques.painting import (
     Easel,
     Painting,
@@ -69,9 +70,12 @@ def gram_texture(
     texture = resized(whole, fitted(whole.shape, min(most, max(whole.shape)), most)).clip(0, 1)
     wanted = (size, size) if isinstance(size, int) else size or (256, 256)
     chosen = Weighted.of(net, layers, [] if layers else style_layers(net))
+    admissible = sizes_of(net, chosen.names)
+    texture = fitting(admissible, texture)
     objective = style_terms(net, [(texture, 1.0)], chosen, gram=gram)
-    machine = Machine(net, objective, size=wanted, parametrise=Fourier(power=POWER))
-    start = noise_about(texture.mean(axis=(0, 1)), wanted, _NOISE, seed)
+    made = admissible.nearest(wanted) or wanted
+    machine = Machine(net, objective, size=made, parametrise=Fourier(power=POWER))
+    start = noise_about(texture.mean(axis=(0, 1)), made, _NOISE, seed)
     losses: list[float] = []
     terms: dict[str, float] = {}
 
@@ -90,7 +94,7 @@ def gram_texture(
             seed=seed,
         )
         manifest["figures"] = _figures(losses, terms)
-        return Painting(values=machine.pictures()[0], manifest=manifest)
+        return Painting(values=resized(machine.pictures()[0], wanted).clip(0, 1), manifest=manifest)
 
     with keeping(result):
         for step in Easel(steps, progress, watch).follow(machine.lbfgs(steps, seed=seed, start=start)):

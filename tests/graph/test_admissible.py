@@ -1,0 +1,164 @@
+"""Sizes that a network can take, against running it; and what is made of pictures of any size with such networks."""
+
+from __future__ import annotations
+
+import networks
+import numpy as np
+import onnx
+import onnx_ir as ir
+import onnxruntime as ort
+import pytest
+
+import onnxviz
+from onnxviz.errors import ImageRejected, ModelUnsuitable
+from onnxviz.graph.admissible import Admissible
+from onnxviz.optimise import Ascent, Machine
+
+RNG = np.random.default_rng(0)
+
+
+def _conv(m, x, inside, out, kernel=3, stride=1, pad=None):
+    pads = [kernel // 2 if pad is None else pad] * 4
+    return m("Relu", m("Conv", x, m.random(out, inside, kernel, kernel), pads=pads, strides=[stride] * 2))
+
+
+def pyramid(height="H", width="W"):
+    """Two strides, the deeper map enlarged twice and added: not at every size."""
+    m = networks.Maker()
+    fine = _conv(m, _conv(m, "x", 3, 6, stride=2), 6, 6, stride=2)
+    deep = _conv(m, fine, 6, 6, stride=2, pad=0, kernel=2)
+    large = m("Resize", deep, "", m.constant(np.array([1, 1, 2, 2], np.float32)), mode="nearest")
+    y = m("Add", fine, large, name="merge")
+    z = m("Relu", y)
+    return m.model({"x": ("N", 3, height, width)}, {z: None}), z
+
+
+def focus():
+    """Odd and even rows and columns side by side: even sides only."""
+    m = networks.Maker()
+    end = 2**31 - 1
+    cut = [
+        m("Slice", "x", m.constant([i, j]), m.constant([end, end]), m.constant([2, 3]), m.constant([2, 2]))
+        for j in (0, 1)
+        for i in (0, 1)
+    ]
+    z = _conv(m, m("Concat", *cut, axis=1, name="focus"), 12, 8)
+    return m.model({"x": ("N", 3, "H", "W")}, {z: None}), z
+
+
+def recogniser(height="H"):
+    """A height of 32 becomes 1, which is squeezed away."""
+    m = networks.Maker()
+    x = "x"
+    for inside, out in ((3, 6), (6, 6), (6, 6), (6, 6)):
+        x = m("MaxPool", _conv(m, x, inside, out), kernel_shape=[2, 1], strides=[2, 1])
+    x = m("Relu", m("Conv", x, m.random(8, 6, 2, 2), strides=[1, 2]))
+    flat = m("Squeeze", x, m.constant([2]), name="flat")
+    z = m("Relu", m("MatMul", m("Transpose", flat, perm=[0, 2, 1]), m.random(8, 5)))
+    return m.model({"x": ("N", 3, height, "W")}, {z: None}), z
+
+
+NETWORKS = {"pyramid": pyramid, "focus": focus, "recogniser": recogniser}
+
+
+def runs(model: onnx.ModelProto, size: tuple[int, int]) -> bool:
+    session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    try:
+        found = session.run(None, {"x": np.zeros((1, 3, *size), np.float32)})[0]
+    except Exception:
+        return False
+    return 0 not in found.shape
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_what_is_told_of_sizes_is_what_runs(name):
+    ort.set_default_logger_severity(4)
+    model, layer = NETWORKS[name]()
+    sizes = Admissible(ir.from_proto(model), "x", [layer])
+    for size in [
+        (32, 40),
+        (33, 40),
+        (32, 41),
+        (30, 30),
+        (24, 24),
+        (47, 64),
+        (48, 80),
+        (64, 96),
+        (36, 36),
+        (4, 50),
+    ]:
+        assert (sizes.misfit(size) is None) == runs(model, size), size
+    for size in [(75, 113), (200, 130), (53, 97), (100, 100)]:
+        near = sizes.nearest(size)
+        assert near is not None and runs(model, near)
+        if name != "recogniser":  # which takes one height
+            assert max(abs(a - b) for a, b in zip(near, size, strict=True)) <= 4
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_dreams_of_any_photo(name):
+    """Octaves are rounded to what the network takes; what is made has the photo's size."""
+    model, layer = NETWORKS[name]()
+    net = onnxviz.load(model, provider="cpu")
+    photo = RNG.integers(0, 256, (101, 151, 3), dtype=np.uint8)
+    made = onnxviz.dream(net, photo, layer, octaves=3, steps=2, jitter=2)
+    assert made.values.shape == (101, 151, 3)
+    sizes = [tuple(one["size"]) for one in made.manifest["figures"]["octaves"]]
+    assert sizes and all(runs(model, size) for size in sizes)
+    assert name == "recogniser" or len(sizes) == 3
+    assert np.abs(made.values - photo / 255).mean() > 1e-3
+    if name == "recogniser":  # of which no shape is known at the usual size
+        return
+    guided = onnxviz.dream(net, photo, layer, guide=photo[::-1], octaves=1, steps=1)
+    assert guided.values.shape == (101, 151, 3)
+
+
+def test_a_fixed_height():
+    model, _ = recogniser(32)
+    net = onnxviz.load(model, provider="cpu")
+    photo = RNG.integers(0, 256, (40, 150, 3), dtype=np.uint8)
+    early = next(one.name for one in net.layers if one.op == "MaxPool")
+    made = onnxviz.dream(net, photo, early, octaves=2, steps=2)
+    assert made.values.shape == (40, 150, 3)
+
+
+def test_textures_and_styles():
+    model, _ = pyramid()
+    net = onnxviz.load(model, provider="cpu")
+    photo = RNG.integers(0, 256, (61, 83, 3), dtype=np.uint8)
+    layer = net.layers[-1].name
+    made = onnxviz.texture(net, photo, size=(45, 51), layers=[layer], steps=2)
+    assert made.values.shape == (45, 51, 3)
+    painted = onnxviz.style(
+        net, photo, photo[::-1], layers=[layer], content_layers=[layer], steps=2, size=(61, 83)
+    )
+    assert painted.values.shape == (61, 83, 3)
+
+
+def test_a_mismatch_is_not_called_small():
+    model, _ = pyramid()
+    net = onnxviz.load(model, provider="cpu")
+    layer = net.layers[-1].name
+    objective = onnxviz.objectives.channel(layer, 0)
+    with pytest.raises(ModelUnsuitable, match=r"sizes do not match at node 'merge'.*27×27.*26×26") as caught:
+        Machine(net, objective, size=(105, 105), optimiser=Ascent(0.1))
+    assert "small" not in str(caught.value)
+    from onnxviz.techniques.feature_maps import feature_maps
+
+    with pytest.raises(ImageRejected, match=r"sizes do not match at node 'merge'.*fits") as refused:
+        feature_maps(net, np.zeros((105, 105, 3)), [layer])
+    assert "small" not in str(refused.value)
+
+
+def test_nothing_left_is_still_called_small():
+    model, layer = recogniser()
+    net = onnxviz.load(model, provider="cpu")
+    with pytest.raises(ModelUnsuitable, match="too small"):
+        Machine(
+            net,
+            onnxviz.objectives.channel([one.name for one in net.layers if one.op == "Relu"][4], 0),
+            size=(9, 9),
+            optimiser=Ascent(0.1),
+        )
+    misfit = Admissible(ir.from_proto(model), "x", [layer]).misfit((9, 9))
+    assert misfit is not None and misfit.empty
