@@ -270,6 +270,24 @@ def test_channels_of_a_layer_with_pictures_on_another_axis_are_refused():
             call(net, photo(), layer="y", channel=2)
 
 
+def test_a_sequence_has_no_one_row_of_features():
+    for form in ("tnc", "ntc"):
+        net = opened(heads.sequence(form, "Softmax", recurrent=True))
+        with pytest.raises(ModelUnsuitable, match="choose a layer of feature maps with layer="):
+            onnxviz.embed(net, [photo()])
+        conv = next(layer.name for layer in net.layers if layer.op == "Relu")
+        assert onnxviz.embed(net, [photo(0), photo(1)], layer=conv).values.shape == (2, 8)
+
+
+def test_ascent_of_both_classes_of_one_score():
+    net = opened(heads.one("sigmoid"))
+    against, towards = (
+        net.probabilities(net.preprocessing.normalise(np.rint(255 * made.values).astype(np.uint8)))[0, 1]
+        for made in (onnxviz.ascent(net, target=t, preset="simonyan", steps=30) for t in (0, 1))
+    )
+    assert towards > against + 0.05
+
+
 def test_labels_of_one_score_in_texts():
     net = opened(heads.one("logit"), labels=["cat", "dog"])
     for text, same in (("logit('dog')", "logit(0)"), ("logit(cat)", "-logit(0)")):

@@ -100,8 +100,10 @@ class Tail:
         return places[0] if places else None
 
     def names(self, value: ir.Value, layer: ir.Node | None) -> list[str]:
-        """The output's name, then those of its last layer and its weights."""
+        """The output's name, then those of its last layer and its weights, and the task that the file states."""
         names = [value.name or ""]
+        if len(self.graph.outputs) == 1:
+            names.append(str(self.model.metadata_props.get("task", "")))
         if layer is not None:
             weights = [v for v in view(layer).inputs[1:3] if v is not None and v not in self.moved]
             names += [v.name or "" for v in weights]

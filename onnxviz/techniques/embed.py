@@ -13,6 +13,7 @@ import numpy as np
 
 from onnxviz.errors import ImageRejected, InputRefused, ModelUnsuitable, UnknownLayer
 from onnxviz.files import PICTURES
+from onnxviz.graph.output import SEQUENCE
 from onnxviz.image.folder import Listing, Skipped
 from onnxviz.image.text import printable
 from onnxviz.interrupted import Interrupted
@@ -195,11 +196,20 @@ def embed(
 def _layer(net: Network, name: str | None) -> Layer:
     """The layer called `name`, or the last hidden one."""
     if name is not None:
-        return net.layer(name)
-    try:
-        return net.layer(net.end.features)
-    except (ModelUnsuitable, UnknownLayer) as error:
-        raise ModelUnsuitable(f"{error}; or choose the layer of the features with --layer") from error
+        chosen = net.layer(name)
+    else:
+        try:
+            chosen = net.layer(net.end.features)
+        except (ModelUnsuitable, UnknownLayer) as error:
+            raise ModelUnsuitable(f"{error}; or choose the layer of the features with --layer") from error
+    axis = net.pictures_axis(chosen.name)
+    if axis or (name is None and net.end.kind == SEQUENCE):
+        held = f"has its pictures on axis {axis}" if axis else "has a row of features for each step"
+        raise ModelUnsuitable(
+            f"layer {chosen.name!r} of shape {chosen.shape} {held}, not one row for each picture; choose a layer of "
+            "feature maps with --layer"
+        )
+    return chosen
 
 
 def _listed(images: Any) -> Any:

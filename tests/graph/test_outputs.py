@@ -120,6 +120,14 @@ def test_names_of_weights_and_nodes():
         assert (found.kind, found.told) == (kind, True)
 
 
+def test_the_task_that_the_file_states():
+    for task, kind in (("regression", "numbers"), ("classify", "classes")):
+        proto = heads.row(4, "output0")
+        proto.metadata_props.add(key="task", value=task)
+        (found,) = ends(proto)
+        assert (found.kind, found.told) == (kind, True)
+
+
 def test_labels_decide():
     assert head(ir.from_proto(heads.row(4, "pose")), labels=4).kind == "classes"
     assert head(ir.from_proto(heads.row(1, "age")), labels=2).kind == "binary"
