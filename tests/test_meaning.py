@@ -283,7 +283,9 @@ def test_ascent_of_both_classes_of_one_score():
     net = opened(heads.one("sigmoid"))
     against, towards = (
         net.probabilities(net.preprocessing.normalise(np.rint(255 * made.values).astype(np.uint8)))[0, 1]
-        for made in (onnxviz.ascent(net, target=t, preset="simonyan", steps=30) for t in (0, 1))
+        for made in (
+            onnxviz.ascent(net, target=t, preset="simonyan", steps=30, start=photo()) for t in (0, 1)
+        )
     )
     assert towards > against + 0.05
 
