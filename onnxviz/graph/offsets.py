@@ -15,9 +15,12 @@ from typing import Final
 import numpy as np
 import onnx_ir as ir
 
-from onnxviz.graph.analysis.dataflow import reads
+from onnxviz.graph import half
+from onnxviz.graph.analysis.dataflow import FLOATS, QUANTISED, dependent, reads
 from onnxviz.graph.fold import value_of
+from onnxviz.graph.naming import publish
 from onnxviz.graph.normalise import normalise
+from onnxviz.graph.surgery import cut
 
 Read = Callable[[dict[str, np.ndarray]], np.ndarray]
 
@@ -38,33 +41,45 @@ class Offset:
     read: Read
 
 
-def offsets(model: ir.Model, of: Sequence[str]) -> list[Offset]:
+def offsets(
+    model: ir.Model, of: Sequence[str], passes: Callable[[ir.Node], bool] = lambda node: True
+) -> list[Offset]:
     """The offsets of every layer that the values `of` depend on, after BatchNormalization was folded.
 
-    What `read` takes may include the input itself. Only of layers whose values the given model has under the same
-    names, as all but the insides of functions and of decomposed quantised operators do.
+    Only on the way of the picture's own numbers: what adds to lengths (shape arithmetic) is no layer. What `read` takes
+    may include the input itself. Only of layers whose values the given model has under the same names, as all but the
+    insides of functions and of decomposed quantised operators do.
+
+    passes   whether gradients pass a node
     """
     named = {value.name for node in model.graph for value in node.outputs if value.name}
     named |= {value.name for value in model.graph.inputs if value.name}
-    wanted = _leading_to(model.graph, of)
-    normal = normalise(model)
+    normal = normalise(cut(model, of)).graph
+    for value in list(normal.outputs):
+        real = half.computed(value)
+        if real is not None:
+            publish(normal, {value.name or "": real})
+    pictured = set().union(*(dependent(normal, value) for value in normal.inputs))
+    wanted = _leading_to(normal, of, passes)
     found = []
-    for node in normal.graph:
-        y = node.outputs[0].name if node.outputs else None
-        if y not in named or y not in wanted or node.domain not in ("", "ai.onnx"):
+    for node in normal:
+        y = node.outputs[0] if node.outputs else None
+        if y is None or y.name not in named or y not in wanted or y not in pictured:
             continue
-        made = _bias(node, y) if node.op_type in _BIASED else _activation(node, y)
+        if node.domain not in ("", "ai.onnx"):
+            continue
+        made = _bias(node, y.name) if node.op_type in _BIASED else _activation(node, y.name, pictured)
         if made is not None and all(name in named for name in made.needs):
             found.append(made)
     return found
 
 
-def _leading_to(graph: ir.Graph, names: Sequence[str]) -> set[str]:
-    """The values that these are computed from, themselves included."""
-    wanted = set(names)
+def _leading_to(graph: ir.Graph, names: Sequence[str], passes: Callable[[ir.Node], bool]) -> set[ir.Value]:
+    """The real numbers that these are computed from, themselves included, by nodes that gradients pass."""
+    wanted = {value for node in graph for value in node.outputs if value.name in names}
     for node in reversed(graph):
-        if any(y.name in wanted for y in node.outputs):
-            wanted |= {x.name for x in reads(node) if x.name}
+        if passes(node) and any(y in wanted for y in node.outputs):
+            wanted |= {x for x in reads(node) if x.dtype is None or x.dtype in FLOATS | QUANTISED}
     return wanted
 
 
@@ -143,7 +158,7 @@ _CURVED: Final[dict[str, Callable[[np.ndarray], np.ndarray]]] = {
 }
 
 
-def _activation(node: ir.Node, y: str) -> Offset | None:
+def _activation(node: ir.Node, y: str, pictured: set[ir.Value]) -> Offset | None:
     """The offset of an activation, from its input or output at run time."""
     x = node.inputs[0].name if node.inputs and node.inputs[0] is not None else None
     if x is None:
@@ -166,7 +181,7 @@ def _activation(node: ir.Node, y: str) -> Offset | None:
                 np.abs(alpha * values[x] + beta - 0.5) < 0.5, beta, np.clip(alpha * values[x] + beta, 0, 1)
             ),
         )
-    if node.op_type == "Mul" and all(value_of(v) is None for v in node.inputs):
+    if node.op_type == "Mul" and all(v in pictured for v in node.inputs):
         # Both factors vary (a swish, a gate): the product counts twice in J·x.
         return Offset(y, "activation", (y,), lambda values: -values[y])
     if node.op_type in _CURVED:

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from onnxviz.grad import table
 from onnxviz.graph.offsets import Offset, offsets
 from onnxviz.image.colour import fit
 from onnxviz.techniques.saliency_job import Found, Job
@@ -26,7 +27,11 @@ def full_gradient(job: Job) -> Found:
     hardly changes (correlation 0.75 to 0.98 on the bundled network). It tells where, not why.
     """
     net, x = job.net, job.x
-    found = offsets(net.batched[0], job.aim.objective.layers(net.batched[0], job.source))
+    found = offsets(
+        net.batched[0],
+        job.aim.objective.layers(net.batched[0], job.source),
+        lambda node: not table.is_zero(node.op_type, node.domain),
+    )
     layers = [offset.layer for offset in found]
     also = list(dict.fromkeys(name for offset in found for name in offset.needs if name != job.source))
     wrt = [job.source, *(name for name in dict.fromkeys(layers) if name != job.source)]

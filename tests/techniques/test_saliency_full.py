@@ -98,6 +98,44 @@ def test_offsets_are_those_of_the_folded_graph_and_of_the_way_only() -> None:
     assert all(one.kind == "bias" and not one.needs for one in found.values())
 
 
+def lengths(form: str) -> bytes:
+    """A Reshape, Resize or scale whose numbers are computed from the picture's own size, with constants added."""
+    m = Maker()
+    x = m("Relu", m("Conv", "image", m.random(6, 3, 3, 3), m.random(6)))
+    shape = m("Shape", x)
+    if form == "reshape":  # (N, 6, H * W + 1 - 1), mean
+        height, width = (m("Slice", shape, *(m.constant(np.array([i])) for i in (k, k + 1))) for k in (2, 3))
+        places = m("Add", m("Mul", height, width), m.constant(np.array([1])))
+        places = m("Sub", places, m.constant(np.array([1])))
+        batch = m("Slice", shape, m.constant(np.array([0])), m.constant(np.array([2])))
+        x = m("ReduceMean", m("Reshape", x, m("Concat", batch, places, axis=0)), axes=[2], keepdims=0)
+    elif form == "scale":  # x / (number of places + 0.5)
+        count = m("Cast", m("Slice", shape, m.constant(np.array([2])), m.constant(np.array([3]))), to=1)
+        x = m("Mul", x, m("Reciprocal", m("Add", count, m.constant(np.array([0.5], np.float32)))))
+    elif form == "resize":
+        size = m("Slice", shape, m.constant(np.array([2])), m.constant(np.array([4])))
+        sizes = m("Concat", m("Slice", shape, m.constant(np.array([0])), m.constant(np.array([2]))),
+                  m("Add", size, m.constant(np.array([3, 5]))), axis=0)  # fmt: skip
+        x = m("Resize", x, "", "", sizes, mode="linear")
+    else:  # where the largest value lies, as a picture of its own: an integer that depends on the picture
+        place = m("Add", m("ArgMax", x, axis=1, keepdims=1), m.constant(np.array(2)))
+        kept = m("Greater", place, m.constant(np.array(1)))
+        x = m("Where", kept, x, m.constant(np.float32(0)))
+    if form != "reshape":
+        x = m("Flatten", m("GlobalAveragePool", x))
+    logits = m("Gemm", x, m.random(6, 4), m.random(4))
+    return m.model({"image": ("N", 3, "H", "W")}, {logits: ("N", 4)}).SerializeToString()
+
+
+@pytest.mark.parametrize("form", ["reshape", "scale", "resize", "largest"])
+def test_what_is_added_to_lengths_is_no_bias(form) -> None:
+    net = onnxviz.load(lengths(form), preprocess="unit", provider="cpu")
+    found = onnxviz.saliency(net, photo(16), method="full-gradient", target=1)
+    assert found.manifest["figures"]["completeness_error"] < 1e-4
+    assert found.manifest["parameters"]["layers_with_offsets"] == 2  # the convolution and the last layer
+    onnxviz.segment(net, photo(16), target=1)
+
+
 # --- random weights ---------------------------------------------------------------------------
 
 
