@@ -77,9 +77,12 @@ class Gradients:
         for count, given, arrays in self._runs(x, fed or {}, batch):
             values = arrays["objective"].size
             if values != given:
+                alone = self._net.alone
+                also = f", or give batch={len(x)}" if alone is None else ""
+                why = "" if alone is None else f" (images go through this network one at a time: {alone})"
                 raise UsageError(
-                    f"{self.objective} has {values} values for {given} pictures in a run: what it is compared with "
-                    f"does not follow the pictures; feed it at each call, or give batch={len(x)}"
+                    f"{self.objective} has {values} values for {given} pictures in a run{why}: what it is compared "
+                    f"with does not follow the pictures; feed it at each call{also}"
                 )
             for name, array in arrays.items():
                 whole = self._net.pictures_first(name.removesuffix(".gradient"), array)

@@ -215,3 +215,14 @@ SEEDED = {
 def test_the_axes_order_changes_nothing(technique, layouts):
     found, wanted = (SEEDED[technique](net) for net in reversed(layouts))
     np.testing.assert_allclose(found, wanted, rtol=1e-3, atol=1e-4 * np.abs(wanted).max())
+
+
+def test_a_comparison_that_cannot_follow_the_pictures_is_not_told_to_take_a_larger_batch():
+    from onnxviz import objectives
+    from onnxviz.errors import UsageError
+
+    net = onnxviz.load(dynamic(), preprocess="imagenet", provider="cpu")
+    compared = net.gradients(objectives.match("logits", np.zeros((2, 10), np.float32)))
+    with pytest.raises(UsageError, match="one at a time") as error:
+        compared(net.prepare([DULL, LOUD]), batch=2)
+    assert "batch=" not in str(error.value)
