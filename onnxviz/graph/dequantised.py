@@ -170,6 +170,8 @@ def name_real_values(model: ir.Model) -> None:
             moved |= dependent(graph, value)
     names = _Names(model)
     for node in list(graph):
+        if node.graph is None:  # joined with another
+            continue
         for made in node.outputs if node.op_type == "Split" else node.outputs[:1]:
             if made not in moved or not made.name or not (made.dtype is None or made.dtype in QUANTISED):
                 continue
@@ -185,6 +187,7 @@ def _name(graph: ir.Graph, codes: ir.Value, scale: Scale, names: _Names) -> None
     measured = node.op_type == "DynamicQuantizeLinear"
     source = node.inputs[0] if measured or node.op_type == "QuantizeLinear" else None
     computed = source is not None and source.producer() is not None
+    also = _joined_codes(graph, node, scale) if node.op_type == "QuantizeLinear" else []
     readers = [reader for reader, place in codes.uses() if place == 0 and _dequantises(reader, scale)]
     if measured and computed and not readers:
         assert source is not None  # the range is this very value's: nothing is cut off
@@ -195,7 +198,7 @@ def _name(graph: ir.Graph, codes: ir.Value, scale: Scale, names: _Names) -> None
         added = _node(node, "DequantizeLinear", codes, scale, names.node(f"{codes.name}/dequantised"))
     real = readers[0].outputs[0] if added is None else added.outputs[0]
     twins = [reader.outputs[0] for reader in readers[1:]]
-    also = [real.name] if real.name else []
+    also += [real.name] if real.name else []
     origin: ir.Value | None
     if source is None:  # an operator that gives codes
         _rename(real, codes, (codes.name or "").removesuffix(_OPERATOR).removesuffix(_CODES), _CODES, names)
@@ -212,6 +215,25 @@ def _name(graph: ir.Graph, codes: ir.Value, scale: Scale, names: _Names) -> None
         graph.insert_after(node, [added])
     _note(real, hidden, origin)
     real.meta[ALSO] = [name for name in dict.fromkeys([*real.meta[ALSO], *also]) if name != real.name]
+
+
+def _joined_codes(graph: ir.Graph, node: ir.Node, scale: Scale) -> list[str]:
+    """Let one QuantizeLinear stand for all of the same value by the same scale, in place; the names that go.
+
+    Some exporters write one for each reader.
+    """
+    source, gone = node.inputs[0], []
+    for other, place in list(source.uses()) if source is not None else ():
+        if other is node or place != 0 or other.op_type != "QuantizeLinear" or other.domain != node.domain:
+            continue
+        codes, own = other.outputs[0], scale_of(other.outputs[0])
+        alike = own is not None and own.axis == scale.axis and _same(own.scale, scale.scale)
+        if own is None or not alike or not _same(own.zero, scale.zero) or codes.is_graph_output():
+            continue
+        gone.append(str(codes.name))
+        codes.replace_all_uses_with(node.outputs[0])
+        graph.remove(other, safe=True)
+    return gone
 
 
 def _rename(real: ir.Value, other: ir.Value, wanted: str, suffix: str, names: _Names) -> None:

@@ -297,6 +297,28 @@ def test_scales_of_their_own_and_a_pair_for_every_reader():
     assert np.corrcoef(by.ravel(), values[x].ravel())[0, 1] > 0.999
 
 
+def test_a_quantizer_for_every_reader():
+    m = Maker()
+    before = conv(m)
+    one, other = (dequantise(m, quantise(m, before, 0.02), 0.02) for _ in range(2))
+    x = m("Add", one, other)
+    proto = finish(m, x)
+    net = opened(proto)
+    assert [layer.name for layer in net.layers][:2] == [before, x]
+    assert {one, other} <= set(net.layer(before).also)
+    values = net.activations(pictures(), [before, x])
+    np.testing.assert_allclose(values[x], 2 * values[before], atol=1e-6)
+    images = net.prepare(pictures())
+    _, by = net.value_and_gradient(objectives.l2(x), wrt=before)(images)
+    _, by_sum = net.value_and_gradient(objectives.l2(x), wrt=x)(images)
+    np.testing.assert_allclose(by, 2 * by_sum, rtol=1e-5, atol=1e-9)
+    session = onnxruntime.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
+    (output,) = (value.name for value in proto.graph.output)
+    np.testing.assert_allclose(
+        net.run(images, [output])[output], session.run(None, {"image": images})[0], rtol=1e-5
+    )
+
+
 def test_a_value_that_others_read_uncut_stays_itself():
     """As TensorRT's exporters write it: the convolution reads quantised, the sum beside it does not."""
     m = Maker()
