@@ -107,6 +107,7 @@ class Attribution(Result):
     score    the objective's value on the whole image (a probability for a class)
     signed   whether negative values mean something: drawn in a diverging colour map
     percentile   of the magnitudes that is drawn in the deepest colour, with all that lies above; None: the method's own
+    view     what the network sees, (H, W, C), where that is no picture and `image` only shows it; else None
     """
 
     image: np.ndarray = field(repr=False)
@@ -116,6 +117,7 @@ class Attribution(Result):
     score: float | None = None
     signed: bool = False
     percentile: float | None = None
+    view: np.ndarray | None = field(default=None, repr=False)
 
     def picture(self) -> Image.Image:
         """The map over the photo, deeper where it matters more, with a scale."""

@@ -174,6 +174,7 @@ def attributions(
                 score=shown,
                 signed=signed,
                 percentile=percentile,
+                view=None if picture.shape[2] == 3 and net.preprocessing.pictorial else picture,
             )
         )
     return results

@@ -103,7 +103,7 @@ class Inspection:
             f"{net.name}  (sha256 {net.digest[:12]}…, opset {opsets}, IR {net.model.ir_version}"
             + (f", made by {net.model.producer_name})" if net.model.producer_name else ")"),
             f"input       {net.input.name}: {_shape(net.input.shape)} {net.input.dtype} {net.input.layout}, "
-            f"fed with {sides} {pre.channels} pixels ({pre.name})",
+            f"fed with {sides} {pre.channels} {'pixels' if pre.pictorial else 'channels'} ({pre.name})",
             f"outputs     {', '.join(str(value.name) for value in net.model.graph.outputs)}"
             + (f"; {self.classes} classes" if self.classes else "")
             + (f", labels such as {net.labels[0]!r}" if net.labels else ""),

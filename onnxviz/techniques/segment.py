@@ -252,12 +252,14 @@ def _certainty(mask: np.ndarray, moved: list[np.ndarray]) -> dict[str, Any]:
 
 
 def _tested(net: Network, source: Attribution, mask: np.ndarray) -> dict[str, float]:
-    """A class's probability when only the object shows, on grey, and when all but the object does."""
+    """A class's probability when only the object shows, on grey, and when all but the object does; of arrays on the mean."""
     if source.target is None:
         return {}
-    grey = np.float32(127.5)
+    seen = source.image if source.view is None else source.view
+    # Of an array, whose numbers may be any, the mean of each channel.
+    grey = np.float32(127.5) if source.view is None else seen.mean(axis=(0, 1), dtype=np.float32)
     inside = mask[:, :, None]
-    shown = np.stack([np.where(inside, source.image, grey), np.where(inside, grey, source.image)])
+    shown = np.stack([np.where(inside, seen, grey), np.where(inside, grey, seen)])
     x = net.preprocessing.normalise(shown.astype(np.float32)).astype(np.float32, copy=False)
     try:
         alone, without = net.probabilities(x)[:, source.target]

@@ -76,6 +76,11 @@ def test_attributions(technique):
     assert made.image.shape == (SIDE, SIDE, 3) and made.image.dtype == np.uint8
     assert made.image.std() > 5 and np.ptp(made.image, axis=2).max() == 0  # the mean of the channels, in grey
     made.picture()
+    if technique == "segment":  # what is hidden is the mean of each channel
+        rest = x.mean(axis=(1, 2), keepdims=True)
+        for mask, name in ((made.values > 0, "alone"), (made.values == 0, "without")):
+            e = np.exp(ran(model, np.where(mask, x, rest)[None])[0].astype(np.float64))
+            np.testing.assert_allclose(made.manifest["figures"][name], (e / e.sum())[1], rtol=1e-3)
     if technique == "saliency":
         tensor = onnxviz.saliency(net, x[None], target=1)[0]
         np.testing.assert_allclose(made.values, tensor.values, rtol=1e-4, atol=1e-7)
