@@ -252,7 +252,7 @@ def _certainty(mask: np.ndarray, moved: list[np.ndarray]) -> dict[str, Any]:
 
 
 def _tested(net: Network, source: Attribution, mask: np.ndarray) -> dict[str, float]:
-    """A class's probability when only the object shows, on grey, and when all but the object does; of arrays on the mean."""
+    """A class's probability when only the object shows, on grey (of arrays: on their mean), and all but the object."""
     if source.target is None:
         return {}
     seen = source.image if source.view is None else source.view
