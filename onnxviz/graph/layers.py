@@ -13,7 +13,7 @@ import onnx_ir as ir
 from onnxviz.errors import UnknownLayer, UsageError, near
 from onnxviz.graph.analysis import receptive
 from onnxviz.graph.analysis.channels import Known, channel_axes
-from onnxviz.graph.analysis.dataflow import FLOATS, QUANTISED, dependent, flat, image_input, reads
+from onnxviz.graph.analysis.dataflow import FLOATS, QUANTISED, dependent, flat, image_input, measured, reads
 from onnxviz.graph.analysis.macs import macs
 from onnxviz.graph.analysis.parameters import Parameters
 from onnxviz.graph.analysis.paths import module_path
@@ -84,7 +84,7 @@ class Layer:
 def layers(model: ir.Model, input: str | None = None, size: Pair | None = None) -> tuple[Layer, ...]:
     """Every named value that depends on the image and holds activations, in topological order.
 
-    Floating-point values and quantised ones are listed; constants, weights, masks, indices and shape
+    Floating-point values and quantised ones are listed; constants, weights, masks, indices, measured scales and shape
     arithmetic are not. A quantised layer is listed once, where it is computed, by the name of its real values, in
     models that `graph.load` opened (see `graph.dequantised`). `model` is only read. Model-local functions are taken
     as inlined.
@@ -104,6 +104,7 @@ def layers(model: ir.Model, input: str | None = None, size: Pair | None = None) 
         other = receptive.fields(model.graph, image, prober.layout, by_size)
         spans = {name: found for name, found in spans.items() if name in other and found.same(other[name])}
     moved = dependent(model.graph, image)
+    scales = measured(model.graph, moved)
     weights = Parameters(moved, base)
     channels = channel_axes(model.graph, image, prober.layout.channel, Known(base.shape, base.value))
     listed: list[Layer] = []
@@ -115,13 +116,15 @@ def layers(model: ir.Model, input: str | None = None, size: Pair | None = None) 
     }
     nearest: dict[ir.Value, tuple[str, ...]] = {image: ()}
     for node in model.graph:
-        if not any(value in moved for value in node.outputs):
+        if not any(value in moved and value not in scales for value in node.outputs):
             continue
         read = _read(node, nearest)
         own = weights.weights(node)
         path = module_path(node, own)
         fresh, work = weights.count(own), macs(node, base) if by_size is None else 0
         for made in node.outputs:
+            if made in scales:
+                continue
             nearest[made] = read
             if STANDS_FOR in made.meta:
                 nearest[made] = (real_name(made),)

@@ -316,3 +316,26 @@ def test_a_folded_norm_bears_the_path_of_its_convolution():
     found = layers(ir.from_proto(proto))
     assert [layer.path for layer in found] == [("body", "0", "conv"), ("body", "0")]
     assert resolve(found, "body.0").name == y
+
+
+@pytest.mark.parametrize("per_channel", [False, True])
+def test_dynamically_quantised_files_have_the_float_file_s_fields(per_channel, tmp_path):
+    """And its layers' strides, parameters and work: measured scales are constants."""
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    source = networks.tiny_cnn()
+    onnx.save(source, tmp_path / "float.onnx")
+    quantize_dynamic(
+        tmp_path / "float.onnx", tmp_path / "int8.onnx", weight_type=QuantType.QUInt8, per_channel=per_channel
+    )
+    plain, dynamic = (
+        layers(load(tmp_path / name).model, size=(32, 32)) for name in ("float.onnx", "int8.onnx")
+    )
+    by_name = {layer.name: layer for layer in dynamic}
+    for layer in plain:
+        other = by_name[layer.name]
+        for what in ("receptive_field", "local_field", "stride", "offset", "shape"):
+            assert getattr(other, what) == getattr(layer, what), (layer.name, what)
+    for what in ("parameters", "macs"):
+        assert sum(getattr(one, what) for one in dynamic) == sum(getattr(one, what) for one in plain)
+    assert not [layer.name for layer in dynamic if layer.name.endswith(("scale", "scales_mul:0"))]

@@ -119,6 +119,24 @@ def dependent(graph: ir.Graph, image: ir.Value) -> set[ir.Value]:
     return found
 
 
+def measured(graph: ir.Graph, moved: set[ir.Value]) -> set[ir.Value]:
+    """Scales and zero points that DynamicQuantizeLinear takes from the picture, and what is computed of these alone.
+
+    They stand for what another quantised file states as constants, and no unit means anything by them.
+
+    moved    what depends on the image, see `dependent`
+    """
+    found: set[ir.Value] = set()
+    for node in graph:
+        if node.op_type == "DynamicQuantizeLinear" and node.domain == "":
+            found.update(value for value in node.outputs[1:] if value in moved)
+        elif found:
+            read = [value for value in reads(node) if value in moved]
+            if read and all(value in found for value in read):
+                found.update(node.outputs)
+    return found
+
+
 def by_name(graph: ir.Graph) -> dict[str, ir.Value]:
     """The named values of the main graph: inputs, initialisers and results of nodes."""
     named = {value.name: value for value in (*graph.inputs, *graph.initializers.values()) if value.name}

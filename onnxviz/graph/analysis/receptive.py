@@ -2,7 +2,9 @@
 
 `rules.py` says for each operator which units of its inputs a unit reads, `reach.py` carries that from the
 image to every value, exactly. Places are followed without clipping to the maps' borders, so padding counts
-as places outside the image. Nothing is ever left out: an operator without a rule reads all of its inputs.
+as places outside the image. Nothing is left out (an operator without a rule reads all of its inputs) but the scales
+that a dynamically quantised file measures: they count as constants here, as in gradients and as in a file that has them
+as constants, since otherwise every unit would see the whole image, by a rounding.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ import onnx_ir as ir
 
 from onnxviz.graph.analysis import reach as to
 from onnxviz.graph.analysis.call import Call, Unplaced
-from onnxviz.graph.analysis.dataflow import dependent, reads
+from onnxviz.graph.analysis.dataflow import dependent, measured, reads
 from onnxviz.graph.analysis.meeting import context, merge
 from onnxviz.graph.analysis.probe import Facts, Layout
 from onnxviz.graph.analysis.reach import Reach, X, Y
@@ -51,10 +53,11 @@ def fields(graph: ir.Graph, image: ir.Value, layout: Layout, facts: Facts) -> di
     seen: dict[ir.Value, Reach] = {image: to.image(whole, layout.y, layout.x)}
     opset = graph.opset_imports.get("", 1)
     moved = dependent(graph, image)
+    moved -= measured(graph, moved)
     for node in graph:
         if any(value in moved for value in node.outputs):
             for value, found in zip(node.outputs, _visit(node, seen, moved, facts, opset), strict=True):
-                if found is not None:
+                if found is not None and value in moved:
                     seen[value] = found
     return {value.name: _placed(found) for value, found in seen.items() if value.name}
 
