@@ -282,9 +282,9 @@ def test_an_unknown_operator_sees_everything():
 
 
 def test_a_measured_scale_counts_as_a_constant():
-    """As in gradients, and as in a file that has it as a constant: the field is that of the data, which is what a reader
-    of `inspect` compares with the float file. (That a rounding depends on the whole image is told otherwise: such files
-    run one picture at a time.)"""
+    """As in gradients, and as in a file that has it as a constant: the field is that of the data, which is what a
+    reader of `inspect` compares with the float file's. (That a rounding depends on the whole image is told otherwise:
+    such files run one picture at a time.)"""
     m = Maker()
     q, scale, zero = m("DynamicQuantizeLinear", _conv(m, "image", 1, 1), outputs=3)
     x = m("Cast", m("ConvInteger", q, m.constant(np.ones((1, 1, 3, 3), np.uint8)), zero), to=1)

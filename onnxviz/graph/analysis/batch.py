@@ -201,6 +201,8 @@ def einsum(step: Step) -> list[int | None]:
 def recurrent(step: Step) -> list[int | None]:
     """X is (steps, batch, size), or (batch, steps, size) with layout 1; initial states follow the batch."""
     step.only(0, 5, 6)
+    if step.node.op_type == "DynamicQuantizeLSTM":
+        over_all(step)
     first = step.get("layout", 0) == 1
     if step.axis() != (0 if first else 1) or step.view.input(4) is not None:
         raise Refused("its sequence lengths or its axes do not follow the batch")

@@ -55,7 +55,9 @@ _MICROSOFT: dict[str, tuple[str, tuple[int, ...]]] = {
     "QGemm": ("Gemm", (0, 3, 6)),
     "FusedGemm": ("Gemm", (0, 1, 2)),
     "FusedMatMul": ("MatMul", (0, 1)),
+    "FusedMatMulActivation": ("MatMul", (0, 1)),
     "TransposeMatMul": ("MatMul", (0, 1)),
+    "DynamicQuantizeLSTM": ("LSTM", (0, 1, 2, 3, 4, 5, 6, 7)),
     "DynamicQuantizeMatMul": ("MatMul", (0, 1)),
     "MatMulIntegerToFloat": ("MatMul", (0, 1)),
     "QLinearAdd": ("Add", (0, 3)),
@@ -80,7 +82,9 @@ _LAST = frozenset({"NhwcConv", "NhwcMaxPool", "NhwcFusedConv"})
 _FLOAT_RESULT = frozenset({"MatMulIntegerToFloat", "DynamicQuantizeMatMul"})
 # Attributes of the fused spellings that say nothing about shapes.
 _DROPPED = frozenset({"activation", "activation_alpha", "activation_beta", "activation_gamma", "activation_params",
-                      "channels_last", "opset", "alpha", "beta", "epsilon"})  # fmt: skip
+                      "activation_axis", "channels_last", "opset", "alpha", "beta", "epsilon"})  # fmt: skip
+# Attentions whose result has the shape of the query, where it is (batch, length, width).
+_AS_QUERY = frozenset({"Attention", "MultiHeadAttention", "QAttention"})
 # ONNX Runtime had these in the default domain before the standard did, or under another name.
 _SPOKEN_AS = {"SimplifiedLayerNormalization": "RMSNormalization"}
 _EARLY = {"LayerNormalization": 17, "Gelu": 20, "RMSNormalization": 23}
@@ -142,9 +146,21 @@ def standard_nodes(node: ir.Node, fresh: Callable[[], str]) -> Iterator[onnx.Nod
     They are for shape inference only: they compute other numbers. Nothing for an operator that is unknown.
     """
     twin = view(node)
-    if not twin.standard or not node.outputs:
+    if not node.outputs:
         return
     names = [value.name or "" if value is not None else "" for value in twin.inputs]
+    if node.domain == "com.microsoft" and node.op_type in _AS_QUERY:
+        if _keeps_width(node):
+            yield onnx.helper.make_node(
+                "Cast", names[:1], [node.outputs[0].name or ""], to=onnx.TensorProto.FLOAT
+            )
+        return
+    if not twin.standard:
+        return
+    if twin.op == "LSTM":
+        results = [value.name or "" for value in node.outputs]
+        yield onnx.helper.make_node(twin.op, names, results, **twin.attributes)
+        return
     if twin.op in _EARLY:
         yield onnx.helper.make_node("Identity", names[:1], [node.outputs[0].name or ""])
         return
@@ -180,6 +196,19 @@ def standard_nodes(node: ir.Node, fresh: Callable[[], str]) -> Iterator[onnx.Nod
         elif rank is not None:
             perm = [0, *range(2, rank), 1]
             yield onnx.helper.make_node("Transpose", [source], [target], perm=perm)
+
+
+def _keeps_width(node: ir.Node) -> bool:
+    """Whether an attention of com.microsoft gives as many numbers a place as it reads."""
+    if node.op_type == "MultiHeadAttention":
+        query, value = node.inputs[0], node.inputs[2] if len(node.inputs) > 2 else None
+        if query is value:
+            return True
+        known = [x.shape for x in (query, value) if x is not None and x.shape is not None]
+        return len(known) == 2 and all(len(shape) == 3 for shape in known) and known[0][2] == known[1][2]
+    weights = node.inputs[1].const_value if node.inputs[1] is not None else None
+    plain = "qkv_hidden_sizes" not in node.attributes
+    return plain and weights is not None and weights.shape[1] == 3 * weights.shape[0]
 
 
 def _rank(value: ir.Value | None) -> int | None:
