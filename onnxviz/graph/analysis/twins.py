@@ -207,8 +207,10 @@ def _keeps_width(node: ir.Node) -> bool:
         known = [x.shape for x in (query, value) if x is not None and x.shape is not None]
         return len(known) == 2 and all(len(shape) == 3 for shape in known) and known[0][2] == known[1][2]
     weights = node.inputs[1].const_value if node.inputs[1] is not None else None
-    plain = "qkv_hidden_sizes" not in node.attributes
-    return plain and weights is not None and weights.shape[1] == 3 * weights.shape[0]
+    if weights is None or "qkv_hidden_sizes" in node.attributes:
+        return False
+    rows, columns = (int(size) for size in weights.numpy().shape)
+    return columns == 3 * rows
 
 
 def _rank(value: ir.Value | None) -> int | None:
