@@ -85,7 +85,7 @@ def gradient_file(model: onnx.ModelProto, rules: str = "plain", shape: tuple[int
 # --- one network a form ---------------------------------------------------------------------------
 
 
-def _net(
+def network(
     write: Callable[[networks.Maker], str], shape: tuple[Any, ...] = ("N", 8, 12, 10)
 ) -> onnx.ModelProto:
     m = networks.Maker(opset=18)
@@ -161,7 +161,7 @@ def _resizes(m: networks.Maker) -> str:
     return m("Resize", m("Tanh", x), "", scales, mode="cubic")
 
 
-def _norms(m: networks.Maker) -> str:
+def norms(m: networks.Maker) -> str:
     """LRN, BatchNormalization that nothing takes up, and those that compute their own statistics."""
     x = m("LRN", "x", alpha=0.1, beta=0.75, bias=1.0, size=5)
     x = m("Relu", x)
@@ -171,7 +171,7 @@ def _norms(m: networks.Maker) -> str:
     return m("Mul", x, m("ReduceL2", x, m.constant(np.array([1])), keepdims=1))
 
 
-def _attention(m: networks.Maker) -> str:
+def attention(m: networks.Maker) -> str:
     """A transformer's block over (N, tokens, 12), its parts as exporters write them."""
     x = m("LayerNormalization", "x", m.random(12, positive=True), m.random(12), epsilon=1e-6)
     q, k, v = (m("MatMul", x, m.random(12, 12)) for _ in range(3))
@@ -205,31 +205,31 @@ def _gates(m: networks.Maker) -> str:
 
 
 FORMS: dict[str, Callable[[], Held]] = {
-    "convolutions": lambda: gradient_file(_net(_convolutions)),
+    "convolutions": lambda: gradient_file(network(_convolutions)),
     "convolutions of any size": lambda: gradient_file(
-        _net(_convolutions, ("N", 8, "H", "W")), shape=(2, 8, 13, 14)
+        network(_convolutions, ("N", 8, "H", "W")), shape=(2, 8, 13, 14)
     ),
-    "squares": lambda: gradient_file(_net(_squares)),
-    "clips": lambda: gradient_file(_net(_clips)),
+    "squares": lambda: gradient_file(network(_squares)),
+    "clips": lambda: gradient_file(network(_clips)),
     "clips of 16 channels": lambda: gradient_file(networks.tiny_cnn(softmax=False)),
-    "max pools": lambda: gradient_file(_net(_max_pools)),
+    "max pools": lambda: gradient_file(network(_max_pools)),
     "max pools of any size": lambda: gradient_file(
-        _net(_max_pools, ("N", 8, "H", "W")), shape=(2, 8, 11, 12)
+        network(_max_pools, ("N", 8, "H", "W")), shape=(2, 8, 11, 12)
     ),
-    "overhanging pools": lambda: gradient_file(_net(_overhanging)),
-    "mean pools": lambda: gradient_file(_net(_mean_pools)),
+    "overhanging pools": lambda: gradient_file(network(_overhanging)),
+    "mean pools": lambda: gradient_file(network(_mean_pools)),
     "mean pools of any size": lambda: gradient_file(
-        _net(_mean_pools, ("N", 8, "H", "W")), shape=(2, 8, 11, 12)
+        network(_mean_pools, ("N", 8, "H", "W")), shape=(2, 8, 11, 12)
     ),
-    "resizes": lambda: gradient_file(_net(_resizes)),
-    "norms": lambda: gradient_file(_net(_norms)),
-    "attention": lambda: gradient_file(_net(_attention, ("N", 6, 12))),
-    "movement": lambda: gradient_file(_net(_movement)),
-    "gates": lambda: gradient_file(_net(_gates)),
-    "gates of any size": lambda: gradient_file(_net(_gates, ("N", 8, "H", "W")), shape=(2, 8, 5, 6)),
-    "guided": lambda: gradient_file(_net(_convolutions), "guided"),
-    "deconvnet": lambda: gradient_file(_net(_convolutions), "deconvnet"),
-    "redirected": lambda: gradient_file(_net(_convolutions), "redirected"),
+    "resizes": lambda: gradient_file(network(_resizes)),
+    "norms": lambda: gradient_file(network(norms)),
+    "attention": lambda: gradient_file(network(attention, ("N", 6, 12))),
+    "movement": lambda: gradient_file(network(_movement)),
+    "gates": lambda: gradient_file(network(_gates)),
+    "gates of any size": lambda: gradient_file(network(_gates, ("N", 8, "H", "W")), shape=(2, 8, 5, 6)),
+    "guided": lambda: gradient_file(network(_convolutions), "guided"),
+    "deconvnet": lambda: gradient_file(network(_convolutions), "deconvnet"),
+    "redirected": lambda: gradient_file(network(_convolutions), "redirected"),
     "half precision": lambda: gradient_file(networks.fp16(networks.tiny_cnn(softmax=False))),
     "quantised": lambda: gradient_file(networks.qdq(networks.tiny_cnn(softmax=False))),
 }
