@@ -83,6 +83,8 @@ def _keyword(option: re.Match[str]) -> str:
     return f"{name[2:].replace('-', '_')}={shown}"
 
 
+#: More threads than any machine has cores: ONNX Runtime would start each of them, and never come to run.
+MOST_THREADS: Final = 1024
 #: What to do where memory runs out.
 SMALLER: Final = ways("give a smaller --batch", "take a smaller image")
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import onnx_ir as ir
 
-from onnxviz.errors import ModelUnsuitable, PreprocessingAssumed, UsageError, near, spelt, ways
+from onnxviz.errors import MOST_THREADS, ModelUnsuitable, PreprocessingAssumed, UsageError, near, spelt, ways
 from onnxviz.graph.limits import Limits
 from onnxviz.graph.load import load as load_graph
 from onnxviz.inputs import InputSpec, fix_inputs, image_input
@@ -76,6 +76,8 @@ def load(
     from onnxviz.graph.metadata import read_labels as labels_of
 
     check_backend(backend)
+    if threads is not None and not 1 <= threads <= MOST_THREADS:
+        raise UsageError(f"threads must be from 1 to {MOST_THREADS}, got {threads}")
     source = _locate(model)
     loaded = load_graph(source, limits=limits or Limits())
     graph = loaded.model

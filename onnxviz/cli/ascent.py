@@ -9,7 +9,7 @@ import typer
 
 from onnxviz.cli.making import AnimateOption, EveryOption, make
 from onnxviz.cli.options import BatchOption, LayerOption, ModelArgument, command
-from onnxviz.cli.run import Run
+from onnxviz.cli.run import Run, is_whole
 
 _PRESET = "the preset's"
 
@@ -177,7 +177,7 @@ def _channels(texts: list[str] | None) -> Any:
         return None
     if texts == ["all"]:
         return "all"
-    if not all(text.strip().isdigit() for text in texts):
+    if not all(is_whole(text) for text in texts):
         raise UsageError(f"--channel takes a number from 0, several times, or 'all'; got {' '.join(texts)!r}")
     return [int(text) for text in texts]
 
@@ -189,6 +189,6 @@ def _neuron(text: str | None) -> Any:
     if text is None or text == "middle":
         return text
     parts = text.split(",")
-    if len(parts) != 2 or not all(part.strip().isdigit() for part in parts):
+    if len(parts) != 2 or not all(is_whole(part) for part in parts):
         raise UsageError(f"--neuron takes a row and a column such as 3,5, or 'middle'; got {text!r}")
     return int(parts[0]), int(parts[1])

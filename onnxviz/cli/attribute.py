@@ -8,7 +8,7 @@ import typer
 
 from onnxviz.cli.options import BatchOption, ImagesArgument, LayerOption, ModelArgument, TargetOption, command
 from onnxviz.cli.pictures import each
-from onnxviz.cli.run import Run
+from onnxviz.cli.run import Run, is_whole
 
 ChannelOption = Annotated[
     int | None,
@@ -138,7 +138,7 @@ def _pixels(text: str | None, option: str) -> tuple[int, int] | None:
     if text is None:
         return None
     parts = text.lower().replace("×", "x").split("x")
-    if len(parts) > 2 or not all(part.strip().isdigit() for part in parts):
+    if len(parts) > 2 or not all(is_whole(part) for part in parts):
         raise UsageError(f"{option} takes a number of pixels such as 32, or WIDTHxHEIGHT; got {text!r}")
     return int(parts[-1]), int(parts[0])
 
@@ -153,7 +153,7 @@ def place(text: str | None) -> tuple[int, ...] | None:
     if text is None:
         return None
     parts = text.split(",")
-    if len(parts) > 2 or not all(part.strip().isdigit() for part in parts):
+    if len(parts) > 2 or not all(is_whole(part) for part in parts):
         raise UsageError(
             "--neuron takes a row and a column of the layer's map, such as 3,5, or the step of a sequence, such as 3; "
             f"got {text!r}"

@@ -16,7 +16,7 @@ import typer
 from typer.models import OptionInfo
 
 from onnxviz.cli.run import Run
-from onnxviz.errors import COMMAND, Stopped
+from onnxviz.errors import COMMAND, MOST_THREADS, Stopped
 from onnxviz.files import PICTURES
 from onnxviz.interrupted import Interrupted
 
@@ -34,7 +34,10 @@ _COMMON: dict[str, tuple[Any, Any]] = {
         "auto",
     ),
     "threads": (
-        Annotated[int | None, typer.Option(min=1, help="Threads within an operator.", show_default="all")],
+        Annotated[
+            int | None,
+            typer.Option(min=1, max=MOST_THREADS, help="Threads in an operator.", show_default="all"),
+        ],
         None,
     ),
     "seed": (Annotated[int, typer.Option(min=0, help="Seed of every random choice.")], 0),

@@ -245,13 +245,18 @@ def _size(text: str) -> int | tuple[int, int]:
     return both[0] if text.strip().isdecimal() else both
 
 
+def is_whole(text: str) -> bool:
+    """Whether a text is a whole number from 0 that `int` reads; '²' is a digit too, and 5,000 digits are no size."""
+    return text.strip().isdecimal() and len(text.strip()) < 10
+
+
 def parse_size(text: str) -> tuple[int, int]:
     """(height, width) from '224' or '320x240', which is width x height.
 
     raises   UsageError
     """
     parts = text.lower().replace("×", "x").split("x")
-    if len(parts) > 2 or not all(part.strip().isdigit() and int(part) > 0 for part in parts):
+    if len(parts) > 2 or not all(is_whole(part) and int(part) > 0 for part in parts):
         raise UsageError(f"--size takes a number of pixels such as 224, or WIDTHxHEIGHT; got {text!r}")
     return int(parts[-1]), int(parts[0])
 

@@ -8,13 +8,23 @@ from typing import Any, Final
 
 import numpy as np
 
-from onnxviz.errors import PreprocessingRejected, near
+from onnxviz.errors import PreprocessingRejected, UsageError, near, ways
 from onnxviz.image.text import printable
 
 #: Largest input, in pixels.
 MOST_PIXELS: Final = 128_000_000
+#: Largest picture that is made, in pixels.
+MOST_MADE: Final = 1 << 26
 #: The size that stands for each picture's own.
 OWN_SIZE: Final = "own"
+
+
+def check_made(height: int, width: int) -> None:
+    """raises   UsageError for a picture of more pixels than anything can be made of"""
+    if height * width > MOST_MADE:
+        raise UsageError(
+            f"a picture of {width}×{height} pixels is over {MOST_MADE} pixels" + ways("give a smaller --size")
+        )
 
 
 def choice(field: str, value: object, choices: Iterable[str]) -> None:

@@ -29,6 +29,10 @@ class Adam:
     epsilon: float = 1e-8
     state: tuple[str, ...] = field(default=("first", "second"), init=False)
 
+    def __post_init__(self) -> None:
+        if not callable(self.rate) and not 0 < self.rate < float("inf"):
+            raise UsageError(f"rate {self.rate:g}: expected a number over 0")
+
     def scalars(self, step: int) -> dict[str, float]:
         """What the update is fed at this step."""
         return {

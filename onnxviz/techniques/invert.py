@@ -96,7 +96,8 @@ def invert(
         raise UsageError(
             f"{len(names)} layers, steps {steps}, jitter {jitter}: expected a layer, steps over 0, jitter of 0 or more"
         )
-    if min(alpha_weight, tv_weight) < 0:
+    adam = Adam(rate)
+    if not (alpha_weight >= 0 and tv_weight >= 0):
         raise UsageError("the weights of the norm and of total variation must be 0 or more")
     values = [net.layer(name).name for name in names]
     net.preprocessing.require_pictures("invert")
@@ -156,7 +157,7 @@ def invert(
                 size=photo[0].shape[:2],
                 parametrise=Fourier(power=POWER),
                 transforms=(Jitter(jitter),) if jitter else (),
-                optimiser=Adam(rate) if jitter else None,
+                optimiser=adam if jitter else None,
             )
             start = noise_about([0.5] * 3, photo[0].shape[:2], _NOISE, seed + place)[None]
             way = machine.run if jitter else machine.lbfgs

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from onnxviz.errors import GradientNotFinite, UsageError
+from onnxviz.image.fields import check_made
 from onnxviz.interrupted import Interrupted
 from onnxviz.optimise.shot import Shot, Watch, as_bytes
 from onnxviz.progress import Progress
@@ -161,6 +162,7 @@ def fitted(shape: tuple[int, ...], size: int | tuple[int, int] | None, most: int
     wanted = int(size[0]), int(size[1])
     if min(wanted) < 1:
         raise UsageError(f"size {wanted[1]}×{wanted[0]}: expected at least one pixel each way")
+    check_made(*wanted)
     return wanted
 
 

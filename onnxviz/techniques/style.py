@@ -95,6 +95,7 @@ def style(
     """
     weight = _WEIGHTS[checked_gram(gram)] if style_weight is None else style_weight
     _check(steps, scales, optimiser, style_scale, (content_weight, weight, tv))
+    adam = Adam(rate)
     style_colour.checked(colour)
     pictures = list(styles) if isinstance(styles, (list, tuple)) else [styles]
     if not pictures:
@@ -159,7 +160,7 @@ def style(
                 objective,
                 size=at,
                 parametrise=Fourier(power=POWER) if spectrum else Pixels(),
-                optimiser=Adam(rate) if optimiser == "adam" else None,
+                optimiser=adam if optimiser == "adam" else None,
             )
             begin = picture if picture is not None else noise_about([0.5] * 3, at, _NOISE, seed)
             begin = resized(begin, at).clip(0, 1)[None]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from onnxviz.errors import LimitExceeded, ModelUnsuitable, RuntimeFailed, UsageError, near
+from onnxviz.image.fields import check_made
 from onnxviz.image.io import read
 from onnxviz.network import ImageLike, Network
 from onnxviz.opening import ASSUMED
@@ -107,6 +108,7 @@ def _sized(picture: np.ndarray, size: int | tuple[int, int] | None) -> np.ndarra
         size = max(1, round(picture.shape[0] * factor)), max(1, round(picture.shape[1] * factor))
     if min(size) < 1:
         raise UsageError(f"size is a number of pixels from 1, got {size}")
+    check_made(*size)
     return _resized(picture, size)
 
 

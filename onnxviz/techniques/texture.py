@@ -11,6 +11,7 @@ import numpy as np
 
 from onnxviz._version import __version__
 from onnxviz.errors import ImageRejected, UsageError, near
+from onnxviz.image.fields import check_made
 from onnxviz.interrupted import Interrupted
 from onnxviz.optimise.shot import Shot, Watch, unwatched
 from onnxviz.progress import Progress, silent
@@ -132,6 +133,7 @@ def _size(size: int | tuple[int, int] | None) -> tuple[int, int] | None:
     height, width = (size, size) if isinstance(size, int) else size
     if min(height, width) < 3:
         raise UsageError(f"a texture has at least 3 pixels each way, got {width}×{height} (width × height)")
+    check_made(height, width)
     return int(height), int(width)
 
 
