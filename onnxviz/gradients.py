@@ -48,10 +48,9 @@ class Gradients:
         self._program = compiled.program
         self.rectifiers = compiled.program.rectifiers
         if self.rectifiers == 0:
-            note = (
-                f"there is no rectifier (ReLU, ReLU6) between {' and '.join(self.sources)} and {objective}: {rules!r} "
-                "changes nothing but these, so it gives the plain gradient"
-            )
+            from onnxviz.graph.operators import without_rectifiers
+
+            note = without_rectifiers(rules, self.sources)
             if note not in net.warnings:
                 net.warnings.append(note)
 

@@ -98,7 +98,13 @@ def _gradient_model(run: Run, model: str, of: str | None, wrt: str | None, rules
         feeds=feeds(given.get("--feed")),
         limits=Limits.parse(list(run.limit or ())),
     )
-    _write(run, graph, "gradient.onnx", rules=rules)
+    rectifiers = graph.meta["rectifiers"]
+    if rectifiers == 0:
+        from onnxviz.graph.operators import without_rectifiers
+
+        run.note(without_rectifiers(rules, [str(graph.graph.outputs[-1].name).removesuffix(".gradient")]))
+    more = {} if rectifiers is None else {"rectifiers": rectifiers}
+    _write(run, graph, "gradient.onnx", rules=rules, **more)
 
 
 def _write(run: Run, graph: ir.Model, default: str, **more: Any) -> None:

@@ -32,7 +32,8 @@ def gradient_model(
     rules    how operators are differentiated (see overrides.py)
     cpu      it will run on ONNX Runtime's CPU provider: take what is fastest there (see Tape)
     returns  a new model with one more input, `<of>.cotangent`, of the shape of `of`, and one more output,
-             `<wrt>.gradient`, of the shape of `wrt`; the original outputs are kept, a dynamic batch stays dynamic
+             `<wrt>.gradient`, of the shape of `wrt`; the original outputs are kept, a dynamic batch stays dynamic. Its
+             meta['rectifiers'] is the number of rectifiers that rules other than PLAIN acted on
     raises   UnknownLayer, ModelUnsuitable (no such float value, no way from one to the other), UnsupportedOperator
     """
     of = of or _only(model.graph.outputs, "output", "of")
@@ -51,7 +52,9 @@ def gradient_model(
     publish(graph, {_free(graph, f"{of}.cotangent"): cotangent})
     (gradient,) = differentiate(tape, {target: cotangent}, [source], rules)
     graph.inputs.append(cotangent)
-    return finish(model, [*graph.outputs, named(tape, gradient, f"{wrt}.gradient", source)], tape.pairs)
+    model = finish(model, [*graph.outputs, named(tape, gradient, f"{wrt}.gradient", source)], tape.pairs)
+    model.meta["rectifiers"] = None if rules is PLAIN else len(tape.rectified)
+    return model
 
 
 def value_and_gradient(

@@ -11,6 +11,7 @@ rectifier is the ramp of a hand-written h-sigmoid or h-swish, nor an activation 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -131,6 +132,14 @@ def rectifier(node: ir.Node) -> Rectifier | None:
 def rectifiers(model: ir.Model) -> list[ir.Node]:
     """The rectifiers of a normalised model's main graph."""
     return [n for n in model.graph if (found := rectifier(n)) is not None and not found.ahead]
+
+
+def without_rectifiers(rules: str, sources: Iterable[str]) -> str:
+    """What is said where rules that act on rectifiers found none on the way to these values."""
+    return (
+        f"no rectifier (ReLU, ReLU6) lies between {' and '.join(map(repr, sources))} and what is explained: "
+        f"{rules!r} changes nothing but these, so it gives the plain gradient"
+    )
 
 
 def _clip(node: ir.Node) -> Rectifier | None:

@@ -83,3 +83,17 @@ def test_options_that_do_not_belong_together_are_wrong_usage(toy, tmp_path, caps
     assert run(["gradient", toy, *options, "-o", str(out)]) == 2
     assert said in capsys.readouterr().err
     assert not out.exists()
+
+
+def test_rules_that_find_no_rectifier_are_told_so(toy, tmp_path, capsys):
+    proto = networks.tiny_cnn()
+    for node in proto.graph.node:
+        if node.op_type == "Relu":
+            node.op_type = "Elu"
+    onnx.save(proto, tmp_path / "elu.onnx")
+    for path, count in ((toy, 2), (str(tmp_path / "elu.onnx"), 0)):
+        out = str(tmp_path / "gradient.onnx")
+        assert run(["gradient", path, "--rules", "guided", "-o", out, "--json"]) == 0
+        told = capsys.readouterr()
+        assert json.loads(told.out)["rectifiers"] == count
+        assert ("no rectifier" in told.err) == (count == 0)

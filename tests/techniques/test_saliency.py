@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import networks
 import numpy as np
 import pytest
 from networks import Maker
@@ -359,3 +360,34 @@ def test_ctrl_c_keeps_the_samples_so_far(curved, method, monkeypatch) -> None:
     with pytest.raises(KeyboardInterrupt) as early:  # a picture has no sample yet
         onnxviz.saliency(curved, [toys.photo(seed) for seed in range(6)], **kept)
     assert not isinstance(early.value, Interrupted)
+
+
+@pytest.mark.parametrize("activation", ["Elu", "HardSwish", "LeakyRelu", "Softplus"])
+def test_a_network_without_rectifiers_is_told_so(activation):
+    """guided, deconvnet and guided Grad-CAM are the plain gradient there, which the warning and the manifest say."""
+    proto = networks.tiny_cnn()
+    for node in proto.graph.node:
+        node.op_type = activation if node.op_type == "Relu" else node.op_type
+    x = np.random.default_rng(0).random((1, 3, 32, 32), dtype=np.float32)
+    net = onnxviz.load(proto, preprocess="unit")
+    (plain,) = onnxviz.saliency(net, x, target=3)
+    assert "rectifiers" not in plain.manifest["parameters"]
+    assert not any("rectifier" in text for text in plain.manifest["warnings"])
+    for method in ("guided", "deconvnet"):
+        (one,) = onnxviz.saliency(net, x, target=3, method=method)
+        np.testing.assert_array_equal(one.values, plain.values)
+        assert one.manifest["parameters"]["rectifiers"] == 0
+        assert any("no rectifier" in text and method in text for text in one.manifest["warnings"])
+    (cam,) = onnxviz.cam(net, x, target=3, method="guided-grad-cam")
+    assert cam.manifest["parameters"]["rectifiers"] == 0
+
+
+def test_rectifiers_are_counted():
+    """One of two activations is a rectifier."""
+    proto = networks.tiny_cnn()
+    next(node for node in proto.graph.node if node.op_type == "Relu").op_type = "Elu"
+    net = onnxviz.load(proto, preprocess="unit")
+    x = np.random.default_rng(0).random((1, 3, 32, 32), dtype=np.float32)
+    (one,) = onnxviz.saliency(net, x, target=3, method="guided")
+    assert one.manifest["parameters"]["rectifiers"] == 1
+    assert not any("no rectifier" in text for text in one.manifest["warnings"])
