@@ -70,7 +70,7 @@ def for_each(
     return wrapper
 
 
-class _Unequal(UsageError):
+class UnequalSizes(UsageError):
     """Pictures that the network sees at different sizes, which make no batch."""
 
 
@@ -81,7 +81,7 @@ def also_unequal(technique: Callable[_P, _R]) -> Callable[_P, _R]:
     def wrapper(*args: _P.args, **options: _P.kwargs) -> _R:
         try:
             return technique(*args, **options)
-        except _Unequal:
+        except UnequalSizes:
             call: Any = for_each(technique)  # type: ignore[arg-type]
             image = [] if len(args) > 1 else [options.pop("image")]
             return call(*args, *image, **options)
@@ -105,7 +105,7 @@ def given(net: Network, images: Images) -> Given:
         raise UsageError("no picture was given; expected at least one")
     pictures = net.pictures(wanted)
     if len({picture.shape for picture in pictures}) > 1:
-        raise _Unequal(
+        raise UnequalSizes(
             "the pictures have different sizes and this network keeps each picture's own"
             + ways("give --size WIDTHxHEIGHT", "give one picture at a time")
         )

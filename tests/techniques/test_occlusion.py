@@ -180,8 +180,8 @@ def test_what_cannot_be_measured_is_said(toy) -> None:
     picture = toys.photo()
     for arguments, words in (
         ({"target": 0, "layer": "features", "channel": 0}, "one of target"),
-        ({"layer": "features"}, "--channel"),
-        ({"channel": 0}, "--layer"),
+        ({"layer": "features"}, "channel="),
+        ({"channel": 0}, "layer="),
         ({"layer": "features", "channel": 2}, "2 channels"),
         ({"layer": "features", "channel": 0, "position": (12, 0)}, "12×12 neurons"),
         ({"layer": "logits", "channel": 0, "position": (0, 0)}, "no map"),
@@ -204,8 +204,9 @@ def test_windows_and_fills_that_make_no_sense(toy) -> None:
     ):
         with pytest.raises(UsageError, match=words):
             onnxviz.occlusion(toy, picture, **{"window": 4, "stride": 4, **arguments})
-    with pytest.raises(UsageError, match="one image at a time"):
-        onnxviz.occlusion(toy, [picture, picture], window=4, stride=4)
+    together = onnxviz.occlusion(toy, [picture, picture[::-1]], window=4, stride=4)
+    alone = onnxviz.occlusion(toy, picture[::-1], window=4, stride=4)
+    np.testing.assert_array_equal(together[1].values, alone.values)
 
 
 def test_windows_are_cut_off_at_the_border() -> None:
