@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
@@ -23,6 +23,7 @@ _PATCHES = {
     "flower": (slice(140, 268), slice(220, 348), 64),
 }
 _SIDE = 144
+_METHODS: dict[str, dict[str, Any]] = {"nearest": {}, "quilt": {}, "gram": {"steps": 200}}
 _PAINTER, _PAINTED = "tissue", 480
 _MISTAKEN = ("toaster", "lemon")
 
@@ -38,8 +39,10 @@ def textures(stage: Stage) -> Section:
         whole = read(stage.photos[name].path)[down, across]
         source = np.asarray(Image.fromarray(whole).resize((side, side), Image.Resampling.LANCZOS))
         made = [
-            onnxviz.texture(None, source, method, size=_SIDE, seed=stage.seed, progress=stage.progress)
-            for method in ("nearest", "quilt")
+            onnxviz.texture(
+                stage.net, source, method, size=_SIDE, seed=stage.seed, progress=stage.progress, **options
+            )
+            for method, options in _METHODS.items()
         ]
         framed = np.full((_SIDE, _SIDE, 3), 255, np.uint8)
         framed[:side, :side] = source
@@ -49,16 +52,22 @@ def textures(stage: Stage) -> Section:
         table,
         side=2 * _SIDE,
         lead=1,
-        heads=["source, to scale", "nearest, pixel by pixel", "quilt, block by block"],
+        heads=[
+            "source, to scale",
+            "nearest, pixel by pixel",
+            "quilt, block by block",
+            "Gram matrices of the network, from noise",
+        ],
     )
     path = write_atomic(stage.file("textures.png"), png_bytes(sheet))
     return Section(
         anchor="texture",
-        title="Textures without a network",
-        question="Can a texture be continued from its own pieces?",
-        text="Both look for pieces of the source that fit what is there already: nearest sets one pixel at a time from "
-        "the neighbourhood that matches best (Efros & Leung 1999), quilt lays whole blocks and cuts along the path "
-        "where they differ least (Efros & Freeman 2001). A network's answer to the same task is method gram.",
+        title="Textures",
+        question="Can a texture be continued from its own pieces, or from what a network sees in it?",
+        text="The first two look for pieces of the source that fit what is there already: nearest sets one pixel at a "
+        "time from the neighbourhood that matches best (Efros & Leung 1999), quilt lays whole blocks and cuts along the "
+        "path where they differ least (Efros & Freeman 2001). The last starts from noise and makes the network's "
+        "features go together as in the source, whatever stands where (Gatys, Ecker & Bethge 2015).",
         command="onnxviz texture efficientnet-lite0 bricks.png --method nearest --size 192x192 -o texture.png",
         pictures=[Picture(path, "A small source, and larger images of the same texture.", wide=True)],
     )
