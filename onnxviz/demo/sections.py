@@ -99,7 +99,7 @@ def first_filters(stage: Stage) -> Section:
         "at several angles, and pairs of opponent colours. Deeper weights act on channels and say less to the eye.",
         command="onnxviz filters efficientnet-lite0 -o filters.png",
         pictures=[
-            Picture(path, "The 32 filters of the first convolution, on one common scale."),
+            Picture(path, "The 32 filters of the first convolution, each on its own scale and all on one."),
             Picture(deep, "A deeper convolution (1×1): output channels as rows, input channels as columns."),
         ],
     )
