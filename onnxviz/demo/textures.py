@@ -65,8 +65,8 @@ def textures(stage: Stage) -> Section:
         title="Textures",
         question="Can a texture be continued from its own pieces, or from what a network sees in it?",
         text="The first two look for pieces of the source that fit what is there already: nearest sets one pixel at a "
-        "time from the neighbourhood that matches best (Efros & Leung 1999), quilt lays whole blocks and cuts along the "
-        "path where they differ least (Efros & Freeman 2001). The last starts from noise and makes the network's "
+        "time from the neighbourhood that matches best (Efros & Leung 1999), quilt lays whole blocks and cuts along "
+        "the path where they differ least (Efros & Freeman 2001). The last starts from noise and makes the network's "
         "features go together as in the source, whatever stands where (Gatys, Ecker & Bethge 2015).",
         command="onnxviz texture efficientnet-lite0 bricks.png --method nearest --size 192x192 -o texture.png",
         pictures=[Picture(path, "A small source, and larger images of the same texture.", wide=True)],
