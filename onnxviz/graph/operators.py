@@ -11,7 +11,7 @@ rectifier is the ramp of a hand-written h-sigmoid or h-swish, nor an activation 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -220,6 +220,9 @@ def _holds_negative(node: ir.Node, depth: int) -> bool:
     return True
 
 
+_Fits = Callable[[float, float], bool]
+
+
 # The ramp of h-sigmoid, Clip(x + 3, 0, 6) / 6, and of h-swish, which is x times that; Howard et al. 2019,
 # arXiv:1905.02244. Exporters may have folded the 3 into a bias, and put the 6 before or behind the product.
 
@@ -231,7 +234,8 @@ def _is_ramp(node: ir.Node, high: float | None) -> bool:
     source, shift = _shifted(node.inputs[0])
     if shift is not None and _close(shift, high / 2):
         return True
-    return _gates(node.outputs[0], 1.0 / high, source)
+    fits = _at_most if node.op_type == "QuantizeLinear" else _close
+    return _gates(node.outputs[0], 1.0 / high, source, fits)
 
 
 def _shifted(value: ir.Value | None) -> tuple[ir.Value | None, float | None]:
@@ -245,32 +249,35 @@ def _shifted(value: ir.Value | None) -> tuple[ir.Value | None, float | None]:
     return None, None
 
 
-def _gates(value: ir.Value, share: float, source: ir.Value | None, depth: int = 8) -> bool:
+def _gates(value: ir.Value, share: float, source: ir.Value | None, fits: _Fits, depth: int = 8) -> bool:
     """Whether the value, times constants that bring its height to 1, is a factor of another value.
 
     share    what is left to be multiplied with
     source   what the ramp was made of: as the other factor it is one whatever the height
+    fits     whether a constant is the share: a range that was measured may be lower than the ramp it stands for
     """
     for user, place in value.uses() if depth else ():
         factor = _factor(user, place)
         if factor is not None:
-            if _gates(user.outputs[0], share / factor, source, depth - 1):
+            left = 1.0 if factor != 1.0 and fits(factor, share) else share / factor
+            if _gates(user.outputs[0], left, source, fits, depth - 1):
                 return True
         elif user.op_type == "Mul" and not user.domain:
             other = user.inputs[1 - place]
             if source is not None and _before(other) is source:
                 return True
-            if other is not value and (_close(share, 1.0) or _brought_to_1(user.outputs[0], share)):
+            if other is not value and (_close(share, 1.0) or _brought_to_1(user.outputs[0], share, fits)):
                 return True
     return False
 
 
-def _brought_to_1(value: ir.Value, share: float, depth: int = 4) -> bool:
+def _brought_to_1(value: ir.Value, share: float, fits: _Fits, depth: int = 4) -> bool:
     """Whether the value goes on times the constant `share`."""
     for user, place in value.uses() if depth else ():
         factor = _factor(user, place)
         if factor is not None and (
-            _close(factor, share) or (factor == 1.0 and _brought_to_1(user.outputs[0], share, depth - 1))
+            (factor != 1.0 and fits(factor, share))
+            or (factor == 1.0 and _brought_to_1(user.outputs[0], share, fits, depth - 1))
         ):
             return True
     return False
@@ -319,3 +326,7 @@ def _known(value: ir.Value | None) -> float | None:
 
 def _close(a: float, b: float) -> bool:
     return math.isclose(a, b, rel_tol=_NEAR)
+
+
+def _at_most(factor: float, share: float) -> bool:
+    return 0.0 < factor <= share * (1.0 + _NEAR)

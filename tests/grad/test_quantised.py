@@ -281,3 +281,40 @@ def test_variants_of_ranges_on_both_backends(rules: str, symmetric: bool) -> Non
         assert gradients.rectifiers == 2
     assert cosine(found[1], found[2]) > 0.99  # equal integers in a window: each takes another for the largest
     assert cosine(found[0], found[1]) > 0.95
+
+
+def _mobile(order: int) -> onnx.ModelProto:
+    """As MobileNetV3: h-swish written out, a ReLU6, a squeeze-and-excite with a Relu and an h-sigmoid whose 3 is folded
+    into the bias, h-swish again."""
+    m = networks.Maker(opset=17)
+
+    def number(value: float) -> str:
+        return m.constant(np.float32(value))
+
+    def h_swish(x: str) -> str:
+        ramp = m("Clip", m("Add", x, number(3)), number(0), number(6))
+        if order == 0:
+            return m("Div", m("Mul", x, ramp), number(6))
+        return m(
+            "Mul", *((x, m("Mul", ramp, number(1 / 6))) if order == 1 else (m("Div", ramp, number(6)), x))
+        )
+
+    x = h_swish(m("Conv", "image", m.random(8, 3, 3, 3), m.random(8), strides=[2, 2]))
+    x = m("Clip", m("Conv", x, m.random(8, 8, 3, 3), m.random(8)), number(0), number(6))
+    gate = m("Relu", m("Conv", m("GlobalAveragePool", x), m.random(4, 8, 1, 1), m.random(4)))
+    gate = m("Conv", gate, m.random(8, 4, 1, 1), m.constant(np.full(8, 3, np.float32)))
+    x = m("Mul", x, m("Div", m("Clip", gate, number(0), number(6)), number(6)))
+    x = h_swish(m("Conv", x, m.random(8, 8, 1, 1), m.random(8)))
+    y = m("Gemm", m("Flatten", m("GlobalAveragePool", x)), m.random(8, 5))
+    return m.model({"image": ("N", 3, 32, 32)}, {y: ("N", 5)})
+
+
+@pytest.mark.parametrize("order", [0, 1, 2])
+def test_gates_are_no_rectifiers(order: int) -> None:
+    """Of a network as MobileNetV3 the ReLU6 and the Relu are, in float32 and int8; not the ramps of h-swish and
+    h-sigmoid, whose range in an int8 file ends where the measured values do."""
+    source = _mobile(order)
+    found = operators.rectifiers(normalise(ir.from_proto(source)))
+    assert [one.op_type for one in found] == ["Clip", "Relu"]
+    assert _ranks(source, per_channel=True) == ["Conv", "Conv"]
+    assert _ranks(source, per_channel=True, extra_options={"ActivationSymmetric": True}) == ["Clip", "Relu"]
