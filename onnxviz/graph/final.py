@@ -23,6 +23,7 @@ FORM = frozenset({
     "Transpose", "Unsqueeze"
 })  # fmt: skip
 _ACTIVATIONS = {"Softmax": "softmax", "Sigmoid": "sigmoid", "LogSoftmax": "log_softmax"}
+_PLAIN = frozenset({"Cast", "DequantizeLinear", "Dropout", "Identity", "QuantizeLinear"})
 _LOGARITHM = {"softmax": "log_softmax", "sigmoid": "log_sigmoid"}
 _POWER = {log: plain for plain, log in _LOGARITHM.items()}
 # Sums are laid beside the numbers that they divide by these.
@@ -159,7 +160,7 @@ class _Reader:
         numbers, total = _quotient(node)
         if total is not None:
             both = _made_by(total, "Add")
-            raised = _made_by(_operand(both, lambda c: c == 1), "Exp") if both is not None else None
+            raised = _made_by(_operand(both, _near(1)), "Exp") if both is not None else None
             if raised is not None and raised.inputs[0] is not None:
                 if numbers is None:
                     x = _negated(raised.inputs[0])
@@ -168,11 +169,11 @@ class _Reader:
                 return Final(x, "sigmoid", sound=numbers is None) if x is not None else None
         op = view(node).op
         if op == "Mul":  # ½ (1 + tanh)
-            inner = _made_by(_operand(node, lambda c: c == 0.5), "Add")
-            tangent = _made_by(_operand(inner, lambda c: c == 1), "Tanh") if inner is not None else None
+            inner = _made_by(_operand(node, _near(0.5)), "Add")
+            tangent = _made_by(_operand(inner, _near(1)), "Tanh") if inner is not None else None
         elif op == "Add":  # ½ + ½ tanh
-            inner = _made_by(_operand(node, lambda c: c == 0.5), "Mul")
-            tangent = _made_by(_operand(inner, lambda c: c == 0.5), "Tanh") if inner is not None else None
+            inner = _made_by(_operand(node, _near(0.5)), "Mul")
+            tangent = _made_by(_operand(inner, _near(0.5)), "Tanh") if inner is not None else None
         else:
             return None
         if tangent is None or tangent.inputs[0] is None:
@@ -181,7 +182,7 @@ class _Reader:
         if halved is None:
             return None
         half = 0.5 if halved.op_type == "Mul" else 2.0
-        x = _operand(halved, lambda c: c == half, first=halved.op_type == "Div")
+        x = _operand(halved, _near(half), first=halved.op_type == "Div")
         return Final(x, "sigmoid") if x is not None else None
 
     # --- over how many ---------------------------------------------------------------------------
@@ -205,18 +206,14 @@ class _Reader:
 # --- matching ------------------------------------------------------------------------------------
 
 
-def _core(
-    value: ir.Value | None, through: frozenset[str] = frozenset({"Cast", "Dropout", "Identity"})
-) -> ir.Value | None:
+def _core(value: ir.Value | None, through: frozenset[str] = _PLAIN) -> ir.Value | None:
     """The value behind what changes only its type."""
     while value is not None and (node := value.producer()) is not None and view(node).op in through:
         value = view(node).input(0)
     return value
 
 
-def _made_by(
-    value: ir.Value | None, *ops: str, through: frozenset[str] = frozenset({"Cast", "Dropout", "Identity"})
-) -> ir.Node | None:
+def _made_by(value: ir.Value | None, *ops: str, through: frozenset[str] = _PLAIN) -> ir.Node | None:
     """The node behind `value` where it is one of these operators."""
     value = _core(value, through)
     node = value.producer() if value is not None else None
@@ -224,9 +221,20 @@ def _made_by(
 
 
 def number(value: ir.Value | None) -> float | None:
-    """The one number that a constant holds, whatever its shape."""
-    tensor = constant(_core(value))
+    """The one number that a constant holds, whatever its shape and however it is stored."""
+    node = value.producer() if value is not None else None
+    if node is not None and node.op_type in ("Cast", "Identity"):
+        return number(node.inputs[0])
+    if node is not None and node.op_type == "DequantizeLinear":
+        code, scale, *zero = (number(one) for one in node.inputs)
+        return None if code is None or scale is None else (code - ((zero[0] if zero else 0) or 0)) * scale
+    tensor = constant(value)
     return float(tensor.numpy().reshape(-1)[0]) if tensor is not None and tensor.size == 1 else None
+
+
+def _near(wanted: float) -> Callable[[float | None], bool]:
+    """Whether a number is this one, but for the rounding of a quantised constant."""
+    return lambda given: given is not None and abs(given - wanted) <= 1e-5 * max(1.0, abs(wanted))
 
 
 def _operand(
@@ -269,7 +277,7 @@ def _quotient(node: ir.Node) -> tuple[ir.Value | None, ir.Value | None]:
     if node.domain != "":
         return None, None
     if node.op_type == "Div":
-        above = None if number(node.inputs[0]) == 1 else node.inputs[0]
+        above = None if _near(1)(number(node.inputs[0])) else node.inputs[0]
         return above, node.inputs[1]
     if (below := _inverted(node)) is not None:
         return None, below
@@ -287,9 +295,9 @@ def _inverted(node: ir.Node) -> ir.Value | None:
     """b of 1/b."""
     if node.op_type == "Reciprocal":
         return node.inputs[0]
-    if node.op_type == "Pow" and number(node.inputs[1]) == -1:
+    if node.op_type == "Pow" and _near(-1)(number(node.inputs[1])):
         return node.inputs[0]
-    if node.op_type == "Div" and number(node.inputs[0]) == 1:
+    if node.op_type == "Div" and _near(1)(number(node.inputs[0])):
         return node.inputs[1]
     return None
 
@@ -302,8 +310,8 @@ def _negated(value: ir.Value | None) -> ir.Value | None:
     if node.op_type == "Neg":
         return node.inputs[0]
     if node.op_type == "Sub":
-        return node.inputs[1] if number(node.inputs[0]) == 0 else None
-    return _operand(node, lambda c: c == -1, first=node.op_type == "Div")
+        return node.inputs[1] if _near(0)(number(node.inputs[0])) else None
+    return _operand(node, _near(-1), first=node.op_type == "Div")
 
 
 def _unshifted(value: ir.Value) -> ir.Value:

@@ -7,6 +7,7 @@ import onnx_ir as ir
 import onnxruntime
 import pytest
 from networks import Maker
+from onnx import numpy_helper
 
 from onnxviz.graph.head import head
 
@@ -197,6 +198,31 @@ def test_what_looks_like_it_and_is_not(form):
     m = Maker(opset=17)
     _, found = concluded(m, form(m, logits(m)))
     assert found.activation is None
+
+
+@pytest.mark.parametrize("form", ["half tanh", "1/(1+exp(-x))"])
+def test_pieces_between_quantisers(form):
+    """Each value of a QDQ file passes a QuantizeLinear and a DequantizeLinear; so may constants."""
+    m = Maker(opset=17)
+    scale, zero = m.constant(one(0.03)), m.constant(np.array(3, np.uint8))
+    z = logits(m)
+    out = SIGMOID[form](m, z)
+    stored = m.constant(np.array(53, np.uint8)), m.constant(one(0.02)), zero  # 1
+    half = m.constant(np.array(28, np.uint8)), m.constant(one(0.02)), zero
+    ones = {t.name: t for t in m.weights}
+    nodes, m.nodes = m.nodes, []
+    for node in nodes:
+        for place, name in enumerate(node.input):
+            if name in ones and ones[name].data_type == 1 and not ones[name].dims:
+                value = float(numpy_helper.to_array(ones[name]))
+                node.input[place] = m("DequantizeLinear", *(stored if value == 1 else half))
+        m.nodes.append(node)
+        if node.op_type in ("Neg", "Exp", "Add", "Tanh"):
+            made = m("DequantizeLinear", m("QuantizeLinear", node.output[0], scale, zero), scale, zero)
+            for later in nodes:
+                later.input[:] = [made if name == node.output[0] else name for name in later.input]
+    _, found = concluded(m, out)
+    assert (found.logits, found.activation) == (z, "sigmoid")
 
 
 def test_softmaxes_over_groups_are_not_one_softmax():
