@@ -96,8 +96,9 @@ def test_the_same_refusal_from_both_sides(tmp_path, capsys) -> None:
     )
     assert "give --size WIDTHxHEIGHT, or give one picture at a time" in capsys.readouterr().err
     net = onnxviz.load(model, preprocess="unit", resize="keep", provider="cpu")
+    assert [one.values.shape for one in onnxviz.saliency(net, pictures, target=0)] == [(32, 32), (40, 40)]
     with pytest.raises(UsageError, match="give size=, or give one picture at a time"):
-        onnxviz.saliency(net, pictures)
+        onnxviz.attributions(net, pictures)
 
 
 def secret(domain: str = "com.example") -> onnx.ModelProto:
