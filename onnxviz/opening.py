@@ -73,6 +73,7 @@ def load(
     raises       UnknownLayer for an output that there is not; ModelRejected, ModelUnsuitable, LimitExceeded,
                  LabelsRejected, PreprocessingRejected, UsageError
     """
+    from onnxviz.graph.fold import decided
     from onnxviz.graph.metadata import read_labels as labels_of
 
     check_backend(backend)
@@ -80,7 +81,7 @@ def load(
         raise UsageError(f"threads must be from 1 to {MOST_THREADS}, got {threads}")
     source = _locate(model)
     loaded = load_graph(source, limits=limits or Limits())
-    graph = loaded.model
+    graph = decided(loaded.model)
     if feeds:
         graph = fed(graph, feeds, input, preprocess, mean, std, channels, resize, size)
     warnings = list(loaded.warnings)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import onnx_ir as ir
-from onnx_ir.passes import common
 
 from onnxviz.errors import ModelUnsuitable, OnnxVizError, UnknownLayer, UsageError, near
 from onnxviz.grad import backward
@@ -13,7 +12,7 @@ from onnxviz.grad.overrides import PLAIN
 from onnxviz.grad.table import Table
 from onnxviz.grad.tape import Tape, dims
 from onnxviz.graph import half
-from onnxviz.graph.analysis.dataflow import clone
+from onnxviz.graph.analysis.dataflow import clone, prune
 from onnxviz.graph.dequantised import dequantised, through
 from onnxviz.graph.infer import infer
 from onnxviz.graph.naming import name_nodes, publish
@@ -194,7 +193,7 @@ def finish(
     graph = model.graph
     graph.outputs.clear()
     graph.outputs.extend(outputs)
-    common.RemoveUnusedNodesPass()(model)
+    prune(model)
     name_nodes(graph)
     declared = [(value, value.shape) for value in graph.outputs]
     known = [(g, x.shape) for g, x in pairs]

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes import common
 
-from onnxviz.errors import ModelUnsuitable
+from onnxviz.errors import ModelRejected, ModelUnsuitable
 from onnxviz.graph.analysis.constants import fold as known_values
+from onnxviz.graph.analysis.dataflow import clone, duplicate, release
+from onnxviz.graph.infer import infer
+from onnxviz.graph.naming import name_nodes
 
 # ConstantOfShape with a constant shape becomes a weight up to this many elements (AlexNet's largest has 38 million).
 _LARGEST = 1 << 27
@@ -52,16 +56,7 @@ def lengths(model: ir.Model) -> bool:
     graph = model.graph
     if not any(node.op_type in ("Shape", "Size") and node.domain in ("", "ai.onnx") for node in graph):
         return False
-    shapes = {
-        value.name or "": tuple(d if isinstance(d, int) else None for d in value.shape)
-        for value in (
-            *graph.inputs,
-            *graph.initializers.values(),
-            *(y for node in graph for y in node.outputs),
-        )
-        if value.shape is not None
-    }
-    known = known_values(graph, shapes)
+    known = _known(graph)
     found = False
     for node in list(graph):
         # Only what is read by others: the nodes before it have no use then.
@@ -116,25 +111,75 @@ def _to_initialiser(graph: ir.Graph, node: ir.Node, y: ir.Value, tensor: ir.Tens
     graph.register_initializer(new)
 
 
-def branches(model: ir.Model) -> None:
-    """An If whose condition is constant is replaced by the branch taken, in place."""
-    graph = model.graph
-    again = True
-    while again:
-        again = False
-        for node in list(graph):
-            condition = (
-                value_of(node.inputs[0]) if node.op_type == "If" and node.domain in ("", "ai.onnx") else None
-            )
-            if condition is not None:
-                branch = "then_branch" if bool(condition.reshape(-1)[0]) else "else_branch"
-                _splice(graph, node, node.attributes[branch].as_graph())
-                again = True  # the branch may hold further ones
+def branches(model: ir.Model, known: Mapping[str, np.ndarray] | None = None) -> bool:
+    """An If whose condition is constant is replaced by the branch taken, in place; whether there was one.
+
+    known   values that follow from lengths, by name
+    """
+    found = False
+    while (choice := _first_decided(model.graph, known or {})) is not None:  # a branch may hold further ones
+        node, branch = choice
+        _splice(model.graph, node, node.attributes[branch].as_graph())
+        found = True
+    return found
+
+
+def _first_decided(graph: ir.Graph, known: Mapping[str, np.ndarray]) -> tuple[ir.Node, str] | None:
+    for node in graph:
+        if node.op_type != "If" or node.domain not in ("", "ai.onnx") or node.inputs[0] is None:
+            continue
+        condition = value_of(node.inputs[0])
+        if condition is None:
+            condition = known.get(node.inputs[0].name or "")
+        if condition is not None:
+            return node, "then_branch" if bool(condition.reshape(-1)[0]) else "else_branch"
+    return None
+
+
+def decided(model: ir.Model) -> ir.Model:
+    """`model` itself, or a copy in which every If whose condition follows from known lengths is the branch taken.
+
+    Exporters write `If(channels == 1, Squeeze, Identity)` where torch's code asked for a shape: until that is decided
+    not even the rank of what comes is known.
+    """
+    if not any(node.op_type == "If" and node.domain in ("", "ai.onnx") for node in model.graph):
+        return model
+    copy = duplicate(model)
+    found = False
+    try:
+        while branches(copy, _known(_inferred(copy))):
+            found = True
+    except ModelRejected:  # it contradicts itself somewhere: whoever runs it is told
+        pass
+    if not found:
+        return model
+    name_nodes(copy.graph)
+    return copy
+
+
+def _inferred(model: ir.Model) -> ir.Graph:
+    other = clone(model)
+    infer(other)
+    return other.graph
+
+
+def _known(graph: ir.Graph) -> dict[str, np.ndarray]:
+    """What follows from the lengths that the graph's values have."""
+    shapes = {
+        value.name or "": tuple(d if isinstance(d, int) else None for d in value.shape)
+        for value in (
+            *graph.inputs,
+            *graph.initializers.values(),
+            *(y for node in graph for y in node.outputs),
+        )
+        if value.shape is not None
+    }
+    return known_values(graph, shapes)
 
 
 def _splice(graph: ir.Graph, node: ir.Node, body: ir.Graph) -> None:
-    """Put the body's nodes in the node's place."""
-    taken = set(graph.initializers) | {v.name for n in graph.all_nodes() for v in n.outputs}
+    """Put the body's nodes in the node's place; what they make for outside has the names of the node's outputs."""
+    taken: set[str | None] = {*graph.initializers, *(v.name for n in graph.all_nodes() for v in n.outputs)}
     stem = node.name or "if"
     for value in list(body.initializers.values()):
         body.initializers.pop(value.name or "")
@@ -143,26 +188,29 @@ def _splice(graph: ir.Graph, node: ir.Node, body: ir.Graph) -> None:
     inner = list(body)
     results = list(body.outputs)
     body.outputs.clear()
+    own = set()
     for item in inner:
         body.remove(item)
-        item.name = f"{stem}/{item.name}"
+        item.name = f"{stem}/{item.name}" if item.name else None
         for value in item.outputs:
             if value.name:
                 value.name = _fresh(f"{stem}/{value.name}", taken)
+            own.add(value)
         node.prepend(item)
     for y, result in zip(list(node.outputs), results, strict=True):
-        shown = y.is_graph_output()
-        if shown:
-            # The branch may hand out a value from outside, which keeps its own name: an Identity carries y's.
+        # The branch may hand out a value from outside, which keeps its own name: an Identity carries y's.
+        if result not in own and y.is_graph_output():
             carrier = ir.Value(name=None, type=y.type, shape=y.shape)
-            identity = ir.node("Identity", [result], outputs=[carrier], name=f"{stem}/{y.name}")
-            node.prepend(identity)
+            node.prepend(ir.node("Identity", [result], outputs=[carrier], name=f"{stem}/{y.name}"))
+            own.add(carrier)
             result = carrier  # noqa: PLW2901
         name = y.name
         y.replace_all_uses_with(result, replace_graph_outputs=True)
-        if shown:  # the carrier takes y's name when y has let go of it
-            y.name = None
+        if result in own:
+            own.remove(result)  # handed out a second time, it needs a carrier
+            y.name = None  # y has let go of it
             result.name = name
+    release(node)  # the other branch too
     graph.remove(node, safe=True)
 
 

@@ -16,7 +16,7 @@ from onnx_ir.passes import common
 
 from onnxviz.errors import ModelRejected
 from onnxviz.graph import canonical, expand, fold, fused, half, lift, operators, padding, quantised, resizing
-from onnxviz.graph.analysis.dataflow import clone, inline
+from onnxviz.graph.analysis.dataflow import clone, inline, prune
 from onnxviz.graph.infer import infer
 from onnxviz.graph.naming import name_nodes
 
@@ -56,7 +56,7 @@ def normalise(model: ir.Model) -> ir.Model:
     fold.batch_norms(model)
     padding.explicit(model)
     resizing.exact(model)
-    common.RemoveUnusedNodesPass()(model)
+    prune(model)
     infer(model)
     for value in model.graph.outputs:
         kind, shape = declared[value.name]

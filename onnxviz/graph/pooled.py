@@ -12,9 +12,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import onnx_ir as ir
-from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from onnxviz.errors import ModelUnsuitable
+from onnxviz.graph.analysis.dataflow import prune
 from onnxviz.graph.build import builder
 
 FEATURES = "onnxviz.features"
@@ -51,5 +51,5 @@ def pooled(
     outputs = {str(output.name): output for output in b.graph.outputs}
     b.graph.outputs.clear()
     b.graph.outputs.extend(outputs[key] for key in dict.fromkeys((name, *keep)))
-    RemoveUnusedNodesPass()(b.model)
+    prune(b.model)
     return b.model

@@ -24,10 +24,9 @@ from typing import Final
 
 import numpy as np
 import onnx_ir as ir
-from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from onnxviz.errors import ModelUnsuitable, UnknownLayer, near
-from onnxviz.graph.analysis.dataflow import clone
+from onnxviz.graph.analysis.dataflow import clone, prune
 from onnxviz.graph.dequantised import scale_of
 
 _HIGHEST_RANK: Final = 4
@@ -82,7 +81,7 @@ def peaks(model: ir.Model, wanted: Sequence[Reduced]) -> tuple[ir.Model, list[Pe
     copy.graph.extend(tape.nodes)
     copy.graph.outputs.clear()
     copy.graph.outputs.extend(value for group in found for value in group)
-    RemoveUnusedNodesPass()(copy)  # the layers behind the last one wanted
+    prune(copy)  # the layers behind the last one wanted
     return copy, [Peaks(*(str(value.name) for value in group)) for group in found]
 
 

@@ -10,10 +10,18 @@ from collections.abc import Sequence
 
 import numpy as np
 import onnx_ir as ir
-from onnx_ir.passes import common as passes
 
 from onnxviz.errors import ModelUnsuitable
-from onnxviz.graph.analysis.dataflow import FED, FLOATS, dependent, duplicate, image_input, lookup, reads
+from onnxviz.graph.analysis.dataflow import (
+    FED,
+    FLOATS,
+    dependent,
+    duplicate,
+    image_input,
+    lookup,
+    prune,
+    reads,
+)
 from onnxviz.graph.analysis.freeing import Freeing
 from onnxviz.graph.analysis.probe import Facts, Prober, layout
 from onnxviz.graph.analysis.rules import POINTWISE
@@ -85,7 +93,7 @@ def cut(model: ir.Model, outputs: Sequence[str]) -> ir.Model:
 
 def _prune(model: ir.Model) -> None:
     """Drop what no output needs: nodes, weights, and inputs other than one at least."""
-    passes.RemoveUnusedNodesPass()(model)
+    prune(model)
     graph = model.graph
     used = [value for value in graph.inputs if value.uses() or value.is_graph_output()]
     unused = [value for value in graph.inputs if value not in used]

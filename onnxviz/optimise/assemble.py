@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import onnx_ir as ir
-from onnx_ir.passes import common
 
 from onnxviz.errors import ModelUnsuitable, UnsupportedOperator
 from onnxviz.grad.model import differentiate, finish, prepare
 from onnxviz.grad.table import Table
 from onnxviz.grad.tape import Tape, dims
+from onnxviz.graph.analysis.dataflow import prune
 from onnxviz.graph.infer import infer
 from onnxviz.graph.naming import publish
 from onnxviz.objectives import LOGITS, Objective, Term
@@ -138,7 +138,7 @@ def _keep_only(model: ir.Model, values: Sequence[ir.Value]) -> None:
     """Drop what these values do not need: the fixed-size head, the other outputs."""
     model.graph.outputs.clear()
     model.graph.outputs.extend(values)
-    common.RemoveUnusedNodesPass()(model)
+    prune(model)
     model.graph.outputs.clear()
 
 

@@ -225,7 +225,11 @@ def _split(model: ir.Model) -> tuple[bytes, list[str], list[np.ndarray]]:
     weights: list[np.ndarray] = []
     thin = model.clone()
     thin.metadata_props.clear()
-    for name, value in thin.graph.initializers.items():
+    for name, value in list(thin.graph.initializers.items()):
+        if not value.uses() and not value.is_graph_output() and not value.is_graph_input():
+            # ONNX Runtime drops it before it looks for the weights that it is handed.
+            del thin.graph.initializers[name]
+            continue
         tensor = value.const_value
         if tensor is None or tensor.nbytes < _INLINE_BYTES or tensor.dtype not in _NUMPY_TYPES:
             continue

@@ -33,11 +33,12 @@ def exposed(model: Any, layers: Sequence[str] | None = None, *, limits: Limits |
     from onnxviz.catalogue import resolve
     from onnxviz.graph.dequantised import drop_unread
     from onnxviz.graph.expose import expose as add_outputs
+    from onnxviz.graph.fold import decided
     from onnxviz.graph.layers import layers as layers_of
     from onnxviz.graph.layers import resolve as find
 
     source = resolve(os.fspath(model)) if isinstance(model, (str, os.PathLike)) else model
-    graph = load(source, limits=limits or Limits()).model
+    graph = decided(load(source, limits=limits or Limits()).model)
     known = () if layers is None else layers_of(graph)
     exposed = add_outputs(graph, None if layers is None else [find(known, name).name for name in layers])
     drop_unread(exposed)

@@ -82,6 +82,33 @@ def flat(model: ir.Model) -> ir.Model:
     return duplicate(model) if model.functions else model
 
 
+def prune(model: ir.Model) -> None:
+    """Drop the nodes and weights that no output needs, in place.
+
+    By what the outputs depend on, not by who still reads a value: onnx-ir counts the nodes inside a removed If among
+    the readers of what they captured, for good.
+    """
+    graph = model.graph
+    live: set[ir.Value] = set(graph.outputs)
+    for node in reversed(graph):
+        if any(value in live for value in node.outputs):
+            live.update(reads(node))
+        else:
+            release(node)
+            graph.remove(node)
+    passes.RemoveUnusedNodesPass()(model)
+
+
+def release(node: ir.Node) -> None:
+    """Let the node and the nodes in its subgraphs read nothing, so that they do not count as readers any more."""
+    for body in subgraphs(node):
+        body.outputs.clear()
+        for inner in body:
+            release(inner)
+    for place in range(len(node.inputs)):
+        node.replace_input_with(place, None)
+
+
 def reads(node: ir.Node) -> Iterator[ir.Value]:
     """What the node reads: its inputs, and what its subgraphs capture from outside."""
     for value in node.inputs:
