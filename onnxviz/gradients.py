@@ -77,7 +77,7 @@ class Gradients:
             values = arrays["objective"].size
             if values != given:
                 alone = self._net.alone
-                also = f", or give batch={len(x)}" if alone is None else ""
+                also = f", or give --batch {len(x)}" if alone is None else ""
                 why = "" if alone is None else f" (images go through this network one at a time: {alone})"
                 raise UsageError(
                     f"{self.objective} has {values} values for {given} pictures in a run{why}: what it is compared "

@@ -148,7 +148,7 @@ def _laid_out(
             sizes = "×".join(map(str, spec.shape))
             warnings.append(
                 f"nothing in the file says which axis of {spec.name!r} ({sizes}) holds the channels: taken for "
-                f"{layout}; give --layout NCHW or NHWC (layout= in Python) to say"
+                f"{layout}; give --layout NCHW|NHWC to say"
             )
     value.meta[SETTLED] = layout
     weighed = read.number if read is not None and read.axis == layout.index("C") else None

@@ -137,7 +137,7 @@ def load(
         provider=provider,
         threads=threads,
         backend=backend,
-        warnings=warnings,
+        warnings=[spelt(text) for text in warnings],
         barrier=barrier,
         output=output,
     )

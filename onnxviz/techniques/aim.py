@@ -86,7 +86,7 @@ def choose(
     if channel is None and position is not None and net.end.kind == SEQUENCE:
         return _step(net, x, target, position)
     if channel is not None or position is not None:
-        raise UsageError("channel and position belong to a layer: give --layer too")
+        raise UsageError("--channel and --neuron belong to a layer: give --layer too")
     return _classes(net, x, target)
 
 

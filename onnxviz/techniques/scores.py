@@ -246,7 +246,7 @@ def choose(
         if channel is None and position is not None and objective is None and net.end.kind == SEQUENCE:
             return StepScore(net, step_number(net, position), target)
         if channel is not None or position is not None:
-            raise UsageError("channel and position belong to a layer: give --layer too")
+            raise UsageError("--channel and --neuron belong to a layer: give --layer too")
         if objective is None:
             return ClassScore(net, target)
         if isinstance(objective, (Objective, str)):

@@ -144,9 +144,7 @@ def test_an_option_that_cannot_be_meant(command, options, code, folder, capsys, 
 @pytest.mark.parametrize(
     "command", ["predict", "occlusion", "saliency", "segment", "activations", "dream", "fool"]
 )
-@pytest.mark.parametrize(
-    "picture", ["none.png", "empty", "zero.png", "toy.onnx", "photos/0.png/x", "nul\0.png"]
-)
+@pytest.mark.parametrize("picture", ["none.png", "empty", "zero.png", "toy.onnx", "photos/0.png/x"])
 def test_a_picture_that_is_none(command, picture, folder, capsys, monkeypatch) -> None:
     monkeypatch.chdir(folder)
     arguments = [picture if one == PHOTO else one for one in QUICK[command]]
