@@ -53,7 +53,8 @@ def cam(
     image       (H, W, 3) uint8, or anything `Network.prepare` takes; or a list of these, or the input tensor itself
     target      class index or label, one for all or one for each picture; None: each picture's top class
     layer       a layer that has a map; several: the mean of their maps, each divided by its largest magnitude.
-                None: the last one before the places are pooled (`cam_layers.default`)
+                None: the last one before the places are pooled (`cam_layers.default`), or for a detector's boxes the
+                maps of every scale that they are read from
     method      'grad-cam', 'grad-cam++', 'layercam', 'hirescam', 'xgrad-cam', 'eigencam' (of no class), 'score-cam'
                 (one forward pass a channel, no gradient), 'guided-grad-cam' (at the picture's own resolution)
     objective   instead of a class: any objective (`onnxviz.objectives`) or its text, for detectors, segmenters,
@@ -160,7 +161,7 @@ def _layers(
         ends = [net.head.logits]
     if layer is None:
         classes = objective is None or _is_classes(net, ends)
-        return [cam_layers.default(net.layers, tuple(ends), classes=classes)]
+        return list(cam_layers.defaults(net.layers, tuple(ends), classes=classes))
     names = [layer] if isinstance(layer, str) else list(layer)
     if not names:
         raise UsageError("no layer was named; give one or more, or None for the default")

@@ -80,6 +80,48 @@ def default(layers: tuple[Layer, ...], ends: tuple[str, ...], *, classes: bool =
     return last
 
 
+@functools.lru_cache(maxsize=16)
+def defaults(layers: tuple[Layer, ...], ends: tuple[str, ...], *, classes: bool = True) -> tuple[Layer, ...]:
+    """The layers that a map is made of where none is named: mostly one, see `default`.
+
+    A detector predicts from maps of several scales side by side, so that no single one lies on every way to its boxes:
+    there it is, on each way, the last map that a learned layer makes another map of. For one box, only those that it is
+    read from have a gradient.
+
+    raises   as `default`
+    """
+    try:
+        return (default(layers, ends, classes=classes),)
+    except ModelUnsuitable:
+        found = _heads(layers, ends)
+        if len({places(layer) for layer in found}) < 2:  # a vision transformer has one, its patches
+            raise
+        return found
+
+
+def _heads(layers: Sequence[Layer], ends: Sequence[str]) -> tuple[Layer, ...]:
+    """The maps that the ends are read from, each before the last learned layer that still has a map."""
+    order = {layer.name: layer for layer in layers}
+    mapped = {layer.name for layer in layers if has_map(layer)}
+    followed: set[str] = set()
+    for layer in reversed(layers):
+        learned = layer.name in mapped and any(part in layer.op for part in _LEARNED)
+        if layer.name in followed or learned:
+            followed.update(layer.inputs)
+    stops, seen = set(), set()
+    todo = [name for name in ends if name in order]
+    while todo:
+        name = todo.pop()
+        if name in seen:
+            continue
+        seen.add(name)
+        if name in mapped and name in followed:
+            stops.add(name)
+        else:
+            todo += order[name].inputs
+    return tuple(layer for layer in layers if layer.name in stops)
+
+
 def has_map(layer: Layer) -> bool:
     """Whether the layer has a map: four axes, with more than one place, that tell the image's places apart."""
     if len(layer.shape) != 4:
