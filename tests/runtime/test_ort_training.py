@@ -133,11 +133,11 @@ def test_the_doctor_there(facts: dict) -> None:
 @pytest.mark.parametrize(
     ("case", "error", "way_out"),
     [
-        ("guided", "UsageError", "--backend native or torch"),
-        ("lstm", "UnsupportedOperator", "--backend native or torch"),
+        ("guided", "UsageError", "backend='native' or torch"),
+        ("lstm", "UnsupportedOperator", "backend='native' or torch"),
         ("new", "ModelUnsuitable", "knows up to 21"),
         ("torch", "MissingDependency", "onnxviz[torch]"),
-        ("auto", "UnsupportedOperator", "torch is not installed here"),
+        ("auto", "UnsupportedOperator", 'pip install "onnxviz[torch]"'),
     ],
 )
 def test_what_is_refused_there(facts: dict, case: str, error: str, way_out: str) -> None:
