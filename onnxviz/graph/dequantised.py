@@ -145,11 +145,16 @@ def real_name(value: ir.Value) -> str:
 
 
 def aliases(model: ir.Model) -> dict[str, str]:
-    """The other names of the layers of a quantised file (`Layer.also`): the names of their real values by them."""
+    """The other names of the layers of a quantised file (`Layer.also`): the names of their real values by them.
+
+    What stands in front of a quantiser keeps its own name here: it is a number of the graph too, not yet cut.
+    """
     if not any(node.op_type in QUANTISING for node in model.graph):
         return {}
-    values = [value for node in model.graph for value in node.outputs if ALSO in value.meta]
-    return {other: str(value.name) for value in values for other in value.meta[ALSO]}
+    values = [value for node in model.graph for value in node.outputs]
+    own = {value.name for value in values if value.dtype not in QUANTISED and value.dtype is not None}
+    real = [value for value in values if ALSO in value.meta]
+    return {other: str(value.name) for value in real for other in value.meta[ALSO] if other not in own}
 
 
 # --- when a file is opened ------------------------------------------------------------------------

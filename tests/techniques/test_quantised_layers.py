@@ -130,7 +130,8 @@ def test_objectives_and_gradients_take_the_files_own_names(net):
     layer = next(layer for layer in net.layers if layer.name.startswith("stem"))
     value, by = net.value_and_gradient(objectives.channel(layer.name, 2))(x)
     _, wanted = net.value_and_gradient(objectives.channel("sum", 2), wrt=layer.name)(x)
-    for name in layer.also:
+    # What stands in front of a quantiser is a number of its own to gradients: full-gradient counts its rounding.
+    for name in (name for name in layer.also if not name.endswith("_QuantizeLinear_Input")):
         found, found_by = net.value_and_gradient(objectives.channel(name, 2))(x)
         np.testing.assert_array_equal(found, value)
         np.testing.assert_array_equal(found_by, by)
