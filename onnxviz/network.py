@@ -11,7 +11,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxviz._version import __version__
-from onnxviz.errors import ModelUnsuitable, UsageError, spelt, ways
+from onnxviz.errors import ModelUnsuitable, UnknownLayer, UsageError, spelt, ways
 from onnxviz.graph.dequantised import QUANTISING
 from onnxviz.graph.limits import Limits
 from onnxviz.graph.load import Loaded
@@ -181,15 +181,22 @@ class Network:
         return other
 
     def settled(self, objective: Objective) -> Objective:
-        """The objective with "the class scores" replaced by the value that holds them here.
+        """The objective with "the class scores" replaced by the value that holds them here, and its channels found.
 
         raises   ModelUnsuitable where the network has none
         """
         from onnxviz.objectives import LOGITS
 
+        objective = objective.laid_out(self._channels_last)
         if all(term.layer != LOGITS for _, term in objective.terms):
             return objective
         return objective.at(self.logits)
+
+    def _channels_last(self, name: str) -> bool:
+        try:
+            return self.layer(name).channels_last
+        except UnknownLayer:  # a value that is no layer
+            return False
 
     @property
     def logits(self) -> str:

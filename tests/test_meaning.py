@@ -488,3 +488,15 @@ def test_occlusion_of_an_objective_is_its_fall():
             hidden[:, :, top : top + 8, left : left + 8] = 0
             fall = run(proto, x)[0, 2] - run(proto, hidden)[0, 2]
             assert found[top + 2, left + 2] == pytest.approx(fall, abs=1e-4)
+
+
+def test_the_example_for_picks_out_of_a_softmax_is_of_its_logits():
+    """A probability that is sure of itself moves with nothing; the example would give an empty map."""
+    m = heads.Maker()
+    soft = m("Softmax", heads.linear(m, heads.pooled(m), 5, spread=4000.0), axis=1)
+    best, _ = m("TopK", soft, m.constant([3]), outputs=2)
+    net = onnxviz.load(heads.finished(m, best), preprocess="unit", provider="cpu")
+    with pytest.raises(ModelUnsuitable) as caught:
+        onnxviz.saliency(net, photo())
+    example = str(caught.value).split('objective="')[1].split('"')[0]
+    assert np.abs(onnxviz.saliency(net, photo(), objective=example).values).max() > 0

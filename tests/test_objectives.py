@@ -8,6 +8,7 @@ import onnx_ir as ir
 import pytest
 import torch
 
+import onnxviz
 from onnxviz import objectives as o
 from onnxviz.errors import ModelUnsuitable, UnknownLabel, UnknownLayer, UsageError
 from onnxviz.grad.model import value_and_gradient
@@ -247,3 +248,42 @@ def test_text() -> None:
         o.logit(1) + 3
     with pytest.raises(TypeError):
         o.logit(1) * o.logit(2)
+
+
+@pytest.mark.parametrize("technique", [onnxviz.saliency, onnxviz.cam, onnxviz.occlusion])
+@pytest.mark.parametrize("text", ["channel({0}, 3)", "neuron({0}, 3, 4, 5)"])
+def test_channels_are_counted_where_the_layer_has_them(technique, text):
+    """Channel 3 of a layer (N, H, W, C) is none of its rows: in a text, and of an object that does not say."""
+    made = {}
+    for last in (False, True):
+        m = networks.Maker(seed=3)
+        x = m("Relu", m("Conv", "image", m.random(6, 3, 3, 3), pads=[1] * 4, strides=[2, 2]))
+        x = m("Transpose", x, perm=[0, 2, 3, 1]) if last else x
+        layer = x
+        pooled = m("ReduceMean", x, axes=[1, 2] if last else [2, 3], keepdims=0)
+        out = m("Gemm", pooled, m.random(5, 6), transB=1)
+        net = onnxviz.load(
+            m.model({"image": ("N", 3, 16, 16)}, {out: None}), preprocess="unit", provider="cpu"
+        )
+        photo = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
+        options = {"window": 4, "stride": 4} if technique is onnxviz.occlusion else {}
+        made[last] = technique(net, photo, objective=text.format(repr(layer)), **options).values
+        thing = o.channel(layer, 3) if text.startswith("channel") else o.neuron(layer, 3, 4, 5)
+        same = technique(net, photo, objective=2 * thing - thing, **options).values
+        np.testing.assert_allclose(same, made[last], rtol=1e-4, atol=1e-5 * np.abs(made[last]).max())
+    assert np.abs(made[False]).max() > 0
+    np.testing.assert_allclose(made[True], made[False], rtol=1e-4, atol=1e-5 * np.abs(made[False]).max())
+
+
+@pytest.mark.parametrize("given", [3, ["logit(0)"], {"logit": 0}])
+@pytest.mark.parametrize("technique", [onnxviz.saliency, onnxviz.cam, onnxviz.occlusion, onnxviz.rise])
+def test_what_is_no_objective_is_refused(technique, given):
+    net = onnxviz.load(networks.tiny_cnn(), preprocess="unit", provider="cpu")
+    with pytest.raises(UsageError, match="got a"):
+        technique(net, np.zeros((32, 32, 3), np.uint8), objective=given)
+
+
+def test_values_that_are_no_layers_have_their_channels_first():
+    """An objective may read what `inspect` lists as no layer: an Identity's value, say."""
+    net = onnxviz.load(networks.nhwc(), preprocess="unit", provider="cpu")
+    assert net.settled(o.channel("nothing", 1)).terms[0][1].turned is not None

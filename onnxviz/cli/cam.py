@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from onnxviz.cli.attribute import ObjectiveOption
+from onnxviz.cli.attribute import ObjectiveOption, place
 from onnxviz.cli.options import BatchOption, ImagesArgument, ModelArgument, command
 from onnxviz.cli.pictures import readable, save
 from onnxviz.cli.run import Run
@@ -37,6 +37,10 @@ def register(app: typer.Typer) -> None:
         method: Annotated[
             list[str] | None,
             typer.Option("--method", "-m", help=f"{_METHODS}; several: a sheet.", show_default="grad-cam"),
+        ] = None,
+        neuron: Annotated[
+            str | None,
+            typer.Option(help="Of a sequence (a recogniser of text): the step, such as 3.", metavar="STEP"),
         ] = None,
         signed: Annotated[
             bool, typer.Option("--signed", help="Keep what speaks against the class, in blue.")
@@ -72,6 +76,7 @@ def register(app: typer.Typer) -> None:
             "target": target[0] if target and len(target) == 1 else target or None,
             "objective": None if objective is None else parse(objective, net),
             "layer": layer or None,
+            "position": place(neuron),
             "signed": signed,
             "align": align,
             "percentile": percentile,

@@ -63,6 +63,14 @@ class _Reader:
         while value is not None and (node := value.producer()) is not None:
             found = self._activation(value, node)
             if found is not None:
+                if found.activation in (
+                    "softmax",
+                    "log_softmax",
+                ):  # a softmax of probabilities has their order
+                    inner = self.final(found.logits)
+                    same = inner.activation == "softmax" and inner.over == found.over
+                    if same and found.sound and inner.sound:
+                        found = found._replace(logits=inner.logits)
                 low, high = (-5.0, -_NEGLIGIBLE) if found.activation in _POWER else (0.01, 0.99)
                 kept = all(least <= low and most >= high for least, most in bounds)
                 return found if kept else Final(output)
@@ -168,21 +176,18 @@ class _Reader:
                     x = raised.inputs[0] if _same(numbers, raised.outputs[0]) else None
                 return Final(x, "sigmoid", sound=numbers is None) if x is not None else None
         op = view(node).op
-        if op == "Mul":  # ½ (1 + tanh)
-            inner = _made_by(_operand(node, _near(0.5)), "Add")
+        if op in ("Mul", "Div"):  # ½ (1 + tanh), (1 + tanh) / 2
+            inner = _made_by(_half(node), "Add")
             tangent = _made_by(_operand(inner, _near(1)), "Tanh") if inner is not None else None
         elif op == "Add":  # ½ + ½ tanh
-            inner = _made_by(_operand(node, _near(0.5)), "Mul")
-            tangent = _made_by(_operand(inner, _near(0.5)), "Tanh") if inner is not None else None
+            inner = _made_by(_operand(node, _near(0.5)), "Mul", "Div")
+            tangent = _made_by(_half(inner), "Tanh") if inner is not None else None
         else:
             return None
         if tangent is None or tangent.inputs[0] is None:
             return None
         halved = _made_by(tangent.inputs[0], "Mul", "Div")
-        if halved is None:
-            return None
-        half = 0.5 if halved.op_type == "Mul" else 2.0
-        x = _operand(halved, _near(half), first=halved.op_type == "Div")
+        x = _half(halved) if halved is not None else None
         return Final(x, "sigmoid") if x is not None else None
 
     # --- over how many ---------------------------------------------------------------------------
@@ -252,6 +257,12 @@ def _operand(
         if beside is not None and wanted(beside):
             return node.inputs[one]
     return None
+
+
+def _half(node: ir.Node) -> ir.Value | None:
+    """x of x · ½ or x / 2."""
+    divides = node.op_type == "Div"
+    return _operand(node, _near(2 if divides else 0.5), first=divides)
 
 
 def _bounds(node: ir.Node, op: str) -> tuple[float, float]:

@@ -294,8 +294,9 @@ class _Reader(Tail):
         if not told and not (alone and layer is not None and self.directly(value, layer)):
             return mapped
         logits, width = self._steps_of(base, value, row[1], count, axis)
+        steps = None if self.prober.open_size else row[1]
         indices = [
-            0 if one == width or size == 1 else (row[1] or 2) // 2 for one, size in enumerate(logits[1], 1)
+            0 if one == width or size == 1 else (steps or 2) // 2 for one, size in enumerate(logits[1], 1)
         ]
         return _with(
             base,
@@ -304,7 +305,7 @@ class _Reader(Tail):
             classes=count,
             axis=axis,
             logits_axis=width,
-            steps=None if self.prober.open_size else row[1],
+            steps=steps,
             shape=tuple("?" if self.prober.open_size and d == row[1] else d for d in base.shape),
             told=bool(told),
             reason=told[0] if told else "rows of one linear layer, taken for steps",
@@ -335,7 +336,10 @@ class _Reader(Tail):
         known = self.facts.shape(source)
         example = ""
         if source is not None and source.name and known and len(known) > 1 and self.is_float(source):
-            example = _text(source.name, [0] * (len(known) - 1))
+            logits = final(source, self.facts, self.graph.opset_imports.get("", 1)).logits
+            if self.facts.shape(logits) != known:  # what a softmax is sure of moves nothing: its logits do
+                logits = source
+            example = _text(real_name(logits), [0] * (len(known) - 1))
         return {"reason": f"its entries were picked out by {node.op_type}", "example": example}
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import onnx_ir as ir
 
-from onnxviz.graph.analysis.dataflow import FLOATS, dependent, flat, image_input, subgraphs
+from onnxviz.graph.analysis.dataflow import FLOATS, dependent, flat, image_input, measured, subgraphs
 from onnxviz.graph.analysis.probe import BATCHES, Facts, Prober
 from onnxviz.graph.analysis.twins import view
 from onnxviz.graph.final import FORM
@@ -38,6 +38,7 @@ class Tail:
         self.prober = Prober(self.model, image_input(self.model, input))
         self.facts = self.prober.facts()
         self.moved = dependent(self.graph, self.prober.image)
+        self._measured = measured(self.graph, self.moved)  # of a dynamically quantised file
         self._other: Facts | None = None
 
     def other(self) -> Facts | None:
@@ -230,8 +231,12 @@ class Tail:
     # --- the last layer and what it reads --------------------------------------------------------
 
     def _source(self, node: ir.Node) -> ir.Value | None:
-        """The one input of the node that depends on the image; None where there are more."""
-        found = [value for value in view(node).inputs if value is not None and value in self.moved]
+        """The one input of the node that depends on the image, ranges aside; None where there are more."""
+        found = [
+            value
+            for value in view(node).inputs
+            if value is not None and value in self.moved and value not in self._measured
+        ]
         return found[0] if len(found) == 1 else None
 
     def weight_layer(self, logits: ir.Value) -> ir.Node | None:
@@ -267,7 +272,11 @@ class Tail:
             op = view(node).op if node is not None else ""
             if op not in ("Dropout", "Identity"):
                 yield value
-            if node is None or op not in FORM or self._elements(value) != elements:
+            if (
+                node is None
+                or op not in FORM | {"DynamicQuantizeLinear"}
+                or self._elements(value) != elements
+            ):
                 return
             value = view(node).inputs[0]
 

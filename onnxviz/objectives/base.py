@@ -58,6 +58,22 @@ class Objective:
         terms = [(w, replace(term, layer=scores) if term.layer == LOGITS else term) for w, term in self.terms]
         return Objective(tuple(terms))
 
+    def laid_out(self, last: Callable[[str], bool]) -> Objective:
+        """The same, with channels looked for where each layer has them.
+
+        last   whether the layer of this name is (N, ..., C)
+        """
+        terms = [
+            (
+                w,
+                replace(term, build=term.turned, turned=None)
+                if term.turned and last(term.layer or "")
+                else term,
+            )
+            for w, term in self.terms
+        ]
+        return Objective(tuple(terms))
+
     def renamed(self, names: Mapping[str, str]) -> Objective:
         """The same, reading other values: by old name, the new one."""
         terms = [(w, replace(term, layer=names.get(term.layer or "", term.layer))) for w, term in self.terms]
@@ -87,12 +103,14 @@ class Term:
     layer    value name; None: the input that the gradient is taken by; LOGITS: the class scores before softmax
     build    (tape, the layer's value) -> (N,); with `across` (tape, the layer's value, draws) -> (N,)
     across   it compares the pictures of a batch with each other; of `draws` views of each, those of the same draw
+    turned   build for a layer that has its channels last; None: build knows where they are
     """
 
     label: str
     layer: str | None
     build: Callable[..., ir.Value]
     across: bool = False
+    turned: Callable[..., ir.Value] | None = None
 
     def value(self, op: Tape, value: ir.Value, draws: int = 1) -> ir.Value:
         """Append the operators; (N,), with all pictures of the first draw before those of the second."""
@@ -109,10 +127,14 @@ LOGITS = "\0logits"
 
 
 def objective(
-    label: str, layer: str | None, build: Callable[..., ir.Value], across: bool = False
+    label: str,
+    layer: str | None,
+    build: Callable[..., ir.Value],
+    across: bool = False,
+    turned: Callable[..., ir.Value] | None = None,
 ) -> Objective:
     """One term with weight 1."""
-    return Objective(((1.0, Term(label, layer, build, across)),))
+    return Objective(((1.0, Term(label, layer, build, across, turned)),))
 
 
 def class_scores(model: ir.Model) -> str:

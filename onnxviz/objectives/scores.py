@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -118,38 +119,36 @@ def _rank(value: ir.Value, layer: str) -> int:
     return len(value.shape)
 
 
-def channel(layer: str, index: int | str, *, last: bool = False) -> Objective:
+def channel(layer: str, index: int | str, *, last: bool | None = None) -> Objective:
     """The mean of one channel of a layer, (N, C, ...).
 
     index   from 0; FED: a graph input `channel`, (N,) int64
-    last    the layer is (N, ..., C)
+    last    whether the layer is (N, ..., C); None: as a `Network` tells of this layer, without one False
     """
 
-    def build(op: Any, value: ir.Value) -> ir.Value:
-        value = _channels_first(op, value, layer) if last else value
+    def first(op: Any, value: ir.Value) -> ir.Value:
         if index == FED:
             return _picked(op, _over_places(op, value, layer), _given_channel(op))
         bounded(value, 1, int(index), layer)
         return mean(op, op.Gather(value, [int(index)], axis=1))
 
-    return objective(f"channel({layer}, {index})", layer, build)
+    return _either(f"channel({layer}, {index})", layer, first, last)
 
 
 def neuron(
-    layer: str, index: int | str, y: int | None = None, x: int | None = None, *, last: bool = False
+    layer: str, index: int | str, y: int | None = None, x: int | None = None, *, last: bool | None = None
 ) -> Objective:
     """One unit of a channel of a layer, (N, C, H, W); y and x default to the middle of the map.
 
     index   from 0; FED: a graph input `channel`, (N,) int64
-    last    the layer is (N, H, W, C)
+    last    whether the layer is (N, H, W, C); None: as a `Network` tells of this layer, without one False
     """
 
-    def build(op: Any, value: ir.Value) -> ir.Value:
+    def first(op: Any, value: ir.Value) -> ir.Value:
         if value.shape is None or len(value.shape) != 4:
             raise ModelUnsuitable(
                 f"neuron needs a layer of rank 4, {layer!r} has shape {value.shape}: use part()"
             )
-        value = _channels_first(op, value, layer) if last else value
         unit = value
         if index != FED:
             bounded(value, 1, int(index), layer)
@@ -163,7 +162,18 @@ def neuron(
                 unit = op.Gather(unit, [at], axis=axis)
         return _picked(op, op.Flatten(unit, axis=1), _given_channel(op)) if index == FED else mean(op, unit)
 
-    return objective(f"neuron({layer}, {index}, {y}, {x})", layer, build)
+    return _either(f"neuron({layer}, {index}, {y}, {x})", layer, first, last)
+
+
+def _either(label: str, layer: str, first: Callable[..., ir.Value], last: bool | None) -> Objective:
+    """A term on (N, C, ...), or on (N, ..., C); None: the network tells."""
+
+    def turned(op: Any, value: ir.Value) -> ir.Value:
+        if value.shape is None or len(value.shape) < 2:
+            return first(op, value)
+        return first(op, _channels_first(op, value, layer))
+
+    return objective(label, layer, turned if last else first, turned=turned if last is None else None)
 
 
 def part(layer: str, *index: int | slice | None) -> Objective:

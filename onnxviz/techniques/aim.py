@@ -79,6 +79,8 @@ def choose(
     check_one(target, objective, layer)
     count = len(x)
     if objective is not None:
+        if channel is not None or position is not None:
+            raise UsageError("--channel and --neuron belong to a layer: give --layer instead of --objective")
         wanted = parsed(net, objective)
         return Aim(wanted, {}, None, [None] * count, [str(wanted)] * count)
     if layer is not None:
@@ -105,6 +107,11 @@ def parsed(net: Network, objective: Objective | str) -> Objective:
         from onnxviz.objective_text import parse
 
         objective = parse(objective, net)
+    if not isinstance(objective, Objective):
+        raise UsageError(
+            f"an objective is made by onnxviz.objectives or written as text, such as 'logit(0)'; got a "
+            f"{type(objective).__name__}"
+        )
     return net.settled(objective)
 
 
@@ -129,8 +136,8 @@ def step_number(net: Network, position: Position) -> int:
     steps = net.end.steps
     if len(given) != 1 or not 0 <= given[0] < (steps or given[0] + 1):
         raise UsageError(
-            f"output {net.end.spelled} is a sequence of {steps or 'some'} steps, from 0: its neuron is one number, got "
-            f"{position!r}"
+            f"output {net.end.spelled} is a sequence of {steps or 'some'} steps, from 0, such as --neuron "
+            f"{(steps or 2) // 2}; got {', '.join(map(str, given)) or 'none'}"
         )
     return int(given[0])
 

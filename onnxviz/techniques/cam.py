@@ -9,13 +9,14 @@ import numpy as np
 
 from onnxviz.errors import ModelUnsuitable, UsageError, near
 from onnxviz.graph.layers import Layer
+from onnxviz.graph.output import SEQUENCE
 from onnxviz.interrupted import Interrupted
 from onnxviz.network import Images, Network
 from onnxviz.objectives import Objective
 from onnxviz.progress import Progress, silent
 from onnxviz.provenance import recorded
 from onnxviz.techniques import cam_layers, cam_score
-from onnxviz.techniques.aim import Aim, Target, parsed
+from onnxviz.techniques.aim import Aim, Position, Target, parsed, step_objective
 from onnxviz.techniques.attributing import also_unequal, attributions, given
 from onnxviz.techniques.cam_methods import METHODS, grad_cam
 from onnxviz.techniques.cam_run import see, see_without_aim
@@ -39,6 +40,7 @@ def cam(
     method: str = "grad-cam",
     objective: Objective | str | None = None,
     output: str | None = None,
+    position: Position = None,
     signed: bool = False,
     align: str = "stretch",
     percentile: float | None = None,
@@ -60,6 +62,7 @@ def cam(
     objective   instead of a class: any objective (`onnxviz.objectives`) or its text, for detectors, segmenters,
                 embeddings
     output      which of the file's outputs holds the classes; None: the one that looks like it
+    position    of a sequence: the step that is explained, by its best class or `target`
     signed      keep what speaks against it, as negative values; else they are 0. 'guided-grad-cam' then keeps the sign
                 of the guided gradient
     align       'stretch': the map over the whole picture, as other tools do; 'field': each place at the middle of its
@@ -83,7 +86,8 @@ def cam(
         raise UsageError(f"percentile is over 0 and at most 100, got {percentile}")
     net = net.at(output)
     objective = None if objective is None else parsed(net, objective)
-    layers = _layers(net, layer, objective, free=method == "eigencam")
+    step = None if position is None else _step(net, position, objective)
+    layers = _layers(net, layer, objective or step, free=method == "eigencam")
     taken = given(net, image)
     if method == "eigencam":
         seen = see_without_aim(net, taken.x, layers, batch=batch, progress=progress)
@@ -94,6 +98,7 @@ def cam(
             layers,
             target=target,
             objective=objective,
+            position=position,
             gradients=METHODS[method].gradients,
             batch=batch,
             progress=progress,
@@ -166,6 +171,21 @@ def _layers(
     if not names:
         raise UsageError("no layer was named; give one or more, or None for the default")
     return [cam_layers.named(net, name, ends) for name in dict.fromkeys(names)]
+
+
+def _step(net: Network, position: Position, objective: Objective | None) -> Objective:
+    """The best class at a step of a sequence.
+
+    raises   UsageError where there is no sequence, or an objective was given beside it
+    """
+    if objective is not None:
+        raise UsageError("give --neuron or --objective: they are different things to explain")
+    if net.end.kind != SEQUENCE:
+        raise UsageError(
+            f"here --neuron is the step of a sequence, and output {net.end.spelled} is none; leave it out, or give "
+            "--objective"
+        )
+    return step_objective(net, position, None)
 
 
 def _is_classes(net: Network, ends: Sequence[str]) -> bool:

@@ -18,7 +18,7 @@ from onnxviz.graph.output import BINARY
 from onnxviz.network import Network
 from onnxviz.objectives import Objective
 from onnxviz.progress import Progress
-from onnxviz.techniques.aim import Aim, Target, choose, targets_of
+from onnxviz.techniques.aim import Aim, Position, Target, choose, targets_of
 
 
 class Seen(NamedTuple):
@@ -43,13 +43,14 @@ def see(
     *,
     target: Target,
     objective: Objective | str | None,
+    position: Position,
     gradients: bool,
     batch: int | None,
     progress: Progress,
 ) -> Seen:
     """Run the network once for the pictures `x`.
 
-    target, objective   as for `aim.choose`
+    target, objective, position   as for `aim.choose`
     gradients           whether gradients by the layers are wanted too
     raises              UsageError, UnknownLabel, ModelUnsuitable (no classifier; an objective that does not depend on a
                         layer), UnsupportedOperator, GradientNotFinite
@@ -57,8 +58,9 @@ def see(
     names = [layer.name for layer in layers]
     if len(x) == 1 and batch is None:
         batch = 1  # what memory allows takes a while to tell
-    if objective is not None:
-        aim = choose(net, x, target=target, objective=objective)
+    classes = objective is None and position is None
+    if not classes:
+        aim = choose(net, x, target=target, objective=objective, position=position)
         also: list[str] = []
         given: list[int | None] = []
     else:
@@ -75,7 +77,7 @@ def see(
         arrays = run(x, aim.feeds(), batch=batch, progress=progress)
     else:
         arrays = net.run(x, wanted, batch=batch, progress=progress)
-    if objective is None:
+    if classes:
         aim = _settled(net, given, arrays[net.head.logits], arrays[net.head.scores])
     return Seen(
         aim,
@@ -96,6 +98,7 @@ def see_without_aim(
         layers,
         target=None,
         objective=objectives.l2(names[0]),
+        position=None,
         gradients=False,
         batch=batch,
         progress=progress,

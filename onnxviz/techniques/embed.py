@@ -203,7 +203,8 @@ def _layer(net: Network, name: str | None) -> Layer:
         except (ModelUnsuitable, UnknownLayer) as error:
             raise ModelUnsuitable(f"{error}; or choose the layer of the features with --layer") from error
     axis = net.pictures_axis(chosen.name)
-    if axis or (name is None and net.end.kind == SEQUENCE):
+    # One row a picture may feed every step of a sequence: a plate's digits from one pooled vector.
+    if axis or (name is None and net.end.kind == SEQUENCE and len(chosen.shape or ()) != 2):
         held = f"has its pictures on axis {axis}" if axis else "has a row of features for each step"
         raise ModelUnsuitable(
             f"layer {chosen.name!r} of shape {chosen.shape} {held}, not one row for each picture; choose a layer of "

@@ -249,7 +249,7 @@ def choose(
             raise UsageError("--channel and --neuron belong to a layer: give --layer too")
         if objective is None:
             return ClassScore(net, target)
-        if isinstance(objective, (Objective, str)):
+        if isinstance(objective, (Objective, str)) or not callable(objective):
             return ObjectiveScore(net, parsed(net, objective))
         return FunctionScore(net, objective)
     if channel is None:

@@ -133,6 +133,16 @@ SIGMOID = {
         m("Mul", m("Tanh", m("Div", z, m.constant(one(2)))), m.constant(one(0.5))),
         m.constant(one(0.5)),
     ),
+    "(tanh + 1) / 2": lambda m, z: m(
+        "Div",
+        m("Add", m("Tanh", m("Mul", z, m.constant(one(0.5)))), m.constant(one(1))),
+        m.constant(one(2)),
+    ),
+    "tanh / 2 + half": lambda m, z: m(
+        "Add",
+        m("Div", m("Tanh", m("Div", z, m.constant(one(2)))), m.constant(one(2))),
+        m.constant(one(0.5)),
+    ),
     "clip": lambda m, z: m("Clip", m("Sigmoid", z), m.constant(one(1e-6)), m.constant(one(1 - 1e-6))),
     "exp of log": lambda m, z: m("Exp", m("Log", m("Sigmoid", z))),
 }
@@ -232,3 +242,14 @@ def test_softmaxes_over_groups_are_not_one_softmax():
     _, found = concluded(m, m("Reshape", grouped, m.constant([-1, 6])))
     assert found.kind == "numbers"
     assert "over 2 each" in found.reason
+
+
+@pytest.mark.parametrize("outer", ["Softmax", "LogSoftmax"])
+def test_a_softmax_of_a_softmax_has_its_order_from_the_first_logits(outer):
+    """A trained Softmax with another one around it: gradients by the probabilities in between vanish."""
+    m = Maker(opset=17)
+    z = logits(m)
+    out = m(outer, m("Softmax", z, axis=1), axis=1)
+    _, found = concluded(m, out)
+    assert (found.logits, found.scores) == (z, out)
+    assert found.activation == {"Softmax": "softmax", "LogSoftmax": "log_softmax"}[outer]

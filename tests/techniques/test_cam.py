@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heads
 import numpy as np
 import onnx
 import pytest
@@ -329,3 +330,26 @@ def test_weights_that_are_not_finite_are_told_of():
             tensor.CopyFrom(numpy_helper.from_array(np.full((10, 16), np.inf, np.float32), tensor.name))
     with pytest.raises(GradientNotFinite):
         onnxviz.cam(load(model), pictures(1)[0], target=3)
+
+
+@pytest.mark.parametrize("form", ["tnc", "ntc", "nct"])
+def test_a_step_of_a_sequence_is_explained_by_its_best_class_or_the_target(form):
+    """What the refusal of a recogniser of text names, `position` or `--neuron`, is there to be given."""
+    net = load(heads.sequence(form, width=64), size=(16, 64))
+    photos = [np.ascontiguousarray(p[:16]) for p in pictures(2, 64)]
+    step = 5
+    best = net.steps(net.prepare(photos))[:, step].argmax(axis=1)
+    for target, classes in ((None, best), (3, [3, 3])):
+        found = onnxviz.cam(net, photos, position=step, target=target)
+        for one, photo, index in zip(found, photos, classes, strict=True):
+            at = {"tnc": (step, index), "ntc": (step, index), "nct": (index, step)}[form]
+            wanted = onnxviz.cam(net, photo, objective=objectives.part(net.end.logits, *map(int, at)))
+            assert one.target == index
+            np.testing.assert_allclose(one.values, wanted.values, rtol=1e-4, atol=1e-6)
+    with pytest.raises(UsageError, match="32 steps, from 0.*got 99"):
+        onnxviz.cam(net, photos, position=99)
+
+
+def test_a_step_is_only_of_a_sequence(tiny):
+    with pytest.raises(UsageError, match="step of a sequence"):
+        onnxviz.cam(tiny, pictures(1), position=3)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 
+import heads
 import numpy as np
 import onnx
 import pytest
@@ -223,3 +224,34 @@ def test_features_of_another_network_or_preprocessing_are_refused(tiny):
     same = onnxviz.load(tiny_cnn(), preprocess="imagenet", provider="cpu")
     with pytest.raises(InputRefused, match="preprocessing"):
         found.check(same)
+
+
+def test_steps_that_share_one_row_of_features_give_that_row():
+    """The digits of a number plate from one pooled vector: (N, 8) to (N, 3 digits, 10)."""
+    m = heads.Maker()
+    x = m("Reshape", heads.linear(m, heads.pooled(m), 30), m.constant([-1, 3, 10]))
+    model = heads.finished(m, m("Softmax", x, axis=2))
+    net = onnxviz.load(model, preprocess="unit", provider="cpu")
+    assert net.end.kind == "sequence"
+    given = images(2, 16)
+    found = embed(net, given)
+    np.testing.assert_allclose(
+        found.values, net.activations(given, net.end.features)[net.end.features], rtol=1e-5
+    )
+    assert found.values.shape == (2, 8)
+
+
+def test_features_of_a_dynamically_quantised_file_are_those_before_its_last_layer(tmp_path):
+    """Not the logits: the range that is measured of them is no second input of the product."""
+    from onnxruntime.quantization import quantize_dynamic
+
+    onnx.save(tiny_cnn(), tmp_path / "real.onnx")
+    quantize_dynamic(tmp_path / "real.onnx", tmp_path / "dynamic.onnx")
+    real, dynamic = (
+        onnxviz.load(str(tmp_path / name), preprocess="unit", provider="cpu")
+        for name in ("real.onnx", "dynamic.onnx")
+    )
+    wanted = embed(real, images(3)).values
+    found = embed(dynamic, images(3)).values
+    assert found.shape == wanted.shape
+    assert np.abs(found - wanted).max() < 0.1 * np.abs(wanted).max()
