@@ -147,12 +147,13 @@ def sweep(
     program = net.compile(build, key=key, **({"threads": 1, "spin": False} if workers > 1 else {}))
     if program.provider != CPU:
         workers, size = 1, net.batch_size(batch)
-    fixed = net.batched[1] or 1
+    # A device plans its kernels anew for every size of batch (on an H100 ten times the run itself), so the last run is
+    # filled up there; so is each one of a file that allows only its own batch. The surplus is thrown away.
+    full = net.batched[1] or (1 if program.provider == CPU else min(size, total))
     placed = {name: program.put(name, array) for name, array in still.items()}
 
     def run(start: int) -> np.ndarray:
-        # A file that allows only its own batch gets it, filled up; the surplus is thrown away.
-        chunk = {name: batching.filled(array[start : start + size], fixed) for name, array in moving.items()}
+        chunk = {name: batching.filled(array[start : start + size], full) for name, array in moving.items()}
         count = min(size, total - start)
         array = program({**placed, **chunk}, [score.output])[score.output]
         return net.pictures_first(score.output, array)[:count]

@@ -321,3 +321,35 @@ def test_the_bundled_network_as_with_pictures_covered_outside_the_graph(net, cat
     falls = net.probabilities(x)[0, 285] - net.probabilities(covered)[:, 285]
     assert falls.max() > 0.05
     np.testing.assert_allclose(result.values, average(falls, boxes, (224, 224)), atol=1e-6)
+
+
+def test_on_a_device_every_run_has_the_same_size(monkeypatch) -> None:
+    """A card plans its kernels anew for each size of batch; the CPU's program stands in for one."""
+    from onnxviz import network
+    from onnxviz.runtime.ort import Program
+
+    sizes: list[set[int]] = []
+    on_cpu = Program.__call__
+
+    def noted(self, feeds, outputs=None):
+        sizes.append({len(array) for name, array in feeds.items() if name not in still})
+        return on_cpu(self, feeds, outputs)
+
+    photo = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
+    still: set[str] = set()
+    wanted = onnxviz.occlusion(load(), photo, window=4, stride=3, batch=8)
+    monkeypatch.setattr(Program, "put", lambda self, name, array: still.add(name) or array)
+    monkeypatch.setattr(Program, "__call__", noted)
+    compiled = network.compile
+
+    def elsewhere(*arguments, **settings):
+        program = compiled(*arguments, **settings)
+        program.provider = "elsewhere"
+        return program
+
+    monkeypatch.setattr("onnxviz.network.compile", elsewhere)
+    found = onnxviz.occlusion(load(), photo, window=4, stride=3, batch=8)
+    runs = [one for one in sizes if one]
+    assert len(runs) > 2
+    assert all(one == {8} for one in runs), runs
+    np.testing.assert_allclose(found.values, wanted.values, atol=1e-6)
