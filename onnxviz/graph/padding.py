@@ -125,14 +125,22 @@ def _pool(lifter: Lifter, node: ir.Node, mode: str) -> None:
         else:
             begin, end = (0, 0) if mode == "VALID" else (given[i], given[n + i])
         count = pooled(size, (k, s, d), (begin, end), ceil=ceil)
+        more = max((count - 1) * s + d * (k - 1) + 1 - (size + begin + end), 0)
+        if end < 0 and not more and pooled(size, (k, s, d), (begin, 0), ceil=ceil) == count:
+            end = 0  # no window reaches there
         begins.append(begin)
         ends.append(end)
-        extra.append(max((count - 1) * s + d * (k - 1) + 1 - (size + begin + end), 0))
-    wide = any(e + more >= k for e, more, k in zip(ends, extra, kernel, strict=True))
+        extra.append(more)
+    wide = any(max(e, 0) + more >= k for e, more, k in zip(ends, extra, kernel, strict=True))
     if any(extra) and wide and any(y.uses() or y.is_graph_output() for y in node.outputs[1:]):
         return  # the places that a MaxPool tells would be those of a padded picture
     for name in ("ceil_mode", "auto_pad", "pads"):
         node.attributes.pop(name, None)
+    cut = [min(pad, 0) for pad in begins + ends]
+    if any(cut):
+        node.replace_input_with(0, _zeros_around(lifter, node, node.inputs[0], cut))
+        sizes = [size + b + e for size, b, e in zip(sizes, cut[:n], cut[n:], strict=True)]
+        begins, ends = [max(pad, 0) for pad in begins], [max(pad, 0) for pad in ends]
     counted = _counting(node) and any(extra) and any(begins + ends)
     if (
         counted
@@ -185,10 +193,17 @@ def _at_run_time(lifter: Lifter, node: ir.Node, mode: str) -> None:
     # total = max((ceil(size / s) - 1)·s + reach − size, 0)
     steps = op("Div", op("Sub", sizes, lifter.const([1])), lifter.const(strides))  # ceil(size / s) − 1
     total = op("Sub", op("Add", op("Mul", steps, lifter.const(strides)), lifter.const(reach)), sizes)
-    total = op("Max", total, lifter.const([0]))
-    half = op("Div", total, lifter.const([2]))
-    rest = op("Sub", total, half)
+    none = lifter.const([0])
+    room = op("Max", total, none)
+    half = op("Div", room, lifter.const([2]))
+    rest = op("Sub", room, half)
     begin, end = (half, rest) if mode == "SAME_UPPER" else (rest, half)
+    if node.op_type in POOLS and any(k < s for k, s in zip(kernel, strides, strict=True)):
+        # Less than nothing is cut off, see pool_pads: half of it in front, of one less for SAME_LOWER.
+        cut = op("Max", op("Neg", total), none)
+        front = cut if mode == "SAME_UPPER" else op("Max", op("Sub", cut, lifter.const([1])), none)
+        front = op("Div", front, lifter.const([2]))
+        begin, end = op("Sub", begin, front), op("Sub", end, op("Sub", cut, front))
     if node.op_type == "ConvInteger":  # the pad would have to be the zero point: its rule will refuse it
         node.attributes["auto_pad"] = ir.AttrString("auto_pad", mode)
         return

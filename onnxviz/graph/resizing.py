@@ -78,14 +78,27 @@ def _missed(lifter: Lifter, node: ir.Node, before: Any, after: Any, axes: list[i
         _set(lifter, node, axes, scales=larger)
         return
     rest = [axis for axis in axes if axis not in missed and scale[axis] != 1]
-    if _mode(node) in _BY_LENGTHS:
-        if any(after[axis] is None for axis in axes):
+    if _mode(node) in _BY_LENGTHS:  # one region of interest for all of them
+        still = [axis for axis in axes if after[axis] is None and scale[axis] == 1]
+        missed, rest = [axis for axis in axes if axis not in still], []
+        if any(after[axis] is None for axis in missed) or not _without(lifter, node, axes, still):
             return
-        missed, rest = axes, []  # one region of interest for all of them
     if rest:
         alone = all(before[axis] == after[axis] for axis in rest)
         node.replace_input_with(0, _in_front(lifter, node, rest, [scale[axis] for axis in rest], alone=alone))
     _set(lifter, node, missed, sizes=[after[axis] for axis in missed])
+
+
+def _without(lifter: Lifter, node: ir.Node, axes: list[int], still: list[int]) -> bool:
+    """Take axes of open length, mostly the batch, out of the region of interest; False where it cuts them."""
+    if not still or _mode(node) != "tf_crop_and_resize":
+        return True
+    region, n = value_of(node.inputs[1]), len(axes)
+    if region is None or any((region[i], region[n + i]) != (0, 1) for i, a in enumerate(axes) if a in still):
+        return False
+    kept = [i for i, axis in enumerate(axes) if axis not in still]
+    node.replace_input_with(1, lifter.const(region[[*kept, *(n + i for i in kept)]], region.dtype))
+    return True
 
 
 def _in_front(lifter: Lifter, node: ir.Node, axes: list[int], scales: list[Any], *, alone: bool) -> ir.Value:

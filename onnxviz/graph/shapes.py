@@ -44,8 +44,8 @@ def pooled(length: int, window: tuple[int, int, int], pads: tuple[int, int], *, 
     """
     kernel, stride, dilation = window
     room = length + sum(pads) - dilation * (kernel - 1) - 1
-    if not ceil:
-        return room // stride + 1
+    if not ceil:  # ONNX Runtime rounds towards 0: a window that does not fit in once is there all the same
+        return (room // stride if room >= 0 else -(-room // stride)) + 1
     count = -(-room // stride) + 1
     return count - (
         (count - 1) * stride >= length + pads[0]
@@ -53,10 +53,15 @@ def pooled(length: int, window: tuple[int, int, int], pads: tuple[int, int], *, 
 
 
 def pool_pads(length: int, kernel: int, stride: int, *, upper: bool) -> tuple[int, int]:
-    """What `auto_pad` SAME_UPPER or SAME_LOWER adds before and behind an axis for a pool, whatever its dilation."""
-    total = max((-(-length // stride) - 1) * stride + kernel - length, 0)
-    less, more = total // 2, total - total // 2
-    return (less, more) if upper else (more, less)
+    """What `auto_pad` SAME_UPPER or SAME_LOWER adds before and behind an axis for a pool, whatever its dilation.
+
+    Negative where the stride is longer than the kernel: ONNX Runtime cuts off what no window needs, half of it in
+    front (of a MaxPool, it refuses that).
+    """
+    total = (-(-length // stride) - 1) * stride + kernel - length
+    before = total if upper else total + 1
+    begin = before // 2 if before >= 0 else -(-before // 2)
+    return begin, total - begin
 
 
 def infer_shapes(proto: onnx.ModelProto, *, strict: bool = False, propagate: bool = True) -> onnx.ModelProto:

@@ -238,3 +238,65 @@ def test_a_dilated_window_that_reads_nothing():
     """Both taps of the only window lie in the pads."""
     proto = model("AveragePool", (1, 1, 3), (), 19, kernel_shape=[2], dilations=[4], pads=[1, 1])
     assert check(proto, (1, 1, 3), linear=True)
+
+
+@pytest.mark.parametrize("mode", ["SAME_UPPER", "SAME_LOWER"])
+@pytest.mark.parametrize("dims", ["known", "open"])
+@pytest.mark.parametrize("kernel, strides", [([1, 1], [4, 3]), ([2, 1], [4, 3]), ([1, 2], [2, 5])])
+def test_a_stride_longer_than_the_kernel_cuts_the_picture(mode, dims, kernel, strides):
+    """ONNX Runtime's pads are negative there: where the first window stands depends on it."""
+    shape = (1, 2, 12, 14)
+    attributes = {"kernel_shape": kernel, "strides": strides, "auto_pad": mode}
+    proto = model("LpPool", shape, **attributes)
+    if dims == "known":
+        assert check(proto, shape, linear=False)
+    else:
+        proto = model("LpPool", (1, 2, "h", "w"), **attributes)
+        x = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+        plain = session(proto).run(None, {"x": x})[0]
+        made = session(ir.to_proto(gradient_model(ir.from_proto(proto))))
+        known = session(ir.to_proto(gradient_model(ir.from_proto(model("LpPool", shape, **attributes)))))
+        y, gradient = made.run(None, {"x": x, "y.cotangent": np.ones_like(plain)})
+        np.testing.assert_allclose(y, plain, rtol=1e-5)
+        wanted = known.run(None, {"x": x, "y.cotangent": np.ones_like(plain)})[1]
+        np.testing.assert_allclose(gradient, wanted, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "op, opset, size, attributes",
+    [
+        ("MaxPool", 19, (5, 8), {"kernel_shape": [4, 2], "strides": [4, 4], "dilations": [3, 3]}),
+        ("MaxPool", 10, (5, 15), {"kernel_shape": [2, 2], "strides": [4, 4], "dilations": [1, 3], "ceil_mode": 1}),
+        ("AveragePool", 22, (15, 15), {"kernel_shape": [2, 3], "strides": [4, 1], "dilations": [2, 1], "ceil_mode": 1,
+                                       "count_include_pad": 1}),
+    ],
+)  # fmt: skip
+def test_dilated_windows_beyond_the_pads_that_same_asks_for(op, opset, size, attributes):
+    """One that does not fit in at all is there once; one that reaches over the end does not see what was cut off."""
+    shape = (1, 2, *size)
+    proto = model(op, shape, opset=opset, auto_pad="SAME_UPPER", **attributes)
+    assert check(proto, shape, linear=op == "AveragePool")
+
+
+@pytest.mark.parametrize("place", ["align_corners", "tf_crop_and_resize"])
+def test_scales_in_float32_with_an_open_batch(place):
+    """One region of interest stands for all axes: that of the batch, whose length is open, has to be left out."""
+    region = np.array([0, 0, 0.1, 0.2, 1, 1, 0.8, 0.9], np.float32)
+    scales = np.array([1, 1, 7 / 3, 1.5], np.float32)
+    proto = model(
+        "Resize", ("n", 2, 9, 6), [region, scales], 13, mode="nearest", coordinate_transformation_mode=place
+    )
+    made = ir.to_proto(gradient_model(ir.from_proto(proto)))
+    onnx.checker.check_model(made, full_check=True)
+    rng = np.random.default_rng(0)
+    x, v = (rng.normal(size=(2, 2, 9, 6)).astype(np.float32) for _ in range(2))
+    plain = session(proto)
+    y = plain.run(None, {"x": x})[0]
+    assert y.shape == (2, 2, 21, 9)
+    u = rng.normal(size=y.shape).astype(np.float32)
+    given, gradient = session(made).run(None, {"x": x, "y.cotangent": u})
+    np.testing.assert_allclose(given, y, rtol=1e-5)
+    linear = (
+        plain.run(None, {"x": x + v})[0].astype(np.float64) - y
+    )  # the operator is linear, up to its border
+    np.testing.assert_allclose((v * gradient).sum(dtype=np.float64), (linear * u).sum(), rtol=1e-3, atol=1e-3)
