@@ -500,3 +500,13 @@ def test_the_example_for_picks_out_of_a_softmax_is_of_its_logits():
         onnxviz.saliency(net, photo())
     example = str(caught.value).split('objective="')[1].split('"')[0]
     assert np.abs(onnxviz.saliency(net, photo(), objective=example).values).max() > 0
+
+
+def test_a_file_that_squeezes_its_one_picture_away_names_the_number_before():
+    m = heads.Maker()
+    score = m("Squeeze", heads.linear(m, heads.pooled(m), 1))
+    net = onnxviz.load(heads.finished(m, score, batch=1), preprocess="unit", provider="cpu")
+    with pytest.raises(ModelUnsuitable) as caught:
+        net.predict(photo())
+    example = str(caught.value).split('objective="')[1].split('"')[0]
+    assert np.abs(onnxviz.saliency(net, photo(), objective=example).values).max() > 0

@@ -177,6 +177,7 @@ class _Reader(Tail):
                 kind=MAP,
                 classes=None,
                 reason="its first axis is not that of the pictures: several rows belong to each, or none",
+                example=self._entry(layer.outputs[0] if layer is not None else None),
             )
         rest = [d for axis, d in enumerate(shape) if axis != batch]
         sizes = [d for d in rest if d != 1]
@@ -333,14 +334,17 @@ class _Reader(Tail):
         """Why entries picked out of many are no classes, and what they were picked from."""
         places = (1,) if node.op_type == "NonMaxSuppression" else (0,)
         source = next((node.inputs[place] for place in places if place < len(node.inputs)), None)
+        return {"reason": f"its entries were picked out by {node.op_type}", "example": self._entry(source)}
+
+    def _entry(self, source: ir.Value | None) -> str:
+        """An objective of one number of a value inside the network; '' where it has none for each picture."""
         known = self.facts.shape(source)
-        example = ""
-        if source is not None and source.name and known and len(known) > 1 and self.is_float(source):
-            logits = final(source, self.facts, self.graph.opset_imports.get("", 1)).logits
-            if self.facts.shape(logits) != known:  # what a softmax is sure of moves nothing: its logits do
-                logits = source
-            example = _text(real_name(logits), [0] * (len(known) - 1))
-        return {"reason": f"its entries were picked out by {node.op_type}", "example": example}
+        if source is None or not source.name or not known or len(known) < 2 or not self.is_float(source):
+            return ""
+        logits = final(source, self.facts, self.graph.opset_imports.get("", 1)).logits
+        if self.facts.shape(logits) != known:  # what a softmax is sure of moves nothing: its logits do
+            logits = source
+        return _text(real_name(logits), [0] * (len(known) - 1))
 
 
 def _with(base: Head, **changes: Any) -> Head:

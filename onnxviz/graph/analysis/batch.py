@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from onnxviz.graph.analysis.batch_step import Mixes, Refused, Step, everywhere, in_training, rule
+from onnxviz.graph.analysis.batch_step import IN_TRAINING, Mixes, Refused, Step, everywhere, in_training, rule
 from onnxviz.graph.analysis.rules import OWN, POINTWISE, REDUCTIONS
 
 # --- place by place -------------------------------------------------------------------------------
@@ -54,7 +54,7 @@ def leading(step: Step) -> list[int | None]:
     if step.axis() != 0:
         raise Refused(f"the batch has moved to axis {step.axis()} of its input")
     if step.view.op == "BatchNormalization" and in_training(step.node):
-        raise Mixes("it normalises over all images of the batch")
+        raise Mixes(IN_TRAINING)
     if step.view.op == "MaxPool" and len(step.node.outputs) > 1:
         indices = step.node.outputs[1]
         if indices.uses() or indices.is_graph_output():

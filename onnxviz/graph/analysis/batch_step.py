@@ -135,6 +135,14 @@ class Step:
         return [int(v) for v in np.asarray(found).reshape(-1)]
 
 
+# Measured on ONNX Runtime 1.32: the averages, which the standard makes outputs, are written over those of the file, and
+# the same picture gives other values in the next run.
+IN_TRAINING = (
+    "it is in training mode and normalises over all images of the batch; ONNX Runtime's results then depend on what "
+    "ran before, so export the network for inference"
+)
+
+
 def in_training(node: ir.Node) -> bool:
     """Whether a BatchNormalization normalises by the batch at hand: said aloud from opset 14 on, before by outputs."""
     mode = node.attributes.get("training_mode")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 
-from onnxviz.graph.analysis.batch_step import Mixes, Refused, in_training
+from onnxviz.graph.analysis.batch_step import IN_TRAINING, Mixes, Refused, in_training
 from onnxviz.graph.analysis.dataflow import dependent, duplicate, flat, image_input, subgraphs
 from onnxviz.graph.analysis.probe import layout
 from onnxviz.graph.analysis.rules import OWN, POINTWISE
@@ -61,7 +61,7 @@ def _nodes(graph: ir.Graph) -> Iterator[tuple[ir.Node, ir.Node]]:
 
 def _over_batch(node: ir.Node) -> str | None:
     if node.op_type == "BatchNormalization" and in_training(node):
-        return "it normalises over all images of the batch"
+        return IN_TRAINING
     return _MIXING.get(node.op_type)
 
 
