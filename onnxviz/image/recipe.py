@@ -164,8 +164,10 @@ class Preprocessing:
 
     def _takes_alpha(self, source: Any) -> bool:
         """Whether an array holds the four channels that the network takes."""
-        array = self.channels == "RGBA" and isinstance(source, np.ndarray)
-        return array and 4 in (*source.shape[:1], *source.shape[2:])
+        if self.channels != "RGBA" or not isinstance(source, np.ndarray):
+            return False
+        shape = source.shape[1:] if source.ndim == 4 and len(source) == 1 else source.shape
+        return 4 in (*shape[:1], *shape[2:])
 
     def shown(self, view: np.ndarray) -> np.ndarray:
         """What `view` gave as a picture to look at, (h, w, 3) uint8: itself, or the mean of an array's channels."""

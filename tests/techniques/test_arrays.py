@@ -224,6 +224,8 @@ def test_four_channels_as_they_are():
     opaque = net.prepare(octets[:, :, :3].copy())[0]
     np.testing.assert_allclose(opaque[:3], octets[:, :, :3].transpose(2, 0, 1) / 255, atol=1e-6)
     assert (opaque[3] == 1).all()
+    alone = RNG.standard_normal((1, 4, SIDE, SIDE)).astype(np.float32)  # a batch of one
+    np.testing.assert_allclose(net.prepare(alone), alone, rtol=1e-5, atol=1e-5)
     numbered = onnxviz.load(network(3), provider="cpu", channels="3")
     own = RNG.standard_normal((3, SIDE, SIDE)).astype(np.float32)
     np.testing.assert_allclose(numbered.prepare(own)[0], own, rtol=1e-5, atol=1e-6)
