@@ -115,6 +115,23 @@ def _prelu(node: ir.Node) -> Held | None:
     return _relu(node) if slope is not None and not slope.numpy().any() else None
 
 
+def _elu(node: ir.Node) -> Held | None:
+    return _relu(node) if node.attributes.get_float("alpha", 1.0) == 0.0 else None
+
+
+def _mirrored(node: ir.Node) -> Held | None:
+    """-Min(-x, 0) and its like."""
+    held_back = node.inputs[0].producer() if node.inputs[0] is not None else None
+    found = None if held_back is None or held_back.op_type == "Neg" else _one(held_back)
+    mirror = None if found is None else found.x.producer()
+    if found is None or mirror is None or mirror.op_type != "Neg" or mirror.domain not in ("", "ai.onnx"):
+        return None
+    x = mirror.inputs[0]
+    if x is None or found.high != 0.0:  # -Relu(-x) holds a rectifier already, of -x
+        return None
+    return Held(x, 0.0, -found.low)
+
+
 def _maximum(node: ir.Node) -> Held | None:
     found = _with_number(node)
     return None if found is None else Held(found[0], low=found[1])
@@ -272,10 +289,12 @@ def _fits(constant: ir.TensorProtocol, beside: ir.Value) -> bool:
 _SPELLINGS = {
     "Clip": _clip,
     "Div": _quotient,
+    "Elu": _elu,
     "LeakyRelu": _leaky,
     "Max": _maximum,
     "Min": _minimum,
     "Mul": _product,
+    "Neg": _mirrored,
     "PRelu": _prelu,
     "Relu": _relu,
     "ThresholdedRelu": _thresholded,

@@ -58,6 +58,8 @@ RELU = {
     "LeakyRelu": [node("LeakyRelu", ["x"], ["y"], alpha=0.0)],
     "ThresholdedRelu": [node("ThresholdedRelu", ["x"], ["y"], alpha=0.0)],
     "PRelu": [node("PRelu", ["x", "zeros"], ["y"])],
+    "Elu": [node("Elu", ["x"], ["y"], alpha=0.0)],
+    "mirrored Min": [node("Neg", ["x"], ["a"]), node("Min", ["a", "zero"], ["b"]), node("Neg", ["b"], ["y"])],
     "half of x + |x|": [
         node("Abs", ["x"], ["a"]), node("Add", ["x", "a"], ["b"]), node("Mul", ["half", "b"], ["y"])
     ],
