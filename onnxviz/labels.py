@@ -56,7 +56,11 @@ def read_labels(source: str | os.PathLike[str] | Sequence[str] | Mapping[Any, An
         if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
             raise LabelsRejected(f"{str(path)!r} is UTF-16 text; save it as UTF-8")
         text = data.decode("utf-8-sig")
-    except (OSError, UnicodeDecodeError, ValueError) as error:
+    except UnicodeDecodeError as error:
+        raise LabelsRejected(
+            f"{str(path)!r} is no UTF-8 text (byte {error.start}); save it as UTF-8"
+        ) from error
+    except (OSError, ValueError) as error:
         raise LabelsRejected(f"cannot read labels from {str(path)!r}: {error}") from error
     try:
         if path.suffix.lower() == ".json":

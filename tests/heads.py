@@ -31,7 +31,7 @@ def renamed(m: Maker, value: str, name: str) -> str:
     return name
 
 
-def finished(m: Maker, *outputs: str, batch: int | str = "N", width: int = 16) -> onnx.ModelProto:
+def finished(m: Maker, *outputs: str, batch: int | str = "N", width: int | str = 16) -> onnx.ModelProto:
     """The model with image (batch, 3, 16, width)."""
     return m.model({"image": (batch, 3, 16, width)}, dict.fromkeys(outputs))
 
@@ -68,7 +68,7 @@ def sequence(
     batch: int | str = "N",
     recurrent: bool = False,
     name: str = "y",
-    width: int = 16,
+    width: int | str = 16,
 ) -> onnx.ModelProto:
     """A recogniser of text: columns of the map are steps; form 'tnc', 'ntc' or 'nct'."""
     m = Maker()

@@ -153,6 +153,7 @@ def test_labels_are_taken_as_a_mapping_too():
         ("keys.json", '{"a": "b"}', "'a' is no class index"),
         ("none.json", '{"0": null}', "is no label"),
         ("empty.json", "[]", "no labels"),
+        ("latin.txt", "caf\u00e9\n".encode("latin-1"), "no UTF-8 text .byte 3.*save it as UTF-8"),
         ("utf-16.txt", "tench\n".encode("utf-16"), "UTF-16.*save it as UTF-8"),
     ],
 )

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import onnx_ir as ir
 
-from onnxviz.errors import SMALLER, LimitExceeded, ModelRejected, RuntimeFailed
+from onnxviz.errors import SMALLER, LimitExceeded, ModelRejected, RuntimeFailed, UsageError
 from onnxviz.runtime import providers as _providers
 from onnxviz.runtime.watchdog import WATCHDOG
 
@@ -32,6 +33,11 @@ _NUMPY_TYPES = {
 }
 # Folding a constant into something larger than this is the model's attack or mistake, not an optimisation.
 _FOLDING_BYTES = 1 << 30
+# ONNX Runtime's words where an objective picks an entry that an axis of open length lacks for the picture at hand; a
+# Gather of the model's own has a name of its own.
+_BEYOND: Final = re.compile(
+    r"Name:'objective/[^']*' .*out of data bounds, idx=(-?\d+) must be within .*\[-?\d+,(\d+)\]"
+)
 
 
 class Program:
@@ -159,6 +165,12 @@ class Program:
             )
         if "bad_alloc" in text or "Failed to allocate memory" in text or "out of memory" in text.lower():
             return LimitExceeded(f"the model ran out of memory ({text})" + SMALLER)
+        beyond = _BEYOND.search(text)
+        if beyond is not None:
+            index, last = map(int, beyond.groups())
+            return UsageError(
+                f"the objective asks for index {index} of an axis that has length {last + 1} for this picture"
+            )
         return RuntimeFailed(f"ONNX Runtime could not run the model: {text}")
 
 

@@ -123,3 +123,16 @@ def test_inspect_tells_what_each_output_was_found_to_be(call):
         5,
         True,
     )
+
+
+def test_the_step_that_a_refusal_names_is_there_in_narrow_pictures(call, tmp_path, picture):
+    """Steps follow the picture's width: the example must not name one that only the nominal size has."""
+    proto = heads.sequence("tnc", "", width="W")
+    Image.fromarray(np.zeros((16, 8, 3), np.uint8)).save(picture)
+    code, _, said = call("saliency", proto)
+    assert code == 3 and ', 1, 0)" for class 0 of step 1' in said
+    example = said.split('--objective "')[1].split('"')[0]
+    assert call("saliency", proto, "--objective", example)[0] == 0
+    for command in ("saliency", "occlusion"):
+        code, _, said = call(command, proto, "--objective", example.replace(", 1, 0)", ", 900, 0)"))
+        assert code == 2 and "index 900 of an axis that has length" in said
