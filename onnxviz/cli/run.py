@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from onnxviz.tables import Columns
 
 
+_FONTS = "onnxviz.image.fonts"
+
+
 class Run:
     """What every command gets: the common options and the ways to say something."""
 
@@ -50,6 +53,7 @@ class Run:
         self._claims = contextlib.ExitStack()
         self._claimed: set[Path] = set()
         self._networks: list[tuple[Network, int]] = []
+        self._letters: frozenset[str] = frozenset()
         self.detail = ""  # stands beside the rate while a picture is made: the objective's value
 
     def __enter__(self) -> Run:
@@ -58,14 +62,13 @@ class Run:
             from onnxviz.image.fonts import use_font
 
             use_font(self._font)
+        self._letters = _undrawn()  # by what was drawn before, in a process that runs several commands
         return self
 
     def __exit__(self, *_: object) -> None:
         self._warn()
-        fonts = sys.modules.get("onnxviz.image.fonts")  # where nothing was drawn, it was not loaded
-        lacking = fonts.lacking() if fonts is not None else None
-        if lacking is not None:
-            self.note(lacking)
+        if lacking := _undrawn() - self._letters:
+            self.note(sys.modules[_FONTS].said(*sorted(lacking)))
         self._bar.close()
         self._claims.close()
 
@@ -189,6 +192,12 @@ class Run:
         self.say(str(path))
         self.emit({"out": str(path), **more, "manifest": result.manifest})
         return path
+
+
+def _undrawn() -> frozenset[str]:
+    """The letters that no font held so far; where nothing was drawn, the fonts were not even loaded."""
+    fonts = sys.modules.get(_FONTS)
+    return fonts.undrawn() if fonts is not None else frozenset()
 
 
 class ProgressBar:

@@ -73,16 +73,17 @@ def use_font(path: str | os.PathLike[str]) -> None:
 def missed(character: str) -> None:
     """Note a letter that no font holds; the first is warned of, until another font is named."""
     if not _told:
-        warnings.warn(UndrawnText(spelt(_said(character))), stacklevel=3)
+        warnings.warn(UndrawnText(spelt(said(character))), stacklevel=3)
     _told.add(character)
 
 
-def lacking() -> str | None:
-    """The letters that no font held, as a line for the command line; None where all could be drawn."""
-    return _said(*sorted(_told)) if _told else None
+def undrawn() -> frozenset[str]:
+    """The letters that no font held, since a font was named."""
+    return frozenset(_told)
 
 
-def _said(*characters: str) -> str:
+def said(*characters: str) -> str:
+    """That no font holds these letters, and the way on."""
     shown = ", ".join(f"U+{ord(c):04X}" for c in characters[:3]) + (", …" if len(characters) > 3 else "")
     return (
         f"no font at hand holds {shown}: pictures show such letters by their numbers; name a font that does, "

@@ -139,7 +139,7 @@ def test_the_layout_is_read_off_the_first_reader(front, shape, layout, count):
     onnx.checker.check_model(model, full_check=True)
     net = onnxviz.load(model, provider="cpu")
     assert (net.input.layout, net.input.channels) == (layout, count)
-    assert not any("--layout" in warning for warning in net.warnings)
+    assert not any("layout=" in warning for warning in net.warnings)
     said = onnxviz.load(model, provider="cpu", layout="NHWC" if layout == "NCHW" else "NCHW")
     assert said.input.layout != layout  # the caller knows better
 
@@ -169,8 +169,8 @@ def test_sizes_that_do_not_tell_are_said():
     m = networks.Maker()
     y = m("MatMul", m("Flatten", "x"), m.random(11 * 60 * 2, 4))
     net = onnxviz.load(m.model({"x": ("N", 11, 60, 2)}, {y: ("N", 4)}), provider="cpu")
-    assert any("11×60×2" in warning and "--layout" in warning for warning in net.warnings)
+    assert any("11×60×2" in warning and "layout=" in warning for warning in net.warnings)
     clear = networks.Maker()
     y = clear("MatMul", clear("Flatten", "x"), clear.random(3 * 60 * 2, 4))
     net = onnxviz.load(clear.model({"x": ("N", 3, 60, 2)}, {y: ("N", 4)}), provider="cpu")
-    assert net.input.layout == "NCHW" and not any("--layout" in warning for warning in net.warnings)
+    assert net.input.layout == "NCHW" and not any("layout=" in warning for warning in net.warnings)

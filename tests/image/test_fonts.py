@@ -144,8 +144,9 @@ def test_nothing_is_silently_dropped_or_boxed(alone):
         assert drawable("😀") == "\\U0001f600"
     assert len(said) == 1  # once
     assert "use_font" in str(said[0].message)
-    assert "U+0928, U+0940, U+1F600" in fonts.lacking()
-    assert "--font FILE" in fonts.lacking()
+    assert {"\u0928", "\u0940", "\U0001f600"} <= fonts.undrawn()
+    assert "U+0928, U+0940, U+1F600" in fonts.said(*sorted(fonts.undrawn()))
+    assert "--font FILE" in fonts.said(*sorted(fonts.undrawn()))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert drawable("Dvořák x̂ Straße") == "Dvorak x Strasse"
@@ -193,3 +194,12 @@ def test_names_of_groups_on_a_map_are_drawn_too(alone, han):
     rows = [np.nonzero(ink)[0].mean() for ink in canvases]
     assert abs(rows[0] - rows[1]) <= 1
     assert canvases[0].sum() == pytest.approx(canvases[1].sum(), rel=0.1)
+
+
+def test_a_command_tells_of_its_own_letters_only(capsys):
+    """Of several commands in one process, one that drew nothing has no note."""
+    from onnxviz.cli.main import run
+
+    drawable("\U0001f600\u0928")
+    run(["models"])
+    assert "no font" not in capsys.readouterr().err
