@@ -72,6 +72,7 @@ class Network:
         backend: str = "auto",
         barrier: str | None = None,
         output: str | None = None,
+        fed: Sequence[dict[str, Any]] = (),
     ) -> None:
         self._loaded = loaded
         self.name = name
@@ -84,6 +85,7 @@ class Network:
         self.backend = backend
         self.warnings = warnings
         self._barrier = barrier
+        self._fed = list(fed)  # what the other inputs hold, for manifests
         self.chosen_output = output
         self._labels = labels
         self._programs: dict[Hashable, Program] = {}
@@ -551,6 +553,7 @@ class Network:
             "preprocessing": self.preprocessing.to_dict(),
             "output": self.__dict__["end"].to_dict() if "end" in self.__dict__ else None,
             "parameters": parameters,
+            **({"fed": self._fed} if self._fed else {}),
             **({"quantised": scales} if scales else {}),
             "limits": self.limits.to_dict(),
             "warnings": [spelt(text) for text in self.warnings],

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import onnx_ir as ir
 
+from onnxviz import provenance
 from onnxviz.errors import MOST_THREADS, ModelUnsuitable, PreprocessingAssumed, UsageError, near, spelt, ways
 from onnxviz.graph.limits import Limits
 from onnxviz.graph.load import load as load_graph
@@ -82,8 +83,11 @@ def load(
     source = _locate(model)
     loaded = load_graph(source, limits=limits or Limits())
     graph = decided(loaded.model)
+    held: list[dict[str, Any]] = []
     if feeds:
         graph = fed(graph, feeds, input, preprocess, mean, std, channels, resize, size)
+        values = {name: graph.graph.initializers[name].const_value for name in feeds}
+        held = provenance.fed({name: tensor.numpy() for name, tensor in values.items() if tensor}, feeds)
     warnings = list(loaded.warnings)
     spec = image_input(graph, input, layout.upper() if layout else None, warnings)
     if not any(value.dtype is None or value.dtype.is_floating_point() for value in graph.graph.outputs):
@@ -140,6 +144,7 @@ def load(
         warnings=[spelt(text) for text in warnings],
         barrier=barrier,
         output=output,
+        fed=held,
     )
     if labels is not None and given is not None:
         from onnxviz.meaning import check_labels

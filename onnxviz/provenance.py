@@ -12,7 +12,7 @@ import functools
 import hashlib
 import inspect
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar
 
@@ -148,6 +148,27 @@ def note_view(recipe: Preprocessing, picture: np.ndarray) -> None:
     if g.top < 0 or g.left < 0:
         seen["padding"] = {"top": max(0, -g.top), "left": max(0, -g.left)}
     record.pictures[-1]["seen"] = seen
+
+
+def fed(values: Mapping[str, np.ndarray], given: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What the other inputs hold, for every manifest of the network: by input the tensor, and the file it came from.
+
+    values   the tensors, by input
+    given    what they were made of: a path, an array, numbers
+    """
+    from onnxviz.files import sha256
+    from onnxviz.image.text import printable
+
+    found = []
+    for name, array in values.items():
+        source = given[name]
+        entry: dict[str, Any] = {"input": printable(name)}
+        if isinstance(source, (str, os.PathLike)):
+            entry |= {"path": printable(os.fsdecode(source)), "sha256": sha256(source)}
+        if array.size <= _MOST_LISTED:
+            entry["value"] = array.tolist()
+        found.append(entry | {"tensor": _array(array)})
+    return found
 
 
 def note_set() -> Pictures | None:

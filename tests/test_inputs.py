@@ -172,3 +172,20 @@ def test_values_that_do_not_fit():
     whole.graph.input[1].type.tensor_type.elem_type = TensorProto.INT64
     with pytest.raises(UsageError, match="no whole numbers"):
         onnxviz.load(whole, feeds={"scale": [0.5, 1]}, input="image")
+
+
+def test_manifests_name_what_is_fed(tmp_path):
+    import hashlib
+
+    path = tmp_path / "other.png"
+    Image.fromarray(PICTURES[1]).save(path)
+    net = onnxviz.load(siamese(), input="left", feeds={"right": path}, preprocess="unit", provider="cpu")
+    (fed,) = net.manifest("x")["fed"]
+    assert (fed["input"], fed["path"]) == ("right", str(path))
+    assert fed["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
+    wanted = net.model.graph.initializers["right"].const_value.numpy()
+    assert fed["tensor"]["shape"] == [1, 12, 10, 1]
+    assert fed["tensor"]["sha256"] == hashlib.sha256(wanted.tobytes()).hexdigest()
+    numbers = onnxviz.load(joined("N", "N"), feeds={"scale": [0.5, 1.0]}, input="image", provider="cpu")
+    assert numbers.manifest("x")["fed"][0]["value"] == [[0.5, 1.0]]
+    assert "fed" not in onnxviz.load(networks.tiny_cnn(), provider="cpu").manifest("x")
