@@ -33,6 +33,7 @@ from onnxviz.graph.tidy import complete, tidy
 from onnxviz.graph.weights import Weights
 from onnxviz.graph.wire import BadWire, Split, count, split
 from onnxviz.image.text import printable
+from onnxviz.runtime.isolate import region
 
 Source = str | os.PathLike[str] | bytes | bytearray | memoryview | onnx.ModelProto | ir.Model
 
@@ -91,7 +92,8 @@ def load(source: Source, *, limits: Limits | None = None) -> Loaded:
     """
     limits = limits or Limits()
     try:
-        return _load(source, limits)
+        with region("opening the model"):
+            return _load(source, limits)
     except OnnxVizError:
         raise
     except (MemoryError, RecursionError) as error:
@@ -169,7 +171,8 @@ def _parse(parts: Split, limits: Limits, name: str, kind: str) -> onnx.ModelProt
             count(parts.message, limits)
     proto = onnx.ModelProto()
     try:
-        proto.ParseFromString(parts.message)
+        with region("parsing the model"):
+            proto.ParseFromString(parts.message)
     except Exception:  # protobuf names its error differently in each of its implementations
         # Nested too deep for protobuf's parser, or broken: the walk can tell, and names the limit.
         with contextlib.suppress(BadWire):

@@ -13,6 +13,8 @@ from typing import Any, Final
 import numpy as np
 import onnx
 
+from onnxviz.runtime.isolate import region
+
 POOLS: Final = frozenset({"AveragePool", "LpPool", "MaxPool"})
 _RESIZES: Final = frozenset({"Resize", "Upsample"})
 
@@ -74,9 +76,10 @@ def infer_shapes(proto: onnx.ModelProto, *, strict: bool = False, propagate: boo
     """
     nodes = [node for node in proto.graph.node if node.op_type in POOLS | _RESIZES and not node.domain]
     while True:
-        inferred = onnx.shape_inference.infer_shapes(
-            proto, check_type=strict, strict_mode=strict, data_prop=propagate
-        )
+        with region("inferring the shapes of the model"):
+            inferred = onnx.shape_inference.infer_shapes(
+                proto, check_type=strict, strict_mode=strict, data_prop=propagate
+            )
         if not nodes or not _mend(proto, inferred.graph):
             return inferred
 

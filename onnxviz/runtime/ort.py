@@ -12,6 +12,7 @@ import onnx_ir as ir
 
 from onnxviz.errors import SMALLER, LimitExceeded, ModelRejected, RuntimeFailed, UsageError
 from onnxviz.runtime import providers as _providers
+from onnxviz.runtime.isolate import region
 from onnxviz.runtime.watchdog import WATCHDOG
 
 # Weights from this size on are handed to ONNX Runtime beside the graph: no second copy is serialised, files over
@@ -33,6 +34,7 @@ _NUMPY_TYPES = {
 }
 # Folding a constant into something larger than this is the model's attack or mistake, not an optimisation.
 _FOLDING_BYTES = 1 << 30
+_RUNNING: Final = "running the model"
 # ONNX Runtime's words where an objective picks an entry that an axis of open length lacks for the picture at hand; a
 # Gather of the model's own has a name of its own.
 _BEYOND: Final = re.compile(
@@ -99,7 +101,8 @@ class Program:
                 name: value if value.dtype == self._types[name] else value.astype(self._types[name])
                 for name, value in feeds.items()
             }
-            result: list[np.ndarray] = self._session.run(names, ready, options)
+            with region(_RUNNING, self._seconds):
+                result: list[np.ndarray] = self._session.run(names, ready, options)
             return result
         # Values that `put` moved to the device stay there; only the others travel, and results come back once.
         binding = self._session.io_binding()
@@ -110,7 +113,8 @@ class Program:
                 binding.bind_cpu_input(name, np.ascontiguousarray(value, dtype=self._types[name]))
         for name in names:
             binding.bind_output(name, "cpu")
-        self._session.run_with_iobinding(binding, options)
+        with region(_RUNNING, self._seconds):
+            self._session.run_with_iobinding(binding, options)
         copied: list[np.ndarray] = binding.copy_outputs_to_cpu()
         return copied
 
@@ -145,11 +149,12 @@ class Program:
                 binding.bind_ortvalue_output(name, value)
             for name in results:
                 binding.bind_output(name, "cpu")
-            if self._seconds is None:
-                self._session.run_with_iobinding(binding, options)
-            else:
-                with WATCHDOG.watch(options, self._seconds):
+            with region(_RUNNING, self._seconds):
+                if self._seconds is None:
                     self._session.run_with_iobinding(binding, options)
+                else:
+                    with WATCHDOG.watch(options, self._seconds):
+                        self._session.run_with_iobinding(binding, options)
             values = dict(zip([*into, *results], binding.get_outputs(), strict=True))
             return {name: np.array(values[name].numpy()) for name in results}
         except MemoryError as error:
@@ -223,7 +228,8 @@ def compile(
     values = [ort.OrtValue.ortvalue_from_numpy(weight) for weight in weights]
     options.add_external_initializers(names, values)
     try:
-        session = ort.InferenceSession(graph, options, providers=wanted)
+        with region("making a session of the model"):
+            session = ort.InferenceSession(graph, options, providers=wanted)
     except MemoryError as error:
         raise LimitExceeded("the model ran out of memory while it was loaded") from error
     except Exception as error:

@@ -21,6 +21,7 @@ from onnxviz.grad.tape import Tape
 from onnxviz.runtime import ort_training_forms as forms
 from onnxviz.runtime import providers
 from onnxviz.runtime.backends import Task
+from onnxviz.runtime.isolate import region
 from onnxviz.runtime.ort import Program
 from onnxviz.runtime.ort import compile as compile_graph
 
@@ -160,7 +161,8 @@ def _differentiated(builder: Any, proto: onnx.ModelProto, names: list[str]) -> o
     options.log_severity_level = 4
     try:
         made = builder(proto.SerializeToString(), {_LOSS}, set(names), _LOSS, options)
-        made.build()
+        with region("differentiating the model"):
+            made.build()
         return onnx.load_model_from_string(made.get_model())
     except Exception as error:  # the builder's errors have no type of their own
         text = " ".join(str(error).split())

@@ -18,6 +18,7 @@ from onnxviz.errors import MissingDependency, ModelUnsuitable, ProviderUnavailab
 from onnxviz.grad.forward import Forward, forward
 from onnxviz.graph.operators import rectifiers
 from onnxviz.runtime.backends import Task
+from onnxviz.runtime.isolate import region
 
 
 def available() -> str | None:
@@ -72,7 +73,7 @@ class TorchProgram:
             if value.producer() is None:
                 tensors[value.name or ""].requires_grad_(True)
         deadline = None if self._seconds is None else time.monotonic() + self._seconds
-        with self._settings():
+        with self._settings(), region("running the model on torch", self._seconds):
             values = self._run(tensors, deadline=deadline)
             objective = values[self._graph.objective.name or ""]
             wanted = [{**tensors, **values}[value.name or ""] for value in sources.values()]
