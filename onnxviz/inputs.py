@@ -115,6 +115,11 @@ def _spec(value: ir.Value, listed: str) -> InputSpec:
             f"expected an image input of four dimensions, float or uint8; the model has {listed}. "
             "onnxviz opens networks that take images"
         )
+    if 0 in shape:
+        raise ModelUnsuitable(
+            f"the model's input {listed} holds no numbers at all, since one of its sizes is 0: no picture fits it; "
+            "export the model anew with the picture's size, or with open sizes"
+        )
     return InputSpec(str(value.name), shape, dtype, "NCHW")
 
 

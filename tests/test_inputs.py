@@ -12,7 +12,7 @@ from PIL import Image
 
 import onnxviz
 from onnxviz.cli.main import run
-from onnxviz.errors import ImageRejected, UsageError
+from onnxviz.errors import ImageRejected, ModelUnsuitable, UsageError
 
 RNG = np.random.default_rng(0)
 SIDE = 8
@@ -189,3 +189,14 @@ def test_manifests_name_what_is_fed(tmp_path):
     numbers = onnxviz.load(joined("N", "N"), feeds={"scale": [0.5, 1.0]}, input="image", provider="cpu")
     assert numbers.manifest("x")["fed"][0]["value"] == [[0.5, 1.0]]
     assert "fed" not in onnxviz.load(networks.tiny_cnn(), provider="cpu").manifest("x")
+
+
+@pytest.mark.parametrize("shape", [("N", 0, 8, 8), ("N", 3, 0, 8), ("N", 3, 8, 0), (0, 3, 8, 8)])
+def test_an_input_of_no_numbers(shape):
+    graph = helper.make_graph(
+        [helper.make_node("GlobalAveragePool", ["x"], ["p"]), helper.make_node("Flatten", ["p"], ["y"])],
+        "g", [_info("x", shape)], [_info("y", None)],
+    )  # fmt: skip
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    with pytest.raises(ModelUnsuitable, match="one of its sizes is 0"):
+        onnxviz.load(model)

@@ -24,7 +24,7 @@ import onnx_ir as ir
 
 from onnxviz.errors import LimitExceeded, ModelRejected, OnnxVizError, UsageError
 from onnxviz.graph import findings, memory, sniff
-from onnxviz.graph.checks import static, structure
+from onnxviz.graph.checks import static, structure, text
 from onnxviz.graph.confine import DataFile, Folder, open_model
 from onnxviz.graph.dequantised import name_real_values
 from onnxviz.graph.limits import Limits
@@ -169,6 +169,7 @@ def _parse(parts: Split, limits: Limits, name: str, kind: str) -> onnx.ModelProt
     if len(parts.message) > _COUNT_FROM:
         with contextlib.suppress(BadWire):
             count(parts.message, limits)
+    clean = text.is_clean(parts.message)
     proto = onnx.ModelProto()
     try:
         with region("parsing the model"):
@@ -185,6 +186,8 @@ def _parse(parts: Split, limits: Limits, name: str, kind: str) -> onnx.ModelProt
             f"{quoted(name)} is of ONNX IR version {proto.ir_version}, the newest known here is {onnx.IR_VERSION}; "
             "update onnx and onnxviz, or save the model with an older IR version"
         )
+    if not clean:
+        text.check(proto)
     return proto
 
 

@@ -25,7 +25,9 @@ Place = tuple[onnx.GraphProto | onnx.AttributeProto, str]
 
 
 def subgraphs(attribute: onnx.AttributeProto) -> Iterable[onnx.GraphProto]:
-    """The graphs in one attribute; mostly none."""
+    """The graphs in one attribute; mostly none. One that refers to its function's attribute has nothing of its own."""
+    if attribute.ref_attr_name:
+        return ()
     if attribute.type == _Attribute.GRAPH:
         return (attribute.g,)
     return attribute.graphs if attribute.type == _Attribute.GRAPHS else ()
@@ -64,7 +66,7 @@ def _in_graph(graph: onnx.GraphProto) -> Iterator[Place]:
 
 def _in_node(node: onnx.NodeProto) -> Iterator[Place]:
     for attribute in node.attribute:
-        if attribute.type in _HOLDERS:
+        if attribute.type in _HOLDERS and not attribute.ref_attr_name:
             yield from _in_attribute(attribute, f"{quoted(attribute.name)} of the {label(node)}")
 
 

@@ -8,7 +8,9 @@ import onnx_ir as ir
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+import onnxviz
 from onnxviz.graph.load import load
+from onnxviz.objectives import logit
 from tests.graph import hostile
 
 X = np.random.default_rng(1).normal(size=(2, 3, 8, 8)).astype(np.float32)
@@ -298,3 +300,43 @@ def test_a_weight_keeps_its_own_shape_whatever_is_declared():
     original.graph.value_info.append(hostile.value("fc.w", (1, 2, 3)))
     loaded = load(original)
     assert tuple(loaded.model.graph.initializers["fc.w"].shape) == (10, 16)
+
+
+def constant_by_reference():
+    """A network whose convolution takes its weight from a function, whose Constant has it as an attribute."""
+    model = hostile.network()
+    weight = model.graph.initializer[0]
+    assert weight.name == "conv.w"
+    node = helper.make_node("Constant", [], ["o"])
+    node.attribute.add(name="value", ref_attr_name="w", type=onnx.AttributeProto.TENSOR)
+    function = helper.make_function(
+        "local", "weight", [], ["o"], [node], [helper.make_opsetid("", 17)], attributes=["w"]
+    )
+    model.functions.append(function)
+    model.opset_import.add(domain="local", version=1)
+    call = helper.make_node("weight", [], ["conv.w"], domain="local", w=weight)
+    model.graph.node.insert(0, call)
+    del model.graph.initializer[0]
+    return model
+
+
+def test_a_constant_that_takes_its_tensor_by_reference():
+    model = constant_by_reference()
+    same(load(model), hostile.network())
+    net, plain = (onnxviz.load(each, preprocess="unit") for each in (model, hostile.network()))
+    value, gradient = net.value_and_gradient(logit(3))(X)
+    expected_value, expected = plain.value_and_gradient(logit(3))(X)
+    np.testing.assert_allclose(value, expected_value, rtol=1e-5)
+    np.testing.assert_allclose(gradient, expected, atol=1e-6)
+    assert np.abs(expected).max() > 0
+
+
+def test_a_constant_that_takes_its_tensor_by_default():
+    model = constant_by_reference()
+    function = model.functions[0]
+    default = function.attribute_proto.add()
+    default.CopyFrom(model.graph.node[0].attribute[0])
+    del function.attribute[:]
+    del model.graph.node[0].attribute[:]
+    net = onnxviz.load(model, preprocess="unit")
+    assert [layer.name for layer in net.layers if layer.op == "Conv"] == ["c"]

@@ -261,4 +261,4 @@ def test_an_attribute_that_refers_to_nothing():
 def test_text_that_is_not_utf8():
     proto = hostile.network()
     content = proto.SerializeToString().replace(b"conv.b", b"co\xff\xfe.b")
-    refused(content, "broken")
+    refused(content, "UTF-8", "graph.node[0].input[2]")

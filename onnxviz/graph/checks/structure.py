@@ -243,9 +243,6 @@ class _Checker:
                     raise ModelRejected(
                         f"the {label(node)} refers to an attribute {quoted(reference)} that is not there"
                     )
-            elif attribute.type in (onnx.AttributeProto.STRING, onnx.AttributeProto.STRINGS):
-                for text in (attribute.s, *attribute.strings):
-                    text.decode()  # not UTF-8: a broken model, says `load`
             elif attribute.type in (onnx.AttributeProto.TYPE_PROTO, onnx.AttributeProto.TYPE_PROTOS):
                 for kind in (attribute.tp, *attribute.type_protos):
                     check_type(kind, f"the attribute {quoted(attribute.name)} of the {label(node)}")
