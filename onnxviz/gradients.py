@@ -166,6 +166,7 @@ def _compile(
         provider=net.provider,
         threads=net.threads,
         seconds=net.limits.run_seconds,
+        worker=net.worker,
     )
     compiled = compile(task, net.backend)
     net.ran_on(compiled.backend, compiled.note)

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from onnxviz.graph.layers import Layer
     from onnxviz.image.preprocess import Preprocessing
     from onnxviz.objectives import Objective
+    from onnxviz.runtime.worker import Worker
 
 #: Anything that is one image: a path, a PIL image, or an (H, W, 3) uint8 array.
 ImageLike = Any
@@ -55,6 +56,7 @@ class Network:
     backend         what computes gradients, as it was asked for
     warnings        what was assumed or looks odd; also in every manifest
     chosen_output   the output that was chosen, or None
+    worker          the process that an isolated network runs in, or None
     """
 
     def __init__(
@@ -73,6 +75,7 @@ class Network:
         barrier: str | None = None,
         output: str | None = None,
         fed: Sequence[dict[str, Any]] = (),
+        worker: Worker | None = None,
     ) -> None:
         self._loaded = loaded
         self.name = name
@@ -87,6 +90,7 @@ class Network:
         self._barrier = barrier
         self._fed = list(fed)  # what the other inputs hold, for manifests
         self.chosen_output = output
+        self.worker = worker
         self._labels = labels
         self._programs: dict[Hashable, Program] = {}
         self._gradients: dict[Hashable, Gradients] = {}
@@ -94,7 +98,18 @@ class Network:
         self._mixed: str | None = None  # what mixes the images of a batch, as far as the graph tells
 
     def __repr__(self) -> str:
-        return f"<Network {self.name}: {self.input.name} {'×'.join(map(str, self.input.shape))}>"
+        own = ", isolated" if self.worker is not None else ""
+        return f"<Network {self.name}: {self.input.name} {'×'.join(map(str, self.input.shape))}{own}>"
+
+    def close(self) -> None:
+        """End the process of an isolated network, and free what was compiled; it ends with the network, too.
+
+        An isolated network cannot be run any more.
+        """
+        self._programs.clear()
+        self._gradients.clear()
+        if self.worker is not None:
+            self.worker.close()
 
     # --- what it is -----------------------------------------------------------------------------
 
@@ -350,6 +365,7 @@ class Network:
                 "provider": self.provider,
                 "threads": self.threads,
                 "seconds": self.limits.run_seconds,
+                "worker": self.worker,
                 **options,
             }
             self._programs[full] = compile(build(), **settings)
@@ -550,6 +566,7 @@ class Network:
             "backend": ", ".join(sorted(self._backends)) or None,
             "provider": running.provider if running else providers.name(self.provider),
             "threads": self.threads,
+            **({"isolated": True} if self.worker is not None else {}),
             "preprocessing": self.preprocessing.to_dict(),
             "output": self.__dict__["end"].to_dict() if "end" in self.__dict__ else None,
             "parameters": parameters,

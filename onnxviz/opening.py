@@ -17,6 +17,7 @@ from onnxviz.graph.load import load as load_graph
 from onnxviz.inputs import InputSpec, fix_inputs, image_input
 from onnxviz.labels import read_labels
 from onnxviz.network import DEFAULT_SIZE, Network
+from onnxviz.runtime.backends import AUTO
 from onnxviz.runtime.backends import check as check_backend
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ def load(
     feeds: Mapping[str, Any] | None = None,
     limits: Limits | None = None,
     output: str | None = None,
+    isolate: bool = False,
 ) -> Network:
     """Open a convolutional network in ONNX form.
 
@@ -71,8 +73,11 @@ def load(
                  as the others do. What is given for one picture is repeated for each of a batch
     limits       what is too large, too deep or too slow (`onnxviz.Limits`)
     output       the output that is predicted and explained, where there are several; None: what looks like class scores
+    isolate      whether a process of the network's own opens it, infers its shapes and runs it, for files of strangers:
+                 a model that crashes, hangs or fills the memory is then `WorkerCrashed` or `LimitExceeded`, and the
+                 caller goes on. Backend 'native' only. Ends with the network, or at `close`
     raises       UnknownLayer for an output that there is not; ModelRejected, ModelUnsuitable, LimitExceeded,
-                 LabelsRejected, PreprocessingRejected, UsageError
+                 LabelsRejected, PreprocessingRejected, UsageError, WorkerCrashed
     """
     from onnxviz.graph.fold import decided
     from onnxviz.graph.metadata import read_labels as labels_of
@@ -81,7 +86,18 @@ def load(
     if threads is not None and not 1 <= threads <= MOST_THREADS:
         raise UsageError(f"threads must be from 1 to {MOST_THREADS}, got {threads}")
     source = _locate(model)
-    loaded = load_graph(source, limits=limits or Limits())
+    worker = None
+    if isolate:
+        from onnxviz.runtime import worker as workers
+
+        if backend not in (AUTO, "native"):
+            raise UsageError(
+                f"backend {backend!r} runs in this process, which isolate=True is to keep the model out of; leave out "
+                "one of them"
+            )
+        worker, loaded = workers.opened(source, limits or Limits())
+    else:
+        loaded = load_graph(source, limits=limits or Limits())
     graph = decided(loaded.model)
     held: list[dict[str, Any]] = []
     if feeds:
@@ -145,6 +161,7 @@ def load(
         barrier=barrier,
         output=output,
         fed=held,
+        worker=worker,
     )
     if labels is not None and given is not None:
         from onnxviz.meaning import check_labels

@@ -118,7 +118,7 @@ def _load(source: Source, limits: Limits) -> Loaded:
         limits.check("file_bytes", len(source), f"the model has {len(source)} bytes")
         return _from_bytes(bytes(source), "<bytes>", limits)
     if isinstance(source, onnx.ModelProto):
-        return _from_bytes(_serialised(source, limits), "<ModelProto>", limits)
+        return _from_bytes(serialised(source, limits), "<ModelProto>", limits)
     if isinstance(source, ir.Model):
         taken = memory.take(source)
         proto = _parse(split(taken.message, limits), limits, "<ir.Model>", "")
@@ -129,7 +129,11 @@ def _load(source: Source, limits: Limits) -> Loaded:
     )
 
 
-def _serialised(proto: onnx.ModelProto, limits: Limits) -> bytes:
+def serialised(proto: onnx.ModelProto, limits: Limits) -> bytes:
+    """A parsed message as the bytes of a file.
+
+    raises   ModelRejected over 2 GB, LimitExceeded
+    """
     try:
         content = proto.SerializeToString(deterministic=True)
     except Exception as error:  # protobuf holds no more than 2 GB

@@ -352,7 +352,13 @@ class Machine:
         from onnxviz.runtime.ort import compile
 
         net = self.net
-        return compile(model, provider=net.provider, threads=net.threads, seconds=net.limits.run_seconds)
+        return compile(
+            model,
+            provider=net.provider,
+            threads=net.threads,
+            seconds=net.limits.run_seconds,
+            worker=net.worker,
+        )
 
     def _logits(self) -> str | None:
         wanted = any(term.layer == LOGITS for _, term in self.objective.terms)

@@ -8,13 +8,16 @@ from __future__ import annotations
 import importlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import onnx_ir as ir
 
 from onnxviz.errors import UnsupportedOperator, UsageError, near, ways
 from onnxviz.objectives import Objective
+
+if TYPE_CHECKING:
+    from onnxviz.runtime.worker import Worker
 
 BACKENDS = {
     "native": "onnxviz.runtime.native",
@@ -32,6 +35,7 @@ class Task:
     also       value names to give out beside
     rules      'plain', 'guided', 'deconvnet' or 'redirected'
     seconds    the longest that one run may take; None: any time
+    worker     the process to run in, which native can; None: this one
     """
 
     model: ir.Model
@@ -42,6 +46,7 @@ class Task:
     provider: str
     threads: int | None
     seconds: float | None
+    worker: Worker | None = None
 
 
 class Runnable(Protocol):
@@ -92,8 +97,9 @@ def compile(task: Task, backend: str = AUTO) -> Compiled:
     try:
         return Compiled(_module("native").compile(task), "native")
     except UnsupportedOperator as lacking:
-        if backend == "native" or version("torch") is None:
-            remedy = ways(*_torch(lacking.operator), "take a gradient that does not pass this layer")
+        if backend == "native" or task.worker is not None or version("torch") is None:
+            other = _torch(lacking.operator) if task.worker is None else []  # torch would run it in this process
+            remedy = ways(*other, "take a gradient that does not pass this layer")
             raise UnsupportedOperator(lacking.what, remedy, lacking.operator) from lacking
         program = _module("torch").compile(task)
         what = lacking.what.partition(", and it lies")[0]

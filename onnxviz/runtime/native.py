@@ -41,7 +41,9 @@ def compile(task: Task) -> SideBySide:
         rules=by_name(task.rules),
         cpu=providers.name(task.provider) == providers.CPU,
     )
-    return SideBySide(graph, provider=task.provider, threads=task.threads, seconds=task.seconds)
+    return SideBySide(
+        graph, provider=task.provider, threads=task.threads, seconds=task.seconds, worker=task.worker
+    )
 
 
 class SideBySide:

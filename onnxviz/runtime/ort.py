@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
 import onnx_ir as ir
@@ -14,6 +14,9 @@ from onnxviz.errors import SMALLER, LimitExceeded, ModelRejected, RuntimeFailed,
 from onnxviz.runtime import providers as _providers
 from onnxviz.runtime.isolate import region
 from onnxviz.runtime.watchdog import WATCHDOG
+
+if TYPE_CHECKING:
+    from onnxviz.runtime.worker import Worker
 
 # Weights from this size on are handed to ONNX Runtime beside the graph: no second copy is serialised, files over
 # 2 GB work, and ONNX Runtime never opens a file that a model names.
@@ -191,6 +194,17 @@ _TYPES = {
 }
 
 
+class Graph(NamedTuple):
+    """A model as sessions take it.
+
+    message   the serialised graph without its large weights
+    weights   these, by name
+    """
+
+    message: bytes
+    weights: dict[str, np.ndarray]
+
+
 def compile(
     model: ir.Model,
     *,
@@ -199,6 +213,7 @@ def compile(
     spin: bool = True,
     seconds: float | None = None,
     prepack: bool = True,
+    worker: Worker | None = None,
 ) -> Program:
     """Make `model` runnable.
 
@@ -207,8 +222,28 @@ def compile(
     spin       whether idle threads wait busily (fastest alone) or sleep (kinder beside decoding threads)
     seconds    the longest that one run may take; None: any time
     prepack    whether ONNX Runtime may keep copies of matrices in the order that large products read them in
-    raises     ProviderUnavailable, ModelRejected, LimitExceeded
+    worker     the child process to run in; None: this process
+    raises     ProviderUnavailable, ModelRejected, LimitExceeded, WorkerCrashed
     """
+    settings = {
+        "provider": provider,
+        "threads": threads,
+        "spin": spin,
+        "seconds": seconds,
+        "prepack": prepack,
+    }
+    graph = _split(model)
+    if worker is not None:
+        from onnxviz.runtime.remote import RemoteProgram
+
+        return RemoteProgram(worker, graph, settings)
+    return session(graph, **settings)
+
+
+def session(
+    graph: Graph, *, provider: str, threads: int | None, spin: bool, seconds: float | None, prepack: bool
+) -> Program:
+    """The graph on ONNX Runtime in this process, see `compile`."""
     ort = _providers.onnxruntime()
     # Both let a model change how its own session is set up (promise P1).
     os.environ.pop("ORT_LOAD_CONFIG_FROM_MODEL", None)
@@ -224,23 +259,22 @@ def compile(
     options.add_session_config_entry(
         "optimization.constant_folding_max_output_size_in_bytes", str(_FOLDING_BYTES)
     )
-    graph, names, weights = _split(model)
+    weights = list(graph.weights.values())
     values = [ort.OrtValue.ortvalue_from_numpy(weight) for weight in weights]
-    options.add_external_initializers(names, values)
+    options.add_external_initializers(list(graph.weights), values)
     try:
         with region("making a session of the model"):
-            session = ort.InferenceSession(graph, options, providers=wanted)
+            made = ort.InferenceSession(graph.message, options, providers=wanted)
     except MemoryError as error:
         raise LimitExceeded("the model ran out of memory while it was loaded") from error
     except Exception as error:
         raise ModelRejected(f"ONNX Runtime refuses the model: {_first_line(error)}") from error
-    return Program(session, _providers.check(provider, wanted, session), seconds, [weights, values])
+    return Program(made, _providers.check(provider, wanted, made), seconds, [weights, values])
 
 
-def _split(model: ir.Model) -> tuple[bytes, list[str], list[np.ndarray]]:
+def _split(model: ir.Model) -> Graph:
     """The graph's bytes without its large weights, and those weights by name."""
-    names: list[str] = []
-    weights: list[np.ndarray] = []
+    weights: dict[str, np.ndarray] = {}
     thin = model.clone()
     thin.metadata_props.clear()
     for name, value in list(thin.graph.initializers.items()):
@@ -251,12 +285,11 @@ def _split(model: ir.Model) -> tuple[bytes, list[str], list[np.ndarray]]:
         tensor = value.const_value
         if tensor is None or tensor.nbytes < _INLINE_BYTES or tensor.dtype not in _NUMPY_TYPES:
             continue
-        names.append(name)
-        weights.append(np.ascontiguousarray(tensor.numpy()))
+        weights[name] = np.ascontiguousarray(tensor.numpy())
         value.const_value = ir.ExternalTensor(
-            "beside", 0, tensor.nbytes, tensor.dtype, shape=ir.Shape(weights[-1].shape), name=name
+            "beside", 0, tensor.nbytes, tensor.dtype, shape=ir.Shape(weights[name].shape), name=name
         )
-    return ir.serde.serialize_model(thin).SerializeToString(), names, weights
+    return Graph(ir.serde.serialize_model(thin).SerializeToString(), weights)
 
 
 def _first_line(error: Exception) -> str:

@@ -1,0 +1,225 @@
+"""A line between two processes: one message at a time, JSON with arrays beside it in shared memory.
+
+JSON, because the other end may be a process that a stranger's model has corrupted: nothing that it sends is run here,
+and an array whose place is not inside the memory that came with it is an error. The memory of a line is used again and
+again; what is too large for that, or is to be kept by the receiver, travels in memory of its own.
+"""
+
+from __future__ import annotations
+
+import builtins
+import contextlib
+import json
+import mmap
+import os
+import socket
+import struct
+import tempfile
+from collections.abc import Mapping
+from typing import Any, Final
+
+import numpy as np
+
+from onnxviz import errors
+
+#: What a message is, and the arrays that came with it.
+Message = tuple[dict[str, Any], dict[str, np.ndarray]]
+
+_HEAD: Final = struct.Struct("<Q")
+_ALIGN: Final = 64
+# Memory that a line keeps for its next message; a batch of four pictures of 224×224 takes 2.4 MB.
+_KEPT: Final = 2**26
+_SMALLEST: Final = 2**16
+_READ: Final = 2**16
+_LARGEST_MESSAGE: Final = 2**28
+
+
+class Closed(Exception):
+    """The other end is gone."""
+
+
+class Channel:
+    """One end of the line. Arrays that are received lie in shared memory: good until the next message is sent or read.
+
+    The receiver of a message that was sent with `keep` may hold on to its arrays.
+    """
+
+    def __init__(self, end: socket.socket) -> None:
+        self._end = end
+        self._out: tuple[int, mmap.mmap] | None = None
+        self._in: mmap.mmap | None = None
+        # Of a message that is still coming: Ctrl-C may end the wait for it, and another wait goes on.
+        self._data = bytearray()
+        self._descriptors: list[int] = []
+
+    def send(
+        self, message: Mapping[str, Any], arrays: Mapping[str, np.ndarray] | None = None, *, keep: bool = False
+    ) -> None:
+        """Send a message with arrays of numbers or text.
+
+        raises   Closed
+        """
+        places, size = _places(arrays or {})
+        own = keep or size > _KEPT
+        descriptor, memory = (None, None) if not size else _shared(size) if own else self._arena(size)
+        head = {"message": message, "arrays": places, "own": own}
+        if memory is not None:
+            for name, array in (arrays or {}).items():
+                if "at" in places[name]:
+                    np.copyto(_view(memory, places[name]), array, casting="equiv")
+        text = json.dumps(head).encode()
+        data = memoryview(_HEAD.pack(len(text)) + text)
+        try:
+            # A descriptor goes along where the other end does not have this memory yet.
+            sent = socket.send_fds(self._end, [data], [] if descriptor is None else [descriptor])
+            if sent < len(data):
+                self._end.sendall(data[sent:])
+        except OSError as error:
+            raise Closed(str(error)) from error
+        finally:
+            if descriptor is not None:
+                os.close(descriptor)
+
+    def receive(self, timeout: float | None = None) -> Message:
+        """Wait for the next message.
+
+        raises   Closed, TimeoutError
+        """
+        self._end.settimeout(timeout)
+        try:
+            while len(self._data) < _HEAD.size or len(self._data) < _HEAD.size + self._length():
+                part, descriptors, _, _ = socket.recv_fds(self._end, _READ, 1)
+                self._descriptors += descriptors
+                self._data += part
+                if not part:
+                    raise Closed("the other end was closed")
+            head = json.loads(self._data[_HEAD.size :])
+            memory = _mapped(self._descriptors[0]) if self._descriptors else self._in
+            if self._descriptors and not head["own"]:
+                self._in = memory
+            arrays = {name: _view(memory, place) for name, place in head["arrays"].items()}
+            self._forget()
+            return head["message"], arrays
+        except TimeoutError:
+            raise
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise Closed(str(error)) from error
+
+    def _length(self) -> int:
+        size: int = _HEAD.unpack_from(self._data)[0]
+        if size > _LARGEST_MESSAGE:
+            raise Closed("what came is no message")
+        return size
+
+    def _forget(self) -> None:
+        for descriptor in self._descriptors:
+            os.close(descriptor)
+        self._descriptors.clear()
+        self._data.clear()
+
+    def close(self) -> None:
+        """Close this end."""
+        self._forget()
+        self._end.close()
+
+    def _arena(self, size: int) -> tuple[int | None, mmap.mmap]:
+        """Memory for a message, and its descriptor where it is new."""
+        if self._out is not None and self._out[0] >= size:
+            return None, self._out[1]
+        room = max(_SMALLEST, 1 << (size - 1).bit_length())
+        descriptor, memory = _shared(room)
+        self._out = room, memory
+        return descriptor, memory
+
+
+# --- memory ---------------------------------------------------------------------------------------
+
+
+def _shared(size: int) -> tuple[int, mmap.mmap]:
+    """Memory with no name that another process can map, too: its descriptor, and the memory."""
+    if hasattr(os, "memfd_create"):
+        descriptor = os.memfd_create("onnxviz", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    else:
+        descriptor, path = tempfile.mkstemp(prefix="onnxviz-")
+        os.unlink(path)
+    try:
+        os.ftruncate(descriptor, size)
+        _seal(descriptor)
+        return descriptor, mmap.mmap(descriptor, size)
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
+def _seal(descriptor: int) -> None:
+    """Nobody makes the memory shorter while the other end reads it, which would end that process."""
+    import fcntl
+
+    if hasattr(fcntl, "F_ADD_SEALS"):
+        fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL)
+
+
+def _mapped(descriptor: int) -> mmap.mmap:
+    import fcntl
+
+    if hasattr(fcntl, "F_GET_SEALS") and not fcntl.fcntl(descriptor, fcntl.F_GET_SEALS) & fcntl.F_SEAL_SHRINK:
+        raise ValueError("the memory that came could be cut short")
+    return mmap.mmap(descriptor, 0)
+
+
+def _places(arrays: Mapping[str, np.ndarray]) -> tuple[dict[str, dict[str, Any]], int]:
+    """Where each array lies in the memory that goes with a message, and the memory's size in bytes."""
+    places: dict[str, dict[str, Any]] = {}
+    size = 0
+    for name, array in arrays.items():
+        if array.dtype.kind not in "biufc":
+            places[name] = {"text": [str(entry) for entry in array.ravel()], "shape": array.shape}
+            continue
+        places[name] = {"at": size, "type": array.dtype.name, "shape": array.shape}
+        size += -(-array.nbytes // _ALIGN) * _ALIGN
+    return places, size
+
+
+def _view(memory: mmap.mmap | None, place: Mapping[str, Any]) -> np.ndarray:
+    shape = tuple(map(int, place["shape"]))
+    if "text" in place:
+        text = np.empty(len(place["text"]), object)
+        text[:] = place["text"]
+        return text.reshape(shape)
+    dtype = np.dtype(place["type"])
+    if dtype.kind not in "biufc":
+        raise ValueError(f"no numbers: {dtype}")
+    if 0 in shape or memory is None:
+        return np.empty(shape, dtype)
+    return np.ndarray(shape, dtype, memory, int(place["at"]))
+
+
+# --- errors ---------------------------------------------------------------------------------------
+
+
+def described(error: BaseException) -> dict[str, Any]:
+    """An error as a message: its class, its text as it was raised, and its fields."""
+    text = error.args[0] if error.args and isinstance(error.args[0], str) else str(error)
+    fields = {}
+    for name, value in vars(error).items():
+        with contextlib.suppress(TypeError, ValueError):
+            json.dumps(value)
+            fields[name] = value
+    return {"class": type(error).__name__, "text": text, "fields": fields}
+
+
+def restored(message: Mapping[str, Any]) -> Exception:
+    """The error that `described` wrote down: one of ours, of ONNX's inference, or of Python."""
+    name, text = str(message["class"]), str(message["text"])
+    kind = getattr(errors, name, None) or getattr(builtins, name, None)
+    if name == "InferenceError":
+        import onnx
+
+        kind = onnx.shape_inference.InferenceError
+    if not (isinstance(kind, type) and issubclass(kind, Exception)):
+        return RuntimeError(f"{name}: {text}")
+    error: Exception = kind.__new__(kind)
+    error.args = (text,)
+    for key, value in dict(message["fields"]).items():
+        setattr(error, key, value)
+    return error

@@ -1,0 +1,206 @@
+"""Programs of isolated networks: as those of runtime/ort.py, in the network's own process."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import threading
+import weakref
+from collections.abc import Iterable, Mapping
+from typing import Any, NoReturn
+
+import numpy as np
+
+from onnxviz.errors import LimitExceeded, WorkerCrashed
+from onnxviz.runtime.ort import Graph, Program
+from onnxviz.runtime.worker import Life, Worker
+
+
+class Held:
+    """An array that lies in the worker, from `Program.put` or `Program.hold`."""
+
+    def __init__(self, program: RemoteProgram, life: Life, number: int) -> None:
+        self.life = life
+        self.number = number
+        self._program = program
+        weakref.finalize(self, life.dropped.append, number).atexit = False
+
+    def numpy(self) -> np.ndarray:
+        """A copy of it.
+
+        raises   WorkerCrashed where it went with its process; KeyboardInterrupt where Ctrl-C ended that
+        """
+        return self._program.fetch(self)
+
+
+class RemoteProgram(Program):
+    """A graph that is compiled in a worker, and once more in the next one where that died."""
+
+    def __init__(self, worker: Worker, graph: Graph, settings: Mapping[str, Any]) -> None:
+        self._worker = worker
+        self._graph = graph
+        self._settings = dict(settings)
+        self._seconds = settings["seconds"]
+        self._lock = threading.Lock()
+        self._place: tuple[Life, int] | None = None
+        self._compiled()
+
+    def __deepcopy__(self, memo: object) -> RemoteProgram:
+        return self
+
+    def __reduce__(self) -> NoReturn:
+        self._worker.__reduce__()
+
+    def put(self, name: str, array: np.ndarray) -> Any:
+        """The array for input `name`, to be fed to many runs; it is sent once to each process that needs it."""
+        return Placed(self, name, np.array(array))
+
+    def __call__(
+        self, feeds: Mapping[str, Any], outputs: Iterable[str] | None = None
+    ) -> dict[str, np.ndarray]:
+        """As `Program`'s; raises WorkerCrashed besides."""
+        names = list(outputs) if outputs is not None else self.outputs
+        life, number = self._compiled()
+        arrays = {name: value for name, value in feeds.items() if not isinstance(value, Placed)}
+        placed = {name: value.there(life) for name, value in feeds.items() if isinstance(value, Placed)}
+        message = {"do": "run", "program": number, "outputs": names, "placed": placed}
+        return self._ask(message, arrays, life)
+
+    def hold(self, array: np.ndarray) -> Any:
+        """As `Program`'s: the value goes with its process."""
+        life, number = self._compiled()
+        return self._kept({"do": "hold", "program": number}, {"value": np.asarray(array, np.float32)}, life)
+
+    def keep(self, name: str, array: np.ndarray, life: Life) -> Held:
+        """An input in this process."""
+        life_now, number = self._compiled()
+        if life_now is not life:
+            raise self._lost(life)
+        return self._kept({"do": "put", "program": number}, {name: array}, life)
+
+    def _kept(self, message: Mapping[str, Any], arrays: Mapping[str, np.ndarray], life: Life) -> Held:
+        answer, _ = self._asked(message, arrays, life, keep=True)
+        return Held(self, life, answer["held"])
+
+    def fetch(self, held: Held) -> np.ndarray:
+        """What is held."""
+        if not held.life.alive:
+            raise self._lost(held.life)
+        return self._ask({"do": "fetch", "held": held.number}, {}, held.life)["value"]
+
+    def run_bound(
+        self,
+        feeds: Mapping[str, np.ndarray],
+        held: Mapping[str, Any],
+        into: Mapping[str, Any],
+        results: list[str],
+    ) -> dict[str, np.ndarray]:
+        """As `Program`'s; raises WorkerCrashed besides, also where the state went with its process."""
+        life, number = self._compiled()
+        values = [*held.values(), *into.values()]
+        for value in values:
+            if value.life is not life:
+                raise self._lost(value.life)
+        message = {
+            "do": "run_bound",
+            "program": number,
+            "held": {name: value.number for name, value in held.items()},
+            "into": {name: value.number for name, value in into.items()},
+            "results": results,
+        }
+        return self._ask(message, feeds, life)
+
+    # --- inside ---------------------------------------------------------------------------------
+
+    def _lost(self, life: Life) -> BaseException:
+        if life.interrupted:
+            return KeyboardInterrupt()
+        return WorkerCrashed(
+            f"what was held in the process of this network went with it ({life.ended or 'it crashed'}): begin again"
+        )
+
+    def _ask(
+        self, message: Mapping[str, Any], arrays: Mapping[str, np.ndarray], life: Life
+    ) -> dict[str, np.ndarray]:
+        return self._asked(message, arrays, life)[1]
+
+    def _asked(
+        self,
+        message: Mapping[str, Any],
+        arrays: Mapping[str, np.ndarray],
+        life: Life,
+        *,
+        keep: bool = False,
+    ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        return self._worker.ask(
+            message,
+            arrays,
+            what="running the model",
+            digest=self._digest,
+            seconds=self._seconds,
+            life=life,
+            keep=keep,
+        )
+
+    def _compiled(self) -> tuple[Life, int]:
+        """The process that runs now, and the program's number there."""
+        life = self._worker.life()
+        with self._lock:
+            if self._place is None or self._place[0] is not life:
+                self._place = life, self._compile(life)
+            return self._place
+
+    def _compile(self, life: Life) -> int:
+        weights = {name: self._worker.number(array) for name, array in self._graph.weights.items()}
+        message = {"do": "compile", "weights": weights, "settings": self._settings}
+        wanted = {number for number in weights.values() if number not in life.sent}
+        while True:
+            arrays = {
+                str(number): self._graph.weights[name] for name, number in weights.items() if number in wanted
+            }
+            arrays["graph"] = np.frombuffer(self._graph.message, np.uint8)
+            answer, _ = self._worker.ask(
+                message,
+                arrays,
+                what="preparing the model to run",
+                digest=self._digest,
+                seconds=self._seconds,
+                life=life,
+                keep=True,
+            )
+            if "lacking" not in answer:
+                break
+            if wanted.issuperset(answer["lacking"]):  # it was given all of them
+                raise LimitExceeded("the process of this network did not keep the model's weights")
+            wanted = set(answer["lacking"])
+        life.sent.update(weights.values())
+        self.inputs, self.outputs = list(answer["inputs"]), list(answer["outputs"])
+        self.provider = str(answer["provider"])
+        number: int = answer["program"]
+        weakref.finalize(self, life.dropped.append, number).atexit = False
+        return number
+
+    @functools.cached_property
+    def _name(self) -> str:
+        return hashlib.sha256(self._graph.message).hexdigest()
+
+    def _digest(self) -> str:
+        return self._name
+
+
+class Placed:
+    """An input that is fed to many runs: the array, and where it lies in the worker."""
+
+    def __init__(self, program: RemoteProgram, name: str, array: np.ndarray) -> None:
+        self._program = program
+        self._name = name
+        self._array = array
+        self._lock = threading.Lock()
+        self._held: Held | None = None
+
+    def there(self, life: Life) -> int:
+        """Its number in this process."""
+        with self._lock:
+            if self._held is None or self._held.life is not life:
+                self._held = self._program.keep(self._name, self._array, life)
+            return self._held.number

@@ -1,0 +1,175 @@
+"""The child of an isolated network: what `worker.Worker` starts, and what does all that a stranger's model could break.
+
+    parent thread ── channel ──▶ thread here: opening, inference, sessions, runs
+
+Each channel has a thread of its own, so that runs go side by side as the threads of the parent do. The process ends
+when the parent does, whatever native code is doing then.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import signal
+import socket
+import sys
+import threading
+import weakref
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+import numpy as np
+
+from onnxviz.runtime.channel import Channel, Closed, Message, described
+
+_STACK: Final = 2**24  # macOS gives threads half a megabyte, which ONNX's inference of nested graphs overflows
+
+
+def serve(control: int, lifeline: int) -> None:
+    """Serve the channels that come over `control`, a socket, until it or `lifeline`, a pipe, is closed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _die_with(lifeline)
+    line = socket.socket(fileno=control)
+    served = Served()
+    threading.stack_size(_STACK)
+    line.sendall(b"+")
+    while True:
+        _, descriptors, _, _ = socket.recv_fds(line, 1, 1)
+        if not descriptors:
+            os._exit(0)
+        channel = Channel(socket.socket(fileno=descriptors[0]))
+        threading.Thread(target=_answer, args=(channel, served), daemon=True).start()
+
+
+def _die_with(lifeline: int) -> None:
+    """Ask for a signal that ends this process when the parent's end of the pipe is closed.
+
+    Native code that hangs may hold Python's lock: no thread of Python would see it.
+    """
+    import fcntl
+
+    if hasattr(fcntl, "F_SETOWN") and hasattr(os, "O_ASYNC"):
+        signal.signal(signal.SIGIO, signal.SIG_DFL)
+        fcntl.fcntl(lifeline, fcntl.F_SETOWN, os.getpid())
+        fcntl.fcntl(lifeline, fcntl.F_SETFL, fcntl.fcntl(lifeline, fcntl.F_GETFL) | os.O_ASYNC)
+
+
+def _answer(channel: Channel, served: Served) -> None:
+    """Answer what comes over one channel."""
+    while True:
+        try:
+            message, arrays = channel.receive()
+            try:
+                channel.send(*served.answer(message, arrays))
+            except Closed:
+                raise
+            except BaseException as error:
+                channel.send({"error": described(error)})
+        except Closed:
+            channel.close()
+            return
+        except BaseException:  # a thread that ended in silence would let its caller wait
+            os._exit(1)
+        del message, arrays
+
+
+class Served:
+    """What one network has here: programs, values that stay between runs, and weights, each by its number."""
+
+    def __init__(self) -> None:
+        self._numbers = itertools.count(1)
+        self._programs: dict[int, Any] = {}
+        self._held: dict[int, Any] = {}
+        self._weights: weakref.WeakValueDictionary[int, np.ndarray] = weakref.WeakValueDictionary()
+
+    def answer(self, message: Mapping[str, Any], arrays: dict[str, np.ndarray]) -> Message:
+        """Do what the message asks for; raises what doing it raises."""
+        for number in message.get("drop", ()):
+            self._programs.pop(number, None)
+            self._held.pop(number, None)
+        return _TASKS[message["do"]](self, message, arrays)
+
+    def load(self, message: Mapping[str, Any], arrays: dict[str, np.ndarray]) -> Message:
+        """Open the model as `graph.load` does, to see whether that goes well."""
+        from onnxviz.graph.limits import Limits
+        from onnxviz.graph.load import load
+
+        source = message["path"] if message["path"] is not None else arrays["bytes"].tobytes()
+        load(source, limits=Limits(**message["limits"]))
+        return {}, {}
+
+    def infer(self, message: Mapping[str, Any], arrays: dict[str, np.ndarray]) -> Message:
+        """`graph.shapes.infer_shapes`."""
+        import onnx
+
+        from onnxviz.graph.shapes import infer_shapes
+
+        proto = onnx.ModelProto.FromString(arrays["model"].tobytes())
+        inferred = infer_shapes(proto, strict=message["strict"], propagate=message["propagate"])
+        return {}, {"model": np.frombuffer(inferred.SerializeToString(), np.uint8)}
+
+    def compile(self, message: Mapping[str, Any], arrays: dict[str, np.ndarray]) -> Message:
+        """A program of a graph and its weights, which come along or were here before."""
+        from onnxviz.runtime.ort import Graph, session
+
+        for key, array in arrays.items():
+            if key.isdigit():
+                self._weights[int(key)] = array
+        weights = {name: self._weights.get(number) for name, number in message["weights"].items()}
+        lacking = [message["weights"][name] for name, array in weights.items() if array is None]
+        if lacking:
+            return {"lacking": lacking}, {}
+        found = {name: array for name, array in weights.items() if array is not None}
+        program = session(Graph(arrays["graph"].tobytes(), found), **message["settings"])
+        number = next(self._numbers)
+        self._programs[number] = program
+        told = {"program": number, "inputs": program.inputs, "outputs": program.outputs}
+        return {**told, "provider": program.provider}, {}
+
+    def run(self, message: Mapping[str, Any], arrays: dict[str, np.ndarray]) -> Message:
+        """Run a program on arrays and on values that were put here."""
+        program = self._programs[message["program"]]
+        placed = {name: self._held[number] for name, number in message["placed"].items()}
+        return {}, program({**arrays, **placed}, message["outputs"])
+
+    def put(self, message: Mapping[str, Any], arrays: dict[str, np.ndarray]) -> Message:
+        """Keep an array as a program's input."""
+        (name,) = arrays
+        return self._keep(self._programs[message["program"]].put(name, arrays[name]))
+
+    def hold(self, message: Mapping[str, Any], arrays: dict[str, np.ndarray]) -> Message:
+        """Keep an array as a state that runs read and write."""
+        return self._keep(self._programs[message["program"]].hold(arrays["value"]))
+
+    def fetch(self, message: Mapping[str, Any], arrays: dict[str, np.ndarray]) -> Message:
+        """What is held."""
+        return {}, {"value": self._held[message["held"]].numpy()}
+
+    def run_bound(self, message: Mapping[str, Any], arrays: dict[str, np.ndarray]) -> Message:
+        """Run a program on what is held."""
+        held, into = (
+            {name: self._held[number] for name, number in message[key].items()} for key in ("held", "into")
+        )
+        return {}, self._programs[message["program"]].run_bound(arrays, held, into, message["results"])
+
+    def _keep(self, value: Any) -> Message:
+        number = next(self._numbers)
+        self._held[number] = value
+        return {"held": number}, {}
+
+
+_TASKS: Final[dict[str, Callable[[Served, Mapping[str, Any], dict[str, np.ndarray]], Message]]] = {
+    "load": Served.load,
+    "infer": Served.infer,
+    "compile": Served.compile,
+    "run": Served.run,
+    "put": Served.put,
+    "hold": Served.hold,
+    "fetch": Served.fetch,
+    "run_bound": Served.run_bound,
+}
+
+
+def main() -> None:
+    """What the parent's `python -c` calls: `sys.argv` has the two descriptors."""
+    serve(int(sys.argv[1]), int(sys.argv[2]))

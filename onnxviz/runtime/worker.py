@@ -1,0 +1,424 @@
+"""An isolated network's own process: what a stranger's model crashes, hangs or fills with memory is that process.
+
+`Worker` starts it (a fresh interpreter, so that scripts without a main guard, notebooks and threads may), asks it over
+channels, ends what takes too long, and starts another after a crash. What the process is asked: runtime/serve.py.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import itertools
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import weakref
+from collections import deque
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, NoReturn
+
+import numpy as np
+
+from onnxviz.errors import LimitExceeded, ModelRejected, UsageError, WorkerCrashed
+from onnxviz.runtime.channel import Channel, Closed, restored
+
+if TYPE_CHECKING:
+    import onnx
+
+    from onnxviz.graph.limits import Limits
+    from onnxviz.graph.load import Loaded
+
+# A run that ends so soon after Ctrl-C leaves its process, and what is held there, alive.
+_GRACE: Final = 0.8
+# ONNX Runtime stops a run between two operators; an operator that goes on for so long after is ended with its process.
+_SECONDS_MORE: Final = 2.0
+_SECONDS_TO_START: Final = 120.0
+_START: Final = (
+    "import sys; sys.path[:] = {path!r}; from onnxviz.runtime import serve; serve.serve({control}, {lifeline})"
+)
+_LAST_WORDS: Final = 4096
+
+
+def lacking() -> str | None:
+    """Why networks cannot be isolated on this system; None where they can."""
+    if sys.platform in ("win32", "emscripten", "wasi") or not hasattr(socket, "send_fds"):
+        return f"{sys.platform} hands no open files from one process to another"
+    return None
+
+
+class Life:
+    """One process from its start to its end.
+
+    pid      the process that started it: a forked copy of that one must leave it alone
+    ended    why it was ended on purpose, None where it was not; `interrupted`, whether that was Ctrl-C
+    sent     the weights that it was given, by number
+    dropped  what is no longer needed there, by number
+    """
+
+    def __init__(self) -> None:
+        self.pid = os.getpid()
+        self.ended: str | None = None
+        self.interrupted = False
+        self.sent: set[int] = set()
+        self.dropped: deque[int] = deque()
+        self._idle: list[Channel] = []
+        self._control, theirs = socket.socketpair()
+        reading, self._lifeline = os.pipe()
+        self._words = os.memfd_create("onnxviz") if hasattr(os, "memfd_create") else None
+        try:
+            with theirs:
+                self.process = _started(theirs.fileno(), reading, self._words)
+        except BaseException:
+            self._control.close()
+            os.close(self._lifeline)
+            raise
+        finally:
+            os.close(reading)
+        self._end = weakref.finalize(
+            self, _end, self.process, self._control, self._lifeline, self._words, os.getpid()
+        )
+        self._lock = threading.Lock()
+        try:
+            self._control.settimeout(_SECONDS_TO_START)
+            ready = self._control.recv(1)
+        except OSError:
+            ready = b""
+        except BaseException:
+            self.end("it was not needed")
+            raise
+        if not ready:
+            words = self.last_words()
+            self.end("it did not start")
+            raise WorkerCrashed(
+                f"the process of an isolated network could not be started{words}; leave out isolate=True to run in "
+                "this process"
+            )
+
+    @property
+    def alive(self) -> bool:
+        """Whether it runs, as far as is known."""
+        return self._end.alive and self.process.poll() is None
+
+    def channel(self) -> Channel:
+        """A channel that nobody else uses; give it back with `release`.
+
+        raises   Closed
+        """
+        with self._lock:
+            if self._idle:
+                return self._idle.pop()
+            ours, theirs = socket.socketpair()
+            try:
+                with theirs:
+                    socket.send_fds(self._control, [b"c"], [theirs.fileno()])
+            except OSError as error:
+                ours.close()
+                raise Closed(str(error)) from error
+            return Channel(ours)
+
+    def release(self, channel: Channel) -> None:
+        """The channel's last message was answered."""
+        self._idle.append(channel)
+
+    def end(self, why: str) -> None:
+        """End it, whatever it is doing."""
+        if self.ended is None and self.process.poll() is None:
+            self.ended = why
+        self._end()
+
+    def last_words(self) -> str:
+        """The last line that it wrote to stderr, in brackets behind a blank; empty where there is none."""
+        if self._words is None or not self._end.alive:
+            return ""
+        size = os.fstat(self._words).st_size
+        text = os.pread(self._words, _LAST_WORDS, max(0, size - _LAST_WORDS)).decode("utf-8", "replace")
+        from onnxviz.image.text import printable
+
+        lines = text.strip().splitlines()
+        return f" ({printable(lines[-1], 200)})" if lines else ""
+
+
+def _started(control: int, lifeline: int, words: int | None) -> subprocess.Popen[bytes]:
+    root = str(Path(__file__).resolve().parents[2])
+    path = [*sys.path, *([] if root in sys.path else [root])]
+    code = _START.format(path=path, control=control, lifeline=lifeline)
+    try:
+        # -P: no file beside a script, or in the folder where a stranger's models lie, is taken for a module before
+        # `path` is set. A session of its own: Ctrl-C on the terminal is for this process, which decides.
+        return subprocess.Popen(
+            [sys.executable, "-P", "-c", code],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL if words is None else words,
+            pass_fds=[control, lifeline],
+            start_new_session=True,
+        )
+    except (OSError, ValueError) as error:
+        raise WorkerCrashed(f"the process of an isolated network could not be started: {error}") from error
+
+
+def _end(
+    process: subprocess.Popen[bytes], control: socket.socket, lifeline: int, words: int | None, pid: int
+) -> None:
+    if os.getpid() == pid:
+        process.kill()
+        process.wait()
+    control.close()
+    for descriptor in (lifeline, words):
+        if descriptor is not None:
+            os.close(descriptor)
+
+
+class Worker:
+    """What an isolated network asks. It may be used by several threads, and holds no process until it is asked first.
+
+    limits   what the network was opened under
+    """
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._lock = threading.Lock()
+        self._pid = os.getpid()
+        self._life: Life | None = None
+        self._closed = False
+        self._crashed: dict[str, str] = {}  # what was running when a process died, by digest
+        self._numbers = itertools.count(1)
+        self._weights: dict[int, tuple[weakref.ref[np.ndarray], int]] = {}
+
+    def __deepcopy__(self, memo: object) -> Worker:
+        return self
+
+    def __reduce__(self) -> NoReturn:
+        raise UsageError(
+            "an isolated network belongs to the process that opened it: give the other one the path, and open it there"
+        )
+
+    def life(self) -> Life:
+        """The process that runs now; another one is started where there is none.
+
+        raises   WorkerCrashed where it cannot be started, UsageError once the network was closed
+        """
+        if self._pid != os.getpid():  # a forked copy: the lock may be held by a thread that it does not have
+            self._lock, self._pid = threading.Lock(), os.getpid()
+        with self._lock:
+            if self._closed:
+                raise UsageError("this network was closed: open it again with onnxviz.load")
+            life = self._life
+            if life is None or life.pid != os.getpid() or not life.alive:
+                self._life = life = Life()
+            return life
+
+    def close(self) -> None:
+        """End the process for good."""
+        with self._lock:
+            self._closed = True
+            if self._life is not None:
+                self._life.end("the network was closed")
+            self._life = None
+
+    def ask(
+        self,
+        message: Mapping[str, Any],
+        arrays: Mapping[str, np.ndarray] | None = None,
+        *,
+        what: str,
+        digest: Callable[[], str],
+        seconds: float | None,
+        limit: str = "run_seconds",
+        life: Life | None = None,
+        keep: bool = False,
+    ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        """Have the process do something, and wait for it.
+
+        what     what it is, as it stands after 'while': 'running the model'
+        digest   of what is run: it is refused from then on if the process dies of it
+        seconds  how long it may take before the process is ended; None: any time
+        limit    the limit that says so
+        life     the process that must do it; None: whichever runs
+        keep     whether the process keeps the arrays
+        returns  its answer, and arrays that are the caller's own
+        raises   WorkerCrashed, LimitExceeded, and what doing it raises
+        """
+        if self._crashed:
+            before = self._crashed.get(digest())
+            if before is not None:
+                raise WorkerCrashed(
+                    f"this was not run again: {before}; other pictures or layers may go well after opening the "
+                    "network again with onnxviz.load"
+                )
+        life = life or self.life()
+        try:
+            channel = life.channel()
+        except Closed:
+            raise self._death(life, what, None) from None
+        waiting = True
+        try:
+            drop = []
+            with contextlib.suppress(IndexError):
+                while True:
+                    drop.append(life.dropped.popleft())
+            channel.send({**message, "drop": drop} if drop else message, arrays, keep=keep)
+            answer, given = channel.receive(None if seconds is None else seconds + _SECONDS_MORE)
+            waiting = False
+            own = {name: np.array(array) for name, array in given.items()}
+        except Closed:
+            channel.close()
+            raise self._death(life, what, digest) from None
+        except TimeoutError:
+            channel.close()
+            life.end(f"it was ended because {what} took over {seconds:g} s")
+            raise LimitExceeded(
+                f"{what} was not done after {seconds:g} s, and its process was ended; raise it with --limit {limit}=…"
+            ) from None
+        except BaseException:  # Ctrl-C
+            if waiting:
+                _drain(life, channel)
+            channel.close()
+            raise
+        life.release(channel)
+        if "error" in answer:
+            raise restored(answer["error"])
+        return answer, own
+
+    def _death(self, life: Life, what: str, digest: Callable[[], str] | None) -> WorkerCrashed:
+        """The error for a process that is gone."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            life.process.wait(10)
+        code, why = life.process.returncode, life.ended
+        if why is None:
+            why = f"it {_how(code)} while {what}{life.last_words()}"
+            if digest is not None:
+                self._crashed[digest()] = f"the process of this network {_how(code)} while {what}"
+        life.end("its end was noticed")
+        return WorkerCrashed(
+            f"the process of this network is gone: {why}; this one goes on, and the next call starts another"
+        )
+
+    # --- what it is asked -----------------------------------------------------------------------
+
+    def open(self, source: Any, limits: Limits, name: str) -> None:
+        """Open a model there, as `graph.load.load` does: a path, or the bytes of the file.
+
+        raises   what that raises, WorkerCrashed, LimitExceeded
+        """
+        path = os.fspath(source) if isinstance(source, (str, os.PathLike)) else None
+        arrays = {} if path is not None else {"bytes": np.frombuffer(source, np.uint8)}
+        fields = {key: getattr(limits, key) for key in limits.__dataclass_fields__}
+        message = {"do": "load", "path": path, "limits": fields}
+        self.ask(
+            message, arrays, what=f"opening {name}", digest=lambda: f"open {path}", seconds=limits.run_seconds
+        )
+
+    def infer(self, proto: onnx.ModelProto, *, strict: bool, propagate: bool) -> onnx.ModelProto:
+        """`graph.shapes.infer_shapes` there.
+
+        raises   what that raises, WorkerCrashed, LimitExceeded
+        """
+        import onnx
+
+        data = proto.SerializeToString()
+        _, given = self.ask(
+            {"do": "infer", "strict": strict, "propagate": propagate},
+            {"model": np.frombuffer(data, np.uint8)},
+            what="ONNX's shape inference",
+            digest=lambda: _digest(data),
+            seconds=self._limits.run_seconds,
+        )
+        return onnx.ModelProto.FromString(given["model"].tobytes())
+
+    def number(self, weight: np.ndarray) -> int:
+        """What a weight is called here, as long as somebody holds the array."""
+        known = self._weights.get(id(weight))
+        if known is not None and known[0]() is weight:
+            return known[1]
+        number = next(self._numbers)
+        # No reference to this object: it would end when Python next looks for circles, and its process with it.
+        forget = functools.partial(_forget, self._weights, id(weight), number)
+        self._weights[id(weight)] = weakref.ref(weight, forget), number
+        return number
+
+
+def opened(source: Any, limits: Limits) -> tuple[Worker, Loaded]:
+    """A worker that has opened this model, and the model as `graph.load.load` gives it.
+
+    It is opened there first, so what is parsed here is known to pass: it was the same bytes. A model that was parsed
+    by the caller (an ir.Model) is only checked, here.
+
+    raises   what `graph.load.load` raises, WorkerCrashed, UsageError where there can be no workers
+    """
+    from onnxviz.graph.load import load, serialised
+    from onnxviz.graph.quoted import quoted
+
+    reason = lacking()
+    if reason is not None:
+        raise UsageError(f"isolate=True does not work here: {reason}; leave it out")
+    worker = Worker(limits)
+    try:
+        if isinstance(source, (str, os.PathLike)):
+            before = _identity(source)
+            worker.open(source, limits, quoted(os.fspath(source)))
+            loaded = load(source, limits=limits)
+            if _identity(source) != before:
+                raise ModelRejected(f"{quoted(os.fspath(source))} was changed while it was opened")
+            return worker, loaded
+        if isinstance(source, (bytes, bytearray, memoryview)):
+            limits.check("file_bytes", len(source), f"the model has {len(source)} bytes")
+            source = bytes(source)
+            worker.open(source, limits, "the given bytes")
+        elif type(source).__name__ == "ModelProto":
+            worker.open(serialised(source, limits), limits, "the given ModelProto")
+        return worker, load(source, limits=limits)
+    except BaseException:
+        worker.close()
+        raise
+
+
+def _identity(path: str | os.PathLike[str]) -> tuple[int, ...]:
+    """Changes when the file is replaced or written to."""
+    try:
+        found = os.stat(path)
+    except (OSError, ValueError):  # opening it says so
+        return ()
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+
+
+def _forget(table: dict[int, tuple[Any, int]], key: int, number: int, _: object) -> None:
+    if key in table and table[key][1] == number:
+        del table[key]
+
+
+def _drain(life: Life, channel: Channel) -> None:
+    """After Ctrl-C: let what runs come to its end where that is near, else end the process."""
+    try:
+        channel.receive(_GRACE)
+    except BaseException as error:  # also a second Ctrl-C
+        life.interrupted = True
+        life.end("it was ended by Ctrl-C")
+        if not isinstance(error, (Closed, TimeoutError)):
+            raise
+
+
+def _how(code: int | None) -> str:
+    if code is None:
+        return "answers no longer"
+    if code >= 0:
+        return f"ended itself (exit code {code})"
+    try:
+        name = signal.Signals(-code).name
+    except ValueError:
+        name = f"signal {-code}"
+    return f"was ended by {name}" + (", as systems do that run out of memory" if name == "SIGKILL" else "")
+
+
+def _digest(*parts: bytes | str) -> str:
+    import hashlib
+
+    state = hashlib.sha256()
+    for part in parts:
+        state.update(part.encode() if isinstance(part, str) else part)
+    return state.hexdigest()
