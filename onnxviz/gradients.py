@@ -10,7 +10,7 @@ import numpy as np
 from onnxviz.errors import GradientNotFinite, UsageError, ways
 from onnxviz.graph.dequantised import aliases
 from onnxviz.progress import Progress, silent
-from onnxviz.runtime import batching, providers
+from onnxviz.runtime import batching, isolate, providers
 from onnxviz.runtime.native import SideBySide
 
 if TYPE_CHECKING:
@@ -168,6 +168,7 @@ def _compile(
         seconds=net.limits.run_seconds,
         worker=net.worker,
     )
-    compiled = compile(task, net.backend)
+    with isolate.on(net.worker):
+        compiled = compile(task, net.backend)
     net.ran_on(compiled.backend, compiled.note)
     return compiled

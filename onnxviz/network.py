@@ -19,7 +19,7 @@ from onnxviz.inputs import InputSpec
 from onnxviz.labels import find_label
 from onnxviz.progress import Progress, silent
 from onnxviz.provenance import note_tensor, note_view
-from onnxviz.runtime import batching, providers
+from onnxviz.runtime import batching, isolate, providers
 from onnxviz.runtime.ort import Program, compile
 
 if TYPE_CHECKING:
@@ -118,7 +118,8 @@ class Network:
         """Every named value that depends on the image, in the order of computation."""
         from onnxviz.graph.layers import layers
 
-        return layers(self.model, input=self.input.name, size=self.size)
+        with isolate.on(self.worker):
+            return layers(self.model, input=self.input.name, size=self.size)
 
     @property
     def size(self) -> tuple[int, int]:
@@ -162,14 +163,16 @@ class Network:
                 f"at {self.size[1]}×{self.size[0]} pixels this network ends before {self._barrier!r}, which needs "
                 f"its own input size" + ways("leave out --size", "choose an earlier --layer")
             )
-        return meaning.conclude(self)
+        with isolate.on(self.worker):
+            return meaning.conclude(self)
 
     @property
     def outputs(self) -> list[Head]:
         """What each output of the file was found to be."""
         from onnxviz.graph.head import outputs
 
-        return outputs(self.model, self.input.name, len(self.labels) if self.labels is not None else None)
+        with isolate.on(self.worker):
+            return outputs(self.model, self.input.name, len(self.labels) if self.labels is not None else None)
 
     @cached_property
     def head(self) -> Head:
@@ -316,7 +319,8 @@ class Network:
         """The model with a dynamic batch, and None; or as it is, and the batch that it takes: no other number."""
         from onnxviz.batches import freed
 
-        model, fixed, self._mixed = freed(self)
+        with isolate.on(self.worker):
+            model, fixed, self._mixed = freed(self)
         return model, fixed
 
     @cached_property
@@ -324,7 +328,8 @@ class Network:
         """Why images go through one at a time, whatever batch is asked for; None where a batch keeps them apart."""
         from onnxviz.batches import alone
 
-        return alone(self, self.batched[1], self._mixed)
+        with isolate.on(self.worker):
+            return alone(self, self.batched[1], self._mixed)
 
     def batch_size(self, batch: int | None = None) -> int:
         """The number of images a run: `batch`, what the file fixes, or what the memory allows.
@@ -368,7 +373,8 @@ class Network:
                 "worker": self.worker,
                 **options,
             }
-            self._programs[full] = compile(build(), **settings)
+            with isolate.on(self.worker):
+                self._programs[full] = compile(build(), **settings)
         return self._programs[full]
 
     def run(

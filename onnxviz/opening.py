@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ import onnx_ir as ir
 from onnxviz import provenance
 from onnxviz.errors import MOST_THREADS, ModelUnsuitable, PreprocessingAssumed, UsageError, near, spelt, ways
 from onnxviz.graph.limits import Limits
+from onnxviz.graph.load import Loaded
 from onnxviz.graph.load import load as load_graph
 from onnxviz.inputs import InputSpec, fix_inputs, image_input
 from onnxviz.labels import read_labels
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     import onnx
 
     from onnxviz.image.preprocess import Preprocessing
+    from onnxviz.runtime.worker import Worker
 
 #: How the warning begins that the preprocessing is a guess.
 ASSUMED = "the file does not say how pictures become its input"
@@ -79,25 +82,82 @@ def load(
     raises       UnknownLayer for an output that there is not; ModelRejected, ModelUnsuitable, LimitExceeded,
                  LabelsRejected, PreprocessingRejected, UsageError, WorkerCrashed
     """
-    from onnxviz.graph.fold import decided
-    from onnxviz.graph.metadata import read_labels as labels_of
-
     check_backend(backend)
     if threads is not None and not 1 <= threads <= MOST_THREADS:
         raise UsageError(f"threads must be from 1 to {MOST_THREADS}, got {threads}")
     source = _locate(model)
-    worker = None
-    if isolate:
-        from onnxviz.runtime import worker as workers
+    with _opened(source, limits or Limits(), backend, isolate) as (loaded, worker):
+        return _network(
+            loaded,
+            worker,
+            source,
+            preprocess=preprocess,
+            labels=labels,
+            provider=provider,
+            threads=threads,
+            backend=backend,
+            size=size,
+            mean=mean,
+            std=std,
+            channels=channels,
+            layout=layout,
+            resize=resize,
+            input=input,
+            feeds=feeds,
+            output=output,
+        )
 
-        if backend not in (AUTO, "native"):
-            raise UsageError(
-                f"backend {backend!r} runs in this process, which isolate=True is to keep the model out of; leave out "
-                "one of them"
-            )
-        worker, loaded = workers.opened(source, limits or Limits())
-    else:
-        loaded = load_graph(source, limits=limits or Limits())
+
+@contextlib.contextmanager
+def _opened(
+    source: Any, limits: Limits, backend: str, isolate: bool
+) -> Iterator[tuple[Loaded, Worker | None]]:
+    """The model, and the process that it is isolated in, which ends where what follows fails."""
+    from onnxviz.runtime.isolate import on
+
+    if not isolate:
+        yield load_graph(source, limits=limits), None
+        return
+    from onnxviz.runtime.worker import opened
+
+    if backend not in (AUTO, "native"):
+        raise UsageError(
+            f"backend {backend!r} runs in this process, which isolate=True keeps the model out of: leave out one of "
+            "them"
+        )
+    loaded, worker = opened(source, limits)
+    try:
+        with on(worker):
+            yield loaded, worker
+    except BaseException:
+        worker.close()
+        raise
+
+
+def _network(
+    loaded: Loaded,
+    worker: Worker | None,
+    source: Any,
+    *,
+    preprocess: Any,
+    labels: Any,
+    provider: str,
+    threads: int | None,
+    backend: str,
+    size: int | tuple[int, int] | None,
+    mean: Sequence[float] | None,
+    std: Sequence[float] | None,
+    channels: str | None,
+    layout: str | None,
+    resize: str | None,
+    input: str | None,
+    feeds: Mapping[str, Any] | None,
+    output: str | None,
+) -> Network:
+    """The network of a model that was opened; see `load`."""
+    from onnxviz.graph.fold import decided
+    from onnxviz.graph.metadata import read_labels as labels_of
+
     graph = decided(loaded.model)
     held: list[dict[str, Any]] = []
     if feeds:

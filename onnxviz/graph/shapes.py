@@ -13,7 +13,7 @@ from typing import Any, Final
 import numpy as np
 import onnx
 
-from onnxviz.runtime.isolate import region
+from onnxviz.runtime.isolate import region, worker
 
 POOLS: Final = frozenset({"AveragePool", "LpPool", "MaxPool"})
 _RESIZES: Final = frozenset({"Resize", "Upsample"})
@@ -74,6 +74,9 @@ def infer_shapes(proto: onnx.ModelProto, *, strict: bool = False, propagate: boo
     propagate  compute shape arithmetic along
     raises     onnx.shape_inference.InferenceError, ValueError, RuntimeError
     """
+    place = worker()
+    if place is not None:
+        return place.infer(proto, strict=strict, propagate=propagate)
     nodes = [node for node in proto.graph.node if node.op_type in POOLS | _RESIZES and not node.domain]
     while True:
         with region("inferring the shapes of the model"):

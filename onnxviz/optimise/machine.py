@@ -19,6 +19,7 @@ from onnxviz.optimise.parametrise import Parametrisation, Pixels
 from onnxviz.optimise.plan import Plan
 from onnxviz.optimise.regularise import Rule
 from onnxviz.optimise.transforms import Transform
+from onnxviz.runtime import isolate
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -108,7 +109,8 @@ class Machine:
         self._show: Program | None = None
         self._resident: Resident | None = None
         self._kept: np.ndarray | None = None
-        self._program(rules)
+        with isolate.on(net.worker):
+            self._program(rules)
 
     # --- the loops ------------------------------------------------------------------------------
 

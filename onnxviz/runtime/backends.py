@@ -98,7 +98,9 @@ def compile(task: Task, backend: str = AUTO) -> Compiled:
         return Compiled(_module("native").compile(task), "native")
     except UnsupportedOperator as lacking:
         if backend == "native" or task.worker is not None or version("torch") is None:
-            other = _torch(lacking.operator) if task.worker is None else []  # torch would run it in this process
+            other = (
+                _torch(lacking.operator) if task.worker is None else []
+            )  # torch would run it in this process
             remedy = ways(*other, "take a gradient that does not pass this layer")
             raise UnsupportedOperator(lacking.what, remedy, lacking.operator) from lacking
         program = _module("torch").compile(task)

@@ -53,7 +53,11 @@ class Channel:
         self._descriptors: list[int] = []
 
     def send(
-        self, message: Mapping[str, Any], arrays: Mapping[str, np.ndarray] | None = None, *, keep: bool = False
+        self,
+        message: Mapping[str, Any],
+        arrays: Mapping[str, np.ndarray] | None = None,
+        *,
+        keep: bool = False,
     ) -> None:
         """Send a message with arrays of numbers or text.
 
@@ -61,7 +65,7 @@ class Channel:
         """
         places, size = _places(arrays or {})
         own = keep or size > _KEPT
-        descriptor, memory = (None, None) if not size else _shared(size) if own else self._arena(size)
+        descriptor, memory = (None, None) if not size else shared(size) if own else self._arena(size)
         head = {"message": message, "arrays": places, "own": own}
         if memory is not None:
             for name, array in (arrays or {}).items():
@@ -94,7 +98,7 @@ class Channel:
                 if not part:
                     raise Closed("the other end was closed")
             head = json.loads(self._data[_HEAD.size :])
-            memory = _mapped(self._descriptors[0]) if self._descriptors else self._in
+            memory = mapped(self._descriptors[0]) if self._descriptors else self._in
             if self._descriptors and not head["own"]:
                 self._in = memory
             arrays = {name: _view(memory, place) for name, place in head["arrays"].items()}
@@ -127,7 +131,7 @@ class Channel:
         if self._out is not None and self._out[0] >= size:
             return None, self._out[1]
         room = max(_SMALLEST, 1 << (size - 1).bit_length())
-        descriptor, memory = _shared(room)
+        descriptor, memory = shared(room)
         self._out = room, memory
         return descriptor, memory
 
@@ -135,7 +139,7 @@ class Channel:
 # --- memory ---------------------------------------------------------------------------------------
 
 
-def _shared(size: int) -> tuple[int, mmap.mmap]:
+def shared(size: int) -> tuple[int, mmap.mmap]:
     """Memory with no name that another process can map, too: its descriptor, and the memory."""
     if hasattr(os, "memfd_create"):
         descriptor = os.memfd_create("onnxviz", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
@@ -159,7 +163,8 @@ def _seal(descriptor: int) -> None:
         fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL)
 
 
-def _mapped(descriptor: int) -> mmap.mmap:
+def mapped(descriptor: int) -> mmap.mmap:
+    """The memory that another process shares; raises ValueError where it could be cut short."""
     import fcntl
 
     if hasattr(fcntl, "F_GET_SEALS") and not fcntl.fcntl(descriptor, fcntl.F_GET_SEALS) & fcntl.F_SEAL_SHRINK:

@@ -5,6 +5,9 @@ memory where the child writes what it is at and for how long that may take. Noth
 microsecond or two, and what was written outlives the child. In a plain Python process nobody watches: a region is
 nothing at all.
 
+Isolated networks (`load(isolate=True)`) have a process of their own (runtime/worker.py) that does the same for them,
+and shape inference, which knows no network, asks here which process is to do it.
+
 Light: the standard library only, and little of it, since the parent imports it before anything else.
 """
 
@@ -14,9 +17,15 @@ import math
 import signal
 import struct
 import time
+import weakref
 from collections import deque
-from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Final, NamedTuple
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+if TYPE_CHECKING:
+    from onnxviz.runtime.worker import Worker
 
 #: Bytes of memory that a board takes.
 SIZE: Final = 1 << 15
@@ -151,3 +160,46 @@ def died(what: str | None, number: int) -> str:
     return (
         f"the process that did the work was ended by {name}{cause}, {where}; what was written before is whole"
     )
+
+
+# --- the processes of isolated networks -----------------------------------------------------------
+
+# Those that are open, the newest last.
+_workers: list[Any] = []
+_STAYS: Final = object()
+_chosen: ContextVar[Any] = ContextVar("chosen", default=None)
+
+
+def add(worker: Worker) -> None:
+    """From now on, shape inference goes to this worker, until it is closed or nobody holds it any more."""
+    _workers.append(weakref.ref(worker, _workers.remove))
+
+
+def remove(worker: Worker) -> None:
+    """The worker was closed."""
+    _workers[:] = [reference for reference in _workers if reference() not in (None, worker)]
+
+
+@contextmanager
+def on(worker: Worker | None) -> Iterator[None]:
+    """Around what is done to the graph of one network: shape inference goes to its worker, or stays here for None."""
+    token = _chosen.set(_STAYS if worker is None else worker)
+    try:
+        yield
+    finally:
+        _chosen.reset(token)
+
+
+def worker() -> Worker | None:
+    """Where shapes are inferred: in the worker of the network at hand (`on`).
+
+    Of a graph whose network nobody named, in the newest worker that is open: it may be a stranger's.
+    """
+    chosen = _chosen.get()
+    if chosen is not None:
+        return None if chosen is _STAYS else chosen
+    for reference in reversed(_workers):
+        found: Worker | None = reference()
+        if found is not None:
+            return found
+    return None

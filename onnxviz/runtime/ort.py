@@ -225,7 +225,7 @@ def compile(
     worker     the child process to run in; None: this process
     raises     ProviderUnavailable, ModelRejected, LimitExceeded, WorkerCrashed
     """
-    settings = {
+    settings: dict[str, Any] = {
         "provider": provider,
         "threads": threads,
         "spin": spin,

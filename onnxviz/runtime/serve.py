@@ -12,7 +12,6 @@ import itertools
 import os
 import signal
 import socket
-import sys
 import threading
 import weakref
 from collections.abc import Callable, Mapping
@@ -20,15 +19,22 @@ from typing import Any, Final
 
 import numpy as np
 
-from onnxviz.runtime.channel import Channel, Closed, Message, described
+from onnxviz.runtime import isolate
+from onnxviz.runtime.channel import Channel, Closed, Message, described, mapped
 
-_STACK: Final = 2**24  # macOS gives threads half a megabyte, which ONNX's inference of nested graphs overflows
+_STACK: Final = (
+    2**24
+)  # macOS gives threads half a megabyte, which ONNX's inference of nested graphs overflows
 
 
-def serve(control: int, lifeline: int) -> None:
-    """Serve the channels that come over `control`, a socket, until it or `lifeline`, a pipe, is closed."""
+def serve(control: int, lifeline: int, board: int) -> None:
+    """Serve the channels that come over `control`, a socket, until it or `lifeline`, a pipe, is closed.
+
+    board   memory where it says what native code it is in
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     _die_with(lifeline)
+    isolate.serve(isolate.Board(mapped(board)))
     line = socket.socket(fileno=control)
     served = Served()
     threading.stack_size(_STACK)
@@ -168,8 +174,3 @@ _TASKS: Final[dict[str, Callable[[Served, Mapping[str, Any], dict[str, np.ndarra
     "fetch": Served.fetch,
     "run_bound": Served.run_bound,
 }
-
-
-def main() -> None:
-    """What the parent's `python -c` calls: `sys.argv` has the two descriptors."""
-    serve(int(sys.argv[1]), int(sys.argv[2]))

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import itertools
-import json
 import os
 import signal
 import socket
@@ -25,7 +24,8 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 import numpy as np
 
 from onnxviz.errors import LimitExceeded, ModelRejected, UsageError, WorkerCrashed
-from onnxviz.runtime.channel import Channel, Closed, restored
+from onnxviz.runtime import isolate
+from onnxviz.runtime.channel import Channel, Closed, restored, shared
 
 if TYPE_CHECKING:
     import onnx
@@ -38,9 +38,12 @@ _GRACE: Final = 0.8
 # ONNX Runtime stops a run between two operators; an operator that goes on for so long after is ended with its process.
 _SECONDS_MORE: Final = 2.0
 _SECONDS_TO_START: Final = 120.0
-_START: Final = (
-    "import sys; sys.path[:] = {path!r}; from onnxviz.runtime import serve; serve.serve({control}, {lifeline})"
-)
+_START: Final = """
+import sys
+sys.path[:] = {path!r}
+from onnxviz.runtime.serve import serve
+serve({control}, {lifeline}, {board})
+"""
 _LAST_WORDS: Final = 4096
 
 
@@ -70,15 +73,18 @@ class Life:
         self._control, theirs = socket.socketpair()
         reading, self._lifeline = os.pipe()
         self._words = os.memfd_create("onnxviz") if hasattr(os, "memfd_create") else None
+        board, memory = shared(isolate.SIZE)
+        self._board = isolate.Board(memory)
         try:
             with theirs:
-                self.process = _started(theirs.fileno(), reading, self._words)
+                self.process = _started(theirs.fileno(), reading, board, self._words)
         except BaseException:
             self._control.close()
             os.close(self._lifeline)
             raise
         finally:
             os.close(reading)
+            os.close(board)
         self._end = weakref.finalize(
             self, _end, self.process, self._control, self._lifeline, self._words, os.getpid()
         )
@@ -131,6 +137,11 @@ class Life:
             self.ended = why
         self._end()
 
+    def was_at(self) -> str | None:
+        """What native code it was in last, as it stands after 'while'."""
+        regions = self._board.under_way()
+        return regions[0].what if regions else None
+
     def last_words(self) -> str:
         """The last line that it wrote to stderr, in brackets behind a blank; empty where there is none."""
         if self._words is None or not self._end.alive:
@@ -143,10 +154,10 @@ class Life:
         return f" ({printable(lines[-1], 200)})" if lines else ""
 
 
-def _started(control: int, lifeline: int, words: int | None) -> subprocess.Popen[bytes]:
+def _started(control: int, lifeline: int, board: int, words: int | None) -> subprocess.Popen[bytes]:
     root = str(Path(__file__).resolve().parents[2])
     path = [*sys.path, *([] if root in sys.path else [root])]
-    code = _START.format(path=path, control=control, lifeline=lifeline)
+    code = _START.format(path=path, control=control, lifeline=lifeline, board=board)
     try:
         # -P: no file beside a script, or in the folder where a stranger's models lie, is taken for a module before
         # `path` is set. A session of its own: Ctrl-C on the terminal is for this process, which decides.
@@ -155,7 +166,7 @@ def _started(control: int, lifeline: int, words: int | None) -> subprocess.Popen
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL if words is None else words,
-            pass_fds=[control, lifeline],
+            pass_fds=[control, lifeline, board],
             start_new_session=True,
         )
     except (OSError, ValueError) as error:
@@ -189,6 +200,7 @@ class Worker:
         self._crashed: dict[str, str] = {}  # what was running when a process died, by digest
         self._numbers = itertools.count(1)
         self._weights: dict[int, tuple[weakref.ref[np.ndarray], int]] = {}
+        isolate.add(self)
 
     def __deepcopy__(self, memo: object) -> Worker:
         return self
@@ -215,6 +227,7 @@ class Worker:
 
     def close(self) -> None:
         """End the process for good."""
+        isolate.remove(self)
         with self._lock:
             self._closed = True
             if self._life is not None:
@@ -291,6 +304,7 @@ class Worker:
             life.process.wait(10)
         code, why = life.process.returncode, life.ended
         if why is None:
+            what = life.was_at() or what
             why = f"it {_how(code)} while {what}{life.last_words()}"
             if digest is not None:
                 self._crashed[digest()] = f"the process of this network {_how(code)} while {what}"
@@ -325,7 +339,7 @@ class Worker:
         _, given = self.ask(
             {"do": "infer", "strict": strict, "propagate": propagate},
             {"model": np.frombuffer(data, np.uint8)},
-            what="ONNX's shape inference",
+            what="inferring the shapes of the model",
             digest=lambda: _digest(data),
             seconds=self._limits.run_seconds,
         )
@@ -343,8 +357,8 @@ class Worker:
         return number
 
 
-def opened(source: Any, limits: Limits) -> tuple[Worker, Loaded]:
-    """A worker that has opened this model, and the model as `graph.load.load` gives it.
+def opened(source: Any, limits: Limits) -> tuple[Loaded, Worker]:
+    """The model as `graph.load.load` gives it, and a worker that has opened it.
 
     It is opened there first, so what is parsed here is known to pass: it was the same bytes. A model that was parsed
     by the caller (an ir.Model) is only checked, here.
@@ -362,17 +376,19 @@ def opened(source: Any, limits: Limits) -> tuple[Worker, Loaded]:
         if isinstance(source, (str, os.PathLike)):
             before = _identity(source)
             worker.open(source, limits, quoted(os.fspath(source)))
-            loaded = load(source, limits=limits)
+            with isolate.on(worker):
+                loaded = load(source, limits=limits)
             if _identity(source) != before:
                 raise ModelRejected(f"{quoted(os.fspath(source))} was changed while it was opened")
-            return worker, loaded
+            return loaded, worker
         if isinstance(source, (bytes, bytearray, memoryview)):
             limits.check("file_bytes", len(source), f"the model has {len(source)} bytes")
             source = bytes(source)
             worker.open(source, limits, "the given bytes")
         elif type(source).__name__ == "ModelProto":
             worker.open(serialised(source, limits), limits, "the given ModelProto")
-        return worker, load(source, limits=limits)
+        with isolate.on(worker):
+            return load(source, limits=limits), worker
     except BaseException:
         worker.close()
         raise
@@ -381,7 +397,7 @@ def opened(source: Any, limits: Limits) -> tuple[Worker, Loaded]:
 def _identity(path: str | os.PathLike[str]) -> tuple[int, ...]:
     """Changes when the file is replaced or written to."""
     try:
-        found = os.stat(path)
+        found = Path(path).stat()
     except (OSError, ValueError):  # opening it says so
         return ()
     return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
