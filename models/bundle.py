@@ -73,11 +73,12 @@ def check(module: Any, data: bytes) -> float:
     raises   SystemExit when it is over 1e-4, when the cat is no Egyptian cat, or when batch or size are fixed
     """
     import onnx
-    import onnxruntime
     import torch
 
+    from onnxviz.runtime.providers import onnxruntime
+
     onnx.checker.check_model(onnx.load_from_string(data), full_check=True)
-    session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
+    session = onnxruntime().InferenceSession(data, providers=["CPUExecutionProvider"])
     inputs = {name: prepare(photo) for name, photo in photos().items()}
     # A batch, and another size: both must give what torch gives there.
     inputs["batch of three"] = np.concatenate(list(inputs.values()))

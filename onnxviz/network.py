@@ -541,8 +541,6 @@ class Network:
 
     def manifest(self, technique: str, **parameters: Any) -> dict[str, Any]:
         """The run manifest: everything that the same numbers need again, and nothing that changes by the clock."""
-        import onnxruntime
-
         running = next(iter(self._programs.values()), None)
         scales = self._scales(parameters)
         # Of the backends that gradients came from, onnxruntime is named anyway.
@@ -565,7 +563,7 @@ class Network:
             },
             "versions": {
                 "onnxviz": __version__,
-                "onnxruntime": onnxruntime.__version__,
+                "onnxruntime": providers.version(),
                 "numpy": np.__version__,
                 **beside,
             },

@@ -16,6 +16,9 @@ settings.register_profile("same", derandomize=True, deadline=None)
 settings.register_profile("explore", deadline=None, print_blob=True)
 settings.load_profile(os.environ.get("ONNXVIZ_HYPOTHESIS", "same"))
 
+# Many tests import onnxruntime themselves, as an oracle; what onnxviz does about it, test_offline.py holds.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
 
 def pytest_runtest_setup() -> None:
     """What a test draws with torch does not depend on the tests before it."""

@@ -47,18 +47,35 @@ def test_every_public_name_is_there():
         _ = onnxviz.nonsense
 
 
+def imported(path: Path) -> set[str]:
+    """The modules that a file names in an import, or in a call that imports."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found.add(node.module or "")
+        elif isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Constant):
+            called = getattr(node.func, "attr", getattr(node.func, "id", ""))
+            if called in ("import_module", "__import__", "package", "run_module"):
+                found.add(str(node.args[0].value))
+    return found
+
+
+def test_one_module_imports_onnxruntime():
+    """Where its telemetry is off: see runtime/providers.py."""
+    importing = {
+        str(path.relative_to(PACKAGE))
+        for path in PACKAGE.rglob("*.py")
+        if any(name.split(".")[0] == "onnxruntime" for name in imported(path))
+    }
+    assert importing == {str(Path("runtime", "providers.py"))}
+
+
 @pytest.mark.parametrize("folder", ["graph", "grad", "explaining"])
 def test_graphs_are_made_without_a_runtime(folder):
     for path in (PACKAGE / folder).rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text())):
-            names = (
-                [alias.name for alias in node.names]
-                if isinstance(node, ast.Import)
-                else [node.module or ""]
-                if isinstance(node, ast.ImportFrom)
-                else []
-            )
-            for name in names:
-                assert name.split(".")[0] not in ("onnxruntime", "torch"), path
-                # `isolate` runs nothing and imports the standard library alone (tests/runtime/test_isolate.py).
-                assert not name.startswith("onnxviz.runtime") or name == "onnxviz.runtime.isolate", path
+        for name in imported(path):
+            assert name.split(".")[0] not in ("onnxruntime", "torch"), path
+            # `isolate` runs nothing and imports the standard library alone (tests/runtime/test_isolate.py).
+            assert not name.startswith("onnxviz.runtime") or name == "onnxviz.runtime.isolate", path

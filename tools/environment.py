@@ -14,6 +14,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 OLDEST = (3, 11)
+# What the tools start does not report to ONNX Runtime's maker either; read when onnxruntime is imported.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 
 def environment(name: str, *installs: list[str], base: str = sys.executable) -> Path:

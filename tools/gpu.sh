@@ -21,6 +21,7 @@ if [ -n "$wheels" ]; then
   export PYTHONPATH="$site${PYTHONPATH:+:$PYTHONPATH}"
 fi
 export PYTHONPATH="$top${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1
+export ORT_DISABLE_TELEMETRY=${ORT_DISABLE_TELEMETRY:-1}
 arguments=(--out "$out")
 [ -z "${ONNXVIZ_GPU_STAND_IN:-}" ] || arguments+=(--stand-in)
 "$python" "$top/tools/bench/gpu.py" "${arguments[@]}" 2>&1 | tee "$out/log.txt"

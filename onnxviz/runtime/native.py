@@ -21,11 +21,7 @@ _LARGE_DENSE = 100_000_000  # bytes of the weights of all Gemms
 
 def available() -> str | None:
     """The version of ONNX Runtime, None where none is installed."""
-    try:
-        import onnxruntime
-    except ImportError:
-        return None
-    return str(getattr(onnxruntime, "__version__", "")) or None
+    return providers.version()
 
 
 def compile(task: Task) -> SideBySide:

@@ -116,12 +116,10 @@ def compile(task: Task) -> TrainingProgram:
 
 
 def _builder() -> tuple[Any, str | None]:
-    try:
-        import onnxruntime
-        from onnxruntime.capi import _pybind_state
-    except ImportError:
+    version = providers.version()
+    if version is None:
         return None, None
-    return getattr(_pybind_state, "GradientGraphBuilder", None), getattr(onnxruntime, "__version__", None)
+    return getattr(providers.onnxruntime().capi._pybind_state, "GradientGraphBuilder", None), version
 
 
 def _check(model: ir.Model) -> None:
@@ -155,9 +153,7 @@ def _with_loss(graph: Forward) -> onnx.ModelProto:
 
 def _differentiated(builder: Any, proto: onnx.ModelProto, names: list[str]) -> onnx.ModelProto:
     """What the builder makes of the model: the gradient of its loss by each name as output `<name>_grad`."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
+    options = providers.onnxruntime().SessionOptions()
     options.log_severity_level = 4
     try:
         made = builder(proto.SerializeToString(), {_LOSS}, set(names), _LOSS, options)

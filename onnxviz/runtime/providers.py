@@ -1,7 +1,14 @@
-"""Choosing an ONNX Runtime execution provider, and saying plainly when it cannot be had."""
+"""ONNX Runtime itself, for the whole package, and the choice of its execution provider.
+
+No other module imports onnxruntime (a test holds it): from 1.29 on its builds report to its maker. On import they write
+an identifier of the device and a queue of events (names of graphs, texts of errors) under the user's cache, and send
+it where they reach the host. Here that is off before the import, unless the user set the variable himself.
+"""
 
 from __future__ import annotations
 
+import os
+from functools import cache
 from typing import Any
 
 from onnxviz.errors import MissingDependency, ProviderUnavailable, near
@@ -22,13 +29,17 @@ CPU = _SHORT["cpu"]
 CUDA = _SHORT["cuda"]
 
 
+# Read once, when ONNX Runtime is imported: nothing is written, looked up or sent. Child processes inherit it.
+_TELEMETRY = "ORT_DISABLE_TELEMETRY"
+
+
 def onnxruntime() -> Any:
-    """The onnxruntime module.
+    """The onnxruntime module, with its telemetry off.
 
     raises   MissingDependency when none is installed, or a broken mixture of two
     """
     try:
-        import onnxruntime as ort
+        ort = _imported()
     except ImportError as error:
         raise MissingDependency(
             "ONNX Runtime is not installed; onnxviz leaves the choice to you: "
@@ -39,6 +50,25 @@ def onnxruntime() -> Any:
             "the installed onnxruntime is broken (two builds overwrote each other?); run `onnxviz doctor`"
         )
     return ort
+
+
+@cache
+def _imported() -> Any:
+    off = os.environ.setdefault(_TELEMETRY, "1") == "1"
+    import onnxruntime as ort
+
+    # For builds that do not know the variable (Windows, before 1.29), and where somebody imported it before us.
+    if off and hasattr(ort, "disable_telemetry_events"):
+        ort.disable_telemetry_events()
+    return ort
+
+
+def version() -> str | None:
+    """The version of the ONNX Runtime that is installed, whichever package it came from; None where none is."""
+    try:
+        return str(getattr(_imported(), "__version__", "")) or None
+    except ImportError:
+        return None
 
 
 def choose(provider: str) -> list[Any]:

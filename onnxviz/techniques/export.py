@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 #: Read by every ONNX Runtime since 1.15, and by onnxruntime-web; the lowest that torch exports to without conversion.
 OPSET = 18
+_COMPILED = "TORCHINDUCTOR_CACHE_DIR"
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,20 @@ class Exported:
         return {**asdict(self), "path": str(self.path)}
 
 
+@contextlib.contextmanager
+def _unlittered() -> Iterator[None]:
+    """Take away the folder for compiled code that torch makes among the temporary files; it stays empty here."""
+    given = os.environ.get(_COMPILED)
+    try:
+        yield
+    finally:
+        made = os.environ.get(_COMPILED)  # torch sets it when it makes the folder
+        if given is None and made is not None:
+            with contextlib.suppress(OSError):  # gone, or another process has put something there
+                Path(made).rmdir()
+
+
+@_unlittered()
 def export(
     source: Any,
     out: str | os.PathLike[str],
