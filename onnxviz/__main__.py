@@ -1,5 +1,5 @@
 """`python -m onnxviz` is the command line."""
 
-from onnxviz.cli import main
+from onnxviz.cli.parent import main
 
 main()

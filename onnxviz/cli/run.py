@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from onnxviz.errors import UsageError, spelt
 from onnxviz.files import PICTURES, TABLES, destination, write_atomic
+from onnxviz.runtime import isolate
 
 if TYPE_CHECKING:
     from onnxviz.network import Network
@@ -121,6 +122,7 @@ class Run:
 
     def progress(self, done: int, total: int | None, what: str) -> None:
         """How far the command is; shown on a terminal once it has taken longer than a second."""
+        isolate.keeps(done > 0)
         self._bar.update(self.command, done, total, what, self.detail)
 
     def note(self, text: str) -> None:

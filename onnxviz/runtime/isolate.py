@@ -14,6 +14,7 @@ Light: the standard library only, and little of it, since the parent imports it 
 from __future__ import annotations
 
 import math
+import os
 import signal
 import struct
 import time
@@ -33,10 +34,13 @@ SIZE: Final = 1 << 15
 OPENING: Final = -1.0
 
 _HEADER: Final = 64
-_SLOT: Final = struct.Struct("dd240s")  # when it was entered (0: free), the most seconds, what it is
+_SLOT: Final = struct.Struct("dd?239s")  # when it was entered (0: free), the most seconds, whether it opens, what it is
 _TIME: Final = struct.Struct("d")
+_COUNT: Final = struct.Struct("I")
+_ANSWERS, _KEEPS = 0, 4  # where they stand in the header
 _SLOTS: Final = (SIZE - _HEADER) // _SLOT.size
 _NOTHING: Final = nullcontext()
+_JUST_NOW: Final = 0.5
 
 
 class Region(NamedTuple):
@@ -44,11 +48,13 @@ class Region(NamedTuple):
 
     since    when it was entered, as `time.monotonic` says in every process of the machine
     seconds  how long it may take; infinity: any time
+    opening  whether the limit is load_seconds rather than run_seconds
     what     what it does, as it stands after 'while': 'running the model'
     """
 
     since: float
     seconds: float
+    opening: bool
     what: str
 
 
@@ -62,14 +68,14 @@ class Board:
         self._memory = memory
         self._free = deque(range(_SLOTS))  # its append and pop hold under threads
 
-    def enter(self, what: str, seconds: float) -> int:
+    def enter(self, what: str, seconds: float, opening: bool = False) -> int:
         """Announce a region; the slot that `leave` takes, or -1 where more are under way than there is room for."""
         try:
             slot = self._free.pop()
         except IndexError:
             return -1
         at = _HEADER + slot * _SLOT.size
-        _SLOT.pack_into(self._memory, at, 0.0, seconds, what.encode("utf-8", "replace")[:239])
+        _SLOT.pack_into(self._memory, at, 0.0, seconds, opening, what.encode("utf-8", "replace")[:238])
         _TIME.pack_into(self._memory, at, time.monotonic())  # last: from here on it counts
         return slot
 
@@ -83,23 +89,40 @@ class Board:
         """What the child is at, the innermost (latest entered) first."""
         found = (_SLOT.unpack_from(self._memory, _HEADER + i * _SLOT.size) for i in range(_SLOTS))
         regions = [
-            Region(since, seconds, what.rstrip(b"\0").decode("utf-8", "ignore"))
-            for since, seconds, what in found
+            Region(since, seconds, opening, what.rstrip(b"\0").decode("utf-8", "ignore"))
+            for since, seconds, opening, what in found
             if since
         ]
         return sorted(regions, reverse=True)
 
+    @property
+    def answers(self) -> int:
+        """How many Ctrl-C the child has noticed in Python."""
+        return _COUNT.unpack_from(self._memory, _ANSWERS)[0]  # type: ignore[no-any-return]
+
+    def answered(self) -> None:
+        """The child noticed Ctrl-C."""
+        _COUNT.pack_into(self._memory, _ANSWERS, (self.answers + 1) % 2**32)
+
+    @property
+    def keeps(self) -> bool:
+        """Whether the child holds part of a result that it keeps at Ctrl-C."""
+        return bool(self._memory[_KEEPS])
+
+    @keeps.setter
+    def keeps(self, keeps: bool) -> None:
+        self._memory[_KEEPS] = keeps
+
 
 class _Entered:
-    __slots__ = ("_board", "_seconds", "_slot", "_what")
+    __slots__ = ("_board", "_given", "_slot")
 
-    def __init__(self, board: Board, what: str, seconds: float) -> None:
+    def __init__(self, board: Board, *given: Any) -> None:
         self._board = board
-        self._what = what
-        self._seconds = seconds
+        self._given = given
 
     def __enter__(self) -> None:
-        self._slot = self._board.enter(self._what, self._seconds)
+        self._slot = self._board.enter(*self._given)
 
     def __exit__(self, *_: object) -> None:
         self._board.leave(self._slot)
@@ -111,6 +134,8 @@ class _Process:
     def __init__(self) -> None:
         self.board: Board | None = None  # None: nobody watches
         self.opening = math.inf
+        self.wake: int | None = None  # where a signal's number can be read as soon as it comes
+        self.interrupted = -math.inf  # when Python last noticed Ctrl-C
 
 
 _HERE: Final = _Process()
@@ -140,9 +165,79 @@ def region(what: str, seconds: float | None = OPENING) -> AbstractContextManager
     board = _HERE.board
     if board is None:
         return _NOTHING
-    if seconds is None:
-        seconds = math.inf
-    return _Entered(board, what, _HERE.opening if seconds == OPENING else seconds)
+    if seconds == OPENING:
+        return _Entered(board, what, _HERE.opening, True)
+    return _Entered(board, what, math.inf if seconds is None else seconds)
+
+
+def keeps(keeps: bool) -> None:
+    """Whether this child holds part of a result that it keeps at Ctrl-C, and so gets longer to leave its region."""
+    if _HERE.board is not None:
+        _HERE.board.keeps = keeps
+
+
+def answer_interrupts() -> None:
+    """Make Ctrl-C heard while native code runs: `interrupts` reads it, whatever the main thread does.
+
+    The main thread gets its KeyboardInterrupt as usual. To be called from there.
+    """
+    if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        return  # ignored: a shell's `&`, nohup
+
+    def noticed(number: int, frame: Any) -> None:
+        _HERE.interrupted = time.monotonic()
+        if _HERE.board is not None:
+            _HERE.board.answered()
+        signal.default_int_handler(number, frame)
+
+    _HERE.wake, wakes = os.pipe()
+    os.set_blocking(wakes, False)
+    signal.set_wakeup_fd(wakes, warn_on_full_buffer=False)
+    signal.signal(signal.SIGINT, noticed)
+
+
+def interrupts() -> Iterator[float]:
+    """Each Ctrl-C as it comes, as the time before which work must have begun to be meant; see `answer_interrupts`.
+
+    Waits in between: for a thread of its own. Ends at once where Ctrl-C is not listened for.
+    """
+    while _HERE.wake is not None:
+        if signal.SIGINT in os.read(_HERE.wake, 1):
+            # Where Python was quicker, what has begun since is the work of keeping what was done.
+            now, noticed = time.monotonic(), _HERE.interrupted
+            yield noticed if now - noticed < _JUST_NOW else now
+
+
+def end_with(alive: int) -> None:
+    """End this process when the other end of the pipe `alive` is closed: when the parent has ended, in any way.
+
+    Where the system can, it kills the process itself: a thread of ours waits in vain for the interpreter's lock while
+    native code holds it.
+    """
+    import fcntl
+
+    try:
+        fcntl.fcntl(alive, fcntl.F_SETOWN, os.getpid())
+        fcntl.fcntl(alive, fcntl.F_SETSIG, signal.SIGKILL)
+        fcntl.fcntl(alive, fcntl.F_SETFL, fcntl.fcntl(alive, fcntl.F_GETFL) | os.O_ASYNC)
+    except (AttributeError, OSError):
+        import threading
+
+        def wait() -> None:
+            os.read(alive, 1)
+            os._exit(1)
+
+        threading.Thread(target=wait, name="onnxviz-parent", daemon=True).start()
+
+
+def overran(region: Region) -> str:
+    """The words of `LimitExceeded` for a region that took longer than it may."""
+    if region.opening:
+        return (
+            f"the model took longer than {region.seconds:g} s to open (it was {region.what}); if you trust it, raise "
+            "the limit: --limit load_seconds=…"
+        )
+    return f"the model was still running after {region.seconds:g} s; raise it with --limit run_seconds=…"
 
 
 def died(what: str | None, number: int) -> str:

@@ -84,11 +84,8 @@ class Program:
         names = list(outputs) if outputs is not None else self.outputs
         options = self._ort.RunOptions()
         try:
-            if self._seconds is None:
+            with WATCHDOG.watch(options, self._seconds):
                 arrays = self._run(names, feeds, options)
-            else:
-                with WATCHDOG.watch(options, self._seconds):
-                    arrays = self._run(names, feeds, options)
         except MemoryError as error:
             raise LimitExceeded("the model ran out of memory" + SMALLER) from error
         except Exception as error:  # onnxruntime's errors have no common base of their own
@@ -152,12 +149,8 @@ class Program:
                 binding.bind_ortvalue_output(name, value)
             for name in results:
                 binding.bind_output(name, "cpu")
-            with region(_RUNNING, self._seconds):
-                if self._seconds is None:
-                    self._session.run_with_iobinding(binding, options)
-                else:
-                    with WATCHDOG.watch(options, self._seconds):
-                        self._session.run_with_iobinding(binding, options)
+            with WATCHDOG.watch(options, self._seconds), region(_RUNNING, self._seconds):
+                self._session.run_with_iobinding(binding, options)
             values = dict(zip([*into, *results], binding.get_outputs(), strict=True))
             return {name: np.array(values[name].numpy()) for name in results}
         except MemoryError as error:

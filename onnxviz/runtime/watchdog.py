@@ -1,50 +1,93 @@
-"""Ending runs that take longer than they may."""
+"""Ending runs that take longer than they may, and those that Ctrl-C is meant for."""
 
 from __future__ import annotations
 
 import contextlib
 import itertools
+import math
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
+
+from onnxviz.runtime import isolate
+
+# Waiting takes a second at the most: after so many the program stood still (Ctrl-Z), and so did its runs.
+_STOOD_STILL = 5.0
+
+
+@dataclass
+class _Watched:
+    options: Any
+    began: float
+    end: float
+    interrupted: bool = False
 
 
 class Watchdog:
     """One thread for all runs: a timer a run would cost more than a small network's forward pass."""
 
     def __init__(self) -> None:
-        self._runs: dict[int, tuple[float, Any]] = {}
+        self._runs: dict[int, _Watched] = {}
         self._keys = itertools.count()
         self._wake = threading.Condition()
         self._thread: threading.Thread | None = None
 
     @contextlib.contextmanager
-    def watch(self, options: Any, seconds: float) -> Iterator[None]:
-        """Set `options.terminate` if the block is still running after `seconds`."""
-        key = next(self._keys)
+    def watch(self, options: Any, seconds: float | None) -> Iterator[None]:
+        """Set `options.terminate` if the block is still running after `seconds`, or at Ctrl-C where that is heard.
+
+        seconds  None: any time
+        raises   KeyboardInterrupt in the place of what the run raises, where Ctrl-C ended it
+        """
+        if seconds is None and not isolate.watched():
+            yield
+            return
+        key, now = next(self._keys), time.monotonic()
+        watched = _Watched(options, now, math.inf if seconds is None else now + seconds)
         with self._wake:
             if self._thread is None or not self._thread.is_alive():
                 self._thread = threading.Thread(target=self._serve, name="onnxviz-watchdog", daemon=True)
                 self._thread.start()
-            self._runs[key] = (time.monotonic() + seconds, options)
+                if isolate.watched():
+                    threading.Thread(target=self._listen, name="onnxviz-interrupt", daemon=True).start()
+            self._runs[key] = watched
             if len(self._runs) == 1:
                 self._wake.notify()
         try:
             yield
+        except Exception:
+            if watched.interrupted:
+                raise KeyboardInterrupt from None
+            raise
         finally:
             with self._wake:
                 self._runs.pop(key, None)
 
     def _serve(self) -> None:
+        before = time.monotonic()
         while True:
             with self._wake:
                 now = time.monotonic()
-                for key in [key for key, (end, _) in self._runs.items() if end <= now]:
-                    self._runs.pop(key)[1].terminate = True
-                ends = [end for end, _ in self._runs.values()]
+                if now - before > _STOOD_STILL:
+                    for run in self._runs.values():
+                        run.end += now - max(before, run.began)
+                for key in [key for key, run in self._runs.items() if run.end <= now]:
+                    self._runs.pop(key).options.terminate = True
+                ends = [run.end for run in self._runs.values()]
+                before = now
                 # A run that comes while others are under way ends later than they do or is caught a second late.
                 self._wake.wait(min(1.0, min(ends) - now) if ends else None)
+                if not ends:
+                    before = time.monotonic()
+
+    def _listen(self) -> None:
+        for meant in isolate.interrupts():
+            with self._wake:
+                for run in self._runs.values():
+                    if run.began <= meant:
+                        run.interrupted = run.options.terminate = True
 
 
 WATCHDOG = Watchdog()
