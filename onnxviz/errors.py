@@ -11,6 +11,8 @@ from collections.abc import Iterable
 from contextvars import ContextVar
 from typing import Any, Final
 
+from onnxviz.runtime.isolate import memory_is_limited
+
 # --- the caller's own spelling ----------------------------------------------------------------
 
 #: The options of the command that runs, such as '--size'; None: the library is called from Python.
@@ -61,6 +63,8 @@ def spelt(text: str) -> str:
 
 
 def _possible(alternative: str, options: frozenset[str] | None) -> bool:
+    if "--limit memory" in alternative and not memory_is_limited():
+        return False
     return options is None or {option[1] for option in _OPTION.finditer(alternative)} <= options
 
 
@@ -86,7 +90,7 @@ def _keyword(option: re.Match[str]) -> str:
 #: More threads than any machine has cores: ONNX Runtime would start each of them, and never come to run.
 MOST_THREADS: Final = 1024
 #: What to do where memory runs out.
-SMALLER: Final = ways("give a smaller --batch", "take a smaller image")
+SMALLER: Final = ways("give a smaller --batch", "take a smaller image", "let it take more: --limit memory=…")
 
 
 class OnnxVizError(Exception):

@@ -85,7 +85,6 @@ def register(app: typer.Typer) -> None:
 
 
 def _gradient_model(run: Run, model: str, of: str | None, wrt: str | None, rules: str) -> None:
-    from onnxviz.graph.limits import Limits
     from onnxviz.techniques.gradient import gradient_graph
 
     given = run.model_options()
@@ -96,7 +95,7 @@ def _gradient_model(run: Run, model: str, of: str | None, wrt: str | None, rules
         rules=rules,
         input=given.get("--input"),
         feeds=feeds(given.get("--feed")),
-        limits=Limits.parse(list(run.limit or ())),
+        limits=run.limits,
     )
     rectifiers = graph.meta["rectifiers"]
     if rectifiers == 0:

@@ -98,11 +98,10 @@ def register(app: typer.Typer) -> None:
 
         Example: onnxviz expose efficientnet-lite0 --layer stem -o exposed.onnx
         """
-        from onnxviz.graph.limits import Limits
         from onnxviz.graph.save import save
         from onnxviz.techniques.expose import exposed
 
-        graph = exposed(model, layer, limits=Limits.parse(list(run.limit or ())))
+        graph = exposed(model, layer, limits=run.limits)
         path = save(graph, run.output("exposed.onnx"))
         names = [str(value.name) for value in graph.graph.outputs]
         run.say(f"{path}: {len(names)} outputs")

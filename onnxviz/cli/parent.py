@@ -59,8 +59,15 @@ def _start() -> tuple[int, isolate.Board] | None:
     threading = sys.modules.get("threading")
     if not hasattr(os, "fork") or (threading is not None and threading.active_count() > 1):
         return None
+    for descriptor in range(3):  # one that is closed would be taken by a file, and what is printed go there
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
     signals = {*_HANDED_ON, signal.SIGINT, signal.SIGCHLD, signal.SIGTSTP}
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, signals)  # none is lost between the fork and its handler
+    before = signal.pthread_sigmask(
+        signal.SIG_BLOCK, signals
+    )  # none is lost between the fork and its handler
     try:
         board = isolate.Board(mmap.mmap(-1, isolate.SIZE))
         alive, held = os.pipe()  # the parent holds one end for as long as it lives
@@ -93,7 +100,9 @@ class _Parent:
         self._interrupts: list[float] = []
         self._answers = 0  # of the child, before the last of them
         self._noticed = True  # the last of them, or none is left
-        self._pauses: list[tuple[float, float]] = []  # when the program went on, and the seconds it had stood still
+        self._pauses: list[
+            tuple[float, float]
+        ] = []  # when the program went on, and the seconds it had stood still
         self._killed: tuple[str, int] | None = None  # why we did, and the exit code
 
     def wait(self) -> NoReturn:

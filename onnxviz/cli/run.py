@@ -6,6 +6,7 @@ import contextlib
 import sys
 import time
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from onnxviz.files import PICTURES, TABLES, destination, write_atomic
 from onnxviz.runtime import isolate
 
 if TYPE_CHECKING:
+    from onnxviz.graph.limits import Limits
     from onnxviz.network import Network
     from onnxviz.results import Result
     from onnxviz.tables import Columns
@@ -58,6 +60,10 @@ class Run:
         self.detail = ""  # stands beside the rate while a picture is made: the objective's value
 
     def __enter__(self) -> Run:
+        if isolate.watched():
+            isolate.allow(self.limits.load_seconds)
+            if isolate.memory_is_guarded():
+                isolate.limit_memory(self.limits.memory)
         self.output()  # a name that cannot be written is told before any work
         if self._font is not None:
             from onnxviz.image.fonts import use_font
@@ -77,7 +83,6 @@ class Run:
 
     def load(self, model: str, **options: Any) -> Network:
         """Open the model with the options given on the command line; notes go to stderr."""
-        from onnxviz.graph.limits import Limits
         from onnxviz.opening import load
 
         if self.out is not None:
@@ -98,13 +103,20 @@ class Run:
             input=given.get("input_name"),
             output=given.get("output"),
             feeds=feeds(given.get("feed")),
-            limits=Limits.parse(list(self.limit or ())),
+            limits=self.limits,
             backend=given.get("backend", "auto"),
             **options,
         )
         self._networks.append((network, 0))
         self._warn()
         return network
+
+    @cached_property
+    def limits(self) -> Limits:
+        """What `--limit` says, and the defaults; raises UsageError."""
+        from onnxviz.graph.limits import Limits
+
+        return Limits.parse(list(self.limit or ()))
 
     def _warn(self) -> None:
         """Say what the networks have come to warn of since the last time: some of it shows only when they run."""

@@ -14,6 +14,7 @@ from typing import Any, Final
 from onnxviz.errors import LimitExceeded, UsageError, near
 
 _UNLIMITED: Final = 2**63 - 1
+_SECONDS: Final = ("run_seconds", "load_seconds")
 _UNITS: Final = {"": 1} | {
     unit: step**power
     for step, end in ((1000, ""), (1024, "I"))
@@ -42,6 +43,9 @@ class Limits:
     total_elements    elements of all weights and of all tensors that the graph makes out of constants
     loop_trips        certain trips of a Loop or Scan, multiplied where they are nested
     run_seconds       seconds that one run of the model may take
+    load_seconds      seconds that opening it may take, and each inference of its shapes later on
+    memory            bytes that the process may take which runs the model: the command line's, or an isolated network's
+                      own. None: what this machine has, or the container
     """
 
     file_bytes: int = 2**31
@@ -56,22 +60,24 @@ class Limits:
     total_elements: int = 2**33
     loop_trips: int = 1_000_000
     run_seconds: float | None = 600.0
+    load_seconds: float | None = 300.0
+    memory: int | None = None
 
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
-            if value is None and field.name == "run_seconds":
+            if value is None and (field.name in _SECONDS or field.name == "memory"):
                 continue
             if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
                 raise UsageError(f"the limit {field.name} takes a number over 0, got {value!r}")
-            if field.name != "run_seconds" and not isinstance(value, int):
+            if field.name not in _SECONDS and not isinstance(value, int):
                 raise UsageError(f"the limit {field.name} takes a whole number, got {value!r}")
 
     @classmethod
     def unlimited(cls) -> Limits:
         """No limit at all, for models that you made yourself."""
         values: dict[str, Any] = {field.name: _UNLIMITED for field in fields(cls)}
-        return cls(**values | {"run_seconds": None})
+        return cls(**values | dict.fromkeys(_SECONDS))
 
     @classmethod
     def parse(cls, settings: Iterable[str], base: Limits | None = None) -> Limits:
@@ -121,7 +127,7 @@ def exceeded(name: str, what: str, allowed: int, needed: int | None = None) -> L
 
 def _value(name: str, text: str) -> int | float | None:
     if text.lower() in ("none", "unlimited"):
-        return None if name == "run_seconds" else _UNLIMITED
+        return None if name in _SECONDS else _UNLIMITED
     match = _NUMBER.fullmatch(text)
     unit = _UNITS.get(match["unit"].upper().removesuffix("B")) if match else None
     if match is None or unit is None:
@@ -130,7 +136,7 @@ def _value(name: str, text: str) -> int | float | None:
         )
     whole = match["number"].replace("_", "")
     number = int(whole) * unit if whole.isdigit() else float(whole) * unit
-    if name == "run_seconds":
+    if name in _SECONDS:
         return float(min(number, _UNLIMITED))
     if not math.isfinite(number) or number != int(number):
         raise UsageError(f"--limit {name} takes a whole number, got {text[:200]!r}")

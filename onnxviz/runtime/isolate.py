@@ -17,11 +17,12 @@ import math
 import os
 import signal
 import struct
+import sys
 import time
 import weakref
 from collections import deque
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -34,7 +35,9 @@ SIZE: Final = 1 << 15
 OPENING: Final = -1.0
 
 _HEADER: Final = 64
-_SLOT: Final = struct.Struct("dd?239s")  # when it was entered (0: free), the most seconds, whether it opens, what it is
+_SLOT: Final = struct.Struct(
+    "dd?239s"
+)  # when it was entered (0: free), the most seconds, whether it opens, what it is
 _TIME: Final = struct.Struct("d")
 _COUNT: Final = struct.Struct("I")
 _ANSWERS, _KEEPS = 0, 4  # where they stand in the header
@@ -136,6 +139,7 @@ class _Process:
         self.opening = math.inf
         self.wake: int | None = None  # where a signal's number can be read as soon as it comes
         self.interrupted = -math.inf  # when Python last noticed Ctrl-C
+        self.memory: tuple[int, int] | None = None  # the limits on memory that were there before ours
 
 
 _HERE: Final = _Process()
@@ -168,6 +172,65 @@ def region(what: str, seconds: float | None = OPENING) -> AbstractContextManager
     if seconds == OPENING:
         return _Entered(board, what, _HERE.opening, True)
     return _Entered(board, what, math.inf if seconds is None else seconds)
+
+
+def limit_memory(most: int | None) -> None:
+    """Let this process allocate no more than `most` bytes; a parent's limit is never raised.
+
+    What is counted is what can be written to, touched or not, shared memory aside (RLIMIT_DATA): files that are mapped,
+    weights among them, cost nothing, and libraries little. (onnxruntime and torch map 1.0 GB and write to 0.4.)
+
+    most  None: what the machine has, or the container. Reserved memory that is never touched counts, too, so nothing
+          is set aside for others
+    """
+    import resource
+
+    before = _HERE.memory or resource.getrlimit(resource.RLIMIT_DATA)
+    wanted = min(most if most is not None else _machine(), 2**62)
+    soft = min([wanted, *(one for one in before if one != resource.RLIM_INFINITY)])
+    with suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_DATA, (soft, before[1]))
+        _HERE.memory = before
+
+
+def free_memory() -> None:
+    """Undo `limit_memory`: drivers of graphics cards reserve many times what they use."""
+    if _HERE.memory is not None:
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_DATA, _HERE.memory)
+        _HERE.memory = None
+
+
+def memory_is_limited() -> bool:
+    """Whether `limit_memory` holds in this process."""
+    return _HERE.memory is not None
+
+
+def memory_is_guarded() -> bool:
+    """Whether this system can hold a process to a limit on its memory: Linux from 4.7 on does."""
+    return sys.platform == "linux"
+
+
+def _machine() -> int:
+    """Bytes of memory that this machine has, or that its container may take."""
+    found = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
+    folders = [""]
+    with suppress(OSError):
+        for line in _read("/proc/self/cgroup").splitlines():
+            path = line.split(":", 2)[-1].strip("/")
+            parts = path.split("/") if path else []
+            folders += ["/".join(parts[: i + 1]) for i in range(len(parts))]
+    for folder in folders:
+        for file in (f"{folder}/memory.max", f"memory/{folder}/memory.limit_in_bytes"):
+            with suppress(OSError, ValueError):  # 'max': none
+                found.append(int(_read(f"/sys/fs/cgroup/{file.strip('/')}")))
+    return min(one for one in found if one > 0)
+
+
+def _read(path: str) -> str:
+    with open(path, encoding="ascii", errors="replace") as file:  # noqa: PTH123 - pathlib is not light
+        return file.read()
 
 
 def keeps(keeps: bool) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxviz.errors import SMALLER, LimitExceeded, ModelRejected, RuntimeFailed, UsageError
+from onnxviz.runtime import isolate
 from onnxviz.runtime import providers as _providers
 from onnxviz.runtime.isolate import region
 from onnxviz.runtime.watchdog import WATCHDOG
@@ -241,6 +242,8 @@ def session(
     # Both let a model change how its own session is set up (promise P1).
     os.environ.pop("ORT_LOAD_CONFIG_FROM_MODEL", None)
     wanted = _providers.choose(provider)
+    if wanted != [_providers.CPU]:
+        isolate.free_memory()
     options = ort.SessionOptions()
     options.log_severity_level = 4
     if threads is not None:

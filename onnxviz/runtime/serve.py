@@ -101,7 +101,11 @@ class Served:
         from onnxviz.graph.load import load
 
         source = message["path"] if message["path"] is not None else arrays["bytes"].tobytes()
-        load(source, limits=Limits(**message["limits"]))
+        limits = Limits(**message["limits"])
+        isolate.allow(limits.load_seconds)
+        if isolate.memory_is_guarded():
+            isolate.limit_memory(limits.memory)
+        load(source, limits=limits)
         return {}, {}
 
     def infer(self, message: Mapping[str, Any], arrays: dict[str, np.ndarray]) -> Message:

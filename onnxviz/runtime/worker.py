@@ -325,7 +325,12 @@ class Worker:
         fields = {key: getattr(limits, key) for key in limits.__dataclass_fields__}
         message = {"do": "load", "path": path, "limits": fields}
         self.ask(
-            message, arrays, what=f"opening {name}", digest=lambda: f"open {path}", seconds=limits.run_seconds
+            message,
+            arrays,
+            what=f"opening {name}",
+            digest=lambda: f"open {path}",
+            seconds=limits.load_seconds,
+            limit="load_seconds",
         )
 
     def infer(self, proto: onnx.ModelProto, *, strict: bool, propagate: bool) -> onnx.ModelProto:
@@ -341,7 +346,8 @@ class Worker:
             {"model": np.frombuffer(data, np.uint8)},
             what="inferring the shapes of the model",
             digest=lambda: _digest(data),
-            seconds=self._limits.run_seconds,
+            seconds=self._limits.load_seconds,
+            limit="load_seconds",
         )
         return onnx.ModelProto.FromString(given["model"].tobytes())
 

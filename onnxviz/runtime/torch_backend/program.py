@@ -17,6 +17,7 @@ import onnx_ir as ir
 from onnxviz.errors import MissingDependency, ModelUnsuitable, ProviderUnavailable
 from onnxviz.grad.forward import Forward, forward
 from onnxviz.graph.operators import rectifiers
+from onnxviz.runtime import isolate
 from onnxviz.runtime.backends import Task
 from onnxviz.runtime.isolate import region
 
@@ -135,6 +136,8 @@ def compile(task: Task) -> TorchProgram:
             "backend 'torch' needs torch, which is not installed: pip install \"onnxviz[torch]\""
         )
     device = _device(task.provider)
+    if device != "cpu":
+        isolate.free_memory()
     return TorchProgram(task, forward(task.model, task.objective, task.sources, task.also), device)
 
 

@@ -1,0 +1,287 @@
+"""The thin parent of the command line: real processes that crash, hang, and are told to end."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="the parent needs os.fork")
+
+# What the child does, in the place of the command line.
+_TOY = """
+import ctypes, os, signal, struct, sys, time
+from onnxviz.cli import parent
+from onnxviz.runtime import isolate
+region = isolate.region
+mutex = ctypes.create_string_buffer(64)
+locks = ctypes.PyDLL(None)  # its calls hold the interpreter's lock, as onnx's shape inference does
+locks.pthread_mutex_lock(mutex)
+
+def deaf(seconds):
+    end = struct.pack("qq", int(time.time() + seconds), int((time.time() + seconds) % 1 * 1e9))
+    locks.pthread_mutex_timedlock(mutex, end)  # no signal ends it early
+
+def work():
+    print(os.getpid(), flush=True)
+{body}
+    sys.exit(0)
+
+parent._work = work
+parent.main()
+"""
+
+
+def start(body: str, **options) -> subprocess.Popen[str]:
+    """The parent over a child that runs `body`; its process number is read already, as `.child`."""
+    code = _TOY.format(body="\n".join(f"    {line}" for line in body.strip().splitlines()))
+    process = subprocess.Popen(
+        [sys.executable, "-c", code],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        process_group=0,
+        **options,
+    )
+    process.child = int(process.stdout.readline())
+    assert process.child != process.pid
+    return process
+
+
+def ended(process: subprocess.Popen[str]) -> tuple[int, str, str]:
+    out, err = process.communicate(timeout=30)
+    return process.returncode, out, err
+
+
+def gone(pid: int) -> bool:
+    """Whether the process has ended, within two seconds."""
+    for _ in range(100):
+        try:
+            if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z":
+                return True
+        except OSError:
+            return True
+        time.sleep(0.02)
+    return False
+
+
+@pytest.mark.parametrize("code", [0, 1, 2, 3, 4, 5, 130])
+def test_the_childs_exit_code_and_streams_are_the_parents(code):
+    process = start(f"print('out'); print('err', file=sys.stderr); sys.exit({code})")
+    assert ended(process) == (code, "out\n", "err\n")
+
+
+@pytest.mark.parametrize(
+    ("crash", "name"),
+    [
+        ("ctypes.string_at(0)", "SIGSEGV"),
+        ("signal.raise_signal(signal.SIGFPE)", "SIGFPE"),
+        ("os.abort()", "SIGABRT"),
+        ("signal.raise_signal(signal.SIGBUS)", "SIGBUS"),
+        ("signal.raise_signal(signal.SIGKILL)", "SIGKILL"),
+    ],
+)
+def test_a_crash_is_one_line_that_names_what_ran(crash, name):
+    code, out, err = ended(
+        start(f"with region('opening the model'), region('parsing the model'):\n    {crash}")
+    )
+    assert (code, out) == (4, "")
+    assert err.count("\n") == 1
+    assert err.startswith("onnxviz: ")
+    assert f"{name}" in err
+    assert "while parsing the model" in err
+
+
+def test_a_crash_outside_of_the_model_blames_no_model():
+    code, _, err = ended(start("with region('running the model'):\n    pass\nos.abort()"))
+    assert code == 4
+    assert "SIGABRT" in err
+    assert "running the model" not in err
+
+
+def test_what_outlives_its_limit_is_killed_and_the_limit_named():
+    process = start("with region('running the model', 0.3):\n    deaf(60)")
+    begun = time.monotonic()
+    code, _, err = ended(process)
+    assert (code, err) == (
+        4,
+        "onnxviz: the model was still running after 0.3 s; raise it with --limit run_seconds=…\n",
+    )
+    assert time.monotonic() - begun < 5
+    assert gone(process.child)
+
+
+def test_opening_has_a_limit_of_its_own():
+    code, _, err = ended(
+        start(
+            "isolate.allow(0.2)\n"
+            "with region('opening the model'), region('inferring the shapes of the model'):\n    deaf(60)"
+        )
+    )
+    assert code == 4
+    assert "0.2 s" in err
+    assert "inferring the shapes of the model" in err
+    assert "--limit load_seconds=" in err
+
+
+def test_without_a_limit_any_time_is_allowed():
+    assert ended(start("with region('running the model', None):\n    deaf(1.5)"))[0] == 0
+
+
+@pytest.mark.parametrize("to_group", [True, False])
+def test_ctrl_c_ends_what_is_deaf_to_it_within_a_second(to_group):
+    process = start("with region('running the model', 600):\n    deaf(60)")
+    time.sleep(0.3)
+    begun = time.monotonic()
+    (os.killpg if to_group else os.kill)(process.pid, signal.SIGINT)
+    assert ended(process) == (130, "", "onnxviz: interrupted\n")
+    assert time.monotonic() - begun < 3  # 0.7 s on a machine that does nothing else
+    assert gone(process.child)
+
+
+@pytest.mark.parametrize("to_group", [True, False])
+def test_ctrl_c_outside_of_the_model_is_the_childs_own(to_group):
+    process = start("""
+try:
+    time.sleep(60)
+except KeyboardInterrupt:
+    time.sleep(1.5)
+    print("kept")
+    sys.exit(130)
+""")
+    time.sleep(0.3)
+    (os.killpg if to_group else os.kill)(process.pid, signal.SIGINT)
+    assert ended(process) == (130, "kept\n", "")
+
+
+def test_ctrl_c_leaves_longer_to_what_holds_a_result_and_a_second_one_does_not():
+    body = """
+isolate.keeps(True)
+try:
+    with region('running the model', 600):
+        deaf({})
+except KeyboardInterrupt:
+    print("kept")
+    sys.exit(130)
+"""
+    process = start(body.format(3))
+    time.sleep(0.3)
+    os.killpg(process.pid, signal.SIGINT)
+    assert ended(process) == (130, "kept\n", "")
+
+    process = start(body.format(60))
+    time.sleep(0.3)
+    begun = time.monotonic()
+    for _ in range(2):
+        os.killpg(process.pid, signal.SIGINT)
+        time.sleep(0.4)
+    assert ended(process) == (130, "", "onnxviz: interrupted\n")
+    assert time.monotonic() - begun < 4
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1])
+def test_what_ends_a_program_is_handed_on_without_a_word(number):
+    process = start("time.sleep(60)")
+    process.send_signal(number)
+    assert ended(process) == (-number, "", "")
+    assert gone(process.child)
+
+
+def test_a_child_that_answers_sigterm_decides():
+    process = start(
+        "signal.signal(signal.SIGTERM, lambda *_: sys.exit(7))\nprint('ready', flush=True)\ntime.sleep(60)"
+    )
+    process.stdout.readline()
+    process.send_signal(signal.SIGTERM)
+    assert ended(process)[0] == 7
+
+
+def test_ignored_signals_stay_ignored():
+    def nohup() -> None:
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    process = start("time.sleep(1)\nprint('done')", preexec_fn=nohup)
+    for number in (signal.SIGHUP, signal.SIGINT):
+        os.killpg(process.pid, number)
+    assert ended(process) == (0, "done\n", "")
+
+
+def test_the_child_ends_with_the_parent_even_where_it_is_deaf():
+    process = start("with region('running the model', 600):\n    deaf(60)")
+    process.kill()
+    assert process.wait(10) == -signal.SIGKILL
+    assert gone(process.child)
+    process.communicate()
+
+
+def test_stopping_and_going_on_counts_for_no_limit():
+    process = start("with region('running the model', 1.5):\n    time.sleep(0.8)\nprint('done')")
+    os.killpg(process.pid, signal.SIGTSTP)  # as Ctrl-Z does
+    _, status = os.waitpid(process.pid, os.WUNTRACED)
+    assert os.WIFSTOPPED(status)
+    time.sleep(4.5)
+    os.killpg(process.pid, signal.SIGCONT)
+    assert ended(process) == (0, "done\n", "")
+
+
+def test_a_reader_that_has_enough_is_no_error():
+    process = start("signal.signal(signal.SIGPIPE, signal.SIG_DFL)\ntime.sleep(0.3)\nos.write(1, b'x')")
+    process.stdout.close()
+    assert process.wait(10) == -signal.SIGPIPE
+    assert process.stderr.read() == ""
+    process.stderr.close()
+
+
+def test_the_parent_imports_next_to_nothing():
+    code = (
+        "import sys, json; before = {*sys.modules}; from onnxviz.cli import parent;"
+        "print(json.dumps(sorted({*sys.modules} - before)))"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    found = {name for name in json.loads(out) if "." not in name}
+    assert found.isdisjoint(
+        {"typer", "click", "rich", "numpy", "onnx", "PIL", "asyncio", "ctypes", "pathlib"}
+    )
+    assert [name for name in json.loads(out) if name.startswith("onnxviz.")] == [
+        "onnxviz._version",
+        "onnxviz.cli",
+        "onnxviz.cli.parent",
+        "onnxviz.runtime",
+        "onnxviz.runtime.isolate",
+    ]
+    assert len(json.loads(out)) < 60
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--version"], ["--help"], ["nonsense"], ["inspect", "not-there.onnx"]]
+)
+def test_commands_end_as_they_do_without_a_parent(arguments):
+    environment = {**os.environ, "COLUMNS": "100"}
+    alone = "import sys; from onnxviz.cli.main import main; sys.argv[0] = 'onnxviz'; main()"
+    with_parent, without = (
+        subprocess.run(
+            [sys.executable, *how, *arguments], capture_output=True, text=True, env=environment, check=False
+        )
+        for how in (["-m", "onnxviz"], ["-c", alone])
+    )
+    assert (with_parent.returncode, with_parent.stdout, with_parent.stderr) == (
+        without.returncode,
+        without.stdout,
+        without.stderr,
+    )
+
+
+def test_closed_streams():
+    """stdin, stdout and stderr closed: the numbers of the pipes must not be taken for them."""
+    code = (
+        "import os; [os.close(i) for i in (0, 1, 2)]; os.execv({0!r}, [{0!r}, '-m', 'onnxviz', '--version'])"
+    )
+    done = subprocess.run([sys.executable, "-c", code.format(sys.executable)], timeout=60, check=False)
+    assert done.returncode in (0, 3)
