@@ -101,7 +101,8 @@ class Board:
     @property
     def answers(self) -> int:
         """How many Ctrl-C the child has noticed in Python."""
-        return _COUNT.unpack_from(self._memory, _ANSWERS)[0]  # type: ignore[no-any-return]
+        (count,) = _COUNT.unpack_from(self._memory, _ANSWERS)
+        return int(count)
 
     def answered(self) -> None:
         """The child noticed Ctrl-C."""
