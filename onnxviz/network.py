@@ -24,6 +24,7 @@ from onnxviz.runtime.ort import Program, compile
 
 if TYPE_CHECKING:
     from onnxviz.gradients import Gradients
+    from onnxviz.graph.checks.admission import Admission
     from onnxviz.graph.head import Head
     from onnxviz.graph.layers import Layer
     from onnxviz.image.preprocess import Preprocessing
@@ -94,6 +95,7 @@ class Network:
         self._labels = labels
         self._programs: dict[Hashable, Program] = {}
         self._gradients: dict[Hashable, Gradients] = {}
+        self._admissions: dict[str, Admission] = {}
         self._backends: dict[str, str | None] = {}
         self._mixed: str | None = None  # what mixes the images of a batch, as far as the graph tells
 
@@ -299,6 +301,8 @@ class Network:
         raises   ImageRejected, UsageError
         """
         if isinstance(images, np.ndarray) and images.ndim == 4 and images.dtype.kind == "f":
+            if not len(images):
+                raise UsageError(f"the tensor of shape {images.shape} holds no image; expected at least one")
             note_tensor(images)
             return np.ascontiguousarray(images, dtype=np.float32)
         tensors = [self.preprocessing.normalise(self._view(image)[None])[0] for image in as_list(images)]
@@ -311,6 +315,25 @@ class Network:
                 + ways("give --size WIDTHxHEIGHT", "give one image at a time")
             )
         return np.stack(tensors).astype(np.float32, copy=False)
+
+    def check_size(self, size: tuple[int, int], layer: str | None = None) -> None:
+        """Refuse pictures that are too small to go through: nothing is run for it.
+
+        size     (height, width) in pixels, as the network sees them
+        layer    as far as it is to be reached; None: the output that is predicted
+        raises   ImageRejected, naming the smallest size where it is found
+        """
+        if None not in (self.input.height, self.input.width):  # any other size was refused before
+            return
+        name = self.end.scores if layer is None else self.layer(layer).name
+        if name not in self._admissions:
+            from onnxviz.graph.checks.admission import Admission
+            from onnxviz.graph.infer import skeleton
+            from onnxviz.graph.surgery import cut
+
+            self._admissions[name] = Admission(skeleton(cut(self.batched[0], [name])))
+        sides = {"N": 1, "C": self.preprocessing.count, "H": size[0], "W": size[1]}
+        self._admissions[name].check({self.input.name: [sides[letter] for letter in self.input.layout]})
 
     # --- running --------------------------------------------------------------------------------
 
@@ -371,6 +394,7 @@ class Network:
                 "threads": self.threads,
                 "seconds": self.limits.run_seconds,
                 "worker": self.worker,
+                "small": None in (self.input.height, self.input.width),
                 **options,
             }
             with isolate.on(self.worker):

@@ -15,10 +15,13 @@ if TYPE_CHECKING:
 _OF_MAPS = (" map is ", "add up to", "the cut is ")
 
 
-def readable(run: Run, net: Network, images: Sequence[Path]) -> tuple[list[Path], list[str]]:
+def readable(
+    run: Run, net: Network, images: Sequence[Path], layer: str | None = None
+) -> tuple[list[Path], list[str]]:
     """The pictures of files and folders, and what was left out of them with reasons, which is told too.
 
-    raises   ImageRejected where there is none that can be read, or the only one cannot
+    layer    how far they have to go through the network; None: all the way
+    raises   ImageRejected where there is none that can be used, or the only one cannot
     """
     from onnxviz.errors import ImageRejected
     from onnxviz.image.folder import find
@@ -31,7 +34,9 @@ def readable(run: Run, net: Network, images: Sequence[Path]) -> tuple[list[Path]
             files.append(path)
             break
         try:
-            net.preprocessing.read(path)
+            picture = net.preprocessing.read(path)
+            if net.preprocessing.fixed is None:
+                net.check_size(net.preprocessing.view(picture).shape[:2], layer)
         except ImageRejected as reason:
             skipped.append(f"{path}: {reason}")
         else:
@@ -39,7 +44,7 @@ def readable(run: Run, net: Network, images: Sequence[Path]) -> tuple[list[Path]
     for text in skipped:
         run.note(f"skipped {text}")
     if not files:
-        raise ImageRejected(f"none of the {len(skipped)} pictures could be read")
+        raise ImageRejected(f"none of the {len(skipped)} pictures could be used")
     return files, skipped
 
 

@@ -96,7 +96,7 @@ def register(app: typer.Typer) -> None:
         from onnxviz.techniques.saliency import saliency as one
 
         net = run.load(model)
-        files, skipped = readable(run, net, images)
+        files, skipped = readable(run, net, images, layer)
         names = list(registry()) if method == ["all"] else list(method or ["saliency"])
         options = _aimed(net, target, objective, layer, channel, neuron) | {
             "seed": run.seed,

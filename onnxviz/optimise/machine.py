@@ -360,6 +360,7 @@ class Machine:
             threads=net.threads,
             seconds=net.limits.run_seconds,
             worker=net.worker,
+            small=True,
         )
 
     def _logits(self) -> str | None:

@@ -17,6 +17,7 @@ from onnxviz.runtime.isolate import region
 from onnxviz.runtime.watchdog import WATCHDOG
 
 if TYPE_CHECKING:
+    from onnxviz.graph.checks.admission import Admission
     from onnxviz.runtime.worker import Worker
 
 # Weights from this size on are handed to ONNX Runtime beside the graph: no second copy is serialised, files over
@@ -53,8 +54,16 @@ class Program:
     provider          the execution provider that really runs it
     """
 
-    def __init__(self, session: Any, provider: str, seconds: float | None, keep: list[Any]) -> None:
+    def __init__(
+        self,
+        session: Any,
+        provider: str,
+        seconds: float | None,
+        keep: list[Any],
+        admission: Admission | None = None,
+    ) -> None:
         self._session = session
+        self._admission = admission  # None where no size is left to the run
         self._ort = _providers.onnxruntime()
         self._seconds = seconds
         self._keep = keep  # the memory behind the weights
@@ -80,8 +89,10 @@ class Program:
     ) -> dict[str, np.ndarray]:
         """Run once. Half precision comes back as float32.
 
-        raises   LimitExceeded when it takes longer than allowed or memory ends, RuntimeFailed otherwise
+        raises   ImageRejected for a picture that is too small, LimitExceeded when it takes longer than allowed or
+                 memory ends, RuntimeFailed otherwise
         """
+        self._admit(feeds)
         names = list(outputs) if outputs is not None else self.outputs
         options = self._ort.RunOptions()
         try:
@@ -95,6 +106,16 @@ class Program:
             name: array.astype(np.float32) if array.dtype == np.float16 else array
             for name, array in zip(names, arrays, strict=True)
         }
+
+    def _admit(self, feeds: Mapping[str, Any]) -> None:
+        """Refuse sizes at which something in the graph is empty, some of which end the process."""
+        if self._admission is not None:
+            self._admission.check(
+                {
+                    name: value.shape() if callable(value.shape) else value.shape
+                    for name, value in feeds.items()
+                }
+            )
 
     def _run(self, names: list[str], feeds: Mapping[str, Any], options: Any) -> list[np.ndarray]:
         if not self.on_device:
@@ -137,8 +158,9 @@ class Program:
 
         feeds     the inputs that come from the host
         results   the outputs that go to the host
-        raises    LimitExceeded, RuntimeFailed
+        raises    ImageRejected, LimitExceeded, RuntimeFailed
         """
+        self._admit({**held, **feeds})
         options = self._ort.RunOptions()
         binding = self._session.io_binding()
         try:
@@ -193,10 +215,12 @@ class Graph(NamedTuple):
 
     message   the serialised graph without its large weights
     weights   these, by name
+    open      whether the run decides sizes, besides the batch
     """
 
     message: bytes
     weights: dict[str, np.ndarray]
+    open: bool
 
 
 def compile(
@@ -208,6 +232,7 @@ def compile(
     seconds: float | None = None,
     prepack: bool = True,
     worker: Worker | None = None,
+    small: bool = False,
 ) -> Program:
     """Make `model` runnable.
 
@@ -217,7 +242,8 @@ def compile(
     seconds    the longest that one run may take; None: any time
     prepack    whether ONNX Runtime may keep copies of matrices in the order that large products read them in
     worker     the child process to run in; None: this process
-    raises     ProviderUnavailable, ModelRejected, LimitExceeded, WorkerCrashed
+    small      whether the sizes that the graph fixes may be too small for it: they are not those of the file
+    raises     ProviderUnavailable, ModelRejected, LimitExceeded, WorkerCrashed; ImageRejected for such sizes
     """
     settings: dict[str, Any] = {
         "provider": provider,
@@ -227,6 +253,10 @@ def compile(
         "prepack": prepack,
     }
     graph = _split(model)
+    if small and not graph.open:  # no run will have another size
+        from onnxviz.graph.checks.admission import Admission
+
+        Admission(graph.message).check({})
     if worker is not None:
         from onnxviz.runtime.remote import RemoteProgram
 
@@ -265,7 +295,12 @@ def session(
         raise LimitExceeded("the model ran out of memory while it was loaded") from error
     except Exception as error:
         raise ModelRejected(f"ONNX Runtime refuses the model: {_first_line(error)}") from error
-    return Program(made, _providers.check(provider, wanted, made), seconds, [weights, values])
+    admission = None
+    if graph.open:
+        from onnxviz.graph.checks.admission import Admission
+
+        admission = Admission(graph.message)
+    return Program(made, _providers.check(provider, wanted, made), seconds, [weights, values], admission)
 
 
 def _split(model: ir.Model) -> Graph:
@@ -285,7 +320,13 @@ def _split(model: ir.Model) -> Graph:
         value.const_value = ir.ExternalTensor(
             "beside", 0, tensor.nbytes, tensor.dtype, shape=ir.Shape(weights[name].shape), name=name
         )
-    return Graph(ir.serde.serialize_model(thin).SerializeToString(), weights)
+    return Graph(
+        ir.serde.serialize_model(thin).SerializeToString(), weights, any(map(_open, model.graph.inputs))
+    )
+
+
+def _open(value: ir.Value) -> bool:
+    return value.shape is None or any(not isinstance(size, int) for size in value.shape[1:])
 
 
 def _first_line(error: Exception) -> str:

@@ -152,7 +152,12 @@ class RemoteProgram(Program):
 
     def _compile(self, life: Life) -> int:
         weights = {name: self._worker.number(array) for name, array in self._graph.weights.items()}
-        message = {"do": "compile", "weights": weights, "settings": self._settings}
+        message = {
+            "do": "compile",
+            "weights": weights,
+            "open": self._graph.open,
+            "settings": self._settings,
+        }
         wanted = {number for number in weights.values() if number not in life.sent}
         while True:
             arrays = {

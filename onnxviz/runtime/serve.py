@@ -130,7 +130,7 @@ class Served:
         if lacking:
             return {"lacking": lacking}, {}
         found = {name: array for name, array in weights.items() if array is not None}
-        program = session(Graph(arrays["graph"].tobytes(), found), **message["settings"])
+        program = session(Graph(arrays["graph"].tobytes(), found, message["open"]), **message["settings"])
         number = next(self._numbers)
         self._programs[number] = program
         told = {"program": number, "inputs": program.inputs, "outputs": program.outputs}

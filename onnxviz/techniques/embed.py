@@ -184,7 +184,7 @@ def embed(
         if interrupted is not None:
             raise interrupted
         reasons = "; ".join(str(one) for one in rows.skipped[:3])
-        raise ImageRejected(f"none of the {len(listing.images)} images could be read ({reasons})")
+        raise ImageRejected(f"none of the {len(listing.images)} images could be used ({reasons})")
     used = plan(net, len(listing.images), batch).batch
     result = rows.result({"layer": chosen.name, "batch": used})
     if interrupted is not None:

@@ -172,7 +172,9 @@ def _frames(net: Network, images: Sequence[Any]) -> tuple[list[Frame], list[str]
         try:
             whole = read(image)
             note_view(net.preprocessing, whole)
-            frames.append(frame(net.preprocessing, whole))
+            made = frame(net.preprocessing, whole)
+            net.check_size(made.view.shape[:2])
+            frames.append(made)
         except ImageRejected as error:
             if len(images) == 1:
                 raise
@@ -181,7 +183,7 @@ def _frames(net: Network, images: Sequence[Any]) -> tuple[list[Frame], list[str]
             names.append(printable(source_name(image, number)))
     if not frames:
         told = "; ".join(map(str, skipped[:3]))
-        raise ImageRejected(f"none of the {len(images)} images could be read ({told})")
+        raise ImageRejected(f"none of the {len(images)} images could be used ({told})")
     shapes = {one.view.shape for one in frames}
     if len(shapes) > 1:
         raise UsageError(

@@ -81,7 +81,7 @@ def patches(
         if interrupted is not None:
             raise interrupted
         reasons = "; ".join(map(str, skipped[:3]))
-        raise ImageRejected(f"none of the {len(listing.images)} images could be read ({reasons})")
+        raise ImageRejected(f"none of the {len(listing.images)} images could be used ({reasons})")
     found = tuple(search.found())
     manifest = net.manifest(
         "patches", layers=[one.name for one in chosen], channels=wanted, top=top, batch=search.batch

@@ -16,6 +16,7 @@ after the other.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import threading
 import zlib
@@ -48,11 +49,11 @@ _CPU: Final = "CPUExecutionProvider"
 class Chunk:
     """What came of a few neighbouring images.
 
-    index     (n,) int64, their places in the sources; unreadable ones are missing
+    index     (n,) int64, their places in the sources; those that were skipped are missing
     arrays    the graph's outputs by name, each with n entries
     sizes     (n, 2) int64, height and width in pixels of the upright original
     prints    (n,) int64, CRC-32 of the picture as the network saw it: tells later whether a file was replaced
-    skipped   the unreadable ones, with reasons
+    skipped   those that are unreadable or too small, with reasons
     digests   the SHA-256 of each one's bytes, where a manifest asks for them
     """
 
@@ -135,7 +136,8 @@ def stream(
     """Run a graph on any number of images; memory does not grow with their number.
 
     The chunks come in the order of the images, whichever thread made them, so what is computed from them is the
-    same in every run. An unreadable image is left out of its chunk and listed there.
+    same in every run. An image that is unreadable, or too small for the network, is left out of its chunk and listed
+    there.
 
     images     paths, PIL images or (H, W, 3) uint8 arrays; only indexed, so it may be a lazy sequence
     build      gives the graph, which takes the network's own input (with the batch of `net.batched`)
@@ -202,30 +204,36 @@ class _Worker:
                 digests.append(record.pictures[0]["sha256"])
             views.append(view)
             sizes.append((picture.shape[0], picture.shape[1]))
+        arrays, small = self._run(views)
+        for place, reason in small.items():
+            skipped.append(refusal(self._images[index[place]], index[place], reason))
+        left = [place for place in range(len(index)) if place not in small]
         return Chunk(
-            np.array(index, np.int64),
-            self._run(views),
-            np.array(sizes, np.int64).reshape(-1, 2),
-            np.array([fingerprint(view) for view in views], np.int64),
+            np.array([index[place] for place in left], np.int64),
+            arrays,
+            np.array([sizes[place] for place in left], np.int64).reshape(-1, 2),
+            np.array([fingerprint(views[place]) for place in left], np.int64),
             skipped,
-            digests,
+            [digests[place] for place in left] if digests else [],
         )
 
-    def _run(self, views: list[np.ndarray]) -> dict[str, np.ndarray]:
-        """The outputs for these views, which may differ in size where the network takes any."""
-        groups: list[list[np.ndarray]] = []
-        for view in views:
-            if groups and groups[-1][0].shape == view.shape:
-                groups[-1].append(view)
-            else:
-                groups.append([view])
-        results = [self._run_equal(np.stack(group)) for group in groups]
+    def _run(self, views: list[np.ndarray]) -> tuple[dict[str, np.ndarray], dict[int, ImageRejected]]:
+        """The outputs for these views, which may differ in size where the network takes any; without those that are
+        too small for it, which are given by their place."""
+        results: list[dict[str, np.ndarray]] = []
+        small: dict[int, ImageRejected] = {}
+        for _, group in itertools.groupby(enumerate(views), key=lambda one: one[1].shape):
+            places, equal = zip(*group, strict=True)
+            try:
+                results.append(self._run_equal(np.stack(equal)))
+            except ImageRejected as error:
+                if self._net.preprocessing.fixed is not None:  # no picture of another size will come
+                    raise
+                small |= dict.fromkeys(places, error)
         if len(results) == 1:
-            return results[0]
-        return {
-            name: np.concatenate([result[name] for result in results])
-            for name in (results[0] if results else ())
-        }
+            return results[0], small
+        names = results[0] if results else ()
+        return {name: np.concatenate([result[name] for result in results]) for name in names}, small
 
     def _run_equal(self, views: np.ndarray) -> dict[str, np.ndarray]:
         """The outputs for views of one size, (n, h, w, C)."""

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Final, TypeVar
 
 from onnxviz.graph.checks.facts import Call, Sizes, Unsure, axis, broadcast, sizes
+from onnxviz.graph.shapes import pool_pads, pooled
 
 Rule = Callable[[Call], Sizes | list[Sizes]]
 RULES: Final[dict[str, Rule]] = {}
@@ -94,11 +95,7 @@ def _windows(call: Call, spatial: Sizes, kernel: list[int], transposed: bool = F
             )
         else:
             room = size + (padding if automatic == b"NOTSET" else 0) - reach[place]
-            steps = -(-room // stride) if call.attribute("ceil_mode", 0) else room // stride
-            # Rounded up, the last window may begin behind the input, and does not count.
-            result.append(
-                steps if steps * stride >= size + pads[place] and steps > room // stride else steps + 1
-            )
+            result.append(room // stride + 1)
     return result
 
 
@@ -106,8 +103,13 @@ def _windows(call: Call, spatial: Sizes, kernel: list[int], transposed: bool = F
 def conv(call: Call, weight: int = 1) -> Sizes:
     """(N, filters, spatial...) by the weight's shape (filters, C/groups, kernel...)."""
     x, w = call.shape(0), call.shape(weight)
-    kernel = call.attribute("kernel_shape") or [size for size in w[2:] if size is not None]
-    return sizes((x[0], w[0], *_windows(call, x[2:], kernel)))
+    return sizes((x[0], w[0], *_windows(call, x[2:], kernel_of(call, weight))))
+
+
+def kernel_of(call: Call, weight: int) -> list[int]:
+    """The kernel's lengths, as they are said or by the weight's shape."""
+    said = call.attribute("kernel_shape")
+    return list(said) if said else [size for size in call.shape(weight)[2:] if size is not None]
 
 
 @rule("QLinearConv")
@@ -120,7 +122,7 @@ def quantised_conv(call: Call) -> Sizes:
 def conv_transpose(call: Call) -> Sizes:
     """The weight's shape is (C, filters/groups, kernel...)."""
     x, w = call.shape(0), call.shape(1)
-    kernel = call.attribute("kernel_shape") or [size for size in w[2:] if size is not None]
+    kernel = kernel_of(call, 1)
     filters = None if w[1] is None else w[1] * call.attribute("group", 1)
     return sizes((x[0], filters, *_windows(call, x[2:], kernel, transposed=True)))
 
@@ -128,8 +130,29 @@ def conv_transpose(call: Call) -> Sizes:
 @rule("MaxPool", "AveragePool", "LpPool")
 def pool(call: Call) -> Sizes:
     """Windows over the spatial axes; the indices of MaxPool have the same shape."""
-    x = call.shape(0)
-    return sizes((*x[:2], *_windows(call, x[2:], call.attribute("kernel_shape"))))
+    return sizes((*call.shape(0)[:2], *pool_lengths(call)))
+
+
+def pool_lengths(call: Call) -> list[int | None]:
+    """How many windows a pool has along each axis; 0 or less where none fits in."""
+    spatial, kernel = call.shape(0)[2:], call.attribute("kernel_shape")
+    rank = len(kernel)
+    strides = call.attribute("strides") or [1] * rank
+    dilations = call.attribute("dilations") or [1] * rank
+    given = call.attribute("pads") or [0] * 2 * rank
+    automatic = call.attribute("auto_pad", b"NOTSET") or b"NOTSET"
+    result: list[int | None] = []
+    for i, (length, k, s, d) in enumerate(zip(spatial, kernel, strides, dilations, strict=True)):
+        if length is None:
+            result.append(None)
+            continue
+        pads = given[i], given[rank + i]
+        if automatic.startswith(b"SAME"):
+            pads = pool_pads(length, k, s, upper=automatic == b"SAME_UPPER")
+        elif automatic == b"VALID":
+            pads = 0, 0
+        result.append(pooled(length, (k, s, d), pads, ceil=bool(call.attribute("ceil_mode", 0))))
+    return result
 
 
 @rule("GlobalAveragePool", "GlobalMaxPool", "GlobalLpPool")

@@ -7,7 +7,8 @@ stranger's model may crash or hang.
 Covered: tensors too large from constant shapes (ConstantOfShape, Expand, Tile, Range, Resize, Pad, OneHot, Random*,
 Conv and pool pads, broadcasts and products of large weights, chains of Concat); what constants together would fold
 into; loops whose number of trips is certain, nested ones multiplied, and loops that never end; an integer division
-that overflows, which kills ONNX Runtime's process. Batch and image size are taken as 1 where they are free.
+that overflows, and a window larger than what it gets, which kill ONNX Runtime's process. Batch and image size are taken
+as 1 where they are free; `graph.checks.admission` asks again, for what is empty, when they are known.
 
 Not covered, left to the limits of a run: whatever depends on the input's values or free sizes, states that grow
 from trip to trip, operators without a rule, sequences and text.
@@ -15,7 +16,7 @@ from trip to trip, operators without a rule, sequences and text.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -24,6 +25,7 @@ import onnx
 
 from onnxviz.errors import ModelRejected
 from onnxviz.graph.checks import sizing, values  # noqa: F401 - importing `sizing` registers its rules
+from onnxviz.graph.checks.empty import empty
 from onnxviz.graph.checks.facts import MOST_ELEMENTS, UNKNOWN, Call, Known, Unsure, constant
 from onnxviz.graph.checks.operators import normal
 from onnxviz.graph.checks.shapes import RULES
@@ -57,7 +59,34 @@ def check(model: onnx.ModelProto, structure: Structure, lookup: Lookup, weights:
         dims = [dim.dim_value for dim in value.type.tensor_type.shape.dim if dim.dim_value > 0]
         check_dims(dims, f"the input {quoted(value.name)}", limits)
     scope = _Scope({value.name: Known(_declared(value)) for value in model.graph.input}, None)
-    _Pass(structure, lookup, weights, limits).graph(model.graph, scope, structure.opsets, {})
+    try:
+        _Pass(structure, lookup, weights, limits).graph(model.graph, scope, structure.opsets, {})
+    except Empty as found:
+        raise ModelRejected(
+            f"nothing can come out of the model at the sizes that it fixes: {found}"
+        ) from None
+
+
+class Empty(Exception):
+    """Nothing comes out of a node that is certain to run; the text says of which, and why."""
+
+
+def empties(
+    model: onnx.ModelProto, shapes: Mapping[str, Sequence[int]], lookup: Lookup, limits: Limits
+) -> None:
+    """Follow these shapes of its inputs, by name, through a model that was checked before.
+
+    lookup   the elements of a small tensor of it, None for others
+    raises   Empty; LimitExceeded where the walk takes too long
+    """
+    functions = {
+        (normal(one.domain), one.name, one.overload): one for one in model.functions
+    }  # those of a checked model
+    opsets = {normal(entry.domain): entry.version for entry in model.opset_import}
+    walk = _Pass(Structure(opsets, functions), lookup, 0, limits, bound=True)
+    own = {value.name: Known(_declared(value)) for value in model.graph.input}
+    own |= {name: Known(tuple(shape)) for name, shape in shapes.items()}
+    walk.graph(model.graph, _Scope(own, None), opsets, {})
 
 
 def _declared(value: onnx.ValueInfoProto) -> tuple[int | None, ...] | None:
@@ -84,14 +113,22 @@ class _Scope:
 
 
 class _Pass:
-    """One pass over a model."""
+    """One pass over a model.
 
-    def __init__(self, structure: Structure, lookup: Lookup, weights: int, limits: Limits) -> None:
+    bound    the inputs have the sizes of one run: only what is empty at these is looked for
+    certain  whether the nodes that are looked at are sure to run
+    """
+
+    def __init__(
+        self, structure: Structure, lookup: Lookup, weights: int, limits: Limits, bound: bool = False
+    ) -> None:
         self.functions = structure.functions
         self.lookup = lookup
         self.limits = limits
         self.elements = weights
         self.work = 0
+        self.bound = bound
+        self.certain = True
 
     # --- bodies ---------------------------------------------------------------------------------
 
@@ -152,6 +189,8 @@ class _Pass:
             )
 
     def _check(self, node: onnx.NodeProto, name: str, known: Known) -> None:
+        if self.bound:
+            return
         elements = known.least
         if elements > self.limits.tensor_elements:
             self.limits.check("tensor_elements", elements, f"the {label(node)} makes {elements} elements")
@@ -169,6 +208,8 @@ class _Pass:
             return [self._constant(call)]
         if call.op == "Div":
             _refuse_overflow(call, node)
+        if self.certain and (reason := empty(call, reductions=self.bound)) is not None:
+            raise Empty(f"at the {label(node)}, {reason}")
         all_constant = all(known is None or known.constant for known in call.inputs)
         found = RULES.get(call.op)
         if found is None:
@@ -226,8 +267,11 @@ class _Pass:
     # --- nodes with bodies ----------------------------------------------------------------------
 
     def _if(self, at: _Body) -> tuple[list[Known], int]:
-        sides = [at.enter(at.given[name].g, {}) for name in ("then_branch", "else_branch")]
         condition = _scalar(at.input(0))
+        sides = [
+            at.enter(at.given[name].g, {}, certain=condition is not None and bool(condition) == side)
+            for name, side in (("then_branch", True), ("else_branch", False))
+        ]
         if condition is not None:
             return sides[0 if condition else 1]
         (then, first), (other, second) = sides
@@ -245,7 +289,12 @@ class _Pass:
             own[names[0]] = Known(())
             # If a condition that goes in true is certain to come out true, it always is.
             own[names[1]] = constant(np.array(True)) if started else Known(())
-        results, trips = at.enter(body, own)
+        runs = started and (at.input(0) is None or (count is not None and count > 0))
+        if self.bound:  # the first trip, with the shapes that the states begin with
+            begun = [Known(known.shape) if known is not None else UNKNOWN for known in at.inputs[2:]]
+            at.enter(body, own | dict(zip(names[2:], begun, strict=False)), certain=runs)
+            return [], 1
+        results, trips = at.enter(body, own, certain=runs)
         always = started and bool(results) and _scalar(results[0]) == 1
         if at.input(0) is None and always:
             raise exceeded("loop_trips", f"{what} never ends", self.limits.loop_trips)
@@ -266,12 +315,21 @@ class _Pass:
         body, scanned, what = at.given["body"].g, at.given["num_scan_inputs"].i, f"the {label(at.node)}"
         axes = list(at.given["scan_input_axes"].ints) if "scan_input_axes" in at.given else [0] * scanned
         states = len(at.inputs) - scanned
-        count = 1
+        count, first = 1, [Known(known.shape) if known is not None else UNKNOWN for known in at.inputs]
         for known, axis in zip(at.inputs[max(states, 0) :], axes, strict=False):
             shape = known.shape if known is not None else None
             if shape and -len(shape) <= axis < len(shape):
                 count = max(count, shape[axis] or 1)
-        results, trips = at.enter(body, {value.name: UNKNOWN for value in body.input})
+        if self.bound:  # the first step
+            lengths = [known.shape[axis] for known, axis in zip(at.inputs[max(states, 0) :], axes, strict=False)
+                       if known is not None and known.shape]  # fmt: skip
+            for place, (known, axis) in enumerate(zip(at.inputs[max(states, 0) :], axes, strict=False)):
+                shape = known.shape if known is not None else None
+                first[states + place] = Known(_without(shape, axis)) if shape else UNKNOWN
+            own = {value.name: known for value, known in zip(body.input, first, strict=False)}
+            at.enter(body, own, certain=any(lengths))
+            return [], 1
+        results, trips = at.enter(body, {value.name: UNKNOWN for value in body.input}, certain=False)
         trips *= count
         self.limits.check("loop_trips", trips, f"{what} makes {trips} trips")
         for known in results[max(states, 0) :]:
@@ -292,9 +350,16 @@ class _Body:
     opsets: Mapping[str, int]
     attributes: Attributes
 
-    def enter(self, graph: onnx.GraphProto, own: dict[str, Known]) -> tuple[list[Known], int]:
-        """What is known about the outputs of a subgraph if this is known about its inputs, and its trips."""
-        return self.outer.graph(graph, _Scope(own, self.scope), self.opsets, self.attributes)
+    def enter(self, graph: onnx.GraphProto, own: dict[str, Known], certain: bool) -> tuple[list[Known], int]:
+        """What is known about the outputs of a subgraph if this is known about its inputs, and its trips.
+
+        certain   whether it is sure to run where its node does
+        """
+        before, self.outer.certain = self.outer.certain, self.outer.certain and certain
+        try:
+            return self.outer.graph(graph, _Scope(own, self.scope), self.opsets, self.attributes)
+        finally:
+            self.outer.certain = before
 
     def input(self, place: int) -> Known | None:
         """The input at `place`, None for one left out."""
@@ -302,6 +367,11 @@ class _Body:
 
 
 _BODIES: Final = {"If": _Pass._if, "Loop": _Pass._loop, "Scan": _Pass._scan}
+
+
+def _without(shape: tuple[int | None, ...], axis: int) -> tuple[int | None, ...]:
+    """A shape without one axis, which may be counted from the end."""
+    return tuple(size for place, size in enumerate(shape) if place not in (axis, axis + len(shape)))
 
 
 def _weight(node: onnx.NodeProto) -> int:

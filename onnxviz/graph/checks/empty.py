@@ -1,0 +1,106 @@
+"""Nodes that nothing comes out of at certain sizes: windows larger than what they get, norms and means of nothing.
+
+ONNX Runtime 1.32 ends the process at some of them: a pool of its blocked layout whose output has no rows (SIGFPE), an
+InstanceNormalization or RoiAlign of an empty map (SIGSEGV). Most others are an error of its own, or a number that says
+nothing: the mean of nothing is 0 there, its maximum -inf. What only moves, joins or maps elements of an empty map is
+sound, and no concern of this.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from onnxviz.graph.checks.facts import Call, Sizes, Unsure
+from onnxviz.graph.checks.shapes import kernel_of, pool_lengths
+
+_POOLS: Final = frozenset({"AveragePool", "LpPool", "MaxPool"})
+_CONVOLUTIONS: Final = {"Conv": 1, "ConvInteger": 1, "FusedConv": 1, "QLinearConv": 3}  # where the weight is
+# What is made of a whole map, which has none of its places left.
+_OF_MAPS: Final = frozenset(
+    {
+        "ConvTranspose", "GlobalAveragePool", "GlobalLpPool", "GlobalMaxPool", "GroupNormalization",
+        "InstanceNormalization", "MaxRoiPool", "RoiAlign",
+    }
+)  # fmt: skip
+_OF_AXES: Final = frozenset({"ReduceLogSumExp", "ReduceMax", "ReduceMean", "ReduceMin"})
+
+
+def empty(call: Call, reductions: bool) -> str | None:
+    """Why nothing comes out of a node, for the end of a sentence; None where something does, or nobody can tell.
+
+    reductions   whether the mean or maximum of nothing counts: ONNX defines it, so a file may mean it
+    """
+    if call.op in _OF_AXES and not reductions:
+        return None
+    try:
+        return _empty(call)
+    except (Unsure, IndexError, TypeError, ValueError, ArithmeticError):  # wrong numbers, which others refuse
+        return None
+
+
+def _empty(call: Call) -> str | None:
+    if call.op in _OF_AXES:
+        return _reduced(call)
+    if call.op == "Pad":
+        return _padded(call)
+    if call.op not in _POOLS and call.op not in _CONVOLUTIONS and call.op not in _OF_MAPS:
+        return None
+    spatial = call.shape(0)[2:]
+    if 0 in spatial:
+        return f"what it gets has {_times(spatial)} places"
+    if call.op in _OF_MAPS:
+        return None
+    if call.op in _POOLS:
+        kernel, lengths = list(call.attribute("kernel_shape")), pool_lengths(call)
+    else:
+        kernel = kernel_of(call, _CONVOLUTIONS[call.op])
+        lengths = _rooms(call, spatial, kernel)
+    if all(length is None or length > 0 for length in lengths):
+        return None
+    dilations = call.attribute("dilations") or [1] * len(kernel)
+    reach = [(k - 1) * d + 1 for k, d in zip(kernel, dilations, strict=True)]
+    return f"its windows of {_times(reach)} do not fit into the {_times(spatial)} places that it gets"
+
+
+def _rooms(call: Call, spatial: Sizes, kernel: list[int]) -> list[int | None]:
+    """How many places a convolution's window could begin at, were its stride 1; ONNX Runtime refuses to run on none."""
+    n = len(spatial)
+    if call.attribute("auto_pad", b"NOTSET").startswith(b"SAME"):
+        return list(spatial)
+    pads = call.attribute("pads") or [0] * 2 * n
+    if call.attribute("auto_pad", b"NOTSET") == b"VALID":
+        pads = [0] * 2 * n
+    dilations = call.attribute("dilations") or [1] * n
+    return [
+        None if size is None else size + pads[i] + pads[n + i] - dilations[i] * (kernel[i] - 1)
+        for i, size in enumerate(spatial)
+    ]
+
+
+def _reduced(call: Call) -> str | None:
+    x = call.shape(0)
+    if len(x) < 3 or 0 not in x[1:]:  # rows, or a batch of none
+        return None
+    axes = call.option(1, "axes") if call.given(1) or call.attribute("axes") is not None else range(len(x))
+    none_left = any(x[axis] == 0 for axis in axes)
+    return f"what it gets has {_times(x[1:])} elements" if none_left else None
+
+
+def _padded(call: Call) -> str | None:
+    """Cropping more than there is, and mirroring what is not there: ONNX Runtime refuses both."""
+    x, pads = call.shape(0), call.option(1, "pads")
+    axes = call.whole(3) if call.given(3) else list(range(len(x)))
+    mirrored = call.attribute("mode", b"constant") == b"reflect"
+    for place, axis in enumerate(axes):
+        size, both = x[axis], (pads[place], pads[place + len(axes)])
+        if size is None:
+            continue
+        if size + sum(both) < 0:
+            return f"it cuts {-sum(both)} places off {size}"
+        if mirrored and max(both) >= size > 0:
+            return f"it mirrors {max(both)} places of {size}, without the outermost"
+    return None
+
+
+def _times(lengths: Sizes | list[int]) -> str:
+    return "×".join("?" if length is None else str(length) for length in lengths)

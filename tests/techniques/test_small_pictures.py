@@ -1,0 +1,187 @@
+"""Pictures that are too small for a network of open size: refused before anything runs, left out of sweeps, counted.
+
+The networks here end in a pool of windows of 5×5 behind a stride of 2: the smallest picture has 10×10 pixels. Below 9
+the pool's size is negative, which ONNX Runtime refuses by itself; at 8 or 9 it is 0, which ends its process.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import networks
+import numpy as np
+import pytest
+from PIL import Image
+
+import onnxviz
+from onnxviz.cli.main import run
+from onnxviz.errors import ImageRejected
+
+SMALL, ZERO, FITS = 5, 8, 10
+FLAGS = ["--preprocess", "unit", "--resize", "keep", "--provider", "cpu"]
+
+
+def pooled(size: int | None = None) -> bytes:
+    """image (N, 3, H, W) -> Conv, Relu, pool 2, Conv, Relu, pool of 5×5 without padding, head -> scores (N, 4)."""
+    m = networks.Maker()
+    x = m("Relu", m("Conv", "image", m.random(8, 3, 3, 3), pads=[1] * 4))
+    x = m("MaxPool", x, kernel_shape=[2, 2], strides=[2, 2])
+    x = m("Relu", m("Conv", x, m.random(16, 8, 3, 3), pads=[1] * 4))
+    x = m("AveragePool", x, kernel_shape=[5, 5])
+    y = m("Gemm", m("Flatten", m("GlobalAveragePool", x)), m.random(16, 4))
+    sides = ("H", "W") if size is None else (size, size)
+    return m.model({"image": ("N", 3, *sides)}, {y: ("N", 4)}).SerializeToString()
+
+
+@pytest.fixture(scope="module")
+def net() -> onnxviz.Network:
+    return onnxviz.load(pooled(), preprocess="unit", resize="keep", provider="cpu")
+
+
+def photo(side: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (side, side, 3), np.uint8)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Three pictures, of which the second is too small."""
+    (tmp_path / "toy.onnx").write_bytes(pooled())
+    (tmp_path / "photos").mkdir()
+    for name, side in (("a", 24), ("b", SMALL), ("c", 16)):
+        Image.fromarray(photo(side)).save(tmp_path / "photos" / f"{name}.png")
+    return tmp_path
+
+
+RUNS = {
+    "predict": onnxviz.predict,
+    "activations": lambda net, x: onnxviz.activations(net, x, net.layers[-2].name),
+    "occlusion": lambda net, x: onnxviz.occlusion(net, x, target=0, window=2, stride=2),
+    "rise": lambda net, x: onnxviz.rise(net, x, target=0, masks=2, grid=2),
+    "saliency": lambda net, x: onnxviz.saliency(net, x, target=0),
+    "torch": lambda net, x: onnxviz.saliency(_by_torch(), x, target=0),
+    "cam": lambda net, x: onnxviz.cam(net, x, target=0),
+    "score-cam": lambda net, x: onnxviz.cam(net, x, target=0, method="score-cam"),
+    "isolated": lambda net, x: onnxviz.predict(_isolated(), x),
+    "fool": lambda net, x: onnxviz.fool(net, x, target=0, steps=1),
+    "gradient": lambda net, x: net.value_and_gradient(onnxviz.objectives.logit(0))(net.prepare(x)),
+    "ascent": lambda net, x: onnxviz.ascent(net, target=0, size=x.shape[:2], steps=1),
+    "embed": lambda net, x: onnxviz.embed(net, [x]),
+    "patches": lambda net, x: onnxviz.patches(net, [x], net.layers[-2].name),
+}
+
+
+def _isolated() -> onnxviz.Network:
+    return onnxviz.load(pooled(), preprocess="unit", resize="keep", provider="cpu", isolate=True)
+
+
+def _by_torch() -> onnxviz.Network:
+    return onnxviz.load(pooled(), preprocess="unit", resize="keep", provider="cpu", backend="torch")
+
+
+@pytest.mark.parametrize("technique", RUNS)
+def test_every_technique_refuses_a_picture_that_is_too_small(technique, net) -> None:
+    with pytest.raises(ImageRejected, match=r"windows of 5×5 do not fit into the 2×2 places"):
+        RUNS[technique](net, photo(SMALL))
+
+
+def test_the_message_names_the_smallest_size_and_that_goes_through(net) -> None:
+    with pytest.raises(ImageRejected, match=f"5×5 pixels .* has {FITS}×{FITS}"):
+        onnxviz.predict(net, photo(SMALL))
+    with pytest.raises(ImageRejected, match="40×8 pixels"):
+        onnxviz.predict(net, photo(40)[:8])
+    assert len(onnxviz.predict(net, photo(FITS))[0]) == 4
+
+
+def test_a_layer_before_the_pool_takes_what_the_scores_do_not(net) -> None:
+    name = next(layer.name for layer in net.layers if layer.op == "MaxPool")
+    assert net.activations(photo(SMALL), name)[name].shape == (1, 8, 2, 2)
+    assert np.isfinite(onnxviz.saliency(net, photo(SMALL), layer=name, channel=0).values).all()
+
+
+def test_a_stream_leaves_it_out_and_lists_it(net) -> None:
+    pictures = [photo(16), photo(SMALL), photo(16, 1), photo(24), photo(SMALL, 2)]
+    found = onnxviz.embed(net, pictures)
+    assert [one.path.name for one in found.skipped] == ["image 1", "image 4"]
+    assert all("too few" in one.reason for one in found.skipped)
+    assert found.manifest["figures"]["skipped"] == 2
+    assert list(found.files) == ["image 0", "image 2", "image 3"]
+    alone = [onnxviz.embed(net, [pictures[i]]).values[0] for i in (0, 2, 3)]
+    np.testing.assert_allclose(found.values, alone, rtol=1e-5)
+
+
+def test_a_size_for_all_ends_a_stream_at_once() -> None:
+    net = onnxviz.load(pooled(), preprocess="unit", size=SMALL, provider="cpu")
+    with pytest.raises(ImageRejected, match="5×5 pixels are too few"):
+        onnxviz.embed(net, [photo(16)] * 40)
+
+
+COMMANDS = {
+    "predict": [],
+    "activations": ["--layer", "AveragePool"],
+    "occlusion": ["--window", "4", "--stride", "8", "--target", "0"],
+    "embed": [],
+    "neighbours": [],
+    "patches": ["--layer", "AveragePool"],
+}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_folder_loses_the_small_picture_and_says_so(command, folder, capsys) -> None:
+    net = onnxviz.load(folder / "toy.onnx", preprocess="unit")
+    options = [
+        next(layer.name for layer in net.layers if layer.op == one) if one == "AveragePool" else one
+        for one in COMMANDS[command]
+    ]
+    out = {"embed": ["-o", str(folder / "e.npy")], "patches": ["-o", str(folder / "p")], "predict": []}
+    where = out.get(command, ["-o", str(folder / "o.png")])
+    code = run(
+        [command, str(folder / "toy.onnx"), str(folder / "photos"), *options, *FLAGS, *where, "--json"]
+    )
+    told = capsys.readouterr()
+    assert code == 0, told.err
+    assert "b.png: 5×5 pixels" in told.err or "b.png: the picture has too few" in told.err
+    listed = json.loads(told.out)
+    skipped = listed.get("skipped") or listed["manifest"]["skipped"]
+    assert [one["path"].endswith("b.png") for one in skipped] == [True]
+
+
+def test_a_folder_of_maps_of_one_size_loses_it_too(folder, capsys) -> None:
+    Image.fromarray(photo(24, 5)).save(folder / "photos" / "c.png")
+    for command in ("saliency", "cam"):
+        out = ["--target", "0", "-o", str(folder / "o.png")]
+        assert run([command, str(folder / "toy.onnx"), str(folder / "photos"), *FLAGS, *out]) == 0
+        assert "skipped" in capsys.readouterr().err
+        assert "b.png" in json.loads((folder / "o.json").read_text())["skipped"][0]
+
+
+@pytest.mark.parametrize("command", [["predict"], ["saliency", "--target", "0", "-o", "o.png"]])
+def test_a_size_of_zero_ends_with_a_line_and_not_with_a_signal(command, folder) -> None:
+    """SIGFPE before; in a child, since it would end the tests."""
+    path = folder / "photos" / "a.png"
+    done = subprocess.run(
+        [sys.executable, "-m", "onnxviz", command[0], str(folder / "toy.onnx"), str(path), *command[1:],
+         "--preprocess", "unit", "--size", str(ZERO), "--provider", "cpu"],
+        check=False, capture_output=True, text=True, cwd=folder, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 3, done.stderr
+    assert f"take --size {FITS}x{FITS} or more" in done.stderr
+
+
+def test_squeezenet_at_20_pixels(folder) -> None:
+    (folder / "squeezenet.onnx").write_bytes(networks.light("squeezenet").SerializeToString())
+    done = subprocess.run(
+        [sys.executable, "-m", "onnxviz", "predict", str(folder / "squeezenet.onnx"),
+         str(folder / "photos" / "a.png"), "--size", "20", "--provider", "cpu"],
+        check=False, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 3, done.stderr
+    assert "20×20 pixels are too few" in done.stderr and "take --size 23x23 or more" in done.stderr
+
+
+def test_tensors_without_a_picture_are_a_mistake_of_the_caller(net) -> None:
+    with pytest.raises(onnxviz.errors.UsageError, match="holds no image"):
+        net.activations(np.zeros((0, 3, 16, 16), np.float32), net.layers[0].name)
+    with pytest.raises(ImageRejected, match="0×0 places"):
+        net.activations(np.zeros((1, 3, 0, 0), np.float32), net.layers[0].name)
