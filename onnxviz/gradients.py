@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from onnxviz.blame import judged
 from onnxviz.errors import GradientNotFinite, UsageError, ways
 from onnxviz.graph.dequantised import aliases
 from onnxviz.progress import Progress, silent
@@ -44,7 +45,8 @@ class Gradients:
         self.also = tuple(dict.fromkeys(names.get(name, name) for name in also))
         self._aliases = {name: names[name] for name in (*sources, *also) if name in names}
         self._net = net
-        compiled = _compile(net, objective, self.sources, self.also, rules)
+        with judged(net.judge):
+            compiled = _compile(net, objective, self.sources, self.also, rules)
         self._program = compiled.program
         self.rectifiers = compiled.program.rectifiers
         if self.rectifiers == 0:
@@ -115,7 +117,9 @@ class Gradients:
                 yield count, count, arrays
         else:
             for count, one in zip(counts, feeds, strict=True):
-                yield count, fixed or count, self._program(one)
+                with judged(self._net.judge):
+                    arrays = self._program(one)
+                yield count, fixed or count, arrays
 
     def _feeds(
         self, x: np.ndarray, fed: Mapping[str, np.ndarray], start: int, size: int, fixed: int | None

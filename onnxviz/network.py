@@ -11,6 +11,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxviz._version import __version__
+from onnxviz.blame import judged, judging
 from onnxviz.errors import ModelUnsuitable, UnknownLayer, UsageError, spelt, ways
 from onnxviz.graph.dequantised import QUANTISING
 from onnxviz.graph.limits import Limits
@@ -116,6 +117,7 @@ class Network:
     # --- what it is -----------------------------------------------------------------------------
 
     @cached_property
+    @judging
     def layers(self) -> tuple[Layer, ...]:
         """Every named value that depends on the image, in the order of computation."""
         from onnxviz.graph.layers import layers
@@ -153,6 +155,7 @@ class Network:
         return found
 
     @cached_property
+    @judging
     def end(self) -> Head:
         """What the output is that was chosen, or that comes nearest to class scores: classes, steps, numbers.
 
@@ -169,6 +172,7 @@ class Network:
             return meaning.conclude(self)
 
     @property
+    @judging
     def outputs(self) -> list[Head]:
         """What each output of the file was found to be."""
         from onnxviz.graph.head import outputs
@@ -231,6 +235,7 @@ class Network:
         return self.end.logits if self.end.kind == NUMBERS else self.head.logits
 
     @cached_property
+    @judging
     def _axes(self) -> dict[str, int]:
         from onnxviz.graph.axes import moved_axes
 
@@ -338,6 +343,7 @@ class Network:
     # --- running --------------------------------------------------------------------------------
 
     @cached_property
+    @judging
     def batched(self) -> tuple[ir.Model, int | None]:
         """The model with a dynamic batch, and None; or as it is, and the batch that it takes: no other number."""
         from onnxviz.batches import freed
@@ -347,6 +353,7 @@ class Network:
         return model, fixed
 
     @cached_property
+    @judging
     def alone(self) -> str | None:
         """Why images go through one at a time, whatever batch is asked for; None where a batch keeps them apart."""
         from onnxviz.batches import alone
@@ -398,8 +405,20 @@ class Network:
                 **options,
             }
             with isolate.on(self.worker):
-                self._programs[full] = compile(build(), **settings)
+                with judged(self.judge):
+                    graph = build()
+                self._programs[full] = compile(graph, **settings)
         return self._programs[full]
+
+    def judge(self) -> None:
+        """Run the network as the file has it, once: what ONNX Runtime says where an analysis fails (see `blame`).
+
+        raises   ModelRejected, LimitExceeded, WorkerCrashed, RuntimeFailed
+        """
+        from onnxviz.batches import samples
+
+        program = self.compile(lambda: self.model, key="as it is")
+        program({self.input.name: batching.filled(samples(self)[:1], self.input.batch or 1)})
 
     def run(
         self,

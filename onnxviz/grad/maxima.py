@@ -27,11 +27,14 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
+from onnxviz.grad.backward import NoRule
 from onnxviz.grad.forms import BLOCK, step
 from onnxviz.grad.tape import Tape, dims
 from onnxviz.grad.windows import Window
 
 _TAPS = 5  # beyond, the indices are as fast
+# A node a tap: what no network has would never come to an end.
+_MOST_TAPS = 4096
 _LOWEST = float(np.finfo(np.float32).min)
 
 
@@ -58,6 +61,10 @@ def by_slices(op: Tape, g: ir.Value, y: ir.Value, x: ir.Value, win: Window, ceil
     ceil   windows may hang over the end
     """
     n = len(win.kernel)
+    if max(win.kernel) > _MOST_TAPS:
+        raise NoRule(
+            f"has windows of {max(win.kernel)} places along an axis; up to {_MOST_TAPS} are differentiated"
+        )
     axes = [i for i in reversed(range(n)) if win.kernel[i] > 1 or win.strides[i] > 1 or any(win.pads[i::n])]
     real = op.cast_like(x, g), op.cast_like(y, g)  # codes of a quantised file: exact in float32
     levels, value = [], real[0]

@@ -81,8 +81,8 @@ class Quantised:
     """
 
     codes: str
-    scale: float | list[float] | None
-    zero_point: int | list[int] | None
+    scale: float | tuple[float, ...] | None
+    zero_point: int | tuple[int, ...] | None
 
 
 # --- what the file says ---------------------------------------------------------------------------
@@ -135,7 +135,7 @@ def told(real: ir.Value) -> Quantised | None:
 
 
 def _numbers(array: np.ndarray) -> Any:
-    return array.reshape(-1)[0].item() if array.size == 1 else array.reshape(-1).tolist()
+    return array.reshape(-1)[0].item() if array.size == 1 else tuple(array.reshape(-1).tolist())
 
 
 def real_name(value: ir.Value) -> str:

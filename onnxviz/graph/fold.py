@@ -71,7 +71,7 @@ def _evaluate(node: ir.Node, operands: list[Any]) -> ir.TensorProtocol | None:
     """The few operators that exporters leave around constants."""
     name = node.outputs[0].name
     if node.op_type == "ConstantOfShape":
-        shape = [int(d) for d in operands[0]]
+        shape = [int(d) for d in operands[0].reshape(-1)]  # ONNX Runtime takes a shape of any rank
         if min(shape, default=0) < 0 or int(np.prod(shape, dtype=object)) > _LARGEST:
             return None
         value = node.attributes.get("value")

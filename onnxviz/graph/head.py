@@ -14,7 +14,7 @@ import onnx_ir as ir
 
 from onnxviz.errors import ModelUnsuitable, UnknownLayer, near
 from onnxviz.graph import evidence
-from onnxviz.graph.analysis.dataflow import FLOATS, QUANTISED
+from onnxviz.graph.analysis.dataflow import FLOATS, QUANTISED, is_tensor
 from onnxviz.graph.dequantised import real_name
 from onnxviz.graph.final import final
 from onnxviz.graph.output import BINARY, CLASSES, DETECTIONS, MAP, NUMBERS, OTHER, SEQUENCE, Head, explained
@@ -146,6 +146,8 @@ class _Reader(Tail):
         other = Head(name, name, None, None, name, kind=OTHER, batch=batch, shape=_spelled(shape, batch))
         if value not in self.moved:
             return _with(other, batch=None, reason="the picture does not move it")
+        if not is_tensor(value):
+            return _with(other, reason="no tensor, but a sequence or an optional one")
         if dtype is not None and dtype not in FLOATS and dtype not in QUANTISED:
             return _with(other, reason="whole numbers, such as indices or counts")
         picked = self.picked(value)

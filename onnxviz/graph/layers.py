@@ -13,7 +13,16 @@ import onnx_ir as ir
 from onnxviz.errors import UnknownLayer, UsageError, near
 from onnxviz.graph.analysis import receptive
 from onnxviz.graph.analysis.channels import Known, channel_axes
-from onnxviz.graph.analysis.dataflow import FLOATS, QUANTISED, dependent, flat, image_input, measured, reads
+from onnxviz.graph.analysis.dataflow import (
+    FLOATS,
+    QUANTISED,
+    dependent,
+    flat,
+    image_input,
+    is_tensor,
+    measured,
+    reads,
+)
 from onnxviz.graph.analysis.macs import macs
 from onnxviz.graph.analysis.parameters import Parameters
 from onnxviz.graph.analysis.paths import module_path
@@ -214,6 +223,8 @@ def _read(node: ir.Node, nearest: dict[ir.Value, tuple[str, ...]]) -> tuple[str,
 
 
 def _is_activation(value: ir.Value, facts: Facts) -> bool:
+    if not is_tensor(value):
+        return False
     dtype = facts.dtypes.get(value.name or "", value.dtype)
     node = value.producer()
     if dtype == ir.DataType.INT32:

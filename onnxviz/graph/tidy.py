@@ -29,7 +29,8 @@ def tidy(model: onnx.ModelProto) -> list[str]:
     - of weights with one name the last counts, as in ONNX Runtime;
     - nodes of a graph that share a name get names of their own, since ONNX Runtime refuses them;
     - negative sizes in declared shapes mean unknown ones;
-    - the domain ai.onnx is called ''.
+    - the domain ai.onnx is called '';
+    - an output that is listed twice is one.
     """
     warnings: list[str] = []
     for entry in model.opset_import:
@@ -47,6 +48,7 @@ def tidy(model: onnx.ModelProto) -> list[str]:
         _replace(model.graph, "input", kept)
     model.ir_version = max(model.ir_version, _FREE_WEIGHTS)
     _without_maps(model.graph, warnings)
+    _each_output_once(model.graph, warnings)
     return warnings
 
 
@@ -95,6 +97,13 @@ def _free_sizes(graph: onnx.GraphProto, warnings: list[str]) -> None:
                 text = "negative sizes in declared shapes are taken as unknown"
                 if text not in warnings:
                     warnings.append(text)
+
+
+def _each_output_once(graph: onnx.GraphProto, warnings: list[str]) -> None:
+    once = {value.name: value for value in reversed(graph.output)}
+    if len(once) < len(graph.output):
+        _replace(graph, "output", reversed(once.values()))
+        warnings.append("an output that is listed more than once is taken once")
 
 
 def _without_maps(graph: onnx.GraphProto, warnings: list[str]) -> None:

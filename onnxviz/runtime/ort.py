@@ -50,7 +50,7 @@ _BEYOND: Final = re.compile(
 class Program:
     """A compiled graph: a callable from named arrays to named arrays.
 
-    inputs, outputs   the names, in order
+    inputs, outputs   the names, in order; of the outputs those that are tensors
     provider          the execution provider that really runs it
     """
 
@@ -69,7 +69,8 @@ class Program:
         self._keep = keep  # the memory behind the weights
         self.provider = provider
         self.inputs = [value.name for value in session.get_inputs()]
-        self.outputs = [value.name for value in session.get_outputs()]
+        # A sequence or a map is no array: it is computed by nobody who does not ask for it.
+        self.outputs = [value.name for value in session.get_outputs() if value.type.startswith("tensor(")]
         self._types: dict[str, Any] = {value.name: _TYPES.get(value.type) for value in session.get_inputs()}
 
     @property
@@ -94,6 +95,8 @@ class Program:
         """
         self._admit(feeds)
         names = list(outputs) if outputs is not None else self.outputs
+        if not names:  # for ONNX Runtime no name means all of them
+            return {}
         options = self._ort.RunOptions()
         try:
             with WATCHDOG.watch(options, self._seconds):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import onnx_ir as ir
 
 from onnxviz._version import __version__
+from onnxviz.blame import judged
 from onnxviz.errors import ModelUnsuitable, UsageError, near
 from onnxviz.objectives import FED
 
@@ -117,7 +118,8 @@ def explainer_graph(
         "preprocessing": net.preprocessing.to_dict(),
         "onnxviz": __version__,
     }
-    graph = build(net.batched[0], net.input, net.preprocessing, net.head, order, notes)
+    with judged(net.judge):
+        graph = build(net.batched[0], net.input, net.preprocessing, net.head, order, notes)
     write(graph.metadata_props, Metadata(labels=tuple(net.labels) if net.labels else None))
     graph.producer_name, graph.producer_version = "onnxviz", __version__
     return graph

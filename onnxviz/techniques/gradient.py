@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import onnx_ir as ir
 
+from onnxviz.blame import judged, opened
 from onnxviz.graph.limits import Limits
 
 if TYPE_CHECKING:
@@ -67,4 +69,5 @@ def gradient_graph(
         from onnxviz.opening import fed
 
         graph = fed(graph, feeds, input)
-    return build(graph, of, wrt or input, table)
+    with judged(functools.partial(opened, graph)):
+        return build(graph, of, wrt or input, table)

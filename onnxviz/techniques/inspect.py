@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from typing import Any
 
+from onnxviz.blame import judged
 from onnxviz.errors import ModelUnsuitable, OnnxVizError
 from onnxviz.graph.head import Head
 from onnxviz.graph.layers import Layer
@@ -192,7 +193,8 @@ def _gradients(net: Network) -> dict[str, bool] | None:
     from onnxviz.grad.support import support
 
     try:
-        return support(net.model, net.input.name)
+        with judged(net.judge):
+            return support(net.model, net.input.name)
     except OnnxVizError:
         return None
 

@@ -102,7 +102,7 @@ def _moved(twin: View, axes: tuple[int | None, ...]) -> tuple[int | None, ...] |
         return axes
     if twin.op == "Transpose":
         order = twin.attributes.get("perm") or list(reversed(range(len(axes))))
-        return tuple(axes[int(axis)] for axis in order) if len(order) == len(axes) else None
+        return tuple(axes[int(axis)] for axis in order) if sorted(order) == list(range(len(axes))) else None
     if twin.op in ("Squeeze", "Unsqueeze"):
         given = twin.attributes.get("axes")
         if given is None:
@@ -131,7 +131,7 @@ def _weighed(twin: View) -> int | None:
         return None
     tensor = constant(weights)
     shape = tensor.shape if tensor is not None else weights.shape
-    if shape is None or not len(shape):
+    if shape is None or len(shape) < (2 if twin.op == "Conv" else 1):
         return None
     size = shape[-1 if twin.channels_last else 1] if twin.op == "Conv" else shape[0]
     groups = twin.attributes.get("group", 1) if twin.op == "Conv" else 1

@@ -109,6 +109,11 @@ def release(node: ir.Node) -> None:
         node.replace_input_with(place, None)
 
 
+def is_tensor(value: ir.Value) -> bool:
+    """Whether a value is a tensor as far as its type tells, and no sequence or optional one."""
+    return value.type is None or isinstance(value.type, ir.TensorType)
+
+
 def reads(node: ir.Node) -> Iterator[ir.Value]:
     """What the node reads: its inputs, and what its subgraphs capture from outside."""
     for value in node.inputs:

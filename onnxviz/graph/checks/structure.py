@@ -16,7 +16,7 @@ from typing import Final
 import onnx
 
 from onnxviz.errors import ModelRejected
-from onnxviz.graph.checks import contrib, functions, operators
+from onnxviz.graph.checks import bodies, contrib, functions, operators
 from onnxviz.graph.checks.functions import Count, Key
 from onnxviz.graph.checks.operators import Signature, check_call, normal
 from onnxviz.graph.checks.tensors import check_type
@@ -231,6 +231,8 @@ class _Checker:
         signature = self._signatures[domain, op]
         if signature is not None:
             check_call(signature, node)
+            if not domain:
+                bodies.check(node, self.opsets[""])
 
     def _attributes(self, node: onnx.NodeProto) -> None:
         names = set()
