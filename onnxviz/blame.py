@@ -72,8 +72,11 @@ def opened(model: ir.Model) -> None:
     for value in model.graph.inputs:
         if value.name not in program.inputs:
             continue
-        shape = [1 if axis == 0 and not isinstance(d, int) else d for axis, d in enumerate(value.shape or ())]
-        if value.shape is None or value.dtype is None or not all(isinstance(d, int) for d in shape):
+        if value.shape is None or value.dtype is None:
+            return
+        sizes = [1 if axis == 0 and not isinstance(d, int) else d for axis, d in enumerate(value.shape)]
+        shape = tuple(d for d in sizes if isinstance(d, int))
+        if len(shape) < len(sizes):
             return  # at a size that was not meant, even a sound network fails
-        feeds[value.name] = np.zeros(shape, value.dtype.numpy())
+        feeds[str(value.name)] = np.zeros(shape, value.dtype.numpy())
     program(feeds)
