@@ -6,11 +6,14 @@ Every error carries the exit code that the command line ends with (README, "Exit
 from __future__ import annotations
 
 import difflib
+import heapq
 import re
 from collections.abc import Iterable
 from contextvars import ContextVar
+from itertools import islice
 from typing import Any, Final
 
+from onnxviz.image.text import shorten
 from onnxviz.runtime.isolate import memory_is_limited
 
 # --- the caller's own spelling ----------------------------------------------------------------
@@ -87,6 +90,8 @@ def _keyword(option: re.Match[str]) -> str:
     return f"{name[2:].replace('-', '_')}={shown}"
 
 
+#: A message is cut to so many characters: it may quote names of any length.
+LONGEST_MESSAGE: Final = 4000
 #: More threads than any machine has cores: ONNX Runtime would start each of them, and never come to run.
 MOST_THREADS: Final = 1024
 #: What to do where memory runs out.
@@ -99,7 +104,7 @@ class OnnxVizError(Exception):
     exit_code = 5
 
     def __str__(self) -> str:
-        return spelt(super().__str__())
+        return spelt(shorten(super().__str__(), LONGEST_MESSAGE))
 
 
 class UndrawnText(UserWarning):
@@ -212,26 +217,48 @@ class RuntimeFailed(OnnxVizError):
     """ONNX Runtime refused or failed to run a graph that was expected to run."""
 
 
+_LONGEST_NAME: Final = 200
+_MOST_NAMES: Final = 25_000  # the whole of ImageNet has 21,841 classes
+
+
 def near(name: str, names: Iterable[str], limit: int = 3) -> str:
     """'; did you mean a, b?' for the names most like `name`, or the empty string.
 
     First those that hold it as a word ('tiger cat' for 'cat'), then as a part of one, then those spelt alike.
     """
-    known = list(dict.fromkeys(names))
-    word = name.strip().casefold()
+    word = name[:_LONGEST_NAME].strip().casefold()
+    # What is cut could be shown by nobody, and comparing spellings takes the square of a name's length.
+    known = [one for one in islice(dict.fromkeys(names), _MOST_NAMES) if len(one) <= _LONGEST_NAME]
     spelt = {one: one.casefold() for one in known}
     found = []
-    if len(word) > 1:
+    if 1 < len(word) and len(name) <= _LONGEST_NAME:
         forms = {word, word.removesuffix("s")}
-        found = [one for one in known if any(_holds(spelt[one], form) for form in forms)]
-        found += [one for one in known if word in spelt[one] and one not in found and len(word) > 2]
+        found = list(islice((one for one in known if any(_holds(spelt[one], form) for form in forms)), limit))
+        if len(word) > 2 and len(found) < limit:
+            found += islice((one for one in known if word in spelt[one] and one not in found), limit)
     if len(found) < limit:
-        alike = difflib.get_close_matches(word, list(dict.fromkeys(spelt.values())), n=limit, cutoff=0.5)
+        alike = difflib.get_close_matches(word, _likeliest(word, set(spelt.values())), n=limit, cutoff=0.5)
         close = [one for text in alike for one in known if spelt[one] == text and one not in found]
         # What is spelt almost the same was meant, rather than what holds the word.
         exact = [one for one in close if difflib.SequenceMatcher(None, word, spelt[one]).ratio() > 0.8]
         found = [*exact, *found] if exact else found or close
     return f"; did you mean {', '.join(map(repr, found[:limit]))}?" if found else ""
+
+
+def _likeliest(word: str, texts: Iterable[str]) -> list[str]:
+    """The texts that have the most letters in common with the word, in any order: those worth a closer look.
+
+    That look takes the cube of a text's length at worst, half a second for one of 200 letters; so the longer they are,
+    the fewer are given.
+    """
+    matcher = difflib.SequenceMatcher(None, "", word)
+
+    def common(text: str) -> float:
+        matcher.set_seq1(text)
+        return matcher.real_quick_ratio() if matcher.real_quick_ratio() < 0.5 else matcher.quick_ratio()
+
+    most = max(5, min(50, 200_000 // max(1, len(word)) ** 2))
+    return heapq.nlargest(most, sorted(texts), key=common)
 
 
 def _holds(text: str, word: str) -> bool:

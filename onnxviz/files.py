@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from onnxviz.errors import OutputRefused, UsageError
+from onnxviz.image.text import json_escaped
 
 if TYPE_CHECKING:
     import numpy as np
@@ -125,10 +126,13 @@ def _reason(target: Path, error: OSError) -> str:
 
 
 def json_bytes(value: Any) -> bytes:
-    """`value` as indented UTF-8 JSON that ends in a newline; NaN and infinities become null."""
-    return (json.dumps(_plain(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode(
-        "utf-8", "backslashreplace"
-    )
+    """`value` as indented UTF-8 JSON that ends in a newline; NaN and infinities become null.
+
+    Letters of any script stand as they are; what hides or acts (controls, bidirectional marks, lone halves of a pair)
+    is escaped.
+    """
+    document = json.dumps(_plain(value), indent=2, ensure_ascii=False, allow_nan=False)
+    return f"{json_escaped(document)}\n".encode()
 
 
 def _plain(value: Any) -> Any:

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Callable
 from typing import Any, Final
 
 from PIL import ImageDraw, ImageFont
 
 from onnxviz.image import fonts
-from onnxviz.image.text import ELLIPSIS, printable
+from onnxviz.image.text import ELLIPSIS, composed, printable, shorten
 
 Colour = tuple[int, int, int]
 
@@ -34,6 +35,8 @@ _SPELLED: Final = {
     "ß": "ss", "æ": "ae", "Æ": "AE", "œ": "oe", "Œ": "OE", "ø": "o", "Ø": "O", "ł": "l", "Ł": "L", "đ": "d",
     "Đ": "D", "ı": "i", "þ": "th", "ð": "d", "€": "EUR", "£": "GBP",
 }  # fmt: skip
+# Of a longer text only so much is ever looked at; no line of a picture holds as much.
+_LONGEST: Final = 4000
 # Joiners within words of Arabic and Indic scripts are orthography; elsewhere they hide, and `printable` shows them.
 _JOINED: Final = re.compile("(?<=[\u0600-\u0dff])([\u200c\u200d])(?=[\u0600-\u0dff])")
 
@@ -49,7 +52,7 @@ def drawable(text: str) -> str:
     What none holds is spelled as near as can be (accents dropped); of other scripts stands the number, such as
     ``\\u732b``, and a warning names the way to a font.
     """
-    pieces = _JOINED.split(unicodedata.normalize("NFC", str(text)))
+    pieces = _JOINED.split(composed(shorten(str(text), _LONGEST)))
     shown = "".join(one if one in fonts.JOINERS else printable(one) for one in pieces).translate(_SIGNS)
     if all(c in fonts.HELD for c in shown):
         return shown
@@ -97,8 +100,10 @@ def _length(shown: str, size: int) -> float:
 
 def shortened(text: str, size: int, room: int, *, middle: bool = False) -> str:
     """`text` in at most `room` pixels, what does not fit replaced by an ellipsis at its end or in its middle."""
-    text = drawable(text)
-    if width(text, size) <= room:
+    most = _most(size, room)
+    whole = len(text) <= most
+    text = drawable(text if whole else shorten(text, most) if middle else text[:most])
+    if whole and width(text, size) <= room:
         return text
 
     def cut(keep: int) -> str:
@@ -106,12 +111,25 @@ def shortened(text: str, size: int, room: int, *, middle: bool = False) -> str:
             return text[: keep - keep // 2].rstrip() + ELLIPSIS + text[len(text) - keep // 2 :].lstrip()
         return text[:keep].rstrip(" ,;:-·") + ELLIPSIS
 
-    low, high = 0, len(text)  # cut(low) fits, or nothing does
-    while high - low > 1:
-        keep = (low + high) // 2
-        low, high = (keep, high) if width(cut(keep), size) <= room else (low, keep)
-    best = cut(low)
+    best = cut(_greatest(len(text), lambda keep: width(cut(keep), size) <= room))
     return best if width(best, size) <= room else ""
+
+
+def _most(size: int, room: int) -> int:
+    """More characters than stand in `room` pixels: the rest of a text is not even looked at.
+
+    The narrowest letters are a fifth of the size wide; what takes no room at all (marks on a letter) is cut early.
+    """
+    return min(_LONGEST, 32 + 8 * max(0, room) // max(1, size))
+
+
+def _greatest(most: int, fits: Callable[[int], bool]) -> int:
+    """The greatest number below `most` that fits, by bisection; 0 where none does."""
+    low, high = 0, most
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    return low
 
 
 def wrapped(text: str, size: int, room: int, lines: int) -> list[str]:
@@ -120,28 +138,32 @@ def wrapped(text: str, size: int, room: int, lines: int) -> list[str]:
     A word longer than a line (a layer's name) is broken where it must be.
     """
     result: list[str] = []
-    for paragraph in str(text).split("\n"):
-        words = drawable(paragraph).split()
+    most = min(_LONGEST, (lines + 1) * _most(size, room))
+    left_over = len(text) > most
+    for paragraph in text[:most].split("\n"):
+        words = drawable(paragraph).split()[::-1]
         line = ""
-        while words:
-            longer = f"{line} {words[0]}" if line else words[0]
+        while words and len(result) <= lines:
+            longer = f"{line} {words[-1]}" if line else words[-1]
             if width(longer, size) <= room:
                 line = longer
-                words.pop(0)
+                words.pop()
             elif line:
                 result.append(line)
                 line = ""
             else:
-                keep = _fitting(words[0], size, room)
+                keep = _fitting(words[-1], size, room)
                 if keep == 0:  # not even one letter
                     return result[:lines]
-                result.append(words[0][:keep])
-                words[0] = words[0][keep:]
+                result.append(words[-1][:keep])
+                words[-1] = words[-1][keep:]
         result.append(line)
+        if len(result) > lines:  # one line too many tells that something is left over
+            break
     while result and not result[-1]:
         result.pop()
-    if len(result) > lines:
-        rest = f"{result[lines - 1]} {result[lines]}{ELLIPSIS}" if lines else ""
+    if len(result) > lines or (left_over and result):
+        rest = f"{' '.join(result[lines - 1 : lines + 1])}{ELLIPSIS}" if lines else ""
         result = [*result[: max(lines - 1, 0)], *([shortened(rest, size, room)] if lines else [])]
         if result and not result[-1].endswith(ELLIPSIS):
             result[-1] = shortened(result[-1] + ELLIPSIS, size, room)
@@ -149,9 +171,8 @@ def wrapped(text: str, size: int, room: int, lines: int) -> list[str]:
 
 
 def _fitting(word: str, size: int, room: int) -> int:
-    keep = len(word)
-    while keep and width(word[:keep], size) > room:
-        keep -= 1
+    """How many letters of a word that is too long stand in `room` pixels."""
+    keep = _greatest(min(len(word), _most(size, room)), lambda count: width(word[:count], size) <= room)
     # Break a long name after a separator where there is one in the second half.
     breaks = [i + 1 for i in range(keep // 2, keep) if word[i] in "/._-:"] if keep < len(word) else []
     return breaks[-1] if breaks else keep

@@ -24,11 +24,50 @@ _TOWER = re.compile(
 ELLIPSIS = "…"
 
 
+# What a JSON text in UTF-8 may hold as it is: the rest is looked at letter by letter.
+_BEYOND_ASCII = re.compile("[^\t\n\r\x20-\x7e]")
+# Normalising sorts the marks on one letter by insertion: a hundred thousand of them would take minutes. Unicode's
+# "stream-safe" form has at most thirty in a row, more than any orthography.
+_MOST_MARKS = 30
+
+
+def hidden(character: str) -> bool:
+    """Whether a character is drawn as nothing, or acts on what stands beside it."""
+    return unicodedata.category(character) in _HIDDEN or _BLANK.match(character) is not None
+
+
 def _escape(character: str) -> str:
     code = ord(character)
     if code < 0x100:
         return f"\\x{code:02x}"
     return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+
+
+def composed(text: str) -> str:
+    """`text` in Unicode's composed form (NFC), of a tower of combining marks the first thirty, in linear time."""
+    if text.isascii():
+        return text
+    if len(text) > _MOST_MARKS:
+        kept, marks = [], 0
+        for c in text:
+            marks = marks + 1 if unicodedata.combining(c) else 0
+            if marks <= _MOST_MARKS:
+                kept.append(c)
+        text = "".join(kept)
+    return unicodedata.normalize("NFC", text)
+
+
+def json_escaped(document: str) -> str:
+    """A JSON document with what is invisible in its strings as ``\\u202e``: the same when parsed, harmless when shown."""
+    return _BEYOND_ASCII.sub(_json_escape, document) if not document.isascii() or "\x7f" in document else document
+
+
+def _json_escape(match: re.Match[str]) -> str:
+    character = match[0]
+    if not hidden(character):
+        return character
+    pair = character.encode("utf-16-be", "surrogatepass")
+    return "".join(f"\\u{pair[i : i + 2].hex()}" for i in range(0, len(pair), 2))
 
 
 def printable(text: object, limit: int | None = None) -> str:
@@ -44,9 +83,7 @@ def printable(text: object, limit: int | None = None) -> str:
     """
     shown = str(text)
     if not (shown.isascii() and shown.isprintable()):
-        shown = "".join(
-            _escape(c) if unicodedata.category(c) in _HIDDEN or _BLANK.match(c) else c for c in shown
-        )
+        shown = "".join(_escape(c) if hidden(c) else c for c in shown)
         shown = _TOWER.sub(r"\g<kept>", shown)
     return shown if limit is None else shorten(shown, limit)
 
@@ -63,6 +100,7 @@ def shorten(text: str, limit: int) -> str:
 
 # --- file names -------------------------------------------------------------------------------
 
+_FOLDED = 4000  # characters that are looked at: they leave a file name of any length that a system allows
 _DIGEST = 12  # hex digits: 10^6 names of one model collide with a chance of 0.2 %
 _STAMPED = re.compile(rf".*-[0-9a-f]{{{_DIGEST}}}", re.DOTALL)
 _PLAIN = re.compile(r"[a-z0-9_][a-z0-9_.+=-]*", re.ASCII)
@@ -94,7 +132,7 @@ def file_name(name: object, limit: int = 100) -> str:
     if plain:
         return given
     digest = hashlib.sha256(given.encode("utf-8", "surrogatepass")).hexdigest()[:_DIGEST]
-    folded = unicodedata.normalize("NFC", given)
+    folded = composed(given[:_FOLDED])
     kept = "".join(c if (c.isalnum() and not _BLANK.match(c)) or c in "._-+=" else "_" for c in folded)
     kept = re.sub(r"_{2,}", "_", kept)
     kept = re.sub(r"\.{2,}", ".", kept)  # a '..' is harmless inside a name, but nobody should have to think
