@@ -8,14 +8,15 @@ import json
 import operator
 import os
 import re
-import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 from onnxviz.errors import LabelsRejected, UnknownLabel, near, ways
+from onnxviz.graph.limits import Limits
+from onnxviz.image.text import composed
 
-_LARGEST_FILE = 16 * 1024 * 1024
+_MOST_COLUMNS: Final = 100  # of a table; a longer line is text with commas
 _EXPECTED: Final = (
     "expected one label a line, a JSON or Python list, {index: label}, or a table of index and label"
 )
@@ -27,16 +28,19 @@ _SYNSET: Final = re.compile(r"\s*(n\d{8})[\s,:;]+(\S.*)")
 _HEADINGS: Final = ("label", "name", "class_name", "classname", "display_name", "class", "description")
 # Of a Python literal: a text, a number, None or a truth value, a mark. Anything else is no literal of labels.
 _LITERAL: Final = re.compile(
-    r"""[uU]?('(?:[^'\\\n]|\\.)*'|"(?:[^"\\\n]|\\.)*")|([+-]?\d+(?:\.\d+)?)|(None|True|False)|([{}\[\](),:])"""
-    r"""|\s+|\#[^\n]*"""
+    r"""[uU]?('[^'\\\n]*(?:\\.[^'\\\n]*)*'|"[^"\\\n]*(?:\\.[^"\\\n]*)*")"""
+    r"""|([+-]?\d+(?:\.\d+)?)|(None|True|False)|([{}\[\](),:])|\s+|\#[^\n]*"""
 )
 
 
-def read_labels(source: str | os.PathLike[str] | Sequence[str] | Mapping[Any, Any]) -> list[str]:
+def read_labels(
+    source: str | os.PathLike[str] | Sequence[str] | Mapping[Any, Any], limits: Limits | None = None
+) -> list[str]:
     """Labels in class order from a list, a mapping from index to label, 'imagenet', or a file (see `parse_labels`).
 
     raises   LabelsRejected
     """
+    limits = limits or Limits()
     if not isinstance(source, (str, os.PathLike)):
         try:
             return _labels(source)
@@ -50,8 +54,12 @@ def read_labels(source: str | os.PathLike[str] | Sequence[str] | Mapping[Any, An
     try:
         if not path.is_file():
             raise LabelsRejected(f"no labels file at {str(path)!r}; give a text file with one label a line")
-        if path.stat().st_size > _LARGEST_FILE:
-            raise LabelsRejected(f"{str(path)!r} is too large for a labels file ({_LARGEST_FILE} bytes)")
+        size = path.stat().st_size
+        if size > limits.text_bytes:
+            raise LabelsRejected(
+                f"{str(path)!r} has {size} bytes, over the limit of {limits.text_bytes} for a labels file"
+                + ways(f"raise it: --limit text_bytes={size}")
+            )
         data = path.read_bytes()
         if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
             raise LabelsRejected(f"{str(path)!r} is UTF-16 text; save it as UTF-8")
@@ -64,13 +72,13 @@ def read_labels(source: str | os.PathLike[str] | Sequence[str] | Mapping[Any, An
         raise LabelsRejected(f"cannot read labels from {str(path)!r}: {error}") from error
     try:
         if path.suffix.lower() == ".json":
-            return _labels(_json(text))
-        return parse_labels(text, table=path.suffix.lower() in (".csv", ".tsv"))
+            return _bounded(_labels(_json(text)), limits)
+        return parse_labels(text, table=path.suffix.lower() in (".csv", ".tsv"), limits=limits)
     except (ValueError, RecursionError) as error:
         raise LabelsRejected(f"{str(path)!r} is not a labels file: {error}; {_EXPECTED}") from error
 
 
-def parse_labels(text: str, *, table: bool = False) -> list[str]:
+def parse_labels(text: str, *, table: bool = False, limits: Limits | None = None) -> list[str]:
     """Labels in class order from the text of a file, whatever the usual form; told by what it holds.
 
     One a line; lines that start with the index or ImageNet's synset; a JSON or Python list, or {index: label} (a value
@@ -78,19 +86,41 @@ def parse_labels(text: str, *, table: bool = False) -> list[str]:
     TSV with a column of indices; the names of a YOLO data file.
 
     table    it is a CSV or TSV file: the first line may name the columns
+    limits   `labels`: more are refused before they are made
     raises   ValueError, with what is wrong in words
     """
+    limits = limits or Limits()
     text = text.replace("\r\n", "\n").replace("\r", "\n")
+    found = _read(text, table, limits.labels)
+    if not found:
+        raise ValueError("it holds no labels")
+    return _bounded(found, limits)
+
+
+def _bounded(labels: list[str], limits: Limits) -> list[str]:
+    if len(labels) > limits.labels:
+        raise _too_many(limits.labels)
+    return labels
+
+
+def _too_many(most: int) -> ValueError:
+    return ValueError(f"it holds more labels than the limit of {most}; if they are meant: --limit labels=none")
+
+
+def _read(text: str, table: bool, most: int) -> list[str]:
+    """The labels of a text that is one of the usual forms; see `parse_labels`."""
     if text.lstrip()[:1] in ("{", "["):
         try:
             value = _json(text)
         except json.JSONDecodeError:
-            value = _literal(text)
+            value = _literal(text, most)
         return _labels(value)
-    names = _yaml_names(text)
+    if text.count("\n") > 2 * most:  # empty lines and the ends of a file are no labels
+        raise _too_many(most)
+    names = _yaml_names(text, most)
     if names is not None:
         return names
-    if re.search(r"^\s*item\s*\{", text, re.MULTILINE):
+    if re.search(r"^[ \t]*item\s*\{", text, re.MULTILINE):
         raise ValueError("it is a TensorFlow label map (item { ... })")
     lines = [line.strip() for line in text.split("\n")]
     while lines and not lines[-1]:
@@ -102,29 +132,34 @@ def parse_labels(text: str, *, table: bool = False) -> list[str]:
 
 def _json(text: str) -> Any:
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found = dict(pairs)
-        if len(found) < len(pairs):
-            twice = next(key for i, (key, _) in enumerate(pairs) if key in dict(pairs[:i]))
-            raise ValueError(f"{twice!r} stands in it twice")
+        found: dict[str, Any] = {}
+        for key, value in pairs:
+            if key in found:
+                raise ValueError(f"{key[:60]!r} stands in it twice")
+            found[key] = value
         return found
 
     return json.loads(text, object_pairs_hook=unique)
 
 
-def _literal(text: str) -> Any:
+def _literal(text: str, most: int) -> Any:
     """The list or dictionary that Python text such as {0: 'tench', 1: 'goldfish'} means.
 
     It is turned into JSON piece by piece: `ast.literal_eval` of the whole would take 500 times the text's size.
+
+    most     labels at most: a label takes four pieces and perhaps spaces
     """
     pieces: list[str] = []
     at = 0
     while at < len(text):
+        if len(pieces) > 5 * most:
+            raise _too_many(most)
         token = _LITERAL.match(text, at)
         if token is None:
             raise ValueError(f"neither JSON nor a Python list or dictionary at character {at}")
         string, number, word, mark = token.groups()
         if string is not None:
-            pieces.append(json.dumps(ast.literal_eval(string)))
+            pieces.append(json.dumps(_unescaped(string) if "\\" in string else string[1:-1]))
         elif number is not None:
             pieces.append(number.lstrip("+"))
         elif word is not None:
@@ -137,6 +172,13 @@ def _literal(text: str) -> Any:
             pieces.append({"(": "[", ")": "]"}.get(mark, mark))
         at = token.end()
     return _json("".join(pieces))
+
+
+def _unescaped(string: str) -> str:
+    try:
+        return str(ast.literal_eval(string))
+    except SyntaxError as error:  # '\x' without its digits
+        raise ValueError(f"{string[:60]} is no Python text") from error
 
 
 def _labels(value: Any) -> list[str]:
@@ -232,11 +274,18 @@ def _table(text: str) -> list[str] | None:
     """Labels of a CSV or TSV file whose lines all have the same columns; None where they do not."""
     first = text.lstrip("\n").split("\n", 1)[0]
     mark = max("\t;,", key=first.count)
+    if first.count(mark) >= _MOST_COLUMNS:
+        return None
+    rows: list[list[str]] = []
     try:
-        rows = [[cell.strip() for cell in row] for row in csv.reader(text.split("\n"), delimiter=mark) if row]
+        for row in csv.reader(text.split("\n"), delimiter=mark):
+            if row and rows and len(row) != len(rows[0]):
+                return None
+            if row:
+                rows.append([cell.strip() for cell in row])
     except csv.Error as error:
         raise ValueError(str(error)) from error
-    if len({len(row) for row in rows}) != 1:
+    if not rows:
         return None
     head = [cell.casefold().replace(" ", "_") for cell in rows[0]]
     named = next((head.index(word) for word in _HEADINGS if word in head), None)
@@ -266,7 +315,7 @@ def _table(text: str) -> list[str] | None:
     return _in_order((int(row[numbers[0]]), row[label]) for row in body)
 
 
-def _yaml_names(text: str) -> list[str] | None:
+def _yaml_names(text: str, most: int) -> list[str] | None:
     """The names of a YOLO data file: `names:` and then a list, a dictionary, or lines of either; None elsewhere."""
     start = re.search(r"^names[ \t]*:[ \t]*(.*)$", text, re.MULTILINE)
     if start is None:
@@ -276,7 +325,7 @@ def _yaml_names(text: str) -> list[str] | None:
         body = text[start.start(1) :]
         body = body[: body.find({"[": "]", "{": "}"}[inline[0]]) + 1]
         try:
-            return _labels(_literal(body))
+            return _labels(_literal(body, most))
         except ValueError:  # bare words: [cat, dog]
             return [
                 _unquoted(re.sub(r"^\s*\d+\s*:", "", part)) for part in body[1:-1].split(",") if part.strip()
@@ -304,7 +353,7 @@ def check_count(labels: Sequence[str], classes: int | None) -> None:
 
 def folded(label: str) -> str:
     """A label as it is compared: whatever its case, its composition of accents (NFC, NFD), underscores or spaces."""
-    plain = unicodedata.normalize("NFC", unicodedata.normalize("NFC", label).casefold())
+    plain = composed(composed(label).casefold())
     return " ".join(plain.replace("_", " ").split())
 
 

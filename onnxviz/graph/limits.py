@@ -46,6 +46,11 @@ class Limits:
     load_seconds      seconds that opening it may take, and each inference of its shapes later on
     memory            bytes that the process may take which runs the model: the command line's, or an isolated network's
                       own. None: what this machine has, or the container
+    text_bytes        bytes of a text that is parsed: a file of labels, an entry of the model's metadata
+    labels            classes' names in it
+    max_pixels        height × width of a picture: room for the 108-megapixel photos of telephones
+    max_bytes         bytes of a picture's file, or of an array's
+    max_frames        frames of an animation whose first is taken; more is a film, not a picture
     """
 
     file_bytes: int = 2**31
@@ -62,6 +67,11 @@ class Limits:
     run_seconds: float | None = 600.0
     load_seconds: float | None = 300.0
     memory: int | None = None
+    text_bytes: int = 2**24
+    labels: int = 1_000_000
+    max_pixels: int = 128_000_000
+    max_bytes: int = 2**29
+    max_frames: int = 10_000
 
     def __post_init__(self) -> None:
         for field in fields(self):
