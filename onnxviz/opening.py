@@ -206,7 +206,11 @@ def _network(
 
         graph, barrier = free_size(graph)
         spec = image_input(graph, None, spec.layout)
-    given = read_labels(labels) if labels is not None else labels_of(loaded.model, warnings)
+    given = (
+        read_labels(labels, loaded.limits)
+        if labels is not None
+        else labels_of(loaded.model, warnings, loaded.limits)
+    )
     network = Network(
         loaded,
         name=source.stem if isinstance(source, Path) else "model",

@@ -71,7 +71,7 @@ def register(app: typer.Typer) -> None:
             run.say(printable(str(path)))
             for number, item in enumerate(best):
                 before = f"  step {number:3d}" if steps else ""
-                run.say(f"{before}  {item.probability:7.2%}  {item.index:5d}  {printable(item.label)}")
+                run.say(f"{before}  {item.probability:7.2%}  {item.index:5d}  {printable(item.label, 200)}")
             run.progress(done, len(listing.images), "images")
         if not rows:
             reasons = "; ".join(f"{path}: {reason}" for path, reason in skipped[:3])

@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from onnxviz.errors import UsageError, spelt
+from onnxviz.errors import LONGEST_MESSAGE, UsageError, spelt
 from onnxviz.files import PICTURES, TABLES, destination, write_atomic
 from onnxviz.runtime import isolate
 
@@ -143,13 +143,15 @@ class Run:
             from onnxviz.image.text import printable
 
             self._bar.close()
-            print(f"onnxviz: {printable(spelt(text))}", file=sys.stderr)
+            print(f"onnxviz: {printable(spelt(text), LONGEST_MESSAGE)}", file=sys.stderr)
 
     def say(self, text: str = "") -> None:
         """One line of the result, on stdout, unless --json was given."""
         if not self.as_json:
+            from onnxviz.image.text import printable
+
             self._bar.close()
-            print(text)
+            print("\n".join(printable(line) for line in text.split("\n")))
 
     def emit(self, value: dict[str, Any]) -> None:
         """The result as one JSON object on stdout, if --json was given."""

@@ -22,7 +22,10 @@ import json
 import re
 from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
+
+from onnxviz.graph.limits import Limits
+from onnxviz.image.text import json_escaped
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -35,9 +38,8 @@ LABELS = PREFIX + "labels"
 SOURCE = PREFIX + "source"
 LICENCE = PREFIX + "licence"
 
-# Well over the 21,841 classes of the full ImageNet, well under what would be a burden.
-MAX_CHARACTERS = 16_000_000
-MAX_LABELS = 1_000_000
+#: Bytes of a recipe, here or in a file: a hundred times what any says.
+LARGEST_RECIPE: Final = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -58,28 +60,29 @@ class Metadata:
     warnings: tuple[str, ...] = ()
 
 
-def read(props: Mapping[str, str]) -> Metadata:
+def read(props: Mapping[str, str], limits: Limits | None = None) -> Metadata:
     """Read the `onnxviz.*` entries of `model.metadata_props` (any mapping of text to text).
 
-    Never raises: what is broken is None, with one warning each.
+    Never raises: what is broken or over the limits is None, with one warning each.
     """
+    limits = limits or Limits()
     warnings: list[str] = []
-    preprocessing = _json(props, PREPROCESSING, warnings)
+    preprocessing = _json(props, PREPROCESSING, warnings, LARGEST_RECIPE)
     if preprocessing is not None and not isinstance(preprocessing, dict):
         warnings.append(
             f"metadata {PREPROCESSING}: a JSON object was expected, not {_kind(preprocessing)}; ignored"
         )
         preprocessing = None
-    labels = _json(props, LABELS, warnings)
+    labels = _json(props, LABELS, warnings, limits.text_bytes)
     if labels is not None:
-        problem = _labels_problem(labels)
+        problem = _labels_problem(labels, limits.labels)
         if problem:
             warnings.append(f"metadata {LABELS}: {problem}; ignored")
             labels = None
     if preprocessing is None:
         preprocessing = _ultralytics(props, warnings) or _onnx_image(props, warnings)
     if labels is None and props.get("names") and _is_ultralytics(props):
-        labels = _names(props["names"], warnings)
+        labels = _names(props["names"], warnings, limits)
     return Metadata(
         preprocessing=preprocessing,
         labels=None if labels is None else tuple(labels),
@@ -116,14 +119,14 @@ def _ultralytics(props: Mapping[str, str], warnings: list[str]) -> dict[str, Any
     return recipe
 
 
-def _names(text: str, warnings: list[str]) -> list[str] | None:
+def _names(text: str, warnings: list[str], limits: Limits) -> list[str] | None:
     """The classes' names that Ultralytics writes as Python text, {0: 'person', ...}."""
     from onnxviz.labels import parse_labels
 
     try:
-        if len(text) > MAX_CHARACTERS:
-            raise ValueError(f"{len(text)} characters, more than {MAX_CHARACTERS}")
-        return parse_labels(text)
+        if len(text) > limits.text_bytes:
+            raise ValueError(_too_long(text, limits.text_bytes))
+        return parse_labels(text, limits=limits)
     except (ValueError, RecursionError) as error:
         warnings.append(f"metadata names: {error}; ignored")
         return None
@@ -173,9 +176,11 @@ def write(props: MutableMapping[str, str], metadata: Metadata) -> None:
         props[LICENCE] = metadata.licence
 
 
-def read_labels(model: ir.Model, warnings: list[str] | None = None) -> list[str] | None:
+def read_labels(
+    model: ir.Model, warnings: list[str] | None = None, limits: Limits | None = None
+) -> list[str] | None:
     """The classes' names that a model carries, or None; what cannot be read is noted in `warnings`."""
-    found = read(model.metadata_props)
+    found = read(model.metadata_props, limits)
     _note(warnings, [text for text in found.warnings if LABELS in text or "metadata names" in text])
     return None if found.labels is None else list(found.labels)
 
@@ -202,15 +207,22 @@ def _note(warnings: list[str] | None, texts: list[str]) -> None:
 
 
 def _dump(value: object) -> str:
-    return json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    # A lone half of a pair, which JSON can hold, has no place in protobuf's text.
+    return json_escaped(
+        json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    )
 
 
-def _json(props: Mapping[str, str], key: str, warnings: list[str]) -> Any:
+def _too_long(text: str, most: int) -> str:
+    return f"{len(text)} characters, over the limit of {most}"
+
+
+def _json(props: Mapping[str, str], key: str, warnings: list[str], most: int) -> Any:
     text = props.get(key)
     if not text:
         return None
-    if len(text) > MAX_CHARACTERS:
-        warnings.append(f"metadata {key}: {len(text)} characters, more than {MAX_CHARACTERS}; ignored")
+    if len(text) > most:
+        warnings.append(f"metadata {key}: {_too_long(text, most)}; ignored")
         return None
     try:
         return json.loads(text)
@@ -219,11 +231,11 @@ def _json(props: Mapping[str, str], key: str, warnings: list[str]) -> Any:
         return None
 
 
-def _labels_problem(labels: object) -> str | None:
+def _labels_problem(labels: object, most: int) -> str | None:
     if not isinstance(labels, list):
         return f"a JSON array was expected, not {_kind(labels)}"
-    if len(labels) > MAX_LABELS:
-        return f"{len(labels)} labels, more than {MAX_LABELS}"
+    if len(labels) > most:
+        return f"{len(labels)} labels, over the limit of {most}"
     wrong = next((i for i, label in enumerate(labels) if not isinstance(label, str)), None)
     return None if wrong is None else f"label {wrong} is {_kind(labels[wrong])}, not text"
 

@@ -12,6 +12,7 @@ from typing import Any, Final
 import onnx
 
 from onnxviz.errors import ModelRejected
+from onnxviz.graph.analysis.paths import LONGEST
 from onnxviz.graph.checks import contrib
 from onnxviz.graph.checks.operators import ML, normal
 from onnxviz.graph.checks.structure import Structure
@@ -49,7 +50,20 @@ def tidy(model: onnx.ModelProto) -> list[str]:
     model.ir_version = max(model.ir_version, _FREE_WEIGHTS)
     _without_maps(model.graph, warnings)
     _each_output_once(model.graph, warnings)
+    _tell_of_long_texts(model.graph, warnings)
     return warnings
+
+
+def _tell_of_long_texts(graph: onnx.GraphProto, warnings: list[str]) -> None:
+    long = sum(node.ByteSize() > LONGEST and _is_wordy(node) for node in graph.node)
+    if long:
+        warnings.append(
+            f"names or metadata of {long} nodes have over {LONGEST} characters: no module path is read from them"
+        )
+
+
+def _is_wordy(node: onnx.NodeProto) -> bool:
+    return max(len(node.name), *(len(entry.value) for entry in node.metadata_props), 0) > LONGEST
 
 
 def complete(model: onnx.ModelProto, structure: Structure) -> None:

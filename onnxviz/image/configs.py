@@ -9,12 +9,12 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from onnxviz.errors import ImageRejected, PreprocessingRejected, near
+from onnxviz.graph.metadata import LARGEST_RECIPE
 from onnxviz.image.fields import number
 from onnxviz.image.io import read_bytes
 from onnxviz.image.preprocess import PRESETS, Preprocessing
 from onnxviz.image.text import printable
 
-_LARGEST: Final = 1 << 20
 _FILES: Final = ("preprocessor_config.json", "config.json")
 # PIL.Image.Resampling, as Hugging Face's files store it.
 _RESAMPLE: Final = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")
@@ -37,7 +37,7 @@ def read_config(path: str | os.PathLike[str]) -> Preprocessing:
             f"{name!r} is neither a preset nor a file{near(text, PRESETS)}; the presets are {', '.join(PRESETS)}"
         )
     try:
-        fields = json.loads(read_bytes(text, name, _LARGEST).decode("utf-8-sig"))
+        fields = json.loads(read_bytes(text, name, LARGEST_RECIPE).decode("utf-8-sig"))
     except ImageRejected as error:
         raise PreprocessingRejected(str(error)) from error
     except (ValueError, RecursionError) as error:

@@ -12,6 +12,7 @@ from onnxviz.blame import judged
 from onnxviz.errors import ModelUnsuitable, OnnxVizError
 from onnxviz.graph.head import Head
 from onnxviz.graph.layers import Layer
+from onnxviz.image.text import printable
 from onnxviz.network import Network
 
 
@@ -102,12 +103,12 @@ class Inspection:
             sides = f"{pre.size[1] or 'W'}×{pre.size[0] or 'H'} (each picture's aspect)"
         lines = [
             f"{net.name}  (sha256 {net.digest[:12]}…, opset {opsets}, IR {net.model.ir_version}"
-            + (f", made by {net.model.producer_name})" if net.model.producer_name else ")"),
-            f"input       {net.input.name}: {_shape(net.input.shape)} {net.input.dtype} {net.input.layout}, "
+            + (f", made by {_short(net.model.producer_name)})" if net.model.producer_name else ")"),
+            f"input       {_short(net.input.name)}: {_shape(net.input.shape)} {net.input.dtype} {net.input.layout}, "
             f"fed with {sides} {pre.channels} {'pixels' if pre.pictorial else 'channels'} ({pre.name})",
-            f"outputs     {', '.join(str(value.name) for value in net.model.graph.outputs)}"
+            f"outputs     {', '.join(_short(value.name) for value in net.model.graph.outputs)}"
             + (f"; {self.classes} classes" if self.classes else "")
-            + (f", labels such as {net.labels[0]!r}" if net.labels else ""),
+            + (f", labels such as '{_short(net.labels[0])}'" if net.labels else ""),
             *(f"            {one.describe()}" for one in self.outputs),
             f"parameters  {self.parameters:,}",
             f"MACs        {self.macs:,} for one image of {width}×{height}",
@@ -124,12 +125,12 @@ class Inspection:
             # The module path is printed where it changes, as the branches of a tree.
             for depth, part in enumerate(path):
                 if path[: depth + 1] != above[: depth + 1]:
-                    rows.append(("  " * depth + part + "/", "", "", "", "", "", ""))
+                    rows.append(("  " * depth + _short(part) + "/", "", "", "", "", "", ""))
             above = path
             rows.append(
                 (
-                    "  " * len(path) + layer.name,
-                    layer.op,
+                    "  " * len(path) + _short(layer.name),
+                    _short(layer.op),
                     _shape(layer.shape),
                     f"{layer.parameters:,}" if layer.parameters else "",
                     f"{layer.macs:,}" if layer.macs else "",
@@ -148,11 +149,11 @@ class Inspection:
         ]
 
     def _operators(self) -> list[str]:
-        lines = ["operators   " + ", ".join(f"{name} ×{count}" for name, count in self.operators.items())]
+        lines = ["operators   " + ", ".join(f"{_short(name)} ×{count}" for name, count in self.operators.items())]
         if self.gradients is not None:
             lacking = [name for name, passes in self.gradients.items() if not passes]
             lines.append(
-                f"gradients   no rule for {', '.join(lacking)}{self._way_out(lacking)}"
+                f"gradients   no rule for {', '.join(map(_short, lacking))}{self._way_out(lacking)}"
                 if lacking
                 else "gradients   every operator has a rule"
             )
@@ -225,8 +226,13 @@ def _branch(layer: Layer) -> tuple[str, ...]:
     return path[:-1] if path and layer.name.split(".")[-1] == path[-1] else path
 
 
+def _short(name: object) -> str:
+    """A name as a line of text holds it: columns are as wide as their longest cell."""
+    return printable(name, 120)
+
+
 def _shape(shape: tuple[int | str, ...]) -> str:
-    return "×".join(map(str, shape))
+    return "×".join(map(_short, shape))
 
 
 def _pair(pair: tuple[Any, Any] | None) -> str:

@@ -6,6 +6,7 @@ import onnx_ir as ir
 import pytest
 
 from onnxviz.graph import metadata
+from onnxviz.graph.limits import Limits
 from onnxviz.graph.metadata import LABELS, PREPROCESSING, Metadata, read, write
 from onnxviz.image.preprocess import PRESETS
 
@@ -66,13 +67,27 @@ def test_what_cannot_be_read_is_left_out_with_a_warning(key, text):
         assert key in warning and "ignored" in warning
 
 
-def test_a_flood_of_labels_is_not_read(monkeypatch):
-    monkeypatch.setattr(metadata, "MAX_LABELS", 2)
-    assert read({LABELS: '["a","b"]'}).labels == ("a", "b")
-    assert read({LABELS: '["a","b","c"]'}).labels is None
-    monkeypatch.setattr(metadata, "MAX_CHARACTERS", 5)
-    found = read({LABELS: '["a","b"]'})
+def test_a_flood_of_labels_is_not_read():
+    few = Limits(labels=2)
+    assert read({LABELS: '["a","b"]'}, few).labels == ("a", "b")
+    assert read({LABELS: '["a","b","c"]'}, few).labels is None
+    found = read({LABELS: '["a","b"]'}, Limits(text_bytes=5))
     assert found.labels is None and "9 characters" in found.warnings[0]
+
+
+def test_python_text_is_bounded_like_json():
+    props = {"names": "{0: 'a', 1: 'b', 2: 'c'}", "task": "classify"}
+    assert read(props).labels == ("a", "b", "c")
+    for limits in (Limits(labels=2), Limits(text_bytes=5)):
+        found = read(props, limits)
+        assert found.labels is None and "limit" in found.warnings[0]
+
+
+def test_a_lone_half_of_a_pair_can_be_written():
+    props = {}
+    write(props, Metadata(labels=("\ud800", "\u202e")))
+    assert props[LABELS].encode() == b'["\\ud800","\\u202e"]'
+    assert read(props).labels == ("\ud800", "\u202e")
 
 
 def test_labels_and_preprocessing_of_a_model():

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
-import ast
+import re
+from typing import Final
 
 import onnx_ir as ir
 
 Path = tuple[str, ...]
+
+#: Characters of a name or an entry that a path is read from, and parts of a path: beyond, a node has none.
+LONGEST: Final = 10_000
+_DEEPEST: Final = 64
+# A list of texts as Python writes it, without escapes: `ast` would take five hundred times the memory.
+_TEXT: Final = r"""'([^'\\\n]*)'|"([^"\\\n]*)\""""
+_TEXTS: Final = re.compile(rf"\s*[\[(]\s*(?:(?:{_TEXT.replace('(', '(?:')})\s*(?:,\s*)?)*[\])]\s*")
+_ONE: Final = re.compile(_TEXT)
 
 
 def module_path(node: ir.Node, weights: list[ir.Value]) -> Path:
@@ -19,7 +28,10 @@ def module_path(node: ir.Node, weights: list[ir.Value]) -> Path:
     """
     found = _from_metadata(node)
     if found is None:
-        return _from_name(node.name or "", node.op_type)
+        found = _from_name(node.name or "", node.op_type)
+        return found if len(found) <= _DEEPEST else ()
+    if len(found) > _DEEPEST:
+        return ()
     for weight in weights:
         owner = tuple((weight.name or "").split(".")[:-1])
         if len(owner) == len(found) and owner[:-1] == found[:-1]:
@@ -32,15 +44,11 @@ def _from_metadata(node: ir.Node) -> Path | None:
     listed = node.metadata_props.get("pkg.torch.onnx.name_scopes") or node.metadata_props.get(
         "pkg.onnxscript.name_scopes"
     )
-    if listed:
-        try:
-            parsed = ast.literal_eval(listed)
-        except (ValueError, SyntaxError, MemoryError, RecursionError):  # metadata is text from a stranger
-            parsed = None
-        if isinstance(parsed, list | tuple):
-            scopes = [scope for scope in parsed if isinstance(scope, str)]
-    if not scopes and node.metadata_props.get("namespace"):
-        scopes = [part.split(":", 1)[0].strip() for part in node.metadata_props["namespace"].split("/")]
+    if listed and len(listed) <= LONGEST and _TEXTS.fullmatch(listed):
+        scopes = [found[1] or found[2] or "" for found in _ONE.finditer(listed)]
+    namespace = node.metadata_props.get("namespace", "")
+    if not scopes and 0 < len(namespace) <= LONGEST:
+        scopes = [part.split(":", 1)[0].strip() for part in namespace.split("/")]
     if not scopes:
         return None
     # The last scope is the operation itself; each of the others is the whole dotted path of a module.
@@ -49,6 +57,8 @@ def _from_metadata(node: ir.Node) -> Path | None:
 
 
 def _from_name(name: str, op: str) -> Path:
+    if len(name) > LONGEST:
+        return ()
     if "/" not in name:
         parts = tuple(part for part in name.split(".") if part)
         return parts if len(parts) > 1 and op not in parts else ()  # 'p2o.Conv.0' is a count, no module
