@@ -231,7 +231,7 @@ def near(name: str, names: Iterable[str], limit: int = 3) -> str:
     known = [one for one in islice(dict.fromkeys(names), _MOST_NAMES) if len(one) <= _LONGEST_NAME]
     spelt = {one: one.casefold() for one in known}
     found = []
-    if 1 < len(word) and len(name) <= _LONGEST_NAME:
+    if len(word) > 1 and len(name) <= _LONGEST_NAME:
         forms = {word, word.removesuffix("s")}
         found = list(islice((one for one in known if any(_holds(spelt[one], form) for form in forms)), limit))
         if len(word) > 2 and len(found) < limit:

@@ -104,7 +104,9 @@ def _bounded(labels: list[str], limits: Limits) -> list[str]:
 
 
 def _too_many(most: int) -> ValueError:
-    return ValueError(f"it holds more labels than the limit of {most}; if they are meant: --limit labels=none")
+    return ValueError(
+        f"it holds more labels than the limit of {most}; if they are meant: --limit labels=none"
+    )
 
 
 def _read(text: str, table: bool, most: int) -> list[str]:

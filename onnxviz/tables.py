@@ -18,6 +18,7 @@ import numpy as np
 
 from onnxviz.errors import MissingDependency, UsageError, near
 from onnxviz.files import json_bytes, write_atomic
+from onnxviz.image.text import visible
 
 Columns = Mapping[str, Sequence[Any] | np.ndarray]
 
@@ -57,9 +58,12 @@ def inert(cell: Any) -> Any:
     """`cell` as a spreadsheet shows it and never runs it.
 
     Text that starts with ``=``, ``+``, ``-``, ``@``, a tab or a line break gets an apostrophe in front, the
-    spreadsheets' own mark for text. Numbers stay as they are, so -1.5 remains a number.
+    spreadsheets' own mark for text; what else hides or acts on a terminal is escaped. Numbers stay as they are, so
+    -1.5 remains a number.
     """
-    return f"'{cell}" if isinstance(cell, str) and cell.startswith(_ACTIVE) else cell
+    if not isinstance(cell, str):
+        return cell
+    return ("'" if cell.startswith(_ACTIVE) else "") + visible(cell, besides="\t\r\n")
 
 
 def csv_bytes(columns: Columns) -> bytes:
@@ -69,8 +73,7 @@ def csv_bytes(columns: Columns) -> bytes:
     writer.writerow([inert(name) for name in columns])
     for row in zip(*_plain(columns).values(), strict=True):
         writer.writerow(["" if _missing(cell) else inert(cell) for cell in row])
-    # A name that is no UTF-8 can only come from the caller's own strings; it must not cost the whole table.
-    return buffer.getvalue().encode("utf-8", "backslashreplace")
+    return buffer.getvalue().encode()
 
 
 def _missing(cell: Any) -> bool:

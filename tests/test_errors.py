@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
+from typing import Any
+
 import numpy as np
 import onnx
 import pytest
@@ -143,3 +146,34 @@ def test_a_missing_model_suggests_models(tmp_path, capsys) -> None:
     said = capsys.readouterr().err
     assert "resnet.onnx" in said
     assert ".json" not in said
+
+
+def test_near_compares_no_more_than_it_must(monkeypatch) -> None:
+    """Comparing two spellings takes up to the cube of their length: counted, not clocked."""
+    compared = []
+    ratio = difflib.SequenceMatcher.ratio
+
+    def counted(self: Any) -> float:
+        compared.append(len(self.a) * len(self.b))
+        return ratio(self)
+
+    monkeypatch.setattr(difflib.SequenceMatcher, "ratio", counted)
+    same = ["dcba" * 49 + f"{i:04}" for i in range(5000)]
+    assert near("abcd" * 49, [*same, "abcd" * 48 + "abce"]).endswith("abce'?")
+    assert len(compared) < 20
+    compared.clear()
+    assert near("x" * 10_000, ["x" * 9_999] * 3 + ["x" * 10_001, "y"]) == ""
+    assert near("x" * 1_000_000, [f"{'x' * 10_000}{i}" for i in range(1000)]) == ""
+    assert sum(compared) < 1_000_000
+
+
+def test_near_a_name_that_a_hundred_thousand_hold() -> None:
+    names = [f"class {i}" for i in range(100_000)]
+    assert near("class", names) == "; did you mean 'class 0', 'class 1', 'class 2'?"
+    assert near("lass", names) == "; did you mean 'class 0', 'class 1', 'class 2'?"
+
+
+def test_a_message_is_cut_in_its_middle() -> None:
+    text = str(UsageError(f"no layer is named {'x' * 1_000_000!r}; `onnxviz inspect` lists the layers"))
+    assert len(text) <= 4000
+    assert text.startswith("no layer is named 'xxx") and text.endswith("lists the layers")

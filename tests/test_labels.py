@@ -1,8 +1,11 @@
 import json
+import time
+import tracemalloc
 
 import pytest
 
 from onnxviz.errors import LabelsRejected, UnknownLabel
+from onnxviz.graph.limits import Limits
 from onnxviz.labels import check_count, find_label, parse_labels, read_labels
 
 LABELS = ["tabby", "tiger cat", "Egyptian cat", "crane", "Crane"]
@@ -204,3 +207,70 @@ def test_a_word_suggests_the_labels_that_hold_it():
 def test_what_is_no_class_is_refused_typed(target):
     with pytest.raises(UnknownLabel):
         find_label(target, ["a", "b"], 2)
+
+
+# --- hostile lengths --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "\n" * 1_000_000 + "a",  # a search for `item {` went over all empty lines from each
+        '{"a": 0, '
+        + ", ".join(f'"{i}": 1' for i in range(100_000))
+        + ', "99999": 1}',  # a doubled key, at the end
+        "a," * 300_000,
+        "[" * 300_000,
+        "{1:" * 20_000,
+        "['" + "\\x" * 100_000 + "']",
+        "[" + "9" * 300_000 + "]",
+        "{'a': " + "9" * 300_000 + "}",
+        "names: [" + "'a'," * 100_000,
+        "names:\n" + " " * 3_000_000 + "#",
+        "['a'," + "1," * 100_000 + "]",
+        "ab\n" * 300_000,
+        "1" + " " * 3_000_000 + "x\n2 b",
+        "item" + " " * 3_000_000 + "x",
+    ],
+    ids=range(14),
+)
+@pytest.mark.parametrize("table", [False, True])
+def test_megabytes_of_nonsense_end_soon(text, table):
+    """Each took minutes or gigabytes, or raised what is no ValueError.
+
+    The wall clock is generous; `ast` alone takes 500 times the text.
+    """
+    began = time.monotonic()
+    tracemalloc.start()
+    try:
+        parse_labels(text, table=table, limits=Limits(labels=20_000))
+    except (ValueError, RecursionError):
+        pass
+    finally:
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    assert peak < 200 * len(text)
+    assert time.monotonic() - began < 60
+
+
+def test_a_label_of_any_length_is_read():
+    long = "x" * 1_000_000
+    assert parse_labels(f"['{long}', 'b']") == [long, "b"]
+    assert parse_labels(json.dumps({"0": long, "1": "b"})) == [long, "b"]
+    assert parse_labels(f"{long}\nb") == [long, "b"]
+    assert find_label(long.upper(), [long, "b"], 2) == 0
+
+
+def test_what_is_too_much_says_how_to_allow_it(tmp_path):
+    path = tmp_path / "labels.txt"
+    path.write_text("a\nb\nc\n")
+    with pytest.raises(LabelsRejected, match=r"has 6 bytes, over the limit of 5.*Limits\(text_bytes=6\)"):
+        read_labels(path, Limits(text_bytes=5))
+    with pytest.raises(LabelsRejected, match=r"more labels than the limit of 2.*labels=none"):
+        read_labels(path, Limits(labels=2))
+    assert read_labels(path, Limits(text_bytes=6, labels=3)) == ["a", "b", "c"]
+
+
+def test_marks_without_end_are_compared_in_linear_time():
+    tower = "a" + "\u0323\u0301" * 200_000
+    assert find_label(tower, [tower, "b"], 2) == 0

@@ -62,6 +62,7 @@ def register(app: typer.Typer) -> None:
         Example: onnxviz fool efficientnet-lite0 cat.jpg --target toaster --confidence 0.9 -o fooled.png
         """
         import onnxviz
+        from onnxviz.image.text import printable
         from onnxviz.interrupted import Interrupted
         from onnxviz.techniques.fool_result import Fooled, percent
 
@@ -69,7 +70,10 @@ def register(app: typer.Typer) -> None:
             for one in result.manifest["skipped"]:
                 run.note(f"skipped {one['path']}: {one['reason']}")
             for one in result.outcomes[:_MOST_LINES]:
-                said = f"{one.source_label} {percent(one.source_before)} -> {one.top_label} {percent(one.top_after)}"
+                said = (
+                    f"{printable(one.source_label, 80)} {percent(one.source_before)} -> "
+                    f"{printable(one.top_label, 80)} {percent(one.top_after)}"
+                )
                 state = "already" if one.already else "fooled" if one.fooled else "not fooled"
                 run.say(f"{one.name}: {state}: {said}, largest change {one.linf:g} of 255")
             if len(result.outcomes) > 1:

@@ -28,7 +28,15 @@ from onnxviz.cli import (
     texture,
     tools,
 )
-from onnxviz.errors import COMMAND, SMALLER, OnnxVizError, PreprocessingAssumed, UndrawnText, spelt
+from onnxviz.errors import (
+    COMMAND,
+    LONGEST_MESSAGE,
+    SMALLER,
+    OnnxVizError,
+    PreprocessingAssumed,
+    UndrawnText,
+    spelt,
+)
 from onnxviz.provenance import COMMAND_LINE
 
 app = typer.Typer(
@@ -150,6 +158,6 @@ def _unforeseen(error: Exception) -> int:
 def _fail(text: str, code: int) -> int:
     from onnxviz.image.text import printable
 
-    line = " ".join(printable(text).split())
+    line = " ".join(printable(text, LONGEST_MESSAGE).split())
     print(f"onnxviz: {line}", file=sys.stderr)
     return code

@@ -58,8 +58,10 @@ def composed(text: str) -> str:
 
 
 def json_escaped(document: str) -> str:
-    """A JSON document with what is invisible in its strings as ``\\u202e``: the same when parsed, harmless when shown."""
-    return _BEYOND_ASCII.sub(_json_escape, document) if not document.isascii() or "\x7f" in document else document
+    """A JSON document with what hides in its strings as ``\\u202e``: the same when parsed, harmless when shown."""
+    if document.isascii() and "\x7f" not in document:
+        return document
+    return _BEYOND_ASCII.sub(_json_escape, document)
 
 
 def _json_escape(match: re.Match[str]) -> str:
@@ -81,11 +83,17 @@ def printable(text: object, limit: int | None = None) -> str:
     limit    longest result in characters; a longer one loses its middle to an ellipsis (both ends of
              a layer name or a path tell more than its start alone)
     """
-    shown = str(text)
+    shown = str(text) if limit is None else shorten(str(text), limit)  # escaping only makes it longer
     if not (shown.isascii() and shown.isprintable()):
-        shown = "".join(_escape(c) if hidden(c) else c for c in shown)
-        shown = _TOWER.sub(r"\g<kept>", shown)
+        shown = _TOWER.sub(r"\g<kept>", visible(shown))
     return shown if limit is None else shorten(shown, limit)
+
+
+def visible(text: str, besides: str = "") -> str:
+    """`text` with what hides or acts escaped, but for the characters `besides`."""
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(_escape(c) if c not in besides and hidden(c) else c for c in text)
 
 
 def shorten(text: str, limit: int) -> str:

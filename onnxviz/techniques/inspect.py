@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import Any
 
 from onnxviz.blame import judged
-from onnxviz.errors import ModelUnsuitable, OnnxVizError
+from onnxviz.errors import LONGEST_MESSAGE, ModelUnsuitable, OnnxVizError
 from onnxviz.graph.head import Head
 from onnxviz.graph.layers import Layer
 from onnxviz.image.text import printable
@@ -109,11 +109,11 @@ class Inspection:
             f"outputs     {', '.join(_short(value.name) for value in net.model.graph.outputs)}"
             + (f"; {self.classes} classes" if self.classes else "")
             + (f", labels such as '{_short(net.labels[0])}'" if net.labels else ""),
-            *(f"            {one.describe()}" for one in self.outputs),
+            *(f"            {printable(one.describe(), LONGEST_MESSAGE)}" for one in self.outputs),
             f"parameters  {self.parameters:,}",
             f"MACs        {self.macs:,} for one image of {width}×{height}",
         ]
-        lines += [f"warning     {text}" for text in net.warnings]
+        lines += [f"warning     {printable(text, LONGEST_MESSAGE)}" for text in net.warnings]
         lines += [f"finding     {text}" for text in net.findings]
         return lines
 
@@ -149,7 +149,9 @@ class Inspection:
         ]
 
     def _operators(self) -> list[str]:
-        lines = ["operators   " + ", ".join(f"{_short(name)} ×{count}" for name, count in self.operators.items())]
+        lines = [
+            "operators   " + ", ".join(f"{_short(name)} ×{count}" for name, count in self.operators.items())
+        ]
         if self.gradients is not None:
             lacking = [name for name, passes in self.gradients.items() if not passes]
             lines.append(

@@ -282,6 +282,28 @@ def test_broken_metadata_gives_no_path():
     assert module_path(node, []) == ("layer1", "0")
 
 
+def test_scopes_are_read_as_python_writes_them():
+    from onnxviz.graph.analysis.paths import module_path
+
+    key = "pkg.torch.onnx.name_scopes"
+    for scopes in (
+        ["", "layer1", "layer1.0", "conv"],
+        ("", "layer1", "layer1.0", "conv"),
+        ["it's", "layer1.0", ""],
+    ):
+        assert module_path(ir.Node("", "Relu", [], metadata_props={key: repr(scopes)}), []) == ("layer1", "0")
+
+
+@pytest.mark.parametrize("key", ["pkg.torch.onnx.name_scopes", "namespace", "name"])
+def test_endless_names_and_metadata_give_no_path(key):
+    """Megabytes of metadata took gigabytes to read, and a path of 100,000 parts a tree of as many rows."""
+    from onnxviz.graph.analysis.paths import module_path
+
+    for text in ("['a', " + "'a', " * 1_000_000 + "]", repr([".".join("a" * 100), "x"]), "a/" * 100 + "Relu"):
+        node = ir.Node("", "Relu", [], name=text if key == "name" else "", metadata_props={key: text})
+        assert len(module_path(node, [])) <= 64
+
+
 def test_module_paths_of_a_torch_export():
     """The bundled network, as torch.onnx.export(dynamo=True) wrote it: paths in metadata, norms folded."""
     found = layers(load(MODELS / "efficientnet-lite0.onnx").model, size=(224, 224))

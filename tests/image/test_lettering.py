@@ -138,3 +138,45 @@ def test_text_is_crisp_and_of_high_contrast():
 
     for colour, least in ((lettering.INK, 15), (lettering.SOFT, 5.5)):
         assert 1.05 / (luminance(colour) + 0.05) > least
+
+
+# --- hostile lengths --------------------------------------------------------------------------
+
+LONG = {
+    "one word": "W" * 1_000_000,
+    "words": "W w " * 250_000,
+    "lines": "W\n" * 500_000,
+    "letters that no font holds": "".join(map(chr, range(0x4E00, 0x9000))) * 20,
+    "marks": "a" + "\u0323\u0301" * 500_000,
+    "no room": "\u200a" * 1_000_000,
+    "hidden": "\u202e" * 1_000_000,
+}
+
+
+@pytest.mark.parametrize("name", LONG)
+def test_a_text_of_a_million_characters_is_measured_a_few_times(name, monkeypatch):
+    """Counted, not clocked: how often a text is measured, and how long it is then."""
+    measured = []
+    true = lettering._length
+    monkeypatch.setattr(
+        lettering, "_length", lambda shown, size: measured.append(len(shown)) or true(shown, size)
+    )
+    for middle in (False, True):
+        short = shortened(LONG[name], 15, 200, middle=middle)
+        assert true(short, 15) <= 200
+        assert short.endswith("…") or (middle and "…" in short)
+    assert len(measured) < 40
+    lines = wrapped(LONG[name], 15, 200, 3)
+    assert len(lines) <= 3 and (lines[-1].endswith("…") if lines else LONG[name].isspace())
+    assert all(true(line, 15) <= 200 for line in lines)
+    assert len(measured) < 700
+    assert sum(measured) < 700 * 300
+    assert width(LONG[name], 15) >= 0
+    assert max(measured) <= 40_000  # 4,000 characters, each by its number at most
+
+
+def test_bisecting_finds_what_trying_each_length_found():
+    word = "features/stage3/block5/conv2/output" * 3
+    for room in range(10, 400, 7):
+        fitting = max((n for n in range(len(word)) if width(word[:n], 13) <= room), default=0)
+        assert lettering._greatest(len(word), lambda n, room=room: width(word[:n], 13) <= room) == fitting

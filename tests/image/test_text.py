@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import unicodedata
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from onnxviz.image.text import file_name, printable, shorten
+from onnxviz.image.text import composed, file_name, json_escaped, printable, shorten
 
 ANYTHING = st.text(st.characters(), max_size=60)  # surrogates included
 
@@ -145,3 +146,68 @@ def test_very_long_names_differ_by_their_ends():
 def test_a_limit_that_has_no_room_for_the_digest():
     with pytest.raises(ValueError, match="24"):
         file_name("x", 10)
+
+
+# --- JSON -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "\x7f",
+        "\x9b31m",
+        "\u202e",
+        "\u2066\u2069",
+        "\u200e\u200f\u061c",
+        "\u2028\u2029",
+        "\u200b",
+        "\U000e0041",
+        "\ud800",
+        "\0",
+        "\x1b[31m",
+        "\ufeff",
+        "\u3164",
+        "\ue000",
+    ],
+)
+def test_what_hides_is_escaped_in_json(text):
+    document = json_escaped(json.dumps({text: [text]}, ensure_ascii=False))
+    assert document.isascii() and document.isprintable()
+    assert json.loads(document) == {text: [text]}
+
+
+@given(ANYTHING)
+def test_escaped_json_means_the_same_and_holds_nothing_that_hides(text):
+    document = json_escaped(json.dumps(text, ensure_ascii=False))
+    assert json.dumps(json.loads(document)) == json.dumps(json.loads(json.dumps(text)))
+    assert all(c.isprintable() or unicodedata.category(c) == "Zs" for c in document)
+    assert printable(document) == document or max(document) >= "\u0300"  # towers of marks are no harm in JSON
+
+
+def test_letters_of_any_script_stay_in_json():
+    assert json_escaped('"Ägyptische Katze, 猫 кот قط 🐈"') == '"Ägyptische Katze, 猫 кот قط 🐈"'
+
+
+# --- composing --------------------------------------------------------------------------------
+
+
+@given(ANYTHING)
+def test_composing_is_nfc(text):
+    assert composed(text) == unicodedata.normalize("NFC", text)
+
+
+def test_a_tower_of_marks_is_composed_in_linear_time(monkeypatch):
+    lengths = []
+    whole = unicodedata.normalize
+    monkeypatch.setattr(
+        unicodedata, "normalize", lambda form, text: lengths.append(len(text)) or whole(form, text)
+    )
+    text = "a" + "\u0323\u0301" * 500_000 + "b" + "\u0301"
+    assert composed(text) == whole("NFC", "a" + "\u0323\u0301" * 15 + "b\u0301")
+    assert max(lengths) < 40  # `normalize` sorts marks by insertion
+
+
+def test_a_name_of_a_million_characters_gives_a_file_name_by_all_of_it():
+    one, other = "é" * 1_000_000 + "a", "é" * 1_000_000 + "b"
+    assert file_name(one) != file_name(other)
+    assert len(file_name(one).encode()) <= 100
