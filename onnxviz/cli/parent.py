@@ -28,8 +28,6 @@ _LOOK: Final = 0.25
 _ANSWER, _ANSWER_KEEPING = 0.6, 10.0
 # By then a child that got the terminal's Ctrl-C has noticed; one that has not is in native code, or was not sent it.
 _NOTICED: Final = 0.1
-# The run itself is told to stop at its limit (`runtime.watchdog`), and has so long to do so.
-_GRACE, _GRACE_PART = 1.0, 0.05
 # What is sent to a program to end it; nohup and a shell's `&` have some ignored, and so they stay.
 _HANDED_ON: Final = tuple(
     getattr(signal, name) for name in ("SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2") if hasattr(signal, name)
@@ -170,7 +168,7 @@ class _Parent:
         if self._interrupts:
             self._interrupted(now, regions)
         for region in regions:
-            end = region.since + region.seconds * (1 + _GRACE_PART) + _GRACE
+            end = region.since + region.seconds * (1 + isolate.GRACE_PART) + isolate.GRACE
             if now > end + sum(stood for then, stood in self._pauses if then > region.since):
                 self._kill(isolate.overran(region._replace(what=regions[0].what)), 4)
                 return

@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 SIZE: Final = 1 << 15
 #: The seconds of a region that opens a model rather than runs it: what `--limit load_seconds` says (see `allow`).
 OPENING: Final = -1.0
+#: A run is told to stop at its limit (`watchdog`), and has so many seconds to do so, and this part of its limit.
+GRACE: Final = 1.0
+GRACE_PART: Final = 0.05
 
 _HEADER: Final = 64
 _SLOT: Final = struct.Struct(

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+import time
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 import numpy as np
 import onnx_ir as ir
 
 from onnxviz.errors import SMALLER, LimitExceeded, ModelRejected, RuntimeFailed, UsageError
+from onnxviz.graph.analysis.growth import follows_values
 from onnxviz.runtime import isolate
 from onnxviz.runtime import providers as _providers
 from onnxviz.runtime.isolate import region
-from onnxviz.runtime.watchdog import WATCHDOG
+from onnxviz.runtime.watchdog import WATCHDOG, waited
 
 if TYPE_CHECKING:
     from onnxviz.graph.checks.admission import Admission
@@ -40,6 +42,10 @@ _NUMPY_TYPES = {
 # Folding a constant into something larger than this is the model's attack or mistake, not an optimisation.
 _FOLDING_BYTES = 1 << 30
 _RUNNING: Final = "running the model"
+# Ctrl-C may wait for so many seconds: that is how long a run may take that is not given a thread of its own.
+_QUICK: Final = 0.3
+_MOST_SIZES: Final = 1000
+T = TypeVar("T")
 # ONNX Runtime's words where an objective picks an entry that an axis of open length lacks for the picture at hand; a
 # Gather of the model's own has a name of its own.
 _BEYOND: Final = re.compile(
@@ -61,9 +67,12 @@ class Program:
         seconds: float | None,
         keep: list[Any],
         admission: Admission | None = None,
+        follows_values: bool = False,
     ) -> None:
         self._session = session
         self._admission = admission  # None where no size is left to the run
+        self._follows_values = follows_values
+        self._quick: set[tuple[tuple[int, ...], ...]] = set()  # the inputs' sizes with which it was
         self._ort = _providers.onnxruntime()
         self._seconds = seconds
         self._keep = keep  # the memory behind the weights
@@ -100,7 +109,7 @@ class Program:
         options = self._ort.RunOptions()
         try:
             with WATCHDOG.watch(options, self._seconds):
-                arrays = self._run(names, feeds, options)
+                arrays = self._answering(lambda: self._run(names, feeds, options), options, feeds)
         except MemoryError as error:
             raise LimitExceeded("the model ran out of memory" + SMALLER) from error
         except Exception as error:  # onnxruntime's errors have no common base of their own
@@ -119,6 +128,24 @@ class Program:
                     for name, value in feeds.items()
                 }
             )
+
+    def _answering(
+        self, run: Callable[[], T], options: Any, feeds: Mapping[str, Any], held: Iterable[Any] = ()
+    ) -> T:
+        """Run; where it may take long, in a thread of its own (`watchdog.waited`), which costs a quick run too much.
+
+        A run takes as long as the last on inputs of the same sizes, unless the graph's work follows their values.
+        """
+        if self.on_device or isolate.watched():  # the parent ends what does not answer
+            return run()
+        sizes = (*(np.shape(value) for value in feeds.values()), *(tuple(value.shape()) for value in held))
+        if sizes in self._quick:
+            return run()
+        began = time.monotonic()
+        result = waited(run, options, self._seconds)
+        if not self._follows_values and time.monotonic() - began < _QUICK and len(self._quick) < _MOST_SIZES:
+            self._quick.add(sizes)
+        return result
 
     def _run(self, names: list[str], feeds: Mapping[str, Any], options: Any) -> list[np.ndarray]:
         if not self.on_device:
@@ -176,7 +203,9 @@ class Program:
             for name in results:
                 binding.bind_output(name, "cpu")
             with WATCHDOG.watch(options, self._seconds), region(_RUNNING, self._seconds):
-                self._session.run_with_iobinding(binding, options)
+                self._answering(
+                    lambda: self._session.run_with_iobinding(binding, options), options, feeds, held.values()
+                )
             values = dict(zip([*into, *results], binding.get_outputs(), strict=True))
             return {name: np.array(values[name].numpy()) for name in results}
         except MemoryError as error:
@@ -216,14 +245,16 @@ _TYPES = {
 class Graph(NamedTuple):
     """A model as sessions take it.
 
-    message   the serialised graph without its large weights
-    weights   these, by name
-    open      whether the run decides sizes, besides the batch
+    message          the serialised graph without its large weights
+    weights          these, by name
+    open             whether the run decides sizes, besides the batch
+    follows_values   whether its work follows the inputs' values (`growth.follows_values`)
     """
 
     message: bytes
     weights: dict[str, np.ndarray]
     open: bool
+    follows_values: bool = False
 
 
 def compile(
@@ -303,7 +334,14 @@ def session(
         from onnxviz.graph.checks.admission import Admission
 
         admission = Admission(graph.message)
-    return Program(made, _providers.check(provider, wanted, made), seconds, [weights, values], admission)
+    return Program(
+        made,
+        _providers.check(provider, wanted, made),
+        seconds,
+        [weights, values],
+        admission,
+        graph.follows_values,
+    )
 
 
 def _split(model: ir.Model) -> Graph:
@@ -323,9 +361,8 @@ def _split(model: ir.Model) -> Graph:
         value.const_value = ir.ExternalTensor(
             "beside", 0, tensor.nbytes, tensor.dtype, shape=ir.Shape(weights[name].shape), name=name
         )
-    return Graph(
-        ir.serde.serialize_model(thin).SerializeToString(), weights, any(map(_open, model.graph.inputs))
-    )
+    message = ir.serde.serialize_model(thin).SerializeToString()
+    return Graph(message, weights, any(map(_open, model.graph.inputs)), follows_values(thin))
 
 
 def _open(value: ir.Value) -> bool:

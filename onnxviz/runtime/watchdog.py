@@ -7,14 +7,19 @@ import itertools
 import math
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar, cast
 
 from onnxviz.runtime import isolate
+from onnxviz.runtime.isolate import GRACE, GRACE_PART
 
 # Waiting takes a second at the most: after so many the program stood still (Ctrl-Z), and so did its runs.
 _STOOD_STILL = 5.0
+# A thread that waits looks up so often; a run that was told to stop is given so long to do so.
+_LOOK, _STOPS = 0.5, 0.3
+
+T = TypeVar("T")
 
 
 @dataclass
@@ -91,3 +96,40 @@ class Watchdog:
 
 
 WATCHDOG = Watchdog()
+
+
+def waited(run: Callable[[], T], options: Any, seconds: float | None) -> T:
+    """What `run` gives, run by another thread: this one answers Ctrl-C, and the time being up, whatever that one is in.
+
+    ONNX Runtime stops a run between two operators only. A run that is left behind ends there, too, and nobody reads
+    what it gives.
+
+    options  of the run; `terminate` is set where it is left behind
+    seconds  the longest that it may take; None: any time
+    raises   TimeoutError, what `run` raises
+    """
+    outcome: list[tuple[T | None, BaseException | None]] = []
+    done = threading.Event()
+
+    def work() -> None:
+        try:
+            outcome.append((run(), None))
+        except BaseException as error:
+            outcome.append((None, error))
+        done.set()
+
+    threading.Thread(target=work, name="onnxviz-run", daemon=True).start()
+    left = math.inf if seconds is None else seconds * (1 + GRACE_PART) + GRACE
+    try:
+        while not done.wait(min(_LOOK, left)):  # Windows answers Ctrl-C between two looks
+            left -= _LOOK
+            if left <= 0:
+                raise TimeoutError
+    except BaseException:
+        options.terminate = True
+        done.wait(_STOPS)
+        raise
+    ((result, error),) = outcome
+    if error is not None:
+        raise error
+    return cast(T, result)

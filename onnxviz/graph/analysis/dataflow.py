@@ -21,7 +21,7 @@ FED = "onnxviz.fed"
 """Marks what stands beside the pictures, fed as a constant: one picture's share, maybe (`ir.Value.meta`)."""
 
 # Their results tell the size of what they read and nothing of its contents.
-_SHAPE_ONLY = frozenset({"Shape", "Size"})
+SHAPE_ONLY = frozenset({"Shape", "Size"})
 
 
 def clone(model: ir.Model) -> ir.Model:
@@ -144,7 +144,7 @@ def dependent(graph: ir.Graph, image: ir.Value) -> set[ir.Value]:
     """Every value of the graph whose contents (not only whose shape) depend on `image`, with `image` itself."""
     found = {image}
     for node in graph:
-        if node.op_type in _SHAPE_ONLY and node.domain == "":
+        if node.op_type in SHAPE_ONLY and node.domain == "":
             continue
         if any(value in found for value in reads(node)):
             found.update(node.outputs)

@@ -1,0 +1,53 @@
+"""Whether a graph's work follows the values that it is fed, and not their sizes alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final
+
+import onnx_ir as ir
+
+from onnxviz.graph.analysis.dataflow import SHAPE_ONLY
+
+# Inputs that say how large an output becomes, or how often a body runs. (Reshape, Slice and TopK make nothing larger.)
+_SIZES: Final = {
+    "AffineGrid": (1,),
+    "CenterCropPad": (1,),
+    "ConstantOfShape": (0,),
+    "DFT": (1,),
+    "Expand": (1,),
+    "Loop": (0, 1),
+    "MaxUnpool": (1, 2),
+    "OneHot": (1,),
+    "Pad": (1,),
+    "Range": (0, 1, 2),
+    "Resize": (1, 2, 3),
+    "Tile": (1,),
+    "Upsample": (1,),
+}
+# How long the first takes is told by no number beforehand; the second chooses between bodies.
+_ALWAYS: Final = frozenset({"Loop", "If"})
+
+
+def follows_values(model: ir.Model) -> bool:
+    """Whether two runs on inputs of the same sizes may differ in work by any factor, by the inputs' values."""
+    return _follows(model.graph, set(model.graph.inputs))
+
+
+def _follows(nodes: Iterable[ir.Node], fed: set[ir.Value]) -> bool:
+    """`fed` gets every value that follows the contents of what is fed."""
+    for node in nodes:
+        reads = [value in fed for value in node.inputs]
+        bodies = [a.as_graph() for a in node.attributes.values() if a.type == ir.AttributeType.GRAPH]
+        if any(reads) or bodies:
+            if node.op_type in _ALWAYS or any(
+                reads[i] for i in _SIZES.get(node.op_type, ()) if i < len(reads)
+            ):
+                return True
+            for body in bodies:
+                fed.update(body.inputs)
+                if _follows(body, fed):
+                    return True
+            if node.op_type not in SHAPE_ONLY:
+                fed.update(node.outputs)
+    return False

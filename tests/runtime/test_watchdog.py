@@ -1,0 +1,136 @@
+"""Ending single operators that go on for long: in a plain process, and Ctrl-C where it is listened for."""
+
+from __future__ import annotations
+
+import mmap
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+from onnx import TensorProto, helper
+
+from onnxviz.errors import LimitExceeded
+from onnxviz.runtime import isolate
+from onnxviz.runtime.isolate import GRACE
+from onnxviz.runtime.ort import compile
+
+# What a child process reads first, to import from this folder.
+_HERE = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})"
+_LONG = 7000  # about ten seconds of one core
+
+
+def square():
+    """The sum of a matrix times itself: one operator that takes as long as one likes."""
+    graph = helper.make_graph(
+        [helper.make_node("MatMul", ["x", "x"], ["y"]), helper.make_node("ReduceSum", ["y"], ["s"])],
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", "n"])],
+        [helper.make_tensor_value_info("s", TensorProto.FLOAT, [1, 1])],
+    )
+    return ir.serde.deserialize_model(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    )
+
+
+@pytest.fixture
+def threads(monkeypatch):
+    """The names of the threads that are started."""
+    found = []
+    start = threading.Thread.start
+    monkeypatch.setattr(threading.Thread, "start", lambda self: (found.append(self.name), start(self))[1])
+    return found
+
+
+def test_one_operator_that_goes_on_is_left_behind_at_the_limit():
+    program = compile(square(), provider="cpu", threads=1, seconds=0.3)
+    begun = time.monotonic()
+    with pytest.raises(LimitExceeded, match=r"0\.3 s.*run_seconds"):
+        program({"x": np.ones((_LONG, _LONG), np.float32)})
+    assert time.monotonic() - begun < 0.3 + GRACE + 3
+    x = np.eye(3, dtype=np.float32)  # and the program goes on
+    assert program({"x": x})["s"] == 3
+
+
+def test_ctrl_c_in_one_operator_that_goes_on():
+    code = f"""{_HERE}
+import numpy as np
+from onnxviz.runtime.ort import compile
+from test_watchdog import square
+program = compile(square(), provider="cpu", threads=1, seconds=600)
+x = np.ones(({_LONG}, {_LONG}), np.float32)
+print("runs", flush=True)
+try:
+    program({{"x": x}})
+except KeyboardInterrupt:
+    print("interrupted", flush=True)
+sys.exit(3)
+"""
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "runs\n"
+    time.sleep(0.5)
+    process.send_signal(signal.SIGINT)
+    begun = time.monotonic()
+    assert process.stdout.readline() == "interrupted\n"
+    assert time.monotonic() - begun < 3
+    process.communicate()
+    assert process.returncode == 3  # the thread that is left behind does not disturb the end
+
+
+def test_quick_runs_of_sizes_seen_before_get_no_thread(threads):
+    program = compile(square(), provider="cpu", seconds=60)
+    for side in (4, 4, 4, 8, 8, 4):
+        assert program({"x": np.eye(side, dtype=np.float32)})["s"] == side
+    assert threads.count("onnxviz-run") == 2
+
+
+def test_work_that_follows_values_always_gets_one(threads):
+    graph = helper.make_graph(
+        [helper.make_node("ConstantOfShape", ["n"], ["zeros"]), helper.make_node("Shape", ["zeros"], ["y"])],
+        "g",
+        [helper.make_tensor_value_info("n", TensorProto.INT64, [1])],
+        [helper.make_tensor_value_info("y", TensorProto.INT64, [1])],
+    )
+    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    program = compile(ir.serde.deserialize_model(proto), provider="cpu", seconds=60)
+    for length in (3, 3, 5):
+        assert program({"n": np.array([length])})["y"] == length
+    assert threads.count("onnxviz-run") == 3
+
+
+def test_the_childs_runs_hear_ctrl_c_between_operators():
+    """What the command line's child does: the run ends, and its thread gets KeyboardInterrupt, not LimitExceeded."""
+    code = f"""{_HERE}
+import mmap, numpy as np
+from onnxviz.runtime import isolate
+isolate.serve(isolate.Board(mmap.mmap(-1, isolate.SIZE)))
+isolate.answer_interrupts()
+from onnxviz.runtime.ort import compile
+from test_ort import endless
+program = compile(endless(), provider="cpu", seconds=600)
+print("runs", flush=True)
+try:
+    program({{"x": np.zeros(1000, np.float32)}})
+except KeyboardInterrupt:
+    sys.exit(130)
+"""
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "runs\n"
+    time.sleep(0.5)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(20) == 130
+    process.stdout.close()
+
+
+def test_a_watched_process_runs_in_the_same_thread(threads):
+    isolate.serve(isolate.Board(mmap.mmap(-1, isolate.SIZE)))
+    try:
+        compile(square(), provider="cpu", seconds=60)({"x": np.eye(3, dtype=np.float32)})
+    finally:
+        isolate.serve(None)
+    assert "onnxviz-run" not in threads
