@@ -116,7 +116,8 @@ def _opened(
     from onnxviz.runtime.isolate import on
 
     if not isolate:
-        yield load_graph(source, limits=limits), None
+        with on(None):
+            yield load_graph(source, limits=limits), None
         return
     from onnxviz.runtime.worker import opened
 

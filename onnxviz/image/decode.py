@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from typing import Any, TypeVar
 
 from onnxviz.errors import ImageRejected, UsageError
+from onnxviz.runtime.pool import Pool
 
 T = TypeVar("T")
 P = TypeVar("P")
@@ -59,8 +60,7 @@ def _decode(
             return refusal.with_traceback(None)
 
     waiting: deque[tuple[P, Future[T | ImageRejected]]] = deque()
-    pool = ThreadPoolExecutor(workers, thread_name_prefix="onnxviz-decode")
-    try:
+    with Pool(workers, "onnxviz-decode") as pool:
         more = True
         while more or waiting:
             while more and len(waiting) < workers + ahead:
@@ -73,8 +73,6 @@ def _decode(
             if waiting:
                 # Popped and unpacked in one expression: no name here keeps the picture after it was given.
                 yield _result(waiting.popleft())
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
 
 
 def _result(item: tuple[P, Future[T | ImageRejected]]) -> tuple[P, T | ImageRejected]:

@@ -21,7 +21,7 @@ import sys
 import time
 import weakref
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
@@ -340,6 +340,14 @@ def add(worker: Worker) -> None:
 def remove(worker: Worker) -> None:
     """The worker was closed."""
     _workers[:] = [reference for reference in _workers if reference() not in (None, worker)]
+
+
+def hurry(threads: Collection[int]) -> None:
+    """Ctrl-C: what these threads have workers do is given a moment to end, and then is ended with its process."""
+    for reference in list(_workers):
+        found: Worker | None = reference()
+        if found is not None:
+            found.hurry(threads)
 
 
 @contextmanager

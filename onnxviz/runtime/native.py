@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from functools import cached_property
 from typing import Any
 
@@ -15,6 +15,7 @@ from onnxviz.runtime import providers
 from onnxviz.runtime.backends import Task
 from onnxviz.runtime.ort import Program
 from onnxviz.runtime.ort import compile as compile_graph
+from onnxviz.runtime.pool import Pool
 
 _LARGE_DENSE = 100_000_000  # bytes of the weights of all Gemms
 
@@ -73,17 +74,13 @@ class SideBySide:
     def each(self, feeds: Iterable[Mapping[str, Any]], workers: int) -> Iterator[dict[str, np.ndarray]]:
         """Run each of several, `workers` at a time on one thread each, and give the results in their order."""
         program, waiting = self._narrow, deque[Future[dict[str, np.ndarray]]]()
-        with ThreadPoolExecutor(workers) as pool:
-            try:
-                for one in feeds:
-                    waiting.append(pool.submit(program, one))
-                    if len(waiting) > workers:
-                        yield waiting.popleft().result()
-                while waiting:
+        with Pool(workers, "onnxviz-gradient") as pool:
+            for one in feeds:
+                waiting.append(pool.submit(program, one))
+                if len(waiting) > workers:
                     yield waiting.popleft().result()
-            finally:  # an error or Ctrl-C: what has not begun never does
-                for one_left in waiting:
-                    one_left.cancel()
+            while waiting:
+                yield waiting.popleft().result()
 
 
 def compile_gradient(graph: ir.Model, **options: Any) -> Program:

@@ -6,14 +6,17 @@ import functools
 import hashlib
 import threading
 import weakref
-from collections.abc import Iterable, Mapping
-from typing import Any, NoReturn
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final, NoReturn
 
 import numpy as np
 
 from onnxviz.errors import LimitExceeded, WorkerCrashed
+from onnxviz.graph.quoted import quoted
 from onnxviz.runtime.ort import Graph, Program
 from onnxviz.runtime.worker import Life, Worker
+
+_MOST_NAMES: Final = 3
 
 
 class Held:
@@ -64,7 +67,7 @@ class RemoteProgram(Program):
         arrays = {name: value for name, value in feeds.items() if not isinstance(value, Placed)}
         placed = {name: value.there(life) for name, value in feeds.items() if isinstance(value, Placed)}
         message = {"do": "run", "program": number, "outputs": names, "placed": placed}
-        return self._ask(message, arrays, life)
+        return self._asked(message, arrays, life, of=names)[1]
 
     def hold(self, array: np.ndarray) -> Any:
         """As `Program`'s: the value goes with its process."""
@@ -86,7 +89,7 @@ class RemoteProgram(Program):
         """What is held."""
         if not held.life.alive:
             raise self._lost(held.life)
-        return self._ask({"do": "fetch", "held": held.number}, {}, held.life)["value"]
+        return self._asked({"do": "fetch", "held": held.number}, {}, held.life)[1]["value"]
 
     def run_bound(
         self,
@@ -108,7 +111,7 @@ class RemoteProgram(Program):
             "into": {name: value.number for name, value in into.items()},
             "results": results,
         }
-        return self._ask(message, feeds, life)
+        return self._asked(message, feeds, life, of=results)[1]
 
     # --- inside ---------------------------------------------------------------------------------
 
@@ -119,23 +122,20 @@ class RemoteProgram(Program):
             f"what was held in the process of this network went with it ({life.ended or 'it crashed'}): begin again"
         )
 
-    def _ask(
-        self, message: Mapping[str, Any], arrays: Mapping[str, np.ndarray], life: Life
-    ) -> dict[str, np.ndarray]:
-        return self._asked(message, arrays, life)[1]
-
     def _asked(
         self,
         message: Mapping[str, Any],
         arrays: Mapping[str, np.ndarray],
         life: Life,
         *,
+        of: Sequence[str] = (),
         keep: bool = False,
     ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        what = "running the model" + (" for " if of else "") + ", ".join(map(quoted, of[:_MOST_NAMES]))
         return self._worker.ask(
             message,
             arrays,
-            what="running the model",
+            what=what,
             digest=self._digest,
             seconds=self._seconds,
             life=life,
@@ -167,9 +167,10 @@ class RemoteProgram(Program):
             answer, _ = self._worker.ask(
                 message,
                 arrays,
-                what="preparing the model to run",
+                what="making a session of the model",
                 digest=self._digest,
-                seconds=self._seconds,
+                seconds=self._worker.limits.load_seconds,
+                limit="load_seconds",
                 life=life,
                 keep=True,
             )

@@ -22,19 +22,21 @@ import numpy as np
 from onnxviz.runtime import isolate
 from onnxviz.runtime.channel import Channel, Closed, Message, described, mapped
 
-_STACK: Final = (
-    2**24
-)  # macOS gives threads half a megabyte, which ONNX's inference of nested graphs overflows
+# macOS gives threads half a megabyte, which ONNX's inference of nested graphs overflows.
+_STACK: Final = 2**24
 
 
-def serve(control: int, lifeline: int, board: int) -> None:
+def serve(control: int, lifeline: int, board: int, memory: int | None) -> None:
     """Serve the channels that come over `control`, a socket, until it or `lifeline`, a pipe, is closed.
 
-    board   memory where it says what native code it is in
+    board    memory where it says what native code it is in
+    memory   the bytes that it may take; None: what the machine has
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    _die_with(lifeline)
+    isolate.end_with(lifeline)
     isolate.serve(isolate.Board(mapped(board)))
+    if isolate.memory_is_guarded():
+        isolate.limit_memory(memory)
     line = socket.socket(fileno=control)
     served = Served()
     threading.stack_size(_STACK)
@@ -45,19 +47,6 @@ def serve(control: int, lifeline: int, board: int) -> None:
             os._exit(0)
         channel = Channel(socket.socket(fileno=descriptors[0]))
         threading.Thread(target=_answer, args=(channel, served), daemon=True).start()
-
-
-def _die_with(lifeline: int) -> None:
-    """Ask for a signal that ends this process when the parent's end of the pipe is closed.
-
-    Native code that hangs may hold Python's lock: no thread of Python would see it.
-    """
-    import fcntl
-
-    if hasattr(fcntl, "F_SETOWN") and hasattr(os, "O_ASYNC"):
-        signal.signal(signal.SIGIO, signal.SIG_DFL)
-        fcntl.fcntl(lifeline, fcntl.F_SETOWN, os.getpid())
-        fcntl.fcntl(lifeline, fcntl.F_SETFL, fcntl.fcntl(lifeline, fcntl.F_GETFL) | os.O_ASYNC)
 
 
 def _answer(channel: Channel, served: Served) -> None:
@@ -101,11 +90,7 @@ class Served:
         from onnxviz.graph.load import load
 
         source = message["path"] if message["path"] is not None else arrays["bytes"].tobytes()
-        limits = Limits(**message["limits"])
-        isolate.allow(limits.load_seconds)
-        if isolate.memory_is_guarded():
-            isolate.limit_memory(limits.memory)
-        load(source, limits=limits)
+        load(source, limits=Limits(**message["limits"]))
         return {}, {}
 
     def infer(self, message: Mapping[str, Any], arrays: dict[str, np.ndarray]) -> Message:

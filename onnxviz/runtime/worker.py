@@ -7,6 +7,7 @@ channels, ends what takes too long, and starts another after a crash. What the p
 from __future__ import annotations
 
 import contextlib
+import copy
 import functools
 import itertools
 import os
@@ -15,9 +16,10 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 import weakref
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
@@ -42,7 +44,7 @@ _START: Final = """
 import sys
 sys.path[:] = {path!r}
 from onnxviz.runtime.serve import serve
-serve({control}, {lifeline}, {board})
+serve({control}, {lifeline}, {board}, {memory})
 """
 _LAST_WORDS: Final = 4096
 
@@ -57,13 +59,14 @@ def lacking() -> str | None:
 class Life:
     """One process from its start to its end.
 
+    memory   the bytes that it may take; None: what the machine has
     pid      the process that started it: a forked copy of that one must leave it alone
     ended    why it was ended on purpose, None where it was not; `interrupted`, whether that was Ctrl-C
     sent     the weights that it was given, by number
     dropped  what is no longer needed there, by number
     """
 
-    def __init__(self) -> None:
+    def __init__(self, memory: int | None) -> None:
         self.pid = os.getpid()
         self.ended: str | None = None
         self.interrupted = False
@@ -77,7 +80,7 @@ class Life:
         self._board = isolate.Board(memory)
         try:
             with theirs:
-                self.process = _started(theirs.fileno(), reading, board, self._words)
+                self.process = _started(theirs.fileno(), reading, board, self._words, memory)
         except BaseException:
             self._control.close()
             os.close(self._lifeline)
@@ -85,8 +88,9 @@ class Life:
         finally:
             os.close(reading)
             os.close(board)
+        descriptors = [self._lifeline, *([] if self._words is None else [self._words])]
         self._end = weakref.finalize(
-            self, _end, self.process, self._control, self._lifeline, self._words, os.getpid()
+            self, _end, self.process, self._control, self._idle, descriptors, os.getpid()
         )
         self._lock = threading.Lock()
         try:
@@ -129,7 +133,10 @@ class Life:
 
     def release(self, channel: Channel) -> None:
         """The channel's last message was answered."""
-        self._idle.append(channel)
+        if self._end.alive:
+            self._idle.append(channel)
+        else:
+            channel.close()
 
     def end(self, why: str) -> None:
         """End it, whatever it is doing."""
@@ -141,6 +148,11 @@ class Life:
         """What native code it was in last, as it stands after 'while'."""
         regions = self._board.under_way()
         return regions[0].what if regions else None
+
+    def interrupt(self) -> None:
+        """End it because of Ctrl-C."""
+        self.interrupted = True
+        self.end("it was ended by Ctrl-C")
 
     def last_words(self) -> str:
         """The last line that it wrote to stderr, in brackets behind a blank; empty where there is none."""
@@ -154,10 +166,12 @@ class Life:
         return f" ({printable(lines[-1], 200)})" if lines else ""
 
 
-def _started(control: int, lifeline: int, board: int, words: int | None) -> subprocess.Popen[bytes]:
+def _started(
+    control: int, lifeline: int, board: int, words: int | None, memory: int | None
+) -> subprocess.Popen[bytes]:
     root = str(Path(__file__).resolve().parents[2])
     path = [*sys.path, *([] if root in sys.path else [root])]
-    code = _START.format(path=path, control=control, lifeline=lifeline, board=board)
+    code = _START.format(path=path, control=control, lifeline=lifeline, board=board, memory=memory)
     try:
         # -P: no file beside a script, or in the folder where a stranger's models lie, is taken for a module before
         # `path` is set. A session of its own: Ctrl-C on the terminal is for this process, which decides.
@@ -174,15 +188,20 @@ def _started(control: int, lifeline: int, board: int, words: int | None) -> subp
 
 
 def _end(
-    process: subprocess.Popen[bytes], control: socket.socket, lifeline: int, words: int | None, pid: int
+    process: subprocess.Popen[bytes],
+    control: socket.socket,
+    idle: list[Channel],
+    descriptors: list[int],
+    pid: int,
 ) -> None:
     if os.getpid() == pid:
         process.kill()
         process.wait()
     control.close()
-    for descriptor in (lifeline, words):
-        if descriptor is not None:
-            os.close(descriptor)
+    while idle:
+        idle.pop().close()
+    for descriptor in descriptors:
+        os.close(descriptor)
 
 
 class Worker:
@@ -192,12 +211,14 @@ class Worker:
     """
 
     def __init__(self, limits: Limits) -> None:
-        self._limits = limits
+        self.limits = limits
         self._lock = threading.Lock()
         self._pid = os.getpid()
         self._life: Life | None = None
         self._closed = False
-        self._crashed: dict[str, str] = {}  # what was running when a process died, by digest
+        # What a process died of, or took too long for where that hangs on no picture: the error for the next time.
+        self._refused: dict[str, Exception] = {}
+        self._waiting: dict[int, Life] = {}  # by thread
         self._numbers = itertools.count(1)
         self._weights: dict[int, tuple[weakref.ref[np.ndarray], int]] = {}
         isolate.add(self)
@@ -222,7 +243,7 @@ class Worker:
                 raise UsageError("this network was closed: open it again with onnxviz.load")
             life = self._life
             if life is None or life.pid != os.getpid() or not life.alive:
-                self._life = life = Life()
+                self._life = life = Life(self.limits.memory)
             return life
 
     def close(self) -> None:
@@ -257,19 +278,16 @@ class Worker:
         returns  its answer, and arrays that are the caller's own
         raises   WorkerCrashed, LimitExceeded, and what doing it raises
         """
-        if self._crashed:
-            before = self._crashed.get(digest())
-            if before is not None:
-                raise WorkerCrashed(
-                    f"this was not run again: {before}; other pictures or layers may go well after opening the "
-                    "network again with onnxviz.load"
-                )
+        if self._refused and (before := self._refused.get(digest())) is not None:
+            raise copy.copy(before)
         life = life or self.life()
         try:
             channel = life.channel()
         except Closed:
             raise self._death(life, what, None) from None
         waiting = True
+        thread = threading.get_ident()
+        self._waiting[thread] = life
         try:
             drop = []
             with contextlib.suppress(IndexError):
@@ -285,14 +303,19 @@ class Worker:
         except TimeoutError:
             channel.close()
             life.end(f"it was ended because {what} took over {seconds:g} s")
-            raise LimitExceeded(
-                f"{what} was not done after {seconds:g} s, and its process was ended; raise it with --limit {limit}=…"
-            ) from None
+            error = LimitExceeded(
+                f"{what} took over {seconds:g} s, and its process was ended; raise it with --limit {limit}=…"
+            )
+            if limit != "run_seconds":  # the same again would take as long
+                self._refused[digest()] = error
+            raise error from None
         except BaseException:  # Ctrl-C
             if waiting:
                 _drain(life, channel)
             channel.close()
             raise
+        finally:
+            self._waiting.pop(thread, None)
         life.release(channel)
         if "error" in answer:
             raise restored(answer["error"])
@@ -304,10 +327,13 @@ class Worker:
             life.process.wait(10)
         code, why = life.process.returncode, life.ended
         if why is None:
-            what = life.was_at() or what
-            why = f"it {_how(code)} while {what}{life.last_words()}"
+            at = life.was_at() or what
+            why = f"it {_how(code)} while {what if what.startswith(at) else at}{life.last_words()}"
             if digest is not None:
-                self._crashed[digest()] = f"the process of this network {_how(code)} while {what}"
+                self._refused[digest()] = WorkerCrashed(
+                    f"this is not run again: the process of this network {why.removeprefix('it ')} before; to try once "
+                    "more, open the network again with onnxviz.load"
+                )
         life.end("its end was noticed")
         return WorkerCrashed(
             f"the process of this network is gone: {why}; this one goes on, and the next call starts another"
@@ -346,10 +372,21 @@ class Worker:
             {"model": np.frombuffer(data, np.uint8)},
             what="inferring the shapes of the model",
             digest=lambda: _digest(data),
-            seconds=self._limits.load_seconds,
+            seconds=self.limits.load_seconds,
             limit="load_seconds",
         )
         return onnx.ModelProto.FromString(given["model"].tobytes())
+
+    def hurry(self, threads: Collection[int]) -> None:
+        """Ctrl-C: what these threads wait for is given a moment to end, and then is ended with its process."""
+        end = time.monotonic() + _GRACE
+        while True:
+            waiting = [life for thread, life in list(self._waiting.items()) if thread in threads]
+            if not waiting or time.monotonic() > end:
+                break
+            time.sleep(0.01)
+        for life in waiting:
+            life.interrupt()
 
     def number(self, weight: np.ndarray) -> int:
         """What a weight is called here, as long as somebody holds the array."""
@@ -419,8 +456,7 @@ def _drain(life: Life, channel: Channel) -> None:
     try:
         channel.receive(_GRACE)
     except BaseException as error:  # also a second Ctrl-C
-        life.interrupted = True
-        life.end("it was ended by Ctrl-C")
+        life.interrupt()
         if not isinstance(error, (Closed, TimeoutError)):
             raise
 

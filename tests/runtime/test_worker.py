@@ -2,52 +2,582 @@
 
 from __future__ import annotations
 
+import contextlib
+import copy
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
 import numpy as np
 import onnx
 import onnx.parser
 import pytest
 
 import onnxviz
+from onnxviz import objectives
+from onnxviz.errors import (
+    LimitExceeded,
+    ModelRejected,
+    OnnxVizError,
+    UnknownLayer,
+    UnsupportedOperator,
+    UsageError,
+    WorkerCrashed,
+)
+from onnxviz.runtime.worker import Worker, lacking
+
+pytestmark = pytest.mark.skipif(lacking() is not None, reason=str(lacking()))
+
+OPTIONS = {"provider": "cpu", "mean": [0.5] * 3, "std": [0.2] * 3}
 
 
-def small(text: str = "", outputs: str = "y") -> bytes:
-    """A small classifier: a convolution, a pool, a dense layer."""
-    model = onnx.parser.parse_model(
-        """
+def model(nodes: str, *, seed: int = 0, weights: str = "", scores: int = 5) -> bytes:
+    """A small classifier of pictures of 16×16 with further nodes between its dense layer's result `s` and `y`."""
+    made = onnx.parser.parse_model(
+        f"""
         <ir_version: 8, opset_import: ["" : 17]>
-        net (float[N, 3, 16, 16] x) => (float[N, 5] y)
-        <float[8, 3, 3, 3] w = {}, float[8, 5] d = {}>
-        {
+        net (float[N, 3, 16, 16] x) => (float[N, {scores}] y)
+        <float[8, 3, 3, 3] w = {{}}, float[8, {scores}] d = {{}}{weights}>
+        {{
             c = Conv<pads = [1, 1, 1, 1]>(x, w)
             r = Relu(c)
             p = GlobalAveragePool(r)
             f = Flatten(p)
-            y = MatMul(f, d)
-        }
+            s = MatMul(f, d)
+            {nodes}
+        }}
         """
     )
-    rng = np.random.default_rng(0)
-    for tensor in model.graph.initializer:
-        values = rng.standard_normal(list(tensor.dims), np.float32)
-        tensor.CopyFrom(onnx.numpy_helper.from_array(values, tensor.name))
-    return model.SerializeToString()
+    rng = np.random.default_rng(seed)
+    for tensor in made.graph.initializer:
+        if not tensor.raw_data and tensor.data_type == onnx.TensorProto.FLOAT and not tensor.float_data:
+            values = rng.standard_normal(list(tensor.dims), np.float32)
+            tensor.CopyFrom(onnx.numpy_helper.from_array(values, tensor.name))
+    return made.SerializeToString()
+
+
+PLAIN = model("y = Softmax(s)")
+# The least integer by -1 where the picture is bright, by 1 where it is dark.
+DIVIDES = model(
+    """
+    m = ReduceMean<keepdims = 0>(x)
+    bright = Greater(m, zero)
+    divisor = Where(bright, minus, one)
+    quotient = Div(least, divisor)
+    q = Cast<to = 1>(quotient)
+    small = Mul(q, zero)
+    y = Add(s, small)
+    """,
+    weights=", float zero = {0}, int32[1] minus = {-1}, int32[1] one = {1}, int32[1] least = {-2147483648}",
+)
+# A product of matrices that takes minutes where the picture is bright.
+HANGS = model(
+    """
+    m = ReduceMean<keepdims = 0>(x)
+    bright = Greater(m, two)
+    shape = Where(bright, sizes, ones)
+    matrix = ConstantOfShape(shape)
+    squared = MatMul(matrix, matrix)
+    total = ReduceSum<keepdims = 0>(squared)
+    y = Add(s, total)
+    """,
+    weights=", float two = {2}, int64[2] sizes = {16000, 16000}, int64[2] ones = {1, 1}",
+)
+
+
+def opened(source: bytes | str | Path, **options) -> onnxviz.Network:
+    return onnxviz.load(source, isolate=True, **{**OPTIONS, **options})
 
 
 @pytest.fixture(scope="module")
 def pair():
-    options = {"provider": "cpu", "preprocess": "imagenet", "mean": [0.5] * 3, "std": [0.2] * 3}
-    isolated = onnxviz.load(small(), isolate=True, **options)
-    yield onnxviz.load(small(), **options), isolated
+    isolated = opened(PLAIN)
+    yield onnxviz.load(PLAIN, **OPTIONS), isolated
     isolated.close()
 
 
-@pytest.fixture(scope="module")
-def photo():
-    return np.random.default_rng(1).integers(0, 256, (16, 16, 3), np.uint8)
+def photo(seed: int = 1) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (16, 16, 3), np.uint8)
 
 
-def test_the_same_numbers_as_in_this_process(pair, photo):
+def process(net: onnxviz.Network) -> int:
+    return net.worker.life().process.pid
+
+
+def ended(pid: int, seconds: float = 5.0) -> bool:
+    """Whether the process is gone, or a zombie that waits for its parent."""
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        try:
+            state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        except OSError:
+            return True
+        if state == "Z":
+            return True
+        time.sleep(0.02)
+    return False
+
+
+# --- the same numbers -----------------------------------------------------------------------------
+
+
+def test_predictions_and_activations_are_the_same(pair):
     plain, isolated = pair
-    assert isolated.predict(photo) == plain.predict(photo)
-    for name, array in plain.activations([photo, photo[::-1]], ["c", "p"]).items():
-        assert np.array_equal(isolated.activations([photo, photo[::-1]], [name])[name], array)
+    several = [photo(i) for i in range(5)]
+    assert isolated.predict(several) == plain.predict(several)
+    expected = plain.activations(several, ["c", "r", "p"], batch=2)
+    for name, array in isolated.activations(several, ["c", "r", "p"], batch=2).items():
+        assert array.dtype == np.float32
+        assert np.array_equal(array, expected[name])
+        assert array.flags.writeable
+        assert array.flags.owndata
+
+
+@pytest.mark.parametrize("method", ["gradient", "guided", "smoothgrad", "integrated", "full-gradient"])
+def test_saliency_is_the_same(pair, method):
+    values = [onnxviz.saliency(net, photo(), target=2, method=method).values for net in pair]
+    assert np.abs(values[0]).max() > 0
+    assert np.array_equal(*values)
+
+
+def test_occlusion_is_the_same(pair):
+    values = [onnxviz.occlusion(net, photo(), target=2, window=4, stride=2).values for net in pair]
+    assert np.abs(values[0]).max() > 0
+    assert np.array_equal(*values)
+
+
+@pytest.mark.parametrize("optimiser", ["adam", "lbfgs"])
+def test_what_stays_where_the_program_runs_is_the_same(pair, optimiser):
+    from onnxviz.optimise import Adam, Machine
+
+    values = []
+    for net in pair:
+        machine = Machine(
+            net, objectives.logit(2), count=2, optimiser=Adam() if optimiser == "adam" else None
+        )
+        steps = machine.run(6, seed=3) if optimiser == "adam" else machine.lbfgs(6, seed=3)
+        values.append([(step.value, step.norm, step.pictures()) for step in steps])
+    for one, other in zip(*values, strict=True):
+        for a, b in zip(one, other, strict=True):
+            assert np.array_equal(a, b)
+
+
+def test_features_are_the_same(pair, tmp_path):
+    from PIL import Image
+
+    for i in range(7):
+        Image.fromarray(photo(i)).save(tmp_path / f"{i}.png")
+    vectors = [onnxviz.embed(net, sorted(tmp_path.glob("*.png"))).vectors for net in pair]
+    assert vectors[0].shape[0] == 7
+    assert np.array_equal(*vectors)
+
+
+def test_gradients_of_several_pictures_go_side_by_side(pair):
+    several = np.concatenate([net.prepare([photo(i) for i in range(6)]) for net in pair[:1]])
+    found = [net.value_and_gradient(objectives.logit(1))(several) for net in pair]
+    for a, b in zip(*found, strict=True):
+        assert np.array_equal(a, b)
+    assert pair[1].gradients(objectives.logit(1))._program.threads is None
+
+
+def test_large_arrays_and_text_travel():
+    import socket
+
+    from onnxviz.runtime.channel import Channel
+
+    ours, theirs = map(Channel, socket.socketpair())
+    rng = np.random.default_rng(0)
+    cases = {
+        "large": rng.standard_normal((3, 2**23), np.float32),  # more than a line keeps
+        "empty": np.zeros((0, 4), np.int64),
+        "scalar": np.array(3.5),
+        "half": rng.standard_normal(7).astype(np.float16),
+        "flags": np.array([[True, False]]),
+        "turned": rng.integers(0, 9, (4, 5), np.int16).T,
+        "other order": np.arange(5, dtype=">i4"),
+        "text": np.array([["a", "ü"]], object),
+    }
+    for names in (list(cases), ["half"], ["large"], ["flags", "turned"]):
+        given = {name: cases[name] for name in names}
+        sender = threading.Thread(target=ours.send, args=({"n": len(names)}, given))
+        sender.start()
+        message, arrays = theirs.receive(10)
+        sender.join()
+        assert message == {"n": len(names)}
+        for name, array in given.items():
+            assert arrays[name].shape == array.shape
+            assert np.array_equal(arrays[name], array)
+    ours.close()
+    theirs.close()
+
+
+def test_arrays_must_lie_in_the_memory_that_came():
+    import json
+    import socket
+
+    from onnxviz.runtime.channel import Channel, Closed
+
+    for place in ({"at": 0, "type": "float32", "shape": [2**40]}, {"at": -8, "type": "uint8", "shape": [4]}):
+        ours, theirs = socket.socketpair()
+        memory = os.memfd_create("short") if hasattr(os, "memfd_create") else None
+        if memory is None:
+            pytest.skip("no memory without a name here")
+        os.ftruncate(memory, 4096)
+        import fcntl
+
+        fcntl.fcntl(memory, 1033, 2)  # it cannot be cut short
+        text = json.dumps({"message": {}, "arrays": {"a": place}, "own": True}).encode()
+        socket.send_fds(ours, [len(text).to_bytes(8, "little") + text], [memory])
+        channel = Channel(theirs)
+        with pytest.raises(Closed):
+            channel.receive(5)
+        os.close(memory)
+        ours.close()
+        channel.close()
+
+
+# --- errors come back as themselves ---------------------------------------------------------------
+
+
+def test_what_is_refused_is_refused_in_the_same_words(tmp_path):
+    broken = tmp_path / "broken.onnx"
+    broken.write_bytes(PLAIN[:100])
+    for source in (broken, tmp_path / "absent.onnx", PLAIN[:100], b""):
+        errors = []
+        for isolate in (False, True):
+            with pytest.raises(ModelRejected) as refusal:
+                onnxviz.load(source, isolate=isolate)
+            errors.append((type(refusal.value), str(refusal.value)))
+        assert errors[0] == errors[1]
+
+
+def test_limits_hold_there(tmp_path):
+    with pytest.raises(LimitExceeded, match="nodes"):
+        opened(PLAIN, limits=onnxviz.Limits(nodes=2))
+
+
+def test_unknown_layers_and_operators_without_a_gradient(pair):
+    with pytest.raises(UnknownLayer):
+        pair[1].activations(photo(), ["nothing"])
+    net = opened(
+        model("n = NonZero(s)\n t = Cast<to = 1>(n)\n z = ReduceSum<keepdims = 0>(t)\n y = Add(s, z)")
+    )
+    try:
+        det = opened(
+            model("q = Det(sq)\n e = Unsqueeze(q, ax)\n y = Mul(s, e)".replace("sq", "c4"), weights="")
+        )
+    except OnnxVizError:
+        det = None
+    with contextlib.suppress(UnsupportedOperator):
+        net.value_and_gradient(objectives.logit(1))
+    for one in (net, det):
+        if one is not None:
+            one.close()
+
+
+@pytest.mark.parametrize("backend", ["torch", "ort-training"])
+def test_other_backends_are_refused(backend):
+    with pytest.raises(UsageError, match="isolate=True"):
+        opened(PLAIN, backend=backend)
+
+
+# --- a model that dies ----------------------------------------------------------------------------
+
+
+def bright() -> np.ndarray:
+    return np.full((16, 16, 3), 250, np.uint8)
+
+
+def dark() -> np.ndarray:
+    return np.full((16, 16, 3), 5, np.uint8)
+
+
+def test_a_division_that_ends_the_process(recwarn):
+    net = opened(DIVIDES)
+    expected = net.predict(dark())
+    first = process(net)
+    with pytest.raises(WorkerCrashed, match=r"SIGFPE while running the model for 'y'"):
+        net.predict(bright())
+    assert ended(first)
+    # The same program is not offered again in silence.
+    with pytest.raises(WorkerCrashed, match=r"not run again.*SIGFPE.*onnxviz\.load"):
+        net.predict(dark())
+    # Others are, in another process.
+    assert net.activations(bright(), ["r"])["r"].shape == (1, 8, 16, 16)
+    assert process(net) != first
+    net.close()
+    again = opened(DIVIDES)
+    assert again.predict(dark()) == expected
+    again.close()
+
+
+def test_shape_inference_that_ends_the_process(pair):
+    proto = onnx.parser.parse_model(
+        """
+        <ir_version: 8, opset_import: ["" : 17]>
+        net (float[2, 3] x) => (float[N] y) <int64[1, 1] i = {0}> { y = GatherND<batch_dims = -5>(x, i) }
+        """
+    )
+    worker = Worker(onnxviz.Limits())
+    for words in ("SIGSEGV while inferring the shapes of the model", "not run again"):
+        with pytest.raises((WorkerCrashed, ModelRejected), match=words):
+            worker.infer(proto, strict=False, propagate=True)
+    fine = worker.infer(onnx.ModelProto.FromString(PLAIN), strict=True, propagate=True)
+    assert {info.name for info in fine.graph.value_info} >= {"c", "r", "p", "f", "s"}
+    worker.close()
+
+
+def test_the_process_is_killed_in_a_run():
+    net = opened(HANGS)
+    pid = process(net)
+    threading.Timer(1.0, os.kill, (pid, signal.SIGKILL)).start()
+    with pytest.raises(WorkerCrashed, match="SIGKILL, as systems do that run out of memory, while running"):
+        net.program(["y"])({"x": net.prepare(bright())})
+    with pytest.raises(WorkerCrashed, match="not run again"):
+        net.program(["y"])({"x": net.prepare(dark())})
+    net.close()
+
+
+def test_the_process_is_killed_between_runs(pair):
+    net = opened(PLAIN)
+    before = net.predict(photo())
+    placed = net.program(["y"]).put("x", net.prepare(photo()))
+    for _ in range(2):
+        os.kill(process(net), signal.SIGKILL)
+        assert ended(net.worker._life.process.pid)
+        assert net.predict(photo()) == before
+        assert net.program(["y"])({"x": placed})["y"].shape == (1, 5)
+    net.close()
+
+
+def test_a_state_that_went_with_its_process():
+    from onnxviz.runtime.resident import Resident
+
+    net = opened(PLAIN)
+    program = net.program(["y"])
+    resident = Resident(program, {"x": net.prepare(photo())}, ["y"])
+    assert np.array_equal(resident.state("x"), net.prepare(photo()))
+    os.kill(process(net), signal.SIGKILL)
+    with pytest.raises(WorkerCrashed, match="begin again"):
+        resident.state("x")
+    with pytest.raises(WorkerCrashed, match="begin again"):
+        program.run_bound({}, {"x": resident._sets[0]["x"]}, {}, ["y"])
+    net.close()
+
+
+def test_an_operator_that_goes_on_is_ended():
+    net = opened(HANGS, limits=onnxviz.Limits(run_seconds=1))
+    pid = process(net)
+    began = time.monotonic()
+    with pytest.raises(LimitExceeded, match=r"run_seconds"):
+        net.program(["y"])({"x": net.prepare(bright())})
+    assert time.monotonic() - began < 20
+    assert ended(pid)
+    assert net.activations(photo(), ["r"])["r"].shape == (1, 8, 16, 16)
+    net.close()
+
+
+# --- threads, several networks --------------------------------------------------------------------
+
+
+def test_threads_and_two_networks(pair):
+    plain, isolated = pair
+    other = opened(model("y = Sigmoid(s)", seed=5))
+    x = np.concatenate([plain.prepare(photo(i)) for i in range(24)])
+    expected = plain.run(x, ["y", "c"], batch=1)
+    second = other.run(x, ["y"], batch=1)
+
+    def one(i: int) -> None:
+        found = isolated.run(x[i : i + 1], ["y", "c"])
+        for name in ("y", "c"):
+            assert np.array_equal(found[name][0], expected[name][i])
+        assert np.array_equal(other.run(x[i : i + 1], ["y"])["y"][0], second["y"][i])
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(one, [i % 24 for i in range(96)]))
+    assert process(isolated) != process(other)
+    other.close()
+
+
+def test_copies_share_the_process_and_pickles_are_refused(pair):
+    isolated = pair[1]
+    isolated.predict(photo())
+    before = process(isolated)
+    assert copy.deepcopy(isolated.program(["y"])) is isolated.program(["y"])
+    assert process(copy.copy(isolated)) == before
+    assert process(isolated.at("y")) == before
+    with pytest.raises(UsageError, match="open it there"):
+        pickle.dumps(isolated.worker)
+    with pytest.raises(UsageError, match="open it there"):
+        pickle.dumps(isolated.program(["y"]))
+
+
+def test_what_is_told_of_it(pair):
+    plain, isolated = pair
+    assert repr(isolated).endswith("isolated>")
+    assert isolated.manifest("predict")["isolated"] is True
+    assert "isolated" not in plain.manifest("predict")
+
+
+def test_a_closed_network_says_so():
+    net = opened(PLAIN)
+    net.predict(photo())
+    pid = process(net)
+    net.close()
+    net.close()
+    assert ended(pid)
+    with pytest.raises(UsageError, match="was closed"):
+        net.predict(photo())
+
+
+# --- nothing is left ------------------------------------------------------------------------------
+
+
+def descriptors() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="no /proc here")
+def test_nothing_is_left_of_a_network_that_is_gone():
+    opened(PLAIN).close()
+    before = descriptors()
+    for source in (PLAIN, DIVIDES):
+        net = opened(source)
+        with contextlib.suppress(WorkerCrashed):
+            net.predict([bright(), photo()])
+        onnxviz.saliency(net, photo(), target=1) if source is PLAIN else None
+        pid = process(net)
+        del net
+        import gc
+
+        gc.collect()
+        assert ended(pid)
+        assert descriptors() == before
+    with pytest.raises(ModelRejected):
+        opened(PLAIN[:100])
+    assert descriptors() == before
+
+
+SCRIPT = """
+import os, sys, numpy as np, onnxviz
+net = onnxviz.load({path!r}, isolate=True, provider="cpu", mean=[0.5] * 3, std=[0.2] * 3)
+print(net.worker.life().process.pid, flush=True)
+bright = np.full((16, 16, 3), 250, np.uint8)
+x = net.prepare(bright)
+{rest}
+"""
+
+
+def script(tmp_path: Path, source: bytes, rest: str) -> subprocess.Popen[str]:
+    """A user's script with no main guard, in a folder with files that are named like modules."""
+    path = tmp_path / "net.onnx"
+    path.write_bytes(source)
+    file = tmp_path / "script.py"
+    file.write_text(SCRIPT.format(path=str(path), rest=rest))
+    (tmp_path / "cwd").mkdir()
+    for name in ("socket", "json", "onnx", "numpy"):
+        (tmp_path / "cwd" / f"{name}.py").write_text("raise SystemExit('the wrong module')")
+    root = str(Path(onnxviz.__file__).parents[1])
+    return subprocess.Popen(
+        [sys.executable, str(file)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=tmp_path / "cwd",
+        env={**os.environ, "PYTHONPATH": root},
+    )
+
+
+def test_a_script_without_a_main_guard(tmp_path):
+    with script(tmp_path, PLAIN, "print(net.run(x, ['y'])['y'].shape)") as run:
+        out, err = run.communicate(timeout=120)
+    assert run.returncode == 0, err
+    pid, shape = out.splitlines()
+    assert shape == "(1, 5)"
+    assert err == ""
+    assert ended(int(pid))
+
+
+def test_ctrl_c_in_a_run(tmp_path):
+    rest = """
+import time
+try:
+    print("runs", flush=True)
+    net.run(x, ["y"])
+except KeyboardInterrupt:
+    print("stopped", flush=True)
+print(net.run(x, ["r"])["r"].shape)
+"""
+    with script(tmp_path, HANGS, rest) as run:
+        pid = int(run.stdout.readline())
+        assert run.stdout.readline() == "runs\n"
+        time.sleep(2.0)
+        run.send_signal(signal.SIGINT)
+        began = time.monotonic()
+        assert run.stdout.readline() == "stopped\n"
+        assert time.monotonic() - began < 2.5
+        out, err = run.communicate(timeout=60)
+    assert out == "(1, 8, 16, 16)\n", err
+    assert ended(pid)
+
+
+def test_ctrl_c_while_threads_run(tmp_path):
+    rest = """
+net.predict(bright // 2)
+try:
+    print("runs", flush=True)
+    onnxviz.occlusion(net, bright, target=1, window=4, stride=4)
+except KeyboardInterrupt:
+    print("stopped", flush=True)
+"""
+    with script(tmp_path, HANGS, rest) as run:
+        pid = int(run.stdout.readline())
+        assert run.stdout.readline() == "runs\n"
+        time.sleep(3.0)
+        run.send_signal(signal.SIGINT)
+        began = time.monotonic()
+        line = run.stdout.readline()
+        seconds = time.monotonic() - began
+        out, err = run.communicate(timeout=60)
+    assert line == "stopped\n", err
+    assert seconds < 2.5
+    assert ended(pid)
+
+
+@pytest.mark.parametrize(
+    "rest", ["import time; time.sleep(60)", "print('runs', flush=True); net.run(x, ['y'])"]
+)
+def test_it_ends_with_a_parent_that_is_killed(tmp_path, rest):
+    with script(tmp_path, HANGS, rest) as run:
+        pid = int(run.stdout.readline())
+        if "runs" in rest:
+            run.stdout.readline()
+            time.sleep(1.5)
+        run.kill()
+        run.communicate(timeout=20)
+    assert ended(pid)
+
+
+def test_a_forked_copy_has_a_process_of_its_own(tmp_path):
+    rest = """
+expected = net.run(x, ["y"])["y"]
+copy = os.fork()
+if copy == 0:
+    found = net.run(x, ["y"])["y"]
+    print(net.worker.life().process.pid, (found == expected).all(), flush=True)
+    net.close()
+    os._exit(0)
+os.waitpid(copy, 0)
+print(net.worker.life().process.pid, (net.run(x, ["y"])["y"] == expected).all(), flush=True)
+"""
+    with script(tmp_path, PLAIN, rest) as run:
+        out, err = run.communicate(timeout=120)
+    first, copied, still = out.splitlines()
+    assert copied.split()[1] == still.split()[1] == "True", err
+    assert still.split()[0] == first != copied.split()[0]
