@@ -194,9 +194,14 @@ def _view(memory: mmap.mmap | None, place: Mapping[str, Any]) -> np.ndarray:
     dtype = np.dtype(place["type"])
     if dtype.kind not in "biufc":
         raise ValueError(f"no numbers: {dtype}")
-    if 0 in shape or memory is None:
+    at = int(place["at"])
+    if min((at, *shape)) < 0:  # NumPy looks at the end alone
+        raise ValueError(f"no place in memory: {at}, {shape}")
+    if 0 in shape:
         return np.empty(shape, dtype)
-    return np.ndarray(shape, dtype, memory, int(place["at"]))
+    if memory is None:
+        raise ValueError("no memory came with an array")
+    return np.ndarray(shape, dtype, memory, at)
 
 
 # --- errors ---------------------------------------------------------------------------------------

@@ -37,6 +37,9 @@ OPENING: Final = -1.0
 GRACE: Final = 1.0
 GRACE_PART: Final = 0.05
 
+#: How the outermost region of an isolated network's process begins, before the number of what it was asked.
+REQUEST: Final = "#"
+
 _HEADER: Final = 64
 _SLOT: Final = struct.Struct(
     "dd?239s"

@@ -14,7 +14,7 @@ import numpy as np
 from onnxviz.errors import LimitExceeded, WorkerCrashed
 from onnxviz.graph.quoted import quoted
 from onnxviz.runtime.ort import Graph, Program
-from onnxviz.runtime.worker import Life, Worker
+from onnxviz.runtime.worker import Life, NotBegun, Worker, again
 
 _MOST_NAMES: Final = 3
 
@@ -46,7 +46,7 @@ class RemoteProgram(Program):
         self._seconds = settings["seconds"]
         self._lock = threading.Lock()
         self._place: tuple[Life, int] | None = None
-        self._compiled()
+        again(self._compiled)
 
     def __deepcopy__(self, memo: object) -> RemoteProgram:
         return self
@@ -63,6 +63,9 @@ class RemoteProgram(Program):
     ) -> dict[str, np.ndarray]:
         """As `Program`'s; raises WorkerCrashed besides."""
         names = list(outputs) if outputs is not None else self.outputs
+        return again(lambda: self._run_once(feeds, names))
+
+    def _run_once(self, feeds: Mapping[str, Any], names: list[str]) -> dict[str, np.ndarray]:
         life, number = self._compiled()
         arrays = {name: value for name, value in feeds.items() if not isinstance(value, Placed)}
         placed = {name: value.there(life) for name, value in feeds.items() if isinstance(value, Placed)}
@@ -71,8 +74,13 @@ class RemoteProgram(Program):
 
     def hold(self, array: np.ndarray) -> Any:
         """As `Program`'s: the value goes with its process."""
-        life, number = self._compiled()
-        return self._kept({"do": "hold", "program": number}, {"value": np.asarray(array, np.float32)}, life)
+        value = {"value": np.asarray(array, np.float32)}
+
+        def hold() -> Held:
+            life, number = self._compiled()
+            return self._kept({"do": "hold", "program": number}, value, life)
+
+        return again(hold)
 
     def keep(self, name: str, array: np.ndarray, life: Life) -> Held:
         """An input in this process."""
@@ -89,7 +97,10 @@ class RemoteProgram(Program):
         """What is held."""
         if not held.life.alive:
             raise self._lost(held.life)
-        return self._asked({"do": "fetch", "held": held.number}, {}, held.life)[1]["value"]
+        try:
+            return self._asked({"do": "fetch", "held": held.number}, {}, held.life)[1]["value"]
+        except NotBegun:
+            raise self._lost(held.life) from None
 
     def run_bound(
         self,
@@ -111,7 +122,10 @@ class RemoteProgram(Program):
             "into": {name: value.number for name, value in into.items()},
             "results": results,
         }
-        return self._asked(message, feeds, life, of=results)[1]
+        try:
+            return self._asked(message, feeds, life, of=results)[1]
+        except NotBegun:
+            raise self._lost(life) from None
 
     # --- inside ---------------------------------------------------------------------------------
 

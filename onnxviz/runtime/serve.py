@@ -55,7 +55,10 @@ def _answer(channel: Channel, served: Served) -> None:
         try:
             message, arrays = channel.receive()
             try:
-                channel.send(*served.answer(message, arrays))
+                with isolate.region(f"{isolate.REQUEST}{message['request']}", None):
+                    answer = served.answer(message, arrays)
+                channel.send(*answer)
+                del answer
             except Closed:
                 raise
             except BaseException as error:

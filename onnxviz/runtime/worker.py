@@ -21,7 +21,7 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar
 
 import numpy as np
 
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
     from onnxviz.graph.limits import Limits
     from onnxviz.graph.load import Loaded
+
+T = TypeVar("T")
 
 # A run that ends so soon after Ctrl-C leaves its process, and what is held there, alive.
 _GRACE: Final = 0.8
@@ -56,6 +58,18 @@ def lacking() -> str | None:
     return None
 
 
+class NotBegun(WorkerCrashed):
+    """The process died of something else before it came to this."""
+
+
+def again(work: Callable[[], T]) -> T:
+    """Do it, and once more where the process turned out to be dead already."""
+    try:
+        return work()
+    except NotBegun:
+        return work()
+
+
 class Life:
     """One process from its start to its end.
 
@@ -76,8 +90,8 @@ class Life:
         self._control, theirs = socket.socketpair()
         reading, self._lifeline = os.pipe()
         self._words = os.memfd_create("onnxviz") if hasattr(os, "memfd_create") else None
-        board, memory = shared(isolate.SIZE)
-        self._board = isolate.Board(memory)
+        board, pages = shared(isolate.SIZE)
+        self._board = isolate.Board(pages)
         try:
             with theirs:
                 self.process = _started(theirs.fileno(), reading, board, self._words, memory)
@@ -146,8 +160,12 @@ class Life:
 
     def was_at(self) -> str | None:
         """What native code it was in last, as it stands after 'while'."""
-        regions = self._board.under_way()
-        return regions[0].what if regions else None
+        regions = [one.what for one in self._board.under_way() if not one.what.startswith(isolate.REQUEST)]
+        return regions[0] if regions else None
+
+    def began(self, request: int) -> bool:
+        """Whether it died in the middle of this, rather than before."""
+        return any(one.what == f"{isolate.REQUEST}{request}" for one in self._board.under_way())
 
     def interrupt(self) -> None:
         """End it because of Ctrl-C."""
@@ -276,7 +294,7 @@ class Worker:
         life     the process that must do it; None: whichever runs
         keep     whether the process keeps the arrays
         returns  its answer, and arrays that are the caller's own
-        raises   WorkerCrashed, LimitExceeded, and what doing it raises
+        raises   WorkerCrashed, LimitExceeded, and what doing it raises; NotBegun where it is worth another try
         """
         if self._refused and (before := self._refused.get(digest())) is not None:
             raise copy.copy(before)
@@ -284,8 +302,8 @@ class Worker:
         try:
             channel = life.channel()
         except Closed:
-            raise self._death(life, what, None) from None
-        waiting = True
+            raise self._death(life, what, 0, digest) from None
+        request, waiting = next(self._numbers), True
         thread = threading.get_ident()
         self._waiting[thread] = life
         try:
@@ -293,13 +311,13 @@ class Worker:
             with contextlib.suppress(IndexError):
                 while True:
                     drop.append(life.dropped.popleft())
-            channel.send({**message, "drop": drop} if drop else message, arrays, keep=keep)
+            channel.send({**message, "request": request, "drop": drop}, arrays, keep=keep)
             answer, given = channel.receive(None if seconds is None else seconds + _SECONDS_MORE)
             waiting = False
             own = {name: np.array(array) for name, array in given.items()}
         except Closed:
             channel.close()
-            raise self._death(life, what, digest) from None
+            raise self._death(life, what, request, digest) from None
         except TimeoutError:
             channel.close()
             life.end(f"it was ended because {what} took over {seconds:g} s")
@@ -321,22 +339,24 @@ class Worker:
             raise restored(answer["error"])
         return answer, own
 
-    def _death(self, life: Life, what: str, digest: Callable[[], str] | None) -> WorkerCrashed:
+    def _death(self, life: Life, what: str, request: int, digest: Callable[[], str]) -> WorkerCrashed:
         """The error for a process that is gone."""
         with contextlib.suppress(subprocess.TimeoutExpired):
             life.process.wait(10)
         code, why = life.process.returncode, life.ended
-        if why is None:
+        begun = life.began(request)
+        if why is None and begun:
             at = life.was_at() or what
             why = f"it {_how(code)} while {what if what.startswith(at) else at}{life.last_words()}"
-            if digest is not None:
-                self._refused[digest()] = WorkerCrashed(
-                    f"this is not run again: the process of this network {why.removeprefix('it ')} before; to try once "
-                    "more, open the network again with onnxviz.load"
-                )
+            self._refused[digest()] = WorkerCrashed(
+                f"this is not run again: the process of this network {why.removeprefix('it ')} before; to try once "
+                "more, open the network again with onnxviz.load"
+            )
         life.end("its end was noticed")
-        return WorkerCrashed(
-            f"the process of this network is gone: {why}; this one goes on, and the next call starts another"
+        kind = WorkerCrashed if begun or life.ended is not None else NotBegun
+        return kind(
+            f"the process of this network is gone: {why or f'it {_how(code)}'}; this one goes on, and the next call "
+            "starts another"
         )
 
     # --- what it is asked -----------------------------------------------------------------------
@@ -367,13 +387,15 @@ class Worker:
         import onnx
 
         data = proto.SerializeToString()
-        _, given = self.ask(
-            {"do": "infer", "strict": strict, "propagate": propagate},
-            {"model": np.frombuffer(data, np.uint8)},
-            what="inferring the shapes of the model",
-            digest=lambda: _digest(data),
-            seconds=self.limits.load_seconds,
-            limit="load_seconds",
+        _, given = again(
+            lambda: self.ask(
+                {"do": "infer", "strict": strict, "propagate": propagate},
+                {"model": np.frombuffer(data, np.uint8)},
+                what="inferring the shapes of the model",
+                digest=lambda: _digest(data),
+                seconds=self.limits.load_seconds,
+                limit="load_seconds",
+            )
         )
         return onnx.ModelProto.FromString(given["model"].tobytes())
 
@@ -470,7 +492,7 @@ def _how(code: int | None) -> str:
         name = signal.Signals(-code).name
     except ValueError:
         name = f"signal {-code}"
-    return f"was ended by {name}" + (", as systems do that run out of memory" if name == "SIGKILL" else "")
+    return f"was ended by {name}" + (", as systems do that run out of memory," if name == "SIGKILL" else "")
 
 
 def _digest(*parts: bytes | str) -> str:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import gc
+import json
 import os
 import pickle
 import signal
@@ -24,11 +26,11 @@ from onnxviz import objectives
 from onnxviz.errors import (
     LimitExceeded,
     ModelRejected,
-    OnnxVizError,
     UnknownLayer,
     UnsupportedOperator,
     UsageError,
     WorkerCrashed,
+    ways,
 )
 from onnxviz.runtime.worker import Worker, lacking
 
@@ -139,7 +141,9 @@ def test_predictions_and_activations_are_the_same(pair):
         assert array.flags.owndata
 
 
-@pytest.mark.parametrize("method", ["gradient", "guided", "smoothgrad", "integrated", "full-gradient"])
+@pytest.mark.parametrize(
+    "method", ["gradient", "guided", "smoothgrad", "integrated-gradients", "full-gradient"]
+)
 def test_saliency_is_the_same(pair, method):
     values = [onnxviz.saliency(net, photo(), target=2, method=method).values for net in pair]
     assert np.abs(values[0]).max() > 0
@@ -173,7 +177,7 @@ def test_features_are_the_same(pair, tmp_path):
 
     for i in range(7):
         Image.fromarray(photo(i)).save(tmp_path / f"{i}.png")
-    vectors = [onnxviz.embed(net, sorted(tmp_path.glob("*.png"))).vectors for net in pair]
+    vectors = [onnxviz.embed(net, sorted(tmp_path.glob("*.png"))).values for net in pair]
     assert vectors[0].shape[0] == 7
     assert np.array_equal(*vectors)
 
@@ -218,20 +222,13 @@ def test_large_arrays_and_text_travel():
 
 
 def test_arrays_must_lie_in_the_memory_that_came():
-    import json
     import socket
 
-    from onnxviz.runtime.channel import Channel, Closed
+    from onnxviz.runtime.channel import Channel, Closed, shared
 
     for place in ({"at": 0, "type": "float32", "shape": [2**40]}, {"at": -8, "type": "uint8", "shape": [4]}):
         ours, theirs = socket.socketpair()
-        memory = os.memfd_create("short") if hasattr(os, "memfd_create") else None
-        if memory is None:
-            pytest.skip("no memory without a name here")
-        os.ftruncate(memory, 4096)
-        import fcntl
-
-        fcntl.fcntl(memory, 1033, 2)  # it cannot be cut short
+        memory, _ = shared(4096)
         text = json.dumps({"message": {}, "arrays": {"a": place}, "own": True}).encode()
         socket.send_fds(ours, [len(text).to_bytes(8, "little") + text], [memory])
         channel = Channel(theirs)
@@ -262,23 +259,21 @@ def test_limits_hold_there(tmp_path):
         opened(PLAIN, limits=onnxviz.Limits(nodes=2))
 
 
-def test_unknown_layers_and_operators_without_a_gradient(pair):
+def test_fields_of_errors_travel(pair):
+    from onnxviz.runtime.channel import described, restored
+
     with pytest.raises(UnknownLayer):
         pair[1].activations(photo(), ["nothing"])
-    net = opened(
-        model("n = NonZero(s)\n t = Cast<to = 1>(n)\n z = ReduceSum<keepdims = 0>(t)\n y = Add(s, z)")
-    )
-    try:
-        det = opened(
-            model("q = Det(sq)\n e = Unsqueeze(q, ax)\n y = Mul(s, e)".replace("sq", "c4"), weights="")
-        )
-    except OnnxVizError:
-        det = None
-    with contextlib.suppress(UnsupportedOperator):
-        net.value_and_gradient(objectives.logit(1))
-    for one in (net, det):
-        if one is not None:
-            one.close()
+    error = UnsupportedOperator("operator Det has no rule", ways("give --layer L"), "Det")
+    back = restored(json.loads(json.dumps(described(error))))
+    assert type(back) is UnsupportedOperator
+    assert (str(back), back.what, back.operator) == (str(error), error.what, error.operator)
+    assert "layer=" in str(back)
+    for error in (ValueError("a"), MemoryError(), onnx.shape_inference.InferenceError("b")):
+        back = restored(described(error))
+        assert type(back) is type(error)
+        assert str(back) == str(error)
+    assert type(restored({"class": "system", "text": "x", "fields": {}})) is RuntimeError
 
 
 @pytest.mark.parametrize("backend", ["torch", "ort-training"])
@@ -446,6 +441,7 @@ def descriptors() -> int:
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="no /proc here")
 def test_nothing_is_left_of_a_network_that_is_gone():
     opened(PLAIN).close()
+    gc.collect()
     before = descriptors()
     for source in (PLAIN, DIVIDES):
         net = opened(source)
@@ -454,8 +450,6 @@ def test_nothing_is_left_of_a_network_that_is_gone():
         onnxviz.saliency(net, photo(), target=1) if source is PLAIN else None
         pid = process(net)
         del net
-        import gc
-
         gc.collect()
         assert ended(pid)
         assert descriptors() == before
@@ -544,7 +538,7 @@ except KeyboardInterrupt:
         began = time.monotonic()
         line = run.stdout.readline()
         seconds = time.monotonic() - began
-        out, err = run.communicate(timeout=60)
+        _, err = run.communicate(timeout=60)
     assert line == "stopped\n", err
     assert seconds < 2.5
     assert ended(pid)
