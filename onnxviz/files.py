@@ -1,49 +1,47 @@
-"""Writing files so that a reader sees the old one or the new one, never half of either."""
+"""What results are called and are made of in files: names, and the bytes of pictures, arrays and JSON.
+
+How they get there, whole or not at all, is file_set.py; who may write them, claims.py.
+"""
 
 from __future__ import annotations
 
-import contextlib
-import errno
 import hashlib
 import io
 import json
 import numbers
 import os
 import re
-import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from onnxviz.claims import ENDINGS, claimed, reason
 from onnxviz.errors import OutputRefused, UsageError
+from onnxviz.file_set import FileSet
 from onnxviz.image.text import json_escaped
 
 if TYPE_CHECKING:
     import numpy as np
 
 
+__all__ = [
+    "PICTURES",
+    "TABLES",
+    "FileSet",
+    "claimed",
+    "destination",
+    "json_bytes",
+    "npy_bytes",
+    "picture_bytes",
+    "png_bytes",
+    "sha256",
+    "write_atomic",
+]
+
 #: What a picture can be written as; the first is what it becomes where nothing is said.
 PICTURES: Final = (".png", ".jpg", ".jpeg", ".webp")
 #: What a table can be written as beside a picture; its JSON would be the manifest's name.
 TABLES: Final = (".csv", ".parquet")
-# The same for what is a folder: names that can only mean a file.
-_FILES: Final = frozenset(
-    {
-        *PICTURES,
-        *TABLES,
-        ".json",
-        ".npy",
-        ".npz",
-        ".onnx",
-        ".html",
-        ".txt",
-        ".pdf",
-        ".gif",
-        ".zip",
-        ".exe",
-        ".md",
-    }
-)
 
 
 def destination(path: str | os.PathLike[str], default: str, kinds: Sequence[str] = PICTURES) -> Path:
@@ -52,12 +50,19 @@ def destination(path: str | os.PathLike[str], default: str, kinds: Sequence[str]
     A folder (one that is there, or a name that ends in a slash) gets `default`; a name without an ending gets the first
     of `kinds`. No `kinds`: the result is itself a folder.
 
-    raises   UsageError for the ending of another kind of file, naming what is possible; OutputRefused for a device
+    raises   UsageError for the ending of another kind of file, naming what is possible; OutputRefused for a device, or
+             a name that no file can have
     """
     target = Path(path)
+    try:
+        target.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except OSError as error:
+        raise OutputRefused(reason(target, error)) from error
     ending = target.suffix.lower()
     if not kinds:
-        if target.is_file() or (ending in _FILES and not target.is_dir()):
+        if target.is_file() or (ending in ENDINGS and not target.is_dir()):
             raise UsageError(f"cannot write a folder as {str(target)!r}: give the name of a folder")
         return target
     if os.fspath(path).endswith(("/", os.sep)) or target.is_dir():
@@ -78,51 +83,12 @@ def _listed(kinds: Sequence[str]) -> str:
 
 
 def write_atomic(path: str | os.PathLike[str], data: bytes | Iterable[bytes]) -> Path:
-    """Write `data` (bytes, or pieces of them) to `path` as a whole or not at all.
-
-    The bytes go to a temporary file beside the target, are flushed to the disk (fsync) and renamed over it
-    (`os.replace`), so a crash or a full disk leaves what was there before.
+    """Write `data` (bytes, or pieces of them) to `path` as a whole or not at all: a set of one file.
 
     raises   OutputRefused, naming the path and the reason
     """
-    target = Path(path)
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        if target.is_dir():
-            raise OutputRefused(f"cannot write {str(target)!r}: it is a folder; name a file")
-        handle, temporary = tempfile.mkstemp(
-            prefix=f".{target.name[:80]}.", suffix=".part", dir=target.parent
-        )
-    except OSError as error:
-        raise OutputRefused(_reason(target, error)) from error
-    try:
-        with os.fdopen(handle, "wb") as file:
-            for piece in (data,) if isinstance(data, bytes) else data:
-                file.write(piece)
-            file.flush()
-            os.fsync(file.fileno())
-        # mkstemp makes files private; give the result the permissions any other new file gets.
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, target)
-    except BaseException as error:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
-        if isinstance(error, OSError):
-            raise OutputRefused(_reason(target, error)) from error
-        raise
-    return target
-
-
-def _umask() -> int:
-    mask = os.umask(0o022)
-    os.umask(mask)
-    return mask
-
-
-def _reason(target: Path, error: OSError) -> str:
-    if error.errno == errno.ENOSPC:
-        return f"cannot write {str(target)!r}: the disk is full; free some space or choose another --out"
-    return f"cannot write {str(target)!r}: {error.strerror or error}; what was there before is unchanged"
+    with FileSet(path) as files:
+        return files.finish(data)
 
 
 def json_bytes(value: Any) -> bytes:
@@ -193,49 +159,3 @@ def sha256(path: str | os.PathLike[str]) -> str:
     """The SHA-256 of a file's bytes, as 64 hexadecimal digits."""
     with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-@contextlib.contextmanager
-def claimed(out: str | os.PathLike[str]) -> Iterator[None]:
-    """Hold `out` for this process: a second run with the same output is told so instead of mixing with it.
-
-    The claim is a lock on a hidden file beside the output, which the operating system gives back when the
-    process ends, however it ends.
-
-    raises   OutputRefused when another process holds it or the folder cannot be written
-    """
-    target = Path(out)
-    marker = target.parent / f".{target.name[:80]}.lock"
-    try:
-        marker.parent.mkdir(parents=True, exist_ok=True)
-        handle = os.open(marker, os.O_RDWR | os.O_CREAT, 0o644)
-    except OSError as error:
-        raise OutputRefused(_reason(target, error)) from error
-    try:
-        if not _lock(handle):
-            raise OutputRefused(
-                f"another run is writing to {str(target)!r}; wait for it or choose another --out"
-            )
-        yield
-        with contextlib.suppress(OSError):
-            marker.unlink()
-    finally:
-        os.close(handle)
-
-
-def _lock(handle: int) -> bool:
-    try:
-        import fcntl
-    except ImportError:  # Windows
-        import msvcrt
-
-        try:
-            msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined, unused-ignore]
-        except OSError:
-            return False
-        return True
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
-    return True

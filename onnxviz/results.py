@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,12 +13,11 @@ import numpy as np
 from onnxviz.files import (
     PICTURES,
     TABLES,
+    FileSet,
     destination,
-    json_bytes,
     npy_bytes,
     picture_bytes,
     png_bytes,
-    write_atomic,
 )
 
 if TYPE_CHECKING:
@@ -64,35 +63,56 @@ class Result:
 
         The ending says what is written: .png, .jpg, .jpeg or .webp, and .csv or .parquet where the result has rows. A
         folder (or a name that ends in a slash) gets the technique's name. Further pages are NAME-2.png, NAME-3.png...
-        Each file appears whole or not at all; the picture comes last, so where it is, the others are.
+        All of them appear together or none does. While they are exchanged NAME.json says "incomplete"; it comes last
+        and lists the files, and those that an earlier run of the technique wrote under this name are removed.
 
         returns  the file, or the first of its pages
-        raises   UsageError for another ending, MissingDependency for Parquet without pyarrow, OutputRefused
+        raises   UsageError for another ending, MissingDependency for Parquet without pyarrow, OutputRefused; that too
+                 where NAME.json or NAME.npy is of another technique, or not of onnxviz
         """
-        columns = self.table()
-        kinds = PICTURES if columns is None else PICTURES + TABLES
-        target = destination(path, f"{self.manifest.get('technique') or 'result'}.png", kinds)
-        ending = target.suffix.lower()
-        if columns is not None and ending in TABLES:
-            from onnxviz.tables import encoder
-
-            files = [encoder(ending[1:])(columns)]
-        else:
-            files = [picture_bytes(page, ending) for page in self.pages()]
-        names = [
-            target if number == 1 else target.with_name(f"{target.stem}-{number}{target.suffix}")
-            for number in range(1, len(files) + 1)
-        ]
-        more = {"pages": [name.name for name in names]} if len(names) > 1 else {}
-        if self.values is not None:
-            write_atomic(target.with_suffix(".npy"), npy_bytes(self.values))
-        write_atomic(target.with_suffix(".json"), json_bytes({**self.manifest, **more}))
-        for name, data in reversed(list(zip(names, files, strict=True))):
-            write_atomic(name, data)
-        return target
+        return write(self, path)
 
     def _repr_png_(self) -> bytes:
         return png_bytes(self.picture())
+
+
+def write(
+    result: Result,
+    path: str | os.PathLike[str],
+    beside: Mapping[Path, bytes] | None = None,
+    checkpoints: Iterable[Path] = (),
+    named: Path | None = None,
+) -> Path:
+    """`Result.save`, with more files in the set.
+
+    beside       where these go, and their bytes
+    checkpoints  what was written on the way, for the manifest
+    named        the one of `beside` that was asked for by name; None: the picture
+    """
+    columns = result.table()
+    kinds = PICTURES if columns is None else PICTURES + TABLES
+    target = destination(path, f"{result.manifest.get('technique') or 'result'}.png", kinds)
+    ending = target.suffix.lower()
+    if columns is not None and ending in TABLES:
+        from onnxviz.tables import encoder
+
+        files = [encoder(ending[1:])(columns)]
+    else:
+        files = [picture_bytes(page, ending) for page in result.pages()]
+    names = [
+        target if number == 1 else target.with_name(f"{target.stem}-{number}{target.suffix}")
+        for number in range(1, len(files) + 1)
+    ]
+    more = {"pages": [name.name for name in names]} if len(names) > 1 else {}
+    everything = {**dict(zip(names, files, strict=True)), **(beside or {})}
+    first = named or target
+    with FileSet(target.with_suffix(".json"), first) as together:
+        for name in sorted(everything, key=lambda name: name != first):
+            together.add(name, everything[name])
+        if result.values is not None:
+            together.add(target.with_suffix(".npy"), npy_bytes(result.values))
+        together.describe({**result.manifest, **more}, checkpoints)
+    return target
 
 
 @dataclass

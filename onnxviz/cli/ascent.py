@@ -139,13 +139,14 @@ def register(app: typer.Typer) -> None:
             "stretch": stretch,
         }  # fmt: skip
 
-        def save(result: Any) -> None:
-            path = run.save(result)
-            if channel == ["all"]:
-                from onnxviz.techniques.ascent_page import write_page
+        page = run.output().with_suffix(".html")
 
-                page = write_page(result, path.with_suffix(".html"), patches)
-                run.say(str(page))
+        def beside(result: Any) -> dict[Path, bytes]:
+            if channel != ["all"]:
+                return {}
+            from onnxviz.techniques.ascent_page import page_bytes
+
+            return {page: page_bytes(result, page, patches)}
 
         make(
             run,
@@ -153,7 +154,7 @@ def register(app: typer.Typer) -> None:
             net,
             every=every,
             animate=animate,
-            save=save,
+            beside=beside,
             target=target or None,
             layer=layer,
             channel=_channels(channel),

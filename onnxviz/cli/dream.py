@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -62,9 +62,18 @@ def register(app: typer.Typer) -> None:
         Example: onnxviz dream efficientnet-lite0 clouds.jpg --layer blocks.7.add -o dream.png
         """
         import onnxviz
-        from onnxviz.files import write_atomic
 
-        result = make(
+        out = run.output()
+        # A picture that is itself a .webp keeps its name.
+        way = out.with_suffix(".zoom.webp" if out.suffix.lower() == ".webp" else ".webp")
+
+        def beside(result: Any) -> dict[Path, bytes]:
+            from PIL import Image
+
+            frames = [Image.fromarray(frame) for frame in result.frames]
+            return {way: animation(frames, ".webp")} if frames else {}
+
+        result: Any = make(
             run,
             onnxviz.dream,
             run.load(model),
@@ -83,16 +92,10 @@ def register(app: typer.Typer) -> None:
             seed=run.seed,
             every=every,
             animate=animate,
+            beside=beside,
         )
-        frames = getattr(result, "frames", [])
-        if frames:
-            from PIL import Image
-
-            target = run.output()
-            # A picture that is itself a .webp keeps its name.
-            path = target.with_suffix(".zoom.webp" if target.suffix.lower() == ".webp" else ".webp")
-            write_atomic(path, animation([Image.fromarray(frame) for frame in frames], ".webp"))
-            run.note(f"{len(frames)} frames in {path}")
+        if result.frames:
+            run.note(f"{len(result.frames)} frames in {way}")
 
 
 def longer_side(text: str | None) -> int | tuple[int, int] | None:

@@ -101,6 +101,7 @@ def register(app: typer.Typer) -> None:
         import onnxviz
         from onnxviz.interrupted import Interrupted
 
+        run.claim(run.output("style.onnx"))
         net = run.load(model)
         try:
             result = onnxviz.style_train(

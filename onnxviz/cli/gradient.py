@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -79,14 +80,18 @@ def register(app: typer.Typer) -> None:
         _unused(plain, "only the gradient model takes that; leave it or --technique out")
         from onnxviz.techniques.explainer import explainer_graph
 
+        out = run.output("explainer.onnx")
+        run.claim(out)
         net = run.load(model)
         graph = explainer_graph(net, technique, target=target, layer=layer, fixed=fixed, over=over or "input")
-        _write(run, graph, "explainer.onnx", technique=technique)
+        _write(run, graph, out, technique=technique)
 
 
 def _gradient_model(run: Run, model: str, of: str | None, wrt: str | None, rules: str) -> None:
     from onnxviz.techniques.gradient import gradient_graph
 
+    target = run.output("gradient.onnx")
+    run.claim(target)
     given = run.model_options()
     graph = gradient_graph(
         model,
@@ -103,14 +108,12 @@ def _gradient_model(run: Run, model: str, of: str | None, wrt: str | None, rules
 
         run.note(without_rectifiers(rules, [str(graph.graph.outputs[-1].name).removesuffix(".gradient")]))
     more = {} if rectifiers is None else {"rectifiers": rectifiers}
-    _write(run, graph, "gradient.onnx", rules=rules, **more)
+    _write(run, graph, target, rules=rules, **more)
 
 
-def _write(run: Run, graph: ir.Model, default: str, **more: Any) -> None:
+def _write(run: Run, graph: ir.Model, target: Path, **more: Any) -> None:
     from onnxviz.graph.save import save
 
-    target = run.output(default)
-    run.claim(target)
     path = save(graph, target)
     inputs = [str(value.name) for value in graph.graph.inputs]
     outputs = [str(value.name) for value in graph.graph.outputs]

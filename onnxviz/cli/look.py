@@ -101,8 +101,10 @@ def register(app: typer.Typer) -> None:
         from onnxviz.graph.save import save
         from onnxviz.techniques.expose import exposed
 
+        target = run.output("exposed.onnx")
+        run.claim(target)
         graph = exposed(model, layer, limits=run.limits)
-        path = save(graph, run.output("exposed.onnx"))
+        path = save(graph, target)
         names = [str(value.name) for value in graph.graph.outputs]
         run.say(f"{path}: {len(names)} outputs")
         run.emit({"out": str(path), "outputs": names})

@@ -8,7 +8,7 @@ A command declares `every: EveryOption = None, animate: AnimateOption = None` an
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -46,19 +46,25 @@ def make(
     *arguments: Any,
     every: int | None = None,
     animate: Path | None = None,
-    save: Callable[[Result], Any] | None = None,
+    beside: Callable[[Result], Mapping[Path, bytes]] | None = None,
     **options: Any,
 ) -> Result:
     """Run the technique and write its result; whatever ends it early, what there is by then is written too.
 
-    save     writes a result; None: `run.save`
+    beside   more files of a result, and their bytes
     raises   what the technique raises
     """
     from onnxviz.errors import GradientNotFinite
     from onnxviz.interrupted import Interrupted
 
-    keep = save or run.save
     film = Film(run, every, animate)
+
+    def keep(result: Result) -> None:
+        more = beside(result) if beside else {}
+        run.save(result, beside=more, checkpoints=film.checkpoints)
+        for path in more:
+            run.say(str(path))
+
     try:
         result = technique(*arguments, watch=film.watch, progress=run.progress, **options)
     except Interrupted as stop:
@@ -88,6 +94,7 @@ class Film:
         self._every = every
         self._path = animate
         self._frames: list[Any] = []
+        self.checkpoints: list[Path] = []
         self._stride = 0
 
     def watch(self, shot: Shot) -> None:
@@ -111,7 +118,8 @@ class Film:
 
         out = self._run.output()
         name = f"{out.stem}.step{shot.index + 1:05d}{out.suffix}"
-        write_atomic(out.with_name(name), picture_bytes(Image.fromarray(shot.picture()), out.suffix.lower()))
+        picture = picture_bytes(Image.fromarray(shot.picture()), out.suffix.lower())
+        self.checkpoints.append(write_atomic(out.with_name(name), picture))
 
     def _frame(self, shot: Shot) -> None:
         from PIL import Image

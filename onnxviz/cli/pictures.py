@@ -87,8 +87,10 @@ def each(run: Run, net: Network, images: Sequence[Path], compute: Callable[[Path
     skipped = [(printable(one.path), one.reason) for one in listing.skipped]
     written: list[dict[str, Any]] = []
     taken: set[str] = set()
-    for done, path in enumerate(listing.images, 1):
-        target = _named(run.output(), path, taken)
+    targets = [_named(run.output(), path, taken) for path in listing.images]
+    for target in targets:
+        run.refuse_foreign(target)
+    for done, (path, target) in enumerate(zip(listing.images, targets, strict=True), 1):
         stopped = None
         try:
             result = compute(path)
@@ -97,7 +99,6 @@ def each(run: Run, net: Network, images: Sequence[Path], compute: Callable[[Path
             continue
         except Interrupted as stop:
             stopped, result = stop, stop.partial
-        run.claim(target)
         run.say(str(result.save(target)))
         written.append({"image": printable(path), "out": str(target), "manifest": result.manifest})
         for text in _warnings(result.manifest):

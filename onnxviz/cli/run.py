@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 
 _FONTS = "onnxviz.image.fonts"
+# What these write is one file, without a manifest beside it.
+_ALONE = frozenset({"inspect", "predict", "models", "doctor", "expose", "gradient", "export"})
 
 
 class Run:
@@ -85,7 +87,7 @@ class Run:
         """Open the model with the options given on the command line; notes go to stderr."""
         from onnxviz.opening import load
 
-        if self.out is not None:
+        if self.out is not None or self.writes[:1] not in ((".json",), (".onnx",)):
             self.claim(self.output())
         given = self._model
         network = load(
@@ -192,19 +194,51 @@ class Run:
     def claim(self, target: Path) -> None:
         """Hold `target` until the command ends, so that a second run with the same --out is told so at once.
 
+        raises   OutputRefused, also where what this command writes is of another technique; before any work
+        """
+        from onnxviz.claims import claimed, hidden
+
+        if target in self._claimed:
+            return
+        self._claimed.add(target)
+        if hidden(target, "") not in self._claimed:
+            self._claims.enter_context(claimed(target))
+            self._claimed.add(hidden(target, ""))  # of all files that differ in the ending alone
+        self.refuse_foreign(target)
+
+    def refuse_foreign(self, target: Path) -> None:
+        """Refuse where the result of another technique, or something else, has the names that this command writes to.
+
         raises   OutputRefused
         """
-        from onnxviz.files import claimed
+        from onnxviz.file_set import refuse_foreign
 
-        if target not in self._claimed:
-            self._claims.enter_context(claimed(target))
-            self._claimed.add(target)
+        schema = f"onnxviz.{self.command}/1"
+        if not self.writes:
+            refuse_foreign(target / "manifest.json", [target / f"{self.command}.npy"], schema)
+        elif target.suffix.lower() not in self.writes or self.command in _ALONE:
+            refuse_foreign(target, [target], None, target)
+        else:
+            names = [target, target.with_suffix(".npy")]
+            refuse_foreign(target.with_suffix(".json"), names, schema, target)
 
-    def save(self, result: Result, default: str | None = None, **more: Any) -> Path:
-        """Write a result's picture, values and manifest, and say where."""
+    def save(
+        self,
+        result: Result,
+        default: str | None = None,
+        beside: Mapping[Path, bytes] | None = None,
+        checkpoints: Sequence[Path] = (),
+        **more: Any,
+    ) -> Path:
+        """Write a result's picture, values and manifest, and say where; see `results.write`."""
         target = self.output(default)
         self.claim(target)
-        path = result.save(target)
+        if beside or checkpoints:
+            from onnxviz.results import write
+
+            path = write(result, target, beside, checkpoints)
+        else:
+            path = result.save(target)
         self.say(str(path))
         self.emit({"out": str(path), **more, "manifest": result.manifest})
         return path

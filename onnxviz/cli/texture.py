@@ -71,8 +71,7 @@ def register(app: typer.Typer) -> None:
         """
         import onnxviz
 
-        if run.out is not None:
-            run.claim(run.output())
+        run.claim(run.output())
         # The methods that need no network open none: the name may be any.
         net = None if method in ("nearest", "quilt") else run.load(model)
         result = make(

@@ -93,9 +93,11 @@ def register(app: typer.Typer) -> None:
         from onnxviz.cli.run import parse_size
         from onnxviz.exporting.source import parse_options
 
+        target = run.output("model.onnx")
+        run.claim(target)
         made = onnxviz.export(
             source,
-            run.output("model.onnx"),
+            target,
             options=parse_options(option or []),
             random=random,
             seed=run.seed,

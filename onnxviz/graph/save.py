@@ -7,7 +7,7 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from onnxviz.files import write_atomic
+from onnxviz.files import FileSet, write_atomic
 
 # A protobuf message ends at 2 GiB; below 1.5 GiB of weights the rest always fits.
 _ONE_FILE_BYTES = 3 << 29
@@ -28,7 +28,7 @@ def save(model: ir.Model, path: str | os.PathLike[str], *, one_file_bytes: int =
 
 
 def _save_apart(model: ir.Model, target: Path) -> Path:
-    """Weights first, then the graph that names them: a crash between the two leaves the old graph readable."""
+    """Weights and the graph that names them as one set: there is no graph while the weights are of another."""
     data = target.with_name(target.name + ".data")
     tensors = []
     offset = 0
@@ -41,5 +41,6 @@ def _save_apart(model: ir.Model, target: Path) -> Path:
             data.name, offset, tensor.nbytes, tensor.dtype, shape=ir.Shape(tensor.numpy().shape), name=name
         )
         offset += tensor.nbytes
-    write_atomic(data, (tensor.tobytes() for tensor in tensors))
-    return write_atomic(target, ir.serde.serialize_model(model).SerializeToString())
+    with FileSet(target) as files:
+        files.add(data, (tensor.tobytes() for tensor in tensors))
+        return files.finish(ir.serde.serialize_model(model).SerializeToString())

@@ -29,6 +29,13 @@ def write_page(
     patches   a folder that `patches` wrote for the same layer: each channel links to its sheet there
     raises    UsageError where the folder has no sheets of this layer, OutputRefused
     """
+    return write_atomic(path, page_bytes(result, path, patches))
+
+
+def page_bytes(
+    result: Made, path: str | os.PathLike[str], patches: str | os.PathLike[str] | None = None
+) -> bytes:
+    """The page that `write_page` writes to `path`, from where its links lead."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     target = Path(path)
@@ -66,7 +73,7 @@ def write_page(
     page = environment.get_template("channels.html.j2").render(
         layer=layer, cells=cells, facts=facts, linked=any(cell["link"] for cell in cells)
     )
-    return write_atomic(target, page.encode("utf-8"))
+    return page.encode("utf-8")
 
 
 def _sheets(folder: Path, layer: str) -> Path:

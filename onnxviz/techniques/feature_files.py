@@ -15,7 +15,7 @@ import numpy as np
 
 from onnxviz import tables
 from onnxviz.errors import InputRefused, MissingDependency, UsageError
-from onnxviz.files import PICTURES, destination, json_bytes, npy_bytes, write_atomic
+from onnxviz.files import PICTURES, FileSet, destination, npy_bytes
 from onnxviz.image.folder import Skipped
 from onnxviz.image.text import printable
 
@@ -42,8 +42,10 @@ def write(found: Embedding, path: str | os.PathLike[str]) -> Path:
         data = _npz(found)
     else:
         data = tables.encoder(ending[1:])(table(found))
-    write_atomic(target.with_suffix(".json"), json_bytes(found.manifest))
-    return write_atomic(target, data)
+    with FileSet(target.with_suffix(".json"), target) as files:
+        files.add(target, data)
+        files.describe(found.manifest)
+    return target
 
 
 def check_ending(path: str | os.PathLike[str]) -> str:
@@ -129,6 +131,8 @@ def _manifest(target: Path) -> dict[str, Any]:
         raise InputRefused(f"{name}: not a manifest ({printable(error, 200)})") from error
     if not isinstance(found, dict) or not str(found.get("schema")).startswith(_SCHEMA):
         raise InputRefused(f"{name}: not the manifest of features; `onnxviz embed` writes one")
+    if "files" not in found and found.get("incomplete"):
+        raise InputRefused(f"{name}: a run ended while it saved these features; run `onnxviz embed` again")
     return found
 
 

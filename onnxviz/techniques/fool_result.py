@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from onnxviz.files import PICTURES, destination, png_bytes, write_atomic
-from onnxviz.results import Result
+from onnxviz.files import PICTURES, destination, png_bytes
+from onnxviz.results import Result, write
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -100,11 +100,12 @@ class Fooled(Result):
         from PIL import Image
 
         target = destination(path, "fool.png")
-        files = self.files(target)
-        for file, image in zip(files, self.images, strict=True):
-            write_atomic(file, png_bytes(Image.fromarray(image)))
-        names = [file.relative_to(target.parent).as_posix() for file in files]
-        return Result.save(replace(self, manifest={**self.manifest, "files": names}), target)
+        images = {
+            file: png_bytes(Image.fromarray(image))
+            for file, image in zip(self.files(target), self.images, strict=True)
+        }
+        names = [file.relative_to(target.parent).as_posix() for file in images]
+        return write(replace(self, manifest={**self.manifest, "files": names}), target, images)
 
 
 def _plain(name: str) -> str:

@@ -12,7 +12,7 @@ import numpy as np
 
 from onnxviz import tables
 from onnxviz.errors import UsageError
-from onnxviz.files import json_bytes, npy_bytes, png_bytes, write_atomic
+from onnxviz.files import FileSet, npy_bytes, png_bytes
 from onnxviz.image.folder import Skipped
 from onnxviz.image.text import file_name, printable
 from onnxviz.progress import Progress, silent
@@ -191,7 +191,7 @@ class Patches(Result):
         """Write a folder: overview.png, LAYER/channel-0005.png, patches.csv, patches.json, patches.npy, manifest.json.
 
         table    'csv', or 'parquet' for patches.parquet in its place (needs pyarrow)
-        Each file appears whole or not at all; the manifest comes last and lists the others.
+        All of them appear together, the manifest last, which lists the others; what an earlier run wrote there goes.
         raises   OutputRefused, MissingDependency
         """
         from onnxviz.techniques.patch_pictures import overview, sheets
@@ -199,21 +199,23 @@ class Patches(Result):
         folder = Path(path)
         encode = tables.encoder(table)
         columns = self.table()
-        files = [write_atomic(folder / f"patches.{table}", encode(columns))]
-        if table != "json":
-            files.append(write_atomic(folder / "patches.json", tables.table_json_bytes(columns)))
-        files.append(write_atomic(folder / "patches.npy", npy_bytes(np.asarray(self.values))))
-        picture, changed = overview(self, progress=progress)
-        files.append(write_atomic(folder / "overview.png", png_bytes(picture)))
-        for layer, channel, drawn, gone in sheets(self, progress=progress):
-            target = folder / file_name(layer.name) / f"channel-{channel:04d}.png"
-            files.append(write_atomic(target, png_bytes(drawn)))
-            changed |= gone
-        self.manifest["files"] = [file.relative_to(folder).as_posix() for file in files]
-        self.manifest["changed"] = [
-            {"path": printable(self.name_of(i)), "reason": reason} for i, reason in sorted(changed.items())
-        ]
-        write_atomic(folder / "manifest.json", json_bytes(self.manifest))
+        with FileSet(folder / "manifest.json") as files:
+            written = [files.add(folder / f"patches.{table}", encode(columns))]
+            if table != "json":
+                written.append(files.add(folder / "patches.json", tables.table_json_bytes(columns)))
+            written.append(files.add(folder / "patches.npy", npy_bytes(np.asarray(self.values))))
+            picture, changed = overview(self, progress=progress)
+            written.append(files.add(folder / "overview.png", png_bytes(picture)))
+            for layer, channel, drawn, gone in sheets(self, progress=progress):
+                target = folder / file_name(layer.name) / f"channel-{channel:04d}.png"
+                written.append(files.add(target, png_bytes(drawn)))
+                changed |= gone
+            self.manifest["files"] = [file.relative_to(folder).as_posix() for file in written]
+            self.manifest["changed"] = [
+                {"path": printable(self.name_of(i)), "reason": reason}
+                for i, reason in sorted(changed.items())
+            ]
+            files.describe(self.manifest)
         return folder
 
 

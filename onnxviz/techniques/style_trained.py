@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from onnxviz.files import destination, write_atomic
-from onnxviz.results import Result
+from onnxviz.files import destination
+from onnxviz.results import Result, write
 
 if TYPE_CHECKING:
     import onnx
@@ -63,10 +63,10 @@ class StyleTrained(Result):
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write the network to `path` (NAME.onnx), and beside it NAME.png, NAME.npy (losses) and NAME.json.
 
-        The network comes last, so where it is, the others are.
+        All of them appear together or none does.
 
         raises   UsageError, OutputRefused
         """
         target = destination(path, "style.onnx", (".onnx",))
-        super().save(target.with_suffix(".png"))
-        return write_atomic(target, self.model.SerializeToString())
+        write(self, target.with_suffix(".png"), {target: self.model.SerializeToString()}, named=target)
+        return target
