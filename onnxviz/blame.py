@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
-from onnxviz.errors import ModelRejected, OnnxVizError, RuntimeFailed
+from onnxviz.errors import OnnxVizError
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -32,8 +32,8 @@ def judged(judge: Callable[[], object]) -> Iterator[None]:
 
     judge    runs the file as it is, see `Network.judge` and `opened`
     raises   what the analysis raised, where that is a typed error, or where the file runs: then it is a mistake of
-             onnxviz; ModelRejected in its place where ONNX Runtime refuses the file or fails to run it, LimitExceeded
-             and WorkerCrashed where it takes too much or dies over it
+             onnxviz; in its place ModelRejected where ONNX Runtime refuses the file, ModelFailed where it fails to run,
+             LimitExceeded and WorkerCrashed where it takes too much or dies over it
     """
     try:
         yield
@@ -42,10 +42,9 @@ def judged(judge: Callable[[], object]) -> Iterator[None]:
             raise
         try:
             judge()
-        except RuntimeFailed as refusal:
-            raise ModelRejected(str(refusal)) from error
         except OnnxVizError as refusal:
-            raise refusal from error
+            if refusal.exit_code != _OURS:
+                raise refusal from error
         raise
 
 
@@ -63,7 +62,7 @@ def judging(analysis: Callable[[Network], T]) -> Callable[[Network], T]:
 def opened(model: ir.Model) -> None:
     """Open a graph that belongs to no network, and run it on zeros where it says how large its inputs are.
 
-    raises   ModelRejected, LimitExceeded, RuntimeFailed
+    raises   ModelRejected, ModelFailed, LimitExceeded
     """
     from onnxviz.runtime.ort import compile
 

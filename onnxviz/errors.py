@@ -214,7 +214,12 @@ class WorkerCrashed(OnnxVizError):
 
 
 class RuntimeFailed(OnnxVizError):
-    """ONNX Runtime refused or failed to run a graph that was expected to run."""
+    """A graph that was expected to run did not. Of this kind itself it is our mistake: a graph that onnxviz wrote."""
+
+
+# Also 3, since the model was given.
+class ModelFailed(ModelRejected, RuntimeFailed):
+    """The network fails when it is run on this input; the message names operator, node and layer."""
 
 
 _LONGEST_NAME: Final = 200

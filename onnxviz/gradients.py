@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from onnxviz.blame import judged
-from onnxviz.errors import GradientNotFinite, UsageError, ways
+from onnxviz.errors import GradientNotFinite, ModelFailed, RuntimeFailed, UsageError, ways
 from onnxviz.graph.dequantised import aliases
 from onnxviz.progress import Progress, silent
 from onnxviz.runtime import batching, isolate, providers
@@ -71,11 +71,12 @@ class Gradients:
         batch     pictures a run; None: what is fastest and fits the memory
         returns   'objective' (N,), '<source>.gradient' of the source's shape, and each of `also`; all float32
         raises    GradientNotFinite naming the first picture, UsageError for an objective that is not one value a
-                  picture, LimitExceeded, RuntimeFailed
+                  picture, LimitExceeded, ModelFailed where the network itself fails on such a run, RuntimeFailed where
+                  only its gradient does
         """
         parts: dict[str, list[np.ndarray]] = {name: [] for name in self._program.outputs}
         done = 0
-        for count, given, arrays in self._runs(x, fed or {}, batch):
+        for count, given, arrays in self._watched(self._runs(x, fed or {}, batch), x, batch):
             values = arrays["objective"].size
             if values != given:
                 alone = self._net.alone
@@ -99,6 +100,25 @@ class Gradients:
             found |= {f"{alias}{end}": found[f"{name}{end}"] for end in ends}
         return found
 
+    def _watched(
+        self, runs: Iterator[tuple[int, int, dict[str, np.ndarray]]], x: np.ndarray, batch: int | None
+    ) -> Iterator[tuple[int, int, dict[str, np.ndarray]]]:
+        """The runs; where one fails, the network alone is run on the same pictures, to see whose mistake it is."""
+        done = 0
+
+        def alone() -> None:
+            pictures = x[done : done + self._net.batch_size(batch)]
+            self._net.program()({self._net.input.name: batching.filled(pictures, self._net.batched[1] or 1)})
+
+        try:
+            with judged(alone):
+                for run in runs:
+                    yield run
+                    done += run[0]
+        except ModelFailed as failed:
+            alone()
+            raise RuntimeFailed(f"{failed}; but the network itself runs") from failed
+
     def _runs(
         self, x: np.ndarray, fed: Mapping[str, np.ndarray], batch: int | None
     ) -> Iterator[tuple[int, int, dict[str, np.ndarray]]]:
@@ -117,9 +137,7 @@ class Gradients:
                 yield count, count, arrays
         else:
             for count, one in zip(counts, feeds, strict=True):
-                with judged(self._net.judge):
-                    arrays = self._program(one)
-                yield count, fixed or count, arrays
+                yield count, fixed or count, self._program(one)
 
     def _feeds(
         self, x: np.ndarray, fed: Mapping[str, np.ndarray], start: int, size: int, fixed: int | None

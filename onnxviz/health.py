@@ -115,7 +115,7 @@ def _provider(name: str) -> Check:
     if name == "AzureExecutionProvider":
         return Check(name, "ok", "listed (remote endpoints; onnxviz does not use it)")
     try:
-        program = compile(_probe(), provider=name)
+        program = compile(_probe(), provider=name, own=())
     except OnnxVizError as error:
         return Check(name, "problem", str(error))
     return Check(name, "ok", f"runs ({program.provider})")

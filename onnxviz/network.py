@@ -392,6 +392,13 @@ class Network:
             **options,
         )
 
+    @cached_property
+    def own(self) -> frozenset[str]:
+        """The names of all nodes and values of the file's graph: what fails in another one is our mistake."""
+        from onnxviz.graph.naming import names
+
+        return frozenset(names(self.model.graph))
+
     def compile(self, build: Callable[[], ir.Model], *, key: Hashable, **options: Any) -> Program:
         """The graph that `build` gives, compiled for this network's provider; kept under `key`."""
         full = (key, tuple(sorted(options.items())))
@@ -402,6 +409,7 @@ class Network:
                 "seconds": self.limits.run_seconds,
                 "worker": self.worker,
                 "small": None in (self.input.height, self.input.width),
+                "own": self.own,
                 **options,
             }
             with isolate.on(self.worker):
@@ -413,7 +421,7 @@ class Network:
     def judge(self) -> None:
         """Run the network as the file has it, once: what ONNX Runtime says where an analysis fails (see `blame`).
 
-        raises   ModelRejected, LimitExceeded, WorkerCrashed, RuntimeFailed
+        raises   ModelRejected, ModelFailed, LimitExceeded, WorkerCrashed
         """
         from onnxviz.batches import samples
 

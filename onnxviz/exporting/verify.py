@@ -37,7 +37,7 @@ def compare(model: ir.Model, module: Any, shapes: list[tuple[int, int, int, int]
     """
     from onnxviz.runtime.ort import compile
 
-    program = compile(model, provider="cpu")
+    program = compile(model, provider="cpu", own=())
     output = str(model.graph.outputs[0].name)
     random = np.random.default_rng(seed)
     device = next((p.device for p in module.parameters()), torch().device("cpu"))

@@ -361,6 +361,7 @@ class Machine:
             seconds=net.limits.run_seconds,
             worker=net.worker,
             small=True,
+            own=net.own,
         )
 
     def _logits(self) -> str | None:

@@ -58,7 +58,7 @@ class Runnable(Protocol):
     """How many rectifiers the rules acted on; None for the plain rules."""
 
     def __call__(self, feeds: Mapping[str, Any]) -> dict[str, np.ndarray]:
-        """Run once; raises LimitExceeded, RuntimeFailed."""
+        """Run once; raises LimitExceeded, ModelFailed, RuntimeFailed."""
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
+from onnxviz.graph.naming import names
 from onnxviz.runtime import providers
 from onnxviz.runtime.backends import Task
 from onnxviz.runtime.ort import Program
@@ -39,7 +40,12 @@ def compile(task: Task) -> SideBySide:
         cpu=providers.name(task.provider) == providers.CPU,
     )
     return SideBySide(
-        graph, provider=task.provider, threads=task.threads, seconds=task.seconds, worker=task.worker
+        graph,
+        provider=task.provider,
+        threads=task.threads,
+        seconds=task.seconds,
+        worker=task.worker,
+        own=names(task.model.graph),
     )
 
 
@@ -68,7 +74,7 @@ class SideBySide:
         return compile_gradient(self._graph, threads=1, spin=False, **self._options)
 
     def __call__(self, feeds: Mapping[str, Any]) -> dict[str, np.ndarray]:
-        """Run once, on all threads; raises LimitExceeded, RuntimeFailed, ModelRejected."""
+        """Run once, on all threads; raises LimitExceeded, ModelRejected, ModelFailed, RuntimeFailed."""
         return self._wide(feeds)
 
     def each(self, feeds: Iterable[Mapping[str, Any]], workers: int) -> Iterator[dict[str, np.ndarray]]:

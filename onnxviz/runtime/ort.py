@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import os
-import re
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 import numpy as np
 import onnx_ir as ir
 
-from onnxviz.errors import SMALLER, LimitExceeded, ModelRejected, RuntimeFailed, UsageError
+from onnxviz.errors import LimitExceeded, ModelRejected
 from onnxviz.graph.analysis.growth import follows_values
-from onnxviz.runtime import isolate
+from onnxviz.graph.naming import name_nodes
+from onnxviz.runtime import failures, isolate
 from onnxviz.runtime import providers as _providers
+from onnxviz.runtime.failures import Places
 from onnxviz.runtime.isolate import region
 from onnxviz.runtime.watchdog import WATCHDOG, waited
 
@@ -46,11 +47,6 @@ _RUNNING: Final = "running the model"
 _QUICK: Final = 0.3
 _MOST_SIZES: Final = 1000
 T = TypeVar("T")
-# ONNX Runtime's words where an objective picks an entry that an axis of open length lacks for the picture at hand; a
-# Gather of the model's own has a name of its own.
-_BEYOND: Final = re.compile(
-    r"Name:'objective/[^']*' .*out of data bounds, idx=(-?\d+) must be within .*\[-?\d+,(\d+)\]"
-)
 
 
 class Program:
@@ -66,6 +62,7 @@ class Program:
         provider: str,
         seconds: float | None,
         keep: list[Any],
+        places: Places,
         admission: Admission | None = None,
         follows_values: bool = False,
     ) -> None:
@@ -76,6 +73,7 @@ class Program:
         self._ort = _providers.onnxruntime()
         self._seconds = seconds
         self._keep = keep  # the memory behind the weights
+        self._places = places
         self.provider = provider
         self.inputs = [value.name for value in session.get_inputs()]
         # A sequence or a map is no array: it is computed by nobody who does not ask for it.
@@ -100,7 +98,8 @@ class Program:
         """Run once. Half precision comes back as float32.
 
         raises   ImageRejected for a picture that is too small, LimitExceeded when it takes longer than allowed or
-                 memory ends, RuntimeFailed otherwise
+                 memory ends, ModelFailed where the network fails on these arrays, RuntimeFailed where what we added
+                 to it does
         """
         self._admit(feeds)
         names = list(outputs) if outputs is not None else self.outputs
@@ -110,8 +109,6 @@ class Program:
         try:
             with WATCHDOG.watch(options, self._seconds):
                 arrays = self._answering(lambda: self._run(names, feeds, options), options, feeds)
-        except MemoryError as error:
-            raise LimitExceeded("the model ran out of memory" + SMALLER) from error
         except Exception as error:  # onnxruntime's errors have no common base of their own
             raise self._typed(error, options) from error
         return {
@@ -188,7 +185,7 @@ class Program:
 
         feeds     the inputs that come from the host
         results   the outputs that go to the host
-        raises    ImageRejected, LimitExceeded, RuntimeFailed
+        raises    ImageRejected, LimitExceeded, ModelFailed, RuntimeFailed
         """
         self._admit({**held, **feeds})
         options = self._ort.RunOptions()
@@ -208,26 +205,11 @@ class Program:
                 )
             values = dict(zip([*into, *results], binding.get_outputs(), strict=True))
             return {name: np.array(values[name].numpy()) for name in results}
-        except MemoryError as error:
-            raise LimitExceeded("the model ran out of memory" + SMALLER) from error
         except Exception as error:  # onnxruntime's errors have no common base of their own
             raise self._typed(error, options) from error
 
     def _typed(self, error: Exception, options: Any) -> Exception:
-        text = _first_line(error)
-        if options.terminate:
-            return LimitExceeded(
-                f"the model was still running after {self._seconds:g} s; raise it with --limit run_seconds=…"
-            )
-        if "bad_alloc" in text or "Failed to allocate memory" in text or "out of memory" in text.lower():
-            return LimitExceeded(f"the model ran out of memory ({text})" + SMALLER)
-        beyond = _BEYOND.search(text)
-        if beyond is not None:
-            index, last = map(int, beyond.groups())
-            return UsageError(
-                f"the objective asks for index {index} of an axis that has length {last + 1} for this picture"
-            )
-        return RuntimeFailed(f"ONNX Runtime could not run the model: {text}")
+        return failures.typed(error, self._places, self._seconds if options.terminate else None)
 
 
 _TYPES = {
@@ -267,6 +249,7 @@ def compile(
     prepack: bool = True,
     worker: Worker | None = None,
     small: bool = False,
+    own: Collection[str] | None = None,
 ) -> Program:
     """Make `model` runnable.
 
@@ -277,6 +260,7 @@ def compile(
     prepack    whether ONNX Runtime may keep copies of matrices in the order that large products read them in
     worker     the child process to run in; None: this process
     small      whether the sizes that the graph fixes may be too small for it: they are not those of the file
+    own        the names of the nodes and values that are the network's own, whose failures are not ours; None: all
     raises     ProviderUnavailable, ModelRejected, LimitExceeded, WorkerCrashed; ImageRejected for such sizes
     """
     settings: dict[str, Any] = {
@@ -285,6 +269,7 @@ def compile(
         "spin": spin,
         "seconds": seconds,
         "prepack": prepack,
+        "places": failures.places(model.graph, own),
     }
     graph = _split(model)
     if small and not graph.open:  # no run will have another size
@@ -299,7 +284,14 @@ def compile(
 
 
 def session(
-    graph: Graph, *, provider: str, threads: int | None, spin: bool, seconds: float | None, prepack: bool
+    graph: Graph,
+    *,
+    provider: str,
+    threads: int | None,
+    spin: bool,
+    seconds: float | None,
+    prepack: bool,
+    places: Places,
 ) -> Program:
     """The graph on ONNX Runtime in this process, see `compile`."""
     ort = _providers.onnxruntime()
@@ -339,6 +331,7 @@ def session(
         _providers.check(provider, wanted, made),
         seconds,
         [weights, values],
+        places,
         admission,
         graph.follows_values,
     )
@@ -349,6 +342,7 @@ def _split(model: ir.Model) -> Graph:
     weights: dict[str, np.ndarray] = {}
     thin = model.clone()
     thin.metadata_props.clear()
+    name_nodes(thin.graph)  # so that each error names one
     for name, value in list(thin.graph.initializers.items()):
         if not value.uses() and not value.is_graph_output() and not value.is_graph_input():
             # ONNX Runtime drops it before it looks for the weights that it is handed.

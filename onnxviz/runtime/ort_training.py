@@ -18,6 +18,7 @@ from onnxviz.errors import MissingDependency, ModelUnsuitable, UnsupportedOperat
 from onnxviz.grad.forward import Forward, forward
 from onnxviz.grad.model import all_values
 from onnxviz.grad.tape import Tape
+from onnxviz.graph.naming import names
 from onnxviz.runtime import ort_training_forms as forms
 from onnxviz.runtime import providers
 from onnxviz.runtime.backends import Task
@@ -63,7 +64,7 @@ class TrainingProgram:
         self.rectifiers = None
 
     def __call__(self, feeds: Mapping[str, Any]) -> dict[str, np.ndarray]:
-        """Run once; raises LimitExceeded, RuntimeFailed."""
+        """Run once; raises LimitExceeded, ModelFailed, RuntimeFailed."""
         ready = {
             name: np.asarray(array, self._halves[name]) if name in self._halves else array
             for name, array in feeds.items()
@@ -111,7 +112,13 @@ def compile(task: Task) -> TrainingProgram:
     for name in ("objective", *also.values()):
         if name not in {value.name for value in (*proto.graph.output, *proto.graph.input)}:
             proto.graph.output.append(ir.serde.serialize_value(given_out[name]))
-    program = compile_graph(ir.from_proto(proto), provider="cpu", threads=task.threads, seconds=task.seconds)
+    program = compile_graph(
+        ir.from_proto(proto),
+        provider="cpu",
+        threads=task.threads,
+        seconds=task.seconds,
+        own=names(task.model.graph),
+    )
     return TrainingProgram(program, graph.halves, gradients, also)
 
 

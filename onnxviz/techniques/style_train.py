@@ -262,7 +262,7 @@ def _compare(network: StyleNetwork, model: onnx.ModelProto, pictures: Sequence[n
     from onnxviz.runtime.ort import compile
     from onnxviz.stylenet.training import paint
 
-    program = compile(ir.from_proto(model), provider="cpu")
+    program = compile(ir.from_proto(model), provider="cpu", own=())
     worst = 0.0
     for part in (np.stack(pictures[:2]), pictures[0][None, : pictures[0].shape[0] - 3, 5:]):
         x = part.transpose(0, 3, 1, 2).astype(np.float32)

@@ -12,7 +12,7 @@ import onnx
 import onnx_ir as ir
 import torch
 
-from onnxviz.errors import SMALLER, LimitExceeded, RuntimeFailed, UnsupportedOperator
+from onnxviz.errors import SMALLER, LimitExceeded, ModelFailed, RuntimeFailed, UnsupportedOperator
 from onnxviz.grad.backward import reads
 from onnxviz.graph.analysis.dataflow import flat
 from onnxviz.graph.operators import rectifier
@@ -71,7 +71,7 @@ class Executor:
         """The graph's outputs by name.
 
         deadline   on time.monotonic's clock
-        raises     LimitExceeded past the deadline or out of memory, RuntimeFailed, UnsupportedOperator
+        raises     LimitExceeded past the deadline or out of memory, ModelFailed, UnsupportedOperator
         """
         values: Values = ChainMap({})
         for value in self.graph.inputs:
@@ -223,12 +223,12 @@ def knows(name: str) -> bool:
     return name in OPERATORS or has_body(ir.Node(domain, op_type, []), onnx.defs.onnx_opset_version())
 
 
-def typed(error: Exception, where: str = "") -> Exception:
-    """torch's error as one of ours."""
+def typed(error: Exception, where: str = "", kind: type[RuntimeFailed] = ModelFailed) -> Exception:
+    """torch's error as one of ours: of this kind, but where memory ended."""
     text = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "not enough memory" in text:
         return LimitExceeded(f"the model ran out of memory ({text})" + SMALLER)
-    return RuntimeFailed(f"torch could not run the model: {where}{text}")
+    return kind(f"torch could not run the model: {where}{text}")
 
 
 def _described(node: ir.Node) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from onnxviz.errors import MissingDependency, ModelUnsuitable, ProviderUnavailable
+from onnxviz.errors import MissingDependency, ModelUnsuitable, ProviderUnavailable, RuntimeFailed
 from onnxviz.grad.forward import Forward, forward
 from onnxviz.graph.operators import rectifiers
 from onnxviz.runtime import isolate
@@ -59,7 +59,8 @@ class TorchProgram:
     def __call__(self, feeds: Mapping[str, Any]) -> dict[str, np.ndarray]:
         """Run once.
 
-        raises   ModelUnsuitable where the objective does not depend on a source, LimitExceeded, RuntimeFailed
+        raises   ModelUnsuitable where the objective does not depend on a source, LimitExceeded, ModelFailed,
+                 RuntimeFailed
         """
         import torch
 
@@ -83,7 +84,7 @@ class TorchProgram:
             try:
                 gradients = torch.autograd.grad(objective.sum(), wanted, allow_unused=True)
             except Exception as error:
-                raise typed(error, "in the backward pass: ") from error
+                raise typed(error, "in the backward pass: ", RuntimeFailed) from error
         found = {"objective": objective}
         for name, gradient in zip(sources, gradients, strict=True):
             if gradient is None:
