@@ -7,6 +7,7 @@ import io
 import os
 import sys
 import warnings
+from typing import Any
 
 import typer
 
@@ -28,6 +29,7 @@ from onnxviz.cli import (
     texture,
     tools,
 )
+from onnxviz.cli.run import complain, discard
 from onnxviz.errors import (
     COMMAND,
     LONGEST_MESSAGE,
@@ -87,8 +89,35 @@ for module in (
 
 def main() -> None:
     """Run the command line and exit with the code that the README lists."""
+    _standard_streams()
     _any_encoding()
     sys.exit(run(sys.argv[1:]))
+
+
+class _Remembering(io.FileIO):
+    """Stdout's file, which remembers that it could not be written: whoever printed may have been told, or not."""
+
+    failure: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        try:
+            return super().write(data)
+        except OSError as error:
+            self.failure = error
+            raise
+
+
+def _standard_streams() -> None:
+    """Streams for what was closed when Python started (`parent` has opened its number), and a stdout that remembers."""
+    if sys.stderr is None:
+        sys.stderr = open(2, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
+    old = sys.stdout
+    if old is None or (isinstance(old, io.TextIOWrapper) and os.name != "nt"):  # Windows' console has its own
+        sys.stdout = io.TextIOWrapper(
+            io.BufferedWriter(_Remembering(1, "w", closefd=False)),
+            encoding="utf-8" if old is None else old.encoding,
+            line_buffering=old is not None and old.isatty(),
+        )
 
 
 def _any_encoding() -> None:
@@ -115,7 +144,25 @@ codecs.register_error(_ESCAPED, _escaped)
 
 
 def run(arguments: list[str]) -> int:
-    """Run one command and return its exit code; errors are one line on stderr, never a traceback."""
+    """Run one command and return its exit code; errors are one line on stderr, never a traceback.
+
+    What the command printed is written by then: a full disk, or a stdout that is closed, is exit code 3.
+    """
+    code = _run(arguments)
+    try:
+        sys.stdout.flush()
+        error: Exception | None = _failure()
+    except (OSError, ValueError) as failed:
+        error = failed
+    if error is None:
+        return code
+    discard(sys.stdout)
+    if code or isinstance(error, BrokenPipeError):  # whoever read our output has enough (`| head`): no error
+        return code
+    return _fail(f"cannot write to stdout: {getattr(error, 'strerror', None) or error}", 3)
+
+
+def _run(arguments: list[str]) -> int:
     # Pillow warns about damaged metadata in pictures that it reads all the same; stderr is for one-line errors.
     warnings.filterwarnings("ignore", module="PIL")
     warnings.filterwarnings("ignore", category=PreprocessingAssumed)  # said as a note on stderr
@@ -129,11 +176,12 @@ def run(arguments: list[str]) -> int:
     except SystemExit as end:
         if not isinstance(end.__context__, BrokenPipeError):
             raise
-        # Whoever read our output has enough (`| head`): no error, and no complaint when Python flushes at its end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        discard(sys.stdout)
         return 0
     except MemoryError:
         return _fail(spelt("out of memory" + SMALLER), 4)
+    except OSError as error:
+        return 0 if _failure() is not None else _unforeseen(error)  # `run` tells
     except Exception as error:
         return _unforeseen(error)
     finally:
@@ -141,11 +189,19 @@ def run(arguments: list[str]) -> int:
         COMMAND_LINE.reset(line)
 
 
+def _failure() -> OSError | None:
+    """Why stdout could not be written, if so."""
+    return getattr(getattr(getattr(sys.stdout, "buffer", None), "raw", None), "failure", None)
+
+
 def _unforeseen(error: Exception) -> int:
     show = getattr(error, "show", None)
     if show is not None and hasattr(error, "exit_code"):  # typer's own usage errors
-        show(file=sys.stderr)
-        return int(error.exit_code)
+        context = getattr(error, "ctx", None)
+        if not error.format_message():  # type: ignore[attr-defined]
+            return int(error.exit_code)  # no command: the help is shown
+        way = f"; see {context.command_path} --help" if context is not None else ""
+        return _fail(f"{error.format_message().rstrip('.')}{way}", int(error.exit_code))  # type: ignore[attr-defined]
     if os.environ.get("ONNXVIZ_DEBUG"):
         raise error
     return _fail(
@@ -159,5 +215,5 @@ def _fail(text: str, code: int) -> int:
     from onnxviz.image.text import printable
 
     line = " ".join(printable(text, LONGEST_MESSAGE).split())
-    print(f"onnxviz: {line}", file=sys.stderr)
+    complain(line)
     return code

@@ -36,10 +36,23 @@ _HANDED_ON: Final = tuple(
 
 def main() -> None:
     """Run the command line and exit with the code that the README lists."""
+    _fill()
     started = _start()
     if started is not None:
         _Parent(*started).wait()
     _work()
+
+
+def _fill() -> None:
+    """Open what is closed of stdin, stdout and stderr: a file would take its place, and what is printed go there.
+
+    What is written to stdout then fails, as it should: it is the result. What is written to stderr has no reader.
+    """
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDONLY if descriptor == 1 else os.O_RDWR)
 
 
 def _work() -> NoReturn:
@@ -57,11 +70,6 @@ def _start() -> tuple[int, isolate.Board] | None:
     threading = sys.modules.get("threading")
     if not hasattr(os, "fork") or (threading is not None and threading.active_count() > 1):
         return None
-    for descriptor in range(3):  # one that is closed would be taken by a file, and what is printed go there
-        try:
-            os.fstat(descriptor)
-        except OSError:
-            os.open(os.devnull, os.O_RDWR)
     signals = {*_HANDED_ON, signal.SIGINT, signal.SIGCHLD, signal.SIGTSTP}
     before = signal.pthread_sigmask(
         signal.SIG_BLOCK, signals

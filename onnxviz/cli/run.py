@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -145,7 +146,7 @@ class Run:
             from onnxviz.image.text import printable
 
             self._bar.close()
-            print(f"onnxviz: {printable(spelt(text), LONGEST_MESSAGE)}", file=sys.stderr)
+            complain(printable(spelt(text), LONGEST_MESSAGE))
 
     def say(self, text: str = "") -> None:
         """One line of the result, on stdout, unless --json was given."""
@@ -244,6 +245,22 @@ class Run:
         return path
 
 
+def complain(text: str) -> None:
+    """One line on stderr; where that is closed or full, nobody reads it."""
+    try:
+        print(f"onnxviz: {text}", file=sys.stderr, flush=True)
+    except (OSError, ValueError):
+        discard(sys.stderr)
+
+
+def discard(stream: Any) -> None:
+    """Let what a stream still holds, and could not be written, go nowhere: Python would complain of it at its end."""
+    with contextlib.suppress(OSError, ValueError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)
+
+
 def _undrawn() -> frozenset[str]:
     """The letters that no font held so far; where nothing was drawn, the fonts were not even loaded."""
     fonts = sys.modules.get(_FONTS)
@@ -264,12 +281,16 @@ class ProgressBar:
         """Show how far it is, unless it has taken less than a second."""
         if not self._enabled or (self._shown is None and time.monotonic() - self._start < 1.0):
             return
-        if self._shown is None or what != self._what:
+        try:
+            if self._shown is None or what != self._what:
+                self.close()
+                self._open(title, what)
+            self._shown.update(
+                self._task, completed=done, total=total, rate=f"{self._rate(done)}  {detail}".rstrip()
+            )
+        except OSError:  # the terminal is gone: the work goes on without a bar
+            self._enabled = False
             self.close()
-            self._open(title, what)
-        self._shown.update(
-            self._task, completed=done, total=total, rate=f"{self._rate(done)}  {detail}".rstrip()
-        )
 
     def _rate(self, done: int) -> str:
         return f"{done / max(1e-9, time.monotonic() - self._start):.1f} {self._what}/s"
@@ -294,7 +315,8 @@ class ProgressBar:
     def close(self) -> None:
         """Take the bar off the screen."""
         if self._shown is not None:
-            self._shown.stop()
+            with contextlib.suppress(OSError):
+                self._shown.stop()
             self._shown = None
 
 
