@@ -6,6 +6,7 @@ import contextlib
 import functools
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -162,7 +163,8 @@ def _network(
     graph = decided(loaded.model)
     held: list[dict[str, Any]] = []
     if feeds:
-        graph = fed(graph, feeds, input, preprocess, mean, std, channels, resize, size)
+        recipe = preprocess, mean, std, channels, resize, size
+        graph = fed(graph, feeds, input, *recipe, limits=loaded.limits)
         values = {name: graph.graph.initializers[name].const_value for name in feeds}
         held = provenance.fed({name: tensor.numpy() for name, tensor in values.items() if tensor}, feeds)
     warnings = list(loaded.warnings)
@@ -181,6 +183,7 @@ def _network(
         named_output(graph, output)
     wanted_size = _wanted(size, spec)
     preprocessing, assumed = _recipe(preprocess, mean, std, channels, resize, size, graph, spec, warnings)
+    preprocessing = replace(preprocessing, limits=loaded.limits)
     if assumed is not None and (mean is None or std is None):
         warnings.append(assumed)
         _warn(assumed)
@@ -244,15 +247,23 @@ def _locate(model: Any) -> Any:
     return model
 
 
-def fed(graph: ir.Model, feeds: Mapping[str, Any], image: str | None = None, *recipe: Any) -> ir.Model:
+def fed(
+    graph: ir.Model,
+    feeds: Mapping[str, Any],
+    image: str | None = None,
+    *recipe: Any,
+    limits: Limits | None = None,
+) -> ir.Model:
     """A copy of the model whose inputs named in `feeds` hold these values, see `load`.
 
     image    the input that takes the pictures; None: the only one that is left
     recipe   `preprocess`, `mean`, `std`, `channels`, `resize` and `size` of `load`, for pictures that are fed
+    limits   of the pictures and of the files of arrays
     raises   UsageError, ImageRejected
     """
     chosen = functools.partial(_recipe, *(recipe or (None,) * 6))
-    return fix_inputs(graph, feeds, functools.partial(_pictured, graph, chosen), image)
+    picture = functools.partial(_pictured, graph, chosen, limits or Limits())
+    return fix_inputs(graph, feeds, picture, image)
 
 
 def _recipe(
@@ -279,7 +290,11 @@ def _recipe(
 
 
 def _pictured(
-    graph: ir.Model, recipe: Callable[..., tuple[Preprocessing, Any]], value: ir.Value, picture: Any
+    graph: ir.Model,
+    recipe: Callable[..., tuple[Preprocessing, Any]],
+    limits: Limits,
+    value: ir.Value,
+    picture: Any,
 ) -> Any:
     """A picture, or an array from a file, as the tensor of one of the inputs, prepared as the network's pictures are.
 
@@ -289,7 +304,7 @@ def _pictured(
     from onnxviz.inputs import picture_input
 
     if arrays.is_file(picture):
-        loaded = arrays.load(picture)
+        loaded = arrays.load(picture, limits=limits)
         if (
             loaded.dtype != "uint8"
             or loaded.ndim not in (2, 3)
@@ -298,7 +313,7 @@ def _pictured(
         ):
             return loaded
     spec = picture_input(graph, value)
-    found, _ = recipe(graph, spec, [])
+    found = replace(recipe(graph, spec, [])[0], limits=limits)
     return found.apply(found.read(picture))[None]
 
 

@@ -92,6 +92,7 @@ def register(app: typer.Typer) -> None:
             tolerance=tolerance,
             evenness=evenness,
             seed=run.seed,
+            limits=run.limits,
         )
         if net is None:
             for warning in result.manifest["warnings"]:

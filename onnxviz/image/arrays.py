@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from onnxviz.errors import ImageRejected
+from onnxviz.graph.limits import Limits
 from onnxviz.image.text import printable
 
 if TYPE_CHECKING:
@@ -24,15 +25,16 @@ def is_file(source: Any) -> bool:
     return isinstance(source, (str, os.PathLike)) and Path(os.fsdecode(source)).suffix.lower() == SUFFIX
 
 
-def load(path: str | os.PathLike[str], *, max_bytes: int | None = None) -> np.ndarray:
+def load(path: str | os.PathLike[str], *, limits: Limits | None = None) -> np.ndarray:
     """The array in a .npy file; nothing in it is ever executed, and no more is read than it holds.
 
+    limits   max_bytes
     raises   ImageRejected
     """
-    from onnxviz.image.io import MAX_BYTES, read_bytes
+    from onnxviz.image.io import read_bytes
 
     name = printable(path, 200)
-    data = read_bytes(os.fsdecode(path), name, max_bytes or MAX_BYTES)
+    data = read_bytes(os.fsdecode(path), name, (limits or Limits()).max_bytes, "max_bytes")
     try:
         file = io.BytesIO(data)
         version = np.lib.format.read_magic(file)
@@ -64,7 +66,7 @@ def read(source: Any, recipe: Preprocessing) -> np.ndarray:
     name = "the array"
     if is_file(source):
         name = printable(source, 200)
-        source = load(source)
+        source = load(source, limits=recipe.limits)
     if not isinstance(source, np.ndarray):
         what = printable(source, 200) if isinstance(source, (str, os.PathLike)) else "a picture"
         raise ImageRejected(f"{what}: {_wanted(recipe)}")

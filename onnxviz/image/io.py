@@ -19,18 +19,13 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from onnxviz.errors import ImageRejected
+from onnxviz.errors import ImageRejected, ways
+from onnxviz.graph.limits import Limits
 from onnxviz.image.pixels import to_rgb
 from onnxviz.image.sniff import EXTENSIONS, FORMATS, declared_size, frames, scans, sniff
 from onnxviz.image.text import printable
 from onnxviz.provenance import note
 
-#: Largest picture that is decoded, in pixels: room for the 108-megapixel photos of telephones.
-MAX_PIXELS = 128_000_000
-#: Largest file that is read, in bytes.
-MAX_BYTES = 512 * 1024 * 1024
-#: Most frames of an animation whose first frame is taken; more is a film, not a picture.
-MAX_FRAMES = 10_000
 # Encoders write about ten scans into a progressive JPEG; each costs a pass over all pixels.
 _MAX_SCANS = 100
 
@@ -38,13 +33,7 @@ _MAX_SCANS = 100
 Source = Any
 
 
-def read(
-    source: Source,
-    *,
-    max_pixels: int = MAX_PIXELS,
-    max_bytes: int = MAX_BYTES,
-    max_frames: int = MAX_FRAMES,
-) -> np.ndarray:
+def read(source: Source, *, limits: Limits | None = None) -> np.ndarray:
     """One picture as (H, W, 3) uint8 RGB, upright; a new array that shares memory with nothing.
 
     Grey is repeated; CMYK is converted as Pillow does; 16 bits a channel are scaled to 8; EXIF rotation is
@@ -52,18 +41,17 @@ def read(
     over white, as a browser or a page would: the colour stored beneath it is arbitrary, mostly black.
     JPEG, PNG, WebP, BMP, GIF, TIFF and PPM are read, whatever the file is called.
 
-    source       a path, a PIL image, or a uint8 array (H, W, 3), (H, W, 4), (H, W, 1) or (H, W)
-    max_pixels   height × width that is refused before anything is decoded
-    max_bytes    file size that is refused before anything is read
-    max_frames   number of frames that is refused before anything is decoded
-    raises       ImageRejected, in one line that names the source, the reason and what to do
+    source   a path, a PIL image, or a uint8 array (H, W, 3), (H, W, 4), (H, W, 1) or (H, W)
+    limits   max_bytes holds before anything is read, max_pixels and max_frames before anything is decoded
+    raises   ImageRejected, in one line that names the source, the reason and what to do
     """
+    limits = limits or Limits()
     if isinstance(source, np.ndarray):
         picture = _from_array(source)
         note(source, None, picture)
         return picture
     if isinstance(source, Image.Image):
-        picture = _from_pillow(source, "the image", max_pixels, max_frames)
+        picture = _from_pillow(source, "the image", limits)
         note(source, None, picture)
         return picture
     if isinstance(source, (str, os.PathLike)):
@@ -71,7 +59,7 @@ def read(
             path = os.fsdecode(source)
         except (TypeError, ValueError) as error:
             raise ImageRejected(f"{printable(repr(source), 200)} is no path: {error}") from error
-        return _from_file(path, max_pixels, max_bytes, max_frames)
+        return _from_file(path, limits)
     raise ImageRejected(
         f"cannot read a picture from {_described(source)}; "
         "give a path, a PIL image or an (H, W, 3) uint8 array"
@@ -87,9 +75,9 @@ def _described(source: object) -> str:
 # --- files ------------------------------------------------------------------------------------
 
 
-def _from_file(path: str, max_pixels: int, max_bytes: int, max_frames: int) -> np.ndarray:
+def _from_file(path: str, limits: Limits) -> np.ndarray:
     name = printable(path, 200)
-    data = read_bytes(path, name, max_bytes)
+    data = read_bytes(path, name, limits.max_bytes, "max_bytes")
     kind = sniff(data)
     if kind not in FORMATS:
         raise ImageRejected(f"{name}: {kind}, not a picture of these formats: {', '.join(FORMATS)}")
@@ -99,39 +87,43 @@ def _from_file(path: str, max_pixels: int, max_bytes: int, max_frames: int) -> n
         raise ImageRejected(f"{name}: a {kind} picture under the name of a {promised} one; rename it")
     size = declared_size(kind, data)
     if size is not None:  # a format whose decoder takes memory before it tells its size
-        _check_pixels(size, name, max_pixels)
-    _check_frames(frames(kind, data, max_frames), name, max_frames)
+        _check_pixels(size, name, limits)
+    _check_frames(frames(kind, data, limits.max_frames), name, limits)
     if kind == "JPEG" and scans(data, _MAX_SCANS) > _MAX_SCANS:
         raise ImageRejected(f"{name}: a JPEG of over {_MAX_SCANS} scans, made to be slow; save it anew")
     try:
         picture = FORMATS[kind](io.BytesIO(data), "")
     except Exception as error:
         raise _undecodable(name, kind, error) from error
-    found = _from_pillow(picture, name, max_pixels, max_frames, kind)
+    found = _from_pillow(picture, name, limits, kind)
     note(path, data, found)
     return found
 
 
-def read_bytes(path: str, name: str, max_bytes: int) -> bytes:
+def read_bytes(path: str, name: str, most: int, limit: str | None = None) -> bytes:
     """The whole of a regular file; anything else is refused without ever being waited for.
 
     name     what the file is called in messages
+    most     bytes; a larger file is refused
+    limit    the name of the limit that this is, so that the message says how to raise it; None: a fixed bound
     raises   ImageRejected
     """
     try:
-        _check_kind(os.stat(path), name, max_bytes)  # noqa: PTH116 - before opening: opening a device may act
+        _check_kind(os.stat(path), name, most, limit)  # noqa: PTH116 - before opening: opening a device may act
         # Between the two looks a FIFO may have been put there: O_NONBLOCK opens that without a writer.
         flags = os.O_RDONLY
         for flag in ("O_NONBLOCK", "O_CLOEXEC", "O_NOCTTY", "O_BINARY"):
             flags |= getattr(os, flag, 0)
         with os.fdopen(os.open(path, flags), "rb", buffering=0) as file:
-            _check_kind(os.fstat(file.fileno()), name, max_bytes)
+            status = os.fstat(file.fileno())
+            _check_kind(status, name, most, limit)
             parts, size = [], 0
-            while part := file.read(max_bytes + 1 - size):
+            # What is asked for is also allocated; a byte more than there is tells that the file grew.
+            while part := file.read(min(most, max(status.st_size, 1 << 16)) + 1):
                 parts.append(part)
                 size += len(part)
-                if size > max_bytes:
-                    raise _too_large(name, size, max_bytes)
+                if size > most:
+                    raise _too_large(name, size, most, limit)
             return parts[0] if len(parts) == 1 else b"".join(parts)
     except OSError as error:
         reason = {
@@ -148,7 +140,7 @@ def read_bytes(path: str, name: str, max_bytes: int) -> bytes:
         raise ImageRejected(f"{name}: not enough memory to read it") from error
 
 
-def _check_kind(status: os.stat_result, name: str, max_bytes: int) -> None:
+def _check_kind(status: os.stat_result, name: str, most: int, limit: str | None) -> None:
     mode = status.st_mode
     if stat.S_ISDIR(mode):
         raise ImageRejected(f"{name}: a folder; name the pictures in it")
@@ -157,41 +149,44 @@ def _check_kind(status: os.stat_result, name: str, max_bytes: int) -> None:
         raise ImageRejected(f"{name}: {what}, not a regular file")
     if status.st_size == 0:
         raise ImageRejected(f"{name}: the file is empty")
-    if status.st_size > max_bytes:
-        raise _too_large(name, status.st_size, max_bytes)
+    if status.st_size > most:
+        raise _too_large(name, status.st_size, most, limit)
 
 
-def _too_large(name: str, size: int, max_bytes: int) -> ImageRejected:
-    return ImageRejected(f"{name}: at least {size} bytes, over the limit max_bytes={max_bytes}")
+def _too_large(name: str, size: int, most: int, limit: str | None) -> ImageRejected:
+    if limit is None:
+        return ImageRejected(f"{name}: {size} bytes; at most {most} were expected")
+    raised = ways(f"if you trust it, raise it: --limit {limit}={size}")
+    return ImageRejected(f"{name}: at least {size} bytes, over the limit {limit}={most}{raised}")
 
 
 # --- PIL images -------------------------------------------------------------------------------
 
 
-def _check_pixels(size: tuple[int, int], name: str, max_pixels: int) -> None:
+def _check_pixels(size: tuple[int, int], name: str, limits: Limits) -> None:
     width, height = size
     if width < 1 or height < 1:
         raise ImageRejected(f"{name}: {width}×{height} pixels, there is nothing to see")
-    if width * height > max_pixels:
+    if width * height > limits.max_pixels:
         raise ImageRejected(
-            f"{name}: {width}×{height} pixels, over the limit max_pixels={max_pixels}; make it smaller first"
+            f"{name}: {width}×{height} pixels, over the limit max_pixels={limits.max_pixels}"
+            + ways("make it smaller first", f"raise --limit max_pixels={width * height}")
         )
 
 
-def _check_frames(count: int, name: str, max_frames: int) -> None:
-    if count > max_frames:
+def _check_frames(count: int, name: str, limits: Limits) -> None:
+    if count > limits.max_frames:
         raise ImageRejected(
-            f"{name}: an animation of over max_frames={max_frames} frames; save the frame that is meant"
+            f"{name}: an animation of over max_frames={limits.max_frames} frames"
+            + ways("save the frame that is meant", "raise --limit max_frames=none")
         )
 
 
-def _from_pillow(
-    picture: Image.Image, name: str, max_pixels: int, max_frames: int, kind: str | None = None
-) -> np.ndarray:
+def _from_pillow(picture: Image.Image, name: str, limits: Limits, kind: str | None = None) -> np.ndarray:
     # A lazily opened PIL image tells its size before it decodes anything.
-    _check_pixels(picture.size, name, max_pixels)
+    _check_pixels(picture.size, name, limits)
     if kind in ("PNG", "WebP"):  # told by a header; for GIF and TIFF Pillow would walk the whole file
-        _check_frames(int(getattr(picture, "n_frames", 1)), name, max_frames)
+        _check_frames(int(getattr(picture, "n_frames", 1)), name, limits)
     try:
         return to_rgb(picture)
     except ImageRejected as error:

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Final, NamedTuple
 
 import numpy as np
 from PIL import Image
 
 from onnxviz.errors import ImageRejected, ModelUnsuitable, PreprocessingRejected, UsageError, near
+from onnxviz.graph.limits import Limits
 from onnxviz.image import fields
 from onnxviz.image.text import printable
 from onnxviz.provenance import note, unnoted
@@ -69,6 +70,7 @@ class Preprocessing:
     interpolation   'bilinear', 'bicubic', 'nearest', 'lanczos', 'box' or 'hamming', antialiased as Pillow does
     dtype           'float32', 'float16', 'float64', or 'uint8' for networks that scale pixels themselves
     name            what the recipe is called in manifests
+    limits          what `read` refuses: no part of the recipe, but of the network that was opened with it
     raises          PreprocessingRejected for values that make no sense
     """
 
@@ -82,6 +84,7 @@ class Preprocessing:
     interpolation: str = "bilinear"
     dtype: str = "float32"
     name: str = "custom"
+    limits: Limits = field(default=Limits(), compare=False, repr=False, kw_only=True)
 
     def __post_init__(self) -> None:
         count = _count(self.channels)
@@ -99,8 +102,8 @@ class Preprocessing:
             "crop_fraction": fraction,
             "name": printable(self.name, 80),
         }
-        for field, value in coerced.items():
-            object.__setattr__(self, field, value)  # the dataclass is frozen for everybody else
+        for key, value in coerced.items():
+            object.__setattr__(self, key, value)  # the dataclass is frozen for everybody else
         if any(not 1e-6 <= abs(std) <= 1e6 for std in self.std) or min(self.std) < 0:
             raise PreprocessingRejected(f"std {self.std}: expected numbers over 0 (1e-6 to 1e6)")
         if any(abs(mean) > 1e6 for mean in self.mean):
@@ -152,11 +155,15 @@ class Preprocessing:
         from onnxviz.image import arrays, io
 
         if self.pictorial and not arrays.is_file(source) and not self._takes_alpha(source):
-            return io.read(source)
+            return io.read(source, limits=self.limits)
         with unnoted():
-            array = arrays.load(source) if self.pictorial and arrays.is_file(source) else source
+            array = (
+                arrays.load(source, limits=self.limits)
+                if self.pictorial and arrays.is_file(source)
+                else source
+            )
             if self.pictorial and not self._takes_alpha(array):
-                picture = io.read(array)
+                picture = io.read(array, limits=self.limits)
             else:
                 picture = arrays.read(array, self)
         note(source, None, picture)
@@ -424,7 +431,7 @@ class Preprocessing:
             )
             given |= {"layout": layout, "resize": resize, "crop_fraction": crop_fraction}
             given |= {"interpolation": interpolation, "dtype": dtype}
-            given = {field: value for field, value in given.items() if value is not None}
+            given = {key: value for key, value in given.items() if value is not None}
             if size is not None:
                 given["size"] = None if size == fields.OWN_SIZE else fields.parsed_size(size)
             return replace(changed, **given)
@@ -453,7 +460,7 @@ class Preprocessing:
     def to_dict(self) -> dict[str, Any]:
         """The recipe as JSON holds it; `from_dict` gives it back exactly."""
         return {
-            **asdict(self),
+            **{key: value for key, value in asdict(self).items() if key != "limits"},
             "size": list(self.size) if self.size else None,
             "mean": list(self.mean),
             "std": list(self.std),
@@ -471,7 +478,7 @@ class Preprocessing:
         """
         if not isinstance(recipe, Mapping):
             raise PreprocessingRejected(f"expected a JSON object, got {type(recipe).__name__}")
-        known = set(cls.__dataclass_fields__)
+        known = set(cls.__dataclass_fields__) - {"limits"}
         given = dict(recipe)
         unit, preset = given.pop("unit", None), given.pop("preset", None)
         for key in given:

@@ -336,5 +336,5 @@ def _read(net: Network, start: Any, height: int, width: int) -> np.ndarray:
 
     from onnxviz.image.io import read
 
-    picture = Image.fromarray(read(start))
+    picture = Image.fromarray(read(start, limits=net.limits))
     return np.asarray(picture.resize((width, height), Image.Resampling.LANCZOS), np.float32)[None] / 255

@@ -170,7 +170,7 @@ def _frames(net: Network, images: Sequence[Any]) -> tuple[list[Frame], list[str]
     skipped: list[Skipped] = []
     for number, image in enumerate(images):
         try:
-            whole = read(image)
+            whole = read(image, limits=net.limits)
             note_view(net.preprocessing, whole)
             made = frame(net.preprocessing, whole)
             net.check_size(made.view.shape[:2])

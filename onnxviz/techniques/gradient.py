@@ -68,6 +68,6 @@ def gradient_graph(
     if feeds:
         from onnxviz.opening import fed
 
-        graph = fed(graph, feeds, input)
+        graph = fed(graph, feeds, input, limits=limits)
     with judged(functools.partial(opened, graph)):
         return build(graph, of, wrt or input, table)

@@ -126,7 +126,7 @@ def read_picture(net: Network, source: Any) -> np.ndarray:
     from onnxviz.image.recipe import LUMA
 
     net.preprocessing.require_pictures("this technique")
-    picture = read(source).astype(np.float32) / np.float32(255)
+    picture = read(source, limits=net.limits).astype(np.float32) / np.float32(255)
     return (
         np.repeat((picture @ LUMA)[:, :, None], 3, axis=2) if net.preprocessing.channels == "L" else picture
     )

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from onnxviz.errors import ImageRejected, UsageError
+from onnxviz.errors import COMMAND, ImageRejected, UsageError
 from onnxviz.image.decode import decode
 from onnxviz.image.folder import EXTENSIONS, Listing, Skipped, find
 from onnxviz.image.text import printable
@@ -175,6 +175,9 @@ class _Worker:
         self._program = program
         self._images = images
         self._filled_to = net.batched[1] or 1
+        self._caller = (
+            COMMAND.get()
+        )  # a thread has a context of its own: refusals are spelt as the caller would
         # One run at a time where runs share a device; decoding goes on beside it.
         on_cpu = program.provider == _CPU
         self._gate: contextlib.AbstractContextManager[Any] = (
@@ -182,6 +185,7 @@ class _Worker:
         )
 
     def __call__(self, part: range) -> Chunk:
+        COMMAND.set(self._caller)
         index: list[int] = []
         views: list[np.ndarray] = []
         sizes: list[tuple[int, int]] = []

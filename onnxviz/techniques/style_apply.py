@@ -81,7 +81,7 @@ def style_apply(
         raise UsageError(
             f"output_range is one of {', '.join(RANGES)}; got {output_range!r}{near(str(output_range), RANGES)}"
         )
-    picture = _sized(read(image), size)
+    picture = _sized(read(image, limits=net.limits), size)
     painter = _Painter(net)
     recipe, how = _recipe(net, painter, picture)
     raw = painter.paint(recipe, picture)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from onnxviz.errors import ImageRejected, MissingDependency, RuntimeFailed, UsageError
+from onnxviz.graph.limits import Limits
 from onnxviz.image.decode import decode
 from onnxviz.image.folder import Skipped
 from onnxviz.image.io import read
@@ -100,7 +101,7 @@ def style_train(
             f"crops of {size[1]}×{size[0]} pixels are too small to train on: give --size 64 or more"
         )
     listing = sources(images).require()
-    pictured = _scaled(read(style), style_size or max(size))
+    pictured = _scaled(read(style, limits=net.limits), style_size or max(size))
     loss = PerceptualLoss(
         net,
         pictured / np.float32(255),
@@ -112,7 +113,7 @@ def style_train(
         colour_weight=colour_weight,
     )
     wanted = steps or max(_FEWEST_STEPS, -(-_EPOCHS * len(listing.images) // batch))
-    crops = _Crops(listing.images, size, seed)
+    crops = _Crops(listing.images, size, seed, net.limits)
     network = training.fresh(width, blocks, seed)
     losses: list[tuple[float, float, float]] = []
     stopped = False
@@ -182,8 +183,8 @@ class _Crops:
     skipped   what cannot be read, by its place
     """
 
-    def __init__(self, images: Sequence[Any], size: tuple[int, int], seed: int) -> None:
-        self._images, self._size, self._seed = images, size, seed
+    def __init__(self, images: Sequence[Any], size: tuple[int, int], seed: int, limits: Limits) -> None:
+        self._images, self._size, self._seed, self._limits = images, size, seed, limits
         self.skipped: dict[int, Skipped] = {}
         self.first: list[np.ndarray] = []
         self.shown = 0
@@ -207,7 +208,7 @@ class _Crops:
 
     def _crops(self) -> Iterator[np.ndarray]:
         def crop(item: tuple[int, np.ndarray]) -> np.ndarray:
-            return self._crop(read(self._images[item[0]]), item[1])
+            return self._crop(read(self._images[item[0]], limits=self._limits), item[1])
 
         for (place, _), found in decode(self._drawn(), crop, workers=2, ahead=8):
             if isinstance(found, ImageRejected):

@@ -11,6 +11,7 @@ import numpy as np
 
 from onnxviz._version import __version__
 from onnxviz.errors import ImageRejected, UsageError, near
+from onnxviz.graph.limits import Limits
 from onnxviz.image.fields import check_made
 from onnxviz.interrupted import Interrupted
 from onnxviz.optimise.shot import Shot, Watch, unwatched
@@ -79,6 +80,7 @@ def texture(
     tolerance: float | None = None,
     evenness: float | None = None,
     seed: int = 0,
+    limits: Limits | None = None,
     progress: Progress = silent,
     watch: Watch = unwatched,
 ) -> Result:
@@ -94,6 +96,7 @@ def texture(
     layers, gram, steps                    of gram
     window, tolerance, evenness            of nearest
     block, overlap, tolerance, evenness    of quilt
+    limits      of the image, where there is no network; a network has its own
     watch       called after each step, for animations; of nearest and quilt the value is the share that is known
     returns     a Result whose picture is the texture: values (h, w, 3) float32, 0 to 1
     raises      UsageError, ImageRejected; Interrupted on Ctrl-C, with what was made so far
@@ -124,7 +127,8 @@ def texture(
         from onnxviz.techniques.texture_gram import gram_texture
 
         return gram_texture(net, image, size=wanted, seed=seed, progress=progress, watch=watch, **options)
-    return _pieces(net, image, method, wanted, options, seed, progress, watch)
+    limits = net.limits if net is not None else limits or Limits()
+    return _pieces(net, image, method, wanted, options, seed, limits, progress, watch)
 
 
 def _size(size: int | tuple[int, int] | None) -> tuple[int, int] | None:
@@ -144,13 +148,14 @@ def _pieces(
     size: tuple[int, int] | None,
     options: dict[str, Any],
     seed: int,
+    limits: Limits,
     progress: Progress,
     watch: Watch,
 ) -> Texture:
     """`nearest` or `quilt`, with progress and what is left of an interrupted run."""
     from onnxviz.image.io import read
 
-    whole = read(image)
+    whole = read(image, limits=limits)
     source, piece = _middle(whole, _MOST[method])
     if min(source.shape[:2]) < 5:
         raise ImageRejected(
@@ -181,6 +186,7 @@ def _pieces(
             f"{source.shape[1]}×{source.shape[0]}; crop or scale it yourself for another part"
         )
     manifest["figures"] = _figures(last, source)
+    manifest["limits"] = limits.to_dict()
     result = Texture(values=_shown(last), manifest=manifest, source=source, origin=last.origin)
     if stopped:
         manifest["incomplete"] = True

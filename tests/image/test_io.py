@@ -20,9 +20,10 @@ from hypothesis import strategies as st
 from PIL import Image, ImageFile
 
 from onnxviz.errors import ImageRejected
+from onnxviz.graph.limits import Limits
 from onnxviz.image import io as image_io
 from onnxviz.image import pixels
-from onnxviz.image.io import MAX_PIXELS, read
+from onnxviz.image.io import read
 from onnxviz.image.sniff import FORMATS, frames, scans, sniff
 
 RNG = np.random.default_rng(3)
@@ -205,7 +206,7 @@ def test_any_damage_gives_a_picture_or_a_reason(tmp_path, capfd, data):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            image = read(write(tmp_path, bytes(damaged)), max_pixels=1_000_000)
+            image = read(write(tmp_path, bytes(damaged)), limits=Limits(max_pixels=1_000_000))
         except ImageRejected as error:
             assert str(error).isprintable()
         else:
@@ -286,13 +287,13 @@ def huge_png(side: int, make_chunk) -> bytes:
 
 def test_a_png_of_50_000_by_50_000(tmp_path, make_png):
     path = write(tmp_path, make_png(np.zeros((1, 1, 1)), 1, 0, size=(50_000, 50_000)))
-    refused(path, "50000×50000", f"max_pixels={MAX_PIXELS}", within=3)
+    refused(path, "50000×50000", f"max_pixels={Limits().max_pixels}", within=3)
 
 
 def test_the_pixel_limit_is_an_argument(tmp_path, make_chunk):
     path = write(tmp_path, huge_png(1200, make_chunk))
-    refused(path, "1200×1200", "max_pixels=1000000", max_pixels=1_000_000)
-    assert read(path, max_pixels=1_440_000).shape == (1200, 1200, 3)
+    refused(path, "1200×1200", "max_pixels=1000000", limits=Limits(max_pixels=1_000_000))
+    assert read(path, limits=Limits(max_pixels=1_440_000)).shape == (1200, 1200, 3)
 
 
 def test_the_pixel_limit_is_not_pillows(tmp_path, make_chunk, monkeypatch):
@@ -331,7 +332,7 @@ def test_every_format_is_measured_before_it_is_decoded(tmp_path, form, monkeypat
         raise AssertionError("decoded")
 
     monkeypatch.setattr(ImageFile.ImageFile, "load", load)
-    refused(write(tmp_path, SOUND[form]), "48×36", "max_pixels=1727", max_pixels=48 * 36 - 1)
+    refused(write(tmp_path, SOUND[form]), "48×36", "max_pixels=1727", limits=Limits(max_pixels=48 * 36 - 1))
 
 
 def test_a_gif_of_a_million_frames(tmp_path, make_gif):
@@ -341,7 +342,7 @@ def test_a_gif_of_a_million_frames(tmp_path, make_gif):
 def test_the_first_frame_of_a_gif(tmp_path, make_gif):
     path = write(tmp_path, make_gif(5), "film.gif")
     assert read(path).tolist() == [[[255, 0, 0]]]
-    refused(path, "max_frames=4", max_frames=4)
+    refused(path, "max_frames=4", limits=Limits(max_frames=4))
 
 
 @pytest.mark.parametrize("count", [1, 2, 7])
@@ -360,7 +361,7 @@ def test_other_animations(tmp_path, form):
     pages[0].save(buffer, form, save_all=True, append_images=pages[1:], lossless=True)
     path = write(tmp_path, buffer.getvalue())
     assert not read(path).any()
-    refused(path, "max_frames=3", max_frames=3)
+    refused(path, "max_frames=3", limits=Limits(max_frames=3))
 
 
 def test_the_first_page_of_a_tiff(tmp_path):
@@ -425,13 +426,13 @@ def test_a_file_over_the_byte_limit_is_not_read(tmp_path):
     with path.open("wb") as file:
         file.truncate(1 << 40)  # a sparse terabyte
     refused(path, "max_bytes=", within=3)
-    refused(write(tmp_path, SOUND["png"]), "max_bytes=1000", max_bytes=1000)
+    refused(write(tmp_path, SOUND["png"]), "max_bytes=1000", limits=Limits(max_bytes=1000))
 
 
 def test_a_file_that_grows_while_it_is_read(tmp_path, monkeypatch):
     path = write(tmp_path, SOUND["png"])
     monkeypatch.setattr(image_io, "_check_kind", lambda *_: None)
-    refused(path, "max_bytes=1000", max_bytes=1000)
+    refused(path, "max_bytes=1000", limits=Limits(max_bytes=1000))
 
 
 def test_out_of_memory_is_a_reason_too(tmp_path, monkeypatch):
@@ -476,7 +477,7 @@ def test_an_array_that_is_no_picture_gets_its_cure(array, words):
 
 def test_a_pil_image_is_under_the_same_limit():
     with pytest.raises(ImageRejected, match="max_pixels=10"):
-        read(Image.new("RGB", (4, 4)), max_pixels=10)
+        read(Image.new("RGB", (4, 4)), limits=Limits(max_pixels=10))
 
 
 # --- from many threads ------------------------------------------------------------------------
