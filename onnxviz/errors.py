@@ -38,6 +38,7 @@ _IN_PYTHON: Final = {
     "--query": "queries=",
     "--features": "an Embedding",
     "--font": "onnxviz.use_font(path)",
+    "--trust-remote-code": "trust_remote_code=True",
 }
 
 

@@ -65,6 +65,10 @@ def register(app: typer.Typer) -> None:
         random: Annotated[
             bool, typer.Option("--random", help="Random weights instead of trained ones.")
         ] = False,
+        trust_remote_code: Annotated[
+            bool,
+            typer.Option("--trust-remote-code", help="Let code run that comes with trained weights."),
+        ] = False,
         size: Annotated[
             str | None, typer.Option(help="Pixels, such as 224 or 320x240 (width x height).")
         ] = None,
@@ -100,6 +104,7 @@ def register(app: typer.Typer) -> None:
             target,
             options=parse_options(option or []),
             random=random,
+            trust_remote_code=trust_remote_code,
             seed=run.seed,
             size=parse_size(size) if size else None,
             opset=opset,

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from onnxviz.errors import InputRefused, UsageError, near
-from onnxviz.exporting.source import Source, Wanted, described, package, torch
+from onnxviz.exporting.source import Source, Wanted, described, package, torch, untrusted, would_run_code
 from onnxviz.image.configs import from_timm
 
 
@@ -83,6 +83,8 @@ def _built(make: Any, what: str) -> Any:
             f"the weights of {what} could not be had: {error}; check the connection, or give --random"
         ) from error
     except Exception as error:
+        if would_run_code(error):
+            raise untrusted(what) from error
         raise UsageError(f"{what} could not be built: {type(error).__name__}: {error}") from error
 
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from onnxviz.errors import InputRefused, UsageError, near
-from onnxviz.exporting.source import Source, Wanted, described, package, torch
+from onnxviz.errors import InputRefused, UsageError, near, ways
+from onnxviz.exporting.source import Source, Wanted, described, package, torch, untrusted, would_run_code
 from onnxviz.image.configs import from_hugging_face
 from onnxviz.image.preprocess import PRESETS
+
+_CLASSIFIER = "AutoModelForImageClassification"
 
 
 def transformers(name: str, wanted: Wanted) -> Source:
@@ -16,6 +18,8 @@ def transformers(name: str, wanted: Wanted) -> Source:
 
     name   an id of the hub or a local folder (trained), or with `wanted.random` a class
            (`ResNetForImageClassification`) or model type (`resnet`); options change fields of its configuration
+
+    Code that comes with the weights runs only where `wanted.trusted`; nobody is asked.
 
     raises   UsageError, MissingDependency, InputRefused
     """
@@ -28,17 +32,30 @@ def transformers(name: str, wanted: Wanted) -> Source:
             "or the id of a trained network, such as transformers:microsoft/resnet-50"
         )
     try:
-        config = library.AutoConfig.from_pretrained(name, **wanted.options)
+        # Told each time: what is left open, transformers asks on the terminal.
+        config = library.AutoConfig.from_pretrained(name, trust_remote_code=wanted.trusted, **wanted.options)
+        if not wanted.trusted and _kernels(config):
+            raise untrusted(f"transformers:{name} ({', '.join(_kernels(config))})")
         automatic = library.AutoModelForImageClassification
-        if type(config) not in automatic._model_mapping:
+        own = getattr(config, "auto_map", None) or {}
+        if type(config) not in automatic._model_mapping and not (wanted.trusted and _CLASSIFIER in own):
             automatic = library.AutoModel  # no classifier: its feature maps
-        module = automatic.from_pretrained(name, config=config)
+        module = automatic.from_pretrained(name, config=config, trust_remote_code=wanted.trusted)
         processor, _ = _processor(library).get_image_processor_dict(name)
+    except InputRefused:
+        raise
     except OSError as error:
         raise InputRefused(f"transformers:{name} could not be had: {_first_line(error)}") from error
     except Exception as error:
+        if not wanted.trusted and would_run_code(error):
+            raise untrusted(f"transformers:{name}") from error
         raise UsageError(f"transformers:{name} could not be built: {_first_line(error)}") from error
     preprocessing, notes = described(processor, from_hugging_face)
+    if own and not wanted.trusted:
+        notes.append(
+            f"the code that comes with {_public(name)} was not run, that of transformers was"
+            + ways("give --trust-remote-code for the former")
+        )
     return Source(
         module,
         name.rstrip("/").rpartition("/")[2],
@@ -89,6 +106,12 @@ def _random(library: Any, name: str, wanted: Wanted) -> Source:
         else None,
         labels=_labels(config),
     )
+
+
+def _kernels(config: Any) -> list[str]:
+    """What the configuration would have fetched from the hub as code: 'owner/repository' for an attention."""
+    named = (getattr(config, f"_{what}_implementation", None) for what in ("attn", "experts"))
+    return [text[:100] for text in named if isinstance(text, str) and "/" in text]
 
 
 def _size(preprocessing: Mapping[str, Any] | None) -> tuple[int, int] | None:

@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import importlib
-from collections.abc import Callable, Mapping, Sequence
+import os
+import pickle
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import onnx_ir as ir
 
-from onnxviz.errors import MissingDependency, PreprocessingRejected, UsageError
+from onnxviz.errors import InputRefused, MissingDependency, PreprocessingRejected, UsageError, ways
 
 if TYPE_CHECKING:
     from onnxviz.image.preprocess import Preprocessing
 
 FORMS = "torchvision:NAME, timm:NAME, transformers:NAME, module:callable or file.py:callable"
+
+
+# torch's own switches for `torch.load`: to force that no code is run, and to force the opposite.
+_CHECKPOINTS = ("TORCH_FORCE_WEIGHTS_ONLY_LOAD", "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD")
 
 
 def _same(path: str) -> str:
@@ -60,12 +67,14 @@ class Wanted:
     random    seeded random weights instead of trained ones
     seed      for these
     size      (height, width) in pixels, or None for the network's own
+    trusted   whether code that comes with trained weights may run
     """
 
     options: Mapping[str, Any]
     random: bool = False
     seed: int = 0
     size: tuple[int, int] | None = None
+    trusted: bool = False
 
 
 def build(source: Any, wanted: Wanted) -> Source:
@@ -74,9 +83,10 @@ def build(source: Any, wanted: Wanted) -> Source:
     source   a torch.nn.Module, a `Source`, or text: torchvision:NAME, timm:NAME, transformers:NAME,
              module:callable, file.py:callable
 
-    Naming a module or file runs its code; an id of a hub runs no code of that repository.
+    Naming a module or file runs its code. What a hub or a folder holds runs no code, unless `wanted.trusted`: neither
+    Python files of its own nor a pickle.
 
-    raises   UsageError, MissingDependency, InputRefused when trained weights cannot be had
+    raises   UsageError, MissingDependency, InputRefused when trained weights cannot be had or would run code
     """
     torch()
     if isinstance(source, Source):
@@ -86,17 +96,48 @@ def build(source: Any, wanted: Wanted) -> Source:
     kind, colon, name = source.partition(":")
     if not colon or not name or not kind:
         raise UsageError(f"{source!r} names no torch network; expected {FORMS}{_hint(source)}")
-    if kind in ("torchvision", "timm"):
-        from onnxviz.exporting import hubs
+    if "trust_remote_code" in wanted.options:
+        raise UsageError("trust_remote_code is no option of a network: give --trust-remote-code")
+    if kind in ("torchvision", "timm", "transformers"):
+        from onnxviz.exporting import hubs, hugging_face
 
-        return hubs.torchvision(name, wanted) if kind == "torchvision" else hubs.timm(name, wanted)
-    if kind == "transformers":
-        from onnxviz.exporting import hugging_face
-
-        return hugging_face.transformers(name, wanted)
+        make = {"torchvision": hubs.torchvision, "timm": hubs.timm, "transformers": hugging_face.transformers}
+        with contextlib.nullcontext() if wanted.trusted else weights_alone():
+            return make[kind](name, wanted)
     from onnxviz.exporting.callables import from_callable
 
     return from_callable(source, wanted)
+
+
+@contextlib.contextmanager
+def weights_alone() -> Iterator[None]:
+    """torch takes nothing but tensors from the checkpoints that it reads, whoever reads them: a pickle may run code."""
+    before = {name: os.environ.pop(name, None) for name in _CHECKPOINTS}
+    os.environ[_CHECKPOINTS[0]] = "1"
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
+
+
+def would_run_code(error: BaseException | None) -> bool:
+    """Whether a package failed because code was not allowed to run: a pickle's, or a folder's own."""
+    while error is not None:
+        if isinstance(error, pickle.UnpicklingError) or "trust_remote_code" in str(error):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def untrusted(what: str) -> InputRefused:
+    """The refusal of a source that brings code, with the way on."""
+    return InputRefused(
+        f"{what} brings code of its own, which would run on this machine with your rights; nothing of it was run"
+        + ways("give --trust-remote-code where you trust whoever wrote it")
+    )
 
 
 def torch() -> Any:

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from onnxviz.errors import LabelsRejected, MissingDependency, OutputRefused, RuntimeFailed, UsageError
+from onnxviz.errors import LabelsRejected, MissingDependency, OutputRefused, RuntimeFailed, UsageError, spelt
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -76,6 +76,7 @@ def export(
     *,
     options: Mapping[str, Any] | None = None,
     random: bool = False,
+    trust_remote_code: bool = False,
     seed: int = 0,
     size: int | tuple[int, int] | None = None,
     channels: int | None = None,
@@ -97,6 +98,8 @@ def export(
     out             the .onnx file, written whole or not at all
     options         given on to whoever builds the network: {"num_classes": 10}; `weights` names those of torchvision
     random          random weights drawn from `seed`, instead of trained ones
+    trust_remote_code
+                    let code run that comes with trained weights: a folder's Python files, a pickle
     size            (height, width) in pixels, or one number; None: what the network was made for, else 224
     channels        of the input; None: the network's own
     opset           version of the standard operators, 18 or higher
@@ -110,8 +113,9 @@ def export(
     verify          compare the graph with torch on random input, at a batch of three and at another size if open
     returns         Exported
     raises          UsageError, MissingDependency (torch, or the package of the source), InputRefused (weights that
-                    cannot be had), ModelUnsuitable (what torch cannot export), RuntimeFailed (the file would not
-                    compute what torch does: nothing is written), LabelsRejected, PreprocessingRejected, OutputRefused
+                    cannot be had, or that bring code), ModelUnsuitable (what torch cannot export), RuntimeFailed (the
+                    file would not compute what torch does: nothing is written), LabelsRejected, PreprocessingRejected,
+                    OutputRefused
     """
     from onnxviz.exporting.source import Wanted, build
     from onnxviz.exporting.trace import evaluating, trace
@@ -122,7 +126,7 @@ def export(
         raise UsageError(f"opset {opset} is too old; torch exports {OPSET} or higher")
     if Path(out).is_dir():
         raise OutputRefused(f"cannot write {os.fspath(out)!r}: it is a folder; name a file")
-    wanted = Wanted(dict(options or {}), random, seed, _pair(size))
+    wanted = Wanted(dict(options or {}), random, seed, _pair(size), trust_remote_code)
     found = build(source, wanted)
     shape = wanted.size or found.size or (224, 224)
     depth = channels or found.channels
@@ -149,7 +153,7 @@ def export(
         outputs=tuple(str(value.name) for value in model.graph.outputs),
         classes=classes,
         difference=difference,
-        warnings=[*found.notes, *traced.notes],
+        warnings=[spelt(note) for note in (*found.notes, *traced.notes)],
     )
 
 
