@@ -45,7 +45,8 @@ class Limits:
     run_seconds       seconds that one run of the model may take
     load_seconds      seconds that opening it may take, and each inference of its shapes later on
     memory            bytes that the process may take which runs the model: the command line's, or an isolated network's
-                      own. None: what this machine has, or the container
+                      own; and of tensors that are certain to be in memory together. None: what this machine has, or
+                      the container
     text_bytes        bytes of a text that is parsed: a file of labels, an entry of the model's metadata
     labels            classes' names in it
     max_pixels        height × width of a picture: room for the 108-megapixel photos of telephones

@@ -193,7 +193,7 @@ def limit_memory(most: int | None) -> None:
     import resource
 
     before = _HERE.memory or resource.getrlimit(resource.RLIMIT_DATA)
-    wanted = min(most if most is not None else _machine(), 2**62)
+    wanted = min(most if most is not None else machine_memory(), 2**62)
     soft = min([wanted, *(one for one in before if one != resource.RLIM_INFINITY)])
     with suppress(OSError, ValueError):
         resource.setrlimit(resource.RLIMIT_DATA, (soft, before[1]))
@@ -219,8 +219,12 @@ def memory_is_guarded() -> bool:
     return sys.platform == "linux"
 
 
-def _machine() -> int:
+def machine_memory() -> int:
     """Bytes of memory that this machine has, or that its container may take."""
+    if not hasattr(os, "sysconf"):  # Windows
+        import psutil
+
+        return int(psutil.virtual_memory().total)
     found = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
     folders = [""]
     with suppress(OSError):

@@ -4,11 +4,12 @@ A light forward pass over the graph with our own shape rules (`shapes`, `sizing`
 (`values`); functions are entered at each call. onnx's own shape inference is not used: it is native code that a
 stranger's model may crash or hang.
 
-Covered: tensors too large from constant shapes (ConstantOfShape, Expand, Tile, Range, Resize, Pad, OneHot, Random*,
-Conv and pool pads, broadcasts and products of large weights, chains of Concat); what constants together would fold
-into; loops whose number of trips is certain, nested ones multiplied, and loops that never end; an integer division
-that overflows, and a window larger than what it gets, which kill ONNX Runtime's process. Batch and image size are taken
-as 1 where they are free; `graph.checks.admission` asks again, for what is empty, when they are known.
+Covered: what is certain to be in memory together (`alive`); tensors too large from constant shapes (ConstantOfShape,
+Expand, Tile, Range, Resize, Pad, OneHot, Random*, Conv and pool pads, broadcasts and products of large weights, chains
+of Concat); what constants together would fold into; loops whose number of trips is certain, nested ones multiplied, and
+loops that never end; an integer division that overflows, and a window larger than what it gets, which kill ONNX
+Runtime's process. Batch and image size are taken as 1 where they are free; `graph.checks.admission` asks again, for
+what is empty, when they are known.
 
 Not covered, left to the limits of a run: whatever depends on the input's values or free sizes, states that grow
 from trip to trip, operators without a rule, sequences and text.
@@ -24,7 +25,7 @@ import numpy as np
 import onnx
 
 from onnxviz.errors import ModelRejected
-from onnxviz.graph.checks import sizing, values  # noqa: F401 - importing `sizing` registers its rules
+from onnxviz.graph.checks import alive, sizing, values  # noqa: F401 - importing `sizing` registers its rules
 from onnxviz.graph.checks.empty import empty
 from onnxviz.graph.checks.facts import MOST_ELEMENTS, UNKNOWN, Call, Known, Unsure, constant
 from onnxviz.graph.checks.operators import normal
@@ -65,6 +66,7 @@ def check(model: onnx.ModelProto, structure: Structure, lookup: Lookup, weights:
         raise ModelRejected(
             f"nothing can come out of the model at the sizes that it fixes: {found}"
         ) from None
+    alive.check(model.graph, scope.own, limits, structure.opsets.get("", 1))
 
 
 class Empty(Exception):

@@ -1,0 +1,164 @@
+"""What is certain to be in memory at one time.
+
+Each tensor of a model may be within its limit, and eight of them together beyond what the machine has. ONNX Runtime
+runs nodes in an order of its own, so only what the graph itself forces counts: while a node runs, a value is there that
+was made by one of its ancestors and is read by it or by one of its descendants. Results that share memory with what
+they are made of count once, as do nodes that do the same; open sizes count as 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+import onnx
+from onnx import TensorProto, defs
+
+from onnxviz.graph.checks.facts import Known
+from onnxviz.graph.limits import Limits, exceeded
+from onnxviz.graph.quoted import label
+from onnxviz.runtime.isolate import machine_memory
+
+# Their output is their input under another shape.
+_ALIASES: Final = frozenset({"Dropout", "Flatten", "Identity", "Reshape", "Squeeze", "Unsqueeze"})
+_WIDEST: Final = 16  # bytes of an element
+_ANYWHERE: Final = 2**28  # bytes that every machine has
+# What is smaller than this part of the memory is not counted.
+_LARGE: Final = 128
+
+
+def check(graph: onnx.GraphProto, known: Mapping[str, Known], limits: Limits, opset: int) -> None:
+    """Refuse a graph that needs more memory at one time than there is.
+
+    known    what is certain about its values, by name
+    raises   LimitExceeded
+    """
+    made = {name: one.least for name, one in known.items() if not one.constant}
+    most = sum(made.values()) * _WIDEST
+    if limits.memory is None and most < _ANYWHERE:
+        return
+    allowed = limits.memory if limits.memory is not None else machine_memory()
+    if most <= allowed:
+        return
+    widths = _widths(graph, opset)
+    roots = _roots(graph)
+    large: dict[str, tuple[int, int]] = {}  # its bit, its bytes
+    for name, elements in made.items():
+        size = elements * widths.get(name, 1)
+        if roots.get(name, name) == name and size * _LARGE > allowed:
+            large[name] = 1 << len(large), size
+    if sum(size for _, size in large.values()) <= allowed:
+        return
+    for node, bits in _alive(graph, roots, {name: bit for name, (bit, _) in large.items()}):
+        sizes = [size for bit, size in large.values() if bit & bits]
+        # One alone is what `tensor_elements` is for: who raised that one has meant it.
+        if sum(sizes) > allowed and (len(sizes) > 1 or limits.memory is not None):
+            where = f"at the {label(node)}" if node is not None else "at its outputs"
+            what = f"{where}, {len(sizes)} tensors of {sum(sizes)} bytes together are in memory"
+            raise exceeded("memory", what, allowed, sum(sizes))
+
+
+def _alive(
+    graph: onnx.GraphProto, roots: Mapping[str, str], bits: Mapping[str, int]
+) -> list[tuple[onnx.NodeProto | None, int]]:
+    """The large values that are there while each node runs, and at the end (None), as bits."""
+    before: dict[str, int] = {}  # of a value: itself, and what was made on the way to it
+    given: list[int] = []
+    for node in graph.node:
+        ancestors = 0
+        for name in _reads(node):
+            ancestors |= before.get(name, bits.get(roots.get(name, name), 0))
+        given.append(ancestors)
+        for name in node.output:
+            before[name] = ancestors | bits.get(roots.get(name, name), 0)
+    ends = [value.name for value in graph.output]
+    last = 0
+    after: dict[str, int] = {}  # of a value: what its readers and their descendants read
+    for name in ends:
+        last |= bits.get(roots.get(name, name), 0)
+    for name in ends:
+        after[name] = last
+    found: list[tuple[onnx.NodeProto | None, int]] = [(None, last)]
+    for node, ancestors in zip(reversed(graph.node), reversed(given), strict=True):
+        needed = 0
+        for name in node.output:
+            needed |= after.get(name, 0)
+        for name in _reads(node):
+            needed |= bits.get(roots.get(name, name), 0)
+        found.append((node, ancestors & needed))
+        for name in _reads(node):
+            after[name] = after.get(name, 0) | needed
+    return found
+
+
+def _reads(node: onnx.NodeProto) -> list[str]:
+    return [name for name in node.input if name]
+
+
+def _roots(graph: onnx.GraphProto) -> dict[str, str]:
+    """Of each value that shares memory with one made before, or equals it: that one."""
+    roots: dict[str, str] = {}
+    same: dict[tuple[object, ...], str] = {}
+    for node in graph.node:
+        inputs = tuple(roots.get(name, name) for name in node.input)
+        if node.op_type in _ALIASES and inputs:
+            roots[node.output[0]] = inputs[0]
+            continue
+        attributes = tuple(sorted(one.SerializeToString(deterministic=True) for one in node.attribute))
+        for place, name in enumerate(node.output):
+            if name:
+                key = (node.domain, node.op_type, inputs, attributes, place)
+                roots[name] = same.setdefault(key, name)
+    return roots
+
+
+def _widths(graph: onnx.GraphProto, opset: int) -> dict[str, int]:
+    """Bytes of an element of each value whose type is certain."""
+    types = {value.name: value.type.tensor_type.elem_type for value in graph.input}
+    types |= {tensor.name: tensor.data_type for tensor in graph.initializer}
+    for node in graph.node:
+        types |= _typed(node, types, opset)
+    return {name: _width(kind) for name, kind in types.items()}
+
+
+def _typed(node: onnx.NodeProto, types: Mapping[str, int], opset: int) -> dict[str, int]:
+    given = {one.name: one for one in node.attribute}
+    if node.op_type == "Cast" and "to" in given:
+        return {node.output[0]: given["to"].i}
+    if node.op_type in ("Constant", "ConstantOfShape"):
+        tensor = given.get("value")
+        return {node.output[0]: tensor.t.data_type if tensor is not None else TensorProto.FLOAT}
+    try:
+        schema = defs.get_schema(node.op_type, opset, node.domain)
+    except Exception:  # onnx names it differently in its versions; of an unknown operator nothing is certain
+        return {}
+    bound = {}
+    for place, name in enumerate(node.input):
+        formal = schema.inputs[min(place, len(schema.inputs) - 1)] if schema.inputs else None
+        if formal is not None and name in types:
+            bound.setdefault(formal.type_str, types[name])
+    return {
+        name: bound[formal.type_str]
+        for name, formal in zip(node.output, schema.outputs, strict=False)
+        if formal.type_str in bound
+    }
+
+
+def _width(kind: int) -> int:
+    return _WIDTHS.get(kind, 1)
+
+
+_WIDTHS: Final = {
+    TensorProto.FLOAT: 4,
+    TensorProto.INT32: 4,
+    TensorProto.UINT32: 4,
+    TensorProto.DOUBLE: 8,
+    TensorProto.INT64: 8,
+    TensorProto.UINT64: 8,
+    TensorProto.FLOAT16: 2,
+    TensorProto.BFLOAT16: 2,
+    TensorProto.INT16: 2,
+    TensorProto.UINT16: 2,
+    TensorProto.COMPLEX64: 8,
+    TensorProto.COMPLEX128: 16,
+}
