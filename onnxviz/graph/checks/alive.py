@@ -148,7 +148,7 @@ def _width(kind: int) -> int:
     return _WIDTHS.get(kind, 1)
 
 
-_WIDTHS: Final = {
+_WIDTHS: Final[dict[int, int]] = {
     TensorProto.FLOAT: 4,
     TensorProto.INT32: 4,
     TensorProto.UINT32: 4,
