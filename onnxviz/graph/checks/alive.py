@@ -132,7 +132,7 @@ def _typed(node: onnx.NodeProto, types: Mapping[str, int], opset: int) -> dict[s
         schema = defs.get_schema(node.op_type, opset, node.domain)
     except Exception:  # onnx names it differently in its versions; of an unknown operator nothing is certain
         return {}
-    bound = {}
+    bound: dict[str, int] = {}
     for place, name in enumerate(node.input):
         formal = schema.inputs[min(place, len(schema.inputs) - 1)] if schema.inputs else None
         if formal is not None and name in types:
