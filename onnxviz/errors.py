@@ -171,7 +171,11 @@ class UnsupportedOperator(ModelRejected):
         self.operator = operator
 
 
-class GradientNotFinite(ModelRejected):
+class NotFinite(ModelRejected):
+    """What a network gives for a picture came out as NaN or infinite, so that it says nothing."""
+
+
+class GradientNotFinite(NotFinite):
     """A gradient, or the value it belongs to, came out as NaN or infinite.
 
     partial   what a technique that makes pictures had made until then (a Result), or None

@@ -165,10 +165,12 @@ class Gradients:
         for name in ("objective", *(f"{source}.gradient" for source in self.sources)):
             bad = ~np.isfinite(found[name]).reshape(len(found[name]), -1).all(axis=1)
             if bad.any():
+                odd = ", ".join(self._net.findings[:1])
+                why = odd or "`onnxviz inspect` tells of weights that are NaN or infinite"
                 what = "value" if name == "objective" else f"gradient by {name.removesuffix('.gradient')!r}"
                 raise GradientNotFinite(
                     f"the {what} of {self.objective} is not finite for picture {int(np.argmax(bad))} (from 0) of "
-                    f"{len(bad)}; `onnxviz inspect` tells of weights that are NaN or infinite"
+                    f"{len(bad)}; {why}"
                     + ways("another --layer may avoid the operator that overflows", "another --target may")
                 )
 

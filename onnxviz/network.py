@@ -307,7 +307,7 @@ class Network:
         """
         if isinstance(images, np.ndarray) and images.ndim == 4 and images.dtype.kind == "f":
             if not len(images):
-                raise UsageError(f"the tensor of shape {images.shape} holds no image; expected at least one")
+                raise UsageError(f"no picture was given: the tensor has shape {images.shape}")
             note_tensor(images)
             return np.ascontiguousarray(images, dtype=np.float32)
         tensors = [self.preprocessing.normalise(self._view(image)[None])[0] for image in as_list(images)]
@@ -347,7 +347,9 @@ class Network:
     def batched(self) -> tuple[ir.Model, int | None]:
         """The model with a dynamic batch, and None; or as it is, and the batch that it takes: no other number."""
         from onnxviz.batches import freed
+        from onnxviz.finite import heed_weights
 
+        heed_weights(self)
         with isolate.on(self.worker):
             model, fixed, self._mixed = freed(self)
         return model, fixed
@@ -452,28 +454,37 @@ class Network:
     def probabilities(self, x: np.ndarray, *, batch: int | None = None) -> np.ndarray:
         """The class probabilities (N, classes) float32, summing to 1 unless the network ends in Sigmoid.
 
-        raises   ModelUnsuitable when the network is no classifier
+        raises   ModelUnsuitable when the network is no classifier; NotFinite
         """
-        return self.to_probabilities(self.run(x, [self.head.scores], batch=batch)[self.head.scores])
+        return self.to_probabilities(self.run(x, [self.head.scores], batch=batch)[self.head.scores], x)
 
-    def to_probabilities(self, scores: np.ndarray) -> np.ndarray:
+    def to_probabilities(self, scores: np.ndarray, x: np.ndarray | None = None) -> np.ndarray:
         """Raw values of the network's score output (N, ...) as probabilities (N, classes).
 
         Of one score for two classes, class 1 is what the score speaks for and class 0 what it speaks against.
+
+        x        the network's input tensor that they were computed for, to tell why they are not finite
+        raises   NotFinite
         """
+        from onnxviz.finite import require_finite
         from onnxviz.meaning import probabilities
 
-        return probabilities(self.head, scores.reshape(len(scores), -1))
+        found = probabilities(self.head, scores.reshape(len(scores), -1))
+        require_finite(self, found, "the scores", x)
+        return found
 
     def steps(self, x: np.ndarray, *, batch: int | None = None) -> np.ndarray:
         """The class probabilities of each step of a sequence, (N, steps, classes) float32.
 
-        raises   ModelUnsuitable where the output is no sequence
+        raises   ModelUnsuitable where the output is no sequence; NotFinite
         """
+        from onnxviz.finite import require_finite
         from onnxviz.meaning import step_probabilities
 
         end = self.end
-        return step_probabilities(end, self.run(x, [end.scores], batch=batch)[end.scores])
+        found = step_probabilities(end, self.run(x, [end.scores], batch=batch)[end.scores])
+        require_finite(self, found, "the scores", x)
+        return found
 
     def predict(self, images: Images, top: int = 5, *, output: str | None = None) -> list[list[Prediction]]:
         """The `top` most probable classes of each image, best first: one list an image.
@@ -482,7 +493,7 @@ class Network:
         Which class is the blank of CTC does not stand in a file: steps are given as they are.
 
         output   which of the file's outputs; None: the one that looks like class scores
-        raises   ImageRejected, ModelUnsuitable
+        raises   ImageRejected, ModelUnsuitable; NotFinite where the scores are NaN
         """
         from onnxviz import meaning
 
@@ -592,6 +603,9 @@ class Network:
 
     def manifest(self, technique: str, **parameters: Any) -> dict[str, Any]:
         """The run manifest: everything that the same numbers need again, and nothing that changes by the clock."""
+        from onnxviz.finite import heed_weights
+
+        heed_weights(self)
         running = next(iter(self._programs.values()), None)
         scales = self._scales(parameters)
         # Of the backends that gradients came from, onnxruntime is named anyway.

@@ -42,7 +42,7 @@ def register(app: typer.Typer) -> None:
 
         Example: onnxviz predict efficientnet-lite0 cat.jpg
         """
-        from onnxviz.errors import ImageRejected
+        from onnxviz.errors import ImageRejected, NotFinite
         from onnxviz.graph.output import SEQUENCE
         from onnxviz.image.folder import find
         from onnxviz.image.text import printable
@@ -57,8 +57,11 @@ def register(app: typer.Typer) -> None:
             try:
                 with recording() as record:
                     best = net.predict(path, top=top)[0]
-            except ImageRejected as error:
-                if len(listing.images) == 1 and not skipped:
+            except (ImageRejected, NotFinite) as error:
+                broken = isinstance(error, NotFinite) and bool(
+                    net.findings
+                )  # every picture would come out so
+                if broken or (len(listing.images) == 1 and not skipped):
                     raise
                 skipped.append((path, str(error)))
                 continue

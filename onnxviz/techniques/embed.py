@@ -13,6 +13,7 @@ import numpy as np
 
 from onnxviz.errors import ImageRejected, InputRefused, ModelUnsuitable, UnknownLayer
 from onnxviz.files import PICTURES
+from onnxviz.finite import require_finite
 from onnxviz.graph.output import SEQUENCE
 from onnxviz.image.folder import Listing, Skipped
 from onnxviz.image.text import printable
@@ -275,10 +276,13 @@ class _Rows:
             )
         self._values[self.count : self.count + len(index)] = flat
         if scores is not None:
-            probabilities = self._net.to_probabilities(scores)
-            top = np.argmax(probabilities, axis=1)
+            from onnxviz.meaning import probabilities
+
+            # What is not finite is counted with the features, and ends nothing.
+            rows = probabilities(self._net.head, scores.reshape(len(scores), -1))
+            top = np.argmax(rows, axis=1)
             self._classes += top.tolist()
-            self._confidence += probabilities[np.arange(len(top)), top].tolist()
+            self._confidence += rows[np.arange(len(top)), top].tolist()
         self._index += index.tolist()
         self._prints += prints.tolist()
 
@@ -298,6 +302,8 @@ class _Rows:
             skipped=self.skipped,
         )
         broken = np.flatnonzero(~np.isfinite(values).all(axis=1))
+        if np.isnan(values).any(axis=1).all():
+            require_finite(self._net, values, f"the features of layer {self._layer!r}")
         figures = {
             "images": len(self._images),
             "embedded": self.count,

@@ -11,6 +11,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxviz.errors import ImageRejected, UsageError, near
+from onnxviz.finite import require_finite
 from onnxviz.image.decode import decode
 from onnxviz.network import Network, as_list
 from onnxviz.progress import Progress
@@ -167,7 +168,9 @@ def sweep(
             for start, array in runs:
                 if isinstance(array, ImageRejected):  # `run` reads no image
                     raise array
-                scores[start : start + len(array)] = score.read(array)
+                found = score.read(array)
+                require_finite(net, found, "the scores of what is hidden" if start else "the scores")
+                scores[start : start + len(array)] = found
                 done = start + len(array)
                 progress(done - 1, total - 1, what)
     except KeyboardInterrupt:

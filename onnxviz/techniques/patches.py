@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from onnxviz.errors import ImageRejected, UsageError
+from onnxviz.errors import ImageRejected, NotFinite, UsageError
+from onnxviz.finite import cause
 from onnxviz.graph.reduce import Reduced, peaks
 from onnxviz.image.text import printable
 from onnxviz.interrupted import Interrupted
@@ -82,6 +83,9 @@ def patches(
             raise interrupted
         reasons = "; ".join(map(str, skipped[:3]))
         raise ImageRejected(f"none of the {len(listing.images)} images could be used ({reasons})")
+    if all((one.undefined == one.count).all() for one in search.rankings):
+        named = ", ".join(repr(one.name) for one in chosen)
+        raise NotFinite(f"all values of {named} are NaN or infinite: {cause(net)}")
     found = tuple(search.found())
     manifest = net.manifest(
         "patches", layers=[one.name for one in chosen], channels=wanted, top=top, batch=search.batch
@@ -94,6 +98,11 @@ def patches(
         "layers": {one.name: _figures(one) for one in found},
     }
     manifest["skipped"] = [{"path": printable(one.path), "reason": one.reason} for one in skipped]
+    manifest["warnings"] += [
+        f"of layer {one.name!r}, {count} values are NaN or infinite, and not ranked"
+        for one in found
+        if (count := int(one.undefined.sum()))
+    ]
     if interrupted is not None:
         manifest["incomplete"] = True
     result = Patches(

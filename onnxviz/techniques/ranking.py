@@ -20,7 +20,7 @@ class Ranking:
     facts     (C, k, 6) int64: image index (-1: nobody), row and column of the maximum, height and width of the
               original, fingerprint of the picture
     count     images seen
-    undefined (C,) int64, images whose value is NaN: they are counted here and never ranked
+    undefined (C,) int64, images whose value is NaN or infinite: they are counted here and never ranked
     mean      (C,) float64, of the keys of all images
     """
 
@@ -65,7 +65,7 @@ class Ranking:
         if not len(keys):
             return
         self._count(keys)
-        ordered = np.where(np.isnan(keys), -np.inf, keys).astype(np.float32, copy=False)
+        ordered = np.where(np.isfinite(keys), keys, -np.inf).astype(np.float32, copy=False)
         # Soon hardly any image is among the best of a channel: only those channels are sorted again.
         moved = np.flatnonzero(ordered.max(axis=0) >= self.keys[:, -1])
         if not len(moved):
@@ -80,7 +80,7 @@ class Ranking:
         self.keys[moved] = np.take_along_axis(keys, order, axis=1)
         self.scores[moved] = np.take_along_axis(scores, order, axis=1)
         self.facts[moved] = np.take_along_axis(rows, order[:, :, None], axis=1)
-        nobody = np.isneginf(self.keys)  # an image that was NaN is no one's best
+        nobody = np.isneginf(self.keys)  # an image without a number is no one's best
         self.facts[nobody] = NOBODY
         self.scores[nobody] = np.nan
 
@@ -97,5 +97,5 @@ class Ranking:
         self._squares += squares + apart**2 * self._defined * share
         self.mean += apart * share
         self._defined = total
-        self.undefined += np.isnan(keys).sum(axis=0)
+        self.undefined += len(keys) - number
         self.count += len(keys)

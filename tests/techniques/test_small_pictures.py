@@ -181,7 +181,7 @@ def test_squeezenet_at_20_pixels(folder) -> None:
 
 
 def test_tensors_without_a_picture_are_a_mistake_of_the_caller(net) -> None:
-    with pytest.raises(onnxviz.errors.UsageError, match="holds no image"):
+    with pytest.raises(onnxviz.errors.UsageError, match="no picture was given"):
         net.activations(np.zeros((0, 3, 16, 16), np.float32), net.layers[0].name)
     with pytest.raises(ImageRejected, match="0×0 places"):
         net.activations(np.zeros((1, 3, 0, 0), np.float32), net.layers[0].name)
