@@ -16,7 +16,7 @@ from pathlib import Path
 
 TOOLS = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(TOOLS))
-BENCHMARKS = ("start", "occlusion", "patches", "cam", "gradient", "ascent", "made")
+BENCHMARKS = ("start", "occlusion", "patches", "cam", "gradient", "ascent", "made", "isolate")
 PEERS = [
     "torch==2.13.0",
     "captum>=0.9",
