@@ -73,6 +73,7 @@ def doctor() -> list[Check]:
             else Check(f"extra {extra}", "ok", have)
         )
     checks += _backends()
+    checks.append(_guarded())
     checks.append(_bundled())
     return checks
 
@@ -137,6 +138,31 @@ def _backends() -> list[Check]:
         state = "ok" if found else "missing"
         checks.append(Check(f"backend {name}", state, f"{package[name]} {found}" if found else how[name]))
     return checks
+
+
+def _guarded() -> Check:
+    """What holds a model that crashes, hangs or fills the memory away from its caller here."""
+    from onnxviz.runtime import isolate
+    from onnxviz.runtime.worker import lacking
+
+    reason = lacking()
+    if reason is not None:
+        return Check(
+            "strangers' models",
+            "missing",
+            "a model that crashes or hangs in native code ends its caller here, and load(isolate=True) is refused: "
+            f"{reason}",
+        )
+    kept = (
+        "crashes and time (run_seconds, load_seconds) are kept from the caller: commands, load(isolate=True)"
+    )
+    if not isolate.memory_is_guarded():
+        return Check(
+            "strangers' models", "missing", f"{kept}; memory is not: this system enforces no limit on it"
+        )
+    return Check(
+        "strangers' models", "ok", f"{kept}; memory, too, on the CPU (GPU drivers reserve more than they use)"
+    )
 
 
 def _probe() -> Any:

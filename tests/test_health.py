@@ -12,6 +12,21 @@ def test_a_sound_machine_has_no_problem():
     assert states("bundled network").state == "ok"
 
 
+def test_what_is_not_guarded_is_told(monkeypatch):
+    from onnxviz.runtime import isolate, worker
+
+    monkeypatch.setattr(worker, "lacking", lambda: None)
+    monkeypatch.setattr(isolate, "memory_is_guarded", lambda: True)
+    assert states("strangers' models").state == "ok"
+    monkeypatch.setattr(isolate, "memory_is_guarded", lambda: False)
+    assert "memory is not" in states("strangers' models").detail
+    monkeypatch.setattr(worker, "lacking", lambda: "no files are handed on")
+    told = states("strangers' models")
+    assert told.state == "missing"
+    assert "isolate=True" in told.detail
+    assert "no files are handed on" in told.detail
+
+
 def test_two_runtimes_at_once_are_a_problem(monkeypatch):
     real = health._version
     monkeypatch.setattr(health, "_version", lambda name: "1.0" if name == "onnxruntime-gpu" else real(name))

@@ -210,8 +210,8 @@ def free_memory() -> None:
 
 
 def memory_is_limited() -> bool:
-    """Whether `limit_memory` holds in this process."""
-    return _HERE.memory is not None
+    """Whether `limit_memory` holds in this process, or in that of an isolated network."""
+    return _HERE.memory is not None or bool(_workers)
 
 
 def memory_is_guarded() -> bool:

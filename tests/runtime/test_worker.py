@@ -32,6 +32,7 @@ from onnxviz.errors import (
     WorkerCrashed,
     ways,
 )
+from onnxviz.runtime import isolate
 from onnxviz.runtime.worker import Worker, lacking
 
 pytestmark = pytest.mark.skipif(lacking() is not None, reason=str(lacking()))
@@ -247,9 +248,9 @@ def test_what_is_refused_is_refused_in_the_same_words(tmp_path):
     broken.write_bytes(PLAIN[:100])
     for source in (broken, tmp_path / "absent.onnx", PLAIN[:100], b""):
         errors = []
-        for isolate in (False, True):
+        for apart in (False, True):
             with pytest.raises(ModelRejected) as refusal:
-                onnxviz.load(source, isolate=isolate)
+                onnxviz.load(source, isolate=apart)
             errors.append((type(refusal.value), str(refusal.value)))
         assert errors[0] == errors[1]
 
@@ -376,6 +377,35 @@ def test_an_operator_that_goes_on_is_ended():
     assert ended(pid)
     assert net.activations(photo(), ["r"])["r"].shape == (1, 8, 16, 16)
     net.close()
+
+
+# Two gigabytes where the picture is bright.
+FILLS = model(
+    """
+    m = ReduceMean<keepdims = 0>(x)
+    bright = Greater(m, two)
+    shape = Where(bright, sizes, ones)
+    filled = ConstantOfShape(shape)
+    total = ReduceSum<keepdims = 0>(filled)
+    y = Add(s, total)
+    """,
+    weights=", float two = {2}, int64[1] sizes = {500000000}, int64[1] ones = {1}",
+)
+
+
+@pytest.mark.skipif(not isolate.memory_is_guarded(), reason="no limit on memory here")
+def test_memory_is_limited_also_after_a_crash():
+    net = opened(FILLS, limits=onnxviz.Limits(memory=1_500_000_000))
+    expected = net.predict(dark())
+    for _ in range(2):
+        with pytest.raises((LimitExceeded, WorkerCrashed), match=r"memory|SIG"):
+            net.run(net.prepare(bright()), ["y"])
+        os.kill(process(net), signal.SIGKILL)
+    net.close()
+    roomy = opened(FILLS, limits=onnxviz.Limits(memory=6_000_000_000))
+    assert roomy.predict(dark()) == expected
+    assert np.isfinite(roomy.run(roomy.prepare(bright()), ["y"])["y"]).all()
+    roomy.close()
 
 
 # --- threads, several networks --------------------------------------------------------------------

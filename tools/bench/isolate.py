@@ -69,8 +69,9 @@ def _ask(process: subprocess.Popen[str], case: str) -> float:
 
 def _serve(isolate: bool) -> None:
     """Run each case that is named on stdin, and print how long it took."""
-    import onnxviz
     from skimage import data
+
+    import onnxviz
 
     photo = data.chelsea()
     net = onnxviz.load("efficientnet-lite0", provider="cpu", isolate=isolate)
