@@ -113,11 +113,13 @@ def _gradient_model(run: Run, model: str, of: str | None, wrt: str | None, rules
 
 def _write(run: Run, graph: ir.Model, target: Path, **more: Any) -> None:
     from onnxviz.graph.save import save
+    from onnxviz.image.text import printable
 
     path = save(graph, target)
     inputs = [str(value.name) for value in graph.graph.inputs]
     outputs = [str(value.name) for value in graph.graph.outputs]
-    run.say(f"{path}: {', '.join(inputs)} -> {', '.join(outputs)}")
+    shown = (", ".join(printable(name, 120) for name in names) for names in (inputs, outputs))
+    run.say(f"{path}: {' -> '.join(shown)}")
     run.emit({"out": str(path), "inputs": inputs, "outputs": outputs, **more})
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from onnxviz.errors import UsageError
 from onnxviz.files import write_atomic
-from onnxviz.image.text import file_name
+from onnxviz.image.text import file_name, printable
 
 if TYPE_CHECKING:
     import numpy as np
@@ -63,7 +63,7 @@ def page_bytes(
         lstrip_blocks=True,
     )
     facts = {
-        "network": f"{result.manifest['model']['name']}, SHA-256 {result.manifest['model']['sha256'][:16]}…",
+        "network": f"{printable(result.manifest['model']['name'], 200)}, SHA-256 {result.manifest['model']['sha256'][:16]}…",
         "preset": parameters["preset"],
         "steps": parameters["recipe"]["steps"],
         "seed": parameters["seed"],
@@ -71,7 +71,7 @@ def page_bytes(
         "onnxviz": result.manifest["versions"]["onnxviz"],
     }
     page = environment.get_template("channels.html.j2").render(
-        layer=layer, cells=cells, facts=facts, linked=any(cell["link"] for cell in cells)
+        layer=printable(layer, 200), cells=cells, facts=facts, linked=any(cell["link"] for cell in cells)
     )
     return page.encode("utf-8")
 
