@@ -62,8 +62,9 @@ def page_bytes(
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    model = result.manifest["model"]
     facts = {
-        "network": f"{printable(result.manifest['model']['name'], 200)}, SHA-256 {result.manifest['model']['sha256'][:16]}…",
+        "network": f"{printable(model['name'], 200)}, SHA-256 {model['sha256'][:16]}…",
         "preset": parameters["preset"],
         "steps": parameters["recipe"]["steps"],
         "seed": parameters["seed"],

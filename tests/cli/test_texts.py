@@ -45,9 +45,7 @@ def harmless(text: str) -> bool:
     return all(c.isprintable() or c == "\n" for c in text)
 
 
-@pytest.mark.parametrize(
-    "label", ["W" * 10_000, "W w " * 2_500, "a" + "\u0323\u0301" * 5_000, "W" * 1_000_000]
-)
+@pytest.mark.parametrize("label", ["W" * 10_000, "a" + "\u0323\u0301" * 50_000, "W" * 1_000_000])
 def test_a_label_of_any_length(label, photo, tmp_path):
     """In a child, whose clock is generous: shortening one letter at a time took minutes."""
     path = labelled(tmp_path / "m.onnx", [label] * 10)
@@ -81,25 +79,10 @@ def test_names_of_any_length(photo, tmp_path, capsys):
     told = capsys.readouterr()
     assert len(told.out) < 30_000 and max(map(len, told.out.splitlines())) < 5000
     assert len(told.err) < 10_000
-    assert (
-        run(["activations", str(path), str(photo), "--layer", "x" * 100_000, "-o", str(tmp_path / "a.png")])
-        == 2
-    )
+    line = ["activations", str(path), str(photo), "-o", str(tmp_path / "a.png"), "--layer"]
+    assert run([*line, "x" * 100_000]) == 2
     assert len(capsys.readouterr().err) < 15_000
-    assert (
-        run(
-            [
-                "activations",
-                str(path),
-                str(photo),
-                "--layer",
-                "c" + "V" * 100_000,
-                "-o",
-                str(tmp_path / "a.png"),
-            ]
-        )
-        == 0
-    )
+    assert run([*line, "c" + "V" * 100_000]) == 0
 
 
 @pytest.mark.parametrize("command", ["predict", "saliency", "cam", "occlusion", "inspect", "fool"])
