@@ -93,7 +93,10 @@ def _taps(op: Tape, x: ir.Value, win: Window, i: int, out: int | ir.Value, ceil:
     """T_0 … T_(k−1) along the (2 + i)-th axis; `out` windows lie along it."""
     s, axis, rank = win.strides[i], 2 + i, 2 + len(win.kernel)
     dtype = x.dtype.numpy() if x.dtype is not None else np.dtype(np.float32)
-    after = win.end[i] + (s - 1 if ceil else 0)
+    # ONNX Runtime rounds towards 0: of a stride above 1, a window larger than all there is counts once, and hangs over.
+    length = (dims(x) or (None,) * rank)[axis]
+    short = not isinstance(length, int) or win.begin[i] + length + win.end[i] <= win.reach[i]
+    after = win.end[i] + (s - 1 if ceil or short else 0)
     wide = _padded(op, x, axis, rank, win.begin[i], after, float(np.finfo(dtype).min))
     found = []
     for place in range(0, win.reach[i] + 1, win.dilations[i]):

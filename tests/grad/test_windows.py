@@ -206,6 +206,23 @@ def test_any_pool(geometry, op, ceil, include) -> None:
     check(pool(op, (2, 2, *lengths), **attributes), dynamic=dynamic)
 
 
+SHORT = [
+    ((2, 2), {"kernel_shape": [3, 3], "strides": [2, 2]}),
+    ((2, 9), {"kernel_shape": [3, 3], "strides": [2, 2]}),
+    ((4, 4), {"kernel_shape": [3, 3], "strides": [4, 4], "dilations": [3, 3]}),
+    ((5, 7), {"kernel_shape": [3, 2], "strides": [3, 3], "dilations": [3, 6]}),
+    ((1, 1), {"kernel_shape": [2, 2], "strides": [2, 2]}),
+]
+
+
+@pytest.mark.parametrize("dynamic", [False, True], ids=["static", "dynamic"])
+@pytest.mark.parametrize("op", ["MaxPool", "AveragePool", "LpPool"])
+@pytest.mark.parametrize("lengths, attributes", SHORT)
+def test_a_window_longer_than_all_there_is_hangs_over(lengths, attributes, op, dynamic) -> None:
+    """ONNX Runtime rounds towards 0, so that there is one of a stride above 1: over the taps that the input has."""
+    check(pool(op, (1, 2, *lengths), opset=19, **attributes), dynamic=dynamic)
+
+
 def test_ties_go_to_the_first_index() -> None:
     """As torch: equal maxima share nothing."""
     import onnx_ir as ir

@@ -74,11 +74,13 @@ def average_pool(
 
 
 def _counts(op: Any, x: Any, y: Any, win: Window, with_pads: bool, ceil: bool, g: Any) -> Any:
-    """How many elements each window averages: a float where all are equal, otherwise (1, 1, *out).
+    """How many elements each window averages: a float where all are equal, a scalar, or (1, 1, *out).
 
     1 for a dilated window whose taps all miss the input: it gives no gradient anyway.
     """
-    if not ceil and (with_pads or not any(win.pads)):
+    if not ceil and not any(win.pads):
+        return _whole(op, x, win, g)
+    if not ceil and with_pads:
         return float(np.prod(win.kernel))
     dtype = g.dtype.numpy()
     n = len(win.kernel)
@@ -106,6 +108,30 @@ def _counts(op: Any, x: Any, y: Any, win: Window, with_pads: bool, ceil: bool, g
     if isinstance(product, np.ndarray) and (product == product.flat[0]).all():
         return float(product.flat[0])
     return product
+
+
+def _whole(op: Any, x: Any, win: Window, g: Any) -> Any:
+    """The same for windows that lie within the input: all their elements.
+
+    But where the input is shorter than a window: ONNX Runtime rounds towards 0, so that of a stride above 1 there is
+    one all the same, and hangs over.
+    """
+    known = dims(x) or (None,) * (len(win.kernel) + 2)
+    fixed, open_axes = 1.0, []
+    for axis, k, s, d in zip(win.axes, win.kernel, win.strides, win.dilations, strict=True):
+        length = known[axis]
+        if isinstance(length, int):
+            fixed *= min(k, -(-length // d))
+        elif s == 1 or k == 1:
+            fixed *= k
+        else:
+            open_axes.append((axis, k, d))
+    counts: Any = fixed
+    for axis, k, d in open_axes:
+        length = op.Squeeze(op.shape(x, axis, axis + 1), [0])
+        taps = length if d == 1 else op.Div(op.Add(length, d - 1), d)
+        counts = op.Mul(op.cast_like(op.Min(taps, op.const(np.int64(k))), g), counts)
+    return counts
 
 
 def _counts_now(op: Any, x: Any, y: Any, axis: int, geometry: Any, with_pads: bool, g: Any) -> Any:
