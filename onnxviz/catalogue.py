@@ -7,21 +7,19 @@ holds, or exported here from the weights of a Python package.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
 import sys
-import tempfile
 import urllib.error
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from onnxviz.errors import InputRefused, ModelRejected, OutputRefused, UsageError, near
+from onnxviz.errors import InputRefused, ModelRejected, UsageError, near
 from onnxviz.progress import Progress, silent
 
 # Refuse to go on past this where the catalogue does not know a file's size: far over any network listed.
@@ -211,24 +209,13 @@ def _download(found: Entry, target: Path, progress: Progress) -> Path:
 def _download_from(url: str, found: Entry, target: Path, progress: Progress) -> Path:
     request = urllib.request.Request(url, headers={"User-Agent": "onnxviz"})
     with urllib.request.urlopen(request, timeout=_TIMEOUT) as answer:
-        try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            handle, temporary = tempfile.mkstemp(prefix=f".{found.file}.", suffix=".part", dir=target.parent)
-        except OSError as error:
-            raise OutputRefused(f"cannot write {str(target)!r}: {error.strerror or error}") from error
-        try:
-            with os.fdopen(handle, "wb") as file:
-                digest, size = _copy(answer, file, found, progress)
-            _check(digest, size, url, found)
-            Path(temporary).replace(target)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                Path(temporary).unlink()
-            raise
-    return target
+        from onnxviz.files import write_atomic
+
+        return write_atomic(target, _checked(answer, url, found, progress))
 
 
-def _copy(answer: Any, file: Any, found: Entry, progress: Progress) -> tuple[str, int]:
+def _checked(answer: Any, url: str, found: Entry, progress: Progress) -> Iterator[bytes]:
+    """What the server gives, piece by piece; an error at its end, before it is put in place, if it is not the file."""
     digest, size = hashlib.sha256(), 0
     limit = found.size if found.sha256 is not None else _LARGEST_DOWNLOAD
     while chunk := answer.read(_CHUNK):
@@ -236,14 +223,9 @@ def _copy(answer: Any, file: Any, found: Entry, progress: Progress) -> tuple[str
         if size > limit:
             break  # not the file that is meant: _check says so
         digest.update(chunk)
-        try:
-            file.write(chunk)
-        except OSError as error:
-            raise OutputRefused(f"cannot write {file.name!r}: {error.strerror or error}") from error
+        yield chunk
         progress(size, found.size, f"downloading {found.name}")
-    file.flush()
-    os.fsync(file.fileno())
-    return digest.hexdigest(), size
+    _check(digest.hexdigest(), size, url, found)
 
 
 def _check(digest: str, size: int, url: str, found: Entry) -> None:

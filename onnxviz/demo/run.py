@@ -7,13 +7,20 @@ from collections.abc import Callable
 from pathlib import Path
 
 from onnxviz._version import __version__
+from onnxviz.claims import reason
 from onnxviz.demo.page import Section, render
 from onnxviz.demo.photos import Photo, photos, write_crops
 from onnxviz.demo.sections import SECTIONS, Stage
+from onnxviz.errors import OutputRefused
 from onnxviz.files import claimed, write_atomic
 from onnxviz.progress import Progress, silent
 
 _CROPS_A_PHOTO = 16
+_TITLE = "onnxviz: a network, looked into"
+_INCOMPLETE = (
+    f"<!doctype html><meta charset=utf-8><title>{_TITLE}</title>"
+    "<p>Incomplete: this demo is being made, or was interrupted; run onnxviz demo again."
+).encode()
 _LEAD = (
     "What a network looks at and what it has learned, from its ONNX file alone: every technique of onnxviz, run on "
     "EfficientNet-Lite0, a network trained on ImageNet, and on photos that it has not seen."
@@ -41,7 +48,12 @@ def demo(
 
     folder = Path(out)
     with claimed(folder):
+        _replaceable(folder / "index.html")
         net = onnxviz.load(model, provider=provider, threads=threads)
+        if (
+            folder / "index.html"
+        ).exists():  # until the new page is there, none tells of what is being replaced
+            write_atomic(folder / "index.html", _INCOMPLETE)
         found = {photo.name: photo for photo in photos()}
         crops = write_crops(folder / "photos", _varied(list(found.values())), _CROPS_A_PHOTO, seed)
         stage = Stage(net=net, folder=folder, photos=found, crops=crops, seed=seed, progress=progress)
@@ -56,8 +68,21 @@ def demo(
             "ONNX Runtime": versions["onnxruntime"],
             "seed": seed,
         }
-        page = render("onnxviz: a network, looked into", _LEAD, sections, facts)
+        page = render(_TITLE, _LEAD, sections, facts)
         return write_atomic(folder / "index.html", page.encode("utf-8"))
+
+
+def _replaceable(page: Path) -> None:
+    """Refuse to write over a page that is not the demo's."""
+    try:
+        with page.open("rb") as file:
+            ours = f"<title>{_TITLE}".encode() in file.read(4096)
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    except OSError as error:
+        raise OutputRefused(reason(page, error)) from error
+    if not ours:
+        raise OutputRefused(f"{str(page)!r} is there already, and no page of this demo; choose another --out")
 
 
 def _varied(found: list[Photo]) -> list[Photo]:

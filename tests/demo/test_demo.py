@@ -7,6 +7,7 @@ from PIL import Image
 
 from onnxviz.demo import photos, run, sections
 from onnxviz.demo.page import Picture, Section, render
+from onnxviz.errors import OutputRefused
 from onnxviz.image.io import read
 
 
@@ -105,3 +106,26 @@ def test_every_section_is_a_technique_with_a_question():
     assert len(sections.SECTIONS) == len(set(sections.SECTIONS)) >= 9
     assert all(section.__doc__ for section in sections.SECTIONS)
     assert np.unique([section.__name__ for section in sections.SECTIONS]).size == len(sections.SECTIONS)
+
+
+def test_an_old_page_says_incomplete_while_a_new_one_is_made_and_a_page_of_others_stays(
+    tmp_path, monkeypatch
+):
+    page = tmp_path / "index.html"
+    page.write_text("<title>my site</title>")
+    with pytest.raises(OutputRefused, match="no page of this demo"):
+        run.demo(tmp_path)
+    assert page.read_text() == "<title>my site</title>"
+    page.write_text(f"<title>{run._TITLE}</title> an old one")
+
+    def stopped(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(run, "SECTIONS", (stopped,))
+    monkeypatch.setattr(run, "photos", list)
+    with pytest.raises(KeyboardInterrupt):
+        run.demo(tmp_path)
+    assert "Incomplete" in page.read_text()
+    monkeypatch.setattr(run, "SECTIONS", ())
+    run.demo(tmp_path)
+    assert "Incomplete" not in page.read_text()
