@@ -11,7 +11,7 @@ import contextlib
 import errno
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from types import TracebackType
@@ -61,6 +61,7 @@ class FileSet:
         self._count = 0
         self._schema: str | None = None
         self._written: list[str] = []
+        self._kept: set[Path] = set()
         self._held = contextlib.ExitStack()
 
     def __enter__(self) -> FileSet:
@@ -88,7 +89,7 @@ class FileSet:
         """Stage the head, as `add`."""
         return self.add(self._head, data)
 
-    def describe(self, manifest: Mapping[str, Any], checkpoints: Iterable[Path] = ()) -> Path:
+    def describe(self, manifest: Mapping[str, Any], checkpoints: Sequence[Path] = ()) -> Path:
         """Stage the head as a manifest that also names the files of the set.
 
         checkpoints   what this run has put in place already; the next run under this name removes them
@@ -97,6 +98,7 @@ class FileSet:
 
         self._schema = str(manifest.get("schema"))
         self._written = [self._noted(path) for path in self._files]
+        self._kept = set(checkpoints)
         more = {WRITTEN: self._written, CHECKPOINTS: [self._noted(path) for path in checkpoints]}
         kept = {key: names for key, names in more.items() if names and self._schema.startswith(_OURS)}
         return self.finish(json_bytes({**manifest, **kept}))
@@ -267,7 +269,8 @@ class FileSet:
         found = []
         for name in dict.fromkeys([*written, *_names(old, CHECKPOINTS, self._head)]):
             path = folder / name
-            if name not in asked and path not in self._files and path.is_file() and not path.is_symlink():
+            new = path in self._files or path in self._kept
+            if name not in asked and not new and path.is_file() and not path.is_symlink():
                 found.append(path)
         return found
 

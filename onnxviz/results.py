@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -80,7 +80,7 @@ def write(
     result: Result,
     path: str | os.PathLike[str],
     beside: Mapping[Path, bytes] | None = None,
-    checkpoints: Iterable[Path] = (),
+    checkpoints: Sequence[Path] = (),
     named: Path | None = None,
 ) -> Path:
     """`Result.save`, with more files in the set.
