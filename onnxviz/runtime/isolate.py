@@ -233,9 +233,10 @@ def machine_memory() -> int:
             parts = path.split("/") if path else []
             folders += ["/".join(parts[: i + 1]) for i in range(len(parts))]
     for folder in folders:
-        for file in (f"{folder}/memory.max", f"memory/{folder}/memory.limit_in_bytes"):
+        inside = f"/{folder}" if folder else ""
+        for file in (f"{inside}/memory.max", f"/memory{inside}/memory.limit_in_bytes"):
             with suppress(OSError, ValueError):  # 'max': none
-                found.append(int(_read(f"/sys/fs/cgroup/{file.strip('/')}")))
+                found.append(int(_read(f"/sys/fs/cgroup{file}")))
     return min(one for one in found if one > 0)
 
 

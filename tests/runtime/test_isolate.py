@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import mmap
+import os
 import subprocess
 import sys
 import threading
@@ -84,3 +85,67 @@ def test_importing_it_is_light():
     code = "import sys, onnxviz.runtime.isolate; print(sorted({'numpy', 'onnx', 'typer', 'ctypes'} & {*sys.modules}))"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"
+
+
+def in_a_child(code: str) -> str:
+    text = "import resource, sys; from onnxviz.runtime import isolate; data = resource.RLIMIT_DATA\n" + code
+    return subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, check=True).stdout
+
+
+needs_rlimit = pytest.mark.skipif(not isolate.memory_is_guarded(), reason="no limit on memory here")
+
+
+@needs_rlimit
+def test_memory_is_limited_and_freed_again():
+    code = """
+before = resource.getrlimit(data)
+isolate.limit_memory(500_000_000)
+print(resource.getrlimit(data)[0], isolate.memory_is_limited())
+try:
+    bytes(600_000_000)
+except MemoryError:
+    print("ended")
+isolate.free_memory()
+print(resource.getrlimit(data) == before, isolate.memory_is_limited(), len(bytes(600_000_000)))
+"""
+    assert in_a_child(code).split() == ["500000000", "True", "ended", "True", "False", "600000000"]
+
+
+@needs_rlimit
+def test_a_limit_of_the_callers_is_never_raised():
+    code = """
+resource.setrlimit(data, (400_000_000, resource.getrlimit(data)[1]))
+for most in (800_000_000, None, 2**70, 300_000_000, 800_000_000):
+    isolate.limit_memory(most)
+    print(resource.getrlimit(data)[0])
+"""
+    assert in_a_child(code).split() == ["400000000"] * 3 + ["300000000", "400000000"]
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        ({}, None),
+        ({"/sys/fs/cgroup/memory.max": "max\n"}, None),
+        ({"/sys/fs/cgroup/memory.max": "123456789\n"}, 123456789),
+        (
+            {
+                "/proc/self/cgroup": "0::/pods/one\n",
+                "/sys/fs/cgroup/pods/memory.max": "2000000\n",
+                "/sys/fs/cgroup/pods/one/memory.max": "1000000\n",
+            },
+            1000000,
+        ),
+        ({"/sys/fs/cgroup/memory/memory.limit_in_bytes": "3000000\n"}, 3000000),
+        ({"/sys/fs/cgroup/memory/memory.limit_in_bytes": "9223372036854771712\n"}, None),
+    ],
+)
+def test_memory_of_the_machine_or_its_container(files, expected, monkeypatch):
+    def read(path: str) -> str:
+        if path not in files:
+            raise FileNotFoundError(path)
+        return files[path]
+
+    monkeypatch.setattr(isolate, "_read", read)
+    physical = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    assert isolate.machine_memory() == (physical if expected is None else expected)
