@@ -86,7 +86,7 @@ class RemoteProgram(Program):
         """An input in this process."""
         life_now, number = self._compiled()
         if life_now is not life:
-            raise self._lost(life)
+            raise NotBegun("the process of this network died while its inputs were sent")
         return self._kept({"do": "put", "program": number}, {name: array}, life)
 
     def _kept(self, message: Mapping[str, Any], arrays: Mapping[str, np.ndarray], life: Life) -> Held:

@@ -39,8 +39,6 @@ T = TypeVar("T")
 
 # A run that ends so soon after Ctrl-C leaves its process, and what is held there, alive.
 _GRACE: Final = 0.8
-# ONNX Runtime stops a run between two operators; an operator that goes on for so long after is ended with its process.
-_SECONDS_MORE: Final = 2.0
 _SECONDS_TO_START: Final = 120.0
 _START: Final = """
 import sys
@@ -97,7 +95,9 @@ class Life:
                 self.process = _started(theirs.fileno(), reading, board, self._words, memory)
         except BaseException:
             self._control.close()
-            os.close(self._lifeline)
+            for descriptor in (self._lifeline, self._words):
+                if descriptor is not None:
+                    os.close(descriptor)
             raise
         finally:
             os.close(reading)
@@ -188,7 +188,8 @@ def _started(
     control: int, lifeline: int, board: int, words: int | None, memory: int | None
 ) -> subprocess.Popen[bytes]:
     root = str(Path(__file__).resolve().parents[2])
-    path = [*sys.path, *([] if root in sys.path else [root])]
+    path = [os.fspath(one) for one in sys.path]
+    path += [] if root in path else [root]
     code = _START.format(path=path, control=control, lifeline=lifeline, board=board, memory=memory)
     try:
         # -P: no file beside a script, or in the folder where a stranger's models lie, is taken for a module before
@@ -312,7 +313,9 @@ class Worker:
                 while True:
                     drop.append(life.dropped.popleft())
             channel.send({**message, "request": request, "drop": drop}, arrays, keep=keep)
-            answer, given = channel.receive(None if seconds is None else seconds + _SECONDS_MORE)
+            answer, given = channel.receive(
+                None if seconds is None else seconds * (1 + isolate.GRACE_PART) + isolate.GRACE
+            )
             waiting = False
             own = {name: np.array(array) for name, array in given.items()}
         except Closed:

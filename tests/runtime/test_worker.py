@@ -551,6 +551,25 @@ print(net.run(x, ["r"])["r"].shape)
     assert ended(pid)
 
 
+def test_ctrl_c_keeps_what_was_made(tmp_path):
+    rest = """
+def told(done, total, what):
+    if done == 20:
+        print("runs", flush=True)
+try:
+    onnxviz.ascent(net, target=1, steps=100000, progress=told)
+except KeyboardInterrupt as stop:
+    print(len(stop.partial.manifest["figures"]) > 0, stop.partial.manifest["incomplete"], flush=True)
+print(net.worker.life().process.pid)
+"""
+    with script(tmp_path, PLAIN, rest) as run:
+        pid = run.stdout.readline()
+        assert run.stdout.readline() == "runs\n"
+        run.send_signal(signal.SIGINT)
+        out, err = run.communicate(timeout=60)
+    assert out.splitlines() == ["True True", pid.strip()], err
+
+
 def test_ctrl_c_while_threads_run(tmp_path):
     rest = """
 net.predict(bright // 2)
