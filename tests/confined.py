@@ -16,6 +16,7 @@ import json
 import os
 import platform
 import runpy
+import socket
 import struct
 import sys
 from pathlib import Path
@@ -67,8 +68,15 @@ def refuse_files(*folders: str) -> None:
         "os.truncate",
     )
 
+    reaching = {f"socket.{name}" for name in ("__new__", "connect", "bind", "sendto")}
+    reaching |= {
+        f"socket.{name}" for name in ("getaddrinfo", "getnameinfo", "gethostbyname", "gethostbyaddr")
+    }
+
     def watch(event: str, arguments: tuple[object, ...]) -> None:
-        if event.startswith("socket."):
+        # A pair within one machine is a pipe (runtime/channel.py).
+        pair = event == "socket.__new__" and arguments[1] == getattr(socket, "AF_UNIX", None)
+        if event in reaching and not pair:
             end(event, arguments)
         written = (event == "open" and int(arguments[2] or 0) & changing) or event in named  # type: ignore[call-overload]
         if not written or not isinstance(arguments[0], (str, bytes, os.PathLike)):

@@ -124,11 +124,12 @@ def test_export_takes_away_what_torch_leaves_behind(world):
     assert world.littered() == []
 
 
-def test_python_opens_no_socket_and_writes_nothing(world, pictures):
+@pytest.mark.parametrize("isolate", [False, True])
+def test_python_opens_no_socket_and_writes_nothing(world, pictures, isolate):
+    picture = str(pictures / "chelsea.png")
     code = (
-        "import onnxviz\n"
-        f"net = onnxviz.load('efficientnet-lite0')\nprint(net.predict({str(pictures / 'chelsea.png')!r})[0][0].index)\n"
-        f"onnxviz.saliency(net, {str(pictures / 'chelsea.png')!r})"
+        f"import onnxviz\nnet = onnxviz.load('efficientnet-lite0', isolate={isolate})\n"
+        f"print(net.predict({picture!r})[0][0].index)\nonnxviz.saliency(net, {picture!r})"
     )
     done = world.run("code", stdin=code)
     assert (done.returncode, done.stdout) == (0, "285\n"), done.stderr
