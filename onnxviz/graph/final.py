@@ -39,12 +39,14 @@ class Final(NamedTuple):
     activation  'softmax', 'sigmoid', their logarithms 'log_softmax' and 'log_sigmoid', or None
     over        how many entries a softmax makes sum to 1; None where it is none, or where that cannot be told
     sound       whether it holds for large logits too: exp(x) / Σ exp(x) of float32 overflows from 89 on
+    lossy       whether the output is the logarithm's negative, -log p: the smaller, the more probable
     """
 
     logits: ir.Value
     activation: str | None = None
     over: int | None = None
     sound: bool = True
+    lossy: bool = False
 
 
 def final(output: ir.Value, facts: Facts, opset: int) -> Final:
@@ -113,6 +115,9 @@ class _Reader:
         if op == "Neg" and (soft := _made_by(source, "Softplus")) is not None:
             x = _negated(soft.inputs[0])
             return Final(x, "log_sigmoid") if x is not None else None
+        if (turned := _negated(value)) is not None:
+            inner = self.final(turned)
+            return inner._replace(lossy=True) if inner.activation == "log_softmax" else None
         return None
 
     def _normalised(self, value: ir.Value, node: ir.Node) -> Final | None:
@@ -120,10 +125,9 @@ class _Reader:
         numbers, total = _quotient(node)
         if numbers is None or total is None:
             return None
-        summed = _made_by(_past_guard(total), "ReduceSum", "ReduceL1", through=_SPREAD)
-        if summed is None or not _same(numbers, summed.inputs[0]):
+        summed, over = self._total(total)
+        if summed is None or not _same(numbers, summed):
             return None
-        over = self._ratio(summed.inputs[0], summed.outputs[0])
         raised = _made_by(numbers, "Exp")
         if raised is not None and raised.inputs[0] is not None:
             x = _unshifted(raised.inputs[0])
@@ -141,15 +145,31 @@ class _Reader:
         if whole is not None and _same(x, whole.inputs[0]):
             return Final(_unshifted(x), "log_softmax", self._ratio(whole.inputs[0], whole.outputs[0]))
         for logarithm, largest in self._sums(taken):
-            summed = _made_by(_past_guard(logarithm.inputs[0]), "ReduceSum", "ReduceL1", through=_SPREAD)
-            raised = _made_by(summed.inputs[0], "Exp") if summed is not None else None
-            if raised is None or raised.inputs[0] is None or summed is None:
+            summed, over = self._total(logarithm.inputs[0])
+            raised = _made_by(summed, "Exp")
+            if raised is None or raised.inputs[0] is None:
                 continue
             inside = raised.inputs[0]
             if _same(inside, x) if largest is None else _same(_unshifted(inside), x):
-                over = self._ratio(summed.inputs[0], summed.outputs[0])
                 return Final(_unshifted(x), "log_softmax", over, sound=_unshifted(inside) is not inside)
         return None
+
+    def _total(self, value: ir.Value | None) -> tuple[ir.Value | None, int | None]:
+        """What a sum is of, and over how many: a reduction, a product with ones, or a mean times their number."""
+        value = _past_guard(value)
+        reduced = _made_by(value, "ReduceSum", "ReduceL1", through=_SPREAD)
+        if reduced is not None:
+            return reduced.inputs[0], self._ratio(reduced.inputs[0], reduced.outputs[0])
+        product = _made_by(value, "MatMul", "Gemm", through=_SPREAD)
+        if product is not None:
+            return _of_ones(product)
+        times = _made_by(value, "Mul", through=_SPREAD)
+        for one, other in ((0, 1), (1, 0)) if times is not None else ():
+            mean = _made_by(times.inputs[one], "ReduceMean", through=_SPREAD) if times is not None else None
+            over = self._ratio(mean.inputs[0], mean.outputs[0]) if mean is not None else None
+            if times is not None and mean is not None and over and _near(over)(number(times.inputs[other])):
+                return mean.inputs[0], over
+        return None, None
 
     def _sums(self, value: ir.Value) -> list[tuple[ir.Node, ir.Value | None]]:
         """`value` as a logarithm, or as one plus something else."""
@@ -235,6 +255,18 @@ def number(value: ir.Value | None) -> float | None:
         return None if code is None or scale is None else (code - ((zero[0] if zero else 0) or 0)) * scale
     tensor = constant(value)
     return float(tensor.numpy().reshape(-1)[0]) if tensor is not None and tensor.size == 1 else None
+
+
+def _of_ones(product: ir.Node) -> tuple[ir.Value | None, int | None]:
+    """x and n of x · 1 with a constant of ones, (n, ...): each row's sum."""
+    tensor = constant(product.inputs[1])
+    attributes = view(product).attributes
+    plain = len(product.inputs) == 2 and not attributes.get("transA") and attributes.get("alpha", 1.0) == 1.0
+    if tensor is None or not plain or tensor.size == 0 or not (tensor.numpy() == 1).all():
+        return None, None
+    sizes = [int(size) for size in tensor.shape.numpy()]
+    turned = bool(attributes.get("transB"))
+    return product.inputs[0], sizes[-1 if turned or len(sizes) == 1 else -2]
 
 
 def _near(wanted: float) -> Callable[[float | None], bool]:

@@ -189,7 +189,10 @@ class _Reader(Tail):
             found = self._row(base, value, sizes[0], rest, ended.over, layer)
         else:
             found = self._rows(base, value, rest, ended.over, layer)
-        if not ended.sound and (found.scored or found.kind == SEQUENCE):
+        if ended.lossy and (found.scored or found.kind == SEQUENCE):
+            again = f"{found.reason}, which are taken: the file gives their negative logarithms, smaller where likelier"
+            found = replace(found, scores=found.logits, axis=found.logits_axis, activation=None, reason=again)
+        elif not ended.sound and (found.scored or found.kind == SEQUENCE):
             again = f"{found.reason}, computed from it again: as the file writes it, it overflows"
             found = replace(found, scores=found.logits, axis=found.logits_axis, activation=None, reason=again)
         return found

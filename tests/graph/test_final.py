@@ -9,6 +9,7 @@ import pytest
 from networks import Maker
 from onnx import numpy_helper
 
+import onnxviz
 from onnxviz.graph.head import head
 
 
@@ -76,7 +77,29 @@ def renormalised(m, z):
     return m("Div", p, total(m, p))
 
 
+def by_ones(columns):
+    def form(m, z):
+        e = m("Exp", shifted(m, z))
+        return m("Div", e, m("MatMul", e, m.constant(np.ones((5, columns), np.float32))))
+
+    return form
+
+
+def by_gemm(m, z):
+    e = m("Exp", shifted(m, z))
+    return m("Div", e, m("Gemm", e, m.constant(np.ones((1, 5), np.float32)), transB=1))
+
+
+def by_mean(m, z):
+    e = m("Exp", shifted(m, z))
+    return m("Div", e, m("Mul", m("ReduceMean", e, axes=[1], keepdims=1), m.constant(one(5))))
+
+
 SOFTMAX = {
+    "sum by ones": by_ones(1),
+    "sums by ones": by_ones(5),
+    "sum by Gemm": by_gemm,
+    "mean times number": by_mean,
     "node": lambda m, z: m("Softmax", z),
     "exp-div": exp_div,
     "shift-exp-div": shift_exp_div,
@@ -111,6 +134,11 @@ LOG_SOFTMAX = {
     ),
     "log-sum": lambda m, z: m("Sub", z, m("Log", total(m, m("Exp", z)))),
     "log of pieces": lambda m, z: m("Log", shift_exp_div(m, z)),
+    "log of ones": lambda m, z: m(
+        "Sub",
+        shifted(m, z),
+        m("Log", m("MatMul", m("Exp", shifted(m, z)), m.constant(np.ones((5, 1), np.float32)))),
+    ),
 }
 SIGMOID = {
     "node": lambda m, z: m("Sigmoid", z),
@@ -199,6 +227,13 @@ def test_every_spelling_ends_in_its_logits(form, activation):
         lambda m, z: m("Div", m("Exp", z), m.constant(one(3))),
         lambda m, z: m("Div", m("Exp", z), total(m, m("Exp", m("Neg", z)))),
         lambda m, z: m("Div", z, total(m, z)),
+        lambda m, z: m("Div", m("Exp", z), m("MatMul", m("Exp", z), m.constant(np.eye(5, dtype=np.float32)))),
+        lambda m, z: m(
+            "Div", m("Exp", z), m("MatMul", m("Exp", z), m.constant(np.full((5, 1), 2, np.float32)))
+        ),
+        lambda m, z: m(
+            "Div", m("Exp", z), m("Mul", m("ReduceMean", m("Exp", z), axes=[1]), m.constant(one(4)))
+        ),
         lambda m, z: m("Reciprocal", m("Add", m.constant(one(2)), m("Exp", m("Neg", z)))),
         lambda m, z: m("Tanh", z),
         lambda m, z: m("Sub", z, m("ReduceMax", z, axes=[1], keepdims=1)),
@@ -208,6 +243,30 @@ def test_what_looks_like_it_and_is_not(form):
     m = Maker(opset=17)
     _, found = concluded(m, form(m, logits(m)))
     assert found.activation is None
+
+
+@pytest.mark.parametrize("negative", ["Neg", "Mul", "Sub"])
+@pytest.mark.parametrize("form", ["node", "log of softmax", "log-sum-exp"])
+def test_negative_logarithms_are_not_scores(form, negative):
+    """-log p, a loss of each class: the likeliest class has the smallest."""
+    m = Maker(opset=17)
+    z = logits(m)
+    p = LOG_SOFTMAX[form](m, z)
+    out = {
+        "Neg": lambda: m("Neg", p),
+        "Mul": lambda: m("Mul", p, m.constant(one(-1))),
+        "Sub": lambda: m("Sub", m.constant(one(0)), p),
+    }[negative]()
+    proto, found = concluded(m, out)
+    assert (found.kind, found.classes, found.told) == ("classes", 5, True)
+    assert (found.logits, found.scores, found.activation) == (z, z, None)
+    assert "negative logarithms" in found.reason
+    net = onnxviz.load(proto, preprocess="unit", provider="cpu")
+    photo = np.random.default_rng(1).integers(0, 256, (16, 16, 3), np.uint8)
+    losses = net.run(net.prepare(photo), [out])[out][0].astype(np.float64)
+    top = net.predict(photo, top=5)[0]
+    assert [one.index for one in top] == np.argsort(losses).tolist()
+    np.testing.assert_allclose([one.probability for one in top], np.exp(-np.sort(losses)), rtol=1e-4)
 
 
 @pytest.mark.parametrize("form", ["half tanh", "1/(1+exp(-x))"])
