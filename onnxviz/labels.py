@@ -23,6 +23,7 @@ _EXPECTED: Final = (
 # 0: tench · 0,tench · 0<tab>tench; with spaces alone only where the numbers are exactly those of the classes.
 _NUMBERED: Final = re.compile(r"\s*(\d{1,9})\s*(?:[,;:|\t]|\s=)\s*(.*)")
 _SPACED: Final = re.compile(r"\s*(\d{1,9}) +(.*)")
+_APART: Final = " \t,;:|="
 # ImageNet's synset.txt: n01440764 tench, Tinca tinca
 _SYNSET: Final = re.compile(r"\s*(n\d{8})[\s,:;]+(\S.*)")
 _HEADINGS: Final = ("label", "name", "class_name", "classname", "display_name", "class", "description")
@@ -242,7 +243,7 @@ def _in_order(pairs: Iterable[tuple[int, Any]]) -> list[str]:
 
 
 def _numbered(lines: Sequence[str]) -> list[str] | None:
-    """Labels of lines that all start with the class's index; None where they do not."""
+    """Labels of lines that all start or all end with the class's index; None where they do not."""
     full = [line for line in lines if line]
     for form in (_NUMBERED, _SPACED):
         rows = [form.fullmatch(line) for line in full]
@@ -253,7 +254,20 @@ def _numbered(lines: Sequence[str]) -> list[str] | None:
         if form is _SPACED and sorted(index for index, _ in found) != list(range(len(found))):
             continue  # '3 of clubs', '4 of clubs'
         return _in_order(found)
+    behind = [pair for pair in map(_behind, full) if pair is not None]
+    # Where no two names are alike without it, as those of 'grade 0' and 'grade 1' are.
+    whole = sorted(index for index, _ in behind) == list(range(len(full)))
+    if whole and len(full) > 1 and len({name for _, name in behind}) == len(full):
+        return _in_order(behind)
     return None
+
+
+def _behind(line: str) -> tuple[int, str] | None:
+    """(0, 'tench') of tench 0 · tench,0 · tench: 0; in time that does not grow with what stands before."""
+    number = re.search(r"\d{1,9}$", line[-10:])
+    before = line[: len(line) - len(number[0])] if number is not None else ""
+    name = before.rstrip(_APART)
+    return (int(number[0]), _unquoted(name)) if number is not None and name and name != before else None
 
 
 def _heading(line: str) -> bool:

@@ -55,6 +55,26 @@ def test_the_count_must_be_the_networks():
         check_count(LABELS, 1000)
 
 
+@pytest.mark.parametrize(
+    ("text", "labels"),
+    [
+        ("cat 0\ndog 1\n", ["cat", "dog"]),
+        ("tabby cat 1\nred fox 0\n", ["red fox", "tabby cat"]),
+        ("cat,0\ndog,1\n", ["cat", "dog"]),
+        ("cat: 0\ndog: 1\n", ["cat", "dog"]),
+        ("cat\t1\ndog\t0\n", ["dog", "cat"]),
+        ("grade 0\ngrade 1\n", ["grade 0", "grade 1"]),  # the number is the name
+        ("area 51\nboeing 747\n", ["area 51", "boeing 747"]),
+        ("cat 1\ndog 2\n", ["cat 1", "dog 2"]),
+        ("cat 0\ndog\n", ["cat 0", "dog"]),
+    ],
+)
+def test_an_index_behind_the_label(tmp_path, text, labels):
+    path = tmp_path / "labels.txt"
+    path.write_text(text)
+    assert read_labels(path) == labels
+
+
 @pytest.mark.parametrize(("target", "index"), [(2, 2), ("2", 2), ("egyptian CAT", 2), ("tabby", 0)])
 def test_a_class_is_found_by_index_or_label(target, index):
     assert find_label(target, LABELS, 5) == index

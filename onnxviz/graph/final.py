@@ -54,6 +54,18 @@ def final(output: ir.Value, facts: Facts, opset: int) -> Final:
     return _Reader(facts, opset).final(output)
 
 
+def complement(output: ir.Value) -> ir.Value | None:
+    """s, where the output lays 1 - s and s side by side: what speaks against class 1, and for it."""
+    node = _made_by(output, "Concat")
+    if node is None or len(node.inputs) != 2:
+        return None
+    against = _made_by(node.inputs[0], "Sub", through=FORM)
+    if against is None or not _near(1)(number(against.inputs[0])):
+        return None
+    same = _same(_core(against.inputs[1], FORM), _core(node.inputs[1], FORM))
+    return node.inputs[1] if same else None
+
+
 class _Reader:
     def __init__(self, facts: Facts, opset: int) -> None:
         self._facts = facts

@@ -16,7 +16,7 @@ from onnxviz.errors import ModelUnsuitable, UnknownLayer, near
 from onnxviz.graph import evidence
 from onnxviz.graph.analysis.dataflow import FLOATS, QUANTISED, is_tensor
 from onnxviz.graph.dequantised import real_name
-from onnxviz.graph.final import final
+from onnxviz.graph.final import complement, final
 from onnxviz.graph.output import BINARY, CLASSES, DETECTIONS, MAP, NUMBERS, OTHER, SEQUENCE, Head, explained
 from onnxviz.graph.tail import Tail, before
 
@@ -150,6 +150,13 @@ class _Reader(Tail):
             return _with(other, reason="no tensor, but a sequence or an optional one")
         if dtype is not None and dtype not in FLOATS and dtype not in QUANTISED:
             return _with(other, reason="whole numbers, such as indices or counts")
+        alone = complement(value)
+        if (
+            alone is not None
+            and (two := self._conclude(alone)).kind == BINARY
+            and two.activation == "sigmoid"
+        ):
+            return _with(two, told=True, reason=f"{two.reason}; the output lays its complement before it")
         picked = self.picked(value)
         if picked is not None:
             return _with(other, kind=DETECTIONS, **self._picked_by(picked))

@@ -245,6 +245,35 @@ def test_what_looks_like_it_and_is_not(form):
     assert found.activation is None
 
 
+def beside_complement(m, s):
+    return m("Concat", m("Sub", m.constant(one(1)), s), s, axis=1)
+
+
+def stacked(m, s):
+    flat = m("Squeeze", s, m.constant([1]))
+    both = m("Sub", m.constant(one(1)), flat), flat
+    return m("Concat", *(m("Unsqueeze", x, m.constant([1])) for x in both), axis=1)
+
+
+@pytest.mark.parametrize("form", [beside_complement, stacked])
+def test_a_sigmoid_behind_its_complement_is_one_score_of_two_classes(form):
+    """Its logit moves where both probabilities are saturated."""
+    m = Maker(opset=17)
+    x = m("Relu", m("Conv", "image", m.random(8, 3, 3, 3), pads=[1] * 4))
+    pooled = m("Flatten", m("GlobalAveragePool", x))
+    z = m("Add", m("Gemm", pooled, m.random(1, 8), transB=1), m.constant(np.full(1, 40, np.float32)))
+    out = form(m, m("Sigmoid", z))
+    proto, found = concluded(m, out)
+    assert (found.kind, found.classes, found.logits, found.activation) == ("binary", 2, z, "sigmoid")
+    net = onnxviz.load(proto, preprocess="unit", provider="cpu", labels=["no", "yes"])
+    photo = np.random.default_rng(1).integers(0, 256, (16, 16, 3), np.uint8)
+    given = net.run(net.prepare(photo), [out])[out][0]
+    best = net.predict(photo, top=2)[0]
+    assert [one.label for one in best] == ["yes", "no"]
+    np.testing.assert_allclose([one.probability for one in best], given[::-1], atol=1e-6)
+    assert onnxviz.saliency(net, photo, target="yes").values.max() > 1e-4
+
+
 @pytest.mark.parametrize("negative", ["Neg", "Mul", "Sub"])
 @pytest.mark.parametrize("form", ["node", "log of softmax", "log-sum-exp"])
 def test_negative_logarithms_are_not_scores(form, negative):
