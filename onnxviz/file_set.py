@@ -89,19 +89,28 @@ class FileSet:
         """Stage the head, as `add`."""
         return self.add(self._head, data)
 
-    def describe(self, manifest: Mapping[str, Any], checkpoints: Sequence[Path] = ()) -> Path:
-        """Stage the head as a manifest that also names the files of the set.
+    def describe(
+        self,
+        manifest: dict[str, Any],
+        more: Mapping[str, Any] | None = None,
+        checkpoints: Sequence[Path] = (),
+    ) -> Path:
+        """Stage the head as a manifest, to which the names of the set's files are added.
 
-        checkpoints   what this run has put in place already; the next run under this name removes them
+        more         what the file alone tells
+        checkpoints  what this run has put in place already; the next run under this name removes them
         """
         from onnxviz.files import json_bytes
 
         self._schema = str(manifest.get("schema"))
         self._written = [self._noted(path) for path in self._files]
         self._kept = set(checkpoints)
-        more = {WRITTEN: self._written, CHECKPOINTS: [self._noted(path) for path in checkpoints]}
-        kept = {key: names for key, names in more.items() if names and self._schema.startswith(_OURS)}
-        return self.finish(json_bytes({**manifest, **kept}))
+        listed = {WRITTEN: self._written, CHECKPOINTS: [self._noted(path) for path in checkpoints]}
+        for key, names in listed.items():
+            manifest.pop(key, None)
+            if names and self._schema.startswith(_OURS):
+                manifest[key] = names
+        return self.finish(json_bytes({**manifest, **(more or {})}))
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -111,7 +111,7 @@ def write(
             together.add(name, everything[name])
         if result.values is not None:
             together.add(target.with_suffix(".npy"), npy_bytes(result.values))
-        together.describe({**result.manifest, **more}, checkpoints)
+        together.describe(result.manifest, more, checkpoints)
     return target
 
 
