@@ -112,7 +112,7 @@ def register(app: typer.Typer) -> None:
         }
         own |= {"percentile": percentile}
         given: dict[str, Any] = {key: value for key, value in own.items() if value is not None}
-        if len(files) == 1 and len(names) == 1 and (names[0] in METHODS or names[0] not in registry()):
+        if len(files) == 1 and len(names) == 1 and names[0] in METHODS:
             save(run, lambda: one(net, files[0], method=names[0], **given, **options), skipped)
         else:
             save(run, lambda: attributions(net, files, names, **given, **options), skipped)

@@ -70,9 +70,9 @@ def goal(
     raises   UsageError, UnknownLabel, UnknownLayer, ModelUnsuitable (no classifier)
     """
     if sum(given is not None for given in (target, layer, objective)) != 1:
-        raise UsageError("give one of target, layer and objective: that is what the picture is to show")
+        raise UsageError("give one of --target, --layer and --objective: that is what the picture is to show")
     if layer is None and any(given is not None for given in (channel, neuron, direction)):
-        raise UsageError("channel, neuron and direction belong to a layer: give layer too")
+        raise UsageError("channel, neuron and direction belong to a layer: give --layer too")
     if target is not None:
         return _classes(net, target)
     if objective is not None:
