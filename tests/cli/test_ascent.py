@@ -117,7 +117,7 @@ def test_numbers_that_run_away_leave_the_last_good_picture(given, tmp_path, monk
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ([], "one of target, layer"),
+        ([], "one of --target, --layer"),
         (["-t", "thing 33"], "thing 3"),
         (["-t", "1", "--preset", "lucied"], "did you mean 'lucid'"),
         (["-t", "1", "--animate", "film.mp4"], ".gif or .webp"),

@@ -101,6 +101,7 @@ def test_segment_writes_a_mask(given, tmp_path, capsys) -> None:
     ("options", "words"),
     [
         (["--method", "smoothgrd"], "did you mean 'smoothgrad'"),
+        (["--method", "gradcam"], "did you mean 'grad-cam'"),
         (["--steps", "4"], "integrated-gradients does"),
         (["--objective", "exec('x')"], "no objective is called"),
         (["--objective", "logit(0)", "--target", "0"], "give one of"),

@@ -280,8 +280,8 @@ def test_numbers_that_run_away_keep_the_last_good_picture() -> None:
 @pytest.mark.parametrize(
     ("options", "error", "text"),
     [
-        ({}, UsageError, "one of target, layer"),
-        ({"target": 3, "layer": "conv2"}, UsageError, "one of target, layer"),
+        ({}, UsageError, "one of target=, layer="),
+        ({"target": 3, "layer": "conv2"}, UsageError, "one of target=, layer="),
         ({"target": 30}, UnknownLabel, "30"),
         ({"target": []}, UsageError, "no target"),
         ({"target": 3, "channel": 2}, UsageError, "belong to a layer"),
