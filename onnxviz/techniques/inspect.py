@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import Any
 
 from onnxviz.blame import judged
-from onnxviz.errors import LONGEST_MESSAGE, ModelUnsuitable, OnnxVizError
+from onnxviz.errors import LONGEST_MESSAGE, ModelUnsuitable, OnnxVizError, spelt
 from onnxviz.graph.head import Head
 from onnxviz.graph.layers import Layer
 from onnxviz.image.text import printable
@@ -113,7 +113,7 @@ class Inspection:
             f"parameters  {self.parameters:,}",
             f"MACs        {self.macs:,} for one image of {width}×{height}",
         ]
-        lines += [f"warning     {printable(text, LONGEST_MESSAGE)}" for text in net.warnings]
+        lines += [f"warning     {printable(spelt(text), LONGEST_MESSAGE)}" for text in net.warnings]
         lines += [f"finding     {text}" for text in net.findings]
         return lines
 

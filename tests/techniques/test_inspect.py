@@ -1,6 +1,7 @@
 import json
 
 import onnxviz
+from onnxviz.errors import ways
 from onnxviz.files import json_bytes
 
 
@@ -26,3 +27,9 @@ def test_a_reader_sees_layers_under_their_modules(net):
     assert lines[branch + 1] == "  0/"
     assert lines[branch + 2].split()[:2] == ["blocks.0.depthwise", "Conv"]
     assert not any(line != line.rstrip() for line in lines)
+
+
+def test_warnings_spell_the_way_on_as_the_caller_does(net, monkeypatch):
+    monkeypatch.setattr(net, "warnings", ["a guess" + ways("give --labels FILE")])
+    (line,) = [line for line in onnxviz.inspect(net).lines() if line.startswith("warning")]
+    assert line == "warning     a guess; give labels="
