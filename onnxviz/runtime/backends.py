@@ -98,9 +98,9 @@ def compile(task: Task, backend: str = AUTO) -> Compiled:
         return Compiled(_module("native").compile(task), "native")
     except UnsupportedOperator as lacking:
         if backend == "native" or task.worker is not None or version("torch") is None:
-            other = (
-                _torch(lacking.operator) if task.worker is None else []
-            )  # torch would run it in this process
+            other = _torch(lacking.operator)
+            if task.worker is not None:  # torch would run it in this process
+                other = [f"{one}, without isolate=True" for one in other if "--backend" in one]
             remedy = ways(*other, "take a gradient that does not pass this layer")
             raise UnsupportedOperator(lacking.what, remedy, lacking.operator) from lacking
         program = _module("torch").compile(task)

@@ -283,6 +283,27 @@ def test_other_backends_are_refused(backend):
         opened(PLAIN, backend=backend)
 
 
+def test_torch_does_not_step_in():
+    pytest.importorskip("torch")
+    net = opened(
+        model(
+            """
+            e = Expand(s, four)
+            t = Unsqueeze(e, last)
+            squares = MatMul(t, row)
+            q = Det(squares)
+            z = Unsqueeze(q, last)
+            y = Add(s, z)
+            """,
+            weights=", int64[2] four = {1, 1}, int64[1] last = {-1}, float[1, 5] row = {1, 2, 3, 4, 5}",
+        )
+    )
+    with pytest.raises(UnsupportedOperator, match=r"Det.*backend='torch', without isolate=True"):
+        net.value_and_gradient(objectives.logit(1))
+    assert "torch" not in net._backends
+    net.close()
+
+
 # --- a model that dies ----------------------------------------------------------------------------
 
 
