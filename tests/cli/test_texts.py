@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
@@ -111,3 +112,33 @@ def test_tables_hold_nothing_that_hides(ending, photo, tmp_path, capsys):
     assert run(["predict", str(path), str(photo), "-o", str(tmp_path / f"out.{ending}")]) == 0
     text = (tmp_path / f"out.{ending}").read_bytes().decode()
     assert harmless(text.replace("\r\n", "\n")) and "u202e" in text
+
+
+class Tags(HTMLParser):
+    """The tags of a page with their attributes, and its text."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.feed(page)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def test_a_page_of_channels_is_inert(tmp_path, capsys):
+    names = HIDDEN.replace("\0", "")
+    path = labelled(tmp_path / f"m{names.replace('/', '')}.onnx", list("abcdefghij"), names)
+    line = ["ascent", str(path), "--layer", f"c{names}", "--channel", "all", "--steps", "1"]
+    assert run([*line, "--size", "16", "-o", str(tmp_path / "all.png")]) == 0, capsys.readouterr().err
+    page = (tmp_path / "all.html").read_text("utf-8")
+    found = Tags(page)
+    assert harmless(page) and "</script><script>" in found.text
+    assert not {"script", "link", "iframe", "object"} & {tag for tag, _ in found.tags}
+    assert all(str(given["src"]).startswith("data:image/") for tag, given in found.tags if tag == "img")
+    assert not [key for _, given in found.tags for key in given if key.startswith("on")]
+    assert "http:" not in page and "https:" not in page
