@@ -177,3 +177,10 @@ def test_upsample_of_opset_9():
     assert last.stride == (1, 1)
     assert (last.offset, last.receptive_field) == ((-1, -1), (3, 3))
     assert field(last, 1, 2) == (-1, 1, 2, 4)
+
+
+@pytest.mark.parametrize(
+    "coordinates", ["asymmetric", "half_pixel", "pytorch_half_pixel", "half_pixel_symmetric"]
+)
+def test_a_scale_that_is_next_to_nothing_has_no_plain_formula(coordinates):
+    assert geometry.resampling(32, 1, 1e-9, "linear", coordinates, "floor", False) is None

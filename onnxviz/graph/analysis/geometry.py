@@ -50,6 +50,8 @@ def resampling(
     ratio = Fraction(after, before)
     if scale is not None and scale > 0:
         ratio = Fraction(float(scale)).limit_denominator(1 << 12)
+    if not ratio:  # a scale that is next to nothing
+        return None
     if coordinates == "align_corners":
         step, start = (
             (Fraction(before - 1, after - 1), Fraction(0)) if after > 1 else (Fraction(0), Fraction(0))
