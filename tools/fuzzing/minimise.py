@@ -13,22 +13,18 @@ from fuzzing import mutations, trial
 Test = Callable[[bytes], bool]
 
 
-def minimised(
-    seed: int, same: Callable[[trial.Outcome], bool] | None = None
-) -> tuple[bytes, list[str], trial.Outcome]:
-    """The smallest file found for a seed, the mutations that it took, and what it comes to.
+def minimised(seed: int) -> tuple[bytes, list[str], trial.Outcome]:
+    """The smallest file found that comes to the same as a seed's mutant, the mutations it took, and what it comes to.
 
-    same   whether an outcome is still the one that is looked for; None: it goes wrong in the same bucket
+    The same is: the same bucket; of a file that is refused, by the same line of onnxviz.
     """
     content, done = mutations.mutant(seed)
     first = trial.one(content, seed)
-    wanted = first.bucket
-    alike = same or (lambda outcome: outcome.bad and outcome.bucket == wanted)
 
     def test(candidate: bytes) -> bool:
-        return alike(trial.one(candidate, seed))
+        return _what(trial.one(candidate, seed)) == _what(first)
 
-    if not alike(first):
+    if first.verdict == trial.WORKED:
         return content, done, first
     keep = [int(one.partition(":")[0]) for one in done]
     for number in list(keep):
@@ -38,6 +34,10 @@ def minimised(
             keep, content, done = fewer, candidate, names
     content = smaller(content, test)
     return content, done, trial.one(content, seed)
+
+
+def _what(outcome: trial.Outcome) -> tuple[str, ...]:
+    return outcome.bucket or (outcome.verdict, outcome.text.partition(": ")[0])
 
 
 def smaller(content: bytes, test: Test) -> bytes:

@@ -1,0 +1,78 @@
+"""The fuzzer, in processes of its own: 200 mutants of fixed seeds, the same mutants each time, and the minimiser."""
+
+import hashlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import onnx
+import pytest
+
+from onnxviz.errors import OnnxVizError
+from onnxviz.graph.load import load
+
+ROOT = Path(__file__).resolve().parent.parent
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="mutants are tried in forked children")
+
+REFUSED = 6  # a seed whose mutant is refused when it is opened
+
+DIGESTS = """
+import hashlib, sys
+sys.path.insert(0, "tools")
+from fuzzing.mutations import mutant
+print(*(hashlib.sha256(mutant(seed)[0]).hexdigest() for seed in range(60)))
+"""
+SMALLER = """
+import sys
+sys.path.insert(0, "tools")
+import onnx
+from fuzzing import minimise, networks
+keeps = lambda content: any(node.op_type == "MaxPool" for node in onnx.ModelProto.FromString(content).graph.node)
+small = onnx.ModelProto.FromString(minimise.smaller(networks.content("tiny"), keeps))
+print(*(node.op_type for node in small.graph.node), len(small.graph.initializer), len(small.graph.input))
+"""
+
+
+def python(*arguments, **environment):
+    return subprocess.run(
+        [sys.executable, *arguments],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_200_mutants():
+    """None raises anything but a typed error, none crashes, none hangs, none is refused that ONNX Runtime runs."""
+    done = python("tools/fuzz.py", "--seeds", "0:200")
+    assert done.returncode == 0, done.stdout + done.stderr[-2000:]
+    counted = dict(line.split()[:2] for line in done.stdout.splitlines() if len(line.split()) == 2)
+    assert int(counted["worked"]) > 50
+    assert int(counted["refused"]) > 50
+
+
+def test_a_seed_gives_the_same_mutant():
+    """In another process, with other hashes of strings."""
+    first, second = (python("-c", DIGESTS, PYTHONHASHSEED=seed).stdout.split() for seed in ("1", "2"))
+    assert len(first) == 60
+    assert first == second
+    assert len(set(first)) > 55
+
+
+def test_the_minimiser_drops_what_is_not_needed():
+    assert python("-c", SMALLER).stdout.split() == ["MaxPool", "0", "0"]
+
+
+def test_a_refused_mutant_made_small(tmp_path):
+    done = python("tools/fuzz.py", "--minimise", str(REFUSED), "--out", str(tmp_path))
+    (path,) = tmp_path.iterdir()
+    content = path.read_bytes()
+    with pytest.raises(OnnxVizError) as found:
+        load(content)
+    assert found.value.exit_code in (3, 4)
+    assert f"{len(content)} bytes" in done.stdout
+    assert len(onnx.ModelProto.FromString(content).graph.node) <= 3
+    assert hashlib.sha256(content).hexdigest() not in DIGESTS
