@@ -156,3 +156,27 @@ def test_a_pool_of_endless_windows_is_refused():
         load_graph(model.SerializeToString())
         onnxviz.gradient_model(model.SerializeToString())
     assert found.value.exit_code in (3, 4)
+
+
+@pytest.mark.parametrize(
+    ("version", "op", "runs"), [(13, "Relu", True), (14, "Relu", True), (15, "Resize", False)]
+)
+def test_a_function_in_another_version_of_the_operators(version, op, runs):
+    """Where what it holds is the same operator in both it is inlined, else refused: never a bare ValueError."""
+    model = tiny_cnn(opset=25)
+    inputs = ["x"] if op == "Relu" else ["x", "", "scales"]
+    nodes = [helper.make_node(op, inputs, ["y"])]
+    if op == "Resize":
+        scales = helper.make_tensor("s", 1, [4], [1, 1, 1, 1])
+        nodes.insert(0, helper.make_node("Constant", [], ["scales"], value=scales))
+    body = helper.make_function("local", "Block", ["x"], ["y"], nodes, [helper.make_opsetid("", version)])
+    model.functions.append(body)
+    model.opset_import.add(domain="local", version=1)
+    model.graph.node.append(helper.make_node("Block", ["relu1"], ["blocked"], domain="local"))
+    model.graph.output.append(helper.make_tensor_value_info("blocked", 1, None))
+    net = opened(model)
+    if runs:
+        assert "blocked" in [layer.name for layer in net.layers]
+    else:
+        with pytest.raises(ModelRejected, match=f"version {version} .*{op}"):
+            _ = net.layers

@@ -15,7 +15,7 @@ from onnxviz.graph.load import load
 ROOT = Path(__file__).resolve().parent.parent
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="mutants are tried in forked children")
 
-REFUSED = 6  # a seed whose mutant is refused when it is opened
+REFUSED = 3  # a seed whose mutant is refused when it is opened
 
 DIGESTS = """
 import hashlib, sys

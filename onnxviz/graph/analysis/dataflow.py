@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from copy import deepcopy
 
+import onnx
 import onnx_ir as ir
 from onnx_ir.passes import common as passes
 
-from onnxviz.errors import ModelUnsuitable, UnknownLayer, near
+from onnxviz.errors import ModelRejected, ModelUnsuitable, UnknownLayer, near
+from onnxviz.graph.quoted import quoted
 
 FLOATS = frozenset(t for t in ir.DataType if t.name.startswith(("FLOAT", "BFLOAT", "DOUBLE")))
 """Floating-point element types."""
@@ -40,11 +42,44 @@ def inline(model: ir.Model) -> None:
 
     Every call has types of its own afterwards: one may be of float32, another of half precision.
 
-    raises   ValueError, RuntimeError, ir.passes.PassError where that cannot be done
+    raises   ModelRejected where that cannot be done: a function is written in another version of an operator set than
+             the model, and one of its operators is another in the two
     """
-    if model.functions:
+    if not model.functions:
+        return
+    _same_versions(model)
+    try:
         passes.InlinePass()(model)
-        _own_types(model)
+    except (ValueError, RuntimeError, ir.passes.PassError) as reason:
+        raise ModelRejected(f"the model's functions cannot be inlined: {reason}") from reason
+    _own_types(model)
+
+
+def _same_versions(model: ir.Model) -> None:
+    """Functions import what the model imports, where what they hold reads the same in both versions."""
+    for function in model.functions.values():
+        for domain, version in list(function.opset_imports.items()):
+            wanted = model.opset_imports.get(domain, version)
+            if wanted == version:
+                continue
+            for node in function.graph.all_nodes():
+                if node.domain == domain and _form(node, version) != _form(node, wanted):
+                    raise ModelRejected(
+                        f"the function {quoted(function.name)} is written in version {version} of "
+                        f"{quoted(domain or 'ai.onnx')} and the model in {wanted}, and {quoted(node.op_type)} is "
+                        "another operator in the two; convert the model to one version (onnx.version_converter)"
+                    )
+            function.opset_imports[domain] = wanted
+
+
+def _form(node: ir.Node, version: int) -> tuple[object, ...] | None:
+    """The inputs and attributes that the operator takes in this version; later ones often only add types."""
+    try:
+        schema = onnx.defs.get_schema(node.op_type, version, node.domain)
+    except onnx.defs.SchemaError:
+        return None
+    attributes = sorted((name, one.type, one.required) for name, one in schema.attributes.items())
+    return (schema.deprecated, *((one.name, one.option) for one in schema.inputs), *attributes)
 
 
 def _own_types(model: ir.Model) -> None:
