@@ -180,3 +180,12 @@ def test_a_function_in_another_version_of_the_operators(version, op, runs):
     else:
         with pytest.raises(ModelRejected, match=f"version {version} .*{op}"):
             _ = net.layers
+
+
+def test_an_output_that_does_not_depend_on_the_picture():
+    """It is folded into a weight; that there is no gradient is the file's doing."""
+    m = Maker()
+    x = m("Softmax", m("Add", m.constant(np.ones((1, 10), np.float32)), m.constant(np.float32(1))))
+    model = finished(m, renamed(m, x, "y"))
+    with pytest.raises(ModelRejected, match="does not depend"):
+        onnxviz.gradient_model(model.SerializeToString())
