@@ -189,3 +189,16 @@ def test_an_output_that_does_not_depend_on_the_picture():
     model = finished(m, renamed(m, x, "y"))
     with pytest.raises(ModelRejected, match="does not depend"):
         onnxviz.gradient_model(model.SerializeToString())
+
+
+@pytest.mark.parametrize("inputs", [["", "start", "end"], ["shape", "", "end"]])
+def test_lengths_computed_from_an_input_left_out(inputs):
+    """What follows from constants is concluded when a file is opened; nothing follows from nothing."""
+    m = Maker()
+    for name, values in (("shape", [2, 8, -1]), ("start", [0]), ("end", [3])):
+        m.constant(values, name)
+    x = m("Reshape", trunk(m), m("Slice", *inputs))
+    try:
+        _ = opened(finished(m, renamed(m, x, "y"))).layers
+    except OnnxVizError as error:
+        assert error.exit_code == 3

@@ -123,7 +123,9 @@ def prepare(model: ir.Model, names: Sequence[str], *, keep: bool) -> tuple[ir.Mo
             graph.outputs.append(value)
     wanted = [value.name for value in model.graph.outputs] if keep else []
     copy = normalise(copy)
-    values = {v.name or "": v for v in copy.graph.outputs} | all_values(copy.graph)  # a constant output is a weight
+    values = {v.name or "": v for v in copy.graph.outputs} | all_values(
+        copy.graph
+    )  # a constant output is a weight
     outputs = [values[name or ""] for name in wanted]
     for name in names:
         real = half.computed(values[name])

@@ -82,6 +82,8 @@ def _apply(known: dict[str, Array], unsure: dict[str, Array], node: ir.Node) -> 
     names = [None if v is None else v.name or "" for v in node.inputs]
     inputs = [None if name is None else known[name] for name in names]
     attributes = {name: a.value for name, a in node.attributes.items() if not a.is_ref()}
+    if names[:1] == [None] or (None in names and node.op_type not in _SOME_LEFT_OUT):
+        return  # an input that its rule needs is not there
     missing = [None if name is None else unsure.get(name) for name in names]
     try:
         with np.errstate(all="ignore"):
@@ -248,6 +250,7 @@ _RULES: dict[str, Callable[[list[Any], dict[str, Any]], Array | list[Array]]] = 
     "ReduceMax": _reducer(np.max),
     "ReduceMin": _reducer(np.min),
 }
+_SOME_LEFT_OUT = {"Slice", "Split", "Squeeze", *(op for op in _RULES if op.startswith("Reduce"))}
 _POINTWISE: dict[str, Callable[..., Any]] = {
     "Add": np.add,
     "Sub": np.subtract,
