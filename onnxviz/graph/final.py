@@ -231,7 +231,7 @@ class _Reader:
         axis = view(node).attributes.get("axis")
         if self._opset >= 13:
             place = int(axis) if axis is not None else -1
-        return shape[place] if -len(shape) <= place < len(shape) else None
+            return shape[place] if -len(shape) <= place < len(shape) else None
         return math.prod(
             shape[int(axis) if axis is not None else 1 :]
         )  # before opset 13: all axes from there on
