@@ -24,7 +24,7 @@ import onnx_ir as ir
 
 from onnxviz.errors import LimitExceeded, ModelRejected, OnnxVizError, UsageError
 from onnxviz.graph import findings, memory, sniff
-from onnxviz.graph.checks import static, structure, text
+from onnxviz.graph.checks import inference, static, structure, text
 from onnxviz.graph.confine import DataFile, Folder, open_model
 from onnxviz.graph.dequantised import name_real_values
 from onnxviz.graph.limits import Limits
@@ -204,6 +204,7 @@ def _finish(
     weights.collect(proto)
     static.check(proto, found, weights.small, weights.elements, limits)
     complete(proto, found)
+    inference.check(proto, weights.small)
     model = ir.serde.deserialize_model(proto)
     weights.restore(model)
     name_real_values(model)

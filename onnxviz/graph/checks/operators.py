@@ -34,12 +34,16 @@ class Signature:
     """What one operator takes and gives.
 
     inputs, outputs   (fewest, most)
+    needed            the inputs that must not be left out, by place: their names in ONNX's description
+    many              the place from which on inputs are several of one kind, none of which may be left out; or None
     attributes        type by name (`onnx.AttributeProto.AttributeType`)
     required          the attributes that must be given
     """
 
     inputs: tuple[int, int]
     outputs: tuple[int, int]
+    needed: dict[int, str]
+    many: int | None
     attributes: dict[str, int]
     required: frozenset[str]
 
@@ -101,9 +105,13 @@ def _signature(domain: str, op: str, version: int) -> Signature | str | None:
     if schema.deprecated:
         return f"deprecated since {schema.since_version}"
     attributes = {name: int(cast(Any, attribute.type).value) for name, attribute in schema.attributes.items()}
+    options = onnx.defs.OpSchema.FormalParameterOption
+    several = [place for place, each in enumerate(schema.inputs) if each.option == options.Variadic]
     return Signature(
         (schema.min_input, schema.max_input),
         (schema.min_output, schema.max_output),
+        {place: each.name for place, each in enumerate(schema.inputs) if each.option == options.Single},
+        several[0] if several else None,
         attributes,
         frozenset(name for name, attribute in schema.attributes.items() if attribute.required),
     )
@@ -114,7 +122,7 @@ def _unknown(domain: str, op: str, where: str, known: frozenset[str]) -> str:
 
 
 def check_call(signature: Signature, node: onnx.NodeProto) -> None:
-    """Hold a node against its operator's signature.
+    """Hold a node against its operator's signature; inputs left out at its end are dropped.
 
     raises   ModelRejected
     """
@@ -127,6 +135,17 @@ def check_call(signature: Signature, node: onnx.NodeProto) -> None:
         if not fewest <= len(given) <= most:
             upper = "" if fewest == most else f" to {most}" if most < _ANY_NUMBER else " or more"
             raise ModelRejected(f"{label(node)} has {len(given)} {kind}; its operator has {fewest}{upper}")
+    for place, name in enumerate(node.input):
+        if not name and (
+            place in signature.needed or (signature.many is not None and place >= signature.many)
+        ):
+            called = f" ({signature.needed[place]})" if place in signature.needed else ""
+            raise ModelRejected(
+                f"the {label(node)} leaves out its input {place + 1}{called}, which its operator needs"
+            )
+    # ONNX Runtime 1.32 dies of some.
+    while len(node.input) > signature.inputs[0] and not node.input[-1]:
+        del node.input[-1]
     names = set()
     for attribute in node.attribute:
         expected_type = signature.attributes.get(attribute.name)

@@ -25,10 +25,11 @@ import numpy as np
 import onnx
 
 from onnxviz.errors import ModelRejected
-from onnxviz.graph.checks import alive, sizing, values  # noqa: F401 - importing `sizing` registers its rules
+from onnxviz.graph.checks import alive, operands, sizing, values  # noqa: F401 - `sizing` registers its rules
 from onnxviz.graph.checks.empty import empty
 from onnxviz.graph.checks.facts import MOST_ELEMENTS, UNKNOWN, Call, Known, Unsure, constant
-from onnxviz.graph.checks.operators import normal
+from onnxviz.graph.checks.functions import Key
+from onnxviz.graph.checks.operators import ML, normal
 from onnxviz.graph.checks.shapes import RULES
 from onnxviz.graph.checks.structure import Structure
 from onnxviz.graph.checks.tensors import check_dims
@@ -60,12 +61,17 @@ def check(model: onnx.ModelProto, structure: Structure, lookup: Lookup, weights:
         dims = [dim.dim_value for dim in value.type.tensor_type.shape.dim if dim.dim_value > 0]
         check_dims(dims, f"the input {quoted(value.name)}", limits)
     scope = _Scope({value.name: Known(_declared(value)) for value in model.graph.input}, None)
+    whole = _Pass(structure, lookup, weights, limits)
     try:
-        _Pass(structure, lookup, weights, limits).graph(model.graph, scope, structure.opsets, {})
+        whole.graph(model.graph, scope, structure.opsets, {})
     except Empty as found:
         raise ModelRejected(
             f"nothing can come out of the model at the sizes that it fixes: {found}"
         ) from None
+    whole.certain = False
+    for key, function in structure.functions.items():
+        if key not in whole.called:
+            whole.call(key, [None] * len(function.input), {}, structure.opsets)
     alive.check(model.graph, scope.own, limits, structure.opsets.get("", 1))
 
 
@@ -131,6 +137,7 @@ class _Pass:
         self.work = 0
         self.bound = bound
         self.certain = True
+        self.called: set[Key] = set()
 
     # --- bodies ---------------------------------------------------------------------------------
 
@@ -164,7 +171,7 @@ class _Pass:
             inputs = [scope.find(name) if name else None for name in node.input]
             key = (normal(node.domain), node.op_type, node.overload)
             if key in self.functions:
-                results, trips = self._call(self.functions[key], inputs, given, opsets)
+                results, trips = self.call(key, inputs, given, opsets)
             elif node.op_type in _BODIES and not key[0]:
                 at = _Body(node, inputs, given, self, scope, opsets, attributes)
                 results, trips = _BODIES[node.op_type](self, at)
@@ -210,6 +217,9 @@ class _Pass:
             return [self._constant(call)]
         if call.op == "Div":
             _refuse_overflow(call, node)
+        # `bound` walks a model that was checked before.
+        if node.domain in ("", ML) and not self.bound:
+            operands.check(call, node)
         if self.certain and (reason := empty(call, reductions=self.bound)) is not None:
             raise Empty(f"at the {label(node)}, {reason}")
         all_constant = all(known is None or known.constant for known in call.inputs)
@@ -251,13 +261,12 @@ class _Pass:
                 return constant(np.array(number, dtype=kind))
         return UNKNOWN
 
-    def _call(
-        self,
-        function: onnx.FunctionProto,
-        inputs: list[Known | None],
-        given: Attributes,
-        opsets: Mapping[str, int],
+    def call(
+        self, key: Key, inputs: list[Known | None], given: Attributes, opsets: Mapping[str, int]
     ) -> tuple[list[Known], int]:
+        """What is known about the results of a call of one of the model's functions, and its trips."""
+        function = self.functions[key]
+        self.called.add(key)
         self._spend(len(function.attribute_proto) + len(function.input))
         own = {name: known or UNKNOWN for name, known in zip(function.input, inputs, strict=False)}
         attributes = {attribute.name: attribute for attribute in function.attribute_proto} | dict(given)
@@ -269,6 +278,8 @@ class _Pass:
     # --- nodes with bodies ----------------------------------------------------------------------
 
     def _if(self, at: _Body) -> tuple[list[Known], int]:
+        for name in ("then_branch", "else_branch"):
+            operands.counts(at.node, "outputs", len(at.given[name].g.output), len(at.node.output))
         condition = _scalar(at.input(0))
         sides = [
             at.enter(at.given[name].g, {}, certain=condition is not None and bool(condition) == side)
@@ -284,6 +295,8 @@ class _Pass:
 
     def _loop(self, at: _Body) -> tuple[list[Known], int]:
         body, what = at.given["body"].g, f"the {label(at.node)}"
+        operands.counts(at.node, "inputs", len(body.input), max(len(at.inputs), 2))
+        operands.counts(at.node, "outputs", len(body.output), len(at.node.output) + 1)
         count, started = _scalar(at.input(0)), at.input(1) is None or _scalar(at.input(1)) == 1
         names = [value.name for value in body.input]
         own = dict.fromkeys(names, UNKNOWN)
@@ -317,6 +330,9 @@ class _Pass:
         body, scanned, what = at.given["body"].g, at.given["num_scan_inputs"].i, f"the {label(at.node)}"
         axes = list(at.given["scan_input_axes"].ints) if "scan_input_axes" in at.given else [0] * scanned
         states = len(at.inputs) - scanned
+        if at.version > 8:  # before, what is not scanned begins with the lengths of the sequences
+            operands.counts(at.node, "inputs", len(body.input), len(at.inputs))
+        operands.counts(at.node, "outputs", len(body.output), len(at.node.output))
         count, first = 1, [Known(known.shape) if known is not None else UNKNOWN for known in at.inputs]
         for known, axis in zip(at.inputs[max(states, 0) :], axes, strict=False):
             shape = known.shape if known is not None else None
@@ -362,6 +378,11 @@ class _Body:
             return self.outer.graph(graph, _Scope(own, self.scope), self.opsets, self.attributes)
         finally:
             self.outer.certain = before
+
+    @property
+    def version(self) -> int:
+        """Of the operator set."""
+        return self.opsets.get("", 1)
 
     def input(self, place: int) -> Known | None:
         """The input at `place`, None for one left out."""

@@ -1,0 +1,335 @@
+"""What the inputs and attributes of operators must be beyond their schemas: ranks, lengths, ranges.
+
+ONNX Runtime is the authority: what is refused here it refuses when it loads the model or at every run, or it ends the
+process. What ONNX's own shape inference finds when it is strict (`graph.checks.inference`) stands here only where it
+would crash or hang on it, or say it badly. Ranks are what `graph.checks.static` knows; unknown ones are not held
+against anybody.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Callable
+from typing import Final
+
+import numpy as np
+import onnx
+
+from onnxviz.errors import ModelRejected
+from onnxviz.graph.checks.facts import Call, Sizes, Unsure
+from onnxviz.graph.operators import SCALARS
+from onnxviz.graph.quoted import label, quoted
+
+# One word an input: '*' anything; '3' three axes; '3+' three or more; '=' as many as the first input; '.' one number,
+# as a scalar or a vector of one; 'v' a vector of one number for each channel of the first input.
+_RANKS: Final = """
+    Conv ConvTranspose              3+ = 1
+    ConvInteger                     3+ =
+    QLinearConv                     3+ * * =
+    DeformConv                      4 4 4 1 4
+    MaxPool AveragePool LpPool      3+
+    GlobalAveragePool GlobalMaxPool GlobalLpPool    3+
+    MaxUnpool                       3+ = 1
+    BatchNormalization              * v v v v
+    InstanceNormalization           3+ v v
+    Gemm                            2 2
+    DepthToSpace SpaceToDepth       4
+    LRN                             4
+    Pad                             * 1 . 1
+    Tile                            * 1
+    Slice                           1+ 1 1 1 1
+    RNN GRU LSTM                    3 3 3 2 1 3 3 2
+    Scatter ScatterElements         1+ = =
+    GatherElements                  1+ =
+    Gather                          1+
+    GatherND ScatterND              1+ 1+
+    NonMaxSuppression               3 3
+    RoiAlign                        4 2 1
+    MaxRoiPool                      4 2
+    GridSample                      3+ =
+    AffineGrid                      3 1
+    Col2Im                          3 1 1
+    ReverseSequence                 2+ 1
+    CumSum CumProd                  1+ .
+    LpNormalization                 1+
+    DFT                             2+ . .
+    STFT                            2+ . 1 .
+    TopK                            1+
+    Resize Upsample                 1+
+"""
+# Attributes with one number for each spatial axis of the first input, and those with two.
+_SPATIAL: Final = {"kernel_shape": 1, "strides": 1, "dilations": 1, "pads": 2}
+_CONVOLUTIONS: Final = ("Conv", "ConvInteger", "ConvTranspose", "QLinearConv")
+_POOLS: Final = ("AveragePool", "LpPool", "MaxPool", "MaxUnpool")
+# Attributes of text that have a few meanings. Others are ONNX Runtime's errors, at loading.
+_PADS: Final = ("auto_pad", " NOTSET SAME_UPPER SAME_LOWER VALID")
+_PLACED: Final = (
+    "half_pixel half_pixel_symmetric pytorch_half_pixel align_corners asymmetric tf_crop_and_resize "
+    "tf_half_pixel_for_nn"
+)
+_TEXTS: Final[dict[str, tuple[tuple[str, str], ...]]] = {
+    **dict.fromkeys((*_CONVOLUTIONS, "AveragePool", "LpPool", "MaxPool"), (_PADS,)),
+    "DepthToSpace": (("mode", "DCR CRD"),),
+    "Pad": (("mode", "constant reflect edge wrap"),),
+    "Resize": (
+        ("mode", "nearest linear cubic"),
+        ("coordinate_transformation_mode", _PLACED),
+    ),
+    "Upsample": (("mode", "nearest linear cubic"),),
+    "Gelu": (("approximate", "none tanh"),),
+    "GridSample": (
+        ("mode", "bilinear linear nearest bicubic cubic"),
+        ("padding_mode", "zeros border reflection"),
+    ),
+}
+_NEEDED: Final = re.compile(r"\s\s+")
+#: More axes than any tensor has: counted from there, ONNX's shape inference reads what is not its own.
+_MOST_AXES: Final = 64
+_AXES: Final = frozenset({"axis", "batch_axis", "time_axis", "batch_dims"})
+_EQUATION: Final = re.compile(r"(?:[A-Za-z]*(?:\.\.\.)?[A-Za-z]*)(?:,[A-Za-z]*(?:\.\.\.)?[A-Za-z]*)*")
+
+
+def _rows() -> dict[str, list[str]]:
+    rows: dict[str, list[str]] = {}
+    for line in _RANKS.strip().splitlines():
+        operators, words = _NEEDED.split(line.strip())
+        for operator in operators.split():
+            rows[operator] = words.split()
+    for operator, places in SCALARS.items():
+        words_of = rows.setdefault(operator, [])
+        words_of += ["*"] * (max(places) + 1 - len(words_of))
+        for place in places:
+            words_of[place] = "."
+    return rows
+
+
+_ROWS: Final = _rows()
+
+
+def check(call: Call, node: onnx.NodeProto) -> None:
+    """Hold what is known about a node's inputs against what its operator needs.
+
+    call    of an operator of ONNX's own
+    raises  ModelRejected naming the node and the input or attribute
+    """
+    words = _ROWS.get(call.op)
+    if words is not None:
+        _ranks(call, node, words)
+    for name in call.attributes:
+        if name in _AXES:
+            _axis(call, node, name)
+    for name, texts in _TEXTS.get(call.op, ()):
+        _text(call, node, name, texts.split(" "))
+    special = _SPECIAL.get(call.op)
+    if special is not None:
+        with contextlib.suppress(Unsure):
+            special(call, node)
+
+
+def _ranks(call: Call, node: onnx.NodeProto, words: list[str]) -> None:
+    first = call.known(0).shape
+    for place, (known, word) in enumerate(zip(call.inputs, words, strict=False)):
+        shape = known.shape if known is not None else None
+        if shape is None or word == "*":
+            continue
+        rank = len(shape)
+        if word == ".":
+            if rank > 1 or any(size not in (None, 1) for size in shape):
+                raise _wrong(node, place, shape, "one number was")
+        elif word == "=":
+            if first is not None and rank != len(first):
+                raise _wrong(node, place, shape, f"{len(first)} axes, as its first input has, were")
+        elif word == "v":
+            channels = first[1] if first is not None and len(first) > 1 else None
+            if rank != 1 or (None not in (shape[0], channels) and shape[0] != channels):
+                wanted = f"a vector of {channels} numbers was" if channels is not None else "a vector was"
+                raise _wrong(node, place, shape, wanted)
+        elif word.endswith("+"):
+            if rank < int(word[:-1]):
+                raise _wrong(node, place, shape, f"{word[:-1]} axes or more were")
+        elif rank != int(word):
+            raise _wrong(node, place, shape, "a vector was" if word == "1" else f"{word} axes were")
+
+
+def _wrong(node: onnx.NodeProto, place: int, shape: Sizes, expected: str) -> ModelRejected:
+    given = "×".join("?" if size is None else str(size) for size in shape) or "a single number, ()"
+    name = quoted(node.input[place]) if place < len(node.input) else "?"
+    return ModelRejected(
+        f"the {label(node)} has an input {place + 1}, {name}, of the shape {given}; {expected} expected"
+    )
+
+
+def _refused(node: onnx.NodeProto, name: str, given: object, expected: str) -> ModelRejected:
+    return ModelRejected(
+        f"the {label(node)}: its attribute {quoted(name)} is {quoted(given)}; expected {expected}"
+    )
+
+
+def _axis(call: Call, node: onnx.NodeProto, name: str) -> None:
+    try:
+        number = call.attribute(name)
+    except Unsure:
+        return
+    if isinstance(number, int) and not (0 if name == "batch_dims" else -_MOST_AXES) <= number < _MOST_AXES:
+        raise _refused(node, name, number, "the number of an axis")
+
+
+def _text(call: Call, node: onnx.NodeProto, name: str, allowed: list[str]) -> None:
+    try:
+        given = call.attribute(name)
+    except Unsure:
+        return
+    if isinstance(given, bytes) and given.decode() not in allowed:
+        raise _refused(node, name, given.decode(), f"one of {', '.join(filter(None, allowed))}")
+
+
+# --- operators of their own ---------------------------------------------------------------------
+
+
+def _windows(call: Call, node: onnx.NodeProto) -> None:
+    """Strides, dilations and kernels are positive, one for each spatial axis; pads two."""
+    shape = call.known(0).shape
+    for name, times in _SPATIAL.items():
+        numbers = call.attribute(name)
+        if not numbers:
+            continue
+        if shape is not None and len(numbers) != times * (len(shape) - 2):
+            raise _refused(
+                node, name, numbers, f"{times * (len(shape) - 2)} numbers, as its input has {len(shape)} axes"
+            )
+        if name != "pads" and min(numbers) < 1:
+            raise _refused(node, name, numbers, "positive numbers")
+
+
+def _convolution(call: Call, node: onnx.NodeProto) -> None:
+    """The weight's channels and the groups divide the input's."""
+    _windows(call, node)
+    group = call.attribute("group", 1)
+    if group < 1:
+        raise _refused(node, "group", group, "1 or more")
+    weight = 3 if call.op == "QLinearConv" else 1
+    x, w = call.shape(0), call.shape(weight)
+    transposed = call.op == "ConvTranspose"
+    wanted = w[0] if transposed else w[1] if w[1] is None else w[1] * group
+    if None not in (x[1], wanted) and x[1] != wanted:
+        raise _wrong(node, weight, w, f"weights for {x[1]} channels in {group} groups were")
+    divided = x[1] if transposed else w[0]
+    if divided is not None and divided % group:
+        raise _refused(node, "group", group, f"a divisor of {divided} channels")
+    kernel = call.attribute("kernel_shape")
+    if kernel and any(a not in (None, b) for a, b in zip(w[2:], kernel, strict=True)):
+        raise _refused(
+            node, "kernel_shape", kernel, f"{list(w[2:])}, as its weight {quoted(node.input[weight])} has"
+        )
+    filters = (None if w[1] is None else w[1] * group) if transposed else w[0]
+    bias = call.known(8 if call.op == "QLinearConv" else 2).shape
+    if (
+        bias is not None
+        and call.op != "ConvInteger"
+        and None not in (bias[0], filters)
+        and bias[0] != filters
+    ):
+        raise _wrong(node, 8 if call.op == "QLinearConv" else 2, bias, f"a vector of {filters} numbers was")
+
+
+def _resize(call: Call, node: onnx.NodeProto) -> None:
+    """Scales are positive and finite, and there is one for each axis that is resized; so are sizes."""
+    old = call.op == "Upsample" or call.version < 11
+    x, axes = call.known(0).shape, call.attribute("axes")
+    many = len(axes) if axes else None if x is None else len(x)
+    if call.attribute("scales"):
+        _factors(call, node, "scales", "", np.asarray(call.attribute("scales")), many)
+        return
+    unsure = False
+    for name, place in {"scales": 1}.items() if old else {"scales": 2, "sizes": 3}.items():
+        known = call.known(place)
+        if call.given(place) and known.shape != (0,):
+            unsure = True
+            if known.value is not None:
+                _factors(call, node, name, f" {quoted(node.input[place])}", known.value, many)
+    if not unsure:
+        raise ModelRejected(f"the {label(node)} has neither scales nor sizes; one of them was expected")
+
+
+def _factors(
+    call: Call, node: onnx.NodeProto, name: str, who: str, numbers: np.ndarray, many: int | None
+) -> None:
+    """As many as there are axes, positive and finite."""
+    given = quoted(numbers.reshape(-1)[:8].tolist())
+    if many is not None and numbers.size != many:
+        raise ModelRejected(
+            f"the {label(node)} has the {name}{who} {given}; {many} numbers, one an axis, were expected"
+        )
+    if not np.all(np.isfinite(numbers)) or np.any(numbers <= 0):
+        raise ModelRejected(f"the {label(node)} has the {name}{who} {given}; positive numbers were expected")
+
+
+def _gather_nd(call: Call, node: onnx.NodeProto) -> None:
+    """Fewer batch axes than either input has."""
+    batch = call.attribute("batch_dims", 0)
+    ranks = [len(known.shape) for known in (call.known(0), call.known(1)) if known.shape is not None]
+    if ranks and batch >= min(ranks):
+        raise _refused(node, "batch_dims", batch, f"less than {min(ranks)}, the axes of its inputs")
+
+
+def _einsum(call: Call, node: onnx.NodeProto) -> None:
+    """Terms of letters, one an input, with at most one '...' each; the result's letters are theirs, each once."""
+    given = call.attribute("equation").decode(errors="replace")
+    equation = given.replace(" ", "")
+    terms, arrow, result = equation.partition("->")
+    sound = _EQUATION.fullmatch(terms) and _EQUATION.fullmatch(result) and "," not in result
+    if not sound:
+        raise _refused(
+            node,
+            "equation",
+            given,
+            "terms of letters (with one '...' each), commas between, as in 'ij,jk->ik'",
+        )
+    each = terms.split(",")
+    if len(each) != len(call.inputs):
+        raise _refused(node, "equation", given, f"{len(call.inputs)} terms, one for each input")
+    for place, term in enumerate(each):
+        shape = call.known(place).shape
+        letters = len(term.replace("...", ""))
+        if shape is not None and (letters > len(shape) or ("..." not in term and letters != len(shape))):
+            raise _wrong(
+                node,
+                place,
+                shape,
+                f"{letters} axes, for {quoted(term)} of the equation {quoted(given)}, were",
+            )
+    if arrow:
+        letters_of = result.replace("...", "")
+        if len(set(letters_of)) != len(letters_of) or not set(letters_of) <= set(terms):
+            raise _refused(node, "equation", given, "each letter behind '->' once, and in front of it too")
+
+
+def _stft(call: Call, node: onnx.NodeProto) -> None:
+    """Steps and frames of a length; ONNX Runtime divides by them."""
+    for place in (1, 3):
+        if call.known(place).value is not None and min(call.whole(place), default=0) < 1:
+            raise ModelRejected(
+                f"the {label(node)} has frames or steps of length {call.whole(place)}; 1 or more was expected"
+            )
+    if call.known(2).shape == (0,):
+        raise _wrong(node, 2, (0,), "a window was")
+
+
+_SPECIAL: Final[dict[str, Callable[[Call, onnx.NodeProto], None]]] = {
+    **dict.fromkeys((*_POOLS, "DeformConv"), _windows),
+    **dict.fromkeys(_CONVOLUTIONS, _convolution),
+    **dict.fromkeys(("Resize", "Upsample"), _resize),
+    "GatherND": _gather_nd,
+    "Einsum": _einsum,
+    "STFT": _stft,
+}
+
+
+def counts(node: onnx.NodeProto, what: str, given: int, expected: int) -> None:
+    """Hold the number of inputs or outputs of a node's subgraph against the node.
+
+    raises   ModelRejected
+    """
+    if given != expected:
+        raise ModelRejected(f"the {label(node)} has a subgraph of {given} {what}; {expected} were expected")
