@@ -170,6 +170,9 @@ def test_values_that_do_not_fit():
         onnxviz.load(siamese(), input="left", feeds={"right": "nowhere.jpg"})
     whole = joined("N", "N")
     whole.graph.input[1].type.tensor_type.elem_type = TensorProto.INT64
+    (reader,) = [node for node in whole.graph.node if "scale" in node.input]
+    reader.input[0] = "scale/float"
+    whole.graph.node.insert(0, helper.make_node("Cast", ["scale"], ["scale/float"], to=TensorProto.FLOAT))
     with pytest.raises(UsageError, match="no whole numbers"):
         onnxviz.load(whole, feeds={"scale": [0.5, 1]}, input="image")
 

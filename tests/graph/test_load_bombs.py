@@ -236,6 +236,10 @@ BOMBS = {
 }
 
 
+# ONNX Runtime refuses an output that is declared to be of another type.
+BOMBS["Range"].graph.output[0].type.tensor_type.elem_type = onnx.TensorProto.INT64
+
+
 @pytest.mark.parametrize("name", BOMBS)
 def test_operators_that_make_something_huge(name):
     limited(BOMBS[name], "tensor_elements", "'bomb'")
