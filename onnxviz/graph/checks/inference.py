@@ -24,8 +24,10 @@ Lookup = Callable[[onnx.TensorProto], np.ndarray | None]
 # Which elements inference reads: of shapes, axes, scales.
 _READ: Final = frozenset({np.dtype(kind) for kind in (np.int32, np.int64, np.float32, np.float64, np.bool_)})
 # Where it is wrong and ONNX Runtime runs the node: two values of one Constant, of which it takes one; a type that
-# nothing depends on; a function of ONNX's own whose body its inference does not understand.
-_WRONG_ABOUT: Final = frozenset({"Constant", "LayerNormalization", "MeanVarianceNormalization"})
+# nothing depends on; a function of ONNX's own whose body its inference does not understand; vectors of one number.
+_WRONG_ABOUT: Final = frozenset({"Constant", "LayerNormalization", "MeanVarianceNormalization", "Range"})
+# What a file only says of a value; whoever runs it will tell.
+_DECLARED: Final = "differs from existing elem type"
 _NODE: Final = re.compile(r"\(op_type:([^,)]*)(?:, node name: #(\d+))?\): ")
 _LONGEST: Final = 400
 
@@ -79,10 +81,8 @@ def _judge(message: str, model: onnx.ModelProto) -> None:
         if place is not None:
             blamed = nodes[int(place)]
         reason = text.replace("[ShapeInferenceError]", "").replace("[TypeInferenceError]", "").strip()
-        if (
-            blamed is None
-            or blamed.op_type in _WRONG_ABOUT
-            or not reason.removeprefix("Inference error(s):").strip()
-        ):
+        if blamed is None or blamed.op_type in _WRONG_ABOUT or _DECLARED in reason:
+            continue
+        if not reason.removeprefix("Inference error(s):").strip():  # of what lies within
             continue
         raise ModelRejected(f"the {label(blamed)} does not fit its inputs: {printable(reason, _LONGEST)}")

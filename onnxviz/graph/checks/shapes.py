@@ -114,7 +114,9 @@ def kernel_of(call: Call, weight: int) -> list[int]:
 
 @rule("QLinearConv")
 def quantised_conv(call: Call) -> Sizes:
-    """As `conv`; the weight is the fourth input."""
+    """As `conv`; the weight is the fourth input. ONNX Runtime's own may have its channels last."""
+    if call.attribute("channels_last", 0):
+        raise Unsure
     return conv(call, 3)
 
 
