@@ -202,3 +202,26 @@ def test_lengths_computed_from_an_input_left_out(inputs):
         _ = opened(finished(m, renamed(m, x, "y"))).layers
     except OnnxVizError as error:
         assert error.exit_code == 3
+
+
+def test_weights_without_numbers_are_no_filters():
+    m = Maker()
+    x = m("Conv", "image", m.constant(np.zeros((0, 3, 3, 3), np.float32)), pads=[1] * 4)
+    try:
+        net = opened(finished(m, renamed(m, x, "y")))
+    except OnnxVizError as error:
+        assert error.exit_code == 3
+        return
+    with pytest.raises(ModelRejected, match="no filters"):
+        onnxviz.filters(net)
+
+
+@pytest.mark.parametrize(("op", "value"), [("ReduceMax", -np.inf), ("ReduceMin", np.inf)])
+def test_the_extreme_of_nothing_on_torch(op, value):
+    """As ONNX Runtime has it; torch itself refuses."""
+    torch = pytest.importorskip("torch")
+    from onnxviz.runtime.torch_backend import reduction
+
+    extreme = {"ReduceMax": reduction._largest, "ReduceMin": reduction._smallest}[op]
+    found = extreme(torch.zeros(2, 0, 3), (1,))
+    np.testing.assert_array_equal(found.numpy(), np.full((2, 1, 3), value, np.float32))

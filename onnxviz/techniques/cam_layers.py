@@ -174,7 +174,8 @@ def _passed_by_all(order: dict[str, Layer], ends: Sequence[str]) -> set[str]:
     depth = {_ROOT: 0}
 
     def common(names: Sequence[str]) -> str:
-        found, *rest = names or (_ROOT,)
+        # An end that the picture does not move is no layer; a code may stand for a layer that comes after it.
+        found, *rest = [name for name in names if name in above] or (_ROOT,)
         for name in rest:
             one, other = found, name
             while one != other:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from onnxviz.errors import ModelUnsuitable
 from onnxviz.network import Network
 from onnxviz.provenance import recorded
 from onnxviz.results import Result
@@ -127,6 +128,11 @@ def filters(net: Network, layer: str | None = None) -> Filters:
     """
     node = convolution(net, layer)
     weights = kernel(net, node)
+    if weights.ndim < 3 or not weights.size:
+        raise ModelUnsuitable(
+            f"the weights of {node.op_type} {node.name!r} have the shape {weights.shape}: no filters to show; name "
+            "another --layer"
+        )
     while weights.ndim < 4:
         weights = weights[..., None, :]
     weights = weights.reshape(*weights.shape[:2], -1, weights.shape[-1])

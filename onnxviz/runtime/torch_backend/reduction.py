@@ -17,13 +17,24 @@ def _product(x: Any, axes: tuple[int, ...]) -> Any:
     return x
 
 
+def _of_nothing(x: Any, axes: tuple[int, ...], value: Any) -> Any:
+    """What ONNX gives for a maximum or minimum over no elements, which torch refuses; None where there are some."""
+    if all(x.shape[axis] for axis in axes) or not is_real(x):
+        return None
+    return x.new_full([1 if axis in axes else size for axis, size in enumerate(x.shape)], value)
+
+
 def _largest(x: Any, axes: tuple[int, ...]) -> Any:
+    if (empty := _of_nothing(x, axes, float("-inf"))) is not None:
+        return empty
     if x.dtype == torch.bool:
         return x.any(axes, keepdim=True) if axes else x
     return x.amax(axes, keepdim=True) if axes else x
 
 
 def _smallest(x: Any, axes: tuple[int, ...]) -> Any:
+    if (empty := _of_nothing(x, axes, float("inf"))) is not None:
+        return empty
     if x.dtype == torch.bool:
         return ~(~x).any(axes, keepdim=True) if axes else x
     return x.amin(axes, keepdim=True) if axes else x
