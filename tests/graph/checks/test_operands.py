@@ -1,0 +1,198 @@
+"""What operators need of their inputs and attributes: refused when the file is opened, or run by ONNX Runtime."""
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import onnxruntime as ort
+import pytest
+from onnx import helper, numpy_helper
+
+from onnxviz.errors import ModelRejected
+from onnxviz.graph.load import load
+from tests.graph import hostile
+
+X = np.random.default_rng(0).normal(size=(2, 4, 8, 8)).astype(np.float32)
+F, WHOLE = np.float32, np.int64
+BIG = 2**63 - 1
+
+# Operator, its inputs after the picture (None: left out), attributes, opset; and what to vary.
+SOUND = {
+    "Conv": (
+        "Conv",
+        [np.ones((6, 2, 3, 3), F), np.ones(6, F)],
+        {"group": 2, "pads": [1] * 4, "strides": [1, 1]},
+        17,
+    ),
+    "ConvTranspose": ("ConvTranspose", [np.ones((4, 3, 3, 3), F), np.ones(3, F)], {"dilations": [1, 1]}, 17),
+    "MaxPool": ("MaxPool", [], {"kernel_shape": [2, 2], "strides": [2, 2], "pads": [0] * 4}, 17),
+    "AveragePool": ("AveragePool", [], {"kernel_shape": [2, 2], "auto_pad": "VALID"}, 17),
+    "BatchNormalization": ("BatchNormalization", [np.ones(4, F)] * 4, {}, 17),
+    "InstanceNormalization": ("InstanceNormalization", [np.ones(4, F)] * 2, {}, 17),
+    "Clip": ("Clip", [np.array(-1, F), np.array(1, F)], {}, 17),
+    "Resize": ("Resize", [None, np.array([1, 1, 2, 2], F)], {"mode": "linear"}, 17),
+    "Resize by sizes": ("Resize", [None, None, np.array([2, 4, 16, 16], WHOLE)], {}, 17),
+    "Upsample-9": ("Upsample", [np.array([1, 1, 2, 2], F)], {}, 9),
+    "Transpose": ("Transpose", [], {"perm": [0, 2, 3, 1]}, 17),
+    "Softmax": ("Softmax", [], {"axis": 1}, 17),
+    "Concat": ("Concat", [np.ones((2, 1, 8, 8), F)], {"axis": 1}, 17),
+    "Gather": ("Gather", [np.array([0, 1], WHOLE)], {"axis": 1}, 17),
+    "GatherND": ("GatherND", [np.zeros((2, 1), WHOLE)], {"batch_dims": 1}, 17),
+    "Slice": ("Slice", [np.array([0], WHOLE), np.array([2], WHOLE), np.array([1], WHOLE)], {}, 17),
+    "Reshape": ("Reshape", [np.array([2, -1], WHOLE)], {}, 17),
+    "Squeeze": ("Unsqueeze", [np.array([0], WHOLE)], {}, 17),
+    "Pad": ("Pad", [np.array([0] * 7 + [1], WHOLE), np.array(0, F)], {"mode": "constant"}, 17),
+    "Tile": ("Tile", [np.array([1, 1, 2, 1], WHOLE)], {}, 17),
+    "Einsum": ("Einsum", [np.ones((4, 3), F)], {"equation": "nchw,cd->nd"}, 17),
+    "MatMul": ("MatMul", [np.ones((8, 3), F)], {}, 17),
+    "ReduceMean-13": ("ReduceMean", [], {"axes": [2, 3]}, 13),
+    "ReduceSum": ("ReduceSum", [np.array([2, 3], WHOLE)], {}, 17),
+    "Sum": ("Sum", [np.ones((1, 4, 1, 1), F)], {}, 17),
+    "DepthToSpace": ("DepthToSpace", [], {"blocksize": 2, "mode": "DCR"}, 17),
+    "LayerNormalization": ("LayerNormalization", [np.ones(8, F), np.ones(8, F)], {"axis": -1}, 17),
+    "PRelu": ("PRelu", [np.ones((4, 1, 1), F)], {}, 17),
+}
+
+
+def model(op, inputs, attributes, opset):
+    names = ["x", *("" if each is None else f"i{place}" for place, each in enumerate(inputs))]
+    weights = [numpy_helper.from_array(np.asarray(e), f"i{p}") for p, e in enumerate(inputs) if e is not None]
+    node = helper.make_node(op, names, ["y"], name="it")
+    for name, value in attributes.items():
+        kind = onnx.defs.get_schema(op, opset).attributes[name].type
+        node.attribute.append(helper.make_attribute(name, value, attr_type=int(kind.value)))
+    return hostile.model([node], weights, shape=X.shape, opset=opset)
+
+
+# Sound case, what is changed (the place of an input, or an attribute), to what, and a word of the message.
+# ONNX Runtime 1.32 refuses each when it loads it or runs it, or ends the process, or hangs.
+BAD = [
+    ("Conv", 0, None, "leaves out its input 2 (W)"),
+    ("Conv", 0, np.ones((6, 2, 3), F), "4 axes"),
+    ("Conv", 0, np.ones((6, 3, 3, 3), F), "4 channels in 2 groups"),
+    ("Conv", 0, np.ones((5, 2, 3, 3), F), "a divisor of 5"),
+    ("Conv", 1, np.ones(5, F), "a vector of 6"),
+    ("Conv", 1, np.ones((6, 1), F), "a vector"),
+    ("Conv", "group", 0, "'group'"),
+    ("Conv", "pads", [1, 1, 1], "4 numbers"),
+    ("Conv", "strides", [1, 0], "positive"),
+    ("Conv", "strides", [1], "2 numbers"),
+    ("Conv", "auto_pad", "SAME", "SAME_UPPER"),
+    ("ConvTranspose", 0, np.ones((3, 3, 3, 3), F), "4 channels"),
+    ("ConvTranspose", "dilations", [-1, 1], "positive"),
+    ("MaxPool", "kernel_shape", [2], "2 numbers"),
+    ("MaxPool", "kernel_shape", [2, 0], "positive"),
+    ("AveragePool", "strides", [0, 1], "positive"),
+    ("BatchNormalization", 0, np.ones((4, 1), F), "a vector of 4"),
+    ("BatchNormalization", 3, np.ones(5, F), "a vector of 4"),
+    ("BatchNormalization", 2, None, "leaves out its input 4"),
+    ("InstanceNormalization", 1, np.ones(3, F), "a vector of 4"),
+    ("Clip", 0, np.zeros(2, F), "one number"),
+    ("Clip", 1, np.zeros((1, 1), F), "one number"),
+    ("Resize", 1, np.array([1, 1, 2], F), "4 numbers"),
+    ("Resize", 1, np.array([1, 1, -2, 2], F), "positive"),
+    ("Resize", 1, np.array([1, 1, np.nan, 2], F), "positive"),
+    ("Resize", "mode", "junk", "nearest"),
+    ("Resize by sizes", 2, np.array([2, 4, 0, 16], WHOLE), "positive"),
+    ("Upsample-9", 0, np.array([1, 1, 0, 2], F), "positive"),
+    ("Transpose", "perm", [0, 1, 1, 2], "does not fit"),
+    ("Transpose", "perm", [0, 1, 2, BIG], "does not fit"),
+    ("Concat", "axis", 4, "does not fit"),
+    ("Concat", 0, None, "leaves out its input 2"),
+    ("Gather", "axis", -5, "does not fit"),
+    ("GatherND", "batch_dims", -5, "'batch_dims'"),
+    ("GatherND", "batch_dims", 2, "'batch_dims'"),
+    ("Slice", 0, np.array([[0]], WHOLE), "a vector"),
+    ("Pad", 1, np.zeros(2, F), "one number"),
+    ("Pad", "mode", "junk", "reflect"),
+    ("Tile", 0, np.array([1, 1], WHOLE), "does not fit"),
+    ("Einsum", "equation", "....->....", "'equation'"),
+    ("Einsum", "equation", "nchw->n", "2 terms"),
+    ("Einsum", "equation", "nchw,cdn->d", "3 axes"),
+    ("Einsum", "equation", "nchw,cd->nn", "each letter"),
+    ("Einsum", "equation", "nchw,cd->z", "each letter"),
+    ("Sum", 0, None, "leaves out its input 2"),
+    ("LayerNormalization", "axis", BIG, "'axis'"),
+    ("ReduceMean-13", "axes", [2, 9], "does not fit"),
+    ("DepthToSpace", "mode", "junk", "DCR"),
+    ("MatMul", 0, np.ones((7, 3), F), "does not fit"),
+]
+# What looks odd and ONNX Runtime runs.
+ODD = [
+    ("Clip", 0, np.array([-1], F)),
+    ("Clip", 0, None),
+    ("Clip", 1, None),
+    ("Resize", 1, np.array([[1, 1, 2, 2]], F)),
+    ("LayerNormalization", 1, None),
+    ("Conv", 1, None),
+    ("Pad", 1, np.array([0], F)),
+    ("Conv", "strides", [1, 2**40]),
+    ("Softmax", "axis", -4),
+    ("Einsum", "equation", " nchw , cd -> nd "),
+    ("Einsum", "equation", "...w,cd->...cd"),
+    ("Slice", 1, np.array([BIG], WHOLE)),
+]
+
+
+def variant(name, what, new):
+    op, inputs, attributes, opset = SOUND[name]
+    if isinstance(what, str):
+        return model(op, inputs, {**attributes, what: new}, opset)
+    return model(op, [*inputs[:what], new, *inputs[what + 1 :]], attributes, opset)
+
+
+def runs(proto):
+    """Whether ONNX Runtime gives an output; from what was opened, as all that follows does."""
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    session = ort.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return session.run(None, {"x": X})[0].size > 0
+
+
+@pytest.mark.parametrize(
+    ("name", "what", "new", "word"), BAD, ids=[f"{n}-{w}-{p}" for p, (n, w, _, _) in enumerate(BAD)]
+)
+def test_what_no_run_can_do_is_refused(name, what, new, word):
+    with pytest.raises(ModelRejected) as caught:
+        load(variant(name, what, new))
+    said = str(caught.value)
+    assert word in said, said
+    assert "'it'" in said
+    assert said.isprintable()
+
+
+@pytest.mark.parametrize("name", SOUND)
+def test_sound_nodes_are_opened(name):
+    assert runs(ir.to_proto(load(model(*SOUND[name])).model))
+
+
+@pytest.mark.parametrize(("name", "what", "new"), ODD, ids=[f"{n}-{w}" for n, w, _ in ODD])
+def test_what_looks_odd_and_runs_is_opened(name, what, new):
+    assert runs(ir.to_proto(load(variant(name, what, new)).model))
+
+
+@pytest.mark.parametrize(("name", "what", "new", "word"), BAD[:8], ids=range(8))
+def test_in_branches_and_functions_too(name, what, new, word):
+    proto = variant(name, what, new)
+    node, outer = proto.graph.node[0], helper.make_node("Identity", ["x"], ["z"])
+    branch = helper.make_graph([node], "branch", [], [hostile.value("y")], proto.graph.initializer)
+    choice = helper.make_node("If", ["yes"], ["out"], then_branch=branch, else_branch=branch)
+    inside = hostile.model([choice], [hostile.array("yes", True, bool)], shape=X.shape, outputs=("out",))
+    with pytest.raises(ModelRejected, match="'it'"):
+        load(inside)
+    called = helper.make_function(
+        "local", "f", list(node.input), ["y"], [node], [helper.make_opsetid("", 17)]
+    )
+    if not all(node.input):
+        return
+    call = helper.make_node("f", node.input, ["y"], domain="local")
+    for nodes in ([call], [outer, helper.make_node("Relu", ["z"], ["y"])]):  # called, and not
+        whole = hostile.model(
+            nodes, proto.graph.initializer, shape=X.shape, imports=[("local", 1)], functions=[called]
+        )
+        if nodes[0] is call or what == "group":  # without a call no shape is known
+            refuses(whole)
+
+
+def refuses(proto):
+    with pytest.raises(ModelRejected, match="'it'"):
+        load(proto)
