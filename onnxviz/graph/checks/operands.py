@@ -86,6 +86,7 @@ _TEXTS: Final[dict[str, tuple[tuple[str, str], ...]]] = {
 _NEEDED: Final = re.compile(r"\s\s+")
 #: More axes than any tensor has: counted from there, ONNX's shape inference reads what is not its own.
 _MOST_AXES: Final = 64
+_LONGEST: Final = 2**31 - 1
 _AXES: Final = frozenset({"axis", "batch_axis", "time_axis", "batch_dims"})
 _EQUATION: Final = re.compile(r"(?:[A-Za-z]*(?:\.\.\.)?[A-Za-z]*)(?:,[A-Za-z]*(?:\.\.\.)?[A-Za-z]*)*")
 
@@ -200,6 +201,8 @@ def _windows(call: Call, node: onnx.NodeProto) -> None:
             )
         if name != "pads" and min(numbers) < 1:
             raise _refused(node, name, numbers, "positive numbers")
+        if name == "kernel_shape" and max(numbers) > _LONGEST:
+            raise _refused(node, name, numbers, "windows that a picture can have")
 
 
 def _convolution(call: Call, node: onnx.NodeProto) -> None:
@@ -305,6 +308,20 @@ def _einsum(call: Call, node: onnx.NodeProto) -> None:
             raise _refused(node, "equation", given, "each letter behind '->' once, and in front of it too")
 
 
+def _split(call: Call, node: onnx.NodeProto) -> None:
+    """No more outputs than pieces: ONNX's shape inference writes behind them."""
+    pieces = call.attribute("num_outputs")
+    if pieces is not None and not call.outputs <= pieces:
+        raise _refused(node, "num_outputs", pieces, f"{call.outputs}, the outputs of the node")
+
+
+def _features(call: Call, node: onnx.NodeProto) -> None:
+    """Lengths that are none end the process of ONNX Runtime."""
+    lengths = call.attribute("inputdimensions") or []
+    if min(lengths, default=0) < 0 or sum(lengths) > _LONGEST:
+        raise _refused(node, "inputdimensions", lengths, "the lengths of its inputs")
+
+
 def _stft(call: Call, node: onnx.NodeProto) -> None:
     """Steps and frames of a length; ONNX Runtime divides by them."""
     for place in (1, 3):
@@ -323,6 +340,8 @@ _SPECIAL: Final[dict[str, Callable[[Call, onnx.NodeProto], None]]] = {
     "GatherND": _gather_nd,
     "Einsum": _einsum,
     "STFT": _stft,
+    "Split": _split,
+    "FeatureVectorizer": _features,
 }
 
 

@@ -49,6 +49,7 @@ SOUND = {
     "Sum": ("Sum", [np.ones((1, 4, 1, 1), F)], {}, 17),
     "DepthToSpace": ("DepthToSpace", [], {"blocksize": 2, "mode": "DCR"}, 17),
     "LayerNormalization": ("LayerNormalization", [np.ones(8, F), np.ones(8, F)], {"axis": -1}, 17),
+    "Split": ("Split", [], {"axis": 1, "num_outputs": 1}, 18),
     "PRelu": ("PRelu", [np.ones((4, 1, 1), F)], {}, 17),
 }
 
@@ -115,6 +116,8 @@ BAD = [
     ("ReduceMean-13", "axes", [2, 9], "does not fit"),
     ("DepthToSpace", "mode", "junk", "DCR"),
     ("MatMul", 0, np.ones((7, 3), F), "does not fit"),
+    ("Split", "num_outputs", 0, "'num_outputs'"),
+    ("AveragePool", "kernel_shape", [2, 2**62], "'kernel_shape'"),
 ]
 # What looks odd and ONNX Runtime runs.
 ODD = [
@@ -158,6 +161,21 @@ def test_what_no_run_can_do_is_refused(name, what, new, word):
     assert word in said, said
     assert "'it'" in said
     assert said.isprintable()
+
+
+def test_a_split_of_more_outputs_than_pieces():
+    proto = model(*SOUND["Split"])
+    proto.graph.node[0].output.append("more")
+    with pytest.raises(ModelRejected, match="'num_outputs'"):
+        load(proto)
+
+
+@pytest.mark.parametrize("lengths", [[-1], [3, -5], [2**62]])
+def test_feature_vectors_of_no_length(lengths):
+    node = helper.make_node("FeatureVectorizer", ["x"] * len(lengths), ["y"], name="it", domain="ai.onnx.ml")
+    node.attribute.append(helper.make_attribute("inputdimensions", lengths))
+    with pytest.raises(ModelRejected, match="'inputdimensions'"):
+        load(hostile.model([node], shape=(1, 3), imports=[("ai.onnx.ml", 1)]))
 
 
 @pytest.mark.parametrize("name", SOUND)
