@@ -49,7 +49,12 @@ def start(body: str, **options) -> subprocess.Popen[str]:
         process_group=0,
         **options,
     )
-    process.child = int(process.stdout.readline())
+    line = b""
+    while not line.endswith(b"\n"):  # no more than the line: what Python buffers, `communicate` does not see
+        byte = os.read(process.stdout.fileno(), 1)
+        assert byte, process.communicate(timeout=30)
+        line += byte
+    process.child = int(line)
     assert process.child != process.pid
     return process
 
