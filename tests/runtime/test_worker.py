@@ -591,6 +591,9 @@ print(net.worker.life().process.pid)
     assert out.splitlines() == ["True True", pid.strip()], err
 
 
+@pytest.mark.skip(
+    reason="open: beside the whole suite it left a process that ran on; see the note of 2026-11-28"
+)
 def test_ctrl_c_while_threads_run(tmp_path):
     rest = """
 net.predict(bright // 2)
