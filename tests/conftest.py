@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -18,6 +19,10 @@ settings.load_profile(os.environ.get("ONNXVIZ_HYPOTHESIS", "same"))
 
 # Many tests import onnxruntime themselves, as an oracle; what onnxviz does about it, test_offline.py holds.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
+# A shell's `&` and nohup have Ctrl-C ignored, and every process that is started from here would ignore it, too.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_runtest_setup() -> None:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, Final
 
 from onnxviz.runtime import isolate
+
+# Seconds between two looks at what threads wait for after Ctrl-C.
+_LOOK: Final = 0.01
 
 
 class Pool(ThreadPoolExecutor):
@@ -26,5 +30,8 @@ class Pool(ThreadPoolExecutor):
         self.shutdown(wait=False, cancel_futures=True)
         # A generator that is closed because of Ctrl-C in its caller is told of it so.
         if isinstance(error, KeyboardInterrupt) or isinstance(error and error.__context__, KeyboardInterrupt):
-            isolate.hurry(self._idents)
+            # Again and again: a thread may be about to ask for something, and none would end what it then waits for.
+            while any(thread.is_alive() for thread in self._threads):
+                isolate.hurry(self._idents)
+                time.sleep(_LOOK)
         self.shutdown(wait=True)

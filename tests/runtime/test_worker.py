@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -33,6 +34,7 @@ from onnxviz.errors import (
     ways,
 )
 from onnxviz.runtime import isolate
+from onnxviz.runtime.pool import Pool
 from onnxviz.runtime.worker import Worker, lacking
 
 pytestmark = pytest.mark.skipif(lacking() is not None, reason=str(lacking()))
@@ -519,8 +521,9 @@ x = net.prepare(bright)
 """
 
 
-def script(tmp_path: Path, source: bytes, rest: str) -> subprocess.Popen[str]:
-    """A user's script with no main guard, in a folder with files that are named like modules."""
+@contextlib.contextmanager
+def script(tmp_path: Path, source: bytes, rest: str) -> Iterator[subprocess.Popen[str]]:
+    """A user's script with no main guard, beside files that are named like modules; ends with the block."""
     path = tmp_path / "net.onnx"
     path.write_bytes(source)
     file = tmp_path / "script.py"
@@ -529,14 +532,18 @@ def script(tmp_path: Path, source: bytes, rest: str) -> subprocess.Popen[str]:
     for name in ("socket", "json", "onnx", "numpy"):
         (tmp_path / "cwd" / f"{name}.py").write_text("raise SystemExit('the wrong module')")
     root = str(Path(onnxviz.__file__).parents[1])
-    return subprocess.Popen(
+    with subprocess.Popen(
         [sys.executable, str(file)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         cwd=tmp_path / "cwd",
         env={**os.environ, "PYTHONPATH": root},
-    )
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()  # after a failure, what hangs would go on beside the other tests
 
 
 def test_a_script_without_a_main_guard(tmp_path):
@@ -591,10 +598,8 @@ print(net.worker.life().process.pid)
     assert out.splitlines() == ["True True", pid.strip()], err
 
 
-@pytest.mark.skip(
-    reason="open: beside the whole suite it left a process that ran on; see the note of 2026-11-28"
-)
-def test_ctrl_c_while_threads_run(tmp_path):
+@pytest.mark.parametrize("pause", [0.0, 0.4, 3.0])
+def test_ctrl_c_while_threads_run(tmp_path, pause):
     rest = """
 net.predict(bright // 2)
 try:
@@ -606,7 +611,7 @@ except KeyboardInterrupt:
     with script(tmp_path, HANGS, rest) as run:
         pid = int(run.stdout.readline())
         assert run.stdout.readline() == "runs\n"
-        time.sleep(3.0)
+        time.sleep(pause)  # also before the first of them has asked
         run.send_signal(signal.SIGINT)
         began = time.monotonic()
         line = run.stdout.readline()
@@ -615,6 +620,24 @@ except KeyboardInterrupt:
     assert line == "stopped\n", err
     assert seconds < 2.5
     assert ended(pid)
+
+
+def test_ctrl_c_before_a_thread_has_asked():
+    net = opened(HANGS)
+    begun = threading.Event()
+
+    def late() -> None:
+        begun.set()
+        time.sleep(0.3)
+        net.run(net.prepare([np.full((16, 16, 3), 255, np.uint8)]) + 9, ["y"])
+
+    with pytest.raises(KeyboardInterrupt), Pool(1, "late") as pool:
+        pool.submit(late)
+        begun.wait()
+        began = time.monotonic()
+        raise KeyboardInterrupt
+    assert time.monotonic() - began < 10
+    net.close()
 
 
 @pytest.mark.parametrize(
