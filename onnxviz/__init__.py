@@ -11,7 +11,7 @@ from onnxviz._version import __version__
 _PUBLIC = {
     "load": "opening",
     "Network": "network",
-    "Limits": "graph.limits",
+    "Limits": "limits",
     "Attribution": "results",
     "Preprocessing": "image.preprocess",
     "predict": "techniques.predict",

@@ -13,8 +13,8 @@ from contextvars import ContextVar
 from itertools import islice
 from typing import Any, Final
 
-from onnxviz.image.text import shorten
 from onnxviz.runtime.isolate import memory_is_limited
+from onnxviz.text import shorten
 
 # --- the caller's own spelling ----------------------------------------------------------------
 

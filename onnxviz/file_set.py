@@ -298,7 +298,7 @@ def refuse_foreign(head: Path, files: Iterable[Path], schema: str | None, named:
 
     raises   OutputRefused
     """
-    from onnxviz.image.text import printable
+    from onnxviz.text import printable
 
     manifest = head if schema is not None else head.with_suffix(".json")
     old = _manifest(manifest)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 from onnxviz.claims import ENDINGS, claimed, reason
 from onnxviz.errors import OutputRefused, UsageError
 from onnxviz.file_set import FileSet
-from onnxviz.image.text import json_escaped
+from onnxviz.text import json_escaped
 
 if TYPE_CHECKING:
     import numpy as np

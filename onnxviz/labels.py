@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from onnxviz.errors import LabelsRejected, UnknownLabel, near, ways
-from onnxviz.graph.limits import Limits
-from onnxviz.image.text import composed
+from onnxviz.limits import Limits
+from onnxviz.text import composed
 
 _MOST_COLUMNS: Final = 100  # of a table; a longer line is text with commas
 _EXPECTED: Final = (

@@ -14,10 +14,10 @@ from onnxviz._version import __version__
 from onnxviz.blame import judged, judging
 from onnxviz.errors import ModelUnsuitable, UnknownLayer, UsageError, spelt, ways
 from onnxviz.graph.dequantised import QUANTISING
-from onnxviz.graph.limits import Limits
 from onnxviz.graph.load import Loaded
 from onnxviz.inputs import InputSpec
 from onnxviz.labels import find_label
+from onnxviz.limits import Limits
 from onnxviz.progress import Progress, silent
 from onnxviz.provenance import note_tensor, note_view
 from onnxviz.runtime import batching, isolate, providers

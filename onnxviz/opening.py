@@ -14,11 +14,11 @@ import onnx_ir as ir
 
 from onnxviz import provenance
 from onnxviz.errors import MOST_THREADS, ModelUnsuitable, PreprocessingAssumed, UsageError, near, spelt, ways
-from onnxviz.graph.limits import Limits
 from onnxviz.graph.load import Loaded
 from onnxviz.graph.load import load as load_graph
 from onnxviz.inputs import InputSpec, fix_inputs, image_input
 from onnxviz.labels import read_labels
+from onnxviz.limits import Limits
 from onnxviz.network import DEFAULT_SIZE, Network
 from onnxviz.runtime.backends import AUTO
 from onnxviz.runtime.backends import check as check_backend

@@ -105,7 +105,7 @@ def note(source: Any, data: bytes | None, picture: np.ndarray) -> None:
     if record is None or record.sets:  # pictures of a set are read again for thumbnails
         return
     from onnxviz.files import sha256
-    from onnxviz.image.text import printable
+    from onnxviz.text import printable
 
     if data is not None or isinstance(source, (str, os.PathLike)):
         found = _digest(data) if data is not None else sha256(source)
@@ -157,7 +157,7 @@ def fed(values: Mapping[str, np.ndarray], given: Mapping[str, Any]) -> list[dict
     given    what they were made of: a path, an array, numbers
     """
     from onnxviz.files import sha256
-    from onnxviz.image.text import printable
+    from onnxviz.text import printable
 
     found = []
     for name, array in values.items():

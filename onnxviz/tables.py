@@ -18,7 +18,7 @@ import numpy as np
 
 from onnxviz.errors import MissingDependency, UsageError, near
 from onnxviz.files import json_bytes, write_atomic
-from onnxviz.image.text import visible
+from onnxviz.text import visible
 
 Columns = Mapping[str, Sequence[Any] | np.ndarray]
 

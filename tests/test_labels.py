@@ -5,8 +5,8 @@ import tracemalloc
 import pytest
 
 from onnxviz.errors import LabelsRejected, UnknownLabel
-from onnxviz.graph.limits import Limits
 from onnxviz.labels import check_count, find_label, parse_labels, read_labels
+from onnxviz.limits import Limits
 
 LABELS = ["tabby", "tiger cat", "Egyptian cat", "crane", "Crane"]
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import onnxviz
-from onnxviz.graph.limits import Limits
+from onnxviz.limits import Limits
 
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs" / "promises.md").read_text(encoding="utf-8")

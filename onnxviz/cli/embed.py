@@ -155,8 +155,8 @@ def _set(folders: list[Path] | None, features: Path | None) -> list[Path] | Embe
     """The pictures, or their features where a file of them is given."""
     from onnxviz.errors import UsageError
     from onnxviz.image.folder import find
-    from onnxviz.image.text import printable
     from onnxviz.techniques.embed import Embedding
+    from onnxviz.text import printable
 
     if features is None:
         if not folders:

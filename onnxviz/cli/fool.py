@@ -62,9 +62,9 @@ def register(app: typer.Typer) -> None:
         Example: onnxviz fool efficientnet-lite0 cat.jpg --target toaster --confidence 0.9 -o fooled.png
         """
         import onnxviz
-        from onnxviz.image.text import printable
         from onnxviz.interrupted import Interrupted
         from onnxviz.techniques.fool_result import Fooled, percent
+        from onnxviz.text import printable
 
         def save(result: Fooled) -> None:
             for one in result.manifest["skipped"]:

@@ -113,7 +113,7 @@ def _gradient_model(run: Run, model: str, of: str | None, wrt: str | None, rules
 
 def _write(run: Run, graph: ir.Model, target: Path, **more: Any) -> None:
     from onnxviz.graph.save import save
-    from onnxviz.image.text import printable
+    from onnxviz.text import printable
 
     path = save(graph, target)
     inputs = [str(value.name) for value in graph.graph.inputs]

@@ -24,7 +24,7 @@ def register(app: typer.Typer) -> None:
         Example: onnxviz inspect efficientnet-lite0
         """
         import onnxviz
-        from onnxviz.image.text import printable
+        from onnxviz.text import printable
 
         found = onnxviz.inspect(run.load(model))
         for line in found.lines():
@@ -45,9 +45,9 @@ def register(app: typer.Typer) -> None:
         from onnxviz.errors import ImageRejected, NotFinite
         from onnxviz.graph.output import SEQUENCE
         from onnxviz.image.folder import find
-        from onnxviz.image.text import printable
         from onnxviz.provenance import command as command_line
         from onnxviz.provenance import recording
+        from onnxviz.text import printable
 
         net = run.load(model)
         listing = find(images, endings=net.preprocessing.endings)

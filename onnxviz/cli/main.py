@@ -212,7 +212,7 @@ def _unforeseen(error: Exception) -> int:
 
 
 def _fail(text: str, code: int) -> int:
-    from onnxviz.image.text import printable
+    from onnxviz.text import printable
 
     line = " ".join(printable(text, LONGEST_MESSAGE).split())
     complain(line)

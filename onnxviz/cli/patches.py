@@ -45,10 +45,10 @@ def register(app: typer.Typer) -> None:
         """
         import onnxviz
         from onnxviz.errors import UsageError
-        from onnxviz.image.text import printable
         from onnxviz.interrupted import Interrupted
         from onnxviz.tables import encoder
         from onnxviz.techniques.patch_pictures import describe
+        from onnxviz.text import printable
 
         if table not in ("csv", "parquet"):
             raise UsageError(f"--table takes csv or parquet; got {table!r}")

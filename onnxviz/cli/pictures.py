@@ -77,8 +77,8 @@ def each(run: Run, net: Network, images: Sequence[Path], compute: Callable[[Path
     """
     from onnxviz.errors import ImageRejected
     from onnxviz.image.folder import find
-    from onnxviz.image.text import printable
     from onnxviz.interrupted import Interrupted
+    from onnxviz.text import printable
 
     listing = find(images, endings=net.preprocessing.endings).require()
     if len(listing.images) == 1 and not listing.skipped:
@@ -122,7 +122,7 @@ def each(run: Run, net: Network, images: Sequence[Path], compute: Callable[[Path
 
 def _named(target: Path, picture: Path, taken: set[str]) -> Path:
     """NAME-PICTURE.png for NAME.png; of pictures of one name in several folders, the later ones are numbered."""
-    from onnxviz.image.text import printable
+    from onnxviz.text import printable
 
     stem = f"{target.stem}-{printable(picture.stem, 100)}"
     name, number = stem, 1

@@ -16,7 +16,7 @@ from onnxviz.files import PICTURES, TABLES, destination, write_atomic
 from onnxviz.runtime import isolate
 
 if TYPE_CHECKING:
-    from onnxviz.graph.limits import Limits
+    from onnxviz.limits import Limits
     from onnxviz.network import Network
     from onnxviz.results import Result
     from onnxviz.tables import Columns
@@ -117,7 +117,7 @@ class Run:
     @cached_property
     def limits(self) -> Limits:
         """What `--limit` says, and the defaults; raises UsageError."""
-        from onnxviz.graph.limits import Limits
+        from onnxviz.limits import Limits
 
         return Limits.parse(list(self.limit or ()))
 
@@ -143,7 +143,7 @@ class Run:
     def note(self, text: str) -> None:
         """One line for the reader, on stderr."""
         if not self.quiet:
-            from onnxviz.image.text import printable
+            from onnxviz.text import printable
 
             self._bar.close()
             complain(printable(spelt(text), LONGEST_MESSAGE))
@@ -151,7 +151,7 @@ class Run:
     def say(self, text: str = "") -> None:
         """One line of the result, on stdout, unless --json was given."""
         if not self.as_json:
-            from onnxviz.image.text import printable
+            from onnxviz.text import printable
 
             self._bar.close()
             print("\n".join(printable(line) for line in text.split("\n")))

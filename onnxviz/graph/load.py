@@ -27,13 +27,13 @@ from onnxviz.graph import findings, memory, sniff
 from onnxviz.graph.checks import inference, static, structure, text
 from onnxviz.graph.confine import DataFile, Folder, open_model
 from onnxviz.graph.dequantised import name_real_values
-from onnxviz.graph.limits import Limits
 from onnxviz.graph.quoted import quoted
 from onnxviz.graph.tidy import complete, tidy
 from onnxviz.graph.weights import Weights
 from onnxviz.graph.wire import BadWire, Split, count, split
-from onnxviz.image.text import printable
+from onnxviz.limits import Limits
 from onnxviz.runtime.isolate import region
+from onnxviz.text import printable
 
 Source = str | os.PathLike[str] | bytes | bytearray | memoryview | onnx.ModelProto | ir.Model
 

@@ -24,8 +24,8 @@ from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from onnxviz.graph.limits import Limits
-from onnxviz.image.text import json_escaped
+from onnxviz.limits import Limits
+from onnxviz.text import json_escaped
 
 if TYPE_CHECKING:
     import onnx_ir as ir

@@ -4,14 +4,9 @@ from __future__ import annotations
 
 import onnx
 
-from onnxviz.image.text import printable
+from onnxviz.text import quoted
 
-_LONGEST = 80
-
-
-def quoted(name: object) -> str:
-    """`name` in quotation marks on one line, at most 80 characters, with nothing invisible in it."""
-    return f"'{printable(str(name)[:1000], _LONGEST)}'"
+__all__ = ["label", "quoted"]
 
 
 def label(node: onnx.NodeProto) -> str:

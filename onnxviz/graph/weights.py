@@ -21,9 +21,9 @@ from onnxviz.graph import walk
 from onnxviz.graph.checks import tensors
 from onnxviz.graph.confine import DataFile, Folder
 from onnxviz.graph.elements import PACKED_BELOW, READ_UP_TO, Elements
-from onnxviz.graph.limits import Limits
 from onnxviz.graph.quoted import quoted
 from onnxviz.graph.wire import LEAST_BLOCK, Block, Tokens
+from onnxviz.limits import Limits
 
 #: What `Weights.small` gives: shapes, axes, scales, numbers of trips.
 SMALL: Final = 1024

@@ -22,7 +22,7 @@ from typing import Final
 
 import onnx
 
-from onnxviz.graph.limits import Limits
+from onnxviz.limits import Limits
 
 Buffer = bytes | memoryview | mmap.mmap
 

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from onnxviz.errors import ImageRejected
-from onnxviz.graph.limits import Limits
-from onnxviz.image.text import printable
+from onnxviz.limits import Limits
+from onnxviz.text import printable
 
 if TYPE_CHECKING:
     from onnxviz.image.recipe import Preprocessing

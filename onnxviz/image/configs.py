@@ -13,7 +13,7 @@ from onnxviz.graph.metadata import LARGEST_RECIPE
 from onnxviz.image.fields import number
 from onnxviz.image.io import read_bytes
 from onnxviz.image.preprocess import PRESETS, Preprocessing
-from onnxviz.image.text import printable
+from onnxviz.text import printable
 
 _FILES: Final = ("preprocessor_config.json", "config.json")
 # PIL.Image.Resampling, as Hugging Face's files store it.

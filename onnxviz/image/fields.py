@@ -9,7 +9,7 @@ from typing import Any, Final
 import numpy as np
 
 from onnxviz.errors import PreprocessingRejected, UsageError, near, ways
-from onnxviz.image.text import printable
+from onnxviz.text import printable
 
 #: Largest input, in pixels.
 MOST_PIXELS: Final = 128_000_000

@@ -14,7 +14,7 @@ from typing import Final, overload
 from onnxviz.errors import ImageRejected
 from onnxviz.image.decode import decode
 from onnxviz.image.sniff import EXTENSIONS
-from onnxviz.image.text import printable
+from onnxviz.text import printable
 
 __all__ = ["EXTENSIONS", "Listing", "Paths", "Skipped", "decode", "find", "natural"]
 

@@ -20,11 +20,11 @@ import numpy as np
 from PIL import Image
 
 from onnxviz.errors import ImageRejected, ways
-from onnxviz.graph.limits import Limits
 from onnxviz.image.pixels import to_rgb
 from onnxviz.image.sniff import EXTENSIONS, FORMATS, declared_size, frames, scans, sniff
-from onnxviz.image.text import printable
+from onnxviz.limits import Limits
 from onnxviz.provenance import note
+from onnxviz.text import printable
 
 # Encoders write about ten scans into a progressive JPEG; each costs a pass over all pixels.
 _MAX_SCANS = 100

@@ -14,7 +14,7 @@ from typing import Any, Final
 from PIL import ImageDraw, ImageFont
 
 from onnxviz.image import fonts
-from onnxviz.image.text import ELLIPSIS, composed, printable, shorten
+from onnxviz.text import ELLIPSIS, composed, printable, shorten
 
 Colour = tuple[int, int, int]
 

@@ -8,7 +8,7 @@ from typing import Final
 
 from onnxviz.errors import PreprocessingRejected, near
 from onnxviz.image.recipe import Geometry, Preprocessing, plain
-from onnxviz.image.text import printable
+from onnxviz.text import printable
 
 __all__ = ["PRESETS", "Geometry", "Preprocessing", "from_file", "preset"]
 

@@ -15,10 +15,10 @@ import numpy as np
 from PIL import Image
 
 from onnxviz.errors import ImageRejected, ModelUnsuitable, PreprocessingRejected, UsageError, near
-from onnxviz.graph.limits import Limits
 from onnxviz.image import fields
-from onnxviz.image.text import printable
+from onnxviz.limits import Limits
 from onnxviz.provenance import note, unnoted
+from onnxviz.text import printable
 
 _RESAMPLING: Final = {
     "nearest": Image.Resampling.NEAREST,

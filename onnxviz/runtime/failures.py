@@ -9,7 +9,7 @@ from typing import Final, TypeAlias
 import onnx_ir as ir
 
 from onnxviz.errors import SMALLER, LimitExceeded, ModelFailed, OnnxVizError, RuntimeFailed, UsageError
-from onnxviz.image.text import printable
+from onnxviz.text import printable
 
 #: By the name of a node or of one of its outputs: node and layer where it is the network's own, None where it is ours.
 Places: TypeAlias = Mapping[str, "tuple[str, str] | None"]

@@ -12,9 +12,9 @@ from typing import Any, Final, NoReturn
 import numpy as np
 
 from onnxviz.errors import LimitExceeded, WorkerCrashed
-from onnxviz.graph.quoted import quoted
 from onnxviz.runtime.ort import Graph, Program
 from onnxviz.runtime.worker import Life, NotBegun, Worker, again
+from onnxviz.text import quoted
 
 _MOST_NAMES: Final = 3
 

@@ -89,8 +89,8 @@ class Served:
 
     def load(self, message: Mapping[str, Any], arrays: dict[str, np.ndarray]) -> Message:
         """Open the model as `graph.load` does, to see whether that goes well."""
-        from onnxviz.graph.limits import Limits
         from onnxviz.graph.load import load
+        from onnxviz.limits import Limits
 
         source = message["path"] if message["path"] is not None else arrays["bytes"].tobytes()
         load(source, limits=Limits(**message["limits"]))

@@ -32,8 +32,8 @@ from onnxviz.runtime.channel import Channel, Closed, restored, shared
 if TYPE_CHECKING:
     import onnx
 
-    from onnxviz.graph.limits import Limits
     from onnxviz.graph.load import Loaded
+    from onnxviz.limits import Limits
 
 T = TypeVar("T")
 
@@ -178,7 +178,7 @@ class Life:
             return ""
         size = os.fstat(self._words).st_size
         text = os.pread(self._words, _LAST_WORDS, max(0, size - _LAST_WORDS)).decode("utf-8", "replace")
-        from onnxviz.image.text import printable
+        from onnxviz.text import printable
 
         lines = text.strip().splitlines()
         return f" ({printable(lines[-1], 200)})" if lines else ""
@@ -434,7 +434,7 @@ def opened(source: Any, limits: Limits) -> tuple[Loaded, Worker]:
     raises   what `graph.load.load` raises, WorkerCrashed, UsageError where there can be no workers
     """
     from onnxviz.graph.load import load, serialised
-    from onnxviz.graph.quoted import quoted
+    from onnxviz.text import quoted
 
     reason = lacking()
     if reason is not None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from onnxviz.errors import UsageError
 from onnxviz.files import write_atomic
-from onnxviz.image.text import file_name, printable
+from onnxviz.text import file_name, printable
 
 if TYPE_CHECKING:
     import numpy as np

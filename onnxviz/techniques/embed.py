@@ -16,12 +16,12 @@ from onnxviz.files import PICTURES
 from onnxviz.finite import require_finite
 from onnxviz.graph.output import SEQUENCE
 from onnxviz.image.folder import Listing, Skipped
-from onnxviz.image.text import printable
 from onnxviz.interrupted import Interrupted
 from onnxviz.progress import Progress, silent
 from onnxviz.provenance import recorded
 from onnxviz.results import Result
 from onnxviz.techniques.stream import plan, source_name, sources, stream
+from onnxviz.text import printable
 
 if TYPE_CHECKING:
     import onnx_ir as ir

@@ -6,8 +6,8 @@ import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from onnxviz.graph.limits import Limits
 from onnxviz.graph.load import load
+from onnxviz.limits import Limits
 
 if TYPE_CHECKING:
     import onnx

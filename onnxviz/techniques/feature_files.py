@@ -17,7 +17,7 @@ from onnxviz import tables
 from onnxviz.errors import InputRefused, MissingDependency, UsageError
 from onnxviz.files import PICTURES, FileSet, destination, npy_bytes
 from onnxviz.image.folder import Skipped
-from onnxviz.image.text import printable
+from onnxviz.text import printable
 
 if TYPE_CHECKING:
     from onnxviz.techniques.embed import Embedding

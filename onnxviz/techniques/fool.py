@@ -11,7 +11,6 @@ import numpy as np
 from onnxviz.errors import ImageRejected, UsageError, near, ways
 from onnxviz.image.folder import Skipped
 from onnxviz.image.io import read
-from onnxviz.image.text import printable
 from onnxviz.interrupted import Interrupted
 from onnxviz.network import Images, Network
 from onnxviz.progress import Progress, silent
@@ -20,6 +19,7 @@ from onnxviz.techniques.fool_attack import Attack, Budget, to_pictures, to_plane
 from onnxviz.techniques.fool_frame import Frame, frame
 from onnxviz.techniques.fool_result import Fooled, Outcome
 from onnxviz.techniques.stream import refusal, source_name, sources
+from onnxviz.text import printable
 
 METHODS = ("gradient", "fgsm", "pgd")
 NORMS = ("l2", "linf")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import onnx_ir as ir
 
 from onnxviz.blame import judged, opened
-from onnxviz.graph.limits import Limits
+from onnxviz.limits import Limits
 
 if TYPE_CHECKING:
     import onnx

@@ -12,8 +12,8 @@ from onnxviz.blame import judged
 from onnxviz.errors import LONGEST_MESSAGE, ModelUnsuitable, OnnxVizError, spelt
 from onnxviz.graph.head import Head
 from onnxviz.graph.layers import Layer
-from onnxviz.image.text import printable
 from onnxviz.network import Network
+from onnxviz.text import printable
 
 
 @dataclass(frozen=True)

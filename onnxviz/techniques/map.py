@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from onnxviz.image.text import printable
 from onnxviz.interrupted import Interrupted
 from onnxviz.progress import Progress, silent
 from onnxviz.provenance import recorded
@@ -17,6 +16,7 @@ from onnxviz.techniques.grid import Grid, grid
 from onnxviz.techniques.neighbours import embedding_of
 from onnxviz.techniques.project import METHODS, Projection, check, project
 from onnxviz.techniques.thumbnails import thumbnails
+from onnxviz.text import printable
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -12,13 +12,13 @@ import numpy as np
 
 from onnxviz.errors import UsageError
 from onnxviz.image import lettering
-from onnxviz.image.text import printable
 from onnxviz.progress import Progress, silent
 from onnxviz.provenance import recorded
 from onnxviz.results import Result
 from onnxviz.techniques.embed import Embedding, embed
 from onnxviz.techniques.nearest import METRICS, Found, nearest, spread
 from onnxviz.techniques.thumbnails import thumbnails
+from onnxviz.text import printable
 
 if TYPE_CHECKING:
     from PIL import Image

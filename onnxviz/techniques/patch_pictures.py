@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from PIL import Image
 
-from onnxviz.image.text import printable, shorten
 from onnxviz.progress import Progress, silent
 from onnxviz.techniques.patch_boxes import view_size
 from onnxviz.techniques.patch_tiles import Changed, Place, cut, is_wide, places
+from onnxviz.text import printable, shorten
 
 if TYPE_CHECKING:
     from onnxviz.image.preprocess import Preprocessing

@@ -14,10 +14,10 @@ from onnxviz import tables
 from onnxviz.errors import UsageError
 from onnxviz.files import FileSet, npy_bytes, png_bytes
 from onnxviz.image.folder import Skipped
-from onnxviz.image.text import file_name, printable
 from onnxviz.progress import Progress, silent
 from onnxviz.results import Result
 from onnxviz.techniques.stream import source_name
+from onnxviz.text import file_name, printable
 
 if TYPE_CHECKING:
     from PIL import Image

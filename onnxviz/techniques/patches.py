@@ -10,7 +10,6 @@ import numpy as np
 from onnxviz.errors import ImageRejected, NotFinite, UsageError
 from onnxviz.finite import cause
 from onnxviz.graph.reduce import Reduced, peaks
-from onnxviz.image.text import printable
 from onnxviz.interrupted import Interrupted
 from onnxviz.progress import Progress, silent
 from onnxviz.provenance import recorded
@@ -19,6 +18,7 @@ from onnxviz.techniques.patch_boxes import field_boxes
 from onnxviz.techniques.patch_result import MOST_SHEETS, LayerPatches, Patches
 from onnxviz.techniques.ranking import Ranking
 from onnxviz.techniques.stream import Chunk, sources, stream
+from onnxviz.text import printable
 
 if TYPE_CHECKING:
     import onnx_ir as ir

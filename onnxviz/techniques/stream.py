@@ -29,10 +29,10 @@ import numpy as np
 from onnxviz.errors import COMMAND, ImageRejected, UsageError
 from onnxviz.image.decode import decode
 from onnxviz.image.folder import EXTENSIONS, Listing, Skipped, find
-from onnxviz.image.text import printable
 from onnxviz.progress import Progress, silent
 from onnxviz.provenance import note_set, recording
 from onnxviz.runtime import batching
+from onnxviz.text import printable
 
 if TYPE_CHECKING:
     import onnx_ir as ir

@@ -10,18 +10,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from onnxviz.errors import ImageRejected, MissingDependency, RuntimeFailed, UsageError
-from onnxviz.graph.limits import Limits
 from onnxviz.image.decode import decode
 from onnxviz.image.folder import Skipped
 from onnxviz.image.io import read
-from onnxviz.image.text import printable
 from onnxviz.interrupted import Interrupted
+from onnxviz.limits import Limits
 from onnxviz.network import ImageLike, Images, Network
 from onnxviz.progress import Progress, silent
 from onnxviz.provenance import recorded
 from onnxviz.techniques.stream import refusal, source_name, sources
 from onnxviz.techniques.style_terms import checked_gram
 from onnxviz.techniques.style_trained import Sample, StyleTrained
+from onnxviz.text import printable
 
 if TYPE_CHECKING:
     import onnx

@@ -11,9 +11,9 @@ import numpy as np
 
 from onnxviz._version import __version__
 from onnxviz.errors import ImageRejected, UsageError, near
-from onnxviz.graph.limits import Limits
 from onnxviz.image.fields import check_made
 from onnxviz.interrupted import Interrupted
+from onnxviz.limits import Limits
 from onnxviz.optimise.shot import Shot, Watch, unwatched
 from onnxviz.progress import Progress, silent
 from onnxviz.provenance import recorded

@@ -11,8 +11,8 @@ from PIL import Image
 import onnxviz
 from onnxviz.cli.main import run
 from onnxviz.errors import ImageRejected
-from onnxviz.graph.limits import Limits
 from onnxviz.image.preprocess import PRESETS
+from onnxviz.limits import Limits
 from tests.graph import hostile
 
 SINGLE = [

@@ -13,8 +13,8 @@ import pytest
 from onnx import helper, numpy_helper
 
 from onnxviz.errors import LimitExceeded, ModelRejected, UsageError
-from onnxviz.graph.limits import Limits
 from onnxviz.graph.load import load
+from onnxviz.limits import Limits
 from tests.graph import hostile
 
 X = np.random.default_rng(1).normal(size=(2, 3, 8, 8)).astype(np.float32)

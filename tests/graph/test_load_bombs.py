@@ -10,8 +10,8 @@ import pytest
 from onnx import helper
 
 from onnxviz.errors import LimitExceeded, ModelRejected, OnnxVizError
-from onnxviz.graph.limits import Limits
 from onnxviz.graph.load import load
+from onnxviz.limits import Limits
 from tests.graph import hostile
 
 

@@ -14,8 +14,8 @@ from onnx import helper
 
 from onnxviz.errors import LimitExceeded, ModelRejected
 from onnxviz.graph import confine, wire
-from onnxviz.graph.limits import Limits
 from onnxviz.graph.load import load
+from onnxviz.limits import Limits
 from tests.graph import hostile
 
 X = np.random.default_rng(1).normal(size=(1, 3, 8, 8)).astype(np.float32)

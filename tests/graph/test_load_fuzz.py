@@ -12,8 +12,8 @@ from onnx import helper
 
 from onnxviz.errors import OnnxVizError
 from onnxviz.graph import wire
-from onnxviz.graph.limits import Limits
 from onnxviz.graph.load import load
+from onnxviz.limits import Limits
 from tests.graph import hostile
 
 

@@ -11,8 +11,8 @@ import pytest
 from onnx import helper
 
 from onnxviz.errors import LimitExceeded
-from onnxviz.graph.limits import Limits
 from onnxviz.graph.load import load
+from onnxviz.limits import Limits
 from tests.graph import hostile
 
 SIDE = 15_000  # of a square float32 matrix: 0.9 GB
@@ -69,7 +69,7 @@ def test_models_over_2_gb(tmp_path, make):
     path = make(tmp_path)
     script = f"""
 import resource, sys
-from onnxviz.graph.limits import Limits
+from onnxviz.limits import Limits
 from onnxviz.graph.load import load
 resource.setrlimit(resource.RLIMIT_DATA, (2**30, 2**30))
 loaded = load({str(path)!r}, limits=Limits(file_bytes=2**32))

@@ -14,8 +14,8 @@ from onnxviz.errors import ModelRejected
 from onnxviz.graph.checks import static, structure
 from onnxviz.graph.checks.facts import Known, constant
 from onnxviz.graph.checks.shapes import RULES, rule
-from onnxviz.graph.limits import Limits
 from onnxviz.graph.load import load
+from onnxviz.limits import Limits
 
 # Operators of the case collection that no model may use.
 REFUSED = ("FlexAttention", "Adagrad", "Adam", "Momentum", "Gradient")

@@ -6,9 +6,9 @@ import onnx_ir as ir
 import pytest
 
 from onnxviz.graph import metadata
-from onnxviz.graph.limits import Limits
 from onnxviz.graph.metadata import LABELS, PREPROCESSING, Metadata, read, write
 from onnxviz.image.preprocess import PRESETS
+from onnxviz.limits import Limits
 
 FIELDS = {"size": [4, 6], "mean": [0.5, 0.5, 0.5], "name": "x"}
 

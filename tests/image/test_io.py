@@ -20,11 +20,11 @@ from hypothesis import strategies as st
 from PIL import Image, ImageFile
 
 from onnxviz.errors import ImageRejected
-from onnxviz.graph.limits import Limits
 from onnxviz.image import io as image_io
 from onnxviz.image import pixels
 from onnxviz.image.io import read
 from onnxviz.image.sniff import FORMATS, frames, scans, sniff
+from onnxviz.limits import Limits
 
 RNG = np.random.default_rng(3)
 PHOTO = np.kron(RNG.integers(0, 240, (6, 8, 3)), np.ones((6, 6, 1))).astype(np.uint8)

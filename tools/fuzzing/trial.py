@@ -84,7 +84,7 @@ def stages(content: bytes, seed: int, isolate: bool = False) -> Iterator[tuple[s
     """What is done to a mutant, one after the other: a name and a call each."""
     import onnxviz
     from onnxviz import files
-    from onnxviz.graph.limits import Limits
+    from onnxviz.limits import Limits
 
     chance = random.Random(f"{seed}/stages")
     photo = _photo()

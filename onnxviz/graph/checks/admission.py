@@ -17,7 +17,7 @@ import onnx
 from onnxviz.errors import ImageRejected, LimitExceeded, ways
 from onnxviz.graph.checks.facts import MOST_ELEMENTS
 from onnxviz.graph.checks.static import Empty, empties
-from onnxviz.graph.limits import Limits
+from onnxviz.limits import Limits
 
 Shapes = Mapping[str, Sequence[int]]
 _LARGE: Final = 2048  # pixels: what does not go through at these sides is not told a smallest size

@@ -15,8 +15,8 @@ import onnx
 from onnx import TensorProto, defs
 
 from onnxviz.graph.checks.facts import Known
-from onnxviz.graph.limits import Limits, exceeded
 from onnxviz.graph.quoted import label
+from onnxviz.limits import Limits, exceeded
 from onnxviz.runtime.isolate import machine_memory
 
 # Their output is their input under another shape.

@@ -9,8 +9,8 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from onnxviz.errors import ModelRejected
-from onnxviz.graph.limits import Limits
 from onnxviz.graph.quoted import quoted
+from onnxviz.limits import Limits
 
 #: Domain, name and overload of a model-local function.
 Key = tuple[str, str, str]

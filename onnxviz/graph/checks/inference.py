@@ -16,8 +16,8 @@ import onnx
 from onnxviz.errors import ModelRejected
 from onnxviz.graph import walk
 from onnxviz.graph.quoted import label
-from onnxviz.image.text import printable
 from onnxviz.runtime.isolate import region
+from onnxviz.text import printable
 
 Lookup = Callable[[onnx.TensorProto], np.ndarray | None]
 

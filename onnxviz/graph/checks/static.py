@@ -33,8 +33,8 @@ from onnxviz.graph.checks.operators import ML, normal
 from onnxviz.graph.checks.shapes import RULES
 from onnxviz.graph.checks.structure import Structure
 from onnxviz.graph.checks.tensors import check_dims
-from onnxviz.graph.limits import Limits, exceeded
 from onnxviz.graph.quoted import label, quoted
+from onnxviz.limits import Limits, exceeded
 
 Lookup = Callable[[onnx.TensorProto], np.ndarray | None]
 Attributes = Mapping[str, onnx.AttributeProto]

@@ -20,9 +20,9 @@ from onnxviz.graph.checks import bodies, contrib, functions, operators
 from onnxviz.graph.checks.functions import Count, Key
 from onnxviz.graph.checks.operators import Signature, check_call, normal
 from onnxviz.graph.checks.tensors import check_type
-from onnxviz.graph.limits import Limits
 from onnxviz.graph.quoted import label, quoted
 from onnxviz.graph.walk import subgraphs
+from onnxviz.limits import Limits
 
 _MOST_IMPORTS: Final = 1000
 

@@ -10,7 +10,7 @@ import onnx
 import onnx_ir as ir
 
 from onnxviz.errors import ModelRejected
-from onnxviz.graph.limits import Limits
+from onnxviz.limits import Limits
 
 # NumPy's limit, less one for a batch axis.
 _MAX_RANK: Final = 31

@@ -7,8 +7,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from onnxviz.errors import LimitExceeded
-from onnxviz.graph.limits import Limits
 from onnxviz.graph.load import load
+from onnxviz.limits import Limits
 
 node = helper.make_node
 SIDE = 31_000  # 31,000² float32: 3.8 GB

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from onnxviz.image.text import composed, file_name, json_escaped, printable, shorten
+from onnxviz.text import composed, file_name, json_escaped, printable, shorten
 
 ANYTHING = st.text(st.characters(), max_size=60)  # surrogates included
 

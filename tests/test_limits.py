@@ -4,7 +4,7 @@ import json
 import pytest
 
 from onnxviz.errors import LimitExceeded, UsageError
-from onnxviz.graph.limits import Limits, exceeded
+from onnxviz.limits import Limits, exceeded
 
 
 def test_every_limit_is_in_the_docstring_and_in_the_manifest():

@@ -106,6 +106,11 @@ def shorten(text: str, limit: int) -> str:
     return text[:head].rstrip() + ELLIPSIS + text[len(text) - (limit - 1 - head) :].lstrip()
 
 
+def quoted(name: object) -> str:
+    """`name` in quotation marks on one line, at most 80 characters, with nothing invisible in it."""
+    return f"'{printable(str(name)[:1000], 80)}'"
+
+
 # --- file names -------------------------------------------------------------------------------
 
 _FOLDED = 4000  # characters that are looked at: they leave a file name of any length that a system allows
