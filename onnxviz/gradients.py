@@ -7,17 +7,17 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from onnxviz.backends.native import SideBySide
 from onnxviz.blame import judged
 from onnxviz.errors import GradientNotFinite, ModelFailed, RuntimeFailed, UsageError, ways
 from onnxviz.graph.dequantised import aliases
 from onnxviz.progress import Progress, silent
 from onnxviz.runtime import batching, isolate, providers
-from onnxviz.runtime.native import SideBySide
 
 if TYPE_CHECKING:
+    from onnxviz.backends.choose import Compiled
     from onnxviz.network import Network
     from onnxviz.objectives import Objective
-    from onnxviz.runtime.backends import Compiled
 
 
 class Gradients:
@@ -178,8 +178,8 @@ class Gradients:
 def _compile(
     net: Network, objective: Objective, sources: Sequence[str], also: Sequence[str], rules: str
 ) -> Compiled:
+    from onnxviz.backends.choose import Task, compile
     from onnxviz.graph.real_input import real_input
-    from onnxviz.runtime.backends import Task, compile
 
     task = Task(
         model=real_input(net.batched[0], net.input.name),

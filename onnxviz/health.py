@@ -124,7 +124,7 @@ def _provider(name: str) -> Check:
 
 def _backends() -> list[Check]:
     """What gradients can be computed by."""
-    from onnxviz.runtime.backends import BACKENDS, version
+    from onnxviz.backends.choose import BACKENDS, version
 
     package = {"native": "onnxruntime", "torch": "torch", "ort-training": "onnxruntime"}
     how = {

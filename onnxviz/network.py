@@ -583,7 +583,7 @@ class Network:
 
     def ran_on(self, backend: str, note: str | None = None) -> None:
         """Put on record which backend gradients come from, with a warning where it is not the usual one."""
-        from onnxviz.runtime.backends import version
+        from onnxviz.backends.choose import version
 
         self._backends[backend] = version(backend)
         if note is not None and note not in self.warnings:

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 import onnx_ir as ir
 
 from onnxviz import provenance
+from onnxviz.backends.choose import AUTO
+from onnxviz.backends.choose import check as check_backend
 from onnxviz.errors import MOST_THREADS, ModelUnsuitable, PreprocessingAssumed, UsageError, near, spelt, ways
 from onnxviz.graph.load import Loaded
 from onnxviz.graph.load import load as load_graph
@@ -20,8 +22,6 @@ from onnxviz.inputs import InputSpec, fix_inputs, image_input
 from onnxviz.labels import read_labels
 from onnxviz.limits import Limits
 from onnxviz.network import DEFAULT_SIZE, Network
-from onnxviz.runtime.backends import AUTO
-from onnxviz.runtime.backends import check as check_backend
 
 if TYPE_CHECKING:
     import onnx

@@ -220,7 +220,7 @@ def test_weights_without_numbers_are_no_filters():
 def test_the_extreme_of_nothing_on_torch(op, value):
     """As ONNX Runtime has it; torch itself refuses."""
     torch = pytest.importorskip("torch")
-    from onnxviz.runtime.torch_backend import reduction
+    from onnxviz.backends.torch import reduction
 
     extreme = {"ReduceMax": reduction._largest, "ReduceMin": reduction._smallest}[op]
     found = extreme(torch.zeros(2, 0, 3), (1,))

@@ -126,7 +126,7 @@ def test_torch_is_named_only_where_it_has_the_operator(tmp_path, capsys) -> None
     ]
     assert run(["saliency", *arguments, "-t", "0", "-o", str(tmp_path / "s.png")]) == 3
     said = capsys.readouterr().err
-    from onnxviz.runtime.torch_backend.executor import knows
+    from onnxviz.backends.torch.executor import knows
 
     assert "Det" in said
     assert ("--backend torch" in said) is knows("Det")

@@ -27,7 +27,7 @@ PEERS = [
 FILES_ONLY = ["--no-deps", "rapidocr-onnxruntime==1.4.4"]
 
 # onnxruntime-training takes the place of onnxruntime, so its backend is tested in an environment of its own.
-TRAINING_TESTS = "tests/runtime/test_ort_training.py"
+TRAINING_TESTS = "tests/backends/test_ort_training.py"
 TRAINING_NEWEST = (3, 12)
 # So does onnxruntime-openvino; its wheels of this release are for Python 3.11 to 3.13, on Linux and Windows.
 OPENVINO_TESTS = "tests/runtimes/test_openvino.py"

@@ -204,14 +204,14 @@ def _gradients(net: Network) -> dict[str, bool] | None:
 
 def _torch_only(gradients: dict[str, bool] | None) -> list[str] | None:
     """torch is asked (and imported, which takes a second) only where something lacks a rule."""
-    from onnxviz.runtime.backends import version
+    from onnxviz.backends.choose import version
 
     lacking = [name for name, passes in (gradients or {}).items() if not passes]
     if not lacking:
         return []
     if version("torch") is None:
         return None
-    from onnxviz.runtime.torch_backend.executor import knows
+    from onnxviz.backends.torch.executor import knows
 
     return [name for name in lacking if knows(name)]
 

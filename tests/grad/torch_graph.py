@@ -8,7 +8,7 @@ import onnx
 import onnx_ir as ir
 import torch
 
-from onnxviz.runtime.torch_backend.executor import Executor
+from onnxviz.backends.torch.executor import Executor
 
 
 def run(

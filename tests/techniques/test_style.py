@@ -8,9 +8,9 @@ import pytest
 import torch
 
 import onnxviz
+from onnxviz.backends.torch.executor import Executor
 from onnxviz.errors import ImageRejected, UnknownLayer, UsageError
 from onnxviz.interrupted import Interrupted
-from onnxviz.runtime.torch_backend.executor import Executor
 from onnxviz.techniques.style_colour import luminance, matched_colours, with_colours_of
 from onnxviz.techniques.style_layers import content_layer, style_layers
 from tests.techniques.painted import network, picture

@@ -49,9 +49,9 @@ def native(path: Path, x: np.ndarray, cotangent: np.ndarray, *, cpu: bool = True
 
     cpu   False: the graph as it is exported, which keeps to forms that are exact on every device
     """
+    from onnxviz.backends.native import SideBySide
     from onnxviz.grad.model import gradient_model
     from onnxviz.graph.load import load
-    from onnxviz.runtime.native import SideBySide
 
     model = load(str(path)).model
     source, output = _ends(model)

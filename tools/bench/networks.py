@@ -204,7 +204,7 @@ def _from_file(model: onnx.ModelProto) -> Callable[[Any], Any]:
     """The graph on torch, its weights made once."""
     import onnx_ir as ir
 
-    from onnxviz.runtime.torch_backend.executor import Executor
+    from onnxviz.backends.torch.executor import Executor
 
     loaded = ir.from_proto(model)
     source = next(v.name for v in loaded.graph.inputs if not v.is_initializer())

@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
-from onnxviz.runtime.torch_backend.table import CannotRun, operator
-from onnxviz.runtime.torch_backend.tensors import is_real, single, torch_type
+from onnxviz.backends.torch.table import CannotRun, operator
+from onnxviz.backends.torch.tensors import is_real, single, torch_type
 
 
 def _old(function: Callable[[Any, Any], Any]) -> Callable[..., Any]:

@@ -9,7 +9,7 @@ import onnx
 
 import onnxviz
 from onnxviz import objectives
-from onnxviz.runtime.backends import Task, compile
+from onnxviz.backends.choose import Task, compile
 from tests.networks import Maker
 
 

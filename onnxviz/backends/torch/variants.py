@@ -8,12 +8,12 @@ from typing import Any
 
 import torch
 
+from onnxviz.backends.torch import operators
+from onnxviz.backends.torch.activation import Between, clip
+from onnxviz.backends.torch.quantised import quantize_linear
+from onnxviz.backends.torch.table import OPERATORS, Operator, Table
 from onnxviz.errors import UsageError, near
 from onnxviz.graph.operators import Rectifier
-from onnxviz.runtime.torch_backend import operators
-from onnxviz.runtime.torch_backend.activation import Between, clip
-from onnxviz.runtime.torch_backend.quantised import quantize_linear
-from onnxviz.runtime.torch_backend.table import OPERATORS, Operator, Table
 
 assert operators  # importing it fills the table
 

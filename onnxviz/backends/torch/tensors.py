@@ -9,7 +9,7 @@ import numpy as np
 import onnx_ir as ir
 import torch
 
-from onnxviz.runtime.torch_backend.table import CannotRun
+from onnxviz.backends.torch.table import CannotRun
 
 _TYPES = {
     ir.DataType.FLOAT: torch.float32,

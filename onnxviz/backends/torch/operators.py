@@ -1,6 +1,6 @@
 """All families of operators: importing this fills the table."""
 
-from onnxviz.runtime.torch_backend import (
+from onnxviz.backends.torch import (
     activation,
     control,
     convolution,

@@ -14,6 +14,9 @@ from onnx import helper, numpy_helper
 
 import onnxviz
 from onnxviz import objectives
+from onnxviz.backends import choose as backends
+from onnxviz.backends.torch.executor import Executor
+from onnxviz.backends.torch.table import operator
 from onnxviz.errors import (
     LimitExceeded,
     ModelUnsuitable,
@@ -22,12 +25,9 @@ from onnxviz.errors import (
     UnsupportedOperator,
     UsageError,
 )
-from onnxviz.runtime import backends
-from onnxviz.runtime.torch_backend.executor import Executor
-from onnxviz.runtime.torch_backend.table import operator
 from tests import networks
+from tests.backends.torch_cases import loop_network, lstm_network
 from tests.runtime import operator_cases
-from tests.runtime.torch_cases import loop_network, lstm_network
 
 torch.set_num_threads(1)
 
@@ -135,7 +135,7 @@ def test_native_when_it_can() -> None:
 
 
 def test_without_torch_the_way_out_is_named(monkeypatch, reader) -> None:
-    from onnxviz.runtime.torch_backend import program
+    from onnxviz.backends.torch import program
 
     monkeypatch.setattr(program, "available", lambda: None)
     with pytest.raises(UnsupportedOperator, match=r"LSTM.*backend='torch'.*onnxviz\[torch\]"):

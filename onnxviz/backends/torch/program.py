@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
+from onnxviz.backends.choose import Task
 from onnxviz.errors import MissingDependency, ModelUnsuitable, ProviderUnavailable, RuntimeFailed
 from onnxviz.grad.forward import Forward, forward
 from onnxviz.graph.operators import rectifiers
 from onnxviz.runtime import isolate
-from onnxviz.runtime.backends import Task
 from onnxviz.runtime.isolate import region
 
 
@@ -41,8 +41,8 @@ class TorchProgram:
     """
 
     def __init__(self, task: Task, graph: Forward, device: str) -> None:
-        from onnxviz.runtime.torch_backend.executor import Executor
-        from onnxviz.runtime.torch_backend.variants import by_name
+        from onnxviz.backends.torch.executor import Executor
+        from onnxviz.backends.torch.variants import by_name
 
         self._graph = graph
         self._device = device
@@ -64,7 +64,7 @@ class TorchProgram:
         """
         import torch
 
-        from onnxviz.runtime.torch_backend.executor import typed
+        from onnxviz.backends.torch.executor import typed
 
         sources = self._graph.sources
         tensors = {
@@ -97,7 +97,7 @@ class TorchProgram:
     def _tensor(self, value: ir.Value, array: Any) -> Any:
         import torch
 
-        from onnxviz.runtime.torch_backend.tensors import from_numpy, torch_type
+        from onnxviz.backends.torch.tensors import from_numpy, torch_type
 
         tensor = from_numpy(np.asarray(array), self._device)
         half = self._graph.halves.get(value.name or "")

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from onnxviz.runtime.torch_backend.table import CannotRun
+from onnxviz.backends.torch.table import CannotRun
 
 
 @dataclass(frozen=True)

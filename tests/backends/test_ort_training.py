@@ -15,9 +15,9 @@ import onnxviz
 from onnxviz import objectives
 from onnxviz.errors import MissingDependency, UsageError
 from tests import networks
+from tests.backends.ort_training_child import gradients
+from tests.backends.torch_cases import lstm_network
 from tests.runtime import operator_cases as cases
-from tests.runtime.ort_training_child import gradients
-from tests.runtime.torch_cases import lstm_network
 
 ROOT = Path(__file__).resolve().parents[2]
 CHILD = Path(__file__).with_name("ort_training_child.py")
@@ -108,7 +108,7 @@ def facts(folder: Path) -> dict:
 
 def test_trusted_operators(facts: dict) -> None:
     """Each that is handed to the builder has a case, and its gradient is the native one."""
-    from onnxviz.runtime.ort_training_forms import TRUSTED
+    from onnxviz.backends.ort_training_forms import TRUSTED
 
     tried = {node.op_type for name in cases.TRUSTED for node in cases.network(name)[0].graph.node}
     assert tried >= TRUSTED

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
+from onnxviz.backends.choose import Task
 from onnxviz.graph.naming import names
 from onnxviz.runtime import providers
-from onnxviz.runtime.backends import Task
 from onnxviz.runtime.ort import Program
 from onnxviz.runtime.ort import compile as compile_graph
 from onnxviz.runtime.pool import Pool

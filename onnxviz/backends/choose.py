@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from onnxviz.runtime.worker import Worker
 
 BACKENDS = {
-    "native": "onnxviz.runtime.native",
-    "torch": "onnxviz.runtime.torch_backend.program",
-    "ort-training": "onnxviz.runtime.ort_training",
+    "native": "onnxviz.backends.native",
+    "torch": "onnxviz.backends.torch.program",
+    "ort-training": "onnxviz.backends.ort_training",
 }
 AUTO = "auto"
 
@@ -114,7 +114,7 @@ def _torch(operator: str | None) -> list[str]:
         if operator is not None and "." in operator and not operator.startswith("com.microsoft."):
             return []
         return ['install torch, whose gradients --backend torch uses: pip install "onnxviz[torch]"']
-    from onnxviz.runtime.torch_backend.executor import knows
+    from onnxviz.backends.torch.executor import knows
 
     return ["use --backend torch"] if operator is not None and knows(operator) else []
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from onnxviz.runtime.torch_backend.table import operator
+from onnxviz.backends.torch.table import operator
 
 operator("MatMul")(torch.matmul)
 operator("Det")(torch.linalg.det)

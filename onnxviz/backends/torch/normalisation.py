@@ -8,8 +8,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from onnxviz.runtime.torch_backend.table import CannotRun, operator
-from onnxviz.runtime.torch_backend.tensors import along
+from onnxviz.backends.torch.table import CannotRun, operator
+from onnxviz.backends.torch.tensors import along
 
 
 @operator("BatchNormalization")

@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 
-from onnxviz.runtime.torch_backend.table import operator
-from onnxviz.runtime.torch_backend.tensors import numbers, single
+from onnxviz.backends.torch.table import operator
+from onnxviz.backends.torch.tensors import numbers, single
 
 _REDUCTIONS = {"add": "sum", "mul": "prod", "max": "amax", "min": "amin"}
 

@@ -13,13 +13,13 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
+from onnxviz.backends.torch.executor import Executor, knows
+from onnxviz.backends.torch.table import OPERATORS
+from onnxviz.backends.torch.tensors import from_numpy
 from onnxviz.grad.table import VJP_RULES
-from onnxviz.runtime.torch_backend.executor import Executor, knows
-from onnxviz.runtime.torch_backend.table import OPERATORS
-from onnxviz.runtime.torch_backend.tensors import from_numpy
 from tests import networks
+from tests.backends.torch_cases import loop_network
 from tests.grad.oracle import session
-from tests.runtime.torch_cases import loop_network
 
 torch.set_num_threads(1)
 

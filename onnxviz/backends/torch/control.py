@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from onnxviz.runtime.torch_backend.table import operator
-from onnxviz.runtime.torch_backend.tensors import numbers, single, torch_type
+from onnxviz.backends.torch.table import operator
+from onnxviz.backends.torch.tensors import numbers, single, torch_type
 
 Run = Callable[..., list[Any]]
 

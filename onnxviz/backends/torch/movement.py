@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from onnxviz.runtime.torch_backend.table import CannotRun, operator
-from onnxviz.runtime.torch_backend.tensors import numbers, select, single
+from onnxviz.backends.torch.table import CannotRun, operator
+from onnxviz.backends.torch.tensors import numbers, select, single
 
 
 @operator("Reshape")

@@ -10,7 +10,7 @@ import onnx
 import onnx_ir as ir
 import torch
 
-from onnxviz.runtime.torch_backend.tensors import torch_type
+from onnxviz.backends.torch.tensors import torch_type
 
 
 def _schema(node: ir.Node, opset: int) -> Any:  # onnx's stubs leave out its functions

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from onnxviz.runtime.torch_backend.table import operator
+from onnxviz.backends.torch.table import operator
 
 
 class Between(torch.autograd.Function):

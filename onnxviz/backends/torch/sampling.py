@@ -10,8 +10,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from onnxviz.runtime.torch_backend.table import CannotRun, operator
-from onnxviz.runtime.torch_backend.tensors import numbers, select, single
+from onnxviz.backends.torch.table import CannotRun, operator
+from onnxviz.backends.torch.tensors import numbers, select, single
 
 
 @operator("Resize")

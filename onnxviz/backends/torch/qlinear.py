@@ -10,11 +10,11 @@ from typing import Any
 
 import torch
 
-from onnxviz.runtime.torch_backend.activation import leaky_relu
-from onnxviz.runtime.torch_backend.convolution import conv
-from onnxviz.runtime.torch_backend.pooling import average_pool, global_average_pool
-from onnxviz.runtime.torch_backend.quantised import dequantize_linear, quantize_linear
-from onnxviz.runtime.torch_backend.table import operator
+from onnxviz.backends.torch.activation import leaky_relu
+from onnxviz.backends.torch.convolution import conv
+from onnxviz.backends.torch.pooling import average_pool, global_average_pool
+from onnxviz.backends.torch.quantised import dequantize_linear, quantize_linear
+from onnxviz.backends.torch.table import operator
 
 _MICROSOFT = "com.microsoft"
 

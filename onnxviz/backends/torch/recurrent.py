@@ -12,7 +12,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from onnxviz.runtime.torch_backend.table import CannotRun, operator
+from onnxviz.backends.torch.table import CannotRun, operator
 
 Step = Callable[..., tuple[Any, ...]]
 

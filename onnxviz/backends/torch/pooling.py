@@ -9,9 +9,9 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from onnxviz.runtime.torch_backend.table import operator
-from onnxviz.runtime.torch_backend.tensors import is_real, numbers
-from onnxviz.runtime.torch_backend.windows import Windows, padded, pick
+from onnxviz.backends.torch.table import operator
+from onnxviz.backends.torch.tensors import is_real, numbers
+from onnxviz.backends.torch.windows import Windows, padded, pick
 
 
 @operator("MaxPool")

@@ -12,11 +12,11 @@ from typing import Any
 import onnx_ir as ir
 import torch
 
+from onnxviz.backends.torch.activation import plain
+from onnxviz.backends.torch.convolution import conv
+from onnxviz.backends.torch.table import CannotRun, operator
+from onnxviz.backends.torch.tensors import along, is_real
 from onnxviz.graph.operators import RANGES
-from onnxviz.runtime.torch_backend.activation import plain
-from onnxviz.runtime.torch_backend.convolution import conv
-from onnxviz.runtime.torch_backend.table import CannotRun, operator
-from onnxviz.runtime.torch_backend.tensors import along, is_real
 
 
 class Rounded(torch.autograd.Function):

@@ -12,14 +12,14 @@ import onnx
 import onnx_ir as ir
 import torch
 
+from onnxviz.backends.torch import operators
+from onnxviz.backends.torch.bodies import Body, has_body, type_of, written_out
+from onnxviz.backends.torch.table import CONTEXT, OPERATORS, CannotRun, Operator, Table, key
+from onnxviz.backends.torch.tensors import from_numpy
 from onnxviz.errors import SMALLER, LimitExceeded, ModelFailed, RuntimeFailed, UnsupportedOperator
 from onnxviz.grad.backward import reads
 from onnxviz.graph.analysis.dataflow import flat
 from onnxviz.graph.operators import rectifier
-from onnxviz.runtime.torch_backend import operators
-from onnxviz.runtime.torch_backend.bodies import Body, has_body, type_of, written_out
-from onnxviz.runtime.torch_backend.table import CONTEXT, OPERATORS, CannotRun, Operator, Table, key
-from onnxviz.runtime.torch_backend.tensors import from_numpy
 
 assert operators  # importing it fills the table
 

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from onnxviz.runtime.torch_backend.table import CannotRun, operator
-from onnxviz.runtime.torch_backend.tensors import numbers
-from onnxviz.runtime.torch_backend.windows import Windows, padded, pick
+from onnxviz.backends.torch.table import CannotRun, operator
+from onnxviz.backends.torch.tensors import numbers
+from onnxviz.backends.torch.windows import Windows, padded, pick
 
 
 @operator("Conv")

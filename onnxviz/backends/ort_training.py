@@ -14,14 +14,14 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
+from onnxviz.backends import ort_training_forms as forms
+from onnxviz.backends.choose import Task
 from onnxviz.errors import MissingDependency, ModelUnsuitable, UnsupportedOperator, UsageError
 from onnxviz.grad.forward import Forward, forward
 from onnxviz.grad.model import all_values
 from onnxviz.grad.tape import Tape
 from onnxviz.graph.naming import names
-from onnxviz.runtime import ort_training_forms as forms
 from onnxviz.runtime import providers
-from onnxviz.runtime.backends import Task
 from onnxviz.runtime.isolate import region
 from onnxviz.runtime.ort import Program
 from onnxviz.runtime.ort import compile as compile_graph

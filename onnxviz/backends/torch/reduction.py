@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from onnxviz.runtime.torch_backend.table import operator
-from onnxviz.runtime.torch_backend.tensors import is_real, numbers, single
+from onnxviz.backends.torch.table import operator
+from onnxviz.backends.torch.tensors import is_real, numbers, single
 
 
 def _product(x: Any, axes: tuple[int, ...]) -> Any:
