@@ -14,7 +14,7 @@ import numpy as np
 import onnxviz
 from onnxviz import objectives
 from onnxviz.errors import OnnxVizError, UnsupportedOperator
-from tests.runtime import operator_cases as cases
+from tests.backends import operator_cases as cases
 
 
 def gradients(path: str, stem: Path, backend: str) -> dict[str, np.ndarray]:

@@ -15,9 +15,9 @@ import onnxviz
 from onnxviz import objectives
 from onnxviz.errors import MissingDependency, UsageError
 from tests import networks
+from tests.backends import operator_cases as cases
 from tests.backends.ort_training_child import gradients
 from tests.backends.torch_cases import lstm_network
-from tests.runtime import operator_cases as cases
 
 ROOT = Path(__file__).resolve().parents[2]
 CHILD = Path(__file__).with_name("ort_training_child.py")

@@ -26,8 +26,8 @@ from onnxviz.errors import (
     UsageError,
 )
 from tests import networks
+from tests.backends import operator_cases
 from tests.backends.torch_cases import loop_network, lstm_network
-from tests.runtime import operator_cases
 
 torch.set_num_threads(1)
 
