@@ -210,9 +210,13 @@ class LimitExceeded(OnnxVizError):
 
 
 class WorkerCrashed(OnnxVizError):
-    """Native code died, hung or ran out of memory; the caller survives."""
+    """Native code died, hung or ran out of memory; the caller survives.
+
+    partial   what a technique that makes pictures had made some seconds before (a Result), or None
+    """
 
     exit_code = 4
+    partial: Any = None
 
 
 # --- 5: the run itself ------------------------------------------------------------------------

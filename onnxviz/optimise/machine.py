@@ -6,11 +6,11 @@ import itertools
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from onnxviz.errors import GradientNotFinite, UsageError
+from onnxviz.errors import GradientNotFinite, UsageError, WorkerCrashed
 from onnxviz.objectives import LOGITS
 from onnxviz.optimise.assemble import GRADIENT, NORM, PARAMETERS, PICTURE, picture_model, step_model
 from onnxviz.optimise.entrance import centre
@@ -28,6 +28,10 @@ if TYPE_CHECKING:
     from onnxviz.objectives import Objective
     from onnxviz.runtime.ort import Program
     from onnxviz.runtime.resident import Resident
+
+
+# So often an isolated network's parameters are copied here, in case that its process dies.
+_SAVED: Final = 3.0
 
 
 @dataclass(frozen=True)
@@ -133,7 +137,8 @@ class Machine:
         redirected   so many first steps use the redirected rules of ReLU (lucid)
         numbers      each picture's number; None: from 0
         raises       GradientNotFinite at the first step whose value or gradient is not finite; `pictures()` then gives
-                     those of the step before
+                     those of the step before. WorkerCrashed, or KeyboardInterrupt, where an isolated network's process
+                     was ended: `pictures()` then gives those of some seconds before
         """
         from onnxviz.runtime.resident import Resident
 
@@ -146,16 +151,25 @@ class Machine:
         resident = self._resident = Resident(program, state, self._results())
         self._kept = None
         given = self.given(fed or {})
-        began = time.perf_counter()
+        began = saved = time.perf_counter()
         for index in range(steps):
             feeds = given | self.plan.feeds(rng)
             feeds |= {
                 name: np.asarray(value, np.float32) for name, value in self.optimiser.scalars(index).items()
             }
             now = self._program("redirected") if index < redirected else program
-            arrays = resident.run({name: array for name, array in feeds.items() if name in now.inputs}, now)
-            self._check(arrays, index)
-            self._regularised(resident, arrays, index)
+            try:
+                arrays = resident.run(
+                    {name: array for name, array in feeds.items() if name in now.inputs}, now
+                )
+                self._check(arrays, index)
+                self._regularised(resident, arrays, index)
+                if self.net.worker is not None and time.perf_counter() - saved > _SAVED:
+                    parameters, saved = resident.state(PARAMETERS), time.perf_counter()
+            except (KeyboardInterrupt, WorkerCrashed):
+                if resident.lost:
+                    self._kept = parameters
+                raise
             yield self._step(index, arrays, began)
 
     def lbfgs(

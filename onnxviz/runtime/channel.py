@@ -25,6 +25,9 @@ from onnxviz import errors
 #: What a message is, and the arrays that came with it.
 Message = tuple[dict[str, Any], dict[str, np.ndarray]]
 
+#: What a control socket carries: the number of a request that is to stop, or 0 where a new channel comes along.
+CONTROL: Final = struct.Struct("<Q")
+
 _HEAD: Final = struct.Struct("<Q")
 _ALIGN: Final = 64
 # Memory that a line keeps for its next message; a batch of four pictures of 224×224 takes 2.4 MB.
@@ -218,9 +221,11 @@ def described(error: BaseException) -> dict[str, Any]:
     return {"class": type(error).__name__, "text": text, "fields": fields}
 
 
-def restored(message: Mapping[str, Any]) -> Exception:
+def restored(message: Mapping[str, Any]) -> BaseException:
     """The error that `described` wrote down: one of ours, of ONNX's inference, or of Python."""
     name, text = str(message["class"]), str(message["text"])
+    if name == "KeyboardInterrupt":  # it was told to stop
+        return KeyboardInterrupt()
     kind = getattr(errors, name, None) or getattr(builtins, name, None)
     if name == "InferenceError":
         import onnx

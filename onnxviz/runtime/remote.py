@@ -28,6 +28,11 @@ class Held:
         self._program = program
         weakref.finalize(self, life.dropped.append, number).atexit = False
 
+    @property
+    def lost(self) -> bool:
+        """Whether it went with its process."""
+        return not self.life.alive
+
     def numpy(self) -> np.ndarray:
         """A copy of it.
 
@@ -78,7 +83,9 @@ class RemoteProgram(Program):
 
         def hold() -> Held:
             life, number = self._compiled()
-            return self._kept({"do": "hold", "program": number}, value, life)
+            held = self._kept({"do": "hold", "program": number}, value, life)
+            life.states.add(held)
+            return held
 
         return again(hold)
 

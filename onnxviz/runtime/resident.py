@@ -52,6 +52,11 @@ class Resident:
             raise ValueError(f"only {_SETS - 1} runs are remembered, {back} were asked for")
         return np.array(self._sets[(self._at - back) % _SETS][name].numpy())
 
+    @property
+    def lost(self) -> bool:
+        """Whether the state went with an isolated network's process."""
+        return any(getattr(value, "lost", False) for value in self._sets[self._at].values())
+
     def replace(self, name: str, array: np.ndarray) -> None:
         """Give one part of the state another value."""
         self._sets[self._at][name] = self._program.hold(array)

@@ -8,19 +8,21 @@ when the parent does, whatever native code is doing then.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import signal
 import socket
 import threading
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
 import numpy as np
 
 from onnxviz.runtime import isolate
-from onnxviz.runtime.channel import Channel, Closed, Message, described, mapped
+from onnxviz.runtime.channel import CONTROL, Channel, Closed, Message, described, mapped
+from onnxviz.runtime.watchdog import WATCHDOG
 
 # macOS gives threads half a megabyte, which ONNX's inference of nested graphs overflows.
 _STACK: Final = 2**24
@@ -42,9 +44,12 @@ def serve(control: int, lifeline: int, board: int, memory: int | None) -> None:
     threading.stack_size(_STACK)
     line.sendall(b"+")
     while True:
-        _, descriptors, _, _ = socket.recv_fds(line, 1, 1)
-        if not descriptors:
+        told, descriptors, _, _ = socket.recv_fds(line, CONTROL.size, 1)
+        if not told:
             os._exit(0)
+        if not descriptors:
+            served.stop(*CONTROL.unpack(told))
+            continue
         channel = Channel(socket.socket(fileno=descriptors[0]))
         threading.Thread(target=_answer, args=(channel, served), daemon=True).start()
 
@@ -55,7 +60,8 @@ def _answer(channel: Channel, served: Served) -> None:
         try:
             message, arrays = channel.receive()
             try:
-                with isolate.region(f"{isolate.REQUEST}{message['request']}", None):
+                request = message["request"]
+                with isolate.region(f"{isolate.REQUEST}{request}", None), served.stoppable(request):
                     answer = served.answer(message, arrays)
                 channel.send(*answer)
                 del answer
@@ -79,6 +85,24 @@ class Served:
         self._programs: dict[int, Any] = {}
         self._held: dict[int, Any] = {}
         self._weights: weakref.WeakValueDictionary[int, np.ndarray] = weakref.WeakValueDictionary()
+        self._threads: dict[int, int] = {}  # by request
+        self._lock = threading.Lock()
+
+    @contextlib.contextmanager
+    def stoppable(self, request: int) -> Iterator[None]:
+        """Around what this thread does for a request."""
+        self._threads[request] = threading.get_ident()
+        try:
+            yield
+        finally:
+            with self._lock:
+                del self._threads[request]
+
+    def stop(self, request: int) -> None:
+        """Ctrl-C for what is run for this request, if it is under way: it ends between two operators."""
+        with self._lock:  # its thread does not go on to another meanwhile
+            if (thread := self._threads.get(request)) is not None:
+                WATCHDOG.stop(thread)
 
     def answer(self, message: Mapping[str, Any], arrays: dict[str, np.ndarray]) -> Message:
         """Do what the message asks for; raises what doing it raises."""

@@ -27,6 +27,7 @@ class _Watched:
     options: Any
     began: float
     end: float
+    thread: int
     interrupted: bool = False
 
 
@@ -50,7 +51,8 @@ class Watchdog:
             yield
             return
         key, now = next(self._keys), time.monotonic()
-        watched = _Watched(options, now, math.inf if seconds is None else now + seconds)
+        end = math.inf if seconds is None else now + seconds
+        watched = _Watched(options, now, end, threading.get_ident())
         with self._wake:
             if self._thread is None or not self._thread.is_alive():
                 self._thread = threading.Thread(target=self._serve, name="onnxviz-watchdog", daemon=True)
@@ -89,10 +91,17 @@ class Watchdog:
 
     def _listen(self) -> None:
         for meant in isolate.interrupts():
-            with self._wake:
-                for run in self._runs.values():
-                    if run.began <= meant:
-                        run.interrupted = run.options.terminate = True
+            self._stop(lambda run, meant=meant: run.began <= meant)  # type: ignore[misc]
+
+    def stop(self, thread: int) -> None:
+        """Ctrl-C for what this thread runs: it ends between two operators."""
+        self._stop(lambda run: run.thread == thread)
+
+    def _stop(self, meant: Callable[[_Watched], bool]) -> None:
+        with self._wake:
+            for run in self._runs.values():
+                if meant(run):
+                    run.interrupted = run.options.terminate = True
 
 
 WATCHDOG = Watchdog()

@@ -10,6 +10,7 @@ import contextlib
 import copy
 import functools
 import itertools
+import math
 import os
 import signal
 import socket
@@ -27,7 +28,7 @@ import numpy as np
 
 from onnxviz.errors import LimitExceeded, ModelRejected, UsageError, WorkerCrashed
 from onnxviz.runtime import isolate
-from onnxviz.runtime.channel import Channel, Closed, restored, shared
+from onnxviz.runtime.channel import CONTROL, Channel, Closed, restored, shared
 
 if TYPE_CHECKING:
     import onnx
@@ -37,8 +38,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-# A run that ends so soon after Ctrl-C leaves its process, and what is held there, alive.
-_GRACE: Final = 0.8
+# What ends so soon after Ctrl-C, between two operators, leaves its process alive; it has longer where a state is held
+# there, which is the result so far. It is told to end so often.
+_GRACE, _GRACE_KEEPING, _TELL = 0.8, 10.0, 0.1
 _SECONDS_TO_START: Final = 120.0
 _START: Final = """
 import sys
@@ -76,6 +78,7 @@ class Life:
     ended    why it was ended on purpose, None where it was not; `interrupted`, whether that was Ctrl-C
     sent     the weights that it was given, by number
     dropped  what is no longer needed there, by number
+    states   what is held there and nowhere else
     """
 
     def __init__(self, memory: int | None) -> None:
@@ -84,6 +87,7 @@ class Life:
         self.interrupted = False
         self.sent: set[int] = set()
         self.dropped: deque[int] = deque()
+        self.states: weakref.WeakSet[Any] = weakref.WeakSet()
         self._idle: list[Channel] = []
         self._control, theirs = socket.socketpair()
         reading, self._lifeline = os.pipe()
@@ -110,6 +114,7 @@ class Life:
         try:
             self._control.settimeout(_SECONDS_TO_START)
             ready = self._control.recv(1)
+            self._control.settimeout(None)
         except OSError:
             ready = b""
         except BaseException:
@@ -139,7 +144,7 @@ class Life:
             ours, theirs = socket.socketpair()
             try:
                 with theirs:
-                    socket.send_fds(self._control, [b"c"], [theirs.fileno()])
+                    socket.send_fds(self._control, [CONTROL.pack(0)], [theirs.fileno()])
             except OSError as error:
                 ours.close()
                 raise Closed(str(error)) from error
@@ -166,6 +171,16 @@ class Life:
     def began(self, request: int) -> bool:
         """Whether it died in the middle of this, rather than before."""
         return any(one.what == f"{isolate.REQUEST}{request}" for one in self._board.under_way())
+
+    @property
+    def grace(self) -> float:
+        """How many seconds what it does may go on after Ctrl-C."""
+        return _GRACE_KEEPING if self.states else _GRACE
+
+    def stop(self, request: int) -> None:
+        """Tell it to stop this between two operators: harmless where it has not begun, or ended long ago."""
+        with contextlib.suppress(OSError):  # gone, or deaf
+            self._control.send(CONTROL.pack(request), socket.MSG_DONTWAIT)
 
     def interrupt(self) -> None:
         """End it because of Ctrl-C."""
@@ -237,7 +252,7 @@ class Worker:
         self._closed = False
         # What a process died of, or took too long for where that hangs on no picture: the error for the next time.
         self._refused: dict[str, Exception] = {}
-        self._waiting: dict[int, Life] = {}  # by thread
+        self._waiting: dict[int, tuple[Life, int]] = {}  # the request, by thread
         self._numbers = itertools.count(1)
         self._weights: dict[int, tuple[weakref.ref[np.ndarray], int]] = {}
         isolate.add(self)
@@ -306,8 +321,8 @@ class Worker:
             raise self._death(life, what, 0, digest) from None
         request, waiting = next(self._numbers), True
         thread = threading.get_ident()
-        self._waiting[thread] = life
         try:
+            self._waiting[thread] = life, request
             drop = []
             with contextlib.suppress(IndexError):
                 while True:
@@ -332,7 +347,7 @@ class Worker:
             raise error from None
         except BaseException:  # Ctrl-C
             if waiting:
-                _drain(life, channel)
+                _drain(life, channel, request)
             channel.close()
             raise
         finally:
@@ -404,14 +419,23 @@ class Worker:
 
     def hurry(self, threads: Collection[int]) -> None:
         """Ctrl-C: what these threads wait for is given a moment to end, and then is ended with its process."""
-        end = time.monotonic() + _GRACE
-        while True:
-            waiting = [life for thread, life in list(self._waiting.items()) if thread in threads]
-            if not waiting or time.monotonic() > end:
-                break
-            time.sleep(0.01)
-        for life in waiting:
-            life.interrupt()
+        began, told = time.monotonic(), -math.inf
+        while waiting := [one for thread, one in list(self._waiting.items()) if thread in threads]:
+            try:
+                now = time.monotonic()
+                if now - told > _TELL:
+                    told = now
+                    for life, request in waiting:
+                        life.stop(request)
+                if now - began > max(life.grace for life, _ in waiting):
+                    raise TimeoutError
+                time.sleep(0.01)
+            except BaseException as error:  # also a second Ctrl-C
+                for life, _ in waiting:
+                    life.interrupt()
+                if not isinstance(error, TimeoutError):
+                    raise
+                return
 
     def number(self, weight: np.ndarray) -> int:
         """What a weight is called here, as long as somebody holds the array."""
@@ -476,10 +500,21 @@ def _forget(table: dict[int, tuple[Any, int]], key: int, number: int, _: object)
         del table[key]
 
 
-def _drain(life: Life, channel: Channel) -> None:
-    """After Ctrl-C: let what runs come to its end where that is near, else end the process."""
+def _drain(life: Life, channel: Channel, request: int) -> None:
+    """After Ctrl-C: have what runs stop between two operators; where it does not soon, end the process."""
+    began = time.monotonic()
     try:
-        channel.receive(_GRACE)
+        while True:
+            life.stop(request)
+            try:
+                channel.receive(_TELL)
+                return
+            except TimeoutError:
+                taken = time.monotonic() - began
+                if taken > _GRACE and not life.began(request):  # Ctrl-C came before it was sent
+                    return
+                if taken > life.grace:
+                    raise
     except BaseException as error:  # also a second Ctrl-C
         life.interrupt()
         if not isinstance(error, (Closed, TimeoutError)):

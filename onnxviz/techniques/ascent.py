@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from onnxviz import objectives
-from onnxviz.errors import GradientNotFinite, ModelUnsuitable, UsageError
-from onnxviz.interrupted import Interrupted
+from onnxviz.errors import ModelUnsuitable, UsageError
 from onnxviz.optimise import Machine, Step
 from onnxviz.optimise.shot import Shot, Watch, as_bytes, side_by_side, unwatched
 from onnxviz.progress import Progress, silent
@@ -19,6 +18,7 @@ from onnxviz.runtime.batching import filled
 from onnxviz.techniques.ascent_aim import Goal, goal
 from onnxviz.techniques.ascent_presets import Recipe, recipe
 from onnxviz.techniques.made import Made, clipped, rounded, stretched
+from onnxviz.techniques.painting import keeping
 
 if TYPE_CHECKING:
     from onnxviz.network import Network
@@ -115,15 +115,8 @@ def ascent(
         net, aim, chosen, seen, _together(net, chosen, len(aim), copies, batch, bool(diversity or alignment))
     )
     job.compare(diversity, alignment)
-    try:
+    with keeping(lambda: job.result(parameters) if job.done() else None):
         job.run(seed, start, watch, progress)
-    except KeyboardInterrupt:
-        if not job.done():
-            raise
-        raise Interrupted(job.result(parameters, incomplete=True)) from None
-    except GradientNotFinite as error:
-        error.partial = job.result(parameters, incomplete=True) if job.done() else None
-        raise
     return job.result(parameters)
 
 
@@ -275,7 +268,7 @@ class _Job:
         """Whether there is a picture yet."""
         return bool(self._pictures or (self._running and self._first[len(self._pictures) :]))
 
-    def result(self, parameters: dict[str, Any], incomplete: bool = False) -> Made:
+    def result(self, parameters: dict[str, Any]) -> Made:
         """The pictures with their figures."""
         if self._running and len(self._first) > len(self._pictures):
             self._finish()
@@ -292,8 +285,6 @@ class _Job:
             for row, factor in zip(figures, factors, strict=True):
                 row["contrast"] = rounded(factor, 4)
         manifest["figures"] = {"pictures": figures}
-        if incomplete:
-            manifest["incomplete"] = True
         title = self.aim.layer or "" if len(values) > 1 else ""
         return Made(values, manifest, labels, captions, title, None if factors is None else shown)
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from onnxviz.errors import GradientNotFinite, UsageError
+from onnxviz.errors import GradientNotFinite, UsageError, WorkerCrashed
 from onnxviz.image.fields import check_made
 from onnxviz.interrupted import Interrupted
 from onnxviz.optimise.shot import Shot, Watch, as_bytes
@@ -94,24 +94,30 @@ class Easel:
 
 @contextlib.contextmanager
 def keeping(partial: Callable[[], Result | None]) -> Iterator[None]:
-    """On Ctrl-C, and where the numbers run away, hand over what there is.
+    """On Ctrl-C, where the numbers run away and where an isolated network's process dies, hand over what there is.
 
     partial   makes the result of what was done so far, or None where there is nothing yet
-    raises    Interrupted, GradientNotFinite with its `partial`
+    raises    Interrupted; GradientNotFinite and WorkerCrashed with their `partial`
     """
+
+    def made() -> Result | None:
+        try:
+            result = partial()
+        except WorkerCrashed:  # what there was is gone: that is no news to whoever asked
+            return None
+        if result is not None:
+            result.manifest["incomplete"] = True
+        return result
+
     try:
         yield
     except KeyboardInterrupt:
-        result = partial()
+        result = made()
         if result is None:
             raise
-        result.manifest["incomplete"] = True
         raise Interrupted(result) from None
-    except GradientNotFinite as error:
-        result = partial()
-        if result is not None:
-            result.manifest["incomplete"] = True
-            error.partial = result
+    except (GradientNotFinite, WorkerCrashed) as error:
+        error.partial = made()
         raise
 
 

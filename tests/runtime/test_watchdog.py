@@ -17,12 +17,11 @@ from onnx import TensorProto, helper
 
 from onnxviz.errors import LimitExceeded
 from onnxviz.runtime import isolate
-from onnxviz.runtime.isolate import GRACE
 from onnxviz.runtime.ort import compile
 
 # What a child process reads first, to import from this folder.
 _HERE = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})"
-_LONG = 7000  # about ten seconds of one core
+_LONG = 7000  # about ten seconds of one core: it goes on in this process after its test
 
 
 def square():
@@ -32,6 +31,19 @@ def square():
         "g",
         [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", "n"])],
         [helper.make_tensor_value_info("s", TensorProto.FLOAT, [1, 1])],
+    )
+    return ir.serde.deserialize_model(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    )
+
+
+def widest():
+    """The maximum of a million windows of a million numbers: one operator that takes minutes."""
+    graph = helper.make_graph(
+        [helper.make_node("MaxPool", ["x"], ["y"], kernel_shape=[1000, 1000])],
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 1, 2000, 2000])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 1, 1001, 1001])],
     )
     return ir.serde.deserialize_model(
         helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
@@ -49,10 +61,9 @@ def threads(monkeypatch):
 
 def test_one_operator_that_goes_on_is_left_behind_at_the_limit():
     program = compile(square(), provider="cpu", threads=1, seconds=0.3)
-    begun = time.monotonic()
     with pytest.raises(LimitExceeded, match=r"0\.3 s.*run_seconds"):
         program({"x": np.ones((_LONG, _LONG), np.float32)})
-    assert time.monotonic() - begun < 0.3 + GRACE + 3
+    assert any(thread.name == "onnxviz-run" for thread in threading.enumerate())  # it still runs
     x = np.eye(3, dtype=np.float32)  # and the program goes on
     assert program({"x": x})["s"] == 3
 
@@ -61,11 +72,11 @@ def test_ctrl_c_in_one_operator_that_goes_on():
     code = f"""{_HERE}
 import numpy as np
 from onnxviz.runtime.ort import compile
-from test_watchdog import square
-program = compile(square(), provider="cpu", threads=1, seconds=600)
-x = np.ones(({_LONG}, {_LONG}), np.float32)
-print("runs", flush=True)
+from test_watchdog import widest
+program = compile(widest(), provider="cpu", threads=1, seconds=600)
+x = np.ones((1, 1, 2000, 2000), np.float32)
 try:
+    print("runs", flush=True)
     program({{"x": x}})
 except KeyboardInterrupt:
     print("interrupted", flush=True)
@@ -77,7 +88,7 @@ sys.exit(3)
     process.send_signal(signal.SIGINT)
     begun = time.monotonic()
     assert process.stdout.readline() == "interrupted\n"
-    assert time.monotonic() - begun < 3
+    assert time.monotonic() - begun < 60
     process.communicate()
     assert process.returncode == 3  # the thread that is left behind does not disturb the end
 
@@ -113,8 +124,8 @@ isolate.answer_interrupts()
 from onnxviz.runtime.ort import compile
 from test_ort import endless
 program = compile(endless(), provider="cpu", seconds=600)
-print("runs", flush=True)
 try:
+    print("runs", flush=True)
     program({{"x": np.zeros(1000, np.float32)}})
 except KeyboardInterrupt:
     sys.exit(130)
@@ -123,7 +134,7 @@ except KeyboardInterrupt:
     assert process.stdout.readline() == "runs\n"
     time.sleep(0.5)
     process.send_signal(signal.SIGINT)
-    assert process.wait(20) == 130
+    assert process.wait(120) == 130
     process.stdout.close()
 
 

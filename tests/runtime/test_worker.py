@@ -33,9 +33,10 @@ from onnxviz.errors import (
     WorkerCrashed,
     ways,
 )
+from onnxviz.interrupted import Interrupted
 from onnxviz.runtime import isolate
 from onnxviz.runtime.pool import Pool
-from onnxviz.runtime.worker import Worker, lacking
+from onnxviz.runtime.worker import Life, Worker, lacking
 
 pytestmark = pytest.mark.skipif(lacking() is not None, reason=str(lacking()))
 
@@ -81,18 +82,19 @@ DIVIDES = model(
     """,
     weights=", float zero = {0}, int32[1] minus = {-1}, int32[1] one = {1}, int32[1] least = {-2147483648}",
 )
-# A product of matrices that takes minutes where the picture is bright.
+# One operator that takes minutes and next to no memory where the picture is bright: the maximum of a million windows of
+# a million numbers. (A product of matrices would take its time to fill them first, and a run ends between operators.)
 HANGS = model(
     """
     m = ReduceMean<keepdims = 0>(x)
     bright = Greater(m, two)
-    shape = Where(bright, sizes, ones)
-    matrix = ConstantOfShape(shape)
-    squared = MatMul(matrix, matrix)
-    total = ReduceSum<keepdims = 0>(squared)
+    shape = Where(bright, large, small)
+    plane = ConstantOfShape(shape)
+    most = MaxPool<kernel_shape = [1000, 1000]>(plane)
+    total = ReduceSum<keepdims = 0>(most)
     y = Add(s, total)
     """,
-    weights=", float two = {2}, int64[2] sizes = {16000, 16000}, int64[2] ones = {1, 1}",
+    weights=", float two = {2}, int64[4] large = {1, 1, 2000, 2000}, int64[4] small = {1, 1, 1000, 1000}",
 )
 
 
@@ -115,7 +117,7 @@ def process(net: onnxviz.Network) -> int:
     return net.worker.life().process.pid
 
 
-def ended(pid: int, seconds: float = 5.0) -> bool:
+def ended(pid: int, seconds: float = 60.0) -> bool:
     """Whether the process is gone, or a zombie that waits for its parent."""
     until = time.monotonic() + seconds
     while time.monotonic() < until:
@@ -354,8 +356,13 @@ def test_shape_inference_that_ends_the_process(pair):
 
 def test_the_process_is_killed_in_a_run():
     net = opened(HANGS)
-    pid = process(net)
-    threading.Timer(1.0, os.kill, (pid, signal.SIGKILL)).start()
+
+    def kill(life: Life) -> None:
+        while life.was_at() != "running the model":
+            time.sleep(0.01)
+        life.process.kill()
+
+    threading.Thread(target=kill, args=(net.worker.life(),)).start()
     with pytest.raises(WorkerCrashed, match="SIGKILL, as systems do that run out of memory, while running"):
         net.program(["y"])({"x": net.prepare(bright())})
     with pytest.raises(WorkerCrashed, match="not run again"):
@@ -396,7 +403,7 @@ def test_an_operator_that_goes_on_is_ended():
     began = time.monotonic()
     with pytest.raises(LimitExceeded, match=r"run_seconds"):
         net.program(["y"])({"x": net.prepare(bright())})
-    assert time.monotonic() - began < 20
+    assert time.monotonic() - began < 60
     assert ended(pid)
     assert net.activations(photo(), ["r"])["r"].shape == (1, 8, 16, 16)
     net.close()
@@ -512,7 +519,13 @@ def test_nothing_is_left_of_a_network_that_is_gone():
 
 
 SCRIPT = """
-import os, sys, numpy as np, onnxviz
+import os, sys, threading, time, numpy as np, onnxviz
+def runs(net):
+    def tell():
+        while net.worker.life().was_at() != "running the model":
+            time.sleep(0.01)
+        print("runs", flush=True)
+    threading.Thread(target=tell, daemon=True).start()
 net = onnxviz.load({path!r}, isolate=True, provider="cpu", mean=[0.5] * 3, std=[0.2] * 3)
 print(net.worker.life().process.pid, flush=True)
 bright = np.full((16, 16, 3), 250, np.uint8)
@@ -558,9 +571,8 @@ def test_a_script_without_a_main_guard(tmp_path):
 
 def test_ctrl_c_in_a_run(tmp_path):
     rest = """
-import time
+runs(net)
 try:
-    print("runs", flush=True)
     net.run(x, ["y"])
 except KeyboardInterrupt:
     print("stopped", flush=True)
@@ -569,12 +581,13 @@ print(net.run(x, ["r"])["r"].shape)
     with script(tmp_path, HANGS, rest) as run:
         pid = int(run.stdout.readline())
         assert run.stdout.readline() == "runs\n"
-        time.sleep(2.0)
         run.send_signal(signal.SIGINT)
         began = time.monotonic()
         assert run.stdout.readline() == "stopped\n"
-        assert time.monotonic() - began < 2.5
-        out, err = run.communicate(timeout=60)
+        assert (
+            time.monotonic() - began < 60
+        )  # 0.8 s, on a machine that does nothing else; the operator takes minutes
+        out, err = run.communicate(timeout=120)
     assert out == "(1, 8, 16, 16)\n", err
     assert ended(pid)
 
@@ -598,6 +611,85 @@ print(net.worker.life().process.pid)
     assert out.splitlines() == ["True True", pid.strip()], err
 
 
+# An endless loop of short operators, on a state that is held where it runs.
+HELD = f"""
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+from test_ort import endless
+from onnxviz.runtime import worker
+from onnxviz.runtime.ort import compile
+program = compile(endless(), provider="cpu", worker=net.worker)
+state = program.hold(np.arange(1000.0))
+"""
+
+
+def test_ctrl_c_stops_a_run_between_operators_and_what_is_held_stays(tmp_path):
+    """Also one that other threads asked for."""
+    rest = f"""{HELD}
+from onnxviz.runtime.pool import Pool
+def run():
+    program.run_bound({{}}, {{"x": state}}, {{}}, ["y"])
+def threads():
+    with Pool(2, "threads") as pool:
+        list(pool.map(lambda _: run(), range(2)))
+for work in (run, threads):
+    runs(net)
+    try:
+        work()
+    except KeyboardInterrupt:
+        print("stopped", flush=True)
+print((state.numpy() == np.arange(1000)).all(), net.worker.life().process.pid)
+"""
+    with script(tmp_path, PLAIN, rest) as run:
+        pid = run.stdout.readline()
+        for _ in range(2):
+            assert run.stdout.readline() == "runs\n"
+            run.send_signal(signal.SIGINT)
+            assert run.stdout.readline() == "stopped\n"
+        out, err = run.communicate(timeout=120)
+    assert out.split() == ["True", pid.strip()], err
+
+
+def test_a_second_ctrl_c_ends_what_holds_a_state(tmp_path):
+    rest = f"""{HELD}
+worker.Life.stop = lambda *_: None  # as in one operator that takes minutes
+worker._GRACE_KEEPING = 600
+runs(net)
+try:
+    program.run_bound({{}}, {{"x": state}}, {{}}, ["y"])
+except KeyboardInterrupt:
+    print("stopped", state.lost, flush=True)
+"""
+    with script(tmp_path, PLAIN, rest) as run:
+        pid = int(run.stdout.readline())
+        assert run.stdout.readline() == "runs\n"
+        run.send_signal(signal.SIGINT)
+        time.sleep(2.0)  # longer than what holds no state is given
+        assert not ended(pid, 0.1)
+        run.send_signal(signal.SIGINT)
+        out, err = run.communicate(timeout=120)
+    assert out == "stopped True\n", err
+    assert ended(pid)
+
+
+@pytest.mark.parametrize("end", [Life.interrupt, lambda life: life.process.kill()], ids=["Ctrl-C", "crash"])
+def test_what_was_made_before_the_process_died_is_handed_over(pair, monkeypatch, end):
+    monkeypatch.setattr("onnxviz.optimise.machine._SAVED", 0.0)
+    net = opened(PLAIN)
+    options = {"target": 1, "start": photo(), "preset": "lecture", "keep": "last"}
+
+    def told(done: int, total: int, what: str) -> None:
+        if done == 5:
+            end(net.worker.life())
+
+    with pytest.raises((Interrupted, WorkerCrashed)) as stop:
+        onnxviz.ascent(net, steps=9, progress=told, **options)
+    four, five = (onnxviz.ascent(pair[0], steps=steps, **options).values for steps in (4, 5))
+    assert np.array_equal(stop.value.partial.values, five)
+    assert not np.array_equal(four, five)
+    assert stop.value.partial.manifest["incomplete"] is True
+    net.close()
+
+
 @pytest.mark.parametrize("pause", [0.0, 0.4, 3.0])
 def test_ctrl_c_while_threads_run(tmp_path, pause):
     rest = """
@@ -618,7 +710,7 @@ except KeyboardInterrupt:
         seconds = time.monotonic() - began
         _, err = run.communicate(timeout=60)
     assert line == "stopped\n", err
-    assert seconds < 2.5
+    assert seconds < 60
     assert ended(pid)
 
 
@@ -636,19 +728,16 @@ def test_ctrl_c_before_a_thread_has_asked():
         begun.wait()
         began = time.monotonic()
         raise KeyboardInterrupt
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 60
     net.close()
 
 
-@pytest.mark.parametrize(
-    "rest", ["import time; time.sleep(60)", "print('runs', flush=True); net.run(x, ['y'])"]
-)
+@pytest.mark.parametrize("rest", ["time.sleep(60)", "runs(net); net.run(x, ['y'])"])
 def test_it_ends_with_a_parent_that_is_killed(tmp_path, rest):
     with script(tmp_path, HANGS, rest) as run:
         pid = int(run.stdout.readline())
         if "runs" in rest:
             run.stdout.readline()
-            time.sleep(1.5)
         run.kill()
         run.communicate(timeout=20)
     assert ended(pid)
