@@ -50,7 +50,7 @@ class Gradients:
         self._program = compiled.program
         self.rectifiers = compiled.program.rectifiers
         if self.rectifiers == 0:
-            from onnxviz.graph.operators import without_rectifiers
+            from onnxviz.graph.rectifiers import without_rectifiers
 
             note = without_rectifiers(rules, self.sources)
             if note not in net.warnings:

@@ -104,7 +104,7 @@ def _gradient_model(run: Run, model: str, of: str | None, wrt: str | None, rules
     )
     rectifiers = graph.meta["rectifiers"]
     if rectifiers == 0:
-        from onnxviz.graph.operators import without_rectifiers
+        from onnxviz.graph.rectifiers import without_rectifiers
 
         run.note(without_rectifiers(rules, [str(graph.graph.outputs[-1].name).removesuffix(".gradient")]))
     more = {} if rectifiers is None else {"rectifiers": rectifiers}

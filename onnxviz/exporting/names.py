@@ -23,25 +23,12 @@ from collections.abc import Callable
 
 import onnx_ir as ir
 
+from onnxviz.graph import operators
+
 SCOPES = "pkg.torch.onnx.name_scopes"
 
 # Values named for what they read. Elementwise, one data input.
-ACTIVATIONS = frozenset(
-    {
-        "Relu",
-        "LeakyRelu",
-        "PRelu",
-        "Elu",
-        "Selu",
-        "Celu",
-        "Clip",
-        "Sigmoid",
-        "HardSigmoid",
-        "HardSwish",
-        "Swish",
-    }
-    | {"Mish", "Softplus", "Softsign", "Tanh", "Erf", "Gelu", "ThresholdedRelu"}
-)
+ACTIVATIONS = operators.ACTIVATIONS | {"Erf"}
 _SHORT = {
     "GlobalAveragePool": "avgpool",
     "AveragePool": "avgpool",
@@ -49,9 +36,7 @@ _SHORT = {
     "MatMul": "matmul",
     "ReduceMean": "mean",
 }
-_WEIGHTED = frozenset(
-    {"Conv", "ConvTranspose", "Gemm", "MatMul", "BatchNormalization", "InstanceNormalization"}
-)
+_WEIGHTED = operators.WEIGHTED | {"BatchNormalization", "InstanceNormalization"}
 
 
 def readable(model: ir.Model, rename: Callable[[str], str] = lambda path: path) -> None:

@@ -17,7 +17,7 @@ import onnx_ir as ir
 from onnxviz.errors import UnsupportedOperator, ways
 from onnxviz.grad import table
 from onnxviz.grad.tape import Operand, Tape, dims, schema
-from onnxviz.graph.operators import rectifier
+from onnxviz.graph.rectifiers import rectifier
 
 _INTEGERS = frozenset(
     {

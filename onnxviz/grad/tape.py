@@ -19,7 +19,7 @@ import onnx
 import onnx_ir as ir
 
 from onnxviz.graph.naming import names
-from onnxviz.graph.operators import Rectifier
+from onnxviz.graph.rectifiers import Rectifier
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -13,7 +13,8 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxviz.graph.lift import Lifter
-from onnxviz.graph.operators import number
+from onnxviz.graph.operators import CASTS, RENAMING
+from onnxviz.graph.rectifiers import number
 
 _FLOATS = frozenset({ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.FLOAT, ir.DataType.DOUBLE})
 # Larger constants are weights, not a number written out for every place.
@@ -23,7 +24,7 @@ _OPEN = 3e38
 # Comparison -> whether it is true where its first operand is the larger; equality is the kink and makes no difference.
 _LARGER = {"Greater": True, "GreaterOrEqual": True, "Less": False, "LessOrEqual": False}
 # What hands its first operand's numbers on, in another type or shape.
-_HANDS_ON = frozenset({"Cast", "CastLike", "Expand", "Identity", "Reshape", "Squeeze", "Unsqueeze"})
+_HANDS_ON = RENAMING | CASTS | {"Expand"}
 
 
 class Held(NamedTuple):
@@ -212,7 +213,7 @@ def _steps_at(mask: ir.Value, x: ir.Value) -> bool:
     source = mask.producer()
     if source is None or source.domain not in ("", "ai.onnx"):
         return False
-    if source.op_type in ("Cast", "CastLike"):
+    if source.op_type in CASTS:
         sides, true_is_one = _compared(source.inputs[0]), True
     elif source.op_type == "Where":
         sides = _compared(source.inputs[0])

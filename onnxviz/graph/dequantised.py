@@ -25,32 +25,14 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxviz.graph.analysis.dataflow import QUANTISED, constant, dependent
+from onnxviz.graph.operators import MOVING, RESIZING, SPELLINGS
 
 _DOMAINS: Final = ("", "ai.onnx", "com.microsoft")
 # Where the operators of quantised networks have the scale of their result; its zero point is the next input.
-_SCALES: Final = {
-    "QuantizeLinear": 1,
-    "QLinearConcat": 0,
-    "QLinearConv": 6,
-    "QLinearMatMul": 6,
-    "QLinearAdd": 6,
-    "QLinearMul": 6,
-    "QLinearWhere": 7,
-    "QGemm": 7,
-    "QLinearAveragePool": 3,
-    "QLinearGlobalAveragePool": 3,
-    "QLinearLeakyRelu": 3,
-    "QLinearSigmoid": 3,
-    "QLinearSoftmax": 3,
-    "QLinearReduceMean": 3,
-}
+_SCALES: Final = {name: row.scale for name, row in SPELLINGS.items() if row.scale is not None}
 QUANTISING: Final = frozenset(_SCALES) | {"DynamicQuantizeLinear"}
-"""Operators that give codes."""
 # What hands integers on as they are, with the scale of its first input.
-_HANDS_ON: Final = frozenset({
-    "Clip", "DepthToSpace", "Expand", "Flatten", "Gather", "Identity", "MaxPool", "Pad", "Relu", "Reshape", "Resize",
-    "Slice", "SpaceToDepth", "Split", "Squeeze", "Tile", "Transpose", "Unsqueeze",
-})  # fmt: skip
+_HANDS_ON: Final = MOVING | RESIZING | {"Clip", "MaxPool", "ReduceMax", "ReduceMin", "Relu"}
 # How ONNX Runtime's quantiser names what belongs to the value X.
 _INPUT, _CODES, _REAL, _OPERATOR = (
     "_QuantizeLinear_Input", "_QuantizeLinear_Output", "_DequantizeLinear_Output", "_quantized",

@@ -16,14 +16,10 @@ import onnx_ir as ir
 from onnxviz.graph.analysis.dataflow import constant
 from onnxviz.graph.analysis.probe import Facts
 from onnxviz.graph.analysis.twins import view
+from onnxviz.graph.operators import FORM, VALUE_KEPT
 
-#: What changes nothing but the form or the rounding.
-FORM = frozenset({
-    "Cast", "DequantizeLinear", "Dropout", "Flatten", "Identity", "QuantizeLinear", "Reshape", "Squeeze",
-    "Transpose", "Unsqueeze"
-})  # fmt: skip
+_PLAIN = VALUE_KEPT | {"Dropout"}
 _ACTIVATIONS = {"Softmax": "softmax", "Sigmoid": "sigmoid", "LogSoftmax": "log_softmax"}
-_PLAIN = frozenset({"Cast", "DequantizeLinear", "Dropout", "Identity", "QuantizeLinear"})
 _LOGARITHM = {"softmax": "log_softmax", "sigmoid": "log_sigmoid"}
 _POWER = {log: plain for plain, log in _LOGARITHM.items()}
 # Sums are laid beside the numbers that they divide by these.

@@ -12,8 +12,10 @@ from typing import Final, NamedTuple
 import numpy as np
 import onnx_ir as ir
 
+from onnxviz.graph.operators import RENAMING
+
 # What may stand between the input and its scaling without changing a value.
-_PASSING: Final = frozenset({"Cast", "Identity", "Transpose", "Reshape", "Unsqueeze", "Squeeze", "Pad"})
+_PASSING: Final = RENAMING | {"Cast", "Pad", "Transpose"}
 #: The pixels' range of the presets that are told apart.
 RANGES: Final = {"raw": (0.0, 255.0), "unit": (0.0, 1.0), "tensorflow": (-1.0, 1.0)}
 _MOST: Final = 16  # numbers of a constant: one a channel

@@ -1,332 +1,265 @@
-"""What an operator is, in one place: which of its operands are scalars, and whether it is a rectifier.
+"""What an operator is: the one table that every room asks.
 
-Whatever else has to know it asks here, so that two rooms cannot disagree.
+A row says what its operators have in common, in the words of `Operator`; whoever has to know whether an operator works
+place by place, only moves data, keeps the shape or has weights takes the answer from here, so that no two rooms can
+disagree. An operator that stands in no row is read as one that may do anything. Below it the other spellings: fused,
+quantised and contributed operators, each with the standard operator that moves data as it does.
 
-A rectifier is what the variants of backpropagation (guided, deconvnet, redirected) act on: Relu, Clip from 0 up
-(ReLU6), and in a quantised file the QuantizeLinear whose range begins at 0 behind what can be negative, for there the
-exporter put them. Their other spellings are brought to these before (graph/fused.py, canonical.py, quantised.py). No
-rectifier is the ramp of a hand-written h-sigmoid or h-swish, nor an activation that lets something through below 0.
+The only other tables keyed by operator say how one is differentiated (grad/rules) and how torch runs it
+(runtime/torch_backend). docs/operators.md shows all of them side by side (`python tools/operators.py`).
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Final
 
-import numpy as np
-import onnx_ir as ir
 
-from onnxviz.graph.lift import Lifter
+@dataclass(frozen=True, slots=True)
+class Operator:
+    """What the named operators have in common.
 
-#: Operator of the standard -> the inputs that are one number. Files have them as vectors of one element too
-#: (keras2onnx, the ONNX zoo), which the standard does not have and ONNX Runtime runs.
-SCALARS: dict[str, tuple[int, ...]] = {
-    "Clip": (1, 2),
-    "CumSum": (1,),
-    "Dropout": (1, 2),
-    "If": (0,),
-    "Loop": (0, 1),
-    "OneHot": (1,),
-    "Pad": (2,),
-    "Range": (0, 1, 2),
-    "Trilu": (1,),
+    family      the kind of work that they do
+    sees        which places of its inputs a unit of the result reads: "place" its own of all inputs, with broadcasting;
+                "own" its own of the first (the others are bounds and scales); "everything"; else the word by which
+                analysis/rules.py finds its rule
+    keeps       what stays of the first input: "shape"; "axes" where they stay in order though their sizes change
+    moves       "form" where the result has the elements of the first input in their order, "places" where they move,
+                come several times, are left out or filled up
+    channels    axis 1 holds the channels by definition: "kept" are those of the input, "made" are channels of its own
+    negative    whether a result can be below 0: "always", "as" where an operand can be; "" is taken for never
+    weights     places of the inputs that hold what is learned, the kernel or matrix first
+    steering    places of the inputs that steer it and are no weights: bounds, scales, sizes, indices, statistics
+    numbers     of these, the inputs that are one number; files have them as vectors of one element too (keras2onnx, the
+                ONNX zoo), which the standard does not have and ONNX Runtime runs
+    sizes       inputs that say how large a result becomes, or how often a body runs
+    macs        how multiply-accumulates are counted (analysis/macs.py); "" counts none
+    """
+
+    names: str
+    family: str
+    sees: str = "everything"
+    keeps: str = ""
+    moves: str = ""
+    channels: str = ""
+    negative: str = ""
+    weights: tuple[int, ...] = ()
+    steering: tuple[int, ...] = ()
+    numbers: tuple[int, ...] = ()
+    sizes: tuple[int, ...] = ()
+    macs: str = ""
+
+
+_ = Operator
+ROWS: Final = (
+    # --- products with weights ---
+    _("Conv", "convolution", "conv", channels="made", negative="always", weights=(1, 2), macs="kernel"),
+    _("ConvTranspose", "convolution", "conv_transpose", channels="made", negative="always", weights=(1, 2),
+      macs="spread"),
+    _("DeformConv", "convolution", channels="made", negative="always", weights=(1, 3), macs="kernel"),
+    _("Gemm", "product", "gemm", negative="always", weights=(1, 2), macs="gemm"),
+    _("MatMul", "product", "matmul", negative="always", weights=(1,), macs="matmul"),
+    _("Einsum", "product", "einsum", negative="always", weights=(1,), macs="einsum"),
+    _("LSTM", "recurrent", weights=(1, 2, 3), steering=(4, 5, 6), macs="recurrent"),
+    _("GRU RNN", "recurrent", weights=(1, 2, 3), steering=(4, 5), macs="recurrent"),
+    _("Attention", "attention", macs="attention"),
+    _("LinearAttention RotaryEmbedding SwiGLU", "attention"),
+    # --- normalisations ---
+    _("BatchNormalization", "normalisation", "own", "shape", channels="made", negative="always", weights=(1, 2),
+      steering=(3, 4)),  # running mean and variance: measured, not learned
+    _("InstanceNormalization", "normalisation", "map", "shape", channels="kept", negative="always", weights=(1, 2)),
+    _("GroupNormalization", "normalisation", "picture", "shape", channels="kept", negative="always", weights=(1, 2)),
+    _("LRN", "normalisation", "lrn", "shape", channels="kept", negative="as"),
+    _("LayerNormalization RMSNormalization", "normalisation", "trailing", "shape", negative="always", weights=(1, 2)),
+    _("LpNormalization", "normalisation", "axis", "shape", negative="as"),
+    _("MeanVarianceNormalization", "normalisation", "mean_variance", "shape", negative="always"),
+    _("Softmax LogSoftmax Hardmax", "softmax", "softmax", "shape"),
+    # --- pools and reductions ---
+    _("AveragePool MaxPool", "pooling", "pool", channels="kept", negative="as"),
+    _("LpPool", "pooling", "pool", channels="kept"),
+    _("GlobalAveragePool GlobalMaxPool", "global pooling", "global_pool", channels="kept", negative="as"),
+    _("GlobalLpPool", "global pooling", "global_pool", channels="kept"),
+    _("MaxUnpool", "unpooling", "unpool", channels="kept", negative="as", steering=(1, 2), sizes=(1, 2)),
+    _("MaxRoiPool RoiAlign", "region pooling", channels="kept", negative="as", steering=(1, 2)),
+    _("ReduceMax ReduceMean ReduceMin ReduceSum", "reduction", "reduction", negative="as", steering=(1,)),
+    _("ReduceL1 ReduceL2 ReduceSumSquare", "reduction", "reduction", steering=(1,)),
+    _("ReduceLogSum ReduceLogSumExp ReduceProd", "reduction", "reduction", steering=(1,)),
+    _("ArgMax ArgMin", "place of an end", "arg_reduction"),
+    _("CumSum CumProd", "cumulation", "cumulation", "shape", negative="as", steering=(1,), numbers=(1,)),
+    # --- place by place ---
+    _("Relu ThresholdedRelu Sigmoid HardSigmoid Softplus", "activation", "place", "shape"),
+    _("LeakyRelu Elu Celu Selu Gelu Swish HardSwish Mish Softsign Tanh Shrink", "activation", "place", "shape"),
+    _("PRelu", "activation", "place", "shape", weights=(1,)),
+    _("Clip", "activation", "own", "shape", steering=(1, 2), numbers=(1, 2)),
+    _("Add Sum Mean", "arithmetic", "place", negative="as"),
+    _("Sub", "arithmetic", "place", negative="always"),
+    _("Mul Div Max Min Mod", "arithmetic", "place"),
+    _("Pow", "arithmetic", "place", steering=(1,)),
+    _("Where", "choice", "place", steering=(0,)),
+    _("Abs Ceil Exp Floor Log Neg Reciprocal Round Sign Sqrt Erf", "function", "place", "shape"),
+    _("Acos Acosh Asin Asinh Atan Atanh Cos Cosh Sin Sinh Tan", "function", "place", "shape"),
+    _("Equal Greater GreaterOrEqual Less LessOrEqual", "comparison", "place"),
+    _("IsInf IsNaN", "comparison", "place", "shape"),
+    _("And Or Xor", "logic", "place"),
+    _("Not BitwiseNot", "logic", "place", "shape"),
+    _("BitShift BitwiseAnd BitwiseOr BitwiseXor", "logic", "place"),
+    _("Cast", "type", "own", "shape", negative="as"),
+    _("CastLike", "type", "own", "shape", negative="as", steering=(1,)),
+    _("QuantizeLinear DequantizeLinear", "quantisation", "own", "shape", steering=(1, 2)),
+    _("DynamicQuantizeLinear", "quantisation", "range", "shape"),
+    # --- what only moves data ---
+    _("Identity", "form", "place", "shape", "form", negative="as"),
+    _("Dropout", "form", "own", "shape", "form", negative="as", steering=(1, 2), numbers=(1, 2)),
+    _("Flatten", "form", "reshape", moves="form", negative="as"),
+    _("Reshape Squeeze Unsqueeze", "form", "reshape", moves="form", negative="as", steering=(1,)),
+    _("Transpose", "movement", "transpose", moves="places", negative="as"),
+    _("Expand", "movement", "own", "axes", "places", negative="as", steering=(1,), sizes=(1,)),
+    _("Tile", "movement", "tile", "axes", "places", negative="as", steering=(1,), sizes=(1,)),
+    _("Pad", "movement", "pad", "axes", "places", negative="as", steering=(1, 2, 3), numbers=(2,), sizes=(1,)),
+    _("CenterCropPad", "movement", "everything", "axes", "places", negative="as", steering=(1,), sizes=(1,)),
+    _("Slice", "movement", "cut", "axes", "places", negative="as", steering=(1, 2, 3, 4)),
+    _("Split", "movement", "split", "axes", "places", negative="as", steering=(1,)),
+    _("Concat", "joining", "concat", "axes", negative="as"),
+    _("DepthToSpace", "movement", "depth_to_space", moves="places", channels="made", negative="as"),
+    _("SpaceToDepth", "movement", "space_to_depth", moves="places", channels="made", negative="as"),
+    _("Gather", "movement", "gather", moves="places", negative="as", steering=(1,)),
+    _("GatherElements GatherND", "movement", moves="places", negative="as", steering=(1,)),
+    _("ReverseSequence", "movement", "everything", "shape", "places", negative="as", steering=(1,)),
+    _("Trilu", "movement", "everything", "shape", "places", negative="as", steering=(1,), numbers=(1,)),
+    _("Scatter ScatterElements ScatterND TensorScatter", "scattering", "everything", "shape", steering=(1,)),
+    _("Resize", "resizing", "resize", "axes", negative="as", steering=(1, 2, 3), sizes=(1, 2, 3)),
+    _("Upsample", "resizing", "resize", "axes", negative="as", steering=(1,), sizes=(1,)),
+    _("GridSample", "resizing", channels="kept", negative="as"),
+    _("AffineGrid", "resizing", sizes=(1,)),
+    _("Col2Im", "movement"),
+    # --- what picks some of many ---
+    _("TopK", "selection", "top_k", "axes", steering=(1,)),
+    _("Compress", "selection", moves="places", negative="as", steering=(1,)),
+    _("NonMaxSuppression NonZero Unique", "selection"),
+    # --- shapes, control, signals ---
+    _("Shape Size", "shape", "nothing"),
+    _("ConstantOfShape", "constant", sizes=(0,)),
+    _("EyeLike RandomNormalLike RandomUniformLike Bernoulli", "random", "everything", "shape"),
+    _("Constant RandomNormal RandomUniform", "constant"),
+    _("Range", "constant", numbers=(0, 1, 2), sizes=(0, 1, 2)),
+    _("OneHot", "constant", numbers=(1,), sizes=(1,)),
+    _("If", "control flow", numbers=(0,)),
+    _("Loop", "control flow", numbers=(0, 1), sizes=(0, 1)),
+    _("Scan", "control flow"),
+    _("DFT", "signal", sizes=(1,)),
+    _("STFT", "signal"),
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Spelling:
+    """A fused, quantised or contributed operator, seen as the standard one that moves data as it does.
+
+    of              the standard operator; "" where none moves data so
+    places          where it has that operator's data and weights; scales and zero points are left out
+    scale           the input that is the scale of a quantised result; its zero point is the next one
+    parameters      the inputs to look for weights at, where `places` leaves some out
+    family          its kind, where it does more than `of`
+    domain          "ort" com.microsoft, "onnx" the standard's own, "both"
+    channels_last   by definition, whatever its attributes say
+    real            its result is floating point though its data are integers
+    """
+
+    of: str
+    places: tuple[int, ...] = ()
+    scale: int | None = None
+    parameters: tuple[int, ...] = ()
+    family: str = ""
+    domain: str = "ort"
+    channels_last: bool = False
+    real: bool = False
+
+
+_S = Spelling
+#: As the standard and ONNX Runtime's ContribOperators.md define them.
+SPELLINGS: Final[dict[str, Spelling]] = {
+    "QLinearConv": _S("Conv", (0, 3, 8), scale=6, domain="both"),
+    "QLinearMatMul": _S("MatMul", (0, 3), scale=6, domain="onnx"),
+    "ConvInteger": _S("Conv", (0, 1), domain="onnx"),
+    "MatMulInteger": _S("MatMul", (0, 1), domain="onnx"),
+    "NhwcConv": _S("Conv", (0, 1, 2), channels_last=True),
+    "FusedConv": _S("Conv", (0, 1, 2)),
+    "NhwcFusedConv": _S("Conv", (0, 1, 2), channels_last=True),
+    "NhwcMaxPool": _S("MaxPool", (0,), channels_last=True),
+    "QGemm": _S("Gemm", (0, 3, 6), scale=7),
+    "FusedGemm": _S("Gemm", (0, 1, 2)),
+    "FusedMatMul": _S("MatMul", (0, 1)),
+    "FusedMatMulActivation": _S("MatMul", (0, 1)),
+    "TransposeMatMul": _S("MatMul", (0, 1)),
+    "DynamicQuantizeLSTM": _S("LSTM", (0, 1, 2, 3, 4, 5, 6, 7)),
+    "DynamicQuantizeMatMul": _S("MatMul", (0, 1), parameters=(0, 1, 4), real=True),
+    "MatMulIntegerToFloat": _S("MatMul", (0, 1), parameters=(0, 1, 6), real=True),
+    "QLinearConcat": _S("Concat", scale=0),  # y_scale, y_zero, then (x, scale, zero) for each piece
+    "QLinearAdd": _S("Add", (0, 3), scale=6),
+    "QLinearMul": _S("Mul", (0, 3), scale=6),
+    "QLinearWhere": _S("Where", (0, 1, 4), scale=7),
+    "QLinearGlobalAveragePool": _S("GlobalAveragePool", (0,), scale=3),
+    "QLinearAveragePool": _S("AveragePool", (0,), scale=3),
+    "QLinearLeakyRelu": _S("LeakyRelu", (0,), scale=3),
+    "QLinearSigmoid": _S("Sigmoid", (0,), scale=3),
+    "QLinearSoftmax": _S("Softmax", (0,), scale=3),
+    "QuantizeLinear": _S("QuantizeLinear", (0, 1, 2), scale=1),
+    "DequantizeLinear": _S("DequantizeLinear", (0, 1, 2)),
+    "Gelu": _S("Relu", (0,)),
+    "QuickGelu": _S("Relu", (0,)),
+    "FastGelu": _S("Add", (0, 1), family="activation"),  # its optional second input is a bias
+    "BiasGelu": _S("Add", (0, 1), family="activation"),
+    "BiasAdd": _S("Add", (0, 1, 2)),
+    "SkipLayerNormalization": _S("Add", (0, 1), parameters=(0, 1, 2, 3, 4), family="normalisation"),
+    "SkipSimplifiedLayerNormalization": _S("Add", (0, 1), parameters=(0, 1, 2, 3), family="normalisation"),
+    "QAttention": _S("", parameters=(0, 1, 2), family="attention"),
+    "MultiHeadAttention": _S("", family="attention"),
 }
 
-
-def number(value: ir.Value | None) -> float | None:
-    """The number behind a constant of one element, of whatever rank; None where it is no such constant."""
-    if value is None or value.const_value is None or value.is_graph_input() or value.const_value.size != 1:
-        return None
-    return float(value.const_value.numpy().reshape(-1)[0])
+TABLE: Final[dict[str, Operator]] = {name: row for row in ROWS for name in row.names.split()}
+_UNKNOWN: Final = Operator("", "unknown")
 
 
-def scalars(model: ir.Model) -> None:
-    """Give every operand that is one number the rank 0, in place; requires constants as initialisers."""
-    lifter: Lifter | None = None
-    for node in list(model.graph.all_nodes()):
-        if node.domain not in ("", "ai.onnx"):
-            continue
-        for place in SCALARS.get(node.op_type, ()):
-            value = node.inputs[place] if place < len(node.inputs) else None
-            if value is None or _rank(value) in (0, None):
-                continue
-            lifter = lifter or Lifter(model)
-            tensor = value.const_value
-            if tensor is None or value.is_graph_input():
-                scalar = lifter.before(node, "Reshape", value, lifter.const(np.zeros(0)))
-            elif tensor.size != 1:
-                continue
-            else:
-                scalar = lifter.const(tensor.numpy().reshape(()), tensor.dtype.numpy())
-            node.replace_input_with(place, scalar)
+def operator(name: str) -> Operator:
+    """The row of a standard operator; one that says nothing where the table has none."""
+    return TABLE.get(name, _UNKNOWN)
 
 
-def _rank(value: ir.Value) -> int | None:
-    if value.const_value is not None:
-        return len(value.const_value.shape)
-    return None if value.shape is None else len(value.shape)
+def operators(where: Callable[[Operator], object]) -> frozenset[str]:
+    """The names of the standard operators whose row answers the question with yes."""
+    return frozenset(name for name, row in TABLE.items() if where(row))
 
 
-# --- rectifiers ---------------------------------------------------------------------------------
-
-#: Integer types of quantised tensors -> their range.
-RANGES = {
-    ir.DataType.INT8: (-128, 127),
-    ir.DataType.UINT8: (0, 255),
-    ir.DataType.INT16: (-32768, 32767),
-    ir.DataType.UINT16: (0, 65535),
-    ir.DataType.INT4: (-8, 7),
-    ir.DataType.UINT4: (0, 15),
-}
-# Whose numbers can be negative whatever goes in: what an activation stands behind.
-_SIGNED = frozenset({
-    "BatchNormalization", "Conv", "ConvTranspose", "DeformConv", "Einsum", "Gemm", "GroupNormalization",
-    "InstanceNormalization", "LayerNormalization", "LpNormalization", "MatMul", "MeanVarianceNormalization",
-    "RMSNormalization", "Sub",
-})  # fmt: skip
-# Can be negative where one of their operands can be. All others are taken for what is never negative, or for an
-# activation of its own kind, behind which stands no other.
-_AS_OPERANDS = frozenset({"Add", "Concat", "Mean", "Sum"})
-_AS_FIRST = frozenset({
-    "AveragePool", "Cast", "DepthToSpace", "Dropout", "Expand", "Flatten", "Gather", "GlobalAveragePool",
-    "GlobalMaxPool", "Identity", "MaxPool", "Pad", "ReduceMax", "ReduceMean", "ReduceSum", "Reshape", "Resize", "Slice",
-    "SpaceToDepth", "Split", "Squeeze", "Tile", "Transpose", "Unsqueeze",
-})  # fmt: skip
-_SCALING = frozenset({"Div", "Mul"})
-_PASSES = frozenset(
-    {"Cast", "DequantizeLinear", "Identity", "QuantizeLinear"}
-)  # a number stays the number it is
-_NEAR = 0.03  # quantised numbers are off by a step of the range
+def family(name: str) -> str:
+    """The kind of work of an operator in any spelling: `Operator.family`."""
+    spelling = SPELLINGS.get(name)
+    if spelling is None:
+        return operator(name).family
+    return spelling.family or TABLE[spelling.of].family
 
 
-@dataclass(frozen=True)
-class Rectifier:
-    """What holds its input between 0 and `high`; None: no upper end.
-
-    ahead   it is the range in front of another rectifier, which counts for both
-    """
-
-    high: float | None
-    ahead: bool = False
-
-
-def rectifier(node: ir.Node) -> Rectifier | None:
-    """The rectifier that a node of a normalised graph is, None where it is none.
-
-    Clips whose bounds only the run tells are none for certain, and so are not counted.
-    """
-    if node.domain not in ("", "ai.onnx"):
-        return None
-    if node.op_type == "Relu":
-        return Rectifier(None)
-    if node.op_type == "Clip":
-        found = _clip(node)
-    elif node.op_type == "QuantizeLinear":
-        found = _range(node)
-    else:
-        return None
-    return None if found is None or _is_ramp(node, found.high) else found
-
-
-def rectifiers(model: ir.Model) -> list[ir.Node]:
-    """The rectifiers of a normalised model's main graph."""
-    return [n for n in model.graph if (found := rectifier(n)) is not None and not found.ahead]
-
-
-def without_rectifiers(rules: str, sources: Iterable[str]) -> str:
-    """What is said where rules that act on rectifiers found none on the way to these values."""
-    return (
-        f"no rectifier (ReLU, ReLU6) lies between {' and '.join(map(repr, sources))} and what is explained: "
-        f"{rules!r} changes nothing but these, so it gives the plain gradient"
-    )
-
-
-def _clip(node: ir.Node) -> Rectifier | None:
-    low, high = (node.inputs[place] if place < len(node.inputs) else None for place in (1, 2))
-    if number(low) != 0.0:
-        return None
-    if high is None:
-        return Rectifier(None)
-    top = number(high)
-    return None if top is None or not top > 0.0 else Rectifier(top)
-
-
-def ends(node: ir.Node) -> tuple[float, float] | tuple[None, None]:
-    """The smallest and the largest real number that a QuantizeLinear can give; None without one constant scale."""
-    kind = node.outputs[0].dtype
-    zero = node.inputs[2] if len(node.inputs) > 2 else None
-    scale, at = number(node.inputs[1]), 0.0 if zero is None else number(zero)
-    if kind not in RANGES or scale is None or at is None:
-        return None, None
-    low, high = RANGES[kind]
-    return (low - at) * scale, (high - at) * scale
-
-
-def _range(node: ir.Node) -> Rectifier | None:
-    """A range that begins at 0; and one in front of a rectifier that the exporter left, whose ends it may share."""
-    low, high = ends(node)
-    if low is None or high is None:
-        return None
-    readers = [user for user, _ in node.outputs[0].uses()]
-    behind = [user for reader in readers for user, _ in reader.outputs[0].uses()]
-    kept = all(reader.op_type == "DequantizeLinear" for reader in readers) and all(
-        user.op_type in ("Relu", "Clip") and rectifier(user) is not None for user in behind
-    )
-    if behind and kept:
-        return Rectifier(high, ahead=True)
-    return Rectifier(high) if low == 0.0 and can_be_negative(node.inputs[0]) else None
-
-
-def can_be_negative(value: ir.Value | None, depth: int = 64) -> bool:
-    """Whether an activation may stand behind the value: a sum or product of signed numbers, as far as one can tell.
-
-    False for pictures, for what a rectifier or a quantised range has cut off, and for what another activation gives.
-    """
-    if value is None or depth == 0:
-        return False
-    constant = value.const_value
-    if constant is not None and not value.is_graph_input():
-        return constant.size > 0 and bool((constant.numpy() < 0).any())
-    node = value.producer()
-    if node is None or node.domain not in ("", "ai.onnx"):
-        return False
-    if node.op_type in _SIGNED:
-        return True
-    if node.op_type in _AS_OPERANDS:
-        return any(can_be_negative(x, depth - 1) for x in node.inputs)
-    if node.op_type in _AS_FIRST:
-        return can_be_negative(node.inputs[0], depth - 1)
-    if node.op_type in _SCALING:  # by constants: a product of two values is a gate
-        sides = [x for x in node.inputs if x is not None and x.const_value is None]
-        return len(sides) == 1 and can_be_negative(sides[0], depth - 1)
-    if node.op_type == "DequantizeLinear" and node.inputs[0] is not None:
-        return _holds_negative(node, depth)
-    return False
-
-
-def _holds_negative(node: ir.Node, depth: int) -> bool:
-    """Whether the real numbers of a DequantizeLinear may be negative."""
-    x, zero = node.inputs[0], node.inputs[2] if len(node.inputs) > 2 else None
-    assert x is not None
-    if x.const_value is not None:
-        return True  # weights
-    at = 0.0 if zero is None else number(zero)
-    if x.dtype in RANGES and at == RANGES[x.dtype][0]:
-        return False
-    source = x.producer()
-    if source is not None and source.op_type == "QuantizeLinear":
-        return can_be_negative(source.inputs[0], depth - 1)
-    return True
-
-
-_Fits = Callable[[float, float], bool]
-
-
-# The ramp of h-sigmoid, Clip(x + 3, 0, 6) / 6, and of h-swish, which is x times that; Howard et al. 2019,
-# arXiv:1905.02244. Exporters may have folded the 3 into a bias, and put the 6 before or behind the product.
-
-
-def _is_ramp(node: ir.Node, high: float | None) -> bool:
-    """Whether what lies between 0 and `high` is a gate: shifted by half of its height, or brought to 1 and a factor."""
-    if high is None:
-        return False
-    source, shift = _shifted(node.inputs[0])
-    if shift is not None and _close(shift, high / 2):
-        return True
-    fits = _at_most if node.op_type == "QuantizeLinear" else _close
-    return _gates(node.outputs[0], 1.0 / high, source, fits)
-
-
-def _shifted(value: ir.Value | None) -> tuple[ir.Value | None, float | None]:
-    """(x, c) where the value is x + c for a number c."""
-    node = _made_by(value)
-    if node is not None and node.op_type in ("Add", "Sub"):
-        for place, x in enumerate(node.inputs):
-            shift = _known(node.inputs[1 - place])
-            if shift is not None and (place == 0 or node.op_type == "Add"):
-                return _before(x), shift if node.op_type == "Add" else -shift
-    return None, None
-
-
-def _gates(value: ir.Value, share: float, source: ir.Value | None, fits: _Fits, depth: int = 8) -> bool:
-    """Whether the value, times constants that bring its height to 1, is a factor of another value.
-
-    share    what is left to be multiplied with
-    source   what the ramp was made of: as the other factor it is one whatever the height
-    fits     whether a constant is the share: a range that was measured may be lower than the ramp it stands for
-    """
-    for user, place in value.uses() if depth else ():
-        factor = _factor(user, place)
-        if factor is not None:
-            left = 1.0 if factor != 1.0 and fits(factor, share) else share / factor
-            if _gates(user.outputs[0], left, source, fits, depth - 1):
-                return True
-        elif user.op_type == "Mul" and not user.domain:
-            other = user.inputs[1 - place]
-            if source is not None and _before(other) is source:
-                return True
-            if other is not value and (_close(share, 1.0) or _brought_to_1(user.outputs[0], share, fits)):
-                return True
-    return False
-
-
-def _brought_to_1(value: ir.Value, share: float, fits: _Fits, depth: int = 4) -> bool:
-    """Whether the value goes on times the constant `share`."""
-    for user, place in value.uses() if depth else ():
-        factor = _factor(user, place)
-        if factor is not None and (
-            (factor != 1.0 and fits(factor, share))
-            or (factor == 1.0 and _brought_to_1(user.outputs[0], share, fits, depth - 1))
-        ):
-            return True
-    return False
-
-
-def _factor(user: ir.Node, place: int) -> float | None:
-    """By what constant the node multiplies its operand at this place; None where it does anything else."""
-    if user.domain not in ("", "ai.onnx"):
-        return None
-    if user.op_type in _PASSES and place == 0:
-        return 1.0
-    known = _known(user.inputs[1 - place]) if user.op_type in _SCALING else None
-    if not known:
-        return None
-    return known if user.op_type == "Mul" else 1.0 / known if place == 0 else None
-
-
-def _made_by(value: ir.Value | None) -> ir.Node | None:
-    """The node that computes the value, before it was quantised or cast."""
-    before = _before(value)
-    return None if before is None else before.producer()
-
-
-def _before(value: ir.Value | None) -> ir.Value | None:
-    for _ in range(8):
-        node = None if value is None else value.producer()
-        if node is None or node.op_type not in _PASSES or node.domain:
-            return value
-        value = node.inputs[0]
-    return value
-
-
-def _known(value: ir.Value | None) -> float | None:
-    """A constant number, quantised or not."""
-    found = number(value)
-    if found is None and value is not None:
-        node = value.producer()
-        if node is not None and node.op_type == "DequantizeLinear" and not node.domain:
-            parts = [number(x) for x in node.inputs]
-            if None not in parts:
-                code, scale, zero = (*parts, 0.0)[:3]
-                assert code is not None and scale is not None and zero is not None
-                return (code - zero) * scale
-    return found
-
-
-def _close(a: float, b: float) -> bool:
-    return math.isclose(a, b, rel_tol=_NEAR)
-
-
-def _at_most(factor: float, share: float) -> bool:
-    return 0.0 < factor <= share * (1.0 + _NEAR)
+#: Place by place on all of their inputs, with broadcasting.
+POINTWISE: Final = operators(lambda row: row.sees == "place")
+#: Place by place on their first input.
+OWN: Final = operators(lambda row: row.sees == "own")
+ACTIVATIONS: Final = operators(lambda row: row.family == "activation")
+#: The elements of the first input in their order, under another shape at most.
+RENAMING: Final = operators(lambda row: row.moves == "form")
+#: Elements of the first input: in another order, some of them, or several times.
+MOVING: Final = operators(lambda row: row.moves)
+#: Their result has the first input's shape; so has that of `POINTWISE` where nothing is broadcast.
+SAME_SHAPE: Final = operators(lambda row: row.keeps == "shape")
+#: Channels at axis 1, by definition.
+MAPS: Final = operators(lambda row: row.channels)
+#: ... of which these take axis 0 for the pictures of a batch, and read pictures through one input alone.
+BATCH_FIRST: Final = operators(lambda row: row.channels and row.sees not in ("everything", "unpool"))
+WEIGHTED: Final = operators(lambda row: row.family in ("convolution", "product"))
+POOLS: Final = operators(lambda row: row.family == "pooling")
+RESIZING: Final = operators(lambda row: row.sees == "resize")
+REDUCTIONS: Final = operators(lambda row: row.family == "reduction")
+CASTS: Final = operators(lambda row: row.family == "type")
+#: Changes nothing but the form or the rounding.
+FORM: Final = RENAMING | {"Cast", "DequantizeLinear", "QuantizeLinear", "Transpose"}
+#: A number stays the number it is, but for rounding.
+VALUE_KEPT: Final = FORM - operators(lambda row: row.sees == "reshape") - {"Transpose", "Dropout"}

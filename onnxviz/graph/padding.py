@@ -16,7 +16,8 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxviz.graph.lift import Lifter
-from onnxviz.graph.shapes import POOLS, pool_pads, pooled
+from onnxviz.graph.operators import POOLS
+from onnxviz.graph.shapes import pool_pads, pooled
 
 _WINDOWS = ("Conv", "ConvInteger", "MaxPool", "AveragePool", "LpPool")
 

@@ -13,8 +13,7 @@ import onnx_ir as ir
 
 from onnxviz.errors import UnknownLayer, near
 from onnxviz.graph.analysis.dataflow import constant, duplicate
-
-_WEIGHTED = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
+from onnxviz.graph.operators import WEIGHTED
 
 
 def weighted(model: ir.Model) -> list[str]:
@@ -48,7 +47,7 @@ def _weights(model: ir.Model) -> list[tuple[str, ir.Node]]:
     """(output name, node) of every node with constant float weights, in the order of computation."""
     found = []
     for node in model.graph:
-        if node.op_type not in _WEIGHTED or node.domain not in ("", "ai.onnx"):
+        if node.op_type not in WEIGHTED or node.domain not in ("", "ai.onnx"):
             continue
         tensor = constant(node.inputs[1]) if len(node.inputs) > 1 else None
         if tensor is not None and tensor.dtype.is_floating_point() and node.outputs[0].name:

@@ -5,26 +5,17 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from onnxviz.errors import ModelUnsuitable
-from onnxviz.graph.analysis.dataflow import clone
+from onnxviz.graph.analysis.dataflow import SHAPE_ONLY, clone
 from onnxviz.graph.lift import Lifter
+from onnxviz.graph.operators import MOVING, RESIZING
 from onnxviz.graph.quantised import as_qdq
 
-# Operators that only move values about: they work on any type. Resize and AveragePool round whole numbers, which a
-# gradient must not see. Behind each: the inputs that have the data's type, beside the first.
-_MOVING: dict[str, tuple[int, ...]] = {
-    **dict.fromkeys(
-        ("CenterCropPad", "DepthToSpace", "Expand", "Flatten", "Gather", "GatherND", "Identity"), ()
-    ),
-    **dict.fromkeys(
-        ("MaxPool", "Reshape", "Resize", "ReverseSequence", "Slice", "SpaceToDepth", "Split"), ()
-    ),
-    **dict.fromkeys(("Squeeze", "Tile", "Transpose", "Unsqueeze", "Upsample"), ()),
-    "Pad": (2,),
-}
+# What only moves values about works on any type. Resize and AveragePool round whole numbers, which a gradient must
+# not see.
+_MOVING = MOVING | RESIZING | {"MaxPool"}
 # Exact on whole numbers too, once they are wider than the pixels' own 8 bits, where sums would wrap.
 _ARITHMETIC = frozenset({"Add", "Max", "Min", "Mul", "Neg", "Sub", "Sum"})
 _NARROW = frozenset({ir.DataType.UINT8, ir.DataType.INT8})
-_SHAPES = frozenset({"Shape", "Size"})  # read no values
 
 
 def real_input(model: ir.Model, name: str) -> ir.Model:
@@ -67,7 +58,7 @@ def _step(lifter: Lifter, node: ir.Node, place: int, integer: ir.DataType) -> ir
     """Let the node read floats at `place`; the type that its result had, None where it needs the integers."""
     if node.domain not in ("", "ai.onnx"):
         return None
-    if node.op_type in _SHAPES:
+    if node.op_type in SHAPE_ONLY:
         return ir.DataType.FLOAT
     if node.op_type == "Cast":
         return _cast(node)
@@ -78,7 +69,7 @@ def _step(lifter: Lifter, node: ir.Node, place: int, integer: ir.DataType) -> ir
     if node.op_type == "DequantizeLinear":
         return _dequantised(lifter, node, integer) if place == 0 else None
     if node.op_type in _MOVING and place == 0:
-        alike = [i for i in _MOVING[node.op_type] if i < len(node.inputs)]
+        alike = [2] if node.op_type == "Pad" and len(node.inputs) > 2 else []  # what it fills up with
     elif node.op_type == "Concat" or (node.op_type in _ARITHMETIC and integer not in _NARROW):
         alike = [i for i in range(len(node.inputs)) if i != place]
     else:

@@ -8,15 +8,13 @@ leave dilations out of account; and a kept aspect ratio is computed in float32.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 import onnx
 
+from onnxviz.graph.operators import POOLS, RESIZING
 from onnxviz.runtime.isolate import region, worker
-
-POOLS: Final = frozenset({"AveragePool", "LpPool", "MaxPool"})
-_RESIZES: Final = frozenset({"Resize", "Upsample"})
 
 Length = int | None
 
@@ -77,7 +75,7 @@ def infer_shapes(proto: onnx.ModelProto, *, strict: bool = False, propagate: boo
     place = worker()
     if place is not None:
         return place.infer(proto, strict=strict, propagate=propagate)
-    nodes = [node for node in proto.graph.node if node.op_type in POOLS | _RESIZES and not node.domain]
+    nodes = [node for node in proto.graph.node if node.op_type in POOLS | RESIZING and not node.domain]
     while True:
         with region("inferring the shapes of the model"):
             inferred = onnx.shape_inference.infer_shapes(
@@ -112,7 +110,7 @@ def _mend(proto: onnx.ModelProto, inferred: onnx.GraphProto) -> bool:
             continue
         if node.op_type in POOLS:
             right = _pooled(node, before)
-        elif node.op_type in _RESIZES:
+        elif node.op_type in RESIZING:
             right = _resized(node, before, constants, version)
         else:
             continue

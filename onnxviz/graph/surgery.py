@@ -24,9 +24,9 @@ from onnxviz.graph.analysis.dataflow import (
 )
 from onnxviz.graph.analysis.freeing import Freeing
 from onnxviz.graph.analysis.probe import Facts, Prober, layout
-from onnxviz.graph.analysis.rules import POINTWISE
 from onnxviz.graph.analysis.twins import view
 from onnxviz.graph.expose import add_outputs, declare_outputs
+from onnxviz.graph.operators import POINTWISE, operator
 
 _FURTHER = (96, 160)
 """By how many pixels the trial size of `free_size` is larger: different both ways, and multiples of 32."""
@@ -193,7 +193,7 @@ def fits(
             return tuple(np.broadcast_shapes(*shapes)) == result
         except ValueError:
             return False
-    if op in ("Reshape", "Flatten", "Squeeze", "Unsqueeze"):
+    if operator(op).sees == "reshape":
         return math.prod(first) == math.prod(result)
     if op == "Gemm":
         inner = first[0 if attributes.get("transA") else 1], shapes[1][1 if attributes.get("transB") else 0]

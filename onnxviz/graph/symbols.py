@@ -9,17 +9,9 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-_WINDOWS = frozenset({"Conv", "MaxPool", "AveragePool", "LpPool"})
-# The first output has the shape of the first input.
-_SAME = frozenset(
-    {
-        "Abs", "BatchNormalization", "Cast", "Celu", "Clip", "DequantizeLinear", "Dropout", "Elu", "Erf", "Exp", "Gelu",
-        "HardSigmoid", "HardSwish", "Identity", "InstanceNormalization", "LRN", "LayerNormalization", "LeakyRelu",
-        "Log", "LogSoftmax", "Mish", "Neg", "QuantizeLinear", "Reciprocal", "Relu", "Selu", "Sigmoid", "Softmax",
-        "Softplus", "Softsign", "Sqrt", "Tanh", "ThresholdedRelu",
-    }
-)  # fmt: skip
-_BROADCAST = frozenset({"Add", "Sub", "Mul", "Div", "Max", "Min", "Mean", "PRelu", "Pow", "Sum", "Where"})
+from onnxviz.graph.operators import POINTWISE, POOLS, SAME_SHAPE
+
+_WINDOWS = POOLS | {"Conv"}
 _LONGEST = 400  # a name beyond this is of no use to anybody
 
 Dim = int | str | None
@@ -54,11 +46,11 @@ def _invented(d: Dim) -> bool:
 
 
 def _told(node: ir.Node, rank: int) -> list[Dim] | None:
-    if node.op_type in _SAME:
+    if node.op_type in SAME_SHAPE:
         return _dims(node.inputs[0])
     if node.op_type in _WINDOWS:
         return _windows(node, rank)
-    if node.op_type in _BROADCAST:
+    if node.op_type in POINTWISE:
         return _broadcast([_dims(x) for x in node.inputs if x is not None], rank)
     if node.op_type == "Resize":
         return _resized(node, rank)

@@ -10,17 +10,15 @@ import onnx_ir as ir
 from onnxviz.graph.analysis.dataflow import FLOATS, dependent, flat, image_input, measured, subgraphs
 from onnxviz.graph.analysis.probe import BATCHES, Facts, Prober
 from onnxviz.graph.analysis.twins import view
-from onnxviz.graph.final import FORM
+from onnxviz.graph.operators import FORM, WEIGHTED, family, operators
 
 # Between the last weight layer and the logits: a bias, a pool over places, a scale, a clip.
 _AFTER_WEIGHTS = FORM | frozenset({
     "Add", "AveragePool", "BatchNormalization", "Clip", "Div", "GlobalAveragePool", "GlobalMaxPool",
     "LeakyRelu", "Mul", "ReduceMean", "Relu", "Sub", "Sum"
 })  # fmt: skip
-_WEIGHTED = frozenset({"Gemm", "MatMul", "Conv", "Einsum"})
-_RECURRENT = frozenset({"LSTM", "GRU", "RNN"})
 # These pick some of many; how many, and which, hangs on the picture.
-_PICKS = frozenset({"Compress", "NonMaxSuppression", "NonZero", "TopK", "Unique"})
+_PICKS = operators(lambda row: row.family == "selection")
 _PROBABILITIES = frozenset({"HardSigmoid", "Sigmoid", "Softmax"})
 # An output that ends in one of these is bounded or scaled as class scores are not.
 _QUANTITY_ENDS = frozenset({
@@ -65,7 +63,7 @@ class Tail:
             seen.add(one)
             if node.op_type in _PICKS or "NMS" in node.op_type:
                 return node
-            if view(node).op in _WEIGHTED and self._source(node) is not None:
+            if view(node).op in WEIGHTED and self._source(node) is not None:
                 continue
             inner = [
                 inside
@@ -118,7 +116,7 @@ class Tail:
         shape = self.facts.shape(layer.outputs[0])
         if shape is None:
             return None
-        return shape[1] if view(layer).op == "Conv" and len(shape) > 2 else shape[-1]
+        return shape[1] if family(view(layer).op) == "convolution" and len(shape) > 2 else shape[-1]
 
     def boxes(self, value: ir.Value, rows: int | None) -> bool:
         """Whether it holds four numbers for each of so many rows."""
@@ -127,7 +125,8 @@ class Tail:
 
     def behind_recurrent(self, value: ir.Value) -> bool:
         """Whether an LSTM, GRU or RNN is in front of it."""
-        return any(v.producer() is not None and view(v.producer()).op in _RECURRENT for v in before(value))  # type: ignore[arg-type]
+        makers = (v.producer() for v in before(value))
+        return any(maker is not None and family(maker.op_type) == "recurrent" for maker in makers)
 
     def directly(self, value: ir.Value, layer: ir.Node) -> bool:
         """Whether nothing but form, a bias and a ReLU stands between the weights and the output."""
@@ -146,7 +145,7 @@ class Tail:
             if shape is not None and len(shape) == 4:
                 pairs = [(a, b) for i, a in enumerate(shape) for b in shape[i + 1 :] if a > 1 and b > 1]
                 return any(a * b == rows for a, b in pairs)
-            if view(node).op not in FORM | _WEIGHTED | {"Add", "LogSoftmax", "Sigmoid", "Softmax"}:
+            if view(node).op not in FORM | WEIGHTED | {"Add", "LogSoftmax", "Sigmoid", "Softmax"}:
                 return False
             one = self._source(node)
         return False
@@ -169,7 +168,7 @@ class Tail:
                 return "a mean weighted by a Softmax"
             if op in ("Add", "Div", "Mul", "Sub"):
                 scaled.insert(0, op)
-            elif op in _WEIGHTED:
+            elif op in WEIGHTED:
                 return "a rescaling" if _rescaled(scaled, biased=op == "MatMul") else None
             elif op not in FORM:
                 return None
@@ -219,7 +218,7 @@ class Tail:
         one: ir.Value | None = value
         while one is not None and (node := one.producer()) is not None:
             op = view(node).op
-            if op in _WEIGHTED or op in ("Relu", "GlobalMaxPool", "LeakyRelu"):
+            if op in WEIGHTED or op in ("Relu", "GlobalMaxPool", "LeakyRelu"):
                 return False
             if op not in _AFTER_WEIGHTS:
                 return True
@@ -247,7 +246,7 @@ class Tail:
             op = view(node).op
             if source is None:
                 return None
-            if op in _WEIGHTED:
+            if op in WEIGHTED:
                 return node
             if op not in _AFTER_WEIGHTS:
                 return None

@@ -6,13 +6,9 @@ from collections.abc import Sequence
 
 from onnxviz.errors import ModelUnsuitable
 from onnxviz.graph.layers import Layer
+from onnxviz.graph.operators import family
 from onnxviz.network import Network
 
-# What applies a non-linearity to each unit: the features that Gram matrices are taken of.
-_ACTIVATIONS = frozenset(
-    {"Relu", "Clip", "LeakyRelu", "PRelu", "ThresholdedRelu", "Elu", "Selu", "Celu", "Gelu", "Silu", "Swish"}
-    | {"HardSwish", "Mish", "Sigmoid", "Tanh", "Softplus"}
-)
 # What joins branches: where the units of a block without an activation of its own come together.
 _JOINTS = frozenset(("Concat", "Add", "Sum", "Mul"))
 _FEWEST_CHANNELS = 8
@@ -36,7 +32,7 @@ def style_layers(net: Network, count: int = _COUNT) -> list[str]:
     strides = _by_stride(net)
     groups = [_best(found) for found in strides]
     deepest = groups[-1]
-    first = next((layer for layer in strides[0] if layer.op in _ACTIVATIONS), strides[0][0])
+    first = next((layer for layer in strides[0] if _is_activation(layer)), strides[0][0])
     wanted = [group[-1] for group in groups[:-1]] + [deepest[(len(deepest) - 1) // 2]]
     wanted = [*wanted[::-1], first, deepest[0], deepest[-1]]
     chosen = list(dict.fromkeys(layer.name for layer in wanted))[:count]
@@ -104,11 +100,16 @@ def _best(group: Sequence[Layer]) -> list[Layer]:
 
     Narrow layers (a third of the widest, or less) are bottlenecks: they pass on, they do not describe.
     """
-    found = [layer for layer in group if layer.op in _ACTIVATIONS | _JOINTS]
-    finished = {layer.inputs for layer in found if layer.op in _ACTIVATIONS}
-    found = [layer for layer in found if layer.op in _ACTIVATIONS or (layer.name,) not in finished]
+    found = [layer for layer in group if _is_activation(layer) or layer.op in _JOINTS]
+    finished = {layer.inputs for layer in found if _is_activation(layer)}
+    found = [layer for layer in found if _is_activation(layer) or (layer.name,) not in finished]
     widest = max((_channels(layer) for layer in found), default=0)
     return [layer for layer in found if 3 * _channels(layer) > widest] or list(group)
+
+
+def _is_activation(layer: Layer) -> bool:
+    """Whether it applies a non-linearity to each unit: the features that Gram matrices are taken of."""
+    return family(layer.op) == "activation"
 
 
 def _channels(layer: Layer) -> int:
@@ -117,7 +118,7 @@ def _channels(layer: Layer) -> int:
 
 def _has_map(layer: Layer) -> bool:
     """Whether it has channels over a map of places, still larger than one."""
-    if layer.stride is None or len(layer.shape) != 4 or layer.op in ("QuantizeLinear", "DequantizeLinear"):
+    if layer.stride is None or len(layer.shape) != 4 or family(layer.op) == "quantisation":
         return False
     channels = layer.shape[3 if layer.channels_last else 1]
     places = layer.shape[1:3] if layer.channels_last else layer.shape[2:]

@@ -6,41 +6,13 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxviz.errors import ModelUnsuitable
+from onnxviz.graph.analysis.twins import view
+from onnxviz.graph.operators import family
 from onnxviz.graph.surgery import cut
 from onnxviz.network import Network
 
-# Operators through which a value still belongs to the convolution before it.
-_AFTER = frozenset(
-    [
-        "Relu",
-        "LeakyRelu",
-        "PRelu",
-        "Elu",
-        "Selu",
-        "Celu",
-        "Clip",
-        "Sigmoid",
-        "HardSigmoid",
-        "HardSwish",
-        "Mish",
-        "Softplus",
-        "Tanh",
-        "Gelu",
-        "ThresholdedRelu",
-        "BatchNormalization",
-        "InstanceNormalization",
-        "LRN",
-        "Identity",
-        "Cast",
-        "QuantizeLinear",
-        "DequantizeLinear",
-        "Add",
-        "Mul",
-        "Dropout",
-    ]
-)
-# Where the kernel stands among a convolution's inputs, and the scale that belongs to it.
-_KERNEL = {"Conv": 1, "ConvTranspose": 1, "FusedConv": 1, "ConvInteger": 1, "QLinearConv": 3}
+# Families of operators through which a value still belongs to the convolution before it.
+_AFTER = frozenset({"activation", "form", "normalisation", "quantisation", "type"})
 
 
 def convolution(net: Network, layer: str | None) -> ir.Node:
@@ -50,21 +22,29 @@ def convolution(net: Network, layer: str | None) -> ir.Node:
     """
     if layer is None:
         for first in net.model.graph:
-            if first.op_type in _KERNEL:
+            if _convolves(first):
                 return first
         raise ModelUnsuitable("the network has no convolution, so it has no filters to show")
     found = net.layer(layer)
     node = _producer(net.model, found.name)
-    while node is not None and node.op_type not in _KERNEL and node.op_type in _AFTER:
+    while node is not None and not _convolves(node) and _belongs(node):
         source = node.inputs[0]
         node = source.producer() if source is not None else None
-    if node is None or node.op_type not in _KERNEL:
+    if node is None or not _convolves(node):
         other = convolution(net, None)
         raise ModelUnsuitable(
             f"layer {layer!r} ({found.op}) is not a convolution, so it has no filters; "
             f"the first convolution is {other.outputs[0].name!r}"
         )
     return node
+
+
+def _convolves(node: ir.Node) -> bool:
+    return family(node.op_type) == "convolution"
+
+
+def _belongs(node: ir.Node) -> bool:
+    return family(node.op_type) in _AFTER or view(node).op in ("Add", "Mul")
 
 
 def _producer(model: ir.Model, name: str) -> ir.Node | None:
@@ -82,7 +62,7 @@ def kernel(net: Network, node: ir.Node) -> np.ndarray:
 
     raises   ModelUnsuitable when they depend on the image
     """
-    weight = node.inputs[_KERNEL[node.op_type]]
+    weight = view(node).input(1)
     array = _constant(net, weight, node)
     if node.op_type == "QLinearConv":
         scale, zero = (_constant(net, node.inputs[i], node) for i in (4, 5))

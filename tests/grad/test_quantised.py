@@ -17,7 +17,7 @@ import onnxviz
 from onnxviz import catalogue
 from onnxviz.errors import ModelUnsuitable
 from onnxviz.grad.model import gradient_model
-from onnxviz.graph import operators
+from onnxviz.graph import rectifiers
 from onnxviz.graph.normalise import normalise
 from tests import networks
 from tests.grad import torch_graph
@@ -225,7 +225,7 @@ def _ranks(source: onnx.ModelProto, **options) -> list[str]:
     pictures = np.random.default_rng(0).standard_normal((3, *shape[1:])).astype(np.float32)
     found = normalise(ir.from_proto(_quantise(source, pictures, "QDQ", **options)))
     return [one.inputs[0].producer().op_type if one.op_type == "QuantizeLinear" else one.op_type
-            for one in operators.rectifiers(found)]  # fmt: skip
+            for one in rectifiers.rectifiers(found)]  # fmt: skip
 
 
 def _branches() -> onnx.ModelProto:
@@ -314,7 +314,7 @@ def test_gates_are_no_rectifiers(order: int) -> None:
     """Of a network as MobileNetV3 the ReLU6 and the Relu are, in float32 and int8; not the ramps of h-swish and
     h-sigmoid, whose range in an int8 file ends where the measured values do."""
     source = _mobile(order)
-    found = operators.rectifiers(normalise(ir.from_proto(source)))
+    found = rectifiers.rectifiers(normalise(ir.from_proto(source)))
     assert [one.op_type for one in found] == ["Clip", "Relu"]
     assert _ranks(source, per_channel=True) == ["Conv", "Conv"]
     assert _ranks(source, per_channel=True, extra_options={"ActivationSymmetric": True}) == ["Clip", "Relu"]

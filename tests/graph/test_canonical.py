@@ -9,7 +9,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from onnxviz.graph.normalise import normalise
-from onnxviz.graph.operators import rectifiers
+from onnxviz.graph.rectifiers import rectifiers
 from tests.grad.oracle import session
 
 node = helper.make_node

@@ -19,7 +19,7 @@ from onnxviz.backends.torch.tensors import from_numpy
 from onnxviz.errors import SMALLER, LimitExceeded, ModelFailed, RuntimeFailed, UnsupportedOperator
 from onnxviz.grad.backward import reads
 from onnxviz.graph.analysis.dataflow import flat
-from onnxviz.graph.operators import rectifier
+from onnxviz.graph.rectifiers import rectifier
 
 assert operators  # importing it fills the table
 

@@ -16,7 +16,7 @@ from onnxviz.backends.torch.activation import plain
 from onnxviz.backends.torch.convolution import conv
 from onnxviz.backends.torch.table import CannotRun, operator
 from onnxviz.backends.torch.tensors import along, is_real
-from onnxviz.graph.operators import RANGES
+from onnxviz.graph.rectifiers import RANGES
 
 
 class Rounded(torch.autograd.Function):

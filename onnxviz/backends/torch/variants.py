@@ -13,7 +13,7 @@ from onnxviz.backends.torch.activation import Between, clip
 from onnxviz.backends.torch.quantised import quantize_linear
 from onnxviz.backends.torch.table import OPERATORS, Operator, Table
 from onnxviz.errors import UsageError, near
-from onnxviz.graph.operators import Rectifier
+from onnxviz.graph.rectifiers import Rectifier
 
 assert operators  # importing it fills the table
 

@@ -17,7 +17,7 @@ from onnxviz.grad.forms import between, conv_to_input
 from onnxviz.grad.table import vjp
 from onnxviz.grad.tape import array, dims
 from onnxviz.grad.windows import Window
-from onnxviz.graph.operators import RANGES
+from onnxviz.graph.rectifiers import RANGES
 
 
 @vjp("QuantizeLinear")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from onnxviz.graph.analysis.batch_step import IN_TRAINING, Mixes, Refused, Step, everywhere, in_training, rule
-from onnxviz.graph.analysis.rules import OWN, POINTWISE, REDUCTIONS
+from onnxviz.graph.operators import BATCH_FIRST, OWN, POINTWISE, REDUCTIONS
 
 # --- place by place -------------------------------------------------------------------------------
 
@@ -27,7 +27,7 @@ def pointwise(step: Step) -> list[int | None]:
     return everywhere(step, axis)
 
 
-@rule(*(op for op in OWN if op not in ("Expand", "BatchNormalization")))
+@rule(*OWN - BATCH_FIRST - {"Expand"})
 def own(step: Step) -> list[int | None]:
     """Bounds and scales are the same for every image."""
     step.only(0)
@@ -45,9 +45,7 @@ def over_all(step: Step) -> list[int | None]:
     raise Mixes("it measures one range over all images of the batch")
 
 
-@rule("Conv", "ConvTranspose", "AveragePool", "MaxPool", "LpPool", "GlobalAveragePool", "GlobalMaxPool",
-      "GlobalLpPool", "LRN", "InstanceNormalization", "GroupNormalization", "BatchNormalization", "DepthToSpace",
-      "SpaceToDepth")  # fmt: skip
+@rule(*BATCH_FIRST)
 def leading(step: Step) -> list[int | None]:
     """Operators that take axis 0 for the batch, as we must then."""
     step.only(0)
@@ -116,7 +114,7 @@ def mean_variance(step: Step) -> list[int | None]:
     return everywhere(step, step.axis())
 
 
-@rule(*(f"Reduce{kind}" for kind in REDUCTIONS))
+@rule(*REDUCTIONS)
 def reduction(step: Step) -> list[int | None]:
     """Sums over axes other than the batch."""
     rank = len(step.shape())

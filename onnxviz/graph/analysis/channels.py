@@ -16,24 +16,13 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxviz.graph.analysis.dataflow import constant, dependent
-from onnxviz.graph.analysis.rules import OWN, POINTWISE, REDUCTIONS
 from onnxviz.graph.analysis.twins import View, view
+from onnxviz.graph.operators import MAPS, OWN, POINTWISE, REDUCTIONS, operator, operators
 
-# By their definition these have the channels at axis 1 (or last, in ONNX Runtime's channels-last forms).
-_MAPS = frozenset({
-    "AveragePool", "BatchNormalization", "Conv", "ConvTranspose", "DepthToSpace", "GlobalAveragePool",
-    "GlobalLpPool", "GlobalMaxPool", "GridSample", "GroupNormalization", "InstanceNormalization", "LRN", "LpPool",
-    "MaxPool", "MaxUnpool", "SpaceToDepth",
-})  # fmt: skip
-# ... of which these make channels of their own.
-_NEW = frozenset({"BatchNormalization", "Conv", "ConvTranspose", "DepthToSpace", "SpaceToDepth"})
-_SAME = frozenset({
-    *POINTWISE, *OWN, "Concat", "CumSum", "Hardmax", "LayerNormalization", "LogSoftmax", "LpNormalization", "Pad",
-    "RMSNormalization", "Resize", "Slice", "Softmax", "Split", "Tile", "TopK", "Upsample",
-})  # fmt: skip
-"""The axes stay where they are, though their sizes may change."""
-_RESHAPING = frozenset({"Flatten", "Reshape", "Squeeze", "Unsqueeze"})
-_REDUCING = frozenset({"ArgMax", "ArgMin", *(f"Reduce{kind}" for kind in REDUCTIONS)})
+# The axes stay where they are, though their sizes may change.
+_SAME = POINTWISE | OWN | operators(lambda row: row.keeps)
+_RESHAPING = operators(lambda row: row.sees == "reshape")
+_REDUCING = REDUCTIONS | operators(lambda row: row.sees == "arg_reduction")
 _FAR = 256  # values that are looked at before it is given up
 
 
@@ -75,7 +64,7 @@ def read_as(
                 queue.append((function.inputs[place], axes, whole))
                 continue
             twin = view(node)
-            if twin.op in _MAPS and twin.input(0) is value:
+            if twin.op in MAPS and twin.input(0) is value:
                 at = axes[-1 if twin.channels_last else 1] if len(axes) > 1 else None
                 if at is not None:
                     return Channels(at, _weighed(twin) if whole else None)
@@ -175,8 +164,9 @@ def _axis(
     """The channel axis of a result of this shape."""
     data, rank = twin.input(0), len(shape)
     own = found.get(data) if data is not None else None
-    if twin.op in _MAPS:
-        return own if own is not None and twin.op not in _NEW else rank - 1 if twin.channels_last else 1
+    if twin.op in MAPS:
+        kept = own is not None and operator(twin.op).channels == "kept"
+        return own if kept else rank - 1 if twin.channels_last else 1
     if twin.op in _SAME:
         held = [v for v in twin.inputs if v is not None and v in found]
         return found[held[0]] + rank - len(known.shape(held[0]) or ()) if held else None

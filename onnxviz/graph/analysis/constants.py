@@ -14,6 +14,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxviz.graph.analysis.dataflow import constant
+from onnxviz.graph.operators import MOVING
 
 LARGEST = 4096
 Array = np.ndarray
@@ -115,7 +116,7 @@ def _masks(
         return [marks[0]]
     if op == "Concat":
         return [np.concatenate(marks, axis=attributes["axis"])]
-    if op not in _MOVING or any(mask is not None for mask in missing[1:]):
+    if op not in MOVING or any(mask is not None for mask in missing[1:]):
         raise ValueError(f"{op} of unknown lengths")
     moved = _RULES[op]([marks[0], *inputs[1:]], attributes)
     return moved if isinstance(moved, list) else [moved]
@@ -273,6 +274,4 @@ _POINTWISE: dict[str, Callable[..., Any]] = {
     "Min": lambda *xs: np.minimum.reduce(np.broadcast_arrays(*xs)),
     "Max": lambda *xs: np.maximum.reduce(np.broadcast_arrays(*xs)),
 }
-# Their results are elements of their first input, whatever these are.
-_MOVING = frozenset({"Expand", "Gather", "Reshape", "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze"})
 _RULES |= {op: _pointwise(function) for op, function in _POINTWISE.items()}

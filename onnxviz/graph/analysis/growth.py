@@ -8,23 +8,8 @@ from typing import Final
 import onnx_ir as ir
 
 from onnxviz.graph.analysis.dataflow import SHAPE_ONLY
+from onnxviz.graph.operators import operator
 
-# Inputs that say how large an output becomes, or how often a body runs. (Reshape, Slice and TopK make nothing larger.)
-_SIZES: Final = {
-    "AffineGrid": (1,),
-    "CenterCropPad": (1,),
-    "ConstantOfShape": (0,),
-    "DFT": (1,),
-    "Expand": (1,),
-    "Loop": (0, 1),
-    "MaxUnpool": (1, 2),
-    "OneHot": (1,),
-    "Pad": (1,),
-    "Range": (0, 1, 2),
-    "Resize": (1, 2, 3),
-    "Tile": (1,),
-    "Upsample": (1,),
-}
 # How long the first takes is told by no number beforehand; the second chooses between bodies.
 _ALWAYS: Final = frozenset({"Loop", "If"})
 
@@ -41,7 +26,7 @@ def _follows(nodes: Iterable[ir.Node], fed: set[ir.Value]) -> bool:
         bodies = [a.as_graph() for a in node.attributes.values() if a.type == ir.AttributeType.GRAPH]
         if any(reads) or bodies:
             if node.op_type in _ALWAYS or any(
-                reads[i] for i in _SIZES.get(node.op_type, ()) if i < len(reads)
+                reads[i] for i in operator(node.op_type).sizes if i < len(reads)
             ):
                 return True
             for body in bodies:

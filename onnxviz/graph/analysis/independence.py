@@ -10,8 +10,8 @@ import onnx_ir as ir
 from onnxviz.graph.analysis.batch_step import IN_TRAINING, Mixes, Refused, in_training
 from onnxviz.graph.analysis.dataflow import dependent, duplicate, flat, image_input, subgraphs
 from onnxviz.graph.analysis.probe import layout
-from onnxviz.graph.analysis.rules import OWN, POINTWISE
 from onnxviz.graph.analysis.twins import view
+from onnxviz.graph.operators import BATCH_FIRST, OWN, POINTWISE, WEIGHTED, operators
 
 if TYPE_CHECKING:
     from onnxviz.graph.layers import Layer
@@ -24,11 +24,8 @@ _MIXING = {
     "DynamicQuantizeLSTM": _RANGE,
 }
 # What cannot read across axis 0 where the results' only axis that follows the batch is the first.
-_LEADING = frozenset(POINTWISE) | frozenset(OWN) - {"Expand"} | {
-    "AveragePool", "Conv", "ConvTranspose", "DepthToSpace", "Flatten", "Gemm", "GlobalAveragePool", "GlobalLpPool",
-    "GlobalMaxPool", "InstanceNormalization", "LRN", "LpPool", "MatMul", "MaxPool", "Reshape", "Resize",
-    "SpaceToDepth", "Split", "Squeeze", "Unsqueeze", "Upsample",
-}  # fmt: skip
+_LEADING = (POINTWISE | OWN | BATCH_FIRST | WEIGHTED | operators(lambda row: row.sees in ("reshape", "resize"))
+            | {"Split"}) - {"DeformConv", "Einsum", "Expand"}  # fmt: skip
 # ... and over another axis than the first, as their attributes say.
 _ALONG = {"Concat": 1, "LogSoftmax": 1, "Softmax": 1}
 

@@ -15,6 +15,7 @@ import onnx_ir as ir
 
 from onnxviz.graph.analysis.probe import Facts
 from onnxviz.graph.analysis.twins import View, view
+from onnxviz.graph.operators import operator
 
 Shapes = Sequence[tuple[int, ...]]
 _MOST = 6  # inputs that a count reads: further ones (masks, scales, states) may be of unknown shape
@@ -23,7 +24,7 @@ _MOST = 6  # inputs that a count reads: further ones (masks, scales, states) may
 def macs(node: ir.Node, facts: Facts) -> int:
     """Multiply-accumulates of one run of the node at the batch of `facts`."""
     twin = view(node)
-    count = _COUNTS.get(twin.op) if twin.standard else _MICROSOFT.get(node.op_type)
+    count = _COUNTS.get(operator(twin.op).macs) if twin.standard else _MICROSOFT.get(node.op_type)
     if count is None:
         return 0
     inputs = [() if value is None else facts.full_shape(value) for value in twin.inputs[:_MOST]]
@@ -108,16 +109,13 @@ def _einsum(twin: View, inputs: Shapes, result: tuple[int, ...]) -> int:
 
 
 _COUNTS: dict[str, Callable[[View, Shapes, tuple[int, ...]], int]] = {
-    "Attention": _attention,
-    "Conv": _conv,
-    "ConvTranspose": _conv_transpose,
-    "DeformConv": _conv,
-    "Einsum": _einsum,
-    "GRU": _recurrent,
-    "Gemm": _gemm,
-    "LSTM": _recurrent,
-    "MatMul": _matmul,
-    "RNN": _recurrent,
+    "attention": _attention,
+    "einsum": _einsum,
+    "gemm": _gemm,
+    "kernel": _conv,
+    "matmul": _matmul,
+    "recurrent": _recurrent,
+    "spread": _conv_transpose,
 }
 # Of com.microsoft, those that are another form of no operator of the standard.
 _MICROSOFT: dict[str, Callable[[View, Shapes, tuple[int, ...]], int]] = {

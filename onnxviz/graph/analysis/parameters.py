@@ -10,40 +10,11 @@ import onnx_ir as ir
 from onnxviz.graph.analysis.dataflow import FLOATS, QUANTISED, constant
 from onnxviz.graph.analysis.probe import Facts
 from onnxviz.graph.analysis.twins import view
+from onnxviz.graph.operators import SPELLINGS, operator, operators
 
 _FREE = frozenset({"ConstantOfShape", "RandomNormal", "RandomUniform", "EyeLike"})
-# Inputs that steer an operator (bounds, scales, sizes, statistics) and are no learned weights, by place.
-_STEERING: dict[str, frozenset[int]] = {
-    "BatchNormalization": frozenset({3, 4}),  # running mean and variance: measured, not learned
-    "Clip": frozenset({1, 2}),
-    "DequantizeLinear": frozenset({1, 2}),
-    "Dropout": frozenset({1, 2}),
-    "Expand": frozenset({1}),
-    "GRU": frozenset({4, 5}),  # lengths and first states
-    "Gather": frozenset({1}),
-    "LSTM": frozenset({4, 5, 6}),
-    "Pad": frozenset({1, 2, 3}),
-    "Pow": frozenset({1}),
-    "QuantizeLinear": frozenset({1, 2}),
-    "RNN": frozenset({4, 5}),
-    "Reshape": frozenset({1}),
-    "Resize": frozenset({1, 2, 3}),
-    "Slice": frozenset({1, 2, 3, 4}),
-    "Tile": frozenset({1}),
-    "Upsample": frozenset({1}),
-    "Where": frozenset({0}),
-}
-# Where com.microsoft's fused spellings have their data and weights, those included that their view leaves out.
-_FUSED: dict[str, tuple[int, ...]] = {
-    "DynamicQuantizeMatMul": (0, 1, 4),
-    "MatMulIntegerToFloat": (0, 1, 6),
-    "QAttention": (0, 1, 2),
-    "SkipLayerNormalization": (0, 1, 2, 3, 4),
-    "SkipSimplifiedLayerNormalization": (0, 1, 2, 3),
-}
 # A single number here is a constant of the formula (the 0.5 of a GELU, an epsilon), not a weight.
-_ARITHMETIC = frozenset({"Add", "Sub", "Mul", "Div", "Min", "Max", "Sum", "Mean", "Where", "Mod", "Equal", "Greater",
-                         "Less", "GreaterOrEqual", "LessOrEqual"})  # fmt: skip
+_ARITHMETIC = operators(lambda row: row.family in ("arithmetic", "choice", "comparison")) - {"Pow"}
 
 
 class Parameters:
@@ -89,10 +60,11 @@ class Parameters:
 
     def _readable(self, node: ir.Node) -> list[ir.Value]:
         twin = view(node)
-        steering = _STEERING.get(twin.op, frozenset())
+        steering = operator(twin.op).steering
         inputs = list(twin.inputs)
-        if node.domain == "com.microsoft" and node.op_type in _FUSED:
-            inputs = [node.inputs[place] for place in _FUSED[node.op_type] if place < len(node.inputs)]
+        spelling = SPELLINGS.get(node.op_type) if node.domain == "com.microsoft" else None
+        if spelling is not None and spelling.parameters:
+            inputs = [node.inputs[place] for place in spelling.parameters if place < len(node.inputs)]
         values = [v for place, v in enumerate(inputs) if v is not None and place not in steering]
         if twin.op in _ARITHMETIC:
             values = [v for v in values if v in self._moved or self._size(v) != 1]

@@ -17,7 +17,7 @@ from onnxviz.graph.analysis.call import Call, Rule, Shape, Unplaced, known
 from onnxviz.graph.analysis.meeting import context, merge, stretch
 from onnxviz.graph.analysis.reach import Reach
 from onnxviz.graph.analysis.span import Span, window
-from onnxviz.graph.shapes import POOLS
+from onnxviz.graph.operators import POOLS, TABLE
 
 # --- place by place -------------------------------------------------------------------------------
 
@@ -373,56 +373,40 @@ def resize(call: Call) -> Reach:
     return found
 
 
-POINTWISE = (
-    "Abs", "Acos", "Acosh", "Add", "And", "Asin", "Asinh", "Atan", "Atanh", "BitShift", "BitwiseAnd",
-    "BitwiseNot", "BitwiseOr", "BitwiseXor", "Ceil", "Celu", "Cos", "Cosh", "Div", "Elu", "Equal", "Erf",
-    "Exp", "Floor", "Gelu", "Greater", "GreaterOrEqual", "HardSigmoid", "HardSwish", "Identity", "IsInf",
-    "IsNaN", "LeakyRelu", "Less", "LessOrEqual", "Log", "Max", "Mean", "Min", "Mish", "Mod", "Mul", "Neg",
-    "Not", "Or", "PRelu", "Pow", "Reciprocal", "Relu", "Round", "Selu", "Shrink", "Sigmoid", "Sign", "Sin",
-    "Sinh", "Softplus", "Softsign", "Sqrt", "Sub", "Sum", "Swish", "Tan", "Tanh", "ThresholdedRelu",
-    "Where", "Xor"
-)  # fmt: skip
-"""Operators that work place by place on all of their inputs."""
-OWN = (
-    "BatchNormalization", "Cast", "CastLike", "Clip", "DequantizeLinear", "Dropout", "Expand",
-    "QuantizeLinear"
-)  # fmt: skip
-"""Operators that work place by place on their first input."""
-REDUCTIONS = ("L1", "L2", "LogSum", "LogSumExp", "Max", "Mean", "Min", "Prod", "Sum", "SumSquare")
-"""What Reduce... comes in."""
-
-RULES: dict[str, Rule] = {
-    **dict.fromkeys(POINTWISE, pointwise),
-    **dict.fromkeys(OWN, own),
-    **dict.fromkeys((f"Reduce{kind}" for kind in REDUCTIONS), reduction),
-    **dict.fromkeys(("AveragePool", "LpPool", "MaxPool"), pool),
-    **dict.fromkeys(("GlobalAveragePool", "GlobalLpPool", "GlobalMaxPool"), global_pool),
-    **dict.fromkeys(("Flatten", "Reshape", "Squeeze", "Unsqueeze"), reshape),
-    **dict.fromkeys(("Hardmax", "LogSoftmax", "Softmax"), over(_softmax_axes)),
-    **dict.fromkeys(("LayerNormalization", "RMSNormalization"), over(_trailing(-1))),
-    **dict.fromkeys(("ArgMax", "ArgMin"), arg_reduction),
-    **dict.fromkeys(("Resize", "Upsample"), resize),
-    "Concat": concat,
-    "Conv": conv,
-    "ConvTranspose": conv_transpose,
-    "CumSum": over(lambda call: call.numbers("axis", 1) or [0]),
-    "DepthToSpace": depth_to_space,
-    "DynamicQuantizeLinear": own,
-    "Einsum": einsum,
-    "Gather": gather,
-    "Gemm": gemm,
-    "GroupNormalization": over(lambda call: list(range(1, len(call.input())))),
-    "InstanceNormalization": over(lambda call: list(range(2, len(call.input())))),
-    "LRN": over(lambda call: [1]),
-    "LpNormalization": over(lambda call: [call.get("axis", -1)]),
-    "MatMul": matmul,
-    "MaxUnpool": unpool,
-    "MeanVarianceNormalization": over(lambda call: list(call.get("axes", [0, 2, 3]))),
-    "Pad": pad,
-    "Slice": cut,
-    "SpaceToDepth": space_to_depth,
-    "Split": split,
-    "Tile": tile,
-    "TopK": top_k,
-    "Transpose": transpose,
+_BY_WORD: dict[str, Rule] = {
+    "arg_reduction": arg_reduction,
+    "axis": over(lambda call: [call.get("axis", -1)]),
+    "concat": concat,
+    "conv": conv,
+    "conv_transpose": conv_transpose,
+    "cumulation": over(lambda call: call.numbers("axis", 1) or [0]),
+    "cut": cut,
+    "depth_to_space": depth_to_space,
+    "einsum": einsum,
+    "gather": gather,
+    "gemm": gemm,
+    "global_pool": global_pool,
+    "lrn": over(lambda call: [1]),
+    "map": over(lambda call: list(range(2, len(call.input())))),
+    "matmul": matmul,
+    "mean_variance": over(lambda call: list(call.get("axes", [0, 2, 3]))),
+    "own": own,
+    "pad": pad,
+    "picture": over(lambda call: list(range(1, len(call.input())))),
+    "place": pointwise,
+    "pool": pool,
+    "range": own,
+    "reduction": reduction,
+    "reshape": reshape,
+    "resize": resize,
+    "softmax": over(_softmax_axes),
+    "space_to_depth": space_to_depth,
+    "split": split,
+    "tile": tile,
+    "top_k": top_k,
+    "trailing": over(_trailing(-1)),
+    "transpose": transpose,
+    "unpool": unpool,
 }
+#: Operator -> its rule; the others are taken to read all of their inputs.
+RULES = {name: _BY_WORD[row.sees] for name, row in TABLE.items() if row.sees in _BY_WORD}

@@ -15,6 +15,8 @@ from typing import Any
 import onnx
 import onnx_ir as ir
 
+from onnxviz.graph.operators import SPELLINGS
+
 Inputs = list[ir.Value | None]
 
 
@@ -38,48 +40,6 @@ class View:
         return self.inputs[index] if index < len(self.inputs) else None
 
 
-# Operator -> the standard operator, and where its inputs stand. In the ONNX standard:
-_STANDARD: dict[str, tuple[str, tuple[int, ...]]] = {
-    "QLinearConv": ("Conv", (0, 3, 8)),
-    "QLinearMatMul": ("MatMul", (0, 3)),
-    "ConvInteger": ("Conv", (0, 1)),
-    "MatMulInteger": ("MatMul", (0, 1)),
-}
-# ... and in com.microsoft (ONNX Runtime's ContribOperators.md).
-_MICROSOFT: dict[str, tuple[str, tuple[int, ...]]] = {
-    "QLinearConv": ("Conv", (0, 3, 8)),
-    "NhwcConv": ("Conv", (0, 1, 2)),
-    "FusedConv": ("Conv", (0, 1, 2)),
-    "NhwcFusedConv": ("Conv", (0, 1, 2)),
-    "NhwcMaxPool": ("MaxPool", (0,)),
-    "QGemm": ("Gemm", (0, 3, 6)),
-    "FusedGemm": ("Gemm", (0, 1, 2)),
-    "FusedMatMul": ("MatMul", (0, 1)),
-    "FusedMatMulActivation": ("MatMul", (0, 1)),
-    "TransposeMatMul": ("MatMul", (0, 1)),
-    "DynamicQuantizeLSTM": ("LSTM", (0, 1, 2, 3, 4, 5, 6, 7)),
-    "DynamicQuantizeMatMul": ("MatMul", (0, 1)),
-    "MatMulIntegerToFloat": ("MatMul", (0, 1)),
-    "QLinearAdd": ("Add", (0, 3)),
-    "QLinearMul": ("Mul", (0, 3)),
-    "QLinearWhere": ("Where", (0, 1, 4)),
-    "QLinearGlobalAveragePool": ("GlobalAveragePool", (0,)),
-    "QLinearAveragePool": ("AveragePool", (0,)),
-    "QLinearLeakyRelu": ("LeakyRelu", (0,)),
-    "QLinearSigmoid": ("Sigmoid", (0,)),
-    "QLinearSoftmax": ("Softmax", (0,)),
-    "QuantizeLinear": ("QuantizeLinear", (0, 1, 2)),
-    "DequantizeLinear": ("DequantizeLinear", (0, 1, 2)),
-    "Gelu": ("Relu", (0,)),
-    "FastGelu": ("Add", (0, 1)),  # its optional second input is a bias
-    "QuickGelu": ("Relu", (0,)),
-    "BiasGelu": ("Add", (0, 1)),
-    "BiasAdd": ("Add", (0, 1, 2)),
-    "SkipLayerNormalization": ("Add", (0, 1)),
-    "SkipSimplifiedLayerNormalization": ("Add", (0, 1)),
-}
-_LAST = frozenset({"NhwcConv", "NhwcMaxPool", "NhwcFusedConv"})
-_FLOAT_RESULT = frozenset({"MatMulIntegerToFloat", "DynamicQuantizeMatMul"})
 # Attributes of the fused spellings that say nothing about shapes.
 _DROPPED = frozenset({"activation", "activation_alpha", "activation_beta", "activation_gamma", "activation_params",
                       "activation_axis", "channels_last", "opset", "alpha", "beta", "epsilon"})  # fmt: skip
@@ -98,30 +58,31 @@ def view(node: ir.Node) -> View:
         return _microsoft(node, inputs, attributes)
     if node.domain != "":
         return View(node.op_type, inputs, attributes, standard=False)
-    if node.op_type in _STANDARD:
-        op, places = _STANDARD[node.op_type]
-        return View(op, _pick(inputs, places), attributes, exact=True)
+    spelling = SPELLINGS.get(node.op_type)
+    if spelling is not None and spelling.domain != "ort":
+        return View(spelling.of, _pick(inputs, spelling.places), attributes, exact=True)
     op = _SPOKEN_AS.get(node.op_type, node.op_type)
     return View(op, inputs, attributes, exact=op == node.op_type)
 
 
 def _microsoft(node: ir.Node, inputs: Inputs, attributes: dict[str, Any]) -> View:
-    last = bool(attributes.get("channels_last", 0)) or node.op_type in _LAST
     kept = {name: value for name, value in attributes.items() if name not in _DROPPED}
     if node.op_type == "QLinearConcat":  # y_scale, y_zero, then (x, scale, zero) for each piece
         return View("Concat", inputs[2::3], kept)
-    if node.op_type not in _MICROSOFT:
+    spelling = SPELLINGS.get(node.op_type)
+    if spelling is None or not spelling.places or spelling.domain == "onnx":
         return View(node.op_type, inputs, attributes, standard=False)
-    op, places = _MICROSOFT[node.op_type]
-    dtype = None
-    if node.op_type in _FLOAT_RESULT or (node.op_type == "QGemm" and _absent(inputs, 7)):
-        dtype = ir.DataType.FLOAT
+    op, places = spelling.of, spelling.places
+    real = spelling.real or (node.op_type == "QGemm" and _absent(inputs, 7))
+    last = spelling.channels_last or bool(attributes.get("channels_last", 0))
     if op == "Add":  # a fused bias may be left out
         places = tuple(place for place in places if not _absent(inputs, place))
         op = op if len(places) == 2 else "Sum"
     if op == "Relu":
         kept = {}
-    return View(op, _pick(inputs, places), kept, channels_last=last, dtype=dtype)
+    return View(
+        op, _pick(inputs, places), kept, channels_last=last, dtype=ir.DataType.FLOAT if real else None
+    )
 
 
 def _absent(inputs: Inputs, place: int) -> bool:

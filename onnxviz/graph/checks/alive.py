@@ -15,12 +15,11 @@ import onnx
 from onnx import TensorProto, defs
 
 from onnxviz.graph.checks.facts import Known
+from onnxviz.graph.operators import RENAMING
 from onnxviz.graph.quoted import label
 from onnxviz.limits import Limits, exceeded
 from onnxviz.runtime.isolate import machine_memory
 
-# Their output is their input under another shape.
-_ALIASES: Final = frozenset({"Dropout", "Flatten", "Identity", "Reshape", "Squeeze", "Unsqueeze"})
 _WIDEST: Final = 16  # bytes of an element
 _ANYWHERE: Final = 2**28  # bytes that every machine has
 # What is smaller than this part of the memory is not counted.
@@ -101,7 +100,7 @@ def _roots(graph: onnx.GraphProto) -> dict[str, str]:
     same: dict[tuple[object, ...], str] = {}
     for node in graph.node:
         inputs = tuple(roots.get(name, name) for name in node.input)
-        if node.op_type in _ALIASES and inputs:
+        if node.op_type in RENAMING and inputs:
             roots[node.output[0]] = inputs[0]
             continue
         attributes = tuple(sorted(one.SerializeToString(deterministic=True) for one in node.attribute))

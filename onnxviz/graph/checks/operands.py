@@ -18,7 +18,7 @@ import onnx
 
 from onnxviz.errors import ModelRejected
 from onnxviz.graph.checks.facts import Call, Sizes, Unsure
-from onnxviz.graph.operators import SCALARS
+from onnxviz.graph.operators import TABLE
 from onnxviz.graph.quoted import label, quoted
 
 # One word an input: '*' anything; '3' three axes; '3+' three or more; '=' as many as the first input; '.' one number,
@@ -97,10 +97,10 @@ def _rows() -> dict[str, list[str]]:
         operators, words = _NEEDED.split(line.strip())
         for operator in operators.split():
             rows[operator] = words.split()
-    for operator, places in SCALARS.items():
-        words_of = rows.setdefault(operator, [])
-        words_of += ["*"] * (max(places) + 1 - len(words_of))
-        for place in places:
+    for operator, row in TABLE.items():
+        words_of = rows.setdefault(operator, []) if row.numbers else []
+        words_of += ["*"] * (max(row.numbers, default=-1) + 1 - len(words_of))
+        for place in row.numbers:
             words_of[place] = "."
     return rows
 
