@@ -29,7 +29,7 @@ _PUBLIC = {
     "map": "techniques.map",
     "inspect": "techniques.inspect",
     "expose": "techniques.expose",
-    "export": "techniques.export",
+    "export": "exporting.export",
     "ascent": "techniques.ascent",
     "texture": "techniques.texture",
     "fool": "techniques.fool",

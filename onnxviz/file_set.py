@@ -19,6 +19,7 @@ from typing import Any, Final
 
 from onnxviz import claims
 from onnxviz.errors import OutputRefused
+from onnxviz.text import json_bytes
 
 #: In a manifest: the files of its set, the one that was asked for first; those that were written while the run went.
 #: A * at the start is the manifest's own name without its ending, so that a set can be renamed as one.
@@ -100,8 +101,6 @@ class FileSet:
         more         what the file alone tells
         checkpoints  what this run has put in place already; the next run under this name removes them
         """
-        from onnxviz.files import json_bytes
-
         self._schema = str(manifest.get("schema"))
         self._written = [self._noted(path) for path in self._files]
         self._kept = set(checkpoints)

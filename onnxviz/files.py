@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
-import numbers
 import os
 import re
 from collections.abc import Iterable, Sequence
@@ -18,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 from onnxviz.claims import ENDINGS, claimed, reason
 from onnxviz.errors import OutputRefused, UsageError
 from onnxviz.file_set import FileSet
-from onnxviz.text import json_escaped
+from onnxviz.text import json_bytes
 
 if TYPE_CHECKING:
     import numpy as np
@@ -89,34 +87,6 @@ def write_atomic(path: str | os.PathLike[str], data: bytes | Iterable[bytes]) ->
     """
     with FileSet(path) as files:
         return files.finish(data)
-
-
-def json_bytes(value: Any) -> bytes:
-    """`value` as indented UTF-8 JSON that ends in a newline; NaN and infinities become null.
-
-    Letters of any script stand as they are; what hides or acts (controls, bidirectional marks, lone halves of a pair)
-    is escaped.
-    """
-    document = json.dumps(_plain(value), indent=2, ensure_ascii=False, allow_nan=False)
-    return f"{json_escaped(document)}\n".encode()
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    if isinstance(value, float):
-        return value if value - value == 0 else None
-    if isinstance(value, (str, int, bool)) or value is None:
-        return value
-    if isinstance(value, numbers.Rational):
-        return float(value)
-    if hasattr(value, "tolist"):
-        return _plain(value.tolist())
-    if hasattr(value, "item"):
-        return _plain(value.item())
-    return str(value)
 
 
 def npy_bytes(array: np.ndarray) -> bytes:

@@ -278,9 +278,9 @@ def _recipe(
     warnings: list[str],
 ) -> tuple[Preprocessing, str | None]:
     """How pictures become this input, and what was assumed of it."""
-    from onnxviz.graph.metadata import read_preprocessing
+    from onnxviz.image.preprocess import recorded as read_recorded
 
-    recorded = read_preprocessing(graph, warnings)
+    recorded = read_recorded(graph, warnings)
     assumed = None
     if preprocess is None and recorded is None and spec.dtype != "uint8":
         recorded, assumed = _assumed(graph, spec)

@@ -14,12 +14,10 @@ import inspect
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Final, ParamSpec, Protocol, TypeVar
 
 if TYPE_CHECKING:
     import numpy as np
-
-    from onnxviz.image.recipe import Preprocessing
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -29,6 +27,13 @@ COMMAND_LINE: ContextVar[tuple[str, ...] | None] = ContextVar("command line", de
 _RECORD: ContextVar[Record | None] = ContextVar("record", default=None)
 
 _MOST_LISTED: Final = 50  # items of a list among the arguments of a call
+
+
+class Recipe(Protocol):
+    """What brings a picture of (height, width) to what the network sees: see `image.recipe.Preprocessing`."""
+
+    def seen(self, height: int, width: int) -> tuple[int, int]: ...  # noqa: D102
+    def geometry(self, height: int, width: int) -> Any: ...  # noqa: D102
 
 
 class Pictures:
@@ -125,7 +130,7 @@ def note_tensor(x: np.ndarray) -> None:
         record.pictures.append({"given": "tensor", **_array(x)})
 
 
-def note_view(recipe: Preprocessing, picture: np.ndarray) -> None:
+def note_view(recipe: Recipe, picture: np.ndarray) -> None:
     """What of the picture read last the network sees: the box in its pixels, and the size that this is brought to."""
     record = _RECORD.get()
     if record is None or not record.pictures or "seen" in record.pictures[-1]:

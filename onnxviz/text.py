@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import numbers
 import re
 import unicodedata
+from typing import Any
 
 # Everything that a terminal, a browser or a reader's eye takes for something else than what it is:
 # Cc controls (NUL, ESC and so all ANSI sequences, C1), Cf format characters (bidi overrides, zero-width
@@ -62,6 +65,34 @@ def json_escaped(document: str) -> str:
     if document.isascii() and "\x7f" not in document:
         return document
     return _BEYOND_ASCII.sub(_json_escape, document)
+
+
+def json_bytes(value: Any) -> bytes:
+    """`value` as indented UTF-8 JSON that ends in a newline; NaN and infinities become null.
+
+    Letters of any script stand as they are; what hides or acts (controls, bidirectional marks, lone halves of a pair)
+    is escaped.
+    """
+    document = json.dumps(_plain(value), indent=2, ensure_ascii=False, allow_nan=False)
+    return f"{json_escaped(document)}\n".encode()
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, float):
+        return value if value - value == 0 else None
+    if isinstance(value, (str, int, bool)) or value is None:
+        return value
+    if isinstance(value, numbers.Rational):
+        return float(value)
+    if hasattr(value, "tolist"):
+        return _plain(value.tolist())
+    if hasattr(value, "item"):
+        return _plain(value.item())
+    return str(value)
 
 
 def _json_escape(match: re.Match[str]) -> str:

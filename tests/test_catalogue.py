@@ -18,8 +18,9 @@ import skimage.data
 from PIL import Image
 
 from onnxviz import catalogue
-from onnxviz.catalogue import Entry, cache_folder, data_file, entries, entry, fetch, resolve
+from onnxviz.catalogue import Entry, cache_folder, data_file, entries, entry, resolve
 from onnxviz.errors import InputRefused, MissingDependency, ModelRejected, OutputRefused, UsageError
+from onnxviz.exporting.fetch import fetch
 from onnxviz.graph import metadata
 from onnxviz.image.preprocess import Preprocessing
 

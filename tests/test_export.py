@@ -23,11 +23,11 @@ from onnxviz.errors import (
     UsageError,
 )
 from onnxviz.exporting import callables, efficientnet, hubs, hugging_face, verify
+from onnxviz.exporting.export import _exposed, _fields, export
 from onnxviz.exporting.source import Source, Wanted, build, parse_options
 from onnxviz.exporting.trace import pick_output
 from onnxviz.graph import metadata
 from onnxviz.image.preprocess import PRESETS, Preprocessing
-from onnxviz.techniques.export import _exposed, _fields, export
 
 IMAGENET = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
 

@@ -30,7 +30,9 @@ def register(app: typer.Typer) -> None:
         from onnxviz import catalogue
 
         if fetch is not None:
-            path = catalogue.fetch(fetch, force=force, progress=run.progress)
+            from onnxviz.exporting.fetch import fetch as bring
+
+            path = bring(fetch, force=force, progress=run.progress)
             run.say(str(path))
             run.record({"name": fetch, "path": str(path)})
             return

@@ -1,4 +1,4 @@
-"""Photos that come with the dependencies, so that the demo needs no network."""
+"""What the demo works with: photos that come with the dependencies, so that it needs no network, and its folder."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ import numpy as np
 
 from onnxviz.files import write_atomic
 from onnxviz.image.io import read
+from onnxviz.network import Network
+from onnxviz.progress import Progress
 
 _CROP = 320
 # Names under which the photos are known; all are in the public domain or free to use (see the packages' notes).
@@ -40,6 +42,33 @@ class Photo:
 
     name: str
     path: Path
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What every section works with."""
+
+    net: Network
+    folder: Path
+    photos: dict[str, Photo]
+    crops: Path
+    seed: int
+    progress: Progress
+
+    @property
+    def subjects(self) -> list[Photo]:
+        """The photos that techniques for a single picture are shown on."""
+        wanted = ("chelsea", "coffee", "rocket", "flower", "china")
+        return [self.photos[name] for name in wanted if name in self.photos]
+
+    @property
+    def subject(self) -> Photo:
+        """The one photo where there is room for only one."""
+        return self.subjects[0]
+
+    def file(self, name: str) -> Path:
+        """Where a section's picture goes."""
+        return self.folder / name
 
 
 def photos() -> list[Photo]:

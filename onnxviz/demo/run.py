@@ -9,8 +9,8 @@ from pathlib import Path
 from onnxviz._version import __version__
 from onnxviz.claims import reason
 from onnxviz.demo.page import Section, render
-from onnxviz.demo.photos import Photo, photos, write_crops
-from onnxviz.demo.sections import SECTIONS, Stage
+from onnxviz.demo.photos import Photo, Stage, photos, write_crops
+from onnxviz.demo.sections import SECTIONS
 from onnxviz.errors import OutputRefused
 from onnxviz.files import claimed, write_atomic
 from onnxviz.progress import Progress, silent

@@ -3,18 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
 
-from onnxviz.demo.cams import activation_maps
-from onnxviz.demo.dreams import DREAMS
-from onnxviz.demo.gradients import cut_out, gradient_attributions
-from onnxviz.demo.made import MADE
+from onnxviz.demo.attribution import activation_maps, cut_out, gradient_attributions
 from onnxviz.demo.page import Picture, Section
-from onnxviz.demo.photos import Photo
-from onnxviz.demo.textures import fooling, painted, textures
-from onnxviz.network import Network
-from onnxviz.progress import Progress
+from onnxviz.demo.photos import Stage
+from onnxviz.demo.synthesis import DREAMS, MADE, fooling, painted, textures
 
 # Layers of the bundled network, from shallow to deep, whose channels a reader recognises something in.
 _SHALLOW = "stem.relu6"
@@ -23,33 +16,6 @@ _DEEP = "head.relu6"
 # Channels that like something with a name: faces, text, stars, bricks, coins; cats, motorcycles, rockets, cups.
 _MIDDLE_CHANNELS = (2, 36, 5, 66, 103, 35, 108, 138)
 _DEEP_CHANNELS = (4, 398, 1053, 177, 436, 961, 1116, 46)
-
-
-@dataclass(frozen=True)
-class Stage:
-    """What every section works with."""
-
-    net: Network
-    folder: Path
-    photos: dict[str, Photo]
-    crops: Path
-    seed: int
-    progress: Progress
-
-    @property
-    def subjects(self) -> list[Photo]:
-        """The photos that techniques for a single picture are shown on."""
-        wanted = ("chelsea", "coffee", "rocket", "flower", "china")
-        return [self.photos[name] for name in wanted if name in self.photos]
-
-    @property
-    def subject(self) -> Photo:
-        """The one photo where there is room for only one."""
-        return self.subjects[0]
-
-    def file(self, name: str) -> Path:
-        """Where a section's picture goes."""
-        return self.folder / name
 
 
 def look(stage: Stage) -> Section:

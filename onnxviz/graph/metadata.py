@@ -29,9 +29,6 @@ from onnxviz.text import json_escaped
 
 if TYPE_CHECKING:
     import onnx_ir as ir
-
-    from onnxviz.image.preprocess import Preprocessing
-
 PREFIX = "onnxviz."
 PREPROCESSING = PREFIX + "preprocessing"
 LABELS = PREFIX + "labels"
@@ -181,27 +178,12 @@ def read_labels(
 ) -> list[str] | None:
     """The classes' names that a model carries, or None; what cannot be read is noted in `warnings`."""
     found = read(model.metadata_props, limits)
-    _note(warnings, [text for text in found.warnings if LABELS in text or "metadata names" in text])
+    note(warnings, [text for text in found.warnings if LABELS in text or "metadata names" in text])
     return None if found.labels is None else list(found.labels)
 
 
-def read_preprocessing(model: ir.Model, warnings: list[str] | None = None) -> Preprocessing | None:
-    """How a model says its pictures are prepared, or None; what cannot be read is noted in `warnings`."""
-    from onnxviz.errors import PreprocessingRejected
-    from onnxviz.image.preprocess import Preprocessing
-
-    found = read(model.metadata_props)
-    _note(warnings, [text for text in found.warnings if LABELS not in text and "metadata names" not in text])
-    if found.preprocessing is None:
-        return None
-    try:
-        return Preprocessing.from_dict(dict(found.preprocessing))
-    except PreprocessingRejected as error:
-        _note(warnings, [f"metadata {PREPROCESSING}: {error}; ignored"])
-        return None
-
-
-def _note(warnings: list[str] | None, texts: list[str]) -> None:
+def note(warnings: list[str] | None, texts: list[str]) -> None:
+    """Put texts into the warnings that a caller collects, where it does."""
     if warnings is not None:
         warnings.extend(texts)
 

@@ -16,27 +16,32 @@ from onnxviz.image.sheet import side_by_side
 if TYPE_CHECKING:
     from PIL import Image
 
-    from onnxviz.techniques.segment import Segmentation
+    from onnxviz.results import Attribution
 
 _HEIGHT: Final = 432
 _DIM: Final = 0.35  # how far the photo is darkened outside the object
 _INNER, _OUTER = (255, 255, 255), (20, 20, 20)
 
 
-def draw(found: Segmentation) -> Image.Image:
-    """Outline, cut-out on white, and map, side by side."""
-    photo = np.asarray(scaled(found.image, 2 * _HEIGHT, _HEIGHT))
-    mask = fit(found.mask.astype(np.float32), *photo.shape[:2]) > 0.5
-    figures = found.manifest["figures"]
-    read = reading(found.source.method, found.source.signed)
+def draw(image: np.ndarray, mask: np.ndarray, source: Attribution, figures: dict[str, Any]) -> Image.Image:
+    """Outline, cut-out on white, and map, side by side.
+
+    image     (H, W, 3) uint8, the picture as the network sees it
+    mask      (H, W) bool, the object
+    source    the map that it was found by
+    figures   of the segmentation's manifest
+    """
+    photo = np.asarray(scaled(image, 2 * _HEIGHT, _HEIGHT))
+    mask = fit(mask.astype(np.float32), *photo.shape[:2]) > 0.5
+    read = reading(source.method, source.signed)
     return side_by_side(
         [
             (
                 outlined(photo, mask),
-                f"{headline(found.source)}\nthe outline: {figures['area']:.0%} of the picture",
+                f"{headline(source)}\nthe outline: {figures['area']:.0%} of the picture",
             ),
             (alone(photo, mask), f"the object alone\n{_certainty(figures)}"),
-            (cell(found.source, _HEIGHT)[1], f"{read.title}\nthe map that it was found by"),
+            (cell(source, _HEIGHT)[1], f"{read.title}\nthe map that it was found by"),
         ],
         height=_HEIGHT,
     )

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from onnxviz.errors import PreprocessingRejected, near
+from onnxviz.graph import metadata
 from onnxviz.image.recipe import Geometry, Preprocessing, plain
 from onnxviz.text import printable
 
-__all__ = ["PRESETS", "Geometry", "Preprocessing", "from_file", "preset"]
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+__all__ = ["PRESETS", "Geometry", "Preprocessing", "from_file", "preset", "recorded"]
 
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -70,3 +74,17 @@ def preset(name: object) -> Preprocessing:
             f"no preset is called {printable(repr(name), 60)}{near(str(name), PRESETS)}; there are {', '.join(PRESETS)}"
         )
     return PRESETS[name]
+
+
+def recorded(model: ir.Model, warnings: list[str] | None = None) -> Preprocessing | None:
+    """How a model says its pictures are prepared, or None; what cannot be read is noted in `warnings`."""
+    found = metadata.read(model.metadata_props)
+    told = [text for text in found.warnings if metadata.LABELS not in text and "metadata names" not in text]
+    metadata.note(warnings, told)
+    if found.preprocessing is None:
+        return None
+    try:
+        return Preprocessing.from_dict(dict(found.preprocessing))
+    except PreprocessingRejected as error:
+        metadata.note(warnings, [f"metadata {metadata.PREPROCESSING}: {error}; ignored"])
+        return None

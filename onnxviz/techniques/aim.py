@@ -16,6 +16,7 @@ from onnxviz.objectives import Objective
 
 if TYPE_CHECKING:
     from onnxviz.gradients import Gradients
+    from onnxviz.graph.layers import Layer
 
 #: A class index or label, None for each picture's top class, or one of these for each picture.
 Target = int | str | None | Sequence[int | str | None]
@@ -56,6 +57,62 @@ class Aim:
     def feeds(self, index: np.ndarray | slice | None = None) -> dict[str, np.ndarray]:
         """What the objective is fed for the pictures `index` (numbers, repeated as often as they are run)."""
         return {name: array if index is None else array[index] for name, array in self.fed.items()}
+
+
+@dataclass(frozen=True)
+class Unit:
+    """A layer's channel, or one of its neurons: `position` (y, x)."""
+
+    layer: Layer
+    channel: int
+    position: tuple[int, int] | None
+
+    @classmethod
+    def of(cls, net: Network, layer: str, channel: int, position: Position) -> Unit:
+        """The unit that is meant, looked up in the network.
+
+        raises   UnknownLayer; UsageError where the layer has no such channel or neuron
+        """
+        found, place = net.layer(layer), _pair(position)
+        shape, last = found.shape, found.channels_last
+        if len(shape) < 2:
+            raise UsageError(f"layer {layer!r} has shape {shape} and no channels; choose another --layer")
+        if net.pictures_axis(found.name) != 0:
+            raise UsageError(
+                f"layer {layer!r} has its pictures on axis {net.pictures_axis(found.name)} of {shape}; which of the "
+                f"others are channels is not known: give --objective \"part('{found.name}', 0, {channel})\""
+            )
+        count = shape[-1] if last else shape[1]
+        if channel < 0 or (isinstance(count, int) and channel >= count):
+            raise UsageError(f"layer {layer!r} has {count} channels, from 0; got channel {channel}")
+        if place is not None:
+            _check_place(found, place, shape[1:-1] if last else shape[2:])
+        return cls(found, channel, place)
+
+    @property
+    def label(self) -> str:
+        """The layer, channel and place."""
+        where = "" if self.position is None else f" at ({self.position[0]}, {self.position[1]})"
+        return f"{self.layer.name}, channel {self.channel}{where}"
+
+
+def _pair(position: Position) -> tuple[int, int] | None:
+    given = (position,) if isinstance(position, int) else position
+    if given is not None and len(given) != 2:
+        raise UsageError(f"--neuron takes a row and a column of a layer's map, such as 3,5; got {position!r}")
+    return None if given is None else (int(given[0]), int(given[1]))
+
+
+def _check_place(layer: Layer, position: tuple[int, int], sizes: Sequence[int | str]) -> None:
+    if len(sizes) != 2:
+        raise UsageError(
+            f"layer {layer.name!r} has no map of neurons (shape {layer.shape}); leave position out"
+        )
+    for given, size in zip(position, sizes, strict=True):
+        if given < 0 or (isinstance(size, int) and given >= size):
+            raise UsageError(
+                f"layer {layer.name!r} has {sizes[0]}×{sizes[1]} neurons, from (0, 0); got {position}"
+            )
 
 
 def choose(
@@ -186,18 +243,16 @@ def _of(
 
 
 def _layer(net: Network, layer: str, channel: int | None, position: Position, count: int) -> Aim:
-    from onnxviz.techniques.scores import LayerScore
-
     if channel is None:
         raise UsageError(f"layer {layer!r} needs the channel to explain: give --channel, counted from 0")
-    checked = LayerScore(net, layer, channel, position)  # names, ranges
-    found = net.layer(layer)
+    unit = Unit.of(net, layer, channel, position)
+    found = unit.layer
     if found.channels_last:
-        between = checked.position if checked.position is not None else (None,) * (len(found.shape) - 2)
+        between = unit.position if unit.position is not None else (None,) * (len(found.shape) - 2)
         objective = objectives.part(found.name, *between, channel)
-    elif checked.position is not None:
-        objective = objectives.neuron(found.name, channel, *checked.position)
+    elif unit.position is not None:
+        objective = objectives.neuron(found.name, channel, *unit.position)
     else:
         objective = objectives.channel(found.name, channel)
-    key = ("layer", found.name, channel, checked.position)
-    return Aim(objective, {}, key, [None] * count, [checked.label] * count)
+    key = ("layer", found.name, channel, unit.position)
+    return Aim(objective, {}, key, [None] * count, [unit.label] * count)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,7 +16,7 @@ from onnxviz.graph.output import SEQUENCE
 from onnxviz.graph.surgery import cut
 from onnxviz.network import Network
 from onnxviz.objectives import Objective
-from onnxviz.techniques.aim import Position, check_one, parsed, step_number
+from onnxviz.techniques.aim import Position, Unit, check_one, parsed, step_number
 
 if TYPE_CHECKING:
     from onnxviz.techniques.aim import Aim
@@ -163,55 +163,19 @@ class LayerScore(Score):
 
     def __init__(self, net: Network, layer: str, channel: int, position: Position) -> None:
         super().__init__(net)
-        self._layer = net.layer(layer)
-        self._last = self._layer.channels_last
-        self._channel = channel
-        self.position = self._pair(position)
+        self._unit = unit = Unit.of(net, layer, channel, position)
         self.output = occlude.SCORE
-        self.key = ("layer", self._layer.name, channel, self.position)
-        shape = self._layer.shape
-        if len(shape) < 2:
-            raise UsageError(f"layer {layer!r} has shape {shape} and no channels; choose another --layer")
-        if net.pictures_axis(self._layer.name) != 0:
-            raise UsageError(
-                f"layer {layer!r} has its pictures on axis {net.pictures_axis(self._layer.name)} of {shape}; which of "
-                f"the others are channels is not known: give --objective \"part('{self._layer.name}', 0, {channel})\""
-            )
-        count = shape[-1] if self._last else shape[1]
-        if channel < 0 or (isinstance(count, int) and channel >= count):
-            raise UsageError(f"layer {layer!r} has {count} channels, from 0; got channel {channel}")
-        if self.position is not None:
-            self._check(self.position, shape[1:-1] if self._last else shape[2:])
-
-    def _pair(self, position: Position) -> tuple[int, int] | None:
-        given = (position,) if isinstance(position, int) else position
-        if given is not None and len(given) != 2:
-            raise UsageError(
-                f"--neuron takes a row and a column of a layer's map, such as 3,5; got {position!r}"
-            )
-        return None if given is None else (int(given[0]), int(given[1]))
-
-    def _check(self, position: tuple[int, int], sizes: Sequence[int | str]) -> None:
-        name = self._layer.name
-        if len(sizes) != 2:
-            raise UsageError(
-                f"layer {name!r} has no map of neurons (shape {self._layer.shape}); leave position out"
-            )
-        for given, size in zip(position, sizes, strict=True):
-            if given < 0 or (isinstance(size, int) and given >= size):
-                raise UsageError(
-                    f"layer {name!r} has {sizes[0]}×{sizes[1]} neurons, from (0, 0); got {position}"
-                )
+        self.key = ("layer", unit.layer.name, channel, unit.position)
 
     def graph(self) -> ir.Model:
         """The network up to the layer, reduced to one number an image."""
         return occlude.reduced(
-            cut(self.net.batched[0], [self._layer.name]),
-            value=self._layer.name,
-            rank=len(self._layer.shape),
-            channel=self._channel,
-            channels_last=self._last,
-            position=self.position,
+            cut(self.net.batched[0], [self._unit.layer.name]),
+            value=self._unit.layer.name,
+            rank=len(self._unit.layer.shape),
+            channel=self._unit.channel,
+            channels_last=self._unit.layer.channels_last,
+            position=self._unit.position,
         )
 
     def read(self, array: np.ndarray) -> np.ndarray:
@@ -221,8 +185,7 @@ class LayerScore(Score):
     @property
     def label(self) -> str:
         """The layer, channel and place."""
-        where = "" if self.position is None else f" at ({self.position[0]}, {self.position[1]})"
-        return f"{self._layer.name}, channel {self._channel}{where}"
+        return self._unit.label
 
 
 def choose(

@@ -60,7 +60,7 @@ class Segmentation(Result):
         """The photo with the object's outline, the object alone, and the map that it was found by."""
         from onnxviz.image.outline import draw
 
-        return draw(self)
+        return draw(self.image, self.mask, self.source, self.manifest["figures"])
 
 
 @recorded

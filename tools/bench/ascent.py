@@ -63,7 +63,7 @@ def _second_network():
     """EfficientNet-Lite1, exported on the spot."""
     import onnxviz
     from onnxviz.exporting import efficientnet
-    from onnxviz.techniques.export import export
+    from onnxviz.exporting.export import export
 
     with tempfile.TemporaryDirectory() as folder:
         made = export(efficientnet.lite1(), Path(folder) / "efficientnet-lite1.onnx")
