@@ -14,7 +14,7 @@ from onnxviz.files import PICTURES, TABLES
 
 if TYPE_CHECKING:
     from onnxviz.image.folder import Skipped
-    from onnxviz.techniques.embed import Embedding
+    from onnxviz.techniques.embedding import Embedding
 
 _FoldersArgument = Annotated[
     list[Path] | None,
@@ -50,7 +50,7 @@ def register(app: typer.Typer) -> None:
         """
         import onnxviz
         from onnxviz.interrupted import Interrupted
-        from onnxviz.techniques.feature_files import check_ending
+        from onnxviz.techniques.embedding import check_ending
 
         if run.output().suffix.lower() in _FEATURES:
             check_ending(run.output())  # a missing pyarrow is told before the work
@@ -155,7 +155,7 @@ def _set(folders: list[Path] | None, features: Path | None) -> list[Path] | Embe
     """The pictures, or their features where a file of them is given."""
     from onnxviz.errors import UsageError
     from onnxviz.image.folder import find
-    from onnxviz.techniques.embed import Embedding
+    from onnxviz.techniques.embedding import Embedding
     from onnxviz.text import printable
 
     if features is None:

@@ -3,146 +3,27 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from onnxviz.errors import ImageRejected, InputRefused, ModelUnsuitable, UnknownLayer
-from onnxviz.files import PICTURES
+from onnxviz.errors import ImageRejected, ModelUnsuitable, UnknownLayer
 from onnxviz.finite import require_finite
 from onnxviz.graph.output import SEQUENCE
-from onnxviz.image.folder import Listing, Skipped
+from onnxviz.image.folder import Listing
 from onnxviz.interrupted import Interrupted
 from onnxviz.progress import Progress, silent
 from onnxviz.provenance import recorded
-from onnxviz.results import Result
+from onnxviz.techniques.embedding import Embedding
 from onnxviz.techniques.stream import plan, source_name, sources, stream
 from onnxviz.text import printable
 
 if TYPE_CHECKING:
     import onnx_ir as ir
-    from PIL import Image
 
     from onnxviz.graph.layers import Layer
-    from onnxviz.image.scatter import Groups
     from onnxviz.network import Network
-
-# So many classes are told apart in a picture: the palette and its darker round.
-_NAMED = 14
-
-
-@dataclass
-class Embedding(Result):
-    """One vector of features for each image that could be read, in the order of the images.
-
-    values       (N, D) float32
-    files        N names: the path of a file, 'image 3' for a picture that came as an array
-    layer        the layer that the features are of
-    classes      (N,) int64, the network's top class for each image; None where the network is no classifier
-    confidence   (N,) float32, the probability of that class, 0 to 1; None likewise
-    names        what the classes that occur are called
-    prints       (N,) int64, CRC-32 of each picture as the network saw it: tells if a file was replaced since
-    sources      what each image was read from; None where it cannot be read again
-    skipped      what could not be read, with reasons
-    """
-
-    files: list[str] = field(repr=False)
-    layer: str
-    classes: np.ndarray | None = field(repr=False)
-    confidence: np.ndarray | None = field(repr=False)
-    names: dict[int, str] = field(repr=False)
-    prints: np.ndarray = field(repr=False)
-    sources: list[Any] = field(repr=False)
-    skipped: list[Skipped] = field(repr=False)
-
-    def __len__(self) -> int:
-        return len(self.files)
-
-    @property
-    def features(self) -> np.ndarray:
-        """`values`, which is never None here."""
-        assert self.values is not None
-        return self.values
-
-    def usable(self) -> np.ndarray:
-        """(N,) bool: the rows without NaN or infinity.
-
-        raises   ModelUnsuitable where there is none
-        """
-        finite: np.ndarray = np.isfinite(self.features).all(axis=1)
-        if not finite.any():
-            raise ModelUnsuitable(
-                f"the features of layer {self.layer!r} are NaN or infinite for every picture; choose an "
-                "earlier --layer, and look for broken weights with `onnxviz inspect`"
-            )
-        return finite
-
-    def groups(self, rows: np.ndarray | None = None) -> Groups | None:
-        """The most frequent top classes of these rows (None: all), for colouring; None for no classifier."""
-        from onnxviz.image.scatter import Groups
-
-        if self.classes is None:
-            return None
-        classes = self.classes if rows is None else self.classes[rows]
-        common = Counter(classes.tolist()).most_common()
-        # One more class than there are colours for gets the grey for itself.
-        shown = [index for index, _ in common[: _NAMED if len(common) > _NAMED + 1 else _NAMED + 1]]
-        place = {index: number for number, index in enumerate(shown)}
-        of = np.array([place.get(index, -1) for index in classes.tolist()], dtype=np.int64)
-        rest = len(common) - len(shown)
-        return Groups(of, [self.names[index] for index in shown], f"{rest} other classes")
-
-    def picture(self) -> Image.Image:
-        """The plane of greatest variance (PCA), points coloured by the network's top class."""
-        from onnxviz.image.scatter import scatter
-        from onnxviz.techniques.project import project
-
-        rows = np.flatnonzero(self.usable())
-        found = project(self.features[rows], "pca")
-        return scatter(found.points, self.groups(rows), axes=found.axes)
-
-    def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write the features as .npy, .npz, .csv or .parquet, by the ending, and NAME.json with the files.
-
-        .npy holds the features alone; .npz also the files and top classes; .csv and .parquet are tables with
-        a row an image. A .png, .jpg or .webp gives `picture()` with NAME.npy beside it. Each file appears whole or not
-        at all; the features come last.
-
-        raises   UsageError for another ending, MissingDependency for Parquet without pyarrow, OutputRefused
-        """
-        from onnxviz.techniques.feature_files import write
-
-        if Path(path).suffix.lower() in PICTURES:
-            return super().save(path)
-        return write(self, path)
-
-    @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> Embedding:
-        """The features that `save` wrote, with the manifest beside them.
-
-        raises   InputRefused for a file that is none of ours, or whose manifest is missing or does not fit
-        """
-        from onnxviz.techniques.feature_files import read
-
-        return read(path)
-
-    def check(self, net: Network) -> None:
-        """raises   InputRefused when another network or other preprocessing made these features."""
-        made = self.manifest.get("model", {}).get("sha256")
-        if made != net.digest:
-            raise InputRefused(
-                f"these features were made by another model (SHA-256 {str(made)[:12]}…, this one is "
-                f"{net.digest[:12]}…); give the model that made them, or run `onnxviz embed` again"
-            )
-        if _comparable(self.manifest.get("preprocessing")) != _comparable(net.preprocessing.to_dict()):
-            raise InputRefused(
-                "these features were made with other preprocessing (size, mean, std, channels…); give the "
-                "same options, or run `onnxviz embed` again"
-            )
 
 
 @recorded
@@ -340,10 +221,3 @@ def listed(found: Embedding) -> dict[str, Any]:
         "class_names": {str(index): name for index, name in found.names.items()},
         "skipped": [{"path": printable(one.path), "reason": one.reason} for one in found.skipped],
     }
-
-
-def _comparable(value: Any) -> Any:
-    """As it is after a way through JSON: lists for tuples, whole numbers and floats alike."""
-    import json
-
-    return json.loads(json.dumps(value), parse_int=float) if value is not None else None

@@ -11,7 +11,7 @@ from onnxviz.interrupted import Interrupted
 from onnxviz.progress import Progress, silent
 from onnxviz.provenance import recorded
 from onnxviz.results import Result
-from onnxviz.techniques.embed import Embedding
+from onnxviz.techniques.embedding import Embedding
 from onnxviz.techniques.grid import Grid, grid
 from onnxviz.techniques.neighbours import embedding_of
 from onnxviz.techniques.project import METHODS, Projection, check, project

@@ -15,7 +15,8 @@ from onnxviz.image import lettering
 from onnxviz.progress import Progress, silent
 from onnxviz.provenance import recorded
 from onnxviz.results import Result
-from onnxviz.techniques.embed import Embedding, embed
+from onnxviz.techniques.embed import embed
+from onnxviz.techniques.embedding import Embedding
 from onnxviz.techniques.nearest import METRICS, Found, nearest, spread
 from onnxviz.techniques.thumbnails import thumbnails
 from onnxviz.text import printable

@@ -1,14 +1,116 @@
-"""From a unit of a feature map to the pixels that it sees: in the network's view, and in the original file."""
+"""The patches that a channel answers most, as arrays, and the pixels that a unit sees: of the view and of the file."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from onnxviz.errors import UsageError
+from onnxviz.image.folder import Skipped
+from onnxviz.results import Result
+from onnxviz.techniques.stream import source_name
 
 if TYPE_CHECKING:
     from onnxviz.graph.layers import Layer
     from onnxviz.image.preprocess import Preprocessing
+
+
+@dataclass(frozen=True)
+class LayerPatches:
+    """The k best images of each of C channels of one layer, best first. No image: index -1 and NaN.
+
+    layer          the layer: name, operator, shape, receptive field
+    channels       (C,) int64, the channels' numbers in the layer
+    scores         (C, k) float32, the channel's largest activation in that image
+    unclipped      (C, k) float32, what was ranked by: the score before the layer's Clip cut it off (ReLU6), elsewhere
+                   the score itself
+    index          (C, k) int64, which image
+    positions      (C, k, 2) int64, row and column of the unit in the feature map
+    boxes          (C, k, 4) int64, top, left, bottom, right of the unit's receptive field in pixels of the picture as
+                   the network sees it, bottom and right excluded; not clipped: it may reach into the padding
+    source_boxes   (C, k, 4) float64, what of that is visible, in pixels of the original image file (upright)
+    sizes          (C, k, 2) int64, height and width of the original
+    prints         (C, k) int64, CRC-32 of the picture as the network saw it
+    mean, deviation   (C,) float64, of `unclipped` over all images, each channel's largest activation an image
+    standing_out   (C,) float64, how many standard deviations the best image lies above the mean
+    undefined      (C,) int64, images for which the channel was NaN; they are not ranked
+    """
+
+    layer: Layer
+    channels: np.ndarray
+    scores: np.ndarray
+    unclipped: np.ndarray
+    index: np.ndarray
+    positions: np.ndarray
+    boxes: np.ndarray
+    source_boxes: np.ndarray
+    sizes: np.ndarray
+    prints: np.ndarray
+    mean: np.ndarray
+    deviation: np.ndarray
+    standing_out: np.ndarray
+    undefined: np.ndarray
+
+    @property
+    def name(self) -> str:
+        """The layer's name."""
+        return self.layer.name
+
+    def row(self, channel: int) -> int:
+        """Where `channel` is in the arrays.
+
+        raises   UsageError
+        """
+        found = np.flatnonzero(self.channels == channel)
+        if not len(found):
+            raise UsageError(
+                f"channel {channel} of {self.name!r} is not in this result, which has {listed(self.channels)}"
+            )
+        return int(found[0])
+
+
+@dataclass
+class PatchData(Result):
+    """The images that each channel answers most, as arrays: what `Patches` draws and saves.
+
+    values      (C, k) float32, the scores; with several layers one after the other
+    layers      one entry a layer
+    sources     every image that was looked at; `index` counts in it
+    skipped     images that could not be read
+    sheets      the channels that `save` draws a sheet of, (layer name, channel) each
+    workers     threads that read winning images again; None: as many as there are cores
+    """
+
+    layers: tuple[LayerPatches, ...]
+    sources: Sequence[Any] = field(repr=False)
+    skipped: list[Skipped] = field(repr=False)
+    preprocessing: Preprocessing = field(repr=False)
+    sheets: list[tuple[str, int]] = field(repr=False)
+    workers: int | None = field(default=None, repr=False)
+
+    def __getitem__(self, layer: str) -> LayerPatches:
+        for one in self.layers:
+            if one.name == layer:
+                return one
+        names = ", ".join(repr(one.name) for one in self.layers)
+        raise UsageError(f"layer {layer!r} is not in this result, which has {names}")
+
+    def name_of(self, index: int) -> str:
+        """What image `index` is called: its path, or its number."""
+        return source_name(self.sources[index], index)
+
+
+def listed(numbers: np.ndarray) -> str:
+    """Channel numbers in a few words: '0 to 95', or '3, 7, 12'."""
+    if len(numbers) > 1 and np.array_equal(numbers, np.arange(numbers[0], numbers[0] + len(numbers))):
+        return f"{numbers[0]} to {numbers[-1]}"
+    return ", ".join(map(str, numbers[:12])) + (", ..." if len(numbers) > 12 else "")
+
+
+# --- where they lie ---------------------------------------------------------------------------
 
 
 def field_boxes(

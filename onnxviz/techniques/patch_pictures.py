@@ -11,13 +11,12 @@ import numpy as np
 from PIL import Image
 
 from onnxviz.progress import Progress, silent
-from onnxviz.techniques.patch_boxes import view_size
+from onnxviz.techniques.patch_boxes import LayerPatches, PatchData, view_size
 from onnxviz.techniques.patch_tiles import Changed, Place, cut, is_wide, places
 from onnxviz.text import printable, shorten
 
 if TYPE_CHECKING:
     from onnxviz.image.preprocess import Preprocessing
-    from onnxviz.techniques.patch_result import LayerPatches, Patches
 
 #: Edge of a tile in pixels: on a sheet, and in the overview.
 TILE: Final = 208
@@ -29,7 +28,7 @@ _GROUP: Final = 64
 _BLANK: Final = 232
 
 
-def sheet(result: Patches, one: LayerPatches, channel: int) -> Image.Image:
+def sheet(result: PatchData, one: LayerPatches, channel: int) -> Image.Image:
     """The best patches of one channel, see `Patches.sheet`."""
     layer, row = result.layers.index(one), one.row(channel)
     tiles, _ = cut(result, [(layer, row, rank) for rank in range(one.index.shape[1])], TILE)
@@ -37,7 +36,7 @@ def sheet(result: Patches, one: LayerPatches, channel: int) -> Image.Image:
 
 
 def sheets(
-    result: Patches, *, progress: Progress = silent
+    result: PatchData, *, progress: Progress = silent
 ) -> Iterator[tuple[LayerPatches, int, Image.Image, Changed]]:
     """The sheets that `Patches.sheets` names: layer, channel, picture, and the files that had changed."""
     names = [one.name for one in result.layers]
@@ -52,7 +51,7 @@ def sheets(
             progress(done, len(rows), "sheets")
 
 
-def overview(result: Patches, *, progress: Progress = silent) -> tuple[Image.Image, Changed]:
+def overview(result: PatchData, *, progress: Progress = silent) -> tuple[Image.Image, Changed]:
     """A block of small patches for each of up to MOST_BLOCKS channels, and the files that had changed."""
     share = max(12, MOST_BLOCKS // len(result.layers))
     rows = [_most_telling(one, share) for one in result.layers]
@@ -84,7 +83,7 @@ def _most_telling(one: LayerPatches, most: int) -> list[int]:
 # --- drawing ----------------------------------------------------------------------------------
 
 
-def _draw_sheet(result: Patches, layer: int, row: int, tiles: dict[Place, np.ndarray]) -> Image.Image:
+def _draw_sheet(result: PatchData, layer: int, row: int, tiles: dict[Place, np.ndarray]) -> Image.Image:
     from onnxviz.image.sheet import side_by_side
 
     one = result.layers[layer]
@@ -103,7 +102,7 @@ def _draw_sheet(result: Patches, layer: int, row: int, tiles: dict[Place, np.nda
     )
 
 
-def _subtitle(result: Patches, one: LayerPatches, row: int) -> str:
+def _subtitle(result: PatchData, one: LayerPatches, row: int) -> str:
     best, here = one.scores[row, 0], one.index[row] >= 0
     told = [
         f"strongest in {int(here.sum())} of {int(result.manifest['figures']['ranked'])} images",
@@ -133,7 +132,7 @@ def _overhangs(one: LayerPatches, row: int, preprocessing: Preprocessing) -> boo
     return False
 
 
-def _field(result: Patches, one: LayerPatches) -> str:
+def _field(result: PatchData, one: LayerPatches) -> str:
     """What a patch is, in words."""
     extent, size = one.layer.local_field, result.preprocessing.fixed
     if not places(one) or extent is None:
@@ -145,7 +144,7 @@ def _field(result: Patches, one: LayerPatches) -> str:
 
 
 def _draw_overview(
-    result: Patches, layer: int, rows: list[int], tiles: dict[Place, np.ndarray]
+    result: PatchData, layer: int, rows: list[int], tiles: dict[Place, np.ndarray]
 ) -> Image.Image:
     from onnxviz.image.sheet import tiles as draw
 
@@ -203,11 +202,11 @@ def _score(one: LayerPatches, row: int, rank: int) -> str:
     return f"{score:.3g}" if score == before else f"{score:.3g} ({before:.3g})"
 
 
-def _short(result: Patches, index: int) -> str:
+def _short(result: PatchData, index: int) -> str:
     return shorten(printable(PurePath(result.name_of(index)).name), 40)
 
 
-def describe(result: Patches) -> list[str]:
+def describe(result: PatchData) -> list[str]:
     """The result in a few lines of text, for a terminal."""
     figures: dict[str, Any] = result.manifest["figures"]
     lines = [f"{figures['ranked']} of {figures['images']} images, {figures['skipped']} skipped"]

@@ -11,12 +11,11 @@ from PIL import Image, ImageDraw
 from onnxviz.errors import ImageRejected
 from onnxviz.image.decode import decode
 from onnxviz.progress import Progress, silent
-from onnxviz.techniques.patch_boxes import to_source, view_size, window
+from onnxviz.techniques.patch_boxes import LayerPatches, PatchData, to_source, view_size, window
 from onnxviz.techniques.stream import fingerprint, refusal
 
 if TYPE_CHECKING:
     from onnxviz.image.preprocess import Preprocessing
-    from onnxviz.techniques.patch_result import LayerPatches, Patches
 
 _GREY: Final = 128
 
@@ -27,7 +26,7 @@ Changed = dict[int, str]
 
 
 def cut(
-    result: Patches, wanted: Sequence[Place], edge: int, progress: Progress = silent
+    result: PatchData, wanted: Sequence[Place], edge: int, progress: Progress = silent
 ) -> tuple[dict[Place, np.ndarray], Changed]:
     """The patches at these places as (edge, edge, 3) uint8 tiles; each source file is read once, in threads.
 
@@ -58,7 +57,7 @@ def cut(
     return tiles, changed
 
 
-def _tile(result: Patches, place: Place, picture: np.ndarray, edge: int) -> np.ndarray:
+def _tile(result: PatchData, place: Place, picture: np.ndarray, edge: int) -> np.ndarray:
     layer, row, rank = place
     one = result.layers[layer]
     top, left, bottom, right = map(int, one.boxes[row, rank])

@@ -14,8 +14,8 @@ from onnxviz.interrupted import Interrupted
 from onnxviz.progress import Progress, silent
 from onnxviz.provenance import recorded
 from onnxviz.techniques import ranking
-from onnxviz.techniques.patch_boxes import field_boxes
-from onnxviz.techniques.patch_result import MOST_SHEETS, LayerPatches, Patches
+from onnxviz.techniques.patch_boxes import LayerPatches, field_boxes
+from onnxviz.techniques.patch_result import MOST_SHEETS, Patches
 from onnxviz.techniques.ranking import Ranking
 from onnxviz.techniques.stream import Chunk, sources, stream
 from onnxviz.text import printable

@@ -15,7 +15,7 @@ from onnxviz.techniques.stream import fingerprint
 
 if TYPE_CHECKING:
     from onnxviz.network import Network
-    from onnxviz.techniques.embed import Embedding
+    from onnxviz.techniques.embedding import Embedding
 
 
 def thumbnails(

@@ -12,7 +12,7 @@ from techniques import crops
 
 from onnxviz.cli.main import run
 from onnxviz.interrupted import Interrupted
-from onnxviz.techniques.embed import Embedding
+from onnxviz.techniques.embedding import Embedding
 
 
 @pytest.fixture(scope="module")

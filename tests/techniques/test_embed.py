@@ -17,7 +17,8 @@ import onnxviz
 from onnxviz.errors import ImageRejected, InputRefused, ModelUnsuitable, UnknownLayer, UsageError
 from onnxviz.interrupted import Interrupted
 from onnxviz.techniques import embed as module
-from onnxviz.techniques.embed import Embedding, embed
+from onnxviz.techniques.embed import embed
+from onnxviz.techniques.embedding import Embedding
 
 
 @pytest.fixture(scope="module")

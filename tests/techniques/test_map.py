@@ -12,7 +12,8 @@ from techniques import crops
 import onnxviz
 from onnxviz.errors import InputRefused, MissingDependency, UsageError
 from onnxviz.interrupted import Interrupted
-from onnxviz.techniques.embed import Embedding, embed
+from onnxviz.techniques.embed import embed
+from onnxviz.techniques.embedding import Embedding
 from onnxviz.techniques.grid import grid
 from onnxviz.techniques.map import map as make_map
 

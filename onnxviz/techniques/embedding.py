@@ -1,4 +1,4 @@
-"""Features in files: .npy, .npz, .csv or .parquet, with NAME.json beside them, written and read back."""
+"""The features of a set of pictures, and their files: .npy, .npz, .csv or .parquet, with NAME.json beside them."""
 
 from __future__ import annotations
 
@@ -7,25 +7,151 @@ import io
 import json
 import os
 import zlib
+from collections import Counter
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from onnxviz import tables
-from onnxviz.errors import InputRefused, MissingDependency, UsageError
+from onnxviz.errors import InputRefused, MissingDependency, ModelUnsuitable, UsageError
 from onnxviz.files import PICTURES, FileSet, destination, npy_bytes
 from onnxviz.image.folder import Skipped
+from onnxviz.results import Result
 from onnxviz.text import printable
 
 if TYPE_CHECKING:
-    from onnxviz.techniques.embed import Embedding
+    from PIL import Image
+
+    from onnxviz.image.scatter import Groups
+    from onnxviz.network import Network
 
 _ENDINGS = (".npy", ".npz", ".csv", ".parquet")
 _SCHEMA = "onnxviz.embed/"
 # Columns of features in a table: f0, f1...
 _FEATURE = "f"
+
+
+# So many classes are told apart in a picture: the palette and its darker round.
+_NAMED = 14
+
+
+@dataclass
+class Embedding(Result):
+    """One vector of features for each image that could be read, in the order of the images.
+
+    values       (N, D) float32
+    files        N names: the path of a file, 'image 3' for a picture that came as an array
+    layer        the layer that the features are of
+    classes      (N,) int64, the network's top class for each image; None where the network is no classifier
+    confidence   (N,) float32, the probability of that class, 0 to 1; None likewise
+    names        what the classes that occur are called
+    prints       (N,) int64, CRC-32 of each picture as the network saw it: tells if a file was replaced since
+    sources      what each image was read from; None where it cannot be read again
+    skipped      what could not be read, with reasons
+    """
+
+    files: list[str] = field(repr=False)
+    layer: str
+    classes: np.ndarray | None = field(repr=False)
+    confidence: np.ndarray | None = field(repr=False)
+    names: dict[int, str] = field(repr=False)
+    prints: np.ndarray = field(repr=False)
+    sources: list[Any] = field(repr=False)
+    skipped: list[Skipped] = field(repr=False)
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    @property
+    def features(self) -> np.ndarray:
+        """`values`, which is never None here."""
+        assert self.values is not None
+        return self.values
+
+    def usable(self) -> np.ndarray:
+        """(N,) bool: the rows without NaN or infinity.
+
+        raises   ModelUnsuitable where there is none
+        """
+        finite: np.ndarray = np.isfinite(self.features).all(axis=1)
+        if not finite.any():
+            raise ModelUnsuitable(
+                f"the features of layer {self.layer!r} are NaN or infinite for every picture; choose an "
+                "earlier --layer, and look for broken weights with `onnxviz inspect`"
+            )
+        return finite
+
+    def groups(self, rows: np.ndarray | None = None) -> Groups | None:
+        """The most frequent top classes of these rows (None: all), for colouring; None for no classifier."""
+        from onnxviz.image.scatter import Groups
+
+        if self.classes is None:
+            return None
+        classes = self.classes if rows is None else self.classes[rows]
+        common = Counter(classes.tolist()).most_common()
+        # One more class than there are colours for gets the grey for itself.
+        shown = [index for index, _ in common[: _NAMED if len(common) > _NAMED + 1 else _NAMED + 1]]
+        place = {index: number for number, index in enumerate(shown)}
+        of = np.array([place.get(index, -1) for index in classes.tolist()], dtype=np.int64)
+        rest = len(common) - len(shown)
+        return Groups(of, [self.names[index] for index in shown], f"{rest} other classes")
+
+    def picture(self) -> Image.Image:
+        """The plane of greatest variance (PCA), points coloured by the network's top class."""
+        from onnxviz.image.scatter import scatter
+        from onnxviz.techniques.project import project
+
+        rows = np.flatnonzero(self.usable())
+        found = project(self.features[rows], "pca")
+        return scatter(found.points, self.groups(rows), axes=found.axes)
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write the features as .npy, .npz, .csv or .parquet, by the ending, and NAME.json with the files.
+
+        .npy holds the features alone; .npz also the files and top classes; .csv and .parquet are tables with
+        a row an image. A .png, .jpg or .webp gives `picture()` with NAME.npy beside it. Each file appears whole or not
+        at all; the features come last.
+
+        raises   UsageError for another ending, MissingDependency for Parquet without pyarrow, OutputRefused
+        """
+        if Path(path).suffix.lower() in PICTURES:
+            return super().save(path)
+        return write(self, path)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Embedding:
+        """The features that `save` wrote, with the manifest beside them.
+
+        raises   InputRefused for a file that is none of ours, or whose manifest is missing or does not fit
+        """
+        return read(path)
+
+    def check(self, net: Network) -> None:
+        """raises   InputRefused when another network or other preprocessing made these features."""
+        made = self.manifest.get("model", {}).get("sha256")
+        if made != net.digest:
+            raise InputRefused(
+                f"these features were made by another model (SHA-256 {str(made)[:12]}…, this one is "
+                f"{net.digest[:12]}…); give the model that made them, or run `onnxviz embed` again"
+            )
+        if _comparable(self.manifest.get("preprocessing")) != _comparable(net.preprocessing.to_dict()):
+            raise InputRefused(
+                "these features were made with other preprocessing (size, mean, std, channels…); give the "
+                "same options, or run `onnxviz embed` again"
+            )
+
+
+def _comparable(value: Any) -> Any:
+    """As it is after a way through JSON: lists for tuples, whole numbers and floats alike."""
+    import json
+
+    return json.loads(json.dumps(value), parse_int=float) if value is not None else None
+
+
+# --- writing ----------------------------------------------------------------------------------
 
 
 def write(found: Embedding, path: str | os.PathLike[str]) -> Path:
@@ -137,8 +263,6 @@ def _manifest(target: Path) -> dict[str, Any]:
 
 
 def _joined(name: str, values: np.ndarray, manifest: dict[str, Any]) -> Embedding:
-    from onnxviz.techniques.embed import Embedding
-
     try:
         files = [str(file) for file in manifest["files"]]
         prints = np.array(manifest["prints"], np.int64)
