@@ -2,6 +2,7 @@
 
 import numpy as np
 import onnx
+import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
@@ -183,3 +184,32 @@ def test_what_is_compared_with_must_follow_the_pictures(tiny):
     fed = tiny.gradients(objectives.match("relu2"))(x, {"relu2.target": wanted}, batch=1)
     for name, array in gradients(x, batch=3).items():
         np.testing.assert_allclose(fed[name], array, rtol=1e-4, atol=1e-7)
+
+
+def one_picture(squeezed: bool) -> onnx.ModelProto:
+    """A classifier of one picture of 16×16; squeezed: its scores are (10,), not (1, 10)."""
+    m = networks.Maker(seed=3)
+    x = m("Relu", m("Conv", "image", m.random(8, 3, 3, 3), pads=[1] * 4))
+    x = m("Gemm", m("Flatten", m("GlobalAveragePool", x)), m.random(8, 10), m.random(10))
+    x = m("Softmax", x, axis=-1)
+    if squeezed:
+        x = m("Squeeze", x, m.constant([0]))
+    return m.model({"image": (1, 3, 16, 16)}, {x: (10,) if squeezed else (1, 10)})
+
+
+@pytest.mark.parametrize("target", [None, 0, 7])
+def test_scores_whose_only_picture_is_squeezed_away(target):
+    """They are the same scores: of one class each, not of all at once."""
+    x, results = pictures(1), []
+    for squeezed in (False, True):
+        net = load(one_picture(squeezed))
+        value, gradient = net.value_and_gradient(objectives.logit(target, layer=net.head.scores))(x)
+        photo = np.round(255 * x[0]).astype(np.uint8).transpose(1, 2, 0)
+        heat = onnxviz.saliency(net, photo, target=target).values
+        feeds = {"image": photo[None]}
+        model = onnxviz.explainer_model(net, target=target, fixed=True).SerializeToString()
+        explained = ort.InferenceSession(model).run(["class", "probabilities", "heatmap"], feeds)
+        results.append([value, gradient, heat, *explained])
+    for plain, other in zip(*results, strict=True):
+        assert plain.shape == other.shape
+        np.testing.assert_allclose(other, plain, rtol=1e-4, atol=1e-7)

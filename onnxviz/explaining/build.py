@@ -24,6 +24,7 @@ from onnxviz.graph.naming import publish
 from onnxviz.graph.output import BINARY
 from onnxviz.graph.real_input import real_input
 from onnxviz.objectives import FED
+from onnxviz.objectives.base import pictures_first, takes_one
 from onnxviz.objectives.scores import two_classes
 
 if TYPE_CHECKING:
@@ -77,14 +78,18 @@ def build(
     x = values[spec.name]
     op = Tape(graph)
     with op.named("class"):
-        probabilities = _probabilities(op, values[head.scores], head)
+        single = takes_one(model, spec.name)
+        scores, logits = (
+            pictures_first(op, values[name], 0, single) for name in (head.scores, head.logits)
+        )
+        probabilities = _probabilities(op, scores, head)
         top = op.ArgMax(probabilities, axis=1, keepdims=0)
         shown = {
             "class": top,
             "probability": op.ReduceMax(probabilities, [1], keepdims=0),
             "probabilities": probabilities,
         }
-        score, target = _score(op, values[head.logits], order.target, top, head.kind == BINARY)
+        score, target = _score(op, logits, order.target, top, head.kind == BINARY)
     infer(built)  # rules read shapes
     maps = values[order.layer] if order.layer else None
     scene = Scene(op, x, spec.layout, score, maps, order.channels_last, order.size)

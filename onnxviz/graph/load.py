@@ -183,7 +183,7 @@ def _parse(parts: Split, limits: Limits, name: str, kind: str) -> onnx.ModelProt
         with contextlib.suppress(BadWire):
             count(parts.message, limits)
         raise ModelRejected(f"{quoted(name)} is not an ONNX model, or a broken one; {kind}") from None
-    if not proto.HasField("graph") or proto.ir_version < 1:
+    if not proto.HasField("graph") or not proto.HasField("ir_version"):
         raise ModelRejected(f"{quoted(name)} has no ONNX graph in it; {kind}")
     if proto.ir_version > onnx.IR_VERSION:
         raise ModelRejected(

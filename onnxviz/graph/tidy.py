@@ -27,7 +27,7 @@ def tidy(model: onnx.ModelProto) -> list[str]:
     """Repair `model` in place, before its structure is checked; what was done.
 
     - weights that are also inputs are inputs no more (the IR version rises to 4, which allows that);
-    - of weights with one name the last counts, as in ONNX Runtime;
+    - of weights and Constant nodes with one name the last counts, as in ONNX Runtime, nodes after weights;
     - nodes of a graph that share a name get names of their own, since ONNX Runtime refuses them;
     - negative sizes in declared shapes mean unknown ones;
     - the domain ai.onnx is called '';
@@ -73,11 +73,22 @@ def complete(model: onnx.ModelProto, structure: Structure) -> None:
 
 
 def _last_weight_counts(graph: onnx.GraphProto, warnings: list[str]) -> None:
-    last = {tensor.name: tensor for tensor in graph.initializer}
-    surplus = len(graph.initializer) - len(last)
-    if surplus:
-        _replace(graph, "initializer", last.values())
-        warnings.append(f"{surplus} weights have the name of another one; the last of a name counts")
+    tensors = {tensor.name: tensor for tensor in graph.initializer}
+    constants = {
+        place: node.output[0]
+        for place, node in enumerate(graph.node)
+        if node.op_type == "Constant" and not normal(node.domain) and len(node.output) == 1
+    }
+    last = {name: place for place, name in constants.items()}
+    again = {place for place, name in constants.items() if last[name] != place}
+    shadowed = tensors.keys() & last.keys()
+    surplus = len(graph.initializer) - len(tensors) + len(again) + len(shadowed)
+    if not surplus:
+        return
+    if again:
+        _replace(graph, "node", [node for place, node in enumerate(graph.node) if place not in again])
+    _replace(graph, "initializer", [tensor for name, tensor in tensors.items() if name not in shadowed])
+    warnings.append(f"{surplus} weights have the name of another one; the last of a name counts")
 
 
 def _replace(graph: onnx.GraphProto, field: str, entries: Iterable[Any]) -> None:

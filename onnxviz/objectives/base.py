@@ -86,10 +86,10 @@ class Objective:
         values   the layers' values in the tape's graph
         """
         total = None
-        axes = moved_axes(model, source)
+        axes, single = moved_axes(model, source), takes_one(model, source)
         for weight, term in self.terms:
             name = term.locate(model, source)
-            value = term.value(op, pictures_first(op, values[name], axes.get(name, 0)))
+            value = term.value(op, pictures_first(op, values[name], axes.get(name, 0), single))
             value = value if weight == 1.0 else op.Mul(value, weight)
             total = value if total is None else op.Add(total, value)
         assert total is not None
@@ -158,8 +158,21 @@ def moved_axes(model: ir.Model, source: str) -> dict[str, int]:
     return found(model, source) if any(v.name == source for v in model.graph.inputs) else found(model)
 
 
-def pictures_first(op: Any, value: ir.Value, axis: int) -> ir.Value:
-    """The value with its pictures on axis 0."""
+def takes_one(model: ir.Model, source: str) -> bool:
+    """Whether the graph takes exactly one picture, by its input `source`, or its only one of that size."""
+    named = [value for value in model.graph.inputs if value.name == source] or model.graph.inputs
+    return any(value.shape is not None and len(value.shape) > 2 and value.shape[0] == 1 for value in named)
+
+
+def pictures_first(op: Any, value: ir.Value, axis: int, single: bool = False) -> ir.Value:
+    """The value with its pictures on axis 0.
+
+    single   the graph takes one picture: a row of numbers is what its output is once that axis is squeezed away
+    """
+    if single and value.shape is not None and len(value.shape) == 1 and value.shape[0] != 1:
+        row = op.Unsqueeze(value, [0])
+        row.shape = ir.Shape([1, *value.shape])
+        return row
     if axis == 0 or value.shape is None:
         return value
     order = [axis, *(i for i in range(len(value.shape)) if i != axis)]

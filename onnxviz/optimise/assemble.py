@@ -16,7 +16,7 @@ from onnxviz.graph.analysis.dataflow import prune
 from onnxviz.graph.infer import infer
 from onnxviz.graph.naming import publish
 from onnxviz.objectives import LOGITS, Objective, Term
-from onnxviz.objectives.base import moved_axes, pictures_first
+from onnxviz.objectives.base import moved_axes, pictures_first, takes_one
 from onnxviz.optimise.entrance import centre
 from onnxviz.optimise.plan import Plan
 from onnxviz.optimise.views import graph_input, shaped, views
@@ -53,7 +53,7 @@ def step_model(
     """
     located = [_layer(term, logits) for _, term in objective.terms]
     names = list(dict.fromkeys(name for name in located if name not in (None, input)))
-    axes = moved_axes(model, input)
+    axes, single = moved_axes(model, input), takes_one(model, input)
     model, values = prepare(model, [name for name in names if name is not None], keep=False)
     graph = model.graph
     entry = next(value for value in graph.inputs if value.name == input)
@@ -70,7 +70,9 @@ def step_model(
     infer(model)
     _large_enough(graph, values, plan)
     with tape.named("objective"):
-        first = {name: pictures_first(tape, value, axes.get(name, 0)) for name, value in values.items()}
+        first = {
+            name: pictures_first(tape, value, axes.get(name, 0), single) for name, value in values.items()
+        }
         read = {**first, input: seen}
         terms, of_picture, of_views = _terms(tape, objective, located, read, picture, plan)
         infer(model)

@@ -9,6 +9,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import onnxviz
+from onnxviz.errors import ModelRejected
 from onnxviz.graph.load import load
 from onnxviz.objectives import logit
 from tests.graph import hostile
@@ -340,3 +341,63 @@ def test_a_constant_that_takes_its_tensor_by_default():
     del model.graph.node[0].attribute[:]
     net = onnxviz.load(model, preprocess="unit")
     assert [layer.name for layer in net.layers if layer.op == "Conv"] == ["c"]
+
+
+def constant(number, name="w"):
+    return helper.make_node("Constant", [], [name], value=hostile.array("", [number]))
+
+
+@pytest.mark.parametrize(
+    ("nodes", "expected"),
+    [([constant(2), "add"], 2), (["add", constant(2)], 2), ([constant(3), constant(2), "add"], 2)],
+)
+def test_a_constant_node_that_shadows_a_weight(nodes, expected):
+    add = helper.make_node("Add", ["x", "w"], ["y"])
+    original = hostile.model(
+        [add if node == "add" else node for node in nodes],
+        [hostile.array("w", [1.0])] if len(nodes) == 2 else [],
+    )
+    loaded = load(original)
+    same(loaded, original)
+    np.testing.assert_array_equal(hostile.run(proto(loaded), X)[0], X + expected)
+    assert any("have the name of another one" in warning for warning in loaded.warnings)
+
+
+def test_what_computes_under_a_weights_name_is_refused():
+    """As ONNX Runtime does."""
+    nodes = [helper.make_node("Relu", ["x"], ["w"]), helper.make_node("Add", ["x", "w"], ["y"])]
+    with pytest.raises(ModelRejected, match="'w' twice"):
+        load(hostile.model(nodes, [hostile.array("w", [1.0])]))
+
+
+@pytest.mark.parametrize("version", [0, -1])
+def test_an_ir_version_that_is_none(version):
+    original = hostile.network()
+    original.ir_version = version
+    same(load(original.SerializeToString()), original)
+
+
+@pytest.mark.parametrize("kind", ["sequence_type", "optional_type", "map_type", "tensor_type"])
+def test_nonsense_said_of_a_weight_or_of_nothing_is_not_read(kind):
+    original = hostile.network()
+    for name in ("conv.w", "nothing"):
+        said = original.graph.value_info.add(name=name).type
+        getattr(said, kind).SetInParent()
+        if kind == "tensor_type":
+            said.tensor_type.elem_type = 99
+    same(load(original.SerializeToString()), original)
+    original.graph.value_info[0].name = original.graph.node[0].output[0]
+    with pytest.raises(ModelRejected, match=repr(original.graph.value_info[0].name)):
+        load(original.SerializeToString())
+
+
+def test_a_loop_that_leaves_out_its_condition():
+    body = helper.make_graph(
+        [helper.make_node("Identity", ["go"], ["on"]), helper.make_node("Relu", ["x"], ["part"])],
+        "body",
+        [hostile.value("trip", [], TensorProto.INT64), hostile.value("go", [], TensorProto.BOOL)],
+        [hostile.value("on", [], TensorProto.BOOL), hostile.value("part")],
+    )
+    node = helper.make_node("Loop", ["count", ""], ["y"], body=body)
+    original = hostile.model([node], [hostile.array("count", 2, np.int64)])
+    same(load(original), original)

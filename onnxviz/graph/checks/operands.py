@@ -172,6 +172,8 @@ def _axis(call: Call, node: onnx.NodeProto, name: str) -> None:
         number = call.attribute(name)
     except Unsure:
         return
+    if call.op in ("QuantizeLinear", "DequantizeLinear") and call.known(1).shape in ((), (1,)):
+        return  # one scale for all: no axis is read
     if isinstance(number, int) and not (0 if name == "batch_dims" else -_MOST_AXES) <= number < _MOST_AXES:
         raise _refused(node, name, number, "the number of an axis")
 
@@ -315,6 +317,29 @@ def _split(call: Call, node: onnx.NodeProto) -> None:
         raise _refused(node, "num_outputs", pieces, f"{call.outputs}, the outputs of the node")
 
 
+def _random(call: Call, node: onnx.NodeProto) -> None:
+    """ONNX Runtime ends the process over what is no distribution; NaN is none."""
+    if call.op.startswith("RandomUniform"):
+        low, high = call.attribute("low", 0.0), call.attribute("high", 1.0)
+        if not low <= high:
+            raise _refused(node, "low", low, f"at most {high}, its attribute 'high'")
+    elif not (scale := call.attribute("scale", 1.0)) > 0:
+        raise _refused(node, "scale", scale, "a number over 0")
+
+
+def _grams(call: Call, node: onnx.NodeProto) -> None:
+    """A place for each n-gram of the pool: ONNX Runtime reads behind the last, where no weights are given."""
+    starts, places = call.attribute("ngram_counts") or [], call.attribute("ngram_indexes") or []
+    pool = len(call.attribute("pool_int64s") or call.attribute("pool_strings") or [])
+    ends = [*starts[1:], pool]
+    many = sum((end - start) // length for length, (start, end) in enumerate(zip(starts, ends, strict=True), 1))
+    if len(places) < many:
+        raise _refused(node, "ngram_indexes", places, f"{many} numbers, one for each n-gram of the pool")
+    skips = call.attribute("max_skip_count", 0)
+    if skips > _LONGEST:
+        raise _refused(node, "max_skip_count", skips, "a number of words that a text can have")
+
+
 def _features(call: Call, node: onnx.NodeProto) -> None:
     """Lengths that are none end the process of ONNX Runtime."""
     lengths = call.attribute("inputdimensions") or []
@@ -341,6 +366,8 @@ _SPECIAL: Final[dict[str, Callable[[Call, onnx.NodeProto], None]]] = {
     "Einsum": _einsum,
     "STFT": _stft,
     "Split": _split,
+    "TfIdfVectorizer": _grams,
+    **dict.fromkeys((f"Random{kind}{like}" for kind in ("Normal", "Uniform") for like in ("", "Like")), _random),
     "FeatureVectorizer": _features,
 }
 

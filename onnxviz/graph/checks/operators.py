@@ -27,6 +27,19 @@ NEWEST: Final[dict[str, int]] = {
 #: ONNX Runtime guarantees to run operators from this version on.
 OLDEST: Final = 7
 _ANY_NUMBER: Final = 2**31 - 1
+#: Attributes of ONNX's own operators that say yes or no -> whether ONNX Runtime takes 1 alone for yes, or all but 0.
+FLAGS: Final[dict[str, bool]] = {
+    **dict.fromkeys(
+        ("allowzero", "ceil_mode", "keepdims", "largest", "noop_with_empty_axes", "sorted"), True
+    ),
+    **dict.fromkeys(
+        (
+            "align_corners", "count_include_pad", "input_forget", "inverse", "layout", "onesided",
+            "select_last_index", "transA", "transB", "upper",
+        ),
+        False,
+    ),
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -130,7 +143,8 @@ def check_call(signature: Signature, node: onnx.NodeProto) -> None:
         ("inputs", list(node.input), signature.inputs),
         ("outputs", list(node.output), signature.outputs),
     ):
-        while given and not given[-1]:  # left out at the end
+        # What is left out at the end is not there; but a Loop's condition is one of the two that it needs.
+        while len(given) > (fewest if kind == "inputs" else 0) and not given[-1]:
             given.pop()
         if not fewest <= len(given) <= most:
             upper = "" if fewest == most else f" to {most}" if most < _ANY_NUMBER else " or more"

@@ -135,11 +135,26 @@ class _Checker:
             if sparse.values.name in own:
                 raise ModelRejected(f"{who} has the sparse weight {quoted(sparse.values.name)} twice")
             own.add(sparse.values.name)
-        for value in (*graph.input, *graph.output, *graph.value_info):
+        for value in (*graph.input, *graph.output):
             check_type(value.type, f"the value {quoted(value.name)}")
+        self._declared(graph)
         if "" in own:
             raise ModelRejected(f"{who} has a weight or an input without a name")
         return self._body(graph.node, own, [value.name for value in graph.output], who, outer, depth)
+
+    def _declared(self, graph: onnx.GraphProto) -> None:
+        """Check what is declared of values between nodes; ONNX Runtime reads nothing that is said of others."""
+        made: set[str] | None = None
+        for value in list(graph.value_info):
+            try:
+                check_type(value.type, f"the value {quoted(value.name)}")
+            except ModelRejected:
+                if made is None:
+                    made = {name for node in graph.node for name in node.output}
+                    made |= {value.name for value in graph.input}
+                if value.name in made:
+                    raise
+                graph.value_info.remove(value)
 
     def _body(
         self,
@@ -235,11 +250,18 @@ class _Checker:
                 bodies.check(node, self.opsets[""])
 
     def _attributes(self, node: onnx.NodeProto) -> None:
-        names = set()
+        names, plain = set(), not normal(node.domain)
         for attribute in node.attribute:
             if attribute.name in names:
                 raise ModelRejected(f"the {label(node)} has its attribute {quoted(attribute.name)} twice")
             names.add(attribute.name)
+            if attribute.name in operators.FLAGS and attribute.i not in (0, 1) and plain:
+                said = attribute.i
+                attribute.i = int(not operators.FLAGS[attribute.name])
+                self.found.warnings.append(
+                    f"the {label(node)}: its attribute {quoted(attribute.name)} is {said}, where 0 or 1 is due; it is "
+                    f"taken as {attribute.i}, as ONNX Runtime takes it"
+                )
             if reference := attribute.ref_attr_name:
                 if self._references is None or reference not in self._references:
                     raise ModelRejected(

@@ -178,6 +178,106 @@ def test_feature_vectors_of_no_length(lengths):
         load(hostile.model([node], shape=(1, 3), imports=[("ai.onnx.ml", 1)]))
 
 
+DEADLY = [  # operator, attributes: ONNX Runtime 1.32 ends the process, or never comes back
+    ("RandomNormalLike", {"scale": -0.0}, "'scale'"),
+    ("RandomNormal", {"scale": -1.0, "shape": [2]}, "'scale'"),
+    ("RandomNormalLike", {"scale": float("nan")}, "'scale'"),
+    ("RandomUniformLike", {"low": 2.0}, "'low'"),
+    ("RandomUniform", {"low": float("nan"), "shape": [2]}, "'low'"),
+    ("TfIdfVectorizer", {"ngram_indexes": [0]}, "'ngram_indexes'"),
+    ("TfIdfVectorizer", {"ngram_indexes": [0, 1]}, "3 numbers"),
+    ("TfIdfVectorizer", {"max_skip_count": 2**33}, "'max_skip_count'"),
+]
+GRAMS = {
+    "mode": "TF",
+    "min_gram_length": 1,
+    "max_gram_length": 2,
+    "max_skip_count": 0,
+    "ngram_counts": [0, 2],
+    "ngram_indexes": [0, 1, 2],
+    "pool_int64s": [1, 2, 1, 2],
+}
+
+
+def drawn(op, attributes):
+    """A node that is made to draw or to count, with these attributes beside what it needs."""
+    if op == "TfIdfVectorizer":
+        attributes = {**GRAMS, **attributes}
+    inputs = [] if op in ("RandomNormal", "RandomUniform") else ["x"]
+    if op != "TfIdfVectorizer":
+        return hostile.model([helper.make_node(op, inputs, ["y"], name="it", **attributes)], shape=(1, 3))
+    cast = helper.make_node("Cast", ["x"], ["whole"], to=7)
+    return hostile.model(
+        [cast, helper.make_node(op, ["whole"], ["y"], name="it", **attributes)], shape=(1, 3)
+    )
+
+
+@pytest.mark.parametrize(("op", "attributes", "word"), DEADLY, ids=range(len(DEADLY)))
+def test_what_ends_the_process_is_refused(op, attributes, word):
+    with pytest.raises(ModelRejected, match="'it'") as caught:
+        load(drawn(op, attributes))
+    assert word in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("op", "attributes"),
+    [
+        ("RandomNormalLike", {"scale": 1e-30}),
+        ("RandomUniformLike", {"low": 1.0}),
+        ("TfIdfVectorizer", {}),
+        ("TfIdfVectorizer", {"ngram_indexes": [0, 1, 2, 3]}),
+        ("TfIdfVectorizer", {"weights": [1.0, 1.0, 1.0], "max_skip_count": 1000}),
+    ],
+)
+def test_what_draws_and_counts_is_opened(op, attributes):
+    session = ort.InferenceSession(ir.to_proto(load(drawn(op, attributes)).model).SerializeToString())
+    assert np.isfinite(session.run(None, {"x": np.array([[1, 2, 1]], F)})[0]).all()
+
+
+def test_the_axis_of_one_scale_is_not_read():
+    nodes = [
+        helper.make_node("QuantizeLinear", ["x", "scale"], ["q"], axis=BIG),
+        helper.make_node("DequantizeLinear", ["q", "scale"], ["y"], axis=-99),
+    ]
+    assert runs(ir.to_proto(load(hostile.model(nodes, [hostile.array("scale", 1, F)], shape=X.shape)).model))
+
+
+@pytest.mark.parametrize("value", [2, -1, 2**32, 2**62])
+@pytest.mark.parametrize(
+    ("flag", "op", "inputs", "attributes", "x"),
+    [
+        ("transB", "Gemm", [np.ones((4, 4), F) * np.arange(4, dtype=F)], {}, np.ones((2, 4), F)),
+        ("keepdims", "ReduceMean", [], {"axes": [1]}, np.ones((2, 4), F)),
+        ("noop_with_empty_axes", "ReduceSum", [], {}, np.ones((2, 4), F)),
+        ("ceil_mode", "MaxPool", [], {"kernel_shape": [2, 2], "strides": [2, 2]}, X[:, :, :7, :7]),
+        ("count_include_pad", "AveragePool", [], {"kernel_shape": [3, 3], "pads": [1] * 4}, X),
+        ("largest", "TopK", [np.array([1], WHOLE)], {}, X),
+        ("upper", "Trilu", [], {}, X),
+        ("select_last_index", "ArgMax", [], {"axis": 1}, np.ones((2, 4), F)),
+    ],
+)
+def test_a_flag_that_is_neither_0_nor_1(flag, op, inputs, attributes, x, value):
+    """It means what ONNX Runtime takes it for, and everything that reads the graph sees that."""
+    proto = model(op, inputs, {**attributes, flag: value}, 17)
+    kind = onnx.defs.get_schema(op, 17).outputs[0].type_str
+    proto.graph.output[0].type.CopyFrom(hostile.value("y").type)
+    proto.graph.output[0].type.tensor_type.elem_type = 7 if kind == "tensor(int64)" else 1
+    proto.graph.output[0].type.tensor_type.ClearField("shape")
+    proto.graph.input[0].CopyFrom(helper.make_tensor_value_info("x", 1, x.shape))
+    if op == "TopK":
+        proto.graph.node[0].output.append("places")
+    opened = load(proto)
+    found = next(node for node in opened.model.graph if node.op_type == op).attributes[flag].as_int()
+    assert found in (0, 1)
+    assert any(repr(flag) in warning for warning in opened.warnings)
+    (expected,), (given,) = (
+        ort.InferenceSession(each.SerializeToString()).run(["y"], {"x": x})
+        for each in (proto, ir.to_proto(opened.model))
+    )
+    assert expected.shape == given.shape
+    assert np.array_equal(expected, given)
+
+
 @pytest.mark.parametrize("name", SOUND)
 def test_sound_nodes_are_opened(name):
     assert runs(ir.to_proto(load(model(*SOUND[name])).model))
