@@ -79,9 +79,7 @@ def build(
     op = Tape(graph)
     with op.named("class"):
         single = takes_one(model, spec.name)
-        scores, logits = (
-            pictures_first(op, values[name], 0, single) for name in (head.scores, head.logits)
-        )
+        scores, logits = (pictures_first(op, values[name], 0, single) for name in (head.scores, head.logits))
         probabilities = _probabilities(op, scores, head)
         top = op.ArgMax(probabilities, axis=1, keepdims=0)
         shown = {

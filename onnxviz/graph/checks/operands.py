@@ -332,7 +332,9 @@ def _grams(call: Call, node: onnx.NodeProto) -> None:
     starts, places = call.attribute("ngram_counts") or [], call.attribute("ngram_indexes") or []
     pool = len(call.attribute("pool_int64s") or call.attribute("pool_strings") or [])
     ends = [*starts[1:], pool]
-    many = sum((end - start) // length for length, (start, end) in enumerate(zip(starts, ends, strict=True), 1))
+    many = sum(
+        (end - start) // length for length, (start, end) in enumerate(zip(starts, ends, strict=True), 1)
+    )
     if len(places) < many:
         raise _refused(node, "ngram_indexes", places, f"{many} numbers, one for each n-gram of the pool")
     skips = call.attribute("max_skip_count", 0)
@@ -367,7 +369,9 @@ _SPECIAL: Final[dict[str, Callable[[Call, onnx.NodeProto], None]]] = {
     "STFT": _stft,
     "Split": _split,
     "TfIdfVectorizer": _grams,
-    **dict.fromkeys((f"Random{kind}{like}" for kind in ("Normal", "Uniform") for like in ("", "Like")), _random),
+    **dict.fromkeys(
+        (f"Random{kind}{like}" for kind in ("Normal", "Uniform") for like in ("", "Like")), _random
+    ),
     "FeatureVectorizer": _features,
 }
 
