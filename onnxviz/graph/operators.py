@@ -29,7 +29,7 @@ class Operator:
                 come several times, are left out or filled up
     channels    axis 1 holds the channels by definition: "kept" are those of the input, "made" are channels of its own
     negative    whether a result can be below 0: "always", "as" where an operand can be; "" is taken for never
-    weights     places of the inputs that hold what is learned, the kernel or matrix first
+    weights     places of the learned kernels and matrices; biases, slopes and scales are none
     steering    places of the inputs that steer it and are no weights: bounds, scales, sizes, indices, statistics
     numbers     of these, the inputs that are one number; files have them as vectors of one element too (keras2onnx, the
                 ONNX zoo), which the standard does not have and ONNX Runtime runs
@@ -54,24 +54,24 @@ class Operator:
 _ = Operator
 ROWS: Final = (
     # --- products with weights ---
-    _("Conv", "convolution", "conv", channels="made", negative="always", weights=(1, 2), macs="kernel"),
-    _("ConvTranspose", "convolution", "conv_transpose", channels="made", negative="always", weights=(1, 2),
+    _("Conv", "convolution", "conv", channels="made", negative="always", weights=(1,), macs="kernel"),
+    _("ConvTranspose", "convolution", "conv_transpose", channels="made", negative="always", weights=(1,),
       macs="spread"),
-    _("DeformConv", "convolution", channels="made", negative="always", weights=(1, 3), macs="kernel"),
-    _("Gemm", "product", "gemm", negative="always", weights=(1, 2), macs="gemm"),
+    _("DeformConv", "convolution", channels="made", negative="always", weights=(1,), macs="kernel"),
+    _("Gemm", "product", "gemm", negative="always", weights=(1,), macs="gemm"),
     _("MatMul", "product", "matmul", negative="always", weights=(1,), macs="matmul"),
     _("Einsum", "product", "einsum", negative="always", weights=(1,), macs="einsum"),
-    _("LSTM", "recurrent", weights=(1, 2, 3), steering=(4, 5, 6), macs="recurrent"),
-    _("GRU RNN", "recurrent", weights=(1, 2, 3), steering=(4, 5), macs="recurrent"),
+    _("LSTM", "recurrent", weights=(1, 2), steering=(4, 5, 6), macs="recurrent"),
+    _("GRU RNN", "recurrent", weights=(1, 2), steering=(4, 5), macs="recurrent"),
     _("Attention", "attention", macs="attention"),
     _("LinearAttention RotaryEmbedding SwiGLU", "attention"),
     # --- normalisations ---
-    _("BatchNormalization", "normalisation", "own", "shape", channels="made", negative="always", weights=(1, 2),
+    _("BatchNormalization", "normalisation", "own", "shape", channels="made", negative="always",
       steering=(3, 4)),  # running mean and variance: measured, not learned
-    _("InstanceNormalization", "normalisation", "map", "shape", channels="kept", negative="always", weights=(1, 2)),
-    _("GroupNormalization", "normalisation", "picture", "shape", channels="kept", negative="always", weights=(1, 2)),
+    _("InstanceNormalization", "normalisation", "map", "shape", channels="kept", negative="always"),
+    _("GroupNormalization", "normalisation", "picture", "shape", channels="kept", negative="always"),
     _("LRN", "normalisation", "lrn", "shape", channels="kept", negative="as"),
-    _("LayerNormalization RMSNormalization", "normalisation", "trailing", "shape", negative="always", weights=(1, 2)),
+    _("LayerNormalization RMSNormalization", "normalisation", "trailing", "shape", negative="always"),
     _("LpNormalization", "normalisation", "axis", "shape", negative="as"),
     _("MeanVarianceNormalization", "normalisation", "mean_variance", "shape", negative="always"),
     _("Softmax LogSoftmax Hardmax", "softmax", "softmax", "shape"),
@@ -81,7 +81,8 @@ ROWS: Final = (
     _("GlobalAveragePool GlobalMaxPool", "global pooling", "global_pool", channels="kept", negative="as"),
     _("GlobalLpPool", "global pooling", "global_pool", channels="kept"),
     _("MaxUnpool", "unpooling", "unpool", channels="kept", negative="as", steering=(1, 2), sizes=(1, 2)),
-    _("MaxRoiPool RoiAlign", "region pooling", channels="kept", negative="as", steering=(1, 2)),
+    _("MaxRoiPool", "region pooling", channels="kept", negative="as", steering=(1,)),
+    _("RoiAlign", "region pooling", channels="kept", negative="as", steering=(1, 2)),
     _("ReduceMax ReduceMean ReduceMin ReduceSum", "reduction", "reduction", negative="as", steering=(1,)),
     _("ReduceL1 ReduceL2 ReduceSumSquare", "reduction", "reduction", steering=(1,)),
     _("ReduceLogSum ReduceLogSumExp ReduceProd", "reduction", "reduction", steering=(1,)),
@@ -89,9 +90,8 @@ ROWS: Final = (
     _("CumSum CumProd", "cumulation", "cumulation", "shape", negative="as", steering=(1,), numbers=(1,)),
     # --- place by place ---
     _("Relu ThresholdedRelu Sigmoid HardSigmoid Softplus", "activation", "place", "shape"),
-    _("LeakyRelu Elu Celu Selu Gelu Swish HardSwish Mish Softsign Tanh Shrink", "activation", "place", "shape"),
-    _("PRelu", "activation", "place", "shape", weights=(1,)),
-    _("Clip", "activation", "own", "shape", steering=(1, 2), numbers=(1, 2)),
+    _("LeakyRelu PRelu Elu Celu Selu Gelu Swish HardSwish Mish Softsign Tanh Shrink", "activation", "place", "shape"),
+        _("Clip", "activation", "own", "shape", steering=(1, 2), numbers=(1, 2)),
     _("Add Sum Mean", "arithmetic", "place", negative="as"),
     _("Sub", "arithmetic", "place", negative="always"),
     _("Mul Div Max Min Mod", "arithmetic", "place"),

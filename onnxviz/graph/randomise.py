@@ -6,14 +6,14 @@ stays the same when the weights are random does not explain what was learned.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import onnx_ir as ir
 
 from onnxviz.errors import UnknownLayer, near
 from onnxviz.graph.analysis.dataflow import constant, duplicate
-from onnxviz.graph.operators import WEIGHTED
+from onnxviz.graph.operators import operator
 
 
 def weighted(model: ir.Model) -> list[str]:
@@ -39,33 +39,39 @@ def randomise(model: ir.Model, layers: Iterable[str] | None = None, *, seed: int
             raise UnknownLayer(f"no layer with weights is called {name!r}{near(name, found)}")
     places = {name: number for number, name in enumerate(found)}
     for name in dict.fromkeys(wanted):
-        _redraw(copy.graph, found[name], np.random.default_rng([seed, places[name]]))
+        rng = np.random.default_rng([seed, places[name]])
+        for place in list(_places(found[name])):
+            _redraw(copy.graph, found[name], place, f"{name}/random{place}", rng)
     return copy
 
 
 def _weights(model: ir.Model) -> list[tuple[str, ir.Node]]:
     """(output name, node) of every node with constant float weights, in the order of computation."""
-    found = []
-    for node in model.graph:
-        if node.op_type not in WEIGHTED or node.domain not in ("", "ai.onnx"):
-            continue
-        tensor = constant(node.inputs[1]) if len(node.inputs) > 1 else None
-        if tensor is not None and tensor.dtype.is_floating_point() and node.outputs[0].name:
-            found.append((node.outputs[0].name, node))
-    return found
+    return [
+        (name, node)
+        for node in model.graph
+        if (name := next((y.name for y in node.outputs if y.name), None)) and any(_places(node))
+    ]
 
 
-def _redraw(graph: ir.Graph, node: ir.Node, rng: np.random.Generator) -> None:
-    old = node.inputs[1]
+def _places(node: ir.Node) -> Iterator[int]:
+    """Where the node has constant float weights."""
+    for place in operator(node.op_type).weights if node.domain in ("", "ai.onnx") else ():
+        tensor = constant(node.inputs[place]) if place < len(node.inputs) else None
+        if tensor is not None and tensor.dtype.is_floating_point():
+            yield place
+
+
+def _redraw(graph: ir.Graph, node: ir.Node, place: int, name: str, rng: np.random.Generator) -> None:
+    old = node.inputs[place]
     stored = constant(old)
     assert old is not None and stored is not None
     array = stored.numpy()
     drawn = rng.standard_normal(array.shape) * array.std(dtype=np.float64) + array.mean(dtype=np.float64)
-    tensor = ir.tensor(drawn.astype(array.dtype), name=f"{node.outputs[0].name}/random")
-    value = ir.Value(
-        name=tensor.name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor
-    )
+    tensor = ir.tensor(drawn.astype(array.dtype), name=name)
+    kind = ir.TensorType(tensor.dtype)
+    value = ir.Value(name=name, shape=ir.Shape(array.shape), type=kind, const_value=tensor)
     graph.register_initializer(value)
-    node.replace_input_with(1, value)  # a weight that two layers share stays as it is for the other
+    node.replace_input_with(place, value)  # a weight that two layers share stays as it is for the other
     if not old.uses() and old.name in graph.initializers and not old.is_graph_input():
         graph.initializers.pop(old.name or "")

@@ -10,7 +10,7 @@ import onnx_ir as ir
 from onnxviz.graph.analysis.dataflow import FLOATS, dependent, flat, image_input, measured, subgraphs
 from onnxviz.graph.analysis.probe import BATCHES, Facts, Prober
 from onnxviz.graph.analysis.twins import view
-from onnxviz.graph.operators import FORM, WEIGHTED, family, operators
+from onnxviz.graph.operators import ACTIVATIONS, FORM, WEIGHTED, family, operators
 
 # Between the last weight layer and the logits: a bias, a pool over places, a scale, a clip.
 _AFTER_WEIGHTS = FORM | frozenset({
@@ -21,10 +21,7 @@ _AFTER_WEIGHTS = FORM | frozenset({
 _PICKS = operators(lambda row: row.family == "selection")
 _PROBABILITIES = frozenset({"HardSigmoid", "Sigmoid", "Softmax"})
 # An output that ends in one of these is bounded or scaled as class scores are not.
-_QUANTITY_ENDS = frozenset({
-    "Abs", "Clip", "Elu", "Exp", "HardSigmoid", "HardSwish", "LpNormalization", "Relu", "Softplus", "Sqrt", "Tanh",
-    "ThresholdedRelu"
-})  # fmt: skip
+_QUANTITY_ENDS = ACTIVATIONS - {"LeakyRelu", "PRelu", "Sigmoid"} | {"Abs", "Exp", "LpNormalization", "Sqrt"}
 
 
 class Tail:
