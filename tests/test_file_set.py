@@ -19,10 +19,10 @@ from PIL import Image
 import onnxviz
 from onnxviz import file_set, results
 from onnxviz.errors import OutputRefused
+from onnxviz.features import patch_pictures
 from onnxviz.files import FileSet, write_atomic
 from onnxviz.graph.save import save as save_model
-from onnxviz.techniques import patch_pictures
-from onnxviz.techniques.style_trained import Sample, StyleTrained
+from onnxviz.synthesis.style_trained import Sample, StyleTrained
 from tests.networks import tiny_cnn
 
 _CALLS = (

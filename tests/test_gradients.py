@@ -8,8 +8,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 import onnxviz
 from onnxviz import objectives
+from onnxviz.attribution import aim
 from onnxviz.errors import GradientNotFinite, ModelUnsuitable, UnknownLabel, UsageError
-from onnxviz.techniques import aim
 from tests import networks
 
 

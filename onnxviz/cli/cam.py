@@ -64,10 +64,10 @@ def register(app: typer.Typer) -> None:
 
         Example: onnxviz cam efficientnet-lite0 cat.jpg --method grad-cam --method score-cam -o cam.png
         """
+        from onnxviz.attribution.cam import METHODS
+        from onnxviz.attribution.cam import cam as one
+        from onnxviz.attribution.cam_sheet import cams
         from onnxviz.objective_text import parse
-        from onnxviz.techniques.cam import METHODS
-        from onnxviz.techniques.cam import cam as one
-        from onnxviz.techniques.cam_sheet import cams
 
         net = run.load(model)
         files, skipped = readable(run, net, images)

@@ -13,8 +13,8 @@ from onnxviz.cli.run import Run
 from onnxviz.files import PICTURES, TABLES
 
 if TYPE_CHECKING:
+    from onnxviz.features.embedding import Embedding
     from onnxviz.image.folder import Skipped
-    from onnxviz.techniques.embedding import Embedding
 
 _FoldersArgument = Annotated[
     list[Path] | None,
@@ -49,8 +49,8 @@ def register(app: typer.Typer) -> None:
         Example: onnxviz embed efficientnet-lite0 photos/ -o features.npy
         """
         import onnxviz
+        from onnxviz.features.embedding import check_ending
         from onnxviz.interrupted import Interrupted
-        from onnxviz.techniques.embedding import check_ending
 
         if run.output().suffix.lower() in _FEATURES:
             check_ending(run.output())  # a missing pyarrow is told before the work
@@ -154,8 +154,8 @@ def register(app: typer.Typer) -> None:
 def _set(folders: list[Path] | None, features: Path | None) -> list[Path] | Embedding:
     """The pictures, or their features where a file of them is given."""
     from onnxviz.errors import UsageError
+    from onnxviz.features.embedding import Embedding
     from onnxviz.image.folder import find
-    from onnxviz.techniques.embedding import Embedding
     from onnxviz.text import printable
 
     if features is None:

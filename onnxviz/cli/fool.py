@@ -63,7 +63,7 @@ def register(app: typer.Typer) -> None:
         """
         import onnxviz
         from onnxviz.interrupted import Interrupted
-        from onnxviz.techniques.fool_result import Fooled, percent
+        from onnxviz.synthesis.fool_result import Fooled, percent
         from onnxviz.text import printable
 
         def save(result: Fooled) -> None:

@@ -78,7 +78,7 @@ def register(app: typer.Typer) -> None:
             _gradient_model(run, model, of, wrt, rules or "plain")
             return
         _unused(plain, "only the gradient model takes that; leave it or --technique out")
-        from onnxviz.techniques.explainer import explainer_graph
+        from onnxviz.attribution.explainer import explainer_graph
 
         out = run.output("explainer.onnx")
         run.claim(out)
@@ -88,7 +88,7 @@ def register(app: typer.Typer) -> None:
 
 
 def _gradient_model(run: Run, model: str, of: str | None, wrt: str | None, rules: str) -> None:
-    from onnxviz.techniques.gradient import gradient_graph
+    from onnxviz.features.gradient import gradient_graph
 
     target = run.output("gradient.onnx")
     run.claim(target)

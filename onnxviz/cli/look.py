@@ -101,8 +101,8 @@ def register(app: typer.Typer) -> None:
 
         Example: onnxviz expose efficientnet-lite0 --layer stem -o exposed.onnx
         """
+        from onnxviz.features.expose import exposed
         from onnxviz.graph.save import save
-        from onnxviz.techniques.expose import exposed
 
         target = run.output("exposed.onnx")
         run.claim(target)

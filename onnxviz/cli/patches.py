@@ -45,9 +45,9 @@ def register(app: typer.Typer) -> None:
         """
         import onnxviz
         from onnxviz.errors import UsageError
+        from onnxviz.features.patch_pictures import describe
         from onnxviz.interrupted import Interrupted
         from onnxviz.tables import encoder
-        from onnxviz.techniques.patch_pictures import describe
         from onnxviz.text import printable
 
         if table not in ("csv", "parquet"):

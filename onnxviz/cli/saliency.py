@@ -91,9 +91,9 @@ def register(app: typer.Typer) -> None:
 
         Example: onnxviz saliency efficientnet-lite0 cat.jpg --method smoothgrad --method guided -o saliency.png
         """
-        from onnxviz.techniques.attributions import attributions, registry
-        from onnxviz.techniques.saliency import METHODS
-        from onnxviz.techniques.saliency import saliency as one
+        from onnxviz.attribution.methods import attributions, registry
+        from onnxviz.attribution.saliency import METHODS
+        from onnxviz.attribution.saliency import saliency as one
 
         net = run.load(model)
         files, skipped = readable(run, net, images, layer)

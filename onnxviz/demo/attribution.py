@@ -16,7 +16,7 @@ _FEW = ("saliency", "guided", "smoothgrad-squared", "integrated-gradients", "gra
 def gradient_attributions(stage: Stage) -> Section:
     """Gradient attributions"""
     import onnxviz
-    from onnxviz.techniques.attributions import Attributions
+    from onnxviz.attribution.result import Attributions
 
     photos = [photo.path for photo in stage.subjects[:3]]
     found = onnxviz.attributions(
@@ -85,7 +85,7 @@ _METHODS = ("grad-cam", "layercam", "hirescam", "eigencam")
 def activation_maps(stage: Stage) -> Section:
     """Class activation maps"""
     import onnxviz
-    from onnxviz.techniques.cam_sheet import cams
+    from onnxviz.attribution.cam_sheet import cams
 
     photos = stage.subjects[:3]
     sheet = cams(

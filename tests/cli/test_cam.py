@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from onnxviz.attribution.cam_methods import METHODS
 from onnxviz.cli.main import run
-from onnxviz.techniques.cam_methods import METHODS
 from tests import networks
 
 

@@ -11,8 +11,8 @@ from networks import tiny_cnn
 from techniques import crops
 
 from onnxviz.cli.main import run
+from onnxviz.features.embedding import Embedding
 from onnxviz.interrupted import Interrupted
-from onnxviz.techniques.embedding import Embedding
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +63,7 @@ def test_json_is_one_object(shell, model, folder):
 
 def test_features_are_used_again(shell, model, folder, tmp_path, monkeypatch):
     assert shell("embed", model, folder, *PLAIN, "-o", "f.npz")[0] == 0
-    monkeypatch.setattr("onnxviz.techniques.neighbours.embed", None)  # nothing may be computed again
+    monkeypatch.setattr("onnxviz.features.neighbours.embed", None)  # nothing may be computed again
     for given in ((), (folder,)):
         code, out, _ = shell("map", model, *given, *PLAIN, "--features", "f.npz", "--method", "pca")
         assert (code, out.strip()) == (0, "map.png")
@@ -131,7 +131,7 @@ def test_an_interruption_saves_the_features(shell, model, folder, tmp_path, monk
     def stopped(*given, **options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("onnxviz.techniques.map.project", stopped)
+    monkeypatch.setattr("onnxviz.features.map.project", stopped)
     code, _, err = shell("map", model, folder, *PLAIN, "-o", "m.png")
     assert code == 130
     assert "--features takes them back" in err

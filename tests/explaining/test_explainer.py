@@ -8,10 +8,10 @@ import onnxruntime
 import pytest
 
 import onnxviz
+from onnxviz.attribution import cam as cams
+from onnxviz.attribution import saliency as saliencies
 from onnxviz.errors import ModelUnsuitable, OnnxVizError, UnknownLabel, UnknownLayer, UsageError
 from onnxviz.explaining.techniques import TECHNIQUES
-from onnxviz.techniques import cam as cams
-from onnxviz.techniques import saliency as saliencies
 
 OUTPUTS = ["class", "probability", "probabilities", "heatmap"]
 

@@ -7,9 +7,9 @@ import onnxruntime
 import pytest
 
 import onnxviz
+from onnxviz.attribution.cam import cam
+from onnxviz.attribution.saliency import saliency
 from onnxviz.errors import ModelUnsuitable, UsageError
-from onnxviz.techniques.cam import cam
-from onnxviz.techniques.saliency import saliency
 
 FORMS = {
     "NHWC": networks.nhwc,

@@ -17,8 +17,8 @@ from onnxviz.errors import (
     UsageError,
 )
 from onnxviz.interrupted import Interrupted
-from onnxviz.techniques.ascent_page import write_page
-from onnxviz.techniques.ascent_presets import PRESETS, recipe
+from onnxviz.synthesis.ascent_page import write_page
+from onnxviz.synthesis.ascent_presets import PRESETS, recipe
 from tests import networks
 
 LAYER = "blocks.5.expand.relu6"

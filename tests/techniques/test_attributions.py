@@ -11,9 +11,9 @@ from techniques import toys
 
 import onnxviz
 from onnxviz import objectives
+from onnxviz.attribution.methods import registry
 from onnxviz.errors import UsageError
 from onnxviz.interrupted import Interrupted
-from onnxviz.techniques.attributions import registry
 
 
 @pytest.fixture(scope="module")

@@ -13,10 +13,10 @@ from skimage import data
 
 import onnxviz
 from onnxviz import objectives
+from onnxviz.attribution import cam_upsample
+from onnxviz.attribution.cam_methods import METHODS
 from onnxviz.errors import GradientNotFinite, ImageRejected, ModelUnsuitable, UnknownLabel, UsageError
 from onnxviz.graph.randomise import randomise, weighted
-from onnxviz.techniques import cam_upsample
-from onnxviz.techniques.cam_methods import METHODS
 from tests import networks
 
 PHOTOS = {"chelsea": data.chelsea, "coffee": data.coffee, "rocket": data.rocket}

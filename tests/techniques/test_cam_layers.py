@@ -9,8 +9,8 @@ from onnx import helper
 
 import onnxviz
 from onnxviz import objectives
+from onnxviz.attribution import cam_layers
 from onnxviz.errors import ModelUnsuitable, UnknownLayer, UsageError
-from onnxviz.techniques import cam_layers
 from tests import networks
 from tests.networks import Maker
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from onnxviz.attribution import cam_methods as methods
 from onnxviz.image.readings import READINGS
-from onnxviz.techniques import cam_methods as methods
 
 N, C, H, W = 2, 5, 4, 3
 

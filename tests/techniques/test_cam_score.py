@@ -9,8 +9,8 @@ import torch.nn.functional as F
 
 import onnxviz
 from onnxviz import objectives
+from onnxviz.attribution import cam_score, cam_upsample
 from onnxviz.interrupted import Interrupted
-from onnxviz.techniques import cam_score, cam_upsample
 from tests import networks
 
 

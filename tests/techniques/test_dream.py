@@ -8,7 +8,7 @@ import pytest
 import onnxviz
 from onnxviz.errors import ImageRejected, ModelUnsuitable, UnknownLayer, UsageError
 from onnxviz.interrupted import Interrupted
-from onnxviz.techniques.dream import enlarged, octave_sizes
+from onnxviz.synthesis.dream import enlarged, octave_sizes
 from tests.networks import light
 from tests.techniques.painted import network, picture
 

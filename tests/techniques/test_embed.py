@@ -15,10 +15,10 @@ from techniques import crops, patch_toys
 
 import onnxviz
 from onnxviz.errors import ImageRejected, InputRefused, ModelUnsuitable, UnknownLayer, UsageError
+from onnxviz.features import embed as module
+from onnxviz.features.embed import embed
+from onnxviz.features.embedding import Embedding
 from onnxviz.interrupted import Interrupted
-from onnxviz.techniques import embed as module
-from onnxviz.techniques.embed import embed
-from onnxviz.techniques.embedding import Embedding
 
 
 @pytest.fixture(scope="module")

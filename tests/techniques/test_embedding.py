@@ -12,8 +12,8 @@ from techniques import crops
 
 import onnxviz
 from onnxviz.errors import InputRefused, UsageError
-from onnxviz.techniques.embed import embed
-from onnxviz.techniques.embedding import Embedding
+from onnxviz.features.embed import embed
+from onnxviz.features.embedding import Embedding
 
 ENDINGS = [".npy", ".npz", ".csv", ".parquet"]
 

@@ -4,7 +4,7 @@ import pytest
 
 import onnxviz
 from onnxviz.errors import ModelUnsuitable, UnknownLayer
-from onnxviz.techniques import filters
+from onnxviz.features import filters
 
 
 def test_first_layer_filters_are_the_files_own_weights(net):

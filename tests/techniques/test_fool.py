@@ -14,7 +14,7 @@ import onnxviz
 from onnxviz.cli.main import run
 from onnxviz.errors import ImageRejected, UnknownLabel, UsageError
 from onnxviz.interrupted import Interrupted
-from onnxviz.techniques.fool_result import magnified
+from onnxviz.synthesis.fool_result import magnified
 
 TOASTER = 859
 
@@ -61,7 +61,7 @@ def test_the_target_is_the_next_class_where_none_is_named(net, cat):
 
 
 def test_walking_back_makes_the_change_smaller(net, cat, monkeypatch):
-    from onnxviz.techniques.fool_attack import Attack
+    from onnxviz.synthesis.fool_attack import Attack
 
     short = onnxviz.fool(net, cat, confidence=0.6).outcomes[0]
     monkeypatch.setattr(Attack, "_back", lambda self, index, there: None)

@@ -11,11 +11,11 @@ from techniques import crops
 
 import onnxviz
 from onnxviz.errors import InputRefused, MissingDependency, UsageError
+from onnxviz.features.embed import embed
+from onnxviz.features.embedding import Embedding
+from onnxviz.features.grid import grid
+from onnxviz.features.map import map as make_map
 from onnxviz.interrupted import Interrupted
-from onnxviz.techniques.embed import embed
-from onnxviz.techniques.embedding import Embedding
-from onnxviz.techniques.grid import grid
-from onnxviz.techniques.map import map as make_map
 
 
 @pytest.fixture(scope="module")
@@ -141,14 +141,14 @@ def test_features_that_are_not_finite_are_left_out_and_told(tiny):
 
 
 def _tile(net, given, row, found):
-    from onnxviz.techniques.map import _edge
-    from onnxviz.techniques.thumbnails import thumbnails
+    from onnxviz.features.map import _edge
+    from onnxviz.features.thumbnails import thumbnails
 
     return thumbnails(net, given, [row], _edge(found.cells))[row]
 
 
 def test_the_grid_of_many_pictures_is_a_sample_that_is_told(tiny, monkeypatch):
-    monkeypatch.setattr("onnxviz.techniques.map.grid", lambda points, seed: grid(points, most=12, seed=seed))
+    monkeypatch.setattr("onnxviz.features.map.grid", lambda points, seed: grid(points, most=12, seed=seed))
     found = make_map(tiny, images(40), method="pca", seed=2)
     assert found.values.shape == (40, 2)
     assert len(found.tiles) == found.manifest["figures"]["on_the_grid"] == 12
@@ -164,14 +164,14 @@ def test_features_from_a_file_give_the_same_map(net, embedding, tmp_path):
 
 
 def test_wrong_choices_are_told_before_any_work(tiny, embedding, monkeypatch):
-    monkeypatch.setattr("onnxviz.techniques.neighbours.embed", None)
+    monkeypatch.setattr("onnxviz.features.neighbours.embed", None)
     with pytest.raises(UsageError, match="method"):
         make_map(tiny, images(), method="mds")
     with pytest.raises(UsageError, match="perplexity"):
         make_map(tiny, images(), method="tsne", perplexity=0)
     with pytest.raises(InputRefused, match="another model"):
         make_map(tiny, embedding)
-    monkeypatch.setattr("onnxviz.techniques.project._installed", lambda name: False)
+    monkeypatch.setattr("onnxviz.features.project._installed", lambda name: False)
     with pytest.raises(MissingDependency, match=r"onnxviz\[maps\]"):
         make_map(tiny, images(), method="umap")
 
@@ -185,7 +185,7 @@ def test_an_interruption_does_not_lose_the_features(tiny, monkeypatch):
     def stopped(*given, **options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("onnxviz.techniques.map.project", stopped)
+    monkeypatch.setattr("onnxviz.features.map.project", stopped)
     with pytest.raises(Interrupted) as caught:
         make_map(tiny, images())
     assert len(caught.value.partial) == 6

@@ -12,9 +12,9 @@ from techniques import crops
 
 import onnxviz
 from onnxviz.errors import InputRefused, UsageError
+from onnxviz.features.embed import embed
+from onnxviz.features.neighbours import neighbours, number
 from onnxviz.interrupted import Interrupted
-from onnxviz.techniques.embed import embed
-from onnxviz.techniques.neighbours import neighbours, number
 
 
 @pytest.fixture(scope="module")
@@ -147,7 +147,7 @@ def test_wrong_choices_are_told_before_any_work(tiny, monkeypatch):
     def never(*given, **options):
         raise AssertionError("images were read")
 
-    monkeypatch.setattr("onnxviz.techniques.neighbours.embed", never)
+    monkeypatch.setattr("onnxviz.features.neighbours.embed", never)
     with pytest.raises(UsageError, match="metric"):
         neighbours(tiny, images(), metric="l1")
     with pytest.raises(UsageError, match="k must be"):
@@ -164,13 +164,13 @@ def test_an_embedding_of_something_else_is_refused(tiny, net, embedding):
 
 
 def test_an_interruption_brings_the_features_so_far(tiny, monkeypatch):
-    real = onnxviz.techniques.embed.stream
+    real = onnxviz.features.embed.stream
 
     def stopped(*given, **options):
         yield next(iter(real(*given, **options)))
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("onnxviz.techniques.embed.stream", stopped)
+    monkeypatch.setattr("onnxviz.features.embed.stream", stopped)
     with pytest.raises(Interrupted) as caught:
         neighbours(tiny, images(), batch=2)
     assert len(caught.value.partial) == 2

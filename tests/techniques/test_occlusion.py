@@ -10,9 +10,9 @@ from onnx import TensorProto
 from techniques import toys
 
 import onnxviz
+from onnxviz.attribution.occlusion import average, windows
 from onnxviz.errors import UnknownLabel, UnknownLayer, UsageError
 from onnxviz.interrupted import Interrupted
-from onnxviz.techniques.occlusion import average, windows
 
 FORMS = {
     "plain": {},

@@ -14,11 +14,11 @@ from techniques.patch_toys import load, network, photos
 import onnxviz
 from onnxviz.cli.main import run as command_line
 from onnxviz.errors import MissingDependency
+from onnxviz.features.patch_boxes import to_source, view_size, window
+from onnxviz.features.patch_tiles import crop
+from onnxviz.features.patches import patches
 from onnxviz.image.preprocess import Preprocessing
 from onnxviz.interrupted import Interrupted
-from onnxviz.techniques.patch_boxes import to_source, view_size, window
-from onnxviz.techniques.patch_tiles import crop
-from onnxviz.techniques.patches import patches
 
 # --- where a patch lies in the original -------------------------------------------------------
 

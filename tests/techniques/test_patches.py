@@ -10,10 +10,10 @@ from techniques.patch_toys import SIDE, load, network, photos
 
 import onnxviz
 from onnxviz.errors import ImageRejected, ModelUnsuitable, UnknownLayer, UsageError
+from onnxviz.features.patch_pictures import MOST_BLOCKS
+from onnxviz.features.patches import patches
 from onnxviz.graph.layers import field
 from onnxviz.image.preprocess import Preprocessing
-from onnxviz.techniques.patch_pictures import MOST_BLOCKS
-from onnxviz.techniques.patches import patches
 
 
 def by_hand(net, images, layer, k):

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from onnxviz.errors import MissingDependency, UsageError
-from onnxviz.techniques import project as module
-from onnxviz.techniques.project import principal, project
+from onnxviz.features import project as module
+from onnxviz.features.project import principal, project
 
 METHODS = ["pca", "tsne", "umap"]
 

@@ -8,10 +8,10 @@ from onnx import TensorProto
 from techniques import toys
 
 import onnxviz
+from onnxviz.attribution.rise import average, averaged, draw_masks, weighted_sum
 from onnxviz.errors import UsageError
 from onnxviz.graph.occlude import cell_size, hat
 from onnxviz.interrupted import Interrupted
-from onnxviz.techniques.rise import average, averaged, draw_masks, weighted_sum
 
 GRID, MASKS, SIZE = 3, 50, (toys.SIDE, toys.SIDE)
 

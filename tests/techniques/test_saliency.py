@@ -11,10 +11,10 @@ from techniques import toys
 
 import onnxviz
 from onnxviz import objectives
+from onnxviz.attribution.saliency import METHODS
 from onnxviz.errors import GradientNotFinite, ImageRejected, ModelUnsuitable, UnknownLabel, UsageError
 from onnxviz.interrupted import Interrupted
 from onnxviz.runtime.ort import Program
-from onnxviz.techniques.saliency import METHODS
 
 # What methods of many samples need so that a test is quick.
 QUICK = {

@@ -16,11 +16,11 @@ import numpy as np
 import pytest
 import torch
 
+from onnxviz.attribution.aim import choose
+from onnxviz.attribution.saliency import METHODS
+from onnxviz.attribution.saliency_job import Job
 from onnxviz.exporting.efficientnet import lite0
-from onnxviz.techniques.aim import choose
-from onnxviz.techniques.attributing import given
-from onnxviz.techniques.saliency import METHODS
-from onnxviz.techniques.saliency_job import Job
+from onnxviz.features.pictures import given
 
 CAT = 285
 pytestmark = pytest.mark.filterwarnings("ignore")

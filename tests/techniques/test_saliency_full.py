@@ -9,9 +9,9 @@ import pytest
 from networks import Maker
 
 import onnxviz
+from onnxviz.attribution.saliency import METHODS
 from onnxviz.graph.offsets import offsets
 from onnxviz.graph.randomise import randomise, weighted
-from onnxviz.techniques.saliency import METHODS
 
 
 def photo(side: int = 32) -> np.ndarray:
@@ -155,9 +155,9 @@ def test_guided_backprop_hardly_changes_under_random_weights_and_the_gradient_do
 
 
 def _raw(net, picture, method: str) -> np.ndarray:
-    from onnxviz.techniques.aim import choose
-    from onnxviz.techniques.attributing import given
-    from onnxviz.techniques.saliency_job import Job
+    from onnxviz.attribution.aim import choose
+    from onnxviz.attribution.saliency_job import Job
+    from onnxviz.features.pictures import given
 
     taken = given(net, picture)
     return METHODS[method].run(Job(net, taken.x, taken.pictures, choose(net, taken.x, target=285))).raw

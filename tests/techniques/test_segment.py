@@ -8,9 +8,9 @@ from networks import Maker
 from techniques import toys
 
 import onnxviz
+from onnxviz.attribution import segment
 from onnxviz.errors import ModelUnsuitable, UnknownLabel, UsageError
 from onnxviz.image import outline
-from onnxviz.techniques import segment
 
 SIDE = 48
 

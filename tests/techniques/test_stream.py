@@ -14,8 +14,8 @@ from techniques import toys
 
 import onnxviz
 from onnxviz.errors import ImageRejected, UsageError
-from onnxviz.techniques import stream as module
-from onnxviz.techniques.stream import Plan, plan, source_name, sources, stream
+from onnxviz.features import stream as module
+from onnxviz.features.stream import Plan, plan, source_name, sources, stream
 
 
 def load(threads: int | None = None, **form):

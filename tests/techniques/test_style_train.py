@@ -55,7 +55,7 @@ def trained(small, layers, wood, photo_files):
 @pytest.mark.parametrize("gram", [None, "centred"])
 def test_the_loss_is_its_formula_and_the_gradient_its_slope(small, layers, wood, cat, gram):
     """By default with the uncentred Gram matrices of Johnson, Alahi & Fei-Fei 2016."""
-    from onnxviz.techniques.style_loss import PerceptualLoss
+    from onnxviz.synthesis.style_loss import PerceptualLoss
 
     random = np.random.default_rng(0)
     content = np.stack([cat[:32, :32], cat[100:132, 100:132]])
@@ -94,7 +94,7 @@ def test_the_loss_is_its_formula_and_the_gradient_its_slope(small, layers, wood,
 
 
 def test_the_colours_count_by_their_covariance(small, layers, wood, cat):
-    from onnxviz.techniques.style_loss import PerceptualLoss
+    from onnxviz.synthesis.style_loss import PerceptualLoss
 
     given = {"style_names": layers["style_layers"], "content_names": layers["content_layers"]}
     painted = cat[None, 100:132, 100:132].astype(np.float32)

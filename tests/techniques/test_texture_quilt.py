@@ -9,8 +9,8 @@ import pytest
 from skimage import data
 
 from onnxviz.errors import UsageError
-from onnxviz.techniques import texture_quilt
-from onnxviz.techniques.texture_quilt import _Finder, cut, quilt
+from onnxviz.synthesis import texture_quilt
+from onnxviz.synthesis.texture_quilt import _Finder, cut, quilt
 
 
 def finished(source, size, **options):

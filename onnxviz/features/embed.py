@@ -1,0 +1,223 @@
+"""Features of the last hidden layer: what the network makes of each picture before it names it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from onnxviz.errors import ImageRejected, ModelUnsuitable, UnknownLayer
+from onnxviz.features.embedding import Embedding
+from onnxviz.features.stream import plan, source_name, sources, stream
+from onnxviz.finite import require_finite
+from onnxviz.graph.output import SEQUENCE
+from onnxviz.image.folder import Listing
+from onnxviz.interrupted import Interrupted
+from onnxviz.progress import Progress, silent
+from onnxviz.provenance import recorded
+from onnxviz.text import printable
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+    from onnxviz.graph.layers import Layer
+    from onnxviz.network import Network
+
+
+@recorded
+def embed(
+    net: Network,
+    images: Any,
+    *,
+    layer: str | None = None,
+    batch: int | None = None,
+    progress: Progress = silent,
+) -> Embedding:
+    """One vector of features for each image: the last hidden layer's, before the network names what it sees.
+
+    CS231n, lecture 12, "last layer". Images go through the network in a stream: memory grows by the features
+    alone. Unreadable ones are left out, listed and counted.
+
+    images   a folder of images, files, PIL images, (H, W, 3) uint8 arrays, or a list of these
+    layer    a layer's name; None: the last hidden layer, found by itself. Of a layer of feature maps
+             (N, C, H, W) each channel is averaged over all places, inside the graph
+    batch    images a run; None: decided by what runs it
+    returns  Embedding, values (N, D) float32
+    raises   UnknownLayer, ModelUnsuitable, ImageRejected when no image could be read, Interrupted with the
+             result so far on Ctrl-C
+    """
+    chosen = _layer(net, layer)
+    listing = sources(_listed(images), net).require()
+    graph = _Graph(net, chosen)
+    rows = _Rows(net, listing, chosen.name)
+    interrupted: KeyboardInterrupt | None = None
+    try:
+        for chunk in stream(net, listing.images, graph.build, key=graph.key, batch=batch, progress=progress):
+            rows.skipped += chunk.skipped
+            if len(chunk.index):
+                # The features come first, whatever the model's own names made of theirs.
+                features = chunk.arrays[next(iter(chunk.arrays))]
+                rows.add(chunk.index, chunk.prints, features, chunk.arrays.get(graph.scores))
+    except KeyboardInterrupt as stop:
+        interrupted = stop
+    if not rows.count:
+        if interrupted is not None:
+            raise interrupted
+        reasons = "; ".join(str(one) for one in rows.skipped[:3])
+        raise ImageRejected(f"none of the {len(listing.images)} images could be used ({reasons})")
+    used = plan(net, len(listing.images), batch).batch
+    result = rows.result({"layer": chosen.name, "batch": used})
+    if interrupted is not None:
+        result.manifest["incomplete"] = True
+        raise Interrupted(result) from interrupted
+    return result
+
+
+def _layer(net: Network, name: str | None) -> Layer:
+    """The layer called `name`, or the last hidden one."""
+    if name is not None:
+        chosen = net.layer(name)
+    else:
+        try:
+            chosen = net.layer(net.end.features)
+        except (ModelUnsuitable, UnknownLayer) as error:
+            raise ModelUnsuitable(f"{error}; or choose the layer of the features with --layer") from error
+    axis = net.pictures_axis(chosen.name)
+    # One row a picture may feed every step of a sequence: a plate's digits from one pooled vector.
+    if axis or (name is None and net.end.kind == SEQUENCE and len(chosen.shape or ()) != 2):
+        held = f"has its pictures on axis {axis}" if axis else "has a row of features for each step"
+        raise ModelUnsuitable(
+            f"layer {chosen.name!r} of shape {chosen.shape} {held}, not one row for each picture; choose a layer of "
+            "feature maps with --layer"
+        )
+    return chosen
+
+
+def _listed(images: Any) -> Any:
+    """`images`, with an array of four dimensions (N, H, W, 3), or any other sequence, as a list."""
+    several = isinstance(images, Sequence) and not isinstance(images, (str, bytes))
+    return list(images) if several or (isinstance(images, np.ndarray) and images.ndim == 4) else images
+
+
+class _Graph:
+    """The network with the features, and the class scores where it has any, as its outputs."""
+
+    def __init__(self, net: Network, layer: Layer) -> None:
+        self._net = net
+        self._layer = layer
+        try:
+            self.scores = net.head.scores
+        except ModelUnsuitable:
+            self.scores = ""
+        self.key = ("features", layer.name, self.scores)
+
+    def build(self) -> ir.Model:
+        from onnxviz.graph.pooled import pooled
+        from onnxviz.graph.surgery import cut
+
+        name, keep = self._layer.name, [self.scores] if self.scores else []
+        model = cut(self._net.batched[0], list(dict.fromkeys([name, *keep])))
+        # A shape that the file does not tell: taken as it is, each image's numbers in one row.
+        rank = len(self._layer.shape) if self._layer.shape != ("...",) else 2
+        return pooled(model, name, rank, channels_last=self._layer.channels_last, keep=keep)
+
+
+class _Rows:
+    """What came of the images so far."""
+
+    def __init__(self, net: Network, listing: Listing, layer: str) -> None:
+        self._net = net
+        self._images: Sequence[Any] = listing.images
+        self._ignored = listing.ignored
+        self._layer = layer
+        self._values = np.empty((0, 0), np.float32)
+        self._index: list[int] = []
+        self._prints: list[int] = []
+        self._classes: list[int] = []
+        self._confidence: list[float] = []
+        self.skipped = list(listing.skipped)
+
+    @property
+    def count(self) -> int:
+        return len(self._index)
+
+    def add(
+        self, index: np.ndarray, prints: np.ndarray, features: np.ndarray, scores: np.ndarray | None
+    ) -> None:
+        flat = features.reshape(len(index), -1)
+        if not self.count:
+            # Once for all images: growing it would need twice the memory. What is not written is not taken.
+            self._values = np.empty((len(self._images), flat.shape[1]), np.float32)
+        if flat.shape[1] != self._values.shape[1]:
+            raise ModelUnsuitable(
+                f"images of different sizes give {flat.shape[1]} and {self._values.shape[1]} numbers in "
+                f"layer {self._layer!r}; give one --size, or a layer of feature maps, which are averaged"
+            )
+        self._values[self.count : self.count + len(index)] = flat
+        if scores is not None:
+            from onnxviz.meaning import probabilities
+
+            # What is not finite is counted with the features, and ends nothing.
+            rows = probabilities(self._net.head, scores.reshape(len(scores), -1))
+            top = np.argmax(rows, axis=1)
+            self._classes += top.tolist()
+            self._confidence += rows[np.arange(len(top)), top].tolist()
+        self._index += index.tolist()
+        self._prints += prints.tolist()
+
+    def result(self, parameters: dict[str, Any]) -> Embedding:
+        values = self._values[: self.count]
+        classes = np.array(self._classes, np.int64) if self._classes else None
+        found = Embedding(
+            values=values,
+            manifest={},
+            files=[printable(source_name(self._images[i], i)) for i in self._index],
+            layer=self._layer,
+            classes=classes,
+            confidence=np.array(self._confidence, np.float32) if classes is not None else None,
+            names={} if classes is None else {int(i): self._net.label(int(i)) for i in np.unique(classes)},
+            prints=np.array(self._prints, np.int64),
+            sources=[_light(self._images[i]) for i in self._index],
+            skipped=self.skipped,
+        )
+        broken = np.flatnonzero(~np.isfinite(values).all(axis=1))
+        if np.isnan(values).any(axis=1).all():
+            require_finite(self._net, values, f"the features of layer {self._layer!r}")
+        figures = {
+            "images": len(self._images),
+            "embedded": self.count,
+            "features": values.shape[1],
+            "skipped": len(self.skipped),
+            "ignored_files": self._ignored,
+            "not_finite": len(broken),
+        }
+        found.manifest = self._net.manifest("embed", **parameters) | {"figures": figures} | listed(found)
+        if len(broken):
+            names = ", ".join(found.files[i] for i in broken[:3]) + ("…" if len(broken) > 3 else "")
+            found.manifest["warnings"].append(
+                f"the features of {len(broken)} pictures hold NaN or infinity: {names}"
+            )
+        return found
+
+
+def _light(source: Any) -> Any:
+    """A path as its text: a `Path` takes four times the memory."""
+    return os.fspath(source) if isinstance(source, os.PathLike) else source
+
+
+def listed(found: Embedding) -> dict[str, Any]:
+    """What the manifest says of each image; `feature_files.read` takes it back."""
+    known = found.classes is not None and found.confidence is not None
+    return {
+        "layer": found.layer,
+        "files": found.files,
+        "prints": found.prints.tolist(),
+        "top_class": found.classes.tolist() if known and found.classes is not None else None,
+        "top_probability": (
+            [round(float(p), 6) for p in found.confidence] if known and found.confidence is not None else None
+        ),
+        "class_names": {str(index): name for index, name in found.names.items()},
+        "skipped": [{"path": printable(one.path), "reason": one.reason} for one in found.skipped],
+    }

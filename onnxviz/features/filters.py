@@ -1,0 +1,184 @@
+"""The weights of a convolution as pictures."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from onnxviz.errors import ModelUnsuitable
+from onnxviz.features.weights import convolution, kernel
+from onnxviz.network import Network
+from onnxviz.provenance import recorded
+from onnxviz.results import Result
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+# More tiles than this are no longer a picture but a texture; the numbers file has them all.
+_MOST_FILTERS = 256
+_MOST_CHANNELS = 32
+_MOST_DEEP_FILTERS = 24
+_TILE = 44
+_SIDE = 84
+# Where half of the filters are fainter than this share of the strongest, one scale shows mostly grey: so it is where
+# BatchNorm is folded in, which makes each filter's weights as large as its channel's variance was small.
+_FAINT = 0.35
+_DEAD = 1e-5  # of the strongest: what such a filter answers is rounding
+_RGB = 3
+
+
+@dataclass
+class Filters(Result):
+    """The filters of one convolution.
+
+    values   (out, in / group, kh, kw) float32
+    layer    the convolution's name
+    order    the channel order of the network's input where its three channels are colours ('RGB', 'BGR'), else None
+    """
+
+    layer: str
+    order: str | None
+
+    def picture(self) -> Image.Image:
+        """RGB tiles where the filter sees the picture itself, else one row of grey tiles a filter.
+
+        One common scale for all tiles, so they can be compared: zero is mid-grey, the largest weight of the layer is
+        white or black. Where that leaves most filters grey, each has a scale of its own, written below it (of deep
+        layers each row), and filters of the first layer stand below once more on the common one.
+        """
+        from onnxviz.image.sheet import tiles
+
+        weights = np.nan_to_num(np.asarray(self.values), posinf=0.0, neginf=0.0)
+        if self.order == "BGR":
+            weights = weights[:, ::-1]
+        count, depth = weights.shape[:2]
+        peak = float(np.abs(weights).max(initial=0.0)) or 1.0
+        size = f"{weights.shape[3]}×{weights.shape[2]}"
+        if self.order is not None or depth == 1:
+            return self._first(weights[:_MOST_FILTERS], count, size)
+        peaks = _peaks(weights)
+        own = float(np.median(peaks)) < _FAINT * peak
+        grey = _grey(weights, _scales(peaks, peak) if own else peak)
+        rows, columns = min(count, _MOST_DEEP_FILTERS), min(depth, _MOST_CHANNELS)
+        pictures = [_tile(grey[i, j][..., None], _TILE // 2) for i in range(rows) for j in range(columns)]
+        return tiles(
+            pictures,
+            columns=columns,
+            title=f"{self.layer}: filters 0–{rows - 1} of {count} (rows) × input channels 0–{columns - 1} of {depth}",
+            subtitle=(
+                f"zero is mid-grey; the largest weight of each row, ±{peaks.min():.2g} to ±{peak:.2g}, is full"
+                if own
+                else f"zero is mid-grey, white is +{peak:.2g}, black is −{peak:.2g}"
+            ),
+        )
+
+    def _first(self, weights: np.ndarray, count: int, size: str) -> Image.Image:
+        """Filters of one picture each: all on one scale, and each on its own where the strong drown the faint."""
+        from onnxviz.image.page import MARGIN
+        from onnxviz.image.sheet import tiles
+
+        peaks = _peaks(weights)
+        peak = float(peaks.max(initial=0.0)) or 1.0
+        more = "" if len(weights) == count else f", the first {len(weights)}"
+        columns = _columns(len(weights))
+
+        def shown(scales: np.ndarray | float) -> list[np.ndarray]:
+            return [_tile(one) for one in np.moveaxis(_grey(weights, scales), 1, -1)]
+
+        def on_one_scale(title: str) -> Image.Image:
+            said = f"zero is mid-grey, the largest weight of the layer is ±{peak:.2g}"
+            return tiles(shown(peak), columns=columns, side=_SIDE, title=title, subtitle=said)
+
+        title = f"{self.layer}: {count} filters of {size}{more}"
+        if float(np.median(peaks)) >= _FAINT * peak:
+            return on_one_scale(f"{title}, on one scale")
+        together = on_one_scale("The same filters, on one scale")
+        return tiles(
+            shown(_scales(peaks, peak)),
+            columns=columns,
+            side=_SIDE,
+            labels=[f"±{one:.2g}" if one > _DEAD * peak else "dead" for one in peaks],
+            title=f"{title}, each on its own scale",
+            subtitle="zero is mid-grey, the largest weight of each, written below it, is full colour",
+            foot=[together.crop((MARGIN, 0, together.width - MARGIN, together.height - MARGIN))],
+        )
+
+
+def _peaks(weights: np.ndarray) -> np.ndarray:
+    """The largest magnitude of each filter."""
+    peaks: np.ndarray = np.abs(weights).reshape(len(weights), -1).max(axis=1, initial=0.0)
+    return peaks
+
+
+def _scales(peaks: np.ndarray, peak: float) -> np.ndarray:
+    """What becomes full colour in each filter, (N, 1, 1, 1): its own largest weight, but dead ones stay grey."""
+    own: np.ndarray = np.where(peaks > _DEAD * peak, np.maximum(peaks, 1e-30), peak)[:, None, None, None]
+    return own
+
+
+@recorded
+def filters(net: Network, layer: str | None = None) -> Filters:
+    """The weights of a convolution: CS231n lecture 12, "First layer: visualize filters".
+
+    layer    a convolution (or its activation); None: the first one
+    returns  Filters, values (out, in / group, kh, kw) float32, as stored (quantised ones dequantised)
+    raises   UnknownLayer, ModelUnsuitable
+    """
+    node = convolution(net, layer)
+    weights = kernel(net, node)
+    if weights.ndim < 3 or not weights.size:
+        raise ModelUnsuitable(
+            f"the weights of {node.op_type} {node.name!r} have the shape {weights.shape}: no filters to show; name "
+            "another --layer"
+        )
+    while weights.ndim < 4:
+        weights = weights[..., None, :]
+    weights = weights.reshape(*weights.shape[:2], -1, weights.shape[-1])
+    name = str(node.outputs[0].name)
+    colour = weights.shape[1] == _RGB and _reads_image(net, name)
+    order = (
+        (net.preprocessing.channels if net.preprocessing.channels in ("RGB", "BGR") else "RGB")
+        if colour
+        else None
+    )
+    manifest = net.manifest("filters", layer=name)
+    manifest["figures"] = {
+        "shape": list(weights.shape),
+        "smallest": float(weights.min(initial=0.0)),
+        "largest": float(weights.max(initial=0.0)),
+    }
+    return Filters(values=weights, manifest=manifest, layer=name, order=order)
+
+
+def _reads_image(net: Network, name: str) -> bool:
+    """Whether no other convolution stands between the image and this one."""
+    by_name = {layer.name: layer for layer in net.layers}
+    waiting, seen = list(by_name[name].inputs) if name in by_name else [], set()
+    while waiting:
+        above = by_name.get(waiting.pop())
+        if above is None or above.name in seen:
+            continue
+        if "Conv" in above.op:
+            return False
+        seen.add(above.name)
+        waiting.extend(above.inputs)
+    return True
+
+
+def _grey(weights: np.ndarray, peak: np.ndarray | float) -> np.ndarray:
+    """Weights as uint8: zero is mid-grey, ±peak is white and black."""
+    result: np.ndarray = np.rint(np.clip(0.5 + 0.5 * weights / peak, 0.0, 1.0) * 255).astype(np.uint8)
+    return result
+
+
+def _tile(pixels: np.ndarray, edge: int = _TILE) -> np.ndarray:
+    """(h, w, 1 or 3) uint8 as RGB, enlarged by a whole factor so that each weight is a crisp square."""
+    factor = max(1, edge // max(pixels.shape[:2]))
+    large = np.repeat(np.repeat(pixels, factor, axis=0), factor, axis=1)
+    return np.ascontiguousarray(np.broadcast_to(large, (*large.shape[:2], 3)))
+
+
+def _columns(count: int) -> int:
+    return max(1, min(16, int(np.ceil(np.sqrt(count) * 1.3))))

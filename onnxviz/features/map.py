@@ -1,0 +1,206 @@
+"""A map of many pictures: those that the network takes for alike lie together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from onnxviz.features.embedding import Embedding
+from onnxviz.features.grid import Grid, grid
+from onnxviz.features.neighbours import embedding_of
+from onnxviz.features.project import METHODS, Projection, check, project
+from onnxviz.features.thumbnails import thumbnails
+from onnxviz.interrupted import Interrupted
+from onnxviz.progress import Progress, silent
+from onnxviz.provenance import recorded
+from onnxviz.results import Result
+from onnxviz.text import printable
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from onnxviz.image.scatter import Groups
+    from onnxviz.network import Network
+
+# Without a method: below this, t-SNE has no neighbourhoods to keep, and a plane shows all there is.
+_FEW = 10
+_WIDTH = 1060
+_SMALLEST, _LARGEST = 32, 300
+
+
+@dataclass
+class Map(Result):
+    """A place in the plane for each picture, drawn as a scatter and as pictures on a grid.
+
+    values      (N, 2) float32, the coordinates, x to the right and y upwards
+    rows        (N,) int64, which pictures of `embedding` these are: those whose features are finite
+    embedding   the features
+    method      'pca', 'tsne' or 'umap'
+    axes        what the two coordinates are called
+    cells       the grid: which pictures are on it, and in which cell
+    """
+
+    rows: np.ndarray = field(repr=False)
+    embedding: Embedding = field(repr=False)
+    method: str
+    axes: tuple[str, str]
+    cells: Grid = field(repr=False)
+    tiles: dict[int, np.ndarray | None] = field(repr=False)
+
+    @property
+    def points(self) -> np.ndarray:
+        """`values`, which is never None here."""
+        assert self.values is not None
+        return self.values
+
+    @property
+    def files(self) -> list[str]:
+        """What the pictures are called, in the order of `values`."""
+        return [self.embedding.files[row] for row in self.rows]
+
+    def table(self) -> dict[str, Any]:
+        """A row a picture: file, x, y, and of a classifier top_class and label."""
+        columns: dict[str, Any] = {"file": self.files, "x": self.points[:, 0], "y": self.points[:, 1]}
+        if self.embedding.classes is not None:
+            classes = self.embedding.classes[self.rows]
+            columns["top_class"] = classes
+            columns["label"] = [printable(self.embedding.names[index]) for index in classes.tolist()]
+        return columns
+
+    def _groups(self) -> Groups | None:
+        return self.embedding.groups(self.rows)
+
+    def grid(self) -> Image.Image:
+        """The pictures on a grid, each in a cell of its own near its place on the map.
+
+        Frames have the colours of `scatter`.
+        """
+        from onnxviz.image.mosaic import mosaic
+        from onnxviz.image.scatter import marker
+
+        groups = self._groups()
+        pictures = {
+            int(cell): self.tiles[int(i)] for i, cell in zip(self.cells.index, self.cells.cell, strict=True)
+        }
+        frames = {}
+        if groups is not None:
+            of = groups.of[self.cells.index]
+            frames = {
+                int(cell): marker(int(group))[0]
+                for group, cell in zip(of, self.cells.cell, strict=True)
+                if group >= 0
+            }
+        return mosaic(pictures, self.cells.rows, self.cells.columns, _edge(self.cells), frames)
+
+    def scatter(self, size: tuple[int, int] = (_WIDTH, _WIDTH)) -> Image.Image:
+        """The pictures as points, coloured by the network's top class. size: (width, height) in pixels."""
+        from onnxviz.image.scatter import scatter
+
+        return scatter(self.points, self._groups(), axes=self.axes, size=size)
+
+    def picture(self) -> Image.Image:
+        """The grid of pictures and the scatter, side by side."""
+        from onnxviz.image.scatter import side_by_side
+
+        left = self.grid()
+        height = max(left.height, 760)
+        right = self.scatter((max(left.width, 900), height))
+        count, shown = len(self.points), len(self.cells.index)
+        some = "" if shown == count else f"; {shown:,} of {count:,} drawn at random"
+        size = self.embedding.features.shape[1]
+        return side_by_side(
+            left,
+            right,
+            f"{count:,} {'picture' if count == 1 else 'pictures'}, placed by {METHODS[self.method]} "
+            f"of {size:,} features of layer ‘{printable(self.embedding.layer, 60)}’",
+            f"The pictures on a grid, near their places on the map{some}",
+            "The map"
+            + ("" if self.embedding.classes is None else "; colour and shape: the network's top class"),
+        )
+
+
+@recorded
+def map(
+    net: Network,
+    images: Any,
+    *,
+    method: str | None = None,
+    perplexity: float | None = None,
+    layer: str | None = None,
+    batch: int | None = None,
+    seed: int = 0,
+    progress: Progress = silent,
+) -> Map:
+    """A 2-D map of pictures by the features of the last hidden layer, as a scatter and as a grid of pictures.
+
+    CS231n, lecture 12; van der Maaten & Hinton 2008 (t-SNE). The grid is the assignment of pictures to cells
+    of least total squared distance; of more than 2,500 pictures it shows a sample drawn from `seed`, and the
+    scatter shows all.
+
+    images       the set: a folder of images, files, PIL images, (H, W, 3) uint8 arrays, a list of these, or
+                 an Embedding
+    method       'pca', 'tsne' or 'umap' (extra `maps`); None: t-SNE, or PCA for fewer than 10 pictures
+    perplexity   about how many neighbours each picture keeps close (t-SNE: 30, UMAP: 15); PCA has none
+    layer        a layer's name; None: the last hidden layer (see `embed`)
+    batch        images a run; None: decided by what runs it
+    seed         of every random choice
+    returns      Map, values (N, 2) float32
+    raises       UsageError, MissingDependency, UnknownLayer, ModelUnsuitable, ImageRejected, InputRefused for
+                 an Embedding of another network, Interrupted with the Embedding so far on Ctrl-C
+    """
+    if method is not None:
+        check(method, perplexity)
+    found = embedding_of(net, images, layer, batch, progress)
+    keep = np.flatnonzero(found.usable())
+    chosen = method or ("tsne" if len(keep) >= _FEW else "pca")
+    try:
+        progress(0, None, METHODS[chosen])
+        placed = project(found.features[keep], chosen, perplexity=perplexity, seed=seed)
+        cells = grid(placed.points, seed=seed)
+        shown = thumbnails(net, found, keep[cells.index], _edge(cells), progress)
+    except KeyboardInterrupt as stop:
+        # The features are what took long; they are not lost, and `--features` takes them back.
+        raise Interrupted(replace(found, manifest={**found.manifest, "incomplete": True})) from stop
+    tiles = {int(i): shown[int(keep[i])] for i in cells.index}
+    result = Map(placed.points, {}, keep, found, chosen, placed.axes, cells, tiles)
+    used = placed.figures.get("perplexity", perplexity)
+    parameters = {"method": chosen, "perplexity": used, "layer": found.layer, "seed": seed}
+    result.manifest = _manifest(net, result, placed, parameters)
+    return result
+
+
+def _edge(cells: Grid) -> int:
+    """The pixels of a cell: all of them fill the width, but each can be made out."""
+    return int(np.clip(_WIDTH // max(cells.columns, cells.rows), _SMALLEST, _LARGEST))
+
+
+def _manifest(net: Network, result: Map, placed: Projection, parameters: dict[str, Any]) -> dict[str, Any]:
+    found = result.embedding
+    manifest = net.manifest("map", **parameters)
+    left_out = len(found) - len(result.rows)
+    blank = sum(tile is None for tile in result.tiles.values())
+    if left_out:
+        manifest["warnings"].append(f"{left_out} pictures with NaN or infinite features were left out")
+    if blank:
+        manifest["warnings"].append(f"{blank} pictures could not be read again and are drawn crossed out")
+    known = found.classes is not None
+    return manifest | {
+        "figures": {
+            "pictures": len(result.rows),
+            "features": found.features.shape[1],
+            "on_the_grid": len(result.cells.index),
+            "grid": {"rows": result.cells.rows, "columns": result.cells.columns},
+            "left_out": left_out,
+            "skipped": len(found.skipped),
+            "not_redrawn": blank,
+            **placed.figures,
+        },
+        "notes": placed.notes,
+        "axes": list(placed.axes),
+        "files": result.files,
+        "top_class": found.classes[result.rows].tolist() if known and found.classes is not None else None,
+        "class_names": {str(index): name for index, name in found.names.items()},
+        "skipped": [{"path": printable(one.path), "reason": one.reason} for one in found.skipped],
+    }

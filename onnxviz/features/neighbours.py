@@ -1,0 +1,283 @@
+"""Nearest neighbours: the pictures that the network takes for most alike."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from onnxviz.errors import UsageError
+from onnxviz.features.embed import embed
+from onnxviz.features.embedding import Embedding
+from onnxviz.features.nearest import METRICS, Found, nearest, spread
+from onnxviz.features.thumbnails import thumbnails
+from onnxviz.image import lettering
+from onnxviz.progress import Progress, silent
+from onnxviz.provenance import recorded
+from onnxviz.results import Result
+from onnxviz.text import printable
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from onnxviz.image.sheet import Row
+    from onnxviz.network import Network
+
+_EDGE = 148
+_ON_A_PAGE = 24  # queries of one picture
+
+
+@dataclass
+class Neighbours(Result):
+    """The k nearest pictures of each query, nearest first.
+
+    values        (Q, k) float32, their distances; NaN where there are no more
+    index         (Q, k) int64, their places in `embedding`; -1 likewise
+    copies        (Q,) int64, other pictures of the set that the network cannot tell from the query; left out
+    embedding     the features that were searched
+    queries       the features of the queries
+    metric        'l2' or 'cosine'
+    """
+
+    index: np.ndarray = field(repr=False)
+    copies: np.ndarray = field(repr=False)
+    embedding: Embedding = field(repr=False)
+    queries: Embedding = field(repr=False)
+    metric: str
+    tiles: dict[tuple[str, int], np.ndarray | None] = field(repr=False)
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        """One entry a query: its file and top class, and its neighbours with file, distance, top class."""
+        return [
+            {
+                "query": self.queries.files[q],
+                "label": _label(self.queries, q),
+                "copies": int(self.copies[q]),
+                "neighbours": [
+                    {
+                        "file": self.embedding.files[i],
+                        "distance": float(distance),
+                        "label": _label(self.embedding, i),
+                    }
+                    for i, distance in zip(self.index[q].tolist(), self.distances[q], strict=True)
+                    if i >= 0
+                ],
+            }
+            for q in range(len(self.queries))
+        ]
+
+    @property
+    def distances(self) -> np.ndarray:
+        """`values`, which is never None here."""
+        assert self.values is not None
+        return self.values
+
+    def table(self) -> dict[str, Any]:
+        """A row for each query and neighbour: query, query_label, rank, file, distance, label."""
+        found = [
+            (row["query"], row["label"], rank, one["file"], one["distance"], one["label"])
+            for row in self.rows
+            for rank, one in enumerate(row["neighbours"], 1)
+        ]
+        names = ("query", "query_label", "rank", "file", "distance", "label")
+        return {name: [row[i] for row in found] for i, name in enumerate(names)}
+
+    def picture(self) -> Image.Image:
+        """A row a query: the query, then its neighbours, their distances and what the network calls them."""
+        return self.pages()[0]
+
+    def pages(self) -> list[Image.Image]:
+        """`picture` for so many queries at a time as can be looked at."""
+        queries = range(len(self.queries))
+        return [self._page(queries[start : start + _ON_A_PAGE]) for start in queries[::_ON_A_PAGE]]
+
+    def _page(self, queries: Sequence[int]) -> Image.Image:
+        from onnxviz.image import sheet
+
+        size = self.embedding.features.shape[1]
+        return sheet.rows(
+            [self._row(q) for q in queries],
+            side=_EDGE,
+            lead=1,
+            heads=("query", "nearest first"),
+            title=f"Nearest among {len(self.embedding):,} pictures, as the network sees them",
+            subtitle=f"{METRICS[self.metric]} distance between {size:,} features of layer "
+            f"‘{printable(self.embedding.layer, 60)}’. Below each: its distance, top class and file",
+        )
+
+    def _row(self, q: int) -> Row:
+        from onnxviz.image.mosaic import framed, measured, square
+        from onnxviz.image.sheet import Row
+
+        row = self.rows[q]
+        largest = float(np.nanmax(self.distances)) if np.isfinite(self.distances).any() else 0.0
+        pictures = [framed(square(self.tiles["query", q], _EDGE))]
+        copies = f" + {row['copies']} {'copy' if row['copies'] == 1 else 'copies'}" if row["copies"] else ""
+        captions = [_caption(row["label"], row["query"], after=copies)]
+        for i, one in zip(self.index[q].tolist(), row["neighbours"], strict=False):
+            part = one["distance"] / largest if largest > 0 else 0.0
+            pictures.append(measured(square(self.tiles["set", i], _EDGE), part))
+            captions.append(_caption(one["label"], one["file"], before=f"{number(one['distance'])}  "))
+        return Row("", pictures, captions)
+
+
+def _caption(label: str | None, file: str, before: str = "", after: str = "") -> str:
+    """Two lines that fit below a picture: the class between `before` and `after`, and the file."""
+    size = 12
+    room = _EDGE - lettering.width(before, size) - lettering.width(after, size)
+    named = lettering.shortened(label or "", size, room) if label else ""
+    return f"{before}{named}{after}\n{lettering.shortened(Path(file).name, size, _EDGE, middle=True)}"
+
+
+@recorded
+def neighbours(
+    net: Network,
+    images: Any,
+    *,
+    queries: Any = None,
+    k: int = 5,
+    metric: str = "l2",
+    layer: str | None = None,
+    batch: int | None = None,
+    seed: int = 0,
+    progress: Progress = silent,
+) -> Neighbours:
+    """The pictures of a set that are nearest to each query in the features of the last hidden layer.
+
+    Krizhevsky, Sutskever & Hinton 2012, figure 4; CS231n, lecture 12. The query itself is never its own
+    neighbour, and copies that the network cannot tell from it are left out and counted.
+
+    images    the set: a folder of images, files, PIL images, (H, W, 3) uint8 arrays, a list of these, or an
+              Embedding
+    queries   images of any kind, inside the set or not; or how many to draw from the set, unlike each other;
+              None: 8
+    k         neighbours a query; fewer where the set has fewer
+    metric    'l2' (Euclidean) or 'cosine'
+    layer     a layer's name; None: the last hidden layer (see `embed`)
+    batch     images a run; None: decided by what runs it
+    seed      of the draw
+    returns   Neighbours, values (Q, k) float32 distances
+    raises    UsageError for fewer than two pictures, UnknownLayer, ModelUnsuitable, ImageRejected,
+              InputRefused for an Embedding of another network, Interrupted with the Embedding so far
+    """
+    if metric not in METRICS or k < 1:
+        nearest(np.zeros((1, 1), np.float32), np.zeros((0, 1), np.float32), k, metric)  # raises, saying why
+    wanted = 8 if queries is None else queries
+    if isinstance(wanted, int) and wanted < 1:
+        raise UsageError(f"the number of queries must be at least 1, got {wanted}")
+    found = embedding_of(net, images, layer, batch, progress)
+    keep = np.flatnonzero(found.usable())
+    if isinstance(wanted, int):
+        if len(keep) < 2:
+            raise UsageError(
+                "a picture on its own has no neighbours; give at least two pictures, or queries from outside"
+            )
+        own = spread(found.features[keep], wanted, seed)
+        asked = _part(found, keep[own])
+    else:
+        asked = embed(net, wanted, layer=found.layer, batch=batch)
+        finite = np.flatnonzero(asked.usable())
+        asked = _part(asked, finite)
+        own = _places(asked, found, keep)
+    near = nearest(found.features[keep], asked.features, k, metric, own)
+    near = Found(np.where(near.index >= 0, keep[near.index], -1), near.distance, near.copies)
+    result = Neighbours(near.distance, {}, near.index, near.copies, found, asked, metric, {})
+    result.tiles = _tiles(net, result)
+    result.manifest = _manifest(net, result, {"k": k, "metric": metric, "layer": found.layer, "seed": seed})
+    return result
+
+
+def embedding_of(
+    net: Network, images: Any, layer: str | None, batch: int | None, progress: Progress
+) -> Embedding:
+    """`images` embedded, or as it is where it is an Embedding of this network.
+
+    raises   InputRefused, UsageError for an Embedding of another layer than the one asked for
+    """
+    if not isinstance(images, Embedding):
+        return embed(net, images, layer=layer, batch=batch, progress=progress)
+    images.check(net)
+    if layer is not None and net.layer(layer).name != images.layer:
+        raise UsageError(
+            f"these features are of layer {images.layer!r}, not of {layer!r}; leave out --layer, or run "
+            "`onnxviz embed` with it"
+        )
+    return images
+
+
+def _part(found: Embedding, rows: np.ndarray) -> Embedding:
+    """Some rows of an embedding."""
+    return Embedding(
+        values=found.features[rows],
+        manifest=found.manifest,
+        files=[found.files[i] for i in rows],
+        layer=found.layer,
+        classes=None if found.classes is None else found.classes[rows],
+        confidence=None if found.confidence is None else found.confidence[rows],
+        names=found.names,
+        prints=found.prints[rows],
+        sources=[found.sources[i] for i in rows],
+        skipped=found.skipped,
+    )
+
+
+def _places(asked: Embedding, found: Embedding, keep: np.ndarray) -> np.ndarray:
+    """Where each query is in the kept part of the set, by its file; -1 for none."""
+    known = {_real(found.sources[row]): place for place, row in enumerate(keep.tolist())}
+    known.pop(None, None)
+    return np.array([known.get(_real(source), -1) for source in asked.sources], np.int64)
+
+
+def _real(source: Any) -> str | None:
+    return os.path.realpath(source) if isinstance(source, (str, os.PathLike)) else None
+
+
+def _label(found: Embedding, row: int) -> str | None:
+    return None if found.classes is None else found.names[int(found.classes[row])]
+
+
+def number(distance: float) -> str:
+    """A distance with three digits."""
+    return f"{distance:#.3g}" if 1e-3 <= distance < 1000 else f"{distance:.3g}"
+
+
+def _tiles(net: Network, result: Neighbours) -> dict[tuple[str, int], np.ndarray | None]:
+    shown = sorted({int(i) for i in result.index.ravel() if i >= 0})
+    drawn = thumbnails(net, result.embedding, shown, _EDGE)
+    asked = thumbnails(net, result.queries, range(len(result.queries)), _EDGE)
+    tiles: dict[tuple[str, int], np.ndarray | None] = {("set", i): tile for i, tile in drawn.items()}
+    return tiles | {("query", q): tile for q, tile in asked.items()}
+
+
+def _manifest(net: Network, result: Neighbours, parameters: dict[str, Any]) -> dict[str, Any]:
+    found = result.embedding
+    usable = int(found.usable().sum())
+    manifest = net.manifest("neighbours", **parameters)
+    blank = sum(tile is None for tile in result.tiles.values())
+    if usable < len(found):
+        manifest["warnings"].append(
+            f"{len(found) - usable} pictures with NaN or infinite features were left out"
+        )
+    if blank:
+        manifest["warnings"].append(f"{blank} pictures could not be read again and are drawn crossed out")
+    return manifest | {
+        "figures": {
+            "pictures": usable,
+            "features": found.features.shape[1],
+            "queries": len(result.queries),
+            "skipped": len(found.skipped),
+            "not_redrawn": blank,
+        },
+        "rows": result.rows,
+        "skipped": [{"path": printable(one.path), "reason": one.reason} for one in _skipped(result)],
+    }
+
+
+def _skipped(result: Neighbours) -> Sequence[Any]:
+    asked = [] if result.queries.manifest is result.embedding.manifest else result.queries.skipped
+    return [*result.embedding.skipped, *asked]

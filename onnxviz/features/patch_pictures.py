@@ -1,0 +1,222 @@
+"""Drawing patches: one sheet a channel, and an overview of many channels."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import PurePath
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+from PIL import Image
+
+from onnxviz.features.patch_boxes import LayerPatches, PatchData, view_size
+from onnxviz.features.patch_tiles import Changed, Place, cut, is_wide, places
+from onnxviz.progress import Progress, silent
+from onnxviz.text import printable, shorten
+
+if TYPE_CHECKING:
+    from onnxviz.image.preprocess import Preprocessing
+
+#: Edge of a tile in pixels: on a sheet, and in the overview.
+TILE: Final = 208
+SMALL: Final = 60
+#: The overview shows at most this many channels, those that stand out most.
+MOST_BLOCKS: Final = 96
+# Sheets are drawn in groups: a group's tiles are in memory at once, and its files are read once.
+_GROUP: Final = 64
+_BLANK: Final = 232
+
+
+def sheet(result: PatchData, one: LayerPatches, channel: int) -> Image.Image:
+    """The best patches of one channel, see `Patches.sheet`."""
+    layer, row = result.layers.index(one), one.row(channel)
+    tiles, _ = cut(result, [(layer, row, rank) for rank in range(one.index.shape[1])], TILE)
+    return _draw_sheet(result, layer, row, tiles)
+
+
+def sheets(
+    result: PatchData, *, progress: Progress = silent
+) -> Iterator[tuple[LayerPatches, int, Image.Image, Changed]]:
+    """The sheets that `Patches.sheets` names: layer, channel, picture, and the files that had changed."""
+    names = [one.name for one in result.layers]
+    rows = [(names.index(name), result[name].row(channel)) for name, channel in result.sheets]
+    for start in range(0, len(rows), _GROUP):
+        group = rows[start : start + _GROUP]
+        wanted = [(layer, row, k) for layer, row in group for k in range(result.layers[layer].index.shape[1])]
+        tiles, changed = cut(result, wanted, TILE)
+        for done, (layer, row) in enumerate(group, start + 1):
+            one = result.layers[layer]
+            yield one, int(one.channels[row]), _draw_sheet(result, layer, row, tiles), changed
+            progress(done, len(rows), "sheets")
+
+
+def overview(result: PatchData, *, progress: Progress = silent) -> tuple[Image.Image, Changed]:
+    """A block of small patches for each of up to MOST_BLOCKS channels, and the files that had changed."""
+    share = max(12, MOST_BLOCKS // len(result.layers))
+    rows = [_most_telling(one, share) for one in result.layers]
+    wanted = [
+        (layer, row, k)
+        for layer, one in enumerate(result.layers)
+        for row in rows[layer]
+        for k in range(min(9, one.index.shape[1]))
+    ]
+    tiles, changed = cut(result, wanted, SMALL, progress)
+    parts = [_draw_overview(result, layer, rows[layer], tiles) for layer in range(len(result.layers))]
+    canvas = Image.new(
+        "RGB", (max(part.width for part in parts), sum(part.height for part in parts)), "white"
+    )
+    top = 0
+    for part in parts:
+        canvas.paste(part, (0, top))
+        top += part.height
+    return canvas, changed
+
+
+def _most_telling(one: LayerPatches, most: int) -> list[int]:
+    """The rows of the channels to show: all, or those whose best image stands out most from the rest."""
+    if len(one.channels) <= most:
+        return list(range(len(one.channels)))
+    return sorted(int(row) for row in np.argsort(-one.standing_out, kind="stable")[:most])
+
+
+# --- drawing ----------------------------------------------------------------------------------
+
+
+def _draw_sheet(result: PatchData, layer: int, row: int, tiles: dict[Place, np.ndarray]) -> Image.Image:
+    from onnxviz.image.sheet import side_by_side
+
+    one = result.layers[layer]
+    ranks = [int(rank) for rank in np.flatnonzero(one.index[row] >= 0)] or [0]
+    cards = []
+    for rank in ranks:
+        index = int(one.index[row, rank])
+        told = f"{_score(one, row, rank)}\n{_short(result, index)}" if index >= 0 else "no image"
+        cards.append((tiles.get((layer, row, rank), _missing(TILE)), told))
+    return side_by_side(
+        cards,
+        height=TILE,
+        columns=math.ceil(math.sqrt(len(ranks))),
+        title=f"{printable(one.name, 60)}, channel {int(one.channels[row])}",
+        subtitle=_subtitle(result, one, row),
+    )
+
+
+def _subtitle(result: PatchData, one: LayerPatches, row: int) -> str:
+    best, here = one.scores[row, 0], one.index[row] >= 0
+    told = [
+        f"strongest in {int(here.sum())} of {int(result.manifest['figures']['ranked'])} images",
+        _field(result, one),
+    ]
+    if not best > 0 and one.layer.op in ("Relu", "Clip"):
+        told.append("silent: never above 0")
+    if (one.scores[row, here] != one.unclipped[row, here]).any():
+        told.append(f"in brackets: before the layer cuts at {best:.3g}")
+    if _overhangs(one, row, result.preprocessing):
+        told.append("grey lies outside the picture or the field")
+    return "; ".join(told)
+
+
+def _overhangs(one: LayerPatches, row: int, preprocessing: Preprocessing) -> bool:
+    """Whether some tile of this channel has grey in it."""
+    for box, size, index in zip(one.boxes[row], one.sizes[row], one.index[row], strict=True):
+        if index < 0:
+            continue
+        view = view_size(preprocessing, *map(int, size))
+        for axis in (0, 1):
+            low, high = int(box[axis]), int(box[axis + 2])
+            within = low >= 0 and high <= view[axis]
+            covers = low <= 0 and high >= view[axis]
+            if not within and not covers:
+                return True
+    return False
+
+
+def _field(result: PatchData, one: LayerPatches) -> str:
+    """What a patch is, in words."""
+    extent, size = one.layer.local_field, result.preprocessing.fixed
+    if not places(one) or extent is None:
+        return "the whole picture counts"
+    told = f"a unit sees {extent[1]}×{extent[0]} pixels" + (f" of {size[1]}×{size[0]}" if size else "")
+    if size and extent[0] >= 2 * size[0] and extent[1] >= 2 * size[1]:
+        told = "each unit sees the whole picture"
+    return told + (", most of all around the ring" if size and is_wide(extent, size) else "")
+
+
+def _draw_overview(
+    result: PatchData, layer: int, rows: list[int], tiles: dict[Place, np.ndarray]
+) -> Image.Image:
+    from onnxviz.image.sheet import tiles as draw
+
+    one = result.layers[layer]
+    count = min(9, one.index.shape[1])
+    across = max(1, math.ceil(math.sqrt(count)))
+    blocks = [_block([tiles.get((layer, row, k)) for k in range(count)], across) for row in rows]
+    if len(rows) < len(one.channels):
+        which = f"the {len(rows)} of {len(one.channels)} channels whose best image stands out most"
+    elif result.manifest["parameters"]["channels"] is None:
+        which = f"all {len(rows)} channels"
+    else:
+        which = f"channel{'s' if len(rows) > 1 else ''} {', '.join(map(str, one.channels[:12]))}" + (
+            ", …" if len(rows) > 12 else ""
+        )
+    subtitle = f"each block: the {count} patches that one channel answers most; {_field(result, one)}"
+    if any(_overhangs(one, row, result.preprocessing) for row in rows):
+        subtitle += "; grey lies outside the picture or the field"
+    return draw(
+        blocks,
+        labels=[str(int(one.channels[row])) for row in rows],
+        side=max(max(block.shape[:2]) for block in blocks),
+        title=f"{printable(one.name, 60)}: {which}",
+        subtitle=subtitle,
+    )
+
+
+def _block(pictures: Sequence[np.ndarray | None], across: int) -> np.ndarray:
+    """Small tiles, close together, in rows of `across`."""
+    gap = 2
+    down = math.ceil(len(pictures) / across)
+    pitch = SMALL + gap
+    block = np.full((down * pitch - gap, across * pitch - gap, 3), 255, np.uint8)
+    for i, picture in enumerate(pictures):
+        top, left = i // across * pitch, i % across * pitch
+        if picture is None:
+            block[top : top + SMALL, left : left + SMALL] = _BLANK
+        else:
+            height, width = picture.shape[:2]
+            top, left = top + (SMALL - height) // 2, left + (SMALL - width) // 2
+            block[top : top + height, left : left + width] = picture
+    return block
+
+
+def _missing(edge: int) -> np.ndarray:
+    """A crossed-out tile for a file that could not be read again."""
+    tile = np.full((edge, edge, 3), _BLANK, np.uint8)
+    line = np.arange(edge)
+    tile[line, line] = tile[line, line[::-1]] = 255
+    return tile
+
+
+def _score(one: LayerPatches, row: int, rank: int) -> str:
+    score, before = float(one.scores[row, rank]), float(one.unclipped[row, rank])
+    return f"{score:.3g}" if score == before else f"{score:.3g} ({before:.3g})"
+
+
+def _short(result: PatchData, index: int) -> str:
+    return shorten(printable(PurePath(result.name_of(index)).name), 40)
+
+
+def describe(result: PatchData) -> list[str]:
+    """The result in a few lines of text, for a terminal."""
+    figures: dict[str, Any] = result.manifest["figures"]
+    lines = [f"{figures['ranked']} of {figures['images']} images, {figures['skipped']} skipped"]
+    for one in result.layers:
+        first = int(np.argmax(one.standing_out))
+        told = f"{printable(one.name)}: {len(one.channels)} channels, {_field(result, one)}"
+        if one.index[first, 0] >= 0:
+            told += (
+                f"; channel {int(one.channels[first])} stands out most, in "
+                f"{printable(result.name_of(int(one.index[first, 0])))}"
+            )
+        lines.append(told)
+    return lines

@@ -1,0 +1,220 @@
+"""Maximally activating patches: what a channel answers to most, among many images."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from onnxviz.errors import ImageRejected, NotFinite, UsageError
+from onnxviz.features import ranking
+from onnxviz.features.patch_boxes import LayerPatches, field_boxes
+from onnxviz.features.patch_result import MOST_SHEETS, Patches
+from onnxviz.features.ranking import Ranking
+from onnxviz.features.stream import Chunk, sources, stream
+from onnxviz.finite import cause
+from onnxviz.graph.reduce import Reduced, peaks
+from onnxviz.interrupted import Interrupted
+from onnxviz.progress import Progress, silent
+from onnxviz.provenance import recorded
+from onnxviz.text import printable
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+    from onnxviz.graph.layers import Layer
+    from onnxviz.network import Network
+
+
+@recorded
+def patches(
+    net: Network,
+    images: Any,
+    layer: str | Sequence[str],
+    *,
+    channel: int | Sequence[int] | None = None,
+    top: int = 9,
+    batch: int | None = None,
+    progress: Progress = silent,
+) -> Patches:
+    """The `top` images that each channel of a layer answers most, with the patch that the strongest unit sees.
+
+    Zeiler & Fergus 2014, arXiv:1311.2901; Springenberg et al. 2015, arXiv:1412.6806. An image counts once for each
+    channel, by its strongest unit, so a channel's patches come from as many images. Maximum and place are found
+    inside the graph, for all channels of all layers in one pass; memory does not grow with the number of images.
+
+    images   a folder of images, files, PIL images, (H, W, 3) uint8 arrays, or a list of these
+    layer    a layer's name, or several: rank 4 (feature maps) or 2 (logits, features: the patch is the picture)
+    channel  the channel or channels; None: all of them
+    top      how many images a channel
+    batch    images a run; None: decided by what runs it
+    returns  Patches; scores (C, top) float32, ties in the order of the images
+    raises   UnknownLayer, UsageError, ModelUnsuitable, ImageRejected when no image could be read, Interrupted with the
+             result so far on Ctrl-C
+    """
+    if top < 1:
+        raise UsageError(f"top must be at least 1, got {top}")
+    names = [layer] if isinstance(layer, str) else list(layer)
+    if not names:
+        raise UsageError("no layer was given; expected at least one (`onnxviz inspect` lists them)")
+    chosen = list({one.name: one for one in map(net.layer, names)}.values())
+    wanted = (
+        None if channel is None else list(dict.fromkeys([channel] if isinstance(channel, int) else channel))
+    )
+    for one in chosen:
+        count = one.shape[-1 if one.channels_last else min(1, len(one.shape) - 1)] if one.shape else 1
+        if wanted is not None and isinstance(count, int):  # else it is told by the first image
+            check_channels(wanted, one.name, count)
+    listing = sources(images, net).require()
+    search = _Search(net, chosen, wanted, top)
+    skipped = list(listing.skipped)
+    interrupted: KeyboardInterrupt | None = None
+    try:
+        for chunk in stream(
+            net, listing.images, search.build, key=search.key, batch=batch, progress=progress
+        ):
+            skipped += chunk.skipped
+            search.add(chunk)
+    except KeyboardInterrupt as stop:
+        interrupted = stop
+    if not search.rankings:
+        if interrupted is not None:
+            raise interrupted
+        reasons = "; ".join(map(str, skipped[:3]))
+        raise ImageRejected(f"none of the {len(listing.images)} images could be used ({reasons})")
+    if all((one.undefined == one.count).all() for one in search.rankings):
+        named = ", ".join(repr(one.name) for one in chosen)
+        raise NotFinite(f"all values of {named} are NaN or infinite: {cause(net)}")
+    found = tuple(search.found())
+    manifest = net.manifest(
+        "patches", layers=[one.name for one in chosen], channels=wanted, top=top, batch=search.batch
+    )
+    manifest["figures"] = {
+        "images": len(listing.images),
+        "ranked": search.count,
+        "skipped": len(skipped),
+        "other_files": listing.ignored,
+        "layers": {one.name: _figures(one) for one in found},
+    }
+    manifest["skipped"] = [{"path": printable(one.path), "reason": one.reason} for one in skipped]
+    manifest["warnings"] += [
+        f"of layer {one.name!r}, {count} values are NaN or infinite, and not ranked"
+        for one in found
+        if (count := int(one.undefined.sum()))
+    ]
+    if interrupted is not None:
+        manifest["incomplete"] = True
+    result = Patches(
+        values=np.concatenate([one.scores for one in found]),
+        manifest=manifest,
+        layers=found,
+        sources=listing.images,
+        skipped=skipped,
+        preprocessing=net.preprocessing,
+        sheets=_sheets(found, wanted),
+        workers=net.threads,
+    )
+    if interrupted is not None:
+        raise Interrupted(result) from interrupted
+    return result
+
+
+class _Search:
+    """One pass over the images, for all layers at once."""
+
+    def __init__(self, net: Network, layers: Sequence[Layer], channels: list[int] | None, top: int) -> None:
+        self._net = net
+        self._layers = layers
+        self._channels = channels
+        self._top = top
+        self.key = ("patches", *(layer.name for layer in layers))
+        self.rankings: list[Ranking] = []
+        self.count = 0
+        self.batch = 0  # images a run, as it turned out
+
+    def build(self) -> ir.Model:
+        """The graph: the layers' peaks and nothing else."""
+        from onnxviz.graph.surgery import cut
+
+        names = [layer.name for layer in self._layers]
+        wanted = [Reduced(one.name, len(one.shape), one.channels_last) for one in self._layers]
+        return peaks(cut(self._net.batched[0], names), wanted)[0]
+
+    def add(self, chunk: Chunk) -> None:
+        """Take in a chunk of images."""
+        self.batch = max(self.batch, len(chunk.index) + len(chunk.skipped))
+        if not len(chunk.index):
+            return
+        arrays = list(chunk.arrays.values())  # four a layer, in the order of `Peaks`
+        for i, layer in enumerate(self._layers):
+            peak, drive, row, column = (self._wanted(array, layer) for array in arrays[4 * i : 4 * i + 4])
+            if len(self.rankings) <= i:
+                self.rankings.append(Ranking(peak.shape[1], self._top))
+            facts = np.empty((*peak.shape, 6), np.int64)
+            facts[:, :, ranking.INDEX] = chunk.index[:, None]
+            facts[:, :, ranking.ROW], facts[:, :, ranking.COLUMN] = row, column
+            facts[:, :, ranking.HEIGHT : ranking.WIDTH + 1] = chunk.sizes[:, None]
+            facts[:, :, ranking.PRINT] = chunk.prints[:, None]
+            self.rankings[i].add(drive, peak, facts)
+        self.count += len(chunk.index)
+
+    def _wanted(self, array: np.ndarray, layer: Layer) -> np.ndarray:
+        if self._channels is None:
+            return array
+        check_channels(self._channels, layer.name, array.shape[1])
+        return array[:, self._channels]
+
+    def found(self) -> Iterator[LayerPatches]:
+        """What was found, a layer at a time."""
+        for layer, best in zip(self._layers, self.rankings, strict=True):
+            facts = best.facts
+            sizes = facts[:, :, ranking.HEIGHT : ranking.WIDTH + 1]
+            positions = facts[:, :, ranking.ROW : ranking.COLUMN + 1]
+            boxes, visible = field_boxes(self._net.preprocessing, layer, positions, sizes, best.filled)
+            count = len(best.keys)
+            yield LayerPatches(
+                layer=layer,
+                channels=np.arange(count) if self._channels is None else np.array(self._channels),
+                scores=best.scores,
+                unclipped=np.where(best.filled, best.keys, np.float32("nan")),
+                index=facts[:, :, ranking.INDEX],
+                positions=positions,
+                boxes=boxes,
+                source_boxes=visible,
+                sizes=sizes,
+                prints=facts[:, :, ranking.PRINT],
+                mean=best.mean,
+                deviation=best.deviation,
+                standing_out=best.standing_out(),
+                undefined=best.undefined,
+            )
+
+
+def check_channels(channels: Sequence[int], layer: str, count: int) -> None:
+    """raises   UsageError for a channel that a layer with `count` channels does not have."""
+    outside = [channel for channel in channels if not 0 <= channel < count]
+    if outside:
+        raise UsageError(
+            f"layer {layer!r} has no channel {', '.join(map(str, outside[:5]))}: its channels are 0 to {count - 1}"
+        )
+
+
+def _figures(one: LayerPatches) -> dict[str, Any]:
+    best = one.scores[:, 0]
+    return {
+        "channels": len(one.channels),
+        "largest": float(np.nanmax(best)) if np.isfinite(best).any() else None,
+        "silent_channels": int(np.sum(~(best > 0))),
+        "undefined": int(one.undefined.sum()),
+    }
+
+
+def _sheets(found: Sequence[LayerPatches], asked: list[int] | None) -> list[tuple[str, int]]:
+    """Which channels get a sheet of their own: those asked for, or all where they are few."""
+    return [
+        (one.name, int(channel))
+        for one in found
+        if asked is not None or len(one.channels) <= MOST_SHEETS
+        for channel in one.channels
+    ]

@@ -1,0 +1,1 @@
+"""Pictures that are made: ascent, dreams, inversions, textures, styles, fooling."""

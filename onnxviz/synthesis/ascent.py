@@ -1,0 +1,331 @@
+"""Class and feature visualisation: the picture that a class, a channel or a neuron answers to most."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from onnxviz import objectives
+from onnxviz.errors import ModelUnsuitable, UsageError
+from onnxviz.optimise import Machine, Step
+from onnxviz.optimise.shot import Shot, Watch, as_bytes, side_by_side, unwatched
+from onnxviz.progress import Progress, silent
+from onnxviz.provenance import recorded
+from onnxviz.runtime.batching import filled
+from onnxviz.synthesis.ascent_aim import Goal, goal
+from onnxviz.synthesis.ascent_presets import Recipe, recipe
+from onnxviz.synthesis.made import Made, clipped, rounded, stretched
+from onnxviz.synthesis.painting import keeping
+
+if TYPE_CHECKING:
+    from onnxviz.network import Network
+    from onnxviz.objectives import Objective
+
+# Pictures that are made together: more go through the network faster, but the first is done later.
+_TOGETHER = 4
+# "best" looks at this last share of the steps: before, the objective rises anyway.
+_JUDGED = 0.25
+
+
+@recorded
+def ascent(
+    net: Network,
+    *,
+    target: int | str | Sequence[int | str] | None = None,
+    layer: str | None = None,
+    channel: int | Sequence[int] | str | None = None,
+    neuron: tuple[int, int] | str | None = None,
+    direction: np.ndarray | None = None,
+    cosine: float = 0.0,
+    objective: Objective | None = None,
+    preset: str = "lucid",
+    size: int | tuple[int, int] | None = None,
+    copies: int = 1,
+    diversity: float = 0.0,
+    alignment: float = 0.0,
+    start: Any = None,
+    seed: int = 0,
+    batch: int | None = None,
+    watch: Watch = unwatched,
+    progress: Progress = silent,
+    **options: Any,
+) -> Made:
+    """Make the picture that a class score, a channel or a neuron answers to most, by ascent on its gradient.
+
+    Simonyan, Vedaldi & Zisserman 2014, arXiv:1312.6034 (classes); Yosinski et al. 2015, arXiv:1506.06579; Olah,
+    Mordvintsev & Schubert 2017, "Feature Visualization" (doi:10.23915/distill.00007).
+
+    target      class index or label, or several: their scores before softmax
+    layer       with `channel`: the mean of that channel, of several, or of each ('all'); with `neuron` (row, column) or
+                'middle' too: that unit; alone: ½‖a‖² of the whole layer. Of a layer that ends in ReLU6 take the value
+                in front of it: where a channel has reached 6, its gradient ends
+    direction   (C,) numbers: a direction in the layer's channels; `cosine` is the power of the cosine beside it
+    objective   anything else (`onnxviz.objectives`)
+    preset      'lucid', 'lecture', 'simonyan', 'yosinski-1' to 'yosinski-4'; `options` change single values of it
+                (synthesis/ascent_presets.py lists them)
+    size        pixels that the network sees, or (height, width); None: its own size. The picture is larger by the
+                preset's margin
+    copies      so many pictures of each, from different noise
+    diversity   weight of the term that makes the copies differ; `alignment` of the one that makes neighbours alike
+    start       a picture to start from (a path, PIL image or array); None: noise, or the mean colour
+    seed        of the noise to start from, together with each picture's place in the list, and of the transforms
+    batch       pictures at once; it changes nothing but the time
+    watch       called after each step (optimise/shot.py)
+    returns     Made; values (N, H, W, 3) float32, 0 to 1. Figures: the objective before and after, the share of values
+                at black or white, and for classes the probability and rank when the picture is shown to the network.
+                Presets that `stretch` show pictures with more contrast than they were made with: `contrast` says how
+                much more, the other figures are those of `values`
+    raises      UsageError, UnknownLabel, UnknownLayer, ModelUnsuitable, UnsupportedOperator; GradientNotFinite with the
+                last good pictures as `.partial`; Interrupted on Ctrl-C with what was done so far
+    """
+    if copies < 1:
+        raise UsageError(f"copies must be at least 1, got {copies}")
+    chosen = recipe(preset, options)
+    aim = goal(
+        net,
+        target=target,
+        layer=layer,
+        channel=channel,
+        neuron=neuron,
+        direction=direction,
+        power=cosine,
+        objective=objective,
+    ).repeated(copies)
+    seen = (size, size) if isinstance(size, int) else size or net.size
+    parameters = {
+        "target": aim.targets if target is not None else None,
+        "layer": aim.layer,
+        "channel": aim.channels if channel is not None and channel != "all" else channel,
+        "neuron": neuron,
+        "cosine": cosine,
+        "objective": str(aim.objective),
+        "preset": preset,
+        "recipe": {name: value for name, value in vars(chosen).items()},
+        "size": list(seen),
+        "copies": copies,
+        "diversity": diversity,
+        "alignment": alignment,
+        "start": None if start is None else "picture",
+        "seed": seed,
+    }
+    job = _Job(
+        net, aim, chosen, seen, _together(net, chosen, len(aim), copies, batch, bool(diversity or alignment))
+    )
+    job.compare(diversity, alignment)
+    with keeping(lambda: job.result(parameters) if job.done() else None):
+        job.run(seed, start, watch, progress)
+    return job.result(parameters)
+
+
+def _together(
+    net: Network, chosen: Recipe, count: int, copies: int, batch: int | None, compared: bool
+) -> tuple[int, int]:
+    """How many pictures are made at once, and how many of them are different ones.
+
+    Whole sets of copies, so that they can be compared; one where the network does not keep them apart.
+    """
+    fixed = net.batched[1]
+    if fixed is not None:
+        if fixed % chosen.draws:
+            raise ModelUnsuitable(
+                f"this file takes {fixed} images at once and no other number, which {chosen.draws} draws do not divide"
+            )
+        different = fixed // chosen.draws if net.alone is None else 1
+        if compared and different < copies:
+            why = (
+                f"images go through this network one at a time ({net.alone})"
+                if net.alone
+                else f"it takes {fixed}"
+            )
+            raise ModelUnsuitable(
+                f"diversity and alignment compare {copies} copies with each other, which go through together: {why}; "
+                "leave both out"
+            )
+        return fixed // chosen.draws, different
+    wanted = batch if batch is not None else max(1, _TOGETHER // chosen.draws)
+    if wanted < 1:
+        raise UsageError(f"batch must be at least 1, got {batch}")
+    together = min(count, -(-wanted // copies) * copies)
+    if together > 1 and net.alone is not None:
+        together = copies if compared else 1
+    return together, together
+
+
+class _Job:
+    """The groups of pictures, one after the other on one machine."""
+
+    def __init__(
+        self, net: Network, aim: Goal, chosen: Recipe, seen: tuple[int, int], together: tuple[int, int]
+    ) -> None:
+        self.net, self.aim, self.chosen, self.seen = net, aim, chosen, seen
+        self.together, self.different = together
+        self._terms: Objective = aim.objective
+        if chosen.l2:
+            self._terms = self._terms - chosen.l2 * objectives.l2()
+        if chosen.tv:
+            self._terms = self._terms - chosen.tv * objectives.tv(beta=chosen.tv_beta)
+        self._pictures: list[np.ndarray] = []
+        self._first: list[np.ndarray] = []
+        self._last: list[np.ndarray] = []
+        self._machine: Machine | None = None
+        self._best: tuple[np.ndarray, np.ndarray] | None = None  # values, parameters
+        self._running = 0  # pictures of the group at work; 0 between groups
+
+    def compare(self, diversity: float, alignment: float) -> None:
+        """Add the terms over the batch."""
+        if diversity:
+            if self.aim.layer is None:
+                raise UsageError("diversity compares the pictures in a layer: give layer and channel")
+            self._terms = self._terms + diversity * objectives.diversity(self.aim.layer)
+        if alignment:
+            self._terms = self._terms + alignment * objectives.alignment()
+
+    def run(self, seed: int, start: Any, watch: Watch, progress: Progress) -> None:
+        """Make all groups."""
+        chosen = self.chosen
+        height, width = chosen.canvas(self.seen)
+        machine = self._machine = Machine(
+            self.net,
+            self._terms,
+            size=(height, width),
+            count=self.together,
+            parametrise=chosen.parametrisation(),
+            transforms=chosen.transforms(self.seen),
+            draws=chosen.draws,
+            optimiser=chosen.update(),
+            regularise=chosen.regularise(),
+            prune=chosen.small_gradients,
+        )
+        first = None if start is None else _read(self.net, start, height, width)
+        groups = -(-len(self.aim) // self.different)
+        total = groups * chosen.steps
+        began = time.perf_counter()
+        for group in range(groups):
+            rows = np.arange(group * self.different, min((group + 1) * self.different, len(self.aim)))
+            self._running = len(rows)
+            rows = filled(rows, self.together)
+            fed = {name: array[rows] for name, array in self.aim.fed.items()}
+            self._best = None
+            steps = machine.run(
+                chosen.steps,
+                seed=seed,
+                start=first,
+                fed=fed,
+                redirected=chosen.redirected,
+                numbers=rows.tolist(),
+            )
+            for step in steps:
+                self._note(step)
+                done = group * chosen.steps + step.index
+                watch(self._shot(step, done, total, time.perf_counter() - began))
+                progress(done + 1, total, "steps")
+            self._finish()
+
+    def _note(self, step: Step) -> None:
+        count = self._running
+        if step.index == 0:
+            self._first.append(step.value[:count])
+            self._last.append(step.value[:count])
+        self._last[-1] = step.value[:count]
+        if self.chosen.keep == "best" and step.index >= self.chosen.steps * (1 - _JUDGED):
+            if self._best is None:
+                self._best = step.value.copy(), step.parameters()
+                return
+            better = step.value > self._best[0]
+            if better.any():
+                self._best[0][better] = step.value[better]
+                self._best[1][better] = step.parameters()[better]
+
+    def _finish(self) -> None:
+        """The pictures of the group at work, as they are now."""
+        assert self._machine is not None
+        kept = None if self._best is None else self._best[1]
+        if self._best is not None:
+            self._last[-1] = self._best[0][: self._running]
+        self._pictures.append(self._machine.pictures(kept)[: self._running])
+        self._running = 0
+
+    def _shot(self, step: Step, index: int, total: int, seconds: float) -> Shot:
+        count = self._running
+        return Shot(
+            index,
+            total,
+            float(step.value[:count].mean()),
+            {name: float(value[:count].mean()) for name, value in step.terms.items()},
+            seconds,
+            lambda: side_by_side(as_bytes(self._stretched(step.pictures()[:count])[0])),
+        )
+
+    def _stretched(self, pictures: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+        """The pictures as they are shown, and by how much their contrast was raised; None: as they are."""
+        assert self._machine is not None
+        return stretched(pictures, self._machine.centre) if self.chosen.stretch else (pictures, None)
+
+    def done(self) -> bool:
+        """Whether there is a picture yet."""
+        return bool(self._pictures or (self._running and self._first[len(self._pictures) :]))
+
+    def result(self, parameters: dict[str, Any]) -> Made:
+        """The pictures with their figures."""
+        if self._running and len(self._first) > len(self._pictures):
+            self._finish()
+        values = np.concatenate(self._pictures)
+        labels = self.aim.labels[: len(values)]
+        manifest = self.net.manifest("ascent", **parameters)
+        figures, captions = self._figures(values, labels)
+        shown, factors = self._stretched(values)
+        if factors is not None:
+            captions = [
+                f"{caption}\nshown at {factor:.3g} × its contrast"
+                for caption, factor in zip(captions, factors, strict=True)
+            ]
+            for row, factor in zip(figures, factors, strict=True):
+                row["contrast"] = rounded(factor, 4)
+        manifest["figures"] = {"pictures": figures}
+        title = self.aim.layer or "" if len(values) > 1 else ""
+        return Made(values, manifest, labels, captions, title, None if factors is None else shown)
+
+    def _figures(self, values: np.ndarray, labels: Sequence[str]) -> tuple[list[dict[str, Any]], list[str]]:
+        first, last = np.concatenate(self._first), np.concatenate(self._last)
+        shares = clipped(values)
+        rows = [
+            {
+                "label": label,
+                "objective_start": rounded(first[i]),
+                "objective_end": rounded(last[i]),
+                "clipped": rounded(shares[i], 3),
+            }
+            for i, label in enumerate(labels)
+        ]
+        captions = [f"{row['objective_start']:.3g} → {row['objective_end']:.3g}" for row in rows]
+        for row, channel in zip(rows, self.aim.channels, strict=False):
+            if channel is not None:
+                row["channel"] = channel
+        if any(target is not None for target in self.aim.targets):
+            if self.chosen.stretch and values.shape[1:3] == self.net.size:
+                # Differences of less than a grey level are to be seen as they are, not rounded to 256.
+                seen = self.net.preprocessing.normalise(values * np.float32(255)).astype(np.float32)
+            else:
+                seen = self.net.prepare(list(as_bytes(values)))
+            shown = self.net.probabilities(seen)
+            for i, row in enumerate(rows):
+                target = self.aim.targets[i]
+                assert target is not None
+                row["target"] = target
+                row["probability"] = rounded(shown[i, target])
+                row["rank"] = 1 + int((shown[i] > shown[i, target]).sum())
+                captions[i] = f"rank {row['rank']}, {row['probability']:.1%}"
+        return rows, captions
+
+
+def _read(net: Network, start: Any, height: int, width: int) -> np.ndarray:
+    """A picture to start from at the size that is made, (1, height, width, 3) of 0 to 1."""
+    from PIL import Image
+
+    from onnxviz.image.io import read
+
+    picture = Image.fromarray(read(start, limits=net.limits))
+    return np.asarray(picture.resize((width, height), Image.Resampling.LANCZOS), np.float32)[None] / 255

@@ -1,0 +1,312 @@
+"""Fooling images: changes too small to see after which the network says something else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from onnxviz.errors import ImageRejected, UsageError, near, ways
+from onnxviz.features.stream import refusal, source_name, sources
+from onnxviz.image.folder import Skipped
+from onnxviz.image.io import read
+from onnxviz.interrupted import Interrupted
+from onnxviz.network import Images, Network
+from onnxviz.progress import Progress, silent
+from onnxviz.provenance import note_view, recorded
+from onnxviz.synthesis.fool_attack import Attack, Budget, to_pictures, to_planes
+from onnxviz.synthesis.fool_frame import Frame, frame
+from onnxviz.synthesis.fool_result import Fooled, Outcome
+from onnxviz.text import printable
+
+METHODS = ("gradient", "fgsm", "pgd")
+NORMS = ("l2", "linf")
+_STEPS = {"gradient": 200, "fgsm": 1, "pgd": 20}
+_NORM = {"gradient": "l2", "fgsm": "linf", "pgd": "linf"}
+_LINF = {"fgsm": 4.0, "pgd": 2.0}  # grey levels
+_L2_A_PIXEL = 1.0  # the default L2 bound, as a root mean square change in grey levels
+_STEP_A_PIXEL = 0.05  # a step of `gradient`, likewise
+_LINF_STEP = 0.125  # a step of `gradient` under L∞, in grey levels
+_OVERSHOOT = 2.5  # PGD's steps together are this many bounds long (Madry et al.)
+
+
+@dataclass(frozen=True)
+class _Settings:
+    """The arguments of `fool` after their defaults."""
+
+    method: str
+    norm: str
+    bound: float | None
+    steps: int
+    confidence: float
+    seed: int
+
+
+@recorded
+def fool(
+    net: Network,
+    images: Images,
+    *,
+    target: int | str | None = None,
+    method: str = "gradient",
+    norm: str | None = None,
+    bound: float | None = None,
+    steps: int | None = None,
+    confidence: float = 0.0,
+    seed: int = 0,
+    progress: Progress = silent,
+) -> Fooled:
+    """Images that look the same and that the network takes for something else.
+
+    Szegedy et al. 2014, arXiv:1312.6199. Whether an image fools is decided on its rounded 8-bit pixels.
+
+    images       one image, or a folder or list of them: what cannot be read in a folder is skipped and listed
+    target       class index or label to be mistaken for; None: each image's most probable other class
+    method       'gradient': normalised gradient steps until the target is on top, then back as far as it stays there
+                 (Simonyan et al. 2014; CS231n), which looks for the smallest change; 'fgsm': one step (Goodfellow et
+                 al. 2015); 'pgd': projected steps from a random start (Madry et al. 2018), which use the whole bound
+    norm         how a change is measured: 'linf', its largest pixel, or 'l2', its Euclidean length; None: 'l2' for
+                 gradient, 'linf' for the others
+    bound        the largest change in grey levels of 0 to 255; None: none for gradient; for linf 4 (fgsm) or 2 (pgd),
+                 for l2 a root mean square of one grey level
+    steps        at most; None: 200 for gradient, 20 for pgd
+    confidence   the probability that the target must have beside being on top, 0 to 1
+    returns      Fooled, values (N, h, w, 3) float32: the images as the network sees them, whole grey levels
+    raises       UsageError, UnknownLabel, ImageRejected, ModelUnsuitable (no classifier), UnsupportedOperator;
+                 Interrupted on Ctrl-C with the images so far
+    """
+    net.preprocessing.require_pictures("fool")
+    wanted = None if target is None else net.target(target)
+    listing = sources(images, net).require()
+    frames, names, skipped = _frames(net, listing.images)
+    skipped = [*listing.skipped, *skipped]
+    settings = _settings(method, norm, bound, steps, confidence, seed, frames[0].view.shape)
+    found: list[tuple[Frame, np.ndarray]] = []
+    outcomes: list[Outcome] = []
+    stopped: KeyboardInterrupt | None = None
+    size = net.batch_size()
+    for first in range(0, len(frames), size):
+        part = slice(first, min(first + size, len(frames)))
+        batch = _Batch(net, frames[part], names[part], wanted, settings)
+        try:
+            for step in batch.run(first):
+                if len(frames) == 1:
+                    progress(step, settings.steps, "steps")
+            progress(part.stop, len(frames), "images")
+        except KeyboardInterrupt as stop:
+            stopped = stop
+        views, told = batch.finish()
+        found += zip(frames[part], views, strict=True)
+        outcomes += told
+        if stopped is not None:
+            break
+    if len(frames) == 1 and outcomes[0].already:
+        raise UsageError(
+            f"the network takes the image for {outcomes[0].target_label!r} as it is; choose another target"
+        )
+    manifest = net.manifest(
+        "fool",
+        target=wanted,
+        label=None if wanted is None else net.label(wanted),
+        method=method,
+        norm=settings.norm,
+        bound=settings.bound,
+        steps=settings.steps,
+        confidence=confidence,
+        seed=seed,
+    )
+    manifest["figures"] = _figures(outcomes, len(skipped))
+    manifest["images"] = [outcome.to_dict() for outcome in outcomes]
+    manifest["skipped"] = [{"path": printable(one.path), "reason": one.reason} for one in skipped]
+    result = Fooled(
+        values=np.stack([view for _, view in found]).astype(np.float32),
+        manifest=manifest,
+        originals=[one.view for one, _ in found],
+        images=[one.with_view(view) for one, view in found],
+        outcomes=outcomes,
+    )
+    if stopped is not None:
+        manifest["incomplete"] = True
+        raise Interrupted(result) from stopped
+    return result
+
+
+def _settings(
+    method: str,
+    norm: str | None,
+    bound: float | None,
+    steps: int | None,
+    confidence: float,
+    seed: int,
+    shape: tuple[int, ...],
+) -> _Settings:
+    if method not in METHODS:
+        raise UsageError(f"method is one of {', '.join(METHODS)}; got {method!r}{near(str(method), METHODS)}")
+    norm = _NORM[method] if norm is None else norm
+    if norm not in NORMS:
+        raise UsageError(f"norm is l2 or linf; got {norm!r}")
+    if bound is None and method != "gradient":
+        bound = _LINF[method] if norm == "linf" else _L2_A_PIXEL * float(np.sqrt(np.prod(shape)))
+    if bound is not None and not bound >= 1:
+        raise UsageError(
+            f"a bound of {bound:g} grey levels leaves no 8-bit pixel to change; pixels are 0 to 255, give 1 or more"
+        )
+    if method == "fgsm" and steps not in (None, 1):
+        raise UsageError(f"fgsm is one step, got steps={steps}; method pgd takes several")
+    steps = _STEPS[method] if steps is None else steps
+    if steps < 1:
+        raise UsageError(f"steps must be at least 1, got {steps}")
+    if not 0 <= confidence <= 1:
+        raise UsageError(f"confidence is a probability, 0 to 1; got {confidence:g}")
+    return _Settings(method, norm, bound, steps, confidence, seed)
+
+
+def _frames(net: Network, images: Sequence[Any]) -> tuple[list[Frame], list[str], list[Skipped]]:
+    """What can be read; of several images, the others with the reason."""
+    frames: list[Frame] = []
+    names: list[str] = []
+    skipped: list[Skipped] = []
+    for number, image in enumerate(images):
+        try:
+            whole = read(image, limits=net.limits)
+            note_view(net.preprocessing, whole)
+            made = frame(net.preprocessing, whole)
+            net.check_size(made.view.shape[:2])
+            frames.append(made)
+        except ImageRejected as error:
+            if len(images) == 1:
+                raise
+            skipped.append(refusal(image, number, error))
+        else:
+            names.append(printable(source_name(image, number)))
+    if not frames:
+        told = "; ".join(map(str, skipped[:3]))
+        raise ImageRejected(f"none of the {len(images)} images could be used ({told})")
+    shapes = {one.view.shape for one in frames}
+    if len(shapes) > 1:
+        raise UsageError(
+            f"the images have {len(shapes)} different sizes and this network keeps each image's own"
+            + ways("give --size WIDTHxHEIGHT", "give one image at a time")
+        )
+    return frames, names, skipped
+
+
+class _Batch:
+    """Some images, attacked together."""
+
+    def __init__(
+        self,
+        net: Network,
+        frames: Sequence[Frame],
+        names: Sequence[str],
+        target: int | None,
+        settings: _Settings,
+    ) -> None:
+        self._net, self._settings = net, settings
+        self._names = names
+        recipe = net.preprocessing
+        start = to_planes(recipe, np.stack([one.view for one in frames]))
+        self._before = net.probabilities(recipe.normalise(to_pictures(start)))
+        order = np.argsort(-self._before, axis=1, kind="stable")
+        self._from = order[:, 0]
+        targets = order[:, min(1, order.shape[1] - 1)] if target is None else np.full(len(start), target)
+        self._targets = targets.astype(np.int64)
+        # An image that is the target already is left as it is.
+        self._open = np.flatnonzero(self._from != self._targets)
+        moves = None
+        if any(one.moves is not None for one in frames):
+            h, w = start.shape[1:3]
+            every = np.ones((h, w), bool)
+            known = [every if one.moves is None else one.moves for one in frames]
+            moves = np.stack(known)[self._open]
+        budget = Budget(settings.norm, settings.bound)
+        self.start = start
+        self.attack = Attack(
+            net, start[self._open], self._targets[self._open], budget, settings.confidence, moves
+        )
+
+    def run(self, first: int) -> Iterator[int]:
+        """Take the steps; yields how many were taken.
+
+        first   the number of the first image among all: each starts by the seed and its own number
+        """
+        s, pixels = self._settings, float(np.sqrt(np.prod(self.start.shape[1:])))
+        if not len(self._open):
+            return
+        if s.method == "gradient":
+            yield from self.attack.walk(s.steps, _LINF_STEP if s.norm == "linf" else _STEP_A_PIXEL * pixels)
+            return
+        assert s.bound is not None
+        if s.method == "fgsm":
+            yield from self.attack.climb(1, s.bound, None)
+            return
+
+        numbers = first + np.arange(len(self.start))[self._open]
+
+        def draw(i: int, shape: tuple[int, ...]) -> np.ndarray:
+            number = int(numbers[i])
+            random = np.random.default_rng([s.seed, number] if number else s.seed)
+            return random.uniform(-1, 1, shape) if s.norm == "linf" else random.standard_normal(shape)
+
+        yield from self.attack.climb(s.steps, _OVERSHOOT * s.bound / s.steps, draw)
+
+    def finish(self) -> tuple[np.ndarray, list[Outcome]]:
+        """The views so far, (n, h, w, 3) uint8, and what became of each image."""
+        planes = self.start.copy()
+        planes[self._open] = self.attack.found
+        views = to_pictures(planes).astype(np.uint8)
+        # Measured afresh, on what is saved.
+        after = self._net.probabilities(self._net.preprocessing.normalise(views))
+        steps = np.zeros(len(planes), np.int64)
+        steps[self._open] = self.attack.steps
+        net = self._net
+        outcomes = []
+        for i, name in enumerate(self._names):
+            source, aim, top = int(self._from[i]), int(self._targets[i]), int(np.argmax(after[i]))
+            change = planes[i] - self.start[i]
+            outcomes.append(
+                Outcome(
+                    name=name,
+                    source=source,
+                    source_label=net.label(source),
+                    source_before=float(self._before[i, source]),
+                    source_after=float(after[i, source]),
+                    target=aim,
+                    target_label=net.label(aim),
+                    target_before=float(self._before[i, aim]),
+                    target_after=float(after[i, aim]),
+                    top=top,
+                    top_label=net.label(top),
+                    top_after=float(after[i, top]),
+                    already=source == aim,
+                    fooled=top == aim != source and float(after[i, aim]) >= self._settings.confidence,
+                    steps=int(steps[i]),
+                    l2=float(np.sqrt((change.astype(np.float64) ** 2).sum())),
+                    linf=float(np.abs(change).max()),
+                    rms=float(np.sqrt((change.astype(np.float64) ** 2).mean())),
+                    changed=float((change != 0).mean()),
+                )
+            )
+        return views, outcomes
+
+
+def _figures(outcomes: Sequence[Outcome], skipped: int) -> dict[str, Any]:
+    tried = [one for one in outcomes if not one.already]
+    fooled = [one for one in tried if one.fooled]
+
+    def middle(name: str) -> float | None:
+        return float(np.median([getattr(one, name) for one in fooled])) if fooled else None
+
+    return {
+        "images": len(outcomes),
+        "already": len(outcomes) - len(tried),
+        "fooled": len(fooled),
+        "success_rate": len(fooled) / len(tried) if tried else None,
+        "skipped": skipped,
+        "median_l2": middle("l2"),
+        "median_linf": middle("linf"),
+        "median_rms": middle("rms"),
+        "median_steps": middle("steps"),
+    }

@@ -1,0 +1,249 @@
+"""Style transfer: the content of one picture in the style of others."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from onnxviz.errors import UsageError
+from onnxviz.network import ImageLike, Network
+from onnxviz.objectives import tv as total_variation
+from onnxviz.optimise import Adam, Fourier, Machine, Pixels
+from onnxviz.optimise.shot import Watch, unwatched
+from onnxviz.progress import Progress, silent
+from onnxviz.provenance import recorded
+from onnxviz.synthesis import style_colour
+from onnxviz.synthesis.feature_maps import fitting, sizes_of
+from onnxviz.synthesis.made import rounded
+from onnxviz.synthesis.painting import (
+    Easel,
+    Painting,
+    fitted,
+    keeping,
+    noise_about,
+    read_picture,
+    resized,
+)
+from onnxviz.synthesis.style_layers import content_layer, style_layers
+from onnxviz.synthesis.style_terms import Weighted, checked_gram, content_terms, style_terms
+from onnxviz.synthesis.texture_gram import POWER
+
+_LONGEST = 512  # of what is made, where no size is asked for
+_LEAST = 128  # shorter sides than this are no coarse resolution worth beginning at
+_NOISE = 0.1
+# Where a style's share of the loss is in balance with the content's. The means, nearly all of an uncentred matrix, are
+# soon right; what is left of the error is then a tenth of the centred one's.
+_WEIGHTS = {"uncentred": 100.0, "centred": 10.0}
+Layers = Sequence[str] | Mapping[str, float] | None
+
+
+@recorded
+def style(
+    net: Network,
+    content: ImageLike,
+    styles: ImageLike | Sequence[ImageLike],
+    *,
+    style_weights: Sequence[float] | None = None,
+    layers: Layers = None,
+    content_layers: Layers = None,
+    content_weight: float = 1.0,
+    style_weight: float | None = None,
+    gram: str = "uncentred",
+    tv: float = 0.05,
+    start: str | ImageLike = "content",
+    size: int | tuple[int, int] | None = None,
+    style_scale: float = 1.0,
+    steps: int = 150,
+    scales: int = 2,
+    colour: str = "style",
+    optimiser: str = "lbfgs",
+    rate: float = 0.03,
+    spectrum: bool = True,
+    seed: int = 0,
+    progress: Progress = silent,
+    watch: Watch = unwatched,
+) -> Painting:
+    """Paint the content of one picture in the style of others.
+
+    Gatys, Ecker & Bethge 2016, "Image style transfer using convolutional neural networks": the content is a layer's
+    activations, the style the Gram matrices of several. Every term is a share of what it is compared with, so that the
+    same weights do for any network and layer.
+
+    content          (H, W, 3) uint8, a path or a PIL image
+    styles           one such picture, or several, mixed by `style_weights`
+    layers           of the style: names, or {name: weight}; None: `style_layers`
+    content_layers   the same for the content; None: `content_layer`
+    content_weight, style_weight, tv   of the terms; a style weight of None is 100, or 10 with centred matrices; tv is
+                     total variation, black to white being 1
+    gram             Gram matrices 'uncentred', as in the paper, or 'centred': of activations measured from the styles'
+                     means, which heeds colours less and what belongs together more (`objectives.likeness.texture`)
+    start            'content', 'noise', or a picture
+    size             the longer side of the result in pixels, or (height, width); None: the content's own, up to 512
+    style_scale      the styles' longer side, as a share of the result's: smaller makes finer strokes
+    steps            evaluations of value and gradient at each resolution
+    scales           resolutions, each twice the one before; the last is `size`
+    colour           'style': as painted; 'luminance': only light and dark are painted, the colours are the content's;
+                     'histogram': the styles are given the content's colours first (both: arXiv:1606.05897)
+    optimiser        'lbfgs', or 'adam' with `rate`
+    spectrum         the optimiser moves the picture's spectrum; False: its pixels, as in the paper
+    watch            called at every step
+    returns          Painting: values (h, w, 3) float32, 0 to 1; figures: the loss before and after, and each term
+    raises           UnknownLayer, UsageError, ImageRejected (a style of one colour, a picture that is too small),
+                     ModelUnsuitable; GradientNotFinite and, on Ctrl-C, Interrupted, both with what was done so far
+    """
+    weight = _WEIGHTS[checked_gram(gram)] if style_weight is None else style_weight
+    _check(steps, scales, optimiser, style_scale, (content_weight, weight, tv))
+    adam = Adam(rate)
+    style_colour.checked(colour)
+    pictures = list(styles) if isinstance(styles, (list, tuple)) else [styles]
+    if not pictures:
+        raise UsageError("no style picture was given; expected at least one")
+    shares = [1.0] * len(pictures) if style_weights is None else list(style_weights)
+    if len(shares) != len(pictures):
+        raise UsageError(f"{len(shares)} style weights were given for {len(pictures)} style pictures")
+    paints, subjects = (
+        Weighted.of(net, layers, [] if layers else style_layers(net), "style layers"),
+        Weighted.of(net, content_layers, [] if content_layers else [content_layer(net)], "content layers"),
+    )
+    photo = read_picture(net, content)
+    wanted = fitted(photo.shape, size, _LONGEST)
+    models = [read_picture(net, picture) for picture in pictures]
+    photo, models, finish = _coloured(colour, photo, models)
+    first = _start(net, start, photo, seed)
+    admissible = sizes_of(net, [*paints.names, *subjects.names])
+    sizes = list(dict.fromkeys(admissible.nearest(one) or one for one in _resolutions(wanted, scales)))
+    run: dict[str, Any] = {"machine": None, "losses": [], "terms": {}, "resolutions": []}
+
+    def result() -> Painting | None:
+        if not run["losses"]:
+            return None
+        manifest = net.manifest(
+            "style",
+            style_weights=shares,
+            layers=dict(paints.weights),
+            content_layers=dict(subjects.weights),
+            content_weight=content_weight,
+            style_weight=weight,
+            gram=gram,
+            tv=tv,
+            start=start if isinstance(start, str) and start in ("content", "noise") else "picture",
+            size=list(wanted),
+            style_scale=style_scale,
+            steps=steps,
+            scales=scales,
+            colour=colour,
+            optimiser=optimiser,
+            rate=rate if optimiser == "adam" else None,
+            spectrum=spectrum,
+            seed=seed,
+        )
+        manifest["figures"] = _figures(run)
+        return Painting(values=finish(resized(run["machine"].pictures()[0], wanted)), manifest=manifest)
+
+    easel = Easel(steps * len(sizes), progress, watch)
+    with keeping(result):
+        picture = first
+        for place, at in enumerate(sizes):
+            sight = resized(photo, at).clip(0, 1)
+            longer = max(1, round(max(at) * style_scale))
+            seen = [resized(model, fitted(model.shape, longer, longer)).clip(0, 1) for model in models]
+            seen = [fitting(admissible, one) for one in seen]
+            objective = style_terms(net, list(zip(seen, shares, strict=True)), paints, weight, gram=gram)
+            if content_weight:
+                objective = objective + content_terms(net, sight, subjects, content_weight)
+            if tv:
+                objective = objective - tv * total_variation()
+            machine = Machine(
+                net,
+                objective,
+                size=at,
+                parametrise=Fourier(power=POWER) if spectrum else Pixels(),
+                optimiser=adam if optimiser == "adam" else None,
+            )
+            begin = picture if picture is not None else noise_about([0.5] * 3, at, _NOISE, seed)
+            begin = resized(begin, at).clip(0, 1)[None]
+            way = machine.lbfgs if optimiser == "lbfgs" else machine.run
+            run["losses"], run["resolutions"] = [], [*run["resolutions"], list(at)]
+            for step in easel.follow(
+                way(steps, seed=seed + place, start=begin), lambda p: finish(resized(p, wanted))
+            ):
+                run["machine"] = machine
+                _note(run, step)
+            picture = machine.pictures()[0]
+            easel.done = steps * (place + 1)  # L-BFGS may have ended earlier
+    found = result()
+    assert found is not None
+    return found
+
+
+def _note(run: dict[str, Any], step: Any) -> None:
+    """The loss of this step, and its terms where it is the least."""
+    run["losses"].append(-float(step.value[0]))
+    if run["losses"][-1] <= min(run["losses"]):
+        run["terms"] = {name: rounded(-float(value[0])) for name, value in step.terms.items()}
+
+
+def _figures(run: Mapping[str, Any]) -> dict[str, Any]:
+    losses = run["losses"]
+    return {
+        "resolutions": run["resolutions"],
+        "steps_done": len(losses),
+        "loss_start": rounded(losses[0]),
+        "loss": rounded(min(losses)),
+        "loss_last": rounded(losses[-1]),
+        "loss_by_term": run["terms"],
+    }
+
+
+def _coloured(
+    colour: str, photo: np.ndarray, models: list[np.ndarray]
+) -> tuple[np.ndarray, list[np.ndarray], Callable[[np.ndarray], np.ndarray]]:
+    """Content and styles as they are worked with, and what is done to the painting at the end."""
+    if colour == "luminance":
+        grey = style_colour.luminance(photo)
+        light = [style_colour.matched_light(style_colour.luminance(model), grey) for model in models]
+        return (
+            grey,
+            light,
+            lambda painted: style_colour.with_colours_of(
+                painted, resized(photo, painted.shape[:2]).clip(0, 1)
+            ),
+        )
+    if colour == "histogram":
+        models = [style_colour.matched_colours(model, photo) for model in models]
+    return photo, models, lambda painted: painted.clip(0, 1)
+
+
+def _start(net: Network, start: str | ImageLike, photo: np.ndarray, seed: int) -> np.ndarray | None:
+    """The picture to start from; None: noise."""
+    if isinstance(start, str) and start in ("content", "noise"):
+        return photo if start == "content" else None
+    return read_picture(net, start)
+
+
+def _resolutions(wanted: tuple[int, int], scales: int) -> list[tuple[int, int]]:
+    """(height, width) from coarse to fine; those with a side under `_LEAST` pixels are left out."""
+    found = [
+        (round(wanted[0] / 2**k), round(wanted[1] / 2**k))
+        for k in range(scales - 1, 0, -1)
+        if min(wanted) / 2**k >= _LEAST
+    ]
+    return [*found, wanted]
+
+
+def _check(
+    steps: int, scales: int, optimiser: str, style_scale: float, weights: tuple[float, float, float]
+) -> None:
+    if steps < 1 or scales < 1:
+        raise UsageError(f"steps {steps}, scales {scales}: expected 1 or more of each")
+    if optimiser not in ("lbfgs", "adam"):
+        raise UsageError(f"optimiser {optimiser!r}: expected lbfgs or adam")
+    if not 0.05 <= style_scale <= 4:
+        raise UsageError(f"style_scale {style_scale:g}: expected 0.05 to 4")
+    if not all(np.isfinite(weight) and weight >= 0 for weight in weights) or not weights[1]:
+        raise UsageError(
+            f"content weight {weights[0]:g}, style weight {weights[1]:g}, tv {weights[2]:g}: expected numbers of 0 or "
+            "more, and a style weight over 0"
+        )

@@ -1,0 +1,305 @@
+"""Training a feed-forward style network against the perceptual loss of any ONNX network."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from onnxviz.errors import ImageRejected, MissingDependency, RuntimeFailed, UsageError
+from onnxviz.features.stream import refusal, source_name, sources
+from onnxviz.image.decode import decode
+from onnxviz.image.folder import Skipped
+from onnxviz.image.io import read
+from onnxviz.interrupted import Interrupted
+from onnxviz.limits import Limits
+from onnxviz.network import ImageLike, Images, Network
+from onnxviz.progress import Progress, silent
+from onnxviz.provenance import recorded
+from onnxviz.synthesis.style_terms import checked_gram
+from onnxviz.synthesis.style_trained import Sample, StyleTrained
+from onnxviz.text import printable
+
+if TYPE_CHECKING:
+    import onnx
+
+    from onnxviz.stylenet.network import StyleNetwork
+
+_EPOCHS, _FEWEST_STEPS = 2, 2000
+_BATCH, _RATE, _WIDTH, _BLOCKS = 4, 1e-3, 32, 5
+_STYLE, _CONTENT, _COLOUR, _TV = {"uncentred": 10.0, "centred": 1.0}, 4.0, 1.0, 0.1  # as in `style`
+_SAMPLES = 3
+_WORST = 0.1  # grey levels by which the ONNX file may differ from torch
+
+
+@recorded
+def style_train(
+    net: Network,
+    style: ImageLike,
+    images: Images,
+    *,
+    style_layers: Sequence[str] | Mapping[str, float] | None = None,
+    content_layers: Sequence[str] | Mapping[str, float] | None = None,
+    style_weight: float | None = None,
+    gram: str = "uncentred",
+    content_weight: float = _CONTENT,
+    colour_weight: float = _COLOUR,
+    tv_weight: float = _TV,
+    style_size: int | None = None,
+    steps: int | None = None,
+    batch: int = _BATCH,
+    rate: float = _RATE,
+    width: int = _WIDTH,
+    blocks: int = _BLOCKS,
+    seed: int = 0,
+    progress: Progress = silent,
+) -> StyleTrained:
+    """A network that paints any picture in the style of one, as an ONNX model.
+
+    Johnson, Alahi & Fei-Fei 2016, arXiv:1603.08155, with instance normalisation and nearest-neighbour upsampling. torch
+    moves the weights; the perceptual loss and its gradient by the painted picture come from the gradient graph of
+    `net`, so any network in ONNX form will do. Losses are relative errors (`style_loss`): weights do not depend on how
+    large a network's activations are.
+
+    net              what measures style and content; pictures are shown to it at its own size (`load(size=)`)
+    style            the picture whose style it is
+    images           a folder or list of pictures to learn on; square crops, drawn from the seed
+    style_layers     names, or {name: weight}; None: one at each stride (`style_layers`)
+    content_layers   likewise; None: the middle layer at stride 8
+    style_weight     None: 10, or 1 with centred matrices
+    gram             Gram matrices 'uncentred', as in the paper, or 'centred' on the style's means (`style`)
+    style_size       the style picture's longer side in pixels when it is measured; None: the size of the crops
+    colour_weight    of the style's own colours (mean and covariance), which light networks hardly see; 0: layers only
+    tv_weight        of the squared differences of neighbouring pixels, which smooths
+    steps            None: two passes over the pictures, at least 2000
+    batch, rate      pictures a step, and Adam's learning rate
+    width, blocks    channels of the first layer, and residual blocks
+    returns          StyleTrained: the model, its values the losses (steps, 3): total, style, content
+    raises           MissingDependency without torch, UsageError, ImageRejected, UnknownLayer, ModelUnsuitable,
+                     UnsupportedOperator, GradientNotFinite, RuntimeFailed where the file disagrees with torch;
+                     Interrupted on Ctrl-C, with the network so far
+    """
+    try:
+        import torch
+    except ImportError as error:
+        raise MissingDependency("training needs torch: pip install 'onnxviz[torch]'") from error
+    from onnxviz.stylenet import training
+    from onnxviz.synthesis.style_loss import PerceptualLoss
+
+    style_weight = _STYLE[checked_gram(gram)] if style_weight is None else style_weight
+    for name, number in (("steps", steps), ("batch", batch), ("width", width)):
+        if number is not None and number < 1:
+            raise UsageError(f"{name} must be at least 1, got {number}")
+    if blocks < 0 or not rate > 0 or not min(style_weight, content_weight, colour_weight, tv_weight) >= 0:
+        raise UsageError("blocks and weights are 0 or more, and the learning rate is over 0")
+    size = net.size
+    if min(size) < 16:
+        raise UsageError(
+            f"crops of {size[1]}×{size[0]} pixels are too small to train on: give --size 64 or more"
+        )
+    listing = sources(images).require()
+    pictured = _scaled(read(style, limits=net.limits), style_size or max(size))
+    loss = PerceptualLoss(
+        net,
+        pictured / np.float32(255),
+        style_names=style_layers,
+        content_names=content_layers,
+        gram=gram,
+        style_weight=style_weight,
+        content_weight=content_weight,
+        colour_weight=colour_weight,
+    )
+    wanted = steps or max(_FEWEST_STEPS, -(-_EPOCHS * len(listing.images) // batch))
+    crops = _Crops(listing.images, size, seed, net.limits)
+    network = training.fresh(width, blocks, seed)
+    losses: list[tuple[float, float, float]] = []
+    stopped = False
+    try:
+        for step in training.train(
+            network, crops.batches(batch), loss, steps=wanted, rate=rate, tv=tv_weight
+        ):
+            losses.append((step.total, *loss.parts))
+            progress(step.index + 1, wanted, "steps")
+    except KeyboardInterrupt:
+        if not losses:
+            raise
+        stopped = True
+    model = _finished(network, net, printable(source_name(style, 0)))
+    difference = _compare(network, model, crops.first)
+    manifest = net.manifest(
+        "style-train",
+        style=printable(source_name(style, 0)),
+        style_size=list(pictured.shape[:2]),
+        size=list(size),
+        style_layers=dict(loss.style.weights),
+        content_layers=dict(loss.content.weights),
+        style_weight=style_weight,
+        gram=gram,
+        content_weight=content_weight,
+        colour_weight=colour_weight,
+        tv_weight=tv_weight,
+        steps=wanted,
+        batch=batch,
+        rate=rate,
+        width=width,
+        blocks=blocks,
+        seed=seed,
+    )
+    manifest["versions"]["torch"] = str(torch.__version__)
+    manifest["figures"] = _figures(losses, crops, len(listing.images), difference)
+    skipped = [*listing.skipped, *crops.skipped.values()]
+    manifest["skipped"] = [{"path": printable(one.path), "reason": one.reason} for one in skipped]
+    result = StyleTrained(
+        values=np.array(losses, np.float32),
+        manifest=manifest,
+        model=model,
+        style=pictured,
+        samples=_samples(model, crops),
+    )
+    if stopped:
+        manifest["incomplete"] = True
+        raise Interrupted(result)
+    return result
+
+
+def _scaled(picture: np.ndarray, longest: int) -> np.ndarray:
+    """A picture (H, W, 3) uint8 made smaller to a longer side."""
+    from PIL import Image
+
+    factor = longest / max(picture.shape[:2])
+    if factor >= 1:
+        return picture
+    size = max(1, round(picture.shape[1] * factor)), max(1, round(picture.shape[0] * factor))
+    return np.asarray(Image.fromarray(picture).resize(size, Image.Resampling.LANCZOS))
+
+
+class _Crops:
+    """Endless batches of crops: each picture once a round, in another order every round.
+
+    first     the first pictures, for samples
+    skipped   what cannot be read, by its place
+    """
+
+    def __init__(self, images: Sequence[Any], size: tuple[int, int], seed: int, limits: Limits) -> None:
+        self._images, self._size, self._seed, self._limits = images, size, seed, limits
+        self.skipped: dict[int, Skipped] = {}
+        self.first: list[np.ndarray] = []
+        self.shown = 0
+
+    def batches(self, count: int) -> Iterator[np.ndarray]:
+        """(count, h, w, 3) uint8."""
+        crops = self._crops()
+        while True:
+            made = np.stack(list(itertools.islice(crops, count)))
+            if not self.first:
+                self.first = list(made)
+            self.shown += len(made)
+            yield made
+
+    def _drawn(self) -> Iterator[tuple[int, np.ndarray]]:
+        """Places of pictures, and three numbers of 0 to 1 that say which crop; drawn here, in order, not in threads."""
+        random = np.random.default_rng(self._seed)
+        while len(self.skipped) < len(self._images):
+            for place in random.permutation(len(self._images)).tolist():
+                yield place, random.random(3)
+
+    def _crops(self) -> Iterator[np.ndarray]:
+        def crop(item: tuple[int, np.ndarray]) -> np.ndarray:
+            return self._crop(read(self._images[item[0]], limits=self._limits), item[1])
+
+        for (place, _), found in decode(self._drawn(), crop, workers=2, ahead=8):
+            if isinstance(found, ImageRejected):
+                self.skipped.setdefault(place, refusal(self._images[place], place, found))
+                if len(self.skipped) == len(self._images):
+                    break
+            else:
+                yield found
+        told = "; ".join(map(str, itertools.islice(self.skipped.values(), 3)))
+        raise ImageRejected(f"none of the {len(self._images)} images could be read ({told})")
+
+    def _crop(self, picture: np.ndarray, drawn: np.ndarray) -> np.ndarray:
+        """At least half of what fits into the picture, at the size of training."""
+        from PIL import Image
+
+        height, width = self._size
+        fits = min(picture.shape[0] / height, picture.shape[1] / width) * (0.5 + 0.5 * drawn[0])
+        h, w = max(1, int(height * fits)), max(1, int(width * fits))
+        top, left = (
+            int(d * (side - n + 1)) for d, side, n in zip(drawn[1:], picture.shape, (h, w), strict=False)
+        )
+        part = Image.fromarray(np.ascontiguousarray(picture[top : top + h, left : left + w]))
+        return np.asarray(part.resize((width, height), Image.Resampling.LANCZOS))
+
+
+def _finished(network: StyleNetwork, net: Network, style: str) -> onnx.ModelProto:
+    """The ONNX model, which says itself how pictures become its input and where it comes from."""
+    from onnx import helper
+
+    from onnxviz.graph import metadata
+    from onnxviz.image.preprocess import PRESETS
+    from onnxviz.stylenet.onnx_form import to_onnx
+
+    model = to_onnx(network)
+    props: dict[str, str] = {}
+    recipe = replace(PRESETS["raw"], size=None)
+    about = metadata.Metadata(
+        preprocessing=recipe.to_dict(), source=f"onnxviz style-train: {style}, loss of {net.name}"
+    )
+    metadata.write(props, about)
+    helper.set_model_props(model, props)
+    return model
+
+
+def _compare(network: StyleNetwork, model: onnx.ModelProto, pictures: Sequence[np.ndarray]) -> float:
+    """The largest difference of torch and ONNX Runtime, in grey levels, at two sizes and batches.
+
+    raises   RuntimeFailed where it is visible
+    """
+    import onnx_ir as ir
+
+    from onnxviz.runtime.ort import compile
+    from onnxviz.stylenet.training import paint
+
+    program = compile(ir.from_proto(model), provider="cpu", own=())
+    worst = 0.0
+    for part in (np.stack(pictures[:2]), pictures[0][None, : pictures[0].shape[0] - 3, 5:]):
+        x = part.transpose(0, 3, 1, 2).astype(np.float32)
+        found = program({"image": x}, ["styled"])["styled"]
+        expected = paint(network, part)
+        if found.shape != expected.shape:
+            raise RuntimeFailed(f"the file gives {found.shape} for {x.shape}, torch {expected.shape}")
+        worst = max(worst, float(np.abs(found - expected).max()))
+    if not worst <= _WORST:
+        raise RuntimeFailed(
+            f"the file differs from torch by {worst:.3g} grey levels of 255; this is a bug in onnxviz, please report it"
+        )
+    return worst
+
+
+def _samples(model: onnx.ModelProto, crops: _Crops) -> list[Sample]:
+    """A few of the pictures it learned on, and how it paints them."""
+    from onnxviz.opening import load
+    from onnxviz.synthesis.style_apply import style_apply
+
+    opened = load(model, provider="cpu")
+    return [Sample(picture, style_apply(opened, picture).image) for picture in crops.first[:_SAMPLES]]
+
+
+def _figures(
+    losses: Sequence[tuple[float, float, float]], crops: _Crops, images: int, difference: float
+) -> dict[str, Any]:
+    tenth = max(1, len(losses) // 10)
+    start, end = (np.mean(part, axis=0) for part in (losses[:tenth], losses[-tenth:]))
+    names = ("loss", "style_loss", "content_loss")
+    return {
+        "steps_done": len(losses),
+        "images": images,
+        "skipped": len(crops.skipped),
+        "crops_shown": crops.shown,
+        **{f"{name}_start": float(value) for name, value in zip(names, start, strict=True)},
+        **{f"{name}_end": float(value) for name, value in zip(names, end, strict=True)},
+        "onnx_difference": difference,
+    }

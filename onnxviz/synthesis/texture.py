@@ -1,0 +1,252 @@
+"""A larger image of the same texture: from a network's Gram matrices, or from pieces of the image itself."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from onnxviz._version import __version__
+from onnxviz.errors import ImageRejected, UsageError, near
+from onnxviz.image.fields import check_made
+from onnxviz.interrupted import Interrupted
+from onnxviz.limits import Limits
+from onnxviz.optimise.shot import Shot, Watch, unwatched
+from onnxviz.progress import Progress, silent
+from onnxviz.provenance import recorded
+from onnxviz.results import Result
+from onnxviz.synthesis import texture_nearest, texture_quilt
+from onnxviz.synthesis.texture_nearest import Growth
+from onnxviz.synthesis.texture_quilt import Quilt
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from onnxviz.network import ImageLike, Network
+
+METHODS = ("gram", "nearest", "quilt")
+# `nearest` compares each pixel with every window of the source: a larger picture gives its middle, which shows the
+# texture as well and takes seconds instead of hours.
+_MOST = {"nearest": 128, "quilt": 1024}
+_LONGEST = {"nearest": 256, "quilt": 1024}  # of the texture, where no size is asked for
+_OWN = {
+    "gram": ("layers", "gram", "steps"),
+    "nearest": ("window", "tolerance", "evenness"),
+    "quilt": ("block", "overlap", "tolerance", "evenness"),
+}
+
+
+@dataclass
+class Texture(Result):
+    """A texture made from pieces of an image.
+
+    values   (h, w, 3) float32, 0 to 1
+    source   (H, W, 3) uint8, what it was made from
+    origin   (h, w, 2) int32, the row and column of the source that each pixel was taken from; −1 where nothing is yet
+    """
+
+    source: np.ndarray = field(repr=False)
+    origin: np.ndarray = field(repr=False)
+
+    @property
+    def image(self) -> np.ndarray:
+        """(h, w, 3) uint8."""
+        assert self.values is not None
+        return np.rint(self.values * 255).astype(np.uint8)
+
+    def picture(self) -> Image.Image:
+        """The texture itself, in its own size."""
+        from PIL import Image
+
+        return Image.fromarray(self.image)
+
+
+@recorded
+def texture(
+    net: Network | None,
+    image: ImageLike,
+    method: str = "gram",
+    *,
+    size: int | tuple[int, int] | None = None,
+    layers: Sequence[str] | None = None,
+    gram: str | None = None,
+    steps: int | None = None,
+    window: int | None = None,
+    block: int | None = None,
+    overlap: int | None = None,
+    tolerance: float | None = None,
+    evenness: float | None = None,
+    seed: int = 0,
+    limits: Limits | None = None,
+    progress: Progress = silent,
+    watch: Watch = unwatched,
+) -> Result:
+    """An image of any size with the texture of another.
+
+    net         the network whose Gram matrices are matched; `nearest` and `quilt` need none (None)
+    image       (H, W, 3) uint8, a path or a PIL image, in its own size
+    method      'gram': Gatys, Ecker & Bethge 2015, arXiv:1505.07376 (`texture_gram`); 'nearest': Efros & Leung 1999,
+                pixel by pixel (`texture_nearest`), from the middle 128×128 pixels of a larger image; 'quilt': Efros &
+                Freeman 2001, block by block (`texture_quilt`)
+    size        side in pixels, or (height, width); None: twice the image, its longer side up to 256 pixels
+                (quilt: 1024); of gram 256×256
+    layers, gram, steps                    of gram
+    window, tolerance, evenness            of nearest
+    block, overlap, tolerance, evenness    of quilt
+    limits      of the image, where there is no network; a network has its own
+    watch       called after each step, for animations; of nearest and quilt the value is the share that is known
+    returns     a Result whose picture is the texture: values (h, w, 3) float32, 0 to 1
+    raises      UsageError, ImageRejected; Interrupted on Ctrl-C, with what was made so far
+    """
+    if method not in METHODS:
+        raise UsageError(f"method is one of {', '.join(METHODS)}; got {method!r}{near(str(method), METHODS)}")
+    given = {
+        "layers": layers,
+        "gram": gram,
+        "steps": steps,
+        "window": window,
+        "block": block,
+        "overlap": overlap,
+        "tolerance": tolerance,
+        "evenness": evenness,
+    }
+    options: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    for name in options:
+        if name not in _OWN[method]:
+            of = " and ".join(other for other in METHODS if name in _OWN[other])
+            raise UsageError(
+                f"{name} belongs to {of}, not to {method}, which takes {', '.join(_OWN[method])}"
+            )
+    wanted = _size(size)
+    if method == "gram":
+        if net is None:
+            raise UsageError("method gram needs a network; nearest and quilt work without one")
+        from onnxviz.synthesis.texture_gram import gram_texture
+
+        return gram_texture(net, image, size=wanted, seed=seed, progress=progress, watch=watch, **options)
+    limits = net.limits if net is not None else limits or Limits()
+    return _pieces(net, image, method, wanted, options, seed, limits, progress, watch)
+
+
+def _size(size: int | tuple[int, int] | None) -> tuple[int, int] | None:
+    if size is None:
+        return None
+    height, width = (size, size) if isinstance(size, int) else size
+    if min(height, width) < 3:
+        raise UsageError(f"a texture has at least 3 pixels each way, got {width}×{height} (width × height)")
+    check_made(height, width)
+    return int(height), int(width)
+
+
+def _pieces(
+    net: Network | None,
+    image: ImageLike,
+    method: str,
+    size: tuple[int, int] | None,
+    options: dict[str, Any],
+    seed: int,
+    limits: Limits,
+    progress: Progress,
+    watch: Watch,
+) -> Texture:
+    """`nearest` or `quilt`, with progress and what is left of an interrupted run."""
+    from onnxviz.image.io import read
+
+    whole = read(image, limits=limits)
+    source, piece = _middle(whole, _MOST[method])
+    if min(source.shape[:2]) < 5:
+        raise ImageRejected(
+            f"an image of {whole.shape[1]}×{whole.shape[0]} pixels shows no texture: give one of at least 5 each way"
+        )
+    size = size or _twice(whole, _LONGEST[method])
+    options = _settled(method, source, options)
+    make = texture_nearest.grow if method == "nearest" else texture_quilt.quilt
+    made: Iterator[Growth | Quilt] = make(source, size, seed=seed, **options)
+    what = "pixels" if method == "nearest" else "blocks"
+    last: Growth | Quilt | None = None
+    stopped = False
+    began = time.perf_counter()
+    try:
+        for index, last in enumerate(made):
+            progress(last.done, last.total, what)
+            seconds = time.perf_counter() - began
+            watch(Shot(index, None, last.done / last.total, {}, seconds, last.image.copy))
+    except KeyboardInterrupt:
+        if last is None:
+            raise
+        stopped = True
+    assert last is not None
+    manifest = _manifest(net, method=method, size=size, source=piece, seed=seed, **options)
+    if source.shape != whole.shape:
+        manifest["warnings"].append(
+            f"the source has {whole.shape[1]}×{whole.shape[0]} pixels: method {method} uses its middle "
+            f"{source.shape[1]}×{source.shape[0]}; crop or scale it yourself for another part"
+        )
+    manifest["figures"] = _figures(last, source)
+    manifest["limits"] = limits.to_dict()
+    result = Texture(values=_shown(last), manifest=manifest, source=source, origin=last.origin)
+    if stopped:
+        manifest["incomplete"] = True
+        raise Interrupted(result)
+    return result
+
+
+def _settled(method: str, source: np.ndarray, options: dict[str, Any]) -> dict[str, Any]:
+    """What was left to the method."""
+    if method == "nearest":
+        settled = {"tolerance": texture_nearest.TOLERANCE, "evenness": texture_nearest.EVENNESS, **options}
+        return {"window": texture_nearest.default_window(source), **settled}
+    block, overlap = texture_quilt.sides(source, options.get("block"), options.get("overlap"))
+    settled = {"tolerance": texture_quilt.TOLERANCE, "evenness": texture_quilt.EVENNESS, **options}
+    return {**settled, "block": block, "overlap": overlap}
+
+
+def _middle(image: np.ndarray, most: int) -> tuple[np.ndarray, dict[str, int]]:
+    """At most `most` pixels each way of the middle of an image, and where they lie."""
+    height, width = (min(length, most) for length in image.shape[:2])
+    top, left = (image.shape[0] - height) // 2, (image.shape[1] - width) // 2
+    piece = np.ascontiguousarray(image[top : top + height, left : left + width])
+    return piece, {"top": top, "left": left, "height": height, "width": width}
+
+
+def _twice(image: np.ndarray, longest: int) -> tuple[int, int]:
+    """Twice the image's size, its longer side at most `longest` pixels."""
+    factor = min(2.0, longest / max(image.shape[:2]))
+    return max(3, round(image.shape[0] * factor)), max(3, round(image.shape[1] * factor))
+
+
+def _shown(made: Growth | Quilt) -> np.ndarray:
+    """(h, w, 3) float32, 0 to 1."""
+    shown: np.ndarray = made.image.astype(np.float32) / np.float32(255)
+    return shown
+
+
+def _figures(made: Growth | Quilt, source: np.ndarray) -> dict[str, Any]:
+    known = made.origin[..., 0] >= 0
+    beside = known[:, 1:] & known[:, :-1]
+    together = (made.origin[:, 1:] - made.origin[:, :-1] == (0, 1)).all(axis=2)
+    places = made.origin[known].astype(np.int64) @ np.array([source.shape[1], 1])
+    return {
+        "done": made.done,
+        "total": made.total,
+        # How much of the texture stands beside its own neighbour of the source, and of the source is seen in it.
+        "copied_in_runs": float(together[beside].mean()) if beside.any() else 0.0,
+        "source_used": len(np.unique(places)) / (source.shape[0] * source.shape[1]),
+    }
+
+
+def _manifest(net: Network | None, **parameters: Any) -> dict[str, Any]:
+    """A network's manifest, or the same without one."""
+    if net is not None:
+        return net.manifest("texture", **parameters)
+    return {
+        "schema": "onnxviz.texture/1",
+        "technique": "texture",
+        "model": None,
+        "versions": {"onnxviz": __version__, "numpy": np.__version__},
+        "parameters": parameters,
+        "warnings": [],
+    }

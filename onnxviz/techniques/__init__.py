@@ -1,1 +1,0 @@
-"""One technique a file: a plain function of a network and arrays."""
