@@ -71,7 +71,8 @@ ROWS: Final = (
     _("InstanceNormalization", "normalisation", "map", "shape", channels="kept", negative="always"),
     _("GroupNormalization", "normalisation", "picture", "shape", channels="kept", negative="always"),
     _("LRN", "normalisation", "lrn", "shape", channels="kept", negative="as"),
-    _("LayerNormalization RMSNormalization", "normalisation", "trailing", "shape", negative="always"),
+    _("LayerNormalization RMSNormalization SimplifiedLayerNormalization", "normalisation", "trailing", "shape",
+      negative="always"),
     _("LpNormalization", "normalisation", "axis", "shape", negative="as"),
     _("MeanVarianceNormalization", "normalisation", "mean_variance", "shape", negative="always"),
     _("Softmax LogSoftmax Hardmax", "softmax", "softmax", "shape"),
@@ -140,15 +141,20 @@ ROWS: Final = (
     # --- shapes, control, signals ---
     _("Shape Size", "shape", "nothing"),
     _("ConstantOfShape", "constant", sizes=(0,)),
-    _("EyeLike RandomNormalLike RandomUniformLike Bernoulli", "random", "everything", "shape"),
-    _("Constant RandomNormal RandomUniform", "constant"),
+    _("RandomNormalLike RandomUniformLike Bernoulli", "random", "everything", "shape"),
+    _("RandomNormal RandomUniform Multinomial", "random"),
+    _("EyeLike", "constant", "everything", "shape"),
+    _("Constant", "constant"),
     _("Range", "constant", numbers=(0, 1, 2), sizes=(0, 1, 2)),
     _("OneHot", "constant", numbers=(1,), sizes=(1,)),
     _("If", "control flow", numbers=(0,)),
     _("Loop", "control flow", numbers=(0, 1), sizes=(0, 1)),
     _("Scan", "control flow"),
+    _("SequenceAt SequenceConstruct SequenceEmpty SequenceErase SequenceInsert SequenceLength", "sequence"),
+    _("ConcatFromSequence SplitToSequence Optional OptionalGetElement OptionalHasElement", "sequence"),
     _("DFT", "signal", sizes=(1,)),
     _("STFT", "signal"),
+    _("Det", "determinant"),
 )  # fmt: skip
 
 

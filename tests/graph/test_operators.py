@@ -75,6 +75,15 @@ def test_what_keeps_the_shape_does_so_by_the_inference_of_onnx(name):
     assert [d.dim_value for d in found.dim] == [2, 3, 4, 5]
 
 
+def test_the_page_of_operators_is_made_from_the_tables():
+    """`python tools/operators.py` writes it."""
+    pytest.importorskip("torch")
+    from tools.operators import PAGE, page
+
+    assert PAGE.read_text(encoding="utf-8") == page()
+    assert "unknown" not in page()
+
+
 # --- nobody else ----------------------------------------------------------------------------------
 
 #: Package files in which an operator may be spelled as a text, by the name of the most wide-spread; it only shrinks.
