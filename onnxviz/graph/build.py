@@ -21,19 +21,12 @@ from onnxviz.graph.analysis.dataflow import duplicate, lookup
 from onnxviz.graph.analysis.shapes import annotate
 from onnxviz.graph.expose import add_outputs
 from onnxviz.graph.naming import names
+from onnxviz.graph.operators import operators
 
 # Written the same, and meaning the same, from opset 7 (or where they first appear, if that is later) to the newest.
 # Not among them: Clip, Pad, Slice, Split, Squeeze, Unsqueeze, TopK, Resize, Softmax and the reductions, whose
 # attributes became inputs or whose meaning changed. MatMul with ones is a sum; Reshape does for Unsqueeze.
-PORTABLE = frozenset({
-    "Abs", "Add", "And", "ArgMax", "ArgMin", "AveragePool", "Cast", "Ceil", "Concat", "ConstantOfShape",
-    "Conv", "ConvTranspose", "Cos", "CumSum", "DepthToSpace", "Div", "Elu", "Equal", "Erf", "Exp", "Expand",
-    "EyeLike", "Flatten", "Floor", "Gather", "GatherElements", "Gemm", "GlobalAveragePool", "GlobalMaxPool",
-    "Greater", "HardSigmoid", "Identity", "InstanceNormalization", "IsNaN", "LRN", "LeakyRelu", "Less",
-    "Log", "MatMul", "Max", "MaxPool", "Min", "Mod", "Mul", "Neg", "Not", "OneHot", "Or", "PRelu", "Pow",
-    "Range", "Reciprocal", "Relu", "Reshape", "Round", "Selu", "Shape", "Sigmoid", "Sign", "Sin", "Size",
-    "Softplus", "Softsign", "SpaceToDepth", "Sqrt", "Sub", "Sum", "Tanh", "Tile", "Transpose", "Where"
-})  # fmt: skip
+PORTABLE = operators(lambda row: not row.changed)
 """Operators that a technique may append to a model of any opset. Of Gather, indices must not be negative."""
 
 Operand = Any  # ir.Value, a number, a list of numbers, an array, or None for an input left out

@@ -110,7 +110,7 @@ def _masks(
         (np.zeros(() if x is None else x.shape, dtype=bool) if mask is None else mask)
         for x, mask in zip(inputs, missing, strict=True)
     ]
-    if op in _POINTWISE or op == "Div":
+    if op in NUMPY or op == "Div":
         return [np.asarray(np.logical_or.reduce(np.broadcast_arrays(*marks)))]
     if op in ("Cast", "Identity"):
         return [marks[0]]
@@ -252,7 +252,8 @@ _RULES: dict[str, Callable[[list[Any], dict[str, Any]], Array | list[Array]]] = 
     "ReduceMin": _reducer(np.min),
 }
 _SOME_LEFT_OUT = {"Slice", "Split", "Squeeze", *(op for op in _RULES if op.startswith("Reduce"))}
-_POINTWISE: dict[str, Callable[..., Any]] = {
+#: Operators that work place by place, as NumPy has them.
+NUMPY: dict[str, Callable[..., Any]] = {
     "Add": np.add,
     "Sub": np.subtract,
     "Mul": np.multiply,
@@ -274,4 +275,4 @@ _POINTWISE: dict[str, Callable[..., Any]] = {
     "Min": lambda *xs: np.minimum.reduce(np.broadcast_arrays(*xs)),
     "Max": lambda *xs: np.maximum.reduce(np.broadcast_arrays(*xs)),
 }
-_RULES |= {op: _pointwise(function) for op, function in _POINTWISE.items()}
+_RULES |= {op: _pointwise(function) for op, function in NUMPY.items()}

@@ -12,8 +12,8 @@ from typing import Final
 
 from onnxviz.graph.checks.facts import Call, Sizes, Unsure
 from onnxviz.graph.checks.shapes import kernel_of, pool_lengths
+from onnxviz.graph.operators import POOLS
 
-_POOLS: Final = frozenset({"AveragePool", "LpPool", "MaxPool"})
 _CONVOLUTIONS: Final = {"Conv": 1, "ConvInteger": 1, "FusedConv": 1, "QLinearConv": 3}  # where the weight is
 # What is made of a whole map, which has none of its places left.
 _OF_MAPS: Final = frozenset(
@@ -43,14 +43,14 @@ def _empty(call: Call) -> str | None:
         return _reduced(call)
     if call.op == "Pad":
         return _padded(call)
-    if call.op not in _POOLS and call.op not in _CONVOLUTIONS and call.op not in _OF_MAPS:
+    if call.op not in POOLS and call.op not in _CONVOLUTIONS and call.op not in _OF_MAPS:
         return None
     spatial = call.shape(0)[2:]
     if 0 in spatial:
         return f"what it gets has {_times(spatial)} places"
     if call.op in _OF_MAPS:
         return None
-    if call.op in _POOLS:
+    if call.op in POOLS:
         kernel, lengths = list(call.attribute("kernel_shape")), pool_lengths(call)
     else:
         kernel = kernel_of(call, _CONVOLUTIONS[call.op])

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Final, TypeVar
 
 from onnxviz.graph.checks.facts import Call, Sizes, Unsure, axis, broadcast, sizes
+from onnxviz.graph.operators import POINTWISE, SAME_SHAPE, SPELLINGS, family
 from onnxviz.graph.shapes import pool_pads, pooled
 
 Rule = Callable[[Call], Sizes | list[Sizes]]
@@ -34,29 +35,20 @@ def rule(*operators: str) -> Callable[[_R], _R]:
     return register
 
 
-_SAME: Final = """
-    Abs Acos Acosh Asin Asinh Atan Atanh Bernoulli BitwiseNot Cast Ceil Celu Clip Cos Cosh CumProd CumSum
-    DequantizeLinear Elu Erf Exp EyeLike FakeQuantize Floor Gelu HardSigmoid HardSwish Hardmax Identity
-    InstanceNormalization IsInf IsNaN LeakyRelu Log LogSoftmax LpNormalization LRN MeanVarianceNormalization
-    Mish Neg Not Optional PRelu QuantizeLinear QuickGelu RandomNormalLike RandomUniformLike Reciprocal Relu
-    ReverseSequence RMSNormalization Round ScatterElements Scatter ScatterND Selu Shrink Sigmoid Sign Sin
-    Sinh Softmax Softplus Softsign Sqrt Swish Tan Tanh TensorScatter ThresholdedRelu Trilu
-    GroupNormalization LayerNormalization BatchNormalization Dropout SimplifiedLayerNormalization
-    ImageScaler Scale Affine ScaledTanh ParametricSoftplus QLinearLeakyRelu QLinearSigmoid FastGelu BiasGelu
-"""
-_ELEMENTWISE: Final = """
-    Add Sub Mul Div Pow Mod And Or Xor Equal Greater GreaterOrEqual Less LessOrEqual Where Min Max Mean Sum
-    BitwiseAnd BitwiseOr BitwiseXor BitShift
-"""
+# Of ONNX Runtime: what applies one function to each element of its first input, and experiments of before opset 10.
+_THEIRS: Final = {
+    name for name, one in SPELLINGS.items()
+    if one.places[:1] == (0,) and (family(name) == "activation" or (one.of in SAME_SHAPE and one.places == (0,)))
+} | {"Affine", "FakeQuantize", "ImageScaler", "Optional", "ParametricSoftplus", "Scale", "ScaledTanh"}  # fmt: skip
 
 
-@rule(*_SAME.split())
+@rule(*SAME_SHAPE | _THEIRS)
 def same(call: Call) -> Sizes:
     """The shape of the first input; further outputs (masks, statistics) are no larger."""
     return call.shape(0)
 
 
-@rule(*_ELEMENTWISE.split())
+@rule(*POINTWISE - SAME_SHAPE)
 def elementwise(call: Call) -> Sizes:
     """All inputs broadcast against each other."""
     return broadcast([call.shape(place) for place in range(len(call.inputs))])

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Final
 
 from onnxviz.graph.checks.facts import Call, Sizes, Unsure, axis, broadcast, sizes
 from onnxviz.graph.checks.shapes import rule
+from onnxviz.graph.operators import REDUCTIONS
 from onnxviz.graph.shapes import resized
 
 # --- picking and joining ----------------------------------------------------------------------
@@ -190,12 +190,10 @@ def one_hot(call: Call) -> Sizes:
     return sizes(x)
 
 
-_REDUCTIONS: Final = "Sum Mean Max Min Prod L1 L2 LogSum LogSumExp SumSquare"
-
 # --- reducing ---------------------------------------------------------------------------------
 
 
-@rule(*(f"Reduce{kind}" for kind in _REDUCTIONS.split()))
+@rule(*REDUCTIONS)
 def reduce(call: Call) -> Sizes:
     """Without the axes named, or all of size 1 there."""
     x = call.shape(0)

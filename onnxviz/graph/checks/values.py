@@ -11,7 +11,9 @@ from typing import Final
 import numpy as np
 import onnx
 
+from onnxviz.graph.analysis.constants import NUMPY
 from onnxviz.graph.checks.facts import Call, Sizes, Unsure
+from onnxviz.graph.operators import RENAMING
 
 Compute = Callable[[Call, list[np.ndarray]], np.ndarray]
 
@@ -59,29 +61,15 @@ def _filled(call: Call, shape: Sizes) -> np.ndarray:
     return np.full(tuple(size or 0 for size in shape), value.reshape(-1)[0])
 
 
+def _each(function: Callable[..., np.ndarray]) -> Compute:
+    return lambda call, inputs: function(*inputs)
+
+
 _COMPUTE: Final[dict[str, Compute]] = {
+    **{name: _each(function) for name, function in NUMPY.items()},
     "Identity": lambda call, x: x[0],
     "Cast": _cast,
-    "Add": lambda call, x: np.add(*x),
-    "Sub": lambda call, x: np.subtract(*x),
-    "Mul": lambda call, x: np.multiply(*x),
     "Div": _divide,
-    "Neg": lambda call, x: np.negative(x[0]),
-    "Abs": lambda call, x: np.abs(x[0]),
-    "Floor": lambda call, x: np.floor(x[0]),
-    "Ceil": lambda call, x: np.ceil(x[0]),
-    "Sqrt": lambda call, x: np.sqrt(x[0]),
-    "Min": lambda call, x: np.minimum.reduce(np.broadcast_arrays(*x)),
-    "Max": lambda call, x: np.maximum.reduce(np.broadcast_arrays(*x)),
-    "Not": lambda call, x: np.logical_not(x[0]),
-    "And": lambda call, x: np.logical_and(*x),
-    "Or": lambda call, x: np.logical_or(*x),
-    "Equal": lambda call, x: np.equal(*x),
-    "Less": lambda call, x: np.less(*x),
-    "Greater": lambda call, x: np.greater(*x),
-    "LessOrEqual": lambda call, x: np.less_equal(*x),
-    "GreaterOrEqual": lambda call, x: np.greater_equal(*x),
-    "Where": lambda call, x: np.where(*x),
     "Gather": _gather,
     "Slice": _slice,
     "Concat": lambda call, x: np.concatenate(x, axis=call.attribute("axis", 1)),
@@ -94,8 +82,6 @@ _COMPUTE: Final[dict[str, Compute]] = {
     "ReduceMax": lambda call, x: np.max(x[0], keepdims=bool(call.attribute("keepdims", 1))),
     "ReduceMin": lambda call, x: np.min(x[0], keepdims=bool(call.attribute("keepdims", 1))),
 }
-# These keep the elements and their order; the shape is known from their rule.
-_RESHAPED: Final = frozenset({"Reshape", "Squeeze", "Unsqueeze", "Flatten"})
 _REDUCED: Final = frozenset({"ReduceProd", "ReduceSum", "ReduceMax", "ReduceMin"})
 
 
@@ -113,7 +99,7 @@ def compute(call: Call, shape: Sizes) -> np.ndarray | None:
     if call.op == "ConstantOfShape":
         return _filled(call, shape)
     whole_shape = tuple(size or 0 for size in shape)
-    if call.op in _RESHAPED:
+    if call.op in RENAMING - {"Dropout"}:
         return call.value(0).reshape(whole_shape)
     if call.op == "Expand":
         return np.broadcast_to(call.value(0), whole_shape)
