@@ -6,7 +6,7 @@ import contextlib
 import errno
 import hashlib
 import os
-import socket
+import stat
 import threading
 import time
 from collections.abc import Iterator
@@ -28,6 +28,8 @@ _PATIENCE, _LOOK = 10.0, 0.02
 _HELD: Final = frozenset({errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES, errno.EDEADLK})
 # A longer name would leave no room for what is added to it.
 _LONGEST = 100
+# How a marker begins, before the process and the machine.
+_FIRST: Final = b"onnxviz "
 
 _claims: dict[Path, int] = {}
 _saving: set[Path] = set()
@@ -42,7 +44,10 @@ def hidden(out: str | os.PathLike[str], ending: str) -> Path:
     name = target.stem if target.suffix.lower() in ENDINGS and not target.is_dir() else target.name
     if len(os.fsencode(name)) > _LONGEST:
         name = f"{name[:24]}-{hashlib.sha256(os.fsencode(name.casefold())).hexdigest()[:16]}"
-    return target.parent.resolve() / f".{name}{ending}"
+    try:
+        return target.parent.resolve() / f".{name}{ending}"
+    except OSError as error:  # the current folder is gone
+        raise OutputRefused(reason(target, error)) from error
 
 
 @contextlib.contextmanager
@@ -129,12 +134,16 @@ def _hold(marker: Path) -> int | None:
             if not _lock(handle, marker):
                 os.close(handle)
                 return None
-            if os.path.samestat(os.fstat(handle), marker.stat()):
+            if os.path.samestat(status := os.fstat(handle), marker.lstat()):
+                first = os.read(handle, len(_FIRST)) if stat.S_ISREG(status.st_mode) else b"a pipe"
+                if not _FIRST.startswith(first):  # somebody keeps something in it
+                    raise _foreign(marker)
                 with contextlib.suppress(
                     OSError
                 ):  # read-only for us, or a full disk: it only tells who it is
+                    os.lseek(handle, 0, os.SEEK_SET)
                     os.ftruncate(handle, 0)
-                    os.write(handle, f"onnxviz {os.getpid()} {_here()}\n".encode("utf-8", "replace"))
+                    os.write(handle, b"%s%d %s\n" % (_FIRST, os.getpid(), os.fsencode(_here())))
                 return handle
         except FileNotFoundError:
             pass
@@ -145,12 +154,24 @@ def _hold(marker: Path) -> int | None:
 
 
 def _opened(marker: Path) -> int:
+    # A link would have what it leads to written over, a pipe would wait.
+    flags = getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
     try:
-        return os.open(marker, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o644)
+        return os.open(marker, os.O_RDWR | os.O_CREAT | flags, 0o644)
     except PermissionError:  # another user's, which can be locked all the same
         if not marker.exists():
             raise
-        return os.open(marker, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+        return os.open(marker, os.O_RDONLY | flags)
+    except OSError as error:
+        if marker.is_symlink():
+            raise _foreign(marker) from error
+        raise
+
+
+def _foreign(marker: Path) -> OutputRefused:
+    return OutputRefused(
+        f"{str(marker)!r} is in the way, and not of onnxviz, which names its locks so; choose another --out"
+    )
 
 
 def _release(marker: Path, handle: int) -> None:
@@ -209,4 +230,4 @@ def _owner(marker: Path) -> tuple[int | None, str | None]:
 
 
 def _here() -> str:
-    return socket.gethostname() or "localhost"
+    return (os.uname().nodename if hasattr(os, "uname") else os.environ.get("COMPUTERNAME")) or "localhost"

@@ -11,6 +11,7 @@ import contextlib
 import errno
 import json
 import os
+import stat
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -25,6 +26,8 @@ from onnxviz.text import json_bytes
 #: A * at the start is the manifest's own name without its ending, so that a set can be renamed as one.
 WRITTEN: Final = "written"
 CHECKPOINTS: Final = "checkpoints"
+#: The manifest of a result that is a folder.
+FOLDER_HEAD: Final = "manifest.json"
 _OURS: Final = "onnxviz."
 # These commands make a sheet of several maps where several are asked for.
 _SHEETS: Final = {"attributions": ("saliency", "cam")}
@@ -274,13 +277,22 @@ class FileSet:
         written = _names(old, WRITTEN, self._head)
         asked = [name for name in written[:1] if PurePosixPath(name).stem == self._head.stem]
         folder = self._head.parent
+        home = folder.resolve()
         found = []
         for name in dict.fromkeys([*written, *_names(old, CHECKPOINTS, self._head)]):
             path = folder / name
             new = path in self._files or path in self._kept
-            if name not in asked and not new and path.is_file() and not path.is_symlink():
+            if name in asked or new or not self._could_be_ours(name):
+                continue
+            if path.is_file() and not path.is_symlink() and path.parent.resolve() == (home / name).parent:
                 found.append(path)
         return found
+
+    def _could_be_ours(self, name: str) -> bool:
+        """A stranger's manifest may name anything: files of a set share its name, or lie in the folder that it is."""
+        if self._head.name == FOLDER_HEAD:
+            return PurePosixPath(name).suffix in (".csv", ".json", ".npy", ".parquet", ".png")
+        return name.startswith((f"{self._head.stem}.", f"{self._head.stem}-"))
 
     def _noted(self, path: Path) -> str:
         name = Path(os.path.relpath(path, self._head.parent)).as_posix()
@@ -307,18 +319,11 @@ def refuse_foreign(head: Path, files: Iterable[Path], schema: str | None, named:
         if schema is not None and schema.startswith(_OURS) and manifest != named:
             raise OutputRefused(f"{str(manifest)!r} is there already, and no manifest of onnxviz; {way}")
         return
-    if not old:
-        for path in names if schema is not None and schema.startswith(_OURS) else ():
-            if path.suffix == ".npy" and path != named and os.path.lexists(path):
-                raise OutputRefused(
-                    f"{str(path)!r} is there already, and no manifest says that onnxviz wrote it; {way}"
-                )
-        return
     technique = _technique(old.get("schema"))
     listed = _names(old, WRITTEN, manifest)
     if schema is None:
         taken = head.name in listed or (head == manifest and WRITTEN in old)
-    elif not schema.startswith(_OURS) or _alike(technique, _technique(schema)):
+    elif not old or not schema.startswith(_OURS) or _alike(technique, _technique(schema)):
         taken = False
     else:  # under the very name that the user gave both times, the new set replaces the old one
         taken = named is None or listed[:1] != [named.name]
@@ -332,6 +337,14 @@ def refuse_foreign(head: Path, files: Iterable[Path], schema: str | None, named:
             f"cannot write {str(named or head)!r}: {told} beside it "
             f"belong{'s' if len(theirs) == 1 else ''} to a result of {printable(technique, 40)!r}; {way}"
         )
+    if schema is None or not schema.startswith(_OURS) or (old and WRITTEN not in old):
+        return
+    written = {manifest.parent / name for name in listed}
+    for path in names:
+        if path != named and path not in written and os.path.lexists(path):
+            raise OutputRefused(
+                f"{str(path)!r} is there already, and no manifest says that onnxviz wrote it; {way}"
+            )
 
 
 def _alike(one: str, other: str) -> bool:
@@ -345,10 +358,12 @@ def _technique(schema: Any) -> str:
 def _manifest(path: Path) -> dict[str, Any] | None:
     """The manifest of ours at this place; {} where there is no file; None where there is another."""
     try:
+        if not stat.S_ISREG(path.stat().st_mode):  # a pipe would wait
+            return None
         found = json.loads(path.read_bytes())
     except (FileNotFoundError, NotADirectoryError):
         return {}
-    except (IsADirectoryError, ValueError, RecursionError):
+    except (ValueError, RecursionError):
         return None
     except OSError as error:
         raise OutputRefused(claims.reason(path, error)) from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -11,6 +12,7 @@ import onnx_ir as ir
 
 from onnxviz.errors import ModelUnsuitable, UsageError, near
 from onnxviz.graph.analysis.dataflow import FED
+from onnxviz.text import printable
 
 _CHANNELS = (1, 3, 4)  # of pictures: grey, colours, colours with alpha
 
@@ -123,7 +125,7 @@ def _spec(value: ir.Value, listed: str) -> InputSpec:
     return InputSpec(str(value.name), shape, dtype, "NCHW")
 
 
-def picture_input(model: ir.Model, value: ir.Value) -> InputSpec:
+def picture_input(model: ir.Model, value: ir.Value, given: Any) -> InputSpec:
     """One of several inputs, as an input that takes pictures.
 
     raises   UsageError where it cannot be one
@@ -132,7 +134,7 @@ def picture_input(model: ir.Model, value: ir.Value) -> InputSpec:
         spec = _spec(value, _describe(value))
     except ModelUnsuitable as reason:
         raise UsageError(
-            f"input {_describe(value)} takes no picture; give it numbers or a .npy file"
+            f"{_named(given)} for input {_describe(value)}: it takes no picture; give it numbers or a .npy file"
         ) from reason
     return _laid_out(spec, model, value, None, None)
 
@@ -217,6 +219,7 @@ def _fitting(
 
     raises   UsageError
     """
+    refused = f"{_named(given)} for input {_describe(value)} does not fit"
     rank = None if value.shape is None else len(value.shape)
     octets = isinstance(given, np.ndarray) and given.dtype == np.uint8 and given.ndim in (2, 3) and rank == 4
     if picture is not None and (
@@ -233,11 +236,16 @@ def _fitting(
         if array.ndim != len(sizes):
             array = np.broadcast_to(array, sizes) if array.size == 1 else array.reshape(sizes)
     except (TypeError, ValueError) as error:
-        raise UsageError(f"the value for input {_describe(value)} does not fit: {error}") from error
+        raise UsageError(f"{refused}: {error}") from error
     fixed = [size if isinstance(size, int) else None for size in value.shape or ()]
     if any(size not in (None, length) for size, length in zip(fixed, array.shape, strict=False)):
-        raise UsageError(f"the value for input {_describe(value)} does not fit: it has shape {array.shape}")
+        raise UsageError(f"{refused}: it has shape {array.shape}")
     return array
+
+
+def _named(given: Any) -> str:
+    """What was fed, as a message begins: the file, or what else it is."""
+    return printable(os.fspath(given)) if isinstance(given, (str, os.PathLike)) else "the value"
 
 
 def _repeat(graph: ir.Graph, value: ir.Value, image: ir.Value) -> None:

@@ -312,7 +312,7 @@ def _pictured(
             or len(value.shape) != 4
         ):
             return loaded
-    spec = picture_input(graph, value)
+    spec = picture_input(graph, value, picture)
     found = replace(recipe(graph, spec, [])[0], limits=limits)
     return found.apply(found.read(picture))[None]
 
@@ -346,7 +346,7 @@ def _warn(text: str) -> None:
     warnings.warn(text, PreprocessingAssumed, stacklevel=level)
 
 
-_RESIZE = {"crop": "crop", "stretch": "squash", "letterbox": "letterbox", "squash": "squash", "pad": "pad"}
+_RESIZE = ("crop", "stretch", "letterbox", "squash", "pad")
 
 
 def _resized(preprocessing: Preprocessing, resize: str | None, spec: InputSpec) -> Preprocessing:
@@ -368,7 +368,7 @@ def _resized(preprocessing: Preprocessing, resize: str | None, spec: InputSpec) 
         raise UsageError(
             f"resize {resize!r}{near(resize, _RESIZE)}: expected crop, stretch, letterbox or keep"
         )
-    return preprocessing.override(resize=_RESIZE[resize])
+    return preprocessing.override(resize=resize)
 
 
 def _wanted(size: int | tuple[int, int] | None, spec: InputSpec) -> tuple[int, int] | None:

@@ -146,3 +146,26 @@ def test_saving_waits_for_another_save_and_then_tells(tmp_path, monkeypatch):
     with claimed(out), saving(out):
         pass
     assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.skipif(not hasattr(os, "O_NOFOLLOW"), reason="links are followed here")
+@pytest.mark.parametrize("kind", ["link", "dangling", "file", "pipe"])
+def test_what_has_the_name_of_the_lock_is_neither_followed_nor_emptied(tmp_path, kind):
+    """`-o poetry.png` beside somebody's .poetry.lock; a folder of a stranger's with a link of that name."""
+    marker, precious = tmp_path / ".poetry.lock", tmp_path / "precious"
+    if kind == "file":
+        marker.write_bytes(b"content-hash = 1")
+    elif kind == "pipe":
+        os.mkfifo(marker)
+    else:
+        marker.symlink_to(precious)
+    if kind == "link":
+        precious.write_bytes(b"precious")
+    with (
+        pytest.raises(OutputRefused, match=r"poetry\.lock' is in the way"),
+        claims.claimed(tmp_path / "poetry.png"),
+    ):
+        pass
+    assert os.path.lexists(marker)
+    assert precious.read_bytes() == b"precious" if kind == "link" else not precious.exists()
+    assert kind != "file" or marker.read_bytes() == b"content-hash = 1"

@@ -575,7 +575,7 @@ def test_a_trained_transformers_network_of_a_folder(tmp_path, out):
     assert made.size == (24, 32) and made.source.endswith("weights tiny")
     assert said(out).labels == ("cat", "dog")
     fields = said(out).preprocessing
-    assert (fields["size"], fields["resize"], fields["interpolation"]) == ([24, 32], "squash", "bicubic")
+    assert (fields["size"], fields["resize"], fields["interpolation"]) == ([24, 32], "stretch", "bicubic")
     assert (fields["mean"], fields["std"]) == ([0.5] * 3, [0.25] * 3)
     x = torch.randn(1, 3, 24, 32)
     with torch.no_grad():

@@ -381,6 +381,44 @@ def test_a_manifest_cannot_name_files_to_remove_elsewhere(tmp_path, name):
     assert (tmp_path / "outside.txt").exists() and Path("/etc/hostname").exists()
 
 
+@pytest.mark.parametrize("name", ["photo.png", "notes.txt", "pets.png", "p.kept/photo.png", "p-linked.png"])
+def test_a_strangers_manifest_cannot_name_the_users_files_to_remove(tmp_path, name):
+    """What a set leaves bears its name, and lies in its folder."""
+    folder, kept = tmp_path / "in", tmp_path / "kept"
+    kept.mkdir()
+    _paged(1).save(folder / "p.png")
+    (folder / "p.kept").symlink_to(kept, target_is_directory=True)
+    (kept / "photo.png").write_bytes(b"stays")
+    if name == "p-linked.png":
+        (folder / name).symlink_to(kept / "photo.png")
+    elif "/" not in name:
+        (folder / name).write_bytes(b"stays")
+    manifest = json.loads((folder / "p.json").read_text())
+    (folder / "p.json").write_text(json.dumps({**manifest, "written": ["*.png", name]}))
+    _paged(1).save(folder / "p.png")
+    assert (folder / name).read_bytes() == b"stays"
+
+
+def test_a_strangers_manifest_cannot_name_other_kinds_of_files_in_a_folder(tmp_path):
+    names = ("overview.png", "old.png", "thesis.tex")
+    for name in names:
+        (tmp_path / name).write_bytes(b"")
+    old = {"schema": "onnxviz.patches/1", "written": names}
+    (tmp_path / "manifest.json").write_text(json.dumps(old))
+    with FileSet(tmp_path / "manifest.json") as files:
+        files.add(tmp_path / "overview.png", b"new")
+        files.describe({"schema": "onnxviz.patches/1"})
+    assert sorted(os.listdir(tmp_path)) == ["manifest.json", "overview.png", "thesis.tex"]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes here")
+def test_a_pipe_in_the_place_of_a_manifest_is_not_waited_for(tmp_path, monkeypatch):
+    os.mkfifo(tmp_path / "a.json")
+    monkeypatch.setattr(Path, "read_bytes", lambda path: pytest.fail(f"{path} is read"))
+    with pytest.raises(OutputRefused, match="no manifest of onnxviz"):
+        _of("occlusion").save(tmp_path / "a.png")
+
+
 def test_a_set_can_be_renamed_as_one(tmp_path):
     _paged(3).save(tmp_path / "p.png")
     for path in tmp_path.iterdir():
@@ -432,13 +470,32 @@ def test_the_same_name_again_is_written_over_as_a_whole(tmp_path):
 
 @pytest.mark.parametrize(
     ("name", "content"),
-    [("a.npy", b"an array"), ("a.json", b'{"mine": 1}'), ("a.json", b"no JSON"), ("a.json", b"[]")],
+    [
+        ("a.npy", b"an array"),
+        ("a-2.png", b"a picture"),
+        ("a.json", b'{"mine": 1}'),
+        ("a.json", b"no JSON"),
+        ("a.json", b"[]"),
+    ],
 )
 def test_the_users_own_files_are_not_written_over(tmp_path, name, content):
     (tmp_path / name).write_bytes(content)
+    result = _of("occlusion")
+    result.manifest["pages"] = 2
     with pytest.raises(OutputRefused, match=rf"{name}' is there already, and no manifest"):
-        _of("occlusion").save(tmp_path / "a.png")
+        result.save(tmp_path / "a.png")
     assert _seen(tmp_path) == {name: content}
+
+
+def test_what_came_beside_a_result_meanwhile_is_not_written_over(tmp_path):
+    result = _of("occlusion")
+    result.save(tmp_path / "a.png")
+    (tmp_path / "a-2.png").write_bytes(b"mine")
+    before = _seen(tmp_path)
+    result.manifest["pages"] = 2
+    with pytest.raises(OutputRefused, match=r"a-2\.png' is there already"):
+        result.save(tmp_path / "a.png")
+    assert _seen(tmp_path) == before
 
 
 def test_a_file_that_stands_in_a_manifest_is_not_written_over_by_another_command(tmp_path):

@@ -21,6 +21,7 @@ HEAVY = (
     "PIL",
     "jinja2",
     "numpy",
+    "socket",
 )
 
 

@@ -151,7 +151,12 @@ def test_pictures_on_the_command_line(tmp_path, capsys):
     np.testing.assert_allclose(
         np.load(target.with_suffix(".npy")), onnxviz.saliency(net, left, target=1).values, rtol=1e-5
     )
-    for value, code, words in (("none.png", 3, "no such file"), ("1,x", 2, "numbers")):
+    np.save(tmp_path / "small.npy", np.zeros((3, 3), np.float32))
+    for value, code, words in (
+        ("none.png", 3, "no such file"),
+        ("1,x", 2, "numbers"),
+        (str(tmp_path / "small.npy"), 2, "small.npy for input right (float"),
+    ):
         assert run(["saliency", *args, "--feed", f"right={value}"]) == code
         assert words in capsys.readouterr().err
 
@@ -161,7 +166,7 @@ def test_values_that_do_not_fit():
     for value, words in (
         ([1.0, 2.0, 3.0], r"scale.*does not fit"),
         (np.zeros((1, 3), np.float32), "shape"),
-        ("photo.jpg", "takes no picture"),
+        ("photo.jpg", r"photo\.jpg for input scale .*takes no picture"),
         (Image.new("RGB", (4, 4)), "takes no picture"),
     ):
         with pytest.raises(UsageError, match=words):

@@ -172,7 +172,7 @@ def _prepared(job: Job, image: Any) -> np.ndarray:
     height, width = job.pictures[0].shape[:2]
     if seen.shape[:2] != (height, width):
         alike = replace(
-            recipe, size=(height, width), resize="squash", crop_fraction=1.0, interpolation="bilinear"
+            recipe, size=(height, width), resize="stretch", crop_fraction=1.0, interpolation="bilinear"
         )
         seen = alike.view(seen)
     return recipe.normalise(seen[None]).astype(np.float32, copy=False)[0]

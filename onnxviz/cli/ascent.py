@@ -127,6 +127,8 @@ def register(app: typer.Typer) -> None:
 
         if patches is not None and channel != ["all"]:
             raise UsageError("--patches belongs to --channel all: the page of all channels links to them")
+        page = run.output().with_suffix(".html")
+        run.claim(run.output(), *([page] if channel == ["all"] else []))
         net = run.load(model)
         recipe = {
             "steps": steps, "rate": rate, "optimiser": optimiser, "norm": norm, "momentum": momentum, "taper": taper,
@@ -138,8 +140,6 @@ def register(app: typer.Typer) -> None:
             "small_gradients": small_gradients, "redirected": redirected, "keep": keep, "rate_limit": rate_limit,
             "stretch": stretch,
         }  # fmt: skip
-
-        page = run.output().with_suffix(".html")
 
         def beside(result: Any) -> dict[Path, bytes]:
             if channel != ["all"]:

@@ -69,7 +69,7 @@ def register(app: typer.Typer) -> None:
         """
         import onnxviz
 
-        net = run.load(model)
+        net = run.load(model, each=True)
         options: dict[str, Any] = dict(
             target=target,
             window=_pixels(window, "--window"),

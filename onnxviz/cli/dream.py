@@ -66,6 +66,7 @@ def register(app: typer.Typer) -> None:
         out = run.output()
         # A picture that is itself a .webp keeps its name.
         way = out.with_suffix(".zoom.webp" if out.suffix.lower() == ".webp" else ".webp")
+        run.claim(out, *([way] if zoom else []))
 
         def beside(result: Any) -> dict[Path, bytes]:
             from PIL import Image

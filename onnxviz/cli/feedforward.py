@@ -101,7 +101,8 @@ def register(app: typer.Typer) -> None:
         import onnxviz
         from onnxviz.interrupted import Interrupted
 
-        run.claim(run.output("style.onnx"))
+        out = run.output("style.onnx")
+        run.claim(out, out.with_suffix(".png"))
         net = run.load(model)
         try:
             result = onnxviz.style_train(

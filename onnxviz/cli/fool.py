@@ -56,10 +56,11 @@ def register(app: typer.Typer) -> None:
         """Change an image invisibly until the network takes it for something else.
 
         Writes the image before and after with their difference, and beside it
-        NAME.fooled.png, which fools as it is saved. For several images or a
-        folder: a sheet, the success rate, and a folder NAME.fooled.
+        NAME.fooled.png, which fools as it is saved (always PNG: JPEG would undo
+        it). For several images or a folder: a sheet, the success rate, and a
+        folder NAME.fooled.
 
-        Example: onnxviz fool efficientnet-lite0 cat.jpg --target toaster --confidence 0.9 -o fooled.png
+        Example: onnxviz fool efficientnet-lite0 cat.jpg --target toaster --confidence 0.9 -o fool.png
         """
         import onnxviz
         from onnxviz.interrupted import Interrupted
@@ -83,6 +84,8 @@ def register(app: typer.Typer) -> None:
             files = result.files(target)
             run.say(str(files[0].parent if len(files) > 1 else files[0]))
 
+        out = run.output()
+        run.claim(out, out.with_suffix(".fooled.png"))
         net = run.load(model)
         try:
             result = onnxviz.fool(

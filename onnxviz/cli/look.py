@@ -140,7 +140,7 @@ def register(app: typer.Typer) -> None:
         """
         import onnxviz
 
-        net = run.load(model)
+        net = run.load(model, each=True)
         each(run, net, images, lambda image: onnxviz.activations(net, image, layer, codes=codes))
 
 

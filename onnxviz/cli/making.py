@@ -89,6 +89,10 @@ class Film:
         if animate is not None and animate.suffix.lower() not in (".gif", ".webp"):
             raise UsageError(f"--animate writes .gif or .webp, got {str(animate)!r}")
         if animate is not None:
+            if run.writes_to(animate):
+                raise UsageError(
+                    f"--animate and the result would both be {str(animate)!r}: give it another name"
+                )
             run.claim(animate)
         self._run = run
         self._every = every

@@ -54,7 +54,7 @@ def register(app: typer.Typer) -> None:
             raise UsageError(f"--table takes csv or parquet; got {table!r}")
         encoder(table)  # a missing pyarrow is told before the work, not after it
         target = run.output()
-        run.claim(target)
+        run.claim(target, *(target / name for name in ("overview.png", f"patches.{table}", "patches.json")))
         stopped = None
         try:
             result = onnxviz.patches(

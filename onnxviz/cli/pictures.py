@@ -82,6 +82,7 @@ def each(run: Run, net: Network, images: Sequence[Path], compute: Callable[[Path
 
     listing = find(images, endings=net.preprocessing.endings).require()
     if len(listing.images) == 1 and not listing.skipped:
+        run.refuse_foreign(run.output())
         save(run, lambda: compute(listing.images[0]))
         return
     skipped = [(printable(one.path), one.reason) for one in listing.skipped]

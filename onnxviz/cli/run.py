@@ -84,12 +84,15 @@ class Run:
 
     # --- in -------------------------------------------------------------------------------------
 
-    def load(self, model: str, **options: Any) -> Network:
-        """Open the model with the options given on the command line; notes go to stderr."""
+    def load(self, model: str, *, each: bool = False, **options: Any) -> Network:
+        """Open the model with the options given on the command line; notes go to stderr.
+
+        each   what is written has names of its own for each picture, which `pictures.each` looks at
+        """
         from onnxviz.opening import load
 
         if self.out is not None or self.writes[:1] not in ((".json",), (".onnx",)):
-            self.claim(self.output())
+            self.hold(self.output()) if each else self.claim(self.output())
         given = self._model
         network = load(
             model,
@@ -192,35 +195,46 @@ class Run:
                 write_atomic(target, json_bytes({"schema": f"onnxviz.{self.command}/1", **value}))
         self.emit(value)
 
-    def claim(self, target: Path) -> None:
+    def claim(self, target: Path, *beside: Path) -> None:
         """Hold `target` until the command ends, so that a second run with the same --out is told so at once.
 
-        raises   OutputRefused, also where what this command writes is of another technique; before any work
+        beside   what is written besides `target` and its array
+        raises   OutputRefused, also where what this command writes is of another technique, or the user's; before any
+                 work
         """
+        if target not in self._claimed:
+            self._claimed.update((target, *beside))
+            self.hold(target)
+            self.refuse_foreign(target, *beside)
+
+    def hold(self, target: Path) -> None:
+        """`claim`, whatever lies there."""
         from onnxviz.claims import claimed, hidden
 
-        if target in self._claimed:
-            return
-        self._claimed.add(target)
-        if hidden(target, "") not in self._claimed:
+        if (all_endings := hidden(target, "")) not in self._claimed:
             self._claims.enter_context(claimed(target))
-            self._claimed.add(hidden(target, ""))  # of all files that differ in the ending alone
-        self.refuse_foreign(target)
+            self._claimed.add(all_endings)
 
-    def refuse_foreign(self, target: Path) -> None:
+    def writes_to(self, path: Path) -> bool:
+        """Whether a file is among those that were claimed, by any spelling of its folder."""
+        return any(
+            path.name == one.name and path.parent.resolve() == one.parent.resolve() for one in self._claimed
+        )
+
+    def refuse_foreign(self, target: Path, *beside: Path) -> None:
         """Refuse where the result of another technique, or something else, has the names that this command writes to.
 
         raises   OutputRefused
         """
-        from onnxviz.file_set import refuse_foreign
+        from onnxviz.file_set import FOLDER_HEAD, refuse_foreign
 
         schema = f"onnxviz.{self.command}/1"
         if not self.writes:
-            refuse_foreign(target / "manifest.json", [target / f"{self.command}.npy"], schema)
+            refuse_foreign(target / FOLDER_HEAD, [target / f"{self.command}.npy", *beside], schema)
         elif target.suffix.lower() not in self.writes or self.command in _ALONE:
             refuse_foreign(target, [target], None, target)
         else:
-            names = [target, target.with_suffix(".npy")]
+            names = [target, target.with_suffix(".npy"), *beside]
             refuse_foreign(target.with_suffix(".json"), names, schema, target)
 
     def save(

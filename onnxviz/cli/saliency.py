@@ -156,7 +156,7 @@ def register(app: typer.Typer) -> None:
         """
         import onnxviz
 
-        net = run.load(model)
+        net = run.load(model, each=True)
         options = _aimed(net, [target] if target else None, objective, layer, channel, neuron)
         options |= {
             "method": method,

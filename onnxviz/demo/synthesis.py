@@ -318,7 +318,7 @@ def fooling(stage: Stage) -> Section:
         "back as far as it stays so. What counts is the rounded 8-bit picture: the saved file fools as it is. With "
         f"PGD, {figures['fooled']} of {figures['images']} photos become a {_MISTAKEN[1]} by changing no pixel by more "
         f"than {bound:g} of 255 grey levels.",
-        command="onnxviz fool efficientnet-lite0 cat.png --target toaster --confidence 0.9 -o fooled.png",
+        command="onnxviz fool efficientnet-lite0 cat.png --target toaster --confidence 0.9 -o fool.png",
         pictures=pictures,
         table=[
             ("photo", "before", f"after PGD, {bound:g} of 255"),

@@ -50,7 +50,7 @@ def place(op: Tape, recipe: Preprocessing, rows: ir.Value, columns: ir.Value) ->
         top, left = op.Div(op.Sub(h, height), 2), op.Div(op.Sub(w, width), 2)
         return Placement(rows, columns, height, width, top, left, padded=True)
     tall, wide = (math.floor(side / recipe.crop_fraction + 1e-6) for side in (h, w))
-    if recipe.resize == "squash":
+    if recipe.resize == "stretch":
         return Placement(rows, columns, tall, wide, round((tall - h) / 2), round((wide - w) / 2))
     by_width, by_height = op.Mul(columns, tall), op.Mul(rows, wide)
     taller = op.GreaterOrEqual(by_width, by_height)  # the side that must grow more decides

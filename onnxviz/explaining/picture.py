@@ -2,7 +2,7 @@
 
 Pillow's antialiased resizing is `Resize` with `antialias` and `exclude_outside` on whole pixels: ONNX Runtime computes
 both in fixed point, across and then down, so that what differs is the rounding of single pixels by one level.
-(Pillow 13 goes down first where that is cheaper: only 'squash' can meet it.) Everything after it is exact.
+(Pillow 13 goes down first where that is cheaper: only 'stretch' can meet it.) Everything after it is exact.
 """
 
 from __future__ import annotations

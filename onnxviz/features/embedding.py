@@ -9,6 +9,7 @@ import os
 import zlib
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,9 +17,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from onnxviz import tables
-from onnxviz.errors import InputRefused, MissingDependency, ModelUnsuitable, UsageError
+from onnxviz.errors import InputRefused, MissingDependency, ModelUnsuitable, PreprocessingRejected, UsageError
 from onnxviz.files import PICTURES, FileSet, destination, npy_bytes
 from onnxviz.image.folder import Skipped
+from onnxviz.image.recipe import Preprocessing
 from onnxviz.results import Result
 from onnxviz.text import printable
 
@@ -137,18 +139,14 @@ class Embedding(Result):
                 f"these features were made by another model (SHA-256 {str(made)[:12]}…, this one is "
                 f"{net.digest[:12]}…); give the model that made them, or run `onnxviz embed` again"
             )
-        if _comparable(self.manifest.get("preprocessing")) != _comparable(net.preprocessing.to_dict()):
+        recipe = None
+        with suppress(PreprocessingRejected):  # what an incomplete manifest, or a later version's, says
+            recipe = Preprocessing.from_dict(self.manifest.get("preprocessing") or {})
+        if recipe != net.preprocessing:
             raise InputRefused(
                 "these features were made with other preprocessing (size, mean, std, channels…); give the "
                 "same options, or run `onnxviz embed` again"
             )
-
-
-def _comparable(value: Any) -> Any:
-    """As it is after a way through JSON: lists for tuples, whole numbers and floats alike."""
-    import json
-
-    return json.loads(json.dumps(value), parse_int=float) if value is not None else None
 
 
 # --- writing ----------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ import numpy as np
 from onnxviz import tables
 from onnxviz.errors import UsageError
 from onnxviz.features.patch_boxes import LayerPatches, PatchData
+from onnxviz.file_set import FOLDER_HEAD
 from onnxviz.files import FileSet, npy_bytes, png_bytes
 from onnxviz.progress import Progress, silent
 from onnxviz.text import file_name, printable
@@ -114,7 +115,7 @@ class Patches(PatchData):
         folder = Path(path)
         encode = tables.encoder(table)
         columns = self.table()
-        with FileSet(folder / "manifest.json") as files:
+        with FileSet(folder / FOLDER_HEAD) as files:
             written = [files.add(folder / f"patches.{table}", encode(columns))]
             if table != "json":
                 written.append(files.add(folder / "patches.json", tables.table_json_bytes(columns)))

@@ -75,7 +75,7 @@ def from_timm(fields: Mapping[str, Any]) -> Preprocessing:
     if not isinstance(shape, (list, tuple)) or len(shape) != 3 or shape[0] not in (1, 3):
         raise PreprocessingRejected(f"input_size {printable(repr(shape), 60)}: expected [3, height, width]")
     mode = fields.get("crop_mode", "center")
-    modes = {"center": "crop", "squash": "squash", "border": "pad"}
+    modes = {"center": "crop", "squash": "stretch", "border": "pad"}
     if not isinstance(mode, str) or mode not in modes:
         raise PreprocessingRejected(f"crop_mode {printable(repr(mode), 60)}: expected {', '.join(modes)}")
     return Preprocessing.from_dict(
@@ -174,7 +174,7 @@ def _hugging_face_size(fields: Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(size, Mapping) and set(size) == {"height", "width"}:
         full = _pair("size", size)
         fraction = _fraction(target or full, full)
-        return {"size": list(target or full), "resize": "squash", "crop_fraction": fraction}
+        return {"size": list(target or full), "resize": "stretch", "crop_fraction": fraction}
     if isinstance(size, Mapping) and set(size) == {"shortest_edge"}:
         edge = _edge(size)
         if str(fields.get("image_processor_type") or fields.get("feature_extractor_type")).startswith(
@@ -198,7 +198,7 @@ def _hugging_face_size(fields: Mapping[str, Any]) -> dict[str, Any]:
 def _convnext(edge: int, fraction: float) -> dict[str, Any]:
     """ConvNextImageProcessor: below 384 the short side and a crop, from there squashed."""
     if edge >= 384:
-        return {"size": [edge, edge], "resize": "squash", "crop_fraction": 1.0}
+        return {"size": [edge, edge], "resize": "stretch", "crop_fraction": 1.0}
     return {"size": [edge, edge], "resize": "crop", "crop_fraction": fraction}
 
 

@@ -63,9 +63,9 @@ class Preprocessing:
     channels        'RGB', 'BGR', 'L' (grey) or 'RGBA' (opaque); or a number, such as '11': no pictures but arrays of
                     so many channels (see `read`)
     layout          'NCHW' or 'NHWC'
-    resize          'crop': the short side to size/crop_fraction, then the centre; 'squash': both sides to
-                    size/crop_fraction, then the centre; 'pad': the whole picture, the rest filled with the mean;
-                    'letterbox': the same, filled with grey 114 as YOLO networks are trained
+    resize          'crop': the short side to size/crop_fraction, then the centre; 'stretch' (timm's 'squash'): both
+                    sides to size/crop_fraction, then the centre; 'pad': the whole picture, the rest filled with the
+                    mean; 'letterbox': the same, filled with grey 114 as YOLO networks are trained
     crop_fraction   how much of the resized short side is kept, 0.1 to 1; not used by 'pad' and 'letterbox'
     interpolation   'bilinear', 'bicubic', 'nearest', 'lanczos', 'box' or 'hamming', antialiased as Pillow does
     dtype           'float32', 'float16', 'float64', or 'uint8' for networks that scale pixels themselves
@@ -89,7 +89,9 @@ class Preprocessing:
     def __post_init__(self) -> None:
         count = _count(self.channels)
         fields.choice("layout", self.layout, ("NCHW", "NHWC"))
-        fields.choice("resize", self.resize, ("crop", "squash", "pad", "letterbox"))
+        if self.resize == "squash":
+            object.__setattr__(self, "resize", "stretch")
+        fields.choice("resize", self.resize, ("crop", "stretch", "pad", "letterbox"))
         fields.choice("interpolation", self.interpolation, _RESAMPLING)
         fields.choice("dtype", self.dtype, _DTYPES)
         fraction = fields.number("crop_fraction", self.crop_fraction)
@@ -238,7 +240,7 @@ class Preprocessing:
             return Geometry(*resized, -((h - resized[0]) // 2), -((w - resized[1]) // 2))
         # 224/0.875 is 256; the tolerance is for fractions that stand for a whole size (224/(224/235)).
         long_h, long_w = (math.floor(side / self.crop_fraction + 1e-6) for side in (h, w))
-        if self.resize == "squash":
+        if self.resize == "stretch":
             resized = long_h, long_w
         elif long_h * width >= long_w * height:  # the side that must grow more decides; the other follows
             resized = long_h, long_h * width // height
@@ -414,7 +416,7 @@ class Preprocessing:
         mean, std   one number, one a channel in the input's order, or '0.485,0.456,0.406'; numbers over 1 are for
                     pixels of 0...255 (then both of what is given here)
         channels    mean and std that are not given here follow their colours: reversed for BGR, averaged for 'L'
-        resize      'squash', 'pad' and 'letterbox' show the whole picture unless `crop_fraction` is given too
+        resize      'stretch', 'pad' and 'letterbox' show the whole picture unless `crop_fraction` is given too
         dtype       'uint8' takes plain pixels unless mean or std is given too
         raises      UsageError
         """
@@ -422,7 +424,8 @@ class Preprocessing:
             changed = replace(self._recoloured(channels or self.channels), name=name or self.name)
             if dtype == "uint8" != self.dtype:
                 changed = replace(changed, **plain(changed.channels))
-            if resize in ("squash", "pad", "letterbox") and resize != self.resize:
+            resize = "stretch" if resize == "squash" else resize
+            if resize in ("stretch", "pad", "letterbox") and resize != self.resize:
                 changed = replace(changed, crop_fraction=1.0)
             count = changed.count
             given: dict[str, Any] = fields.to_unit(

@@ -48,8 +48,8 @@ def frame(recipe: Preprocessing, image: np.ndarray) -> Frame:
             f"a picture of {image.shape[1]}×{image.shape[0]} pixels is resized to {g.width}×{g.height} for this "
             "network; crop it first"
         )
-    squash = replace(recipe, size=(g.height, g.width), resize="squash", crop_fraction=1.0)
-    whole, view = squash.view(image), recipe.view(image)
+    stretched = replace(recipe, size=(g.height, g.width), resize="stretch", crop_fraction=1.0)
+    whole, view = stretched.view(image), recipe.view(image)
     h, w = view.shape[:2]
     padded = g.top < 0 or g.left < 0 or g.height < h or g.width < w
     if padded:

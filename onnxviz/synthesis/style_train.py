@@ -18,9 +18,6 @@ from onnxviz.interrupted import Interrupted
 from onnxviz.limits import Limits
 from onnxviz.network import ImageLike, Images, Network
 from onnxviz.progress import Progress, silent
-from onnxviz.provenance import recorded
-from onnxviz.synthesis.style_terms import checked_gram
-from onnxviz.synthesis.style_trained import Sample, StyleTrained
 from onnxviz.text import printable
 
 if TYPE_CHECKING:
@@ -127,6 +124,8 @@ def style_train(
         if not losses:
             raise
         stopped = True
+    if (noted := note_set()) is not None:
+        noted.add([crops.digests[place] for place in sorted(crops.digests)])
     model = _finished(network, net, printable(source_name(style, 0)))
     difference = _compare(network, model, crops.first)
     manifest = net.manifest(
@@ -181,11 +180,13 @@ class _Crops:
 
     first     the first pictures, for samples
     skipped   what cannot be read, by its place
+    digests   the SHA-256 of what was learned on, by its place
     """
 
     def __init__(self, images: Sequence[Any], size: tuple[int, int], seed: int, limits: Limits) -> None:
         self._images, self._size, self._seed, self._limits = images, size, seed, limits
         self.skipped: dict[int, Skipped] = {}
+        self.digests: dict[int, str] = {}
         self.first: list[np.ndarray] = []
         self.shown = 0
 
@@ -207,8 +208,10 @@ class _Crops:
                 yield place, random.random(3)
 
     def _crops(self) -> Iterator[np.ndarray]:
-        def crop(item: tuple[int, np.ndarray]) -> np.ndarray:
-            return self._crop(read(self._images[item[0]], limits=self._limits), item[1])
+        def crop(item: tuple[int, np.ndarray]) -> tuple[np.ndarray, str]:
+            with recording() as record:
+                picture = read(self._images[item[0]], limits=self._limits)
+            return self._crop(picture, item[1]), record.pictures[0]["sha256"]
 
         for (place, _), found in decode(self._drawn(), crop, workers=2, ahead=8):
             if isinstance(found, ImageRejected):
@@ -216,7 +219,8 @@ class _Crops:
                 if len(self.skipped) == len(self._images):
                     break
             else:
-                yield found
+                made, self.digests[place] = found
+                yield made
         told = "; ".join(map(str, itertools.islice(self.skipped.values(), 3)))
         raise ImageRejected(f"none of the {len(self._images)} images could be read ({told})")
 

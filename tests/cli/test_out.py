@@ -46,7 +46,8 @@ def no_work(monkeypatch, call, given, tmp_path):
     def worked(*_, **__):
         raise AssertionError("the work was begun")
 
-    for name in ("occlusion", "embed", "map", "patches", "saliency", "filters"):
+    names = ("occlusion", "embed", "map", "patches", "saliency", "filters")
+    for name in (*names, "ascent", "dream", "fool", "style_train"):
         monkeypatch.setattr(onnxviz, name, worked)
 
 
@@ -97,6 +98,56 @@ def test_of_several_pictures_each_name_is_looked_at_first(given, call, tmp_path,
     (tmp_path / "o-1.json").write_text("{}")
     code, said = call("occlusion", given / "0.png", given / "1.png", "-o", tmp_path / "o.png")
     assert code == 3 and "o-1.json' is there already, and no manifest of onnxviz" in said
+
+
+@pytest.mark.parametrize(
+    ("command", "options", "out", "there"),
+    [
+        ("dream", ["0.png", "--layer", "conv1", "--zoom", "2"], "cat.png", "cat.webp"),
+        ("ascent", ["--layer", "conv1", "--channel", "all"], "index.png", "index.html"),
+        ("fool", ["0.png"], "f.png", "f.fooled.png"),
+        ("style-train", ["0.png", "."], "s.onnx", "s.png"),
+        ("patches", [".", "--layer", "conv1"], "", "overview.png"),
+        ("patches", [".", "--layer", "conv1"], "", "patches.csv"),
+    ],
+)
+def test_the_users_files_beside_the_result_are_not_written_over(
+    given, call, tmp_path, no_work, command, options, out, there
+):
+    """`dream cat.webp --zoom 2 -o cat.png` put its way in in the place of the photo."""
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / there).write_bytes(b"mine")
+    words = [str(given / word) if word == "." or word.endswith(".png") else word for word in options]
+    code, said = call(command, *words, "-o", mine / out)
+    assert code == 3 and f"{there}' is there already, and no manifest says that onnxviz wrote it" in said
+    assert contents(mine) == {there: b"mine"}
+
+
+@pytest.mark.parametrize("out", ["a.webp", "../{}/a.webp"])
+def test_an_animation_and_the_result_are_two_files(given, call, tmp_path, monkeypatch, no_work, out):
+    monkeypatch.chdir(tmp_path)
+    code, said = call("ascent", "--target", "1", "--animate", "a.webp", "-o", out.format(tmp_path.name))
+    assert code == 2 and "--animate and the result would both be 'a.webp'" in said
+
+
+def test_of_several_pictures_only_the_names_that_are_written_count(given, call, tmp_path):
+    (tmp_path / "o.json").write_text('{"schema": "onnxviz.saliency/1"}')
+    options = ["--window", "16", "--stride", "16", "-o", tmp_path / "o.png"]
+    assert call("occlusion", given / "0.png", *options)[0] == 3
+    assert call("occlusion", given / "0.png", given / "1.png", *options)[0] == 0
+    assert {"o-0.png", "o-1.png", "o.json"} <= contents(tmp_path).keys()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows keeps the current folder")
+def test_a_current_folder_that_is_gone(given, call, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    os.chdir(gone)
+    gone.rmdir()
+    code, said = call("filters")
+    assert code == 3 and "cannot write 'filters.png': No such file" in said
 
 
 @pytest.mark.parametrize("name", ["x" * 255 + ".png", "x" * 250 + ".png", "file/a.png", "file/b/a.png"])

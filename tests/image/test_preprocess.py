@@ -480,6 +480,11 @@ def test_override_to_uint8_takes_plain_pixels():
 def test_override_resize_shows_the_whole_picture():
     assert IMAGENET.override(resize="squash").crop_fraction == 1
     assert IMAGENET.override(resize="squash", crop_fraction=0.9).crop_fraction == 0.9
+    stretched = IMAGENET.override(resize="stretch", crop_fraction=0.9)
+    for name in ("squash", "stretch"):  # timm's word and ours are one, whoever says it
+        assert stretched.override(resize=name) == stretched
+        assert Preprocessing.from_dict({**stretched.to_dict(), "resize": name}) == stretched
+    assert stretched.to_dict()["resize"] == "stretch"
     assert IMAGENET.override(resize="crop").crop_fraction == 0.875
 
 
@@ -490,7 +495,7 @@ def test_override_resize_shows_the_whole_picture():
         {"size": ""}, {"size": 10**6}, {"size": True}, {"size": "9" * 400},
         {"mean": "a,b,c"}, {"mean": (1, 2)}, {"mean": float("nan")}, {"mean": "inf"}, {"mean": 10**400}, {"mean": ""},
         {"std": 0}, {"std": (0.1, -0.1, 0.1)}, {"std": 1e-9}, {"std": None, "mean": 1e12},
-        {"channels": "rgb"}, {"channels": "CMYK"}, {"layout": "NWHC"}, {"resize": "stretch"}, {"crop_fraction": 0},
+        {"channels": "rgb"}, {"channels": "CMYK"}, {"layout": "NWHC"}, {"resize": "fit"}, {"crop_fraction": 0},
         {"crop_fraction": 1.5}, {"interpolation": "linear"}, {"dtype": "int8"}, {"dtype": "uint8", "mean": 0.5},
     ],
 )  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 
 import heads
 import numpy as np
@@ -225,6 +226,13 @@ def test_features_of_another_network_or_preprocessing_are_refused(tiny):
     same = onnxviz.load(tiny_cnn(), preprocess="imagenet", provider="cpu")
     with pytest.raises(InputRefused, match="preprocessing"):
         found.check(same)
+    with pytest.raises(InputRefused, match="preprocessing"):
+        replace(found, manifest={"model": found.manifest["model"]}).check(tiny)
+    stretched = onnxviz.load(tiny_cnn(), preprocess="unit", resize="stretch", provider="cpu")
+    made = embed(stretched, images())
+    made.check(stretched)
+    made.manifest["preprocessing"]["resize"] = "squash"  # as earlier versions wrote it
+    made.check(stretched)
 
 
 def test_steps_that_share_one_row_of_features_give_that_row():

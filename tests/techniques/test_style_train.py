@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import sys
 
@@ -169,6 +170,14 @@ def test_the_same_seed_gives_the_same_network(small, layers, wood, photo_files):
     torch.manual_seed(5)
     onnxviz.style_train(small, wood, photo_files, steps=1, **layers, **OPTIONS)
     assert torch.rand(1) == expected  # the caller's random state is left alone
+
+
+def test_the_manifest_has_the_digest_of_what_was_learned_on(trained, photo_files, wood):
+    digests = [hashlib.sha256(path.read_bytes()).hexdigest() for path in photo_files]
+    whole = hashlib.sha256("".join(f"{one}\n" for one in digests).encode()).hexdigest()
+    assert trained.manifest["picture_sets"] == [{"count": 4, "sha256": whole}]
+    (style,) = trained.manifest["pictures"]
+    assert style["sha256"] == hashlib.sha256(wood.tobytes()).hexdigest()
 
 
 def test_ctrl_c_keeps_what_was_learned(small, layers, wood, photo_files):
