@@ -18,6 +18,9 @@ from onnxviz.interrupted import Interrupted
 from onnxviz.limits import Limits
 from onnxviz.network import ImageLike, Images, Network
 from onnxviz.progress import Progress, silent
+from onnxviz.provenance import note_set, recorded, recording
+from onnxviz.synthesis.style_terms import checked_gram
+from onnxviz.synthesis.style_trained import Sample, StyleTrained
 from onnxviz.text import printable
 
 if TYPE_CHECKING:
