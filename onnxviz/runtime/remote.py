@@ -83,7 +83,7 @@ class RemoteProgram(Program):
 
         def hold() -> Held:
             life, number = self._compiled()
-            held = self._kept({"do": "hold", "program": number}, value, life)
+            held = self._kept({"do": "hold", "program": number}, value, life, keep=False)
             life.states.add(held)
             return held
 
@@ -94,10 +94,12 @@ class RemoteProgram(Program):
         life_now, number = self._compiled()
         if life_now is not life:
             raise NotBegun("the process of this network died while its inputs were sent")
-        return self._kept({"do": "put", "program": number}, {name: array}, life)
+        return self._kept({"do": "put", "program": number}, {name: array}, life, keep=True)
 
-    def _kept(self, message: Mapping[str, Any], arrays: Mapping[str, np.ndarray], life: Life) -> Held:
-        answer, _ = self._asked(message, arrays, life, keep=True)
+    def _kept(
+        self, message: Mapping[str, Any], arrays: Mapping[str, np.ndarray], life: Life, *, keep: bool
+    ) -> Held:
+        answer, _ = self._asked(message, arrays, life, keep=keep)
         return Held(self, life, answer["held"])
 
     def fetch(self, held: Held) -> np.ndarray:

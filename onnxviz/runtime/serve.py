@@ -160,7 +160,7 @@ class Served:
         return self._keep(self._programs[message["program"]].put(name, arrays[name]))
 
     def hold(self, message: Mapping[str, Any], arrays: dict[str, np.ndarray]) -> Message:
-        """Keep an array as a state that runs read and write."""
+        """Keep a copy of an array as a state that runs read and write."""
         return self._keep(self._programs[message["program"]].hold(arrays["value"]))
 
     def fetch(self, message: Mapping[str, Any], arrays: dict[str, np.ndarray]) -> Message:

@@ -16,6 +16,8 @@ from onnxviz.runtime.isolate import GRACE, GRACE_PART
 
 # Waiting takes a second at the most: after so many the program stood still (Ctrl-Z), and so did its runs.
 _STOOD_STILL = 5.0
+# The watchdog looks so often, and for so long after the last run: to wake it for each costs more than the look.
+_TICK, _LINGERS = 1.0, 5.0
 # A thread that waits looks up so often; a run that was told to stop is given so long to do so.
 _LOOK, _STOPS = 0.5, 0.3
 
@@ -38,6 +40,8 @@ class Watchdog:
         self._runs: dict[int, _Watched] = {}
         self._keys = itertools.count()
         self._wake = threading.Condition()
+        self._looks = math.inf  # when it looks next; infinity: when it is woken
+        self._last = -math.inf  # when the last run began
         self._thread: threading.Thread | None = None
 
     @contextlib.contextmanager
@@ -60,7 +64,8 @@ class Watchdog:
                 if isolate.watched():
                     threading.Thread(target=self._listen, name="onnxviz-interrupt", daemon=True).start()
             self._runs[key] = watched
-            if len(self._runs) == 1:
+            self._last = now
+            if end < self._looks:
                 self._wake.notify()
         try:
             yield
@@ -82,11 +87,12 @@ class Watchdog:
                         run.end += now - max(before, run.began)
                 for key in [key for key, run in self._runs.items() if run.end <= now]:
                     self._runs.pop(key).options.terminate = True
-                ends = [run.end for run in self._runs.values()]
+                next_end = min((run.end for run in self._runs.values()), default=math.inf)
                 before = now
-                # A run that comes while others are under way ends later than they do or is caught a second late.
-                self._wake.wait(min(1.0, min(ends) - now) if ends else None)
-                if not ends:
+                rests = next_end == math.inf and now - self._last > _LINGERS
+                self._looks = math.inf if rests else min(now + _TICK, next_end)
+                self._wake.wait(None if rests else self._looks - now)
+                if rests:
                     before = time.monotonic()
 
     def _listen(self) -> None:

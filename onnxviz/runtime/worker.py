@@ -49,6 +49,8 @@ from onnxviz.runtime.serve import serve
 serve({control}, {lifeline}, {board}, {memory})
 """
 _LAST_WORDS: Final = 4096
+# So many graphs that are no larger than this are not sent twice for their shapes: one ascent asks for some six times.
+_INFERRED, _LARGE = 32, 2**20
 
 
 def lacking() -> str | None:
@@ -253,6 +255,7 @@ class Worker:
         # What a process died of, or took too long for where that hangs on no picture: the error for the next time.
         self._refused: dict[str, Exception] = {}
         self._waiting: dict[int, tuple[Life, int]] = {}  # the request, by thread
+        self._inferred: dict[tuple[str, bool, bool], bytes] = {}
         self._numbers = itertools.count(1)
         self._weights: dict[int, tuple[weakref.ref[np.ndarray], int]] = {}
         isolate.add(self)
@@ -405,17 +408,27 @@ class Worker:
         import onnx
 
         data = proto.SerializeToString()
-        _, given = again(
-            lambda: self.ask(
-                {"do": "infer", "strict": strict, "propagate": propagate},
-                {"model": np.frombuffer(data, np.uint8)},
-                what="inferring the shapes of the model",
-                digest=lambda: _digest(data),
-                seconds=self.limits.load_seconds,
-                limit="load_seconds",
+        name = _digest(data)
+        key = name, strict, propagate
+        found = self._inferred.get(key)
+        if found is None:
+            _, given = again(
+                lambda: self.ask(
+                    {"do": "infer", "strict": strict, "propagate": propagate},
+                    {"model": np.frombuffer(data, np.uint8)},
+                    what="inferring the shapes of the model",
+                    digest=lambda: name,
+                    seconds=self.limits.load_seconds,
+                    limit="load_seconds",
+                )
             )
-        )
-        return onnx.ModelProto.FromString(given["model"].tobytes())
+            found = given["model"].tobytes()
+            if len(found) < _LARGE:
+                with self._lock:
+                    while len(self._inferred) >= _INFERRED:
+                        del self._inferred[next(iter(self._inferred))]
+                    self._inferred[key] = found
+        return onnx.ModelProto.FromString(found)
 
     def hurry(self, threads: Collection[int]) -> None:
         """Ctrl-C: what these threads wait for is given a moment to end, and then is ended with its process."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import mmap
 import signal
 import subprocess
@@ -9,6 +10,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import onnx_ir as ir
@@ -16,7 +18,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from onnxviz.errors import LimitExceeded
-from onnxviz.runtime import isolate
+from onnxviz.runtime import isolate, watchdog
 from onnxviz.runtime.ort import compile
 
 # What a child process reads first, to import from this folder.
@@ -137,6 +139,24 @@ except KeyboardInterrupt:
     process.send_signal(signal.SIGINT)
     assert process.wait(120) == 130
     process.stdout.close()
+
+
+def test_the_watchdog_is_woken_only_for_a_run_that_ends_before_it_looks(monkeypatch):
+    monkeypatch.setattr(watchdog, "_LINGERS", 600)
+    dog, options, woken = watchdog.Watchdog(), SimpleNamespace(terminate=False), []
+    with dog.watch(options, 60):
+        pass
+    while dog._looks == math.inf:  # its thread starts
+        time.sleep(0.01)
+    notify = dog._wake.notify
+    monkeypatch.setattr(dog._wake, "notify", lambda: (woken.append(1), notify()))
+    with dog.watch(options, 60):
+        pass
+    assert (woken, options.terminate) == ([], False)
+    with dog.watch(options, 0.01):
+        while not options.terminate:
+            time.sleep(0.01)
+    assert woken == [1]
 
 
 def test_a_watched_process_runs_in_the_same_thread(threads):

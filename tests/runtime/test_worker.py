@@ -354,6 +354,26 @@ def test_shape_inference_that_ends_the_process(pair):
     worker.close()
 
 
+def test_the_same_graph_is_sent_for_its_shapes_once(monkeypatch):
+    asked = []
+    ask = Worker.ask
+    monkeypatch.setattr(
+        Worker, "ask", lambda *args, **named: (asked.append(args[1]["do"]), ask(*args, **named))[1]
+    )
+    worker = Worker(onnxviz.Limits())
+    wrong = onnx.ModelProto.FromString(PLAIN)
+    wrong.graph.output[0].type.tensor_type.shape.dim[1].dim_value = 6
+    for _ in range(2):
+        proto = onnx.ModelProto.FromString(PLAIN)
+        inferred = worker.infer(proto, strict=True, propagate=True)
+        assert inferred == onnx.shape_inference.infer_shapes(proto, strict_mode=True, data_prop=True)
+        inferred.graph.ClearField("node")  # whoever has it may change it
+        with pytest.raises(onnx.shape_inference.InferenceError):
+            worker.infer(wrong, strict=True, propagate=True)
+    assert asked == ["infer"] * 3
+    worker.close()
+
+
 def test_the_process_is_killed_in_a_run():
     net = opened(HANGS)
 
