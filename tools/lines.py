@@ -1,0 +1,170 @@
+"""How large the house is, and how far a call goes in it: python3 tools/lines.py [lines|flow|operators]
+
+    lines       files and lines of each room of onnxviz/ and of tests/, against the budgets of the redesign
+    flow        files that integrated gradients enter, calls and modules of `predict`, on the bundled network
+    operators   package files that name each operator, the most named first
+
+Without a word: all three. `flow` needs the test environment (tools/test.py makes it).
+"""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections import defaultdict
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = ROOT / "onnxviz"
+# Row: the folders that are it, today's and those to come, and its budget of lines. `.` is the package's own folder.
+BUDGETS: dict[str, tuple[tuple[str, ...], int]] = {
+    "graph": (("graph",), 5200),
+    "grad": (("grad",), 3400),
+    "runtime, backends": (("runtime", "backends"), 2370),
+    "image, figures": (("image", "figures"), 2400),
+    "techniques": (
+        ("techniques", "optimise", "explaining", "stylenet", "attribution", "features", "synthesis"),
+        8400,
+    ),
+    "cli": (("cli",), 900),
+    "demo, templates": (("demo", "templates"), 400),
+    "exporting, objectives, root": (("exporting", "objectives", "."), 3300),
+}
+ALL, FILES, TESTS = 26_000, 115, 18_000
+MOST_FILES = 5  # of the package, that may name one operator
+
+# What is measured, in a process of its own: argument 1 says which. Prints two numbers.
+PROBE = """
+import os, sys, threading, warnings
+warnings.simplefilter("ignore")
+from skimage import data
+package, what, folder = sys.argv[1:]
+files, calls = set(), 0
+
+def watch(frame, event, _):
+    global calls
+    code = frame.f_code
+    if event == "call" and code.co_filename.startswith(package) and code.co_name != "<module>":
+        files.add(code.co_filename)
+        calls += 1
+
+def measured(call):
+    threading.setprofile(watch)
+    sys.setprofile(watch)
+    call()
+    sys.setprofile(None)
+    threading.setprofile(None)
+
+if what in ("command", "predict command"):
+    from PIL import Image
+    from onnxviz.cli.main import run
+    Image.fromarray(data.chelsea()).save(f"{folder}/cat.png")
+    line = ["efficientnet-lite0", f"{folder}/cat.png", "--provider", "cpu", "-q"]
+    more = ["-m", "integrated-gradients", "--steps", "4", "-o", f"{folder}/a.png"]
+    measured(lambda: run(["saliency", *line, *more] if what == "command" else ["predict", *line]))
+else:
+    import onnxviz
+    net = onnxviz.load("efficientnet-lite0", provider="cpu")
+    if what == "used":
+        net.predict(data.chelsea())
+    if what in ("open", "used"):
+        measured(lambda: onnxviz.saliency(net, data.chelsea(), method="integrated-gradients", steps=4))
+    else:
+        measured(lambda: net.predict(data.chelsea()))
+print(len(files), calls, sum(name.partition(".")[0] == "onnxviz" for name in sys.modules), file=sys.stderr)
+"""
+
+
+def main(arguments: list[str]) -> int:
+    wanted = arguments or ["lines", "flow", "operators"]
+    for name in wanted:
+        if name not in ("lines", "flow", "operators"):
+            print(__doc__)
+            return 2
+        {"lines": lines, "flow": flow, "operators": operators}[name]()
+        print()
+    return 0
+
+
+# --- lines ----------------------------------------------------------------------------------------
+
+
+def sizes() -> dict[str, tuple[int, int]]:
+    """(files, lines) of each row of the budgets; what belongs to none of them is a row of its own."""
+    rooms = {folder: row for row, (folders, _) in BUDGETS.items() for folder in folders}
+    counted: dict[str, list[int]] = defaultdict(lambda: [0, 0])
+    for path in PACKAGE.rglob("*"):
+        if path.suffix in (".py", ".html", ".jinja", ".j2", ".css", ".js"):
+            folder = path.relative_to(PACKAGE).parts[0] if path.parent != PACKAGE else "."
+            row = counted[rooms.get(folder, folder)]
+            row[0] += 1
+            row[1] += len(path.read_text(encoding="utf-8").splitlines())
+    return {row: (files, count) for row, (files, count) in counted.items()}
+
+
+def lines() -> None:
+    found = sizes()
+    print(f"{'room':30}{'files':>7}{'lines':>9}{'budget':>9}{'of it':>8}")
+    rows = [
+        (row, *found.get(row, (0, 0)), BUDGETS[row][1] if row in BUDGETS else 0)
+        for row in (*BUDGETS, *(found.keys() - BUDGETS.keys()))
+    ]
+    rows.append(("onnxviz/", sum(row[1] for row in rows), sum(row[2] for row in rows), ALL))
+    tests = [len(path.read_text(encoding="utf-8").splitlines()) for path in (ROOT / "tests").rglob("*.py")]
+    rows.append(("tests/", len(tests), sum(tests), TESTS))
+    for row, files, count, budget in rows:
+        print(f"{row:30}{files:7,}{count:9,}{budget:9,}" + (f"{count / budget:8.0%}" if budget else ""))
+    print(f"(files of onnxviz/: about {FILES} wanted)")
+
+
+# --- flow -----------------------------------------------------------------------------------------
+
+
+def flow() -> None:
+    import tempfile
+
+    def probe(what: str) -> list[int]:
+        with tempfile.TemporaryDirectory() as folder:
+            done = subprocess.run(
+                [sys.executable, "-c", PROBE, str(PACKAGE), what, folder],
+                capture_output=True, text=True, cwd=ROOT, check=False,
+            )  # fmt: skip
+        if done.returncode:
+            raise SystemExit(done.stderr)
+        return [int(one) for one in done.stderr.split()[-3:]]
+
+    files = [probe(what)[0] for what in ("command", "open", "used")]
+    print(f"integrated gradients enter {files[0]} of our files from the command line (60 wanted)")
+    print(
+        f"                           {files[1]} on a network just opened, {files[2]} after it predicted (35 wanted)"
+    )
+    print(f"predict makes {probe('predict')[1]:,} calls inside the package (4,000 wanted)")
+    print(f"        imports {probe('predict command')[2]} of our modules from the command line (60 wanted)")
+
+
+# --- operators ------------------------------------------------------------------------------------
+
+
+def operator_files() -> dict[str, set[str]]:
+    """The package's files in which an operator's name stands as a text of its own, docstrings not counted."""
+    import onnx
+
+    names = {schema.name for schema in onnx.defs.get_all_schemas()}
+    files: dict[str, set[str]] = defaultdict(set)
+    for path in sorted(PACKAGE.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Constant) and node.value in names:
+                files[node.value].add(path.relative_to(PACKAGE).as_posix())
+    return files
+
+
+def operators() -> None:
+    ranked = sorted(operator_files().items(), key=lambda pair: (-len(pair[1]), pair[0]))
+    over = [(name, len(files)) for name, files in ranked if len(files) > MOST_FILES]
+    print(f"{len(ranked)} operators are named; {len(over)} in more than {MOST_FILES} files:")
+    print(", ".join(f"{name} {count}" for name, count in over) or "none")
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
