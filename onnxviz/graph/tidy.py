@@ -26,7 +26,7 @@ _FREE_WEIGHTS: Final = 4
 def tidy(model: onnx.ModelProto) -> list[str]:
     """Repair `model` in place, before its structure is checked; what was done.
 
-    - weights that are also inputs are inputs no more (the IR version rises to 4, which allows that);
+    - weights and constants that are also inputs are inputs no more (the IR version rises to 4, which allows that);
     - of weights and Constant nodes with one name the last counts, as in ONNX Runtime, nodes after weights;
     - nodes of a graph that share a name get names of their own, since ONNX Runtime refuses them;
     - negative sizes in declared shapes mean unknown ones;
@@ -36,14 +36,15 @@ def tidy(model: onnx.ModelProto) -> list[str]:
     warnings: list[str] = []
     for entry in model.opset_import:
         entry.domain = normal(entry.domain)
+    weights = {tensor.name for tensor in model.graph.initializer}
+    weights |= {sparse.values.name for sparse in model.graph.sparse_initializer}
+    weights |= set(_constants(model.graph).values())
     for graph in graphs(model):
         _last_weight_counts(graph, warnings)
         _name_nodes(graph.node, warnings)
         _free_sizes(graph, warnings)
     for function in model.functions:
         _name_nodes(function.node, warnings)
-    weights = {tensor.name for tensor in model.graph.initializer}
-    weights |= {sparse.values.name for sparse in model.graph.sparse_initializer}
     kept = [value for value in model.graph.input if value.name not in weights]
     if len(kept) < len(model.graph.input):
         _replace(model.graph, "input", kept)
@@ -72,13 +73,18 @@ def complete(model: onnx.ModelProto, structure: Structure) -> None:
         model.opset_import.add(domain=contrib.DOMAIN, version=1)
 
 
-def _last_weight_counts(graph: onnx.GraphProto, warnings: list[str]) -> None:
-    tensors = {tensor.name: tensor for tensor in graph.initializer}
-    constants = {
+def _constants(graph: onnx.GraphProto) -> dict[int, str]:
+    """What the Constant nodes of a graph make, by their places; ONNX Runtime takes them for weights."""
+    return {
         place: node.output[0]
         for place, node in enumerate(graph.node)
         if node.op_type == "Constant" and not normal(node.domain) and len(node.output) == 1
     }
+
+
+def _last_weight_counts(graph: onnx.GraphProto, warnings: list[str]) -> None:
+    tensors = {tensor.name: tensor for tensor in graph.initializer}
+    constants = _constants(graph)
     last = {name: place for place, name in constants.items()}
     again = {place for place, name in constants.items() if last[name] != place}
     shadowed = tensors.keys() & last.keys()

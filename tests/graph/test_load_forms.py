@@ -351,11 +351,13 @@ def constant(number, name="w"):
     ("nodes", "expected"),
     [([constant(2), "add"], 2), (["add", constant(2)], 2), ([constant(3), constant(2), "add"], 2)],
 )
-def test_a_constant_node_that_shadows_a_weight(nodes, expected):
+@pytest.mark.parametrize("listed", [False, True], ids=["", "listed among the inputs"])
+def test_a_constant_node_that_shadows_a_weight(nodes, expected, listed):
     add = helper.make_node("Add", ["x", "w"], ["y"])
     original = hostile.model(
         [add if node == "add" else node for node in nodes],
         [hostile.array("w", [1.0])] if len(nodes) == 2 else [],
+        inputs=[hostile.value("x", X.shape), *[hostile.value("w", [1])] * listed],
     )
     loaded = load(original)
     same(loaded, original)
