@@ -7,8 +7,8 @@ leave dilations out of account; and a kept aspect ratio is computed in float32.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, Final
 
 import numpy as np
 import onnx
@@ -17,6 +17,9 @@ from onnxviz.graph.operators import POOLS, RESIZING
 from onnxviz.runtime.isolate import region, worker
 
 Length = int | None
+# Their rules in ONNX's inference read the type of an input without asking whether it is known, which ends the process.
+# It is unknown behind the operators of ONNX Runtime; nothing is inferred of these four.
+_UNGUARDED: Final = frozenset({"DictVectorizer", "LabelEncoder", "RegexFullMatch", "TreeEnsemble"})
 
 
 def resized(length: int, scale: float | np.floating[Any]) -> int:
@@ -64,6 +67,13 @@ def pool_pads(length: int, kernel: int, stride: int, *, upper: bool) -> tuple[in
     return begin, total - begin
 
 
+def hide_unguarded(nodes: Iterable[onnx.NodeProto]) -> None:
+    """Rename, in place, the operators that ONNX's inference may crash on, to what it does not know."""
+    for node in nodes:
+        if node.op_type in _UNGUARDED:
+            node.op_type += ", unguarded"
+
+
 def infer_shapes(proto: onnx.ModelProto, *, strict: bool = False, propagate: bool = True) -> onnx.ModelProto:
     """ONNX's inference on the main graph, with ONNX Runtime's lengths.
 
@@ -75,6 +85,7 @@ def infer_shapes(proto: onnx.ModelProto, *, strict: bool = False, propagate: boo
     place = worker()
     if place is not None:
         return place.infer(proto, strict=strict, propagate=propagate)
+    hide_unguarded(proto.graph.node)
     nodes = [node for node in proto.graph.node if node.op_type in POOLS | RESIZING and not node.domain]
     while True:
         with region("inferring the shapes of the model"):

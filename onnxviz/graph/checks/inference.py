@@ -16,6 +16,7 @@ import onnx
 from onnxviz.errors import ModelRejected
 from onnxviz.graph import walk
 from onnxviz.graph.quoted import label
+from onnxviz.graph.shapes import hide_unguarded
 from onnxviz.runtime.isolate import region
 from onnxviz.text import printable
 
@@ -43,6 +44,7 @@ def check(model: onnx.ModelProto, lookup: Lookup) -> None:
     outline.CopyFrom(model)
     for place, node in enumerate(_nodes(outline)):
         node.name = f"#{place}"
+    hide_unguarded(_nodes(outline))
     for graph in walk.graphs(outline):
         _undeclare(graph)
     for holder, what in walk.places(outline):

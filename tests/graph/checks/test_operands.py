@@ -1,5 +1,9 @@
 """What operators need of their inputs and attributes: refused when the file is opened, or run by ONNX Runtime."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import onnx
 import onnx_ir as ir
@@ -11,6 +15,7 @@ from onnxviz.errors import ModelRejected
 from onnxviz.graph.load import load
 from tests.graph import hostile
 
+ROOT = Path(__file__).resolve().parents[3]
 X = np.random.default_rng(0).normal(size=(2, 4, 8, 8)).astype(np.float32)
 F, WHOLE = np.float32, np.int64
 BIG = 2**63 - 1
@@ -314,3 +319,37 @@ def test_in_branches_and_functions_too(name, what, new, word):
 def refuses(proto):
     with pytest.raises(ModelRejected, match="'it'"):
         load(proto)
+
+
+UNGUARDED = """
+from onnx import helper
+from onnxviz.graph.infer import infer
+from onnxviz.graph.load import load
+from tests.graph import hostile
+
+tree = ("nodes_featureids", "nodes_truenodeids", "nodes_trueleafs", "nodes_falsenodeids", "nodes_falseleafs",
+        "leaf_targetids", "tree_roots")
+weights = ("nodes_splits", "nodes_modes", "leaf_weights")
+for op, attributes, opset in (
+    ("DictVectorizer", {"int64_vocabulary": [1, 2]}, 17),
+    ("LabelEncoder", {"keys_floats": [1.0], "values_floats": [2.0], "default_float": 3.0}, 17),
+    ("RegexFullMatch", {"pattern": "a"}, 20),
+    ("TreeEnsemble", {**dict.fromkeys(weights, hostile.array("", [1.0])), **dict.fromkeys(tree, [0])}, 17),
+):
+    odd = helper.make_node("BiasGelu", ["x", "x"], ["z"], domain="com.microsoft")
+    domain = "" if op == "RegexFullMatch" else "ai.onnx.ml"
+    node = helper.make_node(op, ["z"], ["y"], domain=domain, **attributes)
+    imports = [("com.microsoft", 1), ("ai.onnx.ml", 5 if op == "TreeEnsemble" else 3)]
+    infer(load(hostile.model([odd, node], shape=(1, 3), opset=opset, imports=imports)).model)
+    print(op, flush=True)
+"""
+
+
+def test_inference_behind_what_onnx_does_not_know():
+    """ONNX's inference reads the unknown type of their input; in a process of its own, since it ends that."""
+    done = subprocess.run(
+        [sys.executable, "-c", UNGUARDED], capture_output=True, text=True, check=False, cwd=ROOT
+    )
+    assert done.stdout.split() == ["DictVectorizer", "LabelEncoder", "RegexFullMatch", "TreeEnsemble"], (
+        done.stderr
+    )
