@@ -12,6 +12,7 @@ from typing import Final, NamedTuple
 import numpy as np
 import onnx_ir as ir
 
+from onnxviz.graph.analysis.constants import NUMPY
 from onnxviz.graph.operators import RENAMING
 
 # What may stand between the input and its scaling without changing a value.
@@ -20,19 +21,10 @@ _PASSING: Final = RENAMING | {"Cast", "Pad", "Transpose"}
 RANGES: Final = {"raw": (0.0, 255.0), "unit": (0.0, 1.0), "tensorflow": (-1.0, 1.0)}
 _MOST: Final = 16  # numbers of a constant: one a channel
 _FOLDED: Final[dict[str, Callable[..., np.ndarray]]] = {
-    "Cast": lambda x: x,
-    "Identity": lambda x: x,
-    "Reshape": lambda x, *_: x,
-    "Unsqueeze": lambda x, *_: x,
-    "Squeeze": lambda x, *_: x,
-    "Sqrt": np.sqrt,
-    "Neg": np.negative,
-    "Reciprocal": lambda x: 1 / x,
-    "Add": np.add,
-    "Sub": np.subtract,
-    "Mul": np.multiply,
+    **NUMPY,
+    **dict.fromkeys(RENAMING | {"Cast"}, lambda x, *_: x),
     "Div": np.divide,
-    "Max": np.maximum,
+    "Reciprocal": lambda x: 1 / x,
 }
 
 
@@ -120,7 +112,7 @@ def _constant(value: ir.Value | None, depth: int = 6) -> np.ndarray | None:
     fold = None if node is None else _FOLDED.get(node.op_type)
     if node is None or fold is None:
         return None
-    first = node.op_type in ("Reshape", "Unsqueeze", "Squeeze")
+    first = node.op_type in RENAMING
     numbers = [_constant(one, depth - 1) for one in (node.inputs[:1] if first else node.inputs)]
     if any(number is None for number in numbers):
         return None

@@ -270,6 +270,7 @@ BATCH_FIRST: Final = operators(lambda row: row.channels and row.sees not in ("ev
 WEIGHTED: Final = operators(lambda row: row.family in ("convolution", "product"))
 POOLS: Final = operators(lambda row: row.family == "pooling")
 RESIZING: Final = operators(lambda row: row.sees == "resize")
+GLOBAL_POOLS: Final = operators(lambda row: row.family == "global pooling")
 REDUCTIONS: Final = operators(lambda row: row.family == "reduction")
 CASTS: Final = operators(lambda row: row.family == "type")
 #: Changes nothing but the form or the rounding.

@@ -19,7 +19,7 @@ from onnxviz.graph.lift import Lifter
 from onnxviz.graph.operators import POOLS
 from onnxviz.graph.shapes import pool_pads, pooled
 
-_WINDOWS = ("Conv", "ConvInteger", "MaxPool", "AveragePool", "LpPool")
+_WINDOWS = POOLS | {"Conv", "ConvInteger"}
 
 
 def explicit(model: ir.Model) -> None:

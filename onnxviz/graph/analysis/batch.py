@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from onnxviz.graph.analysis.batch_step import IN_TRAINING, Mixes, Refused, Step, everywhere, in_training, rule
-from onnxviz.graph.operators import BATCH_FIRST, OWN, POINTWISE, REDUCTIONS
+from onnxviz.graph.operators import BATCH_FIRST, OWN, POINTWISE, REDUCTIONS, operators
 
 # --- place by place -------------------------------------------------------------------------------
 
@@ -70,7 +70,7 @@ def _not_over(step: Step, axes: list[int]) -> int:
     return axis
 
 
-@rule("Softmax", "LogSoftmax", "Hardmax")
+@rule(*operators(lambda row: row.sees == "softmax"))
 def softmax(step: Step) -> list[int | None]:
     """Before opset 13 it ran over all axes from `axis` on."""
     rank = len(step.shape())
@@ -81,7 +81,7 @@ def softmax(step: Step) -> list[int | None]:
     return everywhere(step, _not_over(step, axes))
 
 
-@rule("LayerNormalization", "RMSNormalization")
+@rule(*operators(lambda row: row.sees == "trailing"))
 def trailing(step: Step) -> list[int | None]:
     """It runs over all axes from `axis` on."""
     step.only(0)
@@ -126,7 +126,7 @@ def reduction(step: Step) -> list[int | None]:
     return _reduced(step, [a % rank for a in axes])
 
 
-@rule("ArgMax", "ArgMin")
+@rule(*operators(lambda row: row.sees == "arg_reduction"))
 def arg_reduction(step: Step) -> list[int | None]:
     """The place of the largest along an axis."""
     return _reduced(step, [step.get("axis", 0) % len(step.shape())])
@@ -195,7 +195,7 @@ def einsum(step: Step) -> list[int | None]:
     return [right.index(label)]
 
 
-@rule("LSTM", "GRU", "RNN")
+@rule(*operators(lambda row: row.family == "recurrent"))
 def recurrent(step: Step) -> list[int | None]:
     """X is (steps, batch, size), or (batch, steps, size) with layout 1; initial states follow the batch."""
     step.only(0, 5, 6)

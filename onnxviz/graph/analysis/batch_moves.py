@@ -11,6 +11,7 @@ import math
 import numpy as np
 
 from onnxviz.graph.analysis.batch_step import LAST, Refused, Step, everywhere, rule
+from onnxviz.graph.operators import RESIZING
 
 
 @rule("Reshape")
@@ -204,7 +205,7 @@ def tile(step: Step) -> list[int | None]:
     return [step.axis()]
 
 
-@rule("Resize", "Upsample")
+@rule(*RESIZING)
 def resize(step: Step) -> list[int | None]:
     """Scales leave the batch alone; sizes that name it get the true one."""
     axis = step.axis()

@@ -12,16 +12,13 @@ from typing import Final
 
 from onnxviz.graph.checks.facts import Call, Sizes, Unsure
 from onnxviz.graph.checks.shapes import kernel_of, pool_lengths
-from onnxviz.graph.operators import POOLS
+from onnxviz.graph.operators import GLOBAL_POOLS, POOLS, operators
 
 _CONVOLUTIONS: Final = {"Conv": 1, "ConvInteger": 1, "FusedConv": 1, "QLinearConv": 3}  # where the weight is
 # What is made of a whole map, which has none of its places left.
-_OF_MAPS: Final = frozenset(
-    {
-        "ConvTranspose", "GlobalAveragePool", "GlobalLpPool", "GlobalMaxPool", "GroupNormalization",
-        "InstanceNormalization", "MaxRoiPool", "RoiAlign",
-    }
-)  # fmt: skip
+_OF_MAPS: Final = GLOBAL_POOLS | operators(lambda row: row.family == "region pooling") | {
+    "ConvTranspose", "GroupNormalization", "InstanceNormalization"
+}  # fmt: skip
 _OF_AXES: Final = frozenset({"ReduceLogSumExp", "ReduceMax", "ReduceMean", "ReduceMin"})
 
 

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Final, TypeVar
 
 from onnxviz.graph.checks.facts import Call, Sizes, Unsure, axis, broadcast, sizes
-from onnxviz.graph.operators import POINTWISE, SAME_SHAPE, SPELLINGS, family
+from onnxviz.graph.operators import GLOBAL_POOLS, POINTWISE, POOLS, SAME_SHAPE, SPELLINGS, family
 from onnxviz.graph.shapes import pool_pads, pooled
 
 Rule = Callable[[Call], Sizes | list[Sizes]]
@@ -121,7 +121,7 @@ def conv_transpose(call: Call) -> Sizes:
     return sizes((x[0], filters, *_windows(call, x[2:], kernel, transposed=True)))
 
 
-@rule("MaxPool", "AveragePool", "LpPool")
+@rule(*POOLS)
 def pool(call: Call) -> Sizes:
     """Windows over the spatial axes; the indices of MaxPool have the same shape."""
     return sizes((*call.shape(0)[:2], *pool_lengths(call)))
@@ -149,7 +149,7 @@ def pool_lengths(call: Call) -> list[int | None]:
     return result
 
 
-@rule("GlobalAveragePool", "GlobalMaxPool", "GlobalLpPool")
+@rule(*GLOBAL_POOLS)
 def global_pool(call: Call) -> Sizes:
     """Spatial sizes become 1."""
     x = call.shape(0)

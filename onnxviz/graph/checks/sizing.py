@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from onnxviz.graph.checks.facts import Call, Sizes, Unsure, axis, broadcast, sizes
 from onnxviz.graph.checks.shapes import rule
-from onnxviz.graph.operators import REDUCTIONS
+from onnxviz.graph.operators import REDUCTIONS, RESIZING, operators
 from onnxviz.graph.shapes import resized
 
 # --- picking and joining ----------------------------------------------------------------------
@@ -140,7 +140,7 @@ def pad(call: Call) -> Sizes:
     return sizes(x)
 
 
-@rule("Resize", "Upsample")
+@rule(*RESIZING)
 def resize(call: Call) -> Sizes:
     """Sizes given, or sizes times scales, rounded down."""
     x = list(call.shape(0))
@@ -204,7 +204,7 @@ def reduce(call: Call) -> Sizes:
     return _without(x, axes, call.attribute("keepdims", 1))
 
 
-@rule("ArgMax", "ArgMin")
+@rule(*operators(lambda row: row.sees == "arg_reduction"))
 def arg(call: Call) -> Sizes:
     """One axis less, or of size 1."""
     x = call.shape(0)
@@ -285,7 +285,7 @@ def non_zero(call: Call) -> Sizes:
     return (max(1, len(call.shape(0))), None)
 
 
-@rule("LSTM", "GRU", "RNN")
+@rule(*operators(lambda row: row.family == "recurrent"))
 def recurrent(call: Call) -> list[Sizes]:
     """(steps, directions, N, hidden), then the last states; the weight R is (directions, gates·hidden, hidden)."""
     steps, batch = call.shape(0)[:2]
