@@ -25,9 +25,8 @@ import numpy as np
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
-from onnxviz.techniques.export import export  # noqa: E402
-
 from onnxviz.exporting import efficientnet  # noqa: E402
+from onnxviz.exporting.export import export  # noqa: E402
 from onnxviz.files import write_atomic  # noqa: E402
 
 NETWORK = HERE / "efficientnet-lite0.onnx"

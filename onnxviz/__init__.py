@@ -41,7 +41,7 @@ _PUBLIC = {
     "gradient_model": "features.gradient",
     "explainer_model": "attribution.explainer",
     "doctor": "health",
-    "use_font": "image.fonts",
+    "use_font": "figures.fonts",
 }
 _MODULES = ("errors", "objectives")
 

@@ -12,9 +12,10 @@ from onnxviz.errors import LabelsRejected, OnnxVizError
 from onnxviz.graph.head import Head, head
 from onnxviz.graph.output import BINARY, CLASSES, SEQUENCE, explained
 from onnxviz.labels import check_count
+from onnxviz.results import Prediction
 
 if TYPE_CHECKING:
-    from onnxviz.network import Network, Prediction
+    from onnxviz.network import Network
 
 _SUMS_TO_ONE = 2e-3  # half precision over a thousand classes
 _ALIKE = 1e-3
@@ -156,8 +157,6 @@ def _split(together: np.ndarray, alone: list[np.ndarray], axis: int) -> bool:
 
 def predicted(net: Network, x: np.ndarray, top: int) -> list[list[Prediction]]:
     """The `top` most probable classes of each picture; of a sequence, the best class of each step."""
-    from onnxviz.network import Prediction
-
     if net.end.kind == SEQUENCE:
         steps = net.steps(x)
         rows = steps.reshape(-1, steps.shape[2])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Hashable, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx_ir as ir
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from onnxviz.graph.layers import Layer
     from onnxviz.image.preprocess import Preprocessing
     from onnxviz.objectives import Objective
+    from onnxviz.results import Prediction
     from onnxviz.runtime.worker import Worker
 
 #: Anything that is one image: a path, a PIL image, or an (H, W, 3) uint8 array.
@@ -38,14 +39,6 @@ ImageLike = Any
 Images = Any
 
 DEFAULT_SIZE = 224
-
-
-class Prediction(NamedTuple):
-    """One class with its probability (0 to 1)."""
-
-    index: int  # type: ignore[assignment]  # a tuple's own method of this name is not missed
-    label: str
-    probability: float
 
 
 class Network:

@@ -397,7 +397,8 @@ def _preprocessing(
 
     told   `recorded` is what the file says, and no guess
     """
-    from onnxviz.image.preprocess import PRESETS, Preprocessing, from_file
+    from onnxviz.image.configs import from_file
+    from onnxviz.image.preprocess import PRESETS, Preprocessing
 
     if isinstance(given, Preprocessing):
         chosen = given

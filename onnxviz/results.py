@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -33,6 +33,14 @@ def strings(value: Any) -> set[str]:
     if isinstance(value, dict):
         return strings([*value, *value.values()])
     return set().union(*map(strings, value)) if isinstance(value, Iterable) else set()
+
+
+class Prediction(NamedTuple):
+    """One class with its probability (0 to 1)."""
+
+    index: int  # type: ignore[assignment]  # a tuple's own method of this name is not missed
+    label: str
+    probability: float
 
 
 @dataclass
@@ -141,6 +149,6 @@ class Attribution(Result):
 
     def picture(self) -> Image.Image:
         """The map over the photo, deeper where it matters more, with a scale."""
-        from onnxviz.image.attribution import draw
+        from onnxviz.figures.attribution import draw
 
         return draw(self)

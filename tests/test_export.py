@@ -23,8 +23,8 @@ from onnxviz.errors import (
     UsageError,
 )
 from onnxviz.exporting import callables, efficientnet, hubs, hugging_face, verify
-from onnxviz.exporting.export import _exposed, _fields, export
-from onnxviz.exporting.source import Source, Wanted, build, parse_options
+from onnxviz.exporting.export import _exposed, _fields, build, export
+from onnxviz.exporting.source import Source, Wanted, parse_options
 from onnxviz.exporting.trace import pick_output
 from onnxviz.graph import metadata
 from onnxviz.image.preprocess import PRESETS, Preprocessing

@@ -193,7 +193,8 @@ def test_trust_is_no_option_of_the_network(tmp_path, mark):
 def test_packages_read_checkpoints_as_weights_alone(tmp_path, mark, monkeypatch, package):
     """Neither can be installed everywhere; what they call to read a checkpoint is torch's own."""
     from onnxviz.exporting import hubs
-    from onnxviz.exporting.source import Source, Wanted, build
+    from onnxviz.exporting.export import build
+    from onnxviz.exporting.source import Source, Wanted
 
     torch.save({"weight": Touching(mark)}, tmp_path / "strange.pth")
 

@@ -71,12 +71,3 @@ def test_one_module_imports_onnxruntime():
         if any(name.split(".")[0] == "onnxruntime" for name in imported(path))
     }
     assert importing == {str(Path("runtime", "providers.py"))}
-
-
-@pytest.mark.parametrize("folder", ["graph", "grad", "explaining"])
-def test_graphs_are_made_without_a_runtime(folder):
-    for path in (PACKAGE / folder).rglob("*.py"):
-        for name in imported(path):
-            assert name.split(".")[0] not in ("onnxruntime", "torch"), path
-            # `isolate` runs nothing and imports the standard library alone (tests/runtime/test_isolate.py).
-            assert not name.startswith("onnxviz.runtime") or name == "onnxviz.runtime.isolate", path

@@ -45,7 +45,7 @@ class Attributions(Result):
         return [self._page(start) for start in range(0, len(self.grid), _ON_A_PAGE)]
 
     def _page(self, start: int) -> Image.Image:
-        from onnxviz.image.method_sheet import draw
+        from onnxviz.figures.method_sheet import draw
 
         end = start + _ON_A_PAGE
         return draw(self.grid[start:end], names=self.names[start:end])
@@ -168,7 +168,7 @@ def sheet(
 
 def _map(one: Attribution) -> np.ndarray:
     """The map at the picture's size."""
-    from onnxviz.image.colour import fit
+    from onnxviz.figures.colour import fit
 
     assert one.values is not None
     return fit(one.values, *one.image.shape[:2])

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 
 from onnxviz.attribution.saliency_job import Found, Job
+from onnxviz.figures.colour import fit
 from onnxviz.grad import table
 from onnxviz.graph.offsets import Offset, offsets
-from onnxviz.image.colour import fit
 
 # From this part of the score on, what is left unexplained is told as a warning.
 _LARGE_ERROR = 0.05

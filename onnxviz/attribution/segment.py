@@ -9,8 +9,8 @@ import numpy as np
 
 from onnxviz.attribution.aim import Position, Target
 from onnxviz.errors import ModelUnsuitable, UsageError
-from onnxviz.image import fine
-from onnxviz.image.readings import reading
+from onnxviz.figures import fine
+from onnxviz.figures.readings import reading
 from onnxviz.network import Images, Network
 from onnxviz.objectives import Objective
 from onnxviz.progress import Progress, silent
@@ -58,7 +58,7 @@ class Segmentation(Result):
 
     def picture(self) -> Image.Image:
         """The photo with the object's outline, the object alone, and the map that it was found by."""
-        from onnxviz.image.outline import draw
+        from onnxviz.figures.outline import draw
 
         return draw(self.image, self.mask, self.source, self.manifest["figures"])
 
@@ -149,9 +149,9 @@ def _quantiles(cut: str, foreground: float | None, background: float | None) -> 
 def _cut(
     net: Network, source: Attribution, cut: str, marks: tuple[float, float], rounds: int, seed: int
 ) -> Segmentation:
-    from onnxviz.image.colour import fit
-    from onnxviz.image.cut import grab, once
-    from onnxviz.image.page import scaled
+    from onnxviz.attribution.grabcut import grab, once
+    from onnxviz.figures.colour import fit
+    from onnxviz.figures.page import scaled
 
     values = source.values
     if values is None or not np.any(np.isfinite(values) & (values != 0)):

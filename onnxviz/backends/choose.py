@@ -114,9 +114,7 @@ def _torch(operator: str | None) -> list[str]:
         if operator is not None and "." in operator and not operator.startswith("com.microsoft."):
             return []
         return ['install torch, whose gradients --backend torch uses: pip install "onnxviz[torch]"']
-    from onnxviz.backends.torch.executor import knows
-
-    return ["use --backend torch"] if operator is not None and knows(operator) else []
+    return ["use --backend torch"] if operator is not None and _module("torch").knows(operator) else []
 
 
 def _module(name: str) -> Any:

@@ -10,9 +10,9 @@ from PIL import Image
 
 from onnxviz.demo.page import Picture, Section
 from onnxviz.demo.photos import Stage
+from onnxviz.figures.sheet import Row, rows, side_by_side
 from onnxviz.files import png_bytes, write_atomic
 from onnxviz.image.io import read
-from onnxviz.image.sheet import Row, rows, side_by_side
 
 # Layers of the bundled network: what they know of a photo falls off visibly from one to the next.
 _INVERTED = ("blocks.1.expand.relu6", "blocks.5.expand.relu6", "blocks.10.add", "blocks.14.add")

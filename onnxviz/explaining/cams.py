@@ -1,6 +1,6 @@
 """Class activation maps as operators: of activations and gradients, (N, C, h, w) float32, to (N, h, w).
 
-The formulas, their papers and why they are as they are stand in onnxviz/techniques/cam_methods.py.
+The formulas, their papers and why they are as they are stand in onnxviz/attribution/cam_methods.py.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The attributions of one pass, as operators: each takes a scene and gives a map of the input's size, (N, H, W).
 
-The same methods on arrays stand in onnxviz/techniques (saliency, cam); a test holds the two to one another.
+The same methods on arrays stand in onnxviz/attribution (saliency, cam); a test holds the two to one another.
 """
 
 from __future__ import annotations

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from onnxviz.errors import LabelsRejected, MissingDependency, OutputRefused, RuntimeFailed, UsageError, spelt
+from onnxviz.exporting.source import FORMS, Source, Wanted, torch, weights_alone
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-    from onnxviz.exporting.source import Source
     from onnxviz.exporting.trace import Traced
     from onnxviz.exporting.verify import Difference
     from onnxviz.image.preprocess import Preprocessing
@@ -117,7 +117,6 @@ def export(
                     file would not compute what torch does: nothing is written), LabelsRejected, PreprocessingRejected,
                     OutputRefused
     """
-    from onnxviz.exporting.source import Wanted, build
     from onnxviz.exporting.trace import evaluating, trace
     from onnxviz.files import sha256
     from onnxviz.graph.save import save
@@ -234,7 +233,6 @@ def _described(
 
 def _labelled(found: Source, module: Any, shape: tuple[int, ...], *, strict: bool) -> Source:
     """The source with labels that fit its output; those of its package are left out where they do not."""
-    from onnxviz.exporting.source import torch
     from onnxviz.exporting.trace import run_torch
     from onnxviz.labels import check_count
 
@@ -253,7 +251,8 @@ def _labelled(found: Source, module: Any, shape: tuple[int, ...], *, strict: boo
 
 
 def _fields(preprocessing: Any) -> Mapping[str, Any]:
-    from onnxviz.image.preprocess import PRESETS, Preprocessing, from_file
+    from onnxviz.image.configs import from_file
+    from onnxviz.image.preprocess import PRESETS, Preprocessing
 
     if isinstance(preprocessing, Mapping):
         preprocessing = Preprocessing.from_dict(dict(preprocessing))
@@ -275,7 +274,6 @@ def _exposed(model: ir.Model, names: Iterable[str] | bool) -> ir.Model:
 
 def _in_float32(module: Any) -> Any:
     """The module, or a float32 copy where its weights are of another precision."""
-    from onnxviz.exporting.source import torch
 
     if all(p.dtype == torch().float32 or not p.is_floating_point() for p in module.parameters()):
         return module
@@ -296,3 +294,56 @@ def _pair(size: int | tuple[int, int] | None) -> tuple[int, int] | None:
     if len(pair) != 2 or min(pair) < 1:
         raise UsageError(f"size {size!r} is not one number of pixels or a height and a width")
     return int(pair[0]), int(pair[1])
+
+
+# --- what a source means ----------------------------------------------------------------------
+
+
+def build(source: Any, wanted: Wanted) -> Source:
+    """The network that `source` means.
+
+    source   a torch.nn.Module, a `Source`, or text: torchvision:NAME, timm:NAME, transformers:NAME,
+             module:callable, file.py:callable
+
+    Naming a module or file runs its code. What a hub or a folder holds runs no code, unless `wanted.trusted`: neither
+    Python files of its own nor a pickle.
+
+    raises   UsageError, MissingDependency, InputRefused when trained weights cannot be had or would run code
+    """
+    torch()
+    if isinstance(source, Source):
+        return source
+    if not isinstance(source, str):
+        return _from_module(source)
+    kind, colon, name = source.partition(":")
+    if not colon or not name or not kind:
+        raise UsageError(f"{source!r} names no torch network; expected {FORMS}{_hint(source)}")
+    if "trust_remote_code" in wanted.options:
+        raise UsageError("trust_remote_code is no option of a network: give --trust-remote-code")
+    if kind in ("torchvision", "timm", "transformers"):
+        from onnxviz.exporting import hubs, hugging_face
+
+        make = {"torchvision": hubs.torchvision, "timm": hubs.timm, "transformers": hugging_face.transformers}
+        with contextlib.nullcontext() if wanted.trusted else weights_alone():
+            return make[kind](name, wanted)
+    from onnxviz.exporting.callables import from_callable
+
+    return from_callable(source, wanted)
+
+
+def _from_module(module: Any) -> Source:
+    if not isinstance(module, torch().nn.Module):
+        raise UsageError(f"expected a torch.nn.Module or one of {FORMS}; got {type(module).__name__}")
+    name = type(module).__name__
+    return Source(module, name, f"torch module {type(module).__module__}.{name}")
+
+
+def _hint(text: str) -> str:
+    from onnxviz.catalogue import entries
+
+    known = next((entry for entry in entries() if entry.name == text), None)
+    if known is None:
+        return ""
+    if known.export is None:
+        return f"; {text!r} is a network of the catalogue that needs no export"
+    return f"; for the catalogue's {text!r} give {known.export!r}, or `onnxviz models --fetch {text}`"

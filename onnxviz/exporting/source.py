@@ -77,38 +77,6 @@ class Wanted:
     trusted: bool = False
 
 
-def build(source: Any, wanted: Wanted) -> Source:
-    """The network that `source` means.
-
-    source   a torch.nn.Module, a `Source`, or text: torchvision:NAME, timm:NAME, transformers:NAME,
-             module:callable, file.py:callable
-
-    Naming a module or file runs its code. What a hub or a folder holds runs no code, unless `wanted.trusted`: neither
-    Python files of its own nor a pickle.
-
-    raises   UsageError, MissingDependency, InputRefused when trained weights cannot be had or would run code
-    """
-    torch()
-    if isinstance(source, Source):
-        return source
-    if not isinstance(source, str):
-        return _from_module(source)
-    kind, colon, name = source.partition(":")
-    if not colon or not name or not kind:
-        raise UsageError(f"{source!r} names no torch network; expected {FORMS}{_hint(source)}")
-    if "trust_remote_code" in wanted.options:
-        raise UsageError("trust_remote_code is no option of a network: give --trust-remote-code")
-    if kind in ("torchvision", "timm", "transformers"):
-        from onnxviz.exporting import hubs, hugging_face
-
-        make = {"torchvision": hubs.torchvision, "timm": hubs.timm, "transformers": hugging_face.transformers}
-        with contextlib.nullcontext() if wanted.trusted else weights_alone():
-            return make[kind](name, wanted)
-    from onnxviz.exporting.callables import from_callable
-
-    return from_callable(source, wanted)
-
-
 @contextlib.contextmanager
 def weights_alone() -> Iterator[None]:
     """torch takes nothing but tensors from the checkpoints that it reads, whoever reads them: a pickle may run code."""
@@ -190,21 +158,3 @@ def parse_options(pairs: Sequence[str]) -> dict[str, Any]:
         except (ValueError, SyntaxError):
             options[key.strip()] = text
     return options
-
-
-def _from_module(module: Any) -> Source:
-    if not isinstance(module, torch().nn.Module):
-        raise UsageError(f"expected a torch.nn.Module or one of {FORMS}; got {type(module).__name__}")
-    name = type(module).__name__
-    return Source(module, name, f"torch module {type(module).__module__}.{name}")
-
-
-def _hint(text: str) -> str:
-    from onnxviz.catalogue import entries
-
-    known = next((entry for entry in entries() if entry.name == text), None)
-    if known is None:
-        return ""
-    if known.export is None:
-        return f"; {text!r} is a network of the catalogue that needs no export"
-    return f"; for the catalogue's {text!r} give {known.export!r}, or `onnxviz models --fetch {text}`"

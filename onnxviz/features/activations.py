@@ -54,8 +54,8 @@ class Activations(Result):
         """
         from PIL import Image as PILImage
 
-        from onnxviz.image.colour import diverging, normalise, sequential
-        from onnxviz.image.sheet import tiles
+        from onnxviz.figures.colour import diverging, normalise, sequential
+        from onnxviz.figures.sheet import tiles
 
         maps = np.asarray(self.values)
         if maps.ndim == 1:

@@ -48,7 +48,7 @@ class Filters(Result):
         white or black. Where that leaves most filters grey, each has a scale of its own, written below it (of deep
         layers each row), and filters of the first layer stand below once more on the common one.
         """
-        from onnxviz.image.sheet import tiles
+        from onnxviz.figures.sheet import tiles
 
         weights = np.nan_to_num(np.asarray(self.values), posinf=0.0, neginf=0.0)
         if self.order == "BGR":
@@ -76,8 +76,8 @@ class Filters(Result):
 
     def _first(self, weights: np.ndarray, count: int, size: str) -> Image.Image:
         """Filters of one picture each: all on one scale, and each on its own where the strong drown the faint."""
-        from onnxviz.image.page import MARGIN
-        from onnxviz.image.sheet import tiles
+        from onnxviz.figures.page import MARGIN
+        from onnxviz.figures.sheet import tiles
 
         peaks = _peaks(weights)
         peak = float(peaks.max(initial=0.0)) or 1.0

@@ -21,7 +21,7 @@ from onnxviz.text import printable
 if TYPE_CHECKING:
     from PIL import Image
 
-    from onnxviz.image.scatter import Groups
+    from onnxviz.figures.scatter import Groups
     from onnxviz.network import Network
 
 # Without a method: below this, t-SNE has no neighbourhoods to keep, and a plane shows all there is.
@@ -77,8 +77,8 @@ class Map(Result):
 
         Frames have the colours of `scatter`.
         """
-        from onnxviz.image.mosaic import mosaic
-        from onnxviz.image.scatter import marker
+        from onnxviz.figures.mosaic import mosaic
+        from onnxviz.figures.scatter import marker
 
         groups = self._groups()
         pictures = {
@@ -96,13 +96,13 @@ class Map(Result):
 
     def scatter(self, size: tuple[int, int] = (_WIDTH, _WIDTH)) -> Image.Image:
         """The pictures as points, coloured by the network's top class. size: (width, height) in pixels."""
-        from onnxviz.image.scatter import scatter
+        from onnxviz.figures.scatter import scatter
 
         return scatter(self.points, self._groups(), axes=self.axes, size=size)
 
     def picture(self) -> Image.Image:
         """The grid of pictures and the scatter, side by side."""
-        from onnxviz.image.scatter import side_by_side
+        from onnxviz.figures.scatter import side_by_side
 
         left = self.grid()
         height = max(left.height, 760)

@@ -15,7 +15,7 @@ from onnxviz.features.embed import embed
 from onnxviz.features.embedding import Embedding
 from onnxviz.features.nearest import METRICS, Found, nearest, spread
 from onnxviz.features.thumbnails import thumbnails
-from onnxviz.image import lettering
+from onnxviz.figures import lettering
 from onnxviz.progress import Progress, silent
 from onnxviz.provenance import recorded
 from onnxviz.results import Result
@@ -24,7 +24,7 @@ from onnxviz.text import printable
 if TYPE_CHECKING:
     from PIL import Image
 
-    from onnxviz.image.sheet import Row
+    from onnxviz.figures.sheet import Row
     from onnxviz.network import Network
 
 _EDGE = 148
@@ -97,7 +97,7 @@ class Neighbours(Result):
         return [self._page(queries[start : start + _ON_A_PAGE]) for start in queries[::_ON_A_PAGE]]
 
     def _page(self, queries: Sequence[int]) -> Image.Image:
-        from onnxviz.image import sheet
+        from onnxviz.figures import sheet
 
         size = self.embedding.features.shape[1]
         return sheet.rows(
@@ -111,8 +111,8 @@ class Neighbours(Result):
         )
 
     def _row(self, q: int) -> Row:
-        from onnxviz.image.mosaic import framed, measured, square
-        from onnxviz.image.sheet import Row
+        from onnxviz.figures.mosaic import framed, measured, square
+        from onnxviz.figures.sheet import Row
 
         row = self.rows[q]
         largest = float(np.nanmax(self.distances)) if np.isfinite(self.distances).any() else 0.0

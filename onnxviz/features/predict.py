@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from onnxviz.network import Images, Network, Prediction
+from onnxviz.network import Images, Network
+from onnxviz.results import Prediction
 
 
 def predict(

@@ -9,8 +9,8 @@ import numpy as np
 
 from onnxviz.errors import ImageRejected
 from onnxviz.features.stream import fingerprint
+from onnxviz.figures.mosaic import square
 from onnxviz.image.decode import decode
-from onnxviz.image.mosaic import square
 from onnxviz.progress import Progress, silent
 
 if TYPE_CHECKING:

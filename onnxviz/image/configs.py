@@ -20,6 +20,17 @@ _FILES: Final = ("preprocessor_config.json", "config.json")
 _RESAMPLE: Final = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")
 
 
+def from_file(path: str | os.PathLike[str]) -> Preprocessing:
+    """The recipe in a JSON file: our own, Hugging Face's preprocessor_config.json, or timm's config.json.
+
+    path     the file, a folder that holds such a file, or the name of a preset
+    raises   PreprocessingRejected
+    """
+    if isinstance(path, str) and path in PRESETS:
+        return PRESETS[path]
+    return read_config(path)
+
+
 def read_config(path: str | os.PathLike[str]) -> Preprocessing:
     """The recipe that the JSON file `path` describes, or the one in the folder `path`.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final
 
@@ -14,7 +13,7 @@ from onnxviz.text import printable
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-__all__ = ["PRESETS", "Geometry", "Preprocessing", "from_file", "preset", "recorded"]
+__all__ = ["PRESETS", "Geometry", "Preprocessing", "preset", "recorded"]
 
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -49,19 +48,6 @@ PRESETS: Final[Mapping[str, Preprocessing]] = {
         Preprocessing(**plain("RGB"), dtype="uint8", name="uint8"),
     )
 }
-
-
-def from_file(path: str | os.PathLike[str]) -> Preprocessing:
-    """The recipe in a JSON file: our own, Hugging Face's preprocessor_config.json, or timm's config.json.
-
-    path     the file, a folder that holds such a file, or the name of a preset
-    raises   PreprocessingRejected
-    """
-    if isinstance(path, str) and path in PRESETS:
-        return PRESETS[path]
-    from onnxviz.image.configs import read_config
-
-    return read_config(path)
 
 
 def preset(name: object) -> Preprocessing:

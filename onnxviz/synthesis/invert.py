@@ -46,7 +46,7 @@ class Inversion(Result):
 
     def picture(self) -> Image.Image:
         """A sheet: the photo, then the inversions with their relative errors."""
-        from onnxviz.image import sheet
+        from onnxviz.figures import sheet
 
         cards = [(self.image, "photo")]
         cards += [

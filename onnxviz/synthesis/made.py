@@ -45,7 +45,7 @@ class Made(Result):
         """The picture itself where there is one as it was made; otherwise a sheet of all with what each shows."""
         from PIL import Image
 
-        from onnxviz.image import sheet
+        from onnxviz.figures import sheet
 
         pictures = list(self.pictures())
         if len(pictures) == 1 and self.shown is None:

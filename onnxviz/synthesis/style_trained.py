@@ -40,7 +40,7 @@ class StyleTrained(Result):
 
     def picture(self) -> Image.Image:
         """The style, and the samples before and after."""
-        from onnxviz.image.sheet import Row, rows
+        from onnxviz.figures.sheet import Row, rows
 
         figures = self.manifest["figures"]
         said = (

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from onnxviz.errors import PreprocessingRejected
-from onnxviz.image.configs import parse
-from onnxviz.image.preprocess import PRESETS, Preprocessing, from_file
+from onnxviz.image.configs import from_file, parse
+from onnxviz.image.preprocess import PRESETS, Preprocessing
 
 RNG = np.random.default_rng(5)
 IMAGENET = PRESETS["imagenet"]

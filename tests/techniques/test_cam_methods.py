@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from onnxviz.attribution import cam_methods as methods
-from onnxviz.image.readings import READINGS
+from onnxviz.figures.readings import READINGS
 
 N, C, H, W = 2, 5, 4, 3
 

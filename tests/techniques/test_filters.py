@@ -27,7 +27,7 @@ def test_filters_with_batchnorm_folded_in_are_more_than_grey(net):
 
 
 def test_each_filter_has_its_own_scale_where_one_drowns_the_others(monkeypatch):
-    from onnxviz.image import sheet
+    from onnxviz.figures import sheet
 
     calls = []
     plain = sheet.tiles

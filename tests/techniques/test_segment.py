@@ -10,7 +10,7 @@ from techniques import toys
 import onnxviz
 from onnxviz.attribution import segment
 from onnxviz.errors import ModelUnsuitable, UnknownLabel, UsageError
-from onnxviz.image import outline
+from onnxviz.figures import outline
 
 SIDE = 48
 

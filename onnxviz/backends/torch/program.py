@@ -127,6 +127,13 @@ class TorchProgram:
                 torch.set_num_threads(before)
 
 
+def knows(operator: str) -> bool:
+    """Whether torch computes this operator here."""
+    from onnxviz.backends.torch import executor
+
+    return executor.knows(operator)
+
+
 def compile(task: Task) -> TorchProgram:
     """The network and its objective on torch; see `backends.compile`.
 

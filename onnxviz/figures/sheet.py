@@ -14,9 +14,9 @@ from typing import Final
 from PIL import Image, ImageDraw
 
 from onnxviz.errors import UsageError
-from onnxviz.image import lettering
-from onnxviz.image.lettering import LINE, SOFT, line_height
-from onnxviz.image.page import (
+from onnxviz.figures import lettering
+from onnxviz.figures.lettering import LINE, SOFT, line_height
+from onnxviz.figures.page import (
     MARGIN,
     TEXT,
     Picture,
@@ -29,7 +29,7 @@ from onnxviz.image.page import (
     scaled,
     write_lines,
 )
-from onnxviz.image.scales import legend, number, scale_bar
+from onnxviz.figures.scales import legend, number, scale_bar
 
 __all__ = [
     "Picture",

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw
 
-from onnxviz.image import lettering
-from onnxviz.image.lettering import LINE, PAPER, SOFT, Colour, line_height
+from onnxviz.figures import lettering
+from onnxviz.figures.lettering import LINE, PAPER, SOFT, Colour, line_height
 
 
 def number(value: float) -> str:
@@ -28,7 +28,7 @@ def scale_bar(
 ) -> Image.Image:
     """A strip of colours with its numbers: both ends, and between them zero or the middle.
 
-    colours   (n, 3) uint8 from `low` to `high`, such as a map of `onnxviz.image.colour.MAPS`
+    colours   (n, 3) uint8 from `low` to `high`, such as a map of `onnxviz.figures.colour.MAPS`
     label     what the numbers are, written above
     """
     middle = 0.0 if low < 0 < high else (low + high) / 2

@@ -8,24 +8,21 @@ pictures in columns, since a sheet of twenty columns cannot be read.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import numpy as np
 from PIL import Image, ImageDraw
 
 from onnxviz.errors import UsageError
-from onnxviz.image import fine, lettering
-from onnxviz.image.attribution import headline, incomplete
-from onnxviz.image.colour import fit, overlay
-from onnxviz.image.lettering import INK, SOFT, line_height
-from onnxviz.image.page import as_image, blank, caption_lines, page, scaled, write_lines
-from onnxviz.image.readings import reading
-
-if TYPE_CHECKING:
-    from onnxviz.results import Attribution
+from onnxviz.figures import fine, lettering
+from onnxviz.figures.attribution import Explained, headline, incomplete
+from onnxviz.figures.colour import fit, overlay
+from onnxviz.figures.lettering import INK, SOFT, line_height
+from onnxviz.figures.page import as_image, blank, caption_lines, page, scaled, write_lines
+from onnxviz.figures.readings import reading
 
 #: Rows are pictures, columns methods.
-Grid = Sequence[Sequence["Attribution"]]
+Grid = Sequence[Sequence[Explained]]
 
 _MOST_COLUMNS: Final = 5
 _GAP: Final = 10
@@ -52,7 +49,7 @@ def draw(grid: Grid, *, names: Sequence[str] = (), side: int | None = None) -> I
     return _by_picture(grid, names, side or 224)
 
 
-def cell(attribution: Attribution, side: int) -> tuple[Image.Image, Image.Image]:
+def cell(attribution: Explained, side: int) -> tuple[Image.Image, Image.Image]:
     """The map alone and over its photo, each at most `side` pixels long."""
     read = reading(attribution.method, attribution.signed)
     values = np.zeros(attribution.image.shape[:2]) if attribution.values is None else attribution.values
@@ -132,11 +129,11 @@ def _by_method(grid: Grid, names: Sequence[str], side: int) -> Image.Image:
     return page([sheet])
 
 
-def _head(one: Attribution, side: int) -> list[tuple[str, lettering.Colour]]:
+def _head(one: Explained, side: int) -> list[tuple[str, lettering.Colour]]:
     return caption_lines(reading(one.method, one.signed).title, _TITLE, side, 2)
 
 
-def _called(row: Sequence[Attribution], names: Sequence[str], number: int) -> str:
+def _called(row: Sequence[Explained], names: Sequence[str], number: int) -> str:
     """What a picture's caption says: its class with the probability, its name, and which maps are incomplete."""
     lines = [headline(row[0]), *([names[number]] if number < len(names) and names[number] else [])]
     for one in row:

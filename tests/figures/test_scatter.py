@@ -7,8 +7,8 @@ import itertools
 import numpy as np
 import pytest
 
-from onnxviz.image import lettering
-from onnxviz.image.scatter import OTHER, PALETTE, Groups, legend, marker, scatter, side_by_side
+from onnxviz.figures import lettering
+from onnxviz.figures.scatter import OTHER, PALETTE, Groups, legend, marker, scatter, side_by_side
 
 
 def places_of(picture, colour, box=None):

@@ -10,8 +10,8 @@ import pytest
 from PIL import Image, ImageDraw, ImageFont
 
 from onnxviz.errors import UndrawnText, UsageError
-from onnxviz.image import fonts, lettering
-from onnxviz.image.lettering import draw, drawable, width
+from onnxviz.figures import fonts, lettering
+from onnxviz.figures.lettering import draw, drawable, width
 
 
 def font_with(letters: dict[str, str]) -> bytes:

@@ -10,7 +10,7 @@ from typing import Final
 
 import numpy as np
 
-from onnxviz.image.colour import diverging, normalise, overlay, sequential
+from onnxviz.figures.colour import diverging, normalise, overlay, sequential
 
 #: Of all magnitudes, drawn in the deepest colour with what lies above, so that a few pixels do not pale the rest.
 PERCENTILE: Final = 99.0

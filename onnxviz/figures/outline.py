@@ -6,24 +6,23 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from onnxviz.image.attribution import headline
-from onnxviz.image.colour import fit
-from onnxviz.image.method_sheet import cell
-from onnxviz.image.page import scaled
-from onnxviz.image.readings import reading
-from onnxviz.image.sheet import side_by_side
+from onnxviz.figures.attribution import Explained, headline
+from onnxviz.figures.colour import fit
+from onnxviz.figures.method_sheet import cell
+from onnxviz.figures.page import scaled
+from onnxviz.figures.readings import reading
+from onnxviz.figures.sheet import side_by_side
 
 if TYPE_CHECKING:
     from PIL import Image
 
-    from onnxviz.results import Attribution
 
 _HEIGHT: Final = 432
 _DIM: Final = 0.35  # how far the photo is darkened outside the object
 _INNER, _OUTER = (255, 255, 255), (20, 20, 20)
 
 
-def draw(image: np.ndarray, mask: np.ndarray, source: Attribution, figures: dict[str, Any]) -> Image.Image:
+def draw(image: np.ndarray, mask: np.ndarray, source: Explained, figures: dict[str, Any]) -> Image.Image:
     """Outline, cut-out on white, and map, side by side.
 
     image     (H, W, 3) uint8, the picture as the network sees it

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from onnxviz.image import attribution as drawing
-from onnxviz.image import method_sheet, sheet
+from onnxviz.figures import attribution as drawing
+from onnxviz.figures import method_sheet, sheet
 from onnxviz.results import Attribution
 
 PHOTO = np.full((64, 64, 3), 128, np.uint8)

@@ -3,20 +3,33 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import numpy as np
 
-from onnxviz.image import fine
-from onnxviz.image.colour import MAPS, normalise, overlay
-from onnxviz.image.page import scaled
-from onnxviz.image.readings import Reading, reading
-from onnxviz.image.sheet import number, scale_bar, side_by_side
+from onnxviz.figures import fine
+from onnxviz.figures.colour import MAPS, normalise, overlay
+from onnxviz.figures.page import scaled
+from onnxviz.figures.readings import Reading, reading
+from onnxviz.figures.sheet import number, scale_bar, side_by_side
 
 if TYPE_CHECKING:
     from PIL import Image
 
-    from onnxviz.results import Attribution
+
+class Explained(Protocol):
+    """A map over a picture as it is drawn: see `results.Attribution`."""
+
+    values: np.ndarray | None
+    manifest: dict[str, Any]
+    image: np.ndarray
+    target: int | None
+    label: str
+    method: str
+    score: float | None
+    signed: bool
+    percentile: float | None
+
 
 _PERCENTILE: Final = (
     99.5  # what lies above shares the deepest colour, so that a few pixels do not pale the rest
@@ -25,7 +38,7 @@ _STANDS_OUT: Final = 3.0  # times the noise
 _LARGE_ERROR: Final = 0.05  # of the sum
 
 
-def draw(attribution: Attribution, *, height: int = 448) -> Image.Image:
+def draw(attribution: Explained, *, height: int = 448) -> Image.Image:
     """The photo and the map over it, side by side, with a scale below.
 
     A fine map (a gradient's) stands by itself, and once more smoothed over the photo.
@@ -94,7 +107,7 @@ def _chance(limit: float, noise: float, percent: bool) -> str:
     return f"the colours span {spread}; other masks would move a place by ±{chance}, and less than that is not drawn"
 
 
-def incomplete(attribution: Attribution) -> list[str]:
+def incomplete(attribution: Explained) -> list[str]:
     """A line on how far the map's parts miss what they should add up to, where that is much."""
     error = (attribution.manifest.get("figures") or {}).get("completeness_error") or 0.0
     return [f"incomplete: the parts miss their sum by {error:.0%}"] if error > _LARGE_ERROR else []
@@ -103,7 +116,7 @@ def incomplete(attribution: Attribution) -> list[str]:
 _FINE_HEIGHT: Final = 432  # three of them stand in a line
 
 
-def _fine(attribution: Attribution, read: Reading, values: np.ndarray) -> Image.Image:
+def _fine(attribution: Explained, read: Reading, values: np.ndarray) -> Image.Image:
     """The photo, the map as it is, and the photo under the smoothed map."""
     parameters, figures = (attribution.manifest.get(part) or {} for part in ("parameters", "figures"))
     percentile = fine.PERCENTILE if attribution.percentile is None else attribution.percentile
@@ -127,7 +140,7 @@ def _fine(attribution: Attribution, read: Reading, values: np.ndarray) -> Image.
     )
 
 
-def headline(attribution: Attribution) -> str:
+def headline(attribution: Explained) -> str:
     """What is explained, with its probability or score: 'Egyptian cat  38.9%'."""
     channels = str((attribution.manifest.get("preprocessing") or {}).get("channels", ""))
     shown = f"\nshown: the mean of {channels} channels" if channels.isdecimal() else ""
@@ -145,7 +158,7 @@ def _percent(value: float) -> str:
     return f"{100 * value:.{min(digits, 6)}f}%"
 
 
-def _name(attribution: Attribution, parameters: dict[str, Any], figures: dict[str, Any]) -> str:
+def _name(attribution: Explained, parameters: dict[str, Any], figures: dict[str, Any]) -> str:
     """The method, with what decides its resolution, and how far it came if it was interrupted."""
     text = attribution.method
     title = reading(text, attribution.signed).title
@@ -166,7 +179,7 @@ def _name(attribution: Attribution, parameters: dict[str, Any], figures: dict[st
     return text
 
 
-def _smooth(attribution: Attribution, parameters: dict[str, Any]) -> np.ndarray:
+def _smooth(attribution: Explained, parameters: dict[str, Any]) -> np.ndarray:
     """The values to draw: for occlusion its samples without the edges of its windows, for others as they are."""
     values = attribution.values
     if values is None:

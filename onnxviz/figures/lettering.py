@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from PIL import ImageDraw, ImageFont
 
-from onnxviz.image import fonts
+from onnxviz.figures import fonts
 from onnxviz.text import ELLIPSIS, composed, printable, shorten
 
 Colour = tuple[int, int, int]

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 
-from onnxviz.image import fonts, lettering
-from onnxviz.image.lettering import draw, drawable, line_height, shortened, width, wrapped
+from onnxviz.figures import fonts, lettering
+from onnxviz.figures.lettering import draw, drawable, line_height, shortened, width, wrapped
 
 pytestmark = pytest.mark.filterwarnings("ignore::onnxviz.errors.UndrawnText")
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from onnxviz.errors import UsageError
-from onnxviz.image import fine
-from onnxviz.image.method_sheet import cell, draw
+from onnxviz.figures import fine
+from onnxviz.figures.method_sheet import cell, draw
 from onnxviz.results import Attribution
 
 

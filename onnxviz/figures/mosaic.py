@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 from PIL import Image, ImageDraw
 
-from onnxviz.image.lettering import INK, LINE, PAPER, Colour
+from onnxviz.figures.lettering import INK, LINE, PAPER, Colour
 
 _FRAME = 0.045
 _EMPTY: Colour = (232, 232, 232)

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageDraw
 
-from onnxviz.image import lettering
-from onnxviz.image.lettering import INK, LINE, SOFT, Colour
+from onnxviz.figures import lettering
+from onnxviz.figures.lettering import INK, LINE, SOFT, Colour
 
 PALETTE: tuple[Colour, ...] = (
     (0, 114, 178),  # blue

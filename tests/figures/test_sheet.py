@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from onnxviz.errors import UsageError
-from onnxviz.image import lettering, sheet
-from onnxviz.image.colour import MAPS
-from onnxviz.image.page import MARGIN
-from onnxviz.image.sheet import (
+from onnxviz.figures import lettering, sheet
+from onnxviz.figures.colour import MAPS
+from onnxviz.figures.page import MARGIN
+from onnxviz.figures.sheet import (
     Row,
     as_image,
     caption,

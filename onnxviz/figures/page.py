@@ -9,8 +9,8 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from onnxviz.errors import UsageError
-from onnxviz.image import lettering
-from onnxviz.image.lettering import INK, PAPER, SOFT, Colour, line_height
+from onnxviz.figures import lettering
+from onnxviz.figures.lettering import INK, PAPER, SOFT, Colour, line_height
 
 #: An (h, w, 3) or (h, w) uint8 array, or a PIL image.
 Picture = np.ndarray | Image.Image

@@ -1,0 +1,1 @@
+"""Drawing: results, grids, maps and pages as pictures, on Pillow. Nothing here computes what it shows."""
