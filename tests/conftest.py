@@ -20,9 +20,11 @@ settings.load_profile(os.environ.get("ONNXVIZ_HYPOTHESIS", "same"))
 # Many tests import onnxruntime themselves, as an oracle; what onnxviz does about it, test_offline.py holds.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
-# A shell's `&` and nohup have Ctrl-C ignored, and every process that is started from here would ignore it, too.
+# A shell's `&` and nohup have signals ignored, and every process that is started from here would ignore them, too.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def pytest_runtest_setup() -> None:

@@ -40,7 +40,28 @@ def main() -> None:
     started = _start()
     if started is not None:
         _Parent(*started).wait()
-    _work()
+    try:
+        _work()
+    except SystemExit as stop:
+        if isolate.watched() and (stop.code is None or isinstance(stop.code, int)):
+            _leave(stop.code or 0)
+        raise
+
+
+def _leave(code: int) -> None:
+    """End the child at once; returns where the interpreter has to see to it, as what was printed cannot be written.
+
+    Its own end waits for threads that may be in native code, and takes libraries down beside them.
+    """
+    import atexit
+
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError):
+            return
+    os._exit(code)
 
 
 def _fill() -> None:

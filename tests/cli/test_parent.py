@@ -93,6 +93,22 @@ def test_the_childs_exit_code_and_streams_are_the_parents(code):
     assert ended(process) == (code, "out\n", "err\n")
 
 
+def test_the_end_waits_for_no_thread_and_tidies_up(tmp_path):
+    left = tmp_path / "left"
+    process = start(f"""
+import atexit, pathlib, threading
+global locks
+locks = ctypes.CDLL(None)  # lets go of the lock, as runs do
+threading.Thread(target=deaf, args=(200,)).start()
+threading.Thread(target=time.sleep, args=(200,)).start()
+atexit.register(pathlib.Path({str(left)!r}).touch)
+print("out", end="")
+sys.exit(3)
+""")
+    assert ended(process) == (3, "out", "")
+    assert left.exists()
+
+
 @pytest.mark.parametrize(
     ("crash", "name"),
     [
