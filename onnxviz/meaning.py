@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from onnxviz.batches import samples
-from onnxviz.errors import LabelsRejected, OnnxVizError
+from onnxviz.errors import LabelsRejected, LimitExceeded, OnnxVizError
 from onnxviz.graph.head import Head, head
 from onnxviz.graph.output import BINARY, CLASSES, SEQUENCE, explained
 from onnxviz.labels import check_count
@@ -89,11 +89,18 @@ def _first(found: Head) -> str:
 # --- by running ----------------------------------------------------------------------------------
 
 
+def _once(error: OnnxVizError) -> None:
+    """Raise what would take as long once more: a run that the time limit ended."""
+    if isinstance(error, LimitExceeded) and "run_seconds" in str(error):
+        raise error
+
+
 def _run_open(net: Network, found: Head) -> Head:
     """Whether values of an output whose end the graph does not tell are probabilities: never negative, sum 1."""
     try:
         rows = net.run(samples(net), [found.scores])[found.scores]
-    except OnnxVizError:  # whoever needs its values is told why
+    except OnnxVizError as error:  # whoever needs its values is told why
+        _once(error)
         return found
     rows = rows.reshape(len(rows), -1).astype(np.float64)
     found = replace(found, classes=rows.shape[1] if found.kind == CLASSES else found.classes)
@@ -134,7 +141,8 @@ def _run_sequence(net: Network, found: Head) -> Head:
         together, *alone = (
             program({net.input.name: x}, [found.scores])[found.scores] for x in (pair, pair[:1], pair[1:])
         )
-    except OnnxVizError:  # whoever needs its values is told why
+    except OnnxVizError as error:  # whoever needs its values is told why
+        _once(error)
         return found
     if found.batch is not None and _split(together, alone, found.batch):
         return replace(found, reason=f"{found.reason}; two pictures together give what each gives alone")

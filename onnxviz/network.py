@@ -435,12 +435,21 @@ class Network:
         program = self.program(names)
         size = self.batch_size(batch) if len(x) > 1 or batch is not None else 1
         parts: dict[str, list[np.ndarray]] = {name: [] for name in names}
+        end: Head | None = self.__dict__.get("end")  # where that is concluded
+        scores = end.scores if end is not None and end.scored else None
         for start in range(0, len(x), size):
             chunk = x[start : start + size]
             count = len(chunk)
-            arrays = program({self.input.name: batching.filled(chunk, self.batched[1] or 1)}, names)
+            fed = batching.filled(chunk, self.batched[1] or 1)
+            arrays = program({self.input.name: fed}, names)
             for name in names:
-                parts[name].append(self.pictures_first(name, arrays[name])[:count])
+                rows = self.pictures_first(name, arrays[name])
+                if name == scores and len(rows) != len(fed):
+                    raise ModelUnsuitable(
+                        f"output {name!r} has {len(rows)} rows for {len(fed)} pictures: whose they are cannot be told"
+                        + ways("take one with --layer")
+                    )
+                parts[name].append(rows[:count])
             progress(start + count, len(x), "images")
         return {name: np.concatenate(arrays) for name, arrays in parts.items()}
 

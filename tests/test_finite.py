@@ -119,6 +119,16 @@ def test_on_the_command_line_the_warning_stands_in_the_manifest(tmp_path, capsys
     assert any(f"'{name}'" in text for text in json.loads(told.out)["manifest"]["warnings"])
 
 
+@pytest.mark.parametrize("command", [["gradient"], ["expose"], ["gradient", "--technique", "saliency"]])
+def test_files_that_are_made_of_it_are_told_of_too(command, tmp_path, capsys):
+    content, name = hidden()
+    (tmp_path / "m.onnx").write_bytes(content)
+    first, *more = command
+    options = ["--preprocess", "raw"] if more else []
+    assert run([first, str(tmp_path / "m.onnx"), *more, *options, "-o", str(tmp_path / "g.onnx")]) == 0
+    assert f"the weight '{name}' holds 27 NaN" in capsys.readouterr().err
+
+
 def test_no_row_of_nan_is_printed(tmp_path, capsys):
     content, name = changed(nan)
     (tmp_path / "m.onnx").write_bytes(content)

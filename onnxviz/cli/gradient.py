@@ -102,6 +102,7 @@ def _gradient_model(run: Run, model: str, of: str | None, wrt: str | None, rules
         feeds=feeds(given.get("--feed")),
         limits=run.limits,
     )
+    run.heed(graph)
     rectifiers = graph.meta["rectifiers"]
     if rectifiers == 0:
         from onnxviz.graph.rectifiers import without_rectifiers

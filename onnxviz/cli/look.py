@@ -107,6 +107,7 @@ def register(app: typer.Typer) -> None:
         target = run.output("exposed.onnx")
         run.claim(target)
         graph = exposed(model, layer, limits=run.limits)
+        run.heed(graph)
         path = save(graph, target)
         names = [str(value.name) for value in graph.graph.outputs]
         run.say(f"{path}: {len(names)} outputs")

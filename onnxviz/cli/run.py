@@ -16,6 +16,8 @@ from onnxviz.files import PICTURES, TABLES, destination, write_atomic
 from onnxviz.runtime import isolate
 
 if TYPE_CHECKING:
+    import onnx_ir as ir
+
     from onnxviz.limits import Limits
     from onnxviz.network import Network
     from onnxviz.results import Result
@@ -130,6 +132,14 @@ class Run:
             for warning in network.warnings[said:]:
                 self.note(warning)
             self._networks[i] = (network, len(network.warnings))
+
+    def heed(self, graph: ir.Model) -> None:
+        """Tell of weights that hold NaN or infinities, of a graph that belongs to no network."""
+        from onnxviz.finite import told
+        from onnxviz.graph import findings
+
+        for text in told(findings.weights(graph)):
+            self.note(text)
 
     def model_options(self) -> dict[str, Any]:
         """What was given of the options about the model's input, by its name on the command line."""

@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import Any
 
 from onnxviz.blame import judged
-from onnxviz.errors import LONGEST_MESSAGE, ModelUnsuitable, OnnxVizError, spelt
+from onnxviz.errors import LONGEST_MESSAGE, ImageRejected, ModelUnsuitable, OnnxVizError, spelt
 from onnxviz.graph.head import Head
 from onnxviz.graph.layers import Layer
 from onnxviz.network import Network
@@ -174,9 +174,15 @@ class Inspection:
 def inspect(net: Network) -> Inspection:
     """The input, the layers (shape, parameters, MACs, receptive field) and the operators of a network.
 
-    raises   nothing that `onnxviz.load` has not raised
+    raises   LimitExceeded where what its output is shows in a run alone, and that takes longer than it may
     """
     _ = net.batched  # puts on record what mixes the images of a batch
+    try:
+        net.check_size(net.size)
+    except ImageRejected as small:
+        net.warnings.append(str(small))
+    except OnnxVizError:  # of an output that holds no scores
+        pass
     gradients = _gradients(net)
     counts = Counter(
         f"{node.domain}.{node.op_type}" if node.domain else node.op_type

@@ -8,6 +8,8 @@ from typing import Any
 
 from onnxviz.grad.backward import NoRule
 
+_SHORT, _LONGEST = 64, 2**20  # strides that are taken as they are; and those that no known picture bounds
+
 
 @dataclass(frozen=True)
 class Window:
@@ -27,15 +29,27 @@ class Window:
         pads: Sequence[int] | None,
         dilations: Sequence[int] | None,
         auto_pad: str = "NOTSET",
+        x: Sequence[Any] | None = None,
     ) -> Window:
-        """From ONNX attributes with their defaults; raises NoRule for pads that normalise left implicit."""
+        """From ONNX attributes with their defaults; raises NoRule for pads that normalise left implicit.
+
+        x   the shape of what it slides over, where that is known: a stride beyond its end takes one window
+        """
         if auto_pad not in ("NOTSET", "VALID", ""):
             raise NoRule(f"has auto_pad={auto_pad} that could not be made explicit")
         n = len(kernel)
         pads = tuple(pads) if pads and auto_pad != "VALID" else (0,) * (2 * n)
+        steps = list(strides) if strides else [1] * n
+        for i, step in enumerate(steps):
+            length = x[2 + i] if x is not None else None
+            if isinstance(length, int):
+                reach = (dilations[i] if dilations else 1) * kernel[i]
+                steps[i] = min(step, max(_SHORT, length + pads[i] + pads[n + i], reach))
+            elif step > _LONGEST:
+                raise NoRule(f"has a stride of {step}")
         return cls(
             tuple(kernel),
-            tuple(strides) if strides else (1,) * n,
+            tuple(steps),
             pads[:n],
             pads[n:],
             tuple(dilations) if dilations else (1,) * n,

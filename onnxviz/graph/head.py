@@ -157,6 +157,8 @@ class _Reader(Tail):
             and two.activation == "sigmoid"
         ):
             return _with(two, told=True, reason=f"{two.reason}; the output lays its complement before it")
+        if shape is not None and 0 in shape:
+            return _with(other, reason="it holds no numbers, since one of its sizes is 0")
         picked = self.picked(value)
         if picked is not None:
             return _with(other, kind=DETECTIONS, **self._picked_by(picked))

@@ -13,6 +13,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxviz.graph.analysis.constants import NUMPY
+from onnxviz.graph.analysis.dataflow import constant
 from onnxviz.graph.operators import RENAMING
 
 # What may stand between the input and its scaling without changing a value.
@@ -103,7 +104,7 @@ def _constant(value: ir.Value | None, depth: int = 6) -> np.ndarray | None:
     """A constant's numbers in one row, float64: an initializer, a Constant, or a few operators on such."""
     if value is None or depth < 1:
         return None
-    tensor = ir.convenience.get_const_tensor(value)
+    tensor = constant(value)
     if tensor is not None:
         if tensor.size > _MOST or not tensor.size or tensor.dtype == ir.DataType.STRING:
             return None

@@ -14,6 +14,7 @@ import onnx
 import onnx_ir as ir
 
 from onnxviz.errors import ModelUnsuitable
+from onnxviz.graph.analysis.dataflow import constant
 from onnxviz.graph.naming import names
 
 TARGET = 18
@@ -307,7 +308,7 @@ def _old_resize(lifter: Lifter, node: ir.Node) -> None:
     node.attributes["nearest_mode"] = ir.AttrString("nearest_mode", "floor")
     scales = node.inputs[1]
     _set_inputs(node, node.inputs[0], None, scales)
-    tensor = ir.convenience.get_const_tensor(scales) if scales is not None else None
+    tensor = constant(scales) if scales is not None else None
     if mode != "nearest" or tensor is None:
         return
     factors = tensor.numpy().reshape(-1)

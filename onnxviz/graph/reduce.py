@@ -26,7 +26,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxviz.errors import ModelUnsuitable, UnknownLayer, near
-from onnxviz.graph.analysis.dataflow import clone, prune
+from onnxviz.graph.analysis.dataflow import clone, constant, prune
 from onnxviz.graph.dequantised import scale_of
 
 _HIGHEST_RANK: Final = 4
@@ -154,7 +154,7 @@ def clipping(value: ir.Value) -> list[ir.Node]:
     if attribute is not None:
         highest = attribute.as_float()
     elif len(node.inputs) > 2 and node.inputs[2] is not None:
-        tensor = ir.convenience.get_const_tensor(node.inputs[2])
+        tensor = constant(node.inputs[2])
         if tensor is None or tensor.size != 1:
             return []
         highest = float(tensor.numpy().reshape(-1)[0])

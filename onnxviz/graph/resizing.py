@@ -45,7 +45,7 @@ def exact(model: ir.Model) -> None:
         if sizes is not None and sizes.size and policy != "stretch":
             _keeping_the_ratio(lifter, node, before, after, axes, policy, crooked=min(named) < 0)
         elif scales is not None and scales.size == len(axes):
-            _missed(lifter, node, before, after, axes, scales)
+            _missed(lifter, node, before, after, axes, scales.reshape(-1))
 
 
 def _lengths(value: ir.Value | None) -> list[int | None] | None:

@@ -14,7 +14,7 @@ import onnx
 from onnxviz.errors import ModelRejected
 from onnxviz.graph.analysis.paths import LONGEST
 from onnxviz.graph.checks import contrib
-from onnxviz.graph.checks.operators import ML, normal
+from onnxviz.graph.checks.operators import ML, is_operator, normal
 from onnxviz.graph.checks.structure import Structure
 from onnxviz.graph.quoted import quoted
 from onnxviz.graph.walk import graphs
@@ -31,6 +31,7 @@ def tidy(model: onnx.ModelProto) -> list[str]:
     - nodes of a graph that share a name get names of their own, since ONNX Runtime refuses them;
     - negative sizes in declared shapes mean unknown ones;
     - the domain ai.onnx is called '';
+    - a function that has the name of an operator is never called, in ONNX Runtime neither: it goes;
     - an output that is listed twice is one.
     """
     warnings: list[str] = []
@@ -43,6 +44,7 @@ def tidy(model: onnx.ModelProto) -> list[str]:
         _last_weight_counts(graph, warnings)
         _name_nodes(graph.node, warnings)
         _free_sizes(graph, warnings)
+    _drop_shadowed(model, warnings)
     for function in model.functions:
         _name_nodes(function.node, warnings)
     kept = [value for value in model.graph.input if value.name not in weights]
@@ -53,6 +55,22 @@ def tidy(model: onnx.ModelProto) -> list[str]:
     _each_output_once(model.graph, warnings)
     _tell_of_long_texts(model.graph, warnings)
     return warnings
+
+
+def _drop_shadowed(model: onnx.ModelProto, warnings: list[str]) -> None:
+    versions = {entry.domain: entry.version for entry in model.opset_import}
+    kept = []
+    for function in model.functions:
+        domain = normal(function.domain)
+        if is_operator(domain, function.name, versions.get(domain, 1)):
+            what = (
+                f"the function {quoted(function.name)} has the name of an operator of {domain or 'ai.onnx'}"
+            )
+            warnings.append(f"{what}: the operator counts, as in ONNX Runtime")
+        else:
+            kept.append(function)
+    if len(kept) < len(model.functions):
+        _replace(model, "functions", kept)
 
 
 def _tell_of_long_texts(graph: onnx.GraphProto, warnings: list[str]) -> None:
@@ -97,7 +115,7 @@ def _last_weight_counts(graph: onnx.GraphProto, warnings: list[str]) -> None:
     warnings.append(f"{surplus} weights have the name of another one; the last of a name counts")
 
 
-def _replace(graph: onnx.GraphProto, field: str, entries: Iterable[Any]) -> None:
+def _replace(graph: onnx.GraphProto | onnx.ModelProto, field: str, entries: Iterable[Any]) -> None:
     """Let the repeated `field` hold copies of `entries`, which may be some of its own."""
     copies = [type(entry).FromString(entry.SerializeToString()) for entry in entries]
     graph.ClearField(field)

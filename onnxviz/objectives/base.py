@@ -190,7 +190,11 @@ def mean(op: Any, value: ir.Value) -> ir.Value:
 
 
 def bounded(value: ir.Value, axis: int, index: int, layer: str) -> None:
-    """Refuse an index outside an axis of known length (UsageError)."""
+    """Refuse an index outside an axis of known length (UsageError), and one that it lacks (ModelUnsuitable)."""
+    if value.shape is not None and axis >= len(value.shape):
+        raise ModelUnsuitable(
+            f"the layer {layer!r} of shape {value.shape} has no axis {axis} to take an entry of"
+        )
     length = value.shape[axis] if value.shape is not None and axis < len(value.shape) else None
     if isinstance(length, int) and not -length <= index < length:
         raise UsageError(f"index {index} on axis {axis} of layer {layer!r}, which has length {length}")

@@ -8,7 +8,16 @@ from typing import Final, TypeAlias
 
 import onnx_ir as ir
 
-from onnxviz.errors import SMALLER, LimitExceeded, ModelFailed, OnnxVizError, RuntimeFailed, UsageError
+from onnxviz.errors import (
+    SMALLER,
+    ImageRejected,
+    LimitExceeded,
+    ModelFailed,
+    OnnxVizError,
+    RuntimeFailed,
+    UsageError,
+    ways,
+)
 from onnxviz.text import printable
 
 #: By the name of a node or of one of its outputs: node and layer where it is the network's own, None where it is ours.
@@ -21,6 +30,10 @@ _NODE: Final = re.compile(
 )
 _LAID_OUT: Final = "_nchwc"  # behind the name of a value whose node was brought to the blocked layout
 _SOURCE: Final = re.compile(r"^/\S+:\d+ (?:.*? was false\. |.*?\) (?:const )?)", re.S)
+_CODE: Final = re.compile(r"^\[ONNXRuntimeError\] : \d+ : \w+ : (?:Exception during initialization: )?")
+_LENGTHS: Final = re.compile(
+    r"mismatch|must match|broadcast|cannot be reshaped|incompatible|they differ", re.I
+)
 _MEMORY: Final = ("bad_alloc", "failed to allocate memory", "out of memory", "bad allocation")
 # An objective picks an entry that an axis of open length lacks for the picture at hand; a Gather of the network's own
 # has a name of its own.
@@ -47,13 +60,15 @@ def places(graph: ir.Graph, own: Collection[str] | None) -> dict[str, tuple[str,
     return found
 
 
-def typed(error: Exception, where: Places, seconds: float | None) -> OnnxVizError:
+def typed(error: Exception, where: Places, seconds: float | None, any_size: bool = False) -> OnnxVizError:
     """ONNX Runtime's error at a run as one of ours.
 
     ModelFailed where the network fails, LimitExceeded where memory ends, UsageError where the objective asks for what
-    the picture lacks, RuntimeFailed where a node of ours fails or we fed the wrong thing.
+    the picture lacks, RuntimeFailed where a node of ours fails or we fed the wrong thing, ImageRejected where sizes
+    that follow the picture's do not go together.
 
     seconds   the limit, where the run was ended for taking longer; None: it was not
+    any_size  whether the graph takes pictures of any size: one of another size may go through
     """
     if seconds is not None:
         return LimitExceeded(
@@ -61,7 +76,7 @@ def typed(error: Exception, where: Places, seconds: float | None) -> OnnxVizErro
         )
     text = str(error)
     if isinstance(error, MemoryError) or any(words in text.lower() for words in _MEMORY):
-        return LimitExceeded("the model ran out of memory" + _within(_reason(text)) + SMALLER)
+        return LimitExceeded("the model ran out of memory" + _within(reason(text)) + SMALLER)
     beyond = _BEYOND.search(text)
     if beyond is not None:
         index, last = map(int, beyond.groups())
@@ -69,16 +84,16 @@ def typed(error: Exception, where: Places, seconds: float | None) -> OnnxVizErro
             f"the objective asks for index {index} of an axis that has length {last + 1} for this picture"
         )
     if isinstance(error, _OURS):
-        return RuntimeFailed(f"ONNX Runtime was not given what it takes: {_reason(text)}")
+        return RuntimeFailed(f"ONNX Runtime was not given what it takes: {reason(text)}")
     nodes = _NODE.findall(text)
     if not nodes:
-        return ModelFailed(f"ONNX Runtime could not run the model: {_reason(text)}")
+        return ModelFailed(f"ONNX Runtime could not run the model: {reason(text)}")
     operator, name = nodes[-1]
     place = next((where[key] for key in _keys(name) if key in where), (name, ""))
     if place is None and all(where.get(key) is None for _, outer in nodes for key in _keys(outer)):
         return RuntimeFailed(
             f"ONNX Runtime could not run a graph that onnxviz wrote: operator {operator} "
-            f"(node {printable(name, _LONGEST_NAME)!r}): {_reason(text)}"
+            f"(node {printable(name, _LONGEST_NAME)!r}): {reason(text)}"
         )
     node, layer = place or (name, "")
     told = [
@@ -86,19 +101,34 @@ def typed(error: Exception, where: Places, seconds: float | None) -> OnnxVizErro
         for what, named in (("node", node), ("layer", layer))
         if named
     ]
-    return ModelFailed(
-        f"ONNX Runtime could not run the model: operator {operator}{_within(', '.join(told))}: {_reason(text)}"
-    )
+    what = f"operator {operator}{_within(', '.join(told))}: {reason(text)}"
+    if any_size and of_lengths(text):
+        return other_size(what)
+    return ModelFailed(f"ONNX Runtime could not run the model: {what}")
 
 
 def _keys(name: str) -> tuple[str, str]:
     return name, name.removesuffix(_LAID_OUT)
 
 
-def _reason(text: str) -> str:
+def of_lengths(text: str) -> bool:
+    """Whether ONNX Runtime says of a node that sizes do not go together."""
+    return _LENGTHS.search(text) is not None
+
+
+def other_size(what: str) -> ImageRejected:
+    """The refusal of a picture whose size is to blame.
+
+    what   what ONNX Runtime says
+    """
+    more = ways("take another --size, such as a multiple of 32")
+    return ImageRejected(f"a picture of this size does not go through the network: {what}{more}")
+
+
+def reason(text: str) -> str:
     """The cause in one line, without the place in ONNX Runtime's sources."""
     nodes = list(_NODE.finditer(text))
-    cause = _SOURCE.sub("", text[nodes[-1].end() :] if nodes else text, count=1)
+    cause = _SOURCE.sub("", text[nodes[-1].end() :] if nodes else _CODE.sub("", text), count=1)
     return printable(" ".join(cause.split()), _LONGEST_REASON)
 
 

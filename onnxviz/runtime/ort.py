@@ -209,7 +209,8 @@ class Program:
             raise self._typed(error, options) from error
 
     def _typed(self, error: Exception, options: Any) -> Exception:
-        return failures.typed(error, self._places, self._seconds if options.terminate else None)
+        ended = self._seconds if options.terminate else None
+        return failures.typed(error, self._places, ended, any_size=self._admission is not None)
 
 
 _TYPES = {
@@ -276,11 +277,16 @@ def compile(
         from onnxviz.graph.checks.admission import Admission
 
         Admission(graph.message).check({})
-    if worker is not None:
-        from onnxviz.runtime.remote import RemoteProgram
+    try:
+        if worker is not None:
+            from onnxviz.runtime.remote import RemoteProgram
 
-        return RemoteProgram(worker, graph, settings)
-    return session(graph, **settings)
+            return RemoteProgram(worker, graph, settings)
+        return session(graph, **settings)
+    except ModelRejected as error:
+        if small and not graph.open and failures.of_lengths(str(error)):
+            raise failures.other_size(str(error)) from error
+        raise
 
 
 def session(
@@ -320,7 +326,7 @@ def session(
     except MemoryError as error:
         raise LimitExceeded("the model ran out of memory while it was loaded") from error
     except Exception as error:
-        raise ModelRejected(f"ONNX Runtime refuses the model: {_first_line(error)}") from error
+        raise ModelRejected(f"ONNX Runtime refuses the model: {failures.reason(str(error))}") from error
     admission = None
     if graph.open:
         from onnxviz.graph.checks.admission import Admission
@@ -361,8 +367,3 @@ def _split(model: ir.Model) -> Graph:
 
 def _open(value: ir.Value) -> bool:
     return value.shape is None or any(not isinstance(size, int) for size in value.shape[1:])
-
-
-def _first_line(error: Exception) -> str:
-    text = str(error).strip().splitlines()
-    return text[0][:400] if text else type(error).__name__

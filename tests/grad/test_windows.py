@@ -238,3 +238,29 @@ def test_ties_go_to_the_first_index() -> None:
         expected = np.zeros((3, 3))
         expected[: y.shape[2], : y.shape[3]] = 1
         np.testing.assert_array_equal(gradient[0, 0], expected)
+
+
+@pytest.mark.parametrize("op", ["MaxPool", "AveragePool", "LpPool", "Conv"])
+def test_a_stride_beyond_all_that_there_is(op) -> None:
+    """One window an axis, whatever the stride: 2^63 - 1 is as 100."""
+    import onnx_ir as ir
+
+    from onnxviz.grad.model import gradient_model
+    from tests.grad.oracle import session
+
+    found = []
+    for stride in (2**63 - 1, 2**40, 100):
+        more = {"w": apart(2, 2, 2, 2)} if op == "Conv" else {}
+        case = Case(
+            op,
+            {"x": apart(1, 2, 5, 6), **more},
+            {"kernel_shape": [2, 2], "strides": [stride, stride]},
+            opset=18,
+        )
+        proto = ir.to_proto(gradient_model(ir.from_proto(case.model()), wrt="x"))
+        y = session(case.model()).run(None, case.feeds())[0]
+        assert y.shape == (1, 2, 1, 1)
+        found.append(session(proto).run(["x.gradient"], case.feeds() | {"y.cotangent": np.ones_like(y)})[0])
+    assert np.abs(found[0]).max() > 0 and not found[0][..., 2:, :].any() and not found[0][..., 2:].any()
+    for other in found[1:]:
+        np.testing.assert_array_equal(found[0], other)

@@ -185,3 +185,50 @@ def test_tensors_without_a_picture_are_a_mistake_of_the_caller(net) -> None:
         net.activations(np.zeros((0, 3, 16, 16), np.float32), net.layers[0].name)
     with pytest.raises(ImageRejected, match="0×0 places"):
         net.activations(np.zeros((1, 3, 0, 0), np.float32), net.layers[0].name)
+
+
+def forked() -> bytes:
+    """Two branches that halve the picture, rounding up and down: an odd side does not go through their Concat."""
+    m = networks.Maker()
+    x = m("Relu", m("Conv", "image", m.random(4, 3, 3, 3), pads=[1] * 4, strides=[2, 2]))
+    x = m("Concat", x, m("MaxPool", "image", kernel_shape=[2, 2], strides=[2, 2]), axis=1)
+    x = m("Relu", m("Conv", x, m.random(8, 7, 3, 3), pads=[1] * 4))
+    y = m("Gemm", m("Flatten", m("GlobalAveragePool", x)), m.random(8, 4))
+    return m.model({"image": ("N", 3, "H", "W")}, {y: ("N", 4)}).SerializeToString()
+
+
+@pytest.mark.parametrize("isolate", [False, True])
+def test_sizes_that_do_not_go_together_are_the_pictures_fault(isolate) -> None:
+    net = onnxviz.load(forked(), preprocess="unit", resize="keep", provider="cpu", isolate=isolate)
+    for technique in ("predict", "saliency", "occlusion"):
+        with pytest.raises(ImageRejected, match="this size does not go through .*Concat"):
+            RUNS[technique](net, photo(15))
+    pictures = [photo(16), photo(15), photo(24)]
+    found = onnxviz.embed(net, pictures)
+    assert [one.path.name for one in found.skipped] == ["image 1"]
+    alone = [onnxviz.embed(net, [pictures[i]]).values[0] for i in (0, 2)]
+    np.testing.assert_allclose(found.values, alone, rtol=1e-5)
+
+
+@pytest.mark.parametrize("command", ["predict", "occlusion", "embed", "neighbours"])
+def test_a_folder_loses_the_odd_picture_and_says_so(command, folder, capsys) -> None:
+    (folder / "toy.onnx").write_bytes(forked())
+    Image.fromarray(photo(15)).save(folder / "photos" / "b.png")
+    options = (
+        [] if command == "predict" else ["-o", str(folder / ("e.npy" if command == "embed" else "o.png"))]
+    )
+    options += COMMANDS[command] if command == "occlusion" else []
+    code = run([command, str(folder / "toy.onnx"), str(folder / "photos"), *options, *FLAGS, "--json"])
+    told = capsys.readouterr()
+    assert code == 0, told.err
+    assert "b.png: a picture of this size does not go through" in told.err
+    listed = json.loads(told.out)
+    skipped = listed.get("skipped") or listed["manifest"]["skipped"]
+    assert [one["path"].endswith("b.png") for one in skipped] == [True]
+
+
+def test_inspect_says_that_the_size_is_too_small(folder, capsys) -> None:
+    assert run(["inspect", str(folder / "toy.onnx"), "--preprocess", "unit", "--size", str(SMALL)]) == 0
+    assert f"{SMALL}×{SMALL} pixels are too few" in capsys.readouterr().out
+    assert run(["inspect", str(folder / "toy.onnx"), "--preprocess", "unit", "--size", str(FITS)]) == 0
+    assert "too few" not in capsys.readouterr().out

@@ -14,7 +14,7 @@ def conv(
     op, g, y, x, w, b=None, *, auto_pad, dilations=None, group, kernel_shape=None, pads=None, strides=None
 ):
     """Each output position hands its cotangent back along the kernel (form: see forms.py)."""
-    win = Window.of(_kernel(w, kernel_shape), strides, pads, dilations, auto_pad)
+    win = Window.of(_kernel(w, kernel_shape), strides, pads, dilations, auto_pad, dims(x))
     return (
         lambda: conv_to_input(op, g, w, x, y, group, win),
         lambda: conv_to_weight(op, g, x, w, group, win),

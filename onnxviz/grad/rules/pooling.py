@@ -23,7 +23,7 @@ def max_pool(
     Where ONNX Runtime's CPU provider has no faster form, its operator gives the flat index of each maximum; overlapping
     windows may share one, hence the adding scatter (MaxUnpool would assign).
     """
-    win = Window.of(kernel_shape, strides, pads, dilations, auto_pad)
+    win = Window.of(kernel_shape, strides, pads, dilations, auto_pad, dims(x))
 
     def route(h: Any, *, positive: bool = True) -> Any:
         if maxima.fits(op, x, y, win):
@@ -67,7 +67,7 @@ def average_pool(
     strides=None,
 ):
     """Each element gets the sum of its windows' cotangents, each over its own count."""
-    win = Window.of(kernel_shape, strides, pads, dilations, auto_pad)
+    win = Window.of(kernel_shape, strides, pads, dilations, auto_pad, dims(x))
     counts = _counts(op, x, y, win, bool(count_include_pad), bool(ceil_mode), g)
     share = op.Div(g, counts) if not isinstance(counts, float) else op.Mul(g, 1.0 / counts)
     return (box_to_input(op, share, x, y, win),)
@@ -149,7 +149,7 @@ def _counts_now(op: Any, x: Any, y: Any, axis: int, geometry: Any, with_pads: bo
 @vjp("LpPool")
 def lp_pool(op, g, y, x, *, auto_pad, ceil_mode, dilations=None, kernel_shape, p, pads=None, strides=None):
     """y = (Σ|x|^p)^(1/p): the cotangent over y^(p−1), summed over the windows, times |x|^(p−1)·sign x."""
-    win = Window.of(kernel_shape, strides, pads, dilations, auto_pad)
+    win = Window.of(kernel_shape, strides, pads, dilations, auto_pad, dims(x))
     return (_powers(op, box_to_input(op, _over_powers(op, g, y, p), x, y, win), x, p),)
 
 

@@ -128,7 +128,7 @@ def conv_integer(
     known: Any = dims(w)
     if known is None or not all(isinstance(d, int) for d in known):
         raise NoRule("has weights of unknown shape")
-    win = Window.of(known[2:], strides, pads, dilations, auto_pad)
+    win = Window.of(known[2:], strides, pads, dilations, auto_pad, dims(x))
     real = _real(op, w, w_zero, g, len(known), 0)
     real.shape = w.shape
 

@@ -63,7 +63,9 @@ def reduce_mean(op, g, y, x, axes=None, *, keepdims, noop_with_empty_axes):
     if _is_noop(axes, noop_with_empty_axes):
         return (g,)
     count = _count(op, x, y, axes, g)
-    share = op.Mul(g, 1.0 / count) if isinstance(count, float) else op.Div(g, count)
+    share = (
+        op.Mul(g, 1.0 / (count or 1.0)) if isinstance(count, float) else op.Div(g, count)
+    )  # a mean of nothing
     return (op.Expand(_wide(op, share, x, axes, keepdims, noop_with_empty_axes), op.shape(x)),)
 
 

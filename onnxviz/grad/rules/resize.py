@@ -36,6 +36,9 @@ def resize(
         raise NoRule(
             f"has keep_aspect_ratio_policy={keep_aspect_ratio_policy} and a size that is not known or was rounded up"
         )
+    if scales is not None and len(dims(scales) or "1") != 1:  # ONNX Runtime reads them in any form
+        known_scales = array(scales)
+        scales = op.Reshape(scales, [-1]) if known_scales is None else op.const(known_scales.reshape(-1))
     factors = array(scales)
     moved = []  # (axis, its place among the operator's axes)
     for i, a in enumerate(along):

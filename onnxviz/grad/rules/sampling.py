@@ -135,8 +135,8 @@ def _taps(op: Any, raw: Any, real: Any, length: Any, mode: str, padding: str, co
 
 def _tap(op: Any, at: Any, weight: Any, slope: Any, real: Any, length: Any, padding: str, g: Any) -> Any:
     """The index within bounds; weight and slope 0 where it was not."""
-    inside = op.cast_like(op.And(op.GreaterOrEqual(at, 0.0), op.Less(at, real)), g)
-    index = op.Cast(op.Max(op.Min(at, op.Sub(real, 1.0)), 0.0), to=7)
+    within = op.And(op.GreaterOrEqual(at, 0.0), op.Less(at, real))
+    inside, index = op.cast_like(within, g), op.Cast(op.Where(within, at, 0.0), to=7)  # NaN has no index
     return index, op.Mul(weight, inside), op.Mul(slope, inside)
 
 
@@ -200,7 +200,7 @@ def roi_align(
             op.Sub(op.Mul(op.Gather(rois, i, axis=1), spatial_scale), offset) for i in (first, first + 2)
         )
         extent = op.Sub(high, low) if half else op.Max(op.Sub(high, low), 1.0)
-        width = op.Mul(extent, 1.0 / bins)
+        width = op.Mul(extent, 1.0 / max(bins, 1))
         if sampling_ratio > 0:
             count: Any = op.Add(op.Mul(width, 0.0), float(sampling_ratio))
             most: Any = op.const(np.int64(sampling_ratio))

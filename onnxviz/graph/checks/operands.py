@@ -62,6 +62,7 @@ _RANKS: Final = """
 _SPATIAL: Final = {"kernel_shape": 1, "strides": 1, "dilations": 1, "pads": 2}
 _CONVOLUTIONS: Final = ("Conv", "ConvInteger", "ConvTranspose", "QLinearConv")
 _POOLS: Final = ("AveragePool", "LpPool", "MaxPool", "MaxUnpool")
+_ALL_PADDED: Final = frozenset({"AveragePool", "LpPool", "MaxPool"})  # that may not be
 # Attributes of text that have a few meanings. Others are ONNX Runtime's errors, at loading.
 _PADS: Final = ("auto_pad", " NOTSET SAME_UPPER SAME_LOWER VALID")
 _PLACED: Final = (
@@ -205,6 +206,15 @@ def _windows(call: Call, node: onnx.NodeProto) -> None:
             raise _refused(node, name, numbers, "positive numbers")
         if name == "kernel_shape" and max(numbers) > _LONGEST:
             raise _refused(node, name, numbers, "windows that a picture can have")
+    kernel, pads = call.attribute("kernel_shape"), call.attribute("pads")
+    implicit = call.attribute("auto_pad", b"NOTSET") not in (b"NOTSET", b"")
+    taken = (
+        zip(pads or (), (kernel or ()) * 2, strict=False) if call.op in _ALL_PADDED and not implicit else ()
+    )
+    if any(pad >= window for pad, window in taken):
+        raise _refused(
+            node, "pads", pads, f"less than its windows of {list(kernel)}: some would hold nothing"
+        )
 
 
 def _convolution(call: Call, node: onnx.NodeProto) -> None:

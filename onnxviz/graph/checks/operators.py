@@ -108,6 +108,13 @@ def signature(domain: str, op: str, version: int, where: str) -> Signature | Non
     raise ModelRejected(_unknown(domain or "ai.onnx", op, where, _known(domain)))
 
 
+def is_operator(domain: str, op: str, version: int) -> bool:
+    """Whether there is an operator of this name in this version of the domain (as `normal` gives it)."""
+    if domain == contrib.DOMAIN:
+        return op in contrib.MICROSOFT
+    return domain in NEWEST and isinstance(_signature(domain, op, min(version, NEWEST[domain])), Signature)
+
+
 @cache
 def _signature(domain: str, op: str, version: int) -> Signature | str | None:
     """The signature; or why the operator is no more; or None where there is none of this name."""

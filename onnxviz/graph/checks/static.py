@@ -214,6 +214,8 @@ class _Pass:
     def _plain(self, call: Call, node: onnx.NodeProto) -> list[Known]:
         """An operator without a body."""
         if call.op == "Constant":
+            if not call.attributes:
+                raise ModelRejected(f"the {label(node)} has no value")
             return [self._constant(call)]
         if call.op == "Div":
             _refuse_overflow(call, node)

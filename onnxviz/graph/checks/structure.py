@@ -59,9 +59,6 @@ def check(model: onnx.ModelProto, limits: Limits) -> Structure:
             name = quoted(".".join(filter(None, key)))
             raise ModelRejected(f"the model defines the function {name} twice or without a name")
         found.functions[key] = function
-        if key[0] in operators.NEWEST:
-            domain = key[0] or "ai.onnx"
-            found.warnings.append(f"the model defines the operator {quoted(function.name)} of {domain} anew")
     main = _Checker(found, limits, found.opsets)
     main.graph(model.graph, (), 0)
     counts: dict[Key, Count] = {}

@@ -353,3 +353,25 @@ def test_inference_behind_what_onnx_does_not_know():
     assert done.stdout.split() == ["DictVectorizer", "LabelEncoder", "RegexFullMatch", "TreeEnsemble"], (
         done.stderr
     )
+
+
+@pytest.mark.parametrize("op", ["AveragePool", "LpPool", "MaxPool"])
+def test_pads_as_wide_as_the_window(op):
+    """ONNX Runtime's own refusal names no node."""
+    for pads, sound in (([1, 1, 1, 1], True), ([2, 0, 0, 0], False), ([0, 0, 0, 2], False)):
+        node = helper.make_node(op, ["x"], ["y"], name="the pool", kernel_shape=[2, 2], pads=pads)
+        proto = hostile.model([node], shape=X.shape)
+        if sound:
+            ort.InferenceSession(proto.SerializeToString())
+            load(proto)
+            continue
+        with pytest.raises(Exception, match="Pad should be smaller than kernel"):
+            ort.InferenceSession(proto.SerializeToString())
+        with pytest.raises(ModelRejected, match=r"'the pool'.*'pads'.*less than its windows of \[2, 2\]"):
+            load(proto)
+
+
+def test_a_constant_without_a_value():
+    node = helper.make_node("Constant", [], ["k"], name="nothing")
+    with pytest.raises(ModelRejected, match="'nothing' has no value"):
+        load(hostile.model([node, helper.make_node("Add", ["x", "k"], ["y"])]))

@@ -1,0 +1,90 @@
+"""Files that ONNX Runtime runs and no exporter writes: what is asked of them works, or is refused typed."""
+
+import networks
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+
+import onnxviz
+from onnxviz.errors import GradientNotFinite, ModelUnsuitable
+from onnxviz.objectives import channel, logit
+
+PHOTO = np.random.default_rng(0).integers(0, 256, (8, 8, 3), np.uint8)
+
+
+def network(odd) -> onnx.ModelProto:
+    """image (N, 3, 8, 8) -> Conv, Relu, `odd`(maker, map), mean, Gemm -> scores (N, 5)."""
+    m = networks.Maker()
+    x = m("Relu", m("Conv", "image", m.random(6, 3, 3, 3), pads=[1] * 4))
+    y = m("Gemm", m("Flatten", m("GlobalAveragePool", odd(m, x))), m.random(6, 5))
+    return m.model({"image": ("N", 3, 8, 8)}, {y: ("N", 5)})
+
+
+def load(proto: onnx.ModelProto) -> onnxviz.Network:
+    return onnxviz.load(proto, preprocess="unit", provider="cpu")
+
+
+def scales(m, x):
+    """Scales of two by two, which are to be a row."""
+    return m("Resize", x, "", m.constant(np.array([[1, 1], [2, 2]], np.float32)), mode="linear")
+
+
+def nothing(m, x):
+    """Added to it, the mean of a RoiAlign of no rows; times 0, since it is NaN."""
+    boxes, batch = m.constant(np.array([[0, 0, 4, 4]], np.float32)), m.constant(np.zeros(1, np.int64))
+    empty = m("ReduceSum", m("RoiAlign", x, boxes, batch, output_height=0, output_width=2), keepdims=0)
+    return m("Add", x, empty)
+
+
+def twice(m, x):
+    """A Constant of two values, of which ONNX Runtime takes one."""
+    return m("Mul", x, m("Constant", value_float=1.5, value_int=3))
+
+
+@pytest.mark.parametrize("odd", [scales, nothing, twice])
+def test_it_works(odd):
+    proto = network(odd)
+    net = load(proto)
+    x = net.prepare(PHOTO)
+    (wanted,) = onnxruntime.InferenceSession(proto.SerializeToString()).run(None, {"image": x})
+    name = net.end.scores
+    np.testing.assert_allclose(net.run(x, [name])[name], wanted, rtol=1e-5, atol=1e-6)
+    assert onnxviz.inspect(net).lines()
+    value, gradient = net.value_and_gradient(logit(2))(x)
+    assert value[0] == pytest.approx(wanted[0, 2], rel=1e-4)
+    assert np.isfinite(gradient).all() and np.abs(gradient).max() > 0
+
+
+def test_a_grid_of_nan_is_no_index():
+    """Its gradient asked for element -2^63 of the map, which was told as a mistake of ours."""
+    net = load(
+        network(lambda m, x: m("GridSample", x, m.constant(np.full((1, 4, 4, 2), np.nan, np.float32))))
+    )
+    with pytest.raises(GradientNotFinite, match="holds 32 NaN"):
+        net.value_and_gradient(logit(0))(net.prepare(PHOTO))
+
+
+def test_rows_that_are_not_the_pictures_are_not_cut_to_them():
+    net = load(network(lambda m, x: m("PRelu", x, m.constant(np.ones((4, 6, 1, 1), np.float32)))))
+    with pytest.raises(ModelUnsuitable, match="4 rows for 1 pictures"):
+        net.predict(PHOTO)
+
+
+def test_scores_of_no_classes():
+    m = networks.Maker()
+    x = m("Flatten", m("GlobalAveragePool", m("Conv", "image", m.random(6, 3, 3, 3))))
+    ends = [m.constant(np.array([n], np.int64)) for n in (0, 0, 1)]
+    y = m("Slice", x, *ends)
+    net = load(m.model({"image": ("N", 3, 8, 8)}, {y: ("N", 0)}))
+    for technique in (onnxviz.predict, onnxviz.saliency, onnxviz.cam, onnxviz.occlusion):
+        with pytest.raises(ModelUnsuitable, match="holds no numbers"):
+            technique(net, PHOTO)
+
+
+def test_a_channel_of_a_single_number():
+    m = networks.Maker()
+    y = m("ReduceMean", m("Conv", "image", m.random(6, 3, 3, 3)), keepdims=0)
+    net = load(m.model({"image": (1, 3, 8, 8)}, {y: ()}))
+    with pytest.raises(ModelUnsuitable, match="no axis 1"):
+        net.value_and_gradient(channel(y, 0))
