@@ -12,12 +12,10 @@ The only other tables keyed by operator say how one is differentiated (grad/rule
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 
-@dataclass(frozen=True, slots=True)
-class Operator:
+class Operator(NamedTuple):
     """What the named operators have in common.
 
     family      the kind of work that they do
@@ -165,8 +163,7 @@ ROWS: Final = (
 )  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
-class Spelling:
+class Spelling(NamedTuple):
     """A fused, quantised or contributed operator, seen as the standard one that moves data as it does.
 
     of              the standard operator; "" where none moves data so

@@ -12,17 +12,12 @@ from typing import Any
 import onnx_ir as ir
 
 from onnxviz.graph.lift import Lifter, channels_first, channels_last
+from onnxviz.graph.operators import SPELLINGS
 
 _MICROSOFT = "com.microsoft"
 # How the inputs lie: every operand as (tensor, scale, zero point), then the result's scale and zero point.
-_BINARY = {"QLinearAdd": "Add", "QLinearMul": "Mul"}
-_UNARY = {
-    "QLinearSigmoid": "Sigmoid",
-    "QLinearLeakyRelu": "LeakyRelu",
-    "QLinearAveragePool": "AveragePool",
-    "QLinearGlobalAveragePool": "GlobalAveragePool",
-    "QLinearSoftmax": "Softmax",
-}
+_BINARY = {name: row.of for name, row in SPELLINGS.items() if row.scale == 6 and row.of in ("Add", "Mul")}
+_UNARY = {name: row.of for name, row in SPELLINGS.items() if row.scale == 3}
 
 
 def as_qdq(model: ir.Model) -> None:

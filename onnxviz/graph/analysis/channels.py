@@ -111,12 +111,8 @@ def _moved(twin: View, axes: tuple[int | None, ...]) -> tuple[int | None, ...] |
 def _weighed(twin: View) -> int | None:
     """How many channels the node's weights are made for."""
     weights = twin.input(1)
-    if weights is None or twin.op not in (
-        "BatchNormalization",
-        "Conv",
-        "ConvTranspose",
-        "InstanceNormalization",
-    ):
+    counted = ("BatchNormalization", "Conv", "ConvTranspose", "InstanceNormalization")
+    if weights is None or twin.op not in counted:
         return None
     tensor = constant(weights)
     shape = tensor.shape if tensor is not None else weights.shape
