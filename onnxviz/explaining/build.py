@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Any, Final
 import onnx_ir as ir
 
 from onnxviz.errors import ModelUnsuitable
-from onnxviz.explaining.fit import place_back
-from onnxviz.explaining.join import put_in_front
-from onnxviz.explaining.picture import prepare
+from onnxviz.explaining.geometry import Number, Placement
+from onnxviz.explaining.picture import Prepared, prepare
 from onnxviz.explaining.scene import Scene
 from onnxviz.explaining.techniques import TECHNIQUES
 from onnxviz.grad import model as differentiation
@@ -20,7 +19,7 @@ from onnxviz.grad.tape import Tape, dims
 from onnxviz.graph.analysis.dataflow import clone
 from onnxviz.graph.infer import infer
 from onnxviz.graph.metadata import PREPROCESSING
-from onnxviz.graph.naming import publish
+from onnxviz.graph.naming import fresh, names, publish
 from onnxviz.graph.output import BINARY
 from onnxviz.graph.real_input import real_input
 from onnxviz.objectives import FED
@@ -177,3 +176,47 @@ def _standard_only(model: ir.Model) -> None:
     model.opset_imports.pop("ai.onnx", None)
     for domain in [domain for domain in model.opset_imports if domain]:
         del model.opset_imports[domain]
+
+
+def put_in_front(graph: ir.Graph, x: ir.Value, prepared: Prepared) -> None:
+    """The preprocessing computes `x`, until now an input of `graph`; its picture is the first input instead."""
+    taken = names(graph)
+    nodes = list(prepared.graph)
+    prepared.graph.remove(nodes)
+    for node in nodes:
+        node.name = fresh(f"preprocessing/{node.op_type}", taken)
+        for value in node.outputs:
+            value.name = fresh(f"preprocessing/{node.op_type}", taken)
+    for name, value in list(prepared.graph.initializers.items()):
+        del prepared.graph.initializers[name]
+        value.name = fresh("preprocessing/constant", taken)
+        graph.register_initializer(value)
+    prepared.graph.inputs.clear()
+    prepared.tensor.shape, prepared.tensor.type = x.shape, x.type
+    ir.convenience.replace_all_uses_with(x, prepared.tensor)
+    graph.insert_before(next(iter(graph)), nodes)
+    graph.inputs.remove(x)
+    prepared.image.name = fresh("preprocessing/image", taken)
+    graph.inputs.insert(0, prepared.image)
+
+
+def place_back(op: Any, heat: ir.Value, at: Placement, size: tuple[int, int]) -> ir.Value:
+    """The heat map over the whole picture, (N, H, W): 0 where the network did not see it."""
+    h, w = size
+    planes = op.Unsqueeze(heat, [1])
+    if at.padded:
+        ends = [op.Add(at.top, at.height), op.Add(at.left, at.width)]
+        planes = op.Slice(planes, op.vector([at.top, at.left]), op.vector(ends), [2, 3])
+    else:
+        bottom, right = _less(op, at.height, h, at.top), _less(op, at.width, w, at.left)
+        planes = op.Pad(planes, op.vector([0, 0, at.top, at.left, 0, 0, bottom, right]), 0.0)
+    sizes = op.Concat(op.Shape(planes, end=2), op.vector([at.rows, at.columns]), axis=0)
+    planes = op.Resize(planes, None, None, sizes, mode="linear", antialias=1, exclude_outside=1)
+    return op.Squeeze(planes, [1])
+
+
+def _less(op: Any, whole: Number, kept: int, before: Number) -> Number:
+    """whole − kept − before."""
+    if isinstance(whole, int) and isinstance(before, int):
+        return whole - kept - before
+    return op.Sub(op.Sub(whole, kept), before)

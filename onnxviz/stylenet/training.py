@@ -10,7 +10,6 @@ import numpy as np
 import torch
 
 from onnxviz.errors import GradientNotFinite
-from onnxviz.stylenet.bridge import perceptual
 from onnxviz.stylenet.network import StyleNetwork
 
 #: From a batch of pictures (N, h, w, 3) to what its painted versions lose: see `bridge.Loss`.
@@ -97,3 +96,31 @@ def paint(network: StyleNetwork, pictures: np.ndarray) -> np.ndarray:
         result: np.ndarray = network(x).clamp(0, 255).cpu().numpy()
     network.train(was)
     return result
+
+
+#: From pictures (N, h, w, 3) float32 of 0 to 255 to the loss of each, (N,), and its gradient by them.
+Loss = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
+
+
+class _Perceptual(torch.autograd.Function):
+    """The mean loss of a batch of pictures."""
+
+    @staticmethod
+    def forward(ctx: Any, pictures: Any, loss: Loss) -> Any:
+        """pictures (N, 3, h, w) -> scalar"""
+        array = pictures.detach().cpu().numpy().transpose(0, 2, 3, 1)
+        values, gradient = loss(np.ascontiguousarray(array))
+        back = np.ascontiguousarray(gradient.transpose(0, 3, 1, 2)) / len(values)
+        ctx.save_for_backward(torch.from_numpy(back.astype(np.float32)).to(pictures.device))
+        return pictures.new_tensor(float(values.mean(dtype=np.float64)))
+
+    @staticmethod
+    def backward(ctx: Any, *outputs: Any) -> Any:
+        """The saved gradient times what comes from behind."""
+        (gradient,) = ctx.saved_tensors
+        return outputs[0] * gradient, None
+
+
+def perceptual(pictures: Any, loss: Loss) -> Any:
+    """The mean loss of pictures (N, 3, h, w) of 0 to 255, a torch scalar that can be differentiated."""
+    return _Perceptual.apply(pictures, loss)

@@ -113,7 +113,7 @@ def test_the_colours_count_by_their_covariance(small, layers, wood, cat):
 
 
 def test_torch_differentiates_through_the_bridge():
-    from onnxviz.stylenet.bridge import perceptual
+    from onnxviz.stylenet.training import perceptual
 
     weights = np.arange(2 * 3 * 4 * 5, dtype=np.float32).reshape(2, 4, 5, 3) / 100
 
