@@ -1,6 +1,6 @@
 """Freeze what onnxviz gives, and see what a change of the code changes: python3 tools/freeze.py write|compare FILE
 
-    python3 tools/freeze.py write FILE --jobs 2          run everything, and keep what it gave (5 minutes)
+    python3 tools/freeze.py write FILE --jobs 2          run everything, and keep what it gave (4 minutes)
     python3 tools/freeze.py compare --jobs 2             run everything again, and tell what differs from FILE
     python3 tools/freeze.py compare --groups masks --only rise     one group, and what a pattern finds in GROUP/CASE
     python3 tools/freeze.py compare OLD --with NEW       two files that were written before
@@ -134,14 +134,21 @@ def _group(options: argparse.Namespace) -> int:
 def _compare(
     old: dict[str, Any], new: dict[str, Any], options: argparse.Namespace, arrays: Path | None
 ) -> int:
+    from freezing.cases import GROUPS
     from freezing.reference import Differences
 
     tolerance = options.tolerance if options.tolerance is not None else 1e-4 if options.loose else 1e-6
     differences = Differences(tolerance, 5e-3 if options.loose else min(1e-4, tolerance * 100), options.loose)
     differences.folders = (options.arrays, arrays) if arrays is not None and options.arrays else None
-    asked = {name.split("/")[0] for name in new}  # groups
+    left_out = [
+        name.rstrip("0123456789")
+        for name in GROUPS
+        if options.groups and name not in options.groups.split(",")
+    ]
     for name in sorted(old.keys() | new.keys()):
-        if not re.search(options.only, name) or (name not in new and name.split("/")[0] not in asked):
+        if not re.search(options.only, name) or (
+            name not in new and name.split("/")[0] in (*left_out, "files")
+        ):
             continue
         if name not in new:
             differences.found.append((name, "the case is gone"))

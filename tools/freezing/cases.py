@@ -588,5 +588,5 @@ def environment() -> dict[str, str]:
     }
     return kept | {
         "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1",
-        "COLUMNS": "100", "NO_COLOR": "1", "TERM": "dumb", "LC_ALL": "C.UTF-8", "ORT_DISABLE_TELEMETRY": "1",
+        "COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb", "LC_ALL": "C.UTF-8", "ORT_DISABLE_TELEMETRY": "1",
     }  # fmt: skip

@@ -90,10 +90,10 @@ class Recorder:
         return self.tell(parts, where)
 
     def text(self, text: str) -> Any:
-        """A text without what differs from machine to machine; of several lines a list."""
+        """A text without what differs from machine to machine, and without padding; of several lines a list."""
         for path, name in self._hidden:
             text = text.replace(path, name)
-        lines = [line.rstrip() for line in text.split("\n")]
+        lines = [re.sub(r"( |─){3,}", r"\1\1", line.rstrip()) for line in text.split("\n")]
         return lines if len(lines) > 1 else lines[0]
 
     def array(self, array: np.ndarray, where: str) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+ARRAY = "array: "  # begins what an array is written as
 LEAST = 48  # characters from which what occurs twice is stored once
 NUMBER = re.compile(r"-?\d+(?:[.,]\d+)*(?:[eE][-+]?\d+)?")
 
@@ -21,6 +22,7 @@ NUMBER = re.compile(r"-?\d+(?:[.,]\d+)*(?:[eE][-+]?\d+)?")
 
 def save(path: Path, cases: dict[str, Any]) -> None:
     """One line a case; what occurs several times stands once, under a short name, in lines of its own."""
+    cases = {name: _written(value) for name, value in sorted(cases.items())}
     counts: Counter[str] = Counter()
 
     def count(value: Any) -> None:
@@ -47,7 +49,7 @@ def save(path: Path, cases: dict[str, Any]) -> None:
             return {key: packed(one) for key, one in value.items()}
         return [packed(one) for one in value] if isinstance(value, list) else value
 
-    told = {name: packed(value, top=True) for name, value in sorted(cases.items())}
+    told = {name: packed(value, top=True) for name, value in cases.items()}
     lines = [f" {_json(name)}: {_json(one)}" for name, one in sorted(shared.items())]
     rows = [f" {_json(name)}: {_json(one)}" for name, one in told.items()]
     text = '{"shared": {\n' + ",\n".join(lines) + '\n},\n"cases": {\n' + ",\n".join(rows) + "\n}}\n"
@@ -64,9 +66,27 @@ def load(path: Path) -> dict[str, Any]:
             if len(value) == 1 and "$" in value:
                 return full(shared[value["$"]])
             return {key: full(one) for key, one in value.items()}
+        if isinstance(value, str) and value.startswith(ARRAY):
+            return _read(value)
         return [full(one) for one in value] if isinstance(value, list) else value
 
     return {name: full(one) for name, one in held["cases"].items()}
+
+
+def _written(value: Any) -> Any:
+    """Arrays as a line each."""
+    if isinstance(value, dict) and set(value) == {"array", "sha", "stats", "sums"}:
+        numbers = " ".join(f"{one:.8g}" for one in (*value["stats"], *value["sums"]))
+        return f"{ARRAY}{value['array']} {value['sha']} {numbers}"
+    if isinstance(value, dict):
+        return {key: _written(one) for key, one in value.items()}
+    return [_written(one) for one in value] if isinstance(value, list) else value
+
+
+def _read(line: str) -> dict[str, Any]:
+    kind, shape, sha, *numbers = line[len(ARRAY) :].split(" ")
+    known = [float(one) for one in numbers]
+    return {"array": f"{kind} {shape}", "sha": sha, "stats": known[:4], "sums": known[4:]}
 
 
 def _json(value: Any) -> str:

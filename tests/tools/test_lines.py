@@ -1,0 +1,29 @@
+"""The house's measure: every line is counted once, and the counts are those of the files."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "tools"))
+
+import lines  # noqa: E402
+
+
+def test_every_python_file_is_in_a_room(capsys):
+    found = lines.sizes()
+    assert set(found) <= set(lines.BUDGETS), "a folder of onnxviz/ has no row in tools/lines.py"
+    paths = [path for path in (ROOT / "onnxviz").rglob("*.py")]
+    counted = sum(len(path.read_text(encoding="utf-8").splitlines()) for path in paths)
+    assert sum(count for _, count in found.values()) >= counted
+    assert sum(files for files, _ in found.values()) >= len(paths)
+    assert lines.main(["lines"]) == 0
+    assert "onnxviz/" in capsys.readouterr().out
+
+
+def test_operators_are_found_where_they_are_named(tmp_path, monkeypatch):
+    (tmp_path / "one.py").write_text('"""Conv."""\nRULES = {"Conv": 1, "Relu": 2}\n')
+    (tmp_path / "two.py").write_text('# "Relu"\nif op == "Conv":\n    pass\n')
+    monkeypatch.setattr(lines, "PACKAGE", tmp_path)
+    assert lines.operator_files() == {"Conv": {"one.py", "two.py"}, "Relu": {"one.py"}}
