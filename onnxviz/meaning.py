@@ -102,6 +102,8 @@ def _run_open(net: Network, found: Head) -> Head:
     except OnnxVizError as error:  # whoever needs its values is told why
         _once(error)
         return found
+    if not rows.size:
+        return found
     rows = rows.reshape(len(rows), -1).astype(np.float64)
     found = replace(found, classes=rows.shape[1] if found.kind == CLASSES else found.classes)
     if rows.shape[1] > 1 and (rows >= 0).all() and (np.abs(rows.sum(axis=1) - 1) < _SUMS_TO_ONE).all():

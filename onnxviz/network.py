@@ -471,6 +471,10 @@ class Network:
         from onnxviz.finite import require_finite
         from onnxviz.meaning import probabilities
 
+        if not scores.size:
+            raise ModelUnsuitable(
+                f"the scores {self.head.scores!r} come out as {scores.shape}: without a number"
+            )
         found = probabilities(self.head, scores.reshape(len(scores), -1))
         require_finite(self, found, "the scores", x)
         return found

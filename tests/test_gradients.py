@@ -9,8 +9,8 @@ from onnx import TensorProto, helper, numpy_helper
 import onnxviz
 from onnxviz import objectives
 from onnxviz.attribution import aim
-from onnxviz.errors import GradientNotFinite, ModelUnsuitable, UnknownLabel, UsageError
-from tests import networks
+from onnxviz.errors import GradientNotFinite, ModelRejected, ModelUnsuitable, UnknownLabel, UsageError
+from tests import heads, networks
 
 
 def load(model, **options):
@@ -213,3 +213,24 @@ def test_scores_whose_only_picture_is_squeezed_away(target):
     for plain, other in zip(*results, strict=True):
         assert plain.shape == other.shape
         np.testing.assert_allclose(other, plain, rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize("target", [None, 0])
+def test_one_score_without_any_axis(target):
+    """Squeezed of a batch of one it is a single number: only the run tells."""
+    photo = np.random.default_rng(0).integers(0, 255, (16, 16, 3), dtype=np.uint8)
+    plain, other = (
+        onnxviz.saliency(load(heads.one(form)), photo, target=target).values
+        for form in ("logit", "squeeze-all")
+    )
+    np.testing.assert_allclose(other, plain, rtol=1e-4, atol=1e-7)
+
+
+def test_scores_without_a_number():
+    m = networks.Maker()
+    x = heads.linear(m, heads.pooled(m), 10)
+    model = heads.finished(
+        m, heads.renamed(m, m("Add", x, m.constant(np.zeros((0, 1), np.float32))), "scores")
+    )
+    with pytest.raises(ModelRejected):
+        load(model).predict(np.zeros((16, 16, 3), np.uint8))

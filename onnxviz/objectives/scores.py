@@ -29,7 +29,7 @@ def logit(target: int | str | None = None, layer: str | None = None) -> Objectiv
         )
 
     def build(op: Any, value: ir.Value) -> ir.Value:
-        flat, classes = op.Flatten(value, axis=1), columns(value)  # (N, K)
+        flat, classes = _rows(op, value), columns(value)  # (N, K)
         if target is None or target == FED:
             flat = two_classes(op, flat) if classes == 1 else flat
             return _of_target(op, flat, target)
@@ -68,6 +68,14 @@ def step(layer: str, index: int, target: int | str | None = None, *, axis: int =
 
     name = "best class" if target is None else str(target)
     return objective(f"step({layer}, {index}, {name})", layer, build)
+
+
+def _rows(op: Any, value: ir.Value) -> ir.Value:
+    """(N, K), also of what has lost the axis of a single picture, where only the run tells whether it has."""
+    image = next((one for one in op.graph.inputs if one.shape is not None and len(one.shape) > 2), None)
+    if value.shape is not None or image is None:
+        return op.Flatten(value, axis=1)
+    return op.Reshape(value, op.Concat(op.Gather(op.Shape(image), [0]), np.array([-1]), axis=0))
 
 
 def two_classes(op: Any, score: ir.Value) -> ir.Value:

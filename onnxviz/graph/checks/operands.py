@@ -327,6 +327,13 @@ def _split(call: Call, node: onnx.NodeProto) -> None:
         raise _refused(node, "num_outputs", pieces, f"{call.outputs}, the outputs of the node")
 
 
+def _zero_point(call: Call, node: onnx.NodeProto) -> None:
+    """One zero point to one scale. ONNX Runtime runs others only where it leaves the node out."""
+    scale, zero = call.shape(1), call.known(2).shape
+    if scale in ((), (1,)) and zero is not None and zero not in ((), (1,)) and None not in zero:
+        raise _wrong(node, 2, zero, "one number, as its scale is, was")
+
+
 def _random(call: Call, node: onnx.NodeProto) -> None:
     """ONNX Runtime ends the process over what is no distribution; NaN is none."""
     if call.op.startswith("RandomUniform"):
@@ -377,6 +384,7 @@ _SPECIAL: Final[dict[str, Callable[[Call, onnx.NodeProto], None]]] = {
     "GatherND": _gather_nd,
     "Einsum": _einsum,
     "STFT": _stft,
+    **dict.fromkeys(("QuantizeLinear", "DequantizeLinear"), _zero_point),
     "Split": _split,
     "TfIdfVectorizer": _grams,
     **dict.fromkeys(

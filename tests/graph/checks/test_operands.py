@@ -239,6 +239,22 @@ def test_what_draws_and_counts_is_opened(op, attributes):
     assert np.isfinite(session.run(None, {"x": np.array([[1, 2, 1]], F)})[0]).all()
 
 
+@pytest.mark.parametrize(("shape", "sound"), [((), True), ((1,), True), ((4, 1), False), ((0,), False)])
+def test_one_scale_has_one_zero_point(shape, sound):
+    """ONNX Runtime's node wants it so; but it may leave the node out, and then everything else fails."""
+    node = helper.make_node("QuantizeLinear", ["x", "scale", "zero"], ["y"], name="it")
+    weights = [hostile.array("scale", 1, F), hostile.array("zero", np.zeros(shape), np.uint8)]
+    proto = hostile.model([node], weights, shape=X.shape)
+    proto.graph.output[0].type.tensor_type.elem_type = 2
+    if sound:
+        assert runs(ir.to_proto(load(proto).model))
+        return
+    with pytest.raises(ModelRejected, match="'it'.*one number"):
+        load(proto)
+    with pytest.raises(Exception, match="x_zero_point must be null or a scalar"):
+        runs(proto)
+
+
 def test_the_axis_of_one_scale_is_not_read():
     nodes = [
         helper.make_node("QuantizeLinear", ["x", "scale"], ["q"], axis=BIG),
