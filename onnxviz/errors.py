@@ -48,7 +48,7 @@ def ways(*alternatives: str) -> str:
     Where the message is shown, an alternative with an option that the running command lacks is left out, and in Python
     the options are spelt as keywords.
     """
-    return f"{_OPEN}{_NEXT.join(alternatives)}{_CLOSE}"
+    return f"{_OPEN}{_NEXT.join(alternatives)}{_CLOSE}" if alternatives else ""
 
 
 def spelt(text: str) -> str:

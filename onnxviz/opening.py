@@ -86,6 +86,10 @@ def load(
     check_backend(backend)
     if threads is not None and not 1 <= threads <= MOST_THREADS:
         raise UsageError(f"threads must be from 1 to {MOST_THREADS}, got {threads}")
+    if limits is not None and not isinstance(limits, Limits):
+        raise UsageError(
+            f"limits is an onnxviz.Limits, such as onnxviz.Limits(run_seconds=10), not a {type(limits).__name__!r}"
+        )
     source = _locate(model)
     with _opened(source, limits or Limits(), backend, isolate) as (loaded, worker):
         return _network(

@@ -127,3 +127,10 @@ def test_no_text_gets_past_the_typed_errors(text) -> None:
     except OnnxVizError:
         return
     assert isinstance(found, objectives.Objective)
+
+
+@pytest.mark.parametrize(
+    "text", ["part('mask', 3)", "part('a/b', None, slice(1, 4), 2)", "2*logit(3) - part('boxes', 0, 1)"]
+)
+def test_an_objective_is_told_as_it_is_typed(text):
+    assert str(parse(text)) == text

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import networks
 import numpy as np
+import onnx
 import onnxruntime as ort
 import pytest
 from PIL import Image
 
 import onnxviz
 from onnxviz.cli.main import run
-from onnxviz.errors import OnnxVizError, PreprocessingRejected
+from onnxviz.errors import OnnxVizError, PreprocessingRejected, UsageError
 
 RNG = np.random.default_rng(0)
 WIDE = RNG.integers(0, 256, (48, 160, 3), dtype=np.uint8)
@@ -112,6 +113,22 @@ def test_the_command_line(tmp_path, capsys):
     assert "W×64" in capsys.readouterr().out
     assert run(["gradient", str(model), "--technique", "saliency", "-o", str(tmp_path / "e.onnx")]) == 3
     assert "--size" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("isolate", [False, True])
+def test_limits_of_another_type_are_told_the_right_one(isolate):
+    with pytest.raises(UsageError, match=r"onnxviz\.Limits\(run_seconds=10\).*'dict'"):
+        onnxviz.load(network("H", "W"), limits={"run_seconds": 10}, isolate=isolate)
+
+
+def test_inspect_says_each_warning_once(tmp_path, capsys):
+    path = tmp_path / "plain.onnx"
+    onnx.save(network("H", "W"), path)
+    assert run(["inspect", str(path)]) == 0
+    out, err = capsys.readouterr()
+    assert (out.count("does not say how pictures become its input"), err) == (1, "")
+    assert run(["inspect", str(path), "--json"]) == 0
+    assert "does not say how pictures become its input" in capsys.readouterr().err
 
 
 def test_sizes_that_make_no_sense():

@@ -279,10 +279,12 @@ def _doubts(figures: dict[str, Any]) -> list[str]:
     if "alone" in figures and score:
         if figures["alone"] < _KEPT * score:
             doubts.append(
-                f"alone it has {figures['alone']:.1%} of probability, the whole picture {score:.1%}"
+                f"with nothing else shown, the probability is {figures['alone']:.1%}, on the whole picture {score:.1%}"
             )
         if figures["without"] > _LEFT * score:
-            doubts.append(f"without it the picture still has {figures['without']:.1%} of {score:.1%}")
+            doubts.append(
+                f"with it covered, the probability is {figures['without']:.1%}, on the whole picture {score:.1%}"
+            )
     return doubts
 
 

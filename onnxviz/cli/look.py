@@ -26,7 +26,7 @@ def register(app: typer.Typer) -> None:
         import onnxviz
         from onnxviz.text import printable
 
-        found = onnxviz.inspect(run.load(model))
+        found = onnxviz.inspect(run.load(model, warned=not run.as_json))
         for line in found.lines():
             run.say(printable(line))
         run.record(found.to_dict(), found.table())

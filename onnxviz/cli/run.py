@@ -86,10 +86,11 @@ class Run:
 
     # --- in -------------------------------------------------------------------------------------
 
-    def load(self, model: str, *, each: bool = False, **options: Any) -> Network:
+    def load(self, model: str, *, each: bool = False, warned: bool = False, **options: Any) -> Network:
         """Open the model with the options given on the command line; notes go to stderr.
 
-        each   what is written has names of its own for each picture, which `pictures.each` looks at
+        each     what is written has names of its own for each picture, which `pictures.each` looks at
+        warned   whether the command says itself what the network warns of
         """
         from onnxviz.opening import load
 
@@ -115,7 +116,8 @@ class Run:
             backend=given.get("backend", "auto"),
             **options,
         )
-        self._networks.append((network, 0))
+        if not warned:
+            self._networks.append((network, 0))
         self._warn()
         return network
 

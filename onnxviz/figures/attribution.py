@@ -69,7 +69,7 @@ def draw(attribution: Explained, *, height: int = 448) -> Image.Image:
     foot = []
     if limit > 0:
         factor = 100 if percent else 1
-        label = read.scale.format(what=what)
+        label = read.scale.format(what=what) or "value of the map"
         if percent:
             label += " (percentage points)" if read.zero else " (percent)"
         colours = MAPS["diverging" if signed else "ember"]
@@ -147,7 +147,8 @@ def headline(attribution: Explained) -> str:
     if attribution.score is None:
         return attribution.label + shown
     show = _percent if attribution.target is not None else "{:.4g}".format
-    return f"{attribution.label}  {show(attribution.score)}{shown}"
+    between = ":" if attribution.label[-1:].isdigit() or attribution.target is None else " "
+    return f"{attribution.label}{between} {show(attribution.score)}{shown}"
 
 
 def _percent(value: float) -> str:

@@ -66,13 +66,17 @@ READINGS: Final = {
         "the deeper the colour, the larger the shares of the input and of all biases",
         zero=False,
     ),
-    "grad-cam": Reading("Grad-CAM", f"{_FOR_IT}: channels by their mean gradient", either=True),
-    "grad-cam++": Reading("Grad-CAM++", f"{_FOR_IT}: channels by their positive gradients", either=True),
-    "layercam": Reading("LayerCAM", f"{_FOR_IT}: each place by its positive gradient", either=True),
-    "hirescam": Reading("HiResCAM", f"{_FOR_IT}: each place by its gradient", either=True),
-    "xgrad-cam": Reading("XGrad-CAM", f"{_FOR_IT}: channels by gradient × activation", either=True),
+    "grad-cam": Reading("Grad-CAM", f"{_FOR_IT}: channels weighted by their mean gradient", either=True),
+    "grad-cam++": Reading(
+        "Grad-CAM++", f"{_FOR_IT}: channels weighted by their positive gradients", either=True
+    ),
+    "layercam": Reading("LayerCAM", f"{_FOR_IT}: each place weighted by its positive gradient", either=True),
+    "hirescam": Reading("HiResCAM", f"{_FOR_IT}: each place weighted by its gradient", either=True),
+    "xgrad-cam": Reading("XGrad-CAM", f"{_FOR_IT}: channels weighted by gradient × activation", either=True),
     "eigencam": Reading("EigenCAM", "the deeper the colour, the more the layer answers, whatever the class"),
-    "score-cam": Reading("Score-CAM", f"{_FOR_IT}: channels by the score when only they show", either=True),
+    "score-cam": Reading(
+        "Score-CAM", f"{_FOR_IT}: channels weighted by the score when only they show", either=True
+    ),
     "guided-grad-cam": Reading(
         "guided Grad-CAM",
         "guided backprop where Grad-CAM is high: the brighter, the stronger",

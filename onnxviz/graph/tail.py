@@ -151,6 +151,9 @@ class Tail:
         """What stands at the very end that bounds, scales or sums up as class scores are not; None: nothing does."""
         one: ir.Value | None = value
         scaled: list[str] = []
+        dequantised = (
+            False  # by a range measured as it runs: part of a product of integers, whose bias follows
+        )
         while one is not None and (node := one.producer()) is not None:
             op, source = view(node).op, self._source(node)
             if op in _QUANTITY_ENDS:
@@ -164,9 +167,12 @@ class Tail:
             if op in ("ReduceSum", "MatMul", "Gemm") and self._shares(source):
                 return "a mean weighted by a Softmax"
             if op in ("Add", "Div", "Mul", "Sub"):
-                scaled.insert(0, op)
+                dequantised = not self._measured.isdisjoint(node.inputs)
+                if not dequantised:
+                    scaled.insert(0, op)
             elif op in WEIGHTED:
-                return "a rescaling" if _rescaled(scaled, biased=op == "MatMul") else None
+                biased = dequantised or op == "MatMul"
+                return "a rescaling" if _rescaled(scaled, biased=biased) else None
             elif op not in FORM:
                 return None
             one = source

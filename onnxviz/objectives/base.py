@@ -47,7 +47,13 @@ class Objective:
         return self * -1.0
 
     def __str__(self) -> str:
-        return " + ".join(f"{weight:g} × {term.label}" for weight, term in self.terms)
+        """As `--objective` takes it, where all its terms are of those that can be written there."""
+        text = ""
+        for weight, term in self.terms:
+            sign = " - " if weight < 0 else " + "
+            text += sign if text else sign.strip(" +")
+            text += term.label if abs(weight) == 1 else f"{abs(weight):g}*{term.label}"
+        return text
 
     def layers(self, model: ir.Model, source: str) -> tuple[str, ...]:
         """The value names that the terms read, in this model."""

@@ -207,7 +207,11 @@ def part(layer: str, *index: int | slice | None) -> Objective:
                 value = op.Gather(value, [at], axis=axis)
         return op.ReduceSum(op.Flatten(value, axis=1), [1], keepdims=0)
 
-    return objective(f"part({layer}, {index})", layer, build)
+    shown = (
+        f"slice({at.start}, {at.stop}{f', {at.step}' if at.step else ''})" if isinstance(at, slice) else at
+        for at in index
+    )
+    return objective(f"part({', '.join(map(str, (repr(layer), *shown)))})", layer, build)
 
 
 def direction(layer: str, vector: np.ndarray, power: float = 0.0) -> Objective:

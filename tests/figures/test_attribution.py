@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -63,6 +65,18 @@ def test_a_picture_with_photo_map_and_scale(said) -> None:
     assert low == 0
     assert 0 < high <= 30
     assert label == "mean fall in probability (percentage points)"
+
+
+def test_a_scale_without_words_of_its_own_says_what_it_is_of(said) -> None:
+    drawing.draw(attribution(spot(), method="grad-cam"))
+    assert said["scale"][2] == "value of the map"
+    assert "channels weighted by their mean gradient" in said["captions"][1]
+
+
+@pytest.mark.parametrize(("label", "shown"), [("class 5", "class 5: 11.1%"), ("tabby", "tabby  11.1%")])
+def test_a_class_number_does_not_run_into_its_probability(said, label, shown) -> None:
+    drawing.draw(replace(attribution(spot(), score=0.111), label=label))
+    assert said["captions"][0].split("\n")[0] == shown
 
 
 def test_the_more_it_falls_the_deeper_the_colour(said) -> None:
@@ -166,7 +180,7 @@ def test_what_does_not_add_up_is_said_in_the_figure(said, method) -> None:
 
 def test_an_objective_that_is_no_class_has_no_percent(said) -> None:
     drawing.draw(attribution(spot(3.0), target=None, score=7.5, largest_fall=3.0, largest_fall_window=BOX))
-    assert said["captions"][0] == "features, channel 3  7.5\nwith the marked window covered: 4.5, a fall of 3"
+    assert said["captions"][0] == "features, channel 3: 7.5\nwith the marked window covered: 4.5, a fall of 3"
     assert said["scale"][2] == "mean fall in score"
     assert 1 < said["scale"][1] <= 3
 

@@ -102,6 +102,24 @@ def test_matmul_and_add_with_a_scale():
     assert found.logits != x  # the temperature belongs to the logits
 
 
+@pytest.mark.parametrize("rescaled", [False, True])
+@pytest.mark.parametrize("product", ["MatMulInteger", "ConvInteger"])
+def test_scale_and_bias_of_a_dynamically_quantised_product_are_no_rescaling(product, rescaled):
+    """As onnxruntime.quantization.quantize_dynamic writes a linear layer: its scale is measured as it runs."""
+    m = Maker()
+    x = pooled(m) if product == "MatMulInteger" else m("GlobalAveragePool", trunk(m))
+    codes, scale, zero = m("DynamicQuantizeLinear", x, outputs=3)
+    weights = m.constant(np.ones((8, 5) if product == "MatMulInteger" else (5, 8, 1, 1), np.uint8))
+    both = m("Mul", scale, m.constant(np.float32(0.02)))
+    y = m("Mul", m("Cast", m(product, codes, weights, zero), to=1), both)
+    y = m("Add", y, m.random(5) if product == "MatMulInteger" else m.random(1, 5, 1, 1))
+    if rescaled:  # quantities brought to their units, as in a file that is not quantised
+        y = m("Add", m("Mul", y, m.constant(np.float32(40))), m.constant(np.float32(3)))
+    found = ends(m, y if product == "MatMulInteger" else m("Flatten", y))
+    assert found.scored is not rescaled
+    assert ("rescaling" in found.reason) is rescaled
+
+
 def test_a_pointwise_convolution_as_classifier():
     m = Maker()
     x = trunk(m)

@@ -1,7 +1,7 @@
 import json
 
 import onnxviz
-from onnxviz.errors import ways
+from onnxviz.errors import spelt, ways
 from onnxviz.files import json_bytes
 
 
@@ -27,6 +27,10 @@ def test_a_reader_sees_layers_under_their_modules(net):
     assert lines[branch + 1] == "  0/"
     assert lines[branch + 2].split()[:2] == ["blocks.0.depthwise", "Conv"]
     assert not any(line != line.rstrip() for line in lines)
+
+
+def test_ways_on_that_there_are_not_leave_no_trace():
+    assert spelt("no scores" + ways()) == "no scores"
 
 
 def test_warnings_spell_the_way_on_as_the_caller_does(net, monkeypatch):
