@@ -78,8 +78,8 @@ def ascent(
                 at black or white, and for classes the probability and rank when the picture is shown to the network.
                 Presets that `stretch` show pictures with more contrast than they were made with: `contrast` says how
                 much more, the other figures are those of `values`
-    raises      UsageError, UnknownLabel, UnknownLayer, ModelUnsuitable, UnsupportedOperator; GradientNotFinite with the
-                last good pictures as `.partial`; Interrupted on Ctrl-C with what was done so far
+    raises      UsageError, UnknownLabel, UnknownLayer, ModelUnsuitable, UnsupportedOperator; GradientNotFinite and
+                WorkerCrashed with the last good pictures as `.partial`; Interrupted on Ctrl-C with what was done so far
     """
     if copies < 1:
         raise UsageError(f"copies must be at least 1, got {copies}")
