@@ -173,6 +173,8 @@ def _run(arguments: list[str]) -> int:
         return result if isinstance(result, int) else 0
     except OnnxVizError as error:
         return _fail(str(error), error.exit_code)
+    except KeyboardInterrupt:  # while the commands were built, or one ended
+        return _fail("interrupted", 130)
     except SystemExit as end:
         if not isinstance(end.__context__, BrokenPipeError):
             raise

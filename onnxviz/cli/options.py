@@ -191,14 +191,14 @@ def command(
         def wrapper(**values: Any) -> None:
             COMMAND.set(known)
             options = {key: values.pop(key) for key in shared}
-            with Run(command=name or function.__name__.replace("_", "-"), writes=writes, **options) as run:
-                try:
+            try:
+                with Run(
+                    command=name or function.__name__.replace("_", "-"), writes=writes, **options
+                ) as run:
                     function(run, **values)
-                except KeyboardInterrupt as stop:
-                    # Whoever raised `Interrupted` has saved what was done and said so.
-                    raise (
-                        typer.Exit(130) if isinstance(stop, Interrupted) else Stopped("interrupted")
-                    ) from stop
+            except KeyboardInterrupt as stop:
+                # Whoever raised `Interrupted` has saved what was done and said so.
+                raise (typer.Exit(130) if isinstance(stop, Interrupted) else Stopped("interrupted")) from stop
 
         parameters = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own] + added
         known = frozenset(name for parameter in parameters for name in _spellings(parameter))

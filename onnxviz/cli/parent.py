@@ -38,22 +38,29 @@ _HANDED_ON: Final = tuple(
 def main() -> None:
     """Run the command line and exit with the code that the README lists."""
     _fill()
-    started = _start()
-    if started is not None:
-        _Parent(*started).wait()
     try:
-        _work()
+        started = _start()
+        if started is None:
+            _work()
+    except KeyboardInterrupt:  # before there was a command to answer it
+        _say("interrupted")
+        _leave(130)
+        sys.exit(130)
     except SystemExit as stop:
-        if isolate.watched() and (stop.code is None or isinstance(stop.code, int)):
+        if stop.code is None or isinstance(stop.code, int):
             _leave(stop.code or 0)
         raise
+    if started is not None:
+        _Parent(*started).wait()
 
 
 def _leave(code: int) -> None:
-    """End the child at once; returns where the interpreter has to see to it, as what was printed cannot be written.
+    """End the child at once; returns in no child, and where what was printed cannot be written: the interpreter tells.
 
     Its own end waits for threads that may be in native code, and takes libraries down beside them.
     """
+    if not isolate.watched():
+        return
     import atexit
 
     atexit._run_exitfuncs()
@@ -75,18 +82,6 @@ def _fill() -> None:
             os.fstat(descriptor)
         except OSError:
             os.open(os.devnull, os.O_RDONLY if descriptor == 1 else os.O_RDWR)
-
-
-def _work() -> NoReturn:
-    # A graph of 10^5 nodes is millions of objects that live to the end: looked through so often, a fifth of the time.
-    gc.set_threshold(100_000, 50, 100)
-    try:
-        from onnxviz.cli.main import main as work
-    except KeyboardInterrupt:  # before there was a command to answer it
-        _say("interrupted")
-        sys.exit(130)
-    work()
-    sys.exit(0)
 
 
 def _start() -> tuple[int, isolate.Board] | None:

@@ -125,6 +125,27 @@ def test_ctrl_c_is_130(monkeypatch, capsys):
     assert "interrupted" in err
 
 
+def test_ctrl_c_is_one_line_from_the_first_moment_on(monkeypatch, capsys):
+    """While typer builds the commands, it was a traceback; while a command began or ended, silence."""
+    from onnxviz.cli import main as module
+    from onnxviz.cli.run import Run
+
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    for owner, name in ((Run, "__enter__"), (Run, "__exit__"), (module, "app")):
+        with monkeypatch.context() as patch:
+            patch.setattr(owner, name, interrupted)
+            assert outcome("models", capsys=capsys)[::2] == (130, "onnxviz: interrupted\n"), name
+    code = (
+        "import signal, sys, onnxviz.cli.main; from onnxviz.cli import parent;"
+        "sys.modules['onnxviz.cli.main'].main = lambda: signal.raise_signal(signal.SIGINT);"
+        "signal.signal(signal.SIGINT, signal.default_int_handler); parent.main()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (130, "onnxviz: interrupted\n")
+
+
 def test_control_characters_in_names_reach_no_terminal(tmp_path, capsys):
     code, _, err = outcome("predict", LITE0, tmp_path / "\x1b[31mred\x1b[0m.png", capsys=capsys)
     assert code == 3
