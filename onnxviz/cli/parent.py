@@ -84,6 +84,15 @@ def _fill() -> None:
             os.open(os.devnull, os.O_RDONLY if descriptor == 1 else os.O_RDWR)
 
 
+def _work() -> NoReturn:
+    # A graph of 10^5 nodes is millions of objects that live to the end: looked through so often, a fifth of the time.
+    gc.set_threshold(100_000, 50, 100)
+    from onnxviz.cli.main import main as work
+
+    work()
+    sys.exit(0)
+
+
 def _start() -> tuple[int, isolate.Board] | None:
     """Fork: in the parent, the child and the board that it writes; None in the child, or where there is no parent."""
     threading = sys.modules.get("threading")
