@@ -34,7 +34,7 @@ def feature_maps(net: Network, picture: np.ndarray, names: Sequence[str]) -> dic
     count = net.batched[1] or 1
     try:
         arrays = program({net.input.name: np.repeat(x, count, axis=0)}, wanted)
-    except ModelFailed as error:
+    except (ModelFailed, ImageRejected) as error:
         raise ImageRejected(_refusal(net, names, (height, width), str(error))) from error
     found = {name: array[:1].astype(np.float32, copy=False) for name, array in arrays.items()}
     for name, array in found.items():

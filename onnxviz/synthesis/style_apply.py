@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from onnxviz.errors import LimitExceeded, ModelFailed, ModelUnsuitable, UsageError, near
+from onnxviz.errors import ImageRejected, LimitExceeded, ModelFailed, ModelUnsuitable, UsageError, near
 from onnxviz.image.fields import check_made
 from onnxviz.image.io import read
 from onnxviz.network import ImageLike, Network
@@ -155,7 +155,7 @@ class _Painter:
         seen = picture if height is None or width is None else _resized(picture, (height, width))
         try:
             out = self._run(recipe, seen)
-        except ModelFailed as error:
+        except (ModelFailed, ImageRejected) as error:
             # Strides and upsampling that do not meet again at odd sizes do at a multiple of 32.
             down, right = (-side % _EVEN for side in seen.shape[:2])
             if self.notes or not (down or right):
@@ -165,7 +165,7 @@ class _Painter:
             padded = np.pad(seen, ((0, down), (0, right), (0, 0)), mode="symmetric")
             try:
                 out = self._run(recipe, padded)
-            except ModelFailed as again:
+            except (ModelFailed, ImageRejected) as again:
                 raise ModelUnsuitable(
                     f"the network runs neither on {seen.shape[1]}×{seen.shape[0]} pixels nor on multiples of {_EVEN}: "
                     f"{again}"

@@ -71,7 +71,7 @@ def test_thirty_megabytes_of_metadata(photo, tmp_path):
         [sys.executable, "-m", "onnxviz", *line], capture_output=True, timeout=120, check=False
     )
     assert done.returncode == 0, done.stderr
-    assert b"of 1 nodes have over 10000 characters" in done.stderr
+    assert b"of 1 nodes have over 10000 characters" in done.stdout
 
 
 def test_names_of_any_length(photo, tmp_path, capsys):

@@ -210,7 +210,7 @@ BOMBS = {
     "ConvTranspose output_shape": node("ConvTranspose", ["x", "w"], output_shape=[2**20, 2**20])(
         hostile.array("w", np.ones((1, 1, 1, 1)))
     ),
-    "AveragePool pads": node("AveragePool", ["x"], kernel_shape=[1, 1], pads=[2**20] * 4)(),
+    "AveragePool pads": node("AveragePool", ["x"], kernel_shape=[2**20 + 1] * 2, pads=[2**20] * 4)(),
     "OneHot": node("OneHot", ["i", "d", "v"])(
         ints("i", *range(4)), ints("d", 2**33), hostile.array("v", [0.0, 1.0])
     ),

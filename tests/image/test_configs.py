@@ -233,7 +233,7 @@ def test_timm(tmp_path):
     assert from_file(str(tmp_path)) == recipe
 
 
-@pytest.mark.parametrize(("mode", "resize"), [("center", "crop"), ("squash", "squash"), ("border", "pad")])
+@pytest.mark.parametrize(("mode", "resize"), [("center", "crop"), ("squash", "stretch"), ("border", "pad")])
 def test_timm_crop_modes(mode, resize):
     assert parse({"input_size": [1, 28, 28], "mean": [0.5], "std": [0.5], "crop_mode": mode}).resize == resize
 
