@@ -83,11 +83,10 @@ def test_a_refusal_with_letters_that_the_encoding_lacks(tmp_path):
 
 def test_labels_in_any_script_on_the_command_line(tmp_path, capsys, monkeypatch):
     """Without a font the picture shows numbers, and a note names the way on; with --font it shows the letters."""
-    from tests.figures.test_fonts import ASCII, font_with
-
     from onnxviz.cli.main import run
     from onnxviz.figures import fonts
     from tests import networks
+    from tests.figures.test_fonts import ASCII, font_with
 
     monkeypatch.setattr(fonts, "installed", lambda: ())
     monkeypatch.setattr(fonts, "_named", [])
