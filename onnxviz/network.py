@@ -389,10 +389,11 @@ class Network:
 
     @cached_property
     def own(self) -> frozenset[str]:
-        """The names of all nodes and values of the file's graph: what fails in another one is our mistake."""
+        """The names of all nodes and values of the file, its functions inlined: what else fails is our mistake."""
+        from onnxviz.graph.analysis.dataflow import flat
         from onnxviz.graph.naming import names
 
-        return frozenset(names(self.model.graph))
+        return frozenset(names(flat(self.model).graph))
 
     def compile(self, build: Callable[[], ir.Model], *, key: Hashable, **options: Any) -> Program:
         """The graph that `build` gives, compiled for this network's provider; kept under `key`."""

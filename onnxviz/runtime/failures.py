@@ -40,6 +40,9 @@ _MEMORY: Final = ("bad_alloc", "failed to allocate memory", "out of memory", "ba
 _BEYOND: Final = re.compile(
     r"Name:'objective/[^']*' .*out of data bounds, idx=(-?\d+) must be within .*\[-?\d+,(\d+)\]"
 )
+_NO_ENTRY: Final = re.compile(
+    r"Name:'objective/[^']*' .*GatherElements op: (?:Out of range|'indices' shape should)", re.S
+)
 # What Python raises where we feed a program wrongly; ONNX Runtime's own errors are none of these.
 _OURS: Final = (ValueError, TypeError, LookupError, AttributeError, AssertionError)
 
@@ -83,6 +86,8 @@ def typed(error: Exception, where: Places, seconds: float | None, any_size: bool
         return UsageError(
             f"the objective asks for index {index} of an axis that has length {last + 1} for this picture"
         )
+    if _NO_ENTRY.search(text):
+        return UsageError("the objective asks for an entry that the output does not have for this picture")
     if isinstance(error, _OURS):
         return RuntimeFailed(f"ONNX Runtime was not given what it takes: {reason(text)}")
     nodes = _NODE.findall(text)

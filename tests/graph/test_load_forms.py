@@ -393,6 +393,16 @@ def test_nonsense_said_of_a_weight_or_of_nothing_is_not_read(kind):
         load(original.SerializeToString())
 
 
+def test_a_weight_as_an_output_is_of_its_own_type():
+    original = hostile.network()
+    said = original.graph.output.add(name="conv.w").type
+    said.sequence_type.SetInParent()
+    assert "conv.w" in [value.name for value in load(original.SerializeToString()).model.graph.outputs]
+    original.graph.output[-1].name = original.graph.node[0].output[0]
+    with pytest.raises(ModelRejected, match="list or option of nothing"):
+        load(original.SerializeToString())
+
+
 def test_a_loop_that_leaves_out_its_condition():
     body = helper.make_graph(
         [helper.make_node("Identity", ["go"], ["on"]), helper.make_node("Relu", ["x"], ["part"])],

@@ -10,7 +10,14 @@ from onnx import TensorProto, helper, numpy_helper
 
 import onnxviz
 from onnxviz.cli.main import run
-from onnxviz.errors import LimitExceeded, ModelFailed, ModelRejected, OnnxVizError, RuntimeFailed
+from onnxviz.errors import (
+    LimitExceeded,
+    ModelFailed,
+    ModelRejected,
+    OnnxVizError,
+    RuntimeFailed,
+    UsageError,
+)
 from onnxviz.runtime.failures import places, typed
 from onnxviz.runtime.ort import compile
 
@@ -147,6 +154,19 @@ def test_a_network_that_fails_is_the_models_fault(name, x):
     assert isinstance(failed.value, ModelRejected)
 
 
+def test_a_function_of_the_file_is_the_models_own(x):
+    model = network(*counted("k"), node("Outside", "r k", "y", domain="own"), **ZERO)
+    body = [node("Gather", "a b", "g", axis=1, name="within"), node("Add", "a g", "c", name="n")]
+    domains = [helper.make_opsetid("", 17)]
+    model.functions.append(helper.make_function("own", "Outside", ["a", "b"], ["c"], body, domains))
+    model.opset_import.append(helper.make_opsetid("own", 1))
+    net = opened(model)
+    inside = [layer.name for layer in net.layers if layer.op == "Add"]
+    for names in (["scores"], [*inside, "scores"]):  # inlined by ONNX Runtime, and by us
+        with pytest.raises(ModelFailed, match=r"operator Gather \(node '\w*within'"):
+            net.run(x, names)
+
+
 @pytest.mark.parametrize("name", FAILING)
 def test_so_it_is_within_its_gradient(name, x):
     try:
@@ -236,6 +256,27 @@ def test_a_node_that_we_added_is_our_mistake():
     assert not isinstance(failed.value, ModelRejected)
     assert failed.value.exit_code == 5
     program({"x": np.ones(12, np.float32)})
+
+
+@pytest.mark.parametrize("target", [0, 1, 900])
+def test_an_objective_of_scores_without_a_number_is_told(target):
+    """How many classes there are only the run tells: none."""
+    model = network(*counted("k"), node("Identity", "r", "y"), **ZERO)
+    model.graph.node[-1].output[0] = "all"
+    model.graph.node.extend(
+        [
+            node("Sub", "k k", "none", name="n4"),
+            node("Unsqueeze", "none start", "end", name="n5"),
+            node("Slice", "all start end one", "scores", name="n6"),
+        ]
+    )
+    model.graph.initializer.append(numpy_helper.from_array(np.array([0]), "start"))
+    model.graph.initializer.append(numpy_helper.from_array(np.array([1]), "one"))
+    del model.graph.output[0].type.tensor_type.shape.dim[1]
+    model.graph.output[0].type.tensor_type.shape.dim.add()
+    photo = np.zeros((32, 32, 3), np.uint8)
+    with pytest.raises(UsageError, match="an entry that the output does not have"):
+        onnxviz.cam(opened(model), photo, target=1)
 
 
 def test_what_we_feed_wrongly_is_our_mistake():

@@ -73,6 +73,8 @@ def weight_typed(model: Model, chance: random.Random) -> None:
     )
     with np.errstate(all="ignore"):
         array = array_of(tensor)
+        if array.dtype == object and dtype is not object:  # of text another mutation made, its lengths
+            array = np.array([len(text) for text in array.ravel()]).reshape(array.shape)
         put(tensor, array.astype(str).astype(object) if dtype is object else array.astype(dtype))
 
 

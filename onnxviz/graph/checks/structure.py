@@ -133,7 +133,12 @@ class _Checker:
                 raise ModelRejected(f"{who} has the sparse weight {quoted(sparse.values.name)} twice")
             own.add(sparse.values.name)
         for value in (*graph.input, *graph.output):
-            check_type(value.type, f"the value {quoted(value.name)}")
+            try:
+                check_type(value.type, f"the value {quoted(value.name)}")
+            except ModelRejected:
+                if not any(tensor.name == value.name for tensor in graph.initializer):
+                    raise
+                value.ClearField("type")  # ONNX Runtime takes a weight's type from the weight
         self._declared(graph)
         if "" in own:
             raise ModelRejected(f"{who} has a weight or an input without a name")
