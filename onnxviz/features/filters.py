@@ -255,7 +255,7 @@ def _constant(net: Network, value: ir.Value | None, node: ir.Node) -> np.ndarray
         return array
     name = str(value.name)
     model = cut(net.model, [name])
-    if any(value.uses() for value in model.graph.inputs):
+    if any(value.uses() or value.is_graph_output() for value in model.graph.inputs):
         raise ModelUnsuitable(
             f"the weights of {node.outputs[0].name!r} are computed from the image, so there are no filters to show"
         )

@@ -43,6 +43,8 @@ _BEYOND: Final = re.compile(
 _NO_ENTRY: Final = re.compile(
     r"Name:'objective/[^']*' .*GatherElements op: (?:Out of range|'indices' shape should)", re.S
 )
+# A Squeeze of all axes of length 1 takes that of the pictures, too, where there is one.
+_NO_ROW: Final = re.compile(r"Name:'objective/[^']*' .*rank of input tensor must be >= axis", re.S)
 # What Python raises where we feed a program wrongly; ONNX Runtime's own errors are none of these.
 _OURS: Final = (ValueError, TypeError, LookupError, AttributeError, AssertionError)
 
@@ -88,6 +90,11 @@ def typed(error: Exception, where: Places, seconds: float | None, any_size: bool
         )
     if _NO_ENTRY.search(text):
         return UsageError("the objective asks for an entry that the output does not have for this picture")
+    if _NO_ROW.search(text):
+        return UsageError(
+            "what the objective is of loses its axis of pictures when there is one picture alone"
+            + ways("give two")
+        )
     if isinstance(error, _OURS):
         return RuntimeFailed(f"ONNX Runtime was not given what it takes: {reason(text)}")
     nodes = _NODE.findall(text)

@@ -93,6 +93,15 @@ def test_windows(case, size):
     check(finish(m, x, size), size=size)
 
 
+def test_strides_that_leave_one_window():
+    """Behind each other they are farther apart than numbers of 64 bits hold."""
+    m = Maker()
+    x = m("Conv", "image", m.random(2, 1, 3, 3, positive=True))
+    x = m("MaxPool", x, kernel_shape=[3, 3], strides=[2**63 - 1, 2**40])
+    x = m("MaxPool", x, kernel_shape=[1, 1], strides=[2**40, 2**62])
+    check(finish(m, x, (24, 20)), border=True)
+
+
 def test_the_first_unit_may_begin_in_the_padding():
     m = Maker()
     x = m("Conv", "image", m.random(2, 1, 7, 5, positive=True), pads=[3, 1, 2, 2], strides=[2, 3])

@@ -107,7 +107,11 @@ def skip_layer_normalization(
 def group_normalization(
     x: Any, scale: Any, bias: Any, *, num_groups: int, opset: int, epsilon: float = 1e-5, stash_type: int = 1
 ) -> Any:
-    """Groups of channels by their own statistics; before opset 21 scale and bias were one a group."""
+    """Groups of channels by their own statistics; before opset 21 scale and bias were one a group.
+
+    ONNX Runtime minds no further axes of length 1 in them.
+    """
+    scale, bias = scale.reshape(-1), bias.reshape(-1)
     if opset < 21:
         scale, bias = (v.repeat_interleave(x.shape[1] // num_groups) for v in (scale, bias))
     return F.group_norm(x, num_groups, scale, bias, epsilon)

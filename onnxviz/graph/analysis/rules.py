@@ -19,6 +19,9 @@ from onnxviz.graph.analysis.reach import Reach
 from onnxviz.graph.analysis.span import Span, window
 from onnxviz.graph.operators import POOLS, TABLE
 
+# A longer stride leaves one window, too; whole numbers of 64 bits hold two such strides behind each other.
+_FARTHEST = 2**31
+
 # --- place by place -------------------------------------------------------------------------------
 
 
@@ -67,7 +70,7 @@ def _trailing(default: int) -> Callable[[Call], list[int]]:
 def windows(call: Call, kernel: list[int], data: Reach) -> Reach:
     """Slide a window over axes 2, 3, ... of the data."""
     size, found = call.input(), data
-    strides = call.get("strides") or [1] * len(kernel)
+    strides = [min(one, _FARTHEST) for one in call.get("strides") or [1] * len(kernel)]
     dilations = call.get("dilations") or [1] * len(kernel)
     pads = call.get("pads") or [0] * 2 * len(kernel)
     auto = call.get("auto_pad", "NOTSET")
