@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-ROUNDS = 15
+ROUNDS = 31
 REST = 0.1  # seconds until the other's threads sleep
 TARGET = 1.10
 # Calls a round: about a third of a second each.
