@@ -99,6 +99,7 @@ def test_strides_that_leave_one_window():
     x = m("Conv", "image", m.random(2, 1, 3, 3, positive=True))
     x = m("MaxPool", x, kernel_shape=[3, 3], strides=[2**63 - 1, 2**40])
     x = m("MaxPool", x, kernel_shape=[1, 1], strides=[2**40, 2**62])
+    x = m("Conv", x, m.random(1, 2, 1, 1, positive=True))
     check(finish(m, x, (24, 20)), border=True)
 
 
