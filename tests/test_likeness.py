@@ -10,7 +10,7 @@ import onnxviz
 from onnxviz.errors import UsageError
 from onnxviz.objectives import likeness
 from tests.grad import torch_graph
-from tests.techniques.painted import network
+from tests.synthesis.painted import network
 
 LAYER = "relu10"
 

@@ -8,10 +8,10 @@ import json
 import numpy as np
 import pytest
 from PIL import Image
-from techniques import toys
 
 import onnxviz
 from onnxviz.cli.main import run
+from tests import toys
 
 
 @pytest.fixture(scope="module")

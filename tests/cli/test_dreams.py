@@ -13,7 +13,7 @@ from onnxviz.cli.main import run
 from onnxviz.cli.weights import layer_weights
 from onnxviz.errors import UsageError
 from tests.networks import light
-from tests.techniques.painted import picture
+from tests.synthesis.painted import picture
 
 
 @pytest.fixture(scope="module", params=["efficientnet-lite0", "vgg19", "inception_v1"])

@@ -8,11 +8,11 @@ import numpy as np
 import onnx
 import pytest
 from networks import tiny_cnn
-from techniques import crops
 
 from onnxviz.cli.main import run
 from onnxviz.features.embedding import Embedding
 from onnxviz.interrupted import Interrupted
+from tests.features import crops
 
 
 @pytest.fixture(scope="module")

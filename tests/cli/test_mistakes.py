@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from PIL import Image
-from techniques import toys
 
 from onnxviz.cli.main import run
+from tests import toys
 
 PHOTO, LAYER = "photos/0.png", ["--layer", "features"]
 QUICK = {

@@ -9,10 +9,10 @@ import os
 import numpy as np
 import pytest
 from PIL import Image
-from techniques import toys
 
 import onnxviz
 from onnxviz.cli.main import run
+from tests import toys
 
 ONE_EACH = {
     "occlusion": ["--window", "6", "--stride", "6"],

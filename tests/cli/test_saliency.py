@@ -7,10 +7,10 @@ import json
 import numpy as np
 import pytest
 from PIL import Image
-from techniques import toys
 
 from onnxviz.cli.main import run
 from onnxviz.runtime.ort import Program
+from tests import toys
 
 
 @pytest.fixture

@@ -7,11 +7,11 @@ import onnx
 import onnx_ir as ir
 import pytest
 from onnx import TensorProto
-from techniques.patch_toys import load, photos
 
 from onnxviz.errors import ModelUnsuitable, UnknownLayer
 from onnxviz.graph.pooled import FEATURES, pooled
 from onnxviz.runtime.ort import compile
+from tests.features.patch_toys import load, photos
 
 FORMS = {
     "opset 7": {"opset": 7},

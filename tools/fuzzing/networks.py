@@ -17,7 +17,7 @@ sys.path[:0] = [path for path in (str(ROOT), str(ROOT / "tests")) if path not in
 import heads  # noqa: E402
 from networks import Maker, bare, fp16, light, nhwc, qdq, qoperator, static_batch, tiny_cnn, with_function  # noqa: E402
 
-from tests.techniques import toys  # noqa: E402
+from tests import toys  # noqa: E402
 
 SIDE = 32
 #: How many nodes are taken of each light network: parts of every form in them, none with weights of many megabytes.

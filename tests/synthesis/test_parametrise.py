@@ -7,7 +7,7 @@ import pytest
 
 from onnxviz.optimise import Fourier, Pixels
 from onnxviz.optimise.parametrise import COLOUR
-from tests.optimise.pieces import run
+from tests.synthesis.pieces import run
 
 CENTRE = np.array([0.48, 0.45, 0.40], np.float32)
 RNG = np.random.default_rng(0)

@@ -10,7 +10,7 @@ from onnxviz.errors import ImageRejected, ModelUnsuitable, UnknownLayer, UsageEr
 from onnxviz.interrupted import Interrupted
 from onnxviz.synthesis.dream import enlarged, octave_sizes
 from tests.networks import light
-from tests.techniques.painted import network, picture
+from tests.synthesis.painted import network, picture
 
 PHOTO = picture(60, 80, seed=1)
 

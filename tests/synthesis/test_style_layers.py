@@ -8,7 +8,7 @@ import onnxviz
 from onnxviz.errors import ModelUnsuitable
 from onnxviz.synthesis.style_layers import content_layer, dream_layer, style_layers, trunk
 from tests.networks import Maker, light
-from tests.techniques.painted import network
+from tests.synthesis.painted import network
 
 
 def described(net, names):

@@ -9,7 +9,6 @@ import numpy as np
 import onnx
 import pytest
 from PIL import Image
-from techniques.patch_toys import load, network, photos
 
 import onnxviz
 from onnxviz.cli.main import run as command_line
@@ -19,6 +18,7 @@ from onnxviz.features.patch_tiles import crop
 from onnxviz.features.patches import patches
 from onnxviz.image.preprocess import Preprocessing
 from onnxviz.interrupted import Interrupted
+from tests.features.patch_toys import load, network, photos
 
 # --- where a patch lies in the original -------------------------------------------------------
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from onnx import TensorProto
-from techniques import toys
 
 import onnxviz
 from onnxviz.attribution.rise import average, averaged, draw_masks, weighted_sum
 from onnxviz.errors import UsageError
 from onnxviz.graph.occlude import cell_size, hat
 from onnxviz.interrupted import Interrupted
+from tests import toys
 
 GRID, MASKS, SIZE = 3, 50, (toys.SIDE, toys.SIDE)
 

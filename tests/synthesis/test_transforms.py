@@ -7,7 +7,7 @@ import pytest
 
 from onnxviz.errors import UsageError
 from onnxviz.optimise import Blur, Crop, Jitter, Pad, Rotate, Scale, Window
-from tests.optimise.pieces import there_and_back
+from tests.synthesis.pieces import there_and_back
 
 RNG = np.random.default_rng(0)
 X = RNG.standard_normal((2, 3, 21, 30)).astype(np.float32)

@@ -7,13 +7,13 @@ import json
 import numpy as np
 import pytest
 from PIL import Image
-from techniques import toys
 
 import onnxviz
 from onnxviz import objectives
 from onnxviz.attribution.methods import registry
 from onnxviz.errors import UsageError
 from onnxviz.interrupted import Interrupted
+from tests import toys
 
 
 @pytest.fixture(scope="module")

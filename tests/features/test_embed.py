@@ -12,7 +12,6 @@ import pytest
 from networks import nhwc, qdq, qoperator, static_batch, tiny_cnn
 from onnx import TensorProto
 from PIL import Image
-from techniques import crops, patch_toys
 
 import onnxviz
 from onnxviz.errors import ImageRejected, InputRefused, ModelUnsuitable, UnknownLayer, UsageError
@@ -20,6 +19,7 @@ from onnxviz.features import embed as module
 from onnxviz.features.embed import embed
 from onnxviz.features.embedding import Embedding
 from onnxviz.interrupted import Interrupted
+from tests.features import crops, patch_toys
 
 
 @pytest.fixture(scope="module")

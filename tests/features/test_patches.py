@@ -6,7 +6,6 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
-from techniques.patch_toys import SIDE, load, network, photos
 
 import onnxviz
 from onnxviz.errors import ImageRejected, ModelUnsuitable, UnknownLayer, UsageError
@@ -14,6 +13,7 @@ from onnxviz.features.patch_pictures import MOST_BLOCKS
 from onnxviz.features.patches import patches
 from onnxviz.graph.layers import field
 from onnxviz.image.preprocess import Preprocessing
+from tests.features.patch_toys import SIDE, load, network, photos
 
 
 def by_hand(net, images, layer, k):

@@ -8,7 +8,7 @@ import pytest
 from onnxviz.image.preprocess import PRESETS, Preprocessing
 from onnxviz.image.recipe import LUMA
 from onnxviz.optimise.entrance import centre, enter
-from tests.optimise.pieces import run
+from tests.synthesis.pieces import run
 
 RNG = np.random.default_rng(0)
 RECIPES = {

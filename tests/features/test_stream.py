@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from onnx import TensorProto
 from PIL import Image
-from techniques import toys
 
 import onnxviz
 from onnxviz.errors import ImageRejected, UsageError
 from onnxviz.features import stream as module
 from onnxviz.features.stream import Plan, plan, source_name, sources, stream
+from tests import toys
 
 
 def load(threads: int | None = None, **form):

@@ -13,7 +13,7 @@ from onnxviz.errors import ImageRejected, UnknownLayer, UsageError
 from onnxviz.interrupted import Interrupted
 from onnxviz.synthesis.style_colour import luminance, matched_colours, with_colours_of
 from onnxviz.synthesis.style_layers import content_layer, style_layers
-from tests.techniques.painted import network, picture
+from tests.synthesis.painted import network, picture
 
 PHOTO, PAINT = picture(seed=1), picture(seed=2)
 

@@ -7,7 +7,6 @@ import json
 import numpy as np
 import pytest
 from networks import tiny_cnn
-from techniques import crops
 
 import onnxviz
 from onnxviz.errors import InputRefused, MissingDependency, UsageError
@@ -16,6 +15,7 @@ from onnxviz.features.embedding import Embedding
 from onnxviz.features.grid import grid
 from onnxviz.features.map import map as make_map
 from onnxviz.interrupted import Interrupted
+from tests.features import crops
 
 
 @pytest.fixture(scope="module")

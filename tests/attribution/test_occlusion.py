@@ -7,12 +7,12 @@ import json
 import numpy as np
 import pytest
 from onnx import TensorProto
-from techniques import toys
 
 import onnxviz
 from onnxviz.attribution.occlusion import average, windows
 from onnxviz.errors import UnknownLabel, UnknownLayer, UsageError
 from onnxviz.interrupted import Interrupted
+from tests import toys
 
 FORMS = {
     "plain": {},

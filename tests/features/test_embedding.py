@@ -8,12 +8,12 @@ import json
 import numpy as np
 import pytest
 from networks import tiny_cnn
-from techniques import crops
 
 import onnxviz
 from onnxviz.errors import InputRefused, UsageError
 from onnxviz.features.embed import embed
 from onnxviz.features.embedding import Embedding
+from tests.features import crops
 
 ENDINGS = [".npy", ".npz", ".csv", ".parquet"]
 

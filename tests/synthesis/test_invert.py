@@ -9,7 +9,7 @@ import onnxviz
 from onnxviz.errors import GradientNotFinite, ImageRejected, UnknownLayer, UsageError
 from onnxviz.interrupted import Interrupted
 from tests.networks import Maker
-from tests.techniques.painted import network, picture
+from tests.synthesis.painted import network, picture
 
 PHOTO = picture(seed=1)
 

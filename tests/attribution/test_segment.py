@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from networks import Maker
-from techniques import toys
 
 import onnxviz
 from onnxviz.attribution import segment
 from onnxviz.errors import ModelUnsuitable, UnknownLabel, UsageError
 from onnxviz.figures import outline
+from tests import toys
 
 SIDE = 48
 

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 from networks import Maker
 from onnx import TensorProto
-from techniques import toys
 
 import onnxviz
 from onnxviz import objectives
@@ -15,6 +14,7 @@ from onnxviz.attribution.saliency import METHODS
 from onnxviz.errors import GradientNotFinite, ImageRejected, ModelUnsuitable, UnknownLabel, UsageError
 from onnxviz.interrupted import Interrupted
 from onnxviz.runtime.ort import Program
+from tests import toys
 
 # What methods of many samples need so that a test is quick.
 QUICK = {

@@ -11,7 +11,7 @@ from onnxviz.errors import ImageRejected, UnknownLayer, UsageError
 from onnxviz.interrupted import Interrupted
 from onnxviz.synthesis.style_layers import style_layers
 from onnxviz.synthesis.texture_gram import gram_texture
-from tests.techniques.painted import network, picture
+from tests.synthesis.painted import network, picture
 
 
 @pytest.fixture(scope="module")

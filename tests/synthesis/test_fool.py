@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from techniques.toys import detector, photo
 
 import onnxviz
 from onnxviz.cli.main import run
 from onnxviz.errors import ImageRejected, UnknownLabel, UsageError
 from onnxviz.interrupted import Interrupted
 from onnxviz.synthesis.fool_result import magnified
+from tests.toys import detector, photo
 
 TOASTER = 859
 

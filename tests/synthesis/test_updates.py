@@ -8,7 +8,7 @@ import torch
 
 from onnxviz.errors import UsageError
 from onnxviz.optimise import Adam, Ascent, Blurring, Decay, SmallContributions, SmallPixels
-from tests.optimise.pieces import run
+from tests.synthesis.pieces import run
 
 RNG = np.random.default_rng(0)
 SHAPE = (2, 3, 4, 5)

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from networks import tiny_cnn
 from PIL import Image
-from techniques import crops
 
 import onnxviz
 from onnxviz.errors import InputRefused, UsageError
 from onnxviz.features.embed import embed
 from onnxviz.features.neighbours import neighbours, number
 from onnxviz.interrupted import Interrupted
+from tests.features import crops
 
 
 @pytest.fixture(scope="module")
