@@ -32,7 +32,7 @@ def scalars(model: ir.Model) -> None:
     for node in list(model.graph.all_nodes()):
         if node.domain not in ("", "ai.onnx"):
             continue
-        for place in operator(node.op_type).numbers:
+        for place in (*operator(node.op_type).numbers, *_one_step(node)):
             value = node.inputs[place] if place < len(node.inputs) else None
             if value is None or _rank(value) in (0, None):
                 continue
@@ -45,6 +45,19 @@ def scalars(model: ir.Model) -> None:
             else:
                 scalar = lifter.const(tensor.numpy().reshape(()), tensor.dtype.numpy())
             node.replace_input_with(place, scalar)
+
+
+def _one_step(node: ir.Node) -> tuple[int, ...]:
+    """Scale and zero point of a whole tensor that have axes of their own. ONNX Runtime looks along the tensor's axes
+    for theirs, and fails unless it has left the node out."""
+    if node.op_type not in ("DequantizeLinear", "QuantizeLinear") or node.attributes.get_int("block_size", 0):
+        return ()
+    steps = node.inputs[1:3]
+    one = all(
+        value is None or (value.const_value is not None and value.const_value.size == 1) for value in steps
+    )
+    wide = any((_rank(value) or 0) > 1 for value in steps if value is not None)
+    return (1, 2)[: len(steps)] if one and wide else ()
 
 
 def _rank(value: ir.Value) -> int | None:

@@ -187,3 +187,30 @@ def test_every_scalar_operand(op: str, backend: str) -> None:
 def _gradient(source: onnx.ModelProto, backend: str, x: np.ndarray) -> np.ndarray:
     net = onnxviz.load(source, preprocess="imagenet", backend=backend)
     return net.value_and_gradient(onnxviz.objectives.logit(1))(x)[1]
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 1, 1, 1)])
+@pytest.mark.parametrize("backend", ["native", "torch"])
+def test_one_scale_with_axes_of_its_own(shape: tuple[int, ...], backend: str) -> None:
+    """ONNX Runtime fuses such a bias into the convolution; alone it refuses it."""
+    found = []
+    for form in ((), shape):
+        weights: dict = {"sx": np.float32(0.05), "sw": np.float32(0.01)}
+        weights |= {"zx": np.int8(3), "zw": np.int8(0), "zb": np.full(form, 0, np.int32)}
+        weights |= {"sb": np.full(form, 0.0005, np.float32), "b": np.arange(6, dtype=np.int32) * 100}
+        weights["w"] = np.clip(normal(6, 3, 3, 3) * 60, -127, 127).astype(np.int8)
+        nodes = [
+            node("QuantizeLinear", ["image", "sx", "zx"], ["codes"]),
+            node("DequantizeLinear", ["codes", "sx", "zx"], ["x"]),
+            node("DequantizeLinear", ["w", "sw", "zw"], ["kernel"]),
+            node("DequantizeLinear", ["b", "sb", "zb"], ["bias"]),
+            node("Conv", ["x", "kernel", "bias"], ["c"]),
+            node("Relu", ["c"], ["r"]),
+            node("ReduceMean", ["r"], ["logits"], axes=[2, 3], keepdims=0),
+        ]
+        source = model(nodes, weights, opset=17, out=("N", 6))
+        net = onnxviz.load(source, preprocess="imagenet", backend=backend)
+        found.append(net.value_and_gradient(onnxviz.objectives.logit(2))(0.5 * normal(2, 3, 12, 12)))
+    for one, other in zip(*found, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-6)
+    assert found[0][1].any()
