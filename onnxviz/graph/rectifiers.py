@@ -50,7 +50,7 @@ def scalars(model: ir.Model) -> None:
 def _one_step(node: ir.Node) -> tuple[int, ...]:
     """Scale and zero point of a whole tensor that have axes of their own. ONNX Runtime looks along the tensor's axes
     for theirs, and fails unless it has left the node out."""
-    if node.op_type not in ("DequantizeLinear", "QuantizeLinear") or node.attributes.get_int("block_size", 0):
+    if node.op_type not in ("DequantizeLinear", "QuantizeLinear") or node.attributes.get_int("block_size"):
         return ()
     steps = node.inputs[1:3]
     one = all(
