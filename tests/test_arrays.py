@@ -253,7 +253,9 @@ def test_one_channel_makes_grey_pictures():
 
 
 def test_the_score_of_a_grey_picture_is_the_networks():
-    from onnxviz.optimise import Ascent, Fourier, Machine, Pixels
+    from onnxviz.synthesis.machine import Machine
+    from onnxviz.synthesis.parametrise import Fourier, Pixels
+    from onnxviz.synthesis.updates import Ascent
 
     model = network(1)
     net = onnxviz.load(model, provider="cpu")

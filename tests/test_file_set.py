@@ -22,7 +22,7 @@ from onnxviz.errors import OutputRefused
 from onnxviz.features import patch_pictures
 from onnxviz.files import FileSet, write_atomic
 from onnxviz.graph.save import save as save_model
-from onnxviz.synthesis.style_trained import Sample, StyleTrained
+from onnxviz.synthesis.style_train import Sample, StyleTrained
 from tests.networks import tiny_cnn
 
 _CALLS = (

@@ -144,7 +144,7 @@ def register(app: typer.Typer) -> None:
         def beside(result: Any) -> dict[Path, bytes]:
             if channel != ["all"]:
                 return {}
-            from onnxviz.synthesis.ascent_page import page_bytes
+            from onnxviz.synthesis.ascent import page_bytes
 
             return {page: page_bytes(result, page, patches)}
 

@@ -13,7 +13,7 @@ from onnxviz.cli.options import FolderArgument, ImageArgument, ModelArgument, co
 from onnxviz.cli.run import Run
 
 if TYPE_CHECKING:
-    from onnxviz.synthesis.style_trained import StyleTrained
+    from onnxviz.synthesis.style_train import StyleTrained
 
 
 def register(app: typer.Typer) -> None:

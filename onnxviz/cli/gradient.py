@@ -88,7 +88,7 @@ def register(app: typer.Typer) -> None:
 
 
 def _gradient_model(run: Run, model: str, of: str | None, wrt: str | None, rules: str) -> None:
-    from onnxviz.features.gradient import gradient_graph
+    from onnxviz.features.graphs import gradient_graph
 
     target = run.output("gradient.onnx")
     run.claim(target)

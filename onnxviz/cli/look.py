@@ -101,7 +101,7 @@ def register(app: typer.Typer) -> None:
 
         Example: onnxviz expose efficientnet-lite0 --layer stem -o exposed.onnx
         """
-        from onnxviz.features.expose import exposed
+        from onnxviz.features.graphs import exposed
         from onnxviz.graph.save import save
 
         target = run.output("exposed.onnx")

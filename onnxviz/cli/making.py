@@ -3,7 +3,7 @@ animation, and keeping what there is on Ctrl-C or when the numbers run away.
 
 A command declares `every: EveryOption = None, animate: AnimateOption = None` and ends with
 `make(run, onnxviz.TECHNIQUE, net, *arguments, every=every, animate=animate, **options)`; the technique takes
-`watch` and `progress` (optimise/shot.py).
+`watch` and `progress` (synthesis/made.py).
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from onnxviz.cli.run import Run
 from onnxviz.errors import UsageError
 
 if TYPE_CHECKING:
-    from onnxviz.optimise.shot import Shot
     from onnxviz.results import Result
+    from onnxviz.synthesis.made import Shot
 
 EveryOption = Annotated[
     int | None,

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from onnxviz.features.pictures import for_each, single
-from onnxviz.network import ImageLike, Network
+from onnxviz.network import ImageLike, Images, Network
 from onnxviz.provenance import recorded
-from onnxviz.results import Result
+from onnxviz.results import Prediction, Result
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -119,3 +119,16 @@ def activations(net: Network, image: ImageLike, layer: str, *, codes: bool = Fal
         layer=found.name,
         image=net.preprocessing.shown(picture),
     )
+
+
+def predict(
+    net: Network, images: Images, *, top: int = 5, output: str | None = None
+) -> list[list[Prediction]]:
+    """The `top` most probable classes of each image, best first; of a sequence, the best class of each step.
+
+    images   one image or a list, as `Network.prepare` takes
+    output   which of the file's outputs; None: the one that looks like class scores
+    returns  one list an image of (index, label, probability), probabilities 0 to 1
+    raises   ImageRejected, UnknownLayer, ModelUnsuitable
+    """
+    return net.predict(images, top=top, output=output)

@@ -208,7 +208,7 @@ def _light(source: Any) -> Any:
 
 
 def listed(found: Embedding) -> dict[str, Any]:
-    """What the manifest says of each image; `feature_files.read` takes it back."""
+    """What the manifest says of each image; `embedding.read` takes it back."""
     known = found.classes is not None and found.confidence is not None
     return {
         "layer": found.layer,

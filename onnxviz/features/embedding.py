@@ -8,7 +8,7 @@ import json
 import os
 import zlib
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,10 +17,21 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from onnxviz import tables
-from onnxviz.errors import InputRefused, MissingDependency, ModelUnsuitable, PreprocessingRejected, UsageError
+from onnxviz.errors import (
+    ImageRejected,
+    InputRefused,
+    MissingDependency,
+    ModelUnsuitable,
+    PreprocessingRejected,
+    UsageError,
+)
+from onnxviz.features.stream import fingerprint
+from onnxviz.figures.mosaic import square
 from onnxviz.files import PICTURES, FileSet, destination, npy_bytes
+from onnxviz.image.decode import decode
 from onnxviz.image.folder import Skipped
 from onnxviz.image.recipe import Preprocessing
+from onnxviz.progress import Progress, silent
 from onnxviz.results import Result
 from onnxviz.text import printable
 
@@ -326,3 +337,28 @@ def _first_feature(names: list[str]) -> int:
     if names[first:] != [f"{_FEATURE}{i}" for i in range(len(names) - first)]:
         raise ValueError("the columns of features are not f0, f1, f2...")
     return first
+
+
+def thumbnails(
+    net: Network, found: Embedding, rows: Sequence[int] | np.ndarray, edge: int, progress: Progress = silent
+) -> dict[int, np.ndarray | None]:
+    """The pictures of these rows as the network saw them, (edge, edge, 3) uint8 each.
+
+    A picture that is gone, or whose file was replaced since its features were made, is None: it must not be
+    shown beside numbers that are not its own.
+    """
+
+    def small(row: int) -> np.ndarray:
+        source = found.sources[row]
+        if source is None:
+            raise ImageRejected("it is not there any more")
+        view = net.preprocessing.view(net.preprocessing.read(source))
+        if fingerprint(view) != found.prints[row]:
+            raise ImageRejected("it was replaced")
+        return np.asarray(square(net.preprocessing.shown(view), edge))
+
+    tiles: dict[int, np.ndarray | None] = {}
+    for row, drawn in decode((int(row) for row in rows), small):
+        tiles[row] = None if isinstance(drawn, ImageRejected) else drawn
+        progress(len(tiles), len(rows), "pictures")
+    return tiles

@@ -12,15 +12,25 @@ from onnxviz.errors import UsageError
 from onnxviz.network import ImageLike, Network
 from onnxviz.objectives import layer as whole_layer
 from onnxviz.objectives.likeness import excitement, resemblance
-from onnxviz.optimise import Ascent, Jitter, Machine, Pixels
-from onnxviz.optimise.shot import Watch, as_bytes, unwatched
 from onnxviz.progress import Progress, silent
 from onnxviz.provenance import recorded
-from onnxviz.synthesis.feature_maps import feature_maps, fitting, sizes_of, smallest
-from onnxviz.synthesis.made import rounded
-from onnxviz.synthesis.painting import Easel, Painting, fitted, keeping, read_picture, resized
-from onnxviz.synthesis.style_layers import dream_layer
-from onnxviz.synthesis.style_terms import Weighted
+from onnxviz.synthesis.layers import Weighted, dream_layer, feature_maps, fitting, sizes_of, smallest
+from onnxviz.synthesis.machine import Machine
+from onnxviz.synthesis.made import (
+    Easel,
+    Painting,
+    Watch,
+    as_bytes,
+    fitted,
+    keeping,
+    read_picture,
+    resized,
+    rounded,
+    unwatched,
+)
+from onnxviz.synthesis.parametrise import Pixels
+from onnxviz.synthesis.transforms import Jitter
+from onnxviz.synthesis.updates import Ascent
 
 if TYPE_CHECKING:
     from onnxviz.objectives import Objective

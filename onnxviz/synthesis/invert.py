@@ -12,14 +12,15 @@ from onnxviz.errors import UsageError
 from onnxviz.network import ImageLike, Network
 from onnxviz.objectives import norm, tv
 from onnxviz.objectives.likeness import near
-from onnxviz.optimise import Adam, Fourier, Jitter, Machine
-from onnxviz.optimise.shot import Watch, as_bytes, unwatched
 from onnxviz.progress import Progress, silent
 from onnxviz.provenance import recorded
 from onnxviz.results import Result
-from onnxviz.synthesis.feature_maps import check_size
-from onnxviz.synthesis.made import rounded
-from onnxviz.synthesis.painting import Easel, keeping, noise_about
+from onnxviz.synthesis.layers import check_size
+from onnxviz.synthesis.machine import Machine
+from onnxviz.synthesis.made import Easel, Watch, as_bytes, keeping, noise_about, rounded, unwatched
+from onnxviz.synthesis.parametrise import Fourier
+from onnxviz.synthesis.transforms import Jitter
+from onnxviz.synthesis.updates import Adam
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -10,25 +10,34 @@ import numpy as np
 from onnxviz.errors import UsageError
 from onnxviz.network import ImageLike, Network
 from onnxviz.objectives import tv as total_variation
-from onnxviz.optimise import Adam, Fourier, Machine, Pixels
-from onnxviz.optimise.shot import Watch, unwatched
 from onnxviz.progress import Progress, silent
 from onnxviz.provenance import recorded
-from onnxviz.synthesis import style_colour
-from onnxviz.synthesis.feature_maps import fitting, sizes_of
-from onnxviz.synthesis.made import rounded
-from onnxviz.synthesis.painting import (
+from onnxviz.synthesis.layers import (
+    Weighted,
+    checked_gram,
+    content_layer,
+    content_terms,
+    fitting,
+    sizes_of,
+    style_layers,
+    style_terms,
+)
+from onnxviz.synthesis.machine import Machine
+from onnxviz.synthesis.made import (
     Easel,
     Painting,
+    Watch,
     fitted,
     keeping,
     noise_about,
     read_picture,
     resized,
+    rounded,
+    unwatched,
 )
-from onnxviz.synthesis.style_layers import content_layer, style_layers
-from onnxviz.synthesis.style_terms import Weighted, checked_gram, content_terms, style_terms
-from onnxviz.synthesis.texture_gram import POWER
+from onnxviz.synthesis.parametrise import Fourier, Pixels
+from onnxviz.synthesis.texture import POWER
+from onnxviz.synthesis.updates import Adam
 
 _LONGEST = 512  # of what is made, where no size is asked for
 _LEAST = 128  # shorter sides than this are no coarse resolution worth beginning at
@@ -96,7 +105,7 @@ def style(
     weight = _WEIGHTS[checked_gram(gram)] if style_weight is None else style_weight
     _check(steps, scales, optimiser, style_scale, (content_weight, weight, tv))
     adam = Adam(rate)
-    style_colour.checked(colour)
+    checked_colour(colour)
     pictures = list(styles) if isinstance(styles, (list, tuple)) else [styles]
     if not pictures:
         raise UsageError("no style picture was given; expected at least one")
@@ -202,17 +211,15 @@ def _coloured(
 ) -> tuple[np.ndarray, list[np.ndarray], Callable[[np.ndarray], np.ndarray]]:
     """Content and styles as they are worked with, and what is done to the painting at the end."""
     if colour == "luminance":
-        grey = style_colour.luminance(photo)
-        light = [style_colour.matched_light(style_colour.luminance(model), grey) for model in models]
+        grey = luminance(photo)
+        light = [matched_light(luminance(model), grey) for model in models]
         return (
             grey,
             light,
-            lambda painted: style_colour.with_colours_of(
-                painted, resized(photo, painted.shape[:2]).clip(0, 1)
-            ),
+            lambda painted: with_colours_of(painted, resized(photo, painted.shape[:2]).clip(0, 1)),
         )
     if colour == "histogram":
-        models = [style_colour.matched_colours(model, photo) for model in models]
+        models = [matched_colours(model, photo) for model in models]
     return photo, models, lambda painted: painted.clip(0, 1)
 
 
@@ -247,3 +254,61 @@ def _check(
             f"content weight {weights[0]:g}, style weight {weights[1]:g}, tv {weights[2]:g}: expected numbers of 0 or "
             "more, and a style weight over 0"
         )
+
+
+# From RGB to light and two colour differences (YIQ, NTSC), as Gatys et al. 2016 use.
+_YIQ = np.array([[0.299, 0.587, 0.114], [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]])
+COLOURS = ("style", "luminance", "histogram")
+
+
+def checked_colour(kind: str) -> str:
+    """The kind itself; UsageError for an unknown one."""
+    if kind not in COLOURS:
+        raise UsageError(f"colour {kind!r}: expected one of {', '.join(COLOURS)}")
+    return kind
+
+
+def luminance(picture: np.ndarray) -> np.ndarray:
+    """(H, W, 3) float32 grey of a picture (H, W, 3), 0 to 1."""
+    light = picture @ _YIQ[0].astype(np.float32)
+    return np.repeat(light[:, :, None], 3, axis=2).astype(np.float32)
+
+
+def with_colours_of(light: np.ndarray, coloured: np.ndarray) -> np.ndarray:
+    """The luminance of one picture with the colours of another, (H, W, 3) float32, 0 to 1.
+
+    Gatys, Bethge, Hertzmann & Shechtman 2016, arXiv:1606.05897, section 4.2.
+    """
+    yiq = coloured @ _YIQ.T.astype(np.float32)
+    yiq[:, :, 0] = luminance(light)[:, :, 0]
+    found: np.ndarray = np.clip(yiq @ np.linalg.inv(_YIQ).T, 0, 1).astype(np.float32)
+    return found
+
+
+def matched_light(picture: np.ndarray, to: np.ndarray) -> np.ndarray:
+    """A grey picture with the mean and the spread of light of another."""
+    spread = float(picture.std())
+    factor = float(to.std()) / spread if spread > 1e-6 else 1.0
+    found: np.ndarray = np.clip((picture - picture.mean()) * factor + to.mean(), 0, 1).astype(np.float32)
+    return found
+
+
+def matched_colours(picture: np.ndarray, to: np.ndarray) -> np.ndarray:
+    """A picture whose colours have the mean and covariance of another's, (H, W, 3) float32, 0 to 1.
+
+    The linear map of Gatys et al. 2016, arXiv:1606.05897, section 4.1, by the symmetric square roots.
+    """
+    flat, wanted = (p.reshape(-1, 3).astype(np.float64) for p in (picture, to))
+    own, other = (np.cov(p, rowvar=False) + 1e-6 * np.eye(3) for p in (flat, wanted))
+    root = _root(own)
+    inverse = np.linalg.inv(root)
+    # The optimal transport map between the two Gaussians: symmetric, so no colour is turned into another.
+    move = inverse @ _root(root @ other @ root) @ inverse
+    found = (flat - flat.mean(axis=0)) @ move.T + wanted.mean(axis=0)
+    return np.clip(found, 0, 1).reshape(picture.shape).astype(np.float32)
+
+
+def _root(matrix: np.ndarray) -> np.ndarray:
+    values, vectors = np.linalg.eigh(matrix)
+    found: np.ndarray = (vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T
+    return found

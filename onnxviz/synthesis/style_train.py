@@ -3,30 +3,184 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+import onnx_ir as ir
 
 from onnxviz.errors import ImageRejected, MissingDependency, RuntimeFailed, UsageError
 from onnxviz.features.stream import refusal, source_name, sources
+from onnxviz.files import destination
+from onnxviz.image.adjoint import pixel_gradient
 from onnxviz.image.decode import decode
 from onnxviz.image.folder import Skipped
 from onnxviz.image.io import read
 from onnxviz.interrupted import Interrupted
 from onnxviz.limits import Limits
 from onnxviz.network import ImageLike, Images, Network
+from onnxviz.objectives.base import Objective, fed, objective
+from onnxviz.objectives.likeness import gram_of, means_of, texture
 from onnxviz.progress import Progress, silent
 from onnxviz.provenance import note_set, recorded, recording
-from onnxviz.synthesis.style_terms import checked_gram
-from onnxviz.synthesis.style_trained import Sample, StyleTrained
+from onnxviz.results import Result, write
+from onnxviz.synthesis.layers import Weighted, checked_gram, content_layer, style_layers, style_terms
 from onnxviz.text import printable
 
 if TYPE_CHECKING:
     import onnx
+    from PIL import Image
 
-    from onnxviz.stylenet.network import StyleNetwork
+    from onnxviz.synthesis.style_network import StyleNetwork
+
+_TINY = 1e-12
+
+
+def near_fed(layer: str) -> Objective:
+    """Minus the relative squared error of a layer to activations that are fed as `<layer>.content`, one a picture."""
+
+    def build(op: Any, value: ir.Value) -> ir.Value:
+        rank = 4 if value.shape is None else len(value.shape)
+        wanted = fed(
+            op, f"{layer}.content", ir.DataType.FLOAT, ["N", *(f"content{i}" for i in range(1, rank))]
+        )
+        gap = op.Sub(value, wanted)
+        squares = op.ReduceSum(op.Flatten(op.Mul(gap, gap), axis=1), [1], keepdims=0)
+        size = op.ReduceSum(op.Flatten(op.Mul(wanted, wanted), axis=1), [1], keepdims=0)
+        return op.Neg(op.Div(squares, op.Add(size, _TINY)))
+
+    return objective(f"near({layer})", layer, build)
+
+
+def _colours(net: Network, style: np.ndarray) -> Objective:
+    """Minus the relative distance of the colours' covariances and means to those of a picture (H, W, 3), 0 to 1.
+
+    What a network made for telling things apart does not look at, such as how red black may become, it lets happen.
+    """
+    last = net.preprocessing.layout == "NHWC"
+    x = net.preprocessing.normalise(np.asarray(style, np.float32)[None] * np.float32(255))
+    centre = means_of(x.astype(np.float32), channels_last=last)
+    target = gram_of(x.astype(np.float32), centre, channels_last=last)
+    return texture(net.input.name, target, centre, channels_last=last)
+
+
+class PerceptualLoss:
+    """Called with content pictures, it gives the loss of painted ones and its gradient by their pixels.
+
+    net            of the size that the pictures have
+    style          (H, W, 3) float, 0 to 1
+    style_names, content_names   layers with their weights; None: `style_layers`, `content_layer`
+    gram            Gram matrices 'uncentred' (the paper's) or 'centred' on the style's means
+    colour_weight   of the statistics of the style's colours themselves, beside those of the layers
+    raises         UnknownLayer, UsageError, ImageRejected, ModelUnsuitable, UnsupportedOperator
+    """
+
+    def __init__(
+        self,
+        net: Network,
+        style: np.ndarray,
+        *,
+        style_names: Sequence[str] | Mapping[str, float] | None = None,
+        content_names: Sequence[str] | Mapping[str, float] | None = None,
+        gram: str = "uncentred",
+        style_weight: float = 1.0,
+        content_weight: float = 1.0,
+        colour_weight: float = 0.0,
+    ) -> None:
+        self._net = net
+        self.style = Weighted.of(net, style_names, style_layers(net), "the style layers")
+        self.content = Weighted.of(net, content_names, [content_layer(net)], "the content layers")
+        self._weight = content_weight
+        total = style_terms(net, [(style, 1.0)], self.style, style_weight, gram=gram)
+        if colour_weight:
+            total = total + colour_weight * _colours(net, style)
+        for name, weight in self.content.weights.items():
+            total = total + content_weight * weight * near_fed(name)
+        self._gradients = net.gradients(total, also=self.content.names)
+        self.parts = (0.0, 0.0)
+
+    def __call__(self, pictures: np.ndarray) -> Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]:
+        """The loss function for the painted versions of pictures (N, h, w, 3) of 0 to 255.
+
+        It takes (N, h, w, 3) float32 of 0 to 255 and gives the losses (N,) and their gradients (N, h, w, 3). `parts`
+        then has the means of its style and content terms.
+        """
+        recipe = self._net.preprocessing
+        given = self._net.run(recipe.normalise(pictures).astype(np.float32), self.content.names)
+        fed_arrays = {f"{name}.content": given[name].astype(np.float32) for name in self.content.names}
+
+        def loss(painted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            arrays = self._gradients(recipe.normalise(painted).astype(np.float32), fed_arrays)
+            values = -arrays["objective"]
+            content = np.zeros(len(values))
+            for name, weight in self.content.weights.items():
+                wanted = given[name].astype(np.float64)
+                axes = tuple(range(1, wanted.ndim))
+                squares = ((arrays[name] - wanted) ** 2).sum(axis=axes)
+                content += self._weight * weight * squares / ((wanted**2).sum(axis=axes) + _TINY)
+            self.parts = (float((values - content).mean()), float(content.mean()))
+            return values, -pixel_gradient(recipe, arrays[f"{self._net.input.name}.gradient"])
+
+        return loss
+
+
+class Sample(NamedTuple):
+    """A picture and its painted version, (h, w, 3) uint8."""
+
+    content: np.ndarray
+    painted: np.ndarray
+
+
+@dataclass
+class StyleTrained(Result):
+    """A trained style network.
+
+    values    (steps, 3) float32: each step's loss, and its style and content parts
+    model     the network: `image`, (N, 3, H, W) RGB of 0 to 255, to `styled`, the same
+    style     (H, W, 3) uint8, the style picture as it was measured
+    samples   pictures that it learned on, painted
+    """
+
+    model: onnx.ModelProto = field(repr=False)
+    style: np.ndarray = field(repr=False)
+    samples: list[Sample] = field(repr=False)
+
+    def picture(self) -> Image.Image:
+        """The style, and the samples before and after."""
+        from onnxviz.figures.sheet import Row, rows
+
+        figures = self.manifest["figures"]
+        said = (
+            f"{figures['steps_done']} steps; loss {figures['loss_start']:.3g} -> {figures['loss_end']:.3g}, "
+            f"of it style {figures['style_loss_end']:.3g} and content {figures['content_loss_end']:.3g}"
+        )
+        table = [
+            Row("", [self.style if i == 0 else np.full((8, 8, 3), 255, np.uint8), one.content, one.painted])
+            for i, one in enumerate(self.samples)
+        ]
+        return rows(
+            table,
+            side=256,
+            lead=1,
+            heads=["style", "picture", "painted"],
+            title="style network",
+            subtitle=said,
+        )
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write the network to `path` (NAME.onnx), and beside it NAME.png, NAME.npy (losses) and NAME.json.
+
+        All of them appear together or none does.
+
+        raises   UsageError, OutputRefused
+        """
+        target = destination(path, "style.onnx", (".onnx",))
+        write(self, target.with_suffix(".png"), {target: self.model.SerializeToString()}, named=target)
+        return target
+
 
 _EPOCHS, _FEWEST_STEPS = 2, 2000
 _BATCH, _RATE, _WIDTH, _BLOCKS = 4, 1e-3, 32, 5
@@ -61,8 +215,8 @@ def style_train(
 
     Johnson, Alahi & Fei-Fei 2016, arXiv:1603.08155, with instance normalisation and nearest-neighbour upsampling. torch
     moves the weights; the perceptual loss and its gradient by the painted picture come from the gradient graph of
-    `net`, so any network in ONNX form will do. Losses are relative errors (`style_loss`): weights do not depend on how
-    large a network's activations are.
+    `net`, so any network in ONNX form will do. Losses are relative errors (`PerceptualLoss`): weights do not depend on
+    how large a network's activations are.
 
     net              what measures style and content; pictures are shown to it at its own size (`load(size=)`)
     style            the picture whose style it is
@@ -86,8 +240,7 @@ def style_train(
         import torch
     except ImportError as error:
         raise MissingDependency("training needs torch: pip install 'onnxviz[torch]'") from error
-    from onnxviz.stylenet import training
-    from onnxviz.synthesis.style_loss import PerceptualLoss
+    from onnxviz.synthesis import style_network
 
     style_weight = _STYLE[checked_gram(gram)] if style_weight is None else style_weight
     for name, number in (("steps", steps), ("batch", batch), ("width", width)):
@@ -114,11 +267,11 @@ def style_train(
     )
     wanted = steps or max(_FEWEST_STEPS, -(-_EPOCHS * len(listing.images) // batch))
     crops = _Crops(listing.images, size, seed, net.limits)
-    network = training.fresh(width, blocks, seed)
+    network = style_network.fresh(width, blocks, seed)
     losses: list[tuple[float, float, float]] = []
     stopped = False
     try:
-        for step in training.train(
+        for step in style_network.train(
             network, crops.batches(batch), loss, steps=wanted, rate=rate, tv=tv_weight
         ):
             losses.append((step.total, *loss.parts))
@@ -247,7 +400,7 @@ def _finished(network: StyleNetwork, net: Network, style: str) -> onnx.ModelProt
 
     from onnxviz.graph import metadata
     from onnxviz.image.preprocess import PRESETS
-    from onnxviz.stylenet.onnx_form import to_onnx
+    from onnxviz.synthesis.style_network import to_onnx
 
     model = to_onnx(network)
     props: dict[str, str] = {}
@@ -268,7 +421,7 @@ def _compare(network: StyleNetwork, model: onnx.ModelProto, pictures: Sequence[n
     import onnx_ir as ir
 
     from onnxviz.runtime.ort import compile
-    from onnxviz.stylenet.training import paint
+    from onnxviz.synthesis.style_network import paint
 
     program = compile(ir.from_proto(model), provider="cpu", own=())
     worst = 0.0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -14,18 +14,38 @@ from onnxviz.errors import ImageRejected, UsageError, near
 from onnxviz.image.fields import check_made
 from onnxviz.interrupted import Interrupted
 from onnxviz.limits import Limits
-from onnxviz.optimise.shot import Shot, Watch, unwatched
+from onnxviz.network import ImageLike, Network
 from onnxviz.progress import Progress, silent
 from onnxviz.provenance import recorded
 from onnxviz.results import Result
-from onnxviz.synthesis import texture_nearest, texture_quilt
-from onnxviz.synthesis.texture_nearest import Growth
-from onnxviz.synthesis.texture_quilt import Quilt
+from onnxviz.synthesis.layers import Weighted, checked_gram, fitting, sizes_of, style_layers, style_terms
+from onnxviz.synthesis.machine import Machine
+from onnxviz.synthesis.made import (
+    Easel,
+    Painting,
+    Shot,
+    Watch,
+    fitted,
+    keeping,
+    noise_about,
+    read_picture,
+    resized,
+    unwatched,
+)
+from onnxviz.synthesis.parametrise import Fourier
+from onnxviz.synthesis.texture_pieces import (
+    EVENNESS,
+    TOLERANCE,
+    Growth,
+    Quilt,
+    default_window,
+    grow,
+    quilt,
+    sides,
+)
 
 if TYPE_CHECKING:
     from PIL import Image
-
-    from onnxviz.network import ImageLike, Network
 
 METHODS = ("gram", "nearest", "quilt")
 # `nearest` compares each pixel with every window of the source: a larger picture gives its middle, which shows the
@@ -88,9 +108,9 @@ def texture(
 
     net         the network whose Gram matrices are matched; `nearest` and `quilt` need none (None)
     image       (H, W, 3) uint8, a path or a PIL image, in its own size
-    method      'gram': Gatys, Ecker & Bethge 2015, arXiv:1505.07376 (`texture_gram`); 'nearest': Efros & Leung 1999,
-                pixel by pixel (`texture_nearest`), from the middle 128×128 pixels of a larger image; 'quilt': Efros &
-                Freeman 2001, block by block (`texture_quilt`)
+    method      'gram': Gatys, Ecker & Bethge 2015, arXiv:1505.07376 (`gram_texture`); 'nearest': Efros & Leung 1999,
+                pixel by pixel (`grow`), from the middle 128×128 pixels of a larger image; 'quilt': Efros &
+                Freeman 2001, block by block (`quilt`)
     size        side in pixels, or (height, width); None: twice the image, its longer side up to 256 pixels
                 (quilt: 1024); of gram 256×256
     layers, gram, steps                    of gram
@@ -124,7 +144,6 @@ def texture(
     if method == "gram":
         if net is None:
             raise UsageError("method gram needs a network; nearest and quilt work without one")
-        from onnxviz.synthesis.texture_gram import gram_texture
 
         return gram_texture(net, image, size=wanted, seed=seed, progress=progress, watch=watch, **options)
     limits = net.limits if net is not None else limits or Limits()
@@ -163,7 +182,7 @@ def _pieces(
         )
     size = size or _twice(whole, _LONGEST[method])
     options = _settled(method, source, options)
-    make = texture_nearest.grow if method == "nearest" else texture_quilt.quilt
+    make = grow if method == "nearest" else quilt
     made: Iterator[Growth | Quilt] = make(source, size, seed=seed, **options)
     what = "pixels" if method == "nearest" else "blocks"
     last: Growth | Quilt | None = None
@@ -197,10 +216,10 @@ def _pieces(
 def _settled(method: str, source: np.ndarray, options: dict[str, Any]) -> dict[str, Any]:
     """What was left to the method."""
     if method == "nearest":
-        settled = {"tolerance": texture_nearest.TOLERANCE, "evenness": texture_nearest.EVENNESS, **options}
-        return {"window": texture_nearest.default_window(source), **settled}
-    block, overlap = texture_quilt.sides(source, options.get("block"), options.get("overlap"))
-    settled = {"tolerance": texture_quilt.TOLERANCE, "evenness": texture_quilt.EVENNESS, **options}
+        settled = {"tolerance": TOLERANCE, "evenness": EVENNESS, **options}
+        return {"window": default_window(source), **settled}
+    block, overlap = sides(source, options.get("block"), options.get("overlap"))
+    settled = {"tolerance": TOLERANCE, "evenness": EVENNESS, **options}
     return {**settled, "block": block, "overlap": overlap}
 
 
@@ -249,4 +268,98 @@ def _manifest(net: Network | None, **parameters: Any) -> dict[str, Any]:
         "versions": {"onnxviz": __version__, "numpy": np.__version__},
         "parameters": parameters,
         "warnings": [],
+    }
+
+
+#: How fast the spectrum that L-BFGS moves falls: textures need their fine grain, so slower than natural pictures'.
+POWER = 0.5
+_STEPS = 300
+_LONGEST_SOURCE = 256  # of the source's side: what the deeper layers see at once
+_NOISE = 0.05
+
+
+def gram_texture(
+    net: Network,
+    image: ImageLike,
+    *,
+    size: int | tuple[int, int] | None = None,
+    layers: Sequence[str] | Mapping[str, float] | None = None,
+    gram: str = "centred",
+    steps: int = _STEPS,
+    source: int | None = _LONGEST_SOURCE,
+    seed: int = 0,
+    progress: Progress = silent,
+    watch: Watch = unwatched,
+) -> Painting:
+    """A picture of any size with the texture of another, from noise.
+
+    Gatys, Ecker & Bethge 2015, arXiv:1505.07376: the Gram matrices of several layers are made those of the source,
+    each as a share of its own size, by L-BFGS. Two deviations make light networks do it: activations are measured
+    from the source's means (`objectives.likeness.texture`; gram='uncentred' as in the paper), and what L-BFGS moves is
+    the picture's spectrum, so that large forms and colours come as fast as grain.
+
+    image     (H, W, 3) uint8, a path or a PIL image
+    size      (height, width) in pixels, or the side of a square; larger than the source if wanted; None: 256
+    layers    names, or {name: weight}; None: `style_layers`
+    gram      Gram matrices 'centred' on the source's means, or 'uncentred'
+    steps     evaluations of value and gradient
+    source    the source is made smaller to this longer side first, so that its features are of a size that the
+              network sees; None: never
+    watch     called at every step
+    returns   Painting: values (height, width, 3) float32, 0 to 1
+    raises    UnknownLayer, UsageError, ImageRejected (one colour only, too small), ModelUnsuitable, GradientNotFinite;
+              Interrupted on Ctrl-C, with the best so far
+    """
+    checked_gram(gram)
+    if steps < 1:
+        raise UsageError(f"steps must be at least 1, got {steps}")
+    whole = read_picture(net, image)
+    most = max(whole.shape) if source is None else source
+    texture = resized(whole, fitted(whole.shape, min(most, max(whole.shape)), most)).clip(0, 1)
+    wanted = (size, size) if isinstance(size, int) else size or (256, 256)
+    chosen = Weighted.of(net, layers, [] if layers else style_layers(net))
+    admissible = sizes_of(net, chosen.names)
+    texture = fitting(admissible, texture)
+    objective = style_terms(net, [(texture, 1.0)], chosen, gram=gram)
+    made = admissible.nearest(wanted) or wanted
+    machine = Machine(net, objective, size=made, parametrise=Fourier(power=POWER))
+    start = noise_about(texture.mean(axis=(0, 1)), made, _NOISE, seed)
+    losses: list[float] = []
+    terms: dict[str, float] = {}
+
+    def result() -> Painting | None:
+        if not losses:
+            return None
+        manifest = net.manifest(
+            "texture",
+            method="gram",
+            size=list(wanted),
+            source_size=list(texture.shape[:2]),
+            layers=dict(chosen.weights),
+            gram=gram,
+            steps=steps,
+            power=POWER,
+            seed=seed,
+        )
+        manifest["figures"] = _gram_figures(losses, terms)
+        return Painting(values=resized(machine.pictures()[0], wanted).clip(0, 1), manifest=manifest)
+
+    with keeping(result):
+        for step in Easel(steps, progress, watch).follow(machine.lbfgs(steps, seed=seed, start=start)):
+            losses.append(-float(step.value[0]))
+            if losses[-1] == min(losses):
+                terms.update({name: -float(value[0]) for name, value in step.terms.items()})
+    found = result()
+    assert found is not None
+    return found
+
+
+def _gram_figures(losses: Sequence[float], terms: Mapping[str, float]) -> dict[str, Any]:
+    best = min(losses)
+    return {
+        "steps_done": len(losses),
+        "loss_start": losses[0],
+        "loss": best,
+        "fall": losses[0] / max(best, 1e-30),
+        "loss_by_term": dict(terms),
     }

@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from onnxviz.cli.main import run
-from onnxviz.optimise.machine import Machine
 from onnxviz.runtime.ort import Program
+from onnxviz.synthesis.machine import Machine
 from tests import networks
 
 

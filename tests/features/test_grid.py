@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from onnxviz.errors import UsageError
-from onnxviz.features.grid import assign, grid
+from onnxviz.features.map import assign, grid
 
 
 @given(st.integers(1, 40), st.integers(0, 2**31), st.sampled_from(["cloud", "line", "same", "outlier"]))
@@ -41,7 +41,7 @@ def test_a_shuffled_grid_is_put_in_order(rows, columns):
 def test_the_total_distance_is_the_least_there_is():
     points = np.random.default_rng(3).uniform(size=(6, 2))
     found = assign(points, 2, 3)
-    from onnxviz.features.grid import _spread
+    from onnxviz.features.map import _spread
 
     places = _spread(points)
     centres = np.array([((c + 0.5) / 3, 1 - (r + 0.5) / 2) for r in range(2) for c in range(3)])

@@ -12,7 +12,7 @@ import onnxviz
 from onnxviz.errors import InputRefused, MissingDependency, UsageError
 from onnxviz.features.embed import embed
 from onnxviz.features.embedding import Embedding
-from onnxviz.features.grid import grid
+from onnxviz.features.map import grid
 from onnxviz.features.map import map as make_map
 from onnxviz.interrupted import Interrupted
 from tests.features import crops
@@ -141,8 +141,8 @@ def test_features_that_are_not_finite_are_left_out_and_told(tiny):
 
 
 def _tile(net, given, row, found):
+    from onnxviz.features.embedding import thumbnails
     from onnxviz.features.map import _edge
-    from onnxviz.features.thumbnails import thumbnails
 
     return thumbnails(net, given, [row], _edge(found.cells))[row]
 

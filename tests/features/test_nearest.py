@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from onnxviz.errors import UsageError
-from onnxviz.features.nearest import nearest, spread
+from onnxviz.features.neighbours import nearest, spread
 
 
 def by_hand(features, query, metric):

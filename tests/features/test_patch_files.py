@@ -14,7 +14,7 @@ import onnxviz
 from onnxviz.cli.main import run as command_line
 from onnxviz.errors import MissingDependency
 from onnxviz.features.patch_boxes import to_source, view_size, window
-from onnxviz.features.patch_tiles import crop
+from onnxviz.features.patch_pictures import crop
 from onnxviz.features.patches import patches
 from onnxviz.image.preprocess import Preprocessing
 from onnxviz.interrupted import Interrupted

@@ -12,7 +12,8 @@ import pytest
 import onnxviz
 from onnxviz.errors import ImageRejected, ModelUnsuitable
 from onnxviz.graph.admissible import Admissible
-from onnxviz.optimise import Ascent, Machine
+from onnxviz.synthesis.machine import Machine
+from onnxviz.synthesis.updates import Ascent
 
 RNG = np.random.default_rng(0)
 
@@ -143,7 +144,7 @@ def test_a_mismatch_is_not_called_small():
     with pytest.raises(ModelUnsuitable, match=r"sizes do not match at node 'merge'.*27×27.*26×26") as caught:
         Machine(net, objective, size=(105, 105), optimiser=Ascent(0.1))
     assert "small" not in str(caught.value)
-    from onnxviz.synthesis.feature_maps import feature_maps
+    from onnxviz.synthesis.layers import feature_maps
 
     with pytest.raises(ImageRejected, match=r"sizes do not match at node 'merge'.*fits") as refused:
         feature_maps(net, np.zeros((105, 105, 3)), [layer])

@@ -13,7 +13,8 @@ from onnx import TensorProto, helper
 import onnxviz
 from onnxviz.errors import ModelUnsuitable
 from onnxviz.graph.real_input import real_input
-from onnxviz.optimise import Ascent, Machine
+from onnxviz.synthesis.machine import Machine
+from onnxviz.synthesis.updates import Ascent
 
 SIDE = 12
 FLOAT, INT32 = TensorProto.FLOAT, TensorProto.INT32

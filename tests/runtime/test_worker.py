@@ -163,7 +163,8 @@ def test_occlusion_is_the_same(pair):
 
 @pytest.mark.parametrize("optimiser", ["adam", "lbfgs"])
 def test_what_stays_where_the_program_runs_is_the_same(pair, optimiser):
-    from onnxviz.optimise import Adam, Machine
+    from onnxviz.synthesis.machine import Machine
+    from onnxviz.synthesis.updates import Adam
 
     values = []
     for net in pair:
@@ -693,7 +694,7 @@ except KeyboardInterrupt:
 
 @pytest.mark.parametrize("end", [Life.interrupt, lambda life: life.process.kill()], ids=["Ctrl-C", "crash"])
 def test_what_was_made_before_the_process_died_is_handed_over(pair, monkeypatch, end):
-    monkeypatch.setattr("onnxviz.optimise.machine._SAVED", 0.0)
+    monkeypatch.setattr("onnxviz.synthesis.machine._SAVED", 0.0)
     net = opened(PLAIN)
     options = {"target": 1, "start": photo(), "preset": "lecture", "keep": "last"}
 

@@ -17,8 +17,8 @@ from onnxviz.errors import (
     UsageError,
 )
 from onnxviz.interrupted import Interrupted
-from onnxviz.synthesis.ascent_page import write_page
-from onnxviz.synthesis.ascent_presets import PRESETS, recipe
+from onnxviz.synthesis.ascent import write_page
+from onnxviz.synthesis.presets import PRESETS, recipe
 from tests import networks
 
 LAYER = "blocks.5.expand.relu6"

@@ -7,7 +7,7 @@ import pytest
 
 from onnxviz.image.preprocess import PRESETS, Preprocessing
 from onnxviz.image.recipe import LUMA
-from onnxviz.optimise.entrance import centre, enter
+from onnxviz.synthesis.step import centre, enter
 from tests.synthesis.pieces import run
 
 RNG = np.random.default_rng(0)

@@ -8,8 +8,8 @@ from networks import tiny_cnn
 
 import onnxviz
 from onnxviz.image.preprocess import PRESETS, Preprocessing
+from onnxviz.synthesis.fool import frame
 from onnxviz.synthesis.fool_attack import Budget, by_pixels, log_probability, margin, to_pictures, to_planes
-from onnxviz.synthesis.fool_frame import frame
 
 RECIPES = {
     "crop": PRESETS["imagenet"].override(size=32),

@@ -12,22 +12,10 @@ import pytest
 import onnxviz
 from onnxviz import objectives as o
 from onnxviz.errors import GradientNotFinite, ModelUnsuitable, UnknownLayer, UnsupportedOperator, UsageError
-from onnxviz.optimise import (
-    Adam,
-    Ascent,
-    Blur,
-    Crop,
-    Decay,
-    Fourier,
-    Jitter,
-    Machine,
-    Pad,
-    Pixels,
-    Rotate,
-    Scale,
-    SmallContributions,
-    Window,
-)
+from onnxviz.synthesis.machine import Machine
+from onnxviz.synthesis.parametrise import Fourier, Pixels
+from onnxviz.synthesis.transforms import Blur, Crop, Jitter, Pad, Rotate, Scale, Window
+from onnxviz.synthesis.updates import Adam, Ascent, Decay, SmallContributions
 from tests import networks
 
 

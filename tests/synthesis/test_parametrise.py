@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from onnxviz.optimise import Fourier, Pixels
-from onnxviz.optimise.parametrise import COLOUR
+from onnxviz.synthesis.parametrise import COLOUR, Fourier, Pixels
 from tests.synthesis.pieces import run
 
 CENTRE = np.array([0.48, 0.45, 0.40], np.float32)

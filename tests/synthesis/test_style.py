@@ -11,8 +11,8 @@ import onnxviz
 from onnxviz.backends.torch.executor import Executor
 from onnxviz.errors import ImageRejected, UnknownLayer, UsageError
 from onnxviz.interrupted import Interrupted
-from onnxviz.synthesis.style_colour import luminance, matched_colours, with_colours_of
-from onnxviz.synthesis.style_layers import content_layer, style_layers
+from onnxviz.synthesis.layers import content_layer, style_layers
+from onnxviz.synthesis.style import luminance, matched_colours, with_colours_of
 from tests.synthesis.painted import network, picture
 
 PHOTO, PAINT = picture(seed=1), picture(seed=2)

@@ -6,7 +6,7 @@ import pytest
 
 import onnxviz
 from onnxviz.errors import ModelUnsuitable
-from onnxviz.synthesis.style_layers import content_layer, dream_layer, style_layers, trunk
+from onnxviz.synthesis.layers import content_layer, dream_layer, style_layers, trunk
 from tests.networks import Maker, light
 from tests.synthesis.painted import network
 

@@ -56,7 +56,7 @@ def trained(small, layers, wood, photo_files):
 @pytest.mark.parametrize("gram", [None, "centred"])
 def test_the_loss_is_its_formula_and_the_gradient_its_slope(small, layers, wood, cat, gram):
     """By default with the uncentred Gram matrices of Johnson, Alahi & Fei-Fei 2016."""
-    from onnxviz.synthesis.style_loss import PerceptualLoss
+    from onnxviz.synthesis.style_train import PerceptualLoss
 
     random = np.random.default_rng(0)
     content = np.stack([cat[:32, :32], cat[100:132, 100:132]])
@@ -95,7 +95,7 @@ def test_the_loss_is_its_formula_and_the_gradient_its_slope(small, layers, wood,
 
 
 def test_the_colours_count_by_their_covariance(small, layers, wood, cat):
-    from onnxviz.synthesis.style_loss import PerceptualLoss
+    from onnxviz.synthesis.style_train import PerceptualLoss
 
     given = {"style_names": layers["style_layers"], "content_names": layers["content_layers"]}
     painted = cat[None, 100:132, 100:132].astype(np.float32)
@@ -113,7 +113,7 @@ def test_the_colours_count_by_their_covariance(small, layers, wood, cat):
 
 
 def test_torch_differentiates_through_the_bridge():
-    from onnxviz.stylenet.training import perceptual
+    from onnxviz.synthesis.style_network import perceptual
 
     weights = np.arange(2 * 3 * 4 * 5, dtype=np.float32).reshape(2, 4, 5, 3) / 100
 

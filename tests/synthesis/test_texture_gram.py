@@ -9,8 +9,8 @@ from skimage import data
 import onnxviz
 from onnxviz.errors import ImageRejected, UnknownLayer, UsageError
 from onnxviz.interrupted import Interrupted
-from onnxviz.synthesis.style_layers import style_layers
-from onnxviz.synthesis.texture_gram import gram_texture
+from onnxviz.synthesis.layers import style_layers
+from onnxviz.synthesis.texture import gram_texture
 from tests.synthesis.painted import network, picture
 
 

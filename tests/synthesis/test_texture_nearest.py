@@ -7,7 +7,7 @@ import pytest
 from skimage import data
 
 from onnxviz.errors import UsageError
-from onnxviz.synthesis.texture_nearest import _Bank, _Canvas, default_window, grow
+from onnxviz.synthesis.texture_pieces import _Bank, _Canvas, default_window, grow
 
 
 def finished(source, size, **options):

@@ -9,8 +9,8 @@ import pytest
 from skimage import data
 
 from onnxviz.errors import UsageError
-from onnxviz.synthesis import texture_quilt
-from onnxviz.synthesis.texture_quilt import _Finder, cut, quilt
+from onnxviz.synthesis import texture_pieces
+from onnxviz.synthesis.texture_pieces import _Finder, cut, quilt
 
 
 def finished(source, size, **options):
@@ -75,7 +75,7 @@ def test_cuts_hide_the_seams(coffee, monkeypatch):
         return float((seams**2).mean())
 
     smooth = roughness()
-    monkeypatch.setattr(texture_quilt, "_fresh", lambda difference, *_: np.ones(difference.shape, bool))
+    monkeypatch.setattr(texture_pieces, "_fresh", lambda difference, *_: np.ones(difference.shape, bool))
     assert roughness() > 1.2 * smooth
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from onnxviz.errors import UsageError
-from onnxviz.optimise import Blur, Crop, Jitter, Pad, Rotate, Scale, Window
+from onnxviz.synthesis.transforms import Blur, Crop, Jitter, Pad, Rotate, Scale, Window
 from tests.synthesis.pieces import there_and_back
 
 RNG = np.random.default_rng(0)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from onnxviz.errors import UsageError
-from onnxviz.optimise import Adam, Ascent, Blurring, Decay, SmallContributions, SmallPixels
+from onnxviz.synthesis.updates import Adam, Ascent, Blurring, Decay, SmallContributions, SmallPixels
 from tests.synthesis.pieces import run
 
 RNG = np.random.default_rng(0)

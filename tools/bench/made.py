@@ -71,14 +71,15 @@ def _seconds(loop: Callable[[], None]) -> float:
 
 
 def _machine(net: Any, objective: Any) -> Any:
-    from onnxviz.optimise import Adam, Machine, Pixels
+    from onnxviz.synthesis.machine import Machine
+    from onnxviz.synthesis.parametrise import Pixels
+    from onnxviz.synthesis.updates import Adam
 
     return Machine(net, objective, size=(SIZE, SIZE), parametrise=Pixels(), optimiser=Adam(0.02))
 
 
 def _style_objective(net: Any, content: np.ndarray, paint: np.ndarray) -> Any:
-    from onnxviz.synthesis.style_layers import content_layer, style_layers
-    from onnxviz.synthesis.style_terms import Weighted, content_terms, style_terms
+    from onnxviz.synthesis.layers import Weighted, content_layer, content_terms, style_layers, style_terms
 
     unit = [picture.astype(np.float32) / 255 for picture in (content, paint)]
     layers = Weighted.of(net, None, style_layers(net))
@@ -105,7 +106,7 @@ def _torch_style(net: Any, content: np.ndarray, paint: np.ndarray) -> tuple[Call
     """A plain torch loop of the same style transfer, and the losses that it collects."""
     import torch
 
-    from onnxviz.synthesis.style_layers import content_layer, style_layers
+    from onnxviz.synthesis.layers import content_layer, style_layers
 
     layers, subject = style_layers(net), content_layer(net)
     features = _torch_features([*layers, subject])

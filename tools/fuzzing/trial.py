@@ -240,7 +240,7 @@ def warm() -> None:
 
     for found in pkgutil.walk_packages(onnxviz.__path__, "onnxviz."):
         if not any(
-            part in found.name for part in ("__main__", "stylenet", "ort_training", "exporting", "map")
+            part in found.name for part in ("__main__", "style_network", "ort_training", "exporting", "map")
         ):
             with contextlib.suppress(ImportError):  # an extra that is not installed
                 importlib.import_module(found.name)

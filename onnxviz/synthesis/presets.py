@@ -7,23 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from onnxviz.errors import UsageError, near
-from onnxviz.optimise import (
-    Adam,
-    Ascent,
-    Blur,
-    Blurring,
-    Crop,
-    Decay,
-    Fourier,
-    Jitter,
-    Pad,
-    Pixels,
-    Rotate,
-    Scale,
-    SmallContributions,
-    SmallPixels,
-    Window,
-)
+from onnxviz.synthesis.parametrise import Fourier, Pixels
+from onnxviz.synthesis.transforms import Blur, Crop, Jitter, Pad, Rotate, Scale, Window
+from onnxviz.synthesis.updates import Adam, Ascent, Blurring, Decay, SmallContributions, SmallPixels
 
 # The side that lengths in pixels below are meant for; at another one they scale with it.
 _SIDE = 224
@@ -51,7 +37,7 @@ class Recipe:
     blur_low, blur_high    random Gaussian blur of what the network sees; 0: none
     draws                  differently transformed views a step
     deviation              of the noise to start from
-    power, band, colour    of the Fourier picture (optimise/parametrise.py)
+    power, band, colour    of the Fourier picture (synthesis/parametrise.py)
     l2, tv, tv_beta        weights of λ‖I‖² (mean square) and of total variation, and its exponent
     decay                  the share that each pixel loses a step
     blur_radius, blur_every           Gaussian blur of the picture every so many steps

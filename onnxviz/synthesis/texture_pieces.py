@@ -1,10 +1,8 @@
-"""Texture synthesis pixel by pixel, from the neighbourhoods of the source that match best.
-
-Efros & Leung 1999, "Texture synthesis by non-parametric sampling".
-"""
+"""Textures from pieces of a picture: pixel by pixel (Efros & Leung 1999), or block by block (Efros & Freeman 2001)."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -230,3 +228,222 @@ class _Canvas:
                 taken[y : y + side, x : x + side] = True
                 chosen.append(index)
         return rows[chosen], columns[chosen]
+
+
+#: Share of the best match's error within which another block of the source may be drawn instead (the paper's).
+TOLERANCE = 0.1
+#: How much dearer blocks near to those become that were used more than others; 0 is the paper's method.
+EVENNESS = 0.5
+_SMALLEST, _LARGEST = 3, 96
+
+
+@dataclass
+class Quilt:
+    """A texture that grows block by block: the same object at every step, filled further.
+
+    image    (h, w, 3) uint8; the source's mean colour where nothing is yet
+    known    (h, w) bool
+    origin   (h, w, 2) int32: the row and column of the source that each known pixel was taken from; else −1
+    done     how many blocks are laid, of `total`
+    """
+
+    image: np.ndarray
+    known: np.ndarray
+    origin: np.ndarray
+    done: int
+    total: int
+
+
+def quilt(
+    source: np.ndarray,
+    size: tuple[int, int],
+    *,
+    block: int | None = None,
+    overlap: int | None = None,
+    tolerance: float = TOLERANCE,
+    evenness: float = EVENNESS,
+    seed: int = 0,
+) -> Iterator[Quilt]:
+    """Lay blocks of the source row by row; a step lays one.
+
+    A block is drawn from those whose overlap with what is laid comes within `tolerance` of the best match, and cut
+    along the path through the overlap where both differ least. A block that would only continue the source behind a
+    neighbour is left out: it fits perfectly, and would copy the source as it is.
+
+    source      (H, W, 3) uint8
+    size        (h, w) of the texture
+    block       side of a block in pixels, larger than the things that repeat; None: a third of the source, at most 96
+    overlap     of neighbouring blocks in pixels; None: a sixth of a block (the paper's), at least 2
+    tolerance   0 takes the best match always
+    evenness    the error of a block is taken times 1 + evenness · (how often its middle was used, of the average), so
+                that the same few blocks do not come again and again; 0 for the paper's own
+    seed        of the first block and of every draw
+    returns     an iterator of one `Quilt`, which each step fills further
+    raises      UsageError for values that the source has no room for
+    """
+    side, band = sides(source, block, overlap)
+    if not tolerance >= 0 or not evenness >= 0:
+        raise UsageError(f"tolerance and evenness are 0 or more, got {tolerance} and {evenness}")
+    if min(size) < 1:
+        raise UsageError(f"the texture needs at least 1 pixel each way, got {size[1]}×{size[0]}")
+    random = np.random.default_rng(seed)
+    step = side - band
+    down, across = (max(1, math.ceil((length - band) / step)) for length in size)
+    values = np.zeros((down * step + band, across * step + band, 3), np.float32)
+    origin = np.full((*values.shape[:2], 2), -1, np.int32)
+    mean = np.rint(source.mean(axis=(0, 1))).astype(np.uint8)
+    result = Quilt(
+        np.tile(mean, (*size, 1)),
+        np.zeros(size, bool),
+        np.full((*size, 2), -1, np.int32),
+        0,
+        down * across,
+    )
+    finder = _Finder(source, side, tolerance, evenness)
+    laid: dict[tuple[int, int], tuple[int, int]] = {}
+    offsets = np.stack(np.meshgrid(range(side), range(side), indexing="ij"), axis=-1)
+    for row in range(down):
+        for column in range(across):
+            y, x = row * step, column * step
+            area = (slice(y, y + side), slice(x, x + side))
+            there = values[area]
+            mask = np.zeros((side, side), np.float32)
+            mask[:band] = row > 0
+            mask[:, :band] = np.maximum(mask[:, :band], column > 0)
+            continued = [
+                (laid[before][0] + dy, laid[before][1] + dx)
+                for before, dy, dx in (((row, column - 1), 0, step), ((row - 1, column), step, 0))
+                if before in laid
+            ]
+            place = finder.draw(there, mask, continued, band, random)
+            laid[row, column] = place
+            new = finder.source[place[0] : place[0] + side, place[1] : place[1] + side]
+            fresh = _fresh(((new - there) ** 2).sum(axis=2), band, row > 0, column > 0)
+            there[fresh] = new[fresh]
+            origin[area][fresh] = (offsets + place)[fresh]
+            shown = tuple(slice(s.start, min(s.stop, length)) for s, length in zip(area, size, strict=True))
+            result.image[shown] = values[shown].astype(np.uint8)
+            result.known[shown] = True
+            result.origin[shown] = origin[shown]
+            result.done += 1
+            yield result
+
+
+def sides(source: np.ndarray, block: int | None, overlap: int | None) -> tuple[int, int]:
+    """The side of a block and the width of the overlap; see `quilt`."""
+    shorter = min(source.shape[:2])
+    side = block if block is not None else min(_LARGEST, max(_SMALLEST, shorter // 3))
+    if side < 3 or side >= shorter:
+        raise UsageError(
+            f"a block has from 3 pixels to one less than the source's shorter side, which is {shorter}; got {side}"
+        )
+    band = overlap if overlap is not None else max(min(2, side // 2), side // 6)
+    if not 1 <= band <= side // 2:
+        raise UsageError(f"the overlap of blocks of {side} pixels is 1 to {side // 2}, got {band}")
+    return side, band
+
+
+def _fresh(difference: np.ndarray, band: int, above: bool, left: bool) -> np.ndarray:
+    """Where a new block is shown, (side, side) bool: beyond the cheapest cut through each overlap.
+
+    difference   (side, side), the squared difference of the block and what is laid
+    """
+    fresh = np.ones(difference.shape, bool)
+    if left:
+        fresh[:, :band] &= np.arange(band) >= cut(difference[:, :band])[:, None]
+    if above:
+        fresh[:band] &= np.arange(band)[:, None] >= cut(difference[:band].T)[None]
+    return fresh
+
+
+def cut(costs: np.ndarray) -> np.ndarray:
+    """The cheapest path from the first row to the last, each step at most one column aside: (rows,) columns.
+
+    costs   (rows, columns), what each place costs
+    """
+    total = costs.astype(np.float64)
+    for row in range(1, len(total)):
+        before = np.pad(total[row - 1], 1, constant_values=np.inf)
+        total[row] += np.minimum(np.minimum(before[:-2], before[1:-1]), before[2:])
+    path = np.empty(len(total), np.int64)
+    path[-1] = int(np.argmin(total[-1]))
+    for row in range(len(total) - 2, -1, -1):
+        low = max(0, path[row + 1] - 1)
+        path[row] = low + int(np.argmin(total[row, low : path[row + 1] + 2]))
+    return path
+
+
+class _Finder:
+    """The squared error of every block of the source against a masked block, by correlation in the Fourier domain."""
+
+    def __init__(self, source: np.ndarray, side: int, tolerance: float, evenness: float) -> None:
+        self._tolerance, self._evenness = tolerance, evenness
+        self.source = source.astype(np.float32)
+        self._side = side
+        self._shape = source.shape[:2]
+        self._room = self._shape[0] - side + 1, self._shape[1] - side + 1
+        self._used = np.zeros(self._room, np.float32)
+        # Around the mean: the three terms stay small and their difference exact.
+        self._mean = self.source.mean(axis=(0, 1), keepdims=True)
+        centred = self.source - self._mean
+        self._values = self._transformed(centred)
+        self._squares = self._transformed((centred**2).sum(axis=2, keepdims=True))
+
+    def _transformed(self, planes: np.ndarray) -> np.ndarray:
+        from scipy.fft import rfft2
+
+        transformed: np.ndarray = rfft2(planes.astype(np.float64), s=self._shape, axes=(0, 1))
+        return transformed
+
+    def errors(self, block: np.ndarray, mask: np.ndarray) -> np.ndarray:
+        """The error for each place of the source, (H − side + 1, W − side + 1).
+
+        block   (side, side, 3), compared where mask (side, side) is 1
+        """
+        from scipy.fft import irfft2
+
+        masked = (block - self._mean) * mask[..., None]
+        spectrum = (np.conj(self._transformed(mask[..., None])) * self._squares).sum(axis=2)
+        spectrum -= 2 * (np.conj(self._transformed(masked)) * self._values).sum(axis=2)
+        whole = irfft2(spectrum, s=self._shape) + float((masked.astype(np.float64) ** 2).sum())
+        # Places nearer to the border wrap round; the rest is exact but for rounding.
+        errors: np.ndarray = np.maximum(whole[: self._room[0], : self._room[1]], 0)
+        return errors
+
+    def draw(
+        self,
+        block: np.ndarray,
+        mask: np.ndarray,
+        continued: list[tuple[int, int]],
+        radius: int,
+        random: np.random.Generator,
+    ) -> tuple[int, int]:
+        """A place whose overlap fits, not within `radius` of those that continue the neighbours' own blocks."""
+        y, x = self._draw(block, mask, continued, radius, random)
+        near = self._side // 4
+        self._used[max(0, y - near) : y + near + 1, max(0, x - near) : x + near + 1] += 1
+        return y, x
+
+    def _draw(
+        self,
+        block: np.ndarray,
+        mask: np.ndarray,
+        continued: list[tuple[int, int]],
+        radius: int,
+        random: np.random.Generator,
+    ) -> tuple[int, int]:
+        if not mask.any():
+            return int(random.integers(self._room[0])), int(random.integers(self._room[1]))
+        errors = self.errors(block, mask)
+        if self._evenness:
+            errors *= 1 + self._evenness * self._used / self._used.mean()
+        allowed = np.ones(errors.shape, bool)
+        for y, x in continued:
+            allowed[max(0, y - radius) : y + radius + 1, max(0, x - radius) : x + radius + 1] = False
+        if not allowed.any():
+            allowed[:] = True
+        # What is added is the rounding of the three terms: equal blocks must stay equal.
+        close = allowed & (errors <= errors[allowed].min() * (1 + self._tolerance) + 1e-3)
+        rows, columns = np.nonzero(close)
+        pick = int(random.integers(len(rows)))
+        return int(rows[pick]), int(columns[pick])

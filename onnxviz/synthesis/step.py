@@ -1,11 +1,13 @@
-"""The whole of a step as one graph: parameters and state in; value of each term, new parameters and new state out."""
+"""A step as one graph: parameters → picture → transforms → network → objective, its gradient, and the update."""
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import onnx_ir as ir
 
 from onnxviz.errors import ModelUnsuitable, UnsupportedOperator
@@ -17,12 +19,243 @@ from onnxviz.graph.infer import infer
 from onnxviz.graph.naming import publish
 from onnxviz.objectives import LOGITS, Objective, Term
 from onnxviz.objectives.base import moved_axes, pictures_first, takes_one
-from onnxviz.optimise.entrance import centre
-from onnxviz.optimise.plan import Plan
-from onnxviz.optimise.views import graph_input, shaped, views
+from onnxviz.synthesis.parametrise import Fourier, Parametrisation
+from onnxviz.synthesis.transforms import Blur, Transform, Window
 
 if TYPE_CHECKING:
     from onnxviz.image.recipe import Preprocessing
+    from onnxviz.network import Network
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is put together.
+
+    count, height, width   how many pictures, and their size in pixels
+    draws                  how often a step shows each picture to the network, differently transformed
+    prune                  the percentage of pixels whose gradient, the smallest, is cleared
+    planes                 3 colours, or 1 where the network sees grey
+    """
+
+    count: int
+    height: int
+    width: int
+    parametrise: Parametrisation
+    transforms: Sequence[Transform] = ()
+    draws: int = 1
+    prune: float = 0.0
+    planes: int = 3
+
+    def shown(self) -> tuple[int, int]:
+        """(height, width) of what the network gets."""
+        size = self.height, self.width
+        for transform in self.transforms:
+            size = transform.size(*size)
+        return size
+
+    def feeds(self, rng: np.random.Generator) -> dict[str, np.ndarray]:
+        """What the transforms of one step are fed, by the names of the graph's inputs."""
+        found: dict[str, np.ndarray] = {}
+        for draw in range(self.draws):
+            size = self.height, self.width
+            for place, transform in enumerate(self.transforms):
+                drawn = transform.draw(rng, *size)
+                found |= {fed_name(draw, place, name): array for name, array in drawn.items()}
+                size = transform.size(*size)
+        return found
+
+
+def fed_name(draw: int, place: int, name: str) -> str:
+    """The graph input for what a transform is fed in one draw."""
+    return f"draw{draw}.{place}.{name}"
+
+
+def centre(recipe: Preprocessing) -> np.ndarray:
+    """The colour that is zero to the network, of 0..1; middle grey where the recipe has no such colour.
+
+    returns   (3,) RGB; (1,) where the network sees grey: there is one plane to be moved then, and no colour
+    """
+    mean = np.array(recipe.mean[: 1 if recipe.channels == "L" else 3], np.float64)
+    if recipe.channels == "BGR":
+        mean = mean[::-1]
+    if mean.min() < 0.2 or mean.max() > 0.8:
+        mean = np.full(len(mean), 0.5)
+    return mean.astype(np.float32)
+
+
+def enter(op: Any, picture: ir.Value, recipe: Preprocessing) -> tuple[ir.Value, Any]:
+    """Append the way from pictures, as differences from `centre`, (N, 3, h, w) or (N, 1, h, w), to the network's input.
+
+    returns   the input in the network's layout, float32, and the function from its cotangent to the pictures'
+    """
+    colour = centre(recipe)
+    scale, bias = 255.0 * recipe.scale.astype(np.float64), recipe.bias.astype(np.float64)
+    matrix = np.zeros((len(scale), len(colour)))
+    offset = bias.copy()
+    for row in range(len(scale)):
+        if recipe.channels == "RGBA" and row == 3:  # opaque
+            offset[row] += scale[row]
+            continue
+        matrix[row, 2 - row if recipe.channels == "BGR" else row] = scale[row]
+        offset[row] += matrix[row] @ colour
+    matrix, offset = matrix.astype(np.float32), offset.astype(np.float32)
+    same = len(scale) == len(colour) and np.count_nonzero(matrix - np.diag(np.diag(matrix))) == 0
+    gains = np.diag(matrix)[:, None, None].copy() if same else None
+    value = (
+        op.Mul(picture, gains) if same else op.Conv(picture, matrix[:, :, None, None], kernel_shape=[1, 1])
+    )
+    # An offset that is only rounding (the centre is the recipe's own mean) needs no operator.
+    if np.abs(offset).max() > 1e-5:
+        value = op.Add(value, offset[:, None, None])
+    last = recipe.layout == "NHWC"
+    value = op.Transpose(value, perm=[0, 2, 3, 1]) if last else value
+
+    def back(g: ir.Value) -> ir.Value:
+        g = op.Transpose(g, perm=[0, 3, 1, 2]) if last else g
+        if same:
+            return op.Mul(g, gains)
+        return op.Conv(g, np.ascontiguousarray(matrix.T)[:, :, None, None], kernel_shape=[1, 1])
+
+    return value, back
+
+
+def fitted(net: Network, plan: Plan, layers: Sequence[str | None]) -> ir.Model:
+    """The network with a float input, a free batch, and a free size where it is shown another than its own.
+
+    layers   the values that the objective reads; None stands for the picture
+    raises   ModelUnsuitable for a batch that stays fixed, a layer that exists at the network's own size only, or an
+             input that is needed as integers
+    """
+    from onnxviz.graph.real_input import real_input
+
+    model, fixed = net.batched
+    together = plan.count * plan.draws
+    if together > 1 and fixed in (None, 1) and net.alone is not None:
+        raise ModelUnsuitable(
+            f"images go through this network one at a time ({net.alone}); {plan.count} pictures × {plan.draws} draws "
+            "were asked for: make one picture at a time, with one draw"
+        )
+    if fixed not in (None, together):
+        raise ModelUnsuitable(
+            f"this file takes {fixed} images at once and no other number; {plan.count} pictures × {plan.draws} draws "
+            "were asked for"
+        )
+    model = real_input(model, net.input.name)
+    own, shown = (net.input.height, net.input.width), plan.shown()
+    if all(a is None or a == b for a, b in zip(own, shown, strict=True)):
+        return model
+    from onnxviz.grad.model import all_values
+    from onnxviz.graph.surgery import free_size
+
+    model, barrier = free_size(model)
+    there = all_values(model.graph)
+    lost = [name for name in layers if name is not None and name not in there]
+    if barrier is not None and lost:
+        raise ModelUnsuitable(
+            f"at {shown[1]}×{shown[0]} pixels this network ends before {barrier!r}, and {lost[0]!r} lies behind it: "
+            f"show the network {own[1]}×{own[0]} pixels, or take an earlier layer"
+        )
+    return model
+
+
+def views(
+    tape: Tape, parameters: ir.Value, picture: ir.Value, plan: Plan, recipe: Preprocessing
+) -> tuple[ir.Value, Any]:
+    """The network's input for all draws, and what takes its cotangent back: to the picture, or to the parameters
+    where a view is drawn from them without the whole picture."""
+    parts, ways = [], []
+    for draw in range(plan.draws):
+        value, back = picture, []
+        size = plan.height, plan.width
+        chain = [
+            (place, one, _inputs(tape, draw, place, one, plan)) for place, one in enumerate(plan.transforms)
+        ]
+        whole = True
+        if chain and isinstance(chain[0][1], Window) and isinstance(plan.parametrise, Fourier):
+            window = chain[0][1]
+            value, to_parameters, chain = _sampled(tape, parameters, plan, recipe, chain)
+            size, whole = (window.height, window.width), False
+        for _, transform, fed in chain:
+            value, way = transform.append(tape, value, fed, *size)
+            back.append((way, (plan.count, plan.planes, *size)))
+            size = transform.size(*size)
+            value = shaped(tape, value, (plan.count, plan.planes, *size))
+        parts.append(value)
+        ways.append((back, None if whole else to_parameters))
+    joined = parts[0] if plan.draws == 1 else tape.Concat(*parts, axis=0)
+    seen, leave = enter(tape, joined, recipe)
+    many, size = plan.count * plan.draws, plan.shown()
+    channels = len(recipe.scale)
+    seen = shaped(tape, seen, (many, *size, channels) if recipe.layout == "NHWC" else (many, channels, *size))
+
+    def to_front(g: ir.Value, by_picture: list[ir.Value], by_parameters: list[ir.Value]) -> None:
+        with tape.named("picture"):
+            g = leave(g)
+            pieces = [g]
+            if plan.draws > 1:
+                pieces = list(tape.Split(g, axis=0, num_outputs=plan.draws, _outputs=plan.draws))
+            for piece, (back, to_parameters) in zip(pieces, ways, strict=True):
+                there = shaped(tape, piece, (plan.count, plan.planes, *size))
+                for way, before in reversed(back):
+                    there = shaped(tape, way(there), before)
+                if to_parameters is None:
+                    by_picture.append(there)
+                else:
+                    by_parameters.append(to_parameters(there))
+
+    return seen, to_front
+
+
+def _inputs(tape: Tape, draw: int, place: int, transform: Transform, plan: Plan) -> dict[str, ir.Value]:
+    """Graph inputs for what a transform is fed; those that nothing reads are dropped in the end."""
+    size = plan.height, plan.width
+    for before in plan.transforms[:place]:
+        size = before.size(*size)
+    sample = transform.draw(np.random.default_rng(0), *size)
+    return {
+        name: graph_input(
+            tape.graph, fed_name(draw, place, name), array.shape, ir.DataType.from_numpy(array.dtype)
+        )
+        for name, array in sample.items()
+    }
+
+
+def _sampled(
+    tape: Tape, parameters: ir.Value, plan: Plan, recipe: Preprocessing, chain: list[Any]
+) -> tuple[ir.Value, Any, list[Any]]:
+    """A view drawn from the waves themselves, with the blur that may follow; the transforms that are left."""
+    (_, window, fed), *rest = chain
+    sigma = None
+    if rest and isinstance(rest[0][1], Blur):
+        sigma = tape.Mul(rest[0][2]["sigma"], fed["step"])  # in pixels of the picture
+        rest = rest[1:]
+    fourier = plan.parametrise
+    assert isinstance(fourier, Fourier)
+    value, to_parameters = fourier.window(
+        tape, parameters, plan.height, plan.width, centre(recipe), window.places(tape, fed), sigma
+    )
+    return shaped(tape, value, (plan.count, plan.planes, window.height, window.width)), to_parameters, rest
+
+
+def graph_input(
+    graph: ir.Graph, name: str, shape: Sequence[Any], dtype: ir.DataType = ir.DataType.FLOAT
+) -> ir.Value:
+    """A new input of the graph."""
+    value = ir.Value(type=ir.TensorType(dtype), shape=ir.Shape(shape))
+    publish(graph, {name: value})
+    graph.inputs.append(value)
+    return value
+
+
+def shaped(tape: Tape, value: ir.Value, shape: Sequence[int]) -> ir.Value:
+    """The same value with its shape told, which random offsets hide from inference; nothing where it is known."""
+    if value.shape is not None and list(value.shape) == list(shape):
+        return value
+    out = tape.Reshape(value, list(shape))
+    out.shape = ir.Shape(shape)
+    out.dtype = value.dtype
+    return out
+
 
 PARAMETERS, GRADIENT, NORM, PICTURE = "parameters", "gradient", "norm", "picture"
 

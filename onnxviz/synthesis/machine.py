@@ -12,14 +12,21 @@ import numpy as np
 
 from onnxviz.errors import GradientNotFinite, UsageError, WorkerCrashed
 from onnxviz.objectives import LOGITS
-from onnxviz.optimise.assemble import GRADIENT, NORM, PARAMETERS, PICTURE, picture_model, step_model
-from onnxviz.optimise.entrance import centre
-from onnxviz.optimise.fit import fitted
-from onnxviz.optimise.parametrise import Parametrisation, Pixels
-from onnxviz.optimise.plan import Plan
-from onnxviz.optimise.regularise import Rule
-from onnxviz.optimise.transforms import Transform
 from onnxviz.runtime import isolate
+from onnxviz.synthesis.parametrise import Parametrisation, Pixels
+from onnxviz.synthesis.step import (
+    GRADIENT,
+    NORM,
+    PARAMETERS,
+    PICTURE,
+    Plan,
+    centre,
+    fitted,
+    picture_model,
+    step_model,
+)
+from onnxviz.synthesis.transforms import Transform
+from onnxviz.synthesis.updates import Rule
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -28,7 +35,6 @@ if TYPE_CHECKING:
     from onnxviz.objectives import Objective
     from onnxviz.runtime.ort import Program
     from onnxviz.runtime.resident import Resident
-
 
 # So often an isolated network's parameters are copied here, in case that its process dies.
 _SAVED: Final = 3.0
@@ -188,7 +194,7 @@ class Machine:
 
         raises   GradientNotFinite
         """
-        from onnxviz.optimise.lbfgs import maximise
+        from onnxviz.synthesis.updates import maximise
 
         first, rng = self._begin(seed, start, None)
         feeds = self.given(fed or {}) | self.plan.feeds(rng)

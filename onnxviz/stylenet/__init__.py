@@ -1,1 +1,0 @@
-"""Feed-forward style networks: their training in torch and their form in ONNX. Needs the extra `torch`."""

@@ -1,0 +1,349 @@
+"""Layers that carry style and content, their values for pictures of any size, and the losses made of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+import onnx_ir as ir
+
+from onnxviz.errors import ImageRejected, ModelFailed, ModelUnsuitable, UsageError, ways
+from onnxviz.graph.layers import Layer
+from onnxviz.graph.operators import family
+from onnxviz.network import Network
+from onnxviz.objectives import Objective
+from onnxviz.objectives.likeness import gram_of, means_of, near, texture
+from onnxviz.synthesis.made import resized
+
+if TYPE_CHECKING:
+    from onnxviz.graph.admissible import Admissible
+
+# What joins branches: where the units of a block without an activation of its own come together.
+_JOINTS = frozenset(("Concat", "Add", "Sum", "Mul"))
+_FEWEST_CHANNELS = 8
+_LONGEST_STRIDE = 16
+_COUNT = 5
+
+
+def style_layers(net: Network, count: int = _COUNT) -> list[str]:
+    """The layers whose statistics are a picture's style: one at each stride from 1 to 16 pixels, early to deep.
+
+    Gatys, Ecker & Bethge 2016 take relu1_1 to relu5_1 of VGG-19, one at each of its five strides. Here it is the last
+    non-linear layer of each stride, which has seen the most at that resolution, but the middle one of the deepest,
+    whose end is about things rather than textures. Where the network has fewer strides than `count`, the first layer
+    is taken too (colours and fine grain), then more of the deepest stride. Only layers that everything behind them
+    passes through count: no inside of a residual or inception block.
+
+    count     how many at most
+    returns   value names, in the order of computation
+    raises    ModelUnsuitable where no layer has feature maps
+    """
+    strides = _by_stride(net)
+    groups = [_best(found) for found in strides]
+    deepest = groups[-1]
+    first = next((layer for layer in strides[0] if _is_activation(layer)), strides[0][0])
+    wanted = [group[-1] for group in groups[:-1]] + [deepest[(len(deepest) - 1) // 2]]
+    wanted = [*wanted[::-1], first, deepest[0], deepest[-1]]
+    chosen = list(dict.fromkeys(layer.name for layer in wanted))[:count]
+    place = {layer.name: i for i, layer in enumerate(net.layers)}
+    return sorted(chosen, key=lambda name: place[name])
+
+
+def content_layer(net: Network) -> str:
+    """The layer whose activations are a picture's content: deep enough to let strokes change, not yet without places.
+
+    The counterpart of relu4_2 in VGG-19 (Gatys, Ecker & Bethge 2016): the middle layer at stride 8, or at the
+    deepest stride below that.
+
+    returns   a value name
+    raises    ModelUnsuitable where no layer has feature maps
+    """
+    groups = [found for found in _by_stride(net) if _step(found[0]) <= 8] or _by_stride(net)[:1]
+    found = _best(groups[-1])
+    return found[(len(found) - 1) // 2].name
+
+
+def dream_layer(net: Network) -> str:
+    """The layer that dreams are about where none is named: things rather than textures, but still many of them.
+
+    The counterpart of inception_4c in GoogLeNet (Mordvintsev, Olah & Tyka 2015): the middle of the deepest stride up
+    to 16 pixels; narrow layers count too, since what joins blocks tells as much.
+
+    returns   a value name
+    raises    ModelUnsuitable where no layer has feature maps
+    """
+    deepest = _by_stride(net)[-1]
+    joints = [layer for layer in deepest if layer.op in _JOINTS] or _best(deepest)
+    return joints[(len(joints) - 1) // 2].name
+
+
+def trunk(layers: Sequence[Layer]) -> list[Layer]:
+    """The layers that everything behind them passes through: no layer inside a branch of a block."""
+    last = {name: place for place, layer in enumerate(layers) for name in layer.inputs}
+    reach, found = -1, []
+    for place, layer in enumerate(layers):
+        if reach <= place:  # nothing in front of it is read behind it
+            found.append(layer)
+        reach = max(reach, last.get(layer.name, -1))
+    return found
+
+
+def _by_stride(net: Network) -> list[list[Layer]]:
+    """The layers with feature maps, those of the trunk where there are any, grouped by growing stride."""
+    maps = [layer for layer in net.layers if _has_map(layer)]
+    if not maps:
+        raise ModelUnsuitable(
+            f"no layer of {net.name!r} has feature maps of at least {_FEWEST_CHANNELS} channels: choose layers by name"
+        )
+    through = {layer.name for layer in trunk(net.layers)}
+    groups = []
+    for step in sorted({_step(layer) for layer in maps}):
+        group = [layer for layer in maps if _step(layer) == step]
+        groups.append([layer for layer in group if layer.name in through] or group)
+    short = [group for group in groups if _step(group[0]) <= _LONGEST_STRIDE]
+    return short or groups[:1]
+
+
+def _best(group: Sequence[Layer]) -> list[Layer]:
+    """The wide ones among the activations and what joins branches; else everything.
+
+    Narrow layers (a third of the widest, or less) are bottlenecks: they pass on, they do not describe.
+    """
+    found = [layer for layer in group if _is_activation(layer) or layer.op in _JOINTS]
+    finished = {layer.inputs for layer in found if _is_activation(layer)}
+    found = [layer for layer in found if _is_activation(layer) or (layer.name,) not in finished]
+    widest = max((_channels(layer) for layer in found), default=0)
+    return [layer for layer in found if 3 * _channels(layer) > widest] or list(group)
+
+
+def _is_activation(layer: Layer) -> bool:
+    """Whether it applies a non-linearity to each unit: the features that Gram matrices are taken of."""
+    return family(layer.op) == "activation"
+
+
+def _channels(layer: Layer) -> int:
+    return int(layer.shape[3 if layer.channels_last else 1])
+
+
+def _has_map(layer: Layer) -> bool:
+    """Whether it has channels over a map of places, still larger than one."""
+    if layer.stride is None or len(layer.shape) != 4 or family(layer.op) == "quantisation":
+        return False
+    channels = layer.shape[3 if layer.channels_last else 1]
+    places = layer.shape[1:3] if layer.channels_last else layer.shape[2:]
+    if not isinstance(channels, int) or channels < _FEWEST_CHANNELS:
+        return False
+    return all(not isinstance(side, int) or side > 1 for side in places) and _step(layer) > 0
+
+
+def _step(layer: Layer) -> float:
+    """Pixels from one unit to the next, along the coarser direction."""
+    return float(max(layer.stride)) if layer.stride is not None else 0.0
+
+
+def feature_maps(net: Network, picture: np.ndarray, names: Sequence[str]) -> dict[str, np.ndarray]:
+    """The values called `names` for one picture at its own size: {name: (1, ...) float32}.
+
+    picture   (H, W, 3) float, 0 to 1
+    raises    ImageRejected where it is too small, ModelUnsuitable where a layer only exists at the network's own size
+    """
+    net.preprocessing.require_pictures("this technique")
+    height, width = picture.shape[:2]
+    check_size(net, names, (height, width))
+    x = net.preprocessing.normalise(np.asarray(picture, np.float32)[None] * np.float32(255))
+    own = (net.input.height, net.input.width)
+    free = any(a is not None and a != b for a, b in zip(own, (height, width), strict=True))
+    wanted = list(dict.fromkeys(names))
+    program = net.compile(lambda: _cut(net, wanted, free), key=("feature maps", free, *wanted))
+    count = net.batched[1] or 1
+    try:
+        arrays = program({net.input.name: np.repeat(x, count, axis=0)}, wanted)
+    except (ModelFailed, ImageRejected) as error:
+        raise ImageRejected(_refusal(net, names, (height, width), str(error))) from error
+    found = {name: array[:1].astype(np.float32, copy=False) for name, array in arrays.items()}
+    for name, array in found.items():
+        if 0 in array.shape:
+            raise ImageRejected(_too_small(net, [name], (height, width), f"{name!r} has no places left"))
+    return found
+
+
+def check_size(net: Network, names: Sequence[str], size: tuple[int, int]) -> None:
+    """Refuse a picture that leaves a layer less than two places each way.
+
+    size     (height, width) in pixels
+    raises   ImageRejected
+    """
+    for name in names:
+        least = smallest(net.layer(name))
+        if size[0] < least[0] or size[1] < least[1]:
+            wanted = (
+                f"{least[0]} pixels each way" if least[0] == least[1] else f"{least[1]}×{least[0]} pixels"
+            )
+            raise ImageRejected(_too_small(net, [name], size, f"it needs {wanted}"))
+
+
+def smallest(layer: Layer) -> tuple[int, int]:
+    """(height, width) in pixels of the smallest picture with two places of a layer each way; 1 where it has none."""
+    y, x = layer.stride or (0, 0)
+    return max(1, int(2 * y)), max(1, int(2 * x))
+
+
+def sizes_of(net: Network, names: Sequence[str]) -> Admissible:
+    """The picture sizes at which these layers can be computed."""
+    from onnxviz.graph.admissible import Admissible
+
+    return Admissible(net.batched[0], net.input.name, list(dict.fromkeys(names)))
+
+
+def fitting(sizes: Admissible, picture: np.ndarray) -> np.ndarray:
+    """The picture (H, W, 3), 0 to 1, at the nearest size that goes through; itself where there is none."""
+    at = sizes.nearest((picture.shape[0], picture.shape[1]))
+    return picture if at in (None, picture.shape[:2]) else resized(picture, at).clip(0, 1)
+
+
+def _refusal(net: Network, names: Sequence[str], size: tuple[int, int], error: str) -> str:
+    """Why a picture of this size did not go through: too small, or of a size that does not suit the network."""
+    admissible = sizes_of(net, names)
+    misfit = admissible.misfit(size)
+    if misfit is not None and misfit.empty:
+        return _too_small(net, names, size, misfit.text)
+    reason = error if misfit is None else misfit.text
+    near = admissible.nearest(size) if misfit is not None else None
+    told = f"{', '.join(map(repr, names))} cannot be computed for a picture of {size[1]}×{size[0]} pixels: {reason}"
+    return told + ways(
+        f"--size {near[1]}x{near[0]} fits" if near else "take another --size", "take an earlier --layer"
+    )
+
+
+def _too_small(net: Network, names: Sequence[str], size: tuple[int, int], reason: str) -> str:
+    layers = ", ".join(map(repr, names))
+    return f"a picture of {size[1]}×{size[0]} pixels is too small for {layers}: {reason}" + ways(
+        "take a larger --size", "take a larger picture", "take an earlier --layer"
+    )
+
+
+def _cut(net: Network, names: Sequence[str], free: bool) -> ir.Model:
+    from onnxviz.graph.surgery import cut, free_size
+
+    model = net.batched[0]
+    if free:
+        model, barrier = free_size(model)
+        known = {value.name for node in model.graph for value in node.outputs}
+        for name in names:
+            if barrier is not None and name not in known:
+                raise ModelUnsuitable(
+                    f"at another size than {net.input.width}×{net.input.height} pixels this network ends before "
+                    f"{barrier!r}, and {name!r} lies behind it; take an earlier layer"
+                )
+    return cut(model, list(names))
+
+
+@dataclass(frozen=True)
+class Weighted:
+    """Layers with their weights, which sum to 1."""
+
+    weights: Mapping[str, float]
+
+    @classmethod
+    def of(
+        cls,
+        net: Network,
+        layers: Sequence[str] | Mapping[str, float] | None,
+        default: Sequence[str],
+        what: str = "layers",
+    ) -> Weighted:
+        """From names, names with weights, or the default layers.
+
+        raises   UnknownLayer, UsageError
+        """
+        given = layers if isinstance(layers, Mapping) else dict.fromkeys(layers or default, 1.0)
+        found: dict[str, float] = {}
+        for name, weight in given.items():
+            if not (np.isfinite(weight) and weight >= 0):
+                raise UsageError(
+                    f"the weight of {name!r} in {what} is {weight}: expected a number of 0 or more"
+                )
+            value = net.layer(name).name
+            found[value] = found.get(value, 0.0) + float(weight)
+        total = sum(found.values())
+        if not total > 0:
+            raise UsageError(f"{what} have no weight over 0: give at least one layer a weight")
+        return cls({name: weight / total for name, weight in found.items() if weight > 0})
+
+    @property
+    def names(self) -> list[str]:
+        """The layers' value names."""
+        return list(self.weights)
+
+
+#: Gram matrices as the paper has them, or of activations measured from the source's means (`objectives.likeness`).
+GRAMS: Final = ("uncentred", "centred")
+
+
+def checked_gram(gram: str) -> str:
+    """`gram`, one of `GRAMS`.
+
+    raises   UsageError
+    """
+    if gram not in GRAMS:
+        raise UsageError(f"gram {gram!r}: expected {' or '.join(GRAMS)}")
+    return gram
+
+
+def style_terms(
+    net: Network,
+    pictures: Sequence[tuple[np.ndarray, float]],
+    layers: Weighted,
+    factor: float = 1.0,
+    *,
+    gram: str = "uncentred",
+) -> Objective:
+    """Minus the weighted relative distances of the layers' Gram matrices to those of pictures.
+
+    pictures   (picture (H, W, 3) of 0 to 1, weight); several are mixed: their matrices are averaged
+    factor     of the whole
+    gram       one of `GRAMS`
+    raises     ImageRejected for a picture of one colour, or one that is too small
+    """
+    maps = []
+    for picture, _ in pictures:
+        if float(np.ptp(picture, axis=(0, 1)).max()) < 2 / 255:
+            raise ImageRejected(
+                "the style picture has one colour only: it has no texture to take over; give a picture with structure"
+            )
+        maps.append(feature_maps(net, picture, layers.names))
+    shares = np.array([weight for _, weight in pictures], np.float64)
+    if not (np.isfinite(shares).all() and (shares >= 0).all() and shares.sum() > 0):
+        raise UsageError(
+            f"the weights of the style pictures are {shares.tolist()}: expected 0 or more, one over 0"
+        )
+    shares = shares / shares.sum()
+    total: Objective | None = None
+    for name, weight in layers.weights.items():
+        last = net.layer(name).channels_last
+        centre = None
+        if gram == "centred":
+            centre = _mixed(shares, [means_of(found[name], channels_last=last) for found in maps])
+        target = _mixed(shares, [gram_of(found[name], centre, channels_last=last) for found in maps])
+        term = factor * weight * texture(name, target, centre, channels_last=last)
+        total = term if total is None else total + term
+    assert total is not None
+    return total
+
+
+def _mixed(shares: np.ndarray, arrays: Sequence[np.ndarray]) -> np.ndarray:
+    """The weighted mean of arrays of one shape."""
+    return np.asarray(sum(share * array for share, array in zip(shares, arrays, strict=True)))
+
+
+def content_terms(net: Network, picture: np.ndarray, layers: Weighted, factor: float) -> Objective:
+    """Minus the weighted relative errors of the layers against those of a picture (H, W, 3), 0 to 1."""
+    found = feature_maps(net, picture, layers.names)
+    total: Objective | None = None
+    for name, weight in layers.weights.items():
+        term = factor * weight * near(name, found[name])
+        total = term if total is None else total + term
+    assert total is not None
+    return total

@@ -1,0 +1,293 @@
+"""Feed-forward style networks: in torch, their training, and their form in ONNX. Needs the extra `torch`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from onnx import TensorProto, helper, numpy_helper
+from torch import nn
+
+from onnxviz._version import __version__
+from onnxviz.errors import GradientNotFinite
+
+#: The output is centre + span · tanh, in grey levels: what the loss measures is what is shown, nothing is clipped.
+CENTRE, SPAN = 127.5, 127.5
+
+
+class Convolution(nn.Module):
+    """Reflection padding, a convolution, and, unless it is the last, instance normalisation."""
+
+    def __init__(
+        self, given: int, made: int, side: int, *, stride: int = 1, up: int = 1, last: bool = False
+    ) -> None:
+        super().__init__()
+        self.up, self.stride, self.pad = up, stride, side // 2
+        self.convolution = nn.Conv2d(given, made, side, stride)
+        self.norm = None if last else nn.InstanceNorm2d(made, affine=True)
+
+    def forward(self, x: Any) -> Any:
+        """(N, given, H, W) -> (N, made, H·up/stride, W·up/stride)"""
+        if self.up > 1:
+            x = nn.functional.interpolate(x, scale_factor=float(self.up), mode="nearest")
+        x = self.convolution(nn.functional.pad(x, [self.pad] * 4, mode="reflect"))
+        return x if self.norm is None else self.norm(x)
+
+
+class Residual(nn.Module):
+    """Two convolutions beside an identity."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.first = Convolution(channels, channels, 3)
+        self.second = Convolution(channels, channels, 3)
+
+    def forward(self, x: Any) -> Any:
+        """(N, C, H, W) -> the same shape"""
+        return x + self.second(torch.relu(self.first(x)))
+
+
+class StyleNetwork(nn.Module):
+    """From pictures (N, 3, H, W) of 0 to 255 to pictures in the trained style, 0 to 255.
+
+    width    channels of the first layer; the residual blocks have four times as many
+    blocks   residual blocks
+    """
+
+    def __init__(self, width: int = 32, blocks: int = 5) -> None:
+        super().__init__()
+        self.width, self.blocks = width, blocks
+        self.down = nn.ModuleList(
+            [
+                Convolution(3, width, 9),
+                Convolution(width, 2 * width, 3, stride=2),
+                Convolution(2 * width, 4 * width, 3, stride=2),
+            ]
+        )
+        self.middle = nn.ModuleList([Residual(4 * width) for _ in range(blocks)])
+        self.up = nn.ModuleList(
+            [Convolution(4 * width, 2 * width, 3, up=2), Convolution(2 * width, width, 3, up=2)]
+        )
+        self.out = Convolution(width, 3, 9, last=True)
+
+    def forward(self, x: Any) -> Any:
+        """(N, 3, H, W) -> (N, 3, H', W'), each side the next multiple of four"""
+        for layer in self.down:
+            x = torch.relu(layer(x))
+        for block in self.middle:
+            x = block(x)
+        for layer in self.up:
+            x = torch.relu(layer(x))
+        return CENTRE + SPAN * torch.tanh(self.out(x))
+
+
+#: From a batch of pictures (N, h, w, 3) to what its painted versions lose: see `PerceptualLoss`.
+LossOf = Callable[[np.ndarray], Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]]
+
+
+@dataclass(frozen=True)
+class Taught:
+    """One step.
+
+    index       from 0
+    perceptual  the mean perceptual loss of the batch
+    tv          the total variation term
+    """
+
+    index: int
+    perceptual: float
+    tv: float
+
+    @property
+    def total(self) -> float:
+        """What the step went down."""
+        return self.perceptual + self.tv
+
+
+def fresh(width: int, blocks: int, seed: int) -> StyleNetwork:
+    """An untrained network; the process's own random state is left alone."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return StyleNetwork(width, blocks)
+
+
+def train(
+    network: StyleNetwork,
+    batches: Iterator[np.ndarray],
+    loss_of: LossOf,
+    *,
+    steps: int,
+    rate: float,
+    tv: float,
+) -> Iterator[Taught]:
+    """Adam on the perceptual loss of painted batches, plus total variation.
+
+    batches   (N, h, w, 3) uint8 each
+    loss_of   called with a batch before its painted version is measured
+    tv        weight of the mean squared difference of neighbouring pixels, black to white being 1
+    raises    GradientNotFinite, naming the step
+    """
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    network.to(device).train()
+    optimiser = torch.optim.Adam(network.parameters(), lr=rate)
+    for index, batch in zip(range(steps), batches, strict=False):
+        x = torch.from_numpy(np.ascontiguousarray(batch.transpose(0, 3, 1, 2))).to(device, torch.float32)
+        loss = loss_of(batch)
+        optimiser.zero_grad()
+        painted = network(x)[:, :, : x.shape[2], : x.shape[3]]
+        feature = perceptual(painted, loss)
+        rough = tv * _total_variation(painted / 255)
+        total = feature + rough
+        if not bool(torch.isfinite(total)):
+            raise GradientNotFinite(
+                f"the loss is not finite at step {index + 1}; try a smaller learning rate, or other layers"
+            )
+        total.backward()
+        optimiser.step()
+        yield Taught(index, float(feature.detach()), float(rough.detach()))
+    network.eval()
+
+
+def _total_variation(pictures: Any) -> Any:
+    """As `objectives.tv` at beta = 2: over the places that have a neighbour below and one to the right."""
+    here = pictures[:, :, :-1, :-1]
+    below, right = pictures[:, :, 1:, :-1] - here, pictures[:, :, :-1, 1:] - here
+    return (below * below + right * right).mean()
+
+
+def paint(network: StyleNetwork, pictures: np.ndarray) -> np.ndarray:
+    """Pictures (N, h, w, 3) uint8 as the network paints them in torch: (N, 3, h', w') float32, 0 to 255."""
+    device = next(network.parameters()).device
+    was = network.training
+    network.eval()
+    with torch.no_grad():
+        x = torch.from_numpy(np.ascontiguousarray(pictures.transpose(0, 3, 1, 2))).to(device, torch.float32)
+        result: np.ndarray = network(x).clamp(0, 255).cpu().numpy()
+    network.train(was)
+    return result
+
+
+#: From pictures (N, h, w, 3) float32 of 0 to 255 to the loss of each, (N,), and its gradient by them.
+Loss = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
+
+
+class _Perceptual(torch.autograd.Function):
+    """The mean loss of a batch of pictures."""
+
+    @staticmethod
+    def forward(ctx: Any, pictures: Any, loss: Loss) -> Any:
+        """pictures (N, 3, h, w) -> scalar"""
+        array = pictures.detach().cpu().numpy().transpose(0, 2, 3, 1)
+        values, gradient = loss(np.ascontiguousarray(array))
+        back = np.ascontiguousarray(gradient.transpose(0, 3, 1, 2)) / len(values)
+        ctx.save_for_backward(torch.from_numpy(back.astype(np.float32)).to(pictures.device))
+        return pictures.new_tensor(float(values.mean(dtype=np.float64)))
+
+    @staticmethod
+    def backward(ctx: Any, *outputs: Any) -> Any:
+        """The saved gradient times what comes from behind."""
+        (gradient,) = ctx.saved_tensors
+        return outputs[0] * gradient, None
+
+
+def perceptual(pictures: Any, loss: Loss) -> Any:
+    """The mean loss of pictures (N, 3, h, w) of 0 to 255, a torch scalar that can be differentiated."""
+    return _Perceptual.apply(pictures, loss)
+
+
+_OPSET, _IR = 17, 8
+
+
+def to_onnx(network: StyleNetwork) -> onnx.ModelProto:
+    """The network from `image`, (N, 3, H, W) RGB of 0 to 255, to `styled`, the same kind, each side the next multiple
+    of four, clipped to 0 to 255.
+    """
+    graph = _Graph()
+    x = "image"
+    for place, layer in enumerate(network.down):
+        x = graph.add("Relu", [graph.convolution(f"down.{place}", layer, x)], f"down.{place}.relu")
+    for place, block in enumerate(network.middle):
+        y = graph.add(
+            "Relu",
+            [graph.convolution(f"block.{place}.first", block.first, x)],
+            f"block.{place}.first.relu",
+        )
+        y = graph.convolution(f"block.{place}.second", block.second, y)
+        x = graph.add("Add", [x, y], f"block.{place}")
+    for place, layer in enumerate(network.up):
+        x = graph.add("Relu", [graph.convolution(f"up.{place}", layer, x)], f"up.{place}.relu")
+    x = graph.add("Tanh", [graph.convolution("out", network.out, x)], "out.tanh")
+    x = graph.add("Mul", [x, graph.weight("span", np.float32(SPAN))], "out.span")
+    x = graph.add("Add", [x, graph.weight("centre", np.float32(CENTRE))], "out.centred")
+    black, white = graph.weight("black", np.float32(0)), graph.weight("white", np.float32(255))
+    graph.add("Clip", [x, black, white], "styled")
+    return graph.model()
+
+
+class _Graph:
+    """Nodes and weights, one after the other."""
+
+    def __init__(self) -> None:
+        self._nodes: list[onnx.NodeProto] = []
+        self._weights: list[onnx.TensorProto] = []
+
+    def weight(self, name: str, value: Any) -> str:
+        """A constant; torch tensors and arrays."""
+        array = value.detach().cpu().numpy() if hasattr(value, "detach") else np.asarray(value)
+        self._weights.append(numpy_helper.from_array(np.ascontiguousarray(array), name))
+        return name
+
+    def add(self, op: str, inputs: list[str], name: str, **attributes: Any) -> str:
+        """A node; the name of its output, which is its own."""
+        self._nodes.append(helper.make_node(op, inputs, [name], name=name, **attributes))
+        return name
+
+    def convolution(self, name: str, layer: Convolution, x: str) -> str:
+        """Upsampling, padding, convolution and normalisation of one layer."""
+        if layer.up > 1:
+            scales = self.weight(f"{name}.scales", np.array([1, 1, layer.up, layer.up], np.float32))
+            x = self.add(
+                "Resize",
+                [x, "", scales],
+                f"{name}.larger",
+                mode="nearest",
+                coordinate_transformation_mode="asymmetric",
+                nearest_mode="floor",
+            )
+        p = layer.pad
+        pads = self.weight(f"{name}.pads", np.array([0, 0, p, p, 0, 0, p, p], np.int64))
+        x = self.add("Pad", [x, pads], f"{name}.padded", mode="reflect")
+        kernel = self.weight(f"{name}.weight", layer.convolution.weight)
+        bias = self.weight(f"{name}.bias", layer.convolution.bias)
+        x = self.add("Conv", [x, kernel, bias], f"{name}.conv", strides=[layer.stride] * 2)
+        if layer.norm is None:
+            return x
+        scale = self.weight(f"{name}.norm.scale", layer.norm.weight)
+        shift = self.weight(f"{name}.norm.shift", layer.norm.bias)
+        return self.add(
+            "InstanceNormalization", [x, scale, shift], f"{name}.norm", epsilon=float(layer.norm.eps)
+        )
+
+    def model(self) -> onnx.ModelProto:
+        """The whole, checked."""
+        form: list[str | int | None] = ["N", 3, "H", "W"]
+        graph = helper.make_graph(
+            self._nodes,
+            "style",
+            [helper.make_tensor_value_info("image", TensorProto.FLOAT, form)],
+            [helper.make_tensor_value_info("styled", TensorProto.FLOAT, ["N", 3, "height", "width"])],
+            self._weights,
+        )
+        model = helper.make_model(
+            graph,
+            opset_imports=[helper.make_opsetid("", _OPSET)],
+            ir_version=_IR,
+            producer_name="onnxviz",
+            producer_version=__version__,
+        )
+        onnx.checker.check_model(model, full_check=True)
+        return model
