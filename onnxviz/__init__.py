@@ -13,7 +13,7 @@ _PUBLIC = {
     "Network": "network",
     "Limits": "limits",
     "Attribution": "results",
-    "Preprocessing": "image.preprocess",
+    "Preprocessing": "image.preprocessing",
     "predict": "features.activations",
     "filters": "features.filters",
     "activations": "features.activations",
@@ -46,7 +46,7 @@ _PUBLIC = {
 _MODULES = ("errors", "objectives")
 
 if TYPE_CHECKING:
-    from onnxviz.image.preprocess import Preprocessing as Preprocessing
+    from onnxviz.image.preprocessing import Preprocessing as Preprocessing
     from onnxviz.network import Network as Network
     from onnxviz.opening import load as load
     from onnxviz.results import Attribution as Attribution

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from onnxviz.graph.checks.admission import Admission
     from onnxviz.graph.head import Head
     from onnxviz.graph.layers import Layer
-    from onnxviz.image.preprocess import Preprocessing
+    from onnxviz.image.preprocessing import Preprocessing
     from onnxviz.objectives import Objective
     from onnxviz.results import Prediction
     from onnxviz.runtime.worker import Worker

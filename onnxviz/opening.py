@@ -26,7 +26,7 @@ from onnxviz.network import DEFAULT_SIZE, Network
 if TYPE_CHECKING:
     import onnx
 
-    from onnxviz.image.preprocess import Preprocessing
+    from onnxviz.image.preprocessing import Preprocessing
     from onnxviz.runtime.worker import Worker
 
 #: How the warning begins that the preprocessing is a guess.
@@ -282,7 +282,7 @@ def _recipe(
     warnings: list[str],
 ) -> tuple[Preprocessing, str | None]:
     """How pictures become this input, and what was assumed of it."""
-    from onnxviz.image.preprocess import recorded as read_recorded
+    from onnxviz.image.preprocessing import recorded as read_recorded
 
     recorded = read_recorded(graph, warnings)
     assumed = None
@@ -324,7 +324,7 @@ def _pictured(
 def _assumed(graph: ir.Model, spec: InputSpec) -> tuple[Preprocessing, str]:
     """The recipe that is guessed where nothing says how pictures become the input, and what is told of it."""
     from onnxviz.graph.input_scaling import RANGES, input_scaling
-    from onnxviz.image.preprocess import PRESETS
+    from onnxviz.image.preprocessing import PRESETS
 
     remedy = ways("if predictions look wrong, give --preprocess NAME|FILE")
     scaling = input_scaling(graph, spec.name)
@@ -402,7 +402,7 @@ def _preprocessing(
     told   `recorded` is what the file says, and no guess
     """
     from onnxviz.image.configs import from_file
-    from onnxviz.image.preprocess import PRESETS, Preprocessing
+    from onnxviz.image.preprocessing import PRESETS, Preprocessing
 
     if isinstance(given, Preprocessing):
         chosen = given

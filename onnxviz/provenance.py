@@ -30,7 +30,7 @@ _MOST_LISTED: Final = 50  # items of a list among the arguments of a call
 
 
 class Recipe(Protocol):
-    """What brings a picture of (height, width) to what the network sees: see `image.recipe.Preprocessing`."""
+    """What brings a picture of (height, width) to what the network sees: see `image.preprocessing.Preprocessing`."""
 
     def seen(self, height: int, width: int) -> tuple[int, int]: ...  # noqa: D102
     def geometry(self, height: int, width: int) -> Any: ...  # noqa: D102

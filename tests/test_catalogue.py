@@ -22,7 +22,7 @@ from onnxviz.catalogue import Entry, cache_folder, data_file, entries, entry, re
 from onnxviz.errors import InputRefused, MissingDependency, ModelRejected, OutputRefused, UsageError
 from onnxviz.exporting.fetch import fetch
 from onnxviz.graph import metadata
-from onnxviz.image.preprocess import Preprocessing
+from onnxviz.image.preprocessing import Preprocessing
 
 CLASSICS = {"alexnet", "vgg16", "vgg19", "googlenet", "resnet50"}
 STYLES = {"mosaic", "candy", "rain-princess", "udnie", "pointilism"}

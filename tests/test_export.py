@@ -27,7 +27,7 @@ from onnxviz.exporting.export import _exposed, _fields, build, export
 from onnxviz.exporting.source import Source, Wanted, parse_options
 from onnxviz.exporting.trace import pick_output
 from onnxviz.graph import metadata
-from onnxviz.image.preprocess import PRESETS, Preprocessing
+from onnxviz.image.preprocessing import PRESETS, Preprocessing
 
 IMAGENET = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
 

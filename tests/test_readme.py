@@ -44,7 +44,7 @@ def test_every_tool_is_there():
 def test_every_extra_and_preset_is_there():
     import tomllib
 
-    from onnxviz.image.preprocess import PRESETS
+    from onnxviz.image.preprocessing import PRESETS
 
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     named = set(re.findall(r"onnxviz\[([\w-]+)\]", README)) | set(

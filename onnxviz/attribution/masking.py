@@ -13,7 +13,7 @@ import onnx_ir as ir
 from onnxviz.attribution.scores import Score
 from onnxviz.errors import ImageRejected, UsageError, near
 from onnxviz.finite import require_finite
-from onnxviz.image.decode import decode
+from onnxviz.image.folder import decode
 from onnxviz.network import Network
 from onnxviz.progress import Progress
 from onnxviz.runtime import batching

@@ -10,8 +10,6 @@ from typing import TYPE_CHECKING, Any, Final
 import onnx_ir as ir
 
 from onnxviz.errors import ModelUnsuitable
-from onnxviz.explaining.geometry import Number, Placement
-from onnxviz.explaining.picture import Prepared, prepare
 from onnxviz.explaining.scene import Scene
 from onnxviz.explaining.techniques import TECHNIQUES
 from onnxviz.grad import model as differentiation
@@ -22,13 +20,14 @@ from onnxviz.graph.metadata import PREPROCESSING
 from onnxviz.graph.naming import fresh, names, publish
 from onnxviz.graph.output import BINARY
 from onnxviz.graph.real_input import real_input
+from onnxviz.image.front import Number, Placement, prepare
 from onnxviz.objectives import FED
 from onnxviz.objectives.base import pictures_first, takes_one
 from onnxviz.objectives.scores import two_classes
 
 if TYPE_CHECKING:
     from onnxviz.graph.head import Head
-    from onnxviz.image.preprocess import Preprocessing
+    from onnxviz.image.preprocessing import Preprocessing
     from onnxviz.inputs import InputSpec
 
 #: Where the file says what it is: JSON among its metadata.
@@ -99,24 +98,23 @@ def build(
     for value, shape in zip(shown.values(), declared, strict=True):
         value.shape = ir.Shape(shape)
     built = differentiation.finish(built, list(shown.values()), op.pairs)
-    prepared = prepare(
-        recipe,
-        dtype=x.dtype or ir.DataType.FLOAT,
-        batch=batch,
-        opset=op.opset,
-        size=order.size,
-        fixed=order.fixed,
+    own = order.fixed or recipe.fixed is None
+    sides = (order.size if own else None) or ("picture_height", "picture_width")
+    image = ir.Value(name="image", type=ir.TensorType(ir.DataType.UINT8), shape=ir.Shape([batch, *sides, 3]))
+    front = ir.Graph([image], [], nodes=[], opset_imports={"": op.opset}, name="preprocessing")
+    tensor, placement = prepare(
+        Tape(front), image, recipe, dtype=x.dtype or ir.DataType.FLOAT, size=order.size, fixed=order.fixed
     )
-    put_in_front(graph, x, prepared)
-    if order.whole and prepared.placement is not None:
+    put_in_front(graph, x, front, tensor)
+    if order.whole and placement is not None:
         tape = Tape(graph)
         with tape.named("placement"):
-            shown["heatmap"] = place_back(tape, shown["heatmap"], prepared.placement, recipe.fixed or (0, 0))
+            shown["heatmap"] = place_back(tape, shown["heatmap"], placement, recipe.fixed or (0, 0))
         shown["heatmap"].dtype = ir.DataType.FLOAT
-        shown["heatmap"].shape = ir.Shape([batch, *(prepared.image.shape or ())[1:3]])
+        shown["heatmap"].shape = ir.Shape([batch, *sides])
     graph.outputs.clear()
     graph.outputs.extend(shown.values())
-    publish(graph, {"image": prepared.image, **({"target": target} if target is not None else {}), **shown})
+    publish(graph, {"image": image, **({"target": target} if target is not None else {}), **shown})
     graph.name = "explainer"
     built.metadata_props.pop(PREPROCESSING, None)  # it is inside now
     built.metadata_props[NOTES] = json.dumps(notes, ensure_ascii=False, sort_keys=True)
@@ -178,26 +176,27 @@ def _standard_only(model: ir.Model) -> None:
         del model.opset_imports[domain]
 
 
-def put_in_front(graph: ir.Graph, x: ir.Value, prepared: Prepared) -> None:
-    """The preprocessing computes `x`, until now an input of `graph`; its picture is the first input instead."""
+def put_in_front(graph: ir.Graph, x: ir.Value, front: ir.Graph, tensor: ir.Value) -> None:
+    """`tensor` of `front` computes `x`, until now an input of `graph`; the picture is the first input instead."""
     taken = names(graph)
-    nodes = list(prepared.graph)
-    prepared.graph.remove(nodes)
+    (image,) = front.inputs
+    nodes = list(front)
+    front.remove(nodes)
     for node in nodes:
         node.name = fresh(f"preprocessing/{node.op_type}", taken)
         for value in node.outputs:
             value.name = fresh(f"preprocessing/{node.op_type}", taken)
-    for name, value in list(prepared.graph.initializers.items()):
-        del prepared.graph.initializers[name]
+    for name, value in list(front.initializers.items()):
+        del front.initializers[name]
         value.name = fresh("preprocessing/constant", taken)
         graph.register_initializer(value)
-    prepared.graph.inputs.clear()
-    prepared.tensor.shape, prepared.tensor.type = x.shape, x.type
-    ir.convenience.replace_all_uses_with(x, prepared.tensor)
+    front.inputs.clear()
+    tensor.shape, tensor.type = x.shape, x.type
+    ir.convenience.replace_all_uses_with(x, tensor)
     graph.insert_before(next(iter(graph)), nodes)
     graph.inputs.remove(x)
-    prepared.image.name = fresh("preprocessing/image", taken)
-    graph.inputs.insert(0, prepared.image)
+    image.name = fresh("preprocessing/image", taken)
+    graph.inputs.insert(0, image)
 
 
 def place_back(op: Any, heat: ir.Value, at: Placement, size: tuple[int, int]) -> ir.Value:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from onnxviz.exporting.trace import Traced
     from onnxviz.exporting.verify import Difference
-    from onnxviz.image.preprocess import Preprocessing
+    from onnxviz.image.preprocessing import Preprocessing
 
 #: Read by every ONNX Runtime since 1.15, and by onnxruntime-web; the lowest that torch exports to without conversion.
 OPSET = 18
@@ -252,7 +252,7 @@ def _labelled(found: Source, module: Any, shape: tuple[int, ...], *, strict: boo
 
 def _fields(preprocessing: Any) -> Mapping[str, Any]:
     from onnxviz.image.configs import from_file
-    from onnxviz.image.preprocess import PRESETS, Preprocessing
+    from onnxviz.image.preprocessing import PRESETS, Preprocessing
 
     if isinstance(preprocessing, Mapping):
         preprocessing = Preprocessing.from_dict(dict(preprocessing))

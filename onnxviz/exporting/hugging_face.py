@@ -8,7 +8,7 @@ from typing import Any
 from onnxviz.errors import InputRefused, UsageError, near, ways
 from onnxviz.exporting.source import Source, Wanted, described, package, torch, untrusted, would_run_code
 from onnxviz.image.configs import from_hugging_face
-from onnxviz.image.preprocess import PRESETS
+from onnxviz.image.preprocessing import PRESETS
 
 _CLASSIFIER = "AutoModelForImageClassification"
 

@@ -16,7 +16,7 @@ import onnx_ir as ir
 from onnxviz.errors import InputRefused, MissingDependency, PreprocessingRejected, UsageError, ways
 
 if TYPE_CHECKING:
-    from onnxviz.image.preprocess import Preprocessing
+    from onnxviz.image.preprocessing import Preprocessing
 
 FORMS = "torchvision:NAME, timm:NAME, transformers:NAME, module:callable or file.py:callable"
 

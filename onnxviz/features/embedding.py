@@ -28,9 +28,8 @@ from onnxviz.errors import (
 from onnxviz.features.stream import fingerprint
 from onnxviz.figures.mosaic import square
 from onnxviz.files import PICTURES, FileSet, destination, npy_bytes
-from onnxviz.image.decode import decode
-from onnxviz.image.folder import Skipped
-from onnxviz.image.recipe import Preprocessing
+from onnxviz.image.folder import Skipped, decode
+from onnxviz.image.preprocessing import Preprocessing
 from onnxviz.progress import Progress, silent
 from onnxviz.results import Result
 from onnxviz.text import printable

@@ -15,7 +15,7 @@ from onnxviz.results import Result
 
 if TYPE_CHECKING:
     from onnxviz.graph.layers import Layer
-    from onnxviz.image.preprocess import Preprocessing
+    from onnxviz.image.preprocessing import Preprocessing
 
 
 @dataclass(frozen=True)

@@ -13,12 +13,12 @@ from PIL import Image, ImageDraw
 from onnxviz.errors import ImageRejected
 from onnxviz.features.patch_boxes import LayerPatches, PatchData, to_source, view_size, window
 from onnxviz.features.stream import fingerprint, refusal
-from onnxviz.image.decode import decode
+from onnxviz.image.folder import decode
 from onnxviz.progress import Progress, silent
 from onnxviz.text import printable, shorten
 
 if TYPE_CHECKING:
-    from onnxviz.image.preprocess import Preprocessing
+    from onnxviz.image.preprocessing import Preprocessing
 
 _GREY: Final = 128
 

@@ -27,8 +27,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from onnxviz.errors import COMMAND, ImageRejected, UsageError
-from onnxviz.image.decode import decode
-from onnxviz.image.folder import EXTENSIONS, Listing, Skipped, find
+from onnxviz.image.folder import EXTENSIONS, Listing, Skipped, decode, find
 from onnxviz.progress import Progress, silent
 from onnxviz.provenance import note_set, recording
 from onnxviz.runtime import batching

@@ -32,7 +32,7 @@ _FOLDED: Final[dict[str, Callable[..., np.ndarray]]] = {
 class Scaling(NamedTuple):
     """What the network takes for its input, as its constants tell.
 
-    preset   'raw' (0 to 255), 'unit' (0 to 1) or 'tensorflow' (−1 to 1), see `image.preprocess.PRESETS`
+    preset   'raw' (0 to 255), 'unit' (0 to 1) or 'tensorflow' (−1 to 1), see `image.preprocessing.PRESETS`
     bgr      the mean colours are ImageNet's in the order blue, green, red
     reason   the operators and their constants, in words
     """

@@ -4,7 +4,7 @@ An exported file carries how its pictures are prepared, what its classes are cal
 under which licence, so that it can be used years later without the program that made it. All of it is text in
 ONNX's own `metadata_props`, which every other tool ignores:
 
-    onnxviz.preprocessing   JSON object, the fields of `image.preprocess.Preprocessing.to_dict()`
+    onnxviz.preprocessing   JSON object, the fields of `image.preprocessing.Preprocessing.to_dict()`
     onnxviz.labels          JSON array of strings, one a class, in order
     onnxviz.source          free text: package, class, weights
     onnxviz.licence         SPDX identifier where there is one

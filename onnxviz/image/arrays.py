@@ -14,7 +14,7 @@ from onnxviz.limits import Limits
 from onnxviz.text import printable
 
 if TYPE_CHECKING:
-    from onnxviz.image.recipe import Preprocessing
+    from onnxviz.image.recipe import Recipe
 
 #: The ending of the files that hold an array.
 SUFFIX: Final = ".npy"
@@ -55,7 +55,7 @@ def load(path: str | os.PathLike[str], *, limits: Limits | None = None) -> np.nd
     return found
 
 
-def read(source: Any, recipe: Preprocessing) -> np.ndarray:
+def read(source: Any, recipe: Recipe) -> np.ndarray:
     """One picture of `recipe.count` channels, (H, W, C): uint8, or float32 in the units of pixels.
 
     What is no uint8 holds the network's own values (see `Preprocessing.read`); they are brought to the units that
@@ -94,7 +94,7 @@ def read(source: Any, recipe: Preprocessing) -> np.ndarray:
     return np.ascontiguousarray(pixels, dtype=np.float32)
 
 
-def _wanted(recipe: Preprocessing) -> str:
+def _wanted(recipe: Recipe) -> str:
     count = recipe.count
     return (
         f"this network takes {count} channel{'s' if count > 1 else ''} given as numbers, not pictures; give an array "

@@ -12,7 +12,7 @@ from onnxviz.errors import ImageRejected, PreprocessingRejected, near
 from onnxviz.graph.metadata import LARGEST_RECIPE
 from onnxviz.image.fields import number
 from onnxviz.image.io import read_bytes
-from onnxviz.image.preprocess import PRESETS, Preprocessing
+from onnxviz.image.preprocessing import PRESETS, Preprocessing
 from onnxviz.text import printable
 
 _FILES: Final = ("preprocessor_config.json", "config.json")

@@ -1,44 +1,33 @@
-"""How a picture becomes a network's input: resize, crop, order of channels, scaling, layout.
+"""What a recipe from picture to network input says: size, crop, order of channels, scaling, layout.
 
-Pillow resizes, with its antialiasing filters, as torchvision and timm do; sizes and crop offsets are
-rounded as theirs are, so a network sees the very pixels that it was evaluated on.
+The one description that everything reads: `preprocessing` does it with Pillow and NumPy, `front` as a graph with its
+gradient. Sizes and crop offsets are rounded as torchvision's and timm's are.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, Self
 
 import numpy as np
-from PIL import Image
 
-from onnxviz.errors import ImageRejected, ModelUnsuitable, PreprocessingRejected, UsageError, near
+from onnxviz.errors import ModelUnsuitable, PreprocessingRejected, UsageError
 from onnxviz.image import fields
 from onnxviz.limits import Limits
-from onnxviz.provenance import note, unnoted
 from onnxviz.text import printable
 
-_RESAMPLING: Final = {
-    "nearest": Image.Resampling.NEAREST,
-    "bilinear": Image.Resampling.BILINEAR,
-    "bicubic": Image.Resampling.BICUBIC,
-    "lanczos": Image.Resampling.LANCZOS,
-    "box": Image.Resampling.BOX,
-    "hamming": Image.Resampling.HAMMING,
-}
-# Where each channel of the input comes from: red 0, green 1, blue 2.
-_ORDER: Final = {"RGB": (0, 1, 2), "BGR": (2, 1, 0), "L": (), "RGBA": (0, 1, 2)}
+_INTERPOLATIONS: Final = ("nearest", "bilinear", "bicubic", "lanczos", "box", "hamming")
+#: Where each channel of the input comes from: red 0, green 1, blue 2; none of grey, which is all of them.
+ORDER: Final = {"RGB": (0, 1, 2), "BGR": (2, 1, 0), "L": (), "RGBA": (0, 1, 2)}
 _COUNT: Final = {"RGB": 3, "BGR": 3, "L": 1, "RGBA": 4}
 _MOST_CHANNELS: Final = 4096
 _DTYPES: Final = ("float32", "float16", "float64", "uint8")
-# ITU-R 601, with the integers of Pillow's convert("L"): a grey pixel keeps its value exactly.
-_LUMA: Final = (19595, 38470, 7471)
+#: ITU-R 601, with the integers of Pillow's convert("L"): a grey pixel keeps its value exactly.
+LUMA_65536: Final = (19595, 38470, 7471)
 #: What red, green and blue are of grey, (3,) float32.
-LUMA: Final = (np.array(_LUMA, np.float64) / 65536).astype(np.float32)
-# A resized picture over this many pixels is never made as a whole: a strip of 1×100 000 would need gigabytes.
-_WHOLE: Final = 1 << 25
+LUMA: Final = (np.array(LUMA_65536, np.float64) / 65536).astype(np.float32)
 
 
 class Geometry(NamedTuple):
@@ -54,7 +43,7 @@ class Geometry(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Preprocessing:
+class Recipe:
     """A recipe from a picture, (H, W, 3) uint8 RGB, to a network's input tensor.
 
     size            (height, width) of the input in pixels; None: each picture keeps its own size; one side None: it
@@ -92,7 +81,7 @@ class Preprocessing:
         if self.resize == "squash":
             object.__setattr__(self, "resize", "stretch")
         fields.choice("resize", self.resize, ("crop", "stretch", "pad", "letterbox"))
-        fields.choice("interpolation", self.interpolation, _RESAMPLING)
+        fields.choice("interpolation", self.interpolation, _INTERPOLATIONS)
         fields.choice("dtype", self.dtype, _DTYPES)
         fraction = fields.number("crop_fraction", self.crop_fraction)
         if not 0.1 <= fraction <= 1:
@@ -128,7 +117,7 @@ class Preprocessing:
     @property
     def pictorial(self) -> bool:
         """Whether the network sees pictures, and not arrays of any number of channels."""
-        return self.channels in _ORDER
+        return self.channels in ORDER
 
     def require_pictures(self, what: str) -> None:
         """raises   ModelUnsuitable where the network takes arrays of any number of channels, and no pictures"""
@@ -138,57 +127,6 @@ class Preprocessing:
                 "saliency, cam, occlusion, rise, activations, patches and embed take arrays, and "
                 "Network.value_and_gradient differentiates any objective by them"
             )
-
-    @property
-    def endings(self) -> Collection[str]:
-        """The extensions of the files that are taken in folders."""
-        from onnxviz.image import arrays, sniff
-
-        return sniff.EXTENSIONS if self.pictorial else (arrays.SUFFIX,)
-
-    def read(self, source: Any) -> np.ndarray:
-        """One picture, (H, W, 3) uint8; of arrays, and of 4 channels given as such, (H, W, C), uint8 or float32.
-
-        source   a path, a PIL image, or a uint8 array, as `onnxviz.image.io.read` takes them. Where `channels` is a
-                 number: (H, W, C) uint8 pixels, which are scaled; (H, W, C) or (C, H, W) of any other numbers, the
-                 network's own values, which go in as they are; or a .npy file of either
-        raises   ImageRejected
-        """
-        from onnxviz.image import arrays, io
-
-        if self.pictorial and not arrays.is_file(source) and not self._takes_alpha(source):
-            return io.read(source, limits=self.limits)
-        with unnoted():
-            array = (
-                arrays.load(source, limits=self.limits)
-                if self.pictorial and arrays.is_file(source)
-                else source
-            )
-            if self.pictorial and not self._takes_alpha(array):
-                picture = io.read(array, limits=self.limits)
-            else:
-                picture = arrays.read(array, self)
-        note(source, None, picture)
-        return picture
-
-    def _takes_alpha(self, source: Any) -> bool:
-        """Whether an array holds the four channels that the network takes."""
-        if self.channels != "RGBA" or not isinstance(source, np.ndarray):
-            return False
-        shape = source.shape[1:] if source.ndim == 4 and len(source) == 1 else source.shape
-        return 4 in (*shape[:1], *shape[2:])
-
-    def shown(self, view: np.ndarray) -> np.ndarray:
-        """What `view` gave as a picture to look at, (h, w, 3) uint8: itself, or the mean of an array's channels."""
-        from onnxviz.image import arrays
-
-        if view.shape[2] == 3 and self.pictorial:
-            return view
-        return (
-            np.ascontiguousarray(view[:, :, :3])
-            if view.dtype == np.uint8 and self.pictorial
-            else arrays.shown(view)
-        )
 
     # --- the arithmetic -------------------------------------------------------------------------
 
@@ -201,6 +139,15 @@ class Preprocessing:
     def bias(self) -> np.ndarray:
         """(C,) float32, see `scale`."""
         return (-np.array(self.mean, np.float64) / np.array(self.std, np.float64)).astype(np.float32)
+
+    @property
+    def matrix(self) -> np.ndarray:
+        """(C, 3) float64: input = matrix · (red, green, blue) + bias, pixels 0 to 255; a row of 0 for alpha."""
+        order = ORDER[self.channels]
+        mixed = np.eye(3)[list(order)] if order else np.array([LUMA_65536]) / 65536
+        matrix = np.zeros((self.count, 3))
+        matrix[: len(mixed)] = self.scale.astype(np.float64)[: len(mixed), None] * mixed
+        return matrix
 
     @property
     def padded(self) -> bool:
@@ -249,150 +196,6 @@ class Preprocessing:
         # Python rounds halves to even, and torchvision's CenterCrop relies on it.
         return Geometry(*resized, round((resized[0] - h) / 2), round((resized[1] - w) / 2))
 
-    def view(self, image: np.ndarray) -> np.ndarray:
-        """The picture exactly as the network sees it, before scaling: (h, w, 3) uint8, a new array.
-
-        image    (H, W, 3) uint8 RGB; or what `read` gave
-        returns  of an array of other channels (h, w, C), of its type
-        raises   ImageRejected for anything else
-        """
-        if self._of_planes(image):
-            pass
-        elif not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.shape[2:] != (3,):
-            given = f"{image.shape} {image.dtype}" if isinstance(image, np.ndarray) else type(image).__name__
-            raise ImageRejected(
-                f"expected an (H, W, 3) uint8 array, got {given}; onnxviz.image.io.read gives one"
-            )
-        height, width = image.shape[:2]
-        if not (height and width):
-            raise ImageRejected(f"the picture is empty: {height}×{width} pixels")
-        seen = self._fit(image, self.geometry(height, width))
-        if seen.ndim == 3 and seen.shape[2] != 3:
-            return seen
-        return np.repeat(seen[:, :, None], 3, axis=2) if seen.ndim == 2 else seen
-
-    def _of_planes(self, image: Any) -> bool:
-        """Whether this is no RGB picture but an array with the channels of the input, or several."""
-        known = isinstance(image, np.ndarray) and image.ndim == 3 and image.dtype in (np.uint8, np.float32)
-        return known and image.shape[2] == self.count and (not self.pictorial or self.count == 4)
-
-    def _fit(self, image: np.ndarray, g: Geometry) -> np.ndarray:
-        """Resized and cut: a new (h, w, C) array, or (h, w) where the network sees grey."""
-        colour = self.filling
-        if image.dtype != np.uint8 and self.resize == "pad":
-            colour = 255 * np.array(self.mean, np.float32)
-        if self._of_planes(image):
-            # Pillow knows one plane of float32, or three of bytes: each by itself.
-            planes = [
-                self._placed(Image.fromarray(np.ascontiguousarray(image[:, :, c])), g, colour[c])
-                for c in range(image.shape[2])
-            ]
-            return np.stack(planes, axis=2)
-        picture = Image.fromarray(image)
-        if self.channels == "L":
-            return self._placed(picture.convert("L"), g, colour[0])
-        return self._placed(picture, g, colour[list(_ORDER[self.channels])])
-
-    def _placed(self, picture: Image.Image, g: Geometry, colour: Any) -> np.ndarray:
-        """Resized and cut; `colour` fills what is no picture."""
-        width, height = picture.size
-        h, w = self.seen(height, width)
-        filter_ = _RESAMPLING[self.interpolation]
-        top, left = g.top, g.left
-        if g.height * g.width > max(_WHOLE, height * width) and not self.padded:
-            # Only what is kept. The same pixels, but for the rounding of the box to float32.
-            y, x = height / g.height, width / g.width
-            box = (left * x, top * y, min((left + w) * x, width), min((top + h) * y, height))
-            return np.array(picture.resize((w, h), filter_, box))
-        if (g.height, g.width) != (height, width):
-            picture = picture.resize((g.width, g.height), filter_)
-        if self.padded and (g.height, g.width) != (h, w):
-            pixels = np.asarray(picture)
-            canvas = np.empty((h, w, *pixels.shape[2:]), pixels.dtype)
-            canvas[:] = colour
-            canvas[-top : g.height - top, -left : g.width - left] = pixels
-            return canvas
-        if (g.height, g.width) != (h, w):
-            picture = picture.crop((left, top, left + w, top + h))
-        return np.array(picture)
-
-    def normalise(self, pictures: np.ndarray) -> np.ndarray:
-        """The input tensor of pictures that are seen already: (N, C, h, w) or (N, h, w, C) of `dtype`.
-
-        pictures   (N, h, w, 3) RGB, uint8 or float, 0 to 255, or (N, h, w, C), as `view` gives them
-        raises     ImageRejected for another shape
-        """
-        pictures = np.asarray(pictures)
-        whole = (
-            pictures.ndim == 4 and (not self.pictorial or self.count == 4) and pictures.shape[3] == self.count
-        )
-        if not whole and (
-            pictures.ndim != 4
-            or pictures.shape[3] != 3
-            or pictures.dtype.kind not in "uif"
-            or not self.pictorial
-        ):
-            wanted = "(N, h, w, 3) of 0 to 255" if self.pictorial else f"(N, h, w, {self.count})"
-            raise ImageRejected(f"expected pictures {wanted}, got {pictures.shape} {pictures.dtype}")
-        if whole:
-            planes = list(np.moveaxis(pictures, 3, 0))
-        elif self.channels == "L":
-            planes = [_grey(pictures)]
-        else:
-            planes = [pictures[..., channel] for channel in _ORDER[self.channels]]
-        scale, bias = self.scale, self.bias
-        tensor = np.empty(self._shape(*pictures.shape[:3]), np.float32)
-        for channel in range(len(scale)):
-            target = tensor[:, channel] if self.layout == "NCHW" else tensor[..., channel]
-            if channel < len(planes):
-                np.multiply(
-                    planes[channel], scale[channel], out=target, dtype=np.float32, casting="same_kind"
-                )
-                target += bias[channel]
-            else:
-                target[...] = 255 * scale[channel] + bias[channel]  # alpha: `read` gives opaque pictures
-        if self.dtype == "uint8":
-            return np.clip(np.rint(tensor), 0, 255).astype(np.uint8)
-        return tensor.astype(self.dtype, copy=False)
-
-    def _shape(self, count: int, height: int, width: int) -> tuple[int, ...]:
-        channels = self.count
-        if self.layout == "NCHW":
-            return count, channels, height, width
-        return count, height, width, channels
-
-    def apply(self, image: np.ndarray) -> np.ndarray:
-        """The input tensor of one picture without the batch axis: (C, h, w) or (h, w, C) of `dtype`.
-
-        image    (H, W, 3) uint8 RGB
-        raises   ImageRejected
-        """
-        tensor: np.ndarray = self.normalise(self.view(image)[None])[0]
-        return tensor
-
-    def invert(self, tensor: np.ndarray) -> np.ndarray:
-        """Input tensors back as pictures (N, h, w, 3) uint8 RGB; what lies outside 0...255 is clipped. Arrays of other
-        channels come whole, (N, h, w, C) float32 in the units of pixels.
-
-        tensor   (N, C, h, w) or (N, h, w, C), whatever `layout` says
-        raises   ImageRejected for another shape
-        """
-        tensor = np.asarray(tensor)
-        axis = 1 if self.layout == "NCHW" else 3
-        if tensor.ndim != 4 or tensor.shape[axis] != self.count:
-            wanted = self.layout.replace("C", str(self.count))
-            raise ImageRejected(f"expected a tensor {wanted} of {self.channels}, got {tensor.shape}")
-        planes = np.moveaxis(tensor, axis, 0)
-        if not self.pictorial:
-            return np.nan_to_num((np.moveaxis(planes, 0, 3).astype(np.float32) - self.bias) / self.scale)
-        order = _ORDER[self.channels] or (0, 0, 0)  # both orders are their own inverse
-        scale, bias = self.scale, self.bias
-        pictures = np.empty((*planes.shape[1:], 3), np.uint8)
-        for colour, channel in enumerate(order):
-            plane = (planes[channel].astype(np.float32) - bias[channel]) / scale[channel]
-            pictures[..., colour] = np.clip(np.rint(np.nan_to_num(plane)), 0, 255)
-        return pictures
-
     # --- other recipes --------------------------------------------------------------------------
 
     def override(
@@ -408,7 +211,7 @@ class Preprocessing:
         interpolation: str | None = None,
         dtype: str | None = None,
         name: str | None = None,
-    ) -> Preprocessing:
+    ) -> Self:
         """This recipe with other values; None keeps a value. For the command line's options, texts are taken too.
 
         size        a side, (height, width), '224', '224x320' (height first), or 'own': each picture's own size; one of
@@ -441,19 +244,19 @@ class Preprocessing:
         except PreprocessingRejected as error:
             raise UsageError(str(error)) from error
 
-    def _recoloured(self, channels: str) -> Preprocessing:
+    def _recoloured(self, channels: str) -> Self:
         """The same scaling of each colour for another set of channels."""
         count = _count(channels)
         if channels == self.channels:
             return self
 
         def moved(values: tuple[float, ...], alpha: float) -> tuple[float, ...]:
-            if not (self.pictorial and channels in _ORDER):
+            if not (self.pictorial and channels in ORDER):
                 return values if len(values) == count else (sum(values) / len(values),) * count
-            rgb = [values[channel] for channel in _ORDER[self.channels] or (0, 0, 0)]
+            rgb = [values[channel] for channel in ORDER[self.channels] or (0, 0, 0)]
             if channels == "L":
                 return (sum(rgb) / 3,)
-            return tuple(rgb[channel] for channel in _ORDER[channels]) + (
+            return tuple(rgb[channel] for channel in ORDER[channels]) + (
                 (alpha,) if channels == "RGBA" else ()
             )
 
@@ -470,42 +273,6 @@ class Preprocessing:
             "unit": "pixel/255",
         }
 
-    @classmethod
-    def from_dict(cls, recipe: Mapping[str, Any]) -> Preprocessing:
-        """The recipe that a JSON object describes; what it leaves out has the values of its 'preset', or the defaults.
-
-        Beside the fields of this class: 'preset', a name; 'unit', what mean and std are for: 'pixel/255' (0...1)
-        or 'pixel' (0...255). Without it, numbers over 1 are taken for pixels of 0...255.
-
-        raises   PreprocessingRejected
-        """
-        if not isinstance(recipe, Mapping):
-            raise PreprocessingRejected(f"expected a JSON object, got {type(recipe).__name__}")
-        known = set(cls.__dataclass_fields__) - {"limits"}
-        given = dict(recipe)
-        unit, preset = given.pop("unit", None), given.pop("preset", None)
-        for key in given:
-            if key not in known:
-                raise PreprocessingRejected(
-                    f"unknown field {printable(key, 60)!r}{near(str(key), known)}; expected {', '.join(sorted(known))}"
-                )
-        base = cls() if preset is None else _preset(preset)
-        base = base._recoloured(given.get("channels", base.channels))
-        if unit not in (None, "pixel", "pixel/255"):
-            raise PreprocessingRejected(f"unit {printable(unit, 40)!r}: expected 'pixel/255' or 'pixel'")
-        count = base.count
-        scaled: dict[str, Any] = {
-            key: fields.numbers(key, given[key], count)
-            for key in ("mean", "std")
-            if given.get(key) is not None
-        }
-        given = {key: value for key, value in given.items() if key not in ("mean", "std")}
-        if unit == "pixel":
-            scaled = {key: tuple(value / 255 for value in values) for key, values in scaled.items()}
-        elif unit is None:
-            scaled = fields.to_unit(scaled.get("mean"), scaled.get("std"))
-        return replace(base, **given, **scaled)
-
 
 def plain(channels: str) -> dict[str, Any]:
     """The mean and std that leave pixels at 0...255."""
@@ -521,20 +288,5 @@ def _count(channels: Any) -> int:
         if 1 <= int(channels) <= _MOST_CHANNELS:
             return int(channels)
         raise PreprocessingRejected(f"channels {printable(channels, 20)}: expected 1 to {_MOST_CHANNELS}")
-    fields.choice("channels", channels, _ORDER)
+    fields.choice("channels", channels, ORDER)
     return _COUNT[channels]
-
-
-def _grey(pictures: np.ndarray) -> np.ndarray:
-    """(N, h, w) float32 luma of (N, h, w, 3)."""
-    r, g, b = (
-        np.float32(weight / 65536) * pictures[..., i].astype(np.float32) for i, weight in enumerate(_LUMA)
-    )
-    total: np.ndarray = r + g + b
-    return total
-
-
-def _preset(name: object) -> Preprocessing:
-    from onnxviz.image.preprocess import preset
-
-    return preset(name)

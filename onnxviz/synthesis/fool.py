@@ -21,7 +21,7 @@ from onnxviz.synthesis.fool_result import Fooled, Outcome
 from onnxviz.text import printable
 
 if TYPE_CHECKING:
-    from onnxviz.image.recipe import Preprocessing
+    from onnxviz.image.preprocessing import Preprocessing
 
 METHODS = ("gradient", "fgsm", "pgd")
 NORMS = ("l2", "linf")

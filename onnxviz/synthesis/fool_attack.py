@@ -13,13 +13,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx_ir as ir
 
-from onnxviz.image.adjoint import pixel_gradient
 from onnxviz.objectives import LOGITS, Objective
 from onnxviz.objectives.base import fed, objective
 from onnxviz.objectives.scores import columns, two_classes
 
 if TYPE_CHECKING:
-    from onnxviz.image.recipe import Preprocessing
+    from onnxviz.image.preprocessing import Preprocessing
     from onnxviz.network import Network
 
 _FAR = 1e9  # takes the target out of the maximum over the other classes
@@ -79,7 +78,7 @@ def to_pictures(planes: np.ndarray) -> np.ndarray:
 
 def by_pixels(recipe: Preprocessing, gradient: np.ndarray) -> np.ndarray:
     """The gradient by the network's input as that by `to_planes`' pixels: (N, h, w, 3 or 1) float32."""
-    colours = pixel_gradient(recipe, gradient)
+    colours = recipe.pixel_gradient(gradient)
     return colours.sum(axis=3, keepdims=True) if recipe.channels == "L" else colours
 
 

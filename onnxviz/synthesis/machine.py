@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from onnxviz.errors import GradientNotFinite, UsageError, WorkerCrashed
+from onnxviz.image.front import centre
 from onnxviz.objectives import LOGITS
 from onnxviz.runtime import isolate
 from onnxviz.synthesis.parametrise import Parametrisation, Pixels
@@ -20,7 +21,6 @@ from onnxviz.synthesis.step import (
     PARAMETERS,
     PICTURE,
     Plan,
-    centre,
     fitted,
     picture_model,
     step_model,

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import onnx_ir as ir
     from PIL import Image
 
-    from onnxviz.image.recipe import Preprocessing
+    from onnxviz.image.preprocessing import Preprocessing
     from onnxviz.runtime.ort import Program
 
 #: What a network's output means: black and white in it.
@@ -249,7 +249,7 @@ def _scaled(raw: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 def _recipe(net: Network, painter: _Painter, picture: np.ndarray) -> tuple[Preprocessing, str]:
     """How the picture becomes the input, at its own size, and where that is known from."""
-    from onnxviz.image.preprocess import PRESETS
+    from onnxviz.image.preprocessing import PRESETS
 
     own = replace(net.preprocessing, size=None, resize="crop", crop_fraction=1.0)
     if not any(text.startswith(ASSUMED) for text in net.warnings):

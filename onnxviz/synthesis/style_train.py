@@ -15,9 +15,7 @@ import onnx_ir as ir
 from onnxviz.errors import ImageRejected, MissingDependency, RuntimeFailed, UsageError
 from onnxviz.features.stream import refusal, source_name, sources
 from onnxviz.files import destination
-from onnxviz.image.adjoint import pixel_gradient
-from onnxviz.image.decode import decode
-from onnxviz.image.folder import Skipped
+from onnxviz.image.folder import Skipped, decode
 from onnxviz.image.io import read
 from onnxviz.interrupted import Interrupted
 from onnxviz.limits import Limits
@@ -122,7 +120,7 @@ class PerceptualLoss:
                 squares = ((arrays[name] - wanted) ** 2).sum(axis=axes)
                 content += self._weight * weight * squares / ((wanted**2).sum(axis=axes) + _TINY)
             self.parts = (float((values - content).mean()), float(content.mean()))
-            return values, -pixel_gradient(recipe, arrays[f"{self._net.input.name}.gradient"])
+            return values, -recipe.pixel_gradient(arrays[f"{self._net.input.name}.gradient"])
 
         return loss
 
@@ -399,7 +397,7 @@ def _finished(network: StyleNetwork, net: Network, style: str) -> onnx.ModelProt
     from onnx import helper
 
     from onnxviz.graph import metadata
-    from onnxviz.image.preprocess import PRESETS
+    from onnxviz.image.preprocessing import PRESETS
     from onnxviz.synthesis.style_network import to_onnx
 
     model = to_onnx(network)

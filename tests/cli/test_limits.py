@@ -11,7 +11,7 @@ from PIL import Image
 import onnxviz
 from onnxviz.cli.main import run
 from onnxviz.errors import ImageRejected
-from onnxviz.image.preprocess import PRESETS
+from onnxviz.image.preprocessing import PRESETS
 from onnxviz.limits import Limits
 from tests.graph import hostile
 

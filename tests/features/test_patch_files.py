@@ -16,7 +16,7 @@ from onnxviz.errors import MissingDependency
 from onnxviz.features.patch_boxes import to_source, view_size, window
 from onnxviz.features.patch_pictures import crop
 from onnxviz.features.patches import patches
-from onnxviz.image.preprocess import Preprocessing
+from onnxviz.image.preprocessing import Preprocessing
 from onnxviz.interrupted import Interrupted
 from tests.features.patch_toys import load, network, photos
 

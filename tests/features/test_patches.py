@@ -12,7 +12,7 @@ from onnxviz.errors import ImageRejected, ModelUnsuitable, UnknownLayer, UsageEr
 from onnxviz.features.patch_pictures import MOST_BLOCKS
 from onnxviz.features.patches import patches
 from onnxviz.graph.layers import field
-from onnxviz.image.preprocess import Preprocessing
+from onnxviz.image.preprocessing import Preprocessing
 from tests.features.patch_toys import SIDE, load, network, photos
 
 

@@ -7,8 +7,8 @@ import pytest
 
 from onnxviz.graph import metadata
 from onnxviz.graph.metadata import LABELS, PREPROCESSING, Metadata, read, write
-from onnxviz.image import preprocess
-from onnxviz.image.preprocess import PRESETS
+from onnxviz.image import preprocessing
+from onnxviz.image.preprocessing import PRESETS
 from onnxviz.limits import Limits
 
 FIELDS = {"size": [4, 6], "mean": [0.5, 0.5, 0.5], "name": "x"}
@@ -95,17 +95,17 @@ def test_labels_and_preprocessing_of_a_model():
     preset = PRESETS["imagenet"]
     found = model(labels='["a","b"]', preprocessing=json.dumps(preset.to_dict()))
     assert metadata.read_labels(found) == ["a", "b"]
-    assert preprocess.recorded(found) == preset
+    assert preprocessing.recorded(found) == preset
     assert metadata.read_labels(model()) is None
-    assert preprocess.recorded(model()) is None
+    assert preprocessing.recorded(model()) is None
 
 
 @pytest.mark.parametrize("text", ["[]", '{"size": "large"}', '{"mean": "x"}', "{"])
 def test_preprocessing_that_makes_no_sense_is_a_warning(text):
     warnings = []
-    assert preprocess.recorded(model(preprocessing=text), warnings) is None
+    assert preprocessing.recorded(model(preprocessing=text), warnings) is None
     assert len(warnings) == 1 and PREPROCESSING in warnings[0]
-    assert preprocess.recorded(model(preprocessing=text)) is None
+    assert preprocessing.recorded(model(preprocessing=text)) is None
 
 
 def test_each_reader_notes_only_its_own_troubles():

@@ -15,7 +15,7 @@ from PIL import Image
 
 from onnxviz.errors import PreprocessingRejected
 from onnxviz.image.configs import from_file, parse
-from onnxviz.image.preprocess import PRESETS, Preprocessing
+from onnxviz.image.preprocessing import PRESETS, Preprocessing
 
 RNG = np.random.default_rng(5)
 IMAGENET = PRESETS["imagenet"]

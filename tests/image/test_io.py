@@ -21,7 +21,6 @@ from PIL import Image, ImageFile
 
 from onnxviz.errors import ImageRejected
 from onnxviz.image import io as image_io
-from onnxviz.image import pixels
 from onnxviz.image.io import read
 from onnxviz.image.sniff import FORMATS, frames, scans, sniff
 from onnxviz.limits import Limits
@@ -533,9 +532,9 @@ def test_bands_join_to_the_same_picture(monkeypatch, mode):
     if mode == "P":
         picture.info["transparency"] = bytes(range(256))
     whole = read(picture)
-    monkeypatch.setattr(pixels, "_BAND", 23 * 5)
+    monkeypatch.setattr(image_io, "_BAND", 23 * 5)
     assert np.array_equal(read(picture), whole)
-    monkeypatch.setattr(pixels, "_BAND", 1)
+    monkeypatch.setattr(image_io, "_BAND", 1)
     assert np.array_equal(read(picture), whole)
 
 

@@ -13,8 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from onnxviz.errors import ImageRejected
-from onnxviz.image.io import read
-from onnxviz.image.pixels import _over_white
+from onnxviz.image.io import _over_white, read
 
 RNG = np.random.default_rng(7)
 

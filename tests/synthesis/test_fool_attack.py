@@ -7,7 +7,7 @@ import pytest
 from networks import tiny_cnn
 
 import onnxviz
-from onnxviz.image.preprocess import PRESETS, Preprocessing
+from onnxviz.image.preprocessing import PRESETS, Preprocessing
 from onnxviz.synthesis.fool import frame
 from onnxviz.synthesis.fool_attack import Budget, by_pixels, log_probability, margin, to_pictures, to_planes
 

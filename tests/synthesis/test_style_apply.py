@@ -107,7 +107,7 @@ def test_where_nothing_says_it_the_input_is_tried(small):
 
 def test_the_files_own_word_counts(small):
     from onnxviz.graph import metadata
-    from onnxviz.image.preprocess import PRESETS
+    from onnxviz.image.preprocessing import PRESETS
 
     model, props = painter(), {}
     metadata.write(props, metadata.Metadata(preprocessing=PRESETS["tensorflow"].to_dict()))

@@ -1,4 +1,4 @@
-"""Preprocessing as operators, held to `Preprocessing.apply`, that is to Pillow."""
+"""Preprocessing as operators, held to `Preprocessing.apply`, that is to Pillow; and its gradient."""
 
 import numpy as np
 import onnx
@@ -9,8 +9,11 @@ from PIL import Image
 from skimage import data
 
 from onnxviz.errors import ModelUnsuitable
-from onnxviz.explaining.picture import prepare
-from onnxviz.image.preprocess import Preprocessing
+from onnxviz.grad.tape import Tape
+from onnxviz.image.front import centre, enter, prepare
+from onnxviz.image.preprocessing import PRESETS, Preprocessing
+from onnxviz.image.recipe import LUMA
+from tests.synthesis.pieces import run
 
 SIZES = [
     (300, 451),
@@ -32,16 +35,17 @@ _TYPES = {"float32": "FLOAT", "float16": "FLOAT16", "float64": "DOUBLE", "uint8"
 
 def compiled(recipe: Preprocessing, *, fixed: bool = False):
     """A function of one picture that gives the tensor as the operators compute it."""
-    found = prepare(
-        recipe,
-        dtype=ir.DataType[_TYPES[recipe.dtype]],
-        batch="N",
-        opset=18,
-        size=recipe.size,
-        fixed=fixed,
+    rows, columns = recipe.size if fixed else (None, None)
+    image = ir.Value(
+        name="image",
+        type=ir.TensorType(ir.DataType.UINT8),
+        shape=ir.Shape(["N", rows or "rows", columns or "columns", 3]),
     )
-    found.graph.outputs.append(found.tensor)
-    proto = ir.serde.serialize_model(ir.Model(found.graph, ir_version=8))
+    graph = ir.Graph([image], [], nodes=[], opset_imports={"": 18}, name="preprocessing")
+    dtype = ir.DataType[_TYPES[recipe.dtype]]
+    tensor, _ = prepare(Tape(graph), image, recipe, dtype=dtype, size=recipe.size, fixed=fixed)
+    graph.outputs.append(tensor)
+    proto = ir.serde.serialize_model(ir.Model(graph, ir_version=8))
     proto = onnx.shape_inference.infer_shapes(proto, strict_mode=True)
     onnx.checker.check_model(proto, full_check=True)
     session = onnxruntime.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
@@ -118,3 +122,41 @@ def test_what_no_operator_resizes_is_refused_with_a_way_out(interpolation):
     with pytest.raises(ModelUnsuitable, match=f"{interpolation}.*fixed=.*preprocess="):
         compiled(recipe)
     compiled(recipe, fixed=True)
+
+
+# --- pictures of real numbers ----------------------------------------------------------------
+
+
+RNG = np.random.default_rng(0)
+RECIPES = {
+    "imagenet": PRESETS["imagenet"],
+    "lite": PRESETS["efficientnet-lite"],
+    "BGR": Preprocessing(mean=(0.4, 0.45, 0.48), std=(0.2, 0.21, 0.22), channels="BGR"),
+    "unit": Preprocessing(),
+    "grey": Preprocessing(mean=(0.5,), std=(0.25,), channels="L"),
+    "alpha": Preprocessing(mean=(0.5,) * 4, std=(0.25,) * 4, channels="RGBA"),
+    "NHWC": Preprocessing(mean=(0.4, 0.5, 0.6), std=(0.3, 0.3, 0.3), layout="NHWC"),
+}
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_as_the_recipe_does(name: str) -> None:
+    recipe = RECIPES[name].override(size="own")
+    pictures = RNG.integers(0, 256, (2, 5, 6, 3)).astype(np.uint8)
+    colour = centre(recipe)
+    x = np.ascontiguousarray(pictures.transpose(0, 3, 1, 2) / 255 - colour[:, None, None], dtype=np.float32)
+    wanted = recipe.normalise(pictures)
+    if name == "grey":  # one plane is moved, and the network sees it as it is
+        x = np.ascontiguousarray(np.tensordot(LUMA, x, axes=(0, 1))[:, None], dtype=np.float32)
+    (found,) = run(lambda op, x: [enter(op, x, recipe)[0]], x=x)
+    np.testing.assert_allclose(found, wanted, atol=2e-5)
+    g = RNG.standard_normal(found.shape).astype(np.float32)
+    (back,) = run(lambda op, x, g: [enter(op, x, recipe)[1](g)], x=x, g=g)
+    (zero,) = run(lambda op, x: [enter(op, x, recipe)[0]], x=np.zeros_like(x))
+    assert float(((found - zero) * g).sum()) == pytest.approx(float((x * back).sum()), rel=1e-3, abs=1e-3)
+
+
+def test_the_centre_is_the_networks_zero_or_grey() -> None:
+    np.testing.assert_allclose(centre(RECIPES["BGR"]), [0.48, 0.45, 0.4], rtol=1e-6)
+    np.testing.assert_allclose(centre(RECIPES["grey"]), [0.5])
+    np.testing.assert_allclose(centre(RECIPES["unit"]), [0.5] * 3)

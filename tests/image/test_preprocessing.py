@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from onnxviz.errors import ImageRejected, PreprocessingRejected, UsageError
-from onnxviz.image.preprocess import PRESETS, Preprocessing, preset
+from onnxviz.image.preprocessing import PRESETS, Preprocessing, preset
 from onnxviz.image.recipe import Geometry
 
 RNG = np.random.default_rng(11)
@@ -218,7 +218,7 @@ def test_what_is_kept_of_a_strip_is_what_the_whole_would_give(monkeypatch):
     image = photo(40, 90)
     recipe = Preprocessing((64, 64), crop_fraction=0.8)
     whole = recipe.view(image).astype(int)
-    monkeypatch.setattr("onnxviz.image.recipe._WHOLE", 0)
+    monkeypatch.setattr("onnxviz.image.preprocessing._WHOLE", 0)
     assert np.abs(recipe.view(image) - whole).max() <= 1
 
 
@@ -521,3 +521,26 @@ def test_a_recipe_cannot_be_changed():
 
 def test_a_name_is_made_harmless():
     assert Preprocessing(name="\x1b[2J").name == "\\x1b[2J"
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        PRESETS["imagenet"],
+        PRESETS["caffe"],
+        PRESETS["tensorflow"].override(layout="NHWC"),
+        PRESETS["unit"].override(channels="L"),
+        PRESETS["unit"].override(channels="RGBA"),
+    ],
+    ids=["RGB", "BGR", "NHWC", "L", "RGBA"],
+)
+def test_the_gradient_by_pixels_is_the_adjoint_of_normalising(recipe):
+    random = np.random.default_rng(0)
+    pictures = random.uniform(0, 255, (2, 6, 5, 3)).astype(np.float32)
+    step = random.normal(0, 5, pictures.shape).astype(np.float32)
+    moved = recipe.normalise(pictures + step).astype(np.float64) - recipe.normalise(pictures)
+    cotangent = random.normal(size=moved.shape).astype(np.float32)
+    found = recipe.pixel_gradient(cotangent)
+    assert found.shape == pictures.shape
+    assert found.dtype == np.float32
+    assert (found * step).sum() == pytest.approx((moved * cotangent).sum(), rel=1e-3)
