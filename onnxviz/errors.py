@@ -33,7 +33,7 @@ _OPTION: Final = re.compile(
 # What is called otherwise in Python than on the command line.
 _IN_PYTHON: Final = {
     "--feed": "feeds={name: array}",
-    "--neuron": "position=(y, x)",
+    "--neuron": "neuron=(y, x)",
     "--out": "path",
     "--query": "queries=",
     "--features": "an Embedding",
@@ -82,7 +82,7 @@ def _keyword(option: re.Match[str]) -> str:
         plain = re.fullmatch(r"\d+|…", value.partition("=")[2])
         return f"limits=onnxviz.Limits({value})" if plain else f"limits=onnxviz.Limits.parse([{value!r}])"
     if name == "--neuron" and value.isdigit():  # the step of a sequence
-        return f"position={value}"
+        return f"neuron={value}"
     if name in _IN_PYTHON:
         return _IN_PYTHON[name]
     if value.startswith('"'):

@@ -8,8 +8,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 import onnxviz
 from onnxviz import objectives
-from onnxviz.attribution import aim
-from onnxviz.errors import GradientNotFinite, ModelRejected, ModelUnsuitable, UnknownLabel, UsageError
+from onnxviz.errors import GradientNotFinite, ModelRejected, ModelUnsuitable, UsageError
 from tests import heads, networks
 
 
@@ -96,49 +95,6 @@ def test_what_is_not_finite_is_never_a_map():
     with pytest.raises(GradientNotFinite, match="the value of"):
         gradients(x)
     assert GradientNotFinite.exit_code == 3
-
-
-def test_aiming_at_classes(net, cat):
-    x = net.prepare([cat, cat[:, ::-1].copy()])
-    found = aim.choose(net, x)
-    assert found.targets == [285, 285]
-    assert found.labels[0] == "Egyptian cat"
-    assert 0.2 < found.probabilities[0] < 1
-    named = aim.choose(net, x, target=["Egyptian cat", 1])
-    assert named.targets == [285, 1]
-    np.testing.assert_array_equal(named.fed["target"], [285, 1])
-    np.testing.assert_array_equal(named.feeds(np.array([1, 1, 0]))["target"], [1, 1, 285])
-    value = named.gradients(net)(x, named.fed)["objective"]
-    logits = net.run(x, [net.head.logits])[net.head.logits]
-    np.testing.assert_allclose(value, [logits[0, 285], logits[1, 1]], rtol=1e-4)
-
-
-def test_aiming_at_a_layer(net, cat):
-    x = net.prepare([cat])
-    found = aim.choose(net, x, layer="stem", channel=3)
-    value = found.gradients(net)(x)["objective"]
-    maps = net.activations([cat], "stem")["stem"]
-    np.testing.assert_allclose(value, maps[:, 3].mean(axis=(1, 2)), rtol=1e-4)
-    unit = aim.choose(net, x, layer="stem", channel=3, position=(5, 7))
-    np.testing.assert_allclose(unit.gradients(net)(x)["objective"], maps[:, 3, 5, 7], rtol=1e-4)
-    assert found.targets == [None]
-    assert "stem" in found.labels[0]
-
-
-def test_what_cannot_be_aimed_at(net, cat):
-    x = net.prepare([cat])
-    with pytest.raises(UnknownLabel):
-        aim.choose(net, x, target=1000)
-    with pytest.raises(UsageError, match="2 targets were given for 1"):
-        aim.choose(net, x, target=[1, 2])
-    with pytest.raises(UsageError, match="one of target, objective and layer"):
-        aim.choose(net, x, target=1, layer="stem")
-    with pytest.raises(UsageError, match="channel="):
-        aim.choose(net, x, layer="stem")
-    with pytest.raises(UsageError, match="layer="):
-        aim.choose(net, x, channel=1)
-    with pytest.raises(UsageError, match="channels"):
-        aim.choose(net, x, layer="stem", channel=32)
 
 
 def test_a_network_that_takes_bytes():

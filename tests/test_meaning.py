@@ -206,15 +206,15 @@ def test_a_step_is_explained_by_its_number():
         axis=0
     )
     for found in (
-        onnxviz.saliency(net, photo(), position=5, method="gradient"),
-        onnxviz.saliency(net, photo(), position=(5,), target=best, method="gradient"),
+        onnxviz.saliency(net, photo(), neuron=5, method="gradient"),
+        onnxviz.saliency(net, photo(), neuron=(5,), target=best, method="gradient"),
         onnxviz.saliency(net, photo(), objective=of.part(net.end.logits, 5, best), method="gradient"),
         onnxviz.saliency(net, photo(), objective=f"part({net.end.logits}, 5, {best})", method="gradient"),
         onnxviz.saliency(net, photo(), objective=of.step(net.end.logits, 5), method="gradient"),
     ):
         assert alike(found.values, exact) > 0.9999
         assert np.abs(found.values - exact).max() < 1e-4 * np.abs(exact).max()
-    named = onnxviz.saliency(net, photo(), position=5)
+    named = onnxviz.saliency(net, photo(), neuron=5)
     assert (named.target, named.label) == (best, f"step 5: class {best}")
     assert named.score == pytest.approx(float(run(proto, x)[5, 0, best]), abs=1e-5)
 
@@ -222,9 +222,9 @@ def test_a_step_is_explained_by_its_number():
 def test_steps_of_several_pictures_have_their_own_best_class():
     net = opened(heads.sequence("tnc", "", recurrent=True))
     pictures = [photo(seed) for seed in range(4)]
-    together = onnxviz.saliency(net, pictures, position=2)
+    together = onnxviz.saliency(net, pictures, neuron=2)
     for picture, one in zip(pictures, together, strict=True):
-        alone = onnxviz.saliency(net, picture, position=2)
+        alone = onnxviz.saliency(net, picture, neuron=2)
         assert one.target == alone.target
         assert np.abs(one.values - alone.values).max() < 1e-5 * np.abs(alone.values).max() + 1e-7
 
@@ -233,7 +233,7 @@ def test_occlusion_of_a_step_is_the_fall_of_its_probability():
     proto = heads.sequence("tnc", "Softmax")
     net = opened(proto)
     x = net.prepare(photo())
-    found = onnxviz.occlusion(net, photo(), position=3, window=16, stride=16, fill="zero")
+    found = onnxviz.occlusion(net, photo(), neuron=3, window=16, stride=16, fill="zero")
     whole, hidden = run(proto, x)[3, 0], run(proto, np.zeros_like(x))[3, 0]
     best = whole.argmax()
     assert found.values == pytest.approx(whole[best] - hidden[best], abs=1e-5)
@@ -250,15 +250,15 @@ def test_a_sequence_without_a_step_is_refused_with_an_example_that_works():
     assert np.abs(onnxviz.saliency(net, photo(), objective=example).values).max() > 0
     assert np.abs(onnxviz.cam(net, photo(), objective=example, signed=True).values).max() > 0
     with pytest.raises(UsageError, match="8 steps, from 0"):
-        onnxviz.saliency(net, photo(), position=8)
+        onnxviz.saliency(net, photo(), neuron=8)
     with pytest.raises(ModelUnsuitable, match="is a sequence"):
         onnxviz.saliency(net, photo(), objective=of.logit(1))
 
 
 def test_a_sheet_of_a_step():
     net = opened(heads.sequence("tnc", "Softmax"))
-    sheet = onnxviz.attributions(net, [photo(0), photo(1)], ["saliency", "grad-cam"], position=3)
-    alone = onnxviz.saliency(net, photo(0), position=3)
+    sheet = onnxviz.attributions(net, [photo(0), photo(1)], ["saliency", "grad-cam"], neuron=3)
+    alone = onnxviz.saliency(net, photo(0), neuron=3)
     assert np.abs(sheet.grid[0][0].values - alone.values).max() < 1e-6 * np.abs(alone.values).max() + 1e-7
     assert sheet.values.shape == (2, 2, 16, 16)
 
@@ -473,7 +473,7 @@ def test_forward_techniques_take_objectives_texts_and_functions(technique):
     assert np.abs(found.values - (2 * single[1] - single[0])).max() < 1e-4
     assert np.array_equal(call(objective=lambda p: p[:, 3]).values, call(target=3).values)
     assert found.manifest["parameters"]["label"] == str(objective)
-    with pytest.raises(UsageError, match="give one of target, objective and layer"):
+    with pytest.raises(UsageError, match="give one of target=, layer= and objective="):
         call(objective=objective, target=1)
 
 

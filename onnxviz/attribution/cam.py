@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from onnxviz.attribution import cam_layers, cam_score
-from onnxviz.attribution.aim import Aim, Position, Target, parsed, step_objective
 from onnxviz.attribution.cam_methods import METHODS, grad_cam
 from onnxviz.attribution.cam_run import see, see_without_aim
 from onnxviz.attribution.cam_upsample import combined, matrices, upsampled
 from onnxviz.attribution.result import attributions, sheet
+from onnxviz.attribution.targets import Neuron, Target, Targets, parse, renamed
 from onnxviz.errors import ModelUnsuitable, UsageError, near
 from onnxviz.features.pictures import also_unequal, given
 from onnxviz.graph.layers import Layer
@@ -30,18 +30,19 @@ if TYPE_CHECKING:
 __all__ = ["METHODS", "cam"]
 
 
+@renamed(position="neuron")
 @also_unequal
 @recorded
 def cam(
     net: Network,
     image: Images,
     *,
-    target: Target = None,
+    target: Targets = None,
     layer: str | Sequence[str] | None = None,
     method: str = "grad-cam",
     objective: Objective | str | None = None,
     output: str | None = None,
-    position: Position = None,
+    neuron: Neuron = None,
     signed: bool = False,
     align: str = "stretch",
     percentile: float | None = None,
@@ -63,7 +64,7 @@ def cam(
     objective   instead of a class: any objective (`onnxviz.objectives`) or its text, for detectors, segmenters,
                 embeddings
     output      which of the file's outputs holds the classes; None: the one that looks like it
-    position    of a sequence: the step that is explained, by its best class or `target`
+    neuron      of a sequence: the step that is explained, by its best class or `target`
     signed      keep what speaks against it, as negative values; else they are 0. 'guided-grad-cam' then keeps the sign
                 of the guided gradient
     align       'stretch': the map over the whole picture, as other tools do; 'field': each place at the middle of its
@@ -86,20 +87,18 @@ def cam(
     if not 0 < percentile <= 100:
         raise UsageError(f"percentile is over 0 and at most 100, got {percentile}")
     net = net.at(output)
-    objective = None if objective is None else parsed(net, objective)
-    step = None if position is None else _step(net, position, objective)
-    layers = _layers(net, layer, objective or step, free=method == "eigencam")
+    free = method == "eigencam"  # of no objective
+    asked = None if free and objective is neuron is None else _asked(net, target, objective, neuron)
+    layers = _layers(net, layer, None if free else asked)
     taken = given(net, image)
-    if method == "eigencam":
+    if free or asked is None:
         seen = see_without_aim(net, taken.x, layers, batch=batch, progress=progress)
     else:
         seen = see(
             net,
             taken.x,
             layers,
-            target=target,
-            objective=objective,
-            position=position,
+            asked,
             gradients=METHODS[method].gradients,
             batch=batch,
             progress=progress,
@@ -154,39 +153,35 @@ def cam(
     return results if taken.several else results[0]
 
 
-def _layers(
-    net: Network, layer: str | Sequence[str] | None, objective: Objective | None, *, free: bool
-) -> list[Layer]:
-    """The layers named, or the default one for the objective; free: it needs no objective."""
+def _asked(net: Network, target: Targets, objective: Objective | str | None, neuron: Neuron) -> Target:
+    """What is explained; the layer is where the map is taken.
+
+    raises   UsageError where a step is named of what is no sequence, or beside an objective
+    """
+    if neuron is not None and objective is not None:
+        raise UsageError("give --neuron or --objective: they are different things to explain")
+    if neuron is not None and net.end.kind != SEQUENCE:
+        raise UsageError(
+            f"here --neuron is the step of a sequence, and output {net.end.spelled} is none; leave it out, or give "
+            "--objective"
+        )
+    return parse(net, target, objective=objective, neuron=neuron)
+
+
+def _layers(net: Network, layer: str | Sequence[str] | None, asked: Target | None) -> list[Layer]:
+    """The layers named, or the default ones for what is explained; None: for whatever comes out."""
     ends: Sequence[str]
-    if free:
+    if asked is None:
         ends = [value.name or "" for value in net.model.graph.outputs]
-    elif objective is not None:
-        ends = objective.layers(net.model, net.input.name)
     else:
-        ends = [net.head.logits]
+        ends = asked.objective.layers(net.model, net.input.name)
     if layer is None:
-        classes = objective is None or _is_classes(net, ends)
+        classes = asked is None or (asked.scored and asked.step is None) or _is_classes(net, ends)
         return list(cam_layers.defaults(net.layers, tuple(ends), classes=classes))
     names = [layer] if isinstance(layer, str) else list(layer)
     if not names:
         raise UsageError("no layer was named; give one or more, or None for the default")
     return [cam_layers.named(net, name, ends) for name in dict.fromkeys(names)]
-
-
-def _step(net: Network, position: Position, objective: Objective | None) -> Objective:
-    """The best class at a step of a sequence.
-
-    raises   UsageError where there is no sequence, or an objective was given beside it
-    """
-    if objective is not None:
-        raise UsageError("give --neuron or --objective: they are different things to explain")
-    if net.end.kind != SEQUENCE:
-        raise UsageError(
-            f"here --neuron is the step of a sequence, and output {net.end.spelled} is none; leave it out, or give "
-            "--objective"
-        )
-    return step_objective(net, position, None)
 
 
 def _is_classes(net: Network, ends: Sequence[str]) -> bool:
@@ -203,7 +198,7 @@ def _peak(values: np.ndarray) -> dict[str, Any]:
 
 
 def _guided(
-    net: Network, gradients: Gradients, x: np.ndarray, aim: Aim, signed: bool, batch: int | None
+    net: Network, gradients: Gradients, x: np.ndarray, aim: Target, signed: bool, batch: int | None
 ) -> np.ndarray:
     """The guided gradient of each pixel, (N, H, W): the largest magnitude of the colours; signed: their sum."""
     found = gradients(x, aim.feeds(), batch=batch)[f"{net.input.name}.gradient"]

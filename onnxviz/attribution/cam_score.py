@@ -8,10 +8,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from onnxviz.attribution.aim import Aim
 from onnxviz.attribution.cam_methods import weighted
 from onnxviz.attribution.masking import sweep
-from onnxviz.attribution.scores import ObjectiveScore
+from onnxviz.attribution.targets import Measure, Target
 from onnxviz.graph import occlude
 from onnxviz.network import Network
 from onnxviz.progress import Progress
@@ -38,7 +37,7 @@ def score_cam(
     x: np.ndarray,
     activations: Sequence[np.ndarray],
     upsampling: Sequence[tuple[np.ndarray, np.ndarray]],
-    aim: Aim,
+    aim: Target,
     *,
     batch: int | None,
     progress: Progress,
@@ -101,7 +100,7 @@ def weigh(
     x: np.ndarray,
     activations: np.ndarray,
     upsampling: tuple[np.ndarray, np.ndarray],
-    aim: Aim,
+    aim: Target,
     picture: int,
     *,
     batch: int | None,
@@ -120,7 +119,7 @@ def weigh(
     aim           what is scored, whose entry `picture` this is
     """
     masks, used = cells(activations, *upsampling)
-    score = ObjectiveScore.of(net, aim)
+    score = Measure(net, aim, probable=False)
     moving = {occlude.CELLS: np.concatenate([np.ones_like(activations[:1]), masks])}
     fed = aim.feeds(np.full(len(masks) + 1, picture))
     rows, columns = upsampling

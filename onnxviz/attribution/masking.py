@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import onnx_ir as ir
 
-from onnxviz.attribution.scores import Score
+from onnxviz.attribution.targets import Measure
 from onnxviz.errors import ImageRejected, UsageError, near
 from onnxviz.finite import require_finite
 from onnxviz.image.folder import decode
@@ -105,7 +105,7 @@ def sweep(
     build: Callable[[], ir.Model],
     still: Mapping[str, np.ndarray],
     moving: Mapping[str, np.ndarray],
-    score: Score,
+    score: Measure,
     *,
     key: Hashable,
     batch: int | None,

@@ -12,8 +12,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from onnxviz.attribution import cam, saliency
-from onnxviz.attribution.aim import Position, Target, choose, step_objective
 from onnxviz.attribution.result import Attributions, sheet
+from onnxviz.attribution.targets import Channel, Neuron, Targets, parse, renamed
 from onnxviz.errors import UsageError, near
 from onnxviz.features.pictures import given
 from onnxviz.interrupted import Interrupted
@@ -32,18 +32,19 @@ def registry() -> dict[str, Callable[..., Any]]:
     return dict.fromkeys(saliency.METHODS, saliency.saliency) | dict.fromkeys(cam.METHODS, cam.cam)
 
 
+@renamed(position="neuron")
 @recorded
 def attributions(
     net: Network,
     images: Images,
     methods: Sequence[str] | str | None = None,
     *,
-    target: Target = None,
+    target: Targets = None,
     objective: Objective | str | None = None,
     output: str | None = None,
     layer: str | None = None,
-    channel: int | None = None,
-    position: Position = None,
+    channel: Channel = None,
+    neuron: Neuron = None,
     percentile: float | None = None,
     seed: int = 0,
     batch: int | None = None,
@@ -55,7 +56,7 @@ def attributions(
     images      one picture or several, of one size as the network sees them
     methods     names of gradient methods (`onnxviz.saliency`) and class activation maps (`onnxviz.cam`); None: all
     target      class index or label, or one for each picture; None: each picture's top class
-    objective, output, layer, channel, position   instead of a class, as in `onnxviz.saliency`
+    objective, output, layer, channel, neuron   instead of a class, as in `onnxviz.saliency`
     options     of single methods (samples, steps, baseline...); each goes to the methods that take it
     returns     Attributions, values (N, M, H, W) float32
     raises      UsageError and what the methods raise; Interrupted on Ctrl-C, with the methods that were done
@@ -64,21 +65,12 @@ def attributions(
     wanted = list(table) if methods is None else [methods] if isinstance(methods, str) else list(methods)
     _check(wanted, table, options)
     net = net.at(output)
+    asked = parse(net, target, objective=objective, layer=layer, channel=channel, neuron=neuron)
     taken = given(net, images)
     names = _names(images, len(taken.pictures))
-    aim = choose(
-        net, taken.x, target=target, objective=objective, layer=layer, channel=channel, position=position
-    )
-    # A layer and channel become an objective, since to class activation maps `layer` is where the map is taken.
-    explained: dict[str, Any] = (
-        {"objective": aim.objective} if aim.targets[0] is None else {"target": aim.targets}
-    )
-    if aim.targets[0] is not None and position is not None:  # a step of a sequence: as an objective for all
-        if len(set(aim.targets)) > 1 and target is not None:
-            raise UsageError(
-                "of a step of a sequence one class is explained in all pictures; give one target"
-            )
-        explained = {"objective": step_objective(net, position, None if target is None else aim.targets[0])}
+    explained = asked.settle(
+        net, taken.x
+    )  # told once: to class activation maps `layer` is where the map is taken
     shared: dict[str, Any] = {"seed": seed, "batch": batch, "progress": progress}
     if percentile is not None:
         shared["percentile"] = percentile
@@ -89,7 +81,7 @@ def attributions(
             key: value for key, value in shared.items() if key in inspect.signature(table[name]).parameters
         }
         try:
-            found = table[name](net, taken.x, method=name, **explained, **own)
+            found = table[name](net, taken.x, method=name, target=explained, **own)
         except KeyboardInterrupt as stop:
             if not columns:
                 raise

@@ -7,9 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from onnxviz.attribution.aim import Position
 from onnxviz.attribution.masking import filling, pair, sweep
-from onnxviz.attribution.scores import Measured, choose
+from onnxviz.attribution.targets import Channel, Measure, Measured, Neuron, Target, parse, renamed
 from onnxviz.errors import UsageError
 from onnxviz.features.pictures import for_each, single
 from onnxviz.graph import occlude
@@ -22,21 +21,22 @@ from onnxviz.results import Attribution
 _WINDOW, _STRIDE = 32, 16
 
 
+@renamed(position="neuron")
 @for_each
 @recorded
 def occlusion(
     net: Network,
     image: ImageLike,
     *,
-    target: int | str | None = None,
+    target: Target | int | str | None = None,
     window: int | tuple[int, int] | None = None,
     stride: int | tuple[int, int] | None = None,
     fill: str = "grey",
     objective: Measured | None = None,
     output: str | None = None,
     layer: str | None = None,
-    channel: int | None = None,
-    position: Position = None,
+    channel: Channel = None,
+    neuron: Neuron = None,
     seed: int = 0,
     batch: int | None = None,
     progress: Progress = silent,
@@ -56,7 +56,7 @@ def occlusion(
     objective   instead of a class: any objective (`onnxviz.objectives`) or its text, or a function of probabilities
                 (N, classes) that gives (N,) numbers
     output      which of the file's outputs holds the classes; None: the one that looks like it
-    layer, channel, position   instead of a class: a channel's mean activation, or one neuron at (y, x); `position`
+    layer, channel, neuron   instead of a class: a channel's mean activation, or one neuron (y, x) or 'middle'; `neuron`
                 alone: the step of a sequence
     returns     Attribution, values (H, W) float32, the mean fall of the score over the windows that cover a pixel,
                 for probabilities -1 to 1; negative where covering raises the score, 0 where no window comes
@@ -64,7 +64,10 @@ def occlusion(
                 partial map is 0 where no window has been yet
     """
     net = net.at(output)
-    score = choose(net, target, objective, layer, channel, position)
+    asked = parse(
+        net, target, objective=objective, layer=layer, channel=channel, neuron=neuron, functions=True
+    )
+    score = Measure(net, asked)
     x, picture = single(net, image, "occlusion")
     size = (picture.shape[0], picture.shape[1])
     if window is None:
@@ -93,8 +96,7 @@ def occlusion(
     falls = scores[0] - scores[1:]
     manifest = net.manifest(
         "occlusion",
-        target=score.target,
-        label=score.label,
+        **score.known,
         window=span,
         stride=step,
         fill=fill,
@@ -107,8 +109,7 @@ def occlusion(
         values=average(falls, boxes[: len(falls)], size),
         manifest=manifest,
         image=net.preprocessing.shown(picture),
-        target=score.target,
-        label=score.label,
+        **score.known,
         method="occlusion",
         score=float(scores[0]),
     )

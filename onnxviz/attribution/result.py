@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from onnxviz.attribution.aim import Aim
+from onnxviz.attribution.targets import Target
 from onnxviz.features.pictures import Given
 from onnxviz.network import Network
 from onnxviz.results import Attribution, Result
@@ -74,7 +74,7 @@ def attributions(
     technique: str,
     method: str,
     taken: Given,
-    aim: Aim,
+    aim: Target,
     maps: np.ndarray,
     *,
     signed: bool,
@@ -104,7 +104,7 @@ def attributions(
         manifest = net.manifest(
             technique,
             method=method,
-            target=aim.targets[number],
+            target=aim.classes[number],
             label=aim.labels[number],
             objective=str(aim.objective),
             percentile=percentile,
@@ -124,7 +124,7 @@ def attributions(
                 values=np.ascontiguousarray(values, dtype=np.float32),
                 manifest=manifest,
                 image=net.preprocessing.shown(picture),
-                target=aim.targets[number],
+                target=aim.classes[number],
                 label=aim.labels[number],
                 method=method,
                 score=shown,

@@ -6,9 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from onnxviz.attribution.aim import Position
 from onnxviz.attribution.masking import filling, sweep
-from onnxviz.attribution.scores import Measured, choose
+from onnxviz.attribution.targets import Channel, Measure, Measured, Neuron, Target, parse, renamed
 from onnxviz.errors import UsageError, near
 from onnxviz.features.pictures import for_each, single
 from onnxviz.graph import occlude
@@ -21,13 +20,14 @@ from onnxviz.results import Attribution
 DIVISORS = ("coverage", "paper")
 
 
+@renamed(position="neuron")
 @for_each
 @recorded
 def rise(
     net: Network,
     image: ImageLike,
     *,
-    target: int | str | None = None,
+    target: Target | int | str | None = None,
     masks: int = 2000,
     grid: int = 8,
     probability: float = 0.5,
@@ -36,8 +36,8 @@ def rise(
     objective: Measured | None = None,
     output: str | None = None,
     layer: str | None = None,
-    channel: int | None = None,
-    position: Position = None,
+    channel: Channel = None,
+    neuron: Neuron = None,
     seed: int = 0,
     batch: int | None = None,
     progress: Progress = silent,
@@ -59,7 +59,7 @@ def rise(
                   paper      by masks × probability, how often it shows on average, as the paper's equation 6 does.
                              Both estimate the same number; this one also carries the chance differences in
                              how often pixels showed: two seeds correlate 0.66 (a cat) and 0.96 (a cup) at 4000 masks
-    objective, output, layer, channel, position   instead of a class, as for `occlusion`
+    objective, output, layer, channel, neuron   instead of a class, as for `occlusion`
     seed          of the random cells and shifts; the same masks whatever the batch
     returns       Attribution, values (H, W) float32, for probabilities ≥ 0. Figures: `range`, between the weakest and
                   the strongest place, and `noise`, how far other masks would move a place (from the two halves of
@@ -68,7 +68,10 @@ def rise(
                   partial map is that of the masks so far
     """
     net = net.at(output)
-    score = choose(net, target, objective, layer, channel, position)
+    asked = parse(
+        net, target, objective=objective, layer=layer, channel=channel, neuron=neuron, functions=True
+    )
+    score = Measure(net, asked)
     x, picture = single(net, image, "RISE")
     size = (picture.shape[0], picture.shape[1])
     if masks < 1:
@@ -109,8 +112,7 @@ def rise(
     weights = scores[1:]
     manifest = net.manifest(
         "rise",
-        target=score.target,
-        label=score.label,
+        **score.known,
         masks=masks,
         grid=grid,
         probability=probability,
@@ -139,8 +141,7 @@ def rise(
         values=values,
         manifest=manifest,
         image=net.preprocessing.shown(picture),
-        target=score.target,
-        label=score.label,
+        **score.known,
         method="rise",
         score=float(scores[0]),
     )

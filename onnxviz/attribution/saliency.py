@@ -14,9 +14,9 @@ from onnxviz.attribution import saliency_full as full
 from onnxviz.attribution import saliency_noise as noisy
 from onnxviz.attribution import saliency_paths as paths
 from onnxviz.attribution import saliency_plain as plain
-from onnxviz.attribution.aim import Position, Target, choose
 from onnxviz.attribution.result import attributions, sheet
 from onnxviz.attribution.saliency_job import Found, Job
+from onnxviz.attribution.targets import Channel, Neuron, Targets, parse, renamed
 from onnxviz.errors import UsageError, near
 from onnxviz.features.pictures import also_unequal, given
 from onnxviz.interrupted import Interrupted
@@ -67,19 +67,20 @@ METHODS: dict[str, Method] = {
 }
 
 
+@renamed(position="neuron")
 @also_unequal
 @recorded
 def saliency(
     net: Network,
     image: Images,
     *,
-    target: Target = None,
+    target: Targets = None,
     method: str = "saliency",
     objective: Objective | str | None = None,
     output: str | None = None,
     layer: str | None = None,
-    channel: int | None = None,
-    position: Position = None,
+    channel: Channel = None,
+    neuron: Neuron = None,
     samples: int | None = None,
     noise: float | None = None,
     steps: int | None = None,
@@ -104,7 +105,7 @@ def saliency(
     objective   instead of a class: any objective (`onnxviz.objectives`) or its text, for detectors, segmenters,
                 embeddings
     output      which of the file's outputs holds the classes; None: the one that looks like it
-    layer, channel, position   instead of a class: a channel's mean activation, or one neuron at (y, x); `position`
+    layer, channel, neuron   instead of a class: a channel's mean activation, or one neuron (y, x) or 'middle'; `neuron`
                 alone: the step of a sequence
     samples, noise   of smoothgrad and its like (25, 0.15); samples of expected-gradients (100)
     steps, baseline  of integrated-gradients (50, 'black')
@@ -125,10 +126,9 @@ def saliency(
     if not 0 < percentile <= 100:
         raise UsageError(f"percentile is over 0 and at most 100, got {percentile}")
     net = net.at(output)
+    asked = parse(net, target, objective=objective, layer=layer, channel=channel, neuron=neuron)
     taken = given(net, image)
-    aim = choose(
-        net, taken.x, target=target, objective=objective, layer=layer, channel=channel, position=position
-    )
+    aim = asked.settle(net, taken.x)
     job = Job(net, taken.x, taken.pictures, aim, seed=seed, batch=batch, progress=progress)
     found = chosen.run(job, **options)
     results = attributions(

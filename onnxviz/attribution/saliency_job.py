@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from onnxviz.attribution.aim import Aim
+from onnxviz.attribution.targets import Target
 from onnxviz.errors import UsageError
 from onnxviz.network import Network
 from onnxviz.progress import Progress, silent
@@ -34,7 +34,7 @@ class Job:
     net: Network
     x: np.ndarray
     pictures: list[np.ndarray]
-    aim: Aim
+    aim: Target
     seed: int = 0
     batch: int | None = None
     progress: Progress = silent

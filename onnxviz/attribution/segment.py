@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from onnxviz.attribution.aim import Position, Target
+from onnxviz.attribution.targets import Channel, Neuron, Targets, renamed
 from onnxviz.errors import ModelUnsuitable, UsageError
 from onnxviz.figures import fine
 from onnxviz.figures.readings import reading
@@ -63,18 +63,19 @@ class Segmentation(Result):
         return draw(self.image, self.mask, self.source, self.manifest["figures"])
 
 
+@renamed(position="neuron")
 @recorded
 def segment(
     net: Network,
     image: Images,
     *,
-    target: Target = None,
+    target: Targets = None,
     method: str = "full-gradient",
     objective: Objective | str | None = None,
     output: str | None = None,
     layer: str | None = None,
-    channel: int | None = None,
-    position: Position = None,
+    channel: Channel = None,
+    neuron: Neuron = None,
     cut: str = "grabcut",
     foreground: float | None = None,
     background: float | None = None,
@@ -96,7 +97,7 @@ def segment(
     paper the map says only which pixels the colours are learned from), and colours are learned anew after each cut.
 
     image     (H, W, 3) uint8, or anything `Network.prepare` takes; or a list of these
-    target, objective, output, layer, channel, position   what is explained, as in `onnxviz.saliency`
+    target, objective, output, layer, channel, neuron   what is explained, as in `onnxviz.saliency`
     method    where the map comes from: any method of `onnxviz.saliency`
     cut       'grabcut', or 'paper': colours learned from the pixels beyond the quantiles, one cut by colours alone, of
               which the largest connected part is kept
@@ -125,7 +126,7 @@ def segment(
         objective=objective,
         layer=layer,
         channel=channel,
-        position=position,
+        neuron=neuron,
         seed=seed,
         batch=batch,
         progress=progress,

@@ -9,7 +9,7 @@ import typer
 
 from onnxviz.cli.making import AnimateOption, EveryOption, make
 from onnxviz.cli.options import BatchOption, LayerOption, ModelArgument, command
-from onnxviz.cli.run import Run, is_whole
+from onnxviz.cli.run import Run
 
 _PRESET = "the preset's"
 
@@ -123,7 +123,6 @@ def register(app: typer.Typer) -> None:
         """
         import onnxviz
         from onnxviz.errors import UsageError
-        from onnxviz.objective_text import parse
 
         if patches is not None and channel != ["all"]:
             raise UsageError("--patches belongs to --channel all: the page of all channels links to them")
@@ -157,9 +156,9 @@ def register(app: typer.Typer) -> None:
             beside=beside,
             target=target or None,
             layer=layer,
-            channel=_channels(channel),
-            neuron=_neuron(neuron),
-            objective=None if objective is None else parse(objective, net),
+            channel="all" if channel == ["all"] else channel or None,
+            neuron=neuron,
+            objective=objective,
             preset=preset,
             copies=copies,
             diversity=diversity,
@@ -168,28 +167,3 @@ def register(app: typer.Typer) -> None:
             batch=batch,
             **recipe,
         )
-
-
-def _channels(texts: list[str] | None) -> Any:
-    """Numbers, or 'all'."""
-    from onnxviz.errors import UsageError
-
-    if not texts:
-        return None
-    if texts == ["all"]:
-        return "all"
-    if not all(is_whole(text) for text in texts):
-        raise UsageError(f"--channel takes a number from 0, several times, or 'all'; got {' '.join(texts)!r}")
-    return [int(text) for text in texts]
-
-
-def _neuron(text: str | None) -> Any:
-    """(row, column), or 'middle'."""
-    from onnxviz.errors import UsageError
-
-    if text is None or text == "middle":
-        return text
-    parts = text.split(",")
-    if len(parts) != 2 or not all(is_whole(part) for part in parts):
-        raise UsageError(f"--neuron takes a row and a column such as 3,5, or 'middle'; got {text!r}")
-    return int(parts[0]), int(parts[1])

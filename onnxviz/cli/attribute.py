@@ -78,7 +78,7 @@ def register(app: typer.Typer) -> None:
             objective=objective,
             layer=layer,
             channel=channel,
-            position=place(neuron),
+            neuron=neuron,
             seed=run.seed,
             batch=batch,
             progress=run.progress,
@@ -123,7 +123,7 @@ def register(app: typer.Typer) -> None:
             objective=objective,
             layer=layer,
             channel=channel,
-            position=place(neuron),
+            neuron=neuron,
             seed=run.seed,
             batch=batch,
             progress=run.progress,
@@ -141,21 +141,3 @@ def _pixels(text: str | None, option: str) -> tuple[int, int] | None:
     if len(parts) > 2 or not all(is_whole(part) for part in parts):
         raise UsageError(f"{option} takes a number of pixels such as 32, or WIDTHxHEIGHT; got {text!r}")
     return int(parts[-1]), int(parts[0])
-
-
-def place(text: str | None) -> tuple[int, ...] | None:
-    """(row, column) from '3,5', (step,) from '3'.
-
-    raises   UsageError
-    """
-    from onnxviz.errors import UsageError
-
-    if text is None:
-        return None
-    parts = text.split(",")
-    if len(parts) > 2 or not all(is_whole(part) for part in parts):
-        raise UsageError(
-            "--neuron takes a row and a column of the layer's map, such as 3,5, or the step of a sequence, such as 3; "
-            f"got {text!r}"
-        )
-    return tuple(map(int, parts))

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from onnxviz.cli.attribute import ObjectiveOption, place
+from onnxviz.cli.attribute import ObjectiveOption
 from onnxviz.cli.options import BatchOption, ImagesArgument, ModelArgument, command
 from onnxviz.cli.pictures import readable, save
 from onnxviz.cli.run import Run
@@ -67,16 +67,15 @@ def register(app: typer.Typer) -> None:
         from onnxviz.attribution.cam import METHODS
         from onnxviz.attribution.cam import cam as one
         from onnxviz.attribution.cam_sheet import cams
-        from onnxviz.objective_text import parse
 
         net = run.load(model)
         files, skipped = readable(run, net, images)
         methods = list(METHODS) if method == ["all"] else list(method or ["grad-cam"])
         options: dict[str, Any] = {
             "target": target[0] if target and len(target) == 1 else target or None,
-            "objective": None if objective is None else parse(objective, net),
+            "objective": objective,
             "layer": layer or None,
-            "position": place(neuron),
+            "neuron": neuron,
             "signed": signed,
             "align": align,
             "percentile": percentile,

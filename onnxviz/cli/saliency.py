@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
-from onnxviz.cli.attribute import ChannelOption, NeuronOption, ObjectiveOption, place
+from onnxviz.cli.attribute import ChannelOption, NeuronOption, ObjectiveOption
 from onnxviz.cli.options import BatchOption, ImagesArgument, LayerOption, ModelArgument, command
 from onnxviz.cli.pictures import each, readable, save
 from onnxviz.cli.run import Run
-
-if TYPE_CHECKING:
-    from onnxviz.network import Network
-    from onnxviz.objectives import Objective
 
 _METHODS = (
     "saliency, gradient, input-x-gradient, guided, deconvnet, smoothgrad, smoothgrad-squared, vargrad, "
@@ -98,7 +94,7 @@ def register(app: typer.Typer) -> None:
         net = run.load(model)
         files, skipped = readable(run, net, images, layer)
         names = list(registry()) if method == ["all"] else list(method or ["saliency"])
-        options = _aimed(net, target, objective, layer, channel, neuron) | {
+        options = _aimed(target, objective, layer, channel, neuron) | {
             "seed": run.seed,
             "batch": batch,
             "progress": run.progress,
@@ -157,7 +153,7 @@ def register(app: typer.Typer) -> None:
         import onnxviz
 
         net = run.load(model, each=True)
-        options = _aimed(net, [target] if target else None, objective, layer, channel, neuron)
+        options = _aimed([target] if target else None, objective, layer, channel, neuron)
         options |= {
             "method": method,
             "cut": cut,
@@ -172,7 +168,6 @@ def register(app: typer.Typer) -> None:
 
 
 def _aimed(
-    net: Network,
     target: list[str] | None,
     objective: str | None,
     layer: str | None,
@@ -180,14 +175,11 @@ def _aimed(
     neuron: str | None,
 ) -> dict[str, Any]:
     """What is explained, as the techniques take it."""
-    from onnxviz.objective_text import parse
-
-    wanted: Objective | None = None if objective is None else parse(objective, net)
     several: Any = target[0] if target and len(target) == 1 else target or None
     return {
         "target": several,
-        "objective": wanted,
+        "objective": objective,
         "layer": layer,
         "channel": channel,
-        "position": place(neuron),
+        "neuron": neuron,
     }

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from onnxviz import objectives
+from onnxviz.attribution.targets import Channel, Neuron, Target, Targets, parse, place_of
 from onnxviz.errors import ModelUnsuitable, UsageError
 from onnxviz.files import write_atomic
 from onnxviz.progress import Progress, silent
 from onnxviz.provenance import recorded
 from onnxviz.runtime.batching import filled
-from onnxviz.synthesis.ascent_aim import Goal, goal
 from onnxviz.synthesis.machine import Machine, Step
 from onnxviz.synthesis.made import (
     Made,
@@ -49,13 +49,13 @@ _JUDGED = 0.25
 def ascent(
     net: Network,
     *,
-    target: int | str | Sequence[int | str] | None = None,
+    target: Targets = None,
     layer: str | None = None,
-    channel: int | Sequence[int] | str | None = None,
-    neuron: tuple[int, int] | str | None = None,
+    channel: Channel = None,
+    neuron: Neuron = None,
     direction: np.ndarray | None = None,
     cosine: float = 0.0,
-    objective: Objective | None = None,
+    objective: Objective | str | None = None,
     preset: str = "lucid",
     size: int | tuple[int, int] | None = None,
     copies: int = 1,
@@ -99,22 +99,26 @@ def ascent(
     if copies < 1:
         raise UsageError(f"copies must be at least 1, got {copies}")
     chosen = recipe(preset, options)
-    aim = goal(
+    if target is layer is objective is None:
+        raise UsageError("give one of --target, --layer and --objective: that is what the picture is to show")
+    aim = parse(
         net,
-        target=target,
+        target,
+        objective=objective,
         layer=layer,
         channel=channel,
         neuron=neuron,
         direction=direction,
         power=cosine,
-        objective=objective,
-    ).repeated(copies)
+        shown=True,
+    )
+    aim = aim.at(np.repeat(np.arange(len(aim)), copies))
     seen = (size, size) if isinstance(size, int) else size or net.size
     parameters = {
-        "target": aim.targets if target is not None else None,
+        "target": list(aim.classes) if target is not None else None,
         "layer": aim.layer,
-        "channel": aim.channels if channel is not None and channel != "all" else channel,
-        "neuron": neuron,
+        "channel": list(aim.channels) if None not in aim.channels and channel != "all" else channel,
+        "neuron": None if neuron is None else place_of(neuron),
         "cosine": cosine,
         "objective": str(aim.objective),
         "preset": preset,
@@ -173,7 +177,7 @@ class _Job:
     """The groups of pictures, one after the other on one machine."""
 
     def __init__(
-        self, net: Network, aim: Goal, chosen: Recipe, seen: tuple[int, int], together: tuple[int, int]
+        self, net: Network, aim: Target, chosen: Recipe, seen: tuple[int, int], together: tuple[int, int]
     ) -> None:
         self.net, self.aim, self.chosen, self.seen = net, aim, chosen, seen
         self.together, self.different = together
@@ -288,7 +292,7 @@ class _Job:
         if self._running and len(self._first) > len(self._pictures):
             self._finish()
         values = np.concatenate(self._pictures)
-        labels = self.aim.labels[: len(values)]
+        labels = list(self.aim.labels[: len(values)])
         manifest = self.net.manifest("ascent", **parameters)
         figures, captions = self._figures(values, labels)
         shown, factors = self._stretched(values)
@@ -319,15 +323,15 @@ class _Job:
         for row, channel in zip(rows, self.aim.channels, strict=False):
             if channel is not None:
                 row["channel"] = channel
-        if any(target is not None for target in self.aim.targets):
+        if any(target is not None for target in self.aim.classes):
             if self.chosen.stretch and values.shape[1:3] == self.net.size:
                 # Differences of less than a grey level are to be seen as they are, not rounded to 256.
                 seen = self.net.preprocessing.normalise(values * np.float32(255)).astype(np.float32)
             else:
                 seen = self.net.prepare(list(as_bytes(values)))
-            shown = self.net.probabilities(seen)
+            shown = self.aim.rows(self.net, seen)
             for i, row in enumerate(rows):
-                target = self.aim.targets[i]
+                target = self.aim.classes[i]
                 assert target is not None
                 row["target"] = target
                 row["probability"] = rounded(shown[i, target])

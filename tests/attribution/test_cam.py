@@ -340,16 +340,16 @@ def test_a_step_of_a_sequence_is_explained_by_its_best_class_or_the_target(form)
     step = 5
     best = net.steps(net.prepare(photos))[:, step].argmax(axis=1)
     for target, classes in ((None, best), (3, [3, 3])):
-        found = onnxviz.cam(net, photos, position=step, target=target)
+        found = onnxviz.cam(net, photos, neuron=step, target=target)
         for one, photo, index in zip(found, photos, classes, strict=True):
             at = {"tnc": (step, index), "ntc": (step, index), "nct": (index, step)}[form]
             wanted = onnxviz.cam(net, photo, objective=objectives.part(net.end.logits, *map(int, at)))
             assert one.target == index
             np.testing.assert_allclose(one.values, wanted.values, rtol=1e-4, atol=1e-6)
     with pytest.raises(UsageError, match="32 steps, from 0.*got 99"):
-        onnxviz.cam(net, photos, position=99)
+        onnxviz.cam(net, photos, neuron=99)
 
 
 def test_a_step_is_only_of_a_sequence(tiny):
     with pytest.raises(UsageError, match="step of a sequence"):
-        onnxviz.cam(tiny, pictures(1), position=3)
+        onnxviz.cam(tiny, pictures(1), neuron=3)

@@ -169,7 +169,7 @@ def test_a_layers_channel_and_a_neuron(form) -> None:
     )
     assert (mean.target, mean.label) == (None, "features, channel 1")
     neuron = onnxviz.occlusion(
-        net, picture, layer="features", channel=0, position=(5, 9), window=4, stride=4, fill="zero"
+        net, picture, layer="features", channel=0, neuron=(5, 9), window=4, stride=4, fill="zero"
     )
     wanted = np.zeros((toys.SIDE, toys.SIDE))
     wanted[4:8, 8:12] = picture[5, 9, 0]
@@ -183,8 +183,8 @@ def test_what_cannot_be_measured_is_said(toy) -> None:
         ({"layer": "features"}, "channel="),
         ({"channel": 0}, "layer="),
         ({"layer": "features", "channel": 2}, "2 channels"),
-        ({"layer": "features", "channel": 0, "position": (12, 0)}, "12×12 neurons"),
-        ({"layer": "logits", "channel": 0, "position": (0, 0)}, "no map"),
+        ({"layer": "features", "channel": 0, "neuron": (12, 0)}, "12×12 neurons"),
+        ({"layer": "logits", "channel": 0, "neuron": (0, 0)}, "no map"),
     ):
         with pytest.raises(UsageError, match=words):
             onnxviz.occlusion(toy, picture, window=4, stride=4, **arguments)

@@ -220,7 +220,7 @@ def test_expected_gradients_of_given_pictures(curved, tmp_path) -> None:
 
 
 def test_other_things_than_classes_can_be_explained(toy) -> None:
-    neuron = onnxviz.saliency(toy, toys.photo(), layer="features", channel=1, position=(2, 9))
+    neuron = onnxviz.saliency(toy, toys.photo(), layer="features", channel=1, neuron=(2, 9))
     assert np.argwhere(neuron.values).tolist() == [[2, 9]]
     assert (neuron.target, neuron.label) == (None, "features, channel 1 at (2, 9)")
     difference = objectives.logit(0) - 2 * objectives.logit(1)

@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 import torch
 
-from onnxviz.attribution.aim import choose
 from onnxviz.attribution.saliency import METHODS
 from onnxviz.attribution.saliency_job import Job
+from onnxviz.attribution.targets import parse
 from onnxviz.exporting.efficientnet import lite0
 from onnxviz.features.pictures import given
 
@@ -64,7 +64,7 @@ def torch_net() -> torch.nn.Module:
 @pytest.fixture(scope="module")
 def job(net, photo_files) -> Job:
     taken = given(net, photo_files[:2])
-    return Job(net, taken.x, taken.pictures, choose(net, taken.x, target=CAT))
+    return Job(net, taken.x, taken.pictures, parse(net, CAT).settle(net, taken.x))
 
 
 def correlations(found: np.ndarray, expected: torch.Tensor) -> list[float]:

@@ -155,9 +155,9 @@ def test_guided_backprop_hardly_changes_under_random_weights_and_the_gradient_do
 
 
 def _raw(net, picture, method: str) -> np.ndarray:
-    from onnxviz.attribution.aim import choose
     from onnxviz.attribution.saliency_job import Job
+    from onnxviz.attribution.targets import parse
     from onnxviz.features.pictures import given
 
     taken = given(net, picture)
-    return METHODS[method].run(Job(net, taken.x, taken.pictures, choose(net, taken.x, target=285))).raw
+    return METHODS[method].run(Job(net, taken.x, taken.pictures, parse(net, 285).settle(net, taken.x))).raw

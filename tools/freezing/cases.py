@@ -138,7 +138,7 @@ def saliency(place: Place) -> Cases:
         yield f"baseline {baseline}", partial(run, method="integrated-gradients", steps=2, baseline=baseline)
     yield "several", lambda: onnxviz.saliency(net, place.photos, target=[285, 967, "tench", 0], batch=3)
     yield "channel", partial(run, layer=DEEP, channel=3)
-    yield "neuron", partial(run, layer=DEEP, channel=3, position=(2, 4))
+    yield "neuron", partial(run, layer=DEEP, channel=3, neuron=(2, 4))
     yield "noise", partial(run, method="smoothgrad", samples=2, noise=0.3, seed=7, percentile=95.0)
     for text in OBJECTIVES:
         yield f"objective {text}", partial(run, objective=text.format(layer=DEEP))

@@ -1,0 +1,112 @@
+"""What is explained: the same arguments mean the same for every technique."""
+
+from __future__ import annotations
+
+import networks
+import numpy as np
+import pytest
+
+import onnxviz
+from onnxviz.attribution.targets import parse
+from onnxviz.errors import UnknownLabel, UsageError
+
+
+@pytest.fixture(scope="module")
+def small():
+    return onnxviz.load(networks.tiny_cnn().SerializeToString(), preprocess="unit", provider="cpu")
+
+
+def test_classes(net, cat):
+    x = net.prepare([cat, cat[:, ::-1].copy()])
+    found = parse(net).settle(net, x)
+    assert found.classes == (285, 285)
+    assert found.labels[0] == "Egyptian cat"
+    assert 0.2 < found.probabilities[0] < 1
+    named = parse(net, ["Egyptian cat", 1]).settle(net, x)
+    assert named.classes == (285, 1)
+    np.testing.assert_array_equal(named.fed["target"], [285, 1])
+    np.testing.assert_array_equal(named.feeds(np.array([1, 1, 0]))["target"], [1, 1, 285])
+    value = named.gradients(net)(x, named.fed)["objective"]
+    logits = net.run(x, [net.head.logits])[net.head.logits]
+    np.testing.assert_allclose(value, [logits[0, 285], logits[1, 1]], rtol=1e-4)
+    assert parse(net, named) is named
+
+
+def test_a_layer(net, cat):
+    x = net.prepare([cat])
+    found = parse(net, layer="stem", channel=3).settle(net, x)
+    value = found.gradients(net)(x)["objective"]
+    maps = net.activations([cat], "stem")["stem"]
+    np.testing.assert_allclose(value, maps[:, 3].mean(axis=(1, 2)), rtol=1e-4)
+    unit = parse(net, layer="stem", channel=3, neuron=(5, 7))
+    np.testing.assert_allclose(unit.gradients(net)(x)["objective"], maps[:, 3, 5, 7], rtol=1e-4)
+    assert found.classes == (None,)
+    assert "stem" in found.labels[0]
+
+
+@pytest.mark.parametrize("last", [False, True], ids=["NCHW", "NHWC"])
+@pytest.mark.parametrize("neuron", [None, (1, 2), "1,2", "middle"], ids=str)
+def test_forwards_and_by_gradients_the_same_is_explained(last, neuron):
+    model = networks.nhwc() if last else networks.tiny_cnn()
+    net = onnxviz.load(model.SerializeToString(), preprocess="unit", provider="cpu")
+    layer = [
+        one for one in net.layers if len(one.shape) == 4 and one.channels_last == last and 16 in one.shape[2:]
+    ][-1]
+    x = np.random.default_rng(0).random((1, *((32, 32, 3) if last else (3, 32, 32))), np.float32)
+    maps = net.activations(x, layer.name)[layer.name][0]
+    channel = np.moveaxis(maps, -1, 0)[1] if last else maps[1]
+    height, width = (size // 2 for size in channel.shape)
+    place = {"1,2": (1, 2), "middle": (height, width)}.get(neuron, neuron)
+    expected = channel.mean() if place is None else channel[place]
+    explained = {"layer": layer.name, "channel": 1, "neuron": neuron}
+    assert onnxviz.saliency(net, x, **explained)[0].score == pytest.approx(expected, rel=1e-4)
+    options = {"window": 16, "stride": 16, "fill": "zero"}
+    assert onnxviz.occlusion(net, x, **options, **explained).score == pytest.approx(expected, rel=1e-4)
+
+
+def test_texts_mean_what_numbers_do(small):
+    for channel, neuron in ((1, (2, 3)), ("1", "2,3"), (["1"], [2, 3])):
+        found = parse(small, layer="conv2", channel=channel, neuron=neuron)
+        assert found.labels == ("conv2, channel 1 at (2, 3)",)
+    shown = parse(small, layer="conv2", channel="all", neuron="middle", shown=True)
+    assert shown.channels == tuple(range(small.layer("conv2").shape[1]))
+    assert shown.labels[-1] == f"conv2, channel {len(shown) - 1}, middle neuron"
+    np.testing.assert_array_equal(shown.fed["channel"], shown.channels)
+
+
+def test_the_older_name_of_neuron_works(small):
+    x = np.random.default_rng(0).random((1, 3, 32, 32), np.float32)
+    new = onnxviz.saliency(small, x, layer="conv2", channel=1, neuron=(2, 3))[0]
+    with pytest.warns(DeprecationWarning, match="neuron="):
+        old = onnxviz.saliency(small, x, layer="conv2", channel=1, position=(2, 3))[0]
+    np.testing.assert_array_equal(old.values, new.values)
+    with pytest.raises(UsageError, match="give one of them"), pytest.warns(DeprecationWarning):
+        onnxviz.saliency(small, x, layer="conv2", channel=1, neuron=(2, 3), position=(2, 3))
+
+
+def test_what_cannot_be_meant(net, cat):
+    x = net.prepare([cat])
+    with pytest.raises(UnknownLabel):
+        parse(net, 1000)
+    with pytest.raises(UsageError, match="2 targets were given for 1"):
+        parse(net, [1, 2]).settle(net, x)
+    for given, told in (
+        ({"target": 1, "layer": "stem"}, "one of target=, layer= and objective="),
+        ({"target": []}, "no target was given"),
+        ({"layer": "stem"}, "channel="),
+        ({"channel": 1}, "layer="),
+        ({"neuron": 1}, "layer="),
+        ({"objective": 3}, "an objective is made by"),
+        ({"objective": len}, "an objective is made by"),
+        ({"layer": "stem", "channel": 32}, "32 channels"),
+        ({"layer": "stem", "channel": -1}, "32 channels"),
+        ({"layer": "stem", "channel": "two"}, "takes a number"),
+        ({"layer": "stem", "channel": True}, "takes a number"),
+        ({"layer": "stem", "channel": [1, 2]}, "one channel"),
+        ({"layer": "stem", "channel": 1, "neuron": 5}, "a row and a column"),
+        ({"layer": "stem", "channel": 1, "neuron": "a,b"}, "a row and a column"),
+        ({"layer": "stem", "channel": 1, "neuron": (5, 500)}, "112×112 neurons"),
+        ({"layer": net.head.logits, "channel": 1, "neuron": (0, 0)}, "no map of neurons"),
+    ):
+        with pytest.raises(UsageError, match=told):
+            parse(net, **given)
