@@ -18,7 +18,7 @@ def freed(net: Network) -> tuple[ir.Model, int | None, str | None]:
 
     Of the last only what the graph tells; `alone` looks closer.
     """
-    from onnxviz.graph.analysis.independence import Mixes, mixing
+    from onnxviz.graph.analysis.dynamic_batch import Mixes, mixing
     from onnxviz.graph.surgery import free_batch, single
 
     batch, mixed = net.input.batch, mixing(net.model, net.input.name)
@@ -43,14 +43,14 @@ def alone(net: Network, fixed: int | None, mixed: str | None) -> str | None:
 
     fixed, mixed   what `freed` told
     """
-    from onnxviz.graph.analysis.independence import Mixes, Refused, independent, plain
+    from onnxviz.graph.analysis.dynamic_batch import Mixes, Refused, independent, plain
 
     if fixed is not None:
         return mixed or (_tried(net, fixed) if fixed > 1 else None)
     if net.input.batch is not None:  # a batch that could be freed is proven
         return None
     try:
-        if not plain(net.model, net.layers):
+        if not plain(net.model, [(layer.name, layer.shape) for layer in net.layers]):
             independent(net.model, net.input.name)
     except Mixes as reason:
         return _tell(net, str(reason))

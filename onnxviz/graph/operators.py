@@ -61,9 +61,9 @@ ROWS: Final = (
     _("Gemm", "product", "gemm", negative="always", weights=(1,), macs="gemm"),
     _("MatMul", "product", "matmul", negative="always", weights=(1,), macs="matmul"),
     _("Einsum", "product", "einsum", negative="always", weights=(1,), macs="einsum"),
-    _("LSTM", "recurrent", weights=(1, 2), steering=(4, 5, 6), macs="recurrent", changed=True),
-    _("GRU RNN", "recurrent", weights=(1, 2), steering=(4, 5), macs="recurrent", changed=True),
-    _("Attention", "attention", macs="attention", changed=True),
+    _("LSTM", "recurrent", "recurrent", weights=(1, 2), steering=(4, 5, 6), macs="recurrent", changed=True),
+    _("GRU RNN", "recurrent", "recurrent", weights=(1, 2), steering=(4, 5), macs="recurrent", changed=True),
+    _("Attention", "attention", "entry", macs="attention", changed=True),
     _("LinearAttention RotaryEmbedding SwiGLU", "attention", changed=True),
     # --- normalisations ---
     _("BatchNormalization", "normalisation", "own", "shape", channels="made", negative="always",
@@ -128,14 +128,15 @@ ROWS: Final = (
     _("DepthToSpace", "movement", "depth_to_space", moves="places", channels="made", negative="as"),
     _("SpaceToDepth", "movement", "space_to_depth", moves="places", channels="made", negative="as"),
     _("Gather", "movement", "gather", moves="places", negative="as", steering=(1,)),
-    _("GatherElements GatherND", "movement", moves="places", negative="as", steering=(1,)),
+    _("GatherElements", "movement", "gather_elements", moves="places", negative="as", steering=(1,)),
+    _("GatherND", "movement", moves="places", negative="as", steering=(1,)),
     _("ReverseSequence", "movement", "everything", "shape", "places", negative="as", steering=(1,)),
     _("Trilu", "movement", "everything", "shape", "places", negative="as", steering=(1,), numbers=(1,)),
     _("Scatter ScatterElements ScatterND TensorScatter", "scattering", "everything", "shape", steering=(1,),
       changed=True),
     _("Resize", "resizing", "resize", "axes", negative="as", steering=(1, 2, 3), sizes=(1, 2, 3), changed=True),
     _("Upsample", "resizing", "resize", "axes", negative="as", steering=(1,), sizes=(1,), changed=True),
-    _("GridSample", "resizing", channels="kept", negative="as", changed=True),
+    _("GridSample", "resizing", "entry", channels="kept", negative="as", changed=True),
     _("AffineGrid", "resizing", sizes=(1,)),
     _("Col2Im", "movement"),
     # --- what picks some of many ---
@@ -263,7 +264,7 @@ SAME_SHAPE: Final = operators(lambda row: row.keeps == "shape")
 #: Channels at axis 1, by definition.
 MAPS: Final = operators(lambda row: row.channels)
 #: ... of which these take axis 0 for the pictures of a batch, and read pictures through one input alone.
-BATCH_FIRST: Final = operators(lambda row: row.channels and row.sees not in ("everything", "unpool"))
+BATCH_FIRST: Final = operators(lambda row: row.channels and row.sees not in ("entry", "everything", "unpool"))
 WEIGHTED: Final = operators(lambda row: row.family in ("convolution", "product"))
 POOLS: Final = operators(lambda row: row.family == "pooling")
 RESIZING: Final = operators(lambda row: row.sees == "resize")

@@ -22,7 +22,7 @@ from onnxviz.graph.analysis.dataflow import (
     prune,
     reads,
 )
-from onnxviz.graph.analysis.freeing import Freeing
+from onnxviz.graph.analysis.dynamic_batch import Freeing
 from onnxviz.graph.analysis.probe import Facts, Prober, layout
 from onnxviz.graph.analysis.twins import view
 from onnxviz.graph.expose import add_outputs, declare_outputs

@@ -80,7 +80,10 @@ def _visit(
     )
     parts = [seen[value] for value in read]
     aside = [seen[value] for value in read if value not in twin.inputs]
-    found = [None if shape is None else _rule(call, i, shape, parts) for i, shape in enumerate(results)]
+    found = [
+        None if shape is None else by_rule(replace(call, result=i)) or everything(parts, shape)
+        for i, shape in enumerate(results)
+    ]
     return [None if one is None else _beside(one, aside) for one in found]
 
 
@@ -91,21 +94,17 @@ def _beside(found: Reach, aside: Sequence[Reach]) -> Reach:
     return found
 
 
-def _rule(call: Call, result: int, shape: tuple[int, ...], parts: Sequence[Reach]) -> Reach:
+def by_rule(call: Call) -> Reach | None:
+    """What the units of a result see; None where no rule tells, or it lacks a shape or a constant."""
     rule = RULES.get(call.view.op) if call.view.standard else None
-    if rule is not None:
-        call = replace(call, result=result)
-        try:
-            found = (
-                to.permute(rule(_turned(call)), _turns(len(shape))[1])
-                if call.view.channels_last
-                else rule(call)
-            )
-            if found.shape == shape:
-                return found
-        except (Unplaced, IndexError, ValueError):
-            pass
-    return everything(parts, shape)
+    if rule is None:
+        return None
+    try:
+        turned = call.view.channels_last
+        found = to.permute(rule(_turned(call)), _turns(len(call.shape))[1]) if turned else rule(call)
+    except (Unplaced, IndexError, ValueError):
+        return None
+    return found if found.shape == call.shape else None
 
 
 def _turned(call: Call) -> Call:

@@ -8,6 +8,7 @@ operators follow the ONNX specification of pads, auto_pad, dilations and ceil_mo
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 
@@ -147,6 +148,30 @@ def global_pool(call: Call) -> Reach:
     found = to.mix(call.data, range(2, rank))
     for axis in range(2, rank):
         found = to.resize(found, axis, 1)
+    return found
+
+
+def recurrent(call: Call) -> Reach:
+    """All steps of its own sequence: X is (steps, batch, width), or (batch, steps, width) in layout 1."""
+    if any(state is not None for state in call.reaches[1:]):
+        raise Unplaced
+    first = call.get("layout", 0) == 1
+    found = to.mix(call.data, [1, 2] if first else [0, 2])
+    axes = [to.plain(size) for size in call.shape]
+    axes[0 if first else -2] = found.axes[0 if first else 1]
+    return replace(found, axes=tuple(axes))
+
+
+def entry(call: Call) -> Reach:
+    """All of its own entry, along axis 0, of every input: its own picture, where that axis is the batch."""
+    found: Reach | None = None
+    for part in call.reaches:
+        if part is not None:
+            whole = to.mix(part, range(1, len(part.axes)))
+            whole = replace(whole, axes=(whole.axes[0], *map(to.plain, call.shape[1:])))
+            found = whole if found is None else merge(found, whole, call.shape)
+    if found is None:
+        raise Unplaced
     return found
 
 
@@ -295,16 +320,31 @@ def cut(call: Call) -> Reach:
 
 def gather(call: Call) -> Reach:
     """One position, or a list of positions, of an axis."""
-    if call.reach(1) is not None:
-        raise Unplaced
     axis, size = call.get("axis", 0) % len(call.input()), call.input()
-    indices, shape = call.values(1), call.input(1)
+    indices, shape, seen = call.values(1), call.input(1), call.reach(1)
+    if seen is not None:
+        if call.reach() is not None:
+            raise Unplaced
+        around = [to.plain(one) for one in size]  # a table, looked up
+        return replace(seen, axes=(*around[:axis], *seen.axes, *around[axis + 1 :]))
     if not shape:
         how = None if indices is None else window(0, int(indices) % size[axis], 1)
         return to.remove(to.move(call.data, axis, how, 1), axis)
     how = geometry.picked(indices, size[axis]) if indices is not None and len(shape) == 1 else None
     found = to.move(call.data, axis, how, int(np.prod(shape)))
     return found if len(shape) == 1 else to.reshape(found, call.shape)
+
+
+def gather_elements(call: Call) -> Reach:
+    """Any position along an axis, and its own along the others; so of the indices."""
+    axis, size = call.get("axis", 0) % len(call.input()), call.input()
+    if size[:axis] + size[axis + 1 :] != call.shape[:axis] + call.shape[axis + 1 :]:
+        raise Unplaced
+    found = call.reach()
+    found = None if found is None else to.resize(to.mix(found, [axis]), axis, call.shape[axis])
+    if found is None or call.reaches[1] is None:
+        return found or call.reaches[1] or call.data
+    return merge(found, call.reaches[1], call.shape)
 
 
 def pad(call: Call) -> Reach:
@@ -386,7 +426,9 @@ _BY_WORD: dict[str, Rule] = {
     "cut": cut,
     "depth_to_space": depth_to_space,
     "einsum": einsum,
+    "entry": entry,
     "gather": gather,
+    "gather_elements": gather_elements,
     "gemm": gemm,
     "global_pool": global_pool,
     "lrn": over(lambda call: [1]),
@@ -399,6 +441,7 @@ _BY_WORD: dict[str, Rule] = {
     "place": pointwise,
     "pool": pool,
     "range": own,
+    "recurrent": recurrent,
     "reduction": reduction,
     "reshape": reshape,
     "resize": resize,

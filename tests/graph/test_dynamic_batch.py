@@ -10,7 +10,7 @@ from networks import Maker
 
 import onnxviz
 from onnxviz import batches
-from onnxviz.graph.analysis.independence import Mixes, Refused, independent, mixing, plain
+from onnxviz.graph.analysis.dynamic_batch import Mixes, Refused, independent, mixing, plain
 
 
 def conv(m, x="image"):
@@ -154,7 +154,7 @@ def test_a_range_that_does_not_depend_on_the_image_mixes_nothing():
 @pytest.mark.parametrize("build", [over_the_batch, mean_over_everything])
 def test_reading_across_the_batch_is_proven_too(build):
     net, _ = opened(build)
-    assert not plain(net.model, net.layers)
+    assert not plain(net.model, [(layer.name, layer.shape) for layer in net.layers])
     with pytest.raises(Mixes):
         independent(net.model)
 
@@ -172,9 +172,9 @@ def test_ordinary_networks_are_proven_to_keep_images_apart(build, monkeypatch):
 
 
 def test_a_plain_network_costs_a_glance(monkeypatch, net):
-    from onnxviz.graph.analysis import independence
+    from onnxviz.graph.analysis import dynamic_batch
 
-    monkeypatch.setattr(independence, "independent", lambda *_: pytest.fail("the whole graph was walked"))
+    monkeypatch.setattr(dynamic_batch, "independent", lambda *_: pytest.fail("the whole graph was walked"))
     net.__dict__.pop("alone", None)
     assert net.alone is None
 
@@ -183,7 +183,7 @@ def test_the_glance_sees_no_more_than_it_should():
     """Each of these reads across the batch, though every layer has the batch in front."""
     for build in (over_the_batch, attention_over_the_batch):
         net, _ = opened(build)
-        assert not plain(net.model, net.layers), build
+        assert not plain(net.model, [(layer.name, layer.shape) for layer in net.layers]), build
 
 
 def test_what_cannot_be_proven_is_tried():

@@ -1,0 +1,442 @@
+"""A batch of any size for files that were exported for a fixed one, and whether the pictures of a batch are kept apart.
+
+Both rest on the rules of receptive fields, asked along the batch axis in place of the picture's rows: where each unit
+of every value reads one picture, a batch keeps them apart. The invariant on the way: along the batch axis of a value,
+picture 0's part comes first, then picture 1's, and so on.
+
+A file of fixed batch B holds that number in constants: the target of a Reshape, the end of a Slice, a class token. They
+are rewritten node by node, each result is followed at another batch, and in the end the whole is inferred at a third.
+What cannot be proven is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+
+import numpy as np
+import onnx_ir as ir
+
+from onnxviz.errors import ModelUnsuitable
+from onnxviz.graph.analysis import reach
+from onnxviz.graph.analysis.batch_constants import EDITS, Mixes, Refused, Shape, Step
+from onnxviz.graph.analysis.call import Call
+from onnxviz.graph.analysis.dataflow import (
+    FED,
+    by_name,
+    dependent,
+    duplicate,
+    flat,
+    image_input,
+    reads,
+    subgraphs,
+)
+from onnxviz.graph.analysis.probe import Facts, Prober, layout
+from onnxviz.graph.analysis.reach import Atom, Reach
+from onnxviz.graph.analysis.receptive import by_rule
+from onnxviz.graph.analysis.rules import RULES
+from onnxviz.graph.analysis.twins import View, view
+from onnxviz.graph.operators import BATCH_FIRST, OWN, POINTWISE, WEIGHTED, operator, operators
+
+_SYMBOL = "N"
+_TRIAL = 5  # times the file's batch: a batch at which each result is followed
+
+
+# --- what a glance tells --------------------------------------------------------------------------
+
+# Measured on ONNX Runtime 1.32: the averages, which the standard makes outputs, are written over those of the file, and
+# the same picture gives other values in the next run.
+_IN_TRAINING = (
+    "it is in training mode and normalises over all images of the batch; ONNX Runtime's results then depend on what "
+    "ran before, so export the network for inference"
+)
+_RANGE = "it measures one range over all images of the batch"
+# One range or one mean over the whole tensor: so ONNX and ONNX Runtime (ContribOperators.md) define them.
+_MIXING = {
+    "DynamicQuantizeLinear": _RANGE,
+    "DynamicQuantizeMatMul": _RANGE,
+    "DynamicQuantizeLSTM": _RANGE,
+}
+# What cannot read across axis 0 where the results' only axis that follows the batch is the first.
+_LEADING = (POINTWISE | OWN | BATCH_FIRST | WEIGHTED | operators(lambda row: row.sees in ("reshape", "resize"))
+            | {"Split"}) - {"DeformConv", "Einsum", "Expand"}  # fmt: skip
+# ... and over another axis than the first, as their attributes say.
+_ALONG = {"Concat": 1, "LogSoftmax": 1, "Softmax": 1}
+
+
+def mixing(model: ir.Model, input: str | None = None) -> str | None:
+    """The first node that by definition measures or normalises over a whole batch, and what it does; None: none.
+
+    A look at the operators alone: `independent` follows the batch.
+    """
+    found = [(top, node, reason) for top, node in _nodes(model.graph) if (reason := _over_batch(node))]
+    if not found and not model.functions:
+        return None
+    model = flat(model)
+    moved = dependent(model.graph, image_input(model, input))
+    for top, node in _nodes(model.graph):
+        reason = _over_batch(node)
+        if reason and any(value in moved for value in top.outputs):
+            return f"{node.name or top.outputs[0].name!r} ({node.op_type}): {reason}"
+    return None
+
+
+def _nodes(graph: ir.Graph) -> Iterator[tuple[ir.Node, ir.Node]]:
+    """Every node, those of branches and loops too, with the node of the main graph that it is in."""
+    for node in graph:
+        yield node, node
+        for body in subgraphs(node):
+            for _, inner in _nodes(body):
+                yield node, inner
+
+
+def _over_batch(node: ir.Node) -> str | None:
+    if (
+        node.op_type == "BatchNormalization"
+    ):  # in training: said aloud from opset 14 on, before by its outputs
+        mode = node.attributes.get("training_mode")
+        training = len(node.outputs) > 1 or (mode is not None and not mode.is_ref() and bool(mode.as_int()))
+        return _IN_TRAINING if training else None
+    return _MIXING.get(node.op_type)
+
+
+def plain(model: ir.Model, shapes: Sequence[tuple[str, tuple[int | str, ...]]]) -> bool:
+    """True where a glance at operators and shapes shows that the open batch stays the first axis, whole and in order.
+
+    For most convolutional networks; False tells nothing.
+
+    shapes   the name and shape of every layer
+    """
+    if any(not shape or shape[0] != "N" for _, shape in shapes):
+        return False
+    if any(symbol in str(size) for _, shape in shapes for size in shape[1:] for symbol in "N?"):
+        return False
+    named = {name for name, _ in shapes}
+    touching = (
+        node
+        for node in flat(model).graph
+        if any(value is not None and value.name in named for value in (*node.inputs, *node.outputs))
+    )
+    return all(node.op_type == "Shape" or _keeps_first(node) for node in touching)
+
+
+def _keeps_first(node: ir.Node) -> bool:
+    twin = view(node)
+    if (
+        not twin.standard
+        or node.domain not in ("", "com.microsoft")
+        or next(subgraphs(node), None) is not None
+    ):
+        return False
+    if twin.op in _ALONG:
+        axis = twin.attributes.get("axis", _ALONG[twin.op])
+        return isinstance(axis, int) and (axis > 0 or axis == -1)
+    if twin.op == "MaxPool" and len(node.outputs) > 1:
+        return False
+    return twin.op in _LEADING
+
+
+def independent(model: ir.Model, input: str | None = None) -> None:
+    """Prove that a model of open batch keeps the images of a batch apart, by following its axis through every node.
+
+    raises   Mixes where it does not, Refused where that cannot be told; both name the node
+    """
+    copy = duplicate(model)
+    image = image_input(copy, input)
+    axis = layout(image).batch
+    if axis is None:
+        raise Refused("its input has no batch axis")
+    Freeing(copy, image, axis).walk()
+
+
+# The rules of these are exact where they say that a unit reads several pictures.
+_SUMS = operators(
+    lambda row: (
+        row.family in ("cumulation", "normalisation", "place of an end", "product", "reduction", "softmax")
+    )
+)
+
+
+# --- the whole graph ------------------------------------------------------------------------------
+
+
+class Freeing:
+    """Makes the batch of `image` dynamic in the graph of `model`, in place; or proves that an open one keeps images
+    apart (`walk` alone)."""
+
+    def __init__(
+        self, model: ir.Model, image: ir.Value, axis: int, batch: int | None = None, fed: Iterable[str] = ()
+    ) -> None:
+        self.model, self.graph, self.image = model, model.graph, image
+        self.prober = Prober(model, image)
+        self.facts = self.prober.facts()
+        self.batch = self.facts.batch if batch is None else batch
+        # Sizes that the graph computes from an open batch or image size are compared at two batches.
+        open_ = self.prober.open_size or self.prober.open_batch
+        self.twice: Facts | None = self.prober.facts(batch=2 * self.batch) if open_ else None
+        self.opset = self.graph.opset_imports.get("", 1)
+        self.carried: dict[ir.Value, int] = {}
+        self.seen: dict[
+            ir.Value, Reach
+        ] = {}  # of which picture each unit is, at a batch of _TRIAL times the file's
+        self.fed = [self.graph.initializers[name] for name in fed]  # constants that hold one image's share
+        for value in (image, *self.fed):
+            self._carry(value, axis if value is image else 0)
+        self.sized: set[ir.Value] = set()  # computed from the shape of something that carries the batch
+        self.names = set(by_name(self.graph))
+        self.made: dict[ir.Value | None, np.ndarray] = {}  # constants put in by this class
+        self.shapes: dict[ir.Value | None, Shape] = {}  # of these, and where inference told none
+        self._count: ir.Value | None = None
+
+    def run(self) -> None:
+        """Raises ModelUnsuitable, naming the node and why, where the batch cannot be proven free."""
+        try:
+            self.walk()
+        except Refused as reason:
+            raise ModelUnsuitable(
+                f"the batch of this model is fixed to {self.batch} and cannot be made dynamic: node {reason} forbids "
+                "it; export the model with a dynamic batch, or use a batch of that size"
+            ) from reason
+        for value in self.fed:
+            self._spread(value)
+        if self.fed:
+            self.graph.sort()
+        self._declare()
+
+    def _carry(self, value: ir.Value, axis: int) -> None:
+        """A value whose axis holds an entry for each picture."""
+        self.carried[value] = axis
+        shape = self.facts.full_shape(value)
+        if shape is not None:
+            self.seen[value] = reach.image(self._grown(shape, axis), axis, None)
+
+    def _grown(self, shape: Shape, axis: int) -> Shape:
+        return (*shape[:axis], _TRIAL * shape[axis], *shape[axis + 1 :])
+
+    def _spread(self, value: ir.Value) -> None:
+        """Repeat a constant that holds one image's share, for whatever reads it."""
+        del self.carried[value]
+        readers = list(value.uses())
+        many = self._repeat(value, 0, len(value.shape or ()), self.graph.node(0))
+        for node, place in readers:
+            node.replace_input_with(place, many)
+
+    def walk(self) -> None:
+        """Follow the batch through every node. Raises Refused (Mixes), naming the node, where it is lost (shared)."""
+        for node in list(self.graph):
+            try:
+                self._visit(node)
+            except Refused as reason:
+                raise type(reason)(f"{_title(node)}: {reason}") from reason
+            except (IndexError, ZeroDivisionError) as reason:
+                raise Refused(f"{_title(node)}: its axes do not fit its input") from reason
+
+    def _visit(self, node: ir.Node) -> None:
+        if any(value.meta.get(FED) for value in node.outputs):  # a fed value, repeated for each image
+            for value in node.outputs:
+                self._carry(value, 0)
+            return
+        read = list(reads(node))
+        carrying = any(value in self.carried for value in read)
+        if node.op_type in ("Shape", "Size") and node.domain == "":
+            self.sized.update(node.outputs if carrying else ())
+            return
+        if not carrying:
+            if not any(value in self.sized for value in read):
+                return
+            if all(self._value(value) is not None for value in node.outputs):
+                self.sized.update(node.outputs)
+                return
+        moving = self._freeze(node)
+        if carrying:  # else zeros of the shape of something, and the like: as they were for the fixed batch
+            self._follow(node, moving)
+
+    def _follow(self, node: ir.Node, moving: dict[int, np.ndarray]) -> None:
+        """Rewrite what holds the batch in a node that carries it, and tell where its results have it."""
+        if next(subgraphs(node), None) is not None:
+            raise Refused("it is a branch or loop, in which the batch is not followed")
+        mixed = _over_batch(node)
+        if mixed is not None:
+            raise Mixes(mixed)
+        twin = view(node)
+        if not twin.standard or twin.op not in RULES:
+            raise Refused(f"how {node.op_type} treats the batch is not known here")
+        if any(v in self.carried for v in node.inputs if v is not None and v not in twin.inputs):
+            raise Refused("a scale or a fused input of it depends on the image")
+        step = Step(
+            node,
+            twin,
+            [None if v is None else self.carried.get(v) for v in twin.inputs],
+            [self._shape(v) for v in twin.inputs],
+            [self._shape(v) for v in node.outputs],
+            self._value,
+            self.batch,
+            self.opset,
+            self.prober.open_size,
+            moving,
+        )
+        axis = EDITS[twin.op](step) if twin.op in EDITS else None
+        computed = any(node.inputs[place] in self.sized for place in step.constants)
+        if computed or (moving and twin.op not in ("Reshape", "Expand", "Resize")):
+            raise Refused("it computes sizes in which the batch is fixed")
+        self._edit(step)
+        if step.results[0] is None and operator(twin.op).keeps == "shape":  # ONNX tells it of some alone
+            step.results[0] = self.shapes[node.outputs[0]] = step.shape()
+        for i, value in enumerate(node.outputs):
+            if step.results[i] is not None:
+                self.seen[value], self.carried[value] = self._result(step, i, axis)
+            elif value.uses() or value.is_graph_output():
+                raise Refused("its result's shape cannot be inferred")
+
+    def _result(self, step: Step, index: int, known: int | None) -> tuple[Reach, int]:
+        """Which picture each unit of a result is of at the trial's batch, and the axis of these."""
+        shape = step.results[index] or ()
+        twin = View(**{**vars(step.view), "attributes": {**step.view.attributes, **step.attributes}})
+        call = Call(
+            twin,
+            [None if v is None else self.seen.get(v) for v in twin.inputs],
+            [
+                s if s is None or axis is None else self._grown(s, axis)
+                for s, axis in zip(step.shapes, step.axes, strict=True)
+            ],
+            list(step.results),
+            lambda place: self._value(twin.input(place)),
+            self.opset,
+            index,
+        )
+        likely = step.axis(step.carriers[0])
+        axes = sorted(range(len(shape)), key=lambda axis: axis != likely) if known is None else [known]
+        for axis in axes:
+            if shape[axis] % self.batch == 0:
+                call.results[index] = self._grown(shape, axis)
+                found = by_rule(call)
+                if found is not None and self._apart(found, axis):
+                    return found, axis
+        raise self._lost(step)
+
+    def _apart(self, found: Reach, axis: int) -> bool:
+        """Whether each unit is of one picture, and these stand in order along the axis."""
+        first = next((atom for atom in found.axes[axis] if atom.size > 1), None)
+        others = any(found.has(reach.Y, i) for i in range(len(found.axes)) if i != axis)
+        return (
+            first == Atom(reach.Y, 1, _TRIAL * self.batch) and not others and found.full[reach.Y].extent == 1
+        )
+
+    def _lost(self, step: Step) -> Refused:
+        op = step.view.op
+        if op in _SUMS:
+            return Mixes("it reads across the images of the batch")
+        if operator(op).moves and op != "Flatten":
+            return Refused("it takes single images out of the batch, or repeats them")
+        return Refused("it reads across the images of the batch")
+
+    def _value(self, value: ir.Value | None) -> np.ndarray | None:
+        return self.made[value] if value in self.made else self.facts.value(value)
+
+    def _shape(self, value: ir.Value | None) -> Shape | None:
+        return self.shapes[value] if value in self.shapes else self.facts.full_shape(value)
+
+    def _freeze(self, node: ir.Node) -> dict[int, np.ndarray]:
+        """Sizes that the graph computes from the fixed batch become the constants that they were.
+
+        Where the image size is open they are left, and given back with their contents at twice the batch.
+        """
+        moving: dict[int, np.ndarray] = {}
+        for place, value in enumerate(node.inputs):
+            if value is None or value not in self.sized:
+                continue
+            known = self._value(value)
+            if known is None:
+                raise Refused("it computes sizes in a way that is not known here")
+            if self.twice is None:
+                node.replace_input_with(place, self._constant(known))
+                continue
+            again = self.twice.value(value)
+            if again is None:
+                raise Refused("it computes sizes in which the batch is fixed")
+            if not np.array_equal(known, again):
+                moving[place] = again
+        return moving
+
+    # --- editing ---------------------------------------------------------------------------------
+
+    def _edit(self, step: Step) -> None:
+        node = step.node
+        for place, contents in step.constants.items():
+            node.replace_input_with(place, self._constant(contents))
+        for name, numbers in step.attributes.items():
+            node.attributes[name] = ir.AttrInt64s(name, numbers)
+        for place, axis in step.repeated.items():
+            node.replace_input_with(
+                place, self._repeat(node.inputs[place], axis, len(step.shape(place)), node)
+            )
+        for place, index in step.sized.items():
+            shape = self._node("Shape", [node.inputs[0]], node)
+            true = self._node("Gather", [shape, self._constant(np.array([index]))], node, axis=0)
+            rest = self._constant(np.arange(1, len(step.shape())))
+            kept = self._node("Gather", [node.inputs[place], rest], node, axis=0)
+            node.replace_input_with(place, self._node("Concat", [true, kept], node, axis=0))
+
+    def _repeat(self, value: ir.Value | None, axis: int, rank: int, before: ir.Node) -> ir.Value:
+        """The value once for each image, along this axis."""
+        if self._count is None:  # the number of images, as a list of one, computed in front of everything
+            first = self.graph.node(0)
+            shape = self._node("Shape", [self.image], first)
+            place = self._constant(np.array([self.carried[self.image]]))
+            self._count = self._node("Gather", [shape, place], first, axis=0)
+        one = [self._constant(np.ones(1, np.int64))]
+        repeats = self._node("Concat", [*one * axis, self._count, *one * (rank - 1 - axis)], before, axis=0)
+        return self._node("Tile", [value, repeats], before)
+
+    def _constant(self, contents: np.ndarray) -> ir.Value:
+        name = self._fresh("onnxviz.sizes")
+        tensor = ir.tensor(contents, name=name)
+        value = ir.Value(
+            name=name, type=ir.TensorType(tensor.dtype), shape=ir.Shape(contents.shape), const_value=tensor
+        )
+        self.graph.register_initializer(value)
+        self.made[value], self.shapes[value] = contents, contents.shape
+        return value
+
+    def _node(self, op: str, inputs: list[ir.Value | None], before: ir.Node, **attributes: int) -> ir.Value:
+        made = ir.node(op, inputs, attributes, name=self._fresh(f"onnxviz.batch.{op}"))
+        made.outputs[0].name = self._fresh(f"onnxviz.batch.{op}.out")
+        self.graph.insert_before(before, made)
+        return made.outputs[0]
+
+    def _fresh(self, stem: str) -> str:
+        name, number = stem, 0
+        while name in self.names:
+            number += 1
+            name = f"{stem}.{number}"
+        self.names.add(name)
+        return name
+
+    def _declare(self) -> None:
+        """Write the open batch into what the file declares, and check the whole by inference at another batch."""
+        for value, axis in self.carried.items():
+            if value.shape is None:
+                continue
+            dims: list[int | str | ir.SymbolicDim | None] = list(value.shape)
+            if axis < len(dims):
+                dims[axis] = _SYMBOL if dims[axis] == self.batch else None
+            value.shape = ir.Shape(dims)
+        other = Prober(self.model, self.image).facts(batch=3 * self.batch)
+        for value, axis in self.carried.items():
+            before, after = self.facts.full_shape(value), other.full_shape(value)
+            if before is None or after is None:
+                continue
+            expected = tuple(3 * d if i == axis else d for i, d in enumerate(before))
+            if after != expected:
+                raise ModelUnsuitable(
+                    f"the batch of this model is fixed to {self.batch} and cannot be made dynamic: at a batch of "
+                    f"{3 * self.batch} the value {value.name!r} has shape {after}, expected {expected}"
+                )
+
+
+def _title(node: ir.Node) -> str:
+    """The node as a message names it."""
+    made = node.outputs[0].name if node.outputs else ""
+    return f"{node.name or made!r} ({node.op_type})"
+
+
+__all__ = ["Freeing", "Mixes", "Refused", "independent", "mixing", "plain"]
