@@ -20,15 +20,15 @@ def weights(model: ir.Model) -> list[str]:
     found = []
     for graph in graphs(model):
         for value in graph.initializers.values():
-            found += _odd(value.const_value, f"the weight {quoted(value.name)}")
+            found += _odd(value.const_value, "the weight", value)
         for node in graph:
             for attribute in node.attributes.values():
                 if not attribute.is_ref() and attribute.type == ir.AttributeType.TENSOR:
-                    found += _odd(attribute.value, f"the constant {quoted(node.outputs[0].name)}")
+                    found += _odd(attribute.value, "the constant", node.outputs[0])
     return found
 
 
-def _odd(tensor: ir.TensorProtocol | None, what: str) -> list[str]:
+def _odd(tensor: ir.TensorProtocol | None, what: str, value: ir.Value) -> list[str]:
     if tensor is None or not tensor.dtype.is_floating_point() or tensor.dtype.bitwidth < _PACKED_BELOW:
         return []
     flat = tensor.numpy().reshape(-1)
@@ -44,7 +44,7 @@ def _odd(tensor: ir.TensorProtocol | None, what: str) -> list[str]:
     counts = " and ".join(
         f"{count} {name}" for count, name in ((nan, "NaN"), (infinite, "infinite")) if count
     )
-    return [f"{what} holds {counts} among its {flat.size} elements"]
+    return [f"{what} {quoted(value.name)} holds {counts} among its {flat.size} elements"]
 
 
 def _finite(chunk: np.ndarray, dtype: ir.DataType) -> bool:

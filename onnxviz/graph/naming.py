@@ -45,8 +45,8 @@ def name_nodes(graph: ir.Graph) -> None:
     seen: set[str] = set()
     for node in nodes:
         if not node.name or node.name in seen:
-            wanted = node.name or next((y.name for y in node.outputs if y.name), node.op_type)
-            node.name = fresh(wanted, taken)
+            made = [value.name for value in node.outputs if value.name]
+            node.name = fresh(node.name or (made or [node.op_type])[0], taken)
         seen.add(node.name)
 
 

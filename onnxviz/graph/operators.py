@@ -267,6 +267,13 @@ MAPS: Final = operators(lambda row: row.channels)
 BATCH_FIRST: Final = operators(lambda row: row.channels and row.sees not in ("entry", "everything", "unpool"))
 WEIGHTED: Final = operators(lambda row: row.family in ("convolution", "product"))
 POOLS: Final = operators(lambda row: row.family == "pooling")
+RECURRENT: Final = operators(lambda row: row.family == "recurrent")
+#: What picks some of many: how many, and which, hangs on the picture.
+SELECTIONS: Final = operators(lambda row: row.family == "selection")
+#: Whose inputs say how large a result becomes, or how often a body runs; and the choice between bodies.
+GROWING: Final = operators(lambda row: row.sizes) | {"If"}
+#: The elements of the first input in their order, under another shape.
+RESHAPING: Final = operators(lambda row: row.sees == "reshape")
 RESIZING: Final = operators(lambda row: row.sees == "resize")
 GLOBAL_POOLS: Final = operators(lambda row: row.family == "global pooling")
 REDUCTIONS: Final = operators(lambda row: row.family == "reduction")
@@ -274,4 +281,4 @@ CASTS: Final = operators(lambda row: row.family == "type")
 #: Changes nothing but the form or the rounding.
 FORM: Final = RENAMING | {"Cast", "DequantizeLinear", "QuantizeLinear", "Transpose"}
 #: A number stays the number it is, but for rounding.
-VALUE_KEPT: Final = FORM - operators(lambda row: row.sees == "reshape") - {"Transpose", "Dropout"}
+VALUE_KEPT: Final = FORM - RESHAPING - {"Transpose", "Dropout"}

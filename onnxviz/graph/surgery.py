@@ -22,7 +22,6 @@ from onnxviz.graph.analysis.dataflow import (
     prune,
     reads,
 )
-from onnxviz.graph.analysis.dynamic_batch import Freeing
 from onnxviz.graph.analysis.probe import Facts, Prober, layout
 from onnxviz.graph.analysis.twins import view
 from onnxviz.graph.expose import add_outputs, declare_outputs
@@ -42,6 +41,8 @@ def free_batch(model: ir.Model, input: str | None = None) -> ir.Model:
     input    the image input's name; None: the only one
     raises   ModelUnsuitable, naming the node and the reason, where something forbids it
     """
+    from onnxviz.graph.analysis.dynamic_batch import Freeing
+
     copy = duplicate(model)
     image = image_input(copy, input)
     if image.shape is None:

@@ -10,15 +10,13 @@ import onnx_ir as ir
 from onnxviz.graph.analysis.dataflow import FLOATS, dependent, flat, image_input, measured, subgraphs
 from onnxviz.graph.analysis.probe import BATCHES, Facts, Prober
 from onnxviz.graph.analysis.twins import view
-from onnxviz.graph.operators import ACTIVATIONS, FORM, WEIGHTED, family, operators
+from onnxviz.graph.operators import ACTIVATIONS, FORM, SELECTIONS, WEIGHTED, family
 
 # Between the last weight layer and the logits: a bias, a pool over places, a scale, a clip.
 _AFTER_WEIGHTS = FORM | frozenset({
     "Add", "AveragePool", "BatchNormalization", "Clip", "Div", "GlobalAveragePool", "GlobalMaxPool",
     "LeakyRelu", "Mul", "ReduceMean", "Relu", "Sub", "Sum"
 })  # fmt: skip
-# These pick some of many; how many, and which, hangs on the picture.
-_PICKS = operators(lambda row: row.family == "selection")
 _PROBABILITIES = frozenset({"HardSigmoid", "Sigmoid", "Softmax"})
 # An output that ends in one of these is bounded or scaled as class scores are not.
 _QUANTITY_ENDS = ACTIVATIONS - {"LeakyRelu", "PRelu", "Sigmoid"} | {"Abs", "Exp", "LpNormalization", "Sqrt"}
@@ -58,7 +56,7 @@ class Tail:
             if node is None or one in seen or one not in self.moved:
                 continue
             seen.add(one)
-            if node.op_type in _PICKS or "NMS" in node.op_type:
+            if node.op_type in SELECTIONS or "NMS" in node.op_type:
                 return node
             if view(node).op in WEIGHTED and self._source(node) is not None:
                 continue
@@ -66,7 +64,7 @@ class Tail:
                 inside
                 for graph in subgraphs(node)
                 for inside in graph.all_nodes()
-                if inside.op_type in _PICKS
+                if inside.op_type in SELECTIONS
             ]
             if inner:
                 return inner[0]

@@ -14,7 +14,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxviz.graph.analysis.twins import View
-from onnxviz.graph.operators import BATCH_FIRST, POINTWISE, operators
+from onnxviz.graph.operators import BATCH_FIRST, POINTWISE, RECURRENT
 
 Shape = tuple[int, ...]
 _LAST = (1 << 31) - 1  # the end of an axis, whatever its size
@@ -309,7 +309,7 @@ def _product(step: Step) -> None:
 EDITS: dict[str, Callable[[Step], int | None]] = {
     **dict.fromkeys(BATCH_FIRST, _leading),
     **dict.fromkeys(POINTWISE, _pointwise),
-    **dict.fromkeys(operators(lambda row: row.family == "recurrent"), _recurrent),
+    **dict.fromkeys(RECURRENT, _recurrent),
     **dict.fromkeys(("QuantizeLinear", "DequantizeLinear"), _quantise),
     **dict.fromkeys(("Gemm", "MatMul"), _product),
     "Concat": _concat,

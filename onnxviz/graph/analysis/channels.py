@@ -17,11 +17,10 @@ import onnx_ir as ir
 
 from onnxviz.graph.analysis.dataflow import constant, dependent
 from onnxviz.graph.analysis.twins import View, view
-from onnxviz.graph.operators import MAPS, OWN, POINTWISE, REDUCTIONS, operator, operators
+from onnxviz.graph.operators import MAPS, OWN, POINTWISE, REDUCTIONS, RESHAPING, operator, operators
 
 # The axes stay where they are, though their sizes may change.
 _SAME = POINTWISE | OWN | operators(lambda row: row.keeps)
-_RESHAPING = operators(lambda row: row.sees == "reshape")
 _REDUCING = REDUCTIONS | operators(lambda row: row.sees == "arg_reduction")
 _FAR = 256  # values that are looked at before it is given up
 
@@ -176,7 +175,7 @@ def _axis(
     if twin.op == "Transpose":
         order = [int(axis) for axis in twin.attributes.get("perm") or reversed(range(rank))]
         return order.index(own) if own in order else None
-    if twin.op in _RESHAPING:
+    if twin.op in RESHAPING:
         return _regrouped(before, shape, own)
     if twin.op in _REDUCING:
         axes = twin.attributes.get("axes", twin.attributes.get("axis"))

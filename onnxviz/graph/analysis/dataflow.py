@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from copy import deepcopy
 
 import onnx
@@ -126,7 +126,7 @@ def prune(model: ir.Model) -> None:
     graph = model.graph
     live: set[ir.Value] = set(graph.outputs)
     for node in reversed(graph):
-        if any(value in live for value in node.outputs):
+        if not live.isdisjoint(node.outputs):
             live.update(reads(node))
         else:
             release(node)
@@ -149,30 +149,28 @@ def is_tensor(value: ir.Value) -> bool:
     return value.type is None or isinstance(value.type, ir.TensorType)
 
 
-def reads(node: ir.Node) -> Iterator[ir.Value]:
+def reads(node: ir.Node) -> list[ir.Value]:
     """What the node reads: its inputs, and what its subgraphs capture from outside."""
-    for value in node.inputs:
-        if value is not None:
-            yield value
+    found = [value for value in node.inputs if value is not None]
     for graph in subgraphs(node):
         inner: set[ir.Value] = {*graph.inputs, *graph.initializers.values()}
         for inside in graph:
-            for value in reads(inside):
-                if value not in inner:
-                    yield value
+            found += [value for value in reads(inside) if value not in inner]
             inner.update(inside.outputs)
-        for value in graph.outputs:  # a branch may simply hand on a value from outside
-            if value not in inner:
-                yield value
+        # A branch may simply hand on a value from outside.
+        found += [value for value in graph.outputs if value not in inner]
+    return found
 
 
-def subgraphs(node: ir.Node) -> Iterator[ir.Graph]:
+def subgraphs(node: ir.Node) -> list[ir.Graph]:
     """The bodies of If, Loop and Scan."""
+    found: list[ir.Graph] = []
     for attribute in node.attributes.values():
         if attribute.type == ir.AttributeType.GRAPH:
-            yield attribute.as_graph()
+            found.append(attribute.as_graph())
         elif attribute.type == ir.AttributeType.GRAPHS:
-            yield from attribute.as_graphs()
+            found += attribute.as_graphs()
+    return found
 
 
 def dependent(graph: ir.Graph, image: ir.Value) -> set[ir.Value]:
@@ -181,7 +179,7 @@ def dependent(graph: ir.Graph, image: ir.Value) -> set[ir.Value]:
     for node in graph:
         if node.op_type in SHAPE_ONLY and node.domain == "":
             continue
-        if any(value in found for value in reads(node)):
+        if not found.isdisjoint(reads(node)):
             found.update(node.outputs)
     return found
 

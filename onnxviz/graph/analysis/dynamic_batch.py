@@ -35,7 +35,15 @@ from onnxviz.graph.analysis.reach import Atom, Reach
 from onnxviz.graph.analysis.receptive import by_rule
 from onnxviz.graph.analysis.rules import RULES
 from onnxviz.graph.analysis.twins import View, view
-from onnxviz.graph.operators import BATCH_FIRST, OWN, POINTWISE, WEIGHTED, operator, operators
+from onnxviz.graph.operators import (
+    BATCH_FIRST,
+    OWN,
+    POINTWISE,
+    RESHAPING,
+    RESIZING,
+    WEIGHTED,
+    operator,
+)
 
 _SYMBOL = "N"
 _TRIAL = 5  # times the file's batch: a batch at which each result is followed
@@ -57,8 +65,11 @@ _MIXING = {
     "DynamicQuantizeLSTM": _RANGE,
 }
 # What cannot read across axis 0 where the results' only axis that follows the batch is the first.
-_LEADING = (POINTWISE | OWN | BATCH_FIRST | WEIGHTED | operators(lambda row: row.sees in ("reshape", "resize"))
-            | {"Split"}) - {"DeformConv", "Einsum", "Expand"}  # fmt: skip
+_LEADING = (POINTWISE | OWN | BATCH_FIRST | WEIGHTED | RESHAPING | RESIZING | {"Split"}) - {
+    "DeformConv",
+    "Einsum",
+    "Expand",
+}
 # ... and over another axis than the first, as their attributes say.
 _ALONG = {"Concat": 1, "LogSoftmax": 1, "Softmax": 1}
 
@@ -68,8 +79,10 @@ def mixing(model: ir.Model, input: str | None = None) -> str | None:
 
     A look at the operators alone: `independent` follows the batch.
     """
-    found = [(top, node, reason) for top, node in _nodes(model.graph) if (reason := _over_batch(node))]
-    if not found and not model.functions:
+    suspects = _MIXING.keys() | {"BatchNormalization"}
+    if not model.functions and not any(
+        [node.op_type in suspects and _over_batch(node) for node in model.graph.all_nodes()]
+    ):
         return None
     model = flat(model)
     moved = dependent(model.graph, image_input(model, input))
@@ -121,11 +134,7 @@ def plain(model: ir.Model, shapes: Sequence[tuple[str, tuple[int | str, ...]]]) 
 
 def _keeps_first(node: ir.Node) -> bool:
     twin = view(node)
-    if (
-        not twin.standard
-        or node.domain not in ("", "com.microsoft")
-        or next(subgraphs(node), None) is not None
-    ):
+    if not twin.standard or node.domain not in ("", "com.microsoft") or subgraphs(node):
         return False
     if twin.op in _ALONG:
         axis = twin.attributes.get("axis", _ALONG[twin.op])
@@ -149,11 +158,7 @@ def independent(model: ir.Model, input: str | None = None) -> None:
 
 
 # The rules of these are exact where they say that a unit reads several pictures.
-_SUMS = operators(
-    lambda row: (
-        row.family in ("cumulation", "normalisation", "place of an end", "product", "reduction", "softmax")
-    )
-)
+_SUMMING = frozenset({"cumulation", "normalisation", "place of an end", "product", "reduction", "softmax"})
 
 
 # --- the whole graph ------------------------------------------------------------------------------
@@ -252,7 +257,7 @@ class Freeing:
 
     def _follow(self, node: ir.Node, moving: dict[int, np.ndarray]) -> None:
         """Rewrite what holds the batch in a node that carries it, and tell where its results have it."""
-        if next(subgraphs(node), None) is not None:
+        if subgraphs(node):
             raise Refused("it is a branch or loop, in which the batch is not followed")
         mixed = _over_batch(node)
         if mixed is not None:
@@ -323,7 +328,7 @@ class Freeing:
 
     def _lost(self, step: Step) -> Refused:
         op = step.view.op
-        if op in _SUMS:
+        if operator(op).family in _SUMMING:
             return Mixes("it reads across the images of the batch")
         if operator(op).moves and op != "Flatten":
             return Refused("it takes single images out of the batch, or repeats them")

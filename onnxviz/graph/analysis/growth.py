@@ -8,7 +8,7 @@ from typing import Final
 import onnx_ir as ir
 
 from onnxviz.graph.analysis.dataflow import SHAPE_ONLY
-from onnxviz.graph.operators import operator
+from onnxviz.graph.operators import GROWING, operator
 
 # How long the first takes is told by no number beforehand; the second chooses between bodies.
 _ALWAYS: Final = frozenset({"Loop", "If"})
@@ -16,6 +16,8 @@ _ALWAYS: Final = frozenset({"Loop", "If"})
 
 def follows_values(model: ir.Model) -> bool:
     """Whether two runs on inputs of the same sizes may differ in work by any factor, by the inputs' values."""
+    if GROWING.isdisjoint([node.op_type for node in model.graph.all_nodes()]):
+        return False
     return _follows(model.graph, set(model.graph.inputs))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -143,8 +143,11 @@ class Prober:
         return Facts(shapes, dtypes, values, first or 1, (height, width) if height and width else None)
 
     def _complete(self, shapes: Mapping[str, Shape]) -> bool:
-        values = (value for node in self.model.graph for value in node.outputs)
-        return all(None not in shapes.get(value.name, (None,)) for value in values if value.name)
+        for node in self.model.graph:
+            for value in node.outputs:
+                if value.name and None in shapes.get(value.name, (None,)):
+                    return False
+        return True
 
     def _bind(self, batch: int | None, size: Size | None) -> dict[int, int]:
         """Image axis -> size, for the axes that are open or asked for."""
@@ -184,15 +187,13 @@ def strip(model: ir.Model, values: Mapping[str, np.ndarray]) -> onnx.ModelProto:
         proto.opset_import.add(domain=domain, version=version)
     graph, opset = proto.graph, model.graph.opset_imports.get("", 1)
     graph.name = "stripped"
-    taken = {v.name for node in model.graph for v in node.outputs} | set(model.graph.initializers)
-    free = (name for n in itertools.count() if (name := f"twin.{n}") not in taken)
+    free = _fresh(model.graph)
     for value in model.graph.initializers.values():
         if value not in model.graph.inputs:
             _strip_constant(graph, value, value.const_value)
     for node in model.graph:
-        outputs = [v.name for v in node.outputs if v.name]
         tensor = constant(node.outputs[0]) if node.op_type == "Constant" and node.outputs else None
-        if outputs and all(name in values for name in outputs):
+        if values and (outputs := {v.name for v in node.outputs if v.name}) and outputs <= values.keys():
             graph.initializer.extend(onnx.numpy_helper.from_array(values[name], name) for name in outputs)
         elif tensor is not None:
             _strip_constant(graph, node.outputs[0], tensor)
@@ -201,6 +202,14 @@ def strip(model: ir.Model, values: Mapping[str, np.ndarray]) -> onnx.ModelProto:
         else:
             graph.node.extend(twins.standard_nodes(node, lambda: next(free)))
     return proto
+
+
+def _fresh(graph: ir.Graph) -> Iterator[str]:
+    """Names that the graph does not have."""
+    taken = {v.name for node in graph for v in node.outputs} | set(graph.initializers)
+    for number in itertools.count():
+        if f"twin.{number}" not in taken:
+            yield f"twin.{number}"
 
 
 def _strip_constant(graph: onnx.GraphProto, value: ir.Value, tensor: ir.TensorProtocol | None) -> None:
@@ -212,14 +221,16 @@ def _strip_constant(graph: onnx.GraphProto, value: ir.Value, tensor: ir.TensorPr
     ):  # not the 8-bit floats and 4-bit integers, which are weights
         graph.initializer.append(onnx.numpy_helper.from_array(kept, value.name))
         return
-    shape = [d for d in tensor.shape if isinstance(d, int)]  # a tensor has no symbols
+    shape = tensor.shape.numpy()  # a tensor has no symbols
     graph.input.append(onnx.helper.make_tensor_value_info(value.name, tensor.dtype.value, shape))
 
 
 def _node(node: ir.Node) -> onnx.NodeProto:
     proto = onnx.NodeProto(op_type=node.op_type, domain=node.domain)
-    proto.input.extend("" if v is None else v.name or "" for v in node.inputs)
-    proto.output.extend(v.name or "" for v in node.outputs)
+    for value in node.inputs:
+        proto.input.append("" if value is None else value.name or "")
+    for value in node.outputs:
+        proto.output.append(value.name or "")
     for attribute in node.attributes.values():
         ir.serde.serialize_attribute_into(proto.attribute.add(), attribute)
     return proto
@@ -248,8 +259,10 @@ def _infer(
         if declared.elem_type:
             dtypes[info.name] = ir.DataType(declared.elem_type)
         if declared.HasField("shape"):
-            dims = declared.shape.dim
-            shapes[info.name] = tuple(d.dim_value if d.HasField("dim_value") else None for d in dims)
+            sizes: list[int | None] = []
+            for dim in declared.shape.dim:
+                sizes.append(dim.dim_value if dim.HasField("dim_value") else None)
+            shapes[info.name] = tuple(sizes)
     return shapes, dtypes
 
 

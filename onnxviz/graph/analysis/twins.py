@@ -98,7 +98,10 @@ def _pick(inputs: Inputs, places: tuple[int, ...]) -> Inputs:
 
 def in_standard(node: ir.Node, opset: int) -> bool:
     """True where the standard of this opset has a schema for the node, by which shapes can be inferred."""
-    return node.domain == "" and view(node).exact and _EARLY.get(node.op_type, 0) <= opset
+    spelt = (
+        node.op_type in _SPOKEN_AS
+    )  # else a node of the standard's domain is of the standard, however it is seen
+    return node.domain == "" and not spelt and _EARLY.get(node.op_type, 0) <= opset
 
 
 def standard_nodes(node: ir.Node, fresh: Callable[[], str]) -> Iterator[onnx.NodeProto]:
