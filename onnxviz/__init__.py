@@ -45,11 +45,42 @@ _PUBLIC = {
 }
 _MODULES = ("errors", "objectives")
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # what a type checker reads; a test holds it to the table
+    from onnxviz import errors as errors
+    from onnxviz import objectives as objectives
+    from onnxviz.attribution.cam import cam as cam
+    from onnxviz.attribution.explainer import explainer_model as explainer_model
+    from onnxviz.attribution.methods import attributions as attributions
+    from onnxviz.attribution.occlusion import occlusion as occlusion
+    from onnxviz.attribution.rise import rise as rise
+    from onnxviz.attribution.saliency import saliency as saliency
+    from onnxviz.attribution.segment import segment as segment
+    from onnxviz.exporting.export import export as export
+    from onnxviz.features.activations import activations as activations
+    from onnxviz.features.activations import predict as predict
+    from onnxviz.features.embed import embed as embed
+    from onnxviz.features.filters import filters as filters
+    from onnxviz.features.graphs import expose as expose
+    from onnxviz.features.graphs import gradient_model as gradient_model
+    from onnxviz.features.inspect import inspect as inspect
+    from onnxviz.features.map import map as map
+    from onnxviz.features.neighbours import neighbours as neighbours
+    from onnxviz.features.patches import patches as patches
+    from onnxviz.figures.fonts import use_font as use_font
+    from onnxviz.health import doctor as doctor
     from onnxviz.image.preprocessing import Preprocessing as Preprocessing
+    from onnxviz.limits import Limits as Limits
     from onnxviz.network import Network as Network
     from onnxviz.opening import load as load
     from onnxviz.results import Attribution as Attribution
+    from onnxviz.synthesis.ascent import ascent as ascent
+    from onnxviz.synthesis.dream import dream as dream
+    from onnxviz.synthesis.fool import fool as fool
+    from onnxviz.synthesis.invert import invert as invert
+    from onnxviz.synthesis.style import style as style
+    from onnxviz.synthesis.style_apply import style_apply as style_apply
+    from onnxviz.synthesis.style_train import style_train as style_train
+    from onnxviz.synthesis.texture import texture as texture
 
 __all__ = ["__version__", *_MODULES, *_PUBLIC]  # noqa: PLE0604 - strings all, from the table above
 

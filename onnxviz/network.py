@@ -92,6 +92,25 @@ class Network:
         self._admissions: dict[str, Admission] = {}
         self._backends: dict[str, str | None] = {}
         self._mixed: str | None = None  # what mixes the images of a batch, as far as the graph tells
+        self.reopening: Callable[[Network], tuple[Callable[..., Network], Any]] | None = (
+            None  # `load` knows how
+        )
+
+    def __reduce__(self) -> Any:
+        """Pickled and copied deeply, it opens itself again where it arrives, from its file or bytes, as it was opened.
+
+        raises (there)  what `onnxviz.load` raises; ModelRejected where the file has changed since
+        """
+        if self.reopening is None:
+            raise TypeError(
+                f"{self!r} was not opened by onnxviz.load: it can't be opened again where it arrives"
+            )
+        return self.reopening(self)
+
+    def __copy__(self) -> Network:
+        other = object.__new__(type(self))
+        other.__dict__.update(self.__dict__)
+        return other
 
     def __repr__(self) -> str:
         own = ", isolated" if self.worker is not None else ""

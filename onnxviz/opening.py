@@ -15,7 +15,16 @@ import onnx_ir as ir
 from onnxviz import provenance
 from onnxviz.backends.choose import AUTO
 from onnxviz.backends.choose import check as check_backend
-from onnxviz.errors import MOST_THREADS, ModelUnsuitable, PreprocessingAssumed, UsageError, near, spelt, ways
+from onnxviz.errors import (
+    MOST_THREADS,
+    ModelRejected,
+    ModelUnsuitable,
+    PreprocessingAssumed,
+    UsageError,
+    near,
+    spelt,
+    ways,
+)
 from onnxviz.graph.load import Loaded
 from onnxviz.graph.load import load as load_graph
 from onnxviz.inputs import InputSpec, fix_inputs, image_input
@@ -90,27 +99,66 @@ def load(
         raise UsageError(
             f"limits is an onnxviz.Limits, such as onnxviz.Limits(run_seconds=10), not a {type(limits).__name__!r}"
         )
+    settings: dict[str, Any] = dict(
+        preprocess=preprocess,
+        labels=labels,
+        provider=provider,
+        threads=threads,
+        backend=backend,
+        size=size,
+        mean=mean,
+        std=std,
+        channels=channels,
+        layout=layout,
+        resize=resize,
+        input=input,
+        feeds=feeds,
+        output=output,
+    )
     source = _locate(model)
     with _opened(source, limits or Limits(), backend, isolate) as (loaded, worker):
-        return _network(
-            loaded,
-            worker,
-            source,
-            preprocess=preprocess,
-            labels=labels,
-            provider=provider,
-            threads=threads,
-            backend=backend,
-            size=size,
-            mean=mean,
-            std=std,
-            channels=channels,
-            layout=layout,
-            resize=resize,
-            input=input,
-            feeds=feeds,
-            output=output,
-        )
+        network = _network(loaded, worker, source, **settings)
+    files = {name: _anywhere(settings[name]) for name in ("preprocess", "labels")}
+    settings |= {**files, "limits": limits, "isolate": isolate}
+    listed = isinstance(model, str) and source != Path(model)  # in the catalogue
+    network.reopening = functools.partial(_reopening, model if listed else _anywhere(model), settings)
+    return network
+
+
+def _anywhere(given: Any) -> Any:
+    """A file's path so that it is found from another folder, too; names, and what is no path, as they are."""
+    return Path(given).absolute() if isinstance(given, (str, os.PathLike)) and Path(given).exists() else given
+
+
+def _reopening(model: Any, settings: dict[str, Any], network: Network) -> tuple[Callable[..., Network], Any]:
+    """What pickling keeps of a network: a function that opens it again, and what that is given.
+
+    model   what `load` was given; parsed models go as bytes
+    """
+    import onnx
+
+    digest = network.digest if isinstance(model, (str, os.PathLike)) else None
+    if isinstance(model, (onnx.ModelProto, ir.Model)):
+        message = ir.to_proto(model) if isinstance(model, ir.Model) else model
+        model = message.SerializeToString()
+    return _reopened, (model, digest, network.name, {**settings, "output": network.chosen_output})
+
+
+def _reopened(model: Any, digest: str | None, name: str, settings: dict[str, Any]) -> Network:
+    """The network again; what it warns of was said when it was first opened.
+
+    raises   what `load` raises; ModelRejected where it is another file than it was
+    """
+    import warnings
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", PreprocessingAssumed)
+        network = load(model, **settings)
+    if digest not in (None, network.digest):
+        network.close()
+        raise ModelRejected(f"{os.fspath(model)!r} has changed since the network was opened; open it again")
+    network.name = name
+    return network
 
 
 @contextlib.contextmanager

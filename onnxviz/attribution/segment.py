@@ -9,6 +9,7 @@ import numpy as np
 
 from onnxviz.attribution.targets import Channel, Neuron, Targets, renamed
 from onnxviz.errors import ModelUnsuitable, UsageError
+from onnxviz.features.pictures import also_unequal
 from onnxviz.figures import fine
 from onnxviz.figures.readings import reading
 from onnxviz.network import Images, Network
@@ -64,6 +65,7 @@ class Segmentation(Result):
 
 
 @renamed(position="neuron")
+@also_unequal
 @recorded
 def segment(
     net: Network,

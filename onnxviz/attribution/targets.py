@@ -11,7 +11,7 @@ import functools
 import warnings
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
 import numpy as np
 
@@ -451,23 +451,22 @@ def _called(function: Callable[[np.ndarray], np.ndarray], rows: np.ndarray) -> n
 
 # --- older spellings ----------------------------------------------------------------------------
 
-_P = ParamSpec("_P")
-_R = TypeVar("_R")
+_T = TypeVar("_T", bound=Callable[..., Any])
 
 
-def renamed(**names: str) -> Callable[[Callable[_P, _R]], Callable[_P, _R]]:
+def renamed(**names: str) -> Callable[[_T], _T]:
     """A technique that takes arguments by their older names too, with a DeprecationWarning: renamed(old="new")."""
 
-    def decorate(technique: Callable[_P, _R]) -> Callable[_P, _R]:
+    def decorate(technique: _T) -> _T:
         @functools.wraps(technique)
-        def wrapper(*args: _P.args, **options: _P.kwargs) -> _R:
+        def wrapper(*args: Any, **options: Any) -> Any:
             for old, new in names.items():
                 if old in options:
                     warnings.warn(f"{old}= is called {new}= now", DeprecationWarning, stacklevel=2)
                     _give(options, new, options.pop(old), old)
             return technique(*args, **options)
 
-        return wrapper
+        return cast("_T", wrapper)
 
     return decorate
 

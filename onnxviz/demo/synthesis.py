@@ -263,7 +263,7 @@ def textures(stage: Stage) -> Section:
         ]
         framed = np.full((_SIDE, _SIDE, 3), 255, np.uint8)
         framed[:side, :side] = source
-        pictures = [framed, *(np.rint(one.values * 255).astype(np.uint8) for one in made)]
+        pictures = [framed, *(np.rint(np.asarray(one.values) * 255).astype(np.uint8) for one in made)]
         table.append(Row(name, pictures))
     sheet = rows(
         table,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable
-from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
+from typing import Any, Concatenate, NamedTuple, ParamSpec, Protocol, TypeVar, cast, overload
 
 import numpy as np
 
@@ -31,9 +31,19 @@ _P = ParamSpec("_P")
 _R = TypeVar("_R")
 
 
-def for_each(
-    technique: Callable[Concatenate[Network, Any, _P], Any],
-) -> Callable[Concatenate[Network, Any, _P], Any]:
+class PerPicture(Protocol[_P, _R]):
+    """A technique as a type checker sees it: of one picture a result, of a list of them a list."""
+
+    __name__: str
+
+    @overload
+    def __call__(self, net: Network, image: list[Any], *args: _P.args, **options: _P.kwargs) -> list[_R]: ...
+
+    @overload
+    def __call__(self, net: Network, image: Any, *args: _P.args, **options: _P.kwargs) -> _R: ...
+
+
+def for_each(technique: Callable[Concatenate[Network, Any, _P], _R]) -> PerPicture[_P, _R]:
     """A technique of one picture that takes a list of them too and then gives a list, each as if it had come alone.
 
     `target` may be one for all or a list with one for each. Ctrl-C: `Interrupted` with the list so far.
@@ -65,26 +75,28 @@ def for_each(
                 raise Interrupted([*results, stop.partial]) from stop
         return results
 
-    return wrapper
+    return cast("PerPicture[_P, _R]", wrapper)
 
 
 class UnequalSizes(UsageError):
     """Pictures that the network sees at different sizes, which make no batch."""
 
 
-def also_unequal(technique: Callable[_P, _R]) -> Callable[_P, _R]:
+def also_unequal(
+    technique: Callable[Concatenate[Network, Any, _P], _R | list[_R]],
+) -> PerPicture[_P, _R]:
     """A technique `(net, image, ...)` of several pictures (by `given`): those of different sizes go one by one."""
 
     @functools.wraps(technique)
-    def wrapper(*args: _P.args, **options: _P.kwargs) -> _R:
+    def wrapper(*args: Any, **options: Any) -> Any:
         try:
             return technique(*args, **options)
         except UnequalSizes:
-            call: Any = for_each(technique)  # type: ignore[arg-type]
+            call: Any = for_each(technique)
             image = [] if len(args) > 1 else [options.pop("image")]
             return call(*args, *image, **options)
 
-    return wrapper
+    return cast("PerPicture[_P, _R]", wrapper)
 
 
 def given(net: Network, images: Images) -> Given:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, ParamSpec
 
 import numpy as np
 import onnx_ir as ir
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 
 # Stands for a class index that is fed at run time: a graph input `target`, (N,) int64.
 FED = "fed"
+
+P = ParamSpec("P")
 
 
 @dataclass(frozen=True)
@@ -110,6 +113,7 @@ class Term:
     build    (tape, the layer's value) -> (N,); with `across` (tape, the layer's value, draws) -> (N,)
     across   it compares the pictures of a batch with each other; of `draws` views of each, those of the same draw
     turned   build for a layer that has its channels last; None: build knows where they are
+    call     the function that made it and what it was given, from which it is made again where it is unpickled
     """
 
     label: str
@@ -117,6 +121,13 @@ class Term:
     build: Callable[..., ir.Value]
     across: bool = False
     turned: Callable[..., ir.Value] | None = None
+    call: tuple[Callable[..., Objective], Any, Any] | None = field(default=None, repr=False, compare=False)
+
+    def __reduce__(self) -> Any:
+        # `build` is a function inside a function, which no other process could find by its name.
+        if self.call is None:
+            return super().__reduce__()
+        return _again, (self.call, self.layer, self.turned is None)
 
     def value(self, op: Tape, value: ir.Value, draws: int = 1) -> ir.Value:
         """Append the operators; (N,), with all pictures of the first draw before those of the second."""
@@ -141,6 +152,26 @@ def objective(
 ) -> Objective:
     """One term with weight 1."""
     return Objective(((1.0, Term(label, layer, build, across, turned)),))
+
+
+def named(factory: Callable[P, Objective]) -> Callable[P, Objective]:
+    """A function whose objectives, of one term each, can be pickled and copied: they remember its call."""
+
+    @functools.wraps(factory)
+    def wrapper(*args: P.args, **options: P.kwargs) -> Objective:
+        ((weight, term),) = factory(*args, **options).terms
+        return Objective(((weight, replace(term, call=(wrapper, args, options))),))
+
+    return wrapper
+
+
+def _again(call: tuple[Callable[..., Objective], Any, Any], layer: str | None, laid_out: bool) -> Term:
+    """The term of this call; it may have been moved to another layer, or laid out, since."""
+    function, args, options = call
+    ((_, term),) = function(*args, **options).terms
+    if laid_out and term.turned:
+        term = replace(term, build=term.turned, turned=None)
+    return replace(term, layer=layer)
 
 
 def class_scores(model: ir.Model) -> str:

@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from onnxviz.objectives.base import Objective, bounded, objective
+from onnxviz.objectives.base import Objective, bounded, named, objective
 from onnxviz.objectives.pictures import gram_matrix
 
 
+@named
 def near(layer: str, target: np.ndarray) -> Objective:
     """Minus the relative squared error of a layer: ‖Φ(x) − Φ₀‖² / ‖Φ₀‖².
 
@@ -29,6 +30,7 @@ def near(layer: str, target: np.ndarray) -> Objective:
     return objective(f"near({layer})", layer, build)
 
 
+@named
 def texture(
     layer: str, target: np.ndarray, centre: np.ndarray | None = None, *, channels_last: bool = False
 ) -> Objective:
@@ -81,6 +83,7 @@ def _rows(activations: np.ndarray, channels_last: bool) -> np.ndarray:
     return maps.reshape(len(maps), -1)
 
 
+@named
 def resemblance(layer: str, guide: np.ndarray, *, channels_last: bool = False) -> Objective:
     """How well each place of a layer is matched by the best place of a guide: the sum of the largest inner products.
 
@@ -105,6 +108,7 @@ def resemblance(layer: str, guide: np.ndarray, *, channels_last: bool = False) -
     return objective(f"resemblance({layer})", layer, build)
 
 
+@named
 def excitement(layer: str, channels: Sequence[int], *, channels_last: bool = False) -> Objective:
     """½‖a‖² of some channels of a layer: a DeepDream of these only.
 

@@ -8,9 +8,10 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxviz.errors import ModelUnsuitable, UsageError
-from onnxviz.objectives.base import Objective, fed, mean, objective
+from onnxviz.objectives.base import Objective, fed, mean, named, objective
 
 
+@named
 def match(layer: str, target: np.ndarray | None = None) -> Objective:
     """Minus half the mean squared distance of a layer to given activations (feature inversion, embeddings).
 
@@ -31,6 +32,7 @@ def match(layer: str, target: np.ndarray | None = None) -> Objective:
     return objective(f"match({layer})", layer, build)
 
 
+@named
 def gram(layer: str, target: np.ndarray | None = None) -> Objective:
     """Minus the mean squared distance of a layer's Gram matrix to a given one (Gatys, Ecker & Bethge 2015).
 
@@ -55,6 +57,7 @@ def gram_matrix(op: Any, value: ir.Value) -> ir.Value:
     return op.Div(op.MatMul(rows, op.Transpose(rows, perm=[0, 2, 1])), size)
 
 
+@named
 def tv(layer: str | None = None, beta: float = 2.0) -> Objective:
     """Total variation (subtract it to smooth): ((x[i,j+1] − x[i,j])² + (x[i+1,j] − x[i,j])²)^(beta/2), averaged over
     the places that have both neighbours: all but the last row and the last column.
@@ -90,11 +93,13 @@ def tv(layer: str | None = None, beta: float = 2.0) -> Objective:
 _SMALL = 1e-8
 
 
+@named
 def l2(layer: str | None = None) -> Objective:
     """The mean square of a layer, or of the input (subtract it to keep it small)."""
     return objective(f"l2({layer or 'input'})", layer, lambda op, value: mean(op, op.Mul(value, value)))
 
 
+@named
 def norm(alpha: float = 6.0, layer: str | None = None) -> Objective:
     """The mean of |x|^alpha (subtract it to keep a picture within bounds).
 
@@ -121,6 +126,7 @@ _TINY = 1e-12
 # --- over the batch -------------------------------------------------------------------------------
 
 
+@named
 def diversity(layer: str) -> Objective:
     """How little the pictures of a batch resemble each other: minus the mean cosine of a picture's Gram matrix with
     those of the others. Zero for one picture.
@@ -142,6 +148,7 @@ def diversity(layer: str) -> Objective:
     return objective(f"diversity({layer})", layer, build, across=True)
 
 
+@named
 def alignment(layer: str | None = None, decay: float = 2.0) -> Objective:
     """How alike the neighbours in a batch are: minus the mean squared difference of each picture to those up to four
     places before and after it, a distance of k weighing 1/decay^k. Rows of pictures then change smoothly.

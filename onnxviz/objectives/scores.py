@@ -10,9 +10,10 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxviz.errors import ModelUnsuitable, UnknownLabel, UsageError
-from onnxviz.objectives.base import FED, LOGITS, Objective, bounded, fed, mean, objective
+from onnxviz.objectives.base import FED, LOGITS, Objective, bounded, fed, mean, named, objective
 
 
+@named
 def logit(target: int | str | None = None, layer: str | None = None) -> Objective:
     """A class score before softmax.
 
@@ -47,6 +48,7 @@ def logit(target: int | str | None = None, layer: str | None = None) -> Objectiv
     return objective(f"logit({name})", layer or LOGITS, build)
 
 
+@named
 def step(layer: str, index: int, target: int | str | None = None, *, axis: int = 2) -> Objective:
     """A class score at one step of a sequence, (N, steps, classes).
 
@@ -127,6 +129,7 @@ def _rank(value: ir.Value, layer: str) -> int:
     return len(value.shape)
 
 
+@named
 def channel(layer: str, index: int | str, *, last: bool | None = None) -> Objective:
     """The mean of one channel of a layer, (N, C, ...).
 
@@ -143,6 +146,7 @@ def channel(layer: str, index: int | str, *, last: bool | None = None) -> Object
     return _either(f"channel({layer}, {index})", layer, first, last)
 
 
+@named
 def neuron(
     layer: str, index: int | str, y: int | None = None, x: int | None = None, *, last: bool | None = None
 ) -> Objective:
@@ -184,6 +188,7 @@ def _either(label: str, layer: str, first: Callable[..., ir.Value], last: bool |
     return objective(label, layer, turned if last else first, turned=turned if last is None else None)
 
 
+@named
 def part(layer: str, *index: int | slice | None) -> Objective:
     """The sum of any part of a layer: `part("boxes", 3, 4)`, `part("mask", 7, slice(10, 20))`, `part("scores")`.
 
@@ -214,6 +219,7 @@ def part(layer: str, *index: int | slice | None) -> Objective:
     return objective(f"part({', '.join(map(str, (repr(layer), *shown)))})", layer, build)
 
 
+@named
 def direction(layer: str, vector: np.ndarray, power: float = 0.0) -> Objective:
     """How far a layer goes in one direction of its channels: the mean over places of ⟨a, v⟩·max(0.1, cos(a, v))^power.
 
@@ -246,6 +252,7 @@ def direction(layer: str, vector: np.ndarray, power: float = 0.0) -> Objective:
     return objective(f"direction({layer})", layer, build)
 
 
+@named
 def layer(name: str) -> Objective:
     """½‖a‖² of a whole layer, whose gradient by the layer is the activation itself (DeepDream, Mordvintsev 2015)."""
 
