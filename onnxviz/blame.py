@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import numpy as np
 
@@ -20,9 +20,16 @@ from onnxviz.errors import OnnxVizError
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-    from onnxviz.network import Network
+
+class Judge(Protocol):
+    """What can run the file as it is: a network."""
+
+    def judge(self) -> None:
+        """Run it."""
+
 
 T = TypeVar("T")
+N = TypeVar("N", bound=Judge)
 _OURS = 5  # the exit code of internal errors
 
 
@@ -48,11 +55,11 @@ def judged(judge: Callable[[], object]) -> Iterator[None]:
         raise
 
 
-def judging(analysis: Callable[[Network], T]) -> Callable[[Network], T]:
+def judging(analysis: Callable[[N], T]) -> Callable[[N], T]:
     """A method of a network, `judged`."""
 
     @functools.wraps(analysis)
-    def wrapped(net: Network) -> T:
+    def wrapped(net: N) -> T:
         with judged(net.judge):
             return analysis(net)
 

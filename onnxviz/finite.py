@@ -2,38 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from onnxviz.errors import NotFinite, OnnxVizError, ways
 
 if TYPE_CHECKING:
-    from onnxviz.network import Network
-
-_NAMED: Final = 3  # weights that a message or a manifest names
+    from onnxviz.running import Running
 
 
-def heed_weights(net: Network) -> None:
-    """Warn of weights that hold NaN or infinities: what is computed from them may show it, or hide it.
-
-    It takes 2 ms for 18 MB, in the time of memory; what the techniques do next reads all weights too.
-    """
-    for text in told(net.findings):
-        if text not in net.warnings:
-            net.warnings.append(text)
-
-
-def told(findings: list[str]) -> Iterable[str]:
-    """What is said of weights that hold NaN or infinities (`graph.findings`)."""
-    for text in findings[:_NAMED]:
-        yield f"{text}: what is computed from them says nothing, also where it comes out finite"
-    if len(findings) > _NAMED:
-        yield f"{len(findings) - _NAMED} weights more hold NaN or infinities; `onnxviz inspect MODEL` lists them"
-
-
-def require_finite(net: Network, values: np.ndarray, what: str, x: np.ndarray | None = None) -> None:
+def require_finite(net: Running, values: np.ndarray, what: str, x: np.ndarray | None = None) -> None:
     """Refuse values of which some are NaN or infinite.
 
     values   (N, ...), one entry a picture
@@ -50,7 +29,7 @@ def require_finite(net: Network, values: np.ndarray, what: str, x: np.ndarray | 
     raise NotFinite(f"{what} are NaN or infinite{which}: {cause(net, example)}")
 
 
-def cause(net: Network, x: np.ndarray | None = None) -> str:
+def cause(net: Running, x: np.ndarray | None = None) -> str:
     """Why what a network gives is not finite, for the end of a sentence.
 
     x   the network's input tensor for one picture; None: none is at hand
@@ -67,7 +46,7 @@ def cause(net: Network, x: np.ndarray | None = None) -> str:
     )
 
 
-def _first(net: Network, x: np.ndarray) -> str | None:
+def _first(net: Running, x: np.ndarray) -> str | None:
     """The first layer whose values for this picture are not finite."""
     names = [layer.name for layer in net.layers]
     try:

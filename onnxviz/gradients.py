@@ -16,8 +16,8 @@ from onnxviz.runtime import batching, isolate, providers
 
 if TYPE_CHECKING:
     from onnxviz.backends.choose import Compiled
-    from onnxviz.network import Network
     from onnxviz.objectives import Objective
+    from onnxviz.running import Running
 
 
 class Gradients:
@@ -33,7 +33,7 @@ class Gradients:
 
     def __init__(
         self,
-        net: Network,
+        net: Running,
         objective: Objective,
         sources: Sequence[str],
         also: Sequence[str] = (),
@@ -53,8 +53,7 @@ class Gradients:
             from onnxviz.graph.rectifiers import without_rectifiers
 
             note = without_rectifiers(rules, self.sources)
-            if note not in net.warnings:
-                net.warnings.append(note)
+            net.warn(note)
 
     def __call__(
         self,
@@ -176,7 +175,7 @@ class Gradients:
 
 
 def _compile(
-    net: Network, objective: Objective, sources: Sequence[str], also: Sequence[str], rules: str
+    net: Running, objective: Objective, sources: Sequence[str], also: Sequence[str], rules: str
 ) -> Compiled:
     from onnxviz.backends.choose import Task, compile
     from onnxviz.graph.real_input import real_input

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from onnxviz.batches import samples
 from onnxviz.errors import LabelsRejected, LimitExceeded, OnnxVizError
 from onnxviz.graph.head import Head, head
 from onnxviz.graph.output import BINARY, CLASSES, SEQUENCE, explained
@@ -15,55 +15,52 @@ from onnxviz.labels import check_count
 from onnxviz.results import Prediction
 
 if TYPE_CHECKING:
-    from onnxviz.network import Network
+    from onnxviz.running import Running
 
 _SUMS_TO_ONE = 2e-3  # half precision over a thousand classes
 _ALIKE = 1e-3
 
 
-def conclude(net: Network) -> Head:
-    """The conclusion about a network's output; what is assumed goes into `net.warnings`, once.
+def conclude(net: Running, output: str | None, labels: int | None) -> Head:
+    """The conclusion about a network's output.
 
+    output   which output; None: the one that looks like class scores
+    labels   how many labels there are; None: none
     raises   ModelUnsuitable, UnknownLayer
     """
-    labels = len(net.labels) if net.labels is not None else None
-    found = head(net.model, net.chosen_output, input=net.input.name, labels=labels)
+    found = head(net.model, output, input=net.input.name, labels=labels)
     if found.open and found.scored:
         found = _run_open(net, found)
     if found.kind == SEQUENCE:
         found = _run_sequence(net, found)
-    if labels is not None and found.scored:
-        _fit_labels(net, found)
-    if not found.told and (text := _assumption(found)) not in net.warnings:
-        net.warnings.append(text)
     return found
 
 
-def check_labels(net: Network, labels: list[str]) -> None:
+def check_labels(found: Head, labels: list[str]) -> None:
     """raises   LabelsRejected when labels that were given are not as many as the classes."""
-    end = net.end
-    if end.kind in (CLASSES, SEQUENCE):
-        check_count(labels, end.classes)
-    elif end.kind == BINARY and len(labels) not in (1, 2):
+    if found.kind in (CLASSES, SEQUENCE):
+        check_count(labels, found.classes)
+    elif found.kind == BINARY and len(labels) not in (1, 2):
         raise LabelsRejected(
             f"{len(labels)} labels were given, but the network has one score for two classes; give two labels (what it "
             "speaks against, then what it speaks for), or that of class 1 alone"
         )
 
 
-def _fit_labels(net: Network, found: Head) -> None:
-    assert net.labels is not None
-    if found.kind == BINARY and len(net.labels) == 1:
-        net.labels = [f"not {net.labels[0]}", net.labels[0]]
-    elif found.classes not in (None, len(net.labels)):
-        # Labels that were given are counted when the model is opened; these came with the file.
-        net.warnings.append(
-            f"the file carries {len(net.labels)} labels for {found.classes} classes: they are not used"
-        )
-        net.labels = None
+def fitting(net: Running, found: Head, labels: list[str]) -> list[str] | None:
+    """The labels of the classes that were found; None where these are others, which is told."""
+    if not found.scored:
+        return labels
+    if found.kind == BINARY and len(labels) == 1:
+        return [f"not {labels[0]}", labels[0]]
+    if found.classes in (None, len(labels)):
+        return labels
+    # Labels that were given are counted when the model is opened; these came with the file.
+    net.warn(f"the file carries {len(labels)} labels for {found.classes} classes: they are not used")
+    return None
 
 
-def _assumption(found: Head) -> str:
+def assumption(found: Head) -> str:
     """What was taken for granted, and what to do where that is wrong."""
     if found.kind == SEQUENCE:
         text = f"output {found.spelled} is taken for a sequence of steps: {found.reason}"
@@ -95,10 +92,10 @@ def _once(error: OnnxVizError) -> None:
         raise error
 
 
-def _run_open(net: Network, found: Head) -> Head:
+def _run_open(net: Running, found: Head) -> Head:
     """Whether values of an output whose end the graph does not tell are probabilities: never negative, sum 1."""
     try:
-        rows = net.run(samples(net), [found.scores])[found.scores]
+        rows = net.run(net.samples(), [found.scores])[found.scores]
     except OnnxVizError as error:  # whoever needs its values is told why
         _once(error)
         return found
@@ -134,11 +131,11 @@ def _run_open(net: Network, found: Head) -> Head:
     return found
 
 
-def _run_sequence(net: Network, found: Head) -> Head:
+def _run_sequence(net: Running, found: Head) -> Head:
     """The axis of the pictures, by two of them together against each alone."""
     if net.batched[1] is not None:
         return found
-    pair, program = samples(net), net.program([found.scores])
+    pair, program = net.samples(), net.program([found.scores])
     try:
         together, *alone = (
             program({net.input.name: x}, [found.scores])[found.scores] for x in (pair, pair[:1], pair[1:])
@@ -150,7 +147,7 @@ def _run_sequence(net: Network, found: Head) -> Head:
         return replace(found, reason=f"{found.reason}; two pictures together give what each gives alone")
     if net.alone is None:
         net.alone = f"output {found.spelled} of two pictures is not what each gives alone"
-        net.warnings.append(f"images go through this network one at a time: {net.alone}")
+        net.warn(f"images go through this network one at a time: {net.alone}")
     return found
 
 
@@ -165,24 +162,25 @@ def _split(together: np.ndarray, alone: list[np.ndarray], axis: int) -> bool:
 # --- predictions ---------------------------------------------------------------------------------
 
 
-def predicted(net: Network, x: np.ndarray, top: int) -> list[list[Prediction]]:
-    """The `top` most probable classes of each picture; of a sequence, the best class of each step."""
-    if net.end.kind == SEQUENCE:
-        steps = net.steps(x)
-        rows = steps.reshape(-1, steps.shape[2])
-        best = np.argmax(rows, axis=1)[:, None]
-    else:
-        rows = net.probabilities(x)
-        best = np.argsort(-rows, axis=1, kind="stable")[:, :top]
-    found = [
-        [Prediction(int(index), net.label(int(index)), float(row[index])) for index in indices]
-        for row, indices in zip(rows, best, strict=True)
+def best(rows: np.ndarray, top: int, label: Callable[[int], str]) -> list[list[Prediction]]:
+    """The `top` most probable classes of each row of probabilities (N, classes), best first."""
+    found = np.argsort(-rows, axis=1, kind="stable")[:, :top]
+    return [
+        [Prediction(int(index), label(int(index)), float(row[index])) for index in indices]
+        for row, indices in zip(rows, found, strict=True)
     ]
-    if net.end.kind != SEQUENCE:
-        return found
-    count = steps.shape[1]
-    flat = [one for (one,) in found]
-    return [flat[start : start + count] for start in range(0, len(flat), count)]
+
+
+def best_steps(steps: np.ndarray, label: Callable[[int], str]) -> list[list[Prediction]]:
+    """The most probable class of each step of (N, steps, classes), in order."""
+    found = np.argmax(steps, axis=2)
+    return [
+        [
+            Prediction(int(index), label(int(index)), float(row[index]))
+            for row, index in zip(*one, strict=True)
+        ]
+        for one in zip(steps, found, strict=True)
+    ]
 
 
 # --- values to probabilities ---------------------------------------------------------------------

@@ -11,23 +11,19 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxviz._version import __version__
-from onnxviz.blame import judged, judging
+from onnxviz.blame import judging
 from onnxviz.errors import ModelUnsuitable, UnknownLayer, UsageError, spelt, ways
 from onnxviz.graph.dequantised import QUANTISING
 from onnxviz.graph.load import Loaded
 from onnxviz.inputs import InputSpec
 from onnxviz.labels import find_label
-from onnxviz.limits import Limits
-from onnxviz.progress import Progress, silent
 from onnxviz.provenance import note_tensor, note_view
-from onnxviz.runtime import batching, isolate, providers
-from onnxviz.runtime.ort import Program, compile
+from onnxviz.running import Running
+from onnxviz.runtime import isolate, providers
 
 if TYPE_CHECKING:
     from onnxviz.gradients import Gradients
-    from onnxviz.graph.checks.admission import Admission
     from onnxviz.graph.head import Head
-    from onnxviz.graph.layers import Layer
     from onnxviz.image.preprocessing import Preprocessing
     from onnxviz.objectives import Objective
     from onnxviz.results import Prediction
@@ -38,10 +34,8 @@ ImageLike = Any
 #: One image, a list of them, or the network's own input tensor as a float32 array of four dimensions.
 Images = Any
 
-DEFAULT_SIZE = 224
 
-
-class Network:
+class Network(Running):
     """A convolutional network in ONNX form, ready to be looked into. Made by `onnxviz.load`.
 
     input           the image input: name, shape, dtype, layout
@@ -72,26 +66,13 @@ class Network:
         fed: Sequence[dict[str, Any]] = (),
         worker: Worker | None = None,
     ) -> None:
-        self._loaded = loaded
+        super().__init__(loaded, model, spec, preprocessing, provider, threads, warnings, backend, worker)
         self.name = name
-        self.model = model
-        self.input = spec
-        self.preprocessing = preprocessing
-        self.labels = labels
-        self.provider = provider
-        self.threads = threads
-        self.backend = backend
-        self.warnings = warnings
+        self.labels = self._labels = labels
         self._barrier = barrier
         self._fed = list(fed)  # what the other inputs hold, for manifests
         self.chosen_output = output
-        self.worker = worker
-        self._labels = labels
-        self._programs: dict[Hashable, Program] = {}
         self._gradients: dict[Hashable, Gradients] = {}
-        self._admissions: dict[str, Admission] = {}
-        self._backends: dict[str, str | None] = {}
-        self._mixed: str | None = None  # what mixes the images of a batch, as far as the graph tells
         self.reopening: Callable[[Network], tuple[Callable[..., Network], Any]] | None = (
             None  # `load` knows how
         )
@@ -130,44 +111,6 @@ class Network:
 
     @cached_property
     @judging
-    def layers(self) -> tuple[Layer, ...]:
-        """Every named value that depends on the image, in the order of computation."""
-        from onnxviz.graph.layers import layers
-
-        with isolate.on(self.worker):
-            return layers(self.model, input=self.input.name, size=self.size)
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """(height, width) in pixels of what the network sees, unless images keep their own size.
-
-        An open side that follows each picture's aspect has a stand-in here.
-        """
-        given = self.preprocessing.size or (self.input.height, self.input.width)
-        return given[0] or DEFAULT_SIZE, given[1] or DEFAULT_SIZE
-
-    def layer(self, name: str) -> Layer:
-        """The layer called `name`: a value's, a node's or a module's name.
-
-        raises   UnknownLayer, suggesting near names
-        """
-        from onnxviz.graph.layers import resolve
-
-        found = resolve(self.layers, name)
-        if (
-            found.quantised is not None
-            and name.startswith(found.name)
-            and name not in (found.name, *found.also)
-        ):
-            note = (
-                f"{name!r} is taken for {found.name!r}, which this quantised file gives behind its rectifier"
-            )
-            if note not in self.warnings:
-                self.warnings.append(note)
-        return found
-
-    @cached_property
-    @judging
     def end(self) -> Head:
         """What the output is that was chosen, or that comes nearest to class scores: classes, steps, numbers.
 
@@ -181,7 +124,12 @@ class Network:
                 f"its own input size" + ways("leave out --size", "choose an earlier --layer")
             )
         with isolate.on(self.worker):
-            return meaning.conclude(self)
+            labels = self.labels
+            found = meaning.conclude(self, self.chosen_output, None if labels is None else len(labels))
+        self.labels = None if labels is None else meaning.fitting(self, found, labels)
+        if not found.told:
+            self.warn(meaning.assumption(found))
+        return found
 
     @property
     @judging
@@ -246,40 +194,10 @@ class Network:
 
         return self.end.logits if self.end.kind == NUMBERS else self.head.logits
 
-    @cached_property
-    @judging
-    def _axes(self) -> dict[str, int]:
-        from onnxviz.graph.axes import moved_axes
-
-        return moved_axes(self.batched[0], self.input.name)
-
-    def pictures_axis(self, name: str) -> int:
-        """Which axis of the value called `name` has an entry for each picture."""
-        return self._axes.get(name, 0)
-
-    def pictures_first(self, name: str, array: np.ndarray) -> np.ndarray:
-        """What a run gave for the value called `name`, with the pictures on axis 0."""
-        end = self.__dict__.get("end")
-        whole = len(end.shape) + (end.batch is None) if end is not None and end.scores == name else 0
-        if array.ndim in (0, whole - 1):
-            return array[None]  # a file that squeezes its only picture away
-        axis = self.pictures_axis(name)
-        return np.moveaxis(array, axis, 0) if axis else array
-
     @property
     def digest(self) -> str:
         """The SHA-256 of the model file, 64 hexadecimal digits."""
         return self._loaded.digest
-
-    @property
-    def limits(self) -> Limits:
-        """The limits that the model was loaded under."""
-        return self._loaded.limits
-
-    @cached_property
-    def findings(self) -> list[str]:
-        """What is odd about the weights (NaN, infinities)."""
-        return self._loaded.findings()
 
     def label(self, index: int) -> str:
         """What class `index` is called; 'class 7' where there are no labels."""
@@ -343,135 +261,9 @@ class Network:
         if None not in (self.input.height, self.input.width):  # any other size was refused before
             return
         name = self.end.scores if layer is None else self.layer(layer).name
-        if name not in self._admissions:
-            from onnxviz.graph.checks.admission import Admission
-            from onnxviz.graph.infer import skeleton
-            from onnxviz.graph.surgery import cut
+        self.admit(name, {"N": 1, "C": self.preprocessing.count, "H": size[0], "W": size[1]})
 
-            self._admissions[name] = Admission(skeleton(cut(self.batched[0], [name])))
-        sides = {"N": 1, "C": self.preprocessing.count, "H": size[0], "W": size[1]}
-        self._admissions[name].check({self.input.name: [sides[letter] for letter in self.input.layout]})
-
-    # --- running --------------------------------------------------------------------------------
-
-    @cached_property
-    @judging
-    def batched(self) -> tuple[ir.Model, int | None]:
-        """The model with a dynamic batch, and None; or as it is, and the batch that it takes: no other number."""
-        from onnxviz.batches import freed
-        from onnxviz.finite import heed_weights
-
-        heed_weights(self)
-        with isolate.on(self.worker):
-            model, fixed, self._mixed = freed(self)
-        return model, fixed
-
-    @cached_property
-    @judging
-    def alone(self) -> str | None:
-        """Why images go through one at a time, whatever batch is asked for; None where a batch keeps them apart."""
-        from onnxviz.batches import alone
-
-        with isolate.on(self.worker):
-            return alone(self, self.batched[1], self._mixed)
-
-    def batch_size(self, batch: int | None = None) -> int:
-        """The number of images a run: `batch`, what the file fixes, or what the memory allows.
-
-        1 where a batch does not keep its images apart (`alone`). A file of fixed batch gets its own number even then:
-        each run is filled up to it (`runtime.batching.filled`).
-        """
-        if batch is not None and batch < 1:
-            raise UsageError(f"batch must be at least 1, got {batch}")
-        fixed = self.batched[1]
-        if batch == 1 and fixed is None:
-            return 1
-        if self.alone is not None:
-            return 1
-        if fixed is not None or batch is not None:
-            return fixed or batch or 1
-        on_cpu = providers.name(self.provider) == providers.CPU
-        return batching.batch_size(
-            batching.elements(tuple(layer.shape[1:]) for layer in self.layers),
-            batching.LARGEST_ON_CPU if on_cpu else batching.LARGEST_ON_DEVICE,
-        )
-
-    def program(self, names: Sequence[str] = (), **options: Any) -> Program:
-        """The network compiled with the values `names` as outputs (its own outputs where none are named)."""
-        from onnxviz.graph.surgery import cut
-
-        return self.compile(
-            lambda: cut(self.batched[0], list(names)) if names else self.batched[0],
-            key=("values", *names),
-            **options,
-        )
-
-    @cached_property
-    def own(self) -> frozenset[str]:
-        """The names of all nodes and values of the file, its functions inlined: what else fails is our mistake."""
-        from onnxviz.graph.analysis.dataflow import flat
-        from onnxviz.graph.naming import names
-
-        return frozenset(names(flat(self.model).graph))
-
-    def compile(self, build: Callable[[], ir.Model], *, key: Hashable, **options: Any) -> Program:
-        """The graph that `build` gives, compiled for this network's provider; kept under `key`."""
-        full = (key, tuple(sorted(options.items())))
-        if full not in self._programs:
-            settings = {
-                "provider": self.provider,
-                "threads": self.threads,
-                "seconds": self.limits.run_seconds,
-                "worker": self.worker,
-                "small": None in (self.input.height, self.input.width),
-                "own": self.own,
-                **options,
-            }
-            with isolate.on(self.worker):
-                with judged(self.judge):
-                    graph = build()
-                self._programs[full] = compile(graph, **settings)
-        return self._programs[full]
-
-    def judge(self) -> None:
-        """Run the network as the file has it, once: what ONNX Runtime says where an analysis fails (see `blame`).
-
-        raises   ModelRejected, ModelFailed, LimitExceeded, WorkerCrashed
-        """
-        from onnxviz.batches import samples
-
-        program = self.compile(lambda: self.model, key="as it is")
-        program({self.input.name: batching.filled(samples(self)[:1], self.input.batch or 1)})
-
-    def run(
-        self,
-        x: np.ndarray,
-        names: Sequence[str],
-        *,
-        batch: int | None = None,
-        progress: Progress = silent,
-    ) -> dict[str, np.ndarray]:
-        """The values called `names` for the input tensor `x`, in batches: {name: (N, ...) array}."""
-        program = self.program(names)
-        size = self.batch_size(batch) if len(x) > 1 or batch is not None else 1
-        parts: dict[str, list[np.ndarray]] = {name: [] for name in names}
-        end: Head | None = self.__dict__.get("end")  # where that is concluded
-        scores = end.scores if end is not None and end.scored else None
-        for start in range(0, len(x), size):
-            chunk = x[start : start + size]
-            count = len(chunk)
-            fed = batching.filled(chunk, self.batched[1] or 1)
-            arrays = program({self.input.name: fed}, names)
-            for name in names:
-                rows = self.pictures_first(name, arrays[name])
-                if name == scores and len(rows) != len(fed):
-                    raise ModelUnsuitable(
-                        f"output {name!r} has {len(rows)} rows for {len(fed)} pictures: whose they are cannot be told"
-                        + ways("take one with --layer")
-                    )
-                parts[name].append(rows[:count])
-            progress(start + count, len(x), "images")
-        return {name: np.concatenate(arrays) for name, arrays in parts.items()}
+    # --- scores and values ----------------------------------------------------------------------
 
     def probabilities(self, x: np.ndarray, *, batch: int | None = None) -> np.ndarray:
         """The class probabilities (N, classes) float32, summing to 1 unless the network ends in Sigmoid.
@@ -530,7 +322,10 @@ class Network:
         listed = as_list(images)
         if len(listed) > 1 and self.preprocessing.fixed is None:  # each may have a size of its own
             return [self.predict([one], top)[0] for one in listed]
-        return meaning.predicted(self, self.prepare(images), top)
+        x = self.prepare(images)
+        if self.end.kind == "sequence":
+            return meaning.best_steps(self.steps(x), self.label)
+        return meaning.best(self.probabilities(x), top, self.label)
 
     def activations(
         self, images: Images, names: Sequence[str] | str, *, batch: int | None = None, codes: bool = False
@@ -607,14 +402,6 @@ class Network:
             self._gradients[full] = Gradients(self, objective, sources, also, rules)
         return self._gradients[full]
 
-    def ran_on(self, backend: str, note: str | None = None) -> None:
-        """Put on record which backend gradients come from, with a warning where it is not the usual one."""
-        from onnxviz.backends.choose import version
-
-        self._backends[backend] = version(backend)
-        if note is not None and note not in self.warnings:
-            self.warnings.append(note)
-
     # --- on record ------------------------------------------------------------------------------
 
     def _scales(self, parameters: dict[str, Any]) -> dict[str, Any]:
@@ -629,9 +416,7 @@ class Network:
 
     def manifest(self, technique: str, **parameters: Any) -> dict[str, Any]:
         """The run manifest: everything that the same numbers need again, and nothing that changes by the clock."""
-        from onnxviz.finite import heed_weights
-
-        heed_weights(self)
+        self.heed_weights()
         running = next(iter(self._programs.values()), None)
         scales = self._scales(parameters)
         # Of the backends that gradients came from, onnxruntime is named anyway.

@@ -30,7 +30,8 @@ from onnxviz.graph.load import load as load_graph
 from onnxviz.inputs import InputSpec, fix_inputs, image_input
 from onnxviz.labels import read_labels
 from onnxviz.limits import Limits
-from onnxviz.network import DEFAULT_SIZE, Network
+from onnxviz.network import Network
+from onnxviz.running import DEFAULT_SIZE
 
 if TYPE_CHECKING:
     import onnx
@@ -286,7 +287,7 @@ def _network(
     if labels is not None and given is not None:
         from onnxviz.meaning import check_labels
 
-        check_labels(network, given)
+        check_labels(network.end, given)
     return network
 
 

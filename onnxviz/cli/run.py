@@ -137,8 +137,8 @@ class Run:
 
     def heed(self, graph: ir.Model) -> None:
         """Tell of weights that hold NaN or infinities, of a graph that belongs to no network."""
-        from onnxviz.finite import told
         from onnxviz.graph import findings
+        from onnxviz.graph.findings import told
 
         for text in told(findings.weights(graph)):
             self.note(text)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 import onnx_ir as ir
 
@@ -11,6 +13,7 @@ from onnxviz.graph.weights import graphs
 # Elements looked at in one go: little memory beside mapped weights, and still at the speed of memory.
 _CHUNK = 1 << 20
 _PACKED_BELOW = 8
+_NAMED = 3  # weights that a message or a manifest names
 # The bits of the exponent, all of which are set in NaN and infinities: NumPy takes 15 times as long to look at halves.
 _EXPONENT = {ir.DataType.FLOAT16: 0x7C00, ir.DataType.BFLOAT16: 0x7F80}
 
@@ -26,6 +29,14 @@ def weights(model: ir.Model) -> list[str]:
                 if not attribute.is_ref() and attribute.type == ir.AttributeType.TENSOR:
                     found += _odd(attribute.value, "the constant", node.outputs[0])
     return found
+
+
+def told(findings: list[str]) -> Iterable[str]:
+    """What is said of weights that hold NaN or infinities (see `weights`)."""
+    for text in findings[:_NAMED]:
+        yield f"{text}: what is computed from them says nothing, also where it comes out finite"
+    if len(findings) > _NAMED:
+        yield f"{len(findings) - _NAMED} weights more hold NaN or infinities; `onnxviz inspect MODEL` lists them"
 
 
 def _odd(tensor: ir.TensorProtocol | None, what: str, value: ir.Value) -> list[str]:

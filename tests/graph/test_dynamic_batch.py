@@ -9,8 +9,8 @@ import pytest
 from networks import Maker
 
 import onnxviz
-from onnxviz import batches
 from onnxviz.graph.analysis.dynamic_batch import Mixes, Refused, independent, mixing, plain
+from onnxviz.running import Running
 
 
 def conv(m, x="image"):
@@ -166,7 +166,7 @@ APART = [networks.tiny_cnn, networks.nhwc, networks.with_function, lambda: netwo
 @pytest.mark.parametrize("build", APART)
 def test_ordinary_networks_are_proven_to_keep_images_apart(build, monkeypatch):
     net = onnxviz.load(build(), preprocess="imagenet")
-    monkeypatch.setattr(batches, "_tried", lambda *_: pytest.fail("it had to be tried"))
+    monkeypatch.setattr(Running, "_tried", lambda *_: pytest.fail("it had to be tried"))
     assert net.alone is None
     assert net.batch_size(8) == 8
 
