@@ -220,7 +220,7 @@ def _objective(net: Network, objective: Any, functions: bool) -> Target:
         name = str(getattr(objective, "__name__", "objective")).replace("<lambda>", "objective")
         return replace(_scores(net, (None,), None), labels=(name,), scored=False, function=objective)
     if isinstance(objective, str):
-        from onnxviz.objective_text import parse as read
+        from onnxviz.objectives.text import parse as read
 
         objective = read(objective, net)
     if not isinstance(objective, Objective):

@@ -23,7 +23,7 @@ from onnxviz.graph.real_input import real_input
 from onnxviz.image.front import Number, Placement, prepare
 from onnxviz.objectives import FED
 from onnxviz.objectives.base import pictures_first, takes_one
-from onnxviz.objectives.scores import two_classes
+from onnxviz.objectives.terms import two_classes
 
 if TYPE_CHECKING:
     from onnxviz.graph.head import Head

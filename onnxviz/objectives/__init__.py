@@ -8,9 +8,22 @@ the network. Layers are named by their value names; None stands for the input th
 
 from __future__ import annotations
 
-from onnxviz.objectives.base import FED, LOGITS, Objective, Term, class_scores
-from onnxviz.objectives.pictures import alignment, diversity, gram, gram_matrix, l2, match, norm, tv
-from onnxviz.objectives.scores import channel, direction, layer, logit, neuron, part, step
+from onnxviz.objectives.base import FED, LOGITS, Objective, Term, class_scores, gram_matrix
+from onnxviz.objectives.likeness import gram, match
+from onnxviz.objectives.terms import (
+    alignment,
+    channel,
+    direction,
+    diversity,
+    l2,
+    layer,
+    logit,
+    neuron,
+    norm,
+    part,
+    step,
+    tv,
+)
 
 __all__ = [
     "FED",

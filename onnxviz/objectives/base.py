@@ -73,12 +73,7 @@ class Objective:
         last   whether the layer of this name is (N, ..., C)
         """
         terms = [
-            (
-                w,
-                replace(term, build=term.turned, turned=None)
-                if term.turned and last(term.layer or "")
-                else term,
-            )
+            (w, replace(term, last=last(term.layer)) if term.last is None and term.layer else term)
             for w, term in self.terms
         ]
         return Objective(tuple(terms))
@@ -112,7 +107,7 @@ class Term:
     layer    value name; None: the input that the gradient is taken by; LOGITS: the class scores before softmax
     build    (tape, the layer's value) -> (N,); with `across` (tape, the layer's value, draws) -> (N,)
     across   it compares the pictures of a batch with each other; of `draws` views of each, those of the same draw
-    turned   build for a layer that has its channels last; None: build knows where they are
+    last     of a build that counts channels on axis 1: whether the layer is (N, ..., C); None: as a network tells
     call     the function that made it and what it was given, from which it is made again where it is unpickled
     """
 
@@ -120,17 +115,19 @@ class Term:
     layer: str | None
     build: Callable[..., ir.Value]
     across: bool = False
-    turned: Callable[..., ir.Value] | None = None
+    last: bool | None = False
     call: tuple[Callable[..., Objective], Any, Any] | None = field(default=None, repr=False, compare=False)
 
     def __reduce__(self) -> Any:
         # `build` is a function inside a function, which no other process could find by its name.
         if self.call is None:
             return super().__reduce__()
-        return _again, (self.call, self.layer, self.turned is None)
+        return _again, (self.call, self.layer, self.last)
 
     def value(self, op: Tape, value: ir.Value, draws: int = 1) -> ir.Value:
         """Append the operators; (N,), with all pictures of the first draw before those of the second."""
+        if self.last and value.shape is not None and len(value.shape) > 2:
+            value = moved(op, value, len(value.shape) - 1, 1)
         return self.build(op, value, draws) if self.across else self.build(op, value)
 
     def locate(self, model: ir.Model, source: str) -> str:
@@ -148,10 +145,10 @@ def objective(
     layer: str | None,
     build: Callable[..., ir.Value],
     across: bool = False,
-    turned: Callable[..., ir.Value] | None = None,
+    last: bool | None = False,
 ) -> Objective:
     """One term with weight 1."""
-    return Objective(((1.0, Term(label, layer, build, across, turned)),))
+    return Objective(((1.0, Term(label, layer, build, across, last)),))
 
 
 def named(factory: Callable[P, Objective]) -> Callable[P, Objective]:
@@ -165,13 +162,11 @@ def named(factory: Callable[P, Objective]) -> Callable[P, Objective]:
     return wrapper
 
 
-def _again(call: tuple[Callable[..., Objective], Any, Any], layer: str | None, laid_out: bool) -> Term:
+def _again(call: tuple[Callable[..., Objective], Any, Any], layer: str | None, last: bool | None) -> Term:
     """The term of this call; it may have been moved to another layer, or laid out, since."""
     function, args, options = call
     ((_, term),) = function(*args, **options).terms
-    if laid_out and term.turned:
-        term = replace(term, build=term.turned, turned=None)
-    return replace(term, layer=layer)
+    return replace(term, layer=layer, last=last)
 
 
 def class_scores(model: ir.Model) -> str:
@@ -204,15 +199,21 @@ def takes_one(model: ir.Model, source: str) -> bool:
 def pictures_first(op: Any, value: ir.Value, axis: int, single: bool = False) -> ir.Value:
     """The value with its pictures on axis 0.
 
-    single   the graph takes one picture: a row of numbers is what its output is once that axis is squeezed away
+    single   the graph takes one picture: a row of numbers, or one number, is what its output is once that axis is
+             squeezed away
     """
-    if single and value.shape is not None and len(value.shape) == 1 and value.shape[0] != 1:
+    if single and value.shape is not None and len(value.shape) < 2 and value.shape != (1,):
         row = op.Unsqueeze(value, [0])
         row.shape = ir.Shape([1, *value.shape])
         return row
-    if axis == 0 or value.shape is None:
-        return value
-    order = [axis, *(i for i in range(len(value.shape)) if i != axis)]
+    return value if axis == 0 or value.shape is None else moved(op, value, axis, 0)
+
+
+def moved(op: Any, value: ir.Value, axis: int, to: int) -> ir.Value:
+    """The value with one of its axes at another place, the others in their order."""
+    assert value.shape is not None
+    order = [i for i in range(len(value.shape)) if i != axis]
+    order.insert(to, axis)
     turned = op.Transpose(value, perm=order)
     turned.shape = ir.Shape([value.shape[i] for i in order])
     return turned
@@ -224,6 +225,28 @@ def pictures_first(op: Any, value: ir.Value, axis: int, single: bool = False) ->
 def mean(op: Any, value: ir.Value) -> ir.Value:
     """Over everything but the batch, (N,)."""
     return op.ReduceMean(op.Flatten(value, axis=1), [1], keepdims=0)
+
+
+def total(op: Any, value: ir.Value) -> ir.Value:
+    """The sum over everything but the batch, (N,)."""
+    return op.ReduceSum(op.Flatten(value, axis=1), [1], keepdims=0)
+
+
+def rank(value: ir.Value, layer: str) -> int:
+    """How many axes a layer with channels has.
+
+    raises   ModelUnsuitable for fewer than two
+    """
+    if value.shape is None or len(value.shape) < 2:
+        raise ModelUnsuitable(f"the layer {layer!r} has shape {value.shape}; expected (N, C) or (N, C, ...)")
+    return len(value.shape)
+
+
+def gram_matrix(op: Any, value: ir.Value) -> ir.Value:
+    """(N, C, H, W) -> (N, C, C), divided by C·H·W."""
+    rows = op.Reshape(value, [0, 0, -1])  # (N, C, HW)
+    size = op.Cast(op.ReduceProd(op.shape(value, 1), keepdims=0), to=int(ir.DataType.FLOAT))
+    return op.Div(op.MatMul(rows, op.Transpose(rows, perm=[0, 2, 1])), size)
 
 
 def bounded(value: ir.Value, axis: int, index: int, layer: str) -> None:

@@ -1,4 +1,7 @@
-"""Objectives that say how far a layer is from given activations, as a share of those: comparable between layers."""
+"""How near a layer is to given activations: their distance, or that of their Gram matrices.
+
+`near` and `texture` are shares of what is given, which can be compared between layers.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +11,46 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from onnxviz.objectives.base import Objective, bounded, named, objective
-from onnxviz.objectives.pictures import gram_matrix
+from onnxviz.objectives.base import Objective, bounded, fed, gram_matrix, mean, named, objective, total
+
+
+@named
+def match(layer: str, target: np.ndarray | None = None) -> Objective:
+    """Minus half the mean squared distance of a layer to given activations (feature inversion, embeddings).
+
+    target   the activations, of the layer's shape with a batch of 1 or N, or without batch; None: a graph
+             input `<layer>.target` of the layer's shape
+    """
+
+    def build(op: Any, value: ir.Value) -> ir.Value:
+        if target is None:
+            wanted: Any = fed(op, f"{layer}.target", ir.DataType.FLOAT, value.shape)
+        else:
+            wanted = np.asarray(target, dtype=np.float32)
+            if value.shape is not None and wanted.ndim == len(value.shape) - 1:
+                wanted = wanted[None]
+        gap = op.Sub(value, wanted)
+        return op.Mul(mean(op, op.Mul(gap, gap)), -0.5)
+
+    return objective(f"match({layer})", layer, build)
+
+
+@named
+def gram(layer: str, target: np.ndarray | None = None) -> Objective:
+    """Minus the mean squared distance of a layer's Gram matrix to a given one (Gatys, Ecker & Bethge 2015).
+
+    The Gram matrix is (C, C), the channels' inner products over the map, divided by C·H·W (`gram_matrix`).
+
+    target   (C, C) float; None: a graph input `<layer>.gram`
+    """
+
+    def build(op: Any, value: ir.Value) -> ir.Value:
+        wanted = target if target is not None else fed(op, f"{layer}.gram", ir.DataType.FLOAT, ["C", "C"])
+        wanted = np.asarray(wanted, dtype=np.float32) if isinstance(wanted, np.ndarray) else wanted
+        gap = op.Sub(gram_matrix(op, value), wanted)
+        return op.Neg(mean(op, op.Mul(gap, gap)))
+
+    return objective(f"gram({layer})", layer, build, last=None)
 
 
 @named
@@ -21,8 +62,7 @@ def near(layer: str, target: np.ndarray) -> Objective:
     target   Φ₀, of the layer's shape with a batch of 1 or N
     """
     wanted = np.asarray(target, dtype=np.float32)
-    axes = tuple(range(1, wanted.ndim))
-    shares = _shares(np.square(wanted, dtype=np.float64).sum(axis=axes))
+    shares = _shares(wanted, tuple(range(1, wanted.ndim)))
 
     def build(op: Any, value: ir.Value) -> ir.Value:
         return op.Mul(_distance(op, value, wanted), shares)
@@ -45,16 +85,14 @@ def texture(
     channels_last   whether the layer is (N, H, W, C)
     """
     wanted = np.asarray(target, dtype=np.float32)
-    share = _shares(np.square(wanted, dtype=np.float64).sum(axis=(-2, -1)))
+    share = _shares(wanted, (-2, -1))
 
     def build(op: Any, value: ir.Value) -> ir.Value:
-        if channels_last:
-            value = op.Transpose(value, perm=[0, 3, 1, 2])
         if centre is not None:
             value = op.Sub(value, np.asarray(centre, dtype=np.float32)[:, None, None])
         return op.Mul(_distance(op, gram_matrix(op, value), wanted), share)
 
-    return objective(f"texture({layer})", layer, build)
+    return objective(f"texture({layer})", layer, build, last=channels_last)
 
 
 def gram_of(
@@ -116,23 +154,24 @@ def excitement(layer: str, channels: Sequence[int], *, channels_last: bool = Fal
     """
 
     def build(op: Any, value: ir.Value) -> ir.Value:
-        axis = len(value.shape) - 1 if channels_last and value.shape is not None else 1
         for index in channels:
-            bounded(value, axis, index, layer)
-        part = op.Gather(value, [int(index) for index in channels], axis=axis)
-        return op.Mul(op.ReduceSum(op.Flatten(op.Mul(part, part), axis=1), [1], keepdims=0), 0.5)
+            bounded(value, 1, index, layer)
+        part = op.Gather(value, [int(index) for index in channels], axis=1)
+        return op.Mul(total(op, op.Mul(part, part)), 0.5)
 
-    return objective(f"excitement({layer}, {', '.join(map(str, channels))})", layer, build)
+    return objective(
+        f"excitement({layer}, {', '.join(map(str, channels))})", layer, build, last=channels_last
+    )
 
 
 def _distance(op: Any, value: ir.Value, wanted: np.ndarray) -> ir.Value:
     """The squared distance over everything but the batch, (N,)."""
     gap = op.Sub(value, wanted)
-    return op.ReduceSum(op.Flatten(op.Mul(gap, gap), axis=1), [1], keepdims=0)
+    return total(op, op.Mul(gap, gap))
 
 
-def _shares(squares: Any) -> Any:
+def _shares(wanted: np.ndarray, axes: tuple[int, ...]) -> Any:
     """Minus one over the squared norms; a target of zeros is measured by its distance alone."""
-    found = np.asarray(squares, np.float64)
+    found = np.asarray(np.square(wanted, dtype=np.float64).sum(axis=axes))
     shares = (-1.0 / np.where(found > 0, found, 1.0)).astype(np.float32)
     return float(shares) if shares.ndim == 0 else shares

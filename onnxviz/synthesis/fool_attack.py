@@ -15,7 +15,7 @@ import onnx_ir as ir
 
 from onnxviz.objectives import LOGITS, Objective
 from onnxviz.objectives.base import fed, objective
-from onnxviz.objectives.scores import columns, two_classes
+from onnxviz.objectives.terms import columns, two_classes
 
 if TYPE_CHECKING:
     from onnxviz.image.preprocessing import Preprocessing

@@ -288,4 +288,4 @@ def test_what_is_no_objective_is_refused(technique, given):
 def test_values_that_are_no_layers_have_their_channels_first():
     """An objective may read what `inspect` lists as no layer: an Identity's value, say."""
     net = onnxviz.load(networks.nhwc(), preprocess="unit", provider="cpu")
-    assert net.settled(o.channel("nothing", 1)).terms[0][1].turned is not None
+    assert net.settled(o.channel("nothing", 1)).terms[0][1].last is False

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 import onnxviz
 from onnxviz import objectives
 from onnxviz.errors import OnnxVizError, UnknownLabel, UnknownLayer, UsageError
-from onnxviz.objective_text import parse
+from onnxviz.objectives.text import parse
 
 
 @pytest.fixture(scope="module")
@@ -134,3 +134,33 @@ def test_no_text_gets_past_the_typed_errors(text) -> None:
 )
 def test_an_objective_is_told_as_it_is_typed(text):
     assert str(parse(text)) == text
+
+
+def test_an_objective_added_from_one_file_is_written_read_and_listed(small, monkeypatch):
+    """One function with `@written`: its parameters say what the text may hold."""
+    from onnxviz.objectives import terms, text
+    from onnxviz.objectives.base import mean, objective
+
+    monkeypatch.setattr(terms, "WRITTEN", dict(terms.WRITTEN))
+    monkeypatch.setattr(text, "WRITTEN", terms.WRITTEN)
+
+    @terms.written
+    def cubes(layer: str, scale: float = 1.0):
+        """The mean cube of a layer."""
+
+        def build(op, a):
+            return op.Mul(mean(op, op.Mul(op.Mul(a, a), a)), float(scale))
+
+        return objective(f"cubes({layer}, {scale:g})", layer, build)
+
+    assert text.forms()["cubes"] == "cubes(layer, [scale])"
+    x = np.random.default_rng(0).random((2, 3, 32, 32), np.float32)
+    expected = 0.5 * (small.activations(x, "relu2")["relu2"] ** 3).mean(axis=(1, 2, 3))
+    np.testing.assert_allclose(value(small, parse("cubes(relu2, 0.5)", small)), expected, rtol=1e-5)
+    for technique, options in ((onnxviz.saliency, {}), (onnxviz.cam, {}), (onnxviz.occlusion, {"window": 8})):
+        found = technique(small, x[:1], objective="cubes(relu2, 0.5)", **options)
+        assert (found if isinstance(found, list) else [found])[0].score == pytest.approx(
+            expected[0], rel=1e-4
+        )
+    with pytest.raises(UsageError, match="did you mean 'cubes'"):
+        parse("cube(relu2)")

@@ -6,41 +6,64 @@ The text is parsed, never run: what it may hold is listed here, and everything e
 from __future__ import annotations
 
 import ast
+import inspect
 import warnings
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final, Protocol
 
-from onnxviz import objectives
 from onnxviz.errors import UsageError, near
 from onnxviz.graph.output import BINARY
-from onnxviz.objectives import Objective
+from onnxviz.objectives.base import Objective
+from onnxviz.objectives.terms import WRITTEN
 
-if TYPE_CHECKING:
-    from onnxviz.network import Network
-
-# Those of objectives.py that need no arrays, and how many arguments each takes.
-_FUNCTIONS: Final[dict[str, tuple[Callable[..., Objective], int, int]]] = {
-    "logit": (objectives.logit, 0, 2),
-    "channel": (objectives.channel, 2, 2),
-    "neuron": (objectives.neuron, 2, 4),
-    "part": (objectives.part, 1, 9),
-    "layer": (objectives.layer, 1, 1),
-    "tv": (objectives.tv, 0, 2),
-    "l2": (objectives.l2, 0, 1),
-}
-# Where the first argument is a layer's name.
-_ON_LAYERS: Final = frozenset({"channel", "neuron", "part", "layer", "tv", "l2"})
 _LONGEST: Final = 2000
+_MOST_INDICES: Final = 8
 _LARGEST: Final = 2.0**62
 _EXAMPLE: Final = "such as 2*logit(285) - logit('tabby') or part('boxes', 0, 3)"
 
 
-def parse(text: str, net: Network | None = None) -> Objective:
+class Names(Protocol):
+    """What looks names up: a `Network`."""
+
+    def layer(self, name: str) -> Any:
+        """The layer of this name."""
+
+    def target(self, target: int | str) -> int:
+        """The class that a label means."""
+
+    @property
+    def head(self) -> Any:
+        """What the output is."""
+
+
+def forms() -> dict[str, str]:
+    """What can be written, by name, and how: {'channel': 'channel(layer, index)'}."""
+    return {name: f"{name}({', '.join(map(_shown, _takes(make)))})" for name, make in WRITTEN.items()}
+
+
+def _takes(make: Callable[..., Objective]) -> list[inspect.Parameter]:
+    """The parameters that arguments in order are given to."""
+    parameters = inspect.signature(make).parameters.values()
+    return [one for one in parameters if one.kind is not inspect.Parameter.KEYWORD_ONLY]
+
+
+def _shown(parameter: inspect.Parameter) -> str:
+    name = "layer" if _is_layer(parameter) else parameter.name
+    if parameter.kind is inspect.Parameter.VAR_POSITIONAL:
+        return f"{name}, ..."
+    return name if parameter.default is inspect.Parameter.empty else f"[{name}]"
+
+
+def _is_layer(parameter: inspect.Parameter) -> bool:
+    return parameter.name in ("layer", "name")
+
+
+def parse(text: str, net: Names | None = None) -> Objective:
     """The objective that a text describes.
 
-    text     functions of `onnxviz.objectives` that need no arrays (logit, channel, neuron, part, layer, tv, l2),
-             numbers, +, -, *, / and brackets. Layer names and class labels are strings; a name of letters, digits, dots
-             and _ needs no quotes. `part` also takes None and slice(start, stop)
+    text     functions of `onnxviz.objectives` that need no arrays (`terms.WRITTEN`), numbers, +, -, *, / and brackets.
+             Layer names and class labels are strings; a name of letters, digits, dots and _ needs no quotes. `part`
+             also takes None and slice(start, stop)
     net      the network, to look up labels and layers in; None: names are taken as they are
     raises   UsageError, saying what cannot be read; UnknownLabel, UnknownLayer
     """
@@ -65,7 +88,7 @@ def parse(text: str, net: Network | None = None) -> Objective:
     return found
 
 
-def _sum(node: ast.expr, net: Network | None) -> Objective | float:
+def _sum(node: ast.expr, net: Names | None) -> Objective | float:
     """An expression of objectives and numbers."""
     if isinstance(node, ast.UnaryOp) and isinstance(node.op, (ast.USub, ast.UAdd)):
         inner = _sum(node.operand, net)
@@ -76,7 +99,7 @@ def _sum(node: ast.expr, net: Network | None) -> Objective | float:
         return _called(node, net)
     value = _literal(node)
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise UsageError(f"{_text(node)} is no objective; expected {', '.join(_FUNCTIONS)} or a number")
+        raise UsageError(f"{_text(node)} is no objective; expected {', '.join(WRITTEN)} or a number")
     return float(value)
 
 
@@ -98,59 +121,72 @@ def _combined(node: ast.BinOp, left: Objective | float, right: Objective | float
     )
 
 
-def _called(node: ast.Call, net: Network | None) -> Objective:
+def _called(node: ast.Call, net: Names | None) -> Objective:
+    from onnxviz import objectives
+
     name = node.func.id if isinstance(node.func, ast.Name) else _text(node.func)
-    if name in ("match", "gram"):
+    if name not in WRITTEN and name in objectives.__all__:
         raise UsageError(f"{name} needs an array, which a text cannot hold; use onnxviz.objectives in Python")
-    if name not in _FUNCTIONS:
+    if name not in WRITTEN:
         raise UsageError(
-            f"no objective is called {name!r}{near(name, _FUNCTIONS)}; there are {', '.join(_FUNCTIONS)}"
+            f"no objective is called {name!r}{near(name, WRITTEN)}; there are {', '.join(WRITTEN)}"
         )
-    function, least, most = _FUNCTIONS[name]
     if node.keywords:
         raise UsageError(f"{_text(node)}: arguments are given in order, without names")
-    if not least <= len(node.args) <= most:
-        expected = str(least) if least == most else f"{least} to {most}"
+    parameters = _takes(WRITTEN[name])
+    if parameters[-1].kind is inspect.Parameter.VAR_POSITIONAL:
+        parameters += parameters[-1:] * (_MOST_INDICES - 1)
+    least = sum(
+        one.default is one.empty and one.kind is not inspect.Parameter.VAR_POSITIONAL for one in parameters
+    )
+    if not least <= len(node.args) <= len(parameters):
+        expected = str(least) if least == len(parameters) else f"{least} to {len(parameters)}"
         raise UsageError(f"{name} takes {expected} arguments, got {len(node.args)} in {_text(node)}")
-    arguments = [_argument(one, name) for one in node.args]
-    if name == "logit":
-        labelled = bool(arguments) and isinstance(arguments[0], str)
-        _check_logit(arguments, node, net)
-        if labelled and net is not None and len(arguments) == 1 and net.head.kind == BINARY:
-            return objectives.logit(0) if arguments[0] == 1 else -objectives.logit(0)
-    elif arguments:
-        if not isinstance(arguments[0], str):
-            raise UsageError(f"{_text(node)}: the first argument of {name} is a layer's name")
-        if net is not None:
-            arguments[0] = net.layer(arguments[0]).name
-        allowed = (int, slice, type(None)) if name == "part" else (int,)
-        for one, given in zip(node.args[1:], arguments[1:], strict=True):
-            if isinstance(given, bool) or not isinstance(given, allowed):
-                raise UsageError(f"{_text(one)} in {_text(node)} is no index; expected a whole number")
-    return function(*arguments)
+    raw = [_argument(one, parameter, name) for one, parameter in zip(node.args, parameters, strict=False)]
+    given = [
+        _fitting(value, parameter, _text(one), _text(node), net)
+        for value, parameter, one in zip(raw, parameters, node.args, strict=False)
+    ]
+    labelled = net is not None and name == "logit" and len(raw) == 1 and isinstance(raw[0], str)
+    if net is not None and labelled and net.head.kind == BINARY:
+        return WRITTEN[name](0) if given[0] == 1 else -WRITTEN[name](0)
+    return WRITTEN[name](*given)
 
 
-def _check_logit(arguments: list[Any], node: ast.Call, net: Network | None) -> None:
-    """A class index, None or a label, then perhaps a layer; labels and layers are looked up in place."""
-    if arguments and (isinstance(arguments[0], bool) or not isinstance(arguments[0], (int, str, type(None)))):
-        raise UsageError(f"{_text(node)}: logit takes a class index or label")
-    if arguments and isinstance(arguments[0], str):
-        if net is None:
-            raise UsageError(
-                f"{_text(node)}: a label can only be looked up in a network; give the class index"
-            )
-        arguments[0] = net.target(arguments[0])
-    if len(arguments) > 1:
-        if not isinstance(arguments[1], str):
-            raise UsageError(f"{_text(node)}: the second argument of logit is a layer's name")
-        if net is not None:
-            arguments[1] = net.layer(arguments[1]).name
+def _fitting(value: Any, parameter: inspect.Parameter, written: str, call: str, net: Names | None) -> Any:
+    """An argument as the function takes it; layers and labels are looked up.
+
+    written, call   it, and the call that it stands in, as they were typed
+
+    raises   UsageError, UnknownLabel, UnknownLayer
+    """
+    if _is_layer(parameter):
+        if not isinstance(value, str):
+            raise UsageError(f"{written} in {call}: a layer's name is expected there")
+        return value if net is None else net.layer(value).name
+    if parameter.name == "target":
+        if isinstance(value, bool) or not isinstance(value, (int, str, type(None))):
+            raise UsageError(f"{call}: it takes a class index or label")
+        if isinstance(value, str) and net is None:
+            raise UsageError(f"{call}: a label can only be looked up in a network; give the class index")
+        return net.target(value) if isinstance(value, str) and net is not None else value
+    several = parameter.kind is inspect.Parameter.VAR_POSITIONAL
+    number = "float" in str(parameter.annotation)
+    allowed = (int, slice, type(None)) if several else (int, float) if number else (int,)
+    if isinstance(value, bool) or not isinstance(value, allowed):
+        expected = "a number" if number else "a whole number"
+        raise UsageError(f"{written} in {call} is no index; expected {expected}")
+    return value
 
 
-def _argument(node: ast.expr, function: str) -> Any:
-    """A number, a string, a bare name, None, or slice(...) within `part`."""
+def _argument(node: ast.expr, parameter: inspect.Parameter, function: str) -> Any:
+    """A number, a string, a bare name, None, or slice(...) where any number of indices is taken."""
     if isinstance(node, ast.Call):
-        if function != "part" or not isinstance(node.func, ast.Name) or node.func.id != "slice":
+        if (
+            parameter.kind is not inspect.Parameter.VAR_POSITIONAL
+            or not isinstance(node.func, ast.Name)
+            or node.func.id != "slice"
+        ):
             raise UsageError(f"{_text(node)} cannot stand within {function}; part takes slice(start, stop)")
         ends = [_literal(one) for one in node.args]
         whole = all(one is None or (isinstance(one, int) and not isinstance(one, bool)) for one in ends)
