@@ -111,7 +111,7 @@ def test_an_objective_stays_what_it_is(objective):
         assert str(other) == str(objective)
         for (weight, term), (expected, own) in zip(other.terms, objective.terms, strict=True):
             assert (weight, term.layer, term.across) == (expected, own.layer, own.across)
-            assert (term.turned is None) == (own.turned is None)
+            assert term.last == own.last
             assert term.build.__qualname__ == own.build.__qualname__
 
 
