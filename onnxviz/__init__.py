@@ -12,7 +12,7 @@ _PUBLIC = {
     "load": "opening",
     "Network": "network",
     "Limits": "limits",
-    "Attribution": "results",
+    "Attribution": "attribution.result",
     "Preprocessing": "image.preprocessing",
     "predict": "features.activations",
     "filters": "features.filters",
@@ -52,6 +52,7 @@ if TYPE_CHECKING:  # what a type checker reads; a test holds it to the table
     from onnxviz.attribution.explainer import explainer_model as explainer_model
     from onnxviz.attribution.methods import attributions as attributions
     from onnxviz.attribution.occlusion import occlusion as occlusion
+    from onnxviz.attribution.result import Attribution as Attribution
     from onnxviz.attribution.rise import rise as rise
     from onnxviz.attribution.saliency import saliency as saliency
     from onnxviz.attribution.segment import segment as segment
@@ -72,7 +73,6 @@ if TYPE_CHECKING:  # what a type checker reads; a test holds it to the table
     from onnxviz.limits import Limits as Limits
     from onnxviz.network import Network as Network
     from onnxviz.opening import load as load
-    from onnxviz.results import Attribution as Attribution
     from onnxviz.synthesis.ascent import ascent as ascent
     from onnxviz.synthesis.dream import dream as dream
     from onnxviz.synthesis.fool import fool as fool

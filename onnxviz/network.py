@@ -20,6 +20,7 @@ from onnxviz.labels import find_label
 from onnxviz.provenance import note_tensor, note_view
 from onnxviz.running import Running
 from onnxviz.runtime import isolate, providers
+from onnxviz.text import printable
 
 if TYPE_CHECKING:
     from onnxviz.gradients import Gradients
@@ -95,7 +96,8 @@ class Network(Running):
 
     def __repr__(self) -> str:
         own = ", isolated" if self.worker is not None else ""
-        return f"<Network {self.name}: {self.input.name} {'×'.join(map(str, self.input.shape))}{own}>"
+        sides = "×".join(map(str, self.input.shape))
+        return f"<Network {printable(self.name, 60)}: {printable(f'{self.input.name} {sides}', 80)}{own}>"
 
     def close(self) -> None:
         """End the process of an isolated network, and free what was compiled; it ends with the network, too.

@@ -123,6 +123,39 @@ def test_a_notebook_shows_it(result):
     assert result._repr_png_().startswith(b"\x89PNG")
 
 
+def test_it_goes_where_arrays_go(result):
+    assert np.asarray(result) is result.values
+    assert np.asarray(result, np.float64).dtype == np.float64
+    copy = np.array(result)
+    assert copy is not result.values
+    np.testing.assert_array_equal(copy, result.values)
+
+
+def test_it_is_told_on_a_line_and_in_json(result):
+    assert repr(result).startswith(f"<{type(result).__name__} {result.values.shape} float32")
+    assert len(repr(result)) < 300
+    assert "\n" not in repr(result)
+    told = result.to_dict()
+    assert len(json.dumps(told, allow_nan=False)) < 20_000
+    assert told["type"] == type(result).__name__
+    assert told["values"]["shape"] == list(result.values.shape)
+    assert told["manifest"]["schema"] == result.manifest["schema"]
+
+
+def test_it_is_drawn_into_anybodys_axes(result):
+    class Axes:
+        def imshow(self, picture):
+            self.picture = picture
+
+        def set_axis_off(self):
+            self.bare = True
+
+    axes = Axes()
+    assert result.plot(axes) is axes
+    assert axes.bare
+    np.testing.assert_array_equal(axes.picture, np.asarray(result.picture()))
+
+
 def test_what_cannot_be_used_is_a_typed_error(technique, net, tmp_path):
     (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n")
     if technique != "filters":

@@ -1,12 +1,18 @@
+import importlib
 import json
 import os
+import pkgutil
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from onnxviz.errors import OutputRefused, UsageError
-from onnxviz.results import Result
+from onnxviz.errors import MissingDependency, OutputRefused, UsageError
+from onnxviz.results import Prediction, Result, Results
 
 
 class Square(Result):
@@ -92,3 +98,86 @@ def test_a_picture_too_large_for_its_format_is_refused_typed(tmp_path):
     with pytest.raises(OutputRefused, match="NAME.png"):
         Strip(values=None, manifest={}).save(tmp_path / "s.webp")
     assert not os.listdir(tmp_path)
+
+
+def _kinds(base: type = Result) -> set[type]:
+    return {base}.union(*map(_kinds, base.__subclasses__()))
+
+
+def test_every_kind_of_result_is_told_the_same_way():
+    for room in ("attribution", "features", "synthesis"):
+        package = importlib.import_module(f"onnxviz.{room}")
+        for module in pkgutil.iter_modules(package.__path__):
+            importlib.import_module(f"onnxviz.{room}.{module.name}")
+    kinds = {kind for kind in _kinds() if kind.__module__.startswith("onnxviz.")}
+    assert len(kinds) > 15
+    for kind in kinds:
+        assert kind.__repr__ is Result.__repr__, kind
+        for method in ("to_dict", "plot", "__array__", "_repr_png_"):
+            assert getattr(kind, method) is getattr(Result, method), (kind, method)
+
+
+@dataclass
+class Odd(Square):
+    name: str
+    numbers: list[float]
+    files: list[Any] = field(repr=False)
+    other: Any = None
+    share: float = 0.5
+
+
+def odd() -> Odd:
+    values = np.array([[np.nan, 1], [np.inf, -2]], np.float32)
+    many = [Path(f"{number}.png") for number in range(1000)]
+    return Odd(
+        values, {"incomplete": True, "x": float("nan")}, "a\x1b[2J" * 100, [np.inf, 1.5], many, object()
+    )
+
+
+def test_what_a_stranger_named_stays_short_and_inert():
+    told = repr(odd())
+    assert told.startswith("<Odd (2, 2) float32 (incomplete): name='a\\\\x1b")
+    assert "share=0.5" in told
+    assert len(told) < 200
+
+
+def test_json_holds_what_it_is_and_not_the_arrays():
+    told = odd().to_dict()
+    assert told["values"] == {"shape": [2, 2], "dtype": "float32", "min": -2.0, "max": 1.0}
+    assert told["numbers"] == [None, 1.5]
+    assert told["files"][-1] == "… 1000 in all"
+    assert told["other"] == "<object>"
+    assert told["manifest"] == {"incomplete": True, "x": None}
+    json.dumps(told, allow_nan=False)
+    assert Prediction(3, "cat", 0.5).to_dict() == {"index": 3, "label": "cat", "probability": 0.5}
+
+
+def test_without_values_there_is_no_array():
+    with pytest.raises(TypeError, match="Square has no values"):
+        np.asarray(Square(values=None, manifest={}))
+
+
+def test_without_matplotlib_plot_says_what_to_do(monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(MissingDependency, match=r"onnxviz\[plot\].*picture\(\)"):
+        Square(values=None, manifest={}).plot()
+
+
+def test_a_figure_of_its_own_has_the_pictures_size(monkeypatch):
+    matplotlib = pytest.importorskip("matplotlib")
+    matplotlib.use("agg")
+    axes = Square(values=None, manifest={}).plot()
+    assert axes.images[0].get_array().shape == (3, 4, 3)
+    matplotlib.pyplot.close(axes.figure)
+
+
+def test_a_list_of_results_shows_their_pictures_and_stays_a_list():
+    results = Results(Square(values=None, manifest={}) for _ in range(30))
+    shown = results._repr_html_()
+    assert shown.count('<img src="data:image/png;base64,') == 24
+    assert "30 in all" in shown
+    assert "<Square>" not in shown
+    assert results[:2]._repr_html_().count("<img") == 2
+    assert isinstance(results, list)
+    assert results[0] is next(iter(results))
+    assert len(repr(results)) < 200

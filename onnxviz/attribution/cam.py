@@ -24,8 +24,8 @@ from onnxviz.progress import Progress, silent
 from onnxviz.provenance import recorded
 
 if TYPE_CHECKING:
+    from onnxviz.attribution.result import Attribution
     from onnxviz.gradients import Gradients
-    from onnxviz.results import Attribution
 
 __all__ = ["METHODS", "cam"]
 

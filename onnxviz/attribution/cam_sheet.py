@@ -13,8 +13,7 @@ from onnxviz.progress import Progress, silent
 from onnxviz.provenance import recorded
 
 if TYPE_CHECKING:
-    from onnxviz.attribution.result import Attributions
-    from onnxviz.results import Attribution
+    from onnxviz.attribution.result import Attribution, Attributions
 
 
 @recorded

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from onnxviz.attribution import cam, saliency
-from onnxviz.attribution.result import Attributions, sheet
+from onnxviz.attribution.result import Attribution, Attributions, sheet
 from onnxviz.attribution.targets import Channel, Neuron, Targets, parse, renamed
 from onnxviz.errors import UsageError, near
 from onnxviz.features.pictures import given
@@ -21,7 +21,6 @@ from onnxviz.network import Images, Network
 from onnxviz.objectives import Objective
 from onnxviz.progress import Progress, silent
 from onnxviz.provenance import recorded
-from onnxviz.results import Attribution
 
 if TYPE_CHECKING:
     pass

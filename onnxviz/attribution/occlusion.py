@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from onnxviz.attribution.masking import filling, pair, sweep
+from onnxviz.attribution.result import Attribution
 from onnxviz.attribution.targets import Channel, Measure, Measured, Neuron, Target, parse, renamed
 from onnxviz.errors import UsageError
 from onnxviz.features.pictures import for_each, single
@@ -16,7 +17,6 @@ from onnxviz.interrupted import Interrupted
 from onnxviz.network import ImageLike, Network
 from onnxviz.progress import Progress, silent
 from onnxviz.provenance import recorded
-from onnxviz.results import Attribution
 
 _WINDOW, _STRIDE = 32, 16
 

@@ -11,12 +11,43 @@ import numpy as np
 from onnxviz.attribution.targets import Target
 from onnxviz.features.pictures import Given
 from onnxviz.network import Network
-from onnxviz.results import Attribution, Result
+from onnxviz.results import Result, Results
 
 if TYPE_CHECKING:
     from PIL import Image
 
 _ON_A_PAGE = 8  # pictures of one sheet: more is a strip that no program shows
+
+
+@dataclass
+class Attribution(Result):
+    """A map over the input that says how much each place matters to one objective.
+
+    values   (H, W) float32; larger is more important, negative speaks against the objective
+    image    (H, W, 3) uint8, the picture as the network sees it
+    target   the class index, or None for another objective
+    label    what `target` is called
+    method   the technique's name
+    score    the objective's value on the whole image (a probability for a class)
+    signed   whether negative values mean something: drawn in a diverging colour map
+    percentile   of the magnitudes that is drawn in the deepest colour, with all that lies above; None: the method's own
+    view     what the network sees, (H, W, C), where that is no picture and `image` only shows it; else None
+    """
+
+    image: np.ndarray = field(repr=False)
+    target: int | None
+    label: str
+    method: str
+    score: float | None = None
+    signed: bool = False
+    percentile: float | None = None
+    view: np.ndarray | None = field(default=None, repr=False)
+
+    def picture(self) -> Image.Image:
+        """The map over the photo, deeper where it matters more, with a scale."""
+        from onnxviz.figures.attribution import draw
+
+        return draw(self)
 
 
 @dataclass
@@ -84,7 +115,7 @@ def attributions(
     incomplete: bool = False,
     percentile: float = 99.0,
     **parameters: Any,
-) -> list[Attribution]:
+) -> Results[Attribution]:
     """One attribution a picture, each with its manifest; a map that is zero everywhere is said in its warnings.
 
     maps         (N, H, W)
@@ -94,7 +125,7 @@ def attributions(
     warnings     what looks odd, for each picture
     parameters   for the manifest
     """
-    results = []
+    results: Results[Attribution] = Results()
     for number, (values, picture) in enumerate(zip(maps, taken.pictures, strict=True)):
         score = None if scores is None else float(scores[number])
         if aim.probabilities is not None:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from onnxviz.attribution.masking import filling, sweep
+from onnxviz.attribution.result import Attribution
 from onnxviz.attribution.targets import Channel, Measure, Measured, Neuron, Target, parse, renamed
 from onnxviz.errors import UsageError, near
 from onnxviz.features.pictures import for_each, single
@@ -15,7 +16,6 @@ from onnxviz.interrupted import Interrupted
 from onnxviz.network import ImageLike, Network
 from onnxviz.progress import Progress, silent
 from onnxviz.provenance import recorded
-from onnxviz.results import Attribution
 
 DIVISORS = ("coverage", "paper")
 

@@ -26,7 +26,7 @@ from onnxviz.progress import Progress, silent
 from onnxviz.provenance import recorded
 
 if TYPE_CHECKING:
-    from onnxviz.results import Attribution
+    from onnxviz.attribution.result import Attribution
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from onnxviz.attribution.result import Attribution
 from onnxviz.attribution.targets import Channel, Neuron, Targets, renamed
 from onnxviz.errors import ModelUnsuitable, UsageError
 from onnxviz.features.pictures import also_unequal
@@ -16,7 +17,7 @@ from onnxviz.network import Images, Network
 from onnxviz.objectives import Objective
 from onnxviz.progress import Progress, silent
 from onnxviz.provenance import recorded
-from onnxviz.results import Attribution, Result
+from onnxviz.results import Result, Results
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -135,7 +136,7 @@ def segment(
     )
     if isinstance(found, Attribution):
         return _cut(net, found, cut, marks, rounds, seed)
-    return [_cut(net, one, cut, marks, rounds, seed) for one in found]
+    return Results(_cut(net, one, cut, marks, rounds, seed) for one in found)
 
 
 def _quantiles(cut: str, foreground: float | None, background: float | None) -> tuple[float, float]:

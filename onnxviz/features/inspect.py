@@ -37,6 +37,10 @@ class Inspection:
     gradients: dict[str, bool] | None
     torch_only: list[str] | None
 
+    def __repr__(self) -> str:
+        nodes = sum(self.operators.values())
+        return f"<Inspection of {self.network!r}: {nodes} nodes, {self.parameters:,} parameters, {self.macs:,} MACs>"
+
     def to_dict(self) -> dict[str, Any]:
         """Everything as plain values, for JSON."""
         net, outputs = self.network, self.outputs  # concluded first: the manifest tells of it

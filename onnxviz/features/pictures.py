@@ -12,6 +12,7 @@ import numpy as np
 from onnxviz.errors import UsageError, ways
 from onnxviz.interrupted import Interrupted
 from onnxviz.network import Images, Network, as_list
+from onnxviz.results import Results
 
 
 class Given(NamedTuple):
@@ -66,13 +67,13 @@ def for_each(technique: Callable[Concatenate[Network, Any, _P], _R]) -> PerPictu
         targets = list(target) if isinstance(target, (list, tuple)) else [target] * len(listed)
         if len(targets) != len(listed):
             raise UsageError(f"{len(targets)} targets for {len(listed)} pictures; give one, or one for each")
-        results: list[Any] = []
+        results: Results[Any] = Results()
         for image, one in zip(listed, targets, strict=True):
             own: Any = options if target is None else {**options, "target": one}
             try:
                 results.append(technique(net, image, *args, **own))
             except Interrupted as stop:
-                raise Interrupted([*results, stop.partial]) from stop
+                raise Interrupted(Results([*results, stop.partial])) from stop
         return results
 
     return cast("PerPicture[_P, _R]", wrapper)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Explained(Protocol):
-    """A map over a picture as it is drawn: see `results.Attribution`."""
+    """A map over a picture as it is drawn: see `attribution.result.Attribution`."""
 
     values: np.ndarray | None
     manifest: dict[str, Any]

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from onnxviz.attribution.result import Attribution
 from onnxviz.figures import attribution as drawing
 from onnxviz.figures import method_sheet, sheet
-from onnxviz.results import Attribution
 
 PHOTO = np.full((64, 64, 3), 128, np.uint8)
 BOX = {"top": 16, "left": 32, "bottom": 32, "right": 48}

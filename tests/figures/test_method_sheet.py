@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from onnxviz.attribution.result import Attribution
 from onnxviz.errors import UsageError
 from onnxviz.figures import fine
 from onnxviz.figures.method_sheet import cell, draw
-from onnxviz.results import Attribution
 
 
 def made(method: str, shape=(40, 60), *, signed=False, seed=0, **more) -> Attribution:
