@@ -157,7 +157,7 @@ class Gradients:
         most = min(self._net.threads or batching.cores(), count)
         if most < 2:
             return 1
-        kept = batching.elements(tuple(layer.shape[1:]) for layer in self._net.layers)
+        kept = self._net.elements
         return min(most, batching.batch_size(2 * kept, most))
 
     def _check(self, found: Mapping[str, np.ndarray]) -> None:

@@ -20,6 +20,7 @@ from onnxviz.runtime import batching, isolate, providers
 from onnxviz.runtime.ort import Program, compile
 
 if TYPE_CHECKING:
+    from onnxviz.graph.activations import Activations
     from onnxviz.graph.checks.admission import Admission
     from onnxviz.graph.head import Head
     from onnxviz.graph.layers import Layer
@@ -73,10 +74,28 @@ class Running:
     @judging
     def layers(self) -> tuple[Layer, ...]:
         """Every named value that depends on the image, in the order of computation."""
-        from onnxviz.graph.layers import layers
+        from onnxviz.graph import layers
 
         with isolate.on(self.worker):
-            return layers(self.model, input=self.input.name, size=self.size)
+            return layers.of(self._activations)
+
+    @cached_property
+    @judging
+    def _activations(self) -> Activations:
+        from onnxviz.graph.activations import Activations
+
+        with isolate.on(self.worker):
+            return Activations(self.model, self.input.name, self.size)
+
+    @cached_property
+    def sizes(self) -> tuple[tuple[str, tuple[int | str, ...]], ...]:
+        """The name and shape of every layer: `layers` without what takes longer to tell."""
+        return self._activations.sizes()
+
+    @property
+    def elements(self) -> int:
+        """How many numbers all layers hold for one image; what is dynamic counts once."""
+        return batching.elements(shape[1:] for _, shape in self.sizes)
 
     def layer(self, name: str) -> Layer:
         """The layer called `name`: a value's, a node's or a module's name.
@@ -131,7 +150,7 @@ class Running:
             return self._freed()
 
     def _freed(self) -> tuple[ir.Model, int | None]:
-        from onnxviz.graph.analysis.dynamic_batch import Mixes, mixing
+        from onnxviz.graph.batch import mixing
         from onnxviz.graph.surgery import free_batch, single
 
         batch, mixed = self.input.batch, mixing(self.model, self.input.name)
@@ -141,6 +160,8 @@ class Running:
             try:
                 return free_batch(self.model), None
             except ModelUnsuitable as reason:
+                from onnxviz.graph.dynamic_batch import Mixes
+
                 if not isinstance(reason.__cause__, Mixes):
                     self.warn(f"the batch stays fixed to {batch}: {reason}")
                     return self.model, batch
@@ -164,11 +185,15 @@ class Running:
             )  # a batch that could be freed is proven
 
     def _mixing(self) -> str | None:
-        from onnxviz.graph.analysis.dynamic_batch import Mixes, Refused, independent, plain
+        from onnxviz.graph.batch import plain
+
+        if plain(self.model, self.sizes):
+            return None
+        from onnxviz.graph import dynamic_batch
+        from onnxviz.graph.dynamic_batch import Mixes, Refused
 
         try:
-            if not plain(self.model, [(layer.name, layer.shape) for layer in self.layers]):
-                independent(self.model, self.input.name)
+            dynamic_batch.independent(self.model, self.input.name)
         except Mixes as reason:
             return self._one_at_a_time(str(reason))
         except (Refused, ModelRejected):
@@ -218,14 +243,14 @@ class Running:
             return fixed or batch or 1
         on_cpu = providers.name(self.provider) == providers.CPU
         return batching.batch_size(
-            batching.elements(tuple(layer.shape[1:]) for layer in self.layers),
+            self.elements,
             batching.LARGEST_ON_CPU if on_cpu else batching.LARGEST_ON_DEVICE,
         )
 
     @cached_property
     @judging
     def _axes(self) -> dict[str, int]:
-        from onnxviz.graph.axes import moved_axes
+        from onnxviz.graph.batch import moved_axes
 
         return moved_axes(self.batched[0], self.input.name)
 

@@ -170,7 +170,7 @@ def _plan(net: Network, count: int, batch: int | None) -> tuple[int, int]:
         at_once = net.batch_size(batch)
         workers = min(workers, at_once)
         return workers, at_once // workers
-    elements = batching.elements(tuple(layer.shape[1:]) for layer in net.layers)
+    elements = net.elements
     fitting = batching.batch_size(elements, max(_EACH, fixed or 0) * workers)
     if fixed is not None:
         size = net.batch_size()

@@ -117,7 +117,7 @@ def plan(net: Network, count: int, batch: int | None = None) -> Plan:
     fixed = net.batched[1]
     if count > 1 and net.alone is not None:
         fixed = 1
-    elements = batching.elements(tuple(layer.shape[1:]) for layer in net.layers)
+    elements = net.elements
     fitting = batching.batch_size(elements, largest=_LARGEST_ON_CPU * workers)
     each = fixed or batch or min(_LARGEST_ON_CPU, max(1, fitting // workers), -(-count // workers))
     return Plan(max(1, min(workers, fitting // max(each, net.batched[1] or 1))), each)

@@ -11,30 +11,18 @@ from fractions import Fraction
 import onnx_ir as ir
 
 from onnxviz.errors import UnknownLayer, UsageError, near
+from onnxviz.graph.activations import Activations
 from onnxviz.graph.analysis import receptive
 from onnxviz.graph.analysis.channels import Known, channel_axes
-from onnxviz.graph.analysis.dataflow import (
-    FLOATS,
-    QUANTISED,
-    dependent,
-    flat,
-    image_input,
-    is_tensor,
-    measured,
-    reads,
-)
 from onnxviz.graph.analysis.macs import macs
 from onnxviz.graph.analysis.parameters import Parameters
 from onnxviz.graph.analysis.paths import module_path
-from onnxviz.graph.analysis.probe import Facts, Prober
 from onnxviz.graph.analysis.receptive import Field
-from onnxviz.graph.analysis.shapes import UNKNOWN_RANK, probes, symbolic
-from onnxviz.graph.dequantised import ALSO, LISTED_AS, STANDS_FOR, Quantised, real_name, told
+from onnxviz.graph.dequantised import ALSO, Quantised, told
 
 Pair = tuple[int, int]
 # How the value behind a layer's rectifier is named after the layer itself.
 _RECTIFIER = r"[./_:](?i:re_?lu_?6?|clip|act(ivation)?|hard_?tanh)(_output(_0)?)?"
-_INTEGER_SUMS = frozenset({"ConvInteger", "MatMulInteger"})
 
 
 @dataclass(frozen=True)
@@ -102,55 +90,34 @@ def layers(model: ir.Model, input: str | None = None, size: Pair | None = None) 
     size     (height, width) to reckon with in place of what the file declares
     raises   ModelUnsuitable where no image input can be chosen
     """
-    model = flat(model)
-    image = image_input(model, input)
-    prober = Prober(model, image)
-    base, by_batch, by_size = probes(prober, size)
-    shapes = symbolic(prober, base, by_batch, by_size)
-    spans = receptive.fields(model.graph, image, prober.layout, base)
+    return of(Activations(model, input, size))
+
+
+def of(activations: Activations) -> tuple[Layer, ...]:
+    """`layers` of a graph whose shapes are known already."""
+    graph, image, prober = activations.model.graph, activations.image, activations.prober
+    base, by_size = activations.base, activations.by_size
+    spans = receptive.fields(graph, image, prober.layout, base)
     if by_size is not None:
         # What differs at another size hangs on the size, which the file leaves open.
-        other = receptive.fields(model.graph, image, prober.layout, by_size)
+        other = receptive.fields(graph, image, prober.layout, by_size)
         spans = {name: found for name, found in spans.items() if name in other and found.same(other[name])}
-    moved = dependent(model.graph, image)
-    scales = measured(model.graph, moved)
-    weights = Parameters(moved, base)
-    channels = channel_axes(model.graph, image, prober.layout.channel, Known(base.shape, base.value))
+    weights = Parameters(activations.moved, base)
+    channels = channel_axes(graph, image, prober.layout.channel, Known(base.shape, base.value))
     listed: list[Layer] = []
-    named = {
-        value.name: value
-        for node in model.graph
-        for value in node.outputs
-        if LISTED_AS in value.meta or ALSO in value.meta
-    }
-    nearest: dict[ir.Value, tuple[str, ...]] = {image: ()}
-    for node in model.graph:
-        if not any(value in moved and value not in scales for value in node.outputs):
-            continue
-        read = _read(node, nearest)
+    for node, values, read in activations.nodes():
         own = weights.weights(node)
         path = module_path(node, own)
         fresh, work = weights.count(own), macs(node, base) if by_size is None else 0
-        for made in node.outputs:
-            if made in scales:
-                continue
-            nearest[made] = read
-            if STANDS_FOR in made.meta:
-                nearest[made] = (real_name(made),)
-                if LISTED_AS not in made.meta:
-                    continue
-            value = named[made.meta[LISTED_AS]] if LISTED_AS in made.meta else made
-            if not value.name or not _is_activation(value, base):
-                continue
-            nearest[made] = (value.name,)
-            found = spans.get(value.name)
+        for value in values:
+            found = spans.get(value.name or "")
             listed.append(
                 Layer(
-                    name=value.name,
+                    name=value.name or "",
                     op=node.op_type,
                     node=node.name or "",
                     path=path,
-                    shape=shapes.get(value.name, UNKNOWN_RANK),
+                    shape=activations.shape(value),
                     parameters=fresh,
                     macs=work // base.batch,
                     receptive_field=_extents(found.full) if found is not None else None,
@@ -214,22 +181,6 @@ def resolve(layers: Sequence[Layer], name: str) -> Layer:
     raise UnknownLayer(
         f"no layer is named {name!r}{near(name, dict.fromkeys(known))}; `onnxviz inspect` lists the layers"
     )
-
-
-def _read(node: ir.Node, nearest: dict[ir.Value, tuple[str, ...]]) -> tuple[str, ...]:
-    """The layers that the node reads, through values that are no layers themselves (indices, masks)."""
-    names = [name for value in reads(node) for name in nearest.get(value, ())]
-    return tuple(dict.fromkeys(names))
-
-
-def _is_activation(value: ir.Value, facts: Facts) -> bool:
-    if not is_tensor(value):
-        return False
-    dtype = facts.dtypes.get(value.name or "", value.dtype)
-    node = value.producer()
-    if dtype == ir.DataType.INT32:
-        return node is not None and node.op_type in _INTEGER_SUMS
-    return dtype in FLOATS or dtype in QUANTISED
 
 
 def _extents(spans: tuple[receptive.Span, receptive.Span]) -> Pair:

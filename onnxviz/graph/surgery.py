@@ -41,7 +41,7 @@ def free_batch(model: ir.Model, input: str | None = None) -> ir.Model:
     input    the image input's name; None: the only one
     raises   ModelUnsuitable, naming the node and the reason, where something forbids it
     """
-    from onnxviz.graph.analysis.dynamic_batch import Freeing
+    from onnxviz.graph.dynamic_batch import Freeing
 
     copy = duplicate(model)
     image = image_input(copy, input)

@@ -9,7 +9,8 @@ import pytest
 from networks import Maker
 
 import onnxviz
-from onnxviz.graph.analysis.dynamic_batch import Mixes, Refused, independent, mixing, plain
+from onnxviz.graph.batch import mixing, plain
+from onnxviz.graph.dynamic_batch import Mixes, Refused, independent
 from onnxviz.running import Running
 
 
@@ -172,7 +173,7 @@ def test_ordinary_networks_are_proven_to_keep_images_apart(build, monkeypatch):
 
 
 def test_a_plain_network_costs_a_glance(monkeypatch, net):
-    from onnxviz.graph.analysis import dynamic_batch
+    from onnxviz.graph import dynamic_batch
 
     monkeypatch.setattr(dynamic_batch, "independent", lambda *_: pytest.fail("the whole graph was walked"))
     net.__dict__.pop("alone", None)

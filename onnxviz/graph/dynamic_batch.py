@@ -11,21 +11,18 @@ What cannot be proven is refused.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable
 
 import numpy as np
 import onnx_ir as ir
 
 from onnxviz.errors import ModelUnsuitable
 from onnxviz.graph.analysis import reach
-from onnxviz.graph.analysis.batch_constants import EDITS, Mixes, Refused, Shape, Step
 from onnxviz.graph.analysis.call import Call
 from onnxviz.graph.analysis.dataflow import (
     FED,
     by_name,
-    dependent,
     duplicate,
-    flat,
     image_input,
     reads,
     subgraphs,
@@ -35,113 +32,14 @@ from onnxviz.graph.analysis.reach import Atom, Reach
 from onnxviz.graph.analysis.receptive import by_rule
 from onnxviz.graph.analysis.rules import RULES
 from onnxviz.graph.analysis.twins import View, view
+from onnxviz.graph.batch import over_batch
+from onnxviz.graph.batch_constants import EDITS, Mixes, Refused, Shape, Step
 from onnxviz.graph.operators import (
-    BATCH_FIRST,
-    OWN,
-    POINTWISE,
-    RESHAPING,
-    RESIZING,
-    WEIGHTED,
     operator,
 )
 
 _SYMBOL = "N"
 _TRIAL = 5  # times the file's batch: a batch at which each result is followed
-
-
-# --- what a glance tells --------------------------------------------------------------------------
-
-# Measured on ONNX Runtime 1.32: the averages, which the standard makes outputs, are written over those of the file, and
-# the same picture gives other values in the next run.
-_IN_TRAINING = (
-    "it is in training mode and normalises over all images of the batch; ONNX Runtime's results then depend on what "
-    "ran before, so export the network for inference"
-)
-_RANGE = "it measures one range over all images of the batch"
-# One range or one mean over the whole tensor: so ONNX and ONNX Runtime (ContribOperators.md) define them.
-_MIXING = {
-    "DynamicQuantizeLinear": _RANGE,
-    "DynamicQuantizeMatMul": _RANGE,
-    "DynamicQuantizeLSTM": _RANGE,
-}
-# What cannot read across axis 0 where the results' only axis that follows the batch is the first.
-_LEADING = (POINTWISE | OWN | BATCH_FIRST | WEIGHTED | RESHAPING | RESIZING | {"Split"}) - {
-    "DeformConv",
-    "Einsum",
-    "Expand",
-}
-# ... and over another axis than the first, as their attributes say.
-_ALONG = {"Concat": 1, "LogSoftmax": 1, "Softmax": 1}
-
-
-def mixing(model: ir.Model, input: str | None = None) -> str | None:
-    """The first node that by definition measures or normalises over a whole batch, and what it does; None: none.
-
-    A look at the operators alone: `independent` follows the batch.
-    """
-    suspects = _MIXING.keys() | {"BatchNormalization"}
-    if not model.functions and not any(
-        [node.op_type in suspects and _over_batch(node) for node in model.graph.all_nodes()]
-    ):
-        return None
-    model = flat(model)
-    moved = dependent(model.graph, image_input(model, input))
-    for top, node in _nodes(model.graph):
-        reason = _over_batch(node)
-        if reason and any(value in moved for value in top.outputs):
-            return f"{node.name or top.outputs[0].name!r} ({node.op_type}): {reason}"
-    return None
-
-
-def _nodes(graph: ir.Graph) -> Iterator[tuple[ir.Node, ir.Node]]:
-    """Every node, those of branches and loops too, with the node of the main graph that it is in."""
-    for node in graph:
-        yield node, node
-        for body in subgraphs(node):
-            for _, inner in _nodes(body):
-                yield node, inner
-
-
-def _over_batch(node: ir.Node) -> str | None:
-    if (
-        node.op_type == "BatchNormalization"
-    ):  # in training: said aloud from opset 14 on, before by its outputs
-        mode = node.attributes.get("training_mode")
-        training = len(node.outputs) > 1 or (mode is not None and not mode.is_ref() and bool(mode.as_int()))
-        return _IN_TRAINING if training else None
-    return _MIXING.get(node.op_type)
-
-
-def plain(model: ir.Model, shapes: Sequence[tuple[str, tuple[int | str, ...]]]) -> bool:
-    """True where a glance at operators and shapes shows that the open batch stays the first axis, whole and in order.
-
-    For most convolutional networks; False tells nothing.
-
-    shapes   the name and shape of every layer
-    """
-    if any(not shape or shape[0] != "N" for _, shape in shapes):
-        return False
-    if any(symbol in str(size) for _, shape in shapes for size in shape[1:] for symbol in "N?"):
-        return False
-    named = {name for name, _ in shapes}
-    touching = (
-        node
-        for node in flat(model).graph
-        if any(value is not None and value.name in named for value in (*node.inputs, *node.outputs))
-    )
-    return all(node.op_type == "Shape" or _keeps_first(node) for node in touching)
-
-
-def _keeps_first(node: ir.Node) -> bool:
-    twin = view(node)
-    if not twin.standard or node.domain not in ("", "com.microsoft") or subgraphs(node):
-        return False
-    if twin.op in _ALONG:
-        axis = twin.attributes.get("axis", _ALONG[twin.op])
-        return isinstance(axis, int) and (axis > 0 or axis == -1)
-    if twin.op == "MaxPool" and len(node.outputs) > 1:
-        return False
-    return twin.op in _LEADING
 
 
 def independent(model: ir.Model, input: str | None = None) -> None:
@@ -259,7 +157,7 @@ class Freeing:
         """Rewrite what holds the batch in a node that carries it, and tell where its results have it."""
         if subgraphs(node):
             raise Refused("it is a branch or loop, in which the batch is not followed")
-        mixed = _over_batch(node)
+        mixed = over_batch(node)
         if mixed is not None:
             raise Mixes(mixed)
         twin = view(node)
@@ -444,4 +342,4 @@ def _title(node: ir.Node) -> str:
     return f"{node.name or made!r} ({node.op_type})"
 
 
-__all__ = ["Freeing", "Mixes", "Refused", "independent", "mixing", "plain"]
+__all__ = ["Freeing", "Mixes", "Refused", "independent"]
