@@ -220,8 +220,8 @@ def test_weights_without_numbers_are_no_filters():
 def test_the_extreme_of_nothing_on_torch(op, value):
     """As ONNX Runtime has it; torch itself refuses."""
     torch = pytest.importorskip("torch")
-    from onnxviz.backends.torch import reduction
+    from onnxviz.backends.torch import elementwise
 
-    extreme = {"ReduceMax": reduction._largest, "ReduceMin": reduction._smallest}[op]
+    extreme = {"ReduceMax": elementwise._largest, "ReduceMin": elementwise._smallest}[op]
     found = extreme(torch.zeros(2, 0, 3), (1,))
     np.testing.assert_array_equal(found.numpy(), np.full((2, 1, 3), value, np.float32))

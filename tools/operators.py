@@ -38,7 +38,7 @@ def page() -> str:
 
     rewritten = {table.key(name, domain) for domain, name in quantised._STEPS}
     rewritten |= {table.key(name, _MICROSOFT) for name in fused._STEPS}
-    rewritten |= expand.EXPANDED | {"If", "Scatter", "Upsample"} & {*lift._STEPS, "If"}
+    rewritten |= {*fused._EARLY} | expand.EXPANDED | {"If", "Scatter", "Upsample"} & {*lift._STEPS, "If"}
 
     def line(name: str, row: Operator, key: str = "", of: str = "") -> str:
         does = [f"as {of}"] if of else [family(name) if key else row.family]
@@ -52,7 +52,8 @@ def page() -> str:
         rule, zero, made = keys & {*overrides.PLAIN}, keys & table.zero_operators(), keys & rewritten
         gradient = "rule" if rule else "0" if zero else "rewritten" if made else ""
         counted = row.macs or (key and name in macs._MICROSOFT)
-        rest = ["yes" if yes else "" for yes in (keys & {*OPERATORS}, (of or name) in RULES, counted)]
+        torch = keys & {*OPERATORS} or made  # torch runs the normal form
+        rest = ["yes" if yes else "" for yes in (torch, (of or name) in RULES, counted)]
         return "| " + " | ".join((name, ", ".join(does), gradient, *rest)) + " |"
 
     standard = {

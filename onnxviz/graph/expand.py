@@ -10,9 +10,13 @@ import onnx_ir as ir
 from onnxviz.errors import ModelUnsuitable
 from onnxviz.graph.analysis.dataflow import inline
 from onnxviz.graph.infer import infer
+from onnxviz.graph.naming import fresh, names
 
 #: Operators whose definition in the standard is a function of operators that have gradient rules.
-EXPANDED = frozenset({"Attention", "LinearAttention", "RotaryEmbedding", "SwiGLU"})
+EXPANDED = frozenset({
+    "Attention", "CausalConvWithState", "LinearAttention", "NegativeLogLikelihoodLoss", "RotaryEmbedding",
+    "SoftmaxCrossEntropyLoss", "SwiGLU", "BlackmanWindow", "HammingWindow", "HannWindow",
+})  # fmt: skip
 _DOMAIN = "onnxviz.expanded"
 
 
@@ -26,7 +30,10 @@ def expand(model: ir.Model) -> None:
         return
     version = model.opset_imports[""]
     infer(model)
+    taken = names(model.graph)
     for count, node in enumerate(nodes):
+        for y in node.outputs:
+            y.name = y.name or fresh(f"{node.name}/left_out", taken)
         function = _definition(node, version)
         function.name, function.domain = f"{node.op_type}_{count}", _DOMAIN
         found = ir.serde.deserialize_function(function)
@@ -48,6 +55,9 @@ def _definition(node: ir.Node, version: int) -> onnx.FunctionProto:
         raise ModelUnsuitable(
             f"the standard does not define {node.op_type} of opset {version} (node {node.name!r}) by other operators"
         )
+    for name, formal in schema.attributes.items():
+        if name not in node.attributes and formal.default_value.name:
+            node.attributes[name] = ir.serde.deserialize_attribute(formal.default_value)
     if schema.has_context_dependent_function:
         proto = ir.serde.serialize_node(node).SerializeToString()
         body = schema.get_context_dependent_function_with_opset_version(
@@ -57,6 +67,11 @@ def _definition(node: ir.Node, version: int) -> onnx.FunctionProto:
         body = schema.get_function_with_opset_version(max(fitting))
     function = onnx.FunctionProto()
     function.ParseFromString(body)
+    made = {name for inner in function.node for name in inner.output} | set(function.input)
+    for name in function.output:  # what the form at hand does not give, and nothing may read
+        if name not in made:
+            nothing = onnx.helper.make_tensor("nothing", onnx.TensorProto.FLOAT, [0], [])
+            function.node.append(onnx.helper.make_node("Constant", [], [name], value=nothing))
     del function.output[len(node.outputs) :]  # optional outputs that the node leaves out are not computed
     return function
 

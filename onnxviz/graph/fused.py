@@ -260,22 +260,22 @@ def _skip_layer_normalization(to: _Parts) -> None:
 
 def _simplified_layer_normalization(to: _Parts) -> None:
     """RMSNormalization, which the standard has from opset 23 on."""
-    x = to.node.inputs[0]
-    if int(to.get("axis", -1)) != -1 and (
-        x is None or x.shape is None or to.get("axis", -1) != len(x.shape) - 1
-    ):
-        return
-    if not any(y.uses() or y.is_graph_output() for y in to.node.outputs[1:]):
-        _root_mean_square(to, x, to.input(1), float(to.get("epsilon", 1e-5)))
+    x, axis = to.node.inputs[0], int(to.get("axis", -1))
+    if axis >= 0 and x is not None and x.shape is not None:
+        axis -= len(x.shape)
+    if axis < 0 and not any(y.uses() or y.is_graph_output() for y in to.node.outputs[1:]):
+        _root_mean_square(to, x, to.input(1), float(to.get("epsilon", 1e-5)), axis)
 
 
-def _root_mean_square(to: _Parts, x: ir.Value | None, scale: ir.Value | None, epsilon: float) -> None:
-    rim = to.number(epsilon)
+def _root_mean_square(
+    to: _Parts, x: ir.Value | None, scale: ir.Value | None, epsilon: float, axis: int = -1
+) -> None:
+    rim, axes = to.number(epsilon), list(range(axis, 0))
     square = to.op("Mul", x, x)
     if to.opset >= 18:
-        mean = to.op("ReduceMean", square, to.lifter.const([-1]), keepdims=1)
+        mean = to.op("ReduceMean", square, to.lifter.const(axes), keepdims=1)
     else:
-        mean = to.op("ReduceMean", square, axes=[-1], keepdims=1)
+        mean = to.op("ReduceMean", square, axes=axes, keepdims=1)
     to.become("Mul", to.op("Div", x, to.op("Sqrt", to.op("Add", mean, rim))), scale)
 
 

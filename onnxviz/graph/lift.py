@@ -19,7 +19,7 @@ from onnxviz.graph.naming import names
 
 TARGET = 18
 OLDEST = 7
-_GROUPED = 21
+GROUPED = 21
 
 
 class Lifter:
@@ -123,7 +123,7 @@ def _group_normalization(model: ir.Model, version: int) -> None:
     From 18 to 21 nothing else changed its meaning, so the whole model goes to 21.
     """
     nodes = [n for n in model.graph.all_nodes() if n.op_type == "GroupNormalization" and not n.domain]
-    if version >= _GROUPED or not nodes:
+    if version >= GROUPED or not nodes:
         return
     lifter = Lifter(model)
     for node in nodes:
@@ -136,7 +136,7 @@ def _group_normalization(model: ir.Model, version: int) -> None:
             wide = lifter.before(node, "Expand", column, lifter.const([groups, x.shape[1] // groups]))
             node.replace_input_with(i, lifter.before(node, "Reshape", wide, lifter.const([-1])))
     for graph in model.graphs():
-        graph.opset_imports[""] = _GROUPED
+        graph.opset_imports[""] = GROUPED
 
 
 def _same_form(node: ir.Node, version: int) -> None:

@@ -39,14 +39,14 @@ def normalise(model: ir.Model) -> ir.Model:
     fused.split(model)
     rectifiers.scalars(model)
     lift.lift(model)
-    # Before IR version 4 every initialiser had to be a graph input too; opset 18 came with 8, opset 21 with 10.
-    model.ir_version = max(model.ir_version, 10 if model.opset_imports[""] >= 21 else 8)
     expand.expand(model)
     fold.branches(model)
     fold.constants(model)
     fold.shapes(model)
     fold.dropout(model)
     quantised.as_qdq(model)
+    # Before IR version 4 every initialiser had to be a graph input too; opset 18 came with 8, opset 21 with 10.
+    model.ir_version = max(model.ir_version, 10 if model.opset_imports[""] >= 21 else 8)
     infer(model)
     while fold.lengths(model):
         fold.branches(model)

@@ -28,7 +28,7 @@ def explicit(model: ir.Model) -> None:
     Requires inferred shapes.
     """
     lifter: Lifter | None = None
-    for node in list(model.graph):
+    for node in list(model.graph.all_nodes()):
         if node.domain not in ("", "ai.onnx"):
             continue
         mode = _string(node, "auto_pad")

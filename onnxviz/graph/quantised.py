@@ -11,7 +11,7 @@ from typing import Any
 
 import onnx_ir as ir
 
-from onnxviz.graph.lift import Lifter, channels_first, channels_last
+from onnxviz.graph.lift import GROUPED, Lifter, channels_first, channels_last
 from onnxviz.graph.operators import SPELLINGS
 
 _MICROSOFT = "com.microsoft"
@@ -21,12 +21,10 @@ _UNARY = {name: row.of for name, row in SPELLINGS.items() if row.scale == 3}
 
 
 def as_qdq(model: ir.Model) -> None:
-    """Rewrite the QOperator nodes of the main graph, in place."""
+    """Rewrite the QOperator nodes, in place; ONNX Runtime's own quantisers get the standard's domain."""
     lifter: Lifter | None = None
-    for node in list(model.graph):
-        step = _STEPS.get(
-            (node.domain.replace("ai.onnx", "") if node.domain == "ai.onnx" else node.domain, node.op_type)
-        )
+    for node in list(model.graph.all_nodes()):
+        step = _STEPS.get((node.domain.removeprefix("ai.onnx"), node.op_type))
         if step is None:
             continue
         lifter = lifter or Lifter(model)
@@ -127,12 +125,21 @@ def _concat(to: _Rewriter) -> None:
     to.result(to.op("Concat", *parts, **to.attributes()), to.inputs[0], to.inputs[1])
 
 
+def _quantiser(to: _Rewriter) -> None:
+    """It has types that the standard's had not before opset 21: the model takes that, as `lift` does for others."""
+    to.node.domain, to.node.version = "", None
+    for graph in (to.lifter.root, *to.lifter.root.subgraphs()):
+        graph.opset_imports[""] = max(graph.opset_imports.get("", 0), GROUPED)
+
+
 _STEPS: dict[tuple[str, str], Callable[[_Rewriter], None]] = {
     ("", "QLinearConv"): _conv,
     (_MICROSOFT, "QLinearConv"): _conv,
     ("", "QLinearMatMul"): _matmul,
     (_MICROSOFT, "QGemm"): _gemm,
     (_MICROSOFT, "QLinearConcat"): _concat,
+    (_MICROSOFT, "QuantizeLinear"): _quantiser,
+    (_MICROSOFT, "DequantizeLinear"): _quantiser,
     **{(_MICROSOFT, name): _binary for name in _BINARY},
     **{(_MICROSOFT, name): _unary for name in _UNARY},
 }

@@ -74,6 +74,13 @@ def _qdq(m: Maker, x: str) -> str:
     return m("DequantizeLinear", m("QuantizeLinear", x, scale, zero), scale, zero)
 
 
+def _qdq_16(m: Maker, x: str) -> str:
+    """In ONNX Runtime's own domain, of a type that the standard's had not at opset 18."""
+    scale, zero = m.constant(np.float32(0.001)), m.constant(np.uint16(3000))
+    codes = m("QuantizeLinear", x, scale, zero, domain="com.microsoft")
+    return m("DequantizeLinear", codes, scale, zero, domain="com.microsoft")
+
+
 # Those that the ort-training backend takes, in its own or another form.
 TRUSTED: dict[str, Callable[[Maker, str], str]] = {
     "Abs": _of("Abs"),
@@ -243,6 +250,7 @@ BEYOND: dict[str, Callable[[Maker, str], str]] = {
     "Pad edge": lambda m, x: m("Pad", x, m.constant([0, 0, 2, -1, 0, 0, 1, 3]), mode="edge"),
     "Pad reflect": lambda m, x: m("Pad", x, m.constant([0, 0, 2, 1, 0, 0, 1, 3]), mode="reflect"),
     "QDQ": _qdq,
+    "QDQ of 16 bits": _qdq_16,
     "ReduceL1": lambda m, x: m("ReduceL1", x, m.constant([1])),
     "ReduceMax": lambda m, x: m("ReduceMax", x, m.constant([1])),
     "ReduceProd": lambda m, x: m("ReduceProd", x, m.constant([1])),

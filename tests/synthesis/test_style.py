@@ -10,6 +10,7 @@ import torch
 import onnxviz
 from onnxviz.backends.torch.executor import Executor
 from onnxviz.errors import ImageRejected, UnknownLayer, UsageError
+from onnxviz.graph.normalise import normalise
 from onnxviz.interrupted import Interrupted
 from onnxviz.synthesis.layers import content_layer, style_layers
 from onnxviz.synthesis.style import luminance, matched_colours, with_colours_of
@@ -33,7 +34,7 @@ def torch_losses(
     graph = ir.from_proto(network())
     names = {*style_layers(net), content_layer(net)}
     graph.graph.outputs[:] = [v for node in graph.graph for v in node.outputs if v.name in names]
-    executor = Executor(graph)
+    executor = Executor(normalise(graph))
 
     def features(x):
         return executor({"image": (x - mean) / std})

@@ -205,8 +205,9 @@ def _from_file(model: onnx.ModelProto) -> Callable[[Any], Any]:
     import onnx_ir as ir
 
     from onnxviz.backends.torch.executor import Executor
+    from onnxviz.graph.normalise import normalise
 
-    loaded = ir.from_proto(model)
+    loaded = normalise(ir.from_proto(model))
     source = next(v.name for v in loaded.graph.inputs if not v.is_initializer())
     executor = Executor(loaded)
     output = loaded.graph.outputs[0].name

@@ -1,25 +1,35 @@
-"""Activation functions. Kinks as the gradient rules have them: Relu 0 at 0, Clip 0 at and outside its bounds."""
+"""Activations and quantisers, and what the backprop variants make of the rectifiers among them.
+
+Kinks are as the gradient rules have them: Relu 0 at 0, Clip 0 at and outside its bounds. Quantisers are passed straight
+through the rounding and stopped where the range saturates: a quantised tensor is a float tensor that holds whole
+numbers, so that autograd passes it. As in grad/rules/quantised.py the scale and the zero point count as constants, and
+the mask is that of torch's fake quantisation.
+"""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
+import onnx_ir as ir
 import torch
 import torch.nn.functional as F
 
-from onnxviz.backends.torch.table import operator
+from onnxviz.backends.torch.layers import conv
+from onnxviz.backends.torch.table import OPERATORS, CannotRun, Ints, Operator, Table, along, is_real, operator
+from onnxviz.errors import UsageError, near
+from onnxviz.graph.rectifiers import RANGES, Rectifier
+
+Back = Callable[..., Any]
+"""(g, whether x is strictly between its ends, x, the upper end) -> the cotangent of x."""
 
 
 class Between(torch.autograd.Function):
-    """x held between bounds; a variant of backpropagation may change what goes back.
-
-    back   (g, whether x is strictly between the bounds, x, the upper bound) -> the cotangent of x
-    """
+    """x held between bounds; a variant of backpropagation may change what goes back."""
 
     @staticmethod
-    def forward(ctx: Any, x: Any, low: float | None, high: float | None, back: Callable[..., Any]) -> Any:
+    def forward(ctx: Any, x: Any, low: float | None, high: float | None, back: Back) -> Any:
         """x between the bounds; None: no bound."""
         ctx.save_for_backward(x)
         ctx.low, ctx.high, ctx.back = low, high, back
@@ -42,24 +52,15 @@ def plain(g: Any, inside: Any, x: Any, high: float | None) -> Any:
     return g * inside
 
 
-@operator("Relu")
-def relu(x: Any) -> Any:
-    """max(x, 0)."""
-    return torch.relu(x)
-
-
 @operator("Clip")
-def clip(x: Any, low: Any = None, high: Any = None, *, min: Any = None, max: Any = None) -> Any:
-    """x between bounds, which were attributes before opset 11; the bounds may be differentiated too."""
-    low = min if low is None else low
-    high = max if high is None else high
-    bounds = [b for b in (low, high) if isinstance(b, torch.Tensor)]
-    if any(b.requires_grad for b in bounds):
-        x = x if low is None else torch.maximum(x, torch.as_tensor(low))
-        return x if high is None else torch.minimum(x, torch.as_tensor(high))
+def clip(x: Any, low: Any = None, high: Any = None) -> Any:
+    """x between bounds, which may be differentiated too."""
+    if any(b is not None and b.requires_grad for b in (low, high)):
+        x = x if low is None else torch.maximum(x, low)
+        return x if high is None else torch.minimum(x, high)
     if low is None and high is None:
         return x
-    values = [b.item() if isinstance(b, torch.Tensor) else b for b in (low, high)]
+    values: list[Any] = [None if b is None else b.item() for b in (low, high)]
     if None not in values and values[0] > values[1]:  # where the bounds are crossed, the upper one holds
         values[0] = values[1]
     return Between.apply(x, *values, plain) if x.dtype.is_floating_point else torch.clamp(x, *values)
@@ -73,9 +74,7 @@ def leaky_relu(x: Any, *, alpha: float = 0.01) -> Any:
 
 @operator("PRelu")
 def prelu(x: Any, slope: Any) -> Any:
-    """As LeakyRelu with a tensor of slopes; before opset 9 it lay along the channels."""
-    if slope.ndim == 1 and x.ndim > 2 and slope.shape[0] == x.shape[1] != x.shape[-1]:
-        slope = slope.reshape(-1, *([1] * (x.ndim - 2)))
+    """As LeakyRelu with a tensor of slopes."""
     return torch.where(x > 0, x, slope * x)
 
 
@@ -98,9 +97,7 @@ def celu(x: Any, *, alpha: float = 1.0) -> Any:
 
 
 @operator("Selu")
-def selu(
-    x: Any, *, alpha: float = 1.67326319217681884765625, gamma: float = 1.05070102214813232421875
-) -> Any:
+def selu(x: Any, *, alpha: float = 1.6732632423543772, gamma: float = 1.0507010221481323) -> Any:
     """gamma times Elu."""
     return gamma * F.elu(x, alpha)
 
@@ -117,34 +114,10 @@ def swish(x: Any, *, alpha: float = 1.0) -> Any:
     return x * torch.sigmoid(alpha * x)
 
 
-@operator("QuickGelu", domain="com.microsoft")
-def quick_gelu(x: Any, *, alpha: float = 1.702) -> Any:
-    """x·sigmoid(alpha·x)."""
-    return x * torch.sigmoid(alpha * x)
-
-
 @operator("Gelu")
 def gelu(x: Any, *, approximate: str = "none") -> Any:
     """x·Φ(x), exactly or by tanh."""
     return F.gelu(x, approximate=approximate)
-
-
-@operator("Gelu", domain="com.microsoft")
-def gelu_microsoft(x: Any) -> Any:
-    """x·Φ(x)."""
-    return F.gelu(x)
-
-
-@operator("BiasGelu", domain="com.microsoft")
-def bias_gelu(x: Any, bias: Any) -> Any:
-    """Gelu of x + bias."""
-    return F.gelu(x + bias)
-
-
-@operator("FastGelu", domain="com.microsoft")
-def fast_gelu(x: Any, bias: Any = None) -> Any:
-    """Gelu by tanh of x + bias."""
-    return F.gelu(x if bias is None else x + bias, approximate="tanh")
 
 
 @operator("Shrink")
@@ -154,38 +127,27 @@ def shrink(x: Any, *, bias: float = 0.0, lambd: float = 0.5) -> Any:
     return torch.where(x < -lambd, x + bias, torch.where(x > lambd, x - bias, zero))
 
 
-def _over_axis(function: Callable[..., Any], x: Any, axis: int | None, opset: int) -> Any:
-    """Before opset 13 everything from `axis` (1) on was one axis."""
-    if opset >= 13:
-        return function(x, -1 if axis is None else axis)
-    axis = (1 if axis is None else axis) % max(x.ndim, 1)
-    return function(x.reshape(math.prod(x.shape[:axis]), -1), 1).reshape(x.shape)
-
-
 @operator("Softmax")
-def softmax(x: Any, *, opset: int, axis: int | None = None) -> Any:
+def softmax(x: Any, *, axis: int = -1) -> Any:
     """exp x over its sum."""
-    return _over_axis(torch.softmax, x, axis, opset)
+    return torch.softmax(x, axis)
 
 
 @operator("LogSoftmax")
-def log_softmax(x: Any, *, opset: int, axis: int | None = None) -> Any:
+def log_softmax(x: Any, *, axis: int = -1) -> Any:
     """The logarithm of Softmax."""
-    return _over_axis(torch.log_softmax, x, axis, opset)
+    return torch.log_softmax(x, axis)
 
 
 @operator("Hardmax")
-def hardmax(x: Any, *, opset: int, axis: int | None = None) -> Any:
+def hardmax(x: Any, *, axis: int = -1) -> Any:
     """1 at the first of the largest, otherwise 0."""
-
-    def one(values: Any, dim: int) -> Any:
-        best = values.argmax(dim, keepdim=True)
-        return torch.zeros_like(values).scatter(dim, best, 1.0)
-
-    return _over_axis(one, x.detach(), axis, opset)
+    x = x.detach()
+    return torch.zeros_like(x).scatter(axis, x.argmax(axis, keepdim=True), 1.0)
 
 
 for _name, _function in {
+    "Relu": torch.relu,
     "Sigmoid": torch.sigmoid,
     "HardSwish": F.hardswish,
     "Mish": F.mish,
@@ -195,3 +157,147 @@ for _name, _function in {
     "Erf": torch.erf,
 }.items():
     operator(_name)(_function)
+
+
+# --- quantisers -----------------------------------------------------------------------------------
+
+
+class Rounded(torch.autograd.Function):
+    """Rounded and held in a range; g passes where the rounded number lies within it, or as a variant says.
+
+    All that `back` sees is in units of the scale.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, units: Any, zero: Any, low: int, high: int, back: Back) -> Any:
+        """The whole numbers."""
+        y = torch.round(units) + zero
+        ctx.save_for_backward((y >= low) & (y <= high), units)
+        ctx.high, ctx.back = high - zero, back
+        return y.clamp(low, high)
+
+    @staticmethod
+    def backward(ctx: Any, g: Any) -> Any:
+        """What `back` says."""
+        inside, units = ctx.saved_tensors
+        return ctx.back(g, inside, units, ctx.high), None, None, None, None
+
+
+def _spread(vector: Any, x: Any, axis: int, block_size: int) -> Any:
+    """A scale or zero point, so that it broadcasts against x: for all, one an index of `axis`, or one a block."""
+    if block_size:
+        return vector.repeat_interleave(block_size, axis).narrow(axis, 0, x.shape[axis])
+    return along(vector, x, axis)
+
+
+@operator("QuantizeLinear")
+def quantize_linear(
+    x: Any, scale: Any, zero: Any = None, *, kind: int, axis: int = 1, block_size: int = 0,
+    saturate: int = 1, output_dtype: int = 0, precision: int = 0, back: Back = plain,
+) -> Any:  # fmt: skip
+    """round(x / scale) + zero point, within the range of the integer."""
+    if kind not in RANGES:
+        raise CannotRun(f"quantises to {ir.DataType(kind).name}")
+    low, high = RANGES[ir.DataType(kind)]
+    step = _spread(scale.detach(), x, axis, block_size)
+    offset = 0 if zero is None else _spread(zero.detach(), x, axis, block_size).to(scale.dtype)
+    return Rounded.apply(x / step, offset, low, high, back)
+
+
+@operator("DequantizeLinear")
+def dequantize_linear(
+    x: Any, scale: Any, zero: Any = None, *, axis: int = 1, block_size: int = 0, output_dtype: int = 0
+) -> Any:
+    """(x − zero point)·scale."""
+    real = x.to(scale.dtype)
+    if zero is not None:
+        real = real - _spread(zero.detach(), x, axis, block_size).to(scale.dtype)
+    return real * _spread(scale.detach(), x, axis, block_size)
+
+
+@operator("DynamicQuantizeLinear")
+def dynamic_quantize_linear(x: Any) -> Any:
+    """To the range that x has, which with 0 it covers: nothing saturates."""
+    values = x.detach()
+    low, high = values.min().clamp(max=0), values.max().clamp(min=0)
+    scale = (high - low) / 255
+    scale = torch.where(scale == 0, torch.ones_like(scale), scale)
+    zero = torch.round(-low / scale).clamp(0, 255)
+    return Rounded.apply(x / scale, zero, 0, 255, plain), scale, zero.to(torch.uint8)
+
+
+def _real(value: Any, zero: Any, axis: int) -> Any:
+    """An integer tensor less its zero point, as floats."""
+    real = value if is_real(value) else value.float()
+    if zero is None:
+        return real
+    zero = zero.to(real.dtype)
+    return real - (along(zero, real, axis) if zero.ndim < 2 else zero)
+
+
+@operator("MatMulInteger")
+def matmul_integer(a: Any, b: Any, a_zero: Any = None, b_zero: Any = None) -> Any:
+    """The product of integers; whole numbers in floats."""
+    return _real(a, a_zero, a.ndim - 2 if a.ndim > 1 else 0) @ _real(b, b_zero, b.ndim - 1)
+
+
+@operator("ConvInteger")
+def conv_integer(
+    x: Any, w: Any, x_zero: Any = None, w_zero: Any = None, *, dilations: Ints = None, group: int = 1,
+    kernel_shape: Ints = None, pads: Ints = None, strides: Ints = None,
+) -> Any:  # fmt: skip
+    """Conv of integers; whole numbers in floats."""
+    x, w = _real(x, x_zero, 1), _real(w, w_zero, 0)
+    return conv(x, w, dilations=dilations, group=group, pads=pads, strides=strides)
+
+
+# --- backprop variants as other tables: what they do stands in grad/overrides.py ------------------
+
+
+def _guided(g: Any, inside: Any, x: Any, high: float | None) -> Any:
+    return torch.relu(g) * inside
+
+
+def _deconvnet(g: Any, inside: Any, x: Any, high: float | None) -> Any:
+    return torch.relu(g)
+
+
+def _redirected(g: Any, inside: Any, x: Any, high: float | None) -> Any:
+    through = g * inside
+    blocked = (x < 0) & (g < 0)
+    if high is not None:
+        blocked |= (x > high) & (g > 0)
+    alive = through.flatten(1).abs().sum(1).reshape(-1, *([1] * (x.ndim - 1))) > 0
+    return torch.where(alive, through, torch.where(blocked, torch.zeros_like(g), g))
+
+
+def _table(back: Back) -> Mapping[str, Callable[..., Any]]:
+    """Functions for the rectifiers (graph/rectifiers.py) among the nodes of these operators."""
+
+    def relu(x: Any) -> Any:
+        return Between.apply(x, 0.0, None, back)
+
+    def clipped(x: Any, low: Any = None, high: Any = None, *, rectifier: Rectifier | None) -> Any:
+        return clip(x, low, high) if rectifier is None else Between.apply(x, 0.0, rectifier.high, back)
+
+    def quantized(
+        x: Any, *operands: Any, rectifier: Rectifier | None, kind: int, axis: int = 1,
+        block_size: int = 0, saturate: int = 1, output_dtype: int = 0, precision: int = 0,
+    ) -> Any:  # fmt: skip
+        going_back = plain if rectifier is None else back
+        return quantize_linear(x, *operands, kind=kind, axis=axis, block_size=block_size, back=going_back)
+
+    return {"Relu": relu, "Clip": clipped, "QuantizeLinear": quantized}
+
+
+_VARIANTS = {
+    "plain": {}, "guided": _table(_guided), "deconvnet": _table(_deconvnet), "redirected": _table(_redirected),
+}  # fmt: skip
+
+
+def by_name(name: str) -> Table:
+    """The table that the command line calls so; raises UsageError."""
+    if name not in _VARIANTS:
+        raise UsageError(f"no rules {name!r}; there are {', '.join(_VARIANTS)}{near(name, _VARIANTS)}")
+    changed = {op: Operator(op, function) for op, function in _VARIANTS[name].items()}
+    return MappingProxyType({**OPERATORS, **changed})

@@ -1,4 +1,4 @@
-"""Operators that work element by element."""
+"""Operators that work element by element, reductions, and picking the largest."""
 
 from __future__ import annotations
 
@@ -9,19 +9,7 @@ from typing import Any
 
 import torch
 
-from onnxviz.backends.torch.table import CannotRun, operator
-from onnxviz.backends.torch.tensors import is_real, single, torch_type
-
-
-def _old(function: Callable[[Any, Any], Any]) -> Callable[..., Any]:
-    """A binary operator; before opset 7 its second operand was laid along `axis`."""
-
-    def both(a: Any, b: Any, *, axis: int | None = None, broadcast: int = 0) -> Any:
-        if axis is not None and broadcast:
-            b = b.reshape([*b.shape, *([1] * (a.ndim - axis - b.ndim))])
-        return function(a, b)
-
-    return both
+from onnxviz.backends.torch.table import CannotRun, is_real, numbers, operator, single, torch_type
 
 
 def _divide(a: Any, b: Any) -> Any:
@@ -32,7 +20,7 @@ def _power(a: Any, b: Any) -> Any:
     return torch.pow(a, b).to(a.dtype) if is_real(a) else torch.pow(a.double(), b).to(a.dtype)
 
 
-for _name, _two in {
+for _name, _function in {
     "Add": torch.add,
     "Sub": torch.sub,
     "Mul": torch.mul,
@@ -41,52 +29,30 @@ for _name, _two in {
     "And": torch.logical_and,
     "Or": torch.logical_or,
     "Xor": torch.logical_xor,
+    "Not": torch.logical_not,
     "Equal": torch.eq,
     "Greater": torch.gt,
     "Less": torch.lt,
-}.items():
-    operator(_name)(_old(_two))
-
-for _name, _function in {
     "GreaterOrEqual": torch.ge,
     "LessOrEqual": torch.le,
     "BitwiseAnd": torch.bitwise_and,
     "BitwiseOr": torch.bitwise_or,
     "BitwiseXor": torch.bitwise_xor,
     "BitwiseNot": torch.bitwise_not,
-    "Not": torch.logical_not,
-    "Neg": torch.neg,
-    "Abs": torch.abs,
-    "Sqrt": torch.sqrt,
-    "Exp": torch.exp,
-    "Log": torch.log,
-    "Reciprocal": torch.reciprocal,
-    "Sin": torch.sin,
-    "Cos": torch.cos,
-    "Tan": torch.tan,
-    "Asin": torch.asin,
-    "Acos": torch.acos,
-    "Atan": torch.atan,
-    "Sinh": torch.sinh,
-    "Cosh": torch.cosh,
-    "Asinh": torch.asinh,
-    "Acosh": torch.acosh,
-    "Atanh": torch.atanh,
-    "IsNaN": torch.isnan,
     "Identity": lambda x: x,
     "Where": torch.where,
-}.items():
+    "IsNaN": torch.isnan,
+    **{name.capitalize(): getattr(torch, name) for name in (
+        "neg", "abs", "sqrt", "exp", "log", "reciprocal", "sin", "cos", "tan", "asin", "acos", "atan", "sinh", "cosh",
+        "asinh", "acosh", "atanh",
+    )},
+    # torch would give these a gradient of zeros; what is not differentiable must be seen not to be.
+    "Sign": lambda x: torch.sign(x.detach()),
+    "Floor": lambda x: torch.floor(x.detach()),
+    "Ceil": lambda x: torch.ceil(x.detach()),
+    "Round": lambda x: torch.round(x.detach()),
+}.items():  # fmt: skip
     operator(_name)(_function)
-
-
-# torch would give them a gradient of zeros; what is not differentiable must be seen not to be.
-for _name, _step in {
-    "Sign": torch.sign,
-    "Floor": torch.floor,
-    "Ceil": torch.ceil,
-    "Round": torch.round,
-}.items():
-    operator(_name)(lambda x, step=_step: step(x.detach()))
 
 
 @operator("BitShift")
@@ -161,6 +127,14 @@ def cast_like(x: Any, like: Any, *, saturate: int = 1, round_mode: str = "up") -
     return x.to(like.dtype)
 
 
+@operator("Dropout")
+def dropout(x: Any, ratio: Any = None, training: Any = None, *, outputs: int, seed: int = 0) -> Any:
+    """Nothing, at inference; the mask keeps everything."""
+    if training is not None and bool(single(training)) and (ratio is None or float(single(ratio))):
+        raise CannotRun("is in training mode")
+    return (x, torch.ones_like(x, dtype=torch.bool)) if outputs > 1 else x
+
+
 def _running(
     function: Callable[..., Any], x: Any, axis: Any, exclusive: int, reverse: int, start: float
 ) -> Any:
@@ -185,9 +159,122 @@ def cum_prod(x: Any, axis: Any, *, exclusive: int = 0, reverse: int = 0) -> Any:
     return _running(torch.cumprod, x, axis, exclusive, reverse, 1.0)
 
 
-@operator("Dropout")
-def dropout(x: Any, ratio: Any = None, training: Any = None, *, outputs: int, seed: int = 0) -> Any:
-    """Nothing, at inference; the mask keeps everything."""
-    if training is not None and bool(single(training)) and (ratio is None or float(single(ratio))):
-        raise CannotRun("is in training mode")
-    return (x, torch.ones_like(x, dtype=torch.bool)) if outputs > 1 else x
+# --- reductions -----------------------------------------------------------------------------------
+
+
+def _product(x: Any, axes: tuple[int, ...]) -> Any:
+    for axis in axes:
+        x = x.prod(axis, keepdim=True)
+    return x
+
+
+def _of_nothing(x: Any, axes: tuple[int, ...], value: Any) -> Any:
+    """What ONNX gives for a maximum or minimum over no elements, which torch refuses; None where there are some."""
+    if all(x.shape[axis] for axis in axes) or not is_real(x):
+        return None
+    return x.new_full([1 if axis in axes else size for axis, size in enumerate(x.shape)], value)
+
+
+def _largest(x: Any, axes: tuple[int, ...]) -> Any:
+    if (empty := _of_nothing(x, axes, float("-inf"))) is not None:
+        return empty
+    if x.dtype == torch.bool:
+        return x.any(axes, keepdim=True) if axes else x
+    return x.amax(axes, keepdim=True) if axes else x
+
+
+def _smallest(x: Any, axes: tuple[int, ...]) -> Any:
+    if (empty := _of_nothing(x, axes, float("inf"))) is not None:
+        return empty
+    if x.dtype == torch.bool:
+        return ~(~x).any(axes, keepdim=True) if axes else x
+    return x.amin(axes, keepdim=True) if axes else x
+
+
+def _total(x: Any, axes: tuple[int, ...]) -> Any:
+    return x.sum(axes, keepdim=True) if axes else x
+
+
+def _norm(x: Any, axes: tuple[int, ...]) -> Any:
+    squares = _total(x * x, axes)
+    if not is_real(squares):
+        return squares.double().sqrt().to(x.dtype)
+    zero = squares == 0  # the derivative there is 0, not infinite
+    return torch.where(
+        zero, torch.zeros_like(squares), torch.where(zero, torch.ones_like(squares), squares).sqrt()
+    )
+
+
+def _logarithm(x: Any, axes: tuple[int, ...]) -> Any:
+    total = _total(x, axes)
+    return total.log() if is_real(x) else total.double().log().to(x.dtype)
+
+
+def _log_sum_exp(x: Any, axes: tuple[int, ...]) -> Any:
+    if not is_real(x):
+        return torch.logsumexp(x.double(), axes, keepdim=True).to(x.dtype)
+    return torch.logsumexp(x, axes, keepdim=True) if axes else x
+
+
+def _average(x: Any, axes: tuple[int, ...]) -> Any:
+    if not axes:
+        return x
+    return x.mean(axes, keepdim=True) if is_real(x) else x.double().mean(axes, keepdim=True).to(x.dtype)
+
+
+def _reduction(function: Callable[[Any, tuple[int, ...]], Any]) -> Callable[..., Any]:
+    """The operator's form around its function of (x, axes)."""
+
+    def reduce(x: Any, axes: Any = None, *, keepdims: int = 1, noop_with_empty_axes: int = 0) -> Any:
+        given = [] if axes is None else numbers(axes)
+        if not given and noop_with_empty_axes:
+            return function(x, ())
+        along = tuple(sorted({a % x.ndim for a in given})) if given else tuple(range(x.ndim))
+        y = function(x, along)
+        if x.dtype not in (y.dtype, torch.bool):  # torch widens sums of small integers
+            y = y.to(x.dtype)
+        return y if keepdims else y.reshape([s for a, s in enumerate(y.shape) if a not in along])
+
+    return reduce
+
+
+for _name, _function in {
+    "ReduceSum": _total,
+    "ReduceMean": _average,
+    "ReduceMax": _largest,
+    "ReduceMin": _smallest,
+    "ReduceProd": _product,
+    "ReduceL1": lambda x, axes: _total(x.abs(), axes),
+    "ReduceL2": _norm,
+    "ReduceSumSquare": lambda x, axes: _total(x * x, axes),
+    "ReduceLogSum": _logarithm,
+    "ReduceLogSumExp": _log_sum_exp,
+}.items():
+    operator(_name)(_reduction(_function))
+
+
+def _place(x: Any, axis: int, keepdims: int, last: int) -> Any:
+    if last:
+        return x.shape[axis] - 1 - x.flip(axis).argmax(axis, keepdim=bool(keepdims))
+    return x.argmax(axis, keepdim=bool(keepdims))
+
+
+@operator("ArgMax")
+def arg_max(x: Any, *, axis: int = 0, keepdims: int = 1, select_last_index: int = 0) -> Any:
+    """Where the largest lies: the first or the last of several."""
+    return _place(x.detach(), axis, keepdims, select_last_index)
+
+
+@operator("ArgMin")
+def arg_min(x: Any, *, axis: int = 0, keepdims: int = 1, select_last_index: int = 0) -> Any:
+    """Where the smallest lies."""
+    flipped = ~x if not is_real(x) else -x  # ~x is −x − 1, which unsigned and smallest integers have too
+    return _place(flipped.detach(), axis, keepdims, select_last_index)
+
+
+@operator("TopK")
+def top_k(x: Any, k: Any, *, axis: int = -1, largest: int = 1, sorted: int = 1) -> Any:
+    """The k largest (or smallest) and where they lay; ties in their order."""
+    order = torch.argsort(x.detach(), dim=axis, descending=bool(largest), stable=True)
+    index = order.narrow(axis, 0, int(single(k)))
+    return torch.gather(x, axis, index), index

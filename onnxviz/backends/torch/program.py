@@ -41,8 +41,8 @@ class TorchProgram:
     """
 
     def __init__(self, task: Task, graph: Forward, device: str) -> None:
+        from onnxviz.backends.torch.activation import by_name
         from onnxviz.backends.torch.executor import Executor
-        from onnxviz.backends.torch.variants import by_name
 
         self._graph = graph
         self._device = device
@@ -97,7 +97,7 @@ class TorchProgram:
     def _tensor(self, value: ir.Value, array: Any) -> Any:
         import torch
 
-        from onnxviz.backends.torch.tensors import from_numpy, torch_type
+        from onnxviz.backends.torch.table import from_numpy, torch_type
 
         tensor = from_numpy(np.asarray(array), self._device)
         half = self._graph.halves.get(value.name or "")

@@ -10,34 +10,18 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from onnxviz.backends.torch.table import CannotRun, operator
-from onnxviz.backends.torch.tensors import numbers, select, single
+from onnxviz.backends.torch.table import CannotRun, Ints, numbers, operator, select, single
 
 
 @operator("Resize")
 def resize(
-    x: Any,
-    *inputs: Any,
-    opset: int,
-    antialias: int = 0,
-    axes: Sequence[int] | None = None,
-    coordinate_transformation_mode: str | None = None,
-    cubic_coeff_a: float = -0.75,
-    exclude_outside: int = 0,
-    extrapolation_value: float = 0.0,
-    keep_aspect_ratio_policy: str = "stretch",
-    mode: str = "nearest",
-    nearest_mode: str | None = None,
-) -> Any:
-    """x with the lengths of some axes changed: (roi, scales, sizes) as further inputs; only scales in opset 10."""
-    if opset < 11:
-        roi, scales, sizes = None, inputs[0], None
-        coordinates, rounding = "asymmetric", "floor"
-    else:
-        given = [v if v is not None and v.numel() else None for v in inputs]
-        roi, scales, sizes = [*given, None, None, None][:3]
-        coordinates = coordinate_transformation_mode or "half_pixel"
-        rounding = nearest_mode or "round_prefer_floor"
+    x: Any, *inputs: Any, antialias: int = 0, axes: Ints = None, coordinate_transformation_mode: str = "half_pixel",
+    cubic_coeff_a: float = -0.75, exclude_outside: int = 0, extrapolation_value: float = 0.0,
+    keep_aspect_ratio_policy: str = "stretch", mode: str = "nearest", nearest_mode: str = "round_prefer_floor",
+) -> Any:  # fmt: skip
+    """x with the lengths of some axes changed: (roi, scales, sizes) as further inputs."""
+    given: list[Any] = [v if v is not None and v.numel() else None for v in inputs]
+    roi, scales, sizes = [*given, None, None, None][:3]
     where = list(range(x.ndim)) if axes is None else [a % x.ndim for a in axes]
     lengths = [x.shape[a] for a in where]
     if sizes is not None:
@@ -51,32 +35,25 @@ def resize(
         factors = [float(v) for v in scales.reshape(-1).tolist()]
         wanted = [math.floor(f * length) for f, length in zip(factors, lengths, strict=True)]
     corners = None if roi is None else [float(v) for v in roi.reshape(-1).tolist()]
+    crop = coordinate_transformation_mode == "tf_crop_and_resize"
     outside = torch.zeros((), dtype=torch.bool, device=x.device)
     for i, axis in enumerate(where):
         length, out, factor = lengths[i], wanted[i], factors[i]
         box = None if corners is None else (corners[i], corners[len(where) + i])
-        crop = coordinates == "tf_crop_and_resize"
         if out == length and factor == 1 and not (crop and box != (0.0, 1.0)):
             continue
-        at = _coordinates(coordinates, length, out, factor, box)
+        at = _coordinates(coordinate_transformation_mode, length, out, factor, box)
         if crop:
             beyond = torch.as_tensor((at < 0) | (at > length - 1), device=x.device)
             outside = outside | beyond.reshape([-1 if a == axis else 1 for a in range(x.ndim)])
         if mode == "nearest":
-            x = select(x, axis, np.clip(_ROUND[rounding](at), 0, length - 1).astype(np.int64))
+            x = select(x, axis, np.clip(_ROUND[nearest_mode](at), 0, length - 1).astype(np.int64))
         else:
             matrix = _matrix(at, length, factor, mode, cubic_coeff_a, exclude_outside, antialias)
             x = _along_axis(x, axis, matrix)
     if outside.any():
         x = torch.where(outside, torch.full_like(x, extrapolation_value), x)
     return x
-
-
-@operator("Upsample")
-def upsample(x: Any, scales: Any = None, *, mode: str = "nearest") -> Any:
-    """The older name of Resize."""
-    factors = scales if isinstance(scales, torch.Tensor) else torch.tensor(scales)
-    return resize(x, factors, opset=10, mode=mode)
 
 
 def _along_axis(x: Any, axis: int, matrix: np.ndarray) -> Any:
@@ -96,8 +73,6 @@ def _coordinates(
         return i * (length - 1) / (out - 1) if out > 1 else np.zeros(out)
     if mode == "pytorch_half_pixel":
         return (i + 0.5) / factor - 0.5 if out > 1 else np.zeros(out)
-    if mode == "tf_half_pixel_for_nn":
-        return (i + 0.5) / factor
     if mode == "half_pixel_symmetric":
         adjustment = out / (factor * length)
         centre = length / 2
@@ -159,27 +134,23 @@ def grid_sample(
     return F.grid_sample(x, grid, name, padding_mode, bool(align_corners))
 
 
+@operator("AffineGrid")
+def affine_grid(theta: Any, size: Any, *, align_corners: int = 0) -> Any:
+    """The places that an affine map of the picture reads at, for GridSample."""
+    return F.affine_grid(theta, numbers(size), bool(align_corners))
+
+
 @operator("RoiAlign")
 def roi_align(
-    x: Any,
-    rois: Any,
-    images: Any,
-    *,
-    opset: int,
-    coordinate_transformation_mode: str | None = None,
-    mode: str = "avg",
-    output_height: int = 1,
-    output_width: int = 1,
-    sampling_ratio: int = 0,
-    spatial_scale: float = 1.0,
-) -> Any:
+    x: Any, rois: Any, images: Any, *, coordinate_transformation_mode: str = "half_pixel", mode: str = "avg",
+    output_height: int = 1, output_width: int = 1, sampling_ratio: int = 0, spatial_scale: float = 1.0,
+) -> Any:  # fmt: skip
     """He et al. 2017, arXiv:1703.06870: each box (x1, y1, x2, y2) as a grid of cells, each the mean of its samples.
 
     With mode 'max' it is the largest of the samples' weighted corners, as ONNX Runtime and the standard's reference
     have it. The boxes get their gradient too.
     """
-    usual = "half_pixel" if opset >= 16 else "output_half_pixel"
-    half = (coordinate_transformation_mode or usual) == "half_pixel"
+    half = coordinate_transformation_mode == "half_pixel"
     shift = 0.5 if half else 0.0
     cells = []
     for box, image in zip(rois, numbers(images), strict=True):

@@ -116,12 +116,6 @@ def swish(op, g, y, x, *, alpha):
     return (op.Mul(g, op.Add(s, op.Mul(op.Mul(y, alpha), op.Sub(1.0, s)))),)
 
 
-@vjp("QuickGelu", domain="com.microsoft")
-def quick_gelu(op, g, y, x, *, alpha=1.702):
-    """ONNX Runtime's name for Swish."""
-    return swish(op, g, y, x, alpha=alpha)
-
-
 @vjp("Mish")
 def mish(op, g, y, x):
     """x·t with t = tanh(softplus(x)): t + x(1 − t²)σ(x)."""
@@ -167,12 +161,6 @@ def gelu(op, g, y, x, *, approximate):
     slope = op.Mul(op.Add(op.Mul(square, 3.0 * k), 1.0), c)
     bend = op.Mul(op.Mul(x, op.Sub(1.0, op.Mul(t, t))), slope)
     return (op.Mul(g, op.Mul(op.Add(op.Add(t, 1.0), bend), 0.5)),)
-
-
-@vjp("Gelu", domain="com.microsoft")
-def microsoft_gelu(op, g, y, x):
-    """The exact form, as ONNX Runtime's optimiser writes it into files."""
-    return gelu(op, g, y, x, approximate="none")
 
 
 @vjp("Shrink")
