@@ -32,6 +32,8 @@ def explicit(model: ir.Model) -> None:
         if node.domain not in ("", "ai.onnx"):
             continue
         mode = _string(node, "auto_pad")
+        if mode == "NOTSET":
+            node.attributes.pop("auto_pad", None)
         ceil = "ceil_mode" in node.attributes and node.attributes["ceil_mode"].as_int()
         if node.op_type == "ConvTranspose":
             _transposed(node, mode)

@@ -47,9 +47,11 @@ def run(
         for name, value in feeds.items()
         if name in kinds
     }
+    # Of quantised networks single codes are a step off, where the order of additions rounds them the other way.
+    limit = 1e-2 if any("Quantize" in n.op_type or "QLinear" in n.op_type for n in model.graph.node) else 1e-3
     names = [value.name for value in engine.get_outputs()]
     for name, array in zip(names, engine.run(names, given), strict=True):
         expected = np.asarray(array, np.float64)
         error = np.linalg.norm(found[name].detach().numpy() - expected) / max(np.linalg.norm(expected), 1e-6)
-        assert error < 1e-3, f"{name}: the normal form is {error:.1e} away from ONNX Runtime"
+        assert error < limit, f"{name}: the normal form is {error:.1e} away from ONNX Runtime"
     return found
