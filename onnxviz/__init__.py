@@ -21,7 +21,7 @@ _PUBLIC = {
     "occlusion": "attribution.occlusion",
     "rise": "attribution.rise",
     "saliency": "attribution.saliency",
-    "attributions": "attribution.methods",
+    "attributions": "attribution.sheet",
     "segment": "attribution.segment",
     "cam": "attribution.cam",
     "embed": "features.embed",
@@ -50,12 +50,12 @@ if TYPE_CHECKING:  # what a type checker reads; a test holds it to the table
     from onnxviz import objectives as objectives
     from onnxviz.attribution.cam import cam as cam
     from onnxviz.attribution.explainer import explainer_model as explainer_model
-    from onnxviz.attribution.methods import attributions as attributions
     from onnxviz.attribution.occlusion import occlusion as occlusion
     from onnxviz.attribution.result import Attribution as Attribution
     from onnxviz.attribution.rise import rise as rise
     from onnxviz.attribution.saliency import saliency as saliency
     from onnxviz.attribution.segment import segment as segment
+    from onnxviz.attribution.sheet import attributions as attributions
     from onnxviz.exporting.export import export as export
     from onnxviz.features.activations import activations as activations
     from onnxviz.features.activations import predict as predict

@@ -55,8 +55,8 @@ def test_what_is_let_pass_becomes_less():
         ),
         ("features/ranking.py", "def late(): from onnxviz.features.patches import patches", r"features"),
         (
-            "attribution/saliency_job.py",
-            "from typing import TYPE_CHECKING\nif TYPE_CHECKING: from onnxviz.attribution.saliency import METHODS",
+            "attribution/sampled.py",
+            "from typing import TYPE_CHECKING\nif TYPE_CHECKING: from onnxviz.attribution.saliency import saliency",
             r"attribution",
         ),
         ("novelty.py", "", r"novelty"),

@@ -24,7 +24,7 @@ BUDGETS: dict[str, tuple[tuple[str, ...], int]] = {
     "runtime, backends": (("runtime", "backends"), 2370),
     "image, figures": (("image", "figures"), 2400),
     "techniques": (
-        ("explaining", "attribution", "features", "synthesis"),
+        ("attribution", "features", "synthesis"),
         8400,
     ),
     "cli": (("cli",), 900),

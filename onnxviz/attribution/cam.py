@@ -1,23 +1,25 @@
-"""Class activation maps: which places of a deep layer speak for a class, shown over the picture."""
+"""Class activation maps: which places of a deep layer speak for a class, shown over the picture.
+
+What a map needs of the network comes in one run: activations, gradients by the layers, class scores. The backward walk
+stops at the layers, so it costs little more than a forward pass. Top classes are found in the same run: `Target.settle`
+would take a forward pass of its own.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from onnxviz.attribution import cam_layers, cam_score
-from onnxviz.attribution.cam_methods import METHODS, grad_cam
-from onnxviz.attribution.cam_run import see, see_without_aim
-from onnxviz.attribution.cam_upsample import combined, matrices, upsampled
-from onnxviz.attribution.result import attributions, sheet
+from onnxviz import objectives
+from onnxviz.attribution import cam_layers, methods, one_pass
+from onnxviz.attribution.result import attributions, finished
 from onnxviz.attribution.targets import Neuron, Target, Targets, parse, renamed
-from onnxviz.errors import ModelUnsuitable, UsageError, near
+from onnxviz.errors import ModelUnsuitable, UsageError
 from onnxviz.features.pictures import also_unequal, given
 from onnxviz.graph.layers import Layer
-from onnxviz.graph.output import SEQUENCE
-from onnxviz.interrupted import Interrupted
+from onnxviz.graph.output import BINARY, SEQUENCE
 from onnxviz.network import Images, Network
 from onnxviz.objectives import Objective
 from onnxviz.progress import Progress, silent
@@ -25,9 +27,6 @@ from onnxviz.provenance import recorded
 
 if TYPE_CHECKING:
     from onnxviz.attribution.result import Attribution
-    from onnxviz.gradients import Gradients
-
-__all__ = ["METHODS", "cam"]
 
 
 @renamed(position="neuron")
@@ -52,7 +51,7 @@ def cam(
     """Where in the picture a layer finds what speaks for a class.
 
     Selvaraju et al. 2017, arXiv:1610.02391 (Grad-CAM), unless `method` names another; each stands with its paper in
-    `onnxviz.attribution.cam_methods`. The layer's map is upsampled bilinearly to what the network sees.
+    `onnxviz.attribution.methods`. The layer's map is upsampled bilinearly to what the network sees.
 
     image       (H, W, 3) uint8, or anything `Network.prepare` takes; or a list of these, or the input tensor itself
     target      class index or label, one for all or one for each picture; None: each picture's top class
@@ -68,7 +67,7 @@ def cam(
     signed      keep what speaks against it, as negative values; else they are 0. 'guided-grad-cam' then keeps the sign
                 of the guided gradient
     align       'stretch': the map over the whole picture, as other tools do; 'field': each place at the middle of its
-                receptive field (`cam_upsample` has the measurement)
+                receptive field (`cam_layers.matrices` has the measurement)
     percentile  of the magnitudes, drawn in the deepest colour with all that lies above; changes no values. None: 100,
                 or 99 for 'guided-grad-cam', where single pixels stand out
     batch       pictures at once (for 'score-cam': channels at once); None: what memory allows
@@ -78,79 +77,74 @@ def cam(
                 objective that does not depend on the layer), UnsupportedOperator, GradientNotFinite; Interrupted on
                 Ctrl-C in 'score-cam', whose partial map is that of the channels so far
     """
-    if method not in METHODS:
-        raise UsageError(
-            f"no method is called {method!r}{near(str(method), METHODS)}; there are {', '.join(METHODS)}"
-        )
+    row = methods.chosen(method, methods.of("cam"))
     if percentile is None:
-        percentile = 99.0 if method == "guided-grad-cam" else 100.0
-    if not 0 < percentile <= 100:
-        raise UsageError(f"percentile is over 0 and at most 100, got {percentile}")
+        percentile = 99.0 if row.caption.fine else 100.0
+    methods.check_percentile(percentile)
     net = net.at(output)
-    free = method == "eigencam"  # of no objective
+    free = row.takes == {"activations"}  # of no objective
     asked = None if free and objective is neuron is None else _asked(net, target, objective, neuron)
     layers = _layers(net, layer, None if free else asked)
     taken = given(net, image)
-    if free or asked is None:
-        seen = see_without_aim(net, taken.x, layers, batch=batch, progress=progress)
-    else:
-        seen = see(
-            net,
-            taken.x,
-            layers,
-            asked,
-            gradients=METHODS[method].gradients,
-            batch=batch,
-            progress=progress,
+    if free or asked is None:  # the layer's energy stands for it
+        names = ", ".join(one.name for one in layers)
+        asked = Target(
+            objectives.l2(layers[0].name), None, (f"first component of {names}",), (None,), (None,)
         )
+    seen = _see(
+        net,
+        taken.x,
+        layers,
+        asked,
+        gradients="gradients" in row.takes,
+        batch=batch,
+        progress=progress,
+    )
+    shapes = [array.shape[2:] for array in seen.arrays["activations"]]
     size = (taken.pictures[0].shape[0], taken.pictures[0].shape[1])
-    places = [
-        matrices(one, (array.shape[2], array.shape[3]), size, align)
-        for one, array in zip(layers, seen.activations, strict=True)
-    ]
-    scores, figures, incomplete = seen.scores, None, False
+    places = [cam_layers.matrices(one, shape, size, align) for one, shape in zip(layers, shapes, strict=True)]
+    scores, arrays = None if free else seen.scores, seen.arrays
     extra: dict[str, Any] = {}
-    if method == "score-cam":
-        scored = cam_score.score_cam(
-            net, taken.x, seen.activations, places, seen.aim, batch=batch, progress=progress
+    figures: list[dict[str, Any]] = [{}] * len(taken.x)
+    incomplete, drawn = False, row
+    if not row.one_pass:
+        scored = row.run(
+            net, taken.x, arrays["activations"], places, seen.aim, batch=batch, progress=progress
         )
         scores, figures, incomplete = scored.scores, scored.figures, scored.incomplete
-        coarse = scored.maps
         # Ctrl-C may have come before the last pictures.
         taken = taken._replace(pictures=taken.pictures[: len(scores)])
-    else:
-        formula = METHODS[method].formula or grad_cam
-        gradients = seen.gradients or seen.activations  # those that use none are given something
-        coarse = [formula(a, g) for a, g in zip(seen.activations, gradients, strict=True)]
-    kept = coarse if signed else [np.maximum(one, 0) for one in coarse]
-    maps = combined([upsampled(one, *to) for one, to in zip(kept, places, strict=True)])
-    if method == "guided-grad-cam":
+        arrays = {
+            "activations": [array[: len(scores)] for array in arrays["activations"]],
+            "gradients": [weights[:, :, None, None] for weights in scored.weights],
+        }
+        drawn = methods.METHODS["hirescam"]  # channels times their weights
+    if "guided_gradient" in row.takes:
         guided = seen.aim.gradients(net, rules="guided")
-        maps = _guided(net, guided, taken.x, seen.aim, signed, batch) * np.maximum(maps, 0)
+        found = guided(taken.x, seen.aim.feeds(), batch=batch)[f"{net.input.name}.gradient"]
+        arrays = arrays | {"guided_gradient": _planes(found, net.input.layout == "NHWC")}
         extra = {"rectifiers": guided.rectifiers}
+    maps = one_pass.run(net, drawn, arrays, places=places, signed=signed)
     results = attributions(
         net,
-        "cam",
-        method,
+        row,
         taken,
         seen.aim,
         maps,
         signed=signed,
         scores=scores,
-        figures=[{**_peak(one), **more} for one, more in zip(maps, figures or [{}] * len(maps), strict=True)],
+        figures=[{**_peak(one), **more} for one, more in zip(maps, figures, strict=True)],
         incomplete=incomplete,
         percentile=percentile,
         layers=[one.name for one in layers],
-        places=[list(array.shape[2:]) for array in seen.activations],
+        places=[list(shape) for shape in shapes],
         align=align,
         batch=batch,
         **extra,
     )
     for one in results:
         one.manifest["parameters"]["signed"] = signed
-    if incomplete:
-        raise Interrupted(results[0] if len(results) == 1 else sheet(net, [[one] for one in results]))
-    return results if taken.several else results[0]
+    return finished(net, results, incomplete=incomplete, several=taken.several)
 
 
 def _asked(net: Network, target: Targets, objective: Objective | str | None, neuron: Neuron) -> Target:
@@ -197,11 +191,63 @@ def _peak(values: np.ndarray) -> dict[str, Any]:
     return {"largest": float(values[y, x]), "largest_at": [int(y), int(x)]}
 
 
-def _guided(
-    net: Network, gradients: Gradients, x: np.ndarray, aim: Target, signed: bool, batch: int | None
-) -> np.ndarray:
-    """The guided gradient of each pixel, (N, H, W): the largest magnitude of the colours; signed: their sum."""
-    found = gradients(x, aim.feeds(), batch=batch)[f"{net.input.name}.gradient"]
-    axis = 1 if net.input.layout == "NCHW" else 3
-    flat: np.ndarray = found.sum(axis=axis) if signed else np.abs(found).max(axis=axis)
-    return flat
+class _Seen(NamedTuple):
+    """One run on N pictures.
+
+    aim      what is explained
+    arrays   'activations' of each layer, (N, C, H, W) float32, and 'gradients' by each, where they were asked for
+    scores   the objective on each picture, (N,); None where it was not computed
+    """
+
+    aim: Target
+    arrays: dict[str, Any]
+    scores: np.ndarray | None
+
+
+def _see(
+    net: Network,
+    x: np.ndarray,
+    layers: Sequence[Layer],
+    asked: Target,
+    *,
+    gradients: bool,
+    batch: int | None,
+    progress: Progress,
+) -> _Seen:
+    """Run the network once for the pictures `x`.
+
+    asked       what is explained
+    gradients   whether gradients by the layers are wanted too
+    raises      UsageError, ModelUnsuitable (an objective that does not depend on a layer), UnsupportedOperator,
+                GradientNotFinite
+    """
+    names = [layer.name for layer in layers]
+    if len(x) == 1 and batch is None:
+        batch = 1  # what memory allows takes a while to tell
+    aim = asked.each(len(x))
+    known = [one is not None for one in aim.classes]
+    told = aim.scored and aim.step is None and aim.probabilities is None and all(known) == any(known)
+    if not told:
+        aim = aim.settle(net, x)
+    also = [net.head.logits, net.head.scores] if told else []
+    wanted = list(dict.fromkeys([*names, *also]))
+    if gradients:
+        run = aim.gradients(net, names, also=wanted)
+        arrays = run(x, aim.feeds(), batch=batch, progress=progress)
+    else:
+        arrays = net.run(x, wanted, batch=batch, progress=progress)
+    if told:
+        logits, scores = (arrays[name].reshape(len(x), -1) for name in also)
+        if net.head.kind == BINARY:
+            logits = np.concatenate([-logits, logits], axis=1)
+        aim = aim.told(net, net.to_probabilities(scores), logits)
+    found = {
+        name: [_planes(arrays[f"{layer.name}{ending}"], layer.channels_last) for layer in layers]
+        for name, ending in (("activations", ""), *([("gradients", ".gradient")] if gradients else []))
+    }
+    return _Seen(aim, found, arrays.get("objective"))
+
+
+def _planes(array: np.ndarray, channels_last: bool) -> np.ndarray:
+    """(N, C, H, W) float32."""
+    return (np.moveaxis(array, 3, 1) if channels_last else array).astype(np.float32, copy=False)

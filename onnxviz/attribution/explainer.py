@@ -1,22 +1,48 @@
-"""The explainer: one ONNX file from a picture to a class and a heat map, to ship beside the model."""
+"""The explainer: one ONNX file from a picture to a class and a heat map, to ship beside the model.
+
+Preprocessing, network, gradient and a method of one pass (`methods`) are one graph. It is made without a runtime.
+"""
 
 from __future__ import annotations
 
+import json
 import os
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
 
+import numpy as np
 import onnx_ir as ir
 
 from onnxviz._version import __version__
+from onnxviz.attribution.methods import LAYER, METHODS, Method
 from onnxviz.blame import judged
 from onnxviz.errors import ModelUnsuitable, UsageError, near
+from onnxviz.grad import model as differentiation
+from onnxviz.grad.overrides import by_name
+from onnxviz.grad.tape import Tape, dims
+from onnxviz.graph.analysis.dataflow import clone
+from onnxviz.graph.infer import infer
+from onnxviz.graph.metadata import PREPROCESSING
+from onnxviz.graph.naming import fresh, names, publish
+from onnxviz.graph.output import BINARY
+from onnxviz.graph.real_input import real_input
+from onnxviz.image.front import Number, Placement, prepare
 from onnxviz.objectives import FED
+from onnxviz.objectives.base import pictures_first, takes_one
+from onnxviz.objectives.terms import two_classes
 
 if TYPE_CHECKING:
     import onnx
 
+    from onnxviz.graph.head import Head
     from onnxviz.graph.layers import Layer
+    from onnxviz.image.preprocessing import Preprocessing
+    from onnxviz.inputs import InputSpec
     from onnxviz.network import Network
+
+#: Where the file says what it is: JSON among its metadata.
+NOTES: Final = "onnxviz.explainer"
 
 
 def explainer_model(
@@ -70,38 +96,31 @@ def explainer_graph(
     over: str = "input",
 ) -> ir.Model:
     """As `explainer_model`, but an ir.Model, which may be larger than one file can hold."""
-    from onnxviz.explaining.build import Order, build
-    from onnxviz.explaining.techniques import TECHNIQUES
     from onnxviz.graph.metadata import Metadata, write
     from onnxviz.network import Network
     from onnxviz.opening import load
 
-    if technique not in TECHNIQUES:
-        raise UsageError(
-            f"an explainer cannot be made of {technique!r}{near(str(technique), TECHNIQUES)}; it takes a technique of "
-            f"one pass: {', '.join(TECHNIQUES)}"
-        )
+    row = _method(technique)
     if over not in ("input", "picture"):
         raise UsageError(f"over is 'input' or 'picture', got {over!r}")
     net = model if isinstance(model, Network) else load(model)
     net.preprocessing.require_pictures("an explainer")
-    layered = TECHNIQUES[technique].layered
-    if layer is not None and not layered:
+    if layer is not None and not row.layered:
         raise UsageError(
             f"{technique!r} is about the input and takes no layer: leave it out, or use grad-cam"
         )
     index = target if target in (None, FED) else net.target(target)
-    chosen = _layer(net, layer) if layered else None
+    chosen = _layer(net, layer) if row.layered else None
     size = net.preprocessing.fixed or _own_size(net)
     if fixed and size is None:
         raise UsageError(
             "this network takes pictures of any size, so there is none to fix them to; give --size"
         )
     order = Order(
-        technique=technique,
+        method=row,
         target=index,
         layer=chosen.name if chosen is not None else None,
-        channels_last=chosen.channels_last if chosen is not None else False,
+        channels_last=chosen is not None and chosen.channels_last,
         size=size,
         fixed=fixed,
         whole=over == "picture" and not fixed,
@@ -119,10 +138,24 @@ def explainer_graph(
         "onnxviz": __version__,
     }
     with judged(net.judge):
-        graph = build(net.batched[0], net.input, net.preprocessing, net.head, order, notes)
+        graph = _build(net.batched[0], net.input, net.preprocessing, net.head, order, notes)
     write(graph.metadata_props, Metadata(labels=tuple(net.labels) if net.labels else None))
     graph.producer_name, graph.producer_version = "onnxviz", __version__
     return graph
+
+
+def _method(name: str) -> Method:
+    """A method of one pass.
+
+    raises   UsageError naming those that there are
+    """
+    rows = {key: row for key, row in METHODS.items() if row.one_pass}
+    if name not in rows:
+        raise UsageError(
+            f"an explainer cannot be made of {name!r}{near(str(name), rows)}; it takes a technique of one pass: "
+            f"{', '.join(rows)}"
+        )
+    return rows[name]
 
 
 def _layer(net: Network, name: str | None) -> Layer:
@@ -141,3 +174,236 @@ def _own_size(net: Network) -> tuple[int, int] | None:
             "the network fixes one side of its input and leaves the other open; give --size WIDTHxHEIGHT"
         )
     return height, width
+
+
+@dataclass(frozen=True)
+class Order:
+    """What is to be built.
+
+    method          of one pass
+    target          class index; FED: an input `target`, (N,) int64; None: each picture's top class
+    layer           the value that a class activation map is made from, where the method takes one
+    channels_last   whether that layer has its channels last
+    size            (height, width) of the network's input, None where each picture keeps its own
+    fixed           pictures come at that size: nothing is resized
+    whole           the heat map is laid over the whole picture, not over what the network sees of it
+    """
+
+    method: Method
+    target: int | str | None
+    layer: str | None
+    channels_last: bool
+    size: tuple[int, int] | None
+    fixed: bool
+    whole: bool
+
+
+class _Whole:
+    """A `methods.Stage` in the whole network: the gradients that a method asks for are appended to it."""
+
+    signed = False
+
+    def __init__(
+        self, op: Tape, spec: InputSpec, score: ir.Value, x: ir.Value, layer: ir.Value | None, order: Order
+    ) -> None:
+        self.op: Any = op
+        self._score, self._x, self._layer, self._order = score, x, layer, order
+        self._last = spec.layout == "NHWC"
+
+    def given(self, name: str) -> list[ir.Value]:
+        value, last = (self._layer, self._order.channels_last) if name in LAYER else (self._x, self._last)
+        assert value is not None
+        if name.endswith(("gradient", "gradients")):
+            value = self._gradient(value, name.rpartition("_")[0] or "plain")
+        if value.dtype != ir.DataType.FLOAT:
+            value = self.op.Cast(value, to=int(ir.DataType.FLOAT))
+        return [self.op.Transpose(value, perm=[0, 3, 1, 2]) if last else value]
+
+    def _gradient(self, source: ir.Value, rules: str) -> ir.Value:
+        op = self.op
+        with op.named("score"):
+            ones = op.Expand(op.cast_like(1.0, self._score), op.Shape(self._score))
+        (found,) = differentiation.differentiate(op, {self._score: ones}, [source], by_name(rules))
+        return found
+
+    def placed(self, maps: list[ir.Value]) -> ir.Value:
+        """What speaks for the class, from the layer's grid to the input's, bilinearly."""
+        op = self.op
+        planes = op.Unsqueeze(op.Relu(maps[0]), [1])
+        sizes = op.Concat(op.Shape(planes, end=2), self._extent(), axis=0)
+        planes = op.Resize(
+            planes, None, None, sizes, mode="linear", coordinate_transformation_mode="half_pixel"
+        )
+        value: ir.Value = op.Squeeze(planes, [1])
+        return value
+
+    def _extent(self) -> ir.Value:
+        """(height, width) of the input, a vector of two int64."""
+        if self._order.size is not None:
+            return self.op.const(np.array(self._order.size, np.int64))
+        start = 1 if self._last else 2
+        return self.op.shape(self._x, start, start + 2)
+
+
+def _build(
+    model: ir.Model,
+    spec: InputSpec,
+    recipe: Preprocessing,
+    head: Head,
+    order: Order,
+    notes: Mapping[str, Any],
+) -> ir.Model:
+    """A model from pictures to classes and heat maps, in operators of the standard domain.
+
+    notes    what the file says about itself
+    raises   ModelUnsuitable, UnsupportedOperator
+    """
+    model = _sized(real_input(model, spec.name), spec, order.size)
+    names = [spec.name, head.logits, head.scores, *([order.layer] if order.layer else ())]
+    built, values = differentiation.prepare(model, list(dict.fromkeys(names)), keep=False)
+    graph = built.graph
+    x = values[spec.name]
+    op = Tape(graph)
+    with op.named("class"):
+        single = takes_one(model, spec.name)
+        scores, logits = (pictures_first(op, values[name], 0, single) for name in (head.scores, head.logits))
+        probabilities = _probabilities(op, scores, head)
+        top = op.ArgMax(probabilities, axis=1, keepdims=0)
+        shown = {
+            "class": top,
+            "probability": op.ReduceMax(probabilities, [1], keepdims=0),
+            "probabilities": probabilities,
+        }
+        score, target = _score(op, logits, order.target, top, head.kind == BINARY)
+    infer(built)  # rules read shapes
+    maps = values[order.layer] if order.layer else None
+    shown["heatmap"] = order.method.append(_Whole(op, spec, score, x, maps, order))
+    batch = (dims(x) or ("N",))[0] or "N"
+    height, width = order.size or ("height", "width")
+    if target is not None:
+        target.shape = ir.Shape([batch])
+    declared = [[batch], [batch], [batch, _classes(probabilities)], [batch, height, width]]
+    for value, shape in zip(shown.values(), declared, strict=True):
+        value.shape = ir.Shape(shape)
+    built = differentiation.finish(built, list(shown.values()), op.pairs)
+    own = order.fixed or recipe.fixed is None
+    sides = (order.size if own else None) or ("picture_height", "picture_width")
+    image = ir.Value(name="image", type=ir.TensorType(ir.DataType.UINT8), shape=ir.Shape([batch, *sides, 3]))
+    front = ir.Graph([image], [], nodes=[], opset_imports={"": op.opset}, name="preprocessing")
+    tensor, placement = prepare(
+        Tape(front), image, recipe, dtype=x.dtype or ir.DataType.FLOAT, size=order.size, fixed=order.fixed
+    )
+    _put_in_front(graph, x, front, tensor)
+    if order.whole and placement is not None:
+        tape = Tape(graph)
+        with tape.named("placement"):
+            shown["heatmap"] = _place_back(tape, shown["heatmap"], placement, recipe.fixed or (0, 0))
+        shown["heatmap"].dtype = ir.DataType.FLOAT
+        shown["heatmap"].shape = ir.Shape([batch, *sides])
+    graph.outputs.clear()
+    graph.outputs.extend(shown.values())
+    publish(graph, {"image": image, **({"target": target} if target is not None else {}), **shown})
+    graph.name = "explainer"
+    built.metadata_props.pop(PREPROCESSING, None)  # it is inside now
+    built.metadata_props[NOTES] = json.dumps(notes, ensure_ascii=False, sort_keys=True)
+    _standard_only(built)
+    return built
+
+
+def _sized(model: ir.Model, spec: InputSpec, size: tuple[int, int] | None) -> ir.Model:
+    """A copy whose image input has the size that its pictures come in: known sizes are planned better."""
+    copy = clone(model)
+    value = next(v for v in copy.graph.inputs if v.name == spec.name)
+    if size is not None and value.shape is not None:
+        sides = dict(zip("HW", size, strict=True))
+        value.shape = ir.Shape([sides.get(k, d) for k, d in zip(spec.layout, value.shape, strict=True)])
+    return copy
+
+
+def _probabilities(op: Any, scores: ir.Value, head: Head) -> ir.Value:
+    """(N, K) float32."""
+    flat = op.Cast(op.Flatten(scores, axis=1), to=int(ir.DataType.FLOAT))
+    if head.activation in ("log_softmax", "log_sigmoid"):
+        flat = op.Exp(flat)
+    elif head.activation is None:
+        flat = op.Sigmoid(flat) if head.kind == BINARY else op.Softmax(flat, axis=1)
+    return op.Concat(op.Sub(1.0, flat), flat, axis=1) if head.kind == BINARY else flat
+
+
+def _classes(probabilities: ir.Value) -> int | str:
+    known = dims(probabilities)
+    return (known[1] if known else None) or "classes"
+
+
+def _score(
+    op: Any, logits: ir.Value, target: int | str | None, top: ir.Value, binary: bool
+) -> tuple[ir.Value, ir.Value | None]:
+    """What is differentiated, (N,), and the input `target`, where there is one."""
+    flat = op.Flatten(logits, axis=1)
+    flat = two_classes(op, flat) if binary else flat
+    if isinstance(target, int):
+        return op.Squeeze(op.Gather(flat, [target], axis=1), [1]), None
+    fed = None
+    if target == FED:
+        fed = ir.Value(name=op.fresh("target"), type=ir.TensorType(ir.DataType.INT64), shape=ir.Shape(["N"]))
+        op.graph.inputs.append(fed)
+    index = op.Unsqueeze(fed if fed is not None else top, [1])
+    return op.Squeeze(op.GatherElements(flat, index, axis=1), [1]), fed
+
+
+def _standard_only(model: ir.Model) -> None:
+    for node in model.graph.all_nodes():
+        if node.domain not in ("", "ai.onnx"):
+            raise ModelUnsuitable(
+                f"the network has the operator {node.domain}.{node.op_type} (node {node.name!r}), which is not of the "
+                "standard and which only some runtimes have; an explainer is made of standard operators only: export "
+                "the network without it"
+            )
+    model.opset_imports.pop("ai.onnx", None)
+    for domain in [domain for domain in model.opset_imports if domain]:
+        del model.opset_imports[domain]
+
+
+def _put_in_front(graph: ir.Graph, x: ir.Value, front: ir.Graph, tensor: ir.Value) -> None:
+    """`tensor` of `front` computes `x`, until now an input of `graph`; the picture is the first input instead."""
+    taken = names(graph)
+    (image,) = front.inputs
+    nodes = list(front)
+    front.remove(nodes)
+    for node in nodes:
+        node.name = fresh(f"preprocessing/{node.op_type}", taken)
+        for value in node.outputs:
+            value.name = fresh(f"preprocessing/{node.op_type}", taken)
+    for name, value in list(front.initializers.items()):
+        del front.initializers[name]
+        value.name = fresh("preprocessing/constant", taken)
+        graph.register_initializer(value)
+    front.inputs.clear()
+    tensor.shape, tensor.type = x.shape, x.type
+    ir.convenience.replace_all_uses_with(x, tensor)
+    graph.insert_before(next(iter(graph)), nodes)
+    graph.inputs.remove(x)
+    image.name = fresh("preprocessing/image", taken)
+    graph.inputs.insert(0, image)
+
+
+def _place_back(op: Any, heat: ir.Value, at: Placement, size: tuple[int, int]) -> ir.Value:
+    """The heat map over the whole picture, (N, H, W): 0 where the network did not see it."""
+    h, w = size
+    planes = op.Unsqueeze(heat, [1])
+    if at.padded:
+        ends = [op.Add(at.top, at.height), op.Add(at.left, at.width)]
+        planes = op.Slice(planes, op.vector([at.top, at.left]), op.vector(ends), [2, 3])
+    else:
+        bottom, right = _less(op, at.height, h, at.top), _less(op, at.width, w, at.left)
+        planes = op.Pad(planes, op.vector([0, 0, at.top, at.left, 0, 0, bottom, right]), 0.0)
+    sizes = op.Concat(op.Shape(planes, end=2), op.vector([at.rows, at.columns]), axis=0)
+    planes = op.Resize(planes, None, None, sizes, mode="linear", antialias=1, exclude_outside=1)
+    return op.Squeeze(planes, [1])
+
+
+def _less(op: Any, whole: Number, kept: int, before: Number) -> Number:
+    """whole − kept − before."""
+    if isinstance(whole, int) and isinstance(before, int):
+        return whole - kept - before
+    return op.Sub(op.Sub(whole, kept), before)

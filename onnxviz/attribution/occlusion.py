@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
-from onnxviz.attribution.masking import filling, pair, sweep
+from onnxviz.attribution.masks import filling, pair, sweep
 from onnxviz.attribution.result import Attribution
 from onnxviz.attribution.targets import Channel, Measure, Measured, Neuron, Target, parse, renamed
 from onnxviz.errors import UsageError
 from onnxviz.features.pictures import for_each, single
+from onnxviz.figures.captions import Caption
 from onnxviz.graph import occlude
 from onnxviz.interrupted import Interrupted
 from onnxviz.network import ImageLike, Network
@@ -19,6 +20,11 @@ from onnxviz.progress import Progress, silent
 from onnxviz.provenance import recorded
 
 _WINDOW, _STRIDE = 32, 16
+CAPTION: Final = Caption(
+    "occlusion",
+    "the deeper the colour, the more the {what} falls with the place covered: the mean of the windows over it",
+    "mean fall in {what}",
+)
 
 
 @renamed(position="neuron")
@@ -52,7 +58,7 @@ def occlusion(
                 image's shorter side where that is less
     stride      the step from window to window, or (vertical, horizontal); None: 16, or half the window's side where
                 that is less
-    fill        what the window shows: grey, mean, blur, noise or zero (`attribution.masking.filling`)
+    fill        what the window shows: grey, mean, blur, noise or zero (`attribution.masks.filling`)
     objective   instead of a class: any objective (`onnxviz.objectives`) or its text, or a function of probabilities
                 (N, classes) that gives (N,) numbers
     output      which of the file's outputs holds the classes; None: the one that looks like it
@@ -112,6 +118,7 @@ def occlusion(
         **score.known,
         method="occlusion",
         score=float(scores[0]),
+        caption=CAPTION,
     )
     if not complete:
         manifest["incomplete"] = True

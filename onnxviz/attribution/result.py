@@ -8,13 +8,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from onnxviz.attribution.methods import Method
 from onnxviz.attribution.targets import Target
 from onnxviz.features.pictures import Given
+from onnxviz.interrupted import Interrupted
 from onnxviz.network import Network
 from onnxviz.results import Result, Results
 
 if TYPE_CHECKING:
     from PIL import Image
+
+    from onnxviz.figures.captions import Caption
 
 _ON_A_PAGE = 8  # pictures of one sheet: more is a strip that no program shows
 
@@ -31,6 +35,7 @@ class Attribution(Result):
     score    the objective's value on the whole image (a probability for a class)
     signed   whether negative values mean something: drawn in a diverging colour map
     percentile   of the magnitudes that is drawn in the deepest colour, with all that lies above; None: the method's own
+    caption  how the map is to be read, in pictures; None: plainly
     view     what the network sees, (H, W, C), where that is no picture and `image` only shows it; else None
     """
 
@@ -41,6 +46,7 @@ class Attribution(Result):
     score: float | None = None
     signed: bool = False
     percentile: float | None = None
+    caption: Caption | None = field(default=None, repr=False)
     view: np.ndarray | None = field(default=None, repr=False)
 
     def picture(self) -> Image.Image:
@@ -102,8 +108,7 @@ class Attributions(Result):
 
 def attributions(
     net: Network,
-    technique: str,
-    method: str,
+    row: Method,
     taken: Given,
     aim: Target,
     maps: np.ndarray,
@@ -118,6 +123,7 @@ def attributions(
 ) -> Results[Attribution]:
     """One attribution a picture, each with its manifest; a map that is zero everywhere is said in its warnings.
 
+    row          the method
     maps         (N, H, W)
     signed       whether negative values mean something
     scores       (N,): the objective on each picture; a class's probability is used before it
@@ -133,8 +139,8 @@ def attributions(
         else:
             shown = score
         manifest = net.manifest(
-            technique,
-            method=method,
+            "cam" if row.layered else "saliency",
+            method=row.name,
             target=aim.classes[number],
             label=aim.labels[number],
             objective=str(aim.objective),
@@ -145,7 +151,7 @@ def attributions(
         manifest["warnings"] += list(warnings[number]) if warnings else []
         if not np.any(values):
             manifest["warnings"].append(
-                f"the {method} map is zero everywhere: nothing of the picture moves {aim.labels[number]!r} here "
+                f"the {row.name} map is zero everywhere: nothing of the picture moves {aim.labels[number]!r} here "
                 "(units that are off, or a saturated output); another target, layer or method may tell more"
             )
         if incomplete:
@@ -157,14 +163,27 @@ def attributions(
                 image=net.preprocessing.shown(picture),
                 target=aim.classes[number],
                 label=aim.labels[number],
-                method=method,
+                method=row.name,
                 score=shown,
                 signed=signed,
                 percentile=percentile,
+                caption=row.caption,
                 view=None if picture.shape[2] == 3 and net.preprocessing.pictorial else picture,
             )
         )
     return results
+
+
+def finished(
+    net: Network, results: Results[Attribution], *, incomplete: bool, several: bool
+) -> Attribution | Results[Attribution]:
+    """What a technique gives: a list where several pictures were given.
+
+    raises   Interrupted with what there is, where Ctrl-C ended it
+    """
+    if incomplete:
+        raise Interrupted(results[0] if len(results) == 1 else sheet(net, [[one] for one in results]))
+    return results if several else results[0]
 
 
 def sheet(

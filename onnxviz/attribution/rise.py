@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
-from onnxviz.attribution.masking import filling, sweep
+from onnxviz.attribution.masks import filling, sweep
 from onnxviz.attribution.result import Attribution
 from onnxviz.attribution.targets import Channel, Measure, Measured, Neuron, Target, parse, renamed
 from onnxviz.errors import UsageError, near
 from onnxviz.features.pictures import for_each, single
+from onnxviz.figures.captions import Caption
 from onnxviz.graph import occlude
 from onnxviz.interrupted import Interrupted
 from onnxviz.network import ImageLike, Network
@@ -18,6 +19,12 @@ from onnxviz.progress import Progress, silent
 from onnxviz.provenance import recorded
 
 DIVISORS = ("coverage", "paper")
+CAPTION: Final = Caption(
+    "RISE",
+    "the deeper the colour, the higher the {what} when the place shows through a random mask",
+    "mean {what} when the place shows",
+    zero=False,
+)
 
 
 @renamed(position="neuron")
@@ -54,7 +61,7 @@ def rise(
                   seeds correlate 0.93 at 1000 masks, 0.96 at 2000, 0.98 at 4000
     grid          cells along each side of the coarse grid
     probability   the chance that a cell shows, over 0 and under 1
-    fill          what shows through where the image does not (`attribution.masking.filling`); 'zero' is the paper's
+    fill          what shows through where the image does not (`attribution.masks.filling`); 'zero' is the paper's
     divide        coverage   by how often each pixel really showed (the sum of the masks there)
                   paper      by masks × probability, how often it shows on average, as the paper's equation 6 does.
                              Both estimate the same number; this one also carries the chance differences in
@@ -144,6 +151,7 @@ def rise(
         **score.known,
         method="rise",
         score=float(scores[0]),
+        caption=CAPTION,
     )
     if not complete:
         manifest["incomplete"] = True

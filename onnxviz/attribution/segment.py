@@ -12,7 +12,7 @@ from onnxviz.attribution.targets import Channel, Neuron, Targets, renamed
 from onnxviz.errors import ModelUnsuitable, UsageError
 from onnxviz.features.pictures import also_unequal
 from onnxviz.figures import fine
-from onnxviz.figures.readings import reading
+from onnxviz.figures.captions import caption
 from onnxviz.network import Images, Network
 from onnxviz.objectives import Objective
 from onnxviz.progress import Progress, silent
@@ -166,8 +166,7 @@ def _cut(
     height, width = source.image.shape[:2]
     small = np.asarray(scaled(source.image, min(width, _WORKING_SIDE), min(height, _WORKING_SIDE)))
     # Fine maps are smoothed: an object is where large values lie thick, not where single pixels are large.
-    read = reading(source.method, source.signed)
-    smooth = fine.smoothed(values) if read.fine else np.nan_to_num(values)
+    smooth = fine.smoothed(values) if caption(source).fine else np.nan_to_num(values)
     order = fit(smooth, *small.shape[:2])
     rank = np.argsort(np.argsort(order, axis=None, kind="stable")).reshape(order.shape) / max(
         1, order.size - 1

@@ -64,13 +64,13 @@ def register(app: typer.Typer) -> None:
 
         Example: onnxviz cam efficientnet-lite0 cat.jpg --method grad-cam --method score-cam -o cam.png
         """
-        from onnxviz.attribution.cam import METHODS
         from onnxviz.attribution.cam import cam as one
-        from onnxviz.attribution.cam_sheet import cams
+        from onnxviz.attribution.methods import of
+        from onnxviz.attribution.sheet import cams
 
         net = run.load(model)
         files, skipped = readable(run, net, images)
-        methods = list(METHODS) if method == ["all"] else list(method or ["grad-cam"])
+        methods = list(of("cam")) if method == ["all"] else list(method or ["grad-cam"])
         options: dict[str, Any] = {
             "target": target[0] if target and len(target) == 1 else target or None,
             "objective": objective,

@@ -87,13 +87,13 @@ def register(app: typer.Typer) -> None:
 
         Example: onnxviz saliency efficientnet-lite0 cat.jpg --method smoothgrad --method guided -o saliency.png
         """
-        from onnxviz.attribution.methods import attributions, registry
-        from onnxviz.attribution.saliency import METHODS
+        from onnxviz.attribution.methods import METHODS, of
         from onnxviz.attribution.saliency import saliency as one
+        from onnxviz.attribution.sheet import attributions
 
         net = run.load(model)
         files, skipped = readable(run, net, images, layer)
-        names = list(registry()) if method == ["all"] else list(method or ["saliency"])
+        names = list(METHODS) if method == ["all"] else list(method or ["saliency"])
         options = _aimed(target, objective, layer, channel, neuron) | {
             "seed": run.seed,
             "batch": batch,
@@ -108,7 +108,7 @@ def register(app: typer.Typer) -> None:
         }
         own |= {"percentile": percentile}
         given: dict[str, Any] = {key: value for key, value in own.items() if value is not None}
-        if len(files) == 1 and len(names) == 1 and names[0] in METHODS:
+        if len(files) == 1 and len(names) == 1 and names[0] in of("saliency"):
             save(run, lambda: one(net, files[0], method=names[0], **given, **options), skipped)
         else:
             save(run, lambda: attributions(net, files, names, **given, **options), skipped)

@@ -85,7 +85,7 @@ _METHODS = ("grad-cam", "layercam", "hirescam", "eigencam")
 def activation_maps(stage: Stage) -> Section:
     """Class activation maps"""
     import onnxviz
-    from onnxviz.attribution.cam_sheet import cams
+    from onnxviz.attribution.sheet import cams
 
     photos = stage.subjects[:3]
     sheet = cams(

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 import numpy as np
 
 from onnxviz.figures import fine
+from onnxviz.figures.captions import Caption, caption
 from onnxviz.figures.colour import MAPS, normalise, overlay
 from onnxviz.figures.page import scaled
-from onnxviz.figures.readings import Reading, reading
 from onnxviz.figures.sheet import number, scale_bar, side_by_side
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ class Explained(Protocol):
     score: float | None
     signed: bool
     percentile: float | None
+    caption: Caption | None
 
 
 _PERCENTILE: Final = (
@@ -49,7 +50,7 @@ def draw(attribution: Explained, *, height: int = 448) -> Image.Image:
     height   of both, in pixels
     """
     signed = attribution.signed
-    read = reading(attribution.method, signed)
+    read = caption(attribution)
     if read.fine and attribution.values is not None:
         return _fine(attribution, read, attribution.values)
     percentile = attribution.percentile
@@ -116,7 +117,7 @@ def incomplete(attribution: Explained) -> list[str]:
 _FINE_HEIGHT: Final = 432  # three of them stand in a line
 
 
-def _fine(attribution: Explained, read: Reading, values: np.ndarray) -> Image.Image:
+def _fine(attribution: Explained, read: Caption, values: np.ndarray) -> Image.Image:
     """The photo, the map as it is, and the photo under the smoothed map."""
     parameters, figures = (attribution.manifest.get(part) or {} for part in ("parameters", "figures"))
     percentile = fine.PERCENTILE if attribution.percentile is None else attribution.percentile
@@ -162,7 +163,7 @@ def _percent(value: float) -> str:
 def _name(attribution: Explained, parameters: dict[str, Any], figures: dict[str, Any]) -> str:
     """The method, with what decides its resolution, and how far it came if it was interrupted."""
     text = attribution.method
-    title = reading(text, attribution.signed).title
+    title = caption(attribution).title
     if text == "occlusion" and "window" in parameters and "stride" in parameters:
         (h, w), (down, across) = parameters["window"], parameters["stride"]
         step = f"{across}" if down == across else f"{across} across and {down} down"

@@ -16,10 +16,10 @@ from PIL import Image, ImageDraw
 from onnxviz.errors import UsageError
 from onnxviz.figures import fine, lettering
 from onnxviz.figures.attribution import Explained, headline, incomplete
+from onnxviz.figures.captions import caption
 from onnxviz.figures.colour import fit, overlay
 from onnxviz.figures.lettering import INK, SOFT, line_height
 from onnxviz.figures.page import as_image, blank, caption_lines, page, scaled, write_lines
-from onnxviz.figures.readings import reading
 
 #: Rows are pictures, columns methods.
 Grid = Sequence[Sequence[Explained]]
@@ -51,7 +51,7 @@ def draw(grid: Grid, *, names: Sequence[str] = (), side: int | None = None) -> I
 
 def cell(attribution: Explained, side: int) -> tuple[Image.Image, Image.Image]:
     """The map alone and over its photo, each at most `side` pixels long."""
-    read = reading(attribution.method, attribution.signed)
+    read = caption(attribution)
     values = np.zeros(attribution.image.shape[:2]) if attribution.values is None else attribution.values
     percentile = fine.PERCENTILE if attribution.percentile is None else attribution.percentile
     photo = np.asarray(scaled(attribution.image, side, side))
@@ -114,7 +114,7 @@ def _by_method(grid: Grid, names: Sequence[str], side: int) -> Image.Image:
     y = top
     for number, (row, height) in enumerate(zip(cells, heights, strict=True)):
         one = grid[0][number]
-        read = reading(one.method, one.signed)
+        read = caption(one)
         title = lettering.shortened(read.title, _TITLE, room - 20)
         meaning = lettering.wrapped(read.meaning.format(what="score"), _TEXT, room - 20, 4)
         block = line_height(_TITLE) + 2 + len(meaning) * line_height(_TEXT)
@@ -130,12 +130,12 @@ def _by_method(grid: Grid, names: Sequence[str], side: int) -> Image.Image:
 
 
 def _head(one: Explained, side: int) -> list[tuple[str, lettering.Colour]]:
-    return caption_lines(reading(one.method, one.signed).title, _TITLE, side, 2)
+    return caption_lines(caption(one).title, _TITLE, side, 2)
 
 
 def _called(row: Sequence[Explained], names: Sequence[str], number: int) -> str:
     """What a picture's caption says: its class with the probability, its name, and which maps are incomplete."""
     lines = [headline(row[0]), *([names[number]] if number < len(names) and names[number] else [])]
     for one in row:
-        lines += [f"{reading(one.method, one.signed).title}: {text}" for text in incomplete(one)]
+        lines += [f"{caption(one).title}: {text}" for text in incomplete(one)]
     return "\n".join(lines)

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from onnxviz.figures.attribution import Explained, headline
+from onnxviz.figures.captions import caption
 from onnxviz.figures.colour import fit
 from onnxviz.figures.method_sheet import cell
 from onnxviz.figures.page import scaled
-from onnxviz.figures.readings import reading
 from onnxviz.figures.sheet import side_by_side
 
 if TYPE_CHECKING:
@@ -32,7 +32,6 @@ def draw(image: np.ndarray, mask: np.ndarray, source: Explained, figures: dict[s
     """
     photo = np.asarray(scaled(image, 2 * _HEIGHT, _HEIGHT))
     mask = fit(mask.astype(np.float32), *photo.shape[:2]) > 0.5
-    read = reading(source.method, source.signed)
     return side_by_side(
         [
             (
@@ -40,7 +39,7 @@ def draw(image: np.ndarray, mask: np.ndarray, source: Explained, figures: dict[s
                 f"{headline(source)}\nthe outline: {figures['area']:.0%} of the picture",
             ),
             (alone(photo, mask), f"the object alone\n{_certainty(figures)}"),
-            (cell(source, _HEIGHT)[1], f"{read.title}\nthe map that it was found by"),
+            (cell(source, _HEIGHT)[1], f"{caption(source).title}\nthe map that it was found by"),
         ],
         height=_HEIGHT,
     )

@@ -13,13 +13,16 @@ from skimage import data
 
 import onnxviz
 from onnxviz import objectives
-from onnxviz.attribution import cam_upsample
-from onnxviz.attribution.cam_methods import METHODS
+from onnxviz.attribution import cam_layers
+from onnxviz.attribution.methods import LAYER, of
 from onnxviz.errors import GradientNotFinite, ImageRejected, ModelUnsuitable, UnknownLabel, UsageError
 from onnxviz.graph.randomise import randomise, weighted
 from tests import networks
+from tests.attribution.evaluated import evaluated
 
 PHOTOS = {"chelsea": data.chelsea, "coffee": data.coffee, "rocket": data.rocket}
+
+METHODS = of("cam")
 
 
 def load(model: onnx.ModelProto, **options):
@@ -64,12 +67,13 @@ def on_torch():
 # --- against others -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("method", [name for name, one in METHODS.items() if one.formula is not None])
+@pytest.mark.parametrize("method", [name for name, one in METHODS.items() if set(one.needs) & set(LAYER)])
 def test_a_map_is_that_of_torchs_activations_and_gradients(method, tiny, on_torch):
     """The gradients are torch's, so is the upsampling; the formulas have their own test."""
     picture = pictures(1)[0]
     activations, gradients = on_torch(tiny.prepare(picture), 3)
-    coarse = torch.from_numpy(METHODS[method].formula(activations, gradients))
+    given = (activations, gradients)[: len(METHODS[method].needs)]
+    coarse = torch.from_numpy(evaluated(METHODS[method].run, *given))
     for signed in (False, True):
         found = onnxviz.cam(tiny, picture, target=3, layer="relu1", method=method, signed=signed)
         kept = coarse if signed else coarse.clamp(min=0)
@@ -254,15 +258,15 @@ def test_several_layers_are_the_mean_of_their_normalised_maps(net, cat):
 
 def test_stretching_is_torchs_and_fields_stand_where_the_units_look(tiny):
     layer = tiny.layer("conv1")  # 3×3, stride 2, padding 1: unit i looks at pixels 2i - 1 to 2i + 1
-    rows, columns = cam_upsample.matrices(layer, (16, 16), (32, 32), "field")
+    rows, columns = cam_layers.matrices(layer, (16, 16), (32, 32), "field")
     np.testing.assert_array_equal(rows, columns)
     np.testing.assert_allclose(rows.sum(axis=1), 1)
     assert (rows[2 * np.arange(16), np.arange(16)] == 1).all()
     assert rows[5, 2] == rows[5, 3] == 0.5
-    stretched, _ = cam_upsample.matrices(layer, (16, 16), (32, 32))
+    stretched, _ = cam_layers.matrices(layer, (16, 16), (32, 32))
     maps = np.random.default_rng(0).standard_normal((2, 16, 16)).astype(np.float32)
     wanted = F.interpolate(torch.from_numpy(maps)[None], (32, 32), mode="bilinear")[0].numpy()
-    np.testing.assert_allclose(cam_upsample.upsampled(maps, stretched, stretched), wanted, atol=1e-5)
+    np.testing.assert_allclose(stretched @ maps @ stretched.T, wanted, atol=1e-5)
     picture = pictures(1)[0]
     one, other = (
         onnxviz.cam(tiny, picture, align=align, layer="conv1").values for align in ("field", "stretch")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from onnxviz.attribution import cam_methods as methods
-from onnxviz.figures.readings import READINGS
+from onnxviz.attribution import methods
+from tests.attribution.evaluated import evaluated
 
 N, C, H, W = 2, 5, 4, 3
 
@@ -61,7 +61,7 @@ def xgrad_cam(a, g, y, x):
 @pytest.mark.parametrize("oracle", [grad_cam, grad_cam_plus_plus, layer_cam, hires_cam, xgrad_cam])
 def test_a_formula_is_the_papers(oracle, layer):
     activations, gradients = layer
-    found = getattr(methods, oracle.__name__)(activations, gradients)
+    found = evaluated(getattr(methods, oracle.__name__), activations, gradients)
     assert found.shape == (N, H, W)
     for n in range(N):
         a, g = activations[n].astype(np.float64), gradients[n].astype(np.float64)
@@ -73,7 +73,7 @@ def test_a_formula_is_the_papers(oracle, layer):
 def test_eigen_cam_is_the_first_singular_vector(channels):
     rng = np.random.default_rng(1)
     activations = rng.standard_normal((N, channels, H, W)).astype(np.float32)
-    found = methods.eigen_cam(activations)
+    found = evaluated(methods.eigen_cam, activations)
     assert found.dtype == np.float32
     for n in range(N):
         rows = activations[n].reshape(channels, -1).T.astype(np.float64)
@@ -85,7 +85,7 @@ def test_eigen_cam_is_the_first_singular_vector(channels):
 
 def test_eigen_cam_of_rectified_activations_has_no_negative_place():
     rng = np.random.default_rng(2)
-    found = methods.eigen_cam(np.maximum(rng.standard_normal((3, 20, 6, 6)), 0).astype(np.float32))
+    found = evaluated(methods.eigen_cam, np.maximum(rng.standard_normal((3, 20, 6, 6)), 0).astype(np.float32))
     assert (found > -1e-6).all()
     assert (found.max(axis=(1, 2)) > 0).all()
 
@@ -95,7 +95,10 @@ def test_hires_cam_is_grad_cam_where_the_gradient_is_the_same_everywhere(layer):
     activations, gradients = layer
     flat = np.broadcast_to(gradients[:, :, :1, :1], gradients.shape)
     np.testing.assert_allclose(
-        methods.hires_cam(activations, flat), methods.grad_cam(activations, flat), rtol=1e-5, atol=1e-6
+        evaluated(methods.hires_cam, activations, flat),
+        evaluated(methods.grad_cam, activations, flat),
+        rtol=1e-5,
+        atol=1e-6,
     )
 
 
@@ -104,7 +107,7 @@ def test_xgrad_cam_conserves_the_sum(layer):
     activations, gradients = layer
     activations = np.abs(activations)
     np.testing.assert_allclose(
-        methods.xgrad_cam(activations, gradients).sum(axis=(1, 2)),
+        evaluated(methods.xgrad_cam, activations, gradients).sum(axis=(1, 2)),
         (activations * gradients).sum(axis=(1, 2, 3)),
         rtol=1e-3,
         atol=1e-4,
@@ -115,10 +118,15 @@ def test_a_layer_without_gradient_gives_zero_and_no_nan():
     activations = np.ones((1, 2, 3, 3), np.float32)
     none = np.zeros_like(activations)
     for method in methods.METHODS.values():
-        if method.formula is not None and method.gradients:
-            assert not method.formula(activations, none).any()
-            assert not method.formula(none, activations).any()
+        if method.needs == methods.LAYER:
+            assert not evaluated(method.run, activations, none).any()
+            assert not evaluated(method.run, none, activations).any()
 
 
-def test_every_method_is_named_in_pictures():
-    assert set(methods.METHODS) <= set(READINGS)
+def test_every_row_says_all_that_is_asked_of_it():
+    for name, row in methods.METHODS.items():
+        assert row.summary.endswith("."), name
+        assert row.paper, name
+        assert len(row.caption.meaning) > 10, name
+        assert row.layered or row.colours != "none" or name == "full-gradient"
+    assert dict(methods.METHODS["expected-gradients"].options) == {"samples": 100, "baselines": None}

@@ -8,11 +8,10 @@ import onnxruntime
 import pytest
 
 import onnxviz
-from onnxviz.attribution import cam as cams
-from onnxviz.attribution import saliency as saliencies
+from onnxviz.attribution.methods import METHODS
 from onnxviz.errors import ModelUnsuitable, OnnxVizError, UnknownLabel, UnknownLayer, UsageError
-from onnxviz.explaining.techniques import TECHNIQUES
 
+TECHNIQUES = [name for name, row in METHODS.items() if row.one_pass]
 OUTPUTS = ["class", "probability", "probabilities", "heatmap"]
 
 
@@ -23,8 +22,8 @@ def run(model: onnx.ModelProto, pictures, **feeds) -> dict[str, np.ndarray]:
 
 
 def on_arrays(net, pictures, technique: str, **options):
-    method = saliencies.saliency if technique in saliencies.METHODS else cams.cam
-    found = method(net, list(pictures), method=technique, **options)
+    function = onnxviz.cam if METHODS[technique].layered else onnxviz.saliency
+    found = function(net, list(pictures), method=technique, **options)
     return np.stack([one.values for one in found]), [one.target for one in found]
 
 

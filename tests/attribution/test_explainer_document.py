@@ -8,10 +8,11 @@ from pathlib import Path
 from PIL import Image
 
 import onnxviz
+from onnxviz.attribution.methods import METHODS
 from onnxviz.cli import gradient
 from onnxviz.cli.main import run
-from onnxviz.explaining.techniques import TECHNIQUES
 
+TECHNIQUES = [name for name, row in METHODS.items() if row.one_pass]
 DOCUMENT = (Path(__file__).parents[2] / "docs" / "explainer.md").read_text(encoding="utf-8")
 
 

@@ -10,7 +10,7 @@ from onnx import TensorProto
 
 import onnxviz
 from onnxviz import objectives
-from onnxviz.attribution.saliency import METHODS
+from onnxviz.attribution.methods import of
 from onnxviz.errors import GradientNotFinite, ImageRejected, ModelUnsuitable, UnknownLabel, UsageError
 from onnxviz.interrupted import Interrupted
 from onnxviz.runtime.ort import Program
@@ -26,6 +26,8 @@ QUICK = {
 }
 BOX = np.zeros((12, 12), bool)
 BOX[4:8, 6:10] = True
+
+METHODS = of("saliency")
 
 
 @pytest.fixture(scope="module")

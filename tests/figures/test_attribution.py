@@ -11,6 +11,7 @@ from PIL import Image
 from onnxviz.attribution.result import Attribution
 from onnxviz.figures import attribution as drawing
 from onnxviz.figures import method_sheet, sheet
+from tests.figures.captions import CAPTIONS
 
 PHOTO = np.full((64, 64, 3), 128, np.uint8)
 BOX = {"top": 16, "left": 32, "bottom": 32, "right": 48}
@@ -25,6 +26,7 @@ def attribution(values, *, method="occlusion", target=285, signed=False, score=0
         target=target,
         label="Egyptian cat" if target is not None else "features, channel 3",
         method=method,
+        caption=CAPTIONS.get(method),
         score=score,
         signed=signed,
     )

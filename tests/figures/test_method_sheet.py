@@ -9,6 +9,7 @@ from onnxviz.attribution.result import Attribution
 from onnxviz.errors import UsageError
 from onnxviz.figures import fine
 from onnxviz.figures.method_sheet import cell, draw
+from tests.figures.captions import CAPTIONS
 
 
 def made(method: str, shape=(40, 60), *, signed=False, seed=0, **more) -> Attribution:
@@ -25,6 +26,7 @@ def made(method: str, shape=(40, 60), *, signed=False, seed=0, **more) -> Attrib
         target=3,
         label="cat",
         method=method,
+        caption=CAPTIONS.get(method),
         score=0.5,
         signed=signed,
         **more,

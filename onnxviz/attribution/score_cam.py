@@ -8,8 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from onnxviz.attribution.cam_methods import weighted
-from onnxviz.attribution.masking import sweep
+from onnxviz.attribution.masks import sweep
 from onnxviz.attribution.targets import Measure, Target
 from onnxviz.graph import occlude
 from onnxviz.network import Network
@@ -20,13 +19,13 @@ from onnxviz.progress import Progress
 class Scored:
     """Score-CAM of the first n of N pictures; fewer than N where Ctrl-C ended it.
 
-    maps         for each layer (n, h, w) float32
+    weights      of each layer's channels, (n, C) float32
     scores       the objective on each picture, (n,) float32
     figures      what was measured, for each picture
     incomplete   whether Ctrl-C ended it
     """
 
-    maps: list[np.ndarray]
+    weights: list[np.ndarray]
     scores: np.ndarray
     figures: list[dict[str, Any]] = field(default_factory=list)
     incomplete: bool = False
@@ -42,13 +41,13 @@ def score_cam(
     batch: int | None,
     progress: Progress,
 ) -> Scored:
-    """The maps of each layer for each picture, one forward pass a channel.
+    """Channels weighted by the score when only they show: one forward pass a channel, no gradient.
 
     Wang et al. 2020, arXiv:1910.01279, algorithm 1 (`weigh`).
 
     x             the network's input tensor, N pictures
     activations   of each layer, (N, C, h, w) float32
-    upsampling    for each layer the matrices of `cam_upsample.matrices`
+    upsampling    for each layer the matrices of `cam_layers.matrices`
     aim           what is scored
     """
     found: list[list[Weighed]] = []
@@ -69,9 +68,8 @@ def score_cam(
         if not found:
             raise
     weights = [np.stack([told[k].weights for told in found]) for k in range(len(activations))]
-    maps = [weighted(a[: len(found)], w) for a, w in zip(activations, weights, strict=True)]
     figures = [_figures(told) for told in found]
-    return Scored(maps, np.array([told[0].score for told in found], np.float32), figures, incomplete)
+    return Scored(weights, np.array([told[0].score for told in found], np.float32), figures, incomplete)
 
 
 def _figures(told: list[Weighed]) -> dict[str, Any]:
@@ -115,7 +113,7 @@ def weigh(
 
     x             (1, ...), the network's input tensor
     activations   (C, h, w) float32
-    upsampling    the matrices of `cam_upsample.matrices`
+    upsampling    the matrices of `cam_layers.matrices`
     aim           what is scored, whose entry `picture` this is
     """
     masks, used = cells(activations, *upsampling)

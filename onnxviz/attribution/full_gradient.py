@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from onnxviz.attribution.saliency_job import Found, Job
+from onnxviz.attribution.sampled import Found, Job
 from onnxviz.figures.colour import fit
 from onnxviz.grad import table
 from onnxviz.graph.offsets import Offset, offsets
