@@ -1,17 +1,16 @@
-"""A recipe as operators of the standard, with its gradient: what stands before a network inside a graph.
+"""A recipe as operators of the standard: what stands before a network inside a graph.
 
 `prepare` takes pictures of bytes, as an explainer gets them. Pillow's antialiased resizing is `Resize` with `antialias`
 and `exclude_outside` on whole pixels: ONNX Runtime computes both in fixed point, across and then down, so that what
 differs is the rounding of single pixels by one level. (Pillow 13 goes down first where that is cheaper: only 'stretch'
 can meet it.) Everything after it is exact.
 
-`enter` takes pictures of real numbers, as they are made by optimisation, and gives the way back for their gradient.
+`enter` takes pictures of real numbers, as they are made by optimisation.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -202,7 +201,7 @@ def _divided(op: Any, value: ir.Value, by: int) -> ir.Value:
     return op.Div(_real(op, value), float(by))
 
 
-# --- pictures of real numbers, and their gradient --------------------------------------------
+# --- pictures of real numbers --------------------------------------------------------------------
 
 
 def centre(recipe: Recipe) -> np.ndarray:
@@ -218,11 +217,9 @@ def centre(recipe: Recipe) -> np.ndarray:
     return mean.astype(np.float32)
 
 
-def enter(op: Any, picture: ir.Value, recipe: Recipe) -> tuple[ir.Value, Callable[[ir.Value], ir.Value]]:
-    """Append the way from pictures, as differences from `centre`, (N, 3, h, w) or (N, 1, h, w), to the network's input.
-
-    returns   the input in the network's layout, float32, and the function from its cotangent to the pictures'
-    """
+def enter(op: Any, picture: ir.Value, recipe: Recipe) -> ir.Value:
+    """Append the way from pictures, as differences from `centre`, (N, 3, h, w) or (N, 1, h, w), to the network's input,
+    float32, in its layout."""
     colour = centre(recipe)
     matrix = 255.0 * recipe.matrix
     if len(colour) == 1:  # grey: all three colours move together
@@ -232,20 +229,11 @@ def enter(op: Any, picture: ir.Value, recipe: Recipe) -> tuple[ir.Value, Callabl
         offset[3] += 255.0 * float(recipe.scale[3])
     matrix, offset = matrix.astype(np.float32), offset.astype(np.float32)
     same = matrix.shape[0] == len(colour) and np.count_nonzero(matrix - np.diag(np.diag(matrix))) == 0
-    gains = np.diag(matrix)[:, None, None].copy() if same else None
-    value = (
-        op.Mul(picture, gains) if same else op.Conv(picture, matrix[:, :, None, None], kernel_shape=[1, 1])
-    )
+    if same:
+        value = op.Mul(picture, np.diag(matrix)[:, None, None].copy())
+    else:
+        value = op.Conv(picture, matrix[:, :, None, None], kernel_shape=[1, 1])
     # An offset that is only rounding (the centre is the recipe's own mean) needs no operator.
     if np.abs(offset).max() > 1e-5:
         value = op.Add(value, offset[:, None, None])
-    last = recipe.layout == "NHWC"
-    value = op.Transpose(value, perm=[0, 2, 3, 1]) if last else value
-
-    def back(g: ir.Value) -> ir.Value:
-        g = op.Transpose(g, perm=[0, 3, 1, 2]) if last else g
-        if same:
-            return op.Mul(g, gains)
-        return op.Conv(g, np.ascontiguousarray(matrix.T)[:, :, None, None], kernel_shape=[1, 1])
-
-    return value, back
+    return op.Transpose(value, perm=[0, 2, 3, 1]) if recipe.layout == "NHWC" else value

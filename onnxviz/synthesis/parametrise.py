@@ -1,6 +1,6 @@
 """What the numbers are that the optimiser moves: the pixels themselves, or the picture's spectrum.
 
-Each parametrisation appends to a graph the way from its parameters to the picture, and the way back for the gradient.
+Each parametrisation appends to a graph the way from its parameters to the picture.
 A picture here is its difference from the network's mean colour, (N, 3, H, W) RGB, black to white being 1; (N, 1, H, W)
 for a network that sees grey.
 """
@@ -15,9 +15,6 @@ from typing import Any, Protocol
 import numpy as np
 import onnx_ir as ir
 
-#: Called with the picture's cotangent, gives the parameters'.
-Back = Any
-
 
 class Parametrisation(Protocol):
     """What a parametrisation does; `centre` is the mean colour, (3,) of 0..1, or (1,): P planes."""
@@ -30,8 +27,8 @@ class Parametrisation(Protocol):
     ) -> np.ndarray:
         """The parameters to start from where no picture is given, float32."""
 
-    def picture(self, op: Any, parameters: ir.Value, height: int, width: int, centre: np.ndarray) -> Any:
-        """Append the way to the picture: (picture, function from its cotangent to the parameters')."""
+    def picture(self, op: Any, parameters: ir.Value, height: int, width: int, centre: np.ndarray) -> ir.Value:
+        """Append the way to the picture."""
 
     def parameters(self, pictures: np.ndarray, centre: np.ndarray) -> np.ndarray:
         """The parameters of given pictures (N, H, W, P), 0..1."""
@@ -62,9 +59,9 @@ class Pixels:
         noise = rng.standard_normal(self.shape(count, height, width, len(centre)), np.float32)
         return self._kept(noise * np.float32(self.deviation), centre)
 
-    def picture(self, op: Any, parameters: ir.Value, height: int, width: int, centre: np.ndarray) -> Any:
+    def picture(self, op: Any, parameters: ir.Value, height: int, width: int, centre: np.ndarray) -> ir.Value:
         """The parameters as they are."""
-        return parameters, lambda g: g
+        return parameters
 
     def parameters(self, pictures: np.ndarray, centre: np.ndarray) -> np.ndarray:
         """Channels first, the mean colour subtracted."""
@@ -121,7 +118,7 @@ class Fourier:
         drawn = rng.standard_normal(self.shape(count, height, width, len(centre)), np.float32)
         return drawn * np.float32(self.deviation)
 
-    def picture(self, op: Any, parameters: ir.Value, height: int, width: int, centre: np.ndarray) -> Any:
+    def picture(self, op: Any, parameters: ir.Value, height: int, width: int, centre: np.ndarray) -> ir.Value:
         """sigmoid(H_y · colour(scaled coefficients) · H_x) − mean colour."""
         down, across = _basis(height, self.band), _basis(width, self.band)
         return self._drawn(op, parameters, height, width, centre, op.const(down), op.const(across))
@@ -135,8 +132,8 @@ class Fourier:
         centre: np.ndarray,
         places: Sequence[ir.Value],
         sigma: ir.Value | None = None,
-    ) -> Any:
-        """The picture at any places, as a view: (view, function from its cotangent to the parameters').
+    ) -> ir.Value:
+        """The picture at any places, as a view.
 
         places   rows (h, 1) and columns (w, 1) of the picture
         sigma    (1,): a Gaussian blur by so many pixels of the picture, before the sigmoid
@@ -163,7 +160,7 @@ class Fourier:
         down: ir.Value,
         across: ir.Value,
         fade: ir.Value | None = None,
-    ) -> Any:
+    ) -> ir.Value:
         mix = self._mix(len(centre))
         scale: Any = self._scale(height, width)
         scale = scale if fade is None else op.Mul(fade, scale)
@@ -172,13 +169,7 @@ class Fourier:
         coloured = _mixed(op, op.Mul(parameters, scale), mix, shape)
         light = op.MatMul(op.MatMul(down, coloured), op.Transpose(across, perm=[1, 0]))
         white = op.Sigmoid(op.Add(light, _logit(centre)))
-
-        def back(g: ir.Value) -> ir.Value:
-            g = op.Mul(g, op.Mul(white, op.Sub(1.0, white)))
-            g = op.MatMul(op.MatMul(op.Transpose(down, perm=[1, 0]), g), across)
-            return op.Mul(_mixed(op, g, mix.T, shape), scale)
-
-        return op.Sub(white, centre[:, None, None].astype(np.float32)), back
+        return op.Sub(white, centre[:, None, None].astype(np.float32))
 
     def parameters(self, pictures: np.ndarray, centre: np.ndarray) -> np.ndarray:
         """The coefficients; what is above the band is lost, black and white become nearly so."""

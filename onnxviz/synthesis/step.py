@@ -21,7 +21,7 @@ from onnxviz.image.front import centre, enter
 from onnxviz.objectives import LOGITS, Objective, Term
 from onnxviz.objectives.base import moved_axes, pictures_first, takes_one
 from onnxviz.synthesis.parametrise import Fourier, Parametrisation
-from onnxviz.synthesis.transforms import Blur, Transform, Window
+from onnxviz.synthesis.transforms import RULES, Blur, Transform, Window
 
 if TYPE_CHECKING:
     from onnxviz.image.preprocessing import Preprocessing
@@ -110,52 +110,27 @@ def fitted(net: Network, plan: Plan, layers: Sequence[str | None]) -> ir.Model:
     return model
 
 
-def views(
-    tape: Tape, parameters: ir.Value, picture: ir.Value, plan: Plan, recipe: Preprocessing
-) -> tuple[ir.Value, Any]:
-    """The network's input for all draws, and what takes its cotangent back: to the picture, or to the parameters
-    where a view is drawn from them without the whole picture."""
-    parts, ways = [], []
+def views(tape: Tape, parameters: ir.Value, picture: ir.Value, plan: Plan, recipe: Preprocessing) -> ir.Value:
+    """The network's input for all draws: the picture through its transforms, or, where these begin with a window on
+    waves, a view drawn from the parameters without the whole picture."""
+    parts = []
     for draw in range(plan.draws):
-        value, back = picture, []
-        size = plan.height, plan.width
+        value, size = picture, (plan.height, plan.width)
         chain = [
-            (place, one, _inputs(tape, draw, place, one, plan)) for place, one in enumerate(plan.transforms)
+            (transform, _inputs(tape, draw, place, transform, plan))
+            for place, transform in enumerate(plan.transforms)
         ]
-        whole = True
-        if chain and isinstance(chain[0][1], Window) and isinstance(plan.parametrise, Fourier):
-            window = chain[0][1]
-            value, to_parameters, chain = _sampled(tape, parameters, plan, recipe, chain)
-            size, whole = (window.height, window.width), False
-        for _, transform, fed in chain:
-            value, way = transform.append(tape, value, fed, *size)
-            back.append((way, (plan.count, plan.planes, *size)))
+        if chain and isinstance(chain[0][0], Window) and isinstance(plan.parametrise, Fourier):
+            size = chain[0][0].height, chain[0][0].width
+            value, chain = _sampled(tape, parameters, plan, recipe, chain)
+        for transform, fed in chain:
+            value = transform.append(tape, value, fed, *size)
             size = transform.size(*size)
             value = shaped(tape, value, (plan.count, plan.planes, *size))
         parts.append(value)
-        ways.append((back, None if whole else to_parameters))
-    joined = parts[0] if plan.draws == 1 else tape.Concat(*parts, axis=0)
-    seen, leave = enter(tape, joined, recipe)
-    many, size = plan.count * plan.draws, plan.shown()
-    channels = len(recipe.scale)
-    seen = shaped(tape, seen, (many, *size, channels) if recipe.layout == "NHWC" else (many, channels, *size))
-
-    def to_front(g: ir.Value, by_picture: list[ir.Value], by_parameters: list[ir.Value]) -> None:
-        with tape.named("picture"):
-            g = leave(g)
-            pieces = [g]
-            if plan.draws > 1:
-                pieces = list(tape.Split(g, axis=0, num_outputs=plan.draws, _outputs=plan.draws))
-            for piece, (back, to_parameters) in zip(pieces, ways, strict=True):
-                there = shaped(tape, piece, (plan.count, plan.planes, *size))
-                for way, before in reversed(back):
-                    there = shaped(tape, way(there), before)
-                if to_parameters is None:
-                    by_picture.append(there)
-                else:
-                    by_parameters.append(to_parameters(there))
-
-    return seen, to_front
+    seen = enter(tape, parts[0] if plan.draws == 1 else tape.Concat(*parts, axis=0), recipe)
+    many, size, channels = plan.count * plan.draws, plan.shown(), len(recipe.scale)
+    return shaped(tape, seen, (many, *size, channels) if recipe.layout == "NHWC" else (many, channels, *size))
 
 
 def _inputs(tape: Tape, draw: int, place: int, transform: Transform, plan: Plan) -> dict[str, ir.Value]:
@@ -174,19 +149,19 @@ def _inputs(tape: Tape, draw: int, place: int, transform: Transform, plan: Plan)
 
 def _sampled(
     tape: Tape, parameters: ir.Value, plan: Plan, recipe: Preprocessing, chain: list[Any]
-) -> tuple[ir.Value, Any, list[Any]]:
+) -> tuple[ir.Value, list[Any]]:
     """A view drawn from the waves themselves, with the blur that may follow; the transforms that are left."""
-    (_, window, fed), *rest = chain
+    (window, fed), *rest = chain
     sigma = None
-    if rest and isinstance(rest[0][1], Blur):
-        sigma = tape.Mul(rest[0][2]["sigma"], fed["step"])  # in pixels of the picture
+    if rest and isinstance(rest[0][0], Blur):
+        sigma = tape.Mul(rest[0][1]["sigma"], fed["step"])  # in pixels of the picture
         rest = rest[1:]
     fourier = plan.parametrise
     assert isinstance(fourier, Fourier)
-    value, to_parameters = fourier.window(
+    value = fourier.window(
         tape, parameters, plan.height, plan.width, centre(recipe), window.places(tape, fed), sigma
     )
-    return shaped(tape, value, (plan.count, plan.planes, window.height, window.width)), to_parameters, rest
+    return shaped(tape, value, (plan.count, plan.planes, window.height, window.width)), rest
 
 
 def graph_input(
@@ -248,9 +223,9 @@ def step_model(
     colour = centre(recipe)
     parameters = graph_input(graph, PARAMETERS, shape)
     with tape.named("picture"):
-        picture, to_parameters = plan.parametrise.picture(tape, parameters, plan.height, plan.width, colour)
+        picture = plan.parametrise.picture(tape, parameters, plan.height, plan.width, colour)
         picture = shaped(tape, picture, (plan.count, plan.planes, plan.height, plan.width))
-        seen, back = views(tape, parameters, picture, plan, recipe)
+        seen = views(tape, parameters, picture, plan, recipe)
     _enter_at(tape, entry, seen)
     infer(model)
     _large_enough(graph, values, plan)
@@ -261,14 +236,16 @@ def step_model(
         read = {**first, input: seen}
         terms, of_picture, of_views = _terms(tape, objective, located, read, picture, plan)
         infer(model)
-    by_picture = [_gradient(tape, of_picture, picture, rules)] if of_picture else []
-    by_parameters: list[ir.Value] = []
-    if of_views:
-        back(_gradient(tape, of_views, seen, rules), by_picture, by_parameters)
+    seeds = {}
+    if of_views:  # the variants of backpropagation are about the network alone
+        seeds[seen] = _gradient(tape, of_views, seen, rules)
     with tape.named("picture"):
-        if by_picture:
-            by_parameters.append(to_parameters(functools.reduce(tape.Add, by_picture)))
-        g = shaped(tape, functools.reduce(tape.Add, by_parameters), shape)
+        if of_picture:
+            total = functools.reduce(tape.Add, of_picture)
+            seeds[total] = _ones(tape, total)
+        infer(model)
+        (g,) = differentiate(tape, seeds, [parameters], RULES)
+        g = shaped(tape, g, shape)
         if plan.prune:
             g = _pruned(tape, g, plan.prune, shape[2] * shape[3])
         norm = tape.ReduceL2(tape.Flatten(g, axis=1), [1], keepdims=0)
@@ -301,7 +278,7 @@ def picture_model(recipe: Preprocessing, plan: Plan) -> ir.Model:
             graph, PARAMETERS, plan.parametrise.shape(plan.count, plan.height, plan.width, plan.planes)
         )
         colour = centre(recipe)
-        picture, _ = plan.parametrise.picture(tape, parameters, plan.height, plan.width, colour)
+        picture = plan.parametrise.picture(tape, parameters, plan.height, plan.width, colour)
         whole = tape.Clip(tape.Add(picture, colour[:, None, None]), 0.0, 1.0)
         out = tape.Transpose(whole, perm=[0, 2, 3, 1])
         out = tape.Concat(out, out, out, axis=3) if plan.planes == 1 else out
@@ -397,9 +374,8 @@ def _terms(
 def _gradient(tape: Tape, parts: list[ir.Value], source: ir.Value, rules: Table) -> ir.Value:
     """The cotangent of `source` from a sum of terms."""
     total = functools.reduce(tape.Add, parts)
-    ones = tape.Expand(tape.cast_like(1.0, total), tape.Shape(total))
     try:
-        (found,) = differentiate(tape, {total: ones}, [source], rules)
+        (found,) = differentiate(tape, {total: _ones(tape, total)}, [source], rules)
     except UnsupportedOperator as reason:
         raise UnsupportedOperator(
             reason.what,
@@ -407,6 +383,10 @@ def _gradient(tape: Tape, parts: list[ir.Value], source: ir.Value, rules: Table)
             reason.operator,
         ) from reason
     return found
+
+
+def _ones(tape: Tape, value: ir.Value) -> ir.Value:
+    return tape.Expand(tape.cast_like(1.0, value), tape.Shape(value))
 
 
 def _pruned(tape: Tape, g: ir.Value, percent: float, places: int) -> ir.Value:

@@ -1,76 +1,66 @@
 """What a picture goes through before the network sees it: small random changes that only robust pictures survive.
 
 Every transform is linear and drawn anew for each step (and each draw of a step) from small numbers that the graph is
-fed; its adjoint stands beside it. Pictures are (N, 3, H, W) differences from the mean colour, so 0 is that grey; for a
-network that sees grey (N, 1, H, W).
+fed; the gradient passes them by `RULES`. Pictures are (N, 3, H, W) differences from the mean colour, so 0 is that
+grey; for a network that sees grey (N, 1, H, W).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 
 from onnxviz.errors import UsageError
-
-#: The transformed picture, and the function from its cotangent to the picture's.
-Way = tuple[Any, Callable[[Any], Any]]
-_FAR = 2**62
+from onnxviz.grad import rules
+from onnxviz.grad.table import VJP_RULES, Rule, Table
 
 
-class Transform(Protocol):
-    """What a transform does."""
+class Transform:
+    """What a transform does: one that changes no size and draws nothing, until a class says otherwise."""
 
     def size(self, height: int, width: int) -> tuple[int, int]:
         """The height and width that come out."""
+        return height, width
 
     def draw(self, rng: np.random.Generator, height: int, width: int) -> dict[str, np.ndarray]:
         """What the graph is fed for one draw."""
+        return {}
 
-    def append(self, op: Any, x: ir.Value, fed: dict[str, ir.Value], height: int, width: int) -> Way:
-        """Append it to the graph."""
+    def append(self, op: Any, x: ir.Value, fed: dict[str, ir.Value], height: int, width: int) -> ir.Value:
+        """Append it to the graph: the transformed pictures."""
+        raise NotImplementedError
 
 
 @dataclass(frozen=True)
-class Jitter:
+class Jitter(Transform):
     """Roll by up to so many pixels down and across; what leaves on one side comes back on the other."""
 
     pixels: int
-
-    def size(self, height: int, width: int) -> tuple[int, int]:
-        """Unchanged."""
-        return height, width
 
     def draw(self, rng: np.random.Generator, height: int, width: int) -> dict[str, np.ndarray]:
         """By how much: `by`, (2,), within half the picture."""
         most = np.minimum(self.pixels, [height // 2, width // 2])
         return {"by": rng.integers(-most, most, endpoint=True).astype(np.int64)}
 
-    def append(self, op: Any, x: ir.Value, fed: dict[str, ir.Value], height: int, width: int) -> Way:
-        """Two slices an axis, joined the other way round."""
-        lengths = np.array([height, width])
-        start = op.Mod(op.Neg(fed["by"]), lengths)
-        back = op.Sub(lengths, start)
-        return _rolled(op, x, start), lambda g: _rolled(op, g, back)
-
-
-def _rolled(op: Any, x: ir.Value, start: ir.Value) -> ir.Value:
-    for place, axis in enumerate((2, 3)):
-        at = op.Slice(start, [place], [place + 1])
-        x = op.Concat(op.Slice(x, at, [_FAR], [axis]), op.Slice(x, [0], at, [axis]), axis=axis)
-    return x
+    def append(self, op: Any, x: ir.Value, fed: dict[str, ir.Value], height: int, width: int) -> ir.Value:
+        """Split in two along each axis, and joined the other way round."""
+        for place, (axis, length) in enumerate(((2, height), (3, width))):
+            first = op.Mod(op.Neg(op.Slice(fed["by"], [place], [place + 1])), length)
+            parts = op.Split(x, op.Concat(first, op.Sub(length, first), axis=0), axis=axis, _outputs=2)
+            x = op.Concat(*reversed(parts), axis=axis)
+        return x
 
 
 @dataclass(frozen=True)
-class Rotate:
+class Rotate(Transform):
     """Turn about the middle by up to so many degrees.
 
-    Three shears by whole pixels (Paeth 1986): a permutation of the pixels, so the adjoint is the way back and no pixel
-    is blurred. Corners that leave come back on the other side: cut them off with `Crop`.
+    Three shears by whole pixels (Paeth 1986): a permutation of the pixels, so that none is blurred. Corners that leave
+    come back on the other side: cut them off with `Crop`.
     """
 
     degrees: float
@@ -79,10 +69,6 @@ class Rotate:
         if not 0 <= self.degrees <= 45:
             raise UsageError(f"rotation by {self.degrees:g} degrees: expected 0 to 45")
 
-    def size(self, height: int, width: int) -> tuple[int, int]:
-        """Unchanged."""
-        return height, width
-
     def draw(self, rng: np.random.Generator, height: int, width: int) -> dict[str, np.ndarray]:
         """How far each row (H,) and each column (W,) is moved."""
         angle = math.radians(rng.uniform(-self.degrees, self.degrees))
@@ -90,18 +76,24 @@ class Rotate:
         columns = np.rint(math.sin(angle) * (np.arange(width) - (width - 1) / 2))
         return {"rows": rows.astype(np.int64), "columns": columns.astype(np.int64)}
 
-    def append(self, op: Any, x: ir.Value, fed: dict[str, ir.Value], height: int, width: int) -> Way:
-        """One Gather of whole pixels (all pictures and colours of a place at once), and one back."""
-        there = _sheared(op, fed["rows"], fed["columns"], height, width)
-        again = _sheared(op, op.Neg(fed["rows"]), op.Neg(fed["columns"]), height, width)
+    def append(self, op: Any, x: ir.Value, fed: dict[str, ir.Value], height: int, width: int) -> ir.Value:
+        """One Gather of whole pixels: all pictures and colours of a place at once."""
+        pixels = op.Reshape(op.Transpose(x, perm=[2, 3, 0, 1]), [height * width, -1])
+        pixels = op.Gather(pixels, _sheared(op, fed["rows"], fed["columns"], height, width), axis=0)
         count = x.shape[0] if x.shape is not None else -1
+        return op.Transpose(op.Reshape(pixels, [height, width, count, _planes(x)]), perm=[2, 3, 0, 1])
 
-        def moved(value: ir.Value, index: ir.Value) -> ir.Value:
-            pixels = op.Reshape(op.Transpose(value, perm=[2, 3, 0, 1]), [height * width, -1])
-            pixels = op.Gather(pixels, index, axis=0)
-            return op.Transpose(op.Reshape(pixels, [height, width, count, _planes(x)]), perm=[2, 3, 0, 1])
 
-        return moved(x, there), lambda g: moved(g, again)
+def _turned_back(op: Any, g: ir.Value, y: ir.Value, x: ir.Value, indices: ir.Value, *, axis: int) -> Any:
+    """Each pixel is fetched from where it went: the indices are a permutation. Adding up takes ten times as long."""
+    zero, one = op.const(np.int64(0)), op.const(np.int64(1))
+    places = op.Range(zero, op.Squeeze(op.shape(indices), [0]), one)
+    return op.Gather(g, op.ScatterElements(indices, indices, places, axis=0), axis=axis), None
+
+
+assert rules  # importing the package fills the table
+#: The rules of gradients from what the network sees back to the picture's parameters: no Gather but `Rotate`'s.
+RULES: Table = {**VJP_RULES, "Gather": Rule("Gather", _turned_back)}
 
 
 def _sheared(op: Any, rows: ir.Value, columns: ir.Value, height: int, width: int) -> ir.Value:
@@ -115,7 +107,7 @@ def _sheared(op: Any, rows: ir.Value, columns: ir.Value, height: int, width: int
 
 
 @dataclass(frozen=True)
-class Scale:
+class Scale(Transform):
     """Enlarge or reduce about the middle by a random factor, bilinearly; the size stays, the edge is drawn out.
 
     low, high   the range of the factor; over 1 enlarges
@@ -128,23 +120,14 @@ class Scale:
         if not 0.1 <= self.low <= self.high <= 10:
             raise UsageError(f"scale {self.low:g} to {self.high:g}: expected 0.1 to 10, the smaller first")
 
-    def size(self, height: int, width: int) -> tuple[int, int]:
-        """Unchanged."""
-        return height, width
-
     def draw(self, rng: np.random.Generator, height: int, width: int) -> dict[str, np.ndarray]:
         """The inverse of the factor, (1,)."""
         return {"by": np.array([1 / rng.uniform(self.low, self.high)], np.float32)}
 
-    def append(self, op: Any, x: ir.Value, fed: dict[str, ir.Value], height: int, width: int) -> Way:
-        """Bilinear interpolation is one matrix an axis: y = A_h x A_wᵀ, hence A_hᵀ g A_w."""
+    def append(self, op: Any, x: ir.Value, fed: dict[str, ir.Value], height: int, width: int) -> ir.Value:
+        """Bilinear interpolation is one matrix an axis: y = A_h x A_wᵀ."""
         down, across = _hats(op, fed["by"], height), _hats(op, fed["by"], width)
-        turned = op.Transpose(across, perm=[1, 0])
-        upright = op.Transpose(down, perm=[1, 0])
-        return (
-            op.MatMul(op.MatMul(down, x), turned),
-            lambda g: op.MatMul(op.MatMul(upright, g), across),
-        )
+        return op.MatMul(op.MatMul(down, x), op.Transpose(across, perm=[1, 0]))
 
 
 def _hats(op: Any, by: ir.Value, length: int) -> ir.Value:
@@ -156,7 +139,7 @@ def _hats(op: Any, by: ir.Value, length: int) -> ir.Value:
 
 
 @dataclass(frozen=True)
-class Window:
+class Window(Transform):
     """A view of (height, width) of the picture, at a random place and enlarged by a random factor.
 
     The picture goes on beyond its edges from the other side. `Fourier` samples its waves at these places directly:
@@ -197,17 +180,13 @@ class Window:
             found.append(op.Add(op.Mul(fed["step"], about), op.Slice(fed["middle"], [axis], [axis + 1])))
         return found
 
-    def append(self, op: Any, x: ir.Value, fed: dict[str, ir.Value], height: int, width: int) -> Way:
-        """Bilinear interpolation is one matrix an axis: y = A_h x A_wᵀ, hence A_hᵀ g A_w."""
+    def append(self, op: Any, x: ir.Value, fed: dict[str, ir.Value], height: int, width: int) -> ir.Value:
+        """Bilinear interpolation is one matrix an axis: y = A_h x A_wᵀ."""
         down, across = (
             _periodic_hats(op, at, length)
             for at, length in zip(self.places(op, fed), (height, width), strict=True)
         )
-        turned, upright = op.Transpose(across, perm=[1, 0]), op.Transpose(down, perm=[1, 0])
-        return (
-            op.MatMul(op.MatMul(down, x), turned),
-            lambda g: op.MatMul(op.MatMul(upright, g), across),
-        )
+        return op.MatMul(op.MatMul(down, x), op.Transpose(across, perm=[1, 0]))
 
 
 def _periodic_hats(op: Any, at: ir.Value, length: int) -> ir.Value:
@@ -218,7 +197,7 @@ def _periodic_hats(op: Any, at: ir.Value, length: int) -> ir.Value:
 
 
 @dataclass(frozen=True)
-class Pad:
+class Pad(Transform):
     """A border of the mean colour, so many pixels wide."""
 
     pixels: int
@@ -227,20 +206,14 @@ class Pad:
         """Larger by twice the border."""
         return height + 2 * self.pixels, width + 2 * self.pixels
 
-    def draw(self, rng: np.random.Generator, height: int, width: int) -> dict[str, np.ndarray]:
-        """Nothing is random."""
-        return {}
-
-    def append(self, op: Any, x: ir.Value, fed: dict[str, ir.Value], height: int, width: int) -> Way:
-        """Pad; its adjoint cuts the border off."""
+    def append(self, op: Any, x: ir.Value, fed: dict[str, ir.Value], height: int, width: int) -> ir.Value:
+        """One Pad."""
         n = self.pixels
-        return op.Pad(x, [0, 0, n, n, 0, 0, n, n], 0.0), lambda g: op.Slice(
-            g, [n, n], [n + height, n + width], [2, 3]
-        )
+        return op.Pad(x, [0, 0, n, n, 0, 0, n, n], 0.0)
 
 
 @dataclass(frozen=True)
-class Crop:
+class Crop(Transform):
     """A window of (height, width) at a random place, or in the middle."""
 
     height: int
@@ -252,21 +225,22 @@ class Crop:
         return min(self.height, height), min(self.width, width)
 
     def draw(self, rng: np.random.Generator, height: int, width: int) -> dict[str, np.ndarray]:
-        """The first row and column, `first` (2,), and what is left over after the window, `rest` (2,)."""
-        room = np.array([height, width], np.int64) - np.array(self.size(height, width), np.int64)
+        """The rows above, in, and below the window, `rows` (3,), and the columns likewise, `columns` (3,)."""
+        size = np.array(self.size(height, width), np.int64)
+        room = np.array([height, width], np.int64) - size
         first = room // 2 if self.centred else rng.integers(0, room, endpoint=True)
-        return {"first": first.astype(np.int64), "rest": (room - first).astype(np.int64)}
+        rows, columns = np.stack([first, size, room - first], axis=1).astype(np.int64)
+        return {"rows": rows, "columns": columns}
 
-    def append(self, op: Any, x: ir.Value, fed: dict[str, ir.Value], height: int, width: int) -> Way:
-        """Slice; its adjoint pads with zeros."""
-        size = np.array(self.size(height, width))
-        cut = op.Slice(x, fed["first"], op.Add(fed["first"], size), [2, 3])
-        pads = op.Concat([0, 0], fed["first"], [0, 0], fed["rest"], axis=0)
-        return cut, lambda g: op.Pad(g, pads, 0.0)
+    def append(self, op: Any, x: ir.Value, fed: dict[str, ir.Value], height: int, width: int) -> ir.Value:
+        """Split in three along each axis, of which the middle stays."""
+        for axis, name in ((2, "rows"), (3, "columns")):
+            x = op.Split(x, fed[name], axis=axis, _outputs=3)[1]
+        return x
 
 
 @dataclass(frozen=True)
-class Blur:
+class Blur(Transform):
     """A Gaussian blur whose width in pixels is drawn from a range; the border counts as the mean colour."""
 
     low: float
@@ -278,10 +252,6 @@ class Blur:
                 f"blur {self.low:g} to {self.high:g}: expected over 0 to 20 pixels, the smaller first"
             )
 
-    def size(self, height: int, width: int) -> tuple[int, int]:
-        """Unchanged."""
-        return height, width
-
     def draw(self, rng: np.random.Generator, height: int, width: int) -> dict[str, np.ndarray]:
         """The kernel, (2r + 1,), and its width `sigma`, (1,)."""
         sigma = rng.uniform(self.low, self.high)
@@ -292,17 +262,13 @@ class Blur:
             "sigma": np.array([sigma], np.float32),
         }
 
-    def append(self, op: Any, x: ir.Value, fed: dict[str, ir.Value], height: int, width: int) -> Way:
-        """A convolution down and one across; the kernel is symmetric, so each is its own adjoint."""
+    def append(self, op: Any, x: ir.Value, fed: dict[str, ir.Value], height: int, width: int) -> ir.Value:
+        """A convolution down and one across."""
         reach, planes = math.ceil(3 * self.high), _planes(x)
         upright = op.Expand(op.Reshape(fed["kernel"], [1, 1, -1, 1]), [planes, 1, 1, 1])
         flat = op.Expand(op.Reshape(fed["kernel"], [1, 1, 1, -1]), [planes, 1, 1, 1])
-
-        def blurred(value: ir.Value) -> ir.Value:
-            value = op.Conv(value, upright, group=planes, pads=[reach, 0, reach, 0])
-            return op.Conv(value, flat, group=planes, pads=[0, reach, 0, reach])
-
-        return blurred(x), blurred
+        x = op.Conv(x, upright, group=planes, pads=[reach, 0, reach, 0])
+        return op.Conv(x, flat, group=planes, pads=[0, reach, 0, reach])
 
 
 def _planes(x: ir.Value) -> int:

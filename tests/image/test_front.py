@@ -13,7 +13,7 @@ from onnxviz.grad.tape import Tape
 from onnxviz.image.front import centre, enter, prepare
 from onnxviz.image.preprocessing import PRESETS, Preprocessing
 from onnxviz.image.recipe import LUMA
-from tests.synthesis.pieces import run
+from tests.synthesis.pieces import gradient, run
 
 SIZES = [
     (300, 451),
@@ -148,11 +148,11 @@ def test_as_the_recipe_does(name: str) -> None:
     wanted = recipe.normalise(pictures)
     if name == "grey":  # one plane is moved, and the network sees it as it is
         x = np.ascontiguousarray(np.tensordot(LUMA, x, axes=(0, 1))[:, None], dtype=np.float32)
-    (found,) = run(lambda op, x: [enter(op, x, recipe)[0]], x=x)
+    (found,) = run(lambda op, x: [enter(op, x, recipe)], x=x)
     np.testing.assert_allclose(found, wanted, atol=2e-5)
     g = RNG.standard_normal(found.shape).astype(np.float32)
-    (back,) = run(lambda op, x, g: [enter(op, x, recipe)[1](g)], x=x, g=g)
-    (zero,) = run(lambda op, x: [enter(op, x, recipe)[0]], x=np.zeros_like(x))
+    back = gradient(lambda op, x: enter(op, x, recipe), g, x)
+    (zero,) = run(lambda op, x: [enter(op, x, recipe)], x=np.zeros_like(x))
     assert float(((found - zero) * g).sum()) == pytest.approx(float((x * back).sum()), rel=1e-3, abs=1e-3)
 
 

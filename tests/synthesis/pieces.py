@@ -8,8 +8,11 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
+from onnxviz.grad.model import differentiate
 from onnxviz.grad.tape import Tape
+from onnxviz.graph.infer import infer
 from onnxviz.runtime.ort import compile
+from onnxviz.synthesis.transforms import RULES
 
 
 def run(build: Callable[..., Any], **arrays: np.ndarray) -> list[np.ndarray]:
@@ -32,20 +35,27 @@ def run(build: Callable[..., Any], **arrays: np.ndarray) -> list[np.ndarray]:
     return [found[name] for name in names]
 
 
-def there_and_back(
-    transform: Any, x: np.ndarray, g: np.ndarray | None = None, seed: int = 0
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(y, g, back(g)) of a transform drawn from a seed; g is random where it is not given."""
+def gradient(build: Callable[..., Any], g: np.ndarray, x: np.ndarray, **arrays: np.ndarray) -> np.ndarray:
+    """The cotangent of `x` from that of `build(op, x, **arrays)`, as the step's graph has it."""
+
+    def whole(op: Any, g: ir.Value, x: ir.Value, **given: ir.Value) -> list[ir.Value]:
+        y = build(op, x, **given)
+        infer(ir.Model(op.graph, ir_version=8))
+        return differentiate(op, {y: g}, [x], RULES)
+
+    return run(whole, g=g, x=x, **arrays)[0]
+
+
+def there_and_back(transform: Any, x: np.ndarray, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(y, g, the gradient of ⟨y, g⟩ by x) of a transform drawn from a seed, for a random g."""
     height, width = x.shape[2:]
     rng = np.random.default_rng(seed)
     drawn = transform.draw(rng, height, width)
     size = transform.size(height, width)
-    if g is None:
-        g = rng.standard_normal((*x.shape[:2], *size)).astype(np.float32)
+    g = rng.standard_normal((*x.shape[:2], *size)).astype(np.float32)
 
-    def build(op: Any, x: ir.Value, g: ir.Value, **fed: ir.Value) -> list[Any]:
-        y, back = transform.append(op, x, fed, height, width)
-        return [y, back(g)]
+    def build(op: Any, x: ir.Value, **fed: ir.Value) -> ir.Value:
+        return transform.append(op, x, fed, height, width)
 
-    y, back = run(build, x=x, g=g, **drawn)
-    return y, g, back
+    (y,) = run(lambda op, **given: [build(op, **given)], x=x, **drawn)
+    return y, g, gradient(build, g, x, **drawn)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from onnxviz.synthesis.parametrise import COLOUR, Fourier, Pixels
-from tests.synthesis.pieces import run
+from tests.synthesis.pieces import gradient, run
 
 CENTRE = np.array([0.48, 0.45, 0.40], np.float32)
 RNG = np.random.default_rng(0)
@@ -15,7 +15,7 @@ RNG = np.random.default_rng(0)
 def picture_of(way, parameters, height, width):
     """The picture (N, 3, H, W) plus the mean colour."""
     (found,) = run(
-        lambda op, parameters: [way.picture(op, parameters, height, width, CENTRE)[0]], parameters=parameters
+        lambda op, parameters: [way.picture(op, parameters, height, width, CENTRE)], parameters=parameters
     )
     return found + CENTRE[:, None, None]
 
@@ -37,12 +37,7 @@ def test_the_way_back_is_the_slope(way) -> None:
     parameters = way.start(np.random.default_rng(1), 1, height, width, CENTRE)
     assert parameters.shape == way.shape(1, height, width)
     g = RNG.standard_normal((1, 3, height, width)).astype(np.float32)
-
-    def build(op, parameters, g):
-        _, back = way.picture(op, parameters, height, width, CENTRE)
-        return [back(g)]
-
-    (slope,) = run(build, parameters=parameters, g=g)
+    slope = gradient(lambda op, x: way.picture(op, x, height, width, CENTRE), g, parameters)
     along = RNG.standard_normal(parameters.shape).astype(np.float32)
     step = 1e-2
     more, less = (picture_of(way, parameters + s * along, height, width) for s in (step, -step))

@@ -1,4 +1,4 @@
-"""Transforms: what they do to a picture, and that each adjoint is one: ⟨Tx, g⟩ = ⟨x, Tᵀg⟩."""
+"""Transforms: what they do to a picture, and that the gradient passes each: ⟨Tx, g⟩ = ⟨x, Tᵀg⟩."""
 
 from __future__ import annotations
 
@@ -89,7 +89,8 @@ def test_padding_is_the_mean_colour_and_crop_undoes_it() -> None:
 
 def test_crops_reach_every_place() -> None:
     rng = np.random.default_rng(0)
-    first = np.array([Crop(18, 18).draw(rng, 21, 30)["first"] for _ in range(200)])
+    drawn = [Crop(18, 18).draw(rng, 21, 30) for _ in range(200)]
+    first = np.array([(one["rows"][0], one["columns"][0]) for one in drawn])
     assert first.min(axis=0).tolist() == [0, 0]
     assert first.max(axis=0).tolist() == [3, 12]
 
