@@ -1,4 +1,4 @@
-"""The README's claims, held to the program."""
+"""What the README and the pages of docs/ claim, held to the program."""
 
 import re
 import subprocess
@@ -10,6 +10,13 @@ from PIL import Image
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+DOCS = {page.stem: page.read_text(encoding="utf-8") for page in sorted((ROOT / "docs").glob("*.md"))}
+# explainer.md has a test of its own, which runs its script beside a file; contributing.md shows parts of files.
+EXAMPLES = [
+    block
+    for text in (README, *(DOCS[name] for name in sorted(DOCS.keys() - {"explainer", "contributing"})))
+    for block in re.findall(r"```python\n(.*?)```", text, flags=re.S)
+]
 
 
 def commands() -> set[str]:
@@ -19,7 +26,7 @@ def commands() -> set[str]:
 
 
 def test_the_command_list_is_the_programs():
-    block = README.split("## Command line")[1].split("```sh")[1].split("```")[0]
+    block = DOCS["command-line"].split("```sh")[1].split("```")[0]
     listed = set(re.findall(r"^onnxviz ([\w-]+)", block, flags=re.M))
     assert listed | {"doctor"} == commands()
 
@@ -32,12 +39,14 @@ def test_every_command_has_an_example_in_its_help():
 
 
 def test_every_picture_and_link_is_there():
-    for target in re.findall(r"\]\(([^)#]+)\)", README):
-        assert (ROOT / target).is_file(), target
+    for folder, text in ((ROOT, README), *((ROOT / "docs", text) for text in DOCS.values())):
+        for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", text):
+            # Pages under reference/ are made when the site is.
+            assert (folder / target).is_file() or target.startswith(("reference/", "https://")), target
 
 
 def test_every_tool_is_there():
-    for tool in re.findall(r"python3 (tools/[\w.]+)", README):
+    for tool in re.findall(r"python3 (tools/[\w.]+)", "".join((README, *DOCS.values()))):
         assert (ROOT / tool).exists(), tool
 
 
@@ -51,7 +60,7 @@ def test_every_extra_and_preset_is_there():
         re.findall(r"`([\w-]+)` \(", README.split("Other extras:")[1].split("\n\n")[0])
     )
     assert named <= set(extras)
-    section = README.split("`--preprocess imagenet`")[1].split("JSON file")[0]
+    section = DOCS["inputs"].split("`--preprocess imagenet`")[1].split("JSON file")[0]
     assert {"imagenet", *re.findall(r"`([\w-]+)`", section)} <= set(PRESETS)
 
 
@@ -63,11 +72,11 @@ def test_the_exit_codes_are_the_programs():
         for error in vars(errors).values()
         if isinstance(error, type) and issubclass(error, errors.OnnxVizError)
     }
-    listed = set(map(int, re.findall(r"(?:\*\*Exit codes:\*\*|·) (\d+) ", README)))
+    listed = set(map(int, re.findall(r"(?:\*\*Exit codes:\*\*|·) (\d+) ", DOCS["command-line"])))
     assert codes <= listed
 
 
-@pytest.mark.parametrize("block", re.findall(r"```python\n(.*?)```", README, flags=re.S))
+@pytest.mark.parametrize("block", EXAMPLES)
 def test_the_python_examples_run(block, tmp_path, monkeypatch, photo_files):
     monkeypatch.chdir(tmp_path)
     with Image.open(photo_files[0]) as photo:
@@ -79,5 +88,13 @@ def test_the_python_examples_run(block, tmp_path, monkeypatch, photo_files):
 
 
 def test_the_table_of_figures_has_its_date_and_machine():
-    table = README.split("<!-- bench -->")[1].split("<!-- /bench -->")[0]
-    assert re.search(r"^\d{4}-\d{2}-\d{2}, .*cores.*onnxruntime \d", table, flags=re.M)
+    for page in (README, DOCS["performance"]):
+        table = page.split("<!-- bench -->")[1].split("<!-- /bench -->")[0]
+        assert re.search(r"^\d{4}-\d{2}-\d{2}, .*cores.*onnxruntime \d", table, flags=re.M)
+
+
+def test_the_headlines_are_of_the_whole_table():
+    """A row of the README stands in docs/performance.md, word for word."""
+    rows = re.findall(r"^\| .*\|$", README.split("<!-- bench -->")[1], flags=re.M)
+    assert len(rows) > 5
+    assert set(rows) <= set(DOCS["performance"].splitlines())

@@ -1,18 +1,21 @@
-"""How large the house is, and how far a call goes in it: python3 tools/lines.py [lines|flow|operators]
+"""How large the house is, and how far a call goes in it: python3 tools/lines.py [lines|flow|operators|picture]
 
     lines       files and lines of each room of onnxviz/ and of tests/, against the budgets of the redesign
     flow        files that integrated gradients enter, calls and modules of `predict`, on the bundled network
     operators   package files that name each operator, the most named first
+    picture     writes docs/pictures/house.svg: which room imports which, floor by floor
 
-Without a word: all three. `flow` needs the test environment (tools/test.py makes it).
+Without a word: the first three. `flow` needs the test environment (tools/test.py makes it).
 """
 
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
-from collections import defaultdict
+import tomllib
+from collections import Counter, defaultdict
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -79,10 +82,10 @@ print(len(files), calls, sum(name.partition(".")[0] == "onnxviz" for name in sys
 def main(arguments: list[str]) -> int:
     wanted = arguments or ["lines", "flow", "operators"]
     for name in wanted:
-        if name not in ("lines", "flow", "operators"):
+        if name not in WORDS:
             print(__doc__)
             return 2
-        {"lines": lines, "flow": flow, "operators": operators}[name]()
+        WORDS[name]()
         print()
     return 0
 
@@ -165,6 +168,80 @@ def operators() -> None:
     print(f"{len(ranked)} operators are named; {len(over)} in more than {MOST_FILES} files:")
     print(", ".join(f"{name} {count}" for name, count in over) or "none")
 
+
+# --- picture --------------------------------------------------------------------------------------
+
+HOUSE = ROOT / "docs" / "pictures" / "house.svg"
+
+
+def floors() -> list[list[str]]:
+    """The rooms of each floor, the uppermost first, as pyproject.toml orders them for import-linter."""
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["importlinter"][
+        "contracts"
+    ]
+    layers = next(contract["layers"] for contract in contracts if contract["id"] == "floors")
+    return [re.split(r"\s*[:|]\s*", floor) for floor in layers]
+
+
+def imports() -> Counter[tuple[str, str]]:
+    """(room, room that it imports from) -> how many imports; late ones and those for types alone as well."""
+    rooms, found = {room for floor in floors() for room in floor}, Counter()
+    for path in sorted(PACKAGE.rglob("*.py")):
+        own = path.relative_to(PACKAGE).with_suffix("").parts[0]
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names: list[str] = []
+            if isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                names = [f"{node.module}.{alias.name}" for alias in node.names]
+            elif isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            for parts in (name.split(".") for name in names):
+                if parts[0] == "onnxviz" and len(parts) > 1 and own in rooms and parts[1] in rooms - {own}:
+                    found[own, parts[1]] += 1
+    return found
+
+
+def picture() -> None:
+    """A row for each room, a column for each that it imports from, the roof first: red is what the floors forbid."""
+    height = {room: i for i, floor in enumerate(floors()) for room in floor}
+    rooms, found, cell, left, top = list(height), imports(), 26, 150, 150
+    size = {room: _lines_of(room) for room in rooms}
+    wide, high = left + cell * len(rooms) + 20, top + cell * len(rooms) + 20
+    out = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {wide} {high}" width="{wide}" height="{high}" '
+        'font-family="sans-serif" font-size="11">',
+        '<rect width="100%" height="100%" fill="#fff"/>',
+        '<text x="10" y="18">How often the room of a row imports from the room of a column. Blue: from a lower floor. '
+        "Grey: from its own floor. Red: from a higher one.</text>",
+    ]
+    for i, room in enumerate(rooms):
+        x, y = left + cell * i, top + cell * i
+        out.append(
+            f'<text x="{left - 8}" y="{y + 17}" text-anchor="end">{room}<title>{size[room]:,} lines</title></text>'
+        )
+        out.append(f'<text transform="translate({x + 17},{top - 8}) rotate(-60)">{room}</text>')
+        out.append(f'<rect x="{x}" y="{y}" width="{cell - 2}" height="{cell - 2}" fill="#444"/>')
+    for (above, below), count in sorted(found.items()):
+        row, column = rooms.index(above), rooms.index(below)
+        x, y = left + cell * column, top + cell * row
+        strength = min(1.0, 0.25 + count / 40)
+        down = height[below] - height[above]
+        colour = f"rgba(30,110,170,{strength:.2f})" if down > 0 else "#d33" if down < 0 else "#ccc"
+        out.append(
+            f'<rect x="{x}" y="{y}" width="{cell - 2}" height="{cell - 2}" fill="{colour}">'
+            f"<title>{above} from {below}</title></rect>"
+            f'<text x="{x + cell / 2 - 1}" y="{y + 16}" text-anchor="middle" font-size="9">{count}</text>'
+        )
+    HOUSE.write_text("\n".join([*out, "</svg>", ""]), encoding="utf-8")
+    print(HOUSE.relative_to(ROOT))
+
+
+def _lines_of(room: str) -> int:
+    place = PACKAGE / room
+    files = sorted(place.rglob("*.py")) if place.is_dir() else [place.with_suffix(".py")]
+    return sum(len(path.read_text(encoding="utf-8").splitlines()) for path in files)
+
+
+WORDS = {"lines": lines, "flow": flow, "operators": operators, "picture": picture}
 
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1:]))

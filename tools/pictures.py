@@ -1,4 +1,4 @@
-"""Put the demo's pictures into the README's gallery: python3 tools/pictures.py [DEMO FOLDER]
+"""Put the demo's pictures into the gallery of docs/: python3 tools/pictures.py [DEMO FOLDER]
 
 Run after tools/demo.py, in its environment; pictures are made smaller for the web and replaced as they are.
 """

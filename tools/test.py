@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 
+from docs.build import python as docs_python
 from environment import ROOT, environment, find_python
 from node import web
 
@@ -72,6 +73,7 @@ def main(arguments: list[str]) -> int:
         without += ["--ignore", OPENVINO_TESTS]
     else:
         settings["ONNXVIZ_OPENVINO_PYTHON"] = str(environment("openvino", OPENVINO, base=fitting))
+    settings["ONNXVIZ_DOCS_PYTHON"] = str(docs_python())
     if not any(map(shutil.which, BROWSERS)) and "ONNXVIZ_BROWSER" not in os.environ:
         print(
             "note: no Chromium was found: the test of gradient files on WebGPU is left out. Install one (on Debian: "
