@@ -41,7 +41,7 @@ _PUBLIC = {
     "gradient_model": "features.graphs",
     "explainer_model": "attribution.explainer",
     "doctor": "health",
-    "use_font": "figures.fonts",
+    "use_font": "figures.style",
 }
 _MODULES = ("errors", "objectives")
 
@@ -67,7 +67,7 @@ if TYPE_CHECKING:  # what a type checker reads; a test holds it to the table
     from onnxviz.features.map import map as map
     from onnxviz.features.neighbours import neighbours as neighbours
     from onnxviz.features.patches import patches as patches
-    from onnxviz.figures.fonts import use_font as use_font
+    from onnxviz.figures.style import use_font as use_font
     from onnxviz.health import doctor as doctor
     from onnxviz.image.preprocessing import Preprocessing as Preprocessing
     from onnxviz.limits import Limits as Limits

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from onnxviz.attribution.sampled import Found, Job
-from onnxviz.figures.colour import fit
+from onnxviz.figures.heat import fit
 from onnxviz.grad import table
 from onnxviz.graph.offsets import Offset, offsets
 

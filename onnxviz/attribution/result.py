@@ -218,7 +218,7 @@ def sheet(
 
 def _map(one: Attribution) -> np.ndarray:
     """The map at the picture's size."""
-    from onnxviz.figures.colour import fit
+    from onnxviz.figures.heat import fit
 
     assert one.values is not None
     return fit(one.values, *one.image.shape[:2])

@@ -11,7 +11,7 @@ from onnxviz.attribution.result import Attribution
 from onnxviz.attribution.targets import Channel, Neuron, Targets, renamed
 from onnxviz.errors import ModelUnsuitable, UsageError
 from onnxviz.features.pictures import also_unequal
-from onnxviz.figures import fine
+from onnxviz.figures import heat
 from onnxviz.figures.captions import caption
 from onnxviz.network import Images, Network
 from onnxviz.objectives import Objective
@@ -154,8 +154,8 @@ def _cut(
     net: Network, source: Attribution, cut: str, marks: tuple[float, float], rounds: int, seed: int
 ) -> Segmentation:
     from onnxviz.attribution.grabcut import grab, once
-    from onnxviz.figures.colour import fit
-    from onnxviz.figures.page import scaled
+    from onnxviz.figures.grids import scaled
+    from onnxviz.figures.heat import fit
 
     values = source.values
     if values is None or not np.any(np.isfinite(values) & (values != 0)):
@@ -166,7 +166,7 @@ def _cut(
     height, width = source.image.shape[:2]
     small = np.asarray(scaled(source.image, min(width, _WORKING_SIDE), min(height, _WORKING_SIDE)))
     # Fine maps are smoothed: an object is where large values lie thick, not where single pixels are large.
-    smooth = fine.smoothed(values) if caption(source).fine else np.nan_to_num(values)
+    smooth = heat.smoothed(values) if caption(source).fine else np.nan_to_num(values)
     order = fit(smooth, *small.shape[:2])
     rank = np.argsort(np.argsort(order, axis=None, kind="stable")).reshape(order.shape) / max(
         1, order.size - 1

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from onnxviz.tables import Columns
 
 
-_FONTS = "onnxviz.figures.fonts"
+_FONTS = "onnxviz.figures.style"
 # What these write is one file, without a manifest beside it.
 _ALONE = frozenset({"inspect", "predict", "models", "doctor", "expose", "gradient", "export"})
 
@@ -71,7 +71,7 @@ class Run:
                 isolate.limit_memory(self.limits.memory)
         self.output()  # a name that cannot be written is told before any work
         if self._font is not None:
-            from onnxviz.figures.fonts import use_font
+            from onnxviz.figures.style import use_font
 
             use_font(self._font)
         self._letters = _undrawn()  # by what was drawn before, in a process that runs several commands

@@ -10,7 +10,7 @@ from PIL import Image
 
 from onnxviz.demo.page import Picture, Section
 from onnxviz.demo.photos import Stage
-from onnxviz.figures.sheet import Row, rows, side_by_side
+from onnxviz.figures.grids import Row, rows, side_by_side
 from onnxviz.files import png_bytes, write_atomic
 from onnxviz.image.io import read
 

@@ -54,8 +54,8 @@ class Activations(Result):
         """
         from PIL import Image as PILImage
 
-        from onnxviz.figures.colour import diverging, normalise, sequential
-        from onnxviz.figures.sheet import tiles
+        from onnxviz.figures.grids import tiles
+        from onnxviz.figures.heat import diverging, normalise, sequential
 
         maps = np.asarray(self.values)
         if maps.ndim == 1:

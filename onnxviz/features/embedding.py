@@ -26,7 +26,7 @@ from onnxviz.errors import (
     UsageError,
 )
 from onnxviz.features.stream import fingerprint
-from onnxviz.figures.mosaic import square
+from onnxviz.figures.grids import square
 from onnxviz.files import PICTURES, FileSet, destination, npy_bytes
 from onnxviz.image.folder import Skipped, decode
 from onnxviz.image.preprocessing import Preprocessing

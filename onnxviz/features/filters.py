@@ -51,7 +51,7 @@ class Filters(Result):
         white or black. Where that leaves most filters grey, each has a scale of its own, written below it (of deep
         layers each row), and filters of the first layer stand below once more on the common one.
         """
-        from onnxviz.figures.sheet import tiles
+        from onnxviz.figures.grids import tiles
 
         weights = np.nan_to_num(np.asarray(self.values), posinf=0.0, neginf=0.0)
         if self.order == "BGR":
@@ -79,8 +79,7 @@ class Filters(Result):
 
     def _first(self, weights: np.ndarray, count: int, size: str) -> Image.Image:
         """Filters of one picture each: all on one scale, and each on its own where the strong drown the faint."""
-        from onnxviz.figures.page import MARGIN
-        from onnxviz.figures.sheet import tiles
+        from onnxviz.figures.grids import MARGIN, tiles
 
         peaks = _peaks(weights)
         peak = float(peaks.max(initial=0.0)) or 1.0

@@ -153,7 +153,7 @@ class Map(Result):
 
         Frames have the colours of `scatter`.
         """
-        from onnxviz.figures.mosaic import mosaic
+        from onnxviz.figures.grids import mosaic
         from onnxviz.figures.scatter import marker
 
         groups = self._groups()

@@ -13,7 +13,7 @@ import numpy as np
 from onnxviz.errors import UsageError, near
 from onnxviz.features.embed import embed
 from onnxviz.features.embedding import Embedding, thumbnails
-from onnxviz.figures import lettering
+from onnxviz.figures import style
 from onnxviz.progress import Progress, silent
 from onnxviz.provenance import recorded
 from onnxviz.results import Result
@@ -22,7 +22,7 @@ from onnxviz.text import printable
 if TYPE_CHECKING:
     from PIL import Image
 
-    from onnxviz.figures.sheet import Row
+    from onnxviz.figures.grids import Row
     from onnxviz.network import Network
 
 METRICS = {"l2": "L2", "cosine": "cosine"}
@@ -209,10 +209,10 @@ class Neighbours(Result):
         return [self._page(queries[start : start + _ON_A_PAGE]) for start in queries[::_ON_A_PAGE]]
 
     def _page(self, queries: Sequence[int]) -> Image.Image:
-        from onnxviz.figures import sheet
+        from onnxviz.figures import grids
 
         size = self.embedding.features.shape[1]
-        return sheet.rows(
+        return grids.rows(
             [self._row(q) for q in queries],
             side=_EDGE,
             lead=1,
@@ -223,8 +223,7 @@ class Neighbours(Result):
         )
 
     def _row(self, q: int) -> Row:
-        from onnxviz.figures.mosaic import framed, measured, square
-        from onnxviz.figures.sheet import Row
+        from onnxviz.figures.grids import Row, framed, measured, square
 
         row = self.rows[q]
         largest = float(np.nanmax(self.distances)) if np.isfinite(self.distances).any() else 0.0
@@ -241,9 +240,9 @@ class Neighbours(Result):
 def _caption(label: str | None, file: str, before: str = "", after: str = "") -> str:
     """Two lines that fit below a picture: the class between `before` and `after`, and the file."""
     size = 12
-    room = _EDGE - lettering.width(before, size) - lettering.width(after, size)
-    named = lettering.shortened(label or "", size, room) if label else ""
-    return f"{before}{named}{after}\n{lettering.shortened(Path(file).name, size, _EDGE, middle=True)}"
+    room = _EDGE - style.width(before, size) - style.width(after, size)
+    named = style.shortened(label or "", size, room) if label else ""
+    return f"{before}{named}{after}\n{style.shortened(Path(file).name, size, _EDGE, middle=True)}"
 
 
 @recorded

@@ -206,7 +206,7 @@ def _most_telling(one: LayerPatches, most: int) -> list[int]:
 
 
 def _draw_sheet(result: PatchData, layer: int, row: int, tiles: dict[Place, np.ndarray]) -> Image.Image:
-    from onnxviz.figures.sheet import side_by_side
+    from onnxviz.figures.grids import side_by_side
 
     one = result.layers[layer]
     ranks = [int(rank) for rank in np.flatnonzero(one.index[row] >= 0)] or [0]
@@ -268,7 +268,7 @@ def _field(result: PatchData, one: LayerPatches) -> str:
 def _draw_overview(
     result: PatchData, layer: int, rows: list[int], tiles: dict[Place, np.ndarray]
 ) -> Image.Image:
-    from onnxviz.figures.sheet import tiles as draw
+    from onnxviz.figures.grids import tiles as draw
 
     one = result.layers[layer]
     count = min(9, one.index.shape[1])

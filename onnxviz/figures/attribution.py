@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import Any, Final, Protocol
 
 import numpy as np
+from PIL import Image, ImageDraw
 
-from onnxviz.figures import fine
+from onnxviz.figures import heat, style
 from onnxviz.figures.captions import Caption, caption
-from onnxviz.figures.colour import MAPS, normalise, overlay
-from onnxviz.figures.page import scaled
-from onnxviz.figures.sheet import number, scale_bar, side_by_side
-
-if TYPE_CHECKING:
-    from PIL import Image
+from onnxviz.figures.grids import scaled, side_by_side
+from onnxviz.figures.heat import MAPS, normalise, overlay
+from onnxviz.figures.style import LINE, PAPER, SOFT, line_height
 
 
 class Explained(Protocol):
@@ -120,10 +118,10 @@ _FINE_HEIGHT: Final = 432  # three of them stand in a line
 def _fine(attribution: Explained, read: Caption, values: np.ndarray) -> Image.Image:
     """The photo, the map as it is, and the photo under the smoothed map."""
     parameters, figures = (attribution.manifest.get(part) or {} for part in ("parameters", "figures"))
-    percentile = fine.PERCENTILE if attribution.percentile is None else attribution.percentile
+    percentile = heat.PERCENTILE if attribution.percentile is None else attribution.percentile
     large = np.asarray(scaled(attribution.image, 2 * _FINE_HEIGHT, _FINE_HEIGHT))
-    bare = fine.bare(values, signed=attribution.signed, percentile=percentile)
-    stands_out = bool(np.any(fine.smoothed(values) > 0))
+    bare = heat.bare(values, signed=attribution.signed, percentile=percentile)
+    stands_out = bool(np.any(heat.smoothed(values) > 0))
     if not np.any(values):
         meaning = "the map is zero everywhere"
     else:
@@ -133,7 +131,7 @@ def _fine(attribution: Explained, read: Caption, values: np.ndarray) -> Image.Im
             (large, headline(attribution)),
             (bare, f"{_name(attribution, parameters, figures)}\n{meaning}"),
             (
-                fine.over(large, values, percentile=percentile),
+                heat.over(large, values, percentile=percentile),
                 f"the same map, smoothed\n{'where it is strongest' if stands_out else 'no place stands out'}",
             ),
         ],
@@ -205,8 +203,6 @@ def _deepest(figures: dict[str, Any]) -> tuple[int, int, int, int] | None:
 
 def _outlined(photo: np.ndarray, box: tuple[int, int, int, int], shape: tuple[int, ...]) -> np.ndarray:
     """The photo with a frame around `box`, which counts in pixels of a picture of `shape`."""
-    from PIL import Image, ImageDraw
-
     y, x = photo.shape[0] / shape[0], photo.shape[1] / shape[1]
     top, left, bottom, right = box
     edges = round(left * x), round(top * y), round(right * x) - 1, round(bottom * y) - 1
@@ -218,3 +214,52 @@ def _outlined(photo: np.ndarray, box: tuple[int, int, int, int], shape: tuple[in
         (edges[0] + 1, edges[1] + 1, edges[2] - 1, edges[3] - 1), outline=(255, 255, 255), width=2
     )
     return np.asarray(picture)
+
+
+# --- scales ----------------------------------------------------------------------------------
+
+
+def number(value: float) -> str:
+    """A number as a scale shows it: three digits, no superfluous zeros."""
+    if value == 0 or not math.isfinite(value):
+        return "0" if value == 0 else str(value)
+    return (
+        f"{value:.3g}"
+        if 1e-3 <= abs(value) < 1e4
+        else f"{value:.2g}".replace("e-0", "e-").replace("e+0", "e")
+    )
+
+
+def scale_bar(
+    low: float, high: float, colours: np.ndarray, *, label: str = "", width: int = 260, size: int = 13
+) -> Image.Image:
+    """A strip of colours with its numbers: both ends, and between them zero or the middle.
+
+    colours   (n, 3) uint8 from `low` to `high`, such as a map of `onnxviz.figures.heat.MAPS`
+    label     what the numbers are, written above
+    """
+    middle = 0.0 if low < 0 < high else (low + high) / 2
+    strip, gap = 12, 4
+    top = line_height(size) + 2 if label else 0
+    result = Image.new("RGB", (width, top + strip + gap + line_height(size)), PAPER)
+    canvas = ImageDraw.Draw(result)
+    if label:
+        style.text(canvas, 0, 0, style.shortened(label, size, width), size, SOFT)
+    places = np.rint(np.linspace(0, len(colours) - 1, width)).astype(np.intp)
+    ramp = np.repeat(np.asarray(colours, np.uint8)[None, places], strip, axis=0)
+    result.paste(Image.fromarray(ramp), (0, top))
+    canvas.rectangle((0, top, width - 1, top + strip - 1), outline=LINE)
+    if not high > low:  # one value only
+        style.text(canvas, 0, top + strip + gap, number(low), size, SOFT)
+        return result
+    ends, between = (number(low), number(high)), number(middle)
+    at = round((middle - low) / (high - low) * (width - 1))
+    half, clear = style.width(between, size) / 2, 10
+    room = style.width(ends[0], size) + clear, width - style.width(ends[1], size) - clear
+    marks = [(0, ends[0], "left"), (width - 1, ends[1], "right")]
+    if between not in ends and at - half >= room[0] and at + half <= room[1]:
+        marks.append((at, between, "centre"))
+    for x, text, align in marks:
+        canvas.line((x, top + strip, x, top + strip + 2), fill=SOFT)
+        style.text(canvas, x, top + strip + gap, text, size, SOFT, align=align)
+    return result

@@ -14,12 +14,12 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from onnxviz.errors import UsageError
-from onnxviz.figures import fine, lettering
+from onnxviz.figures import heat, style
 from onnxviz.figures.attribution import Explained, headline, incomplete
 from onnxviz.figures.captions import caption
-from onnxviz.figures.colour import fit, overlay
-from onnxviz.figures.lettering import INK, SOFT, line_height
-from onnxviz.figures.page import as_image, blank, caption_lines, page, scaled, write_lines
+from onnxviz.figures.grids import as_image, blank, caption_lines, page, scaled, write_lines
+from onnxviz.figures.heat import fit, overlay
+from onnxviz.figures.style import INK, SOFT, line_height
 
 #: Rows are pictures, columns methods.
 Grid = Sequence[Sequence[Explained]]
@@ -53,14 +53,14 @@ def cell(attribution: Explained, side: int) -> tuple[Image.Image, Image.Image]:
     """The map alone and over its photo, each at most `side` pixels long."""
     read = caption(attribution)
     values = np.zeros(attribution.image.shape[:2]) if attribution.values is None else attribution.values
-    percentile = fine.PERCENTILE if attribution.percentile is None else attribution.percentile
+    percentile = heat.PERCENTILE if attribution.percentile is None else attribution.percentile
     photo = np.asarray(scaled(attribution.image, side, side))
     if read.fine:
-        bare = fine.bare(values, signed=attribution.signed, percentile=percentile)
-        return scaled(bare, side, side), as_image(fine.over(photo, values, percentile=percentile))
+        bare = heat.bare(values, signed=attribution.signed, percentile=percentile)
+        return scaled(bare, side, side), as_image(heat.over(photo, values, percentile=percentile))
     low = 0.0 if read.zero or not np.isfinite(values).any() else float(np.median(values[np.isfinite(values)]))
     # A coarse map is enlarged smoothly: its values are samples, not squares.
-    bare = fine.bare(fit(values - low, *photo.shape[:2]), signed=attribution.signed, percentile=percentile)
+    bare = heat.bare(fit(values - low, *photo.shape[:2]), signed=attribution.signed, percentile=percentile)
     over = overlay(photo, values - low, signed=attribution.signed, percentile=percentile)
     return as_image(bare), as_image(over)
 
@@ -104,9 +104,7 @@ def _by_method(grid: Grid, names: Sequence[str], side: int) -> Image.Image:
     top = max(photo.height for photo in photos) + 2 * _GAP
     sheet = blank(room + step * len(grid) - _GAP, top + sum(heights) + _GAP * (len(cells) - 1))
     canvas = ImageDraw.Draw(sheet)
-    legend = lettering.wrapped(
-        "Left: " + _LEGEND.format("Right"), _TEXT, room - 20, top // line_height(_TEXT)
-    )
+    legend = style.wrapped("Left: " + _LEGEND.format("Right"), _TEXT, room - 20, top // line_height(_TEXT))
     write_lines(canvas, 0, 0, [(line, SOFT) for line in legend], _TEXT)
     for column, (photo, lines) in enumerate(zip(photos, captions, strict=True)):
         sheet.paste(photo, (room + column * step, 0))
@@ -115,11 +113,11 @@ def _by_method(grid: Grid, names: Sequence[str], side: int) -> Image.Image:
     for number, (row, height) in enumerate(zip(cells, heights, strict=True)):
         one = grid[0][number]
         read = caption(one)
-        title = lettering.shortened(read.title, _TITLE, room - 20)
-        meaning = lettering.wrapped(read.meaning.format(what="score"), _TEXT, room - 20, 4)
+        title = style.shortened(read.title, _TITLE, room - 20)
+        meaning = style.wrapped(read.meaning.format(what="score"), _TEXT, room - 20, 4)
         block = line_height(_TITLE) + 2 + len(meaning) * line_height(_TEXT)
         start = y + max(0, (height - block) // 2)
-        lettering.draw(canvas, 0, start, title, _TITLE, INK, strong=True)
+        style.text(canvas, 0, start, title, _TITLE, INK, strong=True)
         write_lines(canvas, 0, start + line_height(_TITLE) + 2, [(line, SOFT) for line in meaning], _TEXT)
         for column, pair in enumerate(row):
             x = room + column * step
@@ -129,7 +127,7 @@ def _by_method(grid: Grid, names: Sequence[str], side: int) -> Image.Image:
     return page([sheet])
 
 
-def _head(one: Explained, side: int) -> list[tuple[str, lettering.Colour]]:
+def _head(one: Explained, side: int) -> list[tuple[str, style.Colour]]:
     return caption_lines(caption(one).title, _TITLE, side, 2)
 
 

@@ -8,10 +8,9 @@ import numpy as np
 
 from onnxviz.figures.attribution import Explained, headline
 from onnxviz.figures.captions import caption
-from onnxviz.figures.colour import fit
+from onnxviz.figures.grids import scaled, side_by_side
+from onnxviz.figures.heat import fit
 from onnxviz.figures.method_sheet import cell
-from onnxviz.figures.page import scaled
-from onnxviz.figures.sheet import side_by_side
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageDraw
 
-from onnxviz.figures import lettering
-from onnxviz.figures.lettering import INK, LINE, SOFT, Colour
+from onnxviz.figures import style
+from onnxviz.figures.style import INK, LINE, SOFT, Colour
 
 PALETTE: tuple[Colour, ...] = (
     (0, 114, 178),  # blue
@@ -88,7 +88,7 @@ def scatter(
     canvas.paste(_drawn(places, groups, plot, box), (0, 0))
     draw = ImageDraw.Draw(canvas)
     below = bottom + round(8 * unit)
-    lettering.draw(draw, (left + right) // 2, below, axes[0], text, SOFT, align="centre")
+    style.text(draw, (left + right) // 2, below, axes[0], text, SOFT, align="centre")
     _upright(canvas, axes[1], text, (top + bottom) // 2)
     if groups is not None:
         _name_groups(draw, places, groups, box, unit)
@@ -168,17 +168,15 @@ def _name_groups(
         # The member nearest to the median: a group in two parts is named at one of them, not between.
         middle = members[np.argmin(np.abs(members - np.median(members, axis=0)).sum(axis=1))]
         beside = members[np.linalg.norm(members - middle, axis=1) <= near][:, 1]
-        shown = lettering.shortened(name, text, widest)
-        reach = lettering.width(shown, text) / 2
+        shown = style.shortened(name, text, widest)
+        reach = style.width(shown, text) / 2
         x = float(np.clip(middle[0], box[0] + reach + 5, box[2] - reach - 5))
         for y in (float(beside.min()) - 20 * unit, float(beside.max()) + 20 * unit):
             area = (x - reach - 3, y - half, x + reach + 3, y + half)
             inside = area[1] > box[1] and area[3] < box[3]
             clear = not any(_overlap(area, other) for other in taken) and not _covers(area, strangers)
             if inside and clear:
-                lettering.write(
-                    draw, (x, y), shown, text, INK, anchor="mm", stroke_width=3, stroke_fill="white"
-                )
+                style.write(draw, (x, y), shown, text, INK, anchor="mm", stroke_width=3, stroke_fill="white")
                 taken.append(area)
                 break
 
@@ -210,15 +208,15 @@ def legend(groups: Groups, width: int) -> Image.Image:
     draw = ImageDraw.Draw(picture)
     for (_, name, count), (x, y) in zip(entries, at, strict=True):
         counted = f" ({count:,})"
-        shown = lettering.shortened(name, text, step - 2 * line - lettering.width(counted, text)) + counted
-        lettering.write(draw, (x + 16 * unit, y), shown, text, INK, anchor="lm")
+        shown = style.shortened(name, text, step - 2 * line - style.width(counted, text)) + counted
+        style.write(draw, (x + 16 * unit, y), shown, text, INK, anchor="lm")
     return picture
 
 
 def _upright(canvas: Image.Image, text: str, size: int, middle: int) -> None:
     """`text` at the left edge, written from bottom to top around the height `middle`."""
-    label = Image.new("RGB", (lettering.width(text, size) + 2, lettering.line_height(size)), "white")
-    lettering.draw(ImageDraw.Draw(label), 1, 0, text, size, SOFT)
+    label = Image.new("RGB", (style.width(text, size) + 2, style.line_height(size)), "white")
+    style.text(ImageDraw.Draw(label), 1, 0, text, size, SOFT)
     label = label.transpose(Image.Transpose.ROTATE_90)
     canvas.paste(label, (0, max(0, middle - label.height // 2)))
 
@@ -233,10 +231,10 @@ def side_by_side(
     width = 2 * margin + column + gap + right.width
     canvas = Image.new("RGB", (width, head + max(left.height, right.height) + margin), "white")
     draw, large, small = ImageDraw.Draw(canvas), round(22 * unit), round(15 * unit)
-    title = lettering.shortened(title, large, width - 2 * margin)
-    lettering.draw(draw, margin, round(16 * unit), title, large, strong=True)
+    title = style.shortened(title, large, width - 2 * margin)
+    style.text(draw, margin, round(16 * unit), title, large, strong=True)
     for picture, line, x in ((left, over_left, margin), (right, over_right, margin + column + gap)):
-        shown = lettering.shortened(line, small, max(picture.width, column))
-        lettering.draw(draw, x, round(50 * unit), shown, small, SOFT)
+        shown = style.shortened(line, small, max(picture.width, column))
+        style.text(draw, x, round(50 * unit), shown, small, SOFT)
         canvas.paste(picture, (x, head))
     return canvas

@@ -158,7 +158,7 @@ def _how(manifest: dict[str, Any], steps: int) -> str:
 
 
 def _one(before: np.ndarray, after: np.ndarray, outcome: Outcome, manifest: dict[str, Any]) -> Image.Image:
-    from onnxviz.figures.sheet import side_by_side
+    from onnxviz.figures.grids import side_by_side
 
     difference, factor = magnified(before, after)
     change = f"largest {_levels(outcome.linf)} of 255, {outcome.rms:.2g} root mean square"
@@ -178,7 +178,7 @@ def _one(before: np.ndarray, after: np.ndarray, outcome: Outcome, manifest: dict
 def _several(
     before: Sequence[np.ndarray], after: np.ndarray, outcomes: Sequence[Outcome], manifest: dict[str, Any]
 ) -> Image.Image:
-    from onnxviz.figures.sheet import Row, rows
+    from onnxviz.figures.grids import Row, rows
 
     table = []
     for old, new, outcome in list(zip(before, after, outcomes, strict=True))[:_ROWS]:

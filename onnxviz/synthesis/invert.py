@@ -47,14 +47,14 @@ class Inversion(Result):
 
     def picture(self) -> Image.Image:
         """A sheet: the photo, then the inversions with their relative errors."""
-        from onnxviz.figures import sheet
+        from onnxviz.figures import grids
 
         cards = [(self.image, "photo")]
         cards += [
             (as_bytes(picture), f"{name}\nrelative error {error:.2g}")
             for picture, name, error in zip(self.values, self.layers, self.errors, strict=True)
         ]
-        return sheet.side_by_side(cards, height=max(224, self.image.shape[0]))
+        return grids.side_by_side(cards, height=max(224, self.image.shape[0]))
 
 
 @recorded

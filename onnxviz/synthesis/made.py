@@ -101,7 +101,7 @@ class Made(Result):
         """The picture itself where there is one as it was made; otherwise a sheet of all with what each shows."""
         from PIL import Image
 
-        from onnxviz.figures import sheet
+        from onnxviz.figures import grids
 
         pictures = list(self.pictures())
         if len(pictures) == 1 and self.shown is None:
@@ -111,11 +111,11 @@ class Made(Result):
                 alone = alone.resize((alone.width * times, alone.height * times), Image.Resampling.BICUBIC)
             return alone
         if len(pictures) > _MOST_CARDS:
-            return sheet.tiles(pictures, labels=self.labels, title=self.title)
+            return grids.tiles(pictures, labels=self.labels, title=self.title)
         texts = [
             "\n".join(lines) for lines in zip(self.labels, self.captions or [""] * len(pictures), strict=True)
         ]
-        return sheet.side_by_side(list(zip(pictures, texts, strict=True)), title=self.title)
+        return grids.side_by_side(list(zip(pictures, texts, strict=True)), title=self.title)
 
 
 def stretched(pictures: np.ndarray, middle: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -148,7 +148,7 @@ class StyleTrained(Result):
 
     def picture(self) -> Image.Image:
         """The style, and the samples before and after."""
-        from onnxviz.figures.sheet import Row, rows
+        from onnxviz.figures.grids import Row, rows
 
         figures = self.manifest["figures"]
         said = (

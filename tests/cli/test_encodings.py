@@ -84,14 +84,14 @@ def test_a_refusal_with_letters_that_the_encoding_lacks(tmp_path):
 def test_labels_in_any_script_on_the_command_line(tmp_path, capsys, monkeypatch):
     """Without a font the picture shows numbers, and a note names the way on; with --font it shows the letters."""
     from onnxviz.cli.main import run
-    from onnxviz.figures import fonts
+    from onnxviz.figures import style
     from tests import networks
     from tests.figures.test_fonts import ASCII, font_with
 
-    monkeypatch.setattr(fonts, "installed", lambda: ())
-    monkeypatch.setattr(fonts, "_named", [])
-    fonts.holder.cache_clear()
-    fonts._told.clear()
+    monkeypatch.setattr(style, "installed", lambda: ())
+    monkeypatch.setattr(style, "_named", [])
+    style.holder.cache_clear()
+    style._told.clear()
     files = {name: tmp_path / name for name in ("net.onnx", "labels.txt", "a.png", "han.ttf", "out.png")}
     files["net.onnx"].write_bytes(networks.tiny_cnn(size="H").SerializeToString())
     files["labels.txt"].write_text("\n".join(f"猫{i}" for i in range(10)), encoding="utf-8")
@@ -107,5 +107,5 @@ def test_labels_in_any_script_on_the_command_line(tmp_path, capsys, monkeypatch)
     assert files["out.png"].read_bytes() != before
     assert run([*command, "--font", str(files["a.png"])]) == 2
     assert "cannot be used" in capsys.readouterr().err
-    fonts.holder.cache_clear()
-    fonts._told.clear()
+    style.holder.cache_clear()
+    style._told.clear()

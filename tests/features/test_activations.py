@@ -5,7 +5,7 @@ from onnx import TensorProto, helper
 import onnxviz
 from onnxviz.errors import UsageError
 from onnxviz.features.activations import Activations
-from onnxviz.figures.colour import diverging
+from onnxviz.figures.heat import diverging
 
 
 def test_maps_are_the_layers_values(net, cat):

@@ -27,16 +27,16 @@ def test_filters_with_batchnorm_folded_in_are_more_than_grey(net):
 
 
 def test_each_filter_has_its_own_scale_where_one_drowns_the_others(monkeypatch):
-    from onnxviz.figures import sheet
+    from onnxviz.figures import grids
 
     calls = []
-    plain = sheet.tiles
+    plain = grids.tiles
 
     def tiles(pictures, **more):
         calls.append((pictures, more))
         return plain(pictures, **more)
 
-    monkeypatch.setattr(sheet, "tiles", tiles)
+    monkeypatch.setattr(grids, "tiles", tiles)
     weights = np.zeros((3, 3, 2, 2), np.float32)
     weights[:, 0, 0, 0] = 18, -0.2, 1e-8
     filters.Filters(values=weights, manifest={}, layer="stem", order="RGB").picture()

@@ -10,7 +10,7 @@ from PIL import Image
 
 from onnxviz.attribution.result import Attribution
 from onnxviz.figures import attribution as drawing
-from onnxviz.figures import method_sheet, sheet
+from onnxviz.figures import grids, method_sheet
 from tests.figures.captions import CAPTIONS
 
 PHOTO = np.full((64, 64, 3), 128, np.uint8)
@@ -46,11 +46,13 @@ def said(monkeypatch) -> dict:
     def side_by_side(items, **more):
         seen["pictures"] = [np.asarray(picture) for picture, _ in items]
         seen["captions"] = [text for _, text in items]
-        return sheet.side_by_side(items, **more)
+        return grids.side_by_side(items, **more)
+
+    true = drawing.scale_bar
 
     def scale_bar(low, high, colours, **more):
         seen["scale"] = (low, high, more["label"])
-        return sheet.scale_bar(low, high, colours, **more)
+        return true(low, high, colours, **more)
 
     monkeypatch.setattr(drawing, "side_by_side", side_by_side)
     monkeypatch.setattr(drawing, "scale_bar", scale_bar)

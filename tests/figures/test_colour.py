@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from onnxviz.errors import UsageError
-from onnxviz.figures.colour import MAPS, NOT_A_NUMBER, diverging, fit, normalise, overlay, sequential
+from onnxviz.figures.heat import MAPS, NOT_A_NUMBER, diverging, fit, normalise, overlay, sequential
 
 RNG = np.random.default_rng(2)
 

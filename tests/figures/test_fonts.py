@@ -10,8 +10,8 @@ import pytest
 from PIL import Image, ImageDraw, ImageFont
 
 from onnxviz.errors import UndrawnText, UsageError
-from onnxviz.figures import fonts, lettering
-from onnxviz.figures.lettering import draw, drawable, width
+from onnxviz.figures import style
+from onnxviz.figures.style import drawable, width
 
 
 def font_with(letters: dict[str, str]) -> bytes:
@@ -67,13 +67,13 @@ ASCII = {chr(c): chr(c) for c in range(33, 127)} | {" ": " "}
 @pytest.fixture
 def alone(monkeypatch):
     """No installed fonts; what was named before is put back."""
-    monkeypatch.setattr(fonts, "installed", lambda: ())
-    monkeypatch.setattr(fonts, "_named", [])
-    fonts.holder.cache_clear()
-    fonts._told.clear()
+    monkeypatch.setattr(style, "installed", lambda: ())
+    monkeypatch.setattr(style, "_named", [])
+    style.holder.cache_clear()
+    style._told.clear()
     yield
-    fonts.holder.cache_clear()
-    fonts._told.clear()
+    style.holder.cache_clear()
+    style._told.clear()
 
 
 @pytest.fixture
@@ -84,22 +84,22 @@ def han(tmp_path):
 
 
 def test_a_font_holds_what_it_draws_and_no_boxes(han, tmp_path):
-    assert fonts.holds(han, "猫")
-    assert fonts.holds(han, "a")
-    assert not fonts.holds(han, "鳥")
-    assert not fonts.holds(han, "\uffff")
-    assert not fonts.holds(str(tmp_path / "none.ttf"), "a")
+    assert style.holds(han, "猫")
+    assert style.holds(han, "a")
+    assert not style.holds(han, "鳥")
+    assert not style.holds(han, "\uffff")
+    assert not style.holds(str(tmp_path / "none.ttf"), "a")
 
 
 def test_letters_of_any_script_are_drawn_with_the_font_that_is_named(alone, han):
     with pytest.warns(UndrawnText, match="U\\+732B"):
         assert drawable("猫 cat") == "\\u732b cat"
-    fonts.use_font(han)
+    style.use_font(han)
     assert drawable("猫 cat") == "猫 cat"
 
     def drawn(text: str) -> np.ndarray:
         canvas = Image.new("RGB", (40, 40), "white")
-        draw(ImageDraw.Draw(canvas), 5, 5, text, 20)
+        style.text(ImageDraw.Draw(canvas), 5, 5, text, 20)
         return 255 - np.asarray(canvas).min(axis=2).astype(int)
 
     # The same shape, but for hints that go by the script.
@@ -109,28 +109,28 @@ def test_letters_of_any_script_are_drawn_with_the_font_that_is_named(alone, han)
 
 
 def test_installed_fonts_are_asked_before_letters_are_spelled(alone, han, monkeypatch):
-    monkeypatch.setattr(fonts, "installed", lambda: (han,))
-    fonts.holder.cache_clear()
+    monkeypatch.setattr(style, "installed", lambda: (han,))
+    style.holder.cache_clear()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert drawable("犬: 12 %") == "犬: 12 %"
         assert drawable("Egyptian cat") == "Egyptian cat"
-    assert lettering._runs("Egyptian cat") == [("", "Egyptian cat")]  # the same on every machine
-    assert lettering._runs("犬: 12 %") == [(han, "犬: 12 %")]  # one font for all of it
+    assert style._runs("Egyptian cat") == [("", "Egyptian cat")]  # the same on every machine
+    assert style._runs("犬: 12 %") == [(han, "犬: 12 %")]  # one font for all of it
 
 
 def test_a_text_of_several_scripts_takes_several_fonts(alone, han, tmp_path):
     other = tmp_path / "kot.ttf"
     other.write_bytes(font_with({"к": "k", "о": "o", "т": "t", " ": " "}))
-    fonts.use_font(han)
-    fonts.use_font(other)
-    runs = lettering._runs("猫 кот 犬")
+    style.use_font(han)
+    style.use_font(other)
+    runs = style._runs("猫 кот 犬")
     assert [(path, text.strip()) for path, text in runs] == [(han, "猫"), (str(other), "кот"), (han, "犬")]
     assert "".join(text for _, text in runs) == "猫 кот 犬"
     assert abs(width("猫 кот 犬", 20) - width("M kot W", 20)) <= 3
     for align, x in (("left", 10), ("centre", 100), ("right", 190)):
         canvas = Image.new("RGB", (200, 40), "white")
-        draw(ImageDraw.Draw(canvas), x, 5, "猫 кот 犬", 20, align=align)
+        style.text(ImageDraw.Draw(canvas), x, 5, "猫 кот 犬", 20, align=align)
         _, columns = np.nonzero(np.asarray(canvas).min(axis=2) < 200)
         span = width("猫 кот 犬", 20)
         left = {"left": x, "centre": x - span / 2, "right": x - span}[align]
@@ -144,9 +144,9 @@ def test_nothing_is_silently_dropped_or_boxed(alone):
         assert drawable("😀") == "\\U0001f600"
     assert len(said) == 1  # once
     assert "use_font" in str(said[0].message)
-    assert {"\u0928", "\u0940", "\U0001f600"} <= fonts.undrawn()
-    assert "U+0928, U+0940, U+1F600" in fonts.said(*sorted(fonts.undrawn()))
-    assert "--font FILE" in fonts.said(*sorted(fonts.undrawn()))
+    assert {"\u0928", "\u0940", "\U0001f600"} <= style.undrawn()
+    assert "U+0928, U+0940, U+1F600" in style.said(*sorted(style.undrawn()))
+    assert "--font FILE" in style.said(*sorted(style.undrawn()))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert drawable("Dvořák x̂ Straße") == "Dvorak x Strasse"
@@ -155,7 +155,7 @@ def test_nothing_is_silently_dropped_or_boxed(alone):
 def test_joiners_within_words_are_no_tricks(alone, tmp_path):
     path = tmp_path / "fa.ttf"
     path.write_bytes(font_with(ASCII | {"م": "m", "ی": "i", "خ": "k"}))
-    fonts.use_font(path)
+    style.use_font(path)
     assert drawable("می\u200cخ") == "می\u200cخ"
     assert drawable("a\u200cb") == "a\\u200cb"
 
@@ -164,9 +164,9 @@ def test_a_file_that_is_no_font_is_refused(tmp_path):
     path = tmp_path / "photo.ttf"
     path.write_bytes(b"no font")
     with pytest.raises(UsageError, match=r"photo\.ttf.*\.ttf, \.otf or \.ttc"):
-        fonts.use_font(path)
+        style.use_font(path)
     with pytest.raises(UsageError):
-        fonts.use_font(tmp_path / "missing.ttf")
+        style.use_font(tmp_path / "missing.ttf")
 
 
 def test_the_usual_folders_are_searched_and_last_resorts_left_out(monkeypatch, tmp_path, han):
@@ -174,22 +174,22 @@ def test_the_usual_folders_are_searched_and_last_resorts_left_out(monkeypatch, t
     folder.mkdir(parents=True)
     for name in ("Some-Bold.ttf", "Some-Regular.otf", "LastResort.otf", "readme.txt", "NotoSans-Regular.ttf"):
         (folder / name).write_bytes(b"")
-    monkeypatch.setattr(fonts, "_folders", lambda: [tmp_path / "fonts", tmp_path / "nowhere"])
-    fonts.installed.cache_clear()
+    monkeypatch.setattr(style, "_folders", lambda: [tmp_path / "fonts", tmp_path / "nowhere"])
+    style.installed.cache_clear()
     try:
-        found = [path.rsplit("/", 1)[-1].rsplit("\\", 1)[-1] for path in fonts.installed()]
+        found = [path.rsplit("/", 1)[-1].rsplit("\\", 1)[-1] for path in style.installed()]
     finally:
-        fonts.installed.cache_clear()
+        style.installed.cache_clear()
     assert found == ["NotoSans-Regular.ttf", "Some-Regular.otf", "Some-Bold.ttf"]
 
 
 def test_names_of_groups_on_a_map_are_drawn_too(alone, han):
     """scatter writes its own labels: they go the same way."""
-    fonts.use_font(han)
+    style.use_font(han)
     canvases = []
     for text in ("猫", "M"):
         canvas = Image.new("RGB", (80, 40), "white")
-        lettering.write(ImageDraw.Draw(canvas), (40, 20), text, 20, (0, 0, 0), anchor="mm")
+        style.write(ImageDraw.Draw(canvas), (40, 20), text, 20, (0, 0, 0), anchor="mm")
         canvases.append(np.asarray(canvas).min(axis=2) < 128)
     rows = [np.nonzero(ink)[0].mean() for ink in canvases]
     assert abs(rows[0] - rows[1]) <= 1

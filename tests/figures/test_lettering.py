@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 
-from onnxviz.figures import fonts, lettering
-from onnxviz.figures.lettering import draw, drawable, line_height, shortened, width, wrapped
+from onnxviz.figures import style
+from onnxviz.figures.style import drawable, line_height, shortened, width, wrapped
 
 pytestmark = pytest.mark.filterwarnings("ignore::onnxviz.errors.UndrawnText")
 
@@ -18,10 +18,10 @@ pytestmark = pytest.mark.filterwarnings("ignore::onnxviz.errors.UndrawnText")
 def no_installed_fonts():
     """Only Pillow's own, whatever this machine has: test_fonts.py has the others."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fonts, "installed", lambda: ())
-        fonts.holder.cache_clear()
+        patch.setattr(style, "installed", lambda: ())
+        style.holder.cache_clear()
         yield
-    fonts.holder.cache_clear()
+    style.holder.cache_clear()
 
 
 TEXT = st.text(max_size=80) | st.text("ab c/._-Wi", max_size=80)
@@ -46,11 +46,11 @@ def test_what_is_drawn(text, shown):
 
 def ink(text: str) -> np.ndarray:
     canvas = Image.new("L", (60, 40), 255)
-    ImageDraw.Draw(canvas).text((5, 5), text, font=lettering.font(24), fill=0)
+    ImageDraw.Draw(canvas).text((5, 5), text, font=style.font(24), fill=0)
     return np.asarray(canvas)
 
 
-@pytest.mark.parametrize("letter", sorted(fonts.HELD - {" "}))
+@pytest.mark.parametrize("letter", sorted(style.HELD - {" "}))
 def test_the_font_holds_every_letter_that_is_let_through(letter):
     missing = ink("\uffff")  # the box for a letter that the font lacks
     assert not np.array_equal(ink(letter), missing)
@@ -115,7 +115,7 @@ def test_a_long_name_is_broken_after_a_separator():
 def test_drawing_stays_in_its_line(align, x, strong):
     for size in (10, 13, 15, 21):
         picture = Image.new("RGB", (200, 60), "white")
-        draw(ImageDraw.Draw(picture), x, 10, "Ågjpqy |(W)", size, align=align, strong=strong)
+        style.text(ImageDraw.Draw(picture), x, 10, "Ågjpqy |(W)", size, align=align, strong=strong)
         rows, columns = np.nonzero(np.asarray(picture).min(axis=2) < 200)
         assert rows.min() >= 10 - 1
         assert rows.max() < 10 + line_height(size) + 1
@@ -128,7 +128,7 @@ def test_drawing_stays_in_its_line(align, x, strong):
 
 def test_text_is_crisp_and_of_high_contrast():
     picture = Image.new("RGB", (200, 40), "white")
-    draw(ImageDraw.Draw(picture), 5, 5, "Illegible?", 15)
+    style.text(ImageDraw.Draw(picture), 5, 5, "Illegible?", 15)
     values = np.asarray(picture)
     assert values.min() < 45
 
@@ -136,7 +136,7 @@ def test_text_is_crisp_and_of_high_contrast():
         linear = [(v / 255 / 12.92 if v <= 10 else ((v / 255 + 0.055) / 1.055) ** 2.4) for v in colour]
         return np.dot(linear, [0.2126, 0.7152, 0.0722])
 
-    for colour, least in ((lettering.INK, 15), (lettering.SOFT, 5.5)):
+    for colour, least in ((style.INK, 15), (style.SOFT, 5.5)):
         assert 1.05 / (luminance(colour) + 0.05) > least
 
 
@@ -157,9 +157,9 @@ LONG = {
 def test_a_text_of_a_million_characters_is_measured_a_few_times(name, monkeypatch):
     """Counted, not clocked: how often a text is measured, and how long it is then."""
     measured = []
-    true = lettering._length
+    true = style._length
     monkeypatch.setattr(
-        lettering, "_length", lambda shown, size: measured.append(len(shown)) or true(shown, size)
+        style, "_length", lambda shown, size: measured.append(len(shown)) or true(shown, size)
     )
     for middle in (False, True):
         short = shortened(LONG[name], 15, 200, middle=middle)
@@ -179,4 +179,4 @@ def test_bisecting_finds_what_trying_each_length_found():
     word = "features/stage3/block5/conv2/output" * 3
     for room in range(10, 400, 7):
         fitting = max((n for n in range(len(word)) if width(word[:n], 13) <= room), default=0)
-        assert lettering._greatest(len(word), lambda n, room=room: width(word[:n], 13) <= room) == fitting
+        assert style._greatest(len(word), lambda n, room=room: width(word[:n], 13) <= room) == fitting

@@ -7,7 +7,7 @@ import pytest
 
 from onnxviz.attribution.result import Attribution
 from onnxviz.errors import UsageError
-from onnxviz.figures import fine
+from onnxviz.figures.heat import bare, over, smoothed
 from onnxviz.figures.method_sheet import cell, draw
 from tests.figures.captions import CAPTIONS
 
@@ -35,27 +35,27 @@ def made(method: str, shape=(40, 60), *, signed=False, seed=0, **more) -> Attrib
 
 def test_a_signed_map_is_red_and_blue_on_white_and_another_bright_on_black() -> None:
     heat = np.array([[1.0, -1.0, 0.0]] * 2, np.float32)
-    signed = fine.bare(heat, signed=True).astype(int)
+    signed = bare(heat, signed=True).astype(int)
     assert signed[0, 0, 0] > signed[0, 0, 2] + 60
     assert signed[0, 1, 2] > signed[0, 1, 0] + 60
     assert signed[0, 2].min() > 235
-    plain = fine.bare(heat, signed=False).astype(int)
+    plain = bare(heat, signed=False).astype(int)
     assert plain[0, 0].sum() > 500
     assert plain[0, 1].sum() == plain[0, 2].sum() < 20
 
 
 def test_the_percentile_decides_what_is_deepest() -> None:
     heat = np.linspace(0, 1, 100, dtype=np.float32).reshape(10, 10)
-    deepest = fine.bare(heat, signed=False, percentile=50)
+    deepest = bare(heat, signed=False, percentile=50)
     assert (deepest == deepest[-1, -1]).all(axis=2).sum() >= 49
-    assert (fine.bare(heat, signed=False, percentile=100) == deepest[-1, -1]).all(axis=2).sum() <= 2
+    assert (bare(heat, signed=False, percentile=100) == deepest[-1, -1]).all(axis=2).sum() <= 2
 
 
 def test_a_smoothed_map_shows_where_specks_of_either_sign_lie_thick() -> None:
     rng = np.random.default_rng(0)
     specks = np.where(rng.random((112, 112)) < 0.02, rng.choice([-1.0, 1.0], (112, 112)), 0)
     specks[20:50, 60:90] = rng.choice([-1.0, 1.0], (30, 30))
-    smooth = fine.smoothed(specks)
+    smooth = smoothed(specks)
     y, x = np.unravel_index(np.argmax(smooth), smooth.shape)
     assert 20 <= y < 50 and 60 <= x < 90
     assert smooth[25:45, 65:85].min() > 10 * np.median(np.abs(smooth))
@@ -65,14 +65,14 @@ def test_a_level_map_is_not_made_into_a_pattern_by_rounding() -> None:
     level = np.full((64, 64), 0.1, np.float32) + np.random.default_rng(0).normal(0, 1e-7, (64, 64)).astype(
         "f"
     )
-    assert not fine.smoothed(level).any()
+    assert not smoothed(level).any()
 
 
 def test_over_the_photo_the_object_is_marked_and_the_rest_is_grey() -> None:
     photo = np.full((80, 120, 3), (40, 160, 40), np.uint8)
     heat = np.zeros((80, 120), np.float32)
     heat[30:50, 40:70] = 1
-    shown = fine.over(photo, heat).astype(int)
+    shown = over(photo, heat).astype(int)
     assert shown[40, 55, 0] > shown[40, 55, 1] + 40  # dark red
     assert np.ptp(shown[5, 5]) < 40
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image
 
-from onnxviz.figures.mosaic import framed, measured, mosaic, square
+from onnxviz.figures.grids import framed, measured, mosaic, square
 
 RED, BLUE = (200, 0, 0), (0, 0, 200)
 

@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import pytest
 
-from onnxviz.figures import lettering
+from onnxviz.figures import style
 from onnxviz.figures.scatter import OTHER, PALETTE, Groups, legend, marker, scatter, side_by_side
 
 
@@ -88,7 +88,7 @@ def test_a_group_on_its_own_is_named_beside_it():
     )
     of = np.repeat([0, 1], 30)
     named = np.asarray(scatter(points, Groups(of, ["wolf", "fox"]), size=(900, 900)))[:840]
-    ink = (named == np.array(lettering.INK)).all(axis=2)
+    ink = (named == np.array(style.INK)).all(axis=2)
     y, x = np.argwhere(ink).T
     for colour in (marker(0)[0], marker(1)[0]):
         cx, cy = places_of(named, colour).mean(axis=0)
@@ -127,4 +127,4 @@ def test_two_pictures_stand_beside_each_other():
     columns = np.flatnonzero((pixels == np.array(marker(0)[0])).all(axis=2).any(axis=0))
     assert columns.min() < 330  # of the left picture
     assert columns.max() > 420  # and of the right one
-    assert (pixels[:60] == np.array(lettering.INK)).all(axis=2).any()
+    assert (pixels[:60] == np.array(style.INK)).all(axis=2).any()

@@ -12,23 +12,22 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from onnxviz.errors import UsageError
-from onnxviz.figures import lettering, sheet
-from onnxviz.figures.colour import MAPS
-from onnxviz.figures.page import MARGIN
-from onnxviz.figures.sheet import (
+from onnxviz.figures import grids, style
+from onnxviz.figures.attribution import number, scale_bar
+from onnxviz.figures.grids import (
+    MARGIN,
     Row,
     as_image,
     caption,
     columns_for,
     legend,
-    number,
     page,
     rows,
-    scale_bar,
     scaled,
     side_by_side,
     tiles,
 )
+from onnxviz.figures.heat import MAPS
 
 PINK = (255, 0, 128)
 TEXT = st.text(max_size=40) | st.text("ab cW/._-", max_size=60)
@@ -48,13 +47,13 @@ def pink(image: Image.Image) -> int:
 def texts(monkeypatch):
     """Every line of text that is drawn is inside its canvas and over no other."""
     drawn: list = []
-    real = lettering.draw
+    real = style.text
 
     def draw(canvas, x, y, text, size, *args, align="left", strong=False, **kwargs):
         real(canvas, x, y, text, size, *args, align=align, strong=strong, **kwargs)
-        span = lettering.width(text, size)
+        span = style.width(text, size)
         left = {"left": x, "centre": x - span / 2, "right": x - span}[align]
-        box = (left, y, left + span, y + lettering.line_height(size))
+        box = (left, y, left + span, y + style.line_height(size))
         if span:
             width, height = canvas.im.size
             assert box[0] >= -1.5, text
@@ -72,7 +71,7 @@ def texts(monkeypatch):
                     assert apart, (text, text_)
             drawn.append((box, canvas, text))
 
-    monkeypatch.setattr(lettering, "draw", draw)
+    monkeypatch.setattr(style, "text", draw)
     return drawn
 
 
@@ -110,14 +109,14 @@ def test_caption(text, lines, room):
     image = caption(flat(30, 90), text, lines=lines, room=room)
     assert image.width == max(90, room or 0)
     assert pink(image) == 30 * 90
-    assert 30 <= image.height <= 30 + 6 + lines * lettering.line_height(15)
+    assert 30 <= image.height <= 30 + 6 + lines * style.line_height(15)
 
 
 def test_the_second_part_of_a_caption_is_softer():
     image = np.asarray(caption(flat(30, 190), "first\nsecond"))[30:]
-    line = lettering.line_height(15)
-    assert image[: 6 + line].min() < lettering.SOFT[0] - 30
-    assert image[6 + line :].min() >= lettering.SOFT[0] - 2
+    line = style.line_height(15)
+    assert image[: 6 + line].min() < style.SOFT[0] - 30
+    assert image[6 + line :].min() >= style.SOFT[0] - 2
 
 
 # --- tiles ------------------------------------------------------------------------------------
@@ -218,7 +217,7 @@ def test_side_by_side(items, columns, title, subtitle, texts):
 def test_lines_are_balanced(count, lines):
     """Five pictures with room for four stand as 3 + 2, not as 4 + 1."""
     widths = [300] * count
-    counts = sheet._balanced(widths, 1364)
+    counts = grids._balanced(widths, 1364)
     assert sum(counts) == count
     assert len(counts) == lines
     assert max(counts) == -(-count // lines)
@@ -226,7 +225,7 @@ def test_lines_are_balanced(count, lines):
 
 def test_one_picture_too_wide_for_the_page():
     assert side_by_side([(flat(100, 9000), "wide")]).width <= 1400
-    assert sheet._balanced([5000, 10], 1000) == [1, 1]
+    assert grids._balanced([5000, 10], 1000) == [1, 1]
 
 
 # --- rows -------------------------------------------------------------------------------------
@@ -254,7 +253,7 @@ def test_the_query_stands_apart():
     assert apart.width > plain.width
     first_gap = np.asarray(apart)[MARGIN + 25, MARGIN + 50 : MARGIN + 90]
     assert (first_gap != PINK).any(axis=1).sum() > 20
-    assert (first_gap == lettering.LINE).all(axis=1).any()
+    assert (first_gap == style.LINE).all(axis=1).any()
 
 
 # --- scales and legends -----------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Sheets of pictures: tiles, rows with headers, pictures with captions, on white.
+"""Sheets of pictures on white: single ones made to size, with captions, as tiles, in rows with headers, on a grid.
 
 Every function takes pictures, (h, w, 3) uint8 arrays or PIL images, and gives a PIL image in RGB. Text never
 runs over its place: it is wrapped, then shortened with an ellipsis.
@@ -7,7 +7,7 @@ runs over its place: it is wrapped, then shortened with an ellipsis.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -15,37 +15,145 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from onnxviz.errors import UsageError
-from onnxviz.figures import lettering
-from onnxviz.figures.lettering import LINE, PAPER, SOFT, Colour, line_height
-from onnxviz.figures.page import (
-    MARGIN,
-    TEXT,
-    Picture,
-    as_image,
-    blank,
-    caption,
-    caption_lines,
-    checked,
-    page,
-    scaled,
-    write_lines,
-)
+from onnxviz.figures import style
+from onnxviz.figures.style import INK, LINE, PAPER, SOFT, Colour, line_height
 
-__all__ = [
-    "Picture",
-    "Row",
-    "as_image",
-    "caption",
-    "columns_for",
-    "legend",
-    "number",
-    "page",
-    "rows",
-    "scale_bar",
-    "scaled",
-    "side_by_side",
-    "tiles",
-]
+#: An (h, w, 3) or (h, w) uint8 array, or a PIL image.
+Picture = np.ndarray | Image.Image
+
+MARGIN: Final = 18  # around a whole sheet, in pixels
+#: Sizes of letters, in pixels.
+TITLE, SUBTITLE, TEXT = 21, 15, 15
+_MOST_PIXELS: Final = 60_000_000  # of one sheet
+
+
+def as_image(picture: Picture) -> Image.Image:
+    """A PIL image in RGB of an (h, w, 3) or (h, w) uint8 array or another PIL image.
+
+    raises   UsageError for another array
+    """
+    if isinstance(picture, Image.Image):
+        return picture if picture.mode == "RGB" else picture.convert("RGB")
+    array = np.asarray(picture)
+    if (
+        array.dtype != np.uint8
+        or not (array.ndim == 2 or (array.ndim == 3 and array.shape[2] == 3))
+        or not array.size
+    ):
+        raise UsageError(f"expected a picture (h, w, 3) uint8, got {array.shape} {array.dtype}")
+    return Image.fromarray(array).convert("RGB")
+
+
+def scaled(picture: Picture, width: int, height: int) -> Image.Image:
+    """`picture` as large as fits into `width` × `height`, its shape kept.
+
+    Small maps are enlarged as exact squares, which shows their pixels; photos smoothly.
+    """
+    image = as_image(picture)
+    ratio = min(width / image.width, height / image.height)
+    size = max(1, round(image.width * ratio)), max(1, round(image.height * ratio))
+    if size == image.size:
+        return image
+    # Below 64 pixels what is enlarged is a map or a kernel, whose pixels mean something each.
+    pixels = ratio > 1 and max(image.size) < 64
+    if pixels:
+        return image.resize(size, Image.Resampling.NEAREST)
+    return image.resize(size, Image.Resampling.LANCZOS if ratio < 1 else Image.Resampling.BICUBIC)
+
+
+def caption(
+    picture: Picture, text: str, *, lines: int = 2, size: int = TEXT, room: int | None = None
+) -> Image.Image:
+    """A picture with text under it: the first line of `text` in ink, what follows a line break softer.
+
+    lines    most lines of text; what is left over is cut with an ellipsis
+    room     width in pixels, at least the picture's; None: the picture's
+    """
+    image = as_image(picture)
+    width = max(image.width, room or 0)
+    strips = caption_lines(text, size, width, lines)
+    result = Image.new(
+        "RGB", (width, image.height + (6 + line_height(size) * len(strips) if strips else 0)), PAPER
+    )
+    result.paste(image, (0, 0))
+    write_lines(ImageDraw.Draw(result), 0, image.height + 6, strips, size)
+    return result
+
+
+def caption_lines(text: str, size: int, width: int, lines: int) -> list[tuple[str, Colour]]:
+    """The lines of a caption with their colours, at most `lines`: see `caption`."""
+    head, _, rest = str(text).partition("\n")
+    first = style.wrapped(head, size, width, lines)
+    second = style.wrapped(rest, size, width, lines - len(first)) if rest else []
+    return [(line, INK) for line in first] + [(line, SOFT) for line in second]
+
+
+def write_lines(
+    canvas: ImageDraw.ImageDraw, x: int, y: int, lines: Iterable[tuple[str, Colour]], size: int
+) -> None:
+    """Write lines one under the other, from `y` down."""
+    for line, colour in lines:
+        style.text(canvas, x, y, line, size, colour)
+        y += line_height(size)
+
+
+def page(
+    parts: Sequence[Picture],
+    *,
+    title: str = "",
+    subtitle: str = "",
+    gap: int = 16,
+    margin: int = MARGIN,
+    least: int = 0,
+) -> Image.Image:
+    """Parts one under the other on white, under a title.
+
+    least    the narrowest the page may be, in pixels, so that a title has room over a small picture
+    """
+    images = [as_image(part) for part in parts]
+    width = max([least, *(image.width for image in images)], default=least)
+    if title and not least:
+        width = max(width, min(style.width(title, TITLE) + 2, 420))
+    heads = [(line, TITLE) for line in style.wrapped(title, TITLE, width, 2)] if title else []
+    heads += [(line, SUBTITLE) for line in style.wrapped(subtitle, SUBTITLE, width, 3)] if subtitle else []
+    height = sum(line_height(size) for _, size in heads) + (12 if heads else 0)
+    height += sum(image.height for image in images) + gap * max(0, len(images) - 1)
+    result = Image.new("RGB", (width + 2 * margin, height + 2 * margin), PAPER)
+    canvas = ImageDraw.Draw(result)
+    y = margin
+    for line, size in heads:
+        style.text(canvas, margin, y, line, size, INK if size == TITLE else SOFT, strong=size == TITLE)
+        y += line_height(size)
+    y += 12 if heads else 0
+    for image in images:
+        result.paste(image, (margin, y))
+        y += image.height + gap
+    return result
+
+
+def checked(pictures: Sequence[Picture], labels: Sequence[str] | None = None) -> list[Image.Image]:
+    """The pictures as PIL images.
+
+    raises   UsageError where there is none, or the labels are not one a picture
+    """
+    images = [as_image(picture) for picture in pictures]
+    if not images:
+        raise UsageError("a sheet needs at least one picture")
+    if labels is not None and len(labels) != len(images):
+        raise UsageError(f"{len(labels)} labels for {len(images)} pictures; give one each")
+    return images
+
+
+def blank(width: int, height: int) -> Image.Image:
+    """White paper; raises UsageError where it would be too large."""
+    if width * height > _MOST_PIXELS:
+        raise UsageError(
+            f"the sheet would have {width}×{height} pixels; choose fewer pictures or smaller ones"
+        )
+    return Image.new("RGB", (max(1, width), max(1, height)), PAPER)
+
+
+# --- many in one ----------------------------------------------------------------------------
 
 _GAP: Final = 14  # between pictures that have captions
 _CAPTION: Final = 6  # lines of a card's caption at most
@@ -109,8 +217,8 @@ def tiles(
         tile = scaled(image, cell_w, cell_h)
         grid.paste(tile, (x + (cell_w - tile.width) // 2, y + (cell_h - tile.height) // 2))
         if labelled and labels is not None:
-            text = lettering.shortened(labels[i], size, cell_w, middle=True)
-            lettering.draw(canvas, x + cell_w // 2, y + cell_h + 3, text, size, SOFT, align="centre")
+            text = style.shortened(labels[i], size, cell_w, middle=True)
+            style.text(canvas, x + cell_w // 2, y + cell_h + 3, text, size, SOFT, align="centre")
     return page([grid, *foot], title=title, subtitle=subtitle)
 
 
@@ -181,14 +289,14 @@ def _balanced(widths: Sequence[int], room: int) -> list[int]:
 def _line(cards: Sequence[tuple[Image.Image, str]]) -> Image.Image:
     """Pictures side by side, their middles on one height, their captions below."""
     tallest = max(card.height for card, _ in cards)
-    framed = []
+    stood = []
     for card, text in cards:
         frame = blank(card.width, tallest)
         frame.paste(card, (0, (tallest - card.height) // 2))
-        framed.append(caption(frame, text, lines=_CAPTION, room=_LEAST_CARD))
-    result = blank(sum(i.width for i in framed) + _GAP * (len(framed) - 1), max(i.height for i in framed))
+        stood.append(caption(frame, text, lines=_CAPTION, room=_LEAST_CARD))
+    result = blank(sum(i.width for i in stood) + _GAP * (len(stood) - 1), max(i.height for i in stood))
     x = 0
-    for image in framed:
+    for image in stood:
         result.paste(image, (x, 0))
         x += image.width + _GAP
     return result
@@ -248,7 +356,7 @@ def rows(
         return left + column * step_x + (apart if column >= lead else 0)
 
     for column, text in enumerate(heads[:count]):
-        lettering.draw(canvas, place(column), 0, lettering.shortened(text, size + 1, side), size + 1, SOFT)
+        style.text(canvas, place(column), 0, style.shortened(text, size + 1, side), size + 1, SOFT)
     for i, row in enumerate(table):
         y = top + i * step_y
         header = caption_lines(row.header, TEXT, header_room, max(1, side // line_height(TEXT)))
@@ -265,53 +373,7 @@ def rows(
 
 
 def _widest(text: str) -> int:
-    return max(lettering.width(line, TEXT) for line in str(text).split("\n")) + 1
-
-
-def number(value: float) -> str:
-    """A number as a scale shows it: three digits, no superfluous zeros."""
-    if value == 0 or not math.isfinite(value):
-        return "0" if value == 0 else str(value)
-    return (
-        f"{value:.3g}"
-        if 1e-3 <= abs(value) < 1e4
-        else f"{value:.2g}".replace("e-0", "e-").replace("e+0", "e")
-    )
-
-
-def scale_bar(
-    low: float, high: float, colours: np.ndarray, *, label: str = "", width: int = 260, size: int = 13
-) -> Image.Image:
-    """A strip of colours with its numbers: both ends, and between them zero or the middle.
-
-    colours   (n, 3) uint8 from `low` to `high`, such as a map of `onnxviz.figures.colour.MAPS`
-    label     what the numbers are, written above
-    """
-    middle = 0.0 if low < 0 < high else (low + high) / 2
-    strip, gap = 12, 4
-    top = line_height(size) + 2 if label else 0
-    result = Image.new("RGB", (width, top + strip + gap + line_height(size)), PAPER)
-    canvas = ImageDraw.Draw(result)
-    if label:
-        lettering.draw(canvas, 0, 0, lettering.shortened(label, size, width), size, SOFT)
-    places = np.rint(np.linspace(0, len(colours) - 1, width)).astype(np.intp)
-    ramp = np.repeat(np.asarray(colours, np.uint8)[None, places], strip, axis=0)
-    result.paste(Image.fromarray(ramp), (0, top))
-    canvas.rectangle((0, top, width - 1, top + strip - 1), outline=LINE)
-    if not high > low:  # one value only
-        lettering.draw(canvas, 0, top + strip + gap, number(low), size, SOFT)
-        return result
-    ends, between = (number(low), number(high)), number(middle)
-    at = round((middle - low) / (high - low) * (width - 1))
-    half, clear = lettering.width(between, size) / 2, 10
-    room = lettering.width(ends[0], size) + clear, width - lettering.width(ends[1], size) - clear
-    marks = [(0, ends[0], "left"), (width - 1, ends[1], "right")]
-    if between not in ends and at - half >= room[0] and at + half <= room[1]:
-        marks.append((at, between, "centre"))
-    for x, text, align in marks:
-        canvas.line((x, top + strip, x, top + strip + 2), fill=SOFT)
-        lettering.draw(canvas, x, top + strip + gap, text, size, SOFT, align=align)
-    return result
+    return max(style.width(line, TEXT) for line in str(text).split("\n")) + 1
 
 
 def legend(entries: Sequence[tuple[Colour, str]], *, width: int = 600, size: int = 13) -> Image.Image:
@@ -320,16 +382,85 @@ def legend(entries: Sequence[tuple[Colour, str]], *, width: int = 600, size: int
     placed: list[tuple[int, int, Colour, str]] = []
     x = y = 0
     for colour, text in entries:
-        shown = lettering.shortened(text, size, width - box - gap)
-        step = box + gap + lettering.width(shown, size)
+        shown = style.shortened(text, size, width - box - gap)
+        step = box + gap + style.width(shown, size)
         if x and x + step > width:
             x, y = 0, y + line_height(size) + 4
         placed.append((x, y, colour, shown))
         x += step + apart
-    right = max((x + box + gap + lettering.width(text, size) for x, _, _, text in placed), default=1)
+    right = max((x + box + gap + style.width(text, size) for x, _, _, text in placed), default=1)
     result = Image.new("RGB", (right, y + line_height(size)), PAPER)
     canvas = ImageDraw.Draw(result)
     for x, y, colour, text in placed:
         canvas.rectangle((x, y + 2, x + box - 1, y + 1 + box), fill=tuple(colour), outline=LINE)
-        lettering.draw(canvas, x + box + gap, y + 1, text, size, SOFT)
+        style.text(canvas, x + box + gap, y + 1, text, size, SOFT)
     return result
+
+
+# --- cells of a grid, some of which stay empty ----------------------------------------------
+
+_FRAME = 0.045
+_EMPTY: Colour = (232, 232, 232)
+_BAR: Colour = (0, 114, 178)
+
+
+def mosaic(
+    pictures: Mapping[int, np.ndarray | None],
+    rows: int,
+    columns: int,
+    edge: int,
+    frames: Mapping[int, Colour] | None = None,
+) -> Image.Image:
+    """Each picture in its cell, on white.
+
+    pictures   cell number, counted along the rows from the top left, to an (h, w, 3) uint8 picture; None: one
+               that could not be read again, drawn as a crossed-out grey square
+    edge       width and height of a cell in pixels
+    frames     cell number to the colour of a frame around its picture
+    """
+    canvas = Image.new("RGB", (columns * edge, rows * edge), "white")
+    gap = max(1, round(edge * 0.03))
+    line = int(np.clip(round(edge * _FRAME), 2, 4))
+    for cell, picture in pictures.items():
+        row, column = divmod(int(cell), columns)
+        at = (column * edge + gap, row * edge + gap)
+        size = edge - 2 * gap
+        colour = frames.get(cell) if frames is not None else None
+        if colour is not None:
+            canvas.paste(colour, (*at, at[0] + size, at[1] + size))
+            at, size = (at[0] + line, at[1] + line), size - 2 * line
+        canvas.paste(square(picture, size), at)
+    return canvas
+
+
+def square(picture: np.ndarray | None, edge: int) -> Image.Image:
+    """The middle of a picture as a square of `edge` pixels; None: a crossed-out grey square."""
+    if picture is None:
+        crossed = Image.new("RGB", (edge, edge), _EMPTY)
+        draw = ImageDraw.Draw(crossed)
+        draw.line((0, 0, edge, edge), "white", max(1, edge // 40))
+        draw.line((0, edge, edge, 0), "white", max(1, edge // 40))
+        return crossed
+    height, width = picture.shape[:2]
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    cut = Image.fromarray(np.ascontiguousarray(picture[top : top + side, left : left + side]))
+    return cut.resize((edge, edge), Image.Resampling.LANCZOS)
+
+
+def framed(picture: Image.Image) -> Image.Image:
+    """The picture with a dark frame inside its edge."""
+    marked = picture.copy()
+    ImageDraw.Draw(marked).rectangle((0, 0, picture.width - 1, picture.height - 1), outline=INK, width=4)
+    return marked
+
+
+def measured(picture: Image.Image, part: float) -> Image.Image:
+    """The picture with a bar over its lower edge, `part` (0 to 1) of the width long."""
+    marked = picture.copy()
+    draw = ImageDraw.Draw(marked)
+    top = picture.height - 5
+    draw.rectangle((0, top - 1, picture.width - 1, picture.height - 1), PAPER)
+    draw.rectangle((0, top + 1, picture.width - 1, picture.height - 1), LINE)
+    draw.rectangle((0, top + 1, round((picture.width - 1) * min(1.0, part)), picture.height - 1), _BAR)
+    return marked
