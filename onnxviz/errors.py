@@ -235,19 +235,48 @@ _LONGEST_NAME: Final = 200
 _MOST_NAMES: Final = 25_000  # the whole of ImageNet has 21,841 classes
 
 
+# What many call by another name, letters and digits alone: methods, preprocessing, classes. Only what is among the names
+# at hand is told, so one table does for all of them.
+_SYNONYMS: Final = {
+    **dict.fromkeys(("ig", "intgrad", "intgrads"), ("integrated-gradients",)),
+    **dict.fromkeys(("vanilla", "vanillagradient", "backprop", "sensitivity"), ("saliency", "gradient")),
+    **dict.fromkeys(("guidedbackprop", "guidedbackpropagation", "gbp"), ("guided",)),
+    **dict.fromkeys(("gradientinput", "gradientxinput", "inputgradient"), ("input-x-gradient",)),
+    **dict.fromkeys(("shap", "gradientshap", "eg"), ("expected-gradients",)),
+    **dict.fromkeys(("pytorch", "torch", "torchvision", "timm", "resnet", "vgg", "densenet"), ("imagenet",)),
+    **dict.fromkeys(("keras", "tf", "inception", "mobilenet", "11"), ("tensorflow",)),
+    **dict.fromkeys(("01", "float", "scale"), ("unit",)),
+    **dict.fromkeys(("none", "identity", "255"), ("raw", "uint8")),
+    **dict.fromkeys(("cat", "kitten", "housecat"), ("cat", "tabby")),
+    "puppy": ("dog",),
+    **dict.fromkeys(("plane", "airplane", "aeroplane", "jet"), ("airliner", "warplane")),
+    **dict.fromkeys(("automobile", "auto"), ("car", "convertible")),
+    **dict.fromkeys(("tv", "telly"), ("television",)),
+    **dict.fromkeys(("phone", "mobile"), ("telephone", "cellular telephone")),
+    **dict.fromkeys(("bike", "bicycle"), ("mountain bike", "bicycle-built-for-two")),
+}
+
+
 def near(name: str, names: Iterable[str], limit: int = 3) -> str:
     """'; did you mean a, b?' for the names most like `name`, or the empty string.
 
-    First those that hold it as a word ('tiger cat' for 'cat'), then as a part of one, then those spelt alike.
+    What is spelt with the same letters and digits ('grad-cam' for 'GradCAM') is told alone. Else first what it is also
+    called, then those that hold it as a word ('tiger cat' for 'cat'), then as a part of one, then those spelt alike.
     """
     word = name[:_LONGEST_NAME].strip().casefold()
     # What is cut could be shown by nobody, and comparing spellings takes the square of a name's length.
     known = [one for one in islice(dict.fromkeys(names), _MOST_NAMES) if len(one) <= _LONGEST_NAME]
     spelt = {one: one.casefold() for one in known}
-    found = []
-    if len(word) > 1 and len(name) <= _LONGEST_NAME:
+    bare = _bare(word) if len(name) <= _LONGEST_NAME else ""
+    if same := [one for one in known if bare and _bare(spelt[one]) == bare]:
+        return f"; did you mean {', '.join(map(repr, same[:limit]))}?"
+    also = _SYNONYMS.get(bare, _SYNONYMS.get(bare.removesuffix("s"), ()))
+    found = [one for one in known if spelt[one] in also]
+    found += [one for one in known if one not in found and any(_holds(spelt[one], other) for other in also)]
+    if len(word) > 1 and len(name) <= _LONGEST_NAME and len(found) < limit:
         forms = {word, word.removesuffix("s")}
-        found = list(islice((one for one in known if any(_holds(spelt[one], form) for form in forms)), limit))
+        holding = (one for one in known if any(_holds(spelt[one], form) for form in forms))
+        found += islice((one for one in holding if one not in found), limit)
         if len(word) > 2 and len(found) < limit:
             found += islice((one for one in known if word in spelt[one] and one not in found), limit)
     if len(found) < limit:
@@ -257,6 +286,11 @@ def near(name: str, names: Iterable[str], limit: int = 3) -> str:
         exact = [one for one in close if difflib.SequenceMatcher(None, word, spelt[one]).ratio() > 0.8]
         found = [*exact, *found] if exact else found or close
     return f"; did you mean {', '.join(map(repr, found[:limit]))}?" if found else ""
+
+
+def _bare(word: str) -> str:
+    """Letters, digits and + alone: of 'Grad-CAM++' 'gradcam++'."""
+    return "".join(c for c in word if c.isalnum() or c == "+")
 
 
 def _likeliest(word: str, texts: Iterable[str]) -> list[str]:

@@ -148,6 +148,25 @@ def test_a_missing_model_suggests_models(tmp_path, capsys) -> None:
     assert ".json" not in said
 
 
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("gradcam", "'grad-cam'"),
+        ("Grad CAM++", "'grad-cam++'"),
+        ("integrated_gradients", "'integrated-gradients'"),
+        ("IG", "'integrated-gradients'"),
+        ("gradient*input", "'input-x-gradient'"),
+        ("torchvision", "'imagenet'"),
+        ("kittens", "'tabby', 'tiger cat'"),
+    ],
+)
+def test_near_knows_other_spellings_and_names(typed, meant) -> None:
+    methods = ["gradient", "input-x-gradient", "integrated-gradients", "grad-cam", "grad-cam++", "xgrad-cam"]
+    assert (
+        near(typed, [*methods, "imagenet", "tensorflow", "tiger cat", "tabby"]) == f"; did you mean {meant}?"
+    )
+
+
 def test_near_compares_no_more_than_it_must(monkeypatch) -> None:
     """Comparing two spellings takes up to the cube of their length: counted, not clocked."""
     compared = []
