@@ -235,8 +235,8 @@ _LONGEST_NAME: Final = 200
 _MOST_NAMES: Final = 25_000  # the whole of ImageNet has 21,841 classes
 
 
-# What many call by another name, letters and digits alone: methods, preprocessing, classes. Only what is among the names
-# at hand is told, so one table does for all of them.
+# What many call by another name, letters and digits alone: methods, preprocessing, classes. Only what is among the
+# names at hand is told, so one table does for all of them.
 _SYNONYMS: Final = {
     **dict.fromkeys(("ig", "intgrad", "intgrads"), ("integrated-gradients",)),
     **dict.fromkeys(("vanilla", "vanillagradient", "backprop", "sensitivity"), ("saliency", "gradient")),
