@@ -151,11 +151,11 @@ class Running:
 
     def _freed(self) -> tuple[ir.Model, int | None]:
         from onnxviz.graph.batch import mixing
-        from onnxviz.graph.surgery import free_batch, single
+        from onnxviz.graph.surgery import free_batch, keep_batch, single
 
         batch, mixed = self.input.batch, mixing(self.model, self.input.name)
         if mixed is None and batch is None:
-            return self.model, None
+            return keep_batch(self.model, self.input.name), None
         if mixed is None:
             try:
                 return free_batch(self.model), None

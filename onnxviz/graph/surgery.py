@@ -25,6 +25,7 @@ from onnxviz.graph.analysis.dataflow import (
 from onnxviz.graph.analysis.probe import Facts, Prober, layout
 from onnxviz.graph.analysis.twins import view
 from onnxviz.graph.expose import add_outputs, declare_outputs
+from onnxviz.graph.infer import infer
 from onnxviz.graph.operators import POINTWISE, operator
 
 _FURTHER = (96, 160)
@@ -66,6 +67,45 @@ def free_batch(model: ir.Model, input: str | None = None) -> ir.Model:
             Freeing(copy, image_input(copy, input), axis, batch, fed).run()
         declare_outputs(copy)
     return copy
+
+
+def keep_batch(model: ir.Model, input: str | None = None) -> ir.Model:
+    """A copy whose Squeeze nodes without axes never drop an open batch, as they would where it is one picture.
+
+    They become Reshapes to what is left at any batch. A model without such a node is given back as it is.
+    """
+    if not any(node.op_type == "Squeeze" and not _names_axes(node) for node in model.graph):
+        return model
+    copy = duplicate(model)
+    image = image_input(copy, input)
+    if image.shape is None or isinstance(image.shape[0], int):
+        return model
+    if image.shape[0].value is None:
+        image.shape = ir.Shape(["N", *list(image.shape)[1:]])
+    infer(copy)
+    for node in copy.graph:
+        if node.op_type != "Squeeze" or _names_axes(node) or node.inputs[0] is None:
+            continue
+        first, *rest = node.inputs[0].shape or (None,)
+        if first != image.shape[0] or not all(isinstance(size, int) for size in rest):
+            continue
+        kept = ir.tensor(
+            np.array([0, *(size for size in rest if size != 1)], np.int64),
+            name=f"{node.outputs[0].name}.kept",
+        )
+        value = ir.Value(
+            name=kept.name, shape=ir.Shape([kept.size]), type=ir.TensorType(kept.dtype), const_value=kept
+        )
+        copy.graph.register_initializer(value)
+        node.op_type = "Reshape"
+        node.resize_inputs(2)
+        node.replace_input_with(1, value)
+    infer(copy)
+    return copy
+
+
+def _names_axes(node: ir.Node) -> bool:
+    return "axes" in node.attributes or (len(node.inputs) > 1 and node.inputs[1] is not None)
 
 
 def single(model: ir.Model, input: str | None = None) -> ir.Model:

@@ -110,3 +110,33 @@ def test_what_cannot_be_meant(net, cat):
     ):
         with pytest.raises(UsageError, match=told):
             parse(net, **given)
+
+
+@pytest.mark.parametrize("classes", [1, 5])
+@pytest.mark.parametrize("end", [None, "Sigmoid"])
+def test_a_file_that_squeezes_everything_gives_what_it_gives_with_its_axes_named(classes, end):
+    """At one picture such a file drops the batch too: a scalar, or a row of classes, without an axis of pictures."""
+    rng = np.random.default_rng(0)
+    photos = [rng.integers(0, 256, (16, 16, 3), dtype=np.uint8) for _ in range(3)]
+    found = []
+    for named in (False, True):
+        m = networks.Maker(seed=3)
+        x = m("Relu", m("Conv", "image", m.random(6, 3, 3, 3), pads=[1] * 4, strides=[2, 2]))
+        x = m("ReduceMean", m("Conv", x, m.random(classes, 6, 1, 1)), axes=[2, 3])
+        axes = [m.constant(np.int64([1, 2, 3] if classes == 1 else [2, 3]))] if named else []
+        x = m("Squeeze", m(end, x) if end else x, *axes)
+        net = onnxviz.load(m.model({"image": ("N", 3, 16, 16)}, {x: None}), preprocess="unit", provider="cpu")
+        text = f"part({x!r})"
+        maps = [
+            *onnxviz.saliency(net, photos, method="gradient", objective=text),
+            *onnxviz.saliency(net, photos[:1], method="gradient", objective=f"l2({x!r})"),
+            onnxviz.saliency(net, photos[0], method="gradient"),
+            *onnxviz.cam(net, photos),
+            onnxviz.occlusion(net, photos[0], window=8, stride=8, objective=text),
+            onnxviz.fool(net, photos[0], steps=2),
+            onnxviz.ascent(net, target=0, steps=2, preset="simonyan"),
+        ]
+        assert net.alone is None
+        found.append([one.values for one in maps])
+    for squeezed, expected in zip(*found, strict=True):
+        np.testing.assert_allclose(squeezed, expected, rtol=1e-4, atol=1e-5 * np.abs(expected).max())
