@@ -33,7 +33,7 @@ def page() -> str:
     from onnxviz.grad import overrides, table
     from onnxviz.graph import expand, fused, lift, quantised
     from onnxviz.graph.analysis import macs
-    from onnxviz.graph.analysis.rules import RULES
+    from onnxviz.graph.analysis.receptive_rules import RULES
     from onnxviz.graph.operators import SPELLINGS, TABLE, Operator, family, operator
 
     rewritten = {table.key(name, domain) for domain, name in quantised._STEPS}

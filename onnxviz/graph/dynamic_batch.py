@@ -17,8 +17,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxviz.errors import ModelUnsuitable
-from onnxviz.graph.analysis import reach
-from onnxviz.graph.analysis.call import Call
+from onnxviz.graph.analysis import units
 from onnxviz.graph.analysis.dataflow import (
     FED,
     by_name,
@@ -28,10 +27,10 @@ from onnxviz.graph.analysis.dataflow import (
     subgraphs,
 )
 from onnxviz.graph.analysis.probe import Facts, Prober, layout
-from onnxviz.graph.analysis.reach import Atom, Reach
-from onnxviz.graph.analysis.receptive import by_rule
-from onnxviz.graph.analysis.rules import RULES
+from onnxviz.graph.analysis.receptive_field import by_rule
+from onnxviz.graph.analysis.receptive_rules import RULES
 from onnxviz.graph.analysis.twins import View, view
+from onnxviz.graph.analysis.units import Atom, Call, Units
 from onnxviz.graph.batch import over_batch
 from onnxviz.graph.batch_constants import EDITS, Mixes, Refused, Shape, Step
 from onnxviz.graph.operators import (
@@ -79,7 +78,7 @@ class Freeing:
         self.opset = self.graph.opset_imports.get("", 1)
         self.carried: dict[ir.Value, int] = {}
         self.seen: dict[
-            ir.Value, Reach
+            ir.Value, Units
         ] = {}  # of which picture each unit is, at a batch of _TRIAL times the file's
         self.fed = [self.graph.initializers[name] for name in fed]  # constants that hold one image's share
         for value in (image, *self.fed):
@@ -110,7 +109,7 @@ class Freeing:
         self.carried[value] = axis
         shape = self.facts.full_shape(value)
         if shape is not None:
-            self.seen[value] = reach.image(self._grown(shape, axis), axis, None)
+            self.seen[value] = units.image(self._grown(shape, axis), axis, None)
 
     def _grown(self, shape: Shape, axis: int) -> Shape:
         return (*shape[:axis], _TRIAL * shape[axis], *shape[axis + 1 :])
@@ -190,7 +189,7 @@ class Freeing:
             elif value.uses() or value.is_graph_output():
                 raise Refused("its result's shape cannot be inferred")
 
-    def _result(self, step: Step, index: int, known: int | None) -> tuple[Reach, int]:
+    def _result(self, step: Step, index: int, known: int | None) -> tuple[Units, int]:
         """Which picture each unit of a result is of at the trial's batch, and the axis of these."""
         shape = step.results[index] or ()
         twin = View(**{**vars(step.view), "attributes": {**step.view.attributes, **step.attributes}})
@@ -216,12 +215,12 @@ class Freeing:
                     return found, axis
         raise self._lost(step)
 
-    def _apart(self, found: Reach, axis: int) -> bool:
+    def _apart(self, found: Units, axis: int) -> bool:
         """Whether each unit is of one picture, and these stand in order along the axis."""
         first = next((atom for atom in found.axes[axis] if atom.size > 1), None)
-        others = any(found.has(reach.Y, i) for i in range(len(found.axes)) if i != axis)
+        others = any(found.has(units.Y, i) for i in range(len(found.axes)) if i != axis)
         return (
-            first == Atom(reach.Y, 1, _TRIAL * self.batch) and not others and found.full[reach.Y].extent == 1
+            first == Atom(units.Y, 1, _TRIAL * self.batch) and not others and found.full[units.Y].extent == 1
         )
 
     def _lost(self, step: Step) -> Refused:

@@ -12,12 +12,12 @@ import onnx_ir as ir
 
 from onnxviz.errors import UnknownLayer, UsageError, near
 from onnxviz.graph.activations import Activations
-from onnxviz.graph.analysis import receptive
+from onnxviz.graph.analysis import receptive_field
 from onnxviz.graph.analysis.channels import Known, channel_axes
 from onnxviz.graph.analysis.macs import macs
 from onnxviz.graph.analysis.parameters import Parameters
 from onnxviz.graph.analysis.paths import module_path
-from onnxviz.graph.analysis.receptive import Field
+from onnxviz.graph.analysis.receptive_field import Field, Intervals
 from onnxviz.graph.dequantised import ALSO, Quantised, told
 
 Pair = tuple[int, int]
@@ -97,10 +97,10 @@ def of(activations: Activations) -> tuple[Layer, ...]:
     """`layers` of a graph whose shapes are known already."""
     graph, image, prober = activations.model.graph, activations.image, activations.prober
     base, by_size = activations.base, activations.by_size
-    spans = receptive.fields(graph, image, prober.layout, base)
+    spans = receptive_field.fields(graph, image, prober.layout, base)
     if by_size is not None:
         # What differs at another size hangs on the size, which the file leaves open.
-        other = receptive.fields(graph, image, prober.layout, by_size)
+        other = receptive_field.fields(graph, image, prober.layout, by_size)
         spans = {name: found for name, found in spans.items() if name in other and found.same(other[name])}
     weights = Parameters(activations.moved, base)
     channels = channel_axes(graph, image, prober.layout.channel, Known(base.shape, base.value))
@@ -183,7 +183,7 @@ def resolve(layers: Sequence[Layer], name: str) -> Layer:
     )
 
 
-def _extents(spans: tuple[receptive.Span, receptive.Span]) -> Pair:
+def _extents(spans: tuple[Intervals, Intervals]) -> Pair:
     return spans[0].extent, spans[1].extent
 
 

@@ -21,7 +21,7 @@ class Operator(NamedTuple):
     family      the kind of work that they do
     sees        which places of its inputs a unit of the result reads: "place" its own of all inputs, with broadcasting;
                 "own" its own of the first (the others are bounds and scales); "everything"; else the word by which
-                analysis/rules.py finds its rule
+                analysis/receptive_rules.py finds its rule
     keeps       what stays of the first input: "shape"; "axes" where they stay in order though their sizes change
     moves       "form" where the result has the elements of the first input in their order, "places" where they move,
                 come several times, are left out or filled up

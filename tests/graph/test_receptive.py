@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from networks import Maker
 
-from onnxviz.graph.analysis import geometry
-from onnxviz.graph.analysis.span import IDENTITY, compose, spread, union, window
+from onnxviz.graph.analysis import intervals
+from onnxviz.graph.analysis.intervals import IDENTITY, compose, spread, union, window
 from onnxviz.graph.layers import field
 
 # --- the algebra ----------------------------------------------------------------------------------
@@ -22,10 +22,10 @@ sizes = st.integers(2, 11)
 steps = st.one_of(
     st.builds(window, st.integers(-3, 4), st.integers(-4, 4), st.integers(1, 5)),
     st.builds(
-        geometry.transposed, st.integers(1, 4), st.integers(0, 3), st.integers(1, 5), st.integers(1, 3)
+        intervals.transposed, st.integers(1, 4), st.integers(0, 3), st.integers(1, 5), st.integers(1, 3)
     ),
-    st.builds(geometry.resampling, sizes, sizes, st.none(), modes, coordinates, roundings, st.booleans()),
-    st.builds(geometry.block, st.integers(1, 4)),
+    st.builds(intervals.resampling, sizes, sizes, st.none(), modes, coordinates, roundings, st.booleans()),
+    st.builds(intervals.block, st.integers(1, 4)),
 )
 
 
@@ -193,4 +193,4 @@ def test_upsample_of_opset_9():
     "coordinates", ["asymmetric", "half_pixel", "pytorch_half_pixel", "half_pixel_symmetric"]
 )
 def test_a_scale_that_is_next_to_nothing_has_no_plain_formula(coordinates):
-    assert geometry.resampling(32, 1, 1e-9, "linear", coordinates, "floor", False) is None
+    assert intervals.resampling(32, 1, 1e-9, "linear", coordinates, "floor", False) is None

@@ -1,6 +1,6 @@
 """Receptive fields from the graph's own attributes: which pixels each unit of each value sees.
 
-`rules.py` says for each operator which units of its inputs a unit reads, `reach.py` carries that from the
+`receptive_rules.py` says for each operator which units of its inputs a unit reads, `units.py` carries that from the
 image to every value, exactly. Places are followed without clipping to the maps' borders, so padding counts
 as places outside the image. Nothing is left out (an operator without a rule reads all of its inputs) but the scales
 that a dynamically quantised file measures: they count as constants here, as in gradients and as in a file that has them
@@ -15,23 +15,21 @@ from dataclasses import dataclass, replace
 
 import onnx_ir as ir
 
-from onnxviz.graph.analysis import reach as to
-from onnxviz.graph.analysis.call import Call, Unplaced
+from onnxviz.graph.analysis import units as to
 from onnxviz.graph.analysis.dataflow import dependent, measured, reads
-from onnxviz.graph.analysis.meeting import context, merge
+from onnxviz.graph.analysis.intervals import Intervals
 from onnxviz.graph.analysis.probe import Facts, Layout
-from onnxviz.graph.analysis.reach import Reach, X, Y
-from onnxviz.graph.analysis.rules import RULES
-from onnxviz.graph.analysis.span import Span
+from onnxviz.graph.analysis.receptive_rules import RULES
 from onnxviz.graph.analysis.twins import view
+from onnxviz.graph.analysis.units import Call, Units, Unplaced, X, Y, context, merge
 
 
 @dataclass(frozen=True, eq=False)
 class Field:
     """What unit (y, x) of a value sees. `axes`: the value's axis for y and for x, None where it has none."""
 
-    full: tuple[Span, Span]
-    local: tuple[Span, Span]
+    full: tuple[Intervals, Intervals]
+    local: tuple[Intervals, Intervals]
     axes: tuple[int | None, int | None]
 
     @property
@@ -50,7 +48,7 @@ def fields(graph: ir.Graph, image: ir.Value, layout: Layout, facts: Facts) -> di
     whole = facts.full_shape(image)
     if whole is None:
         return {}
-    seen: dict[ir.Value, Reach] = {image: to.image(whole, layout.y, layout.x)}
+    seen: dict[ir.Value, Units] = {image: to.image(whole, layout.y, layout.x)}
     opset = graph.opset_imports.get("", 1)
     moved = dependent(graph, image)
     moved -= measured(graph, moved)
@@ -63,8 +61,8 @@ def fields(graph: ir.Graph, image: ir.Value, layout: Layout, facts: Facts) -> di
 
 
 def _visit(
-    node: ir.Node, seen: dict[ir.Value, Reach], moved: set[ir.Value], facts: Facts, opset: int
-) -> list[Reach | None]:
+    node: ir.Node, seen: dict[ir.Value, Units], moved: set[ir.Value], facts: Facts, opset: int
+) -> list[Units | None]:
     read = [value for value in reads(node) if value in moved]
     results = [facts.full_shape(value) for value in node.outputs]
     if any(value not in seen for value in read):
@@ -87,14 +85,14 @@ def _visit(
     return [None if one is None else _beside(one, aside) for one in found]
 
 
-def _beside(found: Reach, aside: Sequence[Reach]) -> Reach:
+def _beside(found: Units, aside: Sequence[Units]) -> Units:
     """With inputs that the view leaves out: a fused summand of the same shape, a measured scale."""
     for other in aside:
         found = merge(found, other, found.shape) if other.shape == found.shape else context(found, other)
     return found
 
 
-def by_rule(call: Call) -> Reach | None:
+def by_rule(call: Call) -> Units | None:
     """What the units of a result see; None where no rule tells, or it lacks a shape or a constant."""
     rule = RULES.get(call.view.op) if call.view.standard else None
     if rule is None:
@@ -110,17 +108,17 @@ def by_rule(call: Call) -> Reach | None:
 def _turned(call: Call) -> Call:
     """A channels-last call with its data and results in channels-first order."""
     front = _turns(len(call.input()))[0]
-    reaches = [r if r is None or i else to.permute(r, front) for i, r in enumerate(call.reaches)]
+    operands = [r if r is None or i else to.permute(r, front) for i, r in enumerate(call.operands)]
     shapes = [s if s is None or i else tuple(s[a] for a in front) for i, s in enumerate(call.shapes)]
     results = [None if s is None else tuple(s[a] for a in front) for s in call.results]
-    return replace(call, reaches=reaches, shapes=shapes, results=results)
+    return replace(call, operands=operands, shapes=shapes, results=results)
 
 
 def _turns(rank: int) -> tuple[list[int], list[int]]:
     return [0, rank - 1, *range(1, rank - 1)], [0, *range(2, rank), 1]
 
 
-def everything(parts: Sequence[Reach], shape: tuple[int, ...]) -> Reach:
+def everything(parts: Sequence[Units], shape: tuple[int, ...]) -> Units:
     """Every unit of a value of this shape reads all units of all parts."""
     mixed = [to.mix(part, range(len(part.axes))) for part in parts]
     axes = to.image(shape, None, None).axes
@@ -130,23 +128,23 @@ def everything(parts: Sequence[Reach], shape: tuple[int, ...]) -> Reach:
     return found
 
 
-def _placed(reach: Reach) -> Field:
+def _placed(units: Units) -> Field:
     """The spans by the index along the axes that tell places apart; digits elsewhere are read as a whole."""
     kept: dict[int, int] = {}
     for d in (Y, X):
         sizes = {
             i: math.prod(atom.size for atom in axis if atom.direction == d)
-            for i, axis in enumerate(reach.axes)
+            for i, axis in enumerate(units.axes)
             if {atom.direction for atom in axis} - {None} == {d}
         }
         if sizes:
             kept[d] = max(sizes, key=lambda i: sizes[i])
-    reach = to.mix(reach, [i for i in range(len(reach.axes)) if i not in kept.values()])
+    units = to.mix(units, [i for i in range(len(units.axes)) if i not in kept.values()])
     for d, axis in list(kept.items()):
-        pure = to.purify(reach, axis)
+        pure = to.purify(units, axis)
         if pure is None:
-            reach = to.mix(reach, [axis])
+            units = to.mix(units, [axis])
             del kept[d]
         else:
-            reach = pure
-    return Field(reach.full, reach.local, (kept.get(Y), kept.get(X)))
+            units = pure
+    return Field(units.full, units.local, (kept.get(Y), kept.get(X)))

@@ -7,17 +7,15 @@ operators follow the ONNX specification of pads, auto_pad, dilations and ceil_mo
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 import numpy as np
 
-from onnxviz.graph.analysis import geometry
-from onnxviz.graph.analysis import reach as to
-from onnxviz.graph.analysis.call import Call, Rule, Shape, Unplaced, known
-from onnxviz.graph.analysis.meeting import context, merge, stretch
-from onnxviz.graph.analysis.reach import Reach
-from onnxviz.graph.analysis.span import Span, window
+from onnxviz.graph.analysis import intervals
+from onnxviz.graph.analysis import units as to
+from onnxviz.graph.analysis.intervals import Intervals, window
+from onnxviz.graph.analysis.units import Call, Rule, Shape, Units, Unplaced, context, known, merge, stretch
 from onnxviz.graph.operators import POOLS, TABLE
 
 # A longer stride leaves one window, too; whole numbers of 64 bits hold two such strides behind each other.
@@ -26,16 +24,24 @@ _FARTHEST = 2**31
 # --- place by place -------------------------------------------------------------------------------
 
 
-def pointwise(call: Call) -> Reach:
+def pointwise(call: Call) -> Units:
     """Each unit reads the unit at its own place of every input, with broadcasting."""
-    parts = [r for r in call.reaches if r is not None]
-    found = parts[0]
-    for other in parts[1:]:
-        found = merge(found, other, np.broadcast_shapes(found.shape, other.shape))
-    return stretch(found, call.shape)
+    return stretch(_all(call.operands), call.shape)
 
 
-def own(call: Call) -> Reach:
+def _all(parts: Iterable[Units | None]) -> Units:
+    """What reads all of these, under their common shape; constants see nothing."""
+    found: Units | None = None
+    for part in parts:
+        if part is not None:
+            shape = part.shape if found is None else np.broadcast_shapes(found.shape, part.shape)
+            found = part if found is None else merge(found, part, shape)
+    if found is None:
+        raise Unplaced
+    return found
+
+
+def own(call: Call) -> Units:
     """Each unit reads its own place of the first input; the other inputs are scales, bounds and the like."""
     return stretch(call.data, call.shape)
 
@@ -43,7 +49,7 @@ def own(call: Call) -> Reach:
 def over(axes: Callable[[Call], list[int]]) -> Rule:
     """A normalisation: its own place, and the other places along these axes as context."""
 
-    def rule(call: Call) -> Reach:
+    def rule(call: Call) -> Units:
         rank = len(call.input())
         return to.mix(call.data, [axis % rank for axis in axes(call)], keep=True)
 
@@ -68,7 +74,7 @@ def _trailing(default: int) -> Callable[[Call], list[int]]:
 # --- windows --------------------------------------------------------------------------------------
 
 
-def windows(call: Call, kernel: list[int], data: Reach) -> Reach:
+def windows(call: Call, kernel: list[int], data: Units) -> Units:
     """Slide a window over axes 2, 3, ... of the data."""
     size, found = call.input(), data
     strides = [min(one, _FARTHEST) for one in call.get("strides") or [1] * len(kernel)]
@@ -82,40 +88,40 @@ def windows(call: Call, kernel: list[int], data: Reach) -> Reach:
             before = 0
         elif auto in ("SAME_UPPER", "SAME_LOWER"):
             asked = k if call.view.op in POOLS else extent
-            before = geometry.same_padding(auto, size[2 + i], strides[i], asked)
+            before = intervals.same_padding(auto, size[2 + i], strides[i], asked)
         found = to.move(found, 2 + i, window(strides[i], -before, extent), call.shape[2 + i])
     return found
 
 
-def conv(call: Call) -> Reach:
+def conv(call: Call) -> Units:
     """A window that mixes all channels; weights that depend on the image are context."""
     data = to.resize(to.mix(call.data, [1]), 1, call.shape[1])
     found = windows(call, list(call.get("kernel_shape") or call.input(1)[2:]), data)
-    return _with_context(found, call.reaches[1:])
+    return _with_context(found, call.operands[1:])
 
 
-def pool(call: Call) -> Reach:
+def pool(call: Call) -> Units:
     """A window, channel by channel."""
     return windows(call, list(call.get("kernel_shape") or ()), call.data)
 
 
-def conv_transpose(call: Call) -> Reach:
+def conv_transpose(call: Call) -> Units:
     """A transposed window that mixes all channels."""
     kernel = list(call.get("kernel_shape") or call.input(1)[2:])
     data = to.resize(to.mix(call.data, [1]), 1, call.shape[1])
-    return _with_context(_transposed(call, kernel, data, call.shape), call.reaches[1:])
+    return _with_context(_transposed(call, kernel, data, call.shape), call.operands[1:])
 
 
-def unpool(call: Call) -> Reach:
+def unpool(call: Call) -> Units:
     """MaxUnpool: each value is put back somewhere in the window it came from."""
     found = call.data
-    other = call.reach(1)
+    other = call.operand(1)
     if other is not None:
         found = merge(found, other, found.shape)
     return _transposed(call, list(call.get("kernel_shape") or ()), found, call.shape)
 
 
-def _transposed(call: Call, kernel: list[int], data: Reach, shape: Shape) -> Reach:
+def _transposed(call: Call, kernel: list[int], data: Units, shape: Shape) -> Units:
     n, size, found = len(kernel), call.input(), data
     strides = call.get("strides") or [1] * n
     dilations = call.get("dilations") or [1] * n
@@ -130,19 +136,19 @@ def _transposed(call: Call, kernel: list[int], data: Reach, shape: Shape) -> Rea
             full = strides[i] * (size[2 + i] - 1) + extra[i] + (k - 1) * dilations[i] + 1
             total = max(full - shape[2 + i], 0)
             before = total // 2 if auto == "SAME_UPPER" else total - total // 2
-        how = geometry.transposed(strides[i], before, k, dilations[i])
+        how = intervals.transposed(strides[i], before, k, dilations[i])
         found = to.move(found, 2 + i, how, shape[2 + i])
     return found
 
 
-def _with_context(found: Reach, others: list[Reach | None]) -> Reach:
+def _with_context(found: Units, others: list[Units | None]) -> Units:
     for other in others:
         if other is not None:
             found = context(found, other)
     return found
 
 
-def global_pool(call: Call) -> Reach:
+def global_pool(call: Call) -> Units:
     """The kernel is the whole map."""
     rank = len(call.input())
     found = to.mix(call.data, range(2, rank))
@@ -151,9 +157,9 @@ def global_pool(call: Call) -> Reach:
     return found
 
 
-def recurrent(call: Call) -> Reach:
+def recurrent(call: Call) -> Units:
     """All steps of its own sequence: X is (steps, batch, width), or (batch, steps, width) in layout 1."""
-    if any(state is not None for state in call.reaches[1:]):
+    if any(state is not None for state in call.operands[1:]):
         raise Unplaced
     first = call.get("layout", 0) == 1
     found = to.mix(call.data, [1, 2] if first else [0, 2])
@@ -162,23 +168,19 @@ def recurrent(call: Call) -> Reach:
     return replace(found, axes=tuple(axes))
 
 
-def entry(call: Call) -> Reach:
+def entry(call: Call) -> Units:
     """All of its own entry, along axis 0, of every input: its own picture, where that axis is the batch."""
-    found: Reach | None = None
-    for part in call.reaches:
-        if part is not None:
-            whole = to.mix(part, range(1, len(part.axes)))
-            whole = replace(whole, axes=(whole.axes[0], *map(to.plain, call.shape[1:])))
-            found = whole if found is None else merge(found, whole, call.shape)
-    if found is None:
-        raise Unplaced
-    return found
+    return _all(
+        replace(whole, axes=(whole.axes[0], *map(to.plain, call.shape[1:])))
+        for part in call.operands
+        if part is not None and (whole := to.mix(part, range(1, len(part.axes))))
+    )
 
 
 # --- sums and products ----------------------------------------------------------------------------
 
 
-def reduction(call: Call) -> Reach:
+def reduction(call: Call) -> Units:
     """Sum, mean, maximum, ... over axes."""
     rank = len(call.input())
     axes = call.numbers("axes", 1)
@@ -189,29 +191,29 @@ def reduction(call: Call) -> Reach:
     return _dropped(call, [axis % rank for axis in axes])
 
 
-def arg_reduction(call: Call) -> Reach:
+def arg_reduction(call: Call) -> Units:
     """ArgMax and ArgMin."""
     return _dropped(call, [call.get("axis", 0) % len(call.input())])
 
 
-def _dropped(call: Call, axes: list[int]) -> Reach:
+def _dropped(call: Call, axes: list[int]) -> Units:
     found = to.mix(call.data, axes)
     for axis in sorted(axes, reverse=True):
         found = to.resize(found, axis, 1) if call.get("keepdims", 1) else to.remove(found, axis)
     return found
 
 
-def top_k(call: Call) -> Reach:
+def top_k(call: Call) -> Units:
     """The largest along an axis: any of them."""
     axis = call.get("axis", -1) % len(call.input())
     return to.resize(to.mix(call.data, [axis]), axis, call.shape[axis])
 
 
-def matmul(call: Call) -> Reach:
+def matmul(call: Call) -> Units:
     """Rows of the first with columns of the second; numpy's rules of broadcasting."""
-    sides: list[Reach | None] = []
+    sides: list[Units | None] = []
     for place, flag in enumerate(("transA", "transB")):
-        found, rank = call.reach(place), len(call.input(place))
+        found, rank = call.operand(place), len(call.input(place))
         if found is not None and call.get(flag, 0) and rank > 1:
             found = to.permute(found, [*range(rank - 2), rank - 1, rank - 2])
         if found is not None:
@@ -225,35 +227,29 @@ def matmul(call: Call) -> Reach:
         if len(call.input(place)) == 1:
             at = len(shape) - (0 if place and len(call.input(0)) == 1 else 1) + place
             shape = (*shape[:at], 1, *shape[at:])
-    return to.reshape(_both(sides, shape), call.shape)
+    return to.reshape(stretch(_all(sides), shape), call.shape)
 
 
-def _both(sides: list[Reach | None], shape: Shape) -> Reach:
-    parts = [side for side in sides if side is not None]
-    found = parts[0] if len(parts) == 1 else merge(parts[0], parts[1], shape)
-    return stretch(found, shape)
-
-
-def gemm(call: Call) -> Reach:
+def gemm(call: Call) -> Units:
     """A·B + C, either side turned."""
     found = matmul(call)
-    bias = call.reach(2)
+    bias = call.operand(2)
     return found if bias is None else merge(found, stretch(bias, call.shape), call.shape)
 
 
-def einsum(call: Call) -> Reach:
+def einsum(call: Call) -> Units:
     """Every input, with what is not in the result summed over."""
     left, arrow, right = call.get("equation", "").replace(" ", "").partition("->")
     terms = left.split(",")
     if (
         not arrow
         or "." in left
-        or len(terms) != len(call.reaches)
+        or len(terms) != len(call.operands)
         or any(len(set(t)) < len(t) for t in terms)
     ):
         raise Unplaced
-    found: Reach | None = None
-    for term, given in zip(terms, call.reaches, strict=True):
+    found: list[Units] = []
+    for term, given in zip(terms, call.operands, strict=True):
         if given is None:
             continue
         part = to.mix(given, [i for i, label in enumerate(term) if label not in right])
@@ -263,47 +259,39 @@ def einsum(call: Call) -> Reach:
         part = to.permute(part, [kept.index(label) for label in right if label in kept])
         for i, label in enumerate(right):
             part = part if label in kept else to.insert(part, i)
-        found = part if found is None else merge(found, part, np.broadcast_shapes(found.shape, part.shape))
-    if found is None:
-        raise Unplaced
-    return stretch(found, call.shape)
+        found.append(part)
+    return stretch(_all(found), call.shape)
 
 
 # --- rearranging ----------------------------------------------------------------------------------
 
 
-def reshape(call: Call) -> Reach:
+def reshape(call: Call) -> Units:
     """Reshape, Flatten, Squeeze and Unsqueeze: the same numbers under another shape."""
     return to.reshape(call.data, call.shape)
 
 
-def transpose(call: Call) -> Reach:
+def transpose(call: Call) -> Units:
     """Axes in another order."""
     rank = len(call.input())
     return to.permute(call.data, list(call.get("perm") or reversed(range(rank))))
 
 
-def concat(call: Call) -> Reach:
+def concat(call: Call) -> Units:
     """Pieces side by side: over channels each unit reads its own place of all of them."""
     axis = call.get("axis", 1) % len(call.shape)
-    found: Reach | None = None
-    for part in call.reaches:
-        if part is not None:
-            piece = to.resize(to.mix(part, [axis]), axis, call.shape[axis])
-            found = piece if found is None else merge(found, piece, call.shape)
-    if found is None:
-        raise Unplaced
-    return found
+    parts = (part for part in call.operands if part is not None)
+    return _all(to.resize(to.mix(part, [axis]), axis, call.shape[axis]) for part in parts)
 
 
-def split(call: Call) -> Reach:
+def split(call: Call) -> Units:
     """The piece that is asked for."""
     axis = call.get("axis", 0) % len(call.input())
     start = sum(known(shape)[axis] for shape in call.results[: call.result])
     return to.move(call.data, axis, window(1, start, 1), call.shape[axis])
 
 
-def cut(call: Call) -> Reach:
+def cut(call: Call) -> Units:
     """Slice."""
     size, found = call.input(), call.data
     starts, axes, steps = call.numbers("starts", 1), call.numbers("axes", 3), call.numbers("steps", 4)
@@ -318,36 +306,36 @@ def cut(call: Call) -> Reach:
     return found
 
 
-def gather(call: Call) -> Reach:
+def gather(call: Call) -> Units:
     """One position, or a list of positions, of an axis."""
     axis, size = call.get("axis", 0) % len(call.input()), call.input()
-    indices, shape, seen = call.values(1), call.input(1), call.reach(1)
+    indices, shape, seen = call.values(1), call.input(1), call.operand(1)
     if seen is not None:
-        if call.reach() is not None:
+        if call.operand() is not None:
             raise Unplaced
         around = [to.plain(one) for one in size]  # a table, looked up
         return replace(seen, axes=(*around[:axis], *seen.axes, *around[axis + 1 :]))
     if not shape:
         how = None if indices is None else window(0, int(indices) % size[axis], 1)
         return to.remove(to.move(call.data, axis, how, 1), axis)
-    how = geometry.picked(indices, size[axis]) if indices is not None and len(shape) == 1 else None
+    how = intervals.picked(indices, size[axis]) if indices is not None and len(shape) == 1 else None
     found = to.move(call.data, axis, how, int(np.prod(shape)))
     return found if len(shape) == 1 else to.reshape(found, call.shape)
 
 
-def gather_elements(call: Call) -> Reach:
+def gather_elements(call: Call) -> Units:
     """Any position along an axis, and its own along the others; so of the indices."""
     axis, size = call.get("axis", 0) % len(call.input()), call.input()
     if size[:axis] + size[axis + 1 :] != call.shape[:axis] + call.shape[axis + 1 :]:
         raise Unplaced
-    found = call.reach()
+    found = call.operand()
     found = None if found is None else to.resize(to.mix(found, [axis]), axis, call.shape[axis])
-    if found is None or call.reaches[1] is None:
-        return found or call.reaches[1] or call.data
-    return merge(found, call.reaches[1], call.shape)
+    if found is None or call.operands[1] is None:
+        return found or call.operands[1] or call.data
+    return merge(found, call.operands[1], call.shape)
 
 
-def pad(call: Call) -> Reach:
+def pad(call: Call) -> Units:
     """Places before and after; a negative pad crops. Reflected places count as outside the image."""
     rank = len(call.input())
     pads = call.numbers("pads", 1)
@@ -363,34 +351,34 @@ def pad(call: Call) -> Reach:
     return found
 
 
-def tile(call: Call) -> Reach:
+def tile(call: Call) -> Units:
     """The map again and again."""
     found = call.data
     for axis, (size, after) in enumerate(zip(call.input(), call.shape, strict=True)):
         if after != size:
-            found = to.move(found, axis, geometry.tiled(size), after)
+            found = to.move(found, axis, intervals.tiled(size), after)
     return found
 
 
-def depth_to_space(call: Call) -> Reach:
+def depth_to_space(call: Call) -> Units:
     """Blocks of channels become blocks of places."""
-    return _blocks(call, geometry.block(call.get("blocksize", 1)))
+    return _blocks(call, intervals.block(call.get("blocksize", 1)))
 
 
-def space_to_depth(call: Call) -> Reach:
+def space_to_depth(call: Call) -> Units:
     """Blocks of places become channels; a unit, over all its channels, reads the whole block."""
     size = call.get("blocksize", 1)
     return _blocks(call, window(size, 0, size))
 
 
-def _blocks(call: Call, how: Span) -> Reach:
+def _blocks(call: Call, how: Intervals) -> Units:
     found = to.resize(to.mix(call.data, [1]), 1, call.shape[1])
     for axis in (2, 3):
         found = to.move(found, axis, how, call.shape[axis])
     return found
 
 
-def resize(call: Call) -> Reach:
+def resize(call: Call) -> Units:
     """Resize, and its ancestor Upsample."""
     before, after, found = call.input(), call.shape, call.data
     old = call.view.op == "Upsample" or call.opset < 11
@@ -403,7 +391,7 @@ def resize(call: Call) -> Reach:
         axis = named % len(before)
         if before[axis] == after[axis] and (scales is None or scales[i] == 1):
             continue
-        how = geometry.resampling(
+        how = intervals.resampling(
             before[axis],
             after[axis],
             scales[i] if scales is not None else None,
