@@ -32,7 +32,7 @@ def page() -> str:
     from onnxviz.backends.torch.executor import OPERATORS
     from onnxviz.grad import overrides, table
     from onnxviz.graph import expand, fused, lift, quantised
-    from onnxviz.graph.analysis import macs
+    from onnxviz.graph.analysis import cost
     from onnxviz.graph.analysis.receptive_rules import RULES
     from onnxviz.graph.operators import SPELLINGS, TABLE, Operator, family, operator
 
@@ -51,7 +51,7 @@ def page() -> str:
         )
         rule, zero, made = keys & {*overrides.PLAIN}, keys & table.zero_operators(), keys & rewritten
         gradient = "rule" if rule else "0" if zero else "rewritten" if made else ""
-        counted = row.macs or (key and name in macs._MICROSOFT)
+        counted = row.macs or (key and name in cost._MICROSOFT)
         torch = keys & {*OPERATORS} or made  # torch runs the normal form
         rest = ["yes" if yes else "" for yes in (torch, (of or name) in RULES, counted)]
         return "| " + " | ".join((name, ", ".join(does), gradient, *rest)) + " |"

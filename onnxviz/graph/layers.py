@@ -14,8 +14,7 @@ from onnxviz.errors import UnknownLayer, UsageError, near
 from onnxviz.graph.activations import Activations
 from onnxviz.graph.analysis import receptive_field
 from onnxviz.graph.analysis.channels import Known, channel_axes
-from onnxviz.graph.analysis.macs import macs
-from onnxviz.graph.analysis.parameters import Parameters
+from onnxviz.graph.analysis.cost import Parameters, macs
 from onnxviz.graph.analysis.paths import module_path
 from onnxviz.graph.analysis.receptive_field import Field, Intervals
 from onnxviz.graph.dequantised import ALSO, Quantised, told

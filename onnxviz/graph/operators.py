@@ -33,7 +33,7 @@ class Operator(NamedTuple):
                 ONNX zoo), which the standard does not have and ONNX Runtime runs
     sizes       inputs that say how large a result becomes, or how often a body runs
     changed     its form or meaning is not the same in all opsets from 7 on: attributes became inputs, defaults moved
-    macs        how multiply-accumulates are counted (analysis/macs.py); "" counts none
+    macs        how multiply-accumulates are counted (analysis/cost.py); "" counts none
     """
 
     names: str

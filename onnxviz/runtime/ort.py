@@ -11,7 +11,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxviz.errors import LimitExceeded, ModelRejected
-from onnxviz.graph.analysis.growth import follows_values
+from onnxviz.graph.analysis.dataflow import follows_values
 from onnxviz.graph.naming import name_nodes
 from onnxviz.runtime import failures, isolate
 from onnxviz.runtime import providers as _providers
@@ -231,7 +231,7 @@ class Graph(NamedTuple):
     message          the serialised graph without its large weights
     weights          these, by name
     open             whether the run decides sizes, besides the batch
-    follows_values   whether its work follows the inputs' values (`growth.follows_values`)
+    follows_values   whether its work follows the inputs' values (`dataflow.follows_values`)
     """
 
     message: bytes

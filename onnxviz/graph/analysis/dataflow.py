@@ -10,6 +10,7 @@ import onnx_ir as ir
 from onnx_ir.passes import common as passes
 
 from onnxviz.errors import ModelRejected, ModelUnsuitable, UnknownLayer, near
+from onnxviz.graph.operators import GROWING, operator
 from onnxviz.graph.quoted import quoted
 
 FLOATS = frozenset(t for t in ir.DataType if t.name.startswith(("FLOAT", "BFLOAT", "DOUBLE")))
@@ -24,6 +25,8 @@ FED = "onnxviz.fed"
 
 # Their results tell the size of what they read and nothing of its contents.
 SHAPE_ONLY = frozenset({"Shape", "Size"})
+# How long the first takes is told by no number beforehand; the second chooses between bodies.
+_ALWAYS = frozenset({"Loop", "If"})
 
 
 def clone(model: ir.Model) -> ir.Model:
@@ -267,3 +270,29 @@ def image_input(model: ir.Model, name: str | None = None) -> ir.Value:
             f"expected one image input, the model has these: {listed}; choose one with `input`"
         )
     return inputs[0]
+
+
+def follows_values(model: ir.Model) -> bool:
+    """Whether two runs on inputs of the same sizes may differ in work by any factor, by the inputs' values."""
+    if GROWING.isdisjoint([node.op_type for node in model.graph.all_nodes()]):
+        return False
+    return _follows(model.graph, set(model.graph.inputs))
+
+
+def _follows(nodes: Iterable[ir.Node], fed: set[ir.Value]) -> bool:
+    """`fed` gets every value that follows the contents of what is fed."""
+    for node in nodes:
+        reads = [value in fed for value in node.inputs]
+        bodies = [a.as_graph() for a in node.attributes.values() if a.type == ir.AttributeType.GRAPH]
+        if any(reads) or bodies:
+            if node.op_type in _ALWAYS or any(
+                reads[i] for i in operator(node.op_type).sizes if i < len(reads)
+            ):
+                return True
+            for body in bodies:
+                fed.update(body.inputs)
+                if _follows(body, fed):
+                    return True
+            if node.op_type not in SHAPE_ONLY:
+                fed.update(node.outputs)
+    return False

@@ -8,7 +8,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from onnxviz.catalogue import resolve
-from onnxviz.graph.analysis.growth import follows_values
+from onnxviz.graph.analysis.dataflow import follows_values
 from onnxviz.graph.load import load
 
 
