@@ -1,8 +1,8 @@
 """What each node costs: the learned numbers that it reads, and its multiply-accumulates.
 
 Parameters are counted once, wherever in the file they come from. Of multiply-accumulates are counted, in every spelling
-(fused, quantised, dynamic): convolutions, matrix products, Einsum, recurrent cells (their matrix products at every step)
-and attentions (their projections, and the products of queries, keys and values over the whole length). Every other
+(fused, quantised, dynamic): convolutions, matrix products, Einsum, recurrent cells (their products at every step) and
+attentions (their projections, and the products of queries, keys and values over the whole length). Every other
 operator counts 0 (additions, activations, pools, normalisations, gates, bodies of If and Loop), as published counts do.
 A bias is no multiplication. Nodes with unknown shapes count 0.
 """
