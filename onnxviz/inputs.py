@@ -14,6 +14,11 @@ from onnxviz.errors import ModelUnsuitable, UsageError, near
 from onnxviz.graph.analysis.dataflow import FED
 from onnxviz.text import printable
 
+#: Anything that is one image: a path, a PIL image, or an (H, W, 3) uint8 array.
+ImageLike = Any
+#: One image, a list of them, or the network's own input tensor as a float32 array of four dimensions.
+Images = Any
+
 _CHANNELS = (1, 3, 4)  # of pictures: grey, colours, colours with alpha
 
 
@@ -58,6 +63,19 @@ class InputSpec:
     def width(self) -> int | None:
         """Pixels, or None."""
         return self._at("W")
+
+    def to_dict(self) -> dict[str, Any]:
+        """As it stands in manifests."""
+        return {"name": self.name, "shape": list(self.shape), "dtype": self.dtype, "layout": self.layout}
+
+
+def as_list(images: Images) -> list[ImageLike]:
+    """A list of images from one image or several."""
+    if isinstance(images, (list, tuple)):
+        return list(images)
+    if isinstance(images, np.ndarray) and images.ndim == 4:
+        return list(images)
+    return [images]
 
 
 _DTYPES = {

@@ -15,7 +15,7 @@ from onnxviz.blame import judging
 from onnxviz.errors import ModelUnsuitable, UnknownLayer, UsageError, spelt, ways
 from onnxviz.graph.dequantised import QUANTISING
 from onnxviz.graph.load import Loaded
-from onnxviz.inputs import InputSpec
+from onnxviz.inputs import ImageLike, Images, InputSpec, as_list
 from onnxviz.labels import find_label
 from onnxviz.provenance import note_tensor, note_view
 from onnxviz.running import Running
@@ -29,11 +29,6 @@ if TYPE_CHECKING:
     from onnxviz.objectives import Objective
     from onnxviz.results import Prediction
     from onnxviz.runtime.worker import Worker
-
-#: Anything that is one image: a path, a PIL image, or an (H, W, 3) uint8 array.
-ImageLike = Any
-#: One image, a list of them, or the network's own input tensor as a float32 array of four dimensions.
-Images = Any
 
 
 class Network(Running):
@@ -282,7 +277,6 @@ class Network(Running):
         x        the network's input tensor that they were computed for, to tell why they are not finite
         raises   NotFinite
         """
-        from onnxviz.finite import require_finite
         from onnxviz.meaning import probabilities
 
         if not scores.size:
@@ -290,7 +284,7 @@ class Network(Running):
                 f"the scores {self.head.scores!r} come out as {scores.shape}: without a number"
             )
         found = probabilities(self.head, scores.reshape(len(scores), -1))
-        require_finite(self, found, "the scores", x)
+        self.require_finite(found, "the scores", x)
         return found
 
     def steps(self, x: np.ndarray, *, batch: int | None = None) -> np.ndarray:
@@ -298,12 +292,11 @@ class Network(Running):
 
         raises   ModelUnsuitable where the output is no sequence; NotFinite
         """
-        from onnxviz.finite import require_finite
         from onnxviz.meaning import step_probabilities
 
         end = self.end
         found = step_probabilities(end, self.run(x, [end.scores], batch=batch)[end.scores])
-        require_finite(self, found, "the scores", x)
+        self.require_finite(found, "the scores", x)
         return found
 
     def predict(self, images: Images, top: int = 5, *, output: str | None = None) -> list[list[Prediction]]:
@@ -432,12 +425,7 @@ class Network(Running):
                 "opset": dict(self.model.opset_imports),
                 "ir_version": self.model.ir_version,
                 "producer": self.model.producer_name or None,
-                "input": {
-                    "name": self.input.name,
-                    "shape": list(self.input.shape),
-                    "dtype": self.input.dtype,
-                    "layout": self.input.layout,
-                },
+                "input": self.input.to_dict(),
             },
             "versions": {
                 "onnxviz": __version__,
@@ -457,12 +445,3 @@ class Network(Running):
             "limits": self.limits.to_dict(),
             "warnings": [spelt(text) for text in self.warnings],
         }
-
-
-def as_list(images: Images) -> list[ImageLike]:
-    """A list of images from one image or several."""
-    if isinstance(images, (list, tuple)):
-        return list(images)
-    if isinstance(images, np.ndarray) and images.ndim == 4:
-        return list(images)
-    return [images]

@@ -10,7 +10,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxviz.blame import judged, judging
-from onnxviz.errors import ModelRejected, ModelUnsuitable, UsageError, ways
+from onnxviz.errors import ModelRejected, ModelUnsuitable, NotFinite, OnnxVizError, UsageError, ways
 from onnxviz.graph.findings import told
 from onnxviz.graph.load import Loaded
 from onnxviz.inputs import InputSpec
@@ -369,3 +369,45 @@ class Running:
         self._backends[backend] = version(backend)
         if note is not None:
             self.warn(note)
+
+    # --- numbers that are NaN or infinite -------------------------------------------------------
+
+    def require_finite(self, values: np.ndarray, what: str, x: np.ndarray | None = None) -> None:
+        """Refuse values of which some are NaN or infinite.
+
+        values   (N, ...), one entry a picture
+        what     what they are, in the plural
+        x        the network's input tensor that they were computed for, where it is at hand
+        raises   NotFinite, naming a weight, or the layer where the numbers overflow
+        """
+        bad = ~np.isfinite(values).reshape(len(values), -1).all(axis=1)
+        if not bad.any():
+            return
+        place = int(np.argmax(bad))
+        which = f" for picture {place} (from 0) of {len(bad)}" if len(bad) > 1 else ""
+        example = x[place : place + 1] if x is not None and len(x) == len(bad) else None
+        raise NotFinite(f"{what} are NaN or infinite{which}: {self.why_not_finite(example)}")
+
+    def why_not_finite(self, x: np.ndarray | None = None) -> str:
+        """Why what the network gives is not finite, for the end of a sentence.
+
+        x   the network's input tensor for one picture; None: none is at hand
+        """
+        if self.findings:
+            more = f", and {len(self.findings) - 1} weights more" if len(self.findings) > 1 else ""
+            return f"{self.findings[0]}{more}" + ways("export the model again from sound weights")
+        if x is not None and not np.isfinite(x).all():
+            return "the given tensor holds NaN or infinities itself"
+        name = None if x is None else self._first_not_finite(x)
+        where = "on the way" if name is None else f"at layer {name!r}"
+        return f"all weights are finite, and the numbers overflow {where}" + ways(
+            "check how pictures become the input (--preprocess NAME|FILE)", "export the model in a wider type"
+        )
+
+    def _first_not_finite(self, x: np.ndarray) -> str | None:
+        names = [name for name, _ in self.sizes]
+        try:
+            found = self.run(x, names)
+        except OnnxVizError:
+            return None
+        return next((name for name in names if not np.isfinite(found[name]).all()), None)

@@ -12,7 +12,6 @@ import onnx_ir as ir
 
 from onnxviz.attribution.targets import Measure
 from onnxviz.errors import ImageRejected, UsageError, near
-from onnxviz.finite import require_finite
 from onnxviz.image.folder import decode
 from onnxviz.network import Network
 from onnxviz.progress import Progress
@@ -152,7 +151,7 @@ def sweep(
                 if isinstance(array, ImageRejected):  # `run` reads no image
                     raise array
                 found = score.read(array)
-                require_finite(net, found, "the scores of what is hidden" if start else "the scores")
+                net.require_finite(found, "the scores of what is hidden" if start else "the scores")
                 scores[start : start + len(array)] = found
                 done = start + len(array)
                 progress(done - 1, total - 1, what)

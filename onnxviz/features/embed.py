@@ -11,7 +11,6 @@ import numpy as np
 from onnxviz.errors import ImageRejected, ModelUnsuitable, UnknownLayer
 from onnxviz.features.embedding import Embedding
 from onnxviz.features.stream import plan, source_name, sources, stream
-from onnxviz.finite import require_finite
 from onnxviz.graph.output import SEQUENCE
 from onnxviz.image.folder import Listing
 from onnxviz.interrupted import Interrupted
@@ -184,7 +183,7 @@ class _Rows:
         )
         broken = np.flatnonzero(~np.isfinite(values).all(axis=1))
         if np.isnan(values).any(axis=1).all():
-            require_finite(self._net, values, f"the features of layer {self._layer!r}")
+            self._net.require_finite(values, f"the features of layer {self._layer!r}")
         figures = {
             "images": len(self._images),
             "embedded": self.count,

@@ -18,7 +18,6 @@ from onnxviz.features.ranking import Ranking
 from onnxviz.features.stream import Chunk, sources, stream
 from onnxviz.file_set import FOLDER_HEAD
 from onnxviz.files import FileSet, npy_bytes, png_bytes
-from onnxviz.finite import cause
 from onnxviz.graph.reduce import Reduced, peaks
 from onnxviz.interrupted import Interrupted
 from onnxviz.progress import Progress, silent
@@ -210,7 +209,7 @@ def patches(
         raise ImageRejected(f"none of the {len(listing.images)} images could be used ({reasons})")
     if all((one.undefined == one.count).all() for one in search.rankings):
         named = ", ".join(repr(one.name) for one in chosen)
-        raise NotFinite(f"all values of {named} are NaN or infinite: {cause(net)}")
+        raise NotFinite(f"all values of {named} are NaN or infinite: {net.why_not_finite()}")
     found = tuple(search.found())
     manifest = net.manifest(
         "patches", layers=[one.name for one in chosen], channels=wanted, top=top, batch=search.batch
