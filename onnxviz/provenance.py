@@ -16,6 +16,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Final, ParamSpec, Protocol, TypeVar
 
+from onnxviz.errors import UsageError
+from onnxviz.text import quoted
+
 if TYPE_CHECKING:
     import numpy as np
 
@@ -203,12 +206,18 @@ def recorded(technique: Callable[P, R]) -> Callable[P, R]:
     """A technique whose results name the pictures that they were made of and the call, in their manifests.
 
     One technique inside another leaves the record to the outer one.
+    raises   UsageError where it takes a network first and gets something else
     """
+    first = next(iter(inspect.signature(technique).parameters.values()))
+    optional = "None" in str(first.annotation)
 
     @functools.wraps(technique)
     def wrapper(*args: P.args, **options: P.kwargs) -> R:
         if active():
             return technique(*args, **options)
+        net = args[0] if args else options.get("net")
+        if first.name == "net" and not (net is None and (optional or not args)):
+            check_open(net, technique.__name__)
         with recording() as record:
             try:
                 result = technique(*args, **options)
@@ -221,6 +230,23 @@ def recorded(technique: Callable[P, R]) -> Callable[P, R]:
         return result
 
     return wrapper
+
+
+def check_open(net: Any, technique: str) -> None:
+    """Hold what a technique got as its network to being one.
+
+    raises   UsageError, most often for a path
+    """
+    if not hasattr(net, "prepare"):
+        given = (
+            quoted(os.fspath(net))
+            if isinstance(net, (str, os.PathLike))
+            else f"an object of type {type(net).__name__}"
+        )
+        raise UsageError(
+            f"{technique} got {given} in place of a network; open the file first: net = onnxviz.load(...), then "
+            f"onnxviz.{technique}(net, ...)"
+        )
 
 
 def command() -> dict[str, Any]:

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 import onnxviz
-from onnxviz.errors import OnnxVizError
+from onnxviz.errors import OnnxVizError, UsageError
 
 TECHNIQUES = {
     "filters": lambda net, image, files: onnxviz.filters(net),
@@ -154,6 +154,20 @@ def test_it_is_drawn_into_anybodys_axes(result):
     assert result.plot(axes) is axes
     assert axes.bare
     np.testing.assert_array_equal(axes.picture, np.asarray(result.picture()))
+
+
+def test_what_is_no_network_is_said(technique, cat, photo_files):
+    """A path in a network's place, the commonest slip of all."""
+    with pytest.raises(
+        UsageError, match=rf"{technique} got 'model.onnx' in place of a network; .*onnxviz.load"
+    ):
+        TECHNIQUES[technique]("model.onnx", cat, photo_files)
+
+
+def test_nor_do_others_take_a_path(cat):
+    for call in (onnxviz.predict, lambda net, _: onnxviz.inspect(net)):
+        with pytest.raises(UsageError, match="in place of a network"):
+            call(object(), cat)
 
 
 def test_what_cannot_be_used_is_a_typed_error(technique, net, tmp_path):

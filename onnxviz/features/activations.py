@@ -9,7 +9,7 @@ import numpy as np
 
 from onnxviz.features.pictures import for_each, single
 from onnxviz.network import ImageLike, Images, Network
-from onnxviz.provenance import recorded
+from onnxviz.provenance import check_open, recorded
 from onnxviz.results import Prediction, Result
 
 if TYPE_CHECKING:
@@ -131,4 +131,5 @@ def predict(
     returns  one list an image of (index, label, probability), probabilities 0 to 1
     raises   ImageRejected, UnknownLayer, ModelUnsuitable
     """
+    check_open(net, "predict")
     return net.predict(images, top=top, output=output)

@@ -13,6 +13,7 @@ from onnxviz.errors import LONGEST_MESSAGE, ImageRejected, ModelUnsuitable, Onnx
 from onnxviz.graph.head import Head
 from onnxviz.graph.layers import Layer
 from onnxviz.network import Network
+from onnxviz.provenance import check_open
 from onnxviz.text import printable
 
 
@@ -180,6 +181,7 @@ def inspect(net: Network) -> Inspection:
 
     raises   LimitExceeded where what its output is shows in a run alone, and that takes longer than it may
     """
+    check_open(net, "inspect")
     _ = net.batched  # puts on record what mixes the images of a batch
     try:
         net.check_size(net.size)
