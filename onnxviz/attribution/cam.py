@@ -127,10 +127,12 @@ def cam(
     maps = one_pass.run(net, drawn, arrays, places=places, signed=signed)
     results = attributions(
         net,
-        row,
+        "cam",
+        row.name,
         taken,
         seen.aim,
         maps,
+        caption=row.caption,
         signed=signed,
         scores=scores,
         figures=[{**_peak(one), **more} for one, more in zip(maps, figures, strict=True)],

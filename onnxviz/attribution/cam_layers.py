@@ -11,15 +11,11 @@ import numpy as np
 
 from onnxviz.errors import ModelUnsuitable, UsageError, near, ways
 from onnxviz.graph.layers import Layer, field
+from onnxviz.graph.operators import family
 from onnxviz.network import Network
 
-_LEARNED = (
-    "Conv",
-    "Gemm",
-    "MatMul",
-    "Einsum",
-)  # parts of the names of operators with weights, quantised ones too
-_POOLS = ("Pool", "Reduce")
+_LEARNED = frozenset({"convolution", "product"})  # families of operators (`graph.operators`)
+_POOLS = frozenset({"pooling", "global pooling", "reduction"})
 ALIGNMENTS = ("stretch", "field")
 _ROOT = ""  # the image
 _NAMED = 5  # so many layers stand in an error
@@ -109,7 +105,7 @@ def _heads(layers: Sequence[Layer], ends: Sequence[str]) -> tuple[Layer, ...]:
     mapped = {layer.name for layer in layers if has_map(layer)}
     followed: set[str] = set()
     for layer in reversed(layers):
-        learned = layer.name in mapped and any(part in layer.op for part in _LEARNED)
+        learned = layer.name in mapped and family(layer.op) in _LEARNED
         if layer.name in followed or learned:
             followed.update(layer.inputs)
     stops, seen = set(), set()
@@ -153,8 +149,8 @@ def _followed(layers: Sequence[Layer], way: set[str], maps: list[Layer], *, pool
     mapped = {layer.name for layer in maps}
     reached: set[str] = set()
     for layer in reversed([layer for layer in layers if layer.name in way]):
-        learned = any(part in layer.op for part in _LEARNED)
-        pooled = pools and layer.name not in mapped and any(part in layer.op for part in _POOLS)
+        learned = family(layer.op) in _LEARNED
+        pooled = pools and layer.name not in mapped and family(layer.op) in _POOLS
         if layer.name in reached or learned or pooled:
             reached.update(layer.inputs)
     return [layer for layer in maps if layer.name in reached] or maps

@@ -10,9 +10,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import onnx_ir as ir
 
+from onnxviz.attribution.result import Attribution
 from onnxviz.attribution.targets import Measure
 from onnxviz.errors import ImageRejected, UsageError, near
+from onnxviz.figures.captions import Caption
 from onnxviz.image.folder import decode
+from onnxviz.interrupted import Interrupted
 from onnxviz.network import Network
 from onnxviz.progress import Progress
 from onnxviz.runtime import batching
@@ -93,10 +96,18 @@ class Swept(NamedTuple):
 
     scores   (M + 1,) float32, entry 0 of the whole image; fewer where Ctrl-C ended it early
     batch    the images of one run
+    what     what there were `total` of
     """
 
     scores: np.ndarray
     batch: int
+    what: str
+    total: int
+
+    @property
+    def done(self) -> int:
+        """How many of them were run."""
+        return len(self.scores) - 1
 
 
 def sweep(
@@ -158,7 +169,7 @@ def sweep(
     except KeyboardInterrupt:
         if done < 1:
             raise
-    return Swept(scores[:done], size)
+    return Swept(scores[:done], size, what, total - 1)
 
 
 def _plan(net: Network, count: int, batch: int | None) -> tuple[int, int]:
@@ -177,3 +188,32 @@ def _plan(net: Network, count: int, batch: int | None) -> tuple[int, int]:
     workers = min(workers, fitting)
     # Four rounds or more, so that no core waits long for the others at the end.
     return workers, max(1, min(_EACH, fitting // workers, count // (4 * workers)))
+
+
+def finished(
+    net: Network,
+    technique: str,
+    caption: Caption,
+    picture: np.ndarray,
+    score: Measure,
+    swept: Swept,
+    values: np.ndarray,
+    figures: Mapping[str, Any],
+    **parameters: Any,
+) -> Attribution:
+    """A map of what a sweep told, with its manifest: figures and parameters.
+
+    raises   Interrupted with it, where Ctrl-C ended the sweep
+    """
+    whole, complete = float(swept.scores[0]), swept.done == swept.total
+    manifest = net.manifest(technique, **score.known, **parameters, batch=swept.batch)
+    counts = {swept.what: swept.total} | ({} if complete else {f"{swept.what}_done": swept.done})
+    manifest["figures"] = {"score": whole, **counts, **figures}
+    shown = net.preprocessing.shown(picture)
+    result = Attribution(
+        values, manifest, shown, **score.known, method=technique, score=whole, caption=caption
+    )
+    if not complete:
+        manifest["incomplete"] = True
+        raise Interrupted(result)
+    return result

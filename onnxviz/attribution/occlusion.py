@@ -7,14 +7,13 @@ from typing import Any, Final
 
 import numpy as np
 
-from onnxviz.attribution.masks import filling, pair, sweep
+from onnxviz.attribution.masks import filling, finished, pair, sweep
 from onnxviz.attribution.result import Attribution
 from onnxviz.attribution.targets import Channel, Measure, Measured, Neuron, Target, parse, renamed
 from onnxviz.errors import UsageError
 from onnxviz.features.pictures import for_each, single
 from onnxviz.figures.captions import Caption
 from onnxviz.graph import occlude
-from onnxviz.interrupted import Interrupted
 from onnxviz.network import ImageLike, Network
 from onnxviz.progress import Progress, silent
 from onnxviz.provenance import recorded
@@ -88,7 +87,7 @@ def occlusion(
     hidden = filling(net, x, picture, fill, radius=max(span) / 2, seed=seed)
     boxes = windows(size, span, step)
     whole = np.zeros((1, 4), dtype=np.float32)  # an empty window: the image as it is
-    scores, used = sweep(
+    swept = sweep(
         net,
         lambda: occlude.occluded(score.graph(), input=net.input.name, layout=net.input.layout, shape=x.shape),
         {occlude.IMAGE: x, occlude.FILL: hidden},
@@ -99,47 +98,19 @@ def occlusion(
         progress=progress,
         what="windows",
     )
-    falls = scores[0] - scores[1:]
-    manifest = net.manifest(
-        "occlusion",
-        **score.known,
-        window=span,
-        stride=step,
-        fill=fill,
-        seed=seed,
-        batch=used,
-    )
-    complete = len(falls) == len(boxes)
-    manifest["figures"] = _figures(scores, boxes, complete)
-    result = Attribution(
-        values=average(falls, boxes[: len(falls)], size),
-        manifest=manifest,
-        image=net.preprocessing.shown(picture),
-        **score.known,
-        method="occlusion",
-        score=float(scores[0]),
-        caption=CAPTION,
-    )
-    if not complete:
-        manifest["incomplete"] = True
-        raise Interrupted(result)
-    return result
-
-
-def _figures(scores: np.ndarray, boxes: np.ndarray, complete: bool) -> dict[str, Any]:
-    figures: dict[str, Any] = {"score": float(scores[0]), "windows": len(boxes)}
-    if not complete:
-        figures["windows_done"] = len(scores) - 1
-    if len(scores) > 1:
-        deepest = int(np.argmin(scores[1:]))
-        figures |= {
-            "largest_fall": float(scores[0] - scores[1 + deepest]),
-            "largest_fall_window": dict(
-                zip(("top", "left", "bottom", "right"), map(int, boxes[deepest]), strict=True)
-            ),
-            "windows_that_raise": int(np.sum(scores[1:] > scores[0])),
+    falls = swept.scores[0] - swept.scores[1:]
+    figures: dict[str, Any] = {}
+    if len(falls):
+        deepest = int(np.argmin(swept.scores[1:]))
+        sides = zip(("top", "left", "bottom", "right"), map(int, boxes[deepest]), strict=True)
+        figures = {
+            "largest_fall": float(falls[deepest]),
+            "largest_fall_window": dict(sides),
+            "windows_that_raise": int(np.sum(swept.scores[1:] > swept.scores[0])),
         }
-    return figures
+    values = average(falls, boxes[: len(falls)], size)
+    own = {"window": span, "stride": step, "fill": fill, "seed": seed}
+    return finished(net, "occlusion", CAPTION, picture, score, swept, values, figures, **own)
 
 
 def windows(size: tuple[int, int], window: tuple[int, int], stride: tuple[int, int]) -> np.ndarray:

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from onnxviz.attribution.methods import Method
 from onnxviz.attribution.targets import Target
 from onnxviz.features.pictures import Given
 from onnxviz.interrupted import Interrupted
@@ -108,11 +107,13 @@ class Attributions(Result):
 
 def attributions(
     net: Network,
-    row: Method,
+    technique: str,
+    method: str,
     taken: Given,
     aim: Target,
     maps: np.ndarray,
     *,
+    caption: Caption,
     signed: bool,
     scores: np.ndarray | None = None,
     figures: Sequence[Mapping[str, Any]] | None = None,
@@ -123,7 +124,6 @@ def attributions(
 ) -> Results[Attribution]:
     """One attribution a picture, each with its manifest; a map that is zero everywhere is said in its warnings.
 
-    row          the method
     maps         (N, H, W)
     signed       whether negative values mean something
     scores       (N,): the objective on each picture; a class's probability is used before it
@@ -139,8 +139,8 @@ def attributions(
         else:
             shown = score
         manifest = net.manifest(
-            "cam" if row.layered else "saliency",
-            method=row.name,
+            technique,
+            method=method,
             target=aim.classes[number],
             label=aim.labels[number],
             objective=str(aim.objective),
@@ -151,7 +151,7 @@ def attributions(
         manifest["warnings"] += list(warnings[number]) if warnings else []
         if not np.any(values):
             manifest["warnings"].append(
-                f"the {row.name} map is zero everywhere: nothing of the picture moves {aim.labels[number]!r} here "
+                f"the {method} map is zero everywhere: nothing of the picture moves {aim.labels[number]!r} here "
                 "(units that are off, or a saturated output); another target, layer or method may tell more"
             )
         if incomplete:
@@ -163,11 +163,11 @@ def attributions(
                 image=net.preprocessing.shown(picture),
                 target=aim.classes[number],
                 label=aim.labels[number],
-                method=row.name,
+                method=method,
                 score=shown,
                 signed=signed,
                 percentile=percentile,
-                caption=row.caption,
+                caption=caption,
                 view=None if picture.shape[2] == 3 and net.preprocessing.pictorial else picture,
             )
         )

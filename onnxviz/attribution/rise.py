@@ -6,14 +6,13 @@ from typing import Any, Final
 
 import numpy as np
 
-from onnxviz.attribution.masks import filling, sweep
+from onnxviz.attribution.masks import filling, finished, sweep
 from onnxviz.attribution.result import Attribution
 from onnxviz.attribution.targets import Channel, Measure, Measured, Neuron, Target, parse, renamed
 from onnxviz.errors import UsageError, near
 from onnxviz.features.pictures import for_each, single
 from onnxviz.figures.captions import Caption
 from onnxviz.graph import occlude
-from onnxviz.interrupted import Interrupted
 from onnxviz.network import ImageLike, Network
 from onnxviz.progress import Progress, silent
 from onnxviz.provenance import recorded
@@ -95,7 +94,7 @@ def rise(
     hidden = filling(net, x, picture, fill, radius=max(cell) / 2, seed=seed)
     filled = bool(hidden.any())
     cells, shifts = draw_masks(masks, grid, probability, cell, seed)
-    scores, used = sweep(
+    swept = sweep(
         net,
         lambda: occlude.masked(
             score.graph(),
@@ -116,25 +115,7 @@ def rise(
         progress=progress,
         what="masks",
     )
-    weights = scores[1:]
-    manifest = net.manifest(
-        "rise",
-        **score.known,
-        masks=masks,
-        grid=grid,
-        probability=probability,
-        fill=fill,
-        divide=divide,
-        seed=seed,
-        batch=used,
-    )
-    complete = len(weights) == masks
-    figures: dict[str, Any] = {"score": float(scores[0]), "masks": masks}
-    if not complete:
-        figures["masks_done"] = len(weights)
-    if len(weights):
-        figures |= {"mean_masked_score": float(weights.mean()), "largest_masked_score": float(weights.max())}
-    manifest["figures"] = figures
+    weights = swept.scores[1:]
     values, noise = averaged(
         weights,
         cells[: len(weights)],
@@ -142,21 +123,14 @@ def rise(
         size,
         probability=probability if divide == "paper" else None,
     )
+    figures: dict[str, Any] = {}
+    if len(weights):
+        figures |= {"mean_masked_score": float(weights.mean()), "largest_masked_score": float(weights.max())}
     if noise is not None:
         figures |= {"range": float(np.ptp(values)), "noise": noise}
-    result = Attribution(
-        values=values,
-        manifest=manifest,
-        image=net.preprocessing.shown(picture),
-        **score.known,
-        method="rise",
-        score=float(scores[0]),
-        caption=CAPTION,
-    )
-    if not complete:
-        manifest["incomplete"] = True
-        raise Interrupted(result)
-    return result
+    own: dict[str, Any] = {"masks": masks, "grid": grid, "probability": probability}
+    own |= {"fill": fill, "divide": divide, "seed": seed}
+    return finished(net, "rise", CAPTION, picture, score, swept, values, figures, **own)
 
 
 def draw_masks(
@@ -176,7 +150,8 @@ def averaged(
     *,
     probability: float | None = None,
 ) -> tuple[np.ndarray, float | None]:
-    """`average`, and its noise: how far the maps of other masks would lie from it, root mean square over the pixels.
+    """The mean of `weights` over the masks that show each pixel, counted as far as they show it, (H, W) float32; and
+    its noise: how far the maps of other masks would lie from it, root mean square over the pixels.
 
     Half of the masks give one map, the other half another; what they differ by, less what they differ by everywhere,
     is twice the noise of their mean. None for fewer than two masks.
@@ -189,21 +164,6 @@ def averaged(
     rest = whole[0] - first[0], whole[1] - first[1]
     gap = _quotient(*first).astype(np.float64) - _quotient(*rest)
     return values, float(np.std(gap) / 2)
-
-
-def average(
-    weights: np.ndarray,
-    cells: np.ndarray,
-    shifts: np.ndarray,
-    size: tuple[int, int],
-    *,
-    probability: float | None = None,
-) -> np.ndarray:
-    """The mean of `weights` over the masks that show each pixel, counted as far as they show it: (H, W) float32.
-
-    probability   None: divided by the sum of the masks, 0 where none shows; else by masks × probability
-    """
-    return _quotient(*_sums(weights, cells, shifts, size, probability))
 
 
 def _sums(

@@ -89,10 +89,12 @@ def saliency(
         maps = one_pass.joined(net, job.planes(maps), row.colours)
     results = attributions(
         net,
-        row,
+        "saliency",
+        row.name,
         taken,
         aim,
         maps,
+        caption=row.caption,
         signed=row.signed,
         scores=found.scores,
         figures=found.figures,

@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from onnxviz.attribution.masks import sweep
+from onnxviz.attribution.masks import Swept, sweep
 from onnxviz.attribution.targets import Measure, Target
 from onnxviz.graph import occlude
 from onnxviz.network import Network
 from onnxviz.progress import Progress
 
 
-@dataclass
-class Scored:
+class Scored(NamedTuple):
     """Score-CAM of the first n of N pictures; fewer than N where Ctrl-C ended it.
 
-    weights      of each layer's channels, (n, C) float32
+    weights      of each layer's channels, (n, C) float32, summing to 1; 0 for channels that mark nothing
     scores       the objective on each picture, (n,) float32
     figures      what was measured, for each picture
     incomplete   whether Ctrl-C ended it
@@ -27,8 +25,8 @@ class Scored:
 
     weights: list[np.ndarray]
     scores: np.ndarray
-    figures: list[dict[str, Any]] = field(default_factory=list)
-    incomplete: bool = False
+    figures: list[dict[str, Any]]
+    incomplete: bool
 
 
 def score_cam(
@@ -43,108 +41,78 @@ def score_cam(
 ) -> Scored:
     """Channels weighted by the score when only they show: one forward pass a channel, no gradient.
 
-    Wang et al. 2020, arXiv:1910.01279, algorithm 1 (`weigh`).
+    Wang et al. 2020, arXiv:1910.01279, algorithm 1: each channel's map, upsampled and scaled to 0...1, is multiplied
+    with the picture (in the network's input, where 0 is mostly the mean colour); the scores, before softmax over the
+    classes, go through a softmax over the channels. The score of the empty picture, which the paper takes off all of
+    them, changes nothing in that softmax and is not run. Masks are made inside the graph from the layer's own maps.
 
     x             the network's input tensor, N pictures
     activations   of each layer, (N, C, h, w) float32
     upsampling    for each layer the matrices of `cam_layers.matrices`
     aim           what is scored
     """
-    found: list[list[Weighed]] = []
+    score = Measure(net, aim, probable=False)
+
+    def weigh(number: int, layer: int) -> tuple[np.ndarray, Swept]:
+        """The weights of a layer's channels for one picture, (C,), and what the masked pictures told."""
+        values, (rows, columns) = activations[layer][number], upsampling[layer]
+        image = x[number : number + 1]
+        masks, used = cells(values, rows, columns)
+        swept = sweep(
+            net,
+            lambda: occlude.shown(
+                score.graph(),
+                input=net.input.name,
+                layout=net.input.layout,
+                shape=image.shape,
+                rows=rows,
+                columns=columns,
+            ),
+            {occlude.IMAGE: image},
+            {
+                occlude.CELLS: np.concatenate([np.ones_like(values[:1]), masks]),
+                **aim.feeds(np.full(len(masks) + 1, number)),
+            },
+            score,
+            key=("score-cam", score.key, image.shape, rows.tobytes(), columns.tobytes()),
+            batch=batch,
+            progress=progress,
+            what="channels",
+        )
+        found = swept.scores[1:].astype(np.float64)
+        weights = np.zeros(len(values), dtype=np.float32)
+        if len(found):
+            shares = np.exp(found - found.max())
+            weights[np.flatnonzero(used)[: len(found)]] = shares / shares.sum()
+        return weights, swept
+
+    told: list[list[tuple[np.ndarray, Swept]]] = []
     incomplete = False
     try:
         for number in range(len(x)):
-            found.append([])
-            for values, to in zip(activations, upsampling, strict=True):
-                one = x[number : number + 1]
-                told = weigh(net, one, values[number], to, aim, number, batch=batch, progress=progress)
-                found[-1].append(told)
-                if told.done < told.masks:
+            told.append([])
+            for layer in range(len(activations)):
+                told[-1].append(weigh(number, layer))
+                if told[-1][-1][1].done < told[-1][-1][1].total:
                     raise KeyboardInterrupt
     except KeyboardInterrupt:
         incomplete = True
-        if len(found[-1]) < len(activations):  # a picture whose every layer has begun is kept
-            del found[-1]
-        if not found:
+        if len(told[-1]) < len(activations):  # a picture whose every layer has begun is kept
+            del told[-1]
+        if not told:
             raise
-    weights = [np.stack([told[k].weights for told in found]) for k in range(len(activations))]
-    figures = [_figures(told) for told in found]
-    return Scored(weights, np.array([told[0].score for told in found], np.float32), figures, incomplete)
+    return Scored(
+        [np.stack([one[layer][0] for one in told]) for layer in range(len(activations))],
+        np.array([one[0][1].scores[0] for one in told], np.float32),
+        [_figures([swept for _, swept in one]) for one in told],
+        incomplete,
+    )
 
 
-def _figures(told: list[Weighed]) -> dict[str, Any]:
-    figures: dict[str, Any] = {"masks": sum(one.masks for one in told)}
+def _figures(told: Sequence[Swept]) -> dict[str, Any]:
+    figures = {"masks": sum(one.total for one in told)}
     done = sum(one.done for one in told)
     return figures if done == figures["masks"] else {**figures, "masks_done": done}
-
-
-class Weighed(NamedTuple):
-    """What the masked pictures told.
-
-    weights   of the channels, (C,) float32, summing to 1; 0 for channels that mark nothing
-    score     the objective on the whole picture
-    masks     how many channels mark something
-    done      how many of them were run: fewer where Ctrl-C ended it
-    """
-
-    weights: np.ndarray
-    score: float
-    masks: int
-    done: int
-
-
-def weigh(
-    net: Network,
-    x: np.ndarray,
-    activations: np.ndarray,
-    upsampling: tuple[np.ndarray, np.ndarray],
-    aim: Target,
-    picture: int,
-    *,
-    batch: int | None,
-    progress: Progress,
-) -> Weighed:
-    """The weight of each channel for one picture: one forward pass a channel, no gradient.
-
-    Wang et al. 2020, arXiv:1910.01279, algorithm 1: each channel's map, upsampled and scaled to 0...1, is multiplied
-    with the picture (in the network's input, where 0 is mostly the mean colour); the scores, before softmax over the
-    classes, go through a softmax over the channels. The score of the empty picture, which the paper takes off all of
-    them, changes nothing in that softmax and is not run. Masks are made inside the graph from the layer's own maps.
-
-    x             (1, ...), the network's input tensor
-    activations   (C, h, w) float32
-    upsampling    the matrices of `cam_layers.matrices`
-    aim           what is scored, whose entry `picture` this is
-    """
-    masks, used = cells(activations, *upsampling)
-    score = Measure(net, aim, probable=False)
-    moving = {occlude.CELLS: np.concatenate([np.ones_like(activations[:1]), masks])}
-    fed = aim.feeds(np.full(len(masks) + 1, picture))
-    rows, columns = upsampling
-    scores, _ = sweep(
-        net,
-        lambda: occlude.shown(
-            score.graph(),
-            input=net.input.name,
-            layout=net.input.layout,
-            shape=x.shape,
-            rows=rows,
-            columns=columns,
-        ),
-        {occlude.IMAGE: x},
-        {**moving, **fed},
-        score,
-        key=("score-cam", score.key, x.shape, rows.tobytes(), columns.tobytes()),
-        batch=batch,
-        progress=progress,
-        what="channels",
-    )
-    found = scores[1:].astype(np.float64)
-    weights = np.zeros(len(activations), dtype=np.float32)
-    if len(found):
-        shares = np.exp(found - found.max())
-        weights[np.flatnonzero(used)[: len(found)]] = shares / shares.sum()
-    return Weighed(weights, float(scores[0]), len(masks), len(found))
 
 
 def cells(
