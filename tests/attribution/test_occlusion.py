@@ -325,7 +325,7 @@ def test_the_bundled_network_as_with_pictures_covered_outside_the_graph(net, cat
 
 def test_on_a_device_every_run_has_the_same_size(monkeypatch) -> None:
     """A card plans its kernels anew for each size of batch; the CPU's program stands in for one."""
-    from onnxviz import network
+    from onnxviz import running
     from onnxviz.runtime.ort import Program
 
     sizes: list[set[int]] = []
@@ -340,14 +340,14 @@ def test_on_a_device_every_run_has_the_same_size(monkeypatch) -> None:
     wanted = onnxviz.occlusion(load(), photo, window=4, stride=3, batch=8)
     monkeypatch.setattr(Program, "put", lambda self, name, array: still.add(name) or array)
     monkeypatch.setattr(Program, "__call__", noted)
-    compiled = network.compile
+    compiled = running.compile
 
     def elsewhere(*arguments, **settings):
         program = compiled(*arguments, **settings)
         program.provider = "elsewhere"
         return program
 
-    monkeypatch.setattr("onnxviz.network.compile", elsewhere)
+    monkeypatch.setattr("onnxviz.running.compile", elsewhere)
     found = onnxviz.occlusion(load(), photo, window=4, stride=3, batch=8)
     runs = [one for one in sizes if one]
     assert len(runs) > 2
