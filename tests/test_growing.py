@@ -1,0 +1,90 @@
+"""What docs/contributing.md says is all that a new rule or method takes: its code is run, and is found everywhere."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from onnx import TensorProto, helper
+from onnx.reference import ReferenceEvaluator
+
+import onnxviz
+from onnxviz.attribution.methods import METHODS
+from onnxviz.grad import overrides, table  # noqa: F401 - the first fills the table
+from tests import toys
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "tools"))
+
+import methods as methods_page  # noqa: E402
+import operators as operators_page  # noqa: E402
+
+PICTURE = np.random.default_rng(0).integers(0, 256, (12, 12, 3), np.uint8)
+
+
+def code(section: str) -> str:
+    """The Python code of a section of the page."""
+    page = (ROOT / "docs" / "contributing.md").read_text(encoding="utf-8")
+    return re.search(rf"^## {section}\n.*?```python\n(.*?)```", page, flags=re.S | re.M)[1]
+
+
+@pytest.fixture
+def grown():
+    """Runs code as a file of its own would; what it has entered is taken out again."""
+    before = dict(METHODS), dict(table._RULES)
+    yield lambda section: exec(compile(code(section), f"{section}.py", "exec"), {})
+    for now, then in zip((METHODS, table._RULES), before, strict=True):
+        now.clear()
+        now.update(then)
+
+
+def products() -> onnx.ModelProto:
+    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", 5]) for name in "xy")
+    axis = helper.make_tensor("axis", TensorProto.INT64, [], [1])
+    node = helper.make_node("CumProd", ["x", "axis"], ["y"])
+    graph = helper.make_graph([node], "products", [x], [y], [axis])
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 26)], ir_version=11)
+
+
+def test_a_rule_is_one_function(grown):
+    with pytest.raises(onnxviz.errors.UnsupportedOperator, match="CumProd"):
+        onnxviz.gradient_model(products())
+    grown("Add a gradient rule")
+    model = onnxviz.gradient_model(products())
+    rng = np.random.default_rng(0)
+    x, g = rng.uniform(0.5, 1.5, (2, 5)), rng.standard_normal((2, 5))
+    feeds = {"x": x.astype(np.float32), "y.cotangent": g.astype(np.float32)}
+    found = dict(zip(("y", "x.gradient"), ReferenceEvaluator(model).run(None, feeds), strict=True))
+    y = np.cumprod(x, axis=1)
+    wanted = np.cumsum((g * y)[:, ::-1], axis=1)[:, ::-1] / x
+    np.testing.assert_allclose(found["x.gradient"], wanted, rtol=1e-5, atol=1e-6)
+    assert re.search(r"^\| CumProd \|[^|]*\| rule \|", operators_page.page(), flags=re.M)
+
+
+def test_a_method_is_one_function(grown, tmp_path):
+    grown("Add a method")
+    net = onnxviz.load(toys.detector(), preprocess="raw", labels=["red", "green"], provider="cpu")
+    found = onnxviz.saliency(net, PICTURE, method="gradient-x-sign", target=1)
+    x = net.prepare(PICTURE)
+    _, gradient = net.value_and_gradient(onnxviz.objectives.logit(1))(x)
+    wanted = (gradient * np.sign(x))[0].sum(axis=0)
+    np.testing.assert_allclose(found.values, wanted, rtol=1e-5, atol=1e-7)
+    assert found.signed
+    assert found.caption.title == "gradient × sign"
+    sheet = onnxviz.attributions(net, PICTURE, target=1, samples=2, steps=2)
+    assert "gradient-x-sign" in sheet.methods
+    sheet.save(tmp_path / "sheet.png")
+    explainer = onnxviz.explainer_model(net, "gradient-x-sign", target=1, fixed=True)
+    session = onnxruntime.InferenceSession(explainer.SerializeToString(), providers=["CPUExecutionProvider"])
+    (heat,) = session.run(["heatmap"], {"image": PICTURE[None]})
+    np.testing.assert_allclose(heat[0], wanted, rtol=1e-5, atol=1e-7)
+    assert "| `gradient-x-sign` | The gradient times the input's sign" in methods_page.page()
+
+
+def test_the_page_of_methods_is_that_of_the_rows():
+    assert methods_page.PAGE.read_text(encoding="utf-8") == methods_page.page()

@@ -1,0 +1,54 @@
+"""Write docs/methods.md: every attribution method, from its row.
+
+python tools/methods.py     a test holds the page to the rows
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGE = ROOT / "docs" / "methods.md"
+HEAD = """# Methods
+
+Made by `python tools/methods.py` from the rows of `onnxviz/attribution/methods.py`. How to read the columns:
+
+- **map**: *signed* ones have what speaks for the score and what speaks against it; *both*: with `--signed`; the others
+  are magnitudes.
+- **explainer**: it is a few operators behind the network and its gradient, so it can be put into
+  [a file that explains by itself](explainer.md); the others take gradients at samples, or run the network many times.
+"""
+TITLES = {
+    "saliency": "`onnxviz saliency`: by the gradient at the picture",
+    "cam": "`onnxviz cam`: by a layer",
+}
+
+
+def page() -> str:
+    """The page's text."""
+    from onnxviz.attribution.methods import of
+
+    lines = []
+    for technique, title in TITLES.items():
+        lines += ["", f"## {title}", "", "| method | what it shows | map | explainer | options | paper |"]
+        lines += ["|---|---|---|---|---|---|"]
+        for name, row in of(technique).items():
+            signed = "signed" if row.signed else "both" if row.caption.either else ""
+            options = ", ".join(f"{key} ({value})" for key, value in row.options.items())
+            cells = [
+                f"`{name}`",
+                row.summary,
+                signed,
+                "yes" if row.one_pass else "",
+                options,
+                row.paper,
+            ]
+            lines.append("| " + " | ".join(cells) + " |")
+    return HEAD + "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(ROOT))
+    PAGE.write_text(page(), encoding="utf-8")
+    print(PAGE)
