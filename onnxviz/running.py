@@ -21,7 +21,7 @@ from onnxviz.runtime.ort import Program, compile
 
 if TYPE_CHECKING:
     from onnxviz.graph.activations import Activations
-    from onnxviz.graph.checks.admission import Admission
+    from onnxviz.graph.open.admission import Admission
     from onnxviz.graph.head import Head
     from onnxviz.graph.layers import Layer
     from onnxviz.image.preprocessing import Preprocessing
@@ -318,7 +318,7 @@ class Running:
         raises   ImageRejected
         """
         if name not in self._admissions:
-            from onnxviz.graph.checks.admission import Admission
+            from onnxviz.graph.open.admission import Admission
             from onnxviz.graph.infer import skeleton
             from onnxviz.graph.surgery import cut
 

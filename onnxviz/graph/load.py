@@ -5,7 +5,7 @@
 Each step knows that the one before held. Nothing is allocated for what a later step might still refuse: the walk
 over the file's fields bounds the parser's memory, names and nodes are counted before weights are looked at, and
 weights are only described until everything about them is checked. What remains for the limits of a run: sizes and
-trips that depend on the input (`graph.checks.static` tells which are certain without it).
+trips that depend on the input (`graph.open.sizes` tells which are certain without it).
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ import onnx_ir as ir
 
 from onnxviz.errors import LimitExceeded, ModelRejected, OnnxVizError, UsageError
 from onnxviz.graph import findings, memory, sniff
-from onnxviz.graph.checks import inference, static, structure, text
 from onnxviz.graph.confine import DataFile, Folder, open_model
 from onnxviz.graph.dequantised import name_real_values
+from onnxviz.graph.open import sizes, structure, text
 from onnxviz.graph.quoted import quoted
 from onnxviz.graph.tidy import complete, tidy
 from onnxviz.graph.weights import Weights
@@ -202,9 +202,8 @@ def _finish(
     warnings = tidy(proto)
     found = structure.check(proto, limits)
     weights.collect(proto)
-    static.check(proto, found, weights.small, weights.elements, limits)
+    sizes.check(proto, found, weights.small, weights.elements, limits)
     complete(proto, found)
-    inference.check(proto, weights.small)
     model = ir.serde.deserialize_model(proto)
     weights.restore(model)
     name_real_values(model)

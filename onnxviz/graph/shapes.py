@@ -7,7 +7,7 @@ leave dilations out of account; and a kept aspect ratio is computed in float32.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -19,7 +19,7 @@ from onnxviz.runtime.isolate import region, worker
 Length = int | None
 # Their rules in ONNX's inference read the type of an input without asking whether it is known, which ends the process.
 # It is unknown behind the operators of ONNX Runtime; nothing is inferred of these four.
-_UNGUARDED: Final = frozenset({"DictVectorizer", "LabelEncoder", "RegexFullMatch", "TreeEnsemble"})
+UNGUARDED: Final = frozenset({"DictVectorizer", "LabelEncoder", "RegexFullMatch", "TreeEnsemble"})
 
 
 def resized(length: int, scale: float | np.floating[Any]) -> int:
@@ -67,11 +67,52 @@ def pool_pads(length: int, kernel: int, stride: int, *, upper: bool) -> tuple[in
     return begin, total - begin
 
 
-def hide_unguarded(nodes: Iterable[onnx.NodeProto]) -> None:
-    """Rename, in place, the operators that ONNX's inference may crash on, to what it does not know."""
-    for node in nodes:
-        if node.op_type in _UNGUARDED:
-            node.op_type += ", unguarded"
+def pool_lengths(lengths: Sequence[Length], attributes: Mapping[str, Any]) -> list[Length]:
+    """How many windows a pool has along each spatial axis; 0 or less where none fits in.
+
+    lengths      of what it gets
+    attributes   its own, by name
+    """
+    kernel = attributes.get("kernel_shape") or []
+    n, mode = len(kernel), attributes.get("auto_pad") or "NOTSET"
+    strides, dilations = (attributes.get(name) or [1] * n for name in ("strides", "dilations"))
+    given = attributes.get("pads") or [0] * (2 * n)
+    result: list[Length] = []
+    for i, (length, k, s, d) in enumerate(zip(lengths, kernel, strides, dilations, strict=True)):
+        if length is None:
+            result.append(None)
+            continue
+        pads = (0, 0) if mode == "VALID" else (given[i], given[n + i])
+        if mode.startswith("SAME"):
+            pads = pool_pads(length, k, s, upper=mode == "SAME_UPPER")
+        result.append(pooled(length, (k, s, d), pads, ceil=bool(attributes.get("ceil_mode"))))
+    return result
+
+
+def resized_shape(
+    before: Sequence[Length], attributes: Mapping[str, Any], scales: Sequence[float], sizes: Sequence[int]
+) -> list[Length]:
+    """The lengths that a Resize or Upsample gives; None for one that it keeps, or that these do not tell.
+
+    scales, sizes   one for each axis that is resized; [] where they are not given or not known
+    """
+    result: list[Length] = [None] * len(before)
+    named = [int(axis) for axis in attributes.get("axes") or range(len(before))]
+    axes = [axis % len(before) for axis in named]
+    lengths = [before[axis] for axis in axes]
+    policy = attributes.get("keep_aspect_ratio_policy", "stretch")
+    if len(sizes) == len(axes) and policy != "stretch":
+        known = [length for length in lengths if length is not None]
+        if min(named) < 0:  # ONNX Runtime 1.32 leaves the picture as it is then
+            return list(before)
+        if len(known) == len(lengths):
+            common = common_scale(known, sizes, policy)
+            for axis, one in zip(axes, known, strict=True):
+                result[axis] = rounded(one, common)
+    elif len(scales) == len(axes) and not sizes:
+        for axis, length, scale in zip(axes, lengths, scales, strict=True):
+            result[axis] = None if length is None else resized(length, scale)
+    return result
 
 
 def infer_shapes(proto: onnx.ModelProto, *, strict: bool = False, propagate: bool = True) -> onnx.ModelProto:
@@ -85,7 +126,9 @@ def infer_shapes(proto: onnx.ModelProto, *, strict: bool = False, propagate: boo
     place = worker()
     if place is not None:
         return place.infer(proto, strict=strict, propagate=propagate)
-    hide_unguarded(proto.graph.node)
+    for node in proto.graph.node:
+        if node.op_type in UNGUARDED:
+            node.op_type += ", unguarded"
     nodes = [node for node in proto.graph.node if node.op_type in POOLS | RESIZING and not node.domain]
     while True:
         with region("inferring the shapes of the model"):
@@ -119,10 +162,13 @@ def _mend(proto: onnx.ModelProto, inferred: onnx.GraphProto) -> bool:
         after = shapes.get(node.output[0]) if node.output else None
         if before is None or after is None or node.domain:
             continue
-        if node.op_type in POOLS:
-            right = _pooled(node, before)
+        attributes = _attributes(node)
+        if node.op_type in POOLS and len(before) == len(attributes.get("kernel_shape") or []) + 2:
+            right: list[Length] = [None, None, *pool_lengths(before[2:], attributes)]
         elif node.op_type in RESIZING:
-            right = _resized(node, before, constants, version)
+            old = node.op_type == "Upsample" or version < 11
+            scales = attributes.get("scales") or _numbers(node, 1 if old else 2, constants)
+            right = resized_shape(before, attributes, scales, [] if old else _numbers(node, 3, constants))
         else:
             continue
         wanted = [b if b is not None else a for a, b in zip(after, right, strict=True)]
@@ -157,60 +203,6 @@ def _attributes(node: onnx.NodeProto) -> dict[str, Any]:
     return {name: value.decode() if isinstance(value, bytes) else value for name, value in found.items()}
 
 
-def _pooled(node: onnx.NodeProto, before: list[Length]) -> list[Length]:
-    attributes = _attributes(node)
-    kernel = attributes.get("kernel_shape") or []
-    n = len(kernel)
-    if len(before) != n + 2:
-        return [None] * len(before)
-    strides, dilations = (attributes.get(name) or [1] * n for name in ("strides", "dilations"))
-    return [None, None, *(
-        None if length is None else pooled(length, (k, s, d), pads, ceil=bool(attributes.get("ceil_mode")))
-        for length, k, s, d, pads in zip(
-            before[2:], kernel, strides, dilations, _pads(attributes, before[2:], kernel, strides), strict=True
-        )
-    )]  # fmt: skip
-
-
-def _pads(
-    attributes: Mapping[str, Any], lengths: Sequence[Length], kernel: Sequence[int], strides: Sequence[int]
-) -> Iterator[tuple[int, int]]:
-    """What is added before and behind each axis of a pool."""
-    n, mode = len(kernel), attributes.get("auto_pad", "NOTSET")
-    given = attributes.get("pads") or [0] * (2 * n)
-    for i, (length, k, s) in enumerate(zip(lengths, kernel, strides, strict=True)):
-        if mode.startswith("SAME") and length is not None:
-            yield pool_pads(length, k, s, upper=mode == "SAME_UPPER")
-        else:
-            yield (0, 0) if mode == "VALID" else (given[i], given[n + i])
-
-
-def _resized(
-    node: onnx.NodeProto, before: list[Length], constants: Mapping[str, onnx.TensorProto], version: int
-) -> list[Length]:
-    attributes = _attributes(node)
-
-    def numbers(place: int) -> list[Any]:
-        name = node.input[place] if len(node.input) > place else ""
-        return onnx.numpy_helper.to_array(constants[name]).reshape(-1).tolist() if name in constants else []
-
-    old = node.op_type == "Upsample" or version < 11
-    scales = attributes.get("scales") or numbers(1 if old else 2)
-    sizes = [] if old else numbers(3)
-    result: list[Length] = [None] * len(before)
-    named = [int(axis) for axis in attributes.get("axes") or range(len(before))]
-    axes = [axis % len(before) for axis in named]
-    lengths = [before[axis] for axis in axes]
-    policy = attributes.get("keep_aspect_ratio_policy", "stretch")
-    if len(sizes) == len(axes) and policy != "stretch":
-        known = [length for length in lengths if length is not None]
-        if min(named) < 0:  # ONNX Runtime 1.32 leaves the picture as it is then
-            return before
-        if len(known) == len(lengths):
-            common = common_scale(known, sizes, policy)
-            for axis, one in zip(axes, known, strict=True):
-                result[axis] = rounded(one, common)
-    elif len(scales) == len(axes) and not sizes:
-        for axis, length, scale in zip(axes, lengths, scales, strict=True):
-            result[axis] = None if length is None else resized(length, scale)
-    return result
+def _numbers(node: onnx.NodeProto, place: int, constants: Mapping[str, onnx.TensorProto]) -> list[Any]:
+    name = node.input[place] if len(node.input) > place else ""
+    return onnx.numpy_helper.to_array(constants[name]).reshape(-1).tolist() if name in constants else []

@@ -13,9 +13,8 @@ import onnx
 
 from onnxviz.errors import ModelRejected
 from onnxviz.graph.analysis.paths import LONGEST
-from onnxviz.graph.checks import contrib
-from onnxviz.graph.checks.operators import ML, is_operator, normal
-from onnxviz.graph.checks.structure import Structure
+from onnxviz.graph.open.signatures import MICROSOFT, ML, is_operator, normal
+from onnxviz.graph.open.structure import Structure
 from onnxviz.graph.quoted import quoted
 from onnxviz.graph.walk import graphs
 
@@ -87,8 +86,8 @@ def _is_wordy(node: onnx.NodeProto) -> bool:
 
 def complete(model: onnx.ModelProto, structure: Structure) -> None:
     """Import com.microsoft where it is used without: ONNX Runtime does not mind, the checker does."""
-    if structure.microsoft and contrib.DOMAIN not in structure.opsets:
-        model.opset_import.add(domain=contrib.DOMAIN, version=1)
+    if structure.microsoft and MICROSOFT not in structure.opsets:
+        model.opset_import.add(domain=MICROSOFT, version=1)
 
 
 def _constants(graph: onnx.GraphProto) -> dict[int, str]:

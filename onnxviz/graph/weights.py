@@ -18,9 +18,9 @@ import onnx_ir as ir
 
 from onnxviz.errors import ModelRejected
 from onnxviz.graph import walk
-from onnxviz.graph.checks import tensors
 from onnxviz.graph.confine import DataFile, Folder
 from onnxviz.graph.elements import PACKED_BELOW, READ_UP_TO, Elements
+from onnxviz.graph.open import tensors
 from onnxviz.graph.quoted import quoted
 from onnxviz.graph.wire import LEAST_BLOCK, Block, Tokens
 from onnxviz.limits import Limits

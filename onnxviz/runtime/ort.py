@@ -20,7 +20,7 @@ from onnxviz.runtime.isolate import region
 from onnxviz.runtime.watchdog import WATCHDOG, waited
 
 if TYPE_CHECKING:
-    from onnxviz.graph.checks.admission import Admission
+    from onnxviz.graph.open.admission import Admission
     from onnxviz.runtime.worker import Worker
 
 # Weights from this size on are handed to ONNX Runtime beside the graph: no second copy is serialised, files over
@@ -274,7 +274,7 @@ def compile(
     }
     graph = _split(model)
     if small and not graph.open:  # no run will have another size
-        from onnxviz.graph.checks.admission import Admission
+        from onnxviz.graph.open.admission import Admission
 
         Admission(graph.message).check({})
     try:
@@ -329,7 +329,7 @@ def session(
         raise ModelRejected(f"ONNX Runtime refuses the model: {failures.reason(str(error))}") from error
     admission = None
     if graph.open:
-        from onnxviz.graph.checks.admission import Admission
+        from onnxviz.graph.open.admission import Admission
 
         admission = Admission(graph.message)
     return Program(

@@ -63,11 +63,11 @@ class Outcome:
 # attributes given twice or by a reference to none, axes that become ones by losing all but 32 bits, zero
 # points of a node that it leaves out.
 ON_PURPOSE = (
-    "graph/checks/text.py",
-    "graph/checks/structure.py:_opsets",
-    "graph/checks/structure.py:_attributes",
-    "graph/checks/operands.py:_axis",
-    "graph/checks/operands.py:_zero_point",
+    "graph/open/text.py",
+    "graph/open/structure.py:_opsets",
+    "graph/open/structure.py:_attributes",
+    "graph/open/operands.py:_axis",
+    "graph/open/operands.py:_zero_point",
 )
 
 

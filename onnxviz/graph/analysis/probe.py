@@ -11,7 +11,8 @@ import onnx
 import onnx_ir as ir
 
 from onnxviz.errors import ModelRejected
-from onnxviz.graph.analysis import constants, twins
+from onnxviz.graph import known_values
+from onnxviz.graph.analysis import twins
 from onnxviz.graph.analysis.channels import read_as
 from onnxviz.graph.analysis.dataflow import constant
 from onnxviz.graph.shapes import infer_shapes
@@ -132,7 +133,7 @@ class Prober:
         for _ in range(_ROUNDS):
             proto = strip(self.model, values) if values else self._stripped
             shapes, dtypes = _infer(proto, self.model.graph.inputs, inputs)
-            found = constants.fold(self.model.graph, shapes)
+            found = known_values.fold(self.model.graph, shapes)
             done = len(found) == len(values) or self._complete(shapes)
             values = found
             if done:  # else arithmetic gave something new, by which more shapes may come out
@@ -215,7 +216,7 @@ def _fresh(graph: ir.Graph) -> Iterator[str]:
 def _strip_constant(graph: onnx.GraphProto, value: ir.Value, tensor: ir.TensorProtocol | None) -> None:
     if tensor is None or not value.name:
         return
-    kept = constants.small(tensor) if tensor.size <= _KEEP else None
+    kept = known_values.small(tensor) if tensor.size <= _KEEP else None
     if (
         kept is not None and kept.dtype.kind in "fiub"
     ):  # not the 8-bit floats and 4-bit integers, which are weights

@@ -40,7 +40,7 @@ def test_eight_inputs_of_one_node():
 
 
 def test_by_default_what_the_machine_has(monkeypatch):
-    from onnxviz.graph.checks import alive
+    from onnxviz.graph.open import alive
 
     monkeypatch.setattr(alive, "machine_memory", lambda: 16 * 2**30)
     with pytest.raises(LimitExceeded, match="8 tensors"):

@@ -1,4 +1,4 @@
-"""Whether pictures of a size may enter a graph, by arithmetic on shapes before it runs; see `graph.checks.empty`.
+"""Whether pictures of a size may enter a graph, by arithmetic on shapes before it runs; see `graph.open.empty`.
 
 A network of open size has a smallest picture: below, a pool's window is larger than the map that it looks at. One pass
 over the graph tells for each size that was not asked before, a few ms; whether a loop or a branch runs that hangs on
@@ -15,8 +15,8 @@ import numpy as np
 import onnx
 
 from onnxviz.errors import ImageRejected, LimitExceeded, ways
-from onnxviz.graph.checks.facts import MOST_ELEMENTS
-from onnxviz.graph.checks.static import Empty, empties
+from onnxviz.graph.open.known import MOST_ELEMENTS
+from onnxviz.graph.open.sizes import Empty, empties
 from onnxviz.limits import Limits
 
 Shapes = Mapping[str, Sequence[int]]

@@ -7,7 +7,7 @@ from google.protobuf.descriptor import FieldDescriptor
 from onnx import helper
 
 from onnxviz.errors import ModelRejected
-from onnxviz.graph.checks import text
+from onnxviz.graph.open import text
 from onnxviz.graph.load import load
 from tests.graph import hostile
 

@@ -12,9 +12,9 @@ from collections.abc import Mapping
 from typing import Final
 
 import onnx
-from onnx import TensorProto, defs
+import onnx_ir as ir
 
-from onnxviz.graph.checks.facts import Known
+from onnxviz.graph.open.known import Known
 from onnxviz.graph.operators import RENAMING
 from onnxviz.graph.quoted import label
 from onnxviz.limits import Limits, exceeded
@@ -26,7 +26,7 @@ _ANYWHERE: Final = 2**28  # bytes that every machine has
 _LARGE: Final = 128
 
 
-def check(graph: onnx.GraphProto, known: Mapping[str, Known], limits: Limits, opset: int) -> None:
+def check(graph: onnx.GraphProto, known: Mapping[str, Known], limits: Limits) -> None:
     """Refuse a graph that needs more memory at one time than there is.
 
     known    what is certain about its values, by name
@@ -39,11 +39,10 @@ def check(graph: onnx.GraphProto, known: Mapping[str, Known], limits: Limits, op
     allowed = limits.memory if limits.memory is not None else machine_memory()
     if most <= allowed:
         return
-    widths = _widths(graph, opset)
     roots = _roots(graph)
     large: dict[str, tuple[int, int]] = {}  # its bit, its bytes
     for name, elements in made.items():
-        size = elements * widths.get(name, 1)
+        size = elements * _width(known[name].dtype)
         if roots.get(name, name) == name and size * _LARGE > allowed:
             large[name] = 1 << len(large), size
     if sum(size for _, size in large.values()) <= allowed:
@@ -111,53 +110,9 @@ def _roots(graph: onnx.GraphProto) -> dict[str, str]:
     return roots
 
 
-def _widths(graph: onnx.GraphProto, opset: int) -> dict[str, int]:
-    """Bytes of an element of each value whose type is certain."""
-    types = {value.name: value.type.tensor_type.elem_type for value in graph.input}
-    types |= {tensor.name: tensor.data_type for tensor in graph.initializer}
-    for node in graph.node:
-        types |= _typed(node, types, opset)
-    return {name: _width(kind) for name, kind in types.items()}
-
-
-def _typed(node: onnx.NodeProto, types: Mapping[str, int], opset: int) -> dict[str, int]:
-    given = {one.name: one for one in node.attribute}
-    if node.op_type == "Cast" and "to" in given:
-        return {node.output[0]: given["to"].i}
-    if node.op_type in ("Constant", "ConstantOfShape"):
-        tensor = given.get("value")
-        return {node.output[0]: tensor.t.data_type if tensor is not None else TensorProto.FLOAT}
+def _width(dtype: int | None) -> int:
+    """Bytes of an element, as far as they are certain."""
     try:
-        schema = defs.get_schema(node.op_type, opset, node.domain)
-    except Exception:  # onnx names it differently in its versions; of an unknown operator nothing is certain
-        return {}
-    bound: dict[str, int] = {}
-    for place, name in enumerate(node.input):
-        formal = schema.inputs[min(place, len(schema.inputs) - 1)] if schema.inputs else None
-        if formal is not None and name in types:
-            bound.setdefault(formal.type_str, types[name])
-    return {
-        name: bound[formal.type_str]
-        for name, formal in zip(node.output, schema.outputs, strict=False)
-        if formal.type_str in bound
-    }
-
-
-def _width(kind: int) -> int:
-    return _WIDTHS.get(kind, 1)
-
-
-_WIDTHS: Final[dict[int, int]] = {
-    TensorProto.FLOAT: 4,
-    TensorProto.INT32: 4,
-    TensorProto.UINT32: 4,
-    TensorProto.DOUBLE: 8,
-    TensorProto.INT64: 8,
-    TensorProto.UINT64: 8,
-    TensorProto.FLOAT16: 2,
-    TensorProto.BFLOAT16: 2,
-    TensorProto.INT16: 2,
-    TensorProto.UINT16: 2,
-    TensorProto.COMPLEX64: 8,
-    TensorProto.COMPLEX128: 16,
-}
+        return max(1, ir.DataType(dtype or 0).bitwidth // 8)
+    except (TypeError, ValueError):  # text, and what is not known
+        return 1

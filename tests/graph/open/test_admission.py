@@ -14,7 +14,7 @@ from onnx import TensorProto, helper
 
 import onnxviz
 from onnxviz.errors import ImageRejected, ModelRejected
-from onnxviz.graph.checks.admission import Admission
+from onnxviz.graph.open.admission import Admission
 
 node = helper.make_node
 OPEN = ("N", 3, "H", "W")
@@ -258,7 +258,7 @@ def test_a_batch_of_none_is_not_a_picture_of_none():
 
 
 def test_each_size_is_looked_at_once(monkeypatch):
-    from onnxviz.graph.checks import admission
+    from onnxviz.graph.open import admission
 
     asked = []
     real = admission.empties

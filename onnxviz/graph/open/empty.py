@@ -10,8 +10,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from onnxviz.graph.checks.facts import Call, Sizes, Unsure
-from onnxviz.graph.checks.shapes import kernel_of, pool_lengths
+from onnxviz.graph.open.known import Call, Sizes, Unsure, windows
 from onnxviz.graph.operators import GLOBAL_POOLS, POOLS, operators
 
 _CONVOLUTIONS: Final = {"Conv": 1, "ConvInteger": 1, "FusedConv": 1, "QLinearConv": 3}  # where the weight is
@@ -48,15 +47,21 @@ def _empty(call: Call) -> str | None:
     if call.op in _OF_MAPS:
         return None
     if call.op in POOLS:
-        kernel, lengths = list(call.attribute("kernel_shape")), pool_lengths(call)
+        kernel, lengths = list(call.attribute("kernel_shape")), windows(call)
     else:
-        kernel = kernel_of(call, _CONVOLUTIONS[call.op])
+        kernel = _kernel(call, _CONVOLUTIONS[call.op])
         lengths = _rooms(call, spatial, kernel)
     if all(length is None or length > 0 for length in lengths):
         return None
     dilations = call.attribute("dilations") or [1] * len(kernel)
     reach = [(k - 1) * d + 1 for k, d in zip(kernel, dilations, strict=True)]
     return f"its windows of {_times(reach)} do not fit into the {_times(spatial)} places that it gets"
+
+
+def _kernel(call: Call, weight: int) -> list[int]:
+    """The kernel's lengths, as they are said or by the weight's shape."""
+    said = call.attribute("kernel_shape")
+    return list(said) if said else [size for size in call.shape(weight)[2:] if size is not None]
 
 
 def _rooms(call: Call, spatial: Sizes, kernel: list[int]) -> list[int | None]:

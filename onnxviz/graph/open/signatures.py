@@ -1,7 +1,9 @@
 """Which operators a model may use, and how many inputs, outputs and which attributes each of them takes.
 
 Allowed are ONNX's own operators as the installed `onnx` package knows them (ai.onnx, ai.onnx.ml), those of ONNX
-Runtime's domain com.microsoft (`graph.checks.contrib`), and what the model itself defines as functions.
+Runtime's domain com.microsoft, and what the model itself defines as functions. ONNX Runtime's stand here as data, since
+`graph/` does not import onnxruntime: from `onnxruntime.capi.onnxruntime_pybind11_state.get_all_operator_schema()` of
+1.32.0, CPU build; a test compares.
 """
 
 from __future__ import annotations
@@ -14,19 +16,82 @@ import onnx
 from onnx.defs import SchemaError
 
 from onnxviz.errors import ModelRejected, near
-from onnxviz.graph.checks import contrib
 from onnxviz.graph.quoted import label, quoted
 
 ML: Final = "ai.onnx.ml"
+MICROSOFT: Final = "com.microsoft"
 #: The newest version of each domain's operators that is known here.
 NEWEST: Final[dict[str, int]] = {
     "": onnx.defs.onnx_opset_version(),
     ML: onnx.defs.onnx_ml_opset_version(),
-    contrib.DOMAIN: 1,
+    MICROSOFT: 1,
 }
 #: ONNX Runtime guarantees to run operators from this version on.
 OLDEST: Final = 7
 _ANY_NUMBER: Final = 2**31 - 1
+_NAMES: Final = """
+    Attention AttnLSTM BeamSearch BiasAdd BiasDropout BiasGelu BiasSoftmax BiasSplitGelu BifurcationDetector
+    BitmaskBiasDropout BitmaskDropout BranchwiseRMSNorm CDist CausalConvWithState ComplexMul ComplexMulConj
+    ConvStateReplay ConvTransposeWithDynamicPads CropAndResize DecoderAttention
+    DecoderMaskedMultiHeadAttention DecoderMaskedSelfAttention DequantizeBFP DequantizeLinear
+    DequantizeWithOrder DynamicQuantizeLSTM DynamicQuantizeMatMul DynamicSparseAttention DynamicTimeWarping
+    EmbedLayerNormalization EngramGate ExpandDims FastGelu FusedConv FusedGemm FusedMatMul
+    FusedMatMulActivation GatedAdd GatedDeltaNet GatedDeltaNetStateReplay GatedRMSNorm
+    GatedRelativePositionBias GatherBlockQuantized GatherND GatherPacked Gelu GemmFastGelu GemmFloat8
+    GemmaRotaryEmbedding GreedySearch GridSample GroupNorm GroupQueryAttention HyperConnectionLowRankMix
+    HyperConnectionPostMix HyperConnectionPreMix Inverse Irfft IsAllFinite LinearAttention LinearAttentionGate
+    LongformerAttention MRotaryEmbedding Mamba2Verify MatMulBlockQuantizedFp4Weight
+    MatMulBlockQuantizedFp8Weight MatMulBnb4 MatMulFpQ4 MatMulInteger16 MatMulIntegerToFloat MatMulNBits
+    MatMulNBitsMlp MatMulNBitsQLoRA MatMulNBitsQkv MatMulPacked MaxpoolWithMask MoE MoEGroupRouter MoEPacked
+    MulInteger MultiHeadAttention MurmurHash3 NGramHashMapping NGramRepeatBlock NhwcConv NhwcFusedConv
+    NhwcMaxPool PackedAttention PackedMultiHeadAttention PackedSparseAttentionIndexer
+    PackedSparseAttentionIndexerMerge Pad PagedAttention QAttention QEmbedLayerNormalization QGemm QLinearAdd
+    QLinearAveragePool QLinearConcat QLinearConv QLinearGlobalAveragePool QLinearLeakyRelu QLinearMul
+    QLinearReduceMean QLinearSigmoid QLinearSoftmax QLinearWhere QMoE QOrderedAttention QOrderedGelu
+    QOrderedLayerNormalization QOrderedLongformerAttention QOrderedMatMul QuantizeBFP QuantizeLinear
+    QuantizeWithOrder QuickGelu RMSNormRotary Range ReduceSumInteger RelativePositionBias RemovePadding
+    RestorePadding Rfft RotaryEmbedding RouterGateUpProj SampleOp Sampling ScaledSiLU SkipGroupNorm
+    SkipLayerNormalization SkipSimplifiedLayerNormalization SparseAttention SparseAttentionIndexer
+    SparsePagedAttention SparseToDenseMatMul SpeculativePrefixCommit SwiGLU Tokenizer TorchEmbedding
+    TransposeMatMul Trilu UnfoldTensor Unique VarlenCausalConvWithState VarlenNGramHashMapping
+    WhisperBeamSearch WordConvEmbedding
+"""
+#: Operators of the domain com.microsoft.
+CONTRIBUTED: Final = frozenset(_NAMES.split())
+
+#: Operators of com.microsoft that make their kernel open a file or load a library that the model names.
+REFUSED: Final = {
+    "EPContext": "it makes ONNX Runtime open a compiled file that the model names",
+    "Snpe": "it runs a program for another accelerator, packed into the model",
+}
+
+#: Operators that ONNX Runtime still has in ONNX's own domain: experiments of before opset 10, the fused
+#: normalisation that it writes when it saves an optimised model. With the first opset that lacks them.
+LEGACY: Final[dict[str, int]] = {
+    "Affine": 10,
+    "Crop": 10,
+    "DynamicSlice": 10,
+    "GRUUnit": 10,
+    "GivenTensorFill": 10,
+    "ImageScaler": 10,
+    "ParametricSoftplus": 10,
+    "Scale": 10,
+    "ScaledTanh": 10,
+    "SimplifiedLayerNormalization": 1 << 30,
+}
+
+#: What a domain stands for that a model may use but not bring along.
+FOREIGN: Final = {
+    "com.microsoft.nchwc": "ONNX Runtime saved this model after fitting it to one processor",
+    "com.ms.internal.nhwc": "ONNX Runtime saved this model after fitting it to one accelerator",
+    "ai.onnx.contrib": "it is ONNX Runtime Extensions' domain, whose operators are code in a library of their own",
+    "ai.onnx.preview.training": "it is for training",
+    "org.pytorch.aten": "PyTorch could not translate this operator when it exported the model",
+    "aten": "PyTorch could not translate this operator when it exported the model",
+    "trt.plugins": "it is TensorRT's domain",
+    "mmdeploy": "its operators are code in mmdeploy's own library",
+}
+
 #: Attributes of ONNX's own operators that say yes or no -> whether ONNX Runtime takes 1 alone for yes, or all but 0.
 FLAGS: Final[dict[str, bool]] = {
     **dict.fromkeys(
@@ -80,24 +145,22 @@ def signature(domain: str, op: str, version: int, where: str) -> Signature | Non
     where     the node, for the message
     raises    ModelRejected naming domain and operator when there is no such operator
     """
-    if domain == contrib.DOMAIN:
-        if op in contrib.REFUSED:
-            raise ModelRejected(
-                f"{where}: {contrib.REFUSED[op]}, so models with {domain}.{op} are not opened"
-            )
-        if op not in contrib.MICROSOFT:
-            raise ModelRejected(_unknown(domain, op, where, contrib.MICROSOFT))
+    if domain == MICROSOFT:
+        if op in REFUSED:
+            raise ModelRejected(f"{where}: {REFUSED[op]}, so models with {domain}.{op} are not opened")
+        if op not in CONTRIBUTED:
+            raise ModelRejected(_unknown(domain, op, where, CONTRIBUTED))
         return None
     if domain not in ("", ML):
         raise ModelRejected(
             f"{where}: the operator {quoted(op)} is of the domain {quoted(domain)}, which is not one of ai.onnx, "
             f"ai.onnx.ml and com.microsoft, and the model does not define it as a function; "
-            f"{contrib.FOREIGN.get(domain, 'it needs code that onnxviz does not load')}"
+            f"{FOREIGN.get(domain, 'it needs code that onnxviz does not load')}"
         )
     found = _signature(domain, op, min(version, NEWEST[domain]))
     if isinstance(found, Signature):
         return found if version <= NEWEST[domain] else None
-    if not domain and version < contrib.LEGACY.get(op, 0):
+    if not domain and version < LEGACY.get(op, 0):
         return None
     if found is not None:
         raise ModelRejected(f"{where}: opset {version} has no {quoted(op)} any more ({found})")
@@ -110,17 +173,25 @@ def signature(domain: str, op: str, version: int, where: str) -> Signature | Non
 
 def is_operator(domain: str, op: str, version: int) -> bool:
     """Whether there is an operator of this name in this version of the domain (as `normal` gives it)."""
-    if domain == contrib.DOMAIN:
-        return op in contrib.MICROSOFT
+    if domain == MICROSOFT:
+        return op in CONTRIBUTED
     return domain in NEWEST and isinstance(_signature(domain, op, min(version, NEWEST[domain])), Signature)
+
+
+@cache
+def description(domain: str, op: str, version: int) -> onnx.defs.OpSchema | None:
+    """ONNX's own description of an operator; None where there is none of this name in this version."""
+    try:
+        return onnx.defs.get_schema(op, min(version, NEWEST.get(domain, version)), domain)
+    except (SchemaError, TypeError, ValueError):
+        return None
 
 
 @cache
 def _signature(domain: str, op: str, version: int) -> Signature | str | None:
     """The signature; or why the operator is no more; or None where there is none of this name."""
-    try:
-        schema = onnx.defs.get_schema(op, version, domain)
-    except (SchemaError, TypeError, ValueError):
+    schema = description(domain, op, version)
+    if schema is None:
         return None
     if schema.deprecated:
         return f"deprecated since {schema.since_version}"

@@ -7,8 +7,8 @@ more than `LARGEST` elements.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnx_ir as ir
@@ -19,6 +19,18 @@ from onnxviz.graph.operators import MOVING
 LARGEST = 4096
 Array = np.ndarray
 Shape = tuple[int | None, ...]
+#: Operators whose result follows from a shape alone.
+MEASURES = ("Shape", "Size")
+
+
+class Value(NamedTuple):
+    """Elements that are known.
+
+    unsure   which of them are not; None where all are
+    """
+
+    elements: Array
+    unsure: Array | None = None
 
 
 def fold(graph: ir.Graph, shapes: Mapping[str, Shape]) -> dict[str, Array]:
@@ -27,20 +39,28 @@ def fold(graph: ir.Graph, shapes: Mapping[str, Shape]) -> dict[str, Array]:
     Of a shape that is known in part, the known lengths are followed: `Shape -> Gather` of the channels comes out where
     the batch is open.
     """
-    known: dict[str, Array] = {}
-    unsure: dict[str, Array] = {}  # name -> which elements of the value in `known` are not known
+    known: dict[str, Value] = {}
     for value in graph.initializers.values():
-        _note(known, value, constant(value))
+        _note(known, value)
     for node in graph:
         if node.domain != "" or not node.outputs:
             continue
         if node.op_type == "Constant":
-            _note(known, node.outputs[0], constant(node.outputs[0]))
-        elif node.op_type in ("Shape", "Size"):
-            _note_shape(known, unsure, node, shapes)
-        elif node.op_type in _RULES and all(v is None or v.name in known for v in node.inputs):
-            _apply(known, unsure, node)
-    return {name: array for name, array in known.items() if name not in unsure}
+            _note(known, node.outputs[0])
+            continue
+        names = [None if value is None else value.name or "" for value in node.inputs]
+        if node.op_type in MEASURES:
+            shape = shapes.get(names[0] or "") if names else None
+            found = [] if shape is None else [measured(node.op_type, shape, _settings(node))]
+        elif node.op_type in _RULES and all(name is None or name in known for name in names):
+            inputs = [None if name is None else known[name] for name in names]
+            found = compute(node.op_type, inputs, _settings(node), len(node.outputs))
+        else:
+            continue
+        known |= {
+            y.name: one for y, one in zip(node.outputs, found, strict=False) if y.name and one is not None
+        }
+    return {name: value.elements for name, value in known.items() if value.unsure is None}
 
 
 def small(tensor: ir.TensorProtocol | None) -> Array | None:
@@ -53,51 +73,55 @@ def small(tensor: ir.TensorProtocol | None) -> Array | None:
         return None
 
 
-def _note(known: dict[str, Array], value: ir.Value, tensor: ir.TensorProtocol | None) -> None:
-    array = small(tensor)
+def _note(known: dict[str, Value], value: ir.Value) -> None:
+    array = small(constant(value))
     if array is not None and value.name:
-        known[value.name] = array
+        known[value.name] = Value(array)
 
 
-def _note_shape(
-    known: dict[str, Array], unsure: dict[str, Array], node: ir.Node, shapes: Mapping[str, Shape]
-) -> None:
-    source = node.inputs[0]
-    shape = shapes.get(source.name or "") if source is not None else None
-    name = node.outputs[0].name
-    if shape is None or not name:
-        return
-    if node.op_type == "Size":
-        if None not in shape:
-            known[name] = np.array(np.prod([d or 0 for d in shape], dtype=np.int64))
-        return
-    start = node.attributes["start"].as_int() if "start" in node.attributes else 0
-    end = node.attributes["end"].as_int() if "end" in node.attributes else len(shape)
-    piece = shape[start:end]
-    known[name] = np.array([1 if d is None else d for d in piece], dtype=np.int64)
-    if None in piece:
-        unsure[name] = np.array([d is None for d in piece])
+def _settings(node: ir.Node) -> dict[str, Any]:
+    return {
+        name: small(each.value) if each.type == ir.AttributeType.TENSOR else each.value
+        for name, each in node.attributes.items()
+        if not each.is_ref()
+    }
 
 
-def _apply(known: dict[str, Array], unsure: dict[str, Array], node: ir.Node) -> None:
-    names = [None if v is None else v.name or "" for v in node.inputs]
-    inputs = [None if name is None else known[name] for name in names]
-    attributes = {name: a.value for name, a in node.attributes.items() if not a.is_ref()}
-    if names[:1] == [None] or (None in names and node.op_type not in _SOME_LEFT_OUT):
-        return  # an input that its rule needs is not there
-    missing = [None if name is None else unsure.get(name) for name in names]
+def measured(op: str, shape: Shape, attributes: Mapping[str, Any]) -> Value | None:
+    """What Shape or Size gives of a value of this shape; None of a size that is not known."""
+    if op == "Size":
+        return None if None in shape else Value(np.array(np.prod([d or 0 for d in shape], dtype=np.int64)))
+    piece = shape[attributes.get("start", 0) : attributes.get("end", len(shape))]
+    unsure = np.array([d is None for d in piece]) if None in piece else None
+    return Value(np.array([1 if d is None else d for d in piece], dtype=np.int64), unsure)
+
+
+def compute(
+    op: str, inputs: Sequence[Value | None], attributes: Mapping[str, Any], outputs: int = 1
+) -> list[Value | None]:
+    """What an operator makes of values, one an output; [] where that cannot be told, None for one that is too large.
+
+    inputs       None for one that is left out
+    attributes   by name: numbers, text, sequences of these; arrays for tensors, None for one that is not known
+    """
+    rule = _RULES.get(op)
+    left_out = [value is None for value in inputs]
+    if rule is None or left_out[:1] == [True] or (any(left_out) and op not in _SOME_LEFT_OUT):
+        return []  # an input that its rule needs is not there
+    arrays = [None if value is None else value.elements for value in inputs]
+    given = dict(attributes, outputs=outputs)
     try:
         with np.errstate(all="ignore"):
-            results = _RULES[node.op_type](inputs, attributes)
-            masks = _masks(node.op_type, inputs, missing, attributes)
-    except (ValueError, IndexError, TypeError, OverflowError, MemoryError, ArithmeticError):
-        return  # not computable: the value stays unknown
+            results = rule(arrays, given)
+            masks = _masks(op, arrays, [None if value is None else value.unsure for value in inputs], given)
+    except (ValueError, LookupError, TypeError, OverflowError, MemoryError, ArithmeticError, AttributeError):
+        return []  # not computable: the value stays unknown
     results = results if isinstance(results, list) else [results]
-    for place, (value, result) in enumerate(zip(node.outputs, results, strict=False)):
-        if result is not None and result.size <= LARGEST and value.name:
-            known[value.name] = result
-            if masks is not None and masks[place].any():
-                unsure[value.name] = masks[place]
+    unsure = [mask if mask.any() else None for mask in masks] if masks is not None else [None] * len(results)
+    return [
+        Value(result, mask) if result.size <= LARGEST else None
+        for result, mask in zip(results, unsure, strict=True)
+    ]
 
 
 def _masks(
@@ -187,13 +211,13 @@ def _split(inputs: list[Any], attributes: dict[str, Any]) -> list[Array]:
     x, axis = inputs[0], attributes.get("axis", 0)
     sizes = inputs[1] if len(inputs) > 1 and inputs[1] is not None else attributes.get("split")
     if sizes is None:
-        return np.split(x, attributes["num_outputs"], axis)
+        each = -(-x.shape[axis] // attributes["outputs"])
+        sizes = [each] * attributes["outputs"]  # the last is what is left
     return np.split(x, np.cumsum(np.asarray(sizes))[:-1], axis)
 
 
 def _filled(inputs: list[Any], attributes: dict[str, Any]) -> Array:
-    value = small(attributes.get("value"))
-    fill = np.zeros(1, np.float32) if value is None else value
+    fill = attributes.get("value", np.zeros(1, np.float32))
     return np.full(_bounded(inputs[0]), fill.reshape(-1)[0], fill.dtype)
 
 
@@ -239,6 +263,7 @@ _RULES: dict[str, Callable[[list[Any], dict[str, Any]], Array | list[Array]]] = 
     "Slice": _slice,
     "Split": _split,
     "Reshape": _reshape,
+    "Flatten": lambda i, a: i[0].reshape(int(np.prod(i[0].shape[: a.get("axis", 1)])), -1),
     "Transpose": lambda i, a: np.transpose(i[0], a.get("perm")),
     "Range": _range,
     "ConstantOfShape": _filled,
@@ -276,3 +301,5 @@ NUMPY: dict[str, Callable[..., Any]] = {
     "Max": lambda *xs: np.maximum.reduce(np.broadcast_arrays(*xs)),
 }
 _RULES |= {op: _pointwise(function) for op, function in NUMPY.items()}
+#: What `compute` knows.
+COMPUTED = frozenset(_RULES)

@@ -11,10 +11,9 @@ import onnx
 import pytest
 
 from onnxviz.errors import ModelRejected
-from onnxviz.graph.checks import static, structure
-from onnxviz.graph.checks.facts import Known, constant
-from onnxviz.graph.checks.shapes import RULES, rule
 from onnxviz.graph.load import load
+from onnxviz.graph.open import sizes, structure
+from onnxviz.graph.open.known import Known, constant
 from onnxviz.limits import Limits
 
 # Operators of the case collection that no model may use.
@@ -57,11 +56,12 @@ def test_what_is_certain_is_true(cases, known):
         inputs, outputs = case.data_sets[0]
         scope = {}
         for value, array in zip(case.model.graph.input, inputs, strict=False):
-            if isinstance(array, np.ndarray):
+            if isinstance(array, np.ndarray) and value.type.HasField("tensor_type"):
                 certain = known == "values" and array.dtype.kind in "iufb"
-                scope[value.name] = constant(array) if certain else Known(array.shape)
-        run = static._Pass(found, lookup, 0, Limits())
-        results, _ = run.graph(case.model.graph, static._Scope(scope, None), found.opsets, {})
+                dtype = value.type.tensor_type.elem_type
+                scope[value.name] = constant(array, dtype) if certain else Known(array.shape, dtype=dtype)
+        run = sizes._Pass(found, lookup, 0, Limits())
+        results, _ = run.graph(case.model.graph, sizes._Scope(scope, None), found.opsets, {})
         for result, expected in zip(results, outputs, strict=True):
             if result.shape is None or not isinstance(expected, np.ndarray):
                 continue
@@ -75,8 +75,3 @@ def test_what_is_certain_is_true(cases, known):
     assert counts["shape"] > 1000
     assert counts["value"] > (200 if known == "values" else 0)
 
-
-def test_two_rules_for_one_operator_are_an_error():
-    assert "Conv" in RULES
-    with pytest.raises(ValueError, match="two shape rules for Conv"):
-        rule("Conv")(lambda call: ())

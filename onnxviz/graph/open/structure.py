@@ -9,6 +9,7 @@ size (n log n where it has to be sorted).
 from __future__ import annotations
 
 import heapq
+from collections import Counter
 from collections.abc import Iterable, Iterator, MutableSequence, Sequence
 from dataclasses import dataclass, field
 from typing import Final
@@ -16,15 +17,28 @@ from typing import Final
 import onnx
 
 from onnxviz.errors import ModelRejected
-from onnxviz.graph.checks import bodies, contrib, functions, operators
-from onnxviz.graph.checks.functions import Count, Key
-from onnxviz.graph.checks.operators import Signature, check_call, normal
-from onnxviz.graph.checks.tensors import check_type
+from onnxviz.graph.open import signatures
+from onnxviz.graph.open.signatures import MICROSOFT, Signature, check_call, normal
+from onnxviz.graph.open.tensors import check_type
 from onnxviz.graph.quoted import label, quoted
 from onnxviz.graph.walk import subgraphs
 from onnxviz.limits import Limits
 
 _MOST_IMPORTS: Final = 1000
+
+
+#: Domain, name and overload of a model-local function.
+Key = tuple[str, str, str]
+
+
+@dataclass
+class Count:
+    """Nodes of one body, and the calls it makes: how often, and in how deep a subgraph at most."""
+
+    nodes: int = 0
+    depth: int = 0
+    calls: Counter[Key] = field(default_factory=Counter)
+    call_depth: dict[Key, int] = field(default_factory=dict)
 
 
 @dataclass
@@ -68,7 +82,7 @@ def check(model: onnx.ModelProto, limits: Limits) -> Structure:
         )
         body.function(function)
         counts[key] = body.count
-    functions.expand(main.count, counts, limits)
+    _expand(main.count, counts, limits)
     _version_warnings(found)
     return found
 
@@ -90,16 +104,16 @@ def _opsets(imports: Sequence[onnx.OperatorSetIdProto], who: str) -> dict[str, i
 
 
 def _version_warnings(found: Structure) -> None:
-    for domain, newest in operators.NEWEST.items():
+    for domain, newest in signatures.NEWEST.items():
         version = found.opsets.get(domain, newest)
         if version > newest:
             found.warnings.append(
                 f"the model is written in version {version} of {domain or 'ai.onnx'}, the newest known here is "
                 f"{newest}; operators that changed since may be understood wrongly"
             )
-    if found.opsets.get("", operators.OLDEST) < operators.OLDEST:
+    if found.opsets.get("", signatures.OLDEST) < signatures.OLDEST:
         found.warnings.append(
-            f"the model is written in opset {found.opsets['']}; ONNX Runtime guarantees {operators.OLDEST} and newer"
+            f"the model is written in opset {found.opsets['']}; ONNX Runtime guarantees {signatures.OLDEST} and newer"
         )
 
 
@@ -236,20 +250,20 @@ class _Checker:
             return
         if (domain, op) not in self._signatures:
             version = self.opsets.get(domain)
-            if version is None and domain in operators.NEWEST:
+            if version is None and domain in signatures.NEWEST:
                 # ONNX Runtime takes com.microsoft as imported; ai.onnx has no version to fall back on.
-                if domain != contrib.DOMAIN:
+                if domain != MICROSOFT:
                     raise ModelRejected(
                         f"{label(node)}: the model does not say which version of {domain or 'ai.onnx'} it uses"
                     )
                 version = 1
-            self._signatures[domain, op] = operators.signature(domain, op, version or 1, label(node))
-            self.found.microsoft |= domain == contrib.DOMAIN
+            self._signatures[domain, op] = signatures.signature(domain, op, version or 1, label(node))
+            self.found.microsoft |= domain == MICROSOFT
         signature = self._signatures[domain, op]
         if signature is not None:
             check_call(signature, node)
             if not domain:
-                bodies.check(node, self.opsets[""])
+                _check_bodies(node, self.opsets[""])
 
     def _attributes(self, node: onnx.NodeProto) -> None:
         names, plain = set(), not normal(node.domain)
@@ -257,9 +271,9 @@ class _Checker:
             if attribute.name in names:
                 raise ModelRejected(f"the {label(node)} has its attribute {quoted(attribute.name)} twice")
             names.add(attribute.name)
-            if attribute.name in operators.FLAGS and attribute.i not in (0, 1) and plain:
+            if attribute.name in signatures.FLAGS and attribute.i not in (0, 1) and plain:
                 said = attribute.i
-                attribute.i = int(not operators.FLAGS[attribute.name])
+                attribute.i = int(not signatures.FLAGS[attribute.name])
                 self.found.warnings.append(
                     f"the {label(node)}: its attribute {quoted(attribute.name)} is {said}, where 0 or 1 is due; it is "
                     f"taken as {attribute.i}, as ONNX Runtime takes it"
@@ -311,3 +325,91 @@ def _sort(nodes: MutableSequence[onnx.NodeProto], needs: list[set[int]], who: st
         )
     del nodes[:]
     nodes.extend(order)
+
+
+# --- calls of functions -------------------------------------------------------------------------
+
+_UNSEEN, _OPEN, _DONE = range(3)
+
+
+def _expand(main: Count, counts: dict[Key, Count], limits: Limits) -> None:
+    """Refuse functions that call themselves; check size and depth with every call expanded.
+
+    main     the main graph
+    counts   every function
+    raises   ModelRejected, LimitExceeded
+    """
+    order: list[Key] = []  # each function after all that it calls
+    state = dict.fromkeys(counts, _UNSEEN)
+    for first in counts:
+        stack = [first]
+        while stack:
+            key = stack[-1]
+            if state[key] == _UNSEEN:
+                state[key] = _OPEN
+                for callee in counts[key].calls:
+                    if state[callee] == _OPEN:
+                        name = quoted(callee[1])
+                        raise ModelRejected(f"the function {name} calls itself, directly or through others")
+                    if state[callee] == _UNSEEN:
+                        stack.append(callee)
+            else:
+                stack.pop()
+                if state[key] == _OPEN:
+                    state[key] = _DONE
+                    order.append(key)
+    sizes: dict[Key, tuple[int, int, int]] = {}
+    for key in order:
+        sizes[key] = _expanded(counts[key], sizes)
+    nodes, calls, depth = _expanded(main, sizes)
+    limits.check("nodes", nodes, f"the model has {nodes} nodes with its functions expanded")
+    limits.check("function_depth", calls - 1, f"functions call each other {calls - 1} deep")
+    limits.check("subgraph_depth", depth, f"subgraphs are nested {depth} deep with functions expanded")
+
+
+def _expanded(count: Count, sizes: dict[Key, tuple[int, int, int]]) -> tuple[int, int, int]:
+    """(nodes, depth of calls, depth of subgraphs) of a body with all its calls expanded."""
+    nodes = count.nodes + sum(times * sizes[key][0] for key, times in count.calls.items())
+    calls = 1 + max((sizes[key][1] for key in count.calls), default=0)
+    depth = max([count.depth, *(at + sizes[key][2] for key, at in count.call_depth.items())])
+    return nodes, calls, depth
+
+
+# --- bodies -------------------------------------------------------------------------------------
+
+_WITH_BODIES: Final = ("If", "Loop", "Scan")
+
+
+def _check_bodies(node: onnx.NodeProto, opset: int) -> None:
+    """Check a node of the standard domain, in this version of it. Operators that have no bodies pass.
+
+    raises   ModelRejected, naming the node, the body, what it has and what was expected
+    """
+    if node.op_type not in _WITH_BODIES:
+        return
+    inputs, outputs = _expected(node, opset)
+    for attribute in node.attribute:
+        if attribute.type != onnx.AttributeProto.GRAPH:
+            continue
+        body = attribute.g
+        for what, has, expected in (
+            ("inputs", len(body.input), inputs),
+            ("outputs", len(body.output), outputs),
+        ):
+            if expected is not None and has != expected:
+                raise ModelRejected(
+                    f"the {attribute.name} of the {label(node)} has {has} {what}; {expected} were expected, since the "
+                    f"node has {len(node.input)} inputs and {len(node.output)} outputs"
+                )
+
+
+def _expected(node: onnx.NodeProto, opset: int) -> tuple[int | None, int]:
+    """How many inputs (None: any number) and outputs each body has."""
+    if node.op_type == "If":
+        return 0, len(node.output)
+    if (
+        node.op_type == "Loop"
+    ):  # trips and condition go in, the condition comes out; a state for each further input
+        return max(2, len(node.input)), len(node.output) + 1
+    # Before opset 9 the lengths of the sequences, or '', stood in front.
+    return len(node.input) if opset > 8 else None, len(node.output)

@@ -218,13 +218,13 @@ def test_old_experiments_that_onnxruntime_still_runs():
 
 
 def test_the_operators_of_onnxruntime_are_those_listed():
-    """`contrib` is data from ONNX Runtime 1.32; a newer one may know more, and then the list should grow."""
+    """The list is data from ONNX Runtime 1.32; a newer one may know more, and then the list should grow."""
     from onnxruntime.capi import onnxruntime_pybind11_state as state
 
-    from onnxviz.graph.checks import contrib
+    from onnxviz.graph.open import signatures
 
-    known = {schema.name for schema in state.get_all_operator_schema() if schema.domain == contrib.DOMAIN}
-    assert known == contrib.MICROSOFT | contrib.REFUSED.keys()
+    known = {schema.name for schema in state.get_all_operator_schema() if schema.domain == signatures.MICROSOFT}
+    assert known == signatures.CONTRIBUTED | signatures.REFUSED.keys()
 
 
 @pytest.mark.parametrize(

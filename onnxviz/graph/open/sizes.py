@@ -1,18 +1,19 @@
 """What a model makes certain before it runs: sizes, trips of loops, and divisions that end the process.
 
-A light forward pass over the graph with our own shape rules (`shapes`, `sizing`) and the values of small constants
-(`values`); functions are entered at each call. onnx's own shape inference is not used: it is native code that a
-stranger's model may crash or hang.
+A light forward pass over the graph: of each node first what ONNX Runtime needs (`operands`), then what ONNX's own
+inference and the values of small constants tell of its results (`known`); functions are entered at each call. So native
+code is asked about no node that it is known to crash or hang on, and a graph that contradicts itself is refused by the
+way.
 
 Covered: what is certain to be in memory together (`alive`); tensors too large from constant shapes (ConstantOfShape,
 Expand, Tile, Range, Resize, Pad, OneHot, Random*, Conv and pool pads, broadcasts and products of large weights, chains
 of Concat); what constants together would fold into; loops whose number of trips is certain, nested ones multiplied, and
 loops that never end; an integer division that overflows, and a window larger than what it gets, which kill ONNX
-Runtime's process. Batch and image size are taken as 1 where they are free; `graph.checks.admission` asks again, for
+Runtime's process. Batch and image size are taken as 1 where they are free; `graph.open.admission` asks again, for
 what is empty, when they are known.
 
 Not covered, left to the limits of a run: whatever depends on the input's values or free sizes, states that grow
-from trip to trip, operators without a rule, sequences and text.
+from trip to trip, operators that ONNX does not describe, sequences and text.
 """
 
 from __future__ import annotations
@@ -25,16 +26,15 @@ import numpy as np
 import onnx
 
 from onnxviz.errors import ModelRejected
-from onnxviz.graph.checks import alive, operands, sizing, values  # noqa: F401 - `sizing` registers its rules
-from onnxviz.graph.checks.empty import empty
-from onnxviz.graph.checks.facts import MOST_ELEMENTS, UNKNOWN, Call, Known, Unsure, constant
-from onnxviz.graph.checks.functions import Key
-from onnxviz.graph.checks.operators import ML, normal
-from onnxviz.graph.checks.shapes import RULES
-from onnxviz.graph.checks.structure import Structure
-from onnxviz.graph.checks.tensors import check_dims
+from onnxviz.graph.open import alive, operands
+from onnxviz.graph.open.empty import empty
+from onnxviz.graph.open.known import UNKNOWN, Call, Known, Sizes, Unsure, constant, infer
+from onnxviz.graph.open.signatures import ML, normal
+from onnxviz.graph.open.structure import Key, Structure
+from onnxviz.graph.open.tensors import check_dims
 from onnxviz.graph.quoted import label, quoted
 from onnxviz.limits import Limits, exceeded
+from onnxviz.runtime.isolate import region
 
 Lookup = Callable[[onnx.TensorProto], np.ndarray | None]
 Attributes = Mapping[str, onnx.AttributeProto]
@@ -45,14 +45,12 @@ _FOREVER: Final = 2**63 - 1
 _WORK_PER_NODE: Final = 10
 # Types whose division the processor does itself; narrower ones are widened first.
 _TRAPPING: Final = (np.int32, np.int64)
-# What wrong numbers raise in a rule; the run would refuse them.
-_NONSENSE: Final = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, Unsure)
 
 
 def check(model: onnx.ModelProto, structure: Structure, lookup: Lookup, weights: int, limits: Limits) -> None:
     """Refuse a model whose run is certain to be too large or too long.
 
-    structure   of the model, as `graph.checks.structure` checked it
+    structure   of the model, as `graph.open.structure` checked it
     lookup      the elements of a small tensor of it, None for others
     weights     elements of all weights
     raises      LimitExceeded, ModelRejected
@@ -60,19 +58,20 @@ def check(model: onnx.ModelProto, structure: Structure, lookup: Lookup, weights:
     for value in model.graph.input:
         dims = [dim.dim_value for dim in value.type.tensor_type.shape.dim if dim.dim_value > 0]
         check_dims(dims, f"the input {quoted(value.name)}", limits)
-    scope = _Scope({value.name: Known(_declared(value)) for value in model.graph.input}, None)
+    scope = _Scope({value.name: _declared(value) for value in model.graph.input}, None)
     whole = _Pass(structure, lookup, weights, limits)
-    try:
-        whole.graph(model.graph, scope, structure.opsets, {})
-    except Empty as found:
-        raise ModelRejected(
-            f"nothing can come out of the model at the sizes that it fixes: {found}"
-        ) from None
-    whole.certain = False
-    for key, function in structure.functions.items():
-        if key not in whole.called:
-            whole.call(key, [None] * len(function.input), {}, structure.opsets)
-    alive.check(model.graph, scope.own, limits, structure.opsets.get("", 1))
+    with region("inferring shapes"):
+        try:
+            whole.graph(model.graph, scope, structure.opsets, {})
+        except Empty as found:
+            raise ModelRejected(
+                f"nothing can come out of the model at the sizes that it fixes: {found}"
+            ) from None
+        whole.certain = False
+        for key, function in structure.functions.items():
+            if key not in whole.called:
+                whole.call(key, [None] * len(function.input), {}, structure.opsets)
+    alive.check(model.graph, scope.own, limits)
 
 
 class Empty(Exception):
@@ -92,16 +91,17 @@ def empties(
     }  # those of a checked model
     opsets = {normal(entry.domain): entry.version for entry in model.opset_import}
     walk = _Pass(Structure(opsets, functions), lookup, 0, limits, bound=True)
-    own = {value.name: Known(_declared(value)) for value in model.graph.input}
-    own |= {name: Known(tuple(shape)) for name, shape in shapes.items()}
+    own = {value.name: _declared(value) for value in model.graph.input}
+    own |= {name: own.get(name, UNKNOWN)._replace(shape=tuple(shape)) for name, shape in shapes.items()}
     walk.graph(model.graph, _Scope(own, None), opsets, {})
 
 
-def _declared(value: onnx.ValueInfoProto) -> tuple[int | None, ...] | None:
+def _declared(value: onnx.ValueInfoProto) -> Known:
+    if value.type.WhichOneof("value") != "tensor_type":
+        return Known(other=value.type.SerializeToString()) if value.HasField("type") else UNKNOWN
     kind = value.type.tensor_type
-    if not kind.HasField("shape"):
-        return None
-    return tuple(dim.dim_value if dim.dim_value > 0 else None for dim in kind.shape.dim)
+    shape = tuple(dim.dim_value if dim.dim_value > 0 else None for dim in kind.shape.dim)
+    return Known(shape if kind.HasField("shape") else None, dtype=kind.elem_type or None)
 
 
 class _Scope:
@@ -125,6 +125,7 @@ class _Pass:
 
     bound    the inputs have the sizes of one run: only what is empty at these is looked for
     certain  whether the nodes that are looked at are sure to run
+    judging  whether they are refused where they contradict themselves: not if they are sure never to run
     """
 
     def __init__(
@@ -137,7 +138,9 @@ class _Pass:
         self.work = 0
         self.bound = bound
         self.certain = True
+        self.judging = not bound
         self.called: set[Key] = set()
+        self.calls = 0  # that are gone through just now, one within the other
 
     # --- bodies ---------------------------------------------------------------------------------
 
@@ -147,9 +150,7 @@ class _Pass:
         """What is known about a graph's outputs, and the trips that some node in it certainly makes."""
         self._spend(len(graph.initializer))
         for tensor in graph.initializer:
-            value = self.lookup(tensor)
-            shape = tuple(tensor.dims)
-            scope.own[tensor.name] = constant(value) if value is not None else Known(shape, constant=True)
+            scope.own[tensor.name] = self._tensor(tensor)
         trips = self.nodes(graph.node, scope, opsets, attributes)
         return [scope.find(value.name) for value in graph.output], trips
 
@@ -222,45 +223,34 @@ class _Pass:
         # `bound` walks a model that was checked before.
         if node.domain in ("", ML) and not self.bound:
             operands.check(call, node)
+        if self.calls:  # outside, each node is asked about once
+            self._spend(node.ByteSize() >> 7)
         if self.certain and (reason := empty(call, reductions=self.bound)) is not None:
             raise Empty(f"at the {label(node)}, {reason}")
-        all_constant = all(known is None or known.constant for known in call.inputs)
-        found = RULES.get(call.op)
-        if found is None:
-            return []
-        try:
-            shapes = found(call)
-        except _NONSENSE:
-            return []
-        if isinstance(shapes, list):
-            return [Known(shape, None, all_constant) for shape in shapes]
-        known = Known(shapes, None, all_constant)
-        if None not in shapes and known.least <= MOST_ELEMENTS:
-            try:
-                value = values.compute(call, shapes)
-            except _NONSENSE:
-                value = None
-            if value is not None:
-                return [Known(shapes, value, constant=True)]
-        return [known]
+        return infer(call, node, self.judging)
+
+    def _tensor(self, tensor: onnx.TensorProto) -> Known:
+        value = self.lookup(tensor)
+        if value is not None:
+            return constant(value, tensor.data_type)
+        return Known(tuple(tensor.dims), constant=True, dtype=tensor.data_type)
 
     def _constant(self, call: Call) -> Known:
         tensor = call.attributes.get("value")
         if tensor is not None and not tensor.ref_attr_name:
-            value = self.lookup(tensor.t)
-            return constant(value) if value is not None else Known(tuple(tensor.t.dims), constant=True)
-        for name, kind in (
-            ("value_int", np.int64),
-            ("value_ints", np.int64),
-            ("value_float", np.float32),
-            ("value_floats", np.float32),
+            return self._tensor(tensor.t)
+        for name, kind, dtype in (
+            ("value_int", np.int64, onnx.TensorProto.INT64),
+            ("value_ints", np.int64, onnx.TensorProto.INT64),
+            ("value_float", np.float32, onnx.TensorProto.FLOAT),
+            ("value_floats", np.float32, onnx.TensorProto.FLOAT),
         ):
             try:
                 number = call.attribute(name)
             except Unsure:
                 return UNKNOWN
             if number is not None:
-                return constant(np.array(number, dtype=kind))
+                return constant(np.array(number, dtype=kind), dtype)
         return UNKNOWN
 
     def call(
@@ -274,7 +264,9 @@ class _Pass:
         attributes = {attribute.name: attribute for attribute in function.attribute_proto} | dict(given)
         versions = {**opsets, **{normal(entry.domain): entry.version for entry in function.opset_import}}
         scope = _Scope(own, None)
+        self.calls += 1
         trips = self.nodes(function.node, scope, versions, attributes)
+        self.calls -= 1
         return [scope.find(name) for name in function.output], trips
 
     # --- nodes with bodies ----------------------------------------------------------------------
@@ -284,14 +276,20 @@ class _Pass:
             operands.counts(at.node, "outputs", len(at.given[name].g.output), len(at.node.output))
         condition = _scalar(at.input(0))
         sides = [
-            at.enter(at.given[name].g, {}, certain=condition is not None and bool(condition) == side)
+            at.enter(
+                at.given[name].g,
+                {},
+                certain=condition is not None and bool(condition) == side,
+                never=condition is not None and bool(condition) != side,
+            )
             for name, side in (("then_branch", True), ("else_branch", False))
         ]
         if condition is not None:
             return sides[0 if condition else 1]
         (then, first), (other, second) = sides
         results = [
-            Known(a.shape) if a.shape == b.shape else UNKNOWN for a, b in zip(then, other, strict=False)
+            (a.type if a.type == b.type else UNKNOWN)._replace(shape=a.shape if a.shape == b.shape else None)
+            for a, b in zip(then, other, strict=False)
         ]
         return results, min(first, second)
 
@@ -301,15 +299,17 @@ class _Pass:
         operands.counts(at.node, "outputs", len(body.output), len(at.node.output) + 1)
         count, started = _scalar(at.input(0)), at.input(1) is None or _scalar(at.input(1)) == 1
         names = [value.name for value in body.input]
-        own = dict.fromkeys(names, UNKNOWN)
+        begun = [known or UNKNOWN for known in at.inputs[2:]]
+        own = dict.fromkeys(names, UNKNOWN) | dict(zip(names[2:], [one.type for one in begun], strict=False))
         if len(names) > 1:
-            own[names[0]] = Known(())
+            own[names[0]] = Known((), dtype=onnx.TensorProto.INT64)
             # If a condition that goes in true is certain to come out true, it always is.
-            own[names[1]] = constant(np.array(True)) if started else Known(())
+            condition = Known((), dtype=onnx.TensorProto.BOOL)
+            own[names[1]] = constant(np.array(True), onnx.TensorProto.BOOL) if started else condition
         runs = started and (at.input(0) is None or (count is not None and count > 0))
         if self.bound:  # the first trip, with the shapes that the states begin with
-            begun = [Known(known.shape) if known is not None else UNKNOWN for known in at.inputs[2:]]
-            at.enter(body, own | dict(zip(names[2:], begun, strict=False)), certain=runs)
+            first = [one.type._replace(shape=one.shape) for one in begun]
+            at.enter(body, own | dict(zip(names[2:], first, strict=False)), certain=runs)
             return [], 1
         results, trips = at.enter(body, own, certain=runs)
         always = started and bool(results) and _scalar(results[0]) == 1
@@ -321,12 +321,12 @@ class _Pass:
         states = len(names) - 2
         # What is known about a state holds for its first trip only.
         stacked = [
-            Known((max(count, 0), *known.shape))
+            known.type._replace(shape=(max(count, 0), *known.shape))
             if always and count is not None and known.shape is not None
-            else UNKNOWN
+            else known.type
             for known in results[1 + states :]
         ]
-        return [*[UNKNOWN] * states, *stacked], max(1, trips)
+        return [*(one.type for one in begun[:states]), *stacked], max(1, trips)
 
     def _scan(self, at: _Body) -> tuple[list[Known], int]:
         body, scanned, what = at.given["body"].g, at.given["num_scan_inputs"].i, f"the {label(at.node)}"
@@ -335,21 +335,20 @@ class _Pass:
         if at.version > 8:  # before, what is not scanned begins with the lengths of the sequences
             operands.counts(at.node, "inputs", len(body.input), len(at.inputs))
         operands.counts(at.node, "outputs", len(body.output), len(at.node.output))
-        count, first = 1, [Known(known.shape) if known is not None else UNKNOWN for known in at.inputs]
-        for known, axis in zip(at.inputs[max(states, 0) :], axes, strict=False):
-            shape = known.shape if known is not None else None
+        begun = [known or UNKNOWN for known in at.inputs]
+        first = [known.type._replace(shape=known.shape if self.bound else None) for known in begun]
+        count, lengths = 1, list[int | None]()
+        for place, axis in zip(range(max(states, 0), len(begun)), axes, strict=False):
+            shape = begun[place].shape
             if shape and -len(shape) <= axis < len(shape):
-                count = max(count, shape[axis] or 1)
+                count, lengths = max(count, shape[axis] or 1), [*lengths, shape[axis]]
+                first[place] = first[place]._replace(shape=_without(shape, axis))
+        own = dict.fromkeys((value.name for value in body.input), UNKNOWN)
+        if at.version > 8 or self.bound:
+            own |= dict(zip(own, first, strict=False))
+        results, trips = at.enter(body, own, certain=self.bound and any(lengths))
         if self.bound:  # the first step
-            lengths = [known.shape[axis] for known, axis in zip(at.inputs[max(states, 0) :], axes, strict=False)
-                       if known is not None and known.shape]  # fmt: skip
-            for place, (known, axis) in enumerate(zip(at.inputs[max(states, 0) :], axes, strict=False)):
-                shape = known.shape if known is not None else None
-                first[states + place] = Known(_without(shape, axis)) if shape else UNKNOWN
-            own = {value.name: known for value, known in zip(body.input, first, strict=False)}
-            at.enter(body, own, certain=any(lengths))
             return [], 1
-        results, trips = at.enter(body, {value.name: UNKNOWN for value in body.input}, certain=False)
         trips *= count
         self.limits.check("loop_trips", trips, f"{what} makes {trips} trips")
         for known in results[max(states, 0) :]:
@@ -370,16 +369,21 @@ class _Body:
     opsets: Mapping[str, int]
     attributes: Attributes
 
-    def enter(self, graph: onnx.GraphProto, own: dict[str, Known], certain: bool) -> tuple[list[Known], int]:
+    def enter(
+        self, graph: onnx.GraphProto, own: dict[str, Known], certain: bool, never: bool = False
+    ) -> tuple[list[Known], int]:
         """What is known about the outputs of a subgraph if this is known about its inputs, and its trips.
 
         certain   whether it is sure to run where its node does
+        never     whether it is sure not to
         """
-        before, self.outer.certain = self.outer.certain, self.outer.certain and certain
+        outer = self.outer
+        before = outer.certain, outer.judging
+        outer.certain, outer.judging = outer.certain and certain, outer.judging and not never
         try:
-            return self.outer.graph(graph, _Scope(own, self.scope), self.opsets, self.attributes)
+            return outer.graph(graph, _Scope(own, self.scope), self.opsets, self.attributes)
         finally:
-            self.outer.certain = before
+            outer.certain, outer.judging = before
 
     @property
     def version(self) -> int:
@@ -394,7 +398,7 @@ class _Body:
 _BODIES: Final = {"If": _Pass._if, "Loop": _Pass._loop, "Scan": _Pass._scan}
 
 
-def _without(shape: tuple[int | None, ...], axis: int) -> tuple[int | None, ...]:
+def _without(shape: Sizes, axis: int) -> Sizes:
     """A shape without one axis, which may be counted from the end."""
     return tuple(size for place, size in enumerate(shape) if place not in (axis, axis + len(shape)))
 

@@ -1,8 +1,8 @@
 """What the inputs and attributes of operators must be beyond their schemas: ranks, lengths, ranges.
 
 ONNX Runtime is the authority: what is refused here it refuses when it loads the model or at every run, or it ends the
-process. What ONNX's own shape inference finds when it is strict (`graph.checks.inference`) stands here only where it
-would crash or hang on it, or say it badly. Ranks are what `graph.checks.static` knows; unknown ones are not held
+process. What ONNX's own inference finds (`graph.open.known`) stands here only where it
+would crash or hang on it, or say it badly. Ranks are what `graph.open.sizes` knows; unknown ones are not held
 against anybody.
 """
 
@@ -17,7 +17,7 @@ import numpy as np
 import onnx
 
 from onnxviz.errors import ModelRejected
-from onnxviz.graph.checks.facts import Call, Sizes, Unsure
+from onnxviz.graph.open.known import Call, Sizes, Unsure
 from onnxviz.graph.operators import TABLE
 from onnxviz.graph.quoted import label, quoted
 
