@@ -313,11 +313,15 @@ def _given(
         if dtype is None:
             sure = False
             dtype = next((one.dtype for one in inputs if one and one.dtype), onnx.TensorProto.FLOAT)
-        one = known.shape == (1,) and place in row.numbers  # ONNX Runtime takes it for the number in it
-        types[name] = tensor_type(dtype, () if one else known.shape)
-        if reading and known.value is not None and known.value.dtype in _READ and known.value.ndim < 2:
+        shape = known.shape
+        if shape == (1,) and place in row.numbers:  # ONNX Runtime takes it for the number in it
+            shape = ()
+        elif op == "ConstantOfShape" and known.value is not None:  # ... and a shape of any rank
+            shape = (known.value.size,)
+        types[name] = tensor_type(dtype, shape)
+        if reading and known.value is not None and known.value.dtype in _READ and len(shape or ()) < 2:
             data[name] = onnx.TensorProto(
-                dims=() if one else known.value.shape, data_type=dtype, raw_data=known.value.tobytes()
+                dims=shape, data_type=dtype, raw_data=known.value.tobytes()
             ).SerializeToString()
     return types, data, sure
 

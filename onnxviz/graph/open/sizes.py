@@ -236,6 +236,8 @@ class _Pass:
         return Known(tuple(tensor.dims), constant=True, dtype=tensor.data_type)
 
     def _constant(self, call: Call) -> Known:
+        if len(call.attributes) > 1:  # of two values ONNX Runtime takes one
+            return Known(constant=True)
         tensor = call.attributes.get("value")
         if tensor is not None and not tensor.ref_attr_name:
             return self._tensor(tensor.t)

@@ -223,7 +223,9 @@ def test_the_operators_of_onnxruntime_are_those_listed():
 
     from onnxviz.graph.open import signatures
 
-    known = {schema.name for schema in state.get_all_operator_schema() if schema.domain == signatures.MICROSOFT}
+    known = {
+        schema.name for schema in state.get_all_operator_schema() if schema.domain == signatures.MICROSOFT
+    }
     assert known == signatures.CONTRIBUTED | signatures.REFUSED.keys()
 
 

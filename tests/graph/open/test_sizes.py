@@ -74,4 +74,3 @@ def test_what_is_certain_is_true(cases, known):
                 np.testing.assert_allclose(result.value, expected, err_msg=case.name)
     assert counts["shape"] > 1000
     assert counts["value"] > (200 if known == "values" else 0)
-
