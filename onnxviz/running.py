@@ -21,9 +21,9 @@ from onnxviz.runtime.ort import Program, compile
 
 if TYPE_CHECKING:
     from onnxviz.graph.activations import Activations
-    from onnxviz.graph.open.admission import Admission
     from onnxviz.graph.head import Head
     from onnxviz.graph.layers import Layer
+    from onnxviz.graph.open.admission import Admission
     from onnxviz.image.preprocessing import Preprocessing
     from onnxviz.runtime.worker import Worker
 
@@ -318,8 +318,8 @@ class Running:
         raises   ImageRejected
         """
         if name not in self._admissions:
-            from onnxviz.graph.open.admission import Admission
             from onnxviz.graph.infer import skeleton
+            from onnxviz.graph.open.admission import Admission
             from onnxviz.graph.surgery import cut
 
             self._admissions[name] = Admission(skeleton(cut(self.batched[0], [name])))

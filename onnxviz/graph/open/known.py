@@ -319,10 +319,11 @@ def _given(
         elif op == "ConstantOfShape" and known.value is not None:  # ... and a shape of any rank
             shape = (known.value.size,)
         types[name] = tensor_type(dtype, shape)
-        if reading and known.value is not None and known.value.dtype in _READ and len(shape or ()) < 2:
-            data[name] = onnx.TensorProto(
-                dims=shape, data_type=dtype, raw_data=known.value.tobytes()
-            ).SerializeToString()
+        value = known.value
+        if reading and value is not None and value.dtype in _READ and len(dims := shape or ()) < 2:
+            lengths = [size for size in dims if size is not None]
+            tensor = onnx.TensorProto(dims=lengths, data_type=dtype, raw_data=value.tobytes())
+            data[name] = tensor.SerializeToString()
     return types, data, sure
 
 
