@@ -13,7 +13,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxviz.graph.analysis.dataflow import constant
-from onnxviz.graph.known_values import NUMPY
+from onnxviz.graph.analysis.known_values import NUMPY
 from onnxviz.graph.operators import RENAMING
 
 # What may stand between the input and its scaling without changing a value.

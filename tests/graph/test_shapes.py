@@ -11,10 +11,10 @@ import onnxruntime
 import pytest
 from networks import LIGHT, Maker, bare, tiny_cnn
 
+from onnxviz.graph.analysis.known_values import LARGEST, fold
 from onnxviz.graph.analysis.probe import Prober, layout
 from onnxviz.graph.analysis.shapes import annotate, shapes
 from onnxviz.graph.expose import expose
-from onnxviz.graph.known_values import LARGEST, fold
 from onnxviz.graph.load import load
 
 

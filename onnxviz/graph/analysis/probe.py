@@ -11,8 +11,7 @@ import onnx
 import onnx_ir as ir
 
 from onnxviz.errors import ModelRejected
-from onnxviz.graph import known_values
-from onnxviz.graph.analysis import twins
+from onnxviz.graph.analysis import known_values, twins
 from onnxviz.graph.analysis.channels import read_as
 from onnxviz.graph.analysis.dataflow import constant
 from onnxviz.graph.shapes import infer_shapes

@@ -20,7 +20,7 @@ import numpy as np
 import onnx
 
 from onnxviz.errors import ModelRejected
-from onnxviz.graph.known_values import COMPUTED, MEASURES, Value, compute, measured
+from onnxviz.graph.analysis.known_values import COMPUTED, MEASURES, Value, compute, measured
 from onnxviz.graph.open.signatures import MICROSOFT, description
 from onnxviz.graph.operators import POINTWISE, POOLS, RESIZING, SAME_SHAPE, SPELLINGS, operator
 from onnxviz.graph.quoted import label
