@@ -19,8 +19,8 @@ from onnxviz.backends.choose import Task
 from onnxviz.errors import MissingDependency, ModelUnsuitable, UnsupportedOperator, UsageError
 from onnxviz.grad.forward import Forward, forward
 from onnxviz.grad.model import all_values
-from onnxviz.grad.tape import Tape
 from onnxviz.graph.naming import names
+from onnxviz.graph.tape import Tape
 from onnxviz.runtime import providers
 from onnxviz.runtime.isolate import region
 from onnxviz.runtime.ort import Program

@@ -18,9 +18,8 @@ from onnxviz.errors import UnsupportedOperator
 from onnxviz.grad import rules, table
 from onnxviz.grad.backward import reads
 from onnxviz.grad.model import all_values
-from onnxviz.grad.tape import array, dims
 from onnxviz.graph.infer import infer
-from onnxviz.graph.lift import Lifter
+from onnxviz.graph.tape import Tape, array, dims
 
 assert rules  # importing the package fills the table of operators without a derivative
 
@@ -35,11 +34,11 @@ TRUSTED = frozenset({
 
 def spell_out(model: ir.Model) -> None:
     """Write operators that the builder lacks or gets wrong in others, in place."""
-    lifter = Lifter(model)
+    tape = Tape(model.graph)
     for node in list(model.graph):
         step = _STEPS.get(node.op_type) if node.domain in ("", "ai.onnx") else None
         if step is not None:
-            step(lifter, node)
+            step(tape, node)
     infer(model)
 
 
@@ -103,15 +102,15 @@ _FORMS: dict[str, Callable[[ir.Node, Collection[ir.Value]], bool]] = {
 }
 
 
-def _sum(lifter: Lifter, node: ir.Node) -> None:
+def _sum(tape: Tape, node: ir.Node) -> None:
     total = node.inputs[0]
     for x in node.inputs[1:]:
-        total = lifter.before(node, "Add", total, x)
+        total = tape.before(node, "Add", total, x)
     assert total is not None
-    lifter.become(node, "Identity", total)
+    tape.become(node, "Identity", total)
 
 
-def _split(lifter: Lifter, node: ir.Node) -> None:
+def _split(tape: Tape, node: ir.Node) -> None:
     """As Slices, one for each output, where the lengths are known."""
     x, axis = node.inputs[0], node.attributes.get_int("axis", 0)
     assert x is not None
@@ -128,31 +127,31 @@ def _split(lifter: Lifter, node: ir.Node) -> None:
     start = 0
     for y, size in zip(node.outputs, sizes, strict=True):
         if y.uses() or y.is_graph_output():
-            place = [lifter.const([v]) for v in (start, start + size, axis)]
-            cut = lifter.before(node, "Slice", x, *place)
-            twin = lifter.before(node, "Identity", cut)
+            place = [tape.const([v]) for v in (start, start + size, axis)]
+            cut = tape.before(node, "Slice", x, *place)
+            twin = tape.before(node, "Identity", cut)
             y.replace_all_uses_with(twin, replace_graph_outputs=True)
             twin.shape, twin.type = y.shape, y.type
-            twin.name, y.name = y.name, lifter.name("unused")
+            twin.name, y.name = y.name, tape.fresh("unused")
         start += size
     assert node.graph is not None
     node.graph.remove(node)
 
 
-def _layer_normalization(lifter: Lifter, node: ir.Node) -> None:
+def _layer_normalization(tape: Tape, node: ir.Node) -> None:
     """With a bias and all three outputs: the builder asks for them."""
     scale = array(node.inputs[1])
     if len(node.inputs) < 3 and scale is not None:
-        zeros = lifter.const(np.zeros(scale.shape), scale.dtype)
+        zeros = tape.const(np.zeros(scale.shape), scale.dtype)
         node.resize_inputs(3)
         node.replace_input_with(2, zeros)
     first = len(node.outputs)
     node.resize_outputs(3)
     for y in node.outputs[first:]:
-        y.name = lifter.name(f"{node.name}/statistics")
+        y.name = tape.fresh(f"{node.name}/statistics")
 
 
-def _average_pool(lifter: Lifter, node: ir.Node) -> None:
+def _average_pool(tape: Tape, node: ir.Node) -> None:
     """The mean of the whole map, or a convolution of each map with equal weights."""
     x = node.inputs[0]
     assert x is not None
@@ -165,18 +164,18 @@ def _average_pool(lifter: Lifter, node: ir.Node) -> None:
     if known is None or not all(isinstance(d, int) for d in known[1:]):
         return
     if list(known[2:]) == kernel and not any(pads) and dilations == [1] * n:
-        lifter.become(node, "Identity", lifter.before(node, "GlobalAveragePool", x))
+        tape.become(node, "Identity", tape.before(node, "GlobalAveragePool", x))
         return
     if ceil or (any(pads) and not include):
         return
     channels = int(known[1] or 0)
     weights = np.full((channels, 1, *kernel), 1 / np.prod(kernel), np.float32)
-    kept = {"pads": pads, "dilations": dilations, "kernel_shape": kernel, "group": channels}
+    kept: dict[str, Any] = {"pads": pads, "dilations": dilations, "kernel_shape": kernel, "group": channels}
     kept["strides"] = [int(s) for s in node.attributes.get_ints("strides", [1] * n)]
-    lifter.become(node, "Identity", lifter.before(node, "Conv", x, lifter.const(weights, np.float32), **kept))
+    tape.become(node, "Identity", tape.before(node, "Conv", x, tape.const(weights, np.float32), **kept))
 
 
-def _batch_normalization(lifter: Lifter, node: ir.Node) -> None:
+def _batch_normalization(tape: Tape, node: ir.Node) -> None:
     """A scale and a shift of each channel, where the statistics are constants."""
     x, *rest = node.inputs
     arrays = [array(value) for value in rest]
@@ -188,29 +187,25 @@ def _batch_normalization(lifter: Lifter, node: ir.Node) -> None:
     factor = scale / np.sqrt(var + node.attributes.get_float("epsilon", 1e-5))
     shape = (-1, *([1] * (len(known) - 2)))
     parts = [
-        lifter.const(v.reshape(shape).astype(np.float32), np.float32) for v in (factor, bias - mean * factor)
+        tape.const(v.reshape(shape).astype(np.float32), np.float32) for v in (factor, bias - mean * factor)
     ]
-    lifter.become(
-        node, "Identity", lifter.before(node, "Add", lifter.before(node, "Mul", x, parts[0]), parts[1])
-    )
+    tape.become(node, "Identity", tape.before(node, "Add", tape.before(node, "Mul", x, parts[0]), parts[1]))
 
 
-def _ramp(lifter: Lifter, node: ir.Node, alpha: float, beta: float) -> ir.Value:
+def _ramp(tape: Tape, node: ir.Node, alpha: float, beta: float) -> ir.Value:
     """alpha·x + beta between 0 and 1."""
-    numbers = [lifter.const(v, np.float32) for v in (alpha, beta, 0.0, 1.0)]
-    line = lifter.before(node, "Add", lifter.before(node, "Mul", node.inputs[0], numbers[0]), numbers[1])
-    return lifter.before(node, "Clip", line, numbers[2], numbers[3])
+    numbers = [tape.const(v, np.float32) for v in (alpha, beta, 0.0, 1.0)]
+    line = tape.before(node, "Add", tape.before(node, "Mul", node.inputs[0], numbers[0]), numbers[1])
+    return tape.before(node, "Clip", line, numbers[2], numbers[3])
 
 
-def _hard_sigmoid(lifter: Lifter, node: ir.Node) -> None:
+def _hard_sigmoid(tape: Tape, node: ir.Node) -> None:
     alpha, beta = (node.attributes.get_float(k, usual) for k, usual in (("alpha", 0.2), ("beta", 0.5)))
-    lifter.become(node, "Identity", _ramp(lifter, node, alpha, beta))
+    tape.become(node, "Identity", _ramp(tape, node, alpha, beta))
 
 
-def _hard_swish(lifter: Lifter, node: ir.Node) -> None:
-    lifter.become(
-        node, "Identity", lifter.before(node, "Mul", node.inputs[0], _ramp(lifter, node, 1 / 6, 0.5))
-    )
+def _hard_swish(tape: Tape, node: ir.Node) -> None:
+    tape.become(node, "Identity", tape.before(node, "Mul", node.inputs[0], _ramp(tape, node, 1 / 6, 0.5)))
 
 
 _STEPS: dict[str, Callable[[Any, Any], None]] = {

@@ -113,7 +113,7 @@ class _Graph:
         self.key = ("features", layer.name, self.scores)
 
     def build(self) -> ir.Model:
-        from onnxviz.graph.pooled import pooled
+        from onnxviz.graph.reduce import pooled
         from onnxviz.graph.surgery import cut
 
         name, keep = self._layer.name, [self.scores] if self.scores else []

@@ -16,8 +16,8 @@ import onnx_ir as ir
 
 from onnxviz.errors import UnsupportedOperator, ways
 from onnxviz.grad import table
-from onnxviz.grad.tape import Operand, Tape, dims, schema
 from onnxviz.graph.rectifiers import rectifier
+from onnxviz.graph.tape import Operand, Tape, dims, schema
 
 _INTEGERS = frozenset(
     {

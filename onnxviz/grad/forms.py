@@ -37,8 +37,8 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxviz.grad.backward import NoRule
-from onnxviz.grad.tape import Tape, dims
 from onnxviz.grad.windows import Window
+from onnxviz.graph.tape import Tape, dims
 
 _STEEP = 2.0**100  # a power of two: products with it are exact
 # In place of a beta of 0, which OpenVINO 2025 reads as an attribute that is not there, that is as 0.5: every mask would

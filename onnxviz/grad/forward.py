@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from onnxviz.grad.model import finish, named, prepare
-from onnxviz.grad.tape import Tape
 from onnxviz.graph.infer import infer
+from onnxviz.graph.tape import Tape
 from onnxviz.objectives import Objective
 
 _HALVES = frozenset({ir.DataType.FLOAT16, ir.DataType.BFLOAT16})

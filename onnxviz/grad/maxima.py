@@ -29,8 +29,8 @@ import onnx_ir as ir
 
 from onnxviz.grad.backward import NoRule
 from onnxviz.grad.forms import BLOCK, step
-from onnxviz.grad.tape import Tape, dims
 from onnxviz.grad.windows import Window
+from onnxviz.graph.tape import Tape, dims
 
 _TAPS = 5  # beyond, the indices are as fast
 # A node a tap: what no network has would never come to an end.

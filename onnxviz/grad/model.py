@@ -10,7 +10,6 @@ from onnxviz.errors import ModelUnsuitable, OnnxVizError, UnknownLayer, UsageErr
 from onnxviz.grad import backward
 from onnxviz.grad.overrides import PLAIN
 from onnxviz.grad.table import Table
-from onnxviz.grad.tape import Tape, dims
 from onnxviz.graph import half
 from onnxviz.graph.analysis.dataflow import clone, prune
 from onnxviz.graph.dequantised import dequantised, through
@@ -18,6 +17,7 @@ from onnxviz.graph.infer import infer
 from onnxviz.graph.naming import name_nodes, publish
 from onnxviz.graph.normalise import normalise
 from onnxviz.graph.symbols import name_lengths
+from onnxviz.graph.tape import Tape, dims
 from onnxviz.objectives import Objective
 
 

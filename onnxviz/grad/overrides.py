@@ -16,7 +16,7 @@ from onnxviz.grad.backward import NoRule
 from onnxviz.grad.forms import between, step
 from onnxviz.grad.rules.quantised import rescaled, within
 from onnxviz.grad.table import VJP_RULES, Table
-from onnxviz.grad.tape import dims
+from onnxviz.graph.tape import dims
 
 assert rules  # importing the package fills the table
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from onnxviz.grad.model import finish, named, prepare
-from onnxviz.grad.tape import Tape
 from onnxviz.graph.infer import infer
+from onnxviz.graph.tape import Tape
 from onnxviz.objectives import Objective
 
 VALUE = "objective"

@@ -1,4 +1,4 @@
-"""Spell every rectifier as Relu, or as Clip where it has an upper end: one form for the tables behind.
+"""One spelling: operands that are one number have rank 0; every rectifier is Relu, or Clip where it has an upper end.
 
 Files write max(x, 0) as Max, Where, a product with a mask, LeakyRelu or PRelu without a slope, half of x + |x|; and
 ReLU6 as any of these with a Min, in either order.
@@ -12,9 +12,9 @@ from typing import NamedTuple
 import numpy as np
 import onnx_ir as ir
 
-from onnxviz.graph.lift import Lifter
-from onnxviz.graph.operators import CASTS, RENAMING
+from onnxviz.graph.operators import CASTS, RENAMING, operator
 from onnxviz.graph.rectifiers import number
+from onnxviz.graph.tape import Tape
 
 _FLOATS = frozenset({ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.FLOAT, ir.DataType.DOUBLE})
 # Larger constants are weights, not a number written out for every place.
@@ -27,6 +27,46 @@ _LARGER = {"Greater": True, "GreaterOrEqual": True, "Less": False, "LessOrEqual"
 _HANDS_ON = RENAMING | CASTS | {"Expand"}
 
 
+def scalars(model: ir.Model) -> None:
+    """Give every operand that is one number the rank 0, in place; requires constants as initialisers."""
+    tape: Tape | None = None
+    for node in list(model.graph.all_nodes()):
+        if node.domain not in ("", "ai.onnx"):
+            continue
+        for place in (*operator(node.op_type).numbers, *_one_step(node)):
+            value = node.inputs[place] if place < len(node.inputs) else None
+            if value is None or _rank(value) in (0, None):
+                continue
+            tape = tape or Tape(model.graph)
+            tensor = value.const_value
+            if tensor is None or value.is_graph_input():
+                scalar = tape.before(node, "Reshape", value, tape.const([]))
+            elif tensor.size != 1:
+                continue
+            else:
+                scalar = tape.const(tensor.numpy().reshape(()), tensor.dtype.numpy())
+            node.replace_input_with(place, scalar)
+
+
+def _one_step(node: ir.Node) -> tuple[int, ...]:
+    """Scale and zero point of a whole tensor that have axes of their own. ONNX Runtime looks along the tensor's axes
+    for theirs, and fails unless it has left the node out."""
+    if node.op_type not in ("DequantizeLinear", "QuantizeLinear") or node.attributes.get_int("block_size"):
+        return ()
+    steps = node.inputs[1:3]
+    one = all(
+        value is None or (value.const_value is not None and value.const_value.size == 1) for value in steps
+    )
+    wide = any((_rank(value) or 0) > 1 for value in steps if value is not None)
+    return (1, 2)[: len(steps)] if one and wide else ()
+
+
+def _rank(value: ir.Value) -> int | None:
+    if value.const_value is not None:
+        return len(value.const_value.shape)
+    return None if value.shape is None else len(value.shape)
+
+
 class Held(NamedTuple):
     """x, held from below by `low` and from above by `high`."""
 
@@ -37,20 +77,20 @@ class Held(NamedTuple):
 
 def rectifiers(model: ir.Model) -> None:
     """Rewrite every other spelling in the main graph and the graphs within, in place; opset 11 or later."""
-    lifter: Lifter | None = None
+    tape: Tape | None = None
     for node in list(model.graph.all_nodes()):
         if node.domain not in ("", "ai.onnx") or node.op_type not in _SPELLINGS:
             continue
         found = held(node)
         if found is None or found.low != 0.0 or not found.high > 0.0 or _is_canonical(node, found):
             continue
-        lifter = lifter or Lifter(model)
+        tape = tape or Tape(model.graph)
         if found.high == math.inf:
-            lifter.become(node, "Relu", found.x)
+            tape.become(node, "Relu", found.x)
         else:
             kind = found.x.dtype or node.outputs[0].dtype or ir.DataType.FLOAT
-            ends = [lifter.const(end, kind.numpy()) for end in (0.0, found.high)]
-            lifter.become(node, "Clip", found.x, *ends)
+            ends = [tape.const(end, kind.numpy()) for end in (0.0, found.high)]
+            tape.become(node, "Clip", found.x, *ends)
 
 
 def _is_canonical(node: ir.Node, found: Held) -> bool:

@@ -25,6 +25,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxviz.graph.analysis.dataflow import QUANTISED, constant, dependent
+from onnxviz.graph.naming import fresh
 from onnxviz.graph.operators import MOVING, RESIZING, SPELLINGS
 
 _DOMAINS: Final = ("", "ai.onnx", "com.microsoft")
@@ -278,9 +279,9 @@ class _Names:
 
     def __init__(self, model: ir.Model) -> None:
         nodes = list(model.graph.all_nodes())
-        self._taken = {value.name for node in nodes for value in node.outputs}
-        self._taken |= {value.name for value in (*model.graph.inputs, *model.graph.initializers.values())}
-        self.nodes = {node.name for node in nodes}
+        inside = (*model.graph.inputs, *model.graph.initializers.values())
+        self._taken = {str(v.name) for v in (*inside, *(value for node in nodes for value in node.outputs))}
+        self.nodes = {str(node.name) for node in nodes}
 
     def free(self, name: str) -> None:
         self._taken.discard(name)
@@ -290,20 +291,11 @@ class _Names:
 
     def take(self, stem: str) -> str:
         """This name, or one that begins so."""
-        return _unique(stem, self._taken)
+        return fresh(stem, self._taken)
 
     def node(self, stem: str) -> str:
         """The same for a node."""
-        return _unique(stem, self.nodes)
-
-
-def _unique(stem: str, taken: set[str | None]) -> str:
-    name, number = stem, 0
-    while name in taken:
-        number += 1
-        name = f"{stem}.{number}"
-    taken.add(name)
-    return name
+        return fresh(stem, self.nodes)
 
 
 def drop_unread(model: ir.Model) -> None:

@@ -17,7 +17,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxviz.graph.infer import infer
-from onnxviz.graph.lift import Lifter, channels_first, channels_last
+from onnxviz.graph.tape import Tape
 
 _MICROSOFT = "com.microsoft"
 #: Activation that a fused operator carries -> the names of its parameters, in the order of `activation_params`.
@@ -52,11 +52,21 @@ def split(model: ir.Model) -> None:
             step(parts)
 
 
+def channels_first(rank: int) -> list[int]:
+    """The order of axes that makes (N, *spatial, C) to (N, C, *spatial)."""
+    return [0, rank - 1, *range(1, rank - 1)]
+
+
+def channels_last(rank: int) -> list[int]:
+    """The order of axes that makes (N, C, *spatial) to (N, *spatial, C)."""
+    return [0, *range(2, rank), 1]
+
+
 class _Parts:
     """The fused node at hand on its way to its parts."""
 
     def __init__(self, model: ir.Model, node: ir.Node) -> None:
-        self.model, self.lifter, self.node = model, Lifter(model), node
+        self.model, self.tape, self.node = model, Tape(model.graph), node
         self.opset = model.opset_imports.get("", model.opset_imports.get("ai.onnx", 1))
 
     @functools.cached_property
@@ -69,10 +79,10 @@ class _Parts:
         return self.node.inputs[place] if place < len(self.node.inputs) else None
 
     def op(self, op_type: str, *inputs: ir.Value | None, **attributes: Any) -> ir.Value:
-        return self.lifter.before(self.node, op_type, *inputs, **attributes)
+        return self.tape.before(self.node, op_type, *inputs, **attributes)
 
     def become(self, op_type: str, *inputs: ir.Value | None, **attributes: Any) -> None:
-        self.lifter.become(self.node, op_type, *inputs, **attributes)
+        self.tape.become(self.node, op_type, *inputs, **attributes)
 
     def kept(self, names: Sequence[str]) -> dict[str, Any]:
         """The node's own attributes of these names."""
@@ -84,7 +94,7 @@ class _Parts:
 
     def number(self, value: float) -> ir.Value:
         """A constant of the type that the node computes in."""
-        return self.lifter.const(value, self.kind())
+        return self.tape.const(value, self.kind())
 
     def kind(self) -> Any:
         """The numpy type of the node's data."""
@@ -273,7 +283,7 @@ def _root_mean_square(
     rim, axes = to.number(epsilon), list(range(axis, 0))
     square = to.op("Mul", x, x)
     if to.opset >= 18:
-        mean = to.op("ReduceMean", square, to.lifter.const(axes), keepdims=1)
+        mean = to.op("ReduceMean", square, to.tape.const(axes), keepdims=1)
     else:
         mean = to.op("ReduceMean", square, axes=axes, keepdims=1)
     to.become("Mul", to.op("Div", x, to.op("Sqrt", to.op("Add", mean, rim))), scale)
@@ -288,11 +298,7 @@ def _integer_product(to: _Parts) -> None:
 def _dynamic_product(to: _Parts) -> None:
     """A float matrix, quantised on the way, times one of integers."""
     a, b, b_scale, b_zero, bias = (to.input(place) for place in range(5))
-    units, a_scale, a_zero = (
-        ir.Value(name=to.lifter.name(f"{to.node.name}/{w}")) for w in ("units", "scale", "zero")
-    )
-    name = to.lifter.name(f"{to.node.name}/DynamicQuantizeLinear")
-    to.node.prepend(ir.node("DynamicQuantizeLinear", [a], outputs=[units, a_scale, a_zero], name=name))
+    units, a_scale, a_zero = to.tape.before(to.node, "DynamicQuantizeLinear", a, _outputs=3)
     _scaled_product(to, (units, b, a_zero, b_zero), a_scale, b_scale, bias)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from onnxviz.graph.lift import Lifter
+from onnxviz.graph.tape import Tape
 
 _NARROWING = "onnxviz.narrowing"
 _HALVES = frozenset({ir.DataType.FLOAT16, ir.DataType.BFLOAT16})
@@ -21,7 +21,7 @@ def widen(model: ir.Model) -> None:
     values = [*graph.inputs, *graph.initializers.values(), *(y for node in graph for y in node.outputs)]
     if not any(v.dtype in _HALVES for v in values):
         return
-    lifter = Lifter(model)
+    tape = Tape(model.graph)
     for holder in model.graphs():
         for value in holder.initializers.values():
             _widen_weight(value)
@@ -29,10 +29,10 @@ def widen(model: ir.Model) -> None:
             _widen_node(node)
     for value in graph.inputs:
         if value.dtype in _HALVES:
-            _widen_input(graph, lifter, value)
+            _widen_input(graph, tape, value)
     for i, value in enumerate(list(graph.outputs)):
         if value.dtype in _HALVES and value.producer() is not None:
-            _narrow_output(graph, lifter, i, value)
+            _narrow_output(graph, tape, i, value)
 
 
 def _widen_weight(value: ir.Value) -> None:
@@ -61,9 +61,9 @@ def _widen_node(node: ir.Node) -> None:
             node.attributes[name] = ir.AttrInt64(name, int(ir.DataType.FLOAT))
 
 
-def _widen_input(graph: ir.Graph, lifter: Lifter, value: ir.Value) -> None:
+def _widen_input(graph: ir.Graph, tape: Tape, value: ir.Value) -> None:
     uses = list(value.uses())
-    name = lifter.name(f"{value.name}/float32")
+    name = tape.fresh(f"{value.name}/float32")
     out = ir.Value(name=name, type=ir.TensorType(ir.DataType.FLOAT), shape=value.shape)
     cast = ir.node("Cast", [value], attributes={"to": int(ir.DataType.FLOAT)}, outputs=[out], name=name)
     for user, index in uses:
@@ -75,14 +75,14 @@ def _widen_input(graph: ir.Graph, lifter: Lifter, value: ir.Value) -> None:
         first.prepend(cast)
 
 
-def _narrow_output(graph: ir.Graph, lifter: Lifter, index: int, value: ir.Value) -> None:
+def _narrow_output(graph: ir.Graph, tape: Tape, index: int, value: ir.Value) -> None:
     name, shape, dtype = value.name, value.shape, value.dtype
     assert dtype is not None
-    value.name = lifter.name(f"{name}/float32")
+    value.name = tape.fresh(f"{name}/float32")
     value.type = ir.TensorType(ir.DataType.FLOAT)  # a type object of its own: `out` keeps the half one
     out = ir.Value(name=name, type=ir.TensorType(dtype), shape=shape)
     cast = ir.node(
-        "Cast", [value], attributes={"to": int(dtype)}, outputs=[out], name=lifter.name(f"{name}/half")
+        "Cast", [value], attributes={"to": int(dtype)}, outputs=[out], name=tape.fresh(f"{name}/half")
     )
     cast.meta[_NARROWING] = True
     graph.append(cast)

@@ -15,67 +15,11 @@ import onnx_ir as ir
 
 from onnxviz.errors import ModelUnsuitable
 from onnxviz.graph.analysis.dataflow import constant
-from onnxviz.graph.naming import names
+from onnxviz.graph.tape import Tape
 
 TARGET = 18
 OLDEST = 7
 GROUPED = 21
-
-
-class Lifter:
-    """What a step needs: fresh names and constants in the graph of the node at hand."""
-
-    def __init__(self, model: ir.Model) -> None:
-        self.root = model.graph
-        self._names = names(self.root)
-        self._count = 0
-
-    def name(self, stem: str) -> str:
-        """A name that is not in use."""
-        while (name := f"{stem}_{self._count}") in self._names:
-            self._count += 1
-        self._names.add(name)
-        return name
-
-    def const(self, values: Any, dtype: Any = np.int64) -> ir.Value:
-        """A new initialiser of the main graph (subgraphs see it too)."""
-        array = np.asarray(values, dtype=dtype)
-        name = self.name("lifted/constant")
-        tensor = ir.tensor(array, name=name)
-        value = ir.Value(
-            name=name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor
-        )
-        self.root.register_initializer(value)
-        return value
-
-    def before(self, node: ir.Node, op_type: str, *inputs: ir.Value | None, **attributes: Any) -> ir.Value:
-        """A new node in front of this one; its output."""
-        name = self.name(f"{node.name or node.op_type}/{op_type}")
-        out = ir.Value(name=name)
-        node.prepend(ir.node(op_type, list(inputs), attributes=attributes or None, outputs=[out], name=name))
-        return out
-
-    @staticmethod
-    def become(node: ir.Node, op_type: str, *inputs: ir.Value | None, **attributes: Any) -> None:
-        """The node is this operator of the standard from now on, under its own name and that of its first output."""
-        node.domain, node.op_type, node.overload, node.version = "", op_type, "", None
-        node.attributes.clear()
-        for name, value in attributes.items():
-            node.attributes[name] = ir.convenience.convert_attribute(name, value)
-        node.resize_inputs(len(inputs))
-        for i, x in enumerate(inputs):
-            node.replace_input_with(i, x)
-        node.resize_outputs(1)
-
-
-def channels_first(rank: int) -> list[int]:
-    """The order of axes that makes (N, *spatial, C) to (N, C, *spatial)."""
-    return [0, rank - 1, *range(1, rank - 1)]
-
-
-def channels_last(rank: int) -> list[int]:
-    """The order of axes that makes (N, C, *spatial) to (N, *spatial, C)."""
-    return [0, *range(2, rank), 1]
 
 
 def lift(model: ir.Model) -> None:
@@ -93,13 +37,13 @@ def lift(model: ir.Model) -> None:
             f"the model has opset {version}; gradients need {OLDEST} or later: export it again with a newer opset, "
             "or convert it with onnx.version_converter"
         )
-    lifter = Lifter(model)
+    tape = Tape(model.graph)
     for node in list(model.graph.all_nodes()):
         if node.domain not in ("", "ai.onnx"):
             continue
         for since, step in _STEPS.get(node.op_type, ()):
             if version < since:
-                step(lifter, node)
+                step(tape, node)
                 if node.graph is None:  # the step replaced the node
                     break
         else:
@@ -125,16 +69,16 @@ def _group_normalization(model: ir.Model, version: int) -> None:
     nodes = [n for n in model.graph.all_nodes() if n.op_type == "GroupNormalization" and not n.domain]
     if version >= GROUPED or not nodes:
         return
-    lifter = Lifter(model)
+    tape = Tape(model.graph)
     for node in nodes:
         x = node.inputs[0]
         if x is None or x.shape is None or not isinstance(x.shape[1], int):
             raise ModelUnsuitable(f"GroupNormalization {node.name!r} has an unknown number of channels")
         groups = node.attributes["num_groups"].as_int()
         for i in (1, 2):
-            column = lifter.before(node, "Unsqueeze", node.inputs[i], lifter.const([1]))
-            wide = lifter.before(node, "Expand", column, lifter.const([groups, x.shape[1] // groups]))
-            node.replace_input_with(i, lifter.before(node, "Reshape", wide, lifter.const([-1])))
+            column = tape.before(node, "Unsqueeze", node.inputs[i], tape.const([1]))
+            wide = tape.before(node, "Expand", column, tape.const([groups, x.shape[1] // groups]))
+            node.replace_input_with(i, tape.before(node, "Reshape", wide, tape.const([-1])))
     for graph in model.graphs():
         graph.opset_imports[""] = GROUPED
 
@@ -160,74 +104,68 @@ def _pop(node: ir.Node, name: str, default: Any = None) -> Any:
     return default if attribute is None else attribute.value
 
 
-def _set_inputs(node: ir.Node, *inputs: ir.Value | None) -> None:
-    node.resize_inputs(len(inputs))
-    for i, value in enumerate(inputs):
-        node.replace_input_with(i, value)
-
-
 def _float(node: ir.Node) -> Any:
     """The numpy type of the node's data, float32 where the file does not tell."""
     dtype = node.inputs[0].dtype if node.inputs[0] is not None else None
     return np.float32 if dtype is None else dtype.numpy()
 
 
-def _clip(lifter: Lifter, node: ir.Node) -> None:
+def _clip(tape: Tape, node: ir.Node) -> None:
     low, high = _pop(node, "min"), _pop(node, "max")
     kind = _float(node)
-    _set_inputs(
+    tape.reads(
         node,
         node.inputs[0],
-        None if low is None else lifter.const(low, kind),
-        None if high is None else lifter.const(high, kind),
+        None if low is None else tape.const(low, kind),
+        None if high is None else tape.const(high, kind),
     )
 
 
-def _axes(lifter: Lifter, node: ir.Node) -> None:
+def _axes(tape: Tape, node: ir.Node) -> None:
     axes = _pop(node, "axes")
     if axes is not None:
-        _set_inputs(node, node.inputs[0], lifter.const(axes))
+        tape.reads(node, node.inputs[0], tape.const(axes))
 
 
-def _pad(lifter: Lifter, node: ir.Node) -> None:
+def _pad(tape: Tape, node: ir.Node) -> None:
     pads, value = _pop(node, "pads"), _pop(node, "value", 0.0)
-    _set_inputs(node, node.inputs[0], lifter.const(pads), lifter.const(value, _float(node)))
+    tape.reads(node, node.inputs[0], tape.const(pads), tape.const(value, _float(node)))
 
 
-def _slice(lifter: Lifter, node: ir.Node) -> None:
+def _slice(tape: Tape, node: ir.Node) -> None:
     starts, ends, axes = _pop(node, "starts"), _pop(node, "ends"), _pop(node, "axes")
-    _set_inputs(
+    tape.reads(
         node,
         node.inputs[0],
-        lifter.const(starts),
-        lifter.const(ends),
-        lifter.const(axes if axes else range(len(starts))),
+        tape.const(starts),
+        tape.const(ends),
+        tape.const(axes if axes else range(len(starts))),
     )
 
 
-def _split_sizes(lifter: Lifter, node: ir.Node) -> None:
+def _split_sizes(tape: Tape, node: ir.Node) -> None:
     sizes = _pop(node, "split")
     if sizes is not None:
-        _set_inputs(node, node.inputs[0], lifter.const(sizes))
+        tape.reads(node, node.inputs[0], tape.const(sizes))
 
 
-def _split_count(lifter: Lifter, node: ir.Node) -> None:
+def _split_count(tape: Tape, node: ir.Node) -> None:
     if len(node.inputs) < 2 or node.inputs[1] is None:
         node.attributes["num_outputs"] = ir.AttrInt64("num_outputs", len(node.outputs))
 
 
-def _topk(lifter: Lifter, node: ir.Node) -> None:
-    _set_inputs(node, node.inputs[0], lifter.const([_pop(node, "k")]))
+def _topk(tape: Tape, node: ir.Node) -> None:
+    tape.reads(node, node.inputs[0], tape.const([_pop(node, "k")]))
 
 
-def _batch_normalization(lifter: Lifter, node: ir.Node) -> None:
+def _batch_normalization(tape: Tape, node: ir.Node) -> None:
     if not _pop(node, "spatial", 1):
         raise ModelUnsuitable(
             f"BatchNormalization {node.name!r} has spatial=0, which no later opset can express"
         )
 
 
-def _one_output(lifter: Lifter, node: ir.Node) -> None:
+def _one_output(tape: Tape, node: ir.Node) -> None:
     """The old training form, told by its further outputs: saved statistics, which nobody may use."""
     if len(node.outputs) == 1:
         return
@@ -240,12 +178,12 @@ def _one_output(lifter: Lifter, node: ir.Node) -> None:
     node.attributes["training_mode"] = ir.AttrInt64("training_mode", 1)
 
 
-def _dropout(lifter: Lifter, node: ir.Node) -> None:
+def _dropout(tape: Tape, node: ir.Node) -> None:
     """The old form had the ratio as an attribute and did nothing at inference; nor does the new one."""
     _pop(node, "ratio")
 
 
-def _flat_softmax(lifter: Lifter, node: ir.Node) -> None:
+def _flat_softmax(tape: Tape, node: ir.Node) -> None:
     """Before opset 13 everything from `axis` on was one axis: flatten, take it over the last axis, shape back."""
     axis = _pop(node, "axis", 1)
     x = node.inputs[0]
@@ -259,41 +197,15 @@ def _flat_softmax(lifter: Lifter, node: ir.Node) -> None:
                 f"{node.op_type} {node.name!r} counts its axis from the end of an unknown rank"
             )
         axis += len(x.shape)
-    flat = lifter.before(node, "Flatten", x, axis=axis)
-    shape = lifter.before(node, "Shape", x)
-    node.replace_input_with(0, flat)
-    y = node.outputs[0]
-    inner = ir.Value(name=lifter.name(f"{node.name or node.op_type}/flat"))
-    replacement = ir.node(
-        node.op_type,
-        [flat],
-        attributes={"axis": -1},
-        outputs=[inner],
-        name=lifter.name(node.name or node.op_type),
-    )
-    node.prepend(replacement)
-    back = ir.node("Reshape", [inner, shape], outputs=[ir.Value(name=y.name)], name=node.name)
-    node.prepend(back)
-    _replace(node, back)
+    flat, shape = tape.before(node, "Flatten", x, axis=axis), tape.before(node, "Shape", x)
+    tape.become(node, "Reshape", tape.before(node, node.op_type, flat, axis=-1), shape)
 
 
-def _replace(node: ir.Node, new: ir.Node) -> None:
-    """`new`, already in the graph, takes this node's place and its output's name."""
-    y, out = node.outputs[0], new.outputs[0]
-    out.type, out.shape, name = y.type, y.shape, y.name
-    y.replace_all_uses_with(out, replace_graph_outputs=True)
-    graph = node.graph
-    assert graph is not None
-    graph.remove(node)
-    y.name = None
-    out.name = name
+def _upsample_scales(tape: Tape, node: ir.Node) -> None:
+    tape.reads(node, node.inputs[0], tape.const(_pop(node, "scales"), np.float32))
 
 
-def _upsample_scales(lifter: Lifter, node: ir.Node) -> None:
-    _set_inputs(node, node.inputs[0], lifter.const(_pop(node, "scales"), np.float32))
-
-
-def _old_resize(lifter: Lifter, node: ir.Node) -> None:
+def _old_resize(tape: Tape, node: ir.Node) -> None:
     """Upsample and Resize-10: asymmetric coordinates, region of interest not yet invented.
 
     The nearest place: rounded down, but up along an axis that shrinks, as ONNX Runtime has it.
@@ -307,7 +219,7 @@ def _old_resize(lifter: Lifter, node: ir.Node) -> None:
     )
     node.attributes["nearest_mode"] = ir.AttrString("nearest_mode", "floor")
     scales = node.inputs[1]
-    _set_inputs(node, node.inputs[0], None, scales)
+    tape.reads(node, node.inputs[0], None, scales)
     tensor = constant(scales) if scales is not None else None
     if mode != "nearest" or tensor is None:
         return
@@ -315,17 +227,17 @@ def _old_resize(lifter: Lifter, node: ir.Node) -> None:
     if (factors < 1).any():
         if (factors > 1).any():
             # An axis of length 1 doubles along: alone, those that grow by too little to get longer would be left out.
-            rank = lifter.const([len(factors)])
-            grown = lifter.const([*np.maximum(factors, 1), 2], np.float32)
+            rank = tape.const([len(factors)])
+            grown = tape.const([*np.maximum(factors, 1), 2], np.float32)
             attributes = {name: attribute.value for name, attribute in node.attributes.items()}
-            x = lifter.before(node, "Unsqueeze", node.inputs[0], rank)
-            x = lifter.before(node, "Resize", x, None, grown, **attributes)
-            x = lifter.before(node, "Gather", x, lifter.const(0), axis=len(factors))
-            _set_inputs(node, x, None, lifter.const(np.minimum(factors, 1), np.float32))
+            x = tape.before(node, "Unsqueeze", node.inputs[0], rank)
+            x = tape.before(node, "Resize", x, None, grown, **attributes)
+            x = tape.before(node, "Gather", x, tape.const(0), axis=len(factors))
+            tape.reads(node, x, None, tape.const(np.minimum(factors, 1), np.float32))
         node.attributes["nearest_mode"] = ir.AttrString("nearest_mode", "ceil")
 
 
-def _resize_11(lifter: Lifter, node: ir.Node) -> None:
+def _resize_11(tape: Tape, node: ir.Node) -> None:
     """The form of opset 11 had to give roi and scales even where unused: an empty tensor stood for 'none'."""
     mode = node.attributes.get("coordinate_transformation_mode")
     if mode is not None and mode.as_string() == "tf_half_pixel_for_nn":
@@ -349,17 +261,17 @@ def _resize_11(lifter: Lifter, node: ir.Node) -> None:
             node.replace_input_with(i, None)
 
 
-def _scatter(lifter: Lifter, node: ir.Node) -> None:
+def _scatter(tape: Tape, node: ir.Node) -> None:
     node.op_type = "ScatterElements"
 
 
-def _roi_align(lifter: Lifter, node: ir.Node) -> None:
+def _roi_align(tape: Tape, node: ir.Node) -> None:
     node.attributes["coordinate_transformation_mode"] = ir.AttrString(
         "coordinate_transformation_mode", "output_half_pixel"
     )
 
 
-Step = Callable[[Lifter, ir.Node], None]
+Step = Callable[[Tape, ir.Node], None]
 _REDUCTIONS = ("L1", "L2", "LogSum", "LogSumExp", "Max", "Mean", "Min", "Prod", "SumSquare")
 _STEPS: dict[str, tuple[tuple[int, Step], ...]] = {
     "BatchNormalization": ((9, _batch_normalization), (14, _one_output)),

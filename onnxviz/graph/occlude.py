@@ -9,7 +9,7 @@ exists outside the graph:
     image (1, ...), fill (1, ...), cells (B, G, G), shifts (B, 2) ─▶ masked batch (B, ...)   ─▶ network
     image (1, ...), cells (B, h, w)                               ─▶ shown batch (B, ...)    ─▶ network
 
-A model of any opset takes the nodes as they are (`build.PORTABLE`). Masks are float32 and exact: 0 and 1 for windows,
+A model of any opset takes the nodes as they are (`tape.PORTABLE`). Masks are float32 and exact: 0 and 1 for windows,
 multiples of 2^-24 for RISE, the same on every provider.
 
 Measured on ONNX Runtime's CPU provider (3×224×224, batch 32): the outer product of two step vectors and then
@@ -25,14 +25,13 @@ from collections.abc import Sequence
 import numpy as np
 import onnx_ir as ir
 
-from onnxviz.graph.build import builder
+from onnxviz.graph.reduce import appended
 
 IMAGE = "onnxviz.image"
 FILL = "onnxviz.fill"
 WINDOWS = "onnxviz.windows"
 CELLS = "onnxviz.cells"
 SHIFTS = "onnxviz.shifts"
-SCORE = "onnxviz.score"
 
 # Interpolation weights are multiples of 2^-12, so a product of two fits float32's 24 bits: whatever the order of
 # additions and whether or not the hardware fuses them, every mask comes out the same to the last bit.
@@ -50,7 +49,7 @@ def occluded(model: ir.Model, *, input: str, layout: str, shape: Sequence[int]) 
     (0, 0, 0, 0) leaves the image untouched, to the last bit.
     """
     front = _Front(model, input, layout, shape)
-    windows = front.build.add_input(WINDOWS, ir.DataType.FLOAT, (front.batch, 4))
+    windows = front.op.input(WINDOWS, ir.DataType.FLOAT, (front.batch, 4))
     top, left, bottom, right = (front.op.Gather(windows, [side], axis=1) for side in range(4))
     rows = front.op.Reshape(_between(front, front.rows, top, bottom), front.row_shape)
     columns = front.op.Reshape(_between(front, front.columns, left, right), front.column_shape)
@@ -82,12 +81,12 @@ def masked(
     A grid of ones leaves the image as it is (exactly so where the fill is 0).
     """
     front = _Front(model, input, layout, shape, filled=filled)
-    cells = front.build.add_input(CELLS, ir.DataType.FLOAT, (front.batch, grid, grid))
-    shifts = front.build.add_input(SHIFTS, ir.DataType.INT64, (front.batch, 2))
+    cells = front.op.input(CELLS, ir.DataType.FLOAT, (front.batch, grid, grid))
+    shifts = front.op.input(SHIFTS, ir.DataType.INT64, (front.batch, 2))
     weights = []
     for axis, (length, positions) in enumerate(((front.height, front.rows), (front.width, front.columns))):
         places = front.op.Add(front.op.Gather(shifts, [axis], axis=1), positions[None])
-        weights.append(front.op.Gather(front.build.constant(hat(length, grid)), places, axis=0))
+        weights.append(front.op.Gather(front.op.const(hat(length, grid)), places, axis=0))
     across = front.op.MatMul(cells, front.op.Transpose(weights[1], perm=[0, 2, 1]))
     mask = front.op.MatMul(weights[0], across)
     if front.mask_shape is not None:
@@ -106,7 +105,7 @@ def shown(
     of ones leave the image as it is where the rows of both matrices sum to exactly 1.
     """
     front = _Front(model, input, layout, shape, filled=False)
-    cells = front.build.add_input(CELLS, ir.DataType.FLOAT, (front.batch, rows.shape[1], columns.shape[1]))
+    cells = front.op.input(CELLS, ir.DataType.FLOAT, (front.batch, rows.shape[1], columns.shape[1]))
     down = rows.astype(np.float32)
     across = np.ascontiguousarray(columns.astype(np.float32)[front.columns].T)
     mask = front.op.MatMul(down, front.op.MatMul(cells, across))
@@ -135,41 +134,6 @@ def hat(length: int, grid: int) -> np.ndarray:
     return np.maximum(0, 1 - np.abs(exact[:, None] - np.arange(grid)[None])).astype(np.float32)
 
 
-def reduced(
-    model: ir.Model,
-    *,
-    value: str,
-    rank: int,
-    channel: int,
-    channels_last: bool = False,
-    position: tuple[int, int] | None = None,
-) -> ir.Model:
-    """A copy of `model` whose only output, SCORE (N,) float32, is one number an image: a channel's mean, or one neuron.
-
-    value           the name of the layer's value
-    rank            its number of dimensions: 2 (N, C) or more
-    channel         the index along its channels
-    channels_last   whether the channels are its last dimension and not its second
-    position        (y, x) of a single neuron of a value of rank 4; None: the mean over all positions
-    """
-    build = builder(model)
-    op = build.op
-    picked = build.value(value)
-    if channels_last and rank > 2:
-        picked = op.Transpose(picked, perm=[0, rank - 1, *range(1, rank - 1)])
-    picked = op.Gather(picked, [channel], axis=1)  # (N, 1, ...)
-    picked = op.Cast(picked, to=int(ir.DataType.FLOAT))
-    if position is not None:
-        for axis, index in zip((2, 3), position, strict=True):
-            picked = op.Gather(picked, [index], axis=axis)
-    elif rank > 2:
-        picked = op.GlobalAveragePool(picked)
-    score = op.Reshape(picked, [-1])
-    build.graph.outputs.clear()
-    build.add_output(score, SCORE)
-    return build.model
-
-
 class _Front:
     """The nodes in front of a network: its image input is replaced by what they compute.
 
@@ -180,9 +144,7 @@ class _Front:
     def __init__(
         self, model: ir.Model, name: str, layout: str, shape: Sequence[int], *, filled: bool = True
     ) -> None:
-        self.build = builder(model)
-        self.op = self.build.op
-        self._old = self.build.value(name)
+        self._copy, self.op, self._old = appended(model, name)
         self.batch = _size(self._old)
         self._shape = [1, *(int(size) for size in shape[1:])]
         self._nhwc = layout == "NHWC"
@@ -200,7 +162,7 @@ class _Front:
         self.fill = self._picture(FILL) if filled else None
 
     def _picture(self, name: str) -> ir.Value:
-        value = self.build.add_input(name, ir.DataType.FLOAT, self._shape)
+        value = self.op.input(name, ir.DataType.FLOAT, self._shape)
         if not self._nhwc:
             return value
         rows: ir.Value = self.op.Reshape(value, [1, self.height, len(self.columns)])
@@ -220,11 +182,11 @@ class _Front:
         if dtype != ir.DataType.FLOAT:
             batch = self.op.Cast(batch, to=int(dtype))
         batch.shape = ir.Shape([self.batch, *self._shape[1:]])
-        graph = self.build.graph
+        graph = self._copy.graph
         ir.convenience.replace_all_uses_with(self._old, batch)
         graph.inputs.remove(self._old)
         graph.sort()  # the new nodes were appended behind the network
-        return self.build.model
+        return self._copy
 
 
 def _size(value: ir.Value) -> int | str | None:

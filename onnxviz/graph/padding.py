@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from onnxviz.graph.lift import Lifter
 from onnxviz.graph.operators import POOLS
 from onnxviz.graph.shapes import pool_pads, pooled
+from onnxviz.graph.tape import Tape
 
 _WINDOWS = POOLS | {"Conv", "ConvInteger"}
 
@@ -27,7 +27,7 @@ def explicit(model: ir.Model) -> None:
 
     Requires inferred shapes.
     """
-    lifter: Lifter | None = None
+    tape: Tape | None = None
     for node in list(model.graph.all_nodes()):
         if node.domain not in ("", "ai.onnx"):
             continue
@@ -40,8 +40,8 @@ def explicit(model: ir.Model) -> None:
         elif node.op_type not in _WINDOWS or not (ceil or mode in ("VALID", "SAME_UPPER", "SAME_LOWER")):
             continue
         elif node.op_type in POOLS and _sizes(node) is not None:
-            lifter = lifter or Lifter(model)
-            _pool(lifter, node, mode)
+            tape = tape or Tape(model.graph)
+            _pool(tape, node, mode)
         elif mode == "VALID":
             # VALID means no pads, whatever `pads` says; a MaxPool's ceil_mode counts on.
             node.attributes.pop("auto_pad")
@@ -53,8 +53,8 @@ def explicit(model: ir.Model) -> None:
                 node.attributes["pads"] = ir.AttrInt64s("pads", pads)
             else:
                 node.attributes.pop("pads", None)
-                lifter = lifter or Lifter(model)
-                _at_run_time(lifter, node, mode)
+                tape = tape or Tape(model.graph)
+                _at_run_time(tape, node, mode)
 
 
 def _string(node: ir.Node, name: str) -> str:
@@ -112,7 +112,7 @@ def _same(node: ir.Node, mode: str) -> list[int] | None:
     return begins + ends
 
 
-def _pool(lifter: Lifter, node: ir.Node, mode: str) -> None:
+def _pool(tape: Tape, node: ir.Node, mode: str) -> None:
     """Pads in the place of a pool's auto_pad and ceil_mode."""
     kernel, sizes = _kernel(node), _sizes(node)
     if kernel is None or sizes is None:
@@ -141,21 +141,21 @@ def _pool(lifter: Lifter, node: ir.Node, mode: str) -> None:
         node.attributes.pop(name, None)
     cut = [min(pad, 0) for pad in begins + ends]
     if any(cut):
-        node.replace_input_with(0, _zeros_around(lifter, node, node.inputs[0], cut))
+        node.replace_input_with(0, _zeros_around(tape, node, node.inputs[0], cut))
         sizes = [size + b + e for size, b, e in zip(sizes, cut[:n], cut[n:], strict=True)]
         begins, ends = [max(pad, 0) for pad in begins], [max(pad, 0) for pad in ends]
     counted = _counting(node) and any(extra) and any(begins + ends)
     if (
         counted
     ):  # the pads of the file are averaged in, what ceil_mode adds is not: the former become real zeros
-        node.replace_input_with(0, _zeros_around(lifter, node, node.inputs[0], begins + ends))
+        node.replace_input_with(0, _zeros_around(tape, node, node.inputs[0], begins + ends))
         sizes = [size + b + e for size, b, e in zip(sizes, begins, ends, strict=True)]
         begins = ends = [0] * n
     if any(extra):
         node.attributes.pop("count_include_pad", None)
     ends = [end + more for end, more in zip(ends, extra, strict=True)]
     if any(extra) and wide:
-        _in_front(lifter, node, lifter.const(begins + ends), lifter.const(sizes))
+        _in_front(tape, node, tape.const(begins + ends), tape.const(sizes))
     else:
         node.attributes["pads"] = ir.AttrInt64s("pads", begins + ends)
 
@@ -171,13 +171,13 @@ def _kind(x: ir.Value | None) -> Any:
     return np.float32 if x is None or x.dtype is None else x.dtype.numpy()
 
 
-def _zeros_around(lifter: Lifter, node: ir.Node, x: ir.Value | None, pads: list[int]) -> ir.Value:
+def _zeros_around(tape: Tape, node: ir.Node, x: ir.Value | None, pads: list[int]) -> ir.Value:
     n = len(pads) // 2
-    amounts = lifter.const([0, 0, *pads[:n], 0, 0, *pads[n:]])
-    return lifter.before(node, "Pad", x, amounts, lifter.const(0.0, _kind(x)))
+    amounts = tape.const([0, 0, *pads[:n], 0, 0, *pads[n:]])
+    return tape.before(node, "Pad", x, amounts, tape.const(0.0, _kind(x)))
 
 
-def _at_run_time(lifter: Lifter, node: ir.Node, mode: str) -> None:
+def _at_run_time(tape: Tape, node: ir.Node, mode: str) -> None:
     """A Pad in front, its amounts computed from the input's shape."""
     kernel = _kernel(node)
     x = node.inputs[0]
@@ -190,30 +190,30 @@ def _at_run_time(lifter: Lifter, node: ir.Node, mode: str) -> None:
         reach = kernel  # see pool_pads
 
     def op(op_type: str, *inputs: Any, **attributes: Any) -> ir.Value:
-        return lifter.before(node, op_type, *inputs, **attributes)
+        return tape.before(node, op_type, *inputs, **attributes)
 
     sizes = op("Shape", x, start=2)
     # total = max((ceil(size / s) - 1)·s + reach − size, 0)
-    steps = op("Div", op("Sub", sizes, lifter.const([1])), lifter.const(strides))  # ceil(size / s) − 1
-    total = op("Sub", op("Add", op("Mul", steps, lifter.const(strides)), lifter.const(reach)), sizes)
-    none = lifter.const([0])
+    steps = op("Div", op("Sub", sizes, tape.const([1])), tape.const(strides))  # ceil(size / s) − 1
+    total = op("Sub", op("Add", op("Mul", steps, tape.const(strides)), tape.const(reach)), sizes)
+    none = tape.const([0])
     room = op("Max", total, none)
-    half = op("Div", room, lifter.const([2]))
+    half = op("Div", room, tape.const([2]))
     rest = op("Sub", room, half)
     begin, end = (half, rest) if mode == "SAME_UPPER" else (rest, half)
     if node.op_type in POOLS and any(k < s for k, s in zip(kernel, strides, strict=True)):
         # Less than nothing is cut off, see pool_pads: half of it in front, of one less for SAME_LOWER.
         cut = op("Max", op("Neg", total), none)
-        front = cut if mode == "SAME_UPPER" else op("Max", op("Sub", cut, lifter.const([1])), none)
-        front = op("Div", front, lifter.const([2]))
+        front = cut if mode == "SAME_UPPER" else op("Max", op("Sub", cut, tape.const([1])), none)
+        front = op("Div", front, tape.const([2]))
         begin, end = op("Sub", begin, front), op("Sub", end, op("Sub", cut, front))
     if node.op_type == "ConvInteger":  # the pad would have to be the zero point: its rule will refuse it
         node.attributes["auto_pad"] = ir.AttrString("auto_pad", mode)
         return
-    _in_front(lifter, node, op("Concat", begin, end, axis=0), sizes)
+    _in_front(tape, node, op("Concat", begin, end, axis=0), sizes)
 
 
-def _in_front(lifter: Lifter, node: ir.Node, pads: ir.Value, sizes: ir.Value) -> None:
+def _in_front(tape: Tape, node: ir.Node, pads: ir.Value, sizes: ir.Value) -> None:
     """Pad operators in front of a window that runs without pads then.
 
     pads    int64, all begins, then all ends
@@ -223,19 +223,19 @@ def _in_front(lifter: Lifter, node: ir.Node, pads: ir.Value, sizes: ir.Value) ->
     kind = _kind(x)
 
     def op(op_type: str, *inputs: Any, **attributes: Any) -> ir.Value:
-        return lifter.before(node, op_type, *inputs, **attributes)
+        return tape.before(node, op_type, *inputs, **attributes)
 
-    axes = lifter.const(range(2, len(_kernel(node) or ()) + 2))
+    axes = tape.const(range(2, len(_kernel(node) or ()) + 2))
 
     def padded(value: ir.Value | None, fill: Any) -> ir.Value:
-        return op("Pad", value, pads, lifter.const(fill, kind), axes)
+        return op("Pad", value, pads, tape.const(fill, kind), axes)
 
     if node.op_type == "MaxPool":
         lowest = (np.finfo if np.issubdtype(kind, np.floating) else np.iinfo)(kind).min
         node.replace_input_with(0, padded(x, lowest))
     elif node.op_type == "AveragePool" and not _counting(node):
         # The mean over what is there: the pooled values over the pooled ones.
-        ones = op("Expand", lifter.const(1.0, kind), op("Concat", lifter.const([1, 1]), sizes, axis=0))
+        ones = op("Expand", tape.const(1.0, kind), op("Concat", tape.const([1, 1]), sizes, axis=0))
         attributes = {k: a.value for k, a in node.attributes.items()}
         share = op("AveragePool", padded(ones, 0.0), **attributes)
         means = op("AveragePool", padded(x, 0.0), **attributes)

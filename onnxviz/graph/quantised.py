@@ -11,8 +11,10 @@ from typing import Any
 
 import onnx_ir as ir
 
-from onnxviz.graph.lift import GROUPED, Lifter, channels_first, channels_last
+from onnxviz.graph.fused import channels_first, channels_last
+from onnxviz.graph.lift import GROUPED
 from onnxviz.graph.operators import SPELLINGS
+from onnxviz.graph.tape import Tape
 
 _MICROSOFT = "com.microsoft"
 # How the inputs lie: every operand as (tensor, scale, zero point), then the result's scale and zero point.
@@ -22,21 +24,21 @@ _UNARY = {name: row.of for name, row in SPELLINGS.items() if row.scale == 3}
 
 def as_qdq(model: ir.Model) -> None:
     """Rewrite the QOperator nodes, in place; ONNX Runtime's own quantisers get the standard's domain."""
-    lifter: Lifter | None = None
+    tape: Tape | None = None
     for node in list(model.graph.all_nodes()):
         step = _STEPS.get((node.domain.removeprefix("ai.onnx"), node.op_type))
         if step is None:
             continue
-        lifter = lifter or Lifter(model)
-        step(_Rewriter(lifter, node))
+        tape = tape or Tape(model.graph)
+        step(_Rewriter(tape, node))
 
 
 class _Rewriter:
     """One node on its way to another form."""
 
-    def __init__(self, lifter: Lifter, node: ir.Node) -> None:
+    def __init__(self, tape: Tape, node: ir.Node) -> None:
         self.node = node
-        self.lifter = lifter
+        self.tape = tape
         self.inputs = list(node.inputs) + [None] * 3
 
     def attributes(self, *dropped: str) -> dict[str, Any]:
@@ -48,7 +50,7 @@ class _Rewriter:
         return bool(self.node.attributes.get_int("channels_last", 0))
 
     def op(self, op_type: str, *inputs: ir.Value | None, **attributes: Any) -> ir.Value:
-        return self.lifter.before(self.node, op_type, *inputs, **attributes)
+        return self.tape.before(self.node, op_type, *inputs, **attributes)
 
     def real(self, first: int, axis: int | None = None) -> ir.Value:
         """The operand that starts at this input, dequantised."""
@@ -59,9 +61,9 @@ class _Rewriter:
     def result(self, y: ir.Value, scale: ir.Value | None, zero: ir.Value | None) -> None:
         """The node becomes the quantiser of this value (or its stand-in where the result is float)."""
         if scale is None:
-            self.lifter.become(self.node, "Identity", y)
+            self.tape.become(self.node, "Identity", y)
         else:
-            self.lifter.become(self.node, "QuantizeLinear", *[x for x in (y, scale, zero) if x is not None])
+            self.tape.become(self.node, "QuantizeLinear", *[x for x in (y, scale, zero) if x is not None])
 
 
 def _vector(scale: ir.Value) -> bool:
@@ -128,7 +130,7 @@ def _concat(to: _Rewriter) -> None:
 def _quantiser(to: _Rewriter) -> None:
     """It has types that the standard's had not before opset 21: the model takes that, as `lift` does for others."""
     to.node.domain, to.node.version = "", None
-    for graph in (to.lifter.root, *to.lifter.root.subgraphs()):
+    for graph in (to.tape.graph, *to.tape.graph.subgraphs()):
         graph.opset_imports[""] = max(graph.opset_imports.get("", 0), GROUPED)
 
 

@@ -6,9 +6,9 @@ import onnx_ir as ir
 
 from onnxviz.errors import ModelUnsuitable
 from onnxviz.graph.analysis.dataflow import SHAPE_ONLY, clone
-from onnxviz.graph.lift import Lifter
 from onnxviz.graph.operators import MOVING, RESIZING
 from onnxviz.graph.quantised import as_qdq
+from onnxviz.graph.tape import Tape
 
 # What only moves values about works on any type. Resize and AveragePool round whole numbers, which a gradient must
 # not see.
@@ -32,7 +32,7 @@ def real_input(model: ir.Model, name: str) -> ir.Model:
         return model
     copy = clone(model)
     as_qdq(copy)
-    lifter = Lifter(copy)
+    tape = Tape(copy.graph)
     source = next(value for value in copy.graph.inputs if value.name == name)
     kind = source.dtype or ir.DataType.UINT8
     open_: list[tuple[ir.Value, ir.DataType]] = [(source, kind)]
@@ -41,7 +41,7 @@ def real_input(model: ir.Model, name: str) -> ir.Model:
         value, integer = open_.pop()
         value.dtype = ir.DataType.FLOAT
         for node, place in value.uses():
-            after = _step(lifter, node, place, integer)
+            after = _step(tape, node, place, integer)
             if after is None:
                 raise ModelUnsuitable(
                     f"input {name!r} has type {kind.name}, and {node.op_type} (node {node.name!r}) "
@@ -54,7 +54,7 @@ def real_input(model: ir.Model, name: str) -> ir.Model:
     return copy
 
 
-def _step(lifter: Lifter, node: ir.Node, place: int, integer: ir.DataType) -> ir.DataType | None:
+def _step(tape: Tape, node: ir.Node, place: int, integer: ir.DataType) -> ir.DataType | None:
     """Let the node read floats at `place`; the type that its result had, None where it needs the integers."""
     if node.domain not in ("", "ai.onnx"):
         return None
@@ -67,7 +67,7 @@ def _step(lifter: Lifter, node: ir.Node, place: int, integer: ir.DataType) -> ir
         floats = place == 0 and like is not None and like.dtype is not None and like.dtype.is_floating_point()
         return ir.DataType.FLOAT if floats else None
     if node.op_type == "DequantizeLinear":
-        return _dequantised(lifter, node, integer) if place == 0 else None
+        return _dequantised(tape, node, integer) if place == 0 else None
     if node.op_type in _MOVING and place == 0:
         alike = [2] if node.op_type == "Pad" and len(node.inputs) > 2 else []  # what it fills up with
     elif node.op_type == "Concat" or (node.op_type in _ARITHMETIC and integer not in _NARROW):
@@ -78,7 +78,7 @@ def _step(lifter: Lifter, node: ir.Node, place: int, integer: ir.DataType) -> ir
         other = node.inputs[i]
         if other is not None and (other.dtype is None or not other.dtype.is_floating_point()):
             # Of data that is on its way to floats too this Cast does nothing.
-            node.replace_input_with(i, lifter.before(node, "Cast", other, to=int(ir.DataType.FLOAT)))
+            node.replace_input_with(i, tape.before(node, "Cast", other, to=int(ir.DataType.FLOAT)))
     return integer
 
 
@@ -92,7 +92,7 @@ def _cast(node: ir.Node) -> ir.DataType | None:
     return to
 
 
-def _dequantised(lifter: Lifter, node: ir.Node, integer: ir.DataType) -> ir.DataType | None:
+def _dequantised(tape: Tape, node: ir.Node, integer: ir.DataType) -> ir.DataType | None:
     """(x − zero) · scale, written out; an axis of scales is laid along its dimension."""
     x, scale = node.inputs[:2]
     zero = node.inputs[2] if len(node.inputs) > 2 else None
@@ -103,15 +103,15 @@ def _dequantised(lifter: Lifter, node: ir.Node, integer: ir.DataType) -> ir.Data
             return None
         rank = len(x.shape)
         axis = node.attributes["axis"].as_int() if "axis" in node.attributes else 1
-        sizes = lifter.const([-1 if i == axis % rank else 1 for i in range(rank)])
-        scale = lifter.before(node, "Reshape", scale, sizes)
-        zero = None if zero is None else lifter.before(node, "Reshape", zero, sizes)
+        sizes = tape.const([-1 if i == axis % rank else 1 for i in range(rank)])
+        scale = tape.before(node, "Reshape", scale, sizes)
+        zero = None if zero is None else tape.before(node, "Reshape", zero, sizes)
     result = node.outputs[0].dtype or scale.dtype or ir.DataType.FLOAT
     if result != ir.DataType.FLOAT:
-        scale = lifter.before(node, "Cast", scale, to=int(ir.DataType.FLOAT))
+        scale = tape.before(node, "Cast", scale, to=int(ir.DataType.FLOAT))
     if zero is not None:
-        x = lifter.before(node, "Sub", x, lifter.before(node, "Cast", zero, to=int(ir.DataType.FLOAT)))
-    real = lifter.before(node, "Mul", x, scale)
+        x = tape.before(node, "Sub", x, tape.before(node, "Cast", zero, to=int(ir.DataType.FLOAT)))
+    real = tape.before(node, "Mul", x, scale)
     node.op_type = "Cast"
     node.attributes.clear()
     node.attributes["to"] = ir.AttrInt64("to", int(result))

@@ -1,4 +1,4 @@
-"""Rectifiers, and operands that are one number: what the variants of backpropagation act on.
+"""Rectifiers: what the variants of backpropagation act on.
 
 A rectifier is what the variants (guided, deconvnet, redirected) act on: Relu, Clip from 0 up
 (ReLU6), and in a quantised file the QuantizeLinear whose range begins at 0 behind what can be negative, for there the
@@ -12,10 +12,8 @@ import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-import numpy as np
 import onnx_ir as ir
 
-from onnxviz.graph.lift import Lifter
 from onnxviz.graph.operators import VALUE_KEPT, operator
 
 
@@ -24,46 +22,6 @@ def number(value: ir.Value | None) -> float | None:
     if value is None or value.const_value is None or value.is_graph_input() or value.const_value.size != 1:
         return None
     return float(value.const_value.numpy().reshape(-1)[0])
-
-
-def scalars(model: ir.Model) -> None:
-    """Give every operand that is one number the rank 0, in place; requires constants as initialisers."""
-    lifter: Lifter | None = None
-    for node in list(model.graph.all_nodes()):
-        if node.domain not in ("", "ai.onnx"):
-            continue
-        for place in (*operator(node.op_type).numbers, *_one_step(node)):
-            value = node.inputs[place] if place < len(node.inputs) else None
-            if value is None or _rank(value) in (0, None):
-                continue
-            lifter = lifter or Lifter(model)
-            tensor = value.const_value
-            if tensor is None or value.is_graph_input():
-                scalar = lifter.before(node, "Reshape", value, lifter.const(np.zeros(0)))
-            elif tensor.size != 1:
-                continue
-            else:
-                scalar = lifter.const(tensor.numpy().reshape(()), tensor.dtype.numpy())
-            node.replace_input_with(place, scalar)
-
-
-def _one_step(node: ir.Node) -> tuple[int, ...]:
-    """Scale and zero point of a whole tensor that have axes of their own. ONNX Runtime looks along the tensor's axes
-    for theirs, and fails unless it has left the node out."""
-    if node.op_type not in ("DequantizeLinear", "QuantizeLinear") or node.attributes.get_int("block_size"):
-        return ()
-    steps = node.inputs[1:3]
-    one = all(
-        value is None or (value.const_value is not None and value.const_value.size == 1) for value in steps
-    )
-    wide = any((_rank(value) or 0) > 1 for value in steps if value is not None)
-    return (1, 2)[: len(steps)] if one and wide else ()
-
-
-def _rank(value: ir.Value) -> int | None:
-    if value.const_value is not None:
-        return len(value.const_value.shape)
-    return None if value.shape is None else len(value.shape)
 
 
 # --- rectifiers ---------------------------------------------------------------------------------

@@ -1,4 +1,6 @@
-"""The largest value of every channel and its place, found inside the graph.
+"""What techniques take of a layer, made inside the graph: peaks, or a vector of features.
+
+Of peaks: the largest value of every channel and its place.
 
 Many images go through a network to find those that a channel answers most. Only C values and C places an image
 need to leave the graph for that, not C feature maps: for the first layers of a network that is ten thousand times
@@ -7,8 +9,9 @@ less to copy.
     layer (N, C, H, W) ─┬─ GlobalMaxPool ─────────────────────▶ drive (N, C) ─ the layer's own Clip ─▶ peak (N, C)
                         └─ Reshape (N, C, H·W) ─ ArgMax ─ split ─▶ row (N, C), column (N, C)
 
-Only operators whose form has not changed since opset 7 are used (GlobalMaxPool, ArgMax, Reshape, Cast, Shape,
-Gather, Div, Mul, Sub, Transpose), so a model of any opset takes them as it is.
+Of features: a layer (N, D) as it is, the means over all places of one (N, C, H, W) as (N, C). Only operators whose
+form has not changed since opset 7 are used (`tape.PORTABLE`; a mean by ReduceMean is none), so a model of any opset
+takes them as it is.
 
 Measured on ONNX Runtime's CPU provider (EfficientNet-Lite0 cut at its largest layer, 96×112×112): 0.6 ms an image more
 than the bare network; TopK, ReduceMax and GatherElements in place of GlobalMaxPool take the same.
@@ -16,7 +19,6 @@ than the bare network; TopK, ReduceMax and GatherElements in place of GlobalMaxP
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -26,11 +28,15 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxviz.errors import ModelUnsuitable, UnknownLayer, near
-from onnxviz.graph.analysis.dataflow import clone, constant, prune
+from onnxviz.graph.analysis.dataflow import clone, constant, duplicate, lookup, prune
+from onnxviz.graph.analysis.shapes import annotate
 from onnxviz.graph.dequantised import scale_of
+from onnxviz.graph.expose import declare_outputs
+from onnxviz.graph.tape import Tape
 
 _HIGHEST_RANK: Final = 4
 _INT64: Final = ir.DataType.INT64
+FEATURES: Final = "onnxviz.features"
 
 
 @dataclass(frozen=True)
@@ -75,10 +81,8 @@ def peaks(model: ir.Model, wanted: Sequence[Reduced]) -> tuple[ir.Model, list[Pe
     copy = clone(model)
     values = {value.name: value for node in copy.graph for value in node.outputs}
     values |= {value.name: value for value in copy.graph.inputs}
-    tape = _Tape(copy)
+    tape = Tape(copy.graph, stem="onnxviz.peaks", portable=True)
     found = [_append(tape, _chosen(values, one), one) for one in wanted]
-    # Only now: a value may be an output of the model and be wanted as well.
-    copy.graph.extend(tape.nodes)
     copy.graph.outputs.clear()
     copy.graph.outputs.extend(value for group in found for value in group)
     prune(copy)  # the layers behind the last one wanted
@@ -96,28 +100,28 @@ def _chosen(values: Mapping[str | None, ir.Value], one: Reduced) -> ir.Value:
     return values[one.value]
 
 
-def _append(tape: _Tape, value: ir.Value, one: Reduced) -> tuple[ir.Value, ir.Value, ir.Value, ir.Value]:
+def _append(tape: Tape, value: ir.Value, one: Reduced) -> tuple[ir.Value, ir.Value, ir.Value, ir.Value]:
     """The four outputs for one value."""
     clips = clipping(value)
     searched = next(v for v in clips[0].inputs if v is not None) if clips else value
     dtype = searched.dtype if searched.dtype is not None else value.dtype
-    plain = tape.op("Cast", searched, to=int(ir.DataType.FLOAT)) if dtype != ir.DataType.FLOAT else searched
+    plain = tape.Cast(searched, to=int(ir.DataType.FLOAT)) if dtype != ir.DataType.FLOAT else searched
     if one.channels_last and one.rank > 2:
-        plain = tape.op("Transpose", plain, perm=[0, one.rank - 1, *range(1, one.rank - 1)])
-    pooled = tape.op("GlobalMaxPool", plain) if one.rank > 2 else plain
-    drive = tape.op("Reshape", pooled, tape.constant([0, -1]))
-    place = tape.op("ArgMax", tape.op("Reshape", plain, tape.constant([0, 0, -1])), axis=2, keepdims=0)
+        plain = tape.Transpose(plain, perm=[0, one.rank - 1, *range(1, one.rank - 1)])
+    pooled = tape.GlobalMaxPool(plain) if one.rank > 2 else plain
+    drive = tape.Reshape(pooled, [0, -1])
+    place = tape.ArgMax(tape.Reshape(plain, [0, 0, -1]), axis=2, keepdims=0)
     row, column = _row_and_column(tape, plain, place, one.rank)
     if not clips:
         drive = _in_real_units(tape, value, drive)
-        peak = tape.op("Identity", drive)
+        peak = tape.Identity(drive)
     else:
         # A cut is monotone, so the cut of the maximum is the maximum of what was cut.
-        uncut = drive if dtype in (ir.DataType.FLOAT, None) else tape.op("Cast", drive, to=int(dtype))
+        uncut = drive if dtype in (ir.DataType.FLOAT, None) else tape.Cast(drive, to=int(dtype))
         cut = uncut
         for clip in clips:
             cut = tape.again(clip, cut)
-        peak = tape.op("Cast", cut, to=int(ir.DataType.FLOAT)) if uncut is not drive else cut
+        peak = tape.Cast(cut, to=int(ir.DataType.FLOAT)) if uncut is not drive else cut
     own = list(value.shape.dims) if isinstance(value.shape, ir.Shape) else []
     shape = [own[0], own[-1 if one.channels_last else 1]] if len(own) == one.rank else ["N", "C"]
     for output, kind in (
@@ -130,13 +134,13 @@ def _append(tape: _Tape, value: ir.Value, one: Reduced) -> tuple[ir.Value, ir.Va
     return peak, drive, row, column
 
 
-def _row_and_column(tape: _Tape, value: ir.Value, place: ir.Value, rank: int) -> tuple[ir.Value, ir.Value]:
+def _row_and_column(tape: Tape, value: ir.Value, place: ir.Value, rank: int) -> tuple[ir.Value, ir.Value]:
     """A place in a flattened map as (row, column). The width is read off the value itself: it may be dynamic."""
     if rank == 2:
-        return place, tape.op("Identity", place)
-    width = tape.op("Gather", tape.op("Shape", value), tape.constant([rank - 1]), axis=0)
-    row = tape.op("Div", place, width)
-    return row, tape.op("Sub", place, tape.op("Mul", row, width))
+        return place, tape.Identity(place)
+    width = tape.Gather(tape.Shape(value), [rank - 1], axis=0)
+    row = tape.Div(place, width)
+    return row, tape.Sub(place, tape.Mul(row, width))
 
 
 def clipping(value: ir.Value) -> list[ir.Node]:
@@ -164,7 +168,7 @@ def clipping(value: ir.Value) -> list[ir.Node]:
     return [node] if math.isfinite(highest) and highest < float(np.finfo(np.float16).max) else []
 
 
-def _in_real_units(tape: _Tape, value: ir.Value, reduced: ir.Value) -> ir.Value:
+def _in_real_units(tape: Tape, value: ir.Value, reduced: ir.Value) -> ir.Value:
     """`reduced`, a maximum of quantised numbers as float32, as (number - zero point) * scale."""
     if value.dtype is None or value.dtype.is_floating_point():
         return reduced
@@ -172,46 +176,57 @@ def _in_real_units(tape: _Tape, value: ir.Value, reduced: ir.Value) -> ir.Value:
     if scale is None or scale.axis is not None:
         return reduced
     if scale.zero is not None:
-        reduced = tape.op("Sub", reduced, tape.op("Cast", scale.zero, to=int(ir.DataType.FLOAT)))
-    return tape.op("Mul", reduced, scale.scale)
+        reduced = tape.Sub(reduced, tape.Cast(scale.zero, to=int(ir.DataType.FLOAT)))
+    return tape.Mul(reduced, scale.scale)
 
 
-class _Tape:
-    """New nodes for a model, with names that no other value of it has."""
+def appended(model: ir.Model, name: str) -> tuple[ir.Model, Tape, ir.Value]:
+    """A copy of the model, which shares the weights, a tape that appends to it in any opset, and its value `name`.
 
-    def __init__(self, model: ir.Model) -> None:
-        self.model = model
-        self.nodes: list[ir.Node] = []
-        taken = {value.name for node in model.graph.all_nodes() for value in node.outputs}
-        taken |= {value.name for value in (*model.graph.inputs, *model.graph.initializers.values())}
-        stems = (f"onnxviz.peaks{count}." for count in itertools.count())
-        self._stem = next(stem for stem in stems if not any(str(name).startswith(stem) for name in taken))
-        self._count = itertools.count()
-
-    def op(self, kind: str, *inputs: ir.Value, **attributes: int | list[int]) -> ir.Value:
-        name = f"{self._stem}{next(self._count)}"
-        output = ir.Value(name=name)
-        self.nodes.append(ir.node(kind, list(inputs), attributes or None, outputs=[output], name=name))
-        return output
-
-    def again(self, node: ir.Node, first: ir.Value) -> ir.Value:
-        """The same operator on another first input."""
-        name = f"{self._stem}{next(self._count)}"
-        output = ir.Value(name=name)
-        inputs = [first, *node.inputs[1:]]
-        self.nodes.append(
-            ir.Node(
-                node.domain, node.op_type, inputs, list(node.attributes.values()), outputs=[output], name=name
-            )
+    raises   UnknownLayer, ModelUnsuitable where the value's element type cannot be told
+    """
+    copy = duplicate(model)
+    (value,) = lookup(copy.graph, [name])
+    if value.dtype is None:
+        annotate(copy)
+    if value.dtype is None:
+        raise ModelUnsuitable(
+            f"the element type of value {name!r} is not declared and cannot be inferred, so nothing can be computed "
+            "from it"
         )
-        return output
+    return copy, Tape(copy.graph, stem="onnxviz", portable=True), value
 
-    def constant(self, array: np.ndarray | Sequence[int]) -> ir.Value:
-        name = f"{self._stem}{next(self._count)}"
-        data = np.asarray(array)
-        tensor = ir.tensor(data, name=name)
-        value = ir.Value(
-            name=name, type=ir.TensorType(tensor.dtype), shape=ir.Shape(data.shape), const_value=tensor
+
+def pooled(
+    model: ir.Model, value: str, rank: int, *, channels_last: bool = False, keep: Sequence[str] = ()
+) -> ir.Model:
+    """A copy of `model` whose first output is one vector of features an image, (N, D) float32.
+
+    A value of rank 2 is taken as it is; of one of rank 4 each channel is averaged over all places, so that
+    images of any size give vectors of one length. Half and double precision become float32; quantised numbers
+    do as they are, in steps of the layer's scale.
+
+    value           the layer's value
+    rank            its number of dimensions
+    channels_last   whether a value of rank 4 is (N, H, W, C)
+    keep            outputs of `model` that stay; all others go, with what only they need
+    raises          UnknownLayer, ModelUnsuitable for a value of another rank
+    """
+    if rank not in (2, 4):
+        raise ModelUnsuitable(
+            f"{value!r} has {rank} dimensions; features are taken from layers of channels with a map "
+            "(N, C, H, W) or of channels alone (N, C): choose another --layer"
         )
-        self.model.graph.register_initializer(value)
-        return value
+    copy, op, found = appended(model, value)
+    x = found if found.dtype == ir.DataType.FLOAT else op.Cast(found, to=int(ir.DataType.FLOAT))
+    if rank == 4:
+        if channels_last:
+            x = op.Transpose(x, perm=[0, 3, 1, 2])
+        x = op.Flatten(op.GlobalAveragePool(x), axis=1)
+    name = str(op.output(x, FEATURES).name)
+    outputs = {str(output.name): output for output in copy.graph.outputs}
+    copy.graph.outputs.clear()
+    copy.graph.outputs.extend(outputs[key] for key in dict.fromkeys((name, *keep)))
+    declare_outputs(copy)
+    prune(copy)
+    return copy

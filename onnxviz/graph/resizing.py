@@ -17,7 +17,7 @@ import onnx_ir as ir
 
 from onnxviz.graph import shapes
 from onnxviz.graph.fold import value_of
-from onnxviz.graph.lift import Lifter
+from onnxviz.graph.tape import Tape
 
 # Their coordinates follow from the lengths alone, whatever the scale.
 _BY_LENGTHS: Final = frozenset({"align_corners", "tf_crop_and_resize"})
@@ -30,11 +30,11 @@ def exact(model: ir.Model) -> None:
 
     Requires opset 18 and inferred shapes; where lengths are not known, the node stays as it is.
     """
-    lifter: Lifter | None = None
+    tape: Tape | None = None
     for node in list(model.graph):
         if node.op_type != "Resize" or node.domain not in ("", "ai.onnx"):
             continue
-        lifter = lifter or Lifter(model)
+        tape = tape or Tape(model.graph)
         before, after = (_lengths(value) for value in (node.inputs[0], node.outputs[0]))
         if before is None or after is None or len(before) != len(after):
             continue
@@ -43,9 +43,9 @@ def exact(model: ir.Model) -> None:
         axes = [axis % len(before) for axis in named]
         sizes, scales = (value_of(node.inputs[i]) if i < len(node.inputs) else None for i in (3, 2))
         if sizes is not None and sizes.size and policy != "stretch":
-            _keeping_the_ratio(lifter, node, before, after, axes, policy, crooked=min(named) < 0)
+            _keeping_the_ratio(tape, node, before, after, axes, policy, crooked=min(named) < 0)
         elif scales is not None and scales.size == len(axes):
-            _missed(lifter, node, before, after, axes, scales.reshape(-1))
+            _missed(tape, node, before, after, axes, scales.reshape(-1))
 
 
 def _lengths(value: ir.Value | None) -> list[int | None] | None:
@@ -62,7 +62,7 @@ def _mode(node: ir.Node) -> str:
     return _string(node, "coordinate_transformation_mode", "half_pixel")
 
 
-def _missed(lifter: Lifter, node: ir.Node, before: Any, after: Any, axes: list[int], scales: Any) -> None:
+def _missed(tape: Tape, node: ir.Node, before: Any, after: Any, axes: list[int], scales: Any) -> None:
     """Let the axes whose length a scale in double would miss have it all the same."""
     scale = dict(zip(axes, scales, strict=True))
     missed = [
@@ -75,21 +75,21 @@ def _missed(lifter: Lifter, node: ir.Node, before: Any, after: Any, axes: list[i
     if _string(node, "mode", "nearest") != "nearest":
         # The next number that gives the length in double too: places 1e-7 further, between which it interpolates.
         larger = [np.nextafter(scale[a], np.float32(np.inf)) if a in missed else scale[a] for a in axes]
-        _set(lifter, node, axes, scales=larger)
+        _set(tape, node, axes, scales=larger)
         return
     rest = [axis for axis in axes if axis not in missed and scale[axis] != 1]
     if _mode(node) in _BY_LENGTHS:  # one region of interest for all of them
         still = [axis for axis in axes if after[axis] is None and scale[axis] == 1]
         missed, rest = [axis for axis in axes if axis not in still], []
-        if any(after[axis] is None for axis in missed) or not _without(lifter, node, axes, still):
+        if any(after[axis] is None for axis in missed) or not _without(tape, node, axes, still):
             return
     if rest:
         alone = all(before[axis] == after[axis] for axis in rest)
-        node.replace_input_with(0, _in_front(lifter, node, rest, [scale[axis] for axis in rest], alone=alone))
-    _set(lifter, node, missed, sizes=[after[axis] for axis in missed])
+        node.replace_input_with(0, _in_front(tape, node, rest, [scale[axis] for axis in rest], alone=alone))
+    _set(tape, node, missed, sizes=[after[axis] for axis in missed])
 
 
-def _without(lifter: Lifter, node: ir.Node, axes: list[int], still: list[int]) -> bool:
+def _without(tape: Tape, node: ir.Node, axes: list[int], still: list[int]) -> bool:
     """Take axes of open length, mostly the batch, out of the region of interest; False where it cuts them."""
     if not still or _mode(node) != "tf_crop_and_resize":
         return True
@@ -97,11 +97,11 @@ def _without(lifter: Lifter, node: ir.Node, axes: list[int], still: list[int]) -
     if region is None or any((region[i], region[n + i]) != (0, 1) for i, a in enumerate(axes) if a in still):
         return False
     kept = [i for i, axis in enumerate(axes) if axis not in still]
-    node.replace_input_with(1, lifter.const(region[[*kept, *(n + i for i in kept)]], region.dtype))
+    node.replace_input_with(1, tape.const(region[[*kept, *(n + i for i in kept)]], region.dtype))
     return True
 
 
-def _in_front(lifter: Lifter, node: ir.Node, axes: list[int], scales: list[Any], *, alone: bool) -> ir.Value:
+def _in_front(tape: Tape, node: ir.Node, axes: list[int], scales: list[Any], *, alone: bool) -> ir.Value:
     """The node's input resized along these axes.
 
     alone   no length changes: ONNX Runtime hands such a picture on without looking at the scales, unless another
@@ -109,16 +109,16 @@ def _in_front(lifter: Lifter, node: ir.Node, axes: list[int], scales: list[Any],
     """
     x = node.inputs[0]
     if not alone:
-        return _resize(lifter, node, x, axes, scales=scales)
+        return _resize(tape, node, x, axes, scales=scales)
     assert x is not None and x.shape is not None
     rank = len(x.shape)
-    longer = lifter.before(node, "Unsqueeze", x, lifter.const([rank]))
-    longer = _resize(lifter, node, longer, [*axes, rank], scales=[*scales, 2.0])
-    return lifter.before(node, "Gather", longer, lifter.const(0), axis=rank)
+    longer = tape.before(node, "Unsqueeze", x, tape.const([rank]))
+    longer = _resize(tape, node, longer, [*axes, rank], scales=[*scales, 2.0])
+    return tape.before(node, "Gather", longer, tape.const(0), axis=rank)
 
 
 def _keeping_the_ratio(
-    lifter: Lifter, node: ir.Node, before: Any, after: Any, axes: list[int], policy: str, *, crooked: bool
+    tape: Tape, node: ir.Node, before: Any, after: Any, axes: list[int], policy: str, *, crooked: bool
 ) -> None:
     """The common scale in the place of sizes that the result may fall short of."""
     if any(before[axis] is None or after[axis] is None for axis in axes):
@@ -141,27 +141,27 @@ def _keeping_the_ratio(
         if name in node.attributes and node.attributes[name].as_int()
     }
     if plain:
-        _set(lifter, node, axes, scales=[scale] * len(axes))
+        _set(tape, node, axes, scales=[scale] * len(axes))
     elif mode in _BY_LENGTHS and "antialias" not in weighted:  # its filter is as wide as the scale says
-        _set(lifter, node, axes, sizes=[after[axis] for axis in axes])
+        _set(tape, node, axes, sizes=[after[axis] for axis in axes])
     elif mode in _BY_SCALE and not weighted and not (mode == "pytorch_half_pixel" and 1 in after):
-        _beyond_the_end(lifter, node, before, after, axes, scale)
+        _beyond_the_end(tape, node, before, after, axes, scale)
 
 
 def _beyond_the_end(
-    lifter: Lifter, node: ir.Node, before: Any, after: Any, axes: list[int], scale: np.float32
+    tape: Tape, node: ir.Node, before: Any, after: Any, axes: list[int], scale: np.float32
 ) -> None:
     """A length that was rounded up: resize a picture whose last row is repeated, and cut what is too much."""
     more = [_repeats(before[axis], after[axis], scale) for axis in axes]
-    amounts = lifter.const([0] * len(axes) + more)
-    wide = lifter.before(node, "Pad", node.inputs[0], amounts, None, lifter.const(axes), mode="edge")
+    amounts = tape.const([0] * len(axes) + more)
+    wide = tape.before(node, "Pad", node.inputs[0], amounts, None, tape.const(axes), mode="edge")
     node.replace_input_with(0, wide)
-    longer = _resize(lifter, node, wide, axes, scales=[scale] * len(axes))
+    longer = _resize(tape, node, wide, axes, scales=[scale] * len(axes))
     node.op_type = "Slice"
     node.attributes.clear()
     node.resize_inputs(4)
     for i, value in enumerate(
-        (longer, lifter.const([0] * len(axes)), lifter.const([after[a] for a in axes]), lifter.const(axes))
+        (longer, tape.const([0] * len(axes)), tape.const([after[a] for a in axes]), tape.const(axes))
     ):
         node.replace_input_with(i, value)
 
@@ -176,21 +176,21 @@ def _repeats(before: int, after: int, scale: np.float32) -> int:
     )
 
 
-def _resize(lifter: Lifter, node: ir.Node, x: Any, axes: list[int], *, scales: list[Any]) -> ir.Value:
+def _resize(tape: Tape, node: ir.Node, x: Any, axes: list[int], *, scales: list[Any]) -> ir.Value:
     """The same resampling along other axes, in front of the node."""
     attributes = {name: attribute.value for name, attribute in node.attributes.items()}
     attributes = {**attributes, "axes": axes}
     attributes.pop("keep_aspect_ratio_policy", None)
-    return lifter.before(node, "Resize", x, None, lifter.const(scales, np.float32), **attributes)
+    return tape.before(node, "Resize", x, None, tape.const(scales, np.float32), **attributes)
 
 
-def _set(lifter: Lifter, node: ir.Node, axes: list[int], *, sizes: Any = None, scales: Any = None) -> None:
+def _set(tape: Tape, node: ir.Node, axes: list[int], *, sizes: Any = None, scales: Any = None) -> None:
     """Let the node resize along these axes, to sizes or by scales."""
     roi = node.inputs[1] if _mode(node) == "tf_crop_and_resize" else None
     node.attributes.pop("keep_aspect_ratio_policy", None)
     node.attributes["axes"] = ir.AttrInt64s("axes", axes)
     node.resize_inputs(4 if sizes is not None else 3)
     if len(node.inputs) == 4:
-        node.replace_input_with(3, lifter.const(sizes))
+        node.replace_input_with(3, tape.const(sizes))
     node.replace_input_with(1, roi)
-    node.replace_input_with(2, None if scales is None else lifter.const(scales, np.float32))
+    node.replace_input_with(2, None if scales is None else tape.const(scales, np.float32))

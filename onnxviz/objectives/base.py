@@ -14,7 +14,7 @@ from onnxviz.errors import ModelUnsuitable, UsageError
 from onnxviz.graph.naming import publish
 
 if TYPE_CHECKING:
-    from onnxviz.grad.tape import Tape
+    from onnxviz.graph.tape import Tape
 
 # Stands for a class index that is fed at run time: a graph input `target`, (N,) int64.
 FED = "fed"

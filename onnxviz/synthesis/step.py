@@ -13,10 +13,10 @@ import onnx_ir as ir
 from onnxviz.errors import ModelUnsuitable, UnsupportedOperator
 from onnxviz.grad.model import differentiate, finish, prepare
 from onnxviz.grad.table import Table
-from onnxviz.grad.tape import Tape, dims
 from onnxviz.graph.analysis.dataflow import prune
 from onnxviz.graph.infer import infer
 from onnxviz.graph.naming import publish
+from onnxviz.graph.tape import Tape, dims
 from onnxviz.image.front import centre, enter
 from onnxviz.objectives import LOGITS, Objective, Term
 from onnxviz.objectives.base import moved_axes, pictures_first, takes_one

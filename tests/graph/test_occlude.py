@@ -12,16 +12,15 @@ from onnxviz.graph.occlude import (
     CELLS,
     FILL,
     IMAGE,
-    SCORE,
     SHIFTS,
     WINDOWS,
     cell_size,
     hat,
     masked,
     occluded,
-    reduced,
     shown,
 )
+from onnxviz.graph.reduce import FEATURES, pooled
 from onnxviz.runtime.ort import compile as compile_model
 
 BOXES = np.array([[0, 0, 0, 0], [0, 0, 4, 4], [2, 3, 5, 9], [5, 6, 7, 9], [0, 0, 7, 9]])
@@ -215,34 +214,12 @@ def test_rise_with_a_fill_and_uint8() -> None:
 # --- layers ---------------------------------------------------------------------------------------
 
 
-def test_reduced_gives_a_channels_mean_or_one_neuron() -> None:
-    x = np.random.default_rng(0).standard_normal((4, 3, H, W)).astype(np.float32)
-    for opset in (7, 24):
-        mean = reduced(echo(opset=opset), value="y", rank=4, channel=1)
-        check(mean)
-        assert [value.name for value in mean.graph.outputs] == [SCORE]
-        np.testing.assert_allclose(compile_model(mean)({"x": x})[SCORE], x[:, 1].mean(axis=(1, 2)), rtol=1e-5)
-        neuron = reduced(echo(opset=opset), value="y", rank=4, channel=2, position=(3, 5))
-        check(neuron)
-        np.testing.assert_array_equal(compile_model(neuron)({"x": x})[SCORE], x[:, 2, 3, 5])
-
-
-def test_reduced_with_channels_last() -> None:
-    x = np.random.default_rng(0).standard_normal((4, H, W, 3)).astype(np.float32)
-    mean = reduced(echo("NHWC"), value="y", rank=4, channel=1, channels_last=True)
-    check(mean)
-    np.testing.assert_allclose(compile_model(mean)({"x": x})[SCORE], x[..., 1].mean(axis=(1, 2)), rtol=1e-5)
-    neuron = reduced(echo("NHWC"), value="y", rank=4, channel=2, channels_last=True, position=(3, 5))
-    np.testing.assert_array_equal(compile_model(neuron)({"x": x})[SCORE], x[:, 3, 5, 2])
-
-
 def test_pieces_can_be_put_on_one_another() -> None:
     x = picture("NCHW", 0)
-    model = occluded(reduced(echo(), value="y", rank=4, channel=1), input="x", layout="NCHW", shape=x.shape)
+    model = occluded(pooled(echo(), "y", 4), input="x", layout="NCHW", shape=x.shape)
     check(model)
-    got = compile_model(model)({IMAGE: x, FILL: x * 0, WINDOWS: BOXES.astype(np.float32)})[SCORE]
-    wanted = covered(x, x * 0, "NCHW")[:, 1].mean(axis=(1, 2))
-    np.testing.assert_allclose(got, wanted, rtol=1e-5)
+    got = compile_model(model)({IMAGE: x, FILL: x * 0, WINDOWS: BOXES.astype(np.float32)})[FEATURES]
+    np.testing.assert_allclose(got, covered(x, x * 0, "NCHW").mean(axis=(2, 3)), rtol=1e-5)
 
 
 @pytest.mark.parametrize("layout", ["NCHW", "NHWC"])

@@ -9,7 +9,7 @@ import pytest
 from onnx import TensorProto
 
 from onnxviz.errors import ModelUnsuitable, UnknownLayer
-from onnxviz.graph.pooled import FEATURES, pooled
+from onnxviz.graph.reduce import FEATURES, pooled
 from onnxviz.runtime.ort import compile
 from tests.features.patch_toys import load, photos
 

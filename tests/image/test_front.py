@@ -9,7 +9,7 @@ from PIL import Image
 from skimage import data
 
 from onnxviz.errors import ModelUnsuitable
-from onnxviz.grad.tape import Tape
+from onnxviz.graph.tape import Tape
 from onnxviz.image.front import centre, enter, prepare
 from onnxviz.image.preprocessing import PRESETS, Preprocessing
 from onnxviz.image.recipe import LUMA

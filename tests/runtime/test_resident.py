@@ -7,7 +7,7 @@ import onnx_ir as ir
 import pytest
 
 from onnxviz.errors import RuntimeFailed
-from onnxviz.grad.tape import Tape
+from onnxviz.graph.tape import Tape
 from onnxviz.runtime import providers
 from onnxviz.runtime.ort import compile
 from onnxviz.runtime.resident import Resident

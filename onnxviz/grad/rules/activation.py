@@ -7,7 +7,7 @@ from typing import Any
 
 from onnxviz.grad.forms import between, step
 from onnxviz.grad.table import vjp
-from onnxviz.grad.tape import array
+from onnxviz.graph.tape import array
 
 # Any alpha beyond this is a step that a gradient model makes for its masks (forms.py): flat but at one point.
 _STEP_ALPHA = 2.0**60

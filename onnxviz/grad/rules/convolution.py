@@ -5,8 +5,8 @@ from __future__ import annotations
 from onnxviz.grad.backward import NoRule
 from onnxviz.grad.forms import conv_to_input, conv_to_weight, shared
 from onnxviz.grad.table import vjp
-from onnxviz.grad.tape import dims
 from onnxviz.grad.windows import Window
+from onnxviz.graph.tape import dims
 
 
 @vjp("Conv")

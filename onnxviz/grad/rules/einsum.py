@@ -10,7 +10,7 @@ import onnx_ir as ir
 
 from onnxviz.grad.backward import NoRule
 from onnxviz.grad.table import vjp
-from onnxviz.grad.tape import dims
+from onnxviz.graph.tape import dims
 
 
 @vjp("Einsum")

@@ -9,7 +9,7 @@ import numpy as np
 from onnxviz.grad.backward import NoRule
 from onnxviz.grad.rules.movement import pad_or_crop, zeros_like
 from onnxviz.grad.table import vjp
-from onnxviz.grad.tape import array, dims
+from onnxviz.graph.tape import array, dims
 
 
 @vjp("Gather")

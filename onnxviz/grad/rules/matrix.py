@@ -7,7 +7,7 @@ from typing import Any
 from onnxviz.grad.backward import NoRule, unbroadcast
 from onnxviz.grad.forms import shared
 from onnxviz.grad.table import vjp
-from onnxviz.grad.tape import array, dims
+from onnxviz.graph.tape import array, dims
 
 
 @vjp("Gemm")

@@ -10,7 +10,7 @@ import numpy as np
 from onnxviz.grad.backward import NoRule, unbroadcast
 from onnxviz.grad.forms import step
 from onnxviz.grad.table import vjp
-from onnxviz.grad.tape import array, dims
+from onnxviz.graph.tape import array, dims
 
 
 @vjp("Concat")

@@ -10,7 +10,7 @@ import numpy as np
 from onnxviz.grad.backward import NoRule
 from onnxviz.grad.forms import channel_sums
 from onnxviz.grad.table import vjp
-from onnxviz.grad.tape import dims
+from onnxviz.graph.tape import dims
 
 
 def _rank(value: Any) -> int:

@@ -10,8 +10,8 @@ from onnxviz.grad import maxima
 from onnxviz.grad.backward import NoRule
 from onnxviz.grad.forms import box_to_input, step
 from onnxviz.grad.table import vjp
-from onnxviz.grad.tape import dims
 from onnxviz.grad.windows import Window
+from onnxviz.graph.tape import dims
 
 
 @vjp("MaxPool")

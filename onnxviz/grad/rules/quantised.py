@@ -15,9 +15,9 @@ import numpy as np
 from onnxviz.grad.backward import NoRule
 from onnxviz.grad.forms import between, conv_to_input
 from onnxviz.grad.table import vjp
-from onnxviz.grad.tape import array, dims
 from onnxviz.grad.windows import Window
 from onnxviz.graph.rectifiers import RANGES
+from onnxviz.graph.tape import array, dims
 
 
 @vjp("QuantizeLinear")

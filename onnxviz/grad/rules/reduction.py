@@ -8,7 +8,7 @@ import numpy as np
 
 from onnxviz.grad.backward import NoRule
 from onnxviz.grad.table import vjp
-from onnxviz.grad.tape import array, dims
+from onnxviz.graph.tape import array, dims
 
 
 def _wide(op: Any, value: Any, x: Any, axes: Any, keepdims: int, noop: int) -> Any:

@@ -14,7 +14,7 @@ import onnx_ir as ir
 
 from onnxviz.grad.backward import NoRule
 from onnxviz.grad.table import vjp
-from onnxviz.grad.tape import array, dims
+from onnxviz.graph.tape import array, dims
 
 
 @vjp("Resize")

@@ -9,7 +9,7 @@ import numpy as np
 
 from onnxviz.grad.backward import NoRule
 from onnxviz.grad.table import vjp
-from onnxviz.grad.tape import dims
+from onnxviz.graph.tape import dims
 
 _CUBIC = -0.75  # the standard's (and torch's) coefficient
 

@@ -1,6 +1,6 @@
-"""The op builder that rules write with: `op.Mul(g, 2.0)` appends a node to the graph.
+"""The one builder: `op.Mul(g, 2.0)` appends a node to a graph, `tape.before(node, "Cast", x, to=1)` puts one in front.
 
-A thin layer on onnx_ir. onnxscript's GraphBuilder is not used here because this graph is foreign and may already be a
+A thin layer on onnx_ir. onnxscript's GraphBuilder is not used because the graph is foreign and may already be a
 gradient model: every name must be fresh, each node bears the name of the forward layer it belongs to, an
 operator or attribute that the standard does not know must fail at once, and no protobuf round trip
 a node may be spent (hundreds of nodes in well under a second).
@@ -18,11 +18,18 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
-from onnxviz.graph.naming import names
-from onnxviz.graph.rectifiers import Rectifier
+from onnxviz.errors import ModelUnsuitable
+from onnxviz.graph.naming import fresh, names
+from onnxviz.graph.operators import operators
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+#: Written the same, and meaning the same, from opset 7 (or where they first appear, if that is later) to the newest.
+#: Not among them: Clip, Pad, Slice, Split, Squeeze, Unsqueeze, TopK, Resize, Softmax and the reductions, whose
+#: attributes became inputs or whose meaning changed. MatMul with ones is a sum; Reshape does for Unsqueeze. Of Gather,
+#: indices must not be negative.
+PORTABLE = operators(lambda row: not row.changed)
 
 # What a rule may hand to an operator: a value of the graph, a constant, or nothing (an omitted input).
 Operand: TypeAlias = "ir.Value | np.ndarray | Sequence[int] | Sequence[float] | int | float | bool | None"
@@ -81,29 +88,39 @@ def dims(value: ir.Value) -> Dims | None:
 class Tape:
     """Appends operators of the standard domain to a graph, promoting Python constants.
 
-    cpu   the graph will run on ONNX Runtime's CPU provider: rules may take forms that are fast there, and exact only
-          where convolutions are (not in TF32 or float16)
+    graph     in any opset; an operator that this has not is refused
+    cpu       the graph will run on ONNX Runtime's CPU provider: rules may take forms that are fast there, and exact
+              only where convolutions are (not in TF32 or float16)
+    stem      what the names of new nodes begin with
+    portable  refuse operators outside PORTABLE: the graph may be of any opset
+
+    What the reverse walk and its rules tell each other (grad/backward.py):
+
+    pairs       cotangent and the value it belongs to, in the order of the walk: they have one shape (model.finish)
+    replaced    values of the forward graph -> the same, computed by the backward one too, and cheaper
+    masked      cotangent -> how it is had, times the mask of the Relu that made its value, cheaper than by masking it
+    rectifiers  the forward graph's, as it was before anything was appended (graph/rectifiers.py)
+    rectified   those of them that a cotangent has passed
     """
 
-    def __init__(self, graph: ir.Graph, *, cpu: bool = False) -> None:
+    def __init__(
+        self, graph: ir.Graph, *, cpu: bool = False, stem: str = "gradient", portable: bool = False
+    ) -> None:
         self.graph = graph
         self.cpu = cpu
-        self.opset: int = graph.opset_imports[""]
+        self.opset: int = graph.opset_imports.get("", graph.opset_imports.get("ai.onnx", 1))
         self.layer = ""
+        self.pairs: list[tuple[ir.Value, ir.Value]] = []
+        self.replaced: dict[ir.Value, ir.Value] = {}
+        self.masked: dict[ir.Value, Callable[[], ir.Value]] = {}
+        self.rectifiers: dict[ir.Node, Any] = {}
+        self.rectified: set[ir.Node] = set()
+        self._stem = stem
+        self._portable = portable
         self._names = names(graph)
         self._constants: dict[tuple[Any, ...], ir.Value] = {}
         self._shapes: dict[tuple[Any, ...], ir.Value] = {}
         self._count = 0
-        # Cotangent and the value it belongs to, in the order of the walk: they have one shape (model.finish).
-        self.pairs: list[tuple[ir.Value, ir.Value]] = []
-        # Values of the forward graph that the backward one has computed too, and cheaper (model.finish).
-        self.replaced: dict[ir.Value, ir.Value] = {}
-        # How a cotangent, times the mask of the Relu that made its value, is had cheaper than by masking it.
-        self.masked: dict[ir.Value, Callable[[], ir.Value]] = {}
-        # The rectifiers of the forward graph, as it was before anything was appended (backward.vjp).
-        self.rectifiers: dict[ir.Node, Rectifier] = {}
-        # Those of them that a cotangent has passed.
-        self.rectified: set[ir.Node] = set()
 
     def __getattr__(self, op_type: str) -> Callable[..., Any]:
         """`op.Add` and so on; underscored names are never operators."""
@@ -131,7 +148,15 @@ class Tape:
 
     def add(self, op_type: str, /, *operands: Operand, _outputs: int = 1, **attributes: Any) -> Any:
         """Append one node; its output, or a tuple where `_outputs` is over 1. Attributes of None are left out."""
-        formal_in, variadic_in, formal_out, variadic_out, known = _signature(op_type, self.opset)
+        if self._portable and op_type not in PORTABLE:
+            raise AssertionError(f"{op_type} is not written alike in all opsets (PORTABLE)")
+        try:
+            formal_in, variadic_in, formal_out, variadic_out, known = _signature(op_type, self.opset)
+        except onnx.defs.SchemaError:
+            raise ModelUnsuitable(
+                f"this needs the operator {op_type}, which opset {self.opset} of the model does not have; "
+                "export the model with a newer opset"
+            ) from None
         attributes = {k: v for k, v in attributes.items() if v is not None}
         if unknown := set(attributes) - known:
             raise AssertionError(f"{op_type} (opset {self.opset}) has no attribute {sorted(unknown)}")
@@ -149,7 +174,7 @@ class Tape:
         for value, type_str in zip(inputs, types, strict=True):
             if value is not None and value.dtype is not None:
                 bound.setdefault(type_str, value.dtype)
-        stem = f"{self.layer}/gradient/{op_type}" if self.layer else f"gradient/{op_type}"
+        stem = f"{self.layer}/{self._stem}/{op_type}" if self.layer else f"{self._stem}/{op_type}"
         name = self.fresh(stem)
         outputs = [ir.Value(name=name if _outputs == 1 else self.fresh(stem)) for _ in range(_outputs)]
         for i, value in enumerate(outputs):
@@ -160,6 +185,58 @@ class Tape:
         node = ir.node(op_type, inputs, attributes=attributes or None, outputs=outputs, name=name)
         self.graph.append(node)
         return outputs[0] if _outputs == 1 else tuple(outputs)
+
+    def again(self, node: ir.Node, first: ir.Value) -> ir.Value:
+        """Append a node's operator once more, on another first input."""
+        name = self.fresh(f"{self._stem}/{node.op_type}")
+        inputs, attributes = [first, *node.inputs[1:]], list(node.attributes.values())
+        out = ir.Value(name=name)
+        self.graph.append(ir.Node(node.domain, node.op_type, inputs, attributes, outputs=[out], name=name))
+        return out
+
+    def before(
+        self, node: ir.Node, op_type: str, /, *inputs: ir.Value | None, _outputs: int = 1, **attributes: Any
+    ) -> Any:
+        """Put one node in front of another of this graph or of one within; its output, or a tuple of them.
+
+        Nothing is checked or promoted: what rewrites old forms writes those that the model has only later.
+        """
+        name = self.fresh(f"{node.name or node.op_type}/{op_type}")
+        outputs = [ir.Value(name=name if i == 0 else self.fresh(name)) for i in range(_outputs)]
+        node.prepend(
+            ir.node(op_type, list(inputs), attributes=attributes or None, outputs=outputs, name=name)
+        )
+        return outputs[0] if _outputs == 1 else tuple(outputs)
+
+    @staticmethod
+    def become(node: ir.Node, op_type: str, *inputs: ir.Value | None, **attributes: Any) -> None:
+        """The node is this operator of the standard from now on, under its own name and that of its first output."""
+        node.domain, node.op_type, node.overload, node.version = "", op_type, "", None
+        node.attributes.clear()
+        for name, value in attributes.items():
+            node.attributes[name] = ir.convenience.convert_attribute(name, value)
+        Tape.reads(node, *inputs)
+        node.resize_outputs(1)
+
+    @staticmethod
+    def reads(node: ir.Node, *inputs: ir.Value | None) -> None:
+        """Let the node have these inputs."""
+        node.resize_inputs(len(inputs))
+        for i, value in enumerate(inputs):
+            node.replace_input_with(i, value)
+
+    def input(self, name: str, dtype: ir.DataType, shape: Sequence[int | str | None]) -> ir.Value:
+        """A new input of the graph; its final name, `.name`, differs where the graph has that already."""
+        value = ir.Value(name=fresh(name, self._names), type=ir.TensorType(dtype), shape=ir.Shape(shape))
+        self.graph.inputs.append(value)
+        return value
+
+    def output(self, value: ir.Value, name: str) -> ir.Value:
+        """Give the value out under this name, or one like it where the graph has that already; what is given out."""
+        out: ir.Value = self.add("Identity", value)
+        out.name = fresh(name, self._names)
+        self.graph.outputs.append(out)
+        return out
 
     def replace(self, value: ir.Value, by: ir.Value) -> None:
         """`by` is the same as the forward value: let one computation do, that of `by`."""
@@ -188,12 +265,18 @@ class Tape:
             dtype = ir.DataType.FLOAT if isinstance(sample, float) else ir.DataType.INT64
         return self.const(np.asarray(operand, dtype=dtype.numpy()))
 
-    def const(self, values: np.ndarray) -> ir.Value:
-        """An initialiser with these values (the same one for the same values)."""
+    def const(self, values: Any, dtype: Any = None) -> ir.Value:
+        """An initialiser of the main graph with these values (the same one for the same values).
+
+        dtype   of NumPy; None: an array's own, int64 of whole numbers
+        """
+        if dtype is None and not isinstance(values, (np.ndarray, np.generic)) and not np.size(values):
+            dtype = np.int64
+        values = np.asarray(values, dtype)
         values = np.ascontiguousarray(values) if values.ndim else values
         key = (values.dtype.str, values.shape, values.tobytes())
         if key not in self._constants:
-            name = self.fresh("gradient/constant")
+            name = self.fresh(f"{self._stem}/constant")
             tensor = ir.tensor(values, name=name)
             value = ir.Value(
                 name=name, shape=ir.Shape(values.shape), type=ir.TensorType(tensor.dtype), const_value=tensor

@@ -1,4 +1,4 @@
-"""Appending nodes to models of any opset."""
+"""The builder: appending nodes to models of any opset, and putting them in front of others."""
 
 from __future__ import annotations
 
@@ -11,14 +11,18 @@ import pytest
 from networks import Maker, bare, tiny_cnn
 
 from onnxviz.errors import ModelUnsuitable, UnknownLayer
-from onnxviz.graph.build import PORTABLE, builder
+from onnxviz.graph.analysis.dataflow import duplicate
+from onnxviz.graph.expose import add_outputs, declare_outputs
 from onnxviz.graph.load import load
+from onnxviz.graph.reduce import appended
+from onnxviz.graph.tape import PORTABLE, Tape
 
 NEWEST = 23  # the newest opset that both this onnx and the oldest ONNX Runtime of the tests know
 
 
-def run(b, **feeds):
-    proto = ir.to_proto(b.model)
+def run(model, **feeds):
+    declare_outputs(model)
+    proto = ir.to_proto(model)
     onnx.checker.check_model(proto, full_check=True)
     session = onnxruntime.InferenceSession(proto.SerializeToString())
     return dict(zip([v.name for v in session.get_outputs()], session.run(None, feeds), strict=True))
@@ -33,8 +37,7 @@ def relu(opset):
 @pytest.mark.parametrize("opset", [7, 9, 13, NEWEST])
 def test_the_portable_operators_give_the_same_in_every_opset(opset):
     """What a forward technique needs: masks, sums, maxima with their places, constants, casts."""
-    b = builder(relu(opset))
-    op, x = b.op, b.value("relu1")
+    model, op, x = appended(relu(opset), "relu1")
     flat = op.Reshape(op.Add(op.Mul(x, 2.0), [[[[1.0]]]]), [0, 3, -1])  # (N, 3, 16)
     parts = {
         "sum": op.MatMul(flat, np.ones((16, 1), np.float32)),
@@ -49,9 +52,9 @@ def test_the_portable_operators_give_the_same_in_every_opset(opset):
         "product": op.Div(op.Exp(op.Log(op.Add(flat, 1))), 3),
     }
     for name, value in parts.items():
-        b.add_output(value, name)
+        op.output(value, name)
     image = np.random.default_rng(0).standard_normal((2, 3, 4, 4)).astype(np.float32)
-    found = run(b, image=image)
+    found = run(model, image=image)
     positive = np.maximum(image, 0)
     flat = (2 * positive + 1).reshape(2, 3, 16)
     wanted = {
@@ -95,38 +98,38 @@ def test_portable_operators_are_written_alike_in_every_opset():
 
 
 def test_numbers_take_the_type_of_what_they_stand_beside():
-    b = builder(load(networks.fp16(networks.static_batch())).model)
-    y = b.op.Mul(b.op.Add(b.value("relu4"), 1), 0.5)
+    model, op, x = appended(load(networks.fp16(networks.static_batch())).model, "relu4")
+    y = op.Mul(op.Add(x, 1), 0.5)
     assert y.dtype == ir.DataType.FLOAT16
-    name = b.add_output(y)
-    assert run(b, image=np.zeros((1, 3, 32, 32), np.float16))[name].dtype == np.float16
+    add_outputs(model, [y])
+    assert run(model, image=np.zeros((1, 3, 32, 32), np.float16))[y.name].dtype == np.float16
 
 
 def test_values_without_declared_types():
     """Old files declare nothing; no CastLike (opset 15) may slip in."""
-    b = builder(load(bare("squeezenet")).model)
-    assert b.opset == 9
-    name = b.add_output(b.op.Mul(b.value("r60"), 2.0), "twice")
-    assert "CastLike" not in {node.op_type for node in b.graph}
-    assert run(b, data_0=np.zeros((1, 3, 224, 224), np.float32))[name].shape == (1, 512, 13, 13)
+    model, op, x = appended(load(bare("squeezenet")).model, "r60")
+    assert op.opset == 9
+    name = op.output(op.Mul(x, 2.0), "twice").name
+    assert "CastLike" not in {node.op_type for node in model.graph}
+    assert run(model, data_0=np.zeros((1, 3, 224, 224), np.float32))[name].shape == (1, 512, 13, 13)
 
 
 def test_the_callers_model_is_untouched_and_shares_weights():
     model = load(tiny_cnn()).model
     before = ir.to_proto(model).SerializeToString()
-    b = builder(model)
-    b.add_output(b.op.Relu(b.value("conv1")), "again")
+    copy, op, x = appended(model, "conv1")
+    op.output(op.Relu(x), "again")
     assert ir.to_proto(model).SerializeToString() == before
     weight = next(iter(model.graph.initializers))
-    assert b.graph.initializers[weight].const_value is model.graph.initializers[weight].const_value
+    assert copy.graph.initializers[weight].const_value is model.graph.initializers[weight].const_value
 
 
 def test_names_never_collide():
-    b = builder(tiny := load(tiny_cnn()).model)
-    assert b.add_output(b.op.Relu(b.value("conv1")), "relu1") == "relu1.1"
-    assert b.add_input("image", ir.DataType.FLOAT, [1]).name == "image.1"
-    again = builder(b.model)  # a second builder on the result of the first
-    again.add_output(again.op.Mul(again.op.Relu(again.value("conv1")), 2.0), "relu1")
+    model, op, x = appended(tiny := load(tiny_cnn()).model, "conv1")
+    assert op.output(op.Relu(x), "relu1").name == "relu1_2"
+    assert op.input("image", ir.DataType.FLOAT, [1]).name == "image_2"
+    again, op, x = appended(model, "conv1")  # a second tape on the result of the first
+    op.output(op.Mul(op.Relu(x), 2.0), "relu1")
     names = [v.name for node in again.graph for v in node.outputs] + list(again.graph.initializers)
     assert len(names) == len(set(names))
     nodes = [node.name for node in again.graph]
@@ -137,51 +140,57 @@ def test_names_never_collide():
 def test_names_in_branches_count():
     helper = onnx.helper
     branch = helper.make_graph(
-        [helper.make_node("Relu", ["image"], ["onnxviz.Relu.out"])], "b", [],
-        [helper.make_tensor_value_info("onnxviz.Relu.out", 1, None)],
+        [helper.make_node("Relu", ["image"], ["onnxviz/Relu_1"])], "b", [],
+        [helper.make_tensor_value_info("onnxviz/Relu_1", 1, None)],
     )  # fmt: skip
     node = helper.make_node("If", ["flag"], ["y"], then_branch=branch, else_branch=branch)
     graph = helper.make_graph(
         [node], "g", [helper.make_tensor_value_info("image", 1, [2])], [helper.make_tensor_value_info("y", 1, [2])],
         [onnx.numpy_helper.from_array(np.array(True), "flag")],
     )  # fmt: skip
-    b = builder(
-        ir.from_proto(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8))
-    )
-    assert b.op.Relu(b.value("y")).name == "onnxviz.Relu.out.1"
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    _, op, x = appended(ir.from_proto(model), "y")
+    assert op.Relu(x).name == "onnxviz/Relu_2"
 
 
 def test_inputs_and_equal_constants():
-    b = builder(relu(13))
-    gain = b.add_input("gain", ir.DataType.FLOAT, ["N", 1, 1, 1])
-    once, twice = b.constant(2.0), b.constant(2.0)
+    model, op, x = appended(relu(13), "relu1")
+    gain = op.input("gain", ir.DataType.FLOAT, ["N", 1, 1, 1])
+    once, twice = op.const(2.0, np.float32), op.const(2.0, np.float32)
     assert once is twice
-    assert b.constant(2) is not once
-    b.add_output(b.op.Mul(b.op.Mul(b.value("relu1"), gain), once), "y")
-    found = run(
-        b, image=np.ones((2, 3, 4, 4), np.float32), gain=np.array([1, 3], np.float32).reshape(2, 1, 1, 1)
+    assert op.const(2) is not once
+    assert op.const([]).dtype == ir.DataType.INT64
+    op.output(op.Mul(op.Mul(x, gain), once), "y")
+    feeds = {
+        "gain": np.array([1, 3], np.float32).reshape(2, 1, 1, 1),
+        "image": np.ones((2, 3, 4, 4), np.float32),
+    }
+    np.testing.assert_array_equal(run(model, **feeds)["y"][:, 0, 0, 0], [2, 6])
+
+
+def test_nodes_in_front_of_others():
+    """Rewriting: a node before another one, and the other one as another operator under its own name."""
+    model = duplicate(relu(13))
+    tape, node = Tape(model.graph), next(iter(model.graph))
+    low, high = tape.before(node, "Split", node.inputs[0], axis=2, _outputs=2)
+    tape.become(node, "Concat", high, tape.before(node, "Neg", low), axis=2)
+    x = np.random.default_rng(0).standard_normal((1, 3, 4, 4)).astype(np.float32)
+    assert node.name == next(iter(relu(13).graph)).name
+    np.testing.assert_array_equal(
+        run(model, image=x)["relu1"], np.concatenate([x[:, :, 2:], -x[:, :, :2]], 2)
     )
-    np.testing.assert_array_equal(found["y"][:, 0, 0, 0], [2, 6])
-
-
-def test_several_outputs_and_an_input_left_out():
-    b = builder(relu(13), portable=False)
-    halves = b.op.Split(b.value("relu1"), axis=2, _outputs=2)
-    b.add_output(b.op.Clip(halves[1], None, 0.5), "top")
-    assert run(b, image=np.full((1, 3, 4, 4), 7, np.float32))["top"].max() == 0.5
 
 
 def test_mistakes_are_told_at_the_call():
-    b = builder(relu(7))
-    x = b.value("relu1")
-    with pytest.raises(TypeError, match="not written alike"):
-        b.op.Clip(x, 0.0, 1.0)
-    with pytest.raises(TypeError, match="does not take attribute 'alfa'"):
-        b.op.HardSigmoid(x, alfa=1.0)
-    with pytest.raises(TypeError, match="does not take 2 inputs"):
-        b.op.Relu(x, x)
+    model, op, x = appended(relu(7), "relu1")
+    with pytest.raises(AssertionError, match="not written alike"):
+        op.Clip(x, 0.0, 1.0)
+    with pytest.raises(AssertionError, match="no attribute \\['alfa'\\]"):
+        op.HardSigmoid(x, alfa=1.0)
+    with pytest.raises(AssertionError, match="takes 1 inputs, 2 given"):
+        op.Relu(x, x)
     with pytest.raises(ModelUnsuitable, match="opset 7 of the model does not have"):
-        b.op.Where(x, x, x)
+        op.Where(x, x, x)
     with pytest.raises(UnknownLayer):
-        b.value("nothing")
-    assert len(list(b.graph)) == 1
+        appended(model, "nothing")
+    assert len(list(model.graph)) == 1
