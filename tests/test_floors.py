@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 CONFIGURATION = ROOT / "pyproject.toml"
 # Imports that a later step of the redesign moves. These numbers only become smaller.
-LEFT = {"floors": 8, "circles": 10, "runtimes": 1}
+LEFT = {"floors": 7, "circles": 9, "runtimes": 1}
 RUN = "import sys; from importlinter.cli import lint_imports_command; sys.exit(lint_imports_command())"
 
 

@@ -400,7 +400,7 @@ class Measure:
     """
 
     def __init__(self, net: Network, target: Target, *, probable: bool = True) -> None:
-        from onnxviz.grad.value import VALUE
+        from onnxviz.grad.model import VALUE
 
         self._net, self.target = net, target
         self._probable = probable and (target.scored or target.function is not None)
@@ -410,7 +410,7 @@ class Measure:
 
     def graph(self) -> ir.Model:
         """The network, ending in `output`."""
-        from onnxviz.grad.value import value_model
+        from onnxviz.grad.model import value_model
         from onnxviz.graph.surgery import cut
 
         if self._probable:

@@ -205,7 +205,7 @@ def inspect(net: Network) -> Inspection:
 
 
 def _gradients(net: Network) -> dict[str, bool] | None:
-    from onnxviz.grad.support import support
+    from onnxviz.grad.model import support
 
     try:
         with judged(net.judge):

@@ -1,15 +1,21 @@
-"""The two graphs that callers want: the gradient model, and value with gradient of an objective."""
+"""The graphs that callers want, and which operators have rules.
+
+gradient_model      the model plus its vector–Jacobian product
+value_and_gradient  an objective's value for each picture, and its gradient
+value_model         the value alone, for techniques that only run forwards
+forward             network and objective, for backends that differentiate by themselves
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import onnx_ir as ir
 
 from onnxviz.errors import ModelUnsuitable, OnnxVizError, UnknownLayer, UsageError, near
-from onnxviz.grad import backward
+from onnxviz.grad import backward, table
 from onnxviz.grad.overrides import PLAIN
-from onnxviz.grad.table import Table
 from onnxviz.graph import half
 from onnxviz.graph.analysis.dataflow import clone, prune
 from onnxviz.graph.dequantised import dequantised, through
@@ -20,9 +26,17 @@ from onnxviz.graph.symbols import name_lengths
 from onnxviz.graph.tape import Tape, dims
 from onnxviz.objectives import Objective
 
+VALUE = "objective"
+"""The name under which an objective's value is given out."""
+
 
 def gradient_model(
-    model: ir.Model, of: str | None = None, wrt: str | None = None, rules: Table = PLAIN, *, cpu: bool = False
+    model: ir.Model,
+    of: str | None = None,
+    wrt: str | None = None,
+    rules: table.Table = PLAIN,
+    *,
+    cpu: bool = False,
 ) -> ir.Model:
     """The model plus its vector–Jacobian product, in operators of the standard domain.
 
@@ -62,7 +76,7 @@ def value_and_gradient(
     wrt: str | Sequence[str] | None = None,
     *,
     also: Sequence[str] = (),
-    rules: Table = PLAIN,
+    rules: table.Table = PLAIN,
     cpu: bool = False,
 ) -> ir.Model:
     """A model that gives an objective's value for each picture, and its gradient; whatever these do not need is gone.
@@ -81,17 +95,12 @@ def value_and_gradient(
         [wrt] if isinstance(wrt, str) else list(wrt) if wrt is not None else [_only(inputs, "input", "wrt")]
     )
     _distinct(sources, also)
-    layers = objective.layers(model, sources[0])
-    original, names = model, list(dict.fromkeys([*sources, *layers, *also]))
-    model, values = prepare(model, names, keep=False)
+    model, values, tape, value = _with_objective(model, objective, sources, also, cpu=cpu)
     graph = model.graph
-    tape = Tape(graph, cpu=cpu)
-    with tape.named("objective"):
-        value = objective.append(tape, original, sources[0], values)
-        infer(model)
+    with tape.named(VALUE):
         ones = tape.Expand(tape.cast_like(1.0, value), tape.Shape(value))
     gradients = differentiate(tape, {value: ones}, [values[name] for name in sources], rules)
-    outputs = [named(tape, value, "objective", value)]
+    outputs = [named(tape, value, VALUE, value)]
     outputs += [named(tape, g, f"{n}.gradient", values[n]) for g, n in zip(gradients, sources, strict=True)]
     for name in also:
         outputs.append(
@@ -105,6 +114,91 @@ def value_and_gradient(
     for v in unused:
         graph.inputs.remove(v)
     return model
+
+
+def value_model(model: ir.Model, objective: Objective, input: str) -> ir.Model:
+    """A model whose only output, `objective`, (N,) float32, is the objective's value.
+
+    input    the image input's name; what terms over "the input" read
+    returns  a copy of `model` with the inputs that are needed, and those that the objective feeds
+    raises   UnknownLayer, UnknownLabel, UsageError, ModelUnsuitable
+    """
+    copy, _, tape, value = _with_objective(model, objective, [input], source=False)
+    copy = finish(copy, [named(tape, value, VALUE, value)], [])
+    for unused in [v for v in copy.graph.inputs if not v.uses() and v.name != input]:
+        copy.graph.inputs.remove(unused)
+    return copy
+
+
+def _with_objective(
+    model: ir.Model,
+    objective: Objective,
+    sources: Sequence[str],
+    also: Sequence[str] = (),
+    *,
+    source: bool = True,
+    cpu: bool = False,
+) -> tuple[ir.Model, dict[str, ir.Value], Tape, ir.Value]:
+    """A normalised copy, its values by name, a tape on it, and the objective's value (N,), appended.
+
+    source   the sources are wanted as values of the copy
+    """
+    wanted = [*(sources if source else ()), *objective.layers(model, sources[0]), *also]
+    copy, values = prepare(model, list(dict.fromkeys(wanted)), keep=False)
+    tape = Tape(copy.graph, cpu=cpu)
+    with tape.named(VALUE):
+        value = objective.append(tape, model, sources[0], values)
+        infer(copy)
+    return copy, values, tape, value
+
+
+@dataclass(frozen=True)
+class Forward:
+    """A normalised graph and the values that matter in it.
+
+    model       its first output is the objective, (N,); then come those of `sources` and `also` that are no inputs
+    objective   that output
+    sources     name -> the value to differentiate by, an input or an output
+    also        the name under which it is given out -> the value to give out beside
+    halves      inputs that the file takes in half precision: here they are float32, to be fed with numbers that
+                half precision has, so that their gradients do not underflow
+    """
+
+    model: ir.Model
+    objective: ir.Value
+    sources: dict[str, ir.Value]
+    also: dict[str, ir.Value]
+    halves: dict[str, ir.DataType]
+
+
+def forward(model: ir.Model, objective: Objective, sources: Sequence[str], also: Sequence[str]) -> Forward:
+    """Normalise a copy of the model and append the objective.
+
+    raises   UnknownLayer, UnknownLabel, UsageError, ModelUnsuitable
+    """
+    copy, values, tape, value = _with_objective(model, objective, sources, also)
+    graph = copy.graph
+    with tape.named(VALUE):
+        value = named(tape, value, VALUE, value)
+    kept = dict.fromkeys(values[name] for name in (*sources, *also))
+    copy = finish(copy, [value, *(v for v in kept if v.producer() is not None)], [])
+    for unused in [v for v in graph.inputs if not v.uses() and v not in kept]:
+        graph.inputs.remove(unused)
+    halves = {}
+    for taken in graph.inputs:
+        if taken.dtype in half.HALVES and taken.name is not None and taken.dtype is not None:
+            halves[taken.name] = taken.dtype
+            taken.dtype = ir.DataType.FLOAT
+    return Forward(
+        model=copy,
+        objective=value,
+        sources={name: values[name] for name in sources},
+        # As native gradients name them: an input that is given out as it came is `<input>.value`.
+        also={
+            name if values[name].producer() is not None else f"{name}.value": values[name] for name in also
+        },
+        halves=halves,
+    )
 
 
 def prepare(model: ir.Model, names: Sequence[str], *, keep: bool) -> tuple[ir.Model, dict[str, ir.Value]]:
@@ -162,7 +256,7 @@ def all_values(graph: ir.Graph) -> dict[str, ir.Value]:
 
 
 def differentiate(
-    tape: Tape, seeds: dict[ir.Value, ir.Value], sources: Sequence[ir.Value], rules: Table
+    tape: Tape, seeds: dict[ir.Value, ir.Value], sources: Sequence[ir.Value], rules: table.Table
 ) -> list[ir.Value]:
     """The cotangents of `sources`; ModelUnsuitable when the seeds do not depend on one of them differentiably."""
     found = []
@@ -251,3 +345,24 @@ def _free(graph: ir.Graph, name: str) -> str:
     while name in taken:
         name += ending
     return name
+
+
+def support(model: ir.Model, wrt: str | None = None) -> dict[str, bool]:
+    """Operator -> whether gradients pass it, for the operators that depend on the input, most used first.
+
+    Operators without a derivative (Shape, ArgMax...) are no obstacle and are left out. A rule may still refuse a
+    rare form of its operator; taking the gradient tells.
+
+    wrt      the input; None: any of them
+    raises   ModelUnsuitable, ModelRejected when the model cannot be normalised
+    """
+    graph = normalise(model).graph
+    reached = {v for v in graph.inputs if wrt is None or v.name == wrt}
+    counts: dict[str, int] = {}
+    for node in graph:
+        if table.is_zero(node.op_type, node.domain) or not any(x in reached for x in backward.reads(node)):
+            continue
+        reached.update(node.outputs)
+        name = table.key(node.op_type, node.domain)
+        counts[name] = counts.get(name, 0) + 1
+    return {name: name in PLAIN for name in sorted(counts, key=lambda n: (-counts[n], n))}

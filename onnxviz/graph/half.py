@@ -12,14 +12,14 @@ import onnx_ir as ir
 from onnxviz.graph.tape import Tape
 
 _NARROWING = "onnxviz.narrowing"
-_HALVES = frozenset({ir.DataType.FLOAT16, ir.DataType.BFLOAT16})
+HALVES = frozenset({ir.DataType.FLOAT16, ir.DataType.BFLOAT16})
 
 
 def widen(model: ir.Model) -> None:
     """Make every half-precision value of the main graph float32, in place."""
     graph = model.graph
     values = [*graph.inputs, *graph.initializers.values(), *(y for node in graph for y in node.outputs)]
-    if not any(v.dtype in _HALVES for v in values):
+    if not any(v.dtype in HALVES for v in values):
         return
     tape = Tape(model.graph)
     for holder in model.graphs():
@@ -28,16 +28,16 @@ def widen(model: ir.Model) -> None:
         for node in holder:
             _widen_node(node)
     for value in graph.inputs:
-        if value.dtype in _HALVES:
+        if value.dtype in HALVES:
             _widen_input(graph, tape, value)
     for i, value in enumerate(list(graph.outputs)):
-        if value.dtype in _HALVES and value.producer() is not None:
+        if value.dtype in HALVES and value.producer() is not None:
             _narrow_output(graph, tape, i, value)
 
 
 def _widen_weight(value: ir.Value) -> None:
     tensor = value.const_value
-    if tensor is None or tensor.dtype not in _HALVES or value.is_graph_input():
+    if tensor is None or tensor.dtype not in HALVES or value.is_graph_input():
         return
     value.const_value = ir.LazyTensor(
         lambda: ir.tensor(tensor.numpy().astype(np.float32), name=tensor.name),
@@ -50,13 +50,13 @@ def _widen_weight(value: ir.Value) -> None:
 
 def _widen_node(node: ir.Node) -> None:
     for name, attribute in list(node.attributes.items()):
-        if attribute.type == ir.AttributeType.TENSOR and attribute.as_tensor().dtype in _HALVES:
+        if attribute.type == ir.AttributeType.TENSOR and attribute.as_tensor().dtype in HALVES:
             wide = ir.tensor(attribute.as_tensor().numpy().astype(np.float32))
             node.attributes[name] = ir.AttrTensor(name, wide)
         elif (
             name in ("to", "dtype", "output_dtype")
             and attribute.type == ir.AttributeType.INT
-            and (attribute.as_int() in {int(h) for h in _HALVES})
+            and (attribute.as_int() in {int(h) for h in HALVES})
         ):
             node.attributes[name] = ir.AttrInt64(name, int(ir.DataType.FLOAT))
 

@@ -108,7 +108,7 @@ def facts(folder: Path) -> dict:
 
 def test_trusted_operators(facts: dict) -> None:
     """Each that is handed to the builder has a case, and its gradient is the native one."""
-    from onnxviz.backends.ort_training_forms import TRUSTED
+    from onnxviz.backends.ort_training import TRUSTED
 
     tried = {node.op_type for name in cases.TRUSTED for node in cases.network(name)[0].graph.node}
     assert tried >= TRUSTED

@@ -6,7 +6,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from onnxviz.grad.support import support
+from onnxviz.grad.model import support
 from onnxviz.graph.normalise import normalise
 from tests.grad.oracle import Case, check, normal
 

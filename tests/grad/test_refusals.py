@@ -152,7 +152,7 @@ def test_neither_runtime_nor_framework_is_imported() -> None:
 
 
 def test_support_lists_what_is_on_the_way() -> None:
-    from onnxviz.grad.support import support
+    from onnxviz.grad.model import support
 
     found = support(ir.from_proto(networks.tiny_cnn()))
     assert found == dict.fromkeys(

@@ -8,8 +8,7 @@ import pytest
 
 from onnxviz import objectives
 from onnxviz.errors import UnknownLayer
-from onnxviz.grad.model import value_and_gradient
-from onnxviz.grad.value import value_model
+from onnxviz.grad.model import value_and_gradient, value_model
 from tests import networks
 from tests.grad.oracle import session
 

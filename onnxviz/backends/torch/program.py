@@ -16,7 +16,7 @@ import onnx_ir as ir
 
 from onnxviz.backends.choose import Task
 from onnxviz.errors import MissingDependency, ModelUnsuitable, ProviderUnavailable, RuntimeFailed
-from onnxviz.grad.forward import Forward, forward
+from onnxviz.grad.model import Forward, forward
 from onnxviz.graph.rectifiers import rectifiers
 from onnxviz.runtime import isolate
 from onnxviz.runtime.isolate import region
