@@ -13,7 +13,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxviz.attribution.methods import LAYER, METHODS, Method
-from onnxviz.grad.tape import Tape
+from onnxviz.graph.tape import Tape
 from onnxviz.network import Network
 from onnxviz.runtime.providers import CPU
 

@@ -8,7 +8,7 @@ import numpy as np
 import onnx_ir as ir
 import onnxruntime
 
-from onnxviz.grad.tape import Tape
+from onnxviz.graph.tape import Tape
 
 
 def evaluated(function: Callable[..., ir.Value], *arrays: np.ndarray) -> np.ndarray:
