@@ -204,9 +204,13 @@ class OutputRefused(InputRefused):
 
 
 class LimitExceeded(OnnxVizError):
-    """A declared limit was hit; the message names the limit and the flag that raises it."""
+    """A declared limit was hit; the message names the limit and the flag that raises it.
+
+    partial   what a technique that makes pictures had made until then (a Result), or None
+    """
 
     exit_code = 4
+    partial: Any = None
 
 
 class WorkerCrashed(OnnxVizError):

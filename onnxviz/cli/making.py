@@ -54,7 +54,7 @@ def make(
     beside   more files of a result, and their bytes
     raises   what the technique raises
     """
-    from onnxviz.errors import GradientNotFinite
+    from onnxviz.errors import GradientNotFinite, LimitExceeded, WorkerCrashed
     from onnxviz.interrupted import Interrupted
 
     film = Film(run, every, animate)
@@ -72,7 +72,7 @@ def make(
         film.close()
         run.note("interrupted: the picture is what there was by then, and its manifest says incomplete")
         raise
-    except GradientNotFinite as error:
+    except (GradientNotFinite, LimitExceeded, WorkerCrashed) as error:
         if error.partial is not None:
             keep(error.partial)
             film.close()

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from onnxviz.errors import ImageRejected, ModelUnsuitable, UnknownLayer
+from onnxviz.errors import ModelUnsuitable, UnknownLayer
 from onnxviz.features.embedding import Embedding
-from onnxviz.features.stream import plan, source_name, sources, stream
+from onnxviz.features.stream import none_used, plan, source_name, sources, stream
 from onnxviz.graph.output import SEQUENCE
 from onnxviz.image.folder import Listing
-from onnxviz.interrupted import Interrupted
+from onnxviz.interrupted import until_interrupted
 from onnxviz.progress import Progress, silent
 from onnxviz.provenance import recorded
 from onnxviz.text import printable
@@ -51,27 +51,18 @@ def embed(
     listing = sources(_listed(images), net).require()
     graph = _Graph(net, chosen)
     rows = _Rows(net, listing, chosen.name)
-    interrupted: KeyboardInterrupt | None = None
-    try:
+    with until_interrupted() as ending:
         for chunk in stream(net, listing.images, graph.build, key=graph.key, batch=batch, progress=progress):
             rows.skipped += chunk.skipped
             if len(chunk.index):
                 # The features come first, whatever the model's own names made of theirs.
                 features = chunk.arrays[next(iter(chunk.arrays))]
                 rows.add(chunk.index, chunk.prints, features, chunk.arrays.get(graph.scores))
-    except KeyboardInterrupt as stop:
-        interrupted = stop
     if not rows.count:
-        if interrupted is not None:
-            raise interrupted
-        reasons = "; ".join(str(one) for one in rows.skipped[:3])
-        raise ImageRejected(f"none of the {len(listing.images)} images could be used ({reasons})")
+        ending.nothing()
+        raise none_used(len(listing.images), rows.skipped)
     used = plan(net, len(listing.images), batch).batch
-    result = rows.result({"layer": chosen.name, "batch": used})
-    if interrupted is not None:
-        result.manifest["incomplete"] = True
-        raise Interrupted(result) from interrupted
-    return result
+    return ending.given(rows.result({"layer": chosen.name, "batch": used}))
 
 
 def _layer(net: Network, name: str | None) -> Layer:
@@ -218,5 +209,5 @@ def listed(found: Embedding) -> dict[str, Any]:
             [round(float(p), 6) for p in found.confidence] if known and found.confidence is not None else None
         ),
         "class_names": {str(index): name for index, name in found.names.items()},
-        "skipped": [{"path": printable(one.path), "reason": one.reason} for one in found.skipped],
+        "skipped": [one.to_dict() for one in found.skipped],
     }

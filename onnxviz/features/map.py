@@ -278,5 +278,5 @@ def _manifest(net: Network, result: Map, placed: Projection, parameters: dict[st
         "files": result.files,
         "top_class": found.classes[result.rows].tolist() if known and found.classes is not None else None,
         "class_names": {str(index): name for index, name in found.names.items()},
-        "skipped": [{"path": printable(one.path), "reason": one.reason} for one in found.skipped],
+        "skipped": [one.to_dict() for one in found.skipped],
     }

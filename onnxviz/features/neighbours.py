@@ -385,7 +385,7 @@ def _manifest(net: Network, result: Neighbours, parameters: dict[str, Any]) -> d
             "not_redrawn": blank,
         },
         "rows": result.rows,
-        "skipped": [{"path": printable(one.path), "reason": one.reason} for one in _skipped(result)],
+        "skipped": [one.to_dict() for one in _skipped(result)],
     }
 
 

@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from onnxviz import tables
-from onnxviz.errors import ImageRejected, NotFinite, UsageError
+from onnxviz.errors import NotFinite, UsageError
 from onnxviz.features import ranking
 from onnxviz.features.patch_boxes import LayerPatches, PatchData, field_boxes
 from onnxviz.features.ranking import Ranking
-from onnxviz.features.stream import Chunk, sources, stream
+from onnxviz.features.stream import Chunk, none_used, sources, stream
 from onnxviz.file_set import FOLDER_HEAD
 from onnxviz.files import FileSet, npy_bytes, png_bytes
 from onnxviz.graph.reduce import Reduced, peaks
-from onnxviz.interrupted import Interrupted
+from onnxviz.interrupted import until_interrupted
 from onnxviz.progress import Progress, silent
 from onnxviz.provenance import recorded
 from onnxviz.text import file_name, printable
@@ -193,20 +193,15 @@ def patches(
     listing = sources(images, net).require()
     search = _Search(net, chosen, wanted, top)
     skipped = list(listing.skipped)
-    interrupted: KeyboardInterrupt | None = None
-    try:
+    with until_interrupted() as ending:
         for chunk in stream(
             net, listing.images, search.build, key=search.key, batch=batch, progress=progress
         ):
             skipped += chunk.skipped
             search.add(chunk)
-    except KeyboardInterrupt as stop:
-        interrupted = stop
     if not search.rankings:
-        if interrupted is not None:
-            raise interrupted
-        reasons = "; ".join(map(str, skipped[:3]))
-        raise ImageRejected(f"none of the {len(listing.images)} images could be used ({reasons})")
+        ending.nothing()
+        raise none_used(len(listing.images), skipped)
     if all((one.undefined == one.count).all() for one in search.rankings):
         named = ", ".join(repr(one.name) for one in chosen)
         raise NotFinite(f"all values of {named} are NaN or infinite: {net.why_not_finite()}")
@@ -221,14 +216,12 @@ def patches(
         "other_files": listing.ignored,
         "layers": {one.name: _figures(one) for one in found},
     }
-    manifest["skipped"] = [{"path": printable(one.path), "reason": one.reason} for one in skipped]
+    manifest["skipped"] = [one.to_dict() for one in skipped]
     manifest["warnings"] += [
         f"of layer {one.name!r}, {count} values are NaN or infinite, and not ranked"
         for one in found
         if (count := int(one.undefined.sum()))
     ]
-    if interrupted is not None:
-        manifest["incomplete"] = True
     result = Patches(
         values=np.concatenate([one.scores for one in found]),
         manifest=manifest,
@@ -239,9 +232,7 @@ def patches(
         sheets=_sheets(found, wanted),
         workers=net.threads,
     )
-    if interrupted is not None:
-        raise Interrupted(result) from interrupted
-    return result
+    return ending.given(result)
 
 
 class _Search:

@@ -98,6 +98,12 @@ def sources(images: Any, net: Network | None = None) -> Listing:
     return Listing(found, skipped, ignored)
 
 
+def none_used(count: int, skipped: Sequence[Skipped]) -> ImageRejected:
+    """What is raised where not one of `count` images could be used."""
+    told = "; ".join(map(str, skipped[:3]))
+    return ImageRejected(f"none of the {count} images could be used ({told})")
+
+
 def source_name(source: Any, index: int) -> str:
     """What an image is called in tables and pictures: its path, or its number where it has none."""
     return os.fspath(source) if isinstance(source, (str, os.PathLike)) else f"image {index}"

@@ -74,6 +74,10 @@ class Skipped:
     def __str__(self) -> str:
         return f"{printable(self.path, 200)}: {self.reason}"
 
+    def to_dict(self) -> dict[str, str]:
+        """As manifests list it."""
+        return {"path": printable(self.path), "reason": self.reason}
+
 
 @dataclass(frozen=True)
 class Listing:

@@ -25,6 +25,7 @@ from onnxviz.synthesis.made import (
     Shot,
     Watch,
     as_bytes,
+    bytes_at,
     clipped,
     keeping,
     rounded,
@@ -93,8 +94,9 @@ def ascent(
                 at black or white, and for classes the probability and rank when the picture is shown to the network.
                 Presets that `stretch` show pictures with more contrast than they were made with: `contrast` says how
                 much more, the other figures are those of `values`
-    raises      UsageError, UnknownLabel, UnknownLayer, ModelUnsuitable, UnsupportedOperator; GradientNotFinite and
-                WorkerCrashed with the last good pictures as `.partial`; Interrupted on Ctrl-C with what was done so far
+    raises      UsageError, UnknownLabel, UnknownLayer, ModelUnsuitable, UnsupportedOperator; GradientNotFinite,
+                LimitExceeded and WorkerCrashed with the last good pictures as `.partial`; Interrupted on Ctrl-C with
+                what was done so far
     """
     if copies < 1:
         raise UsageError(f"copies must be at least 1, got {copies}")
@@ -342,12 +344,9 @@ class _Job:
 
 def _read(net: Network, start: Any, height: int, width: int) -> np.ndarray:
     """A picture to start from at the size that is made, (1, height, width, 3) of 0 to 1."""
-    from PIL import Image
-
     from onnxviz.image.io import read
 
-    picture = Image.fromarray(read(start, limits=net.limits))
-    return np.asarray(picture.resize((width, height), Image.Resampling.LANCZOS), np.float32)[None] / 255
+    return np.asarray(bytes_at(read(start, limits=net.limits), (height, width)), np.float32)[None] / 255
 
 
 _QUALITY = 82

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from onnxviz.errors import ImageRejected, UsageError, near, ways
-from onnxviz.features.stream import refusal, source_name, sources
+from onnxviz.features.stream import none_used, refusal, source_name, sources
 from onnxviz.image.folder import Skipped
 from onnxviz.image.io import read
-from onnxviz.interrupted import Interrupted
+from onnxviz.interrupted import until_interrupted
 from onnxviz.network import Images, Network
 from onnxviz.progress import Progress, silent
 from onnxviz.provenance import note_view, recorded
@@ -87,22 +87,19 @@ def fool(
     settings = _settings(method, norm, bound, steps, confidence, seed, frames[0].view.shape)
     found: list[tuple[Frame, np.ndarray]] = []
     outcomes: list[Outcome] = []
-    stopped: KeyboardInterrupt | None = None
     size = net.batch_size()
     for first in range(0, len(frames), size):
         part = slice(first, min(first + size, len(frames)))
         batch = _Batch(net, frames[part], names[part], wanted, settings)
-        try:
+        with until_interrupted() as ending:
             for step in batch.run(first):
                 if len(frames) == 1:
                     progress(step, settings.steps, "steps")
             progress(part.stop, len(frames), "images")
-        except KeyboardInterrupt as stop:
-            stopped = stop
         views, told = batch.finish()
         found += zip(frames[part], views, strict=True)
         outcomes += told
-        if stopped is not None:
+        if ending.stop is not None:
             break
     if len(frames) == 1 and outcomes[0].already:
         raise UsageError(
@@ -121,7 +118,7 @@ def fool(
     )
     manifest["figures"] = _figures(outcomes, len(skipped))
     manifest["images"] = [outcome.to_dict() for outcome in outcomes]
-    manifest["skipped"] = [{"path": printable(one.path), "reason": one.reason} for one in skipped]
+    manifest["skipped"] = [one.to_dict() for one in skipped]
     result = Fooled(
         values=np.stack([view for _, view in found]).astype(np.float32),
         manifest=manifest,
@@ -129,10 +126,7 @@ def fool(
         images=[one.with_view(view) for one, view in found],
         outcomes=outcomes,
     )
-    if stopped is not None:
-        manifest["incomplete"] = True
-        raise Interrupted(result) from stopped
-    return result
+    return ending.given(result)
 
 
 def _settings(
@@ -184,8 +178,7 @@ def _frames(net: Network, images: Sequence[Any]) -> tuple[list[Frame], list[str]
         else:
             names.append(printable(source_name(image, number)))
     if not frames:
-        told = "; ".join(map(str, skipped[:3]))
-        raise ImageRejected(f"none of the {len(images)} images could be used ({told})")
+        raise none_used(len(images), skipped)
     shapes = {one.view.shape for one in frames}
     if len(shapes) > 1:
         raise UsageError(

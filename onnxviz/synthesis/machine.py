@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from onnxviz.errors import GradientNotFinite, UsageError, WorkerCrashed
+from onnxviz.errors import GradientNotFinite, LimitExceeded, UsageError, WorkerCrashed
 from onnxviz.image.front import centre
 from onnxviz.objectives import LOGITS
 from onnxviz.runtime import isolate
@@ -143,8 +143,8 @@ class Machine:
         redirected   so many first steps use the redirected rules of ReLU (lucid)
         numbers      each picture's number; None: from 0
         raises       GradientNotFinite at the first step whose value or gradient is not finite; `pictures()` then gives
-                     those of the step before. WorkerCrashed, or KeyboardInterrupt, where an isolated network's process
-                     was ended: `pictures()` then gives those of some seconds before
+                     those of the step before. WorkerCrashed, LimitExceeded or KeyboardInterrupt, where an isolated
+                     network's process was ended: `pictures()` then gives those of some seconds before
         """
         from onnxviz.runtime.resident import Resident
 
@@ -172,7 +172,7 @@ class Machine:
                 self._regularised(resident, arrays, index)
                 if self.net.worker is not None and time.perf_counter() - saved > _SAVED:
                     parameters, saved = resident.state(PARAMETERS), time.perf_counter()
-            except (KeyboardInterrupt, WorkerCrashed):
+            except (KeyboardInterrupt, LimitExceeded, WorkerCrashed):
                 if resident.lost:
                     self._kept = parameters
                 raise

@@ -6,11 +6,11 @@ import contextlib
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from onnxviz.errors import GradientNotFinite, UsageError, WorkerCrashed
+from onnxviz.errors import GradientNotFinite, LimitExceeded, UsageError, WorkerCrashed
 from onnxviz.image.fields import check_made
 from onnxviz.interrupted import Interrupted
 from onnxviz.progress import Progress
@@ -145,18 +145,15 @@ def rounded(number: Any, digits: int = 6) -> float:
     return float(f"{float(number):.{digits}g}")
 
 
-# A picture is shown at least this large.
-_LEAST_PAINTED = 64
-
-
 @dataclass
 class Painting(Result):
-    """A picture made by optimisation.
+    """A picture that was made.
 
     values   (H, W, 3) float32, 0 to 1
     """
 
     values: np.ndarray = field(repr=False)
+    _least: ClassVar[int] = 64  # a smaller picture is shown enlarged
 
     @property
     def image(self) -> np.ndarray:
@@ -168,7 +165,7 @@ class Painting(Result):
         from PIL import Image
 
         alone = Image.fromarray(self.image)
-        times = -(-_LEAST_PAINTED // min(alone.size))
+        times = -(-self._least // min(alone.size))
         return alone.resize((alone.width * times, alone.height * times), Image.Resampling.NEAREST)
 
 
@@ -216,16 +213,17 @@ class Easel:
 
 @contextlib.contextmanager
 def keeping(partial: Callable[[], Result | None]) -> Iterator[None]:
-    """On Ctrl-C, where the numbers run away and where an isolated network's process dies, hand over what there is.
+    """On Ctrl-C, where the numbers run away, at a limit and where an isolated network's process dies, hand over what
+    there is.
 
     partial   makes the result of what was done so far, or None where there is nothing yet
-    raises    Interrupted; GradientNotFinite and WorkerCrashed with their `partial`
+    raises    Interrupted; GradientNotFinite, LimitExceeded and WorkerCrashed with their `partial`
     """
 
     def made() -> Result | None:
         try:
             result = partial()
-        except WorkerCrashed:  # what there was is gone: that is no news to whoever asked
+        except (LimitExceeded, WorkerCrashed):  # what there was is gone: that is no news to whoever asked
             return None
         if result is not None:
             result.manifest["incomplete"] = True
@@ -238,7 +236,7 @@ def keeping(partial: Callable[[], Result | None]) -> Iterator[None]:
         if result is None:
             raise
         raise Interrupted(result) from None
-    except (GradientNotFinite, WorkerCrashed) as error:
+    except (GradientNotFinite, LimitExceeded, WorkerCrashed) as error:
         error.partial = made()
         raise
 
@@ -273,6 +271,15 @@ def resized(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
         for c in range(picture.shape[2])
     ]
     return np.stack([np.asarray(plane, np.float32) for plane in planes], axis=2)
+
+
+def bytes_at(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """A picture (H, W, 3) uint8 at another (height, width), with Pillow's Lanczos filter."""
+    from PIL import Image
+
+    if picture.shape[:2] == tuple(size):
+        return picture
+    return np.asarray(Image.fromarray(picture).resize((size[1], size[0]), Image.Resampling.LANCZOS))
 
 
 def fitted(shape: tuple[int, ...], size: int | tuple[int, int] | None, most: int) -> tuple[int, int]:

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
 from onnxviz.errors import ImageRejected, LimitExceeded, ModelFailed, ModelUnsuitable, UsageError, near
-from onnxviz.image.fields import check_made
 from onnxviz.image.io import read
 from onnxviz.network import ImageLike, Network
 from onnxviz.opening import ASSUMED
 from onnxviz.provenance import recorded
-from onnxviz.results import Result
+from onnxviz.synthesis.made import Painting, bytes_at, fitted, resized
 
 if TYPE_CHECKING:
     import onnx_ir as ir
-    from PIL import Image
 
     from onnxviz.image.preprocessing import Preprocessing
     from onnxviz.runtime.ort import Program
@@ -34,7 +32,7 @@ _SURPLUS = 8  # pixels by which an output may be larger than its input and still
 
 
 @dataclass
-class Styled(Result):
+class Styled(Painting):
     """A picture that a network has painted.
 
     values    (h, w, 3) float32, 0 to 1
@@ -42,18 +40,7 @@ class Styled(Result):
     """
 
     content: np.ndarray = field(repr=False)
-
-    @property
-    def image(self) -> np.ndarray:
-        """(h, w, 3) uint8."""
-        assert self.values is not None
-        return np.rint(self.values * 255).astype(np.uint8)
-
-    def picture(self) -> Image.Image:
-        """The painted picture itself, in its own size."""
-        from PIL import Image
-
-        return Image.fromarray(self.image)
+    _least: ClassVar[int] = 1
 
 
 @recorded
@@ -101,23 +88,7 @@ def style_apply(
 
 
 def _sized(picture: np.ndarray, size: int | tuple[int, int] | None) -> np.ndarray:
-    if size is None:
-        return picture
-    if isinstance(size, int):
-        factor = size / max(picture.shape[:2])
-        size = max(1, round(picture.shape[0] * factor)), max(1, round(picture.shape[1] * factor))
-    if min(size) < 1:
-        raise UsageError(f"size is a number of pixels from 1, got {size}")
-    check_made(*size)
-    return _resized(picture, size)
-
-
-def _resized(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    from PIL import Image
-
-    if picture.shape[:2] == tuple(size):
-        return picture
-    return np.asarray(Image.fromarray(picture).resize((size[1], size[0]), Image.Resampling.LANCZOS))
+    return picture if size is None else bytes_at(picture, fitted(picture.shape, size, 0))
 
 
 # --- running it -----------------------------------------------------------------------------------
@@ -152,7 +123,7 @@ class _Painter:
         raises   ModelUnsuitable, LimitExceeded
         """
         height, width = self._fixed
-        seen = picture if height is None or width is None else _resized(picture, (height, width))
+        seen = picture if height is None or width is None else bytes_at(picture, (height, width))
         try:
             out = self._run(recipe, seen)
         except (ModelFailed, ImageRejected) as error:
@@ -176,7 +147,7 @@ class _Painter:
         if 0 <= out.shape[0] - h <= _SURPLUS and 0 <= out.shape[1] - w <= _SURPLUS:
             out = out[:h, :w]  # strides round up; the surplus is at the bottom and at the right
         if self.notes and picture.shape != out.shape:
-            out = _scaled(out, (picture.shape[0], picture.shape[1]))
+            out = resized(out, (picture.shape[0], picture.shape[1]))
         if not np.isfinite(out).all():
             raise ModelUnsuitable(
                 "the network's output holds NaN or infinite values; check how pictures become its input (--preprocess)"
@@ -231,19 +202,6 @@ def _colours(out: np.ndarray, name: str) -> np.ndarray:
     return np.ascontiguousarray(wide, dtype=np.float32)
 
 
-def _scaled(raw: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """A raw output (h, w, 3) at another size, by Lanczos."""
-    from PIL import Image
-
-    planes = [
-        Image.fromarray(np.ascontiguousarray(raw[..., c])).resize(
-            (size[1], size[0]), Image.Resampling.LANCZOS
-        )
-        for c in range(3)
-    ]
-    return np.stack([np.asarray(plane, np.float32) for plane in planes], axis=2)
-
-
 # --- what goes in, what comes out -----------------------------------------------------------------
 
 
@@ -280,7 +238,7 @@ def _likeness(
     except (ModelUnsuitable, LimitExceeded):
         return -1.0
     if out.shape != picture.shape:
-        out = _scaled(out, (picture.shape[0], picture.shape[1]))
+        out = resized(out, (picture.shape[0], picture.shape[1]))
     low, high = RANGES[_range(out)]
     a = np.clip(out, low, high).mean(axis=2).ravel().astype(np.float64)
     b = picture.mean(axis=2).ravel()

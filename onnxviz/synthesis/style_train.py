@@ -17,7 +17,7 @@ from onnxviz.features.stream import refusal, source_name, sources
 from onnxviz.files import destination
 from onnxviz.image.folder import Skipped, decode
 from onnxviz.image.io import read
-from onnxviz.interrupted import Interrupted
+from onnxviz.interrupted import until_interrupted
 from onnxviz.limits import Limits
 from onnxviz.network import ImageLike, Images, Network
 from onnxviz.objectives.base import Objective, fed, objective
@@ -26,6 +26,7 @@ from onnxviz.progress import Progress, silent
 from onnxviz.provenance import note_set, recorded, recording
 from onnxviz.results import Result, write
 from onnxviz.synthesis.layers import Weighted, checked_gram, content_layer, style_layers, style_terms
+from onnxviz.synthesis.made import bytes_at, fitted
 from onnxviz.text import printable
 
 if TYPE_CHECKING:
@@ -267,17 +268,14 @@ def style_train(
     crops = _Crops(listing.images, size, seed, net.limits)
     network = style_network.fresh(width, blocks, seed)
     losses: list[tuple[float, float, float]] = []
-    stopped = False
-    try:
+    with until_interrupted() as ending:
         for step in style_network.train(
             network, crops.batches(batch), loss, steps=wanted, rate=rate, tv=tv_weight
         ):
             losses.append((step.total, *loss.parts))
             progress(step.index + 1, wanted, "steps")
-    except KeyboardInterrupt:
-        if not losses:
-            raise
-        stopped = True
+    if not losses:
+        ending.nothing()
     if (noted := note_set()) is not None:
         noted.add([crops.digests[place] for place in sorted(crops.digests)])
     model = _finished(network, net, printable(source_name(style, 0)))
@@ -304,7 +302,7 @@ def style_train(
     manifest["versions"]["torch"] = str(torch.__version__)
     manifest["figures"] = _figures(losses, crops, len(listing.images), difference)
     skipped = [*listing.skipped, *crops.skipped.values()]
-    manifest["skipped"] = [{"path": printable(one.path), "reason": one.reason} for one in skipped]
+    manifest["skipped"] = [one.to_dict() for one in skipped]
     result = StyleTrained(
         values=np.array(losses, np.float32),
         manifest=manifest,
@@ -312,21 +310,12 @@ def style_train(
         style=pictured,
         samples=_samples(model, crops),
     )
-    if stopped:
-        manifest["incomplete"] = True
-        raise Interrupted(result)
-    return result
+    return ending.given(result)
 
 
 def _scaled(picture: np.ndarray, longest: int) -> np.ndarray:
     """A picture (H, W, 3) uint8 made smaller to a longer side."""
-    from PIL import Image
-
-    factor = longest / max(picture.shape[:2])
-    if factor >= 1:
-        return picture
-    size = max(1, round(picture.shape[1] * factor)), max(1, round(picture.shape[0] * factor))
-    return np.asarray(Image.fromarray(picture).resize(size, Image.Resampling.LANCZOS))
+    return bytes_at(picture, fitted(picture.shape, min(longest, max(picture.shape[:2])), longest))
 
 
 class _Crops:
@@ -380,16 +369,13 @@ class _Crops:
 
     def _crop(self, picture: np.ndarray, drawn: np.ndarray) -> np.ndarray:
         """At least half of what fits into the picture, at the size of training."""
-        from PIL import Image
-
         height, width = self._size
         fits = min(picture.shape[0] / height, picture.shape[1] / width) * (0.5 + 0.5 * drawn[0])
         h, w = max(1, int(height * fits)), max(1, int(width * fits))
         top, left = (
             int(d * (side - n + 1)) for d, side, n in zip(drawn[1:], picture.shape, (h, w), strict=False)
         )
-        part = Image.fromarray(np.ascontiguousarray(picture[top : top + h, left : left + w]))
-        return np.asarray(part.resize((width, height), Image.Resampling.LANCZOS))
+        return bytes_at(np.ascontiguousarray(picture[top : top + h, left : left + w]), (height, width))
 
 
 def _finished(network: StyleNetwork, net: Network, style: str) -> onnx.ModelProto:

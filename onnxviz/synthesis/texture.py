@@ -5,14 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 from onnxviz._version import __version__
 from onnxviz.errors import ImageRejected, UsageError, near
 from onnxviz.image.fields import check_made
-from onnxviz.interrupted import Interrupted
+from onnxviz.interrupted import until_interrupted
 from onnxviz.limits import Limits
 from onnxviz.network import ImageLike, Network
 from onnxviz.progress import Progress, silent
@@ -36,16 +36,12 @@ from onnxviz.synthesis.parametrise import Fourier
 from onnxviz.synthesis.texture_pieces import (
     EVENNESS,
     TOLERANCE,
-    Growth,
-    Quilt,
+    Pieces,
     default_window,
     grow,
     quilt,
     sides,
 )
-
-if TYPE_CHECKING:
-    from PIL import Image
 
 METHODS = ("gram", "nearest", "quilt")
 # `nearest` compares each pixel with every window of the source: a larger picture gives its middle, which shows the
@@ -60,7 +56,7 @@ _OWN = {
 
 
 @dataclass
-class Texture(Result):
+class Texture(Painting):
     """A texture made from pieces of an image.
 
     values   (h, w, 3) float32, 0 to 1
@@ -70,18 +66,7 @@ class Texture(Result):
 
     source: np.ndarray = field(repr=False)
     origin: np.ndarray = field(repr=False)
-
-    @property
-    def image(self) -> np.ndarray:
-        """(h, w, 3) uint8."""
-        assert self.values is not None
-        return np.rint(self.values * 255).astype(np.uint8)
-
-    def picture(self) -> Image.Image:
-        """The texture itself, in its own size."""
-        from PIL import Image
-
-        return Image.fromarray(self.image)
+    _least: ClassVar[int] = 1
 
 
 @recorded
@@ -183,20 +168,17 @@ def _pieces(
     size = size or _twice(whole, _LONGEST[method])
     options = _settled(method, source, options)
     make = grow if method == "nearest" else quilt
-    made: Iterator[Growth | Quilt] = make(source, size, seed=seed, **options)
+    made: Iterator[Pieces] = make(source, size, seed=seed, **options)
     what = "pixels" if method == "nearest" else "blocks"
-    last: Growth | Quilt | None = None
-    stopped = False
+    last: Pieces | None = None
     began = time.perf_counter()
-    try:
+    with until_interrupted() as ending:
         for index, last in enumerate(made):
             progress(last.done, last.total, what)
             seconds = time.perf_counter() - began
             watch(Shot(index, None, last.done / last.total, {}, seconds, last.image.copy))
-    except KeyboardInterrupt:
-        if last is None:
-            raise
-        stopped = True
+    if last is None:
+        ending.nothing()
     assert last is not None
     manifest = _manifest(net, method=method, size=size, source=piece, seed=seed, **options)
     if source.shape != whole.shape:
@@ -206,11 +188,14 @@ def _pieces(
         )
     manifest["figures"] = _figures(last, source)
     manifest["limits"] = limits.to_dict()
-    result = Texture(values=_shown(last), manifest=manifest, source=source, origin=last.origin)
-    if stopped:
-        manifest["incomplete"] = True
-        raise Interrupted(result)
-    return result
+    return ending.given(
+        Texture(
+            values=last.image.astype(np.float32) / np.float32(255),
+            manifest=manifest,
+            source=source,
+            origin=last.origin,
+        )
+    )
 
 
 def _settled(method: str, source: np.ndarray, options: dict[str, Any]) -> dict[str, Any]:
@@ -237,13 +222,7 @@ def _twice(image: np.ndarray, longest: int) -> tuple[int, int]:
     return max(3, round(image.shape[0] * factor)), max(3, round(image.shape[1] * factor))
 
 
-def _shown(made: Growth | Quilt) -> np.ndarray:
-    """(h, w, 3) float32, 0 to 1."""
-    shown: np.ndarray = made.image.astype(np.float32) / np.float32(255)
-    return shown
-
-
-def _figures(made: Growth | Quilt, source: np.ndarray) -> dict[str, Any]:
+def _figures(made: Pieces, source: np.ndarray) -> dict[str, Any]:
     known = made.origin[..., 0] >= 0
     beside = known[:, 1:] & known[:, :-1]
     together = (made.origin[:, 1:] - made.origin[:, :-1] == (0, 1)).all(axis=2)

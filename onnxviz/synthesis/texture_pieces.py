@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
 from onnxviz.errors import UsageError
 
-#: Share of the best match's error within which another place of the source may be drawn instead.
+#: Share of the best match's error within which another place of the source may be drawn instead (the papers').
 TOLERANCE = 0.1
-#: How much dearer a place becomes that was used more than others; 0 is the paper's method.
+#: How much dearer a place, or blocks near to it, become that were used more than others; 0 is the papers' method.
 EVENNESS = 0.5
 # The paper's worst error of an accepted match, as a share of the squared range of pixels; raised by a tenth
 # whenever nothing is left under it.
@@ -22,24 +22,27 @@ _WINDOW = 15
 
 
 @dataclass
-class Growth:
+class Pieces:
     """A texture that grows: the same object at every step, filled further.
 
     image    (h, w, 3) uint8; the source's mean colour where `known` is False
     known    (h, w) bool
     origin   (h, w, 2) int32: the row and column of the source that each known pixel was taken from; else −1
-    done     how many pixels are known
+    total    how many pixels, or blocks, there will be
+    done     how many of them there are
     """
 
     image: np.ndarray
     known: np.ndarray
     origin: np.ndarray
-    done: int = field(default=0)
+    total: int
+    done: int = 0
 
-    @property
-    def total(self) -> int:
-        """How many pixels there are."""
-        return self.known.size
+    @classmethod
+    def begun(cls, source: np.ndarray, size: tuple[int, int], total: int) -> Pieces:
+        """Of (h, w), with nothing in it yet."""
+        mean = np.rint(source.mean(axis=(0, 1))).astype(np.uint8)
+        return cls(np.tile(mean, (*size, 1)), np.zeros(size, bool), np.full((*size, 2), -1, np.int32), total)
 
 
 def grow(
@@ -50,7 +53,7 @@ def grow(
     tolerance: float = TOLERANCE,
     evenness: float = EVENNESS,
     seed: int = 0,
-) -> Iterator[Growth]:
+) -> Iterator[Pieces]:
     """Grow a texture outward from a small piece of the source; a step settles some dozens of pixels.
 
     Each pixel is drawn from the places of the source whose neighbourhood comes within `tolerance` of the best match, by
@@ -65,11 +68,12 @@ def grow(
     evenness    the error of a place is taken times 1 + evenness · (how often it was used, of the average), which keeps
                 the method from growing one flat spot over and over; 0 for the paper's own
     seed        of the first piece and of every draw
-    returns     an iterator of one `Growth`, which each step fills further
+    returns     an iterator of one `Pieces`, which each step fills further
     raises      UsageError for values that the source has no room for
     """
     side = window if window is not None else default_window(source)
-    _check(source, size, side, tolerance, evenness)
+    _check_window(source, side)
+    _check(size, 3, tolerance, evenness)
     random = np.random.default_rng(seed)
     bank = _Bank(source, side, tolerance, evenness)
     canvas = _Canvas(source, size, bank)
@@ -102,7 +106,15 @@ def default_window(source: np.ndarray) -> int:
     return max(3, min(_WINDOW, (min(source.shape[:2]) // 3 - 1) // 2 * 2 + 1))
 
 
-def _check(source: np.ndarray, size: tuple[int, int], window: int, tolerance: float, evenness: float) -> None:
+def _check(size: tuple[int, int], least: int, tolerance: float, evenness: float) -> None:
+    if not tolerance >= 0 or not evenness >= 0:
+        raise UsageError(f"tolerance and evenness are 0 or more, got {tolerance} and {evenness}")
+    if min(size) < least:
+        pixels = "pixel" if least == 1 else "pixels"
+        raise UsageError(f"the texture needs at least {least} {pixels} each way, got {size[1]}×{size[0]}")
+
+
+def _check_window(source: np.ndarray, window: int) -> None:
     if window < 3 or window % 2 == 0:
         raise UsageError(f"window is an odd number of pixels from 3, got {window}")
     if min(source.shape[:2]) < window + 2:
@@ -110,10 +122,6 @@ def _check(source: np.ndarray, size: tuple[int, int], window: int, tolerance: fl
             f"a window of {window} pixels needs a source of at least {window + 2} pixels each way, got "
             f"{source.shape[1]}×{source.shape[0]}; give a smaller window or a larger picture"
         )
-    if not tolerance >= 0 or not evenness >= 0:
-        raise UsageError(f"tolerance and evenness are 0 or more, got {tolerance} and {evenness}")
-    if min(size) < 3:
-        raise UsageError(f"the texture needs at least 3 pixels each way, got {size[1]}×{size[0]}")
 
 
 class _Bank:
@@ -182,10 +190,7 @@ class _Canvas:
     """What is known of the texture so far, and which pixels come next."""
 
     def __init__(self, source: np.ndarray, size: tuple[int, int], bank: _Bank) -> None:
-        mean = np.rint(source.mean(axis=(0, 1))).astype(np.uint8)
-        self.growth = Growth(
-            np.tile(mean, (*size, 1)), np.zeros(size, bool), np.full((*size, 2), -1, np.int32)
-        )
+        self.growth = Pieces.begun(source, size, size[0] * size[1])
         self._source, self._bank, self._half = source, bank, bank.half
         around = size[0] + 2 * bank.half, size[1] + 2 * bank.half
         self._values = np.zeros((*around, bank.values.shape[2]), np.float32)
@@ -230,28 +235,7 @@ class _Canvas:
         return rows[chosen], columns[chosen]
 
 
-#: Share of the best match's error within which another block of the source may be drawn instead (the paper's).
-TOLERANCE = 0.1
-#: How much dearer blocks near to those become that were used more than others; 0 is the paper's method.
-EVENNESS = 0.5
 _SMALLEST, _LARGEST = 3, 96
-
-
-@dataclass
-class Quilt:
-    """A texture that grows block by block: the same object at every step, filled further.
-
-    image    (h, w, 3) uint8; the source's mean colour where nothing is yet
-    known    (h, w) bool
-    origin   (h, w, 2) int32: the row and column of the source that each known pixel was taken from; else −1
-    done     how many blocks are laid, of `total`
-    """
-
-    image: np.ndarray
-    known: np.ndarray
-    origin: np.ndarray
-    done: int
-    total: int
 
 
 def quilt(
@@ -263,7 +247,7 @@ def quilt(
     tolerance: float = TOLERANCE,
     evenness: float = EVENNESS,
     seed: int = 0,
-) -> Iterator[Quilt]:
+) -> Iterator[Pieces]:
     """Lay blocks of the source row by row; a step lays one.
 
     A block is drawn from those whose overlap with what is laid comes within `tolerance` of the best match, and cut
@@ -278,27 +262,17 @@ def quilt(
     evenness    the error of a block is taken times 1 + evenness · (how often its middle was used, of the average), so
                 that the same few blocks do not come again and again; 0 for the paper's own
     seed        of the first block and of every draw
-    returns     an iterator of one `Quilt`, which each step fills further
+    returns     an iterator of one `Pieces`, which each step fills further
     raises      UsageError for values that the source has no room for
     """
     side, band = sides(source, block, overlap)
-    if not tolerance >= 0 or not evenness >= 0:
-        raise UsageError(f"tolerance and evenness are 0 or more, got {tolerance} and {evenness}")
-    if min(size) < 1:
-        raise UsageError(f"the texture needs at least 1 pixel each way, got {size[1]}×{size[0]}")
+    _check(size, 1, tolerance, evenness)
     random = np.random.default_rng(seed)
     step = side - band
     down, across = (max(1, math.ceil((length - band) / step)) for length in size)
     values = np.zeros((down * step + band, across * step + band, 3), np.float32)
     origin = np.full((*values.shape[:2], 2), -1, np.int32)
-    mean = np.rint(source.mean(axis=(0, 1))).astype(np.uint8)
-    result = Quilt(
-        np.tile(mean, (*size, 1)),
-        np.zeros(size, bool),
-        np.full((*size, 2), -1, np.int32),
-        0,
-        down * across,
-    )
+    result = Pieces.begun(source, size, down * across)
     finder = _Finder(source, side, tolerance, evenness)
     laid: dict[tuple[int, int], tuple[int, int]] = {}
     offsets = np.stack(np.meshgrid(range(side), range(side), indexing="ij"), axis=-1)

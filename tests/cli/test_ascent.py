@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from onnxviz.cli.main import run
+from onnxviz.errors import LimitExceeded, WorkerCrashed
 from onnxviz.runtime.ort import Program
 from onnxviz.synthesis.machine import Machine
 from tests import networks
@@ -101,16 +102,25 @@ def test_ctrl_c_keeps_the_picture(given, tmp_path, monkeypatch, capsys) -> None:
     assert "interrupted" in capsys.readouterr().err
 
 
-def test_numbers_that_run_away_leave_the_last_good_picture(given, tmp_path, monkeypatch, capsys) -> None:
+@pytest.mark.parametrize(
+    ("ended", "code", "told"),
+    [(None, 3, "at step 3"), (LimitExceeded("too long"), 4, "too long"), (WorkerCrashed("gone"), 4, "gone")],
+)
+def test_what_ends_it_early_leaves_the_last_good_picture(
+    given, tmp_path, monkeypatch, capsys, ended, code, told
+) -> None:
+    """Numbers that run away, a limit, a process that died."""
     real = Machine._check
 
     def check(self, arrays, index):
+        if index == 3 and ended is not None:
+            raise ended
         return real(self, {**arrays, "value": arrays["value"] * (np.nan if index == 3 else 1)}, index)
 
     monkeypatch.setattr(Machine, "_check", check)
     out = tmp_path / "part.png"
-    assert run(["ascent", *given, "-t", "3", "-o", str(out)]) == 3
-    assert "at step 3" in capsys.readouterr().err
+    assert run(["ascent", *given, "-t", "3", "-o", str(out)]) == code
+    assert told in capsys.readouterr().err
     assert json.loads(out.with_suffix(".json").read_text())["incomplete"] is True
 
 

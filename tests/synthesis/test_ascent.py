@@ -11,6 +11,7 @@ from PIL import Image
 import onnxviz
 from onnxviz.errors import (
     GradientNotFinite,
+    LimitExceeded,
     ModelUnsuitable,
     UnknownLabel,
     UnknownLayer,
@@ -256,6 +257,25 @@ def test_ctrl_c_keeps_what_there_is(tiny) -> None:
     with pytest.raises(Interrupted) as caught:
         onnxviz.ascent(tiny, target=3, steps=9, preset="lecture", watch=stop)
     assert caught.value.partial.values.shape == (1, 32, 32, 3)
+
+
+def test_a_limit_hit_in_the_middle_keeps_what_there_is(tiny, monkeypatch) -> None:
+    from onnxviz.runtime.resident import Resident
+
+    runs, run = [], Resident.run
+
+    def limited(self, *given):
+        runs.append(1)
+        if len(runs) == 7:
+            raise LimitExceeded("one run took too long")
+        return run(self, *given)
+
+    monkeypatch.setattr(Resident, "run", limited)
+    with pytest.raises(LimitExceeded) as caught:
+        onnxviz.ascent(tiny, target=[3, 4, 5], steps=4, batch=1)
+    partial = caught.value.partial
+    assert partial.manifest["incomplete"] is True
+    assert partial.labels == ["class 3", "class 4"]
 
 
 def test_numbers_that_run_away_keep_the_last_good_picture() -> None:
