@@ -50,7 +50,7 @@ class Attribution(Result):
 
     def picture(self) -> Image.Image:
         """The map over the photo, deeper where it matters more, with a scale."""
-        from onnxviz.figures.attribution import draw
+        from onnxviz.figures.draw import draw
 
         return draw(self)
 

@@ -60,9 +60,9 @@ class Segmentation(Result):
 
     def picture(self) -> Image.Image:
         """The photo with the object's outline, the object alone, and the map that it was found by."""
-        from onnxviz.figures.outline import draw
+        from onnxviz.figures.draw import draw_segmentation
 
-        return draw(self.image, self.mask, self.source, self.manifest["figures"])
+        return draw_segmentation(self.image, self.mask, self.source, self.manifest["figures"])
 
 
 @renamed(position="neuron")

@@ -44,7 +44,8 @@ def gradient_attributions(stage: Stage) -> Section:
         "activation maps (below) the places of the last layer. Not all of them can be trusted alike: guided "
         "backprop and the deconvnet look sharp, but hardly change when the upper layers' weights are random, and the "
         "deconvnet of a network without pooling shows mostly its strides.",
-        command="onnxviz saliency efficientnet-lite0 cat.png coffee.png --method all -o attributions.png",
+        command=f"onnxviz saliency efficientnet-lite0 {' '.join(map(stage.original, stage.subjects[:2]))} "
+        "--method all -o attributions.png",
         pictures=[
             Picture(glance, "Five of them at a glance.", wide=True),
             Picture(
@@ -72,7 +73,7 @@ def cut_out(stage: Stage) -> Section:
         text="The largest values of the map are taken for the object and the smallest for the ground; GrabCut, a "
         "mixture of colours on each side and a minimal cut through the grid of pixels, finds the border between them "
         "(Simonyan et al. 2014). The network never saw a mask.",
-        command="onnxviz segment efficientnet-lite0 cat.png -o object.png",
+        command=f"onnxviz segment efficientnet-lite0 {stage.original()} -o object.png",
         pictures=pictures,
     )
 
@@ -120,7 +121,7 @@ def activation_maps(stage: Stage) -> Section:
         "further up they part: HiResCAM weighs each place by its own gradient and shows what was used there, Grad-CAM "
         "spreads a channel's mean gradient over all its places. Any objective can be explained, also a difference of "
         "two classes.",
-        command="onnxviz cam efficientnet-lite0 cat.png --method hirescam --signed "
+        command=f"onnxviz cam efficientnet-lite0 {stage.original()} --method hirescam --signed "
         "--objective \"logit('Egyptian cat') - logit('tiger cat')\" -o cam.png",
         pictures=pictures,
     )

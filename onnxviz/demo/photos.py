@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.resources
 import importlib.util
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -54,6 +54,7 @@ class Stage:
     crops: Path
     seed: int
     progress: Progress
+    copied: set[Path] = field(default_factory=set)
 
     @property
     def subjects(self) -> list[Photo]:
@@ -65,6 +66,14 @@ class Stage:
     def subject(self) -> Photo:
         """The one photo where there is room for only one."""
         return self.subjects[0]
+
+    def original(self, photo: Photo | None = None) -> str:
+        """The path, from the demo's folder, of a copy of a photo (None: `subject`) there, for commands to name."""
+        photo = photo or self.subject
+        path = self.folder / "originals" / photo.path.name
+        if path not in self.copied:
+            self.copied.add(write_atomic(path, photo.path.read_bytes()))
+        return f"originals/{path.name}"
 
     def file(self, name: str) -> Path:
         """Where a section's picture goes."""

@@ -23,7 +23,8 @@ _INCOMPLETE = (
 ).encode()
 _LEAD = (
     "What a network looks at and what it has learned, from its ONNX file alone: every technique of onnxviz, run on "
-    "EfficientNet-Lite0, a network trained on ImageNet, and on photos that it has not seen."
+    "EfficientNet-Lite0, a network trained on ImageNet, and on photos that it has not seen. Each "
+    "command can be typed in this page's folder."
 )
 
 

@@ -46,7 +46,7 @@ def predictions(stage: Stage) -> Section:
         question="What does it say about these photos?",
         text="How a picture becomes the network's input stands in the file's own metadata; otherwise it is said once, "
         "with --preprocess.",
-        command="onnxviz predict efficientnet-lite0 photo.jpg",
+        command=f"onnxviz predict efficientnet-lite0 {stage.original()}",
         table=[tuple(row) for row in rows],
     )
 
@@ -86,7 +86,7 @@ def feature_maps(stage: Stage) -> Section:
         question="What does each channel make of one photo?",
         text="Early maps still look like the photo, seen through one filter each. Further in they become coarse and "
         "sparse: a channel answers in a few places and is silent elsewhere.",
-        command=f"onnxviz activations efficientnet-lite0 cat.png --layer {_SHALLOW} -o maps.png",
+        command=f"onnxviz activations efficientnet-lite0 {stage.original()} --layer {_SHALLOW} -o maps.png",
         pictures=pictures,
     )
 
@@ -131,7 +131,7 @@ def hidden(stage: Stage) -> Section:
         question="Which part of the photo does the answer rest on?",
         text="A grey square slides over the photo, and the fall in the class's probability is written down where it "
         "stood. The occluded pictures are made inside the graph from window positions: no image travels twice.",
-        command="onnxviz occlusion efficientnet-lite0 cat.png -o occlusion.png",
+        command=f"onnxviz occlusion efficientnet-lite0 {stage.original()} -o occlusion.png",
         pictures=pictures,
     )
 
@@ -153,7 +153,7 @@ def random_masks(stage: Stage) -> Section:
         question="The same question, asked with thousands of random masks.",
         text="Random soft masks hide half of the photo at a time; each pixel gets the mean probability over the masks "
         "that let it through (Petsiuk et al. 2018). Masks, too, are made inside the graph.",
-        command="onnxviz rise efficientnet-lite0 cat.png -o rise.png",
+        command=f"onnxviz rise efficientnet-lite0 {stage.original()} -o rise.png",
         pictures=pictures,
     )
 

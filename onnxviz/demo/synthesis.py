@@ -68,7 +68,7 @@ def dreams(stage: Stage) -> Section:
         question="What does a layer see in a photo, if it may exaggerate?",
         text="Step by step the photo is changed so that a layer answers more, at several sizes from small to large. "
         "What the layer looks for appears where the photo has something like it (Mordvintsev et al. 2015).",
-        command="onnxviz dream efficientnet-lite0 photo.jpg --layer blocks.7.add -o dream.png",
+        command=f"onnxviz dream efficientnet-lite0 {stage.original(photo)} --layer blocks.7.add -o dream.png",
         pictures=pictures,
     )
 
@@ -92,7 +92,7 @@ def inversions(stage: Stage) -> Section:
         question="What does a layer still know of the photo?",
         text="Pictures are sought, from noise, that a layer cannot tell from the photo (Mahendran & Vedaldi 2015). "
         "Early layers keep nearly everything; deep ones know what and roughly where, but no longer how it looked.",
-        command="onnxviz invert efficientnet-lite0 cat.png --layer blocks.10.add -o inverted.png",
+        command=f"onnxviz invert efficientnet-lite0 {stage.original()} --layer blocks.10.add -o inverted.png",
         pictures=[
             Picture(path, "The photo, and what comes back from four layers, shallow to deep.", wide=True)
         ],
@@ -119,7 +119,7 @@ def gram_textures(stage: Stage) -> Section:
         question="What is left of a photo if only its textures count?",
         text="From noise, a picture is made whose channels go together as those of the photo do, whatever stands where "
         "(Gatys, Ecker & Bethge 2015): Gram matrices of five layers, matched by L-BFGS.",
-        command="onnxviz texture efficientnet-lite0 photo.jpg --method gram -o texture.png",
+        command=f"onnxviz texture efficientnet-lite0 {stage.original(photo)} --method gram -o texture.png",
         pictures=pictures,
     )
 
@@ -134,6 +134,7 @@ def styles(stage: Stage) -> Section:
 
     pairs = (("astronaut", "coffee"), ("china", "ihc"), ("chelsea", "china"), ("flower", "china"))
     chosen = [pair for pair in pairs if pair[0] in stage.photos and pair[1] in stage.photos][:2]
+    manner = " ".join(stage.original(stage.photos[name]) for name in chosen[0])
     pictures = []
     for content, source in chosen:
         paint = _STYLES.get(source, source)
@@ -165,7 +166,7 @@ def styles(stage: Stage) -> Section:
         question="How would one picture look in the manner of another?",
         text="The activations of one layer keep what stands where, the Gram matrices of five bring the other picture's "
         "colours, strokes and grain (Gatys, Ecker & Bethge 2016). No layer was named: they are chosen by stride.",
-        command="onnxviz style efficientnet-lite0 photo.jpg painting.jpg -o painted.png",
+        command=f"onnxviz style efficientnet-lite0 {manner} -o painted.png",
         pictures=pictures,
     )
 
@@ -318,7 +319,7 @@ def fooling(stage: Stage) -> Section:
         "back as far as it stays so. What counts is the rounded 8-bit picture: the saved file fools as it is. With "
         f"PGD, {figures['fooled']} of {figures['images']} photos become a {_MISTAKEN[1]} by changing no pixel by more "
         f"than {bound:g} of 255 grey levels.",
-        command="onnxviz fool efficientnet-lite0 cat.png --target toaster --confidence 0.9 -o fool.png",
+        command=f"onnxviz fool efficientnet-lite0 {stage.original()} --target toaster --confidence 0.9 -o fool.png",
         pictures=pictures,
         table=[
             ("photo", "before", f"after PGD, {bound:g} of 255"),
@@ -354,6 +355,6 @@ def painted(stage: Stage) -> Section:
         text="A style network is trained once, on any pictures, against what another network sees: here "
         "EfficientNet-Lite0, whose gradient graph moved the painter's weights (style-train; Johnson et al. 2016). It "
         "then paints pictures of any size in one pass. Any ONNX file from a picture to a picture will do.",
-        command=f"onnxviz style-apply {_PAINTER} cat.png -o painted.png",
+        command=f"onnxviz style-apply {_PAINTER} {stage.original()} -o painted.png",
         pictures=[Picture(path, "Photos, each painted in one pass.", wide=True)],
     )

@@ -259,7 +259,11 @@ def _field(result: PatchData, one: LayerPatches) -> str:
     extent, size = one.layer.local_field, result.preprocessing.fixed
     if not places(one) or extent is None:
         return "the whole picture counts"
-    told = f"a unit sees {extent[1]}×{extent[0]} pixels" + (f" of {size[1]}×{size[0]}" if size else "")
+    told = f"a unit sees {extent[1]}×{extent[0]} pixels"
+    if size and (extent[0] > size[0] or extent[1] > size[1]):
+        told += ", more than the picture has"
+    elif size:
+        told += f" of {size[1]}×{size[0]}"
     if size and extent[0] >= 2 * size[0] and extent[1] >= 2 * size[1]:
         told = "each unit sees the whole picture"
     return told + (", most of all around the ring" if size and is_wide(extent, size) else "")

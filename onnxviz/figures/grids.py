@@ -401,7 +401,8 @@ def legend(entries: Sequence[tuple[Colour, str]], *, width: int = 600, size: int
 
 _FRAME = 0.045
 _EMPTY: Colour = (232, 232, 232)
-_BAR: Colour = (0, 114, 178)
+#: The colour of the bars of `measured`.
+BAR: Final[Colour] = (0, 114, 178)
 
 
 def mosaic(
@@ -462,5 +463,5 @@ def measured(picture: Image.Image, part: float) -> Image.Image:
     top = picture.height - 5
     draw.rectangle((0, top - 1, picture.width - 1, picture.height - 1), PAPER)
     draw.rectangle((0, top + 1, picture.width - 1, picture.height - 1), LINE)
-    draw.rectangle((0, top + 1, round((picture.width - 1) * min(1.0, part)), picture.height - 1), _BAR)
+    draw.rectangle((0, top + 1, round((picture.width - 1) * min(1.0, part)), picture.height - 1), BAR)
     return marked

@@ -10,15 +10,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-import numpy as np
 from PIL import Image, ImageDraw
 
 from onnxviz.errors import UsageError
-from onnxviz.figures import heat, style
-from onnxviz.figures.attribution import Explained, headline, incomplete
+from onnxviz.figures import style
 from onnxviz.figures.captions import caption
-from onnxviz.figures.grids import as_image, blank, caption_lines, page, scaled, write_lines
-from onnxviz.figures.heat import fit, overlay
+from onnxviz.figures.draw import Explained, cell, headline, incomplete
+from onnxviz.figures.grids import blank, caption_lines, page, scaled, write_lines
 from onnxviz.figures.style import INK, SOFT, line_height
 
 #: Rows are pictures, columns methods.
@@ -47,22 +45,6 @@ def draw(grid: Grid, *, names: Sequence[str] = (), side: int | None = None) -> I
     if len(grid[0]) > _MOST_COLUMNS:
         return _by_method(grid, names, side or max(110, min(200, 1400 // (2 * len(grid)))))
     return _by_picture(grid, names, side or 224)
-
-
-def cell(attribution: Explained, side: int) -> tuple[Image.Image, Image.Image]:
-    """The map alone and over its photo, each at most `side` pixels long."""
-    read = caption(attribution)
-    values = np.zeros(attribution.image.shape[:2]) if attribution.values is None else attribution.values
-    percentile = heat.PERCENTILE if attribution.percentile is None else attribution.percentile
-    photo = np.asarray(scaled(attribution.image, side, side))
-    if read.fine:
-        bare = heat.bare(values, signed=attribution.signed, percentile=percentile)
-        return scaled(bare, side, side), as_image(heat.over(photo, values, percentile=percentile))
-    low = 0.0 if read.zero or not np.isfinite(values).any() else float(np.median(values[np.isfinite(values)]))
-    # A coarse map is enlarged smoothly: its values are samples, not squares.
-    bare = heat.bare(fit(values - low, *photo.shape[:2]), signed=attribution.signed, percentile=percentile)
-    over = overlay(photo, values - low, signed=attribution.signed, percentile=percentile)
-    return as_image(bare), as_image(over)
 
 
 def _by_picture(grid: Grid, names: Sequence[str], side: int) -> Image.Image:

@@ -9,7 +9,7 @@ from networks import Maker
 import onnxviz
 from onnxviz.attribution import segment
 from onnxviz.errors import ModelUnsuitable, UnknownLabel, UsageError
-from onnxviz.figures import outline
+from onnxviz.figures import draw
 from tests import toys
 
 SIDE = 48
@@ -93,7 +93,7 @@ def test_a_steady_cut_and_an_unsteady_one_say_so(red) -> None:
     assert not figures["sure"]
     assert figures["agreement"] < 0.6
     assert any("unsure" in text for text in doubtful.manifest["warnings"])
-    assert "unsure" in outline._certainty(figures)
+    assert "unsure" in draw._certainty(figures)
 
 
 def test_the_network_is_asked_about_the_object_alone_and_the_rest(net, cat) -> None:

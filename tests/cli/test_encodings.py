@@ -86,7 +86,7 @@ def test_labels_in_any_script_on_the_command_line(tmp_path, capsys, monkeypatch)
     from onnxviz.cli.main import run
     from onnxviz.figures import style
     from tests import networks
-    from tests.figures.test_fonts import ASCII, font_with
+    from tests.figures.test_style_fonts import ASCII, font_with
 
     monkeypatch.setattr(style, "installed", lambda: ())
     monkeypatch.setattr(style, "_named", [])

@@ -57,6 +57,18 @@ def test_the_page_shows_what_the_network_says(page):
     assert "blocks.0.depthwise" in text
 
 
+def test_commands_name_what_is_there(page):
+    named = re.findall(
+        r"<code>onnxviz predict efficientnet-lite0 (\S+)</code>", page.read_text(encoding="utf-8")
+    )
+    assert len(named) == 1
+    picture = page.parent / named[0]
+    assert (
+        picture.read_bytes()
+        == next(one for one in photos.photos() if one.path.name == picture.name).path.read_bytes()
+    )
+
+
 def test_pictures_lie_beside_the_page(page):
     for suffix in (".png", ".npy", ".json"):
         assert (page.parent / f"filters{suffix}").is_file()

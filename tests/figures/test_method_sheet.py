@@ -7,8 +7,9 @@ import pytest
 
 from onnxviz.attribution.result import Attribution
 from onnxviz.errors import UsageError
+from onnxviz.figures.draw import cell
 from onnxviz.figures.heat import bare, over, smoothed
-from onnxviz.figures.method_sheet import cell, draw
+from onnxviz.figures.method_sheet import draw
 from tests.figures.captions import CAPTIONS
 
 

@@ -13,7 +13,7 @@ from PIL import Image
 
 from onnxviz.errors import UsageError
 from onnxviz.figures import grids, style
-from onnxviz.figures.attribution import number, scale_bar
+from onnxviz.figures.draw import number, scale_bar
 from onnxviz.figures.grids import (
     MARGIN,
     Row,

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::onnxviz.errors.UndrawnText")
 
 @pytest.fixture(autouse=True, scope="module")
 def no_installed_fonts():
-    """Only Pillow's own, whatever this machine has: test_fonts.py has the others."""
+    """Only Pillow's own, whatever this machine has: test_style_fonts.py has the others."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(style, "installed", lambda: ())
         style.holder.cache_clear()

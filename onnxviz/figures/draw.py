@@ -1,4 +1,4 @@
-"""An attribution as a picture: the photo, the map over it, and the scale of its colours."""
+"""An attribution as a picture: the photo, the map over it, and the scale of its colours; and what was cut out by it."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from PIL import Image, ImageDraw
 
 from onnxviz.figures import heat, style
 from onnxviz.figures.captions import Caption, caption
-from onnxviz.figures.grids import scaled, side_by_side
-from onnxviz.figures.heat import MAPS, normalise, overlay
+from onnxviz.figures.grids import as_image, scaled, side_by_side
+from onnxviz.figures.heat import MAPS, fit, normalise, overlay
 from onnxviz.figures.style import LINE, PAPER, SOFT, line_height
 
 
@@ -214,6 +214,86 @@ def _outlined(photo: np.ndarray, box: tuple[int, int, int, int], shape: tuple[in
         (edges[0] + 1, edges[1] + 1, edges[2] - 1, edges[3] - 1), outline=(255, 255, 255), width=2
     )
     return np.asarray(picture)
+
+
+# --- in cells of a sheet, and segmentations -------------------------------------------------
+
+
+def cell(attribution: Explained, side: int) -> tuple[Image.Image, Image.Image]:
+    """The map alone and over its photo, each at most `side` pixels long."""
+    read = caption(attribution)
+    values = np.zeros(attribution.image.shape[:2]) if attribution.values is None else attribution.values
+    percentile = heat.PERCENTILE if attribution.percentile is None else attribution.percentile
+    photo = np.asarray(scaled(attribution.image, side, side))
+    if read.fine:
+        bare = heat.bare(values, signed=attribution.signed, percentile=percentile)
+        return scaled(bare, side, side), as_image(heat.over(photo, values, percentile=percentile))
+    low = 0.0 if read.zero or not np.isfinite(values).any() else float(np.median(values[np.isfinite(values)]))
+    # A coarse map is enlarged smoothly: its values are samples, not squares.
+    bare = heat.bare(fit(values - low, *photo.shape[:2]), signed=attribution.signed, percentile=percentile)
+    over = overlay(photo, values - low, signed=attribution.signed, percentile=percentile)
+    return as_image(bare), as_image(over)
+
+
+_DIM: Final = 0.35  # how far the photo is darkened outside the object
+_INNER, _OUTER = (255, 255, 255), (20, 20, 20)
+
+
+def draw_segmentation(
+    image: np.ndarray, mask: np.ndarray, source: Explained, figures: dict[str, Any]
+) -> Image.Image:
+    """Outline, cut-out on white, and map, side by side.
+
+    image     (H, W, 3) uint8, the picture as the network sees it
+    mask      (H, W) bool, the object
+    source    the map that it was found by
+    figures   of the segmentation's manifest
+    """
+    photo = np.asarray(scaled(image, 2 * _FINE_HEIGHT, _FINE_HEIGHT))
+    mask = fit(mask.astype(np.float32), *photo.shape[:2]) > 0.5
+    return side_by_side(
+        [
+            (
+                outlined(photo, mask),
+                f"{headline(source)}\nthe outline: {figures['area']:.0%} of the picture",
+            ),
+            (alone(photo, mask), f"the object alone\n{_certainty(figures)}"),
+            (cell(source, _FINE_HEIGHT)[1], f"{caption(source).title}\nthe map that it was found by"),
+        ],
+        height=_FINE_HEIGHT,
+    )
+
+
+def _certainty(figures: dict[str, Any]) -> str:
+    """How sure the cut is, and why: what the network says to it, what stays of it, and of how many parts it is."""
+    text = []
+    if "alone" in figures:
+        text.append(f"with nothing else {figures['alone']:.1%}, without it {figures['without']:.1%}")
+    if figures["parts"] != 1:
+        text.append(f"{figures['parts']} parts, the largest {figures['largest_part']:.0%} of it")
+    text.append(f"{figures['agreement']:.0%} stays when the thresholds move")
+    return f"{'' if figures['sure'] else 'unsure, perhaps a fragment: '}{'; '.join(text)}"
+
+
+def outlined(photo: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """The photo, darker outside the mask, with a light line between two dark ones along its border."""
+    from scipy.ndimage import binary_dilation, binary_erosion
+
+    shown = photo.astype(np.float32)
+    shown[~mask] *= 1 - _DIM
+    result = np.rint(shown).astype(np.uint8)
+    wide = max(1, round(min(photo.shape[:2]) / 200))
+    # One of the two shows on any photo.
+    result[binary_dilation(mask, iterations=2 * wide) & ~binary_erosion(mask, iterations=wide)] = _OUTER
+    result[binary_dilation(mask, iterations=wide) & ~mask] = _INNER
+    return result
+
+
+def alone(photo: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """The object on white."""
+    result = np.full_like(photo, 255)
+    result[mask] = photo[mask]
+    return result
 
 
 # --- scales ----------------------------------------------------------------------------------

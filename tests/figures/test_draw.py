@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from onnxviz.attribution.result import Attribution
-from onnxviz.figures import attribution as drawing
+from onnxviz.figures import draw as drawing
 from onnxviz.figures import grids, method_sheet
 from tests.figures.captions import CAPTIONS
 
