@@ -20,9 +20,8 @@ from onnxviz.runtime import batching, isolate, providers
 from onnxviz.runtime.ort import Program, compile
 
 if TYPE_CHECKING:
-    from onnxviz.graph.activations import Activations
     from onnxviz.graph.head import Head
-    from onnxviz.graph.layers import Layer
+    from onnxviz.graph.layers import Activations, Layer
     from onnxviz.graph.open.admission import Admission
     from onnxviz.image.preprocessing import Preprocessing
     from onnxviz.runtime.worker import Worker
@@ -82,7 +81,7 @@ class Running:
     @cached_property
     @judging
     def _activations(self) -> Activations:
-        from onnxviz.graph.activations import Activations
+        from onnxviz.graph.layers import Activations
 
         with isolate.on(self.worker):
             return Activations(self.model, self.input.name, self.size)

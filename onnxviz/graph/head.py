@@ -13,12 +13,11 @@ from typing import Any
 import onnx_ir as ir
 
 from onnxviz.errors import ModelUnsuitable, UnknownLayer, near
-from onnxviz.graph import evidence
 from onnxviz.graph.analysis.dataflow import FLOATS, QUANTISED, is_tensor
 from onnxviz.graph.dequantised import real_name
 from onnxviz.graph.final import complement, final
 from onnxviz.graph.output import BINARY, CLASSES, DETECTIONS, MAP, NUMBERS, OTHER, SEQUENCE, Head, explained
-from onnxviz.graph.tail import Tail, before
+from onnxviz.graph.tail import Tail, before, names_of_classes, names_of_quantities
 
 __all__ = ["Head", "head", "outputs"]
 
@@ -215,7 +214,7 @@ class _Reader(Tail):
         if base.activation in ("softmax", "log_softmax"):
             return _with(one, reason="a softmax over one number is 1 whatever the picture")
         names = self.names(value, layer)
-        quantity, ends_in = evidence.of_quantities(names), self.quantity_end(value)
+        quantity, ends_in = names_of_quantities(names), self.quantity_end(value)
         if self.labels in (1, 2):
             return _with(two, reason=f"{self.labels} labels")
         if quantity is not None:
@@ -224,7 +223,7 @@ class _Reader(Tail):
             return _with(two, reason=f"one {base.activation} of {base.logits!r}")
         if ends_in is not None:
             return _with(one, reason=f"it ends in {ends_in}")
-        word = evidence.of_classes(names)
+        word = names_of_classes(names)
         if word is not None:
             return _with(two, reason=f"a name says {word!r}")
         return _with(two, told=False, reason="one number, taken for the logit of two classes")
@@ -248,7 +247,7 @@ class _Reader(Tail):
                 return _with(numbers, reason=f"its {count} numbers are softmaxes over {over} each")
             return _with(base, reason=f"{base.activation} of {base.logits!r}")
         names = self.names(value, layer)
-        quantity, ends_in = evidence.of_quantities(names), self.quantity_end(value)
+        quantity, ends_in = names_of_quantities(names), self.quantity_end(value)
         if self.labels is not None and self.labels == count:
             return _with(base, reason=f"{count} labels")
         if quantity is not None:
@@ -257,7 +256,7 @@ class _Reader(Tail):
             return _with(base, reason=f"a sigmoid of each of {base.logits!r}")
         if ends_in is not None and (layer is None or ends_in != "Relu" or self.directly(value, layer)):
             return _with(numbers, reason=f"it ends in {ends_in}")
-        word = evidence.of_classes(names)
+        word = names_of_classes(names)
         if word is not None:
             return _with(base, reason=f"a name says {word!r}")
         if count in _WELL_KNOWN:
