@@ -1,12 +1,107 @@
-"""How a long computation tells its caller how far it is."""
+"""How a long computation tells how far it is, and how that is shown."""
 
 from __future__ import annotations
 
+import contextlib
+import sys
+import time
 from collections.abc import Callable
+from types import TracebackType
+from typing import Any, Literal
 
 #: Called with (done, total, what); `total` is None where it is not known. The computation never draws anything.
 Progress = Callable[[int, int | None, str], None]
+#: What a technique takes: such a function, or a bar on a terminal and in a notebook, and silence where stderr is piped.
+Shown = Progress | Literal["auto"]
+
+# Seconds until a bar comes; where there is no terminal, until the first line comes, and from line to line.
+_PATIENCE, _FIRST, _LINE = 1.0, 30.0, 10.0
 
 
 def silent(done: int, total: int | None, what: str) -> None:
     """The progress that nobody watches."""
+
+
+def told(progress: Shown) -> Progress:
+    """The function itself. 'auto' that nobody has made a bar of (`provenance.recorded` does) is silent."""
+    return silent if isinstance(progress, str) else progress
+
+
+class Bar:
+    """Rate and time left on stderr, of whatever takes longer than a second: a `Progress`, to be closed at its end.
+
+    title    what stands in front
+    lines    called with one line every ten seconds, of what takes longer than 30, where stderr is no terminal
+    enabled  False: nothing is shown
+    detail   stands beside the rate: the objective's value
+    """
+
+    def __init__(self, title: str, lines: Callable[[str], None] | None = None, enabled: bool = True) -> None:
+        self.detail = ""
+        self._title = title
+        self._lines = lines
+        notebook = "ipykernel" in sys.modules
+        self._drawn = enabled and (notebook or (sys.stderr is not None and sys.stderr.isatty()))
+        self._said = enabled and not self._drawn and lines is not None
+        self._start = time.monotonic()
+        self._next = self._start + _FIRST
+        self._shown: Any = None
+        self._task: Any = None
+        self._what = ""
+
+    def __call__(self, done: int, total: int | None, what: str) -> None:
+        """Show how far it is."""
+        if not self._drawn and not self._said:
+            return
+        now = time.monotonic()
+        if self._said:
+            if self._lines is not None and now >= self._next:
+                self._next = now + _LINE
+                of = "" if total is None else f" of {total}"
+                self._lines(f"{self._title}: {done}{of} {what}, {self._rate(done, what)}".rstrip(", "))
+            return
+        if self._shown is None and now - self._start < _PATIENCE:
+            return
+        try:
+            if self._shown is None or what != self._what:
+                self.close()
+                self._open(what)
+            self._shown.update(self._task, completed=done, total=total, rate=self._rate(done, what))
+        except OSError:  # the terminal is gone: the work goes on without a bar
+            self._drawn = False
+            self.close()
+
+    def _rate(self, done: int, what: str) -> str:
+        return f"{done / max(1e-9, time.monotonic() - self._start):.1f} {what}/s  {self.detail}".rstrip()
+
+    def _open(self, what: str) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        self._what = what
+        self._shown = Progress(
+            TextColumn(self._title),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]}"),
+            TimeRemainingColumn(),
+            console=Console(stderr=True),
+            transient=True,
+        )
+        self._shown.start()
+        self._task = self._shown.add_task(self._title, total=None, rate="")
+
+    def close(self) -> None:
+        """Take the bar off the screen."""
+        if self._shown is not None:
+            with contextlib.suppress(OSError):
+                self._shown.stop()
+            self._shown = None
+
+    def __enter__(self) -> Bar:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
+    ) -> None:
+        self.close()

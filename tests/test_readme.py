@@ -20,9 +20,9 @@ EXAMPLES = [
 
 
 def commands() -> set[str]:
-    from onnxviz.cli.main import app
+    from onnxviz.cli.main import program
 
-    return {command.name or command.callback.__name__ for command in app.registered_commands}
+    return {command.name or command.callback.__name__ for command in program().registered_commands}
 
 
 def test_the_command_list_is_the_programs():
@@ -32,9 +32,9 @@ def test_the_command_list_is_the_programs():
 
 
 def test_every_command_has_an_example_in_its_help():
-    from onnxviz.cli.main import app
+    from onnxviz.cli.main import program
 
-    for command in app.registered_commands:
+    for command in program().registered_commands:
         assert re.search(r"Example: onnxviz \w+", command.help or ""), command.name
 
 

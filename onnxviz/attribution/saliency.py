@@ -62,9 +62,11 @@ def saliency(
     output      which of the file's outputs holds the classes; None: the one that looks like it
     layer, channel, neuron   instead of a class: a channel's mean activation, or one neuron (y, x) or 'middle'; `neuron`
                 alone: the step of a sequence
-    samples, noise   of smoothgrad and its like (25, 0.15); samples of expected-gradients (100)
-    steps, baseline  of integrated-gradients (50, 'black')
-    baselines   of expected-gradients: a folder or pictures
+    samples     of smoothgrad and its like, and of expected-gradients; None: 25, or 100
+    noise       of smoothgrad and its like: a part of the input's range; None: 0.15
+    steps       of integrated-gradients; None: 50
+    baseline    of integrated-gradients: 'black', 'grey', 'mean', 'blur', 'noise', 'zero', or a picture; None: black
+    baselines   of expected-gradients: a folder or pictures; None: noise
     percentile  of the magnitudes, drawn in the deepest colour with all that lies above; changes no values
     batch       gradients at once; None: what memory allows
     returns     Attribution, values (H, W) float32; a list of them where several pictures were given. Signed methods

@@ -104,8 +104,8 @@ def segment(
     method    where the map comes from: any method of `onnxviz.saliency`
     cut       'grabcut', or 'paper': colours learned from the pixels beyond the quantiles, one cut by colours alone, of
               which the largest connected part is kept
-    foreground, background   quantiles of the map: above the first pixels are the object's, below the second the
-              ground's; None: those of `cut`
+    foreground   quantile of the map above which pixels are the object's; None: 0.99, or 0.95 with `cut` 'paper'
+    background   quantile of the map below which they are the ground's; None: 0.2, or 0.3 with `cut` 'paper'
     rounds    of grabcut: colours and cut are done in turn until nothing changes, so often at most
     returns   Segmentation, values (H, W) float32 0 or 1; a list of them where several pictures were given. Figures:
               `area`, a share of the picture; `map_inside`, the share of the map that lies in it; `parts` and the share

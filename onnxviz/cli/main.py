@@ -12,24 +12,10 @@ from typing import Any
 import typer
 
 from onnxviz._version import __version__
-from onnxviz.cli import (
-    ascent,
-    attribute,
-    cam,
-    dream,
-    embed,
-    feedforward,
-    fool,
-    gradient,
-    invert,
-    look,
-    patches,
-    saliency,
-    style,
-    texture,
-    tools,
-)
+from onnxviz.cli import completion
+from onnxviz.cli.command import typed
 from onnxviz.cli.run import complain, discard
+from onnxviz.cli.table import COMMANDS
 from onnxviz.errors import (
     COMMAND,
     LONGEST_MESSAGE,
@@ -41,15 +27,27 @@ from onnxviz.errors import (
 )
 from onnxviz.provenance import COMMAND_LINE
 
-app = typer.Typer(
-    name="onnxviz",
-    no_args_is_help=True,
-    add_completion=True,
-    pretty_exceptions_enable=False,
-    rich_markup_mode="rich",
-    context_settings={"help_option_names": ["-h", "--help"]},
-    help="See what a convolutional network in ONNX form looks at and what it has learned.",
-)
+
+def program(called: str | None = None) -> typer.Typer:
+    """The command line as typer has it: the command that is called; where that is none, all by their names alone."""
+    app = typer.Typer(
+        name="onnxviz",
+        no_args_is_help=True,
+        add_completion=True,
+        pretty_exceptions_enable=False,
+        rich_markup_mode="rich",
+        context_settings={"help_option_names": ["-h", "--help"]},
+        help="See what a convolutional network in ONNX form looks at and what it has learned.",
+    )
+    app.callback()(_callback)
+    listed = COMMANDS.values() if called not in COMMANDS else [COMMANDS[called or ""]]
+    for command in listed:
+        app.command(command.name, help=command.help())(typed(command) if len(listed) == 1 else _named)
+    return app
+
+
+def _named() -> None:
+    """A command that is listed."""
 
 
 def _version(asked: bool) -> None:
@@ -58,33 +56,12 @@ def _version(asked: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
 def _callback(
     version: bool = typer.Option(
         False, "--version", callback=_version, is_eager=True, help="Print the version and exit."
     ),
 ) -> None:
     pass
-
-
-for module in (
-    look,
-    attribute,
-    saliency,
-    cam,
-    patches,
-    embed,
-    gradient,
-    ascent,
-    dream,
-    invert,
-    style,
-    fool,
-    texture,
-    feedforward,
-    tools,
-):
-    module.register(app)
 
 
 def main() -> None:
@@ -169,7 +146,9 @@ def _run(arguments: list[str]) -> int:
     warnings.filterwarnings("ignore", category=UndrawnText)  # likewise
     caller, line = COMMAND.set(frozenset()), COMMAND_LINE.set(tuple(arguments))
     try:
-        result = app(arguments, prog_name="onnxviz", standalone_mode=False)
+        words = completion.asked() if completion.ASKED in os.environ else arguments
+        called = next((word for word in words if not word.startswith("-")), None)
+        result = program(called)(arguments, prog_name="onnxviz", standalone_mode=False)
         return result if isinstance(result, int) else 0
     except OnnxVizError as error:
         return _fail(str(error), error.exit_code)

@@ -1,245 +1,339 @@
-"""The options that commands share, declared once.
+"""From a technique's signature to a command's options: one mechanism, and the words that all commands share.
 
-`@command(app)` gives a function every common option, `@command(app, images=True)` the image options too, and
-`gradients=True` the choice of a backend; the function receives them as one `Run`.
+An option is made of its parameter: the name, the type, the default, and what the docstring says of it. What a signature
+can't say stands in an `Option`: in WORDS for a name that means the same everywhere, or in the command's own row.
 """
 
 from __future__ import annotations
 
-import functools
 import inspect
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any, Final
 
 import typer
-from typer.models import OptionInfo
 
-from onnxviz.cli.run import Run
-from onnxviz.errors import COMMAND, MOST_THREADS, Stopped
-from onnxviz.files import PICTURES
-from onnxviz.interrupted import Interrupted
-
-_COMMON: dict[str, tuple[Any, Any]] = {
-    "out": (
-        Annotated[
-            str | None,
-            typer.Option("--out", "-o", help="Where the result goes: a file, or a folder.", metavar="PATH"),
-        ],
-        None,
-    ),
-    "as_json": (Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")], False),
-    "provider": (
-        Annotated[str, typer.Option(help="auto, cpu, cuda, or any name that ONNX Runtime knows.")],
-        "auto",
-    ),
-    "threads": (
-        Annotated[
-            int | None,
-            typer.Option(min=1, max=MOST_THREADS, help="Threads in an operator.", show_default="all"),
-        ],
-        None,
-    ),
-    "seed": (Annotated[int, typer.Option(min=0, help="Seed of every random choice.")], 0),
-    "quiet": (Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no notes.")], False),
-    "limit": (
-        Annotated[
-            list[str] | None,
-            typer.Option(help="Raise or lower a limit, such as nodes=2000000.", metavar="NAME=VALUE"),
-        ],
-        None,
-    ),
-}
-_DRAWN: dict[str, tuple[Any, Any]] = {
-    "font": (
-        Annotated[
-            Path | None,
-            typer.Option(
-                help="A font for letters that no installed one holds: .ttf, .otf or .ttc.", metavar="FILE"
-            ),
-        ],
-        None,
-    ),
-}
-_MODEL: dict[str, tuple[Any, Any]] = {
-    "input_name": (
-        Annotated[str | None, typer.Option("--input", help="The image input, where there are several.")],
-        None,
-    ),
-    "output": (
-        Annotated[
-            str | None,
-            typer.Option(
-                help="The output that is predicted and explained, where there are several.",
-                metavar="NAME",
-                show_default="what looks like class scores",
-            ),
-        ],
-        None,
-    ),
-    "feed": (
-        Annotated[
-            list[str] | None,
-            typer.Option(
-                help="For another input: numbers, such as scale=1,1, a picture or a .npy file.",
-                metavar="NAME=VALUE",
-            ),
-        ],
-        None,
-    ),
-}
-_IMAGES: dict[str, tuple[Any, Any]] = {
-    "size": (
-        Annotated[
-            str | None, typer.Option(help="Pixels the network sees, such as 224 or 320x240 (width x height).")
-        ],
-        None,
-    ),
-    "mean": (
-        Annotated[str | None, typer.Option(help="Mean per channel, of 0..1 or 0..255, such as 0.5,0.5,0.5.")],
-        None,
-    ),
-    "std": (
-        Annotated[str | None, typer.Option(help="Standard deviation per channel, same scale as --mean.")],
-        None,
-    ),
-    "resize": (
-        Annotated[
-            str | None,
-            typer.Option(
-                help="How pictures are brought to that size: crop, stretch, letterbox (grey around), or keep theirs."
-            ),
-        ],
-        None,
-    ),
-    "layout": (Annotated[str | None, typer.Option(help="NCHW or NHWC.")], None),
-    "channels": (
-        Annotated[str | None, typer.Option(help="RGB, BGR, L or RGBA; a number: arrays of so many.")],
-        None,
-    ),
-    "preprocess": (
-        Annotated[
-            str | None,
-            typer.Option(
-                help="A preset's name, or a JSON file (ours or Hugging Face's).", metavar="NAME|FILE"
-            ),
-        ],
-        None,
-    ),
-    "labels": (
-        Annotated[
-            str | None,
-            typer.Option(
-                help="Class labels: a text file with one a line, JSON, or 'imagenet'.", metavar="FILE"
-            ),
-        ],
-        None,
-    ),
-}
+from onnxviz.cli import completion
+from onnxviz.cli.signatures import REQUIRED, UNKNOWN, Parameter
+from onnxviz.errors import MOST_THREADS, UsageError
 
 
-_GRADIENTS: dict[str, tuple[Any, Any]] = {
-    "backend": (
-        Annotated[
-            str,
-            typer.Option(
-                help="What computes gradients: auto (native, and torch for what native lacks), native, torch or "
-                "ort-training."
-            ),
-        ],
-        "auto",
-    ),
-}
+@dataclass(frozen=True)
+class Option:
+    """How a value is written on the command line, where this differs from what its parameter says.
 
-
-def command(
-    app: typer.Typer,
-    name: str | None = None,
-    *,
-    model: bool = True,
-    images: bool = False,
-    gradients: bool = False,
-    writes: Sequence[str] = PICTURES,
-) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Register a function whose first parameter is a `Run` as a command with the shared options.
-
-    gradients   it takes gradients by `net.gradients`, so that --backend has a meaning
-    writes      the endings of the files that --out may name, the usual one first; none: it writes a folder
+    spelled     its spellings; none: --NAME. An argument has none that begins with a dash
+    kind        the type that is read; None: the parameter's own
+    help        what it is
+    otherwise   the default, in words
+    metavar     what stands for the value
+    least       the smallest and
+    most        the largest number
+    default     the value where none is given
+    complete    (context, args, what is typed) -> what the shell offers
+    choices     the names that it may be, for the shell, and for {names} in the help; called for the command alone
+    read        (what was written, its spelling) -> what the technique takes
+    panel       where it stands in the help
+    firm        of WORDS: whether `help` stands before the docstring's own words
     """
 
-    def register(function: Callable[..., None]) -> Callable[..., None]:
-        hints = get_type_hints(function, include_extras=True)
-        own = [
-            parameter.replace(annotation=hints[parameter.name])
-            for parameter in list(inspect.signature(function).parameters.values())[1:]
-        ]
-        # A command's own option stands before a shared one of its name: --size of a texture is what it makes.
-        shared = {
-            **_COMMON,
-            **(_DRAWN if model and (not writes or set(writes) & set(PICTURES)) else {}),
-            **(_GRADIENTS if gradients else {}),
-            **(_MODEL if model else {}),
-            **(_IMAGES if images else {}),
-        }
-        shared = {key: option for key, option in shared.items() if key not in {p.name for p in own}}
-        added = [
-            inspect.Parameter(key, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
-            for key, (annotation, default) in shared.items()
-        ]
+    spelled: tuple[str, ...] = ()
+    kind: Any = None
+    help: str = ""
+    otherwise: str = ""
+    metavar: str | None = None
+    least: float | None = None
+    most: float | None = None
+    default: Any = UNKNOWN
+    complete: Callable[..., Any] | None = None
+    choices: Callable[[], Sequence[str]] | None = None
+    read: Callable[[Any, str], Any] | None = None
+    panel: str | None = None
+    firm: bool = False
 
-        @functools.wraps(function)
-        def wrapper(**values: Any) -> None:
-            COMMAND.set(known)
-            options = {key: values.pop(key) for key in shared}
-            try:
-                with Run(
-                    command=name or function.__name__.replace("_", "-"), writes=writes, **options
-                ) as run:
-                    function(run, **values)
-            except KeyboardInterrupt as stop:
-                # Whoever raised `Interrupted` has saved what was done and said so.
-                raise (typer.Exit(130) if isinstance(stop, Interrupted) else Stopped("interrupted")) from stop
+    def over(self, other: Option) -> Option:
+        """This option, with what it leaves open taken from another."""
+        blank = Option()
+        said = {f.name: getattr(self, f.name) for f in fields(self)}
+        return replace(
+            other, **{name: value for name, value in said.items() if value != getattr(blank, name)}
+        )
 
-        parameters = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own] + added
-        known = frozenset(name for parameter in parameters for name in _spellings(parameter))
-        wrapper.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-        wrapper.__annotations__ = {p.name: p.annotation for p in parameters}
-        del wrapper.__wrapped__  # typer would look through it, at the wrong signature
-        app.command(name, help=inspect.getdoc(function))(wrapper)
-        return function
+    @property
+    def long(self) -> str:
+        """The spelling that is told."""
+        return next((one for one in self.spelled if one.startswith("--")), self.spelled[0])
 
-    return register
+    def value(self, written: Any) -> Any:
+        """What the technique takes; raises UsageError."""
+        return self.read(written, self.long) if self.read is not None and written is not None else written
+
+    def parameter(self, name: str) -> inspect.Parameter:
+        """As typer takes it."""
+        argument = not self.spelled[0].startswith("-")
+        many = getattr(self.kind, "__origin__", None) is list
+        default = self.default if self.default is not UNKNOWN else False if self.kind is bool else None
+        kind = self.kind if default not in (None, REQUIRED) or argument else self.kind | None
+        more: dict[str, Any] = {"help": self.help.replace("[", "\\["), "metavar": self.metavar}
+        if self.least is not None or self.most is not None:
+            more |= {"min": self.least, "max": self.most}
+        if self.complete is not None:
+            more["autocompletion"] = self.complete
+        if self.otherwise:
+            more["show_default"] = self.otherwise
+        if argument:
+            info: Any = typer.Argument(**more)
+        else:
+            info = typer.Option(*self.spelled, rich_help_panel=self.panel, **more)
+        if default is REQUIRED:
+            default, kind = inspect.Parameter.empty, self.kind
+        elif many and not argument:
+            kind = self.kind | None
+        return inspect.Parameter(
+            name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, info]
+        )
 
 
-def _spellings(parameter: inspect.Parameter) -> list[str]:
-    """How an option is written; nothing for an argument."""
-    declared = next(
-        (one for one in getattr(parameter.annotation, "__metadata__", ()) if isinstance(one, OptionInfo)),
-        None,
-    )
-    if declared is None:
-        return []
-    return [name for name in declared.param_decls or () if name.startswith("--")] or [
-        f"--{parameter.name.replace('_', '-')}"
-    ]
+# --- reading ----------------------------------------------------------------------------------
 
 
-ModelArgument = Annotated[
-    str, typer.Argument(metavar="MODEL", help="An .onnx file, or a name of the catalogue (onnxviz models).")
-]
-ImageArgument = Annotated[Path, typer.Argument(metavar="IMAGE", help="A picture.")]
-ImagesArgument = Annotated[
-    list[Path], typer.Argument(metavar="IMAGE...", help="Pictures or folders of them.")
-]
-FolderArgument = Annotated[
-    list[Path], typer.Argument(metavar="DIR...", help="Folders of pictures, or pictures.")
-]
-LayerOption = Annotated[
-    str | None, typer.Option("--layer", "-l", help="A layer's name (onnxviz inspect lists them).")
-]
-TargetOption = Annotated[
-    str | None, typer.Option("--target", "-t", help="Class index or label.", show_default="the top class")
-]
-BatchOption = Annotated[
-    int | None, typer.Option(min=1, help="Images a run.", show_default="what memory allows")
-]
+def is_whole(text: str) -> bool:
+    """Whether a text is a whole number from 0 that `int` reads; '²' is a digit too, and 5,000 digits are no size."""
+    return text.strip().isdecimal() and len(text.strip()) < 10
+
+
+def sides(text: str, option: str, least: int = 1) -> int | tuple[int, int]:
+    """One number from '224'; (height, width), or (down, across), from '320x240', which is width x height.
+
+    raises   UsageError, also for less than `least`
+    """
+    parts = text.lower().replace("×", "x").split("x")
+    if len(parts) > 2 or not all(is_whole(part) and int(part) >= least for part in parts):
+        raise UsageError(f"{option} takes a number of pixels such as 224, or WIDTHxHEIGHT; got {text!r}")
+    return int(parts[0]) if len(parts) == 1 else (int(parts[1]), int(parts[0]))
+
+
+def both(text: str, option: str, least: int = 1) -> tuple[int, int]:
+    """`sides`, where a single number stands for both."""
+    found = sides(text, option, least)
+    return found if isinstance(found, tuple) else (found, found)
+
+
+def numbers(text: str, option: str) -> tuple[float, ...]:
+    """Numbers separated by commas.
+
+    raises   UsageError
+    """
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise UsageError(f"{option} takes numbers separated by commas; got {text!r}") from None
+
+
+def weights(texts: Sequence[str], option: str) -> dict[str, float]:
+    """{layer: weight} from 'LAYER' (weight 1) and 'LAYER=WEIGHT'.
+
+    raises   UsageError
+    """
+    found: dict[str, float] = {}
+    for text in texts:
+        name, separator, weight = text.rpartition("=")
+        try:
+            found[name if separator else text] = float(weight) if separator else 1.0
+        except ValueError:
+            raise UsageError(
+                f"{option} takes LAYER or LAYER=WEIGHT, such as stem=0.5; got {text!r}"
+            ) from None
+    return found
+
+
+def feeds(texts: Sequence[str], option: str) -> dict[str, Any]:
+    """What is given to the other inputs, by name: numbers, or the path of a picture or a .npy file.
+
+    raises   UsageError
+    """
+    found: dict[str, Any] = {}
+    for text in texts:
+        name, separator, value = text.partition("=")
+        if not separator:
+            raise UsageError(f"{option} takes NAME=VALUE, such as scale=1,1; got {text!r}")
+        found[name] = _fed(value, option)
+    return found
+
+
+def _fed(value: str, option: str) -> Any:
+    if Path(value).suffix or Path(value).exists():
+        try:
+            float(value.split(",", maxsplit=1)[0])
+        except ValueError:
+            return value  # a picture, or a .npy file
+    found = numbers(value, option)
+    return found[0] if len(found) == 1 else list(found)
+
+
+# --- the words that all commands share --------------------------------------------------------
+
+WORDS: Final[Mapping[str, Option]] = {
+    "target": Option(("--target", "-t"), str, "Class index or label.", complete=completion.labels),
+    "layer": Option(
+        ("--layer", "-l"), help="A layer's name (onnxviz inspect lists them).", complete=completion.layers
+    ),
+    "layers": Option(("--layer", "-l"), list[str], complete=completion.layers),
+    "style_layers": Option(("--style-layer",), list[str], complete=completion.layers),
+    "content_layers": Option(("--content-layer",), list[str], complete=completion.layers),
+    "channel": Option(
+        ("--channel", "-c"), int, "With --layer: the channel to measure, not a class.", least=0
+    ),
+    "neuron": Option(
+        kind=str,
+        metavar="Y,X",
+        help="With --layer and --channel: one neuron of the map, such as 3,5, or 'middle'. Of a sequence: the step, "
+        "such as 3.",
+        firm=True,
+    ),
+    "objective": Option(
+        kind=str,
+        metavar="TEXT",
+        help="Instead of a class: such as \"2*logit(285) - logit('tabby')\" or \"part('boxes', 0, 3)\".",
+        firm=True,
+    ),
+    "method": Option(("--method", "-m")),
+    "batch": Option(help="Pictures at once.", otherwise="what memory allows", least=1),
+    "size": Option(kind=str, read=sides),
+    "steps": Option(least=1),
+    "top": Option(least=1),
+    "gram": Option(metavar="FORM"),
+}
+
+COMMON: Final[Mapping[str, Option]] = {
+    "out": Option(("--out", "-o"), str, "Where the result goes: a file, or a folder.", metavar="PATH"),
+    "as_json": Option(("--json",), bool, "Print one JSON object on stdout."),
+    "provider": Option(complete=completion.providers),
+    "threads": Option(least=1, most=MOST_THREADS),
+    "seed": Option(kind=int, help="Seed of every random choice.", default=0, least=0),
+    "quiet": Option(("--quiet", "-q"), bool, "No progress, no notes."),
+    "limit": Option(
+        kind=list[str], help="Raise or lower a limit, such as nodes=2000000.", metavar="NAME=VALUE",
+        complete=completion.limits,
+    ),
+}  # fmt: skip
+FONT: Final = Option(
+    kind=Path, help="A font for letters that no installed one holds: .ttf, .otf or .ttc.", metavar="FILE"
+)
+# Of `onnxviz.load`, beside provider and threads: about the file, its pictures and its gradient.
+MODEL: Final[Mapping[str, Option]] = {
+    "input": Option(complete=completion.inputs),
+    "output": Option(complete=completion.outputs, metavar="NAME"),
+    "feeds": Option(
+        ("--feed",), list[str], "For another input: numbers, such as scale=1,1, a picture or a .npy file.",
+        metavar="NAME=VALUE", read=feeds,
+    ),
+}  # fmt: skip
+IMAGES: Final[Mapping[str, Option]] = {
+    "size": Option(
+        kind=str,
+        read=sides,
+        firm=True,
+        help="Pixels the network sees, such as 224 or 320x240 (width x height).",
+    ),
+    "mean": Option(kind=str, read=numbers, help="Mean per channel, of 0..1 or 0..255, such as 0.5,0.5,0.5."),
+    "std": Option(kind=str, read=numbers, help="Standard deviation per channel, same scale as --mean."),
+    "resize": Option(complete=completion.words("crop", "stretch", "letterbox", "keep")),
+    "layout": Option(complete=completion.words("NCHW", "NHWC")),
+    "channels": Option(complete=completion.words("RGB", "BGR", "L", "RGBA")),
+    "preprocess": Option(
+        (),
+        str,
+        "A preset's name, or a JSON file (ours or Hugging Face's).",
+        metavar="NAME|FILE",
+        complete=completion.presets,
+    ),
+    "labels": Option(
+        (),
+        str,
+        "Class labels: a text file with one a line, JSON, or 'imagenet'.",
+        metavar="FILE",
+        complete=completion.words("imagenet"),
+    ),
+}
+GRADIENTS: Final[Mapping[str, Option]] = {
+    "backend": Option(complete=completion.words("auto", "native", "torch", "ort-training"))
+}
+
+MODEL_ARGUMENT: Final = Option(
+    ("model",), str, "An .onnx file, or a name of the catalogue (onnxviz models).", metavar="MODEL",
+    default=REQUIRED, complete=completion.models,
+)  # fmt: skip
+
+
+# --- from parameters --------------------------------------------------------------------------
+
+_KINDS: Final[Mapping[str, Any]] = {
+    "bool": bool, "int": int, "float": float, "str": str,
+    "Sequence[int]": list[int], "int | Sequence[int]": list[int], "Sequence[float]": list[float],
+    "Sequence[str]": list[str], "str | Sequence[str]": list[str], "Targets": list[str], "Channel": int,
+}  # fmt: skip
+
+
+def described(name: str, row: Option, parameter: Parameter | None = None) -> Option:
+    """The whole option: what its row says, then its parameter and WORDS; its words are the docstring's (`worded`).
+
+    parameter  where a function has one
+    """
+    if parameter is None:
+        return row.over(Option(_spelled(name)))
+    words = WORDS.get(name, Option())
+    kind = row.kind or words.kind or _KINDS.get(parameter.kind.removesuffix(" | None"))
+    if kind is None:
+        raise TypeError(f"an option of type {parameter.kind!r}: {name} needs a row of its own")
+    default = parameter.default
+    if default is True:  # a flag that says what is not to be: --pixels for spectrum=True
+        row = row.over(Option(default=False, read=lambda flag, _: not flag))
+    elif default is not REQUIRED and type(default) is not kind:
+        default = UNKNOWN
+    text = parameter.meaning
+    if text[:1] not in ("'", "`"):  # a word that is typed stays as it is
+        text = text[:1].upper() + text[1:]
+    if words.help and (words.firm or parameter.shared or not text):
+        text = words.help
+    otherwise = parameter.otherwise or (words.otherwise if default is UNKNOWN else "")
+    words = replace(words, help=text, otherwise=otherwise)
+    return row.over(words).over(Option(_spelled(name), kind, default=default))
+
+
+def _spelled(name: str) -> tuple[str, ...]:
+    return (f"--{name.replace('_', '-')}",)
+
+
+_TURNS: Final = (
+    (re.compile(r"\((?:height, width)\)"), "WIDTHxHEIGHT"),
+    (re.compile(r"\((?:vertical, horizontal)\)"), "ACROSSxDOWN"),
+    (re.compile(r"\{name: weight\}"), "LAYER=WEIGHT"),
+    (re.compile(r"`onnxviz\.(\w+)`"), r"onnxviz \1"),
+    (re.compile(r"(?<!\()'([\w.+-]+)'"), r"\1"),
+    (re.compile(r" \(a path, PIL image or array\)"), ""),
+)
+
+
+def worded(text: str, spellings: Mapping[str, str]) -> str:
+    """A docstring's words as help: parameters by their spellings, sizes as they are written."""
+    text = re.sub(r"`(\w+)`", lambda m: spellings.get(m[1], m[1]), text)
+    for pattern, turned in _TURNS:
+        text = pattern.sub(turned, text)
+    return text.replace("`", "")
+
+
+def of_parameters(
+    parameters: Mapping[str, Parameter], without: frozenset[str], rows: Mapping[str, Option]
+) -> dict[str, Option]:
+    """The options of a function's parameters, by their names; those in `without` are none.
+
+    rows   what the command says of some of them
+    """
+    return {
+        name: described(name, rows.get(name, Option()), parameter)
+        for name, parameter in parameters.items()
+        if name not in without
+    }

@@ -5,14 +5,14 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-import time
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from onnxviz.errors import LONGEST_MESSAGE, UsageError, spelt
+from onnxviz.errors import LONGEST_MESSAGE, spelt
 from onnxviz.files import PICTURES, TABLES, destination, write_atomic
+from onnxviz.progress import Bar
 from onnxviz.runtime import isolate
 
 if TYPE_CHECKING:
@@ -25,44 +25,51 @@ if TYPE_CHECKING:
 
 
 _FONTS = "onnxviz.figures.style"
-# What these write is one file, without a manifest beside it.
-_ALONE = frozenset({"inspect", "predict", "models", "doctor", "expose", "gradient", "export"})
 
 
 class Run:
-    """What every command gets: the common options and the ways to say something."""
+    """What every command gets: the common options and the ways to say something.
+
+    command   its name
+    writes    the endings of the files that --out may name, the usual one first; none: it writes a folder
+    alone     whether it writes one file, without a manifest beside it
+    font      what --font names
+    model     the options that `load` takes, by their names in Python, as they were given
+    """
 
     def __init__(
         self,
         command: str,
-        out: str | None,
-        as_json: bool,
-        provider: str,
-        threads: int | None,
-        seed: int,
-        quiet: bool,
-        limit: Sequence[str] | None,
+        *,
+        out: str | None = None,
+        as_json: bool = False,
+        provider: str = "auto",
+        threads: int | None = None,
+        seed: int = 0,
+        quiet: bool = False,
+        limit: Sequence[str] | None = None,
         writes: Sequence[str] = PICTURES,
+        alone: bool = False,
         font: Path | None = None,
-        **model: Any,
+        model: Mapping[str, Any] | None = None,
     ) -> None:
         self.command = command
         self.out = out
         self.writes = writes
+        self.alone = alone
         self.as_json = as_json
         self.provider = provider
         self.threads = threads
         self.seed = seed
         self.quiet = quiet
         self.limit = limit
+        self.model = dict(model or {})
         self._font = font
-        self._model = model
-        self._bar = ProgressBar(enabled=not quiet and sys.stderr.isatty())
+        self.bar = Bar(command, complain, enabled=not quiet)
         self._claims = contextlib.ExitStack()
         self._claimed: set[Path] = set()
         self._networks: list[tuple[Network, int]] = []
         self._letters: frozenset[str] = frozenset()
-        self.detail = ""  # stands beside the rate while a picture is made: the objective's value
 
     def __enter__(self) -> Run:
         if isolate.watched():
@@ -81,7 +88,7 @@ class Run:
         self._warn()
         if lacking := _undrawn() - self._letters:
             self.note(sys.modules[_FONTS].said(*sorted(lacking)))
-        self._bar.close()
+        self.bar.close()
         self._claims.close()
 
     # --- in -------------------------------------------------------------------------------------
@@ -89,31 +96,19 @@ class Run:
     def load(self, model: str, *, each: bool = False, warned: bool = False, **options: Any) -> Network:
         """Open the model with the options given on the command line; notes go to stderr.
 
-        each     what is written has names of its own for each picture, which `pictures.each` looks at
+        each     what is written has names of its own for each picture, which `saving.each` looks at
         warned   whether the command says itself what the network warns of
         """
         from onnxviz.opening import load
 
         if self.out is not None or self.writes[:1] not in ((".json",), (".onnx",)):
             self.hold(self.output()) if each else self.claim(self.output())
-        given = self._model
         network = load(
             model,
-            preprocess=given.get("preprocess"),
-            mean=parse_numbers(given["mean"], "--mean") if given.get("mean") else None,
-            std=parse_numbers(given["std"], "--std") if given.get("std") else None,
-            channels=given.get("channels"),
-            resize=given.get("resize"),
-            labels=given.get("labels"),
             provider=self.provider,
             threads=self.threads,
-            size=_size(given["size"]) if given.get("size") else None,
-            layout=given.get("layout"),
-            input=given.get("input_name"),
-            output=given.get("output"),
-            feeds=feeds(given.get("feed")),
             limits=self.limits,
-            backend=given.get("backend", "auto"),
+            **self.model,
             **options,
         )
         if not warned:
@@ -143,24 +138,19 @@ class Run:
         for text in told(findings.weights(graph)):
             self.note(text)
 
-    def model_options(self) -> dict[str, Any]:
-        """What was given of the options about the model's input, by its name on the command line."""
-        given = {("input" if key == "input_name" else key): value for key, value in self._model.items()}
-        return {f"--{name}": value for name, value in given.items() if value}
-
     # --- out ------------------------------------------------------------------------------------
 
     def progress(self, done: int, total: int | None, what: str) -> None:
         """How far the command is; shown on a terminal once it has taken longer than a second."""
         isolate.keeps(done > 0)
-        self._bar.update(self.command, done, total, what, self.detail)
+        self.bar(done, total, what)
 
     def note(self, text: str) -> None:
         """One line for the reader, on stderr."""
         if not self.quiet:
             from onnxviz.text import printable
 
-            self._bar.close()
+            self.bar.close()
             complain(printable(spelt(text), LONGEST_MESSAGE))
 
     def say(self, text: str = "") -> None:
@@ -168,7 +158,7 @@ class Run:
         if not self.as_json:
             from onnxviz.text import printable
 
-            self._bar.close()
+            self.bar.close()
             print("\n".join(printable(line) for line in text.split("\n")))
 
     def emit(self, value: dict[str, Any]) -> None:
@@ -176,7 +166,7 @@ class Run:
         if self.as_json:
             from onnxviz.files import json_bytes
 
-            self._bar.close()
+            self.bar.close()
             sys.stdout.write(json_bytes({"schema": f"onnxviz.{self.command}/1", **value}).decode("utf-8"))
 
     def output(self, default: str | None = None) -> Path:
@@ -243,7 +233,7 @@ class Run:
         schema = f"onnxviz.{self.command}/1"
         if not self.writes:
             refuse_foreign(target / FOLDER_HEAD, [target / f"{self.command}.npy", *beside], schema)
-        elif target.suffix.lower() not in self.writes or self.command in _ALONE:
+        elif target.suffix.lower() not in self.writes or self.alone:
             refuse_foreign(target, [target], None, target)
         else:
             names = [target, target.with_suffix(".npy"), *beside]
@@ -291,110 +281,3 @@ def _undrawn() -> frozenset[str]:
     """The letters that no font held so far; where nothing was drawn, the fonts were not even loaded."""
     fonts = sys.modules.get(_FONTS)
     return fonts.undrawn() if fonts is not None else frozenset()
-
-
-class ProgressBar:
-    """Rate and time left on stderr, for whatever takes longer than a second."""
-
-    def __init__(self, enabled: bool) -> None:
-        self._enabled = enabled
-        self._start = time.monotonic()
-        self._shown: Any = None
-        self._task: Any = None
-        self._what = ""
-
-    def update(self, title: str, done: int, total: int | None, what: str, detail: str = "") -> None:
-        """Show how far it is, unless it has taken less than a second."""
-        if not self._enabled or (self._shown is None and time.monotonic() - self._start < 1.0):
-            return
-        try:
-            if self._shown is None or what != self._what:
-                self.close()
-                self._open(title, what)
-            self._shown.update(
-                self._task, completed=done, total=total, rate=f"{self._rate(done)}  {detail}".rstrip()
-            )
-        except OSError:  # the terminal is gone: the work goes on without a bar
-            self._enabled = False
-            self.close()
-
-    def _rate(self, done: int) -> str:
-        return f"{done / max(1e-9, time.monotonic() - self._start):.1f} {self._what}/s"
-
-    def _open(self, title: str, what: str) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-        self._what = what
-        self._shown = Progress(
-            TextColumn(title),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[rate]}"),
-            TimeRemainingColumn(),
-            console=Console(stderr=True),
-            transient=True,
-        )
-        self._shown.start()
-        self._task = self._shown.add_task(title, total=None, rate="")
-
-    def close(self) -> None:
-        """Take the bar off the screen."""
-        if self._shown is not None:
-            with contextlib.suppress(OSError):
-                self._shown.stop()
-            self._shown = None
-
-
-def _size(text: str) -> int | tuple[int, int]:
-    """What `load` takes: a single number may mean the one side that a file leaves open."""
-    both = parse_size(text)
-    return both[0] if text.strip().isdecimal() else both
-
-
-def is_whole(text: str) -> bool:
-    """Whether a text is a whole number from 0 that `int` reads; '²' is a digit too, and 5,000 digits are no size."""
-    return text.strip().isdecimal() and len(text.strip()) < 10
-
-
-def parse_size(text: str) -> tuple[int, int]:
-    """(height, width) from '224' or '320x240', which is width x height.
-
-    raises   UsageError
-    """
-    parts = text.lower().replace("×", "x").split("x")
-    if len(parts) > 2 or not all(is_whole(part) and int(part) > 0 for part in parts):
-        raise UsageError(f"--size takes a number of pixels such as 224, or WIDTHxHEIGHT; got {text!r}")
-    return int(parts[-1]), int(parts[0])
-
-
-def parse_numbers(text: str, option: str) -> tuple[float, ...]:
-    """Numbers separated by commas.
-
-    raises   UsageError
-    """
-    try:
-        return tuple(float(part) for part in text.split(","))
-    except ValueError:
-        raise UsageError(f"{option} takes numbers separated by commas; got {text!r}") from None
-
-
-def _feed(text: str) -> tuple[str, Any]:
-    name, separator, value = text.partition("=")
-    if not separator:
-        raise UsageError(f"--feed takes NAME=VALUE, such as scale=1,1; got {text!r}")
-    if Path(value).suffix or Path(value).exists():
-        try:
-            float(value.split(",")[0])
-        except ValueError:
-            return name, value  # a picture, or a .npy file
-    numbers = parse_numbers(value, "--feed")
-    return name, numbers[0] if len(numbers) == 1 else list(numbers)
-
-
-def feeds(given: Sequence[str] | None) -> dict[str, Any]:
-    """What --feed gives to the inputs, by name: numbers, or the path of a picture or a .npy file.
-
-    raises   UsageError
-    """
-    return dict(_feed(text) for text in given or ())

@@ -78,14 +78,16 @@ def ascent(
     layer       with `channel`: the mean of that channel, of several, or of each ('all'); with `neuron` (row, column) or
                 'middle' too: that unit; alone: ½‖a‖² of the whole layer. Of a layer that ends in ReLU6 take the value
                 in front of it: where a channel has reached 6, its gradient ends
-    direction   (C,) numbers: a direction in the layer's channels; `cosine` is the power of the cosine beside it
+    direction   (C,) numbers: a direction in the layer's channels
+    cosine      with `direction`: the power of the cosine beside it
     objective   anything else (`onnxviz.objectives`)
     preset      'lucid', 'lecture', 'simonyan', 'yosinski-1' to 'yosinski-4'; `options` change single values of it
                 (synthesis/presets.py lists them)
     size        pixels that the network sees, or (height, width); None: its own size. The picture is larger by the
                 preset's margin
     copies      so many pictures of each, from different noise
-    diversity   weight of the term that makes the copies differ; `alignment` of the one that makes neighbours alike
+    diversity   weight of the term that makes the copies differ
+    alignment   weight of the one that makes neighbours alike
     start       a picture to start from (a path, PIL image or array); None: noise, or the mean colour
     seed        of the noise to start from, together with each picture's place in the list, and of the transforms
     batch       pictures at once; it changes nothing but the time

@@ -77,15 +77,17 @@ def dream(
     sent back, divided by the mean of its magnitudes.
 
     image      (H, W, 3) uint8, a path or a PIL image; any size that the layer has places for
-    layers     a layer's name, several, or {name: weight}; None: `style_layers.dream_layer`
+    layers     a layer's name, several, or {name: weight}; None: one of the middle (`style_layers.dream_layer`)
     channels   only these channels of the layers; None: all
     guide      a second picture: instead of what the layer sees already, the best match of the guide's features
     size       the longer side of the result in pixels, or (height, width); None: the image's own, up to 512
     octaves    how many sizes, each `scale` times the one before; those too small for the layer are left out, and each
                is rounded to what the network can take
+    scale      from octave to octave
     steps      of each octave
     rate       how far a step moves a pixel on average, in levels of 256
     jitter     by up to so many pixels the picture is rolled before each step
+    zoom_by    the enlargement from frame to frame
     zoom       so many frames of a way into the picture: each is the last one enlarged by `zoom_by` and dreamed on
     watch      called at every step
     returns    Dream: values (h, w, 3) float32, 0 to 1; figures: the objective of each octave before and after

@@ -83,9 +83,11 @@ def invert(
     image          (H, W, 3) uint8, or anything `Network.prepare` takes; one
     layers         a layer's name, or several (the sheet has them in this order)
     steps          evaluations of value and gradient, for each layer
-    alpha, alpha_weight   exponent and weight of the norm, which keeps pixels from black and white; the mean of
-                   |x|^alpha, black and white being 1
-    beta, tv_weight       exponent and weight of total variation, the mean over neighbouring pixels
+    alpha          exponent of the norm, which keeps pixels from black and white
+    alpha_weight   weight of the norm: the mean of |x|^alpha, black and white being 1
+    beta           exponent of total variation
+    tv_weight      weight of total variation, the mean over neighbouring pixels: more is smoother
+    rate           with `jitter`: of Adam
     jitter         roll the picture by up to so many pixels before each step (by Adam with `rate` instead of L-BFGS)
     watch          called at every step
     returns        Inversion; figures: each layer's relative error, before and after

@@ -22,30 +22,40 @@ _GREYS = 255.0**2
 class Recipe:
     """How a picture is made. Lengths are in pixels of a picture that the network sees at 224 × 224.
 
-    parametrise            'fourier' (spectrum, decorrelated colours) or 'pixels'
-    steps                  how many
-    optimiser              'adam' or 'ascent'
-    rate                   the step's length
-    norm                   what 'ascent' divides the gradient by: mean, rms, l2, none, or progress: the objective then
-                           rises by `rate` a step, to first order
-    rate_limit             of 'progress': the largest factor of the gradient, black to white being 1
-    momentum               of 'ascent'
-    taper                  the rate falls evenly to nothing over the last share of the steps
-    margin                 how much larger the picture is than what the network sees of it
-    pad, jitter, turn      grey border; random shift; random rotation in degrees
-    scale_low, scale_high  random enlargement
-    blur_low, blur_high    random Gaussian blur of what the network sees; 0: none
-    draws                  differently transformed views a step
-    deviation              of the noise to start from
-    power, band, colour    of the Fourier picture (synthesis/parametrise.py)
-    l2, tv, tv_beta        weights of λ‖I‖² (mean square) and of total variation, and its exponent
-    decay                  the share that each pixel loses a step
-    blur_radius, blur_every           Gaussian blur of the picture every so many steps
-    small_pixels, small_contributions, small_gradients
-                           the percentage of pixels (gradients) that are cleared each step
-    redirected             so many first steps use redirected gradients of ReLU
-    keep                   'last' or 'best': which step's picture is the result
-    stretch                show the picture with its contrast stretched about the mean colour; its values stay as made
+    parametrise   'fourier' (spectrum, decorrelated colours) or 'pixels'
+    steps         how many
+    optimiser     'adam' or 'ascent'
+    rate          the step's length
+    norm          what 'ascent' divides the gradient by: mean, rms, l2, none, or progress: the objective then rises by
+                  `rate` a step, to first order
+    rate_limit    of 'progress': the largest factor of the gradient, black to white being 1
+    momentum      of 'ascent'
+    taper         the rate falls evenly to nothing over the last share of the steps
+    margin        how much larger the picture is than what the network sees of it, in pixels
+    pad           grey border, in pixels
+    jitter        random shift, in pixels
+    turn          random rotation, in degrees
+    scale_low     random enlargement, from
+    scale_high    random enlargement, to
+    blur_low      random Gaussian blur of what the network sees, from, in pixels; 0: none
+    blur_high     random Gaussian blur of what the network sees, to, in pixels; 0: none
+    draws         differently transformed views a step
+    deviation     of the noise to start from
+    power         fourier: how steeply frequencies fall (synthesis/parametrise.py)
+    band          fourier: the share of all frequencies that are used
+    colour        fourier: strength of colours
+    l2            weight of λ‖I‖², the picture's mean square
+    tv            weight of total variation
+    tv_beta       exponent of total variation
+    decay         pixels: the share that each loses a step
+    blur_radius   pixels: Gaussian blur of the picture
+    blur_every    pixels: steps from blur to blur
+    small_pixels         pixels: percentage nearest to grey that are cleared each step
+    small_contributions  pixels: percentage contributing least that are cleared each step
+    small_gradients      percentage of the smallest gradients that are cleared each step
+    redirected    so many first steps use redirected gradients of ReLU
+    keep          'last' or 'best': which step's picture is the result
+    stretch       show the picture with its contrast stretched about the mean colour; its values stay as made
     """
 
     parametrise: str = "fourier"

@@ -82,10 +82,12 @@ def style(
 
     content          (H, W, 3) uint8, a path or a PIL image
     styles           one such picture, or several, mixed by `style_weights`
-    layers           of the style: names, or {name: weight}; None: `style_layers`
-    content_layers   the same for the content; None: `content_layer`
-    content_weight, style_weight, tv   of the terms; a style weight of None is 100, or 10 with centred matrices; tv is
-                     total variation, black to white being 1
+    style_weights    one for each style, in this order; None: equal
+    layers           of the style: names, or {name: weight}; None: one at each stride (`style_layers`)
+    content_layers   the same for the content; None: one at stride 8 (`content_layer`)
+    content_weight   how much of the content stays
+    style_weight     how much of the style comes; None: 100, or 10 with centred matrices
+    tv               weight of total variation, black to white being 1: more is smoother
     gram             Gram matrices 'uncentred', as in the paper, or 'centred': of activations measured from the styles'
                      means, which heeds colours less and what belongs together more (`objectives.likeness.texture`)
     start            'content', 'noise', or a picture
@@ -96,6 +98,7 @@ def style(
     colour           'style': as painted; 'luminance': only light and dark are painted, the colours are the content's;
                      'histogram': the styles are given the content's colours first (both: arXiv:1606.05897)
     optimiser        'lbfgs', or 'adam' with `rate`
+    rate             of Adam
     spectrum         the optimiser moves the picture's spectrum; False: its pixels, as in the paper
     watch            called at every step
     returns          Painting: values (h, w, 3) float32, 0 to 1; figures: the loss before and after, and each term

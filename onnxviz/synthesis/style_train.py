@@ -220,16 +220,19 @@ def style_train(
     net              what measures style and content; pictures are shown to it at its own size (`load(size=)`)
     style            the picture whose style it is
     images           a folder or list of pictures to learn on; square crops, drawn from the seed
-    style_layers     names, or {name: weight}; None: one at each stride (`style_layers`)
-    content_layers   likewise; None: the middle layer at stride 8
-    style_weight     None: 10, or 1 with centred matrices
+    style_layers     what measures style: names, or {name: weight}; None: one at each stride (`style_layers`)
+    content_layers   what measures content: names, or {name: weight}; None: the middle layer at stride 8
+    style_weight     weight of the style; None: 10, or 1 with centred matrices
+    content_weight   weight of the content
     gram             Gram matrices 'uncentred', as in the paper, or 'centred' on the style's means (`style`)
     style_size       the style picture's longer side in pixels when it is measured; None: the size of the crops
-    colour_weight    of the style's own colours (mean and covariance), which light networks hardly see; 0: layers only
-    tv_weight        of the squared differences of neighbouring pixels, which smooths
-    steps            None: two passes over the pictures, at least 2000
-    batch, rate      pictures a step, and Adam's learning rate
-    width, blocks    channels of the first layer, and residual blocks
+    colour_weight    weight of the style's own colours (mean and covariance), which light networks hardly see; 0: none
+    tv_weight        weight of the squared differences of neighbouring pixels, which smooths
+    steps            of training; None: two passes over the pictures, at least 2000
+    batch            pictures a step
+    rate             Adam's learning rate
+    width            channels of the first layer
+    blocks           residual blocks
     returns          StyleTrained: the model, its values the losses (steps, 3): total, style, content
     raises           MissingDependency without torch, UsageError, ImageRejected, UnknownLayer, ModelUnsuitable,
                      UnsupportedOperator, GradientNotFinite, RuntimeFailed where the file disagrees with torch;

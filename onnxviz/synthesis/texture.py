@@ -98,9 +98,14 @@ def texture(
                 Freeman 2001, block by block (`quilt`)
     size        side in pixels, or (height, width); None: twice the image, its longer side up to 256 pixels
                 (quilt: 1024); of gram 256×256
-    layers, gram, steps                    of gram
-    window, tolerance, evenness            of nearest
-    block, overlap, tolerance, evenness    of quilt
+    layers      gram: the layers to match; None: one at each stride
+    gram        gram: matrices 'centred' on the image's means, or 'uncentred', as in the paper; None: centred
+    steps       gram: of the optimiser
+    window      nearest: side of the neighbourhood, odd; None: 15
+    block       quilt: side of a block; None: a third of the image
+    overlap     quilt: overlap of blocks; None: a sixth of one
+    tolerance   nearest, quilt: how much worse than the best may be drawn; None: 0.1
+    evenness    nearest, quilt: 0 as in the papers, more repeats less; None: 0.5
     limits      of the image, where there is no network; a network has its own
     watch       called after each step, for animations; of nearest and quilt the value is the share that is known
     returns     a Result whose picture is the texture: values (h, w, 3) float32, 0 to 1

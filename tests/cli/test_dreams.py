@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from onnxviz.cli.main import run
-from onnxviz.cli.weights import layer_weights
+from onnxviz.cli.options import weights
 from onnxviz.errors import UsageError
 from tests.networks import light
 from tests.synthesis.painted import picture
@@ -114,7 +114,6 @@ def test_one_line_says_what_is_wrong(arguments, code, message, files, tmp_path, 
 
 
 def test_layers_with_weights():
-    assert layer_weights(["a", "b=0.5", "x=y=2"], "--layer") == {"a": 1.0, "b": 0.5, "x=y": 2.0}
-    assert layer_weights(None, "--layer") is None
+    assert weights(["a", "b=0.5", "x=y=2"], "--layer") == {"a": 1.0, "b": 0.5, "x=y": 2.0}
     with pytest.raises(UsageError, match="LAYER=WEIGHT"):
-        layer_weights(["a=b"], "--layer")
+        weights(["a=b"], "--layer")

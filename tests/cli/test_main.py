@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from onnxviz.cli.main import app, run
-from onnxviz.cli.run import parse_size
+from onnxviz.cli.main import program, run
+from onnxviz.cli.options import sides
 from onnxviz.errors import UsageError
 
 LITE0 = "efficientnet-lite0"
@@ -133,7 +133,7 @@ def test_ctrl_c_is_one_line_from_the_first_moment_on(monkeypatch, capsys):
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 
-    for owner, name in ((Run, "__enter__"), (Run, "__exit__"), (module, "app")):
+    for owner, name in ((Run, "__enter__"), (Run, "__exit__"), (module, "program")):
         with monkeypatch.context() as patch:
             patch.setattr(owner, name, interrupted)
             assert outcome("models", capsys=capsys)[::2] == (130, "onnxviz: interrupted\n"), name
@@ -158,17 +158,15 @@ def test_version(capsys):
     assert outcome("--version", capsys=capsys) == (0, f"onnxviz {__version__}\n", "")
 
 
-@pytest.mark.parametrize(
-    ("text", "size"), [("224", (224, 224)), ("320x240", (240, 320)), ("320×240", (240, 320))]
-)
+@pytest.mark.parametrize(("text", "size"), [("224", 224), ("320x240", (240, 320)), ("320×240", (240, 320))])
 def test_size_is_width_by_height(text, size):
-    assert parse_size(text) == size
+    assert sides(text, "--size") == size
 
 
 @pytest.mark.parametrize("text", ["", "x", "-1", "1x2x3", "a"])
 def test_a_size_that_is_none_is_refused(text):
     with pytest.raises(UsageError, match="takes a number of pixels"):
-        parse_size(text)
+        sides(text, "--size")
 
 
 def test_no_progress_bar_and_no_colour_where_stderr_is_no_terminal(photo_files, tmp_path):
@@ -201,7 +199,7 @@ def test_a_reader_that_has_enough_is_no_error():
 
 
 def test_every_command_shares_the_common_options(capsys):
-    for command in app.registered_commands:
+    for command in program().registered_commands:
         name = command.name or command.callback.__name__
         code, out, _ = outcome(name, "--help", capsys=capsys)
         assert code == 0

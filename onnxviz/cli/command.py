@@ -1,0 +1,234 @@
+"""What a command is: a row, from which typer's function is made, and the call that its action is given."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any, Final
+
+import typer
+
+from onnxviz import _PUBLIC
+from onnxviz.cli import completion
+from onnxviz.cli.options import (
+    COMMON,
+    FONT,
+    GRADIENTS,
+    IMAGES,
+    MODEL,
+    MODEL_ARGUMENT,
+    Option,
+    described,
+    of_parameters,
+    worded,
+)
+from onnxviz.cli.run import Run
+from onnxviz.cli.signatures import REQUIRED, Parameter, read, summary
+from onnxviz.errors import COMMAND, Stopped
+from onnxviz.files import PICTURES
+from onnxviz.interrupted import Interrupted
+
+# Parameters that are no options: the network, what every command has, and what Python alone can give.
+_NO_OPTIONS: Final = frozenset(
+    {
+        "net",
+        "model",
+        "image",
+        "images",
+        "seed",
+        "progress",
+        "watch",
+        "limits",
+        "output",
+        "input",
+        "feeds",
+        "options",
+    }
+    | {"direction", "cosine", "alignment"}
+)
+
+
+@dataclass(frozen=True)
+class Command:
+    """A row of the table.
+
+    name        as it is typed
+    act         what it does
+    example     its arguments and options, without `onnxviz NAME`; several: one a line
+    function    the public function whose parameters are options; '': its name, None: none
+    also        more signatures whose fields are options: (module, name, what is said of all of them)
+    arguments   beside MODEL, by the names of the parameters that they are
+    options     what is said of the technique's options, and options of the command's own
+    without     more parameters that are no options
+    summary     what it does, where the docstring's first paragraph does not tell; and
+    more        what else there is to say
+    writes      the endings of the files that --out may name, the usual one first; none: it writes a folder
+    alone       whether that is one file, without a manifest beside it
+    model       whether it takes MODEL, and
+    images      pictures, so that the options about them have a meaning, and
+    gradients   whether it takes gradients by `net.gradients`, so that --backend has one
+    """
+
+    name: str
+    act: Callable[[Run, Call], None]
+    example: str
+    function: str | None = ""
+    also: tuple[tuple[str, str, Option], ...] = ()
+    arguments: Mapping[str, Option] = field(default_factory=dict)
+    options: Mapping[str, Option] = field(default_factory=dict)
+    without: Sequence[str] = ()
+    summary: str = ""
+    more: str = ""
+    writes: Sequence[str] = PICTURES
+    alone: bool = False
+    model: bool = True
+    images: bool = True
+    gradients: bool = False
+
+    @property
+    def source(self) -> tuple[str, str]:
+        """Module and name of the technique."""
+        name = self.function or self.name.replace("-", "_")
+        return _PUBLIC[name], name
+
+    @cached_property
+    def parameters(self) -> dict[str, Parameter]:
+        """The technique's; none where there is none."""
+        return {} if self.function is None else read(*self.source)
+
+    def of_technique(self) -> dict[str, Option]:
+        """The options that are parameters of the technique, by their names."""
+        without = (_NO_OPTIONS | {*self.arguments, *self.without}) - set(self.options)
+        found = of_parameters(self.parameters, without, self.options)
+        for module, name, said in self.also:
+            fields = read(module, name)
+            rows = {key: self.options.get(key, Option()).over(said) for key in fields}
+            found |= of_parameters(fields, without, rows)
+        return found
+
+    def of_command(self) -> dict[str, Option]:
+        """The options of its own."""
+        technique = self.of_technique()
+        return {name: described(name, one) for name, one in self.options.items() if name not in technique}
+
+    def of_load(self) -> dict[str, Option]:
+        """The options about the model: `onnxviz.load` takes them."""
+        if not self.model:
+            return {}
+        rows = {**MODEL, **(IMAGES if self.images else {}), **(GRADIENTS if self.gradients else {})}
+        load = read(_PUBLIC["load"], "load")
+        return of_parameters(load, frozenset(load) - set(rows), rows)
+
+    def of_all(self) -> dict[str, Option]:
+        """The options that every command has; a font where it draws."""
+        load = read(_PUBLIC["load"], "load")
+        found = {name: described(name, one, load.get(name)) for name, one in COMMON.items()}
+        drawn = self.model and (not self.writes or set(self.writes) & set(PICTURES))
+        return found | ({"font": described("font", FONT)} if drawn else {})
+
+    def positional(self) -> dict[str, Option]:
+        """The arguments."""
+        listed = {"model": MODEL_ARGUMENT, **self.arguments} if self.model else self.arguments
+        return {
+            name: one.over(Option((name,), default=None if one.otherwise else REQUIRED))
+            for name, one in listed.items()
+        }
+
+    def help(self) -> str:
+        """Its help: what it does, and examples."""
+        examples = [f"Example: onnxviz {self.name} {one}".rstrip() for one in self.example.split("\n")]
+        told = worded(self.summary or summary(*self.source), {})
+        return "\n\n".join(filter(None, [told, self.more, *examples]))
+
+
+@dataclass
+class Call:
+    """A command as it was called: the technique with the options that were given, which is called like itself.
+
+    arguments   by name: paths, and names of models
+    options     those of the technique that were given, as it takes them
+    own         the values of the command's own options, given or not
+    """
+
+    command: Command
+    run: Run
+    arguments: dict[str, Any]
+    options: dict[str, Any]
+    own: dict[str, Any]
+
+    @property
+    def model(self) -> str:
+        """MODEL."""
+        return str(self.arguments["model"])
+
+    def __call__(self, *arguments: Any, **more: Any) -> Any:
+        """The technique's result; its defaults stand for what was not given."""
+        import onnxviz
+
+        always = {"seed": self.run.seed, "progress": self.run.progress, "limits": self.run.limits}
+        takes = self.command.parameters
+        always = {name: value for name, value in always.items() if name in takes}
+        return getattr(onnxviz, self.command.source[1])(*arguments, **{**always, **self.options, **more})
+
+
+def typed(command: Command) -> Callable[..., None]:
+    """A command as a function whose signature typer reads."""
+    technique, own = command.of_technique(), command.of_command()
+    # A command's own option stands before a shared one of its spelling: --size of a texture is what it makes.
+    taken = {one.long for one in (*technique.values(), *own.values())}
+    load = {name: one for name, one in command.of_load().items() if one.long not in taken}
+    groups = {
+        "arguments": command.positional(),
+        "technique": technique,
+        "own": own,
+        "common": command.of_all(),
+        "load": load,
+    }
+    spellings = {name: one.long for group in reversed(groups.values()) for name, one in group.items()}
+    # --channel of a dream is called `channels` in Python, as is --channels of its pictures.
+    keys = {
+        (group, name): f"{name}_" if group == "technique" and name in load else name
+        for group, named in groups.items()
+        for name in named
+    }
+
+    def call(ctx: typer.Context, **written: Any) -> None:
+        COMMAND.set(known)
+        values: dict[str, dict[str, Any]] = {group: {} for group in groups}
+        for (group, name), key in keys.items():
+            source = ctx.get_parameter_source(key)
+            given = source is not None and source.name not in ("DEFAULT", "DEFAULT_MAP")
+            if given or group not in ("technique", "load"):
+                values[group][name] = groups[group][name].value(written[key])
+        try:
+            with Run(
+                command.name,
+                writes=command.writes,
+                alone=command.alone,
+                model=values["load"],
+                **values["common"],
+            ) as run:
+                command.act(run, Call(command, run, values["arguments"], values["technique"], values["own"]))
+        except KeyboardInterrupt as stop:
+            # Whoever raised `Interrupted` has saved what was done and said so.
+            raise (typer.Exit(130) if isinstance(stop, Interrupted) else Stopped("interrupted")) from stop
+
+    context = inspect.Parameter("ctx", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)
+    parameters = [context]
+    known = frozenset[str]()
+    for (group, name), key in keys.items():
+        one = groups[group][name]
+        if group != "arguments":
+            known |= {text for text in one.spelled if text.startswith("--")}
+        help = worded(one.help, spellings).rstrip(".")
+        if one.choices is not None:
+            names = one.choices()
+            help = help.replace("{names}", ", ".join(names))
+            one = replace(one, complete=completion.words(*names))
+        one = replace(one, help=f"{help}." if help else "", otherwise=worded(one.otherwise, {}))
+        parameters.append(one.parameter(key))
+    call.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    call.__annotations__ = {one.name: one.annotation for one in parameters}
+    return call

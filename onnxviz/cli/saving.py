@@ -1,0 +1,293 @@
+"""How commands write what they made: one result, a file for each picture, or a picture made step by step.
+
+Whatever ends a command early, what there is by then is written too, and marked incomplete.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from onnxviz.cli.run import Run
+from onnxviz.errors import UsageError
+
+if TYPE_CHECKING:
+    from onnxviz.network import Network
+    from onnxviz.results import Result
+    from onnxviz.synthesis.made import Shot
+
+R = TypeVar("R")
+
+# Words of the warnings that are about a map, not about the network.
+_OF_MAPS = (" map is ", "add up to", "the cut is ")
+# Of an animation: no more frames than this, of this longest side in pixels, each so many milliseconds.
+_FRAMES, _SIDE, _DURATION, _HOLD = 100, 448, 60, 1500
+
+
+def finish(run: Run, compute: Callable[[], R], save: Callable[[Any], None], note: str) -> R:
+    """Compute a result and save it; on Ctrl-C save what was done so far, say so, and let it go on.
+
+    note   what is said then, behind "interrupted"
+    """
+    from onnxviz.interrupted import Interrupted
+
+    try:
+        result = compute()
+    except Interrupted as stop:
+        save(stop.partial)
+        run.note(f"interrupted{note}")
+        raise
+    save(result)
+    return result
+
+
+def readable(
+    run: Run, net: Network, images: Sequence[Path], layer: str | None = None
+) -> tuple[list[Path], list[str]]:
+    """The pictures of files and folders, and what was left out of them with reasons, which is told too.
+
+    layer    how far they have to go through the network; None: all the way
+    raises   ImageRejected where there is none that can be used, or the only one cannot
+    """
+    from onnxviz.errors import ImageRejected
+    from onnxviz.image.folder import find
+
+    listing = find(images, endings=net.preprocessing.endings).require()
+    skipped = [f"{item.path}: {item.reason}" for item in listing.skipped]
+    files: list[Path] = []
+    for path in listing.images:
+        if len(listing.images) == 1:
+            files.append(path)
+            break
+        try:
+            picture = net.preprocessing.read(path)
+            if net.preprocessing.fixed is None:
+                net.check_size(net.preprocessing.view(picture).shape[:2], layer)
+        except ImageRejected as reason:
+            skipped.append(f"{path}: {reason}")
+        else:
+            files.append(path)
+    for text in skipped:
+        run.note(f"skipped {text}")
+    if not files:
+        raise ImageRejected(f"none of the {len(skipped)} pictures could be used")
+    return files, skipped
+
+
+def save(run: Run, compute: Callable[[], Any], skipped: Sequence[str] = ()) -> None:
+    """Compute and write one result, and tell its warnings.
+
+    skipped   the pictures that were left out, for the manifest
+    """
+
+    def write(result: Any) -> None:
+        if skipped:
+            result.manifest["skipped"] = list(skipped)
+        run.save(result)
+
+    note = ": the map holds what was done so far, and its manifest says incomplete"
+    for text in _warnings(finish(run, compute, write, note).manifest):
+        run.note(text)
+
+
+def each(run: Run, net: Network, images: Sequence[Path], compute: Callable[[Path], Any]) -> None:
+    """One result for each picture: of one picture --out itself, of several NAME-PICTURE.png beside it or in its folder.
+
+    What cannot be read is told and left out; on Ctrl-C what was done so far is kept.
+
+    raises   ImageRejected where there is no picture that can be read, or the only one cannot
+    """
+    from onnxviz.errors import ImageRejected
+    from onnxviz.image.folder import find
+    from onnxviz.interrupted import Interrupted
+    from onnxviz.text import printable
+
+    listing = find(images, endings=net.preprocessing.endings).require()
+    if len(listing.images) == 1 and not listing.skipped:
+        run.refuse_foreign(run.output())
+        save(run, lambda: compute(listing.images[0]))
+        return
+    skipped = [(printable(one.path), one.reason) for one in listing.skipped]
+    written: list[dict[str, Any]] = []
+    taken: set[str] = set()
+    targets = [_named(run.output(), path, taken) for path in listing.images]
+    for target in targets:
+        run.refuse_foreign(target)
+    for done, (path, target) in enumerate(zip(listing.images, targets, strict=True), 1):
+        stopped = None
+        try:
+            result = compute(path)
+        except ImageRejected as reason:
+            skipped.append((printable(path), str(reason)))
+            continue
+        except Interrupted as stop:
+            stopped, result = stop, stop.partial
+        run.say(str(result.save(target)))
+        written.append({"image": printable(path), "out": str(target), "manifest": result.manifest})
+        for text in _warnings(result.manifest):
+            run.note(f"{printable(path)}: {text}")
+        if stopped is not None:
+            run.note("interrupted: what was done so far is written, and the last manifest says incomplete")
+            raise stopped
+        run.progress(done, len(listing.images), "images")
+    for name, why in skipped:
+        run.note(f"skipped {name}: {why}")
+    if not written:
+        raise ImageRejected(f"none of the {len(skipped)} pictures could be used")
+    run.emit(
+        {
+            "out": [one["out"] for one in written],
+            "images": written,
+            "skipped": [{"path": name, "reason": why} for name, why in skipped],
+        }
+    )
+
+
+def _named(target: Path, picture: Path, taken: set[str]) -> Path:
+    """NAME-PICTURE.png for NAME.png; of pictures of one name in several folders, the later ones are numbered."""
+    from onnxviz.text import printable
+
+    stem = f"{target.stem}-{printable(picture.stem, 100)}"
+    name, number = stem, 1
+    while name.casefold() in taken:
+        number += 1
+        name = f"{stem}-{number}"
+    taken.add(name.casefold())
+    return target.with_name(f"{name}{target.suffix}")
+
+
+def _warnings(manifest: dict[str, Any]) -> list[str]:
+    """What is odd about the maps; what is odd about the network was told when it was opened."""
+    pictures = manifest["figures"].get("pictures")
+    if pictures is None:
+        return [text for text in manifest["warnings"] if any(part in text for part in _OF_MAPS)]
+    return [
+        f"{picture['name'] or 'a picture'}, {method}: {text}"
+        for picture in pictures
+        for method, found in picture["methods"].items()
+        for text in found["warnings"]
+    ]
+
+
+# --- pictures that are made step by step ---------------------------------------------------------
+
+
+def make(
+    run: Run,
+    technique: Callable[..., Result],
+    *arguments: Any,
+    every: int | None = None,
+    animate: Path | None = None,
+    beside: Callable[[Result], Mapping[Path, bytes]] | None = None,
+    **options: Any,
+) -> Result:
+    """Run the technique and write its result; whatever ends it early, what there is by then is written too.
+
+    beside   more files of a result, and their bytes
+    raises   what the technique raises
+    """
+    from onnxviz.errors import GradientNotFinite
+
+    film = Film(run, every, animate)
+
+    def keep(result: Result) -> None:
+        more = beside(result) if beside else {}
+        run.save(result, beside=more, checkpoints=film.checkpoints)
+        for path in more:
+            run.say(str(path))
+        film.close()
+
+    def compute() -> Result:
+        return technique(*arguments, watch=film.watch, progress=run.progress, **options)
+
+    try:
+        note = ": the picture is what there was by then, and its manifest says incomplete"
+        return finish(run, compute, keep, note)
+    except GradientNotFinite as error:
+        if error.partial is not None:
+            keep(error.partial)
+        raise
+
+
+class Film:
+    """Watches a technique: shows the objective's value, writes checkpoints, collects the frames of an animation."""
+
+    def __init__(self, run: Run, every: int | None, animate: Path | None) -> None:
+        if animate is not None and animate.suffix.lower() not in (".gif", ".webp"):
+            raise UsageError(f"--animate writes .gif or .webp, got {str(animate)!r}")
+        if animate is not None:
+            if run.writes_to(animate):
+                raise UsageError(
+                    f"--animate and the result would both be {str(animate)!r}: give it another name"
+                )
+            run.claim(animate)
+        self._run = run
+        self._every = every
+        self._path = animate
+        self._frames: list[Any] = []
+        self.checkpoints: list[Path] = []
+        self._stride = 0
+
+    def watch(self, shot: Shot) -> None:
+        """Called after each step."""
+        self._run.bar.detail = f"objective {shot.value:.4g}"
+        due = self._every is not None and (shot.index + 1) % self._every == 0
+        if due:
+            self._checkpoint(shot)
+        if self._path is None:
+            return
+        if not self._stride:
+            self._stride = self._every or max(1, -(-(shot.total or 1) // _FRAMES))
+        last = shot.total is not None and shot.index == shot.total - 1
+        if shot.index % self._stride == 0 or last:
+            self._frame(shot)
+
+    def _checkpoint(self, shot: Shot) -> None:
+        from PIL import Image
+
+        from onnxviz.files import picture_bytes, write_atomic
+
+        out = self._run.output()
+        name = f"{out.stem}.step{shot.index + 1:05d}{out.suffix}"
+        picture = picture_bytes(Image.fromarray(shot.picture()), out.suffix.lower())
+        self.checkpoints.append(write_atomic(out.with_name(name), picture))
+
+    def _frame(self, shot: Shot) -> None:
+        from PIL import Image
+
+        frame = Image.fromarray(shot.picture())
+        frame.thumbnail((_SIDE, _SIDE), Image.Resampling.LANCZOS)
+        self._frames.append(frame)
+        if len(self._frames) > 2 * _FRAMES:  # nobody knew how long it would take: every other frame goes
+            self._frames = self._frames[::2]
+            self._stride *= 2
+
+    def close(self) -> None:
+        """Write the animation."""
+        if self._path is None or not self._frames:
+            return
+        from onnxviz.files import write_atomic
+
+        write_atomic(self._path, animation(self._frames, self._path.suffix.lower()))
+        self._run.note(f"{len(self._frames)} frames in {self._path}")
+
+
+def animation(frames: list[Any], kind: str) -> bytes:
+    """An endless animation of PIL images of one size, the last of them held: '.gif' or '.webp'."""
+    import io
+
+    buffer = io.BytesIO()
+    durations = [_DURATION] * (len(frames) - 1) + [_HOLD]
+    settings: dict[str, Any] = {
+        "save_all": True,
+        "append_images": frames[1:],
+        "duration": durations,
+        "loop": 0,
+    }
+    if kind == ".webp":
+        settings |= {"format": "WEBP", "quality": 85, "method": 3}
+    else:
+        settings |= {"format": "GIF", "optimize": False}
+    frames[0].save(buffer, **settings)
+    return buffer.getvalue()
