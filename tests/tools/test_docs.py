@@ -63,7 +63,7 @@ def test_the_site_has_every_page(site):
 @pytest.mark.timeout(900)
 def test_the_reference_has_every_function_and_command(site):
     import onnxviz
-    from onnxviz.cli.main import app
+    from onnxviz.cli.table import COMMANDS
 
     python = (site / "reference" / "python.html").read_text("utf-8")
     for name in onnxviz._PUBLIC:
@@ -74,8 +74,8 @@ def test_the_reference_has_every_function_and_command(site):
     for parameter in ("image", "samples", "noise", "percentile"):
         assert re.search(rf"<code>{parameter}</code>", entry), parameter
     commands = (site / "reference" / "commands.html").read_text("utf-8")
-    for command in app.registered_commands:
-        assert f"Usage: onnxviz {command.name or command.callback.__name__} " in commands
+    for name in COMMANDS:
+        assert f"Usage: onnxviz {name} " in commands
 
 
 def test_what_a_browser_would_fetch_is_found(tmp_path):

@@ -34,15 +34,14 @@ def objectives() -> str:
 
 def commands() -> str:
     """The help of each command, as the program prints it."""
-    import typer
     from typer.testing import CliRunner
 
-    from onnxviz.cli.main import app
+    from onnxviz.cli.main import program
+    from onnxviz.cli.table import COMMANDS
 
     runner = CliRunner(env={"COLUMNS": "80", "NO_COLOR": "1", "TERM": "dumb"})
-    group = typer.main.get_command(app)
     parts = ["# Commands\n"]
-    for name in sorted(group.commands):  # type: ignore[attr-defined]
-        text = runner.invoke(app, [name, "--help"]).output
+    for name in sorted(COMMANDS):
+        text = runner.invoke(program(name), [name, "--help"]).output
         parts.append(f"## {name}\n\n```text\n{text.strip()}\n```\n")
     return "\n".join(parts)
