@@ -109,10 +109,10 @@ def recipes(_: typer.Context) -> Iterable[str]:
 @offered
 def providers(_: typer.Context) -> list[str]:
     """What this ONNX Runtime can run on."""
-    from onnxruntime import get_available_providers
+    from onnxviz.runtime.providers import onnxruntime
 
-    short = [name.removesuffix("ExecutionProvider").lower() for name in get_available_providers()]
-    return ["auto", *short]
+    listed = onnxruntime().get_available_providers()
+    return ["auto", *(name.removesuffix("ExecutionProvider").lower() for name in listed)]
 
 
 @offered

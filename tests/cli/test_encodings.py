@@ -17,7 +17,7 @@ import importlib
 from onnxviz.cli.run import Run
 
 def say(arguments, **_):
-    with Run("predict", None, "--json" in arguments, "cpu", None, 0, False, None) as run:
+    with Run("predict", as_json="--json" in arguments) as run:
         for label in LABELS:
             run.say(f"{label} 12.5 % \\u2192")
             run.note(label)
@@ -25,7 +25,7 @@ def say(arguments, **_):
 
 LABELS = <labels>
 main = importlib.import_module("onnxviz.cli.main")
-main.app = say
+main.program = lambda called: say
 main.main()
 """
 
