@@ -187,7 +187,7 @@ def make(
     beside   more files of a result, and their bytes
     raises   what the technique raises
     """
-    from onnxviz.errors import GradientNotFinite
+    from onnxviz.errors import GradientNotFinite, LimitExceeded, WorkerCrashed
 
     film = Film(run, every, animate)
 
@@ -204,7 +204,7 @@ def make(
     try:
         note = ": the picture is what there was by then, and its manifest says incomplete"
         return finish(run, compute, keep, note)
-    except GradientNotFinite as error:
+    except (GradientNotFinite, LimitExceeded, WorkerCrashed) as error:
         if error.partial is not None:
             keep(error.partial)
         raise
