@@ -144,12 +144,23 @@ def _with_objective(
     source   the sources are wanted as values of the copy
     """
     wanted = [*(sources if source else ()), *objective.layers(model, sources[0]), *also]
-    copy, values = prepare(model, list(dict.fromkeys(wanted)), keep=False)
+    copy, values = prepare(model, list(dict.fromkeys(wanted)), keep=False, integers=not source)
     tape = Tape(copy.graph, cpu=cpu)
     with tape.named(VALUE):
+        if not source:
+            values = {name: _real(tape, value) for name, value in values.items()}
         value = objective.append(tape, model, sources[0], values)
         infer(copy)
     return copy, values, tape, value
+
+
+def _real(tape: Tape, value: ir.Value) -> ir.Value:
+    """The value as float32 where it is whole numbers: the sums of a ConvInteger."""
+    if value.dtype is None or value.dtype.is_floating_point():
+        return value
+    real: ir.Value = tape.Cast(value, to=int(ir.DataType.FLOAT))
+    real.shape = value.shape
+    return real
 
 
 @dataclass(frozen=True)
@@ -201,10 +212,13 @@ def forward(model: ir.Model, objective: Objective, sources: Sequence[str], also:
     )
 
 
-def prepare(model: ir.Model, names: Sequence[str], *, keep: bool) -> tuple[ir.Model, dict[str, ir.Value]]:
+def prepare(
+    model: ir.Model, names: Sequence[str], *, keep: bool, integers: bool = False
+) -> tuple[ir.Model, dict[str, ir.Value]]:
     """Normalise a copy in which these values have survived; the copy and the values by name.
 
-    keep   the original outputs stay outputs; otherwise the copy has none
+    keep       the original outputs stay outputs; otherwise the copy has none
+    integers   whether values may be whole numbers, which have no gradients
     """
     copy = clone(model)
     graph = copy.graph
@@ -232,6 +246,8 @@ def prepare(model: ir.Model, names: Sequence[str], *, keep: bool) -> tuple[ir.Mo
             stands_for = None if keep else dequantised(copy.graph, values[name])
             if stands_for is not None:
                 values[name] = stands_for
+                continue
+            if integers:
                 continue
             raise ModelUnsuitable(
                 f"{name!r} has type {dtype.name}; gradients need float values: choose a float input, output or layer"

@@ -7,7 +7,7 @@ import onnx_ir as ir
 import pytest
 
 from onnxviz import objectives
-from onnxviz.errors import UnknownLayer
+from onnxviz.errors import ModelUnsuitable, UnknownLayer
 from onnxviz.grad.model import value_and_gradient, value_model
 from tests import networks
 from tests.grad.oracle import session
@@ -50,3 +50,17 @@ def test_bytes_stay_bytes():
 def test_an_unknown_layer_is_named():
     with pytest.raises(UnknownLayer, match="relu1"):
         value_model(ir.from_proto(networks.tiny_cnn()), objectives.l2("relu11"), "image")
+
+
+def test_sums_of_integers_have_a_value_but_no_gradient():
+    """What a ConvInteger gives is whole numbers: techniques that only run forwards measure them."""
+    m = networks.Maker()
+    codes, _, zero = m("DynamicQuantizeLinear", "image", outputs=3)
+    weights = np.random.default_rng(1).integers(-50, 50, (4, 3, 3, 3)).astype(np.int8)
+    sums = m("ConvInteger", codes, m.constant(weights), zero)
+    model = m.model({"image": ("N", 3, 32, 32)}, {m("Cast", sums, to=1): None})
+    small = ir.to_proto(value_model(ir.from_proto(model), objectives.channel(sums, 1), "image"))
+    expected = session(model).run(None, {"image": X})[0][:, 1].mean(axis=(1, 2))
+    np.testing.assert_allclose(session(small).run(None, {"image": X})[0], expected, rtol=1e-5)
+    with pytest.raises(ModelUnsuitable, match="INT32"):
+        value_and_gradient(ir.from_proto(model), objectives.channel(sums, 1))
