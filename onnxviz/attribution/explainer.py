@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -16,6 +16,7 @@ import onnx_ir as ir
 
 from onnxviz._version import __version__
 from onnxviz.attribution.methods import LAYER, METHODS, Method
+from onnxviz.attribution.targets import parse
 from onnxviz.blame import judged
 from onnxviz.errors import ModelUnsuitable, UsageError, near
 from onnxviz.grad import model as differentiation
@@ -28,7 +29,7 @@ from onnxviz.graph.output import BINARY
 from onnxviz.graph.real_input import real_input
 from onnxviz.graph.tape import Tape, dims
 from onnxviz.image.front import Number, Placement, prepare
-from onnxviz.objectives import FED
+from onnxviz.objectives import FED, Objective
 from onnxviz.objectives.base import pictures_first, takes_one
 from onnxviz.objectives.terms import two_classes
 
@@ -50,6 +51,7 @@ def explainer_model(
     technique: str = "saliency",
     *,
     target: int | str | None = None,
+    objective: Objective | str | None = None,
     layer: str | None = None,
     fixed: bool = False,
     over: str = "input",
@@ -61,7 +63,7 @@ def explainer_model(
 
     Inputs    image          (N, H, W, 3) uint8 RGB of any size; all pictures of a batch have the same
               target         (N,) int64, only with target='fed': the class that is explained
-    Outputs   class          (N,) int64, the top class
+    Outputs   class          (N,) int64, the top class; these three of classifiers alone
               probability    (N,) float32, of that class
               probabilities  (N, classes) float32
               heatmap        (N, h, w) float32 at the network's input resolution, as `onnxviz.saliency` and
@@ -71,17 +73,21 @@ def explainer_model(
     technique  saliency, gradient, input-x-gradient, guided, deconvnet, grad-cam, grad-cam++, layercam, hirescam,
                xgrad-cam, eigencam or guided-grad-cam
     target     the class that is explained: index or label, 'fed' (an input), or None: each picture's top class
+    objective  instead of a class: any objective (`onnxviz.objectives`) or its text, for detectors, segmenters,
+               embeddings
     layer      what a class activation map is made from; None: the last layer that has a map
     fixed      pictures come at the network's input size: nothing is resized, and what the network sees is bit for bit
                what `Network.prepare` gives. Otherwise single pixels differ from Pillow's by one level of 255
     over       'input': the heat map lies over what the network sees of the picture; 'picture': over the whole, at
                the picture's size, 0 where the network does not look
     returns    an onnx.ModelProto whose metadata hold the labels (`onnxviz.labels`), and technique, layer, target,
-               preprocessing and the network's digest (`onnxviz.explainer`, JSON)
+               objective, preprocessing and the network's digest (`onnxviz.explainer`, JSON)
     raises     UsageError, UnknownLabel, UnknownLayer, ModelRejected, ModelUnsuitable, UnsupportedOperator
     """
     proto: onnx.ModelProto = ir.serde.serialize_model(
-        explainer_graph(model, technique, target=target, layer=layer, fixed=fixed, over=over)
+        explainer_graph(
+            model, technique, target=target, objective=objective, layer=layer, fixed=fixed, over=over
+        )
     )
     return proto
 
@@ -91,6 +97,7 @@ def explainer_graph(
     technique: str = "saliency",
     *,
     target: int | str | None = None,
+    objective: Objective | str | None = None,
     layer: str | None = None,
     fixed: bool = False,
     over: str = "input",
@@ -109,8 +116,16 @@ def explainer_graph(
         raise UsageError(
             f"{technique!r} is about the input and takes no layer: leave it out, or use grad-cam"
         )
-    index = target if target in (None, FED) else net.target(target)
-    chosen = _layer(net, layer) if row.layered else None
+    asked = None if target == FED and objective is None else parse(net, target, objective=objective)
+    if asked is not None and len(asked) != 1:
+        raise UsageError(f"an explainer explains one class in every picture, got {len(asked)}")
+    if asked is None or asked.scored:
+        head: Head | None = net.head
+        index, wanted = (FED if asked is None else asked.classes[0]), None
+    else:
+        head, index, wanted = _head(net), None, asked.objective
+    ends = [net.head.logits] if wanted is None else wanted.layers(net.model, net.input.name)
+    chosen = _layer(net, layer, tuple(ends)) if row.layered else None
     size = net.preprocessing.fixed or _own_size(net)
     if fixed and size is None:
         raise UsageError(
@@ -119,6 +134,7 @@ def explainer_graph(
     order = Order(
         method=row,
         target=index,
+        objective=wanted,
         layer=chosen.name if chosen is not None else None,
         channels_last=chosen is not None and chosen.channels_last,
         size=size,
@@ -131,6 +147,7 @@ def explainer_graph(
         "layer": order.layer,
         "target": index,
         "label": net.label(index) if isinstance(index, int) else None,
+        **({"objective": str(wanted)} if wanted is not None else {}),
         "over": "picture" if order.whole else "input",
         "fixed": fixed,
         "network": {"name": net.name, "sha256": net.digest},
@@ -138,7 +155,7 @@ def explainer_graph(
         "onnxviz": __version__,
     }
     with judged(net.judge):
-        graph = _build(net.batched[0], net.input, net.preprocessing, net.head, order, notes)
+        graph = _build(net.batched[0], net.input, net.preprocessing, head, order, notes)
     write(graph.metadata_props, Metadata(labels=tuple(net.labels) if net.labels else None))
     graph.producer_name, graph.producer_version = "onnxviz", __version__
     return graph
@@ -158,10 +175,17 @@ def _method(name: str) -> Method:
     return rows[name]
 
 
-def _layer(net: Network, name: str | None) -> Layer:
+def _head(net: Network) -> Head | None:
+    """Where the class scores are; None of a network that has none."""
+    try:
+        return net.head
+    except ModelUnsuitable:
+        return None
+
+
+def _layer(net: Network, name: str | None, ends: tuple[str, ...]) -> Layer:
     from onnxviz.attribution import cam_layers
 
-    ends = (net.head.logits,)
     return cam_layers.default(net.layers, ends) if name is None else cam_layers.named(net, name, ends)
 
 
@@ -182,6 +206,7 @@ class Order:
 
     method          of one pass
     target          class index; FED: an input `target`, (N,) int64; None: each picture's top class
+    objective       what is explained instead of a class, or None
     layer           the value that a class activation map is made from, where the method takes one
     channels_last   whether that layer has its channels last
     size            (height, width) of the network's input, None where each picture keeps its own
@@ -191,6 +216,7 @@ class Order:
 
     method: Method
     target: int | str | None
+    objective: Objective | None
     layer: str | None
     channels_last: bool
     size: tuple[int, int] | None
@@ -249,7 +275,7 @@ def _build(
     model: ir.Model,
     spec: InputSpec,
     recipe: Preprocessing,
-    head: Head,
+    head: Head | None,
     order: Order,
     notes: Mapping[str, Any],
 ) -> ir.Model:
@@ -259,32 +285,41 @@ def _build(
     raises   ModelUnsuitable, UnsupportedOperator
     """
     model = _sized(real_input(model, spec.name), spec, order.size)
-    names = [spec.name, head.logits, head.scores, *([order.layer] if order.layer else ())]
+    read = [] if order.objective is None else order.objective.layers(model, spec.name)
+    ends = [] if head is None else [head.logits, head.scores]
+    names = [spec.name, *ends, *read, *([order.layer] if order.layer else ())]
     built, values = differentiation.prepare(model, list(dict.fromkeys(names)), keep=False)
     graph = built.graph
     x = values[spec.name]
     op = Tape(graph)
+    shown: dict[str, ir.Value] = {}
+    score = target = None
     with op.named("class"):
-        single = takes_one(model, spec.name)
-        scores, logits = (pictures_first(op, values[name], 0, single) for name in (head.scores, head.logits))
-        probabilities = _probabilities(op, scores, head)
-        top = op.ArgMax(probabilities, axis=1, keepdims=0)
-        shown = {
-            "class": top,
-            "probability": op.ReduceMax(probabilities, [1], keepdims=0),
-            "probabilities": probabilities,
-        }
-        score, target = _score(op, logits, order.target, top, head.kind == BINARY)
+        if head is not None:
+            single = takes_one(model, spec.name)
+            scores, logits = (
+                pictures_first(op, values[name], 0, single) for name in (head.scores, head.logits)
+            )
+            probabilities = _probabilities(op, scores, head)
+            top = op.ArgMax(probabilities, axis=1, keepdims=0)
+            best = op.ReduceMax(probabilities, [1], keepdims=0)
+            shown = {"class": top, "probability": best, "probabilities": probabilities}
+        if order.objective is not None:
+            score = order.objective.append(op, model, spec.name, values)
+        elif head is not None:
+            score, target = _score(op, logits, order.target, top, head.kind == BINARY)
+    assert score is not None
     infer(built)  # rules read shapes
     maps = values[order.layer] if order.layer else None
     shown["heatmap"] = order.method.append(_Whole(op, spec, score, x, maps, order))
     batch = (dims(x) or ("N",))[0] or "N"
-    height, width = order.size or ("height", "width")
+    declared: dict[str, Sequence[int | str]] = {"heatmap": order.size or ("height", "width")}
+    if head is not None:
+        declared["probabilities"] = (_classes(probabilities),)
+    for name, value in shown.items():
+        value.shape = ir.Shape([batch, *declared.get(name, ())])
     if target is not None:
         target.shape = ir.Shape([batch])
-    declared = [[batch], [batch], [batch, _classes(probabilities)], [batch, height, width]]
-    for value, shape in zip(shown.values(), declared, strict=True):
-        value.shape = ir.Shape(shape)
     built = differentiation.finish(built, list(shown.values()), op.pairs)
     own = order.fixed or recipe.fixed is None
     sides = (order.size if own else None) or ("picture_height", "picture_width")

@@ -10,6 +10,7 @@ import pytest
 import onnxviz
 from onnxviz.attribution.methods import METHODS
 from onnxviz.errors import ModelUnsuitable, OnnxVizError, UnknownLabel, UnknownLayer, UsageError
+from tests import networks
 
 TECHNIQUES = [name for name, row in METHODS.items() if row.one_pass]
 OUTPUTS = ["class", "probability", "probabilities", "heatmap"]
@@ -76,6 +77,32 @@ def test_targets_are_an_index_a_label_or_fed(net, views):
     assert found["class"][0] == 285  # what the network says, whatever is explained
 
 
+@pytest.mark.parametrize("technique", ["gradient", "grad-cam"])
+def test_any_objective_is_explained(net, views, technique):
+    text = "2*logit(282) - logit(285)"
+    model = onnxviz.explainer_model(net, technique, objective=text, fixed=True)
+    wanted, _ = on_arrays(net, views, technique, objective=text)
+    found = run(model, views)
+    assert np.abs(found["heatmap"] - wanted).max() <= 1e-5 * np.abs(wanted).max()
+    assert found["class"][0] == 285
+    assert json.loads(notes(model)["onnxviz.explainer"])["objective"] == text
+
+
+def test_a_network_without_classes_is_explained_by_an_objective():
+    m = networks.Maker()
+    maps = m("Conv", m("Relu", m("Conv", "image", m.random(6, 3, 3, 3))), m.random(4, 6, 3, 3))
+    proto = m.model({"image": ("N", 3, 24, 24)}, {maps: None})
+    net = onnxviz.load(proto, preprocess="unit", provider="cpu")
+    with pytest.raises(ModelUnsuitable):
+        onnxviz.explainer_model(net, "gradient")
+    model = onnxviz.explainer_model(net, "gradient", objective=f"part({maps!r}, 2)", fixed=True)
+    assert [value.name for value in model.graph.output] == ["heatmap"]
+    photo = np.random.default_rng(0).integers(0, 256, (*net.size, 3), dtype=np.uint8)
+    wanted, _ = on_arrays(net, [photo], "gradient", objective=f"part({maps!r}, 2)")
+    found = run(model, [photo])["heatmap"]
+    np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-5 * np.abs(wanted).max())
+
+
 def test_a_layer_can_be_chosen(net, views):
     layer = next(one for one in reversed(net.layers) if one.shape[2:] == (14, 14))
     wanted, _ = on_arrays(net, views, "layercam", layer=layer.name)
@@ -123,8 +150,6 @@ def test_the_same_call_gives_the_same_bytes(net):
 
 
 def test_names_that_the_network_uses_itself_are_no_trouble():
-    import networks
-
     toy = networks.tiny_cnn()
     renamed = {"conv1": "class", "relu1": "heatmap", "norm1": "probability", "conv2": "probabilities",
                "logits": "target", "relu2": "preprocessing/Resize"}  # fmt: skip
@@ -147,8 +172,6 @@ def test_names_that_the_network_uses_itself_are_no_trouble():
 
 
 def test_an_initialiser_of_a_public_name_keeps_its_name_in_the_network():
-    import networks
-
     toy = networks.tiny_cnn()
     before = toy.graph.initializer[0].name
     toy.graph.initializer[0].name = "heatmap"
@@ -180,8 +203,6 @@ def test_wrong_orders_are_typed_errors(net):
 
 
 def test_what_only_some_runtimes_have_is_refused():
-    import networks
-
     m = networks.Maker()
     x = m("Relu", m("Conv", "image", m.random(4, 3, 3, 3), pads=[1] * 4))
     x = m("Flatten", m("GlobalAveragePool", x))

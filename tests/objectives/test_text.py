@@ -162,5 +162,7 @@ def test_an_objective_added_from_one_file_is_written_read_and_listed(small, monk
         assert (found if isinstance(found, list) else [found])[0].score == pytest.approx(
             expected[0], rel=1e-4
         )
+    explainer = onnxviz.explainer_model(small, "gradient", objective="cubes(relu2, 0.5)")
+    assert "cubes(relu2, 0.5)" in {p.key: p.value for p in explainer.metadata_props}["onnxviz.explainer"]
     with pytest.raises(UsageError, match="did you mean 'cubes'"):
         parse("cube(relu2)")
