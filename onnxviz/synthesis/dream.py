@@ -233,18 +233,14 @@ def objective(
     maps = {}
     if guide is not None:
         maps = feature_maps(net, guide, layers.names)
-    total: Objective | None = None
-    for name, weight in layers.weights.items():
+
+    def term(name: str) -> Objective:
         last = net.layer(name).channels_last
         if guide is not None:
-            term = weight * resemblance(name, maps[name][0], channels_last=last)
-        elif channels is not None:
-            term = weight * excitement(name, channels, channels_last=last)
-        else:
-            term = weight * whole_layer(name)
-        total = term if total is None else total + term
-    assert total is not None
-    return total
+            return resemblance(name, maps[name][0], channels_last=last)
+        return whole_layer(name) if channels is None else excitement(name, channels, channels_last=last)
+
+    return layers.sum(term)
 
 
 def octave_sizes(

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import functools
+import operator
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
-import onnx_ir as ir
 
 from onnxviz.errors import ImageRejected, ModelFailed, ModelUnsuitable, UsageError, ways
 from onnxviz.graph.layers import Layer
@@ -16,8 +17,11 @@ from onnxviz.network import Network
 from onnxviz.objectives import Objective
 from onnxviz.objectives.likeness import gram_of, means_of, near, texture
 from onnxviz.synthesis.made import resized
+from onnxviz.synthesis.step import at_size
 
 if TYPE_CHECKING:
+    import onnx_ir as ir
+
     from onnxviz.graph.admissible import Admissible
 
 # What joins branches: where the units of a block without an activation of its own come together.
@@ -149,6 +153,8 @@ def feature_maps(net: Network, picture: np.ndarray, names: Sequence[str]) -> dic
     picture   (H, W, 3) float, 0 to 1
     raises    ImageRejected where it is too small, ModelUnsuitable where a layer only exists at the network's own size
     """
+    from onnxviz.graph.surgery import cut
+
     net.preprocessing.require_pictures("this technique")
     height, width = picture.shape[:2]
     check_size(net, names, (height, width))
@@ -156,7 +162,11 @@ def feature_maps(net: Network, picture: np.ndarray, names: Sequence[str]) -> dic
     own = (net.input.height, net.input.width)
     free = any(a is not None and a != b for a, b in zip(own, (height, width), strict=True))
     wanted = list(dict.fromkeys(names))
-    program = net.compile(lambda: _cut(net, wanted, free), key=("feature maps", free, *wanted))
+
+    def build() -> ir.Model:
+        return cut(at_size(net, net.batched[0], (height, width), wanted), wanted)
+
+    program = net.compile(build, key=("feature maps", free, *wanted))
     count = net.batched[1] or 1
     try:
         arrays = program({net.input.name: np.repeat(x, count, axis=0)}, wanted)
@@ -224,22 +234,6 @@ def _too_small(net: Network, names: Sequence[str], size: tuple[int, int], reason
     )
 
 
-def _cut(net: Network, names: Sequence[str], free: bool) -> ir.Model:
-    from onnxviz.graph.surgery import cut, free_size
-
-    model = net.batched[0]
-    if free:
-        model, barrier = free_size(model)
-        known = {value.name for node in model.graph for value in node.outputs}
-        for name in names:
-            if barrier is not None and name not in known:
-                raise ModelUnsuitable(
-                    f"at another size than {net.input.width}×{net.input.height} pixels this network ends before "
-                    f"{barrier!r}, and {name!r} lies behind it; take an earlier layer"
-                )
-    return cut(model, list(names))
-
-
 @dataclass(frozen=True)
 class Weighted:
     """Layers with their weights, which sum to 1."""
@@ -276,6 +270,11 @@ class Weighted:
     def names(self) -> list[str]:
         """The layers' value names."""
         return list(self.weights)
+
+    def sum(self, term: Callable[[str], Objective], factor: float = 1.0) -> Objective:
+        """The sum of the layers' terms, each with its weight and the factor of the whole."""
+        terms = (factor * weight * term(name) for name, weight in self.weights.items())
+        return functools.reduce(operator.add, terms)
 
 
 #: Gram matrices as the paper has them, or of activations measured from the source's means (`objectives.likeness`).
@@ -320,17 +319,16 @@ def style_terms(
             f"the weights of the style pictures are {shares.tolist()}: expected 0 or more, one over 0"
         )
     shares = shares / shares.sum()
-    total: Objective | None = None
-    for name, weight in layers.weights.items():
+
+    def distance(name: str) -> Objective:
         last = net.layer(name).channels_last
         centre = None
         if gram == "centred":
             centre = _mixed(shares, [means_of(found[name], channels_last=last) for found in maps])
         target = _mixed(shares, [gram_of(found[name], centre, channels_last=last) for found in maps])
-        term = factor * weight * texture(name, target, centre, channels_last=last)
-        total = term if total is None else total + term
-    assert total is not None
-    return total
+        return texture(name, target, centre, channels_last=last)
+
+    return layers.sum(distance, factor)
 
 
 def _mixed(shares: np.ndarray, arrays: Sequence[np.ndarray]) -> np.ndarray:
@@ -341,9 +339,4 @@ def _mixed(shares: np.ndarray, arrays: Sequence[np.ndarray]) -> np.ndarray:
 def content_terms(net: Network, picture: np.ndarray, layers: Weighted, factor: float) -> Objective:
     """Minus the weighted relative errors of the layers against those of a picture (H, W, 3), 0 to 1."""
     found = feature_maps(net, picture, layers.names)
-    total: Objective | None = None
-    for name, weight in layers.weights.items():
-        term = factor * weight * near(name, found[name])
-        total = term if total is None else total + term
-    assert total is not None
-    return total
+    return layers.sum(lambda name: near(name, found[name]), factor)

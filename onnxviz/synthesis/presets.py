@@ -18,6 +18,11 @@ _ROOM = 24
 _GREYS = 255.0**2
 
 
+def _within(default: float, low: float, high: float) -> Any:
+    """A value of a recipe, and its range."""
+    return dataclasses.field(default=default, metadata={"range": (low, high)})
+
+
 @dataclass(frozen=True)
 class Recipe:
     """How a picture is made. Lengths are in pixels of a picture that the network sees at 224 × 224.
@@ -59,36 +64,36 @@ class Recipe:
     """
 
     parametrise: str = "fourier"
-    steps: int = 256
+    steps: int = _within(256, 1, 1_000_000)
     optimiser: str = "adam"
-    rate: float = 0.02
+    rate: float = _within(0.02, 1e-9, 1e9)
     norm: str = "rms"
-    rate_limit: float = 100 / _GREYS
-    momentum: float = 0.0
-    taper: float = 0.0
-    margin: int = 0
-    pad: int = 0
-    jitter: int = 0
-    turn: float = 0.0
-    scale_low: float = 1.0
-    scale_high: float = 1.0
-    blur_low: float = 0.0
-    blur_high: float = 0.0
-    draws: int = 1
-    deviation: float = 0.01
-    power: float = 1.0
-    band: float = 1.0
-    colour: float = 1.0
-    l2: float = 0.0
-    tv: float = 0.0
-    tv_beta: float = 2.0
-    decay: float = 0.0
-    blur_radius: float = 0.0
-    blur_every: int = 4
-    small_pixels: float = 0.0
-    small_contributions: float = 0.0
-    small_gradients: float = 0.0
-    redirected: int = 0
+    rate_limit: float = _within(100 / _GREYS, 1e-9, 1e9)
+    momentum: float = _within(0.0, 0, 0.999)
+    taper: float = _within(0.0, 0, 1)
+    margin: int = _within(0, 0, 2000)
+    pad: int = _within(0, 0, 2000)
+    jitter: int = _within(0, 0, 2000)
+    turn: float = _within(0.0, 0, 45)
+    scale_low: float = _within(1.0, 0.1, 10)
+    scale_high: float = _within(1.0, 0.1, 10)
+    blur_low: float = _within(0.0, 0, 20)
+    blur_high: float = _within(0.0, 0, 20)
+    draws: int = _within(1, 1, 64)
+    deviation: float = _within(0.01, 0, 10)
+    power: float = _within(1.0, 0, 4)
+    band: float = _within(1.0, 0.01, 1)
+    colour: float = _within(1.0, 0, 10)
+    l2: float = _within(0.0, 0, 1e9)
+    tv: float = _within(0.0, 0, 1e9)
+    tv_beta: float = _within(2.0, 0.5, 8)
+    decay: float = _within(0.0, 0, 0.99)
+    blur_radius: float = _within(0.0, 0, 50)
+    blur_every: int = _within(4, 1, 1_000_000)
+    small_pixels: float = _within(0.0, 0, 99.9)
+    small_contributions: float = _within(0.0, 0, 99.9)
+    small_gradients: float = _within(0.0, 0, 99.9)
+    redirected: int = _within(0, 0, 1_000_000)
     keep: str = "last"
     stretch: bool = False
 
@@ -96,10 +101,10 @@ class Recipe:
         _one_of("parametrise", self.parametrise, ("fourier", "pixels"))
         _one_of("optimiser", self.optimiser, ("adam", "ascent"))
         _one_of("keep", self.keep, ("last", "best"))
-        for name, low, high in _RANGES:
-            value = getattr(self, name)
-            if not low <= value <= high:
-                raise UsageError(f"{name} is {value:g}, expected {low:g} to {high:g}")
+        for one in dataclasses.fields(self):
+            low, high = one.metadata.get("range", (None, None))
+            if low is not None and not low <= (value := getattr(self, one.name)) <= high:
+                raise UsageError(f"{one.name} is {value:g}, expected {low:g} to {high:g}")
         if self.parametrise == "fourier" and (
             self.decay or self.blur_radius or self.small_pixels or self.small_contributions
         ):
@@ -180,38 +185,6 @@ class Recipe:
         if self.small_contributions:
             rules.append(SmallContributions(self.small_contributions))
         return rules
-
-
-_RANGES = (
-    ("steps", 1, 1_000_000),
-    ("rate", 1e-9, 1e9),
-    ("rate_limit", 1e-9, 1e9),
-    ("momentum", 0, 0.999),
-    ("taper", 0, 1),
-    ("margin", 0, 2000),
-    ("pad", 0, 2000),
-    ("jitter", 0, 2000),
-    ("turn", 0, 45),
-    ("scale_low", 0.1, 10),
-    ("scale_high", 0.1, 10),
-    ("blur_low", 0, 20),
-    ("blur_high", 0, 20),
-    ("draws", 1, 64),
-    ("deviation", 0, 10),
-    ("power", 0, 4),
-    ("band", 0.01, 1),
-    ("colour", 0, 10),
-    ("l2", 0, 1e9),
-    ("tv", 0, 1e9),
-    ("tv_beta", 0.5, 8),
-    ("decay", 0, 0.99),
-    ("blur_radius", 0, 50),
-    ("blur_every", 1, 1_000_000),
-    ("small_pixels", 0, 99.9),
-    ("small_contributions", 0, 99.9),
-    ("small_gradients", 0, 99.9),
-    ("redirected", 0, 1_000_000),
-)
 
 
 def _one_of(name: str, value: str, choices: tuple[str, ...]) -> None:

@@ -93,18 +93,26 @@ def fitted(net: Network, plan: Plan, layers: Sequence[str | None]) -> ir.Model:
             "were asked for"
         )
     model = real_input(model, net.input.name)
-    own, shown = (net.input.height, net.input.width), plan.shown()
-    if all(a is None or a == b for a, b in zip(own, shown, strict=True)):
+    return at_size(net, model, plan.shown(), [name for name in layers if name is not None])
+
+
+def at_size(net: Network, model: ir.Model, size: tuple[int, int], names: Sequence[str]) -> ir.Model:
+    """The network as it stands in `model`, for pictures of (height, width): of a free size where that is not its own.
+
+    raises   ModelUnsuitable where one of these values exists at the network's own size only
+    """
+    own = (net.input.height, net.input.width)
+    if all(a is None or a == b for a, b in zip(own, size, strict=True)):
         return model
     from onnxviz.grad.model import all_values
     from onnxviz.graph.surgery import free_size
 
     model, barrier = free_size(model)
     there = all_values(model.graph)
-    lost = [name for name in layers if name is not None and name not in there]
+    lost = [name for name in names if name not in there]
     if barrier is not None and lost:
         raise ModelUnsuitable(
-            f"at {shown[1]}×{shown[0]} pixels this network ends before {barrier!r}, and {lost[0]!r} lies behind it: "
+            f"at {size[1]}×{size[0]} pixels this network ends before {barrier!r}, and {lost[0]!r} lies behind it: "
             f"show the network {own[1]}×{own[0]} pixels, or take an earlier layer"
         )
     return model

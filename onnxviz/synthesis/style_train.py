@@ -96,8 +96,7 @@ class PerceptualLoss:
         total = style_terms(net, [(style, 1.0)], self.style, style_weight, gram=gram)
         if colour_weight:
             total = total + colour_weight * _colours(net, style)
-        for name, weight in self.content.weights.items():
-            total = total + content_weight * weight * near_fed(name)
+        total = total + self.content.sum(near_fed, content_weight)
         self._gradients = net.gradients(total, also=self.content.names)
         self.parts = (0.0, 0.0)
 
