@@ -22,7 +22,8 @@ from onnxviz.errors import (
     RuntimeFailed,
     UsageError,
 )
-from onnxviz.exporting import callables, efficientnet, hubs, hugging_face, verify
+from onnxviz.exporting import efficientnet, hubs, trace
+from onnxviz.exporting import source as sources
 from onnxviz.exporting.export import _exposed, _fields, build, export
 from onnxviz.exporting.source import Source, Wanted, parse_options
 from onnxviz.exporting.trace import pick_output
@@ -162,8 +163,8 @@ def test_the_same_network_gives_the_same_bytes_without_paths(net, made, tmp_path
     again = export(net, tmp_path / "again.onnx", size=32, verify=False)
     assert again.digest == made.digest
     data = made.path.read_bytes()
-    for trace in (b"site-packages", b".py", b"stack_trace", str(Path.cwd()).encode(), str(tmp_path).encode()):
-        assert trace not in data
+    for sign in (b"site-packages", b".py", b"stack_trace", str(Path.cwd()).encode(), str(tmp_path).encode()):
+        assert sign not in data
 
 
 def test_the_module_is_left_as_it_was(out):
@@ -274,13 +275,13 @@ def test_size_dependent_padding_is_not_left_open(out):
 
 def test_a_graph_that_is_wrong_at_other_sizes_is_made_fixed(net, out, monkeypatch):
     """As if torch had baked something in without noticing."""
-    real = verify.compare
+    real = trace.compare
 
     def wrong(model, module, shapes, seed):
         found = real(model, module, shapes, seed)
-        return verify.Difference(1.0, 0.5, shapes[-1]) if len(shapes) > 1 else found
+        return trace.Difference(1.0, 0.5, shapes[-1]) if len(shapes) > 1 else found
 
-    monkeypatch.setattr(verify, "compare", wrong)
+    monkeypatch.setattr(trace, "compare", wrong)
     made = export(net, out, size=16)
     assert made.dynamic == "N"
     assert "differs from torch by 5.0e-01" in made.warnings[0]
@@ -289,7 +290,7 @@ def test_a_graph_that_is_wrong_at_other_sizes_is_made_fixed(net, out, monkeypatc
 
 def test_a_wrong_graph_is_not_written(net, out, monkeypatch):
     out.write_bytes(b"old")
-    monkeypatch.setattr(verify, "compare", lambda *_: verify.Difference(1.0, 0.5, (1,)))
+    monkeypatch.setattr(trace, "compare", lambda *_: trace.Difference(1.0, 0.5, (1,)))
     with pytest.raises(RuntimeFailed, match="nothing was written"):
         export(net, out, size=16, dynamic_size=False)
     assert out.read_bytes() == b"old"
@@ -299,10 +300,10 @@ def test_the_comparison_sees_a_changed_weight(net, made):
     from onnxviz.graph.load import load
 
     model = load(made.path).model
-    assert verify.compare(model, net, [(2, 3, 16, 16)], 0).relative < 1e-5
+    assert trace.compare(model, net, [(2, 3, 16, 16)], 0).relative < 1e-5
     with torch.no_grad():
         net.fc.weight[0, 0] += 0.5
-    assert verify.compare(model, net, [(2, 3, 16, 16)], 0).relative > 1e-3
+    assert trace.compare(model, net, [(2, 3, 16, 16)], 0).relative > 1e-3
 
 
 def test_a_network_that_torch_cannot_export(out):
@@ -475,7 +476,7 @@ def test_a_module_in_the_current_folder(file, monkeypatch):
     monkeypatch.chdir(file.parent)
     before = list(sys.path)
     for name in ("net", "Named.net", "ready"):
-        found = callables.from_callable(f"some_networks:{name}", Wanted({}))
+        found = sources.from_callable(f"some_networks:{name}", Wanted({}))
         assert isinstance(found.module, nn.Sequential)
         assert found.text == f"some_networks:{name}()"
     assert sys.path == before
@@ -485,7 +486,7 @@ def test_a_module_in_the_current_folder(file, monkeypatch):
 def test_what_a_callable_may_do_wrong(file):
     def fails(source, **options):
         with pytest.raises(UsageError) as caught:
-            callables.from_callable(source, Wanted(options))
+            sources.from_callable(source, Wanted(options))
         return str(caught.value)
 
     assert "did you mean 'net'" in fails(f"{file}:nett")
@@ -541,9 +542,7 @@ def test_transformers_mobilenet(out):
 def test_random_weights_follow_the_seed_and_leave_torch_alone():
     state = torch.random.get_rng_state()
     one, same, other = (
-        hugging_face.transformers(
-            "ResNetForImageClassification", Wanted(TINY, True, seed)
-        ).module.state_dict()
+        hubs.transformers("ResNetForImageClassification", Wanted(TINY, True, seed)).module.state_dict()
         for seed in (0, 0, 1)
     )
     key = "resnet.embedder.embedder.convolution.weight"
@@ -584,16 +583,16 @@ def test_a_trained_transformers_network_of_a_folder(tmp_path, out):
 
 def test_what_transformers_does_not_have(tmp_path):
     with pytest.raises(UsageError, match="random="):
-        hugging_face.transformers("resnet", Wanted({}))
+        hubs.transformers("resnet", Wanted({}))
     with pytest.raises(UsageError, match="random="):
-        hugging_face.transformers("ResNetForImageClassification", Wanted({}))
+        hubs.transformers("ResNetForImageClassification", Wanted({}))
     with pytest.raises(UsageError, match=r"did you mean .*resnet"):
-        hugging_face.transformers("resnett", Wanted({}, random=True))
+        hubs.transformers("resnett", Wanted({}, random=True))
     with pytest.raises(UsageError, match="could not be built"):
-        hugging_face.transformers("resnet", Wanted({"depths": "many"}, random=True))
+        hubs.transformers("resnet", Wanted({"depths": "many"}, random=True))
     (tmp_path / "empty").mkdir()
     with pytest.raises((InputRefused, UsageError)):
-        hugging_face.transformers(str(tmp_path / "empty"), Wanted({}))
+        hubs.transformers(str(tmp_path / "empty"), Wanted({}))
 
 
 def test_a_processor_that_cannot_be_expressed_is_left_out_with_a_note(tmp_path, out):

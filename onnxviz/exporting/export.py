@@ -10,13 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from onnxviz.errors import LabelsRejected, MissingDependency, OutputRefused, RuntimeFailed, UsageError, spelt
-from onnxviz.exporting.source import FORMS, Source, Wanted, torch, weights_alone
+from onnxviz.exporting.source import FORMS, Source, Wanted, from_callable, torch, weights_alone
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-    from onnxviz.exporting.trace import Traced
-    from onnxviz.exporting.verify import Difference
+    from onnxviz.exporting.trace import Difference, Traced
     from onnxviz.image.preprocessing import Preprocessing
 
 #: Read by every ONNX Runtime since 1.15, and by onnxruntime-web; the lowest that torch exports to without conversion.
@@ -158,8 +157,7 @@ def export(
 
 def to_model(found: Source, traced: Traced) -> ir.Model:
     """The traced graph, tidied, named and described: the last step before it is written."""
-    from onnxviz.exporting.names import readable
-    from onnxviz.exporting.tidy import tidy
+    from onnxviz.exporting.names import readable, tidy
     from onnxviz.exporting.trace import INNER
     from onnxviz.graph.metadata import Metadata, write
 
@@ -185,8 +183,7 @@ def _verified(
     found: Source, traced: Traced, model: ir.Model, module: Any, depth: int, opset: int, seed: int
 ) -> tuple[Traced, ir.Model, Difference | None]:
     """The graph with its difference from torch; one of fixed size where it is only wrong at other sizes."""
-    from onnxviz.exporting.trace import trace
-    from onnxviz.exporting.verify import TOLERANCE, compare
+    from onnxviz.exporting.trace import TOLERANCE, compare, trace
 
     free = "H" in traced.dynamic
     batch = 3 if "N" in traced.dynamic else 1
@@ -321,13 +318,11 @@ def build(source: Any, wanted: Wanted) -> Source:
     if "trust_remote_code" in wanted.options:
         raise UsageError("trust_remote_code is no option of a network: give --trust-remote-code")
     if kind in ("torchvision", "timm", "transformers"):
-        from onnxviz.exporting import hubs, hugging_face
+        from onnxviz.exporting import hubs
 
-        make = {"torchvision": hubs.torchvision, "timm": hubs.timm, "transformers": hugging_face.transformers}
+        make = {"torchvision": hubs.torchvision, "timm": hubs.timm, "transformers": hubs.transformers}
         with contextlib.nullcontext() if wanted.trusted else weights_alone():
             return make[kind](name, wanted)
-    from onnxviz.exporting.callables import from_callable
-
     return from_callable(source, wanted)
 
 

@@ -1,13 +1,14 @@
-"""Networks of torchvision and timm, with their trained weights and what these packages know about them."""
+"""Networks of torchvision, timm and transformers, with their trained weights and what these packages know of them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from onnxviz.errors import InputRefused, UsageError, near
+from onnxviz.errors import InputRefused, UsageError, near, ways
 from onnxviz.exporting.source import Source, Wanted, described, package, torch, untrusted, would_run_code
-from onnxviz.image.configs import from_timm
+from onnxviz.image.configs import from_hugging_face, from_timm
+from onnxviz.image.preprocessing import PRESETS
 
 
 def torchvision(name: str, wanted: Wanted) -> Source:
@@ -152,3 +153,163 @@ def _timm_labels(library: Any, module: Any, config: dict[str, Any]) -> Sequence[
 def _pair(size: Any) -> tuple[int, int]:
     values = [int(value) for value in size] if isinstance(size, Sequence) else [int(size)]
     return values[0], values[-1]
+
+
+# --- transformers --------------------------------------------------------------------------------
+
+
+_CLASSIFIER = "AutoModelForImageClassification"
+
+
+def transformers(name: str, wanted: Wanted) -> Source:
+    """A network of transformers.
+
+    name   an id of the hub or a local folder (trained), or with `wanted.random` a class
+           (`ResNetForImageClassification`) or model type (`resnet`); options change fields of its configuration
+
+    Code that comes with the weights runs only where `wanted.trusted`; nobody is asked.
+
+    raises   UsageError, MissingDependency, InputRefused
+    """
+    library = package("transformers", 'pip install "onnxviz[export]"')
+    if wanted.random:
+        return _random(library, name, wanted)
+    if _is_class(library, name) or name in _types(library):
+        raise UsageError(
+            f"transformers:{name} is an architecture without weights; give --random for random ones, "
+            "or the id of a trained network, such as transformers:microsoft/resnet-50"
+        )
+    try:
+        # Told each time: what is left open, transformers asks on the terminal.
+        config = library.AutoConfig.from_pretrained(name, trust_remote_code=wanted.trusted, **wanted.options)
+        if not wanted.trusted and _kernels(config):
+            raise untrusted(f"transformers:{name} ({', '.join(_kernels(config))})")
+        automatic = library.AutoModelForImageClassification
+        own = getattr(config, "auto_map", None) or {}
+        if type(config) not in automatic._model_mapping and not (wanted.trusted and _CLASSIFIER in own):
+            automatic = library.AutoModel  # no classifier: its feature maps
+        module = automatic.from_pretrained(name, config=config, trust_remote_code=wanted.trusted)
+        processor, _ = _processor(library).get_image_processor_dict(name)
+    except InputRefused:
+        raise
+    except OSError as error:
+        raise InputRefused(f"transformers:{name} could not be had: {_first_line(error)}") from error
+    except Exception as error:
+        if not wanted.trusted and would_run_code(error):
+            raise untrusted(f"transformers:{name}") from error
+        raise UsageError(f"transformers:{name} could not be built: {_first_line(error)}") from error
+    preprocessing, notes = described(processor, from_hugging_face)
+    if own and not wanted.trusted:
+        notes.append(
+            f"the code that comes with {_public(name)} was not run, that of transformers was"
+            + ways("give --trust-remote-code for the former")
+        )
+    return Source(
+        module,
+        name.rstrip("/").rpartition("/")[2],
+        f"transformers {type(module).__name__}, weights {_public(name)}",
+        size=_size(preprocessing) or _config_size(config),
+        channels=int(getattr(config, "num_channels", 3)),
+        preprocessing=preprocessing,
+        labels=_labels(config),
+        notes=notes,
+    )
+
+
+def _random(library: Any, name: str, wanted: Wanted) -> Source:
+    torch_library = torch()
+    try:
+        with torch_library.random.fork_rng(devices=[]):
+            torch_library.manual_seed(wanted.seed)
+            if _is_class(library, name):
+                builder = getattr(library, name)
+                config = builder.config_class(**wanted.options)
+                module = builder(config)
+            elif name in _types(library):
+                config = library.AutoConfig.for_model(name, **wanted.options)
+                automatic = library.AutoModelForImageClassification
+                if type(config) not in automatic._model_mapping:
+                    automatic = library.AutoModel
+                module = automatic.from_config(config)
+            else:
+                known = [*_types(library), *(listed for listed in dir(library) if _is_class_name(listed))]
+                raise UsageError(
+                    f"transformers has no architecture {name!r}{near(name, known)}; with --random give a class such as "
+                    "ResNetForImageClassification or a model type such as resnet"
+                )
+    except UsageError:
+        raise
+    except Exception as error:
+        raise UsageError(f"transformers:{name} could not be built: {_first_line(error)}") from error
+    size = _config_size(config)
+    channels = int(getattr(config, "num_channels", 3))
+    return Source(
+        module,
+        type(module).__name__,
+        f"transformers {type(module).__name__}, random weights, seed {wanted.seed}",
+        size=size,
+        channels=channels,
+        preprocessing=PRESETS["imagenet"].override(size=size or (224, 224)).to_dict()
+        if channels == 3
+        else None,
+        labels=_labels(config),
+    )
+
+
+def _kernels(config: Any) -> list[str]:
+    """What the configuration would have fetched from the hub as code: 'owner/repository' for an attention."""
+    named = (getattr(config, f"_{what}_implementation", None) for what in ("attn", "experts"))
+    return [text[:100] for text in named if isinstance(text, str) and "/" in text]
+
+
+def _size(preprocessing: Mapping[str, Any] | None) -> tuple[int, int] | None:
+    size = None if preprocessing is None else preprocessing["size"]
+    return None if size is None else (int(size[0]), int(size[1]))
+
+
+def _config_size(config: Any) -> tuple[int, int] | None:
+    size = getattr(config, "image_size", None)
+    if isinstance(size, (list, tuple)) and len(size) == 2:
+        return int(size[0]), int(size[1])
+    return (int(size), int(size)) if isinstance(size, int) else None
+
+
+def _labels(config: Any) -> list[str] | None:
+    """The classes' names, where they are more than LABEL_0, LABEL_1…"""
+    names = getattr(config, "id2label", None) or {}
+    try:
+        labels = [str(names[index]) for index in range(len(names))]
+    except KeyError:
+        return None
+    return None if not labels or all(label == f"LABEL_{i}" for i, label in enumerate(labels)) else labels
+
+
+def _processor(library: Any) -> Any:
+    """The reader of `preprocessor_config.json`; the processors themselves need torchvision."""
+    return library.image_processing_base.ImageProcessingMixin
+
+
+def _types(library: Any) -> list[str]:
+    return list(library.models.auto.configuration_auto.CONFIG_MAPPING_NAMES)
+
+
+def _is_class(library: Any, name: str) -> bool:
+    return (
+        name.isidentifier() and _is_class_name(name) and hasattr(getattr(library, name, None), "config_class")
+    )
+
+
+def _is_class_name(name: str) -> bool:
+    return name.endswith(("Model", "ForImageClassification", "ForSemanticSegmentation", "Backbone"))
+
+
+def _public(name: str) -> str:
+    """An id of the hub as it is; of a local folder only its own name."""
+    from pathlib import Path
+
+    return Path(name).resolve().name if Path(name).is_dir() else name
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {text[0] if text else ''}"

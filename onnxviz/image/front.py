@@ -5,7 +5,7 @@ and `exclude_outside` on whole pixels: ONNX Runtime computes both in fixed point
 differs is the rounding of single pixels by one level. (Pillow 13 goes down first where that is cheaper: only 'stretch'
 can meet it.) Everything after it is exact.
 
-`enter` takes pictures of real numbers, as they are made by optimisation.
+`enter` takes pictures of real numbers, as they are made by optimisation; the engine differentiates it.
 """
 
 from __future__ import annotations

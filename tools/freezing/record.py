@@ -85,7 +85,8 @@ class Recorder:
                 parts["pages()"] = error
             parts["table()"] = value.table()
         for name in ("to_dict", "lines"):
-            if hasattr(value, name):
+            # Of a result it is told what stands above already.
+            if hasattr(value, name) and not (name == "to_dict" and "pages()" in parts):
                 parts[f"{name}()"] = getattr(value, name)()
         return self.tell(parts, where)
 
