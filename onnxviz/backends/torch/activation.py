@@ -66,79 +66,6 @@ def clip(x: Any, low: Any = None, high: Any = None) -> Any:
     return Between.apply(x, *values, plain) if x.dtype.is_floating_point else torch.clamp(x, *values)
 
 
-@operator("LeakyRelu")
-def leaky_relu(x: Any, *, alpha: float = 0.01) -> Any:
-    """alpha·x below 0."""
-    return F.leaky_relu(x, alpha)
-
-
-@operator("PRelu")
-def prelu(x: Any, slope: Any) -> Any:
-    """As LeakyRelu with a tensor of slopes."""
-    return torch.where(x > 0, x, slope * x)
-
-
-@operator("ThresholdedRelu")
-def thresholded_relu(x: Any, *, alpha: float = 1.0) -> Any:
-    """x above the threshold, otherwise 0."""
-    return torch.where(x > alpha, x, torch.zeros_like(x))
-
-
-@operator("Elu")
-def elu(x: Any, *, alpha: float = 1.0) -> Any:
-    """alpha·(exp x − 1) below 0."""
-    return F.elu(x, alpha)
-
-
-@operator("Celu")
-def celu(x: Any, *, alpha: float = 1.0) -> Any:
-    """alpha·(exp(x/alpha) − 1) below 0."""
-    return F.celu(x, alpha)
-
-
-@operator("Selu")
-def selu(x: Any, *, alpha: float = 1.6732632423543772, gamma: float = 1.0507010221481323) -> Any:
-    """gamma times Elu."""
-    return gamma * F.elu(x, alpha)
-
-
-@operator("HardSigmoid")
-def hard_sigmoid(x: Any, *, alpha: float = 0.2, beta: float = 0.5) -> Any:
-    """alpha·x + beta between 0 and 1."""
-    return Between.apply(alpha * x + beta, 0.0, 1.0, plain)
-
-
-@operator("Swish")
-def swish(x: Any, *, alpha: float = 1.0) -> Any:
-    """x·sigmoid(alpha·x)."""
-    return x * torch.sigmoid(alpha * x)
-
-
-@operator("Gelu")
-def gelu(x: Any, *, approximate: str = "none") -> Any:
-    """x·Φ(x), exactly or by tanh."""
-    return F.gelu(x, approximate=approximate)
-
-
-@operator("Shrink")
-def shrink(x: Any, *, bias: float = 0.0, lambd: float = 0.5) -> Any:
-    """Towards 0 by the bias outside ±lambd, 0 inside."""
-    zero = torch.zeros_like(x)
-    return torch.where(x < -lambd, x + bias, torch.where(x > lambd, x - bias, zero))
-
-
-@operator("Softmax")
-def softmax(x: Any, *, axis: int = -1) -> Any:
-    """exp x over its sum."""
-    return torch.softmax(x, axis)
-
-
-@operator("LogSoftmax")
-def log_softmax(x: Any, *, axis: int = -1) -> Any:
-    """The logarithm of Softmax."""
-    return torch.log_softmax(x, axis)
-
-
 @operator("Hardmax")
 def hardmax(x: Any, *, axis: int = -1) -> Any:
     """1 at the first of the largest, otherwise 0."""
@@ -146,7 +73,7 @@ def hardmax(x: Any, *, axis: int = -1) -> Any:
     return torch.zeros_like(x).scatter(axis, x.argmax(axis, keepdim=True), 1.0)
 
 
-for _name, _function in {
+_FUNCTIONS: dict[str, Callable[..., Any]] = {
     "Relu": torch.relu,
     "Sigmoid": torch.sigmoid,
     "HardSwish": F.hardswish,
@@ -155,7 +82,22 @@ for _name, _function in {
     "Softsign": F.softsign,
     "Tanh": torch.tanh,
     "Erf": torch.erf,
-}.items():
+    "LeakyRelu": lambda x, *, alpha=0.01: F.leaky_relu(x, alpha),
+    "PRelu": lambda x, slope: torch.where(x > 0, x, slope * x),
+    "ThresholdedRelu": lambda x, *, alpha=1.0: torch.where(x > alpha, x, torch.zeros_like(x)),
+    "Elu": lambda x, *, alpha=1.0: F.elu(x, alpha),
+    "Celu": lambda x, *, alpha=1.0: F.celu(x, alpha),
+    "Selu": lambda x, *, alpha=1.6732632423543772, gamma=1.0507010221481323: gamma * F.elu(x, alpha),
+    "HardSigmoid": lambda x, *, alpha=0.2, beta=0.5: Between.apply(alpha * x + beta, 0.0, 1.0, plain),
+    "Swish": lambda x, *, alpha=1.0: x * torch.sigmoid(alpha * x),
+    "Gelu": lambda x, *, approximate="none": F.gelu(x, approximate=approximate),
+    "Shrink": lambda x, *, bias=0.0, lambd=0.5: torch.where(
+        x < -lambd, x + bias, torch.where(x > lambd, x - bias, torch.zeros_like(x))
+    ),
+    "Softmax": lambda x, *, axis=-1: torch.softmax(x, axis),
+    "LogSoftmax": lambda x, *, axis=-1: torch.log_softmax(x, axis),
+}
+for _name, _function in _FUNCTIONS.items():
     operator(_name)(_function)
 
 

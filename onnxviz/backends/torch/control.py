@@ -234,30 +234,6 @@ _recurrent("LSTM", _lstm, ["Sigmoid", "Tanh", "Tanh"])
 # --- sequences and optional values ----------------------------------------------------------------
 
 
-@operator("SequenceEmpty")
-def sequence_empty(*, dtype: int = 1) -> Any:
-    """No tensors."""
-    return []
-
-
-@operator("SequenceConstruct")
-def sequence_construct(*xs: Any) -> Any:
-    """The inputs."""
-    return list(xs)
-
-
-@operator("SequenceAt")
-def sequence_at(xs: Any, position: Any) -> Any:
-    """One of them."""
-    return xs[int(single(position))]
-
-
-@operator("SequenceLength")
-def sequence_length(xs: Any) -> Any:
-    """How many."""
-    return torch.tensor(len(xs))
-
-
 @operator("SequenceInsert")
 def sequence_insert(xs: Any, x: Any, position: Any = None) -> Any:
     """With one more, at the end or before a place."""
@@ -282,12 +258,6 @@ def split_to_sequence(x: Any, split: Any = None, *, axis: int = 0, keepdims: int
     return list(x.split(numbers(split) if split.ndim else int(single(split)), axis))
 
 
-@operator("ConcatFromSequence")
-def concat_from_sequence(xs: Any, *, axis: int, new_axis: int = 0) -> Any:
-    """One after the other, or along a new axis."""
-    return torch.stack(xs, axis) if new_axis else torch.cat(xs, axis)
-
-
 @operator("SequenceMap")
 def sequence_map(xs: Any, *others: Any, body: Any, run: Run) -> Any:
     """A graph over the entries of sequences; tensors beside them are given to each."""
@@ -295,19 +265,15 @@ def sequence_map(xs: Any, *others: Any, body: Any, run: Run) -> Any:
     return _results([list(column) for column in zip(*rows, strict=True)] or [[] for _ in body.outputs])
 
 
-@operator("Optional")
-def optional(x: Any = None, *, type: Any = None) -> Any:
-    """The value, or nothing."""
-    return x
-
-
-@operator("OptionalHasElement")
-def optional_has_element(x: Any = None) -> Any:
-    """Whether there is a value."""
-    return torch.tensor(x is not None)
-
-
-@operator("OptionalGetElement")
-def optional_get_element(x: Any) -> Any:
-    """The value."""
-    return x
+_FUNCTIONS: dict[str, Callable[..., Any]] = {
+    "SequenceEmpty": lambda *, dtype=1: [],
+    "SequenceConstruct": lambda *xs: list(xs),
+    "SequenceAt": lambda xs, position: xs[int(single(position))],
+    "SequenceLength": lambda xs: torch.tensor(len(xs)),
+    "ConcatFromSequence": lambda xs, *, axis, new_axis=0: (torch.stack if new_axis else torch.cat)(xs, axis),
+    "Optional": lambda x=None, *, type=None: x,
+    "OptionalHasElement": lambda x=None: torch.tensor(x is not None),
+    "OptionalGetElement": lambda x: x,
+}
+for _name, _function in _FUNCTIONS.items():
+    operator(_name)(_function)

@@ -11,6 +11,8 @@ import torch
 
 from onnxviz.backends.torch.table import CannotRun, is_real, numbers, operator, single, torch_type
 
+_SHIFTS = {"LEFT": torch.bitwise_left_shift, "RIGHT": torch.bitwise_right_shift}
+
 
 def _divide(a: Any, b: Any) -> Any:
     return a / b if is_real(a) else torch.div(a, b, rounding_mode="trunc")
@@ -20,7 +22,36 @@ def _power(a: Any, b: Any) -> Any:
     return torch.pow(a, b).to(a.dtype) if is_real(a) else torch.pow(a.double(), b).to(a.dtype)
 
 
-for _name, _function in {
+class _Extreme(torch.autograd.Function):
+    """The largest (or smallest) of several; a tie is shared evenly among all that are tied."""
+
+    @staticmethod
+    def forward(ctx: Any, pick: Callable[..., Any], *xs: Any) -> Any:
+        y = functools.reduce(pick, xs)
+        ctx.save_for_backward(y, *xs)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, g: Any) -> Any:
+        y, *xs = ctx.saved_tensors
+        taken = [(x == y).to(g.dtype) for x in xs]
+        share = g / functools.reduce(torch.add, taken)
+        return None, *((share * t).sum_to_size(x.shape) for t, x in zip(taken, xs, strict=True))
+
+
+def _running(
+    function: Callable[..., Any], x: Any, axis: Any, exclusive: int, reverse: int, start: float
+) -> Any:
+    dim = int(single(axis))
+    x = x.flip(dim) if reverse else x
+    y = function(x, dim).to(x.dtype)
+    if exclusive:
+        first = torch.full_like(x.narrow(dim, 0, 1), start)
+        y = torch.cat([first, y.narrow(dim, 0, x.shape[dim] - 1)], dim)
+    return y.flip(dim) if reverse else y
+
+
+_FUNCTIONS: dict[str, Callable[..., Any]] = {
     "Add": torch.add,
     "Sub": torch.sub,
     "Mul": torch.mul,
@@ -51,80 +82,23 @@ for _name, _function in {
     "Floor": lambda x: torch.floor(x.detach()),
     "Ceil": lambda x: torch.ceil(x.detach()),
     "Round": lambda x: torch.round(x.detach()),
-}.items():  # fmt: skip
+    "Sum": lambda *xs: functools.reduce(torch.add, xs),
+    "Mean": lambda *xs: functools.reduce(torch.add, xs) / len(xs),
+    "Max": lambda *xs: _Extreme.apply(torch.maximum, *xs),
+    "Min": lambda *xs: _Extreme.apply(torch.minimum, *xs),
+    "Mod": lambda a, b, *, fmod=0: torch.fmod(a, b) if fmod else torch.remainder(a, b),
+    "BitShift": lambda x, by, *, direction: _SHIFTS[direction](x, by),
+    "IsInf": lambda x, *, detect_negative=1, detect_positive=1: (
+        (x == math.inf) & bool(detect_positive) | (x == -math.inf) & bool(detect_negative)
+    ),
+    # A quantised tensor is a float that holds whole numbers here: it stays differentiable.
+    "Cast": lambda x, *, to, saturate=1, round_mode="up": x.to(torch_type(to)),
+    "CastLike": lambda x, like, *, saturate=1, round_mode="up": x.to(like.dtype),
+    "CumSum": lambda x, axis, *, exclusive=0, reverse=0: _running(torch.cumsum, x, axis, exclusive, reverse, 0.0),
+    "CumProd": lambda x, axis, *, exclusive=0, reverse=0: _running(torch.cumprod, x, axis, exclusive, reverse, 1.0),
+}  # fmt: skip
+for _name, _function in _FUNCTIONS.items():
     operator(_name)(_function)
-
-
-@operator("BitShift")
-def bit_shift(x: Any, amount: Any, *, direction: str) -> Any:
-    """To the LEFT or RIGHT."""
-    shift = torch.bitwise_left_shift if direction == "LEFT" else torch.bitwise_right_shift
-    return shift(x, amount)
-
-
-@operator("Mod")
-def mod(a: Any, b: Any, *, fmod: int = 0) -> Any:
-    """The remainder with the divisor's sign, or with fmod the dividend's."""
-    return torch.fmod(a, b) if fmod else torch.remainder(a, b)
-
-
-@operator("Sum")
-def sum_(*xs: Any) -> Any:
-    """Of all inputs."""
-    return functools.reduce(torch.add, xs)
-
-
-@operator("Mean")
-def mean(*xs: Any) -> Any:
-    """Of all inputs."""
-    return functools.reduce(torch.add, xs) / len(xs)
-
-
-class _Extreme(torch.autograd.Function):
-    """The largest (or smallest) of several; a tie is shared evenly among all that are tied."""
-
-    @staticmethod
-    def forward(ctx: Any, pick: Callable[..., Any], *xs: Any) -> Any:
-        y = functools.reduce(pick, xs)
-        ctx.save_for_backward(y, *xs)
-        return y
-
-    @staticmethod
-    def backward(ctx: Any, g: Any) -> Any:
-        y, *xs = ctx.saved_tensors
-        taken = [(x == y).to(g.dtype) for x in xs]
-        share = g / functools.reduce(torch.add, taken)
-        return None, *((share * t).sum_to_size(x.shape) for t, x in zip(taken, xs, strict=True))
-
-
-@operator("Max")
-def maximum(*xs: Any) -> Any:
-    """The largest."""
-    return _Extreme.apply(torch.maximum, *xs)
-
-
-@operator("Min")
-def minimum(*xs: Any) -> Any:
-    """The smallest."""
-    return _Extreme.apply(torch.minimum, *xs)
-
-
-@operator("IsInf")
-def is_inf(x: Any, *, detect_negative: int = 1, detect_positive: int = 1) -> Any:
-    """Whether infinite."""
-    return (x == math.inf) & bool(detect_positive) | (x == -math.inf) & bool(detect_negative)
-
-
-@operator("Cast")
-def cast(x: Any, *, to: int, saturate: int = 1, round_mode: str = "up") -> Any:
-    """To another type. A quantised tensor is a float that holds whole numbers here: it stays differentiable."""
-    return x.to(torch_type(to))
-
-
-@operator("CastLike")
-def cast_like(x: Any, like: Any, *, saturate: int = 1, round_mode: str = "up") -> Any:
-    """To the type of another tensor."""
-    return x.to(like.dtype)
 
 
 @operator("Dropout")
@@ -133,30 +107,6 @@ def dropout(x: Any, ratio: Any = None, training: Any = None, *, outputs: int, se
     if training is not None and bool(single(training)) and (ratio is None or float(single(ratio))):
         raise CannotRun("is in training mode")
     return (x, torch.ones_like(x, dtype=torch.bool)) if outputs > 1 else x
-
-
-def _running(
-    function: Callable[..., Any], x: Any, axis: Any, exclusive: int, reverse: int, start: float
-) -> Any:
-    dim = int(single(axis))
-    x = x.flip(dim) if reverse else x
-    y = function(x, dim).to(x.dtype)
-    if exclusive:
-        first = torch.full_like(x.narrow(dim, 0, 1), start)
-        y = torch.cat([first, y.narrow(dim, 0, x.shape[dim] - 1)], dim)
-    return y.flip(dim) if reverse else y
-
-
-@operator("CumSum")
-def cum_sum(x: Any, axis: Any, *, exclusive: int = 0, reverse: int = 0) -> Any:
-    """Sums of all up to each place."""
-    return _running(torch.cumsum, x, axis, exclusive, reverse, 0.0)
-
-
-@operator("CumProd")
-def cum_prod(x: Any, axis: Any, *, exclusive: int = 0, reverse: int = 0) -> Any:
-    """Products of all up to each place."""
-    return _running(torch.cumprod, x, axis, exclusive, reverse, 1.0)
 
 
 # --- reductions -----------------------------------------------------------------------------------
@@ -238,7 +188,7 @@ def _reduction(function: Callable[[Any, tuple[int, ...]], Any]) -> Callable[...,
     return reduce
 
 
-for _name, _function in {
+_REDUCTIONS: dict[str, Callable[..., Any]] = {
     "ReduceSum": _total,
     "ReduceMean": _average,
     "ReduceMax": _largest,
@@ -249,7 +199,8 @@ for _name, _function in {
     "ReduceSumSquare": lambda x, axes: _total(x * x, axes),
     "ReduceLogSum": _logarithm,
     "ReduceLogSumExp": _log_sum_exp,
-}.items():
+}
+for _name, _function in _REDUCTIONS.items():
     operator(_name)(_reduction(_function))
 
 

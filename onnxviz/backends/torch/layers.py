@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -275,24 +275,6 @@ def lp_pool(
     return _root(_sums(x.abs() ** p, win, end), p)
 
 
-@operator("GlobalAveragePool")
-def global_average_pool(x: Any) -> Any:
-    """The mean of each map."""
-    return x.mean(tuple(range(2, x.ndim)), keepdim=True)
-
-
-@operator("GlobalMaxPool")
-def global_max_pool(x: Any) -> Any:
-    """The largest of each map, at a tie the first."""
-    return x.flatten(2).max(2).values.reshape(*x.shape[:2], *([1] * (x.ndim - 2)))
-
-
-@operator("GlobalLpPool")
-def global_lp_pool(x: Any, *, p: int = 2) -> Any:
-    """The p-norm of each map."""
-    return _root((x.abs() ** p).sum(tuple(range(2, x.ndim)), keepdim=True), p)
-
-
 # --- normalisations -------------------------------------------------------------------------------
 
 
@@ -314,12 +296,6 @@ def batch_normalization(
     return y if outputs == 1 else (y, *running)[:outputs]
 
 
-@operator("InstanceNormalization")
-def instance_normalization(x: Any, scale: Any, bias: Any, *, epsilon: float = 1e-5) -> Any:
-    """Each map by its own mean and variance."""
-    return F.instance_norm(x, weight=scale, bias=bias, eps=epsilon)
-
-
 @operator("LayerNormalization")
 def layer_normalization(
     x: Any,
@@ -338,23 +314,6 @@ def layer_normalization(
     y = (x - mean) * inverse * scale
     y = y if bias is None else y + bias
     return y if outputs == 1 else (y, mean, inverse)[:outputs]
-
-
-@operator("RMSNormalization")
-def rms_normalization(
-    x: Any, scale: Any, *, axis: int = -1, epsilon: float = 1e-5, stash_type: int = 1
-) -> Any:
-    """By the root mean square over the axes from `axis` on."""
-    axes = tuple(range(axis % x.ndim, x.ndim))
-    return x * torch.rsqrt((x * x).mean(axes, keepdim=True) + epsilon) * scale
-
-
-@operator("GroupNormalization")
-def group_normalization(
-    x: Any, scale: Any, bias: Any, *, num_groups: int, epsilon: float = 1e-5, stash_type: int = 1
-) -> Any:
-    """Groups of channels by their own statistics. ONNX Runtime minds no further axes of length 1 in scale and bias."""
-    return F.group_norm(x, num_groups, scale.reshape(-1), bias.reshape(-1), epsilon)
 
 
 @operator("LRN")
@@ -383,10 +342,17 @@ def mean_variance_normalization(x: Any, *, axes: Sequence[int] = (0, 2, 3)) -> A
     return gap / (torch.sqrt((gap * gap).mean(tuple(axes), keepdim=True)) + 1e-9)
 
 
-# --- matrix products ------------------------------------------------------------------------------
+# --- what is one expression -----------------------------------------------------------------------
 
-operator("MatMul")(torch.matmul)
-operator("Det")(torch.linalg.det)
+
+def _maps(x: Any) -> tuple[int, ...]:
+    """The spatial axes of x (N, C, ...)."""
+    return tuple(range(2, x.ndim))
+
+
+def _trailing(x: Any, axis: int) -> tuple[int, ...]:
+    """The axes from this one on."""
+    return tuple(range(axis % x.ndim, x.ndim))
 
 
 @operator("Gemm")
@@ -399,7 +365,24 @@ def gemm(
     return y if c is None else y + (c if beta == 1.0 else beta * c)
 
 
-@operator("Einsum")
-def einsum(*xs: Any, equation: str) -> Any:
-    """Any sum of products, repeated indices (diagonals) and ellipses included."""
-    return torch.einsum(equation.replace(" ", ""), *xs)
+_FUNCTIONS: dict[str, Callable[..., Any]] = {
+    "MatMul": torch.matmul,
+    "Det": torch.linalg.det,
+    "Einsum": lambda *xs, equation: torch.einsum(equation.replace(" ", ""), *xs),
+    "GlobalAveragePool": lambda x: x.mean(_maps(x), keepdim=True),
+    # At a tie the first.
+    "GlobalMaxPool": lambda x: x.flatten(2).max(2).values.reshape(*x.shape[:2], *([1] * (x.ndim - 2))),
+    "GlobalLpPool": lambda x, *, p=2: _root((x.abs() ** p).sum(_maps(x), keepdim=True), p),
+    "InstanceNormalization": lambda x, scale, bias, *, epsilon=1e-5: (
+        F.instance_norm(x, weight=scale, bias=bias, eps=epsilon)
+    ),
+    "RMSNormalization": lambda x, scale, *, axis=-1, epsilon=1e-5, stash_type=1: (
+        x * torch.rsqrt((x * x).mean(_trailing(x, axis), keepdim=True) + epsilon) * scale
+    ),
+    # ONNX Runtime minds no further axes of length 1 in scale and bias.
+    "GroupNormalization": lambda x, scale, bias, *, num_groups, epsilon=1e-5, stash_type=1: (
+        F.group_norm(x, num_groups, scale.reshape(-1), bias.reshape(-1), epsilon)
+    ),
+}  # fmt: skip
+for _name, _function in _FUNCTIONS.items():
+    operator(_name)(_function)

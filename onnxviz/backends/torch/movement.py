@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -26,20 +26,6 @@ def flatten(x: Any, *, axis: int = 1) -> Any:
     return x.reshape(math.prod(x.shape[:axis]), math.prod(x.shape[axis:]))
 
 
-@operator("Transpose")
-def transpose(x: Any, *, perm: Sequence[int] | None = None) -> Any:
-    """Axes in another order; reversed where none is given."""
-    return x.permute(tuple(perm) if perm is not None else tuple(range(x.ndim))[::-1])
-
-
-@operator("Squeeze")
-def squeeze(x: Any, axes: Any = None) -> Any:
-    """Drop axes of length 1."""
-    if axes is None:
-        return x.squeeze()
-    return x.squeeze(tuple(numbers(axes)))
-
-
 @operator("Unsqueeze")
 def unsqueeze(x: Any, axes: Any) -> Any:
     """Put in axes of length 1, counted in the result."""
@@ -47,24 +33,6 @@ def unsqueeze(x: Any, axes: Any) -> Any:
     for axis in sorted(a % rank for a in numbers(axes)):
         x = x.unsqueeze(axis)
     return x
-
-
-@operator("Expand")
-def expand(x: Any, shape: Any) -> Any:
-    """Broadcast both ways."""
-    return x.expand(torch.broadcast_shapes(x.shape, tuple(numbers(shape))))
-
-
-@operator("Tile")
-def tile(x: Any, repeats: Any) -> Any:
-    """Repeat along each axis."""
-    return x.repeat(numbers(repeats))
-
-
-@operator("Concat")
-def concat(*xs: Any, axis: int = 1) -> Any:
-    """One after the other."""
-    return torch.cat(xs, axis)
 
 
 @operator("Split")
@@ -140,12 +108,6 @@ def space_to_depth(x: Any, *, blocksize: int, mode: str = "DCR") -> Any:
     return y.reshape(n, c * b**2, h // b, w // b)
 
 
-@operator("Trilu")
-def trilu(x: Any, k: Any = 0, *, upper: int = 1) -> Any:
-    """One side of a diagonal."""
-    return (torch.triu if upper else torch.tril)(x, int(single(k)))
-
-
 @operator("ReverseSequence")
 def reverse_sequence(x: Any, lengths: Any, *, batch_axis: int = 1, time_axis: int = 0) -> Any:
     """The first entries of each sequence in reverse."""
@@ -171,18 +133,6 @@ def center_crop_pad(x: Any, shape: Any, *, axes: Sequence[int] | None = None) ->
     return x
 
 
-@operator("Shape")
-def shape(x: Any, *, start: int = 0, end: int | None = None) -> Any:
-    """The lengths of the axes."""
-    return torch.tensor(list(x.shape)[start:end], dtype=torch.int64, device=x.device)
-
-
-@operator("Size")
-def size(x: Any) -> Any:
-    """The number of entries."""
-    return torch.tensor(x.numel(), dtype=torch.int64, device=x.device)
-
-
 # --- reading and writing at given places ----------------------------------------------------------
 
 _REDUCTIONS = {"add": "sum", "mul": "prod", "max": "amax", "min": "amin"}
@@ -201,12 +151,6 @@ def gather(x: Any, index: Any, *, axis: int = 0) -> Any:
     places = _wrapped(index, x.shape[axis])
     y = torch.index_select(x, axis, places.reshape(-1))
     return y.reshape((*x.shape[:axis], *index.shape, *x.shape[axis + 1 :]))
-
-
-@operator("GatherElements")
-def gather_elements(x: Any, index: Any, *, axis: int = 0) -> Any:
-    """Single entries along one axis."""
-    return torch.gather(x, axis, _wrapped(index, x.shape[axis]))
 
 
 def _flat(x: Any, index: Any, first: int) -> tuple[Any, int]:
@@ -238,12 +182,6 @@ def _scatter(x: Any, axis: int, index: Any, updates: Any, reduction: str) -> Any
     return x.scatter_reduce(axis, index, updates, _REDUCTIONS[reduction], include_self=True)
 
 
-@operator("ScatterElements")
-def scatter_elements(x: Any, index: Any, updates: Any, *, axis: int = 0, reduction: str = "none") -> Any:
-    """Single entries written along one axis."""
-    return _scatter(x, axis, _wrapped(index, x.shape[axis]), updates, reduction)
-
-
 @operator("ScatterND")
 def scatter_nd(x: Any, index: Any, updates: Any, *, reduction: str = "none") -> Any:
     """Whole entries written by indices of several axes."""
@@ -258,12 +196,6 @@ def compress(x: Any, condition: Any, *, axis: int | None = None) -> Any:
     """The entries where the condition holds; it may be shorter than the axis."""
     x, axis = (x.reshape(-1), 0) if axis is None else (x, axis)
     return torch.index_select(x, axis, condition.nonzero().reshape(-1))
-
-
-@operator("NonZero")
-def non_zero(x: Any) -> Any:
-    """The indices of what is not 0: (rank, count)."""
-    return x.detach().reshape(x.shape or (1,)).nonzero().T
 
 
 @operator("OneHot")
@@ -430,3 +362,26 @@ def stft(signal: Any, step: Any, window: Any = None, length: Any = None, *, ones
     frames = frames if window is None else frames * window
     found = torch.fft.rfft(frames) if onesided and not value.is_complex() else torch.fft.fft(frames)
     return torch.view_as_real(found)
+
+
+# --- what is one expression -----------------------------------------------------------------------
+
+_FUNCTIONS: dict[str, Callable[..., Any]] = {
+    "Concat": lambda *xs, axis: torch.cat(xs, axis),
+    "Expand": lambda x, shape: x.expand(torch.broadcast_shapes(x.shape, tuple(numbers(shape)))),
+    "GatherElements": lambda x, index, *, axis=0: torch.gather(x, axis, _wrapped(index, x.shape[axis])),
+    "NonZero": lambda x: x.detach().reshape(x.shape or (1,)).nonzero().T,  # (rank, count)
+    "ScatterElements": lambda x, index, updates, *, axis=0, reduction="none": _scatter(
+        x, axis, _wrapped(index, x.shape[axis]), updates, reduction
+    ),
+    "Shape": lambda x, *, start=0, end=None: torch.tensor(
+        [*x.shape][start:end], dtype=torch.int64, device=x.device
+    ),
+    "Size": lambda x: torch.tensor(x.numel(), dtype=torch.int64, device=x.device),
+    "Squeeze": lambda x, axes=None: x.squeeze() if axes is None else x.squeeze(tuple(numbers(axes))),
+    "Tile": lambda x, repeats: x.repeat(numbers(repeats)),
+    "Transpose": lambda x, *, perm=None: x.permute(tuple(perm or range(x.ndim)[::-1])),
+    "Trilu": lambda x, k=0, *, upper=1: (torch.triu if upper else torch.tril)(x, int(single(k))),
+}
+for _name, _function in _FUNCTIONS.items():
+    operator(_name)(_function)
