@@ -15,7 +15,7 @@ import onnx_ir as ir
 from onnx_ir.passes import common
 
 from onnxviz.errors import ModelRejected
-from onnxviz.graph import canonical, expand, fold, fused, half, lift, padding, quantised, resizing
+from onnxviz.graph import canonical, fold, fused, half, lift, padding, quantised, resizing
 from onnxviz.graph.analysis.dataflow import clone, inline, prune
 from onnxviz.graph.infer import infer
 from onnxviz.graph.naming import name_nodes
@@ -39,7 +39,7 @@ def normalise(model: ir.Model) -> ir.Model:
     fused.split(model)
     canonical.scalars(model)
     lift.lift(model)
-    expand.expand(model)
+    fused.expand(model)
     fold.branches(model)
     fold.constants(model)
     fold.shapes(model)

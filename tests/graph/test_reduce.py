@@ -9,8 +9,9 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from onnxviz.errors import ModelUnsuitable, UnknownLayer
-from onnxviz.graph.reduce import Reduced, clipping, peaks
+from onnxviz.graph.reduce import FEATURES, Reduced, clipping, peaks, pooled
 from onnxviz.runtime.ort import compile as compile_model
+from tests.features.patch_toys import load, photos
 
 OPSETS = [7, 9, 10, 11, 12, 13, 17, 18, 20, 22, 24]
 
@@ -211,3 +212,65 @@ def test_what_cannot_be_reduced_is_refused():
         peaks(graph, [Reduced("layer", 5)])
     with pytest.raises(UnknownLayer, match="did you mean 'layer'"):
         peaks(graph, [Reduced("layr", 4)])
+
+
+# --- features, against means over whole feature maps -----------------------------------------------
+
+FORMS = {
+    "opset 7": {"opset": 7},
+    "newest opset": {"opset": 24},
+    "fp16": {"dtype": TensorProto.FLOAT16},
+    "NHWC": {"layout": "NHWC"},
+}
+
+
+def features(model, net, images):
+    return compile_model(model, provider="cpu")({net.input.name: net.prepare(images)})
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_map_is_averaged_over_its_places(form):
+    net, images = load(**FORMS[form]), photos(3)
+    got = features(pooled(net.model, "maps", 4), net, images)
+    maps = net.activations(images, "maps")["maps"]
+    assert list(got) == [FEATURES]
+    assert got[FEATURES].dtype == np.float32
+    np.testing.assert_allclose(
+        got[FEATURES], maps.mean(axis=(2, 3)), rtol=2e-3 if form == "fp16" else 1e-5, atol=1e-3
+    )
+
+
+def test_channels_last_maps_are_averaged_by_channel():
+    net, images = load(), photos(3)
+    got = features(pooled(net.model, "turned", 4, channels_last=True), net, images)[FEATURES]
+    maps = net.activations(images, "turned")["turned"]
+    np.testing.assert_allclose(got, maps.mean(axis=(1, 2)), rtol=1e-5)
+
+
+def test_a_vector_stays_as_it_is_and_outputs_are_kept():
+    net, images = load(), photos(3)
+    got = features(pooled(net.model, "end", 2, keep=["end"]), net, images)
+    np.testing.assert_array_equal(got[next(iter(got))], got["end"])
+
+
+def test_the_graph_is_valid_and_holds_nothing_behind_the_layer():
+    net = load()
+    made = pooled(net.model, "active", 4)
+    proto = ir.serde.serialize_model(made)
+    onnx.checker.check_model(proto, full_check=True)
+    assert {node.op_type for node in proto.graph.node} == {
+        "Conv",
+        "Relu",
+        "GlobalAveragePool",
+        "Flatten",
+        "Identity",
+    }
+    assert [value.name for value in net.model.graph.outputs] == ["end"]  # the model itself is as it was
+
+
+def test_what_has_no_features_is_refused():
+    net = load()
+    with pytest.raises(ModelUnsuitable, match="3 dimensions"):
+        pooled(net.model, "maps", 3)
+    with pytest.raises(UnknownLayer):
+        pooled(net.model, "nowhere", 4)
