@@ -21,6 +21,8 @@ _AFTER_WEIGHTS = FORM | frozenset({
 _PROBABILITIES = frozenset({"HardSigmoid", "Sigmoid", "Softmax"})
 # An output that ends in one of these is bounded or scaled as class scores are not.
 _QUANTITY_ENDS = ACTIVATIONS - {"LeakyRelu", "PRelu", "Sigmoid"} | {"Abs", "Exp", "LpNormalization", "Sqrt"}
+# Between the sum of squares and what is divided by its root.
+_OF_LENGTHS = FORM | {"Add", "Clip", "Expand", "Max", "Mul", "Pow", "Reciprocal", "ReduceSum", "Sqrt"}
 
 
 class Tail:
@@ -126,35 +128,28 @@ class Tail:
 
     def directly(self, value: ir.Value, layer: ir.Node) -> bool:
         """Whether nothing but form, a bias and a ReLU stands between the weights and the output."""
-        one: ir.Value | None = value
-        while one is not None and (node := one.producer()) is not None and node is not layer:
-            if view(node).op not in FORM | {"Add", "Relu"}:
-                return False
-            one = self._source(node)
-        return one is not None
+        for _, node, op, _ in self._back(value):
+            if node is layer or op not in FORM | {"Add", "Relu"}:
+                return node is layer
+        return False
 
     def flattened(self, value: ir.Value, rows: int) -> bool:
         """Whether so many rows are the places of a map, its height times its width."""
-        one: ir.Value | None = value
-        while one is not None and (node := one.producer()) is not None:
+        for one, _, op, _ in self._back(value):
             shape = self.facts.full_shape(one)
             if shape is not None and len(shape) == 4:
                 pairs = [(a, b) for i, a in enumerate(shape) for b in shape[i + 1 :] if a > 1 and b > 1]
                 return any(a * b == rows for a, b in pairs)
-            if view(node).op not in FORM | WEIGHTED | {"Add", "LogSoftmax", "Sigmoid", "Softmax"}:
+            if op not in FORM | WEIGHTED | {"Add", "LogSoftmax", "Sigmoid", "Softmax"}:
                 return False
-            one = self._source(node)
         return False
 
     def quantity_end(self, value: ir.Value) -> str | None:
         """What stands at the very end that bounds, scales or sums up as class scores are not; None: nothing does."""
-        one: ir.Value | None = value
         scaled: list[str] = []
-        dequantised = (
-            False  # by a range measured as it runs: part of a product of integers, whose bias follows
-        )
-        while one is not None and (node := one.producer()) is not None:
-            op, source = view(node).op, self._source(node)
+        # By a range measured as it runs: part of a product of integers, whose bias follows.
+        dequantised = False
+        for _, node, op, source in self._back(value):
             if op in _QUANTITY_ENDS:
                 return op
             if op in _PROBABILITIES:
@@ -174,18 +169,13 @@ class Tail:
                 return "a rescaling" if _rescaled(scaled, biased=biased) else None
             elif op not in FORM:
                 return None
-            one = source
         return None
 
     def _shares(self, value: ir.Value) -> bool:
         """Whether it is a Softmax, perhaps times constants."""
-        one: ir.Value | None = value
-        while one is not None and (node := one.producer()) is not None:
-            if view(node).op == "Softmax":
-                return True
-            if view(node).op not in FORM | {"Mul"}:
-                return False
-            one = self._source(node)
+        for _, _, op, _ in self._back(value):
+            if op not in FORM | {"Mul"}:
+                return op == "Softmax"
         return False
 
     def _normed(self, node: ir.Node) -> bool:
@@ -197,17 +187,7 @@ class Tail:
                 return False
             if maker.op_type in ("ReduceL2", "ReduceSumSquare"):
                 return True
-            if maker.op_type not in FORM | {
-                "Clip",
-                "Max",
-                "Add",
-                "Sqrt",
-                "Expand",
-                "Reciprocal",
-                "ReduceSum",
-                "Pow",
-                "Mul",
-            }:
+            if maker.op_type not in _OF_LENGTHS:
                 return False
             if maker.op_type == "ReduceSum":
                 squared = maker.inputs[0].producer() if maker.inputs[0] is not None else None
@@ -217,19 +197,22 @@ class Tail:
 
     def open(self, value: ir.Value) -> bool:
         """Whether operators stand at the end of which the graph alone does not tell what they give."""
-        one: ir.Value | None = value
-        while one is not None and (node := one.producer()) is not None:
-            op = view(node).op
+        for _, _, op, source in self._back(value):
             if op in WEIGHTED or op in ("Relu", "GlobalMaxPool", "LeakyRelu"):
                 return False
-            if op not in _AFTER_WEIGHTS:
-                return True
-            one = self._source(node)
-            if one is None:
+            if op not in _AFTER_WEIGHTS or source is None:
                 return True
         return False
 
     # --- the last layer and what it reads --------------------------------------------------------
+
+    def _back(self, value: ir.Value) -> Iterator[tuple[ir.Value, ir.Node, str, ir.Value | None]]:
+        """Each value from this one back, its node, its operator, and its source, up to where there is none."""
+        one: ir.Value | None = value
+        while one is not None and (node := one.producer()) is not None:
+            source = self._source(node)
+            yield one, node, view(node).op, source
+            one = source
 
     def _source(self, node: ir.Node) -> ir.Value | None:
         """The one input of the node that depends on the image, ranges aside; None where there are more."""
@@ -242,17 +225,9 @@ class Tail:
 
     def weight_layer(self, logits: ir.Value) -> ir.Node | None:
         """The last product with weights before the logits."""
-        value = logits
-        while (node := value.producer()) is not None:
-            source = self._source(node)
-            op = view(node).op
-            if source is None:
-                return None
-            if op in WEIGHTED:
-                return node
-            if op not in _AFTER_WEIGHTS:
-                return None
-            value = source
+        for _, node, op, source in self._back(logits):
+            if source is None or op not in _AFTER_WEIGHTS:
+                return node if source is not None and op in WEIGHTED else None
         return None
 
     def features(self, layer: ir.Node) -> ir.Value:

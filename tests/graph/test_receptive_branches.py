@@ -16,6 +16,12 @@ from onnxviz.graph.expose import expose
 from onnxviz.graph.layers import field, layers
 from onnxviz.graph.load import load
 
+
+def told(proto):
+    """The layers by name."""
+    return {layer.name: layer for layer in layers(ir.from_proto(proto))}
+
+
 # --- moving pixels --------------------------------------------------------------------------------
 
 
@@ -83,7 +89,7 @@ def test_transposed_to_nhwc_and_back():
     x = m("Transpose", x, perm=[0, 2, 3, 1])
     turned = m("Add", m("MatMul", x, m.random(4, 3, positive=True)), m.random(3, positive=True))
     x = _conv(m, m("Transpose", turned, perm=[0, 3, 1, 2]), 3, 2)
-    found = {layer.name: layer for layer in layers(ir.from_proto(finish(m, x)))}
+    found = told(finish(m, x))
     assert found[turned].stride == (2, 1)
     assert found[turned].receptive_field == (3, 3)
     check(finish(m, x), [x])
@@ -94,7 +100,7 @@ def test_gather_of_rows_and_of_one_place():
     x = _conv(m, "image", 1, 2)
     rows = m("Gather", x, m.constant([3, 4, 11]), axis=2)
     one = m("Gather", m("Gather", rows, m.constant(np.int64(1)), axis=2), m.constant(np.int64(-1)), axis=2)
-    found = {layer.name: layer for layer in layers(ir.from_proto(finish(m, one)))}
+    found = told(finish(m, one))
     assert [field(found[rows], y, 0)[0] for y in range(3)] == [2, 3, 10]
     assert field(found[one], 0, 0) == (3, 18, 6, 21)
 
@@ -160,7 +166,7 @@ def test_branches_that_drift_apart():
 def whole_but_local(proto, name, local, size=(24, 20)):
     """The layer sees the whole image, and told locally, a box of this size."""
     height, width = size
-    found = {layer.name: layer for layer in layers(ir.from_proto(proto))}[name]
+    found = told(proto)[name]
     changed = seen(proto, [name], height, width)[name]
     assert changed.reshape(height * width, -1).all(axis=1).all(), "some pixel changes nothing"
     top, left, bottom, right = field(found, 3, 2)
@@ -272,13 +278,45 @@ def test_attention_in_windows_sees_its_window():
 
 def test_an_unknown_operator_sees_everything():
     m = Maker(opset=16)
-    x = _conv(m, "image", 1, 1)
-    grid = m.constant(np.zeros((1, 24, 20, 2), np.float32))
-    x = m("GridSample", x, m("Expand", grid, m.constant([481, 24, 20, 2])))
-    found = {
-        layer.name: layer for layer in layers(ir.from_proto(m.model({"image": (481, 1, 24, 20)}, {x: None})))
-    }
+    x = m("Trilu", _conv(m, "image", 1, 1))
+    found = told(finish(m, x))
     assert field(found[x], 0, 0) == (-1, -1, 25, 21)
+
+
+def test_what_reads_all_of_its_own_entry():
+    """GridSample reads its own picture, wherever the grid points; entries of axis 0 that are rows stay apart."""
+    m = Maker(opset=16)
+    grid = m("Expand", m.constant(np.zeros((1, 24, 20, 2), np.float32)), m.constant([24, 24, 20, 2]))
+    rows = m("Transpose", _conv(m, "image", 1, 1), perm=[2, 1, 0, 3])  # (24, 1, 1, 20)
+    x = m("GridSample", rows, grid)
+    found = told(m.model({"image": (1, 1, 24, 20)}, {x: None}))
+    assert field(found[x], 5, 0) == (4, -1, 7, 21)
+
+
+def test_a_row_of_a_sequence():
+    """An LSTM over the columns of each row, as ReNet has it: a row sees itself, and all columns."""
+    m = Maker()
+    x = m("Transpose", _conv(m, "image", 1, 4), perm=[3, 0, 2, 1])  # (columns, 1, rows, channels)
+    x = m("Squeeze", x, m.constant([1]))
+    y = m("LSTM", x, m.random(1, 12, 4), m.random(1, 12, 3), hidden_size=3, outputs=3)[1]
+    found = told(m.model({"image": (1, 1, 24, 20)}, {y: None}))
+    assert field(found[y], 5, 0) == (4, -1, 7, 21)
+
+
+def test_picked_elements_see_the_axis_that_they_are_picked_from():
+    m = Maker()
+    indices = np.random.default_rng(0).integers(0, 20, (1, 1, 24, 7))
+    x = m("GatherElements", _conv(m, "image", 1, 1), m.constant(indices), axis=3)
+    found = told(m.model({"image": (1, 1, 24, 20)}, {x: None}))
+    assert field(found[x], 5, 0) == (4, -1, 7, 21)
+
+
+def test_a_table_looked_up_by_places():
+    m = Maker()
+    codes = m("ArgMax", _conv(m, "image", 1, 4), axis=1, keepdims=0)
+    x = m("Gather", m.random(4, 3, positive=True), codes)
+    found = told(m.model({"image": (1, 1, 24, 20)}, {x: None}))
+    assert field(found[x], 5, 7) == (4, 6, 7, 9)
 
 
 def test_a_measured_scale_counts_as_a_constant():
@@ -289,7 +327,7 @@ def test_a_measured_scale_counts_as_a_constant():
     q, scale, zero = m("DynamicQuantizeLinear", _conv(m, "image", 1, 1), outputs=3)
     x = m("Cast", m("ConvInteger", q, m.constant(np.ones((1, 1, 3, 3), np.uint8)), zero), to=1)
     x = m("Mul", x, scale)
-    found = {layer.name: layer for layer in layers(ir.from_proto(finish(m, x)))}
+    found = told(finish(m, x))
     assert field(found[x], 5, 5) == field(found[x], 5, 5, local=True) == (4, 4, 9, 9)
     assert scale not in found and zero not in found  # they are no layers
 
