@@ -116,7 +116,7 @@ def moved_axes(model: ir.Model, input: str | None = None) -> dict[str, int]:
 
     input    the image input's name; None: the only one
     """
-    if not any(_moves(node) for node in model.graph.all_nodes()):
+    if not any(map(_moves, model.graph.all_nodes())):
         return {}
     model = flat(model)
     prober = Prober(model, image_input(model, input))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from copy import deepcopy
+from itertools import chain
 
 import onnx
 import onnx_ir as ir
@@ -19,6 +20,8 @@ QUANTISED = frozenset(
     t for t in ir.DataType if t.name in ("INT4", "UINT4", "INT8", "UINT8", "INT16", "UINT16")
 )
 """Element types that quantised activations and weights are stored in."""
+
+_BODIES = frozenset({ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS})
 
 FED = "onnxviz.fed"
 """Marks what stands beside the pictures, fed as a constant: one picture's share, maybe (`ir.Value.meta`)."""
@@ -88,19 +91,13 @@ def _form(node: ir.Node, version: int) -> tuple[object, ...] | None:
 def _own_types(model: ir.Model) -> None:
     bodies = [function.graph for function in model.functions.values()]
     for graph in (*model.graphs(), *bodies, *(inner for body in bodies for inner in body.subgraphs())):
-        for value in (*graph.inputs, *graph.initializers.values()):
-            _own_type(value)
-        for node in graph:
-            for value in node.outputs:
-                _own_type(value)
-
-
-def _own_type(value: ir.Value) -> None:
-    known = value.type
-    if isinstance(known, ir.TensorType):  # by far the most, and a deep copy takes long
-        value.type = ir.TensorType(known.dtype, denotation=known.denotation)
-    elif known is not None:
-        value.type = deepcopy(known)
+        made = chain.from_iterable([node.outputs for node in graph])
+        for value in (*graph.inputs, *graph.initializers.values(), *made):
+            known = value.type
+            if isinstance(known, ir.TensorType):  # by far the most, and a deep copy takes long
+                value.type = ir.TensorType(known.dtype, denotation=known.denotation)
+            elif known is not None:
+                value.type = deepcopy(known)
 
 
 def duplicate(model: ir.Model) -> ir.Model:
@@ -154,26 +151,36 @@ def is_tensor(value: ir.Value) -> bool:
 
 def reads(node: ir.Node) -> list[ir.Value]:
     """What the node reads: its inputs, and what its subgraphs capture from outside."""
-    found = [value for value in node.inputs if value is not None]
-    for graph in subgraphs(node):
-        inner: set[ir.Value] = {*graph.inputs, *graph.initializers.values()}
-        for inside in graph:
-            found += [value for value in reads(inside) if value not in inner]
-            inner.update(inside.outputs)
-        # A branch may simply hand on a value from outside.
-        found += [value for value in graph.outputs if value not in inner]
+    found = list(filter(None, node.inputs))
+    for attribute in node.attributes.values():
+        if attribute.type in _BODIES:
+            for graph in _graphs(attribute):
+                found += _captured(graph)
     return found
+
+
+def _captured(graph: ir.Graph) -> list[ir.Value]:
+    """What a body reads from outside."""
+    inner: set[ir.Value] = {*graph.inputs, *graph.initializers.values()}
+    found: list[ir.Value] = []
+    for inside in graph:
+        found += [value for value in reads(inside) if value not in inner]
+        inner.update(inside.outputs)
+    # A branch may simply hand on a value from outside.
+    return found + [value for value in graph.outputs if value not in inner]
 
 
 def subgraphs(node: ir.Node) -> list[ir.Graph]:
     """The bodies of If, Loop and Scan."""
     found: list[ir.Graph] = []
     for attribute in node.attributes.values():
-        if attribute.type == ir.AttributeType.GRAPH:
-            found.append(attribute.as_graph())
-        elif attribute.type == ir.AttributeType.GRAPHS:
-            found += attribute.as_graphs()
+        if attribute.type in _BODIES:
+            found += _graphs(attribute)
     return found
+
+
+def _graphs(attribute: ir.Attr) -> list[ir.Graph]:
+    return [attribute.as_graph()] if attribute.type == ir.AttributeType.GRAPH else list(attribute.as_graphs())
 
 
 def dependent(graph: ir.Graph, image: ir.Value) -> set[ir.Value]:
