@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -84,6 +85,21 @@ def test_a_method_is_one_function(grown, tmp_path):
     (heat,) = session.run(["heatmap"], {"image": PICTURE[None]})
     np.testing.assert_allclose(heat[0], wanted, rtol=1e-5, atol=1e-7)
     assert "| `gradient-x-sign` | The gradient times the input's sign" in methods_page.page()
+
+
+@pytest.mark.parametrize("command", ["saliency", "gradient"])
+def test_a_method_is_named_by_help(command, tmp_path):
+    (tmp_path / "own.py").write_text(code("Add a method"), encoding="utf-8")
+    run = f"import own\nfrom onnxviz.cli.main import run\nrun([{command!r}, '--help'])"
+    done = subprocess.run(
+        [sys.executable, "-c", run],
+        cwd=tmp_path,
+        env={"PYTHONPATH": f"{ROOT}:{tmp_path}", "COLUMNS": "200", "PATH": ""},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "gradient-x-sign" in done.stdout, done.stdout + done.stderr
 
 
 def test_the_page_of_methods_is_that_of_the_rows():
