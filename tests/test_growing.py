@@ -1,4 +1,4 @@
-"""What docs/contributing.md says is all that a new rule or method takes: its code is run, and is found everywhere."""
+"""What docs/contributing.md says is all that a new rule, objective or method takes: run, and found everywhere."""
 
 from __future__ import annotations
 
@@ -16,7 +16,9 @@ from onnx.reference import ReferenceEvaluator
 
 import onnxviz
 from onnxviz.attribution.methods import METHODS
+from onnxviz.errors import UsageError
 from onnxviz.grad import overrides, table  # noqa: F401 - the first fills the table
+from onnxviz.objectives.terms import WRITTEN
 from tests import toys
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -37,9 +39,9 @@ def code(section: str) -> str:
 @pytest.fixture
 def grown():
     """Runs code as a file of its own would; what it has entered is taken out again."""
-    before = dict(METHODS), dict(table._RULES)
+    before = dict(METHODS), dict(table._RULES), dict(WRITTEN)
     yield lambda section: exec(compile(code(section), f"{section}.py", "exec"), {})
-    for now, then in zip((METHODS, table._RULES), before, strict=True):
+    for now, then in zip((METHODS, table._RULES, WRITTEN), before, strict=True):
         now.clear()
         now.update(then)
 
@@ -65,6 +67,39 @@ def test_a_rule_is_one_function(grown):
     wanted = np.cumsum((g * y)[:, ::-1], axis=1)[:, ::-1] / x
     np.testing.assert_allclose(found["x.gradient"], wanted, rtol=1e-5, atol=1e-6)
     assert re.search(r"^\| CumProd \|[^|]*\| rule \|", operators_page.page(), flags=re.M)
+
+
+def test_an_objective_is_one_function(grown):
+    from typer.testing import CliRunner
+
+    from onnxviz.cli.main import program
+
+    net = onnxviz.load(toys.detector(), preprocess="raw", provider="cpu")
+    text = "2*cubes(features, 0.5)"
+    with pytest.raises(UsageError, match="no objective is called 'cubes'"):
+        onnxviz.saliency(net, PICTURE, objective=text)
+    grown("Add an objective")
+    expected = float((net.activations(PICTURE, "features")["features"] ** 3).mean())
+    for technique, options in (
+        (onnxviz.saliency, {}),
+        (onnxviz.cam, {"layer": "features"}),
+        (onnxviz.occlusion, {"window": 4, "stride": 4}),
+    ):
+        found = technique(net, PICTURE, objective=text, **options)
+        assert found.score == pytest.approx(expected, rel=1e-5)
+        assert found.label == text
+    explainer = onnxviz.explainer_model(net, "gradient", objective=text, fixed=True)
+    session = onnxruntime.InferenceSession(explainer.SerializeToString(), providers=["CPUExecutionProvider"])
+    (heat,) = session.run(["heatmap"], {"image": PICTURE[None]})
+    wanted = onnxviz.saliency(net, PICTURE, method="gradient", objective=text).values
+    np.testing.assert_allclose(heat[0], wanted, rtol=1e-5, atol=1e-5 * np.abs(wanted).max())
+    made = onnxviz.ascent(net, objective=text, preset="simonyan", steps=2)
+    assert made.manifest["parameters"]["objective"] == text
+    assert "| `cubes(layer, [scale])` | The mean cube of a layer, times `scale`. |" in methods_page.page()
+    shown = CliRunner(env={"COLUMNS": "200", "NO_COLOR": "1"}).invoke(
+        program("occlusion"), ["occlusion", "--help"]
+    )
+    assert "l2, cubes" in " ".join(shown.output.replace("│", " ").split())
 
 
 def test_a_method_is_one_function(grown, tmp_path):

@@ -1,4 +1,4 @@
-"""Write docs/methods.md: every attribution method, from its row.
+"""Write docs/methods.md: every attribution method and every objective that can be typed, from where they are defined.
 
 python tools/methods.py     a test holds the page to the rows
 """
@@ -23,6 +23,9 @@ TITLES = {
     "saliency": "`onnxviz saliency`: by the gradient at the picture",
     "cam": "`onnxviz cam`: by a layer",
 }
+OBJECTIVES = """A sum of these, with numbers, `+`, `-`, `*`, `/` and brackets: `2*logit(285) - logit('tabby')`. What
+stands in square brackets may be left out; `...` is any number of indices, `None` or `slice(start, stop)`. Python has
+more, of arrays, in `onnxviz.objectives`."""
 
 
 def page() -> str:
@@ -45,7 +48,27 @@ def page() -> str:
                 row.paper,
             ]
             lines.append("| " + " | ".join(cells) + " |")
-    return HEAD + "\n".join(lines) + "\n"
+    return HEAD + "\n".join([*lines, *objectives()]) + "\n"
+
+
+def objectives() -> list[str]:
+    """What can be explained instead of a class."""
+    from onnxviz.objectives.terms import WRITTEN
+    from onnxviz.objectives.text import forms
+
+    head = [
+        "",
+        "## `--objective`: what is explained instead of a class",
+        "",
+        OBJECTIVES,
+        "",
+        "| text | value |",
+    ]
+    rows = [
+        f"| `{form}` | {' '.join((WRITTEN[name].__doc__ or '').split(chr(10) * 2)[0].split())} |"
+        for name, form in forms().items()
+    ]
+    return [*head, "|---|---|", *rows]
 
 
 if __name__ == "__main__":

@@ -162,7 +162,7 @@ def filters(run: Run, call: Call) -> None:
 
 def gradient(run: Run, call: Call) -> None:
     """The gradient model, or with --technique an explainer."""
-    plain, explaining = ("of", "wrt", "rules"), ("target", "layer", "fixed", "over")
+    plain, explaining = ("of", "wrt", "rules"), ("target", "objective", "layer", "fixed", "over")
     technique = call.options.pop("technique", None)
     if technique is None:
         others = [name for name in (*call.options, *run.model) if name not in (*plain, "input", "feeds")]

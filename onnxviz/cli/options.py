@@ -175,6 +175,14 @@ def _fed(value: str, option: str) -> Any:
 
 # --- the words that all commands share --------------------------------------------------------
 
+
+def objectives() -> list[str]:
+    """What the text of an objective is made of."""
+    from onnxviz.objectives.terms import WRITTEN
+
+    return list(WRITTEN)
+
+
 WORDS: Final[Mapping[str, Option]] = {
     "target": Option(("--target", "-t"), str, "Class index or label.", complete=completion.labels),
     "layer": Option(
@@ -196,7 +204,8 @@ WORDS: Final[Mapping[str, Option]] = {
     "objective": Option(
         kind=str,
         metavar="TEXT",
-        help="Instead of a class: such as \"2*logit(285) - logit('tabby')\" or \"part('boxes', 0, 3)\".",
+        help="Instead of a class: such as \"2*logit(285) - logit('tabby')\" or \"part('boxes', 0, 3)\"; of {names}.",
+        choices=objectives,
         firm=True,
     ),
     "method": Option(("--method", "-m")),

@@ -136,33 +136,9 @@ def test_an_objective_is_told_as_it_is_typed(text):
     assert str(parse(text)) == text
 
 
-def test_an_objective_added_from_one_file_is_written_read_and_listed(small, monkeypatch):
-    """One function with `@written`: its parameters say what the text may hold."""
-    from onnxviz.objectives import terms, text
-    from onnxviz.objectives.base import mean, objective
+def test_forms_say_how_each_is_written():
+    from onnxviz.objectives.text import forms
 
-    monkeypatch.setattr(terms, "WRITTEN", dict(terms.WRITTEN))
-    monkeypatch.setattr(text, "WRITTEN", terms.WRITTEN)
-
-    @terms.written
-    def cubes(layer: str, scale: float = 1.0):
-        """The mean cube of a layer."""
-
-        def build(op, a):
-            return op.Mul(mean(op, op.Mul(op.Mul(a, a), a)), float(scale))
-
-        return objective(f"cubes({layer}, {scale:g})", layer, build)
-
-    assert text.forms()["cubes"] == "cubes(layer, [scale])"
-    x = np.random.default_rng(0).random((2, 3, 32, 32), np.float32)
-    expected = 0.5 * (small.activations(x, "relu2")["relu2"] ** 3).mean(axis=(1, 2, 3))
-    np.testing.assert_allclose(value(small, parse("cubes(relu2, 0.5)", small)), expected, rtol=1e-5)
-    for technique, options in ((onnxviz.saliency, {}), (onnxviz.cam, {}), (onnxviz.occlusion, {"window": 8})):
-        found = technique(small, x[:1], objective="cubes(relu2, 0.5)", **options)
-        assert (found if isinstance(found, list) else [found])[0].score == pytest.approx(
-            expected[0], rel=1e-4
-        )
-    explainer = onnxviz.explainer_model(small, "gradient", objective="cubes(relu2, 0.5)")
-    assert "cubes(relu2, 0.5)" in {p.key: p.value for p in explainer.metadata_props}["onnxviz.explainer"]
-    with pytest.raises(UsageError, match="did you mean 'cubes'"):
-        parse("cube(relu2)")
+    assert forms()["channel"] == "channel(layer, index)"
+    assert forms()["part"] == "part(layer, index, ...)"
+    assert forms()["tv"] == "tv([layer], [beta])"
