@@ -14,7 +14,7 @@ from onnxviz._version import __version__
 from onnxviz.blame import judging
 from onnxviz.errors import ModelUnsuitable, UnknownLayer, UsageError, spelt, ways
 from onnxviz.graph.dequantised import QUANTISING
-from onnxviz.graph.load import Loaded
+from onnxviz.graph.open.load import Loaded
 from onnxviz.inputs import ImageLike, Images, InputSpec, as_list
 from onnxviz.labels import find_label
 from onnxviz.provenance import note_tensor, note_view

@@ -25,8 +25,8 @@ from onnxviz.errors import (
     spelt,
     ways,
 )
-from onnxviz.graph.load import Loaded
-from onnxviz.graph.load import load as load_graph
+from onnxviz.graph.open.load import Loaded
+from onnxviz.graph.open.load import load as load_graph
 from onnxviz.inputs import InputSpec, fix_inputs, image_input
 from onnxviz.labels import read_labels
 from onnxviz.limits import Limits

@@ -11,8 +11,8 @@ import onnx_ir as ir
 
 from onnxviz.blame import judged, judging
 from onnxviz.errors import ModelRejected, ModelUnsuitable, NotFinite, OnnxVizError, UsageError, ways
-from onnxviz.graph.findings import told
-from onnxviz.graph.load import Loaded
+from onnxviz.graph.open.findings import told
+from onnxviz.graph.open.load import Loaded
 from onnxviz.inputs import InputSpec
 from onnxviz.limits import Limits
 from onnxviz.progress import Progress, silent
@@ -317,8 +317,8 @@ class Running:
         raises   ImageRejected
         """
         if name not in self._admissions:
-            from onnxviz.graph.infer import skeleton
             from onnxviz.graph.open.admission import Admission
+            from onnxviz.graph.shapes import skeleton
             from onnxviz.graph.surgery import cut
 
             self._admissions[name] = Admission(skeleton(cut(self.batched[0], [name])))

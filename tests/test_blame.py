@@ -10,7 +10,7 @@ from onnx import helper
 
 import onnxviz
 from onnxviz.errors import ModelRejected, OnnxVizError
-from onnxviz.graph.load import load as load_graph
+from onnxviz.graph.open.load import load as load_graph
 
 PHOTO = np.random.default_rng(0).integers(0, 255, (40, 44, 3), dtype=np.uint8)
 

@@ -297,7 +297,7 @@ def test_a_wrong_graph_is_not_written(net, out, monkeypatch):
 
 
 def test_the_comparison_sees_a_changed_weight(net, made):
-    from onnxviz.graph.load import load
+    from onnxviz.graph.open.load import load
 
     model = load(made.path).model
     assert trace.compare(model, net, [(2, 3, 16, 16)], 0).relative < 1e-5
@@ -336,7 +336,7 @@ def test_all_intermediate_values_as_outputs(net, out):
 
 
 def test_some_intermediate_values_as_outputs(made):
-    from onnxviz.graph.load import load
+    from onnxviz.graph.open.load import load
 
     model = load(made.path).model
     some = _exposed(model, ["layer1.0.add", "stem.relu"])

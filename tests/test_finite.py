@@ -201,7 +201,7 @@ def test_narrow_and_wide_types_are_looked_at_alike(kind, odd):
         [onnx.helper.make_tensor_value_info("x", 1, ["N", 3, 8, 8])],
         [onnx.helper.make_tensor_value_info("y", kind, [3000])], [tensor],
     )  # fmt: skip
-    from onnxviz.graph.load import load as opened
+    from onnxviz.graph.open.load import load as opened
 
     found = opened(
         onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)

@@ -10,7 +10,7 @@ import onnx
 import pytest
 
 from onnxviz.errors import OnnxVizError
-from onnxviz.graph.load import load
+from onnxviz.graph.open.load import load
 
 ROOT = Path(__file__).resolve().parent.parent
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="mutants are tried in forked children")

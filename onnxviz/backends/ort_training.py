@@ -24,8 +24,8 @@ from onnxviz.errors import MissingDependency, ModelUnsuitable, UnsupportedOperat
 from onnxviz.grad import rules, table
 from onnxviz.grad.backward import reads
 from onnxviz.grad.model import Forward, all_values, forward
-from onnxviz.graph.infer import infer
 from onnxviz.graph.naming import names
+from onnxviz.graph.shapes import infer
 from onnxviz.graph.tape import Tape, array, dims
 from onnxviz.runtime import providers
 from onnxviz.runtime.isolate import region

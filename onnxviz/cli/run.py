@@ -132,8 +132,8 @@ class Run:
 
     def heed(self, graph: ir.Model) -> None:
         """Tell of weights that hold NaN or infinities, of a graph that belongs to no network."""
-        from onnxviz.graph import findings
-        from onnxviz.graph.findings import told
+        from onnxviz.graph.open import findings
+        from onnxviz.graph.open.findings import told
 
         for text in told(findings.weights(graph)):
             self.note(text)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import onnx_ir as ir
 
 from onnxviz.blame import judged, opened
-from onnxviz.graph.load import load
+from onnxviz.graph.open.load import load
 from onnxviz.limits import Limits
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ def gradient_graph(
     from onnxviz.catalogue import resolve
     from onnxviz.grad.model import gradient_model as build
     from onnxviz.grad.overrides import by_name
-    from onnxviz.graph.load import load
+    from onnxviz.graph.open.load import load
 
     table = by_name(rules)
     source = resolve(os.fspath(model)) if isinstance(model, (str, os.PathLike)) else model

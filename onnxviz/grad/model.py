@@ -19,10 +19,10 @@ from onnxviz.grad.overrides import PLAIN
 from onnxviz.graph import half
 from onnxviz.graph.analysis.dataflow import clone, prune
 from onnxviz.graph.dequantised import dequantised, through
-from onnxviz.graph.infer import infer
 from onnxviz.graph.naming import name_nodes, publish
 from onnxviz.graph.normalise import normalise
-from onnxviz.graph.symbols import name_lengths
+from onnxviz.graph.shapes import infer
+from onnxviz.graph.symbolic_dims import name_lengths
 from onnxviz.graph.tape import Tape, dims
 from onnxviz.objectives import Objective
 

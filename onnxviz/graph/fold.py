@@ -12,8 +12,8 @@ from onnx_ir.passes import common
 from onnxviz.errors import ModelRejected, ModelUnsuitable
 from onnxviz.graph.analysis.dataflow import clone, duplicate, release
 from onnxviz.graph.analysis.known_values import fold as known_values
-from onnxviz.graph.infer import infer
 from onnxviz.graph.naming import name_nodes
+from onnxviz.graph.shapes import infer
 
 # ConstantOfShape with a constant shape becomes a weight up to this many elements (AlexNet's largest has 38 million).
 _LARGEST = 1 << 27

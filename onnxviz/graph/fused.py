@@ -20,8 +20,8 @@ import onnx_ir as ir
 
 from onnxviz.errors import ModelUnsuitable
 from onnxviz.graph.analysis.dataflow import inline
-from onnxviz.graph.infer import infer
 from onnxviz.graph.naming import fresh, names
+from onnxviz.graph.shapes import infer
 from onnxviz.graph.tape import Tape
 
 _MICROSOFT = "com.microsoft"

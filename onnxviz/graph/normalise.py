@@ -17,8 +17,8 @@ from onnx_ir.passes import common
 from onnxviz.errors import ModelRejected
 from onnxviz.graph import canonical, fold, fused, half, lift, padding, quantised, resizing
 from onnxviz.graph.analysis.dataflow import clone, inline, prune
-from onnxviz.graph.infer import infer
 from onnxviz.graph.naming import name_nodes
+from onnxviz.graph.shapes import infer
 
 
 def normalise(model: ir.Model) -> ir.Model:

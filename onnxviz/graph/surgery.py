@@ -25,8 +25,8 @@ from onnxviz.graph.analysis.dataflow import (
 from onnxviz.graph.analysis.probe import Facts, Prober, layout
 from onnxviz.graph.analysis.twins import view
 from onnxviz.graph.expose import add_outputs, declare_outputs
-from onnxviz.graph.infer import infer
 from onnxviz.graph.operators import POINTWISE, operator
+from onnxviz.graph.shapes import infer
 
 _FURTHER = (96, 160)
 """By how many pixels the trial size of `free_size` is larger: different both ways, and multiples of 32."""

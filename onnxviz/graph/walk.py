@@ -7,7 +7,7 @@ from typing import Final
 
 import onnx
 
-from onnxviz.graph.quoted import label, quoted
+from onnxviz.text import quoted
 
 _Attribute = onnx.AttributeProto
 _HOLDERS: Final = frozenset(
@@ -88,3 +88,13 @@ def tensors(
     elif place.type == _Attribute.TENSORS:
         for tensor in place.tensors:
             yield tensor, what
+
+
+__all__ = ["label", "quoted"]
+
+
+def label(node: onnx.NodeProto) -> str:
+    """How a node is called in messages: its operator and its name, or its first output where it has none."""
+    if node.name:
+        return f"{quoted(node.op_type)} node {quoted(node.name)}"
+    return f"{quoted(node.op_type)} node that makes {quoted(next(iter(node.output), ''))}"

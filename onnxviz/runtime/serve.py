@@ -113,7 +113,7 @@ class Served:
 
     def load(self, message: Mapping[str, Any], arrays: dict[str, np.ndarray]) -> Message:
         """Open the model as `graph.load` does, to see whether that goes well."""
-        from onnxviz.graph.load import load
+        from onnxviz.graph.open.load import load
         from onnxviz.limits import Limits
 
         source = message["path"] if message["path"] is not None else arrays["bytes"].tobytes()

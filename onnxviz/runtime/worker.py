@@ -33,7 +33,7 @@ from onnxviz.runtime.channel import CONTROL, Channel, Closed, restored, shared
 if TYPE_CHECKING:
     import onnx
 
-    from onnxviz.graph.load import Loaded
+    from onnxviz.graph.open.load import Loaded
     from onnxviz.limits import Limits
 
 T = TypeVar("T")
@@ -470,7 +470,7 @@ def opened(source: Any, limits: Limits) -> tuple[Loaded, Worker]:
 
     raises   what `graph.load.load` raises, WorkerCrashed, UsageError where there can be no workers
     """
-    from onnxviz.graph.load import load, serialised
+    from onnxviz.graph.open.load import load, serialised
     from onnxviz.text import quoted
 
     reason = lacking()

@@ -14,8 +14,8 @@ from onnxviz.errors import ModelUnsuitable, UnsupportedOperator
 from onnxviz.grad.model import differentiate, finish, prepare
 from onnxviz.grad.table import Table
 from onnxviz.graph.analysis.dataflow import prune
-from onnxviz.graph.infer import infer
 from onnxviz.graph.naming import publish
+from onnxviz.graph.shapes import infer
 from onnxviz.graph.tape import Tape, dims
 from onnxviz.image.front import centre, enter
 from onnxviz.objectives import LOGITS, Objective, Term

@@ -173,7 +173,7 @@ def test_a_folder_that_cannot_be_written_is_told_before_the_model_is_opened(
 
     monkeypatch.setattr(claims.os, "open", refuses)
     monkeypatch.setattr("onnxviz.opening.load", lambda *_, **__: pytest.fail("the model was opened"))
-    monkeypatch.setattr("onnxviz.graph.load.load", lambda *_, **__: pytest.fail("the model was opened"))
+    monkeypatch.setattr("onnxviz.graph.open.load.load", lambda *_, **__: pytest.fail("the model was opened"))
     options = {"occlusion": [given / "0.png"], "embed": [given], "patches": [given, "--layer", "conv1"]}
     options["style-train"] = [given / "0.png", given]
     out = tmp_path / "out" / ("a.onnx" if command in ("gradient", "expose", "style-train") else "a")

@@ -9,7 +9,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from onnxviz.catalogue import resolve
 from onnxviz.graph.analysis.dataflow import follows_values
-from onnxviz.graph.load import load
+from onnxviz.graph.open.load import load
 
 
 def graph_of(*nodes):

@@ -12,7 +12,7 @@ from networks import Maker, bare, tiny_cnn
 
 from onnxviz.errors import UnknownLayer
 from onnxviz.graph.expose import expose
-from onnxviz.graph.load import load
+from onnxviz.graph.open.load import load
 
 
 def run(model, **feeds):

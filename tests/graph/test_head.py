@@ -10,7 +10,7 @@ from networks import Maker, bare, tiny_cnn
 
 from onnxviz.errors import ModelUnsuitable, UnknownLayer
 from onnxviz.graph.head import Head, head
-from onnxviz.graph.load import load
+from onnxviz.graph.open.load import load
 
 
 def ends(m, *outputs, **options):

@@ -14,7 +14,7 @@ from networks import Maker, bare, tiny_cnn
 
 from onnxviz.errors import ModelUnsuitable, UnknownLayer
 from onnxviz.graph.layers import field, layers, resolve
-from onnxviz.graph.load import load
+from onnxviz.graph.open.load import load
 
 MODELS = Path(__file__).parents[2] / "models"
 

@@ -12,8 +12,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from onnxviz.errors import ModelUnsuitable
 from onnxviz.graph.analysis.dataflow import duplicate
-from onnxviz.graph.infer import infer
 from onnxviz.graph.normalise import normalise
+from onnxviz.graph.shapes import infer
 from tests import networks
 from tests.grad.oracle import normal, positive, session
 

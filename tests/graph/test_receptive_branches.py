@@ -14,7 +14,7 @@ from networks import Maker, bare, light
 from onnxviz.errors import UsageError
 from onnxviz.graph.expose import expose
 from onnxviz.graph.layers import field, layers
-from onnxviz.graph.load import load
+from onnxviz.graph.open.load import load
 
 
 def told(proto):

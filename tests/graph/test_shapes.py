@@ -15,7 +15,7 @@ from onnxviz.graph.analysis.known_values import LARGEST, fold
 from onnxviz.graph.analysis.probe import Prober, layout
 from onnxviz.graph.analysis.shapes import annotate, shapes
 from onnxviz.graph.expose import expose
-from onnxviz.graph.load import load
+from onnxviz.graph.open.load import load
 
 
 def agree(proto, *feeds, size=None):

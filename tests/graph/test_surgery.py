@@ -13,7 +13,7 @@ import pytest
 from networks import LIGHT, Maker, light, tiny_cnn
 
 from onnxviz.errors import ModelUnsuitable, UnknownLayer
-from onnxviz.graph.load import load
+from onnxviz.graph.open.load import load
 from onnxviz.graph.surgery import cut, free_batch, free_size
 
 

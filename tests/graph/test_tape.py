@@ -13,7 +13,7 @@ from networks import Maker, bare, tiny_cnn
 from onnxviz.errors import ModelUnsuitable, UnknownLayer
 from onnxviz.graph.analysis.dataflow import duplicate
 from onnxviz.graph.expose import add_outputs, declare_outputs
-from onnxviz.graph.load import load
+from onnxviz.graph.open.load import load
 from onnxviz.graph.reduce import appended
 from onnxviz.graph.tape import PORTABLE, Tape
 

@@ -9,7 +9,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxviz.grad.model import differentiate
-from onnxviz.graph.infer import infer
+from onnxviz.graph.shapes import infer
 from onnxviz.graph.tape import Tape
 from onnxviz.runtime.ort import compile
 from onnxviz.synthesis.transforms import RULES

@@ -94,7 +94,7 @@ class Bench:
     def network(self, name: str) -> dict[str, Any]:
         """Agreement with the CPU provider, and the times of forward and gradient."""
         from onnxviz.grad.model import gradient_model
-        from onnxviz.graph.load import load
+        from onnxviz.graph.open.load import load
         from onnxviz.runtime.ort import compile
 
         path = networks.save(name, self.folder)

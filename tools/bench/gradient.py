@@ -189,7 +189,7 @@ def _means(measured: list[Measured]) -> list[dict]:
 def _start(path: Path) -> list[dict]:
     """How long ResNet-50's gradient model takes to build and to load."""
     from onnxviz.grad.model import gradient_model
-    from onnxviz.graph.load import load
+    from onnxviz.graph.open.load import load
     from onnxviz.runtime.ort import compile
 
     model = load(str(path)).model

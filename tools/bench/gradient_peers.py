@@ -51,7 +51,7 @@ def native(path: Path, x: np.ndarray, cotangent: np.ndarray, *, cpu: bool = True
     """
     from onnxviz.backends.native import SideBySide
     from onnxviz.grad.model import gradient_model
-    from onnxviz.graph.load import load
+    from onnxviz.graph.open.load import load
 
     model = load(str(path)).model
     source, output = _ends(model)

@@ -183,8 +183,8 @@ def _light(name: str) -> onnx.ModelProto:
     """
     import onnx_ir as ir
 
-    from onnxviz.graph.load import load
     from onnxviz.graph.normalise import normalise
+    from onnxviz.graph.open.load import load
     from onnxviz.graph.surgery import cut, free_batch
 
     sys.path.insert(0, str(ROOT))

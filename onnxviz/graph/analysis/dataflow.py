@@ -12,7 +12,7 @@ from onnx_ir.passes import common as passes
 
 from onnxviz.errors import ModelRejected, ModelUnsuitable, UnknownLayer, near
 from onnxviz.graph.operators import GROWING, operator
-from onnxviz.graph.quoted import quoted
+from onnxviz.text import quoted
 
 FLOATS = frozenset(t for t in ir.DataType if t.name.startswith(("FLOAT", "BFLOAT", "DOUBLE")))
 """Floating-point element types."""

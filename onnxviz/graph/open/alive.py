@@ -16,7 +16,7 @@ import onnx_ir as ir
 
 from onnxviz.graph.open.known import Known
 from onnxviz.graph.operators import RENAMING
-from onnxviz.graph.quoted import label
+from onnxviz.graph.walk import label
 from onnxviz.limits import Limits, exceeded
 from onnxviz.runtime.isolate import machine_memory
 

@@ -23,8 +23,8 @@ from onnxviz.errors import ModelRejected
 from onnxviz.graph.analysis.known_values import COMPUTED, MEASURES, Value, compute, measured
 from onnxviz.graph.open.signatures import MICROSOFT, description
 from onnxviz.graph.operators import POINTWISE, POOLS, RESIZING, SAME_SHAPE, SPELLINGS, operator
-from onnxviz.graph.quoted import label
 from onnxviz.graph.shapes import UNGUARDED, pool_lengths, resized_shape
+from onnxviz.graph.walk import label
 from onnxviz.text import printable
 
 #: Sizes of a shape, None where one depends on the input.

@@ -19,7 +19,8 @@ import onnx
 from onnxviz.errors import ModelRejected
 from onnxviz.graph.open.known import Call, Sizes, Unsure
 from onnxviz.graph.operators import TABLE
-from onnxviz.graph.quoted import label, quoted
+from onnxviz.graph.walk import label
+from onnxviz.text import quoted
 
 # One word an input: '*' anything; '3' three axes; '3+' three or more; '=' as many as the first input; '.' one number,
 # as a scalar or a vector of one; 'v' a vector of one number for each channel of the first input.

@@ -16,7 +16,8 @@ import onnx
 from onnx.defs import SchemaError
 
 from onnxviz.errors import ModelRejected, near
-from onnxviz.graph.quoted import label, quoted
+from onnxviz.graph.walk import label
+from onnxviz.text import quoted
 
 ML: Final = "ai.onnx.ml"
 MICROSOFT: Final = "com.microsoft"

@@ -32,9 +32,10 @@ from onnxviz.graph.open.known import UNKNOWN, Call, Known, Sizes, Unsure, consta
 from onnxviz.graph.open.signatures import ML, normal
 from onnxviz.graph.open.structure import Key, Structure
 from onnxviz.graph.open.tensors import check_dims
-from onnxviz.graph.quoted import label, quoted
+from onnxviz.graph.walk import label
 from onnxviz.limits import Limits, exceeded
 from onnxviz.runtime.isolate import region
+from onnxviz.text import quoted
 
 Lookup = Callable[[onnx.TensorProto], np.ndarray | None]
 Attributes = Mapping[str, onnx.AttributeProto]

@@ -20,9 +20,9 @@ from onnxviz.errors import ModelRejected
 from onnxviz.graph.open import signatures
 from onnxviz.graph.open.signatures import MICROSOFT, Signature, check_call, normal
 from onnxviz.graph.open.tensors import check_type
-from onnxviz.graph.quoted import label, quoted
-from onnxviz.graph.walk import subgraphs
+from onnxviz.graph.walk import label, subgraphs
 from onnxviz.limits import Limits
+from onnxviz.text import quoted
 
 _MOST_IMPORTS: Final = 1000
 

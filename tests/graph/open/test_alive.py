@@ -7,7 +7,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from onnxviz.errors import LimitExceeded
-from onnxviz.graph.load import load
+from onnxviz.graph.open.load import load
 from onnxviz.limits import Limits
 
 node = helper.make_node

@@ -6,7 +6,7 @@ import pytest
 from onnx import helper, numpy_helper
 
 from onnxviz.errors import ModelRejected
-from onnxviz.graph.load import load
+from onnxviz.graph.open.load import load
 from tests.graph import hostile
 
 FLOAT, INT64, BOOL = 1, 7, 9

@@ -13,7 +13,7 @@ import pytest
 from onnx import helper, numpy_helper
 
 from onnxviz.errors import LimitExceeded, ModelRejected, UsageError
-from onnxviz.graph.load import load
+from onnxviz.graph.open.load import load
 from onnxviz.limits import Limits
 from tests.graph import hostile
 
@@ -113,7 +113,7 @@ def test_weights_are_aligned_wherever_they_lie(tmp_path, pad):
 
 
 def test_large_files_are_read_when_used(tmp_path, monkeypatch):
-    monkeypatch.setattr("onnxviz.graph.load._READ_UP_TO", 0)
+    monkeypatch.setattr("onnxviz.graph.open.load._READ_UP_TO", 0)
     original = hostile.network()
     path = hostile.save(original, tmp_path)
     loaded = load(path)
@@ -124,8 +124,8 @@ def test_large_files_are_read_when_used(tmp_path, monkeypatch):
 
 
 def test_very_large_weights_are_mapped(tmp_path, monkeypatch):
-    monkeypatch.setattr("onnxviz.graph.load._READ_UP_TO", 0)
-    monkeypatch.setattr("onnxviz.graph.weights.READ_UP_TO", 0)
+    monkeypatch.setattr("onnxviz.graph.open.load._READ_UP_TO", 0)
+    monkeypatch.setattr("onnxviz.graph.open.weights.READ_UP_TO", 0)
     original = hostile.network()
     for source in (
         hostile.save(original, tmp_path),
@@ -137,7 +137,7 @@ def test_very_large_weights_are_mapped(tmp_path, monkeypatch):
 
 
 def test_a_file_that_changes_after_it_was_opened_is_an_error_not_a_crash(tmp_path, monkeypatch):
-    monkeypatch.setattr("onnxviz.graph.load._READ_UP_TO", 0)
+    monkeypatch.setattr("onnxviz.graph.open.load._READ_UP_TO", 0)
     path = hostile.save(hostile.network(), tmp_path)
     loaded = load(path)
     path.write_bytes(b"short")
@@ -148,7 +148,7 @@ def test_a_file_that_changes_after_it_was_opened_is_an_error_not_a_crash(tmp_pat
 
 
 def test_a_file_may_be_replaced_by_another_one(tmp_path, monkeypatch):
-    monkeypatch.setattr("onnxviz.graph.load._READ_UP_TO", 0)
+    monkeypatch.setattr("onnxviz.graph.open.load._READ_UP_TO", 0)
     original = hostile.network()
     path = hostile.save(original, tmp_path)
     loaded = load(path)

@@ -10,7 +10,7 @@ import pytest
 from onnx import helper
 
 from onnxviz.errors import LimitExceeded, ModelRejected, OnnxVizError
-from onnxviz.graph.load import load
+from onnxviz.graph.open.load import load
 from onnxviz.limits import Limits
 from tests.graph import hostile
 

@@ -7,7 +7,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from onnxviz.errors import ModelRejected
-from onnxviz.graph.load import load
+from onnxviz.graph.open.load import load
 from onnxviz.runtime.ort import compile
 from tests.graph import hostile
 

@@ -13,8 +13,9 @@ import pytest
 from onnx import helper
 
 from onnxviz.errors import LimitExceeded, ModelRejected
-from onnxviz.graph import confine, wire
-from onnxviz.graph.load import load
+from onnxviz.graph.open import confine
+from onnxviz.graph.open import protobuf_scan as wire
+from onnxviz.graph.open.load import load
 from onnxviz.limits import Limits
 from tests.graph import hostile
 

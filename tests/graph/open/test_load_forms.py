@@ -10,7 +10,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 import onnxviz
 from onnxviz.errors import ModelRejected
-from onnxviz.graph.load import load
+from onnxviz.graph.open.load import load
 from onnxviz.objectives import logit
 from tests.graph import hostile
 

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from onnx import helper
 
 from onnxviz.errors import OnnxVizError
-from onnxviz.graph import wire
-from onnxviz.graph.load import load
+from onnxviz.graph.open import protobuf_scan as wire
+from onnxviz.graph.open.load import load
 from onnxviz.limits import Limits
 from tests.graph import hostile
 

@@ -11,7 +11,7 @@ import pytest
 from onnx import helper
 
 from onnxviz.errors import LimitExceeded
-from onnxviz.graph.load import load
+from onnxviz.graph.open.load import load
 from onnxviz.limits import Limits
 from tests.graph import hostile
 
@@ -70,7 +70,7 @@ def test_models_over_2_gb(tmp_path, make):
     script = f"""
 import resource, sys
 from onnxviz.limits import Limits
-from onnxviz.graph.load import load
+from onnxviz.graph.open.load import load
 resource.setrlimit(resource.RLIMIT_DATA, (2**30, 2**30))
 loaded = load({str(path)!r}, limits=Limits(file_bytes=2**32))
 found = loaded.model.graph.initializers

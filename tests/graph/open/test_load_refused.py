@@ -13,8 +13,8 @@ import pytest
 from onnx import helper
 
 from onnxviz.errors import ModelRejected
-from onnxviz.graph.load import load
-from onnxviz.graph.sniff import describe
+from onnxviz.graph.open.confine import describe
+from onnxviz.graph.open.load import load
 from tests.graph import hostile
 
 RELU = [helper.make_node("Relu", ["x"], ["y"])]

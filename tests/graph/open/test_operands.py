@@ -12,7 +12,7 @@ import pytest
 from onnx import helper, numpy_helper
 
 from onnxviz.errors import ModelRejected
-from onnxviz.graph.load import load
+from onnxviz.graph.open.load import load
 from tests.graph import hostile
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -339,8 +339,8 @@ def refuses(proto):
 
 UNGUARDED = """
 from onnx import helper
-from onnxviz.graph.infer import infer
-from onnxviz.graph.load import load
+from onnxviz.graph.shapes import infer
+from onnxviz.graph.open.load import load
 from tests.graph import hostile
 
 tree = ("nodes_featureids", "nodes_truenodeids", "nodes_trueleafs", "nodes_falsenodeids", "nodes_falseleafs",

@@ -11,9 +11,9 @@ import onnx
 import pytest
 
 from onnxviz.errors import ModelRejected
-from onnxviz.graph.load import load
 from onnxviz.graph.open import sizes, structure
 from onnxviz.graph.open.known import Known, constant
+from onnxviz.graph.open.load import load
 from onnxviz.limits import Limits
 
 # Operators of the case collection that no model may use.

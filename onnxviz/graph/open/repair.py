@@ -15,8 +15,8 @@ from onnxviz.errors import ModelRejected
 from onnxviz.graph.analysis.paths import LONGEST
 from onnxviz.graph.open.signatures import MICROSOFT, ML, is_operator, normal
 from onnxviz.graph.open.structure import Structure
-from onnxviz.graph.quoted import quoted
 from onnxviz.graph.walk import graphs
+from onnxviz.text import quoted
 
 # From this IR version on weights need not be inputs as well.
 _FREE_WEIGHTS: Final = 4

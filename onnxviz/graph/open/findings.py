@@ -7,8 +7,8 @@ from collections.abc import Iterable
 import numpy as np
 import onnx_ir as ir
 
-from onnxviz.graph.quoted import quoted
-from onnxviz.graph.weights import graphs
+from onnxviz.graph.open.weights import graphs
+from onnxviz.text import quoted
 
 # Elements looked at in one go: little memory beside mapped weights, and still at the speed of memory.
 _CHUNK = 1 << 20

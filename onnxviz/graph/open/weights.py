@@ -1,21 +1,21 @@
 """Where a model's weights come from: its own file, files beside it, or memory; and how they become IR tensors.
 
 `Weights.collect` visits every tensor of the parsed message once. It checks type, shape and size, opens external
-data through `graph.confine`, and leaves a mark in the message; `Weights.restore` puts IR tensors in the marks' place
-after the message has become an `ir.Model`. So nothing else ever sees a path, and nobody but this module opens one.
-
-Weights of up to 1 GiB in all are read out of their files when they are first used, and kept: they take no time or
-memory before, are aligned as kernels like it, and a file that was overwritten meanwhile, as when a notebook exports a
-network again, gives a typed error. Larger ones are memory-mapped and paged in when touched, so that they need not
-fit into memory; there, cutting the file short while it is in use ends the process, as with any mapped file.
+data through `graph.open.confine`, and leaves a mark in the message; `Weights.restore` puts IR tensors in the marks'
+place after the message has become an `ir.Model`. Nothing else ever sees a path, and nobody else opens one.
+An ir.Model that was given as it is is taken apart into a message and tensors first (`take`), as a file is: it passes
+the same checks, and external data that it names is opened in the same confined way.
 """
 
 from __future__ import annotations
 
+import hashlib
 import math
+import os
 import re
-from collections.abc import MutableMapping, Sequence
+from collections.abc import Callable, MutableMapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 import numpy as np
@@ -24,87 +24,18 @@ import onnx_ir as ir
 
 from onnxviz.errors import ModelRejected
 from onnxviz.graph import walk
-from onnxviz.graph.confine import DataFile, Folder
 from onnxviz.graph.open import tensors
-from onnxviz.graph.quoted import quoted
-from onnxviz.graph.wire import LEAST_BLOCK, Block, Tokens
+from onnxviz.graph.open.confine import DataFile, Folder
+from onnxviz.graph.open.protobuf_scan import LEAST_BLOCK, Block, Tokens
+from onnxviz.graph.open.tensors import PACKED_BELOW, READ_UP_TO, Elements
 from onnxviz.limits import Limits
+from onnxviz.text import quoted
 
-#: Weights of up to so many bytes in all are read into memory, larger ones are mapped.
-READ_UP_TO: Final = 2**30
-#: Elements of fewer bits lie several to a byte.
-PACKED_BELOW: Final = 8
 #: What `Weights.small` gives: shapes, axes, scales, numbers of trips.
 SMALL: Final = 1024
 _SMALL_FILE: Final = 2**23
 _WHOLE_NUMBER: Final = re.compile(r"[0-9]{1,19}", re.ASCII)
 _TYPED_FIELDS: Final = ("float_data", "int32_data", "string_data", "int64_data", "double_data", "uint64_data")
-
-_NONE: Final = np.empty(0, np.uint8)
-
-
-@dataclass(frozen=True)
-class Elements:
-    """`length` bytes of `source` from `start` on, checked to be a tensor of this type and shape."""
-
-    source: bytes | memoryview | DataFile
-    start: int
-    length: int
-    dtype: ir.DataType
-    shape: tuple[int, ...]
-
-    def tensor(self, name: str | None, *, large: bool) -> ir.TensorProtocol:
-        """The tensor, aligned and read-only.
-
-        large   whether all weights together are over `READ_UP_TO`
-        """
-        if isinstance(self.source, DataFile):
-            if not large:
-                return self._lazy(name, keep=True)
-            view = (
-                np.frombuffer(self.source.map(), np.uint8, self.length, self.start) if self.length else _NONE
-            )
-        else:
-            view = np.frombuffer(self.source, np.uint8, self.length, self.start) if self.length else _NONE
-        tensor = self._shown(view, name)
-        if tensor is not None:
-            return tensor
-        return self._lazy(name, keep=False) if large else self._read(name)
-
-    def now(self) -> np.ndarray:
-        """The elements, read at once; of a type that takes a byte or more."""
-        return self._read(None).numpy()
-
-    def _lazy(self, name: str | None, *, keep: bool) -> ir.TensorProtocol:
-        return ir.LazyTensor(
-            lambda: self._read(name), self.dtype, ir.Shape(self.shape), cache=keep, name=name
-        )
-
-    def _read(self, name: str | None) -> ir.TensorProtocol:
-        """The tensor in memory of its own."""
-        if isinstance(self.source, DataFile):
-            raw = self.source.read(self.start, self.length)
-        else:
-            raw = (
-                np.frombuffer(self.source, np.uint8, self.length, self.start).copy() if self.length else _NONE
-            )
-        tensor = self._shown(raw, name)
-        assert tensor is not None, "fresh memory is aligned"
-        return tensor
-
-    def _shown(self, raw: np.ndarray, name: str | None) -> ir.TensorProtocol | None:
-        """The bytes as the tensor; None where they are not aligned."""
-        shape = ir.Shape(self.shape)
-        if self.dtype.bitwidth < PACKED_BELOW:
-            raw.flags.writeable = False
-            return ir.PackedTensor(raw, self.dtype, shape=shape, name=name)
-        array = raw.view(np.dtype(self.dtype.numpy()).newbyteorder("<")).reshape(self.shape)
-        if not array.flags.aligned:
-            return None
-        if not array.dtype.isnative:
-            array = array.astype(array.dtype.newbyteorder("="))
-        array.flags.writeable = False
-        return ir.Tensor(array, dtype=self.dtype, shape=shape, name=name)
 
 
 class Weights:
@@ -347,3 +278,70 @@ def _whole(text: str, key: str, what: str) -> int:
             f"{what} has the external {key} {quoted(text)}; a whole number of bytes was expected"
         )
     return int(text)
+
+
+@dataclass(frozen=True)
+class Taken:
+    """A model in parts: its message, the tensors that the tokens in it stand for, the folder of its external data."""
+
+    message: bytes
+    tensors: list[ir.TensorProtocol]
+    tokens: Tokens
+    folder: Folder | None
+    digest: Callable[[], str]
+
+
+def take(model: ir.Model) -> Taken:
+    """Take a copy of `model` apart.
+
+    raises   ModelRejected when its external data lies in several folders
+    """
+    tokens = Tokens()
+    held: list[ir.TensorProtocol] = []
+    folders: set[str] = set()
+
+    def placed(tensor: ir.TensorProtocol) -> ir.TensorProtocol:
+        if isinstance(tensor, ir.ExternalTensor):
+            folders.add(os.fspath(tensor.base_dir) or os.curdir)
+            return tensor
+        if tensor.dtype == ir.DataType.STRING:
+            return tensor
+        if isinstance(tensor, ir.serde.TensorProtoTensor):
+            # It copies its elements out of the message at each use; one copy is enough.
+            tensor = ir.Tensor(tensor.numpy(), dtype=tensor.dtype, name=tensor.name)
+        held.append(tensor)
+        return _placeholder(tensor, tokens.make(len(held) - 1))
+
+    copy = model.clone()
+    for graph in graphs(copy):
+        for value in graph.initializers.values():
+            if value.const_value is None:
+                raise ModelRejected(f"the weight {value.name!r} of the given ir.Model has no value")
+            value.const_value = placed(value.const_value)
+        for node in graph:
+            for name, attribute in list(node.attributes.items()):
+                if attribute.is_ref():
+                    continue
+                if attribute.type == ir.AttributeType.TENSOR:
+                    node.attributes[name] = ir.AttrTensor(name, placed(attribute.value))
+                elif attribute.type == ir.AttributeType.TENSORS:
+                    node.attributes[name] = ir.AttrTensors(name, [placed(each) for each in attribute.value])
+    if len(folders) > 1:
+        raise ModelRejected(
+            f"the external data of the given ir.Model lies in {len(folders)} folders; one was expected"
+        )
+    message = ir.serde.serialize_model(copy).SerializeToString(deterministic=True)
+
+    def digest() -> str:
+        state = hashlib.sha256(tokens.removed(message))
+        for tensor in held:
+            state.update(tensor.tobytes())
+        return state.hexdigest()
+
+    return Taken(message, held, tokens, Folder(Path(folders.pop())) if folders else None, digest)
+
+
+def _placeholder(tensor: ir.TensorProtocol, token: bytes) -> ir.TensorProtocol:
+    """Has type and shape of a tensor, and a token for its elements."""
+    elements = ir.Tensor(np.frombuffer(token, np.uint8))
+    return ir.LazyTensor(lambda: elements, tensor.dtype, ir.Shape(tensor.shape.numpy()), name=tensor.name)

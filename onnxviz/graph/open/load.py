@@ -1,6 +1,6 @@
 """Opening a model that may come from a stranger: checked, confined, and with nothing of it run.
 
-    file ─ wire.split ─▶ small message ─ parse ─▶ tidy ─▶ structure ─▶ weights ─▶ static ─▶ ir.Model
+    file ─ split ─▶ small message ─ parse ─▶ tidy ─▶ structure ─▶ weights ─▶ sizes ─▶ ir.Model
 
 Each step knows that the one before held. Nothing is allocated for what a later step might still refuse: the walk
 over the file's fields bounds the parser's memory, names and nodes are counted before weights are looked at, and
@@ -23,17 +23,15 @@ import onnx
 import onnx_ir as ir
 
 from onnxviz.errors import LimitExceeded, ModelRejected, OnnxVizError, UsageError
-from onnxviz.graph import findings, memory, sniff
-from onnxviz.graph.confine import DataFile, Folder, open_model
 from onnxviz.graph.dequantised import name_real_values
-from onnxviz.graph.open import sizes, structure, text
-from onnxviz.graph.quoted import quoted
-from onnxviz.graph.tidy import complete, tidy
-from onnxviz.graph.weights import Weights
-from onnxviz.graph.wire import BadWire, Split, count, split
+from onnxviz.graph.open import findings, sizes, structure
+from onnxviz.graph.open.confine import HEAD, DataFile, Folder, describe, open_model
+from onnxviz.graph.open.protobuf_scan import BadWire, Split, check_texts, count, is_clean, split
+from onnxviz.graph.open.repair import complete, tidy
+from onnxviz.graph.open.weights import Weights, take
 from onnxviz.limits import Limits
 from onnxviz.runtime.isolate import region
-from onnxviz.text import printable
+from onnxviz.text import printable, quoted
 
 Source = str | os.PathLike[str] | bytes | bytearray | memoryview | onnx.ModelProto | ir.Model
 
@@ -120,7 +118,7 @@ def _load(source: Source, limits: Limits) -> Loaded:
     if isinstance(source, onnx.ModelProto):
         return _from_bytes(serialised(source, limits), "<ModelProto>", limits)
     if isinstance(source, ir.Model):
-        taken = memory.take(source)
+        taken = take(source)
         proto = _parse(split(taken.message, limits), limits, "<ir.Model>", "")
         weights = Weights(b"", taken.tensors, taken.tokens, taken.folder, limits)
         return _finish(proto, weights, limits, "<ir.Model>", taken.digest)
@@ -153,7 +151,7 @@ def _from_bytes(
     def digest() -> str:
         return source.digest() if isinstance(source, DataFile) else hashlib.sha256(source).hexdigest()
 
-    kind = sniff.describe(bytes(buffer[: sniff.HEAD]), name)
+    kind = describe(bytes(buffer[:HEAD]), name)
     try:
         parts = split(buffer, limits)
     except BadWire as error:
@@ -173,7 +171,7 @@ def _parse(parts: Split, limits: Limits, name: str, kind: str) -> onnx.ModelProt
     if len(parts.message) > _COUNT_FROM:
         with contextlib.suppress(BadWire):
             count(parts.message, limits)
-    clean = text.is_clean(parts.message)
+    clean = is_clean(parts.message)
     proto = onnx.ModelProto()
     try:
         with region("parsing the model"):
@@ -191,7 +189,7 @@ def _parse(parts: Split, limits: Limits, name: str, kind: str) -> onnx.ModelProt
             "update onnx and onnxviz, or save the model with an older IR version"
         )
     if not clean:
-        text.check(proto)
+        check_texts(proto)
     return proto
 
 

@@ -6,7 +6,7 @@ import onnx_ir as ir
 import pytest
 from networks import Maker
 
-from onnxviz.graph.infer import infer
+from onnxviz.graph.shapes import infer
 
 
 def shapes(m: Maker, last: str, shape: tuple) -> dict[str, list]:

@@ -7,8 +7,8 @@ from google.protobuf.descriptor import FieldDescriptor
 from onnx import helper
 
 from onnxviz.errors import ModelRejected
-from onnxviz.graph.load import load
-from onnxviz.graph.open import text
+from onnxviz.graph.open import protobuf_scan as text
+from onnxviz.graph.open.load import load
 from tests.graph import hostile
 
 GOOD, BAD = b"QuZQuZ", b"Q\xff\xfeQZQ"
