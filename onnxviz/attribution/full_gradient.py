@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
-from onnxviz.attribution.sampled import Found, Job
+from onnxviz.attribution.sampled import Found, Job, completeness
 from onnxviz.figures.heat import fit
 from onnxviz.grad import table
-from onnxviz.graph.offsets import Offset, offsets
-
-# From this part of the score on, what is left unexplained is told as a warning.
-_LARGE_ERROR = 0.05
+from onnxviz.graph.offsets import offsets
 
 
 def full_gradient(job: Job) -> Found:
@@ -54,13 +49,18 @@ def full_gradient(job: Job) -> Found:
             total += shares.sum(axis=tuple(range(1, shares.ndim)), dtype=np.float64)
             if shares.ndim == 4:
                 channels = 3 if offset.layer in last else 1
-                map_ += _enlarged(_stretched(shares).sum(axis=channels), height, width)
+                map_ += np.stack([fit(one, height, width) for one in _stretched(shares).sum(axis=channels)])
         maps.append(map_)
         scores.append(arrays["objective"])
         sums.append(total)
         job.progress(min(start + size, len(x)), len(x), "images")
     score, total = np.concatenate(scores), np.concatenate(sums)
-    figures, warnings = _figures(score, total, found)
+    figures, warnings = completeness(
+        total,
+        score,
+        "input and biases add up to {sum} of a score of {whole} (completeness error {error}): this network has "
+        "operators whose offsets are not known (attention, normalisation of each picture, QLinearConv)",
+    )
     parameters = {"layers_with_offsets": len(found)}
     return Found(np.concatenate(maps), score, parameters, figures, warnings)
 
@@ -73,27 +73,3 @@ def _stretched(shares: np.ndarray) -> np.ndarray:
     span = magnitudes.max(axis=axes, keepdims=True) - low
     result: np.ndarray = (magnitudes - low) / np.where(span > 0, span, 1)
     return result
-
-
-def _enlarged(maps: np.ndarray, height: int, width: int) -> np.ndarray:
-    return np.stack([fit(one, height, width) for one in maps])
-
-
-def _figures(
-    score: np.ndarray, total: np.ndarray, found: list[Offset]
-) -> tuple[list[dict[str, Any]], list[list[str]]]:
-    figures: list[dict[str, Any]] = []
-    warnings: list[list[str]] = []
-    for value, sum_ in zip(score.tolist(), total.tolist(), strict=True):
-        error = abs(sum_ - value) / max(abs(value), 1e-12)
-        figures.append({"sum": sum_, "completeness_error": error})
-        warnings.append(
-            [
-                f"input and biases add up to {sum_:.4g} of a score of {value:.4g} (completeness error {error:.1%}): "
-                "this network has operators whose offsets are not known (attention, normalisation of each picture, "
-                "QLinearConv)"
-            ]
-            if error > _LARGE_ERROR
-            else []
-        )
-    return figures, warnings

@@ -252,8 +252,15 @@ def integrated_gradients(job: Job, *, steps: int = 50, baseline: Any = "black") 
     count = np.arange(len(job.x))
     ends = job.objective(np.concatenate([job.x, start]), np.concatenate([count, count]))
     scores, before = ends[: len(count)], ends[len(count) :]
-    figures, warnings = _completeness(raw, scores, before)
-    figures = [{**one, **done} for one, done in zip(figures, _progress("steps", steps, got), strict=True)]
+    change = scores.astype(np.float64) - before
+    figures, warnings = completeness(
+        raw.sum(axis=tuple(range(1, raw.ndim)), dtype=np.float64),
+        change,
+        "the shares add up to {sum} of a change of {whole} (completeness error {error}): give more steps, or another "
+        "baseline",
+    )
+    for one, there, way_, more in zip(figures, before, change, _progress("steps", steps, got), strict=True):
+        one |= {"baseline_objective": float(there), "change": float(way_), **more}
     parameters = {"steps": steps, "baseline": name, "seed": job.seed}
     return Found(raw, scores, parameters, figures, warnings, incomplete=bool((got < steps).any()))
 
@@ -304,26 +311,20 @@ def expected_gradients(job: Job, *, samples: int = 100, baselines: Any = None) -
     return Found(raw, scores, parameters, figures, incomplete=bool((got < samples).any()))
 
 
-def _completeness(
-    raw: np.ndarray, scores: np.ndarray, before: np.ndarray
+def completeness(
+    sums: np.ndarray, wholes: np.ndarray, told: str
 ) -> tuple[list[dict[str, Any]], list[list[str]]]:
-    """How far the shares add up to the score's change, for each picture."""
+    """How far shares add up to what they explain, (N,) both: figures and warnings for each picture.
+
+    told   the warning where much is missing, with {sum}, {whole} and {error}
+    """
     figures: list[dict[str, Any]] = []
     warnings: list[list[str]] = []
-    for one, here, there in zip(raw, scores.tolist(), before.tolist(), strict=True):
-        change, total = here - there, float(one.sum(dtype=np.float64))
-        error = abs(total - change) / max(abs(change), 1e-12)
-        figures.append(
-            {"baseline_objective": there, "change": change, "sum": total, "completeness_error": error}
-        )
-        warnings.append(
-            [
-                f"the shares add up to {total:.4g} of a change of {change:.4g} (completeness error {error:.1%}): "
-                "give more steps, or another baseline"
-            ]
-            if error > _LARGE_ERROR
-            else []
-        )
+    for total, whole in zip(sums.tolist(), wholes.tolist(), strict=True):
+        error = abs(total - whole) / max(abs(whole), 1e-12)
+        figures.append({"sum": total, "completeness_error": error})
+        text = told.format(sum=f"{total:.4g}", whole=f"{whole:.4g}", error=f"{error:.1%}")
+        warnings.append([text] if error > _LARGE_ERROR else [])
     return figures, warnings
 
 
