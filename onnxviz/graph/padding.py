@@ -31,10 +31,10 @@ def explicit(model: ir.Model) -> None:
     for node in list(model.graph.all_nodes()):
         if node.domain not in ("", "ai.onnx"):
             continue
-        mode = _string(node, "auto_pad")
+        mode = node.attributes.get_string("auto_pad", "NOTSET")
         if mode == "NOTSET":
             node.attributes.pop("auto_pad", None)
-        ceil = "ceil_mode" in node.attributes and node.attributes["ceil_mode"].as_int()
+        ceil = node.attributes.get_int("ceil_mode", 0)
         if node.op_type == "ConvTranspose":
             _transposed(node, mode)
         elif node.op_type not in _WINDOWS or not (ceil or mode in ("VALID", "SAME_UPPER", "SAME_LOWER")):
@@ -57,12 +57,10 @@ def explicit(model: ir.Model) -> None:
                 _at_run_time(tape, node, mode)
 
 
-def _string(node: ir.Node, name: str) -> str:
-    return node.attributes[name].as_string() if name in node.attributes else "NOTSET"
-
-
-def _ints(node: ir.Node, name: str, n: int) -> list[int]:
-    return list(node.attributes[name].as_ints()) if name in node.attributes else [1] * n
+def _steps(node: ir.Node, n: int) -> tuple[list[int], list[int]]:
+    """Strides and dilations."""
+    strides, dilations = (node.attributes.get_ints(name, [1] * n) for name in ("strides", "dilations"))
+    return list(strides), list(dilations)
 
 
 def _kernel(node: ir.Node) -> list[int] | None:
@@ -93,7 +91,7 @@ def _same(node: ir.Node, mode: str) -> list[int] | None:
     if kernel is None:
         return None
     n = len(kernel)
-    strides, dilations = _ints(node, "strides", n), _ints(node, "dilations", n)
+    strides, dilations = _steps(node, n)
     if node.op_type in POOLS:
         dilations = [1] * n  # see pool_pads
     x = node.inputs[0]
@@ -118,9 +116,9 @@ def _pool(tape: Tape, node: ir.Node, mode: str) -> None:
     if kernel is None or sizes is None:
         return
     n = len(kernel)
-    strides, dilations = _ints(node, "strides", n), _ints(node, "dilations", n)
-    given = list(node.attributes["pads"].as_ints()) if "pads" in node.attributes else [0] * (2 * n)
-    ceil = "ceil_mode" in node.attributes and bool(node.attributes["ceil_mode"].as_int())
+    strides, dilations = _steps(node, n)
+    given = list(node.attributes.get_ints("pads", [0] * (2 * n)))
+    ceil = bool(node.attributes.get_int("ceil_mode", 0))
     begins, ends, extra = [], [], []
     for i, (size, k, s, d) in enumerate(zip(sizes, kernel, strides, dilations, strict=True)):
         if mode.startswith("SAME"):
@@ -162,8 +160,7 @@ def _pool(tape: Tape, node: ir.Node, mode: str) -> None:
 
 def _counting(node: ir.Node) -> bool:
     """Whether an AveragePool averages its pads in."""
-    include = node.attributes.get("count_include_pad")
-    return node.op_type == "AveragePool" and include is not None and bool(include.as_int())
+    return node.op_type == "AveragePool" and bool(node.attributes.get_int("count_include_pad", 0))
 
 
 def _kind(x: ir.Value | None) -> Any:
@@ -184,7 +181,7 @@ def _at_run_time(tape: Tape, node: ir.Node, mode: str) -> None:
     if kernel is None or x is None:
         return
     n = len(kernel)
-    strides, dilations = _ints(node, "strides", n), _ints(node, "dilations", n)
+    strides, dilations = _steps(node, n)
     reach = [d * (k - 1) + 1 for k, d in zip(kernel, dilations, strict=True)]
     if node.op_type in POOLS:
         reach = kernel  # see pool_pads
@@ -239,11 +236,7 @@ def _in_front(tape: Tape, node: ir.Node, pads: ir.Value, sizes: ir.Value) -> Non
         attributes = {k: a.value for k, a in node.attributes.items()}
         share = op("AveragePool", padded(ones, 0.0), **attributes)
         means = op("AveragePool", padded(x, 0.0), **attributes)
-        node.op_type = "Div"
-        node.attributes.clear()
-        node.resize_inputs(2)
-        node.replace_input_with(0, means)
-        node.replace_input_with(1, share)
+        tape.become(node, "Div", means, share)
     else:
         node.replace_input_with(0, padded(x, 0.0))
 
@@ -254,10 +247,8 @@ def _transposed(node: ir.Node, mode: str) -> None:
     if kernel is None or (mode == "NOTSET" and "output_shape" not in node.attributes):
         return
     n = len(kernel)
-    strides, dilations = _ints(node, "strides", n), _ints(node, "dilations", n)
-    extra = (
-        list(node.attributes["output_padding"].as_ints()) if "output_padding" in node.attributes else [0] * n
-    )
+    strides, dilations = _steps(node, n)
+    extra = list(node.attributes.get_ints("output_padding", [0] * n))
     x = node.inputs[0]
     sizes: Any = x.shape[2:] if x is not None and x.shape is not None else [None] * n
     if "output_shape" in node.attributes:

@@ -102,7 +102,7 @@ def _dequantised(tape: Tape, node: ir.Node, integer: ir.DataType) -> ir.DataType
         if x.shape is None:
             return None
         rank = len(x.shape)
-        axis = node.attributes["axis"].as_int() if "axis" in node.attributes else 1
+        axis = node.attributes.get_int("axis", 1)
         sizes = tape.const([-1 if i == axis % rank else 1 for i in range(rank)])
         scale = tape.before(node, "Reshape", scale, sizes)
         zero = None if zero is None else tape.before(node, "Reshape", zero, sizes)
@@ -112,9 +112,5 @@ def _dequantised(tape: Tape, node: ir.Node, integer: ir.DataType) -> ir.DataType
     if zero is not None:
         x = tape.before(node, "Sub", x, tape.before(node, "Cast", zero, to=int(ir.DataType.FLOAT)))
     real = tape.before(node, "Mul", x, scale)
-    node.op_type = "Cast"
-    node.attributes.clear()
-    node.attributes["to"] = ir.AttrInt64("to", int(result))
-    node.resize_inputs(1)
-    node.replace_input_with(0, real)
+    tape.become(node, "Cast", real, to=int(result))
     return ir.DataType.FLOAT

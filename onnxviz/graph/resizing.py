@@ -38,8 +38,8 @@ def exact(model: ir.Model) -> None:
         before, after = (_lengths(value) for value in (node.inputs[0], node.outputs[0]))
         if before is None or after is None or len(before) != len(after):
             continue
-        policy = _string(node, "keep_aspect_ratio_policy", "stretch")
-        named = list(node.attributes["axes"].as_ints()) if "axes" in node.attributes else range(len(before))
+        policy = node.attributes.get_string("keep_aspect_ratio_policy", "stretch")
+        named = node.attributes.get_ints("axes", range(len(before)))
         axes = [axis % len(before) for axis in named]
         sizes, scales = (value_of(node.inputs[i]) if i < len(node.inputs) else None for i in (3, 2))
         if sizes is not None and sizes.size and policy != "stretch":
@@ -54,12 +54,8 @@ def _lengths(value: ir.Value | None) -> list[int | None] | None:
     return [d if isinstance(d, int) else None for d in value.shape]
 
 
-def _string(node: ir.Node, name: str, default: str) -> str:
-    return node.attributes[name].as_string() if name in node.attributes else default
-
-
 def _mode(node: ir.Node) -> str:
-    return _string(node, "coordinate_transformation_mode", "half_pixel")
+    return str(node.attributes.get_string("coordinate_transformation_mode", "half_pixel"))
 
 
 def _missed(tape: Tape, node: ir.Node, before: Any, after: Any, axes: list[int], scales: Any) -> None:
@@ -72,7 +68,7 @@ def _missed(tape: Tape, node: ir.Node, before: Any, after: Any, axes: list[int],
     ]
     if not missed:
         return
-    if _string(node, "mode", "nearest") != "nearest":
+    if node.attributes.get_string("mode", "nearest") != "nearest":
         # The next number that gives the length in double too: places 1e-7 further, between which it interpolates.
         larger = [np.nextafter(scale[a], np.float32(np.inf)) if a in missed else scale[a] for a in axes]
         _set(tape, node, axes, scales=larger)
@@ -124,9 +120,7 @@ def _keeping_the_ratio(
     if any(before[axis] is None or after[axis] is None for axis in axes):
         return
     if crooked:  # ONNX Runtime 1.32 leaves the picture as it is where an axis is counted from the end
-        node.op_type = "Identity"
-        node.attributes.clear()
-        node.resize_inputs(1)
+        tape.become(node, "Identity", node.inputs[0])
         return
     sizes = value_of(node.inputs[3])
     assert sizes is not None
@@ -135,11 +129,7 @@ def _keeping_the_ratio(
     plain = all(
         math.floor(before[a] * float(scale)) == shapes.resized(before[a], scale) == after[a] for a in axes
     )
-    weighted = {
-        name
-        for name in ("antialias", "exclude_outside")
-        if name in node.attributes and node.attributes[name].as_int()
-    }
+    weighted = {name for name in ("antialias", "exclude_outside") if node.attributes.get_int(name, 0)}
     if plain:
         _set(tape, node, axes, scales=[scale] * len(axes))
     elif mode in _BY_LENGTHS and "antialias" not in weighted:  # its filter is as wide as the scale says
@@ -157,13 +147,8 @@ def _beyond_the_end(
     wide = tape.before(node, "Pad", node.inputs[0], amounts, None, tape.const(axes), mode="edge")
     node.replace_input_with(0, wide)
     longer = _resize(tape, node, wide, axes, scales=[scale] * len(axes))
-    node.op_type = "Slice"
-    node.attributes.clear()
-    node.resize_inputs(4)
-    for i, value in enumerate(
-        (longer, tape.const([0] * len(axes)), tape.const([after[a] for a in axes]), tape.const(axes))
-    ):
-        node.replace_input_with(i, value)
+    cut = ([0] * len(axes), [after[a] for a in axes], axes)
+    tape.become(node, "Slice", longer, *(tape.const(part) for part in cut))
 
 
 def _repeats(before: int, after: int, scale: np.float32) -> int:
@@ -189,8 +174,5 @@ def _set(tape: Tape, node: ir.Node, axes: list[int], *, sizes: Any = None, scale
     roi = node.inputs[1] if _mode(node) == "tf_crop_and_resize" else None
     node.attributes.pop("keep_aspect_ratio_policy", None)
     node.attributes["axes"] = ir.AttrInt64s("axes", axes)
-    node.resize_inputs(4 if sizes is not None else 3)
-    if len(node.inputs) == 4:
-        node.replace_input_with(3, tape.const(sizes))
-    node.replace_input_with(1, roi)
-    node.replace_input_with(2, None if scales is None else tape.const(scales, np.float32))
+    inputs = [node.inputs[0], roi, None if scales is None else tape.const(scales, np.float32)]
+    tape.reads(node, *inputs, *([] if sizes is None else [tape.const(sizes)]))
