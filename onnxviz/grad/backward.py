@@ -17,7 +17,7 @@ import onnx_ir as ir
 from onnxviz.errors import UnsupportedOperator, ways
 from onnxviz.grad import table
 from onnxviz.graph.rectifiers import rectifier
-from onnxviz.graph.tape import Operand, Tape, dims, schema
+from onnxviz.graph.tape import Dims, Operand, Tape, dims, schema
 
 _INTEGERS = frozenset(
     {
@@ -192,6 +192,19 @@ def _plain(value: Any) -> Any:
 
 class NoRule(Exception):
     """Raised inside a rule for a form that it cannot differentiate; the message goes on 'the operator ...'."""
+
+
+def lengths(value: ir.Value, what: str = "an input") -> Dims:
+    """The dimensions of a forward value, as `dims`; NoRule where not even their number is known."""
+    known = dims(value)
+    if known is None:
+        raise NoRule(f"has {what} of unknown rank ({value.name!r})")
+    return known
+
+
+def rank_of(value: ir.Value) -> int:
+    """How many dimensions a forward value has, or NoRule."""
+    return len(lengths(value))
 
 
 def unsupported(node: ir.Node, reason: str) -> UnsupportedOperator:

@@ -12,11 +12,10 @@ from typing import Any, TypeAlias
 
 from onnxviz.errors import UsageError, near
 from onnxviz.grad import rules
-from onnxviz.grad.backward import NoRule
+from onnxviz.grad.backward import rank_of
 from onnxviz.grad.forms import between, step
 from onnxviz.grad.rules.quantised import rescaled, within
 from onnxviz.grad.table import VJP_RULES, Table
-from onnxviz.graph.tape import dims
 
 assert rules  # importing the package fills the table
 
@@ -47,15 +46,8 @@ def _redirected(op: Any, g: Any, masked: Mask, x: Any, high: float | None) -> An
     if high is not None:
         blocked = op.Or(blocked, op.And(op.Greater(x, high), op.Greater(g, 0.0)))
     through = op.ReduceSum(op.Abs(op.Flatten(plain, axis=1)), [1], keepdims=0)  # (N,)
-    alive = op.Reshape(op.Greater(through, 0.0), [-1, *([1] * (_rank(x) - 1))])
+    alive = op.Reshape(op.Greater(through, 0.0), [-1, *([1] * (rank_of(x) - 1))])
     return op.Where(alive, plain, op.Where(blocked, 0.0, g))
-
-
-def _rank(x: Any) -> int:
-    known = dims(x)
-    if known is None:
-        raise NoRule("has an input of unknown rank")
-    return len(known)
 
 
 def _table(variant: Variant) -> Table:

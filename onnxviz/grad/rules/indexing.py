@@ -6,18 +6,16 @@ from typing import Any
 
 import numpy as np
 
-from onnxviz.grad.backward import NoRule
+from onnxviz.grad.backward import NoRule, lengths
 from onnxviz.grad.rules.movement import pad_or_crop, zeros_like
 from onnxviz.grad.table import vjp
-from onnxviz.graph.tape import array, dims
+from onnxviz.graph.tape import array
 
 
 @vjp("Gather")
 def gather(op, g, y, x, indices, *, axis):
     """Added up where it was read; for one constant index g between zeros."""
-    known = dims(x)
-    if known is None:
-        raise NoRule("has an input of unknown rank")
+    known = lengths(x)
     axis %= len(known)
     index, length = array(indices), known[axis]
     if index is not None and index.size == 1 and isinstance(length, int):

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from onnxviz.grad.backward import NoRule, unbroadcast
+from onnxviz.grad.backward import rank_of, unbroadcast
 from onnxviz.grad.forms import shared
 from onnxviz.grad.table import vjp
-from onnxviz.graph.tape import array, dims
+from onnxviz.graph.tape import array
 
 
 @vjp("Gemm")
@@ -33,7 +33,7 @@ def gemm(op, g, y, a, b, c=None, *, alpha, beta, transA, transB):
 @vjp("MatMul")
 def matmul(op, g, y, a, b):
     """g·Bᵀ and Aᵀ·g over the last two axes; vectors are matrices of one row or column; batch axes broadcast."""
-    rank_a, rank_b = _rank(a), _rank(b)
+    rank_a, rank_b = rank_of(a), rank_of(b)
     full = g
     if rank_b == 1:
         full = op.Unsqueeze(full, [-1])
@@ -57,13 +57,6 @@ def matmul(op, g, y, a, b):
         return _summed(op, op.MatMul(other, full), b, y, rank_b, rank_a)
 
     return to_a, to_b
-
-
-def _rank(value: Any) -> int:
-    known = dims(value)
-    if known is None:
-        raise NoRule(f"has an input of unknown rank ({value.name!r})")
-    return len(known)
 
 
 def _transposed(op: Any, value: Any, rank: int) -> Any:

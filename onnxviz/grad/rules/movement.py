@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from onnxviz.grad.backward import NoRule, unbroadcast
+from onnxviz.grad.backward import NoRule, rank_of, unbroadcast
 from onnxviz.grad.forms import step
 from onnxviz.grad.table import vjp
 from onnxviz.graph.tape import array, dims
@@ -76,7 +76,7 @@ def expand(op, g, y, x, shape):
 @vjp("Tile")
 def tile(op, g, y, x, repeats):
     """Sum over the copies: each axis as (copies, length), the copies summed away."""
-    rank = _rank(x)
+    rank = rank_of(x)
     times = array(repeats)
     pairs = []
     for axis in range(rank):
@@ -87,13 +87,6 @@ def tile(op, g, y, x, repeats):
     return (
         op.ReduceSum(op.Reshape(g, op.vector(pairs), allowzero=1), list(range(0, 2 * rank, 2)), keepdims=0),
     )
-
-
-def _rank(value: Any) -> int:
-    known = dims(value)
-    if known is None:
-        raise NoRule("has an input of unknown rank")
-    return len(known)
 
 
 @vjp("Slice")
@@ -126,7 +119,7 @@ def pad(op, g, y, x, pads, value=None, axes=None, *, mode):
     For the copying modes the same Pad of the flat indices tells for every place of y where it came from.
     """
     if mode == "constant":
-        rank = _rank(x)
+        rank = rank_of(x)
         amounts: Any = array(pads)
         along: Any = list(range(rank)) if axes is None else array(axes)
         if along is None:
@@ -212,7 +205,7 @@ def center_crop_pad(op, g, y, x, shape, *, axes=None):
 
     Only where the crop and the pad of an axis put their odd element on the same side is that exact; otherwise refused.
     """
-    rank = _rank(x)
+    rank = rank_of(x)
     along = [int(a) % rank for a in axes] if axes is not None else list(range(rank))
     known: Any = dims(x)
     wanted = dims(y)

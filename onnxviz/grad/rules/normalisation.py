@@ -7,17 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from onnxviz.grad.backward import NoRule
+from onnxviz.grad.backward import NoRule, lengths, rank_of
 from onnxviz.grad.forms import channel_sums
 from onnxviz.grad.table import vjp
 from onnxviz.graph.tape import dims
-
-
-def _rank(value: Any) -> int:
-    known = dims(value)
-    if known is None:
-        raise NoRule("has an input of unknown rank")
-    return len(known)
 
 
 def _per_channel(op: Any, value: Any, rank: int) -> Any:
@@ -28,7 +21,7 @@ def _per_channel(op: Any, value: Any, rank: int) -> Any:
 @vjp("BatchNormalization")
 def batch_normalization(op, g, y, x, scale, bias, mean, var, *, epsilon, momentum, training_mode):
     """At inference an affine map of each channel; a BatchNormalization without shift stays in the blocked layout."""
-    rank = _rank(x)
+    rank = rank_of(x)
     others = [a for a in range(rank) if a != 1]
     if training_mode:  # by mean and variance of the batch at hand
         to_unit, unit = _standardised(op, op.Mul(g, _per_channel(op, scale, rank)), x, others, epsilon)
@@ -96,7 +89,7 @@ def _through(op: Any, h: Any, unit: Any, inverse: Any, axes: list[int]) -> Any:
 @vjp("InstanceNormalization")
 def instance_normalization(op, g, y, x, scale, bias, *, epsilon):
     """Each channel of each image standardised over its positions."""
-    rank = _rank(x)
+    rank = rank_of(x)
     axes, others = list(range(2, rank)), [0, *range(2, rank)]
     to_x, unit = _standardised(op, op.Mul(g, _per_channel(op, scale, rank)), x, axes, epsilon)
     return (
@@ -114,7 +107,7 @@ def layer_normalization(op, gs, ys, x, scale, bias=None, *, axis, epsilon, stash
     On ONNX Runtime's CPU provider the operator itself gives the standardised x and 1/σ at once; elsewhere they are
     computed in parts, since OpenVINO refuses an operator with further outputs.
     """
-    rank = _rank(x)
+    rank = rank_of(x)
     first = axis % rank
     axes = list(range(first, rank))
     if op.cpu:
@@ -133,9 +126,7 @@ def layer_normalization(op, gs, ys, x, scale, bias=None, *, axis, epsilon, stash
 
     def summed(value: Any, like: Any) -> Any:
         """Back to scale's shape: over the leading axes, and those where scale has length 1."""
-        known = dims(like)
-        if known is None:
-            raise NoRule("has a scale of unknown rank")
+        known = lengths(like, "a scale")
         lead = rank - len(known)
         ones = [lead + i for i, d in enumerate(known) if d == 1]
         value = op.ReduceSum(value, [*range(lead), *ones], keepdims=1) if lead or ones else value
@@ -162,7 +153,7 @@ def layer_normalization(op, gs, ys, x, scale, bias=None, *, axis, epsilon, stash
 @vjp("RMSNormalization")
 def rms_normalization(op, g, y, x, scale, *, axis, epsilon, stash_type):
     """x·r with r = 1/√(mean x² + ε): r·(h − x·r²·mean(h·x))."""
-    rank = _rank(x)
+    rank = rank_of(x)
     axes = list(range(axis % rank, rank))
     h = op.Mul(g, scale)
     inverse = op.Reciprocal(op.Sqrt(op.Add(op.ReduceMean(op.Mul(x, x), axes, keepdims=1), epsilon)))

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from onnxviz.grad import maxima
-from onnxviz.grad.backward import NoRule
+from onnxviz.grad.backward import rank_of
 from onnxviz.grad.forms import box_to_input, step
 from onnxviz.grad.table import vjp
 from onnxviz.grad.windows import Window
@@ -188,9 +188,7 @@ def global_average_pool(op, g, y, x):
 @vjp("GlobalMaxPool")
 def global_max_pool(op, g, y, x):
     """To the first of the largest elements."""
-    known = dims(x)
-    if known is None:
-        raise NoRule("has an input of unknown rank")
+    rank_of(x)  # of an unknown one it is refused
     flat = op.Reshape(x, [0, 0, -1])
     first = op.ArgMax(flat, axis=2, keepdims=1)
     zeros = op.Expand(op.cast_like(0.0, g), op.Shape(flat))

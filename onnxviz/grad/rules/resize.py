@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from onnxviz.grad.backward import NoRule
+from onnxviz.grad.backward import NoRule, lengths
 from onnxviz.grad.table import vjp
 from onnxviz.graph.tape import array, dims
 
@@ -24,9 +24,7 @@ def resize(
     keep_aspect_ratio_policy="stretch", mode, nearest_mode,
 ):  # fmt: skip
     """Each axis' matrix transposed; a plain repetition by whole numbers is a sum over its tiles."""
-    known, out = dims(x), dims(y)
-    if known is None or out is None:
-        raise NoRule("has an input of unknown rank")
+    known, out = lengths(x), lengths(y)
     rank = len(known)
     along = [int(a) % rank for a in axes] if axes is not None else list(range(rank))
     roi, scales, sizes = (None if _empty(v) else v for v in (roi, scales, sizes))
