@@ -5,8 +5,6 @@ Nothing here knows how anything is drawn: each result's own `picture` asks `figu
 
 from __future__ import annotations
 
-import base64
-import html
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
@@ -187,6 +185,9 @@ class Results(list[R]):
         return Results(found) if isinstance(index, slice) else found
 
     def _repr_html_(self) -> str:
+        import base64
+        import html
+
         shown = [one for one in self if isinstance(one, Result)]
         parts = []
         for one in shown[:_MOST_SHOWN]:
