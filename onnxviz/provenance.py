@@ -36,6 +36,7 @@ class Recipe(Protocol):
     """What brings a picture of (height, width) to what the network sees: see `image.preprocessing.Preprocessing`."""
 
     def seen(self, height: int, width: int) -> tuple[int, int]: ...  # noqa: D102
+    def window(self, height: int, width: int) -> tuple[float, float, float, float]: ...  # noqa: D102
     def geometry(self, height: int, width: int) -> Any: ...  # noqa: D102
 
 
@@ -142,16 +143,13 @@ def note_view(recipe: Recipe, picture: np.ndarray) -> None:
     if record.pictures[-1].get("size") != [height, width]:
         return
     g = recipe.geometry(height, width)
-    h, w = recipe.seen(height, width)
-    down, across = height / g.height, width / g.width
-    top, left = max(0.0, g.top * down), max(0.0, g.left * across)
-    bottom, right = min(float(height), (g.top + h) * down), min(float(width), (g.left + w) * across)
+    top, left, bottom, right = recipe.window(height, width)
+    box = max(0.0, top), max(0.0, left), min(float(height), bottom), min(float(width), right)
     seen: dict[str, Any] = {
         "box": {
-            name: round(value, 3)
-            for name, value in (("top", top), ("left", left), ("bottom", bottom), ("right", right))
+            name: round(edge, 3) for name, edge in zip(("top", "left", "bottom", "right"), box, strict=True)
         },
-        "size": [h, w],
+        "size": list(recipe.seen(height, width)),
     }
     if g.top < 0 or g.left < 0:
         seen["padding"] = {"top": max(0, -g.top), "left": max(0, -g.left)}

@@ -147,7 +147,7 @@ def field_box(
     """
     from onnxviz.graph.layers import field
 
-    view_height, view_width = view_size(preprocessing, height, width)
+    view_height, view_width = preprocessing.seen(height, width)
     if layer.trace is None or not any(layer.trace.placed):
         return 0, 0, view_height, view_width
     top, left, bottom, right = field(layer, y, x, local=True)
@@ -159,22 +159,6 @@ def field_box(
     return top, left, bottom, right
 
 
-def view_size(preprocessing: Preprocessing, height: int, width: int) -> tuple[int, int]:
-    """Height and width in pixels of what the network sees of an original of `height` × `width` pixels."""
-    return preprocessing.seen(height, width)
-
-
-def window(preprocessing: Preprocessing, height: int, width: int) -> tuple[float, float, float, float]:
-    """Where the network's view lies in an original of `height` × `width` pixels: top, left, bottom, right.
-
-    In pixels of the original, as edges: (0, 0, height, width) is all of it. It may reach outside (bars).
-    """
-    h, w = view_size(preprocessing, height, width)
-    seen = preprocessing.geometry(height, width)
-    y, x = height / seen.height, width / seen.width
-    return seen.top * y, seen.left * x, (seen.top + h) * y, (seen.left + w) * x
-
-
 def to_source(
     preprocessing: Preprocessing, box: tuple[float, float, float, float], height: int, width: int
 ) -> np.ndarray:
@@ -182,7 +166,7 @@ def to_source(
 
     Where the view is wider than the original (bars beside it), it is cut at the original's borders too.
     """
-    view, frame = view_size(preprocessing, height, width), window(preprocessing, height, width)
+    view, frame = preprocessing.seen(height, width), preprocessing.window(height, width)
     mapped = np.empty(4)
     for axis, (length, limit) in enumerate(zip(view, (height, width), strict=True)):
         start, stop = frame[axis], frame[axis + 2]

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from onnxviz.errors import ImageRejected
-from onnxviz.features.patch_boxes import LayerPatches, PatchData, to_source, view_size, window
+from onnxviz.features.patch_boxes import LayerPatches, PatchData, to_source
 from onnxviz.features.stream import fingerprint, refusal
 from onnxviz.image.folder import decode
 from onnxviz.progress import Progress, silent
@@ -64,7 +64,7 @@ def _tile(result: PatchData, place: Place, picture: np.ndarray, edge: int) -> np
     layer, row, rank = place
     one = result.layers[layer]
     top, left, bottom, right = map(int, one.boxes[row, rank])
-    view = view_size(result.preprocessing, *picture.shape[:2])
+    view = result.preprocessing.seen(*picture.shape[:2])
     ring = places(one) and is_wide((bottom - top, right - left), view)
     return crop(picture, result.preprocessing, (top, left, bottom, right), edge, ring=ring)
 
@@ -88,7 +88,7 @@ def crop(
               the field grey
     """
     height, width = picture.shape[:2]
-    view = view_size(preprocessing, height, width)
+    view = preprocessing.seen(height, width)
     shown = [
         (box[axis], box[axis + 2]) if box[axis + 2] - box[axis] < view[axis] else (0, view[axis])
         for axis in (0, 1)
@@ -134,7 +134,7 @@ def is_wide(extent: tuple[int, int], view: tuple[int, int]) -> bool:
 
 def _to_view(preprocessing: Preprocessing, source: np.ndarray, height: int, width: int) -> list[float]:
     """A box in pixels of the original, in pixels of the view."""
-    view, frame = view_size(preprocessing, height, width), window(preprocessing, height, width)
+    view, frame = preprocessing.seen(height, width), preprocessing.window(height, width)
     return [
         float((source[i] - frame[i % 2]) * view[i % 2] / (frame[i % 2 + 2] - frame[i % 2])) for i in range(4)
     ]
@@ -244,7 +244,7 @@ def _overhangs(one: LayerPatches, row: int, preprocessing: Preprocessing) -> boo
     for box, size, index in zip(one.boxes[row], one.sizes[row], one.index[row], strict=True):
         if index < 0:
             continue
-        view = view_size(preprocessing, *map(int, size))
+        view = preprocessing.seen(*map(int, size))
         for axis in (0, 1):
             low, high = int(box[axis]), int(box[axis + 2])
             within = low >= 0 and high <= view[axis]

@@ -175,6 +175,15 @@ class Recipe:
             h = max(1, round(height * (w or width) / width))
         return h, max(1, round(width * h / height)) if w is None else w
 
+    def window(self, height: int, width: int) -> tuple[float, float, float, float]:
+        """Where what is seen lies in a picture of `height` × `width` pixels: top, left, bottom, right, as edges.
+
+        In pixels of the picture; (0, 0, height, width) is all of it. It may reach outside (bars).
+        """
+        (h, w), g = self.seen(height, width), self.geometry(height, width)
+        y, x = height / g.height, width / g.width
+        return g.top * y, g.left * x, (g.top + h) * y, (g.left + w) * x
+
     def geometry(self, height: int, width: int) -> Geometry:
         """How a picture of `height` × `width` pixels is resized and cut."""
         h, w = self.seen(height, width)

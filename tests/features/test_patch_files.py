@@ -13,7 +13,7 @@ from PIL import Image
 import onnxviz
 from onnxviz.cli.main import run as command_line
 from onnxviz.errors import MissingDependency
-from onnxviz.features.patch_boxes import to_source, view_size, window
+from onnxviz.features.patch_boxes import to_source
 from onnxviz.features.patch_pictures import crop
 from onnxviz.features.patches import patches
 from onnxviz.image.preprocessing import Preprocessing
@@ -45,10 +45,10 @@ def test_boxes_in_the_original_are_where_the_view_took_its_pixels(resize, size):
 
 def test_the_whole_view_of_a_wide_photo_is_its_middle():
     recipe = Preprocessing(size=(224, 224), crop_fraction=0.875)
-    top, left, bottom, right = window(recipe, 300, 451)
+    top, left, bottom, right = recipe.window(300, 451)
     assert (top, bottom) == pytest.approx((18.75, 281.25))
     assert right - left == pytest.approx(262.5, abs=1)
-    assert view_size(Preprocessing(), 30, 40) == (30, 40)
+    assert Preprocessing().seen(30, 40) == (30, 40)
 
 
 def test_a_box_over_the_border_is_cut_to_what_is_visible():
