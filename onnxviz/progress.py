@@ -9,6 +9,8 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Literal
 
+from onnxviz.errors import UsageError
+
 #: Called with (done, total, what); `total` is None where it is not known. The computation never draws anything.
 Progress = Callable[[int, int | None, str], None]
 #: What a technique takes: such a function, or a bar on a terminal and in a notebook, and silence where stderr is piped.
@@ -23,8 +25,15 @@ def silent(done: int, total: int | None, what: str) -> None:
 
 
 def told(progress: Shown) -> Progress:
-    """The function itself. 'auto' that nobody has made a bar of (`provenance.recorded` does) is silent."""
-    return silent if isinstance(progress, str) else progress
+    """The function itself; of 'auto' that nobody has made a bar of (`provenance.recorded` does), silence.
+
+    raises   UsageError for another text
+    """
+    if isinstance(progress, str):
+        if progress != "auto":
+            raise UsageError(f"progress is a function (done, total, what) or 'auto', got {progress!r}")
+        return silent
+    return progress
 
 
 class Bar:

@@ -17,6 +17,7 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Final, ParamSpec, Protocol, TypeVar
 
 from onnxviz.errors import UsageError
+from onnxviz.progress import Bar
 from onnxviz.text import quoted
 
 if TYPE_CHECKING:
@@ -203,10 +204,11 @@ def _digest(data: Any) -> str:
 def recorded(technique: Callable[P, R]) -> Callable[P, R]:
     """A technique whose results name the pictures that they were made of and the call, in their manifests.
 
-    One technique inside another leaves the record to the outer one.
+    Its `progress` of 'auto' is a bar while it runs. A technique inside another leaves record and bar to the outer one.
     raises   UsageError where it takes a network first and gets something else
     """
-    first = next(iter(inspect.signature(technique).parameters.values()))
+    parameters = inspect.signature(technique).parameters
+    first = next(iter(parameters.values()))
     optional = "None" in str(first.annotation)
 
     @functools.wraps(technique)
@@ -216,7 +218,9 @@ def recorded(technique: Callable[P, R]) -> Callable[P, R]:
         net = args[0] if args else options.get("net")
         if first.name == "net" and not (net is None and (optional or not args)):
             check_open(net, technique.__name__)
-        with recording() as record:
+        with recording() as record, Bar(technique.__name__) as bar:
+            if "progress" in parameters and options.get("progress", "auto") == "auto":
+                options["progress"] = bar
             try:
                 result = technique(*args, **options)
             except BaseException as stop:  # Ctrl-C and gradients that run away keep what was done so far

@@ -22,7 +22,7 @@ from onnxviz.graph.layers import Layer
 from onnxviz.graph.output import BINARY, SEQUENCE
 from onnxviz.network import Images, Network
 from onnxviz.objectives import Objective
-from onnxviz.progress import Progress, silent
+from onnxviz.progress import Progress, Shown, told
 from onnxviz.provenance import recorded
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def cam(
     align: str = "stretch",
     percentile: float | None = None,
     batch: int | None = None,
-    progress: Progress = silent,
+    progress: Shown = "auto",
 ) -> Attribution | list[Attribution]:
     """Where in the picture a layer finds what speaks for a class.
 
@@ -77,6 +77,7 @@ def cam(
                 objective that does not depend on the layer), UnsupportedOperator, GradientNotFinite; Interrupted on
                 Ctrl-C in 'score-cam', whose partial map is that of the channels so far
     """
+    progress = told(progress)
     row = methods.chosen(method, methods.of("cam"))
     if percentile is None:
         percentile = 99.0 if row.caption.fine else 100.0

@@ -15,7 +15,7 @@ from onnxviz.features.pictures import for_each, single
 from onnxviz.figures.captions import Caption
 from onnxviz.graph import occlude
 from onnxviz.network import ImageLike, Network
-from onnxviz.progress import Progress, silent
+from onnxviz.progress import Shown, told
 from onnxviz.provenance import recorded
 
 _WINDOW, _STRIDE = 32, 16
@@ -44,7 +44,7 @@ def occlusion(
     neuron: Neuron = None,
     seed: int = 0,
     batch: int | None = None,
-    progress: Progress = silent,
+    progress: Shown = "auto",
 ) -> Attribution:
     """How far the class probability falls when a window covers each place of the image.
 
@@ -68,6 +68,7 @@ def occlusion(
     raises      UsageError, UnknownLabel, UnknownLayer, ImageRejected, ModelUnsuitable; Interrupted on Ctrl-C, whose
                 partial map is 0 where no window has been yet
     """
+    progress = told(progress)
     net = net.at(output)
     asked = parse(
         net, target, objective=objective, layer=layer, channel=channel, neuron=neuron, functions=True

@@ -14,7 +14,7 @@ from onnxviz.features.pictures import for_each, single
 from onnxviz.figures.captions import Caption
 from onnxviz.graph import occlude
 from onnxviz.network import ImageLike, Network
-from onnxviz.progress import Progress, silent
+from onnxviz.progress import Shown, told
 from onnxviz.provenance import recorded
 
 DIVISORS = ("coverage", "paper")
@@ -46,7 +46,7 @@ def rise(
     neuron: Neuron = None,
     seed: int = 0,
     batch: int | None = None,
-    progress: Progress = silent,
+    progress: Shown = "auto",
 ) -> Attribution:
     """The class probability that a pixel brings when it shows through a random mask.
 
@@ -73,6 +73,7 @@ def rise(
     raises        UsageError, UnknownLabel, UnknownLayer, ImageRejected, ModelUnsuitable; Interrupted on Ctrl-C, whose
                   partial map is that of the masks so far
     """
+    progress = told(progress)
     net = net.at(output)
     asked = parse(
         net, target, objective=objective, layer=layer, channel=channel, neuron=neuron, functions=True

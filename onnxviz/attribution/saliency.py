@@ -15,7 +15,7 @@ from onnxviz.errors import UsageError
 from onnxviz.features.pictures import also_unequal, given
 from onnxviz.network import Images, Network
 from onnxviz.objectives import Objective
-from onnxviz.progress import Progress, silent
+from onnxviz.progress import Shown, told
 from onnxviz.provenance import recorded
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def saliency(
     percentile: float = 99.0,
     seed: int = 0,
     batch: int | None = None,
-    progress: Progress = silent,
+    progress: Shown = "auto",
 ) -> Attribution | list[Attribution]:
     """How strongly each pixel moves one score.
 
@@ -75,6 +75,7 @@ def saliency(
                 picture), UnsupportedOperator, GradientNotFinite; Interrupted on Ctrl-C in methods of many samples,
                 whose partial result is a map of the samples so far
     """
+    progress = told(progress)
     row = methods.chosen(method, methods.of("saliency"))
     own = {"samples": samples, "noise": noise, "steps": steps, "baseline": baseline, "baselines": baselines}
     options = {key: value for key, value in own.items() if value is not None}

@@ -15,7 +15,7 @@ from onnxviz.figures import heat
 from onnxviz.figures.captions import caption
 from onnxviz.network import Images, Network
 from onnxviz.objectives import Objective
-from onnxviz.progress import Progress, silent
+from onnxviz.progress import Shown, told
 from onnxviz.provenance import recorded
 from onnxviz.results import Result, Results
 
@@ -85,7 +85,7 @@ def segment(
     rounds: int = 5,
     seed: int = 0,
     batch: int | None = None,
-    progress: Progress = silent,
+    progress: Shown = "auto",
 ) -> Segmentation | list[Segmentation]:
     """The pixels of the object that a class score rests on, though nobody showed the network a mask.
 
@@ -115,6 +115,7 @@ def segment(
               60 % stays, or where the object alone keeps under a quarter of the probability or the rest over a half
     raises    what `onnxviz.saliency` raises; ModelUnsuitable where the map is zero everywhere
     """
+    progress = told(progress)
     from onnxviz.attribution.saliency import saliency
 
     if isinstance(rounds, bool) or not isinstance(rounds, int) or rounds < 1:

@@ -18,7 +18,7 @@ from onnxviz.features.pictures import given
 from onnxviz.interrupted import Interrupted
 from onnxviz.network import Images, Network
 from onnxviz.objectives import Objective
-from onnxviz.progress import Progress, silent
+from onnxviz.progress import Progress, Shown, told
 from onnxviz.provenance import recorded
 
 
@@ -38,7 +38,7 @@ def attributions(
     percentile: float | None = None,
     seed: int = 0,
     batch: int | None = None,
-    progress: Progress = silent,
+    progress: Shown = "auto",
     **options: Any,
 ) -> Attributions:
     """What several methods say about the same scores of the same pictures, for a side-by-side sheet.
@@ -51,6 +51,7 @@ def attributions(
     returns     Attributions, values (N, M, H, W) float32
     raises      UsageError and what the methods raise; Interrupted on Ctrl-C, with the methods that were done
     """
+    progress = told(progress)
     wanted = _wanted(METHODS if methods is None else [methods] if isinstance(methods, str) else methods)
     for key in options:
         if not any(key in _own(row) for row in wanted):
@@ -81,7 +82,7 @@ def cams(
     methods: Sequence[str],
     *,
     names: Sequence[str] = (),
-    progress: Progress = silent,
+    progress: Shown = "auto",
     **options: Any,
 ) -> Attributions:
     """Class activation maps of a layer: each method on each picture, in one sheet.
@@ -93,6 +94,7 @@ def cams(
     returns   Attributions, values (N, M, H, W) float32
     raises    UsageError and what `cam` raises; Interrupted on Ctrl-C, with the methods that were done
     """
+    progress = told(progress)
 
     def column(row: Method) -> list[Attribution]:
         found = cam(net, images, method=row.name, progress=progress, **options)

@@ -4,15 +4,24 @@ from __future__ import annotations
 
 import importlib.resources
 import importlib.util
+import inspect
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from onnxviz.files import write_atomic
+import onnxviz
+from onnxviz.demo.page import Picture
+from onnxviz.files import png_bytes, write_atomic
 from onnxviz.image.io import read
 from onnxviz.network import Network
 from onnxviz.progress import Progress
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from onnxviz.results import Result
 
 _CROP = 320
 # Names under which the photos are known; all are in the public domain or free to use (see the packages' notes).
@@ -59,17 +68,23 @@ class Stage:
     @property
     def subjects(self) -> list[Photo]:
         """The photos that techniques for a single picture are shown on."""
-        wanted = ("chelsea", "coffee", "rocket", "flower", "china")
-        return [self.photos[name] for name in wanted if name in self.photos]
+        return [self.photos[name] for name in self.some("chelsea", "coffee", "rocket", "flower", "china")]
 
     @property
     def subject(self) -> Photo:
         """The one photo where there is room for only one."""
         return self.subjects[0]
 
-    def original(self, photo: Photo | None = None) -> str:
-        """The path, from the demo's folder, of a copy of a photo (None: `subject`) there, for commands to name."""
-        photo = photo or self.subject
+    def some(self, *names: str) -> list[str]:
+        """Those of these photos that are at hand."""
+        return [name for name in names if name in self.photos]
+
+    def first(self, *names: str) -> Photo:
+        """The first of these photos that is at hand; else the subject."""
+        return next((self.photos[name] for name in self.some(*names)), self.subject)
+
+    def original(self, photo: Photo) -> str:
+        """The path, from the demo's folder, of a copy of a photo there, for commands to name."""
         path = self.folder / "originals" / photo.path.name
         if path not in self.copied:
             self.copied.add(write_atomic(path, photo.path.read_bytes()))
@@ -78,6 +93,22 @@ class Stage:
     def file(self, name: str) -> Path:
         """Where a section's picture goes."""
         return self.folder / name
+
+    def run(self, technique: str, *arguments: Any, **options: Any) -> Any:
+        """What a technique gives, with the demo's seed and progress."""
+        function = getattr(onnxviz, technique)
+        takes = inspect.signature(function).parameters
+        own = {"seed": self.seed, "progress": self.progress}
+        own = {name: value for name, value in own.items() if name in takes}
+        return function(self.net, *arguments, **own, **options)
+
+    def picture(self, name: str, result: Result, caption: str, wide: bool = False) -> Picture:
+        """A result, saved."""
+        return Picture(result.save(self.file(name)), caption, wide)
+
+    def drawn(self, name: str, picture: Image.Image, caption: str) -> Picture:
+        """A sheet of the demo's own, over the page's width."""
+        return Picture(write_atomic(self.file(name), png_bytes(picture)), caption, wide=True)
 
 
 def photos() -> list[Photo]:

@@ -10,7 +10,7 @@ from onnxviz._version import __version__
 from onnxviz.claims import reason
 from onnxviz.demo.page import Section, render
 from onnxviz.demo.photos import Photo, Stage, photos, write_crops
-from onnxviz.demo.sections import SECTIONS
+from onnxviz.demo.sections import TOPICS
 from onnxviz.errors import OutputRefused
 from onnxviz.files import claimed, write_atomic
 from onnxviz.progress import Progress, silent
@@ -59,9 +59,9 @@ def demo(
         crops = write_crops(folder / "photos", _varied(list(found.values())), _CROPS_A_PHOTO, seed)
         stage = Stage(net=net, folder=folder, photos=found, crops=crops, seed=seed, progress=progress)
         sections: list[Section] = []
-        for make in SECTIONS:
-            say((make.__doc__ or make.__name__).splitlines()[0])
-            sections.append(make(stage))
+        for topic in TOPICS:
+            say(topic.title)
+            sections.append(topic.section(stage))
         versions = net.manifest("demo")["versions"]
         facts = {
             "network": f"{net.name}, SHA-256 {net.digest[:16]}…",

@@ -14,7 +14,7 @@ from onnxviz.features.stream import none_used, plan, source_name, sources, strea
 from onnxviz.graph.output import SEQUENCE
 from onnxviz.image.folder import Listing
 from onnxviz.interrupted import until_interrupted
-from onnxviz.progress import Progress, silent
+from onnxviz.progress import Shown, told
 from onnxviz.provenance import recorded
 from onnxviz.text import printable
 
@@ -32,7 +32,7 @@ def embed(
     *,
     layer: str | None = None,
     batch: int | None = None,
-    progress: Progress = silent,
+    progress: Shown = "auto",
 ) -> Embedding:
     """One vector of features for each image: the last hidden layer's, before the network names what it sees.
 
@@ -47,6 +47,7 @@ def embed(
     raises   UnknownLayer, ModelUnsuitable, ImageRejected when no image could be read, Interrupted with the
              result so far on Ctrl-C
     """
+    progress = told(progress)
     chosen = _layer(net, layer)
     listing = sources(_listed(images), net).require()
     graph = _Graph(net, chosen)

@@ -13,7 +13,7 @@ from onnxviz.features.embedding import Embedding, thumbnails
 from onnxviz.features.neighbours import embedding_of
 from onnxviz.features.project import METHODS, Projection, check, project
 from onnxviz.interrupted import Interrupted
-from onnxviz.progress import Progress, silent
+from onnxviz.progress import Shown, told
 from onnxviz.provenance import recorded
 from onnxviz.results import Result
 from onnxviz.text import printable
@@ -207,7 +207,7 @@ def map(
     layer: str | None = None,
     batch: int | None = None,
     seed: int = 0,
-    progress: Progress = silent,
+    progress: Shown = "auto",
 ) -> Map:
     """A 2-D map of pictures by the features of the last hidden layer, as a scatter and as a grid of pictures.
 
@@ -226,6 +226,7 @@ def map(
     raises       UsageError, MissingDependency, UnknownLayer, ModelUnsuitable, ImageRejected, InputRefused for
                  an Embedding of another network, Interrupted with the Embedding so far on Ctrl-C
     """
+    progress = told(progress)
     if method is not None:
         check(method, perplexity)
     found = embedding_of(net, images, layer, batch, progress)

@@ -14,7 +14,7 @@ from onnxviz.errors import UsageError, near
 from onnxviz.features.embed import embed
 from onnxviz.features.embedding import Embedding, thumbnails
 from onnxviz.figures import style
-from onnxviz.progress import Progress, silent
+from onnxviz.progress import Progress, Shown, told
 from onnxviz.provenance import recorded
 from onnxviz.results import Result
 from onnxviz.text import printable
@@ -257,7 +257,7 @@ def neighbours(
     layer: str | None = None,
     batch: int | None = None,
     seed: int = 0,
-    progress: Progress = silent,
+    progress: Shown = "auto",
 ) -> Neighbours:
     """The pictures of a set that are nearest to each query in the features of the last hidden layer.
 
@@ -277,6 +277,7 @@ def neighbours(
     raises    UsageError for fewer than two pictures, UnknownLayer, ModelUnsuitable, ImageRejected,
               InputRefused for an Embedding of another network, Interrupted with the Embedding so far
     """
+    progress = told(progress)
     if metric not in METRICS or k < 1:
         nearest(np.zeros((1, 1), np.float32), np.zeros((0, 1), np.float32), k, metric)  # raises, saying why
     wanted = 8 if queries is None else queries

@@ -20,7 +20,7 @@ from onnxviz.file_set import FOLDER_HEAD
 from onnxviz.files import FileSet, npy_bytes, png_bytes
 from onnxviz.graph.reduce import Reduced, peaks
 from onnxviz.interrupted import until_interrupted
-from onnxviz.progress import Progress, silent
+from onnxviz.progress import Progress, Shown, silent, told
 from onnxviz.provenance import recorded
 from onnxviz.text import file_name, printable
 
@@ -160,7 +160,7 @@ def patches(
     channel: int | Sequence[int] | None = None,
     top: int = 9,
     batch: int | None = None,
-    progress: Progress = silent,
+    progress: Shown = "auto",
 ) -> Patches:
     """The `top` images that each channel of a layer answers most, with the patch that the strongest unit sees.
 
@@ -177,6 +177,7 @@ def patches(
     raises   UnknownLayer, UsageError, ModelUnsuitable, ImageRejected when no image could be read, Interrupted with the
              result so far on Ctrl-C
     """
+    progress = told(progress)
     if top < 1:
         raise UsageError(f"top must be at least 1, got {top}")
     names = [layer] if isinstance(layer, str) else list(layer)

@@ -16,7 +16,7 @@ from onnxviz import objectives
 from onnxviz.attribution.targets import Channel, Neuron, Target, Targets, parse, place_of
 from onnxviz.errors import ModelUnsuitable, UsageError
 from onnxviz.files import write_atomic
-from onnxviz.progress import Progress, silent
+from onnxviz.progress import Progress, Shown, told
 from onnxviz.provenance import recorded
 from onnxviz.runtime.batching import filled
 from onnxviz.synthesis.machine import Machine, Step
@@ -66,7 +66,7 @@ def ascent(
     seed: int = 0,
     batch: int | None = None,
     watch: Watch = unwatched,
-    progress: Progress = silent,
+    progress: Shown = "auto",
     **options: Any,
 ) -> Made:
     """Make the picture that a class score, a channel or a neuron answers to most, by ascent on its gradient.
@@ -100,6 +100,7 @@ def ascent(
                 LimitExceeded and WorkerCrashed with the last good pictures as `.partial`; Interrupted on Ctrl-C with
                 what was done so far
     """
+    progress = told(progress)
     if copies < 1:
         raise UsageError(f"copies must be at least 1, got {copies}")
     chosen = recipe(preset, options)

@@ -12,7 +12,7 @@ from onnxviz.errors import UsageError
 from onnxviz.network import ImageLike, Network
 from onnxviz.objectives import layer as whole_layer
 from onnxviz.objectives.likeness import excitement, resemblance
-from onnxviz.progress import Progress, silent
+from onnxviz.progress import Shown, told
 from onnxviz.provenance import recorded
 from onnxviz.synthesis.layers import Weighted, dream_layer, feature_maps, fitting, sizes_of, smallest
 from onnxviz.synthesis.machine import Machine
@@ -67,7 +67,7 @@ def dream(
     zoom: int = 0,
     zoom_by: float = 1.05,
     seed: int = 0,
-    progress: Progress = silent,
+    progress: Shown = "auto",
     watch: Watch = unwatched,
 ) -> Dream:
     """Change a photo so that a layer answers more, at several sizes from small to large.
@@ -94,6 +94,7 @@ def dream(
     raises     UnknownLayer, UsageError, ImageRejected, ModelUnsuitable; GradientNotFinite and, on Ctrl-C, Interrupted,
                both with what was done so far
     """
+    progress = told(progress)
     _check(octaves, scale, steps, rate, jitter, zoom, zoom_by)
     given = [layers] if isinstance(layers, str) else layers
     chosen = Weighted.of(net, given, [] if layers else [dream_layer(net)])

@@ -14,7 +14,7 @@ from onnxviz.image.folder import Skipped
 from onnxviz.image.io import read
 from onnxviz.interrupted import until_interrupted
 from onnxviz.network import Images, Network
-from onnxviz.progress import Progress, silent
+from onnxviz.progress import Shown, told
 from onnxviz.provenance import note_view, recorded
 from onnxviz.synthesis.fool_attack import Attack, Budget, to_pictures, to_planes
 from onnxviz.synthesis.fool_result import Fooled, Outcome
@@ -58,7 +58,7 @@ def fool(
     steps: int | None = None,
     confidence: float = 0.0,
     seed: int = 0,
-    progress: Progress = silent,
+    progress: Shown = "auto",
 ) -> Fooled:
     """Images that look the same and that the network takes for something else.
 
@@ -79,6 +79,7 @@ def fool(
     raises       UsageError, UnknownLabel, ImageRejected, ModelUnsuitable (no classifier), UnsupportedOperator;
                  Interrupted on Ctrl-C with the images so far
     """
+    progress = told(progress)
     net.preprocessing.require_pictures("fool")
     wanted = None if target is None else net.target(target)
     listing = sources(images, net).require()
@@ -96,9 +97,9 @@ def fool(
                 if len(frames) == 1:
                     progress(step, settings.steps, "steps")
             progress(part.stop, len(frames), "images")
-        views, told = batch.finish()
+        views, results = batch.finish()
         found += zip(frames[part], views, strict=True)
-        outcomes += told
+        outcomes += results
         if ending.stop is not None:
             break
     if len(frames) == 1 and outcomes[0].already:

@@ -12,7 +12,7 @@ from onnxviz.errors import UsageError
 from onnxviz.network import ImageLike, Network
 from onnxviz.objectives import norm, tv
 from onnxviz.objectives.likeness import near
-from onnxviz.progress import Progress, silent
+from onnxviz.progress import Shown, told
 from onnxviz.provenance import recorded
 from onnxviz.results import Result
 from onnxviz.synthesis.layers import check_size
@@ -71,7 +71,7 @@ def invert(
     jitter: int = 0,
     rate: float = 0.05,
     seed: int = 0,
-    progress: Progress = silent,
+    progress: Shown = "auto",
     watch: Watch = unwatched,
 ) -> Inversion:
     """From noise, find a picture that a layer cannot tell from the photo.
@@ -94,6 +94,7 @@ def invert(
     raises         UnknownLayer, UsageError, ImageRejected, ModelUnsuitable (the layer does not depend on the input);
                    GradientNotFinite and, on Ctrl-C, Interrupted, both with what was done so far
     """
+    progress = told(progress)
     names = [layers] if isinstance(layers, str) else list(layers)
     if not names or steps < 1 or jitter < 0:
         raise UsageError(

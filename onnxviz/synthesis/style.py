@@ -10,7 +10,7 @@ import numpy as np
 from onnxviz.errors import UsageError
 from onnxviz.network import ImageLike, Network
 from onnxviz.objectives import tv as total_variation
-from onnxviz.progress import Progress, silent
+from onnxviz.progress import Shown, told
 from onnxviz.provenance import recorded
 from onnxviz.synthesis.layers import (
     Weighted,
@@ -71,7 +71,7 @@ def style(
     rate: float = 0.03,
     spectrum: bool = True,
     seed: int = 0,
-    progress: Progress = silent,
+    progress: Shown = "auto",
     watch: Watch = unwatched,
 ) -> Painting:
     """Paint the content of one picture in the style of others.
@@ -105,6 +105,7 @@ def style(
     raises           UnknownLayer, UsageError, ImageRejected (a style of one colour, a picture that is too small),
                      ModelUnsuitable; GradientNotFinite and, on Ctrl-C, Interrupted, both with what was done so far
     """
+    progress = told(progress)
     weight = _WEIGHTS[checked_gram(gram)] if style_weight is None else style_weight
     _check(steps, scales, optimiser, style_scale, (content_weight, weight, tv))
     adam = Adam(rate)

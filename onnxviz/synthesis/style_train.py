@@ -22,7 +22,7 @@ from onnxviz.limits import Limits
 from onnxviz.network import ImageLike, Images, Network
 from onnxviz.objectives.base import Objective, fed, objective
 from onnxviz.objectives.likeness import gram_of, means_of, texture
-from onnxviz.progress import Progress, silent
+from onnxviz.progress import Shown, told
 from onnxviz.provenance import note_set, recorded, recording
 from onnxviz.results import Result, write
 from onnxviz.synthesis.layers import Weighted, checked_gram, content_layer, style_layers, style_terms
@@ -207,7 +207,7 @@ def style_train(
     width: int = _WIDTH,
     blocks: int = _BLOCKS,
     seed: int = 0,
-    progress: Progress = silent,
+    progress: Shown = "auto",
 ) -> StyleTrained:
     """A network that paints any picture in the style of one, as an ONNX model.
 
@@ -237,6 +237,7 @@ def style_train(
                      UnsupportedOperator, GradientNotFinite, RuntimeFailed where the file disagrees with torch;
                      Interrupted on Ctrl-C, with the network so far
     """
+    progress = told(progress)
     try:
         import torch
     except ImportError as error:

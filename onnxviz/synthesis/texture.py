@@ -15,7 +15,7 @@ from onnxviz.image.fields import check_made
 from onnxviz.interrupted import until_interrupted
 from onnxviz.limits import Limits
 from onnxviz.network import ImageLike, Network
-from onnxviz.progress import Progress, silent
+from onnxviz.progress import Progress, Shown, silent, told
 from onnxviz.provenance import recorded
 from onnxviz.results import Result
 from onnxviz.synthesis.layers import Weighted, checked_gram, fitting, sizes_of, style_layers, style_terms
@@ -86,7 +86,7 @@ def texture(
     evenness: float | None = None,
     seed: int = 0,
     limits: Limits | None = None,
-    progress: Progress = silent,
+    progress: Shown = "auto",
     watch: Watch = unwatched,
 ) -> Result:
     """An image of any size with the texture of another.
@@ -111,6 +111,7 @@ def texture(
     returns     a Result whose picture is the texture: values (h, w, 3) float32, 0 to 1
     raises      UsageError, ImageRejected; Interrupted on Ctrl-C, with what was made so far
     """
+    progress = told(progress)
     if method not in METHODS:
         raise UsageError(f"method is one of {', '.join(METHODS)}; got {method!r}{near(str(method), METHODS)}")
     given = {

@@ -1,7 +1,6 @@
 import re
 from html.parser import HTMLParser
 
-import numpy as np
 import pytest
 from PIL import Image
 
@@ -26,7 +25,8 @@ def page(tmp_path_factory):
     """The demo with its quickest sections."""
     folder = tmp_path_factory.mktemp("demo")
     patch = pytest.MonkeyPatch()
-    patch.setattr(run, "SECTIONS", (sections.first_filters, sections.predictions, sections.look))
+    quick = [topic for topic in sections.TOPICS if topic.anchor in ("filters", "predict", "inspect")]
+    patch.setattr(run, "TOPICS", quick)
     patch.setattr(run, "_CROPS_A_PHOTO", 1)
     said = []
     path = run.demo(folder / "out", provider="cpu", say=said.append)
@@ -114,10 +114,17 @@ def test_without_scikit_image_there_are_still_two_photos(monkeypatch):
     assert sorted(photo.name for photo in photos.photos()) == ["china", "flower"]
 
 
-def test_every_section_is_a_technique_with_a_question():
-    assert len(sections.SECTIONS) == len(set(sections.SECTIONS)) >= 9
-    assert all(section.__doc__ for section in sections.SECTIONS)
-    assert np.unique([section.__name__ for section in sections.SECTIONS]).size == len(sections.SECTIONS)
+def test_every_section_asks_a_question_and_tells_a_command_that_there_is():
+    from onnxviz.cli.table import COMMANDS
+
+    topics = sections.TOPICS
+    assert (
+        len(topics) == len({topic.anchor for topic in topics}) == len({topic.title for topic in topics}) == 21
+    )
+    for topic in topics:
+        assert topic.question.endswith(("?", ".")) and topic.text.endswith(".")
+        program, command, *_ = topic.command.split()
+        assert program == "onnxviz" and command in COMMANDS, topic.anchor
 
 
 def test_an_old_page_says_incomplete_while_a_new_one_is_made_and_a_page_of_others_stays(
@@ -133,11 +140,11 @@ def test_an_old_page_says_incomplete_while_a_new_one_is_made_and_a_page_of_other
     def stopped(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(run, "SECTIONS", (stopped,))
+    monkeypatch.setattr(run, "TOPICS", (sections.Topic(*"abcde", stopped),))
     monkeypatch.setattr(run, "photos", list)
     with pytest.raises(KeyboardInterrupt):
         run.demo(tmp_path)
     assert "Incomplete" in page.read_text()
-    monkeypatch.setattr(run, "SECTIONS", ())
+    monkeypatch.setattr(run, "TOPICS", ())
     run.demo(tmp_path)
     assert "Incomplete" not in page.read_text()

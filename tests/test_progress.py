@@ -1,0 +1,95 @@
+"""How far a computation is: a bar on a terminal, a line now and then without one, nothing where Python is piped."""
+
+from __future__ import annotations
+
+import io
+import sys
+
+import numpy as np
+import pytest
+from networks import tiny_cnn
+
+import onnxviz
+from onnxviz import progress
+from onnxviz.errors import UsageError
+
+PHOTO = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+
+
+@pytest.fixture
+def net():
+    return onnxviz.load(tiny_cnn(), preprocess="unit", provider="cpu")
+
+
+@pytest.fixture
+def bars(monkeypatch) -> list[progress.Bar]:
+    """What is made to show it."""
+    made = []
+
+    class Noted(progress.Bar):
+        def __init__(self, *args, **options):
+            super().__init__(*args, **options)
+            made.append(self)
+            self.calls, self.closed = [], 0
+
+        def __call__(self, done, total, what):
+            self.calls.append((done, total, what))
+            super().__call__(done, total, what)
+
+        def close(self):
+            self.closed += 1
+            super().close()
+
+    monkeypatch.setattr(progress, "_PATIENCE", 0.0)
+    monkeypatch.setattr("onnxviz.provenance.Bar", Noted)
+    return made
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_what_takes_long_shows_a_bar_by_itself(net, bars, monkeypatch):
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    onnxviz.occlusion(net, PHOTO, window=16, stride=16)
+    (bar,) = bars
+    done, total, what = bar.calls[-1]
+    assert done == total and what == "windows" and bar.closed
+    assert "occlusion" in sys.stderr.getvalue()
+
+
+def test_one_technique_inside_another_has_no_bar_of_its_own(net, bars):
+    onnxviz.segment(net, PHOTO, method="smoothgrad")
+    assert len(bars) == 1
+
+
+def test_a_function_or_silence_instead(net, bars):
+    calls = []
+    onnxviz.occlusion(net, PHOTO, window=16, stride=16, progress=lambda *call: calls.append(call))
+    assert calls and not any(bar.calls for bar in bars)
+    onnxviz.occlusion(net, PHOTO, window=16, stride=16, progress=progress.silent)
+    assert not any(bar.calls for bar in bars)
+    with pytest.raises(UsageError, match="'always'"):
+        onnxviz.occlusion(net, PHOTO, progress="always")
+
+
+def test_nothing_is_shown_where_stderr_is_piped(net, capsys, monkeypatch):
+    monkeypatch.setattr(progress, "_PATIENCE", 0.0)
+    monkeypatch.setattr(progress, "_FIRST", 0.0)
+    onnxviz.occlusion(net, PHOTO, window=16, stride=16)
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_command_without_a_terminal_tells_in_lines(monkeypatch):
+    clock = iter([0.0, 29.0, 31.0, 32.0, 40.9, 41.1])
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(progress.Bar, "_rate", lambda self, done, what: f"2.0 {what}/s")
+    lines = []
+    bar = progress.Bar("rise", lines.append)
+    for done in range(1, 6):
+        bar(done, 9 if done < 5 else None, "masks")
+    assert lines == ["rise: 2 of 9 masks, 2.0 masks/s", "rise: 5 masks, 2.0 masks/s"]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: 1e9)
+    progress.Bar("rise", lines.append, enabled=False)(1, 2, "masks")
+    assert len(lines) == 2
