@@ -52,53 +52,52 @@ class Bar:
         notebook = "ipykernel" in sys.modules
         self._drawn = enabled and (notebook or (sys.stderr is not None and sys.stderr.isatty()))
         self._said = enabled and not self._drawn and lines is not None
-        self._start = time.monotonic()
-        self._next = self._start + _FIRST
+        self._since = self._called = time.monotonic()  # since when it does this; when it was heard of last
+        self._line, self._first = self._called + _FIRST, self._called + _PATIENCE
+        self._what, self._done = "", 0
         self._shown: Any = None
         self._task: Any = None
-        self._what = ""
 
     def __call__(self, done: int, total: int | None, what: str) -> None:
         """Show how far it is."""
         if not self._drawn and not self._said:
             return
         now = time.monotonic()
-        if self._said:
-            if self._lines is not None and now >= self._next:
-                self._next = now + _LINE
-                of = "" if total is None else f" of {total}"
-                self._lines(f"{self._title}: {done}{of} {what}, {self._rate(done, what)}".rstrip(", "))
-            return
-        if self._shown is None and now - self._start < _PATIENCE:
-            return
-        try:
-            if self._shown is None or what != self._what:
-                self.close()
-                self._open(what)
-            self._shown.update(self._task, completed=done, total=total, rate=self._rate(done, what))
-        except OSError:  # the terminal is gone: the work goes on without a bar
-            self._drawn = False
+        if what != self._what or done < self._done:  # something else, or the next one
+            self._since = self._called
+        if what != self._what:
+            self._what = what
             self.close()
+        self._called, self._done = now, done
+        rate = f"{done / max(1e-9, now - self._since):.1f} {what}/s"
+        if self._said:
+            if self._lines is not None and now >= self._line:
+                self._line = now + _LINE
+                self._lines(f"{self._title}: {done}{'' if total is None else f' of {total}'} {what}, {rate}")
+        elif self._shown is not None or now >= self._first:
+            try:
+                self._draw(done, total, f"{rate}  {self.detail}".rstrip())
+            except OSError:  # the terminal is gone: the work goes on without a bar
+                self._drawn = False
+                self.close()
 
-    def _rate(self, done: int, what: str) -> str:
-        return f"{done / max(1e-9, time.monotonic() - self._start):.1f} {what}/s  {self.detail}".rstrip()
+    def _draw(self, done: int, total: int | None, rate: str) -> None:
+        if self._shown is None:
+            from rich.console import Console
+            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    def _open(self, what: str) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-        self._what = what
-        self._shown = Progress(
-            TextColumn(self._title),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[rate]}"),
-            TimeRemainingColumn(),
-            console=Console(stderr=True),
-            transient=True,
-        )
-        self._shown.start()
-        self._task = self._shown.add_task(self._title, total=None, rate="")
+            self._shown = Progress(
+                TextColumn(self._title),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[rate]}"),
+                TimeRemainingColumn(),
+                console=Console(stderr=True),
+                transient=True,
+            )
+            self._shown.start()
+            self._task = self._shown.add_task(self._title, total=None, rate="")
+        self._shown.update(self._task, completed=done, total=total, rate=rate)
 
     def close(self) -> None:
         """Take the bar off the screen."""

@@ -82,14 +82,20 @@ def test_nothing_is_shown_where_stderr_is_piped(net, capsys, monkeypatch):
 
 
 def test_a_command_without_a_terminal_tells_in_lines(monkeypatch):
-    clock = iter([0.0, 29.0, 31.0, 32.0, 40.9, 41.1])
+    clock = iter([0.0, 20.0, 31.0, 32.0, 40.9, 41.5])
     monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
-    monkeypatch.setattr(progress.Bar, "_rate", lambda self, done, what: f"2.0 {what}/s")
     lines = []
     bar = progress.Bar("rise", lines.append)
-    for done in range(1, 6):
-        bar(done, 9 if done < 5 else None, "masks")
-    assert lines == ["rise: 2 of 9 masks, 2.0 masks/s", "rise: 5 masks, 2.0 masks/s"]
+    for done, total, what in (
+        (10, 90, "masks"),
+        (31, 90, "masks"),
+        (32, 90, "masks"),
+        (1, None, "images"),
+        (6, None, "images"),
+    ):
+        bar(done, total, what)
+    # The rate is that of what it does now: six images since the last mask, at 32 s.
+    assert lines == ["rise: 31 of 90 masks, 1.0 masks/s", "rise: 6 images, 0.6 images/s"]
     monkeypatch.setattr(progress.time, "monotonic", lambda: 1e9)
     progress.Bar("rise", lines.append, enabled=False)(1, 2, "masks")
     assert len(lines) == 2

@@ -213,7 +213,7 @@ def typed(command: Command) -> Callable[..., None]:
                 command.act(run, Call(command, run, values["arguments"], values["technique"], values["own"]))
         except KeyboardInterrupt as stop:
             # Whoever raised `Interrupted` has saved what was done and said so.
-            raise (typer.Exit(130) if isinstance(stop, Interrupted) else Stopped("interrupted")) from stop
+            raise Stopped("" if isinstance(stop, Interrupted) else "interrupted") from stop
 
     context = inspect.Parameter("ctx", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)
     parameters = [context]

@@ -22,6 +22,7 @@ from onnxviz.errors import (
     SMALLER,
     OnnxVizError,
     PreprocessingAssumed,
+    Stopped,
     UndrawnText,
     spelt,
 )
@@ -149,9 +150,13 @@ def _run(arguments: list[str]) -> int:
         words = completion.asked() if completion.ASKED in os.environ else arguments
         called = next((word for word in words if not word.startswith("-")), None)
         result = program(called)(arguments, prog_name="onnxviz", standalone_mode=False)
+        if (
+            result == Stopped.exit_code
+        ):  # typer's answer to Ctrl-C while it reads the command line, which says nothing
+            return _fail("interrupted", result)
         return result if isinstance(result, int) else 0
     except OnnxVizError as error:
-        return _fail(str(error), error.exit_code)
+        return _fail(str(error), error.exit_code) if str(error) else error.exit_code
     except KeyboardInterrupt:  # while the commands were built, or one ended
         return _fail("interrupted", 130)
     except SystemExit as end:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from onnxviz.cli.main import run
-from onnxviz.cli.options import sides
+from onnxviz.cli.options import Option, sides
 from onnxviz.cli.table import COMMANDS
 from onnxviz.errors import UsageError
 
@@ -134,7 +134,14 @@ def test_ctrl_c_is_one_line_from_the_first_moment_on(monkeypatch, capsys):
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 
-    for owner, name in ((Run, "__enter__"), (Run, "__exit__"), (module, "program")):
+    places = (
+        (Run, "__enter__"),
+        (Run, "__exit__"),
+        (module, "program"),
+        (Option, "value"),
+        (Option, "parameter"),
+    )
+    for owner, name in places:
         with monkeypatch.context() as patch:
             patch.setattr(owner, name, interrupted)
             assert outcome("models", capsys=capsys)[::2] == (130, "onnxviz: interrupted\n"), name
