@@ -162,17 +162,15 @@ def filters(run: Run, call: Call) -> None:
 
 def gradient(run: Run, call: Call) -> None:
     """The gradient model, or with --technique an explainer."""
-    plain, explaining = ("of", "wrt", "rules"), ("target", "objective", "layer", "fixed", "over")
+    plain = ("of", "wrt", "rules")
     technique = call.options.pop("technique", None)
     if technique is None:
         others = [name for name in (*call.options, *run.model) if name not in (*plain, "input", "feeds")]
         _unused(others, "only an explainer takes that; give --technique too")
         _gradient_model(run, call)
         return
-    _unused(
-        [name for name in call.options if name not in explaining],
-        "only the gradient model takes that; leave it or --technique out",
-    )
+    needless = [name for name in call.options if name in plain]
+    _unused(needless, "only the gradient model takes that; leave it or --technique out")
     from onnxviz.attribution.explainer import explainer_graph
 
     out = run.output("explainer.onnx")

@@ -115,12 +115,6 @@ def sides(text: str, option: str, least: int = 1) -> int | tuple[int, int]:
     return int(parts[0]) if len(parts) == 1 else (int(parts[1]), int(parts[0]))
 
 
-def both(text: str, option: str, least: int = 1) -> tuple[int, int]:
-    """`sides`, where a single number stands for both."""
-    found = sides(text, option, least)
-    return found if isinstance(found, tuple) else (found, found)
-
-
 def numbers(text: str, option: str) -> tuple[float, ...]:
     """Numbers separated by commas.
 
@@ -211,9 +205,27 @@ WORDS: Final[Mapping[str, Option]] = {
     "method": Option(("--method", "-m")),
     "batch": Option(help="Pictures at once.", otherwise="what memory allows", least=1),
     "size": Option(kind=str, read=sides),
-    "steps": Option(least=1),
-    "top": Option(least=1),
     "gram": Option(metavar="FORM"),
+    **{
+        name: Option(least=1)
+        for name in [
+            "steps",
+            "top",
+            "k",
+            "masks",
+            "grid",
+            "rounds",
+            "samples",
+            "copies",
+            "draws",
+            "blur_every",
+        ]
+    },
+    **dict.fromkeys(
+        ("steps", "top", "k", "masks", "grid", "rounds", "samples", "copies", "draws"), Option(least=1)
+    ),
+    **dict.fromkeys(("blur_every", "octaves", "scales", "width", "perplexity"), Option(least=1)),
+    **dict.fromkeys(("zoom", "blocks", "jitter"), Option(least=0)),
 }
 
 COMMON: Final[Mapping[str, Option]] = {
@@ -283,6 +295,7 @@ _KINDS: Final[Mapping[str, Any]] = {
     "bool": bool, "int": int, "float": float, "str": str,
     "Sequence[int]": list[int], "int | Sequence[int]": list[int], "Sequence[float]": list[float],
     "Sequence[str]": list[str], "str | Sequence[str]": list[str], "Targets": list[str], "Channel": int,
+    "int | tuple[int, int]": str,
 }  # fmt: skip
 
 
@@ -294,6 +307,8 @@ def described(name: str, row: Option, parameter: Parameter | None = None) -> Opt
     if parameter is None:
         return row.over(Option(_spelled(name)))
     words = WORDS.get(name, Option())
+    if "tuple[int, int]" in parameter.kind:  # whether a window may be none, the technique says
+        words = words.over(Option(read=lambda text, option: sides(text, option, 0)))
     kind = row.kind or words.kind or _KINDS.get(parameter.kind.removesuffix(" | None"))
     if kind is None:
         raise TypeError(f"an option of type {parameter.kind!r}: {name} needs a row of its own")
