@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,48 +26,6 @@ def methods(technique: str | None = None) -> list[str]:
     from onnxviz.attribution.methods import METHODS, of
 
     return list(of(technique)) if technique else [name for name, one in METHODS.items() if one.one_pass]
-
-
-# --- what many commands do ----------------------------------------------------------------------
-
-
-def map(run: Run, call: Call) -> None:
-    """One result for each picture."""
-    net = run.load(call.model, each=True)
-    saving.each(run, net, call.arguments["images"], lambda image: call(net, image))
-
-
-def sheet(run: Run, call: Call) -> None:
-    """One result, or of several pictures or methods a sheet."""
-    import onnxviz
-    from onnxviz.attribution.methods import METHODS, of
-    from onnxviz.attribution.sheet import cams
-
-    net = run.load(call.model)
-    name, images = call.command.name, call.arguments["images"]
-    known = of(name)
-    files, skipped = saving.readable(
-        run, net, images, call.options.get("layer") if name == "saliency" else None
-    )
-    methods = call.options.pop("method", [call.command.parameters["method"].default])
-    methods = list(METHODS if name == "saliency" else known) if methods == ["all"] else methods
-    if len(files) == len(methods) == 1 and methods[0] in known:
-        saving.save(run, lambda: call(net, files[0], method=methods[0]), skipped)
-        return
-    more: dict[str, Any] = {"progress": run.progress, **call.options}
-    more |= {"seed": run.seed} if name == "saliency" else {"names": [path.stem for path in files]}
-    several = onnxviz.attributions if name == "saliency" else cams
-    saving.save(run, lambda: several(net, files, methods, **more), skipped)
-
-
-def picture(run: Run, call: Call, beside: Callable[[Any], Mapping[Path, bytes]] | None = None) -> Any:
-    """One picture, made step by step."""
-    net = run.load(call.model)
-    given = [call.arguments[name] for name in call.command.arguments]
-    return saving.make(run, call, net, *given, beside=beside, **call.own)
-
-
-# --- what single commands do --------------------------------------------------------------------
 
 
 def inspect(run: Run, call: Call) -> None:
@@ -317,7 +275,7 @@ def ascent(run: Run, call: Call) -> None:
 
         return {page: page_bytes(result, page, patches)} if whole else {}
 
-    picture(run, call, beside)
+    saving.picture(run, call, beside)
 
 
 def dream(run: Run, call: Call) -> None:
@@ -333,7 +291,7 @@ def dream(run: Run, call: Call) -> None:
         frames = [Image.fromarray(frame) for frame in result.frames]
         return {way: saving.animation(frames, ".webp")} if frames else {}
 
-    result = picture(run, call, beside)
+    result = saving.picture(run, call, beside)
     if result.frames:
         run.note(f"{len(result.frames)} frames in {way}")
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from onnxviz.cli.command import Call
 from onnxviz.cli.run import Run
 from onnxviz.errors import UsageError
 
@@ -291,3 +292,40 @@ def animation(frames: list[Any], kind: str) -> bytes:
         settings |= {"format": "GIF", "optimize": False}
     frames[0].save(buffer, **settings)
     return buffer.getvalue()
+
+
+# --- what many commands do ----------------------------------------------------------------------
+
+
+def map(run: Run, call: Call) -> None:
+    """One result for each picture."""
+    net = run.load(call.model, each=True)
+    each(run, net, call.arguments["images"], lambda image: call(net, image))
+
+
+def sheet(run: Run, call: Call) -> None:
+    """One result, or of several pictures or methods a sheet."""
+    import onnxviz
+    from onnxviz.attribution.methods import METHODS, of
+    from onnxviz.attribution.sheet import cams
+
+    net = run.load(call.model)
+    name, images = call.command.name, call.arguments["images"]
+    known = of(name)
+    files, skipped = readable(run, net, images, call.options.get("layer") if name == "saliency" else None)
+    methods = call.options.pop("method", [call.command.parameters["method"].default])
+    methods = list(METHODS if name == "saliency" else known) if methods == ["all"] else methods
+    if len(files) == len(methods) == 1 and methods[0] in known:
+        save(run, lambda: call(net, files[0], method=methods[0]), skipped)
+        return
+    more: dict[str, Any] = {"progress": run.progress, **call.options}
+    more |= {"seed": run.seed} if name == "saliency" else {"names": [path.stem for path in files]}
+    several = onnxviz.attributions if name == "saliency" else cams
+    save(run, lambda: several(net, files, methods, **more), skipped)
+
+
+def picture(run: Run, call: Call, beside: Callable[[Any], Mapping[Path, bytes]] | None = None) -> Any:
+    """One picture, made step by step."""
+    net = run.load(call.model)
+    given = [call.arguments[name] for name in call.command.arguments]
+    return make(run, call, net, *given, beside=beside, **call.own)

@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
-from onnxviz.cli import acts, completion
+from onnxviz.cli import acts, completion, saving
 from onnxviz.cli.acts import FEATURES
 from onnxviz.cli.command import Command
 from onnxviz.cli.options import Option, weights
@@ -64,19 +64,19 @@ _LISTED: Final = (
     Command("expose", acts.expose, f"{_LITE} --layer stem -o exposed.onnx", images=False, **_GRAPH),
     Command("filters", acts.filters, f"{_LITE} -o filters.png"),
     Command(
-        "activations", acts.map, f"{_LITE} cat.jpg --layer stem -o maps.png", arguments=_IMAGES, more=_A_FILE_EACH,
+        "activations", saving.map, f"{_LITE} cat.jpg --layer stem -o maps.png", arguments=_IMAGES, more=_A_FILE_EACH,
     ),
     Command(
-        "occlusion", acts.map, f"{_LITE} cat.jpg --window 48 --stride 12 -o occlusion.png", arguments=_IMAGES,
+        "occlusion", saving.map, f"{_LITE} cat.jpg --window 48 --stride 12 -o occlusion.png", arguments=_IMAGES,
         more=_A_FILE_EACH,
     ),
     Command(
-        "rise", acts.map, f'{_LITE} cat.jpg --target "Egyptian cat" --masks 4000 -o rise.png', arguments=_IMAGES,
+        "rise", saving.map, f'{_LITE} cat.jpg --target "Egyptian cat" --masks 4000 -o rise.png', arguments=_IMAGES,
         options={"divide": Option(help="By how often a pixel showed (coverage) or does on average (paper).")},
         more=_A_FILE_EACH,
     ),
     Command(
-        "saliency", acts.sheet, f"{_LITE} cat.jpg --method smoothgrad --method guided -o saliency.png",
+        "saliency", saving.sheet, f"{_LITE} cat.jpg --method smoothgrad --method guided -o saliency.png",
         arguments=_IMAGES, gradients=True,
         options={
             "target": _TARGETS,
@@ -88,14 +88,14 @@ _LISTED: Final = (
         },
     ),
     Command(
-        "segment", acts.map, f"{_LITE} cat.jpg -o object.png", arguments=_IMAGES, gradients=True, more=_A_FILE_EACH,
+        "segment", saving.map, f"{_LITE} cat.jpg -o object.png", arguments=_IMAGES, gradients=True, more=_A_FILE_EACH,
         options={
             "target": Option(kind=str, otherwise="the top class"),
             "method": _methods("Where it starts: {names}.", "saliency"),
         },
     ),
     Command(
-        "cam", acts.sheet, f"{_LITE} cat.jpg --method grad-cam --method score-cam -o cam.png", arguments=_IMAGES,
+        "cam", saving.sheet, f"{_LITE} cat.jpg --method grad-cam --method score-cam -o cam.png", arguments=_IMAGES,
         gradients=True,
         options={
             "target": _TARGETS,
@@ -182,11 +182,11 @@ _LISTED: Final = (
         },
     ),
     Command(
-        "invert", acts.picture, f"{_LITE} cat.jpg --layer stem --layer blocks.8.add -o inverted.png", arguments=_IMAGE,
-        options=_FILM,
+        "invert", saving.picture, f"{_LITE} cat.jpg --layer stem --layer blocks.8.add -o inverted.png",
+        arguments=_IMAGE, options=_FILM,
     ),
     Command(
-        "style", acts.picture, f"{_LITE} photo.jpg painting.jpg --size 384 -o painted.png",
+        "style", saving.picture, f"{_LITE} photo.jpg painting.jpg --size 384 -o painted.png",
         arguments={
             "content": _path("CONTENT", "The picture to paint."),
             "styles": _paths("STYLE...", "A picture in the wanted style, or several."),
