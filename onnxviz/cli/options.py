@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import re
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import Annotated, Any, Final
 import typer
 
 from onnxviz.cli import completion
-from onnxviz.cli.signatures import REQUIRED, UNKNOWN, Parameter
+from onnxviz.cli.signatures import REQUIRED, UNKNOWN, Parameter, decorated
 from onnxviz.errors import MOST_THREADS, UsageError
 
 
@@ -171,10 +172,9 @@ def _fed(value: str, option: str) -> Any:
 
 
 def objectives() -> list[str]:
-    """What the text of an objective is made of."""
-    from onnxviz.objectives.terms import WRITTEN
-
-    return list(WRITTEN)
+    """What the text of an objective is made of; as long as nobody imported it, which takes half a second, it is read."""
+    terms = sys.modules.get("onnxviz.objectives.terms")
+    return decorated("objectives.terms", "written") if terms is None else list(terms.WRITTEN)
 
 
 WORDS: Final[Mapping[str, Option]] = {

@@ -59,6 +59,11 @@ def summary(module: str, name: str) -> str:
     return " ".join(found[1].split()) if found else ""
 
 
+def decorated(module: str, decorator: str) -> list[str]:
+    """The functions of a module that have this decorator, in their order."""
+    return re.findall(rf"^@{decorator}\ndef (\w+)", _source(module), re.M)
+
+
 @functools.cache
 def read(module: str, name: str) -> dict[str, Parameter]:
     """The parameters of a function, or the fields of a dataclass, of a module of this package, which is not imported.

@@ -34,6 +34,12 @@ def test_what_is_read_is_what_python_sees(name):
     )
 
 
+def test_what_can_be_written_is_found_without_importing_it():
+    from onnxviz.objectives.terms import WRITTEN
+
+    assert signatures.decorated("objectives.terms", "written") == list(WRITTEN)
+
+
 def test_a_docstring_is_read_by_its_entries():
     doc = """What it does, in  two spaces too.
 
