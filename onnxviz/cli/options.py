@@ -172,7 +172,7 @@ def _fed(value: str, option: str) -> Any:
 
 
 def objectives() -> list[str]:
-    """What the text of an objective is made of; as long as nobody imported it, which takes half a second, it is read."""
+    """What the text of an objective is made of; as long as nobody imported it, which takes long, it is read."""
     terms = sys.modules.get("onnxviz.objectives.terms")
     return decorated("objectives.terms", "written") if terms is None else list(terms.WRITTEN)
 
