@@ -89,9 +89,7 @@ def cam(
     taken = given(net, image)
     if free or asked is None:  # the layer's energy stands for it
         names = ", ".join(one.name for one in layers)
-        asked = Target(
-            objectives.l2(layers[0].name), None, (f"first component of {names}",), (None,), (None,)
-        )
+        asked = Target(objectives.l2(layers[0].name), None, (f"first component of {names}",))
     seen = _see(
         net,
         taken.x,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import warnings
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
@@ -51,8 +51,8 @@ class Target:
     objective: Objective
     key: Hashable
     labels: tuple[str, ...]
-    classes: tuple[int | None, ...]
-    channels: tuple[int | None, ...]
+    classes: tuple[int | None, ...] = (None,)
+    channels: tuple[int | None, ...] = (None,)
     scored: bool = False
     step: int | None = None
     layer: str | None = None
@@ -72,16 +72,9 @@ class Target:
         """What the objective is fed for the pictures `index` (numbers, repeated as often as they are run)."""
         return {name: array if index is None else array[index] for name, array in self.fed.items()}
 
-    def gradients(
-        self,
-        net: Network,
-        wrt: str | Sequence[str] | None = None,
-        *,
-        also: Sequence[str] = (),
-        rules: str = "plain",
-    ) -> Gradients:
-        """The objective compiled with its gradients (`Network.gradients`)."""
-        return net.gradients(self.objective, wrt, also=also, rules=rules, key=self.key)
+    def gradients(self, net: Network, wrt: str | Sequence[str] | None = None, **options: Any) -> Gradients:
+        """The objective compiled with its gradients; `options` as for `Network.gradients`."""
+        return net.gradients(self.objective, wrt, key=self.key, **options)
 
     def at(self, index: Sequence[int] | np.ndarray) -> Target:
         """The same for the pictures `index`, each as often as it stands there."""
@@ -120,17 +113,10 @@ class Target:
     def told(self, net: Network, probabilities: np.ndarray, scores: np.ndarray | None = None) -> Target:
         """With the top classes that rows (N, classes) of probabilities tell, or of `scores` in front of them."""
         rows = probabilities if scores is None else scores
-        classes = [
-            int(np.argmax(row)) if one is None else one for one, row in zip(self.classes, rows, strict=True)
-        ]
-        before = "" if self.step is None else f"step {self.step}: "
-        return replace(
-            _scores(net, (0,), self.step),  # whatever the classes: they are fed
-            labels=tuple(before + net.label(one) for one in classes),
-            classes=tuple(classes),
-            channels=(None,) * len(classes),
-            probabilities=probabilities[np.arange(len(classes)), classes],
-        )
+        known = zip(self.classes, rows, strict=True)
+        classes = [int(np.argmax(row)) if one is None else one for one, row in known]
+        chosen = probabilities[np.arange(len(classes)), classes]
+        return replace(_scores(net, tuple(classes), self.step), probabilities=chosen)
 
 
 #: What `target=` takes: a class index or label, None for each picture's top class, or one of these for each picture.
@@ -229,7 +215,7 @@ def _objective(net: Network, objective: Any, functions: bool) -> Target:
             f"{type(objective).__name__}"
         )
     objective = net.settled(objective)
-    return Target(objective, None, (str(objective),), (None,), (None,))
+    return Target(objective, None, (str(objective),))
 
 
 # --- a layer ------------------------------------------------------------------------------------
@@ -245,16 +231,15 @@ def _layer(
     shown: bool,
 ) -> Target:
     """The channels of a layer, or what else of it a picture is made for."""
-    nothing: tuple[None] = (None,)
     if direction is not None:
         if channel is not None or neuron is not None:
             raise UsageError("a direction mixes all channels of a layer: leave channel and neuron out")
         mixed = objectives.direction(layer.name, direction, power)
-        return Target(mixed, None, (f"{layer.name}, direction",), nothing, nothing, layer=layer.name)
+        return Target(mixed, None, (f"{layer.name}, direction",), layer=layer.name)
     if channel is None and shown:
         if neuron is not None:
             raise UsageError("a neuron lies in a channel of a layer: give channel too")
-        return Target(objectives.layer(layer.name), None, (layer.name,), nothing, nothing, layer=layer.name)
+        return Target(objectives.layer(layer.name), None, (layer.name,), layer=layer.name)
     if channel is None:
         raise UsageError(f"layer {layer.name!r} needs the channel to explain: give --channel, counted from 0")
     wanted = _channels(net, layer, channel)
@@ -305,18 +290,18 @@ def _channels(net: Network, layer: Layer, channel: Channel) -> list[int]:
         raise UsageError(
             f"--channel takes a number from 0, several times, or 'all'; got {', '.join(map(repr, listed)) or 'none'}"
         )
-    outside = [one for one in wanted if one < 0 or (isinstance(count, int) and one >= count)]  # type: ignore[operator]
+    numbers = [one for one in wanted if one is not None]
+    outside = [one for one in numbers if one < 0 or (isinstance(count, int) and one >= count)]
     if outside:
         told = ", ".join(map(str, outside[:5]))
         raise UsageError(f"layer {layer.name!r} has {count} channels, from 0; got channel {told}")
-    return wanted  # type: ignore[return-value]
+    return numbers
 
 
 def _place(layer: Layer, neuron: Neuron, shown: bool) -> Any:
     """(y, x) of a neuron of the layer's map, or MIDDLE.
 
     shown    pictures are made, which may be larger: the graph tells whether it lies in the map
-
     raises   UsageError where it has no map, or no such place
     """
     if neuron is None:
@@ -370,6 +355,7 @@ def _whole(value: Any) -> int | None:
 
 
 def _step_number(net: Network, neuron: Any) -> int:
+    """The step that is meant; raises UsageError."""
     place, steps = place_of(neuron), net.end.steps
     if place == MIDDLE or len(place) != 1 or not 0 <= place[0] < (steps or place[0] + 1):
         raise UsageError(
@@ -402,8 +388,8 @@ class Measure:
     def __init__(self, net: Network, target: Target, *, probable: bool = True) -> None:
         from onnxviz.grad.model import VALUE
 
-        self._net, self.target = net, target
         self._probable = probable and (target.scored or target.function is not None)
+        self._net, self.target = net, target.each(1) if self._probable else target
         self.output = net.end.scores if self._probable else VALUE
         key = target.objective if target.key is None else (target.key, target.objective)
         self.key: Hashable = ("scores", self.output) if self._probable else key
@@ -428,25 +414,21 @@ class Measure:
 
             rows = _step_of(step_probabilities(self._net.end, array), self.target.step)
         if self.target.function is not None:
-            return _called(self.target.function, rows)
+            values = np.asarray(self.target.function(rows), dtype=np.float32)
+            if values.shape != (len(rows),):
+                raise UsageError(
+                    f"the objective gave an array of shape {values.shape} for probabilities of {len(rows)} images; "
+                    f"expected one number an image, ({len(rows)},)"
+                )
+            return values
         if self.target.probabilities is None:
-            self.target = self.target.each(1).told(self._net, rows[:1])
+            self.target = self.target.told(self._net, rows[:1])
         return rows[:, self.target.classes[0]]
 
     @property
     def known(self) -> dict[str, Any]:
         """The class, or None where it is none, and what is measured in words: for manifests and results."""
         return {"target": self.target.classes[0], "label": self.target.labels[0]}
-
-
-def _called(function: Callable[[np.ndarray], np.ndarray], rows: np.ndarray) -> np.ndarray:
-    values = np.asarray(function(rows), dtype=np.float32)
-    if values.shape != (len(rows),):
-        raise UsageError(
-            f"the objective gave an array of shape {values.shape} for probabilities of {len(rows)} images; "
-            f"expected one number an image, ({len(rows)},)"
-        )
-    return values
 
 
 # --- older spellings ----------------------------------------------------------------------------
@@ -461,17 +443,13 @@ def renamed(**names: str) -> Callable[[_T], _T]:
         @functools.wraps(technique)
         def wrapper(*args: Any, **options: Any) -> Any:
             for old, new in names.items():
+                if old in options and new in options:
+                    raise UsageError(f"{old}= is the older name of {new}=: give one of them")
                 if old in options:
                     warnings.warn(f"{old}= is called {new}= now", DeprecationWarning, stacklevel=2)
-                    _give(options, new, options.pop(old), old)
+                    options[new] = options.pop(old)
             return technique(*args, **options)
 
         return cast("_T", wrapper)
 
     return decorate
-
-
-def _give(options: Mapping[str, Any], new: str, value: Any, old: str) -> None:
-    if new in options:
-        raise UsageError(f"{old}= is the older name of {new}=: give one of them")
-    options[new] = value  # type: ignore[index]

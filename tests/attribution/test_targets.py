@@ -80,7 +80,7 @@ def test_the_older_name_of_neuron_works(small):
     with pytest.warns(DeprecationWarning, match="neuron="):
         old = onnxviz.saliency(small, x, layer="conv2", channel=1, position=(2, 3))[0]
     np.testing.assert_array_equal(old.values, new.values)
-    with pytest.raises(UsageError, match="give one of them"), pytest.warns(DeprecationWarning):
+    with pytest.raises(UsageError, match="give one of them"):
         onnxviz.saliency(small, x, layer="conv2", channel=1, neuron=(2, 3), position=(2, 3))
 
 
@@ -90,6 +90,8 @@ def test_what_cannot_be_meant(net, cat):
         parse(net, 1000)
     with pytest.raises(UsageError, match="2 targets were given for 1"):
         parse(net, [1, 2]).settle(net, x)
+    with pytest.raises(UsageError, match="2 targets were given for 1"):
+        onnxviz.occlusion(net, cat, target=(1, 2))
     for given, told in (
         ({"target": 1, "layer": "stem"}, "one of target=, layer= and objective="),
         ({"target": []}, "no target was given"),
