@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from onnxviz.attribution.targets import Targets, parse
 from onnxviz.errors import ImageRejected, UsageError, near, ways
 from onnxviz.features.stream import none_used, refusal, source_name, sources
 from onnxviz.image.folder import Skipped
@@ -51,7 +52,7 @@ def fool(
     net: Network,
     images: Images,
     *,
-    target: int | str | None = None,
+    target: Targets = None,
     method: str = "gradient",
     norm: str | None = None,
     bound: float | None = None,
@@ -65,7 +66,8 @@ def fool(
     Szegedy et al. 2014, arXiv:1312.6199. Whether an image fools is decided on its rounded 8-bit pixels.
 
     images       one image, or a folder or list of them: what cannot be read in a folder is skipped and listed
-    target       class index or label to be mistaken for; None: each image's most probable other class
+    target       class index or label to be mistaken for, one for all or one for each; None: each image's most probable
+                 other class
     method       'gradient': normalised gradient steps until the target is on top, then back as far as it stays there
                  (Simonyan et al. 2014; CS231n), which looks for the smallest change; 'fgsm': one step (Goodfellow et
                  al. 2015); 'pgd': projected steps from a random start (Madry et al. 2018), which use the whole bound
@@ -81,9 +83,11 @@ def fool(
     """
     progress = told(progress)
     net.preprocessing.require_pictures("fool")
-    wanted = None if target is None else net.target(target)
+    asked = parse(net, target)
     listing = sources(images, net).require()
-    frames, names, skipped = _frames(net, listing.images)
+    each = asked.each(len(listing.images))
+    frames, names, numbers, skipped = _frames(net, listing.images)
+    wanted = each.at(numbers).classes
     skipped = [*listing.skipped, *skipped]
     settings = _settings(method, norm, bound, steps, confidence, seed, frames[0].view.shape)
     found: list[tuple[Frame, np.ndarray]] = []
@@ -91,7 +95,7 @@ def fool(
     size = net.batch_size()
     for first in range(0, len(frames), size):
         part = slice(first, min(first + size, len(frames)))
-        batch = _Batch(net, frames[part], names[part], wanted, settings)
+        batch = _Batch(net, frames[part], names[part], wanted[part], settings)
         with until_interrupted() as ending:
             for step in batch.run(first):
                 if len(frames) == 1:
@@ -108,8 +112,8 @@ def fool(
         )
     manifest = net.manifest(
         "fool",
-        target=wanted,
-        label=None if wanted is None else net.label(wanted),
+        target=asked.classes[0] if len(asked) == 1 else list(wanted),
+        label=asked.labels[0] or None if len(asked) == 1 else None,
         method=method,
         norm=settings.norm,
         bound=settings.bound,
@@ -160,10 +164,11 @@ def _settings(
     return _Settings(method, norm, bound, steps, confidence, seed)
 
 
-def _frames(net: Network, images: Sequence[Any]) -> tuple[list[Frame], list[str], list[Skipped]]:
-    """What can be read; of several images, the others with the reason."""
+def _frames(net: Network, images: Sequence[Any]) -> tuple[list[Frame], list[str], list[int], list[Skipped]]:
+    """What can be read, its names and numbers; of several images, the others with the reason."""
     frames: list[Frame] = []
     names: list[str] = []
+    numbers: list[int] = []
     skipped: list[Skipped] = []
     for number, image in enumerate(images):
         try:
@@ -178,6 +183,7 @@ def _frames(net: Network, images: Sequence[Any]) -> tuple[list[Frame], list[str]
             skipped.append(refusal(image, number, error))
         else:
             names.append(printable(source_name(image, number)))
+            numbers.append(number)
     if not frames:
         raise none_used(len(images), skipped)
     shapes = {one.view.shape for one in frames}
@@ -186,7 +192,7 @@ def _frames(net: Network, images: Sequence[Any]) -> tuple[list[Frame], list[str]
             f"the images have {len(shapes)} different sizes and this network keeps each image's own"
             + ways("give --size WIDTHxHEIGHT", "give one image at a time")
         )
-    return frames, names, skipped
+    return frames, names, numbers, skipped
 
 
 class _Batch:
@@ -197,7 +203,7 @@ class _Batch:
         net: Network,
         frames: Sequence[Frame],
         names: Sequence[str],
-        target: int | None,
+        classes: Sequence[int | None],
         settings: _Settings,
     ) -> None:
         self._net, self._settings = net, settings
@@ -207,8 +213,9 @@ class _Batch:
         self._before = net.probabilities(recipe.normalise(to_pictures(start)))
         order = np.argsort(-self._before, axis=1, kind="stable")
         self._from = order[:, 0]
-        targets = order[:, min(1, order.shape[1] - 1)] if target is None else np.full(len(start), target)
-        self._targets = targets.astype(np.int64)
+        second = order[:, min(1, order.shape[1] - 1)]
+        targets = [other if one is None else one for one, other in zip(classes, second, strict=True)]
+        self._targets = np.array(targets, np.int64)
         # An image that is the target already is left as it is.
         self._open = np.flatnonzero(self._from != self._targets)
         moves = None

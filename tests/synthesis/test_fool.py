@@ -136,6 +136,19 @@ def test_a_folder(net, photo_files, tmp_path, capsys):
     assert np.load(tmp_path / "all.npy").shape == (2, 224, 224, 3)
 
 
+def test_each_image_may_have_a_target_of_its_own(two, tmp_path):
+    (tmp_path / "broken.png").write_bytes(b"no picture")
+    photos = [photo(0), tmp_path / "broken.png", photo(1), photo(2)]
+    own = [two.predict(one)[0][0].index for one in (photos[0], *photos[2:])]
+    targets = [1 - own[0], 0, None, own[2]]
+    found = onnxviz.fool(two, photos, target=targets)
+    assert [one.target for one in found.outcomes] == [1 - own[0], 1 - own[1], own[2]]
+    assert [one.already for one in found.outcomes] == [False, False, True]
+    assert found.manifest["parameters"]["target"] == [1 - own[0], None, own[2]]
+    with pytest.raises(UsageError, match="2 targets were given for 4"):
+        onnxviz.fool(two, photos, target=[0, 1])
+
+
 def test_progress_ends_at_the_last_step(two):
     seen = []
     onnxviz.fool(two, photo(3), target=1, bound=5, steps=7, progress=lambda *told: seen.append(told))
