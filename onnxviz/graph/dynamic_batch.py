@@ -12,6 +12,7 @@ What cannot be proven is refused.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 import numpy as np
 import onnx_ir as ir
@@ -33,9 +34,7 @@ from onnxviz.graph.analysis.twins import View, view
 from onnxviz.graph.analysis.units import Atom, Call, Units
 from onnxviz.graph.batch import over_batch
 from onnxviz.graph.batch_constants import EDITS, Mixes, Refused, Shape, Step
-from onnxviz.graph.operators import (
-    operator,
-)
+from onnxviz.graph.operators import BATCH_FIRST, OWN, POINTWISE, operator
 
 _SYMBOL = "N"
 _TRIAL = 5  # times the file's batch: a batch at which each result is followed
@@ -54,6 +53,7 @@ def independent(model: ir.Model, input: str | None = None) -> None:
     Freeing(copy, image, axis).walk()
 
 
+_IN_PLACE = POINTWISE | OWN
 # The rules of these are exact where they say that a unit reads several pictures.
 _SUMMING = frozenset({"cumulation", "normalisation", "place of an end", "product", "reduction", "softmax"})
 
@@ -192,6 +192,12 @@ class Freeing:
     def _result(self, step: Step, index: int, known: int | None) -> tuple[Units, int]:
         """Which picture each unit of a result is of at the trial's batch, and the axis of these."""
         shape = step.results[index] or ()
+        (first, *others), op = step.carriers, step.view.op
+        seen, likely = self._seen(step, first), step.axis(first)
+        if not others and op in BATCH_FIRST and first == likely == 0:  # by definition
+            return replace(seen, axes=(seen.axes[0], *map(units.plain, shape[1:]))), 0
+        if not others and op in _IN_PLACE and first == 0 and shape == step.shape():
+            return seen, likely
         twin = View(**{**vars(step.view), "attributes": {**step.view.attributes, **step.attributes}})
         call = Call(
             twin,
@@ -205,7 +211,6 @@ class Freeing:
             self.opset,
             index,
         )
-        likely = step.axis(step.carriers[0])
         axes = sorted(range(len(shape)), key=lambda axis: axis != likely) if known is None else [known]
         for axis in axes:
             if shape[axis] % self.batch == 0:
@@ -214,6 +219,12 @@ class Freeing:
                 if found is not None and self._apart(found, axis):
                     return found, axis
         raise self._lost(step)
+
+    def _seen(self, step: Step, place: int) -> Units:
+        value = step.view.input(place)
+        if value not in self.seen:
+            raise Refused("the shape of its input cannot be inferred")
+        return self.seen[value]
 
     def _apart(self, found: Units, axis: int) -> bool:
         """Whether each unit is of one picture, and these stand in order along the axis."""
