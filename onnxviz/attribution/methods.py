@@ -129,6 +129,8 @@ class Method:
     def append(self, stage: Stage) -> ir.Value:
         """The map over the picture, (N, H, W), of a function on the graph builder."""
         parts = [stage.given(n) if n in GIVEN else [named(n).append(stage)] for n in self.needs]
+        count = max(map(len, parts))  # of layers
+        parts = [one * count if len(one) < count else one for one in parts]
         maps = [self.run(stage.op, *one) for one in zip(*parts, strict=True)]
         if set(LAYER) & set(self.needs):
             return stage.placed(maps)
@@ -145,13 +147,21 @@ def method(
 ) -> Callable[[_F | str], _F | str]:
     """Add a method: a decorator of its function (see above), which stays as it is.
 
-    raises   ValueError where there is one of this name
+    raises   ValueError where there is one of this name, or its parameters are not what a method is given
     """
 
     def add(function: _F | str) -> _F | str:
+        row = Method(name, function, colours, caption, layered)
         if name in METHODS:
             raise ValueError(f"there is a method {name!r} already")
-        METHODS[name] = Method(name, function, colours, caption, layered)
+        for given in row.needs:
+            if given not in GIVEN and given.replace("_", "-") not in METHODS:
+                raise ValueError(
+                    f"{name} takes {given!r}, which is neither of {', '.join(GIVEN)} nor a method"
+                )
+        if row.needs and layered != bool(row.takes & set(LAYER)):
+            raise ValueError(f"{name} is layered={layered}, and takes {', '.join(sorted(row.takes))}")
+        METHODS[name] = row
         return function
 
     return add

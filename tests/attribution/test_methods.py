@@ -130,3 +130,18 @@ def test_every_row_says_all_that_is_asked_of_it():
         assert len(row.caption.meaning) > 10, name
         assert row.layered or row.colours != "none" or name == "full-gradient"
     assert dict(methods.METHODS["expected-gradients"].options) == {"samples": 100, "baselines": None}
+
+
+@pytest.mark.parametrize(
+    ("name", "layered", "function", "words"),
+    [
+        ("saliency", False, lambda op, gradient: gradient, "already"),
+        ("new", False, lambda op, gradients_: gradients_, "neither of gradient"),
+        ("new", False, lambda op, activations: activations, "layered=False, and takes activations"),
+        ("new", True, lambda op, gradient, guided: gradient, "layered=True"),
+    ],
+)
+def test_a_row_that_cannot_be_is_refused_at_once(name, layered, function, words):
+    with pytest.raises(ValueError, match=words):
+        methods.method(name, methods.Caption("new", "it is new"), layered=layered)(function)
+    assert "new" not in methods.METHODS
