@@ -68,7 +68,7 @@ def test_a_mistake_of_ours_stays_one(monkeypatch, where):
 
     net = opened(tiny_cnn())
     if where == "layers":
-        monkeypatch.setattr("onnxviz.graph.layers.layers", broken)
+        monkeypatch.setattr("onnxviz.graph.layers.of", broken)
         analysis = lambda: net.layers  # noqa: E731
     elif where == "head":
         monkeypatch.setattr("onnxviz.meaning.head", broken)
@@ -90,7 +90,7 @@ def test_the_same_mistake_over_a_broken_file_names_what_onnx_runtime_says(monkey
     length = m("Cast", m("ReduceSum", m("Sign", m("Abs", "image")), keepdims=0), to=onnx.TensorProto.INT64)
     x = m("Reshape", trunk(m), m("Concat", m.constant([-1]), m("Unsqueeze", length, m.constant([0])), axis=0))
     net = opened(finished(m, renamed(m, x, "y")))
-    monkeypatch.setattr("onnxviz.graph.layers.layers", broken)
+    monkeypatch.setattr("onnxviz.graph.layers.of", broken)
     with pytest.raises(ModelRejected, match="Reshape") as found:
         _ = net.layers
     assert isinstance(found.value.__cause__, TypeError)
