@@ -361,3 +361,12 @@ def thumbnails(
         tiles[row] = None if isinstance(drawn, ImageRejected) else drawn
         progress(len(tiles), len(rows), "pictures")
     return tiles
+
+
+def left_out_of(broken: int, blank: int) -> list[str]:
+    """Warnings of features that are not finite, and of pictures that `thumbnails` could not read again."""
+    told = (
+        (broken, "pictures with NaN or infinite features were left out"),
+        (blank, "pictures could not be read again and are drawn crossed out"),
+    )
+    return [f"{count} {what}" for count, what in told if count]

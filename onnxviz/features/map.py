@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from onnxviz.errors import UsageError
-from onnxviz.features.embedding import Embedding, thumbnails
+from onnxviz.features.embedding import Embedding, left_out_of, thumbnails
 from onnxviz.features.neighbours import embedding_of
 from onnxviz.features.project import METHODS, Projection, check, project
 from onnxviz.interrupted import Interrupted
@@ -258,10 +258,7 @@ def _manifest(net: Network, result: Map, placed: Projection, parameters: dict[st
     manifest = net.manifest("map", **parameters)
     left_out = len(found) - len(result.rows)
     blank = sum(tile is None for tile in result.tiles.values())
-    if left_out:
-        manifest["warnings"].append(f"{left_out} pictures with NaN or infinite features were left out")
-    if blank:
-        manifest["warnings"].append(f"{blank} pictures could not be read again and are drawn crossed out")
+    manifest["warnings"] += left_out_of(left_out, blank)
     known = found.classes is not None
     return manifest | {
         "figures": {

@@ -12,7 +12,7 @@ import numpy as np
 
 from onnxviz.errors import UsageError, near
 from onnxviz.features.embed import embed
-from onnxviz.features.embedding import Embedding, thumbnails
+from onnxviz.features.embedding import Embedding, left_out_of, thumbnails
 from onnxviz.figures import style
 from onnxviz.progress import Progress, Shown, told
 from onnxviz.provenance import recorded
@@ -372,12 +372,7 @@ def _manifest(net: Network, result: Neighbours, parameters: dict[str, Any]) -> d
     usable = int(found.usable().sum())
     manifest = net.manifest("neighbours", **parameters)
     blank = sum(tile is None for tile in result.tiles.values())
-    if usable < len(found):
-        manifest["warnings"].append(
-            f"{len(found) - usable} pictures with NaN or infinite features were left out"
-        )
-    if blank:
-        manifest["warnings"].append(f"{blank} pictures could not be read again and are drawn crossed out")
+    manifest["warnings"] += left_out_of(len(found) - usable, blank)
     return manifest | {
         "figures": {
             "pictures": usable,

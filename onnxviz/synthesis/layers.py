@@ -16,6 +16,7 @@ from onnxviz.graph.operators import family
 from onnxviz.network import Network
 from onnxviz.objectives import Objective
 from onnxviz.objectives.likeness import gram_of, means_of, near, texture
+from onnxviz.runtime.batching import filled
 from onnxviz.synthesis.made import resized
 from onnxviz.synthesis.step import at_size
 
@@ -167,9 +168,8 @@ def feature_maps(net: Network, picture: np.ndarray, names: Sequence[str]) -> dic
         return cut(at_size(net, net.batched[0], (height, width), wanted), wanted)
 
     program = net.compile(build, key=("feature maps", free, *wanted))
-    count = net.batched[1] or 1
     try:
-        arrays = program({net.input.name: np.repeat(x, count, axis=0)}, wanted)
+        arrays = program({net.input.name: filled(x, net.batched[1] or 1)}, wanted)
     except (ModelFailed, ImageRejected) as error:
         raise ImageRejected(_refusal(net, names, (height, width), str(error))) from error
     found = {name: array[:1].astype(np.float32, copy=False) for name, array in arrays.items()}

@@ -13,6 +13,7 @@ from onnxviz.image.io import read
 from onnxviz.network import ImageLike, Network
 from onnxviz.opening import ASSUMED
 from onnxviz.provenance import recorded
+from onnxviz.runtime.batching import filled
 from onnxviz.synthesis.made import Painting, bytes_at, fitted, resized
 
 if TYPE_CHECKING:
@@ -155,8 +156,7 @@ class _Painter:
         return out
 
     def _run(self, recipe: Preprocessing, picture: np.ndarray) -> np.ndarray:
-        count = self._net.input.batch or 1
-        x = np.repeat(recipe.normalise(picture[None]), count, axis=0)
+        x = filled(recipe.normalise(picture[None]), self._net.input.batch or 1)
         return _colours(
             self._program({self._net.input.name: x}, [self._output])[self._output][0], self._output
         )
