@@ -10,7 +10,7 @@ from onnxviz._version import __version__
 from onnxviz.claims import reason
 from onnxviz.demo.page import Section, render
 from onnxviz.demo.photos import Photo, Stage, photos, write_crops
-from onnxviz.demo.sections import TOPICS
+from onnxviz.demo.topics import TOPICS
 from onnxviz.errors import OutputRefused
 from onnxviz.files import claimed, write_atomic
 from onnxviz.progress import Progress, silent

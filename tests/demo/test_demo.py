@@ -4,7 +4,7 @@ from html.parser import HTMLParser
 import pytest
 from PIL import Image
 
-from onnxviz.demo import photos, run, sections
+from onnxviz.demo import photos, run, topics
 from onnxviz.demo.page import Picture, Section, render
 from onnxviz.errors import OutputRefused
 from onnxviz.image.io import read
@@ -25,7 +25,7 @@ def page(tmp_path_factory):
     """The demo with its quickest sections."""
     folder = tmp_path_factory.mktemp("demo")
     patch = pytest.MonkeyPatch()
-    quick = [topic for topic in sections.TOPICS if topic.anchor in ("filters", "predict", "inspect")]
+    quick = [topic for topic in topics.TOPICS if topic.anchor in ("filters", "predict", "inspect")]
     patch.setattr(run, "TOPICS", quick)
     patch.setattr(run, "_CROPS_A_PHOTO", 1)
     said = []
@@ -117,11 +117,9 @@ def test_without_scikit_image_there_are_still_two_photos(monkeypatch):
 def test_every_section_asks_a_question_and_tells_a_command_that_there_is():
     from onnxviz.cli.table import COMMANDS
 
-    topics = sections.TOPICS
-    assert (
-        len(topics) == len({topic.anchor for topic in topics}) == len({topic.title for topic in topics}) == 21
-    )
-    for topic in topics:
+    rows = topics.TOPICS
+    assert len(rows) == len({row.anchor for row in rows}) == len({row.title for row in rows}) == 21
+    for topic in rows:
         assert topic.question.endswith(("?", ".")) and topic.text.endswith(".")
         program, command, *_ = topic.command.split()
         assert program == "onnxviz" and command in COMMANDS, topic.anchor
@@ -140,7 +138,7 @@ def test_an_old_page_says_incomplete_while_a_new_one_is_made_and_a_page_of_other
     def stopped(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(run, "TOPICS", (sections.Topic(*"abcde", stopped),))
+    monkeypatch.setattr(run, "TOPICS", (topics.Topic(*"abcde", stopped),))
     monkeypatch.setattr(run, "photos", list)
     with pytest.raises(KeyboardInterrupt):
         run.demo(tmp_path)
