@@ -32,6 +32,9 @@ class Operator(NamedTuple):
     numbers     of these, the inputs that are one number; files have them as vectors of one element too (keras2onnx, the
                 ONNX zoo), which the standard does not have and ONNX Runtime runs
     sizes       inputs that say how large a result becomes, or how often a body runs
+    ranks       what its inputs must be, a word each: "*" anything; "3" three axes; "3+" three or more; "=" as many as
+                the first input; "." one number, as a scalar or a vector of one; "v" a vector of one number for each
+                channel of the first input
     changed     its form or meaning is not the same in all opsets from 7 on: attributes became inputs, defaults moved
     macs        how multiply-accumulates are counted (analysis/cost.py); "" counts none
     """
@@ -49,50 +52,54 @@ class Operator(NamedTuple):
     sizes: tuple[int, ...] = ()
     macs: str = ""
     changed: bool = False
+    ranks: str = ""
 
 
 _ = Operator
 ROWS: Final = (
     # --- products with weights ---
-    _("Conv", "convolution", "conv", channels="made", negative="always", weights=(1,), macs="kernel"),
+    _("Conv", "convolution", "conv", channels="made", negative="always", weights=(1,), macs="kernel", ranks="3+ = 1"),
     _("ConvTranspose", "convolution", "conv_transpose", channels="made", negative="always", weights=(1,),
-      macs="spread"),
-    _("DeformConv", "convolution", channels="made", negative="always", weights=(1,), macs="kernel"),
-    _("Gemm", "product", "gemm", negative="always", weights=(1,), macs="gemm"),
+      macs="spread", ranks="3+ = 1"),
+    _("DeformConv", "convolution", channels="made", negative="always", weights=(1,), macs="kernel", ranks="4 4 4 1 4"),
+    _("Gemm", "product", "gemm", negative="always", weights=(1,), macs="gemm", ranks="2 2"),
     _("MatMul", "product", "matmul", negative="always", weights=(1,), macs="matmul"),
     _("Einsum", "product", "einsum", negative="always", weights=(1,), macs="einsum"),
-    _("LSTM", "recurrent", "recurrent", weights=(1, 2), steering=(4, 5, 6), macs="recurrent", changed=True),
-    _("GRU RNN", "recurrent", "recurrent", weights=(1, 2), steering=(4, 5), macs="recurrent", changed=True),
+    _("LSTM", "recurrent", "recurrent", weights=(1, 2), steering=(4, 5, 6), macs="recurrent", changed=True,
+      ranks="3 3 3 2 1 3 3 2"),
+    _("GRU RNN", "recurrent", "recurrent", weights=(1, 2), steering=(4, 5), macs="recurrent", changed=True,
+      ranks="3 3 3 2 1 3 3 2"),
     _("Attention", "attention", "entry", macs="attention", changed=True),
     _("LinearAttention RotaryEmbedding SwiGLU", "attention", changed=True),
     # --- normalisations ---
     _("BatchNormalization", "normalisation", "own", "shape", channels="made", negative="always",
-      steering=(3, 4), changed=True),  # running mean and variance: measured, not learned
-    _("InstanceNormalization", "normalisation", "map", "shape", channels="kept", negative="always"),
+      steering=(3, 4), changed=True, ranks="* v v v v"),  # running mean and variance: measured, not learned
+    _("InstanceNormalization", "normalisation", "map", "shape", channels="kept", negative="always", ranks="3+ v v"),
     _("GroupNormalization", "normalisation", "picture", "shape", channels="kept", negative="always", changed=True),
-    _("LRN", "normalisation", "lrn", "shape", channels="kept", negative="as"),
+    _("LRN", "normalisation", "lrn", "shape", channels="kept", negative="as", ranks="4"),
     _("LayerNormalization RMSNormalization", "normalisation", "trailing", "shape", negative="always"),
     _("SimplifiedLayerNormalization", "normalisation", "trailing", "shape", negative="always", changed=True),
-    _("LpNormalization", "normalisation", "axis", "shape", negative="as"),
+    _("LpNormalization", "normalisation", "axis", "shape", negative="as", ranks="1+"),
     _("MeanVarianceNormalization", "normalisation", "mean_variance", "shape", negative="always", changed=True),
     _("Softmax LogSoftmax Hardmax", "softmax", "softmax", "shape", changed=True),
     # --- pools and reductions ---
-    _("AveragePool MaxPool", "pooling", "pool", channels="kept", negative="as"),
-    _("LpPool", "pooling", "pool", channels="kept", changed=True),
-    _("GlobalAveragePool GlobalMaxPool", "global pooling", "global_pool", channels="kept", negative="as"),
-    _("GlobalLpPool", "global pooling", "global_pool", channels="kept"),
-    _("MaxUnpool", "unpooling", "unpool", channels="kept", negative="as", steering=(1, 2), sizes=(1, 2), changed=True),
-    _("MaxRoiPool", "region pooling", channels="kept", negative="as", steering=(1,)),
-    _("RoiAlign", "region pooling", channels="kept", negative="as", steering=(1, 2), changed=True),
+    _("AveragePool MaxPool", "pooling", "pool", channels="kept", negative="as", ranks="3+"),
+    _("LpPool", "pooling", "pool", channels="kept", changed=True, ranks="3+"),
+    _("GlobalAveragePool GlobalMaxPool", "global pooling", "global_pool", channels="kept", negative="as", ranks="3+"),
+    _("GlobalLpPool", "global pooling", "global_pool", channels="kept", ranks="3+"),
+    _("MaxUnpool", "unpooling", "unpool", channels="kept", negative="as", steering=(1, 2), sizes=(1, 2), changed=True,
+      ranks="3+ = 1"),
+    _("MaxRoiPool", "region pooling", channels="kept", negative="as", steering=(1,), ranks="4 2"),
+    _("RoiAlign", "region pooling", channels="kept", negative="as", steering=(1, 2), changed=True, ranks="4 2 1"),
     _("ReduceMax ReduceMean ReduceMin ReduceSum", "reduction", "reduction", negative="as", steering=(1,), changed=True),
     _("ReduceL1 ReduceL2 ReduceSumSquare", "reduction", "reduction", steering=(1,), changed=True),
     _("ReduceLogSum ReduceLogSumExp ReduceProd", "reduction", "reduction", steering=(1,), changed=True),
     _("ArgMax ArgMin", "place of an end", "arg_reduction"),
-    _("CumSum CumProd", "cumulation", "cumulation", "shape", negative="as", steering=(1,), numbers=(1,)),
+    _("CumSum CumProd", "cumulation", "cumulation", "shape", negative="as", steering=(1,), numbers=(1,), ranks="1+ ."),
     # --- place by place ---
     _("Relu ThresholdedRelu Sigmoid HardSigmoid Softplus", "activation", "place", "shape"),
     _("LeakyRelu PRelu Elu Celu Selu Gelu Swish HardSwish Mish Softsign Tanh Shrink", "activation", "place", "shape"),
-        _("Clip", "activation", "own", "shape", steering=(1, 2), numbers=(1, 2), changed=True),
+    _("Clip", "activation", "own", "shape", steering=(1, 2), numbers=(1, 2), changed=True),
     _("Add Sum Mean", "arithmetic", "place", negative="as"),
     _("Sub", "arithmetic", "place", negative="always"),
     _("Mul Div Max Min Mod", "arithmetic", "place"),
@@ -117,32 +124,36 @@ ROWS: Final = (
     _("Squeeze Unsqueeze", "form", "reshape", moves="form", negative="as", steering=(1,), changed=True),
     _("Transpose", "movement", "transpose", moves="places", negative="as"),
     _("Expand", "movement", "own", "axes", "places", negative="as", steering=(1,), sizes=(1,)),
-    _("Tile", "movement", "tile", "axes", "places", negative="as", steering=(1,), sizes=(1,)),
+    _("Tile", "movement", "tile", "axes", "places", negative="as", steering=(1,), sizes=(1,), ranks="* 1"),
     _("Pad", "movement", "pad", "axes", "places", negative="as", steering=(1, 2, 3), numbers=(2,), sizes=(1,),
-      changed=True),
+      changed=True, ranks="* 1 . 1"),
     _("CenterCropPad", "movement", "everything", "axes", "places", negative="as", steering=(1,), sizes=(1,),
       changed=True),
-    _("Slice", "movement", "cut", "axes", "places", negative="as", steering=(1, 2, 3, 4), changed=True),
+    _("Slice", "movement", "cut", "axes", "places", negative="as", steering=(1, 2, 3, 4), changed=True,
+      ranks="1+ 1 1 1 1"),
     _("Split", "movement", "split", "axes", "places", negative="as", steering=(1,), changed=True),
     _("Concat", "joining", "concat", "axes", negative="as"),
-    _("DepthToSpace", "movement", "depth_to_space", moves="places", channels="made", negative="as"),
-    _("SpaceToDepth", "movement", "space_to_depth", moves="places", channels="made", negative="as"),
-    _("Gather", "movement", "gather", moves="places", negative="as", steering=(1,)),
-    _("GatherElements", "movement", "gather_elements", moves="places", negative="as", steering=(1,)),
-    _("GatherND", "movement", moves="places", negative="as", steering=(1,)),
-    _("ReverseSequence", "movement", "everything", "shape", "places", negative="as", steering=(1,)),
+    _("DepthToSpace", "movement", "depth_to_space", moves="places", channels="made", negative="as", ranks="4"),
+    _("SpaceToDepth", "movement", "space_to_depth", moves="places", channels="made", negative="as", ranks="4"),
+    _("Gather", "movement", "gather", moves="places", negative="as", steering=(1,), ranks="1+"),
+    _("GatherElements", "movement", "gather_elements", moves="places", negative="as", steering=(1,), ranks="1+ ="),
+    _("GatherND", "movement", moves="places", negative="as", steering=(1,), ranks="1+ 1+"),
+    _("ReverseSequence", "movement", "everything", "shape", "places", negative="as", steering=(1,), ranks="2+ 1"),
     _("Trilu", "movement", "everything", "shape", "places", negative="as", steering=(1,), numbers=(1,)),
-    _("Scatter ScatterElements ScatterND TensorScatter", "scattering", "everything", "shape", steering=(1,),
-      changed=True),
-    _("Resize", "resizing", "resize", "axes", negative="as", steering=(1, 2, 3), sizes=(1, 2, 3), changed=True),
-    _("Upsample", "resizing", "resize", "axes", negative="as", steering=(1,), sizes=(1,), changed=True),
-    _("GridSample", "resizing", "entry", channels="kept", negative="as", changed=True),
-    _("AffineGrid", "resizing", sizes=(1,)),
-    _("Col2Im", "movement"),
+    _("Scatter ScatterElements", "scattering", "everything", "shape", steering=(1,), changed=True, ranks="1+ = ="),
+    _("ScatterND", "scattering", "everything", "shape", steering=(1,), changed=True, ranks="1+ 1+"),
+    _("TensorScatter", "scattering", "everything", "shape", steering=(1,), changed=True),
+    _("Resize", "resizing", "resize", "axes", negative="as", steering=(1, 2, 3), sizes=(1, 2, 3), changed=True,
+      ranks="1+"),
+    _("Upsample", "resizing", "resize", "axes", negative="as", steering=(1,), sizes=(1,), changed=True, ranks="1+"),
+    _("GridSample", "resizing", "entry", channels="kept", negative="as", changed=True, ranks="3+ ="),
+    _("AffineGrid", "resizing", sizes=(1,), ranks="3 1"),
+    _("Col2Im", "movement", ranks="3 1 1"),
     # --- what picks some of many ---
-    _("TopK", "selection", "top_k", "axes", steering=(1,), changed=True),
+    _("TopK", "selection", "top_k", "axes", steering=(1,), changed=True, ranks="1+"),
     _("Compress", "selection", moves="places", negative="as", steering=(1,)),
-    _("NonMaxSuppression NonZero Unique", "selection", changed=True),
+    _("NonMaxSuppression", "selection", changed=True, ranks="3 3"),
+    _("NonZero Unique", "selection", changed=True),
     # --- shapes, control, signals ---
     _("Shape Size", "shape", "nothing"),
     _("ConstantOfShape", "constant", sizes=(0,)),
@@ -159,8 +170,8 @@ ROWS: Final = (
       changed=True),
     _("ConcatFromSequence SequenceMap SplitToSequence", "sequence", changed=True),
     _("Optional OptionalGetElement OptionalHasElement", "sequence", changed=True),
-    _("DFT", "signal", sizes=(1,), changed=True),
-    _("STFT", "signal", changed=True),
+    _("DFT", "signal", sizes=(1,), changed=True, ranks="2+ . ."),
+    _("STFT", "signal", changed=True, ranks="2+ . 1 ."),
     _("Det", "determinant"),
 )  # fmt: skip
 

@@ -240,3 +240,17 @@ def test_facts_at_a_given_batch():
     assert facts.shapes["pool"] == (7, 16, 8, 8)
     assert facts.batch == 7
     assert facts.size == (32, 32)
+
+
+def test_a_split_in_equal_parts_without_their_number_is_known():
+    """Before opset 18 the outputs alone tell how many; it ended in a KeyError."""
+    model = ir.from_onnx_text(
+        """<ir_version: 8, opset_import: ["" : 13]>
+        g (float[2,3,4] x) => (float[2,3,4] y) {
+            s = Shape(x)
+            w = Concat<axis=0>(s, s)
+            a, b = Split<axis=0>(w)
+            y = Reshape(x, b)
+        }"""
+    )
+    assert fold(model.graph, {"x": (2, 3, 4)})["b"].tolist() == [2, 3, 4]

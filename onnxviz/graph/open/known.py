@@ -21,7 +21,7 @@ import onnx
 
 from onnxviz.errors import ModelRejected
 from onnxviz.graph.analysis.known_values import COMPUTED, MEASURES, Value, compute, measured
-from onnxviz.graph.open.signatures import MICROSOFT, description
+from onnxviz.graph.open.signatures import MICROSOFT, NEWEST, description
 from onnxviz.graph.operators import POINTWISE, POOLS, RESIZING, SAME_SHAPE, SPELLINGS, operator
 from onnxviz.graph.shapes import UNGUARDED, pool_lengths, resized_shape
 from onnxviz.graph.walk import label
@@ -249,25 +249,26 @@ def _inferred(call: Call, node: onnx.NodeProto, judging: bool) -> list[Known]:
     """What ONNX says of the node, or of the standard operator that moves data as it does."""
     if call.op in UNGUARDED:
         return []
-    asked, inputs = node, list(call.inputs)
+    asked, inputs, version = node, list(call.inputs), call.version
     if node.domain == MICROSOFT:
         twin = SPELLINGS.get(call.op)
         if twin is None or twin.of not in _TWINS or not twin.places or call.attribute("channels_last", 0):
             return []
-        judging = False
+        judging, version = False, NEWEST[""]
         places = [place for place in twin.places if call.given(place)][: 1 + (twin.of not in SAME_SHAPE)]
         inputs = [_transposed(call, place) for place in places]
-        asked = _node(call, twin.of, [node.input[place] for place in places], node.output)
+        names = [node.input[place] for place in places]
+        asked = _node(call, twin.of, names, node.output[:1], "", description("", twin.of, version))
     elif any(one.ref_attr_name for one in node.attribute):
         asked = _node(call, call.op, node.input, node.output, node.domain)
-    schema = description(asked.domain, asked.op_type, call.version)
+    schema = description(asked.domain, asked.op_type, version)
     if schema is None:
         return []
     types, data, sure = _given(call.op, asked.input, inputs)
     try:
         # What `onnx.shape_inference.infer_node_outputs` calls, without parsing what was just serialised.
         given = cast(Any, schema)._infer_node_outputs(
-            asked.SerializeToString(), types, data, {}, {asked.domain: call.version}, onnx.IR_VERSION
+            asked.SerializeToString(), types, data, {}, {asked.domain: version}, onnx.IR_VERSION
         )
     except MemoryError:
         raise
@@ -281,11 +282,17 @@ def _inferred(call: Call, node: onnx.NodeProto, judging: bool) -> list[Known]:
 
 
 def _node(
-    call: Call, op: str, inputs: Sequence[str], outputs: Sequence[str], domain: str = ""
+    call: Call,
+    op: str,
+    inputs: Sequence[str],
+    outputs: Sequence[str],
+    domain: str = "",
+    schema: onnx.defs.OpSchema | None = None,
 ) -> onnx.NodeProto:
+    """The node with the attributes that are known, and that `schema` has."""
     asked = onnx.NodeProto(op_type=op, domain=domain, input=inputs, output=outputs)
     for name, attribute in call.attributes.items():
-        if not attribute.ref_attr_name:
+        if not attribute.ref_attr_name and (schema is None or name in schema.attributes):
             asked.attribute.add().CopyFrom(attribute)
             asked.attribute[-1].name = name  # a function's own may be called otherwise
     return asked
@@ -373,7 +380,7 @@ def _mended(call: Call, shape: Sizes | None) -> Sizes | None:
     if call.op in RESIZING:
         right = resized_shape(call.shape(0), call.settings, *_factors(call))
         return tuple(one if one is not None or shape is None else shape[i] for i, one in enumerate(right))
-    if call.op == "Reshape" and shape is None and (wanted := call.known(1).partly) is not None:
+    if call.op == "Reshape" and (wanted := call.known(1).partly) is not None:
         before, keeping = call.known(0).shape, not call.attribute("allowzero", 0)
         lengths = np.where(False if wanted.unsure is None else wanted.unsure, -1, wanted.elements).tolist()
         kept = [before[i] if keeping and before and not size else size for i, size in enumerate(lengths)]

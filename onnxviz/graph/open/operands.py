@@ -18,47 +18,10 @@ import onnx
 
 from onnxviz.errors import ModelRejected
 from onnxviz.graph.open.known import Call, Sizes, Unsure
-from onnxviz.graph.operators import TABLE
+from onnxviz.graph.operators import SPELLINGS, TABLE
 from onnxviz.graph.walk import label
 from onnxviz.text import quoted
 
-# One word an input: '*' anything; '3' three axes; '3+' three or more; '=' as many as the first input; '.' one number,
-# as a scalar or a vector of one; 'v' a vector of one number for each channel of the first input.
-_RANKS: Final = """
-    Conv ConvTranspose              3+ = 1
-    ConvInteger                     3+ =
-    QLinearConv                     3+ * * =
-    DeformConv                      4 4 4 1 4
-    MaxPool AveragePool LpPool      3+
-    GlobalAveragePool GlobalMaxPool GlobalLpPool    3+
-    MaxUnpool                       3+ = 1
-    BatchNormalization              * v v v v
-    InstanceNormalization           3+ v v
-    Gemm                            2 2
-    DepthToSpace SpaceToDepth       4
-    LRN                             4
-    Pad                             * 1 . 1
-    Tile                            * 1
-    Slice                           1+ 1 1 1 1
-    RNN GRU LSTM                    3 3 3 2 1 3 3 2
-    Scatter ScatterElements         1+ = =
-    GatherElements                  1+ =
-    Gather                          1+
-    GatherND ScatterND              1+ 1+
-    NonMaxSuppression               3 3
-    RoiAlign                        4 2 1
-    MaxRoiPool                      4 2
-    GridSample                      3+ =
-    AffineGrid                      3 1
-    Col2Im                          3 1 1
-    ReverseSequence                 2+ 1
-    CumSum CumProd                  1+ .
-    LpNormalization                 1+
-    DFT                             2+ . .
-    STFT                            2+ . 1 .
-    TopK                            1+
-    Resize Upsample                 1+
-"""
 # Attributes with one number for each spatial axis of the first input, and those with two.
 _SPATIAL: Final = {"kernel_shape": 1, "strides": 1, "dilations": 1, "pads": 2}
 _CONVOLUTIONS: Final = ("Conv", "ConvInteger", "ConvTranspose", "QLinearConv")
@@ -85,7 +48,6 @@ _TEXTS: Final[dict[str, tuple[tuple[str, str], ...]]] = {
         ("padding_mode", "zeros border reflection"),
     ),
 }
-_NEEDED: Final = re.compile(r"\s\s+")
 #: More axes than any tensor has: counted from there, ONNX's shape inference reads what is not its own.
 _MOST_AXES: Final = 64
 _LONGEST: Final = 2**31 - 1
@@ -95,15 +57,18 @@ _EQUATION: Final = re.compile(r"(?:[A-Za-z]*(?:\.\.\.)?[A-Za-z]*)(?:,[A-Za-z]*(?
 
 def _rows() -> dict[str, list[str]]:
     rows: dict[str, list[str]] = {}
-    for line in _RANKS.strip().splitlines():
-        operators, words = _NEEDED.split(line.strip())
-        for operator in operators.split():
-            rows[operator] = words.split()
-    for operator, row in TABLE.items():
-        words_of = rows.setdefault(operator, []) if row.numbers else []
-        words_of += ["*"] * (max(row.numbers, default=-1) + 1 - len(words_of))
+    for name, row in TABLE.items():
+        words = row.ranks.split()
+        words += ["*"] * (max(row.numbers, default=-1) + 1 - len(words))
         for place in row.numbers:
-            words_of[place] = "."
+            words[place] = "."
+        rows[name] = words
+    for name in _CONVOLUTIONS:  # whose places are those of a convolution's data, weights and bias
+        places = SPELLINGS[name].places if name in SPELLINGS else ()
+        if places:
+            rows[name] = ["*"] * (places[-1] + 1)
+            for place, word in zip(places, TABLE[SPELLINGS[name].of].ranks.split(), strict=False):
+                rows[name][place] = word
     return rows
 
 

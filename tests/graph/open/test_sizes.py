@@ -9,12 +9,14 @@ from collections import Counter
 import numpy as np
 import onnx
 import pytest
+from onnx import helper
 
-from onnxviz.errors import ModelRejected
+from onnxviz.errors import LimitExceeded, ModelRejected
 from onnxviz.graph.open import sizes, structure
 from onnxviz.graph.open.known import Known, constant
 from onnxviz.graph.open.load import load
 from onnxviz.limits import Limits
+from tests.graph import hostile
 
 # Operators of the case collection that no model may use.
 REFUSED = ("FlexAttention", "Adagrad", "Adam", "Momentum", "Gradient")
@@ -74,3 +76,70 @@ def test_what_is_certain_is_true(cases, known):
                 np.testing.assert_allclose(result.value, expected, err_msg=case.name)
     assert counts["shape"] > 1000
     assert counts["value"] > (200 if known == "values" else 0)
+
+
+# --- what is told on the way ----------------------------------------------------------------------
+
+
+def added(*nodes, functions=(), weights=()):
+    return hostile.model(list(nodes), list(weights), imports=[("local", 1)], functions=list(functions))
+
+
+MISFIT = [
+    hostile.array("two", np.zeros((1, 2, 1, 1))),
+    hostile.array("five", np.zeros((1, 5, 1, 1))),
+]
+
+
+def test_a_function_that_contradicts_itself_is_named_by_its_node():
+    body = helper.make_node("Add", ["a", "b"], ["c"], name="inner")
+    function = helper.make_function("local", "f", ["a", "b"], ["c"], [body], [helper.make_opsetid("", 17)])
+    call = helper.make_node("f", ["two", "five"], ["y"], domain="local")
+    with pytest.raises(
+        ModelRejected, match="'Add' node 'inner' does not fit its inputs: Incompatible dimensions"
+    ):
+        load(added(call, functions=[function], weights=MISFIT))
+
+
+@pytest.mark.parametrize("taken", [True, False])
+def test_only_a_branch_that_may_run_is_refused(taken):
+    """Exporters leave `If` with a condition that is constant, whose other branch fits another rank."""
+    bad = helper.make_graph(
+        [helper.make_node("Add", ["two", "five"], ["b"])], "bad", [], [hostile.value("b")]
+    )
+    good = helper.make_graph([helper.make_node("Relu", ["two"], ["g"])], "good", [], [hostile.value("g")])
+    node = helper.make_node("If", ["c"], ["y"], then_branch=bad, else_branch=good)
+    proto = added(node, weights=[*MISFIT, hostile.array("c", taken, np.bool_)])
+    if taken:
+        with pytest.raises(ModelRejected, match="does not fit its inputs"):
+            load(proto)
+    else:
+        load(proto)
+
+
+def test_lengths_that_are_known_in_part_go_on_through_reshape():
+    """(N, 8, 4, 4) → (N, 128) by Shape, Gather and Concat, which no matrix of 64 rows takes, whatever N is."""
+    nodes = [
+        helper.make_node("Shape", ["x"], ["s"]),
+        helper.make_node("Gather", ["s", "first"], ["n"]),
+        helper.make_node("Concat", ["n", "rest"], ["wanted"], axis=0),
+        helper.make_node("Reshape", ["x", "wanted"], ["flat"]),
+        helper.make_node("MatMul", ["flat", "w"], ["y"], name="product"),
+    ]
+    weights = [hostile.array("first", [0], np.int64), hostile.array("rest", [128], np.int64)]
+    for rows in (64, 128):
+        proto = hostile.model(
+            nodes, [*weights, hostile.array("w", np.zeros((rows, 2)))], shape=("N", 8, 4, 4)
+        )
+        if rows == 128:
+            load(proto)
+        else:
+            with pytest.raises(ModelRejected, match="'product' does not fit its inputs"):
+                load(proto)
+
+
+def test_operators_of_onnx_runtime_are_asked_as_their_standard_ones():
+    weights = [hostile.array("a", np.zeros((70_000, 1))), hostile.array("b", np.zeros((70_000, 1)))]
+    node = helper.make_node("FusedMatMul", ["a", "b"], ["y"], domain="com.microsoft", name="bomb", transB=1)
+    with pytest.raises(LimitExceeded, match="'bomb' makes 4900000000 elements"):
+        load(hostile.model([node], weights, imports=[("com.microsoft", 1)]))
