@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Hashable, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import onnx_ir as ir
@@ -103,6 +103,13 @@ class Network(Running):
         self._gradients.clear()
         if self.worker is not None:
             self.worker.close()
+
+    def __enter__(self) -> Self:
+        """The network itself; `with` closes it at its end."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     # --- what it is -----------------------------------------------------------------------------
 

@@ -7,6 +7,7 @@ import functools
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -94,8 +95,12 @@ def load(
                  LabelsRejected, PreprocessingRejected, UsageError, WorkerCrashed
     """
     check_backend(backend)
-    if threads is not None and not 1 <= threads <= MOST_THREADS:
-        raise UsageError(f"threads must be from 1 to {MOST_THREADS}, got {threads}")
+    if threads is not None and not (isinstance(threads, Integral) and 1 <= threads <= MOST_THREADS):
+        raise UsageError(f"threads must be a whole number from 1 to {MOST_THREADS}, got {threads!r}")
+    texts = {"provider": provider, "layout": layout, "resize": resize, "input": input, "output": output}
+    for name, text in texts.items():
+        if text is not None and not isinstance(text, str):
+            raise UsageError(f"{name} is a text, got {text!r}")
     if limits is not None and not isinstance(limits, Limits):
         raise UsageError(
             f"limits is an onnxviz.Limits, such as onnxviz.Limits(run_seconds=10), not a {type(limits).__name__!r}"
@@ -426,8 +431,16 @@ def _resized(preprocessing: Preprocessing, resize: str | None, spec: InputSpec) 
 
 def _wanted(size: int | tuple[int, int] | None, spec: InputSpec) -> tuple[int, int] | None:
     """(height, width) that was asked for: one number is both, or the side that the file leaves open."""
-    if not isinstance(size, int):
-        return size
+    if size is None:
+        return None
+    if (
+        isinstance(size, (tuple, list))
+        and len(size) == 2
+        and all(isinstance(side, Integral) for side in size)
+    ):
+        return size[0], size[1]
+    if not isinstance(size, Integral):
+        raise UsageError(f"size takes a whole number of pixels, or (height, width); got {size!r}")
     open_sides = spec.height is None, spec.width is None
     if sum(open_sides) == 1:
         return spec.height or size, spec.width or size
@@ -455,8 +468,13 @@ def _preprocessing(
 
     if isinstance(given, Preprocessing):
         chosen = given
-    elif given is not None:
+    elif isinstance(given, (str, os.PathLike)):
         chosen = PRESETS[str(given)] if str(given) in PRESETS else from_file(given)
+    elif given is not None:
+        raise UsageError(
+            "preprocess is a preset's name, a JSON file or an onnxviz.Preprocessing, not a "
+            f"{type(given).__name__!r}"
+        )
     else:
         chosen = recorded or PRESETS["uint8"]
     channels = _channels(spec.channels, chosen)

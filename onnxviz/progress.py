@@ -18,6 +18,7 @@ Shown = Progress | Literal["auto"]
 
 # Seconds until a bar comes; where there is no terminal, until the first line comes, and from line to line.
 _PATIENCE, _FIRST, _LINE = 1.0, 30.0, 10.0
+_REDRAWN = 0.1  # from one drawing in a notebook to the next
 
 
 def silent(done: int, total: int | None, what: str) -> None:
@@ -36,6 +37,33 @@ def told(progress: Shown) -> Progress:
     return progress
 
 
+class _Cell:
+    """A bar below a notebook's cell, as HTML that every front end shows; rich's own needs ipywidgets, and warns."""
+
+    def __init__(self, title: str) -> None:
+        from IPython.display import display
+
+        self._title, self._last = title, 0.0
+        self._handle = display({"text/plain": ""}, raw=True, display_id=True)
+
+    def show(self, done: int, total: int | None, rate: str) -> None:
+        """Draw it, at most ten times a second."""
+        from html import escape
+
+        now = time.monotonic()
+        if self._handle is not None and (now - self._last >= _REDRAWN or done == total):
+            self._last = now
+            part = "" if total is None else f' value="{done}" max="{total}"'
+            text = f"{self._title}: {done}{'' if total is None else f' of {total}'}  {rate}"
+            bar = f"<progress{part}></progress> <code>{escape(text)}</code>"
+            self._handle.update({"text/plain": text, "text/html": bar}, raw=True)
+
+    def stop(self) -> None:
+        """Leave nothing of it."""
+        if self._handle is not None:
+            self._handle.update({"text/plain": "", "text/html": ""}, raw=True)
+
+
 class Bar:
     """Rate and time left on stderr, of whatever takes longer than a second: a `Progress`, to be closed at its end.
 
@@ -49,8 +77,8 @@ class Bar:
         self.detail = ""
         self._title = title
         self._lines = lines
-        notebook = "ipykernel" in sys.modules
-        self._drawn = enabled and (notebook or (sys.stderr is not None and sys.stderr.isatty()))
+        self._notebook = "ipykernel" in sys.modules
+        self._drawn = enabled and (self._notebook or (sys.stderr is not None and sys.stderr.isatty()))
         self._said = enabled and not self._drawn and lines is not None
         self._since = self._called = time.monotonic()  # since when it does this; when it was heard of last
         self._line, self._first = self._called + _FIRST, self._called + _PATIENCE
@@ -82,6 +110,10 @@ class Bar:
                 self.close()
 
     def _draw(self, done: int, total: int | None, rate: str) -> None:
+        if self._notebook:
+            self._shown = self._shown or _Cell(self._title)
+            self._shown.show(done, total, rate)
+            return
         if self._shown is None:
             from rich.console import Console
             from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn

@@ -63,11 +63,11 @@ class Prediction(NamedTuple):
 class Result:
     """The base of every result.
 
-    values     the raw numbers, float32, or None where a technique has none
+    values     the raw numbers, float32 (every technique has some; a result of your own may hold None)
     manifest   the run manifest: model digest, versions, provider, preprocessing, parameters, seed, figures
     """
 
-    values: np.ndarray | None
+    values: np.ndarray
     manifest: dict[str, Any] = field(repr=False)
 
     def __init_subclass__(cls) -> None:

@@ -131,6 +131,30 @@ def test_inspect_says_each_warning_once(tmp_path, capsys):
     assert "does not say how pictures become its input" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"size": "abc"}, "size takes a whole number of pixels"),
+        ({"size": 64.0}, "size takes a whole number of pixels"),
+        ({"size": (64, None, 3)}, "size takes a whole number of pixels"),
+        ({"threads": "2"}, "threads must be a whole number"),
+        ({"provider": 3}, "provider is a text, got 3"),
+        ({"layout": 3}, "layout is a text, got 3"),
+        ({"preprocess": len}, "preprocess is a preset's name"),
+    ],
+)
+def test_settings_of_another_kind_are_the_callers_mistake(given, words):
+    with pytest.raises(UsageError, match=words):
+        onnxviz.load(network(64, 64), **{"provider": "cpu", **given})
+
+
+def test_a_network_closes_at_the_end_of_with():
+    with onnxviz.load(network(64, 64), provider="cpu", isolate=True) as net:
+        net.prepare(WIDE)
+    with pytest.raises(UsageError, match="closed"):
+        net.predict(WIDE)
+
+
 def test_sizes_that_make_no_sense():
     for size in ((None, None), (0, None), (None, True), (None, "64"), (1 << 40, None)):
         with pytest.raises(PreprocessingRejected):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import sys
+import types
 
 import numpy as np
 import pytest
@@ -57,6 +58,34 @@ def test_what_takes_long_shows_a_bar_by_itself(net, bars, monkeypatch):
     done, total, what = bar.calls[-1]
     assert done == total and what == "windows" and bar.closed
     assert "occlusion" in sys.stderr.getvalue()
+
+
+def test_a_notebook_shows_a_bar_and_leaves_nothing_of_it(net, bars, monkeypatch):
+    shown = []
+
+    class Handle:
+        def update(self, data, raw):
+            shown.append((data, raw))
+
+    ours = types.ModuleType("IPython.display")
+    ours.display = lambda data, raw, display_id: Handle()
+    monkeypatch.setitem(sys.modules, "ipykernel", types.ModuleType("ipykernel"))
+    monkeypatch.setitem(sys.modules, "IPython", types.ModuleType("IPython"))
+    monkeypatch.setitem(sys.modules, "IPython.display", ours)
+    onnxviz.occlusion(net, PHOTO, window=16, stride=16)
+    assert any('<progress value="4" max="4">' in data.get("text/html", "") for data, _ in shown), shown
+    assert any(data["text/plain"].startswith("occlusion: 4 of 4  ") for data, _ in shown)
+    assert shown[-1] == ({"text/plain": "", "text/html": ""}, True)
+
+
+def test_outside_a_kernel_nothing_is_shown(net, bars, monkeypatch):
+    """`display` gives no handle where no shell runs."""
+    ours = types.ModuleType("IPython.display")
+    ours.display = lambda *_, **__: None
+    monkeypatch.setitem(sys.modules, "ipykernel", types.ModuleType("ipykernel"))
+    monkeypatch.setitem(sys.modules, "IPython", types.ModuleType("IPython"))
+    monkeypatch.setitem(sys.modules, "IPython.display", ours)
+    assert onnxviz.occlusion(net, PHOTO, window=16, stride=16).values.shape == (32, 32)
 
 
 def test_one_technique_inside_another_has_no_bar_of_its_own(net, bars):

@@ -21,6 +21,7 @@ photo = np.zeros((224, 224, 3), np.uint8)
 one: Attribution = onnxviz.saliency(net, photo, target=285, method="gradient")
 many: list[Attribution] = onnxviz.saliency(net, [photo], target=["tabby"])
 values: Attribution = onnxviz.occlusion(net, "a.png", window=(32, 16), progress=lambda done, total, what: None)
+shape: tuple[int, ...] = values.values.shape
 objective = 2 * objectives.logit(3) - objectives.tv()
 onnxviz.cam(net, photo, objective=objective, layer=["a", "b"]).save("a.png")
 onnxviz.rise(net, image=photo, masks=20)

@@ -38,7 +38,9 @@ def page() -> str:
         lines += ["|---|---|---|---|---|---|"]
         for name, row in of(technique).items():
             signed = "signed" if row.signed else "both" if row.caption.either else ""
-            options = ", ".join(f"{key} ({value})" for key, value in row.options.items())
+            options = ", ".join(
+                key if value is None else f"{key} ({value})" for key, value in row.options.items()
+            )
             cells = [
                 f"`{name}`",
                 row.summary,

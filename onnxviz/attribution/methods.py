@@ -177,10 +177,14 @@ def chosen(name: str, among: Mapping[str, Method]) -> Method:
 
     raises   UsageError naming those that there are
     """
+    if isinstance(name, (list, tuple)):
+        raise UsageError(f"one method here, got {name!r}; several make a sheet: `onnxviz.attributions`")
     if name not in among:
-        raise UsageError(
-            f"no method is called {name!r}{near(str(name), among)}; there are {', '.join(among)}"
-        )
+        meant = near(str(name), among)
+        if among != METHODS and (exact := near(str(name), METHODS)) != meant and exact.count("'") == 2:
+            other = METHODS[exact.split("'")[1]]
+            meant = f"; {other.name!r} is one of `{'cam' if other.layered else 'saliency'}`"
+        raise UsageError(f"no method is called {name!r}{meant}; there are {', '.join(among)}")
     return among[name]
 
 

@@ -220,5 +220,4 @@ def _map(one: Attribution) -> np.ndarray:
     """The map at the picture's size."""
     from onnxviz.figures.heat import fit
 
-    assert one.values is not None
     return fit(one.values, *one.image.shape[:2])

@@ -50,7 +50,6 @@ class Segmentation(Result):
     @property
     def mask(self) -> np.ndarray:
         """(H, W) bool."""
-        assert self.values is not None
         return self.values > 0
 
     @property

@@ -20,6 +20,9 @@ from onnxviz.cli import completion
 from onnxviz.cli.signatures import REQUIRED, UNKNOWN, Parameter, decorated
 from onnxviz.errors import MOST_THREADS, UsageError
 
+# What stands for a value in the help, where its row says nothing else; a flag has none.
+_STANDS: Final[Mapping[Any, str]] = {bool: "", int: "N", float: "NUMBER", str: "TEXT", Path: "FILE"}
+
 
 @dataclass(frozen=True)
 class Option:
@@ -78,6 +81,8 @@ class Option:
         default = self.default if self.default is not UNKNOWN else False if self.kind is bool else None
         kind = self.kind if default not in (None, REQUIRED) or argument else self.kind | None
         more: dict[str, Any] = {"help": self.help.replace("[", "\\["), "metavar": self.metavar}
+        if self.metavar is None and not argument:
+            more["metavar"] = _STANDS.get(getattr(self.kind, "__args__", (self.kind,))[0])
         if self.least is not None or self.most is not None:
             more |= {"min": self.least, "max": self.most}
         if self.complete is not None:
@@ -308,7 +313,7 @@ def described(name: str, row: Option, parameter: Parameter | None = None) -> Opt
         return row.over(Option(_spelled(name)))
     words = WORDS.get(name, Option())
     if "tuple[int, int]" in parameter.kind:  # whether a window may be none, the technique says
-        words = words.over(Option(read=lambda text, option: sides(text, option, 0)))
+        words = words.over(Option(read=lambda text, option: sides(text, option, 0), metavar="SIZE"))
     kind = row.kind or words.kind or _KINDS.get(parameter.kind.removesuffix(" | None"))
     if kind is None:
         raise TypeError(f"an option of type {parameter.kind!r}: {name} needs a row of its own")

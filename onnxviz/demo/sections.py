@@ -155,7 +155,9 @@ def attributions(stage: Stage) -> Shown:
     # Enough for a picture, and a demo that is done in a minute; the defaults are 25 to 100.
     found = stage.run("attributions", paths, samples=20, steps=24)
     grid = [[next(one for one in row if one.method == name) for name in _FEW] for row in found.grid]
-    few = Attributions(None, found.manifest, grid, found.names)
+    few = Attributions(
+        found.values[:, [found.methods.index(name) for name in _FEW]], found.manifest, grid, found.names
+    )
     told = f"{len(found.methods)} methods on {len(paths)} photos, each for the photo's top class."
     return Shown(
         [

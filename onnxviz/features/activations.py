@@ -91,7 +91,7 @@ class Activations(Result):
 @for_each
 @recorded
 def activations(net: Network, image: ImageLike, layer: str, *, codes: bool = False) -> Activations:
-    """The feature maps of `layer` for one image.
+    """The feature maps of one layer for one image.
 
     image    (H, W, 3) uint8, or anything `Network.prepare` takes; or a list of these
     codes    the integers that a quantised file holds, instead of the real values that they stand for

@@ -79,8 +79,7 @@ class Embedding(Result):
 
     @property
     def features(self) -> np.ndarray:
-        """`values`, which is never None here."""
-        assert self.values is not None
+        """`values`, by what they are."""
         return self.values
 
     def usable(self) -> np.ndarray:

@@ -127,8 +127,7 @@ class Map(Result):
 
     @property
     def points(self) -> np.ndarray:
-        """`values`, which is never None here."""
-        assert self.values is not None
+        """`values`, by what they are."""
         return self.values
 
     @property

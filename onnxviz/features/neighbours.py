@@ -185,8 +185,7 @@ class Neighbours(Result):
 
     @property
     def distances(self) -> np.ndarray:
-        """`values`, which is never None here."""
-        assert self.values is not None
+        """`values`, by what they are."""
         return self.values
 
     def table(self) -> dict[str, Any]:

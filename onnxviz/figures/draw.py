@@ -18,7 +18,7 @@ from onnxviz.figures.style import LINE, PAPER, SOFT, line_height
 class Explained(Protocol):
     """A map over a picture as it is drawn: see `attribution.result.Attribution`."""
 
-    values: np.ndarray | None
+    values: np.ndarray
     manifest: dict[str, Any]
     image: np.ndarray
     target: int | None
@@ -49,7 +49,7 @@ def draw(attribution: Explained, *, height: int = 448) -> Image.Image:
     """
     signed = attribution.signed
     read = caption(attribution)
-    if read.fine and attribution.values is not None:
+    if read.fine:
         return _fine(attribution, read, attribution.values)
     percentile = attribution.percentile
     if percentile is None:  # occlusion's is a mean of windows, smoothed: it has no outliers
@@ -182,8 +182,6 @@ def _name(attribution: Explained, parameters: dict[str, Any], figures: dict[str,
 def _smooth(attribution: Explained, parameters: dict[str, Any]) -> np.ndarray:
     """The values to draw: for occlusion its samples without the edges of its windows, for others as they are."""
     values = attribution.values
-    if values is None:
-        return np.zeros(attribution.image.shape[:2], np.float32)
     stride = parameters.get("stride")
     if attribution.method != "occlusion" or not stride or max(stride) < 2 or not np.isfinite(values).all():
         return values
@@ -222,7 +220,7 @@ def _outlined(photo: np.ndarray, box: tuple[int, int, int, int], shape: tuple[in
 def cell(attribution: Explained, side: int) -> tuple[Image.Image, Image.Image]:
     """The map alone and over its photo, each at most `side` pixels long."""
     read = caption(attribution)
-    values = np.zeros(attribution.image.shape[:2]) if attribution.values is None else attribution.values
+    values = attribution.values
     percentile = heat.PERCENTILE if attribution.percentile is None else attribution.percentile
     photo = np.asarray(scaled(attribution.image, side, side))
     if read.fine:

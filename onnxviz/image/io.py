@@ -89,7 +89,7 @@ def read(source: Source, *, limits: Limits | None = None) -> np.ndarray:
 def _described(source: object) -> str:
     if isinstance(source, (bytes, bytearray, memoryview)):
         return f"{len(source)} bytes (open them with PIL.Image.open(io.BytesIO(...)))"
-    return f"a {type(source).__module__}.{type(source).__qualname__}".replace("builtins.", "")
+    return f"the type {type(source).__module__}.{type(source).__qualname__}".replace("builtins.", "")
 
 
 # --- files ------------------------------------------------------------------------------------
@@ -235,12 +235,9 @@ def _from_array(array: np.ndarray) -> np.ndarray:
     given = f"an array {shape} of {array.dtype}"
     wanted = "give (H, W, 3) uint8, 0 to 255"
     if array.dtype != np.uint8:
-        raise ImageRejected(f"{given} is no picture; {wanted}{_cure(array)}")
+        raise ImageRejected(f"{given} is no picture; {wanted}{_cure(array)}{_order(array)}")
     if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (1, 3, 4)):
-        turned = array.ndim == 3 and array.shape[0] in (1, 3, 4)
-        cure = "; channels come last: array.transpose(1, 2, 0)" if turned else ""
-        cure = "; give a list of pictures, one array each" if array.ndim == 4 else cure
-        raise ImageRejected(f"{given} is no picture; {wanted}{cure}")
+        raise ImageRejected(f"{given} is no picture; {wanted}{_order(array)}")
     if 0 in array.shape:
         raise ImageRejected(f"{given} is empty; {wanted}")
     if array.ndim == 2 or array.shape[2] == 1:
@@ -248,6 +245,14 @@ def _from_array(array: np.ndarray) -> np.ndarray:
     if array.shape[2] == 4:
         return to_rgb(Image.fromarray(np.ascontiguousarray(array)))
     return np.array(array, order="C")
+
+
+def _order(array: np.ndarray) -> str:
+    """How an array whose axes are not those of a picture becomes one."""
+    if array.ndim == 4:
+        return "; give a list of pictures, one array each"
+    turned = array.ndim == 3 and array.shape[2] not in (1, 3, 4) and array.shape[0] in (1, 3, 4)
+    return "; channels come last: array.transpose(1, 2, 0)" if turned else ""
 
 
 def _cure(array: np.ndarray) -> str:

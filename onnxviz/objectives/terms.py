@@ -55,7 +55,8 @@ def logit(target: int | str | None = None, layer: str | None = None) -> Objectiv
     """
     if isinstance(target, str) and target != FED:
         raise UsageError(
-            f"logit takes a class index, None or FED, not the label {target!r}: look the label up first"
+            f"logit takes a class index, None or FED, not the label {target!r}: look the label up first, "
+            f"net.target({target!r})"
         )
 
     def build(op: Any, value: ir.Value) -> ir.Value:

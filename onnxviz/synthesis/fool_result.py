@@ -73,7 +73,6 @@ class Fooled(Result):
 
     def picture(self) -> Image.Image:
         """Each image before and after, with what the network says, and the difference magnified."""
-        assert self.values is not None
         after = self.values.astype(np.uint8)
         if len(self.outcomes) == 1:
             return _one(self.originals[0], after[0], self.outcomes[0], self.manifest)

@@ -93,9 +93,7 @@ class Made(Result):
 
     def pictures(self) -> np.ndarray:
         """(N, H, W, 3) uint8, as they are shown."""
-        shown = self.values if self.shown is None else self.shown
-        assert shown is not None
-        return as_bytes(shown)
+        return as_bytes(self.values if self.shown is None else self.shown)
 
     def picture(self) -> Image.Image:
         """The picture itself where there is one as it was made; otherwise a sheet of all with what each shows."""

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from onnxviz.attribution import methods
+from onnxviz.errors import UsageError
 from tests.attribution.evaluated import evaluated
 
 N, C, H, W = 2, 5, 4, 3
@@ -145,3 +146,18 @@ def test_a_row_that_cannot_be_is_refused_at_once(name, layered, function, words)
     with pytest.raises(ValueError, match=words):
         methods.method(name, methods.Caption("new", "it is new"), layered=layered)(function)
     assert "new" not in methods.METHODS
+
+
+@pytest.mark.parametrize(
+    ("name", "technique", "told"),
+    [
+        ("gradcam", "saliency", "'grad-cam' is one of `cam`;"),
+        ("SmoothGrad", "cam", "'smoothgrad' is one of `saliency`;"),
+        ("smoothgard", "saliency", "did you mean 'smoothgrad'"),
+        (["saliency", "guided"], "saliency", "`onnxviz.attributions`"),
+    ],
+)
+def test_a_method_of_the_other_function_is_named(name, technique, told):
+    with pytest.raises(UsageError) as caught:
+        methods.chosen(name, methods.of(technique))
+    assert told in str(caught.value)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import os
+import re
 import subprocess
 import sys
 
@@ -81,6 +82,21 @@ def test_every_option_says_what_it_is(name):
         assert option.help, option.spelled
     taken = [text for group in groups[:2] for one in group.values() for text in one.spelled]
     assert len(taken) == len(set(taken))
+
+
+def test_the_help_tells_values_in_the_users_words(monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "200")
+    assert run(["saliency", "--help"]) == 0
+    options = capsys.readouterr().out.partition("Options")[2].partition("--help")[0]
+    assert "--noise" in options and "<" not in options.replace("1<=x<=1024", "")
+    for words in (
+        r"--samples +N \[x>=1\]",
+        r"--noise +NUMBER ",
+        r"--method +-m +TEXT ",
+        r"--json +Print",
+        r"--size +SIZE ",
+    ):
+        assert re.search(words, options), words
 
 
 def test_help_imports_no_technique():

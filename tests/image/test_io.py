@@ -456,6 +456,7 @@ def test_out_of_memory_is_a_reason_too(tmp_path, monkeypatch):
         (np.full((4, 4, 3), 9000, np.uint16), ["uint16", "/ 257"]),
         (np.full((4, 4, 3), 7, np.int64), ["int64", "astype(np.uint8)"]),
         (np.zeros((3, 9, 8), np.uint8), ["(3, 9, 8)", "transpose(1, 2, 0)"]),
+        (np.zeros((3, 9, 8), np.float32), ["* 255", "transpose(1, 2, 0)"]),
         (np.zeros((2, 9, 8, 3), np.uint8), ["list of pictures"]),
         (np.zeros((9, 8, 2), np.uint8), ["(9, 8, 2)"]),
         (np.zeros(5, np.uint8), ["(5)"]),

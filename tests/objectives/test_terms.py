@@ -238,7 +238,7 @@ def test_total_variation_needs_neighbours() -> None:
 
 
 def test_a_label_is_no_index() -> None:
-    with pytest.raises(UsageError, match="look the label up"):
+    with pytest.raises(UsageError, match=r"net.target\('tabby cat'\)"):
         o.logit("tabby cat")
 
 

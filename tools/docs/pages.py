@@ -23,13 +23,13 @@ def python() -> str:
     return (
         "# Python\n\n"
         + "\n\n".join(entries)
-        + "\n\n## Errors\n\n::: onnxviz.errors\n    options: {members: true}\n"
+        + "\n\n## Errors\n\n::: onnxviz.errors\n    options: {members: null}\n"
     )
 
 
 def objectives() -> str:
     """What can be explained or climbed."""
-    return "# Objectives\n\n::: onnxviz.objectives\n    options: {members: true}\n"
+    return "# Objectives\n\n::: onnxviz.objectives\n    options: {members: null}\n"
 
 
 def commands() -> str:

@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
-from onnxviz.errors import ModelRejected
+from onnxviz.errors import ModelRejected, UsageError
 from onnxviz.graph.analysis import known_values, twins
 from onnxviz.graph.analysis.channels import read_as
 from onnxviz.graph.analysis.dataflow import constant
@@ -271,6 +271,8 @@ def _run(proto: onnx.ModelProto) -> onnx.ModelProto:
     for propagate in (True, False):  # data propagation itself stumbles over some odd constants
         try:
             return infer_shapes(proto, propagate=propagate)
+        except UsageError:  # an isolated network that was closed
+            raise
         except (RuntimeError, ValueError, onnx.shape_inference.InferenceError) as error:
             failure = error
     raise ModelRejected(
