@@ -29,8 +29,11 @@ from onnxviz.errors import (
 from onnxviz.provenance import COMMAND_LINE
 
 
-def program(called: str | None = None) -> typer.Typer:
-    """The command line as typer has it: the command that is called; where that is none, all by their names alone."""
+def program(called: str | None = None, alone: bool = False) -> typer.Typer:
+    """The command line as typer has it: the command that is called, and the others by their names and help.
+
+    alone   whether nothing can be asked about the others, so that they are left out
+    """
     app = typer.Typer(
         name="onnxviz",
         no_args_is_help=True,
@@ -41,9 +44,11 @@ def program(called: str | None = None) -> typer.Typer:
         help="See what a convolutional network in ONNX form looks at and what it has learned.",
     )
     app.callback()(_callback)
-    listed = COMMANDS.values() if called not in COMMANDS else [COMMANDS[called or ""]]
-    for command in listed:
-        app.command(command.name, help=command.help())(typed(command) if len(listed) == 1 else _named)
+    for name, command in COMMANDS.items():
+        if name == called:
+            app.command(name, help=command.help())(typed(command))
+        elif not alone or called not in COMMANDS:
+            app.command(name, help=command.help())(_named)
     return app
 
 
@@ -147,9 +152,13 @@ def _run(arguments: list[str]) -> int:
     warnings.filterwarnings("ignore", category=UndrawnText)  # likewise
     caller, line = COMMAND.set(frozenset()), COMMAND_LINE.set(tuple(arguments))
     try:
-        words = completion.asked() if completion.ASKED in os.environ else arguments
+        completed = completion.ASKED in os.environ
+        words = completion.asked() if completed else arguments
         called = next((word for word in words if not word.startswith("-")), None)
-        result = program(called)(arguments, prog_name="onnxviz", standalone_mode=False)
+        alone = not completed and words[:1] == [
+            called
+        ]  # `--help map` asks about all, as a tab behind `style` does
+        result = program(called, alone)(arguments, prog_name="onnxviz", standalone_mode=False)
         if (
             result == Stopped.exit_code
         ):  # typer's answer to Ctrl-C while it reads the command line, which says nothing

@@ -211,21 +211,6 @@ WORDS: Final[Mapping[str, Option]] = {
     "batch": Option(help="Pictures at once.", otherwise="what memory allows", least=1),
     "size": Option(kind=str, read=sides),
     "gram": Option(metavar="FORM"),
-    **{
-        name: Option(least=1)
-        for name in [
-            "steps",
-            "top",
-            "k",
-            "masks",
-            "grid",
-            "rounds",
-            "samples",
-            "copies",
-            "draws",
-            "blur_every",
-        ]
-    },
     **dict.fromkeys(
         ("steps", "top", "k", "masks", "grid", "rounds", "samples", "copies", "draws"), Option(least=1)
     ),

@@ -127,6 +127,7 @@ def test_what_is_not_given_is_left_to_the_technique(monkeypatch, photo_files, tm
     ("line", "offered"),
     [
         ("sal", {"saliency"}),
+        ("style", {"style", "style-apply", "style-train"}),
         ("saliency effic", {"efficientnet-lite0"}),
         ("saliency efficientnet-lite0 --method smooth", {"smoothgrad", "smoothgrad-squared"}),
         ("cam efficientnet-lite0 --layer blocks.1.ex", {"blocks.1.expand"}),
@@ -151,6 +152,14 @@ def test_the_shell_completes(line, offered):
     typed = line.rpartition(" ")[2]
     assert all(name.casefold().startswith(typed.casefold()) for name in found)
     assert done.stderr == ""
+
+
+def test_help_before_a_command_is_about_all(capsys):
+    assert run(["--help", "map"]) == 0
+    of_all = capsys.readouterr().out
+    assert run(["--help"]) == 0
+    assert of_all == capsys.readouterr().out
+    assert "neighbours" in of_all
 
 
 def test_a_method_of_ones_own_is_in_the_help(monkeypatch, capsys):
