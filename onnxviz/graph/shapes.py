@@ -7,7 +7,7 @@ leave dilations out of account; and a kept aspect ratio is computed in float32.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -23,6 +23,8 @@ Length = int | None
 # Their rules in ONNX's inference read the type of an input without asking whether it is known, which ends the process.
 # It is unknown behind the operators of ONNX Runtime; nothing is inferred of these four.
 UNGUARDED: Final = frozenset({"DictVectorizer", "LabelEncoder", "RegexFullMatch", "TreeEnsemble"})
+
+_WITH_BODIES: Final = frozenset({"If", "Loop", "Scan", "SequenceMap"})
 
 
 def resized(length: int, scale: float | np.floating[Any]) -> int:
@@ -129,9 +131,8 @@ def infer_shapes(proto: onnx.ModelProto, *, strict: bool = False, propagate: boo
     place = worker()
     if place is not None:
         return place.infer(proto, strict=strict, propagate=propagate)
-    for node in proto.graph.node:
-        if node.op_type in UNGUARDED:
-            node.op_type += ", unguarded"
+    for body in (proto.graph, *proto.functions):
+        _guard(body.node)
     nodes = [node for node in proto.graph.node if node.op_type in POOLS | RESIZING and not node.domain]
     while True:
         with region("inferring the shapes of the model"):
@@ -140,6 +141,23 @@ def infer_shapes(proto: onnx.ModelProto, *, strict: bool = False, propagate: boo
             )
         if not nodes or not _mend(proto, inferred.graph):
             return inferred
+
+
+def _guard(nodes: Iterable[onnx.NodeProto]) -> None:
+    """Leave nothing in a body, and in those within, that ends the process where a type is not known."""
+    for node in nodes:
+        if node.op_type in UNGUARDED:
+            node.op_type += ", unguarded"
+        elif node.op_type == "EyeLike" and not node.domain:
+            # The same, too; a Cast has its lengths and its type, and is guarded.
+            kind = [one for one in node.attribute if one.name == "dtype"]
+            del node.attribute[:]
+            node.op_type = "Cast" if kind else "Identity"
+            if kind:
+                node.attribute.add(name="to", type=onnx.AttributeProto.INT, i=kind[0].i)
+        elif node.op_type in _WITH_BODIES:
+            for attribute in node.attribute:
+                _guard(attribute.g.node)
 
 
 def _mend(proto: onnx.ModelProto, inferred: onnx.GraphProto) -> bool:

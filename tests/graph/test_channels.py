@@ -174,3 +174,15 @@ def test_sizes_that_do_not_tell_are_said():
     y = clear("MatMul", clear("Flatten", "x"), clear.random(3 * 60 * 2, 4))
     net = onnxviz.load(clear.model({"x": ("N", 3, 60, 2)}, {y: ("N", 4)}), provider="cpu")
     assert net.input.layout == "NCHW" and not any("layout=" in warning for warning in net.warnings)
+
+
+def test_axes_of_nothing_are_not_followed():
+    """ONNX Runtime refuses them when it loads the model; until then, or within a function, they may stand there."""
+    node = helper.make_node("Unsqueeze", ["x"], ["y"], axes=[-2, 2**62, 64, 2**32])
+    value, back = (
+        helper.make_tensor_value_info(n, TensorProto.FLOAT, s) for n, s in (("x", [1, 3, 8, 8]), ("y", None))
+    )
+    made = helper.make_model(
+        helper.make_graph([node], "g", [value], [back]), opset_imports=[helper.make_opsetid("", 11)]
+    )
+    assert read_as(ir.from_proto(made).graph.inputs[0]) is None

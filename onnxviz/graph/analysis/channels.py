@@ -103,6 +103,8 @@ def _moved(twin: View, axes: tuple[int | None, ...]) -> tuple[int | None, ...] |
             return tuple(axis for i, axis in enumerate(axes) if i not in gone)
         rank = len(axes) + len(given)
         new, rest = {int(axis) % rank for axis in given}, iter(axes)
+        if len(new) < len(given):  # of an axis given twice ONNX Runtime runs nothing
+            return None
         return tuple(None if i in new else next(rest) for i in range(rank))
     return None
 

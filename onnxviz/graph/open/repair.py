@@ -15,7 +15,7 @@ from onnxviz.errors import ModelRejected
 from onnxviz.graph.analysis.paths import LONGEST
 from onnxviz.graph.open.signatures import MICROSOFT, ML, is_operator, normal
 from onnxviz.graph.open.structure import Structure
-from onnxviz.graph.walk import graphs
+from onnxviz.graph.walk import graphs, label
 from onnxviz.text import quoted
 
 # From this IR version on weights need not be inputs as well.
@@ -26,6 +26,7 @@ def tidy(model: onnx.ModelProto) -> list[str]:
     """Repair `model` in place, before its structure is checked; what was done.
 
     - weights and constants that are also inputs are inputs no more (the IR version rises to 4, which allows that);
+    - a Constant node that has inputs has none: ONNX Runtime reads none of them;
     - of weights and Constant nodes with one name the last counts, as in ONNX Runtime, nodes after weights;
     - nodes of a graph that share a name get names of their own, since ONNX Runtime refuses them;
     - negative sizes in declared shapes mean unknown ones;
@@ -40,6 +41,7 @@ def tidy(model: onnx.ModelProto) -> list[str]:
     weights |= {sparse.values.name for sparse in model.graph.sparse_initializer}
     weights |= set(_constants(model.graph).values())
     for graph in graphs(model):
+        _constants_read_nothing(graph, warnings)
         _last_weight_counts(graph, warnings)
         _name_nodes(graph.node, warnings)
         _free_sizes(graph, warnings)
@@ -97,6 +99,13 @@ def _constants(graph: onnx.GraphProto) -> dict[int, str]:
         for place, node in enumerate(graph.node)
         if node.op_type == "Constant" and not normal(node.domain) and len(node.output) == 1
     }
+
+
+def _constants_read_nothing(graph: onnx.GraphProto, warnings: list[str]) -> None:
+    for place in _constants(graph):
+        if graph.node[place].input:
+            warnings.append(f"the {label(graph.node[place])} has inputs, of which a constant reads none")
+            del graph.node[place].input[:]
 
 
 def _last_weight_counts(graph: onnx.GraphProto, warnings: list[str]) -> None:

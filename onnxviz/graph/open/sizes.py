@@ -359,6 +359,12 @@ class _Pass:
             self.limits.check("tensor_elements", elements, f"{what} makes {elements} elements")
         return [], trips
 
+    def _sequence_map(self, at: _Body) -> tuple[list[Known], int]:
+        """What a sequence holds is not followed; ONNX, asked about the node, would go through the body by itself."""
+        body = at.given["body"].g
+        at.enter(body, dict.fromkeys((value.name for value in body.input), UNKNOWN), certain=False)
+        return [], 1
+
 
 @dataclass(frozen=True)
 class _Body:
@@ -398,7 +404,12 @@ class _Body:
         return self.inputs[place] if place < len(self.inputs) else None
 
 
-_BODIES: Final = {"If": _Pass._if, "Loop": _Pass._loop, "Scan": _Pass._scan}
+_BODIES: Final = {
+    "If": _Pass._if,
+    "Loop": _Pass._loop,
+    "Scan": _Pass._scan,
+    "SequenceMap": _Pass._sequence_map,
+}
 
 
 def _without(shape: Sizes, axis: int) -> Sizes:

@@ -365,6 +365,15 @@ def test_a_constant_node_that_shadows_a_weight(nodes, expected, listed):
     assert any("have the name of another one" in warning for warning in loaded.warnings)
 
 
+def test_a_constant_node_with_inputs():
+    node = constant(2)
+    node.input.append("nothing")
+    original = hostile.model([node, helper.make_node("Add", ["x", "w"], ["y"])], shape=X.shape)
+    loaded = load(original)
+    same(loaded, original)
+    assert any("has inputs" in warning for warning in loaded.warnings)
+
+
 def test_what_computes_under_a_weights_name_is_refused():
     """As ONNX Runtime does."""
     nodes = [helper.make_node("Relu", ["x"], ["w"]), helper.make_node("Add", ["x", "w"], ["y"])]

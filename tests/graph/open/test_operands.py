@@ -175,6 +175,35 @@ def test_a_split_of_more_outputs_than_pieces():
         load(proto)
 
 
+@pytest.mark.parametrize("pieces", [2, 2**31 - 1])
+def test_a_split_of_more_pieces_than_outputs(pieces):
+    """ONNX's inference takes eight bytes for each of them; ONNX Runtime runs none."""
+    proto = model(*SOUND["Split"])
+    proto.graph.node[0].attribute[1].i = pieces
+    with pytest.raises(ort.capi.onnxruntime_pybind11_state.Fail, match="does not match num_outputs"):
+        ort.InferenceSession(variant("Split", "num_outputs", 2).SerializeToString()).run(None, {"x": X})
+    refuses(proto)
+
+
+def mapping(nodes):
+    """A network that does this to each element of a sequence, from 'a' to 'y'."""
+    body = helper.make_graph(nodes, "each", [hostile.value("a")], [hostile.value("y")])
+    around = [
+        helper.make_node("SplitToSequence", ["x"], ["s"]),
+        helper.make_node("SequenceMap", ["s"], ["q"], body=body),
+        helper.make_node("ConcatFromSequence", ["q"], ["o"], axis=0),
+    ]
+    return hostile.model(around, shape=X.shape, outputs=("o",), imports=[("com.microsoft", 1)], opset=20)
+
+
+def test_what_is_done_to_each_element_of_a_sequence_is_checked():
+    """ONNX's inference goes through that body by itself, whatever is in it."""
+    refuses(mapping([helper.make_node("Split", ["a"], ["y"], name="it", num_outputs=2)]))
+    proto = mapping([helper.make_node("Gelu", ["a"], ["y"], domain="com.microsoft")])
+    ort.InferenceSession(proto.SerializeToString())
+    load(proto)
+
+
 @pytest.mark.parametrize("lengths", [[-1], [3, -5], [2**62]])
 def test_feature_vectors_of_no_length(lengths):
     node = helper.make_node("FeatureVectorizer", ["x"] * len(lengths), ["y"], name="it", domain="ai.onnx.ml")
@@ -351,12 +380,22 @@ for op, attributes, opset in (
     ("LabelEncoder", {"keys_floats": [1.0], "values_floats": [2.0], "default_float": 3.0}, 17),
     ("RegexFullMatch", {"pattern": "a"}, 20),
     ("TreeEnsemble", {**dict.fromkeys(weights, hostile.array("", [1.0])), **dict.fromkeys(tree, [0])}, 17),
+    ("EyeLike", {"dtype": 1}, 17),
+    ("EyeLike", {}, 17),
 ):
     odd = helper.make_node("BiasGelu", ["x", "x"], ["z"], domain="com.microsoft")
-    domain = "" if op == "RegexFullMatch" else "ai.onnx.ml"
+    domain = "" if op in ("EyeLike", "RegexFullMatch") else "ai.onnx.ml"
     node = helper.make_node(op, ["z"], ["y"], domain=domain, **attributes)
     imports = [("com.microsoft", 1), ("ai.onnx.ml", 5 if op == "TreeEnsemble" else 3)]
     infer(load(hostile.model([odd, node], shape=(1, 3), opset=opset, imports=imports)).model)
+    then = helper.make_graph([odd, node], "then", [], [hostile.value("y")])
+    other = helper.make_graph([helper.make_node("Relu", ["x"], ["r"])], "else", [], [hostile.value("r")])
+    within = [
+        helper.make_node("ReduceMax", ["x"], ["m"], keepdims=0),
+        helper.make_node("Cast", ["m"], ["c"], to=9),
+        helper.make_node("If", ["c"], ["y"], then_branch=then, else_branch=other),
+    ]
+    infer(load(hostile.model(within, shape=(1, 3), opset=opset, imports=imports)).model)
     print(op, flush=True)
 """
 
@@ -366,9 +405,8 @@ def test_inference_behind_what_onnx_does_not_know():
     done = subprocess.run(
         [sys.executable, "-c", UNGUARDED], capture_output=True, text=True, check=False, cwd=ROOT
     )
-    assert done.stdout.split() == ["DictVectorizer", "LabelEncoder", "RegexFullMatch", "TreeEnsemble"], (
-        done.stderr
-    )
+    told = ["DictVectorizer", "LabelEncoder", "RegexFullMatch", "TreeEnsemble", "EyeLike", "EyeLike"]
+    assert done.stdout.split() == told, done.stderr
 
 
 @pytest.mark.parametrize("op", ["AveragePool", "LpPool", "MaxPool"])
