@@ -16,7 +16,9 @@ ROOT = Path(__file__).resolve().parent.parent
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="mutants are tried in forked children")
 
 # Mutants that went wrong once.
-MENDED = ",".join(map(str, (21140, 311686, 400850, 500322, 503596, 506599, 507827, 508431, 508819, 519284, 600076)))
+MENDED = ",".join(
+    map(str, (21140, 311686, 400850, 500322, 503596, 506599, 507827, 508431, 508819, 519284, 600076))
+)
 REFUSED = 3  # a seed whose mutant is refused when it is opened
 
 DIGESTS = """
