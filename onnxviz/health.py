@@ -51,7 +51,7 @@ class Check:
 
 
 def doctor() -> list[Check]:
-    """Look at Python, ONNX Runtime and its providers, and the packages; nothing is changed or fetched."""
+    """What this machine has and what is missing (Python, ONNX Runtime, providers, packages); changes nothing."""
     checks = [
         Check("python", "ok", f"{platform.python_version()} on {platform.system()} {platform.machine()}")
     ]

@@ -48,7 +48,7 @@ def cam(
     batch: int | None = None,
     progress: Shown = "auto",
 ) -> Attribution | list[Attribution]:
-    """Where in the picture a layer finds what speaks for a class.
+    """Class activation maps, Grad-CAM and its relatives: where a layer finds what speaks for a class.
 
     Selvaraju et al. 2017, arXiv:1610.02391 (Grad-CAM), unless `method` names another; each stands with its paper in
     `onnxviz.attribution.methods`. The layer's map is upsampled bilinearly to what the network sees.

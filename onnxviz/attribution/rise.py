@@ -48,7 +48,7 @@ def rise(
     batch: int | None = None,
     progress: Shown = "auto",
 ) -> Attribution:
-    """The class probability that a pixel brings when it shows through a random mask.
+    """RISE: the class probability that a pixel brings when it shows through random masks.
 
     Petsiuk, Das & Saenko 2018, arXiv:1806.07421. Each mask is a coarse grid of random cells, upsampled bilinearly and
     cut out at a random shift. The map estimates the paper's E[score × mask] / E[mask]: the mean score when the pixel

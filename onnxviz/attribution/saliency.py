@@ -46,7 +46,7 @@ def saliency(
     batch: int | None = None,
     progress: Shown = "auto",
 ) -> Attribution | list[Attribution]:
-    """How strongly each pixel moves one score.
+    """How strongly each pixel moves a score: the gradient, and what averages, integrates or filters it.
 
     Simonyan, Vedaldi & Zisserman 2014, arXiv:1312.6034, unless `method` says another; each method's paper is in its
     own description (`onnxviz.attribution.methods`). Gradients are by the network's input tensor, that is by pixels

@@ -124,7 +124,7 @@ def activations(net: Network, image: ImageLike, layer: str, *, codes: bool = Fal
 def predict(
     net: Network, images: Images, *, top: int = 5, output: str | None = None
 ) -> list[list[Prediction]]:
-    """The `top` most probable classes of each image, best first; of a sequence, the best class of each step.
+    """The most probable classes of each image, best first; of a sequence (recognised text), the best of each step.
 
     images   one image or a list, as `Network.prepare` takes
     output   which of the file's outputs; None: the one that looks like class scores

@@ -122,7 +122,7 @@ def _scales(peaks: np.ndarray, peak: float) -> np.ndarray:
 
 @recorded
 def filters(net: Network, layer: str | None = None) -> Filters:
-    """The weights of a convolution: CS231n lecture 12, "First layer: visualize filters".
+    """The weights of a convolution as tiles, in colour where it sees the picture itself (CS231n, lecture 12).
 
     layer    a convolution (or its activation); None: the first one
     returns  Filters, values (out, in / group, kh, kw) float32, as stored (quantised ones dequantised)

@@ -162,7 +162,7 @@ def patches(
     batch: int | None = None,
     progress: Shown = "auto",
 ) -> Patches:
-    """The `top` images that each channel of a layer answers most, with the patch that the strongest unit sees.
+    """Maximally activating patches: the images that each channel of a layer answers most, and where in them.
 
     Zeiler & Fergus 2014, arXiv:1311.2901; Springenberg et al. 2015, arXiv:1412.6806. An image counts once for each
     channel, by its strongest unit, so a channel's patches come from as many images. Maximum and place are found

@@ -70,7 +70,7 @@ def dream(
     progress: Shown = "auto",
     watch: Watch = unwatched,
 ) -> Dream:
-    """Change a photo so that a layer answers more, at several sizes from small to large.
+    """DeepDream: change a photo so that a layer answers more, at several sizes from small to large.
 
     Mordvintsev, Olah & Tyka 2015, "Inceptionism: going deeper into neural networks". Each size (octave) takes up what
     was changed at the one before; a step goes along the gradient of ½‖activation‖², which is the activation itself

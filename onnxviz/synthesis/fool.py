@@ -61,7 +61,7 @@ def fool(
     seed: int = 0,
     progress: Shown = "auto",
 ) -> Fooled:
-    """Images that look the same and that the network takes for something else.
+    """Adversarial images: they look the same, and the network takes them for something else.
 
     Szegedy et al. 2014, arXiv:1312.6199. Whether an image fools is decided on its rounded 8-bit pixels.
 

@@ -74,7 +74,7 @@ def invert(
     progress: Shown = "auto",
     watch: Watch = unwatched,
 ) -> Inversion:
-    """From noise, find a picture that a layer cannot tell from the photo.
+    """Feature inversion: from noise, find a picture that a layer cannot tell from the photo.
 
     Mahendran & Vedaldi 2015, arXiv:1412.0035: the least ‖Φ(x) − Φ₀‖² / ‖Φ₀‖² + λα‖x‖α^α + λV·R_Vβ(x), by L-BFGS on
     the picture's spectrum. What comes back is what the layer still knows; the rest is what the priors like. A layer

@@ -74,7 +74,7 @@ def style(
     progress: Shown = "auto",
     watch: Watch = unwatched,
 ) -> Painting:
-    """Paint the content of one picture in the style of others.
+    """Neural style transfer: paint the content of one picture in the style of others.
 
     Gatys, Ecker & Bethge 2016, "Image style transfer using convolutional neural networks": the content is a layer's
     activations, the style the Gram matrices of several. Every term is a share of what it is compared with, so that the
