@@ -12,6 +12,7 @@ import onnx_ir as ir
 
 from onnxviz.errors import ModelUnsuitable, UsageError
 from onnxviz.graph.naming import publish
+from onnxviz.text import printable
 
 if TYPE_CHECKING:
     from onnxviz.graph.tape import Tape
@@ -57,6 +58,9 @@ class Objective:
             text += sign if text else sign.strip(" +")
             text += term.label if abs(weight) == 1 else f"{abs(weight):g}*{term.label}"
         return text
+
+    def __repr__(self) -> str:
+        return f"<Objective {printable(str(self), 200)}>"
 
     def layers(self, model: ir.Model, source: str) -> tuple[str, ...]:
         """The value names that the terms read, in this model."""

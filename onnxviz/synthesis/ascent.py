@@ -82,7 +82,6 @@ def ascent(
     cosine      with `direction`: the power of the cosine beside it
     objective   anything else (`onnxviz.objectives`)
     preset      'lucid', 'lecture', 'simonyan', 'yosinski-1' to 'yosinski-4'; `options` change single values of it
-                (synthesis/presets.py lists them)
     size        pixels that the network sees, or (height, width); None: its own size. The picture is larger by the
                 preset's margin
     copies      so many pictures of each, from different noise

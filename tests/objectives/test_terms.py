@@ -244,6 +244,7 @@ def test_a_label_is_no_index() -> None:
 
 def test_text() -> None:
     assert str(2 * o.logit(4) - o.tv()) == "2*logit(4) - tv(input)"
+    assert repr(2 * o.logit(4) - o.tv()) == "<Objective 2*logit(4) - tv(input)>"
     assert str(o.logit(4)) == "logit(4)"
     assert str(-o.logit(4) + 0.5 * o.logit(3)) == "-logit(4) + 0.5*logit(3)"
     with pytest.raises(TypeError):
