@@ -22,7 +22,7 @@ import onnx
 from onnxviz.errors import ModelRejected
 from onnxviz.graph.analysis.known_values import COMPUTED, MEASURES, Value, compute, measured
 from onnxviz.graph.open.signatures import MICROSOFT, NEWEST, description
-from onnxviz.graph.operators import POINTWISE, POOLS, RESIZING, SAME_SHAPE, SPELLINGS, operator
+from onnxviz.graph.operators import POINTWISE, POOLS, RESIZING, SAME_SHAPE, SPELLINGS, Spelling, operator
 from onnxviz.graph.shapes import UNGUARDED, pool_lengths, resized_shape
 from onnxviz.graph.walk import label
 from onnxviz.text import printable
@@ -198,7 +198,9 @@ _WRONG_ABOUT: Final = frozenset({"LayerNormalization", "MeanVarianceNormalizatio
 # Of before opset 10, without a description: experiments that keep the shape.
 _KEEPING: Final = SAME_SHAPE | {"Affine", "ImageScaler", "ParametricSoftplus", "Scale", "ScaledTanh"}
 _TWINS: Final = SAME_SHAPE | POINTWISE | {"Conv", "MatMul"}
-_MENDED: Final = POOLS | RESIZING | {"Expand", "MaxUnpool", "Reshape", "STFT"}
+# Of ONNX Runtime, with the name, inputs and attributes of a standard one.
+_NAMESAKES: Final = frozenset({"Pad", "Range"})
+_MENDED: Final = POOLS | RESIZING | {"Expand", "MaxUnpool", "Range", "Reshape", "STFT"}
 _LONGEST: Final = 400
 _TAG: Final = re.compile(r"\[(Shape|Type)InferenceError\] ?")
 
@@ -252,12 +254,15 @@ def _inferred(call: Call, node: onnx.NodeProto, judging: bool) -> list[Known]:
     asked, inputs, version = node, list(call.inputs), call.version
     if node.domain == MICROSOFT:
         twin = SPELLINGS.get(call.op)
-        if twin is None or twin.of not in _TWINS or not twin.places or call.attribute("channels_last", 0):
+        if call.op in _NAMESAKES:
+            twin = Spelling(call.op, (0, 1, 2))
+        elif twin is None or twin.of not in _TWINS or not twin.places or call.attribute("channels_last", 0):
             return []
         judging, version = False, NEWEST[""]
-        places = [place for place in twin.places if call.given(place)][: 1 + (twin.of not in SAME_SHAPE)]
+        read = 1 if twin.of in SAME_SHAPE else 3 if call.op in _NAMESAKES else 2
+        places = [place for place in twin.places if call.given(place)][:read]
         inputs = [_transposed(call, place) for place in places]
-        names = [node.input[place] for place in places]
+        names = [str(place) for place in places]  # one value may be read in two ways
         asked = _node(call, twin.of, names, node.output[:1], "", description("", twin.of, version))
     elif any(one.ref_attr_name for one in node.attribute):
         asked = _node(call, call.op, node.input, node.output, node.domain)
@@ -385,6 +390,9 @@ def _mended(call: Call, shape: Sizes | None) -> Sizes | None:
         lengths = np.where(False if wanted.unsure is None else wanted.unsure, -1, wanted.elements).tolist()
         kept = [before[i] if keeping and before and not size else size for i, size in enumerate(lengths)]
         return tuple(size if size is not None and size > -keeping else None for size in kept)
+    if call.op == "Range":  # ONNX counts in 64 bits
+        start, limit, step = (call.value(place).reshape(-1)[0].item() for place in range(3))
+        return (max(math.ceil((limit - start) / step), 0),)
     if call.op == "STFT":  # ONNX does not halve the frequencies
         return None
     if call.op == "MaxUnpool" and call.given(2):

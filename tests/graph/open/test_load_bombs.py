@@ -196,6 +196,18 @@ BOMBS = {
     "Range of floats": node("Range", ["a", "b", "c"])(
         *(hostile.array(*p) for p in (("a", 0), ("b", 1e15), ("c", 1)))
     ),
+    "Range beyond 64 bits": node("Range", ["a", "b", "c"])(
+        *(hostile.array(*p) for p in (("a", 0), ("b", 1e30), ("c", 1e-30)))
+    ),
+    "Range of ONNX Runtime": node("Range", ["a", "b", "c"], domain="com.microsoft")(
+        *(hostile.array(*p, np.int64) for p in (("a", 0), ("b", 2**40), ("c", 1)))
+    ),
+    "Pad of ONNX Runtime": node("Pad", ["x", "s"], domain="com.microsoft")(
+        ints("s", 0, 0, 2**20, 2**20, 0, 0, 0, 0)
+    ),
+    "FusedMatMul of one weight read in two ways": node(
+        "FusedMatMul", ["w", "w"], domain="com.microsoft", transA=1
+    )(hostile.array("w", np.ones((1, 2**16 + 1)))),
     "Resize by scales": node("Resize", ["x", "", "s"])(hostile.array("s", [1, 1, 1e5, 1e5])),
     "Resize by sizes": node("Resize", ["x", "", "", "s"])(ints("s", 1, 1, 2**20, 2**20)),
     "Resize-10": node("Resize", ["x", "s"], 10)(hostile.array("s", [1, 1, 1e5, 1e5])),
