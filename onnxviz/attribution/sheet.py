@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from onnxviz.attribution.cam import cam
-from onnxviz.attribution.methods import METHODS, Method, chosen
+from onnxviz.attribution.methods import METHODS, Method, chosen, of
 from onnxviz.attribution.result import Attribution, Attributions, sheet
 from onnxviz.attribution.saliency import saliency
 from onnxviz.attribution.targets import Channel, Neuron, Targets, parse, renamed
@@ -87,7 +87,7 @@ def cams(
 ) -> Attributions:
     """Class activation maps of a layer: each method on each picture, in one sheet.
 
-    images    a list of pictures
+    images    a list of pictures, of one size as the network sees them
     methods   as for `cam`, each once
     names     what the pictures are called
     options   as for `cam`
@@ -95,20 +95,26 @@ def cams(
     raises    UsageError and what `cam` raises; Interrupted on Ctrl-C, with the methods that were done
     """
     progress = told(progress)
+    wanted = _wanted(methods, of("cam"))
+    taken = given(net, images)  # of one size: a sheet's maps are one array
 
     def column(row: Method) -> list[Attribution]:
-        found = cam(net, images, method=row.name, progress=progress, **options)
-        return found if isinstance(found, list) else [found]
+        found: list[Attribution] = _technique(row)(
+            net, taken.x, method=row.name, progress=progress, **options
+        )
+        return found
 
-    return _sheet(net, _wanted(methods), column, names, progress)
+    return _sheet(net, wanted, column, names, progress)
 
 
-def _wanted(names: Sequence[str] | Mapping[str, Method]) -> list[Method]:
-    """The methods of these names.
+def _wanted(
+    names: Sequence[str] | Mapping[str, Method], among: Mapping[str, Method] = METHODS
+) -> list[Method]:
+    """The methods of these names, of those there are.
 
     raises   UsageError for none, an unknown one, and one that is named twice
     """
-    wanted = [chosen(name, METHODS) for name in names]
+    wanted = [chosen(name, among) for name in names]
     if not wanted or len(set(names)) < len(wanted):
         raise UsageError(f"expected at least one method, each once; got {', '.join(names) or 'none'}")
     return wanted

@@ -99,3 +99,29 @@ def test_what_cannot_be_meant_is_one_line_and_exit_code_2(options, said, folder,
     assert said in error
     assert "\n" not in error
     assert not list(tmp_path.glob("out*"))
+
+
+def test_a_sheet_names_each_picture_once_and_is_of_one_size(folder, tmp_path, capsys):
+    out = tmp_path / "sheet.png"
+    methods = ["-m", "grad-cam", "-m", "hirescam"]
+    assert call(folder, out, *methods, pictures=("one", "two")) == 0
+    named = [one["path"] for one in json.loads(out.with_suffix(".json").read_text())["pictures"]]
+    assert named == [str(folder / f"{name}.png") for name in ("one", "two")]
+    (tmp_path / "free.onnx").write_bytes(networks.tiny_cnn(size="S").SerializeToString())
+    for name, size in (("a", (32, 32)), ("b", (40, 36))):
+        Image.new("RGB", size, "red").save(tmp_path / f"{name}.png")
+    kept = [
+        str(tmp_path / "free.onnx"),
+        *(str(tmp_path / f"{name}.png") for name in "ab"),
+        "--resize",
+        "keep",
+    ]
+    assert run(["cam", *kept, "-o", str(tmp_path / "kept.png")]) == 2
+    assert "different sizes" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("others", [[], ["-m", "grad-cam"]])
+def test_a_sheet_is_of_the_methods_of_cam(others, folder, tmp_path, capsys):
+    assert call(folder, tmp_path / "cam.png", *others, "-m", "no-cam") == 2
+    told = capsys.readouterr().err.rpartition("there are ")[2]
+    assert told.strip().split(", ") == list(of("cam"))
