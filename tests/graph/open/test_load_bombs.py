@@ -196,9 +196,6 @@ BOMBS = {
     "Range of floats": node("Range", ["a", "b", "c"])(
         *(hostile.array(*p) for p in (("a", 0), ("b", 1e15), ("c", 1)))
     ),
-    "Range beyond 64 bits": node("Range", ["a", "b", "c"])(
-        *(hostile.array(*p) for p in (("a", 0), ("b", 1e30), ("c", 1e-30)))
-    ),
     "Range of ONNX Runtime": node("Range", ["a", "b", "c"], domain="com.microsoft")(
         *(hostile.array(*p, np.int64) for p in (("a", 0), ("b", 2**40), ("c", 1)))
     ),
@@ -250,6 +247,12 @@ BOMBS = {
 
 # ONNX Runtime refuses an output that is declared to be of another type.
 BOMBS["Range"].graph.output[0].type.tensor_type.elem_type = onnx.TensorProto.INT64
+
+
+def test_a_range_beyond_64_bits():
+    """Of which ONNX's inference makes any number."""
+    with pytest.raises(LimitExceeded, match="tensor_elements"):
+        load(node("Range", ["a", "b", "c"])(*map(hostile.array, "abc", (0, 1e30, 1e-30))))
 
 
 @pytest.mark.parametrize("name", BOMBS)
