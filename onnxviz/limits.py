@@ -1,6 +1,6 @@
 """The limits that a model must keep, with the reasons for their defaults; each can be raised by name.
 
-`graph.load` checks them before anything is allocated, `runtime` those about running. They stand in every manifest.
+`graph.open.load` checks them before anything is allocated, `runtime` those about running. They stand in every manifest.
 """
 
 from __future__ import annotations

@@ -244,7 +244,8 @@ def _resize(step: Step) -> None:
 
 def _mean_variance(step: Step) -> None:
     """Its usual axes name the batch too, which for a batch of one is no matter."""
-    axes = [int(a) % len(step.shape()) for a in step.view.attributes.get("axes", [0, 2, 3])]
+    rank = len(step.shape())
+    axes = [int(a) % rank for a in step.view.attributes.get("axes", [0, 2, 3]) if -rank <= a < rank]
     if step.axis() in axes and step.batch == step.shape()[step.axis()] == 1:
         step.attributes["axes"] = [a for a in axes if a != step.axis()]
 

@@ -163,8 +163,8 @@ def layers(model: ir.Model, input: str | None = None, size: Pair | None = None) 
 
     Floating-point values and quantised ones are listed; constants, weights, masks, indices, measured scales and shape
     arithmetic are not. A quantised layer is listed once, where it is computed, by the name of its real values, in
-    models that `graph.load` opened (see `graph.dequantised`). `model` is only read. Model-local functions are taken
-    as inlined.
+    models that `graph.open.load` opened (see `graph.dequantised`). `model` is only read. Model-local functions are
+    taken as inlined.
 
     input    the image input's name; None: the only one
     size     (height, width) to reckon with in place of what the file declares

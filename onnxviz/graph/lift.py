@@ -57,10 +57,14 @@ def lift(model: ir.Model) -> None:
 
 
 def _spell_out(model: ir.Model) -> None:
-    """A default that onnx's own shape inference trips over."""
+    """A default that onnx's own shape inference trips over; axes that x has not are none, as in ONNX Runtime."""
     for node in model.graph.all_nodes():
-        if node.op_type == "MeanVarianceNormalization" and "axes" not in node.attributes:
-            node.attributes["axes"] = ir.AttrInt64s("axes", [0, 2, 3])
+        if node.op_type == "MeanVarianceNormalization" and node.domain in ("", "ai.onnx"):
+            axes = node.attributes.get_ints("axes", [0, 2, 3])
+            x = node.inputs[0]
+            rank = len(x.shape) if x is not None and x.shape is not None else None
+            kept = [axis for axis in axes or () if rank is None or -rank <= axis < rank]
+            node.attributes["axes"] = ir.AttrInt64s("axes", kept)
 
 
 def _group_normalization(model: ir.Model, version: int) -> None:

@@ -112,7 +112,7 @@ class Served:
         return _TASKS[message["do"]](self, message, arrays)
 
     def load(self, message: Mapping[str, Any], arrays: dict[str, np.ndarray]) -> Message:
-        """Open the model as `graph.load` does, to see whether that goes well."""
+        """Open the model as `graph.open.load` does, to see whether that goes well."""
         from onnxviz.graph.open.load import load
         from onnxviz.limits import Limits
 

@@ -383,7 +383,7 @@ class Worker:
     # --- what it is asked -----------------------------------------------------------------------
 
     def open(self, source: Any, limits: Limits, name: str) -> None:
-        """Open a model there, as `graph.load.load` does: a path, or the bytes of the file.
+        """Open a model there, as `graph.open.load.load` does: a path, or the bytes of the file.
 
         raises   what that raises, WorkerCrashed, LimitExceeded
         """
@@ -463,12 +463,12 @@ class Worker:
 
 
 def opened(source: Any, limits: Limits) -> tuple[Loaded, Worker]:
-    """The model as `graph.load.load` gives it, and a worker that has opened it.
+    """The model as `graph.open.load.load` gives it, and a worker that has opened it.
 
     It is opened there first, so what is parsed here is known to pass: it was the same bytes. A model that was parsed
     by the caller (an ir.Model) is only checked, here.
 
-    raises   what `graph.load.load` raises, WorkerCrashed, UsageError where there can be no workers
+    raises   what `graph.open.load.load` raises, WorkerCrashed, UsageError where there can be no workers
     """
     from onnxviz.graph.open.load import load, serialised
     from onnxviz.text import quoted

@@ -214,3 +214,28 @@ def test_one_scale_with_axes_of_its_own(shape: tuple[int, ...], backend: str) ->
     for one, other in zip(*found, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-6)
     assert found[0][1].any()
+
+
+@pytest.mark.parametrize("backend", ["native", "torch"])
+@pytest.mark.parametrize("axes", [None, [0, 2, 3]])
+def test_axes_that_the_input_has_not_are_none(axes: list[int] | None, backend: str) -> None:
+    """MeanVarianceNormalization, whose usual axes are those of maps, of three axes."""
+    found = []
+    for named in (axes, [0, 2]):
+        nodes = [
+            node("Conv", ["image", "w"], ["c"]),
+            node("Reshape", ["c", "shape"], ["rows"]),
+            node(
+                "MeanVarianceNormalization", ["rows"], ["even"], **({} if named is None else {"axes": named})
+            ),
+            node("Pow", ["even", "three"], ["cubes"]),
+            node("ReduceMean", ["cubes"], ["logits"], axes=[2], keepdims=0),
+        ]
+        weights = {"w": W1, "shape": np.array([0, 6, -1], np.int64), "three": np.float32(3)}
+        source = model(nodes, weights, opset=17, out=(1, 6))
+        source.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 1
+        net = onnxviz.load(source, preprocess="imagenet", backend=backend)
+        found.append(net.value_and_gradient(onnxviz.objectives.logit(2))(normal(1, 3, 12, 12)))
+    for one, other in zip(*found, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5)
+    assert found[0][1].any()

@@ -422,7 +422,8 @@ _BY_WORD: dict[str, Rule] = {
     "lrn": over(lambda call: [1]),
     "map": over(lambda call: list(range(2, len(call.input())))),
     "matmul": matmul,
-    "mean_variance": over(lambda call: list(call.get("axes", [0, 2, 3]))),
+    # Axes that the input has not are none, as in ONNX Runtime.
+    "mean_variance": over(lambda call: [a for a in call.get("axes", [0, 2, 3]) if a < len(call.input())]),
     "own": own,
     "pad": pad,
     "picture": over(lambda call: list(range(1, len(call.input())))),

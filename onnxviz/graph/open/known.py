@@ -14,7 +14,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import Any, Final, NamedTuple, cast
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import onnx
@@ -271,10 +271,7 @@ def _inferred(call: Call, node: onnx.NodeProto, judging: bool) -> list[Known]:
         return []
     types, data, sure = _given(call.op, asked.input, inputs)
     try:
-        # What `onnx.shape_inference.infer_node_outputs` calls, without parsing what was just serialised.
-        given = cast(Any, schema)._infer_node_outputs(
-            asked.SerializeToString(), types, data, {}, {asked.domain: version}, onnx.IR_VERSION
-        )
+        given = _asked(schema, asked, types, data, version)
     except MemoryError:
         raise
     except Exception as error:  # it has no error of its own for what its C++ throws
@@ -301,6 +298,26 @@ def _node(
             asked.attribute.add().CopyFrom(attribute)
             asked.attribute[-1].name = name  # a function's own may be called otherwise
     return asked
+
+
+def _asked(schema: onnx.defs.OpSchema, node: onnx.NodeProto, types: Any, data: Any, version: int) -> Any:
+    """What ONNX says of a node's outputs: {name: bytes of a TypeProto}, of inputs in such bytes.
+
+    `onnx.shape_inference.infer_node_outputs` parses what was serialised for it, so what it calls is called itself
+    where this onnx has it.
+    """
+    imports = {node.domain: version}
+    if (infer := getattr(schema, "_infer_node_outputs", None)) is not None:
+        return infer(node.SerializeToString(), types, data, {}, imports, onnx.IR_VERSION)
+    found = onnx.shape_inference.infer_node_outputs(
+        schema,
+        node,
+        {name: onnx.TypeProto.FromString(one) for name, one in types.items()},
+        {name: onnx.TensorProto.FromString(one) for name, one in data.items()},
+        opset_imports=[onnx.helper.make_opsetid(node.domain, version)],
+        ir_version=onnx.IR_VERSION,
+    )
+    return {name: one.SerializeToString() for name, one in found.items()}
 
 
 def _given(

@@ -12,6 +12,7 @@ import pytest
 from onnx import helper
 
 from onnxviz.errors import LimitExceeded, ModelRejected
+from onnxviz.graph.open import known as inference
 from onnxviz.graph.open import sizes, structure
 from onnxviz.graph.open.known import Known, constant
 from onnxviz.graph.open.load import load
@@ -143,3 +144,26 @@ def test_operators_of_onnx_runtime_are_asked_as_their_standard_ones():
     node = helper.make_node("FusedMatMul", ["a", "b"], ["y"], domain="com.microsoft", name="bomb", transB=1)
     with pytest.raises(LimitExceeded, match="'bomb' makes 4900000000 elements"):
         load(hostile.model([node], weights, imports=[("com.microsoft", 1)]))
+
+
+def test_an_onnx_without_the_shortcut_is_asked_by_its_public_function(monkeypatch):
+    """A later onnx may not have what `infer_node_outputs` calls; the answers are the same."""
+    node = helper.make_node("Concat", ["a", "b"], ["c"], axis=1)
+    types = {
+        name: helper.make_tensor_type_proto(onnx.TensorProto.FLOAT, [2, width]).SerializeToString()
+        for name, width in (("a", 3), ("b", 4))
+    }
+    schema = onnx.defs.get_schema("Concat", 18)
+
+    class Later:
+        """The schema, without what is private."""
+
+    public = onnx.shape_inference.infer_node_outputs
+    monkeypatch.setattr(
+        onnx.shape_inference,
+        "infer_node_outputs",
+        lambda _, *given, **options: public(schema, *given, **options),
+    )
+    answers = [inference._asked(one, node, types, {}, 18)["c"] for one in (schema, Later())]
+    shapes = [onnx.TypeProto.FromString(one).tensor_type.shape for one in answers]
+    assert [[axis.dim_value for axis in shape.dim] for shape in shapes] == [[2, 7], [2, 7]]
