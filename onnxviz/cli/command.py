@@ -173,6 +173,13 @@ class Call:
         return getattr(onnxviz, self.command.source[1])(*arguments, **{**always, **self.options, **more})
 
 
+def _files(*groups: Mapping[str, Any]) -> list[str | Path]:
+    """The names of files among the values of arguments and options."""
+    values = [value for group in groups for value in group.values()]
+    each = [one for value in values for one in (value if isinstance(value, list) else [value])]
+    return [one for one in each if isinstance(one, (str, Path)) and one]
+
+
 def typed(command: Command) -> Callable[..., None]:
     """A command as a function whose signature typer reads."""
     technique, own = command.of_technique(), command.of_command()
@@ -208,6 +215,7 @@ def typed(command: Command) -> Callable[..., None]:
                 writes=command.writes,
                 alone=command.alone,
                 model=values["load"],
+                reads=_files(*(values[group] for group in ("arguments", "technique", "load"))),
                 **values["common"],
             ) as run:
                 command.act(run, Call(command, run, values["arguments"], values["technique"], values["own"]))

@@ -10,10 +10,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from onnxviz.errors import LONGEST_MESSAGE, spelt
+from onnxviz.errors import LONGEST_MESSAGE, UsageError, spelt
 from onnxviz.files import PICTURES, TABLES, destination, write_atomic
 from onnxviz.progress import Bar
 from onnxviz.runtime import isolate
+from onnxviz.text import quoted
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -35,6 +36,7 @@ class Run:
     alone     whether it writes one file, without a manifest beside it
     font      what --font names
     model     the options that `load` takes, by their names in Python, as they were given
+    reads     the files that are read; --out must be none of them
     """
 
     def __init__(
@@ -52,6 +54,7 @@ class Run:
         alone: bool = False,
         font: Path | None = None,
         model: Mapping[str, Any] | None = None,
+        reads: Sequence[str | Path] = (),
     ) -> None:
         self.command = command
         self.out = out
@@ -65,6 +68,7 @@ class Run:
         self.limit = limit
         self.model = dict(model or {})
         self._font = font
+        self._reads = reads
         self.bar = Bar(command, complain, enabled=not quiet)
         self._claims = contextlib.ExitStack()
         self._claimed: set[Path] = set()
@@ -76,7 +80,9 @@ class Run:
             isolate.allow(self.limits.load_seconds)
             if isolate.memory_is_guarded():
                 isolate.limit_memory(self.limits.memory)
-        self.output()  # a name that cannot be written is told before any work
+        out = self.output()  # a name that cannot be written is told before any work
+        if any(Path(one).is_file() and out.is_file() and os.path.samefile(one, out) for one in self._reads):
+            raise UsageError(f"--out {quoted(out)} is a file that {self.command} reads; give another name")
         if self._font is not None:
             from onnxviz.figures.style import use_font
 

@@ -200,3 +200,19 @@ def test_flushing_that_a_file_system_lacks_is_no_error(call, tmp_path, monkeypat
 
     monkeypatch.setattr(file_set.os, "fsync", fsync)
     assert call("filters", "-o", tmp_path / "f.png")[0] == 0
+
+
+@pytest.mark.parametrize("command", ["expose", "gradient", "saliency", "occlusion", "dream"])
+def test_what_is_read_is_not_written_over(given, call, tmp_path, command):
+    """The model or the picture itself as --out, by another spelling of its folder too."""
+    graph = command in ("expose", "gradient")
+    read = given / ("tiny.onnx" if graph else "0.png")
+    content = read.read_bytes()
+    link = tmp_path / "link"
+    link.symlink_to(given, target_is_directory=True)
+    for out in (read, link / read.name):
+        code, told = call(command, *([] if graph else [read]), "-o", out)
+        assert code == 2
+        assert f"is a file that {command} reads" in told
+        assert read.read_bytes() == content
+    assert sorted(path.name for path in given.iterdir()) == ["0.png", "1.png", "tiny.onnx"]
