@@ -81,7 +81,8 @@ class Run:
             if isolate.memory_is_guarded():
                 isolate.limit_memory(self.limits.memory)
         out = self.output()  # a name that cannot be written is told before any work
-        if any(Path(one).is_file() and out.is_file() and os.path.samefile(one, out) for one in self._reads):
+        # `os.path.isfile` is False, where Path.is_file raises, for what is too long for a name.
+        if out.is_file() and any(os.path.isfile(one) and out.samefile(one) for one in self._reads):  # noqa: PTH113
             raise UsageError(f"--out {quoted(out)} is a file that {self.command} reads; give another name")
         if self._font is not None:
             from onnxviz.figures.style import use_font

@@ -216,3 +216,10 @@ def test_what_is_read_is_not_written_over(given, call, tmp_path, command):
         assert f"is a file that {command} reads" in told
         assert read.read_bytes() == content
     assert sorted(path.name for path in given.iterdir()) == ["0.png", "1.png", "tiny.onnx"]
+
+
+def test_what_is_no_name_of_a_file_is_no_file_that_is_read(call, given, tmp_path):
+    (tmp_path / "a.png").write_bytes(b"")
+    code, told = call("saliency", given / "0.png", "--target", "x" * 5000, "-o", tmp_path / "a.png")
+    assert code == 2
+    assert "label" in told or "class" in told
