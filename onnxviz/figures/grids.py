@@ -115,7 +115,7 @@ def page(
     if title and not least:
         width = max(width, min(style.width(title, TITLE) + 2, 420))
     heads = [(line, TITLE) for line in style.wrapped(title, TITLE, width, 2)] if title else []
-    heads += [(line, SUBTITLE) for line in style.wrapped(subtitle, SUBTITLE, width, 3)] if subtitle else []
+    heads += [(line, SUBTITLE) for line in style.wrapped(subtitle, SUBTITLE, width, 6)] if subtitle else []
     height = sum(line_height(size) for _, size in heads) + (12 if heads else 0)
     height += sum(image.height for image in images) + gap * max(0, len(images) - 1)
     result = Image.new("RGB", (width + 2 * margin, height + 2 * margin), PAPER)

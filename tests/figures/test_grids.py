@@ -342,3 +342,11 @@ def test_the_same_sheet_every_time_and_from_many_threads():
 
     with ThreadPoolExecutor(4) as pool:
         assert all(pool.map(work, range(4)))
+
+
+def test_a_narrow_sheet_has_room_for_what_is_said_above():
+    """Up to six lines: what the ring on a patch means stood in the fourth, and was cut."""
+    tile = np.zeros((8, 200, 3), np.uint8)
+    heights = [grids.page([tile], subtitle=" ".join(["words of a line"] * n)).height for n in range(1, 13)]
+    assert len(set(heights)) >= 6
+    assert heights == sorted(heights)
