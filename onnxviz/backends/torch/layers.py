@@ -26,13 +26,19 @@ class Windows:
     end: tuple[int, ...]
 
     @classmethod
-    def of(cls, x: Any, kernel: Sequence[int], strides: Ints, pads: Ints, dilations: Ints) -> Windows:
-        """From a node's attributes and its input (N, C, ...)."""
+    def of(
+        cls, x: Any, kernel: Sequence[int], strides: Ints, pads: Ints, dilations: Ints, *, fits: bool = True
+    ) -> Windows:
+        """From a node's attributes and its input (N, C, ...), into which its windows have to fit unless told."""
         n = x.ndim - 2
         if len(kernel) != n:
             raise CannotRun(f"has a kernel of {len(kernel)} axes on {n} spatial axes")
         ones, around = (1,) * n, tuple(pads or (0,) * (2 * n))
-        return cls(tuple(kernel), tuple(strides or ones), tuple(dilations or ones), around[:n], around[n:])
+        found = cls(tuple(kernel), tuple(strides or ones), tuple(dilations or ones), around[:n], around[n:])
+        for i, size in enumerate(x.shape[2:] if fits else ()):
+            if size + found.begin[i] + found.end[i] < (found.kernel[i] - 1) * found.dilations[i] + 1:
+                raise CannotRun("has windows that are larger than its padded input")
+        return found
 
     def even(self, end: Sequence[int]) -> bool:
         """Whether torch's pools can pad by themselves: alike at both ends, by no more than half a window."""
@@ -79,9 +85,12 @@ def conv(
     """x (N, C, ...), w (M, C/group, ...)."""
     win = Windows.of(x, w.shape[2:], strides, pads, dilations)
     function = pick(x.ndim - 2, F.conv1d, F.conv2d, F.conv3d)
+    # A stride beyond the map takes one window, however long; oneDNN has no kernel for those of 64 bits.
+    lengths = [size + b + e for size, b, e in zip(x.shape[2:], win.begin, win.end, strict=True)]
+    step = [min(stride, max(1, length)) for stride, length in zip(win.strides, lengths, strict=True)]
     if win.begin == win.end and min(win.begin) >= 0:  # torch pads both ends alike, without a copy
-        return function(x, w, b, win.strides, win.begin, win.dilations, group)
-    return function(padded(x, win.begin, win.end), w, b, win.strides, 0, win.dilations, group)
+        return function(x, w, b, step, win.begin, win.dilations, group)
+    return function(padded(x, win.begin, win.end), w, b, step, 0, win.dilations, group)
 
 
 @operator("ConvTranspose")
@@ -95,7 +104,7 @@ def conv_transpose(
     An output_shape remains where the normal form does not know the length of x.
     """
     n = x.ndim - 2
-    win = Windows.of(x, w.shape[2:], strides, pads, dilations)
+    win = Windows.of(x, w.shape[2:], strides, pads, dilations, fits=False)
     extra, begin, end = list(output_padding or [0] * n), list(win.begin), list(win.end)
     function = pick(n, F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)
     y = function(x, w, None, win.strides, 0, 0, group, win.dilations)
@@ -175,7 +184,7 @@ def max_pool(
         )  # fmt: skip
         return found.to(x.dtype)
     lengths = x.shape[2:]
-    win = Windows.of(x, kernel_shape, strides, pads, dilations)
+    win = Windows.of(x, kernel_shape, strides, pads, dilations, fits=not ceil_mode)
     end = [e + s for e, s in zip(win.end, win.surplus(lengths, ceil_mode), strict=True)]
     function = pick(len(lengths), F.max_pool1d, F.max_pool2d, F.max_pool3d)
     if outputs == 1 and win.even(end):
@@ -241,7 +250,7 @@ def average_pool(
 ) -> Any:  # fmt: skip
     """The mean of each window, over what lies inside the input (or inside it and its padding)."""
     lengths = x.shape[2:]
-    win = Windows.of(x, kernel_shape, strides, pads, dilations)
+    win = Windows.of(x, kernel_shape, strides, pads, dilations, fits=not ceil_mode)
     surplus = win.surplus(lengths, ceil_mode)
     end = [e + s for e, s in zip(win.end, surplus, strict=True)]
     if all(d == 1 for d in win.dilations) and win.even(end) and (count_include_pad or not any(end)):
@@ -270,7 +279,7 @@ def lp_pool(
     pads: Ints = None, strides: Ints = None,
 ) -> Any:  # fmt: skip
     """The p-norm of each window."""
-    win = Windows.of(x, kernel_shape, strides, pads, dilations)
+    win = Windows.of(x, kernel_shape, strides, pads, dilations, fits=not ceil_mode)
     end = [e + s for e, s in zip(win.end, win.surplus(x.shape[2:], ceil_mode), strict=True)]
     return _root(_sums(x.abs() ** p, win, end), p)
 
@@ -345,6 +354,11 @@ def mean_variance_normalization(x: Any, *, axes: Sequence[int] = (0, 2, 3)) -> A
 # --- what is one expression -----------------------------------------------------------------------
 
 
+def _each(value: Any, x: Any) -> Any:
+    """A scale or bias of one number a channel, which may be one for all."""
+    return value.reshape(-1).expand(x.shape[1])
+
+
 def _maps(x: Any) -> tuple[int, ...]:
     """The spatial axes of x (N, C, ...)."""
     return tuple(range(2, x.ndim))
@@ -381,7 +395,7 @@ _FUNCTIONS: dict[str, Callable[..., Any]] = {
     ),
     # ONNX Runtime minds no further axes of length 1 in scale and bias.
     "GroupNormalization": lambda x, scale, bias, *, num_groups, epsilon=1e-5, stash_type=1: (
-        F.group_norm(x, num_groups, scale.reshape(-1), bias.reshape(-1), epsilon)
+        F.group_norm(x, num_groups, _each(scale, x), _each(bias, x), epsilon)
     ),
 }  # fmt: skip
 for _name, _function in _FUNCTIONS.items():

@@ -378,7 +378,10 @@ _FUNCTIONS: dict[str, Callable[..., Any]] = {
         [*x.shape][start:end], dtype=torch.int64, device=x.device
     ),
     "Size": lambda x: torch.tensor(x.numel(), dtype=torch.int64, device=x.device),
-    "Squeeze": lambda x, axes=None: x.squeeze() if axes is None else x.squeeze(tuple(numbers(axes))),
+    # An axis named twice, or from both ends, is one, as in ONNX Runtime.
+    "Squeeze": lambda x, axes=None: (
+        x.squeeze() if axes is None else x.squeeze(tuple({axis % x.ndim for axis in numbers(axes)}))
+    ),
     "Tile": lambda x, repeats: x.repeat(numbers(repeats)),
     "Transpose": lambda x, *, perm=None: x.permute(tuple(perm or range(x.ndim)[::-1])),
     "Trilu": lambda x, k=0, *, upper=1: (torch.triu if upper else torch.tril)(x, int(single(k))),

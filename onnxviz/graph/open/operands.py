@@ -10,15 +10,15 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import numpy as np
 import onnx
 
 from onnxviz.errors import ModelRejected
-from onnxviz.graph.open.known import Call, Sizes, Unsure
-from onnxviz.graph.operators import SPELLINGS, TABLE
+from onnxviz.graph.open.known import Call, Known, Sizes, Unsure
+from onnxviz.graph.operators import SPELLINGS, TABLE, operator
 from onnxviz.graph.walk import label
 from onnxviz.text import quoted
 
@@ -93,6 +93,23 @@ def check(call: Call, node: onnx.NodeProto) -> None:
     if special is not None:
         with contextlib.suppress(Unsure):
             special(call, node)
+
+
+def steers(node: onnx.NodeProto, inputs: Sequence[Known | None]) -> None:
+    """Hold the condition and the count of an If or Loop against being one number, of any rank.
+
+    ONNX Runtime reads the first element of a count that has none.
+
+    raises   ModelRejected
+    """
+    for place in operator(node.op_type).numbers:
+        known = inputs[place] if place < len(inputs) else None
+        if (
+            known is not None
+            and known.shape is not None
+            and any(size not in (None, 1) for size in known.shape)
+        ):
+            raise _wrong(node, place, known.shape, "one number was")
 
 
 def _ranks(call: Call, node: onnx.NodeProto, words: list[str]) -> None:

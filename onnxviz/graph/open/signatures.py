@@ -79,6 +79,7 @@ LEGACY: Final[dict[str, int]] = {
     "Scale": 10,
     "ScaledTanh": 10,
     "SimplifiedLayerNormalization": 1 << 30,
+    "ThresholdedRelu": 10,
 }
 
 #: What a domain stands for that a model may use but not bring along.

@@ -175,6 +175,7 @@ class _Pass:
             if key in self.functions:
                 results, trips = self.call(key, inputs, given, opsets)
             elif node.op_type in _BODIES and not key[0]:
+                operands.steers(node, inputs)
                 at = _Body(node, inputs, given, self, scope, opsets, attributes)
                 results, trips = _BODIES[node.op_type](self, at)
             else:

@@ -429,3 +429,30 @@ def test_a_constant_without_a_value():
     node = helper.make_node("Constant", [], ["k"], name="nothing")
     with pytest.raises(ModelRejected, match="'nothing' has no value"):
         load(hostile.model([node, helper.make_node("Add", ["x", "k"], ["y"])]))
+
+
+@pytest.mark.parametrize(
+    ("count", "sound"), [((), True), ((1,), True), ((1, 1), True), ((0,), False), ((2,), False)]
+)
+def test_a_count_of_trips_is_one_number(count, sound):
+    """ONNX Runtime reads the first element of a count that has none."""
+    info, kinds = helper.make_tensor_value_info, onnx.TensorProto
+    body = helper.make_graph(
+        [helper.make_node("Identity", ["on"], ["still"]), helper.make_node("Relu", ["state"], ["next"])],
+        "body",
+        [info("i", kinds.INT64, []), info("on", kinds.BOOL, []), info("state", kinds.FLOAT, None)],
+        [info("still", kinds.BOOL, []), info("next", kinds.FLOAT, None)],
+    )
+    graph = helper.make_graph(
+        [helper.make_node("Loop", ["count", "", "image"], ["y"], name="loop", body=body)],
+        "g",
+        [helper.make_tensor_value_info("image", onnx.TensorProto.FLOAT, [1, 3, 8, 8])],
+        [helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [1, 3, 8, 8])],
+        [numpy_helper.from_array(np.full(count, 2, WHOLE), "count")],
+    )
+    content = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    if sound:
+        load(content.SerializeToString())
+    else:
+        with pytest.raises(ModelRejected, match="loop.*input 1, 'count'.*one number was expected"):
+            load(content.SerializeToString())
