@@ -25,7 +25,7 @@ def say(arguments, **_):
 
 LABELS = <labels>
 main = importlib.import_module("onnxviz.cli.main")
-main.program = lambda called: say
+main.program = lambda *_: say
 main.main()
 """
 
