@@ -31,11 +31,12 @@ BUDGETS: dict[str, tuple[tuple[str, ...], int]] = {
         ("attribution", "features", "synthesis"),
         8400,
     ),
+    "comparing, auditing": (("comparing", "auditing"), 4000),
     "cli": (("cli",), 900),
     "demo, templates": (("demo", "templates"), 400),
     "exporting, objectives, root": (("exporting", "objectives", "."), 3300),
 }
-ALL, FILES, TESTS = 26_000, 115, 18_000
+ALL, FILES, TESTS = 30_000, 140, 18_000
 MOST_FILES = 5  # of the package, that may name one operator
 
 # What is measured, in a process of its own: argument 1 says which. Prints two numbers.

@@ -248,6 +248,7 @@ def compile(
     spin: bool = True,
     seconds: float | None = None,
     prepack: bool = True,
+    optimise: bool = True,
     worker: Worker | None = None,
     small: bool = False,
     own: Collection[str] | None = None,
@@ -259,6 +260,7 @@ def compile(
     spin       whether idle threads wait busily (fastest alone) or sleep (kinder beside decoding threads)
     seconds    the longest that one run may take; None: any time
     prepack    whether ONNX Runtime may keep copies of matrices in the order that large products read them in
+    optimise   whether ONNX Runtime may rewrite the graph; it changes the numbers of quantised files
     worker     the child process to run in; None: this process
     small      whether the sizes that the graph fixes may be too small for it: they are not those of the file
     own        the names of the nodes and values that are the network's own, whose failures are not ours; None: all
@@ -270,6 +272,7 @@ def compile(
         "spin": spin,
         "seconds": seconds,
         "prepack": prepack,
+        "optimise": optimise,
         "places": failures.places(model.graph, own),
     }
     graph = _split(model)
@@ -297,6 +300,7 @@ def session(
     spin: bool,
     seconds: float | None,
     prepack: bool,
+    optimise: bool,
     places: Places,
 ) -> Program:
     """The graph on ONNX Runtime in this process, see `compile`."""
@@ -312,6 +316,8 @@ def session(
         options.intra_op_num_threads = threads
     if not prepack:
         options.add_session_config_entry("session.disable_prepacking", "1")
+    if not optimise:
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     if not spin:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.add_session_config_entry(

@@ -1,0 +1,1 @@
+"""Audits: checks with evidence, findings, verdict and report; also what `comparing` reports through."""

@@ -1,0 +1,86 @@
+"""What a check says: a finding, with its figure, its threshold and its evidence, and the state of the check itself."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal
+
+from onnxviz.tables import Columns
+
+Severity = Literal["high", "medium", "low", "info"]
+State = Literal["found", "clean", "not-run", "not-applicable"]
+#: From the gravest down.
+SEVERITIES: Final[tuple[Severity, ...]] = ("high", "medium", "low", "info")
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What a reader looks at to believe a finding or a figure.
+
+    caption   one sentence
+    picture   a PIL image, or None
+    table     columns, or None
+    """
+
+    caption: str
+    picture: Any = None
+    table: Columns | None = None
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One fault, where it is, how sure, and what to do.
+
+    id          the check's, such as 'graph.bypass'
+    severity    'high', 'medium', 'low' or 'info'
+    figure      what was measured, as a sentence has it: a number or a short text
+    threshold   what it was held against
+    where       the place: a layer, a class, a region, an input; '' for the whole file
+    sentence    what was found, for somebody who knows networks but not this tool
+    advice      what to do next
+    evidence    pictures and tables
+    """
+
+    id: str
+    severity: Severity
+    figure: float | int | str
+    threshold: float | int | str
+    where: str
+    sentence: str
+    advice: str = ""
+    evidence: tuple[Evidence, ...] = ()
+
+    @property
+    def fingerprint(self) -> str:
+        """The same for the same check at the same place, whatever the figure and the file's digest: 16 hex digits."""
+        return hashlib.sha256(f"{self.id}\n{self.where}".encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Check:
+    """One check and what became of it.
+
+    id          stable, 'room.name'
+    title       what it asks, a short question or noun
+    state       'found', 'clean', 'not-run' or 'not-applicable'
+    reason      why it is not-run or not-applicable
+    figure      what was measured where nothing was found; None: nothing to say
+    threshold   what it was held against
+    limits      what this check cannot see
+    findings    what it found, the gravest first
+    evidence    what is shown besides findings
+    figures     all it measured, by name, for the JSON report
+    """
+
+    id: str
+    title: str
+    state: State
+    reason: str = ""
+    figure: float | int | str | None = None
+    threshold: float | int | str | None = None
+    limits: str = ""
+    findings: tuple[Finding, ...] = ()
+    evidence: tuple[Evidence, ...] = ()
+    figures: Mapping[str, Any] = field(default_factory=dict)
