@@ -37,8 +37,8 @@ def _throughput(folder: Path) -> list[dict]:
     the two parts share the cores, so that "the slower of the two" is a bound only where each has its own.
     """
     import onnxviz
-    from onnxviz.features.stream import cores
     from onnxviz.image.io import read
+    from onnxviz.runtime.batching import cores
 
     paths = _photos(folder, IMAGES, SIZE)
     net = onnxviz.load("efficientnet-lite0", provider="cpu")
