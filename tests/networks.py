@@ -5,12 +5,16 @@ Each maker gives an `onnx.ModelProto`. The same arguments give the same bytes.
 
 from __future__ import annotations
 
-import tempfile
+import sys
 from pathlib import Path
 
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
+
+sys.path.append(str(Path(__file__).resolve().parent.parent / "tools"))
+
+import quantise  # noqa: E402
 
 LIGHT = (
     "bvlc_alexnet",
@@ -250,10 +254,7 @@ def fp16(model: onnx.ModelProto) -> onnx.ModelProto:
     """Weights, activations, input and output in float16."""
     from onnxruntime.transformers.float16 import convert_float_to_float16
 
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
-    _drop_listed_weights(copy)
-    return convert_float_to_float16(copy, disable_shape_infer=True)
+    return convert_float_to_float16(quantise.copied(model), disable_shape_infer=True)
 
 
 def qdq(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -267,35 +268,9 @@ def qoperator(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _quantised(model: onnx.ModelProto, form: str) -> onnx.ModelProto:
-    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, quantize_static
+    """Per tensor, both kinds of codes int8, calibrated on two pictures of noise."""
+    shape = [d.dim_value or 1 for d in model.graph.input[0].type.tensor_type.shape.dim]
+    arrays = np.random.default_rng(0).standard_normal((2 * shape[0], *shape[1:]), np.float32)
+    scheme = quantise.Scheme(form, per_channel=False, activations="int8")
+    return quantise.quantise(model, scheme, quantise.calibrate(model, arrays))
 
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
-    _drop_listed_weights(copy)
-    if copy.opset_import[0].version < 13:  # what these networks use reads the same in opset 11
-        copy.opset_import[0].version = 11
-    image = copy.graph.input[0]
-    shape = [d.dim_value or 1 for d in image.type.tensor_type.shape.dim]
-
-    class Reader(CalibrationDataReader):
-        def __init__(self) -> None:
-            rng = np.random.default_rng(0)
-            self.images = iter([{image.name: rng.standard_normal(shape, np.float32)} for _ in range(2)])
-
-        def get_next(self):
-            return next(self.images, None)
-
-    with tempfile.TemporaryDirectory() as folder:
-        before, after = Path(folder) / "before.onnx", Path(folder) / "after.onnx"
-        onnx.save(copy, before)
-        quantize_static(before, after, Reader(), quant_format=QuantFormat[form], per_channel=False)
-        return onnx.load(after)
-
-
-def _drop_listed_weights(model: onnx.ModelProto) -> None:
-    """Weights are no inputs any more; that needs IR version 4."""
-    stored = {tensor.name for tensor in model.graph.initializer}
-    images = [value for value in model.graph.input if value.name not in stored]
-    del model.graph.input[:]
-    model.graph.input.extend(images)
-    model.ir_version = max(model.ir_version, 7)
