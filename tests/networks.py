@@ -14,7 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 sys.path.append(str(Path(__file__).resolve().parent.parent / "tools"))
 
-import quantise  # noqa: E402
+import quantise
 
 LIGHT = (
     "bvlc_alexnet",
@@ -273,4 +273,3 @@ def _quantised(model: onnx.ModelProto, form: str) -> onnx.ModelProto:
     arrays = np.random.default_rng(0).standard_normal((2 * shape[0], *shape[1:]), np.float32)
     scheme = quantise.Scheme(form, per_channel=False, activations="int8")
     return quantise.quantise(model, scheme, quantise.calibrate(model, arrays))
-

@@ -107,8 +107,6 @@ def calibrate(model: onnx.ModelProto, arrays: np.ndarray) -> Any:
         path = Path(folder) / "model.onnx"
         onnx.save(prepared, path)
         calibrator = create_calibrator(path, None, str(Path(folder) / "augmented.onnx"))
-        calibrator.augment_graph()
-        calibrator.create_inference_session()
         calibrator.collect_data(_Reader(_feeds(prepared.graph.input[0], arrays)))
         return calibrator.compute_data()
 
@@ -321,7 +319,9 @@ class _File:
         if old.dtype.kind in "iu":
             limits = np.iinfo(old.dtype)
             array = np.rint(array).clip(limits.min, limits.max)
-        self._tensors[name].CopyFrom(numpy_helper.from_array(array.astype(old.dtype).reshape(old.shape), name))
+        self._tensors[name].CopyFrom(
+            numpy_helper.from_array(array.astype(old.dtype).reshape(old.shape), name)
+        )
 
     def activation(self, place: Place) -> str:
         """The quantised value at a place: its scale is NAME_scale."""
@@ -447,9 +447,13 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--weights", choices=(*TYPES, "float32"), default=Scheme.weights)
     parser.add_argument("--reduce-range", action="store_true", help="weights in 7 bits")
     parser.add_argument("--pairs", action="store_true", help="QDQ: float weights, quantised when it runs")
-    parser.add_argument("--exclude-nodes", type=Path, metavar="FILE", help="nodes to leave in float, one a line")
+    parser.add_argument(
+        "--exclude-nodes", type=Path, metavar="FILE", help="nodes to leave in float, one a line"
+    )
     parser.add_argument("--calibrate", choices=("photos", *MISTAKES), default="photos")
-    parser.add_argument("--fault", action="append", default=[], metavar="KIND@LAYER", help="again for several")
+    parser.add_argument(
+        "--fault", action="append", default=[], metavar="KIND@LAYER", help="again for several"
+    )
     parser.add_argument("--list-faults", action="store_true")
     options = parser.parse_args(arguments)
     from onnxviz.catalogue import resolve
@@ -467,7 +471,9 @@ def main(arguments: list[str]) -> int:
     if options.form != "dynamic":
         with tempfile.TemporaryDirectory() as folder:
             pictures = [
-                one for given in options.pictures for one in (sorted(given.iterdir()) if given.is_dir() else [given])
+                one
+                for given in options.pictures
+                for one in (sorted(given.iterdir()) if given.is_dir() else [given])
             ] or crops(Path(folder))
             ranges = calibrate(model, inputs(model, pictures, options.calibrate))
     exclude = tuple(_names(options.exclude_nodes)) if options.exclude_nodes else ()

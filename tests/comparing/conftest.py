@@ -1,4 +1,4 @@
-"""Int8 files for the tests of `compare`, each made once a run, whoever asks first, also where tests run side by side."""
+"""Int8 files for the tests of `compare`, each made once a run by whoever asks first, also where tests run in parallel."""
 
 from __future__ import annotations
 

@@ -20,14 +20,18 @@ class _Named(Maker):
         self.nodes[-1].output[0] = name
         return name
 
-    def conv(self, name: str, x: str, out: int, into: int, kernel: int = 3, stride: int = 1, group: int = 1) -> str:
+    def conv(
+        self, name: str, x: str, out: int, into: int, kernel: int = 3, stride: int = 1, group: int = 1
+    ) -> str:
         weights = self.random(out, into // group, kernel, kernel, name=f"{name}.weight")
         bias = self.random(out, name=f"{name}.bias")
         pads = [kernel // 2] * 4
         return self.layer(name, "Conv", x, weights, bias, pads=pads, strides=[stride] * 2, group=group)
 
     def norm(self, name: str, x: str, channels: int) -> str:
-        scale, var = (self.random(channels, name=f"{name}.{part}", positive=True) for part in ("scale", "var"))
+        scale, var = (
+            self.random(channels, name=f"{name}.{part}", positive=True) for part in ("scale", "var")
+        )
         bias, mean = (self.random(channels, name=f"{name}.{part}") for part in ("bias", "mean"))
         return self.layer(name, "BatchNormalization", x, scale, bias, mean, var)
 
@@ -67,7 +71,9 @@ def mobilenet(classes: int = 10, seed: int = 0) -> onnx.ModelProto:
         y = m.layer(f"{block}.swish2", "HardSwish", y)
         s = m.layer(f"{block}.squeeze", "GlobalAveragePool", y)
         s = m.layer(f"{block}.reduce.relu", "Relu", m.conv(f"{block}.reduce", s, wide // 4, wide, 1))
-        s = m.layer(f"{block}.gate", "HardSigmoid", m.conv(f"{block}.excite", s, wide, wide // 4, 1), alpha=1 / 6)
+        s = m.layer(
+            f"{block}.gate", "HardSigmoid", m.conv(f"{block}.excite", s, wide, wide // 4, 1), alpha=1 / 6
+        )
         y = m.conv(f"{block}.project", m.layer(f"{block}.scaled", "Mul", y, s), out, wide, 1)
         x = m.layer(f"{block}.add", "Add", y, x) if out == width and stride == 1 else y
         width = out
@@ -108,7 +114,9 @@ def segmenter(classes: int = 4, seed: int = 0) -> onnx.ModelProto:
     x = m.layer("merge.relu", "Relu", m.conv("merge", x, 16, 32))
     x = m.conv("classes", x, classes, 16, 1)
     scales = m.constant(np.float32([1, 1, 2, 2]))
-    out = m.layer("masks", "Resize", x, "", scales, mode="linear", coordinate_transformation_mode="half_pixel")
+    out = m.layer(
+        "masks", "Resize", x, "", scales, mode="linear", coordinate_transformation_mode="half_pixel"
+    )
     return m.model({"image": ("N", 3, SIZE, SIZE)}, {out: ("N", classes, SIZE, SIZE)})
 
 

@@ -35,7 +35,9 @@ class _Edit:
             del self.graph.node[:]
             self.graph.node.extend(nodes)
         del self.graph.initializer[:], self.graph.value_info[:]
-        self.graph.initializer.extend(numpy_helper.from_array(array, name) for name, array in self.weights.items())
+        self.graph.initializer.extend(
+            numpy_helper.from_array(array, name) for name, array in self.weights.items()
+        )
         return self.model
 
 
@@ -67,19 +69,19 @@ def unfolded(model: onnx.ModelProto, seed: int = 0) -> onnx.ModelProto:
         out = node.output[0]
         edit.weights[node.input[1]] = (weights.T / factor).T.astype(np.float32)
         parts = {"scale": scale, "bias": bias + mean * factor, "mean": mean, "var": var}
-        edit.weights |= {f"{out}.norm.{part}": array.astype(np.float32) for part, array in parts.items()}
+        edit.weights |= {f"{out}/norm.{part}": array.astype(np.float32) for part, array in parts.items()}
         bare = onnx.NodeProto()
         bare.CopyFrom(node)
         del bare.input[2:]
         bare.output[0] = f"{out}/bare"
         edit.nodes.append(bare)
-        statistics = [f"{out}.norm.{part}" for part in parts]
+        statistics = [f"{out}/norm.{part}" for part in parts]
         edit.add("BatchNormalization", [f"{out}/bare", *statistics], out, epsilon=eps)
     return edit.finished()
 
 
 def nhwc(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Input and maps are channels-last, with a Transpose on each side of what is not: as tf2onnx writes before it cleans.
+    """Input and maps are channels-last, with a Transpose on each side of what is not, as tf2onnx writes at first.
 
     For networks whose maps are all of rank 4 up to one Flatten or Reshape.
     """
@@ -87,7 +89,9 @@ def nhwc(model: onnx.ModelProto) -> onnx.ModelProto:
     image = edit.graph.input[0]
     maps = {image.name}  # values that are channels-last now
     for node in edit.old:
-        if node.op_type in _POINTWISE and all(name in maps or name in edit.weights or not name for name in node.input):
+        if node.op_type in _POINTWISE and all(
+            name in maps or name in edit.weights or not name for name in node.input
+        ):
             edit.nodes.append(node)
             maps.update(node.output)
             continue
@@ -95,7 +99,9 @@ def nhwc(model: onnx.ModelProto) -> onnx.ModelProto:
         turned.CopyFrom(node)
         for place, name in enumerate(node.input):
             if name in maps:
-                turned.input[place] = edit.add("Transpose", [name], f"{node.output[0]}/nchw{place}", perm=_FIRST)
+                turned.input[place] = edit.add(
+                    "Transpose", [name], f"{node.output[0]}/nchw{place}", perm=_FIRST
+                )
         still = node.op_type in ("Conv", "MaxPool", "AveragePool", "GlobalAveragePool", "BatchNormalization")
         if still:
             turned.output[0] = f"{node.output[0]}/nchw"
@@ -103,7 +109,10 @@ def nhwc(model: onnx.ModelProto) -> onnx.ModelProto:
         if still:
             edit.add("Transpose", [turned.output[0]], node.output[0], perm=_LAST)
             maps.add(node.output[0])
-    sides = [onnx.TensorShapeProto.Dimension.FromString(d.SerializeToString()) for d in image.type.tensor_type.shape.dim]
+    sides = [
+        onnx.TensorShapeProto.Dimension.FromString(d.SerializeToString())
+        for d in image.type.tensor_type.shape.dim
+    ]
     del image.type.tensor_type.shape.dim[:]
     image.type.tensor_type.shape.dim.extend([sides[place] for place in _LAST])
     _forget_layout(edit.model)
@@ -119,8 +128,9 @@ def _forget_layout(model: onnx.ModelProto) -> None:
 def equalised(model: onnx.ModelProto, seed: int = 0) -> onnx.ModelProto:
     """Cross-layer equalisation (Nagel et al. 2019): a layer's filters scaled, the next layer's by the inverse.
 
-    Wherever a convolution's result is read by another alone, directly or through Relu or Clip(0, b), whose bound is
-    scaled, too. By powers of two, so that the network computes the same to the last bit.
+    Wherever a convolution's result is read by another alone, directly or through BatchNormalization (which is scaled
+    instead), Relu or Clip(0, b), whose bound is scaled, too. By powers of two: the network computes the same to the last
+    bits.
     """
     edit = _Edit(model)
     rng = np.random.default_rng(seed)
@@ -129,7 +139,9 @@ def equalised(model: onnx.ModelProto, seed: int = 0) -> onnx.ModelProto:
     for node in edit.old:
         if node.op_type != "Conv" or node.output[0] in ends:
             continue
-        between, reader = None, edit.readers.get(node.output[0], [])
+        norm, between, reader = None, None, edit.readers.get(node.output[0], [])
+        if len(reader) == 1 and reader[0].op_type == "BatchNormalization":
+            norm, reader = reader[0], edit.readers.get(reader[0].output[0], [])
         if len(reader) == 1 and reader[0].op_type in ("Relu", "Clip"):
             between, reader = reader[0], edit.readers.get(reader[0].output[0], [])
         if len(reader) != 1 or reader[0].op_type != "Conv":
@@ -139,9 +151,8 @@ def equalised(model: onnx.ModelProto, seed: int = 0) -> onnx.ModelProto:
             continue
         count = len(edit.weights[node.input[1]])
         scale = 2.0 ** rng.integers(-2, 3, count).astype(np.float32)
-        edit.weights[node.input[1]] = (edit.weights[node.input[1]].T * scale).T
-        if len(node.input) > 2:
-            edit.weights[node.input[2]] = edit.weights[node.input[2]] * scale
+        for name in node.input[1:3] if norm is None else norm.input[1:3]:
+            edit.weights[name] = (edit.weights[name].T * scale).T
         weights = edit.weights[after.input[1]]
         if weights.shape[1] == 1 and len(weights) == count:  # depthwise
             edit.weights[after.input[1]] = (weights.T / scale).T

@@ -16,7 +16,6 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
@@ -99,9 +98,10 @@ def costly(bundled: _Bundled, form: str = "QDQ") -> list[quantise.Fault]:
 
 def by_onnxviz(a: Path, b: Path, x: np.ndarray) -> list[str]:
     """By local effect: one layer of B at a time in A."""
-    import onnxviz
     from onnxviz.comparing.hybrids import Hybrids
     from onnxviz.comparing.local import local
+
+    import onnxviz
     from onnxviz.comparing.match import match
 
     one, other = (onnxviz.load(path, provider="cpu") for path in (a, b))
@@ -164,7 +164,9 @@ def _ranks(bundled: _Bundled, form: str, faults: Sequence[quantise.Fault]) -> It
         for fault in faults:
             path = bundled.saved(quantise.plant(bundled.sound[form], fault))
             named = ranking(bundled.float, path, bundled.x)
-            places.append(min((named.index(n) for n in fault.place.names if n in named), default=len(named) + 9))
+            places.append(
+                min((named.index(n) for n in fault.place.names if n in named), default=len(named) + 9)
+            )
         first[tool] = sum(place == 0 for place in places)
         told.append(f"{tool} {first[tool]}, in the first three {sum(place < 3 for place in places)}")
     yield {
@@ -185,7 +187,8 @@ def _usefulness(bundled: _Bundled) -> dict:
         named = TOOLS[tool](bundled.float, path, bundled.x)
         makers = {name: node.name for node in bundled.model.graph.node for name in node.output}
         gains[tool] = [
-            sqnr(clean, logits(bundled.quantised("QDQ", [makers[n] for n in named[:count]]), bundled.x)) - before
+            sqnr(clean, logits(bundled.quantised("QDQ", [makers[n] for n in named[:count]]), bundled.x))
+            - before
             for count in RESTORED
         ]
     text = {tool: " / ".join(f"{gain:+.1f}" for gain in found) for tool, found in gains.items()}
@@ -217,7 +220,9 @@ def _speed(bundled: _Bundled) -> Iterable[dict]:
         ranges = bundled.ranges if a == bundled.float else quantise.calibrate(model, bundled.x)
         b = bundled.saved(quantise.quantise(model, quantise.Scheme("QDQ"), ranges))
         recipe = [] if a == bundled.float else ["--preprocess", "efficientnet-lite"]
-        took, peak = _timed(["compare", str(a), str(b), str(pictures), "-o", str(bundled.folder / name), *recipe])
+        took, peak = _timed(
+            ["compare", str(a), str(b), str(pictures), "-o", str(bundled.folder / name), *recipe]
+        )
         yield {
             "name": f"`onnxviz compare`, {name}, {PICTURES} photos",
             "ratio": f"{took:.0f} s",
@@ -229,7 +234,9 @@ def _speed(bundled: _Bundled) -> Iterable[dict]:
 def _timed(arguments: Sequence[str]) -> tuple[float, int]:
     """Wall-clock seconds and the largest resident memory, in bytes, of a command; findings are no failure."""
     start = time.perf_counter()
-    process = subprocess.Popen([sys.executable, "-m", "onnxviz", *arguments, "--quiet"], stdout=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "onnxviz", *arguments, "--quiet"], stdout=subprocess.DEVNULL
+    )
     _, status, usage = os.wait4(process.pid, 0)
     code = os.waitstatus_to_exitcode(status)
     if code not in (0, 1):
