@@ -1,4 +1,4 @@
-"""Int8 files for the tests of `compare`, each made once a run by whoever asks first, also where tests run in parallel."""
+"""Int8 files for the tests of `compare`, made once a run by whoever asks first, also where tests run in parallel."""
 
 from __future__ import annotations
 

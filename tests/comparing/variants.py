@@ -129,8 +129,8 @@ def equalised(model: onnx.ModelProto, seed: int = 0) -> onnx.ModelProto:
     """Cross-layer equalisation (Nagel et al. 2019): a layer's filters scaled, the next layer's by the inverse.
 
     Wherever a convolution's result is read by another alone, directly or through BatchNormalization (which is scaled
-    instead), Relu or Clip(0, b), whose bound is scaled, too. By powers of two: the network computes the same to the last
-    bits.
+    instead), Relu or Clip(0, b), whose bound is scaled, too. By powers of two: the same
+    numbers come out.
     """
     edit = _Edit(model)
     rng = np.random.default_rng(seed)
