@@ -1,0 +1,228 @@
+"""Where two graphs of one network can be cut and joined: values that mean the same, and what stands between them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Final, NamedTuple
+
+import numpy as np
+import onnx_ir as ir
+
+from onnxviz.graph.analysis.dataflow import by_name, dependent, image_input, reads
+from onnxviz.graph.joint import behind
+from onnxviz.graph.operators import operator
+
+_QUANTISERS: Final = frozenset({"QuantizeLinear", "DequantizeLinear"})
+
+
+class Seam(NamedTuple):
+    """A value of A and the value of B that means the same, by their names.
+
+    axes   B's axes in A's order; None: the same layout
+    """
+
+    a: str
+    b: str
+    axes: tuple[int, ...] | None = None
+
+
+@dataclass(eq=False)
+class Cut:
+    """A seam where the graphs are really cut.
+
+    x, y     the value of A and that of B
+    from_a   the nearest cuts that x is computed from in A,
+    from_b   and y in B
+    alike    whether both files compute it in the same way, with the same weights, from these
+    gain     what A's value is multiplied by to be B's, in A's layout; None: nothing
+    """
+
+    x: ir.Value
+    y: ir.Value
+    axes: tuple[int, ...] | None
+    from_a: list[Cut] = field(default_factory=list)
+    from_b: list[Cut] = field(default_factory=list)
+    alike: bool = False
+    gain: np.ndarray | None = None
+
+    @property
+    def name(self) -> str:
+        """That of A's value."""
+        return self.x.name or ""
+
+
+class Side:
+    """One of the two models, as it is read here.
+
+    image    the image input
+    moved    what depends on it
+    values   by name
+    places   of the values in the order of computation
+    """
+
+    def __init__(self, model: ir.Model, image: str | None) -> None:
+        self.model = model
+        self.image = image_input(model, image)
+        self.moved = dependent(model.graph, self.image)
+        self.values = by_name(model.graph)
+        self.places = dict.fromkeys(model.graph.inputs, 0)
+        for place, node in enumerate(model.graph, 1):
+            self.places |= dict.fromkeys(node.outputs, place)
+
+
+def cuts(a: Side, b: Side, seams: Iterable[Seam]) -> list[Cut]:
+    """The seams that the graphs are cut at, in A's order.
+
+    A convolution and the activation behind it are cut behind the latter. Where B's picture goes through a quantiser,
+    the cut is behind that.
+    """
+    listed = list(seams)
+    taken = {seam.b for seam in listed}
+    by_x: dict[ir.Value, Cut] = {}
+    by_y: dict[ir.Value, Cut] = {}
+    for seam in listed:
+        x, y = a.values.get(seam.a), b.values.get(seam.b)
+        if x is None or y is None or x not in a.moved or y not in b.moved:
+            continue
+        real = _held(y) if y is b.image else y
+        y = y if real.name in taken else real
+        if x not in by_x and y not in by_y:
+            by_x[x] = by_y[y] = Cut(x, y, seam.axes)
+    for cut in [cut for cut in by_x.values() if _inner(cut, by_x)]:
+        del by_x[cut.x], by_y[cut.y]
+    for cut in by_x.values():
+        # Only such as come before in the other file, too: no graph may go round in circles.
+        cut.from_a = _nearest(
+            cut.x, by_x, {one for one in by_x.values() if b.places[one.y] < b.places[cut.y]}
+        )
+        cut.from_b = _nearest(
+            cut.y, by_y, {one for one in by_x.values() if a.places[one.x] < a.places[cut.x]}
+        )
+        cut.alike = _alike(a, b, cut, by_x)
+    return sorted(by_x.values(), key=lambda cut: a.places[cut.x])
+
+
+def between(a: Side, cut: Cut) -> list[ir.Node]:
+    """A's operators between the nearest cuts and this, in order; none that prepare weights."""
+    found = behind([cut.x], dict.fromkeys([*(other.x for other in cut.from_a), a.image]))
+    moved = [node for node in found if not a.moved.isdisjoint(node.outputs)]
+    return sorted(moved, key=lambda node: a.places[node.outputs[0]])
+
+
+def activations(value: ir.Value, ends: set[ir.Value]) -> list[ir.Node]:
+    """The activations that a value comes out of behind these ends, the last one first, quantisers left out."""
+    found: list[ir.Node] = []
+    at: ir.Value | None = value
+    while at is not None and (at is value or at not in ends):
+        node = at.producer()
+        if node is None or not (_activates(node) or node.op_type in _QUANTISERS):
+            break
+        if _activates(node):
+            found.append(node)
+        at = node.inputs[0]
+    return found
+
+
+def _activates(node: ir.Node) -> bool:
+    return operator(node.op_type).family == "activation" and node.domain in ("", "ai.onnx")
+
+
+def _held(value: ir.Value) -> ir.Value:
+    """What a value becomes behind a quantiser that is all that reads it."""
+    found = value
+    for op_type in ("QuantizeLinear", "DequantizeLinear"):
+        readers = list(found.uses())
+        if len(readers) != 1 or readers[0][1] != 0 or readers[0][0].op_type != op_type:
+            return value
+        found = readers[0][0].outputs[0]
+    return found
+
+
+def _inner(cut: Cut, by_x: Mapping[ir.Value, Cut]) -> bool:
+    """Whether it is one layer with the activation or normalisation that alone reads it: B keeps it as it comes."""
+    made = cut.y.producer()
+    readers = list(cut.x.uses())
+    if made is None or made.op_type == "DequantizeLinear" or len(readers) != 1 or cut.x.is_graph_output():
+        return False
+    node, place = readers[0]
+    joins = place == 0 and (_activates(node) or node.op_type == "BatchNormalization")
+    return joins and node.outputs[0] in by_x
+
+
+def _nearest(value: ir.Value, known: Mapping[ir.Value, Cut], before: set[Cut]) -> list[Cut]:
+    """The cuts that a value is computed from with no other between."""
+    found: dict[Cut, None] = {}
+    seen: set[ir.Value] = set()
+    todo = [value]
+    while todo:
+        at = todo.pop()
+        other = known.get(at)
+        if other is not None and at is not value and other in before:
+            found[other] = None
+            continue
+        node = at.producer()
+        if node is not None and at not in seen:
+            seen.add(at)
+            todo += reads(node)
+    return list(found)
+
+
+# --- what both files say alike --------------------------------------------------------------------
+
+
+def _alike(a: Side, b: Side, cut: Cut, by_x: Mapping[ir.Value, Cut]) -> bool:
+    if cut.axes is not None or cut.x.dtype != cut.y.dtype:
+        return False
+    todo: list[tuple[ir.Value | None, ir.Value | None]] = [(cut.x, cut.y)]
+    seen: set[tuple[ir.Value, ir.Value]] = set()
+    while todo:
+        x, y = todo.pop()
+        if x is None or y is None:
+            if x is not y:
+                return False
+            continue
+        if (x, y) in seen:
+            continue
+        seen.add((x, y))
+        other = by_x.get(x)
+        if other is not None and other is not cut:
+            if other.y is not y or other.axes is not None or x.dtype != y.dtype:
+                return False
+            continue
+        if x is a.image or y is b.image:
+            if x is not a.image or y is not b.image or x.dtype != y.dtype:
+                return False
+            continue
+        one, two = x.producer(), y.producer()
+        if one is None or two is None:
+            if one is not two or not _same(x.const_value, y.const_value):
+                return False
+            continue
+        if x.index() != y.index() or not _say_the_same(one, two):
+            return False
+        todo += zip(one.inputs, two.inputs, strict=True)
+    return True
+
+
+def _say_the_same(one: ir.Node, two: ir.Node) -> bool:
+    if (one.op_type, one.domain, len(one.inputs)) != (two.op_type, two.domain, len(two.inputs)):
+        return False
+    if set(one.attributes) != set(two.attributes):
+        return False
+    return all(_same_attribute(attribute, two.attributes[name]) for name, attribute in one.attributes.items())
+
+
+def _same_attribute(one: ir.Attr, two: ir.Attr) -> bool:
+    if one.type != two.type or one.is_ref() or two.is_ref():
+        return False
+    if one.type == ir.AttributeType.TENSOR:
+        return _same(one.value, two.value)
+    # A body is not looked into: it counts as another.
+    return one.type not in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS) and bool(one.value == two.value)
+
+
+def _same(one: ir.TensorProtocol | None, two: ir.TensorProtocol | None) -> bool:
+    if one is None or two is None or one.dtype != two.dtype or list(one.shape) != list(two.shape):
+        return False
+    return one is two or one.tobytes() == two.tobytes()
