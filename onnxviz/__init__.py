@@ -41,6 +41,7 @@ _PUBLIC = {
     "gradient_model": "features.graphs",
     "explainer_model": "attribution.explainer",
     "doctor": "health",
+    "like": "comparing.like",
     "use_font": "figures.style",
 }
 _MODULES = ("errors", "objectives")
@@ -56,6 +57,7 @@ if TYPE_CHECKING:  # what a type checker reads; a test holds it to the table
     from onnxviz.attribution.saliency import saliency as saliency
     from onnxviz.attribution.segment import segment as segment
     from onnxviz.attribution.sheet import attributions as attributions
+    from onnxviz.comparing.like import like as like
     from onnxviz.exporting.export import export as export
     from onnxviz.features.activations import activations as activations
     from onnxviz.features.activations import predict as predict

@@ -406,15 +406,26 @@ class Network(Running):
 
     # --- on record ------------------------------------------------------------------------------
 
-    def _scales(self, parameters: dict[str, Any]) -> dict[str, Any]:
-        """Codes, scale and zero point of the layers that parameters name, where the file holds them as integers."""
+    def _named(self, parameters: dict[str, Any]) -> list[Layer]:
+        """The layers that parameters name."""
         from onnxviz.results import strings
 
         named = strings(value for key, value in parameters.items() if "layer" in key)
-        if not named or not any(node.op_type in QUANTISING for node in self.model.graph):
+        return [layer for layer in self.layers if layer.name in named] if named else []
+
+    def _scales(self, parameters: dict[str, Any]) -> dict[str, Any]:
+        """Codes, scale and zero point of the layers that parameters name, where the file holds them as integers."""
+        if not any(node.op_type in QUANTISING for node in self.model.graph):
             return {}
-        held = (layer for layer in self.layers if layer.quantised is not None and layer.name in named)
+        held = (layer for layer in self._named(parameters) if layer.quantised is not None)
         return {layer.name: vars(layer.quantised) for layer in held}
+
+    def _likeness(self, parameters: dict[str, Any]) -> dict[str, Any]:
+        """The file whose names the layers have, and what this file calls those that parameters name."""
+        if self.likeness is None:
+            return {}
+        own = {one.name: self.likeness.own.get(one.name, one.name) for one in self._named(parameters)}
+        return {"like": {"name": self.likeness.name, "sha256": self.likeness.sha256, "layers": own}}
 
     def manifest(self, technique: str, **parameters: Any) -> dict[str, Any]:
         """The run manifest: everything that the same numbers need again, and nothing that changes by the clock."""
@@ -449,6 +460,7 @@ class Network(Running):
             "parameters": parameters,
             **({"fed": self._fed} if self._fed else {}),
             **({"quantised": scales} if scales else {}),
+            **self._likeness(parameters),
             "limits": self.limits.to_dict(),
             "warnings": [spelt(text) for text in self.warnings],
         }

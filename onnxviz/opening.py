@@ -63,6 +63,7 @@ def load(
     limits: Limits | None = None,
     output: str | None = None,
     isolate: bool = False,
+    names: Mapping[str, Sequence[str]] | None = None,
 ) -> Network:
     """Open a convolutional network in ONNX form.
 
@@ -91,6 +92,7 @@ def load(
     isolate      whether a process of the network's own opens it, infers its shapes and runs it, for files of strangers:
                  a model that crashes, hangs or fills the memory is then `WorkerCrashed` or `LimitExceeded`, and the
                  caller goes on. Backend 'native' only. Ends with the network, or at `close`
+    names        what layers are called: {name in the file: (new name, further names)}; see `onnxviz.like`
     raises       UnknownLayer for an output that there is not; ModelRejected, ModelUnsuitable, LimitExceeded,
                  LabelsRejected, PreprocessingRejected, UsageError, WorkerCrashed
     """
@@ -120,6 +122,7 @@ def load(
         input=input,
         feeds=feeds,
         output=output,
+        names=names,
     )
     source = _locate(model)
     with _opened(source, limits or Limits(), backend, isolate) as (loaded, worker):
@@ -213,12 +216,18 @@ def _network(
     input: str | None,
     feeds: Mapping[str, Any] | None,
     output: str | None,
+    names: Mapping[str, Sequence[str]] | None,
 ) -> Network:
     """The network of a model that was opened; see `load`."""
+    from onnxviz.graph.analysis.dataflow import duplicate
+    from onnxviz.graph.dequantised import rename
     from onnxviz.graph.fold import decided
     from onnxviz.graph.metadata import read_labels as labels_of
 
     graph = decided(loaded.model)
+    if names:
+        graph = duplicate(graph)
+        rename(graph, names)
     held: list[dict[str, Any]] = []
     if feeds:
         recipe = preprocess, mean, std, channels, resize, size

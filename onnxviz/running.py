@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,21 @@ if TYPE_CHECKING:
     from onnxviz.runtime.worker import Worker
 
 DEFAULT_SIZE = 224
+
+
+@dataclass(frozen=True)
+class Likeness:
+    """Another file of the network, whose names the layers have (`onnxviz.like`).
+
+    name, sha256   of that file
+    own            what this file calls them, by those names
+    nearly         names that fit a layer only nearly, and what is said where one is asked for
+    """
+
+    name: str
+    sha256: str
+    own: Mapping[str, str]
+    nearly: Mapping[str, str]
 
 
 class Running:
@@ -56,6 +72,7 @@ class Running:
         self._programs: dict[Hashable, Program] = {}
         self._admissions: dict[str, Admission] = {}
         self._backends: dict[str, str | None] = {}
+        self.likeness: Likeness | None = None  # where the layers have the names of another file
         self._mixed: str | None = None  # what mixes the images of a batch, as far as the graph tells
 
     # --- what it is made of ---------------------------------------------------------------------
@@ -104,7 +121,9 @@ class Running:
         from onnxviz.graph.layers import resolve
 
         found = resolve(self.layers, name)
-        if (
+        if self.likeness is not None and name in self.likeness.nearly:
+            self.warn(self.likeness.nearly[name])
+        elif (
             found.quantised is not None
             and name.startswith(found.name)
             and name not in (found.name, *found.also)
@@ -293,9 +312,13 @@ class Running:
         return frozenset(names(flat(self.model).graph))
 
     def compile(self, build: Callable[[], ir.Model], *, key: Hashable, **options: Any) -> Program:
-        """The graph that `build` gives, compiled for this network's provider; kept under `key`."""
+        """The graph that `build` gives, compiled for this network's provider.
+
+        key   what it is kept under; None: it is not kept
+        """
         full = (key, tuple(sorted(options.items())))
-        if full not in self._programs:
+        program = None if key is None else self._programs.get(full)
+        if program is None:
             settings = {
                 "provider": self.provider,
                 "threads": self.threads,
@@ -308,8 +331,10 @@ class Running:
             with isolate.on(self.worker):
                 with judged(self.judge):
                     graph = build()
-                self._programs[full] = compile(graph, **settings)
-        return self._programs[full]
+                program = compile(graph, **settings)
+            if key is not None:
+                self._programs[full] = program
+        return program
 
     def admit(self, name: str, sides: Mapping[str, int]) -> None:
         """Refuse an input of these sides ('N', 'C', 'H', 'W') that does not reach the value: nothing is run for it.

@@ -18,6 +18,7 @@ from onnxviz.cli.options import (
     FONT,
     GRADIENTS,
     IMAGES,
+    LIKE,
     MODEL,
     MODEL_ARGUMENT,
     Option,
@@ -49,6 +50,8 @@ _NO_OPTIONS: Final = frozenset(
     }
     | {"direction", "cosine", "alignment"}
 )
+# Parameters that name layers.
+_LAYERS: Final = frozenset({"layer", "layers", "content_layers"})
 
 
 @dataclass(frozen=True)
@@ -120,7 +123,9 @@ class Command:
             return {}
         rows = {**MODEL, **(IMAGES if self.images else {}), **(GRADIENTS if self.gradients else {})}
         load = read(_PUBLIC["load"], "load")
-        return of_parameters(load, frozenset(load) - set(rows), rows)
+        found = of_parameters(load, frozenset(load) - set(rows), rows)
+        named = self.images and not _LAYERS.isdisjoint(self.parameters)
+        return found | ({"like": described("like", LIKE)} if named else {})
 
     def of_all(self) -> dict[str, Option]:
         """The options that every command has; a font where it draws."""

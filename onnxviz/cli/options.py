@@ -269,6 +269,10 @@ IMAGES: Final[Mapping[str, Option]] = {
         complete=completion.words("imagenet"),
     ),
 }
+LIKE: Final = Option(
+    kind=str, metavar="FILE", complete=completion.models,
+    help="Another file of this network, such as the float one: layers are called as in that.",
+)  # fmt: skip
 GRADIENTS: Final[Mapping[str, Option]] = {
     "backend": Option(complete=completion.words("auto", "native", "torch", "ort-training"))
 }

@@ -110,14 +110,20 @@ class Run:
 
         if self.out is not None or self.writes[:1] not in ((".json",), (".onnx",)):
             self.hold(self.output()) if each else self.claim(self.output())
-        network = load(
-            model,
-            provider=self.provider,
-            threads=self.threads,
-            limits=self.limits,
+        settings = {
+            "provider": self.provider,
+            "threads": self.threads,
+            "limits": self.limits,
             **self.model,
             **options,
-        )
+        }
+        other = settings.pop("like", None)
+        if other is None:
+            network = load(model, **settings)
+        else:
+            from onnxviz.comparing.like import like
+
+            network = like(model, other, progress=self.progress, **settings)
         if not warned:
             self._networks.append((network, 0))
         self._warn()

@@ -1,13 +1,48 @@
-"""Which value of B is which value of A: what every other part of a comparison goes by."""
+"""Which value of B is which value of A: what every other part of a comparison goes by.
+
+1. Weight layers by their weights (`kernels.likeness`), one to one, where they stand at about the same place.
+2. Between them by values: two values can be the same only where they depend on the same weight layers, and the same
+   depend on them. Among those of equal sizes, up to the order of axes, the largest correlation wins on the probe
+   pictures; between equals the one of the same strength, then the one of the same name, then the later.
+3. What the caller says goes before all.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+import os
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final, Literal
 
+import numpy as np
 import onnx_ir as ir
 
+from onnxviz.comparing.kernels import Kernel, kernels, likeness, rescaled
+from onnxviz.comparing.normal import SAME, normal, real_values
+from onnxviz.comparing.sketch import Axes, Projector, Sketch, similarity, sketches, turned
+from onnxviz.errors import UnknownLayer, UsageError, near
+from onnxviz.graph.analysis.dataflow import SHAPE_ONLY, dependent, image_input, reads
+from onnxviz.graph.analysis.probe import Facts, Prober
+from onnxviz.graph.dequantised import ALSO
+from onnxviz.network import Network
+from onnxviz.progress import Progress, silent
+from onnxviz.runtime import isolate
+from onnxviz.text import quoted
+
+__all__ = ["Matching", "Pair", "Step", "match", "normal"]
+
 Step = Literal["given", "weights", "values", "name"]
+
+#: Below this share of multiply-accumulates two files hold different networks.
+SAME_NETWORK: Final = 0.3
+_SURE, _WEAK = 0.9, 0.5  # correlations of values
+_ALIKE = 0.8  # of weights, wherever the layers stand; and
+_BAND = 0.15  # how far apart, in parts of the whole, where they are less alike than
+_CERTAIN = 0.97
+_TIE = 1e-4
 
 
 @dataclass(frozen=True)
@@ -20,7 +55,8 @@ class Pair:
     by        the step that matched it
     sure      0 to 1: cosine of the weights, or correlation of the values
     weak      whether it was accepted below 0.9, since nothing else came into question
-    macs      multiply-accumulates of A's operator for one picture
+    macs      multiply-accumulates for one picture of A's operators whose results this is the first matched value to
+              depend on
     axes      B's axes in A's order (`transpose(axes)` gives A's layout); None: the same layout
     """
 
@@ -39,10 +75,13 @@ class Pair:
 class Matching:
     """Two files in the form that a comparison works on, and their pairs in A's topological order.
 
-    a, b     the graphs in normal form: QOperator nodes as DequantizeLinear, the float operator, QuantizeLinear;
-             functions inlined; Identity, Cast of the same type and Dropout collapsed. Values keep their names
+    a, b     the graphs in normal form (`normal`)
+    pairs    of the values that the networks compute
     macs     share of A's multiply-accumulates that are matched (0 to 1)
     values   share of A's values that are matched (0 to 1)
+    image    the pair of the image inputs; where B brings pictures into A's form itself, its b stands behind that. None
+             where B holds no such value
+    names    what the two networks are called
     """
 
     a: ir.Model
@@ -50,3 +89,397 @@ class Matching:
     pairs: tuple[Pair, ...]
     macs: float
     values: float
+    image: Pair | None = None
+    names: tuple[str, str] = ("A", "B")
+
+    def require_same_network(self) -> None:
+        """Refuse two different networks.
+
+        raises   UsageError where less than 30 % of the multiply-accumulates are matched
+        """
+        if self.macs < SAME_NETWORK:
+            raise UsageError(
+                f"{self.names[0]!r} and {self.names[1]!r} are not the same network: layers that make up "
+                f"{self.macs:.0%} of the multiply-accumulates of the first were found in the second, {SAME_NETWORK:.0%}"
+                " are expected; give two files of one network, or say which values belong together (--match FILE)"
+            )
+
+
+def match(
+    a: Network,
+    b: Network,
+    x: np.ndarray,
+    xb: np.ndarray | None = None,
+    *,
+    given: Mapping[str, str] | None = None,
+    seed: int = 0,
+    progress: Progress = silent,
+) -> Matching:
+    """Find for A's values those of B that mean the same.
+
+    x, xb    the same probe pictures, two or more, as the input of A and of B; None: A's input is B's, too, but for the
+             order of axes
+    given    {A's name: B's name} of values that belong together, whatever else speaks for it
+    seed     of the random projections
+    raises   UnknownLayer for a given name that no value has, ModelUnsuitable, ModelFailed
+    """
+    project = Projector(seed)
+    one = _Side(a, x, project)
+    other = _Side(b, _as_input(b, x) if xb is None else xb, project)
+    fixed = {} if given is None else _named(given, one, other)
+    one.look(progress=progress)
+    other.look({found.shape for found in one.seen.values()}, progress)
+    layers = _consistent(_layers(one.kernels, other.kernels), one, other)
+    one.place([kernel for kernel, _, _ in layers])
+    other.place([kernel for _, kernel, _ in layers])
+    return _Pairing(one, other, layers, fixed).matching()
+
+
+def _as_input(net: Network, x: np.ndarray) -> np.ndarray:
+    """A tensor of another file's input with the axes in this file's order."""
+    last = net.input.layout.endswith("C")
+    channels = net.input.channels
+    if x.ndim != 4 or channels is None or x.shape[3 if last else 1] == channels:
+        return x
+    return x.transpose(0, 2, 3, 1) if last else x.transpose(0, 3, 1, 2)
+
+
+# --- the two files --------------------------------------------------------------------------------
+
+
+class _Side:
+    """One of the files, and what was seen of it.
+
+    values    what can be compared, in topological order
+    kernels   what multiplies
+    seen      the values' sketches, by name; `look`
+    before    value -> the matched weight layers that it depends on, and
+    after     those that depend on it, a bit each; `place`
+    """
+
+    def __init__(self, net: Network, x: np.ndarray, project: Projector) -> None:
+        self.net, self.x, self.project = net, x, project
+        self.model = normal(net)
+        self.image = image_input(self.model, net.input.name)
+        with isolate.on(net.worker):
+            self.facts: Facts = Prober(self.model, self.image).facts(size=net.size)
+        moved = dependent(self.model.graph, self.image)
+        self.values = list(real_values(self.model, self.image))
+        self.kernels = kernels(net, self.model, moved, self.facts, x, project)
+        self.seen: dict[str, Sketch] = {}
+        self.before: dict[ir.Value, int] = {}
+        self.after: dict[ir.Value, int] = {}
+
+    def look(self, wanted: Iterable[tuple[int, ...]] = (), progress: Progress = silent) -> None:
+        names = [str(value.name) for value in self.values]
+        self.seen = sketches(
+            self.net, self.model, names, self.x, self.facts, self.project, frozenset(wanted), progress
+        )
+
+    def place(self, layers: Sequence[Kernel]) -> None:
+        self.before, self.after = _masks(self.model.graph, [kernel.node for kernel in layers])
+
+    def known(self) -> dict[str, ir.Value]:
+        """The values by all their names."""
+        found: dict[str, ir.Value] = {}
+        for value in self.values:
+            for name in _names(value):
+                found.setdefault(name, value)
+        return found | {str(value.name): value for value in self.values}
+
+
+def _masks(graph: ir.Graph, nodes: Sequence[ir.Node]) -> tuple[dict[ir.Value, int], dict[ir.Value, int]]:
+    """Of each value, which of the nodes it depends on, and which depend on it: a bit each."""
+    bits = {node: 1 << i for i, node in enumerate(nodes)}
+    order = [node for node in graph if node.op_type not in SHAPE_ONLY or node.domain]
+    before: dict[ir.Value, int] = defaultdict(int)
+    after: dict[ir.Value, int] = defaultdict(int)
+    for node in order:
+        mask = bits.get(node, 0)
+        for value in reads(node):
+            mask |= before[value]
+        for value in node.outputs:
+            before[value] = mask
+    for node in reversed(order):
+        mask = bits.get(node, 0)
+        for value in node.outputs:
+            mask |= after[value]
+        for value in reads(node):
+            after[value] |= mask
+    return before, after
+
+
+def _names(value: ir.Value) -> list[str]:
+    return [str(value.name), *value.meta.get(ALSO, ()), *value.meta.get(SAME, ())]
+
+
+# --- 1: weight layers by their weights ------------------------------------------------------------
+
+
+def _layers(one: Sequence[Kernel], other: Sequence[Kernel]) -> list[tuple[Kernel, Kernel, float]]:
+    """The weight layers that belong together, in A's order, and how alike their weights are."""
+    from scipy.optimize import linear_sum_assignment
+
+    if not one or not other:
+        return []
+    places = [np.linspace(0, 1, len(side)) for side in (one, other)]
+    apart = np.abs(places[0][:, None] - places[1][None, :])
+    alike = np.array([[likeness(a, b) for b in other] for a in one])
+    alike[(alike < _ALIKE) | ((alike < _CERTAIN) & (apart > _BAND))] = 0.0
+    rows, columns = linear_sum_assignment(np.where(alike > 0, 1 - alike + 0.1 * apart, 10.0))
+    return [
+        (one[i], other[j], float(alike[i, j])) for i, j in zip(rows, columns, strict=True) if alike[i, j] > 0
+    ]
+
+
+def _consistent(
+    layers: list[tuple[Kernel, Kernel, float]], one: _Side, other: _Side
+) -> list[tuple[Kernel, Kernel, float]]:
+    """Without those that depend on each other otherwise in the two files: the worst first, until none is left."""
+    kept = list(layers)
+    while kept:
+        sides = [
+            _masks(side.model.graph, [layer[i].node for layer in kept])[0]  # type: ignore[union-attr]
+            for i, side in enumerate((one, other))
+        ]
+        differing = [sides[0][a.node.outputs[0]] ^ sides[1][b.node.outputs[0]] for a, b, _ in kept]
+        counts = [mask.bit_count() for mask in differing]
+        for i in range(len(kept)):
+            counts[i] += sum(mask >> i & 1 for mask in differing)
+        worst = max(range(len(kept)), key=counts.__getitem__)
+        if not counts[worst]:
+            break
+        del kept[worst]
+    return kept
+
+
+# --- 2, 3: values between them --------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Choice:
+    """A pair that comes into question."""
+
+    a: int
+    b: int
+    alike: float
+    apart: float
+    named: bool
+    axes: Axes
+
+
+@dataclass
+class _Pairing:
+    """The pairs as they are made; a and b are places in the sides' lists of values."""
+
+    one: _Side
+    other: _Side
+    layers: list[tuple[Kernel, Kernel, float]]
+    fixed: list[tuple[int, int]]
+    made: dict[int, tuple[_Choice, Step, bool]] = field(default_factory=dict)
+    taken: set[int] = field(default_factory=set)
+
+    def matching(self) -> Matching:
+        for a, b in self.fixed:
+            best = max(self._faces(a, b), key=lambda face: face[0], default=(1.0, None))
+            self._make(_Choice(a, b, best[0], 0.0, False, best[1]), "given")
+        for choices in self._segments():
+            self._pair([c for c in choices if c.alike >= _SURE])
+            left = [c for c in choices if c.alike >= _WEAK and c.a not in self.made and c.b not in self.taken]
+            rivals = defaultdict(set)
+            for choice in left:
+                rivals[choice.a].add(choice.b)
+            self._pair([c for c in left if len(rivals[c.a]) == 1], weak=True)
+        return self._told()
+
+    def _make(self, choice: _Choice, by: Step, weak: bool = False) -> None:
+        self.made[choice.a] = choice, by, weak
+        self.taken.add(choice.b)
+
+    def _segments(self) -> list[list[_Choice]]:
+        """What comes into question, by segments: the values that stand alike among the weight layers."""
+        sides: list[dict[tuple[int, int], list[int]]] = []
+        skipped = self._rescaled()
+        for side in (self.one, self.other):
+            segments = defaultdict(list)
+            for i, value in enumerate(side.values):
+                segments[side.before[value], side.after[value]].append(i)
+            sides.append(segments)
+        return [
+            [choice for a in places for b in sides[1][key] if (choice := self._choice(a, b)) is not None]
+            for key, places in sides[0].items()
+            if key in sides[1] and key[0] not in skipped
+        ]
+
+    def _rescaled(self) -> set[int]:
+        """What the values behind a layer depend on, where B's are A's times a factor a channel."""
+        found: set[int] = set()
+        reach = [self.one.before[a.node.outputs[0]] for a, _, _ in self.layers]
+        for i, (a, b, _) in enumerate(self.layers):
+            readers = [self.layers[k][:2] for k in range(len(reach)) if reach[k] ^ (1 << k) == reach[i]]
+            if rescaled((a, b), readers):
+                found.add(reach[i])
+        return found
+
+    def _choice(self, a: int, b: int) -> _Choice | None:
+        if a in self.made or b in self.taken:
+            return None
+        alike, axes = max(self._faces(a, b), key=lambda face: face[0], default=(0.0, None))
+        if alike < _WEAK:
+            return None
+        left, right = self.one.values[a], self.other.values[b]
+        named = not {_bare(n) for n in _names(left)}.isdisjoint(_bare(n) for n in _names(right))
+        return _Choice(a, b, alike, self._apart(a, b, axes), named, axes)
+
+    def _sketches(self, a: int, b: int) -> tuple[Sketch | None, Sketch | None]:
+        names = str(self.one.values[a].name), str(self.other.values[b].name)
+        return self.one.seen.get(names[0]), self.other.seen.get(names[1])
+
+    def _faces(self, a: int, b: int) -> list[tuple[float, Axes]]:
+        """How alike two values are, in each order of axes that gives them the same sizes."""
+        left, right = self._sketches(a, b)
+        if left is None or right is None:
+            return []
+        return [
+            (similarity(left.faces[None], face), axes)
+            for axes, face in right.faces.items()
+            if turned(right.shape, axes) == left.shape
+        ]
+
+    def _apart(self, a: int, b: int, axes: Axes) -> float:
+        """How far B's value is from A's, in parts of A's strength."""
+        left, right = self._sketches(a, b)
+        assert left is not None and right is not None
+        count = min(len(left.means), len(right.means))
+        one, other = left.faces[None][:count], right.faces[axes][:count]
+        means = left.means[:count] - right.means[:count]
+        squares = np.square(one - other).sum() + np.prod(left.shape) * np.square(means).sum()
+        return round(float(np.sqrt(squares / max(float(np.square(one).sum()), 1e-30))), 1)
+
+    def _pair(self, choices: list[_Choice], weak: bool = False) -> None:
+        """Take the most alike again and again; each value once."""
+        ordered = sorted(choices, key=lambda c: -c.alike)
+        for i, best in enumerate(ordered):
+            if best.a in self.made or best.b in self.taken:
+                continue
+            equals = []
+            for other in ordered[i:]:
+                if other.alike < best.alike - _TIE:
+                    break
+                free = other.a not in self.made and other.b not in self.taken
+                if free and (other.a == best.a or other.b == best.b):
+                    equals.append(other)
+            chosen = min(equals, key=lambda c: (c.apart, not c.named, -c.b, -c.a))
+            nearest = [c for c in equals if c.apart == chosen.apart]
+            named = len(nearest) > 1 and chosen.named and not all(c.named for c in nearest)
+            self._make(chosen, "name" if named else "values", weak)
+
+    # --- what came of it --------------------------------------------------------------------------
+
+    def _told(self) -> Matching:
+        one, kernels = self.one, self.one.kernels
+        depends, _ = _masks(one.model.graph, [kernel.node for kernel in kernels])
+        place = {id(kernel): i for i, kernel in enumerate(kernels)}
+        sure = {place[id(a)]: alike for a, _, alike in self.layers}
+        pairs: list[Pair] = []
+        image, done = None, 0
+        for i, value in enumerate(one.values):
+            if i not in self.made:
+                continue
+            choice, by, weak = self.made[i]
+            fresh = [k for k in range(len(kernels)) if (depends[value] & ~done) >> k & 1]
+            done |= depends[value]
+            weights = [sure[k] for k in fresh if k in sure]
+            node = value.producer()
+            pair = Pair(
+                a=str(value.name),
+                b=str(self.other.values[choice.b].name),
+                layer=str(value.name),
+                op="" if node is None else node.op_type,
+                by="weights" if weights and by != "given" else by,
+                sure=min(1.0, min(weights) if weights and by != "given" else choice.alike),
+                weak=weak,
+                macs=sum(kernels[k].macs for k in fresh),
+                axes=choice.axes,
+            )
+            if value is one.image:
+                image = pair
+            else:
+                pairs.append(pair)
+        found = {one.values[i] for i in self.made}
+        works = [kernel.macs for kernel in kernels] if any(k.macs for k in kernels) else [1] * len(kernels)
+        matched = sum(
+            work
+            for k, (kernel, work) in enumerate(zip(kernels, works, strict=True))
+            if k in sure or kernel.node.outputs[0] in found
+        )
+        total = len(one.values) - 1
+        return Matching(
+            a=one.model,
+            b=self.other.model,
+            pairs=tuple(pairs),
+            macs=matched / sum(works) if works else float(bool(pairs)),
+            values=len(pairs) / total if total else 1.0,
+            image=image,
+            names=(one.net.name, self.other.net.name),
+        )
+
+
+# What quantisers put around a name.
+_AROUND: Final = re.compile(
+    r"^(quant(ized?)?|q|dequant(ized?)?)[_/]|(_quantized|_dequantized|_(de)?quantizelinear_(in|out)put|_output(_0)?|:0)+$"
+)
+
+
+def _bare(name: str) -> str:
+    return _AROUND.sub("", name.lower())
+
+
+# --- what the caller says -------------------------------------------------------------------------
+
+
+def _named(given: Mapping[str, str], one: _Side, other: _Side) -> list[tuple[int, int]]:
+    """The places of the values that are given as pairs.
+
+    raises   UnknownLayer, UsageError for one that is given twice
+    """
+    found: list[tuple[int, int]] = []
+    known = [(side, side.known(), {v: i for i, v in enumerate(side.values)}) for side in (one, other)]
+    for names in given.items():
+        places = []
+        for name, (side, values, place) in zip(names, known, strict=True):
+            if name not in values:
+                raise UnknownLayer(
+                    f"no value of {side.net.name!r} that can be compared is named {name!r}{near(name, values)}; "
+                    "`onnxviz inspect` lists the layers"
+                )
+            places.append(place[values[name]])
+        if any(places[0] == a or places[1] == b for a, b in found):
+            raise UsageError(f"{names[0]!r} and {names[1]!r} are given as a pair, and one of them in another pair, too")
+        found.append((places[0], places[1]))
+    return found
+
+
+def read_pairs(path: str | os.PathLike[str]) -> dict[str, str]:
+    """{A's name: B's name} from a CSV file with the columns a and b.
+
+    raises   UsageError
+    """
+    import csv
+
+    try:
+        text = Path(path).read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{quoted(path)} cannot be read as a table of pairs: {error}") from error
+    rows = csv.DictReader(text.splitlines())
+    if not {"a", "b"} <= set(rows.fieldnames or ()):
+        had = ", ".join(map(repr, rows.fieldnames or ())) or "nothing"
+        raise UsageError(f"{quoted(path)} has the columns {had}; a table of pairs has a and b, a line for each pair")
+    found: dict[str, str] = {}
+    for number, row in enumerate(rows, 2):
+        a, b = (row["a"] or "").strip(), (row["b"] or "").strip()
+        if not a or not b:
+            raise UsageError(f"line {number} of {quoted(path)} lacks a name; each has A's and B's")
+        if found.setdefault(a, b) != b:
+            raise UsageError(f"{a!r} stands twice in {quoted(path)}, with {found[a]!r} and with {b!r}")
+    return found

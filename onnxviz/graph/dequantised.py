@@ -17,7 +17,7 @@ A gradient by such a value must see all that depends on it (`dequantised`):
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
@@ -41,6 +41,8 @@ _INPUT, _CODES, _REAL, _OPERATOR = (
 # Notes on values, which copies keep and files do not: on what is listed in place of the real value, its name; on what
 # it stands for; on the real value, how else it is called.
 LISTED_AS, STANDS_FOR, ALSO = "onnxviz.listed_as", "onnxviz.stands_for", "onnxviz.also"
+# On any value: what else it may be asked for by (`rename`).
+CALLED = "onnxviz.called"
 
 
 class Scale(NamedTuple):
@@ -304,6 +306,42 @@ def drop_unread(model: ir.Model) -> None:
         real = node.outputs[0] if node.op_type == "DequantizeLinear" else None
         if real is not None and ALSO in real.meta and not real.uses() and not real.is_graph_output():
             model.graph.remove(node, safe=True)
+
+
+# --- names of another file ------------------------------------------------------------------------
+
+
+def rename(model: ir.Model, called: Mapping[str, Sequence[str]]) -> None:
+    """Give values other names, in place; what they were called is one more name of them (`Layer.also`).
+
+    Whatever else has one of the new names is called 'NAME/own' from now on. Inputs and outputs of the graph keep their
+    names, and can be asked for by the new ones where nothing else has them.
+
+    called   {name: (new name, further names that it can be asked for by)}
+    """
+    graph, names = model.graph, _Names(model)
+    own = {str(value.name): value for node in graph for value in node.outputs}
+    fixed = {str(v.name) for v in (*graph.inputs, *graph.outputs, *graph.initializers.values())}
+    plan: dict[str, str] = {}
+    for name, (first, *others) in called.items():
+        value = own.get(name)
+        if value is None:
+            continue
+        if name not in fixed and first not in fixed:
+            plan[name] = first
+        value.meta[CALLED] = [first, name, *others]
+    for name in set(own) & set(plan.values()) - set(plan):
+        plan[name] = names.take(f"{name}/own")
+    for value in own.values():
+        value.name = plan.get(str(value.name), value.name)
+    for value in own.values():  # what is noted of values by their names
+        for note in (LISTED_AS, STANDS_FOR):
+            if note in value.meta:
+                value.meta[note] = plan.get(value.meta[note], value.meta[note])
+        for note in (ALSO, CALLED):
+            if note in value.meta:
+                noted = value.meta[note] if note == CALLED else [plan.get(n, n) for n in value.meta[note]]
+                value.meta[note] = [one for one in dict.fromkeys(noted) if one != value.name]
 
 
 # --- for gradients --------------------------------------------------------------------------------

@@ -24,7 +24,7 @@ from onnxviz.graph.analysis.dataflow import (
 )
 from onnxviz.graph.analysis.probe import Prober
 from onnxviz.graph.analysis.shapes import UNKNOWN_RANK, Symbolic, probes, symbolic
-from onnxviz.graph.dequantised import ALSO, LISTED_AS, STANDS_FOR, Quantised, real_name, told
+from onnxviz.graph.dequantised import ALSO, CALLED, LISTED_AS, STANDS_FOR, Quantised, real_name, told
 
 if TYPE_CHECKING:
     from onnxviz.graph.analysis.receptive_field import Field, Intervals
@@ -67,7 +67,8 @@ class Layer:
     instance norm, an attention. Equal to it in plain networks. Clip both to the image before comparing them: neither
     stops at its border."""
     also: tuple[str, ...] = ()
-    """Other names of it: what a quantised file calls its integers, and its values in front of QuantizeLinear."""
+    """Other names of it: what a quantised file calls its integers, and its values in front of QuantizeLinear; where
+    layers are called as in another file (`onnxviz.like`), what this file calls it."""
     quantised: Quantised | None = None
     """Of a layer that the file holds as integers: their name, scale and zero point."""
     trace: Field | None = dataclasses.field(default=None, repr=False, compare=False)
@@ -210,7 +211,7 @@ def of(activations: Activations) -> tuple[Layer, ...]:
                     offset=_offset(found),
                     inputs=read,
                     local_field=_extents(found.local) if found is not None else None,
-                    also=tuple(value.meta.get(ALSO, ())),
+                    also=tuple(dict.fromkeys([*value.meta.get(ALSO, ()), *value.meta.get(CALLED, ())])),
                     quantised=told(value),
                     trace=found,
                     channel_axis=channels.get(value),
