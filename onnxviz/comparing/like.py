@@ -30,6 +30,7 @@ def like(model: Any, other: Any, *, progress: Progress = silent, **options: Any)
 
     model     what `onnxviz.load` takes: the file that is opened, such as the int8 one
     other     the same, or a Network: the file whose names are asked for, such as the float one
+    progress  told how far it is: (done, total, what)
     options   those of `onnxviz.load`
     raises    UsageError where the two are not the same network, and what `onnxviz.load` raises
     """

@@ -81,6 +81,7 @@ class Matching:
     values   share of A's values that are matched (0 to 1)
     image    the pair of the image inputs; where B brings pictures into A's form itself, its b stands behind that. None
              where B holds no such value
+    kernels  names of the operators of A and of B that were matched by their weights, in A's order
     names    what the two networks are called
     """
 
@@ -90,6 +91,7 @@ class Matching:
     macs: float
     values: float
     image: Pair | None = None
+    kernels: tuple[tuple[str, str], ...] = ()
     names: tuple[str, str] = ("A", "B")
 
     def require_same_network(self) -> None:
@@ -283,21 +285,29 @@ class _Pairing:
         for a, b in self.fixed:
             best = max(self._faces(a, b), key=lambda face: face[0], default=(1.0, None))
             self._make(_Choice(a, b, best[0], 0.0, False, best[1]), "given")
-        for choices in self._segments():
+        for choices, behind in self._segments():
             self._pair([c for c in choices if c.alike >= _SURE])
-            left = [c for c in choices if c.alike >= _WEAK and c.a not in self.made and c.b not in self.taken]
-            rivals = defaultdict(set)
-            for choice in left:
-                rivals[choice.a].add(choice.b)
-            self._pair([c for c in left if len(rivals[c.a]) == 1], weak=True)
+            self._pair(self._unrivalled([c for c in choices if c.alike >= _WEAK]), weak=True)
+            # Whatever became of the numbers: what the weights say of the layer holds of its result.
+            if behind and not any(c.a in self.made for c in choices):
+                self._pair(self._unrivalled(choices), weak=True)
         return self._told()
+
+    def _unrivalled(self, choices: list[_Choice]) -> list[_Choice]:
+        """Those that are left, of A's values for which a single one of B comes into question."""
+        left = [c for c in choices if c.a not in self.made and c.b not in self.taken]
+        rivals = defaultdict(set)
+        for choice in left:
+            rivals[choice.a].add(choice.b)
+        return [c for c in left if len(rivals[c.a]) == 1]
 
     def _make(self, choice: _Choice, by: Step, weak: bool = False) -> None:
         self.made[choice.a] = choice, by, weak
         self.taken.add(choice.b)
 
-    def _segments(self) -> list[list[_Choice]]:
-        """What comes into question, by segments: the values that stand alike among the weight layers."""
+    def _segments(self) -> list[tuple[list[_Choice], bool]]:
+        """What comes into question, by segments: the values that stand alike among the weight layers; and whether they
+        stand behind one."""
         sides: list[dict[tuple[int, int], list[int]]] = []
         skipped = self._rescaled()
         for side in (self.one, self.other):
@@ -305,11 +315,12 @@ class _Pairing:
             for i, value in enumerate(side.values):
                 segments[side.before[value], side.after[value]].append(i)
             sides.append(segments)
-        return [
-            [choice for a in places for b in sides[1][key] if (choice := self._choice(a, b)) is not None]
-            for key, places in sides[0].items()
-            if key in sides[1] and key[0] not in skipped
-        ]
+        found = []
+        for key, places in sides[0].items():
+            if key in sides[1] and key[0] not in skipped:
+                choices = [self._choice(a, b) for a in places for b in sides[1][key]]
+                found.append(([choice for choice in choices if choice is not None], key[0] > 0))
+        return found
 
     def _rescaled(self) -> set[int]:
         """What the values behind a layer depend on, where B's are A's times a factor a channel."""
@@ -324,9 +335,10 @@ class _Pairing:
     def _choice(self, a: int, b: int) -> _Choice | None:
         if a in self.made or b in self.taken:
             return None
-        alike, axes = max(self._faces(a, b), key=lambda face: face[0], default=(0.0, None))
-        if alike < _WEAK:
+        faces = self._faces(a, b)
+        if not faces:
             return None
+        alike, axes = max(faces, key=lambda face: face[0])
         left, right = self.one.values[a], self.other.values[b]
         named = not {_bare(n) for n in _names(left)}.isdisjoint(_bare(n) for n in _names(right))
         return _Choice(a, b, alike, self._apart(a, b, axes), named, axes)
@@ -397,7 +409,7 @@ class _Pairing:
                 layer=str(value.name),
                 op="" if node is None else node.op_type,
                 by="weights" if weights and by != "given" else by,
-                sure=min(1.0, min(weights) if weights and by != "given" else choice.alike),
+                sure=min(1.0, max(0.0, min(weights) if weights and by != "given" else choice.alike)),
                 weak=weak,
                 macs=sum(kernels[k].macs for k in fresh),
                 axes=choice.axes,
@@ -421,6 +433,7 @@ class _Pairing:
             macs=matched / sum(works) if works else float(bool(pairs)),
             values=len(pairs) / total if total else 1.0,
             image=image,
+            kernels=tuple((str(a.node.name), str(b.node.name)) for a, b, _ in self.layers),
             names=(one.net.name, self.other.net.name),
         )
 

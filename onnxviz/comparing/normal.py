@@ -54,6 +54,7 @@ def normal(net: Network) -> ir.Model:
         for value in [value for node in model.graph for value in node.outputs if ALSO in value.meta]:
             through(model.graph, value)
         prune(model)
+        name_nodes(model.graph)
         infer(model)
     return model
 
