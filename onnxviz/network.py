@@ -25,6 +25,7 @@ from onnxviz.text import printable
 if TYPE_CHECKING:
     from onnxviz.gradients import Gradients
     from onnxviz.graph.head import Head
+    from onnxviz.graph.layers import Layer
     from onnxviz.image.preprocessing import Preprocessing
     from onnxviz.objectives import Objective
     from onnxviz.results import Prediction

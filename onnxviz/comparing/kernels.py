@@ -29,7 +29,13 @@ _ROUNDS: Final = 8
 # Factors of channels that differ by less than this are quantised weights.
 _STILL: Final = 0.1
 # Where weights stand in the operators that have them; of a product either side may be them.
-_PLACES: Final = {"Conv": (1,), "ConvTranspose": (1,), "Gemm": (1, 0), "MatMul": (1, 0), **dict.fromkeys(RECURRENT, (1,))}
+_PLACES: Final = {
+    "Conv": (1,),
+    "ConvTranspose": (1,),
+    "Gemm": (1, 0),
+    "MatMul": (1, 0),
+    **dict.fromkeys(RECURRENT, (1,)),
+}
 
 
 class Faces(NamedTuple):

@@ -1,4 +1,4 @@
-"""A file whose layers are called as in another file of the same network: the int8 file asked by the float file's names."""
+"""A file whose layers are called as in another file of the network: an int8 file is asked by the float file's names."""
 
 from __future__ import annotations
 
@@ -65,7 +65,9 @@ def _again(likeness: Likeness, make: Callable[..., Network], arguments: Sequence
 def _matched(a: Network, b: Network, progress: Progress) -> Matching:
     if a.size != b.size:
         sizes = [f"{net.name!r} sees {net.size[1]}×{net.size[0]} pixels" for net in (a, b)]
-        raise UsageError(f"{' and '.join(sizes)}: the two cannot be compared; give --size where the files leave it open")
+        raise UsageError(
+            f"{' and '.join(sizes)}: the two cannot be compared; give --size where the files leave it open"
+        )
     matching = match(a, b, *probes(a, b), progress=progress)
     matching.require_same_network()
     return matching
@@ -102,7 +104,9 @@ def _names(a: Network, matching: Matching) -> tuple[dict[str, list[str]], dict[s
         elif layer in behind:
             taken = behind[layer]
             found[counterpart[taken]].append(name)
-            nearly[name] = f"{name!r} of {a.name!r} has no value of its own here; {taken!r}, which follows it, is taken"
+            nearly[name] = (
+                f"{name!r} of {a.name!r} has no value of its own here; {taken!r}, which follows it, is taken"
+            )
     return {b: list(dict.fromkeys(names)) for b, names in found.items()}, nearly
 
 

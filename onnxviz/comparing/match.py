@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Literal
@@ -20,16 +20,13 @@ from typing import Final, Literal
 import numpy as np
 import onnx_ir as ir
 
-from onnxviz.comparing.kernels import Kernel, kernels, likeness, rescaled
-from onnxviz.comparing.normal import SAME, normal, real_values
-from onnxviz.comparing.sketch import Axes, Projector, Sketch, similarity, sketches, turned
+from onnxviz.comparing.kernels import Kernel, rescaled
+from onnxviz.comparing.normal import normal
+from onnxviz.comparing.sides import Side, alike_layers, all_names, consistent, masks
+from onnxviz.comparing.sketch import Axes, Projector, Sketch, similarity, turned
 from onnxviz.errors import UnknownLayer, UsageError, near
-from onnxviz.graph.analysis.dataflow import SHAPE_ONLY, dependent, image_input, reads
-from onnxviz.graph.analysis.probe import Facts, Prober
-from onnxviz.graph.dequantised import ALSO
 from onnxviz.network import Network
 from onnxviz.progress import Progress, silent
-from onnxviz.runtime import isolate
 from onnxviz.text import quoted
 
 __all__ = ["Matching", "Pair", "Step", "match", "normal"]
@@ -39,9 +36,6 @@ Step = Literal["given", "weights", "values", "name"]
 #: Below this share of multiply-accumulates two files hold different networks.
 SAME_NETWORK: Final = 0.3
 _SURE, _WEAK = 0.9, 0.5  # correlations of values
-_ALIKE = 0.8  # of weights, wherever the layers stand; and
-_BAND = 0.15  # how far apart, in parts of the whole, where they are less alike than
-_CERTAIN = 0.97
 _TIE = 1e-4
 
 
@@ -126,12 +120,12 @@ def match(
     raises   UnknownLayer for a given name that no value has, ModelUnsuitable, ModelFailed
     """
     project = Projector(seed)
-    one = _Side(a, x, project)
-    other = _Side(b, _as_input(b, x) if xb is None else xb, project)
+    one = Side(a, x, project)
+    other = Side(b, _as_input(b, x) if xb is None else xb, project)
     fixed = {} if given is None else _named(given, one, other)
     one.look(progress=progress)
     other.look({found.shape for found in one.seen.values()}, progress)
-    layers = _consistent(_layers(one.kernels, other.kernels), one, other)
+    layers = consistent(alike_layers(one.kernels, other.kernels), one, other)
     one.place([kernel for kernel, _, _ in layers])
     other.place([kernel for _, kernel, _ in layers])
     return _Pairing(one, other, layers, fixed).matching()
@@ -144,115 +138,6 @@ def _as_input(net: Network, x: np.ndarray) -> np.ndarray:
     if x.ndim != 4 or channels is None or x.shape[3 if last else 1] == channels:
         return x
     return x.transpose(0, 2, 3, 1) if last else x.transpose(0, 3, 1, 2)
-
-
-# --- the two files --------------------------------------------------------------------------------
-
-
-class _Side:
-    """One of the files, and what was seen of it.
-
-    values    what can be compared, in topological order
-    kernels   what multiplies
-    seen      the values' sketches, by name; `look`
-    before    value -> the matched weight layers that it depends on, and
-    after     those that depend on it, a bit each; `place`
-    """
-
-    def __init__(self, net: Network, x: np.ndarray, project: Projector) -> None:
-        self.net, self.x, self.project = net, x, project
-        self.model = normal(net)
-        self.image = image_input(self.model, net.input.name)
-        with isolate.on(net.worker):
-            self.facts: Facts = Prober(self.model, self.image).facts(size=net.size)
-        moved = dependent(self.model.graph, self.image)
-        self.values = list(real_values(self.model, self.image))
-        self.kernels = kernels(net, self.model, moved, self.facts, x, project)
-        self.seen: dict[str, Sketch] = {}
-        self.before: dict[ir.Value, int] = {}
-        self.after: dict[ir.Value, int] = {}
-
-    def look(self, wanted: Iterable[tuple[int, ...]] = (), progress: Progress = silent) -> None:
-        names = [str(value.name) for value in self.values]
-        self.seen = sketches(
-            self.net, self.model, names, self.x, self.facts, self.project, frozenset(wanted), progress
-        )
-
-    def place(self, layers: Sequence[Kernel]) -> None:
-        self.before, self.after = _masks(self.model.graph, [kernel.node for kernel in layers])
-
-    def known(self) -> dict[str, ir.Value]:
-        """The values by all their names."""
-        found: dict[str, ir.Value] = {}
-        for value in self.values:
-            for name in _names(value):
-                found.setdefault(name, value)
-        return found | {str(value.name): value for value in self.values}
-
-
-def _masks(graph: ir.Graph, nodes: Sequence[ir.Node]) -> tuple[dict[ir.Value, int], dict[ir.Value, int]]:
-    """Of each value, which of the nodes it depends on, and which depend on it: a bit each."""
-    bits = {node: 1 << i for i, node in enumerate(nodes)}
-    order = [node for node in graph if node.op_type not in SHAPE_ONLY or node.domain]
-    before: dict[ir.Value, int] = defaultdict(int)
-    after: dict[ir.Value, int] = defaultdict(int)
-    for node in order:
-        mask = bits.get(node, 0)
-        for value in reads(node):
-            mask |= before[value]
-        for value in node.outputs:
-            before[value] = mask
-    for node in reversed(order):
-        mask = bits.get(node, 0)
-        for value in node.outputs:
-            mask |= after[value]
-        for value in reads(node):
-            after[value] |= mask
-    return before, after
-
-
-def _names(value: ir.Value) -> list[str]:
-    return [str(value.name), *value.meta.get(ALSO, ()), *value.meta.get(SAME, ())]
-
-
-# --- 1: weight layers by their weights ------------------------------------------------------------
-
-
-def _layers(one: Sequence[Kernel], other: Sequence[Kernel]) -> list[tuple[Kernel, Kernel, float]]:
-    """The weight layers that belong together, in A's order, and how alike their weights are."""
-    from scipy.optimize import linear_sum_assignment
-
-    if not one or not other:
-        return []
-    places = [np.linspace(0, 1, len(side)) for side in (one, other)]
-    apart = np.abs(places[0][:, None] - places[1][None, :])
-    alike = np.array([[likeness(a, b) for b in other] for a in one])
-    alike[(alike < _ALIKE) | ((alike < _CERTAIN) & (apart > _BAND))] = 0.0
-    rows, columns = linear_sum_assignment(np.where(alike > 0, 1 - alike + 0.1 * apart, 10.0))
-    return [
-        (one[i], other[j], float(alike[i, j])) for i, j in zip(rows, columns, strict=True) if alike[i, j] > 0
-    ]
-
-
-def _consistent(
-    layers: list[tuple[Kernel, Kernel, float]], one: _Side, other: _Side
-) -> list[tuple[Kernel, Kernel, float]]:
-    """Without those that depend on each other otherwise in the two files: the worst first, until none is left."""
-    kept = list(layers)
-    while kept:
-        sides = [
-            _masks(side.model.graph, [layer[i].node for layer in kept])[0]  # type: ignore[union-attr]
-            for i, side in enumerate((one, other))
-        ]
-        differing = [sides[0][a.node.outputs[0]] ^ sides[1][b.node.outputs[0]] for a, b, _ in kept]
-        counts = [mask.bit_count() for mask in differing]
-        for i in range(len(kept)):
-            counts[i] += sum(mask >> i & 1 for mask in differing)
-        worst = max(range(len(kept)), key=counts.__getitem__)
-        if not counts[worst]:
-            break
-        del kept[worst]
-    return kept
 
 
 # --- 2, 3: values between them --------------------------------------------------------------------
@@ -274,8 +159,8 @@ class _Choice:
 class _Pairing:
     """The pairs as they are made; a and b are places in the sides' lists of values."""
 
-    one: _Side
-    other: _Side
+    one: Side
+    other: Side
     layers: list[tuple[Kernel, Kernel, float]]
     fixed: list[tuple[int, int]]
     made: dict[int, tuple[_Choice, Step, bool]] = field(default_factory=dict)
@@ -340,12 +225,12 @@ class _Pairing:
             return None
         alike, axes = max(faces, key=lambda face: face[0])
         left, right = self.one.values[a], self.other.values[b]
-        named = not {_bare(n) for n in _names(left)}.isdisjoint(_bare(n) for n in _names(right))
+        named = not {_bare(n) for n in all_names(left)}.isdisjoint(_bare(n) for n in all_names(right))
         return _Choice(a, b, alike, self._apart(a, b, axes), named, axes)
 
     def _sketches(self, a: int, b: int) -> tuple[Sketch | None, Sketch | None]:
-        names = str(self.one.values[a].name), str(self.other.values[b].name)
-        return self.one.seen.get(names[0]), self.other.seen.get(names[1])
+        left, right = self.one.values[a].name, self.other.values[b].name
+        return self.one.seen.get(str(left)), self.other.seen.get(str(right))
 
     def _faces(self, a: int, b: int) -> list[tuple[float, Axes]]:
         """How alike two values are, in each order of axes that gives them the same sizes."""
@@ -390,7 +275,7 @@ class _Pairing:
 
     def _told(self) -> Matching:
         one, kernels = self.one, self.one.kernels
-        depends, _ = _masks(one.model.graph, [kernel.node for kernel in kernels])
+        depends, _ = masks(one.model.graph, [kernel.node for kernel in kernels])
         place = {id(kernel): i for i, kernel in enumerate(kernels)}
         sure = {place[id(a)]: alike for a, _, alike in self.layers}
         pairs: list[Pair] = []
@@ -451,7 +336,7 @@ def _bare(name: str) -> str:
 # --- what the caller says -------------------------------------------------------------------------
 
 
-def _named(given: Mapping[str, str], one: _Side, other: _Side) -> list[tuple[int, int]]:
+def _named(given: Mapping[str, str], one: Side, other: Side) -> list[tuple[int, int]]:
     """The places of the values that are given as pairs.
 
     raises   UnknownLayer, UsageError for one that is given twice
@@ -468,7 +353,9 @@ def _named(given: Mapping[str, str], one: _Side, other: _Side) -> list[tuple[int
                 )
             places.append(place[values[name]])
         if any(places[0] == a or places[1] == b for a, b in found):
-            raise UsageError(f"{names[0]!r} and {names[1]!r} are given as a pair, and one of them in another pair, too")
+            raise UsageError(
+                f"{names[0]!r} and {names[1]!r} are given as a pair, and one of them in another pair, too"
+            )
         found.append((places[0], places[1]))
     return found
 
@@ -487,7 +374,9 @@ def read_pairs(path: str | os.PathLike[str]) -> dict[str, str]:
     rows = csv.DictReader(text.splitlines())
     if not {"a", "b"} <= set(rows.fieldnames or ()):
         had = ", ".join(map(repr, rows.fieldnames or ())) or "nothing"
-        raise UsageError(f"{quoted(path)} has the columns {had}; a table of pairs has a and b, a line for each pair")
+        raise UsageError(
+            f"{quoted(path)} has the columns {had}; a table of pairs has a and b, a line for each pair"
+        )
     found: dict[str, str] = {}
     for number, row in enumerate(rows, 2):
         a, b = (row["a"] or "").strip(), (row["b"] or "").strip()

@@ -85,5 +85,8 @@ def test_the_command_line_asks_by_the_float_files_names(files, form, tmp_path, c
     real = onnxviz.load(a, preprocess="unit").activations(picture, "block1.relu1")["block1.relu1"]
     held = np.load(out.with_suffix(".npy"))
     assert np.linalg.norm(real - held.reshape(real.shape)) < 0.15 * np.linalg.norm(real)
-    assert run(["activations", str(b), str(picture), *options, "--like", str(tmp_path / "none.onnx")]) in (2, 3)
+    assert run(["activations", str(b), str(picture), *options, "--like", str(tmp_path / "none.onnx")]) in (
+        2,
+        3,
+    )
     assert run(["activations", str(b), str(picture), *options[:-1], str(a), "--like", str(a)]) == 2

@@ -267,7 +267,9 @@ def test_given_pairs_go_before_all(tmp_path):
     found = {pair.a: pair for pair in matched(model, model, given=given).pairs}
     assert (found["block0.relu1"].b, found["block0.relu1"].by) == ("block0.norm1", "given")
     assert "block0.norm1" not in found
-    with pytest.raises(UnknownLayer, match=r"no value of 'model' .* 'block0.relu9'; did you mean 'block0.relu1'"):
+    with pytest.raises(
+        UnknownLayer, match=r"no value of 'model' .* 'block0.relu9'; did you mean 'block0.relu1'"
+    ):
         matched(model, model, given={"block0.relu9": "logits"})
     with pytest.raises(UsageError, match="another pair"):
         matched(model, model, given={"block0.relu1": "logits", "logits": "logits"})
@@ -275,7 +277,12 @@ def test_given_pairs_go_before_all(tmp_path):
 
 @pytest.mark.parametrize(
     ("text", "said"),
-    [("x,y\n1,2\n", "columns 'x', 'y'"), ("a,b\nstem,\n", "line 2"), ("a,b\ns,t\ns,u\n", "stands twice"), ("", "nothing")],
+    [
+        ("x,y\n1,2\n", "columns 'x', 'y'"),
+        ("a,b\nstem,\n", "line 2"),
+        ("a,b\ns,t\ns,u\n", "stands twice"),
+        ("", "nothing"),
+    ],
 )
 def test_broken_tables_of_pairs_are_refused(tmp_path, text, said):
     table = tmp_path / "pairs.csv"
