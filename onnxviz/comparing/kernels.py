@@ -205,21 +205,26 @@ def _inverse(sums: np.ndarray) -> np.ndarray:
 def likeness(a: Kernel, b: Kernel) -> float:
     """0 to 1: how alike the weights of two layers are; 0 where they cannot be the same layer's.
 
-    The mean cosine of the filters, of those that are nil in neither or in one of both.
+    The mean cosine of the filters, by their strength: of a weak one quantised weights keep little.
     """
     if a.size != b.size or not a.faces or not b.faces:
         return 0.0
     if a.numbers and b.numbers and a.numbers != b.numbers:
         return 0.0
     both = [(one, other) for one in a.faces for other in b.faces]
-    found = [_cosine(*sides) for one, other in both for sides in zip(one, other, strict=True)]
+    weights = _shares(a.filters) + _shares(b.filters)
+    found = [_cosine(*sides, weights) for one, other in both for sides in zip(one, other, strict=True)]
     return min(1.0, max(found))
 
 
-def _cosine(one: np.ndarray, other: np.ndarray) -> float:
-    alive = one.any(axis=1) | other.any(axis=1)
-    cosines = np.abs(np.einsum("ij,ij->i", one, other))
-    return float(cosines[alive].mean()) if alive.any() else 0.0
+def _cosine(one: np.ndarray, other: np.ndarray, weights: np.ndarray) -> float:
+    total = float(weights.sum())
+    return float(np.abs(np.einsum("ij,ij->i", one, other)) @ weights) / total if total > 0 else 0.0
+
+
+def _shares(filters: np.ndarray) -> np.ndarray:
+    total = float(filters.sum())
+    return filters / total if total > 0 else filters
 
 
 def rescaled(made: tuple[Kernel, Kernel], readers: Sequence[tuple[Kernel, Kernel]]) -> bool:

@@ -37,6 +37,7 @@ Step = Literal["given", "weights", "values", "name"]
 SAME_NETWORK: Final = 0.3
 _SURE, _WEAK = 0.9, 0.5  # correlations of values
 _TIE = 1e-4
+_SAME = 0.1  # parts of a value's strength
 
 
 @dataclass(frozen=True)
@@ -122,7 +123,7 @@ def match(
     project = Projector(seed)
     one = Side(a, x, project)
     other = Side(b, _as_input(b, x) if xb is None else xb, project)
-    fixed = {} if given is None else _named(given, one, other)
+    fixed = [] if given is None else _named(given, one, other)
     one.look(progress=progress)
     other.look({found.shape for found in one.seen.values()}, progress)
     layers = consistent(alike_layers(one.kernels, other.kernels), one, other)
@@ -170,6 +171,10 @@ class _Pairing:
         for a, b in self.fixed:
             best = max(self._faces(a, b), key=lambda face: face[0], default=(1.0, None))
             self._make(_Choice(a, b, best[0], 0.0, False, best[1]), "given")
+        # What stands behind B's quantiser of the picture is no less alike; but that quantiser is B's own doing.
+        inputs = self._choice(0, 0)
+        if inputs is not None and inputs.alike >= _SURE and inputs.apart < _SAME:
+            self._make(inputs, "values")
         for choices, behind in self._segments():
             self._pair([c for c in choices if c.alike >= _SURE])
             self._pair(self._unrivalled([c for c in choices if c.alike >= _WEAK]), weak=True)

@@ -117,11 +117,9 @@ def consistent(
     """Without those that depend on each other otherwise in the two files: the worst first, until none is left."""
     kept = list(layers)
     while kept:
-        sides = [
-            masks(side.model.graph, [layer[i].node for layer in kept])[0]
-            for i, side in enumerate((one, other))
-        ]
-        differing = [sides[0][a.node.outputs[0]] ^ sides[1][b.node.outputs[0]] for a, b, _ in kept]
+        ours, _ = masks(one.model.graph, [a.node for a, _, _ in kept])
+        theirs, _ = masks(other.model.graph, [b.node for _, b, _ in kept])
+        differing = [ours[a.node.outputs[0]] ^ theirs[b.node.outputs[0]] for a, b, _ in kept]
         counts = [mask.bit_count() for mask in differing]
         for i in range(len(kept)):
             counts[i] += sum(mask >> i & 1 for mask in differing)
