@@ -1,0 +1,207 @@
+"""A page as one HTML file that asks nobody for anything."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import math
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+
+from onnxviz.auditing.finding import SEVERITIES, Check
+from onnxviz.auditing.report.clauses import CLAUSES
+from onnxviz.auditing.report.page import Gallery, Page, Photo, Table, safe_link
+from onnxviz.figures.html import data_uri, environment, loaded, webp
+from onnxviz.files import png_bytes
+
+_PHOTO, _LAYER, _FIGURE = 448, 224, 1600  # longest sides in pixels
+_ROOM: Final = 13 << 20  # of the pictures in one page, as they stand in it
+_STATES: Final = {"found": "found", "clean": "clean", "not-run": "not run", "not-applicable": "not applicable"}
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column as it is drawn: its cells' texts, sort keys, bars (0 to 1) and links."""
+
+    name: str
+    numeric: bool
+    hint: str
+    texts: list[str]
+    keys: list[str]
+    bars: list[float] | None
+    links: Sequence[str]
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A gallery as it is drawn: the photos that are on the page, and how many more there are."""
+
+    photos: list[tuple[Photo, Any, list[tuple[Any, Any]]]]
+    left_out: int
+
+
+class _Pictures:
+    """Turns pictures into what an <img> names, and keeps count of the room that they take.
+
+    beside   None: all lie inside the page; else the files that are to be written beside it, filled here
+    """
+
+    def __init__(self, beside: dict[str, bytes] | None) -> None:
+        self.beside = beside
+        self.left = _ROOM
+
+    def figure(self, picture: Any) -> Any:
+        """A drawn picture, inside the page; without loss where that is smaller, as for plots."""
+        image = loaded(picture)
+        data, kind = webp(image, _FIGURE, 90), "image/webp"
+        if max(image.size) <= _FIGURE and len(exact := png_bytes(image)) < len(data):
+            data, kind = exact, "image/png"
+        self.left -= len(data) * 4 // 3
+        return data_uri(data, kind)
+
+    def gallery(self, gallery: Gallery, number: int) -> Grid:
+        """As many photos with their layers as there is room for."""
+        found: list[tuple[Photo, Any, list[tuple[Any, Any]]]] = []
+        for index, photo in enumerate(gallery.photos):
+            pictures = [
+                webp(photo.picture, _PHOTO),
+                *(webp(layer.picture, _LAYER, 70) for layer in photo.layers),
+            ]
+            if self.beside is None:
+                self.left -= sum(map(len, pictures)) * 4 // 3
+                if self.left < 0:
+                    return Grid(found, len(gallery.photos) - index)
+                places = [data_uri(data) for data in pictures]
+            else:
+                places = [f"photos/{number}-{index:05d}-{i}.webp" for i in range(len(pictures))]
+                self.beside.update(zip(places, pictures, strict=True))
+            found.append((photo, places[0], list(zip(photo.layers, places[1:], strict=True))))
+        return Grid(found, 0)
+
+
+def render(page: Page, beside: dict[str, bytes] | None = None) -> bytes:
+    """The page as UTF-8; all that comes from data is inert, all scripts are named by their digest.
+
+    beside   None: galleries lie inside the page, as far as there is room (15 MB); a dictionary: it is filled with the
+             files, by path, that are to lie beside the page, which loads them as they come into sight
+    """
+    from markupsafe import Markup
+
+    pictures = _Pictures(beside)
+    env = environment()
+    loader: Any = env.loader
+    style, script = (loader.get_source(env, f"report.{kind}")[0] for kind in ("css", "js"))
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    env.filters |= {
+        "anchor": anchor,
+        "columns": lambda table: list(columns(table)),
+        "shown": shown,
+        "percent": lambda value: f"{value:.1%}".replace(".0%", "%").replace("%", " %"),
+        "paragraphs": lambda text: [part for part in re.split(r"\n\s*\n", str(text)) if part.strip()],
+        "figure": pictures.figure,
+        "kind": lambda block: type(block).__name__.lower(),
+    }
+    numbers = iter(range(1, 1_000_000))
+    env.globals |= {
+        "grid": lambda gallery: pictures.gallery(gallery, next(numbers)),
+        "plain": Table,
+    }
+    text = env.get_template("report.html.j2").render(
+        page=page,
+        style=Markup(style),
+        script=Markup(script),
+        digest=digest,
+        beside=beside is not None,
+        states=_STATES,
+        tally=_tally(page),
+        anchors=_anchors(page),
+        clauses=_clauses(page),
+    )
+    return text.encode()
+
+
+def anchor(text: Any) -> str:
+    """A name for a place on the page."""
+    return re.sub(r"[^A-Za-z0-9._]+", "-", str(text)).strip("-").lower() or "part"
+
+
+def shown(value: Any, spec: str = "") -> str:
+    """A number with three digits (or as `spec` says), a text as it is, nothing as a dash."""
+    if value is None or (isinstance(value, (float, np.floating)) and math.isnan(value)):
+        return "–"
+    if isinstance(value, (bool, np.bool_)):
+        return "yes" if value else "no"
+    if isinstance(value, (int, np.integer)) and not spec:
+        return f"{value:,}".replace(",", "\u202f")
+    if isinstance(value, (int, float, np.number)):
+        text = format(float(value), spec) if spec else f"{float(value):.3g}"
+        return text.replace("-", "−").replace("%", " %")
+    return str(value)
+
+
+def columns(table: Table) -> Iterator[Column]:
+    """The columns of a table's first rows, as they are drawn."""
+    for name, given in table.columns.items():
+        cells = given.tolist() if isinstance(given, np.ndarray) else list(given)
+        cells = cells[: table.most]
+        numeric = all(cell is None or isinstance(cell, (int, float, np.number)) for cell in cells)
+        bars = None
+        if name in table.bars and numeric:
+            values = [0.0 if cell is None or not math.isfinite(cell) else float(cell) for cell in cells]
+            full = table.bars[name] or max(values, default=0.0)
+            bars = [min(1.0, max(0.0, value / full)) if full > 0 else 0.0 for value in values]
+        yield Column(
+            name,
+            numeric,
+            table.hints.get(name, ""),
+            [shown(cell, table.formats.get(name, "") if numeric else "") for cell in cells],
+            ["" if cell is None or cell != cell else repr(float(cell)) for cell in cells] if numeric else [],
+            bars,
+            [safe_link(link) for link in table.links.get(name, ())],
+        )
+
+
+def _tally(page: Page) -> str:
+    """How many findings there are by severity, and how many checks of each state, in words."""
+    open_ = [one for one in page.findings if one.fingerprint not in page.accepted]
+    found = [
+        f"{count} {severity}"
+        for severity in SEVERITIES
+        if (count := sum(one.severity == severity for one in open_))
+    ]
+    parts = [f"{', '.join(found)} finding{'s' * (len(open_) != 1)}" if found else "no finding"]
+    if accepted := len(page.findings) - len(open_):
+        parts.append(f"{accepted} accepted")
+    for state, word in _STATES.items():
+        count = sum(check.state == state for check in page.checks)
+        if count and state != "found":
+            parts.append(f"{count} check{'s' * (count != 1)} {word}")
+    return " · ".join(parts)
+
+
+def _anchors(page: Page) -> list[str]:
+    """A different one for each section."""
+    taken: dict[str, int] = {}
+    found = []
+    for section in page.sections:
+        name = f"section-{anchor(section.title)}"
+        taken[name] = taken.get(name, 0) + 1
+        found.append(name if taken[name] == 1 else f"{name}-{taken[name]}")
+    return found
+
+
+def _clauses(page: Page) -> list[tuple[str, str, list[Check]]]:
+    """Clauses that checks of this report are evidence towards: the clause, its subject, the checks."""
+    if not page.clauses:
+        return []
+    rows = []
+    for clause in CLAUSES:
+        checks = [check for check in page.checks if clause.covers(check.id)]
+        if checks:
+            rows.append((clause.name, clause.subject, checks))
+    return rows
+
