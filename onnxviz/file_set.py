@@ -31,6 +31,8 @@ FOLDER_HEAD: Final = "manifest.json"
 _OURS: Final = "onnxviz."
 # These commands make a sheet of several maps where several are asked for.
 _SHEETS: Final = {"attributions": ("saliency", "cam")}
+# What the results that are folders hold.
+_IN_FOLDERS: Final = (".csv", ".html", ".json", ".npy", ".parquet", ".png", ".sarif", ".webp", ".xml")
 # One write may hold no more than 2 GiB.
 _CHUNK: Final = 1 << 28
 # What file systems answer that cannot flush; all else that flushing fails with is a failure to write.
@@ -291,7 +293,7 @@ class FileSet:
     def _could_be_ours(self, name: str) -> bool:
         """A stranger's manifest may name anything: files of a set share its name, or lie in the folder that it is."""
         if self._head.name == FOLDER_HEAD:
-            return PurePosixPath(name).suffix in (".csv", ".json", ".npy", ".parquet", ".png")
+            return name == "SHA256SUMS" or PurePosixPath(name).suffix in _IN_FOLDERS
         return name.startswith((f"{self._head.stem}.", f"{self._head.stem}-"))
 
     def _noted(self, path: Path) -> str:

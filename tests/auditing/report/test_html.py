@@ -1,0 +1,170 @@
+"""The page as HTML: whole, inert, in one file."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+
+from onnxviz.auditing.report.html import columns, render, shown
+from onnxviz.auditing.report.page import Gallery, Page, Photo, Section, Table, safe_link
+from onnxviz.text import hidden
+from tests.auditing.report.samples import EVIL, comparison, hostile, scene
+
+VOID = {"meta", "img", "input", "br", "link", "hr"}
+
+
+class Tags(HTMLParser):
+    """Start tags with attributes, and whether each end tag ends what was begun last."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+        self.crossed: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        if not self.open or self.open.pop() != tag:
+            self.crossed.append(tag)
+
+    def named(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.tags if name == tag]
+
+
+@pytest.fixture(scope="module")
+def text() -> str:
+    return render(comparison()).decode()
+
+
+def test_the_page_is_well_formed_and_its_links_lead_somewhere(text) -> None:
+    tags = Tags(text)
+    assert not tags.crossed and not tags.open
+    ids = [attributes["id"] for _, attributes in tags.tags if "id" in attributes]
+    assert len(set(ids)) == len(ids)
+    for link in tags.named("a"):
+        assert link["href"].startswith("#") and link["href"][1:] in ids
+    assert all(image["alt"] or "class" in image for image in tags.named("img"))
+
+
+def test_the_policy_lets_nothing_in_but_the_pages_own_script(text) -> None:
+    tags = Tags(text)
+    policy = next(one["content"] for one in tags.named("meta") if one.get("http-equiv"))
+    script = re.search(r"<script>(.*?)</script>", text, re.DOTALL)[1]
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert policy.split("; ")[:4] == [
+        "default-src 'none'",
+        "img-src data:",
+        "style-src 'unsafe-inline'",
+        f"script-src 'sha256-{digest}'",
+    ]
+    assert not re.search(r"https?://", text)
+    sources = [image["src"] for image in tags.named("img") if "src" in image]
+    assert len(sources) > 100 and all(one.startswith("data:image/") for one in sources)
+
+
+def test_what_is_told(text) -> None:
+    page = comparison()
+    for finding in page.findings:
+        assert finding.sentence.partition(",")[0] in text and finding.advice.partition(",")[0] in text
+    assert text.index("One layer, blocks.4.depthwise") < text.index("3.1 % of the values")  # accepted ones last
+    assert "2 high findings · 1 accepted · 3 checks clean · 1 check not run · 1 check not applicable" in text
+    assert "only 3 pictures were given" in text and "known, until 2027-03-01" in text
+    assert "2026-11-28 13:45 UTC" in text
+
+
+def test_hostile_text_is_inert() -> None:
+    page = render(hostile()).decode()
+    tags = Tags(page)
+    assert not tags.crossed and not tags.open
+    assert len(tags.named("script")) == 1
+    assert not [attributes for _, attributes in tags.tags if any(name.startswith("on") for name in attributes)]
+    assert not [one for one in set(page) if hidden(one) and one != "\n"]
+    assert page.count("&lt;/script&gt;&lt;img src=x onerror=alert(1)&gt;\\u202egnp.exe\\x1b[31m\\x00") > 30
+    assert all("javascript" not in str(one.get("href")) for one in tags.named("a"))
+
+
+@pytest.mark.parametrize(
+    "link", ["javascript:alert(1)", "https://a.b/c", "//a.b/c", "/etc/passwd", "../x", "data:text/html,x", "a\\b"]
+)
+def test_links_stay_in_the_folder(link) -> None:
+    assert safe_link(link) == ""
+
+
+@pytest.mark.parametrize("link", ["#check-a", "evidence/a-1.png", "layers.csv#row:5"])
+def test_links_that_stay(link) -> None:
+    assert safe_link(link) == link.replace("#row:5", "#row:5")
+
+
+def test_numbers_are_told_with_three_digits() -> None:
+    assert [shown(value) for value in (0.123456, -0.5, None, float("nan"), 12345, True, "as said")] == [
+        "0.123", "−0.5", "–", "–", "12\u202f345", "yes", "as said",
+    ]  # fmt: skip
+    assert shown(0.0312, ".1%") == "3.1 %"
+    assert shown(np.float32(2.5), ".2f") == "2.50"
+
+
+def test_columns_of_numbers_and_of_text() -> None:
+    table = Table(
+        {"a": ["x", None], "b": np.float32([0.5, np.nan]), "c": [1, 2]},
+        bars={"b": None, "c": 8},
+        links={"a": ["#p", "//evil"]},
+    )
+    a, b, c = columns(table)
+    assert (a.numeric, b.numeric, c.numeric) == (False, True, True)
+    assert a.texts == ["x", "–"] and a.links == ["#p", ""]
+    assert b.bars == [1.0, 0.0] and b.keys == ["0.5", ""]
+    assert c.bars == [0.125, 0.25]
+
+
+def test_a_long_table_is_cut_on_the_page_and_says_where_the_rest_is() -> None:
+    section = Section("T", [Table({"n": list(range(1000))}, file="numbers", most=10)])
+    text = render(Page("compare", "t", sections=[section])).decode()
+    assert 'The first 10 of 1\u202f000 rows; all are in <a href="numbers.csv">' in text
+    assert text.count("<tr") == 11
+
+
+def test_photos_beyond_the_room_of_a_page_are_counted(monkeypatch) -> None:
+    monkeypatch.setattr("onnxviz.auditing.report.html._ROOM", 40_000)
+    rng = np.random.default_rng(0)
+    noise = [Photo(f"p{i}", rng.integers(0, 255, (200, 200, 3), np.uint8)) for i in range(8)]
+    page = Page("report", "r", sections=[Section("Photos", [Gallery(noise)])])
+    text = render(page).decode()
+    shown_ = text.count('<details class="photo')
+    assert 0 < shown_ < 8 and f"{8 - shown_} more photos are not on this page" in text
+    assert len(text) < 80_000
+
+
+def test_photos_beside_the_page() -> None:
+    rng = np.random.default_rng(0)
+    beside: dict[str, bytes] = {}
+    page = Page("report", "r", sections=[Section("Photos", [Gallery([Photo("p", scene(rng))] * 3)])])
+    text = render(page, beside).decode()
+    tags = Tags(text)
+    sources = [image["src"] for image in tags.named("img") if "src" in image]
+    assert sources == list(beside) and len(beside) == 3
+    assert all(data[8:12] == b"WEBP" for data in beside.values())
+    assert "img-src data: &#39;self&#39; file:" in text or "img-src data: 'self' file:" in text
+
+
+def test_the_same_page_twice_is_the_same_file() -> None:
+    assert render(comparison()) == render(comparison())
+
+
+def test_a_page_without_checks_has_no_verdict() -> None:
+    text = render(Page("report", "photos")).decode()
+    assert "Findings" not in text and 'class="verdict"' not in text
+
+
+def test_evil_is_evil() -> None:
+    """The sample holds what it is for: markup, a bidirectional override, an escape sequence, NUL, a formula."""
+    assert {"\u202e", "\x1b", "\x00"} <= set(EVIL) and "</script>" in EVIL and " =1+1" in EVIL
