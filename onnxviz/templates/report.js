@@ -103,15 +103,21 @@ function lightbox(box) {
     lay();
   }
 
-  document.querySelectorAll(".gallery").forEach((gallery) => {
-    gallery.addEventListener("click", (event) => {
-      const summary = event.target.closest("summary");
+  document.querySelectorAll(".photos").forEach((part) => {
+    const all = [...part.querySelectorAll(".photo")];
+    const open = (photo) => {
+      photos = all.filter((one) => !one.hidden);
+      show(photos.indexOf(photo));
+      box.showModal();
+    };
+    part.addEventListener("click", (event) => {
+      const summary = event.target.closest(".photo > summary");
       if (!summary) return;
       event.preventDefault();
-      photos = [...gallery.querySelectorAll(".photo:not([hidden])")];
-      show(photos.indexOf(summary.parentElement));
-      box.showModal();
+      open(summary.parentElement);
     });
+    const map = part.querySelector(".map");
+    if (map) lasso(map, all, open);
   });
   opacity.addEventListener("input", lay);
   box.addEventListener("click", (event) => {
@@ -124,6 +130,57 @@ function lightbox(box) {
     if (event.key === "ArrowRight") show(at + 1);
     if (event.key === "ArrowLeft") show(at - 1);
   });
+}
+
+// On the map a point is a photo; a line drawn around points leaves those alone in the grid.
+function lasso(map, all, open) {
+  const svg = map.querySelector("svg");
+  const path = map.querySelector("path");
+  const said = map.querySelector("span");
+  const button = map.querySelector("button");
+  const points = [...map.querySelectorAll("circle")];
+  const photo = (point) => all[point.dataset.photo];
+  let line = null;
+
+  function filter(inside) {
+    all.forEach((one) => (one.hidden = inside !== null));
+    points.forEach((point) => {
+      const kept = inside === null || inside(point);
+      point.classList.toggle("out", !kept);
+      if (kept) photo(point).hidden = false;
+    });
+    const count = all.filter((one) => !one.hidden).length;
+    said.textContent = inside === null ? "Draw a line around points to see only their photos." : `${count} of ${all.length} photos`;
+    button.hidden = inside === null;
+    if (inside === null) path.removeAttribute("d");
+  }
+
+  const place = (event) => new DOMPoint(event.clientX, event.clientY).matrixTransform(svg.getScreenCTM().inverse());
+  svg.addEventListener("pointerdown", (event) => {
+    svg.setPointerCapture(event.pointerId);
+    line = [place(event)];
+  });
+  svg.addEventListener("pointermove", (event) => {
+    if (!line) return;
+    line.push(place(event));
+    path.setAttribute("d", `M${line.map((p) => `${p.x.toFixed(1)},${p.y.toFixed(1)}`).join("L")}Z`);
+  });
+  svg.addEventListener("pointerup", (event) => {
+    const drawn = line;
+    line = null;
+    if (!drawn) return;
+    const xs = drawn.map((p) => p.x);
+    const ys = drawn.map((p) => p.y);
+    if (Math.max(...xs) - Math.min(...xs) + Math.max(...ys) - Math.min(...ys) < 12) {
+      path.removeAttribute("d");
+      const under = document.elementsFromPoint(event.clientX, event.clientY).find((one) => points.includes(one));
+      if (under) open(photo(under));
+      return;
+    }
+    filter((point) => path.isPointInFill(new DOMPoint(point.cx.baseVal.value, point.cy.baseVal.value)));
+  });
+  button.addEventListener("click", () => filter(null));
+  filter(null);
 }
 
 function printing() {

@@ -43,6 +43,17 @@ class Grid:
     photos: list[tuple[Photo, Any, list[tuple[Any, Any]]]]
     left_out: int
 
+    @property
+    def places(self) -> list[tuple[int, str, str, Photo]]:
+        """Of the photos that have a place: number, x (0 to 1000) and y (0 to 600) on the map, the photo."""
+        placed = [(number, photo) for number, (photo, _, _) in enumerate(self.photos) if photo.place is not None]
+        if not placed:
+            return []
+        points = np.array([photo.place for _, photo in placed], np.float64)
+        low, span = points.min(axis=0), np.ptp(points, axis=0)
+        at = (points - low) / np.where(span > 0, span, 1) * [1000, 600]
+        return [(number, f"{x:.1f}", f"{y:.1f}", photo) for (number, photo), (x, y) in zip(placed, at, strict=True)]
+
 
 class _Pictures:
     """Turns pictures into what an <img> names, and keeps count of the room that they take.

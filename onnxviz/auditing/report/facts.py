@@ -1,0 +1,70 @@
+"""Who, when, what and with what: the particulars of a report, from run manifests and the machine."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+# What decides how integers are multiplied: without VNNI, products of 8 bits may saturate in 16.
+_FEATURES: Final = (
+    ("avx2", "AVX2"),
+    ("avx512f", "AVX-512"),
+    ("avx512_vnni", "AVX-512 VNNI"),
+    ("avx_vnni", "AVX-VNNI"),
+    ("amx_int8", "AMX int8"),
+    ("asimddp", "dot product"),
+    ("i8mm", "int8 matrices"),
+)
+
+
+def now() -> datetime:
+    """The time of a run, in UTC; where SOURCE_DATE_EPOCH is set, as for reproducible builds, that time."""
+    given = os.environ.get("SOURCE_DATE_EPOCH", "")
+    return datetime.fromtimestamp(int(given), UTC) if given.isdecimal() else datetime.now(UTC)
+
+
+def machine() -> dict[str, Any]:
+    """What computes here: system, architecture, cores and the processor's instructions for integers; no names."""
+    try:
+        told = Path("/proc/cpuinfo").read_text("ascii", "replace")
+    except OSError:
+        told = ""
+    flags = {word for line in re.findall(r"^(?:flags|Features)\s*:(.*)$", told, re.MULTILINE) for word in line.split()}
+    return {
+        "system": platform.system(),
+        "architecture": platform.machine(),
+        "cores": os.cpu_count(),
+        "instructions": [name for flag, name in _FEATURES if flag in flags],
+    }
+
+
+def facts(networks: Mapping[str, Mapping[str, Any]], *, by: str | None = None, **more: Any) -> dict[str, Any]:
+    """The particulars as a page lists them.
+
+    networks   run manifests (`Network.manifest`), by what the page calls the file: 'network', or 'A' and 'B'
+    by         who signs
+    more       what else there is to say (photos, seed); None is left out
+    """
+    told: dict[str, Any] = {}
+    for name, manifest in networks.items():
+        model = manifest["model"]
+        opset = ", ".join(f"{domain or 'opset'} {version}" for domain, version in model["opset"].items())
+        maker = f", {model['producer']}" if model.get("producer") else ""
+        told |= {name: f"{model['name']} ({opset}{maker})", f"{name}, SHA-256": model["sha256"]}
+    first = next(iter(networks.values()), {})
+    versions = dict(first.get("versions", {}))
+    here = machine()
+    told |= more
+    told["made by"] = by
+    told["onnxviz"] = versions.pop("onnxviz", None)
+    told["ONNX Runtime"] = f"{versions.pop('onnxruntime')}, {first['provider']}" if "onnxruntime" in versions else None
+    told |= versions
+    told["machine"] = ", ".join(
+        [f"{here['system']} on {here['architecture']}", f"{here['cores']} cores", *here["instructions"]]
+    )
+    return {name: value for name, value in told.items() if value is not None}
