@@ -19,7 +19,7 @@ def test_the_wheel_carries_the_bundled_network(tmp_path, monkeypatch):
         "onnxviz/_models/catalogue.json",
         "onnxviz/_models/imagenet-labels.txt",
         "onnxviz/py.typed",
-        "onnxviz/templates/demo.html.j2",
+        *(f"onnxviz/templates/report.{kind}" for kind in ("html.j2", "css", "js")),
     } <= names
     assert not [name for name in names if name.startswith(("tests", "tools", "models"))]
     assert sha256(tmp_path / "onnxviz/_models/efficientnet-lite0.onnx") == sha256(

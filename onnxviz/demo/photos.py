@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import onnxviz
-from onnxviz.demo.page import Picture
+from onnxviz.auditing.report.page import Figure
 from onnxviz.files import png_bytes, write_atomic
 from onnxviz.image.io import read
 from onnxviz.network import Network
@@ -102,13 +102,13 @@ class Stage:
         own = {name: value for name, value in own.items() if name in takes}
         return function(self.net, *arguments, **own, **options)
 
-    def picture(self, name: str, result: Result, caption: str, wide: bool = False) -> Picture:
+    def picture(self, name: str, result: Result, caption: str, wide: bool = False) -> Figure:
         """A result, saved."""
-        return Picture(result.save(self.file(name)), caption, wide)
+        return Figure(result.save(self.file(name)), caption, wide)
 
-    def drawn(self, name: str, picture: Image.Image, caption: str) -> Picture:
+    def drawn(self, name: str, picture: Image.Image, caption: str) -> Figure:
         """A sheet of the demo's own, over the page's width."""
-        return Picture(write_atomic(self.file(name), png_bytes(picture)), caption, wide=True)
+        return Figure(write_atomic(self.file(name), png_bytes(picture)), caption, wide=True)
 
 
 def photos() -> list[Photo]:

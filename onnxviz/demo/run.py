@@ -7,8 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from onnxviz._version import __version__
+from onnxviz.auditing.report.html import render
+from onnxviz.auditing.report.page import Page, Section
 from onnxviz.claims import reason
-from onnxviz.demo.page import Section, render
 from onnxviz.demo.photos import Photo, Stage, photos, write_crops
 from onnxviz.demo.topics import TOPICS
 from onnxviz.errors import OutputRefused
@@ -69,8 +70,8 @@ def demo(
             "ONNX Runtime": versions["onnxruntime"],
             "seed": seed,
         }
-        page = render(_TITLE, _LEAD, sections, facts)
-        return write_atomic(folder / "index.html", page.encode("utf-8"))
+        page = render(Page("demo", _TITLE, lead=(_LEAD,), sections=sections, facts=facts))
+        return write_atomic(folder / "index.html", page)
 
 
 def _replaceable(page: Path) -> None:

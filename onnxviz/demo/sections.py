@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 import onnxviz
-from onnxviz.demo.page import Picture
+from onnxviz.auditing.report.page import Block, Figure, Table, Text
 from onnxviz.demo.photos import Photo, Stage
 from onnxviz.figures.grids import Row, rows, side_by_side
 from onnxviz.image.io import read
@@ -49,13 +49,12 @@ _PAINTER = "tissue"
 class Shown:
     """What a section shows beside its words.
 
+    blocks      pictures, tables and listings
     words       fill the text's {names}
     originals   the photos that its command names; none: the subject
     """
 
-    pictures: Sequence[Picture] = ()
-    table: Sequence[tuple[str, ...]] = ()
-    listing: str = ""
+    blocks: Sequence[Block] = ()
     words: tuple[tuple[str, object], ...] = ()
     originals: Sequence[Photo] = ()
 
@@ -76,16 +75,16 @@ def photos(technique: str, count: int, caption: str) -> Callable[[Stage], Shown]
 
 def inspection(stage: Stage) -> Shown:
     """The layers, as a listing."""
-    return Shown(listing="\n".join(stage.run("inspect").lines()))
+    return Shown([Text(code="\n".join(stage.run("inspect").lines()))])
 
 
 def predictions(stage: Stage) -> Shown:
     """The best classes of each photo."""
-    table = [("photo", "most probable classes")]
+    answers = []
     for photo in stage.subjects:
         best = stage.net.predict(photo.path, top=3)[0]
-        table.append((photo.name, ", ".join(f"{item.label} {item.probability:.0%}" for item in best)))
-    return Shown(table=table)
+        answers.append(", ".join(f"{item.label} {item.probability:.0%}" for item in best))
+    return Shown([Table({"photo": [photo.name for photo in stage.subjects], "most probable classes": answers})])
 
 
 def filters(stage: Stage) -> Shown:
@@ -121,7 +120,7 @@ def patches(stage: Stage) -> Shown:
         folder = stage.file(f"patches-{name}")
         stage.run("patches", stage.crops, layer, channel=channels).save(folder, progress=stage.progress)
         told = f"Layer {layer}: the nine patches that each of eight channels likes best."
-        pictures.append(Picture(folder / "overview.png", told))
+        pictures.append(Figure(folder / "overview.png", told))
     return Shown(pictures, words=(("count", sum(1 for _ in stage.crops.iterdir())),))
 
 
@@ -299,12 +298,15 @@ def fooling(stage: Stage) -> Shown:
     paths = [photo.path for photo in stage.subjects]
     several = stage.run("fool", paths, target="lemon", method="pgd")
     bound = several.manifest["parameters"]["bound"]
-    table = [("photo", "before", f"after PGD, {bound:g} of 255")] + [
-        (path.stem, f"{o.source_label} {o.source_before:.0%}", f"{o.top_label} {o.top_after:.0%}")
-        for path, o in zip(paths, several.outcomes, strict=True)
-    ]
+    table = Table(
+        {
+            "photo": [path.stem for path in paths],
+            "before": [f"{o.source_label} {o.source_before:.0%}" for o in several.outcomes],
+            f"after PGD, {bound:g} of 255": [f"{o.top_label} {o.top_after:.0%}" for o in several.outcomes],
+        }
+    )
     words = {**several.manifest["figures"], "bound": f"{bound:g}"}
-    return Shown([stage.picture("fool.png", one, told, wide=True)], table, words=tuple(words.items()))
+    return Shown([stage.picture("fool.png", one, told, wide=True), table], words=tuple(words.items()))
 
 
 def painted(stage: Stage) -> Shown:

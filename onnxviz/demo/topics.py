@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from onnxviz.auditing.report.page import Section, Text
 from onnxviz.demo import sections
-from onnxviz.demo.page import Section
 from onnxviz.demo.photos import Stage
 from onnxviz.demo.sections import Shown
 
 
 @dataclass(frozen=True)
 class Topic:
-    """A row: the words of a section, as in `page.Section`, and what makes the rest of it."""
+    """A row: the words of a section, as its `Section` has them, and what makes the rest of it."""
 
     anchor: str
     title: str
@@ -29,16 +29,8 @@ class Topic:
         if "{photos}" in command:
             named = [stage.original(photo) for photo in shown.originals or [stage.subject]]
             command = command.replace("{photos}", " ".join(named))
-        return Section(
-            self.anchor,
-            self.title,
-            self.question,
-            self.text.format(**dict(shown.words)),
-            command,
-            list(shown.pictures),
-            list(shown.table),
-            shown.listing,
-        )
+        words = Text(self.text.format(**dict(shown.words)), command)
+        return Section(self.title, [words, *shown.blocks], self.question, self.anchor)
 
 
 TOPICS: tuple[Topic, ...] = (

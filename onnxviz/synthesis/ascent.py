@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import os
 import time
 from collections.abc import Sequence
@@ -34,7 +32,7 @@ from onnxviz.synthesis.made import (
     unwatched,
 )
 from onnxviz.synthesis.presets import Recipe, recipe
-from onnxviz.text import file_name, printable
+from onnxviz.text import file_name, shorten
 
 if TYPE_CHECKING:
     from onnxviz.network import Network
@@ -370,7 +368,7 @@ def page_bytes(
     result: Made, path: str | os.PathLike[str], patches: str | os.PathLike[str] | None = None
 ) -> bytes:
     """The page that `write_page` writes to `path`, from where its links lead."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
+    from onnxviz.figures.html import data_uri, environment, webp
 
     target = Path(path)
     parameters = result.manifest["parameters"]
@@ -384,29 +382,22 @@ def page_bytes(
         cells.append(
             {
                 "channel": channel,
-                "picture": _inline(picture),
+                "picture": data_uri(webp(picture, quality=_QUALITY)),
                 "value": f"{figure['objective_end']:.3g}",
                 "link": None if sheet is None or not sheet.exists() else _relative(sheet, target),
             }
         )
-    environment = Environment(
-        loader=PackageLoader("onnxviz", "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     model = result.manifest["model"]
     facts = {
-        "network": f"{printable(model['name'], 200)}, SHA-256 {model['sha256'][:16]}…",
+        "network": f"{shorten(model['name'], 200)}, SHA-256 {model['sha256'][:16]}…",
         "preset": parameters["preset"],
         "steps": parameters["recipe"]["steps"],
         "seed": parameters["seed"],
         **({"contrast": "stretched, each picture by itself"} if result.shown is not None else {}),
         "onnxviz": result.manifest["versions"]["onnxviz"],
     }
-    page = environment.get_template("channels.html.j2").render(
-        layer=printable(layer, 200), cells=cells, facts=facts, linked=any(cell["link"] for cell in cells)
+    page = environment().get_template("channels.html.j2").render(
+        layer=shorten(layer, 200), cells=cells, facts=facts, linked=any(cell["link"] for cell in cells)
     )
     return page.encode("utf-8")
 
@@ -427,12 +418,3 @@ def _relative(sheet: Path, page: Path) -> str:
     from urllib.parse import quote
 
     return quote(Path(os.path.relpath(sheet.resolve(), page.resolve().parent)).as_posix())
-
-
-def _inline(picture: np.ndarray) -> str:
-    """A picture, (H, W, 3) uint8, as a data URI: WebP, which keeps the page small."""
-    from PIL import Image
-
-    buffer = io.BytesIO()
-    Image.fromarray(picture).save(buffer, "WEBP", quality=_QUALITY, method=4)
-    return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")

@@ -8,13 +8,14 @@ import math
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any, Final
 
 import numpy as np
 
 from onnxviz.auditing.finding import SEVERITIES, Check
 from onnxviz.auditing.report.clauses import CLAUSES
-from onnxviz.auditing.report.page import Gallery, Page, Photo, Table, safe_link
+from onnxviz.auditing.report.page import Block, Figure, Gallery, Page, Photo, Table, safe_link
 from onnxviz.figures.html import data_uri, environment, loaded, webp
 from onnxviz.files import png_bytes
 
@@ -115,6 +116,7 @@ def render(page: Page, beside: dict[str, bytes] | None = None) -> bytes:
         "paragraphs": lambda text: [part for part in re.split(r"\n\s*\n", str(text)) if part.strip()],
         "figure": pictures.figure,
         "kind": lambda block: type(block).__name__.lower(),
+        "grouped": grouped,
     }
     numbers = iter(range(1, 1_000_000))
     env.globals |= {
@@ -176,6 +178,15 @@ def columns(table: Table) -> Iterator[Column]:
         )
 
 
+def grouped(blocks: Sequence[Block]) -> list[list[Block]]:
+    """Figures that follow each other together, anything else by itself."""
+    return [
+        group
+        for figures, run in groupby(blocks, lambda block: isinstance(block, Figure))
+        for group in ([list(run)] if figures else ([block] for block in run))
+    ]
+
+
 def _tally(page: Page) -> str:
     """How many findings there are by severity, and how many checks of each state, in words."""
     open_ = [one for one in page.findings if one.fingerprint not in page.accepted]
@@ -199,7 +210,7 @@ def _anchors(page: Page) -> list[str]:
     taken: dict[str, int] = {}
     found = []
     for section in page.sections:
-        name = f"section-{anchor(section.title)}"
+        name = section.anchor or f"section-{anchor(section.title)}"
         taken[name] = taken.get(name, 0) + 1
         found.append(name if taken[name] == 1 else f"{name}-{taken[name]}")
     return found

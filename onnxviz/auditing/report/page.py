@@ -82,6 +82,15 @@ class Split:
 
 
 @dataclass(frozen=True)
+class Figure:
+    """A picture as it was drawn, PIL image or file; several in a row stand beside each other unless they are `wide`."""
+
+    picture: Any
+    caption: str
+    wide: bool = False
+
+
+@dataclass(frozen=True)
 class Layer:
     """A map that can be laid over a photo: a picture of the photo's shape, as `heat` makes it.
 
@@ -124,19 +133,21 @@ class Gallery:
     caption: str = ""
 
 
-Block = Text | Steps | Table | Split | Gallery | Evidence
+Block = Text | Steps | Table | Split | Figure | Gallery
 
 
 @dataclass(frozen=True)
 class Section:
     """A part of the page under a title of its own.
 
-    lead   one sentence on what it answers
+    lead     one sentence on what it answers
+    anchor   its place on the page; '': after the title
     """
 
     title: str
     blocks: Sequence[Block]
     lead: str = ""
+    anchor: str = ""
 
 
 @dataclass(frozen=True)

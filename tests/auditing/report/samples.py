@@ -8,6 +8,7 @@ import numpy as np
 
 from onnxviz.auditing.finding import Check, Evidence, Finding
 from onnxviz.auditing.report.page import (
+    Figure,
     Gallery,
     Number,
     Page,
@@ -240,7 +241,7 @@ def hostile() -> Page:
                     Table({EVIL: [EVIL], "n": [1.0]}, EVIL, {"n": 1.0}, {}, {EVIL: EVIL}, {"n": ["javascript:alert(1)"]}),
                     Split([Part(EVIL, 1.0, EVIL)], EVIL),
                     Gallery([photo], EVIL),
-                    Evidence(EVIL, np.zeros((4, 4, 3), np.uint8)),
+                    Figure(np.zeros((4, 4, 3), np.uint8), EVIL),
                 ],
                 EVIL,
             )
