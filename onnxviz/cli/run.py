@@ -262,8 +262,15 @@ class Run:
     ) -> Path:
         """Write a result's picture, values and manifest, and say where; see `results.write`."""
         target = self.output(default)
-        self.claim(target)
-        if beside or checkpoints:
+        html = target.suffix.lower() == ".html"
+        self.claim(target, *([target.with_suffix(".png")] if html else []))
+        if html:
+            from onnxviz.cli.pages import attribution_page
+            from onnxviz.results import write
+
+            write(result, target.with_suffix(".png"), {target: attribution_page(result)}, checkpoints, target)
+            path = target
+        elif beside or checkpoints:
             from onnxviz.results import write
 
             path = write(result, target, beside, checkpoints)

@@ -49,6 +49,7 @@ _SAVED: Final = {
 }
 _LITE: Final = "efficientnet-lite0"
 _A_FILE_EACH: Final = "Several pictures or folders give a file each: NAME-PICTURE.png."
+_A_PAGE: Final = "-o NAME.html writes a page too: each map over its photo, to be faded in and out."
 # What is written, and what the command is about.
 _ROWS: Final[Any] = {"writes": (".json", *TABLES), "alone": True}
 _GRAPH: Final[Any] = {"writes": (".onnx",), "alone": True}
@@ -86,6 +87,7 @@ _LISTED: Final = (
             "baseline": Option(kind=str),
             "baselines": _path("DIR"),
         },
+        writes=(*PICTURES, ".html"), more=_A_PAGE,
     ),
     Command(
         "segment", saving.map, f"{_LITE} cat.jpg -o object.png", arguments=_IMAGES, gradients=True, more=_A_FILE_EACH,
@@ -102,6 +104,7 @@ _LISTED: Final = (
             "method": _methods("{names}, or all; several: a sheet.", "cam", list[str], "grad-cam"),
             "neuron": Option(metavar="STEP", help="Of a sequence (a recogniser of text): the step, such as 3."),
         },
+        writes=(*PICTURES, ".html"), more=_A_PAGE,
     ),
     Command(
         "patches", acts.patches, f"{_LITE} photos/ --layer head.relu6 -o patches/", arguments=_FOLDERS, writes=(),

@@ -25,7 +25,8 @@ _INCOMPLETE = (
 _LEAD = (
     "What a network looks at and what it has learned, from its ONNX file alone: every technique of onnxviz, run on "
     "EfficientNet-Lite0, a network trained on ImageNet, and on photos that it has not seen. Each "
-    "command can be typed in this page's folder."
+    "command can be typed in this page's folder, and every picture lies there, with its raw values (.npy) and its run "
+    "manifest (.json)."
 )
 
 

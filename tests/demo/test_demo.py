@@ -43,7 +43,7 @@ def test_the_page_needs_nothing_but_itself(page):
         if tag == "img" and "src" in attributes
     )
     assert not re.findall(r"https?://", text)
-    assert sum(tag == "section" for tag, _ in tags) == 3
+    assert sum(tag == "section" for tag, _ in tags) == 4  # and the particulars
     for tag, attributes in tags:
         if tag == "a":
             assert f'id="{attributes["href"][1:]}"' in text
