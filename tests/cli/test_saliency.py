@@ -135,3 +135,20 @@ def test_ctrl_c_keeps_what_is_done_and_exits_130(given, tmp_path, monkeypatch, c
     assert manifest["incomplete"] is True
     assert manifest["figures"]["samples_done"] == 2
     assert "incomplete" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("command", "method"), [("saliency", "smoothgrad"), ("cam", "grad-cam")])
+def test_a_page_with_each_map_over_its_photo(given, tmp_path, command, method) -> None:
+    model, photo, *options = given
+    out = tmp_path / "sheet.html"
+    folder = str(tmp_path / "photos")
+    assert run([command, model, folder, *options, "--method", method, "-o", str(out)]) == 0
+    text = out.read_text("utf-8")
+    assert text.count('<details class="photo') == 2
+    assert text.count(f'data-method="{method}"') == 2 and ">photo1<" in text
+    assert "default-src 'none'" in text and "http" not in text.replace("http-equiv", "")
+    manifest = json.loads((tmp_path / "sheet.json").read_text())
+    assert manifest["written"][0] == "*.html"
+    assert (tmp_path / "sheet.png").is_file() and (tmp_path / "sheet.npy").is_file()
+    assert run([command, model, photo, *options, "--method", method, "-o", str(out)]) == 0  # one takes its place
+    assert out.read_text("utf-8").count('<details class="photo') == 1
