@@ -76,7 +76,7 @@ def main(arguments: list[str]) -> int:
     settings["ONNXVIZ_DOCS_PYTHON"] = str(docs_python())
     if not any(map(shutil.which, BROWSERS)) and "ONNXVIZ_BROWSER" not in os.environ:
         print(
-            "note: no Chromium was found: the tests of gradient files on WebGPU and of reports in a browser are left out. "
+            "note: no Chromium was found: the tests of gradient files on WebGPU and of reports in it are left out. "
             "Install one (on Debian: apt install chromium), or name one in ONNXVIZ_BROWSER, to run everything.",
             flush=True,
         )

@@ -84,7 +84,9 @@ def predictions(stage: Stage) -> Shown:
     for photo in stage.subjects:
         best = stage.net.predict(photo.path, top=3)[0]
         answers.append(", ".join(f"{item.label} {item.probability:.0%}" for item in best))
-    return Shown([Table({"photo": [photo.name for photo in stage.subjects], "most probable classes": answers})])
+    return Shown(
+        [Table({"photo": [photo.name for photo in stage.subjects], "most probable classes": answers})]
+    )
 
 
 def filters(stage: Stage) -> Shown:

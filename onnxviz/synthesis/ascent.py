@@ -396,8 +396,12 @@ def page_bytes(
         **({"contrast": "stretched, each picture by itself"} if result.shown is not None else {}),
         "onnxviz": result.manifest["versions"]["onnxviz"],
     }
-    page = environment().get_template("channels.html.j2").render(
-        layer=shorten(layer, 200), cells=cells, facts=facts, linked=any(cell["link"] for cell in cells)
+    page = (
+        environment()
+        .get_template("channels.html.j2")
+        .render(
+            layer=shorten(layer, 200), cells=cells, facts=facts, linked=any(cell["link"] for cell in cells)
+        )
     )
     return page.encode("utf-8")
 

@@ -150,5 +150,7 @@ def test_a_page_with_each_map_over_its_photo(given, tmp_path, command, method) -
     manifest = json.loads((tmp_path / "sheet.json").read_text())
     assert manifest["written"][0] == "*.html"
     assert (tmp_path / "sheet.png").is_file() and (tmp_path / "sheet.npy").is_file()
-    assert run([command, model, photo, *options, "--method", method, "-o", str(out)]) == 0  # one takes its place
+    assert (
+        run([command, model, photo, *options, "--method", method, "-o", str(out)]) == 0
+    )  # one takes its place
     assert out.read_text("utf-8").count('<details class="photo') == 1

@@ -30,7 +30,15 @@ CLAUSES: Final = (
     Clause(
         "EU AI Act, Art. 15(1)",
         "an appropriate level of accuracy, robustness and cybersecurity",
-        ("answers.*", "input.*", "stability.*", "shortcut.*", "graph.bypass", "graph.pixel-logic", "compare.*"),
+        (
+            "answers.*",
+            "input.*",
+            "stability.*",
+            "shortcut.*",
+            "graph.bypass",
+            "graph.pixel-logic",
+            "compare.*",
+        ),
     ),
     Clause(
         "EU AI Act, Art. 15(4)",

@@ -34,7 +34,11 @@ def machine() -> dict[str, Any]:
         told = Path("/proc/cpuinfo").read_text("ascii", "replace")
     except OSError:
         told = ""
-    flags = {word for line in re.findall(r"^(?:flags|Features)\s*:(.*)$", told, re.MULTILINE) for word in line.split()}
+    flags = {
+        word
+        for line in re.findall(r"^(?:flags|Features)\s*:(.*)$", told, re.MULTILINE)
+        for word in line.split()
+    }
     return {
         "system": platform.system(),
         "architecture": platform.machine(),
@@ -62,7 +66,9 @@ def facts(networks: Mapping[str, Mapping[str, Any]], *, by: str | None = None, *
     told |= more
     told["made by"] = by
     told["onnxviz"] = versions.pop("onnxviz", None)
-    told["ONNX Runtime"] = f"{versions.pop('onnxruntime')}, {first['provider']}" if "onnxruntime" in versions else None
+    told["ONNX Runtime"] = (
+        f"{versions.pop('onnxruntime')}, {first['provider']}" if "onnxruntime" in versions else None
+    )
     told |= versions
     told["machine"] = ", ".join(
         [f"{here['system']} on {here['architecture']}", f"{here['cores']} cores", *here["instructions"]]

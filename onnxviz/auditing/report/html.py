@@ -21,7 +21,12 @@ from onnxviz.files import png_bytes
 
 _PHOTO, _LAYER, _FIGURE = 448, 224, 1600  # longest sides in pixels
 _ROOM: Final = 13 << 20  # of the pictures in one page, as they stand in it
-_STATES: Final = {"found": "found", "clean": "clean", "not-run": "not run", "not-applicable": "not applicable"}
+_STATES: Final = {
+    "found": "found",
+    "clean": "clean",
+    "not-run": "not run",
+    "not-applicable": "not applicable",
+}
 
 
 @dataclass(frozen=True)
@@ -47,13 +52,18 @@ class Grid:
     @property
     def places(self) -> list[tuple[int, str, str, Photo]]:
         """Of the photos that have a place: number, x (0 to 1000) and y (0 to 600) on the map, the photo."""
-        placed = [(number, photo) for number, (photo, _, _) in enumerate(self.photos) if photo.place is not None]
+        placed = [
+            (number, photo) for number, (photo, _, _) in enumerate(self.photos) if photo.place is not None
+        ]
         if not placed:
             return []
         points = np.array([photo.place for _, photo in placed], np.float64)
         low, span = points.min(axis=0), np.ptp(points, axis=0)
         at = (points - low) / np.where(span > 0, span, 1) * [1000, 600]
-        return [(number, f"{x:.1f}", f"{y:.1f}", photo) for (number, photo), (x, y) in zip(placed, at, strict=True)]
+        return [
+            (number, f"{x:.1f}", f"{y:.1f}", photo)
+            for (number, photo), (x, y) in zip(placed, at, strict=True)
+        ]
 
 
 class _Pictures:
@@ -172,7 +182,9 @@ def columns(table: Table) -> Iterator[Column]:
             numeric,
             table.hints.get(name, ""),
             [shown(cell, table.formats.get(name, "") if numeric else "") for cell in cells],
-            ["" if cell is None or cell != cell else repr(float(cell)) for cell in cells] if numeric else [],
+            ["" if cell is None or math.isnan(cell) else repr(float(cell)) for cell in cells]
+            if numeric
+            else [],
             bars,
             [safe_link(link) for link in table.links.get(name, ())],
         )
@@ -226,4 +238,3 @@ def _clauses(page: Page) -> list[tuple[str, str, list[Check]]]:
         if checks:
             rows.append((clause.name, clause.subject, checks))
     return rows
-

@@ -26,7 +26,10 @@ def junit(page: Page) -> bytes:
     for check in page.checks:
         case = ElementTree.Element(
             "testcase",
-            {"classname": f"onnxviz.{page.kind}.{check.id.rpartition('.')[0]}", "name": _legal(check.id)},
+            {
+                "classname": _lines(f"onnxviz.{page.kind}.{check.id.rpartition('.')[0]}"),
+                "name": _lines(check.id),
+            },
         )
         counts["tests"] += 1
         if check.state == "not-run":

@@ -13,7 +13,7 @@ from typing import Any, Final, Literal
 
 import numpy as np
 
-from onnxviz.auditing.finding import SEVERITIES, Check, Evidence, Finding
+from onnxviz.auditing.finding import SEVERITIES, Check, Finding
 from onnxviz.tables import Columns
 
 Verdict = Literal["pass", "fail", "incomplete"]
@@ -211,7 +211,7 @@ class Page:
         """Whether a finding is as grave as `fail_on`, and not accepted."""
         if finding.fingerprint in self.accepted or self.fail_on not in SEVERITIES:
             return False
-        return SEVERITIES.index(finding.severity) <= SEVERITIES.index(self.fail_on)  # type: ignore[arg-type]
+        return SEVERITIES.index(finding.severity) <= SEVERITIES.index(self.fail_on)
 
 
 def heat(method: str, target: str, values: np.ndarray, *, signed: bool = False) -> Layer:

@@ -22,7 +22,7 @@ _LEVELS: Final = {"high": "error", "medium": "warning", "low": "note", "info": "
 
 
 def sarif(page: Page) -> dict[str, Any]:
-    """The report as a SARIF log of one run: a rule a check, a result a finding, a notification a check that did not run.
+    """The report as a SARIF log of one run: a rule a check, a result a finding, a notification what did not run.
 
     What has been accepted is a result with a suppression. Of more than 25,000 results the gravest are kept, and a
     notification says so.
@@ -96,9 +96,7 @@ def _result(page: Page, finding: Finding, rules: dict[str, int], where: str) -> 
     }
     reason = page.accepted.get(finding.fingerprint)
     if reason is not None:
-        result["suppressions"] = [
-            {"kind": "external", "status": "accepted", "justification": _text(reason)}
-        ]
+        result["suppressions"] = [{"kind": "external", "status": "accepted", "justification": _text(reason)}]
     return result
 
 

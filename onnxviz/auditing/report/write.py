@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 from collections.abc import Mapping
@@ -9,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from onnxviz import tables
+from onnxviz.auditing.finding import Evidence
 from onnxviz.auditing.report.html import render
 from onnxviz.auditing.report.junit import junit
-from onnxviz.auditing.report.page import Evidence, Page, Table, evidence_files
+from onnxviz.auditing.report.page import Page, Table, evidence_files
 from onnxviz.auditing.report.sarif import sarif
 from onnxviz.errors import MissingDependency
 from onnxviz.figures.html import loaded
@@ -145,10 +147,8 @@ def _tables(page: Page) -> dict[str, Table]:
 
 def _encoded(name: str, columns: tables.Columns) -> dict[str, bytes]:
     made = {f"{name}.csv": tables.csv_bytes(columns)}
-    try:
+    with contextlib.suppress(MissingDependency):  # CSV is there in any case
         made[f"{name}.parquet"] = tables.parquet_bytes(columns)
-    except MissingDependency:  # CSV is there in any case
-        pass
     return made
 
 

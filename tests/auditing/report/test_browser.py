@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -79,18 +80,33 @@ def test_it_opens_without_a_request_or_a_complaint(opened, make) -> None:
     page = opened(make)
     loaded = "[...document.images].filter(i => i.src && i.loading != 'lazy').every(i => i.naturalWidth > 0)"
     assert page.evaluate(loaded)
-    assert page.evaluate("performance.getEntriesByType('resource').filter(e => !e.name.startsWith('data:')).length") == 0
+    assert (
+        page.evaluate(
+            "performance.getEntriesByType('resource').filter(e => !e.name.startsWith('data:')).length"
+        )
+        == 0
+    )
 
 
 def test_photos_beside_the_page_come_when_they_are_seen(opened) -> None:
     page = opened(comparison, one_file=False)
     first = page.locator(".photo summary img").first
     first.scroll_into_view_if_needed()
-    page.wait_for_function("document.querySelector('.photo summary img').naturalWidth > 0")
-    hidden = "[...document.querySelectorAll('.layer img')].filter(i => i.complete && i.naturalWidth > 0).length"
+    until(page, "document.querySelector('.photo summary img').naturalWidth > 0")
+    hidden = (
+        "[...document.querySelectorAll('.layer img')].filter(i => i.complete && i.naturalWidth > 0).length"
+    )
     assert page.evaluate(hidden) == 0  # maps wait until somebody opens the photo
     page.locator(".photo summary").first.click()
-    page.wait_for_function("document.querySelector('#lightbox .over').naturalWidth > 0")
+    until(page, "document.querySelector('#lightbox .over').naturalWidth > 0")
+
+
+def until(page: Any, condition: str) -> None:
+    """Playwright's own way of waiting is a script that the page's policy forbids."""
+    end = time.monotonic() + 20
+    while not page.evaluate(condition):
+        assert time.monotonic() < end, condition
+        page.wait_for_timeout(50)
 
 
 def rows(page: Any, column: int) -> list[str]:
@@ -102,10 +118,10 @@ def test_tables_are_sorted_by_their_heads(opened) -> None:
     head = page.locator("#section-layers thead th", has_text="order")
     given = rows(page, 2)
     head.get_by_role("button").click()
-    assert rows(page, 2) == [str(i) for i in range(65, -1, -1)]
+    assert rows(page, 2) == [str(i) for i in range(66, -1, -1)]
     assert head.get_attribute("aria-sort") == "descending"
     head.get_by_role("button").press("Enter")
-    assert rows(page, 2) == [str(i) for i in range(66)] and head.get_attribute("aria-sort") == "ascending"
+    assert rows(page, 2) == [str(i) for i in range(67)] and head.get_attribute("aria-sort") == "ascending"
     head.get_by_role("button").press("Enter")
     assert rows(page, 2) == given and head.get_attribute("aria-sort") is None
     page.locator("#section-layers thead th", has_text="layer").get_by_role("button").click()
@@ -123,8 +139,10 @@ def test_the_lightbox_by_mouse(opened) -> None:
     assert over.get_attribute("src") == wanted
     box.get_by_label("smoothgrad, int8").check(force=True)
     box.get_by_label("tabby").check(force=True)
-    wanted = page.locator(".photo").nth(1).locator(
-        '.layer[data-method="smoothgrad, int8"][data-target="tabby"] img'
+    wanted = (
+        page.locator(".photo")
+        .nth(1)
+        .locator('.layer[data-method="smoothgrad, int8"][data-target="tabby"] img')
     )
     assert over.get_attribute("src") == wanted.get_attribute("src")
     box.locator("input[type=range]").fill("20")

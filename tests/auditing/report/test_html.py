@@ -76,7 +76,9 @@ def test_what_is_told(text) -> None:
     page = comparison()
     for finding in page.findings:
         assert finding.sentence.partition(",")[0] in text and finding.advice.partition(",")[0] in text
-    assert text.index("One layer, blocks.4.depthwise") < text.index("3.1 % of the values")  # accepted ones last
+    assert text.index("One layer, blocks.4.depthwise") < text.index(
+        "3.1 % of the values"
+    )  # accepted ones last
     assert "2 high findings · 1 accepted · 3 checks clean · 1 check not run · 1 check not applicable" in text
     assert "only 3 pictures were given" in text and "known, until 2027-03-01" in text
     assert "2026-11-28 13:45 UTC" in text
@@ -87,22 +89,25 @@ def test_hostile_text_is_inert() -> None:
     tags = Tags(page)
     assert not tags.crossed and not tags.open
     assert len(tags.named("script")) == 1
-    assert not [attributes for _, attributes in tags.tags if any(name.startswith("on") for name in attributes)]
+    assert not [
+        attributes for _, attributes in tags.tags if any(name.startswith("on") for name in attributes)
+    ]
     assert not [one for one in set(page) if hidden(one) and one != "\n"]
     assert page.count("&lt;/script&gt;&lt;img src=x onerror=alert(1)&gt;\\u202egnp.exe\\x1b[31m\\x00") > 30
     assert all("javascript" not in str(one.get("href")) for one in tags.named("a"))
 
 
 @pytest.mark.parametrize(
-    "link", ["javascript:alert(1)", "https://a.b/c", "//a.b/c", "/etc/passwd", "../x", "data:text/html,x", "a\\b"]
+    "link",
+    ["javascript:alert(1)", "https://a.b/c", "//a.b/c", "/etc/passwd", "../x", "data:text/html,x", "a\\b"],
 )
 def test_links_stay_in_the_folder(link) -> None:
     assert safe_link(link) == ""
 
 
-@pytest.mark.parametrize("link", ["#check-a", "evidence/a-1.png", "layers.csv#row:5"])
+@pytest.mark.parametrize("link", ["#check-a", "evidence/a-1.png", "layers.csv#row-5"])
 def test_links_that_stay(link) -> None:
-    assert safe_link(link) == link.replace("#row:5", "#row:5")
+    assert safe_link(link) == link
 
 
 def test_numbers_are_told_with_three_digits() -> None:
@@ -134,14 +139,14 @@ def test_a_long_table_is_cut_on_the_page_and_says_where_the_rest_is() -> None:
 
 
 def test_photos_beyond_the_room_of_a_page_are_counted(monkeypatch) -> None:
-    monkeypatch.setattr("onnxviz.auditing.report.html._ROOM", 40_000)
+    monkeypatch.setattr("onnxviz.auditing.report.html._ROOM", 200_000)
     rng = np.random.default_rng(0)
     noise = [Photo(f"p{i}", rng.integers(0, 255, (200, 200, 3), np.uint8)) for i in range(8)]
     page = Page("report", "r", sections=[Section("Photos", [Gallery(noise)])])
     text = render(page).decode()
     shown_ = text.count('<details class="photo')
     assert 0 < shown_ < 8 and f"{8 - shown_} more photos are not on this page" in text
-    assert len(text) < 80_000
+    assert len(text) < 260_000
 
 
 def test_photos_beside_the_page() -> None:

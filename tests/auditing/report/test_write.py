@@ -24,9 +24,8 @@ from onnxviz.text import hidden
 from tests.auditing.report.samples import comparison, hostile
 
 ROOT = Path(__file__).resolve().parents[3]
-SARIF_SCHEMA = (
-    ROOT / ".venv-node" / "web" / "node_modules" / "@microsoft" / "jest-sarif" / "dist" / "sarif-schema-2.1.0.json"
-)
+WEB = ROOT / ".venv-node" / "web" / "node_modules"
+SARIF_SCHEMA = WEB / "@microsoft" / "jest-sarif" / "lib" / "schemas" / "sarif-2.1.0-rtm.5.json"
 
 
 def manifest(page: Page) -> dict:
@@ -155,12 +154,20 @@ def test_sarif_within_what_is_taken() -> None:
     assert len(run["results"]) == MOST_RESULTS and run["results"][0]["level"] == "error"
     assert "3 more findings" in run["invocations"][0]["toolExecutionNotifications"][0]["message"]["text"]
     for make in (comparison, hostile):
-        assert all(len(one["properties"]["tags"]) <= 20 for one in sarif(make())["runs"][0]["tool"]["driver"]["rules"])
+        assert all(
+            len(one["properties"]["tags"]) <= 20
+            for one in sarif(make())["runs"][0]["tool"]["driver"]["rules"]
+        )
 
 
 @pytest.mark.parametrize(
     ("model", "uri"),
-    [("m.onnx", "m.onnx"), ("a b/ü.onnx", "a%20b/%C3%BC.onnx"), ("/elsewhere/m.onnx", "m.onnx"), ("../m.onnx", "m.onnx")],
+    [
+        ("m.onnx", "m.onnx"),
+        ("a b/ü.onnx", "a%20b/%C3%BC.onnx"),
+        ("/elsewhere/m.onnx", "m.onnx"),
+        ("../m.onnx", "m.onnx"),
+    ],
 )
 def test_the_place_is_a_relative_path(model, uri) -> None:
     run = sarif(Page("audit", "t", model=model))["runs"][0]
