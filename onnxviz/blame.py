@@ -71,7 +71,7 @@ def opened(model: ir.Model) -> None:
 
     raises   ModelRejected, ModelFailed, LimitExceeded
     """
-    from onnxviz.runtime.ort import compile
+    from onnxviz.programs import compile
 
     program = compile(model, provider="cpu")
     feeds: dict[str, np.ndarray] = {}

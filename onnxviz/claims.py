@@ -9,10 +9,11 @@ import os
 import stat
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final
 
+from onnxviz import isolate
 from onnxviz.errors import OutputRefused
 
 #: Endings that can only mean a file. What differs in nothing else (a.png, a.npy, a.json) belongs together.
@@ -73,6 +74,7 @@ def claimed(out: str | os.PathLike[str]) -> Iterator[None]:
             if handle is None:
                 raise _taken(target, marker)
             _claims[marker] = handle
+            _announce()
     except OSError as error:
         raise OutputRefused(reason(target, error)) from error
     try:
@@ -80,6 +82,7 @@ def claimed(out: str | os.PathLike[str]) -> Iterator[None]:
     finally:
         with _guard:
             _release(marker, _claims.pop(marker))
+            _announce()
 
 
 @contextlib.contextmanager
@@ -95,6 +98,7 @@ def saving(out: str | os.PathLike[str]) -> Iterator[None]:
         with _guard:
             if marker not in _saving and (handle := -1 if marker in _claims else _hold(marker)) is not None:
                 _saving.add(marker)
+                _announce()
                 break
         if time.monotonic() > end:
             raise _taken(target, marker)
@@ -106,6 +110,22 @@ def saving(out: str | os.PathLike[str]) -> Iterator[None]:
             _saving.discard(marker)
             if handle >= 0:
                 _release(marker, handle)
+            _announce()
+
+
+def sweep(markers: Iterable[str]) -> None:
+    """Remove the markers of a process that was killed, unless another holds them by now."""
+    for marker in map(Path, markers):
+        if not (marker.name.startswith(".") and marker.name.endswith(".lock") and os.path.lexists(marker)):
+            continue
+        with contextlib.suppress(OSError, OutputRefused):
+            handle = _hold(marker)
+            if handle is not None:
+                _release(marker, handle)
+
+
+def _announce() -> None:
+    isolate.claims(str(marker) for marker in (*_claims, *_saving))
 
 
 def reason(target: Path, error: OSError, after: str = "what was there before is unchanged") -> str:

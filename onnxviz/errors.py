@@ -13,7 +13,7 @@ from contextvars import ContextVar
 from itertools import islice
 from typing import Any, Final
 
-from onnxviz.runtime.isolate import memory_is_limited
+from onnxviz.isolate import memory_is_limited
 from onnxviz.text import shorten
 
 # --- the caller's own spelling ----------------------------------------------------------------
@@ -239,8 +239,8 @@ _LONGEST_NAME: Final = 200
 _MOST_NAMES: Final = 25_000  # the whole of ImageNet has 21,841 classes
 
 
-# What many call by another name, letters and digits alone: methods, preprocessing, classes. Only what is among the
-# names at hand is told, so one table does for all of them.
+# What many call by another name, letters and digits alone: methods, preprocessing, providers, classes. Only what is
+# among the names at hand is told, so one table does for all of them.
 _SYNONYMS: Final = {
     **dict.fromkeys(("ig", "intgrad", "intgrads"), ("integrated-gradients",)),
     **dict.fromkeys(("vanilla", "vanillagradient", "backprop", "sensitivity"), ("saliency", "gradient")),
@@ -252,6 +252,12 @@ _SYNONYMS: Final = {
     **dict.fromkeys(("01", "float", "scale"), ("unit",)),
     **dict.fromkeys(("none", "identity", "255"), ("raw", "uint8")),
     **dict.fromkeys(("cat", "kitten", "housecat"), ("cat", "tabby")),
+    **dict.fromkeys(("gpu", "nvidia"), ("cuda",)),
+    **dict.fromkeys(("mps", "metal", "apple"), ("coreml",)),
+    **dict.fromkeys(("dml", "directx"), ("directml",)),
+    **dict.fromkeys(("amd", "radeon"), ("migraphx", "rocm")),
+    "trt": ("tensorrt",),
+    "intel": ("openvino",),
     "puppy": ("dog",),
     **dict.fromkeys(("plane", "airplane", "aeroplane", "jet"), ("airliner", "warplane")),
     **dict.fromkeys(("automobile", "auto"), ("car", "convertible")),

@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from onnxviz import isolate
 from onnxviz.backends.native import SideBySide
 from onnxviz.blame import judged
 from onnxviz.errors import GradientNotFinite, ModelFailed, RuntimeFailed, UsageError, ways
 from onnxviz.graph.dequantised import aliases
 from onnxviz.progress import Progress, silent
-from onnxviz.runtime import batching, isolate, providers
+from onnxviz.runtime import batching, providers
 
 if TYPE_CHECKING:
     from onnxviz.backends.choose import Compiled

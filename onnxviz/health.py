@@ -50,7 +50,20 @@ class Check:
     detail: str
 
 
-def doctor() -> list[Check]:
+class Checks(list[Check]):
+    """What was looked at, in that order: a list that prints as a table."""
+
+    def __repr__(self) -> str:
+        return "\n".join(self.lines())
+
+    def lines(self) -> list[str]:
+        """The table's lines."""
+        marks = {"ok": "ok     ", "missing": "-      ", "problem": "PROBLEM"}
+        width = max((len(check.name) for check in self), default=0)
+        return [f"{marks[check.state]}  {check.name.ljust(width)}  {check.detail}" for check in self]
+
+
+def doctor() -> Checks:
     """What this machine has and what is missing (Python, ONNX Runtime, providers, packages); changes nothing."""
     checks = [
         Check("python", "ok", f"{platform.python_version()} on {platform.system()} {platform.machine()}")
@@ -75,7 +88,7 @@ def doctor() -> list[Check]:
     checks += _backends()
     checks.append(_guarded())
     checks.append(_bundled())
-    return checks
+    return Checks(checks)
 
 
 def _runtime() -> list[Check]:
@@ -111,7 +124,7 @@ def _runtime() -> list[Check]:
 
 def _provider(name: str) -> Check:
     """Start a session on the provider: that it is listed does not mean that it works."""
-    from onnxviz.runtime.ort import compile
+    from onnxviz.programs import compile
 
     if name == "AzureExecutionProvider":
         return Check(name, "ok", "listed (remote endpoints; onnxviz does not use it)")
@@ -142,7 +155,7 @@ def _backends() -> list[Check]:
 
 def _guarded() -> Check:
     """What holds a model that crashes, hangs or fills the memory away from its caller here."""
-    from onnxviz.runtime import isolate
+    from onnxviz import isolate
     from onnxviz.runtime.worker import lacking
 
     reason = lacking()

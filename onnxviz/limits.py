@@ -84,6 +84,13 @@ class Limits:
             if field.name not in _SECONDS and not isinstance(value, int):
                 raise UsageError(f"the limit {field.name} takes a whole number, got {value!r}")
 
+    def __repr__(self) -> str:
+        """What differs from the defaults; `to_dict` has all."""
+        if self == Limits.unlimited():
+            return "Limits.unlimited()"
+        changed = [field.name for field in fields(self) if getattr(self, field.name) != field.default]
+        return f"Limits({', '.join(f'{name}={getattr(self, name)!r}' for name in changed)})"
+
     @classmethod
     def unlimited(cls) -> Limits:
         """No limit at all, for models that you made yourself."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 import onnx_ir as ir
 
+from onnxviz import isolate
 from onnxviz._version import __version__
 from onnxviz.blame import judging
 from onnxviz.errors import ModelUnsuitable, UnknownLayer, UsageError, spelt, ways
@@ -19,7 +20,7 @@ from onnxviz.inputs import ImageLike, Images, InputSpec, as_list
 from onnxviz.labels import find_label
 from onnxviz.provenance import note_tensor, note_view
 from onnxviz.running import Running
-from onnxviz.runtime import isolate, providers
+from onnxviz.runtime import providers
 from onnxviz.text import printable
 
 if TYPE_CHECKING:

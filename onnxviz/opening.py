@@ -33,6 +33,7 @@ from onnxviz.labels import read_labels
 from onnxviz.limits import Limits
 from onnxviz.network import Network
 from onnxviz.running import DEFAULT_SIZE
+from onnxviz.runtime import providers
 
 if TYPE_CHECKING:
     import onnx
@@ -93,16 +94,18 @@ def load(
                  a model that crashes, hangs or fills the memory is then `WorkerCrashed` or `LimitExceeded`, and the
                  caller goes on. Backend 'native' only. Ends with the network, or at `close`
     names        what layers are called: {name in the file: (new name, further names)}; see `onnxviz.like`
-    raises       UnknownLayer for an output that there is not; ModelRejected, ModelUnsuitable, LimitExceeded,
-                 LabelsRejected, PreprocessingRejected, UsageError, WorkerCrashed
+    raises       ProviderUnavailable where this ONNX Runtime has no such provider; UnknownLayer for an output that there
+                 is not; ModelRejected, ModelUnsuitable, LimitExceeded, LabelsRejected, PreprocessingRejected,
+                 UsageError, WorkerCrashed
     """
     check_backend(backend)
     if threads is not None and not (isinstance(threads, Integral) and 1 <= threads <= MOST_THREADS):
         raise UsageError(f"threads must be a whole number from 1 to {MOST_THREADS}, got {threads!r}")
     texts = {"provider": provider, "layout": layout, "resize": resize, "input": input, "output": output}
     for name, text in texts.items():
-        if text is not None and not isinstance(text, str):
+        if not isinstance(text, str) and (text is not None or name == "provider"):
             raise UsageError(f"{name} is a text, got {text!r}")
+    providers.require(provider)
     if limits is not None and not isinstance(limits, Limits):
         raise UsageError(
             f"limits is an onnxviz.Limits, such as onnxviz.Limits(run_seconds=10), not a {type(limits).__name__!r}"
@@ -175,13 +178,13 @@ def _opened(
     source: Any, limits: Limits, backend: str, isolate: bool
 ) -> Iterator[tuple[Loaded, Worker | None]]:
     """The model, and the process that it is isolated in, which ends where what follows fails."""
-    from onnxviz.runtime.isolate import on
+    from onnxviz.isolate import on
 
     if not isolate:
         with on(None):
             yield load_graph(source, limits=limits), None
         return
-    from onnxviz.runtime.worker import opened
+    from onnxviz.isolated import opened
 
     if backend not in (AUTO, "native"):
         raise UsageError(

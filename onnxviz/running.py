@@ -10,15 +10,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx_ir as ir
 
+from onnxviz import isolate
 from onnxviz.blame import judged, judging
 from onnxviz.errors import ModelRejected, ModelUnsuitable, NotFinite, OnnxVizError, UsageError, ways
 from onnxviz.graph.open.findings import told
 from onnxviz.graph.open.load import Loaded
 from onnxviz.inputs import InputSpec
 from onnxviz.limits import Limits
+from onnxviz.programs import compile
 from onnxviz.progress import Progress, silent
-from onnxviz.runtime import batching, isolate, providers
-from onnxviz.runtime.ort import Program, compile
+from onnxviz.runtime import batching, providers
+from onnxviz.runtime.ort import Program
 
 if TYPE_CHECKING:
     from onnxviz.graph.head import Head

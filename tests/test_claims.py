@@ -169,3 +169,15 @@ def test_what_has_the_name_of_the_lock_is_neither_followed_nor_emptied(tmp_path,
     assert os.path.lexists(marker)
     assert precious.read_bytes() == b"precious" if kind == "link" else not precious.exists()
     assert kind != "file" or marker.read_bytes() == b"content-hash = 1"
+
+
+def test_the_markers_of_a_dead_process_go_and_no_others(tmp_path):
+    dead, other, plain = (tmp_path / name for name in (".b.lock", ".c.lock", "notes.lock"))
+    dead.write_bytes(b"onnxviz 1 somewhere\n")
+    other.write_text("what somebody keeps here")
+    plain.write_bytes(b"onnxviz 1 somewhere\n")
+    with claimed(tmp_path / "a.png"):
+        held = hidden(tmp_path / "a.png", ".lock")
+        claims.sweep(str(path) for path in (held, dead, other, plain, tmp_path / ".never.lock"))
+        assert {path.name for path in tmp_path.iterdir()} == {held.name, other.name, plain.name}
+        assert refused(tmp_path / "a.png")

@@ -13,7 +13,8 @@ def test_a_sound_machine_has_no_problem():
 
 
 def test_what_is_not_guarded_is_told(monkeypatch):
-    from onnxviz.runtime import isolate, worker
+    from onnxviz import isolate
+    from onnxviz.runtime import worker
 
     monkeypatch.setattr(worker, "lacking", lambda: None)
     monkeypatch.setattr(isolate, "memory_is_guarded", lambda: True)
@@ -44,3 +45,15 @@ def test_no_runtime_says_what_to_install(monkeypatch):
 
 def test_a_provider_that_is_listed_but_does_not_start_is_a_problem():
     assert health._provider("CUDAExecutionProvider").state == "problem"
+
+
+def test_the_checks_print_as_a_table_of_short_lines(capsys):
+    from onnxviz.cli.main import run
+
+    checks = health.doctor()
+    lines = repr(checks).splitlines()
+    assert len(lines) == len(checks)
+    assert all(check.name in line and check.detail in line for check, line in zip(checks, lines, strict=True))
+    assert "Check(" not in repr(checks)
+    assert run(["doctor"]) == 0
+    assert [line.split() for line in capsys.readouterr().out.splitlines()] == [line.split() for line in lines]

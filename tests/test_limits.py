@@ -98,3 +98,11 @@ def test_the_flag_for_what_cannot_be_counted_lifts_the_limit():
     assert str(exceeded("nodes", "it is huge", 5, 10**30)).endswith(
         "limits=onnxviz.Limits.parse(['nodes=none'])"
     )
+
+
+def test_limits_print_what_differs():
+    assert repr(Limits()) == "Limits()"
+    assert repr(Limits(nodes=5, run_seconds=None)) == "Limits(nodes=5, run_seconds=None)"
+    assert repr(Limits.unlimited()) == "Limits.unlimited()"
+    for one in (Limits(), Limits(nodes=5, memory=2**30), Limits.unlimited()):
+        assert eval(repr(one), {"Limits": Limits}) == one

@@ -11,7 +11,7 @@ from PIL import Image
 
 import onnxviz
 from onnxviz.cli.main import run
-from onnxviz.errors import OnnxVizError, PreprocessingRejected, UsageError
+from onnxviz.errors import OnnxVizError, PreprocessingRejected, ProviderUnavailable, UsageError
 
 RNG = np.random.default_rng(0)
 WIDE = RNG.integers(0, 256, (48, 160, 3), dtype=np.uint8)
@@ -139,6 +139,7 @@ def test_inspect_says_each_warning_once(tmp_path, capsys):
         ({"size": (64, None, 3)}, "size takes a whole number of pixels"),
         ({"threads": "2"}, "threads must be a whole number"),
         ({"provider": 3}, "provider is a text, got 3"),
+        ({"provider": None}, "provider is a text, got None"),
         ({"layout": 3}, "layout is a text, got 3"),
         ({"preprocess": len}, "preprocess is a preset's name"),
     ],
@@ -146,6 +147,20 @@ def test_inspect_says_each_warning_once(tmp_path, capsys):
 def test_settings_of_another_kind_are_the_callers_mistake(given, words):
     with pytest.raises(UsageError, match=words):
         onnxviz.load(network(64, 64), **{"provider": "cpu", **given})
+
+
+@pytest.mark.parametrize("isolate", [False, True])
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("gpu", r"'gpu' is not in this ONNX Runtime.*did you mean 'cuda'"),
+        ("CPUExecutionProvidr", "did you mean 'CPUExecutionProvider'"),
+        ("opnvino", "did you mean 'openvino'"),
+    ],
+)
+def test_a_provider_that_there_is_not_is_refused_when_the_network_is_opened(name, words, isolate):
+    with pytest.raises(ProviderUnavailable, match=words):
+        onnxviz.load("there is no such file.onnx", provider=name, isolate=isolate)
 
 
 def test_a_network_closes_at_the_end_of_with():

@@ -13,9 +13,9 @@ import onnx_ir as ir
 
 from onnxviz.backends.choose import Task
 from onnxviz.graph.naming import names
+from onnxviz.programs import compile as compile_graph
 from onnxviz.runtime import providers
 from onnxviz.runtime.ort import Program
-from onnxviz.runtime.ort import compile as compile_graph
 from onnxviz.runtime.pool import Pool
 
 _LARGE_DENSE = 100_000_000  # bytes of the weights of all Gemms

@@ -27,10 +27,10 @@ from onnxviz.grad.model import Forward, all_values, forward
 from onnxviz.graph.naming import names
 from onnxviz.graph.shapes import infer
 from onnxviz.graph.tape import Tape, array, dims
+from onnxviz.isolate import region
+from onnxviz.programs import compile as compile_graph
 from onnxviz.runtime import providers
-from onnxviz.runtime.isolate import region
 from onnxviz.runtime.ort import Program
-from onnxviz.runtime.ort import compile as compile_graph
 
 assert rules  # importing the package fills the table of operators without a derivative
 

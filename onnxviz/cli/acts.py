@@ -406,10 +406,8 @@ def export(run: Run, call: Call) -> None:
 def doctor(run: Run, call: Call) -> None:
     """What is there and what is not; exit code 1 where something is wrong."""
     checks = call()
-    marks = {"ok": "ok     ", "missing": "-      ", "problem": "PROBLEM"}
-    width = max(len(check.name) for check in checks)
-    for check in checks:
-        run.say(f"{marks[check.state]}  {check.name.ljust(width)}  {check.detail}")
+    for line in checks.lines():
+        run.say(line)
     healthy = all(check.state != "problem" for check in checks)
     run.record({"healthy": healthy, "checks": [vars(check) for check in checks]})
     if not healthy:

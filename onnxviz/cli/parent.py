@@ -1,7 +1,7 @@
 """The program as it is started: a thin parent that only waits, and a child that does the work (`cli.main`).
 
 Whatever a stranger's model does to the native code that reads and runs it, the parent lives, and says in one line what
-happened. Both share a `Board` (`runtime.isolate`), from which the parent knows what the child is at and for how long
+happened. Both share a `Board` (`onnxviz.isolate`), from which the parent knows what the child is at and for how long
 that may take. Streams, terminal and process group are the child's as they are the parent's; the parent hands on what
 signals it alone was sent, and ends as the child ended.
 
@@ -20,7 +20,7 @@ import sys
 import time
 from typing import Final, NoReturn
 
-from onnxviz.runtime import isolate
+from onnxviz import isolate
 
 # Seconds between two looks at the board.
 _LOOK: Final = 0.25
@@ -41,6 +41,8 @@ def main() -> None:
     try:
         started = _start()
         if started is None:
+            _load()
+            _hear()
             _work()
     except KeyboardInterrupt:  # before there was a command to answer it
         _say("interrupted")
@@ -84,9 +86,22 @@ def _fill() -> None:
             os.open(os.devnull, os.O_RDONLY if descriptor == 1 else os.O_RDWR)
 
 
-def _work() -> NoReturn:
+def _load() -> None:
+    """Import what does the work, the most of a short command's time; Ctrl-C meanwhile ends it, see `__main__`."""
     # A graph of 10^5 nodes is millions of objects that live to the end: looked through so often, a fifth of the time.
     gc.set_threshold(100_000, 50, 100)
+    import onnxviz.cli.main  # noqa: F401
+
+
+def _hear() -> None:
+    """From here on Ctrl-C is answered by the command, unless it is ignored."""
+    if callable(signal.getsignal(signal.SIGINT)):
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    if isolate.watched():
+        isolate.answer_interrupts()
+
+
+def _work() -> NoReturn:
     from onnxviz.cli.main import main as work
 
     work()
@@ -113,7 +128,6 @@ def _start() -> tuple[int, isolate.Board] | None:
         os.close(held)
         isolate.end_with(alive)
         isolate.serve(board)
-        isolate.answer_interrupts()
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
         return None
     os.close(alive)
@@ -236,6 +250,7 @@ class _Parent:
         if os.WIFEXITED(status):
             os._exit(os.WEXITSTATUS(status))
         number = os.WTERMSIG(status)
+        self._tidy()
         if self._killed is not None:
             text, code = self._killed
         elif number == signal.SIGINT:
@@ -249,6 +264,13 @@ class _Parent:
             text, code = isolate.died(regions[0].what if regions else None, number), 4
         _say(text)
         os._exit(code)
+
+    def _tidy(self) -> None:
+        """Remove what the child had no time to: the markers of the outputs that it held."""
+        if claims := self._board.claims:
+            from onnxviz.claims import sweep
+
+            sweep(claims)
 
 
 def _say(text: str) -> None:

@@ -10,10 +10,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from onnxviz import isolate
 from onnxviz.errors import LONGEST_MESSAGE, UsageError, spelt
 from onnxviz.files import PICTURES, TABLES, destination, write_atomic
 from onnxviz.progress import Bar
-from onnxviz.runtime import isolate
 from onnxviz.text import quoted
 
 if TYPE_CHECKING:

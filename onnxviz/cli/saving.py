@@ -27,10 +27,11 @@ _FRAMES, _SIDE, _DURATION, _HOLD = 100, 448, 60, 1500
 
 
 def finish(run: Run, compute: Callable[[], R], save: Callable[[Any], None], note: str) -> R:
-    """Compute a result and save it; on Ctrl-C save what was done so far, say so, and let it go on.
+    """Compute a result and save it; whatever ends it early, save what was done so far, and let the end go on.
 
-    note   what is said then, behind "interrupted"
+    note   what is said after Ctrl-C, behind "interrupted"
     """
+    from onnxviz.errors import GradientNotFinite, LimitExceeded, WorkerCrashed
     from onnxviz.interrupted import Interrupted
 
     try:
@@ -38,6 +39,10 @@ def finish(run: Run, compute: Callable[[], R], save: Callable[[Any], None], note
     except Interrupted as stop:
         save(stop.partial)
         run.note(f"interrupted{note}")
+        raise
+    except (GradientNotFinite, LimitExceeded, WorkerCrashed) as error:
+        if error.partial is not None:
+            save(error.partial)
         raise
     save(result)
     return result
@@ -188,8 +193,6 @@ def make(
     beside   more files of a result, and their bytes
     raises   what the technique raises
     """
-    from onnxviz.errors import GradientNotFinite, LimitExceeded, WorkerCrashed
-
     film = Film(run, every, animate)
 
     def keep(result: Result) -> None:
@@ -202,13 +205,8 @@ def make(
     def compute() -> Result:
         return technique(*arguments, watch=film.watch, progress=run.progress, **options)
 
-    try:
-        note = ": the picture is what there was by then, and its manifest says incomplete"
-        return finish(run, compute, keep, note)
-    except (GradientNotFinite, LimitExceeded, WorkerCrashed) as error:
-        if error.partial is not None:
-            keep(error.partial)
-        raise
+    note = ": the picture is what there was by then, and its manifest says incomplete"
+    return finish(run, compute, keep, note)
 
 
 class Film:

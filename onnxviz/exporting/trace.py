@@ -314,7 +314,7 @@ def compare(model: ir.Model, module: Any, shapes: list[tuple[int, int, int, int]
 
     raises   RuntimeFailed when ONNX Runtime cannot run the graph, MissingDependency where it is not installed
     """
-    from onnxviz.runtime.ort import compile
+    from onnxviz.programs import compile
 
     program = compile(model, provider="cpu", own=())
     output = str(model.graph.outputs[0].name)

@@ -25,11 +25,14 @@ from onnxviz.graph.analysis.dataflow import (
 from onnxviz.graph.analysis.probe import Prober
 from onnxviz.graph.analysis.shapes import UNKNOWN_RANK, Symbolic, probes, symbolic
 from onnxviz.graph.dequantised import ALSO, CALLED, LISTED_AS, STANDS_FOR, Quantised, real_name, told
+from onnxviz.text import printable
 
 if TYPE_CHECKING:
     from onnxviz.graph.analysis.receptive_field import Field, Intervals
 
 Pair = tuple[int, int]
+# So many layers are shown at once.
+_SHOWN = 24
 _INTEGER_SUMS = frozenset({"ConvInteger", "MatMulInteger"})
 # How the value behind a layer's rectifier is named after the layer itself.
 _RECTIFIER = r"[./_:](?i:re_?lu_?6?|clip|act(ivation)?|hard_?tanh)(_output(_0)?)?"
@@ -76,6 +79,9 @@ class Layer:
     channel_axis: int | None = None
     """Which axis holds the channels, followed from the convolutions; None where it cannot be."""
 
+    def __repr__(self) -> str:
+        return printable(f"<Layer {self.name} {self.op} {'×'.join(map(str, self.shape))}>", 200)
+
     @property
     def channels_last(self) -> bool:
         """Whether the channels are the last axis of three or more: (N, H, W, C), (N, places, C)."""
@@ -87,6 +93,17 @@ class Layer:
         if not axes:
             return len(self.shape) > 2 and set(self.shape[1:-1]) == {1} and self.shape[-1] != 1
         return max(axes) < len(self.shape) - 1
+
+
+class Layers(tuple[Layer, ...]):
+    """Layers in the order of computation: a tuple that shows them one a line, of many the first and the last."""
+
+    def __repr__(self) -> str:
+        half = _SHOWN // 2
+        lines = [repr(one) for one in self]
+        if len(lines) > _SHOWN:
+            lines = [*lines[:half], f"… {len(lines) - 2 * half} more …", *lines[-half:]]
+        return "\n".join(lines) or "()"
 
 
 class Activations:
@@ -218,7 +235,7 @@ def of(activations: Activations) -> tuple[Layer, ...]:
                 )
             )
             fresh = work = 0  # a node with several results does its work once
-    return tuple(listed)
+    return Layers(listed)
 
 
 def field(layer: Layer, y: int = 0, x: int = 0, *, local: bool = False) -> tuple[int, int, int, int]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from onnxviz.errors import COMMAND, ways
+from onnxviz.text import printable
 
 CLASSES: Final = "classes"
 BINARY: Final = "binary"
@@ -56,6 +57,9 @@ class Head:
     """What the conclusion rests on, in words."""
     example: str = field(default="", compare=False)
     """An objective text that explains a part of it."""
+
+    def __repr__(self) -> str:
+        return f"<Head {printable(self.describe(), 300)}>"
 
     @property
     def scored(self) -> bool:

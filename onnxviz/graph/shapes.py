@@ -17,7 +17,7 @@ import onnx_ir as ir
 from onnxviz.errors import ModelRejected
 from onnxviz.graph.operators import POOLS, RESIZING
 from onnxviz.graph.symbolic_dims import name_lengths
-from onnxviz.runtime.isolate import region, worker
+from onnxviz.isolate import region, worker
 
 Length = int | None
 # Their rules in ONNX's inference read the type of an input without asking whether it is known, which ends the process.

@@ -1,45 +1,25 @@
-"""Running graphs on ONNX Runtime: `compile(model)` gives a callable on arrays."""
+"""Running graphs on ONNX Runtime: `session(graph)` gives a callable on arrays.
+
+What a graph means is none of its business: `programs.compile` says what there is to know of it.
+"""
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Final, NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
-import onnx_ir as ir
 
+from onnxviz import isolate
 from onnxviz.errors import LimitExceeded, ModelRejected
-from onnxviz.graph.analysis.dataflow import follows_values
-from onnxviz.graph.naming import name_nodes
-from onnxviz.runtime import failures, isolate
+from onnxviz.isolate import region
+from onnxviz.runtime import failures
 from onnxviz.runtime import providers as _providers
 from onnxviz.runtime.failures import Places
-from onnxviz.runtime.isolate import region
 from onnxviz.runtime.watchdog import WATCHDOG, waited
 
-if TYPE_CHECKING:
-    from onnxviz.graph.open.admission import Admission
-    from onnxviz.runtime.worker import Worker
-
-# Weights from this size on are handed to ONNX Runtime beside the graph: no second copy is serialised, files over
-# 2 GB work, and ONNX Runtime never opens a file that a model names.
-_INLINE_BYTES = 1024
-_NUMPY_TYPES = {
-    ir.DataType.FLOAT,
-    ir.DataType.DOUBLE,
-    ir.DataType.FLOAT16,
-    ir.DataType.INT8,
-    ir.DataType.UINT8,
-    ir.DataType.INT16,
-    ir.DataType.UINT16,
-    ir.DataType.INT32,
-    ir.DataType.UINT32,
-    ir.DataType.INT64,
-    ir.DataType.UINT64,
-    ir.DataType.BOOL,
-}
 # Folding a constant into something larger than this is the model's attack or mistake, not an optimisation.
 _FOLDING_BYTES = 1 << 30
 _RUNNING: Final = "running the model"
@@ -47,6 +27,8 @@ _RUNNING: Final = "running the model"
 _QUICK: Final = 0.3
 _MOST_SIZES: Final = 1000
 T = TypeVar("T")
+#: Refuses inputs of sizes, by name, at which something in the graph is empty: raises ImageRejected.
+Admit: TypeAlias = Callable[[Mapping[str, Sequence[int]]], None]
 
 
 class Program:
@@ -63,11 +45,11 @@ class Program:
         seconds: float | None,
         keep: list[Any],
         places: Places,
-        admission: Admission | None = None,
+        admit: Admit | None = None,
         follows_values: bool = False,
     ) -> None:
         self._session = session
-        self._admission = admission  # None where no size is left to the run
+        self._admits = admit  # None where no size is left to the run
         self._follows_values = follows_values
         self._quick: set[tuple[tuple[int, ...], ...]] = set()  # the inputs' sizes with which it was
         self._ort = _providers.onnxruntime()
@@ -118,8 +100,8 @@ class Program:
 
     def _admit(self, feeds: Mapping[str, Any]) -> None:
         """Refuse sizes at which something in the graph is empty, some of which end the process."""
-        if self._admission is not None:
-            self._admission.check(
+        if self._admits is not None:
+            self._admits(
                 {
                     name: value.shape() if callable(value.shape) else value.shape
                     for name, value in feeds.items()
@@ -210,7 +192,7 @@ class Program:
 
     def _typed(self, error: Exception, options: Any) -> Exception:
         ended = self._seconds if options.terminate else None
-        return failures.typed(error, self._places, ended, any_size=self._admission is not None)
+        return failures.typed(error, self._places, ended, any_size=self._admits is not None)
 
 
 _TYPES = {
@@ -231,7 +213,7 @@ class Graph(NamedTuple):
     message          the serialised graph without its large weights
     weights          these, by name
     open             whether the run decides sizes, besides the batch
-    follows_values   whether its work follows the inputs' values (`dataflow.follows_values`)
+    follows_values   whether its work follows the inputs' values, so that no run tells how long another takes
     """
 
     message: bytes
@@ -240,60 +222,9 @@ class Graph(NamedTuple):
     follows_values: bool = False
 
 
-def compile(
-    model: ir.Model,
-    *,
-    provider: str = "auto",
-    threads: int | None = None,
-    spin: bool = True,
-    seconds: float | None = None,
-    prepack: bool = True,
-    optimise: bool = True,
-    worker: Worker | None = None,
-    small: bool = False,
-    own: Collection[str] | None = None,
-) -> Program:
-    """Make `model` runnable.
-
-    provider   'auto', 'cpu', 'cuda' or any name that ONNX Runtime knows
-    threads    threads within an operator; None leaves it to ONNX Runtime
-    spin       whether idle threads wait busily (fastest alone) or sleep (kinder beside decoding threads)
-    seconds    the longest that one run may take; None: any time
-    prepack    whether ONNX Runtime may keep copies of matrices in the order that large products read them in
-    optimise   whether ONNX Runtime may rewrite the graph; it changes the numbers of quantised files
-    worker     the child process to run in; None: this process
-    small      whether the sizes that the graph fixes may be too small for it: they are not those of the file
-    own        the names of the nodes and values that are the network's own, whose failures are not ours; None: all
-    raises     ProviderUnavailable, ModelRejected, LimitExceeded, WorkerCrashed; ImageRejected for such sizes
-    """
-    settings: dict[str, Any] = {
-        "provider": provider,
-        "threads": threads,
-        "spin": spin,
-        "seconds": seconds,
-        "prepack": prepack,
-        "optimise": optimise,
-        "places": failures.places(model.graph, own),
-    }
-    graph = _split(model)
-    if small and not graph.open:  # no run will have another size
-        from onnxviz.graph.open.admission import Admission
-
-        Admission(graph.message).check({})
-    try:
-        if worker is not None:
-            from onnxviz.runtime.remote import RemoteProgram
-
-            return RemoteProgram(worker, graph, settings)
-        return session(graph, **settings)
-    except ModelRejected as error:
-        if small and not graph.open and failures.of_lengths(str(error)):
-            raise failures.other_size(str(error)) from error
-        raise
-
-
 def session(
     graph: Graph,
+    admit: Admit | None,
     *,
     provider: str,
     threads: int | None,
@@ -303,7 +234,12 @@ def session(
     optimise: bool,
     places: Places,
 ) -> Program:
-    """The graph on ONNX Runtime in this process, see `compile`."""
+    """The graph on ONNX Runtime in this process; the settings are those of `programs.compile`.
+
+    admit    is asked about the inputs' sizes before each run; None: it takes one size alone
+    places   whose each node is, see `failures.places`
+    raises   ProviderUnavailable, ModelRejected, LimitExceeded
+    """
     ort = _providers.onnxruntime()
     # Both let a model change how its own session is set up (promise P1).
     os.environ.pop("ORT_LOAD_CONFIG_FROM_MODEL", None)
@@ -333,43 +269,12 @@ def session(
         raise LimitExceeded("the model ran out of memory while it was loaded") from error
     except Exception as error:
         raise ModelRejected(f"ONNX Runtime refuses the model: {failures.reason(str(error))}") from error
-    admission = None
-    if graph.open:
-        from onnxviz.graph.open.admission import Admission
-
-        admission = Admission(graph.message)
     return Program(
         made,
         _providers.check(provider, wanted, made),
         seconds,
         [weights, values],
         places,
-        admission,
+        admit,
         graph.follows_values,
     )
-
-
-def _split(model: ir.Model) -> Graph:
-    """The graph's bytes without its large weights, and those weights by name."""
-    weights: dict[str, np.ndarray] = {}
-    thin = model.clone()
-    thin.metadata_props.clear()
-    name_nodes(thin.graph)  # so that each error names one
-    for name, value in list(thin.graph.initializers.items()):
-        if not value.uses() and not value.is_graph_output() and not value.is_graph_input():
-            # ONNX Runtime drops it before it looks for the weights that it is handed.
-            del thin.graph.initializers[name]
-            continue
-        tensor = value.const_value
-        if tensor is None or tensor.nbytes < _INLINE_BYTES or tensor.dtype not in _NUMPY_TYPES:
-            continue
-        weights[name] = np.ascontiguousarray(tensor.numpy())
-        value.const_value = ir.ExternalTensor(
-            "beside", 0, tensor.nbytes, tensor.dtype, shape=ir.Shape(weights[name].shape), name=name
-        )
-    message = ir.serde.serialize_model(thin).SerializeToString()
-    return Graph(message, weights, any(map(_open, model.graph.inputs)), follows_values(thin))
-
-
-def _open(value: ir.Value) -> bool:
-    return value.shape is None or any(not isinstance(size, int) for size in value.shape[1:])

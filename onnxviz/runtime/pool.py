@@ -7,7 +7,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
-from onnxviz.runtime import isolate
+from onnxviz import isolate
 
 # Seconds between two looks at what threads wait for after Ctrl-C.
 _LOOK: Final = 0.01

@@ -78,10 +78,15 @@ def choose(provider: str) -> list[Any]:
 
     raises   ProviderUnavailable when this build of ONNX Runtime does not know it
     """
-    ort = onnxruntime()
-    built_in = ort.get_available_providers()
     if provider == "auto":
-        return [_with_options(CUDA), CPU] if CUDA in built_in else [CPU]
+        return [_with_options(CUDA), CPU] if CUDA in onnxruntime().get_available_providers() else [CPU]
+    name = _built_in(provider)
+    return [CPU] if name == CPU else [_with_options(name), CPU]
+
+
+def _built_in(provider: str) -> str:
+    """The full name of a provider that this build of ONNX Runtime has."""
+    built_in = onnxruntime().get_available_providers()
     name = _SHORT.get(provider.lower(), provider)
     if name not in built_in:
         known = [*_SHORT, *built_in]
@@ -89,7 +94,18 @@ def choose(provider: str) -> list[Any]:
         raise ProviderUnavailable(
             f"provider {provider!r} is not in this ONNX Runtime, which has {', '.join(built_in)}{hint}"
         )
-    return [CPU] if name == CPU else [_with_options(name), CPU]
+    return name
+
+
+def require(provider: str) -> None:
+    """Refuse a provider that this build of ONNX Runtime does not know, before anything is opened for it.
+
+    raises   ProviderUnavailable, MissingDependency
+    """
+    if (
+        provider != "auto" and _SHORT.get(provider.lower()) != CPU
+    ):  # these two every build has: nothing is imported
+        _built_in(provider)
 
 
 def name(provider: str) -> str:

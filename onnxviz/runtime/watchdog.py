@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import itertools
 import math
@@ -11,8 +12,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
-from onnxviz.runtime import isolate
-from onnxviz.runtime.isolate import GRACE, GRACE_PART
+from onnxviz import isolate
+from onnxviz.isolate import GRACE, GRACE_PART
 
 # Waiting takes a second at the most: after so many the program stood still (Ctrl-Z), and so did its runs.
 _STOOD_STILL = 5.0
@@ -20,6 +21,8 @@ _STOOD_STILL = 5.0
 _TICK, _LINGERS = 1.0, 5.0
 # A thread that waits looks up so often; a run that was told to stop is given so long to do so.
 _LOOK, _STOPS = 0.5, 0.3
+# At the program's end those that were left behind are waited for, so long together.
+_SEES_OFF = 5.0
 
 T = TypeVar("T")
 
@@ -111,6 +114,7 @@ class Watchdog:
 
 
 WATCHDOG = Watchdog()
+_left: list[threading.Event] = []
 
 
 def waited(run: Callable[[], T], options: Any, seconds: float | None) -> T:
@@ -142,9 +146,27 @@ def waited(run: Callable[[], T], options: Any, seconds: float | None) -> T:
                 raise TimeoutError
     except BaseException:
         options.terminate = True
-        done.wait(_STOPS)
+        if not done.wait(_STOPS):
+            _leave(done)
         raise
     ((result, error),) = outcome
     if error is not None:
         raise error
     return cast(T, result)
+
+
+def _leave(done: threading.Event) -> None:
+    """A run is left behind. The program's end waits a while for it.
+
+    A thread that comes out of native code while the interpreter is taken down is ended by it (before Python 3.14), in
+    the middle of C++ that aborts the process then.
+    """
+    if not _left:
+        atexit.register(_see_off)
+    _left[:] = [one for one in _left if not one.is_set()] + [done]
+
+
+def _see_off() -> None:
+    end = time.monotonic() + _SEES_OFF
+    for done in _left:
+        done.wait(max(0.0, end - time.monotonic()))

@@ -1,7 +1,7 @@
 """An isolated network's own process: what a stranger's model crashes, hangs or fills with memory is that process.
 
 `Worker` starts it (a fresh interpreter, so that scripts without a main guard, notebooks and threads may), asks it over
-channels, ends what takes too long, and starts another after a crash. What the process is asked: runtime/serve.py.
+channels, ends what takes too long, and starts another after a crash. What the process does: `isolated.serve`.
 """
 
 from __future__ import annotations
@@ -26,14 +26,13 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar
 
 import numpy as np
 
-from onnxviz.errors import LimitExceeded, ModelRejected, UsageError, WorkerCrashed
-from onnxviz.runtime import isolate
+from onnxviz import isolate
+from onnxviz.errors import LimitExceeded, UsageError, WorkerCrashed
 from onnxviz.runtime.channel import CONTROL, Channel, Closed, restored, shared
 
 if TYPE_CHECKING:
     import onnx
 
-    from onnxviz.graph.open.load import Loaded
     from onnxviz.limits import Limits
 
 T = TypeVar("T")
@@ -45,7 +44,7 @@ _SECONDS_TO_START: Final = 120.0
 _START: Final = """
 import sys
 sys.path[:] = {path!r}
-from onnxviz.runtime.serve import serve
+from {program} import serve
 serve({control}, {lifeline}, {board}, {memory})
 """
 _LAST_WORDS: Final = 4096
@@ -75,6 +74,7 @@ def again(work: Callable[[], T]) -> T:
 class Life:
     """One process from its start to its end.
 
+    program  the module whose `serve` it runs
     memory   the bytes that it may take; None: what the machine has
     pid      the process that started it: a forked copy of that one must leave it alone
     ended    why it was ended on purpose, None where it was not; `interrupted`, whether that was Ctrl-C
@@ -83,7 +83,7 @@ class Life:
     states   what is held there and nowhere else
     """
 
-    def __init__(self, memory: int | None) -> None:
+    def __init__(self, program: str, memory: int | None) -> None:
         self.pid = os.getpid()
         self.ended: str | None = None
         self.interrupted = False
@@ -98,7 +98,7 @@ class Life:
         self._board = isolate.Board(pages)
         try:
             with theirs:
-                self.process = _started(theirs.fileno(), reading, board, self._words, memory)
+                self.process = _started(program, theirs.fileno(), reading, board, self._words, memory)
         except BaseException:
             self._control.close()
             for descriptor in (self._lifeline, self._words):
@@ -202,12 +202,14 @@ class Life:
 
 
 def _started(
-    control: int, lifeline: int, board: int, words: int | None, memory: int | None
+    program: str, control: int, lifeline: int, board: int, words: int | None, memory: int | None
 ) -> subprocess.Popen[bytes]:
     root = str(Path(__file__).resolve().parents[2])
     path = [os.fspath(one) for one in sys.path]
     path += [] if root in path else [root]
-    code = _START.format(path=path, control=control, lifeline=lifeline, board=board, memory=memory)
+    code = _START.format(
+        path=path, program=program, control=control, lifeline=lifeline, board=board, memory=memory
+    )
     try:
         # -P: no file beside a script, or in the folder where a stranger's models lie, is taken for a module before
         # `path` is set. A session of its own: Ctrl-C on the terminal is for this process, which decides.
@@ -243,10 +245,12 @@ def _end(
 class Worker:
     """What an isolated network asks. It may be used by several threads, and holds no process until it is asked first.
 
+    program  the module whose `serve` its process runs: it stands above this one, since it opens models
     limits   what the network was opened under
     """
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, program: str, limits: Limits) -> None:
+        self._program = program
         self.limits = limits
         self._lock = threading.Lock()
         self._pid = os.getpid()
@@ -280,7 +284,7 @@ class Worker:
                 raise UsageError("this network was closed: open it again with onnxviz.load")
             life = self._life
             if life is None or life.pid != os.getpid() or not life.alive:
-                self._life = life = Life(self.limits.memory)
+                self._life = life = Life(self._program, self.limits.memory)
             return life
 
     def close(self) -> None:
@@ -460,52 +464,6 @@ class Worker:
         forget = functools.partial(_forget, self._weights, id(weight), number)
         self._weights[id(weight)] = weakref.ref(weight, forget), number
         return number
-
-
-def opened(source: Any, limits: Limits) -> tuple[Loaded, Worker]:
-    """The model as `graph.open.load.load` gives it, and a worker that has opened it.
-
-    It is opened there first, so what is parsed here is known to pass: it was the same bytes. A model that was parsed
-    by the caller (an ir.Model) is only checked, here.
-
-    raises   what `graph.open.load.load` raises, WorkerCrashed, UsageError where there can be no workers
-    """
-    from onnxviz.graph.open.load import load, serialised
-    from onnxviz.text import quoted
-
-    reason = lacking()
-    if reason is not None:
-        raise UsageError(f"isolate=True does not work here: {reason}; leave it out")
-    worker = Worker(limits)
-    try:
-        if isinstance(source, (str, os.PathLike)):
-            before = _identity(source)
-            worker.open(source, limits, quoted(os.fspath(source)))
-            with isolate.on(worker):
-                loaded = load(source, limits=limits)
-            if _identity(source) != before:
-                raise ModelRejected(f"{quoted(os.fspath(source))} was changed while it was opened")
-            return loaded, worker
-        if isinstance(source, (bytes, bytearray, memoryview)):
-            limits.check("file_bytes", len(source), f"the model has {len(source)} bytes")
-            source = bytes(source)
-            worker.open(source, limits, "the given bytes")
-        elif type(source).__name__ == "ModelProto":
-            worker.open(serialised(source, limits), limits, "the given ModelProto")
-        with isolate.on(worker):
-            return load(source, limits=limits), worker
-    except BaseException:
-        worker.close()
-        raise
-
-
-def _identity(path: str | os.PathLike[str]) -> tuple[int, ...]:
-    """Changes when the file is replaced or written to."""
-    try:
-        found = Path(path).stat()
-    except (OSError, ValueError):  # opening it says so
-        return ()
-    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
 
 def _forget(table: dict[int, tuple[Any, int]], key: int, number: int, _: object) -> None:

@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from onnxviz.attribution.targets import Targets, parse
-from onnxviz.errors import ImageRejected, UsageError, near, ways
+from onnxviz.errors import ImageRejected, LimitExceeded, UsageError, WorkerCrashed, near, ways
 from onnxviz.features.stream import none_used, refusal, source_name, sources
 from onnxviz.image.folder import Skipped
 from onnxviz.image.io import read
-from onnxviz.interrupted import until_interrupted
 from onnxviz.network import Images, Network
 from onnxviz.progress import Shown, told
 from onnxviz.provenance import note_view, recorded
 from onnxviz.synthesis.fool_attack import Attack, Budget, to_pictures, to_planes
 from onnxviz.synthesis.fool_result import Fooled, Outcome
+from onnxviz.synthesis.made import keeping
 from onnxviz.text import printable
 
 if TYPE_CHECKING:
@@ -79,7 +79,8 @@ def fool(
     confidence   the probability that the target must have beside being on top, 0 to 1
     returns      Fooled, values (N, h, w, 3) float32: the images as the network sees them, whole grey levels
     raises       UsageError, UnknownLabel, ImageRejected, ModelUnsuitable (no classifier), UnsupportedOperator;
-                 Interrupted on Ctrl-C with the images so far
+                 Interrupted on Ctrl-C, LimitExceeded, WorkerCrashed and GradientNotFinite with the images so far as
+                 `.partial`
     """
     progress = told(progress)
     net.preprocessing.require_pictures("fool")
@@ -92,46 +93,64 @@ def fool(
     settings = _settings(method, norm, bound, steps, confidence, seed, frames[0].view.shape)
     found: list[tuple[Frame, np.ndarray]] = []
     outcomes: list[Outcome] = []
+    under_way: list[tuple[slice, _Batch]] = []
+
+    def measured() -> None:
+        """What became of the images under way."""
+        while under_way:
+            part, batch = under_way.pop()
+            views, results = batch.finish()
+            found.extend(zip(frames[part], views, strict=True))
+            outcomes.extend(results)
+
+    def result() -> Fooled | None:
+        try:
+            measured()
+        except (LimitExceeded, WorkerCrashed):  # those before them stand
+            if not found:
+                raise
+        if not found:
+            return None
+        manifest = net.manifest(
+            "fool",
+            target=asked.classes[0] if len(asked) == 1 else list(wanted),
+            label=asked.labels[0] or None if len(asked) == 1 else None,
+            method=method,
+            norm=settings.norm,
+            bound=settings.bound,
+            steps=settings.steps,
+            confidence=confidence,
+            seed=seed,
+        )
+        manifest["figures"] = _figures(outcomes, len(skipped))
+        manifest["images"] = [outcome.to_dict() for outcome in outcomes]
+        manifest["skipped"] = [one.to_dict() for one in skipped]
+        return Fooled(
+            values=np.stack([view for _, view in found]).astype(np.float32),
+            manifest=manifest,
+            originals=[one.view for one, _ in found],
+            images=[one.with_view(view) for one, view in found],
+            outcomes=outcomes,
+        )
+
     size = net.batch_size()
-    for first in range(0, len(frames), size):
-        part = slice(first, min(first + size, len(frames)))
-        batch = _Batch(net, frames[part], names[part], wanted[part], settings)
-        with until_interrupted() as ending:
+    with keeping(result):
+        for first in range(0, len(frames), size):
+            part = slice(first, min(first + size, len(frames)))
+            batch = _Batch(net, frames[part], names[part], wanted[part], settings)
+            under_way.append((part, batch))
             for step in batch.run(first):
                 if len(frames) == 1:
                     progress(step, settings.steps, "steps")
+            measured()
             progress(part.stop, len(frames), "images")
-        views, results = batch.finish()
-        found += zip(frames[part], views, strict=True)
-        outcomes += results
-        if ending.stop is not None:
-            break
-    if len(frames) == 1 and outcomes[0].already:
+    made = result()
+    assert made is not None
+    if len(frames) == 1 and made.outcomes[0].already:
         raise UsageError(
             f"the network takes the image for {outcomes[0].target_label!r} as it is; choose another target"
         )
-    manifest = net.manifest(
-        "fool",
-        target=asked.classes[0] if len(asked) == 1 else list(wanted),
-        label=asked.labels[0] or None if len(asked) == 1 else None,
-        method=method,
-        norm=settings.norm,
-        bound=settings.bound,
-        steps=settings.steps,
-        confidence=confidence,
-        seed=seed,
-    )
-    manifest["figures"] = _figures(outcomes, len(skipped))
-    manifest["images"] = [outcome.to_dict() for outcome in outcomes]
-    manifest["skipped"] = [one.to_dict() for one in skipped]
-    result = Fooled(
-        values=np.stack([view for _, view in found]).astype(np.float32),
-        manifest=manifest,
-        originals=[one.view for one, _ in found],
-        images=[one.with_view(view) for one, view in found],
-        outcomes=outcomes,
-    )
-    return ending.given(result)
+    return made
 
 
 def _settings(

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from onnxviz import isolate
 from onnxviz.errors import GradientNotFinite, LimitExceeded, UsageError, WorkerCrashed
 from onnxviz.image.front import centre
 from onnxviz.objectives import LOGITS
-from onnxviz.runtime import isolate
 from onnxviz.synthesis.parametrise import Parametrisation, Pixels
 from onnxviz.synthesis.step import (
     GRADIENT,
@@ -371,7 +371,7 @@ class Machine:
         return self._model
 
     def _compiled(self, model: ir.Model) -> Program:
-        from onnxviz.runtime.ort import compile
+        from onnxviz.programs import compile
 
         net = self.net
         return compile(

@@ -407,7 +407,7 @@ def _compare(network: StyleNetwork, model: onnx.ModelProto, pictures: Sequence[n
     """
     import onnx_ir as ir
 
-    from onnxviz.runtime.ort import compile
+    from onnxviz.programs import compile
     from onnxviz.synthesis.style_network import paint
 
     program = compile(ir.from_proto(model), provider="cpu", own=())

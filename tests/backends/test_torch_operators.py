@@ -261,3 +261,11 @@ def test_the_graphs_within_are_in_normal_form_too() -> None:
     expected = session(onnx.shape_inference.infer_shapes(model)).run(None, {"x": x})[0]
     np.testing.assert_allclose(found.numpy(), expected, rtol=1e-4, atol=1e-6)
     _by_differences(model, x, y)
+
+
+def test_axes_that_the_input_has_not_are_none():
+    """Of a value whose rank the file does not tell, the usual axes of maps are there: ONNX Runtime leaves out the last."""
+    function = OPERATORS["MeanVarianceNormalization"].function
+    x = torch.randn(2, 3, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(function(x, axes=[0, 2, 3]), function(x, axes=[0, 2]))
+    assert not function(x, axes=[3]).any()

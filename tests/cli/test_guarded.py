@@ -15,7 +15,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
-from onnxviz.runtime.isolate import memory_is_guarded
+from onnxviz.isolate import memory_is_guarded
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="the parent needs os.fork")
 node = helper.make_node

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="the parent need
 _TOY = """
 import ctypes, os, signal, struct, sys, time
 from onnxviz.cli import parent
-from onnxviz.runtime import isolate
+from onnxviz import isolate
 region = isolate.region
 mutex = ctypes.create_string_buffer(64)
 locks = ctypes.PyDLL(None)  # its calls hold the interpreter's lock, as onnx's shape inference does
@@ -33,6 +33,7 @@ def work():
 {body}
     sys.exit(0)
 
+parent._load = lambda: None
 parent._work = work
 parent._ANSWER_KEEPING = {keeping}
 parent.main()
@@ -234,6 +235,45 @@ def test_a_child_that_answers_sigterm_decides():
     assert ended(process)[0] == 7
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGKILL, signal.SIGSEGV])
+def test_a_child_that_is_ended_leaves_no_marker_behind(number, tmp_path):
+    """Whatever ends it: its parent gives back what it held, and a marker that another holds by then stays."""
+    body = f"""
+from onnxviz.claims import claimed
+with claimed({str(tmp_path / "a.png")!r}), claimed({str(tmp_path / "é 2.npy")!r}):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+    process = start(body)
+    process.stdout.readline()
+    assert {path.name for path in tmp_path.iterdir()} == {".a.lock", ".é 2.lock"}
+    handed = number in (signal.SIGTERM, signal.SIGHUP)
+    os.kill(process.pid if handed else process.child, number)
+    assert ended(process)[0] == (-number if handed else 4)
+    assert list(tmp_path.iterdir()) == []
+
+
+_EARLY = """
+import importlib.abc, os, runpy, signal, sys
+
+class CtrlC(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name == {module!r}:
+            os.kill(os.getpid(), signal.SIGINT)
+
+sys.meta_path.insert(0, CtrlC())
+sys.argv = ["onnxviz", "--version"]
+runpy.run_module("onnxviz", run_name="__main__", alter_sys=False)
+"""
+
+
+@pytest.mark.parametrize("module", ["onnxviz.cli.parent", "onnxviz.isolate", "typer", "onnxviz.cli.table"])
+def test_ctrl_c_while_the_program_is_imported_is_one_line(module):
+    code = _EARLY.format(module=module)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "onnxviz: interrupted\n")
+
+
 def test_ignored_signals_stay_ignored():
     def nohup() -> None:
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
@@ -292,8 +332,7 @@ def test_the_parent_imports_next_to_nothing():
         "onnxviz._version",
         "onnxviz.cli",
         "onnxviz.cli.parent",
-        "onnxviz.runtime",
-        "onnxviz.runtime.isolate",
+        "onnxviz.isolate",
     ]
     assert len(json.loads(out)) < 60
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx_ir as ir
 import pytest
 
-from tests.grad.oracle import Case, apart, check, ints, normal, positive
+from onnxviz.grad.model import gradient_model
+from tests.grad.oracle import Case, apart, check, ints, normal, positive, session
 
 ORT = {"oracle": "ort", "step": 2e-2, "tolerance": 2e-3}
 
@@ -212,3 +214,42 @@ def test_rule(case: Case, dynamic: bool) -> None:
 def test_product_with_zeros() -> None:
     """One zero: only it has a derivative. Several: none has."""
     check(Case("ReduceProd", {"x": ZEROS, "axes": ints([1])}, constant=("axes",), step=1e-3))
+
+
+@pytest.mark.parametrize("old", [False, True], ids=["training_mode", "five outputs"])
+@pytest.mark.parametrize(
+    ("shape", "attributes"),
+    [
+        ((3, C, 3, 2), {}),
+        ((5, C), {"epsilon": 0.1}),
+        ((2, C, 7), {"momentum": 0.5}),
+        ((1, C, 4, 4), {"epsilon": 1e-3}),
+    ],
+)
+def test_batch_normalization_in_training_has_torchs_gradient(shape, attributes, old) -> None:
+    """By all inputs that count, element by element: torch's own batch_norm in float64, which knows no rule of ours."""
+    torch = pytest.importorskip("torch")
+    inputs = {"x": normal(*shape), "s": positive(C), "b": normal(C)}
+    case = Case(
+        "BatchNormalization",
+        {**inputs, "m": normal(C, seed=1), "v": positive(C, seed=1)},
+        attributes if old else {**attributes, "training_mode": 1},
+        constant=("m", "v"),
+        outputs=("y", "p", "q", "r", "t") if old else ("y", "p", "q"),
+        opset=7 if old else 15,
+    )
+    leaves = {
+        name: torch.tensor(array, dtype=torch.float64, requires_grad=True) for name, array in inputs.items()
+    }
+    y = torch.nn.functional.batch_norm(
+        leaves["x"], None, None, leaves["s"], leaves["b"], training=True, eps=attributes.get("epsilon", 1e-5)
+    )
+    cotangent = normal(*shape, seed=2)
+    expected = torch.autograd.grad((y * torch.tensor(cotangent)).sum(), list(leaves.values()))
+    for name, wanted in zip(leaves, expected, strict=True):
+        found = ir.to_proto(gradient_model(ir.from_proto(case.model()), of="y", wrt=name))
+        again, gradient = session(found).run(
+            ["y", f"{name}.gradient"], case.feeds() | {"y.cotangent": cotangent}
+        )
+        np.testing.assert_allclose(again, y.detach().numpy(), rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(gradient, wanted.numpy(), rtol=1e-4, atol=1e-5, err_msg=name)

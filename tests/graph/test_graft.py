@@ -13,7 +13,7 @@ from onnx import TensorProto, helper
 from onnxviz.errors import ModelUnsuitable
 from onnxviz.graph.graft import Grafting, Variant
 from onnxviz.graph.seams import Seam
-from onnxviz.runtime.ort import compile
+from onnxviz.programs import compile
 from tests.networks import Maker
 
 LAYERS = ("image", "first", "second", "logits")

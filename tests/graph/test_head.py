@@ -212,3 +212,9 @@ def test_a_network_without_weights_before_its_scores():
     x = m("Flatten", m("GlobalMaxPool", "image"))
     found = ends(m, x)
     assert found.features == found.scores == x
+
+
+def test_an_end_prints_in_one_short_line():
+    text = repr(head(load(tiny_cnn()).model))
+    assert text.startswith("<Head 'prob' (N, 10): ") and "10 classes" in text
+    assert "\n" not in text and len(text) < 310

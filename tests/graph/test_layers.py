@@ -361,3 +361,18 @@ def test_dynamically_quantised_files_have_the_float_file_s_fields(per_channel, t
     for what in ("parameters", "macs"):
         assert sum(getattr(one, what) for one in dynamic) == sum(getattr(one, what) for one in plain)
     assert not [layer.name for layer in dynamic if layer.name.endswith(("scale", "scales_mul:0"))]
+
+
+def test_layers_print_one_a_line_and_of_many_the_ends():
+    found = layers(load(tiny_cnn()).model)
+    assert repr(found).splitlines() == [repr(one) for one in found]
+    assert repr(found[3]) == "<Layer conv2 Conv N×16×16×16>"
+    assert found == tuple(found)
+    m, x = Maker(), "image"
+    for _ in range(40):
+        x = m("Relu", x)
+    many = layers(load(m.model({"image": ("N", 3, 8, 8)}, {x: ("N", 3, 8, 8)})).model)
+    lines = repr(many).splitlines()
+    assert len(lines) == 25
+    assert (lines[0], lines[12], lines[-1]) == (repr(many[0]), "… 16 more …", repr(many[-1]))
+    assert max(map(len, lines)) < 120

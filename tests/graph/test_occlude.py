@@ -21,7 +21,7 @@ from onnxviz.graph.occlude import (
     shown,
 )
 from onnxviz.graph.reduce import FEATURES, pooled
-from onnxviz.runtime.ort import compile as compile_model
+from onnxviz.programs import compile as compile_model
 
 BOXES = np.array([[0, 0, 0, 0], [0, 0, 4, 4], [2, 3, 5, 9], [5, 6, 7, 9], [0, 0, 7, 9]])
 H, W = 7, 9

@@ -10,7 +10,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from onnxviz.errors import ModelUnsuitable, UnknownLayer
 from onnxviz.graph.reduce import FEATURES, Reduced, clipping, peaks, pooled
-from onnxviz.runtime.ort import compile as compile_model
+from onnxviz.programs import compile as compile_model
 from tests.features.patch_toys import load, photos
 
 OPSETS = [7, 9, 10, 11, 12, 13, 17, 18, 20, 22, 24]

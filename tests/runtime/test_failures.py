@@ -18,8 +18,8 @@ from onnxviz.errors import (
     RuntimeFailed,
     UsageError,
 )
+from onnxviz.programs import compile
 from onnxviz.runtime.failures import places, typed
-from onnxviz.runtime.ort import compile
 
 
 def network(*nodes: onnx.NodeProto, size: int | str = 32, **tensors: np.ndarray) -> onnx.ModelProto:

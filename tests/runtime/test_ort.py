@@ -9,8 +9,8 @@ import pytest
 from onnx import TensorProto, helper
 
 from onnxviz.errors import LimitExceeded, ModelRejected, ProviderUnavailable, RuntimeFailed
+from onnxviz.programs import compile
 from onnxviz.runtime import providers
-from onnxviz.runtime.ort import compile
 
 
 def model(nodes, inputs, outputs, initializers=(), opset=17):

@@ -8,8 +8,8 @@ import pytest
 
 from onnxviz.errors import RuntimeFailed
 from onnxviz.graph.tape import Tape
+from onnxviz.programs import compile
 from onnxviz.runtime import providers
-from onnxviz.runtime.ort import compile
 from onnxviz.runtime.resident import Resident
 
 

@@ -17,9 +17,10 @@ import onnx_ir as ir
 import pytest
 from onnx import TensorProto, helper
 
+from onnxviz import isolate
 from onnxviz.errors import LimitExceeded
-from onnxviz.runtime import isolate, watchdog
-from onnxviz.runtime.ort import compile
+from onnxviz.programs import compile
+from onnxviz.runtime import watchdog
 
 # What a child process reads first, to import from this folder.
 _HERE = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})"
@@ -73,7 +74,7 @@ def test_one_operator_that_goes_on_is_left_behind_at_the_limit():
 def test_ctrl_c_in_one_operator_that_goes_on():
     code = f"""{_HERE}
 import numpy as np
-from onnxviz.runtime.ort import compile
+from onnxviz.programs import compile
 from test_watchdog import widest
 program = compile(widest(), provider="cpu", threads=1, seconds=600)
 x = np.ones((1, 1, 2000, 2000), np.float32)
@@ -93,6 +94,23 @@ sys.exit(3)
     assert time.monotonic() - begun < 60
     process.communicate()
     assert process.returncode == 3  # the thread that is left behind does not disturb the end
+
+
+def test_the_end_of_the_program_waits_for_a_run_that_was_left_behind():
+    """Out of native code while the interpreter is taken down, its thread would abort the process."""
+    code = """
+import atexit, time, types
+ended = []
+atexit.register(lambda: print("ended" if ended else "still running"))  # what is registered first comes last
+from onnxviz.runtime.watchdog import waited
+for _ in range(2):
+    try:
+        waited(lambda: (time.sleep(1.5), ended.append(1)), types.SimpleNamespace(terminate=False), -1.0)
+    except TimeoutError:
+        print("left behind", flush=True)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "left behind\nleft behind\nended\n", "")
 
 
 def test_quick_runs_of_sizes_seen_before_get_no_thread(threads, monkeypatch):
@@ -121,10 +139,10 @@ def test_the_childs_runs_hear_ctrl_c_between_operators():
     """What the command line's child does: the run ends, and its thread gets KeyboardInterrupt, not LimitExceeded."""
     code = f"""{_HERE}
 import mmap, numpy as np
-from onnxviz.runtime import isolate
+from onnxviz import isolate
 isolate.serve(isolate.Board(mmap.mmap(-1, isolate.SIZE)))
 isolate.answer_interrupts()
-from onnxviz.runtime.ort import compile
+from onnxviz.programs import compile
 from test_ort import endless
 program = compile(endless(), provider="cpu", seconds=600)
 try:

@@ -23,7 +23,7 @@ import onnx.parser
 import pytest
 
 import onnxviz
-from onnxviz import objectives
+from onnxviz import isolate, objectives
 from onnxviz.errors import (
     LimitExceeded,
     ModelRejected,
@@ -34,7 +34,6 @@ from onnxviz.errors import (
     ways,
 )
 from onnxviz.interrupted import Interrupted
-from onnxviz.runtime import isolate
 from onnxviz.runtime.pool import Pool
 from onnxviz.runtime.worker import Life, Worker, lacking
 
@@ -346,7 +345,7 @@ def test_shape_inference_that_ends_the_process(pair):
         net (float[2, 3] x) => (float[N] y) <int64[1, 1] i = {0}> { y = GatherND<batch_dims = -5>(x, i) }
         """
     )
-    worker = Worker(onnxviz.Limits())
+    worker = Worker("onnxviz.isolated", onnxviz.Limits())
     for words in ("SIGSEGV while inferring the shapes of the model", "not run again"):
         with pytest.raises((WorkerCrashed, ModelRejected), match=words):
             worker.infer(proto, strict=False, propagate=True)
@@ -361,7 +360,7 @@ def test_the_same_graph_is_sent_for_its_shapes_once(monkeypatch):
     monkeypatch.setattr(
         Worker, "ask", lambda *args, **named: (asked.append(args[1]["do"]), ask(*args, **named))[1]
     )
-    worker = Worker(onnxviz.Limits())
+    worker = Worker("onnxviz.isolated", onnxviz.Limits())
     wrong = onnx.ModelProto.FromString(PLAIN)
     wrong.graph.output[0].type.tensor_type.shape.dim[1].dim_value = 6
     for _ in range(2):
@@ -637,7 +636,7 @@ HELD = f"""
 sys.path.insert(0, {str(Path(__file__).parent)!r})
 from test_ort import endless
 from onnxviz.runtime import worker
-from onnxviz.runtime.ort import compile
+from onnxviz.programs import compile
 program = compile(endless(), provider="cpu", worker=net.worker)
 state = program.hold(np.arange(1000.0))
 """

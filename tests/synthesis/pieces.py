@@ -11,7 +11,7 @@ import onnx_ir as ir
 from onnxviz.grad.model import differentiate
 from onnxviz.graph.shapes import infer
 from onnxviz.graph.tape import Tape
-from onnxviz.runtime.ort import compile
+from onnxviz.programs import compile
 from onnxviz.synthesis.transforms import RULES
 
 

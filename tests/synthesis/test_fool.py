@@ -12,7 +12,7 @@ from PIL import Image
 
 import onnxviz
 from onnxviz.cli.main import run
-from onnxviz.errors import ImageRejected, UnknownLabel, UsageError
+from onnxviz.errors import ImageRejected, LimitExceeded, UnknownLabel, UsageError, WorkerCrashed
 from onnxviz.interrupted import Interrupted
 from onnxviz.synthesis.fool_result import magnified
 from tests.toys import detector, photo
@@ -166,6 +166,68 @@ def test_ctrl_c_keeps_what_was_done(net, cat):
     assert partial.manifest["incomplete"] is True
     assert not partial.outcomes[0].fooled
     assert partial.picture().size[0] > 900
+
+
+def limited(monkeypatch, allowed: int) -> None:
+    """So many gradients are computed, and the next takes too long."""
+    from onnxviz.gradients import Gradients
+
+    runs, run = [], Gradients.__call__
+
+    def counted(self, *given, **named):
+        runs.append(1)
+        if len(runs) > allowed:
+            raise LimitExceeded("one run took too long")
+        return run(self, *given, **named)
+
+    monkeypatch.setattr(Gradients, "__call__", counted)
+
+
+def test_a_limit_hit_in_the_middle_keeps_the_images_so_far(two, monkeypatch):
+    monkeypatch.setattr(type(two), "batch_size", lambda self, batch=None: 1)
+    pictures = [photo(seed) for seed in range(3)]
+    whole = onnxviz.fool(two, pictures, method="pgd", bound=9, steps=5)
+    limited(monkeypatch, 5 + 2)
+    with pytest.raises(LimitExceeded, match="one run took too long") as caught:
+        onnxviz.fool(two, pictures, method="pgd", bound=9, steps=5)
+    partial = caught.value.partial
+    assert partial.manifest["incomplete"] is True
+    assert len(partial.outcomes) == len(partial.images) == partial.manifest["figures"]["images"] == 2
+    assert partial.outcomes[0].to_dict() == whole.outcomes[0].to_dict()  # the second was on its way
+
+
+@pytest.mark.parametrize("ends", [1, 2])
+def test_what_cannot_be_measured_any_more_is_left_out(two, monkeypatch, ends):
+    from onnxviz.synthesis.fool import _Batch
+
+    monkeypatch.setattr(type(two), "batch_size", lambda self, batch=None: 1)
+    calls, finish = [], _Batch.finish
+
+    def finished(self):
+        calls.append(1)
+        if len(calls) >= ends:
+            raise WorkerCrashed("gone")
+        return finish(self)
+
+    monkeypatch.setattr(_Batch, "finish", finished)
+    with pytest.raises(WorkerCrashed, match="gone") as caught:
+        onnxviz.fool(two, [photo(0), photo(1)], method="fgsm")
+    partial = caught.value.partial
+    assert (len(partial.outcomes) if partial is not None else 0) == ends - 1
+
+
+def test_the_command_saves_what_there_was_at_a_limit(tmp_path, monkeypatch, capsys):
+    for seed, name in enumerate("ab"):
+        Image.fromarray(photo(seed)).save(tmp_path / f"{name}.png")
+    (tmp_path / "two.onnx").write_bytes(detector())
+    monkeypatch.setattr("onnxviz.network.Network.batch_size", lambda self, batch=None: 1)
+    limited(monkeypatch, 1)
+    line = ["fool", *(str(tmp_path / name) for name in ("two.onnx", "a.png", "b.png"))]
+    assert run([*line, "--preprocess", "raw", "--method", "fgsm", "-o", str(tmp_path / "out.png")]) == 4
+    assert "one run took too long" in capsys.readouterr().err
+    manifest = json.loads((tmp_path / "out.json").read_text())
+    assert manifest["incomplete"] is True
+    assert manifest["figures"]["images"] >= 1
 
 
 @pytest.mark.parametrize(

@@ -123,7 +123,7 @@ def _bare(net):
     """STEPS times value and gradient of the same batch, in one session run each."""
     from onnxviz.grad.model import value_and_gradient
     from onnxviz.objectives import FED, logit
-    from onnxviz.runtime.ort import compile
+    from onnxviz.programs import compile
 
     program = compile(value_and_gradient(net.batched[0], logit(FED), net.input.name), provider="cpu")
     x = np.random.default_rng(0).standard_normal((BATCH, 3, 224, 224)).astype(np.float32)

@@ -95,7 +95,7 @@ class Bench:
         """Agreement with the CPU provider, and the times of forward and gradient."""
         from onnxviz.grad.model import gradient_model
         from onnxviz.graph.open.load import load
-        from onnxviz.runtime.ort import compile
+        from onnxviz.programs import compile
 
         path = networks.save(name, self.folder)
         model = load(str(path)).model

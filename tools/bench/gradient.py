@@ -190,7 +190,7 @@ def _start(path: Path) -> list[dict]:
     """How long ResNet-50's gradient model takes to build and to load."""
     from onnxviz.grad.model import gradient_model
     from onnxviz.graph.open.load import load
-    from onnxviz.runtime.ort import compile
+    from onnxviz.programs import compile
 
     model = load(str(path)).model
     made = gradient_model(model, cpu=True)

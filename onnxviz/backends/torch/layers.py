@@ -346,9 +346,12 @@ def lp_normalization(x: Any, *, axis: int = -1, p: int = 2) -> Any:
 
 @operator("MeanVarianceNormalization")
 def mean_variance_normalization(x: Any, *, axes: Sequence[int] = (0, 2, 3)) -> Any:
-    """By mean and standard deviation over these axes."""
-    gap = x - x.mean(tuple(axes), keepdim=True)
-    return gap / (torch.sqrt((gap * gap).mean(tuple(axes), keepdim=True)) + 1e-9)
+    """By mean and standard deviation over these axes; those that x has not are none, as in ONNX Runtime."""
+    axes = [axis for axis in axes if -x.ndim <= axis < x.ndim]
+    if not axes:  # each number is its own mean; for torch none are all
+        return x - x
+    gap = x - x.mean(axes, keepdim=True)
+    return gap / (torch.sqrt((gap * gap).mean(axes, keepdim=True)) + 1e-9)
 
 
 # --- what is one expression -----------------------------------------------------------------------

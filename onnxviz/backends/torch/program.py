@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
+from onnxviz import isolate
 from onnxviz.backends.choose import Task
 from onnxviz.errors import MissingDependency, ModelUnsuitable, ProviderUnavailable, RuntimeFailed
 from onnxviz.grad.model import Forward, forward
 from onnxviz.graph.rectifiers import rectifiers
-from onnxviz.runtime import isolate
-from onnxviz.runtime.isolate import region
+from onnxviz.isolate import region
 
 
 def available() -> str | None:

@@ -198,7 +198,10 @@ def group_normalization(op, g, y, x, scale, bias, *, epsilon, num_groups, stash_
 @vjp("MeanVarianceNormalization")
 def mean_variance_normalization(op, g, y, x, *, axes):
     """(x − mean)/(σ + 1e-9), as the standard defines it."""
-    axes = list(axes)
+    rank = None if x.shape is None else len(x.shape)  # axes that x has not are none, as in ONNX Runtime
+    axes = [axis for axis in axes if rank is None or -rank <= axis < rank]
+    if not axes:  # each number is its own mean: 0, whatever x is
+        return (None,)
     mean = op.ReduceMean(x, axes, keepdims=1)
     centre = op.Sub(x, mean)
     # The standard's own form of the variance, E[x²] − E[x]².

@@ -17,8 +17,8 @@ import onnx_ir as ir
 from onnxviz.graph.open.known import Known
 from onnxviz.graph.operators import RENAMING
 from onnxviz.graph.walk import label
+from onnxviz.isolate import machine_memory
 from onnxviz.limits import Limits, exceeded
-from onnxviz.runtime.isolate import machine_memory
 
 _WIDEST: Final = 16  # bytes of an element
 _ANYWHERE: Final = 2**28  # bytes that every machine has

@@ -1,9 +1,9 @@
 """Nodes that nothing comes out of at certain sizes: windows larger than what they get, norms and means of nothing.
 
 ONNX Runtime 1.32 ends the process at some of them: a pool of its blocked layout whose output has no rows (SIGFPE), an
-InstanceNormalization or RoiAlign of an empty map (SIGSEGV). Most others are an error of its own, or a number that says
-nothing: the mean of nothing is 0 there, its maximum -inf. What only moves, joins or maps elements of an empty map is
-sound, and no concern of this.
+InstanceNormalization or RoiAlign of an empty map, an Inverse of what is not square (SIGSEGV). Most others are an error
+of its own, or a number that says nothing: the mean of nothing is 0 there, its maximum -inf. What only moves, joins or
+maps elements of an empty map is sound, and no concern of this.
 """
 
 from __future__ import annotations
@@ -37,6 +37,8 @@ def empty(call: Call, reductions: bool) -> str | None:
 def _empty(call: Call) -> str | None:
     if call.op in _OF_AXES:
         return _reduced(call)
+    if call.op == "Inverse":
+        return _crooked(call)
     if call.op == "Pad":
         return _padded(call)
     if call.op not in POOLS and call.op not in _CONVOLUTIONS and call.op not in _OF_MAPS:
@@ -86,6 +88,17 @@ def _reduced(call: Call) -> str | None:
     axes = call.option(1, "axes") if call.given(1) or call.attribute("axes") is not None else range(len(x))
     none_left = any(x[axis] == 0 for axis in axes)
     return f"what it gets has {_times(x[1:])} elements" if none_left else None
+
+
+def _crooked(call: Call) -> str | None:
+    """A matrix that is not square: ONNX Runtime 1.32's Inverse reads and writes beside it, and the process ends.
+
+    Where one side is fixed and the other hangs on the picture, or on how many there are, they are not the same either.
+    """
+    sides = call.shape(0)[-2:]
+    if len(sides) < 2 or sides[0] == sides[1]:
+        return None
+    return f"its matrices of {_times(sides)} are not square, and have no inverse"
 
 
 def _padded(call: Call) -> str | None:

@@ -31,7 +31,8 @@ from onnxviz.text import printable
 Sizes = tuple[int | None, ...]
 #: Values of so many elements are computed: shapes, axes, scales.
 MOST_ELEMENTS: Final = 1024
-_MAX_RANK: Final = 64
+#: NumPy has no arrays of more, and what is asked about each grows with the square where a chain adds them one by one.
+MOST_DIMENSIONS: Final = 64
 
 
 class Known(NamedTuple):
@@ -385,7 +386,7 @@ def _read(content: bytes) -> Known:
         return Known(other=content)
     dims = kind.tensor_type.shape.dim
     shape = tuple(dim.dim_value if dim.HasField("dim_value") and dim.dim_value >= 0 else None for dim in dims)
-    known = kind.tensor_type.HasField("shape") and len(shape) <= _MAX_RANK
+    known = kind.tensor_type.HasField("shape")
     return Known(shape if known else None, dtype=kind.tensor_type.elem_type or None)
 
 

@@ -29,8 +29,8 @@ from onnxviz.graph.open.confine import HEAD, DataFile, Folder, describe, open_mo
 from onnxviz.graph.open.protobuf_scan import BadWire, Split, check_texts, count, is_clean, split
 from onnxviz.graph.open.repair import complete, tidy
 from onnxviz.graph.open.weights import Weights, take
+from onnxviz.isolate import region
 from onnxviz.limits import Limits
-from onnxviz.runtime.isolate import region
 from onnxviz.text import printable, quoted
 
 Source = str | os.PathLike[str] | bytes | bytearray | memoryview | onnx.ModelProto | ir.Model

@@ -28,13 +28,13 @@ import onnx
 from onnxviz.errors import ModelRejected
 from onnxviz.graph.open import alive, operands
 from onnxviz.graph.open.empty import empty
-from onnxviz.graph.open.known import UNKNOWN, Call, Known, Sizes, Unsure, constant, infer
+from onnxviz.graph.open.known import MOST_DIMENSIONS, UNKNOWN, Call, Known, Sizes, Unsure, constant, infer
 from onnxviz.graph.open.signatures import ML, normal
 from onnxviz.graph.open.structure import Key, Structure
 from onnxviz.graph.open.tensors import check_dims
 from onnxviz.graph.walk import label
+from onnxviz.isolate import region
 from onnxviz.limits import Limits, exceeded
-from onnxviz.runtime.isolate import region
 from onnxviz.text import quoted
 
 Lookup = Callable[[onnx.TensorProto], np.ndarray | None]
@@ -203,6 +203,11 @@ class _Pass:
     def _check(self, node: onnx.NodeProto, name: str, known: Known) -> None:
         if self.bound:
             return
+        if known.shape is not None and len(known.shape) > MOST_DIMENSIONS:
+            raise ModelRejected(
+                f"the {label(node)} makes a value of {len(known.shape)} dimensions; at most {MOST_DIMENSIONS} were "
+                "expected"
+            )
         elements = known.least
         if elements > self.limits.tensor_elements:
             self.limits.check("tensor_elements", elements, f"the {label(node)} makes {elements} elements")

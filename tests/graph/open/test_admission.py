@@ -15,6 +15,7 @@ from onnx import TensorProto, helper
 import onnxviz
 from onnxviz.errors import ImageRejected, ModelRejected
 from onnxviz.graph.open.admission import Admission
+from onnxviz.graph.open.load import load
 
 node = helper.make_node
 OPEN = ("N", 3, "H", "W")
@@ -319,3 +320,27 @@ def test_a_dilated_window_counts_with_its_gaps():
         onnxviz.load(fixed([long]))
     fits = node("MaxPool", ["x"], ["y"], kernel_shape=[3, 3], dilations=[3, 3])
     onnxviz.load(fixed([fits]))
+
+
+@pytest.mark.parametrize(
+    ("shape", "refused"),
+    [
+        (("N", 10), True),
+        ((2, 3, 4), True),
+        (("N", 3, "W"), True),
+        (("N", 3, 3), False),
+        (("N", "M", "M"), False),
+    ],
+)
+def test_matrices_that_are_not_square_are_not_inverted(shape, refused):
+    """ONNX Runtime's own Inverse looks at no size: at one picture of ten numbers it ends the process."""
+    proto = model(
+        [node("Inverse", ["x"], ["y"], domain="com.microsoft")], shape=shape, imports=[("com.microsoft", 1)]
+    )
+    if refused:
+        with pytest.raises(ModelRejected, match="not square"):
+            load(proto)
+    else:
+        load(proto)
+        assert refusal(proto, 2, 3, 3) is None
+        assert refusal(proto, 2, 3, 4) is not None

@@ -54,6 +54,24 @@ def test_nodes_of_subgraphs_count():
     limited(proto, "nodes", limits=Limits(nodes=4))
 
 
+def test_dimensions_one_by_one():
+    """A shape of n entries for each of n nodes is the square of the file."""
+
+    def grown(count: int) -> onnx.ModelProto:
+        nodes = [
+            helper.make_node("Unsqueeze", [f"v{n}" if n else "x", "front"], [f"v{n + 1}"])
+            for n in range(count)
+        ]
+        nodes.append(helper.make_node("ReduceSum", [f"v{count}"], ["y"], keepdims=0))
+        return hostile.model(nodes, [hostile.array("front", [0], np.int64)])
+
+    start = time.process_time()
+    with pytest.raises(ModelRejected, match=r"node .*a value of 65 dimensions; at most 64"):
+        load(grown(3000))
+    assert time.process_time() - start < 5
+    load(grown(50))
+
+
 def test_functions_that_multiply():
     """The billion laughs: 10^9 nodes out of nine functions of ten lines."""
     limited(hostile.laughs(9), "nodes", "functions expanded")

@@ -8,7 +8,7 @@ from onnx import TensorProto, helper
 
 from onnxviz.errors import ModelRejected
 from onnxviz.graph.open.load import load
-from onnxviz.runtime.ort import compile
+from onnxviz.programs import compile
 from tests.graph import hostile
 
 RELU = [helper.make_node("Relu", ["x"], ["y"])]

@@ -21,16 +21,13 @@ import sys
 import time
 import weakref
 from collections import deque
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, Protocol
 
-if TYPE_CHECKING:
-    from onnxviz.runtime.worker import Worker
-
-#: Bytes of memory that a board takes.
-SIZE: Final = 1 << 15
+#: Bytes of memory that a board takes: a header, regions, and what is claimed.
+SIZE: Final = (1 << 15) + (1 << 14)
 #: The seconds of a region that opens a model rather than runs it: what `--limit load_seconds` says (see `allow`).
 OPENING: Final = -1.0
 #: A run is told to stop at its limit (`watchdog`), and has so many seconds to do so, and this part of its limit.
@@ -47,7 +44,8 @@ _SLOT: Final = struct.Struct(
 _TIME: Final = struct.Struct("d")
 _COUNT: Final = struct.Struct("I")
 _ANSWERS, _KEEPS = 0, 4  # where they stand in the header
-_SLOTS: Final = (SIZE - _HEADER) // _SLOT.size
+_CLAIMS: Final = 1 << 15  # where they stand: their length, then the paths, parted by NUL
+_SLOTS: Final = (_CLAIMS - _HEADER) // _SLOT.size
 _NOTHING: Final = nullcontext()
 _JUST_NOW: Final = 0.5
 
@@ -122,6 +120,22 @@ class Board:
     @keeps.setter
     def keeps(self, keeps: bool) -> None:
         self._memory[_KEEPS] = keeps
+
+    @property
+    def claims(self) -> list[str]:
+        """The files that the child removes when it is done, and that it leaves behind where it is killed."""
+        (length,) = _COUNT.unpack_from(self._memory, _CLAIMS)
+        text = bytes(self._memory[_CLAIMS + _COUNT.size : _CLAIMS + _COUNT.size + length])
+        return [os.fsdecode(path) for path in text.split(b"\0") if path]
+
+    @claims.setter
+    def claims(self, paths: Iterable[str]) -> None:
+        room, start = SIZE - _CLAIMS - _COUNT.size, _CLAIMS + _COUNT.size
+        text = b"\0".join(map(os.fsencode, paths))
+        _COUNT.pack_into(self._memory, _CLAIMS, 0)  # whoever reads meanwhile finds none
+        if len(text) <= room:
+            self._memory[start : start + len(text)] = text
+            _COUNT.pack_into(self._memory, _CLAIMS, len(text))
 
 
 class _Entered:
@@ -251,6 +265,12 @@ def keeps(keeps: bool) -> None:
         _HERE.board.keeps = keeps
 
 
+def claims(paths: Iterable[str]) -> None:
+    """Which files this child removes when it is done: where it is killed, its parent does (`claims.sweep`)."""
+    if _HERE.board is not None:
+        _HERE.board.claims = paths
+
+
 def answer_interrupts() -> None:
     """Make Ctrl-C heard while native code runs: `interrupts` reads it, whatever the main thread does.
 
@@ -334,18 +354,29 @@ def died(what: str | None, number: int) -> str:
 
 # --- the processes of isolated networks -----------------------------------------------------------
 
+
+class Elsewhere(Protocol):
+    """The process of an isolated network, as far as it matters here (runtime/worker.py)."""
+
+    def infer(self, proto: Any, *, strict: bool, propagate: bool) -> Any:
+        """`graph.shapes.infer_shapes` there: an onnx.ModelProto for another."""
+
+    def hurry(self, threads: Collection[int]) -> None:
+        """Ctrl-C: end what these threads wait for, in a moment."""
+
+
 # Those that are open, the newest last.
 _workers: list[Any] = []
 _STAYS: Final = object()
 _chosen: ContextVar[Any] = ContextVar("chosen", default=None)
 
 
-def add(worker: Worker) -> None:
+def add(worker: Elsewhere) -> None:
     """From now on, shape inference goes to this worker, until it is closed or nobody holds it any more."""
     _workers.append(weakref.ref(worker, _workers.remove))
 
 
-def remove(worker: Worker) -> None:
+def remove(worker: Elsewhere) -> None:
     """The worker was closed."""
     _workers[:] = [reference for reference in _workers if reference() not in (None, worker)]
 
@@ -353,13 +384,13 @@ def remove(worker: Worker) -> None:
 def hurry(threads: Collection[int]) -> None:
     """Ctrl-C: what these threads have workers do is given a moment to end, and then is ended with its process."""
     for reference in list(_workers):
-        found: Worker | None = reference()
+        found: Elsewhere | None = reference()
         if found is not None:
             found.hurry(threads)
 
 
 @contextmanager
-def on(worker: Worker | None) -> Iterator[None]:
+def on(worker: Elsewhere | None) -> Iterator[None]:
     """Around what is done to the graph of one network: shape inference goes to its worker, or stays here for None."""
     token = _chosen.set(_STAYS if worker is None else worker)
     try:
@@ -368,7 +399,7 @@ def on(worker: Worker | None) -> Iterator[None]:
         _chosen.reset(token)
 
 
-def worker() -> Worker | None:
+def worker() -> Elsewhere | None:
     """Where shapes are inferred: in the worker of the network at hand (`on`).
 
     Of a graph whose network nobody named, in the newest worker that is open: it may be a stranger's.
@@ -377,7 +408,7 @@ def worker() -> Worker | None:
     if chosen is not None:
         return None if chosen is _STAYS else chosen
     for reference in reversed(_workers):
-        found: Worker | None = reference()
+        found: Elsewhere | None = reference()
         if found is not None:
             return found
     return None

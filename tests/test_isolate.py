@@ -12,7 +12,7 @@ import time
 
 import pytest
 
-from onnxviz.runtime import isolate
+from onnxviz import isolate
 
 
 @pytest.fixture
@@ -82,13 +82,13 @@ def test_long_and_odd_words_are_cut_between_letters(board):
 
 
 def test_importing_it_is_light():
-    code = "import sys, onnxviz.runtime.isolate; print(sorted({'numpy', 'onnx', 'typer', 'ctypes'} & {*sys.modules}))"
+    code = "import sys, onnxviz.isolate; print(sorted({'numpy', 'onnx', 'typer', 'ctypes'} & {*sys.modules}))"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"
 
 
 def in_a_child(code: str) -> str:
-    text = "import resource, sys; from onnxviz.runtime import isolate; data = resource.RLIMIT_DATA\n" + code
+    text = "import resource, sys; from onnxviz import isolate; data = resource.RLIMIT_DATA\n" + code
     return subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, check=True).stdout
 
 
@@ -149,3 +149,15 @@ def test_memory_of_the_machine_or_its_container(files, expected, monkeypatch):
     monkeypatch.setattr(isolate, "_read", read)
     physical = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     assert isolate.machine_memory() == (physical if expected is None else expected)
+
+
+def test_what_is_claimed_outlives_its_child(board):
+    assert board.claims == []
+    isolate.claims(["/there/.a.lock", "/there/.é\udcff.lock"])
+    assert board.claims == ["/there/.a.lock", "/there/.é\udcff.lock"]
+    isolate.claims(["/there/.a.lock"])
+    assert board.claims == ["/there/.a.lock"]
+    isolate.claims("x" * 300 for _ in range(100))  # more than there is room for: none rather than half
+    assert board.claims == []
+    with isolate.region("running the model", 3.0):
+        assert [one.what for one in board.under_way()] == ["running the model"]

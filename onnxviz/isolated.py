@@ -1,9 +1,10 @@
-"""The child of an isolated network: what `worker.Worker` starts, and what does all that a stranger's model could break.
+"""Isolated networks: opened by a process of their own first (`opened`), and what that process does (`serve`).
 
-    parent thread ── channel ──▶ thread here: opening, inference, sessions, runs
+    parent thread ── channel ──▶ thread there: opening, inference, sessions, runs
 
-Each channel has a thread of its own, so that runs go side by side as the threads of the parent do. The process ends
-when the parent does, whatever native code is doing then.
+`runtime.worker.Worker` starts it; it does all that a stranger's model could break. Each channel has a thread of its
+own, so that runs go side by side as the threads of the parent do. The process ends when the parent does, whatever
+native code is doing then.
 """
 
 from __future__ import annotations
@@ -16,13 +17,70 @@ import socket
 import threading
 import weakref
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Final
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from onnxviz.runtime import isolate
+from onnxviz import isolate
+from onnxviz.errors import ModelRejected, UsageError
 from onnxviz.runtime.channel import CONTROL, Channel, Closed, Message, described, mapped
 from onnxviz.runtime.watchdog import WATCHDOG
+from onnxviz.text import quoted
+
+if TYPE_CHECKING:
+    from onnxviz.graph.open.load import Loaded
+    from onnxviz.limits import Limits
+    from onnxviz.runtime.worker import Worker
+
+
+def opened(source: Any, limits: Limits) -> tuple[Loaded, Worker]:
+    """The model as `graph.open.load.load` gives it, and a worker that has opened it.
+
+    It is opened there first, so what is parsed here is known to pass: it was the same bytes. A model that was parsed
+    by the caller (an ir.Model) is only checked, here.
+
+    raises   what `graph.open.load.load` raises, WorkerCrashed, UsageError where there can be no workers
+    """
+    from onnxviz.graph.open.load import load, serialised
+    from onnxviz.runtime.worker import Worker, lacking
+
+    reason = lacking()
+    if reason is not None:
+        raise UsageError(f"isolate=True does not work here: {reason}; leave it out")
+    worker = Worker(__name__, limits)
+    try:
+        if isinstance(source, (str, os.PathLike)):
+            before = _identity(source)
+            worker.open(source, limits, quoted(os.fspath(source)))
+            with isolate.on(worker):
+                loaded = load(source, limits=limits)
+            if _identity(source) != before:
+                raise ModelRejected(f"{quoted(os.fspath(source))} was changed while it was opened")
+            return loaded, worker
+        if isinstance(source, (bytes, bytearray, memoryview)):
+            limits.check("file_bytes", len(source), f"the model has {len(source)} bytes")
+            source = bytes(source)
+            worker.open(source, limits, "the given bytes")
+        elif type(source).__name__ == "ModelProto":
+            worker.open(serialised(source, limits), limits, "the given ModelProto")
+        with isolate.on(worker):
+            return load(source, limits=limits), worker
+    except BaseException:
+        worker.close()
+        raise
+
+
+def _identity(path: str | os.PathLike[str]) -> tuple[int, ...]:
+    """Changes when the file is replaced or written to."""
+    try:
+        found = Path(path).stat()
+    except (OSError, ValueError):  # opening it says so
+        return ()
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+
+
+# --- in the process -------------------------------------------------------------------------------
 
 # macOS gives threads half a megabyte, which ONNX's inference of nested graphs overflows.
 _STACK: Final = 2**24
@@ -132,7 +190,8 @@ class Served:
 
     def compile(self, message: Mapping[str, Any], arrays: dict[str, np.ndarray]) -> Message:
         """A program of a graph and its weights, which come along or were here before."""
-        from onnxviz.runtime.ort import Graph, session
+        from onnxviz.programs import here
+        from onnxviz.runtime.ort import Graph
 
         for key, array in arrays.items():
             if key.isdigit():
@@ -142,7 +201,7 @@ class Served:
         if lacking:
             return {"lacking": lacking}, {}
         found = {name: array for name, array in weights.items() if array is not None}
-        program = session(Graph(arrays["graph"].tobytes(), found, message["open"]), **message["settings"])
+        program = here(Graph(arrays["graph"].tobytes(), found, message["open"]), **message["settings"])
         number = next(self._numbers)
         self._programs[number] = program
         told = {"program": number, "inputs": program.inputs, "outputs": program.outputs}
