@@ -264,7 +264,7 @@ def test_the_graphs_within_are_in_normal_form_too() -> None:
 
 
 def test_axes_that_the_input_has_not_are_none():
-    """Of a value whose rank the file does not tell, the usual axes of maps are there: ONNX Runtime leaves out the last."""
+    """Of a value whose rank no file tells, the usual axes of maps are there: ONNX Runtime leaves out the last."""
     function = OPERATORS["MeanVarianceNormalization"].function
     x = torch.randn(2, 3, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     assert torch.equal(function(x, axes=[0, 2, 3]), function(x, axes=[0, 2]))
