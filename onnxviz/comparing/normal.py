@@ -11,6 +11,7 @@ from collections.abc import Iterator
 import onnx_ir as ir
 from onnx_ir.passes import common
 
+from onnxviz import isolate
 from onnxviz.graph import canonical, fold, fused, lift
 from onnxviz.graph.analysis.dataflow import FLOATS, dependent, duplicate, is_tensor, measured, prune
 from onnxviz.graph.dequantised import ALSO, through
@@ -18,7 +19,6 @@ from onnxviz.graph.naming import name_nodes
 from onnxviz.graph.quantised import as_qdq
 from onnxviz.graph.shapes import infer
 from onnxviz.network import Network
-from onnxviz.runtime import isolate
 
 #: Note on a value: names of the file's values that were the same numbers once more, and are left out (`ir.Value.meta`).
 SAME = "onnxviz.same"

@@ -9,6 +9,7 @@ from typing import Final
 import numpy as np
 import onnx_ir as ir
 
+from onnxviz import isolate
 from onnxviz.comparing.kernels import Kernel, kernels, likeness
 from onnxviz.comparing.normal import SAME, normal, real_values
 from onnxviz.comparing.sketch import Projector, Sketch, sketches
@@ -17,7 +18,6 @@ from onnxviz.graph.analysis.probe import Facts, Prober
 from onnxviz.graph.dequantised import ALSO
 from onnxviz.network import Network
 from onnxviz.progress import Progress, silent
-from onnxviz.runtime import isolate
 
 # From here on two layers' weights are the same ones, if they stand at about the same place;
 _ALIKE: Final = 0.8
