@@ -79,7 +79,7 @@ def kernels(
     weights: dict[int, list[ir.Value]] = {}
     for node in model.graph:
         work = macs(node, facts) // facts.batch
-        values = _weights(node, moved)
+        values = operands(node, moved)
         if work or values:
             shape = facts.full_shape(node.outputs[0])
             weights[len(found)] = values
@@ -89,7 +89,7 @@ def kernels(
     for place, values in weights.items():
         kernel = found[place]
         arrays = [_array(kernel.node, value, held) for value in values]
-        form = _form(kernel.node, values, arrays)
+        form = shaped(kernel.node, values, arrays)
         if form is not None and form.size:
             kernel.size = (form.shape[0], form.shape[1] * form.shape[2])
             kernel.faces = _faces(form, _flattened(kernel.node, values, facts), project)
@@ -97,7 +97,7 @@ def kernels(
     return found
 
 
-def _weights(node: ir.Node, moved: set[ir.Value]) -> list[ir.Value]:
+def operands(node: ir.Node, moved: set[ir.Value]) -> list[ir.Value]:
     """What the node multiplies the picture's values with; none where both sides depend on the picture."""
     twin = view(node)
     for place in _PLACES.get(twin.op, ()) if twin.standard else ():
@@ -124,7 +124,7 @@ def _array(node: ir.Node, value: ir.Value, held: Mapping[str, np.ndarray]) -> np
     return wide
 
 
-def _form(node: ir.Node, values: list[ir.Value], arrays: list[np.ndarray]) -> np.ndarray | None:
+def shaped(node: ir.Node, values: list[ir.Value], arrays: list[np.ndarray]) -> np.ndarray | None:
     """(filters, inputs, places)."""
     if not arrays:
         return None

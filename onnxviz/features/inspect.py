@@ -6,15 +6,19 @@ import contextlib
 from collections import Counter
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
-from typing import Any
+from typing import Any, Final
 
 from onnxviz.blame import judged
 from onnxviz.errors import LONGEST_MESSAGE, ImageRejected, ModelUnsuitable, OnnxVizError, spelt
 from onnxviz.graph.head import Head
 from onnxviz.graph.layers import Layer
+from onnxviz.graph.quantisers import Quantisation, Quantiser, bytes_by_type, quantisation
 from onnxviz.network import Network
 from onnxviz.provenance import check_open
 from onnxviz.text import printable
+
+# What a table tells of how a tensor is held.
+_HELD: Final = ("codes", "bits", "granularity", "symmetric", "scale", "zero_point", "low", "high")
 
 
 @dataclass(frozen=True)
@@ -58,13 +62,19 @@ class Inspection:
             "gradients": self.gradients,
             "torch_only": self.torch_only,
             "findings": net.findings,
+            "bytes": bytes_by_type(net.model),
+            "quantisation": self.quantisation.to_dict() if self.quantisation else None,
             "layers": [_plain(layer) for layer in net.layers],
         }
 
     def table(self) -> dict[str, list[Any]]:
-        """A row a layer: name, op, shape, parameters, macs, receptive_field and stride (height×width)."""
+        """A row a layer: name, op, shape, parameters, macs, receptive_field and stride (height×width).
+
+        Of a quantised file also how the layer's values are held (codes, bits, granularity, symmetric, scale, zero_point
+        and the real numbers from low to high that the codes hold), and its weights (weight_ before these).
+        """
         layers = self.network.layers
-        return {
+        found: dict[str, list[Any]] = {
             "name": [layer.name for layer in layers],
             "op": [layer.op for layer in layers],
             "shape": [_shape(layer.shape) for layer in layers],
@@ -73,6 +83,25 @@ class Inspection:
             "receptive_field": [_pair(layer.receptive_field) for layer in layers],
             "stride": [_pair(layer.stride) for layer in layers],
         }
+        quantised = self.quantisation
+        if quantised is None:
+            return found
+        for start, held in (
+            ("", [quantised.activations.get(layer.name) for layer in layers]),
+            (
+                "weight_",
+                [quantised.weights.get(layer.node) if layer.parameters else None for layer in layers],
+            ),
+        ):
+            cells = [{} if one is None else one.to_dict() for one in held]
+            for name in _HELD:
+                found[start + name] = [_cell(row.get(name)) for row in cells]
+        return found
+
+    @cached_property
+    def quantisation(self) -> Quantisation | None:
+        """How a quantised file holds its tensors; None for one that holds none as integers."""
+        return quantisation(self.network.model, self.network.input.name)
 
     @property
     def classes(self) -> int | None:
@@ -118,19 +147,35 @@ class Inspection:
             f"parameters  {self.parameters:,}",
             f"MACs        {self.macs:,} for one image of {width}×{height}",
         ]
+        if self.quantisation is not None:
+            kinds = ", ".join(f"{count:,} of {name}" for name, count in bytes_by_type(net.model).items())
+            lines += [f"quantised   {self.quantisation.format}"]
+            lines += [f"            {text}" for text in self.quantisation.lines()]
+            lines += [f"bytes       {kinds}"]
         lines += [f"warning     {printable(spelt(text), LONGEST_MESSAGE)}" for text in net.warnings]
         lines += [f"finding     {text}" for text in net.findings]
         return lines
 
     def _table(self) -> list[str]:
-        rows = [("layer", "operator", "shape", "parameters", "MACs", "field", "stride")]
+        held = self.quantisation.activations if self.quantisation is not None else {}
+        head = (
+            "layer",
+            "operator",
+            "shape",
+            "parameters",
+            "MACs",
+            "field",
+            "stride",
+            "held as" if held else "",
+        )
+        rows: list[tuple[str, ...]] = [head]
         above: tuple[str, ...] = ()
         for layer in self.network.layers:
             path = _branch(layer)
             # The module path is printed where it changes, as the branches of a tree.
             for depth, part in enumerate(path):
                 if path[: depth + 1] != above[: depth + 1]:
-                    rows.append(("  " * depth + _short(part) + "/", "", "", "", "", "", ""))
+                    rows.append(("  " * depth + _short(part) + "/", *[""] * (len(head) - 1)))
             above = path
             rows.append(
                 (
@@ -141,6 +186,7 @@ class Inspection:
                     f"{layer.macs:,}" if layer.macs else "",
                     _pair(layer.receptive_field),
                     _pair(layer.stride),
+                    _held(held.get(layer.name)),
                 )
             )
         widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
@@ -238,6 +284,22 @@ def _branch(layer: Layer) -> tuple[str, ...]:
     """The modules around a layer, without its own: a branch for each leaf would only double the lines."""
     path = tuple(layer.path)
     return path[:-1] if path and layer.name.split(".")[-1] == path[-1] else path
+
+
+def _held(one: Quantiser | None) -> str:
+    """How a layer's values are held, in a table's cell."""
+    if one is None:
+        return ""
+    told = one.to_dict()
+    if one.low is None:
+        return f"{one.codes}, range measured while it runs"
+    step = f"{told['scale']:.4g}" if isinstance(told["scale"], float) else one.granularity
+    return f"{one.codes} {told['low']:.4g}…{told['high']:.4g}, step {step}, zero point {told['zero_point']}"
+
+
+def _cell(value: Any) -> Any:
+    """A number, or the smallest and the largest of several, as a table holds it."""
+    return f"{value[0]}…{value[1]}" if isinstance(value, list) else value
 
 
 def _short(name: object) -> str:

@@ -1,0 +1,378 @@
+"""Do both networks answer alike: agreement, calibration, fixed and broken, and how much noise would do the same.
+
+A bare rate of agreement frightens for nothing: where a network is not sure of its answer, noise that nobody sees
+changes it too. So agreement is told by how sure A was, with limits, and beside it stands the noise in the pixels that
+moves A's scores as far as B does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import numpy as np
+
+from onnxviz.comparing.noise import Noise, centred, moved, noise_equivalent
+from onnxviz.comparing.statistics import Calibration, Likeness, Share, mcnemar
+from onnxviz.errors import ImageRejected, ModelUnsuitable
+from onnxviz.features.stream import none_used, refusal, source_name, sources, stream
+from onnxviz.graph.surgery import cut
+from onnxviz.image.folder import Skipped
+from onnxviz.meaning import probabilities
+from onnxviz.network import Network
+from onnxviz.progress import Progress, silent
+from onnxviz.provenance import note_set, recording, unnoted
+from onnxviz.runtime.batching import filled
+from onnxviz.tables import Columns
+from onnxviz.text import printable
+
+#: Agreement is told of the pictures where A's best class leads by so much.
+MARGINS: Final = (0.0, 0.1, 0.3)
+
+
+@dataclass(frozen=True)
+class Truth:
+    """Both networks held against labels.
+
+    pictures          those that have a label
+    right_a, right_b  how many each has right
+    fixed, broken     those that B alone, and A alone, has right
+    p                 McNemar's exact p-value: how likely such a difference is where both are equally good
+    ece_a, ece_b      expected calibration errors, 15 bins, 0 to 1
+    """
+
+    pictures: int
+    right_a: Share
+    right_b: Share
+    fixed: int
+    broken: int
+    p: float
+    ece_a: float | None
+    ece_b: float | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain values."""
+        return {**vars(self), "right_a": self.right_a.to_dict(), "right_b": self.right_b.to_dict()}
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What both networks answered.
+
+    pictures     how many were compared
+    reason       why there are no classes to compare; '' where there are
+    agreement    by the margin of A's two best classes from which on pictures count
+    shift        mean over pictures of B's highest probability less A's; None without classes
+    likeness     of the logits less their mean; without classes, of each output: by its name in A
+    truth        against labels, where there are any
+    noise        the noise equivalent; None where it was not measured
+    flips        a row for each picture with another class, where A was surest first
+    not_finite   pictures left out since A or B gives NaN or infinities
+    skipped      pictures that could not be used
+    """
+
+    pictures: int
+    reason: str = ""
+    agreement: Mapping[float, Share] = field(default_factory=dict)
+    shift: float | None = None
+    likeness: Mapping[str, Likeness] = field(default_factory=dict)
+    truth: Truth | None = None
+    noise: Noise | None = None
+    flips: Columns = field(default_factory=dict)
+    not_finite: Sequence[str] = ()
+    skipped: Sequence[Skipped] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """The figures as plain values, without the rows."""
+        truth, noise = self.truth, self.noise
+        return {
+            "pictures": self.pictures,
+            "reason": self.reason,
+            "agreement": {f"margin>={margin:g}": one.to_dict() for margin, one in self.agreement.items()},
+            "confidence_shift": self.shift,
+            "outputs": {
+                name: {"sqnr_db": one.sqnr, "cosine": one.cosine} for name, one in self.likeness.items()
+            },
+            "truth": None if truth is None else truth.to_dict(),
+            "noise_equivalent": None if noise is None else noise.to_dict(),
+            "not_finite": len(self.not_finite),
+            "skipped": len(self.skipped),
+        }
+
+    def sentences(self) -> list[str]:
+        """The same for a reader."""
+        told: list[str] = []
+        if self.reason:
+            told.append(f"answers are not compared: {self.reason}")
+        for margin, one in self.agreement.items():
+            where = f", where A's best class leads by {margin:g} or more" if margin else ""
+            told.append(f"the same class in {one}{where}")
+        if self.noise is not None:
+            told.append(str(self.noise))
+        if self.shift is not None:
+            told.append(f"B's highest probability is {self.shift:+.3f} from A's on average")
+        if self.truth is not None:
+            held = self.truth
+            told.append(
+                f"of {held.pictures} pictures with a label A has {_percent(held.right_a)} right and B "
+                f"{_percent(held.right_b)}: {held.fixed} fixed, {held.broken} broken (McNemar p = {held.p:.2g}); "
+                f"calibration error {held.ece_a or 0:.3f} and {held.ece_b or 0:.3f}"
+            )
+        told += [
+            f"{printable(name, 60)}: {one.sqnr:.1f} dB, cosine {one.cosine or 0:.4f}"
+            for name, one in self.likeness.items()
+        ]
+        if self.not_finite:
+            told.append(f"left out, since A or B gives NaN or infinities: {len(self.not_finite)} pictures")
+        if self.skipped:
+            told.append(f"left out, since they could not be used: {len(self.skipped)} pictures")
+        return told
+
+
+def answers(
+    a: Network,
+    b: Network,
+    images: Any,
+    *,
+    truth: Sequence[int | None] | None = None,
+    seed: int = 0,
+    progress: Progress = silent,
+) -> Answers:
+    """What both networks answer for pictures, one chunk of them in memory at a time.
+
+    a, b       each sees the pictures by its own recipe
+    images     a folder, files, PIL images, (H, W, 3) uint8 arrays, a list of these, or a `Listing`
+    truth      the class of each of them, None where it is not known; as long as the pictures that are found
+    seed       of the noise
+    raises     ImageRejected where no picture can be used; what running raises
+    """
+    listing = sources(images, a).require()
+    pictures = listing.images
+    try:
+        heads = a.head, b.head
+    except ModelUnsuitable as error:
+        return _outputs(a, b, pictures, list(listing.skipped), str(error), progress)
+    table, skipped, broken = _Table(a, b, truth), list(listing.skipped), list[str]()
+    both = _paired(
+        _rows(a, pictures, [heads[0].scores, heads[0].logits], skipped, progress),
+        _rows(b, pictures, [heads[1].scores, heads[1].logits], None, silent),
+    )
+    for index, digest, one, other in both:
+        name = source_name(pictures[index], index)
+        logits = [
+            row[head.logits].reshape(-1).astype(np.float64)
+            for row, head in zip((one, other), heads, strict=True)
+        ]
+        scores = [
+            probabilities(head, row[head.scores].reshape(1, -1))[0]
+            for row, head in zip((one, other), heads, strict=True)
+        ]
+        if all(np.isfinite(array).all() for array in (*logits, *scores)):
+            table.add(index, name, digest, scores, [centred(z, heads[0]) for z in logits])
+        else:
+            broken.append(printable(name))
+    if not table.count and not broken:
+        raise none_used(len(pictures), skipped)
+    noise = noise_equivalent(a, pictures, table.moved, seed) if table.count else None
+    return table.result(noise, broken, skipped)
+
+
+# --- streaming --------------------------------------------------------------------------------------
+
+_Row = tuple[int, str, dict[str, np.ndarray]]
+
+
+def _rows(
+    net: Network,
+    pictures: Sequence[Any],
+    names: Sequence[str],
+    skipped: list[Skipped] | None,
+    progress: Progress,
+) -> Iterator[_Row]:
+    """(place, digest or '', values by name) of each picture that can be used, in order."""
+    wanted = list(dict.fromkeys(names))
+    chunks = stream(
+        net,
+        pictures,
+        lambda: cut(net.batched[0], wanted),
+        key=("compared", *wanted),
+        progress=progress,
+    )
+    for chunk in chunks:
+        if skipped is not None:
+            skipped += chunk.skipped
+        digests = list(chunk.digests) or [""] * len(chunk.index)
+        for place, index in enumerate(chunk.index.tolist()):
+            yield index, digests[place], {name: chunk.arrays[name][place] for name in wanted}
+
+
+def _paired(
+    first: Iterator[_Row], second: Iterator[_Row]
+) -> Iterator[tuple[int, str, dict[str, np.ndarray], dict[str, np.ndarray]]]:
+    """What both give for the pictures that both can use: both come in order."""
+    one = next(first, None)
+    with unnoted():  # the same pictures: they are on record already
+        other = next(second, None)
+    while one is not None and other is not None:
+        if one[0] == other[0]:
+            yield one[0], one[1], one[2], other[2]
+            one, other = next(first, None), next(second, None)
+        elif one[0] < other[0]:
+            one = next(first, None)
+        else:
+            other = next(second, None)
+
+
+def _outputs(
+    a: Network,
+    b: Network,
+    pictures: Sequence[Any],
+    skipped: list[Skipped],
+    reason: str,
+    progress: Progress,
+) -> Answers:
+    """Networks without classes: how like their outputs are, each with the one at its place.
+
+    One picture a run: outputs of full size would pile up, and not all have an entry for each picture (detections).
+    """
+    names = [[value.name or "" for value in net.model.graph.outputs] for net in (a, b)]
+    found = {name: Likeness() for name in names[0]}
+    count, broken, taken = 0, list[str](), note_set()
+    for index, source in enumerate(pictures):
+        try:
+            with recording() as record:
+                arrays = _whole(a, source, names[0])
+            with unnoted():
+                others = _whole(b, source, names[1])
+        except ImageRejected as error:
+            skipped.append(refusal(source, index, error))
+            continue
+        if taken is not None:
+            taken.add([one["sha256"] for one in record.pictures])
+        pairs = [
+            (name, arrays[name], others[twin])
+            for name, twin in zip(*names, strict=False)
+            if name in arrays and twin in others and arrays[name].shape == others[twin].shape
+        ]
+        if all(np.isfinite(x).all() and np.isfinite(y).all() for _, x, y in pairs):
+            count += 1
+            for name, x, y in pairs:
+                found[name].add(x, y)
+        else:
+            broken.append(printable(source_name(source, index)))
+        progress(index + 1, len(pictures), "images")
+    if not count and not broken:
+        raise none_used(len(pictures), skipped)
+    measured = {name: one for name, one in found.items() if one.signal or one.other}
+    return Answers(count, reason, likeness=measured, not_finite=tuple(broken), skipped=tuple(skipped))
+
+
+def _whole(net: Network, source: Any, names: Sequence[str]) -> dict[str, np.ndarray]:
+    """The outputs of one picture that are floating point, as they come."""
+    program = net.program(names)
+    x = filled(net.prepare(source), net.batched[1] or 1)
+    arrays = program({net.input.name: x}, [name for name in names if name in program.outputs])
+    return {name: array for name, array in arrays.items() if array.dtype.kind == "f"}
+
+
+# --- the table of answers ---------------------------------------------------------------------------
+
+
+class _Table:
+    """What came of the pictures so far: a few numbers each."""
+
+    def __init__(self, a: Network, b: Network, truth: Sequence[int | None] | None) -> None:
+        self._a, self._b, self._truth = a, b, truth
+        self._likeness = Likeness()
+        self._agreement = {margin: [0, 0] for margin in MARGINS}
+        self._shift = 0.0
+        self._right = np.zeros((2, 2), np.int64)  # A wrong or right, B wrong or right
+        self._calibration = Calibration(), Calibration()
+        self._flips: list[dict[str, Any]] = []
+        self.count = 0
+        self.moved: dict[int, float] = {}  # ‖z_B − z_A‖ / ‖z_A‖ by picture
+
+    def add(
+        self, index: int, name: str, digest: str, scores: list[np.ndarray], logits: list[np.ndarray]
+    ) -> None:
+        """One picture: the probabilities and the logits of A and B."""
+        self.count += 1
+        self._likeness.add(*logits)
+        self.moved[index] = moved(*logits)
+        classes = [int(np.argmax(row)) for row in scores]
+        best = [float(row[one]) for row, one in zip(scores, classes, strict=True)]
+        margin = _margin(scores[0])
+        self._shift += best[1] - best[0]
+        same = classes[0] == classes[1]
+        for least, counts in self._agreement.items():
+            if margin >= least:
+                counts[0] += same
+                counts[1] += 1
+        known = self._truth[index] if self._truth is not None else None
+        if known is not None:
+            right = [one == known for one in classes]
+            self._right[int(right[0]), int(right[1])] += 1
+            for calibration, confidence, one in zip(self._calibration, best, right, strict=True):
+                calibration.add(confidence, one)
+        if not same:
+            self._flips.append(
+                {
+                    "picture": printable(name),
+                    "sha256": digest or None,
+                    "a": classes[0],
+                    "a_label": self._a.label(classes[0]),
+                    "a_probability": best[0],
+                    "b": classes[1],
+                    "b_label": self._b.label(classes[1]),
+                    "b_probability": best[1],
+                    "margin": margin,
+                    "a_probability_of_b": float(scores[0][classes[1]]),
+                    "b_probability_of_a": float(scores[1][classes[0]]),
+                    **({} if self._truth is None else {"truth": known}),
+                }
+            )
+
+    def result(self, noise: Noise | None, broken: Sequence[str], skipped: Sequence[Skipped]) -> Answers:
+        """All of it."""
+        flips = sorted(self._flips, key=lambda row: -row["margin"])
+        columns = list(flips[0]) if flips else ["picture", "sha256", "a", "b", "margin"]
+        return Answers(
+            self.count,
+            agreement={margin: Share(*counts) for margin, counts in self._agreement.items()},
+            shift=self._shift / self.count if self.count else None,
+            likeness={self._a.head.logits: self._likeness} if self.count else {},
+            truth=self._against(),
+            noise=noise,
+            flips={name: [row[name] for row in flips] for name in columns},
+            not_finite=tuple(broken),
+            skipped=tuple(skipped),
+        )
+
+    def _against(self) -> Truth | None:
+        total = int(self._right.sum())
+        if not total:
+            return None
+        (_, fixed), (broken, both) = self._right.tolist()
+        return Truth(
+            total,
+            Share(broken + both, total),
+            Share(fixed + both, total),
+            fixed,
+            broken,
+            mcnemar(fixed, broken),
+            *(one.error for one in self._calibration),
+        )
+
+
+def _margin(scores: np.ndarray) -> float:
+    """By how much the best class leads."""
+    second, first = np.partition(scores, -2)[-2:] if scores.size > 1 else (0.0, scores[0])
+    return float(first) - float(second)
+
+
+# --- words ------------------------------------------------------------------------------------------
+
+
+def _percent(share: Share) -> str:
+    return f"{share.share or 0:.1%}"

@@ -1,0 +1,143 @@
+"""How much noise in the pixels moves A's scores as far as B does: one number that needs no knowledge of networks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+
+from onnxviz.comparing.statistics import Share
+from onnxviz.errors import ImageRejected
+from onnxviz.graph.output import BINARY, Head
+from onnxviz.network import Network
+
+_PROBES: Final = 16  # pictures that noise is tried on
+_LARGEST: Final = 64.0  # grey levels of noise, beyond which nobody would call it noise
+_REFINED: Final = 3
+
+
+@dataclass(frozen=True)
+class Noise:
+    """How much noise in the pixels does to A what B does.
+
+    moved       mean over the probes of ‖z_B − z_A‖ / ‖z_A‖, z the logits less their mean
+    sd          the standard deviation of the noise, in grey levels of 0 to 255, that moves A's as far
+    beyond      whether it is more than `sd`, the largest that was tried
+    agreement   of A with itself under noise of 1 grey level
+    pictures    how many probes
+    """
+
+    moved: float
+    sd: float
+    beyond: bool
+    agreement: Share
+    pictures: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain values."""
+        return {**vars(self), "agreement": self.agreement.to_dict()}
+
+    def __str__(self) -> str:
+        """In a sentence."""
+        more = "more than " if self.beyond else ""
+        return (
+            f"B moves A's scores as far as {more}{self.sd:.2g} grey levels of noise do (by {self.moved:.1%}; "
+            f"measured on {self.pictures} pictures); noise of 1 grey level leaves A's class in {self.agreement}"
+        )
+
+
+def noise_equivalent(
+    a: Network, pictures: Sequence[Any], by_b: Mapping[int, float], seed: int = 0
+) -> Noise | None:
+    """The noise whose effect on A is that of B; None where the network sees no pictures of grey levels.
+
+    by_b   how far B moves the logits (`moved`), by the place of a picture among `pictures`
+    """
+    if not a.preprocessing.pictorial:
+        return None
+    used = sorted(by_b)
+    # Spread over the set: neighbours in a folder are often of one class.
+    chosen = [used[place] for place in np.unique(np.linspace(0, len(used) - 1, _PROBES).round().astype(int))]
+    probes = _Probes(a, pictures, chosen, seed)
+    target = float(np.mean([by_b[index] for index in probes.used]))
+    at_one = probes.under(1.0)
+    agreement = Share(sum(one == other for one, other in at_one.classes), len(at_one.classes))
+    low, high = (0.0, 0.0), (1.0, at_one.mean)
+    if target <= 0:
+        return Noise(target, 0.0, False, agreement, len(probes.used))
+    while high[1] < target and high[0] < _LARGEST:
+        low, high = high, (2 * high[0], probes.under(2 * high[0]).mean)
+    if high[1] < target:
+        return Noise(target, high[0], True, agreement, len(probes.used))
+    sd = high[0]
+    for _ in range(_REFINED):
+        sd = _between(low, high, target)
+        found = probes.under(sd).mean
+        if found < target:
+            low = sd, found
+        else:
+            high = sd, found
+    return Noise(target, _between(low, high, target), False, agreement, len(probes.used))
+
+
+def _between(low: tuple[float, float], high: tuple[float, float], target: float) -> float:
+    """Where a line through two (sd, moved) meets the target: logits move in proportion to little noise."""
+    if high[1] <= low[1]:
+        return high[0]
+    return low[0] + (high[0] - low[0]) * (target - low[1]) / (high[1] - low[1])
+
+
+@dataclass(frozen=True)
+class _Moved:
+    """What noise did: the mean of ‖z − z_A‖ / ‖z_A‖, and the classes without and with it, picture by picture."""
+
+    mean: float
+    classes: Sequence[tuple[int, int]]
+
+
+class _Probes:
+    """Some of the pictures, and what noise does to A's logits there. One of them is in memory at a time."""
+
+    def __init__(self, net: Network, pictures: Sequence[Any], chosen: Sequence[int], seed: int) -> None:
+        self._net, self._pictures, self._seed = net, pictures, seed
+        self.used = list(chosen)
+        self._plain = {index: self._logits(index, 0.0) for index in chosen}
+
+    def _logits(self, index: int, sd: float) -> np.ndarray:
+        """The logits with noise of this sd; its pattern is the picture's own, whatever its sd."""
+        net = self._net
+        try:
+            view = net.preprocessing.view(net.preprocessing.read(self._pictures[index]))
+        except ImageRejected:  # it was read a moment ago: whoever replaced it is told by the digest
+            return np.zeros(0)
+        pattern = np.random.default_rng((self._seed, index)).standard_normal(view.shape, np.float32)
+        noisy = np.clip(view + np.float32(sd) * pattern, 0, 255)
+        x = net.preprocessing.normalise(noisy[None])
+        logits = net.run(x, [net.head.logits])[net.head.logits].reshape(-1).astype(np.float64)
+        return centred(logits, net.head)
+
+    def under(self, sd: float) -> _Moved:
+        """What noise of this sd does."""
+        pairs = [(z, self._logits(index, sd)) for index, z in self._plain.items() if z.size]
+        pairs = [(z, noisy) for z, noisy in pairs if noisy.size and np.isfinite(noisy).all()]
+        return _Moved(
+            float(np.mean([moved(z, noisy) for z, noisy in pairs])) if pairs else 0.0,
+            [(_best(z), _best(noisy)) for z, noisy in pairs],
+        )
+
+
+def _best(logits: np.ndarray) -> int:
+    return int(logits[0] > 0) if logits.size == 1 else int(np.argmax(logits))
+
+
+def centred(logits: np.ndarray, head: Head) -> np.ndarray:
+    """Less their mean, which no probability depends on; one number for two classes as it is."""
+    return logits if head.kind == BINARY or logits.size == 1 else logits - logits.mean()
+
+
+def moved(z: np.ndarray, other: np.ndarray) -> float:
+    """‖other − z‖ / ‖z‖."""
+    length = float(np.linalg.norm(z))
+    return float(np.linalg.norm(other - z)) / length if length else 0.0

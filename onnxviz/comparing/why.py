@@ -1,0 +1,451 @@
+"""Why a layer lost what it lost: figures of each matched value and weight, which need no threshold to read.
+
+Values are compared as they appear, in one pass over A and B together, without graph optimisations: nothing of full size
+is kept from one picture to the next, and of one picture no more than a portion of the layers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Final
+
+import numpy as np
+import onnx_ir as ir
+
+from onnxviz.comparing.match import Matching, Pair
+from onnxviz.comparing.statistics import Likeness
+from onnxviz.comparing.weights import WeightFigures, weight_figures
+from onnxviz.errors import UsageError
+from onnxviz.graph.quantisers import Quantiser, behind, of_node
+from onnxviz.graph.surgery import cut
+from onnxviz.network import Network
+from onnxviz.progress import Progress, silent
+from onnxviz.runtime.batching import filled
+from onnxviz.tables import Columns
+from onnxviz.text import printable
+
+# Bytes of A's values of one picture that are held at a time; B's are as many.
+_BYTES: Final = 1 << 26
+# Elements of a value whose sizes the graph does not tell.
+_UNKNOWN: Final = 1 << 20
+_WIDEST: Final = 16  # bits of codes that are counted one by one
+
+
+@dataclass(frozen=True)
+class LayerFigures:
+    """One matched value. What belongs to a quantiser is None where B holds the value as a real number.
+
+    pair           which values
+    sqnr           cumulative, in decibels: 20·log10(‖A‖ / ‖A − B‖) over all pictures
+    cosine         of A's and B's values over all pictures, −1 to 1
+    a_low, a_high  A's smallest and largest value
+    codes          type of B's codes: 'uint8'
+    bits           of each
+    granularity    'per tensor', 'per channel'
+    symmetric      whether 0 is the middle code; None where it is measured
+    dynamic        whether B measures its range for each picture
+    low, high      the real numbers that B's codes hold; of a measured range over all pictures
+    below, above   share of A's values more than half a step under, and over, that range: 0 to 1
+    used           share of B's range that A's values fill, 0 to 1
+    unused         codes that never occur in B
+    waste          share of the range under 0 where A never is, 0 to 1
+    steps          steps of the quantiser under 0 that B's values reach where A never is
+    not_finite     pictures left out, for NaN or infinities in either
+    weights        of the weight layers that the value is the first to depend on
+    """
+
+    pair: Pair
+    sqnr: float | None
+    cosine: float | None
+    a_low: float | None
+    a_high: float | None
+    codes: str | None = None
+    bits: int | None = None
+    granularity: str | None = None
+    symmetric: bool | None = None
+    dynamic: bool = False
+    low: float | None = None
+    high: float | None = None
+    below: float | None = None
+    above: float | None = None
+    used: float | None = None
+    unused: int | None = None
+    waste: float | None = None
+    steps: int | None = None
+    not_finite: int = 0
+    weights: tuple[WeightFigures, ...] = ()
+
+    @property
+    def beyond(self) -> float | None:
+        """Share of A's values beyond B's range at either end."""
+        return None if self.below is None or self.above is None else self.below + self.above
+
+    @property
+    def worst(self) -> WeightFigures | None:
+        """Of its weights those that lie furthest under what is predicted."""
+        return max(self.weights, key=lambda one: one.short or 0.0, default=None)
+
+    def sentences(self) -> list[str]:
+        """What stands out, for a reader; nothing where nothing does."""
+        told = []
+        name = printable(self.pair.layer, 80)
+        if not self.dynamic and (self.below or self.above):
+            ends = [
+                f"{share:.2g} {'under' if end else 'over'} {edge:.4g}"
+                for end, share, edge in ((True, self.below, self.low), (False, self.above, self.high))
+                if share
+            ]
+            told.append(f"{name}: of A's values a share of {' and '.join(ends)} lies beyond B's range")
+        if self.used is not None and self.used < 0.5 and not self.dynamic:
+            told.append(f"{name}: A's values fill {self.used:.0%} of B's range")
+        if self.steps and self.waste is not None:
+            told.append(
+                f"{name}: A is never negative, and B goes {self.steps} steps under 0, where {self.waste:.0%} of its "
+                "range lie"
+            )
+        if self.not_finite:
+            told.append(f"{name}: NaN or infinities for {self.not_finite} pictures, which are left out")
+        return told + [f"{name}: {text}" for one in self.weights for text in one.sentences()]
+
+
+@dataclass(frozen=True)
+class Why:
+    """The figures of all layers.
+
+    layers         in A's topological order
+    unplaced       weights of layers that no matched value depends on
+    pictures       how many were compared
+    activations, weights   the types of B's codes, the most frequent first
+    reduce_range   whether all of B's 8-bit weights keep to 7 bits
+    machine        what of this machine's processor matters to sums of codes
+    """
+
+    layers: tuple[LayerFigures, ...]
+    unplaced: tuple[WeightFigures, ...] = ()
+    pictures: int = 0
+    activations: tuple[str, ...] = ()
+    weights: tuple[str, ...] = ()
+    reduce_range: bool = False
+    machine: dict[str, Any] = field(default_factory=dict)
+
+    def table(self) -> Columns:
+        """A row a layer."""
+        rows = [_row(one) for one in self.layers]
+        return {name: [row[name] for row in rows] for name in (rows[0] if rows else ())}
+
+    def weight_table(self) -> Columns:
+        """A row for each layer with weights in both."""
+        every = [(one.pair.layer, w) for one in self.layers for w in one.weights]
+        every += [("", w) for w in self.unplaced]
+        rows = [{"layer": layer, **asdict(w), "short": w.short} for layer, w in every]
+        return {name: [row[name] for row in rows] for name in (rows[0] if rows else ())}
+
+    def to_dict(self) -> dict[str, Any]:
+        """What holds for all layers, as plain values."""
+        return {
+            "pictures": self.pictures,
+            "activations": list(self.activations),
+            "weights": list(self.weights),
+            "reduce_range": self.reduce_range,
+            "machine": self.machine,
+        }
+
+    def sentences(self) -> list[str]:
+        """What stands out in the file as a whole."""
+        told = []
+        saturates = "uint8" in self.activations and "int8" in self.weights and not self.reduce_range
+        if saturates and self.machine.get("vnni") is False:
+            told.append(
+                "weights of 8 bits times activations of uint8: on this processor, which has no VNNI, sums of two "
+                "products are cut at 16 bits; quantise with reduce_range=True, or with activations of int8"
+            )
+        return told
+
+
+def _row(one: LayerFigures) -> dict[str, Any]:
+    worst = one.worst
+    return {
+        "layer": one.pair.layer,
+        "op": one.pair.op,
+        "b": one.pair.b,
+        "matched_by": one.pair.by,
+        "sure": one.pair.sure,
+        "weak": one.pair.weak,
+        "macs": one.pair.macs,
+        "sqnr_db": one.sqnr,
+        "cosine": one.cosine,
+        "a_low": one.a_low,
+        "a_high": one.a_high,
+        "codes": one.codes,
+        "granularity": one.granularity,
+        "symmetric": one.symmetric,
+        "dynamic": one.dynamic if one.codes else None,
+        "low": one.low,
+        "high": one.high,
+        "beyond_low": one.below,
+        "beyond_high": one.above,
+        "range_used": one.used,
+        "codes_unused": one.unused,
+        "under_zero": one.waste,
+        "steps_under_zero": one.steps,
+        "weights": worst.codes if worst else None,
+        "weights_sqnr_db": worst.sqnr if worst else None,
+        "weights_predicted_db": worst.predicted if worst else None,
+        "weights_range_over_median": worst.spread if worst else None,
+        "constant_channels": sum(w.constant for w in one.weights) if one.weights else None,
+        "bias_overflow": sum(w.overflow or 0 for w in one.weights) if one.weights else None,
+        "not_finite": one.not_finite,
+    }
+
+
+def why(
+    a: Network,
+    b: Network,
+    matching: Matching,
+    x: np.ndarray,
+    xb: np.ndarray | None = None,
+    *,
+    layers: Sequence[str] | None = None,
+    progress: Progress = silent,
+) -> Why:
+    """The figures of every matched layer over the given pictures.
+
+    x, xb      the same pictures as the input of A and of B, an entry a picture; xb None: A's input is B's, too
+    layers     of A, those that are looked at; None: all
+    raises     UsageError for different numbers of pictures; what running raises
+    """
+    other = x if xb is None else xb
+    if len(x) != len(other) or not len(x):
+        raise UsageError(
+            f"expected as many pictures for B as for A, one or more; got {len(other)} and {len(x)}"
+        )
+    pairs = [pair for pair in matching.pairs if layers is None or pair.layer in layers]
+    figures: list[LayerFigures] = []
+    sizes = {value.name: _bytes(value) for node in matching.a.graph for value in node.outputs}
+    held = {
+        value.name: _held(value)
+        for value in (*matching.b.graph.inputs, *(v for node in matching.b.graph for v in node.outputs))
+    }
+    for portion in _portions(pairs, [sizes.get(pair.a, 0) for pair in pairs]):
+        sums = [_Sums(pair, held[pair.b]) for pair in portion]
+        sides = [
+            _values(net, model, names, pictures)
+            for net, model, names, pictures in (
+                (a, matching.a, [pair.a for pair in portion], x),
+                (b, matching.b, [name for one in sums for name in one.names], other),
+            )
+        ]
+        for done, (ours, theirs) in enumerate(zip(*sides, strict=True), start=1):
+            for one in sums:
+                one.add(ours, theirs)
+            progress(len(figures) * len(x) + done * len(portion), len(pairs) * len(x), "values")
+        figures += [one.figures() for one in sums]
+    found, reduce_range = weight_figures(a, b, matching, x[:1], other[:1])
+    placed = {layer for layer, _ in found}
+    figures = [
+        replace(one, weights=tuple(w for layer, w in found if layer == one.pair.a))
+        if one.pair.a in placed
+        else one
+        for one in figures
+    ]
+    return Why(
+        tuple(figures),
+        tuple(w for layer, w in found if layer not in {one.pair.a for one in figures} and layers is None),
+        len(x),
+        _frequent([one.codes for one in figures]),
+        _frequent([w.codes for _, w in found]),
+        reduce_range,
+        machine(),
+    )
+
+
+def _frequent(codes: Sequence[str | None]) -> tuple[str, ...]:
+    known = [one for one in codes if one is not None]
+    return tuple(sorted(set(known), key=lambda one: -known.count(one)))
+
+
+def _bytes(value: ir.Value) -> int:
+    if value.shape is None:
+        return 4 * _UNKNOWN
+    return 4 * math.prod(size for size in value.shape if isinstance(size, int))
+
+
+def _portions(pairs: Sequence[Pair], sizes: Sequence[int]) -> Iterator[list[Pair]]:
+    """The pairs, so many at a time as may be held."""
+    portion: list[Pair] = []
+    held = 0
+    for pair, size in zip(pairs, sizes, strict=True):
+        if portion and held + size > _BYTES:
+            yield portion
+            portion, held = [], 0
+        portion.append(pair)
+        held += size
+    if portion:
+        yield portion
+
+
+def _values(
+    net: Network, model: ir.Model, names: Sequence[str], x: np.ndarray
+) -> Iterator[dict[str, np.ndarray]]:
+    """The values called `names` of one picture after another, as the file computes them."""
+    wanted = [name for name in dict.fromkeys(names) if name != net.input.name]
+    program = net.compile(lambda: cut(model, wanted), key=None, optimise=False) if wanted else None
+    for i in range(len(x)):
+        fed = filled(x[i : i + 1], net.batched[1] or 1)
+        arrays = program({net.input.name: fed}, wanted) if program is not None else {}
+        yield {**arrays, net.input.name: fed}
+
+
+# --- one value ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Held:
+    """How B holds a value: what the file says, and the names of scale and zero point where it measures them."""
+
+    quantiser: Quantiser
+    measured: tuple[str, ...] = ()
+
+
+def _held(value: ir.Value) -> _Held | None:
+    """B's quantiser of a real value: the one that it comes from, or that measures its range as it is read."""
+    node = behind(value)
+    if node is not None:
+        own = of_node(node)
+        if own is None or (own.scale is not None and own.zero is not None):
+            return None if own is None else _Held(own)
+        return _Held(own, tuple(str(one.name) for one in node.inputs[1:3] if one is not None))
+    for reader, place in value.uses():
+        if place == 0 and reader.op_type == "DynamicQuantizeLinear":
+            own = of_node(reader)
+            return None if own is None else _Held(own, tuple(str(one.name) for one in reader.outputs[1:3]))
+    return None
+
+
+class _Sums:
+    """What is kept of a pair of values: sums, ends, and which codes occurred."""
+
+    def __init__(self, pair: Pair, held: _Held | None) -> None:
+        self.pair = pair
+        self._held = held
+        self.names = [pair.b, *(held.measured if held is not None else ())]
+        self._likeness = Likeness()
+        self._ends = [math.inf, -math.inf]
+        self._range = [math.inf, -math.inf]
+        self._count = self._below = self._above = self._steps = self._not_finite = 0
+        self._waste = 0.0
+        self._seen: np.ndarray | None = None
+        if held is not None and held.quantiser.bits <= _WIDEST:
+            self._seen = np.zeros(2**held.quantiser.bits, bool)
+
+    def add(self, ours: dict[str, np.ndarray], theirs: dict[str, np.ndarray]) -> None:
+        """One picture."""
+        axes, y = self.pair.axes, theirs[self.pair.b]
+        # A in B's layout: a scale for each place of an axis lies as B has it.
+        x = ours[self.pair.a] if axes is None else ours[self.pair.a].transpose(np.argsort(axes))
+        if x.shape != y.shape:
+            x = x.reshape(y.shape)
+        if not (np.isfinite(x).all() and np.isfinite(y).all()):
+            self._not_finite += 1
+            return
+        if not x.size:
+            return
+        self._likeness.add(x, y)
+        self._count += x.size
+        self._ends = [min(self._ends[0], float(x.min())), max(self._ends[1], float(x.max()))]
+        if self._held is not None:
+            self._codes(self._held.quantiser, x, y, theirs)
+
+    def _codes(self, own: Quantiser, x: np.ndarray, y: np.ndarray, theirs: dict[str, np.ndarray]) -> None:
+        if self._held is not None and self._held.measured:
+            scale, *zero = (theirs[name].reshape(-1) for name in self._held.measured)
+            own = replace(
+                own,
+                scale=scale.astype(float),
+                zero=(zero[0] if zero else np.zeros_like(scale)).astype(np.int64),
+            )
+        low, high = own.low, own.high
+        if low is None or high is None or own.scale is None or own.zero is None:
+            return
+        self._range = [min(self._range[0], float(low.min())), max(self._range[1], float(high.max()))]
+        step, zero_point, least, most = (
+            array.astype(np.float32) if own.axis is None else array.astype(np.float32).reshape(
+                [-1 if axis == own.axis % y.ndim else 1 for axis in range(y.ndim)]
+            )
+            for array in (own.scale, own.zero, low, high)
+        )  # fmt: skip
+        self._below += int(np.count_nonzero(x < least - step / 2))
+        self._above += int(np.count_nonzero(x > most + step / 2))
+        first, last = own.ends
+        self._steps = max(self._steps, round(float((-y / step).max())))
+        self._waste = max(self._waste, float(np.max(-low / np.maximum(high - low, 1e-30))))
+        if self._seen is not None:
+            codes = np.clip(np.rint(y / step) + zero_point, first, last).astype(np.int64)
+            self._seen[codes.reshape(-1) - first] = True
+
+    def figures(self) -> LayerFigures:
+        """What came of all pictures."""
+        if not self._count:
+            return LayerFigures(self.pair, None, None, None, None, not_finite=self._not_finite)
+        found = LayerFigures(
+            self.pair,
+            self._likeness.sqnr,
+            self._likeness.cosine,
+            a_low=self._ends[0],
+            a_high=self._ends[1],
+            not_finite=self._not_finite,
+        )
+        if self._held is None or self._range[0] > self._range[1]:
+            return found
+        own, never, (low, high) = self._held.quantiser, self._ends[0] >= 0, self._range
+        seen = np.flatnonzero(self._seen) if self._seen is not None else None
+        return replace(
+            found,
+            codes=own.codes,
+            bits=own.bits,
+            granularity=own.granularity,
+            symmetric=own.symmetric,
+            dynamic=bool(self._held.measured),
+            low=low,
+            high=high,
+            below=self._below / self._count,
+            above=self._above / self._count,
+            used=max(0.0, min(self._ends[1], high) - max(self._ends[0], low)) / max(high - low, 1e-30),
+            unused=None if seen is None else 2**own.bits - len(seen),
+            waste=max(0.0, self._waste) if never else 0.0,
+            steps=max(0, self._steps) if never else 0,
+        )
+
+
+# --- the machine ----------------------------------------------------------------------------------
+
+
+def machine() -> dict[str, Any]:
+    """What of this machine's processor matters to sums of codes.
+
+    vnni       whether it adds up products of 8-bit codes in 32 bits at once; None where that cannot be told
+    features   those of its features that decide that
+    """
+    import platform
+    from pathlib import Path
+
+    architecture = platform.machine().lower()
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace")
+    except OSError:
+        text = ""
+    flags = {
+        word
+        for line in text.splitlines()
+        if line.lower().startswith(("flags", "features"))
+        for word in line.partition(":")[2].split()
+    }
+    known = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm")
+    sums = {"avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm"}
+    return {
+        "architecture": architecture,
+        "features": [one for one in known if one in flags],
+        "vnni": bool(flags & sums) if flags else None,
+    }

@@ -1,0 +1,302 @@
+"""What a quantised file is: how each activation and each weight is held as integers, and in which of the forms.
+
+Read from a copy in which QOperator forms are written as DequantizeLinear, the float operator, QuantizeLinear
+(`graph.quantised`), so that there is one spelling to read.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Final
+
+import numpy as np
+import onnx_ir as ir
+
+from onnxviz.graph.analysis.dataflow import QUANTISED, constant, dependent, duplicate, image_input
+from onnxviz.graph.dequantised import ALSO, QUANTISING
+from onnxviz.graph.operators import CASTS, MOVING, SPELLINGS
+from onnxviz.graph.quantised import as_qdq
+
+# Where operators that take integers and give sums or real numbers have a weight, its scale and its zero point.
+_WEIGHTS: Final[Mapping[str, tuple[int, int | None, int | None]]] = {
+    "ConvInteger": (1, None, 3),
+    "MatMulInteger": (1, None, 3),
+    "DynamicQuantizeMatMul": (1, 2, 3),
+    "MatMulIntegerToFloat": (1, 3, 5),
+}
+_MEASURING: Final = frozenset({"DynamicQuantizeLinear", "DynamicQuantizeMatMul", "DynamicQuantizeLSTM"})
+_MEASURED: Final = ir.DataType.UINT8  # what DynamicQuantizeLinear gives
+#: Marks a file as one that holds anything as integers.
+MARKS: Final = QUANTISING | _MEASURING | frozenset(_WEIGHTS) | {"DequantizeLinear", "MatMulNBits"}
+
+
+@dataclass(frozen=True)
+class Quantiser:
+    """How a tensor is held as integers: real = (code − zero) × scale.
+
+    dtype   element type of the codes
+    scale   (k,) float64; None where it is measured while the network runs, or stands nowhere as such
+    zero    (k,) int64; likewise
+    axis    the axis that has a scale for each place; None: one scale
+    block   so many neighbours along the axis share a scale; 0: no blocks
+    width   bits of a code where the element type holds several; 0: those of the type
+    """
+
+    dtype: ir.DataType
+    scale: np.ndarray | None
+    zero: np.ndarray | None
+    axis: int | None = None
+    block: int = 0
+    width: int = 0
+
+    @property
+    def codes(self) -> str:
+        """The type of the codes: 'uint8'."""
+        return f"uint{self.width}" if self.width else self.dtype.name.lower()
+
+    @property
+    def bits(self) -> int:
+        """Of each code."""
+        return self.width or int(self.dtype.bitwidth)
+
+    @property
+    def granularity(self) -> str:
+        """'per tensor', 'per channel' or 'block of 32'."""
+        if self.block:
+            return f"block of {self.block}"
+        return "per tensor" if self.axis is None else "per channel"
+
+    @property
+    def ends(self) -> tuple[int, int]:
+        """The smallest and the largest code."""
+        if self.width:
+            return 0, 2**self.width - 1
+        return int(self.dtype.min), int(self.dtype.max)
+
+    @property
+    def symmetric(self) -> bool | None:
+        """Whether 0 is the middle code, so that the range reaches as far down as up; None: measured."""
+        if self.zero is None:
+            return None
+        low, high = self.ends
+        return bool((self.zero == (0 if low < 0 else (high + 1) // 2)).all())
+
+    @property
+    def low(self) -> np.ndarray | None:
+        """(k,) the smallest real numbers that the codes hold."""
+        return None if self.scale is None or self.zero is None else (self.ends[0] - self.zero) * self.scale
+
+    @property
+    def high(self) -> np.ndarray | None:
+        """(k,) the largest."""
+        return None if self.scale is None or self.zero is None else (self.ends[1] - self.zero) * self.scale
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain values; a number where there is one scale, else its smallest and largest."""
+        return {
+            "codes": self.codes,
+            "bits": self.bits,
+            "granularity": self.granularity,
+            "symmetric": self.symmetric,
+            "scale": _span(self.scale),
+            "zero_point": _span(self.zero),
+            "low": None if self.low is None else float(self.low.min()),
+            "high": None if self.high is None else float(self.high.max()),
+        }
+
+
+def _span(array: np.ndarray | None) -> Any:
+    if array is None or not array.size:
+        return None
+    ends = [array.min().item(), array.max().item()]
+    return ends[0] if ends[0] == ends[1] else ends
+
+
+def of_node(node: ir.Node) -> Quantiser | None:
+    """What a QuantizeLinear, DequantizeLinear or DynamicQuantizeLinear says; None where the codes' type is not told."""
+    if node.op_type == "DynamicQuantizeLinear":
+        return Quantiser(_MEASURED, None, None)
+    codes = node.outputs[0] if node.op_type == "QuantizeLinear" else node.inputs[0]
+    zero = node.inputs[2] if len(node.inputs) > 2 else None
+    dtype = codes.dtype if codes is not None else None
+    if dtype is None and zero is not None:
+        dtype = zero.dtype
+    if dtype is None and node.op_type == "QuantizeLinear" and not node.attributes.get_int("output_dtype", 0):
+        dtype = ir.DataType.UINT8  # the standard's default
+    if dtype is None or not dtype.is_integer():
+        return None
+    scale, origin = _numbers(node.inputs[1], float), _numbers(zero, int)
+    if zero is None and scale is not None:
+        origin = np.zeros(scale.size, np.int64)
+    several = node.inputs[1] is not None and any(size != 1 for size in node.inputs[1].shape or ())
+    axis = node.attributes.get_int("axis", 1) if several else None
+    return Quantiser(dtype, scale, origin, axis, node.attributes.get_int("block_size", 0) if several else 0)
+
+
+def _numbers(value: ir.Value | None, kind: type) -> np.ndarray | None:
+    tensor = constant(value)
+    return None if tensor is None else tensor.numpy().reshape(-1).astype(kind)
+
+
+def behind(value: ir.Value | None) -> ir.Node | None:
+    """The DequantizeLinear that a value comes from as it is, or moved; None where there is none."""
+    node = None if value is None else value.producer()
+    while node is not None and node.op_type in MOVING | CASTS:
+        node = node.inputs[0].producer() if node.inputs and node.inputs[0] is not None else None
+    return node if node is not None and node.op_type == "DequantizeLinear" else None
+
+
+# --- a whole file ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Held:
+    """One tensor that a file holds as integers.
+
+    name    of an activation the layer's; of a weight the tensor's
+    kind    'activation', 'weight' or 'bias'
+    reader  the node that reads a weight or a bias; '' for activations
+    """
+
+    name: str
+    kind: str
+    quantiser: Quantiser
+    reader: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain values."""
+        return {"name": self.name, "kind": self.kind, **self.quantiser.to_dict()}
+
+
+@dataclass(frozen=True)
+class Quantisation:
+    """What a quantised file is.
+
+    format   'QDQ', 'QOperator', 'dynamic', 'weights only', or several of these
+    held     its quantised tensors, in the order of the graph
+    """
+
+    format: str
+    held: tuple[Held, ...]
+
+    @cached_property
+    def activations(self) -> dict[str, Quantiser]:
+        """By layer."""
+        return {one.name: one.quantiser for one in self.held if one.kind == "activation"}
+
+    @cached_property
+    def weights(self) -> dict[str, Quantiser]:
+        """By the node that reads them."""
+        return {one.reader: one.quantiser for one in self.held if one.kind == "weight"}
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain values."""
+        return {"format": self.format, "held": [one.to_dict() for one in self.held]}
+
+    def lines(self) -> list[str]:
+        """A line for each kind: how many of which type, granularity and symmetry."""
+        told = []
+        for kind, plural in (("activation", "activations"), ("weight", "weights"), ("bias", "biases")):
+            counts = Counter(_words(one.quantiser) for one in self.held if one.kind == kind)
+            if counts:
+                parts = (f"{count} {text}" for text, count in counts.most_common())
+                told.append(f"{plural}: {'; '.join(parts)}")
+        return told
+
+
+def _words(one: Quantiser) -> str:
+    known = {True: ", symmetric", False: ", asymmetric", None: ", measured while it runs"}
+    return f"{one.codes}, {one.granularity}{known[one.symmetric] if one.codes != 'int32' else ''}"
+
+
+def quantisation(model: ir.Model, input: str | None = None) -> Quantisation | None:
+    """What a quantised file is; None for one that holds nothing as integers. `model` is only read.
+
+    input    the image input's name; None: the only one
+    """
+    if not any(node.op_type in MARKS for node in model.graph.all_nodes()):
+        return None
+    copy = duplicate(model)
+    as_qdq(copy)
+    moved = dependent(copy.graph, image_input(copy, input))
+    held = tuple(one for node in copy.graph for one in _held(node, moved))
+    formats = [
+        (name, found)
+        for name, found in (
+            ("QOperator", any(map(_is_qoperator, model.graph))),
+            ("dynamic", any(node.op_type in _MEASURING for node in model.graph)),
+        )
+        if found
+    ]
+    static = any(one.kind == "activation" and one.quantiser.scale is not None for one in held)
+    names = [name for name, _ in formats]
+    if static and "QOperator" not in names:
+        names.insert(0, "QDQ")
+    return Quantisation(", ".join(names) or "weights only", held)
+
+
+def _is_qoperator(node: ir.Node) -> bool:
+    row = SPELLINGS.get(node.op_type)
+    return row is not None and row.scale is not None and node.op_type != "QuantizeLinear"
+
+
+def _held(node: ir.Node, moved: set[ir.Value]) -> Iterator[Held]:
+    """What stands behind a node's results or among its weights as integers."""
+    source = node.inputs[0] if node.inputs else None
+    for value in node.outputs:
+        if ALSO in value.meta:  # the real value of codes; of any other operator: codes are measured of it
+            own = of_node(node) if node.op_type == "DequantizeLinear" else Quantiser(_MEASURED, None, None)
+            if own is not None:
+                yield Held(str(value.name), "activation", own)
+    if node.op_type == "DequantizeLinear" and source is not None and source not in moved:
+        own = of_node(node)
+        if own is not None:
+            kind = "weight" if own.dtype in QUANTISED else "bias"
+            yield Held(str(source.name), kind, own, _reader(node))
+    elif node.op_type in _WEIGHTS:
+        place, scale, zero = _WEIGHTS[node.op_type]
+        weight = node.inputs[place] if place < len(node.inputs) else None
+        if weight is not None and weight.dtype in QUANTISED and weight not in moved:
+            numbers = _numbers(_input(node, scale), float), _numbers(_input(node, zero), int)
+            several = any(one is not None and one.size > 1 for one in numbers)
+            own = Quantiser(weight.dtype, *numbers, axis=0 if several else None)
+            yield Held(str(weight.name), "weight", own, node.name or "")
+    elif node.op_type == "MatMulNBits" and len(node.inputs) > 1 and node.inputs[1] is not None:
+        width, block = node.attributes.get_int("bits", 4), node.attributes.get_int("block_size", 0)
+        own = Quantiser(ir.DataType.UINT8, _numbers(node.inputs[2], float), None, 1, block, width)
+        yield Held(str(node.inputs[1].name), "weight", own, node.name or "")
+
+
+def _input(node: ir.Node, place: int | None) -> ir.Value | None:
+    return node.inputs[place] if place is not None and place < len(node.inputs) else None
+
+
+def _reader(node: ir.Node) -> str:
+    """The node that reads what this one made, through what only moves it."""
+    while True:
+        readers = list(node.outputs[0].consumers())
+        if len(readers) != 1 or readers[0].op_type not in MOVING | CASTS:
+            return readers[0].name or "" if readers else ""
+        node = readers[0]
+
+
+def bytes_by_type(model: ir.Model) -> dict[str, int]:
+    """How many bytes of weights a file holds of each element type, the most first."""
+    found: Counter[str] = Counter()
+    for value in model.graph.initializers.values():
+        if value.const_value is not None:
+            found[_word(value.const_value.dtype)] += value.const_value.nbytes
+    for node in model.graph.all_nodes():
+        if node.op_type == "Constant" and node.outputs:
+            tensor = constant(node.outputs[0])
+            if tensor is not None:
+                found[_word(tensor.dtype)] += tensor.nbytes
+    return dict(found.most_common())
+
+
+def _word(dtype: ir.DataType) -> str:
+    """What NumPy calls an element type."""
+    return {"FLOAT": "float32", "DOUBLE": "float64"}.get(dtype.name, dtype.name.lower())

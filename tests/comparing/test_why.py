@@ -1,0 +1,343 @@
+"""The figures of each layer, against ONNX Runtime's own comparison and NumPy by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from onnx import numpy_helper
+
+import onnxviz
+from onnxviz.comparing.match import match
+from onnxviz.comparing.why import machine, why
+from onnxviz.errors import UsageError
+from onnxviz.tables import csv_bytes
+from tests.comparing import small
+
+
+@pytest.fixture(scope="module")
+def x(probes) -> np.ndarray:
+    return probes[:4]
+
+
+@pytest.fixture(scope="module")
+def found(net, sound, x):
+    made = {}
+    for form, path in sound.items():
+        b = onnxviz.load(path, provider="cpu")
+        matching = match(net, b, x[:2])
+        made[form] = b, matching, why(net, b, matching, x)
+    return made
+
+
+def _run(path, names, x):
+    """Values of a file by their names in it, by plain ONNX Runtime without optimisations: a list a name."""
+    model = onnx.load(path)
+    have = {one.name for one in model.graph.output}
+    model.graph.output.extend(onnx.helper.make_empty_tensor_value_info(n) for n in names if n not in have)
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = onnxruntime.InferenceSession(
+        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+    image = session.get_inputs()[0].name
+    rows = [session.run(names, {image: one[None]}) for one in x]
+    return {name: [row[i] for row in rows] for i, name in enumerate(names)}
+
+
+def _codes(path, name):
+    """What makes codes real in a QDQ file: the name of the real value, scale, zero point."""
+    model = onnx.load(path)
+    numbers = {one.name: numpy_helper.to_array(one) for one in model.graph.initializer}
+    (node,) = [n for n in model.graph.node if n.op_type == "DequantizeLinear" and n.output[0] == name]
+    return float(numbers[node.input[1]]), int(numbers[node.input[2]])
+
+
+def test_signal_to_noise_is_onnx_runtimes(files, sound, found, x):
+    from onnxruntime.quantization.qdq_loss_debug import compute_signal_to_quantization_noice_ratio as sqnr
+
+    b, _, figures = found["QDQ"]
+    chosen = [one for one in figures.layers if b.layer(one.pair.b).also][::9]
+    assert len(chosen) > 4
+    real = {one.pair.b: f"{one.pair.b}_DequantizeLinear_Output" for one in chosen}
+    ours = _run(files.bundled, [one.pair.a for one in chosen], x)
+    theirs = _run(sound["QDQ"], list(real.values()), x)
+    for one in chosen:
+        wanted = sqnr(ours[one.pair.a], theirs[real[one.pair.b]])
+        assert one.sqnr == pytest.approx(wanted, abs=0.01)
+
+
+def test_both_forms_have_the_same_figures(found):
+    by = {form: {one.pair.layer: one for one in figures.layers} for form, (_, _, figures) in found.items()}
+    both = set(by["QDQ"]) & set(by["QOperator"])
+    assert len(both) > 50
+    for name in both:
+        one, other = by["QDQ"][name], by["QOperator"][name]
+        assert one.sqnr == pytest.approx(other.sqnr, abs=1.5)
+        assert one.codes == other.codes
+        assert one.low == pytest.approx(other.low)
+        assert one.high == pytest.approx(other.high)
+
+
+def test_a_sound_file_stands_out_nowhere(found):
+    for _, _, figures in found.values():
+        held = [one for one in figures.layers if one.codes is not None]
+        assert len(held) > 50
+        assert max(one.beyond for one in held) < 1e-3
+        assert min(one.used for one in held) > 0.25
+        assert max(one.steps for one in held) <= 4
+        weights = [w for one in figures.layers for w in one.weights]
+        assert len(weights) >= 48
+        assert max(w.short for w in weights) < 3
+        assert min(w.sqnr for w in weights) > 35
+        assert not any(w.constant or w.overflow for w in weights)
+        assert figures.activations == ("uint8",)
+        assert figures.weights == ("int8",)
+        assert not figures.reduce_range
+        assert csv_bytes(figures.table())
+        assert csv_bytes(figures.weight_table())
+
+
+def test_figures_of_codes_are_those_by_hand(files, sound, found, x):
+    b, _, figures = found["QDQ"]
+    for one in [one for one in figures.layers if b.layer(one.pair.b).also][3::17]:
+        real = f"{one.pair.b}_DequantizeLinear_Output"
+        scale, zero = _codes(sound["QDQ"], real)
+        low, high = (0 - zero) * scale, (255 - zero) * scale
+        ours = np.concatenate([a.ravel() for a in _run(files.bundled, [one.pair.a], x)[one.pair.a]])
+        theirs = np.concatenate([a.ravel() for a in _run(sound["QDQ"], [real], x)[real]])
+        codes = np.rint(theirs / scale).astype(int) + zero
+        assert (one.low, one.high) == pytest.approx((low, high))
+        assert one.below == pytest.approx(np.mean(ours < low - scale / 2), abs=1e-6)
+        assert one.above == pytest.approx(np.mean(ours > high + scale / 2), abs=1e-6)
+        filled = min(high, ours.max()) - max(low, ours.min())
+        assert one.used == pytest.approx(filled / (high - low), rel=1e-3)
+        assert one.unused == 256 - len(np.unique(codes))
+        wide = ours.astype(float), theirs.astype(float)
+        cosine = wide[0] @ wide[1] / np.linalg.norm(wide[0]) / np.linalg.norm(wide[1])
+        assert one.cosine == pytest.approx(cosine, abs=1e-5)
+        assert (one.a_low, one.a_high) == pytest.approx((ours.min(), ours.max()), rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    "kind, figure, least",
+    [("scale/4", "above", 1e-3), ("scale*8", "unused", 120), ("zero+24", "steps", 20)],
+)
+def test_planted_faults_show_in_their_figure(net, sound, bundled, x, kind, figure, least):
+    import quantise
+
+    place = "blocks.4.expand.relu6" if kind == "zero+24" else "blocks.4.expand"
+    faulty = quantise.plant(onnx.load(sound["QDQ"]), quantise.fault(bundled, f"{kind}@{place}"))
+    b = onnxviz.load(faulty, provider="cpu")
+    figures = why(net, b, match(net, b, x[:2]), x)
+    (one,) = [one for one in figures.layers if one.pair.layer == "blocks.4.expand.relu6"]
+    assert getattr(one, figure) > least
+    assert one.sentences()
+
+
+@pytest.mark.parametrize("form", ["QDQ", "QOperator"])
+@pytest.mark.parametrize("kind", ["weights*1.5", "4bit", "channel*4"])
+def test_planted_weights_fall_short_of_what_their_bits_predict(net, sound, bundled, x, form, kind):
+    import quantise
+
+    faulty = quantise.plant(onnx.load(sound[form]), quantise.fault(bundled, f"{kind}@blocks.4.expand"))
+    b = onnxviz.load(faulty, provider="cpu")
+    figures = why(net, b, match(net, b, x[:2]), x[:1])
+    weights = {w.node_a: w for one in figures.layers for w in one.weights}
+    short = {name: w.short for name, w in weights.items()}
+    worst = max(short, key=short.__getitem__)
+    assert "blocks.4" in worst
+    assert "expand" in worst
+    assert short[worst] > 6
+    assert max(value for name, value in short.items() if name != worst) < 3
+    one = weights[worst]
+    if kind == "weights*1.5":
+        assert one.gain_middle == pytest.approx(1.5, rel=0.02)
+    if kind == "channel*4":
+        assert one.gain == pytest.approx(4, rel=0.02)
+        assert one.gain_middle == pytest.approx(1, rel=0.02)
+    assert any("dB above their error" in text for text in one.sentences())
+
+
+def test_the_prediction_is_the_step_squared_by_twelve(found, bundled):
+    """One convolution by hand: per channel and symmetric, Δ = 2·max|w| / 255."""
+    _, _, figures = found["QDQ"]
+    numbers = {one.name: numpy_helper.to_array(one) for one in bundled.graph.initializer}
+    by_node = {node.name: node for node in bundled.graph.node}
+    checked = 0
+    for w in [w for one in figures.layers for w in one.weights][::12]:
+        weights = numbers.get(by_node[w.node_a].input[1])
+        if weights is None or by_node[w.node_a].op_type != "Conv":
+            continue
+        rows = weights.reshape(len(weights), -1).astype(float)
+        noise = np.square(2 * np.abs(rows).max(1) / 255).mean() / 12
+        assert w.predicted == pytest.approx(10 * np.log10(np.square(rows).mean() / noise), abs=0.01)
+        ranges = np.ptp(rows, axis=1)
+        assert w.spread == pytest.approx(ranges.max() / np.median(ranges), rel=1e-4)
+        assert w.granularity == "per channel"
+        checked += 1
+    assert checked >= 3
+
+
+def test_seven_bits_are_no_fault(net, files, x):
+    b = onnxviz.load(files("QDQ", reduce_range=True), provider="cpu")
+    figures = why(net, b, match(net, b, x[:2]), x[:1])
+    weights = [w for one in figures.layers for w in one.weights]
+    assert figures.reduce_range
+    assert {w.bits for w in weights} == {7}
+    assert max(w.short for w in weights) < 3
+
+
+def test_per_tensor_is_told_by_uneven_channels(net, files, x):
+    b = onnxviz.load(files("QDQ", per_channel=False), provider="cpu")
+    figures = why(net, b, match(net, b, x[:2]), x[:1])
+    weights = [w for one in figures.layers for w in one.weights]
+    assert {w.granularity for w in weights} == {"per tensor"}
+    assert max(w.spread for w in weights) > 8
+    assert any("per channel" in text for w in weights for text in w.sentences())
+
+
+@pytest.mark.parametrize("activations, bits", [("uint16", 16), ("int16", 16), ("int8", 8)])
+def test_other_codes_are_counted_too(files, activations, bits):
+    x = small.pictures()
+    paths = files.small("resnet"), files.small("resnet", "QDQ", activations=activations)
+    a, b = (onnxviz.load(path, preprocess="tensorflow", provider="cpu") for path in paths)
+    figures = why(a, b, match(a, b, x[:2]), x)
+    held = [one for one in figures.layers if one.codes]
+    assert {(one.codes, one.bits) for one in held} == {(activations, bits)}
+    assert all(0 < one.used <= 1 for one in held)
+    assert all(0 <= one.unused < 2**bits for one in held)
+    assert min(one.sqnr for one in held) > (30 if bits == 16 else 10)
+
+
+def test_measured_ranges_are_those_of_each_picture(files):
+    x = small.pictures()
+    paths = files.small("resnet"), files.small("resnet", "dynamic")
+    a, b = (onnxviz.load(path, preprocess="tensorflow", provider="cpu") for path in paths)
+    figures = why(a, b, match(a, b, x[:2]), x)
+    held = [one for one in figures.layers if one.dynamic]
+    assert held
+    for one in held:
+        assert one.codes == "uint8"
+        assert one.low <= 0 < one.high
+        assert one.below + one.above < 0.05
+    weights = [w for one in figures.layers for w in one.weights]
+    assert weights
+    assert all(w.codes in ("int8", "uint8") and w.short < 4 for w in weights)
+
+
+def test_real_numbers_have_no_quantiser(files):
+    from tests.networks import fp16
+
+    x = small.pictures(3)
+    model = small.NETWORKS["resnet"]()
+    a = onnxviz.load(model, preprocess="tensorflow", provider="cpu")
+    b = onnxviz.load(fp16(model), preprocess="tensorflow", provider="cpu")
+    figures = why(a, b, match(a, b, x[:2]), x)
+    assert len(figures.layers) > 10
+    for one in figures.layers:
+        assert one.codes is one.used is one.below is one.steps is one.unused is None
+        assert one.sqnr > 40
+    assert all(w.predicted is None and w.short is None for one in figures.layers for w in one.weights)
+
+
+def test_the_same_file_twice_is_nil(net, x):
+    figures = why(net, net, match(net, net, x[:2]), x[:1])
+    for one in figures.layers:
+        assert one.sqnr > 250
+        assert not one.sentences()
+    assert all(w.sqnr > 250 for one in figures.layers for w in one.weights)
+
+
+def test_batch_normalisation_apart_in_one_file_is_folded(files):
+    """A has them apart; B's exporter folded them in, so that its weights are A's times a factor a filter."""
+    x = small.pictures(3)
+    a = onnxviz.load(files.small("resnet"), preprocess="tensorflow", provider="cpu")
+    b = onnxviz.load(_folded(small.NETWORKS["resnet"]()), preprocess="tensorflow", provider="cpu")
+    figures = why(a, b, match(a, b, x[:2]), x)
+    weights = [w for one in figures.layers for w in one.weights]
+    assert len(weights) >= 7
+    assert min(w.sqnr for w in weights) > 90
+
+
+def _folded(model: onnx.ModelProto) -> onnx.ModelProto:
+    numbers = {one.name: one for one in model.graph.initializer}
+    makers = {node.output[0]: node for node in model.graph.node}
+    for node in list(model.graph.node):
+        if node.op_type != "BatchNormalization":
+            continue
+        conv = makers[node.input[0]]
+        scale, bias, mean, var = (
+            numpy_helper.to_array(numbers[name]).astype(float) for name in node.input[1:5]
+        )
+        gain = scale / np.sqrt(var + 1e-5)
+        w, b = (numpy_helper.to_array(numbers[name]).astype(float) for name in conv.input[1:3])
+        for name, array in (
+            (conv.input[1], w * gain[:, None, None, None]),
+            (conv.input[2], bias + (b - mean) * gain),
+        ):
+            numbers[name].CopyFrom(numpy_helper.from_array(array.astype(np.float32), name))
+        conv.output[0] = node.output[0]
+        model.graph.node.remove(node)
+    return model
+
+
+def test_dead_filters_and_biases_that_do_not_fit(files):
+    """A filter of B is one number throughout, and a bias stands at the end of int32."""
+    x = small.pictures(3)
+    model = onnx.load(files.small("resnet", "QDQ"))
+    numbers = {one.name: one for one in model.graph.initializer}
+    weights = numpy_helper.to_array(numbers["stem.weight_quantized"]).copy()
+    weights[3] = 7
+    bias = numpy_helper.to_array(numbers["stem.bias_quantized"]).copy()
+    bias[5] = np.iinfo(np.int32).max
+    for name, array in (("stem.weight_quantized", weights), ("stem.bias_quantized", bias)):
+        numbers[name].CopyFrom(numpy_helper.from_array(array, name))
+    a = onnxviz.load(files.small("resnet"), preprocess="tensorflow", provider="cpu")
+    b = onnxviz.load(model, preprocess="tensorflow", provider="cpu")
+    figures = why(a, b, match(a, b, x[:2]), x)
+    (one,) = [w for layer in figures.layers for w in layer.weights if w.node_a.startswith("stem")]
+    assert one.constant == 1
+    assert one.overflow == 1
+    text = " ".join(one.sentences())
+    assert "1 of 16 filters became constant" in text
+    assert "int32" in text
+
+
+def test_values_are_held_a_portion_at_a_time(files, monkeypatch):
+    import onnxviz.comparing.why as module
+
+    x = small.pictures(3)
+    a, b = (
+        onnxviz.load(path, preprocess="tensorflow", provider="cpu")
+        for path in (files.small("resnet"), files.small("resnet", "QDQ"))
+    )
+    matching = match(a, b, x[:2])
+    whole = why(a, b, matching, x)
+    monkeypatch.setattr(module, "_BYTES", 300_000)
+    held = []
+    run = module._values
+
+    def watched(*args):
+        for arrays in run(*args):
+            held.append(sum(array.nbytes for array in arrays.values()))
+            yield arrays
+
+    monkeypatch.setattr(module, "_values", watched)
+    parts = why(a, b, matching, x)
+    assert [one.sqnr for one in parts.layers] == [one.sqnr for one in whole.layers]
+    assert max(held) < 700_000
+    assert len(held) >= 2 * 3 * 2
+
+
+def test_numbers_of_pictures_must_be_the_same(net, found, x):
+    b, matching, _ = found["QDQ"]
+    with pytest.raises(UsageError, match="got 2 and 4"):
+        why(net, b, matching, x, x[:2])
+
+
+def test_the_processor_is_told():
+    told = machine()
+    assert set(told) == {"architecture", "features", "vnni"}
+    assert told["vnni"] in (True, False, None)
