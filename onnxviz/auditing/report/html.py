@@ -41,6 +41,11 @@ class Column:
     bars: list[float] | None
     links: Sequence[str]
 
+    @property
+    def widest(self) -> int:
+        """Letters of the longest text."""
+        return max(map(len, self.texts), default=0)
+
 
 @dataclass(frozen=True)
 class Grid:
@@ -139,6 +144,7 @@ def render(page: Page, beside: dict[str, bytes] | None = None) -> bytes:
         script=Markup(script),
         digest=digest,
         beside=beside is not None,
+        lazy=Markup(' loading="lazy"' if beside is not None else ' decoding="async"'),
         states=_STATES,
         tally=_tally(page),
         anchors=_anchors(page),
