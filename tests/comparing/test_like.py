@@ -1,0 +1,92 @@
+"""`like`: a file whose layers are called as in another file of the network."""
+
+from __future__ import annotations
+
+import json
+import pickle
+
+import numpy as np
+import pytest
+
+import onnxviz
+from onnxviz.cli.main import run
+from onnxviz.errors import UnknownLayer, UsageError
+from tests.comparing import small
+
+
+@pytest.fixture
+def picture():
+    rng = np.random.default_rng(0)
+    return rng.integers(0, 256, (64, 64, 3), np.uint8)
+
+
+def test_an_int8_file_is_asked_by_the_float_files_names(files, picture):
+    a = onnxviz.load(files.small("resnet"), preprocess="unit")
+    for form in ("QDQ", "QOperator"):
+        net = onnxviz.like(files.small("resnet", form), files.small("resnet"), preprocess="unit")
+        for name in ("stem.relu", "pool", "block1.relu1", "block1.relu2", "logits"):
+            real, held = (one.activations(picture, name)[name] for one in (a, net))
+            assert np.linalg.norm(real - held) < 0.15 * np.linalg.norm(real), (form, name)
+
+
+def test_a_name_without_a_counterpart_gives_what_follows_it(files, picture):
+    """What stands in front of a rectifier is no value of an int8 file: that behind it is taken, and that is said."""
+    net = onnxviz.like(files.small("segmenter", "QOperator"), files.small("segmenter"), preprocess="unit")
+    assert net.layer("down1.relu").name == "down1.relu"
+    assert net.warnings == onnxviz.load(files.small("segmenter", "QOperator"), preprocess="unit").warnings
+    assert net.layer("down2").name == "down2.relu"
+    assert any("'down2.relu', which follows it, is taken" in text for text in net.warnings)
+    with pytest.raises(UnknownLayer):
+        net.layer("down9")
+
+
+def test_names_that_mean_something_else_here_give_way(picture):
+    """The other file's names go before this file's own, which are kept beside."""
+    import onnx
+
+    a = small.resnet()
+    b = onnx.ModelProto()
+    b.CopyFrom(a)
+    turns = {"stem.relu": "pool", "pool": "block0.relu1", "block0.relu1": "stem.relu", "gap": "means"}
+    for node in b.graph.node:
+        node.input[:] = [turns.get(name, name) for name in node.input]
+        node.output[:] = [turns.get(name, name) for name in node.output]
+    one = onnxviz.load(a, preprocess="unit")
+    other = onnxviz.like(b, one, preprocess="unit")
+    for name in ("stem.relu", "pool", "block0.relu1", "gap", "logits"):
+        np.testing.assert_allclose(
+            other.activations(picture, name)[name], one.activations(picture, name)[name], rtol=1e-5
+        )
+    assert "means" in other.layer("gap").also
+    saved = other.manifest("activations", layer="pool")
+    assert saved["like"] == {"name": "model", "sha256": one.digest, "layers": {"pool": "block0.relu1"}}
+    again = pickle.loads(pickle.dumps(other))
+    assert again.manifest("activations", layer="pool")["like"] == saved["like"]
+    assert [layer.name for layer in again.layers] == [layer.name for layer in other.layers]
+
+
+def test_another_network_is_refused(files):
+    with pytest.raises(UsageError, match="not the same network"):
+        onnxviz.like(small.resnet(), small.mobilenet(), preprocess="unit")
+
+
+@pytest.mark.parametrize("form", ["QDQ", "QOperator"])
+def test_the_command_line_asks_by_the_float_files_names(files, form, tmp_path, capsys):
+    from PIL import Image
+
+    picture, out = tmp_path / "a.png", tmp_path / "maps.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)).save(picture)
+    a, b = files.small("resnet"), files.small("resnet", form)
+    options = ["--provider", "cpu", "--preprocess", "unit", "--layer", "block1.relu1", "-o", str(out)]
+    assert run(["activations", str(b), str(picture), *options, "--like", str(a)]) == 0
+    manifest = json.loads(out.with_suffix(".json").read_text())
+    assert manifest["like"]["name"] == a.stem
+    assert set(manifest["like"]["layers"]) == {"block1.relu1"}
+    real = onnxviz.load(a, preprocess="unit").activations(picture, "block1.relu1")["block1.relu1"]
+    held = np.load(out.with_suffix(".npy"))
+    assert np.linalg.norm(real - held.reshape(real.shape)) < 0.15 * np.linalg.norm(real)
+    assert run(["activations", str(b), str(picture), *options, "--like", str(tmp_path / "none.onnx")]) in (
+        2,
+        3,
+    )
+    assert run(["activations", str(b), str(picture), *options[:-1], str(a), "--like", str(a)]) == 2

@@ -1,0 +1,310 @@
+"""Matching finds for each value of one file the value of the other that means the same."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+
+import onnxviz
+from onnxviz.comparing.like import probes
+from onnxviz.comparing.match import Matching, match, read_pairs
+from onnxviz.errors import UnknownLayer, UsageError
+from onnxviz.graph.surgery import cut
+from tests.comparing import small, variants
+from tests.networks import fp16
+
+FORMS = {
+    "QDQ": {},
+    "QDQ per tensor": {"form": "QDQ", "per_channel": False},
+    "QDQ int8": {"form": "QDQ", "activations": "int8"},
+    "QDQ 16 bits": {"form": "QDQ", "activations": "uint16", "weights": "int8"},
+    "QDQ reduced range": {"form": "QDQ", "reduce_range": True},
+    "QDQ float weights": {"form": "QDQ", "weights": "float32"},
+    "QDQ pairs": {"form": "QDQ", "pairs": True},
+    "QOperator": {},
+    "QOperator per tensor": {"form": "QOperator", "per_channel": False},
+    "QOperator int8": {"form": "QOperator", "activations": "int8"},
+    "dynamic": {"weights": "uint8"},
+    "dynamic per channel": {"form": "dynamic", "per_channel": True},
+}
+
+
+def opened(model, **options):
+    return onnxviz.load(model, provider="cpu", threads=1, preprocess="unit", **options)
+
+
+def matched(a, b, **options) -> Matching:
+    one, other = (opened(m) for m in (a, b))
+    return match(one, other, *probes(one, other), **options)
+
+
+def shares(found: Matching) -> tuple[float, float]:
+    return round(found.macs, 4), round(found.values, 4)
+
+
+def check_order(found: Matching) -> None:
+    """Pairs stand in A's order, each value in one of them, and what they name exists."""
+    for model, names in ((found.a, [p.a for p in found.pairs]), (found.b, [p.b for p in found.pairs])):
+        values = {value.name: i for i, value in enumerate(v for node in model.graph for v in node.outputs)}
+        assert len(set(names)) == len(names)
+        assert set(names) <= {*values, *(value.name for value in model.graph.inputs)}
+        if model is found.a:
+            assert [values[name] for name in names] == sorted(values[name] for name in names)
+
+
+def exact(found: Matching) -> dict[str, str]:
+    return {pair.a: pair.b for pair in found.pairs}
+
+
+@pytest.mark.parametrize("name", small.NETWORKS)
+def test_the_same_file_twice_matches_whole(name):
+    model = small.NETWORKS[name]()
+    found = matched(model, model)
+    assert shares(found) == (1.0, 1.0)
+    assert all(pair.a == pair.b and not pair.weak and pair.axes is None for pair in found.pairs)
+    assert found.image is not None
+    assert found.image.b == "image"
+    check_order(found)
+    total = sum(layer.macs for layer in opened(model).layers)
+    assert sum(pair.macs for pair in found.pairs) == total
+
+
+def errors(found: Matching, a, b) -> dict[str, float]:
+    """Of each pair, how far B's value is from A's on other pictures than it was matched by, in parts of A's."""
+    one, other = (opened(m) for m in (a, b))
+    inputs = probes(one, other, seed=7)
+    arrays = []
+    for net, model, x, names in (
+        (one, found.a, inputs[0], [p.a for p in found.pairs]),
+        (other, found.b, inputs[1], [p.b for p in found.pairs]),
+    ):
+        program = net.compile(lambda m=model, n=names: cut(m, n), key=None, optimise=False)
+        runs = [program({net.input.name: x[i : i + 1]}) for i in range(len(x))]
+        arrays.append({name: np.concatenate([run[name] for run in runs]) for name in names})
+    told = {}
+    for pair in found.pairs:
+        left, right = arrays[0][pair.a], arrays[1][pair.b]
+        right = right if pair.axes is None else right.transpose(pair.axes)
+        told[pair.a] = float(np.linalg.norm(left - right) / (np.linalg.norm(left) + 1e-9))
+    return told
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("name", small.NETWORKS)
+def test_int8_forms_match(files, name, form):
+    options = {"form": form.split()[0], **FORMS[form]}
+    a, b = files.small(name), files.small(name, **options)
+    found = matched(a, b)
+    assert found.macs >= 0.99
+    check_order(found)
+    assert not any(pair.weak for pair in found.pairs)
+    # A value that is paired with its neighbour, such as that in front of a rectifier, is off by a half and more.
+    assert max(errors(found, a, b).values()) < 0.45
+
+
+VARIANTS = {"fp16": fp16, "pruned": variants.pruned, "unfolded": variants.unfolded, "nhwc": variants.nhwc}
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("name", small.NETWORKS)
+def test_other_forms_match(name, variant):
+    a = small.NETWORKS[name]()
+    b = VARIANTS[variant](a)
+    found = matched(a, b)
+    assert found.macs >= 0.99
+    assert found.values >= 0.9
+    check_order(found)
+    assert max(errors(found, a, b).values()) < (0.6 if variant == "pruned" else 0.01)
+    if variant == "nhwc":
+        assert any(pair.axes == (0, 3, 1, 2) for pair in found.pairs)
+
+
+@pytest.mark.parametrize("name", ["resnet", "segmenter"])
+def test_equalised_values_are_no_pairs(name):
+    """Where filters were scaled and the next layer scales back, the layers match and the values between them do not."""
+    a = small.NETWORKS[name]()
+    b = variants.equalised(variants.unfolded(a)) if name == "resnet" else variants.equalised(a)
+    found = matched(a, b)
+    assert found.macs >= 0.99
+    assert max(errors(found, a, b).values()) < 1e-3
+    assert found.pairs[-1].a == a.graph.output[0].name
+
+
+def test_what_onnx_runtime_wrote_matches(tmp_path):
+    """Its own simplification: batch norms folded, activations fused into com.microsoft's operators."""
+    import onnxruntime
+
+    a = small.resnet()
+    for level in ("BASIC", "EXTENDED"):
+        options = onnxruntime.SessionOptions()
+        options.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, f"ORT_ENABLE_{level}")
+        options.optimized_model_filepath = str(tmp_path / f"{level}.onnx")
+        options.log_severity_level = 4
+        onnxruntime.InferenceSession(a.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        found = matched(a, tmp_path / f"{level}.onnx")
+        assert found.macs >= 0.99
+        assert max(errors(found, a, tmp_path / f"{level}.onnx").values()) < 1e-3
+
+
+def test_both_exporters_of_torch_match(tmp_path):
+    torch = pytest.importorskip("torch")
+    nn = torch.nn
+
+    class Block(nn.Module):
+        def __init__(self, width):
+            super().__init__()
+            self.body = nn.Sequential(
+                nn.Conv2d(width, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.Hardswish(),
+                nn.Conv2d(width, width, 3, padding=1, groups=width, bias=False), nn.BatchNorm2d(width),
+            )  # fmt: skip
+
+        def forward(self, x):
+            return torch.relu(x + self.body(x))
+
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Conv2d(3, 16, 3, stride=2), nn.BatchNorm2d(16), nn.ReLU6(), Block(16), Block(16), nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(), nn.Dropout(), nn.Linear(16, 10),
+    )  # fmt: skip
+    for module in net.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.weight, 0.5, 2)
+            nn.init.uniform_(module.running_var, 0.5, 2)
+            nn.init.normal_(module.running_mean)
+    net.eval()
+    x = torch.zeros(2, 3, 32, 32)
+    paths = [tmp_path / "new.onnx", tmp_path / "old.onnx"]
+    torch.onnx.export(net, (x,), paths[0], dynamo=True, external_data=False, verbose=False)
+    torch.onnx.export(net, (x,), paths[1], dynamo=False, do_constant_folding=True)
+    found = matched(*paths)
+    assert found.macs >= 0.99
+    assert len(found.pairs) > 10
+    assert max(errors(found, *paths).values()) < 1e-3
+
+
+@pytest.mark.parametrize(
+    ("a", "b"),
+    [
+        (small.resnet(), small.resnet(seed=1)),
+        (small.mobilenet(), small.mobilenet(seed=1)),
+        (small.resnet(), small.mobilenet()),
+        (small.segmenter(), small.detector()),
+    ],
+)
+def test_different_networks_are_told(a, b):
+    found = matched(a, b)
+    assert found.macs < 0.3
+    with pytest.raises(UsageError, match="'model' and 'model' are not the same network") as refusal:
+        found.require_same_network()
+    assert refusal.value.exit_code == 2
+    matched(a, a).require_same_network()
+
+
+def test_the_bundled_network_in_int8(sound):
+    """QDQ's name for the value in front of the clip is A's for that behind it; QOperator holds only that behind."""
+    a = onnxviz.load("efficientnet-lite0", threads=1)
+    for path in sound.values():
+        b = onnxviz.load(path, threads=1)
+        found = match(a, b, *probes(a, b))
+        assert found.macs >= 0.99
+        pairs = {pair.a: pair for pair in found.pairs}
+        assert "stem" not in pairs
+        stem = next(layer for layer in b.layers if layer.name == pairs["stem.relu6"].b)
+        assert stem.quantised is not None
+        assert pairs["stem.relu6"].sure > 0.99
+        check_order(found)
+
+
+def test_names_decide_only_between_equals():
+    """A clip that nothing reaches leaves two values equal: the name tells which; where it does not, the later."""
+    model = small.resnet()
+    swapped = onnx.ModelProto()
+    swapped.CopyFrom(model)
+    turns = {"stem.relu": "block0.relu1", "block0.relu1": "stem.relu"}
+    for node in swapped.graph.node:
+        node.input[:] = [turns.get(name, name) for name in node.input]
+        node.output[:] = [turns.get(name, name) for name in node.output]
+    pairs = exact(matched(model, swapped))
+    assert pairs["stem.relu"] == "block0.relu1"
+    assert pairs["block0.relu1"] == "stem.relu"
+
+    idle = onnx.ModelProto()
+    idle.CopyFrom(model)
+    place = next(i for i, node in enumerate(idle.graph.node) if node.output[0] == "block0.relu1")
+    node = onnx.helper.make_node("Relu", ["block0.relu1"], ["twice"], name="twice")
+    idle.graph.node.insert(place + 1, node)
+    for reader in idle.graph.node[place + 2 :]:
+        reader.input[:] = ["twice" if name == "block0.relu1" else name for name in reader.input]
+    found = {pair.a: pair for pair in matched(idle, idle).pairs}
+    assert (found["twice"].b, found["block0.relu1"].b) == ("twice", "block0.relu1")
+    assert "name" in {found["twice"].by, found["block0.relu1"].by}
+    idle.graph.node[place].output[0] = idle.graph.node[place + 1].input[0] = "other"
+    assert exact(matched(model, idle))["block0.relu1"] == "twice"
+
+
+def test_shared_weights_match_by_place():
+    """The head that a detector uses on two scales stands for each scale once."""
+    model = small.detector()
+    model.graph.node[-1].name = "last"
+    b = onnx.ModelProto()
+    b.CopyFrom(model)
+    weights = {tensor.name: numpy_helper.to_array(tensor) for tensor in b.graph.initializer}
+    for m in (model, b):
+        for tensor in m.graph.initializer:
+            if tensor.name == "head.coarse.weight":
+                shared = np.resize(weights["head.fine.weight"], weights[tensor.name].shape)
+                tensor.CopyFrom(numpy_helper.from_array(shared, tensor.name))
+    assert shares(matched(model, b)) == (1.0, 1.0)
+
+
+def test_given_pairs_go_before_all(tmp_path):
+    model = small.resnet()
+    table = tmp_path / "pairs.csv"
+    table.write_text("a,b,note\nblock0.relu1,block0.norm1,mine\n")
+    given = read_pairs(table)
+    assert given == {"block0.relu1": "block0.norm1"}
+    found = {pair.a: pair for pair in matched(model, model, given=given).pairs}
+    assert (found["block0.relu1"].b, found["block0.relu1"].by) == ("block0.norm1", "given")
+    with pytest.raises(
+        UnknownLayer, match=r"no value of 'model' .* 'block0.relu9'; did you mean .*'block0.relu1'"
+    ):
+        matched(model, model, given={"block0.relu9": "logits"})
+    with pytest.raises(UsageError, match="another pair"):
+        matched(model, model, given={"block0.relu1": "logits", "logits": "logits"})
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("x,y\n1,2\n", "columns 'x', 'y'"),
+        ("a,b\nstem,\n", "line 2"),
+        ("a,b\ns,t\ns,u\n", "stands twice"),
+        ("", "nothing"),
+    ],
+)
+def test_broken_tables_of_pairs_are_refused(tmp_path, text, said):
+    table = tmp_path / "pairs.csv"
+    table.write_text(text)
+    with pytest.raises(UsageError, match=said):
+        read_pairs(table)
+    with pytest.raises(UsageError, match="cannot be read"):
+        read_pairs(tmp_path / "none.csv")
+
+
+def test_values_are_computed_in_portions(monkeypatch):
+    """What is held at the same time is bounded; the pairs are the same."""
+    from onnxviz.comparing import sketch
+
+    model = small.segmenter()
+    whole = matched(model, variants.pruned(model))
+    monkeypatch.setattr(sketch, "_BYTES", 1 << 17)
+    assert matched(model, variants.pruned(model)).pairs == whole.pairs
+
+
+def test_same_seed_same_pairs_and_other_seeds_agree():
+    model = small.mobilenet()
+    b = variants.pruned(model)
+    assert matched(model, b, seed=3).pairs == matched(model, b, seed=3).pairs
+    assert exact(matched(model, b, seed=3)) == exact(matched(model, b, seed=4))
