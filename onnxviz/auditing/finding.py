@@ -55,7 +55,7 @@ class Finding:
     @property
     def fingerprint(self) -> str:
         """The same for the same check at the same place, whatever the figure and the file's digest: 16 hex digits."""
-        return hashlib.sha256(f"{self.id}\n{self.where}".encode()).hexdigest()[:16]
+        return hashlib.sha256(f"{self.id}\n{self.where}".encode("utf-8", "backslashreplace")).hexdigest()[:16]
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
-from onnxviz.cli import acts, completion, saving
+from onnxviz.cli import acts, audit, completion, saving
 from onnxviz.cli.acts import FEATURES
 from onnxviz.cli.command import Command
 from onnxviz.cli.options import Option, weights
@@ -237,6 +237,32 @@ _LISTED: Final = (
         more="Writes the image before and after with their difference, and beside it NAME.fooled.png, which fools as "
         "it is saved (always PNG: JPEG would undo it). For several images or a folder: a sheet, the success rate, and "
         "a folder NAME.fooled.",
+    ),
+    Command(
+        "audit", audit.audit, f"{_LITE}\n{_LITE} photos/ --fail-on high -o audit/", gradients=True, writes=(),
+        arguments={
+            "images": replace(
+                _paths("IMAGE...", "Pictures or folders of them; none: what the file alone tells."), default=None
+            )
+        },
+        options={
+            "truth": Option(kind=str, metavar="CSV|folders"),
+            "masks": _path("DIR"),
+            "policy": _path("FILE"),
+            "accept": _path("FILE"),
+            "only": Option(metavar="ID"),
+            "skip": Option(metavar="ID"),
+            "fail_on": Option(metavar="SEVERITY", complete=completion.words("high", "medium", "low", "never")),
+            "by": Option(metavar="NAME"),
+            "resume": Option(
+                kind=bool, help="Take over the checks of the report that is in --out, where nothing has changed since.",
+                default=False,
+            ),
+            "sample": Option(least=1),
+            "write_accept": _path("FILE", "Write the findings there, as entries of --accept that lack their reasons."),
+        },
+        more="Writes a folder: report.html, report.json, audit.sarif, junit.xml, findings.csv, evidence/, SHA256SUMS. "
+        "Exit code 1 where the verdict is no pass.",
     ),
     Command(
         "models", acts.models, "", None, summary="The catalogue: networks that are known by name.",

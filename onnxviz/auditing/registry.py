@@ -1,0 +1,153 @@
+"""The checks that there are. One is a function of one file in `checks/`, entered by a decorator:
+
+    @check("file.finite", "Are all weights finite?", severity="high", limits="…")
+    def finite(subject: Subject, rule: Rule) -> Found:
+        ...
+
+Ids are stable: policies, accepted findings and reports of years ago name them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+from onnxviz.auditing.finding import SEVERITIES, Check, Evidence, Finding, Severity
+
+if TYPE_CHECKING:
+    from onnxviz.auditing.subject import Subject
+
+Need = Literal["pictures", "labels", "masks", "gradients", "classes", "network"]
+
+
+class NotRun(Exception):
+    """Raised by a check that cannot be made here; its text says why."""
+
+
+class NotApplicable(Exception):
+    """Raised by a check that says nothing about this file; its text says why."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a check measured.
+
+    figure     what stands beside its title
+    findings   from `Rule.finding`
+    evidence   what is shown besides findings
+    figures    all that was measured, by name
+    """
+
+    figure: float | int | str | None = None
+    findings: Sequence[Finding] = ()
+    evidence: Sequence[Evidence] = ()
+    figures: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A check: what it asks, how grave its finding is, what it needs.
+
+    threshold   a number that the figure is held against, which a policy may change; or a text
+    unit        behind a number, '%' for shares
+    needs       what there must be: 'network' (a file that could be opened; always, but for file.loading), 'classes'
+                (a classifier), 'pictures', 'labels', 'masks', 'gradients'
+    least       the fewest pictures
+    limits      what it cannot see
+    """
+
+    id: str
+    title: str
+    severity: Severity
+    run: Callable[[Subject, Rule], Found]
+    threshold: float | str = "any"
+    needs: tuple[Need, ...] = ()
+    least: int = 1
+    limits: str = ""
+
+    @property
+    def bar(self) -> float:
+        """The threshold of a check that has a number for it."""
+        return float(self.threshold)
+
+    def finding(
+        self,
+        figure: float | int | str,
+        where: str,
+        sentence: str,
+        advice: str = "",
+        evidence: Sequence[Evidence] = (),
+        severity: Severity | None = None,
+    ) -> Finding:
+        """A finding of this check.
+
+        severity   None: the check's own; one that is lighter stays as light
+        """
+        return Finding(
+            self.id,
+            severity or self.severity,
+            figure,
+            self.threshold,
+            where,
+            sentence,
+            advice,
+            tuple(evidence),
+        )
+
+    def check(self, found: Found) -> Check:
+        """The check as it is reported."""
+        findings = sorted(found.findings, key=lambda one: SEVERITIES.index(one.severity))
+        return Check(
+            id=self.id,
+            title=self.title,
+            state="found" if findings else "clean",
+            figure=found.figure,
+            threshold=self.threshold,
+            limits=self.limits,
+            findings=tuple(findings),
+            evidence=tuple(found.evidence),
+            figures=dict(found.figures),
+        )
+
+    def idle(self, state: Literal["not-run", "not-applicable"], reason: str) -> Check:
+        """The check where it was not made."""
+        return Check(self.id, self.title, state, reason, threshold=self.threshold, limits=self.limits)
+
+
+_RULES: Final[dict[str, Rule]] = {}
+
+
+def check(
+    id: str,
+    title: str,
+    *,
+    severity: Severity,
+    threshold: float | str = "any",
+    needs: tuple[Need, ...] = ("network",),
+    least: int = 1,
+    limits: str = "",
+) -> Callable[[Callable[[Any, Rule], Found]], Callable[[Any, Rule], Found]]:
+    """Enter the function below as a check, see `Rule`."""
+
+    def enter(function: Callable[[Any, Rule], Found]) -> Callable[[Any, Rule], Found]:
+        if id in _RULES:
+            raise ValueError(f"two checks are called {id!r}")
+        _RULES[id] = Rule(id, title, severity, function, threshold, needs, least, limits)
+        return function
+
+    return enter
+
+
+def entered() -> dict[str, Rule]:
+    """The checks that were entered so far, by id, in their order; `checks.rules` has them all."""
+    return dict(_RULES)
+
+
+def changed(rule: Rule, severity: Severity | None, threshold: float | None) -> Rule:
+    """The check as a policy wants it."""
+    return replace(
+        rule,
+        severity=rule.severity if severity is None else severity,
+        threshold=rule.threshold if threshold is None else threshold,
+    )

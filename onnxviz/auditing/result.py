@@ -1,0 +1,147 @@
+"""What an audit found: checks, findings, verdict, and the report that is made of them."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from onnxviz.auditing.finding import SEVERITIES, Check, Finding
+from onnxviz.auditing.subject import Subject
+
+if TYPE_CHECKING:
+    from onnxviz.auditing.report.page import Page
+
+_BLIND: Final = (
+    "A backdoor inside learned weights, without a mark in the pictures that were given, is not found. What each check "
+    "cannot see stands beside it."
+)
+
+
+@dataclass
+class Audit:
+    """What an audit found.
+
+    checks     all of them, in the order of the report, also those that did not run
+    accepted   fingerprint -> reason, of findings that somebody has accepted
+    notes      what is to be said of accepted findings that are not used, and of pictures that were left out
+    required   ids of the checks that the policy demands
+    fail_on    the severity from which on a finding fails the file; 'never'
+    manifest   the run manifest
+    subject    what was audited, for the report's pictures
+    """
+
+    checks: tuple[Check, ...]
+    accepted: dict[str, str]
+    notes: tuple[str, ...]
+    required: frozenset[str]
+    fail_on: str
+    manifest: dict[str, Any] = field(repr=False)
+    subject: Subject = field(repr=False)
+    by: str | None = None
+    when: datetime | None = None
+
+    @property
+    def findings(self) -> list[Finding]:
+        """Of all checks: first those that nobody accepted, the gravest before the others."""
+        found = [finding for one in self.checks for finding in one.findings]
+        return sorted(
+            found, key=lambda one: (one.fingerprint in self.accepted, SEVERITIES.index(one.severity))
+        )
+
+    @property
+    def failing(self) -> list[Finding]:
+        """The findings at or over `fail_on` that nobody accepted."""
+        if self.fail_on == "never":
+            return []
+        grave = SEVERITIES[: SEVERITIES.index(self.fail_on) + 1]  # type: ignore[arg-type]
+        return [
+            one for one in self.findings if one.severity in grave and one.fingerprint not in self.accepted
+        ]
+
+    @property
+    def lacking(self) -> list[Check]:
+        """The checks that have to run and did not."""
+        return [one for one in self.checks if one.id in self.required and one.state == "not-run"]
+
+    @property
+    def verdict(self) -> str:
+        """'fail': a finding at or over `fail_on` that nobody accepted. 'incomplete': a check that the policy requires
+        did not run, or the audit was interrupted. Else 'pass'."""
+        if self.failing:
+            return "fail"
+        return "incomplete" if self.lacking or self.manifest.get("incomplete") else "pass"
+
+    def __repr__(self) -> str:
+        counted = ", ".join(
+            f"{sum(one.state == state for one in self.checks)} {state}"
+            for state in ("found", "clean", "not-run", "not-applicable")
+        )
+        return f"<Audit: {self.verdict}, {len(self.findings)} findings (checks: {counted})>"
+
+    def to_dict(self) -> dict[str, Any]:
+        """The whole report for machines; its form is docs/schemas/report.schema.json."""
+        from onnxviz.auditing.report.write import to_dict
+
+        return to_dict(self.page())
+
+    def save(self, folder: str | os.PathLike[str]) -> Path:
+        """Write the report: report.html, report.json, audit.sarif, junit.xml, findings.csv, evidence, SHA256SUMS.
+
+        returns   the path of report.html
+        raises    OutputRefused
+        """
+        from onnxviz.auditing.report.write import write
+
+        return write(self.page(), folder, self.manifest)
+
+    def page(self) -> Page:
+        """The report as content."""
+        from onnxviz.auditing.report.page import Number, Page, Section, Text
+
+        model = self.manifest.get("model", {})
+        made = [one for one in self.checks if one.state in ("found", "clean")]
+        numbers = [
+            Number(str(len(self.failing)), f"findings at or over {self.fail_on!r}", "accepted ones left out"),
+            Number(f"{len(made)} of {len(self.checks)}", "checks made", "the others say why not"),
+            Number(str(len(self.subject.images)), "pictures looked at"),
+        ]
+        notes = [Section("Notes", [Text("\n\n".join(self.notes))])] if self.notes else []
+        return Page(
+            kind="audit",
+            title=str(model.get("name", "model")),
+            verdict=self.verdict,  # type: ignore[arg-type]
+            lead=[*self._said(), _BLIND],
+            numbers=numbers,
+            facts=self._facts(model),
+            when=self.when,
+            checks=self.checks,
+            accepted=self.accepted,
+            fail_on=self.fail_on,
+            sections=notes,
+            figures=dict(self.manifest.get("figures", {})),
+            model=str(model.get("path", model.get("name", ""))),
+            clauses=True,
+        )
+
+    def _said(self) -> list[str]:
+        """The verdict in a sentence, and the gravest findings."""
+        if self.verdict == "pass":
+            return [f"No finding at or over {self.fail_on!r} that nobody has accepted."]
+        said = [f"{one.severity}: {one.sentence}." for one in self.failing[:3]]
+        said += [f"{one.id} has to run and did not: {one.reason}." for one in self.lacking]
+        if self.manifest.get("incomplete"):
+            said.append("The audit was interrupted: what was not made yet is marked.")
+        return said
+
+    def _facts(self, model: dict[str, Any]) -> dict[str, Any]:
+        from onnxviz.auditing.report.facts import facts
+
+        more = {"photos": len(self.subject.images) or None, "seed": self.subject.seed}
+        if self.subject.opened is not None:
+            recipe = self.manifest["preprocessing"]["name"]
+            return facts({"network": self.manifest}, by=self.by, **{"pictures go in as": recipe}, **more)
+        told = facts({}, by=self.by, **more)
+        return {"file": model.get("path"), "file, SHA-256": model.get("sha256"), **told}

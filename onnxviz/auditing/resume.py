@@ -1,0 +1,163 @@
+"""Going on with an audit that was interrupted: its report's checks, where nothing has changed since."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from onnxviz.auditing.finding import Check, Evidence, Finding
+from onnxviz.auditing.policy import Policy
+from onnxviz.auditing.registry import Rule
+from onnxviz.auditing.subject import Subject
+from onnxviz.errors import UsageError, ways
+from onnxviz.file_set import FOLDER_HEAD
+from onnxviz.files import json_bytes, sha256
+from onnxviz.text import quoted
+
+#: What the checks of a report rest on, in its manifest: a digest of each.
+RESTS: Final = "rests_on"
+_WORDS: Final = {
+    "model": "the model",
+    "recipe": "how pictures become its input",
+    "pictures": "the pictures",
+    "request": "the policy, the labels, the masks or the seed",
+    "version": "onnxviz itself",
+}
+_MADE: Final = ("found", "clean", "not-applicable")
+_LARGEST: Final = 2**28
+
+
+def rests(subject: Subject, plan: Policy, version: str) -> dict[str, str]:
+    """What the checks rest on, a digest of each."""
+    net = subject.net
+    request = [repr(plan), repr(subject.truth), repr(subject.masks), subject.seed, net.provider]
+    return {
+        "model": net.digest,
+        "recipe": _digest(json_bytes(net.preprocessing.to_dict())),
+        "pictures": _digest("\n".join(map(_print, subject.images)).encode()),
+        "request": _digest(repr(request).encode()),
+        "version": version,
+    }
+
+
+def _print(image: Any) -> str:
+    if isinstance(image, (str, os.PathLike)):
+        try:
+            return sha256(image)
+        except OSError:
+            return f"unreadable {os.fspath(image)}"
+    return _digest(np.ascontiguousarray(np.asarray(image)).tobytes())
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def made(
+    folder: str | os.PathLike[str], now: Mapping[str, str], rules: Mapping[str, Rule]
+) -> dict[str, Check]:
+    """The checks of an earlier report that need not be made again, by id; none where there is no report.
+
+    raises   UsageError where the report is of something else, naming what has changed
+    """
+    place = Path(folder)
+    if not (place / FOLDER_HEAD).exists():
+        return {}
+    manifest, report = (_read(place / name) for name in (FOLDER_HEAD, "report.json"))
+    before = manifest.get(RESTS)
+    if manifest.get("schema") != "onnxviz.audit/1" or not isinstance(before, dict):
+        raise UsageError(
+            f"--resume: {quoted(place)} holds no audit that can be gone on with" + ways("leave out --resume")
+        )
+    changed = [word for key, word in _WORDS.items() if before.get(key) != now[key]]
+    if changed:
+        raise UsageError(
+            f"--resume: {' and '.join(changed)} changed since the audit in {quoted(place)} was made"
+            + ways("leave out --resume", "give another --out")
+        )
+    findings = {one["fingerprint"]: one for one in report.get("findings", [])}
+    found = {}
+    for one in report.get("checks", []):
+        if one["id"] in rules and one["state"] in _MADE:
+            found[one["id"]] = _check(one, findings, place)
+    return found
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        if path.stat().st_size > _LARGEST:
+            raise ValueError("too large")
+        found = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise UsageError(
+            f"--resume: cannot read {quoted(path)}: {error}" + ways("leave out --resume")
+        ) from error
+    if not isinstance(found, dict):
+        raise UsageError(f"--resume: {quoted(path)} is no report" + ways("leave out --resume"))
+    return found
+
+
+def _check(one: dict[str, Any], findings: Mapping[str, dict[str, Any]], place: Path) -> Check:
+    told = [findings[name] for name in one["findings"] if name in findings]
+    return Check(
+        id=one["id"],
+        title=one["title"],
+        state=one["state"],
+        reason=one["reason"],
+        figure=one["figure"],
+        threshold=one["threshold"],
+        limits=one["limits"],
+        findings=tuple(
+            Finding(
+                *(
+                    each[key]
+                    for key in ("id", "severity", "figure", "threshold", "where", "sentence", "advice")
+                ),
+                tuple(_evidence(part, place) for part in each["evidence"]),
+            )
+            for each in told
+        ),
+        evidence=tuple(_evidence(part, place) for part in one["evidence"]),
+        figures=one["figures"],
+    )
+
+
+def _evidence(one: dict[str, Any], place: Path) -> Evidence:
+    """Evidence from its files; what is gone is left out."""
+    from PIL import Image
+
+    picture, table = None, None
+    if one["picture"] and (file := _inside(place, one["picture"])) is not None:
+        with Image.open(file) as opened:
+            picture = opened.convert("RGB")
+    if one["table"] and (file := _inside(place, one["table"])) is not None:
+        table = _columns(file.read_text("utf-8"))
+    return Evidence(one["caption"], picture, table)
+
+
+def _inside(place: Path, name: str) -> Path | None:
+    """A file of the report; None for one that is gone, or lies elsewhere."""
+    path = (place / name).resolve()
+    return path if path.is_file() and path.is_relative_to(place.resolve()) else None
+
+
+def _columns(text: str) -> dict[str, Sequence[Any]]:
+    rows = list(csv.reader(io.StringIO(text)))
+    return {name: [_cell(row[i]) for row in rows[1:]] for i, name in enumerate(rows[0])} if rows else {}
+
+
+def _cell(text: str) -> Any:
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text.removeprefix("'") or None

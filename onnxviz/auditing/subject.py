@@ -1,0 +1,197 @@
+"""What is audited: the file, the pictures, and what the checks share, computed when first asked for."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from onnxviz.errors import ImageRejected, ModelRejected, ModelUnsuitable, OnnxVizError
+from onnxviz.graph.output import SEQUENCE
+
+if TYPE_CHECKING:
+    from onnxviz.graph.analysis.bypass import Bypass
+    from onnxviz.graph.layers import Activations
+    from onnxviz.image.preprocessing import Preprocessing
+    from onnxviz.network import Network
+
+_SHOWN: Final = 4  # pictures that evidence is drawn on
+#: Where the two best classes are so far apart, the network is taken to be sure.
+CONFIDENT: Final = 0.1
+_BEST: Final = 5
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What the network says of the pictures that could be read, without what it says of other classes.
+
+    place         (n,) the picture, of `Subject.images`
+    best          (n, 5) the most probable classes
+    probability   (n,) of the best
+    margin        (n,) by how much the best is before the second
+    """
+
+    place: np.ndarray
+    best: np.ndarray
+    probability: np.ndarray
+    margin: np.ndarray
+
+    @property
+    def sure(self) -> np.ndarray:
+        """(n,) boolean: whether the margin says that it is sure."""
+        return np.asarray(self.margin >= CONFIDENT)
+
+
+@dataclass
+class Subject:
+    """What is audited.
+
+    opened     the network; None where the file was refused
+    refused    why, where it was
+    images     paths and arrays, as `features.stream.sources` found them, at most `sample`
+    truth      the true class of each picture, None where it is not known; None: no labels were given
+    masks      the folder of masks; None: none
+    seed       of every random choice
+    demands    what the policy says of the accuracy
+    skipped    pictures that could not be read, and why; known after the first check that reads them all
+    """
+
+    opened: Network | None
+    refused: OnnxVizError | None = None
+    images: Sequence[Any] = ()
+    truth: Sequence[int | None] | None = None
+    masks: Any = None
+    seed: int = 0
+    demands: dict[str, float] = field(default_factory=dict)
+    skipped: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def net(self) -> Network:
+        """The network; only for checks that need one."""
+        if self.opened is None:
+            raise ModelRejected(str(self.refused))
+        return self.opened
+
+    @cached_property
+    def no_classes(self) -> str:
+        """Why it is no classifier; '' for one."""
+        try:
+            end = self.net.end
+        except ModelUnsuitable as reason:
+            return f"the network is no classifier: {reason}"
+        return "" if end.scored or end.kind == SEQUENCE else f"the network is no classifier: {end.describe()}"
+
+    @property
+    def activations(self) -> Activations:
+        """Its values with their shapes."""
+        return self.net._activations
+
+    @cached_property
+    def bypass(self) -> Bypass:
+        """The ways around what was learned."""
+        from onnxviz.blame import judged
+        from onnxviz.graph.analysis.bypass import paths
+
+        with judged(self.net.judge):
+            return paths(self.activations, None if self.no_classes else self.net.end.output)
+
+    @cached_property
+    def probes(self) -> np.ndarray:
+        """A few inputs to run the network on: of the first pictures, else pictures of the seed (see `made`)."""
+        net = self.net
+        if self.images:
+            found = [x for x in map(self._prepared, self.images[:_SHOWN]) if x is not None]
+            if found:
+                return np.concatenate([x for x in found if x.shape == found[0].shape])
+        if not net.preprocessing.pictorial:
+            return net.samples()
+        return net.prepare(made(*net.size, self.seed))
+
+    def _prepared(self, image: Any) -> np.ndarray | None:
+        try:
+            return self.net.prepare([image])
+        except OnnxVizError:  # which pictures cannot be read is told elsewhere
+            return None
+
+    @cached_property
+    def views(self) -> list[np.ndarray]:
+        """The first pictures as the network sees them, (h, w, 3) uint8; none where none can be read."""
+        found = []
+        for image in self.images[:_SHOWN]:
+            try:
+                found += self.net.pictures([image])
+            except OnnxVizError:
+                continue
+        return found
+
+    # --- all pictures -----------------------------------------------------------------------------
+
+    def each(self, places: Sequence[int] | None = None) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+        """Each picture that can be read: its place, itself, and as the network sees it; read anew every time.
+
+        places   only these; None: all
+        """
+        from onnxviz.features.stream import source_name
+
+        recipe = self.net.preprocessing
+        for place in range(len(self.images)) if places is None else places:
+            image = self.images[place]
+            try:
+                picture = recipe.read(image)
+                yield place, picture, recipe.view(picture)
+            except ImageRejected as error:
+                self.skipped.setdefault(source_name(image, place), str(error))
+
+    def name(self, place: int) -> str:
+        """What a picture is called."""
+        from onnxviz.features.stream import source_name
+
+        return source_name(self.images[place], place)
+
+    def probabilities(self, views: Sequence[np.ndarray]) -> np.ndarray:
+        """(n, classes), of pictures of one size as the network sees them, uint8 or float of 0 to 255."""
+        return self.net.probabilities(self.net.preprocessing.normalise(np.stack(views)))
+
+    @cached_property
+    def answers(self) -> Answers:
+        """What the network says of each picture."""
+        rows = [(place, self.probabilities([view])[0]) for place, _, view in self.each()]
+        if not rows:
+            raise ImageRejected(f"none of the {len(self.images)} pictures could be read")
+        order = [np.argsort(-scores, kind="stable")[:_BEST] for _, scores in rows]
+        ranked = [scores[best] for (_, scores), best in zip(rows, order, strict=True)]
+        return Answers(
+            np.array([place for place, _ in rows]),
+            np.stack(order),
+            np.array([scores[0] for scores in ranked]),
+            np.array([scores[0] - scores[1] if len(scores) > 1 else scores[0] for scores in ranked]),
+        )
+
+    def under(self, recipe: Preprocessing) -> Subject:
+        """The same with another recipe; what was found of the graph stays."""
+        net = copy.copy(self.net)
+        net.preprocessing = recipe
+        return Subject(net, images=self.images, truth=self.truth, seed=self.seed)
+
+    def label(self, index: int) -> str:
+        """A class as it is called."""
+        return self.net.label(int(index))
+
+
+def made(height: int, width: int, seed: int, count: int = 4) -> list[np.ndarray]:
+    """Pictures with the spectrum of photographs (power falls with the square of the frequency), (h, w, 3) uint8."""
+    rng = np.random.default_rng(seed)
+    fy, fx = np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None]
+    fall = 1 / np.maximum(np.hypot(fy, fx), 1 / max(height, width))
+    found = []
+    for _ in range(count):
+        waves = rng.standard_normal((3, *fall.shape)) + 1j * rng.standard_normal((3, *fall.shape))
+        waves[1:] = 0.9 * waves[:1] + 0.4 * waves[1:]  # colours of a photograph go together
+        field_ = np.fft.irfft2(waves * fall, s=(height, width))
+        field_ = (field_ - field_.mean()) / (field_.std() or 1.0)
+        found.append(np.clip(np.moveaxis(field_, 0, -1) * 60 + 118, 0, 255).astype(np.uint8))
+    return found

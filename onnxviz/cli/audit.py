@@ -1,0 +1,94 @@
+"""`onnxviz audit`: the checks on the terminal, the report in a folder, and what the exit code says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Final
+
+import typer
+
+from onnxviz.cli.command import Call
+from onnxviz.cli.run import Run
+from onnxviz.errors import LimitExceeded, ModelRejected, ModelUnsuitable
+
+_MARKS: Final = {"found": "FOUND", "clean": "clean", "not-run": "not run", "not-applicable": "-"}
+
+
+def audit(run: Run, call: Call) -> None:
+    """The audit of one file; exit code 1 where it does not pass."""
+    from onnxviz.auditing.run import planned, refused
+    from onnxviz.cli import saving
+
+    written = call.own.pop("write_accept")
+    if call.options.pop("resume", False):
+        call.options["resume"] = run.output()
+    asked = {name: call.options.get(name) for name in ("policy", "accept")}
+    planned(
+        *asked.values(),
+        call.options.get("only", ()),
+        call.options.get("skip", ()),
+        call.options.get("fail_on", "high"),
+        call.options.get("sample", 1),
+    )
+
+    def show(found: Any) -> None:
+        _show(run, found, written)
+
+    try:
+        net = run.load(call.model)
+    except (ModelRejected, LimitExceeded) as reason:
+        path = Path(call.model)
+        if isinstance(reason, ModelUnsuitable) or not path.is_file():
+            raise
+        options = {
+            key: value
+            for key, value in call.options.items()
+            if key not in ("truth", "masks", "sample", "resume")
+        }
+        found = refused(reason, _known(path), **options)
+        show(found)
+    else:
+        images = call.arguments["images"] or None
+        note = ": the checks that were made are in the report, which says incomplete"
+        found = saving.finish(run, lambda: call(net, images), show, note)
+    if found.verdict != "pass":
+        raise typer.Exit(1)
+
+
+def _known(path: Path) -> dict[str, Any]:
+    """What a manifest says of a file that could not be opened."""
+    from onnxviz._version import __version__
+    from onnxviz.files import sha256
+    from onnxviz.provenance import command
+
+    try:
+        digest = sha256(path)
+    except OSError:
+        digest = ""
+    model = {"name": path.stem, "path": str(path), "sha256": digest}
+    return {"model": model, "versions": {"onnxviz": __version__}, **command()}
+
+
+def _show(run: Run, found: Any, written: Path | None) -> None:
+    """The checks as lines, the findings under theirs; the report where --out names a folder."""
+    width = max(len(one.id) for one in found.checks)
+    for one in found.checks:
+        said = one.figure if one.state in ("found", "clean") else one.reason
+        run.say(f"{_MARKS[one.state]:8} {one.id.ljust(width)}  {'' if said is None else said}")
+        for finding in one.findings:
+            accepted = found.accepted.get(finding.fingerprint)
+            how = f"accepted: {accepted}" if accepted else finding.severity
+            run.say(f"{'':8}   {how}: {finding.sentence} [{finding.fingerprint}]")
+    for text in found.notes:
+        run.note(text)
+    if written is not None:
+        from onnxviz.auditing.accept import skeleton
+        from onnxviz.files import write_atomic
+
+        open_ = [one for one in found.findings if one.fingerprint not in found.accepted]
+        write_atomic(written, skeleton(open_))
+        run.note(f"{len(open_)} findings to be accepted, each with a reason, are in {written}")
+    if run.out is not None:
+        run.say(str(found.save(run.output())))
+    run.say(f"verdict  {found.verdict}")
+    run.emit({**found.to_dict(), "manifest": found.manifest})

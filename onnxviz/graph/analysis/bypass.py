@@ -1,0 +1,449 @@
+"""Ways from the picture to an output that go around what was learned: what architectural backdoors are made of.
+
+What separates them from sound networks. In a sound network the weights decide, and in front of them all places of the
+picture are treated alike: pixels are scaled, clipped, resized, cut out, each result at its own place. A backdoor has to
+find its trigger without weights of its own, since those would be trained away or seen: it *decides* by pixels
+(comparisons, choices, loops, places of maxima), gathers the decision into few numbers, and puts it where the network's
+own answer is. So a decision is followed from the pixels on, and told where it meets anything else
+
+* that was learned: a decision by pixels has no business behind weights, and in a classifier neither has arithmetic on
+  pixels that the first weight layers do not read too (max, exp, clipping: gates without comparisons);
+* of the picture, where it was gathered from many places, or is laid over more places than it was read from. A decision
+  at each place for itself is preprocessing (clipping, gamma curves, masks), and raises nothing.
+
+A weight layer that reads pixels counts only if it looks learned: few filters, few different numbers, or next to
+nothing but one number are a template, a colour matrix, a blur. One that all ways lead through is the network's own
+first layer, whatever it looks like, unless it is plainly a fixed filter.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Final, Literal, NamedTuple
+
+import onnx_ir as ir
+
+from onnxviz.graph.analysis import kernels
+from onnxviz.graph.analysis.dataflow import SHAPE_ONLY, measured
+from onnxviz.graph.analysis.kernels import source
+from onnxviz.graph.analysis.pixels import Box, Pixels
+from onnxviz.graph.analysis.steps import Step, bends, hides, steps
+from onnxviz.graph.layers import Activations
+from onnxviz.graph.operators import family
+
+Kind = Literal["decision", "arithmetic"]
+
+_DECIDING: Final = frozenset({"comparison", "place of an end", "selection", "logic"})
+_STEPS: Final = frozenset({"Floor", "Ceil", "Round", "Mod"})
+_GATHERING: Final = frozenset(
+    {"reduction", "global pooling", "pooling", "place of an end", "selection", "product", "convolution", "cumulation"}
+    | {"softmax", "normalisation", "determinant", "signal", "control flow", "unknown", "recurrent", "attention", ""}
+)  # fmt: skip
+_PLACES: Final = 64  # a constant of more numbers has one for each place, not for each channel
+_LOOKED_AT: Final = 1 << 16  # of its numbers
+_LAID_OVER: Final = 8  # so many times as many numbers as a decision: it was laid over places
+
+
+class Way(NamedTuple):
+    """What is known of a value that depends on the picture.
+
+    depth      the fewest weight layers on any way from the picture
+    learned    whether some way goes through one
+    decided    the node whose decision by pixels it is; None where it is anything else
+    bent       whether it is no linear function of the pixels
+    gathered   whether one of its numbers reads many places, which it no longer tells apart
+    stamped    whether a constant of places was laid on what was gathered: a pattern, scaled by a gate
+    """
+
+    depth: int = 0
+    learned: bool = False
+    decided: ir.Node | None = None
+    bent: bool = False
+    gathered: bool = False
+    stamped: bool = False
+
+
+@dataclass(frozen=True)
+class Join:
+    """Where pixels that passed no learned layer meet something that they should not.
+
+    kind      'decision' (comparisons, choices, loops), or 'arithmetic'
+    node      the node that joins, by name
+    op        its operator
+    value     what it makes, by name
+    operand   the value that came around, by name
+    by        the operator that decides; '' for arithmetic
+    behind    whether it meets what was learned, not only the picture
+    box       the pixels that the operand reads (top, left, bottom, right), right and bottom excluded; None: unknown
+    """
+
+    kind: Kind
+    node: str
+    op: str
+    value: str
+    operand: str
+    by: str
+    behind: bool
+    box: Box | None
+
+
+@dataclass(frozen=True)
+class Bypass:
+    """The ways around of one output, or of all.
+
+    fewest     weight layers on the shortest way from the picture; None: the picture does not move it
+    around     the same with the last weight layer taken out; None: then the picture does not reach it
+    last       the name of that layer; '' where there is none
+    short      where a way joins that is no sound network's: without a learned layer; around the last; or around it
+               behind the first one alone, by a decision
+    joins      what was found, in topological order
+    """
+
+    fewest: int | None
+    around: int | None
+    last: str
+    short: Join | None
+    joins: tuple[Join, ...]
+
+
+@dataclass
+class _Walk:
+    """One pass over the graph: the ways of all values, and where they join."""
+
+    activations: Activations
+    looks: bool = True
+    ways: dict[ir.Value, Way] = field(default_factory=dict)
+    layers: dict[int, bool] = field(default_factory=dict)  # step -> whether it counts as a learned layer
+    joins: list[tuple[int, ir.Value, Kind, ir.Node | None, bool]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        graph = self.activations.model.graph
+        self.steps = list(steps(graph))
+        self.pixels = Pixels(self.activations)
+        self.scales = measured(graph, self.activations.moved)
+        self.needed = self._before(graph.outputs)
+        self.ways[self.activations.image] = Way()
+        for index, step in enumerate(self.steps):
+            if not self.needed.isdisjoint(step.outputs):
+                self._take(index, step)
+
+    # --- the pass ---------------------------------------------------------------------------------
+
+    def _take(self, index: int, step: Step) -> None:
+        if step.op in SHAPE_ONLY:
+            return
+        read = {
+            value: self.ways[value]
+            for value in step.inputs
+            if value in self.ways and value not in self.scales
+        }
+        if not read:
+            return
+        kernel = kernels.kernel(step, self.ways)
+        found = self._weighed(index, step, read, kernel) if kernel is not None else None
+        found = found or self._passed(index, step, read)
+        for value in step.outputs:
+            before = self.ways.get(value)  # of a loop's second turn
+            self.ways[value] = found if before is None else _both(before, found)
+
+    def _weighed(self, index: int, step: Step, read: dict[ir.Value, Way], kernel: ir.Value) -> Way | None:
+        """Behind a weight layer; None for one that reads pixels and does not look learned."""
+        depth, deep = min(way.depth for way in read.values()), any(way.learned for way in read.values())
+        if not deep and self.looks and kernels.fixed(step, kernel, self._only(index)):
+            self.layers[index] = False
+            return None
+        self.layers[index] = True
+        for value, way in read.items():
+            if way.decided is not None and way.gathered:
+                self.joins.append((index, value, "decision", way.decided, deep))
+        return Way(depth + 1, True)
+
+    def _passed(self, index: int, step: Step, read: dict[ir.Value, Way]) -> Way:
+        """Behind any other operator."""
+        read = {
+            value: way._replace(decided=step.node, gathered=True)
+            if value in step.steers and not way.learned
+            else way
+            for value, way in read.items()
+        }
+        depth = min(way.depth for way in read.values())
+        raw = {value: way for value, way in read.items() if not way.learned}
+        deep = len(raw) < len(read)
+        gathered = self._gathers(step, raw)
+        decided = self._decides(step, raw, gathered)
+        if deep:
+            for value, way in raw.items():
+                if way.decided is not None:
+                    self.joins.append((index, value, "decision", way.decided, True))
+                elif way.bent:
+                    self.joins.append((index, value, "arithmetic", None, True))
+            return Way(depth, True)
+        pixels = {value: way for value, way in raw.items() if way.decided is None}
+        if len(pixels) < len(raw) and pixels and not decided:
+            for value, way in raw.items():
+                if way.decided is not None and (way.gathered or self._laid_over(step, value)):
+                    self.joins.append((index, value, "decision", way.decided, False))
+        if len(pixels) > 1:
+            for value, way in pixels.items():
+                if (
+                    way.bent
+                    and self._gate(step, value, way)
+                    and any(not other.gathered for other in pixels.values())
+                ):
+                    self.joins.append((index, value, "arithmetic", None, False))
+        by = step.node if decided else None
+        if not decided and not pixels:
+            by = next(way.decided for way in raw.values())
+        narrow = gathered or any(self.pixels.part(value) for value in raw)
+        return Way(
+            depth=depth,
+            learned=False,
+            decided=by,
+            bent=any(way.bent for way in raw.values())
+            or bends(step, sum(value in raw for value in step.inputs)),
+            gathered=gathered,
+            stamped=any(way.stamped for way in raw.values()) or (narrow and self._stamps(step, raw)),
+        )
+
+    # --- what an operator does with pixels --------------------------------------------------------
+
+    def _decides(self, step: Step, raw: dict[ir.Value, Way], gathered: bool) -> bool:
+        """Whether pixels become a decision here: rounding each place for itself is none, of what was gathered it is."""
+        if not raw:
+            return False
+        if family(step.op) in _DECIDING or step.op in ("Sign", "Hardmax"):
+            return True
+        if all(way.decided is not None for way in raw.values()):
+            return False
+        to = step.node.attributes.get_int("to") if step.op == "Cast" else None
+        if to is not None:
+            source = next(iter(raw))
+            real = self.activations.base.dtypes.get(source.name or "", source.dtype)
+            kind = ir.DataType(to)
+            if real is not None and not real.is_floating_point():
+                return False
+            return kind == ir.DataType.BOOL or (gathered and not kind.is_floating_point())
+        return step.op in _STEPS and gathered
+
+    def _gathers(self, step: Step, raw: dict[ir.Value, Way]) -> bool:
+        if any(way.gathered for way in raw.values()):
+            return True
+        if not raw or family(step.op) not in _GATHERING:
+            return False
+        return not self.pixels.placed(step.outputs[0])
+
+    def _gate(self, step: Step, value: ir.Value, way: Way) -> bool:
+        """Whether arithmetic looks at a part of the picture and moves the rest, or lays a pattern on it."""
+        if not (way.gathered or self.pixels.part(value)):
+            return False
+        return way.stamped or (self.pixels.part(value) and self._laid_over(step, value))
+
+    def _stamps(self, step: Step, raw: dict[ir.Value, Way]) -> bool:
+        for value in step.inputs:
+            tensor = source(value) if value not in raw else None
+            if tensor is not None and tensor.size > _PLACES:
+                flat = tensor.numpy().reshape(-1)[:_LOOKED_AT]
+                return bool((flat != flat[0]).any())
+        return False
+
+    def _laid_over(self, step: Step, value: ir.Value) -> bool:
+        """Whether the result has many times as many numbers as the operand."""
+        before, after = (self.activations.base.full_shape(one) for one in (value, step.outputs[0]))
+        return before is None or after is None or math.prod(before) * _LAID_OVER < math.prod(after)
+
+    def _picked(self, value: ir.Value) -> bool:
+        """Whether it reads a part of the picture only."""
+        box, size = self.box(value), self.activations.base.size
+        return box is not None and size is not None and box != (0, 0, *size)
+
+    def _only(self, index: int) -> bool:
+        """Whether every way from the picture to an output leads through this step."""
+        moved = {self.activations.image}
+        for number, step in enumerate(self.steps):
+            if number != index and step.op not in SHAPE_ONLY and not moved.isdisjoint(step.inputs):
+                moved.update(step.outputs)
+        return moved.isdisjoint(self.activations.model.graph.outputs)
+
+    def window(self, value: ir.Value) -> Box | None:
+        """The pixels that it reads, narrowed to where constants of a picture's size do not hide them."""
+        before = self._before([value])
+        masks = [
+            mask
+            for step in self.steps
+            if hides(step) and not before.isdisjoint(step.outputs)
+            if not self.ways.get(step.outputs[0], Way()).learned
+            for mask in step.inputs
+            if mask not in self.ways
+        ]
+        return self.pixels.narrowed(self.pixels.box(value), masks)
+
+    # --- the graph --------------------------------------------------------------------------------
+
+    def _before(self, values: Iterable[ir.Value]) -> set[ir.Value]:
+        found = set(values)
+        for step in reversed(self.steps):
+            if not found.isdisjoint(step.outputs):
+                found.update(step.inputs)
+        if any(step.steers for step in self.steps):  # a loop's later turns read what its earlier ones made
+            for step in reversed(self.steps):
+                if not found.isdisjoint(step.outputs):
+                    found.update(step.inputs)
+        return found
+
+    def depths(self, without: int) -> dict[ir.Value, int]:
+        """The fewest weight layers from the picture to each value, with one step taken out."""
+        found = {self.activations.image: 0}
+        for index, step in enumerate(self.steps):
+            if index == without or step.op in SHAPE_ONLY:
+                continue
+            read = [found[value] for value in step.inputs if value in found and value not in self.scales]
+            if read:
+                depth = min(read) + bool(self.layers.get(index))
+                for value in step.outputs:
+                    found[value] = min(depth, found.get(value, depth))
+        return found
+
+    def last(self, output: ir.Value) -> int | None:
+        """Of the weight layers that no other follows, the one with the most layers before it."""
+        open_values, finals = {output}, []
+        for index in reversed(range(len(self.steps))):
+            step = self.steps[index]
+            if open_values.isdisjoint(step.outputs):
+                continue
+            if self.layers.get(index):
+                finals.append(index)
+            else:
+                open_values.update(step.inputs)
+        depth = {i: self.ways[self.steps[i].outputs[0]].depth for i in finals}
+        return max(finals, key=lambda i: depth[i], default=None)
+
+    def told(self, index: int, operand: ir.Value, kind: Kind, by: ir.Node | None, behind: bool) -> Join:
+        """A join in words."""
+        node = self.steps[index].node
+        made = node.outputs[0].name or ""
+        return Join(
+            kind=kind,
+            node=node.name or made,
+            op=node.op_type,
+            value=made,
+            operand=operand.name or "",
+            by="" if by is None else by.op_type,
+            behind=behind,
+            box=self.window(operand),
+        )
+
+    def short(self, output: ir.Value) -> Join | None:
+        """Where a way without layers joins: the node nearest to the picture that reads it beside what was learned."""
+        makers = {value: i for i, step in enumerate(self.steps) for value in step.outputs}
+        found, value = None, output
+        seen: set[ir.Value] = set()
+        while value in makers and value not in seen:
+            seen.add(value)
+            index = makers[value]
+            read = [one for one in self.steps[index].inputs if one in self.ways]
+            if not read:
+                break
+            value = min(read, key=lambda one: (self.ways[one].depth, self.ways[one].learned))
+            if any(self.ways[one].learned for one in read) and not self.ways[value].learned:
+                found = self.told(index, value, "arithmetic", None, True)
+        return found
+
+    def crossing(self, output: ir.Value, last: int, depths: dict[ir.Value, int]) -> tuple[Join | None, bool]:
+        """Where what goes around the last weight layer meets what went through it; and whether it decides anything."""
+        before = self._before([output])
+        behind, aside = set(self.steps[last].outputs), {output}
+        for index, step in enumerate(self.steps):
+            if index != last and not behind.isdisjoint(step.inputs):
+                behind.update(step.outputs)
+        for index in reversed(range(len(self.steps))):
+            if index != last and not aside.isdisjoint(self.steps[index].outputs):
+                aside.update(self.steps[index].inputs)
+        around = [
+            step
+            for step in self.steps
+            if not aside.isdisjoint(step.outputs) and behind.isdisjoint(step.outputs)
+        ]
+        decides = any(
+            family(step.op) in _DECIDING and any(value in depths for value in step.inputs) for step in around
+        )
+        for index, step in enumerate(self.steps):
+            read = [value for value in step.inputs if value in depths and value not in behind]
+            if read and not behind.isdisjoint(step.inputs) and not before.isdisjoint(step.outputs):
+                value = min(read, key=lambda one: depths[one])
+                return self.told(index, value, "arithmetic", None, True), decides
+        return None, decides
+
+
+def paths(activations: Activations, output: str | None = None) -> Bypass:
+    """The ways around the learned layers.
+
+    output   the output whose scores are looked at; None: no classifier, so that only decisions by pixels are told:
+             arithmetic on pixels beside learned values, and masks that stay at their places, are usual elsewhere
+    """
+    walk = _Walk(activations)
+    value = next((one for one in activations.model.graph.outputs if one.name == output), None)
+    if value is not None and value in walk.ways and walk.ways[value].depth == 0:
+        plain = _Walk(activations, looks=False)
+        if not any(way.learned for way in walk.ways.values()) and plain.ways[value].depth:
+            walk = plain  # nothing looks learned: then looks tell nothing here
+    shared = _front(walk)
+    joins: dict[str, Join] = {}
+    for index, operand, kind, by, behind in walk.joins:
+        if behind and output is None:
+            still = walk.pixels.placed(operand) and not walk.pixels.part(operand)
+            if kind == "arithmetic" or still:
+                continue
+        if behind and kind == "arithmetic" and not _of_its_own(walk, operand, shared):
+            continue
+        found = walk.told(index, operand, kind, by, behind)
+        joins.setdefault(found.node, found)
+    if value is None or value not in walk.ways:
+        return Bypass(None, None, "", None, tuple(joins.values()))
+    fewest, last = walk.ways[value].depth, walk.last(value)
+    short = walk.short(value) if fewest == 0 else None
+    around, decides = None, False
+    if last is not None:
+        depths = walk.depths(last)
+        around = depths.get(value)
+        if around in (0, 1) and short is None:
+            short, decides = walk.crossing(value, last, depths)
+            short = short if decides or around == 0 else None
+    name = "" if last is None else walk.steps[last].outputs[0].name or ""
+    return Bypass(fewest, around, name, short, tuple(joins.values()))
+
+
+def _front(walk: _Walk) -> set[ir.Value]:
+    """What the first learned layers read, and all before it: the network's own preprocessing."""
+    first = [
+        value
+        for index, learned in walk.layers.items()
+        if learned
+        for value in walk.steps[index].inputs
+        if value in walk.ways and not walk.ways[value].learned
+    ]
+    return walk._before(first)
+
+
+def _of_its_own(walk: _Walk, operand: ir.Value, shared: set[ir.Value]) -> bool:
+    """Whether the pixels' arithmetic is done for this join, and not for the first layers as well."""
+    before = walk._before([operand])
+    return any(
+        bends(step, sum(value in walk.ways for value in step.inputs))
+        for step in walk.steps
+        if not before.isdisjoint(step.outputs)
+        and shared.isdisjoint(step.outputs)
+        and any(value in walk.ways for value in step.inputs)
+    )
+
+
+def _both(one: Way, other: Way) -> Way:
+    return Way(
+        min(one.depth, other.depth),
+        one.learned or other.learned,
+        one.decided or other.decided,
+        one.bent or other.bent,
+        one.gathered or other.gathered,
+        one.stamped or other.stamped,
+    )

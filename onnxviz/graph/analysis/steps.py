@@ -1,0 +1,86 @@
+"""All nodes of a graph as one list in an order of computation, those of If, Loop and Scan bodies among them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Final, NamedTuple
+
+import onnx_ir as ir
+
+from onnxviz.graph.analysis.dataflow import subgraphs
+from onnxviz.graph.analysis.twins import view
+from onnxviz.graph.operators import family, operator
+
+_BENDING: Final = frozenset({"activation", "function", "softmax", "comparison", "choice", "logic", "signal"})
+_LINEAR: Final = frozenset({"Neg", "ReduceMean", "ReduceSum"})
+_ENDS: Final = frozenset({"Max", "Min", "Mod", "Pow"})
+
+
+class Step(NamedTuple):
+    """A node, or a hand-over between a control operator and its bodies.
+
+    steers   the inputs that choose a body, or how often one runs
+    """
+
+    node: ir.Node
+    op: str
+    inputs: tuple[ir.Value, ...]
+    outputs: tuple[ir.Value, ...]
+    steers: tuple[ir.Value, ...] = ()
+
+
+def steps(graph: Iterable[ir.Node]) -> Iterator[Step]:
+    """All nodes in an order of computation, those of bodies before what they give; a loop's body comes twice."""
+    for node in graph:
+        bodies = subgraphs(node)
+        if bodies:
+            yield from _control(node, bodies)
+            continue
+        twin = view(node)
+        op = twin.op if twin.standard else node.op_type
+        yield Step(node, op, tuple(value for value in node.inputs if value is not None), tuple(node.outputs))
+
+
+def _control(node: ir.Node, bodies: list[ir.Graph]) -> Iterator[Step]:
+    given = [value for value in node.inputs if value is not None]
+    if node.op_type == "If":
+        for body in bodies:
+            yield from steps(body)
+        for place, value in enumerate(node.outputs):
+            made = [body.outputs[place] for body in bodies if place < len(body.outputs)]
+            yield Step(node, "If", (*given, *made), (value,), tuple(given))
+        return
+    body = bodies[0]
+    loop = node.op_type == "Loop"  # trips and condition stand before what is carried
+    offset = 2 if loop else 0
+    carried = list(node.inputs)[offset:]
+    inner, made = list(body.inputs)[offset:], list(body.outputs)[1 if loop else 0 :]
+    feeds = [(value, inside) for value, inside in zip(carried, inner, strict=False) if value is not None]
+    states = len(carried) if loop else len(node.inputs) - node.attributes.get_int("num_scan_inputs", 0)
+    for value, inside in feeds:
+        yield Step(node, "Identity", (value,), (inside,))
+    yield from steps(body)
+    for value, inside in zip(made[:states], inner, strict=False):
+        yield Step(node, "Identity", (value,), (inside,))
+    yield from steps(body)
+    steers = tuple(value for value in node.inputs[:offset] if value is not None)
+    steers += tuple(body.outputs[:1]) if loop else ()
+    for place, value in enumerate(node.outputs):
+        read = [made[place]] if place < len(made) else []
+        start = [carried[place]] if place < states and carried[place] is not None else []
+        yield Step(node, node.op_type, (*steers, *start, *read), (value,), steers)
+
+
+def bends(step: Step, operands: int) -> bool:
+    """Whether the result is no linear function of the pixels; `operands` of the inputs depend on these."""
+    kind = family(step.op)
+    if step.op in _LINEAR:
+        return False
+    if kind in _BENDING or step.op in _ENDS or kind == "reduction":
+        return True
+    return kind in ("arithmetic", "product") and operands > 1 and not operator(step.op).negative
+
+
+def hides(step: Step) -> bool:
+    """Whether the operator hides with a constant what is to be left out."""
+    return step.op in ("Mul", "And") or family(step.op) == "product"

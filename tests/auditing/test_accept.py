@@ -1,0 +1,77 @@
+"""Accepted findings: what counts, what does not, and what is no such file."""
+
+from __future__ import annotations
+
+from datetime import date
+
+import pytest
+
+from onnxviz.auditing import accept
+from onnxviz.auditing.finding import Finding
+from onnxviz.errors import UsageError
+
+TODAY = date(2026, 11, 28)
+FOUND = Finding("graph.bypass", "high", 0, "0", "joined", "the picture goes around")
+
+
+def file(tmp_path, text: str):
+    path = tmp_path / "accept.toml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def entry(**said) -> str:
+    lines = {"fingerprint": f'"{FOUND.fingerprint}"', "reason": '"seen"', **said}
+    return "[[accepted]]\n" + "".join(f"{key} = {value}\n" for key, value in lines.items() if value)
+
+
+def test_what_is_accepted_is_told_with_its_reason_and_its_end(tmp_path):
+    entries = accept.read(file(tmp_path, entry(until="2026-11-28")))
+    applied = accept.apply(entries, [FOUND], TODAY)
+    assert applied.accepted == {FOUND.fingerprint: "seen (until 2026-11-28)"}
+    assert applied.notes == ()
+
+
+@pytest.mark.parametrize(
+    ("said", "note"),
+    [
+        ({"reason": '"  "'}, "it gives no reason"),
+        ({"reason": ""}, "it gives no reason"),
+        ({"until": "2026-11-27"}, "it ended on 2026-11-27"),
+        ({"until": '"2026-11-27"'}, "it ended on 2026-11-27"),
+        ({"fingerprint": '"0123456789abcdef"'}, "not among the findings"),
+    ],
+)
+def test_what_does_not_count_is_said(tmp_path, said, note):
+    applied = accept.apply(accept.read(file(tmp_path, entry(**said))), [FOUND], TODAY)
+    assert applied.accepted == {}
+    assert note in applied.notes[0]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[[accepted]\n", "cannot read accepted findings"),
+        ("[[acepted]]\nid = 'a'\n", "'acepted'"),
+        (entry(resaon='"x"'), "did you mean 'reason'"),
+        (entry(until='"soon"'), "until is a date"),
+        (entry(until="5"), "until is a date"),
+        (entry(fingerprint='"12"'), "16 hexadecimal digits"),
+        (entry(reason="3"), "reason is a text"),
+        ("accepted = 3\n", "no \\[\\[accepted\\]\\] entries"),
+    ],
+)
+def test_what_is_no_such_file_is_refused(tmp_path, text, message):
+    with pytest.raises(UsageError, match=message):
+        accept.read(file(tmp_path, text))
+    with pytest.raises(UsageError, match="No such file"):
+        accept.read(tmp_path / "none.toml")
+
+
+def test_the_skeleton_is_read_again_whatever_a_layer_is_called(tmp_path):
+    odd = Finding(
+        "a.b", "low", 1, 0, 'x"\n[[accepted]]\nreason="all"\x7f\x1b\ud800é', "two\nlines\n[[accepted]]"
+    )
+    entries = accept.read(file(tmp_path, accept.skeleton([FOUND, odd]).decode()))
+    assert [one.fingerprint for one in entries] == [FOUND.fingerprint, odd.fingerprint]
+    assert accept.apply(entries, [FOUND, odd], TODAY).accepted == {}

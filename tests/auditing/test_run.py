@@ -1,0 +1,237 @@
+"""`onnxviz.audit`: checks, verdict, policy, accepted findings, and what never ends it."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+import onnxviz
+from onnxviz.auditing import registry
+from onnxviz.auditing.checks import rules
+from onnxviz.auditing.finding import Evidence
+from onnxviz.auditing.registry import Found, NotApplicable, NotRun
+from onnxviz.errors import ImageRejected, LimitExceeded, RuntimeFailed, UsageError
+from onnxviz.interrupted import Interrupted
+from tests.auditing.backdoors import PLANTED, SOUND
+
+ALONE = ("graph", "file", "weights", "runtime")  # what the file alone tells
+
+
+def opened(model):
+    return onnxviz.load(model, preprocess="unit", threads=1)
+
+
+@pytest.fixture(scope="module")
+def planted():
+    return opened(PLANTED["corner_test_with_where"]())
+
+
+@pytest.fixture(scope="module")
+def sound():
+    return opened(SOUND["plain"]())
+
+
+@pytest.fixture
+def extra():
+    """Enters checks that are taken out again."""
+    before = dict(registry._RULES)
+    yield registry.check
+    registry._RULES.clear()
+    registry._RULES.update(before)
+
+
+def test_a_sound_file_passes(sound):
+    found = onnxviz.audit(sound, only=ALONE)
+    assert found.verdict == "pass"
+    assert found.findings == []
+    made = {one.id: one for one in found.checks if one.state == "clean"}
+    assert {one for one in rules() if one.split(".")[0] in ALONE} <= set(made)
+    assert made["graph.bypass"].figures["fewest"] == 3
+    assert {one.state for one in found.checks if one.id not in made} <= {"not-run"}
+
+
+def test_a_backdoor_fails_it_and_shows_its_pixels(planted):
+    found = onnxviz.audit(planted, only=["graph"])
+    assert found.verdict == "fail"
+    assert [one.id for one in found.findings] == ["graph.bypass", "graph.pixel-logic"]
+    for one in found.findings:
+        assert one.where == "joined"
+        assert one.severity == "high"
+        assert "rows 0 to 3 and columns 0 to 3" in one.sentence
+        (evidence,) = one.evidence
+        assert evidence.table["bottom"] == [4]
+        assert evidence.picture.size[0] == 32
+
+
+def test_the_crops_are_of_the_pictures(planted, cat):
+    (one, _) = onnxviz.audit(planted, [cat], only=["graph"]).findings
+    crop = one.evidence[0].picture.crop((0, 40, 32, 72)).resize((4, 4), 0)
+    view = planted.pictures(cat)[0]
+    assert (view[:4, :4] == crop).mean() > 0.9
+
+
+def test_what_is_no_classifier_is_not_called_clean():
+    found = onnxviz.audit(opened(SOUND["detector"]()), only=["graph"])
+    (one,) = [check for check in found.checks if check.id == "graph.bypass"]
+    assert one.state == "not-applicable"
+    assert "no classifier" in one.reason
+    assert found.verdict == "pass"
+
+
+@pytest.mark.parametrize("name", SOUND)
+def test_sound_networks_raise_no_alarm(name):
+    found = onnxviz.audit(opened(SOUND[name]()), only=ALONE)
+    assert [one for one in found.findings if one.severity in ("high", "medium")] == []
+
+
+def test_a_check_that_stumbles_is_not_run_and_the_others_are(sound, extra):
+    def stumbling(reason):
+        def check(subject, rule):
+            raise reason
+
+        return check
+
+    for name, reason in (
+        ("a.typed", LimitExceeded("too much")),
+        ("a.own", NotRun("no time")),
+        ("a.no", NotApplicable("x")),
+    ):
+        extra(name, "?", severity="high")(stumbling(reason))
+    extra("a.last", "?", severity="high")(lambda subject, rule: Found("done"))
+    found = {one.id: one for one in onnxviz.audit(sound, only=["a"]).checks}
+    assert (found["a.typed"].state, found["a.typed"].reason) == ("not-run", "too much")
+    assert (found["a.own"].state, found["a.own"].reason) == ("not-run", "no time")
+    assert found["a.no"].state == "not-applicable"
+    assert found["a.last"].figure == "done"
+
+
+def test_our_own_mistake_is_none_of_the_files(sound, extra):
+    extra("a.bug", "?", severity="high")(lambda subject, rule: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        onnxviz.audit(sound, only=["a.bug"])
+
+    def ours(subject, rule):
+        raise RuntimeFailed("a graph of ours")
+
+    extra("a.ours", "?", severity="high")(ours)
+    with pytest.raises(RuntimeFailed):
+        onnxviz.audit(sound, only=["a.ours"])
+
+
+def test_two_checks_of_one_name_are_an_error(extra):
+    with pytest.raises(ValueError, match="two checks"):
+        extra("graph.bypass", "?", severity="high")(lambda subject, rule: Found())
+
+
+def test_ctrl_c_keeps_what_was_made(sound, extra):
+    def stop(subject, rule):
+        raise KeyboardInterrupt
+
+    extra("a.stop", "?", severity="high")(stop)
+    with pytest.raises(Interrupted) as ended:
+        onnxviz.audit(sound, only=["file", "a"])
+    found = ended.value.partial
+    assert found.verdict == "incomplete"
+    assert {one.id: one.state for one in found.checks}["file.finite"] == "clean"
+    assert {one.id: one.reason for one in found.checks}["a.stop"].startswith("the audit was interrupted")
+
+
+def test_a_policy_changes_what_is_grave(planted):
+    soft = {"check": {name: {"severity": "low"} for name in ("graph.bypass", "graph.pixel-logic")}}
+    found = onnxviz.audit(planted, only=["graph"], policy=soft)
+    assert {one.severity for one in found.findings} == {"low"}
+    assert found.verdict == "pass"
+    assert onnxviz.audit(planted, only=["graph"], policy=soft, fail_on="low").verdict == "fail"
+    assert onnxviz.audit(planted, only=["graph"], fail_on="never").verdict == "pass"
+
+
+def test_a_check_that_is_demanded_and_left_out_makes_it_incomplete(sound):
+    demanding = {"check": {"file.finite": {"required": True}}}
+    assert onnxviz.audit(sound, policy=demanding, only=["file"]).verdict == "pass"
+    found = onnxviz.audit(sound, policy=demanding, skip=["file.finite"], only=["file", "graph"])
+    assert found.verdict == "incomplete"
+    assert [one.id for one in found.lacking] == ["file.finite"]
+
+
+def test_accepted_findings_stay_accepted_in_a_rebuilt_model(planted, tmp_path):
+    from onnxviz.auditing.accept import skeleton
+
+    path = tmp_path / "accept.toml"
+    text = skeleton(onnxviz.audit(planted, only=["graph"]).findings).decode()
+    path.write_text(text.replace('reason = ""', 'reason = "a stamp of the scanner"'))
+    rebuilt = opened(PLANTED["corner_test_with_where"](seed=9))
+    found = onnxviz.audit(rebuilt, only=["graph"], accept=path)
+    assert found.verdict == "pass"
+    assert len(found.accepted) == 2
+    path.write_text(text)
+    again = onnxviz.audit(rebuilt, only=["graph"], accept=path)
+    assert again.verdict == "fail"
+    assert "it gives no reason" in again.notes[0]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"only": ["graph.bypas"]}, "did you mean 'graph.bypass'"),
+        ({"skip": ["nothing"]}, "no check 'nothing'"),
+        ({"only": ["file.finite"], "skip": ["file"]}, "leave no check"),
+        ({"fail_on": "medum"}, "one of high, medium, low, never"),
+        ({"sample": 0}, "from 1 on"),
+        ({"truth": "folders"}, "belong to pictures"),
+        ({"policy": {"check": {"a": {}}}}, "no check 'a'"),
+    ],
+)
+def test_what_cannot_be_meant_is_told_before_any_work(sound, extra, options, message):
+    extra("a.never", "?", severity="high")(lambda subject, rule: pytest.fail("it was run"))
+    with pytest.raises(UsageError, match=message):
+        onnxviz.audit(sound, **options)
+
+
+def test_pictures_of_which_none_can_be_read_give_no_verdict(sound, tmp_path):
+    (tmp_path / "bad.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    with pytest.raises(ImageRejected):
+        onnxviz.audit(sound, [tmp_path / "bad.png"])
+    with pytest.raises(ImageRejected, match="no picture was found"):
+        onnxviz.audit(sound, tmp_path / "none")
+
+
+def test_the_report_is_written_and_says_what_python_does(planted, tmp_path):
+    found = onnxviz.audit(planted, only=["graph"], by="A. Uditor")
+    page = found.save(tmp_path / "out")
+    assert page.is_file()
+    told = json.loads((tmp_path / "out" / "report.json").read_text("utf-8"))
+    assert told == json.loads(json.dumps(found.to_dict()))
+    assert told["verdict"] == "fail"
+    assert told["facts"]["made by"] == "A. Uditor"
+    assert told["facts"]["network, SHA-256"] == planted.digest
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text("utf-8"))
+    assert manifest["schema"] == "onnxviz.audit/1"
+    assert "learned weights" in page.read_text("utf-8")
+
+
+def test_what_was_made_is_taken_over_where_nothing_has_changed(planted, sound, extra, tmp_path):
+    calls = []
+
+    def counted(subject, rule):
+        calls.append(rule.id)
+        return Found("done", evidence=[Evidence("a table", table={"x": [1, 2], "y": ["a", "=b"]})])
+
+    extra("a.first", "?", severity="high")(counted)
+    before = onnxviz.audit(planted, only=["graph", "a"])
+    before.save(tmp_path / "out")
+    extra("a.second", "?", severity="high")(counted)
+    again = onnxviz.audit(planted, only=["graph", "a"], resume=tmp_path / "out")
+    assert calls == ["a.first", "a.second"]
+    assert again.to_dict()["findings"] == before.to_dict()["findings"]
+    (taken,) = [one for one in again.checks if one.id == "a.first"]
+    assert taken.evidence[0].table == {"x": [1, 2], "y": ["a", "=b"]}
+    again.save(tmp_path / "out")
+    with pytest.raises(UsageError, match="--resume: the model changed|resume.*: the model changed"):
+        onnxviz.audit(sound, resume=tmp_path / "out")
+    with pytest.raises(UsageError, match="the policy, the labels, the masks or the seed changed"):
+        onnxviz.audit(planted, seed=3, resume=tmp_path / "out")
+    other = onnxviz.load(PLANTED["corner_test_with_where"](), preprocess="raw", threads=1)
+    with pytest.raises(UsageError, match="how pictures become its input changed"):
+        onnxviz.audit(other, resume=tmp_path / "out")
+    assert onnxviz.audit(sound, only=["file"], resume=tmp_path / "none").verdict == "pass"

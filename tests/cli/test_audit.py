@@ -1,0 +1,105 @@
+"""`onnxviz audit`: lines, files, exit codes."""
+
+from __future__ import annotations
+
+import json
+
+import onnx
+import pytest
+
+from onnxviz.cli.main import run
+from tests.auditing.backdoors import PLANTED, SOUND
+
+
+def outcome(*arguments, capsys) -> tuple[int, str, str]:
+    code = run([str(argument) for argument in arguments])
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("models")
+    onnx.save(PLANTED["corner_test_with_where"](), folder / "planted.onnx")
+    onnx.save(SOUND["plain"](), folder / "sound.onnx")
+    (folder / "broken.onnx").write_bytes(b"\x08\x07:\x05nothing")
+    return folder
+
+
+def test_a_sound_file_is_0_and_a_planted_one_1(files, tmp_path, capsys):
+    code, out, _ = outcome(
+        "audit", files / "sound.onnx", "--preprocess", "unit", "-o", tmp_path / "a", capsys=capsys
+    )
+    assert code == 0
+    assert out.endswith("verdict  pass\n")
+    code, out, _ = outcome(
+        "audit", files / "planted.onnx", "--preprocess", "unit", "-o", tmp_path / "b", capsys=capsys
+    )
+    assert code == 1
+    assert "FOUND    graph.bypass" in out
+    assert "node 'joined'" in out
+    names = {path.name for path in (tmp_path / "b").iterdir()}
+    assert {
+        "report.html",
+        "report.json",
+        "audit.sarif",
+        "junit.xml",
+        "findings.csv",
+        "SHA256SUMS",
+        "evidence",
+    } <= names
+
+
+def test_json_is_the_report(files, tmp_path, capsys):
+    code, out, _ = outcome(
+        "audit", files / "planted.onnx", "--only", "graph", "--json", "-o", tmp_path / "out", capsys=capsys
+    )
+    assert code == 1
+    told = json.loads(out)
+    assert told["schema"] == "onnxviz.audit/1"
+    assert told["verdict"] == "fail"
+    assert told["findings"][0]["where"] == "joined"
+
+
+def test_never_fails_nothing_and_the_skeleton_accepts_it(files, tmp_path, capsys):
+    accepted = tmp_path / "accept.toml"
+    out = ("-o", tmp_path / "out")
+    code, _, err = outcome(
+        "audit", files / "planted.onnx", "--fail-on", "never", "--write-accept", accepted, *out, capsys=capsys
+    )
+    assert code == 0
+    assert "2 findings to be accepted" in err
+    accepted.write_text(accepted.read_text().replace('reason = ""', 'reason = "known"'))
+    code, out_, _ = outcome("audit", files / "planted.onnx", "--accept", accepted, *out, capsys=capsys)
+    assert code == 0
+    assert "accepted: known" in out_
+
+
+def test_a_file_that_is_refused_still_gets_a_report(files, tmp_path, capsys):
+    code, out, err = outcome("audit", files / "broken.onnx", "-o", tmp_path / "out", capsys=capsys)
+    assert code == 1, err
+    assert "FOUND    file.loading" in out
+    assert "not run  graph.bypass" in out
+    told = json.loads((tmp_path / "out" / "report.json").read_text("utf-8"))
+    assert len(told["facts"]["file, SHA-256"]) == 64
+    assert told["verdict"] == "fail"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["none.onnx"], 3, "none.onnx"),
+        (["{sound}", "--only", "graph.bypas"], 2, "did you mean 'graph.bypass'"),
+        (["{sound}", "--policy", "none.toml"], 2, "none.toml"),
+        (["{sound}", "--accept", "none.toml"], 2, "none.toml"),
+        (["{broken}", "--fail-on", "much"], 2, "one of high"),
+        (["{sound}", "none.png"], 3, "none.png"),
+    ],
+)
+def test_mistakes_are_told_before_any_work(arguments, code, message, files, tmp_path, capsys):
+    named = {"{sound}": files / "sound.onnx", "{broken}": files / "broken.onnx"}
+    given = [named.get(one, one) for one in arguments]
+    got, out, err = outcome("audit", *given, "-o", tmp_path / "out", capsys=capsys)
+    assert (got, out) == (code, ""), err
+    assert message in err
+    assert not (tmp_path / "out").exists()
