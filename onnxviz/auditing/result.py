@@ -56,7 +56,7 @@ class Audit:
         """The findings at or over `fail_on` that nobody accepted."""
         if self.fail_on == "never":
             return []
-        grave = SEVERITIES[: SEVERITIES.index(self.fail_on) + 1]  # type: ignore[arg-type]
+        grave = list(SEVERITIES)[: list(SEVERITIES).index(self.fail_on) + 1]  # type: ignore[arg-type]
         return [
             one for one in self.findings if one.severity in grave and one.fingerprint not in self.accepted
         ]

@@ -32,7 +32,8 @@ _WORDS: Final = {
     "version": "onnxviz itself",
 }
 _MADE: Final = ("found", "clean", "not-applicable")
-_LARGEST: Final = 2**28
+_LARGEST: Final = 2**28  # bytes of a report
+_FIELDS: Final = ("id", "severity", "figure", "threshold", "where", "sentence", "advice")
 
 
 def rests(subject: Subject, plan: Policy, version: str) -> dict[str, str]:
@@ -117,11 +118,8 @@ def _check(one: dict[str, Any], findings: Mapping[str, dict[str, Any]], place: P
         limits=one["limits"],
         findings=tuple(
             Finding(
-                *(
-                    each[key]
-                    for key in ("id", "severity", "figure", "threshold", "where", "sentence", "advice")
-                ),
-                tuple(_evidence(part, place) for part in each["evidence"]),
+                **{key: each[key] for key in _FIELDS},
+                evidence=tuple(_evidence(part, place) for part in each["evidence"]),
             )
             for each in told
         ),

@@ -22,9 +22,9 @@ def audit(run: Run, call: Call) -> None:
     written = call.own.pop("write_accept")
     if call.options.pop("resume", False):
         call.options["resume"] = run.output()
-    asked = {name: call.options.get(name) for name in ("policy", "accept")}
     planned(
-        *asked.values(),
+        call.options.get("policy"),
+        call.options.get("accept"),
         call.options.get("only", ()),
         call.options.get("skip", ()),
         call.options.get("fail_on", "high"),

@@ -119,7 +119,7 @@ def _crops(subject: Subject, join: Join | None) -> list[Evidence]:
     """The pixels that a condition reads: marked in the first pictures, and cut out."""
     if join is None or join.box is None or not subject.net.preprocessing.pictorial:
         return []
-    table = {
+    table: dict[str, list[object]] = {
         "node": [join.node],
         "operator": [join.op],
         "reads": [join.operand],

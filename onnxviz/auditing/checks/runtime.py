@@ -8,6 +8,7 @@ from typing import Final
 import numpy as np
 import onnx_ir as ir
 
+from onnxviz.auditing.finding import Severity
 from onnxviz.auditing.registry import Found, Rule, check
 from onnxviz.auditing.subject import Subject
 from onnxviz.graph.dequantised import QUANTISING
@@ -72,7 +73,7 @@ def optimiser(subject: Subject, rule: Rule) -> Found:
                 "(WeightBiasQuantization); store them quantised, or set session.disable_quant_qdq=1. Else run it with "
                 "ORT_DISABLE_ALL, and report it to ONNX Runtime."
             )
-            severity = "high" if ratio < least / 2 else None
+            severity: Severity | None = "high" if ratio < least / 2 else None
             findings.append(rule.finding(f"{ratio:.1f} dB", name, text, advice, severity=severity))
     lowest = min(ratios.values(), default=_MOST)
     told = "the same numbers" if lowest >= _MOST else f"{lowest:.1f} dB"

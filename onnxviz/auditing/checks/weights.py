@@ -8,6 +8,7 @@ from typing import Final
 import numpy as np
 import onnx_ir as ir
 
+from onnxviz.auditing.finding import Finding
 from onnxviz.auditing.registry import Found, Rule, check
 from onnxviz.auditing.subject import Subject
 from onnxviz.graph.analysis.kernels import source
@@ -38,7 +39,8 @@ _COMPARE: Final = "Compare the layer with the network that this file was made fr
 )
 def channels(subject: Subject, rule: Rule) -> Found:
     """Zero filters and copies in each weight layer, as a share of its filters."""
-    findings, rows = [], []
+    findings: list[Finding] = []
+    rows: list[tuple[str, str, int, int, int]] = []
     for name, op, filters in layers(subject.net.model):
         peaks = np.abs(filters).max(axis=1)
         zero = int((peaks <= _NOTHING * peaks.max()).sum())
@@ -53,8 +55,8 @@ def channels(subject: Subject, rule: Rule) -> Found:
         key: [row[i] for row in rows]
         for i, key in enumerate(("layer", "operator", "filters", "zero", "copies"))
     }
-    zeros, doubles = sum(columns["zero"]), sum(columns["copies"])
-    told = f"{zeros} zero filters, {doubles} copies of {sum(columns['filters'])}"
+    zeros, doubles, every = (sum(int(row[i]) for row in rows) for i in (3, 4, 2))
+    told = f"{zeros} zero filters, {doubles} copies of {every}"
     figures = {"zero": zeros, "copies": doubles, "layers": columns}
     if len(subject.images) >= _PICTURES:
         still = _still(subject)
@@ -66,7 +68,7 @@ def channels(subject: Subject, rule: Rule) -> Found:
                     continue  # the layer before it was told of
                 text = f"{count} of the {of} channels of {quoted(name)} are one number at all places of all pictures"
                 findings.append(rule.finding(round(count / of, 4), name, text, _COMPARE))
-        dead, of = (sum(int(one[i]) for one in still.values()) for i in (0, 1))
+        dead, of = sum(one[0] for one in still.values()), sum(one[1] for one in still.values())
         told += f"; {dead} of {of} channels constant"
         figures["constant"] = {name: count for name, (count, *_) in still.items() if count}
     return Found(told, findings, figures=figures)

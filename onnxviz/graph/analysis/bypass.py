@@ -28,9 +28,8 @@ import onnx_ir as ir
 from onnxviz.graph.analysis import kernels
 from onnxviz.graph.analysis.dataflow import SHAPE_ONLY, measured
 from onnxviz.graph.analysis.kernels import source
-from onnxviz.graph.analysis.pixels import Box, Pixels
+from onnxviz.graph.analysis.pixels import Activations, Box, Pixels
 from onnxviz.graph.analysis.steps import Step, bends, hides, steps
-from onnxviz.graph.layers import Activations
 from onnxviz.graph.operators import family
 
 Kind = Literal["decision", "arithmetic"]
@@ -252,11 +251,6 @@ class _Walk:
         """Whether the result has many times as many numbers as the operand."""
         before, after = (self.activations.base.full_shape(one) for one in (value, step.outputs[0]))
         return before is None or after is None or math.prod(before) * _LAID_OVER < math.prod(after)
-
-    def _picked(self, value: ir.Value) -> bool:
-        """Whether it reads a part of the picture only."""
-        box, size = self.box(value), self.activations.base.size
-        return box is not None and size is not None and box != (0, 0, *size)
 
     def _only(self, index: int) -> bool:
         """Whether every way from the picture to an output leads through this step."""

@@ -4,17 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from functools import cached_property
+from typing import Protocol
 
 import numpy as np
 import onnx_ir as ir
 
 from onnxviz.graph.analysis import receptive_field
 from onnxviz.graph.analysis.kernels import source
+from onnxviz.graph.analysis.probe import Facts, Prober
 from onnxviz.graph.analysis.receptive_field import Field
-from onnxviz.graph.layers import Activations
 
 #: Top, left, bottom and right, the last two excluded.
 Box = tuple[int, int, int, int]
+
+
+class Activations(Protocol):
+    """What is read of `layers.Activations`, which this is below."""
+
+    model: ir.Model
+    image: ir.Value
+    prober: Prober
+    base: Facts
+    moved: set[ir.Value]
 
 
 class Pixels:

@@ -47,8 +47,8 @@ def _control(node: ir.Node, bodies: list[ir.Graph]) -> Iterator[Step]:
         for body in bodies:
             yield from steps(body)
         for place, value in enumerate(node.outputs):
-            made = [body.outputs[place] for body in bodies if place < len(body.outputs)]
-            yield Step(node, "If", (*given, *made), (value,), tuple(given))
+            ends = tuple(body.outputs[place] for body in bodies if place < len(body.outputs))
+            yield Step(node, "If", (*given, *ends), (value,), tuple(given))
         return
     body = bodies[0]
     loop = node.op_type == "Loop"  # trips and condition stand before what is carried
@@ -67,7 +67,7 @@ def _control(node: ir.Node, bodies: list[ir.Graph]) -> Iterator[Step]:
     steers += tuple(body.outputs[:1]) if loop else ()
     for place, value in enumerate(node.outputs):
         read = [made[place]] if place < len(made) else []
-        start = [carried[place]] if place < states and carried[place] is not None else []
+        start = [one for one in carried[:states][place : place + 1] if one is not None]
         yield Step(node, node.op_type, (*steers, *start, *read), (value,), steers)
 
 
