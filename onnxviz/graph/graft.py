@@ -321,28 +321,31 @@ class _Bare:
         self._h = h
         self._moved = b.moved
         self._codes: set[ir.Value] = set()  # integers in B, and the real value itself here
-        self._real: set[ir.Value] = set()  # the same, of what DynamicQuantizeLinear measures
+        self._real: set[ir.Value] = set()  # the same, in ranges that are measured, and the scales of these
 
     def __call__(self, node: ir.Node, known: Known) -> bool:
         first = node.inputs[0] if node.inputs else None
         if first is None or first not in self._moved:
             return False
         op, y = self._h.tape, node.outputs[0]
-        if node.op_type == "QuantizeLinear" and all(_passes_on(reader) for reader, _ in y.uses()):
+        measured = node.op_type == "QuantizeLinear" and node.inputs[1] in self._real
+        if measured or (node.op_type == "QuantizeLinear" and all(_passes_on(one) for one, _ in y.uses())):
             self._codes.add(y)
+            if measured:
+                self._real.add(y)
             known[y] = known[first]
         elif node.op_type == "DequantizeLinear" and first in self._codes:
             known[y] = known[first]
         elif node.op_type == "DynamicQuantizeLinear":
             self._codes.add(y)
-            self._real.add(y)
+            self._real.update(node.outputs)
             known[y] = known[first]
             known[node.outputs[1]], known[node.outputs[2]] = op.const(np.float32(1)), op.const(np.float32(0))
         elif node.op_type in ("ConvInteger", "MatMulInteger") and first in self._real:
             known[y] = self._product(node, known)
         else:
             if first in self._codes and node.op_type in _HANDS_ON:
-                self._codes.add(y)
+                self._codes.update(node.outputs)
             return False
         return True
 
