@@ -111,7 +111,8 @@ class Hybrids:
         classes   whether to tell the best class, too
         raises    what compiling and running raise
         """
-        moved, best = [], []
+        moved: list[np.ndarray] = []
+        best: list[np.ndarray | None] = []
         for start in range(0, len(variants), _TOGETHER):
             chunk = variants[start : start + _TOGETHER]
             found = self._run(chunk, classes and self.scored)
@@ -150,7 +151,7 @@ class Hybrids:
         names = [answers(self.a, self.matching.a), answers(b, self.matching.b)]
         for place, name in enumerate(names[0]):
             pair = self.pairs.get(name)
-            other = names[1][place] if len(names[0]) == len(names[1]) else pair and pair.b
+            other = names[1][place] if len(names[0]) == len(names[1]) else pair.b if pair else None
             if other is None:
                 raise ModelUnsuitable(
                     f"what B has for A's output {name!r} cannot be told; choose one output of each (--output)"

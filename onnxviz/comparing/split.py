@@ -63,4 +63,5 @@ def split(hybrids: Hybrids) -> Split:
     moved = hybrids.distances(variants).moved
     sound = np.isfinite(moved).all(axis=0)
     means = moved[:, sound].mean(axis=1) if sound.any() else np.full(len(variants), np.nan)
-    return Split(*(float(one) for one in means), pictures=int(sound.sum()))
+    weights, activations, clipping = (float(one) for one in means)
+    return Split(weights, activations, clipping, int(sound.sum()))
