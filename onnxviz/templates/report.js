@@ -91,7 +91,7 @@ function lightbox(box) {
     const picture = photo.querySelector("summary img");
     base.src = picture.src;
     base.alt = picture.alt;
-    part("#lightbox-name").textContent = photo.querySelector(".name").textContent;
+    part("#lightbox-name").textContent = photo.querySelector(".name").title;
     part("#lightbox-note").textContent = [...photo.querySelectorAll("summary .mark, summary .soft")]
       .map((one) => one.textContent)
       .join(" · ");

@@ -127,7 +127,8 @@ def render(page: Page, beside: dict[str, bytes] | None = None) -> bytes:
         "anchor": anchor,
         "columns": lambda table: list(columns(table)),
         "shown": shown,
-        "percent": lambda value: f"{value:.1%}".replace(".0%", "%").replace("%", " %"),
+        "percent": lambda value: f"{value:.1%}".replace(".0%", "%"),
+        "leaf": lambda name: re.split(r"[/\\]", str(name).rstrip("/\\"))[-1],
         "paragraphs": lambda text: [part for part in re.split(r"\n\s*\n", str(text)) if part.strip()],
         "figure": pictures.figure,
         "kind": lambda block: type(block).__name__.lower(),
@@ -168,7 +169,7 @@ def shown(value: Any, spec: str = "") -> str:
         return f"{value:,}".replace(",", "\u202f")
     if isinstance(value, (int, float, np.number)):
         text = format(float(value), spec) if spec else f"{float(value):.3g}"
-        return text.replace("-", "−").replace("%", " %")
+        return text.replace("-", "−")
     return str(value)
 
 
@@ -187,13 +188,18 @@ def columns(table: Table) -> Iterator[Column]:
             name,
             numeric,
             table.hints.get(name, ""),
-            [shown(cell, table.formats.get(name, "") if numeric else "") for cell in cells],
+            [_short(shown(cell, table.formats.get(name, "") if numeric else "")) for cell in cells],
             ["" if cell is None or math.isnan(cell) else repr(float(cell)) for cell in cells]
             if numeric
             else [],
             bars,
             [safe_link(link) for link in table.links.get(name, ())],
         )
+
+
+def _short(text: str) -> str:
+    """A digest by its beginning: nobody reads 64 digits, and the files beside the page have all of them."""
+    return f"{text[:12]}…" if re.fullmatch("[0-9a-f]{64}", text) else text
 
 
 def grouped(blocks: Sequence[Block]) -> list[list[Block]]:

@@ -114,7 +114,7 @@ def test_numbers_are_told_with_three_digits() -> None:
     assert [shown(value) for value in (0.123456, -0.5, None, float("nan"), 12345, True, "as said")] == [
         "0.123", "−0.5", "–", "–", "12\u202f345", "yes", "as said",
     ]  # fmt: skip
-    assert shown(0.0312, ".1%") == "3.1 %"
+    assert shown(0.0312, ".1%") == "3.1%"
     assert shown(np.float32(2.5), ".2f") == "2.50"
 
 
@@ -129,6 +129,14 @@ def test_columns_of_numbers_and_of_text() -> None:
     assert a.texts == ["x", "–"] and a.links == ["#p", ""]
     assert b.bars == [1.0, 0.0] and b.keys == ["0.5", ""]
     assert c.bars == [0.125, 0.25]
+
+
+def test_digests_and_paths_are_told_short_on_the_page() -> None:
+    (column,) = columns(Table({"sha256": ["ab" * 32]}))
+    assert column.texts == ["abababababab…"] and column.widest == 13
+    photo = Photo("in/a folder/cat.png", np.zeros((4, 4, 3), np.uint8))
+    text = render(Page("report", "r", sections=[Section("S", [Gallery([photo])])])).decode()
+    assert 'title="in/a folder/cat.png">cat.png</span>' in text
 
 
 def test_a_long_table_is_cut_on_the_page_and_says_where_the_rest_is() -> None:
