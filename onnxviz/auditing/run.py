@@ -147,7 +147,10 @@ def _pictured(subject: Subject, images: Any, truth: Any, masks: Any, sample: int
         raise UsageError(f"--masks {quoted(os.fspath(masks))} is no folder")
     subject.masks = masks
     if truth is not None:
-        raise UsageError("--truth is not read yet: no check of this version takes labels")
+        from onnxviz.auditing.truth import read_truth
+
+        head = subject.net.head
+        subject.truth = read_truth(truth, found, subject.net.labels, head.classes, subject.net.limits)
     if not subject.views:
         subject.net.pictures(found[:1])  # raises why
     return notes

@@ -13,8 +13,8 @@ from typing import Any, Final
 
 import numpy as np
 
+from onnxviz.auditing.statistics import Calibration, Likeness, Share, mcnemar
 from onnxviz.comparing.noise import Noise, centred, moved, noise_equivalent
-from onnxviz.comparing.statistics import Calibration, Likeness, Share, mcnemar
 from onnxviz.errors import ImageRejected, ModelUnsuitable
 from onnxviz.features.stream import none_used, refusal, source_name, sources, stream
 from onnxviz.graph.surgery import cut

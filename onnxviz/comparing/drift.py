@@ -18,7 +18,7 @@ import numpy as np
 from onnxviz.attribution.cam import cam
 from onnxviz.attribution.methods import METHODS, Method, chosen
 from onnxviz.attribution.saliency import saliency
-from onnxviz.comparing.statistics import Share, overlap, spearman
+from onnxviz.auditing.statistics import Share, overlap, spearman
 from onnxviz.errors import GradientNotFinite, ImageRejected, ModelUnsuitable, UnsupportedOperator, UsageError
 from onnxviz.features.stream import source_name, sources
 from onnxviz.figures.captions import caption

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from onnxviz.comparing.statistics import Share
+from onnxviz.auditing.statistics import Share
 from onnxviz.errors import ImageRejected
 from onnxviz.graph.output import BINARY, Head
 from onnxviz.network import Network

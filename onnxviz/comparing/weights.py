@@ -11,10 +11,10 @@ from typing import Final
 import numpy as np
 import onnx_ir as ir
 
+from onnxviz.auditing.statistics import Likeness
 from onnxviz.comparing.kernels import operands, shaped
 from onnxviz.comparing.match import Matching
 from onnxviz.comparing.sketch import constants
-from onnxviz.comparing.statistics import Likeness
 from onnxviz.graph.analysis.dataflow import constant, dependent, duplicate, image_input
 from onnxviz.graph.fold import batch_norms
 from onnxviz.graph.operators import FORM, VALUE_KEPT, operator

@@ -14,8 +14,8 @@ from typing import Any, Final
 import numpy as np
 import onnx_ir as ir
 
+from onnxviz.auditing.statistics import Likeness
 from onnxviz.comparing.match import Matching, Pair
-from onnxviz.comparing.statistics import Likeness
 from onnxviz.comparing.weights import WeightFigures, weight_figures
 from onnxviz.errors import UsageError
 from onnxviz.graph.quantisers import Quantiser, behind, of_node

@@ -178,6 +178,7 @@ def test_accepted_findings_stay_accepted_in_a_rebuilt_model(planted, tmp_path):
         ({"only": ["file.finite"], "skip": ["file"]}, "leave no check"),
         ({"fail_on": "medum"}, "one of high, medium, low, never"),
         ({"sample": 0}, "from 1 on"),
+        ({"truth": "folders"}, "belong to pictures"),
         ({"policy": {"check": {"a": {}}}}, "no check 'a'"),
     ],
 )

@@ -5,6 +5,10 @@ from onnxviz.auditing.checks import graph as graph
 from onnxviz.auditing.checks import file as file
 from onnxviz.auditing.checks import weights as weights
 from onnxviz.auditing.checks import runtime as runtime
+from onnxviz.auditing.checks import input as input
+from onnxviz.auditing.checks import answers as answers
+from onnxviz.auditing.checks import stability as stability
+from onnxviz.auditing.checks import shortcut as shortcut
 
 # isort: on
 from onnxviz.auditing.registry import entered as rules

@@ -10,6 +10,7 @@ import onnx_ir as ir
 
 from onnxviz.auditing.finding import Severity
 from onnxviz.auditing.registry import Found, Rule, check
+from onnxviz.auditing.statistics import Likeness
 from onnxviz.auditing.subject import Subject
 from onnxviz.graph.dequantised import QUANTISING
 from onnxviz.runtime import batching
@@ -94,16 +95,15 @@ def _outputs(subject: Subject, optimise: bool | None = None) -> dict[str, np.nda
 
 
 def decibels(one: np.ndarray, other: np.ndarray) -> float:
-    """10·log10 of the power of `one`, less its mean, over that of its difference from `other`; of nothing, 200."""
+    """Signal to noise: of `one`, less its mean, against its difference from `other`; 200 of the same numbers."""
     if one.shape != other.shape:
         return -math.inf
     a, b = (np.asarray(x, np.float64) for x in (one, other))
-    if not np.array_equal(np.isfinite(a), np.isfinite(b)):
-        return -math.inf
     kept = np.isfinite(a)
-    a, b = a[kept], b[kept]
-    noise = float(((a - b) ** 2).sum())
-    power = float(((a - a.mean()) ** 2).sum()) if a.size else 0.0
-    if noise == 0:
+    if not np.array_equal(kept, np.isfinite(b)):
+        return -math.inf
+    like, middle = Likeness(), a[kept].mean() if kept.any() else 0.0
+    like.add(a[kept] - middle, b[kept] - middle)
+    if like.noise == 0:
         return _MOST
-    return 10 * math.log10(power / noise) if power > 0 else -math.inf
+    return min(_MOST, like.sqnr) if like.signal > 0 else -math.inf

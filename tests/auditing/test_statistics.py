@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from onnxviz.comparing.statistics import Calibration, Likeness, Share, mcnemar, overlap, spearman
+from onnxviz.auditing.statistics import Calibration, Likeness, Share, mcnemar, overlap, spearman
 
 
 @pytest.mark.parametrize("count, of", [(0, 1), (1, 1), (0, 36), (35, 36), (36, 36), (61, 68), (1, 10_000)])

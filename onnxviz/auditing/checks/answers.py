@@ -1,0 +1,107 @@
+"""What the network answers: whether it answers at all, and how often rightly."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+from onnxviz.auditing.finding import Evidence, Finding
+from onnxviz.auditing.registry import Found, NotRun, Rule, check
+from onnxviz.auditing.statistics import Calibration, Share
+from onnxviz.auditing.subject import Subject
+from onnxviz.text import quoted
+
+
+@check(
+    "answers.constant",
+    "Does the network answer more than one thing?",
+    severity="high",
+    threshold=0.9,
+    needs=("network", "classes", "pictures"),
+    least=30,
+    limits="Pictures that really show one class are told apart only by labels (--truth).",
+)
+def constant(subject: Subject, rule: Rule) -> Found:
+    """Share of the most frequent class, and the number of distinct ones."""
+    answers = subject.answers
+    (most, count), *_ = Counter(answers.best[:, 0].tolist()).most_common(1)
+    share, distinct = count / len(answers.best), len(set(answers.best[:, 0].tolist()))
+    known = [subject.truth[place] for place in answers.place] if subject.truth is not None else []
+    agreed = len(known) > 0 and known.count(most) > rule.bar * len(known)
+    findings = []
+    if len(answers.best) < rule.least:
+        raise NotRun(f"it needs {rule.least} pictures, and {len(answers.best)} could be read")
+    if share > rule.bar and not agreed:
+        text = f"{share:.0%} of {len(answers.best)} pictures are called {quoted(subject.label(most))}"
+        advice = "Check the preprocessing (input.*) first, then whether the export kept the weights."
+        findings.append(rule.finding(round(share, 4), subject.label(most), text, advice))
+    return Found(
+        f"{share:.0%} one class, {distinct} distinct",
+        findings,
+        figures={"share": share, "distinct": distinct},
+    )
+
+
+@check(
+    "answers.truth",
+    "How often is the network right?",
+    severity="high",
+    threshold="as the policy says",
+    needs=("network", "classes", "pictures", "labels"),
+    limits="Of the pictures that were given; limits are of 95 % (Wilson) and say nothing of other pictures.",
+)
+def truth(subject: Subject, rule: Rule) -> Found:
+    """Accuracy (first, first five), by class, and calibration error; findings only where a policy demands more."""
+    answers, classes = subject.answers, subject.truth or ()
+    rows = [(i, classes[place]) for i, place in enumerate(answers.place) if classes[place] is not None]
+    if not rows:
+        raise NotRun("no picture that could be read has a known class")
+    first = Share(sum(int(answers.best[i, 0]) == known for i, known in rows), len(rows))
+    five = Share(sum(known in answers.best[i].tolist() for i, known in rows), len(rows))
+    calibration = Calibration()
+    by_class: dict[int, list[bool]] = {}
+    for i, known in rows:
+        right = int(answers.best[i, 0]) == known
+        calibration.add(float(answers.probability[i]), right)
+        by_class.setdefault(int(known or 0), []).append(right)
+    shares = {name: Share(sum(right), len(right)) for name, right in sorted(by_class.items())}
+    table = Evidence(
+        "Right answers by class",
+        table={
+            "class": [subject.label(name) for name in shares],
+            "pictures": [one.of for one in shares.values()],
+            "right": [one.count for one in shares.values()],
+            "share": [one.share for one in shares.values()],
+            "lower limit": [one.limits[0] for one in shares.values()],
+            "upper limit": [one.limits[1] for one in shares.values()],
+        },
+    )
+    figures = {"top1": first.to_dict(), "top5": five.to_dict(), "calibration_error": calibration.error}
+    findings = list(_demanded(subject, rule, first, five, calibration.error or 0.0, shares))
+    return Found(f"{first}, calibration error {calibration.error:.3f}", findings, [table], figures)
+
+
+def _demanded(
+    subject: Subject, rule: Rule, first: Share, five: Share, error: float, shares: dict[int, Share]
+) -> list[Finding]:
+    """What the policy's [truth] asks for and the pictures do not give."""
+    found: list[Finding] = []
+
+    def short(key: str, value: float, where: str, what: str, least: bool = True) -> None:
+        wanted = subject.demands.get(key)
+        if wanted is not None and (value < wanted if least else value > wanted):
+            word = "at least" if least else "at most"
+            text = f"{what} is {value:.1%}, and the policy wants {word} {wanted:.1%}"
+            found.append(
+                rule.finding(
+                    round(value, 4), where, text, "Look at the pictures that are answered wrongly first."
+                )
+            )
+
+    short("top1_at_least", first.share or 0.0, "top1", "the share of right answers")
+    short("top5_at_least", five.share or 0.0, "top5", "the share with the right answer among the first five")
+    short("calibration_at_most", error, "calibration", "the calibration error", least=False)
+    for name, one in shares.items():
+        label: Any = subject.label(name)
+        short("class_at_least", one.share or 0.0, label, f"the share of right answers of {quoted(label)}")
+    return found

@@ -1,0 +1,176 @@
+"""Whether a mark in a part of the picture decides: taken out the answer falls, put into others it turns theirs."""
+
+from __future__ import annotations
+
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+
+from onnxviz.attribution.masks import _blurred
+from onnxviz.auditing.finding import Evidence, Finding
+from onnxviz.auditing.registry import Found, Rule, check
+from onnxviz.auditing.subject import Subject
+from onnxviz.text import quoted
+
+_SURE: Final = 0.5  # probability from which on a picture is looked at, and by how much it has to fall
+_OTHERS: Final = 20  # pictures that a region is pasted into
+_TURNED: Final = 0.5  # share of these that become the class
+_MANY: Final = 3  # confirmed pictures of one class and region: gravely
+
+
+class Region(NamedTuple):
+    """A part of what the network sees, by name."""
+
+    name: str
+    rows: slice
+    columns: slice
+
+
+def regions(height: int, width: int) -> list[Region]:
+    """Four corners of a quarter side, and four strips of an eighth."""
+    y, x, v, u = height // 4, width // 4, height // 8, width // 8
+    whole = slice(None)
+    return [
+        Region("top left corner", slice(0, y), slice(0, x)),
+        Region("top right corner", slice(0, y), slice(width - x, width)),
+        Region("bottom left corner", slice(height - y, height), slice(0, x)),
+        Region("bottom right corner", slice(height - y, height), slice(width - x, width)),
+        Region("upper edge", slice(0, v), whole),
+        Region("lower edge", slice(height - v, height), whole),
+        Region("left edge", whole, slice(0, u)),
+        Region("right edge", whole, slice(width - u, width)),
+    ]
+
+
+class Case(NamedTuple):
+    """A picture whose class hangs on a region: by how much it falls, and the share of others that the region turns."""
+
+    place: int
+    region: Region
+    label: int
+    fall: float
+    turned: float
+
+
+@check(
+    "shortcut.region",
+    "Does a mark in a corner or at an edge decide?",
+    severity="high",
+    threshold=_MANY,
+    needs=("network", "classes", "pictures"),
+    least=8,
+    limits="Marks in the middle of the picture, and marks that not one of the given pictures bears, are not seen.",
+)
+def region(subject: Subject, rule: Rule) -> Found:
+    """Regions that, blurred, cost the class half of its probability, and pasted into others turn half of them."""
+    cases, largest, looked = _cases(subject)
+    groups: dict[tuple[int, str], list[Case]] = {}
+    for case in cases:
+        if case.turned >= _TURNED:
+            groups.setdefault((case.label, case.region.name), []).append(case)
+    findings: list[Finding] = []
+    for (label, name), confirmed in groups.items():
+        shown, called = confirmed[:4], subject.label(label)
+        fall, turned = (np.mean([case[i] for case in confirmed]) for i in (3, 4))
+        text = (
+            f"{len(confirmed)} picture{'s' * (len(confirmed) != 1)} of {quoted(called)} hang on the {name}: blurred "
+            f"there, the class loses {fall:.0%} points; that part pasted into other pictures turns {turned:.0%} of them"
+        )
+        evidence = Evidence(
+            f"The {name} of pictures of {quoted(called)}: {', '.join(subject.name(c.place) for c in shown)}",
+            _marked(subject, shown),
+            {
+                "picture": [subject.name(c.place) for c in confirmed],
+                "fall": [round(c.fall, 4) for c in confirmed],
+                "turned": [round(c.turned, 4) for c in confirmed],
+            },
+        )
+        advice = "Look at these parts: a watermark, a frame, a date. Train without it, or crop it away."
+        grave = len(confirmed) >= rule.bar
+        findings.append(
+            rule.finding(
+                len(confirmed),
+                f"{subject.label(label)}: {name}",
+                text,
+                advice,
+                [evidence],
+                None if grave else "medium",
+            )
+        )
+    told = f"{sum(map(len, groups.values()))} of {looked} pictures; largest fall {largest:.2f}"
+    return Found(
+        told, findings, figures={"looked_at": looked, "candidates": len(cases), "largest_fall": largest}
+    )
+
+
+def _cases(subject: Subject) -> tuple[list[Case], float, int]:
+    """Candidates with how many others they turn; the largest fall; the pictures that were looked at."""
+    answers = subject.answers
+    rows = {int(place): row for row, place in enumerate(answers.place)}
+    cases: list[Case] = []
+    largest, looked = 0.0, 0
+    for place, _, view in subject.each():
+        row = rows.get(place)
+        if row is None or answers.probability[row] < _SURE:
+            continue
+        looked += 1
+        label = int(answers.best[row, 0])
+        blurred = _blurred(view, max(view.shape[:2]) / 8)  # half of a corner, as occlusion blurs
+        parts = regions(*view.shape[:2])
+        hidden = []
+        for part in parts:
+            one = view.astype(np.float32)
+            one[part.rows, part.columns] = blurred[part.rows, part.columns]
+            hidden.append(one)
+        falls = answers.probability[row] - subject.probabilities(hidden)[:, label]
+        largest = max(largest, float(falls.max()))
+        for part, fall in zip(parts, falls, strict=True):
+            if fall >= _SURE:
+                cases.append(Case(place, part, label, float(fall), _turned(subject, view, part, label)))
+    return cases, largest, looked
+
+
+def _turned(subject: Subject, view: np.ndarray, part: Region, label: int) -> float:
+    """The share of other pictures, of other classes, that become `label` with this part pasted in."""
+    others = [one for one in _others(subject, label) if one.shape == view.shape]
+    if not others:
+        return 0.0
+    pasted = []
+    for one in others:
+        other = one.copy()
+        other[part.rows, part.columns] = view[part.rows, part.columns]
+        pasted.append(other)
+    return float(np.mean(subject.probabilities(pasted).argmax(axis=1) == label))
+
+
+def _others(subject: Subject, label: int) -> list[np.ndarray]:
+    """Up to twenty pictures, spread over those given, that are of another class."""
+    answers = subject.answers
+    places = [int(place) for place, best in zip(answers.place, answers.best, strict=True) if best[0] != label]
+    chosen = (
+        {places[i * len(places) // _OTHERS] for i in range(_OTHERS)} if len(places) > _OTHERS else set(places)
+    )
+    return [view for place, _, view in subject.each(sorted(chosen))]
+
+
+def _marked(subject: Subject, cases: list[Case]) -> Any:
+    """The pictures side by side, the region outlined."""
+    from PIL import Image, ImageDraw
+
+    wanted = {case.place: case for case in cases}
+    tiles = []
+    for place, _, view in subject.each(sorted(wanted)):
+        part = wanted[place].region
+        tile = Image.fromarray(subject.net.preprocessing.shown(view))
+        top, bottom, _ = part.rows.indices(tile.height)
+        left, right, _ = part.columns.indices(tile.width)
+        ImageDraw.Draw(tile).rectangle((left, top, right - 1, bottom - 1), outline=(220, 0, 60), width=2)
+        tiles.append(tile)
+    sheet = Image.new(
+        "RGB", (sum(tile.width + 8 for tile in tiles), max(tile.height for tile in tiles)), "white"
+    )
+    at = 0
+    for tile in tiles:
+        sheet.paste(tile, (at, 0))
+        at += tile.width + 8
+    return sheet

@@ -1,0 +1,273 @@
+"""The checks that need pictures, each on a fault that is planted and on a sound network."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnxruntime
+import pytest
+
+import onnxviz
+from onnxviz.auditing.subject import made
+from tests.networks import Maker
+
+SIZE = 32
+PICTURES = made(SIZE, SIZE, 1, 32)
+
+
+def check(model, name: str, images=PICTURES, preprocess="unit", **options):
+    net = onnxviz.load(model, preprocess=preprocess, threads=1, size=None)
+    (one,) = [one for one in onnxviz.audit(net, images, only=[name], **options).checks if one.id == name]
+    return one
+
+
+def linear(weights: np.ndarray, bias=None, softmax: bool = True):
+    """Scores that are sums of pixels: weights (classes, 3, 32, 32)."""
+    m = Maker()
+    x = m("Gemm", m("Flatten", "image"), m.constant(weights.reshape(len(weights), -1).astype(np.float32)),
+          m.constant(np.zeros(len(weights), np.float32) if bias is None else np.float32(bias)), transB=1)  # fmt: skip
+    return m.model({"image": ("N", 3, SIZE, SIZE)}, {m("Softmax", x): ("N", len(weights))})
+
+
+def varied(seed: int = 0) -> np.ndarray:
+    """Weights by which the pictures fall into several classes, surely."""
+    rng = np.random.default_rng(seed)
+    coarse = rng.standard_normal((6, 3, 4, 4))
+    coarse -= coarse.mean(axis=(1, 2, 3), keepdims=True)  # light alone decides nothing
+    return np.kron(coarse, np.ones((8, 8))) / 4
+
+
+def test_a_network_that_always_says_the_same():
+    one = check(linear(varied(), bias=[0, 0, 0, 1e3, 0, 0]), "answers.constant")
+    assert [finding.severity for finding in one.findings] == ["high"]
+    assert one.findings[0].where == "class 3"
+    assert check(linear(varied()), "answers.constant").state == "clean"
+
+
+def test_labels_that_agree_make_it_right():
+    model = linear(varied(), bias=[0, 0, 0, 1e3, 0, 0])
+    assert check(model, "answers.constant", truth=[3] * len(PICTURES)).state == "clean"
+    assert check(model, "answers.constant", truth=[1] * len(PICTURES)).state == "found"
+
+
+def test_too_few_pictures_are_said():
+    one = check(linear(varied()), "answers.constant", PICTURES[:5])
+    assert (one.state, one.reason) == ("not-run", "it needs 30 pictures or more, and got 5")
+
+
+def test_accuracy_is_judged_by_the_policy_alone():
+    model = linear(varied())
+    net = onnxviz.load(model, preprocess="unit", threads=1)
+    truth = [best[0].index for best in net.predict(PICTURES, top=1)]
+    truth[0] = (truth[0] + 1) % 6
+    one = check(model, "answers.truth", truth=truth)
+    assert one.state == "clean"
+    assert one.figures["top1"]["count"] == len(PICTURES) - 1
+    demanding = {"truth": {"top1_at_least": 0.99}}
+    one = check(model, "answers.truth", truth=truth, policy=demanding)
+    assert [finding.where for finding in one.findings] == ["top1"]
+    one = check(model, "answers.truth")
+    assert (one.state, "--truth" in one.reason) == ("not-run", True)
+
+
+# --- input ----------------------------------------------------------------------------------------
+
+
+def quantised_input(scale: float, zero: int):
+    m = Maker()
+    steps = m.constant(np.float32(scale)), m.constant(np.uint8(zero))
+    x = m("DequantizeLinear", m("QuantizeLinear", "image", *steps), *steps)
+    x = m("Relu", m("Conv", x, m.random(8, 3, 3, 3)))
+    x = m("Gemm", m("Flatten", m("GlobalAveragePool", x)), m.random(6, 8), transB=1)
+    return m.model({"image": ("N", 3, SIZE, SIZE)}, {m("Softmax", x): ("N", 6)})
+
+
+@pytest.mark.parametrize(
+    ("scale", "zero", "preprocess", "state"),
+    [
+        (1 / 255, 0, "unit", "clean"),
+        (1 / 255, 0, "imagenet", "found"),  # beyond
+        (2 / 255, 128, "tensorflow", "clean"),
+        (2 / 255, 128, "unit", "found"),  # half of the range
+        (1, 0, "raw", "clean"),
+        (1 / 255, 0, "raw", "found"),
+    ],
+)
+def test_the_range_of_the_files_own_input_quantiser(scale, zero, preprocess, state):
+    pictures = [*PICTURES, np.zeros((SIZE, SIZE, 3), np.uint8), np.full((SIZE, SIZE, 3), 255, np.uint8)]
+    one = check(quantised_input(scale, zero), "input.range", pictures, preprocess)
+    assert one.state == state, one
+    assert {finding.severity for finding in one.findings} <= {"high"}
+
+
+def test_a_float_file_has_no_such_range():
+    assert check(linear(varied()), "input.range").state == "not-applicable"
+
+
+RED = [np.clip(picture * np.float32([1.3, 1, 0.5]), 0, 255).astype(np.uint8) for picture in PICTURES]
+
+
+def with_norms(recipe: str):
+    """Four layers with BatchNormalization whose statistics are those of red pictures under a recipe."""
+    from dataclasses import replace
+
+    from onnxviz.image.preprocessing import preset
+
+    seen = replace(preset(recipe), size=(SIZE, SIZE))
+    x = seen.normalise(np.stack([seen.view(picture) for picture in RED])).astype(np.float32)
+    statistics: list[tuple[np.ndarray, np.ndarray]] = []
+    for _ in range(5):
+        m = Maker(seed=2)
+        value, width, inputs = "image", 3, []
+        for at in range(4):
+            value = m("Conv", value, m.random(8, width, 3, 3, name=f"w{at}"), pads=[1] * 4)
+            inputs.append(value)
+            mean, var = statistics[at] if at < len(statistics) else (np.zeros(8), np.ones(8))
+            ends = [m.constant(np.asarray(v, np.float32)) for v in (np.ones(8), np.zeros(8), mean, var)]
+            value, width = m("Relu", m("BatchNormalization", value, *ends)), 8
+        scores = m("Gemm", m("Flatten", m("GlobalAveragePool", value)), m.random(6, 8), transB=1)
+        model = m.model({"image": ("N", 3, SIZE, SIZE)}, {m("Softmax", scores): ("N", 6)})
+        if len(statistics) == 4:
+            return model
+        model.graph.output.append(type(model.graph.output[0])(name=inputs[len(statistics)]))
+        session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+        found = session.run([inputs[len(statistics)]], {"image": x})[0]
+        statistics.append((found.mean(axis=(0, 2, 3)), found.var(axis=(0, 2, 3))))
+    raise AssertionError
+
+
+@pytest.fixture(scope="module")
+def trained_on_imagenet():
+    return with_norms("imagenet")
+
+
+def test_the_recipe_of_training_is_known_by_its_norms(trained_on_imagenet):
+    one = check(trained_on_imagenet, "input.statistics", RED, "imagenet")
+    assert one.state == "clean", one
+    assert one.figures["divergence"]["declared"] < 0.05
+
+
+@pytest.mark.parametrize("recipe", ["unit", "raw", "tensorflow"])
+def test_another_recipe_is_told(trained_on_imagenet, recipe):
+    one = check(trained_on_imagenet, "input.statistics", RED, recipe)
+    (finding,) = one.findings
+    assert finding.severity == "high"
+    assert finding.where in ("imagenet RGB", "tensorflow RGB")  # these two lie close together
+
+
+def test_the_other_order_of_colours_is_told(trained_on_imagenet):
+    net = onnxviz.load(trained_on_imagenet, preprocess="imagenet", channels="BGR", threads=1)
+    (one,) = [
+        c for c in onnxviz.audit(net, RED, only=["input.statistics"]).checks if c.id == "input.statistics"
+    ]
+    assert [(finding.severity, finding.where) for finding in one.findings] == [("high", "RGB")]
+
+
+def test_folded_norms_do_not_tell():
+    assert check(linear(varied()), "input.statistics").state == "not-applicable"
+
+
+def test_labels_tell_the_right_recipe():
+    """A network that was made for BGR is right about all pictures in that order alone."""
+    rng = np.random.default_rng(0)
+    pictures = [np.full((SIZE, SIZE, 3), rng.permutation([200, 110, 20]), np.uint8) for _ in range(40)]
+    weights = np.zeros((3, 3, SIZE, SIZE))
+    for channel in range(3):
+        weights[channel, channel] = 0.05
+    truth = [int(np.argmax(picture[0, 0, ::-1])) for picture in pictures]
+    one = check(linear(weights), "input.truth", pictures, truth=truth)
+    assert one.state == "found"
+    assert "BGR" in one.findings[0].where
+    right = [int(np.argmax(picture[0, 0])) for picture in pictures]
+    assert check(linear(weights), "input.truth", pictures, truth=right).state == "clean"
+
+
+def test_confidence_is_never_a_finding():
+    assert check(linear(varied()), "input.confidence").state == "clean"
+
+
+# --- stability and shortcuts ----------------------------------------------------------------------
+
+
+def test_answers_that_hang_on_noise_are_told():
+    rng = np.random.default_rng(0)
+    fine = rng.standard_normal((6, 3, SIZE, SIZE))
+    fine -= fine.mean(axis=(2, 3), keepdims=True)  # blind to pictures of one colour
+    flat = [np.full((SIZE, SIZE, 3), 8 * i, np.uint8) for i in range(32)]
+    shaky = check(linear(fine * 100, bias=[2, 0, 0, 0, 0, 0]), "stability.noise", flat)
+    assert [finding.severity for finding in shaky.findings] == ["medium"]
+    steady = check(linear(varied()), "stability.noise")
+    assert steady.state == "clean"
+    assert list(steady.figures) == [f"noise of {level} grey levels" for level in ("0.5", "1", "2")]
+
+
+@pytest.mark.parametrize("name", ["shift", "jpeg", "resize", "brightness"])
+def test_steady_answers_are_clean(name):
+    one = check(linear(varied()), f"stability.{name}")
+    assert one.state == "clean", one
+    assert all(share["of"] > 0 for share in one.figures.values())
+
+
+def test_answers_that_hang_on_a_shift_are_told():
+    stripes = np.zeros((2, 3, SIZE, SIZE))
+    stripes[0, :, :, ::2], stripes[1, :, :, 1::2] = 20, 20
+    one = check(linear(stripes), "stability.shift")
+    assert one.state == "found"
+
+
+def marked(pictures, count: int):
+    """The first of them with a bright stamp in the lower right corner."""
+    found = [picture.copy() for picture in pictures]
+    for picture in found[:count]:
+        picture[-6:, -6:] = (255, 0, 255)
+    return found
+
+
+def hanging_on_a_mark():
+    """Class 0 by a stamp of red without green in the corner, the others by all of the picture."""
+    weights = varied()
+    weights[0] = 0
+    weights[0, 0, -6:, -6:], weights[0, 1, -6:, -6:] = 90, -90
+    return linear(weights, bias=[-2700, 0, 0, 0, 0, 0])
+
+
+@pytest.mark.parametrize(("count", "severity"), [(5, "high"), (1, "medium")])
+def test_a_mark_that_decides_is_told_with_its_region(count, severity):
+    one = check(hanging_on_a_mark(), "shortcut.region", marked(PICTURES, count))
+    grave = {finding.where: finding.severity for finding in one.findings}
+    assert grave["class 0: bottom right corner"] == severity
+    (finding,) = [f for f in one.findings if f.where == "class 0: bottom right corner"]
+    assert finding.evidence[0].picture.size[0] >= SIZE
+    assert len(finding.evidence[0].table["picture"]) == count
+
+
+def test_marks_that_decide_nothing_are_no_finding():
+    assert check(linear(varied()), "shortcut.region", marked(PICTURES, 5)).state == "clean"
+    assert check(hanging_on_a_mark(), "shortcut.region").state == "clean"
+
+
+def test_channels_that_never_change_over_the_pictures():
+    m = Maker()
+    x = m("Relu", m("Conv", "image", m.random(8, 3, 3, 3), m.constant(np.float32([-99] * 4 + [0] * 4))))
+    x = m("Gemm", m("Flatten", m("GlobalAveragePool", x)), m.random(6, 8), transB=1)
+    one = check(m.model({"image": ("N", 3, SIZE, SIZE)}, {m("Softmax", x): ("N", 6)}), "weights.channels")
+    assert [finding.severity for finding in one.findings] == ["medium"]
+    assert "4 of the 8 channels" in one.findings[0].sentence
+
+
+def test_pictures_that_cannot_be_read_are_told_and_left_out(tmp_path):
+    from PIL import Image
+
+    for number, picture in enumerate(PICTURES):
+        Image.fromarray(picture).save(tmp_path / f"{number}.png")
+    (tmp_path / "bad.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    found = onnxviz.audit(onnxviz.load(linear(varied()), preprocess="unit"), tmp_path, only=["answers"])
+    assert any("bad.png" in note for note in found.notes)
+    assert found.verdict == "pass"
+
+
+def test_a_sample_is_spread_over_the_pictures():
+    found = onnxviz.audit(
+        onnxviz.load(linear(varied()), preprocess="unit"), PICTURES, only=["file"], sample=8
+    )
+    assert len(found.subject.images) == 8
+    assert any("8 of 32" in note for note in found.notes)
