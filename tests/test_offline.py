@@ -27,7 +27,7 @@ class World:
 
     def environment(self) -> dict[str, str]:
         """What a user's shell has who never heard of telemetry."""
-        kept = ("PATH", "SYSTEMROOT", "OMP_NUM_THREADS", "LD_LIBRARY_PATH")
+        kept = ("PATH", "PYTHONPATH", "SYSTEMROOT", "OMP_NUM_THREADS", "LD_LIBRARY_PATH")
         return {
             **{name: os.environ[name] for name in kept if name in os.environ},
             "HOME": str(self.places["home"]),

@@ -33,8 +33,8 @@ _LEADING = (POINTWISE | OWN | BATCH_FIRST | WEIGHTED | RESHAPING | RESIZING | {"
 }
 # ... and over another axis than the first, as their attributes say.
 _ALONG = {"Concat": 1, "LogSoftmax": 1, "Softmax": 1}
-# These could bring the images to another axis than the first, besides Transpose.
-_MOVERS = RECURRENT | {"Einsum", "Loop", "Scan"}
+# These could bring the images to another axis than the first.
+_MOVERS = RECURRENT | {"Einsum", "Loop", "Scan", "Transpose"}
 
 
 def mixing(model: ir.Model, input: str | None = None) -> str | None:
@@ -116,7 +116,7 @@ def moved_axes(model: ir.Model, input: str | None = None) -> dict[str, int]:
 
     input    the image input's name; None: the only one
     """
-    if not any(map(_moves, model.graph.all_nodes())):
+    if not any([node.op_type in _MOVERS and _moves(node) for node in model.graph.all_nodes()]):
         return {}
     model = flat(model)
     prober = Prober(model, image_input(model, input))
@@ -137,8 +137,8 @@ def moved_axes(model: ir.Model, input: str | None = None) -> dict[str, int]:
 
 
 def _moves(node: ir.Node) -> bool:
-    """Whether the node could bring the pictures to another axis."""
+    """Whether a node of `_MOVERS` could bring the pictures to another axis."""
     if node.op_type == "Transpose":
         order = node.attributes.get("perm")
         return order is None or order.is_ref() or next(iter(order.as_ints()), 0) != 0
-    return node.op_type in _MOVERS
+    return True

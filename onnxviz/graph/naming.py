@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from operator import attrgetter
 
 import onnx_ir as ir
+
+_NAME = attrgetter("name")
 
 
 def values(graph: ir.Graph) -> Iterator[ir.Value]:
@@ -19,7 +22,13 @@ def values(graph: ir.Graph) -> Iterator[ir.Value]:
 
 def names(graph: ir.Graph) -> set[str]:
     """Every name in the graph and in the graphs in it, of values and of nodes."""
-    found = {value.name for value in values(graph)} | {node.name for node in graph.all_nodes()}
+    found: set[str | None] = set()
+    for part in (graph, *graph.subgraphs()):
+        found.update(map(_NAME, part.inputs))
+        found.update(map(_NAME, part.initializers.values()))
+        for node in part:
+            found.add(node.name)
+            found.update(map(_NAME, node.outputs))
     return {name for name in found if name}
 
 
@@ -40,7 +49,7 @@ def name_nodes(graph: ir.Graph) -> None:
     name, and errors and profiles point at nodes by them.
     """
     nodes = list(graph.all_nodes())
-    owners = Counter(node.name for node in nodes)
+    owners = Counter([node.name for node in nodes])
     taken = {name for name in owners if name}
     seen: set[str] = set()
     for node in nodes:

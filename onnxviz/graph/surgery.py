@@ -74,7 +74,7 @@ def keep_batch(model: ir.Model, input: str | None = None) -> ir.Model:
 
     They become Reshapes to what is left at any batch. A model without such a node is given back as it is.
     """
-    if not any(node.op_type == "Squeeze" and not _names_axes(node) for node in model.graph):
+    if not any([node.op_type == "Squeeze" and not _names_axes(node) for node in model.graph]):
         return model
     copy = duplicate(model)
     image = image_input(copy, input)

@@ -53,7 +53,7 @@ def _empty(call: Call) -> str | None:
     else:
         kernel = _kernel(call, _CONVOLUTIONS[call.op])
         lengths = _rooms(call, spatial, kernel)
-    if all(length is None or length > 0 for length in lengths):
+    if not [length for length in lengths if length is not None and length <= 0]:
         return None
     dilations = call.attribute("dilations") or [1] * len(kernel)
     reach = [(k - 1) * d + 1 for k, d in zip(kernel, dilations, strict=True)]
@@ -69,11 +69,11 @@ def _kernel(call: Call, weight: int) -> list[int]:
 def _rooms(call: Call, spatial: Sizes, kernel: list[int]) -> list[int | None]:
     """How many places a convolution's window could begin at, were its stride 1; ONNX Runtime refuses to run on none."""
     n = len(spatial)
-    if call.attribute("auto_pad", b"NOTSET").startswith(b"SAME"):
+    mode = call.attribute("auto_pad", b"NOTSET")
+    if mode.startswith(b"SAME"):
         return list(spatial)
-    pads = call.attribute("pads") or [0] * 2 * n
-    if call.attribute("auto_pad", b"NOTSET") == b"VALID":
-        pads = [0] * 2 * n
+    pads = call.attribute("pads") if mode != b"VALID" else None
+    pads = pads or [0] * 2 * n
     dilations = call.attribute("dilations") or [1] * n
     return [
         None if size is None else size + pads[i] + pads[n + i] - dilations[i] * (kernel[i] - 1)

@@ -218,7 +218,7 @@ def infer(call: Call, node: onnx.NodeProto, judging: bool) -> list[Known]:
         found = [call.known(0).type._replace(shape=call.known(0).shape)]
     if not found:
         return found
-    if not any(known is not None and not known.constant for known in call.inputs):
+    if not [known for known in call.inputs if known is not None and not known.constant]:
         found = [one._replace(constant=True) for one in found]
     if call.op in _MENDED:
         with contextlib.suppress(*NONSENSE):
@@ -265,7 +265,7 @@ def _inferred(call: Call, node: onnx.NodeProto, judging: bool) -> list[Known]:
         inputs = [_transposed(call, place) for place in places]
         names = [str(place) for place in places]  # one value may be read in two ways
         asked = _node(call, twin.of, names, node.output[:1], "", description("", twin.of, version))
-    elif any(one.ref_attr_name for one in node.attribute):
+    elif [one for one in node.attribute if one.ref_attr_name]:
         asked = _node(call, call.op, node.input, node.output, node.domain)
     schema = description(asked.domain, asked.op_type, version)
     if schema is None:
@@ -385,7 +385,9 @@ def _read(content: bytes) -> Known:
     if kind.WhichOneof("value") != "tensor_type":
         return Known(other=content)
     dims = kind.tensor_type.shape.dim
-    shape = tuple(dim.dim_value if dim.HasField("dim_value") and dim.dim_value >= 0 else None for dim in dims)
+    shape = tuple(
+        [dim.dim_value if dim.HasField("dim_value") and dim.dim_value >= 0 else None for dim in dims]
+    )
     known = kind.tensor_type.HasField("shape")
     return Known(shape if known else None, dtype=kind.tensor_type.elem_type or None)
 

@@ -32,6 +32,7 @@ from onnxviz.graph.open.known import MOST_DIMENSIONS, UNKNOWN, Call, Known, Size
 from onnxviz.graph.open.signatures import ML, normal
 from onnxviz.graph.open.structure import Key, Structure
 from onnxviz.graph.open.tensors import check_dims
+from onnxviz.graph.operators import ACTIVATIONS, SAME_SHAPE
 from onnxviz.graph.walk import label
 from onnxviz.isolate import region
 from onnxviz.limits import Limits, exceeded
@@ -164,13 +165,23 @@ class _Pass:
     ) -> int:
         """Go over nodes in order; the trips that some node certainly makes."""
         most = 1
+        own = scope.own
         for node in nodes:
+            if self.bound and node.op_type in _AS_IT_CAME and not node.domain:
+                known = scope.find(node.input[0])
+                if (
+                    known.shape is not None and known.elements is None
+                ):  # a map, and nothing is asked of it here
+                    own[node.output[0]] = known
+                    continue
             self._spend(_weight(node))
             given = {
                 each.name: attributes.get(each.ref_attr_name, each) if each.ref_attr_name else each
                 for each in node.attribute
             }
-            inputs = [scope.find(name) if name else None for name in node.input]
+            inputs = [
+                (own[name] if name in own else scope.find(name)) if name else None for name in node.input
+            ]
             key = (normal(node.domain), node.op_type, node.overload)
             if key in self.functions:
                 results, trips = self.call(key, inputs, given, opsets)
@@ -184,8 +195,9 @@ class _Pass:
             most = max(most, trips)
             for name, known in zip(node.output, results, strict=False):
                 if name:
-                    self._check(node, name, known)
-                    scope.own[name] = known
+                    if not self.bound:  # what was opened passed
+                        self._check(node, known)
+                    own[name] = known
         return most
 
     def _spend(self, entries: int) -> None:
@@ -200,9 +212,7 @@ class _Pass:
                 2 * self.limits.nodes,
             )
 
-    def _check(self, node: onnx.NodeProto, name: str, known: Known) -> None:
-        if self.bound:
-            return
+    def _check(self, node: onnx.NodeProto, known: Known) -> None:
         if known.shape is not None and len(known.shape) > MOST_DIMENSIONS:
             raise ModelRejected(
                 f"the {label(node)} makes a value of {len(known.shape)} dimensions; at most {MOST_DIMENSIONS} were "
@@ -410,6 +420,8 @@ class _Body:
         return self.inputs[place] if place < len(self.inputs) else None
 
 
+# Of the shape and type of their first input, and nothing that can be empty by itself.
+_AS_IT_CAME: Final = ACTIVATIONS & SAME_SHAPE
 _BODIES: Final = {
     "If": _Pass._if,
     "Loop": _Pass._loop,
