@@ -475,13 +475,16 @@ def _preprocessing(
 
     told   `recorded` is what the file says, and no guess
     """
-    from onnxviz.image.configs import from_file
     from onnxviz.image.preprocessing import PRESETS, Preprocessing
 
     if isinstance(given, Preprocessing):
         chosen = given
+    elif isinstance(given, (str, os.PathLike)) and str(given) in PRESETS:
+        chosen = PRESETS[str(given)]
     elif isinstance(given, (str, os.PathLike)):
-        chosen = PRESETS[str(given)] if str(given) in PRESETS else from_file(given)
+        from onnxviz.image.configs import from_file
+
+        chosen = from_file(given)
     elif given is not None:
         raise UsageError(
             "preprocess is a preset's name, a JSON file or an onnxviz.Preprocessing, not a "

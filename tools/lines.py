@@ -136,19 +136,21 @@ def lines() -> None:
 # --- flow -----------------------------------------------------------------------------------------
 
 
-def flow() -> None:
+def probe(what: str) -> list[int]:
+    """Files that are entered, calls that are made, modules that are imported by then; see `PROBE`."""
     import tempfile
 
-    def probe(what: str) -> list[int]:
-        with tempfile.TemporaryDirectory() as folder:
-            done = subprocess.run(
-                [sys.executable, "-c", PROBE, str(PACKAGE), what, folder],
-                capture_output=True, text=True, cwd=ROOT, check=False,
-            )  # fmt: skip
-        if done.returncode:
-            raise SystemExit(done.stderr)
-        return [int(one) for one in done.stderr.split()[-3:]]
+    with tempfile.TemporaryDirectory() as folder:
+        done = subprocess.run(
+            [sys.executable, "-c", PROBE, str(PACKAGE), what, folder],
+            capture_output=True, text=True, cwd=ROOT, check=False,
+        )  # fmt: skip
+    if done.returncode:
+        raise SystemExit(done.stderr)
+    return [int(one) for one in done.stderr.split()[-3:]]
 
+
+def flow() -> None:
     files = [probe(what)[0] for what in ("command", "open", "used")]
     print(f"integrated gradients enter {files[0]} of our files from the command line (60 wanted)")
     print(

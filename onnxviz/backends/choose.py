@@ -14,9 +14,9 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxviz.errors import UnsupportedOperator, UsageError, near, ways
-from onnxviz.objectives import Objective
 
 if TYPE_CHECKING:
+    from onnxviz.objectives import Objective
     from onnxviz.runtime.worker import Worker
 
 BACKENDS = {

@@ -8,7 +8,6 @@ import onnx_ir as ir
 
 from onnxviz.errors import ModelUnsuitable
 from onnxviz.graph.analysis.dataflow import FLOATS, dependent, duplicate, lookup
-from onnxviz.graph.analysis.shapes import annotate
 
 
 def expose(model: ir.Model, names: Iterable[str] | None = None) -> ir.Model:
@@ -22,6 +21,8 @@ def expose(model: ir.Model, names: Iterable[str] | None = None) -> ir.Model:
     """
     copy = duplicate(model)
     if names is None:
+        from onnxviz.graph.analysis.shapes import annotate
+
         annotate(copy)
         moved = set().union(*(dependent(copy.graph, value) for value in copy.graph.inputs))
         made = [value for node in copy.graph for value in node.outputs if value.name and value in moved]
@@ -45,6 +46,8 @@ def declare_outputs(model: ir.Model) -> None:
     Raises ModelUnsuitable where an element type cannot be told; a shape that cannot be told is left out.
     """
     if any(value.type is None or value.shape is None for value in model.graph.outputs):
+        from onnxviz.graph.analysis.shapes import annotate
+
         annotate(model)
     for value in model.graph.outputs:
         if value.type is None:

@@ -16,7 +16,6 @@ import onnx_ir as ir
 
 from onnxviz.errors import ModelRejected
 from onnxviz.graph.operators import POOLS, RESIZING
-from onnxviz.graph.symbolic_dims import name_lengths
 from onnxviz.isolate import region, worker
 
 Length = int | None
@@ -305,4 +304,6 @@ def infer(model: ir.Model, *, strict: bool = False) -> None:
                             for d in tensor.shape.dim
                         ]
                     )
+    from onnxviz.graph.symbolic_dims import name_lengths  # what opens a file asks for `infer_shapes` alone
+
     name_lengths(model.graph)
