@@ -19,7 +19,7 @@ from onnxviz.auditing.report.page import Block, Figure, Gallery, Page, Photo, Ta
 from onnxviz.figures.html import data_uri, environment, loaded, webp
 from onnxviz.files import png_bytes
 
-_PHOTO, _LAYER, _FIGURE = 448, 224, 1600  # longest sides in pixels
+_PHOTO, _LAYER, _FIGURE, _SMALL = 448, 224, 1600, 480  # longest sides in pixels
 _ROOM: Final = 13 << 20  # of the pictures in one page, as they stand in it
 _STATES: Final = {
     "found": "found",
@@ -82,10 +82,11 @@ class _Pictures:
         self.left = _ROOM
 
     def figure(self, picture: Any) -> Any:
-        """A drawn picture, inside the page; without loss where that is smaller, as for plots."""
+        """A drawn picture, inside the page: without loss where that is smaller, small where room is short."""
         image = loaded(picture)
-        data, kind = webp(image, _FIGURE, 90), "image/webp"
-        if max(image.size) <= _FIGURE and len(exact := png_bytes(image)) < len(data):
+        side = _FIGURE if self.left > 0 else _SMALL
+        data, kind = webp(image, side, 90), "image/webp"
+        if max(image.size) <= side and len(exact := png_bytes(image)) < len(data):
             data, kind = exact, "image/png"
         self.left -= len(data) * 4 // 3
         return data_uri(data, kind)

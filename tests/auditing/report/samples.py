@@ -266,6 +266,31 @@ def comparison(photos: list[tuple[str, np.ndarray]] | None = None) -> Page:
     )
 
 
+def album() -> Page:
+    """Photos with places on a map: three in the left upper corner, six elsewhere."""
+    rng = np.random.default_rng(1)
+    places = [
+        (0.0, 0.0),
+        (0.05, 0.1),
+        (0.1, 0.05),
+        *((1.0 - 0.1 * i, 0.6 + 0.08 * i) for i in range(5)),
+        (1.0, 0.0),
+    ]
+    photos = [
+        Photo(
+            f"set/photo {i}.png",
+            scene(rng, 96),
+            f"class {i % 3}",
+            [("cat", 0.5)],
+            [heat("grad-cam", "cat", blob(rng))],
+            "wrong" if i == 4 else "",
+            place,
+        )
+        for i, place in enumerate(places)
+    ]
+    return Page("report", "photos", sections=[Section("Photos", [Gallery(photos, "Wrong ones first.")])])
+
+
 def hostile() -> Page:
     """A page of which every text is EVIL."""
     finding = Finding(

@@ -14,7 +14,7 @@ import pytest
 
 from onnxviz.auditing.report.page import Page
 from onnxviz.auditing.report.write import write
-from tests.auditing.report.samples import comparison, hostile
+from tests.auditing.report.samples import album, comparison, hostile
 
 AXE = Path(__file__).resolve().parents[3] / ".venv-node" / "web" / "node_modules" / "axe-core" / "axe.min.js"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
@@ -174,6 +174,36 @@ def test_the_lightbox_by_keyboard(opened) -> None:
     assert page.evaluate("document.activeElement.tagName") == "SUMMARY"
 
 
+def test_a_lasso_on_the_map_filters_the_photos(opened) -> None:
+    page = opened(album)
+    page.locator(".map").scroll_into_view_if_needed()
+    box = page.locator(".map svg").bounding_box()
+    left, top, width, height = box["x"], box["y"], box["width"], box["height"]
+    # The picture keeps its proportions: it stands in the middle of its box.
+    scale = min(width / 1024, height / 624)
+    left, top = left + (width - 1024 * scale) / 2 + 12 * scale, top + (height - 624 * scale) / 2 + 12 * scale
+
+    def place(x: float, y: float) -> tuple[float, float]:
+        return left + x * scale, top + y * scale
+
+    page.mouse.move(*place(-8, -8))
+    page.mouse.down()
+    for x, y in ((200, -8), (200, 150), (-8, 150)):
+        page.mouse.move(*place(x, y), steps=4)
+    page.mouse.up()
+    shown = page.locator(".photo:visible .name").all_text_contents()
+    assert shown == ["photo 0.png", "photo 1.png", "photo 2.png"]
+    assert page.locator(".map figcaption").text_content().startswith("3 of 9 photos")
+    page.locator(".photo summary").first.click()
+    page.get_by_role("button", name="Previous photo").click()  # only among those that are shown
+    assert page.locator("#lightbox h2").text_content() == "set/photo 2.png"
+    page.keyboard.press("Escape")
+    page.get_by_role("button", name="Show all photos").click()
+    assert page.locator(".photo:visible").count() == 9
+    page.mouse.click(*place(0, 0))  # a point is its photo
+    assert page.locator("#lightbox h2").text_content() == "set/photo 0.png"
+
+
 def test_all_of_it_without_script(opened) -> None:
     page = opened(java_script_enabled=False)
     assert page.locator("thead button").count() == 0
@@ -197,7 +227,7 @@ def test_on_paper(opened) -> None:
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("make", [comparison, hostile])
+@pytest.mark.parametrize("make", [comparison, hostile, album])
 def test_it_is_accessible(opened, make, scheme) -> None:
     page = opened(make, color_scheme=scheme, bypass_csp=True)
     page.add_script_tag(path=AXE)
