@@ -89,7 +89,8 @@ def advise(
     raises    what compiling and running raise
     """
     graft = hybrids.graft
-    ranked = [one for one in effects.ranked if one.e > 0]
+    # The picture is no operator: its quantiser goes when those that read it do.
+    ranked = [one for one in effects.ranked if one.e > 0 and graft.nodes(one.a)]
     counts = [count for count in STEPS if count <= min(restore, len(ranked))]
     variants = [graft.whole(), *(graft.restored([one.a for one in ranked[:count]]) for count in counts)]
     found = hybrids.distances(variants, classes=True, progress=progress, what="exclusions")

@@ -78,9 +78,9 @@ class Local:
 
     @property
     def apart(self) -> bool:
-        """Whether layers work on each other: measured and predicted are more than 6 dB apart."""
+        """Whether layers work on each other: measured and predicted are more than 6 dB apart, and worth a word."""
         measured, predicted = self.measured, self.predicted
-        return measured != predicted and not abs(measured - predicted) <= _APART_DB
+        return min(measured, predicted) < decibels(_NOTHING) and not abs(measured - predicted) <= _APART_DB
 
     def columns(self) -> dict[str, list[Any]]:
         """A row a layer, in A's order."""

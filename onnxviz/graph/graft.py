@@ -22,9 +22,10 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 import onnx_ir as ir
 
-from onnxviz.graph.analysis.dataflow import constant, dependent, prune, reads
+from onnxviz.graph.analysis.dataflow import dependent, prune, reads
 from onnxviz.graph.joint import Instead, Joint, Known, behind
 from onnxviz.graph.operators import MOVING
+from onnxviz.graph.quantisers import of_node
 from onnxviz.graph.seams import Cut, Seam, Side, activations, between, cuts
 
 # What codes pass on their way from a quantiser to where they are made real.
@@ -294,24 +295,13 @@ class Grafting:
     def _clipped(h: Build, cut: Cut, y: ir.Value) -> ir.Value:
         """The value cut to the range of B's quantiser; itself where that has none that the file states."""
         node = cut.y.producer()
-        if node is None or node.op_type != "DequantizeLinear" or "block_size" in node.attributes:
+        own = of_node(node) if node is not None and node.op_type == "DequantizeLinear" else None
+        if own is None or own.block or own.low is None or own.high is None:
             return y
-        scale = constant(node.inputs[1])
-        zero = constant(node.inputs[2]) if len(node.inputs) > 2 else None
-        kind = node.inputs[0].dtype if zero is None and node.inputs[0] is not None else None
-        kind = kind if zero is None else zero.dtype
-        if scale is None or kind is None or not kind.is_integer():
-            return y
-        steps = scale.numpy()
-        origin = np.zeros_like(steps) if zero is None else zero.numpy().astype(steps.dtype)
-        if steps.size > 1:
-            rank = len(cut.y.shape) if cut.y.shape is not None else 0
-            axis = node.attributes.get_int("axis", 1) % max(rank, 1)
-            form = [-1 if place == axis else 1 for place in range(rank)]
-            steps, origin = steps.reshape(form), origin.reshape(form)
-        low, high = ((limit - origin) * steps for limit in (int(kind.min), int(kind.max)))
-        ends = (np.asarray(end, steps.dtype) for end in (low, high))
-        return h.tape.Min(h.tape.Max(y, next(ends)), next(ends))
+        rank = 0 if own.axis is None or cut.y.shape is None else len(cut.y.shape)
+        form = [-1 if axis == (own.axis or 0) % rank else 1 for axis in range(rank)]
+        low, high = (_of_type(end.reshape(form), cut.y) for end in (own.low, own.high))
+        return h.tape.Min(h.tape.Max(y, low), high)
 
 
 class _Bare:

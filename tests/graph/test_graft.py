@@ -363,3 +363,29 @@ def test_an_input_beside_the_picture_is_refused():
     )
     with pytest.raises(ModelUnsuitable, match="other"):
         graft.measured([graft.whole()])
+
+
+def test_a_scale_for_each_channel(x):
+    """Ranges along an axis cut each channel by its own."""
+    m = Maker(18)
+    made = m("Relu", m("Conv", "image", m.constant(A["first"], "first.w")))
+    scale = m.constant(np.float32([0.002, 0.004, 0.02, 0.02]), "scale")
+    m.weights.append(onnx.numpy_helper.from_array(np.zeros(4, np.uint8), "zero"))
+    m("DequantizeLinear", m("QuantizeLinear", made, scale, "zero", axis=1), scale, "zero", axis=1)
+    m.nodes[-1].output[0] = "first"
+    m("Gemm", m("Flatten", m("GlobalAveragePool", "first")), m.constant(A["logits"][:4], "logits.w"))
+    m.nodes[-1].output[0] = "logits"
+    b = m.model({"image": ("N", 3, 8, 8)}, {"logits": ("N", 5)})
+    a = onnx.ModelProto.FromString(b.SerializeToString())
+    kept = [node for node in a.graph.node if "Linear" not in node.op_type]
+    next(node for node in kept if node.op_type == "Relu").output[0] = "first"
+    del a.graph.node[:]
+    a.graph.node.extend(kept)
+    seams = [Seam(name, name) for name in ("image", "first", "logits")]
+    graft = Grafting(model(a), model(b), seams, [Seam("logits", "logits")])
+    whole, rounded, clipped = measured(
+        graft, [graft.whole(), graft.activations(), graft.activations(rounded=False)], x
+    )
+    assert rounded == pytest.approx(whole)
+    assert 0.01 < clipped < whole * 1.05
+    assert measured(graft, [graft.weights()], x) == [0]
