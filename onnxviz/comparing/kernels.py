@@ -22,7 +22,7 @@ from onnxviz.graph.analysis.cost import macs
 from onnxviz.graph.analysis.dataflow import constant
 from onnxviz.graph.analysis.probe import Facts
 from onnxviz.graph.analysis.twins import view
-from onnxviz.graph.operators import RECURRENT, RESHAPING
+from onnxviz.graph.operators import RECURRENT, RESHAPING, VALUE_KEPT
 from onnxviz.network import Network
 
 _ROUNDS: Final = 8
@@ -157,7 +157,7 @@ def _flattened(node: ir.Node, values: list[ir.Value], facts: Facts) -> tuple[int
         source = None if x is None else x.producer()
         if source is None or not source.inputs:
             return ()
-        if source.op_type in RESHAPING or source.op_type in ("QuantizeLinear", "DequantizeLinear"):
+        if source.op_type in RESHAPING | VALUE_KEPT:
             x = source.inputs[0]
         shape = facts.full_shape(x)
         if shape is not None and len(shape) in (4, 5):

@@ -32,6 +32,8 @@ _DOMAINS: Final = ("", "ai.onnx", "com.microsoft")
 # Where the operators of quantised networks have the scale of their result; its zero point is the next input.
 _SCALES: Final = {name: row.scale for name, row in SPELLINGS.items() if row.scale is not None}
 QUANTISING: Final = frozenset(_SCALES) | {"DynamicQuantizeLinear"}
+#: What makes codes real numbers.
+DEQUANTISER: Final = "DequantizeLinear"
 # What hands integers on as they are, with the scale of its first input.
 _HANDS_ON: Final = MOVING | RESIZING | {"Clip", "MaxPool", "ReduceMax", "ReduceMin", "Relu"}
 # How ONNX Runtime's quantiser names what belongs to the value X.

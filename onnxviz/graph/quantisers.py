@@ -16,7 +16,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxviz.graph.analysis.dataflow import QUANTISED, constant, dependent, duplicate, image_input
-from onnxviz.graph.dequantised import ALSO, QUANTISING
+from onnxviz.graph.dequantised import ALSO, DEQUANTISER, QUANTISING
 from onnxviz.graph.operators import CASTS, MOVING, SPELLINGS
 from onnxviz.graph.quantised import as_qdq
 
@@ -30,7 +30,7 @@ _WEIGHTS: Final[Mapping[str, tuple[int, int | None, int | None]]] = {
 _MEASURING: Final = frozenset({"DynamicQuantizeLinear", "DynamicQuantizeMatMul", "DynamicQuantizeLSTM"})
 _MEASURED: Final = ir.DataType.UINT8  # what DynamicQuantizeLinear gives
 #: Marks a file as one that holds anything as integers.
-MARKS: Final = QUANTISING | _MEASURING | frozenset(_WEIGHTS) | {"DequantizeLinear", "MatMulNBits"}
+MARKS: Final = QUANTISING | _MEASURING | frozenset(_WEIGHTS) | {DEQUANTISER, "MatMulNBits"}
 
 
 @dataclass(frozen=True)
@@ -146,7 +146,7 @@ def behind(value: ir.Value | None) -> ir.Node | None:
     node = None if value is None else value.producer()
     while node is not None and node.op_type in MOVING | CASTS:
         node = node.inputs[0].producer() if node.inputs and node.inputs[0] is not None else None
-    return node if node is not None and node.op_type == "DequantizeLinear" else None
+    return node if node is not None and node.op_type == DEQUANTISER else None
 
 
 # --- a whole file ---------------------------------------------------------------------------------
@@ -248,10 +248,10 @@ def _held(node: ir.Node, moved: set[ir.Value]) -> Iterator[Held]:
     source = node.inputs[0] if node.inputs else None
     for value in node.outputs:
         if ALSO in value.meta:  # the real value of codes; of any other operator: codes are measured of it
-            own = of_node(node) if node.op_type == "DequantizeLinear" else Quantiser(_MEASURED, None, None)
+            own = of_node(node) if node.op_type == DEQUANTISER else Quantiser(_MEASURED, None, None)
             if own is not None:
                 yield Held(str(value.name), "activation", own)
-    if node.op_type == "DequantizeLinear" and source is not None and source not in moved:
+    if node.op_type == DEQUANTISER and source is not None and source not in moved:
         own = of_node(node)
         if own is not None:
             kind = "weight" if own.dtype in QUANTISED else "bias"

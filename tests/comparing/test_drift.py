@@ -80,7 +80,9 @@ def test_the_worst_come_first_with_both_maps(net, coarse, photos):
 def test_maps_are_taken_at_the_layer_that_was_matched(net, photos):
     default = onnxviz.cam(net, photos[0]).manifest["parameters"]["layers"]
     other = next(
-        layer.name for layer in reversed(net.layers) if len(layer.shape) == 4 and layer.name != default[0]
+        layer.name
+        for layer in reversed(net.layers)
+        if len(layer.shape) == 4 and layer.shape[2] != 1 and layer.name != default[0]
     )
     moved = drift(net, net, photos[:1], layers={default[0]: other}, draws=2)
     (pair,) = moved.worst["grad-cam"]
