@@ -457,6 +457,7 @@ class Network(Running):
             "provider": running.provider if running else providers.name(self.provider),
             "threads": self.threads,
             **({"isolated": True} if self.worker is not None else {}),
+            **({} if self.optimise else {"optimised": False}),
             "preprocessing": self.preprocessing.to_dict(),
             "output": self.__dict__["end"].to_dict() if "end" in self.__dict__ else None,
             "parameters": parameters,

@@ -65,6 +65,7 @@ def load(
     output: str | None = None,
     isolate: bool = False,
     names: Mapping[str, Sequence[str]] | None = None,
+    optimise: bool = True,
 ) -> Network:
     """Open a convolutional network in ONNX form.
 
@@ -94,6 +95,8 @@ def load(
                  a model that crashes, hangs or fills the memory is then `WorkerCrashed` or `LimitExceeded`, and the
                  caller goes on. Backend 'native' only. Ends with the network, or at `close`
     names        what layers are called: {name in the file: (new name, further names)}; see `onnxviz.like`
+    optimise     whether ONNX Runtime may rewrite the graph, as it does by default; of quantised files that changes the
+                 numbers
     raises       ProviderUnavailable where this ONNX Runtime has no such provider; UnknownLayer for an output that there
                  is not; ModelRejected, ModelUnsuitable, LimitExceeded, LabelsRejected, PreprocessingRejected,
                  UsageError, WorkerCrashed
@@ -126,6 +129,7 @@ def load(
         feeds=feeds,
         output=output,
         names=names,
+        optimise=optimise,
     )
     source = _locate(model)
     with _opened(source, limits or Limits(), backend, isolate) as (loaded, worker):
@@ -220,6 +224,7 @@ def _network(
     feeds: Mapping[str, Any] | None,
     output: str | None,
     names: Mapping[str, Sequence[str]] | None,
+    optimise: bool,
 ) -> Network:
     """The network of a model that was opened; see `load`."""
     from onnxviz.graph.analysis.dataflow import duplicate
@@ -301,6 +306,7 @@ def _network(
         fed=held,
         worker=worker,
     )
+    network.optimise = optimise
     if labels is not None and given is not None:
         from onnxviz.meaning import check_labels
 

@@ -71,6 +71,7 @@ class Running:
         self.warnings = warnings
         self.backend = backend
         self.worker = worker
+        self.optimise = True  # whether ONNX Runtime may rewrite what is compiled
         self._programs: dict[Hashable, Program] = {}
         self._admissions: dict[str, Admission] = {}
         self._backends: dict[str, str | None] = {}
@@ -318,6 +319,7 @@ class Running:
 
         key   what it is kept under; None: it is not kept
         """
+        options = {"optimise": self.optimise, **options}
         full = (key, tuple(sorted(options.items())))
         program = None if key is None else self._programs.get(full)
         if program is None:

@@ -27,7 +27,7 @@ from onnxviz.cli.options import (
     worded,
 )
 from onnxviz.cli.run import Run
-from onnxviz.cli.signatures import REQUIRED, Parameter, read, summary
+from onnxviz.cli.signatures import REQUIRED, UNKNOWN, Parameter, read, summary
 from onnxviz.errors import COMMAND, Stopped
 from onnxviz.files import PICTURES
 from onnxviz.interrupted import Interrupted
@@ -70,8 +70,9 @@ class Command:
     more        what else there is to say
     writes      the endings of the files that --out may name, the usual one first; none: it writes a folder
     alone       whether that is one file, without a manifest beside it
-    model       whether it takes MODEL, and
-    images      pictures, so that the options about them have a meaning, and
+    models      the arguments that are models: MODEL; A and B; none
+    apart       the options of `load` that each of several models may have its own of: --preprocess-a
+    images      whether it takes pictures, so that the options about them have a meaning, and
     gradients   whether it takes gradients by `net.gradients`, so that --backend has one
     """
 
@@ -87,7 +88,8 @@ class Command:
     more: str = ""
     writes: Sequence[str] = PICTURES
     alone: bool = False
-    model: bool = True
+    models: Sequence[str] = ("model",)
+    apart: Mapping[str, Option] = field(default_factory=dict)
     images: bool = True
     gradients: bool = False
 
@@ -104,7 +106,7 @@ class Command:
 
     def of_technique(self) -> dict[str, Option]:
         """The options that are parameters of the technique, by their names."""
-        without = (_NO_OPTIONS | {*self.arguments, *self.without}) - set(self.options)
+        without = (_NO_OPTIONS | {*self.models, *self.arguments, *self.without}) - set(self.options)
         found = of_parameters(self.parameters, without, self.options)
         for module, name, said in self.also:
             fields = read(module, name)
@@ -119,24 +121,46 @@ class Command:
 
     def of_load(self) -> dict[str, Option]:
         """The options about the model: `onnxviz.load` takes them."""
-        if not self.model:
+        if not self.models:
             return {}
         rows = {**MODEL, **(IMAGES if self.images else {}), **(GRADIENTS if self.gradients else {})}
         load = read(_PUBLIC["load"], "load")
         found = of_parameters(load, frozenset(load) - set(rows), rows)
-        named = self.images and not _LAYERS.isdisjoint(self.parameters)
+        named = self.images and len(self.models) == 1 and not _LAYERS.isdisjoint(self.parameters)
         return found | ({"like": described("like", LIKE)} if named else {})
+
+    def of_each(self) -> dict[str, Option]:
+        """The options about one of several models: `preprocess_a` is what `load` takes as `preprocess`, of A alone."""
+        load = read(_PUBLIC["load"], "load")
+        found = {}
+        for name, said in self.apart.items():
+            shared = IMAGES.get(name, COMMON.get(name, Option()))
+            one = described(name, said.over(shared), load.get(name))
+            for model in self.models:
+                spelled = (f"--{name}-{model}",)
+                found[f"{name}_{model}"] = replace(
+                    one,
+                    spelled=spelled,
+                    help=f"Of {model.upper()} alone: {one.help}",
+                    default=UNKNOWN,
+                    otherwise="",
+                )
+        return found
 
     def of_all(self) -> dict[str, Option]:
         """The options that every command has; a font where it draws."""
         load = read(_PUBLIC["load"], "load")
         found = {name: described(name, one, load.get(name)) for name, one in COMMON.items()}
-        drawn = self.model and (not self.writes or set(self.writes) & set(PICTURES))
+        drawn = self.models and (not self.writes or set(self.writes) & set(PICTURES))
         return found | ({"font": described("font", FONT)} if drawn else {})
 
     def positional(self) -> dict[str, Option]:
         """The arguments."""
-        listed = {"model": MODEL_ARGUMENT, **self.arguments} if self.model else self.arguments
+        models = {
+            name: MODEL_ARGUMENT if name == "model" else replace(MODEL_ARGUMENT, metavar=name.upper())
+            for name in self.models
+        }
+        listed = {**models, **self.arguments}
         return {
             name: one.over(Option((name,), default=None if one.otherwise else REQUIRED))
             for name, one in listed.items()
@@ -198,6 +222,7 @@ def typed(command: Command) -> Callable[..., None]:
         "own": own,
         "common": command.of_all(),
         "load": load,
+        "each": command.of_each(),
     }
     spellings = {name: one.long for group in reversed(groups.values()) for name, one in group.items()}
     # --channel of a dream is called `channels` in Python, as is --channels of its pictures.
@@ -213,7 +238,7 @@ def typed(command: Command) -> Callable[..., None]:
         for (group, name), key in keys.items():
             source = ctx.get_parameter_source(key)
             given = source is not None and source.name not in ("DEFAULT", "DEFAULT_MAP")
-            if given or group not in ("technique", "load"):
+            if given or group not in ("technique", "load", "each"):
                 values[group][name] = groups[group][name].value(written[key])
         try:
             with Run(
@@ -221,7 +246,8 @@ def typed(command: Command) -> Callable[..., None]:
                 writes=command.writes,
                 alone=command.alone,
                 model=values["load"],
-                reads=_files(*(values[group] for group in ("arguments", "technique", "load"))),
+                each=values["each"],
+                reads=_files(*(values[group] for group in ("arguments", "technique", "load", "each"))),
                 **values["common"],
             ) as run:
                 command.act(run, Call(command, run, values["arguments"], values["technique"], values["own"]))

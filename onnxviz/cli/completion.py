@@ -54,7 +54,11 @@ def _opened(ctx: typer.Context) -> Network:
 
     warnings.simplefilter("ignore")
     # Behind an option whose value is typed just now, nothing has been read.
-    model = ctx.params.get("model") or next(word for word in asked()[1:] if not word.startswith("-"))
+    model = (
+        ctx.params.get("model")
+        or ctx.params.get("a")
+        or next(word for word in asked()[1:] if not word.startswith("-"))
+    )
     return onnxviz.load(model, labels=ctx.params.get("labels"), input=ctx.params.get("input"))
 
 

@@ -36,6 +36,7 @@ class Run:
     alone     whether it writes one file, without a manifest beside it
     font      what --font names
     model     the options that `load` takes, by their names in Python, as they were given
+    each      those of one of several models: {'preprocess_a': ...} is the `preprocess` of A
     reads     the files that are read; --out must be none of them
     """
 
@@ -54,6 +55,7 @@ class Run:
         alone: bool = False,
         font: Path | None = None,
         model: Mapping[str, Any] | None = None,
+        each: Mapping[str, Any] | None = None,
         reads: Sequence[str | Path] = (),
     ) -> None:
         self.command = command
@@ -67,6 +69,7 @@ class Run:
         self.quiet = quiet
         self.limit = limit
         self.model = dict(model or {})
+        self._each = dict(each or {})
         self._font = font
         self._reads = reads
         self.bar = Bar(command, complain, enabled=not quiet)
@@ -100,21 +103,30 @@ class Run:
 
     # --- in -------------------------------------------------------------------------------------
 
-    def load(self, model: str, *, each: bool = False, warned: bool = False, **options: Any) -> Network:
+    def load(
+        self, model: str, *, each: bool = False, warned: bool = False, name: str = "", **options: Any
+    ) -> Network:
         """Open the model with the options given on the command line; notes go to stderr.
 
         each     what is written has names of its own for each picture, which `saving.each` looks at
         warned   whether the command says itself what the network warns of
+        name     which of several models it is: 'a' or 'b'
         """
         from onnxviz.opening import load
 
         if self.out is not None or self.writes[:1] not in ((".json",), (".onnx",)):
             self.hold(self.output()) if each else self.claim(self.output())
+        own = {
+            key.removesuffix(f"_{name}"): value
+            for key, value in self._each.items()
+            if key.endswith(f"_{name}")
+        }
         settings = {
             "provider": self.provider,
             "threads": self.threads,
             "limits": self.limits,
             **self.model,
+            **own,
             **options,
         }
         other = settings.pop("like", None)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from onnxviz.cli import acts, audit, completion, saving
+from onnxviz.cli import compare as compared
 from onnxviz.cli.acts import FEATURES
 from onnxviz.cli.command import Command
 from onnxviz.cli.options import Option, weights
@@ -53,7 +54,7 @@ _A_PAGE: Final = "-o NAME.html writes a page too: each map over its photo, to be
 # What is written, and what the command is about.
 _ROWS: Final[Any] = {"writes": (".json", *TABLES), "alone": True}
 _GRAPH: Final[Any] = {"writes": (".onnx",), "alone": True}
-_NO_MODEL: Final[Any] = {"model": False, "images": False}
+_NO_MODEL: Final[Any] = {"models": (), "images": False}
 
 # fmt: off
 _LISTED: Final = (
@@ -263,6 +264,43 @@ _LISTED: Final = (
         },
         more="Writes a folder: report.html, report.json, audit.sarif, junit.xml, findings.csv, evidence/, SHA256SUMS. "
         "Exit code 1 where the verdict is no pass.",
+    ),
+    Command(
+        "compare", compared.compare, f"{_LITE} int8.onnx photos/ -o compared/", models=("a", "b"), gradients=True,
+        arguments={
+            "images": replace(
+                _paths("IMAGES...", "Pictures or folders; none: weights, ranges and structure alone."), default=None
+            )
+        },
+        options={
+            "truth": Option(
+                kind=str, metavar="CSV|folders",
+                help="True classes: a table of picture and class, or 'folders': a picture's folder is its class.",
+                complete=completion.words("folders"),
+            ),
+            "match": _path("FILE.csv", "Layers that belong together: A's name, B's name."),
+            "methods": Option(
+                kind=str, help="Attribution methods, with commas between.", read=compared.listed, default="grad-cam",
+            ),
+            "probes": Option(least=2),
+            "restore": Option(least=0),
+            "fail_on": Option(
+                kind=str, help="From which severity on a finding is exit code 1: high, medium, low or never.",
+                default="high", read=compared.level, complete=completion.words(*compared.LEVELS),
+            ),
+            "accept": _path("FILE.toml", "Findings that are accepted, each with a reason and a date."),
+        },
+        apart={
+            "preprocess": Option(),
+            "provider": Option(),
+            "optimise": Option(
+                kind=str, metavar="on|off", read=compared.switch, complete=completion.words("on", "off"),
+                help="Whether ONNX Runtime may rewrite the graph.",
+            ),
+        },
+        more="Writes a folder: report.html, report.json, layers.csv, flips.csv, exclude.json, SARIF, JUnit. "
+        "Exit code 1 where a finding counts, or what was to be compared could not be.",
+        writes=(),
     ),
     Command(
         "models", acts.models, "", None, summary="The catalogue: networks that are known by name.",

@@ -43,6 +43,9 @@ _SIDE = 144
 _PAIRS = (("astronaut", "coffee"), ("china", "ihc"), ("chelsea", "china"), ("flower", "china"))
 _STYLES = {"coffee": "coffee and wood", "ihc": "stained tissue"}
 _PAINTER = "tissue"
+# The int8 file, the photos' crops that it is calibrated on and compared on, and what of its page the demo shows.
+_INT8, _CALIBRATED, _COMPARED = "efficientnet-lite0.int8.onnx", 64, 48
+_OF_COMPARISON = ("What to do", "Which layer", "Calibration or weights", "Where they look")
 
 
 @dataclass(frozen=True)
@@ -309,6 +312,29 @@ def fooling(stage: Stage) -> Shown:
     )
     words = {**several.manifest["figures"], "bound": f"{bound:g}"}
     return Shown([stage.picture("fool.png", one, told, wide=True), table], words=tuple(words.items()))
+
+
+def compared(stage: Stage) -> Shown:
+    """The network and its int8 file: the blocks of the comparison's own page."""
+    from onnxviz.comparing.page import page
+    from onnxviz.demo.int8 import write_int8
+
+    pictures = sorted(stage.crops.iterdir())
+    path = write_int8(stage.net, pictures[:: max(1, len(pictures) // _CALIBRATED)], stage.file(_INT8))
+    other = onnxviz.load(path, provider=stage.net.provider, threads=stage.net.threads)
+    found = onnxviz.compare(
+        stage.net,
+        other,
+        pictures[:: max(1, len(pictures) // _COMPARED)],
+        seed=stage.seed,
+        progress=stage.progress,
+    )
+    found.save(stage.file("compared"))
+    shown = page(found)
+    blocks = [
+        block for section in shown.sections if section.title in _OF_COMPARISON for block in section.blocks
+    ]
+    return Shown([Text("\n\n".join(shown.lead)), *blocks])
 
 
 def painted(stage: Stage) -> Shown:

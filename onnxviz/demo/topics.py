@@ -100,6 +100,17 @@ TOPICS: tuple[Topic, ...] = (
         sections.fooling,
     ),
     Topic(
+        "compare",
+        "fp32 and int8",
+        "What did quantisation do to the network, which layer did it, and what is to be done?",
+        "The network was quantised to 8 bits by ONNX Runtime's own tools, calibrated on these photos. Layers of the "
+        "two files find each other by their weights and values, not by their names; each layer is put alone into "
+        "the float network, to see how far the answers move; and what putting layers back to float would gain "
+        "was tried. The whole report is compared/report.html.",
+        "onnxviz compare efficientnet-lite0 efficientnet-lite0.int8.onnx photos/ -o compared",
+        sections.compared,
+    ),
+    Topic(
         "texture",
         "Textures",
         "Can a texture be continued from its own pieces, or from what a network sees in it?",

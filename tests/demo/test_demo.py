@@ -99,7 +99,7 @@ def test_every_section_asks_a_question_and_tells_a_command_that_there_is():
     from onnxviz.cli.table import COMMANDS
 
     rows = topics.TOPICS
-    assert len(rows) == len({row.anchor for row in rows}) == len({row.title for row in rows}) == 21
+    assert len(rows) == len({row.anchor for row in rows}) == len({row.title for row in rows}) == 22
     for topic in rows:
         assert topic.question.endswith(("?", ".")) and topic.text.endswith(".")
         program, command, *_ = topic.command.split()

@@ -1,0 +1,259 @@
+"""From figures to findings: each rule of `rules` asked of what the parts of a comparison measured."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, Final
+
+from onnxviz.auditing.finding import Check, Evidence, Finding
+from onnxviz.comparing.rules import CLIPPED_BY, LAYER_SHARE, RULES, Rule, check, found, not_run
+from onnxviz.text import printable
+
+if TYPE_CHECKING:
+    from onnxviz.comparing.answers import Answers
+    from onnxviz.comparing.drift import Drift
+    from onnxviz.comparing.local import Local
+    from onnxviz.comparing.match import Matching
+    from onnxviz.comparing.statistics import Likeness
+    from onnxviz.comparing.why import LayerFigures, Why
+
+#: Agreement is judged where A's best class leads by so much.
+MARGIN: Final = 0.1
+_FLIPS: Final = 20  # rows of evidence
+
+
+def judged(parts: Mapping[str, Any], reasons: Mapping[str, str], pictures: bool) -> tuple[Check, ...]:
+    """Every rule, in the order of the table.
+
+    parts     what was measured, by part
+    reasons   by part, why it was not
+    pictures  whether there were any
+    """
+    checks = []
+    for rule in RULES.values():
+        part, ask = _ASKED[rule.id]
+        if rule.pictures and not pictures:
+            checks.append(not_run(rule, "no pictures were given"))
+        elif part in parts:
+            checks.append(ask(rule, parts[part]))
+        else:
+            checks.append(not_run(rule, reasons.get(part, "an earlier part was not run")))
+    return tuple(checks)
+
+
+# --- the whole ----------------------------------------------------------------------------------
+
+
+def _input(_: Rule, done: Check) -> Check:
+    return done
+
+
+def _finite(rule: Rule, answers: Answers) -> Check:
+    bad = list(answers.not_finite)
+    named = ", ".join(bad[:3]) + (", …" if len(bad) > 3 else "")
+    findings = found(
+        rule, len(bad), "",
+        f"A or B gives NaN or infinities for {len(bad)} of {len(bad) + answers.pictures} pictures ({named}); they are "
+        "left out of all other figures.",
+        "look for weights that are not finite (onnxviz inspect), or numbers that overflow in a narrow type",
+    )  # fmt: skip
+    return check(rule, findings, figure=len(bad), figures={"pictures": bad})
+
+
+def _answers(rule: Rule, answers: Answers) -> Check:
+    figures = answers.to_dict()
+    if answers.reason:
+        return check(rule, state="not-applicable", reason=answers.reason, figures=figures)
+    share = answers.agreement[MARGIN]
+    if not share.of:
+        return check(
+            rule, state="not-run", figures=figures, reason=f"A is sure of none of {answers.pictures} pictures: the two "
+            f"best classes are nowhere {MARGIN:g} apart",
+        )  # fmt: skip
+    evidence = []
+    if answers.flips.get("picture"):
+        rows = {name: list(cells)[:_FLIPS] for name, cells in answers.flips.items()}
+        evidence.append(
+            Evidence("Pictures with another class in B, those first that A was surest of.", table=rows)
+        )
+    _, upper = share.limits
+    findings = found(
+        rule, upper, "",
+        f"Where A is sure of its answer, B gives the same in {share}.",
+        "begin with the layers that the report names; the pictures are in flips.csv",
+        evidence,
+    )  # fmt: skip
+    return check(rule, findings, figure=upper, figures=figures, evidence=() if findings else evidence)
+
+
+def _runtime(rule: Rule, moved: Likeness | None) -> Check:
+    if moved is None:
+        return check(rule, state="not-applicable", reason="B is run as its file has it: nothing is rewritten")
+    findings = found(
+        rule, moved.sqnr, "",
+        f"ONNX Runtime's rewriting of the graph changes B's outputs: {moved.sqnr:.1f} dB against the file.",
+        "run it without: SessionOptions.graph_optimization_level, or session.disable_quant_qdq=1 where quantisers are "
+        "moved; quantise weights too, if they are float",
+    )  # fmt: skip
+    return check(rule, findings, figure=moved.sqnr, figures={"sqnr_db": moved.sqnr, "cosine": moved.cosine})
+
+
+def _drift(rule: Rule, drift: Drift) -> Check:
+    figures = drift.to_dict()
+    if drift.reason or not any(one.drifted.of for one in drift.methods.values()):
+        reason = drift.reason or "; ".join(f"{name}: {one.reason}" for name, one in drift.methods.items())
+        return check(
+            rule, state="not-applicable", reason=reason or "no map could be compared", figures=figures
+        )
+    findings: list[Finding] = []
+    lowest = 0.0
+    for name, one in drift.methods.items():
+        lower, _ = one.drifted.limits
+        lowest = max(lowest, lower)
+        sheet = drift.sheet(name) if rule.grade(lower) else None
+        findings += found(
+            rule, lower, name,
+            f"{name}: for {one.drifted} the map of B lies further from A's than noise of 1 grey level moves it; "
+            f"correlation {one.r or 0:.2f}, A's own under noise {one.own or 0:.2f}.",
+            "see whether B's answers rest on other places: the worst pictures stand side by side",
+            [Evidence("The worst pictures, A's map and B's.", sheet)] if sheet is not None else [],
+        )  # fmt: skip
+    return check(rule, findings, figure=lowest, figures=figures)
+
+
+def _matching(rule: Rule, matching: Matching) -> Check:
+    figures = {"macs": matching.macs, "values": matching.values, "pairs": len(matching.pairs)}
+    if rule.grade(matching.macs):
+        reason = (
+            f"only {matching.macs:.0%} of A's multiply-accumulates were found in B: the layers are incomplete"
+        )
+        return check(rule, state="not-run", reason=reason, figure=matching.macs, figures=figures)
+    return check(rule, figure=matching.macs, figures=figures)
+
+
+# --- layers -------------------------------------------------------------------------------------
+
+
+def _layer(rule: Rule, local: Local) -> Check:
+    worst = next(iter(local.ranked), None)
+    if worst is None or not worst.e:
+        return check(rule, figure="no layer differs")
+    figures = {"layer": printable(worst.layer), "share": worst.share, "z": worst.z}
+    findings = []
+    if worst.share >= LAYER_SHARE:
+        findings = found(
+            rule, worst.z, printable(worst.layer),
+            f"{printable(worst.layer)} alone makes {worst.share:.0%} of the damage, and stands out of all other layers "
+            f"(z {worst.z:.1f}).",
+            "put it back to float (exclude.json), or mend what the table says of it",
+        )  # fmt: skip
+    return check(rule, findings, figure=worst.z, figures=figures)
+
+
+_OfLayer = Callable[[Any], "tuple[float, str, str] | None"]
+
+
+def _each(rule: Rule, why: Why, ask: _OfLayer) -> Check:
+    """A rule that is asked of every layer: its worst figure, and a finding for each that is over the threshold."""
+    findings: list[Finding] = []
+    asked = [(one, said) for one in why.layers if (said := ask(one)) is not None]
+    if not asked:
+        return check(rule, state="not-applicable", reason="B holds no layer as integers of a fixed range")
+    for one, (value, sentence, advice) in asked:
+        findings += found(rule, value, printable(one.pair.layer), sentence, advice)
+    values = [value for _, (value, _, _) in asked]
+    worst = min(values) if rule.below else max(values)
+    return check(rule, findings, figure=worst, figures={"layers": len(asked), "worst": worst})
+
+
+def further(one: LayerFigures) -> float:
+    """How far A's values go beyond B's range, in parts of that range; 0 within it."""
+    if one.low is None or one.high is None or one.a_low is None or one.a_high is None:
+        return 0.0
+    return max(one.low - one.a_low, one.a_high - one.high, 0.0) / max(one.high - one.low, 1e-30)
+
+
+def _clipping(rule: Rule, why: Why) -> Check:
+    def ask(one: LayerFigures) -> tuple[float, str, str] | None:
+        if one.beyond is None or one.dynamic:
+            return None
+        sentence = (
+            f"{one.beyond:.2%} of A's values of {printable(one.pair.layer, 80)} ({one.a_low:.3g} to {one.a_high:.3g}) "
+            f"lie beyond what B holds ({one.low:.3g} to {one.high:.3g})."
+        )
+        if further(one) < CLIPPED_BY:
+            return 0.0, sentence, ""
+        return one.beyond, sentence, "calibrate again, on pictures as the network will see them"
+
+    return _each(rule, why, ask)
+
+
+def _range(rule: Rule, why: Why) -> Check:
+    def ask(one: LayerFigures) -> tuple[float, str, str] | None:
+        if one.used is None or one.dynamic:
+            return None
+        sentence = (
+            f"{printable(one.pair.layer, 80)} uses {one.used:.0%} of its codes' range: B holds {one.low:.3g} to "
+            f"{one.high:.3g}, A goes from {one.a_low:.3g} to {one.a_high:.3g}."
+        )
+        return one.used, sentence, "calibrate again: its scale is too large"
+
+    return _each(rule, why, ask)
+
+
+def _relu(rule: Rule, why: Why) -> Check:
+    def ask(one: LayerFigures) -> tuple[float, str, str] | None:
+        if one.steps is None or one.dynamic or one.a_low is None or one.a_low < 0:
+            return None
+        sentence = (
+            f"A's {printable(one.pair.layer, 80)} is never negative, and B's range begins {one.steps} steps below 0: "
+            "what should be cut off is let through."
+        )
+        return (
+            one.steps,
+            sentence,
+            "set its zero point to the lowest code, or calibrate again behind the activation",
+        )
+
+    return _each(rule, why, ask)
+
+
+def _weights(rule: Rule, why: Why) -> Check:
+    findings: list[Finding] = []
+    worst: float | None = None
+    for layer, one in _weighted(why):
+        if one.short is None:
+            continue
+        worst = one.short if worst is None else max(worst, one.short)
+        told = "; ".join(one.sentences()) or f"its weights are {one.sqnr:.1f} dB above their error"
+        findings += found(
+            rule, one.short, printable(layer or one.node_a), f"{printable(layer or one.node_a, 80)}: {told}.",
+            "quantise this layer's weights anew from A's",
+        )  # fmt: skip
+    if worst is None:
+        return check(rule, state="not-applicable", reason="B holds no weights as integers")
+    return check(rule, findings, figure=worst, figures={"worst": worst})
+
+
+def _weighted(why: Why) -> Iterator[tuple[str, Any]]:
+    for layer in why.layers:
+        for one in layer.weights:
+            yield layer.pair.layer, one
+    for one in why.unplaced:
+        yield "", one
+
+
+#: By rule: the part that it asks, and how.
+_ASKED: Final[Mapping[str, tuple[str, Callable[[Rule, Any], Check]]]] = {
+    "compare.input": ("input", _input),
+    "compare.finite": ("answers", _finite),
+    "compare.answers": ("answers", _answers),
+    "compare.layer": ("local", _layer),
+    "compare.weights": ("why", _weights),
+    "compare.clipping": ("why", _clipping),
+    "compare.range": ("why", _range),
+    "compare.relu": ("why", _relu),
+    "compare.runtime": ("runtime", _runtime),
+    "compare.drift": ("drift", _drift),
+    "compare.matching": ("matching", _matching),
+}

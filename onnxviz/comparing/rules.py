@@ -1,0 +1,229 @@
+"""What a comparison calls a fault: one table of thresholds, which findings, report and docs/compare.md read.
+
+The thresholds were set on sound int8 files of several networks and on planted faults (docs/compare.md says which).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from onnxviz.auditing.finding import SEVERITIES, Check, Evidence, Finding, Severity, State
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One check of a comparison: what is measured, and from where on it is a finding.
+
+    id        stable: 'compare.answers'
+    title     what it asks
+    figure    what is measured, in words
+    levels    the thresholds, the gravest first; none: whatever is found
+    below     whether a figure *under* the threshold is a finding
+    unit      behind the figure and the threshold
+    limits    what it cannot see
+    clean     what sound files gave, and
+    planted   what planted faults gave
+    pictures  whether it needs pictures
+    """
+
+    id: str
+    title: str
+    figure: str
+    levels: tuple[tuple[Severity, float], ...]
+    below: bool = False
+    unit: str = ""
+    limits: str = ""
+    clean: str = ""
+    planted: str = ""
+    pictures: bool = True
+
+    def grade(self, value: float) -> tuple[Severity, float] | None:
+        """How grave a figure is, and the threshold that says so; None: it is none. NaN is none."""
+        for severity, threshold in self.levels:
+            if value < threshold if self.below else value > threshold:
+                return severity, threshold
+        return None
+
+    @property
+    def severity(self) -> Severity:
+        """The gravest that it can be."""
+        return self.levels[0][0]
+
+    @property
+    def threshold(self) -> str:
+        """All thresholds in one text: '< 0.95 (medium < 0.98)'."""
+        sign = "<" if self.below else ">"
+        (_, first), *rest = [(severity, f"{sign} {value:g}{self.unit}") for severity, value in self.levels]
+        return first + "".join(f" ({severity} {text})" for severity, text in rest)
+
+
+_LISTED: Final = (
+    Rule(
+        "compare.input",
+        "Do both files see the same pictures?",
+        "whether the recipes and the ranges of the inputs differ",
+        (("high", 0),),
+        unit=" differences",
+        limits="A recipe that is wrong in both files alike is not seen.",
+        clean="the same",
+        planted="another mean, another size of the range, BGR",
+        pictures=False,
+    ),
+    Rule(
+        "compare.finite",
+        "Are all numbers finite?",
+        "pictures for which a file gives NaN or infinities",
+        (("high", 0),),
+        unit=" pictures",
+        clean="0",
+        planted="a weight that is NaN",
+    ),
+    Rule(
+        "compare.answers",
+        "Does B answer as A does?",
+        "upper Wilson limit (95 %) of the share of confident pictures (A's two best ≥ 0.1 apart) with the same class",
+        (("high", 0.95), ("medium", 0.98)),
+        below=True,
+        limits="Pictures that A itself is not sure of are left out; with few pictures the limit is wide, and nothing "
+        "is found.",
+        clean="0.97 of 36 pictures (limit 0.995)",
+        planted="int8 per tensor: 0.61 (limit 0.75)",
+    ),
+    Rule(
+        "compare.layer",
+        "Does one layer alone do the damage?",
+        "robust z of log e of the layer with the largest share, where that share is ≥ 0.6",
+        (("high", 4.5),),
+        limits="Several faulty layers of like effect hide each other; the table has them all the same.",
+        clean="share 0.44, z 3.8",
+        planted="z 3.8 to 8.1, lower quartile 5.2",
+    ),
+    Rule(
+        "compare.weights",
+        "Are weights further off than their bits explain?",
+        "by how much the SQNR of a layer's weights is under what bits and granularity predict (step²/12)",
+        (("high", 6),),
+        unit=" dB",
+        limits="Weights that were trained anew are no rounding: the figure is then of no use.",
+        clean="≤ 1 dB",
+        planted="weights × 1.5, 4 bits, one channel × 4",
+        pictures=False,
+    ),
+    Rule(
+        "compare.clipping",
+        "Are values cut off?",
+        "share of A's values beyond the range that B's quantiser holds, where they go a tenth of it further or more",
+        (("medium", 1e-3),),
+        limits="Only of the pictures that were given: others may go further.",
+        clean="0 to 2e-5; up to 6e-3, but 2 % further, in gates of 96 values",
+        planted="scale ÷ 2, ÷ 4",
+    ),
+    Rule(
+        "compare.range",
+        "Is the range of the codes used?",
+        "share of the codes' range that A's values fill",
+        (("medium", 0.25),),
+        below=True,
+        limits="Pictures that are all alike fill little of any range.",
+        clean="1.0",
+        planted="scale × 8",
+    ),
+    Rule(
+        "compare.relu",
+        "Is what A cuts off at zero cut off in B?",
+        "steps of the quantiser below zero where A's values never are",
+        (("high", 4),),
+        unit=" steps",
+        clean="none",
+        planted="zero point + 24",
+    ),
+    Rule(
+        "compare.runtime",
+        "Does ONNX Runtime give what B's file says?",
+        "SQNR of B's outputs optimised against not",
+        (("high", 10), ("medium", 20)),
+        below=True,
+        unit=" dB",
+        limits="Of this version of ONNX Runtime on this machine.",
+        clean="28.5 dB",
+        planted="4.3 dB: a QDQ file whose weights are float",
+        pictures=False,
+    ),
+    Rule(
+        "compare.drift",
+        "Does B look at the same places?",
+        "lower Wilson limit (95 %) of the share of pictures whose map drifted below its own floor",
+        (("medium", 0.1),),
+        limits="Of the method that is named; a map says where, not why.",
+        clean="0 expected",
+        planted="int8 per tensor",
+    ),
+    Rule(
+        "compare.matching",
+        "Are the layers of one found in the other?",
+        "share of A's multiply-accumulates whose layers were found in B",
+        (("high", 0.9),),
+        below=True,
+        limits="A layer that was not found is not compared; the report lists them.",
+        clean="1.0",
+        planted="-",
+        pictures=False,
+    ),
+)
+#: By id, in the order of the report.
+RULES: Final[Mapping[str, Rule]] = {rule.id: rule for rule in _LISTED}
+#: The other half of compare.layer.
+LAYER_SHARE: Final = 0.6
+#: The other half of compare.clipping: of few values one that is a hair beyond is a large share.
+CLIPPED_BY: Final = 0.1
+#: Under it two files are not of one network at all.
+SAME_NETWORK: Final = 0.3
+
+
+def check(
+    rule: Rule,
+    findings: Sequence[Finding] = (),
+    *,
+    state: State | None = None,
+    reason: str = "",
+    figure: float | int | str | None = None,
+    evidence: Sequence[Evidence] = (),
+    figures: Mapping[str, Any] | None = None,
+) -> Check:
+    """What became of a rule.
+
+    state   None: 'found' where there are findings, else 'clean'
+    """
+    gravest = sorted(findings, key=lambda one: SEVERITIES.index(one.severity))
+    return Check(
+        rule.id,
+        rule.title,
+        state or ("found" if findings else "clean"),
+        reason,
+        figure,
+        rule.threshold,
+        rule.limits,
+        tuple(gravest),
+        tuple(evidence),
+        dict(figures or {}),
+    )
+
+
+def not_run(rule: Rule, reason: str) -> Check:
+    """A rule that could not be asked."""
+    return check(rule, state="not-run", reason=reason)
+
+
+def found(
+    rule: Rule, value: float, where: str, sentence: str, advice: str = "", evidence: Sequence[Evidence] = ()
+) -> list[Finding]:
+    """The finding that a figure is, or none."""
+    grade = rule.grade(value)
+    if grade is None:
+        return []
+    severity, threshold = grade
+    return [
+        Finding(rule.id, severity, value, threshold, where, sentence, advice, tuple(evidence)),
+    ]

@@ -1,0 +1,72 @@
+"""The table of a comparison: a row for each layer, what it does to the answers beside what it is made of."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from onnxviz.text import printable
+
+if TYPE_CHECKING:
+    from onnxviz.comparing.local import Local, LocalEffect
+    from onnxviz.comparing.why import LayerFigures, Why
+
+# What needs pictures to be measured.
+_MEASURED: Final = (
+    *("sqnr_db", "cosine", "a_low", "a_high", "beyond_low", "beyond_high", "codes_used", "codes_unused"),
+    *("under_zero", "steps_under_zero", "not_finite"),
+)
+# Below this many decibels of its own something other than 8 bits must be at work.
+_ROUNDED_DB: Final = 20.0
+
+
+def rows(why: Why | None, local: Local | None, pictures: bool) -> dict[str, list[Any]]:
+    """The columns, in A's order: layer, op, place (1 is the first to look at), share, effect, z, healed_db, reason, and
+    those of `Why.table`.
+
+    pictures   whether the figures of values are of real pictures; else they are left out
+    """
+    if why is None:
+        return {} if local is None else _of_effects(local)
+    effects = {} if local is None else {one.layer: one for one in local.effects}
+    places = {} if local is None else {one.layer: place for place, one in enumerate(local.ranked, 1) if one.e}
+    table = why.table()
+    names = [one.pair.layer for one in why.layers]
+    found: dict[str, list[Any]] = {name: list(table[name]) for name in ("layer", "op") if name in table}
+    if local is not None:
+        found["place"] = [places.get(name) for name in names]
+        found |= _effects([effects.get(name) for name in names])
+    found["reason"] = [reason(one, effects.get(one.pair.layer)) if pictures else "" for one in why.layers]
+    left_out = () if pictures else _MEASURED
+    return found | {name: list(cells) for name, cells in table.items() if name not in (*found, *left_out)}
+
+
+def _of_effects(local: Local) -> dict[str, list[Any]]:
+    places = {one.layer: place for place, one in enumerate(local.ranked, 1) if one.e}
+    names = [one.layer for one in local.effects]
+    return {"layer": names, "place": [places.get(name) for name in names], **_effects(list(local.effects))}
+
+
+def _effects(listed: list[LocalEffect | None]) -> dict[str, list[Any]]:
+    of = {"share": "share", "effect": "e", "z": "z", "healed_db": "healed"}
+    return {
+        column: [None if one is None else getattr(one, name) for one in listed] for column, name in of.items()
+    }
+
+
+def reason(one: LayerFigures, effect: LocalEffect | None = None) -> str:
+    """Why a layer lost what it lost, in a few words; '' where B does nothing there."""
+    name = printable(one.pair.layer, 80)
+    told = [text.removeprefix(f"{name}: ") for text in one.sentences()]
+    if told:
+        return "; ".join(told)
+    if effect is None or not effect.e:
+        return ""
+    worst = one.worst
+    if one.bits is not None:
+        weights = f", weights {worst.codes} {worst.granularity}" if worst is not None and worst.codes else ""
+        return f"rounding to {one.codes} {one.granularity}{weights}"
+    if worst is not None and worst.codes:
+        return f"rounding of its weights to {worst.codes} {worst.granularity}"
+    if worst is not None and worst.sqnr < _ROUNDED_DB:
+        return f"its weights differ: {worst.sqnr:.1f} dB"
+    return "computed otherwise"

@@ -1,0 +1,290 @@
+"""The whole of a comparison: what is found in sound and faulty files, what is written, and what is refused."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import onnx
+import pytest
+import quantise
+from onnx import numpy_helper
+
+import onnxviz
+from onnxviz.auditing.finding import SEVERITIES
+from onnxviz.comparing import compare as comparing
+from onnxviz.errors import UsageError
+from onnxviz.interrupted import Interrupted
+from tests.comparing import small
+
+GRAVE = SEVERITIES[:2]
+
+
+def opened(model, **options):
+    return onnxviz.load(model, provider="cpu", threads=1, **options)
+
+
+#: How small networks take pictures: as the arrays that their int8 files are calibrated on.
+SCALED = {"mean": (0.5,) * 3, "std": (40 / 255,) * 3}
+
+
+@pytest.fixture(scope="module")
+def photos(files):
+    return files.photos()[::3]
+
+
+@pytest.fixture(scope="module")
+def pictures():
+    """Pictures for the small networks, (SIZE, SIZE, 3) uint8."""
+    arrays = np.clip(np.rint(small.pictures().transpose(0, 2, 3, 1) * 40 + 127.5), 0, 255)
+    return list(arrays.astype(np.uint8))
+
+
+@pytest.fixture(scope="module")
+def resnet(files):
+    """A small network and its int8 file."""
+    return tuple(opened(files.small("resnet", form), **SCALED) for form in ("float", "QDQ"))
+
+
+@pytest.fixture(scope="module")
+def compared(files, net, photos):
+    """The bundled network with one of its int8 forms, each once: `compared("QDQ", per_channel=False)`."""
+    made = {}
+
+    def of(form, **options):
+        key = form, tuple(options.items())
+        if key not in made:
+            options = {"methods": (), "probes": 8, "restore": 3, **options}
+            own = {name: options.pop(name) for name in ("methods", "probes", "restore")}
+            made[key] = onnxviz.compare(net, opened(files(form, **options)), photos, **own)
+        return made[key]
+
+    return of
+
+
+def grave(found):
+    return {one.id for one in found.findings if one.severity in GRAVE}
+
+
+# --- what is found ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("form", ["QDQ", "QOperator"])
+def test_a_sound_file_has_no_finding(compared, form):
+    found = compared(form)
+    assert not grave(found), [one.sentence for one in found.findings]
+    assert found.check("compare.matching").figure > 0.99
+    assert {one.state for one in found.checks if one.id != "compare.drift"} == {"clean"}
+
+
+def test_the_layers_stand_in_order_with_their_own_part_and_a_reason(compared):
+    found = compared("QDQ")
+    table = found.table()
+    assert len({len(cells) for cells in table.values()}) == 1
+    assert sum(share or 0 for share in table["share"]) == pytest.approx(1, abs=1e-6)
+    first = table["place"].index(1)
+    assert table["share"][first] == max(share for share in table["share"] if share is not None)
+    assert table["reason"][first]
+    assert found.values.dtype == np.float32 and found.values.max() == pytest.approx(table["effect"][first])
+
+
+def test_what_is_advised_was_measured(compared):
+    advice = compared("QDQ").advice
+    counts = [len(one.layers) for one in advice.exclusions]
+    assert counts == [1, 2, 3]
+    assert advice.exclusions[-1].gain > 1
+    assert all(0 < one.macs < 1 for one in advice.exclusions)
+
+
+def test_per_tensor_is_told_by_its_answers_and_its_weights(compared):
+    found = compared("QDQ", per_channel=False)
+    assert "compare.answers" in grave(found)
+    assert found.split.cause == "weights"
+
+
+def test_a_calibration_on_other_pixels_is_told_by_the_input_and_by_clipping(compared):
+    found = compared("QDQ", calibrate="unit")
+    assert {"compare.input", "compare.clipping"} <= grave(found)
+    assert found.split.cause == "clipping"
+
+
+def test_a_calibration_on_noise_is_told(compared):
+    found = compared("QDQ", calibrate="noise")
+    assert found.split.cause in ("rounding", "clipping")
+    assert grave(found)
+
+
+@pytest.mark.parametrize(
+    ("name", "fault", "rule"),
+    [
+        ("resnet", "weights*1.5@stem", "compare.weights"),
+        ("resnet", "4bit@stem", "compare.weights"),
+        ("resnet", "scale/4@stem", "compare.clipping"),
+        ("resnet", "scale*8@stem", "compare.range"),
+        ("mobilenet", "zero+24@block0.reduce", "compare.relu"),
+    ],
+)
+def test_a_planted_fault_is_named_with_its_layer(files, pictures, name, fault, rule):
+    place = quantise.fault(onnx.load(files.small(name)), fault)
+    broken = quantise.plant(onnx.load(files.small(name, "QDQ")), place)
+    models = (opened(model, **SCALED) for model in (files.small(name), broken))
+    found = onnxviz.compare(*models, pictures, methods=(), probes=4, restore=1)
+    layers = {place.place.layer, *place.place.names, f"{place.place.layer}.norm"}
+    assert layers & {one.where for one in found.findings if one.id == rule}, found.lines()
+    if rule != "compare.relu":  # that layer is but a gate
+        assert found.effects.ranked[0].layer in layers
+
+
+def test_a_file_with_itself_differs_in_nothing(resnet, pictures):
+    found = onnxviz.compare(resnet[0], resnet[0], pictures[:3], probes=2)
+    assert not found.findings
+    assert found.answers.agreement[0.0].share == 1
+    assert not found.effects.effects and not len(found.values)
+    assert found.split.cause is None
+    assert found.answers.noise.sd == 0
+    assert found.drift.methods["grad-cam"].r == 1
+
+
+def test_without_pictures_weights_and_structure_are_compared(files, resnet):
+    found = onnxviz.compare(resnet[0], opened(files.small("resnet", "QOperator"), **SCALED))
+    states = {one.id: one.state for one in found.checks}
+    assert states["compare.weights"] == "clean" and states["compare.input"] == "clean"
+    assert states["compare.answers"] == states["compare.clipping"] == "not-run"
+    assert "weights_sqnr_db" in found.layers and "sqnr_db" not in found.layers
+    assert "low" in found.layers
+    assert not found.pictured and not grave(found)
+
+
+def test_true_classes_tell_what_was_broken(resnet, pictures):
+    best = [one[0].index for one in resnet[0].predict(pictures, top=1)]
+    found = onnxviz.compare(*resnet, pictures, truth=best, methods=(), probes=2, restore=0)
+    assert found.answers.truth.right_a.count == len(pictures)
+    assert found.answers.truth.broken == len(found.answers.flips["picture"])
+    assert found.advice is None
+
+
+# --- numbers that are none ----------------------------------------------------------------------
+
+
+def test_nan_is_a_finding(files, resnet, pictures):
+    model = onnx.load(files.small("resnet"))
+    tensor = next(one for one in model.graph.initializer if one.name == "logits.weight")
+    weights = numpy_helper.to_array(tensor).copy()
+    weights[0] = np.nan
+    tensor.CopyFrom(numpy_helper.from_array(weights, tensor.name))
+    found = onnxviz.compare(resnet[0], opened(model, **SCALED), pictures[:2], methods=(), probes=2)
+    assert "compare.finite" in grave(found)
+
+
+def test_what_cannot_run_is_said_and_the_rest_goes_on(resnet, pictures, monkeypatch):
+    from onnxviz.errors import ModelRejected
+
+    def refused(*_, **__):
+        raise ModelRejected("no kernel for it")
+
+    monkeypatch.setattr(comparing, "answers", refused)
+    found = onnxviz.compare(*resnet, pictures[:2], methods=(), probes=2)
+    assert found.reasons == {"answers": "no kernel for it"}
+    assert found.check("compare.answers").state == "not-run"
+    assert found.check("compare.matching").state == "clean"
+    assert any("no kernel" in line for line in found.lines())
+
+
+def test_ctrl_c_keeps_what_was_done(resnet, pictures, monkeypatch, tmp_path):
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(comparing, "why", stop)
+    with pytest.raises(Interrupted) as stopped:
+        onnxviz.compare(*resnet, pictures[:2], probes=2)
+    partial = stopped.value.partial
+    assert partial.manifest["incomplete"] and partial.answers.pictures == 2
+    assert partial.reasons["why"] == "interrupted"
+    assert partial.check("compare.weights").state == "not-run"
+    partial.save(tmp_path / "out")
+    assert json.loads((tmp_path / "out/report.json").read_text())["verdict"] == "incomplete"
+
+
+# --- what is written ----------------------------------------------------------------------------
+
+
+def test_what_is_written(compared, net, tmp_path):
+    found = compared("QDQ")
+    page = found.save(tmp_path / "out")
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    wanted = {
+        "report.html",
+        "report.json",
+        "layers.csv",
+        "flips.csv",
+        "exclude.json",
+        "compare.sarif",
+        "junit.xml",
+    }
+    assert wanted | {"manifest.json", "SHA256SUMS"} <= names and page.name == "report.html"
+    manifest = json.loads((tmp_path / "out/manifest.json").read_text())
+    assert manifest["model"]["sha256"] == net.digest != manifest["b"]["model"]["sha256"]
+    lists = json.loads((tmp_path / "out/exclude.json").read_text())["exclude"]
+    known = {node.name for node in net.model.graph}
+    assert lists and set(lists[-1]["nodes_to_exclude"]) <= known
+    told = json.loads((tmp_path / "out/report.json").read_text())
+    assert told["verdict"] == "pass" and {one["id"] for one in told["checks"]} > {"compare.answers"}
+
+
+def test_a_screen_tells_answers_layers_and_what_to_do(compared):
+    lines = compared("QDQ").lines()
+    heads = [line.split("  ")[0].strip() for line in lines]
+    assert [head for head in heads if head][:4] == ["answers", "layers", "noise from", "to do"]
+    assert len(lines) < 24
+    assert any("dB, measured" in line for line in lines)
+
+
+# --- what is refused ----------------------------------------------------------------------------
+
+
+def test_two_networks_are_refused_by_name(files, net):
+    other = files.small("resnet")
+    with pytest.raises(UsageError, match=r"(?s)A \('efficientnet-lite0'\).*224×224.*B \('resnet.*64×64"):
+        onnxviz.compare(net, opened(other, preprocess="unit"))
+
+
+def test_other_classes_are_refused():
+    one, other = (opened(small.resnet(classes), preprocess="unit") for classes in (10, 11))
+    with pytest.raises(UsageError, match="10 classes and .* 11 classes"):
+        onnxviz.compare(one, other)
+
+
+def test_other_labels_are_refused():
+    names = [f"c{i}" for i in range(10)]
+    one = opened(small.resnet(), preprocess="unit", labels=names)
+    other = opened(small.resnet(), preprocess="unit", labels=[*names[:9], "else"])
+    with pytest.raises(UsageError, match="class 9 is 'c9' in .* and 'else' in"):
+        onnxviz.compare(one, other)
+
+
+def test_other_weights_are_no_file_of_the_same_network():
+    one, other = (opened(small.resnet(seed=seed), preprocess="unit") for seed in (0, 1))
+    with pytest.raises(UsageError, match="not the same network"):
+        onnxviz.compare(one, other)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"probes": 1}, "probes must be at least 2"),
+        ({"methods": ("nothing",)}, "nothing"),
+        ({"layers": ["none"]}, "none"),
+        ({"truth": [0]}, "no pictures"),
+        ({"match": "missing.csv"}, "cannot read matches"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused(net, options, words):
+    with pytest.raises(UsageError, match=words):
+        onnxviz.compare(net, net, **options)
+
+
+def test_another_recipe_is_a_finding(net):
+    other = opened("efficientnet-lite0", preprocess="imagenet")
+    found = onnxviz.compare(net, other)
+    said = [one for one in found.findings if one.id == "compare.input"]
+    assert said and said[0].severity == "high" and "in B" in said[0].sentence

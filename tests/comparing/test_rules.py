@@ -1,0 +1,67 @@
+"""One table of thresholds: what it calls a finding, and docs/compare.md, which shows it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from onnxviz.comparing.judge import judged
+from onnxviz.comparing.match import Pair
+from onnxviz.comparing.rules import RULES, found
+from onnxviz.comparing.why import LayerFigures, Why
+
+PAGE = (Path(__file__).parents[2] / "docs" / "compare.md").read_text("utf-8")
+
+
+def rows() -> str:
+    lines = ["| check | finding | what is measured | sound files | planted faults |", "|---|---|---|---|---|"]
+    for rule in RULES.values():
+        level = "incomplete" if rule.id == "compare.matching" else rule.severity
+        lines.append(
+            f"| `{rule.id}` | {level} {rule.threshold} | {rule.figure} | {rule.clean} | {rule.planted} |"
+        )
+    return "\n".join(lines)
+
+
+def test_the_page_has_the_table_of_thresholds():
+    assert PAGE.split("<!-- rules -->\n")[1].split("\n<!-- /rules -->")[0] == rows()
+
+
+@pytest.mark.parametrize(
+    ("id", "value", "severity"),
+    [
+        ("compare.answers", 0.94, "high"),
+        ("compare.answers", 0.96, "medium"),
+        ("compare.answers", 0.99, None),
+        ("compare.runtime", 9.0, "high"),
+        ("compare.runtime", 19.0, "medium"),
+        ("compare.runtime", 28.5, None),
+        ("compare.weights", 6.5, "high"),
+        ("compare.clipping", 2e-3, "medium"),
+        ("compare.clipping", 2e-5, None),
+        ("compare.range", 0.2, "medium"),
+        ("compare.relu", 24, "high"),
+        ("compare.relu", float("nan"), None),
+    ],
+)
+def test_a_figure_is_as_grave_as_its_threshold_says(id, value, severity):
+    findings = found(RULES[id], value, "x", "It is so.")
+    assert [one.severity for one in findings] == ([] if severity is None else [severity])
+
+
+@pytest.mark.parametrize(("a_high", "found_"), [(2.05, False), (4.0, True)])
+def test_values_that_are_a_hair_beyond_are_no_clipping(a_high, found_):
+    pair = Pair("x", "x", "x", "Conv", "values", 1.0)
+    layer = LayerFigures(pair, 20.0, 0.99, -1.0, a_high, low=-1.0, high=2.0, below=0.0, above=0.01)
+    check = next(one for one in judged({"why": Why((layer,))}, {}, True) if one.id == "compare.clipping")
+    assert (check.state == "found") is found_
+
+
+def test_every_rule_is_asked_and_what_was_not_run_says_why():
+    checks = judged({}, {"answers": "out of memory"}, True)
+    assert [one.id for one in checks] == list(RULES)
+    assert {one.state for one in checks} == {"not-run"} and all(one.reason for one in checks)
+    assert next(one for one in checks if one.id == "compare.answers").reason == "out of memory"
+    without = {one.id: one.reason for one in judged({}, {}, False)}
+    assert without["compare.drift"] == "no pictures were given" != without["compare.weights"]
