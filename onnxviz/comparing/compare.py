@@ -6,24 +6,23 @@ import contextlib
 import copy
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
 from onnxviz.attribution.methods import METHODS, chosen
-from onnxviz.auditing.finding import SEVERITIES, Check, Finding
 from onnxviz.auditing.truth import read_truth
 from onnxviz.comparing.advice import advise
 from onnxviz.comparing.agree import agree, input_check
 from onnxviz.comparing.answers import answers
 from onnxviz.comparing.drift import Drift, drift
-from onnxviz.comparing.flips import Flip, flips
+from onnxviz.comparing.flips import flips
 from onnxviz.comparing.hybrids import Hybrids, ending
 from onnxviz.comparing.judge import judged
 from onnxviz.comparing.local import HEALED, local
 from onnxviz.comparing.match import Matching, match
+from onnxviz.comparing.result import Compared
 from onnxviz.comparing.split import split
 from onnxviz.comparing.statistics import Likeness
 from onnxviz.comparing.table import rows
@@ -35,7 +34,6 @@ from onnxviz.errors import (
     RuntimeFailed,
     UsageError,
     WorkerCrashed,
-    near,
 )
 from onnxviz.features.stream import sources
 from onnxviz.image.folder import Listing
@@ -44,11 +42,10 @@ from onnxviz.network import Network
 from onnxviz.opening import load
 from onnxviz.progress import Progress, Shown, told
 from onnxviz.provenance import recorded, unnoted
-from onnxviz.results import Result
 from onnxviz.text import quoted
 
 if TYPE_CHECKING:
-    from onnxviz.tables import Columns
+    pass
 
 # What a part of a comparison may fail with, while the others go on.
 _FAILING: Final = (ModelRejected, LimitExceeded, WorkerCrashed, RuntimeFailed)
@@ -58,60 +55,8 @@ _OF_BOTH: Final = frozenset({"schema", "technique", "versions", "parameters", "l
 _PARTS: Final = ("answers", "matching", "runtime", "why", "local", "split", "advice", "drift")
 
 
-@dataclass(repr=False)
-class Comparison(Result):
-    """What changed between two files of one network.
-
-    values     (L,) float32 ≥ 0: the local effect of each layer, in the order of `layers`; none where it was not run
-    names      what the two files are called
-    checks     every check with its state, findings and figures
-    layers     a row for each layer of A that was found in B, in the order of computation
-    matching   which value of B is which of A (`match.Matching`)
-    answers    agreement and its limits, noise equivalent, flips (`answers.Answers`)
-    split      noise by its source: weights, clipping, rounding (`split.Split`)
-    drift      how far explanations moved (`drift.Drift`)
-    advice     layers to leave in float, with what that was measured to gain (`advice.Advice`)
-    effects    what each layer does by itself (`local.Local`)
-    why        the figures of each layer (`why.Why`)
-    flips      the changed answers that A was surest of, with their maps (`flips.Flip`)
-    reasons    by part, why it was not run
-    pictured   whether pictures were given
-    """
-
-    names: tuple[str, str] = ("A", "B")
-    checks: tuple[Check, ...] = field(default=(), repr=False)
-    layers: Columns = field(default_factory=dict, repr=False)
-    matching: Matching | None = field(default=None, repr=False)
-    answers: Any = field(default=None, repr=False)
-    split: Any = field(default=None, repr=False)
-    drift: Any = field(default=None, repr=False)
-    advice: Any = field(default=None, repr=False)
-    effects: Any = field(default=None, repr=False)
-    why: Any = field(default=None, repr=False)
-    flips: Sequence[Flip] = field(default=(), repr=False)
-    reasons: Mapping[str, str] = field(default_factory=dict, repr=False)
-    pictured: bool = True
-
-    @property
-    def findings(self) -> list[Finding]:
-        """What was found, the gravest first."""
-        found = [finding for check in self.checks for finding in check.findings]
-        return sorted(found, key=lambda one: SEVERITIES.index(one.severity))
-
-    def check(self, id: str) -> Check:
-        """The check of this id, such as 'compare.answers'.
-
-        raises   UsageError
-        """
-        for one in self.checks:
-            if one.id == id:
-                return one
-        ids = [one.id for one in self.checks]
-        raise UsageError(f"there is no check {id!r}{near(id, ids)}; there are {', '.join(ids)}")
-
-    def table(self) -> Columns:
-        """`layers`."""
-        return self.layers
+class Comparison(Compared):
+    """What changed between two files of one network; fields of `Compared`."""
 
     def lines(self) -> list[str]:
         """The whole of it in a screen: answers, the first layers with the reason, what to do."""

@@ -33,8 +33,8 @@ from onnxviz.text import printable
 if TYPE_CHECKING:
     from onnxviz.attribution.result import Attribution
     from onnxviz.comparing.advice import Exclusion
-    from onnxviz.comparing.compare import Comparison
     from onnxviz.comparing.flips import Flip
+    from onnxviz.comparing.result import Compared
 
 #: Layers that the screen names.
 _FIRST: Final = 3
@@ -76,7 +76,7 @@ _FORMATS: Final = {
 }  # fmt: skip
 
 
-def verdict(found: Comparison, fail_on: str, accepted: Mapping[str, str]) -> Verdict:
+def verdict(found: Compared, fail_on: str, accepted: Mapping[str, str]) -> Verdict:
     """'fail' for a finding that counts; 'incomplete' where answers or layers were to be compared and could not be."""
     counting = SEVERITIES[: SEVERITIES.index(fail_on) + 1] if fail_on in SEVERITIES else ()
     if any(one.severity in counting and one.fingerprint not in accepted for one in found.findings):
@@ -88,9 +88,9 @@ def verdict(found: Comparison, fail_on: str, accepted: Mapping[str, str]) -> Ver
 
 
 def page(
-    found: Comparison, fail_on: str = "high", accepted: Mapping[str, str] | None = None, model: str = ""
+    found: Compared, fail_on: str = "high", accepted: Mapping[str, str] | None = None, model: str = ""
 ) -> Page:
-    """The page, see `Comparison.save`."""
+    """The page, see `compare.Comparison.save`."""
     taken = dict(accepted or {})
     a, b = found.names
     networks = {"A": found.manifest, "B": {**found.manifest, **found.manifest["b"]}}
@@ -120,7 +120,7 @@ def page(
     )
 
 
-def files(found: Comparison) -> dict[str, bytes]:
+def files(found: Compared) -> dict[str, bytes]:
     """What lies beside the page: the tables whole, and the lists to exclude."""
     made: dict[str, bytes] = {}
     flips = {} if found.answers is None else found.answers.flips
@@ -147,7 +147,7 @@ def files(found: Comparison) -> dict[str, bytes]:
 # --- sentences ----------------------------------------------------------------------------------
 
 
-def _lead(found: Comparison) -> Iterator[str]:
+def _lead(found: Compared) -> Iterator[str]:
     if found.answers is None:
         why = found.reasons.get("answers", "")
         yield (
@@ -163,7 +163,7 @@ def _lead(found: Comparison) -> Iterator[str]:
         yield "The comparison was interrupted: what was done by then is here."
 
 
-def _numbers(found: Comparison) -> Iterator[Number]:
+def _numbers(found: Compared) -> Iterator[Number]:
     answers, effects, split = found.answers, found.effects, found.split
     if answers is not None and answers.agreement:
         sure = answers.agreement[MARGIN]
@@ -191,7 +191,7 @@ def _shares(split: Any) -> str:
     return ", ".join(f"{name} {share:.0%}" for name, share in split.shares.items())
 
 
-def _first(found: Comparison) -> list[tuple[str, float, str]]:
+def _first(found: Compared) -> list[tuple[str, float, str]]:
     """The layers to look at first: name, share, reason."""
     if found.effects is None:
         return []
@@ -200,14 +200,15 @@ def _first(found: Comparison) -> list[tuple[str, float, str]]:
     return [(one.layer, one.share, reasons.get(one.layer, "")) for one in ranked]
 
 
-def best(found: Comparison) -> Exclusion | None:
+def best(found: Compared) -> Exclusion | None:
     """Of the lists to exclude the shortest that gains at least half of what the longest does."""
     lists = [] if found.advice is None else [one for one in found.advice.exclusions if one.gain > 0]
     most = max((one.gain for one in lists), default=0.0)
     return next((one for one in lists if one.gain >= most / 2), None)
 
 
-def _exclusion(one: Exclusion, before: float | None) -> str:
+def _exclusion(one: Exclusion, found: Compared) -> str:
+    before = None if found.advice is None else found.advice.agreement
     count = len(one.layers)
     agreement = (
         ""
@@ -223,7 +224,7 @@ def _exclusion(one: Exclusion, before: float | None) -> str:
 # --- sections -----------------------------------------------------------------------------------
 
 
-def _what_to_do(found: Comparison) -> Section | None:
+def _what_to_do(found: Compared) -> Section | None:
     steps: list[Text] = []
     seen: set[str] = set()
     for one in found.findings:
@@ -233,7 +234,7 @@ def _what_to_do(found: Comparison) -> Section | None:
             steps.append(Text(f"{place}{one.advice}."))
     chosen = best(found)
     if chosen is not None:
-        told = _exclusion(chosen, found.advice.agreement)
+        told = _exclusion(chosen, found)
         names = ", ".join(repr(printable(node)) for node in chosen.nodes)
         steps.append(
             Text(f"{told[:1].upper()}{told[1:]}.", f"quantize_static(..., nodes_to_exclude=[{names}])")
@@ -241,7 +242,7 @@ def _what_to_do(found: Comparison) -> Section | None:
     blocks: list[Block] = [Steps(steps)] if steps else []
     if found.advice is not None and found.advice.exclusions:
         lists = found.advice.exclusions
-        columns = {
+        columns: dict[str, list[Any]] = {
             "layers": [len(one.layers) for one in lists],
             "gain, dB": [one.gain for one in lists],
             "signal to noise, dB": [one.sqnr for one in lists],
@@ -264,7 +265,7 @@ def _what_to_do(found: Comparison) -> Section | None:
     return Section("What to do", blocks, "Each gain was measured, not guessed.") if blocks else None
 
 
-def _layers(found: Comparison) -> Section | None:
+def _layers(found: Compared) -> Section | None:
     if not found.layers:
         return None
     places = found.layers.get("place", ())
@@ -284,7 +285,7 @@ def _layers(found: Comparison) -> Section | None:
 
 
 def _table(
-    found: Comparison, names: Mapping[str, str], rows: Sequence[int], caption: str, marked: Sequence[int] = ()
+    found: Compared, names: Mapping[str, str], rows: Sequence[int], caption: str, marked: Sequence[int] = ()
 ) -> Table:
     """Some columns and rows of the layer table, as the page calls them."""
     there = {name: title for name, title in names.items() if name in found.layers}
@@ -295,7 +296,7 @@ def _table(
     return Table(columns, caption, bars=bars, formats=formats, hints=hints, marked=marked)
 
 
-def _split(found: Comparison) -> Section | None:
+def _split(found: Compared) -> Section | None:
     if found.split is None or found.split.cause is None:
         return None
     notes = {
@@ -313,7 +314,7 @@ def _split(found: Comparison) -> Section | None:
     return Section("Calibration or weights", [Split(parts, answer)], lead)
 
 
-def _answers(found: Comparison) -> Section | None:
+def _answers(found: Compared) -> Section | None:
     if found.answers is None or not found.answers.flips.get("picture"):
         return None
     names = {
@@ -347,7 +348,7 @@ def _flip(one: Flip) -> Photo:
     return Photo(one.name, one.image, told, [(f"A: {first}", p), (f"B: {second}", q)], layers)
 
 
-def _pictures(found: Comparison) -> Section | None:
+def _pictures(found: Compared) -> Section | None:
     if found.drift is None:
         return None
     blocks: list[Block] = [
@@ -367,7 +368,7 @@ def _photo(method: str, name: str, one: Attribution, other: Attribution) -> Phot
     return Photo(name, one.image, note=one.label, layers=layers)
 
 
-def _matching(found: Comparison) -> Section | None:
+def _matching(found: Compared) -> Section | None:
     matching = found.matching
     if matching is None:
         return None
@@ -390,7 +391,7 @@ def _matching(found: Comparison) -> Section | None:
 # --- on a screen --------------------------------------------------------------------------------
 
 
-def lines(found: Comparison) -> list[str]:
+def lines(found: Compared) -> list[str]:
     """Answers, the first layers with the reason, what to do, findings: each with its head."""
     told: list[tuple[str, list[str]]] = []
     if found.answers is not None:
@@ -403,7 +404,7 @@ def lines(found: Comparison) -> list[str]:
         told.append(("noise from", [_shares(found.split)]))
     chosen = best(found)
     if chosen is not None:
-        told.append(("to do", [_exclusion(chosen, found.advice.agreement), *map(printable, chosen.layers)]))
+        told.append(("to do", [_exclusion(chosen, found), *map(printable, chosen.layers)]))
     told.append(("findings", [_finding(one) for one in found.findings] or ["none"]))
     told.append(("not run", [f"{part}: {why}" for part, why in found.reasons.items()]))
     width = max(len(head) for head, _ in told)
