@@ -98,10 +98,9 @@ def costly(bundled: _Bundled, form: str = "QDQ") -> list[quantise.Fault]:
 
 def by_onnxviz(a: Path, b: Path, x: np.ndarray) -> list[str]:
     """By local effect: one layer of B at a time in A."""
+    import onnxviz
     from onnxviz.comparing.hybrids import Hybrids
     from onnxviz.comparing.local import local
-
-    import onnxviz
     from onnxviz.comparing.match import match
 
     one, other = (onnxviz.load(path, provider="cpu") for path in (a, b))
