@@ -19,12 +19,11 @@ def write_int8(net: Network, pictures: list[Path], path: Path) -> Path:
     import onnx_ir as ir
     from onnx import save
 
-    from onnxviz.runtime.providers import onnxruntime
+    from onnxviz.runtime.providers import quantiser
 
-    onnxruntime()  # before anything imports it: no reports to its maker
-    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+    ort = quantiser()
 
-    class Reader(CalibrationDataReader):
+    class Reader(ort.CalibrationDataReader):  # type: ignore[name-defined]
         """One picture after another, as the calibration asks for them."""
 
         def __init__(self, arrays: Iterator[np.ndarray]) -> None:
@@ -41,9 +40,9 @@ def write_int8(net: Network, pictures: list[Path], path: Path) -> Path:
             made = Path(folder) / "int8.onnx"
             source = Path(folder) / "float.onnx"
             save(ir.to_proto(net.model), source)
-            quantize_static(
-                source, made, Reader(net.prepare(picture) for picture in pictures), quant_format=QuantFormat.QDQ,
-                per_channel=True, activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8,
+            ort.quantize_static(
+                source, made, Reader(net.prepare(picture) for picture in pictures), quant_format=ort.QuantFormat.QDQ,
+                per_channel=True, activation_type=ort.QuantType.QUInt8, weight_type=ort.QuantType.QInt8,
             )  # fmt: skip
             return write_atomic(path, made.read_bytes())
     finally:

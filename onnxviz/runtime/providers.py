@@ -52,6 +52,17 @@ def onnxruntime() -> Any:
     return ort
 
 
+def quantiser() -> Any:
+    """ONNX Runtime's own quantiser, the module onnxruntime.quantization.
+
+    raises   MissingDependency
+    """
+    onnxruntime()
+    import onnxruntime.quantization as module
+
+    return module
+
+
 @cache
 def _imported() -> Any:
     off = os.environ.setdefault(_TELEMETRY, "1") == "1"
