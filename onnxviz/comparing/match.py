@@ -35,9 +35,19 @@ Step = Literal["given", "weights", "values", "name"]
 
 #: Below this share of multiply-accumulates two files hold different networks.
 SAME_NETWORK: Final = 0.3
-_SURE, _WEAK = 0.9, 0.5  # correlations of values
-_TIE = 1e-4
-_SAME = 0.1  # parts of a value's strength
+# Correlations: from here on two values are the same; from here on they may be, where nothing else comes into question.
+_SURE: Final = 0.9
+_WEAK: Final = 0.5
+# Correlations that differ by less are equal.
+_TIE: Final = 1e-4
+# Parts of a value's strength: how far apart two are that are equal, and how much of one in front of a rectifier lies
+# below 0 at least.
+_SAME: Final = 0.1
+_BELOW: Final = 0.02
+# Where no correlation tells (a broken file): by how much a value must be more alike than the last one of its stretch,
+# and how many pairs are tried.
+_LATER: Final = 0.15
+_MOST: Final = 400
 
 
 @dataclass(frozen=True)
@@ -177,10 +187,11 @@ class _Pairing:
             self._make(inputs, "values")
         for choices, behind in self._segments():
             self._pair([c for c in choices if c.alike >= _SURE])
-            self._pair(self._unrivalled([c for c in choices if c.alike >= _WEAK]), weak=True)
-            # Whatever became of the numbers: what the weights say of the layer holds of its result.
             if behind and not any(c.a in self.made for c in choices):
-                self._pair(self._unrivalled(choices), weak=True)
+                # Whatever became of the numbers: what the weights say of the layer holds of its result.
+                for choice in _in_order(choices):
+                    self._make(choice, "values", weak=True)
+            self._pair(self._unrivalled([c for c in choices if c.alike >= _WEAK]), weak=True)
         return self._told()
 
     def _unrivalled(self, choices: list[_Choice]) -> list[_Choice]:
@@ -209,8 +220,18 @@ class _Pairing:
         for key, places in sides[0].items():
             if key in sides[1] and key[0] not in skipped:
                 choices = [self._choice(a, b) for a in places for b in sides[1][key]]
-                found.append(([choice for choice in choices if choice is not None], key[0] > 0))
+                found.append((self._of_one_sign([c for c in choices if c is not None]), key[0] > 0))
         return found
+
+    def _of_one_sign(self, choices: list[_Choice]) -> list[_Choice]:
+        """Without A's values from in front of a rectifier, for those of B that come from behind one."""
+        below = {
+            (place, i): float(side.seen[str(side.values[i].name)].below.max())
+            for place, side in enumerate((self.one, self.other))
+            for i in {(c.a, c.b)[place] for c in choices}
+        }
+        rectified = {c.b for c in choices if not below[1, c.b] and not below[0, c.a]}
+        return [c for c in choices if c.b not in rectified or below[0, c.a] < _BELOW]
 
     def _rescaled(self) -> set[int]:
         """What the values behind a layer depend on, where B's are A's times a factor a channel."""
@@ -326,6 +347,27 @@ class _Pairing:
             kernels=tuple((str(a.node.name), str(b.node.name)) for a, b, _ in self.layers),
             names=(one.net.name, self.other.net.name),
         )
+
+
+def _in_order(choices: list[_Choice]) -> list[_Choice]:
+    """As many pairs as can be made in the order of computation; where there is a choice, the more alike, and of those
+    that are about as alike the later."""
+    ours, theirs = sorted({c.a for c in choices}), sorted({c.b for c in choices})
+    if not choices or len(ours) * len(theirs) > _MOST:
+        return []
+    table = {(c.a, c.b): c for c in choices}
+    best: list[list[tuple[float, list[_Choice]]]] = [[(0.0, [])] * (len(theirs) + 1) for _ in (*ours, None)]
+    for i, a in enumerate(ours):
+        for j, b in enumerate(theirs):
+            found = max(best[i][j + 1], best[i + 1][j], key=lambda one: one[0])
+            choice = table.get((a, b))
+            if choice is not None:
+                late = _LATER * (i / len(ours) + j / len(theirs))
+                worth = best[i][j][0] + 10 + max(choice.alike, 0.0) + late
+                if worth > found[0]:
+                    found = worth, [*best[i][j][1], choice]
+            best[i + 1][j + 1] = found
+    return best[-1][-1][1]
 
 
 # What quantisers put around a name.

@@ -60,18 +60,21 @@ class Sketch:
     shape    its sizes for one picture, the batch among them
     faces    axes -> (pictures, SIZE) projections of the value less its mean, with the axes in this order; None: as is
     means    (pictures,) its means
+    below    (pictures,) how much of its strength lies below 0: 0 to 1
     """
 
     shape: tuple[int, ...]
     faces: dict[Axes, np.ndarray]
     means: np.ndarray
+    below: np.ndarray
 
     def beside(self, other: Sketch) -> Sketch:
         """Both, one after the other; a picture for which the sizes are others counts for none."""
         if other.shape != self.shape:
             return self
         faces = {axes: np.concatenate([face, other.faces[axes]]) for axes, face in self.faces.items()}
-        return Sketch(self.shape, faces, np.concatenate([self.means, other.means]))
+        means, below = np.concatenate([self.means, other.means]), np.concatenate([self.below, other.below])
+        return Sketch(self.shape, faces, means, below)
 
 
 def orders(rank: int) -> tuple[Axes, ...]:
@@ -160,7 +163,12 @@ def _face(array: np.ndarray, project: Projector, wanted: Collection[tuple[int, .
     for axes in orders(values.ndim):
         if turned(values.shape, axes) in wanted:
             faces[axes] = project(centred.transpose(axes).reshape(1, -1))
-    return Sketch(values.shape, faces, np.array([mean]))
+    strength, under = (
+        float(np.square(part, dtype=np.float64).sum()) for part in (values, np.minimum(values, 0))
+    )
+    return Sketch(
+        values.shape, faces, np.array([mean]), np.array([under / strength if strength > 0 else 0.0])
+    )
 
 
 def similarity(a: np.ndarray, b: np.ndarray) -> float:

@@ -217,6 +217,24 @@ def test_the_bundled_network_in_int8(sound):
         check_order(found)
 
 
+@pytest.mark.parametrize("form", ["QDQ", "QOperator"])
+@pytest.mark.parametrize("kind", ["scale/4", "zero+24", "4bit"])
+def test_what_a_fault_spoils_is_still_matched(files, sound, form, kind):
+    """Behind a fault no number is right; the weights, and the order of computation, still tell what is what."""
+    import quantise
+
+    fault = quantise.fault(onnx.load(files.bundled), f"{kind}@stem")
+    a = onnxviz.load("efficientnet-lite0", threads=1)
+    whole, broken = (
+        onnxviz.load(m, threads=1) for m in (sound[form], quantise.plant(onnx.load(sound[form]), fault))
+    )
+    found = match(a, broken, *probes(a, broken))
+    assert exact(found) == exact(match(a, whole, *probes(a, whole)))
+    assert found.macs >= 0.99
+    if kind == "scale/4":
+        assert any(pair.weak for pair in found.pairs)
+
+
 def test_names_decide_only_between_equals():
     """A clip that nothing reaches leaves two values equal: the name tells which; where it does not, the later."""
     model = small.resnet()
