@@ -22,8 +22,8 @@ from onnxviz.runtime.batching import filled
 # A file is said to hold other units where the factors differ from channel to channel by more than this (of the
 # logarithm), and explain the difference but for so much of its power. What a fault does is no factor (clipping,
 # rounding), or one for all channels, or for a few.
-_SPREAD: Final = 0.05
-_LEFT: Final = 0.02
+_SPREAD: Final = 0.1
+_LEFT: Final = 0.15
 _PICTURES: Final = 2
 _BYTES: Final = 1 << 26
 

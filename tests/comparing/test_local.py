@@ -90,6 +90,14 @@ def test_equalised_layers_are_no_damage(files):
     assert max(one.e for one in found.effects) < 1e-4
 
 
+def test_equalised_and_quantised(files):
+    """The factors are no damage, and the noise of quantising adds up as it does without them."""
+    equal = variants.equalised(onnx.load(files.small("resnet")))
+    int8 = quantise.quantise(equal, quantise.Scheme("QDQ"), quantise.calibrate(equal, small.pictures()))
+    found = local(hybrids(files.small("resnet"), int8, small.pictures()[:2]))
+    assert abs(found.measured - found.predicted) < 4
+
+
 def test_pruning_is_found_where_it_was_done(files):
     path = files.small("mobilenet")
     pruned = variants.pruned(onnx.load(path))
