@@ -118,7 +118,9 @@ class _Sums:
             before = float((other - 2 * both + own).sum())
             if not alive.any() or not np.isfinite(before) or before <= 0:
                 continue
-            factor = np.divide(both, own, out=np.ones_like(both), where=alive)
+            # What is always 0 in B is 0 in any unit; where A is, none can be told.
+            factor = np.where(own > 0, 0.0, 1.0)
+            np.divide(both, own, out=factor, where=alive)
             left = float((other - 2 * factor * both + factor**2 * own).sum()) / before
             logs = np.log(factor[alive])
             spread = float(np.median(np.abs(logs - np.median(logs))))
