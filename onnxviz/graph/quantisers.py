@@ -121,6 +121,8 @@ def of_node(node: ir.Node) -> Quantiser | None:
         return Quantiser(_MEASURED, None, None)
     codes = node.outputs[0] if node.op_type == "QuantizeLinear" else node.inputs[0]
     zero = node.inputs[2] if len(node.inputs) > 2 else None
+    if codes is not None and (maker := codes.producer()) is not None and maker.op_type in _MEASURING:
+        return Quantiser(_MEASURED, None, None)
     dtype = codes.dtype if codes is not None else None
     if dtype is None and zero is not None:
         dtype = zero.dtype
@@ -223,6 +225,7 @@ def quantisation(model: ir.Model, input: str | None = None) -> Quantisation | No
     as_qdq(copy)
     moved = dependent(copy.graph, image_input(copy, input))
     held = tuple(one for node in copy.graph for one in _held(node, moved))
+    held += tuple(one for node in model.graph for one in _bias(node))
     formats = [
         (name, found)
         for name, found in (
@@ -268,6 +271,18 @@ def _held(node: ir.Node, moved: set[ir.Value]) -> Iterator[Held]:
         width, block = node.attributes.get_int("bits", 4), node.attributes.get_int("block_size", 0)
         own = Quantiser(ir.DataType.UINT8, _numbers(node.inputs[2], float), None, 1, block, width)
         yield Held(str(node.inputs[1].name), "weight", own, node.name or "")
+
+
+def _bias(node: ir.Node) -> Iterator[Held]:
+    """The bias of a QOperator node: int32 in steps of both its scales, written as no DequantizeLinear."""
+    row = SPELLINGS.get(node.op_type)
+    if row is None or row.scale is None or len(row.places) < 3:
+        return
+    bias, scale = _input(node, row.places[2]), _input(node, row.places[1] + 1)
+    if bias is not None and bias.dtype == ir.DataType.INT32:
+        several = scale is not None and any(size != 1 for size in scale.shape or ())
+        own = Quantiser(bias.dtype, None, np.zeros(1, np.int64), 0 if several else None)
+        yield Held(str(bias.name), "bias", own, node.name or "")
 
 
 def _input(node: ir.Node, place: int | None) -> ir.Value | None:

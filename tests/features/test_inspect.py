@@ -81,6 +81,11 @@ def test_what_an_int8_file_is(form):
     assert len(held.weights) == 3
     for one in held.weights.values():
         assert (one.codes, one.bits, one.symmetric) == ("int8", 8, True)
+    biases = [one for one in held.held if one.kind == "bias"]
+    assert {one.name for one in biases} == {
+        name for name, array in numbers.items() if array.dtype == np.int32 and not name.endswith("zero_point")
+    }
+    assert {one.quantiser.codes for one in biases} == {"int32"}
     types: dict[str, int] = {}
     for array in numbers.values():
         types[array.dtype.name] = types.get(array.dtype.name, 0) + array.nbytes
@@ -136,6 +141,7 @@ def test_ranges_that_are_measured_have_no_numbers(tmp_path):
     assert held.format == "dynamic"
     assert all(one.scale is None and one.symmetric is None for one in held.activations.values())
     assert len(held.weights) == 3
+    assert len(held.activations) == 3  # what each of them reads
     assert any("measured while it runs" in line for line in found.lines())
 
 
