@@ -89,9 +89,18 @@ def test_the_threshold_is_the_policys(tiny):
 
 @pytest.mark.parametrize("form", [networks.qdq, networks.qoperator])
 def test_quantised_weights_are_read_less_their_zero_points(tiny, form):
-    model = changed(tiny, second_kernel(tiny), lambda w: w.__setitem__(slice(0, 8), 0))
+    model = changed(tiny, second_kernel(tiny), lambda w: w.__setitem__(slice(0, 9), 0))
     one = made(form(model), "weights.channels")
-    assert "8 of the 16 filters" in one.findings[0].sentence
+    assert "9 of the 16 filters" in one.findings[0].sentence
+
+
+def test_filters_that_training_let_fall_are_counted_and_not_judged(tiny):
+    """As those of a squeeze-and-excite block that weight decay has emptied: small, and none exactly zero."""
+    model = changed(
+        tiny, second_kernel(tiny), lambda w: w.__setitem__(slice(0, 8), w[:8] * np.float32(1e-12))
+    )
+    one = made(model, "weights.channels")
+    assert (one.state, one.figures["zero"], one.figures["near_zero"]) == ("clean", 0, 8)
 
 
 def test_filters_are_what_makes_a_channel():
@@ -102,7 +111,12 @@ def test_filters_are_what_makes_a_channel():
     model = m.model({"image": (1, 3, 8, 8)}, {x: (1, 4)})
     from onnxviz.graph.open.load import load
 
-    assert [array.shape for _, _, array in layers(load(model).model)] == [(5, 12), (7, 405), (6, 7), (4, 6)]
+    assert [array.shape for _, _, array, _ in layers(load(model).model)] == [
+        (5, 12),
+        (7, 405),
+        (6, 7),
+        (4, 6),
+    ]
 
 
 def test_random_operators_do_not_repeat():
@@ -120,29 +134,29 @@ def test_the_optimiser_keeps_sound_numbers(tiny):
     assert min(one.figures["decibels"].values()) > 100
 
 
-def test_what_the_optimiser_changes_is_told(tiny, monkeypatch):
+@pytest.mark.parametrize(("noise", "severity"), [(0.1, "medium"), (0.5, "high")])
+def test_what_the_optimiser_changes_is_told(tiny, monkeypatch, noise, severity):
     from onnxviz.auditing.checks import runtime
 
     outputs = runtime._outputs
 
     def noisy(subject, optimise=None):
         found = outputs(subject, optimise)
-        noise = np.random.default_rng(0)
-        return (
-            found
-            if optimise is False
-            else {k: v + 0.1 * v.std() * noise.standard_normal(v.shape) for k, v in found.items()}
-        )
+        if optimise is False:
+            return found
+        drawn = np.random.default_rng(0)
+        return {key: v + noise * v.std() * drawn.standard_normal(v.shape) for key, v in found.items()}
 
     monkeypatch.setattr(runtime, "_outputs", noisy)
     one = made(tiny, "runtime.optimiser")
-    assert one.findings[0].severity == "high"
-    assert one.figures["decibels"]["prob"] == pytest.approx(20, abs=3)
+    assert one.findings[0].severity == severity
+    assert one.figures["decibels"]["prob"] == pytest.approx(-20 * np.log10(noise), abs=3)
 
 
 def test_decibels():
     one = np.array([1.0, -1.0])
     assert decibels(one, 1.1 * one) == pytest.approx(20)
+    assert decibels(1e-30 * one, 1.1e-30 * one) == pytest.approx(20)
     assert decibels(one, one) == 200
     assert decibels(one, one[:1]) == -np.inf
     assert decibels(np.array([1.0, np.nan]), one) == -np.inf

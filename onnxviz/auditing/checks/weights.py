@@ -16,8 +16,9 @@ from onnxviz.graph.analysis.twins import view
 from onnxviz.graph.operators import family, operator
 from onnxviz.text import quoted
 
+_ROUNDED: Final = 0.5  # share of a layer of codes: rounding makes small filters zero
 _NOTHING: Final = (
-    1e-5  # of the layer's largest weight: what a filter without a larger one answers is rounding
+    1e-5  # of the layer's largest weight: a filter without a larger one answers no more than rounding
 )
 _ALIKE: Final = 0.9999  # cosine of two filters of which one is a copy, scaled
 _SHORTEST: Final = 8  # numbers: shorter filters are alike by chance, and those of one number always
@@ -40,24 +41,28 @@ _COMPARE: Final = "Compare the layer with the network that this file was made fr
 def channels(subject: Subject, rule: Rule) -> Found:
     """Zero filters and copies in each weight layer, as a share of its filters."""
     findings: list[Finding] = []
-    rows: list[tuple[str, str, int, int, int]] = []
-    for name, op, filters in layers(subject.net.model):
+    rows: list[tuple[str, str, int, int, int, int]] = []
+    for name, op, filters, coded in layers(subject.net.model):
         peaks = np.abs(filters).max(axis=1)
-        zero = int((peaks <= _NOTHING * peaks.max()).sum())
+        zero, faint = int((peaks == 0).sum()), int((peaks <= _NOTHING * peaks.max()).sum())
         copies = _copies(filters)
-        rows.append((name, op, len(filters), zero, copies))
-        for count, what in ((zero, "zero filters"), (copies, "copies of other filters")):
+        rows.append((name, op, len(filters), zero, copies, faint))
+        rounded = max(rule.bar, _ROUNDED) if coded else rule.bar
+        for count, bar, what in (
+            (zero, rounded, "zero filters"),
+            (copies, rule.bar, "copies of other filters"),
+        ):
             share = count / len(filters)
-            if share > rule.bar and len(filters) >= _FEWEST:
+            if share > bar and len(filters) >= _FEWEST:
                 text = f"{count} of the {len(filters)} filters of {quoted(name)} ({op}) are {what}"
                 findings.append(rule.finding(round(share, 4), name, text, _COMPARE))
     columns = {
         key: [row[i] for row in rows]
-        for i, key in enumerate(("layer", "operator", "filters", "zero", "copies"))
+        for i, key in enumerate(("layer", "operator", "filters", "zero", "copies", "near zero"))
     }
-    zeros, doubles, every = (sum(int(row[i]) for row in rows) for i in (3, 4, 2))
-    told = f"{zeros} zero filters, {doubles} copies of {every}"
-    figures = {"zero": zeros, "copies": doubles, "layers": columns}
+    zeros, doubles, faints, every = (sum(int(row[i]) for row in rows) for i in (3, 4, 5, 2))
+    told = f"{zeros} zero filters, {faints} near zero, {doubles} copies of {every}"
+    figures = {"zero": zeros, "near_zero": faints, "copies": doubles, "layers": columns}
     if len(subject.images) >= _PICTURES:
         still = _still(subject)
         told_of: set[str] = set()
@@ -100,8 +105,9 @@ def _still(subject: Subject) -> dict[str, tuple[int, int, tuple[str, ...]]]:
     return {name: (int((low[name] == high[name]).sum()), len(low[name]), found[name].inputs) for name in low}
 
 
-def layers(model: ir.Model) -> Iterator[tuple[str, str, np.ndarray]]:
-    """Each weight layer with constant weights: the name of its result, its operator, its filters (count, numbers).
+def layers(model: ir.Model) -> Iterator[tuple[str, str, np.ndarray, bool]]:
+    """Each weight layer with constant weights: the name of its result, its operator, its filters (count, numbers), and
+    whether they are codes.
 
     Codes of integers are given less their zero point; scales are left out where they are one a filter, so that
     filters keep their direction.
@@ -117,7 +123,8 @@ def layers(model: ir.Model) -> Iterator[tuple[str, str, np.ndarray]]:
             continue
         seen.add(value)
         array = tensor.numpy()
-        if array.dtype.kind in "iu":
+        coded = array.dtype.kind in "iu"
+        if coded:
             array = array.astype(np.float32) - _zero(node, value, array)
         if operator(twin.op).macs == "spread":
             array = np.moveaxis(array, 1, 0)
@@ -132,6 +139,7 @@ def layers(model: ir.Model) -> Iterator[tuple[str, str, np.ndarray]]:
             node.outputs[0].name or "",
             node.op_type,
             array.reshape(len(array), -1).astype(np.float32, copy=False),
+            coded,
         )
 
 
