@@ -11,12 +11,15 @@ from typing import Any
 
 import onnx_ir as ir
 
+from onnxviz.errors import ModelRejected
 from onnxviz.graph.fused import channels_first, channels_last
 from onnxviz.graph.lift import GROUPED
 from onnxviz.graph.operators import SPELLINGS
 from onnxviz.graph.tape import Tape
+from onnxviz.text import printable
 
 _MICROSOFT = "com.microsoft"
+_MOST_INPUTS = 9  # of those that do not join any number
 # How the inputs lie: every operand as (tensor, scale, zero point), then the result's scale and zero point.
 _BINARY = {name: row.of for name, row in SPELLINGS.items() if row.scale == 6 and row.of in ("Add", "Mul")}
 _UNARY = {name: row.of for name, row in SPELLINGS.items() if row.scale == 3}
@@ -39,7 +42,7 @@ class _Rewriter:
     def __init__(self, tape: Tape, node: ir.Node) -> None:
         self.node = node
         self.tape = tape
-        self.inputs = list(node.inputs) + [None] * 3
+        self.inputs = list(node.inputs) + [None] * _MOST_INPUTS
 
     def attributes(self, *dropped: str) -> dict[str, Any]:
         """The node's attributes but these."""
@@ -55,6 +58,12 @@ class _Rewriter:
     def real(self, first: int, axis: int | None = None) -> ir.Value:
         """The operand that starts at this input, dequantised."""
         x, scale, zero = self.inputs[first : first + 3]
+        if x is None or scale is None:  # ONNX Runtime refuses it, too
+            what = "tensor" if x is None else "scale"
+            name = printable(self.node.name or self.node.outputs[0].name, 80)
+            raise ModelRejected(
+                f"the node {name!r} ({self.node.op_type}) lacks input {first + (x is not None)}, the {what} of an operand"
+            )
         attributes = {} if axis is None or scale is None or not _vector(scale) else {"axis": axis}
         return self.op("DequantizeLinear", x, scale, zero, **attributes)
 

@@ -11,6 +11,7 @@ from networks import Maker
 
 from onnxviz.graph.analysis import intervals
 from onnxviz.graph.analysis.intervals import IDENTITY, compose, spread, union, window
+from onnxviz.graph.analysis.units import Atom, _deal
 from onnxviz.graph.layers import field
 
 # --- the algebra ----------------------------------------------------------------------------------
@@ -194,3 +195,8 @@ def test_upsample_of_opset_9():
 )
 def test_a_scale_that_is_next_to_nothing_has_no_plain_formula(coordinates):
     assert intervals.resampling(32, 1, 1e-9, "linear", coordinates, "floor", False) is None
+
+
+def test_a_map_of_no_places_is_dealt_to_no_axes():
+    assert _deal([Atom(None, 0, 0)], [4]) is None
+    assert _deal([Atom(None, 0, 4)], [2, 2]) is not None

@@ -269,6 +269,8 @@ def _deal(atoms: list[Atom], sizes: Sequence[int]) -> list[Axis] | None:
             if not rest:
                 return None
             atom = rest.pop(0)
+            if atom.size == 0:  # nothing is there to be dealt
+                return None
             if left % atom.size == 0:
                 taken.append(atom)
                 left //= atom.size
