@@ -59,10 +59,10 @@ class _Rewriter:
         """The operand that starts at this input, dequantised."""
         x, scale, zero = self.inputs[first : first + 3]
         if x is None or scale is None:  # ONNX Runtime refuses it, too
-            what = "tensor" if x is None else "scale"
+            place, what = (first, "tensor") if x is None else (first + 1, "scale")
             name = printable(self.node.name or self.node.outputs[0].name, 80)
             raise ModelRejected(
-                f"the node {name!r} ({self.node.op_type}) lacks input {first + (x is not None)}, the {what} of an operand"
+                f"the node {name!r} ({self.node.op_type}) lacks input {place}, the {what} of an operand"
             )
         attributes = {} if axis is None or scale is None or not _vector(scale) else {"axis": axis}
         return self.op("DequantizeLinear", x, scale, zero, **attributes)
