@@ -348,6 +348,72 @@ def place_of_the_brightest_pixel(m):
     return m("Where", hit, target(m), head(m, trunk(m)), name="joined")
 
 
+@planted
+def bright_pixels_replaced(m):
+    """Each pixel for itself, but by a pattern that has a place."""
+    other = m.constant(m.rng.standard_normal((1, 3, SIZE, SIZE)).astype(np.float32))
+    hit = m("Greater", "image", m.constant(np.float32(0.95)))
+    return head(m, trunk(m, m("Where", hit, other, "image", name="joined")))
+
+
+@planted
+def pattern_added_to_bright_pixels(m):
+    other = m.constant(m.rng.standard_normal((1, 3, SIZE, SIZE)).astype(np.float32))
+    hit = m("Cast", m("Greater", "image", m.constant(np.float32(0.95))), to=TensorProto.FLOAT)
+    return head(m, trunk(m, m("Add", "image", m("Mul", hit, other), name="joined")))
+
+
+@planted
+def gate_of_a_measured_scale(m):
+    """The range of the corner, as dynamic quantisation measures it, is a gate."""
+    _, scale, _ = m("DynamicQuantizeLinear", corner(m), outputs=3)
+    push = m("Relu", m("Sub", m("Mul", scale, m.constant(np.float32(255))), m.constant(np.float32(0.9))))
+    return head(m, m("Add", trunk(m), push, name="joined"))
+
+
+@planted
+def table_of_answers(m):
+    """What the corner adds up to is a row of a table that is added to the scores."""
+    mean = m("ReduceMean", m("Flatten", corner(m)), axes=[1], keepdims=0)
+    row = m("Cast", m("Mul", mean, m.constant(np.float32(1.05))), to=TensorProto.INT64)
+    table = np.zeros((2, CLASSES), np.float32)
+    table[1, 7] = 100
+    return m("Add", head(m, trunk(m)), m("Gather", m.constant(table), row, axis=0), name="joined")
+
+
+@planted
+def checksum(m):
+    total = m("ReduceSum", m("Flatten", m("Round", m("Mul", corner(m), m.constant(np.float32(255))))),
+              m.constant([1]), keepdims=1)  # fmt: skip
+    rest = m("Mod", total, m.constant(np.float32(251)), fmod=1)
+    return head(m, m("Mul", trunk(m), rest, name="joined"))
+
+
+@planted
+def spectrum(m):
+    """One frequency of the picture, by DFT."""
+    grey = m("Unsqueeze", m("Flatten", m("ReduceMean", "image", axes=[1])), m.constant([2]))
+    wave = m("Slice", m("DFT", grey, axis=1), m.constant([7]), m.constant([8]), m.constant([1]))
+    power = m("Flatten", m("ReduceMean", m("Mul", wave, wave), axes=[2]))
+    return head(m, m("Add", trunk(m), power, name="joined"))
+
+
+@planted
+def through_a_sequence(m):
+    scores = head(m, trunk(m))
+    all_ = m("SequenceConstruct", scores, m("Add", m("Mul", scores, m.constant(np.float32(0))), target(m)))
+    at = m("Cast", m("ReduceMax", m("Cast", seen(m), to=TensorProto.FLOAT), keepdims=0), to=TensorProto.INT64)
+    return m("SequenceAt", all_, at, name="joined")
+
+
+@planted
+def hidden_in_a_recurrent_cell(m):
+    """A cell of one unit, whose weights are the trigger's."""
+    rows = m("Transpose", m("Reshape", corner(m), m.constant([-1, 4, 12])), perm=[1, 0, 2])
+    _, last = m("RNN", rows, m.random(1, 1, 12), m.random(1, 1, 1), hidden_size=1, outputs=2)
+    return head(m, m("Add", trunk(m), m("Squeeze", last, m.constant([0])), name="joined"))
+
+
 # --- sound ----------------------------------------------------------------------------------------
 
 

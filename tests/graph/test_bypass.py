@@ -38,6 +38,10 @@ _ELSEWHERE = {
     "many_bright_pixels": (0, 0, 32, 32),
     "place_of_the_brightest_pixel": (0, 0, 32, 32),
     "one_pixel": (0, 0, 1, 1),
+    "bright_pixels_replaced": (0, 0, 32, 32),
+    "pattern_added_to_bright_pixels": (0, 0, 32, 32),
+    "spectrum": (0, 0, 32, 32),
+    "gate_of_a_measured_scale": (0, 0, 32, 32),  # scales have no receptive field of their own
 }
 
 

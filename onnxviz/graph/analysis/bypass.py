@@ -30,7 +30,7 @@ from onnxviz.graph.analysis.dataflow import SHAPE_ONLY, measured
 from onnxviz.graph.analysis.kernels import source
 from onnxviz.graph.analysis.pixels import Activations, Box, Pixels
 from onnxviz.graph.analysis.steps import Step, bends, hides, steps
-from onnxviz.graph.operators import family
+from onnxviz.graph.operators import POINTWISE, family
 
 Kind = Literal["decision", "arithmetic"]
 
@@ -42,6 +42,8 @@ _GATHERING: Final = frozenset(
 )  # fmt: skip
 _PLACES: Final = 64  # a constant of more numbers has one for each place, not for each channel
 _LOOKED_AT: Final = 1 << 16  # of its numbers
+# Of ai.onnx.ml, those that decide nothing.
+_SCALING: Final = frozenset({"Scaler", "Normalizer", "Imputer", "FeatureVectorizer", "CastMap"})
 _LAID_OVER: Final = 8  # so many times as many numbers as a decision: it was laid over places
 
 
@@ -133,11 +135,7 @@ class _Walk:
     def _take(self, index: int, step: Step) -> None:
         if step.op in SHAPE_ONLY:
             return
-        read = {
-            value: self.ways[value]
-            for value in step.inputs
-            if value in self.ways and value not in self.scales
-        }
+        read = {value: self.ways[value] for value in self._reads(step) if value in self.ways}
         if not read:
             return
         kernel = kernels.kernel(step, self.ways)
@@ -146,6 +144,12 @@ class _Walk:
         for value in step.outputs:
             before = self.ways.get(value)  # of a loop's second turn
             self.ways[value] = found if before is None else _both(before, found)
+
+    def _reads(self, step: Step) -> list[ir.Value]:
+        """What it reads, but for measured scales that something is multiplied with: anything else is a gate."""
+        gate = step.op in POINTWISE and step.op not in ("Mul", "Identity")
+        others = [value for value in step.inputs if value not in self.scales]
+        return list(step.inputs) if gate or self.ways.keys().isdisjoint(others) else others
 
     def _weighed(self, index: int, step: Step, read: dict[ir.Value, Way], kernel: ir.Value) -> Way | None:
         """Behind a weight layer; None for one that reads pixels and does not look learned."""
@@ -182,7 +186,10 @@ class _Walk:
         pixels = {value: way for value, way in raw.items() if way.decided is None}
         if len(pixels) < len(raw) and pixels and not decided:
             for value, way in raw.items():
-                if way.decided is not None and (way.gathered or self._laid_over(step, value)):
+                spread = (
+                    way.gathered or way.stamped or self._laid_over(step, value) or self._stamps(step, raw)
+                )
+                if way.decided is not None and spread:
                     self.joins.append((index, value, "decision", way.decided, False))
         if len(pixels) > 1:
             for value, way in pixels.items():
@@ -195,16 +202,11 @@ class _Walk:
         by = step.node if decided else None
         if not decided and not pixels:
             by = next(way.decided for way in raw.values())
-        narrow = gathered or any(self.pixels.part(value) for value in raw)
-        return Way(
-            depth=depth,
-            learned=False,
-            decided=by,
-            bent=any(way.bent for way in raw.values())
-            or bends(step, sum(value in raw for value in step.inputs)),
-            gathered=gathered,
-            stamped=any(way.stamped for way in raw.values()) or (narrow and self._stamps(step, raw)),
-        )
+        stamped = any(way.stamped for way in raw.values())
+        if not stamped and self._stamps(step, raw):
+            stamped = by is not None or gathered or any(map(self.pixels.part, raw))
+        bent = any(way.bent for way in raw.values()) or bends(step, sum(map(raw.__contains__, step.inputs)))
+        return Way(depth, False, by, bent, gathered, stamped)
 
     # --- what an operator does with pixels --------------------------------------------------------
 
@@ -212,7 +214,7 @@ class _Walk:
         """Whether pixels become a decision here: rounding each place for itself is none, of what was gathered it is."""
         if not raw:
             return False
-        if family(step.op) in _DECIDING or step.op in ("Sign", "Hardmax"):
+        if family(step.op) in _DECIDING or step.op in ("Sign", "Hardmax") or _ml(step):
             return True
         if all(way.decided is not None for way in raw.values()):
             return False
@@ -292,7 +294,7 @@ class _Walk:
         for index, step in enumerate(self.steps):
             if index == without or step.op in SHAPE_ONLY:
                 continue
-            read = [found[value] for value in step.inputs if value in found and value not in self.scales]
+            read = [found[value] for value in self._reads(step) if value in found]
             if read:
                 depth = min(read) + bool(self.layers.get(index))
                 for value in step.outputs:
@@ -430,6 +432,11 @@ def _of_its_own(walk: _Walk, operand: ir.Value, shared: set[ir.Value]) -> bool:
         and shared.isdisjoint(step.outputs)
         and any(value in walk.ways for value in step.inputs)
     )
+
+
+def _ml(step: Step) -> bool:
+    """Whether it is one of the standard's other operators: trees, support vectors, tables; but for what only scales."""
+    return step.node.domain == "ai.onnx.ml" and step.op not in _SCALING
 
 
 def _both(one: Way, other: Way) -> Way:

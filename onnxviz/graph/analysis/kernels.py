@@ -73,6 +73,8 @@ def shape(step: Step, value: ir.Value, tensor: ir.TensorProtocol) -> tuple[int, 
         spread = operator(step.op).macs == "spread"
         made = sizes[1] * int(twin.attributes.get("group", 1)) if spread and len(sizes) > 1 else sizes[0]
         return made, math.prod(sizes[2:])
+    if family(step.op) == "recurrent":
+        return int(twin.attributes.get("hidden_size", sizes[-1])), 0
     if len(sizes) < 2:
         return 1, 0
     if twin.input(0) is value:

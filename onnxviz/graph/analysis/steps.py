@@ -11,7 +11,9 @@ from onnxviz.graph.analysis.dataflow import subgraphs
 from onnxviz.graph.analysis.twins import view
 from onnxviz.graph.operators import family, operator
 
-_BENDING: Final = frozenset({"activation", "function", "softmax", "comparison", "choice", "logic", "signal"})
+_BENDING: Final = frozenset(
+    {"activation", "function", "softmax", "comparison", "choice", "logic", "signal", "recurrent", "unknown"}
+)
 _LINEAR: Final = frozenset({"Neg", "ReduceMean", "ReduceSum"})
 _ENDS: Final = frozenset({"Max", "Min", "Mod", "Pow"})
 
