@@ -41,6 +41,7 @@ _PUBLIC = {
     "gradient_model": "features.graphs",
     "explainer_model": "attribution.explainer",
     "audit": "auditing.run",
+    "report": "auditing.album",
     "compare": "comparing.compare",
     "doctor": "health",
     "like": "comparing.like",
@@ -59,6 +60,7 @@ if TYPE_CHECKING:  # what a type checker reads; a test holds it to the table
     from onnxviz.attribution.saliency import saliency as saliency
     from onnxviz.attribution.segment import segment as segment
     from onnxviz.attribution.sheet import attributions as attributions
+    from onnxviz.auditing.album import report as report
     from onnxviz.auditing.run import audit as audit
     from onnxviz.comparing.compare import compare as compare
     from onnxviz.comparing.like import like as like

@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
-from onnxviz.cli import acts, audit, completion, saving
+from onnxviz.cli import acts, audit, completion, report, saving
 from onnxviz.cli import compare as compared
 from onnxviz.cli.acts import FEATURES
 from onnxviz.cli.command import Command
@@ -264,6 +264,20 @@ _LISTED: Final = (
         },
         more="Writes a folder: report.html, report.json, audit.sarif, junit.xml, findings.csv, evidence/, SHA256SUMS. "
         "Exit code 1 where the verdict is no pass.",
+    ),
+    Command(
+        "report", report.report, f"{_LITE} photos/ --truth folders -o report/", arguments=_FOLDERS, gradients=True,
+        writes=(),
+        options={
+            "truth": Option(kind=str, metavar="CSV|folders", complete=completion.words("folders")),
+            "methods": Option(
+                kind=str, help="Attribution methods, with commas between.", read=compared.listed, default="grad-cam",
+            ),
+            "explained": Option(least=0),
+            "method": Option(("--map",), complete=completion.words("pca", "tsne", "umap")),
+            "one_file": Option(kind=bool, help="Put the photos inside the page, as far as 15 MB go.", default=False),
+        },
+        more="Writes a folder: report.html, the photos that it loads, photos.parquet (with the features), layers.csv.",
     ),
     Command(
         "compare", compared.compare, f"{_LITE} int8.onnx photos/ -o compared/", models=("a", "b"), gradients=True,
