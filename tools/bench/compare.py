@@ -129,25 +129,25 @@ def by_ort(a: Path, b: Path, x: np.ndarray) -> list[str]:
 
 def by_polygraphy(a: Path, b: Path, x: np.ndarray) -> list[str]:
     """By Polygraphy's comparator on ONNX Runtime, all values as outputs: the largest mean relative difference."""
-    from polygraphy.backend.onnx import BytesFromOnnx, ModifyOutputs
+    from polygraphy.backend.onnx import BytesFromOnnx, ModifyOutputs, OnnxFromPath
     from polygraphy.backend.onnxrt import OnnxrtRunner, SessionFromOnnx
     from polygraphy.comparator import Comparator, CompareFunc
     from polygraphy.constants import MARK_ALL
+    from polygraphy.logger import G_LOGGER
 
     name = onnx.load(a, load_external_data=False).graph.input[0].name
     runners = [
-        OnnxrtRunner(SessionFromOnnx(BytesFromOnnx(ModifyOutputs(str(path), outputs=MARK_ALL))))
+        OnnxrtRunner(SessionFromOnnx(BytesFromOnnx(ModifyOutputs(OnnxFromPath(str(path)), outputs=MARK_ALL))))
         for path in (a, b)
     ]
-    results = Comparator.run(runners, data_loader=[{name: picture[None]} for picture in x])
-    compared = Comparator.compare_accuracy(
-        results, compare_func=CompareFunc.simple(check_error_stat="mean", fail_fast=False)
-    )
+    with G_LOGGER.verbosity(G_LOGGER.CRITICAL):
+        results = Comparator.run(runners, data_loader=[{name: picture[None]} for picture in x])
+        compare = CompareFunc.simple(check_error_stat="mean", fail_fast=False)
+        compared = Comparator.compare_accuracy(results, compare_func=compare)
     errors: dict[str, list[float]] = {}
-    for rows in compared.values():
-        for row in rows:
-            for value, result in row.items():
-                errors.setdefault(value, []).append(float(result.mean_reldiff))
+    for row in (row for result in compared for rows in result.values() for row in rows):
+        for value, result in row.items():
+            errors.setdefault(value, []).append(float(result.mean_reldiff))
     return sorted(errors, key=lambda value: -statistics.fmean(errors[value]))
 
 
