@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 from onnxviz.auditing.finding import Check, Evidence, Finding
-from onnxviz.comparing.rules import CLIPPED_BY, LAYER_SHARE, RULES, Rule, check, found, not_run
+from onnxviz.comparing.rules import CLIPPED_BY, LAYER_MOVED, LAYER_SHARE, RULES, Rule, check, found, not_run
 from onnxviz.text import printable
 
 if TYPE_CHECKING:
@@ -140,7 +140,7 @@ def _layer(rule: Rule, local: Local) -> Check:
         return check(rule, figure="no layer differs")
     figures = {"layer": printable(worst.layer), "share": worst.share, "z": worst.z}
     findings = []
-    if worst.share >= LAYER_SHARE:
+    if worst.share >= LAYER_SHARE and worst.e >= LAYER_MOVED:
         findings = found(
             rule, worst.z, printable(worst.layer),
             f"{printable(worst.layer)} alone makes {worst.share:.0%} of the damage, and stands out of all other layers "

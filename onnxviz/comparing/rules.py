@@ -94,7 +94,7 @@ _LISTED: Final = (
     Rule(
         "compare.layer",
         "Does one layer alone do the damage?",
-        "robust z of log e of the layer with the largest share, where that share is ≥ 0.6",
+        "robust z of log e of the layer with the largest share, where that share is ≥ 0.6 and e ≥ 0.03",
         (("high", 4.5),),
         limits="Several faulty layers of like effect hide each other; the table has them all the same.",
         clean="share 0.44, z 3.8",
@@ -176,6 +176,8 @@ _LISTED: Final = (
 RULES: Final[Mapping[str, Rule]] = {rule.id: rule for rule in _LISTED}
 #: The other half of compare.layer.
 LAYER_SHARE: Final = 0.6
+#: And the third: a layer that moves the answers by less is no fault, whatever its share (30 dB).
+LAYER_MOVED: Final = 0.03
 #: The other half of compare.clipping: of few values one that is a hair beyond is a large share.
 CLIPPED_BY: Final = 0.1
 #: Under it two files are not of one network at all.

@@ -16,6 +16,7 @@ from onnxviz.comparing.kernels import operands, shaped
 from onnxviz.comparing.match import Matching
 from onnxviz.comparing.sketch import constants
 from onnxviz.graph.analysis.dataflow import constant, dependent, duplicate, image_input
+from onnxviz.graph.dequantised import QUANTISING
 from onnxviz.graph.fold import batch_norms
 from onnxviz.graph.operators import FORM, VALUE_KEPT, operator
 from onnxviz.graph.quantisers import Quantiser, behind, of_node
@@ -282,10 +283,24 @@ def _factor(node: ir.Node) -> np.ndarray | None:
 
 
 def _stored(one: _Reads) -> np.ndarray | None:
-    """The codes of a weight, where the file holds them."""
-    source = behind(one.values[0])
-    tensor = constant(one.values[0] if source is None else source.inputs[0])
-    return None if tensor is None else tensor.numpy()
+    """The codes of a weight, where the file holds them, or the real numbers that it rounds when it runs."""
+    source, own = behind(one.values[0]), one.quantiser
+    stored = one.values[0] if source is None else source.inputs[0]
+    maker = None if stored is None else stored.producer()
+    if maker is not None and maker.op_type in QUANTISING:
+        stored = maker.inputs[0]
+    tensor = constant(stored)
+    if tensor is None:
+        return None
+    held = tensor.numpy()
+    if held.dtype.kind != "f":
+        return held
+    if own is None or own.scale is None or own.zero is None or own.block:
+        return None
+    sides = [1] * held.ndim
+    if own.axis is not None:
+        sides[own.axis] = -1
+    return np.rint(held / own.scale.reshape(sides)).clip(*own.ends) + own.zero.reshape(sides)
 
 
 def _keeps_to_seven(chosen: Sequence[_Reads]) -> bool:
