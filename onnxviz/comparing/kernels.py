@@ -10,7 +10,7 @@ inputs are brought to the same strength first (Sinkhorn & Knopp 1967); the bette
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
@@ -25,9 +25,14 @@ from onnxviz.graph.analysis.twins import view
 from onnxviz.graph.operators import RECURRENT, RESHAPING, VALUE_KEPT
 from onnxviz.network import Network
 
-_ROUNDS: Final = 8
+_ROUNDS: Final = 20
 # Factors of channels that differ by less than this are quantised weights.
 _STILL: Final = 0.1
+# A few that differ by more are channels that are nearly dead, or spoilt.
+_MANY: Final = 0.25
+# Of factors that are taken back, so much may be left, of so many at least.
+_LEFT: Final = 0.25
+_MOST: Final = 0.9
 # Where weights stand in the operators that have them; of a product either side may be them.
 _PLACES: Final = {
     "Conv": (1,),
@@ -49,13 +54,14 @@ class Faces(NamedTuple):
 class Kernel:
     """An operator that multiplies, and its weights as projections.
 
-    node     where it stands in the graph
-    macs     its multiply-accumulates for one picture
-    size     (filters, elements of each)
-    numbers  elements of its result for one picture; 0 where that is not known
-    faces    (filters, projections) of length 1 each, in the forms in which another file may have the same
-    filters  the strength of each filter, and
-    inputs   of what each input is multiplied with
+    node       where it stands in the graph
+    macs       its multiply-accumulates for one picture
+    size       (filters, elements of each)
+    numbers    elements of its result for one picture; 0 where that is not known
+    faces      (filters, projections) of length 1 each, in the forms in which another file may have the same
+    strengths  of the filters
+    filters    of how strong a filter is, what is its own (up to one factor for all), and
+    inputs     what is the input's
     """
 
     node: ir.Node
@@ -63,6 +69,7 @@ class Kernel:
     size: tuple[int, int] = (0, 0)
     numbers: int = 0
     faces: list[Faces] = field(default_factory=list)
+    strengths: np.ndarray = field(default_factory=lambda: np.zeros(0))
     filters: np.ndarray = field(default_factory=lambda: np.zeros(0))
     inputs: np.ndarray = field(default_factory=lambda: np.zeros(0))
 
@@ -91,9 +98,7 @@ def kernels(
         arrays = [_array(kernel.node, value, held) for value in values]
         form = shaped(kernel.node, values, arrays)
         if form is not None and form.size:
-            kernel.size = (form.shape[0], form.shape[1] * form.shape[2])
-            kernel.faces = _faces(form, _flattened(kernel.node, values, facts), project)
-            kernel.filters, kernel.inputs = _strengths(kernel.node, form)
+            _set(kernel, form, _flattened(kernel.node, values, facts), project)
     return found
 
 
@@ -165,12 +170,26 @@ def _flattened(node: ir.Node, values: list[ir.Value], facts: Facts) -> tuple[int
     return ()
 
 
-def _faces(form: np.ndarray, flattened: tuple[int, ...], project: Projector) -> list[Faces]:
-    forms = [form]
+def _set(kernel: Kernel, form: np.ndarray, flattened: tuple[int, ...], project: Projector) -> None:
+    """Reduce the weights to what is kept of them."""
+    kernel.size = (form.shape[0], form.shape[1] * form.shape[2])
+    group = int(view(kernel.node).attributes.get("group", 1))
+    squares = np.square(form, dtype=np.float64).sum(axis=2)
+    rows, columns = _balance(squares.reshape(group, -1, squares.shape[1]))
+    kernel.strengths = np.sqrt(squares.sum(axis=1))
+    kernel.filters, kernel.inputs = (np.sqrt(_inverse(factors)).reshape(-1) for factors in (rows, columns))
+    scaled = form.reshape(group, -1, *form.shape[1:]) * np.sqrt(
+        rows[:, :, None, None] * columns[:, None, :, None]
+    )
+    balanced = scaled.reshape(form.shape).astype(np.float32)
+    orders = [slice(None)]
     if form.shape[2] == 1 and len(flattened) > 1 and math.prod(flattened) == form.shape[1]:
-        maps = form.reshape(len(form), *flattened)  # channels last in this file, perhaps
-        forms.append(np.moveaxis(maps, -1, 1).reshape(form.shape))
-    return [Faces(_projected(one, project), _projected(_balanced(one), project)) for one in forms]
+        # Channels last in this file, perhaps.
+        orders.append(np.moveaxis(np.arange(form.shape[1]).reshape(flattened), -1, 0).reshape(-1))
+    kernel.faces = [
+        Faces(_projected(form[:, order], project), _projected(balanced[:, order], project))
+        for order in orders
+    ]
 
 
 def _projected(form: np.ndarray, project: Projector) -> np.ndarray:
@@ -180,22 +199,16 @@ def _projected(form: np.ndarray, project: Projector) -> np.ndarray:
     return np.divide(rows, norms, out=np.zeros_like(rows), where=norms > 0)
 
 
-def _strengths(node: ir.Node, form: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    squares = np.square(form, dtype=np.float64).sum(axis=2)
-    group = int(view(node).attributes.get("group", 1))
-    inputs = squares.reshape(group, -1, squares.shape[1]).sum(axis=1)
-    return np.sqrt(squares.sum(axis=1)), np.sqrt(inputs.reshape(-1))
+def _balance(squares: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Factors of filters and of inputs that make all of them equally strong.
 
-
-def _balanced(form: np.ndarray) -> np.ndarray:
-    """The weights with every filter and every input brought to the same strength."""
-    squares = np.square(form, dtype=np.float64).sum(axis=2)
-    rows, columns = np.ones(len(squares)), np.ones(squares.shape[1])
+    squares   (groups, filters, inputs) strengths, squared
+    """
+    rows, columns = np.ones(squares.shape[:2]), np.ones((squares.shape[0], squares.shape[2]))
     for _ in range(_ROUNDS):
-        rows = _inverse(squares @ columns)
-        columns = _inverse(rows @ squares)
-    factors = np.sqrt(rows)[:, None] * np.sqrt(columns)[None, :]
-    return (form * factors[:, :, None]).astype(np.float32)
+        rows = _inverse(np.einsum("gij,gj->gi", squares, columns))
+        columns = _inverse(np.einsum("gij,gi->gj", squares, rows))
+    return rows, columns
 
 
 def _inverse(sums: np.ndarray) -> np.ndarray:
@@ -212,7 +225,7 @@ def likeness(a: Kernel, b: Kernel) -> float:
     if a.numbers and b.numbers and a.numbers != b.numbers:
         return 0.0
     both = [(one, other) for one in a.faces for other in b.faces]
-    weights = _shares(a.filters) + _shares(b.filters)
+    weights = _shares(a.strengths) + _shares(b.strengths)
     found = [_cosine(*sides, weights) for one, other in both for sides in zip(one, other, strict=True)]
     return min(1.0, max(found))
 
@@ -227,34 +240,35 @@ def _shares(filters: np.ndarray) -> np.ndarray:
     return filters / total if total > 0 else filters
 
 
-def rescaled(made: tuple[Kernel, Kernel], readers: Sequence[tuple[Kernel, Kernel]]) -> bool:
-    """Whether B's channels between two layers are A's times a factor each, which the readers take back.
+def factors(a: Kernel, b: Kernel) -> np.ndarray | None:
+    """How much stronger B's filters are than A's, as logarithms; NaN for one that is nil, None where all are."""
+    return _logarithms(a.filters, b.filters)
 
-    Cross-layer equalisation does so. The network computes the same, and these values do not.
 
-    made      a layer of A and of B
-    readers   those that read it
-    """
-    factors = _factors(made[0].filters, made[1].filters)
-    if factors is None or not readers or np.ptp(factors) < _STILL:
+def depthwise(kernel: Kernel) -> bool:
+    """Whether each filter reads one channel, its own."""
+    return len(kernel.inputs) == len(kernel.filters) and view(kernel.node).attributes.get("group", 1) > 1
+
+
+def vary(found: np.ndarray) -> bool:
+    """Whether such factors differ from channel to channel, of many channels by more than quantised weights do."""
+    return float((np.abs(found - np.nanmedian(found)) >= _STILL).mean()) >= _MANY
+
+
+def taken_back(found: np.ndarray, a: Kernel, b: Kernel) -> bool:
+    """Whether a layer multiplies its inputs by the inverse of such factors: cross-layer equalisation does so."""
+    back = _logarithms(a.inputs, b.inputs)
+    if back is None or len(back) != len(found):
         return False
-    for a, b in readers:
-        back = _factors(a.inputs, b.inputs)
-        if back is None or len(back) != len(factors):
-            return False
-        if np.median(np.abs(_centred(factors + back))) > _STILL * np.median(np.abs(_centred(factors))):
-            return False
-    return True
+    left, before = (np.abs(values - np.nanmedian(values)) for values in (found + back, found))
+    moved = before >= _STILL
+    return not moved.any() or float((left[moved] <= _LEFT * before[moved]).mean()) >= _MOST
 
 
-def _factors(one: np.ndarray, other: np.ndarray) -> np.ndarray | None:
-    """The logarithms of how much stronger each of the others is."""
+def _logarithms(one: np.ndarray, other: np.ndarray) -> np.ndarray | None:
     if len(one) != len(other) or not len(one):
         return None
     with np.errstate(divide="ignore", invalid="ignore"):
         found = np.log(other / one)
-    return found if np.isfinite(found).all() else None
-
-
-def _centred(values: np.ndarray) -> np.ndarray:
-    return values - np.median(values)
+    found[~np.isfinite(found)] = np.nan  # a dead channel
+    return None if np.isnan(found).all() else found

@@ -20,7 +20,7 @@ from typing import Final, Literal
 import numpy as np
 import onnx_ir as ir
 
-from onnxviz.comparing.kernels import Kernel, rescaled
+from onnxviz.comparing.kernels import Kernel, depthwise, factors, taken_back, vary
 from onnxviz.comparing.normal import normal
 from onnxviz.comparing.sides import Side, alike_layers, all_names, consistent, masks
 from onnxviz.comparing.sketch import Axes, Projector, Sketch, similarity, turned
@@ -234,13 +234,24 @@ class _Pairing:
         return [c for c in choices if c.b not in rectified or below[0, c.a] < _BELOW]
 
     def _rescaled(self) -> set[int]:
-        """What the values behind a layer depend on, where B's are A's times a factor a channel."""
+        """What the values behind a layer depend on, where B's are A's times a factor a channel, which the next layers
+        take back: the networks compute the same, and these values are not the same."""
         found: set[int] = set()
         reach = [self.one.before[a.node.outputs[0]] for a, _, _ in self.layers]
-        for i, (a, b, _) in enumerate(self.layers):
-            readers = [self.layers[k][:2] for k in range(len(reach)) if reach[k] ^ (1 << k) == reach[i]]
-            if rescaled((a, b), readers):
-                found.add(reach[i])
+        for start in range(len(reach)):
+            trail: list[tuple[int, np.ndarray]] = []
+            at: int | None = start
+            while at is not None:
+                factor = factors(*self.layers[at][:2])
+                if factor is None or (trail and len(factor) != len(trail[-1][1])):
+                    break
+                trail.append((reach[at], factor + (trail[-1][1] if trail else 0)))
+                readers = [k for k in range(len(reach)) if reach[k] ^ (1 << k) == reach[at]]
+                even = len(trail) > 1 and not vary(trail[-1][1])
+                if even or (readers and all(taken_back(trail[-1][1], *self.layers[k][:2]) for k in readers)):
+                    found.update(mask for mask, factor in trail if vary(factor))
+                # A depthwise layer takes back what it was given and gives its own, in one factor.
+                at = readers[0] if len(readers) == 1 and depthwise(self.layers[readers[0]][0]) else None
         return found
 
     def _choice(self, a: int, b: int) -> _Choice | None:

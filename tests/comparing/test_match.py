@@ -121,10 +121,10 @@ def test_other_forms_match(name, variant):
         assert any(pair.axes == (0, 3, 1, 2) for pair in found.pairs)
 
 
-@pytest.mark.parametrize("name", ["resnet", "segmenter"])
-def test_equalised_values_are_no_pairs(name):
+@pytest.mark.parametrize("name", ["resnet", "segmenter", "bundled"])
+def test_equalised_values_are_no_pairs(name, bundled):
     """Where filters were scaled and the next layer scales back, the layers match and the values between them do not."""
-    a = small.NETWORKS[name]()
+    a = bundled if name == "bundled" else small.NETWORKS[name]()
     b = variants.equalised(variants.unfolded(a)) if name == "resnet" else variants.equalised(a)
     found = matched(a, b)
     assert found.macs >= 0.99
@@ -215,6 +215,19 @@ def test_the_bundled_network_in_int8(sound):
         assert stem.quantised is not None
         assert pairs["stem.relu6"].sure > 0.99
         check_order(found)
+
+
+def test_one_spoilt_channel_is_no_equalisation():
+    """Nothing takes its factor back: the layer's values stay a pair."""
+    a = small.segmenter()
+    b = onnx.ModelProto()
+    b.CopyFrom(a)
+    for tensor in b.graph.initializer:
+        if tensor.name == "middle.weight":
+            weights = numpy_helper.to_array(tensor).copy()
+            weights[3] *= 4
+            tensor.CopyFrom(numpy_helper.from_array(weights, tensor.name))
+    assert exact(matched(a, b)) == exact(matched(a, a))
 
 
 @pytest.mark.parametrize("form", ["QDQ", "QOperator"])
