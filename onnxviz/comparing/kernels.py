@@ -182,7 +182,7 @@ def _set(kernel: Kernel, form: np.ndarray, flattened: tuple[int, ...], project: 
         rows[:, :, None, None] * columns[:, None, :, None]
     )
     balanced = scaled.reshape(form.shape).astype(np.float32)
-    orders = [slice(None)]
+    orders = [np.arange(form.shape[1])]
     if form.shape[2] == 1 and len(flattened) > 1 and math.prod(flattened) == form.shape[1]:
         # Channels last in this file, perhaps.
         orders.append(np.moveaxis(np.arange(form.shape[1]).reshape(flattened), -1, 0).reshape(-1))
