@@ -201,7 +201,7 @@ class RemoteProgram(Program):
                 break
             if wanted.issuperset(answer["lacking"]):  # it was given all of them
                 raise LimitExceeded("the process of this network did not keep the model's weights")
-            wanted = set(answer["lacking"])
+            wanted |= set(answer["lacking"])  # what it was given at this asking is not kept either
         life.sent.update(weights.values())
         self.inputs, self.outputs = list(answer["inputs"]), list(answer["outputs"])
         self.provider = str(answer["provider"])
