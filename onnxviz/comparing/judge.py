@@ -14,12 +14,20 @@ if TYPE_CHECKING:
     from onnxviz.comparing.drift import Drift
     from onnxviz.comparing.local import Local
     from onnxviz.comparing.match import Matching
+    from onnxviz.comparing.split import Split
     from onnxviz.comparing.statistics import Likeness
     from onnxviz.comparing.why import LayerFigures, Why
 
 #: Agreement is judged where A's best class leads by so much.
 MARGIN: Final = 0.1
 _FLIPS: Final = 20  # rows of evidence
+_EVIDENCE: Final = ("picture", "a_label", "a_probability", "b_label", "b_probability")
+#: What noise comes from, and what to do about it.
+CAUSES: Final = {
+    "weights": "the weights: quantise them per channel, or with more bits, or leave the first layers in float",
+    "clipping": "clipping: ranges are too small, so values are cut off; calibrate anew, on real pictures",
+    "rounding": "rounding: ranges are too large for what goes through them, or 8 bits too few; calibrate anew",
+}
 
 
 def judged(parts: Mapping[str, Any], reasons: Mapping[str, str], pictures: bool) -> tuple[Check, ...]:
@@ -34,6 +42,8 @@ def judged(parts: Mapping[str, Any], reasons: Mapping[str, str], pictures: bool)
         part, ask = _ASKED[rule.id]
         if rule.pictures and not pictures:
             checks.append(not_run(rule, "no pictures were given"))
+        elif rule.id == "compare.answers" and part in parts:
+            checks.append(_answers(rule, parts[part], _cause(parts.get("split"), parts.get("local"))))
         elif part in parts:
             checks.append(ask(rule, parts[part]))
         else:
@@ -60,7 +70,20 @@ def _finite(rule: Rule, answers: Answers) -> Check:
     return check(rule, findings, figure=len(bad), figures={"pictures": bad})
 
 
-def _answers(rule: Rule, answers: Answers) -> Check:
+def _cause(split: Split | None, local: Local | None) -> str:
+    """Where the damage comes from and what to do about that; '' where it is not known."""
+    told = ""
+    if split is not None and split.cause is not None:
+        told = f"{split.shares[split.cause]:.0%} of the noise comes from {CAUSES[split.cause]}"
+    worst = next(iter(local.ranked), None) if local is not None else None
+    if worst is not None and worst.e:
+        told += (
+            f"{'; ' if told else ''}look at {printable(worst.layer)} first ({worst.share:.0%} of the damage)"
+        )
+    return told
+
+
+def _answers(rule: Rule, answers: Answers, cause: str = "") -> Check:
     figures = answers.to_dict()
     if answers.reason:
         return check(rule, state="not-applicable", reason=answers.reason, figures=figures)
@@ -72,7 +95,7 @@ def _answers(rule: Rule, answers: Answers) -> Check:
         )  # fmt: skip
     evidence = []
     if answers.flips.get("picture"):
-        rows = {name: list(cells)[:_FLIPS] for name, cells in answers.flips.items()}
+        rows = {name: list(answers.flips[name])[:_FLIPS] for name in _EVIDENCE}
         evidence.append(
             Evidence("Pictures with another class in B, those first that A was surest of.", table=rows)
         )
@@ -80,7 +103,7 @@ def _answers(rule: Rule, answers: Answers) -> Check:
     findings = found(
         rule, upper, "",
         f"Where A is sure of its answer, B gives the same in {share}.",
-        "begin with the layers that the report names; the pictures are in flips.csv",
+        cause or "begin with the layers that the report names; the pictures are in flips.csv",
         evidence,
     )  # fmt: skip
     return check(rule, findings, figure=upper, figures=figures, evidence=() if findings else evidence)

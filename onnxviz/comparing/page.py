@@ -25,7 +25,7 @@ from onnxviz.auditing.report.page import (
     Verdict,
     heat,
 )
-from onnxviz.comparing.judge import MARGIN
+from onnxviz.comparing.judge import CAUSES, MARGIN
 from onnxviz.errors import MissingDependency
 from onnxviz.files import json_bytes
 from onnxviz.text import printable
@@ -52,27 +52,26 @@ _ALL: Final = {
     "share": "share of the damage",
     "z": "z",
     "sqnr_db": "SQNR, dB",
-    "beyond_low": "cut off below",
-    "beyond_high": "cut off above",
+    "cut_off": "cut off",
     "codes_used": "codes used",
     "steps_under_zero": "steps under 0",
     "weights_sqnr_db": "weights, dB",
-    "weights_predicted_db": "predicted, dB",
+    "weights_short_db": "under prediction, dB",
 }
 _HINTS: Final = {
     "share": "Share of the noise at the answers that this layer makes alone: e² of the sum of all e².",
     "z": "How far log e lies above the median of all layers, in robust deviations.",
     "healed_db": "Signal to noise at the answers of B with this layer as in A; tried for the first five.",
     "sqnr_db": "Of the layer's values, with all that went wrong before: where damage arrives, not where it is made.",
-    "beyond_low": "Share of A's values under the range that B holds.",
-    "beyond_high": "Share of A's values over the range that B holds.",
+    "cut_off": "Share of A's values beyond the range that B holds.",
     "codes_used": "Range of the codes that occur by the range that there is.",
     "steps_under_zero": "Steps of B's range under 0, where A never is.",
-    "weights_predicted_db": "What bits and granularity predict of the weights: an error of step²/12.",
+    "weights_sqnr_db": "Signal to noise of B's weights.",
+    "weights_short_db": "By how much that is under what bits and granularity predict: an error of step²/12.",
 }
 _FORMATS: Final = {
     "share": ".1%", "z": ".1f", "healed_db": ".1f", "sqnr_db": ".1f", "codes_used": ".0%", "weights_sqnr_db": ".1f",
-    "weights_predicted_db": ".1f",
+    "weights_short_db": ".1f",
 }  # fmt: skip
 
 
@@ -305,13 +304,9 @@ def _split(found: Compared) -> Section | None:
         "rounding": "what they round",
     }
     parts = [Part(name, share, notes[name]) for name, share in found.split.shares.items()]
-    answer = {
-        "weights": "The weights: quantise them per channel, or with more bits, or leave the first layers in float.",
-        "clipping": "The calibration: ranges are too small, so values are cut off. Calibrate anew, on real pictures.",
-        "rounding": "The calibration: ranges are too large for what goes through them, or 8 bits too few.",
-    }[found.split.cause]
+    told = CAUSES[found.split.cause]
     lead = "Noise power at the answers, by what makes it."
-    return Section("Calibration or weights", [Split(parts, answer)], lead)
+    return Section("Calibration or weights", [Split(parts, f"Mostly {told}.")], lead)
 
 
 def _answers(found: Compared) -> Section | None:
@@ -404,7 +399,16 @@ def lines(found: Compared) -> list[str]:
         told.append(("noise from", [_shares(found.split)]))
     chosen = best(found)
     if chosen is not None:
-        told.append(("to do", [_exclusion(chosen, found), *map(printable, chosen.layers)]))
+        told.append(
+            (
+                "to do",
+                [
+                    _exclusion(chosen, found),
+                    *map(printable, chosen.layers),
+                    "names for nodes_to_exclude, of 1 to 8 layers: exclude.json",
+                ],
+            )
+        )
     told.append(("findings", [_finding(one) for one in found.findings] or ["none"]))
     told.append(("not run", [f"{part}: {why}" for part, why in found.reasons.items()]))
     width = max(len(head) for head, _ in told)

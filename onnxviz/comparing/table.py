@@ -20,8 +20,8 @@ _ROUNDED_DB: Final = 20.0
 
 
 def rows(why: Why | None, local: Local | None, pictures: bool) -> dict[str, list[Any]]:
-    """The columns, in A's order: layer, op, place (1 is the first to look at), share, effect, z, healed_db, reason, and
-    those of `Why.table`.
+    """The columns, in A's order: layer, op, place (1 is the first to look at), share, effect, z, healed_db, reason,
+    cut_off, weights_short_db, and those of `Why.table`.
 
     pictures   whether the figures of values are of real pictures; else they are left out
     """
@@ -36,6 +36,9 @@ def rows(why: Why | None, local: Local | None, pictures: bool) -> dict[str, list
         found["place"] = [places.get(name) for name in names]
         found |= _effects([effects.get(name) for name in names])
     found["reason"] = [reason(one, effects.get(one.pair.layer)) if pictures else "" for one in why.layers]
+    if pictures:
+        found["cut_off"] = [one.beyond for one in why.layers]
+    found["weights_short_db"] = [None if one.worst is None else one.worst.short for one in why.layers]
     left_out = () if pictures else _MEASURED
     return found | {name: list(cells) for name, cells in table.items() if name not in (*found, *left_out)}
 
