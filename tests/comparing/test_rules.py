@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from onnxviz.comparing.judge import judged
+from onnxviz.comparing.judge import exact, judged
 from onnxviz.comparing.match import Pair
 from onnxviz.comparing.rules import RULES, found
+from onnxviz.comparing.statistics import Share
 from onnxviz.comparing.why import LayerFigures, Why
 
 PAGE = (Path(__file__).parents[2] / "docs" / "compare.md").read_text("utf-8")
@@ -37,7 +38,8 @@ def test_the_page_has_the_table_of_thresholds():
         ("compare.runtime", 9.0, "high"),
         ("compare.runtime", 19.0, "medium"),
         ("compare.runtime", 28.5, None),
-        ("compare.weights", 6.5, "high"),
+        ("compare.weights", 10.5, "high"),
+        ("compare.weights", 5.1, None),
         ("compare.clipping", 2e-3, "medium"),
         ("compare.clipping", 2e-5, None),
         ("compare.range", 0.2, "medium"),
@@ -56,6 +58,16 @@ def test_values_that_are_a_hair_beyond_are_no_clipping(a_high, found_):
     layer = LayerFigures(pair, 20.0, 0.99, -1.0, a_high, low=-1.0, high=2.0, below=0.0, above=0.01)
     check = next(one for one in judged({"why": Why((layer,))}, {}, True) if one.id == "compare.clipping")
     assert (check.state == "found") is found_
+
+
+@pytest.mark.parametrize(("count", "of"), [(7, 8), (22, 36), (0, 5), (5, 5)])
+def test_limits_are_those_of_the_binomial_distribution(count, of):
+    from scipy.stats import binom
+
+    low, high = exact(Share(count, of))
+    assert count == 0 or binom.sf(count - 1, of, low) == pytest.approx(0.025)
+    assert count == of or binom.cdf(count, of, high) == pytest.approx(0.025)
+    assert low <= count / of <= high
 
 
 def test_every_rule_is_asked_and_what_was_not_run_says_why():
