@@ -31,6 +31,7 @@ def rows(why: Why | None, local: Local | None, pictures: bool) -> dict[str, list
     places = {} if local is None else {one.layer: place for place, one in enumerate(local.ranked, 1) if one.e}
     table = why.table()
     names = [one.pair.layer for one in why.layers]
+    others = [] if local is None else [one for one in local.effects if one.layer not in set(names)]
     found: dict[str, list[Any]] = {name: list(table[name]) for name in ("layer", "op") if name in table}
     if local is not None:
         found["place"] = [places.get(name) for name in names]
@@ -40,7 +41,22 @@ def rows(why: Why | None, local: Local | None, pictures: bool) -> dict[str, list
         found["cut_off"] = [one.beyond for one in why.layers]
     found["weights_short_db"] = [None if one.worst is None else one.worst.short for one in why.layers]
     left_out = () if pictures else _MEASURED
-    return found | {name: list(cells) for name, cells in table.items() if name not in (*found, *left_out)}
+    found |= {name: list(cells) for name, cells in table.items() if name not in (*found, *left_out)}
+    return _before(others, places, found) if others else found
+
+
+def _before(
+    others: list[LocalEffect], places: dict[str, int], found: dict[str, list[Any]]
+) -> dict[str, list[Any]]:
+    """Rows of what is no layer, which has effects alone: the quantiser of the input."""
+    known = {
+        "layer": [one.layer for one in others],
+        "op": ["input"] * len(others),
+        "place": [places.get(one.layer) for one in others],
+        "reason": ["what the input's quantiser does to the picture" if one.e else "" for one in others],
+        **_effects(list(others)),
+    }
+    return {name: [*known.get(name, [None] * len(others)), *cells] for name, cells in found.items()}
 
 
 def _of_effects(local: Local) -> dict[str, list[Any]]:
