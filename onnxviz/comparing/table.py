@@ -49,7 +49,7 @@ def _before(
     others: list[LocalEffect], places: dict[str, int], found: dict[str, list[Any]]
 ) -> dict[str, list[Any]]:
     """Rows of what is no layer, which has effects alone: the quantiser of the input."""
-    known = {
+    known: dict[str, list[Any]] = {
         "layer": [one.layer for one in others],
         "op": ["input"] * len(others),
         "place": [places.get(one.layer) for one in others],
