@@ -186,7 +186,7 @@ def _row(one: LayerFigures) -> dict[str, Any]:
         "high": one.high,
         "beyond_low": one.below,
         "beyond_high": one.above,
-        "range_used": one.used,
+        "codes_used": one.used,
         "codes_unused": one.unused,
         "under_zero": one.waste,
         "steps_under_zero": one.steps,
