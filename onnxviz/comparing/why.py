@@ -30,6 +30,7 @@ from onnxviz.text import printable
 _BYTES: Final = 1 << 26
 # Elements of a value whose sizes the graph does not tell.
 _UNKNOWN: Final = 1 << 20
+_ALIKE: Final = 0.9  # cosine from which on a value is much the same in both
 _WIDEST: Final = 16  # bits of codes that are counted one by one
 
 
@@ -242,14 +243,9 @@ def why(
                 one.add(ours, theirs)
             progress(len(figures) * len(x) + done * len(portion), len(pairs) * len(x), "values")
         figures += [one.figures() for one in sums]
-    found, reduce_range = weight_figures(a, b, matching, x[:1], other[:1])
-    placed = {layer for layer, _ in found}
-    figures = [
-        replace(one, weights=tuple(w for layer, w in found if layer == one.pair.a))
-        if one.pair.a in placed
-        else one
-        for one in figures
-    ]
+    alike = {one.pair.a for one in figures if (one.cosine or 0.0) >= _ALIKE}
+    found, reduce_range = weight_figures(a, b, matching, x[:1], other[:1], alike)
+    figures = [replace(one, weights=tuple(w for layer, w in found if layer == one.pair.a)) for one in figures]
     return Why(
         tuple(figures),
         tuple(w for layer, w in found if layer not in {one.pair.a for one in figures} and layers is None),
@@ -431,7 +427,6 @@ def machine() -> dict[str, Any]:
     import platform
     from pathlib import Path
 
-    architecture = platform.machine().lower()
     try:
         text = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace")
     except OSError:
@@ -445,7 +440,7 @@ def machine() -> dict[str, Any]:
     known = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm")
     sums = {"avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm"}
     return {
-        "architecture": architecture,
+        "architecture": platform.machine().lower(),
         "features": [one for one in known if one in flags],
         "vnni": bool(flags & sums) if flags else None,
     }

@@ -16,7 +16,7 @@ from onnxviz.comparing.match import match, normal
 from onnxviz.comparing.why import machine, why
 from onnxviz.errors import UsageError
 from onnxviz.tables import csv_bytes
-from tests.comparing import small
+from tests.comparing import small, variants
 
 
 @pytest.fixture(scope="module")
@@ -287,6 +287,36 @@ def _folded(model: onnx.ModelProto) -> onnx.ModelProto:
         conv.output[0] = node.output[0]
         model.graph.node.remove(node)
     return model
+
+
+@pytest.mark.parametrize("form", ["float", "QDQ", "QOperator", "dynamic"])
+def test_equalised_weights_are_no_fault(form):
+    """Filters times factors that the next layer takes back: what is left is rounding."""
+    x = small.pictures()
+    model = _folded(small.NETWORKS["resnet"]())
+    other = variants.equalised(model)
+    if form != "float":
+        ranges = None if form == "dynamic" else quantise.calibrate(other, x)
+        other = quantise.quantise(other, quantise.Scheme(form), ranges)
+    a, b = (onnxviz.load(one, preprocess="tensorflow", provider="cpu") for one in (model, other))
+    figures = why(a, b, match(a, b, x[:2]), x)
+    weights = {w.node_a: w for one in figures.layers for w in one.weights}
+    assert {name for name, w in weights.items() if w.rescaled} >= {"block0.conv1", "block0.conv2"}
+    for w in weights.values():
+        assert w.sqnr > 90 if form == "float" else w.short < 3
+        assert not w.sentences()
+
+
+def test_factors_that_nobody_takes_back_are_a_fault(net, sound, x):
+    """Scales of filters in another order: each filter is A's times a factor, too."""
+    faulty = onnx.load(sound["QDQ"])
+    (scale,) = [one for one in faulty.graph.initializer if one.name == "blocks.4.expand.weight_scale"]
+    scale.CopyFrom(numpy_helper.from_array(np.roll(numpy_helper.to_array(scale), 7), scale.name))
+    b = onnxviz.load(faulty, provider="cpu")
+    figures = why(net, b, match(net, b, x[:2]), x[:2])
+    (one,) = [w for layer in figures.layers for w in layer.weights if w.node_a == "blocks.4.expand"]
+    assert not one.rescaled
+    assert one.short > 6
 
 
 def test_dead_filters_and_biases_that_do_not_fit(files):

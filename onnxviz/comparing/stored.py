@@ -1,0 +1,205 @@
+"""The weights that one file holds, as real numbers in one form, and the integers that it holds them as."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Final
+
+import numpy as np
+import onnx_ir as ir
+
+from onnxviz.comparing.kernels import operands, shaped
+from onnxviz.comparing.sketch import constants
+from onnxviz.graph.analysis.dataflow import constant, dependent, duplicate, image_input
+from onnxviz.graph.dequantised import QUANTISING
+from onnxviz.graph.fold import batch_norms
+from onnxviz.graph.operators import FORM, VALUE_KEPT, operator
+from onnxviz.graph.quantisers import Quantiser, behind, of_node
+from onnxviz.network import Network
+
+_INTEGERS: Final = ("ConvInteger", "MatMulInteger")
+# What stands between an int32 bias and its reader: DequantizeLinear, or a Cast and the product with both scales.
+_OF_A_BIAS: Final = FORM | {"Mul"}
+_BETWEEN: Final = 6  # operators between a product and the BatchNormalization of its result
+
+
+@dataclass(frozen=True)
+class Reads:
+    """A node with the weights that it reads.
+
+    values       the weights; of a recurrent cell also those of its state
+    bias         its bias; None: it has none
+    quantiser    how the weights are held as integers; None: as real numbers
+    normalised   whether a BatchNormalization follows that is not folded in
+    """
+
+    node: ir.Node
+    values: tuple[ir.Value, ...]
+    bias: ir.Value | None
+    quantiser: Quantiser | None
+    normalised: bool
+
+    @property
+    def name(self) -> str:
+        """The node's name."""
+        return self.node.name or ""
+
+
+class Stored:
+    """One file: its nodes that have weights, as they are and with BatchNormalization folded in."""
+
+    def __init__(self, net: Network, model: ir.Model, x: np.ndarray) -> None:
+        self._net, self._model, self._x = net, model, x
+        self._held: dict[str, np.ndarray] = {}
+        self.plain = self._nodes(model)
+
+    @cached_property
+    def _folded(self) -> dict[str, Reads]:
+        copy = duplicate(self._model)
+        batch_norms(copy)
+        return self._nodes(copy)
+
+    def folded_in(self, reads: Reads) -> Reads:
+        """The same node with the BatchNormalization behind it in its weights."""
+        return self._folded.get(reads.name, reads) if reads.normalised else reads
+
+    def _nodes(self, model: ir.Model) -> dict[str, Reads]:
+        moved = dependent(model.graph, image_input(model, self._net.input.name))
+        found = {}
+        for node in model.graph:
+            values = operands(node, moved)
+            if values:
+                place = 2 if operator(node.op_type).weights else len(node.inputs)
+                found[node.name or ""] = Reads(
+                    node,
+                    tuple(values),
+                    node.inputs[place] if place < len(node.inputs) else None,
+                    _quantiser(node, values[0]),
+                    _normalised(node),
+                )
+        return found
+
+    def compute(self, chosen: Sequence[Reads]) -> None:
+        """Run what weights are computed by: DequantizeLinear, Transpose and the like."""
+        values = [value for one in chosen for value in (*one.values, *((one.bias,) if one.bias else ()))]
+        names = [str(value.name) for value in values if constant(value) is None]
+        self._held = constants(self._net, self._model, list(dict.fromkeys(names)), self._x)
+
+    def array(self, value: ir.Value) -> np.ndarray | None:
+        """The numbers of a weight, as float32."""
+        tensor = constant(value)
+        array = self._held.get(value.name or "") if tensor is None else tensor.numpy()
+        return None if array is None else array.astype(np.float32)
+
+    def form(self, one: Reads) -> np.ndarray | None:
+        """The weights as (filters, inputs, places)."""
+        arrays = [self.array(value) for value in one.values]
+        if any(array is None for array in arrays):
+            return None
+        own = one.quantiser
+        if one.node.op_type in _INTEGERS and own is not None and arrays[0] is not None:
+            if own.scale is None or own.zero is None:
+                return None
+            place = 0 if one.node.op_type == "ConvInteger" else arrays[0].ndim - 1
+            sizes = [-1 if axis == place else 1 for axis in range(arrays[0].ndim)]
+            arrays[0] = (arrays[0] - own.zero.reshape(sizes)) * own.scale.reshape(sizes)
+        formed = shaped(one.node, list(one.values), [array for array in arrays if array is not None])
+        return None if formed is None or not formed.size else formed
+
+
+def _normalised(node: ir.Node) -> bool:
+    """Whether a BatchNormalization follows, behind the bias and the scales of an integer product at most."""
+    for _ in range(_BETWEEN):
+        readers = set(node.outputs[0].consumers())
+        if any(reader.op_type == "BatchNormalization" for reader in readers):
+            return True
+        if len(readers) != 1:
+            return False
+        (node,) = readers
+        if node.op_type not in VALUE_KEPT | {"Add", "Mul"}:
+            return False
+    return False
+
+
+def _quantiser(node: ir.Node, weight: ir.Value) -> Quantiser | None:
+    """How a node's weights are held."""
+    if node.op_type not in _INTEGERS:
+        source = behind(weight)
+        return None if source is None else of_node(source)
+    tensor = constant(weight)
+    if tensor is None:
+        return None
+    zero = constant(node.inputs[3]) if len(node.inputs) > 3 else None
+    origin = np.zeros(1, np.int64) if zero is None else zero.numpy().reshape(-1).astype(np.int64)
+    scale = _factor(node)
+    several = max(origin.size, 0 if scale is None else scale.size) > 1
+    return Quantiser(ir.DataType(tensor.dtype), scale, origin, 0 if several else None)
+
+
+def _factor(node: ir.Node) -> np.ndarray | None:
+    """The weights' scale of an integer product, whose sums are multiplied by both scales: (x's × the weights')."""
+    value = node.outputs[0]
+    for _ in range(3):  # Cast, then Mul
+        readers = list(value.consumers())
+        if len(readers) != 1:
+            return None
+        if readers[0].op_type == "Mul":
+            other = next((one for one in readers[0].inputs if one is not value), None)
+            product = None if other is None else other.producer()
+            sources = product.inputs if product is not None and product.op_type == "Mul" else (other,)
+            scales = [tensor for one in sources if (tensor := constant(one)) is not None]
+            return scales[0].numpy().reshape(-1).astype(float) if len(scales) == 1 else None
+        value = readers[0].outputs[0]
+    return None
+
+
+def _stored(one: Reads) -> np.ndarray | None:
+    """The codes of a weight, where the file holds them, or of the real numbers that it rounds when it runs."""
+    source, own = behind(one.values[0]), one.quantiser
+    stored = one.values[0] if source is None else source.inputs[0]
+    maker = None if stored is None else stored.producer()
+    if maker is not None and maker.op_type in QUANTISING:
+        stored = maker.inputs[0]
+    tensor = constant(stored)
+    if tensor is None:
+        return None
+    held = tensor.numpy()
+    if held.dtype.kind != "f":
+        return held
+    if own is None or own.scale is None or own.zero is None or own.block:
+        return None
+    sides = [1] * held.ndim
+    if own.axis is not None:
+        sides[own.axis] = -1
+    return np.clip(np.rint(held / own.scale.reshape(sides)) + own.zero.reshape(sides), *own.ends)
+
+
+def keeps_to_seven(chosen: Sequence[Reads]) -> bool:
+    """Whether all 8-bit weights keep to 7 bits, as quantisers do for processors whose sums would overflow."""
+    largest = 0
+    for one in chosen:
+        own = one.quantiser
+        if own is None or own.bits != 8 or own.zero is None:
+            continue
+        codes = _stored(one)
+        if codes is None:
+            return False
+        # Around the zero point: signed codes reach from −64 to 64, unsigned ones from 0 to 127.
+        middle = 0 if own.ends[0] < 0 else 64
+        largest = max(largest, int(np.abs(codes.astype(np.int64) - middle).max(initial=0)))
+    return 32 < largest <= 64
+
+
+def int32_codes(value: ir.Value | None) -> np.ndarray | None:
+    """The int32 codes that a bias is made of."""
+    for _ in range(4):
+        tensor = constant(value)
+        if tensor is not None:
+            return tensor.numpy().reshape(-1) if tensor.dtype == ir.DataType.INT32 else None
+        node = None if value is None else value.producer()
+        if node is None or node.op_type not in _OF_A_BIAS:
+            return None
+        value = node.inputs[0]
+    return None
