@@ -26,6 +26,8 @@ from onnxviz.graph.operators import RECURRENT, RESHAPING, VALUE_KEPT
 from onnxviz.network import Network
 
 _ROUNDS: Final = 20
+# Elements of a matrix that are projected at a time.
+_ELEMENTS: Final = 1 << 22
 # Factors of channels that differ by less than this are quantised weights.
 _STILL: Final = 0.1
 # A few that differ by more are channels that are nearly dead, or spoilt.
@@ -174,27 +176,34 @@ def _set(kernel: Kernel, form: np.ndarray, flattened: tuple[int, ...], project: 
     """Reduce the weights to what is kept of them."""
     kernel.size = (form.shape[0], form.shape[1] * form.shape[2])
     group = int(view(kernel.node).attributes.get("group", 1))
-    squares = np.square(form, dtype=np.float64).sum(axis=2)
-    rows, columns = _balance(squares.reshape(group, -1, squares.shape[1]))
-    kernel.strengths = np.sqrt(squares.sum(axis=1))
-    kernel.filters, kernel.inputs = (np.sqrt(_inverse(factors)).reshape(-1) for factors in (rows, columns))
-    scaled = form.reshape(group, -1, *form.shape[1:]) * np.sqrt(
-        rows[:, :, None, None] * columns[:, None, :, None]
-    )
-    balanced = scaled.reshape(form.shape).astype(np.float32)
+    grouped = form.reshape(group, -1, *form.shape[1:])
+    squares = np.einsum("goik,goik->goi", grouped, grouped)
+    rows, columns = _balance(squares)
+    kernel.strengths = np.sqrt(squares.sum(axis=2)).reshape(-1)
+    kernel.filters, kernel.inputs = (np.sqrt(_inverse(own)).reshape(-1) for own in (rows, columns))
     orders = [np.arange(form.shape[1])]
     if form.shape[2] == 1 and len(flattened) > 1 and math.prod(flattened) == form.shape[1]:
         # Channels last in this file, perhaps.
         orders.append(np.moveaxis(np.arange(form.shape[1]).reshape(flattened), -1, 0).reshape(-1))
+    # The inputs' factors alone: filters are brought to length 1 anyway.
+    by = np.sqrt(columns).repeat(len(form) // group, axis=0).astype(np.float32)
     kernel.faces = [
-        Faces(_projected(form[:, order], project), _projected(balanced[:, order], project))
+        Faces(_projected(form, order, None, project), _projected(form, order, by, project))
         for order in orders
     ]
 
 
-def _projected(form: np.ndarray, project: Projector) -> np.ndarray:
-    """Projections of length 1."""
-    rows = project(form.reshape(len(form), -1))
+def _projected(
+    form: np.ndarray, order: np.ndarray, factors: np.ndarray | None, project: Projector
+) -> np.ndarray:
+    """Projections of length 1, with the inputs in this order; in portions, for a large matrix is there once already."""
+    parts = []
+    step = max(1, _ELEMENTS // max(1, form[0].size))
+    for start in range(0, len(form), step):
+        part = form[start : start + step]
+        part = part if factors is None else part * factors[start : start + step, :, None]
+        parts.append(project(part[:, order].reshape(len(part), -1)))
+    rows = np.concatenate(parts)
     norms = np.linalg.norm(rows, axis=1, keepdims=True)
     return np.divide(rows, norms, out=np.zeros_like(rows), where=norms > 0)
 
