@@ -105,7 +105,13 @@ def expose(run: Run, call: Call) -> None:
 
     target = run.output("exposed.onnx")
     run.claim(target)
-    graph = exposed(call.model, call.options.get("layers"), limits=run.limits)
+    layers, other = call.options.get("layers"), call.own["like"]
+    if other is None:
+        graph = exposed(call.model, layers, limits=run.limits)
+    else:
+        from onnxviz.comparing.like import exposed as exposed_like
+
+        graph = exposed_like(call.model, other, layers, limits=run.limits)
     run.heed(graph)
     path = save(graph, target)
     names = [str(value.name) for value in graph.graph.outputs]

@@ -15,7 +15,7 @@ from onnxviz.cli import acts, audit, completion, report, saving
 from onnxviz.cli import compare as compared
 from onnxviz.cli.acts import FEATURES
 from onnxviz.cli.command import Command
-from onnxviz.cli.options import Option, weights
+from onnxviz.cli.options import LIKE, Option, weights
 from onnxviz.files import PICTURES, TABLES
 
 
@@ -63,7 +63,9 @@ _LISTED: Final = (
         "predict", acts.predict, f"{_LITE} cat.jpg", arguments=_IMAGES,
         options={"top": Option(help="Classes an image.")}, **_ROWS,
     ),
-    Command("expose", acts.expose, f"{_LITE} --layer stem -o exposed.onnx", images=False, **_GRAPH),
+    Command(
+        "expose", acts.expose, f"{_LITE} --layer stem -o exposed.onnx", images=False, options={"like": LIKE}, **_GRAPH,
+    ),
     Command("filters", acts.filters, f"{_LITE} -o filters.png"),
     Command(
         "activations", saving.map, f"{_LITE} cat.jpg --layer stem -o maps.png", arguments=_IMAGES, more=_A_FILE_EACH,

@@ -21,7 +21,7 @@ from onnxviz.comparing.flips import flips
 from onnxviz.comparing.hybrids import Hybrids, ending
 from onnxviz.comparing.judge import judged
 from onnxviz.comparing.local import HEALED, local
-from onnxviz.comparing.match import Matching, match
+from onnxviz.comparing.match import Matching, match, read_pairs
 from onnxviz.comparing.result import Compared
 from onnxviz.comparing.split import split
 from onnxviz.comparing.statistics import Likeness
@@ -42,7 +42,6 @@ from onnxviz.network import Network
 from onnxviz.opening import load
 from onnxviz.progress import Progress, Shown, told
 from onnxviz.provenance import recorded, unnoted
-from onnxviz.text import quoted
 
 if TYPE_CHECKING:
     pass
@@ -159,18 +158,11 @@ def _pairs(given: Any) -> dict[str, str] | None:
     """
     if given is None or isinstance(given, Mapping):
         return None if given is None else dict(given)
-    import csv
-
-    try:
-        with Path(given).open(encoding="utf-8-sig", newline="") as file:
-            rows = [row for row in csv.reader(file) if any(map(str.strip, row))]
-    except (OSError, ValueError, csv.Error) as error:
-        raise UsageError(f"cannot read matches from {quoted(given)}: {error}") from error
-    if rows and [cell.strip().casefold() for cell in rows[0][:2]] == ["a", "b"]:
-        rows = rows[1:]
-    if not rows or any(len(row) < 2 for row in rows):
-        raise UsageError(f"{quoted(given)} is no table of layers; expected lines of A's name and B's name")
-    return {row[0].strip(): row[1].strip() for row in rows}
+    if not isinstance(given, (str, os.PathLike)):
+        raise UsageError(
+            f"matches are a dictionary or a CSV file, not an object of type {type(given).__name__}"
+        )
+    return read_pairs(given)
 
 
 class _Work:

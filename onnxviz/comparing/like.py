@@ -11,6 +11,8 @@ import onnx_ir as ir
 
 from onnxviz.comparing.match import Matching, match
 from onnxviz.errors import PreprocessingAssumed, UsageError
+from onnxviz.graph.dequantised import drop_unread
+from onnxviz.graph.expose import expose
 from onnxviz.graph.layers import Layer, resolve
 from onnxviz.graph.operators import ACTIVATIONS
 from onnxviz.network import Network
@@ -47,6 +49,16 @@ def like(model: Any, other: Any, *, progress: Progress = silent, **options: Any)
     if not isinstance(other, Network):
         a.close()
     return network
+
+
+def exposed(model: Any, other: Any, layers: Sequence[str] | None, **options: Any) -> ir.Model:
+    """The model with layers as outputs that are called as in another file of it; see `like` and `onnxviz.expose`."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", PreprocessingAssumed)
+        net = like(model, other, **options)
+    found = expose(net.model, None if layers is None else [net.layer(name).name for name in layers])
+    drop_unread(found)
+    return found
 
 
 def _marked(network: Network, likeness: Likeness) -> Network:

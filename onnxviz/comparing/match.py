@@ -428,7 +428,7 @@ def read_pairs(path: str | os.PathLike[str]) -> dict[str, str]:
     try:
         text = Path(path).read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"{quoted(path)} cannot be read as a table of pairs: {error}") from error
+        raise UsageError(f"cannot read matches from {quoted(path)}: {error}") from error
     rows = csv.DictReader(text.splitlines())
     if not {"a", "b"} <= set(rows.fieldnames or ()):
         had = ", ".join(map(repr, rows.fieldnames or ())) or "nothing"

@@ -90,3 +90,19 @@ def test_the_command_line_asks_by_the_float_files_names(files, form, tmp_path, c
         3,
     )
     assert run(["activations", str(b), str(picture), *options[:-1], str(a), "--like", str(a)]) == 2
+
+
+def test_exposed_layers_bear_the_other_files_names(files, tmp_path, picture):
+    import onnx
+    import onnxruntime
+
+    out = tmp_path / "exposed.onnx"
+    a, b = files.small("resnet"), files.small("resnet", "QOperator")
+    assert run(["expose", str(b), "--layer", "block1.relu1", "--like", str(a), "-o", str(out)]) == 0
+    assert [value.name for value in onnx.load(out).graph.output] == ["logits", "block1.relu1"]
+    net = onnxviz.load(a, preprocess="unit")
+    x = net.prepare(picture)
+    session = onnxruntime.InferenceSession(out, providers=["CPUExecutionProvider"])
+    (held,) = session.run(["block1.relu1"], {"image": x})
+    real = net.activations(picture, "block1.relu1")["block1.relu1"]
+    assert np.linalg.norm(real - held) < 0.15 * np.linalg.norm(real)

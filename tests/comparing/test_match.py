@@ -320,7 +320,7 @@ def test_broken_tables_of_pairs_are_refused(tmp_path, text, said):
     table.write_text(text)
     with pytest.raises(UsageError, match=said):
         read_pairs(table)
-    with pytest.raises(UsageError, match="cannot be read"):
+    with pytest.raises(UsageError, match="cannot read matches"):
         read_pairs(tmp_path / "none.csv")
 
 
