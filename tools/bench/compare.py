@@ -176,6 +176,13 @@ def _ranks(bundled: _Bundled, form: str, faults: Sequence[quantise.Fault]) -> It
     }
 
 
+def nodes(model: onnx.ModelProto, named: Sequence[str]) -> list[str]:
+    """The operators of these layers of the float file: a convolution and the activation behind it are one layer."""
+    together = {name: place.names for place in quantise.places(model) for name in place.names}
+    wanted = {one for name in named for one in together.get(name, (name,))}
+    return [node.name for node in model.graph.node if wanted.intersection(node.output)]
+
+
 def _usefulness(bundled: _Bundled) -> dict:
     """What the SQNR at the logits gains when the first layers of each ranking stay float."""
     clean = logits(bundled.float, bundled.x)
@@ -184,9 +191,8 @@ def _usefulness(bundled: _Bundled) -> dict:
     gains = {}
     for tool in ("onnxviz", "qdq_loss_debug"):
         named = TOOLS[tool](bundled.float, path, bundled.x)
-        makers = {name: node.name for node in bundled.model.graph.node for name in node.output}
         gains[tool] = [
-            sqnr(clean, logits(bundled.quantised("QDQ", [makers[n] for n in named[:count]]), bundled.x))
+            sqnr(clean, logits(bundled.quantised("QDQ", nodes(bundled.model, named[:count])), bundled.x))
             - before
             for count in RESTORED
         ]
