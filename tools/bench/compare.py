@@ -147,6 +147,8 @@ def by_polygraphy(a: Path, b: Path, x: np.ndarray) -> list[str]:
     errors: dict[str, list[float]] = {}
     for row in (row for result in compared for rows in result.values() for row in rows):
         for value, result in row.items():
+            if isinstance(result, bool):  # of other shapes
+                continue
             errors.setdefault(value, []).append(float(result.mean_reldiff))
     return sorted(errors, key=lambda value: -statistics.fmean(errors[value]))
 
