@@ -136,6 +136,8 @@ def render(page: Page, beside: dict[str, bytes] | None = None) -> bytes:
         "grouped": grouped,
     }
     numbers = iter(range(1, 1_000_000))
+    seen: set[str] = set()  # findings of one check at one place share a fingerprint, and an id is given once
+    env.filters["first_time"] = lambda name: not (name in seen or seen.add(name))  # type: ignore[func-returns-value]
     env.globals |= {
         "grid": lambda gallery: pictures.gallery(gallery, next(numbers)),
         "plain": Table,

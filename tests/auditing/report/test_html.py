@@ -10,6 +10,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
+from onnxviz.auditing.finding import Check, Finding
 from onnxviz.auditing.report.html import columns, render, shown
 from onnxviz.auditing.report.page import Gallery, Page, Photo, Section, Table, safe_link
 from onnxviz.text import hidden
@@ -171,6 +172,13 @@ def test_photos_beside_the_page() -> None:
 
 def test_the_same_page_twice_is_the_same_file() -> None:
     assert render(comparison()) == render(comparison())
+
+
+def test_findings_of_one_place_share_an_anchor() -> None:
+    findings = tuple(Finding("a.b", "low", figure, 0, "here", f"found {figure}") for figure in (1, 2))
+    text = render(Page("audit", "m", checks=[Check("a.b", "t", "found", findings=findings)])).decode()
+    assert "found 1" in text and "found 2" in text
+    assert text.count(f'id="finding-{findings[0].fingerprint}"') == 1
 
 
 def test_a_page_without_checks_has_no_verdict() -> None:
