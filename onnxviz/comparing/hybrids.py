@@ -65,8 +65,9 @@ class Hybrids:
         self._nets = a, b
         self.matching = matching
         self._x, self._xb = x, xb
-        self._fill = a.batched[1] or 1, b.batched[1] or 1
-        if self._fill[0] != self._fill[1]:
+        fixed = {net.batched[1] or 0 for net in (a, b)} - {0}
+        self._fill = max(fixed, default=1)
+        if len(fixed) > 1:
             raise ModelUnsuitable(
                 f"A takes {_batches(a)} and B {_batches(b)}: no graph can be made of both; export them with one batch"
             )
@@ -132,8 +133,8 @@ class Hybrids:
         best = np.zeros((1 + len(variants), len(self)), np.int64) if classes else None
         for place in range(len(self)):
             feeds = {
-                name: filled(x[place : place + 1], fill)
-                for name, x, fill in zip(measured.inputs, (self._x, self._xb), self._fill, strict=True)
+                name: filled(x[place : place + 1], self._fill)
+                for name, x in zip(measured.inputs, (self._x, self._xb), strict=True)
             }
             arrays = program(feeds)
             moved[:, place] = [_ratio(arrays[name], arrays[measured.reference]) for name in measured.squares]
@@ -142,7 +143,7 @@ class Hybrids:
         return Distances(moved, best)
 
     def _best(self, answer: np.ndarray) -> int:
-        row = answer.reshape(-1)[: answer.size // self._fill[0]]
+        row = answer.reshape(-1)[: answer.size // self._fill]
         end = ending(self.a)
         return int(row[0] > 0) if end is not None and end.kind == BINARY else int(np.argmax(row))
 
