@@ -19,7 +19,7 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="mutants are tri
 MENDED = (
     "21140,301112,311686,400850,500322,503596,506599,507827,508431,508819,519284,"
     "600076,611055,611149,611703,614316,616077,625412,627323,"
-    "640269,640697,640928,641264,642075"
+    "640269,640697,640928,641264,642075,643388,644393"
 )
 REFUSED = 3  # a seed whose mutant is refused when it is opened
 

@@ -14,7 +14,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from onnxviz.backends.torch.executor import Executor, knows
-from onnxviz.backends.torch.table import OPERATORS, from_numpy
+from onnxviz.backends.torch.table import OPERATORS, CannotRun, from_numpy
 from onnxviz.grad.table import VJP_RULES
 from onnxviz.graph import lift
 from onnxviz.graph.normalise import normalise
@@ -269,3 +269,12 @@ def test_axes_that_the_input_has_not_are_none():
     x = torch.randn(2, 3, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     assert torch.equal(function(x, axes=[0, 2, 3]), function(x, axes=[0, 2]))
     assert not function(x, axes=[3]).any()
+
+
+def test_strides_of_more_numbers_than_axes_are_read_as_far_as_there_are_axes():
+    """As ONNX Runtime does where the file does not tell the rank (seed 644393); of fewer, it says which."""
+    function = OPERATORS["Conv"].function
+    x, w = torch.ones(1, 2, 6, 6), torch.ones(3, 2, 3, 3)
+    assert torch.equal(function(x, w, strides=[2, 2, 2**63 - 1]), function(x, w, strides=[2, 2]))
+    with pytest.raises(CannotRun, match="of another number than 2 spatial axes"):
+        function(x, w, strides=[2])

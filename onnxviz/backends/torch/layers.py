@@ -34,7 +34,12 @@ class Windows:
         if len(kernel) != n:
             raise CannotRun(f"has a kernel of {len(kernel)} axes on {n} spatial axes")
         ones, around = (1,) * n, tuple(pads or (0,) * (2 * n))
-        found = cls(tuple(kernel), tuple(strides or ones), tuple(dilations or ones), around[:n], around[n:])
+        each = [
+            tuple(numbers or ones)[:n] for numbers in (strides, dilations)
+        ]  # ONNX Runtime reads no more, either
+        if min(map(len, each)) < n or len(around) != 2 * n:
+            raise CannotRun(f"has strides, dilations or pads of another number than {n} spatial axes")
+        found = cls(tuple(kernel), each[0], each[1], around[:n], around[n:])
         for i, size in enumerate(x.shape[2:] if fits else ()):
             if size + found.begin[i] + found.end[i] < (found.kernel[i] - 1) * found.dilations[i] + 1:
                 raise CannotRun("has windows that are larger than its padded input")

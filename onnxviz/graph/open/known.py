@@ -202,6 +202,8 @@ _TWINS: Final = SAME_SHAPE | POINTWISE | {"Conv", "MatMul"}
 # Of ONNX Runtime, with the name, inputs and attributes of a standard one.
 _NAMESAKES: Final = frozenset({"Pad", "Range"})
 _MENDED: Final = POOLS | RESIZING | {"Expand", "MaxUnpool", "Range", "Reshape", "STFT"}
+# Inputs that are lengths, one after the other: the standard wants a vector.
+_LENGTHS: Final = frozenset({("ConstantOfShape", 0), ("Expand", 1)})
 _LONGEST: Final = 400
 _TAG: Final = re.compile(r"\[(Shape|Type)InferenceError\] ?")
 
@@ -346,7 +348,7 @@ def _given(
         shape = known.shape
         if shape == (1,) and place in row.numbers:  # ONNX Runtime takes it for the number in it
             shape = ()
-        elif op == "ConstantOfShape" and known.value is not None:  # ... and a shape of any rank
+        elif known.value is not None and (op, place) in _LENGTHS:  # ... and a shape of any rank
             shape = (known.value.size,)
         types[name] = tensor_type(dtype, shape)
         value = known.value

@@ -167,3 +167,16 @@ def test_an_onnx_without_the_shortcut_is_asked_by_its_public_function(monkeypatc
     answers = [inference._asked(one, node, types, {}, 18)["c"] for one in (schema, Later())]
     shapes = [onnx.TypeProto.FromString(one).tensor_type.shape for one in answers]
     assert [[axis.dim_value for axis in shape.dim] for shape in shapes] == [[2, 7], [2, 7]]
+
+
+def test_the_lengths_of_an_expand_may_lie_in_any_rank():
+    """The standard wants a vector; ONNX Runtime reads the numbers as they come (seed 643388)."""
+    proto = hostile.model(
+        [helper.make_node("Expand", ["x", "lengths"], ["y"])],
+        [hostile.array("lengths", [[2], [3], [8], [8]], np.int64)],
+        shape=(1, 3, 8, 8),
+    )
+    load(proto)
+    with pytest.raises(LimitExceeded, match="elements"):
+        proto.graph.initializer[0].CopyFrom(hostile.array("lengths", [[2**31], [3], [8], [8]], np.int64))
+        load(proto)
