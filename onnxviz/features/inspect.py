@@ -101,7 +101,8 @@ class Inspection:
     @cached_property
     def quantisation(self) -> Quantisation | None:
         """How a quantised file holds its tensors; None for one that holds none as integers."""
-        return quantisation(self.network.model, self.network.input.name)
+        with judged(self.network.judge):
+            return quantisation(self.network.model, self.network.input.name)
 
     @property
     def classes(self) -> int | None:

@@ -157,12 +157,12 @@ def _step(
             raise unsupported(node, f"has no gradient rule for its input {x.name!r}")
         try:
             g = results[i]() if callable(results[i]) else results[i]
+            if g is not None and rule.broadcast:
+                g = unbroadcast(tape, g, x, node.outputs[0])
         except NoRule as reason:
             raise unsupported(node, str(reason)) from None
         if g is None:
             continue
-        if rule.broadcast:
-            g = unbroadcast(tape, g, x, node.outputs[0])
         tape.pairs.append((g, x))
         pending.setdefault(x, []).append(g)
 
@@ -227,6 +227,8 @@ def unbroadcast(tape: Tape, g: ir.Value, x: ir.Value, y: ir.Value, keep: int = 0
     small, large = dims(x), dims(y)
     if small is not None and large is not None:
         lead = len(large) - len(small)
+        if lead < 0:  # ONNX Runtime refuses to run it
+            raise NoRule(f"broadcasts {len(small)} axes to {len(large)}")
         axes = list(range(lead))
         for i, (a, b) in enumerate(
             zip(small[: len(small) - keep], large[lead : len(large) - keep], strict=True)
