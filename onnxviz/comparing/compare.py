@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from onnxviz.attribution.methods import METHODS, chosen
+from onnxviz.auditing.statistics import Likeness
 from onnxviz.auditing.truth import read_truth
 from onnxviz.comparing.advice import advise
 from onnxviz.comparing.agree import agree, input_check
@@ -24,7 +25,6 @@ from onnxviz.comparing.local import HEALED, local
 from onnxviz.comparing.match import Matching, match, read_pairs
 from onnxviz.comparing.result import Compared
 from onnxviz.comparing.split import split
-from onnxviz.comparing.statistics import Likeness
 from onnxviz.comparing.table import rows
 from onnxviz.comparing.why import why
 from onnxviz.errors import (

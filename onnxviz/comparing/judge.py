@@ -10,12 +10,12 @@ from onnxviz.comparing.rules import CLIPPED_BY, LAYER_MOVED, LAYER_SHARE, RULES,
 from onnxviz.text import printable
 
 if TYPE_CHECKING:
+    from onnxviz.auditing.statistics import Likeness, Share
     from onnxviz.comparing.answers import Answers
     from onnxviz.comparing.drift import Drift
     from onnxviz.comparing.local import Local
     from onnxviz.comparing.match import Matching
     from onnxviz.comparing.split import Split
-    from onnxviz.comparing.statistics import Likeness, Share
     from onnxviz.comparing.why import LayerFigures, Why
 
 #: Agreement is judged where A's best class leads by so much.
@@ -241,7 +241,7 @@ def _relu(rule: Rule, why: Why) -> Check:
         if one.steps is None or one.dynamic or one.a_low is None or one.a_low < 0:
             return None
         sentence = (
-            f"A's {printable(one.pair.layer, 80)} is never negative, and B's range begins {one.steps} steps below 0: "
+            f"A's {printable(one.pair.layer, 80)} is never negative, and B's values go {one.steps} steps below 0: "
             "what should be cut off is let through."
         )
         return (

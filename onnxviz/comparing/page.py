@@ -64,8 +64,8 @@ _HINTS: Final = {
     "healed_db": "Signal to noise at the answers of B with this layer as in A; tried for the first five.",
     "sqnr_db": "Of the layer's values, with all that went wrong before: where damage arrives, not where it is made.",
     "cut_off": "Share of A's values beyond the range that B holds.",
-    "codes_used": "Range of the codes that occur by the range that there is.",
-    "steps_under_zero": "Steps of B's range under 0, where A never is.",
+    "codes_used": "Share of B's range that A's values fill.",
+    "steps_under_zero": "Steps under 0 that B's values go where A's never are.",
     "weights_sqnr_db": "Signal to noise of B's weights.",
     "weights_short_db": "By how much that is under what bits and granularity predict: an error of step²/12.",
 }

@@ -133,7 +133,7 @@ _LISTED: Final = (
     Rule(
         "compare.relu",
         "Is what A cuts off at zero cut off in B?",
-        "steps of the quantiser below zero where A's values never are",
+        "steps below zero that B's values go where A's never are",
         (("high", 4),),
         unit=" steps",
         clean="none",

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from onnxviz.auditing.statistics import Share
 from onnxviz.comparing.judge import exact, judged
 from onnxviz.comparing.match import Pair
 from onnxviz.comparing.rules import RULES, found
-from onnxviz.comparing.statistics import Share
 from onnxviz.comparing.why import LayerFigures, Why
 
 PAGE = (Path(__file__).parents[2] / "docs" / "compare.md").read_text("utf-8")
