@@ -96,10 +96,12 @@ def test_what_is_advised_was_measured(compared):
     assert all(0 < one.macs < 1 for one in advice.exclusions)
 
 
-def test_per_tensor_is_told_by_its_answers_and_its_weights(compared):
-    found = compared("QDQ", per_channel=False)
+def test_per_tensor_is_told_by_its_answers_and_its_weights(files, net):
+    other = opened(files("QDQ", per_channel=False))
+    found = onnxviz.compare(net, other, files.photos()[::2], methods=(), probes=4, restore=0)
     assert "compare.answers" in grave(found)
     assert found.split.cause == "weights"
+    assert "the weights" in found.check("compare.answers").findings[0].advice
 
 
 def test_a_calibration_on_other_pixels_is_told_by_the_input_and_by_clipping(compared):
