@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from onnxviz.auditing.finding import SEVERITIES, Check, Evidence, Finding, Severity
+from onnxviz.errors import spelt
 
 if TYPE_CHECKING:
     from onnxviz.auditing.subject import Subject
@@ -90,8 +91,8 @@ class Rule:
             figure,
             self.threshold,
             where,
-            sentence,
-            advice,
+            spelt(sentence),
+            spelt(advice),
             tuple(evidence),
         )
 
@@ -104,7 +105,7 @@ class Rule:
             state="found" if findings else "clean",
             figure=found.figure,
             threshold=self.threshold,
-            limits=self.limits,
+            limits=spelt(self.limits),
             findings=tuple(findings),
             evidence=tuple(found.evidence),
             figures=dict(found.figures),
@@ -112,7 +113,9 @@ class Rule:
 
     def idle(self, state: Literal["not-run", "not-applicable"], reason: str) -> Check:
         """The check where it was not made."""
-        return Check(self.id, self.title, state, reason, threshold=self.threshold, limits=self.limits)
+        return Check(
+            self.id, self.title, state, spelt(reason), threshold=self.threshold, limits=spelt(self.limits)
+        )
 
 
 _RULES: Final[dict[str, Rule]] = {}

@@ -190,10 +190,12 @@ def _audit(
         "seed": subject.seed,
         "pictures": len(subject.images),
     }
-    manifest = {"schema": "onnxviz.audit/1", "technique": "audit", "parameters": parameters}
+    manifest: dict[str, Any] = {"schema": "onnxviz.audit/1", "technique": "audit", "parameters": parameters}
     if net is not None:
         manifest = net.manifest("audit", **parameters)
         manifest[resuming.RESTS] = resuming.rests(subject, plan, __version__)
+    if ending.stop is not None:
+        manifest["incomplete"] = True
     required = frozenset(name for name, said in plan.checks.items() if said.required)
     found = Audit(
         checks, applied.accepted, (*notes, *applied.notes), required, fail_on, manifest, subject, by, when

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
+from pathlib import Path
 
 import onnx
 import pytest
+from PIL import Image
 
+from onnxviz.auditing.subject import made
 from onnxviz.cli.main import run
 from tests.auditing.backdoors import PLANTED, SOUND
 
@@ -48,6 +53,20 @@ def test_a_sound_file_is_0_and_a_planted_one_1(files, tmp_path, capsys):
         "SHA256SUMS",
         "evidence",
     } <= names
+
+
+@pytest.mark.parametrize(("model", "code"), [("sound", 0), ("planted", 1)])
+def test_the_line_for_ci_in_the_readme_runs(model, code, files, tmp_path, monkeypatch, capsys):
+    readme = (Path(__file__).resolve().parents[2] / "README.md").read_text("utf-8")
+    (line,) = re.findall(r"^onnxviz (audit .*?) *#", readme, flags=re.M)
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(files / f"{model}.onnx", "model.onnx")
+    Path("photos").mkdir()
+    for number, picture in enumerate(made(32, 32, 0, 2)):
+        Image.fromarray(picture).save(f"photos/{number}.png")
+    got, out, _ = outcome(*line.split(), capsys=capsys)
+    assert got == code, out
+    assert Path("audit/report.html").is_file()
 
 
 def test_json_is_the_report(files, tmp_path, capsys):
