@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from onnxviz.comparing.statistics import Share
 
 from onnxviz.auditing.statistics import Share
 from onnxviz.comparing.judge import exact, judged
