@@ -119,6 +119,11 @@ def quantise(model: onnx.ModelProto, scheme: Scheme, ranges: Any = None) -> onnx
     from onnxruntime.quantization import QuantFormat, QuantType, quantize_dynamic, quantize_static
 
     prepared = _prepared(model)
+    opset = next(entry.version for entry in prepared.opset_import if not entry.domain)
+    if scheme.form == "QDQ" and scheme.per_channel and opset < 13:
+        raise ValueError(
+            f"QDQ per channel needs opset 13, the file has {opset}: convert it, or quantise per tensor"
+        )
     types = {name: QuantType[f"Q{name.replace('int', 'Int').replace('uInt', 'UInt')}"] for name in TYPES}
     common: dict[str, Any] = {
         "per_channel": scheme.per_channel,
