@@ -39,7 +39,8 @@ _FIELDS: Final = ("id", "severity", "figure", "threshold", "where", "sentence", 
 def rests(subject: Subject, plan: Policy, version: str) -> dict[str, str]:
     """What the checks rest on, a digest of each."""
     net = subject.net
-    request = [repr(plan), repr(subject.truth), repr(subject.masks), subject.seed, net.provider]
+    masks = [(place, _print(path)) for place, path in (subject.masks or {}).items()]
+    request = [repr(plan), repr(subject.truth), masks, subject.seed, net.provider]
     return {
         "model": net.digest,
         "recipe": _digest(json_bytes(net.preprocessing.to_dict())),

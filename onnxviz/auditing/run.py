@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, Final
 
 from onnxviz._version import __version__
@@ -52,7 +51,7 @@ def audit(
 
     images     pictures or folders of them; None: what the file alone tells
     truth      a CSV of picture and class, or 'folders': each picture's class is called like its folder
-    masks      a folder of masks of what the pictures show, each called like its picture
+    masks      a folder of masks of what the pictures show, each called like its picture and of its size
     policy     a TOML file of severities, thresholds and checks that have to run
     accept     a TOML file of findings that somebody has accepted, why, and until when
     only       ids of checks, such as 'graph.bypass': no others are made
@@ -62,7 +61,8 @@ def audit(
     resume     the folder of an earlier report: its checks are taken over where nothing has changed since
     sample     the most pictures that are looked at, spread evenly over those given
     raises     UsageError for an unknown id, a policy or accepted findings that cannot be read, labels of unknown
-               classes, all before any work; ImageRejected where no picture can be read; Interrupted with what was done
+               classes, masks of another size than their picture, all before any work; ImageRejected where no picture
+               can be read; Interrupted with what was done
     """
     chosen, plan, entries = planned(policy, accept, only, skip, fail_on, sample)
     subject = Subject(net, seed=seed, demands=dict(plan.truth))
@@ -143,9 +143,15 @@ def _pictured(subject: Subject, images: Any, truth: Any, masks: Any, sample: int
         notes.append(f"{sample} of {len(found)} pictures are looked at, spread evenly (--sample)")
         found = [found[i * len(found) // sample] for i in range(sample)]
     subject.images = found
-    if masks is not None and not Path(masks).is_dir():
-        raise UsageError(f"--masks {quoted(os.fspath(masks))} is no folder")
-    subject.masks = masks
+    if masks is not None:
+        from onnxviz.auditing.masks import find_masks
+
+        recipe = subject.net.preprocessing
+        if not recipe.pictorial:
+            raise UsageError(
+                f"--masks: this network takes arrays of {recipe.count} channels, and masks are of pictures"
+            )
+        subject.masks = find_masks(masks, found, recipe)
     if truth is not None:
         from onnxviz.auditing.truth import read_truth
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -54,7 +55,7 @@ class Subject:
     refused    why, where it was
     images     paths and arrays, as `features.stream.sources` found them, at most `sample`
     truth      the true class of each picture, None where it is not known; None: no labels were given
-    masks      the folder of masks; None: none
+    masks      the mask of each picture that has one, by its place; None: none were given
     seed       of every random choice
     demands    what the policy says of the accuracy
     skipped    pictures that could not be read, and why; known after the first check that reads them all
@@ -64,7 +65,7 @@ class Subject:
     refused: OnnxVizError | None = None
     images: Sequence[Any] = ()
     truth: Sequence[int | None] | None = None
-    masks: Any = None
+    masks: Mapping[int, Path] | None = None
     seed: int = 0
     demands: dict[str, float] = field(default_factory=dict)
     skipped: dict[str, str] = field(default_factory=dict)

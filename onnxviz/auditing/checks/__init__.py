@@ -9,6 +9,7 @@ from onnxviz.auditing.checks import input as input
 from onnxviz.auditing.checks import answers as answers
 from onnxviz.auditing.checks import stability as stability
 from onnxviz.auditing.checks import shortcut as shortcut
+from onnxviz.auditing.checks import attention as attention
 
 # isort: on
 from onnxviz.auditing.registry import entered as rules
