@@ -8,6 +8,7 @@ from onnxviz.auditing.checks import runtime as runtime
 from onnxviz.auditing.checks import input as input
 from onnxviz.auditing.checks import answers as answers
 from onnxviz.auditing.checks import stability as stability
+from onnxviz.auditing.checks import attack as attack
 from onnxviz.auditing.checks import shortcut as shortcut
 from onnxviz.auditing.checks import attention as attention
 
