@@ -24,6 +24,7 @@ _PUBLIC = {
     "attributions": "attribution.sheet",
     "segment": "attribution.segment",
     "cam": "attribution.cam",
+    "faithfulness": "attribution.faithfulness",
     "embed": "features.embed",
     "neighbours": "features.neighbours",
     "map": "features.map",
@@ -54,6 +55,7 @@ if TYPE_CHECKING:  # what a type checker reads; a test holds it to the table
     from onnxviz import objectives as objectives
     from onnxviz.attribution.cam import cam as cam
     from onnxviz.attribution.explainer import explainer_model as explainer_model
+    from onnxviz.attribution.faithfulness import faithfulness as faithfulness
     from onnxviz.attribution.occlusion import occlusion as occlusion
     from onnxviz.attribution.result import Attribution as Attribution
     from onnxviz.attribution.rise import rise as rise

@@ -27,6 +27,9 @@ TECHNIQUES = {
     ),
     "segment": lambda net, image, files: onnxviz.segment(net, image, seed=3),
     "cam": lambda net, image, files: onnxviz.cam(net, image),
+    "faithfulness": lambda net, image, files: onnxviz.faithfulness(
+        net, files[:2], ["saliency"], grid=2, steps=2, seed=3
+    ),
     "ascent": lambda net, image, files: onnxviz.ascent(
         net, target=[285, 980], start=image, steps=2, size=96, seed=3
     ),

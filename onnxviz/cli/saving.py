@@ -322,6 +322,13 @@ def sheet(run: Run, call: Call) -> None:
     save(run, lambda: several(net, files, methods, **more), skipped)
 
 
+def whole(run: Run, call: Call) -> None:
+    """One result of all pictures."""
+    net = run.load(call.model)
+    files, skipped = readable(run, net, call.arguments["images"])
+    save(run, lambda: call(net, files), skipped)
+
+
 def picture(run: Run, call: Call, beside: Callable[[Any], Mapping[Path, bytes]] | None = None) -> Any:
     """One picture, made step by step."""
     net = run.load(call.model)

@@ -110,6 +110,21 @@ _LISTED: Final = (
         writes=(*PICTURES, ".html"), more=_A_PAGE,
     ),
     Command(
+        "faithfulness", saving.whole, f"{_LITE} photos/ --methods occlusion,grad-cam,saliency -o faithfulness.png",
+        arguments=_IMAGES, gradients=True,
+        options={
+            "methods": Option(
+                kind=str, help="Attribution methods, with commas between.", read=compared.listed,
+            ),
+            "measures": Option(
+                kind=str, help="srg, deletion, insertion, pixel-flipping, road, or all; with commas between.",
+                read=compared.listed, default="srg", complete=completion.words("srg", "all"),
+            ),
+            "target": Option(kind=str, otherwise="each picture's top class"),
+        },
+        writes=(*PICTURES, *TABLES),
+    ),
+    Command(
         "patches", acts.patches, f"{_LITE} photos/ --layer head.relu6 -o patches/", arguments=_FOLDERS, writes=(),
         options={
             "layer": Option(kind=list[str]),

@@ -1,5 +1,5 @@
 """Graph pieces that hide parts of the image inside the graph: sliding windows (occlusion), soft random masks (RISE),
-a layer's own maps (Score-CAM).
+a layer's own maps (Score-CAM), places in the order of a map (faithfulness).
 
 Each piece is a pure function `ir.Model -> ir.Model` that puts a few nodes in front of the network. The image and its
 fill are fed once, (1, ...), and a batch is described by a few numbers an image, so a batch of hidden images never
@@ -8,6 +8,7 @@ exists outside the graph:
     image (1, ...), fill (1, ...), windows (B, 4)                 ─▶ occluded batch (B, ...) ─▶ network
     image (1, ...), fill (1, ...), cells (B, G, G), shifts (B, 2) ─▶ masked batch (B, ...)   ─▶ network
     image (1, ...), cells (B, h, w)                               ─▶ shown batch (B, ...)    ─▶ network
+    image (1, ...), fill (1, ...), ranks (K, H, W), steps (B, 2)  ─▶ flipped batch (B, ...)  ─▶ network
 
 A model of any opset takes the nodes as they are (`tape.PORTABLE`). Masks are float32 and exact: 0 and 1 for windows,
 multiples of 2^-24 for RISE, the same on every provider.
@@ -32,6 +33,8 @@ FILL = "onnxviz.fill"
 WINDOWS = "onnxviz.windows"
 CELLS = "onnxviz.cells"
 SHIFTS = "onnxviz.shifts"
+RANKS = "onnxviz.ranks"
+STEPS = "onnxviz.steps"
 
 # Interpolation weights are multiples of 2^-12, so a product of two fits float32's 24 bits: whatever the order of
 # additions and whether or not the hardware fuses them, every mask comes out the same to the last bit.
@@ -112,6 +115,26 @@ def shown(
     if front.mask_shape is not None:
         mask = front.op.Reshape(mask, front.mask_shape)
     return front.finish(None, front.image, mask)
+
+
+def flipped(model: ir.Model, *, input: str, layout: str, shape: Sequence[int]) -> ir.Model:
+    """A copy of `model` whose image input is a batch of images with their first places, by some order, covered.
+
+    input, layout, shape   as for `occluded`
+    New inputs: IMAGE and FILL as for `occluded`; RANKS (K, H, W) float32 (of 'NHWC' (K, H, W*C)), K orders, each the
+    rank from 0 of every place; STEPS (B, 2) int64, which order, and how many ranks are covered: 0 leaves the image as
+    it is, to the last bit.
+    """
+    front = _Front(model, input, layout, shape)
+    ranks = front.op.input(RANKS, ir.DataType.FLOAT, ("orders", front.height, len(front.columns)))
+    steps = front.op.input(STEPS, ir.DataType.INT64, (front.batch, 2))
+    which, count = (front.op.Reshape(front.op.Gather(steps, [i], axis=1), [-1]) for i in range(2))
+    level = front.op.Reshape(front.op.Cast(count, to=int(ir.DataType.FLOAT)), [-1, 1, 1])
+    past = front.op.Sub(level, front.op.Gather(ranks, which, axis=0))
+    mask = front.op.HardSigmoid(past, alpha=2.0, beta=-1.0)  # whole numbers: an exact step, see `_between`
+    if front.mask_shape is not None:
+        mask = front.op.Reshape(mask, front.mask_shape)
+    return front.finish(front.image, front.fill, mask)
 
 
 def cell_size(length: int, grid: int) -> int:
