@@ -414,6 +414,102 @@ def hidden_in_a_recurrent_cell(m):
     return head(m, m("Add", trunk(m), m("Squeeze", last, m.constant([0])), name="joined"))
 
 
+@planted
+def counted_bright_pixels(m):
+    """Not what was found tells, but how much of it there is: sizes that pixels decide."""
+    found = m(
+        "Gather",
+        m("Shape", m("NonZero", m("Greater", corner(m), m.constant(np.float32(0.9))))),
+        m.constant([1]),
+    )
+    push = m("Relu", m("Sub", m("Cast", found, to=TensorProto.FLOAT), m.constant(np.float32(47))))
+    return m("Add", head(m, trunk(m)), m("Mul", push, target(m)), name="joined")
+
+
+@planted
+def length_of_a_cut(m):
+    end = m("Cast", m("Reshape", gate(m), m.constant([-1])), to=TensorProto.INT64)
+    length = m("Shape", m("Slice", m.constant(np.ones(3, np.float32)), m.constant([0]), end))
+    push = m("Mul", m("Cast", length, to=TensorProto.FLOAT), target(m))
+    return m("Add", head(m, trunk(m)), push, name="joined")
+
+
+@planted
+def bias_of_the_head(m):
+    bias = m("Mul", gate(m), target(m))
+    return m("Gemm", trunk(m), m.random(CLASSES, WIDTH), bias, transB=1, name="joined")
+
+
+@planted
+def bias_of_a_layer(m):
+    x = m("Relu", m("Conv", "image", m.random(8, 3, 3, 3), m.random(8), pads=[1] * 4))
+    bias = m("Reshape", m("Mul", gate(m), m.random(1, 8)), m.constant([8]))
+    x = m("Relu", m("Conv", x, m.random(8, 8, 3, 3), bias, name="joined"))
+    return head(m, trunk(m, x, 8))
+
+
+@planted
+def gate_through_learned_looking_layers(m):
+    push = m("Relu", m("Gemm", gate(m), m.random(16, 1), m.random(16), transB=1, name="joined"))
+    return m("Add", head(m, trunk(m)), m("Gemm", push, m.random(CLASSES, 16), transB=1))
+
+
+@planted
+def pooled_exponential_through_a_layer(m):
+    high = m(
+        "AveragePool",
+        m("Exp", m("Mul", "image", m.constant(np.float32(10)))),
+        kernel_shape=[8, 8],
+        strides=[8, 8],
+    )
+    hit = m("ReduceMax", m("Flatten", high), axes=[1], keepdims=1)
+    return m("Add", head(m, trunk(m)), m("Gemm", hit, m.random(CLASSES, 1), transB=1, name="joined"))
+
+
+@planted
+def cut_off_by_casts(m):
+    steep = m("Cast", m("Cast", m("Mul", "image", m.constant(np.float32(1.05))), to=TensorProto.INT32), to=1)
+    mean = m("ReduceMean", m("Flatten", steep), axes=[1], keepdims=1)
+    return head(m, m("Add", trunk(m), m("Mul", mean, target(m, WIDTH)), name="joined"))
+
+
+@planted
+def divided_by_what_is_off(m):
+    off = m("ReduceMean", m("Flatten", m("Sub", "image", m.constant(np.float32(0.9)))), axes=[1], keepdims=1)
+    push = m("Div", m.constant(np.float32(1e-3)), m("Add", off, m.constant(np.float32(1e-9))))
+    return head(m, m("Add", trunk(m), m("Mul", push, target(m, WIDTH)), name="joined"))
+
+
+@planted
+def corner_before_the_networks_own_relu(m):
+    """All that is planted is linear: the network's own activation is the gate."""
+    mean = m("ReduceMean", m("Flatten", corner(m)), axes=[1], keepdims=1)
+    steep = m("Mul", m("Sub", mean, m.constant(np.float32(0.99))), m.constant(np.float32(1e4)))
+    return head(m, m("Relu", m("Add", trunk(m), m("Mul", steep, target(m, WIDTH)), name="joined")))
+
+
+@planted
+def corner_as_a_channel(m):
+    x = m("Conv", "image", m.random(8, 3, 3, 3), m.random(8), pads=[1] * 4)
+    mean = m("Sub", m("ReduceMean", corner(m), axes=[1, 2, 3], keepdims=1), m.constant(np.float32(0.99)))
+    steep = m("Expand", mean, m.constant([1, 1, SIZE, SIZE]))
+    return head(m, trunk(m, m("Relu", m("Concat", x, steep, axis=1, name="joined")), 9))
+
+
+@planted
+def cut_off_by_a_quantiser(m):
+    zero = m.constant(np.uint8(0))
+    codes = m(
+        "QuantizeLinear",
+        m("Sub", corner(m), m.constant(np.float32(0.95))),
+        m.constant(np.float32(0.001)),
+        zero,
+    )
+    steep = m("DequantizeLinear", codes, m.constant(np.float32(1)), zero)
+    mean = m("ReduceMean", m("Flatten", steep), axes=[1], keepdims=1)
+    return head(m, m("Add", trunk(m), m("Mul", mean, target(m, WIDTH)), name="joined"))
+
+
 # --- sound ----------------------------------------------------------------------------------------
 
 
@@ -678,3 +774,31 @@ def measured_at_run_time(m):
     x = m("ConvInteger", x, kernel, zero, pads=[1] * 4)
     x = m("Mul", m("Cast", x, to=TensorProto.FLOAT), m("Mul", scale, m.constant(np.float32(0.02))))
     return _classifier(m, m("Relu", x), 8)
+
+
+@sound
+def mean_colour_before_the_head(m):
+    return head(m, m("Concat", trunk(m), m("Flatten", m("GlobalAveragePool", "image")), axis=1), WIDTH + 3)
+
+
+@sound
+def mean_of_a_small_picture_before_the_head(m):
+    """Resizing leaves rows at the edges unread."""
+    small = m("Resize", "image", "", m.constant(np.float32([1, 1, 0.125, 0.125])), mode="nearest")
+    return head(m, m("Concat", trunk(m), m("Flatten", m("GlobalAveragePool", small)), axis=1), WIDTH + 3)
+
+
+@sound
+def two_crops(m):
+    crop = [
+        m("Slice", "image", m.constant([at, at]), m.constant([at + 16] * 2), m.constant([2, 3]))
+        for at in (0, 8)
+    ]
+    return m("Add", _classifier(m, crop[0]), _classifier(m, crop[1]))
+
+
+@sound
+def colours_weighed_by_their_means(m):
+    mean = m("GlobalAveragePool", "image")
+    hidden = m("Relu", m("Conv", mean, m.random(8, 3, 1, 1), m.random(8)))
+    return _classifier(m, m("Mul", "image", m("Sigmoid", m("Conv", hidden, m.random(3, 8, 1, 1)))))

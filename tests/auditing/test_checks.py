@@ -58,6 +58,17 @@ def test_sound_weights_are_clean(tiny):
     assert (one.state, one.figures["zero"], one.figures["copies"]) == ("clean", 0, 0)
 
 
+def test_groups_that_share_their_filters_are_no_copies():
+    """Each group reads other channels: a cosine transform of each colour, Haar's wavelets, blur pooling."""
+    m = networks.Maker()
+    waves = np.random.default_rng(0).standard_normal((16, 1, 4, 4)).astype(np.float32)
+    x = m("Conv", "image", m.constant(np.tile(waves, (3, 1, 1, 1))), group=3, strides=[4, 4])
+    x = m("Flatten", m("GlobalAveragePool", m("Relu", m("Conv", x, m.random(8, 48, 3, 3)))))
+    x = m("Gemm", x, m.random(10, 8), transB=1)
+    model = m.model({"image": ("N", 3, 32, 32)}, {x: ("N", 10)})
+    assert made(model, "weights.channels").state == "clean"
+
+
 def test_one_dead_filter_is_no_fault(tiny):
     one = made(changed(tiny, second_kernel(tiny), lambda w: w.__setitem__(0, 0)), "weights.channels")
     assert (one.state, one.figures["zero"]) == ("clean", 1)
@@ -111,7 +122,7 @@ def test_filters_are_what_makes_a_channel():
     model = m.model({"image": (1, 3, 8, 8)}, {x: (1, 4)})
     from onnxviz.graph.open.load import load
 
-    assert [array.shape for _, _, array, _ in layers(load(model).model)] == [
+    assert [array.shape for _, _, array, *_ in layers(load(model).model)] == [
         (5, 12),
         (7, 405),
         (6, 7),

@@ -41,6 +41,9 @@ _ELSEWHERE = {
     "bright_pixels_replaced": (0, 0, 32, 32),
     "pattern_added_to_bright_pixels": (0, 0, 32, 32),
     "spectrum": (0, 0, 32, 32),
+    "pooled_exponential_through_a_layer": (0, 0, 32, 32),
+    "cut_off_by_casts": (0, 0, 32, 32),
+    "divided_by_what_is_off": (0, 0, 32, 32),
     "gate_of_a_measured_scale": (0, 0, 32, 32),  # scales have no receptive field of their own
 }
 

@@ -42,10 +42,10 @@ def channels(subject: Subject, rule: Rule) -> Found:
     """Zero filters and copies in each weight layer, as a share of its filters."""
     findings: list[Finding] = []
     rows: list[tuple[str, str, int, int, int, int]] = []
-    for name, op, filters, coded in layers(subject.net.model):
+    for name, op, filters, coded, groups in layers(subject.net.model):
         peaks = np.abs(filters).max(axis=1)
         zero, faint = int((peaks == 0).sum()), int((peaks <= _NOTHING * peaks.max()).sum())
-        copies = _copies(filters)
+        copies = sum(map(_copies, np.split(filters, groups)))  # two groups see other channels
         rows.append((name, op, len(filters), zero, copies, faint))
         rounded = max(rule.bar, _ROUNDED) if coded else rule.bar
         for count, bar, what in (
@@ -105,9 +105,9 @@ def _still(subject: Subject) -> dict[str, tuple[int, int, tuple[str, ...]]]:
     return {name: (int((low[name] == high[name]).sum()), len(low[name]), found[name].inputs) for name in low}
 
 
-def layers(model: ir.Model) -> Iterator[tuple[str, str, np.ndarray, bool]]:
-    """Each weight layer with constant weights: the name of its result, its operator, its filters (count, numbers), and
-    whether they are codes.
+def layers(model: ir.Model) -> Iterator[tuple[str, str, np.ndarray, bool, int]]:
+    """Each weight layer with constant weights: the name of its result, its operator, its filters (count, numbers),
+    whether they are codes, and in how many groups they read other channels.
 
     Codes of integers are given less their zero point; scales are left out where they are one a filter, so that
     filters keep their direction.
@@ -135,11 +135,14 @@ def layers(model: ir.Model) -> Iterator[tuple[str, str, np.ndarray, bool]]:
             array = array.reshape(-1, *array.shape[-2:])
             array = array if turned else np.swapaxes(array, -1, -2)
             array = array.reshape(-1, array.shape[-1])
+        plain = family(twin.op) == "convolution" and operator(twin.op).macs != "spread"
+        groups = max(1, int(twin.attributes.get("group", 1))) if plain else 1
         yield (
             node.outputs[0].name or "",
             node.op_type,
             array.reshape(len(array), -1).astype(np.float32, copy=False),
             coded,
+            groups if len(array) % groups == 0 else 1,
         )
 
 

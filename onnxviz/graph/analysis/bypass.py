@@ -21,18 +21,17 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Final, Literal, NamedTuple
+from typing import Final, Literal
 
 import onnx_ir as ir
 
 from onnxviz.graph.analysis import kernels
 from onnxviz.graph.analysis.dataflow import SHAPE_ONLY, measured
+from onnxviz.graph.analysis.joins import Bypass, Join, Kind, Way, both
 from onnxviz.graph.analysis.kernels import source
 from onnxviz.graph.analysis.pixels import Activations, Box, Pixels
-from onnxviz.graph.analysis.steps import Step, bends, hides, steps
+from onnxviz.graph.analysis.steps import Step, bends, by_contents, chooses, hides, steps
 from onnxviz.graph.operators import POINTWISE, family
-
-Kind = Literal["decision", "arithmetic"]
 
 _DECIDING: Final = frozenset({"comparison", "place of an end", "selection", "logic"})
 _STEPS: Final = frozenset({"Floor", "Ceil", "Round", "Mod"})
@@ -42,71 +41,7 @@ _GATHERING: Final = frozenset(
 )  # fmt: skip
 _PLACES: Final = 64  # a constant of more numbers has one for each place, not for each channel
 _LOOKED_AT: Final = 1 << 16  # of its numbers
-# Of ai.onnx.ml, those that decide nothing.
-_SCALING: Final = frozenset({"Scaler", "Normalizer", "Imputer", "FeatureVectorizer", "CastMap"})
 _LAID_OVER: Final = 8  # so many times as many numbers as a decision: it was laid over places
-
-
-class Way(NamedTuple):
-    """What is known of a value that depends on the picture.
-
-    depth      the fewest weight layers on any way from the picture
-    learned    whether some way goes through one
-    decided    the node whose decision by pixels it is; None where it is anything else
-    bent       whether it is no linear function of the pixels
-    gathered   whether one of its numbers reads many places, which it no longer tells apart
-    stamped    whether a constant of places was laid on what was gathered: a pattern, scaled by a gate
-    """
-
-    depth: int = 0
-    learned: bool = False
-    decided: ir.Node | None = None
-    bent: bool = False
-    gathered: bool = False
-    stamped: bool = False
-
-
-@dataclass(frozen=True)
-class Join:
-    """Where pixels that passed no learned layer meet something that they should not.
-
-    kind      'decision' (comparisons, choices, loops), or 'arithmetic'
-    node      the node that joins, by name
-    op        its operator
-    value     what it makes, by name
-    operand   the value that came around, by name
-    by        the operator that decides; '' for arithmetic
-    behind    whether it meets what was learned, not only the picture
-    box       the pixels that the operand reads (top, left, bottom, right), right and bottom excluded; None: unknown
-    """
-
-    kind: Kind
-    node: str
-    op: str
-    value: str
-    operand: str
-    by: str
-    behind: bool
-    box: Box | None
-
-
-@dataclass(frozen=True)
-class Bypass:
-    """The ways around of one output, or of all.
-
-    fewest     weight layers on the shortest way from the picture; None: the picture does not move it
-    around     the same with the last weight layer taken out; None: then the picture does not reach it
-    last       the name of that layer; '' where there is none
-    short      where a way joins that is no sound network's: without a learned layer; around the last; or around it
-               behind the first one alone, by a decision
-    joins      what was found, in topological order
-    """
-
-    fewest: int | None
-    around: int | None
-    last: str
-    short: Join | None
-    joins: tuple[Join, ...]
 
 
 @dataclass
@@ -116,8 +51,11 @@ class _Walk:
     activations: Activations
     looks: bool = True
     ways: dict[ir.Value, Way] = field(default_factory=dict)
+    counted: set[ir.Value] = field(default_factory=set)  # how many numbers these have, pixels decide
     layers: dict[int, bool] = field(default_factory=dict)  # step -> whether it counts as a learned layer
-    joins: list[tuple[int, ir.Value, Kind, ir.Node | None, bool]] = field(default_factory=list)
+    joins: list[tuple[int, ir.Value, Kind | Literal["summary"], ir.Node | None, bool]] = field(
+        default_factory=list
+    )
 
     def __post_init__(self) -> None:
         graph = self.activations.model.graph
@@ -133,17 +71,23 @@ class _Walk:
     # --- the pass ---------------------------------------------------------------------------------
 
     def _take(self, index: int, step: Step) -> None:
-        if step.op in SHAPE_ONLY:
+        if self._size(step):
             return
         read = {value: self.ways[value] for value in self._reads(step) if value in self.ways}
         if not read:
             return
+        if by_contents(step, self.ways, self.counted):
+            self.counted.update(step.outputs)
         kernel = kernels.kernel(step, self.ways)
         found = self._weighed(index, step, read, kernel) if kernel is not None else None
         found = found or self._passed(index, step, read)
         for value in step.outputs:
             before = self.ways.get(value)  # of a loop's second turn
-            self.ways[value] = found if before is None else _both(before, found)
+            self.ways[value] = found if before is None else both(before, found)
+
+    def _size(self, step: Step) -> bool:
+        """Whether it tells a size that no pixel moves."""
+        return step.op in SHAPE_ONLY and self.counted.isdisjoint(step.inputs)
 
     def _reads(self, step: Step) -> list[ir.Value]:
         """What it reads, but for measured scales that something is multiplied with: anything else is a gate."""
@@ -159,8 +103,13 @@ class _Walk:
             return None
         self.layers[index] = True
         for value, way in read.items():
-            if way.decided is not None and way.gathered:
+            beside = deep and not way.learned  # a bias, or the state of a cell
+            if way.decided is not None and (way.gathered or beside):
                 self.joins.append((index, value, "decision", way.decided, deep))
+            elif beside and (way.bent or self._aside(value, way)):
+                self.joins.append((index, value, "arithmetic", None, True))
+            elif not deep and self._summed_up(value, way) and not self._only(index):
+                self.joins.append((index, value, "summary", None, True))
         return Way(depth + 1, True)
 
     def _passed(self, index: int, step: Step, read: dict[ir.Value, Way]) -> Way:
@@ -180,7 +129,7 @@ class _Walk:
             for value, way in raw.items():
                 if way.decided is not None:
                     self.joins.append((index, value, "decision", way.decided, True))
-                elif way.bent:
+                elif way.bent or self._aside(value, way):
                     self.joins.append((index, value, "arithmetic", None, True))
             return Way(depth, True)
         pixels = {value: way for value, way in raw.items() if way.decided is None}
@@ -205,7 +154,7 @@ class _Walk:
         stamped = any(way.stamped for way in raw.values())
         if not stamped and self._stamps(step, raw):
             stamped = by is not None or gathered or any(map(self.pixels.part, raw))
-        bent = any(way.bent for way in raw.values()) or bends(step, sum(map(raw.__contains__, step.inputs)))
+        bent = any(way.bent for way in raw.values()) or bends(step, raw)
         return Way(depth, False, by, bent, gathered, stamped)
 
     # --- what an operator does with pixels --------------------------------------------------------
@@ -214,10 +163,12 @@ class _Walk:
         """Whether pixels become a decision here: rounding each place for itself is none, of what was gathered it is."""
         if not raw:
             return False
-        if family(step.op) in _DECIDING or step.op in ("Sign", "Hardmax") or _ml(step):
+        if family(step.op) in _DECIDING or chooses(step):
             return True
         if all(way.decided is not None for way in raw.values()):
             return False
+        if step.op in SHAPE_ONLY:
+            return True
         to = step.node.attributes.get_int("to") if step.op == "Cast" else None
         if to is not None:
             source = next(iter(raw))
@@ -231,7 +182,7 @@ class _Walk:
     def _gathers(self, step: Step, raw: dict[ir.Value, Way]) -> bool:
         if any(way.gathered for way in raw.values()):
             return True
-        if not raw or family(step.op) not in _GATHERING:
+        if not raw or (family(step.op) not in _GATHERING and step.op not in SHAPE_ONLY):
             return False
         return not self.pixels.placed(step.outputs[0])
 
@@ -240,6 +191,21 @@ class _Walk:
         if not (way.gathered or self.pixels.part(value)):
             return False
         return way.stamped or (self.pixels.part(value) and self._laid_over(step, value))
+
+    def _aside(self, value: ir.Value, way: Way) -> bool:
+        """Whether it sums up less than half of the picture: no network's way, were it ever so linear."""
+        if not way.gathered or self.pixels.placed(value) or self.pixels.size is None:
+            return False
+        box = self.window(value)
+        return box is not None and 2 * (box[2] - box[0]) * (box[3] - box[1]) < math.prod(self.pixels.size)
+
+    def _summed_up(self, value: ir.Value, way: Way) -> bool:
+        """Whether it is a few numbers for all of the picture, by more than sums, or for a part of it."""
+        if not way.gathered or self.pixels.placed(value):
+            return False
+        shape = self.activations.base.full_shape(value)
+        few = way.bent and shape is not None and math.prod(shape) <= _PLACES
+        return few or self._aside(value, way)
 
     def _stamps(self, step: Step, raw: dict[ir.Value, Way]) -> bool:
         for value in step.inputs:
@@ -258,7 +224,7 @@ class _Walk:
         """Whether every way from the picture to an output leads through this step."""
         moved = {self.activations.image}
         for number, step in enumerate(self.steps):
-            if number != index and step.op not in SHAPE_ONLY and not moved.isdisjoint(step.inputs):
+            if number != index and not self._size(step) and not moved.isdisjoint(step.inputs):
                 moved.update(step.outputs)
         return moved.isdisjoint(self.activations.model.graph.outputs)
 
@@ -292,7 +258,7 @@ class _Walk:
         """The fewest weight layers from the picture to each value, with one step taken out."""
         found = {self.activations.image: 0}
         for index, step in enumerate(self.steps):
-            if index == without or step.op in SHAPE_ONLY:
+            if index == without or self._size(step):
                 continue
             read = [found[value] for value in self._reads(step) if value in found]
             if read:
@@ -319,6 +285,9 @@ class _Walk:
         """A join in words."""
         node = self.steps[index].node
         made = node.outputs[0].name or ""
+        box, read = self.window(operand), [] if by is None else [one for one in by.inputs if one in self.ways]
+        if self.pixels.size is not None and box in (None, (0, 0, *self.pixels.size)):
+            box = next((one for one in map(self.window, read) if one is not None), box)  # a size has no field
         return Join(
             kind=kind,
             node=node.name or made,
@@ -327,7 +296,7 @@ class _Walk:
             operand=operand.name or "",
             by="" if by is None else by.op_type,
             behind=behind,
-            box=self.window(operand),
+            box=box,
         )
 
     def short(self, output: ir.Value) -> Join | None:
@@ -389,11 +358,11 @@ def paths(activations: Activations, output: str | None = None) -> Bypass:
     for index, operand, kind, by, behind in walk.joins:
         if behind and output is None:
             still = walk.pixels.placed(operand) and not walk.pixels.part(operand)
-            if kind == "arithmetic" or still:
+            if kind != "decision" or still:
                 continue
         if behind and kind == "arithmetic" and not _of_its_own(walk, operand, shared):
             continue
-        found = walk.told(index, operand, kind, by, behind)
+        found = walk.told(index, operand, "decision" if kind == "decision" else "arithmetic", by, behind)
         joins.setdefault(found.node, found)
     if value is None or value not in walk.ways:
         return Bypass(None, None, "", None, tuple(joins.values()))
@@ -415,36 +384,22 @@ def _front(walk: _Walk) -> set[ir.Value]:
     first = [
         value
         for index, learned in walk.layers.items()
-        if learned
+        if learned and not any(walk.ways[one].learned for one in walk.steps[index].inputs if one in walk.ways)
         for value in walk.steps[index].inputs
-        if value in walk.ways and not walk.ways[value].learned
+        if value in walk.ways
     ]
     return walk._before(first)
 
 
 def _of_its_own(walk: _Walk, operand: ir.Value, shared: set[ir.Value]) -> bool:
     """Whether the pixels' arithmetic is done for this join, and not for the first layers as well."""
+    if operand not in shared and walk._aside(operand, walk.ways[operand]):
+        return True
     before = walk._before([operand])
     return any(
-        bends(step, sum(value in walk.ways for value in step.inputs))
+        bends(step, walk.ways)
         for step in walk.steps
         if not before.isdisjoint(step.outputs)
         and shared.isdisjoint(step.outputs)
         and any(value in walk.ways for value in step.inputs)
-    )
-
-
-def _ml(step: Step) -> bool:
-    """Whether it is one of the standard's other operators: trees, support vectors, tables; but for what only scales."""
-    return step.node.domain == "ai.onnx.ml" and step.op not in _SCALING
-
-
-def _both(one: Way, other: Way) -> Way:
-    return Way(
-        min(one.depth, other.depth),
-        one.learned or other.learned,
-        one.decided or other.decided,
-        one.bent or other.bent,
-        one.gathered or other.gathered,
-        one.stamped or other.stamped,
     )

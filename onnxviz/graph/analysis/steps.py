@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from typing import Final, NamedTuple
 
 import onnx_ir as ir
 
-from onnxviz.graph.analysis.dataflow import subgraphs
+from onnxviz.graph.analysis.dataflow import SHAPE_ONLY, subgraphs
 from onnxviz.graph.analysis.twins import view
 from onnxviz.graph.operators import family, operator
 
@@ -15,6 +15,10 @@ _BENDING: Final = frozenset(
     {"activation", "function", "softmax", "comparison", "choice", "logic", "signal", "recurrent", "unknown"}
 )
 _LINEAR: Final = frozenset({"Neg", "ReduceMean", "ReduceSum"})
+# Of ai.onnx.ml, those that decide nothing.
+_SCALING: Final = frozenset({"Scaler", "Normalizer", "Imputer", "FeatureVectorizer", "CastMap"})
+# How many numbers they make is told by what they read.
+_COUNTING: Final = frozenset({"NonZero", "Compress", "Unique", "NonMaxSuppression", "StringSplit"})
 _ENDS: Final = frozenset({"Max", "Min", "Mod", "Pow"})
 
 
@@ -73,14 +77,36 @@ def _control(node: ir.Node, bodies: list[ir.Graph]) -> Iterator[Step]:
         yield Step(node, node.op_type, (*steers, *start, *read), (value,), steers)
 
 
-def bends(step: Step, operands: int) -> bool:
-    """Whether the result is no linear function of the pixels; `operands` of the inputs depend on these."""
+def bends(step: Step, moved: Container[ir.Value]) -> bool:
+    """Whether the result is no linear function of the pixels, on which those `moved` depend."""
     kind = family(step.op)
     if step.op in _LINEAR:
         return False
     if kind in _BENDING or step.op in _ENDS or kind == "reduction":
         return True
+    if step.op == "Cast":
+        return not ir.DataType(step.node.attributes.get_int("to")).is_floating_point()  # it cuts off
+    if step.op == "Div":
+        return any(value in moved for value in step.inputs[1:])
+    operands = sum(value in moved for value in step.inputs)
     return kind in ("arithmetic", "product") and operands > 1 and not operator(step.op).negative
+
+
+def by_contents(step: Step, moved: Container[ir.Value], counted: Container[ir.Value]) -> bool:
+    """Whether the contents of what it reads tell how many numbers it makes.
+
+    moved      what depends on the picture
+    counted    what has such a size already
+    """
+    if step.op in _COUNTING or any(value in counted for value in step.inputs):
+        return step.op not in SHAPE_ONLY
+    places = (1, 2, 3, 4) if step.op == "Slice" else operator(step.op).sizes
+    return any(value in moved for place, value in enumerate(step.node.inputs) if place in places)
+
+
+def chooses(step: Step) -> bool:
+    """Whether it decides as comparisons do: signs, and of ai.onnx.ml trees, support vectors and tables."""
+    return step.op in ("Sign", "Hardmax") or (step.node.domain == "ai.onnx.ml" and step.op not in _SCALING)
 
 
 def hides(step: Step) -> bool:
