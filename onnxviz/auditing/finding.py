@@ -72,6 +72,7 @@ class Check:
     findings    what it found, the gravest first
     evidence    what is shown besides findings
     figures     all it measured, by name, for the JSON report
+    measure     what figure and threshold are of, in words; '' where they say so themselves
     """
 
     id: str
@@ -84,3 +85,4 @@ class Check:
     findings: tuple[Finding, ...] = ()
     evidence: tuple[Evidence, ...] = ()
     figures: Mapping[str, Any] = field(default_factory=dict)
+    measure: str = ""

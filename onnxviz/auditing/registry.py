@@ -51,7 +51,7 @@ class Rule:
     """A check: what it asks, how grave its finding is, what it needs.
 
     threshold   a number that the figure is held against, which a policy may change; or a text
-    unit        behind a number, '%' for shares
+    measure     what figure and threshold are of, in words
     needs       what there must be: 'network' (a file that could be opened; always, but for file.loading), 'classes'
                 (a classifier), 'pictures', 'labels', 'masks', 'gradients'
     least       the fewest pictures
@@ -66,6 +66,7 @@ class Rule:
     needs: tuple[Need, ...] = ()
     least: int = 1
     limits: str = ""
+    measure: str = ""
 
     @property
     def bar(self) -> float:
@@ -105,6 +106,7 @@ class Rule:
             state="found" if findings else "clean",
             figure=found.figure,
             threshold=self.threshold,
+            measure=self.measure,
             limits=spelt(self.limits),
             findings=tuple(findings),
             evidence=tuple(found.evidence),
@@ -114,7 +116,13 @@ class Rule:
     def idle(self, state: Literal["not-run", "not-applicable"], reason: str) -> Check:
         """The check where it was not made."""
         return Check(
-            self.id, self.title, state, spelt(reason), threshold=self.threshold, limits=spelt(self.limits)
+            self.id,
+            self.title,
+            state,
+            spelt(reason),
+            threshold=self.threshold,
+            measure=self.measure,
+            limits=spelt(self.limits),
         )
 
 
@@ -130,13 +138,14 @@ def check(
     needs: tuple[Need, ...] = ("network",),
     least: int = 1,
     limits: str = "",
+    measure: str = "",
 ) -> Callable[[Callable[[Any, Rule], Found]], Callable[[Any, Rule], Found]]:
     """Enter the function below as a check, see `Rule`."""
 
     def enter(function: Callable[[Any, Rule], Found]) -> Callable[[Any, Rule], Found]:
         if id in _RULES:
             raise ValueError(f"two checks are called {id!r}")
-        _RULES[id] = Rule(id, title, severity, function, threshold, needs, least, limits)
+        _RULES[id] = Rule(id, title, severity, function, threshold, needs, least, limits, measure)
         return function
 
     return enter

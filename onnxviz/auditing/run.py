@@ -26,6 +26,8 @@ from onnxviz.provenance import recorded
 from onnxviz.text import quoted
 
 FAIL_ON: Final = (*SEVERITIES[:3], "never")
+#: Why a check of pictures was not made where there are none.
+NO_PICTURES: Final = "no pictures were given; 30 photos or more allow these, some with --truth or --masks"
 _INTERRUPTED: Final = "the audit was interrupted before"
 
 
@@ -239,6 +241,8 @@ def _unmet(rule: Rule, subject: Subject) -> tuple[Any, str] | None:
         return "not-run", "the file could not be opened (file.loading)"
     if "classes" in rule.needs and subject.no_classes:
         return "not-applicable", subject.no_classes
+    if "pictures" in rule.needs and not subject.images:
+        return "not-run", NO_PICTURES
     if "pictures" in rule.needs and len(subject.images) < rule.least:
         count = len(subject.images)
         return "not-run", f"it needs {rule.least} picture{'s' * (rule.least != 1)} or more, and got {count}"

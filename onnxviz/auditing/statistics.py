@@ -47,11 +47,11 @@ class Share:
         return {"count": self.count, "of": self.of, "share": self.share, "low": low, "high": high}
 
     def __str__(self) -> str:
-        """'97 % of 36 (limits 86 to 100 %)'."""
+        """'97 % of 36 (95% limits 86% to 100%)'."""
         if not self.of:
             return "none of 0"
         low, high = self.limits
-        return f"{self.count / self.of:.0%} of {self.of} (limits {low:.0%} to {high:.0%})"
+        return f"{self.count / self.of:.0%} of {self.of} (95% limits {low:.0%} to {high:.0%})"
 
 
 def mcnemar(fixed: int, broken: int) -> float:

@@ -11,6 +11,8 @@ from onnxviz.cli.command import Call
 from onnxviz.cli.run import Run
 from onnxviz.errors import LimitExceeded, ModelRejected, ModelUnsuitable
 
+#: So many checks that were not made for one reason are one line.
+_MANY: Final = 3
 _MARKS: Final = {"found": "FOUND", "clean": "clean", "not-run": "not run", "not-applicable": "-"}
 
 
@@ -70,9 +72,22 @@ def _known(path: Path) -> dict[str, Any]:
 
 
 def _show(run: Run, found: Any, written: Path | None) -> None:
-    """The checks as lines, the findings under theirs; the report where --out names a folder."""
+    """The checks as lines, the findings under theirs; the report where --out names a folder.
+
+    Several checks that were not made for the same reason are one line.
+    """
     width = max(len(one.id) for one in found.checks)
+    idle: dict[str, list[str]] = {}
     for one in found.checks:
+        if one.state == "not-run":
+            idle.setdefault(one.reason, []).append(one.id)
+    for one in found.checks:
+        alike = idle.get(one.reason, ()) if one.state == "not-run" else ()
+        if len(alike) >= _MANY:
+            if one.id == alike[0]:
+                rooms = ", ".join(dict.fromkeys(name.partition(".")[0] for name in alike))
+                run.say(f"{_MARKS[one.state]:8} {len(alike)} checks ({rooms}): {one.reason}")
+            continue
         said = one.figure if one.state in ("found", "clean") else one.reason
         run.say(f"{_MARKS[one.state]:8} {one.id.ljust(width)}  {'' if said is None else said}")
         for finding in one.findings:

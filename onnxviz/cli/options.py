@@ -211,9 +211,7 @@ WORDS: Final[Mapping[str, Option]] = {
     "batch": Option(help="Pictures at once.", otherwise="what memory allows", least=1),
     "size": Option(kind=str, read=sides),
     "gram": Option(metavar="FORM"),
-    **dict.fromkeys(
-        ("steps", "top", "k", "masks", "grid", "rounds", "samples", "copies", "draws"), Option(least=1)
-    ),
+    **dict.fromkeys(("steps", "top", "k", "grid", "rounds", "samples", "copies", "draws"), Option(least=1)),
     **dict.fromkeys(("blur_every", "octaves", "scales", "width", "perplexity"), Option(least=1)),
     **dict.fromkeys(("zoom", "blocks", "jitter"), Option(least=0)),
 }

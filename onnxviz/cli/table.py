@@ -76,7 +76,10 @@ _LISTED: Final = (
     ),
     Command(
         "rise", saving.map, f'{_LITE} cat.jpg --target "Egyptian cat" --masks 4000 -o rise.png', arguments=_IMAGES,
-        options={"divide": Option(help="By how often a pixel showed (coverage) or does on average (paper).")},
+        options={
+            "divide": Option(help="By how often a pixel showed (coverage) or does on average (paper)."),
+            "masks": Option(least=1),
+        },
         more=_A_FILE_EACH,
     ),
     Command(

@@ -120,7 +120,8 @@ class Answers:
                 f"calibration error {held.ece_a or 0:.3f} and {held.ece_b or 0:.3f}"
             )
         told += [
-            f"{printable(name, 60)}: {one.sqnr:.1f} dB, cosine {one.cosine or 0:.4f}"
+            f"{printable(name, 60)}: signal to noise {one.sqnr:.1f} dB over {self.pictures} pictures, "
+            f"cosine {one.cosine or 0:.4f}"
             for name, one in self.likeness.items()
         ]
         if self.not_finite:

@@ -178,7 +178,10 @@ def _numbers(found: Compared) -> Iterator[Number]:
         )
     if effects is not None and np.isfinite(effects.measured):
         apart = ", layers work on each other" if effects.apart else ""
-        note = f"{effects.predicted:.1f} dB predicted from single layers{apart}"
+        note = (
+            f"on {effects.pictures} pictures, without ONNX Runtime's optimisations; "
+            f"{effects.predicted:.1f} dB predicted from single layers{apart}"
+        )
         yield Number(f"{effects.measured:.1f} dB", "signal to noise at the answers", note)
     if split is not None and split.cause is not None:
         yield Number(
@@ -396,7 +399,7 @@ def lines(found: Compared) -> list[str]:
         layers = ["no layer differs"]
     told.append(("layers", layers))
     if found.split is not None and found.split.cause is not None:
-        told.append(("noise from", [_shares(found.split)]))
+        told.append(("noise from", [_shares(found.split), f"mostly {CAUSES[found.split.cause]}"]))
     chosen = best(found)
     if chosen is not None:
         told.append(

@@ -210,6 +210,7 @@ def check(
         tuple(gravest),
         tuple(evidence),
         dict(figures or {}),
+        rule.figure,
     )
 
 

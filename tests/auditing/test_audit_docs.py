@@ -41,3 +41,8 @@ def test_each_check_is_short_and_says_what_it_cannot_see():
 def test_the_policys_keys_are_known():
     assert "top1_at_least" in TRUTH
     assert "top1_at_least" in PAGE
+
+
+def test_a_bare_number_says_what_it_is_of():
+    for rule in rules().values():
+        assert rule.measure or isinstance(rule.threshold, str), rule.id

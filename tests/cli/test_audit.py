@@ -98,7 +98,9 @@ def test_a_file_that_is_refused_still_gets_a_report(files, tmp_path, capsys):
     code, out, err = outcome("audit", files / "broken.onnx", "-o", tmp_path / "out", capsys=capsys)
     assert code == 1, err
     assert "FOUND    file.loading" in out
-    assert "not run  graph.bypass" in out
+    assert (
+        "checks (graph, file, weights, runtime, input, answers, stability, shortcut): the file could" in out
+    )
     told = json.loads((tmp_path / "out" / "report.json").read_text("utf-8"))
     assert len(told["facts"]["file, SHA-256"]) == 64
     assert told["verdict"] == "fail"
@@ -122,3 +124,11 @@ def test_mistakes_are_told_before_any_work(arguments, code, message, files, tmp_
     assert (got, out) == (code, ""), err
     assert message in err
     assert not (tmp_path / "out").exists()
+
+
+def test_without_pictures_one_line_says_what_they_would_add(files, capsys):
+    code, out, _ = outcome("audit", files / "sound.onnx", "--preprocess", "unit", capsys=capsys)
+    assert code == 0
+    idle = [line for line in out.splitlines() if line.startswith("not run")]
+    assert len(idle) == 1
+    assert "checks (input, answers, stability, shortcut): no pictures were given" in idle[0]

@@ -17,6 +17,7 @@ from onnxviz.text import quoted
     "Does the network answer more than one thing?",
     severity="high",
     threshold=0.9,
+    measure="share of the most frequent class",
     needs=("network", "classes", "pictures"),
     least=30,
     limits="Pictures that really show one class are told apart only by labels (--truth).",

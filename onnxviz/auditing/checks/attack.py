@@ -24,6 +24,7 @@ _PICTURES: Final = 20
     "How small a change made on purpose turns answers?",
     severity="medium",
     threshold=1.0,
+    measure="share of answers that changes of 1 of 255 turn",
     needs=("network", "classes", "pictures", "gradients"),
     limits="Ten steps towards the second class are a weak attacker: others need less. Every network that was not "
     "trained against it falls, so only a policy's threshold makes it a finding.",

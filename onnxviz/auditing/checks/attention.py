@@ -30,6 +30,7 @@ class Looked(NamedTuple):
     "Does the network look at what the pictures show?",
     severity="medium",
     threshold=2.0,
+    measure="density of attribution outside the masks over that inside, by class",
     needs=("network", "classes", "pictures", "masks", "gradients"),
     limits="Grad-CAM is coarse: what lies close beside the mask counts as outside. What surrounds a thing may rightly "
     "speak for it. Classes of fewer than 5 pictures with masks are counted, never judged.",

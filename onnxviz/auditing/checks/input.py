@@ -40,6 +40,7 @@ _ADVICE: Final = (
     "Do pictures fill the range that the file's own input quantiser holds?",
     severity="high",
     threshold=0.05,
+    measure="share of input values beyond the range that the quantiser holds",
     needs=("network", "pictures"),
     limits="Of quantised files alone; a recipe that happens to fill the range is not seen to be wrong.",
 )
@@ -113,6 +114,7 @@ def _alike(one: Preprocessing, other: Preprocessing) -> bool:
     "Do the first layers see what they saw in training?",
     severity="high",
     threshold=2.0,
+    measure="distance from training's statistics under the declared recipe, in times of the best recipe's",
     needs=("network", "pictures"),
     least=8,
     limits="Only of files in which BatchNormalization was not folded into the layers before it; pictures of another "
@@ -212,6 +214,7 @@ def _divergence(
     "Is another recipe right more often?",
     severity="high",
     threshold=_SURE,
+    measure="p of McNemar's exact test of the best recipe against the declared",
     needs=("network", "classes", "pictures", "labels"),
     least=8,
     limits="Recipes that were not tried are not seen; those that were stand in the table.",
@@ -254,6 +257,7 @@ def _right(subject: Subject) -> np.ndarray:
     "input.confidence",
     "How sure is the network under each recipe?",
     severity="info",
+    threshold="none: shown, never judged",
     needs=("network", "classes", "pictures"),
     limits="It cannot decide: on the bundled network BGR and other means differ by hundredths. Shown, never judged.",
 )
@@ -267,4 +271,4 @@ def confidence(subject: Subject, rule: Rule) -> Found:
             float(np.mean([-(row * np.log(np.maximum(row, 1e-12))).sum() for row in rows])) if rows else 0.0
         )
     table = Evidence("Mean entropy by recipe", table={"recipe": list(found), "entropy": list(found.values())})
-    return Found(f"entropy {found['declared']:.2f}", (), [table], {"entropy": found})
+    return Found(f"entropy {found['declared']:.2f} nats", (), [table], {"entropy": found})

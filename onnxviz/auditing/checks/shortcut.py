@@ -57,6 +57,7 @@ class Case(NamedTuple):
     "Does a mark in a corner or at an edge decide?",
     severity="high",
     threshold=_MANY,
+    measure="pictures of one class that one region decides",
     needs=("network", "classes", "pictures"),
     least=8,
     limits="Marks in the middle of the picture, and marks that not one of the given pictures bears, are not seen.",

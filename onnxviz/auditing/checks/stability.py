@@ -16,6 +16,7 @@ from onnxviz.auditing.subject import Subject
 
 #: A step's name, and the picture of 0 to 255 as the network sees it then.
 Step = tuple[str, np.ndarray]
+_MEASURE: Final = "share of confident pictures whose class changes at the mildest step (lower limit, 95 %)"
 _LIMITS: Final = (
     "Pictures of which the network is not sure (the two best classes within 0.1) are left out. A stable network may be "
     "stably wrong."
@@ -56,7 +57,7 @@ def _judged(
         text = f"under {mildest}, {first.count} of {first.of} confident answers change (at least {first.limits[0]:.0%})"
         advice = "Look at what was trained: augmentation was missing, or the preprocessing is not that of training."
         findings.append(rule.finding(round(first.limits[0], 4), mildest, text, advice, [table]))
-    told = ", ".join(f"{name}: {one.count} of {one.of}" for name, one in shares.items())
+    told = ", ".join(f"{name}: {one.count} of {one.of} change" for name, one in shares.items())
     return Found(told, findings, [table], {name: one.to_dict() for name, one in shares.items()})
 
 
@@ -70,6 +71,7 @@ _NEEDS: Final = ("network", "classes", "pictures")
     threshold=0.1,
     needs=_NEEDS,
     limits=_LIMITS,
+    measure=_MEASURE,
 )
 def noise(subject: Subject, rule: Rule) -> Found:
     """Normal noise of 0.5, 1 and 2 grey levels."""
@@ -89,6 +91,7 @@ def noise(subject: Subject, rule: Rule) -> Found:
     threshold=0.1,
     needs=_NEEDS,
     limits=_LIMITS,
+    measure=_MEASURE,
 )
 def shift(subject: Subject, rule: Rule) -> Found:
     """The eight shifts by one pixel, edges repeated; a picture changes where half of them change it."""
@@ -111,6 +114,7 @@ def shift(subject: Subject, rule: Rule) -> Found:
     threshold=0.1,
     needs=_NEEDS,
     limits=_LIMITS,
+    measure=_MEASURE,
 )
 def jpeg(subject: Subject, rule: Rule) -> Found:
     """JPEG of quality 90 and 75, of what the network sees."""
@@ -130,7 +134,7 @@ def jpeg(subject: Subject, rule: Rule) -> Found:
 
 
 @check("stability.resize", "Do answers hang on the filter of resizing?", severity="medium", threshold=0.1, needs=_NEEDS,
-       limits=_LIMITS)  # fmt: skip
+       limits=_LIMITS, measure=_MEASURE)  # fmt: skip
 def resize(subject: Subject, rule: Rule) -> Found:
     """Other antialiased filters than the recipe's."""
     recipe = subject.net.preprocessing
@@ -145,7 +149,7 @@ def resize(subject: Subject, rule: Rule) -> Found:
 
 
 @check("stability.brightness", "Do answers survive a little more or less light?", severity="medium", threshold=0.1,
-       needs=_NEEDS, limits=_LIMITS)  # fmt: skip
+       needs=_NEEDS, limits=_LIMITS, measure=_MEASURE)  # fmt: skip
 def brightness(subject: Subject, rule: Rule) -> Found:
     """All pixels times 0.95, 1.05, 0.9 and 1.1."""
 

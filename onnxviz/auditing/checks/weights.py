@@ -35,6 +35,7 @@ _COMPARE: Final = "Compare the layer with the network that this file was made fr
     "Do all channels do something of their own?",
     severity="medium",
     threshold=0.25,
+    measure="largest share of a layer's filters that are zero or copies (zero codes when quantised: 0.5)",
     limits="A few dead or doubled filters are usual in trained networks and no fault. With pictures given, channels "
     "that are constant over all of them count too.",
 )

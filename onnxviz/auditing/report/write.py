@@ -124,6 +124,7 @@ def to_dict(page: Page) -> dict[str, Any]:
                 "reason": check.reason,
                 "figure": check.figure,
                 "threshold": check.threshold,
+                "measure": check.measure,
                 "limits": check.limits,
                 "findings": [finding.fingerprint for finding in check.findings],
                 "evidence": evidence(check.evidence),
