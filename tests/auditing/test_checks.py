@@ -151,9 +151,9 @@ def test_what_the_optimiser_changes_is_told(tiny, monkeypatch, noise, severity):
 
     outputs = runtime._outputs
 
-    def noisy(subject, optimise=None):
-        found = outputs(subject, optimise)
-        if optimise is False:
+    def noisy(subject, **options):
+        found = outputs(subject, **options)
+        if options == {"optimise": False}:
             return found
         drawn = np.random.default_rng(0)
         return {key: v + noise * v.std() * drawn.standard_normal(v.shape) for key, v in found.items()}

@@ -1,23 +1,28 @@
-"""Whether the runtime gives what the file says: twice the same, and the same with its optimisations as without."""
+"""Whether the runtime gives what the file says: twice the same, with its optimisations as without, here as there."""
 
 from __future__ import annotations
 
 import math
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import onnx_ir as ir
 
-from onnxviz.auditing.finding import Severity
-from onnxviz.auditing.registry import Found, Rule, check
+from onnxviz.auditing.finding import Evidence, Severity
+from onnxviz.auditing.registry import Found, NotApplicable, Rule, check
 from onnxviz.auditing.statistics import Likeness
 from onnxviz.auditing.subject import Subject
 from onnxviz.graph.dequantised import QUANTISING
+from onnxviz.graph.surgery import cut
 from onnxviz.runtime import batching
+from onnxviz.runtime.providers import CPU
 from onnxviz.text import quoted
 
-# dB under which optimising changed the numbers (at half of it, gravely): of float32, half precision, codes of 8 bits.
-_FLOAT, _HALF, _CODES = 30.0, 30.0, 20.0
+# dB under which optimising changed the numbers (at half of it, gravely): of floats, codes of 8 bits.
+_FLOAT, _CODES = 30.0, 20.0
+_LAYER: Final = 40.0  # dB, of a layer on another provider; files of 8 bits as above
+_ROUNDING: Final = 1e-4  # of a layer's largest number
+_AT_ONCE: Final = 32  # layers whose values are held together
 _MOST: Final = 200.0  # dB of the same numbers
 
 
@@ -52,15 +57,7 @@ def optimiser(subject: Subject, rule: Rule) -> Found:
     """Signal-to-noise ratio of the outputs with graph optimisations against without."""
     net = subject.net
     plain, quick = _outputs(subject, optimise=False), _outputs(subject)
-    model = net.model
-    least = _FLOAT
-    if any(
-        value.dtype in (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
-        for value in model.graph.initializers.values()
-    ):
-        least = _HALF
-    if any(node.op_type in QUANTISING or "Integer" in node.op_type for node in model.graph.all_nodes()):
-        least = _CODES
+    least = _least(net.model, _FLOAT)
     ratios = {name: decibels(one, quick[name]) for name, one in plain.items()}
     findings = []
     for name, ratio in ratios.items():
@@ -81,10 +78,84 @@ def optimiser(subject: Subject, rule: Rule) -> Found:
     return Found(told, findings, figures={"decibels": ratios, "least": least})
 
 
-def _outputs(subject: Subject, optimise: bool | None = None) -> dict[str, np.ndarray]:
+@check(
+    "runtime.provider",
+    "Does the provider compute what the CPU does?",
+    severity="medium",
+    threshold="40 dB, layer by layer; 20 of quantised files",
+    limits="Of one picture on this machine, its driver and this version of ONNX Runtime. Layers that the provider "
+    "leaves to the CPU are the CPU's.",
+)
+def provider(subject: Subject, rule: Rule) -> Found:
+    """Signal-to-noise ratio of each layer on the provider against the CPU; the first that is too low is named."""
+    net = subject.net
+    runs_on = net.program().provider
+    if runs_on == CPU:
+        raise NotApplicable("the provider is the CPU; --provider names another")
+    least = _least(net.model, _LAYER)
+    layers, ratios = list(net.layers), dict[str, float]()
+    for start in range(0, len(layers), _AT_ONCE):
+        ratios |= _apart(subject, [one.name for one in layers[start : start + _AT_ONCE]])
+        if min(ratios.values(), default=_MOST) < least:
+            break
+    table = Evidence(
+        f"Layers on {runs_on} against the CPU", table={"layer": list(ratios), "dB": list(ratios.values())}
+    )
+    first = next((name for name, ratio in ratios.items() if ratio < least), None)
+    findings = []
+    if first is not None:
+        cpu, other = _outputs(subject, provider="cpu"), _outputs(subject)
+        worst = min((decibels(one, other[name]) for name, one in cpu.items()), default=_MOST)
+        op = next(one.op for one in layers if one.name == first)
+        text = (
+            f"from {quoted(first)} ({op}) on {runs_on} computes other numbers than the CPU: {ratios[first]:.1f} dB "
+            f"there, {worst:.1f} dB at the outputs, where {least:.0f} are the least"
+        )
+        advice = "Run the file on the CPU, or this operator; report it to the provider's makers with the layer's name."
+        severity: Severity | None = "high" if worst < least / 2 else None
+        findings.append(rule.finding(f"{ratios[first]:.1f} dB", first, text, advice, [table], severity))
+    lowest = min(ratios.values(), default=_MOST)
+    told = "the same numbers" if lowest >= _MOST else f"{lowest:.1f} dB at the least"
+    return Found(told, findings, [table], {"decibels": ratios, "least": least, "provider": runs_on})
+
+
+def _apart(subject: Subject, names: list[str]) -> dict[str, float]:
+    """Decibels of layers on the provider against the CPU, for the first probe; of numbers only, no places or masks."""
+    net = subject.net
+    feeds = {net.input.name: batching.filled(subject.probes[:1], net.batched[1] or 1)}
+
+    def run(**options: Any) -> dict[str, np.ndarray]:
+        return net.compile(lambda: cut(net.batched[0], names), key=None, **options)(feeds, names)
+
+    here, there = run(provider="cpu"), run()
+    found = {}
+    for name in names:
+        one, other = here[name], there[name]
+        if one.dtype.kind == "f":
+            ratio = decibels(one.reshape(-1), other.reshape(-1))
+            # What is one number throughout has no signal for rounding to be held against.
+            found[name] = _MOST if ratio < 0 and _as_good_as(one, other) else ratio
+    return found
+
+
+def _as_good_as(one: np.ndarray, other: np.ndarray) -> bool:
+    if one.shape != other.shape:
+        return False
+    largest = float(np.abs(one[np.isfinite(one)]).max(initial=0))
+    return bool(np.allclose(one, other, rtol=0, atol=_ROUNDING * largest, equal_nan=True))
+
+
+def _least(model: ir.Model, plain: float) -> float:
+    """The decibels that files of a kind have to reach: of codes of 8 bits fewer."""
+    if any(node.op_type in QUANTISING or "Integer" in node.op_type for node in model.graph.all_nodes()):
+        return _CODES
+    return plain
+
+
+def _outputs(subject: Subject, **options: Any) -> dict[str, np.ndarray]:
     """All outputs for the probes, those of a run a picture where that is what the file takes."""
     net = subject.net
-    program = net.program() if optimise is None else net.program(optimise=optimise)
+    program = net.program(**options)
     size = max(1, net.batch_size())
     found: dict[str, list[np.ndarray]] = {}
     for start in range(0, len(subject.probes), size):
