@@ -11,6 +11,7 @@ from onnxviz.auditing.checks import stability as stability
 from onnxviz.auditing.checks import attack as attack
 from onnxviz.auditing.checks import shortcut as shortcut
 from onnxviz.auditing.checks import attention as attention
+from onnxviz.auditing.checks import clusters as clusters
 
 # isort: on
 from onnxviz.auditing.registry import entered as rules

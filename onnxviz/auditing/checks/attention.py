@@ -90,7 +90,7 @@ def _looked(subject: Subject) -> tuple[dict[int, list[Looked]], int]:
         if not (inside.any() and beyond.any()):
             without += 1
             continue
-        values = np.maximum(_map(subject, int(place), int(best)).values, 0).astype(np.float64)
+        values = np.maximum(attributed(subject, int(place), int(best)).values, 0).astype(np.float64)
         total = values[inside | beyond].sum()
         if total > 0:
             area = beyond.sum() / (inside.sum() + beyond.sum())
@@ -102,8 +102,8 @@ def _looked(subject: Subject) -> tuple[dict[int, list[Looked]], int]:
     return classes, without
 
 
-def _map(subject: Subject, place: int, label: int) -> Any:
-    """Grad-CAM of one picture."""
+def attributed(subject: Subject, place: int, label: int) -> Any:
+    """Grad-CAM of one picture, (h, w) as the network sees it."""
     from onnxviz.attribution.cam import cam
     from onnxviz.progress import silent
 
@@ -113,4 +113,4 @@ def _map(subject: Subject, place: int, label: int) -> Any:
 def _shown(subject: Subject, one: Looked, label: int) -> Evidence:
     name = subject.name(one.place)
     caption = f"{quoted(name)}: {one.outside:.0%} outside the mask, on {one.area:.0%} of the area"
-    return Evidence(caption, _map(subject, one.place, label).picture())
+    return Evidence(caption, attributed(subject, one.place, label).picture())

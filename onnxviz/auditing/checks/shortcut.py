@@ -167,6 +167,13 @@ def _marked(subject: Subject, cases: list[Case]) -> Any:
         left, right, _ = part.columns.indices(tile.width)
         ImageDraw.Draw(tile).rectangle((left, top, right - 1, bottom - 1), outline=(220, 0, 60), width=2)
         tiles.append(tile)
+    return beside(tiles)
+
+
+def beside(tiles: list[Any]) -> Any:
+    """Pictures side by side on white."""
+    from PIL import Image
+
     sheet = Image.new(
         "RGB", (sum(tile.width + 8 for tile in tiles), max(tile.height for tile in tiles)), "white"
     )

@@ -1,0 +1,68 @@
+"""shortcut.clusters: what a class is told by, sorted by where the network looks."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import onnxviz
+from onnxviz.auditing.checks.clusters import small, split
+from tests.auditing.test_masks import SIZE, reds
+
+RNG = np.random.default_rng(0)
+
+
+def bump(y: float, x: float) -> np.ndarray:
+    rows, columns = np.mgrid[:28, :28]
+    y, x = RNG.normal((y, x), 0.5)
+    return np.exp(-((rows - y) ** 2 + (columns - x) ** 2) / 20)
+
+
+def photo(y: int, x: int) -> np.ndarray:
+    picture = np.full((SIZE, SIZE, 3), 100, np.uint8)
+    y, x = y + RNG.integers(0, 3), x + RNG.integers(0, 3)
+    picture[y : y + 8, x : x + 8] = (250, 10, 10)
+    return picture
+
+
+def checked(images):
+    net = onnxviz.load(reds(), preprocess="unit", threads=1)
+    found = onnxviz.audit(net, images, only=["shortcut.clusters"])
+    (one,) = [one for one in found.checks if one.id == "shortcut.clusters"]
+    return one
+
+
+@pytest.mark.parametrize("seed", [0, 7])
+def test_maps_of_two_places_are_two_clusters(seed):
+    maps = np.stack([bump(6, 6) for _ in range(14)] + [bump(20, 21) for _ in range(10)])
+    order = np.random.default_rng(seed).permutation(24)
+    members = split(maps[order], seed)
+    assert [set(order[one]) for one in members] == [set(range(14)), set(range(14, 24))]
+
+
+def test_maps_of_one_place_are_one():
+    assert [len(one) for one in split(np.stack([bump(14, 14)] * 20), 0)] == [20]
+
+
+def test_a_map_is_where_the_class_is_spoken_for():
+    values = np.zeros((56, 56), np.float32)
+    values[:2, :2], values[30:, 30:] = 8, -5
+    found = small(values)
+    assert found.shape == (28, 28)
+    assert found[0, 0] == pytest.approx(1)
+    assert small(-np.abs(values)).sum() == 0
+
+
+def test_two_habits_of_a_class_are_shown_and_not_judged():
+    one = checked([photo(1, 1) for _ in range(13)] + [photo(20, 20) for _ in range(9)])
+    assert (one.state, one.findings) == ("clean", ())
+    assert one.figures["clusters"]["pictures"] == [13, 9]
+    assert [part.picture is not None for part in one.evidence] == [False, True, True]
+    assert "cluster 2: 9 of 22 pictures" in one.evidence[2].caption
+
+
+def test_without_twenty_pictures_of_a_class_there_are_none():
+    mixed = [photo(1, 1) for _ in range(12)] + [photo(1, 1)[..., ::-1].copy() for _ in range(12)]
+    one = checked(mixed)
+    assert one.state == "not-run"
+    assert "the most of one are 12" in one.reason
