@@ -10,6 +10,8 @@ from onnxviz.auditing.checks import answers as answers
 from onnxviz.auditing.checks import stability as stability
 from onnxviz.auditing.checks import attack as attack
 from onnxviz.auditing.checks import shortcut as shortcut
+from onnxviz.auditing.checks import faith as faith
+from onnxviz.auditing.checks import sanity as sanity
 from onnxviz.auditing.checks import attention as attention
 from onnxviz.auditing.checks import clusters as clusters
 
