@@ -44,9 +44,11 @@ def gain(subject: Subject, rule: Rule) -> Found:
         rule.finding(
             round(one.value, 3),
             one.method,
-            f"maps of {one.method} are no better than random ones: covering what they call important costs the class "
-            f"no more than covering places by chance (gain {one.value:.3f}, lower limit {one.low:.3f})",
-            "Do not take them as evidence of what the network looks at; take a method that is better here.",
+            f"on {len(result.names)} pictures maps of {one.method} are no better than random ones: covering what they "
+            f"call important may cost the class no more than places by chance (gain {one.value:.3f}, lower limit "
+            f"{one.low:.3f})",
+            "Do not take them as evidence of what the network looks at: take a method that is better here, or run "
+            "`faithfulness` on more pictures.",
         )
         for one in result.scores
         if one.better is False

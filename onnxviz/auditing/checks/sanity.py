@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
-import onnx_ir as ir
 
 from onnxviz.attribution.sheet import attributions
 from onnxviz.auditing.checks.faith import fits
@@ -16,6 +15,9 @@ from onnxviz.auditing.subject import Subject
 from onnxviz.network import Network
 from onnxviz.opening import load
 from onnxviz.progress import silent
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
 
 _METHODS: Final = ("grad-cam", "saliency", "gradient", "guided")
 _PICTURES: Final = 2
@@ -39,6 +41,8 @@ def cascade(subject: Subject, rule: Rule) -> Found:
     if len(layers) < 2:
         raise NotApplicable(f"{len(layers)} of its layers have weights in floating point; it takes two")
     methods = [name for name in _METHODS if fits(subject, name)]
+    if not methods:
+        raise NotApplicable("no attribution method fits this network")
     pictures = [net.prepare(view) for view in subject.views[:_PICTURES]]
     before = [attributions(net, x, methods, progress=silent) for x in pictures]
     targets = [one.grid[0][0].target for one in before]
@@ -98,10 +102,12 @@ def _mean(values: list[float]) -> float:
 def _opened(net: Network, model: ir.Model) -> Network:
     """A changed network as the other was opened."""
     return load(
-        ir.to_proto(model),
+        model,
         preprocess=net.preprocessing,
         labels=net.labels,
         provider="cpu",
         threads=net.threads,
         limits=net.limits,
+        input=net.input.name,
+        output=net.chosen_output,
     )
