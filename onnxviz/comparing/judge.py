@@ -20,8 +20,14 @@ if TYPE_CHECKING:
 
 #: Agreement is judged where A's best class leads by so much.
 MARGIN: Final = 0.1
-_FLIPS: Final = 20  # rows of evidence
-_EVIDENCE: Final = ("picture", "a_label", "a_probability", "b_label", "b_probability")
+_FLIPS: Final = 10  # rows of evidence
+_EVIDENCE: Final = {
+    "picture": "picture",
+    "a_label": "A says",
+    "a_probability": "A's probability",
+    "b_label": "B says",
+    "b_probability": "B's probability",
+}
 #: What noise comes from, and what to do about it.
 CAUSES: Final = {
     "weights": "the weights: quantise them per channel, or with more bits, or leave the first layers in float",
@@ -107,7 +113,7 @@ def _answers(rule: Rule, answers: Answers, cause: str = "") -> Check:
         )  # fmt: skip
     evidence = []
     if answers.flips.get("picture"):
-        rows = {name: list(answers.flips[name])[:_FLIPS] for name in _EVIDENCE}
+        rows = {title: list(answers.flips[name])[:_FLIPS] for name, title in _EVIDENCE.items()}
         evidence.append(
             Evidence("Pictures with another class in B, those first that A was surest of.", table=rows)
         )
