@@ -189,3 +189,12 @@ def test_a_page_without_checks_has_no_verdict() -> None:
 def test_evil_is_evil() -> None:
     """The sample holds what it is for: markup, a bidirectional override, an escape sequence, NUL, a formula."""
     assert {"\u202e", "\x1b", "\x00"} <= set(EVIL) and "</script>" in EVIL and " =1+1" in EVIL
+
+
+def test_a_finding_says_what_its_figure_is_of() -> None:
+    of = "share of pictures <b>& more</b>"
+    finding = Finding("answers.truth", "high", 0.893, 0.95, "", "found")
+    check = Check("answers.truth", "?", "found", findings=(finding,), measure=of)
+    text = render(Page("audit", "m", checks=[check])).decode()
+    assert text.count("share of pictures &lt;b&gt;&amp; more&lt;/b&gt;") == 2
+    assert of not in text
