@@ -13,6 +13,7 @@ top1_at_least = 0.9
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
@@ -91,8 +92,10 @@ def _setting(name: str, said: dict[str, Any], counted: bool, place: str) -> Sett
             raise UsageError(f"{where}: required is true or false, got {value!r}")
         if key == "threshold" and not counted:
             raise UsageError(f"{where}: whatever it finds is a finding; it has no threshold to set")
-        if key == "threshold" and (isinstance(value, bool) or not isinstance(value, (int, float))):
-            raise UsageError(f"{where}: threshold is a number, got {value!r}")
+        if key == "threshold" and (
+            isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value)
+        ):
+            raise UsageError(f"{where}: threshold is a finite number, got {value!r}")
     return Setting(**said)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any, Final
 
@@ -9,7 +10,8 @@ import typer
 
 from onnxviz.cli.command import Call
 from onnxviz.cli.run import Run
-from onnxviz.errors import LimitExceeded, ModelRejected, ModelUnsuitable
+from onnxviz.errors import LimitExceeded, ModelRejected, ModelUnsuitable, UsageError
+from onnxviz.text import quoted
 
 #: So many checks that were not made for one reason are one line.
 _MANY: Final = 3
@@ -22,6 +24,8 @@ def audit(run: Run, call: Call) -> None:
     from onnxviz.cli import saving
 
     written = call.own.pop("write_accept")
+    if written is not None:
+        _refuse(written)
     if call.options.pop("resume", False):
         call.options["resume"] = run.output()
     planned(
@@ -55,6 +59,16 @@ def audit(run: Run, call: Call) -> None:
         found = saving.finish(run, lambda: call(net, images), show, note)
     if found.verdict != "pass":
         raise typer.Exit(1)
+
+
+def _refuse(written: Path) -> None:
+    """Before any work: what lies there may be the model, or reasons that somebody wrote."""
+    if written.suffix.lower() != ".toml":
+        raise UsageError(f"--write-accept {quoted(written)}: expected a name that ends in .toml")
+    if os.path.lexists(written):
+        raise UsageError(
+            f"--write-accept {quoted(written)}: it is there already; give another name, or delete it"
+        )
 
 
 def _known(path: Path) -> dict[str, Any]:

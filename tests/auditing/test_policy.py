@@ -37,7 +37,8 @@ def test_it_changes_severity_and_threshold_and_demands(tmp_path):
         ('[check."graph.bypass"]\nseverity = "grave"\n', "severity is one of high"),
         ('[check."graph.bypass"]\nrequired = 1\n', "true or false"),
         ('[check."graph.bypass"]\nthreshold = 1\n', "no threshold"),
-        ('[check."weights.channels"]\nthreshold = "much"\n', "is a number"),
+        ('[check."weights.channels"]\nthreshold = "much"\n', "is a finite number"),
+        ('[check."weights.channels"]\nthreshold = nan\n', "is a finite number"),  # over which nothing ever is
         ("[truth]\ntop1 = 0.5\n", "unknown key 'top1'"),
         ("[truth]\ntop1_at_least = 90\n", "from 0 to 1"),
         ("check = 3\n", "expected tables"),

@@ -94,6 +94,18 @@ def test_never_fails_nothing_and_the_skeleton_accepts_it(files, tmp_path, capsys
     assert "accepted: known" in out_
 
 
+@pytest.mark.parametrize(("name", "said"), [("sound.onnx", "ends in .toml"), ("kept.toml", "there already")])
+def test_the_skeleton_is_never_written_over_a_file(name, said, files, tmp_path, capsys):
+    """The model itself, or reasons that somebody wrote."""
+    target = tmp_path / name
+    shutil.copy(files / "sound.onnx", target)
+    before = target.read_bytes()
+    code, _, err = outcome("audit", target, "--write-accept", target, "-o", tmp_path / "out", capsys=capsys)
+    assert (code, target.read_bytes()) == (2, before)
+    assert said in err
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_file_that_is_refused_still_gets_a_report(files, tmp_path, capsys):
     code, out, err = outcome("audit", files / "broken.onnx", "-o", tmp_path / "out", capsys=capsys)
     assert code == 1, err

@@ -98,7 +98,10 @@ def region(subject: Subject, rule: Rule) -> Found:
                 None if grave else "medium",
             )
         )
-    told = f"{sum(map(len, groups.values()))} of {looked} pictures; largest fall {largest:.2f}"
+    hanging = {
+        case.place for confirmed in groups.values() for case in confirmed
+    }  # a corner lies in strips as well
+    told = f"{len(hanging)} of {looked} pictures; largest fall {largest:.2f}"
     return Found(
         told, findings, figures={"looked_at": looked, "candidates": len(cases), "largest_fall": largest}
     )
