@@ -27,6 +27,7 @@ def sampled(subject: Subject, count: int) -> list[Any]:
     "Which attribution maps tell more than chance?",
     severity="info",
     threshold="random",
+    measure="symmetric relevance gain, by method",
     needs=("network", "classes", "pictures", "gradients"),
     least=4,
     limits="Six pictures: a method may be better than its limits tell. What maps say of single pictures is not judged.",

@@ -29,6 +29,7 @@ _ALIKE: Final = 0.8
     "Which attribution maps ignore what was learned?",
     severity="info",
     threshold=_ALIKE,
+    measure="rank correlation of maps with those of random weights in the upper quarter of the layers, by method",
     needs=("network", "classes", "pictures", "gradients"),
     limits="Two pictures and one draw of random weights. That a map changes does not make it right.",
 )
