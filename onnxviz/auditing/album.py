@@ -112,7 +112,11 @@ class Album(Result):
                     Table(
                         self.layers,
                         bars={"macs": None},
-                        hints={"lowest": f"of its values over the first {_RANGED} photos; highest likewise"},
+                        hints={
+                            "macs": "multiply-accumulates for one photo",
+                            "receptive_field": "side of the square of pixels that a value sees",
+                            "lowest": f"of its values over the first {_RANGED} photos; highest likewise",
+                        },
                         file="layers",
                     )
                 ],

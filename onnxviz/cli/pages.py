@@ -17,7 +17,7 @@ def attribution_page(result: Any) -> bytes:
     from onnxviz.auditing.report.page import Gallery, Page, Section
 
     grid = getattr(result, "grid", None) or [[result]]
-    names = getattr(result, "names", [])
+    names = getattr(result, "names", None) or [one.get("path", "") for one in result.manifest["pictures"]]
     photos = [_photo(row, names[i] if i < len(names) else "") for i, row in enumerate(grid)]
     manifest = result.manifest
     lead = "Open a photo to lay each method's map over it, and to fade between the two."
@@ -43,7 +43,7 @@ def _photo(row: list[Attribution], name: str) -> Any:
     return Photo(
         name or first.label,
         first.image,
-        note=first.label,
+        note=first.label if name else "",
         answers=[(first.label, first.score)] if probable and first.score is not None else (),
         layers=[Layer(one.method, one.label, cell(one, _SIDE)[0]) for one in row],
     )

@@ -153,4 +153,6 @@ def test_a_page_with_each_map_over_its_photo(given, tmp_path, command, method) -
     assert (
         run([command, model, photo, *options, "--method", method, "-o", str(out)]) == 0
     )  # one takes its place
-    assert out.read_text("utf-8").count('<details class="photo') == 1
+    text = out.read_text("utf-8")
+    assert text.count('<details class="photo') == 1
+    assert f'title="{photo}"' in text  # called as its file, not as its class
