@@ -13,6 +13,8 @@ Severity = Literal["high", "medium", "low", "info"]
 State = Literal["found", "clean", "not-run", "not-applicable"]
 #: From the gravest down.
 SEVERITIES: Final[tuple[Severity, ...]] = ("high", "medium", "low", "info")
+#: From which on findings may be made to count.
+FAIL_ON: Final = (*SEVERITIES[:3], "never")
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from onnxviz.auditing import policy as policies
 from onnxviz.auditing import resume as resuming
 from onnxviz.auditing.accept import Entry
 from onnxviz.auditing.checks import rules
-from onnxviz.auditing.finding import SEVERITIES, Check
+from onnxviz.auditing.finding import FAIL_ON, Check
 from onnxviz.auditing.policy import Policy, Setting
 from onnxviz.auditing.registry import NotApplicable, NotRun, Rule, changed
 from onnxviz.auditing.report.facts import now
@@ -25,7 +25,6 @@ from onnxviz.progress import Shown, told
 from onnxviz.provenance import recorded
 from onnxviz.text import quoted
 
-FAIL_ON: Final = (*SEVERITIES[:3], "never")
 #: Why a check of pictures was not made where there are none.
 NO_PICTURES: Final = "no pictures were given; 30 photos or more allow these, some with --truth or --masks"
 _INTERRUPTED: Final = "the audit was interrupted before"

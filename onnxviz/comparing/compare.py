@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from onnxviz.attribution.methods import METHODS, chosen
+from onnxviz.attribution.sampled import at_least
 from onnxviz.auditing.statistics import Likeness
 from onnxviz.auditing.truth import read_truth
 from onnxviz.comparing.advice import advise
@@ -42,6 +43,7 @@ from onnxviz.network import Network
 from onnxviz.opening import load
 from onnxviz.progress import Progress, Shown, told
 from onnxviz.provenance import recorded, unnoted
+from onnxviz.text import printable
 
 if TYPE_CHECKING:
     pass
@@ -117,8 +119,8 @@ def compare(
     truth     true classes: a CSV file of picture and class, 'folders' (a picture's folder is its class), a list or a
               dictionary; None: only whether both agree
     match     layers that belong together, A's name: B's name, or a CSV file of both; None: all is found by itself
-    layers    the layers of A that are looked at; None: all
-    methods   attribution methods whose maps are compared
+    layers    the layers of A that are looked at, or one; None: all
+    methods   attribution methods whose maps are compared, or one; none: no maps
     probes    how many of the pictures the layers are measured on
     restore   up to so many layers are put back to float, to tell what that gains; 0: none
     returns   Comparison
@@ -126,8 +128,13 @@ def compare(
               opening raises; Interrupted with what was done so far
     """
     progress = told(progress)
-    if probes < 2 or restore < 0:
-        raise UsageError(f"probes must be at least 2 and restore at least 0, got {probes} and {restore}")
+    probes, restore, seed = (
+        at_least("probes", probes, 2),
+        at_least("restore", restore, 0),
+        at_least("seed", seed, 0),
+    )
+    layers = [layers] if isinstance(layers, str) else layers
+    methods = [methods] if isinstance(methods, str) else methods or ()
     one, other = (_opened(given, name) for given, name in ((a, "a"), (b, "b")))
     agree(one, other)
     work = _Work(one, other, images, truth, probes, seed, progress)
@@ -156,8 +163,12 @@ def _pairs(given: Any) -> dict[str, str] | None:
 
     raises   UsageError
     """
-    if given is None or isinstance(given, Mapping):
-        return None if given is None else dict(given)
+    if given is None:
+        return None
+    if isinstance(given, Mapping):
+        if not all(isinstance(name, str) for pair in given.items() for name in pair):
+            raise UsageError(f"matches are names, A's name: B's name; got {printable(given, 80)}")
+        return dict(given)
     if not isinstance(given, (str, os.PathLike)):
         raise UsageError(
             f"matches are a dictionary or a CSV file, not an object of type {type(given).__name__}"
@@ -305,7 +316,9 @@ class _Work:
             manifest,
             (self.a.name, self.b.name),
             judged(parts, self.reasons, self.listing is not None),
-            rows(parts.get("why"), parts.get("local"), self.listing is not None),
+            rows(
+                parts.get("why"), parts.get("local"), self.listing is not None, parameters["layers"] is None
+            ),
             **{name: parts.get(name) for name in _PARTS if name not in ("runtime", "why", "local")},
             effects=parts.get("local"),
             why=parts.get("why"),

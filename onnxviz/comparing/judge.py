@@ -229,15 +229,23 @@ def _clipping(rule: Rule, why: Why) -> Check:
     return _each(rule, why, ask)
 
 
+def filled(one: LayerFigures) -> float:
+    """Share of B's range, 0 to 1, that A's values take up together with 0, which every quantiser must hold exactly."""
+    if one.low is None or one.high is None or one.a_low is None or one.a_high is None:
+        return 0.0
+    low, high = max(min(one.a_low, 0.0), one.low), min(max(one.a_high, 0.0), one.high)
+    return max(high - low, 0.0) / max(one.high - one.low, 1e-30)
+
+
 def _range(rule: Rule, why: Why) -> Check:
     def ask(one: LayerFigures) -> tuple[float, str, str] | None:
         if one.used is None or one.dynamic:
             return None
         sentence = (
-            f"{printable(one.pair.layer, 80)} uses {one.used:.0%} of its codes' range: B holds {one.low:.3g} to "
+            f"{printable(one.pair.layer, 80)} needs {filled(one):.0%} of its codes' range: B holds {one.low:.3g} to "
             f"{one.high:.3g}, A goes from {one.a_low:.3g} to {one.a_high:.3g}."
         )
-        return one.used, sentence, "calibrate again: its scale is too large"
+        return filled(one), sentence, "calibrate again: its scale is too large"
 
     return _each(rule, why, ask)
 

@@ -9,19 +9,21 @@
 
 from __future__ import annotations
 
+import csv
 import os
 import re
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import numpy as np
 import onnx_ir as ir
 
 from onnxviz.comparing.kernels import Kernel, depthwise, factors, taken_back, vary
-from onnxviz.comparing.normal import normal
+from onnxviz.comparing.normal import normal, restored, stored
+from onnxviz.comparing.rules import SAME_NETWORK
 from onnxviz.comparing.sides import Side, alike_layers, all_names, consistent, masks
 from onnxviz.comparing.sketch import Axes, Projector, Sketch, similarity, turned
 from onnxviz.errors import UnknownLayer, UsageError, near
@@ -33,8 +35,6 @@ __all__ = ["Matching", "Pair", "Step", "match", "normal"]
 
 Step = Literal["given", "weights", "values", "name"]
 
-#: Below this share of multiply-accumulates two files hold different networks.
-SAME_NETWORK: Final = 0.3
 # Correlations: from here on two values are the same; from here on they may be, where nothing else comes into question.
 _SURE: Final = 0.9
 _WEAK: Final = 0.5
@@ -98,6 +98,13 @@ class Matching:
     image: Pair | None = None
     kernels: tuple[tuple[str, str], ...] = ()
     names: tuple[str, str] = ("A", "B")
+
+    # Pickled and copied deeply, its graphs go as files do: lists of linked nodes are too deep for either.
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "a": stored(self.a), "b": stored(self.b)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state, a=restored(state["a"]), b=restored(state["b"]))
 
     def require_same_network(self) -> None:
         """Refuse two different networks.
@@ -423,8 +430,6 @@ def read_pairs(path: str | os.PathLike[str]) -> dict[str, str]:
 
     raises   UsageError
     """
-    import csv
-
     try:
         text = Path(path).read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import onnx
 import onnx_ir as ir
 from onnx_ir.passes import common
 
@@ -102,3 +103,14 @@ def _uncut(value: ir.Value) -> bool:
         if not any(other.op_type == "DequantizeLinear" for other, _ in codes.uses()):
             return False
     return True
+
+
+def stored(model: ir.Model) -> bytes:
+    """A graph in normal form as a file has it, its weights within."""
+    message: onnx.ModelProto = ir.serde.serialize_model(model)
+    return message.SerializeToString()
+
+
+def restored(message: bytes) -> ir.Model:
+    """The graph that `stored` gave."""
+    return ir.from_proto(onnx.ModelProto.FromString(message))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from onnxviz import tables
-from onnxviz.auditing.finding import SEVERITIES, Finding
+from onnxviz.auditing.finding import FAIL_ON, SEVERITIES, Finding
 from onnxviz.auditing.report.facts import facts, now
 from onnxviz.auditing.report.page import (
     Block,
@@ -26,9 +26,9 @@ from onnxviz.auditing.report.page import (
     heat,
 )
 from onnxviz.comparing.judge import CAUSES, MARGIN
-from onnxviz.errors import MissingDependency
+from onnxviz.errors import MissingDependency, UsageError, near
 from onnxviz.files import json_bytes
-from onnxviz.text import printable
+from onnxviz.text import printable, quoted
 
 if TYPE_CHECKING:
     from onnxviz.attribution.result import Attribution
@@ -76,7 +76,14 @@ _FORMATS: Final = {
 
 
 def verdict(found: Compared, fail_on: str, accepted: Mapping[str, str]) -> Verdict:
-    """'fail' for a finding that counts; 'incomplete' where answers or layers were to be compared and could not be."""
+    """'fail' for a finding that counts; 'incomplete' where answers or layers were to be compared and could not be.
+
+    raises   UsageError for an unknown severity
+    """
+    if fail_on not in FAIL_ON:
+        raise UsageError(
+            f"fail_on is one of {', '.join(FAIL_ON)}; got {quoted(fail_on)}{near(fail_on, FAIL_ON)}"
+        )
     counting = SEVERITIES[: SEVERITIES.index(fail_on) + 1] if fail_on in SEVERITIES else ()
     if any(one.severity in counting and one.fingerprint not in accepted for one in found.findings):
         return "fail"

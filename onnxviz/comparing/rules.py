@@ -123,7 +123,7 @@ _LISTED: Final = (
     Rule(
         "compare.range",
         "Is the range of the codes used?",
-        "share of the codes' range that A's values fill",
+        "share of the codes' range that A's values, and 0, need",
         (("medium", 0.25),),
         below=True,
         limits="Pictures that are all alike fill little of any range.",

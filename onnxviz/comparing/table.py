@@ -19,11 +19,12 @@ _MEASURED: Final = (
 _ROUNDED_DB: Final = 20.0
 
 
-def rows(why: Why | None, local: Local | None, pictures: bool) -> dict[str, list[Any]]:
+def rows(why: Why | None, local: Local | None, pictures: bool, whole: bool = True) -> dict[str, list[Any]]:
     """The columns, in A's order: layer, op, place (1 is the first to look at), share, effect, z, healed_db, reason,
     cut_off, weights_short_db, and those of `Why.table`.
 
     pictures   whether the figures of values are of real pictures; else they are left out
+    whole      whether `why` is of all layers: what else has an effect is no layer
     """
     if why is None:
         return {} if local is None else _of_effects(local)
@@ -31,7 +32,9 @@ def rows(why: Why | None, local: Local | None, pictures: bool) -> dict[str, list
     places = {} if local is None else {one.layer: place for place, one in enumerate(local.ranked, 1) if one.e}
     table = why.table()
     names = [one.pair.layer for one in why.layers]
-    others = [] if local is None else [one for one in local.effects if one.layer not in set(names)]
+    others = (
+        [] if local is None or not whole else [one for one in local.effects if one.layer not in set(names)]
+    )
     found: dict[str, list[Any]] = {name: list(table[name]) for name in ("layer", "op") if name in table}
     if local is not None:
         found["place"] = [places.get(name) for name in names]

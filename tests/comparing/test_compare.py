@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import pickle
+from dataclasses import replace
 
 import numpy as np
 import onnx
@@ -13,6 +16,9 @@ from onnx import numpy_helper
 import onnxviz
 from onnxviz.auditing.finding import SEVERITIES
 from onnxviz.comparing import compare as comparing
+from onnxviz.comparing.judge import judged
+from onnxviz.comparing.match import Pair
+from onnxviz.comparing.why import LayerFigures, Why
 from onnxviz.errors import UsageError
 from onnxviz.interrupted import Interrupted
 from tests.comparing import small
@@ -243,6 +249,34 @@ def test_a_screen_tells_answers_layers_and_what_to_do(compared):
     assert any("dB, measured" in line for line in lines)
 
 
+def test_a_comparison_can_be_pickled_and_copied(compared):
+    found = compared("QDQ")
+    for again in (pickle.loads(pickle.dumps(found)), copy.deepcopy(found)):
+        assert again.to_dict()["checks"] == found.to_dict()["checks"]
+        assert again.matching.pairs == found.matching.pairs
+        assert len(again.matching.b.graph) == len(found.matching.b.graph)
+
+
+def test_of_one_layer_the_table_has_that_one(resnet, pictures):
+    found = onnxviz.compare(*resnet, pictures[:2], layers="block1.relu1", methods=(), probes=2, restore=0)
+    assert found.layers["layer"] == ["block1.relu1"] and found.layers["op"] == ["Relu"]
+    assert found.layers["place"][0] > 0 and "rounding" in found.layers["reason"][0]
+
+
+def test_a_range_that_must_hold_zero_is_used_though_no_value_is_near_it():
+    pair = Pair("gate", "gate", "gate", "HardSigmoid", "values", 1.0)
+    gate = LayerFigures(pair, 30.0, 1.0, 0.5, 0.6, codes="uint8", bits=8, low=0.0, high=0.66, used=0.15)
+    for figures, state in ((gate, "clean"), (replace(gate, high=4.8, used=0.02), "found")):
+        checks = {one.id: one for one in judged({"why": Why((figures,))}, {}, True)}
+        assert checks["compare.range"].state == state
+
+
+def test_a_severity_that_there_is_not_is_refused(compared, tmp_path):
+    with pytest.raises(UsageError, match="'hgih'; did you mean 'high'"):
+        compared("QDQ").save(tmp_path / "out", fail_on="hgih")
+    assert not (tmp_path / "out").exists()
+
+
 # --- what is refused ----------------------------------------------------------------------------
 
 
@@ -275,7 +309,13 @@ def test_other_weights_are_no_file_of_the_same_network():
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"probes": 1}, "probes must be at least 2"),
+        ({"probes": 1}, "probes must be .* at least 2"),
+        ({"probes": "many"}, "probes must be"),
+        ({"restore": 1.5}, "restore must be"),
+        ({"seed": -1}, "seed must be"),
+        ({"methods": "nothing"}, "'nothing'"),
+        ({"layers": "none"}, "'none'"),
+        ({"match": {1: 2}}, "matches are names"),
         ({"methods": ("nothing",)}, "nothing"),
         ({"layers": ["none"]}, "none"),
         ({"truth": [0]}, "no pictures"),
