@@ -6,7 +6,18 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 from onnxviz.auditing.finding import Check, Evidence, Finding
-from onnxviz.comparing.rules import CLIPPED_BY, LAYER_MOVED, LAYER_SHARE, RULES, Rule, check, found, not_run
+from onnxviz.comparing.rules import (
+    CLIPPED_BY,
+    FEWEST,
+    LAYER_MOVED,
+    LAYER_SHARE,
+    RULES,
+    STILL,
+    Rule,
+    check,
+    found,
+    not_run,
+)
 from onnxviz.text import printable
 
 if TYPE_CHECKING:
@@ -181,7 +192,16 @@ def _layer(rule: Rule, local: Local) -> Check:
         return check(rule, figure="no layer differs")
     figures = {"layer": printable(worst.layer), "share": worst.share, "z": worst.z}
     findings = []
-    if worst.share >= LAYER_SHARE and worst.e >= LAYER_MOVED:
+    differing = sum(one.e > STILL for one in local.effects)
+    if worst.share >= LAYER_SHARE and worst.e >= LAYER_MOVED and differing < FEWEST:
+        findings = [
+            Finding(
+                rule.id, rule.severity, worst.share, LAYER_SHARE, printable(worst.layer),
+                f"{printable(worst.layer)} alone makes {worst.share:.0%} of the damage; hardly another layer differs.",
+                "mend what the table says of it",
+            )
+        ]  # fmt: skip
+    elif worst.share >= LAYER_SHARE and worst.e >= LAYER_MOVED:
         findings = found(
             rule, worst.z, printable(worst.layer),
             f"{printable(worst.layer)} alone makes {worst.share:.0%} of the damage, and stands out of all other layers "

@@ -24,7 +24,7 @@ import onnx_ir as ir
 from onnxviz.comparing.kernels import Kernel, depthwise, factors, taken_back, vary
 from onnxviz.comparing.normal import normal, restored, stored
 from onnxviz.comparing.rules import SAME_NETWORK
-from onnxviz.comparing.sides import Side, alike_layers, all_names, consistent, masks
+from onnxviz.comparing.sides import Side, all_names, masks, same_layers
 from onnxviz.comparing.sketch import Axes, Projector, Sketch, similarity, turned
 from onnxviz.errors import UnknownLayer, UsageError, near
 from onnxviz.network import Network
@@ -143,7 +143,7 @@ def match(
     fixed = [] if given is None else _named(given, one, other)
     one.look(progress=progress)
     other.look({found.shape for found in one.seen.values()}, progress)
-    layers = consistent(alike_layers(one.kernels, other.kernels), one, other)
+    layers = same_layers(one, other)
     one.place([kernel for kernel, _, _ in layers])
     other.place([kernel for _, kernel, _ in layers])
     return _Pairing(one, other, layers, fixed).matching()

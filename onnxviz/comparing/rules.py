@@ -176,6 +176,10 @@ _LISTED: Final = (
 RULES: Final[Mapping[str, Rule]] = {rule.id: rule for rule in _LISTED}
 #: The other half of compare.layer.
 LAYER_SHARE: Final = 0.7
+#: Up to here an effect is what computing in another order gives.
+STILL: Final = 1e-4
+#: Where fewer layers than that differ nothing tells how effects spread, and the share alone decides.
+FEWEST: Final = 3
 #: And the third: a layer that moves the answers by less is no fault, whatever its share (30 dB).
 LAYER_MOVED: Final = 0.03
 #: The other half of compare.clipping: of few values one that is a hair beyond is a large share.

@@ -95,6 +95,31 @@ def all_names(value: ir.Value) -> list[str]:
     return [str(value.name), *value.meta.get(ALSO, ()), *value.meta.get(SAME, ())]
 
 
+def same_layers(one: Side, other: Side) -> list[tuple[Kernel, Kernel, float]]:
+    """The weight layers that belong together, in A's order, and how alike their weights are: `alike_layers`, and those
+    between them that were trained or made anew, where each file has a single one of the same sizes at that place."""
+    found = consistent(alike_layers(one.kernels, other.kernels), one, other)
+    if 2 * len(found) < len(one.kernels):
+        return found  # perhaps two networks
+    left: list[dict[tuple[int, int, tuple[int, int]], list[Kernel]]] = []
+    for place, side in enumerate((one, other)):
+        before, after = masks(side.model.graph, [pair[place].node for pair in found])
+        matched = {id(pair[place]) for pair in found}
+        at: dict[tuple[int, int, tuple[int, int]], list[Kernel]] = defaultdict(list)
+        for kernel in side.kernels:
+            made = kernel.node.outputs[0]
+            if id(kernel) not in matched and kernel.faces:
+                at[before[made], after[made], kernel.size].append(kernel)
+        left.append(at)
+    lone = [
+        (ours[0], left[1][key][0], likeness(ours[0], left[1][key][0]))
+        for key, ours in left[0].items()
+        if len(ours) == len(left[1].get(key, ())) == 1
+    ]
+    order = {id(kernel): i for i, kernel in enumerate(one.kernels)}
+    return consistent(sorted(found + lone, key=lambda pair: order[id(pair[0])]), one, other)
+
+
 def alike_layers(one: Sequence[Kernel], other: Sequence[Kernel]) -> list[tuple[Kernel, Kernel, float]]:
     """The weight layers that belong together, in A's order, and how alike their weights are."""
     from scipy.optimize import linear_sum_assignment

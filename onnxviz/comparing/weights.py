@@ -19,6 +19,8 @@ from onnxviz.network import Network
 _LAST: Final = 2**31 - 1  # of int32, which biases are held as
 # From this factor on a filter counts as scaled: rounding to 4 bits alone gives about 1.01.
 _SCALED: Final = 1.05
+# Of what differs in a filter so much may be left where a factor is called the reason.
+_EXPLAINED: Final = 0.5
 # Decibels under what is predicted that are worth a sentence; `compare.weights` has its own threshold.
 _SHORT: Final = 6.0
 _UNEVEN: Final = 8.0
@@ -267,9 +269,12 @@ def _figures(
 
 
 def _gains(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """The factor of each filter of B to A's that fits best; 1 for a filter of zeros."""
+    """The factor of each filter of B to A's that fits best; 1 for a filter of zeros, and where no factor explains the
+    better part of what differs: other weights are no multiple."""
     squares = np.einsum("ij,ij->i", a, a, dtype=np.float64)
-    return _ratio(np.einsum("ij,ij->i", a, b, dtype=np.float64), squares)
+    gains = _ratio(np.einsum("ij,ij->i", a, b, dtype=np.float64), squares)
+    left, differing = (np.linalg.norm(b - one, axis=1) for one in (a * gains[:, None], a))
+    return np.where(left < _EXPLAINED * differing, gains, 1.0)
 
 
 def _predicted(a: np.ndarray, own: Quantiser, bits: int) -> float | None:

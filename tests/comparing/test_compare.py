@@ -18,6 +18,7 @@ from onnxviz.auditing.finding import SEVERITIES
 from onnxviz.comparing import compare as comparing
 from onnxviz.comparing.judge import judged
 from onnxviz.comparing.match import Pair
+from onnxviz.comparing.rules import LAYER_MOVED
 from onnxviz.comparing.why import LayerFigures, Why
 from onnxviz.errors import UsageError
 from onnxviz.interrupted import Interrupted
@@ -261,6 +262,47 @@ def test_of_one_layer_the_table_has_that_one(resnet, pictures):
     found = onnxviz.compare(*resnet, pictures[:2], layers="block1.relu1", methods=(), probes=2, restore=0)
     assert found.layers["layer"] == ["block1.relu1"] and found.layers["op"] == ["Relu"]
     assert found.layers["place"][0] > 0 and "rounding" in found.layers["reason"][0]
+
+
+def stored_weights(path, name, edit):
+    """The file with one initialiser edited."""
+    model = onnx.load(path)
+    tensor = next(one for one in model.graph.initializer if one.name == name)
+    tensor.CopyFrom(numpy_helper.from_array(edit(numpy_helper.to_array(tensor)), name))
+    return opened(model, **SCALED)
+
+
+@pytest.mark.parametrize(
+    ("weights", "layers"),
+    [
+        ("logits.weight", {"logits"}),
+        ("block1.conv2.weight", {"block1.conv2", "block1.norm2"}),
+        ("stem.weight", {"stem", "stem.norm", "stem.relu"}),
+    ],
+)
+def test_the_one_layer_that_was_made_anew_is_named(files, resnet, pictures, weights, layers):
+    rng = np.random.default_rng(0)
+    b = stored_weights(
+        files.small("resnet"), weights, lambda w: (w.std() * rng.standard_normal(w.shape)).astype(np.float32)
+    )
+    found = onnxviz.compare(resnet[0], b, pictures[:4], methods=(), restore=1)
+    worst = found.effects.ranked[0]
+    assert worst.layer in layers and worst.share > 0.99
+    named = [one.where for one in found.findings if one.id == "compare.layer"]
+    assert named == ([worst.layer] if worst.e >= LAYER_MOVED else [])
+    assert found.check("compare.matching").figure == 1
+
+
+@pytest.mark.parametrize(
+    ("edit", "words"),
+    [(lambda w: 3 * w, "are 3.00 times A's"), (lambda w: w[::-1].copy(), "its weights differ")],
+)
+def test_weights_that_are_a_multiple_are_told_from_other_weights(files, resnet, pictures, edit, words):
+    b = stored_weights(files.small("resnet"), "logits.weight", edit)
+    found = onnxviz.compare(resnet[0], b, pictures[:2], methods=(), probes=2, restore=0)
+    row = found.layers["place"].index(1)
+    assert found.layers["layer"][row] == "logits"
+    assert words in found.layers["reason"][row]
 
 
 def test_a_range_that_must_hold_zero_is_used_though_no_value_is_near_it():
