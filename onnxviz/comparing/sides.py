@@ -102,9 +102,9 @@ def same_layers(one: Side, other: Side) -> list[tuple[Kernel, Kernel, float]]:
     if 2 * len(found) < len(one.kernels):
         return found  # perhaps two networks
     left: list[dict[tuple[int, int, tuple[int, int]], list[Kernel]]] = []
-    for place, side in enumerate((one, other)):
-        before, after = masks(side.model.graph, [pair[place].node for pair in found])
-        matched = {id(pair[place]) for pair in found}
+    for side, known in ((one, [a for a, _, _ in found]), (other, [b for _, b, _ in found])):
+        before, after = masks(side.model.graph, [kernel.node for kernel in known])
+        matched = {id(kernel) for kernel in known}
         at: dict[tuple[int, int, tuple[int, int]], list[Kernel]] = defaultdict(list)
         for kernel in side.kernels:
             made = kernel.node.outputs[0]
