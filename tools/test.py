@@ -34,6 +34,8 @@ TRAINING_NEWEST = (3, 12)
 OPENVINO_TESTS = "tests/runtimes/test_openvino.py"
 OPENVINO = ["onnxruntime-openvino==1.24.1", "numpy"]
 OPENVINO_NEWEST = (3, 13)
+# What reads photos.parquet. All that it needs besides has gigabytes, and its loader needs these.
+ATLAS = [["--no-deps", "embedding-atlas==0.26.0"], ["pandas>=3", "pyarrow>=24", "narwhals>=2", "inquirer>=3"]]
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
 
@@ -73,6 +75,7 @@ def main(arguments: list[str]) -> int:
         without += ["--ignore", OPENVINO_TESTS]
     else:
         settings["ONNXVIZ_OPENVINO_PYTHON"] = str(environment("openvino", OPENVINO, base=fitting))
+    settings["ONNXVIZ_ATLAS_PYTHON"] = str(environment("atlas", *ATLAS))
     settings["ONNXVIZ_DOCS_PYTHON"] = str(docs_python())
     if not any(map(shutil.which, BROWSERS)) and "ONNXVIZ_BROWSER" not in os.environ:
         print(

@@ -24,7 +24,7 @@ from onnxviz.provenance import recorded
 from onnxviz.results import Prediction, Result
 
 if TYPE_CHECKING:
-    from onnxviz.auditing.report.page import Page, Photo
+    from onnxviz.auditing.report.page import Page, Photo, Section
     from onnxviz.features.embedding import Embedding
     from onnxviz.tables import Columns
 
@@ -86,7 +86,7 @@ class Album(Result):
     def page(self) -> Page:
         """The page as content."""
         from onnxviz.auditing.report.facts import facts, now
-        from onnxviz.auditing.report.page import Gallery, Number, Page, Section, Table
+        from onnxviz.auditing.report.page import Number, Page, Section, Table
 
         count = len(self.embedding)
         numbers = [Number(str(count), "photos", _left_out(self.embedding))]
@@ -102,10 +102,8 @@ class Album(Result):
             numbers.append(
                 Number(str(len({row[0].index for row in self.answers})), "classes among its answers")
             )
-        first = "Wrong answers first, then " if judged else "First "
-        order = f"{first}those that the network is least sure of; open one for its answers and maps."
         sections = [
-            Section("Photos", [Gallery([self._photo(int(row)) for row in self.order])], order),
+            self.shown(),
             Section(
                 "Layers",
                 [
@@ -145,8 +143,13 @@ class Album(Result):
         returns    the path of report.html
         raises     OutputRefused
         """
-        from onnxviz import tables
         from onnxviz.auditing.report.write import write
+
+        return write(self.page(), path, self.manifest, files=self.files(), one_file=one_file)
+
+    def files(self) -> dict[str, bytes]:
+        """photos.csv, and photos.parquet with the features where pyarrow is installed, which the manifest says."""
+        from onnxviz import tables
 
         columns = self.table()
         made = {"photos.csv": tables.csv_bytes(columns)}
@@ -155,7 +158,16 @@ class Album(Result):
             made["photos.parquet"] = tables.parquet_bytes({**columns, "features": features})
         except MissingDependency:
             self.manifest["notes"] = ["photos.parquet needs pyarrow"]
-        return write(self.page(), path, self.manifest, files=made, one_file=one_file)
+        return made
+
+    def shown(self) -> Section:
+        """The photos of the page, in their order."""
+        from onnxviz.auditing.report.page import Gallery, Section
+
+        judged = self.truth is not None and any(one is not None for one in self.truth)
+        first = "Wrong answers first, then " if judged else "First "
+        order = f"{first}those that the network is least sure of; open one for its answers and maps."
+        return Section("Photos", [Gallery([self._photo(int(row)) for row in self.order])], order)
 
     def _photo(self, row: int) -> Photo:
         from onnxviz.auditing.report.page import Layer, Photo

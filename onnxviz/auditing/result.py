@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from onnxviz.auditing.finding import SEVERITIES, Check, Finding
 from onnxviz.auditing.subject import Subject
+from onnxviz.errors import OnnxVizError
+from onnxviz.progress import silent
 
 if TYPE_CHECKING:
+    from onnxviz.auditing.album import Album
     from onnxviz.auditing.report.page import Page
 
+_FEW: Final = 60  # pictures that stand on the page, with maps
 _BLIND: Final = (
     "A backdoor inside learned weights, without a mark in the pictures that were given, is not found. What each check "
     "cannot see stands beside it."
@@ -90,12 +94,45 @@ class Audit:
     def save(self, folder: str | os.PathLike[str]) -> Path:
         """Write the report: report.html, report.json, audit.sarif, junit.xml, findings.csv, evidence, SHA256SUMS.
 
+        With pictures also photos.csv and photos.parquet, as `onnxviz.report` writes them; up to 60 stand on the page.
+
         returns   the path of report.html
         raises    OutputRefused
         """
         from onnxviz.auditing.report.write import write
 
-        return write(self.page(), folder, self.manifest)
+        page, files = self.page(), dict[str, bytes]()
+        album = self._album()
+        if album is not None:
+            files = album.files()
+            if len(album.embedding) <= _FEW:
+                page = replace(page, sections=[*page.sections, album.shown()])
+        return write(page, folder, self.manifest, files=files)
+
+    def _album(self) -> Album | None:
+        """The pictures as `onnxviz.report` has them, the few with maps; None without, or where they say nothing."""
+        from onnxviz.auditing.album import report
+
+        subject = self.subject
+        if subject.opened is None or not subject.images or self.manifest.get("incomplete"):
+            return None
+        places = [place for place, _, _ in subject.each()]
+        truth = None if subject.truth is None else [subject.truth[place] for place in places]
+        known = truth is not None and any(one is not None for one in truth)
+        try:
+            return report(
+                subject.net,
+                [subject.images[place] for place in places],
+                truth=truth if known else None,
+                explained=_FEW if len(places) <= _FEW else 0,
+                seed=subject.seed,
+                progress=silent,
+            )
+        except OnnxVizError as reason:
+            if type(reason).exit_code == OnnxVizError.exit_code:
+                raise
+            self.manifest["photos"] = f"no photos.parquet: {reason}"
+            return None
 
     def page(self) -> Page:
         """The report as content."""

@@ -111,7 +111,7 @@ def test_a_file_that_is_refused_still_gets_a_report(files, tmp_path, capsys):
     assert code == 1, err
     assert "FOUND    file.loading" in out
     assert (
-        "checks (graph, file, weights, runtime, input, answers, stability, shortcut): the file could" in out
+        "checks (graph, file, weights, runtime, input, answers, stability, shortcut, faith, sanity): the file could" in out
     )
     told = json.loads((tmp_path / "out" / "report.json").read_text("utf-8"))
     assert len(told["facts"]["file, SHA-256"]) == 64
@@ -143,4 +143,4 @@ def test_without_pictures_one_line_says_what_they_would_add(files, capsys):
     assert code == 0
     idle = [line for line in out.splitlines() if line.startswith("not run")]
     assert len(idle) == 1
-    assert "checks (input, answers, stability, shortcut): no pictures were given" in idle[0]
+    assert "checks (input, answers, stability, shortcut, faith, sanity): no pictures were given" in idle[0]
