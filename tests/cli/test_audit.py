@@ -111,7 +111,8 @@ def test_a_file_that_is_refused_still_gets_a_report(files, tmp_path, capsys):
     assert code == 1, err
     assert "FOUND    file.loading" in out
     assert (
-        "checks (graph, file, weights, runtime, input, answers, stability, shortcut, faith, sanity): the file could" in out
+        "checks (graph, file, weights, runtime, input, answers, stability, shortcut, faith, sanity): the file could"
+        in out
     )
     told = json.loads((tmp_path / "out" / "report.json").read_text("utf-8"))
     assert len(told["facts"]["file, SHA-256"]) == 64
