@@ -172,7 +172,7 @@ def test_plan_shares_memory_between_the_workers(monkeypatch):
         plan(net, 10, batch=0)
 
 
-def test_a_device_is_given_one_run_at_a_time(photos):
+def test_a_device_is_given_one_run_at_a_time(photos, monkeypatch):
     """Workers decode side by side; on a CPU they run so too, elsewhere in turn."""
 
     class Device:
@@ -191,7 +191,7 @@ def test_a_device_is_given_one_run_at_a_time(photos):
     net = load(4)
     for provider, most in (("CPUExecutionProvider", 4), ("CUDAExecutionProvider", 1)):
         device = Device(provider)
-        net._programs[("fake", (("spin", False), ("threads", 1)))] = device
+        monkeypatch.setattr(net, "compile", lambda *_, device=device, **__: device)
         list(stream(net, photos, lambda: None, key="fake", batch=3))
         assert device.most == most
 
