@@ -31,6 +31,8 @@ MEMORY = 4 << 30  # bytes more than the parent has mapped
 SECONDS = 20  # of the processor
 PATIENCE = 90  # of the clock: the machine may be busy
 RUN_SECONDS = 5.0
+# ONNX Runtime 1.32 reads and writes beside a matrix that is not square: whether it comes back is chance, and no proof.
+UNDEFINED = ("Inverse",)
 
 WORKED, REFUSED, RAW, CRASHED, HUNG = "worked", "refused", "raw", "crashed", "hung"
 BAD = (RAW, CRASHED, HUNG)
@@ -147,8 +149,10 @@ def _objective(net: Any) -> Any:
         return objectives.channel(net.layers[-1].name, 0) if net.layers else objectives.logit(0)
 
 
-def oracle(content: bytes) -> bool:
-    """Whether plain ONNX Runtime opens the file and runs it on random numbers."""
+def oracle(content: bytes, refusal: str) -> bool:
+    """Whether plain ONNX Runtime opens the file, runs it on random numbers, and proves with that the refusal wrong."""
+    if any(f"at the '{operator}' node" in refusal for operator in UNDEFINED):
+        return False
     import numpy as np
     import onnxruntime
 
@@ -204,7 +208,7 @@ def _child(content: bytes, seed: int, pipe: int, ask: bool, isolate: bool) -> No
                 )
                 if ask and refused and name == "load":
                     tell("begin", "oracle")
-                    tell("false", oracle(content), frame(error), text[:300])
+                    tell("false", oracle(content, text), frame(error), text[:300])
             except Exception as error:
                 tell("raw", name, type(error).__name__, frame(error), traceback.format_exc()[-1500:])
 
@@ -261,7 +265,7 @@ def warm() -> None:
 
                         if not isinstance(error, OnnxVizError):
                             raise
-            oracle(content)
+            oracle(content, "")
     gc.collect()
     gc.freeze()
 
