@@ -81,8 +81,7 @@ def _same_versions(model: ir.Model) -> None:
 def _form(node: ir.Node, version: int) -> tuple[object, ...] | None:
     """The inputs and attributes that the operator takes in this version; later ones often only add types."""
     try:
-        # Beyond what a C int holds onnx raises a TypeError; no operator is that new.
-        schema = onnx.defs.get_schema(node.op_type, min(version, 2**31 - 1), node.domain)
+        schema = onnx.defs.get_schema(node.op_type, version, node.domain)
     except onnx.defs.SchemaError:
         return None
     attributes = sorted((name, one.type, one.required) for name, one in schema.attributes.items())

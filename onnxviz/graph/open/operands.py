@@ -125,6 +125,8 @@ def _ranks(call: Call, node: onnx.NodeProto, words: list[str]) -> None:
         elif word == "=":
             if first is not None and rank != len(first):
                 raise _wrong(node, place, shape, f"{len(first)} axes, as its first input has, were")
+            if words[0].endswith("+") and rank < int(words[0][:-1]):
+                raise _wrong(node, place, shape, f"{words[0][:-1]} axes or more were")
         elif word == "v":
             channels = first[1] if first is not None and len(first) > 1 else None
             if rank != 1 or (None not in (shape[0], channels) and shape[0] != channels):
@@ -360,6 +362,26 @@ def _stft(call: Call, node: onnx.NodeProto) -> None:
         raise _wrong(node, 2, (0,), "a window was")
 
 
+def _permutation(call: Call, node: onnx.NodeProto) -> None:
+    """ONNX's own inference takes a shorter one for the first axes alone."""
+    given, shape = call.attribute("perm", None), call.known(0).shape
+    if given and shape is not None and len(given) != len(shape):
+        raise _refused(node, "perm", list(given), f"the {len(shape)} axes of its input, each once")
+
+
+def _blocks(call: Call, node: onnx.NodeProto) -> None:
+    """Channels that go into blocks of places, or places into channels, without a rest."""
+    size, shape = call.attribute("blocksize"), call.known(0).shape
+    deep = call.op == "DepthToSpace"
+    if size < 1:
+        raise _refused(node, "blocksize", size, "1 or more")
+    lengths, block = (shape[1:2], size * size) if deep else (shape[2:], size)
+    for length in lengths:
+        if length is not None and length % block:
+            what = "channels" if deep else "places of an axis"
+            raise _refused(node, "blocksize", size, f"one that divides its {length} {what} into {block} each")
+
+
 _SPECIAL: Final[dict[str, Callable[[Call, onnx.NodeProto], None]]] = {
     **dict.fromkeys((*_POOLS, "DeformConv"), _windows),
     **dict.fromkeys(_CONVOLUTIONS, _convolution),
@@ -374,6 +396,8 @@ _SPECIAL: Final[dict[str, Callable[[Call, onnx.NodeProto], None]]] = {
         (f"Random{kind}{like}" for kind in ("Normal", "Uniform") for like in ("", "Like")), _random
     ),
     "FeatureVectorizer": _features,
+    "Transpose": _permutation,
+    **dict.fromkeys(("DepthToSpace", "SpaceToDepth"), _blocks),
 }
 
 

@@ -25,6 +25,7 @@ from onnxviz.limits import Limits
 from onnxviz.text import quoted
 
 _MOST_IMPORTS: Final = 1000
+_NEWEST: Final = 2**31 - 1  # what ONNX's and ONNX Runtime's C int of a version holds; no operator is that new
 
 
 #: Domain, name and overload of a model-local function.
@@ -95,6 +96,7 @@ def _opsets(imports: Sequence[onnx.OperatorSetIdProto], who: str) -> dict[str, i
         )
     for entry in imports:
         domain = normal(entry.domain)
+        entry.version = min(entry.version, _NEWEST)
         if entry.version < 1 or versions.setdefault(domain, entry.version) != entry.version:
             raise ModelRejected(
                 f"{who} imports the operator set {quoted(domain or 'ai.onnx')} in version {entry.version}"
@@ -207,9 +209,12 @@ class _Checker:
                     sorted_so_far = sorted_so_far and made[name] < place
                 elif name not in own:
                     if not any(name in scope for scope in outer):
-                        raise ModelRejected(
-                            f"the {label(node)} reads {quoted(name)}, which nothing in the model makes"
-                        )
+                        maker = "nothing in the model makes"
+                        if self._references is not None:
+                            maker = (
+                                f"neither an input nor a node of {who} makes: a function sees its inputs only"
+                            )
+                        raise ModelRejected(f"the {label(node)} reads {quoted(name)}, which {maker}")
                     free.add(name)
             needs.append(needed)
         if not sorted_so_far:
@@ -266,12 +271,12 @@ class _Checker:
                 _check_bodies(node, self.opsets[""])
 
     def _attributes(self, node: onnx.NodeProto) -> None:
-        names, plain = set(), not normal(node.domain)
+        names, known = set(), normal(node.domain) in ("", MICROSOFT)
         for attribute in node.attribute:
             if attribute.name in names:
                 raise ModelRejected(f"the {label(node)} has its attribute {quoted(attribute.name)} twice")
             names.add(attribute.name)
-            if attribute.name in signatures.FLAGS and attribute.i not in (0, 1) and plain:
+            if attribute.name in signatures.FLAGS and attribute.i not in (0, 1) and known:
                 said = attribute.i
                 attribute.i = int(not signatures.FLAGS[attribute.name])
                 self.found.warnings.append(

@@ -11,7 +11,8 @@ import onnxruntime as ort
 import pytest
 from onnx import helper, numpy_helper
 
-from onnxviz.errors import ModelRejected
+import onnxviz
+from onnxviz.errors import ModelRejected, OnnxVizError
 from onnxviz.graph.open.load import load
 from tests.graph import hostile
 
@@ -53,6 +54,7 @@ SOUND = {
     "ReduceSum": ("ReduceSum", [np.array([2, 3], WHOLE)], {}, 17),
     "Sum": ("Sum", [np.ones((1, 4, 1, 1), F)], {}, 17),
     "DepthToSpace": ("DepthToSpace", [], {"blocksize": 2, "mode": "DCR"}, 17),
+    "SpaceToDepth": ("SpaceToDepth", [], {"blocksize": 2}, 17),
     "LayerNormalization": ("LayerNormalization", [np.ones(8, F), np.ones(8, F)], {"axis": -1}, 17),
     "Split": ("Split", [], {"axis": 1, "num_outputs": 1}, 18),
     "PRelu": ("PRelu", [np.ones((4, 1, 1), F)], {}, 17),
@@ -101,6 +103,7 @@ BAD = [
     ("Resize by sizes", 2, np.array([2, 4, 0, 16], WHOLE), "positive"),
     ("Upsample-9", 0, np.array([1, 1, 0, 2], F), "positive"),
     ("Transpose", "perm", [0, 1, 1, 2], "does not fit"),
+    ("Transpose", "perm", [1, 0], "the 4 axes"),
     ("Transpose", "perm", [0, 1, 2, BIG], "does not fit"),
     ("Concat", "axis", 4, "does not fit"),
     ("Concat", 0, None, "leaves out its input 2"),
@@ -120,6 +123,9 @@ BAD = [
     ("LayerNormalization", "axis", BIG, "'axis'"),
     ("ReduceMean-13", "axes", [2, 9], "does not fit"),
     ("DepthToSpace", "mode", "junk", "DCR"),
+    ("DepthToSpace", "blocksize", 3, "divides its 4 channels"),
+    ("DepthToSpace", "blocksize", 0, "1 or more"),
+    ("SpaceToDepth", "blocksize", 3, "divides its 8 places"),
     ("MatMul", 0, np.ones((7, 3), F), "does not fit"),
     ("Split", "num_outputs", 0, "'num_outputs'"),
     ("AveragePool", "kernel_shape", [2, 2**62], "'kernel_shape'"),
@@ -326,6 +332,78 @@ def test_a_flag_that_is_neither_0_nor_1(flag, op, inputs, attributes, x, value):
     )
     assert expected.shape == given.shape
     assert np.array_equal(expected, given)
+
+
+@pytest.mark.parametrize("value", [2, -1, BIG])
+def test_a_flag_of_an_operator_of_onnx_runtime_s_own(value):
+    nodes = [
+        helper.make_node("Flatten", ["x"], ["f"]),
+        helper.make_node(
+            "FusedGemm", ["f", "w"], ["y"], domain="com.microsoft", activation="Relu", transB=value
+        ),
+    ]
+    weight = numpy_helper.from_array(np.random.default_rng(1).normal(size=(3, 256)).astype(F), "w")
+    proto = hostile.model(nodes, [weight], shape=X.shape, imports=[("com.microsoft", 1)])
+    opened = load(proto)
+    assert any("'transB'" in warning for warning in opened.warnings)
+    expected, given = (
+        ort.InferenceSession(each.SerializeToString()).run(None, {"x": X})[0]
+        for each in (proto, ir.to_proto(opened.model))
+    )
+    assert np.array_equal(expected, given)
+
+
+@pytest.mark.parametrize(
+    ("op", "shape", "word"),
+    [
+        ("Conv", (), "3 axes or more"),
+        ("Conv", (4, 3), "3 axes or more"),
+        ("ConvTranspose", (3,), "3 axes or more"),
+    ],
+)
+def test_weights_of_no_convolution_whatever_the_picture_is(op, shape, word):
+    proto = hostile.model([helper.make_node(op, ["x", "w"], ["y"])], [hostile.array("w", np.ones(shape))])
+    proto.graph.input[0].type.tensor_type.ClearField("shape")
+    with pytest.raises(ModelRejected, match=word):
+        load(proto)
+
+
+@pytest.mark.parametrize("version", [2**31, 2**40, BIG])
+@pytest.mark.parametrize("domain", ["", "com.microsoft", "own"])
+def test_versions_beyond_what_onnx_holds(version, domain):
+    """Whatever reads a version, asks ONNX with a C int: opened or refused with a typed error, and so on."""
+    function = helper.make_function(
+        "own", "F", ["a"], ["b"], [helper.make_node("Relu", ["a"], ["b"])], [helper.make_opsetid("", 17)]
+    )
+    nodes = [
+        helper.make_node("F", ["x"], ["f"], domain="own"),
+        helper.make_node("FusedConv", ["f", "w"], ["c"], domain="com.microsoft", activation="Relu"),
+        helper.make_node("Conv", ["c", "v"], ["y"]),
+    ]
+    weights = [hostile.array("w", np.ones((3, 3, 3, 3))), hostile.array("v", np.ones((2, 3, 3, 3)))]
+    proto = hostile.model(nodes, weights, functions=[function], imports=[("com.microsoft", 1), ("own", 1)])
+    entry = next(entry for entry in proto.opset_import if entry.domain == domain)
+    entry.version = version
+    try:
+        assert max(load(proto).model.opset_imports.values()) < 2**31
+        onnxviz.gradient_model(proto.SerializeToString())
+    except OnnxVizError as error:
+        assert error.exit_code != 5
+        assert "function" not in str(error)
+
+
+def test_a_body_sees_its_inputs_alone():
+    function = helper.make_function(
+        "own", "F", ["a"], ["b"], [helper.make_node("Add", ["a", "w"], ["b"])], [helper.make_opsetid("", 17)]
+    )
+    proto = hostile.model(
+        [helper.make_node("F", ["x"], ["y"], domain="own")],
+        [hostile.array("w", 1)],
+        functions=[function],
+        imports=[("own", 1)],
+    )
+    with pytest.raises(ModelRejected, match="function 'F' makes: a function sees its inputs only"):
+        load(proto)
 
 
 @pytest.mark.parametrize("name", SOUND)
