@@ -12,6 +12,7 @@ import onnx_ir as ir
 
 from onnxviz.errors import ModelUnsuitable, UsageError, near
 from onnxviz.graph.analysis.dataflow import FED
+from onnxviz.graph.tape import Tape
 from onnxviz.text import printable
 
 #: Anything that is one image: a path, a PIL image, or an (H, W, 3) uint8 array.
@@ -268,25 +269,10 @@ def _named(given: Any) -> str:
 
 def _repeat(graph: ir.Graph, value: ir.Value, image: ir.Value) -> None:
     """Let what reads a fed value, (1, ...), read it once for each picture."""
-    readers = list(value.uses())
-
-    def constant(ending: str, number: int) -> ir.Value:
-        tensor = ir.tensor(np.array([number], np.int64), name=f"{value.name}.{ending}")
-        made = ir.Value(
-            name=tensor.name, shape=ir.Shape([1]), type=ir.TensorType(tensor.dtype), const_value=tensor
-        )
-        graph.register_initializer(made)
-        return made
-
-    shape = ir.node("Shape", [image])
-    count = ir.node("Gather", [shape.outputs[0], constant("axis", 0)], {"axis": 0})
-    ones = [constant("one", 1)] * (len(value.shape or ()) - 1)
-    times = ir.node("Concat", [count.outputs[0], *ones], {"axis": 0})
-    many = ir.node("Tile", [value, times.outputs[0]])
-    for ending, made in (("shape", shape), ("batch", count), ("times", times), ("repeated", many)):
-        made.name = made.outputs[0].name = f"{value.name}.{ending}"
-    graph.insert_before(graph.node(0), [shape, count, times, many])
-    out = many.outputs[0]
+    readers, tape = list(value.uses()), Tape(graph, stem=value.name or "")
+    op = tape.before(graph.node(0))
+    count = op.Gather(op.Shape(image), tape.const([0]), axis=0)
+    out = op.Tile(value, op.Concat(count, *[tape.const([1])] * (len(value.shape or ()) - 1), axis=0))
     out.type, out.meta[FED] = value.type, True
     for node, place in readers:
         node.replace_input_with(place, out)

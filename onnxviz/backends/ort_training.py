@@ -267,9 +267,9 @@ _FORMS: dict[str, Callable[[ir.Node, Collection[ir.Value]], bool]] = {
 def _sum(tape: Tape, node: ir.Node) -> None:
     total = node.inputs[0]
     for x in node.inputs[1:]:
-        total = tape.before(node, "Add", total, x)
+        total = tape.before(node).Add(total, x)
     assert total is not None
-    tape.become(node, "Identity", total)
+    tape.become(node).Identity(total)
 
 
 def _split(tape: Tape, node: ir.Node) -> None:
@@ -290,8 +290,8 @@ def _split(tape: Tape, node: ir.Node) -> None:
     for y, size in zip(node.outputs, sizes, strict=True):
         if y.uses() or y.is_graph_output():
             place = [tape.const([v]) for v in (start, start + size, axis)]
-            cut = tape.before(node, "Slice", x, *place)
-            twin = tape.before(node, "Identity", cut)
+            cut = tape.before(node).Slice(x, *place)
+            twin = tape.before(node).Identity(cut)
             y.replace_all_uses_with(twin, replace_graph_outputs=True)
             twin.shape, twin.type = y.shape, y.type
             twin.name, y.name = y.name, tape.fresh("unused")
@@ -326,7 +326,7 @@ def _average_pool(tape: Tape, node: ir.Node) -> None:
     if known is None or not all(isinstance(d, int) for d in known[1:]):
         return
     if list(known[2:]) == kernel and not any(pads) and dilations == [1] * n:
-        tape.become(node, "Identity", tape.before(node, "GlobalAveragePool", x))
+        tape.become(node).Identity(tape.before(node).GlobalAveragePool(x))
         return
     if ceil or (any(pads) and not include):
         return
@@ -334,7 +334,7 @@ def _average_pool(tape: Tape, node: ir.Node) -> None:
     weights = np.full((channels, 1, *kernel), 1 / np.prod(kernel), np.float32)
     kept: dict[str, Any] = {"pads": pads, "dilations": dilations, "kernel_shape": kernel, "group": channels}
     kept["strides"] = [int(s) for s in node.attributes.get_ints("strides", [1] * n)]
-    tape.become(node, "Identity", tape.before(node, "Conv", x, tape.const(weights, np.float32), **kept))
+    tape.become(node).Identity(tape.before(node).Conv(x, tape.const(weights, np.float32), **kept))
 
 
 def _batch_normalization(tape: Tape, node: ir.Node) -> None:
@@ -351,23 +351,23 @@ def _batch_normalization(tape: Tape, node: ir.Node) -> None:
     parts = [
         tape.const(v.reshape(shape).astype(np.float32), np.float32) for v in (factor, bias - mean * factor)
     ]
-    tape.become(node, "Identity", tape.before(node, "Add", tape.before(node, "Mul", x, parts[0]), parts[1]))
+    tape.become(node).Identity(tape.before(node).Add(tape.before(node).Mul(x, parts[0]), parts[1]))
 
 
 def _ramp(tape: Tape, node: ir.Node, alpha: float, beta: float) -> ir.Value:
     """alpha·x + beta between 0 and 1."""
     numbers = [tape.const(v, np.float32) for v in (alpha, beta, 0.0, 1.0)]
-    line = tape.before(node, "Add", tape.before(node, "Mul", node.inputs[0], numbers[0]), numbers[1])
-    return tape.before(node, "Clip", line, numbers[2], numbers[3])
+    line = tape.before(node).Add(tape.before(node).Mul(node.inputs[0], numbers[0]), numbers[1])
+    return tape.before(node).Clip(line, numbers[2], numbers[3])
 
 
 def _hard_sigmoid(tape: Tape, node: ir.Node) -> None:
     alpha, beta = (node.attributes.get_float(k, usual) for k, usual in (("alpha", 0.2), ("beta", 0.5)))
-    tape.become(node, "Identity", _ramp(tape, node, alpha, beta))
+    tape.become(node).Identity(_ramp(tape, node, alpha, beta))
 
 
 def _hard_swish(tape: Tape, node: ir.Node) -> None:
-    tape.become(node, "Identity", tape.before(node, "Mul", node.inputs[0], _ramp(tape, node, 1 / 6, 0.5)))
+    tape.become(node).Identity(tape.before(node).Mul(node.inputs[0], _ramp(tape, node, 1 / 6, 0.5)))
 
 
 _STEPS: dict[str, Callable[[Any, Any], None]] = {

@@ -40,7 +40,7 @@ def scalars(model: ir.Model) -> None:
             tape = tape or Tape(model.graph)
             tensor = value.const_value
             if tensor is None or value.is_graph_input():
-                scalar = tape.before(node, "Reshape", value, tape.const([]))
+                scalar = tape.before(node).Reshape(value, tape.const([]))
             elif tensor.size != 1:
                 continue
             else:
@@ -86,11 +86,11 @@ def rectifiers(model: ir.Model) -> None:
             continue
         tape = tape or Tape(model.graph)
         if found.high == math.inf:
-            tape.become(node, "Relu", found.x)
+            tape.become(node).Relu(found.x)
         else:
             kind = found.x.dtype or node.outputs[0].dtype or ir.DataType.FLOAT
             ends = [tape.const(end, kind.numpy()) for end in (0.0, found.high)]
-            tape.become(node, "Clip", found.x, *ends)
+            tape.become(node).Clip(found.x, *ends)
 
 
 def _is_canonical(node: ir.Node, found: Held) -> bool:

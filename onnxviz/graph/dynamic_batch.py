@@ -21,7 +21,6 @@ from onnxviz.errors import ModelUnsuitable
 from onnxviz.graph.analysis import units
 from onnxviz.graph.analysis.dataflow import (
     FED,
-    by_name,
     duplicate,
     image_input,
     reads,
@@ -35,6 +34,7 @@ from onnxviz.graph.analysis.units import Atom, Call, Units
 from onnxviz.graph.batch import over_batch
 from onnxviz.graph.batch_constants import EDITS, Mixes, Refused, Shape, Step
 from onnxviz.graph.operators import BATCH_FIRST, OWN, POINTWISE, operator
+from onnxviz.graph.tape import Tape
 
 _SYMBOL = "N"
 _TRIAL = 5  # times the file's batch: a batch at which each result is followed
@@ -84,7 +84,7 @@ class Freeing:
         for value in (image, *self.fed):
             self._carry(value, axis if value is image else 0)
         self.sized: set[ir.Value] = set()  # computed from the shape of something that carries the batch
-        self.names = set(by_name(self.graph))
+        self.tape = Tape(self.graph, stem="onnxviz.batch")
         self.made: dict[ir.Value | None, np.ndarray] = {}  # constants put in by this class
         self.shapes: dict[ir.Value | None, Shape] = {}  # of these, and where inference told none
         self._count: ir.Value | None = None
@@ -283,46 +283,27 @@ class Freeing:
                 place, self._repeat(node.inputs[place], axis, len(step.shape(place)), node)
             )
         for place, index in step.sized.items():
-            shape = self._node("Shape", [node.inputs[0]], node)
-            true = self._node("Gather", [shape, self._constant(np.array([index]))], node, axis=0)
+            op = self.tape.before(node)
+            true = op.Gather(op.Shape(node.inputs[0]), self._constant(np.array([index])), axis=0)
             rest = self._constant(np.arange(1, len(step.shape())))
-            kept = self._node("Gather", [node.inputs[place], rest], node, axis=0)
-            node.replace_input_with(place, self._node("Concat", [true, kept], node, axis=0))
+            kept = op.Gather(node.inputs[place], rest, axis=0)
+            node.replace_input_with(place, op.Concat(true, kept, axis=0))
 
     def _repeat(self, value: ir.Value | None, axis: int, rank: int, before: ir.Node) -> ir.Value:
         """The value once for each image, along this axis."""
         if self._count is None:  # the number of images, as a list of one, computed in front of everything
-            first = self.graph.node(0)
-            shape = self._node("Shape", [self.image], first)
+            op = self.tape.before(self.graph.node(0))
             place = self._constant(np.array([self.carried[self.image]]))
-            self._count = self._node("Gather", [shape, place], first, axis=0)
-        one = [self._constant(np.ones(1, np.int64))]
-        repeats = self._node("Concat", [*one * axis, self._count, *one * (rank - 1 - axis)], before, axis=0)
-        return self._node("Tile", [value, repeats], before)
+            self._count = op.Gather(op.Shape(self.image), place, axis=0)
+        one, op = [self._constant(np.ones(1, np.int64))], self.tape.before(before)
+        repeats = op.Concat(*one * axis, self._count, *one * (rank - 1 - axis), axis=0)
+        tiled: ir.Value = op.Tile(value, repeats)
+        return tiled
 
     def _constant(self, contents: np.ndarray) -> ir.Value:
-        name = self._fresh("onnxviz.sizes")
-        tensor = ir.tensor(contents, name=name)
-        value = ir.Value(
-            name=name, type=ir.TensorType(tensor.dtype), shape=ir.Shape(contents.shape), const_value=tensor
-        )
-        self.graph.register_initializer(value)
+        value = self.tape.const(contents)
         self.made[value], self.shapes[value] = contents, contents.shape
         return value
-
-    def _node(self, op: str, inputs: list[ir.Value | None], before: ir.Node, **attributes: int) -> ir.Value:
-        made = ir.node(op, inputs, attributes, name=self._fresh(f"onnxviz.batch.{op}"))
-        made.outputs[0].name = self._fresh(f"onnxviz.batch.{op}.out")
-        self.graph.insert_before(before, made)
-        return made.outputs[0]
-
-    def _fresh(self, stem: str) -> str:
-        name, number = stem, 0
-        while name in self.names:
-            number += 1
-            name = f"{stem}.{number}"
-        self.names.add(name)
-        return name
 
     def _declare(self) -> None:
         """Write the open batch into what the file declares, and check the whole by inference at another batch."""

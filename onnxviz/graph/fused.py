@@ -22,7 +22,7 @@ from onnxviz.errors import ModelUnsuitable
 from onnxviz.graph.analysis.dataflow import inline
 from onnxviz.graph.naming import fresh, names
 from onnxviz.graph.shapes import infer
-from onnxviz.graph.tape import Tape
+from onnxviz.graph.tape import Tape, Writer
 
 _MICROSOFT = "com.microsoft"
 #: Activation that a fused operator carries -> the names of its parameters, in the order of `activation_params`.
@@ -83,11 +83,13 @@ class _Parts:
     def input(self, place: int) -> ir.Value | None:
         return self.node.inputs[place] if place < len(self.node.inputs) else None
 
-    def op(self, op_type: str, *inputs: ir.Value | None, **attributes: Any) -> ir.Value:
-        return self.tape.before(self.node, op_type, *inputs, **attributes)
+    @property
+    def op(self) -> Writer:
+        return self.tape.before(self.node)
 
-    def become(self, op_type: str, *inputs: ir.Value | None, **attributes: Any) -> None:
-        self.tape.become(self.node, op_type, *inputs, **attributes)
+    @property
+    def become(self) -> Writer:
+        return self.tape.become(self.node)
 
     def kept(self, names: Sequence[str]) -> dict[str, Any]:
         """The node's own attributes of these names."""
@@ -113,9 +115,9 @@ class _Parts:
         """The node becomes this activation of y; where the name is unknown it stays as it is."""
         if name == "Clip" and self.opset >= 11:
             bounds = [self.number(v) for v in (parameters["min"], parameters["max"])]
-            self.become("Clip", y(), *bounds)
+            self.become.Clip(y(), *bounds)
         else:
-            self.become(name or "Identity", y(), **parameters)
+            self.become.add(name or "Identity", y(), **parameters)
 
 
 def _listed(to: _Parts) -> tuple[str, dict[str, float]] | None:
@@ -139,20 +141,17 @@ def _conv(to: _Parts) -> None:
 
     def y() -> ir.Value:
         x = to.node.inputs[0]
-        conv = to.op(
-            "Conv",
-            to.op("Transpose", x, perm=channels_first(rank)) if last else x,
+        conv = to.op.Conv(
+            to.op.Transpose(x, perm=channels_first(rank)) if last else x,
             w,
             to.input(2),
             **to.kept(_CONV),
         )
-        y = to.op("Transpose", conv, perm=channels_last(rank)) if last else conv
-        return y if z is None else to.op("Add", y, z)
+        y = to.op.Transpose(conv, perm=channels_last(rank)) if last else conv
+        return y if z is None else to.op.Add(y, z)
 
     if not found[0] and z is None and not last:
-        to.become(
-            "Conv", *[v for v in (to.node.inputs[0], w, to.input(2)) if v is not None], **to.kept(_CONV)
-        )
+        to.become.Conv(*[v for v in (to.node.inputs[0], w, to.input(2)) if v is not None], **to.kept(_CONV))
     else:
         to.activation(*found, y)
 
@@ -160,8 +159,8 @@ def _conv(to: _Parts) -> None:
 def _max_pool(to: _Parts) -> None:
     """MaxPool of (N, *spatial, C)."""
     rank = len(to.get("kernel_shape", ())) + 2
-    x = to.op("Transpose", to.node.inputs[0], perm=channels_first(rank))
-    to.become("Transpose", to.op("MaxPool", x, **to.kept(_POOL)), perm=channels_last(rank))
+    x = to.op.Transpose(to.node.inputs[0], perm=channels_first(rank))
+    to.become.Transpose(to.op.MaxPool(x, **to.kept(_POOL)), perm=channels_last(rank))
 
 
 def _gemm(to: _Parts) -> None:
@@ -174,9 +173,9 @@ def _gemm(to: _Parts) -> None:
     inputs = [v for v in to.node.inputs if v is not None]
     attributes = to.kept(("alpha", "beta", "transA", "transB"))
     if not name:
-        to.become("Gemm", *inputs, **attributes)
+        to.become.Gemm(*inputs, **attributes)
     else:
-        to.activation(name, parameters, lambda: to.op("Gemm", *inputs, **attributes))
+        to.activation(name, parameters, lambda: to.op.Gemm(*inputs, **attributes))
 
 
 def _matmul(to: _Parts) -> None:
@@ -196,14 +195,14 @@ def _matmul(to: _Parts) -> None:
             axes.insert(len(axes) - 2, axes.pop(0))
         if turned and len(axes) > 1:
             axes[-2:] = axes[:-3:-1]
-        sides[i] = to.op("Transpose", x, perm=axes)
+        sides[i] = to.op.Transpose(x, perm=axes)
     name = to.get("activation", "")
     scaled = alpha != 1.0
     if name in ("", None):
         if scaled:
-            to.become("Mul", to.op("MatMul", *sides), to.number(alpha))
+            to.become.Mul(to.op.MatMul(*sides), to.number(alpha))
         else:
-            to.become("MatMul", *sides)
+            to.become.MatMul(*sides)
         return
     parameters: dict[str, Any] = {}
     if name == "Softmax":
@@ -214,42 +213,42 @@ def _matmul(to: _Parts) -> None:
     else:
         return
     factor = to.number(alpha) if scaled else None
-    product = to.op("MatMul", *sides)
-    to.become(name, product if factor is None else to.op("Mul", product, factor), **parameters)
+    product = to.op.MatMul(*sides)
+    to.become.add(name, product if factor is None else to.op.Mul(product, factor), **parameters)
 
 
 def _gelu(to: _Parts) -> None:
     """x·Φ(x) of x plus a bias, in the parts that ONNX Runtime fuses again."""
     half, one, root = (to.number(v) for v in (0.5, 1.0, math.sqrt(0.5)))
     x = _biased(to)
-    cdf = to.op("Add", to.op("Erf", to.op("Mul", x, root)), one)
-    to.become("Mul", to.op("Mul", x, cdf), half)
+    cdf = to.op.Add(to.op.Erf(to.op.Mul(x, root)), one)
+    to.become.Mul(to.op.Mul(x, cdf), half)
 
 
 def _fast_gelu(to: _Parts) -> None:
     """Gelu by tanh: x/2·(1 + tanh(√(2/π)·(x + 0.044715·x³))) of x plus a bias."""
     half, one, root, cube = (to.number(v) for v in (0.5, 1.0, math.sqrt(2 / math.pi), 0.044715))
     x = _biased(to)
-    bend = to.op("Mul", x, to.op("Add", to.op("Mul", to.op("Mul", x, x), cube), one))
-    to.become("Mul", to.op("Mul", x, to.op("Add", to.op("Tanh", to.op("Mul", bend, root)), one)), half)
+    bend = to.op.Mul(x, to.op.Add(to.op.Mul(to.op.Mul(x, x), cube), one))
+    to.become.Mul(to.op.Mul(x, to.op.Add(to.op.Tanh(to.op.Mul(bend, root)), one)), half)
 
 
 def _biased(to: _Parts) -> ir.Value:
     x, bias = to.node.inputs[0], to.input(1)
     assert x is not None
-    return x if bias is None else to.op("Add", x, bias)
+    return x if bias is None else to.op.Add(x, bias)
 
 
 def _quick_gelu(to: _Parts) -> None:
     """x·σ(αx)."""
     x, alpha = to.node.inputs[0], to.number(float(to.get("alpha", 1.702)))
-    to.become("Mul", x, to.op("Sigmoid", to.op("Mul", x, alpha)))
+    to.become.Mul(x, to.op.Sigmoid(to.op.Mul(x, alpha)))
 
 
 def _bias_add(to: _Parts) -> None:
     """x + bias + skip."""
     x, bias, skip = (to.input(place) for place in range(3))
-    to.become("Add", *((x, bias) if skip is None else (to.op("Add", x, bias), skip)))
+    to.become.Add(*((x, bias) if skip is None else (to.op.Add(x, bias), skip)))
 
 
 def _skip_layer_normalization(to: _Parts) -> None:
@@ -259,8 +258,8 @@ def _skip_layer_normalization(to: _Parts) -> None:
     beta, bias = (None, to.input(3)) if simple else (to.input(3), to.input(4))
     if any(y.uses() or y.is_graph_output() for y in to.node.outputs[1:3]):
         return
-    total = to.op("Add", x, skip)
-    total = total if bias is None else to.op("Add", total, bias)
+    total = to.op.Add(x, skip)
+    total = total if bias is None else to.op.Add(total, bias)
     if len(to.node.outputs) > 3:
         to.node.outputs[3].replace_all_uses_with(total, replace_graph_outputs=True)
         name, to.node.outputs[3].name = to.node.outputs[3].name, None
@@ -270,7 +269,7 @@ def _skip_layer_normalization(to: _Parts) -> None:
         _root_mean_square(to, total, gamma, epsilon)
     else:
         parts = [total, gamma] if beta is None else [total, gamma, beta]
-        to.become("LayerNormalization", *parts, axis=-1, epsilon=epsilon)
+        to.become.LayerNormalization(*parts, axis=-1, epsilon=epsilon)
 
 
 def _simplified_layer_normalization(to: _Parts) -> None:
@@ -286,12 +285,12 @@ def _root_mean_square(
     to: _Parts, x: ir.Value | None, scale: ir.Value | None, epsilon: float, axis: int = -1
 ) -> None:
     rim, axes = to.number(epsilon), list(range(axis, 0))
-    square = to.op("Mul", x, x)
+    square = to.op.Mul(x, x)
     if to.opset >= 18:
-        mean = to.op("ReduceMean", square, to.tape.const(axes), keepdims=1)
+        mean = to.op.ReduceMean(square, to.tape.const(axes), keepdims=1)
     else:
-        mean = to.op("ReduceMean", square, axes=axes, keepdims=1)
-    to.become("Mul", to.op("Div", x, to.op("Sqrt", to.op("Add", mean, rim))), scale)
+        mean = to.op.ReduceMean(square, axes=axes, keepdims=1)
+    to.become.Mul(to.op.Div(x, to.op.Sqrt(to.op.Add(mean, rim))), scale)
 
 
 def _integer_product(to: _Parts) -> None:
@@ -303,19 +302,19 @@ def _integer_product(to: _Parts) -> None:
 def _dynamic_product(to: _Parts) -> None:
     """A float matrix, quantised on the way, times one of integers."""
     a, b, b_scale, b_zero, bias = (to.input(place) for place in range(5))
-    units, a_scale, a_zero = to.tape.before(to.node, "DynamicQuantizeLinear", a, _outputs=3)
+    units, a_scale, a_zero = to.op.DynamicQuantizeLinear(a, _outputs=3)
     _scaled_product(to, (units, b, a_zero, b_zero), a_scale, b_scale, bias)
 
 
 def _scaled_product(to: _Parts, operands: Any, a_scale: Any, b_scale: Any, bias: ir.Value | None) -> None:
     while operands[-1] is None:
         operands = operands[:-1]
-    real = to.op("Cast", to.op("MatMulInteger", *operands), to=int(ir.DataType.FLOAT))
-    product = (real, to.op("Mul", a_scale, b_scale))
+    real = to.op.Cast(to.op.MatMulInteger(*operands), to=int(ir.DataType.FLOAT))
+    product = (real, to.op.Mul(a_scale, b_scale))
     if bias is None:
-        to.become("Mul", *product)
+        to.become.Mul(*product)
     else:
-        to.become("Add", to.op("Mul", *product), bias)
+        to.become.Add(to.op.Mul(*product), bias)
 
 
 _STEPS: dict[str, Callable[[_Parts], None]] = {

@@ -350,7 +350,7 @@ class _Bare:
                 origin = op.Reshape(origin, [-1, *[1] * (len(weights.shape) - 1)])
             real = op.Sub(real, origin)
         attributes: dict[str, Any] = {name: attribute.value for name, attribute in node.attributes.items()}
-        return op.add("Conv" if node.op_type == "ConvInteger" else "MatMul", known[x], real, **attributes)
+        return (op.Conv if node.op_type == "ConvInteger" else op.MatMul)(known[x], real, **attributes)
 
 
 def _passes_on(node: ir.Node) -> bool:

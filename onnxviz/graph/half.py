@@ -63,16 +63,12 @@ def _widen_node(node: ir.Node) -> None:
 
 def _widen_input(graph: ir.Graph, tape: Tape, value: ir.Value) -> None:
     uses = list(value.uses())
-    name = tape.fresh(f"{value.name}/float32")
-    out = ir.Value(name=name, type=ir.TensorType(ir.DataType.FLOAT), shape=value.shape)
-    cast = ir.node("Cast", [value], attributes={"to": int(ir.DataType.FLOAT)}, outputs=[out], name=name)
+    first = next(iter(graph), None)
+    write = tape if first is None else tape.before(first)
+    out = write.Cast(value, to=int(ir.DataType.FLOAT))
+    out.type, out.shape = ir.TensorType(ir.DataType.FLOAT), value.shape
     for user, index in uses:
         user.replace_input_with(index, out)
-    first = next(iter(graph), None)
-    if first is None:
-        graph.append(cast)
-    else:
-        first.prepend(cast)
 
 
 def _narrow_output(graph: ir.Graph, tape: Tape, index: int, value: ir.Value) -> None:
@@ -80,12 +76,9 @@ def _narrow_output(graph: ir.Graph, tape: Tape, index: int, value: ir.Value) -> 
     assert dtype is not None
     value.name = tape.fresh(f"{name}/float32")
     value.type = ir.TensorType(ir.DataType.FLOAT)  # a type object of its own: `out` keeps the half one
-    out = ir.Value(name=name, type=ir.TensorType(dtype), shape=shape)
-    cast = ir.node(
-        "Cast", [value], attributes={"to": int(dtype)}, outputs=[out], name=tape.fresh(f"{name}/half")
-    )
-    cast.meta[_NARROWING] = True
-    graph.append(cast)
+    out = tape.Cast(value, to=int(dtype))
+    out.name, out.type, out.shape = name, ir.TensorType(dtype), shape
+    out.producer().meta[_NARROWING] = True
     graph.outputs[index] = out
 
 

@@ -82,9 +82,9 @@ def _group_normalization(model: ir.Model, version: int) -> None:
             raise ModelUnsuitable(f"GroupNormalization {node.name!r} has an unknown number of channels")
         groups = node.attributes["num_groups"].as_int()
         for i in (1, 2):
-            column = tape.before(node, "Unsqueeze", node.inputs[i], tape.const([1]))
-            wide = tape.before(node, "Expand", column, tape.const([groups, x.shape[1] // groups]))
-            node.replace_input_with(i, tape.before(node, "Reshape", wide, tape.const([-1])))
+            column = tape.before(node).Unsqueeze(node.inputs[i], tape.const([1]))
+            wide = tape.before(node).Expand(column, tape.const([groups, x.shape[1] // groups]))
+            node.replace_input_with(i, tape.before(node).Reshape(wide, tape.const([-1])))
     for graph in model.graphs():
         graph.opset_imports[""] = GROUPED
 
@@ -203,8 +203,8 @@ def _flat_softmax(tape: Tape, node: ir.Node) -> None:
                 f"{node.op_type} {node.name!r} counts its axis from the end of an unknown rank"
             )
         axis += len(x.shape)
-    flat, shape = tape.before(node, "Flatten", x, axis=axis), tape.before(node, "Shape", x)
-    tape.become(node, "Reshape", tape.before(node, node.op_type, flat, axis=-1), shape)
+    flat, shape = tape.before(node).Flatten(x, axis=axis), tape.before(node).Shape(x)
+    tape.become(node).Reshape(tape.before(node).add(node.op_type, flat, axis=-1), shape)
 
 
 def _upsample_scales(tape: Tape, node: ir.Node) -> None:
@@ -236,9 +236,9 @@ def _old_resize(tape: Tape, node: ir.Node) -> None:
             rank = tape.const([len(factors)])
             grown = tape.const([*np.maximum(factors, 1), 2], np.float32)
             attributes = {name: attribute.value for name, attribute in node.attributes.items()}
-            x = tape.before(node, "Unsqueeze", node.inputs[0], rank)
-            x = tape.before(node, "Resize", x, None, grown, **attributes)
-            x = tape.before(node, "Gather", x, tape.const(0), axis=len(factors))
+            x = tape.before(node).Unsqueeze(node.inputs[0], rank)
+            x = tape.before(node).Resize(x, None, grown, **attributes)
+            x = tape.before(node).Gather(x, tape.const(0), axis=len(factors))
             tape.reads(node, x, None, tape.const(np.minimum(factors, 1), np.float32))
         node.attributes["nearest_mode"] = ir.AttrString("nearest_mode", "ceil")
 

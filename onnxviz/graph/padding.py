@@ -171,7 +171,7 @@ def _kind(x: ir.Value | None) -> Any:
 def _zeros_around(tape: Tape, node: ir.Node, x: ir.Value | None, pads: list[int]) -> ir.Value:
     n = len(pads) // 2
     amounts = tape.const([0, 0, *pads[:n], 0, 0, *pads[n:]])
-    return tape.before(node, "Pad", x, amounts, tape.const(0.0, _kind(x)))
+    return tape.before(node).Pad(x, amounts, tape.const(0.0, _kind(x)))
 
 
 def _at_run_time(tape: Tape, node: ir.Node, mode: str) -> None:
@@ -186,28 +186,27 @@ def _at_run_time(tape: Tape, node: ir.Node, mode: str) -> None:
     if node.op_type in POOLS:
         reach = kernel  # see pool_pads
 
-    def op(op_type: str, *inputs: Any, **attributes: Any) -> ir.Value:
-        return tape.before(node, op_type, *inputs, **attributes)
+    op = tape.before(node)
 
-    sizes = op("Shape", x, start=2)
+    sizes = op.Shape(x, start=2)
     # total = max((ceil(size / s) - 1)·s + reach − size, 0)
-    steps = op("Div", op("Sub", sizes, tape.const([1])), tape.const(strides))  # ceil(size / s) − 1
-    total = op("Sub", op("Add", op("Mul", steps, tape.const(strides)), tape.const(reach)), sizes)
+    steps = op.Div(op.Sub(sizes, tape.const([1])), tape.const(strides))  # ceil(size / s) − 1
+    total = op.Sub(op.Add(op.Mul(steps, tape.const(strides)), tape.const(reach)), sizes)
     none = tape.const([0])
-    room = op("Max", total, none)
-    half = op("Div", room, tape.const([2]))
-    rest = op("Sub", room, half)
+    room = op.Max(total, none)
+    half = op.Div(room, tape.const([2]))
+    rest = op.Sub(room, half)
     begin, end = (half, rest) if mode == "SAME_UPPER" else (rest, half)
     if node.op_type in POOLS and any(k < s for k, s in zip(kernel, strides, strict=True)):
         # Less than nothing is cut off, see pool_pads: half of it in front, of one less for SAME_LOWER.
-        cut = op("Max", op("Neg", total), none)
-        front = cut if mode == "SAME_UPPER" else op("Max", op("Sub", cut, tape.const([1])), none)
-        front = op("Div", front, tape.const([2]))
-        begin, end = op("Sub", begin, front), op("Sub", end, op("Sub", cut, front))
+        cut = op.Max(op.Neg(total), none)
+        front = cut if mode == "SAME_UPPER" else op.Max(op.Sub(cut, tape.const([1])), none)
+        front = op.Div(front, tape.const([2]))
+        begin, end = op.Sub(begin, front), op.Sub(end, op.Sub(cut, front))
     if node.op_type == "ConvInteger":  # the pad would have to be the zero point: its rule will refuse it
         node.attributes["auto_pad"] = ir.AttrString("auto_pad", mode)
         return
-    _in_front(tape, node, op("Concat", begin, end, axis=0), sizes)
+    _in_front(tape, node, op.Concat(begin, end, axis=0), sizes)
 
 
 def _in_front(tape: Tape, node: ir.Node, pads: ir.Value, sizes: ir.Value) -> None:
@@ -219,24 +218,23 @@ def _in_front(tape: Tape, node: ir.Node, pads: ir.Value, sizes: ir.Value) -> Non
     x = node.inputs[0]
     kind = _kind(x)
 
-    def op(op_type: str, *inputs: Any, **attributes: Any) -> ir.Value:
-        return tape.before(node, op_type, *inputs, **attributes)
+    op = tape.before(node)
 
     axes = tape.const(range(2, len(_kernel(node) or ()) + 2))
 
     def padded(value: ir.Value | None, fill: Any) -> ir.Value:
-        return op("Pad", value, pads, tape.const(fill, kind), axes)
+        return op.Pad(value, pads, tape.const(fill, kind), axes)
 
     if node.op_type == "MaxPool":
         lowest = (np.finfo if np.issubdtype(kind, np.floating) else np.iinfo)(kind).min
         node.replace_input_with(0, padded(x, lowest))
     elif node.op_type == "AveragePool" and not _counting(node):
         # The mean over what is there: the pooled values over the pooled ones.
-        ones = op("Expand", tape.const(1.0, kind), op("Concat", tape.const([1, 1]), sizes, axis=0))
+        ones = op.Expand(tape.const(1.0, kind), op.Concat(tape.const([1, 1]), sizes, axis=0))
         attributes = {k: a.value for k, a in node.attributes.items()}
-        share = op("AveragePool", padded(ones, 0.0), **attributes)
-        means = op("AveragePool", padded(x, 0.0), **attributes)
-        tape.become(node, "Div", means, share)
+        share = op.AveragePool(padded(ones, 0.0), **attributes)
+        means = op.AveragePool(padded(x, 0.0), **attributes)
+        tape.become(node).Div(means, share)
     else:
         node.replace_input_with(0, padded(x, 0.0))
 

@@ -15,7 +15,7 @@ from onnxviz.errors import ModelRejected
 from onnxviz.graph.fused import channels_first, channels_last
 from onnxviz.graph.lift import GROUPED
 from onnxviz.graph.operators import SPELLINGS
-from onnxviz.graph.tape import Tape
+from onnxviz.graph.tape import Tape, Writer
 from onnxviz.text import printable
 
 _MICROSOFT = "com.microsoft"
@@ -52,8 +52,9 @@ class _Rewriter:
         """Whether the data lie as (N, *spatial, C); the weights never do."""
         return bool(self.node.attributes.get_int("channels_last", 0))
 
-    def op(self, op_type: str, *inputs: ir.Value | None, **attributes: Any) -> ir.Value:
-        return self.tape.before(self.node, op_type, *inputs, **attributes)
+    @property
+    def op(self) -> Writer:
+        return self.tape.before(self.node)
 
     def real(self, first: int, axis: int | None = None) -> ir.Value:
         """The operand that starts at this input, dequantised."""
@@ -65,14 +66,14 @@ class _Rewriter:
                 f"the node {name!r} ({self.node.op_type}) lacks input {place}, the {what} of an operand"
             )
         attributes = {} if axis is None or scale is None or not _vector(scale) else {"axis": axis}
-        return self.op("DequantizeLinear", x, scale, zero, **attributes)
+        return self.op.DequantizeLinear(x, scale, zero, **attributes)
 
     def result(self, y: ir.Value, scale: ir.Value | None, zero: ir.Value | None) -> None:
         """The node becomes the quantiser of this value (or its stand-in where the result is float)."""
         if scale is None:
-            self.tape.become(self.node, "Identity", y)
+            self.tape.become(self.node).Identity(y)
         else:
-            self.tape.become(self.node, "QuantizeLinear", *[x for x in (y, scale, zero) if x is not None])
+            self.tape.become(self.node).QuantizeLinear(*[x for x in (y, scale, zero) if x is not None])
 
 
 def _vector(scale: ir.Value) -> bool:
@@ -87,34 +88,34 @@ def _conv(to: _Rewriter) -> None:
         return
     x, w = to.real(0), to.real(3, axis=0)
     if last:
-        x = to.op("Transpose", x, perm=channels_first(rank))
+        x = to.op.Transpose(x, perm=channels_first(rank))
     inputs = [x, w]
     if to.inputs[8] is not None:
-        scale = to.op("Mul", to.inputs[1], to.inputs[4])  # the bias is int32 in units of both scales
-        inputs.append(to.op("Mul", to.op("Cast", to.inputs[8], to=int(ir.DataType.FLOAT)), scale))
-    y = to.op("Conv", *inputs, **to.attributes("channels_last"))
+        scale = to.op.Mul(to.inputs[1], to.inputs[4])  # the bias is int32 in units of both scales
+        inputs.append(to.op.Mul(to.op.Cast(to.inputs[8], to=int(ir.DataType.FLOAT)), scale))
+    y = to.op.Conv(*inputs, **to.attributes("channels_last"))
     if last:
-        y = to.op("Transpose", y, perm=channels_last(rank))
+        y = to.op.Transpose(y, perm=channels_last(rank))
     to.result(y, to.inputs[6], to.inputs[7])
 
 
 def _matmul(to: _Rewriter) -> None:
-    to.result(to.op("MatMul", to.real(0), to.real(3, axis=1)), to.inputs[6], to.inputs[7])
+    to.result(to.op.MatMul(to.real(0), to.real(3, axis=1)), to.inputs[6], to.inputs[7])
 
 
 def _gemm(to: _Rewriter) -> None:
     transposed = to.node.attributes["transB"].as_int() if "transB" in to.node.attributes else 0
     inputs = [to.real(0), to.real(3, axis=0 if transposed else 1)]
     if to.inputs[6] is not None:
-        scale = to.op("Mul", to.inputs[1], to.inputs[4])
+        scale = to.op.Mul(to.inputs[1], to.inputs[4])
         # The int32 bias is in units of both scales, and alpha does not touch it.
-        inputs.append(to.op("Mul", to.op("Cast", to.inputs[6], to=int(ir.DataType.FLOAT)), scale))
-    to.result(to.op("Gemm", *inputs, **to.attributes()), to.inputs[7], to.inputs[8])
+        inputs.append(to.op.Mul(to.op.Cast(to.inputs[6], to=int(ir.DataType.FLOAT)), scale))
+    to.result(to.op.Gemm(*inputs, **to.attributes()), to.inputs[7], to.inputs[8])
 
 
 def _binary(to: _Rewriter) -> None:
     op_type = _BINARY[to.node.op_type]
-    to.result(to.op(op_type, to.real(0), to.real(3)), to.inputs[6], to.inputs[7])
+    to.result(to.op.add(op_type, to.real(0), to.real(3)), to.inputs[6], to.inputs[7])
 
 
 def _unary(to: _Rewriter) -> None:
@@ -123,17 +124,17 @@ def _unary(to: _Rewriter) -> None:
     rank = 4 if x is None or x.shape is None else len(x.shape)  # a pool's, and those are of maps
     real = to.real(0)
     if last:
-        real = to.op("Transpose", real, perm=channels_first(rank))
-    y = to.op(op_type, real, **to.attributes("channels_last", "opset"))
+        real = to.op.Transpose(real, perm=channels_first(rank))
+    y = to.op.add(op_type, real, **to.attributes("channels_last", "opset"))
     if last:
-        y = to.op("Transpose", y, perm=channels_last(rank))
+        y = to.op.Transpose(y, perm=channels_last(rank))
     to.result(y, to.inputs[3], to.inputs[4])
 
 
 def _concat(to: _Rewriter) -> None:
     count = (len(to.node.inputs) - 2) // 3
     parts = [to.real(2 + 3 * i) for i in range(count)]
-    to.result(to.op("Concat", *parts, **to.attributes()), to.inputs[0], to.inputs[1])
+    to.result(to.op.Concat(*parts, **to.attributes()), to.inputs[0], to.inputs[1])
 
 
 def _quantiser(to: _Rewriter) -> None:

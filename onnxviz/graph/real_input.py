@@ -78,7 +78,7 @@ def _step(tape: Tape, node: ir.Node, place: int, integer: ir.DataType) -> ir.Dat
         other = node.inputs[i]
         if other is not None and (other.dtype is None or not other.dtype.is_floating_point()):
             # Of data that is on its way to floats too this Cast does nothing.
-            node.replace_input_with(i, tape.before(node, "Cast", other, to=int(ir.DataType.FLOAT)))
+            node.replace_input_with(i, tape.before(node).Cast(other, to=int(ir.DataType.FLOAT)))
     return integer
 
 
@@ -104,13 +104,13 @@ def _dequantised(tape: Tape, node: ir.Node, integer: ir.DataType) -> ir.DataType
         rank = len(x.shape)
         axis = node.attributes.get_int("axis", 1)
         sizes = tape.const([-1 if i == axis % rank else 1 for i in range(rank)])
-        scale = tape.before(node, "Reshape", scale, sizes)
-        zero = None if zero is None else tape.before(node, "Reshape", zero, sizes)
+        scale = tape.before(node).Reshape(scale, sizes)
+        zero = None if zero is None else tape.before(node).Reshape(zero, sizes)
     result = node.outputs[0].dtype or scale.dtype or ir.DataType.FLOAT
     if result != ir.DataType.FLOAT:
-        scale = tape.before(node, "Cast", scale, to=int(ir.DataType.FLOAT))
+        scale = tape.before(node).Cast(scale, to=int(ir.DataType.FLOAT))
     if zero is not None:
-        x = tape.before(node, "Sub", x, tape.before(node, "Cast", zero, to=int(ir.DataType.FLOAT)))
-    real = tape.before(node, "Mul", x, scale)
-    tape.become(node, "Cast", real, to=int(result))
+        x = tape.before(node).Sub(x, tape.before(node).Cast(zero, to=int(ir.DataType.FLOAT)))
+    real = tape.before(node).Mul(x, scale)
+    tape.become(node).Cast(real, to=int(result))
     return ir.DataType.FLOAT

@@ -108,9 +108,9 @@ def _in_front(tape: Tape, node: ir.Node, axes: list[int], scales: list[Any], *, 
         return _resize(tape, node, x, axes, scales=scales)
     assert x is not None and x.shape is not None
     rank = len(x.shape)
-    longer = tape.before(node, "Unsqueeze", x, tape.const([rank]))
+    longer = tape.before(node).Unsqueeze(x, tape.const([rank]))
     longer = _resize(tape, node, longer, [*axes, rank], scales=[*scales, 2.0])
-    return tape.before(node, "Gather", longer, tape.const(0), axis=rank)
+    return tape.before(node).Gather(longer, tape.const(0), axis=rank)
 
 
 def _keeping_the_ratio(
@@ -120,7 +120,7 @@ def _keeping_the_ratio(
     if any(before[axis] is None or after[axis] is None for axis in axes):
         return
     if crooked:  # ONNX Runtime 1.32 leaves the picture as it is where an axis is counted from the end
-        tape.become(node, "Identity", node.inputs[0])
+        tape.become(node).Identity(node.inputs[0])
         return
     sizes = value_of(node.inputs[3])
     assert sizes is not None
@@ -144,11 +144,11 @@ def _beyond_the_end(
     """A length that was rounded up: resize a picture whose last row is repeated, and cut what is too much."""
     more = [_repeats(before[axis], after[axis], scale) for axis in axes]
     amounts = tape.const([0] * len(axes) + more)
-    wide = tape.before(node, "Pad", node.inputs[0], amounts, None, tape.const(axes), mode="edge")
+    wide = tape.before(node).Pad(node.inputs[0], amounts, None, tape.const(axes), mode="edge")
     node.replace_input_with(0, wide)
     longer = _resize(tape, node, wide, axes, scales=[scale] * len(axes))
     cut = ([0] * len(axes), [after[a] for a in axes], axes)
-    tape.become(node, "Slice", longer, *(tape.const(part) for part in cut))
+    tape.become(node).Slice(longer, *(tape.const(part) for part in cut))
 
 
 def _repeats(before: int, after: int, scale: np.float32) -> int:
@@ -166,7 +166,7 @@ def _resize(tape: Tape, node: ir.Node, x: Any, axes: list[int], *, scales: list[
     attributes = {name: attribute.value for name, attribute in node.attributes.items()}
     attributes = {**attributes, "axes": axes}
     attributes.pop("keep_aspect_ratio_policy", None)
-    return tape.before(node, "Resize", x, None, tape.const(scales, np.float32), **attributes)
+    return tape.before(node).Resize(x, None, tape.const(scales, np.float32), **attributes)
 
 
 def _set(tape: Tape, node: ir.Node, axes: list[int], *, sizes: Any = None, scales: Any = None) -> None:

@@ -1,4 +1,4 @@
-"""The one builder: `op.Mul(g, 2.0)` appends a node to a graph, `tape.before(node, "Cast", x, to=1)` puts one in front.
+"""The one builder: `op.Mul(g, 2.0)` appends a node to a graph, `tape.before(node).Cast(x, to=1)` puts one in front.
 
 A thin layer on onnx_ir. onnxscript's GraphBuilder is not used because the graph is foreign and may already be a
 gradient model: every name must be fresh, each node bears the name of the forward layer it belongs to, an
@@ -85,7 +85,19 @@ def dims(value: ir.Value) -> Dims | None:
     return tuple(d if isinstance(d, int) else d.value for d in value.shape)
 
 
-class Tape:
+class Writer:
+    """What writes nodes: `op.Mul(...)` is `op.add("Mul", ...)`; underscored names are never operators."""
+
+    def __init__(self, add: Callable[..., Any]) -> None:
+        self.add = add
+
+    def __getattr__(self, op_type: str) -> Callable[..., Any]:
+        if op_type.startswith("_") or not op_type[0].isupper():
+            raise AttributeError(op_type)
+        return functools.partial(self.add, op_type)
+
+
+class Tape(Writer):
     """Appends operators of the standard domain to a graph, promoting Python constants.
 
     graph     in any opset; an operator that this has not is refused
@@ -121,12 +133,6 @@ class Tape:
         self._constants: dict[tuple[Any, ...], ir.Value] = {}
         self._shapes: dict[tuple[Any, ...], ir.Value] = {}
         self._count = 0
-
-    def __getattr__(self, op_type: str) -> Callable[..., Any]:
-        """`op.Add` and so on; underscored names are never operators."""
-        if op_type.startswith("_") or not op_type[0].isupper():
-            raise AttributeError(op_type)
-        return functools.partial(self.add, op_type)
 
     @contextmanager
     def named(self, layer: str) -> Iterator[None]:
@@ -194,29 +200,35 @@ class Tape:
         self.graph.append(ir.Node(node.domain, node.op_type, inputs, attributes, outputs=[out], name=name))
         return out
 
-    def before(
-        self, node: ir.Node, op_type: str, /, *inputs: ir.Value | None, _outputs: int = 1, **attributes: Any
-    ) -> Any:
-        """Put one node in front of another of this graph or of one within; its output, or a tuple of them.
+    def before(self, node: ir.Node) -> Writer:
+        """Puts nodes in front of one of this graph or of one within; each gives its output, or a tuple of them.
 
         Nothing is checked or promoted: what rewrites old forms writes those that the model has only later.
         """
-        name = self.fresh(f"{node.name or node.op_type}/{op_type}")
-        outputs = [ir.Value(name=name if i == 0 else self.fresh(name)) for i in range(_outputs)]
-        node.prepend(
-            ir.node(op_type, list(inputs), attributes=attributes or None, outputs=outputs, name=name)
-        )
-        return outputs[0] if _outputs == 1 else tuple(outputs)
+
+        def add(op_type: str, /, *inputs: ir.Value | None, _outputs: int = 1, **attributes: Any) -> Any:
+            name = self.fresh(f"{node.name or node.op_type}/{op_type}")
+            outputs = [ir.Value(name=name if i == 0 else self.fresh(name)) for i in range(_outputs)]
+            node.prepend(
+                ir.node(op_type, list(inputs), attributes=attributes or None, outputs=outputs, name=name)
+            )
+            return outputs[0] if _outputs == 1 else tuple(outputs)
+
+        return Writer(add)
 
     @staticmethod
-    def become(node: ir.Node, op_type: str, *inputs: ir.Value | None, **attributes: Any) -> None:
-        """The node is this operator of the standard from now on, under its own name and that of its first output."""
-        node.domain, node.op_type, node.overload, node.version = "", op_type, "", None
-        node.attributes.clear()
-        for name, value in attributes.items():
-            node.attributes[name] = ir.convenience.convert_attribute(name, value)
-        Tape.reads(node, *inputs)
-        node.resize_outputs(1)
+    def become(node: ir.Node) -> Writer:
+        """Makes the node an operator of the standard, under its own name and that of its first output."""
+
+        def add(op_type: str, /, *inputs: ir.Value | None, **attributes: Any) -> None:
+            node.domain, node.op_type, node.overload, node.version = "", op_type, "", None
+            node.attributes.clear()
+            for name, value in attributes.items():
+                node.attributes[name] = ir.convenience.convert_attribute(name, value)
+            Tape.reads(node, *inputs)
+            node.resize_outputs(1)
+
+        return Writer(add)
 
     @staticmethod
     def reads(node: ir.Node, *inputs: ir.Value | None) -> None:
@@ -233,7 +245,7 @@ class Tape:
 
     def output(self, value: ir.Value, name: str) -> ir.Value:
         """Give the value out under this name, or one like it where the graph has that already; what is given out."""
-        out: ir.Value = self.add("Identity", value)
+        out: ir.Value = self.Identity(value)
         out.name = fresh(name, self._names)
         self.graph.outputs.append(out)
         return out
@@ -248,10 +260,10 @@ class Tape:
         CastLike stays for a type that the file does not tell only: OpenVINO cuts the graph at each.
         """
         if like.dtype is None:
-            return self.add("CastLike", operand, like)
+            return self.CastLike(operand, like)
         if not isinstance(operand, ir.Value):
             return self.const(np.asarray(operand, dtype=like.dtype.numpy()))
-        return operand if operand.dtype == like.dtype else self.add("Cast", operand, to=int(like.dtype))
+        return operand if operand.dtype == like.dtype else self.Cast(operand, to=int(like.dtype))
 
     # --- constants ----------------------------------------------------------------------------
 
@@ -296,7 +308,7 @@ class Tape:
             if part is not None and all(isinstance(d, int) for d in part):
                 self._shapes[key] = self.const(np.asarray(part, dtype=np.int64))
             else:
-                self._shapes[key] = self.add("Shape", value, start=start or None, end=end)
+                self._shapes[key] = self.Shape(value, start=start or None, end=end)
         return self._shapes[key]
 
     def size(self, value: ir.Value) -> ir.Value:
@@ -307,7 +319,7 @@ class Tape:
         known = dims(value)
         if known is not None and all(isinstance(d, int) for d in known):
             return self.const(np.asarray(math.prod(known), dtype=np.int64))  # type: ignore[arg-type]
-        return self.add("ReduceProd", self.shape(value), keepdims=0)
+        return self.ReduceProd(self.shape(value), keepdims=0)
 
     def extent(self, value: ir.Value, axis: int) -> int | ir.Value:
         """The length of one axis: an int where it is known, otherwise an int64 vector of one element."""
@@ -321,7 +333,7 @@ class Tape:
         if all(isinstance(p, int) for p in parts):
             return self.const(np.asarray(parts, dtype=np.int64))
         pieces: list[Any] = [np.asarray([p], dtype=np.int64) if isinstance(p, int) else p for p in parts]
-        return pieces[0] if len(pieces) == 1 else self.add("Concat", *pieces, axis=0)
+        return pieces[0] if len(pieces) == 1 else self.Concat(*pieces, axis=0)
 
 
 def _result_type(

@@ -14,6 +14,7 @@ from torch import nn
 
 from onnxviz._version import __version__
 from onnxviz.errors import GradientNotFinite
+from onnxviz.graph.tape import Writer
 
 #: The output is centre + span · tanh, in grey levels: what the loss measures is what is shown, nothing is clipped.
 CENTRE, SPAN = 127.5, 127.5
@@ -209,22 +210,20 @@ def to_onnx(network: StyleNetwork) -> onnx.ModelProto:
     graph = _Graph()
     x = "image"
     for place, layer in enumerate(network.down):
-        x = graph.add("Relu", [graph.convolution(f"down.{place}", layer, x)], f"down.{place}.relu")
+        x = graph.called(f"down.{place}.relu").Relu(graph.convolution(f"down.{place}", layer, x))
     for place, block in enumerate(network.middle):
-        y = graph.add(
-            "Relu",
-            [graph.convolution(f"block.{place}.first", block.first, x)],
-            f"block.{place}.first.relu",
+        y = graph.called(f"block.{place}.first.relu").Relu(
+            graph.convolution(f"block.{place}.first", block.first, x)
         )
         y = graph.convolution(f"block.{place}.second", block.second, y)
-        x = graph.add("Add", [x, y], f"block.{place}")
+        x = graph.called(f"block.{place}").Add(x, y)
     for place, layer in enumerate(network.up):
-        x = graph.add("Relu", [graph.convolution(f"up.{place}", layer, x)], f"up.{place}.relu")
-    x = graph.add("Tanh", [graph.convolution("out", network.out, x)], "out.tanh")
-    x = graph.add("Mul", [x, graph.weight("span", np.float32(SPAN))], "out.span")
-    x = graph.add("Add", [x, graph.weight("centre", np.float32(CENTRE))], "out.centred")
+        x = graph.called(f"up.{place}.relu").Relu(graph.convolution(f"up.{place}", layer, x))
+    x = graph.called("out.tanh").Tanh(graph.convolution("out", network.out, x))
+    x = graph.called("out.span").Mul(x, graph.weight("span", np.float32(SPAN)))
+    x = graph.called("out.centred").Add(x, graph.weight("centre", np.float32(CENTRE)))
     black, white = graph.weight("black", np.float32(0)), graph.weight("white", np.float32(255))
-    graph.add("Clip", [x, black, white], "styled")
+    graph.called("styled").Clip(x, black, white)
     return graph.model()
 
 
@@ -241,35 +240,39 @@ class _Graph:
         self._weights.append(numpy_helper.from_array(np.ascontiguousarray(array), name))
         return name
 
-    def add(self, op: str, inputs: list[str], name: str, **attributes: Any) -> str:
-        """A node; the name of its output, which is its own."""
-        self._nodes.append(helper.make_node(op, inputs, [name], name=name, **attributes))
-        return name
+    def called(self, name: str) -> Writer:
+        """Writes a node of this name, which its output has too: `graph.called("sum").Add("x", "y")` is "sum"."""
+
+        def add(op: str, *inputs: str, **attributes: Any) -> str:
+            self._nodes.append(helper.make_node(op, inputs, [name], name=name, **attributes))
+            return name
+
+        return Writer(add)
 
     def convolution(self, name: str, layer: Convolution, x: str) -> str:
         """Upsampling, padding, convolution and normalisation of one layer."""
         if layer.up > 1:
             scales = self.weight(f"{name}.scales", np.array([1, 1, layer.up, layer.up], np.float32))
-            x = self.add(
-                "Resize",
-                [x, "", scales],
-                f"{name}.larger",
+            x = self.called(f"{name}.larger").Resize(
+                x,
+                "",
+                scales,
                 mode="nearest",
                 coordinate_transformation_mode="asymmetric",
                 nearest_mode="floor",
             )
         p = layer.pad
         pads = self.weight(f"{name}.pads", np.array([0, 0, p, p, 0, 0, p, p], np.int64))
-        x = self.add("Pad", [x, pads], f"{name}.padded", mode="reflect")
+        x = self.called(f"{name}.padded").Pad(x, pads, mode="reflect")
         kernel = self.weight(f"{name}.weight", layer.convolution.weight)
         bias = self.weight(f"{name}.bias", layer.convolution.bias)
-        x = self.add("Conv", [x, kernel, bias], f"{name}.conv", strides=[layer.stride] * 2)
+        x = self.called(f"{name}.conv").Conv(x, kernel, bias, strides=[layer.stride] * 2)
         if layer.norm is None:
             return x
         scale = self.weight(f"{name}.norm.scale", layer.norm.weight)
         shift = self.weight(f"{name}.norm.shift", layer.norm.bias)
-        return self.add(
-            "InstanceNormalization", [x, scale, shift], f"{name}.norm", epsilon=float(layer.norm.eps)
+        return self.called(f"{name}.norm").InstanceNormalization(
+            x, scale, shift, epsilon=float(layer.norm.eps)
         )
 
     def model(self) -> onnx.ModelProto:

@@ -172,8 +172,8 @@ def test_nodes_in_front_of_others():
     """Rewriting: a node before another one, and the other one as another operator under its own name."""
     model = duplicate(relu(13))
     tape, node = Tape(model.graph), next(iter(model.graph))
-    low, high = tape.before(node, "Split", node.inputs[0], axis=2, _outputs=2)
-    tape.become(node, "Concat", high, tape.before(node, "Neg", low), axis=2)
+    low, high = tape.before(node).Split(node.inputs[0], axis=2, _outputs=2)
+    tape.become(node).Concat(high, tape.before(node).Neg(low), axis=2)
     x = np.random.default_rng(0).standard_normal((1, 3, 4, 4)).astype(np.float32)
     assert node.name == next(iter(relu(13).graph)).name
     np.testing.assert_array_equal(
