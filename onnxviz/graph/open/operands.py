@@ -375,6 +375,8 @@ def _blocks(call: Call, node: onnx.NodeProto) -> None:
     deep = call.op == "DepthToSpace"
     if size < 1:
         raise _refused(node, "blocksize", size, "1 or more")
+    if shape is None:
+        return
     lengths, block = (shape[1:2], size * size) if deep else (shape[2:], size)
     for length in lengths:
         if length is not None and length % block:
