@@ -170,11 +170,11 @@ def _keeps_width(node: ir.Node) -> bool:
             return True
         known = [x.shape for x in (query, value) if x is not None and x.shape is not None]
         return len(known) == 2 and all(len(shape) == 3 for shape in known) and known[0][2] == known[1][2]
-    weights = node.inputs[1].const_value if node.inputs[1] is not None else None
-    if weights is None or "qkv_hidden_sizes" in node.attributes:
+    weights = node.inputs[1] if len(node.inputs) > 1 else None
+    if weights is None or weights.const_value is None or "qkv_hidden_sizes" in node.attributes:
         return False
-    rows, columns = (int(size) for size in weights.numpy().shape)
-    return columns == 3 * rows
+    sizes = [int(size) for size in weights.const_value.shape.numpy()]
+    return len(sizes) == 2 and sizes[1] == 3 * sizes[0]
 
 
 def _rank(value: ir.Value | None) -> int | None:

@@ -8,6 +8,7 @@ Runtime's domain com.microsoft, and what the model itself defines as functions. 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Final, cast
@@ -30,35 +31,64 @@ NEWEST: Final[dict[str, int]] = {
 #: ONNX Runtime guarantees to run operators from this version on.
 OLDEST: Final = 7
 _ANY_NUMBER: Final = 2**31 - 1
-_NAMES: Final = """
-    Attention AttnLSTM BeamSearch BiasAdd BiasDropout BiasGelu BiasSoftmax BiasSplitGelu BifurcationDetector
-    BitmaskBiasDropout BitmaskDropout BranchwiseRMSNorm CDist CausalConvWithState ComplexMul ComplexMulConj
-    ConvStateReplay ConvTransposeWithDynamicPads CropAndResize DecoderAttention
-    DecoderMaskedMultiHeadAttention DecoderMaskedSelfAttention DequantizeBFP DequantizeLinear
-    DequantizeWithOrder DynamicQuantizeLSTM DynamicQuantizeMatMul DynamicSparseAttention DynamicTimeWarping
-    EmbedLayerNormalization EngramGate ExpandDims FastGelu FusedConv FusedGemm FusedMatMul
-    FusedMatMulActivation GatedAdd GatedDeltaNet GatedDeltaNetStateReplay GatedRMSNorm
-    GatedRelativePositionBias GatherBlockQuantized GatherND GatherPacked Gelu GemmFastGelu GemmFloat8
-    GemmaRotaryEmbedding GreedySearch GridSample GroupNorm GroupQueryAttention HyperConnectionLowRankMix
-    HyperConnectionPostMix HyperConnectionPreMix Inverse Irfft IsAllFinite LinearAttention LinearAttentionGate
-    LongformerAttention MRotaryEmbedding Mamba2Verify MatMulBlockQuantizedFp4Weight
-    MatMulBlockQuantizedFp8Weight MatMulBnb4 MatMulFpQ4 MatMulInteger16 MatMulIntegerToFloat MatMulNBits
-    MatMulNBitsMlp MatMulNBitsQLoRA MatMulNBitsQkv MatMulPacked MaxpoolWithMask MoE MoEGroupRouter MoEPacked
-    MulInteger MultiHeadAttention MurmurHash3 NGramHashMapping NGramRepeatBlock NhwcConv NhwcFusedConv
-    NhwcMaxPool PackedAttention PackedMultiHeadAttention PackedSparseAttentionIndexer
-    PackedSparseAttentionIndexerMerge Pad PagedAttention QAttention QEmbedLayerNormalization QGemm QLinearAdd
-    QLinearAveragePool QLinearConcat QLinearConv QLinearGlobalAveragePool QLinearLeakyRelu QLinearMul
-    QLinearReduceMean QLinearSigmoid QLinearSoftmax QLinearWhere QMoE QOrderedAttention QOrderedGelu
-    QOrderedLayerNormalization QOrderedLongformerAttention QOrderedMatMul QuantizeBFP QuantizeLinear
-    QuantizeWithOrder QuickGelu RMSNormRotary Range ReduceSumInteger RelativePositionBias RemovePadding
-    RestorePadding Rfft RotaryEmbedding RouterGateUpProj SampleOp Sampling ScaledSiLU SkipGroupNorm
-    SkipLayerNormalization SkipSimplifiedLayerNormalization SparseAttention SparseAttentionIndexer
-    SparsePagedAttention SparseToDenseMatMul SpeculativePrefixCommit SwiGLU Tokenizer TorchEmbedding
-    TransposeMatMul Trilu UnfoldTensor Unique VarlenCausalConvWithState VarlenNGramHashMapping
-    WhisperBeamSearch WordConvEmbedding
+# Name, its inputs (. needed, ? may be left out, * any number, one at least), the attributes that it needs.
+_CONTRIBUTED: Final = """
+    Attention:..?????:num_heads AttnLSTM:...???????????
+    BeamSearch:..?..???????:decoder,eos_token_id,pad_token_id BiasAdd:... BiasDropout:..??? BiasGelu:..
+    BiasSoftmax:..:is_inner_broadcast BiasSplitGelu:.. BifurcationDetector:...? BitmaskBiasDropout:..???
+    BitmaskDropout:.?? BranchwiseRMSNorm:.? CDist:.. CausalConvWithState:..?? ComplexMul:..
+    ComplexMulConj:.. ConvStateReplay:.... ConvTransposeWithDynamicPads:..?? CropAndResize:....
+    DecoderAttention:.....???....:num_heads DecoderMaskedMultiHeadAttention:.??????????:num_heads
+    DecoderMaskedSelfAttention:...?.?.??:num_heads DequantizeBFP:...:bfp_type DequantizeLinear:..?
+    DequantizeWithOrder:..:order_input,order_output,to DynamicQuantizeLSTM:...?????....
+    DynamicQuantizeMatMul:...?? DynamicSparseAttention:.??????....?????????:kv_num_heads,num_heads
+    DynamicTimeWarping:. EmbedLayerNormalization:.?..?..?? EngramGate:.....? ExpandDims:.. FastGelu:.?
+    FusedConv:..?? FusedGemm:..? FusedMatMul:.. FusedMatMulActivation:..:activation GatedAdd:...?
+    GatedDeltaNet:.?????????? GatedDeltaNetStateReplay:.... GatedRMSNorm:...
+    GatedRelativePositionBias:......?:num_heads GatherBlockQuantized:...? GatherND:..
+    GatherPacked:..:K,packed_type Gelu:. GemmFastGelu:..? GemmFloat8:..???? GemmaRotaryEmbedding:.....
+    GreedySearch:..?????:decoder,eos_token_id,pad_token_id GridSample:.. GroupNorm:...:activation,groups
+    GroupQueryAttention:.????..??????????:kv_num_heads,num_heads
+    HyperConnectionLowRankMix:.....??:num_branches HyperConnectionPostMix:...? HyperConnectionPreMix:..
+    Inverse:. Irfft:.:signal_ndim IsAllFinite:* LinearAttention:...???:kv_num_heads,q_num_heads
+    LinearAttentionGate:...? LongformerAttention:.......:num_heads,window
+    MRotaryEmbedding:....:mrope_section Mamba2Verify:..........:heads,n_groups
+    MatMulBlockQuantizedFp4Weight:....?? MatMulBlockQuantizedFp8Weight:...??
+    MatMulBnb4:...:K,N,block_size,quant_type MatMulFpQ4:... MatMulInteger16:.. MatMulIntegerToFloat:....???
+    MatMulNBits:...???:K,N,block_size MatMulNBitsMlp:.??..?..?:K,N,activation,block_size
+    MatMulNBitsQLoRA:.......:K,N MatMulNBitsQkv:.?...?..?..?:K,Nkv,Nq,block_size
+    MatMulPacked:..?:K,N,packed_type MaxpoolWithMask:.. MoE:...?.??? MoEGroupRouter:..?:top_k
+    MoEPacked:...?.?:down_type,gate_type MulInteger:.?.? MultiHeadAttention:.?????????:num_heads
+    MurmurHash3:. NGramHashMapping:...????:max_ngram_size,n_head_per_ngram,pad_id
+    NGramRepeatBlock:..:ngram_size NhwcConv:..? NhwcFusedConv:..?? NhwcMaxPool:.:kernel_shape
+    PackedAttention:.....?:num_heads PackedMultiHeadAttention:.???..?:num_heads
+    PackedSparseAttentionIndexer:.?......????..?.??????:compress_ratio,policy_mode,state_capacity
+    PackedSparseAttentionIndexerMerge:...????:max_output_entries,policy_mode Pad:..?
+    PagedAttention:.??.?...?????????:kv_num_heads,num_heads QAttention:.....????:num_heads
+    QEmbedLayerNormalization:.?..?..?..?....?.. QGemm:......??? QLinearAdd:..?..?.?
+    QLinearAveragePool:..?.?:kernel_shape QLinearConcat:..*:axis QLinearConv:........?
+    QLinearGlobalAveragePool:..... QLinearLeakyRelu:..?.? QLinearMul:..?..?.?
+    QLinearReduceMean:..?.?:axes,keepdims QLinearSigmoid:..?.? QLinearSoftmax:..?..:opset
+    QLinearWhere:......... QMoE:...??.???????????????
+    QOrderedAttention:..............??.???:num_heads,order_input,order_output,order_weight QOrderedGelu:...
+    QOrderedLayerNormalization:...?.
+    QOrderedLongformerAttention:..............:num_heads,order_global_weight,order_input,order_output,order_weight,window
+    QOrderedMatMul:.....???:order_A,order_B,order_Y QuantizeBFP:.:bfp_type QuantizeLinear:..?
+    QuantizeWithOrder:..:order_input,order_output QuickGelu:. RMSNormRotary:.....?:rotary_embedding_dim
+    Range:..? ReduceSumInteger:.:axes,keepdims RelativePositionBias:...:max_distance RemovePadding:..
+    RestorePadding:.. Rfft:. RotaryEmbedding:.... RouterGateUpProj:..:router_size SampleOp:.
+    Sampling:..???????:decoder,eos_token_id,pad_token_id ScaledSiLU:.? SkipGroupNorm:....?:activation,groups
+    SkipLayerNormalization:...?? SkipSimplifiedLayerNormalization:...?
+    SparseAttention:.??......??:kv_num_heads,num_heads,sparse_block_size
+    SparseAttentionIndexer:.?....?.??????:compress_ratio,policy_mode
+    SparsePagedAttention:.??.....?..???????????:kv_num_heads,num_heads SparseToDenseMatMul:..
+    SpeculativePrefixCommit:....... SwiGLU:.? Tokenizer:.:mark,mincharnum,pad_value TorchEmbedding:..??
+    TransposeMatMul:.. Trilu:.? UnfoldTensor:.:size Unique:. VarlenCausalConvWithState:...?.???
+    VarlenNGramHashMapping:....??????:max_ngram_size,n_head_per_ngram,pad_id
+    WhisperBeamSearch:..?..??????????:decoder,eos_token_id,pad_token_id WordConvEmbedding:....
 """
-#: Operators of the domain com.microsoft.
-CONTRIBUTED: Final = frozenset(_NAMES.split())
+#: Operators of the domain com.microsoft, which ONNX has no description of: their inputs, the attributes that they need.
+CONTRIBUTED: Final = {name: rest for name, *rest in (row.split(":") for row in _CONTRIBUTED.split())}
 
 #: Operators of com.microsoft that make their kernel open a file or load a library that the model names.
 REFUSED: Final = {
@@ -116,7 +146,7 @@ class Signature:
     inputs, outputs   (fewest, most)
     needed            the inputs that must not be left out, by place: their names in ONNX's description
     many              the place from which on inputs are several of one kind, none of which may be left out; or None
-    attributes        type by name (`onnx.AttributeProto.AttributeType`)
+    attributes        type by name (`onnx.AttributeProto.AttributeType`); None where any may be given
     required          the attributes that must be given
     """
 
@@ -124,7 +154,7 @@ class Signature:
     outputs: tuple[int, int]
     needed: dict[int, str]
     many: int | None
-    attributes: dict[str, int]
+    attributes: dict[str, int] | None
     required: frozenset[str]
 
 
@@ -140,7 +170,7 @@ def _known(domain: str) -> frozenset[str]:
 
 
 def signature(domain: str, op: str, version: int, where: str) -> Signature | None:
-    """What the operator takes; None where it is known by name only (com.microsoft, newer opsets, old experiments).
+    """What the operator takes; None where it is known by name only (newer opsets, old experiments).
 
     domain    as `normal` gives it
     version   of the operator set that the model imports for the domain
@@ -151,8 +181,8 @@ def signature(domain: str, op: str, version: int, where: str) -> Signature | Non
         if op in REFUSED:
             raise ModelRejected(f"{where}: {REFUSED[op]}, so models with {domain}.{op} are not opened")
         if op not in CONTRIBUTED:
-            raise ModelRejected(_unknown(domain, op, where, CONTRIBUTED))
-        return None
+            raise ModelRejected(_unknown(domain, op, where, CONTRIBUTED.keys()))
+        return _contributed(op)
     if domain not in ("", ML):
         raise ModelRejected(
             f"{where}: the operator {quoted(op)} is of the domain {quoted(domain)}, which is not one of ai.onnx, "
@@ -190,6 +220,21 @@ def description(domain: str, op: str, version: int) -> onnx.defs.OpSchema | None
 
 
 @cache
+def _contributed(op: str) -> Signature:
+    places, *required = CONTRIBUTED[op]
+    several = places.find("*")
+    fewest = max(places.rfind("."), several) + 1
+    return Signature(
+        (fewest, _ANY_NUMBER if several >= 0 else len(places)),
+        (0, _ANY_NUMBER),
+        {place: f"of {len(places)}" for place, kind in enumerate(places) if kind == "."},
+        several if several >= 0 else None,
+        None,
+        frozenset(required[0].split(",")) if required else frozenset(),
+    )
+
+
+@cache
 def _signature(domain: str, op: str, version: int) -> Signature | str | None:
     """The signature; or why the operator is no more; or None where there is none of this name."""
     schema = description(domain, op, version)
@@ -210,7 +255,7 @@ def _signature(domain: str, op: str, version: int) -> Signature | str | None:
     )
 
 
-def _unknown(domain: str, op: str, where: str, known: frozenset[str]) -> str:
+def _unknown(domain: str, op: str, where: str, known: Iterable[str]) -> str:
     return f"{where}: there is no operator {quoted(op)} in the domain {domain}{near(op[:100], sorted(known))}"
 
 
@@ -242,6 +287,9 @@ def check_call(signature: Signature, node: onnx.NodeProto) -> None:
         del node.input[-1]
     names = set()
     for attribute in node.attribute:
+        names.add(attribute.name)
+        if signature.attributes is None:
+            continue
         expected_type = signature.attributes.get(attribute.name)
         if expected_type is None:
             raise ModelRejected(
@@ -254,6 +302,5 @@ def check_call(signature: Signature, node: onnx.NodeProto) -> None:
                 f"{label(node)}: the attribute {quoted(attribute.name)} is of the type {kinds.Name(attribute.type)}, "
                 f"expected {kinds.Name(expected_type)}"
             )
-        names.add(attribute.name)
     if missing := signature.required - names:
         raise ModelRejected(f"{label(node)} lacks its attribute {quoted(min(missing))}")

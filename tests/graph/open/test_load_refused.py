@@ -223,15 +223,29 @@ def test_the_operators_of_onnxruntime_are_those_listed():
 
     from onnxviz.graph.open import signatures
 
+    kinds = {"Single": ".", "Optional": "?", "Variadic": "*"}
     known = {
-        schema.name for schema in state.get_all_operator_schema() if schema.domain == signatures.MICROSOFT
+        schema.name: [
+            "".join(kinds[each.option.name] for each in schema.inputs),
+            *filter(None, [",".join(sorted(n for n, a in schema.attributes.items() if a.required))]),
+        ]
+        for schema in state.get_all_operator_schema()
+        if schema.domain == signatures.MICROSOFT
     }
-    assert known == signatures.CONTRIBUTED | signatures.REFUSED.keys()
+    for name in signatures.REFUSED:
+        del known[name]
+    assert known == signatures.CONTRIBUTED
 
 
 @pytest.mark.parametrize(
     ("node", "words"),
     [
+        (helper.make_node("Attention", ["x", "x"], ["y"], domain="com.microsoft"), ["'num_heads'"]),
+        (helper.make_node("FusedConv", ["x"], ["y"], domain="com.microsoft"), ["1 inputs", "has 2 to 4"]),
+        (
+            helper.make_node("FusedMatMul", ["", "x"], ["y"], domain="com.microsoft"),
+            ["leaves out its input 1 (of 2)"],
+        ),
         (helper.make_node("Relu", ["x", "x"], ["y"]), ["2 inputs", "has 1"]),
         (helper.make_node("Relu", [], ["y"]), ["0 inputs"]),
         (helper.make_node("Relu", ["x"], ["y", "z"]), ["2 outputs"]),
