@@ -10,6 +10,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "operators.md"
+KERNELS = ROOT / "tools" / "cuda_kernels.txt"
 HEAD = """# Operators
 
 Made by `python tools/operators.py` from the program's tables: what an operator is (`onnxviz/graph/operators.py`),
@@ -20,9 +21,12 @@ its gradient (`onnxviz/grad/rules`) and its function on torch (`onnxviz/backends
   have rules when the model is brought to its normal form. Empty: a gradient through it is refused, naming the node.
 - **torch**: runs on the torch backend. **receptive field**: followed; empty: what it gives is taken to see all that
   it reads. **MACs**: counted.
+- **CUDA**: ONNX Runtime's CUDA provider has a kernel for it, of some opset and type (`tools/cuda_kernels.txt`). Without
+  one it is computed on the CPU, with a copy from the card and back. What a gradient adds has kernels wherever the
+  operator has one (`tests/grad/test_cuda.py`).
 
-| operator | does | gradient | torch | receptive field | MACs |
-|---|---|---|---|---|---|
+| operator | does | gradient | torch | receptive field | MACs | CUDA |
+|---|---|---|---|---|---|---|
 """
 _MICROSOFT = "com.microsoft"
 
@@ -35,6 +39,8 @@ def page() -> str:
     from onnxviz.graph.analysis import cost
     from onnxviz.graph.analysis.receptive_rules import RULES
     from onnxviz.graph.operators import SPELLINGS, TABLE, Operator, family, operator
+
+    on_cuda = {line.split()[0] for line in KERNELS.read_text("utf-8").splitlines()}
 
     rewritten = {table.key(name, domain) for domain, name in quantised._STEPS}
     rewritten |= {table.key(name, _MICROSOFT) for name in fused._STEPS}
@@ -53,7 +59,8 @@ def page() -> str:
         gradient = "rule" if rule else "0" if zero else "rewritten" if made else ""
         counted = row.macs or (key and name in cost._MICROSOFT)
         torch = keys & {*OPERATORS} or made  # torch runs the normal form
-        rest = ["yes" if yes else "" for yes in (torch, (of or name) in RULES, counted)]
+        cuda = {name, table.key(name, _MICROSOFT) if of else name} & on_cuda
+        rest = ["yes" if yes else "" for yes in (torch, (of or name) in RULES, counted, cuda)]
         return "| " + " | ".join((name, ", ".join(does), gradient, *rest)) + " |"
 
     standard = {

@@ -48,6 +48,7 @@ BLOCK = 16  # channels at a time in ONNX Runtime's blocked layout (8 without AVX
 _MOST_CHANNELS = 512  # beyond, a band of weights for all pairs of channels costs more than it saves
 _WIDEST = 64  # a larger stride is a global pool in disguise; stuffing by it would take gigabytes
 _FIRST = -(2**63) + 1  # "before the first element" for a Slice that runs backwards
+_LAST = 2**62  # "to the end" for one that runs forwards
 
 
 # --- masks ------------------------------------------------------------------------------------
@@ -129,15 +130,24 @@ def conv_to_input(
         return _stuffed_conv(op, g, w, x, y, group, win, surplus)
     if shared(op, w) and group == 1:
         g, w = op.Neg(g), op.Neg(w)
+    begin, end = win.begin, win.end
+    if not op.cpu:  # ONNX Runtime's CUDA provider leaves one of unequal pads to the CPU
+        begin = end = tuple(map(min, begin, end))
     out = op.ConvTranspose(
         g,
         w,
         group=group,
         strides=list(win.strides),
         dilations=list(win.dilations),
-        pads=win.pads,
+        pads=[*begin, *end],
         output_padding=[s - 1 if r is None else r for s, r in zip(win.strides, surplus, strict=True)],
     )
+    uneven = [
+        i for i, (b, e) in enumerate(zip(win.begin, win.end, strict=True)) if (b, e) != (begin[i], end[i])
+    ]
+    if uneven:
+        ends = [begin[i] - win.end[i] or _LAST for i in uneven]
+        out = op.Slice(out, [win.begin[i] - begin[i] for i in uneven], ends, [win.axes[i] for i in uneven])
     return crop(op, out, x, win, [None if r is None else 0 for r in surplus])
 
 
@@ -387,6 +397,6 @@ def _dilated_sum(op: Tape, z: ir.Value, win: Window) -> ir.Value:
     """A sliding sum with dilations, one axis after the other, by shifted slices (AveragePool has none before 19)."""
     for axis, k, d in zip(win.axes, win.kernel, win.dilations, strict=True):
         reach = d * (k - 1)
-        parts = [op.Slice(z, [d * t], [d * t - reach if d * t < reach else 2**62], [axis]) for t in range(k)]
+        parts = [op.Slice(z, [d * t], [d * t - reach if d * t < reach else _LAST], [axis]) for t in range(k)]
         z = op.Sum(*parts) if k > 1 else z
     return z
