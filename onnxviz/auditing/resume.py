@@ -1,4 +1,4 @@
-"""Going on with an audit that was interrupted: its report's checks, where nothing has changed since."""
+"""Going on with what was interrupted, where nothing has changed since: an audit with its report's checks."""
 
 from __future__ import annotations
 
@@ -43,11 +43,21 @@ def rests(subject: Subject, plan: Policy, version: str) -> dict[str, str]:
     request = [repr(plan), repr(subject.truth), masks, subject.seed, net.provider]
     return {
         "model": net.digest,
-        "recipe": _digest(json_bytes(net.preprocessing.to_dict())),
-        "pictures": _digest("\n".join(map(_print, subject.images)).encode()),
-        "request": _digest(repr(request).encode()),
+        "recipe": digest(net.preprocessing.to_dict()),
+        "pictures": pictured(subject.images),
+        "request": digest(repr(request)),
         "version": version,
     }
+
+
+def digest(values: Any) -> str:
+    """Of plain values."""
+    return hashlib.sha256(json_bytes(values)).hexdigest()
+
+
+def pictured(images: Sequence[Any]) -> str:
+    """A digest of pictures, in order."""
+    return digest([_print(one) for one in images])
 
 
 def _print(image: Any) -> str:
@@ -56,11 +66,7 @@ def _print(image: Any) -> str:
             return sha256(image)
         except OSError:
             return f"unreadable {os.fspath(image)}"
-    return _digest(np.ascontiguousarray(np.asarray(image)).tobytes())
-
-
-def _digest(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
+    return hashlib.sha256(np.ascontiguousarray(np.asarray(image)).tobytes()).hexdigest()
 
 
 def made(
@@ -71,20 +77,9 @@ def made(
     raises   UsageError where the report is of something else, naming what has changed
     """
     place = Path(folder)
-    if not (place / FOLDER_HEAD).exists():
+    if earlier(place, now, "audit", _WORDS) is None:
         return {}
-    manifest, report = (_read(place / name) for name in (FOLDER_HEAD, "report.json"))
-    before = manifest.get(RESTS)
-    if manifest.get("schema") != "onnxviz.audit/1" or not isinstance(before, dict):
-        raise UsageError(
-            f"--resume: {quoted(place)} holds no audit that can be gone on with" + ways("leave out --resume")
-        )
-    changed = [word for key, word in _WORDS.items() if before.get(key) != now[key]]
-    if changed:
-        raise UsageError(
-            f"--resume: {' and '.join(changed)} changed since the audit in {quoted(place)} was made"
-            + ways("leave out --resume", "give another --out")
-        )
+    report = read(place / "report.json")
     findings = {one["fingerprint"]: one for one in report.get("findings", [])}
     found = {}
     for one in report.get("checks", []):
@@ -93,7 +88,39 @@ def made(
     return found
 
 
-def _read(path: Path) -> dict[str, Any]:
+def earlier(
+    folder: str | os.PathLike[str], now: Mapping[str, str], kind: str, words: Mapping[str, str]
+) -> dict[str, Any] | None:
+    """The manifest of an earlier report that can be gone on with; None where there is no report.
+
+    now     what it has to rest on: digests by name
+    kind    'audit'
+    words   what is said to have changed, by name
+    raises  UsageError where the report is of something else, naming what has changed
+    """
+    place = Path(folder)
+    if not (place / FOLDER_HEAD).exists():
+        return None
+    manifest = read(place / FOLDER_HEAD)
+    before = manifest.get(RESTS)
+    if manifest.get("schema") != f"onnxviz.{kind}/1" or not isinstance(before, dict):
+        raise UsageError(
+            f"--resume: {quoted(place)} holds no {kind} that can be gone on with" + ways("leave out --resume")
+        )
+    changed = [word for key, word in words.items() if before.get(key) != now[key]]
+    if changed:
+        raise UsageError(
+            f"--resume: {' and '.join(changed)} changed since the {kind} in {quoted(place)} was made"
+            + ways("leave out --resume", "give another --out")
+        )
+    return manifest
+
+
+def read(path: Path) -> dict[str, Any]:
+    """A JSON object of an earlier report.
+
+    raises   UsageError
+    """
     try:
         if path.stat().st_size > _LARGEST:
             raise ValueError("too large")

@@ -41,6 +41,8 @@ def compare(run: Run, call: Call) -> None:
 
     target, fail_on = run.output(), call.own["fail_on"]
     run.claim(target)
+    if call.options.pop("resume", False):
+        call.options["resume"] = target
     entries = accept.read(call.own["accept"])  # what cannot be read is told before any work
     a, b = (run.load(call.arguments[name], name=name) for name in ("a", "b"))
 

@@ -53,6 +53,11 @@ _A_FILE_EACH: Final = "Several pictures or folders give a file each: NAME-PICTUR
 _A_PAGE: Final = "-o NAME.html writes a page too: each map over its photo, to be faded in and out."
 # What is written, and what the command is about.
 _ROWS: Final[Any] = {"writes": (".json", *TABLES), "alone": True}
+_RESUME: Final = Option(
+    kind=bool,
+    help="Take over what the report in --out has measured, where nothing has changed since.",
+    default=False,
+)
 _GRAPH: Final[Any] = {"writes": (".onnx",), "alone": True}
 _NO_MODEL: Final[Any] = {"models": (), "images": False}
 
@@ -275,10 +280,7 @@ _LISTED: Final = (
             "skip": Option(metavar="ID"),
             "fail_on": Option(metavar="SEVERITY", complete=completion.words("high", "medium", "low", "never")),
             "by": Option(metavar="NAME"),
-            "resume": Option(
-                kind=bool, help="Take over the checks of the report that is in --out, where nothing has changed since.",
-                default=False,
-            ),
+            "resume": _RESUME,
             "sample": Option(least=1),
             "write_accept": _path("FILE", "Write the findings there, as entries of --accept that lack their reasons."),
         },
@@ -322,6 +324,7 @@ _LISTED: Final = (
                 kind=str, help="From which severity on a finding is exit code 1: high, medium, low or never.",
                 default="high", read=compared.level, complete=completion.words(*compared.LEVELS),
             ),
+            "resume": _RESUME,
             "accept": _path("FILE.toml", "Findings that are accepted, each with a reason and a date."),
         },
         apart={

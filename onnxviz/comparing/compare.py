@@ -5,14 +5,15 @@ from __future__ import annotations
 import contextlib
 import copy
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import numpy as np
 
 from onnxviz.attribution.methods import METHODS, chosen
 from onnxviz.attribution.sampled import at_least
+from onnxviz.auditing.resume import RESTS
 from onnxviz.auditing.statistics import Likeness
 from onnxviz.auditing.truth import read_truth
 from onnxviz.comparing.advice import advise
@@ -25,6 +26,7 @@ from onnxviz.comparing.judge import judged
 from onnxviz.comparing.local import HEALED, local
 from onnxviz.comparing.match import Matching, match, read_pairs
 from onnxviz.comparing.result import Compared
+from onnxviz.comparing.resume import made, rests
 from onnxviz.comparing.split import split
 from onnxviz.comparing.table import rows
 from onnxviz.comparing.why import why
@@ -42,11 +44,8 @@ from onnxviz.interrupted import until_interrupted
 from onnxviz.network import Network
 from onnxviz.opening import load
 from onnxviz.progress import Progress, Shown, told
-from onnxviz.provenance import recorded, unnoted
+from onnxviz.provenance import recorded, recording, unnoted
 from onnxviz.text import printable
-
-if TYPE_CHECKING:
-    pass
 
 # What a part of a comparison may fail with, while the others go on.
 _FAILING: Final = (ModelRejected, LimitExceeded, WorkerCrashed, RuntimeFailed)
@@ -54,6 +53,9 @@ _FAILING: Final = (ModelRejected, LimitExceeded, WorkerCrashed, RuntimeFailed)
 _OF_BOTH: Final = frozenset({"schema", "technique", "versions", "parameters", "limits", "threads"})
 #: The parts, in the order in which they are run.
 _PARTS: Final = ("answers", "matching", "runtime", "why", "local", "split", "advice", "drift")
+#: What another comparison may take over: all that is dear to measure. The rest is made anew of it.
+_GROWN: Final = ("local", "split", "advice")
+_TAKEN: Final = ("answers", "runtime", "why", *_GROWN, "explained")
 
 
 class Comparison(Compared):
@@ -106,6 +108,7 @@ def compare(
     methods: Sequence[str] = ("grad-cam",),
     probes: int = 16,
     restore: int = 8,
+    resume: str | os.PathLike[str] | None = None,
     seed: int = 0,
     progress: Shown = "auto",
 ) -> Comparison:
@@ -123,6 +126,7 @@ def compare(
     methods   attribution methods whose maps are compared, or one; none: no maps
     probes    how many of the pictures the layers are measured on
     restore   up to so many layers are put back to float, to tell what that gains; 0: none
+    resume    the folder of an earlier comparison: what it measured is taken over, where nothing has changed since
     returns   Comparison
     raises    UsageError where these are no files of one network; UnknownLayer, UnknownLabel, ImageRejected; what
               opening raises; Interrupted with what was done so far
@@ -137,9 +141,6 @@ def compare(
     methods = [methods] if isinstance(methods, str) else methods or ()
     one, other = (_opened(given, name) for given, name in ((a, "a"), (b, "b")))
     agree(one, other)
-    work = _Work(one, other, images, truth, probes, seed, progress)
-    with until_interrupted() as stopped:
-        work.run(_pairs(match), layers, methods, restore)
     parameters = {
         "layers": None if layers is None else list(layers),
         "methods": list(methods),
@@ -147,7 +148,12 @@ def compare(
         "restore": restore,
         "seed": seed,
     }
-    return stopped.given(work.result(parameters))
+    work = _Work(one, other, images, truth, parameters, _pairs(match), progress)
+    if resume is not None:
+        work.resume(resume)
+    with until_interrupted() as stopped:
+        work.run()
+    return stopped.given(work.result())
 
 
 def _opened(given: Any, name: str) -> Network:
@@ -180,10 +186,21 @@ class _Work:
     """A comparison on its way: each part by itself, so that what fails or is interrupted leaves the others."""
 
     def __init__(
-        self, a: Network, b: Network, images: Any, truth: Any, probes: int, seed: int, progress: Progress
+        self,
+        a: Network,
+        b: Network,
+        images: Any,
+        truth: Any,
+        parameters: Mapping[str, Any],
+        given: Mapping[str, str] | None,
+        progress: Progress,
     ) -> None:
         self.a, self.b = a, b
-        self.seed, self.progress = seed, progress
+        self.parameters, self.given, self.progress = parameters, given, progress
+        self.seed: int = parameters["seed"]
+        layers = parameters["layers"]
+        self.layers = None if layers is None else [a.layer(name).name for name in layers]
+        self.methods = [chosen(name, METHODS).name for name in parameters["methods"]]
         self.listing: Listing | None = None if images is None else sources(images, a).require()
         if truth is not None and self.listing is None:
             raise UsageError("true classes were given, but no pictures")
@@ -192,92 +209,88 @@ class _Work:
             end = ending(a)
             classes = None if end is None else end.classes
             self.truth = read_truth(truth, self.listing.images, a.labels or b.labels, classes, a.limits)
-        self.probes = probes
         self.parts: dict[str, Any] = {}
         self.reasons: dict[str, str] = {}
+        self.before: dict[str, Any] = {}
+        pictures = () if self.listing is None else self.listing.images
+        request = {**parameters, "given": given, "truth": self.truth}
+        self.rests = rests((a, b), pictures, request)
 
-    @contextlib.contextmanager
-    def part(self, name: str) -> Iterator[None]:
-        """A part that may fail, which is said, and the others go on."""
+    def resume(self, folder: str | os.PathLike[str]) -> None:
+        """Take over what an earlier comparison measured."""
+        found = made(folder, self.rests)
+        if found is not None:
+            self.parts, self.before = found
+            grown = _GROWN if self.parameters["restore"] else _GROWN[:2]
+            if not set(grown) <= set(self.parts):
+                for name in _GROWN:  # they share what is found while one of them is run
+                    self.parts.pop(name, None)
+
+    def part(self, name: str, make: Callable[[], Any]) -> None:
+        """A part that was not made before; it may fail, which is said, and the others go on."""
+        if name in self.parts:
+            return
         self.reasons[name] = "interrupted"
         try:
-            yield
+            self.parts[name] = make()
         except _FAILING as error:
             self.reasons[name] = str(error)
         else:
             del self.reasons[name]
 
-    def run(
-        self,
-        given: Mapping[str, str] | None,
-        layers: Sequence[str] | None,
-        methods: Sequence[str],
-        restore: int,
-    ) -> None:
+    def run(self) -> None:
         """All parts: what both answer, then which layer, then where they look."""
-        wanted = None if layers is None else [self.a.layer(name).name for name in layers]
-        named = [chosen(name, METHODS).name for name in methods]
-        self.parts["input"] = input_check(self.a, self.b)
+        a, b, listing, seed, progress = self.a, self.b, self.listing, self.seed, self.progress
+        self.parts["input"] = input_check(a, b)
         x, other = self.probed()
-        if self.listing is not None:
-            with self.part("answers"):
-                self.parts["answers"] = answers(
-                    self.a, self.b, self.listing, truth=self.truth, seed=self.seed, progress=self.progress
-                )
-        with self.part("matching"):
-            apart = slice(None, None, max(1, len(x) // 2))
-            two = x[apart][:2], other[apart][:2]
-            found = match(self.a, self.b, *two, given=given, seed=self.seed, progress=self.progress)
-            found.require_same_network()
-            self.parts["matching"] = found
-        with self.part("runtime"):
-            self.parts["runtime"] = rewritten(self.b, other)
+        if listing is not None:
+            self.part(
+                "answers", lambda: answers(a, b, listing, truth=self.truth, seed=seed, progress=progress)
+            )
+        self.part("matching", lambda: self._matching(x, other))
         matching = self.parts.get("matching")
+        self.part("runtime", lambda: rewritten(b, other))
         if matching is not None:
-            with self.part("why"):
-                self.parts["why"] = why(
-                    self.a, self.b, matching, x, other, layers=wanted, progress=self.progress
-                )
-        if matching is not None and self.listing is not None:
-            self._layers(matching, x, other, restore)
-        if self.listing is not None and "answers" in self.parts:
-            with self.part("flips"):
-                self.parts["flips"] = flips(
-                    self.a, self.b, self.listing.images, self.parts["answers"], named, self.seed
-                )
-        if not named:
+            self.part("why", lambda: why(a, b, matching, x, other, layers=self.layers, progress=progress))
+        if matching is not None and listing is not None:
+            self._layers(matching, x, other)
+        if listing is not None and "answers" in self.parts:
+            self.part("flips", lambda: flips(a, b, listing.images, self.parts["answers"], self.methods, seed))
+        if not self.methods:
             self.parts["drift"] = Drift("no attribution method was asked for")
-        elif self.listing is not None:
-            with self.part("drift"):
-                pairs = () if matching is None else matching.pairs
-                twins = {pair.layer: pair.b for pair in pairs if pair.b in self._named_in_b}
-                self.parts["drift"] = drift(
-                    self.a,
-                    self.b,
-                    self.listing,
-                    methods=named,
-                    layers=twins,
-                    seed=self.seed,
-                    progress=self.progress,
-                )
+        elif listing is not None:
+            pairs = () if matching is None else matching.pairs
+            known = {layer.name for layer in b.layers}
+            twins = {pair.layer: pair.b for pair in pairs if pair.b in known}
+            rows = self.parts.setdefault("explained", {})
+            given: dict[str, Any] = {"methods": self.methods, "layers": twins, "seed": seed, "rows": rows}
+            with recording():  # the pictures are on record
+                self.part("drift", lambda: drift(a, b, listing, progress=progress, **given))
 
-    def _layers(self, matching: Matching, x: np.ndarray, other: np.ndarray, restore: int) -> None:
+    def _matching(self, x: np.ndarray, other: np.ndarray) -> Matching:
+        apart = slice(None, None, max(1, len(x) // 2))
+        two = x[apart][:2], other[apart][:2]
+        found = match(self.a, self.b, *two, given=self.given, seed=self.seed, progress=self.progress)
+        found.require_same_network()
+        return found
+
+    def _layers(self, matching: Matching, x: np.ndarray, other: np.ndarray) -> None:
         """What each layer does, what it is made of, and what to do."""
-        with self.part("local"):
-            hybrids = Hybrids(self.a, self.b, matching, x, other)
-            effects = local(hybrids, heal=min(HEALED, restore), progress=self.progress)
-            self.parts["local"] = effects
+        if "local" in self.parts:
+            return
+        restore, progress = self.parameters["restore"], self.progress
+        self.part("grown", lambda: Hybrids(self.a, self.b, matching, x, other))
+        hybrids = self.parts.pop("grown", None)
+        if hybrids is None:
+            self.reasons["local"] = self.reasons.pop("grown")
+            return
+        self.part("local", lambda: local(hybrids, heal=min(HEALED, restore), progress=progress))
         if "local" not in self.parts:
             return
-        with self.part("split"):
-            self.parts["split"] = split(hybrids)
+        self.part("split", lambda: split(hybrids))
         if restore:
-            with self.part("advice"):
-                self.parts["advice"] = advise(hybrids, effects, restore=restore, progress=self.progress)
-
-    @property
-    def _named_in_b(self) -> set[str]:
-        return {layer.name for layer in self.b.layers}
+            effects = self.parts["local"]
+            self.part("advice", lambda: advise(hybrids, effects, restore=restore, progress=progress))
 
     def probed(self) -> tuple[np.ndarray, np.ndarray]:
         """Pictures spread over the set, as the inputs of A and of B; two that are made where none were given."""
@@ -285,7 +298,8 @@ class _Work:
             return self.a.samples(), self.b.samples()
         seen = []
         pictures = self.listing.images
-        spread = np.linspace(0, len(pictures) - 1, min(self.probes, len(pictures))).round()
+        probes = min(self.parameters["probes"], len(pictures))
+        spread = np.linspace(0, len(pictures) - 1, probes).round()
         with unnoted():
             for index in np.unique(spread.astype(int)).tolist():
                 with contextlib.suppress(ImageRejected):
@@ -296,11 +310,11 @@ class _Work:
         one, other = (np.concatenate(arrays) for arrays in zip(*seen, strict=True))
         return one, other
 
-    def result(self, parameters: dict[str, Any]) -> Comparison:
+    def result(self) -> Comparison:
         """What there is by now."""
         parts = self.parts
         effects = parts["local"].effects if "local" in parts else ()
-        manifest = self.a.manifest("compare", **parameters)
+        manifest = self.a.manifest("compare", **self.parameters)
         own = self.b.manifest("compare")
         manifest["b"] = {name: own[name] for name in own if name not in _OF_BOTH}
         manifest["figures"] = {
@@ -309,6 +323,9 @@ class _Work:
             if name in parts and hasattr(parts[name], "to_dict")
         }
         manifest["not_run"] = dict(self.reasons)
+        manifest[RESTS] = self.rests
+        if "picture_sets" in self.before:  # which are not read again
+            manifest["picture_sets"] = self.before["picture_sets"]
         if "answers" in parts:
             manifest["skipped"] = [one.to_dict() for one in parts["answers"].skipped]
         return Comparison(
@@ -316,15 +333,14 @@ class _Work:
             manifest,
             (self.a.name, self.b.name),
             judged(parts, self.reasons, self.listing is not None),
-            rows(
-                parts.get("why"), parts.get("local"), self.listing is not None, parameters["layers"] is None
-            ),
+            rows(parts.get("why"), parts.get("local"), self.listing is not None, self.layers is None),
             **{name: parts.get(name) for name in _PARTS if name not in ("runtime", "why", "local")},
             effects=parts.get("local"),
             why=parts.get("why"),
             flips=parts.get("flips", ()),
             reasons=dict(self.reasons),
             pictured=self.listing is not None,
+            measured={name: parts[name] for name in _TAKEN if name in parts},
         )
 
 

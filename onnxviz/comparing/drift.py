@@ -6,10 +6,8 @@ level, which nobody sees, B's may change as much. Plain gradients are no yardsti
 
 from __future__ import annotations
 
-import heapq
-import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -41,6 +39,8 @@ _QUANTILE: Final = 0.05
 _GREY_LEVELS: Final = 1.0
 _SHOWN: Final = 6
 _NONE: Final = Share(0, 0)
+# Of each picture and method: fields of `MethodDrift`, whose medians these are there.
+_FIGURES: Final = ("r", "own", "floor", "overlap")
 
 
 @dataclass(frozen=True)
@@ -139,6 +139,7 @@ def drift(
     most: int = 32,
     draws: int = 8,
     seed: int = 0,
+    rows: MutableMapping[str, Any] | None = None,
     progress: Progress = silent,
 ) -> Drift:
     """Maps of both networks for the class that both give, one picture in memory at a time.
@@ -149,9 +150,10 @@ def drift(
               default is taken
     most      pictures that are looked at, spread over the set; a picture takes draws + 2 maps
     draws     of noise, for a picture's floor
+    rows      figures of pictures that were looked at before, which are not looked at again; gets those that are now
     raises    UsageError for an unknown method, or no draws
     """
-    rows = [chosen(name, METHODS) for name in dict.fromkeys(methods)]
+    named = [chosen(name, METHODS) for name in dict.fromkeys(methods)]
     if draws < 2 or most < 1:
         raise UsageError(f"expected at least 2 draws and 1 picture, got draws={draws} and most={most}")
     listing = sources(images, a).require()
@@ -161,25 +163,38 @@ def drift(
         return Drift(str(error))
     if not a.preprocessing.pictorial:
         return Drift("the network sees no pictures, whose noise would have grey levels")
-    count = len(listing.images)
-    places = np.unique(np.linspace(0, count - 1, min(most, count)).round().astype(int)).tolist()
-    kept = {row.name: _Kept(row, layers or {}) for row in rows}
-    pictures = 0
-    for done, (name, seen) in enumerate(_alike(a, b, listing.images, places, draws, seed), start=1):
-        if seen is not None:
-            pictures += 1
-            for one in kept.values():
-                one.add(name, a, b, seen, seed)
+    pictures = listing.images
+    places = np.unique(
+        np.linspace(0, len(pictures) - 1, min(most, len(pictures))).round().astype(int)
+    ).tolist()
+    maps = _Maps(a, b, pictures, layers or {}, draws, seed)
+    known: MutableMapping[str, Any] = {} if rows is None else rows
+    for done, place in enumerate(places, start=1):
+        if str(place) not in known:
+            known[str(place)] = maps.figures(place, named)
         progress(done, len(places), "explained")
-    tables = [one.columns() for one in kept.values()]
+    alike = {place: known[str(place)] for place in places if known[str(place)] is not None}
+    found = {row.name: _Found(row, alike) for row in named}
+    listed = [(place, one) for one in found.values() for place in one.rows]
+    called = {place: printable(source_name(pictures[place], place)) for place in alike}
+    worst = {
+        name: {place: pair for place in one.worst if (pair := maps.pair(place, one.row)) is not None}
+        for name, one in found.items()
+    }
     return Drift(
-        "" if pictures else "no picture has the same class in both",
-        pictures,
-        len(places) - pictures,
-        {name: one.summary() for name, one in kept.items()},
-        {name: [cell for table in tables for cell in table[name]] for name in tables[0]},
-        {name: [(x, y) for _, x, y in one.worst()] for name, one in kept.items()},
-        {name: [called for called, _, _ in one.worst()] for name, one in kept.items()},
+        "" if alike else "no picture has the same class in both",
+        len(alike),
+        len(places) - len(alike),
+        {name: one.summary() for name, one in found.items()},
+        {
+            "picture": [called[place] for place, _ in listed],
+            "method": [one.row.name for _, one in listed],
+            "class": [alike[place]["class"] for place, _ in listed],
+            **{name: [one.rows[place][name] for place, one in listed] for name in _FIGURES},
+            "drifted": [_drifted(one.rows[place]) for place, one in listed],
+        },
+        {name: list(pairs.values()) for name, pairs in worst.items()},
+        {name: [called[place] for place in pairs] for name, pairs in worst.items()},
     )
 
 
@@ -191,27 +206,92 @@ class _Seen(NamedTuple):
     target: int
 
 
-def _alike(
-    a: Network, b: Network, pictures: Sequence[Any], places: Sequence[int], draws: int, seed: int
-) -> Iterator[tuple[str, _Seen | None]]:
-    """Each picture's name and what both see of it; None where they do not give one class for it."""
-    for index in places:
-        source = pictures[index]
-        name = printable(source_name(source, index))
+class _Maps:
+    """Maps of both networks for one picture after another."""
+
+    def __init__(
+        self,
+        a: Network,
+        b: Network,
+        pictures: Sequence[Any],
+        layers: Mapping[str, str],
+        draws: int,
+        seed: int,
+    ) -> None:
+        self._a, self._b = a, b
+        self._pictures, self._layers = pictures, layers
+        self._draws, self._seed = draws, seed
+        self._reasons: dict[str, str] = {}
+
+    def figures(self, place: int, methods: Sequence[Method]) -> dict[str, Any] | None:
+        """The class and, by method, the figures, or a text that tells why there are none; None where both networks do
+        not give one class."""
+        seen = self._seen(place, self._draws)
+        if seen is None:
+            return None
+        return {"class": seen.target, "methods": {row.name: self._of_method(row, seen) for row in methods}}
+
+    def pair(self, place: int, row: Method) -> tuple[Attribution, Attribution] | None:
+        """The map of A and that of B; None for a picture that was replaced meanwhile."""
+        seen = self._seen(place, 0)
+        if seen is None:
+            return None
+        maps, other = self._both(row, seen)
+        return maps[0], other
+
+    def _of_method(self, row: Method, seen: _Seen) -> dict[str, float] | str:
+        """Its figures for a picture, '' where a map tells nothing, or why it cannot be run at all."""
+        if row.name in self._reasons:
+            return self._reasons[row.name]
+        try:
+            maps, other = self._both(row, seen)
+        except GradientNotFinite:
+            return ""
+        except (UnsupportedOperator, ModelUnsuitable) as error:
+            return self._reasons.setdefault(row.name, str(error))
+        small, *noisy = (_small(one.values) for one in maps)
+        there = _small(other.values)
+        r, own = spearman(small, there), [spearman(small, one) for one in noisy]
+        if not all(map(math.isfinite, (r, *own))):
+            return ""
+        figures = r, float(np.median(own)), float(np.quantile(own, _QUANTILE)), overlap(small, there)
+        return dict(zip(_FIGURES, map(float, figures), strict=True))
+
+    def _seen(self, place: int, draws: int) -> _Seen | None:
+        a = self._a.preprocessing
         try:
             with unnoted():  # whoever asks for the answers has them on record
-                view = a.preprocessing.view(a.preprocessing.read(source))
-                other = b.prepare(source)
+                view = a.view(a.read(self._pictures[place]))
+                other = self._b.prepare(self._pictures[place])
         except ImageRejected:
-            yield name, None
-            continue
-        rng = np.random.default_rng((seed, index))
+            return None
+        rng = np.random.default_rng((self._seed, place))
         noise = rng.standard_normal((draws, *view.shape), np.float32) * np.float32(_GREY_LEVELS)
         views = np.concatenate([view[None].astype(np.float32), np.clip(view + noise, 0, 255)])
-        x = a.preprocessing.normalise(views).astype(np.float32, copy=False)
-        classes = [_class(a, x[:1]), _class(b, other)]
-        same = classes[0] is not None and classes[0] == classes[1]
-        yield name, _Seen(x, other, classes[0]) if same and classes[0] is not None else None
+        x = a.normalise(views).astype(np.float32, copy=False)
+        target = _class(self._a, x[:1])
+        return _Seen(x, other, target) if target is not None and target == _class(self._b, other) else None
+
+    def _both(self, row: Method, seen: _Seen) -> tuple[list[Attribution], Attribution]:
+        """A's maps, without noise first, and B's."""
+        maps = self._explained(self._a, row, seen.x, seen.target, None)
+        (other,) = self._explained(self._b, row, seen.other, seen.target, self._layers_of_b(maps[0]))
+        return maps, other
+
+    def _explained(
+        self, net: Network, row: Method, x: np.ndarray, target: int, layer: Sequence[str] | None
+    ) -> list[Attribution]:
+        given: dict[str, Any] = {"target": target, "method": row.name, "progress": silent}
+        if row.layered:
+            found = cam(net, x, layer=layer, **given)
+        else:
+            found = saliency(net, x, seed=self._seed, **given)
+        return found if isinstance(found, list) else [found]
+
+    def _layers_of_b(self, one: Attribution) -> list[str] | None:
+        """The layers of B that mean those that A's map was made from; None: B's default."""
+        names = one.manifest["parameters"].get("layers") or ()
+        return [self._layers[name] for name in names] if names and set(names) <= set(self._layers) else None
 
 
 def _class(net: Network, x: np.ndarray) -> int | None:
@@ -222,85 +302,34 @@ def _class(net: Network, x: np.ndarray) -> int | None:
     return int(np.argmax(net.to_probabilities(scores)[0]))
 
 
-class _Kept:
-    """What one method gave so far."""
+class _Found:
+    """What one method gave: by place the figures of a picture."""
 
-    def __init__(self, row: Method, layers: Mapping[str, str]) -> None:
-        self._row, self._layers = row, layers
-        self._figures: list[tuple[str, int, float, float, float, float]] = []
-        self._worst: list[tuple[float, int, str, Attribution, Attribution]] = []
-        self._number = itertools.count()
-        self._constant = 0
-        self._reason = ""
-
-    def add(self, name: str, a: Network, b: Network, seen: _Seen, seed: int) -> None:
-        """One picture."""
-        if self._reason:
-            return
-        try:
-            maps = self._maps(a, seen.x, seen.target, seed, None)
-            (other,) = self._maps(b, seen.other, seen.target, seed, self._layers_of_b(maps[0]))
-        except GradientNotFinite:
-            self._constant += 1
-            return
-        except (UnsupportedOperator, ModelUnsuitable) as error:
-            self._reason = str(error)
-            return
-        small, *noisy = (_small(one.values) for one in maps)
-        there = _small(other.values)
-        r, own = spearman(small, there), [spearman(small, one) for one in noisy]
-        if not all(map(math.isfinite, (r, *own))):
-            self._constant += 1
-            return
-        floor = float(np.quantile(own, _QUANTILE))
-        self._figures.append((name, seen.target, r, float(np.median(own)), floor, overlap(small, there)))
-        entry = floor - r, next(self._number), name, maps[0], other
-        if len(self._worst) < _SHOWN:
-            heapq.heappush(self._worst, entry)
-        else:
-            heapq.heappushpop(self._worst, entry)
-
-    def _maps(
-        self, net: Network, x: np.ndarray, target: int, seed: int, layer: Sequence[str] | None
-    ) -> list[Attribution]:
-        given: dict[str, Any] = {"target": target, "method": self._row.name, "progress": silent}
-        if self._row.layered:
-            found = cam(net, x, layer=layer, **given)
-        else:
-            found = saliency(net, x, seed=seed, **given)
-        return found if isinstance(found, list) else [found]
-
-    def _layers_of_b(self, one: Attribution) -> list[str] | None:
-        """The layers of B that mean those that A's map was made from; None: B's default."""
-        names = one.manifest["parameters"].get("layers") or ()
-        return [self._layers[name] for name in names] if names and set(names) <= set(self._layers) else None
-
-    def columns(self) -> dict[str, list[Any]]:
-        """A row a picture."""
-        rows = self._figures
-        return {
-            "picture": [row[0] for row in rows],
-            "method": [self._row.name] * len(rows),
-            "class": [row[1] for row in rows],
-            "r": [row[2] for row in rows],
-            "own": [row[3] for row in rows],
-            "floor": [row[4] for row in rows],
-            "overlap": [row[5] for row in rows],
-            "drifted": [row[2] < row[4] - BELOW_FLOOR for row in rows],
+    def __init__(self, row: Method, alike: Mapping[int, Mapping[str, Any]]) -> None:
+        self.row = row
+        told = {place: one["methods"][row.name] for place, one in alike.items()}
+        self.rows: dict[int, Mapping[str, float]] = {
+            place: one for place, one in told.items() if isinstance(one, Mapping)
         }
+        self._reason = next((one for one in told.values() if isinstance(one, str) and one), "")
+        self._constant = sum(one == "" for one in told.values())
 
     def summary(self) -> MethodDrift:
         """Over all pictures."""
-        table = self.columns()
-        if not self._figures:
+        if not self.rows:
             return MethodDrift(constant=self._constant, reason=self._reason)
-        r, own, floor, both = (float(np.median(table[name])) for name in ("r", "own", "floor", "overlap"))
-        drifted = Share(sum(table["drifted"]), len(self._figures))
-        return MethodDrift(drifted, r, own, floor, both, self._constant, self._reason)
+        middle = {name: float(np.median([one[name] for one in self.rows.values()])) for name in _FIGURES}
+        drifted = Share(sum(map(_drifted, self.rows.values())), len(self.rows))
+        return MethodDrift(drifted, constant=self._constant, reason=self._reason, **middle)
 
-    def worst(self) -> list[tuple[str, Attribution, Attribution]]:
+    @property
+    def worst(self) -> list[int]:
         """Those furthest under their floor, the worst first."""
-        return [(name, x, y) for _, _, name, x, y in sorted(self._worst, key=lambda one: -one[0])]
+        return sorted(self.rows, key=lambda place: self.rows[place]["r"] - self.rows[place]["floor"])[:_SHOWN]
+
+
+def _drifted(figures: Mapping[str, float]) -> bool:
+    return figures["r"] < figures["floor"] - BELOW_FLOOR
 
 
 def _small(values: np.ndarray) -> np.ndarray:

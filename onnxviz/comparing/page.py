@@ -26,6 +26,7 @@ from onnxviz.auditing.report.page import (
     heat,
 )
 from onnxviz.comparing.judge import CAUSES, MARGIN
+from onnxviz.comparing.resume import PARTS, written
 from onnxviz.errors import MissingDependency, UsageError, near
 from onnxviz.files import json_bytes
 from onnxviz.text import printable, quoted
@@ -128,7 +129,7 @@ def page(
 
 def files(found: Compared) -> dict[str, bytes]:
     """What lies beside the page: the tables whole, and the lists to exclude."""
-    made: dict[str, bytes] = {}
+    made = {PARTS: written(found.measured)}
     flips = {} if found.answers is None else found.answers.flips
     drifted = {} if found.drift is None else found.drift.table
     weights = {} if found.why is None else found.why.weight_table()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from onnxviz.auditing.finding import SEVERITIES, Check, Finding
 from onnxviz.errors import UsageError, near
@@ -40,6 +40,7 @@ class Compared(Result):
     flips      the changed answers that A was surest of, with their maps (`flips.Flip`)
     reasons    by part, why it was not run
     pictured   whether pictures were given
+    measured   by part, what another comparison may go on with
     """
 
     names: tuple[str, str] = ("A", "B")
@@ -55,6 +56,7 @@ class Compared(Result):
     flips: Sequence[Flip] = field(default=(), repr=False)
     reasons: Mapping[str, str] = field(default_factory=dict, repr=False)
     pictured: bool = True
+    measured: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     @property
     def findings(self) -> list[Finding]:
