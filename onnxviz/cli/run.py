@@ -87,6 +87,8 @@ class Run:
         # `os.path.isfile` is False, where Path.is_file raises, for what is too long for a name.
         if out.is_file() and any(os.path.isfile(one) and out.samefile(one) for one in self._reads):  # noqa: PTH113
             raise UsageError(f"--out {quoted(out)} is a file that {self.command} reads; give another name")
+        if self.out is not None and not self.writes:
+            self._refuse_among(out)
         if self._font is not None:
             from onnxviz.figures.style import use_font
 
@@ -100,6 +102,16 @@ class Run:
             self.note(sys.modules[_FONTS].said(*sorted(lacking)))
         self.bar.close()
         self._claims.close()
+
+    def _refuse_among(self, out: Path) -> None:
+        """What a folder of pictures holds is a picture the next time, the evidence of a report too."""
+        place = out.resolve()
+        for one in self._reads:
+            if os.path.isdir(one) and place.is_relative_to(Path(one).resolve()):  # noqa: PTH112
+                raise UsageError(
+                    f"--out {quoted(out)} lies in {quoted(one)}, which {self.command} reads: what it writes would be "
+                    "taken for pictures the next time; give a folder beside it"
+                )
 
     # --- in -------------------------------------------------------------------------------------
 

@@ -223,3 +223,21 @@ def test_what_is_no_name_of_a_file_is_no_file_that_is_read(call, given, tmp_path
     code, told = call("saliency", given / "0.png", "--target", "x" * 5000, "-o", tmp_path / "a.png")
     assert code == 2
     assert "label" in told or "class" in told
+
+
+@pytest.mark.parametrize("command", ["audit", "report"])
+@pytest.mark.parametrize("inside", ["", "out", "deep/out"])
+def test_a_folder_of_results_lies_in_none_of_pictures(call, given, tmp_path, command, inside):
+    """Evidence and photos of a report would be pictures of the next run."""
+    before = sorted(given.rglob("*"))
+    code, told = call(command, given, "-o", given / inside)
+    assert code == 2
+    assert "taken for pictures the next time" in told
+    assert sorted(given.rglob("*")) == before
+
+
+def test_a_folder_of_results_may_lie_beside_the_pictures(call, given, tmp_path):
+    code, _ = call("audit", given, "--only", "file", "-o", tmp_path / "given-audit")
+    assert code == 0
+    code, _ = call("audit", given / "0.png", "--only", "file", "-o", given / "out")
+    assert code == 0
