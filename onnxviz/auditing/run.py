@@ -14,11 +14,11 @@ from onnxviz.auditing.accept import Entry
 from onnxviz.auditing.checks import rules
 from onnxviz.auditing.finding import FAIL_ON, Check
 from onnxviz.auditing.policy import Policy, Setting
-from onnxviz.auditing.registry import NotApplicable, NotRun, Rule, changed
+from onnxviz.auditing.registry import Found, NotApplicable, NotRun, Rule, changed
 from onnxviz.auditing.report.facts import now
 from onnxviz.auditing.result import Audit
 from onnxviz.auditing.subject import Subject
-from onnxviz.errors import OnnxVizError, UsageError, near
+from onnxviz.errors import OnnxVizError, UsageError, WorkerCrashed, near
 from onnxviz.interrupted import until_interrupted
 from onnxviz.network import Network
 from onnxviz.progress import Shown, told
@@ -27,6 +27,10 @@ from onnxviz.text import quoted
 
 #: Why a check of pictures was not made where there are none.
 NO_PICTURES: Final = "no pictures were given; 30 photos or more allow these, some with --truth or --masks"
+_CRASHED: Final = (
+    "What crashes here crashes whatever runs the file: do not ship it. A crash may also be a way in: keep strangers' files "
+    "in a process of their own (`isolate=True`), and ask the makers of the file, then those of ONNX Runtime."
+)
 _INTERRUPTED: Final = "the audit was interrupted before"
 
 
@@ -228,6 +232,12 @@ def _made(rule: Rule, subject: Subject) -> Check:
         return rule.check(rule.run(subject, rule))
     except NotApplicable as reason:
         return rule.idle("not-applicable", str(reason))
+    except WorkerCrashed as reason:
+        if subject.crashed:
+            return rule.idle("not-run", str(reason))
+        subject.crashed = True
+        text = f"the process that runs the file died: {reason}"
+        return rule.check(Found("crashed", [rule.finding("crashed", "", text, _CRASHED, severity="high")]))
     except (NotRun, OnnxVizError) as reason:
         if isinstance(reason, OnnxVizError) and type(reason).exit_code == OnnxVizError.exit_code:
             raise

@@ -59,6 +59,7 @@ class Subject:
     seed       of every random choice
     demands    what the policy says of the accuracy
     skipped    pictures that could not be read, and why; known after the first check that reads them all
+    crashed    whether a check was told of a crash: of the same crash the others do not run
     """
 
     opened: Network | None
@@ -69,6 +70,7 @@ class Subject:
     seed: int = 0
     demands: dict[str, float] = field(default_factory=dict)
     skipped: dict[str, str] = field(default_factory=dict)
+    crashed: bool = False
 
     @property
     def net(self) -> Network:

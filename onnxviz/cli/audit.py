@@ -10,7 +10,7 @@ import typer
 
 from onnxviz.cli.command import Call
 from onnxviz.cli.run import Run
-from onnxviz.errors import LimitExceeded, ModelRejected, ModelUnsuitable, UsageError
+from onnxviz.errors import LimitExceeded, ModelRejected, ModelUnsuitable, UsageError, WorkerCrashed
 from onnxviz.text import quoted
 
 #: So many checks that were not made for one reason are one line.
@@ -41,8 +41,8 @@ def audit(run: Run, call: Call) -> None:
         _show(run, found, written)
 
     try:
-        net = run.load(call.model)
-    except (ModelRejected, LimitExceeded) as reason:
+        net = run.load(call.model, isolate=_isolated(run))
+    except (ModelRejected, LimitExceeded, WorkerCrashed) as reason:
         path = Path(call.model)
         if isinstance(reason, ModelUnsuitable) or not path.is_file():
             raise
@@ -59,6 +59,13 @@ def audit(run: Run, call: Call) -> None:
         found = saving.finish(run, lambda: call(net, images), show, note)
     if found.verdict != "pass":
         raise typer.Exit(1)
+
+
+def _isolated(run: Run) -> bool:
+    """Whether the file runs in a process of its own: what it crashes is then one check, and not the audit."""
+    from onnxviz.runtime.worker import lacking
+
+    return run.model.get("backend", "native") == "native" and lacking() is None
 
 
 def _refuse(written: Path) -> None:

@@ -11,9 +11,13 @@ from onnxviz.auditing import registry
 from onnxviz.auditing.checks import rules
 from onnxviz.auditing.finding import Evidence
 from onnxviz.auditing.registry import Found, NotApplicable, NotRun
+from onnxviz.auditing.subject import made
 from onnxviz.errors import ImageRejected, LimitExceeded, RuntimeFailed, UsageError
 from onnxviz.interrupted import Interrupted
+from onnxviz.runtime.worker import lacking
 from tests.auditing.backdoors import PLANTED, SOUND
+from tests.runtime.test_worker import DIVIDES
+from tests.runtime.test_worker import model as classifier
 
 ALONE = ("graph", "file", "weights", "runtime")  # what the file alone tells
 
@@ -237,3 +241,33 @@ def test_what_was_made_is_taken_over_where_nothing_has_changed(planted, sound, e
     with pytest.raises(UsageError, match="how pictures become its input changed"):
         onnxviz.audit(other, resume=tmp_path / "out")
     assert onnxviz.audit(sound, only=["file"], resume=tmp_path / "none").verdict == "pass"
+
+
+PICTURES = made(16, 16, 0, 3)
+
+
+@pytest.mark.skipif(lacking() is not None, reason="needs processes of its own")
+def test_a_file_that_kills_its_process_fails_and_the_other_checks_are_kept():
+    net = onnxviz.load(DIVIDES, preprocess="unit", threads=1, isolate=True)
+    found = onnxviz.audit(net, PICTURES, only=["file", "graph.rules", "runtime", "stability"])
+    net.close()
+    states = {one.id: one.state for one in found.checks}
+    assert states["file.finite"] == states["graph.rules"] == "clean"
+    (finding,) = found.findings  # one, however many checks stumble over the same
+    assert (finding.severity, finding.figure) == ("high", "crashed")
+    assert "SIGFPE" in finding.sentence
+    assert found.verdict == "fail"
+    reasons = {one.reason for one in found.checks if one.id.startswith("stability")}
+    assert all("not run again" in one for one in reasons)
+
+
+def test_a_file_that_opens_and_does_not_run_fails():
+    far = classifier(
+        "m = ReduceMax<keepdims = 0>(x)\n n = Mul(m, zero)\n o = Add(n, far)\n i = Cast<to = 7>(o)\n"
+        "g = Gather(table, i)\n y = Add(s, g)",
+        weights=", float zero = {0}, float far = {99}, float[2] table = {1, 2}",
+    )
+    found = onnxviz.audit(onnxviz.load(far, preprocess="unit", threads=1), only=["file", "runtime"])
+    (finding,) = found.findings
+    assert (finding.id, finding.severity, finding.figure) == ("runtime.repeat", "high", "it does not run")
+    assert found.verdict == "fail"

@@ -14,6 +14,7 @@ from PIL import Image
 from onnxviz.auditing.subject import made
 from onnxviz.cli.main import run
 from tests.auditing.backdoors import PLANTED, SOUND
+from tests.runtime.test_worker import DIVIDES
 
 
 def outcome(*arguments, capsys) -> tuple[int, str, str]:
@@ -145,3 +146,14 @@ def test_without_pictures_one_line_says_what_they_would_add(files, capsys):
     idle = [line for line in out.splitlines() if line.startswith("not run")]
     assert len(idle) == 1
     assert "checks (input, answers, stability, shortcut, faith, sanity): no pictures were given" in idle[0]
+
+
+def test_a_file_that_dies_still_gets_its_report(tmp_path, capsys):
+    (tmp_path / "model.onnx").write_bytes(DIVIDES)
+    code, out, _ = outcome(
+        "audit", tmp_path / "model.onnx", "--preprocess", "unit", "-o", tmp_path / "out", capsys=capsys
+    )
+    assert code == 1
+    assert "SIGFPE" in out
+    assert "clean    file.finite" in out
+    assert json.loads((tmp_path / "out" / "report.json").read_text("utf-8"))["verdict"] == "fail"

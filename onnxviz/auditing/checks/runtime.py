@@ -12,6 +12,7 @@ from onnxviz.auditing.finding import Evidence, Severity
 from onnxviz.auditing.registry import Found, NotApplicable, Rule, check
 from onnxviz.auditing.statistics import Likeness
 from onnxviz.auditing.subject import Subject
+from onnxviz.errors import ModelFailed
 from onnxviz.graph.dequantised import QUANTISING
 from onnxviz.graph.surgery import cut
 from onnxviz.runtime import batching
@@ -34,7 +35,16 @@ _MOST: Final = 200.0  # dB of the same numbers
 )
 def repeat(subject: Subject, rule: Rule) -> Found:
     """Two runs on the same input: any difference."""
-    first, second = (_outputs(subject) for _ in range(2))
+    try:
+        first, second = (_outputs(subject) for _ in range(2))
+    except ModelFailed as error:
+        text, advice = (
+            f"the file opens and does not run: {error}",
+            "Ask for a file that was run before it was sent.",
+        )
+        return Found(
+            "it does not run", [rule.finding("it does not run", subject.net.input.name, text, advice)]
+        )
     findings = []
     for name, one in first.items():
         apart = not np.array_equal(one, second[name], equal_nan=one.dtype.kind == "f")
