@@ -28,8 +28,8 @@ from onnxviz.text import quoted
 #: Why a check of pictures was not made where there are none.
 NO_PICTURES: Final = "no pictures were given; 30 photos or more allow these, some with --truth or --masks"
 _CRASHED: Final = (
-    "What crashes here crashes whatever runs the file: do not ship it. A crash may be a way in as well: keep such files "
-    "in a process of their own (`isolate=True`), and ask the makers of the file, then those of ONNX Runtime."
+    "What crashes here crashes whatever runs the file: do not ship it. A crash may be a way in as well: keep such files"
+    " in a process of their own (`isolate=True`), and ask the makers of the file, then those of ONNX Runtime."
 )
 _INTERRUPTED: Final = "the audit was interrupted before"
 
