@@ -2,7 +2,7 @@
 
 The faults are those of `tools/quantise.py`, eight kinds at ten layers of the bundled network; COSTLY are those that
 cost 2 dB or more at the logits. Here one file holds a kind of fault at all ten layers at once: a layer's own effect
-does not depend on what the file does elsewhere. `tools/bench/compare.py` plants each alone, beside its peers.
+does not depend on what the file does elsewhere. `tools/bench compare` gives its peers each fault in a file of its own.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from tests.comparing import small, variants
 from tests.networks import fp16
 
 FORMS = ("QDQ", "QOperator")
-#: What `python tools/bench/compare.py` prints.
+#: As `tools/bench compare:QDQ-onnxviz` finds them.
 COSTLY = {
     "stem": ("scale*8", "scale/2", "scale/4", "weights*1.5", "channel*4", "4bit"),
     "blocks.1.project": ("scale*8", "scale/4", "weights*1.1", "weights*1.5", "channel*4", "4bit"),

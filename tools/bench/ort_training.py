@@ -1,23 +1,22 @@
-"""The child of the gradient benchmark in the environment of onnxruntime-training: FILE DATA THREADS.
+"""The gradient by onnxruntime-training's GradientGraphBuilder, in the environment of that package."""
 
-Builds the gradient with GradientGraphBuilder, leaves it beside DATA, says "ready", and answers each line on standard
-input with the seconds of one run. What goes wrong is the first line that it prints.
-"""
+from __future__ import annotations
 
-import sys
-import time
-from pathlib import Path
+from collections.abc import Callable
 
 import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
+THREADS = 2
 
-def main(file: str, data: str, threads: str) -> None:
+
+def gradient(file: str, data: str) -> Callable[[], np.ndarray]:
+    """One input gradient of the file's network for the pictures and the cotangent in `data`."""
     import onnxruntime
     from onnxruntime.capi._pybind_state import GradientGraphBuilder
 
-    arrays = np.load(data)
+    arrays = dict(np.load(data))
     model = onnx.load(file)
     stored = {tensor.name for tensor in model.graph.initializer}
     source = next(value.name for value in model.graph.input if value.name not in stored)
@@ -40,22 +39,9 @@ def main(file: str, data: str, threads: str) -> None:
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
-    options.intra_op_num_threads = int(threads)
+    options.intra_op_num_threads = THREADS
     builder = GradientGraphBuilder(model.SerializeToString(), {"loss"}, {source}, "loss", options)
     builder.build()
     session = onnxruntime.InferenceSession(builder.get_model(), options, providers=["CPUExecutionProvider"])
     feeds = {source: arrays["x"], "seed": arrays["cotangent"]}
-    (gradient,) = session.run([f"{source}_grad"], feeds)
-    np.save(Path(data).with_suffix(".gradient.npy"), gradient)
-    print("ready", flush=True)
-    for _ in sys.stdin:
-        start = time.perf_counter()
-        session.run([f"{source}_grad"], feeds)
-        print(time.perf_counter() - start, flush=True)
-
-
-if __name__ == "__main__":
-    try:
-        main(*sys.argv[1:])
-    except Exception as error:
-        print(f"{type(error).__name__}: {' '.join(str(error).split())}", flush=True)
+    return lambda: session.run([f"{source}_grad"], feeds)[0]

@@ -1,0 +1,101 @@
+"""The table of what was measured: rows in measured.json, and the pages that are made from it."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import platform
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+MEASURED = Path(__file__).parent / "measured.json"
+# What the README's reader wants to know: rows whose name begins so.
+HEADLINES = (
+    "`onnxviz predict`",
+    "occlusion, speed over",
+    "`patches`: throughput against decoding",
+    "gradient over twice",
+    "the file that `onnxviz gradient` writes",
+    "gradient, speed over torch,",
+    "gradient, speed over ort-training",
+    "gradient, speed over onnx-ad",
+    "gradient of 8 pictures",
+    "`compare`, ",
+    "`onnxviz compare`",
+)
+
+
+def headlines(rows: Sequence[dict]) -> list[dict]:
+    """The README's rows."""
+    return [row for row in rows if row["name"].startswith(HEADLINES)]
+
+
+def keep(rows: Sequence[dict], order: Sequence[str], root: Path) -> None:
+    """Put the rows in the place of those of the same parts, and the tables between the pages' markers."""
+    found = merge(json.loads(MEASURED.read_text("utf-8")), rows, order)
+    MEASURED.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    _put(root / "docs" / "performance.md", render(found))
+    _put(root / "README.md", render(headlines(found)))
+
+
+def choose(every: Sequence[str], asked: Sequence[str]) -> list[str]:
+    """The parts that are asked for, a benchmark standing for all of its parts; nothing asked: all."""
+    for name in asked:
+        if not any(name in (part, part.partition(":")[0]) for part in every):
+            sys.exit(f"no benchmark {name!r}: --list tells which there are")
+    return [part for part in every if not asked or {part, part.partition(":")[0]} & set(asked)]
+
+
+def merge(kept: Sequence[dict], rows: Sequence[dict], order: Sequence[str]) -> list[dict]:
+    """The kept rows, those of the parts that were measured replaced, in the table's order; summaries come anew."""
+    measured = {row["part"] for row in rows}
+    found = [row for row in kept if row["part"] in order and row["part"] not in measured]
+    found = sorted([*found, *rows], key=lambda row: order.index(row["part"]))
+    for name in dict.fromkeys(part.partition(":")[0] for part in order):
+        module = importlib.import_module(f"bench.{name}")
+        own = [i for i, row in enumerate(found) if row["part"].startswith(f"{name}:")]
+        if hasattr(module, "summary") and own:
+            newest = max((found[i] for i in own), key=lambda row: row["date"])
+            of = {key: newest[key] for key in ("date", "machine")}
+            made = module.summary([found[i] for i in own])
+            found[own[-1] + 1 : own[-1] + 1] = [{"part": f"{name}:all", **of, **row} for row in made]
+    return found
+
+
+def render(rows: Sequence[dict]) -> str:
+    """The rows as a Markdown table; date and machine below, or a column of dates where they differ."""
+    when = list(dict.fromkeys((row["date"], row["machine"]) for row in rows))
+    dated = len(when) > 1
+    lines = [
+        "| measured | value | middle half of the turns | target | detail |" + " date |" * dated,
+        "|---|---|---|---|---|" + "---|" * dated,
+    ]
+    for row in rows:
+        cells = [row["name"], row["ratio"], row.get("spread", ""), row["target"], row["detail"]]
+        lines.append(f"| {' | '.join([*cells, row['date']] if dated else cells)} |".replace("|  |", "| |"))
+    mark = "- " * dated
+    return "\n".join([*lines, "", *(f"{mark}{date}, {machine}." for date, machine in when)])
+
+
+def machine() -> str:
+    """The processor, its cores and the versions that matter."""
+    import onnxruntime
+
+    model = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        names = [
+            line.split(":", 1)[1].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line
+        ]
+        model = names[0] if names else model
+    return f"{model}, {os.cpu_count()} cores, Python {platform.python_version()}, onnxruntime {onnxruntime.__version__}"
+
+
+def _put(page: Path, table: str) -> None:
+    start, end = "<!-- bench -->", "<!-- /bench -->"
+    text = page.read_text(encoding="utf-8")
+    before, rest = text.split(start, 1)
+    after = rest.split(end, 1)[1]
+    page.write_text(f"{before}{start}\n{table}\n{end}{after}", encoding="utf-8")
