@@ -183,15 +183,5 @@ function lasso(map, all, open) {
   filter(null);
 }
 
-function printing() {
-  let opened = [];
-  window.addEventListener("beforeprint", () => {
-    opened = [...document.querySelectorAll("details:not(.photo):not([open])")];
-    opened.forEach((one) => (one.open = true));
-  });
-  window.addEventListener("afterprint", () => opened.forEach((one) => (one.open = false)));
-}
-
 document.querySelectorAll("table.sortable").forEach(sorting);
 lightbox(document.querySelector("#lightbox"));
-printing();

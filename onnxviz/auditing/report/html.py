@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from onnxviz.auditing.finding import SEVERITIES, Check
+from onnxviz.auditing.finding import SEVERITIES
 from onnxviz.auditing.report.clauses import CLAUSES
 from onnxviz.auditing.report.page import Block, Figure, Gallery, Page, Photo, Table, safe_link
 from onnxviz.figures.html import data_uri, environment, loaded, webp
@@ -222,7 +222,8 @@ def _tally(page: Page) -> str:
         for severity in SEVERITIES
         if (count := sum(one.severity == severity for one in open_))
     ]
-    parts = [f"{', '.join(found)} finding{'s' * (len(open_) != 1)}" if found else "no finding"]
+    several = f"{len(open_)} findings: {', '.join(found)}" if len(found) > 1 else ""
+    parts = [several or f"{found[0]} finding{'s' * (len(open_) != 1)}" if found else "no finding"]
     if accepted := len(page.findings) - len(open_):
         parts.append(f"{accepted} accepted")
     for state, word in _STATES.items():
@@ -243,13 +244,21 @@ def _anchors(page: Page) -> list[str]:
     return found
 
 
-def _clauses(page: Page) -> list[tuple[str, str, list[Check]]]:
-    """Clauses that checks of this report are evidence towards: the clause, its subject, the checks."""
-    if not page.clauses:
-        return []
-    rows = []
-    for clause in CLAUSES:
-        checks = [check for check in page.checks if clause.covers(check.id)]
-        if checks:
-            rows.append((clause.name, clause.subject, checks))
-    return rows
+def _clauses(page: Page) -> list[tuple[str, str, list[tuple[str, str]]]]:
+    """Clauses that checks of this report are evidence towards: the clause, its subject, names and ids of the checks."""
+    ids = [check.id for check in page.checks] if page.clauses else []
+    covered = [(clause, [one for one in ids if clause.covers(one)]) for clause in CLAUSES]
+    return [(clause.name, clause.subject, _together(found, ids)) for clause, found in covered if found]
+
+
+def _together(found: list[str], ids: list[str]) -> list[tuple[str, str]]:
+    """Check ids in a few words, each with the check that it leads to: 'all', 'stability.*', 'graph.bypass'."""
+    if found == ids:
+        return [("all", found[0])]
+    words: dict[str, str] = {}
+    for one in found:
+        room = one.partition(".")[0] + "."
+        alike = [other for other in ids if other.startswith(room)]
+        whole = len(alike) > 1 and set(alike) <= set(found)
+        words.setdefault(f"{room}*" if whole else one, one)
+    return list(words.items())

@@ -266,6 +266,47 @@ def comparison(photos: list[tuple[str, np.ndarray]] | None = None) -> Page:
     )
 
 
+def audited() -> Page:
+    """Every check of the registry as an audit of sixty photos leaves it, one with a finding."""
+    from onnxviz.auditing.checks import rules
+    from onnxviz.auditing.registry import Found
+
+    rng = np.random.default_rng(2)
+    checks = []
+    for rule in rules().values():
+        findings: tuple[Finding, ...] = ()
+        if rule.id == "shortcut.region":
+            proof = Evidence(
+                "The corner of pictures of 'crane'.", scene(rng, 224), {"picture": ["a.png"] * 3}
+            )
+            where = "crane: upper left corner"
+            findings = (rule.finding(9, where, "9 pictures of 'crane' hang on a corner", evidence=(proof,)),)
+        shown = Evidence("What is shown of a clean check", table={"step": ["a", "b"], "changed": [0, 1]})
+        figure = "noise of 0.5 grey levels: 0 of 20 change, noise of 1 grey level: 1 of 20 change"
+        checks.append(rule.check(Found(figure, findings=findings, evidence=(shown,))))
+    photos = [Photo(f"set/photo-{i:02d}.png", scene(rng, 64), "class 12%", place=(i, i)) for i in range(60)]
+    return Page(
+        kind="audit",
+        title="model",
+        verdict="fail",
+        lead=[
+            "high: 9 pictures of 'crane' hang on a corner.",
+            "A backdoor inside learned weights is not found.",
+        ],
+        numbers=[
+            Number("1", "finding"),
+            Number("27 of 27", "checks made"),
+            Number("60", "pictures looked at"),
+        ],
+        facts={"network": "model (opset 18)", "network, SHA-256": "9c1c8f5a" * 8, "photos": 60, "seed": 0},
+        when=WHEN,
+        checks=checks,
+        sections=[Section("Photos", [Gallery(photos)])],
+        model="model.onnx",
+        clauses=True,
+    )
+
+
 def album() -> Page:
     """Photos with places on a map: three in the left upper corner, six elsewhere."""
     rng = np.random.default_rng(1)
