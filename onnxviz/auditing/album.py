@@ -12,6 +12,7 @@ import numpy as np
 
 from onnxviz.attribution.methods import METHODS, chosen
 from onnxviz.attribution.sheet import attributions
+from onnxviz.auditing.channels import LayerChannels, check_channels, look
 from onnxviz.auditing.truth import read_truth
 from onnxviz.errors import MissingDependency, ModelRejected, RuntimeFailed, UsageError
 from onnxviz.features.embed import embed
@@ -45,6 +46,7 @@ class Album(Result):
     order       the photos as they are shown: wrong ones first, then those that the network is least sure of
     maps        by photo, attributions of each method for the answer and the class that competes with it
     layers      a row a layer: operator, shape, cost, range of its values over the first photos
+    looked      of the layers that were looked into, what their channels look for
     """
 
     embedding: Embedding = field(repr=False)
@@ -55,6 +57,7 @@ class Album(Result):
     layers: Columns = field(repr=False)
     pictures: list[np.ndarray] = field(repr=False)
     labels: dict[int, str] = field(repr=False)
+    looked: list[LayerChannels] = field(repr=False, default_factory=list)
 
     def wrong(self, row: int) -> bool:
         """Whether the network's answer is another class than the true one."""
@@ -86,7 +89,7 @@ class Album(Result):
     def page(self) -> Page:
         """The page as content."""
         from onnxviz.auditing.report.facts import facts, now
-        from onnxviz.auditing.report.page import Number, Page, Section, Table
+        from onnxviz.auditing.report.page import Figure, Number, Page, Section, Table
 
         count = len(self.embedding)
         numbers = [Number(str(count), "photos", _left_out(self.embedding))]
@@ -121,6 +124,9 @@ class Album(Result):
                 "What the network is made of, and what it holds.",
             ),
         ]
+        if self.looked:
+            figures = [Figure(one.picture, one.caption, wide=True) for one in self.looked]
+            sections.append(Section("Channels", figures, "What single channels of a layer look for."))
         manifest = self.manifest
         lead = ["What the network says of these photos, and where it looks."]
         if manifest.get("incomplete"):
@@ -199,6 +205,9 @@ def report(
     truth: Any = None,
     methods: Sequence[str] | str = ("grad-cam",),
     explained: int = 60,
+    look_into: Sequence[str] = (),
+    most: int = 8,
+    visualise: bool = False,
     method: str | None = None,
     layer: str | None = None,
     seed: int = 0,
@@ -210,6 +219,9 @@ def report(
     truth       a CSV of picture and class, or 'folders': each picture's class is called like its folder
     methods     attribution methods; none: no maps
     explained   how many of the photos get maps, those that are shown first
+    look_into   layers whose channels are shown by the places in the photos that they answer most (`patches`)
+    most        how many channels of such a layer, those whose best photo stands out most
+    visualise   beside them a picture that is made to excite the channel (`ascent`): half a minute or more for each layer
     method      of the map: 'pca', 'tsne' or 'umap'; None: t-SNE, or PCA of few photos
     layer       the layer of the features; None: the last hidden one
     seed        of every random choice
@@ -223,6 +235,8 @@ def report(
         raise UsageError(f"explained is how many photos get maps, 0 or more; got {explained}")
     if method is not None:
         check(method, None)
+    looked = [look_into] if isinstance(look_into, str) else list(look_into)
+    check_channels(net, looked, most)
     found = embed(net, images, layer=layer, progress=progress)
     true = None
     if truth is not None:
@@ -259,9 +273,14 @@ def report(
                 warnings.append(f"no attributions: {reason}")
                 break
             progress(done + 1, len(shown), "photos explained")
+        work.looked = look(net, found.sources, looked, most, visualise, seed, progress)
+    warnings += [one.failed for one in work.looked if one.failed]
     parameters = {
         "methods": rows,
         "explained": explained,
+        "look_into": looked,
+        "most": most,
+        "visualise": visualise,
         "method": method,
         "layer": found.layer,
         "seed": seed,

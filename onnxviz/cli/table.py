@@ -296,6 +296,8 @@ _LISTED: Final = (
                 kind=str, help="Attribution methods, with commas between.", read=compared.listed, default="grad-cam",
             ),
             "explained": Option(least=0),
+            "look_into": Option(metavar="LAYER"),
+            "most": Option(least=1),
             "method": Option(("--map",), complete=completion.words("pca", "tsne", "umap")),
             "one_file": Option(kind=bool, help="Put the photos inside the page, as far as 15 MB go.", default=False),
         },

@@ -228,7 +228,7 @@ def _subtitle(result: PatchData, one: LayerPatches, row: int) -> str:
     best, here = one.scores[row, 0], one.index[row] >= 0
     told = [
         f"strongest in {int(here.sum())} of {int(result.manifest['figures']['ranked'])} images",
-        _field(result, one),
+        field_in_words(result, one),
     ]
     if not best > 0 and one.layer.op in ("Relu", "Clip"):
         told.append("silent: never above 0")
@@ -254,7 +254,7 @@ def _overhangs(one: LayerPatches, row: int, preprocessing: Preprocessing) -> boo
     return False
 
 
-def _field(result: PatchData, one: LayerPatches) -> str:
+def field_in_words(result: PatchData, one: LayerPatches) -> str:
     """What a patch is, in words."""
     extent, size = one.layer.local_field, result.preprocessing.fixed
     if not places(one) or extent is None:
@@ -286,7 +286,7 @@ def _draw_overview(
         which = f"channel{'s' if len(rows) > 1 else ''} {', '.join(map(str, one.channels[:12]))}" + (
             ", …" if len(rows) > 12 else ""
         )
-    subtitle = f"each block: the {count} patches that one channel answers most; {_field(result, one)}"
+    subtitle = f"each block: the {count} patches that one channel answers most; {field_in_words(result, one)}"
     if any(_overhangs(one, row, result.preprocessing) for row in rows):
         subtitle += "; grey lies outside the picture or the field"
     return draw(
@@ -338,7 +338,7 @@ def describe(result: PatchData) -> list[str]:
     lines = [f"{figures['ranked']} of {figures['images']} images, {figures['skipped']} skipped"]
     for one in result.layers:
         first = int(np.argmax(one.standing_out))
-        told = f"{printable(one.name)}: {len(one.channels)} channels, {_field(result, one)}"
+        told = f"{printable(one.name)}: {len(one.channels)} channels, {field_in_words(result, one)}"
         if one.index[first, 0] >= 0:
             told += (
                 f"; channel {int(one.channels[first])} stands out most, in "

@@ -20,6 +20,7 @@ from onnxviz.figures.html import data_uri, environment, loaded, webp
 from onnxviz.files import png_bytes
 
 _PHOTO, _LAYER, _FIGURE, _SMALL = 448, 224, 1600, 480  # longest sides in pixels
+_TALLEST: Final = 4800
 _ROOM: Final = 13 << 20  # of the pictures in one page, as they stand in it
 _STATES: Final = {
     "found": "found",
@@ -80,16 +81,27 @@ class _Pictures:
     def __init__(self, beside: dict[str, bytes] | None) -> None:
         self.beside = beside
         self.left = _ROOM
+        self.figures = 0
 
-    def figure(self, picture: Any) -> Any:
-        """A drawn picture, inside the page: without loss where that is smaller, small where room is short."""
+    def figure(self, picture: Any) -> tuple[Any, int, int]:
+        """A drawn picture and the size to leave room for: without loss where that is smaller; inside the page small
+        where room is short. A tall sheet keeps its width, since its words are as small as those of a low one."""
         image = loaded(picture)
         side = _FIGURE if self.left > 0 else _SMALL
+        if image.height > image.width:
+            side = min(side * image.height // image.width, _TALLEST)
         data, kind = webp(image, side, 90), "image/webp"
         if max(image.size) <= side and len(exact := png_bytes(image)) < len(data):
             data, kind = exact, "image/png"
+        shrunk = min(1.0, side / max(image.size))
+        size = round(image.width * shrunk), round(image.height * shrunk)
+        if self.beside is not None:
+            self.figures += 1
+            place = f"photos/figure-{self.figures:03d}.{kind.partition('/')[2]}"
+            self.beside[place] = data
+            return place, *size
         self.left -= len(data) * 4 // 3
-        return data_uri(data, kind)
+        return data_uri(data, kind), *size
 
     def gallery(self, gallery: Gallery, number: int) -> Grid:
         """As many photos with their layers as there is room for."""
