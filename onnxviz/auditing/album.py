@@ -221,7 +221,7 @@ def report(
     explained   how many of the photos get maps, those that are shown first
     look_into   layers whose channels are shown by the places in the photos that they answer most (`patches`)
     most        how many channels of such a layer, those whose best photo stands out most
-    visualise   beside them a picture that is made to excite the channel (`ascent`): half a minute or more for each layer
+    visualise   beside them a picture that is made to excite the channel (`ascent`): half a minute or more a layer
     method      of the map: 'pca', 'tsne' or 'umap'; None: t-SNE, or PCA of few photos
     layer       the layer of the features; None: the last hidden one
     seed        of every random choice

@@ -204,6 +204,20 @@ def test_a_lasso_on_the_map_filters_the_photos(opened) -> None:
     assert page.locator("#lightbox h2").text_content() == "set/photo 0.png"
 
 
+@pytest.mark.parametrize("script", [True, False])
+def test_a_drawn_picture_opens_large_and_closes_again(opened, script) -> None:
+    page = opened(java_script_enabled=script)
+    page.set_viewport_size({"width": 280, "height": 800})
+    picture = page.locator(".finding .enlarge img").first
+    width, natural = picture.bounding_box()["width"], int(picture.get_attribute("width"))
+    assert width < natural == 320
+    page.locator(".finding .enlarge summary").first.press("Enter")
+    assert picture.bounding_box()["width"] == natural
+    assert picture.bounding_box()["height"] == int(picture.get_attribute("height"))
+    page.locator(".finding .enlarge summary").first.press("Enter")
+    assert picture.bounding_box()["width"] == width
+
+
 def test_all_of_it_without_script(opened) -> None:
     page = opened(java_script_enabled=False)
     assert page.locator("thead button").count() == 0
