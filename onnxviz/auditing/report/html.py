@@ -6,7 +6,7 @@ import base64
 import hashlib
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any, Final
@@ -136,7 +136,7 @@ def render(page: Page, beside: dict[str, bytes] | None = None) -> bytes:
     loader: Any = env.loader
     style, script = (loader.get_source(env, f"report.{kind}")[0] for kind in ("css", "js"))
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    env.filters |= {
+    filters: dict[str, Callable[[Any], Any]] = {
         "anchor": anchor,
         "columns": lambda table: list(columns(table)),
         "shown": shown,
@@ -147,6 +147,7 @@ def render(page: Page, beside: dict[str, bytes] | None = None) -> bytes:
         "kind": lambda block: type(block).__name__.lower(),
         "grouped": grouped,
     }
+    env.filters |= filters
     numbers = iter(range(1, 1_000_000))
     seen: set[str] = set()  # findings of one check at one place share a fingerprint, and an id is given once
     env.filters["first_time"] = lambda name: not (name in seen or seen.add(name))  # type: ignore[func-returns-value]
