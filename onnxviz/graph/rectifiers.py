@@ -105,7 +105,7 @@ def ends(node: ir.Node) -> tuple[float, float] | tuple[None, None]:
 def _range(node: ir.Node) -> Rectifier | None:
     """A range that begins at 0; and one in front of a rectifier that the exporter left, whose ends it may share."""
     low, high = ends(node)
-    if low is None or high is None:
+    if low is None or high is None or not 0.0 < high < math.inf:
         return None
     readers = [user for user, _ in node.outputs[0].uses()]
     behind = [user for reader in readers for user, _ in reader.outputs[0].uses()]
@@ -227,7 +227,7 @@ def _factor(user: ir.Node, place: int) -> float | None:
     if user.op_type in VALUE_KEPT and place == 0:
         return 1.0
     known = _known(user.inputs[1 - place]) if user.op_type in _SCALING else None
-    if not known:
+    if not known or not math.isfinite(known) or not math.isfinite(1.0 / known):
         return None
     return known if user.op_type == "Mul" else 1.0 / known if place == 0 else None
 

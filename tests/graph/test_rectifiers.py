@@ -239,3 +239,27 @@ def test_axes_that_the_input_has_not_are_none(axes: list[int] | None, backend: s
     for one, other in zip(*found, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-5)
     assert found[0][1].any()
+
+
+@pytest.mark.parametrize("scale", [0.0, -1.0, np.nan, np.inf, 1e-45, 3e38])
+@pytest.mark.parametrize("factor", [0.0, np.inf, np.nan, 1e-45, 3e38])
+@pytest.mark.parametrize("op", ["Mul", "Div"])
+def test_a_ramp_of_no_height_is_none(scale: float, factor: float, op: str) -> None:
+    """Whatever numbers a file has for a range and for what comes behind it: none is divided by that gives none."""
+    weights = {
+        "w": W1,
+        "scale": np.float32(scale),
+        "zero": np.uint8(0),
+        "factor": np.float32(factor),
+    }
+    nodes = [
+        node("Conv", ["image", "w"], ["c"]),
+        node("QuantizeLinear", ["c", "scale", "zero"], ["q"]),
+        node("DequantizeLinear", ["q", "scale", "zero"], ["d"]),
+        node(op, ["d", "factor"], ["e"]),
+        node("Mul", ["e", "c"], ["f"]),
+        node("GlobalAveragePool", ["f"], ["g"]),
+        node("Flatten", ["g"], ["logits"]),
+    ]
+    file = model(nodes, weights, out=("N", 6)).SerializeToString()
+    onnxviz.gradient_model(file, rules="guided")

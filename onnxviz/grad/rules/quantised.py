@@ -36,7 +36,7 @@ def within(op: Any, g: Any, y: Any, x: Any, scale: Any, zero: Any, axis: int) ->
         raise NoRule(f"quantises to {y.dtype.name if y.dtype else 'an unknown type'}")
     low, high = (bound - 0.5 if i == 0 else bound + 0.5 for i, bound in enumerate(RANGES[y.dtype]))
     step, offset = array(scale), 0 if zero is None else array(zero)
-    if step is not None and offset is not None and step.size == 1:
+    if step is not None and offset is not None and step.size == 1 and np.isfinite(step).all():
         at = float(np.asarray(offset, dtype=np.float64).reshape(-1)[0])
         width = float(step.reshape(-1)[0])
         return between(op, x, float(np.float32((low - at) * width)), float(np.float32((high - at) * width)))
