@@ -1,27 +1,31 @@
 #!/usr/bin/env bash
-# The figures of one NVIDIA GPU, in one command, on a machine with Python 3.12, CUDA 13, torch, and no network.
+# The figures of one NVIDIA card, in one command of six minutes, on a machine with Python 3.12, CUDA 13, torch, and no
+# network.
 #
 #   tools/gpu.sh OUT [WHEELS]
 #
-# OUT      folder for gpu.json and gpu.md
-# WHEELS   folder with the wheels that the machine lacks (onnxruntime-gpu, onnx-ir, captum, ...), whole or in the pieces
-#          that tools/gpu_wheels.py made; left out: everything is installed already
+# OUT      folder for gpu.json and gpu.md, written anew as each section ends
+# WHEELS   folder with the wheels that the machine lacks, whole or in pieces (tools/gpu/wheels.py gets, cuts and joins
+#          them); left out: everything is installed already
 #
-# ONNXVIZ_GPU_STAND_IN=1 rehearses every step on the CPU.
+# ONNXVIZ_GPU_STAND_IN=1 rehearses every section on the CPU, with small counts. Further arguments go to
+# `python3 -m gpu`, of which --help tells.
 set -euo pipefail
 out=$(realpath -m "${1:?usage: tools/gpu.sh OUT [WHEELS]}")
 wheels=${2:-}
+shift $(($# < 2 ? $# : 2))
 top=$(cd "$(dirname "$0")/.." && pwd)
 python=${PYTHON:-python3}
+begun=$SECONDS
 mkdir -p "$out"
+export PIP_NO_INDEX=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PYTHONUNBUFFERED=1 ORT_DISABLE_TELEMETRY=${ORT_DISABLE_TELEMETRY:-1}
 if [ -n "$wheels" ]; then
   site=$(mktemp -d)
-  "$python" "$top/tools/gpu_wheels.py" join "$wheels"
-  "$python" -m pip install --quiet --no-index --no-deps --no-compile --upgrade --target "$site" "$wheels"/*.whl
+  trap 'rm -rf "$site"' EXIT
+  "$python" "$top/tools/gpu/wheels.py" join "$wheels"
+  "$python" -m pip install --quiet --no-deps --no-compile --no-cache-dir --upgrade --target "$site" "$wheels"/*.whl
   export PYTHONPATH="$site${PYTHONPATH:+:$PYTHONPATH}"
 fi
-export PYTHONPATH="$top${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1
-export ORT_DISABLE_TELEMETRY=${ORT_DISABLE_TELEMETRY:-1}
-arguments=(--out "$out")
-[ -z "${ONNXVIZ_GPU_STAND_IN:-}" ] || arguments+=(--stand-in)
-"$python" "$top/tools/bench/gpu.py" "${arguments[@]}" 2>&1 | tee "$out/log.txt"
+export PYTHONPATH="$top/tools:$top${PYTHONPATH:+:$PYTHONPATH}"
+[ -z "${ONNXVIZ_GPU_STAND_IN:-}" ] || set -- --stand-in "$@"
+"$python" -m gpu --out "$out" --seconds $((340 - SECONDS + begun)) "$@" 2>&1 | tee "$out/log.txt"
