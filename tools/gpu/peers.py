@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 from bench import networks
 
 
@@ -18,9 +18,18 @@ def network(name: str, path: Path | None, device: str) -> Any:
 
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     torch.backends.cudnn.benchmark = True
-    if name in networks.FROM_FILES:
-        return networks.from_file(onnx.load(path), device)
-    return networks.module(name, path).to(device)
+    net = networks.module(name, path, device)
+    return net.to(device) if isinstance(net, torch.nn.Module) else net
+
+
+def captum() -> str | None:
+    """Captum's version; None where it, or what it needs, is not there."""
+    try:
+        import captum.attr as found
+    except ImportError:
+        return None
+    del found
+    return version("captum")
 
 
 def passes(

@@ -5,9 +5,9 @@ Each method is a section; it tells what it has as it goes, as a part of all figu
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
+import os
 import statistics
 import sys
 import tempfile
@@ -69,10 +69,11 @@ class Sections:
         found = {
             "date": time.strftime("%Y-%m-%d"),
             "card": torch.cuda.get_device_name(0) if torch.cuda.is_available() else "no card (stand-in)",
-            "cores": len(__import__("os").sched_getaffinity(0)),
+            "cores": len(os.sched_getaffinity(0)),
             "Python": sys.version.split()[0],
             "onnxruntime": onnxruntime.__version__,
             "torch": torch.__version__,
+            "Captum": peers.captum() or "missing",
             "CUDA": str(torch.version.cuda),
         }
         if not self.stand_in:
@@ -135,10 +136,9 @@ class Sections:
                 "forward on the card": held(forward, {source: image}, output, seed.shape),
                 "gradient on the card": held(backward, cut, names[1], image.shape),
             }
-            cases |= peers.passes(net, image, seed, self.device)
+            cases |= peers.passes(net, image, seed, self.device, captum=peers.captum() is not None)
             for case, function in cases.items():
-                with contextlib.suppress(ImportError):  # Captum may be missing
-                    tell({name: {"seconds": {str(batch): {case: self.seconds(function)}}}})
+                tell({name: {"seconds": {str(batch): {case: self.seconds(function)}}}})
 
     def pair(self, name: str) -> tuple[Path, Any, Any, dict[str, np.ndarray], list[str]]:
         """The network's file, the network, its gradient model, feeds of the largest batch, [output, gradient]."""
@@ -286,9 +286,11 @@ class Sections:
 
         net, _ = self.bundled
         steps = 6 if self.stand_in else 512
-        onnxviz.ascent(net, target=TARGET, preset="lucid", steps=4)
-        taken = self.once(lambda: onnxviz.ascent(net, target=TARGET, preset="lucid", steps=steps))
-        tell({"ascent": {"of": f"{steps} steps", "ours": taken}})
+        few, taken = (
+            self.once(lambda count=count: onnxviz.ascent(net, target=TARGET, preset="lucid", steps=count))
+            for count in (4, steps)
+        )
+        tell({"ascent": {"of": f"{steps} steps", "ours": taken, "ours, 4 steps": few}})
         step = peers.ascent_step(net, self.bundled_peer, TARGET, self.device)
         for _ in range(3):
             step()
@@ -324,21 +326,16 @@ class Sections:
     def graphs(self, _: Tell) -> dict[str, Any]:
         """Steps of `ascent` with and without CUDA graphs (runtime/capture.py): equal pictures, and the time."""
         import onnxviz
-        from onnxviz.runtime import capture
 
         net, _photo = self.bundled
         steps = 6 if self.stand_in else 128
         made, taken = {}, {}
         for name in ("off", "on"):
-            with capture.switched(name == "on"):
-                onnxviz.ascent(net, target=TARGET, preset="lucid", steps=4)
-                found: list[Any] = []
-                taken[name] = self.once(
-                    lambda found=found: found.append(
-                        onnxviz.ascent(net, target=TARGET, preset="lucid", steps=steps).pictures()
-                    )
-                )
-                made[name] = np.asarray(found[0], np.float64)
+            os.environ["ONNXVIZ_CUDA_GRAPHS"] = str(int(name == "on"))
+            onnxviz.ascent(net, target=TARGET, preset="lucid", steps=4)
+            start = time.perf_counter()
+            pictures = onnxviz.ascent(net, target=TARGET, preset="lucid", steps=steps).pictures()
+            taken[name], made[name] = time.perf_counter() - start, np.asarray(pictures, np.float64)
         apart = float(np.abs(made["on"] - made["off"]).max())
         return {"CUDA graphs": {"steps": steps, **taken, "largest difference of a picture": apart}}
 
