@@ -6,6 +6,7 @@ import copy
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -107,7 +108,7 @@ class Subject:
         """A few inputs to run the network on: of the first pictures, else pictures of the seed (see `made`)."""
         net = self.net
         if self.images:
-            found = [x for x in map(self._prepared, self.images[:_SHOWN]) if x is not None]
+            found = list(islice((x for x in map(self._prepared, self.images) if x is not None), _SHOWN))
             if found:
                 return np.concatenate([x for x in found if x.shape == found[0].shape])
         if not net.preprocessing.pictorial:
@@ -122,14 +123,8 @@ class Subject:
 
     @cached_property
     def views(self) -> list[np.ndarray]:
-        """The first pictures as the network sees them, (h, w, 3) uint8; none where none can be read."""
-        found = []
-        for image in self.images[:_SHOWN]:
-            try:
-                found += self.net.pictures([image])
-            except OnnxVizError:
-                continue
-        return found
+        """The first that can be read as the network sees them, (h, w, 3) uint8; none where none can be read."""
+        return [view for _, _, view in islice(self.each(), _SHOWN)]
 
     # --- all pictures -----------------------------------------------------------------------------
 

@@ -272,3 +272,17 @@ def test_a_sample_is_spread_over_the_pictures():
     )
     assert len(found.subject.images) == 8
     assert any("8 of 32" in note for note in found.notes)
+
+
+def test_the_first_pictures_may_be_unreadable(tmp_path):
+    from PIL import Image
+
+    for number in range(5):
+        (tmp_path / f"a{number}.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    for number, picture in enumerate(PICTURES[:8]):
+        Image.fromarray(picture).save(tmp_path / f"b{number}.png")
+    net = onnxviz.load(linear(varied()), preprocess="unit", threads=1)
+    found = onnxviz.audit(net, tmp_path, only=["stability.noise"])
+    assert found.verdict == "pass"
+    assert sum("a4.png" in note for note in found.notes) == 1
+    assert len(found.subject.views) == 4

@@ -8,6 +8,7 @@ import pytest
 import onnxviz
 from onnxviz.auditing.checks.clusters import small, split
 from tests.auditing.test_masks import SIZE, reds
+from tests.networks import Maker
 
 RNG = np.random.default_rng(0)
 
@@ -66,3 +67,35 @@ def test_without_twenty_pictures_of_a_class_there_are_none():
     one = checked(mixed)
     assert one.state == "not-run"
     assert "the most of one are 12" in one.reason
+
+
+def checkers():
+    """A network that answers 0 for a checkerboard anywhere, else 1."""
+    m = Maker()
+    fine = np.zeros((1, 3, 2, 2), np.float32)
+    fine[0, :, [0, 1], [0, 1]], fine[0, :, [0, 1], [1, 0]] = 1, -1
+    x = m("Flatten", m("GlobalAveragePool", m("Relu", m("Conv", "image", m.constant(fine)))))
+    x = m("Gemm", x, m.constant(np.float32([[200], [0]])), m.constant(np.float32([-6, 0])), transB=1)
+    return m.model({"image": ("N", 3, SIZE, SIZE)}, {m("Softmax", x): ("N", 2)})
+
+
+def mark(y: int, x: int) -> np.ndarray:
+    picture = np.full((SIZE, SIZE, 3), 100, np.uint8)
+    picture[y : y + 6, x : x + 6] = 250 * (np.indices((6, 6)).sum(axis=0) % 2)[..., None]
+    return picture
+
+
+def test_the_place_of_a_cluster_is_proven_by_hiding_and_pasting():
+    """Here marks in the middle of the picture too, where shortcut.region does not look."""
+    plain = [np.full((SIZE, SIZE, 3), grey, np.uint8) for grey in range(80, 160, 10)]
+    images = [mark(2, 3 + i % 3) for i in range(13)] + [mark(16, 14 + i % 3) for i in range(9)] + plain
+    net = onnxviz.load(checkers(), preprocess="unit", threads=1)
+    found = onnxviz.audit(net, images, only=["shortcut.clusters"])
+    assert [(one.severity, one.where) for one in found.findings] == [
+        ("info", "class 0: cluster 1"),
+        ("info", "class 0: cluster 2"),
+    ]
+    assert "rows 1" in found.findings[1].sentence
+    assert found.verdict == "pass"  # small things decide as marks do: a person judges
+    (one,) = [one for one in found.checks if one.id == "shortcut.clusters"]
+    assert min(one.figures["clusters"]["falls by"] + one.figures["clusters"]["turns"]) > 0.9

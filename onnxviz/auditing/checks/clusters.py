@@ -7,7 +7,7 @@ from typing import Any, Final
 import numpy as np
 
 from onnxviz.auditing.checks.attention import attributed
-from onnxviz.auditing.checks.shortcut import beside
+from onnxviz.auditing.checks.shortcut import Region, beside, hidden, turned
 from onnxviz.auditing.finding import Evidence
 from onnxviz.auditing.registry import Found, NotRun, Rule, check
 from onnxviz.auditing.subject import Subject
@@ -26,14 +26,16 @@ _CELL: Final = 160
     "shortcut.clusters",
     "Does the network tell a class by several things?",
     severity="info",
-    threshold="none: shown, not judged",
+    threshold=0.5,
+    measure="what hiding a cluster's place costs its class, and the share of other pictures that it turns",
     needs=("network", "classes", "pictures", "gradients"),
     least=_PICTURES,
-    limits="A heuristic: things that stand in several places make clusters, too. Whether one is a mark, a person sees; "
-    "shortcut.region proves it for corners and edges.",
+    limits="A heuristic: things that stand in several places make clusters, and a small thing decides by its place "
+    "as a mark does. So a cluster that is proven is shown (info): whether it is a mark, a person sees.",
 )
 def clusters(subject: Subject, rule: Rule) -> Found:
-    """Spectral clusters (SpRAy) of the Grad-CAM maps of each class that 20 pictures or more are taken for."""
+    """Spectral clusters (SpRAy) of the Grad-CAM maps of each class that 20 pictures or more are taken for; the place of
+    each is proven as shortcut.region proves corners."""
     best = subject.answers.best[:, 0]
     counts = {int(label): int((best == label).sum()) for label in np.unique(best)}
     large = sorted((one for one in counts if counts[one] >= _PICTURES), key=lambda one: -counts[one])
@@ -42,21 +44,69 @@ def clusters(subject: Subject, rule: Rule) -> Found:
         raise NotRun(
             f"it needs {_PICTURES} pictures that are taken for one class; the most of one are {most}"
         )
-    table: dict[str, list[Any]] = {"class": [], "cluster": [], "pictures": [], "of": []}
-    evidence = []
+    table: dict[str, list[Any]] = {
+        name: [] for name in ("class", "cluster", "pictures", "of", "place", "falls by", "turns")
+    }
+    evidence, findings = [], []
     for number, label in enumerate(large):
         places = [int(place) for place in subject.answers.place[best == label]]
         maps = np.stack([small(attributed(subject, place, label).values) for place in places])
         members = split(maps, subject.seed)
         for name, one in enumerate(members, 1):
-            for column, value in zip(table, (subject.label(label), name, len(one), len(places)), strict=True):
-                table[column].append(value)
+            shown = [places[at] for at in nearest(maps, one)]
+            # Of a class that is told by one thing alone, that thing decides wherever it is.
+            part = _place(maps[one].mean(axis=0), *subject.views[0].shape[:2])
+            falls, turns = _proof(subject, shown, part, label) if len(members) > 1 else (None, None)
+            called = subject.label(label)
+            row = (called, name, len(one), len(places), part.name, falls, turns)
+            for column, value in zip(table.values(), row, strict=True):
+                column.append(value)
+            if falls is not None and turns is not None and min(falls, turns) >= rule.bar:
+                text = (
+                    f"{len(one)} of {len(places)} pictures of {quoted(called)} hang on their {part.name}: hidden there, "
+                    f"the class loses {falls:.0%} points; that part pasted into other pictures turns {turns:.0%} of them"
+                )
+                advice = (
+                    "Look at these parts: a small thing of the class, or a mark that happens to go with it."
+                )
+                findings.append(rule.finding(round(turns, 3), f"{called}: cluster {name}", text, advice))
         if number < _CLASSES and len(members) > 1:
             evidence += _drawn(subject, label, places, maps, members)
     parts = [table["class"].count(subject.label(label)) for label in large]
     told = f"{len(large)} classes of {_PICTURES} pictures or more, in {sum(parts)} clusters"
     everything = Evidence("Clusters of where the network looks, by class", table=table)
-    return Found(told, (), [everything, *evidence], {"clusters": table})
+    return Found(told, findings, [everything, *evidence], {"clusters": table})
+
+
+def _place(mean: np.ndarray, height: int, width: int) -> Region:
+    """Where the mean map of a cluster is half of its largest value or more, as a part of the picture."""
+    spans = []
+    for axis, side in ((1, height), (0, width)):
+        found = np.flatnonzero((mean >= mean.max() / 2).any(axis=axis))
+        spans.append(slice(int(found[0]) * side // _SIDE, -(-(int(found[-1]) + 1) * side // _SIDE)))
+    (top, bottom), (left, right) = ((one.start, one.stop - 1) for one in spans)
+    return Region(f"rows {top} to {bottom} and columns {left} to {right}", *spans)
+
+
+def _proof(subject: Subject, places: list[int], part: Region, label: int) -> tuple[float, float]:
+    """By how much the class falls with the part hidden, and the share of other pictures that it turns: means."""
+    answers = subject.answers
+    rows = {int(place): row for row, place in enumerate(answers.place)}
+    found = [
+        (
+            float(hidden(subject, view, label, [part], float(answers.probability[rows[place]]))[0]),
+            turned(subject, view, part, label),
+        )
+        for place, _, view in subject.each(places)
+    ]
+    fall, turn = np.mean(found, axis=0)
+    return float(fall), float(turn)
+
+
+def nearest(maps: np.ndarray, members: np.ndarray) -> list[int]:
+    """Of a cluster the few maps nearest to its mean."""
+    far = ((maps[members] - maps[members].mean(axis=0)) ** 2).sum(axis=(1, 2))
+    return [int(at) for at in members[np.argsort(far, kind="stable")[:_SHOWN]]]
 
 
 def small(values: np.ndarray) -> np.ndarray:
@@ -110,8 +160,7 @@ def _drawn(
 
     found = []
     for number, one in enumerate(members, 1):
-        far = ((maps[one] - maps[one].mean(axis=0)) ** 2).sum(axis=(1, 2))
-        chosen = [places[int(at)] for at in one[np.argsort(far, kind="stable")[:_SHOWN]]]
+        chosen = [places[at] for at in nearest(maps, one)]
         names = ", ".join(subject.name(place) for place in chosen)
         called = quoted(subject.label(label))
         caption = f"{called}, cluster {number}: {len(one)} of {len(places)} pictures, such as {names}"

@@ -61,6 +61,7 @@ def repeat(subject: Subject, rule: Rule) -> Found:
     "Does ONNX Runtime compute what the file says?",
     severity="medium",
     threshold="30 dB; 20 of quantised files",
+    measure="signal to noise of the outputs against those without optimisation",
     limits="Of this version of ONNX Runtime on this machine and this provider; on a few pictures.",
 )
 def optimiser(subject: Subject, rule: Rule) -> Found:
@@ -93,6 +94,7 @@ def optimiser(subject: Subject, rule: Rule) -> Found:
     "Does the provider compute what the CPU does?",
     severity="medium",
     threshold="40 dB, layer by layer; 20 of quantised files",
+    measure="signal to noise of each layer against the CPU",
     limits="Of one picture on this machine, its driver and this version of ONNX Runtime. Layers that the provider "
     "leaves to the CPU are the CPU's.",
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -118,23 +119,29 @@ def _cases(subject: Subject) -> tuple[list[Case], float, int]:
         if row is None or answers.probability[row] < _SURE:
             continue
         looked += 1
-        label = int(answers.best[row, 0])
-        blurred = _blurred(view, max(view.shape[:2]) / 8)  # half of a corner, as occlusion blurs
-        parts = regions(*view.shape[:2])
-        hidden = []
-        for part in parts:
-            one = view.astype(np.float32)
-            one[part.rows, part.columns] = blurred[part.rows, part.columns]
-            hidden.append(one)
-        falls = answers.probability[row] - subject.probabilities(hidden)[:, label]
+        label, parts = int(answers.best[row, 0]), regions(*view.shape[:2])
+        falls = hidden(subject, view, label, parts, float(answers.probability[row]))
         largest = max(largest, float(falls.max()))
         for part, fall in zip(parts, falls, strict=True):
             if fall >= _SURE:
-                cases.append(Case(place, part, label, float(fall), _turned(subject, view, part, label)))
+                cases.append(Case(place, part, label, float(fall), turned(subject, view, part, label)))
     return cases, largest, looked
 
 
-def _turned(subject: Subject, view: np.ndarray, part: Region, label: int) -> float:
+def hidden(
+    subject: Subject, view: np.ndarray, label: int, parts: Sequence[Region], before: float
+) -> np.ndarray:
+    """By how much the class falls, from `before`, where each part is blurred: (parts,)."""
+    blurred = _blurred(view, max(view.shape[:2]) / 8)  # half of a corner, as occlusion blurs
+    covered = []
+    for part in parts:
+        one = view.astype(np.float32)
+        one[part.rows, part.columns] = blurred[part.rows, part.columns]
+        covered.append(one)
+    return before - np.asarray(subject.probabilities(covered)[:, label])
+
+
+def turned(subject: Subject, view: np.ndarray, part: Region, label: int) -> float:
     """The share of other pictures, of other classes, that become `label` with this part pasted in."""
     others = [one for one in _others(subject, label) if one.shape == view.shape]
     if not others:
