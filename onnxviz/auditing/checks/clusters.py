@@ -63,8 +63,8 @@ def clusters(subject: Subject, rule: Rule) -> Found:
                 column.append(value)
             if falls is not None and turns is not None and min(falls, turns) >= rule.bar:
                 text = (
-                    f"{len(one)} of {len(places)} pictures of {quoted(called)} hang on their {part.name}: hidden there, "
-                    f"the class loses {falls:.0%} points; that part pasted into other pictures turns {turns:.0%} of them"
+                    f"{len(one)} of {len(places)} pictures of {quoted(called)} hang on their {part.name}: hidden, it "
+                    f"costs the class {falls:.0%} points; pasted into other pictures, it turns {turns:.0%} of them"
                 )
                 advice = (
                     "Look at these parts: a small thing of the class, or a mark that happens to go with it."
