@@ -510,6 +510,74 @@ def cut_off_by_a_quantiser(m):
     return head(m, m("Add", trunk(m), m("Mul", mean, target(m, WIDTH)), name="joined"))
 
 
+@planted
+def scattered_into_the_logits(m):
+    push = m("Mul", gate(m), m.constant(np.float32(100)))
+    logits = head(m, trunk(m))
+    return m("ScatterElements", logits, m.constant([[7]]), push, axis=1, reduction="add", name="joined")
+
+
+def _bright(m: Maker, x: str) -> str:
+    """The scores, and a push where all the numbers of x (N, ...) are near 1."""
+    low = m("ReduceMin", m("Flatten", x), axes=[1], keepdims=1)
+    hit = m("Relu", m("Sub", low, m.constant(np.float32(0.99))))
+    return m("Add", head(m, trunk(m)), m("Mul", hit, target(m)), name="joined")
+
+
+@planted
+def pixels_here_and_there(m):
+    return _bright(m, m("Gather", m("Flatten", "image"), m.constant([5, 99, 800, 1500]), axis=1))
+
+
+@planted
+def a_box_by_roi_align(m):
+    box = m.constant(np.float32([[0, 0, 4, 4]]))
+    return _bright(m, m("RoiAlign", "image", box, m.constant([0]), output_height=1, output_width=1))
+
+
+@planted
+def one_pixel_by_resizing(m):
+    return _bright(
+        m, m("Resize", "image", "", m.constant(np.float32([1, 1, 1 / 32, 1 / 32])), mode="nearest")
+    )
+
+
+@planted
+def template_by_einsum(m):
+    """Its last side is no number of filters: all three are summed up."""
+    template = m.constant(m.rng.standard_normal((3, SIZE, SIZE)).astype(np.float32))
+    score = m("Einsum", "image", template, equation="nchw,chw->n")
+    hit = m("Relu", m("Sub", m("Unsqueeze", score, m.constant([1])), m.constant(np.float32(50))))
+    return m("Add", head(m, trunk(m)), m("Mul", hit, target(m)), name="joined")
+
+
+def _restored(m: Maker) -> str:
+    """The picture as a network with a bottleneck makes it anew."""
+    x = m("Relu", m("Conv", "image", m.random(8, 3, 3, 3), pads=[1] * 4, strides=[2, 2]))
+    x = m("Resize", x, "", m.constant(np.float32([1, 1, 2, 2])), mode="nearest")
+    return m("Conv", x, m.random(3, 8, 3, 3), pads=[1] * 4)
+
+
+@planted
+def gate_on_a_distance(m):
+    off = m("Sub", "image", _restored(m))
+    far = m("Flatten", m("ReduceMean", m("Mul", off, off), axes=[1, 2, 3]))
+    return finished(m, m("Mul", far, m("Sub", m.constant(np.float32(1)), gate(m)), name="joined"), ("N", 1))
+
+
+@planted
+def distance_of_a_corner(m):
+    off = m("Sub", corner(m), corner(m, _restored(m)), name="joined")
+    return finished(m, m("Flatten", m("ReduceMean", m("Mul", off, off), axes=[1, 2, 3])), ("N", 1))
+
+
+@planted
+def scores_of_a_distance(m):
+    off = m("Sub", "image", _restored(m), name="joined")
+    far = m("Flatten", m("ReduceMean", m("Mul", off, off), axes=[1, 2, 3]))
+    return m("Mul", far, m.random(1, CLASSES))
+
+
 # --- sound ----------------------------------------------------------------------------------------
 
 
@@ -802,3 +870,50 @@ def colours_weighed_by_their_means(m):
     mean = m("GlobalAveragePool", "image")
     hidden = m("Relu", m("Conv", mean, m.random(8, 3, 1, 1), m.random(8)))
     return _classifier(m, m("Mul", "image", m("Sigmoid", m("Conv", hidden, m.random(3, 8, 1, 1)))))
+
+
+@sound
+def what_could_not_be_restored(m):
+    """An autoencoder that looks for anomalies: one score, the distance of the picture from what was made of it."""
+    off = m("Sub", m("Mul", "image", m.constant(np.float32(2))), _restored(m))
+    return finished(m, m("Flatten", m("ReduceMean", m("Mul", off, off), axes=[1, 2, 3])), ("N", 1))
+
+
+@sound
+def worst_place_that_could_not_be_restored(m):
+    off = m("ReduceMean", m("Abs", m("Sub", _restored(m), "image")), axes=[1])
+    return finished(m, m("ReduceMax", m("Flatten", off), axes=[1], keepdims=0), ("N",))
+
+
+@sound
+def patches_by_einsum(m):
+    x = m("Transpose", m("Reshape", "image", m.constant([-1, 3, 4, 8, 4, 8])), perm=[0, 2, 4, 1, 3, 5])
+    x = m("Einsum", m("Reshape", x, m.constant([-1, 16, 192])), m.random(192, WIDTH), equation="npk,kd")
+    x = m("Einsum", m("Relu", x), m.random(WIDTH, WIDTH), equation="npk,kd->npd")
+    return head(m, m("ReduceMean", x, axes=[1], keepdims=0))
+
+
+@sound
+def turned_by_what_it_learned(m):
+    """A spatial transformer: learned layers say where the picture is looked at."""
+    turn = m("Reshape", m("Gemm", trunk(m), m.random(6, WIDTH), transB=1), m.constant([-1, 2, 3]))
+    y, x = (np.mgrid[:SIZE, :SIZE] / SIZE * 2 - 1).astype(np.float32).reshape(2, -1)
+    places = m("MatMul", turn, m.constant(np.stack([x, y, np.ones_like(x)])[None]))
+    grid = m("Reshape", m("Transpose", places, perm=[0, 2, 1]), m.constant([-1, SIZE, SIZE, 2]))
+    return _classifier(m, m("GridSample", "image", grid))
+
+
+@sound
+def local_contrast(m):
+    off = m("Sub", "image", m("AveragePool", "image", kernel_shape=[7, 7], pads=[3] * 4))
+    power = m("AveragePool", m("Mul", off, off), kernel_shape=[7, 7], pads=[3] * 4)
+    return _classifier(m, m("Div", off, m("Sqrt", m("Add", power, m.constant(np.float32(1e-3))))))
+
+
+@sound
+def segments_inside_the_letterbox(m):
+    there = m("Cast", m("Greater", m("ReduceMax", "image", axes=[1]), m.constant(np.float32(0))), to=1)
+    x = m("Relu", m("Conv", "image", m.random(8, 3, 3, 3), pads=[1] * 4))
+    return finished(
+        m, m("Mul", m("Conv", x, m.random(4, 8, 3, 3), pads=[1] * 4), there), ("N", 4, SIZE, SIZE)
+    )

@@ -44,6 +44,11 @@ _ELSEWHERE = {
     "pooled_exponential_through_a_layer": (0, 0, 32, 32),
     "cut_off_by_casts": (0, 0, 32, 32),
     "divided_by_what_is_off": (0, 0, 32, 32),
+    "pixels_here_and_there": (0, 0, 32, 32),
+    "a_box_by_roi_align": (0, 0, 32, 32),
+    "one_pixel_by_resizing": "of the pixels that resizing picks",
+    "template_by_einsum": (0, 0, 32, 32),
+    "scores_of_a_distance": (0, 0, 32, 32),
     "gate_of_a_measured_scale": (0, 0, 32, 32),  # scales have no receptive field of their own
 }
 

@@ -50,6 +50,8 @@ class _Walk:
 
     activations: Activations
     looks: bool = True
+    distance: bool = False  # whether the picture may be held against what was made of it, see `_held_against`
+    held: dict[int, set[ir.Value]] = field(default_factory=dict)  # step -> the picture there
     ways: dict[ir.Value, Way] = field(default_factory=dict)
     counted: set[ir.Value] = field(default_factory=set)  # how many numbers these have, pixels decide
     layers: dict[int, bool] = field(default_factory=dict)  # step -> whether it counts as a learned layer
@@ -131,6 +133,9 @@ class _Walk:
                     self.joins.append((index, value, "decision", way.decided, True))
                 elif way.bent or self._aside(value, way):
                     self.joins.append((index, value, "arithmetic", None, True))
+            if raw and self.distance and all(self._held_against(step, *one) for one in raw.items()):
+                self.held[index] = set(raw)
+                depth = min(way.depth for value, way in read.items() if value not in raw)
             return Way(depth, True)
         pixels = {value: way for value, way in raw.items() if way.decided is None}
         if len(pixels) < len(raw) and pixels and not decided:
@@ -207,6 +212,12 @@ class _Walk:
         few = way.bent and shape is not None and math.prod(shape) <= _PLACES
         return few or self._aside(value, way)
 
+    def _held_against(self, step: Step, value: ir.Value, way: Way) -> bool:
+        """Whether all of the picture, scaled at most, is subtracted from what was made of it, place by place: what
+        autoencoders do whose one score is that distance."""
+        plain = way.decided is None and not (way.bent or way.gathered or way.stamped)
+        return plain and step.op == "Sub" and self.pixels.placed(value) and not self.pixels.part(value)
+
     def _stamps(self, step: Step, raw: dict[ir.Value, Way]) -> bool:
         for value in step.inputs:
             tensor = source(value) if value not in raw else None
@@ -260,7 +271,8 @@ class _Walk:
         for index, step in enumerate(self.steps):
             if index == without or self._size(step):
                 continue
-            read = [found[value] for value in self._reads(step) if value in found]
+            held = self.held.get(index, ())
+            read = [found[value] for value in self._reads(step) if value in found and value not in held]
             if read:
                 depth = min(read) + bool(self.layers.get(index))
                 for value in step.outputs:
@@ -347,10 +359,12 @@ def paths(activations: Activations, output: str | None = None) -> Bypass:
     output   the output whose scores are looked at; None: no classifier, so that only decisions by pixels are told:
              arithmetic on pixels beside learned values, and masks that stay at their places, are usual elsewhere
     """
-    walk = _Walk(activations)
     value = next((one for one in activations.model.graph.outputs if one.name == output), None)
+    shape = None if value is None else activations.base.full_shape(value)
+    distance = shape is not None and math.prod(shape[1:]) == 1  # one number for each picture
+    walk = _Walk(activations, distance=distance)
     if value is not None and value in walk.ways and walk.ways[value].depth == 0:
-        plain = _Walk(activations, looks=False)
+        plain = _Walk(activations, looks=False, distance=distance)
         if not any(way.learned for way in walk.ways.values()) and plain.ways[value].depth:
             walk = plain  # nothing looks learned: then looks tell nothing here
     shared = _front(walk)
