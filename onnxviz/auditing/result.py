@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from onnxviz.auditing.report.page import Page
 
 _FEW: Final = 60  # pictures that stand on the page, with maps
+_MAPS: Final = ("grad-cam", "smoothgrad", "saliency")  # by the first that no check named
 _BLIND: Final = (
     "A backdoor inside learned weights, without a mark in the pictures that were given, is not found. What each check "
     "cannot see stands beside it."
@@ -119,11 +120,13 @@ class Audit:
         places = [place for place, _, _ in subject.each()]
         truth = None if subject.truth is None else [subject.truth[place] for place in places]
         known = truth is not None and any(one is not None for one in truth)
+        named = {one.where for one in self.findings if one.id in ("faith.gain", "sanity.cascade")}
         try:
             return report(
                 subject.net,
                 [subject.images[place] for place in places],
                 truth=truth if known else None,
+                methods=[name for name in _MAPS if name not in named][:1],
                 explained=_FEW if len(places) <= _FEW else 0,
                 seed=subject.seed,
                 progress=silent,

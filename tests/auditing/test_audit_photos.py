@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 
 import onnxviz
+from onnxviz.auditing.registry import Found
+from onnxviz.errors import ModelUnsuitable
 from onnxviz.files import sha256
 
 #: What the docs name, which stands in the table for other programs to colour, place and search by.
@@ -77,8 +79,6 @@ def test_many_photos_are_a_table_alone(net, photo_files, tmp_path, monkeypatch):
 
 
 def test_photos_that_say_nothing_cost_no_report(photo_files, tmp_path, monkeypatch, net):
-    from onnxviz.errors import ModelUnsuitable
-
     def refuse(*_, **__):
         raise ModelUnsuitable("no layer to take features from")
 
@@ -87,3 +87,24 @@ def test_photos_that_say_nothing_cost_no_report(photo_files, tmp_path, monkeypat
     assert found.save(tmp_path / "out").exists()
     assert "no layer" in found.manifest["photos"]
     assert not (tmp_path / "out" / "photos.parquet").exists()
+
+
+@pytest.mark.parametrize(
+    ("named", "shown"), [([], ["grad-cam"]), (["grad-cam", "guided"], ["smoothgrad"])], ids=["none", "one"]
+)
+def test_maps_that_tell_no_more_than_chance_are_not_shown(net, photo_files, monkeypatch, named, shown):
+    from onnxviz.auditing.checks import rules
+
+    asked = []
+
+    def report(*_, methods, **__):
+        asked.append(methods)
+        raise ModelUnsuitable("enough")
+
+    monkeypatch.setattr("onnxviz.auditing.album.report", report)
+    found = onnxviz.audit(net, photo_files[:1], only=["file.finite"])
+    rule = rules()["faith.gain"]
+    findings = [rule.finding(0.0, name, "no better than random") for name in named]
+    found.checks = (*found.checks, rule.check(Found(findings=findings)))
+    assert found._album() is None
+    assert asked == [shown]
