@@ -76,10 +76,11 @@ def shape(step: Step, value: ir.Value, tensor: ir.TensorProtocol) -> tuple[int, 
     if family(step.op) == "recurrent":
         return int(twin.attributes.get("hidden_size", sizes[-1])), 0
     if operator(step.op).macs == "einsum":
-        operands, arrow, made = str(twin.attributes.get("equation", "")).replace(" ", "").partition("->")
-        made = made if arrow else "".join(one for one in operands if operands.count(one) == 1)
-        own = operands.split(",")[twin.inputs.index(value)] if value in twin.inputs else ""
-        return math.prod(size for letter, size in zip(own, sizes, strict=False) if letter in made), 0
+        equation = str(twin.attributes.get("equation", "")).replace(" ", "")
+        left, arrow, right = equation.partition("->")
+        kept = right if arrow else "".join(one for one in left if left.count(one) == 1)
+        own = left.split(",")[twin.inputs.index(value)] if value in twin.inputs else ""
+        return math.prod(size for letter, size in zip(own, sizes, strict=False) if letter in kept), 0
     if len(sizes) < 2:
         return 1, 0
     if twin.input(0) is value:
