@@ -191,3 +191,10 @@ def test_the_provider_that_runs_it_is_named(tiny):
 
 def test_file_loading_is_clean_where_the_file_opened(tiny):
     assert made(tiny, "file.loading").state == "clean"
+
+
+def test_numbers_that_are_all_the_same_may_be_rounded():
+    """As untrained networks answer: there is no signal to hold the last bit against."""
+    same = np.full(1000, 0.46095496, np.float32)
+    assert decibels(same, same + np.float32(6e-8)) == 200
+    assert decibels(same, same * 1.01) == -np.inf

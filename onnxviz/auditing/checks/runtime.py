@@ -144,15 +144,11 @@ def _apart(subject: Subject, names: list[str]) -> dict[str, float]:
     for name in names:
         one, other = here[name], there[name]
         if one.dtype.kind == "f":
-            ratio = decibels(one.reshape(-1), other.reshape(-1))
-            # What is one number throughout has no signal for rounding to be held against.
-            found[name] = _MOST if ratio < 0 and _as_good_as(one, other) else ratio
+            found[name] = decibels(one.reshape(-1), other.reshape(-1))
     return found
 
 
 def _as_good_as(one: np.ndarray, other: np.ndarray) -> bool:
-    if one.shape != other.shape:
-        return False
     largest = float(np.abs(one[np.isfinite(one)]).max(initial=0))
     return bool(np.allclose(one, other, rtol=0, atol=_ROUNDING * largest, equal_nan=True))
 
@@ -190,4 +186,6 @@ def decibels(one: np.ndarray, other: np.ndarray) -> float:
     if like.noise == 0:
         return _MOST
     # Not `sqnr`, which takes norms under 2.2e-16 for that: what untrained networks answer is smaller.
-    return min(_MOST, 10 * math.log10(like.signal / like.noise)) if like.signal > 0 else -math.inf
+    ratio = min(_MOST, 10 * math.log10(like.signal / like.noise)) if like.signal > 0 else -math.inf
+    # What is one number throughout has no signal for rounding to be held against.
+    return _MOST if ratio < 0 and _as_good_as(one, other) else ratio
