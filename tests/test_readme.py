@@ -76,6 +76,34 @@ def test_the_exit_codes_are_the_programs():
     assert codes <= listed
 
 
+@pytest.mark.parametrize(("name", "code"), [("plain", 0), ("corner_test_with_where", 1)])
+def test_the_line_for_ci_passes_a_sound_file_and_fails_a_planted_one(
+    name, code, tmp_path, monkeypatch, capsys
+):
+    import numpy as np
+    import onnx
+
+    from onnxviz.cli.main import run
+    from tests.auditing.backdoors import PLANTED, SOUND
+
+    (line,) = set(
+        re.findall(r"^onnxviz (audit +model\.onnx photos/ .*?) *#.*exit code 1", README, flags=re.M)
+    )
+    pipeline = re.findall(r"- run: onnxviz (audit .*)", DOCS["report"])
+    assert pipeline and {*pipeline[0].split()} == {
+        word.rstrip("/") if word == "audit/" else word for word in line.split()
+    }
+    monkeypatch.chdir(tmp_path)
+    onnx.save((SOUND | PLANTED)[name](), "model.onnx")
+    (tmp_path / "photos").mkdir()
+    noise = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), np.uint8)
+    for i, pixels in enumerate(noise):
+        Image.fromarray(pixels).save(tmp_path / "photos" / f"{i}.png")
+    assert run(line.split()) == code
+    assert f"verdict  {'fail' if code else 'pass'}" in capsys.readouterr().out
+    assert {"report.html", "audit.sarif", "junit.xml"} <= {one.name for one in (tmp_path / "audit").iterdir()}
+
+
 @pytest.mark.parametrize("block", EXAMPLES)
 def test_the_python_examples_run(block, tmp_path, monkeypatch, photo_files):
     monkeypatch.chdir(tmp_path)

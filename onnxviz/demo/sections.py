@@ -46,6 +46,8 @@ _PAINTER = "tissue"
 # The int8 file, the photos' crops that it is calibrated on and compared on, and what of its page the demo shows.
 _INT8, _CALIBRATED, _COMPARED = "efficientnet-lite0.int8.onnx", 64, 48
 _OF_COMPARISON = ("What to do", "Which layer", "Calibration or weights", "Where they look")
+# Photos that get maps, and crops that are audited: 30 is what all checks without labels need.
+_EXPLAINED, _AUDITED = 12, 32
 
 
 @dataclass(frozen=True)
@@ -331,10 +333,44 @@ def compared(stage: Stage) -> Shown:
     )
     found.save(stage.file("compared"))
     shown = page(found)
-    blocks = [
-        block for section in shown.sections if section.title in _OF_COMPARISON for block in section.blocks
-    ]
-    return Shown([Text("\n\n".join(shown.lead)), *blocks])
+    blocks: list[Block] = [Text(" ".join(shown.lead))]
+    for section in shown.sections:
+        if section.title in _OF_COMPARISON:
+            # Of several tables the first: the others are in the report.
+            tables = [block for block in section.blocks if isinstance(block, Table)]
+            kept = [block for block in section.blocks if block not in tables[1:]]
+            blocks += [Text(section.lead, head=section.title), *kept]
+    return Shown(blocks)
+
+
+def album(stage: Stage) -> Shown:
+    """The photos as `report` has them: a map to choose from, answers, maps to lay over each."""
+    paths = [stage.folder / stage.original(photo) for photo in stage.photos.values()]
+    found = stage.run("report", paths, methods=("grad-cam", "smoothgrad"), explained=_EXPLAINED)
+    found.save(stage.file("report"))
+    return Shown([Text(head="Photos", text=found.shown().lead), *found.shown().blocks])
+
+
+def audited(stage: Stage) -> Shown:
+    """Verdict and findings of the bundled network, and what every check measured."""
+    pictures = sorted(stage.crops.iterdir())
+    found = stage.run("audit", pictures[:: max(1, len(pictures) // _AUDITED)])
+    found.save(stage.file("audited"))
+    page = found.page()
+    blocks: list[Block] = [Text(" ".join(page.lead), head=f"Verdict: {found.verdict}")]
+    for one in found.findings:
+        blocks.append(Text(f"{one.sentence}. {one.advice}", head=f"{one.severity}: {one.id}"))
+        blocks += [
+            Figure(proof.picture, proof.caption) for proof in one.evidence if proof.picture is not None
+        ]
+    checks = {
+        "check": [one.id for one in found.checks],
+        "asks": [one.title for one in found.checks],
+        "state": [one.state for one in found.checks],
+        "measured, or why not": [one.reason or one.figure for one in found.checks],
+    }
+    links = [f"audited/report.html#check-{one.id}" for one in found.checks]
+    return Shown([*blocks, Text(head="Checks"), Table(checks, links={"check": links})])
 
 
 def painted(stage: Stage) -> Shown:

@@ -35,6 +35,26 @@ class Topic:
 
 TOPICS: tuple[Topic, ...] = (
     Topic(
+        "report",
+        "A page of your photos",
+        "What does the network say of these photos, how sure is it, and which does it take for alike?",
+        "One command makes a page of any network and any photos. A line drawn around points of the map leaves "
+        "their photos alone in the grid; a photo opens with its answers and with maps for the answer and the class "
+        "that competes with it. The page itself is report/report.html, its table report/photos.csv.",
+        "onnxviz report efficientnet-lite0 originals/ --methods grad-cam,smoothgrad -o report",
+        sections.album,
+    ),
+    Topic(
+        "audit",
+        "Audit",
+        "May this file ship? A verdict with evidence, for a file whose makers cannot be asked.",
+        "Every check says what it measured, its threshold and what it cannot see; one that did not run is never called "
+        "clean. The file alone is enough for a first look; photos allow more, their true classes most. The whole "
+        "report is audited/report.html, with SARIF and JUnit for a pipeline beside it.",
+        "onnxviz audit efficientnet-lite0 photos/ --fail-on high -o audited",
+        sections.audited,
+    ),
+    Topic(
         "occlusion",
         "Occlusion",
         "Which part of the photo does the answer rest on?",

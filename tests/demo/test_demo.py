@@ -3,7 +3,8 @@ from html.parser import HTMLParser
 
 import pytest
 
-from onnxviz.demo import photos, run, topics
+import onnxviz
+from onnxviz.demo import photos, run, sections, topics
 from onnxviz.errors import OutputRefused
 from onnxviz.image.io import read
 
@@ -69,6 +70,30 @@ def test_commands_name_what_is_there(page):
     )
 
 
+def test_the_sections_of_report_and_audit(tmp_path, net, monkeypatch):
+    found = {photo.name: photo for photo in photos.photos()[:3]}
+    crops = photos.write_crops(tmp_path / "photos", list(found.values()), 1, seed=0)
+    stage = photos.Stage(net, tmp_path, found, crops, 0, lambda *_: None)
+    album = sections.album(stage)
+    assert len(album.blocks[-1].photos) == 3 and len(album.blocks[-1].photos[0].layers) == 4
+    assert (tmp_path / "report" / "report.html").exists()
+
+    whole = onnxviz.audit
+
+    def audit(net, images, **_):
+        return whole(net, images, only=["graph.bypass", "answers.constant"])
+
+    monkeypatch.setattr(onnxviz, "audit", audit)
+    shown = sections.audited(stage)
+    assert shown.blocks[0].head == "Verdict: pass"
+    table = shown.blocks[-1]
+    assert "graph.bypass" in table.columns["check"] and "clean" in table.columns["state"]
+    report = (tmp_path / "audited" / "report.html").read_text("utf-8")
+    for link in table.links["check"]:
+        path, _, place = link.partition("#")
+        assert path == "audited/report.html" and f'id="{place}"' in report
+
+
 def test_pictures_lie_beside_the_page(page):
     for suffix in (".png", ".npy", ".json"):
         assert (page.parent / f"filters{suffix}").is_file()
@@ -99,7 +124,7 @@ def test_every_section_asks_a_question_and_tells_a_command_that_there_is():
     from onnxviz.cli.table import COMMANDS
 
     rows = topics.TOPICS
-    assert len(rows) == len({row.anchor for row in rows}) == len({row.title for row in rows}) == 22
+    assert len(rows) == len({row.anchor for row in rows}) == len({row.title for row in rows}) == 24
     for topic in rows:
         assert topic.question.endswith(("?", ".")) and topic.text.endswith(".")
         program, command, *_ = topic.command.split()

@@ -21,10 +21,11 @@ Verdict = Literal["pass", "fail", "incomplete"]
 
 @dataclass(frozen=True)
 class Text:
-    """Paragraphs (an empty line parts them), and what can be copied out of them: a command, a list of names."""
+    """Paragraphs (an empty line parts them), what can be copied out of them (a command, names), and a heading."""
 
     text: str = ""
     code: str = ""
+    head: str = ""
 
 
 @dataclass(frozen=True)
