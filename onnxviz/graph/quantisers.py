@@ -86,13 +86,19 @@ class Quantiser:
 
     @property
     def low(self) -> np.ndarray | None:
-        """(k,) the smallest real numbers that the codes hold."""
-        return None if self.scale is None or self.zero is None else (self.ends[0] - self.zero) * self.scale
+        """(k,) the smallest real numbers that the codes hold; None where scale and zero point do not tell."""
+        return self._real(self.ends[0])
 
     @property
     def high(self) -> np.ndarray | None:
         """(k,) the largest."""
-        return None if self.scale is None or self.zero is None else (self.ends[1] - self.zero) * self.scale
+        return self._real(self.ends[1])
+
+    def _real(self, code: int) -> np.ndarray | None:
+        scale, zero = self.scale, self.zero
+        if scale is None or zero is None or not scale.size or zero.size not in (1, scale.size):
+            return None
+        return (code - zero) * scale
 
     def to_dict(self) -> dict[str, Any]:
         """As plain values; a number where there is one scale, else its smallest and largest."""
