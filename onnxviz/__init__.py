@@ -45,6 +45,7 @@ _PUBLIC = {
     "report": "auditing.album",
     "compare": "comparing.compare",
     "doctor": "health",
+    "providers": "elsewhere",
     "like": "comparing.like",
     "use_font": "figures.style",
 }
@@ -66,6 +67,7 @@ if TYPE_CHECKING:  # what a type checker reads; a test holds it to the table
     from onnxviz.auditing.run import audit as audit
     from onnxviz.comparing.compare import compare as compare
     from onnxviz.comparing.like import like as like
+    from onnxviz.elsewhere import providers as providers
     from onnxviz.exporting.export import export as export
     from onnxviz.features.activations import activations as activations
     from onnxviz.features.activations import predict as predict

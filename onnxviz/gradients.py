@@ -56,6 +56,11 @@ class Gradients:
             note = without_rectifiers(rules, self.sources)
             net.warn(note)
 
+    @property
+    def placed(self) -> Mapping[str, Mapping[str, int]]:
+        """By provider and operator, how many nodes it takes, where that is not the CPU; of the native backend."""
+        return self._program.placed if isinstance(self._program, SideBySide) else {}
+
     def __call__(
         self,
         x: np.ndarray,

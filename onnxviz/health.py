@@ -117,6 +117,7 @@ def _runtime() -> list[Check]:
     try:
         for name in providers.onnxruntime().get_available_providers():
             checks.append(_provider(name))
+        checks += [_plugin(one) for one in providers.plugins()]
     except OnnxVizError as error:
         checks.append(Check("onnxruntime", "problem", str(error)))
     return checks
@@ -133,6 +134,28 @@ def _provider(name: str) -> Check:
     except OnnxVizError as error:
         return Check(name, "problem", str(error))
     return Check(name, "ok", f"runs ({program.provider})")
+
+
+def _plugin(plugin: Any) -> Check:
+    """The same of a provider that comes as a package, in a process of its own: its library is loaded for the first time.
+
+    One that finds nothing here to run on is no problem of this machine.
+    """
+    from onnxviz.limits import Limits
+    from onnxviz.programs import compile
+    from onnxviz.runtime.worker import Worker, lacking
+
+    if plugin.broken:
+        return Check(plugin.name, "problem", f"the package cannot be used: {plugin.broken}")
+    worker = None if lacking() else Worker("onnxviz.isolated", Limits())
+    try:
+        program = compile(_probe(), provider=plugin.name, own=(), worker=worker)
+    except OnnxVizError as error:
+        return Check(plugin.name, "missing", str(error))
+    finally:
+        if worker is not None:
+            worker.close()
+    return Check(plugin.name, "ok", f"runs ({program.provider}, {plugin.module})")
 
 
 def _backends() -> list[Check]:

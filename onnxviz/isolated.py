@@ -205,7 +205,7 @@ class Served:
         number = next(self._numbers)
         self._programs[number] = program
         told = {"program": number, "inputs": program.inputs, "outputs": program.outputs}
-        return {**told, "provider": program.provider}, {}
+        return {**told, "provider": program.provider, "placed": program.placed}, {}
 
     def run(self, message: Mapping[str, Any], arrays: dict[str, np.ndarray]) -> Message:
         """Run a program on arrays and on values that were put here."""

@@ -455,6 +455,7 @@ class Network(Running):
             },
             "backend": ", ".join(sorted(self._backends)) or None,
             "provider": running.provider if running else providers.name(self.provider),
+            **({"provider_options": options} if (options := providers.parted(self.provider)[1]) else {}),
             "threads": self.threads,
             **({"isolated": True} if self.worker is not None else {}),
             **({} if self.optimise else {"optimised": False}),

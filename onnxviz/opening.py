@@ -51,6 +51,7 @@ def load(
     preprocess: Preprocessing | str | os.PathLike[str] | None = None,
     labels: str | os.PathLike[str] | Sequence[str] | None = None,
     provider: str = "auto",
+    provider_options: Mapping[str, Any] | None = None,
     threads: int | None = None,
     backend: str = "auto",
     size: int | tuple[int, int] | None = None,
@@ -75,7 +76,9 @@ def load(
                  ImageNet's usual values; both of these with a `PreprocessingAssumed` warning, unless mean and std are
                  given
     labels       the classes' names: a file, a list, or 'imagenet'; None: what the metadata says
-    provider     'auto' (CUDA where it works, else CPU), 'cpu', 'cuda', or any name that ONNX Runtime knows
+    provider     'auto' (CUDA where it works, else CPU), 'cpu', 'cuda', or any that is installed: built into ONNX Runtime,
+                 or a package beside it, such as onnxruntime-ep-webgpu ('webgpu'); `onnxviz.doctor` lists them
+    provider_options  options of that provider, by name, such as {'device_type': 'GPU'}
     threads      threads within an operator; None: ONNX Runtime decides
     backend      what computes gradients: 'auto' (native, and torch where native lacks a rule and torch is installed),
                  'native', 'torch' or 'ort-training'
@@ -108,6 +111,7 @@ def load(
     for name, text in texts.items():
         if not isinstance(text, str) and (text is not None or name == "provider"):
             raise UsageError(f"{name} is a text, got {text!r}")
+    provider = providers.asked(provider, provider_options)
     providers.require(provider)
     if limits is not None and not isinstance(limits, Limits):
         raise UsageError(

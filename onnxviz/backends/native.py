@@ -73,6 +73,11 @@ class SideBySide:
         # The workers are the parallelism: threads that wait busily within an operator would take their cores.
         return compile_gradient(self._graph, threads=1, spin=False, **self._options)
 
+    @property
+    def placed(self) -> Mapping[str, Mapping[str, int]]:
+        """As `Program`'s."""
+        return self._wide.placed
+
     def __call__(self, feeds: Mapping[str, Any]) -> dict[str, np.ndarray]:
         """Run once, on all threads; raises LimitExceeded, ModelRejected, ModelFailed, RuntimeFailed."""
         return self._wide(feeds)

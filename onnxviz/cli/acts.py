@@ -420,6 +420,28 @@ def doctor(run: Run, call: Call) -> None:
         raise typer.Exit(1)
 
 
+def providers(run: Run, call: Call) -> None:
+    """A row for each provider and part; exit code 1 where one departs."""
+    found = call(run.load(call.model), call.arguments["image"])
+    for line in found.lines():
+        run.say(line)
+    for text in found.notes:
+        run.note(text)
+    rows = [one.to_dict() for one in found.trials]
+    run.record(
+        {
+            "tolerance": found.tolerance,
+            "departing": found.departing,
+            "providers": rows,
+            "notes": found.notes,
+            "manifest": found.manifest,
+        },
+        found.table(),
+    )
+    if found.departing:
+        raise typer.Exit(1)
+
+
 def demo(run: Run, _: Call) -> None:
     """The demo's page."""
     from onnxviz.demo import demo

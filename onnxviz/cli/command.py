@@ -137,7 +137,7 @@ class Command:
             shared = IMAGES.get(name, COMMON.get(name, Option()))
             one = described(name, said.over(shared), load.get(name))
             for model in self.models:
-                spelled = (f"--{name}-{model}",)
+                spelled = (f"{one.long}-{model}",)
                 found[f"{name}_{model}"] = replace(
                     one,
                     spelled=spelled,

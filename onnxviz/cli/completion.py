@@ -112,11 +112,10 @@ def recipes(_: typer.Context) -> Iterable[str]:
 
 @offered
 def providers(_: typer.Context) -> list[str]:
-    """What this ONNX Runtime can run on."""
-    from onnxviz.runtime.providers import onnxruntime
+    """What is installed to run on."""
+    from onnxviz.runtime.providers import available
 
-    listed = onnxruntime().get_available_providers()
-    return ["auto", *(name.removesuffix("ExecutionProvider").lower() for name in listed)]
+    return ["auto", *available()]
 
 
 @offered

@@ -163,6 +163,17 @@ def feeds(texts: Sequence[str], option: str) -> dict[str, Any]:
     return found
 
 
+def pairs(texts: Sequence[str], option: str) -> dict[str, str]:
+    """{key: value} from 'KEY=VALUE' each.
+
+    raises   UsageError
+    """
+    parted = [text.partition("=") for text in texts]
+    if wrong := [text for text, (key, separator, _) in zip(texts, parted, strict=True) if not (key and separator)]:
+        raise UsageError(f"{option} takes KEY=VALUE, such as device_type=GPU; got {wrong[0]!r}")
+    return {key: value for key, _, value in parted}
+
+
 def _fed(value: str, option: str) -> Any:
     if Path(value).suffix or Path(value).exists():
         try:
@@ -220,6 +231,10 @@ COMMON: Final[Mapping[str, Option]] = {
     "out": Option(("--out", "-o"), str, "Where the result goes: a file, or a folder.", metavar="PATH"),
     "as_json": Option(("--json",), bool, "Print one JSON object on stdout."),
     "provider": Option(complete=completion.providers),
+    "provider_options": Option(
+        ("--provider-option",), list[str], "Of that provider, such as device_type=GPU; may be given again.",
+        metavar="KEY=VALUE", read=pairs, firm=True,
+    ),
     "threads": Option(least=1, most=MOST_THREADS),
     "seed": Option(kind=int, help="Seed of every random choice.", default=0, least=0),
     "quiet": Option(("--quiet", "-q"), bool, "No progress, no notes."),

@@ -47,6 +47,7 @@ class Run:
         out: str | None = None,
         as_json: bool = False,
         provider: str = "auto",
+        provider_options: Mapping[str, str] | None = None,
         threads: int | None = None,
         seed: int = 0,
         quiet: bool = False,
@@ -63,7 +64,7 @@ class Run:
         self.writes = writes
         self.alone = alone
         self.as_json = as_json
-        self.provider = provider
+        self.provider = provider if provider_options is None else _with(provider, provider_options)
         self.threads = threads
         self.seed = seed
         self.quiet = quiet
@@ -303,6 +304,12 @@ class Run:
         self.say(str(path))
         self.emit({"out": str(path), **more, "manifest": result.manifest})
         return path
+
+
+def _with(provider: str, options: Mapping[str, str]) -> str:
+    from onnxviz.runtime.providers import asked
+
+    return asked(provider, options)
 
 
 def complain(text: str) -> None:

@@ -332,6 +332,7 @@ _LISTED: Final = (
         apart={
             "preprocess": Option(),
             "provider": Option(),
+            "provider_options": Option(),
             "optimise": Option(
                 kind=str, metavar="on|off", read=compared.switch, complete=completion.words("on", "off"),
                 help="Whether ONNX Runtime may rewrite the graph.",
@@ -382,6 +383,13 @@ _LISTED: Final = (
     Command(
         "doctor", acts.doctor, "", more="Exit code 1 where something is wrong.", writes=(".json",), alone=True,
         **_NO_MODEL,
+    ),
+    Command(
+        "providers", acts.providers, f"{_LITE} cat.jpg",
+        arguments={"image": replace(_IMAGE["image"], default=None)},
+        options={"tolerance": Option(least=0), "runs": Option(least=1)},
+        more="Exit code 1 where one departs by more than --tolerance, or fails. --provider names one to be run alone.",
+        **_ROWS,
     ),
     Command(
         "demo", acts.demo, "-o demo", None, writes=(), **_NO_MODEL,

@@ -13,7 +13,7 @@ from typing import Any, Final, NamedTuple, TypeAlias, TypeVar
 import numpy as np
 
 from onnxviz import isolate
-from onnxviz.errors import LimitExceeded, ModelRejected
+from onnxviz.errors import LimitExceeded, ModelRejected, ProviderUnavailable
 from onnxviz.isolate import region
 from onnxviz.runtime import failures
 from onnxviz.runtime import providers as _providers
@@ -36,6 +36,8 @@ class Program:
 
     inputs, outputs   the names, in order; of the outputs those that are tensors
     provider          the execution provider that really runs it
+    placed            where it is not the CPU: how many nodes of which operator each provider took; a provider may have
+                      made one of many
     """
 
     def __init__(
@@ -57,6 +59,7 @@ class Program:
         self._keep = keep  # the memory behind the weights
         self._places = places
         self.provider = provider
+        self.placed = {} if provider == _providers.CPU else _placed(session)
         self.inputs = [value.name for value in session.get_inputs()]
         # A sequence or a map is no array: it is computed by nobody who does not ask for it.
         self.outputs = [value.name for value in session.get_outputs() if value.type.startswith("tensor(")]
@@ -195,6 +198,18 @@ class Program:
         return failures.typed(error, self._places, ended, any_size=self._admits is not None)
 
 
+def _placed(session: Any) -> dict[str, dict[str, int]]:
+    """By provider and operator, how many nodes it takes; nothing where this ONNX Runtime does not tell (before 1.24)."""
+    told = getattr(session, "get_provider_graph_assignment_info", None)
+    found: dict[str, dict[str, int]] = {}
+    for part in [] if told is None else told():
+        counts = found.setdefault(part.ep_name, {})
+        for node in part.get_nodes():
+            operator = f"{node.domain}.{node.op_type}" if node.domain else node.op_type
+            counts[operator] = counts.get(operator, 0) + 1
+    return found
+
+
 _TYPES = {
     "tensor(float)": np.dtype(np.float32),
     "tensor(float16)": np.dtype(np.float16),
@@ -238,13 +253,13 @@ def session(
 
     admit    is asked about the inputs' sizes before each run; None: it takes one size alone
     places   whose each node is, see `failures.places`
-    raises   ProviderUnavailable, ModelRejected, LimitExceeded
+    raises   ProviderUnavailable, also where the provider refuses what the CPU takes; ModelRejected, LimitExceeded
     """
     ort = _providers.onnxruntime()
     # Both let a model change how its own session is set up (promise P1).
     os.environ.pop("ORT_LOAD_CONFIG_FROM_MODEL", None)
     wanted = _providers.choose(provider)
-    if wanted != [_providers.CPU]:
+    if wanted.name != _providers.CPU:
         isolate.free_memory()
     options = ort.SessionOptions()
     options.log_severity_level = 4
@@ -264,14 +279,27 @@ def session(
     options.add_external_initializers(list(graph.weights), values)
     try:
         with region("making a session of the model"):
-            made = ort.InferenceSession(graph.message, options, providers=wanted)
+            made = wanted.session(graph.message, options)
+        runs_on = _providers.check(wanted, made)
     except MemoryError as error:
         raise LimitExceeded("the model ran out of memory while it was loaded") from error
+    except ProviderUnavailable:
+        raise
     except Exception as error:
-        raise ModelRejected(f"ONNX Runtime refuses the model: {failures.reason(str(error))}") from error
+        reason = failures.reason(str(error))
+        if wanted.name == _providers.CPU:
+            raise ModelRejected(f"ONNX Runtime refuses the model: {reason}") from error
+        settings = {"threads": threads, "spin": spin, "seconds": seconds, "prepack": prepack}
+        on_cpu = session(graph, admit, provider="cpu", optimise=optimise, places=places, **settings)
+        if wanted.asked == "auto":
+            return on_cpu
+        given = f" with {', '.join(f'{k}={v}' for k, v in wanted.options.items())}" if wanted.options else ""
+        raise ProviderUnavailable(
+            f"provider {wanted.asked!r}{given} refuses the model, which the CPU runs: {reason}"
+        ) from error
     return Program(
         made,
-        _providers.check(provider, wanted, made),
+        runs_on,
         seconds,
         [weights, values],
         places,

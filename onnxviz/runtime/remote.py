@@ -204,7 +204,7 @@ class RemoteProgram(Program):
             wanted |= set(answer["lacking"])  # what it was given at this asking is not kept either
         life.sent.update(weights.values())
         self.inputs, self.outputs = list(answer["inputs"]), list(answer["outputs"])
-        self.provider = str(answer["provider"])
+        self.provider, self.placed = str(answer["provider"]), answer["placed"]
         number: int = answer["program"]
         weakref.finalize(self, life.dropped.append, number).atexit = False
         return number

@@ -147,7 +147,7 @@ def test_cuda_that_cannot_start_is_an_error_unless_auto(monkeypatch):
     monkeypatch.setattr(ort, "preload_dlls", lambda: None)
     real = ort.InferenceSession
     monkeypatch.setattr(
-        ort, "InferenceSession", lambda g, o, providers: real(g, o, providers=["CPUExecutionProvider"])
+        ort, "InferenceSession", lambda g, o, **_: real(g, o, providers=["CPUExecutionProvider"])
     )
     with pytest.raises(ProviderUnavailable, match="could not be started.*provider='auto'"):
         compile(graph, provider="cuda")

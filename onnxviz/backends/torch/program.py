@@ -20,6 +20,7 @@ from onnxviz.errors import MissingDependency, ModelUnsuitable, ProviderUnavailab
 from onnxviz.grad.model import Forward, forward
 from onnxviz.graph.rectifiers import rectifiers
 from onnxviz.isolate import region
+from onnxviz.runtime import providers
 
 
 def available() -> str | None:
@@ -152,7 +153,7 @@ def compile(task: Task) -> TorchProgram:
 def _device(provider: str) -> str:
     import torch
 
-    name = provider.lower().removesuffix("executionprovider")
+    name = providers.parted(provider)[0].lower().removesuffix("executionprovider")
     if name == "cpu" or (name == "auto" and not torch.cuda.is_available()):
         return "cpu"
     if name in ("auto", "cuda"):
