@@ -131,7 +131,13 @@ class Trial:
         """The same for JSON."""
         parts = {name: self.parts[name].to_dict() if name in self.parts else None for name in PARTS}
         more = {"reason": self.reason} if self.reason else {}
-        return {"provider": self.provider, "options": dict(self.options), "state": self.state, **more, **parts}
+        return {
+            "provider": self.provider,
+            "options": dict(self.options),
+            "state": self.state,
+            **more,
+            **parts,
+        }
 
 
 @dataclass
@@ -182,9 +188,6 @@ class Trials(Result):
                 )
         return lines
 
-    def __repr__(self) -> str:
-        return "\n".join(self.lines())
-
 
 def _nodes(part: Part) -> str:
     own = {name: sum(counts.values()) for name, counts in part.placed.items() if name != installed.CPU}
@@ -214,7 +217,7 @@ def providers(
     image       a picture (a path, PIL image or array); None: noise
     tolerance   the largest difference from the CPU, over its largest number, that is no departure
     runs        of each, for the time: the fastest counts
-    returns     the CPU's row first, then each other provider's; where the network was opened on a certain one, that alone
+    returns     the CPU's row first, then each other provider's; of a network that was opened on one, that alone
     raises      UsageError; ProviderUnavailable where that one refuses; what the network raises on the CPU itself
     """
     if not (isinstance(runs, int) and runs >= 1):
@@ -278,7 +281,9 @@ class Reference:
         try:
             layer = cpu.logits
         except ModelUnsuitable:
-            floats = [one for one in cpu.model.graph.outputs if one.dtype is None or one.dtype.is_floating_point()]
+            floats = [
+                one for one in cpu.model.graph.outputs if one.dtype is None or one.dtype.is_floating_point()
+            ]
             layer = str(floats[0].name)
             objective = objectives.layer(layer)
         else:
@@ -293,7 +298,7 @@ class Reference:
             bare = cls(x, layer, None, {})
             return cls(x, layer, None, bare.run(cpu, runs))
 
-    def run(self, net: Network, runs: int) -> dict[str, Ran]:
+    def run(self, net: Network, runs: int = 1) -> dict[str, Ran]:
         """The network, and its gradient, wherever `net` runs."""
         program = net.program([self.layer])
         fed = {net.input.name: filled(self.x, net.batched[1] or 1)}

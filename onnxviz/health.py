@@ -137,7 +137,7 @@ def _provider(name: str) -> Check:
 
 
 def _plugin(plugin: Any) -> Check:
-    """The same of a provider that comes as a package, in a process of its own: its library is loaded for the first time.
+    """The same of a provider that is a package, in a process of its own, since its library is loaded.
 
     One that finds nothing here to run on is no problem of this machine.
     """

@@ -76,8 +76,8 @@ def load(
                  ImageNet's usual values; both of these with a `PreprocessingAssumed` warning, unless mean and std are
                  given
     labels       the classes' names: a file, a list, or 'imagenet'; None: what the metadata says
-    provider     'auto' (CUDA where it works, else CPU), 'cpu', 'cuda', or any that is installed: built into ONNX Runtime,
-                 or a package beside it, such as onnxruntime-ep-webgpu ('webgpu'); `onnxviz.doctor` lists them
+    provider     'auto' (CUDA where it works, else CPU), 'cpu', 'cuda', or any that is installed: built into ONNX
+                 Runtime, or a package beside it, such as onnxruntime-ep-webgpu ('webgpu'); `onnxviz.doctor` lists them
     provider_options  options of that provider, by name, such as {'device_type': 'GPU'}
     threads      threads within an operator; None: ONNX Runtime decides
     backend      what computes gradients: 'auto' (native, and torch where native lacks a rule and torch is installed),

@@ -32,7 +32,7 @@ TRAINING_TESTS = "tests/backends/test_ort_training.py"
 TRAINING_NEWEST = (3, 12)
 # So does onnxruntime-openvino; its wheels of this release are for Python 3.11 to 3.13, on Linux and Windows.
 OPENVINO_TESTS = "tests/runtimes/test_openvino.py"
-OPENVINO = ["onnxruntime-openvino==1.24.1", "numpy"]
+OPENVINO = ["-e", ".", "onnxruntime-openvino==1.24.1"]
 OPENVINO_NEWEST = (3, 13)
 # What reads photos.parquet. All that it needs besides has gigabytes, and its loader needs these.
 ATLAS = [["--no-deps", "embedding-atlas==0.26.0"], ["pandas>=3", "pyarrow>=24", "narwhals>=2", "inquirer>=3"]]

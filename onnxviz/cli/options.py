@@ -169,7 +169,9 @@ def pairs(texts: Sequence[str], option: str) -> dict[str, str]:
     raises   UsageError
     """
     parted = [text.partition("=") for text in texts]
-    if wrong := [text for text, (key, separator, _) in zip(texts, parted, strict=True) if not (key and separator)]:
+    if wrong := [
+        text for text, (key, separator, _) in zip(texts, parted, strict=True) if not (key and separator)
+    ]:
         raise UsageError(f"{option} takes KEY=VALUE, such as device_type=GPU; got {wrong[0]!r}")
     return {key: value for key, _, value in parted}
 

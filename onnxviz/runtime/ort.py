@@ -199,7 +199,7 @@ class Program:
 
 
 def _placed(session: Any) -> dict[str, dict[str, int]]:
-    """By provider and operator, how many nodes it takes; nothing where this ONNX Runtime does not tell (before 1.24)."""
+    """By provider and operator, how many nodes it takes; nothing from ONNX Runtime before 1.24, which does not tell."""
     told = getattr(session, "get_provider_graph_assignment_info", None)
     found: dict[str, dict[str, int]] = {}
     for part in [] if told is None else told():
@@ -289,7 +289,7 @@ def session(
         reason = failures.reason(str(error))
         if wanted.name == _providers.CPU:
             raise ModelRejected(f"ONNX Runtime refuses the model: {reason}") from error
-        settings = {"threads": threads, "spin": spin, "seconds": seconds, "prepack": prepack}
+        settings: dict[str, Any] = {"threads": threads, "spin": spin, "seconds": seconds, "prepack": prepack}
         on_cpu = session(graph, admit, provider="cpu", optimise=optimise, places=places, **settings)
         if wanted.asked == "auto":
             return on_cpu

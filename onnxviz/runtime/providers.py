@@ -283,7 +283,8 @@ def _same(name: str, plugin: Plugin) -> bool:
 def short(name: str) -> str:
     """A provider's name as it is typed: 'openvino'."""
     return next(
-        (key for key, value in _SHORT.items() if value == name), name.removesuffix("ExecutionProvider").lower()
+        (key for key, value in _SHORT.items() if value == name),
+        name.removesuffix("ExecutionProvider").lower(),
     )
 
 

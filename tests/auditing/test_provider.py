@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import numpy as np
-import onnx_ir as ir
+import os
+
 import pytest
 
 import onnxviz
-from onnxviz import running
 from onnxviz.runtime import providers
+from tests.elsewhere import NAME, package, stand_in
 from tests.networks import Maker
 
 SIZE = 16
@@ -26,29 +26,12 @@ def stack(kinds=("Relu", "Relu", "Relu")):
 
 @pytest.fixture
 def elsewhere(monkeypatch):
-    """A provider that computes on the CPU; gives a function that makes it scale one weight before."""
-    lies: dict[str, float] = {}
-    made, name = running.compile, providers.name
+    return stand_in(monkeypatch).everywhere
 
-    def compile(graph: ir.Model, *, provider: str, **settings):
-        if provider != "elsewhere":
-            return made(graph, provider=provider, **settings)
-        held = graph.graph.initializers
-        for weight, factor in lies.items():
-            if weight in held:
-                truth = held[weight].const_value
-                held[weight].const_value = ir.tensor(truth.numpy() * np.float32(factor), name=weight)
-        try:
-            program = made(graph, provider="cpu", **settings)
-        finally:
-            for weight in lies.keys() & held.keys():
-                held[weight].const_value = truth
-        program.provider = "ElsewhereExecutionProvider"
-        return program
 
-    monkeypatch.setattr(running, "compile", compile)
-    monkeypatch.setattr(providers, "name", lambda one: one if one == "elsewhere" else name(one))
-    return lies
+@pytest.fixture
+def gradients_elsewhere(monkeypatch):
+    return stand_in(monkeypatch).gradient
 
 
 def checked(model, provider: str | None = "elsewhere"):
@@ -70,7 +53,7 @@ def test_the_cpu_is_not_held_against_itself():
 def test_a_provider_that_tells_the_truth_is_clean(elsewhere):
     one, net = checked(stack())
     assert (one.state, one.figure) == ("clean", "the same numbers")
-    assert one.figures["provider"] == "ElsewhereExecutionProvider"
+    assert one.figures["provider"] == NAME
     assert set(one.figures["decibels"]) == {layer.name for layer in net.layers}
 
 
@@ -81,7 +64,7 @@ def test_the_first_layer_that_lies_is_named(elsewhere, at):
     (finding,) = one.findings
     conv = [layer.name for layer in net.layers if layer.op == "Conv"][at]
     assert (finding.where, finding.severity) == (conv, "high")
-    assert "ElsewhereExecutionProvider" in finding.sentence
+    assert NAME in finding.sentence
     assert one.evidence[0].table["layer"][-1] == net.layers[-1].name
 
 
@@ -99,3 +82,30 @@ def test_places_of_maxima_are_no_numbers_to_compare(elsewhere):
     places = m("Cast", m("ArgMax", x, axis=1), to=1)
     model = m.model({"image": ("N", 3, SIZE, SIZE)}, {m("Relu", places): ("N", 1, SIZE - 2, SIZE - 2)})
     assert checked(model)[0].state == "clean"
+
+
+def test_a_gradient_that_lies_alone_is_found(gradients_elsewhere):
+    gradients_elsewhere["w1"] = -1.0
+    one, _ = checked(stack())
+    (finding,) = one.findings
+    assert (finding.where, finding.severity) == ("gradient", "medium")
+    assert NAME in finding.sentence
+    assert one.figures["gradient"] < one.figures["least"] <= one.figures["network"]
+
+
+def test_a_provider_that_crashes_is_a_finding(tmp_path, monkeypatch):
+    text = """
+import os, signal
+def get_ep_names(): return ["CrashingExecutionProvider"]
+def get_library_path():
+    if os.getpid() != {pid}: os.kill(os.getpid(), signal.SIGKILL)
+    return "nowhere"
+"""
+    package(tmp_path, monkeypatch, text.format(pid=os.getpid()))
+    try:
+        one, _ = checked(stack(), "crashing")
+    finally:
+        providers.plugins.cache_clear()
+    (finding,) = one.findings
+    assert (one.state, finding.severity, finding.where) == ("found", "high", "CrashingExecutionProvider")
+    assert "SIGKILL" in finding.sentence

@@ -12,10 +12,12 @@ from onnxviz.auditing.finding import Evidence, Severity
 from onnxviz.auditing.registry import Found, NotApplicable, Rule, check
 from onnxviz.auditing.statistics import Likeness
 from onnxviz.auditing.subject import Subject
-from onnxviz.errors import ModelFailed
+from onnxviz.elsewhere import Reference, on
+from onnxviz.errors import ModelFailed, OnnxVizError
 from onnxviz.graph.dequantised import QUANTISING
 from onnxviz.graph.surgery import cut
-from onnxviz.runtime import batching
+from onnxviz.network import Network
+from onnxviz.runtime import batching, providers
 from onnxviz.runtime.providers import CPU
 from onnxviz.text import quoted
 
@@ -93,58 +95,83 @@ def optimiser(subject: Subject, rule: Rule) -> Found:
     "runtime.provider",
     "Does the provider compute what the CPU does?",
     severity="medium",
-    threshold="40 dB, layer by layer; 20 of quantised files",
-    measure="signal to noise of each layer against the CPU",
+    threshold="40 dB, layer by layer and of the gradient; 20 of quantised files",
+    measure="signal to noise of each layer, and of the gradient, against the CPU",
     limits="Of one picture on this machine, its driver and this version of ONNX Runtime. Layers that the provider "
     "leaves to the CPU are the CPU's.",
 )
 def provider(subject: Subject, rule: Rule) -> Found:
-    """Signal-to-noise ratio of each layer on the provider against the CPU; the first that is too low is named."""
+    """Signal-to-noise ratio of each layer, and of the gradient, on the provider against the CPU.
+
+    The first layer that is too low is named; a provider that crashes or refuses the file, too.
+    """
     net = subject.net
-    runs_on = net.program().provider
+    runs_on = providers.name(net.provider)
     if runs_on == CPU:
         raise NotApplicable("the provider is the CPU; --provider names another")
-    least = _least(net.model, _LAYER)
-    layers, ratios = list(net.layers), dict[str, float]()
-    for start in range(0, len(layers), _AT_ONCE):
-        ratios |= _apart(subject, [one.name for one in layers[start : start + _AT_ONCE]])
-        if min(ratios.values(), default=_MOST) < least:
-            break
+    least, x = _least(net.model, _LAYER), subject.probes[:1]
+    with on(net, "cpu") as here:
+        reference = Reference.of(here, x)
+        try:
+            with on(net, net.provider) as there:
+                ran = reference.run(there)
+                if there.program().provider == CPU:
+                    raise NotApplicable(f"{runs_on} does not start, and the CPU takes its place")
+                ratios = _layers(here, there, x, least)
+        except OnnxVizError as error:
+            text = f"{runs_on} does not run what the CPU runs: {error}"
+            advice = "Run the file on the CPU, or update the provider's package and its driver."
+            return Found(
+                "it does not run", [rule.finding("it does not run", runs_on, text, advice, severity="high")]
+            )
+    parts = {name: decibels(reference.ran[name].values, one.values) for name, one in ran.items()}
     table = Evidence(
         f"Layers on {runs_on} against the CPU", table={"layer": list(ratios), "dB": list(ratios.values())}
     )
     first = next((name for name, ratio in ratios.items() if ratio < least), None)
+    advice = (
+        "Run the file on the CPU, or this operator; report it to the provider's makers with the layer's name."
+    )
     findings = []
     if first is not None:
-        cpu, other = _outputs(subject, provider="cpu"), _outputs(subject)
-        worst = min((decibels(one, other[name]) for name, one in cpu.items()), default=_MOST)
-        op = next(one.op for one in layers if one.name == first)
+        op = next(one.op for one in net.layers if one.name == first)
         text = (
             f"from {quoted(first)} ({op}) on {runs_on} computes other numbers than the CPU: {ratios[first]:.1f} dB "
-            f"there, {worst:.1f} dB at the outputs, where {least:.0f} are the least"
+            f"there, {parts['network']:.1f} dB at the output, where {least:.0f} are the least"
         )
-        advice = "Run the file on the CPU, or this operator; report it to the provider's makers with the layer's name."
-        severity: Severity | None = "high" if worst < least / 2 else None
+        severity: Severity | None = "high" if parts["network"] < least / 2 else None
         findings.append(rule.finding(f"{ratios[first]:.1f} dB", first, text, advice, [table], severity))
-    lowest = min(ratios.values(), default=_MOST)
+    elif parts.get("gradient", _MOST) < least:
+        ratio = parts["gradient"]
+        text = f"{runs_on} gives another gradient than the CPU: {ratio:.1f} dB, where all layers are alike"
+        advice = "Take gradients on the CPU (--provider cpu): explanations made there are of another network."
+        findings.append(rule.finding(f"{ratio:.1f} dB", "gradient", text, advice, [table]))
+    lowest = min([*ratios.values(), *parts.values()], default=_MOST)
     told = "the same numbers" if lowest >= _MOST else f"{lowest:.1f} dB at the least"
-    return Found(told, findings, [table], {"decibels": ratios, "least": least, "provider": runs_on})
+    nodes = {name: one.placed for name, one in ran.items()}
+    figures = {"decibels": ratios, **parts, "least": least, "provider": runs_on, "nodes": nodes}
+    return Found(told, findings, [table], figures)
 
 
-def _apart(subject: Subject, names: list[str]) -> dict[str, float]:
-    """Decibels of layers on the provider against the CPU, for the first probe; of numbers only, no places or masks."""
-    net = subject.net
-    feeds = {net.input.name: batching.filled(subject.probes[:1], net.batched[1] or 1)}
+def _layers(here: Network, there: Network, x: np.ndarray, least: float) -> dict[str, float]:
+    """Decibels of layers on one provider against another, up to the first that are too low."""
+    layers, ratios = [one.name for one in here.layers], dict[str, float]()
+    for start in range(0, len(layers), _AT_ONCE):
+        ratios |= _apart(here, there, x, layers[start : start + _AT_ONCE])
+        if min(ratios.values(), default=_MOST) < least:
+            break
+    return ratios
 
-    def run(**options: Any) -> dict[str, np.ndarray]:
-        return net.compile(lambda: cut(net.batched[0], names), key=None, **options)(feeds, names)
 
-    here, there = run(provider="cpu"), run()
+def _apart(here: Network, there: Network, x: np.ndarray, names: list[str]) -> dict[str, float]:
+    """Decibels of some layers; of numbers only, no places or masks."""
+    feeds = {here.input.name: batching.filled(x, here.batched[1] or 1)}
+    cuts = (net.compile(lambda: cut(here.batched[0], names), key=None) for net in (here, there))
+    one, other = (program(feeds, names) for program in cuts)
     found = {}
     for name in names:
-        one, other = here[name], there[name]
-        if one.dtype.kind == "f":
-            found[name] = decibels(one.reshape(-1), other.reshape(-1))
+        if one[name].dtype.kind == "f":
+            found[name] = decibels(one[name].reshape(-1), other[name].reshape(-1))
     return found
 
 
