@@ -6,12 +6,14 @@ Every error carries the exit code that the command line ends with (README, "Exit
 from __future__ import annotations
 
 import difflib
+import functools
 import heapq
 import re
-from collections.abc import Iterable
+import warnings
+from collections.abc import Callable, Iterable
 from contextvars import ContextVar
 from itertools import islice
-from typing import Any, Final
+from typing import Any, Final, TypeVar, cast
 
 from onnxviz.isolate import memory_is_limited
 from onnxviz.text import shorten
@@ -336,3 +338,27 @@ class Stopped(OnnxVizError):
     """Ctrl-C on the command line, where there was nothing yet to keep."""
 
     exit_code = 130
+
+
+# --- older names of arguments ------------------------------------------------------------------
+
+_T = TypeVar("_T", bound=Callable[..., Any])
+
+
+def renamed(**names: str) -> Callable[[_T], _T]:
+    """A technique that takes arguments by their older names too, with a DeprecationWarning: renamed(old="new")."""
+
+    def decorate(technique: _T) -> _T:
+        @functools.wraps(technique)
+        def wrapper(*args: Any, **options: Any) -> Any:
+            for old, new in names.items():
+                if old in options and new in options:
+                    raise UsageError(f"{old}= is the older name of {new}=: give one of them")
+                if old in options:
+                    warnings.warn(f"{old}= is called {new}= now", DeprecationWarning, stacklevel=2)
+                    options[new] = options.pop(old)
+            return technique(*args, **options)
+
+        return cast("_T", wrapper)
+
+    return decorate

@@ -2,7 +2,7 @@
 
     lines       files and lines of each room of onnxviz/ and of tests/, against the budgets of the redesign
     flow        files that integrated gradients enter, calls and modules of `predict`, on the bundled network
-    operators   package files that name each operator, the most named first
+    operators   package files that ask for an operator by name, the most named first; what writes nodes aside
     picture     writes docs/pictures/house.svg: which room imports which, floor by floor
 
 Without a word: the first three. `flow` and `operators` need the test environment (tools/test.py makes it).
@@ -163,16 +163,31 @@ def flow() -> None:
 # --- operators ------------------------------------------------------------------------------------
 
 
+# What these write they have to name; `tape.Conv(...)` and the like name nothing as a text.
+WRITING = {"add", "node", "make_node"}
+
+
 def operator_files() -> dict[str, set[str]]:
-    """The package's files in which an operator's name stands as a text of its own, docstrings not counted."""
+    """The package's files that ask for an operator by its name, as a text of its own: docstrings and what writes
+    nodes are not counted, several names in one text (the operator table's) are."""
     import onnx
 
-    names = {schema.name for schema in onnx.defs.get_all_schemas()}
+    names = {schema.name for schema in onnx.defs.get_all_schemas_with_history()}
     files: dict[str, set[str]] = defaultdict(set)
     for path in sorted(PACKAGE.rglob("*.py")):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Constant) and node.value in names:
-                files[node.value].add(path.relative_to(PACKAGE).as_posix())
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        written = {
+            id(argument)
+            for call in ast.walk(tree)
+            if isinstance(call, ast.Call)
+            and getattr(call.func, "attr", getattr(call.func, "id", "")) in WRITING
+            for argument in call.args
+        }
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in written:
+                words = node.value.split()
+                for word in words if names.issuperset(words) else ():
+                    files[word].add(path.relative_to(PACKAGE).as_posix())
     return files
 
 

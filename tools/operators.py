@@ -16,17 +16,18 @@ HEAD = """# Operators
 Made by `python tools/operators.py` from the program's tables: what an operator is (`onnxviz/graph/operators.py`),
 its gradient (`onnxviz/grad/rules`) and its function on torch (`onnxviz/backends/torch`). How to read the columns:
 
-- **does**: the kind of work; **place by place**, or **moves data** only; **keeps** its first input's shape.
+- **does**: the kind of work and, in brackets, the word by which the program recognises what is computed, NumPy's where
+  that has one; **place by place**, or **moves data** only; **keeps** its first input's shape.
 - **gradient**: a rule of its own; *0* by declaration (indices, comparisons, shapes); *rewritten* into operators that
   have rules when the model is brought to its normal form. Empty: a gradient through it is refused, naming the node.
-- **torch**: runs on the torch backend. **receptive field**: followed; empty: what it gives is taken to see all that
-  it reads. **MACs**: counted.
+- **torch**: runs on the torch backend. **ort-training**: trusted with its gradient. **receptive field**: followed;
+  empty: what it gives is taken to see all that it reads. **MACs**: counted.
 - **CUDA**: ONNX Runtime's CUDA provider has a kernel for it, of some opset and type (`tools/cuda_kernels.txt`). Without
   one it is computed on the CPU, with a copy from the card and back. What a gradient adds has kernels wherever the
   operator has one (`tests/grad/test_cuda.py`).
 
-| operator | does | gradient | torch | receptive field | MACs | CUDA |
-|---|---|---|---|---|---|---|
+| operator | does | gradient | torch | ort-training | receptive field | MACs | CUDA |
+|---|---|---|---|---|---|---|---|
 """
 _MICROSOFT = "com.microsoft"
 
@@ -38,7 +39,7 @@ def page() -> str:
     from onnxviz.graph import fused, lift, quantised
     from onnxviz.graph.analysis import cost
     from onnxviz.graph.analysis.receptive_rules import RULES
-    from onnxviz.graph.operators import SPELLINGS, TABLE, Operator, family, operator
+    from onnxviz.graph.operators import SPELLINGS, TABLE, TRAINED, Operator, computes, family, operator
 
     on_cuda = {line.split()[0] for line in KERNELS.read_text("utf-8").splitlines()}
 
@@ -49,6 +50,7 @@ def page() -> str:
     def line(name: str, row: Operator, key: str = "", of: str = "") -> str:
         does = [f"as {of}"] if of else [family(name) if key else row.family]
         if not key:
+            does[0] += f" ({computes(name)})" if computes(name) else ""
             does += ["place by place"] if row.sees in ("place", "own") else []
             does += ["moves data"] if row.moves else []
             does += ["keeps the shape"] if row.keeps == "shape" else []
@@ -60,7 +62,8 @@ def page() -> str:
         counted = row.macs or (key and name in cost._MICROSOFT)
         torch = keys & {*OPERATORS} or made  # torch runs the normal form
         cuda = {name, table.key(name, _MICROSOFT) if of else name} & on_cuda
-        rest = ["yes" if yes else "" for yes in (torch, (of or name) in RULES, counted, cuda)]
+        trained = not key and name in TRAINED
+        rest = ["yes" if yes else "" for yes in (torch, trained, (of or name) in RULES, counted, cuda)]
         return "| " + " | ".join((name, ", ".join(does), gradient, *rest)) + " |"
 
     standard = {

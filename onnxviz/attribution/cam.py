@@ -15,8 +15,8 @@ import numpy as np
 from onnxviz import objectives
 from onnxviz.attribution import cam_layers, methods, one_pass
 from onnxviz.attribution.result import attributions, finished
-from onnxviz.attribution.targets import Neuron, Target, Targets, parse, renamed
-from onnxviz.errors import ModelUnsuitable, UsageError
+from onnxviz.attribution.targets import Neuron, Target, Targets, parse
+from onnxviz.errors import ModelUnsuitable, UsageError, renamed
 from onnxviz.features.pictures import also_unequal, given
 from onnxviz.graph.layers import Layer
 from onnxviz.graph.output import BINARY, SEQUENCE

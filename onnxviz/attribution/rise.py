@@ -8,8 +8,8 @@ import numpy as np
 
 from onnxviz.attribution.masks import filling, finished, sweep
 from onnxviz.attribution.result import Attribution
-from onnxviz.attribution.targets import Channel, Measure, Measured, Neuron, Target, parse, renamed
-from onnxviz.errors import UsageError, near
+from onnxviz.attribution.targets import Channel, Measure, Measured, Neuron, Target, parse
+from onnxviz.errors import UsageError, near, renamed
 from onnxviz.features.pictures import for_each, single
 from onnxviz.figures.captions import Caption
 from onnxviz.graph import occlude

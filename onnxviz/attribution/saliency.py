@@ -10,8 +10,8 @@ from onnxviz.attribution import methods, one_pass
 from onnxviz.attribution.methods import Method
 from onnxviz.attribution.result import attributions, finished
 from onnxviz.attribution.sampled import Found, Job
-from onnxviz.attribution.targets import Channel, Neuron, Targets, parse, renamed
-from onnxviz.errors import UsageError
+from onnxviz.attribution.targets import Channel, Neuron, Targets, parse
+from onnxviz.errors import UsageError, renamed
 from onnxviz.features.pictures import also_unequal, given
 from onnxviz.network import Images, Network
 from onnxviz.objectives import Objective

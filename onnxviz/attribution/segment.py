@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from onnxviz.attribution.result import Attribution
-from onnxviz.attribution.targets import Channel, Neuron, Targets, renamed
-from onnxviz.errors import ModelUnsuitable, UsageError
+from onnxviz.attribution.targets import Channel, Neuron, Targets
+from onnxviz.errors import ModelUnsuitable, UsageError, renamed
 from onnxviz.features.pictures import also_unequal
 from onnxviz.figures import heat
 from onnxviz.figures.captions import caption

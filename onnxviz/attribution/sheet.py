@@ -12,8 +12,8 @@ from onnxviz.attribution.cam import cam
 from onnxviz.attribution.methods import METHODS, Method, chosen, of
 from onnxviz.attribution.result import Attribution, Attributions, sheet
 from onnxviz.attribution.saliency import saliency
-from onnxviz.attribution.targets import Channel, Neuron, Targets, parse, renamed
-from onnxviz.errors import UsageError
+from onnxviz.attribution.targets import Channel, Neuron, Targets, parse
+from onnxviz.errors import UsageError, renamed
 from onnxviz.features.pictures import given
 from onnxviz.interrupted import Interrupted
 from onnxviz.network import Images, Network

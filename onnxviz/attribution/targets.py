@@ -7,11 +7,9 @@ take gradients differentiate `Target.objective`, those that only run forwards re
 
 from __future__ import annotations
 
-import functools
-import warnings
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
@@ -429,27 +427,3 @@ class Measure:
     def known(self) -> dict[str, Any]:
         """The class, or None where it is none, and what is measured in words: for manifests and results."""
         return {"target": self.target.classes[0], "label": self.target.labels[0]}
-
-
-# --- older spellings ----------------------------------------------------------------------------
-
-_T = TypeVar("_T", bound=Callable[..., Any])
-
-
-def renamed(**names: str) -> Callable[[_T], _T]:
-    """A technique that takes arguments by their older names too, with a DeprecationWarning: renamed(old="new")."""
-
-    def decorate(technique: _T) -> _T:
-        @functools.wraps(technique)
-        def wrapper(*args: Any, **options: Any) -> Any:
-            for old, new in names.items():
-                if old in options and new in options:
-                    raise UsageError(f"{old}= is the older name of {new}=: give one of them")
-                if old in options:
-                    warnings.warn(f"{old}= is called {new}= now", DeprecationWarning, stacklevel=2)
-                    options[new] = options.pop(old)
-            return technique(*args, **options)
-
-        return cast("_T", wrapper)
-
-    return decorate

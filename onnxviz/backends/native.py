@@ -13,6 +13,7 @@ import onnx_ir as ir
 
 from onnxviz.backends.choose import Task
 from onnxviz.graph.naming import names
+from onnxviz.graph.operators import computes
 from onnxviz.programs import compile as compile_graph
 from onnxviz.runtime import providers
 from onnxviz.runtime.ort import Program
@@ -104,5 +105,7 @@ def compile_gradient(graph: ir.Model, **options: Any) -> Program:
 
 
 def _dense_bytes(graph: ir.Model) -> int:
-    matrices = {node.inputs[1] for node in graph.graph if node.op_type == "Gemm" and len(node.inputs) > 1}
+    matrices = {
+        node.inputs[1] for node in graph.graph if computes(node.op_type) == "gemm" and len(node.inputs) > 1
+    }
     return sum(w.const_value.nbytes for w in matrices if w is not None and w.const_value is not None)

@@ -7,7 +7,8 @@ only such a build of ONNX Runtime runs.
 It has no gradient of many operators; of some it has one that is wrong, or that ends the process: AveragePool's kernel
 divides by zero; where an output of Split is not used, the cotangents of the others are put together as if there were
 no such part; a broadcast side of Where is not summed; the exponent of Pow gets nothing. So only operators and forms are
-handed to it that the tests hold against native gradients, one by one (`TRUSTED`); others are spelled out first.
+handed to it that the tests hold against native gradients, one by one (`TRAINED` of the operator table); others are
+spelled out first.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from onnxviz.grad import rules, table
 from onnxviz.grad.backward import reads
 from onnxviz.grad.model import Forward, all_values, forward
 from onnxviz.graph.naming import names
+from onnxviz.graph.operators import TRAINED
 from onnxviz.graph.shapes import infer
 from onnxviz.graph.tape import Tape, array, dims
 from onnxviz.isolate import region
@@ -185,14 +187,6 @@ def _differentiated(builder: Any, proto: onnx.ModelProto, names: list[str]) -> o
 
 # --- what the builder can be trusted with, and other forms for what it cannot ---------------------
 
-TRUSTED = frozenset({
-    "Abs", "Add", "Cast", "Clip", "Concat", "Conv", "Div", "Erf", "Exp", "Expand", "Flatten", "Gather",
-    "GatherElements", "GatherND", "Gemm", "GlobalAveragePool", "Identity", "LayerNormalization", "LeakyRelu",
-    "Log", "LogSoftmax", "MatMul", "Max", "MaxPool", "Min", "Mul", "Neg", "Pad", "Pow", "ReduceL2",
-    "ReduceLogSumExp", "ReduceMean", "ReduceSum", "Relu", "Reshape", "Sigmoid", "Slice", "Softmax", "Sqrt",
-    "Squeeze", "Sub", "Tanh", "Tile", "TopK", "Transpose", "Unsqueeze", "Where",
-})  # fmt: skip
-
 
 def spell_out(model: ir.Model) -> None:
     """Write operators that the builder lacks or gets wrong in others, in place."""
@@ -214,7 +208,7 @@ def check(model: ir.Model, sources: Collection[str]) -> None:
     for node in model.graph:
         if table.is_zero(node.op_type, node.domain) or not any(x in reached for x in reads(node)):
             continue
-        known = table.key(node.op_type, node.domain) in TRUSTED
+        known = table.key(node.op_type, node.domain) in TRAINED
         if not known or not _FORMS.get(node.op_type, _any)(node, reached):
             layer = next((y.name for y in node.outputs if y.name), "?")
             trust = "in a form" if known else "one"

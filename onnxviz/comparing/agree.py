@@ -15,6 +15,7 @@ from onnxviz.auditing.finding import Check, Finding
 from onnxviz.comparing.hybrids import ending
 from onnxviz.comparing.rules import RULES, check, found
 from onnxviz.errors import UsageError, ways
+from onnxviz.graph.operators import computes
 from onnxviz.graph.output import CLASSES
 from onnxviz.graph.quantisers import of_node
 from onnxviz.text import quoted
@@ -139,7 +140,7 @@ def extent(net: Network) -> tuple[float, float]:
 def input_range(net: Network) -> tuple[float, float] | None:
     """The real numbers that the quantiser behind the network's input holds; None where there is none, or several."""
     value = next(one for one in net.model.graph.inputs if one.name == net.input.name)
-    quantisers = [node for node, at in value.uses() if node.op_type == "QuantizeLinear" and at == 0]
+    quantisers = [node for node, at in value.uses() if computes(node.op_type) == "quantize" and at == 0]
     if len(quantisers) != 1 or len(list(value.uses())) != 1:
         return None
     held = of_node(quantisers[0])

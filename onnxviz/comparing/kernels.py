@@ -22,7 +22,16 @@ from onnxviz.graph.analysis.cost import macs
 from onnxviz.graph.analysis.dataflow import constant
 from onnxviz.graph.analysis.probe import Facts
 from onnxviz.graph.analysis.twins import view
-from onnxviz.graph.operators import RECURRENT, RESHAPING, VALUE_KEPT
+from onnxviz.graph.operators import (
+    CONVOLUTIONS,
+    INTEGER_SUMS,
+    RECURRENT,
+    RESHAPING,
+    VALUE_KEPT,
+    computes,
+    computing,
+    family,
+)
 from onnxviz.network import Network
 
 _ROUNDS: Final = 20
@@ -37,10 +46,8 @@ _LEFT: Final = 0.25
 _MOST: Final = 0.9
 # Where weights stand in the operators that have them; of a product either side may be them.
 _PLACES: Final = {
-    "Conv": (1,),
-    "ConvTranspose": (1,),
-    "Gemm": (1, 0),
-    "MatMul": (1, 0),
+    **dict.fromkeys(CONVOLUTIONS, (1,)),
+    **dict.fromkeys(computing("gemm matmul"), (1, 0)),
     **dict.fromkeys(RECURRENT, (1,)),
 }
 
@@ -123,11 +130,15 @@ def _array(node: ir.Node, value: ir.Value, held: Mapping[str, np.ndarray]) -> np
     tensor = constant(value)
     array = held[value.name or ""] if tensor is None else tensor.numpy()
     wide = array.astype(np.float32)
-    if node.op_type in ("ConvInteger", "MatMulInteger"):
+    if node.op_type in INTEGER_SUMS:
         zero = constant(node.inputs[3]) if len(node.inputs) > 3 else None
         if zero is not None:
             numbers = zero.numpy().astype(np.float32).reshape(-1)
-            wide -= numbers.reshape(-1, *[1] * (wide.ndim - 1)) if node.op_type == "ConvInteger" else numbers
+            wide -= (
+                numbers.reshape(-1, *[1] * (wide.ndim - 1))
+                if family(node.op_type) == "convolution"
+                else numbers
+            )
     return wide
 
 
@@ -141,10 +152,10 @@ def shaped(node: ir.Node, values: list[ir.Value], arrays: list[np.ndarray]) -> n
     if twin.op in RECURRENT:
         both = np.concatenate([array.reshape(-1, array.shape[-1]) for array in arrays], axis=1)
         return both[:, :, None]
-    if twin.op in ("Conv", "ConvTranspose"):
+    if computes(twin.op) in ("conv", "conv_transpose"):
         if w.ndim < 3:
             return None
-        if twin.op == "Conv":
+        if computes(twin.op) == "conv":
             return w.reshape(*w.shape[:2], -1)
         group = int(attributes.get("group", 1))
         parts = w.reshape(group, w.shape[0] // group, w.shape[1], -1).swapaxes(1, 2)

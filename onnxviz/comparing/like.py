@@ -14,7 +14,7 @@ from onnxviz.errors import PreprocessingAssumed, UsageError
 from onnxviz.graph.dequantised import drop_unread
 from onnxviz.graph.expose import expose
 from onnxviz.graph.layers import Layer, resolve
-from onnxviz.graph.operators import ACTIVATIONS
+from onnxviz.graph.operators import ACTIVATIONS, BY_STATISTICS
 from onnxviz.network import Network
 from onnxviz.opening import load
 from onnxviz.progress import Progress, silent
@@ -135,7 +135,7 @@ def _behind(matching: Matching, counterpart: dict[str, str]) -> dict[str, str]:
     for node in reversed(matching.a.graph):
         y: ir.Value = node.outputs[0]
         x = node.inputs[0] if node.inputs else None
-        if x is None or (node.op_type not in ACTIVATIONS and node.op_type != "BatchNormalization"):
+        if x is None or (node.op_type not in ACTIVATIONS | BY_STATISTICS):
             continue
         taken = str(y.name) if y.name in counterpart else found.get(str(y.name))
         if taken is not None and x.name not in counterpart and len(x.uses()) == 1:

@@ -17,6 +17,7 @@ from onnxviz.graph import canonical, fold, fused, lift
 from onnxviz.graph.analysis.dataflow import FLOATS, dependent, duplicate, is_tensor, measured, prune
 from onnxviz.graph.dequantised import ALSO, through
 from onnxviz.graph.naming import name_nodes
+from onnxviz.graph.operators import computes
 from onnxviz.graph.quantised import as_qdq
 from onnxviz.graph.shapes import infer
 from onnxviz.network import Network
@@ -63,12 +64,14 @@ def normal(net: Network) -> ir.Model:
 def _collapse(graph: ir.Graph) -> None:
     """Leave out what hands its input on as it is, in place; where it is an output of the graph, it stays."""
     for node in list(graph):
-        if node.domain not in ("", "ai.onnx") or node.op_type not in ("Identity", "Cast"):
+        if node.domain not in ("", "ai.onnx") or computes(node.op_type) not in ("identity", "cast"):
             continue
         x, y = node.inputs[0], node.outputs[0]
         if x is None or y.is_graph_output() or not is_tensor(x):
             continue
-        if node.op_type == "Cast" and (x.dtype is None or int(x.dtype) != node.attributes["to"].as_int()):
+        if computes(node.op_type) == "cast" and (
+            x.dtype is None or int(x.dtype) != node.attributes["to"].as_int()
+        ):
             continue
         x.meta.setdefault(SAME, []).extend([y.name, *y.meta.get(SAME, ())])
         y.replace_all_uses_with(x)
@@ -97,10 +100,10 @@ def _uncut(value: ir.Value) -> bool:
     if value.is_graph_output() or not value.uses():
         return False
     for reader, place in value.uses():
-        if place != 0 or reader.op_type not in ("QuantizeLinear", "DynamicQuantizeLinear"):
+        if place != 0 or computes(reader.op_type) not in ("quantize", "quantize_measured"):
             return False
         codes = reader.outputs[0]
-        if not any(other.op_type == "DequantizeLinear" for other, _ in codes.uses()):
+        if not any(computes(other.op_type) == "dequantize" for other, _ in codes.uses()):
             return False
     return True
 

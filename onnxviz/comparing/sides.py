@@ -13,9 +13,10 @@ from onnxviz import isolate
 from onnxviz.comparing.kernels import Kernel, kernels, likeness
 from onnxviz.comparing.normal import SAME, normal, real_values
 from onnxviz.comparing.sketch import Projector, Sketch, sketches
-from onnxviz.graph.analysis.dataflow import SHAPE_ONLY, dependent, image_input, reads
+from onnxviz.graph.analysis.dataflow import dependent, image_input, reads
 from onnxviz.graph.analysis.probe import Facts, Prober
 from onnxviz.graph.dequantised import ALSO
+from onnxviz.graph.operators import SHAPE_ONLY
 from onnxviz.network import Network
 from onnxviz.progress import Progress, silent
 

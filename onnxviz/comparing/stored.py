@@ -15,13 +15,21 @@ from onnxviz.comparing.sketch import constants
 from onnxviz.graph.analysis.dataflow import constant, dependent, duplicate, image_input
 from onnxviz.graph.dequantised import QUANTISING
 from onnxviz.graph.fold import batch_norms
-from onnxviz.graph.operators import FORM, VALUE_KEPT, operator
+from onnxviz.graph.operators import (
+    BY_STATISTICS,
+    FORM,
+    INTEGER_SUMS,
+    VALUE_KEPT,
+    computes,
+    computing,
+    family,
+    operator,
+)
 from onnxviz.graph.quantisers import Quantiser, behind, of_node
 from onnxviz.network import Network
 
-_INTEGERS: Final = ("ConvInteger", "MatMulInteger")
 # What stands between an int32 bias and its reader: DequantizeLinear, or a Cast and the product with both scales.
-_OF_A_BIAS: Final = FORM | {"Mul"}
+_OF_A_BIAS: Final = FORM | computing("multiply")
 _BETWEEN: Final = 6  # operators between a product and the BatchNormalization of its result
 
 
@@ -99,10 +107,10 @@ class Stored:
         if any(array is None for array in arrays):
             return None
         own = one.quantiser
-        if one.node.op_type in _INTEGERS and own is not None and arrays[0] is not None:
+        if one.node.op_type in INTEGER_SUMS and own is not None and arrays[0] is not None:
             if own.scale is None or own.zero is None:
                 return None
-            place = 0 if one.node.op_type == "ConvInteger" else arrays[0].ndim - 1
+            place = 0 if family(one.node.op_type) == "convolution" else arrays[0].ndim - 1
             sizes = [-1 if axis == place else 1 for axis in range(arrays[0].ndim)]
             arrays[0] = (arrays[0] - own.zero.reshape(sizes)) * own.scale.reshape(sizes)
         formed = shaped(one.node, list(one.values), [array for array in arrays if array is not None])
@@ -113,19 +121,19 @@ def _normalised(node: ir.Node) -> bool:
     """Whether a BatchNormalization follows, behind the bias and the scales of an integer product at most."""
     for _ in range(_BETWEEN):
         readers = set(node.outputs[0].consumers())
-        if any(reader.op_type == "BatchNormalization" for reader in readers):
+        if any(reader.op_type in BY_STATISTICS for reader in readers):
             return True
         if len(readers) != 1:
             return False
         (node,) = readers
-        if node.op_type not in VALUE_KEPT | {"Add", "Mul"}:
+        if node.op_type not in VALUE_KEPT | computing("add multiply"):
             return False
     return False
 
 
 def _quantiser(node: ir.Node, weight: ir.Value) -> Quantiser | None:
     """How a node's weights are held."""
-    if node.op_type not in _INTEGERS:
+    if node.op_type not in INTEGER_SUMS:
         source = behind(weight)
         return None if source is None else of_node(source)
     tensor = constant(weight)
@@ -145,10 +153,14 @@ def _factor(node: ir.Node) -> np.ndarray | None:
         readers = list(value.consumers())
         if len(readers) != 1:
             return None
-        if readers[0].op_type == "Mul":
+        if computes(readers[0].op_type) == "multiply":
             other = next((one for one in readers[0].inputs if one is not value), None)
             product = None if other is None else other.producer()
-            sources = product.inputs if product is not None and product.op_type == "Mul" else (other,)
+            sources = (
+                product.inputs
+                if product is not None and computes(product.op_type) == "multiply"
+                else (other,)
+            )
             scales = [tensor for one in sources if (tensor := constant(one)) is not None]
             return scales[0].numpy().reshape(-1).astype(float) if len(scales) == 1 else None
         value = readers[0].outputs[0]

@@ -18,6 +18,7 @@ from onnxviz.auditing.statistics import Likeness
 from onnxviz.comparing.match import Matching, Pair
 from onnxviz.comparing.weights import WeightFigures, weight_figures
 from onnxviz.errors import UsageError
+from onnxviz.graph.operators import computes
 from onnxviz.graph.quantisers import Quantiser, behind, of_node
 from onnxviz.graph.surgery import cut
 from onnxviz.network import Network
@@ -314,7 +315,7 @@ def _held(value: ir.Value) -> _Held | None:
             return None if own is None else _Held(own)
         return _Held(own, tuple(str(one.name) for one in node.inputs[1:3] if one is not None))
     for reader, place in value.uses():
-        if place == 0 and reader.op_type == "DynamicQuantizeLinear":
+        if place == 0 and computes(reader.op_type) == "quantize_measured":
             own = of_node(reader)
             return None if own is None else _Held(own, tuple(str(one.name) for one in reader.outputs[1:3]))
     return None

@@ -25,11 +25,12 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxviz.graph import operators
+from onnxviz.graph.operators import computes
 
 SCOPES = "pkg.torch.onnx.name_scopes"
 
 # Values named for what they read. Elementwise, one data input.
-ACTIVATIONS = operators.ACTIVATIONS | {"Erf"}
+ACTIVATIONS = operators.ACTIVATIONS | operators.computing("erf")
 _SHORT = {
     "GlobalAveragePool": "avgpool",
     "AveragePool": "avgpool",
@@ -37,7 +38,7 @@ _SHORT = {
     "MatMul": "matmul",
     "ReduceMean": "mean",
 }
-_WEIGHTED = operators.WEIGHTED | {"BatchNormalization", "InstanceNormalization"}
+_WEIGHTED = operators.WEIGHTED | operators.BY_STATISTICS | operators.computing("instance_norm")
 
 
 def readable(model: ir.Model, rename: Callable[[str], str] = lambda path: path) -> None:
@@ -79,7 +80,7 @@ def readable(model: ir.Model, rename: Callable[[str], str] = lambda path: path) 
 
 def short_name(node: ir.Node) -> str:
     """What a node does, in one lower-case word: `conv`, `relu6`, `global_average_pool`."""
-    if node.op_type == "Clip" and _bounds(node) == (0.0, 6.0):
+    if computes(node.op_type) == "clip" and _bounds(node) == (0.0, 6.0):
         return "relu6"
     if node.op_type in _SHORT:
         return _SHORT[node.op_type]
@@ -139,7 +140,7 @@ def _rename_weights(graph: ir.Graph, rename: Callable[[str], str]) -> None:
                 continue
             name = str(value.name)
             path, dot, leaf = name.rpartition(".")
-            if node.op_type in ("Conv", "ConvTranspose", "Gemm") and index == 2 and path:
+            if computes(node.op_type) in ("conv", "conv_transpose", "gemm") and index == 2 and path:
                 wanted[value] = f"{rename(path)}.bias"
             elif dot and leaf.isidentifier():
                 wanted[value] = f"{rename(path)}.{leaf}"
@@ -234,7 +235,7 @@ def _strip(props: dict[str, str]) -> None:
 def _global_pools(graph: ir.Graph) -> None:
     """ReduceMean over exactly the last two of four axes, kept as size 1, is GlobalAveragePool."""
     for node in list(graph):
-        if node.op_type != "ReduceMean" or node.domain not in ("", "ai.onnx"):
+        if computes(node.op_type) != "mean" or node.domain not in ("", "ai.onnx"):
             continue
         data = node.inputs[0]
         if data is None or data.shape is None or len(data.shape) != 4 or not _keeps(node):

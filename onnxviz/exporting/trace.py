@@ -14,12 +14,11 @@ import onnx_ir as ir
 
 from onnxviz.errors import ModelUnsuitable, RuntimeFailed, UsageError, ways
 from onnxviz.exporting.source import torch
+from onnxviz.graph.operators import CONTROL, computes, computing
 
 # With these in it, a graph of dynamic size is worse than one of fixed size: they stand for adaptive pooling spelt
 # out in index arithmetic, or for control flow that depends on the size.
-_ILL_SIGNS = frozenset(
-    {"GatherND", "Loop", "If", "Scan", "Range", "NonZero", "SequenceConstruct", "SequenceAt"}
-)
+_ILL_SIGNS = CONTROL | computing("arange") | {"GatherND", "NonZero", "SequenceConstruct", "SequenceAt"}
 INNER = "inner"
 
 
@@ -162,7 +161,7 @@ def _export(
 
 def _ill_sign(node: ir.Node) -> str:
     """What makes this node one that a graph of dynamic size is worse for, or ''."""
-    if node.op_type == "Pad" and (node.inputs[1] is None or node.inputs[1].const_value is None):
+    if computes(node.op_type) == "pad" and (node.inputs[1] is None or node.inputs[1].const_value is None):
         return "Pad by amounts that are computed from the size"
     return node.op_type if node.op_type in _ILL_SIGNS else ""
 

@@ -10,7 +10,7 @@ import onnx_ir as ir
 
 from onnxviz.errors import ModelUnsuitable
 from onnxviz.graph.analysis.twins import view
-from onnxviz.graph.operators import family
+from onnxviz.graph.operators import computes, family
 from onnxviz.graph.surgery import cut
 from onnxviz.network import Network
 from onnxviz.provenance import recorded
@@ -219,7 +219,7 @@ def _convolves(node: ir.Node) -> bool:
 
 
 def _belongs(node: ir.Node) -> bool:
-    return family(node.op_type) in _AFTER or view(node).op in ("Add", "Mul")
+    return family(node.op_type) in _AFTER or computes(view(node).op) in ("add", "multiply")
 
 
 def _producer(model: ir.Model, name: str) -> ir.Node | None:

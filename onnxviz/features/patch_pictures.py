@@ -13,6 +13,7 @@ from PIL import Image, ImageDraw
 from onnxviz.errors import ImageRejected
 from onnxviz.features.patch_boxes import LayerPatches, PatchData, to_source
 from onnxviz.features.stream import fingerprint, refusal
+from onnxviz.graph.operators import computes
 from onnxviz.image.folder import decode
 from onnxviz.progress import Progress, silent
 from onnxviz.text import printable, shorten
@@ -230,7 +231,7 @@ def _subtitle(result: PatchData, one: LayerPatches, row: int) -> str:
         f"strongest in {int(here.sum())} of {int(result.manifest['figures']['ranked'])} images",
         field_in_words(result, one),
     ]
-    if not best > 0 and one.layer.op in ("Relu", "Clip"):
+    if not best > 0 and computes(one.layer.op) in ("relu", "clip"):
         told.append("silent: never above 0")
     if (one.scores[row, here] != one.unclipped[row, here]).any():
         told.append(f"in brackets: before the layer cuts at {best:.3g}")

@@ -16,6 +16,7 @@ import onnx_ir as ir
 
 from onnxviz.errors import UnsupportedOperator, ways
 from onnxviz.grad import table
+from onnxviz.graph.operators import computes
 from onnxviz.graph.rectifiers import rectifier
 from onnxviz.graph.tape import Dims, Operand, Tape, dims, schema
 
@@ -112,7 +113,7 @@ def _varying(nodes: Sequence[ir.Node], wrt: Sequence[ir.Value], rules: table.Tab
         if table.is_zero(node.op_type, node.domain) or not any(x in varying for x in reads(node)):
             continue
         rule = rules.get(table.key(node.op_type, node.domain))
-        if node.op_type == "Cast" and ir.DataType(node.attributes["to"].as_int()) in _INTEGERS:
+        if computes(node.op_type) == "cast" and ir.DataType(node.attributes["to"].as_int()) in _INTEGERS:
             continue
         for i, y in enumerate(node.outputs):
             # The further outputs of a known operator are no floats (indices, masks) or are declared constant.

@@ -14,11 +14,11 @@ import onnx_ir as ir
 from onnxviz.graph.analysis.dataflow import dependent, image_input
 from onnxviz.graph.analysis.probe import Facts, Prober
 from onnxviz.graph.analysis.twins import view
-from onnxviz.graph.operators import POINTWISE, POOLS, WEIGHTED
+from onnxviz.graph.operators import POINTWISE, POOLS, WEIGHTED, computing
 from onnxviz.graph.surgery import cut, fits
 
 Size = tuple[int, int]
-_BY_SHAPE = POINTWISE | WEIGHTED | POOLS | {"Concat", "Flatten", "Squeeze", "Transpose", "Unsqueeze"}
+_BY_SHAPE = POINTWISE | WEIGHTED | POOLS | computing("concatenate flatten squeeze transpose expand_dims")
 _STEPS = (1, 2, 4, 8, 16, 32, 64, 128)  # total strides of networks, mostly
 _FIXED = (32, 48, 64, 96, 128, 224)  # heights (or widths) that networks are made for
 

@@ -10,7 +10,19 @@ from onnxviz.graph.analysis.dataflow import dependent, flat, image_input, subgra
 from onnxviz.graph.analysis.probe import Prober
 from onnxviz.graph.analysis.shapes import probes, symbolic
 from onnxviz.graph.analysis.twins import view
-from onnxviz.graph.operators import BATCH_FIRST, OWN, POINTWISE, RECURRENT, RESHAPING, RESIZING, WEIGHTED
+from onnxviz.graph.operators import (
+    BATCH_FIRST,
+    BY_STATISTICS,
+    CONTROL,
+    OWN,
+    POINTWISE,
+    RECURRENT,
+    RESHAPING,
+    RESIZING,
+    WEIGHTED,
+    computes,
+    computing,
+)
 
 # Measured on ONNX Runtime 1.32: the averages, which the standard makes outputs, are written over those of the file, and
 # the same picture gives other values in the next run.
@@ -26,15 +38,13 @@ _MIXING = {
     "DynamicQuantizeLSTM": _RANGE,
 }
 # What cannot read across axis 0 where the results' only axis that follows the batch is the first.
-_LEADING = (POINTWISE | OWN | BATCH_FIRST | WEIGHTED | RESHAPING | RESIZING | {"Split"}) - {
-    "DeformConv",
-    "Einsum",
-    "Expand",
-}
+_LEADING = (POINTWISE | OWN | BATCH_FIRST | WEIGHTED | RESHAPING | RESIZING | computing("split")) - (
+    {"DeformConv", "Einsum"} | computing("broadcast_to")
+)
 # ... and over another axis than the first, as their attributes say.
-_ALONG = {"Concat": 1, "LogSoftmax": 1, "Softmax": 1}
+_ALONG = dict.fromkeys(computing("concatenate log_softmax softmax"), 1)
 # These could bring the images to another axis than the first.
-_MOVERS = RECURRENT | {"Einsum", "Loop", "Scan", "Transpose"}
+_MOVERS = RECURRENT | (CONTROL - {"If"}) | computing("transpose") | {"Einsum"}
 
 
 def mixing(model: ir.Model, input: str | None = None) -> str | None:
@@ -42,7 +52,7 @@ def mixing(model: ir.Model, input: str | None = None) -> str | None:
 
     A look at the operators alone: `independent` follows the batch.
     """
-    suspects = _MIXING.keys() | {"BatchNormalization"}
+    suspects = _MIXING.keys() | BY_STATISTICS
     if not model.functions and not any(
         [node.op_type in suspects and over_batch(node) for node in model.graph.all_nodes()]
     ):
@@ -67,9 +77,7 @@ def _nodes(graph: ir.Graph) -> Iterator[tuple[ir.Node, ir.Node]]:
 
 def over_batch(node: ir.Node) -> str | None:
     """What the node measures or normalises over all images of the batch, in words; None where it does not."""
-    if (
-        node.op_type == "BatchNormalization"
-    ):  # in training: said aloud from opset 14 on, before by its outputs
+    if node.op_type in BY_STATISTICS:  # in training: said aloud from opset 14 on, before by its outputs
         mode = node.attributes.get("training_mode")
         training = len(node.outputs) > 1 or (mode is not None and not mode.is_ref() and bool(mode.as_int()))
         return _IN_TRAINING if training else None
@@ -103,7 +111,7 @@ def _keeps_first(node: ir.Node) -> bool:
     if twin.op in _ALONG:
         axis = twin.attributes.get("axis", _ALONG[twin.op])
         return isinstance(axis, int) and (axis > 0 or axis == -1)
-    if twin.op == "MaxPool" and len(node.outputs) > 1:
+    if computes(twin.op) == "max_pool" and len(node.outputs) > 1:
         return False
     return twin.op in _LEADING
 
@@ -138,7 +146,7 @@ def moved_axes(model: ir.Model, input: str | None = None) -> dict[str, int]:
 
 def _moves(node: ir.Node) -> bool:
     """Whether a node of `_MOVERS` could bring the pictures to another axis."""
-    if node.op_type == "Transpose":
+    if computes(node.op_type) == "transpose":
         order = node.attributes.get("perm")
         return order is None or order.is_ref() or next(iter(order.as_ints()), 0) != 0
     return True

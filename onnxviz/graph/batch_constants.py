@@ -14,7 +14,14 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxviz.graph.analysis.twins import View
-from onnxviz.graph.operators import BATCH_FIRST, POINTWISE, RECURRENT
+from onnxviz.graph.operators import (
+    BATCH_FIRST,
+    POINTWISE,
+    RECURRENT,
+    computes,
+    computing,
+    operators,
+)
 
 Shape = tuple[int, ...]
 _LAST = (1 << 31) - 1  # the end of an axis, whatever its size
@@ -234,7 +241,12 @@ def _resize(step: Step) -> None:
     """Scales leave the batch alone; sizes that name it get the true one."""
     axis, axes = step.axis(), step.view.attributes.get("axes")
     named = list(axes) if axes is not None else list(range(len(step.shape())))
-    if step.view.op == "Resize" and step.opset > 10 and step.view.input(3) is not None and axis in named:
+    if (
+        computes(step.view.op) == "resize"
+        and step.opset > 10
+        and step.view.input(3) is not None
+        and axis in named
+    ):
         if step.follows(3, axis):
             return
         if axis != 0 or axes is not None:
@@ -272,7 +284,7 @@ def _leading(step: Step) -> None:
     """Operators that take axis 0 for the batch, as we must then."""
     if step.axis() != 0:
         raise Refused(f"the batch has moved to axis {step.axis()} of its input")
-    if step.view.op == "MaxPool" and len(step.node.outputs) > 1:
+    if computes(step.view.op) == "max_pool" and len(step.node.outputs) > 1:
         indices = step.node.outputs[1]
         if indices.uses() or indices.is_graph_output():
             raise Refused("its indices count across the images of the batch")
@@ -301,7 +313,7 @@ def _product(step: Step) -> None:
         step.beside(
             1 - sides[0], at - rank + len(step.shape(1 - sides[0])), step.shape(sides[0])[step.axis(sides[0])]
         )
-    if step.view.op == "Gemm" and step.view.input(2) is not None and step.axes[2] is None:
+    if computes(step.view.op) == "gemm" and step.view.input(2) is not None and step.axes[2] is None:
         row = 0 if sides == [0] else 1
         step.beside(2, row - 2 + len(step.shape(2)), step.result[row])
 
@@ -311,15 +323,21 @@ EDITS: dict[str, Callable[[Step], int | None]] = {
     **dict.fromkeys(BATCH_FIRST, _leading),
     **dict.fromkeys(POINTWISE, _pointwise),
     **dict.fromkeys(RECURRENT, _recurrent),
-    **dict.fromkeys(("QuantizeLinear", "DequantizeLinear"), _quantise),
-    **dict.fromkeys(("Gemm", "MatMul"), _product),
-    "Concat": _concat,
-    "Expand": _expand,
-    "Flatten": _flatten,
-    "MeanVarianceNormalization": _mean_variance,
-    "Reshape": _reshape,
-    "Resize": _resize,
-    "Slice": _slice,
-    "Squeeze": _squeeze,
-    "Unsqueeze": _unsqueeze,
+    **dict.fromkeys(computing("quantize dequantize"), _quantise),
+    **dict.fromkeys(computing("gemm matmul"), _product),
+    **dict.fromkeys(operators(lambda row: row.sees == "mean_variance"), _mean_variance),
+    **{
+        op: edit
+        for word, edit in (
+            ("concatenate", _concat),
+            ("broadcast_to", _expand),
+            ("flatten", _flatten),
+            ("reshape", _reshape),
+            ("resize", _resize),
+            ("slice", _slice),
+            ("squeeze", _squeeze),
+            ("expand_dims", _unsqueeze),
+        )
+        for op in computing(word)
+    },
 }

@@ -7,12 +7,13 @@ ReLU6 as any of these with a Min, in either order.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 import onnx_ir as ir
 
-from onnxviz.graph.operators import CASTS, RENAMING, operator
+from onnxviz.graph.operators import CASTS, RENAMING, computes, computing, operator
 from onnxviz.graph.rectifiers import number
 from onnxviz.graph.tape import Tape
 
@@ -22,9 +23,9 @@ _LARGEST = 1 << 16
 # Exporters write "no upper end" as the largest number there is.
 _OPEN = 3e38
 # Comparison -> whether it is true where its first operand is the larger; equality is the kink and makes no difference.
-_LARGER = {"Greater": True, "GreaterOrEqual": True, "Less": False, "LessOrEqual": False}
+_LARGER: dict[str | None, bool] = {"greater": True, "greater_equal": True, "less": False, "less_equal": False}
 # What hands its first operand's numbers on, in another type or shape.
-_HANDS_ON = RENAMING | CASTS | {"Expand"}
+_HANDS_ON = RENAMING | CASTS | computing("broadcast_to")
 
 
 def scalars(model: ir.Model) -> None:
@@ -51,7 +52,7 @@ def scalars(model: ir.Model) -> None:
 def _one_step(node: ir.Node) -> tuple[int, ...]:
     """Scale and zero point of a whole tensor that have axes of their own. ONNX Runtime looks along the tensor's axes
     for theirs, and fails unless it has left the node out."""
-    if node.op_type not in ("DequantizeLinear", "QuantizeLinear") or node.attributes.get_int("block_size"):
+    if computes(node.op_type) not in ("dequantize", "quantize") or node.attributes.get_int("block_size"):
         return ()
     steps = node.inputs[1:3]
     one = all(
@@ -79,7 +80,7 @@ def rectifiers(model: ir.Model) -> None:
     """Rewrite every other spelling in the main graph and the graphs within, in place; opset 11 or later."""
     tape: Tape | None = None
     for node in list(model.graph.all_nodes()):
-        if node.domain not in ("", "ai.onnx") or node.op_type not in _SPELLINGS:
+        if node.domain not in ("", "ai.onnx") or computes(node.op_type) not in _SPELLINGS:
             continue
         found = held(node)
         if found is None or found.low != 0.0 or not found.high > 0.0 or _is_canonical(node, found):
@@ -94,9 +95,9 @@ def rectifiers(model: ir.Model) -> None:
 
 
 def _is_canonical(node: ir.Node, found: Held) -> bool:
-    if node.op_type == "Relu":
+    if computes(node.op_type) == "relu":
         return found.high == math.inf
-    return node.op_type == "Clip" and node.inputs[0] is found.x and found.high < math.inf
+    return computes(node.op_type) == "clip" and node.inputs[0] is found.x and found.high < math.inf
 
 
 def held(node: ir.Node) -> Held | None:
@@ -117,7 +118,7 @@ def held(node: ir.Node) -> Held | None:
 
 def _one(node: ir.Node) -> Held | None:
     """As `held`, of the node alone."""
-    spelling = _SPELLINGS.get(node.op_type) if node.domain in ("", "ai.onnx") else None
+    spelling = _SPELLINGS.get(computes(node.op_type)) if node.domain in ("", "ai.onnx") else None
     y = node.outputs[0]
     if spelling is None or y.dtype not in _FLOATS:
         return None
@@ -163,9 +164,14 @@ def _elu(node: ir.Node) -> Held | None:
 def _mirrored(node: ir.Node) -> Held | None:
     """-Min(-x, 0) and its like."""
     held_back = node.inputs[0].producer() if node.inputs[0] is not None else None
-    found = None if held_back is None or held_back.op_type == "Neg" else _one(held_back)
+    found = None if held_back is None or computes(held_back.op_type) == "negative" else _one(held_back)
     mirror = None if found is None else found.x.producer()
-    if found is None or mirror is None or mirror.op_type != "Neg" or mirror.domain not in ("", "ai.onnx"):
+    if (
+        found is None
+        or mirror is None
+        or computes(mirror.op_type) != "negative"
+        or mirror.domain not in ("", "ai.onnx")
+    ):
         return None
     x = mirror.inputs[0]
     if x is None or found.high != 0.0:  # -Relu(-x) holds a rectifier already, of -x
@@ -239,11 +245,16 @@ def _quotient(node: ir.Node) -> Held | None:
 
 def _with_magnitude(total: ir.Value | None) -> Held | None:
     source = None if total is None else total.producer()
-    if source is None or source.op_type != "Add" or source.domain:
+    if source is None or computes(source.op_type) != "add" or source.domain:
         return None
     for x, other in (source.inputs, source.inputs[::-1]):
         size = None if other is None else other.producer()
-        if x is not None and size is not None and size.op_type == "Abs" and size.inputs[0] is x:
+        if (
+            x is not None
+            and size is not None
+            and computes(size.op_type) == "absolute"
+            and size.inputs[0] is x
+        ):
             return Held(x, low=0.0)
     return None
 
@@ -255,7 +266,7 @@ def _steps_at(mask: ir.Value, x: ir.Value) -> bool:
         return False
     if source.op_type in CASTS:
         sides, true_is_one = _compared(source.inputs[0]), True
-    elif source.op_type == "Where":
+    elif computes(source.op_type) == "where":
         sides = _compared(source.inputs[0])
         ends = tuple(_uniform(end, None) for end in source.inputs[1:3])
         if ends not in ((1.0, 0.0), (0.0, 1.0)):
@@ -271,16 +282,16 @@ def _compared(condition: ir.Value | None) -> tuple[ir.Value, float, bool] | None
     source = None if condition is None else condition.producer()
     if source is None or source.domain not in ("", "ai.onnx"):
         return None
-    if source.op_type == "Not":
+    if computes(source.op_type) == "logical_not":
         inner = _compared(source.inputs[0])
         return None if inner is None else (inner[0], inner[1], not inner[2])
-    if source.op_type not in _LARGER:
+    if computes(source.op_type) not in _LARGER:
         return None
     a, b = source.inputs
     for x, other, first in ((a, b, True), (b, a, False)):
         level = _uniform(other, x)
         if level is not None and x is not None:
-            return x, level, _LARGER[source.op_type] == first
+            return x, level, _LARGER[computes(source.op_type)] == first
     return None
 
 
@@ -306,11 +317,11 @@ def _uniform(value: ir.Value | None, beside: ir.Value | None) -> float | None:
         source = value.producer()
         if source is None or source.domain not in ("", "ai.onnx"):
             return None
-        if source.op_type == "Sub" and source.inputs[0] is source.inputs[1]:
+        if computes(source.op_type) == "subtract" and source.inputs[0] is source.inputs[1]:
             return 0.0
-        if source.op_type == "Mul" and any(number(factor) == 0.0 for factor in source.inputs):
+        if computes(source.op_type) == "multiply" and any(number(factor) == 0.0 for factor in source.inputs):
             return 0.0
-        if source.op_type == "ConstantOfShape":
+        if computes(source.op_type) == "full":
             fill = source.attributes.get("value")
             return 0.0 if fill is None else float(np.reshape(fill.as_tensor().numpy(), -1)[0])
         if source.op_type not in _HANDS_ON:
@@ -327,17 +338,17 @@ def _fits(constant: ir.TensorProtocol, beside: ir.Value) -> bool:
     return all(c in (1, b) for c, b in zip(constant.shape, sides, strict=True))
 
 
-_SPELLINGS = {
-    "Clip": _clip,
-    "Div": _quotient,
-    "Elu": _elu,
-    "LeakyRelu": _leaky,
-    "Max": _maximum,
-    "Min": _minimum,
-    "Mul": _product,
-    "Neg": _mirrored,
-    "PRelu": _prelu,
-    "Relu": _relu,
-    "ThresholdedRelu": _thresholded,
-    "Where": _where,
+_SPELLINGS: dict[str | None, Callable[[ir.Node], Held | None]] = {
+    "clip": _clip,
+    "divide": _quotient,
+    "elu": _elu,
+    "leaky_relu": _leaky,
+    "maximum": _maximum,
+    "minimum": _minimum,
+    "multiply": _product,
+    "negative": _mirrored,
+    "prelu": _prelu,
+    "relu": _relu,
+    "thresholded_relu": _thresholded,
+    "where": _where,
 }

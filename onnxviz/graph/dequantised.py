@@ -26,16 +26,16 @@ import onnx_ir as ir
 
 from onnxviz.graph.analysis.dataflow import QUANTISED, constant, dependent
 from onnxviz.graph.naming import fresh
-from onnxviz.graph.operators import MOVING, RESIZING, SPELLINGS
+from onnxviz.graph.operators import MOVING, RESIZING, SPELLINGS, computes, computing
 
 _DOMAINS: Final = ("", "ai.onnx", "com.microsoft")
 # Where the operators of quantised networks have the scale of their result; its zero point is the next input.
 _SCALES: Final = {name: row.scale for name, row in SPELLINGS.items() if row.scale is not None}
-QUANTISING: Final = frozenset(_SCALES) | {"DynamicQuantizeLinear"}
+QUANTISING: Final = frozenset(_SCALES) | computing("quantize_measured")
 #: What makes codes real numbers.
 DEQUANTISER: Final = "DequantizeLinear"
 # What hands integers on as they are, with the scale of its first input.
-_HANDS_ON: Final = MOVING | RESIZING | {"Clip", "MaxPool", "ReduceMax", "ReduceMin", "Relu"}
+_HANDS_ON: Final = MOVING | RESIZING | computing("max_pool clip max min relu")
 # How ONNX Runtime's quantiser names what belongs to the value X.
 _INPUT, _CODES, _REAL, _OPERATOR = (
     "_QuantizeLinear_Input", "_QuantizeLinear_Output", "_DequantizeLinear_Output", "_quantized",
@@ -83,7 +83,7 @@ def scale_of(value: ir.Value) -> Scale | None:
         node, moved = node.inputs[0].producer(), True
     if node is None or node.domain not in _DOMAINS:
         return None
-    if node.op_type == "DynamicQuantizeLinear":
+    if computes(node.op_type) == "quantize_measured":
         return Scale(node.outputs[1], node.outputs[2], None) if moved or value is node.outputs[0] else None
     place = _SCALES.get(node.op_type)
     scale, zero = (
@@ -95,7 +95,7 @@ def scale_of(value: ir.Value) -> Scale | None:
     if all(size == 1 for size in scale.shape):
         return Scale(scale, zero, None)
     axis = node.attributes.get("axis")
-    if moved or node.op_type != "QuantizeLinear":
+    if moved or computes(node.op_type) != "quantize":
         return None
     return Scale(scale, zero, 1 if axis is None else axis.as_int())
 
@@ -106,7 +106,7 @@ def told(real: ir.Value) -> Quantised | None:
     if ALSO not in real.meta or node is None:
         return None
     if (
-        node.op_type != "DequantizeLinear"
+        computes(node.op_type) != "dequantize"
     ):  # a range measured while it runs: the value itself, and its codes beside
         return Quantised(real.meta[ALSO][0], None, None)
     codes, *rest = node.inputs
@@ -164,7 +164,7 @@ def name_real_values(model: ir.Model) -> None:
     for node in list(graph):
         if node.graph is None:  # joined with another
             continue
-        for made in node.outputs if node.op_type == "Split" else node.outputs[:1]:
+        for made in node.outputs if computes(node.op_type) == "split" else node.outputs[:1]:
             if made not in moved or not made.name or not (made.dtype is None or made.dtype in QUANTISED):
                 continue
             scale = scale_of(made)
@@ -176,10 +176,10 @@ def _name(graph: ir.Graph, codes: ir.Value, scale: Scale, names: _Names) -> None
     """Settle which value is the real one behind these codes, what it is called, and where it is listed."""
     node = codes.producer()
     assert node is not None
-    measured = node.op_type == "DynamicQuantizeLinear"
-    source = node.inputs[0] if measured or node.op_type == "QuantizeLinear" else None
+    measured = computes(node.op_type) == "quantize_measured"
+    source = node.inputs[0] if measured or computes(node.op_type) == "quantize" else None
     computed = source is not None and source.producer() is not None
-    also = _joined_codes(graph, node, scale) if node.op_type == "QuantizeLinear" else []
+    also = _joined_codes(graph, node, scale) if computes(node.op_type) == "quantize" else []
     readers = [reader for reader, place in codes.uses() if place == 0 and _dequantises(reader, scale)]
     if measured and computed and not readers:
         assert source is not None  # the range is this very value's: nothing is cut off
@@ -216,7 +216,12 @@ def _joined_codes(graph: ir.Graph, node: ir.Node, scale: Scale) -> list[str]:
     """
     source, gone = node.inputs[0], []
     for other, place in list(source.uses()) if source is not None else ():
-        if other is node or place != 0 or other.op_type != "QuantizeLinear" or other.domain != node.domain:
+        if (
+            other is node
+            or place != 0
+            or computes(other.op_type) != "quantize"
+            or other.domain != node.domain
+        ):
             continue
         codes, own = other.outputs[0], scale_of(other.outputs[0])
         alike = own is not None and own.axis == scale.axis and _same(own.scale, scale.scale)
@@ -247,7 +252,7 @@ def _note(real: ir.Value, hidden: Sequence[ir.Value], origin: ir.Value | None) -
 
 
 def _dequantises(node: ir.Node, scale: Scale) -> bool:
-    if node.op_type != "DequantizeLinear" or node.domain not in _DOMAINS:
+    if computes(node.op_type) != "dequantize" or node.domain not in _DOMAINS:
         return False
     zero = node.inputs[2] if len(node.inputs) > 2 else None
     axis = node.attributes.get("axis")
@@ -274,7 +279,7 @@ def _same(one: ir.Value | None, other: ir.Value | None) -> bool:
 def _node(like: ir.Node, op: str, x: ir.Value, scale: Scale, name: str) -> ir.Node:
     inputs = [x, scale.scale] if scale.zero is None else [x, scale.scale, scale.zero]
     attributes = [] if scale.axis is None else [ir.AttrInt64("axis", scale.axis)]
-    domain = like.domain if like.op_type in ("QuantizeLinear", "DequantizeLinear") else ""
+    domain = like.domain if computes(like.op_type) in ("quantize", "dequantize") else ""
     return ir.Node(domain, op, inputs, attributes, name=name)
 
 
@@ -305,7 +310,7 @@ class _Names:
 def drop_unread(model: ir.Model) -> None:
     """Take out again the DequantizeLinear nodes that `name_real_values` added and nothing reads, in place."""
     for node in list(model.graph):
-        real = node.outputs[0] if node.op_type == "DequantizeLinear" else None
+        real = node.outputs[0] if computes(node.op_type) == "dequantize" else None
         if real is not None and ALSO in real.meta and not real.uses() and not real.is_graph_output():
             model.graph.remove(node, safe=True)
 
@@ -374,7 +379,7 @@ def through(graph: ir.Graph, real: ir.Value) -> None:
     Every number of the codes comes back as it was, so the graph computes what it did.
     """
     node = real.producer()
-    if node is None or node.op_type != "DequantizeLinear" or node.inputs[0] is None:
+    if node is None or computes(node.op_type) != "dequantize" or node.inputs[0] is None:
         return
     codes, scale = node.inputs[0], scale_of(node.inputs[0])
     others = [(reader, place) for reader, place in codes.uses() if reader is not node]

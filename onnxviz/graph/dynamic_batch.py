@@ -33,7 +33,7 @@ from onnxviz.graph.analysis.twins import View, view
 from onnxviz.graph.analysis.units import Atom, Call, Units
 from onnxviz.graph.batch import over_batch
 from onnxviz.graph.batch_constants import EDITS, Mixes, Refused, Shape, Step
-from onnxviz.graph.operators import BATCH_FIRST, OWN, POINTWISE, operator
+from onnxviz.graph.operators import BATCH_FIRST, OWN, POINTWISE, SHAPE_ONLY, computes, operator
 from onnxviz.graph.tape import Tape
 
 _SYMBOL = "N"
@@ -139,7 +139,7 @@ class Freeing:
             return
         read = list(reads(node))
         carrying = any(value in self.carried for value in read)
-        if node.op_type in ("Shape", "Size") and node.domain == "":
+        if node.op_type in SHAPE_ONLY and node.domain == "":
             self.sized.update(node.outputs if carrying else ())
             return
         if not carrying:
@@ -178,7 +178,7 @@ class Freeing:
         )
         axis = EDITS[twin.op](step) if twin.op in EDITS else None
         computed = any(node.inputs[place] in self.sized for place in step.constants)
-        if computed or (moving and twin.op not in ("Reshape", "Expand", "Resize")):
+        if computed or (moving and computes(twin.op) not in ("reshape", "broadcast_to", "resize")):
             raise Refused("it computes sizes in which the batch is fixed")
         self._edit(step)
         if step.results[0] is None and operator(twin.op).keeps == "shape":  # ONNX tells it of some alone
@@ -238,7 +238,7 @@ class Freeing:
         op = step.view.op
         if operator(op).family in _SUMMING:
             return Mixes("it reads across the images of the batch")
-        if operator(op).moves and op != "Flatten":
+        if operator(op).moves and computes(op) != "flatten":
             return Refused("it takes single images out of the batch, or repeats them")
         return Refused("it reads across the images of the batch")
 

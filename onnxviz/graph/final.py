@@ -16,14 +16,14 @@ import onnx_ir as ir
 from onnxviz.graph.analysis.dataflow import constant
 from onnxviz.graph.analysis.probe import Facts
 from onnxviz.graph.analysis.twins import view
-from onnxviz.graph.operators import FORM, VALUE_KEPT
+from onnxviz.graph.operators import FORM, VALUE_KEPT, computes, computing
 
-_PLAIN = VALUE_KEPT | {"Dropout"}
-_ACTIVATIONS = {"Softmax": "softmax", "Sigmoid": "sigmoid", "LogSoftmax": "log_softmax"}
+_PLAIN = VALUE_KEPT | computing("dropout")
+_ACTIVATIONS = ("softmax", "sigmoid", "log_softmax")
 _LOGARITHM = {"softmax": "log_softmax", "sigmoid": "log_sigmoid"}
 _POWER = {log: plain for plain, log in _LOGARITHM.items()}
 # Sums are laid beside the numbers that they divide by these.
-_SPREAD = FORM | {"Expand", "Tile"}
+_SPREAD = FORM | computing("broadcast_to tile")
 _NEGLIGIBLE = 1e-3  # an epsilon against division by zero, a factor of nearly one
 _DEEPEST = 8  # nodes that two spellings of the same value are compared over
 
@@ -52,10 +52,10 @@ def final(output: ir.Value, facts: Facts, opset: int) -> Final:
 
 def complement(output: ir.Value) -> ir.Value | None:
     """s, where the output lays 1 - s and s side by side: what speaks against class 1, and for it."""
-    node = _made_by(output, "Concat")
+    node = _made_by(output, "concatenate")
     if node is None or len(node.inputs) != 2:
         return None
-    against = _made_by(node.inputs[0], "Sub", through=FORM)
+    against = _made_by(node.inputs[0], "subtract", through=FORM)
     if against is None or not _near(1)(number(against.inputs[0])):
         return None
     same = _same(_core(against.inputs[1], FORM), _core(node.inputs[1], FORM))
@@ -85,13 +85,13 @@ class _Reader:
                 kept = all(least <= low and most >= high for least, most in bounds)
                 return found if kept else Final(output)
             op = view(node).op
-            if op in ("Clip", "Max", "Min"):
+            if computes(op) in ("clip", "maximum", "minimum"):
                 bounds.append(_bounds(node, op))
                 value = _operand(node, lambda _: True)
-            elif op in ("Add", "Sub"):
-                value = _operand(node, lambda c: abs(c) <= _NEGLIGIBLE, first=op == "Sub")
-            elif op in ("Mul", "Div"):
-                value = _operand(node, lambda c: abs(c - 1) <= _NEGLIGIBLE, first=op == "Div")
+            elif computes(op) in ("add", "subtract"):
+                value = _operand(node, lambda c: abs(c) <= _NEGLIGIBLE, first=computes(op) == "subtract")
+            elif computes(op) in ("multiply", "divide"):
+                value = _operand(node, lambda c: abs(c - 1) <= _NEGLIGIBLE, first=computes(op) == "divide")
             else:
                 value = view(node).input(0) if op in FORM else None
         return Final(output)
@@ -102,10 +102,9 @@ class _Reader:
         """The activation whose last node this is."""
         twin = view(node)
         source = twin.input(0)
-        if twin.op in _ACTIVATIONS and source is not None:
-            return Final(
-                source, _ACTIVATIONS[twin.op], self._over(node, source) if "Soft" in twin.op else None
-            )
+        name = computes(twin.op)
+        if name in _ACTIVATIONS and source is not None:
+            return Final(source, name, None if name == "sigmoid" else self._over(node, source))
         for read in (self._changed, self._normalised, self._log_softmax, self._sigmoid):
             if (found := read(value, node)) is not None:
                 return found
@@ -114,13 +113,13 @@ class _Reader:
     def _changed(self, value: ir.Value, node: ir.Node) -> Final | None:
         """Log of a softmax, Exp of a log-softmax, −Softplus(−x)."""
         op, source = view(node).op, view(node).input(0)
-        table = {"Log": _LOGARITHM, "Exp": _POWER}.get(op)
+        table = {"log": _LOGARITHM, "exp": _POWER}.get(computes(op) or "")
         if source is None:
             return None
         if table is not None:
             inner = self.final(source)
             return inner._replace(activation=table[inner.activation]) if inner.activation in table else None
-        if op == "Neg" and (soft := _made_by(source, "Softplus")) is not None:
+        if computes(op) == "negative" and (soft := _made_by(source, "softplus")) is not None:
             x = _negated(soft.inputs[0])
             return Final(x, "log_sigmoid") if x is not None else None
         if (turned := _negated(value)) is not None:
@@ -136,7 +135,7 @@ class _Reader:
         summed, over = self._total(total)
         if summed is None or not _same(numbers, summed):
             return None
-        raised = _made_by(numbers, "Exp")
+        raised = _made_by(numbers, "exp")
         if raised is not None and raised.inputs[0] is not None:
             x = _unshifted(raised.inputs[0])
             return Final(x, "softmax", over, sound=x is not raised.inputs[0])
@@ -147,14 +146,14 @@ class _Reader:
         """x − log Σ exp x, where the largest may be taken off x first and added again behind the logarithm."""
         twin = view(node)
         x, taken = twin.input(0), twin.input(1)
-        if twin.op != "Sub" or x is None or taken is None:
+        if computes(twin.op) != "subtract" or x is None or taken is None:
             return None
-        whole = _made_by(taken, "ReduceLogSumExp", through=_SPREAD)
+        whole = _made_by(taken, "log_sum_exp", through=_SPREAD)
         if whole is not None and _same(x, whole.inputs[0]):
             return Final(_unshifted(x), "log_softmax", self._ratio(whole.inputs[0], whole.outputs[0]))
         for logarithm, largest in self._sums(taken):
             summed, over = self._total(logarithm.inputs[0])
-            raised = _made_by(summed, "Exp")
+            raised = _made_by(summed, "exp")
             if raised is None or raised.inputs[0] is None:
                 continue
             inside = raised.inputs[0]
@@ -165,15 +164,15 @@ class _Reader:
     def _total(self, value: ir.Value | None) -> tuple[ir.Value | None, int | None]:
         """What a sum is of, and over how many: a reduction, a product with ones, or a mean times their number."""
         value = _past_guard(value)
-        reduced = _made_by(value, "ReduceSum", "ReduceL1", through=_SPREAD)
+        reduced = _made_by(value, "sum", "l1", through=_SPREAD)
         if reduced is not None:
             return reduced.inputs[0], self._ratio(reduced.inputs[0], reduced.outputs[0])
-        product = _made_by(value, "MatMul", "Gemm", through=_SPREAD)
+        product = _made_by(value, "matmul", "gemm", through=_SPREAD)
         if product is not None:
             return _of_ones(product)
-        times = _made_by(value, "Mul", through=_SPREAD)
+        times = _made_by(value, "multiply", through=_SPREAD)
         for one, other in ((0, 1), (1, 0)) if times is not None else ():
-            mean = _made_by(times.inputs[one], "ReduceMean", through=_SPREAD) if times is not None else None
+            mean = _made_by(times.inputs[one], "mean", through=_SPREAD) if times is not None else None
             over = self._ratio(mean.inputs[0], mean.outputs[0]) if mean is not None else None
             if times is not None and mean is not None and over and _near(over)(number(times.inputs[other])):
                 return mean.inputs[0], over
@@ -181,22 +180,22 @@ class _Reader:
 
     def _sums(self, value: ir.Value) -> list[tuple[ir.Node, ir.Value | None]]:
         """`value` as a logarithm, or as one plus something else."""
-        alone = _made_by(value, "Log", through=_SPREAD)
+        alone = _made_by(value, "log", through=_SPREAD)
         if alone is not None:
             return [(alone, None)]
-        both = _made_by(value, "Add", through=_SPREAD)
+        both = _made_by(value, "add", through=_SPREAD)
         if both is None:
             return []
         pairs = [(both.inputs[0], both.inputs[1]), (both.inputs[1], both.inputs[0])]
-        found = [(_made_by(one, "Log", through=_SPREAD), other) for one, other in pairs]
+        found = [(_made_by(one, "log", through=_SPREAD), other) for one, other in pairs]
         return [(one, other) for one, other in found if one is not None]
 
     def _sigmoid(self, value: ir.Value, node: ir.Node) -> Final | None:
         """1 / (1 + exp(−x)), exp(x) / (1 + exp(x)), ½ + ½ tanh(x / 2)."""
         numbers, total = _quotient(node)
         if total is not None:
-            both = _made_by(total, "Add")
-            raised = _made_by(_operand(both, _near(1)), "Exp") if both is not None else None
+            both = _made_by(total, "add")
+            raised = _made_by(_operand(both, _near(1)), "exp") if both is not None else None
             if raised is not None and raised.inputs[0] is not None:
                 if numbers is None:
                     x = _negated(raised.inputs[0])
@@ -204,17 +203,17 @@ class _Reader:
                     x = raised.inputs[0] if _same(numbers, raised.outputs[0]) else None
                 return Final(x, "sigmoid", sound=numbers is None) if x is not None else None
         op = view(node).op
-        if op in ("Mul", "Div"):  # ½ (1 + tanh), (1 + tanh) / 2
-            inner = _made_by(_half(node), "Add")
-            tangent = _made_by(_operand(inner, _near(1)), "Tanh") if inner is not None else None
-        elif op == "Add":  # ½ + ½ tanh
-            inner = _made_by(_operand(node, _near(0.5)), "Mul", "Div")
-            tangent = _made_by(_half(inner), "Tanh") if inner is not None else None
+        if computes(op) in ("multiply", "divide"):  # ½ (1 + tanh), (1 + tanh) / 2
+            inner = _made_by(_half(node), "add")
+            tangent = _made_by(_operand(inner, _near(1)), "tanh") if inner is not None else None
+        elif computes(op) == "add":  # ½ + ½ tanh
+            inner = _made_by(_operand(node, _near(0.5)), "multiply", "divide")
+            tangent = _made_by(_half(inner), "tanh") if inner is not None else None
         else:
             return None
         if tangent is None or tangent.inputs[0] is None:
             return None
-        halved = _made_by(tangent.inputs[0], "Mul", "Div")
+        halved = _made_by(tangent.inputs[0], "multiply", "divide")
         x = _half(halved) if halved is not None else None
         return Final(x, "sigmoid") if x is not None else None
 
@@ -247,19 +246,20 @@ def _core(value: ir.Value | None, through: frozenset[str] = _PLAIN) -> ir.Value 
     return value
 
 
-def _made_by(value: ir.Value | None, *ops: str, through: frozenset[str] = _PLAIN) -> ir.Node | None:
-    """The node behind `value` where it is one of these operators."""
+def _made_by(value: ir.Value | None, *words: str, through: frozenset[str] = _PLAIN) -> ir.Node | None:
+    """The node behind `value` where it computes what one of these words says (`Operator.computes`)."""
     value = _core(value, through)
     node = value.producer() if value is not None else None
-    return node if node is not None and node.domain == "" and node.op_type in ops else None
+    fits = node is not None and node.domain == "" and computes(node.op_type) in words
+    return node if fits else None
 
 
 def number(value: ir.Value | None) -> float | None:
     """The one number that a constant holds, whatever its shape and however it is stored."""
     node = value.producer() if value is not None else None
-    if node is not None and node.op_type in ("Cast", "Identity"):
+    if node is not None and computes(node.op_type) in ("cast", "identity"):
         return number(node.inputs[0])
-    if node is not None and node.op_type == "DequantizeLinear":
+    if node is not None and computes(node.op_type) == "dequantize":
         code, scale, *zero = (number(one) for one in node.inputs)
         return None if code is None or scale is None else (code - ((zero[0] if zero else 0) or 0)) * scale
     tensor = constant(value)
@@ -289,7 +289,7 @@ def _operand(
     """The operand beside a constant that is as `wanted`; first: it must be the first operand."""
     if node is None or not node.inputs:
         return None
-    if node.op_type == "Clip":
+    if computes(node.op_type) == "clip":
         return node.inputs[0]
     if len(node.inputs) != 2:
         return None
@@ -302,14 +302,14 @@ def _operand(
 
 def _half(node: ir.Node) -> ir.Value | None:
     """x of x · ½ or x / 2."""
-    divides = node.op_type == "Div"
+    divides = computes(node.op_type) == "divide"
     return _operand(node, _near(2 if divides else 0.5), first=divides)
 
 
 def _bounds(node: ir.Node, op: str) -> tuple[float, float]:
     """The range that Clip, Max or Min cuts to."""
     low, high = -math.inf, math.inf
-    if op == "Clip":
+    if computes(op) == "clip":
         sides = []
         for place, name in ((1, "min"), (2, "max")):
             given = number(node.inputs[place]) if place < len(node.inputs) else None
@@ -319,8 +319,8 @@ def _bounds(node: ir.Node, op: str) -> tuple[float, float]:
         high = float(sides[1]) if sides[1] is not None else high
     else:
         found = [c for c in (number(v) for v in node.inputs) if c is not None]
-        edge = found[0] if found else (-math.inf if op == "Max" else math.inf)
-        low, high = (edge, high) if op == "Max" else (low, edge)
+        edge = found[0] if found else (-math.inf if computes(op) == "maximum" else math.inf)
+        low, high = (edge, high) if computes(op) == "maximum" else (low, edge)
     return low, high
 
 
@@ -328,12 +328,12 @@ def _quotient(node: ir.Node) -> tuple[ir.Value | None, ir.Value | None]:
     """(a, b) of a / b, a·(1/b), a·b⁻¹; (None, b) of 1 / b; (None, None) of anything else."""
     if node.domain != "":
         return None, None
-    if node.op_type == "Div":
+    if computes(node.op_type) == "divide":
         above = None if _near(1)(number(node.inputs[0])) else node.inputs[0]
         return above, node.inputs[1]
     if (below := _inverted(node)) is not None:
         return None, below
-    if node.op_type == "Mul":
+    if computes(node.op_type) == "multiply":
         for one, other in ((0, 1), (1, 0)):
             turned = _core(node.inputs[other], _SPREAD)
             maker = turned.producer() if turned is not None else None
@@ -345,43 +345,43 @@ def _quotient(node: ir.Node) -> tuple[ir.Value | None, ir.Value | None]:
 
 def _inverted(node: ir.Node) -> ir.Value | None:
     """b of 1/b."""
-    if node.op_type == "Reciprocal":
+    if computes(node.op_type) == "reciprocal":
         return node.inputs[0]
-    if node.op_type == "Pow" and _near(-1)(number(node.inputs[1])):
+    if computes(node.op_type) == "power" and _near(-1)(number(node.inputs[1])):
         return node.inputs[0]
-    if node.op_type == "Div" and _near(1)(number(node.inputs[0])):
+    if computes(node.op_type) == "divide" and _near(1)(number(node.inputs[0])):
         return node.inputs[1]
     return None
 
 
 def _negated(value: ir.Value | None) -> ir.Value | None:
     """x of −x."""
-    node = _made_by(value, "Neg", "Mul", "Sub", "Div")
+    node = _made_by(value, "negative", "multiply", "subtract", "divide")
     if node is None:
         return None
-    if node.op_type == "Neg":
+    if computes(node.op_type) == "negative":
         return node.inputs[0]
-    if node.op_type == "Sub":
+    if computes(node.op_type) == "subtract":
         return node.inputs[1] if _near(0)(number(node.inputs[0])) else None
-    return _operand(node, _near(-1), first=node.op_type == "Div")
+    return _operand(node, _near(-1), first=computes(node.op_type) == "divide")
 
 
 def _unshifted(value: ir.Value) -> ir.Value:
     """x of x − max x, which have one softmax; the value itself where nothing is taken off."""
-    node = _made_by(value, "Sub")
+    node = _made_by(value, "subtract")
     if node is None or node.inputs[0] is None:
         return value
-    largest = _made_by(node.inputs[1], "ReduceMax", "TopK", through=_SPREAD)
+    largest = _made_by(node.inputs[1], "max", "top_k", through=_SPREAD)
     return node.inputs[0] if largest is not None and _same(node.inputs[0], largest.inputs[0]) else value
 
 
 def _past_guard(value: ir.Value | None) -> ir.Value | None:
     """The sum in front of an epsilon that keeps it from being zero."""
-    node = _made_by(value, "Add", "Clip", "Max", through=_SPREAD)
+    node = _made_by(value, "add", "clip", "maximum", through=_SPREAD)
     if node is None:
         return value
-    if node.op_type == "Clip":
-        return node.inputs[0] if _bounds(node, "Clip")[0] <= _NEGLIGIBLE else value
+    if computes(node.op_type) == "clip":
+        return node.inputs[0] if _bounds(node, "clip")[0] <= _NEGLIGIBLE else value
     return _operand(node, lambda c: abs(c) <= _NEGLIGIBLE) or value
 
 
@@ -400,6 +400,6 @@ def _same(one: ir.Value | None, other: ir.Value | None, depth: int = _DEEPEST) -
         return False
     a_attributes = {name: a.value for name, a in left.attributes.items() if not a.is_ref()}
     b_attributes = {name: a.value for name, a in right.attributes.items() if not a.is_ref()}
-    if left.op_type == "Constant" or str(a_attributes) != str(b_attributes):
+    if computes(left.op_type) == "constant" or str(a_attributes) != str(b_attributes):
         return False
     return all(_same(a, b, depth - 1) for a, b in zip(left.inputs, right.inputs, strict=True))

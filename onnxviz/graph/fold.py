@@ -13,7 +13,9 @@ from onnxviz.errors import ModelRejected, ModelUnsuitable
 from onnxviz.graph.analysis.dataflow import clone, duplicate, release
 from onnxviz.graph.analysis.known_values import fold as known_values
 from onnxviz.graph.naming import name_nodes
+from onnxviz.graph.operators import BY_STATISTICS, SHAPE_ONLY, computes
 from onnxviz.graph.shapes import infer
+from onnxviz.graph.tape import Tape
 
 # ConstantOfShape with a constant shape becomes a weight up to this many elements (AlexNet's largest has 38 million).
 _LARGEST = 1 << 27
@@ -54,7 +56,7 @@ def lengths(model: ir.Model) -> bool:
     ONNX Runtime folds it too. Requires inferred shapes.
     """
     graph = model.graph
-    if not any(node.op_type in ("Shape", "Size") and node.domain in ("", "ai.onnx") for node in graph):
+    if not any(node.op_type in SHAPE_ONLY and node.domain in ("", "ai.onnx") for node in graph):
         return False
     known = _known(graph)
     found = False
@@ -70,7 +72,7 @@ def lengths(model: ir.Model) -> bool:
 def _evaluate(node: ir.Node, operands: list[Any]) -> ir.TensorProtocol | None:
     """The few operators that exporters leave around constants."""
     name = node.outputs[0].name
-    if node.op_type == "ConstantOfShape":
+    if computes(node.op_type) == "full":
         shape = [int(d) for d in operands[0].reshape(-1)]  # ONNX Runtime takes a shape of any rank
         if min(shape, default=0) < 0 or int(np.prod(shape, dtype=object)) > _LARGEST:
             return None
@@ -78,7 +80,7 @@ def _evaluate(node: ir.Node, operands: list[Any]) -> ir.TensorProtocol | None:
         fill = np.zeros(1, np.float32) if value is None else value.as_tensor().numpy()
         # A broadcast view: no memory until somebody reads it as bytes.
         return ir.tensor(np.broadcast_to(fill.reshape(()), shape), name=name)
-    if node.op_type == "Identity":
+    if computes(node.op_type) == "identity":
         return ir.tensor(operands[0], name=name)
     return None
 
@@ -126,7 +128,7 @@ def branches(model: ir.Model, known: Mapping[str, np.ndarray] | None = None) -> 
 
 def _first_decided(graph: ir.Graph, known: Mapping[str, np.ndarray]) -> tuple[ir.Node, str] | None:
     for node in graph:
-        if node.op_type != "If" or node.domain not in ("", "ai.onnx") or node.inputs[0] is None:
+        if computes(node.op_type) != "branch" or node.domain not in ("", "ai.onnx") or node.inputs[0] is None:
             continue
         condition = value_of(node.inputs[0])
         if condition is None:
@@ -142,7 +144,7 @@ def decided(model: ir.Model) -> ir.Model:
     Exporters write `If(channels == 1, Squeeze, Identity)` where torch's code asked for a shape: until that is decided
     not even the rank of what comes is known.
     """
-    if not any(node.op_type == "If" and node.domain in ("", "ai.onnx") for node in model.graph):
+    if not any(computes(node.op_type) == "branch" and node.domain in ("", "ai.onnx") for node in model.graph):
         return model
     copy = duplicate(model)
     found = False
@@ -225,7 +227,7 @@ def _fresh(name: str, taken: set[str | None]) -> str:
 def dropout(model: ir.Model) -> None:
     """Dropout at inference is the identity; one in training mode is refused, in place."""
     for node in list(model.graph):
-        if node.op_type != "Dropout" or node.domain not in ("", "ai.onnx"):
+        if computes(node.op_type) != "dropout" or node.domain not in ("", "ai.onnx"):
             continue
         if len(node.inputs) > 2 and node.inputs[2] is not None:
             training = value_of(node.inputs[2])
@@ -236,10 +238,7 @@ def dropout(model: ir.Model) -> None:
         if len(node.outputs) > 1 and (node.outputs[1].uses() or node.outputs[1].is_graph_output()):
             continue
         if node.outputs[0].is_graph_output():
-            node.op_type = "Identity"
-            node.attributes.clear()
-            node.resize_inputs(1)
-            node.resize_outputs(1)
+            Tape.become(node).Identity(node.inputs[0])
         else:
             x = node.inputs[0]
             assert x is not None
@@ -254,12 +253,12 @@ def batch_norms(model: ir.Model) -> None:
     """
     graph = model.graph
     for node in list(graph):
-        if node.op_type != "BatchNormalization" or node.domain not in ("", "ai.onnx"):
+        if node.op_type not in BY_STATISTICS or node.domain not in ("", "ai.onnx"):
             continue
         x = node.inputs[0]
         conv = None if x is None else x.producer()
         if (
-            x is None or conv is None or conv.op_type not in ("Conv", "ConvTranspose")
+            x is None or conv is None or computes(conv.op_type) not in ("conv", "conv_transpose")
             or conv.domain not in ("", "ai.onnx") or len(x.uses()) != 1 or x.is_graph_output() or len(node.outputs) > 1
             or ("training_mode" in node.attributes and node.attributes["training_mode"].as_int())
         ):  # fmt: skip
@@ -278,7 +277,7 @@ def _fold(graph: ir.Graph, conv: ir.Node, node: ir.Node, own: Any, parameters: A
     weights, bias = own
     scale, shift, mean, var = (p.astype(np.float64) for p in parameters)
     gain = scale / np.sqrt(var + epsilon)
-    if conv.op_type == "Conv":
+    if computes(conv.op_type) == "conv":
         along: Any = gain.reshape(-1, *([1] * (weights.ndim - 1)))
     else:  # (C_in, C_out / group, ...): the outputs of a group lie along axis 1, the groups along axis 0
         group = conv.attributes["group"].as_int() if "group" in conv.attributes else 1

@@ -117,7 +117,7 @@ class _Parts:
             bounds = [self.number(v) for v in (parameters["min"], parameters["max"])]
             self.become.Clip(y(), *bounds)
         else:
-            self.become.add(name or "Identity", y(), **parameters)
+            (getattr(self.become, name) if name else self.become.Identity)(y(), **parameters)
 
 
 def _listed(to: _Parts) -> tuple[str, dict[str, float]] | None:

@@ -24,12 +24,12 @@ import onnx_ir as ir
 
 from onnxviz.graph.analysis.dataflow import dependent, prune, reads
 from onnxviz.graph.joint import Instead, Joint, Known, behind
-from onnxviz.graph.operators import MOVING
+from onnxviz.graph.operators import INTEGER_SUMS, MOVING, computes, computing, family
 from onnxviz.graph.quantisers import of_node
 from onnxviz.graph.seams import Cut, Seam, Side, activations, between, cuts
 
 # What codes pass on their way from a quantiser to where they are made real.
-_HANDS_ON: Final = MOVING | {"MaxPool"}
+_HANDS_ON: Final = MOVING | computing("max_pool")
 
 
 class Build(Joint):
@@ -278,8 +278,8 @@ class Grafting:
         """The value behind B's quantiser; itself where B has none there."""
         op = h.tape
         node = cut.y.producer()
-        if node is None or node.op_type != "DequantizeLinear" or "block_size" in node.attributes:
-            if not any(reader.op_type == "DynamicQuantizeLinear" for reader, _ in cut.y.uses()):
+        if node is None or computes(node.op_type) != "dequantize" or "block_size" in node.attributes:
+            if not any(computes(reader.op_type) == "quantize_measured" for reader, _ in cut.y.uses()):
                 return y
             codes, scale, zero = op.DynamicQuantizeLinear(y, _outputs=3)
             return op.DequantizeLinear(codes, scale, zero)
@@ -295,7 +295,7 @@ class Grafting:
     def _clipped(h: Build, cut: Cut, y: ir.Value) -> ir.Value:
         """The value cut to the range of B's quantiser; itself where that has none that the file states."""
         node = cut.y.producer()
-        own = of_node(node) if node is not None and node.op_type == "DequantizeLinear" else None
+        own = of_node(node) if node is not None and computes(node.op_type) == "dequantize" else None
         if own is None or own.block or own.low is None or own.high is None:
             return y
         rank = 0 if own.axis is None or cut.y.shape is None else len(cut.y.shape)
@@ -318,20 +318,20 @@ class _Bare:
         if first is None or first not in self._moved:
             return False
         op, y = self._h.tape, node.outputs[0]
-        measured = node.op_type == "QuantizeLinear" and node.inputs[1] in self._real
-        if measured or (node.op_type == "QuantizeLinear" and all(_passes_on(one) for one, _ in y.uses())):
+        measured = computes(node.op_type) == "quantize" and node.inputs[1] in self._real
+        if measured or (computes(node.op_type) == "quantize" and all(_passes_on(one) for one, _ in y.uses())):
             self._codes.add(y)
             if measured:
                 self._real.add(y)
             known[y] = known[first]
-        elif node.op_type == "DequantizeLinear" and first in self._codes:
+        elif computes(node.op_type) == "dequantize" and first in self._codes:
             known[y] = known[first]
-        elif node.op_type == "DynamicQuantizeLinear":
+        elif computes(node.op_type) == "quantize_measured":
             self._codes.add(y)
             self._real.update(node.outputs)
             known[y] = known[first]
             known[node.outputs[1]], known[node.outputs[2]] = op.const(np.float32(1)), op.const(np.float32(0))
-        elif node.op_type in ("ConvInteger", "MatMulInteger") and first in self._real:
+        elif node.op_type in INTEGER_SUMS and first in self._real:
             known[y] = self._product(node, known)
         else:
             if first in self._codes and node.op_type in _HANDS_ON:
@@ -344,17 +344,18 @@ class _Bare:
         op, (x, weights, _, zero) = self._h.tape, [*node.inputs, None, None][:4]
         assert x is not None and weights is not None
         real = op.Cast(self._h.value(weights, known), to=int(ir.DataType.FLOAT))
+        convolves = family(node.op_type) == "convolution"
         if zero is not None:
             origin = op.Cast(self._h.value(zero, known), to=int(ir.DataType.FLOAT))
-            if node.op_type == "ConvInteger" and weights.shape is not None:
+            if convolves and weights.shape is not None:
                 origin = op.Reshape(origin, [-1, *[1] * (len(weights.shape) - 1)])
             real = op.Sub(real, origin)
         attributes: dict[str, Any] = {name: attribute.value for name, attribute in node.attributes.items()}
-        return (op.Conv if node.op_type == "ConvInteger" else op.MatMul)(known[x], real, **attributes)
+        return (op.Conv if convolves else op.MatMul)(known[x], real, **attributes)
 
 
 def _passes_on(node: ir.Node) -> bool:
-    return node.op_type == "DequantizeLinear" or node.op_type in _HANDS_ON
+    return computes(node.op_type) == "dequantize" or node.op_type in _HANDS_ON
 
 
 def _to_b(h: Build, x: ir.Value, cut: Cut) -> ir.Value:

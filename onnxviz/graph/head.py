@@ -16,6 +16,7 @@ from onnxviz.errors import ModelUnsuitable, UnknownLayer, near
 from onnxviz.graph.analysis.dataflow import FLOATS, QUANTISED, is_tensor
 from onnxviz.graph.dequantised import real_name
 from onnxviz.graph.final import complement, final
+from onnxviz.graph.operators import computes
 from onnxviz.graph.output import BINARY, CLASSES, DETECTIONS, MAP, NUMBERS, OTHER, SEQUENCE, Head, explained
 from onnxviz.graph.tail import Tail, before, names_of_classes, names_of_quantities
 
@@ -254,7 +255,9 @@ class _Reader(Tail):
             return _with(numbers, reason=f"a name says {quantity!r}")
         if base.activation is not None:
             return _with(base, reason=f"a sigmoid of each of {base.logits!r}")
-        if ends_in is not None and (layer is None or ends_in != "Relu" or self.directly(value, layer)):
+        if ends_in is not None and (
+            layer is None or computes(ends_in) != "relu" or self.directly(value, layer)
+        ):
             return _with(numbers, reason=f"it ends in {ends_in}")
         word = names_of_classes(names)
         if word is not None:

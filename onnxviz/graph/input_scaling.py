@@ -14,18 +14,17 @@ import onnx_ir as ir
 
 from onnxviz.graph.analysis.dataflow import constant
 from onnxviz.graph.analysis.known_values import NUMPY
-from onnxviz.graph.operators import RENAMING
+from onnxviz.graph.operators import BY_STATISTICS, RENAMING, computes, computing
 
 # What may stand between the input and its scaling without changing a value.
-_PASSING: Final = RENAMING | {"Cast", "Pad", "Transpose"}
+_PASSING: Final = RENAMING | computing("cast pad transpose")
 #: The pixels' range of the presets that are told apart.
 RANGES: Final = {"raw": (0.0, 255.0), "unit": (0.0, 1.0), "tensorflow": (-1.0, 1.0)}
 _MOST: Final = 16  # numbers of a constant: one a channel
 _FOLDED: Final[dict[str, Callable[..., np.ndarray]]] = {
     **NUMPY,
-    **dict.fromkeys(RENAMING | {"Cast"}, lambda x, *_: x),
-    "Div": np.divide,
-    "Reciprocal": lambda x: 1 / x,
+    "divide": np.divide,
+    "reciprocal": lambda x: 1 / x,
 }
 
 
@@ -52,7 +51,7 @@ def input_scaling(model: ir.Model, name: str) -> Scaling | None:
         if len(uses) != 1 or value.is_graph_output():
             break
         node, slot = uses[0]
-        if node.op_type == "BatchNormalization" and slot == 0 and not steps:
+        if node.op_type in BY_STATISTICS and slot == 0 and not steps:
             return _learnt(node)
         if node.op_type not in _PASSING:
             step = _step(node, slot, scale, bias)
@@ -71,20 +70,20 @@ def _step(
 ) -> tuple[np.ndarray, np.ndarray] | None:
     """scale · x + bias after this operator; None where it is none of the four with a constant, or x is not first."""
     if (
-        node.op_type not in ("Add", "Sub", "Mul", "Div")
+        computes(node.op_type) not in ("add", "subtract", "multiply", "divide")
         or len(node.inputs) != 2
-        or (slot and node.op_type == "Div")
+        or (slot and computes(node.op_type) == "divide")
     ):
         return None
     number = _constant(node.inputs[1 - slot])
     if number is None or (scale.size > 1 and number.size > 1 and scale.size != number.size):
         return None
     with np.errstate(all="ignore"):
-        if node.op_type == "Mul":
+        if computes(node.op_type) == "multiply":
             return scale * number, bias * number
-        if node.op_type == "Div":
+        if computes(node.op_type) == "divide":
             return scale / number, bias / number
-        if node.op_type == "Add":
+        if computes(node.op_type) == "add":
             return np.broadcast_to(scale, np.broadcast_shapes(scale.shape, number.shape)), bias + number
         sign = -1 if slot else 1
         return np.broadcast_to(sign * scale, np.broadcast_shapes(scale.shape, number.shape)), sign * (
@@ -110,10 +109,13 @@ def _constant(value: ir.Value | None, depth: int = 6) -> np.ndarray | None:
             return None
         return np.asarray(tensor.numpy(), np.float64).reshape(-1)
     node = value.producer()
-    fold = None if node is None else _FOLDED.get(node.op_type)
+    first = node is not None and node.op_type in RENAMING
+    same = first or (node is not None and computes(node.op_type) == "cast")
+    fold = (
+        (lambda x, *_: x) if same else _FOLDED.get(computes(node.op_type) or "") if node is not None else None
+    )
     if node is None or fold is None:
         return None
-    first = node.op_type in RENAMING
     numbers = [_constant(one, depth - 1) for one in (node.inputs[:1] if first else node.inputs)]
     if any(number is None for number in numbers):
         return None

@@ -25,6 +25,7 @@ from onnxviz.graph.analysis.dataflow import (
 from onnxviz.graph.analysis.probe import Prober
 from onnxviz.graph.analysis.shapes import UNKNOWN_RANK, Symbolic, probes, symbolic
 from onnxviz.graph.dequantised import ALSO, CALLED, LISTED_AS, STANDS_FOR, Quantised, real_name, told
+from onnxviz.graph.operators import INTEGER_SUMS
 from onnxviz.text import printable
 
 if TYPE_CHECKING:
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
 Pair = tuple[int, int]
 # So many layers are shown at once.
 _SHOWN = 24
-_INTEGER_SUMS = frozenset({"ConvInteger", "MatMulInteger"})
 # How the value behind a layer's rectifier is named after the layer itself.
 _RECTIFIER = r"[./_:](?i:re_?lu_?6?|clip|act(ivation)?|hard_?tanh)(_output(_0)?)?"
 
@@ -172,7 +172,7 @@ class Activations:
         dtype = self.base.dtypes.get(value.name or "", value.dtype)
         node = value.producer()
         if dtype == ir.DataType.INT32:
-            return node is not None and node.op_type in _INTEGER_SUMS
+            return node is not None and node.op_type in INTEGER_SUMS
         return dtype in FLOATS or dtype in QUANTISED
 
 

@@ -17,6 +17,7 @@ import onnx_ir as ir
 
 from onnxviz.errors import ModelUnsuitable
 from onnxviz.graph.analysis.dataflow import constant
+from onnxviz.graph.operators import computing
 from onnxviz.graph.tape import Tape
 
 TARGET = 18
@@ -281,7 +282,7 @@ Step = Callable[[Tape, ir.Node], None]
 _REDUCTIONS = ("L1", "L2", "LogSum", "LogSumExp", "Max", "Mean", "Min", "Prod", "SumSquare")
 _STEPS: dict[str, tuple[tuple[int, Step], ...]] = {
     "BatchNormalization": ((9, _batch_normalization), (14, _one_output)),
-    "Clip": ((11, _clip),),
+    **dict.fromkeys(computing("clip"), ((11, _clip),)),
     "Dropout": ((12, _dropout),),
     "Hardmax": ((13, _flat_softmax),),
     "LogSoftmax": ((13, _flat_softmax),),

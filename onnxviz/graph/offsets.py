@@ -20,6 +20,7 @@ from onnxviz.graph.analysis.dataflow import FLOATS, QUANTISED, dependent, reads
 from onnxviz.graph.fold import value_of
 from onnxviz.graph.naming import publish
 from onnxviz.graph.normalise import normalise
+from onnxviz.graph.operators import BY_STATISTICS, CONVOLUTIONS, computes, computing
 from onnxviz.graph.surgery import cut
 
 Read = Callable[[dict[str, np.ndarray]], np.ndarray]
@@ -93,16 +94,16 @@ def _fixed(layer: str, array: np.ndarray) -> Offset | None:
 
 def _bias(node: ir.Node, y: str) -> Offset | None:
     """The offset of a linear operator: its constant part, shaped so that it broadcasts to the output."""
-    if node.op_type in ("Conv", "ConvTranspose"):
+    if computes(node.op_type) in ("conv", "conv_transpose"):
         bias = _constant(node.inputs[2]) if len(node.inputs) > 2 else None
         weights = node.inputs[1]
         rank = 4 if weights is None or weights.shape is None else len(weights.shape)
         return None if bias is None else _fixed(y, bias.reshape(-1, *([1] * (rank - 2))))
-    if node.op_type == "Gemm":
+    if computes(node.op_type) == "gemm":
         bias = _constant(node.inputs[2]) if len(node.inputs) > 2 else None
         beta = node.attributes["beta"].as_float() if "beta" in node.attributes else 1.0
         return None if bias is None else _fixed(y, beta * bias)
-    if node.op_type == "BatchNormalization":
+    if node.op_type in BY_STATISTICS:
         parts = [_constant(x) for x in node.inputs[1:5]]
         if any(part is None for part in parts):
             return None
@@ -117,14 +118,14 @@ def _bias(node: ir.Node, y: str) -> Offset | None:
         return None
     if first is not None:
         return _fixed(y, first)
-    return _fixed(y, np.asarray(second) if node.op_type == "Add" else -np.asarray(second))
+    return _fixed(y, np.asarray(second) if computes(node.op_type) == "add" else -np.asarray(second))
 
 
 def _constant(value: ir.Value | None) -> np.ndarray | None:
     """The constant behind a value, also where it is stored quantised."""
     array = value_of(value)
     node = None if value is None else value.producer()
-    if array is not None or node is None or node.op_type != "DequantizeLinear":
+    if array is not None or node is None or computes(node.op_type) != "dequantize":
         return array
     stored, scale = (value_of(x) for x in node.inputs[:2])
     zero = value_of(node.inputs[2]) if len(node.inputs) > 2 else np.zeros(1)
@@ -134,7 +135,7 @@ def _constant(value: ir.Value | None) -> np.ndarray | None:
     return real
 
 
-_BIASED: Final = frozenset({"Conv", "ConvTranspose", "Gemm", "BatchNormalization", "Add", "Sub"})
+_BIASED: Final = CONVOLUTIONS | BY_STATISTICS | computing("gemm add subtract")
 
 
 # --- activations ------------------------------------------------------------------------------
@@ -150,11 +151,11 @@ def _hard_swish(x: np.ndarray) -> np.ndarray:
 
 
 # x -> h(x) - x·h'(x), of the activations that have no attributes
-_CURVED: Final[dict[str, Callable[[np.ndarray], np.ndarray]]] = {
-    "Sigmoid": lambda x: _sigmoid(x) - x * _sigmoid(x) * (1 - _sigmoid(x)),
-    "Tanh": lambda x: np.tanh(x) - x * (1 - np.tanh(x) ** 2),
-    "HardSwish": _hard_swish,
-    "Softplus": lambda x: np.logaddexp(0, x) - x * _sigmoid(x),
+_CURVED: Final[dict[str | None, Callable[[np.ndarray], np.ndarray]]] = {
+    "sigmoid": lambda x: _sigmoid(x) - x * _sigmoid(x) * (1 - _sigmoid(x)),
+    "tanh": lambda x: np.tanh(x) - x * (1 - np.tanh(x) ** 2),
+    "hard_swish": _hard_swish,
+    "softplus": lambda x: np.logaddexp(0, x) - x * _sigmoid(x),
 }
 
 
@@ -163,12 +164,12 @@ def _activation(node: ir.Node, y: str, pictured: set[ir.Value]) -> Offset | None
     x = node.inputs[0].name if node.inputs and node.inputs[0] is not None else None
     if x is None:
         return None
-    if node.op_type == "DequantizeLinear":
+    if computes(node.op_type) == "dequantize":
         return _rounding(node, y)
-    if node.op_type == "Clip":
+    if computes(node.op_type) == "clip":
         low, high = (_limit(node, place) for place in (1, 2))
         return Offset(y, "activation", (y,), lambda values: _clipped(values[y], low, high))
-    if node.op_type == "HardSigmoid":
+    if computes(node.op_type) == "hard_sigmoid":
         alpha, beta = (
             node.attributes[name].as_float() if name in node.attributes else default
             for name, default in (("alpha", 0.2), ("beta", 0.5))
@@ -181,11 +182,11 @@ def _activation(node: ir.Node, y: str, pictured: set[ir.Value]) -> Offset | None
                 np.abs(alpha * values[x] + beta - 0.5) < 0.5, beta, np.clip(alpha * values[x] + beta, 0, 1)
             ),
         )
-    if node.op_type == "Mul" and all(v in pictured for v in node.inputs):
+    if computes(node.op_type) == "multiply" and all(v in pictured for v in node.inputs):
         # Both factors vary (a swish, a gate): the product counts twice in J·x.
         return Offset(y, "activation", (y,), lambda values: -values[y])
-    if node.op_type in _CURVED:
-        curve = _CURVED[node.op_type]
+    if computes(node.op_type) in _CURVED:
+        curve = _CURVED[computes(node.op_type)]
         return Offset(y, "activation", (x,), lambda values: curve(values[x]))
     return None
 
@@ -193,7 +194,7 @@ def _activation(node: ir.Node, y: str, pictured: set[ir.Value]) -> Offset | None
 def _rounding(node: ir.Node, y: str) -> Offset | None:
     """What a quantiser and its dequantiser add: the rounding, and the whole value where the range saturates."""
     before = None if node.inputs[0] is None else node.inputs[0].producer()
-    if before is None or before.op_type != "QuantizeLinear" or before.inputs[0] is None:
+    if before is None or computes(before.op_type) != "quantize" or before.inputs[0] is None:
         return None
     x, dtype = before.inputs[0].name, before.outputs[0].dtype
     scale = value_of(before.inputs[1])

@@ -11,6 +11,7 @@ The only other tables keyed by operator say how one is differentiated (grad/rule
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
@@ -36,6 +37,9 @@ class Operator(NamedTuple):
                 the first input; "." one number, as a scalar or a vector of one; "v" a vector of one number for each
                 channel of the first input
     changed     its form or meaning is not the same in all opsets from 7 on: attributes became inputs, defaults moved
+    computes    of arithmetic, functions, reductions and movements: the word for each name, NumPy's where that has one.
+                Who recognises a formula (a softmax of five nodes, ReLU6 as Min and Max) or works one out asks for it
+    trained     those of them, "*" all, whose gradient by ONNX Runtime's training build the tests hold against ours
     macs        how multiply-accumulates are counted (analysis/cost.py); "" counts none
     """
 
@@ -53,17 +57,21 @@ class Operator(NamedTuple):
     macs: str = ""
     changed: bool = False
     ranks: str = ""
+    computes: str = ""
+    trained: str = ""
 
 
 _ = Operator
 ROWS: Final = (
     # --- products with weights ---
-    _("Conv", "convolution", "conv", channels="made", negative="always", weights=(1,), macs="kernel", ranks="3+ = 1"),
+    _("Conv", "convolution", "conv", channels="made", negative="always", weights=(1,), macs="kernel", ranks="3+ = 1",
+      computes="conv", trained="*"),
     _("ConvTranspose", "convolution", "conv_transpose", channels="made", negative="always", weights=(1,),
-      macs="spread", ranks="3+ = 1"),
+      macs="spread", ranks="3+ = 1", computes="conv_transpose"),
     _("DeformConv", "convolution", channels="made", negative="always", weights=(1,), macs="kernel", ranks="4 4 4 1 4"),
-    _("Gemm", "product", "gemm", negative="always", weights=(1,), macs="gemm", ranks="2 2"),
-    _("MatMul", "product", "matmul", negative="always", weights=(1,), macs="matmul"),
+    _("Gemm", "product", "gemm", negative="always", weights=(1,), macs="gemm", ranks="2 2", computes="gemm",
+      trained="*"),
+    _("MatMul", "product", "matmul", negative="always", weights=(1,), macs="matmul", computes="matmul", trained="*"),
     _("Einsum", "product", "einsum", negative="always", weights=(1,), macs="einsum"),
     _("LSTM", "recurrent", "recurrent", weights=(1, 2), steering=(4, 5, 6), macs="recurrent", changed=True,
       ranks="3 3 3 2 1 3 3 2"),
@@ -74,97 +82,121 @@ ROWS: Final = (
     # --- normalisations ---
     _("BatchNormalization", "normalisation", "own", "shape", channels="made", negative="always",
       steering=(3, 4), changed=True, ranks="* v v v v"),  # running mean and variance: measured, not learned
-    _("InstanceNormalization", "normalisation", "map", "shape", channels="kept", negative="always", ranks="3+ v v"),
-    _("GroupNormalization", "normalisation", "picture", "shape", channels="kept", negative="always", changed=True),
+    _("InstanceNormalization", "normalisation", "map", "shape", channels="kept", negative="always", ranks="3+ v v",
+      computes="instance_norm"),
+    _("GroupNormalization", "normalisation", "picture", "shape", channels="kept", negative="always", changed=True,
+      computes="group_norm"),
     _("LRN", "normalisation", "lrn", "shape", channels="kept", negative="as", ranks="4"),
-    _("LayerNormalization RMSNormalization", "normalisation", "trailing", "shape", negative="always"),
+    _("LayerNormalization RMSNormalization", "normalisation", "trailing", "shape", negative="always",
+      computes="layer_norm rms_norm", trained="LayerNormalization"),
     _("SimplifiedLayerNormalization", "normalisation", "trailing", "shape", negative="always", changed=True),
     _("LpNormalization", "normalisation", "axis", "shape", negative="as", ranks="1+"),
     _("MeanVarianceNormalization", "normalisation", "mean_variance", "shape", negative="always", changed=True),
-    _("Softmax LogSoftmax Hardmax", "softmax", "softmax", "shape", changed=True),
+    _("Softmax LogSoftmax Hardmax", "softmax", "softmax", "shape", changed=True,
+      computes="softmax log_softmax hardmax", trained="Softmax LogSoftmax"),
     # --- pools and reductions ---
-    _("AveragePool MaxPool", "pooling", "pool", channels="kept", negative="as", ranks="3+"),
+    _("AveragePool MaxPool", "pooling", "pool", channels="kept", negative="as", ranks="3+",
+      computes="mean_pool max_pool", trained="MaxPool"),
     _("LpPool", "pooling", "pool", channels="kept", changed=True, ranks="3+"),
-    _("GlobalAveragePool GlobalMaxPool", "global pooling", "global_pool", channels="kept", negative="as", ranks="3+"),
+    _("GlobalAveragePool GlobalMaxPool", "global pooling", "global_pool", channels="kept", negative="as", ranks="3+",
+      trained="GlobalAveragePool"),
     _("GlobalLpPool", "global pooling", "global_pool", channels="kept", ranks="3+"),
     _("MaxUnpool", "unpooling", "unpool", channels="kept", negative="as", steering=(1, 2), sizes=(1, 2), changed=True,
       ranks="3+ = 1"),
     _("MaxRoiPool", "region pooling", channels="kept", negative="as", steering=(1,), ranks="4 2"),
     _("RoiAlign", "region pooling", channels="kept", negative="as", steering=(1, 2), changed=True, ranks="4 2 1"),
-    _("ReduceMax ReduceMean ReduceMin ReduceSum", "reduction", "reduction", negative="as", steering=(1,), changed=True),
-    _("ReduceL1 ReduceL2 ReduceSumSquare", "reduction", "reduction", steering=(1,), changed=True),
-    _("ReduceLogSum ReduceLogSumExp ReduceProd", "reduction", "reduction", steering=(1,), changed=True),
+    _("ReduceMax ReduceMean ReduceMin ReduceSum", "reduction", "reduction", negative="as", steering=(1,), changed=True,
+      computes="max mean min sum", trained="ReduceMean ReduceSum"),
+    _("ReduceL1 ReduceL2 ReduceSumSquare", "reduction", "reduction", steering=(1,), changed=True,
+      computes="l1 l2 sum_square", trained="ReduceL2"),
+    _("ReduceLogSum ReduceLogSumExp ReduceProd", "reduction", "reduction", steering=(1,), changed=True,
+      computes="log_sum log_sum_exp prod", trained="ReduceLogSumExp"),
     _("ArgMax ArgMin", "place of an end", "arg_reduction"),
     _("CumSum CumProd", "cumulation", "cumulation", "shape", negative="as", steering=(1,), numbers=(1,), ranks="1+ ."),
     # --- place by place ---
-    _("Relu ThresholdedRelu Sigmoid HardSigmoid Softplus", "activation", "place", "shape"),
-    _("LeakyRelu PRelu Elu Celu Selu Gelu Swish HardSwish Mish Softsign Tanh Shrink", "activation", "place", "shape"),
-    _("Clip", "activation", "own", "shape", steering=(1, 2), numbers=(1, 2), changed=True),
-    _("Add Sum Mean", "arithmetic", "place", negative="as"),
-    _("Sub", "arithmetic", "place", negative="always"),
-    _("Mul Div Max Min Mod", "arithmetic", "place"),
-    _("Pow", "arithmetic", "place", steering=(1,)),
-    _("Where", "choice", "place", steering=(0,)),
-    _("Abs Ceil Exp Floor Log Neg Reciprocal Round Sign Sqrt Erf", "function", "place", "shape"),
+    _("Relu ThresholdedRelu Sigmoid HardSigmoid Softplus", "activation", "place", "shape",
+      computes="relu thresholded_relu sigmoid hard_sigmoid softplus", trained="Relu Sigmoid"),
+    _("LeakyRelu PRelu Elu Celu Selu Gelu Swish HardSwish Mish Softsign Tanh Shrink", "activation", "place", "shape",
+      computes="leaky_relu prelu elu celu selu gelu swish hard_swish mish softsign tanh shrink",
+      trained="LeakyRelu Tanh"),
+    _("Clip", "activation", "own", "shape", steering=(1, 2), numbers=(1, 2), changed=True, computes="clip",
+      trained="*"),
+    _("Add Sum Mean", "arithmetic", "place", negative="as", computes="add total total_mean", trained="Add"),
+    _("Sub", "arithmetic", "place", negative="always", computes="subtract", trained="*"),
+    _("Mul Div Max Min Mod", "arithmetic", "place", computes="multiply divide maximum minimum mod",
+      trained="Mul Div Max Min"),
+    _("Pow", "arithmetic", "place", steering=(1,), computes="power", trained="*"),
+    _("Where", "choice", "place", steering=(0,), computes="where", trained="*"),
+    _("Abs Ceil Exp Floor Log Neg Reciprocal Round Sign Sqrt Erf", "function", "place", "shape",
+      computes="absolute ceil exp floor log negative reciprocal round sign sqrt erf",
+      trained="Abs Exp Log Neg Sqrt Erf"),
     _("Acos Acosh Asin Asinh Atan Atanh Cos Cosh Sin Sinh Tan", "function", "place", "shape"),
-    _("Equal Greater GreaterOrEqual Less LessOrEqual", "comparison", "place"),
+    _("Equal Greater GreaterOrEqual Less LessOrEqual", "comparison", "place",
+      computes="equal greater greater_equal less less_equal"),
     _("IsInf IsNaN", "comparison", "place", "shape"),
-    _("And Or Xor", "logic", "place"),
-    _("Not BitwiseNot", "logic", "place", "shape"),
+    _("And Or Xor", "logic", "place", computes="logical_and logical_or logical_xor"),
+    _("Not BitwiseNot", "logic", "place", "shape", computes="logical_not bitwise_not"),
     _("BitShift BitwiseAnd BitwiseOr BitwiseXor", "logic", "place"),
-    _("Cast", "type", "own", "shape", negative="as"),
+    _("Cast", "type", "own", "shape", negative="as", computes="cast", trained="*"),
     _("CastLike", "type", "own", "shape", negative="as", steering=(1,)),
-    _("QuantizeLinear DequantizeLinear", "quantisation", "own", "shape", steering=(1, 2), changed=True),
-    _("DynamicQuantizeLinear", "quantisation", "range", "shape", changed=True),
+    _("QuantizeLinear DequantizeLinear", "quantisation", "own", "shape", steering=(1, 2), changed=True,
+      computes="quantize dequantize"),
+    _("DynamicQuantizeLinear", "quantisation", "range", "shape", changed=True, computes="quantize_measured"),
     # --- what only moves data ---
-    _("Identity", "form", "place", "shape", "form", negative="as"),
-    _("Dropout", "form", "own", "shape", "form", negative="as", steering=(1, 2), numbers=(1, 2), changed=True),
-    _("Flatten", "form", "reshape", moves="form", negative="as"),
-    _("Reshape", "form", "reshape", moves="form", negative="as", steering=(1,)),
-    _("Squeeze Unsqueeze", "form", "reshape", moves="form", negative="as", steering=(1,), changed=True),
-    _("Transpose", "movement", "transpose", moves="places", negative="as"),
-    _("Expand", "movement", "own", "axes", "places", negative="as", steering=(1,), sizes=(1,)),
-    _("Tile", "movement", "tile", "axes", "places", negative="as", steering=(1,), sizes=(1,), ranks="* 1"),
+    _("Identity", "form", "place", "shape", "form", negative="as", computes="identity", trained="*"),
+    _("Dropout", "form", "own", "shape", "form", negative="as", steering=(1, 2), numbers=(1, 2), changed=True,
+      computes="dropout"),
+    _("Flatten", "form", "reshape", moves="form", negative="as", computes="flatten", trained="*"),
+    _("Reshape", "form", "reshape", moves="form", negative="as", steering=(1,), computes="reshape", trained="*"),
+    _("Squeeze Unsqueeze", "form", "reshape", moves="form", negative="as", steering=(1,), changed=True,
+      computes="squeeze expand_dims", trained="*"),
+    _("Transpose", "movement", "transpose", moves="places", negative="as", computes="transpose", trained="*"),
+    _("Expand", "movement", "own", "axes", "places", negative="as", steering=(1,), sizes=(1,),
+      computes="broadcast_to", trained="*"),
+    _("Tile", "movement", "tile", "axes", "places", negative="as", steering=(1,), sizes=(1,), ranks="* 1",
+      computes="tile", trained="*"),
     _("Pad", "movement", "pad", "axes", "places", negative="as", steering=(1, 2, 3), numbers=(2,), sizes=(1,),
-      changed=True, ranks="* 1 . 1"),
+      changed=True, ranks="* 1 . 1", computes="pad", trained="*"),
     _("CenterCropPad", "movement", "everything", "axes", "places", negative="as", steering=(1,), sizes=(1,),
       changed=True),
     _("Slice", "movement", "cut", "axes", "places", negative="as", steering=(1, 2, 3, 4), changed=True,
-      ranks="1+ 1 1 1 1"),
-    _("Split", "movement", "split", "axes", "places", negative="as", steering=(1,), changed=True),
-    _("Concat", "joining", "concat", "axes", negative="as"),
+      ranks="1+ 1 1 1 1", computes="slice", trained="*"),
+    _("Split", "movement", "split", "axes", "places", negative="as", steering=(1,), changed=True, computes="split"),
+    _("Concat", "joining", "concat", "axes", negative="as", computes="concatenate", trained="*"),
     _("DepthToSpace", "movement", "depth_to_space", moves="places", channels="made", negative="as", ranks="4"),
     _("SpaceToDepth", "movement", "space_to_depth", moves="places", channels="made", negative="as", ranks="4"),
-    _("Gather", "movement", "gather", moves="places", negative="as", steering=(1,), ranks="1+"),
-    _("GatherElements", "movement", "gather_elements", moves="places", negative="as", steering=(1,), ranks="1+ ="),
-    _("GatherND", "movement", moves="places", negative="as", steering=(1,), ranks="1+ 1+"),
+    _("Gather", "movement", "gather", moves="places", negative="as", steering=(1,), ranks="1+", computes="take",
+      trained="*"),
+    _("GatherElements", "movement", "gather_elements", moves="places", negative="as", steering=(1,), ranks="1+ =",
+      trained="*"),
+    _("GatherND", "movement", moves="places", negative="as", steering=(1,), ranks="1+ 1+", trained="*"),
     _("ReverseSequence", "movement", "everything", "shape", "places", negative="as", steering=(1,), ranks="2+ 1"),
     _("Trilu", "movement", "everything", "shape", "places", negative="as", steering=(1,), numbers=(1,)),
     _("Scatter ScatterElements", "scattering", "everything", "shape", steering=(1,), changed=True, ranks="1+ = ="),
     _("ScatterND", "scattering", "everything", "shape", steering=(1,), changed=True, ranks="1+ 1+"),
     _("TensorScatter", "scattering", "everything", "shape", steering=(1,), changed=True),
     _("Resize", "resizing", "resize", "axes", negative="as", steering=(1, 2, 3), sizes=(1, 2, 3), changed=True,
-      ranks="1+"),
+      ranks="1+", computes="resize"),
     _("Upsample", "resizing", "resize", "axes", negative="as", steering=(1,), sizes=(1,), changed=True, ranks="1+"),
     _("GridSample", "resizing", "entry", channels="kept", negative="as", changed=True, ranks="3+ ="),
     _("AffineGrid", "resizing", sizes=(1,), ranks="3 1"),
     _("Col2Im", "movement", ranks="3 1 1"),
     # --- what picks some of many ---
-    _("TopK", "selection", "top_k", "axes", steering=(1,), changed=True, ranks="1+"),
+    _("TopK", "selection", "top_k", "axes", steering=(1,), changed=True, ranks="1+", computes="top_k", trained="*"),
     _("Compress", "selection", moves="places", negative="as", steering=(1,)),
     _("NonMaxSuppression", "selection", changed=True, ranks="3 3"),
     _("NonZero Unique", "selection", changed=True),
     # --- shapes, control, signals ---
     _("Shape Size", "shape", "nothing"),
-    _("ConstantOfShape", "constant", sizes=(0,)),
+    _("ConstantOfShape", "constant", sizes=(0,), computes="full"),
     _("RandomNormalLike RandomUniformLike Bernoulli", "random", "everything", "shape", changed=True),
     _("RandomNormal RandomUniform Multinomial", "random", changed=True),
-    _("EyeLike", "constant", "everything", "shape"),
-    _("Constant", "constant", changed=True),
-    _("Range", "constant", numbers=(0, 1, 2), sizes=(0, 1, 2)),
+    _("EyeLike", "constant", "everything", "shape", computes="eye"),
+    _("Constant", "constant", changed=True, computes="constant"),
+    _("Range", "constant", numbers=(0, 1, 2), sizes=(0, 1, 2), computes="arange"),
     _("OneHot", "constant", numbers=(1,), sizes=(1,)),
-    _("If", "control flow", numbers=(0,), changed=True),
-    _("Loop", "control flow", numbers=(0, 1), sizes=(0, 1), changed=True),
+    _("If", "control flow", numbers=(0,), changed=True, computes="branch"),
+    _("Loop", "control flow", numbers=(0, 1), sizes=(0, 1), changed=True, computes="loop"),
     _("Scan", "control flow", changed=True),
     _("SequenceAt SequenceConstruct SequenceEmpty SequenceErase SequenceInsert SequenceLength", "sequence",
       changed=True),
@@ -249,6 +281,23 @@ def operator(name: str) -> Operator:
     return TABLE.get(name, _UNKNOWN)
 
 
+_COMPUTES: Final = {
+    name: word
+    for row in ROWS
+    if row.computes
+    for name, word in zip(row.names.split(), row.computes.split(), strict=True)
+}
+#: What a standard operator works out of its numbers: `Operator.computes`; None for what is no arithmetic.
+computes: Final[Callable[[str], str | None]] = _COMPUTES.get
+
+
+@functools.cache
+def computing(words: str) -> frozenset[str]:
+    """The names of the operators that compute one of these."""
+    wanted = words.split()
+    return frozenset([name for name, word in _COMPUTES.items() if word in wanted])
+
+
 def operators(where: Callable[[Operator], object]) -> frozenset[str]:
     """The names of the standard operators whose row answers the question with yes."""
     return frozenset(name for name, row in TABLE.items() if where(row))
@@ -266,6 +315,10 @@ def family(name: str) -> str:
 POINTWISE: Final = operators(lambda row: row.sees == "place")
 #: Place by place on their first input.
 OWN: Final = operators(lambda row: row.sees == "own")
+#: What the backend ort-training may differentiate.
+TRAINED: Final = frozenset({
+    name for name, row in TABLE.items() if row.trained == "*" or name in row.trained.split()
+})  # fmt: skip
 ACTIVATIONS: Final = operators(lambda row: row.family == "activation")
 #: The elements of the first input in their order, under another shape at most.
 RENAMING: Final = operators(lambda row: row.moves == "form")
@@ -277,7 +330,22 @@ SAME_SHAPE: Final = operators(lambda row: row.keeps == "shape")
 MAPS: Final = operators(lambda row: row.channels)
 #: ... of which these take axis 0 for the pictures of a batch, and read pictures through one input alone.
 BATCH_FIRST: Final = operators(lambda row: row.channels and row.sees not in ("entry", "everything", "unpool"))
+#: But for DeformConv, whose places the picture chooses.
+CONVOLUTIONS: Final = operators(lambda row: row.sees in ("conv", "conv_transpose"))
+#: Convolutions of the standard's domain in all spellings -> where they have their kernel.
+KERNEL_AT: Final = {
+    **{name: TABLE[name].weights[0] for name in sorted(CONVOLUTIONS)},
+    **{name: row.places[1] for name, row in SPELLINGS.items() if row.of == "Conv" and row.domain != "ort"},
+}
+#: Normalise by numbers of the file, not by the picture's own: a factor and a summand a channel.
+BY_STATISTICS: Final = operators(lambda row: row.family == "normalisation" and row.sees == "own")
 WEIGHTED: Final = operators(lambda row: row.family in ("convolution", "product"))
+#: Products of integers, sums of them: the scales are laid on behind.
+INTEGER_SUMS: Final = frozenset(
+    {name for name, row in SPELLINGS.items() if row.domain == "onnx" and row.scale is None}
+)
+#: Slide a window over maps, as wide as `kernel_shape`, `strides` and `pads` say, and no unpooling or spreading.
+WINDOWS: Final = operators(lambda row: row.sees in ("conv", "pool"))
 POOLS: Final = operators(lambda row: row.family == "pooling")
 RECURRENT: Final = operators(lambda row: row.family == "recurrent")
 #: What picks some of many: how many, and which, hangs on the picture.
@@ -287,6 +355,17 @@ GROWING: Final = operators(lambda row: row.sizes) | {"If"}
 #: The elements of the first input in their order, under another shape.
 RESHAPING: Final = operators(lambda row: row.sees == "reshape")
 RESIZING: Final = operators(lambda row: row.sees == "resize")
+
+
+def by_scales_alone(name: str, opset: int) -> bool:
+    """Whether a resizing knows no sizes, and has its scales as second input: Upsample, and Resize before opset 11."""
+    return name == "Upsample" or opset < 11
+
+
+#: Tell the size of what they read and nothing of its contents.
+SHAPE_ONLY: Final = operators(lambda row: row.family == "shape")
+#: With bodies: graphs of their own.
+CONTROL: Final = operators(lambda row: row.family == "control flow")
 GLOBAL_POOLS: Final = operators(lambda row: row.family == "global pooling")
 REDUCTIONS: Final = operators(lambda row: row.family == "reduction")
 CASTS: Final = operators(lambda row: row.family == "type")

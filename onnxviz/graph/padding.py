@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from onnxviz.graph.operators import POOLS
+from onnxviz.graph.operators import INTEGER_SUMS, POOLS, WINDOWS, computes, family
 from onnxviz.graph.shapes import pool_pads, pooled
 from onnxviz.graph.tape import Tape
 
-_WINDOWS = POOLS | {"Conv", "ConvInteger"}
+_WINDOWS = WINDOWS | {name for name in INTEGER_SUMS if family(name) == "convolution"}
 
 
 def explicit(model: ir.Model) -> None:
@@ -35,7 +35,7 @@ def explicit(model: ir.Model) -> None:
         if mode == "NOTSET":
             node.attributes.pop("auto_pad", None)
         ceil = node.attributes.get_int("ceil_mode", 0)
-        if node.op_type == "ConvTranspose":
+        if computes(node.op_type) == "conv_transpose":
             _transposed(node, mode)
         elif node.op_type not in _WINDOWS or not (ceil or mode in ("VALID", "SAME_UPPER", "SAME_LOWER")):
             continue
@@ -160,7 +160,7 @@ def _pool(tape: Tape, node: ir.Node, mode: str) -> None:
 
 def _counting(node: ir.Node) -> bool:
     """Whether an AveragePool averages its pads in."""
-    return node.op_type == "AveragePool" and bool(node.attributes.get_int("count_include_pad", 0))
+    return computes(node.op_type) == "mean_pool" and bool(node.attributes.get_int("count_include_pad", 0))
 
 
 def _kind(x: ir.Value | None) -> Any:
@@ -203,7 +203,7 @@ def _at_run_time(tape: Tape, node: ir.Node, mode: str) -> None:
         front = cut if mode == "SAME_UPPER" else op.Max(op.Sub(cut, tape.const([1])), none)
         front = op.Div(front, tape.const([2]))
         begin, end = op.Sub(begin, front), op.Sub(end, op.Sub(cut, front))
-    if node.op_type == "ConvInteger":  # the pad would have to be the zero point: its rule will refuse it
+    if node.op_type in INTEGER_SUMS:  # the pad would have to be the zero point: its rule will refuse it
         node.attributes["auto_pad"] = ir.AttrString("auto_pad", mode)
         return
     _in_front(tape, node, op.Concat(begin, end, axis=0), sizes)
@@ -225,10 +225,10 @@ def _in_front(tape: Tape, node: ir.Node, pads: ir.Value, sizes: ir.Value) -> Non
     def padded(value: ir.Value | None, fill: Any) -> ir.Value:
         return op.Pad(value, pads, tape.const(fill, kind), axes)
 
-    if node.op_type == "MaxPool":
+    if computes(node.op_type) == "max_pool":
         lowest = (np.finfo if np.issubdtype(kind, np.floating) else np.iinfo)(kind).min
         node.replace_input_with(0, padded(x, lowest))
-    elif node.op_type == "AveragePool" and not _counting(node):
+    elif computes(node.op_type) == "mean_pool" and not _counting(node):
         # The mean over what is there: the pooled values over the pooled ones.
         ones = op.Expand(tape.const(1.0, kind), op.Concat(tape.const([1, 1]), sizes, axis=0))
         attributes = {k: a.value for k, a in node.attributes.items()}

@@ -14,14 +14,18 @@ import onnx_ir as ir
 from onnxviz.errors import ModelRejected
 from onnxviz.graph.fused import channels_first, channels_last
 from onnxviz.graph.lift import GROUPED
-from onnxviz.graph.operators import SPELLINGS
+from onnxviz.graph.operators import SPELLINGS, computes, computing
 from onnxviz.graph.tape import Tape, Writer
 from onnxviz.text import printable
 
 _MICROSOFT = "com.microsoft"
 _MOST_INPUTS = 9  # of those that do not join any number
 # How the inputs lie: every operand as (tensor, scale, zero point), then the result's scale and zero point.
-_BINARY = {name: row.of for name, row in SPELLINGS.items() if row.scale == 6 and row.of in ("Add", "Mul")}
+_BINARY = {
+    name: row.of
+    for name, row in SPELLINGS.items()
+    if row.scale == 6 and computes(row.of) in ("add", "multiply")
+}
 _UNARY = {name: row.of for name, row in SPELLINGS.items() if row.scale == 3}
 
 
@@ -150,8 +154,7 @@ _STEPS: dict[tuple[str, str], Callable[[_Rewriter], None]] = {
     ("", "QLinearMatMul"): _matmul,
     (_MICROSOFT, "QGemm"): _gemm,
     (_MICROSOFT, "QLinearConcat"): _concat,
-    (_MICROSOFT, "QuantizeLinear"): _quantiser,
-    (_MICROSOFT, "DequantizeLinear"): _quantiser,
+    **{(_MICROSOFT, name): _quantiser for name in computing("quantize dequantize")},
     **{(_MICROSOFT, name): _binary for name in _BINARY},
     **{(_MICROSOFT, name): _unary for name in _UNARY},
 }

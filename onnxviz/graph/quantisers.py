@@ -17,17 +17,16 @@ import onnx_ir as ir
 
 from onnxviz.graph.analysis.dataflow import QUANTISED, constant, dependent, duplicate, image_input
 from onnxviz.graph.dequantised import ALSO, DEQUANTISER, QUANTISING
-from onnxviz.graph.operators import CASTS, MOVING, SPELLINGS
+from onnxviz.graph.operators import CASTS, INTEGER_SUMS, MOVING, SPELLINGS, computes, computing
 from onnxviz.graph.quantised import as_qdq
 
 # Where operators that take integers and give sums or real numbers have a weight, its scale and its zero point.
 _WEIGHTS: Final[Mapping[str, tuple[int, int | None, int | None]]] = {
-    "ConvInteger": (1, None, 3),
-    "MatMulInteger": (1, None, 3),
+    **dict.fromkeys(INTEGER_SUMS, (1, None, 3)),
     "DynamicQuantizeMatMul": (1, 2, 3),
     "MatMulIntegerToFloat": (1, 3, 5),
 }
-_MEASURING: Final = frozenset({"DynamicQuantizeLinear", "DynamicQuantizeMatMul", "DynamicQuantizeLSTM"})
+_MEASURING: Final = computing("quantize_measured") | {"DynamicQuantizeMatMul", "DynamicQuantizeLSTM"}
 _MEASURED: Final = ir.DataType.UINT8  # what DynamicQuantizeLinear gives
 #: Marks a file as one that holds anything as integers.
 MARKS: Final = QUANTISING | _MEASURING | frozenset(_WEIGHTS) | {DEQUANTISER, "MatMulNBits"}
@@ -123,16 +122,20 @@ def _span(array: np.ndarray | None) -> Any:
 
 def of_node(node: ir.Node) -> Quantiser | None:
     """What a QuantizeLinear, DequantizeLinear or DynamicQuantizeLinear says; None where the codes' type is not told."""
-    if node.op_type == "DynamicQuantizeLinear":
+    if computes(node.op_type) == "quantize_measured":
         return Quantiser(_MEASURED, None, None)
-    codes = node.outputs[0] if node.op_type == "QuantizeLinear" else node.inputs[0]
+    codes = node.outputs[0] if computes(node.op_type) == "quantize" else node.inputs[0]
     zero = node.inputs[2] if len(node.inputs) > 2 else None
     if codes is not None and (maker := codes.producer()) is not None and maker.op_type in _MEASURING:
         return Quantiser(_MEASURED, None, None)
     dtype = codes.dtype if codes is not None else None
     if dtype is None and zero is not None:
         dtype = zero.dtype
-    if dtype is None and node.op_type == "QuantizeLinear" and not node.attributes.get_int("output_dtype", 0):
+    if (
+        dtype is None
+        and computes(node.op_type) == "quantize"
+        and not node.attributes.get_int("output_dtype", 0)
+    ):
         dtype = ir.DataType.UINT8  # the standard's default
     if dtype is None or not dtype.is_integer():
         return None
@@ -249,7 +252,7 @@ def quantisation(model: ir.Model, input: str | None = None) -> Quantisation | No
 
 def _is_qoperator(node: ir.Node) -> bool:
     row = SPELLINGS.get(node.op_type)
-    return row is not None and row.scale is not None and node.op_type != "QuantizeLinear"
+    return row is not None and row.scale is not None and computes(node.op_type) != "quantize"
 
 
 def _held(node: ir.Node, moved: set[ir.Value]) -> Iterator[Held]:
@@ -311,7 +314,7 @@ def bytes_by_type(model: ir.Model) -> dict[str, int]:
         if value.const_value is not None:
             found[_word(value.const_value.dtype)] += value.const_value.nbytes
     for node in model.graph.all_nodes():
-        if node.op_type == "Constant" and node.outputs:
+        if computes(node.op_type) == "constant" and node.outputs:
             tensor = constant(node.outputs[0])
             if tensor is not None:
                 found[_word(tensor.dtype)] += tensor.nbytes

@@ -5,16 +5,16 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from onnxviz.errors import ModelUnsuitable
-from onnxviz.graph.analysis.dataflow import SHAPE_ONLY, clone
-from onnxviz.graph.operators import MOVING, RESIZING
+from onnxviz.graph.analysis.dataflow import clone
+from onnxviz.graph.operators import MOVING, RESIZING, SHAPE_ONLY, computes, computing
 from onnxviz.graph.quantised import as_qdq
 from onnxviz.graph.tape import Tape
 
 # What only moves values about works on any type. Resize and AveragePool round whole numbers, which a gradient must
 # not see.
-_MOVING = MOVING | RESIZING | {"MaxPool"}
+_MOVING = MOVING | RESIZING | computing("max_pool")
 # Exact on whole numbers too, once they are wider than the pixels' own 8 bits, where sums would wrap.
-_ARITHMETIC = frozenset({"Add", "Max", "Min", "Mul", "Neg", "Sub", "Sum"})
+_ARITHMETIC = computing("add maximum minimum multiply negative subtract total")
 _NARROW = frozenset({ir.DataType.UINT8, ir.DataType.INT8})
 
 
@@ -60,17 +60,19 @@ def _step(tape: Tape, node: ir.Node, place: int, integer: ir.DataType) -> ir.Dat
         return None
     if node.op_type in SHAPE_ONLY:
         return ir.DataType.FLOAT
-    if node.op_type == "Cast":
+    if computes(node.op_type) == "cast":
         return _cast(node)
     if node.op_type == "CastLike":
         like = node.inputs[1]
         floats = place == 0 and like is not None and like.dtype is not None and like.dtype.is_floating_point()
         return ir.DataType.FLOAT if floats else None
-    if node.op_type == "DequantizeLinear":
+    if computes(node.op_type) == "dequantize":
         return _dequantised(tape, node, integer) if place == 0 else None
     if node.op_type in _MOVING and place == 0:
-        alike = [2] if node.op_type == "Pad" and len(node.inputs) > 2 else []  # what it fills up with
-    elif node.op_type == "Concat" or (node.op_type in _ARITHMETIC and integer not in _NARROW):
+        alike = (
+            [2] if computes(node.op_type) == "pad" and len(node.inputs) > 2 else []
+        )  # what it fills up with
+    elif computes(node.op_type) == "concatenate" or (node.op_type in _ARITHMETIC and integer not in _NARROW):
         alike = [i for i in range(len(node.inputs)) if i != place]
     else:
         return None

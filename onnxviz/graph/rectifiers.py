@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from onnxviz.graph.operators import VALUE_KEPT, operator
+from onnxviz.graph.operators import VALUE_KEPT, computes, computing, operator
 
 
 def number(value: ir.Value | None) -> float | None:
@@ -35,7 +35,7 @@ RANGES = {
     ir.DataType.INT4: (-8, 7),
     ir.DataType.UINT4: (0, 15),
 }
-_SCALING = frozenset({"Div", "Mul"})
+_SCALING = computing("divide multiply")
 _NEAR = 0.03  # quantised numbers are off by a step of the range
 
 
@@ -57,11 +57,11 @@ def rectifier(node: ir.Node) -> Rectifier | None:
     """
     if node.domain not in ("", "ai.onnx"):
         return None
-    if node.op_type == "Relu":
+    if computes(node.op_type) == "relu":
         return Rectifier(None)
-    if node.op_type == "Clip":
+    if computes(node.op_type) == "clip":
         found = _clip(node)
-    elif node.op_type == "QuantizeLinear":
+    elif computes(node.op_type) == "quantize":
         found = _range(node)
     else:
         return None
@@ -109,8 +109,8 @@ def _range(node: ir.Node) -> Rectifier | None:
         return None
     readers = [user for user, _ in node.outputs[0].uses()]
     behind = [user for reader in readers for user, _ in reader.outputs[0].uses()]
-    kept = all(reader.op_type == "DequantizeLinear" for reader in readers) and all(
-        user.op_type in ("Relu", "Clip") and rectifier(user) is not None for user in behind
+    kept = all(computes(reader.op_type) == "dequantize" for reader in readers) and all(
+        computes(user.op_type) in ("relu", "clip") and rectifier(user) is not None for user in behind
     )
     if behind and kept:
         return Rectifier(high, ahead=True)
@@ -137,7 +137,7 @@ def can_be_negative(value: ir.Value | None, depth: int = 64) -> bool:
     if node.op_type in _SCALING:  # by constants: a product of two values is a gate
         sides = [x for x in node.inputs if x is not None and x.const_value is None]
         return len(sides) == 1 and can_be_negative(sides[0], depth - 1)
-    if node.op_type == "DequantizeLinear" and node.inputs[0] is not None:
+    if computes(node.op_type) == "dequantize" and node.inputs[0] is not None:
         return _holds_negative(node, depth)
     return False
 
@@ -152,7 +152,7 @@ def _holds_negative(node: ir.Node, depth: int) -> bool:
     if x.dtype in RANGES and at == RANGES[x.dtype][0]:
         return False
     source = x.producer()
-    if source is not None and source.op_type == "QuantizeLinear":
+    if source is not None and computes(source.op_type) == "quantize":
         return can_be_negative(source.inputs[0], depth - 1)
     return True
 
@@ -171,18 +171,18 @@ def _is_ramp(node: ir.Node, high: float | None) -> bool:
     source, shift = _shifted(node.inputs[0])
     if shift is not None and _close(shift, high / 2):
         return True
-    fits = _at_most if node.op_type == "QuantizeLinear" else _close
+    fits = _at_most if computes(node.op_type) == "quantize" else _close
     return _gates(node.outputs[0], 1.0 / high, source, fits)
 
 
 def _shifted(value: ir.Value | None) -> tuple[ir.Value | None, float | None]:
     """(x, c) where the value is x + c for a number c."""
     node = _made_by(value)
-    if node is not None and node.op_type in ("Add", "Sub"):
+    if node is not None and computes(node.op_type) in ("add", "subtract"):
         for place, x in enumerate(node.inputs):
             shift = _known(node.inputs[1 - place])
-            if shift is not None and (place == 0 or node.op_type == "Add"):
-                return _before(x), shift if node.op_type == "Add" else -shift
+            if shift is not None and (place == 0 or computes(node.op_type) == "add"):
+                return _before(x), shift if computes(node.op_type) == "add" else -shift
     return None, None
 
 
@@ -199,7 +199,7 @@ def _gates(value: ir.Value, share: float, source: ir.Value | None, fits: _Fits, 
             left = 1.0 if factor != 1.0 and fits(factor, share) else share / factor
             if _gates(user.outputs[0], left, source, fits, depth - 1):
                 return True
-        elif user.op_type == "Mul" and not user.domain:
+        elif computes(user.op_type) == "multiply" and not user.domain:
             other = user.inputs[1 - place]
             if source is not None and _before(other) is source:
                 return True
@@ -229,7 +229,7 @@ def _factor(user: ir.Node, place: int) -> float | None:
     known = _known(user.inputs[1 - place]) if user.op_type in _SCALING else None
     if not known or not math.isfinite(known) or not math.isfinite(1.0 / known):
         return None
-    return known if user.op_type == "Mul" else 1.0 / known if place == 0 else None
+    return known if computes(user.op_type) == "multiply" else 1.0 / known if place == 0 else None
 
 
 def _made_by(value: ir.Value | None) -> ir.Node | None:
@@ -252,7 +252,7 @@ def _known(value: ir.Value | None) -> float | None:
     found = number(value)
     if found is None and value is not None:
         node = value.producer()
-        if node is not None and node.op_type == "DequantizeLinear" and not node.domain:
+        if node is not None and computes(node.op_type) == "dequantize" and not node.domain:
             parts = [number(x) for x in node.inputs]
             if None not in parts:
                 code, scale, zero = (*parts, 0.0)[:3]

@@ -32,6 +32,7 @@ from onnxviz.graph.analysis.dataflow import clone, constant, duplicate, lookup, 
 from onnxviz.graph.analysis.shapes import annotate
 from onnxviz.graph.dequantised import scale_of
 from onnxviz.graph.expose import declare_outputs
+from onnxviz.graph.operators import computes
 from onnxviz.graph.tape import Tape
 
 _HIGHEST_RANK: Final = 4
@@ -149,10 +150,14 @@ def clipping(value: ir.Value) -> list[ir.Node]:
     if node is None or node.inputs[:1] in ((), (None,)):
         return []
     before = node.inputs[0].producer() if node.inputs[0] is not None else None
-    if node.op_type == "DequantizeLinear" and before is not None and before.op_type == "QuantizeLinear":
+    if (
+        computes(node.op_type) == "dequantize"
+        and before is not None
+        and computes(before.op_type) == "quantize"
+    ):
         scale = scale_of(before.outputs[0])
         return [before, node] if scale is not None and scale.axis is None else []
-    if node.op_type != "Clip" or node.domain != "":
+    if computes(node.op_type) != "clip" or node.domain != "":
         return []
     attribute = node.attributes.get("max")  # an attribute below opset 11, the third input from then on
     if attribute is not None:

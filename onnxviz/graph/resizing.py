@@ -17,6 +17,7 @@ import onnx_ir as ir
 
 from onnxviz.graph import shapes
 from onnxviz.graph.fold import value_of
+from onnxviz.graph.operators import computes
 from onnxviz.graph.tape import Tape
 
 # Their coordinates follow from the lengths alone, whatever the scale.
@@ -32,7 +33,7 @@ def exact(model: ir.Model) -> None:
     """
     tape: Tape | None = None
     for node in list(model.graph):
-        if node.op_type != "Resize" or node.domain not in ("", "ai.onnx"):
+        if computes(node.op_type) != "resize" or node.domain not in ("", "ai.onnx"):
             continue
         tape = tape or Tape(model.graph)
         before, after = (_lengths(value) for value in (node.inputs[0], node.outputs[0]))

@@ -11,9 +11,9 @@ import onnx_ir as ir
 
 from onnxviz.graph.analysis.dataflow import by_name, dependent, image_input, reads
 from onnxviz.graph.joint import behind
-from onnxviz.graph.operators import operator
+from onnxviz.graph.operators import BY_STATISTICS, computes, computing, operator
 
-_QUANTISERS: Final = frozenset({"QuantizeLinear", "DequantizeLinear"})
+_QUANTISERS: Final = computing("quantize dequantize")
 
 
 class Seam(NamedTuple):
@@ -131,9 +131,9 @@ def _activates(node: ir.Node) -> bool:
 def _held(value: ir.Value) -> ir.Value:
     """What a value becomes behind a quantiser that is all that reads it."""
     found = value
-    for op_type in ("QuantizeLinear", "DequantizeLinear"):
+    for word in ("quantize", "dequantize"):
         readers = list(found.uses())
-        if len(readers) != 1 or readers[0][1] != 0 or readers[0][0].op_type != op_type:
+        if len(readers) != 1 or readers[0][1] != 0 or computes(readers[0][0].op_type) != word:
             return value
         found = readers[0][0].outputs[0]
     return found
@@ -143,10 +143,10 @@ def _inner(cut: Cut, by_x: Mapping[ir.Value, Cut]) -> bool:
     """Whether it is one layer with the activation or normalisation that alone reads it: B keeps it as it comes."""
     made = cut.y.producer()
     readers = list(cut.x.uses())
-    if made is None or made.op_type == "DequantizeLinear" or len(readers) != 1 or cut.x.is_graph_output():
+    if made is None or computes(made.op_type) == "dequantize" or len(readers) != 1 or cut.x.is_graph_output():
         return False
     node, place = readers[0]
-    joins = place == 0 and (_activates(node) or node.op_type == "BatchNormalization")
+    joins = place == 0 and (_activates(node) or node.op_type in BY_STATISTICS)
     return joins and node.outputs[0] in by_x
 
 

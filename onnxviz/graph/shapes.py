@@ -15,7 +15,7 @@ import onnx
 import onnx_ir as ir
 
 from onnxviz.errors import ModelRejected
-from onnxviz.graph.operators import POOLS, RESIZING
+from onnxviz.graph.operators import CONTROL, POOLS, RESIZING, by_scales_alone
 from onnxviz.isolate import region, worker
 
 Length = int | None
@@ -23,7 +23,7 @@ Length = int | None
 # It is unknown behind the operators of ONNX Runtime; nothing is inferred of these four.
 UNGUARDED: Final = frozenset({"DictVectorizer", "LabelEncoder", "RegexFullMatch", "TreeEnsemble"})
 
-_WITH_BODIES: Final = frozenset({"If", "Loop", "Scan", "SequenceMap"})
+_WITH_BODIES: Final = CONTROL | {"SequenceMap"}
 
 
 def resized(length: int, scale: float | np.floating[Any]) -> int:
@@ -186,7 +186,7 @@ def _mend(proto: onnx.ModelProto, inferred: onnx.GraphProto) -> bool:
         if node.op_type in POOLS and len(before) == len(attributes.get("kernel_shape") or []) + 2:
             right: list[Length] = [None, None, *pool_lengths(before[2:], attributes)]
         elif node.op_type in RESIZING:
-            old = node.op_type == "Upsample" or version < 11
+            old = by_scales_alone(node.op_type, version)
             scales = attributes.get("scales") or _numbers(node, 1 if old else 2, constants)
             right = resized_shape(before, attributes, scales, [] if old else _numbers(node, 3, constants))
         else:

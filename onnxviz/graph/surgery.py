@@ -25,7 +25,7 @@ from onnxviz.graph.analysis.dataflow import (
 from onnxviz.graph.analysis.probe import Facts, Prober, layout
 from onnxviz.graph.analysis.twins import view
 from onnxviz.graph.expose import add_outputs, declare_outputs
-from onnxviz.graph.operators import POINTWISE, operator
+from onnxviz.graph.operators import BY_STATISTICS, POINTWISE, computes, operator
 from onnxviz.graph.shapes import infer
 
 _FURTHER = (96, 160)
@@ -74,7 +74,7 @@ def keep_batch(model: ir.Model, input: str | None = None) -> ir.Model:
 
     They become Reshapes to what is left at any batch. A model without such a node is given back as it is.
     """
-    if not any([node.op_type == "Squeeze" and not _names_axes(node) for node in model.graph]):
+    if not any([computes(node.op_type) == "squeeze" and not _names_axes(node) for node in model.graph]):
         return model
     copy = duplicate(model)
     image = image_input(copy, input)
@@ -84,7 +84,7 @@ def keep_batch(model: ir.Model, input: str | None = None) -> ir.Model:
         image.shape = ir.Shape(["N", *list(image.shape)[1:]])
     infer(copy)
     for node in copy.graph:
-        if node.op_type != "Squeeze" or _names_axes(node) or node.inputs[0] is None:
+        if computes(node.op_type) != "squeeze" or _names_axes(node) or node.inputs[0] is None:
             continue
         first, *rest = node.inputs[0].shape or (None,)
         if first != image.shape[0] or not all(isinstance(size, int) for size in rest):
@@ -236,21 +236,21 @@ def fits(
             return False
     if operator(op).sees == "reshape":
         return math.prod(first) == math.prod(result)
-    if op == "Gemm":
+    if computes(op) == "gemm":
         inner = first[0 if attributes.get("transA") else 1], shapes[1][1 if attributes.get("transB") else 0]
         return inner[0] == inner[1]
-    if op == "MatMul" and not attributes and len(first) > 0:
+    if computes(op) == "matmul" and not attributes and len(first) > 0:
         return first[-1] == shapes[1][-2 if len(shapes[1]) > 1 else 0]
-    if op == "Conv":
+    if computes(op) == "conv":
         group = attributes.get("group", 1)
         return isinstance(group, int) and first[1] == shapes[1][1] * group
-    if op == "ConvTranspose":
+    if computes(op) == "conv_transpose":
         return first[1] == shapes[1][0]
-    if op in ("BatchNormalization", "InstanceNormalization", "GroupNormalization"):
+    if op in BY_STATISTICS or computes(op) in ("instance_norm", "group_norm"):
         return first[1] == shapes[1][0]
-    if op == "LayerNormalization":
+    if computes(op) == "layer_norm":
         return len(shapes) < 2 or first[-len(shapes[1]) :] == shapes[1]
-    if op == "Concat":
+    if computes(op) == "concatenate":
         axis = attributes.get("axis", 1)
         at = int(axis) % len(result) if isinstance(axis, int) else 0
         return all(s[:at] == first[:at] and s[at + 1 :] == first[at + 1 :] for s in shapes)

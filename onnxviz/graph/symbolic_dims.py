@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from onnxviz.graph.operators import POINTWISE, POOLS, SAME_SHAPE
+from onnxviz.graph.operators import POINTWISE, SAME_SHAPE, WINDOWS, computes
 
-_WINDOWS = POOLS | {"Conv"}
 _LONGEST = 400  # a name beyond this is of no use to anybody
 
 Dim = int | str | None
@@ -48,13 +47,13 @@ def _invented(d: Dim) -> bool:
 def _told(node: ir.Node, rank: int) -> list[Dim] | None:
     if node.op_type in SAME_SHAPE:
         return _dims(node.inputs[0])
-    if node.op_type in _WINDOWS:
+    if node.op_type in WINDOWS:
         return _windows(node, rank)
     if node.op_type in POINTWISE:
         return _broadcast([_dims(x) for x in node.inputs if x is not None], rank)
-    if node.op_type == "Resize":
+    if computes(node.op_type) == "resize":
         return _resized(node, rank)
-    if node.op_type == "Concat":
+    if computes(node.op_type) == "concatenate":
         shapes = [_dims(x) for x in node.inputs]
         axis = node.attributes["axis"].as_int() % rank
         if any(s is None or len(s) != rank for s in shapes):

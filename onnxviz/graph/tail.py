@@ -11,18 +11,32 @@ import onnx_ir as ir
 from onnxviz.graph.analysis.dataflow import FLOATS, dependent, flat, image_input, measured, subgraphs
 from onnxviz.graph.analysis.probe import BATCHES, Facts, Prober
 from onnxviz.graph.analysis.twins import view
-from onnxviz.graph.operators import ACTIVATIONS, FORM, SELECTIONS, WEIGHTED, family
+from onnxviz.graph.operators import (
+    ACTIVATIONS,
+    BY_STATISTICS,
+    FORM,
+    GLOBAL_POOLS,
+    SELECTIONS,
+    WEIGHTED,
+    computes,
+    computing,
+    family,
+)
 
 # Between the last weight layer and the logits: a bias, a pool over places, a scale, a clip.
-_AFTER_WEIGHTS = FORM | frozenset({
-    "Add", "AveragePool", "BatchNormalization", "Clip", "Div", "GlobalAveragePool", "GlobalMaxPool",
-    "LeakyRelu", "Mul", "ReduceMean", "Relu", "Sub", "Sum"
-})  # fmt: skip
-_PROBABILITIES = frozenset({"HardSigmoid", "Sigmoid", "Softmax"})
+_AFTER_WEIGHTS = (
+    FORM
+    | (GLOBAL_POOLS - {"GlobalLpPool"})
+    | BY_STATISTICS
+    | computing("mean_pool add total subtract multiply divide clip leaky_relu relu mean")
+)
+_PROBABILITIES = computing("hard_sigmoid sigmoid softmax")
 # An output that ends in one of these is bounded or scaled as class scores are not.
-_QUANTITY_ENDS = ACTIVATIONS - {"LeakyRelu", "PRelu", "Sigmoid"} | {"Abs", "Exp", "LpNormalization", "Sqrt"}
+_QUANTITY_ENDS = (
+    ACTIVATIONS - computing("leaky_relu prelu sigmoid") | computing("absolute exp sqrt") | {"LpNormalization"}
+)
 # Between the sum of squares and what is divided by its root.
-_OF_LENGTHS = FORM | {"Add", "Clip", "Expand", "Max", "Mul", "Pow", "Reciprocal", "ReduceSum", "Sqrt"}
+_OF_LENGTHS = FORM | computing("broadcast_to add clip maximum multiply power reciprocal sum sqrt")
 
 
 class Tail:
@@ -129,7 +143,7 @@ class Tail:
     def directly(self, value: ir.Value, layer: ir.Node) -> bool:
         """Whether nothing but form, a bias and a ReLU stands between the weights and the output."""
         for _, node, op, _ in self._back(value):
-            if node is layer or op not in FORM | {"Add", "Relu"}:
+            if node is layer or op not in FORM | computing("add relu"):
                 return node is layer
         return False
 
@@ -140,7 +154,7 @@ class Tail:
             if shape is not None and len(shape) == 4:
                 pairs = [(a, b) for i, a in enumerate(shape) for b in shape[i + 1 :] if a > 1 and b > 1]
                 return any(a * b == rows for a, b in pairs)
-            if op not in FORM | WEIGHTED | {"Add", "LogSoftmax", "Sigmoid", "Softmax"}:
+            if op not in FORM | WEIGHTED | computing("add log_softmax sigmoid softmax"):
                 return False
         return False
 
@@ -154,18 +168,18 @@ class Tail:
                 return op
             if op in _PROBABILITIES:
                 return f"a scaled {op}" if scaled else None
-            if op in ("Div", "Mul") and len(node.inputs) == 2 and self._normed(node):
+            if computes(op) in ("divide", "multiply") and len(node.inputs) == 2 and self._normed(node):
                 return "a division by its length"
             if source is None:
                 return None
-            if op in ("ReduceSum", "MatMul", "Gemm") and self._shares(source):
+            if (computes(op) == "sum" or computes(op) in ("matmul", "gemm")) and self._shares(source):
                 return "a mean weighted by a Softmax"
-            if op in ("Add", "Div", "Mul", "Sub"):
+            if computes(op) in ("add", "divide", "multiply", "subtract"):
                 dequantised = not self._measured.isdisjoint(node.inputs)
                 if not dequantised:
                     scaled.insert(0, op)
             elif op in WEIGHTED:
-                biased = dequantised or op == "MatMul"
+                biased = dequantised or computes(op) == "matmul"
                 return "a rescaling" if _rescaled(scaled, biased=biased) else None
             elif op not in FORM:
                 return None
@@ -174,8 +188,8 @@ class Tail:
     def _shares(self, value: ir.Value) -> bool:
         """Whether it is a Softmax, perhaps times constants."""
         for _, _, op, _ in self._back(value):
-            if op not in FORM | {"Mul"}:
-                return op == "Softmax"
+            if op not in FORM | computing("multiply"):
+                return computes(op) == "softmax"
         return False
 
     def _normed(self, node: ir.Node) -> bool:
@@ -185,20 +199,20 @@ class Tail:
             maker = below.producer() if below is not None else None
             if maker is None:
                 return False
-            if maker.op_type in ("ReduceL2", "ReduceSumSquare"):
+            if computes(maker.op_type) in ("l2", "sum_square"):
                 return True
             if maker.op_type not in _OF_LENGTHS:
                 return False
-            if maker.op_type == "ReduceSum":
+            if computes(maker.op_type) == "sum":
                 squared = maker.inputs[0].producer() if maker.inputs[0] is not None else None
-                return squared is not None and squared.op_type in ("Mul", "Pow")
+                return squared is not None and computes(squared.op_type) in ("multiply", "power")
             below = next((v for v in maker.inputs if v in self.moved), None)
         return False
 
     def open(self, value: ir.Value) -> bool:
         """Whether operators stand at the end of which the graph alone does not tell what they give."""
         for _, _, op, source in self._back(value):
-            if op in WEIGHTED or op in ("Relu", "GlobalMaxPool", "LeakyRelu"):
+            if op in WEIGHTED or op == "GlobalMaxPool" or computes(op) in ("relu", "leaky_relu"):
                 return False
             if op not in _AFTER_WEIGHTS or source is None:
                 return True
@@ -246,11 +260,11 @@ class Tail:
         while value is not None:
             node = value.producer()
             op = view(node).op if node is not None else ""
-            if op not in ("Dropout", "Identity"):
+            if computes(op) not in ("dropout", "identity"):
                 yield value
             if (
                 node is None
-                or op not in FORM | {"DynamicQuantizeLinear"}
+                or op not in FORM | computing("quantize_measured")
                 or self._elements(value) != elements
             ):
                 return
@@ -263,8 +277,8 @@ class Tail:
 
 def _rescaled(ops: list[str], *, biased: bool) -> bool:
     """Whether a factor and then a summand follow the last layer and its bias: quantities brought to their units."""
-    rest = ops[1:] if biased and ops[:1] == ["Add"] else ops
-    return [op in ("Mul", "Div") for op in rest] == [True, False]
+    rest = ops[1:] if biased and ops and computes(ops[0]) == "add" else ops
+    return [computes(op) in ("multiply", "divide") for op in rest] == [True, False]
 
 
 def before(value: ir.Value) -> set[ir.Value]:

@@ -12,7 +12,7 @@ import numpy as np
 
 from onnxviz.errors import ImageRejected, ModelFailed, ModelUnsuitable, UsageError, ways
 from onnxviz.graph.layers import Layer
-from onnxviz.graph.operators import family
+from onnxviz.graph.operators import computing, family
 from onnxviz.network import Network
 from onnxviz.objectives import Objective
 from onnxviz.objectives.likeness import gram_of, means_of, near, texture
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from onnxviz.graph.admissible import Admissible
 
 # What joins branches: where the units of a block without an activation of its own come together.
-_JOINTS = frozenset(("Concat", "Add", "Sum", "Mul"))
+_JOINTS = computing("add total multiply concatenate")
 _FEWEST_CHANNELS = 8
 _LONGEST_STRIDE = 16
 _COUNT = 5

@@ -108,10 +108,10 @@ def facts(folder: Path) -> dict:
 
 def test_trusted_operators(facts: dict) -> None:
     """Each that is handed to the builder has a case, and its gradient is the native one."""
-    from onnxviz.backends.ort_training import TRUSTED
+    from onnxviz.graph.operators import TRAINED
 
     tried = {node.op_type for name in cases.TRUSTED for node in cases.network(name)[0].graph.node}
-    assert tried >= TRUSTED
+    assert tried >= TRAINED
     assert {name: error for name, error in facts["trusted"].items() if not error < 1e-5} == {}
     assert set(facts["trusted"]) == set(cases.TRUSTED)
 

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import ast
-from collections import defaultdict
-from pathlib import Path
-
 import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
 from onnx import TensorProto, helper
+from onnx.reference import ReferenceEvaluator
 
 import onnxviz
 from onnxviz import objectives
@@ -22,8 +19,8 @@ from onnxviz.graph.randomise import randomise, weighted
 from onnxviz.graph.rectifiers import rectifiers
 from tests import networks
 from tests.grad.oracle import session
+from tools import lines
 
-PACKAGE = Path(onnxviz.__file__).parent
 ONNX = {schema.name: schema for schema in onnx.defs.get_all_schemas()}
 X = np.random.default_rng(3).random((2, 3, 8, 8), dtype=np.float32)
 
@@ -84,37 +81,42 @@ def test_the_page_of_operators_is_made_from_the_tables():
     assert "unknown" not in page()
 
 
+# --- what it computes -----------------------------------------------------------------------------
+
+_WORDS = [(name, word) for name, word in operators._COMPUTES.items() if hasattr(np, word)]
+
+
+def test_every_word_is_of_one_operator():
+    assert len(set(operators._COMPUTES.values())) == len(operators._COMPUTES)
+    assert operators.computing("add relu") == {"Add", "Relu"}
+    assert operators.computes("Mul") == "multiply" and operators.computes("LSTM") is None
+
+
+@pytest.mark.parametrize(
+    ("name", "word"), [pair for pair in _WORDS if TABLE[pair[0]].family in ("arithmetic", "function")]
+)
+def test_words_of_numpy_mean_what_numpy_does(name, word):
+    """By the reference implementation that comes with onnx."""
+    values = np.array([0.25, 0.5, 0.75, 2.0], np.float32)
+    given = [values, values[::-1].copy()][: max(1, ONNX[name].min_input) if ONNX[name].max_input < 9 else 2]
+    graph = helper.make_graph(
+        [helper.make_node(name, list("ab")[: len(given)], ["y"], **({"fmod": 1} if name == "Mod" else {}))],
+        "g",
+        [helper.make_tensor_value_info(x, TensorProto.FLOAT, (4,)) for x in "ab"[: len(given)]],
+        [onnx.ValueInfoProto(name="y")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)])
+    (found,) = ReferenceEvaluator(model).run(None, dict(zip("ab", given, strict=False)))
+    np.testing.assert_allclose(found, getattr(np, word)(*given), rtol=1e-6)
+
+
 # --- nobody else ----------------------------------------------------------------------------------
-
-#: Package files in which an operator may be spelled as a text, by the name of the most wide-spread; it only shrinks.
-MOST = 18
-#: Calls that write a node: what they write they have to name.
-_WRITING = {"op", "add", "before", "become", "node", "make_node", "_node"}
-
-
-def spelled() -> dict[str, set[str]]:
-    """Operator -> the package files that ask for it by name: as a text of their code, nodes that they write aside."""
-    known = {schema.name for schema in onnx.defs.get_all_schemas_with_history()} | set(SPELLINGS)
-    found: dict[str, set[str]] = defaultdict(set)
-    for path in PACKAGE.rglob("*.py"):
-        tree = ast.parse(path.read_text(encoding="utf-8"))
-        written = {
-            id(argument)
-            for call in ast.walk(tree)
-            if isinstance(call, ast.Call)
-            and getattr(call.func, "attr", getattr(call.func, "id", "")) in _WRITING
-            for argument in call.args
-        }
-        for text in ast.walk(tree):
-            if isinstance(text, ast.Constant) and isinstance(text.value, str) and id(text) not in written:
-                words = text.value.split()
-                for word in words if words and known.issuperset(words) else ():
-                    found[word].add(path.relative_to(PACKAGE).as_posix())
-    return found
 
 
 def test_an_operator_is_spelled_in_few_files():
-    wide = {name: sorted(files) for name, files in spelled().items() if len(files) > MOST}
+    found = lines.operator_files()
+    wide = {name: sorted(files) for name, files in found.items() if len(files) > lines.MOST_FILES}
+    assert len(found) > 200
     assert not wide, "ask onnxviz.graph.operators instead of naming the operator"
 
 

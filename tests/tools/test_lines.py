@@ -25,6 +25,7 @@ def test_every_python_file_is_in_a_room(capsys):
 def test_operators_are_found_where_they_are_named(tmp_path, monkeypatch):
     (tmp_path / "one.py").write_text('"""Conv."""\nRULES = {"Conv": 1, "Relu": 2}\n')
     (tmp_path / "two.py").write_text('# "Relu"\nif op == "Conv":\n    pass\n')
+    (tmp_path / "three.py").write_text('ir.node("Relu", [x])\ntape.Conv(x, w)\n')
     monkeypatch.setattr(lines, "PACKAGE", tmp_path)
     assert lines.operator_files() == {"Conv": {"one.py", "two.py"}, "Relu": {"one.py"}}
 

@@ -12,6 +12,7 @@ from onnxviz.auditing.finding import Evidence
 from onnxviz.auditing.registry import Found, NotApplicable, NotRun, Rule, check
 from onnxviz.auditing.statistics import mcnemar
 from onnxviz.auditing.subject import Subject
+from onnxviz.graph.operators import BY_STATISTICS, computes
 from onnxviz.graph.quantisers import of_node
 from onnxviz.text import quoted
 
@@ -75,7 +76,7 @@ def quantised(model: ir.Model, name: str) -> tuple[float, float] | None:
     """The real numbers that the quantiser behind an input holds; None where there is none of one scale."""
     value = next(one for one in model.graph.inputs if one.name == name)
     for node, at in value.uses():
-        if node.op_type == "QuantizeLinear" and at == 0:
+        if computes(node.op_type) == "quantize" and at == 0:
             found = of_node(node)
             if found is not None and found.low is not None and found.high is not None and found.axis is None:
                 return float(found.low[0]), float(found.high[0])
@@ -160,7 +161,7 @@ def statistics(subject: Subject, rule: Rule) -> Found:
 def _norms(model: ir.Model) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
     """Each BatchNormalization of the main graph: its input, and the mean and variance of training."""
     for node in model.graph:
-        if node.op_type == "BatchNormalization" and len(node.inputs) >= 5 and node.inputs[0] is not None:
+        if node.op_type in BY_STATISTICS and len(node.inputs) >= 5 and node.inputs[0] is not None:
             mean, var = (
                 None if v is None or v.const_value is None else v.const_value.numpy()
                 for v in node.inputs[3:5]

@@ -13,7 +13,7 @@ from onnxviz.auditing.registry import Found, Rule, check
 from onnxviz.auditing.subject import Subject
 from onnxviz.graph.analysis.kernels import source
 from onnxviz.graph.analysis.twins import view
-from onnxviz.graph.operators import family, operator
+from onnxviz.graph.operators import computes, family, operator
 from onnxviz.text import quoted
 
 _ROUNDED: Final = 0.5  # share of a layer of codes: rounding makes small filters zero
@@ -151,7 +151,7 @@ def _plain(value: ir.Value) -> ir.Value | None:
     """The value, unless a Transpose stands between it and its constant."""
     one: ir.Value | None = value
     while one is not None and (node := one.producer()) is not None and node.inputs:
-        if node.op_type == "Transpose":
+        if computes(node.op_type) == "transpose":
             return None
         one = node.inputs[0]
     return value

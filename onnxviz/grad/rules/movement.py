@@ -10,6 +10,7 @@ import numpy as np
 from onnxviz.grad.backward import NoRule, rank_of, unbroadcast
 from onnxviz.grad.forms import step
 from onnxviz.grad.table import vjp
+from onnxviz.graph.operators import computes
 from onnxviz.graph.tape import array, dims
 
 
@@ -28,7 +29,7 @@ def concat(op, g, y, *xs, axis):
         return op.Split(value, lengths, axis=axis, _outputs=len(xs))
 
     pieces = cut(g)
-    if all(x.producer() is not None and x.producer().op_type == "Relu" for x in xs):
+    if all(x.producer() is not None and computes(x.producer().op_type) == "relu" for x in xs):
         masked = functools.cache(lambda: cut(op.Mul(g, step(op, y))))
         for i, piece in enumerate(pieces):
             op.masked[piece] = lambda i=i: masked()[i]

@@ -26,15 +26,15 @@ from typing import Final, Literal
 import onnx_ir as ir
 
 from onnxviz.graph.analysis import kernels
-from onnxviz.graph.analysis.dataflow import SHAPE_ONLY, measured
+from onnxviz.graph.analysis.dataflow import measured
 from onnxviz.graph.analysis.joins import Bypass, Join, Kind, Way, both
 from onnxviz.graph.analysis.kernels import source
 from onnxviz.graph.analysis.pixels import Activations, Box, Pixels
 from onnxviz.graph.analysis.steps import Step, bends, by_contents, chooses, hides, steps
-from onnxviz.graph.operators import POINTWISE, family
+from onnxviz.graph.operators import POINTWISE, SHAPE_ONLY, computes, computing, family
 
 _DECIDING: Final = frozenset({"comparison", "place of an end", "selection", "logic"})
-_STEPS: Final = frozenset({"Floor", "Ceil", "Round", "Mod"})
+_STEPS: Final = computing("floor ceil round mod")
 _GATHERING: Final = frozenset(
     {"reduction", "global pooling", "pooling", "place of an end", "selection", "product", "convolution", "cumulation"}
     | {"softmax", "normalisation", "determinant", "signal", "control flow", "unknown", "recurrent", "attention", ""}
@@ -93,7 +93,7 @@ class _Walk:
 
     def _reads(self, step: Step) -> list[ir.Value]:
         """What it reads, but for measured scales that something is multiplied with: anything else is a gate."""
-        gate = step.op in POINTWISE and step.op not in ("Mul", "Identity")
+        gate = step.op in POINTWISE and computes(step.op) not in ("multiply", "identity")
         others = [value for value in step.inputs if value not in self.scales]
         return list(step.inputs) if gate or self.ways.keys().isdisjoint(others) else others
 
@@ -174,7 +174,7 @@ class _Walk:
             return False
         if step.op in SHAPE_ONLY:
             return True
-        to = step.node.attributes.get_int("to") if step.op == "Cast" else None
+        to = step.node.attributes.get_int("to") if computes(step.op) == "cast" else None
         if to is not None:
             source = next(iter(raw))
             real = self.activations.base.dtypes.get(source.name or "", source.dtype)

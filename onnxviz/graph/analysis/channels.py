@@ -17,11 +17,27 @@ import onnx_ir as ir
 
 from onnxviz.graph.analysis.dataflow import constant, dependent
 from onnxviz.graph.analysis.twins import View, view
-from onnxviz.graph.operators import MAPS, OWN, POINTWISE, REDUCTIONS, RESHAPING, operator, operators
+from onnxviz.graph.operators import (
+    BY_STATISTICS,
+    CONVOLUTIONS,
+    MAPS,
+    OWN,
+    POINTWISE,
+    REDUCTIONS,
+    RESHAPING,
+    computes,
+    computing,
+    operator,
+    operators,
+)
 
 # The axes stay where they are, though their sizes may change.
 _SAME = POINTWISE | OWN | operators(lambda row: row.keeps)
 _REDUCING = REDUCTIONS | operators(lambda row: row.sees == "arg_reduction")
+_CUTTING = operators(
+    lambda row: row.keeps == "axes" and row.sees in ("concat", "cut", "own", "pad", "split", "tile")
+)
+_COUNTED = BY_STATISTICS | (CONVOLUTIONS) | computing("instance_norm")
 _FAR = 256  # values that are looked at before it is given up
 
 
@@ -68,11 +84,11 @@ def read_as(
                 if at is not None:
                     return Channels(at, _weighed(twin) if whole else None)
                 continue
-            if turned is None and twin.op == "Transpose":
+            if turned is None and computes(twin.op) == "transpose":
                 turned = _turned(twin, len(axes))
             moved = _moved(twin, axes)
             if moved is not None:
-                cutting = twin.op in ("Concat", "Slice", "Split", "Pad", "Tile", "Expand")
+                cutting = twin.op in _CUTTING
                 queue.extend((out, moved, whole and not cutting) for out in node.outputs)
     return turned
 
@@ -88,17 +104,17 @@ def _moved(twin: View, axes: tuple[int | None, ...]) -> tuple[int | None, ...] |
     """The image's axes behind those of the result; None where they cannot be followed."""
     if twin.op in _SAME:
         return axes
-    if twin.op == "Transpose":
+    if computes(twin.op) == "transpose":
         order = twin.attributes.get("perm") or list(reversed(range(len(axes))))
         return tuple(axes[int(axis)] for axis in order) if sorted(order) == list(range(len(axes))) else None
-    if twin.op in ("Squeeze", "Unsqueeze"):
+    if computes(twin.op) in ("squeeze", "expand_dims"):
         given = twin.attributes.get("axes")
         if given is None:
             tensor = constant(twin.input(1))
             given = None if tensor is None else tensor.numpy().reshape(-1)
         if given is None:
             return None
-        if twin.op == "Squeeze":
+        if computes(twin.op) == "squeeze":
             gone = {int(axis) % len(axes) for axis in given}
             return tuple(axis for i, axis in enumerate(axes) if i not in gone)
         rank = len(axes) + len(given)
@@ -112,15 +128,14 @@ def _moved(twin: View, axes: tuple[int | None, ...]) -> tuple[int | None, ...] |
 def _weighed(twin: View) -> int | None:
     """How many channels the node's weights are made for."""
     weights = twin.input(1)
-    counted = ("BatchNormalization", "Conv", "ConvTranspose", "InstanceNormalization")
-    if weights is None or twin.op not in counted:
+    if weights is None or twin.op not in _COUNTED:
         return None
     tensor = constant(weights)
     shape = tensor.shape if tensor is not None else weights.shape
-    if shape is None or len(shape) < (2 if twin.op == "Conv" else 1):
+    if shape is None or len(shape) < (2 if computes(twin.op) == "conv" else 1):
         return None
-    size = shape[-1 if twin.channels_last else 1] if twin.op == "Conv" else shape[0]
-    groups = twin.attributes.get("group", 1) if twin.op == "Conv" else 1
+    size = shape[-1 if twin.channels_last else 1] if computes(twin.op) == "conv" else shape[0]
+    groups = twin.attributes.get("group", 1) if computes(twin.op) == "conv" else 1
     return int(size) * int(groups) if isinstance(size, int) else None
 
 
@@ -167,14 +182,14 @@ def _axis(
     if twin.op in _SAME:
         held = [v for v in twin.inputs if v is not None and v in found]
         return found[held[0]] + rank - len(known.shape(held[0]) or ()) if held else None
-    if twin.op == "Gemm":
+    if computes(twin.op) == "gemm":
         return 1
-    if twin.op == "MatMul":
+    if computes(twin.op) == "matmul":
         return _product(twin, rank, found, moved)
     if data is None or own is None:
         return None
     before = known.shape(data) or ()
-    if twin.op == "Transpose":
+    if computes(twin.op) == "transpose":
         order = [int(axis) for axis in twin.attributes.get("perm") or reversed(range(rank))]
         return order.index(own) if own in order else None
     if twin.op in RESHAPING:
@@ -183,7 +198,7 @@ def _axis(
         axes = twin.attributes.get("axes", twin.attributes.get("axis"))
         axes = known.value(twin.input(1)) if axes is None else axes
         return own if len(before) == rank else _dropped(own, before, axes)
-    if twin.op == "Gather":
+    if computes(twin.op) == "take":
         return own if len(before) == rank else _dropped(own, before, twin.attributes.get("axis", 0))
     return None
 

@@ -17,13 +17,14 @@ import onnx_ir as ir
 from onnxviz.graph.analysis.dataflow import FLOATS, QUANTISED, constant
 from onnxviz.graph.analysis.probe import Facts
 from onnxviz.graph.analysis.twins import View, view
-from onnxviz.graph.operators import SPELLINGS, operator, operators
+from onnxviz.graph.operators import SPELLINGS, computes, computing, operator, operators
 
 # --- parameters -----------------------------------------------------------------------------------
 
-_FREE = frozenset({"ConstantOfShape", "RandomNormal", "RandomUniform", "EyeLike"})
+_FREE = computing("full eye") | {"RandomNormal", "RandomUniform"}
+_WITH_INTEGER_BIAS = computing("dequantize") | {"QLinearConv", "QGemm"}
 # A single number here is a constant of the formula (the 0.5 of a GELU, an epsilon), not a weight.
-_ARITHMETIC = operators(lambda row: row.family in ("arithmetic", "choice", "comparison")) - {"Pow"}
+_ARITHMETIC = operators(lambda row: row.family in ("arithmetic", "choice", "comparison")) - computing("power")
 
 
 class Parameters:
@@ -60,7 +61,7 @@ class Parameters:
                 continue
             visited.add(value)
             producer = value.producer()
-            if producer is None or producer.op_type == "Constant" or producer.op_type in _FREE:
+            if producer is None or computes(producer.op_type) == "constant" or producer.op_type in _FREE:
                 if self._learned(value):
                     found[value] = None
             else:
@@ -91,7 +92,7 @@ class Parameters:
     def _bias_of_integers(self, value: ir.Value, dtype: ir.DataType | None) -> bool:
         """The int32 bias of a quantised convolution or product."""
         return dtype == ir.DataType.INT32 and any(
-            node.op_type in ("QLinearConv", "QGemm", "DequantizeLinear") for node in value.consumers()
+            node.op_type in _WITH_INTEGER_BIAS for node in value.consumers()
         )
 
     def _size(self, value: ir.Value) -> int:

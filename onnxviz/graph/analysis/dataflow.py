@@ -11,7 +11,7 @@ import onnx_ir as ir
 from onnx_ir.passes import common as passes
 
 from onnxviz.errors import ModelRejected, ModelUnsuitable, UnknownLayer, near
-from onnxviz.graph.operators import GROWING, operator
+from onnxviz.graph.operators import CONTROL, GROWING, SHAPE_ONLY, computes, operator
 from onnxviz.text import quoted
 
 FLOATS = frozenset(t for t in ir.DataType if t.name.startswith(("FLOAT", "BFLOAT", "DOUBLE")))
@@ -26,10 +26,8 @@ _BODIES = frozenset({ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS})
 FED = "onnxviz.fed"
 """Marks what stands beside the pictures, fed as a constant: one picture's share, maybe (`ir.Value.meta`)."""
 
-# Their results tell the size of what they read and nothing of its contents.
-SHAPE_ONLY = frozenset({"Shape", "Size"})
 # How long the first takes is told by no number beforehand; the second chooses between bodies.
-_ALWAYS = frozenset({"Loop", "If"})
+_ALWAYS = CONTROL & GROWING
 
 
 def clone(model: ir.Model) -> ir.Model:
@@ -203,7 +201,7 @@ def measured(graph: ir.Graph, moved: set[ir.Value]) -> set[ir.Value]:
     """
     found: set[ir.Value] = set()
     for node in graph:
-        if node.op_type == "DynamicQuantizeLinear" and node.domain == "":
+        if computes(node.op_type) == "quantize_measured" and node.domain == "":
             found.update(value for value in node.outputs[1:] if value in moved)
         elif found:
             read = [value for value in reads(node) if value in moved]
@@ -240,7 +238,7 @@ def constant(value: ir.Value | None) -> ir.TensorProtocol | None:
     node = value.producer()
     if node is None:
         return value.const_value
-    if node.op_type != "Constant" or node.domain != "":
+    if computes(node.op_type) != "constant" or node.domain != "":
         return None
     for name, attribute in node.attributes.items():
         if attribute.is_ref():

@@ -14,13 +14,11 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxviz.graph.analysis.dataflow import constant
-from onnxviz.graph.operators import MOVING
+from onnxviz.graph.operators import MOVING, REDUCTIONS, SHAPE_ONLY, computes, computing
 
 LARGEST = 4096
 Array = np.ndarray
 Shape = tuple[int | None, ...]
-#: Operators whose result follows from a shape alone.
-MEASURES = ("Shape", "Size")
 
 
 class Value(NamedTuple):
@@ -45,11 +43,11 @@ def fold(graph: ir.Graph, shapes: Mapping[str, Shape]) -> dict[str, Array]:
     for node in graph:
         if node.domain != "" or not node.outputs:
             continue
-        if node.op_type == "Constant":
+        if computes(node.op_type) == "constant":
             _note(known, node.outputs[0])
             continue
         names = [None if value is None else value.name or "" for value in node.inputs]
-        if node.op_type in MEASURES:
+        if node.op_type in SHAPE_ONLY:
             shape = shapes.get(names[0] or "") if names else None
             found = [] if shape is None else [measured(node.op_type, shape, _settings(node))]
         elif node.op_type in _RULES and all(name is None or name in known for name in names):
@@ -134,11 +132,11 @@ def _masks(
         (np.zeros(() if x is None else x.shape, dtype=bool) if mask is None else mask)
         for x, mask in zip(inputs, missing, strict=True)
     ]
-    if op in NUMPY or op == "Div":
+    if computes(op) in {*NUMPY, "divide"}:
         return [np.asarray(np.logical_or.reduce(np.broadcast_arrays(*marks)))]
-    if op in ("Cast", "Identity"):
+    if computes(op) in ("cast", "identity"):
         return [marks[0]]
-    if op == "Concat":
+    if computes(op) == "concatenate":
         return [np.concatenate(marks, axis=attributes["axis"])]
     if op not in MOVING or any(mask is not None for mask in missing[1:]):
         raise ValueError(f"{op} of unknown lengths")
@@ -253,53 +251,44 @@ def _pointwise(function: Callable[..., Any], like: int = -1) -> Callable[[list[A
     return rule
 
 
-_RULES: dict[str, Callable[[list[Any], dict[str, Any]], Array | list[Array]]] = {
-    "Identity": lambda i, a: i[0],
-    "Cast": _cast,
-    "Gather": _gather,
-    "Concat": lambda i, a: np.concatenate(i, axis=a["axis"]),
-    "Unsqueeze": _unsqueeze,
-    "Squeeze": lambda i, a: np.asarray(np.squeeze(i[0], _axes(i, a))),
-    "Slice": _slice,
-    "Split": _split,
-    "Reshape": _reshape,
-    "Flatten": lambda i, a: i[0].reshape(int(np.prod(i[0].shape[: a.get("axis", 1)])), -1),
-    "Transpose": lambda i, a: np.transpose(i[0], a.get("perm")),
-    "Range": _range,
-    "ConstantOfShape": _filled,
-    "Expand": _expand,
-    "Div": _pointwise(_divide),
-    "Mod": lambda i, a: _pointwise(np.fmod if a.get("fmod") else np.mod)(i, a),
-    "Pow": _pointwise(np.power, like=0),
-    "ReduceProd": _reducer(np.prod),
-    "ReduceSum": _reducer(np.sum),
-    "ReduceMax": _reducer(np.max),
-    "ReduceMin": _reducer(np.min),
+# By the table's words, which are NumPy's.
+_COMPUTING: dict[str, Callable[[list[Any], dict[str, Any]], Array | list[Array]]] = {
+    "identity": lambda i, a: i[0],
+    "cast": _cast,
+    "take": _gather,
+    "concatenate": lambda i, a: np.concatenate(i, axis=a["axis"]),
+    "expand_dims": _unsqueeze,
+    "squeeze": lambda i, a: np.asarray(np.squeeze(i[0], _axes(i, a))),
+    "slice": _slice,
+    "split": _split,
+    "reshape": _reshape,
+    "flatten": lambda i, a: i[0].reshape(int(np.prod(i[0].shape[: a.get("axis", 1)])), -1),
+    "transpose": lambda i, a: np.transpose(i[0], a.get("perm")),
+    "arange": _range,
+    "full": _filled,
+    "broadcast_to": _expand,
+    "divide": _pointwise(_divide),
+    "mod": lambda i, a: _pointwise(np.fmod if a.get("fmod") else np.mod)(i, a),
+    "power": _pointwise(np.power, like=0),
+    "prod": _reducer(np.prod),
+    "sum": _reducer(np.sum),
+    "max": _reducer(np.max),
+    "min": _reducer(np.min),
 }
-_SOME_LEFT_OUT = {"Slice", "Split", "Squeeze", *(op for op in _RULES if op.startswith("Reduce"))}
-#: Operators that work place by place, as NumPy has them.
+_SOME_LEFT_OUT = computing("slice split squeeze") | REDUCTIONS
+#: What works place by place.
 NUMPY: dict[str, Callable[..., Any]] = {
-    "Add": np.add,
-    "Sub": np.subtract,
-    "Mul": np.multiply,
-    "Neg": np.negative,
-    "Abs": np.abs,
-    "Sqrt": np.sqrt,
-    "Floor": np.floor,
-    "Ceil": np.ceil,
-    "Round": np.round,
-    "Equal": np.equal,
-    "Less": np.less,
-    "LessOrEqual": np.less_equal,
-    "Greater": np.greater,
-    "GreaterOrEqual": np.greater_equal,
-    "Not": np.logical_not,
-    "And": np.logical_and,
-    "Or": np.logical_or,
-    "Where": np.where,
-    "Min": lambda *xs: np.minimum.reduce(np.broadcast_arrays(*xs)),
-    "Max": lambda *xs: np.maximum.reduce(np.broadcast_arrays(*xs)),
+    word: getattr(np, word)
+    for word in (
+        *("add", "subtract", "multiply", "negative", "absolute", "sqrt", "floor", "ceil", "round", "where"),
+        *("equal", "less", "less_equal", "greater", "greater_equal"),
+        *("logical_not", "logical_and", "logical_or"),
+    )
+} | {
+    "minimum": lambda *xs: np.minimum.reduce(np.broadcast_arrays(*xs)),
+    "maximum": lambda *xs: np.maximum.reduce(np.broadcast_arrays(*xs)),
 }
-_RULES |= {op: _pointwise(function) for op, function in NUMPY.items()}
+_COMPUTING |= {word: _pointwise(function) for word, function in NUMPY.items()}
+_RULES = {op: rule for word, rule in _COMPUTING.items() for op in computing(word)}
 #: What `compute` knows.
 COMPUTED = frozenset(_RULES)

@@ -14,6 +14,7 @@ from onnxviz.errors import ModelRejected, UsageError
 from onnxviz.graph.analysis import known_values, twins
 from onnxviz.graph.analysis.channels import read_as
 from onnxviz.graph.analysis.dataflow import constant
+from onnxviz.graph.operators import computes
 from onnxviz.graph.shapes import infer_shapes
 
 Shape = tuple[int | None, ...]
@@ -192,7 +193,7 @@ def strip(model: ir.Model, values: Mapping[str, np.ndarray]) -> onnx.ModelProto:
         if value not in model.graph.inputs:
             _strip_constant(graph, value, value.const_value)
     for node in model.graph:
-        tensor = constant(node.outputs[0]) if node.op_type == "Constant" and node.outputs else None
+        tensor = constant(node.outputs[0]) if computes(node.op_type) == "constant" and node.outputs else None
         if values and (outputs := {v.name for v in node.outputs if v.name}) and outputs <= values.keys():
             graph.initializer.extend(onnx.numpy_helper.from_array(values[name], name) for name in outputs)
         elif tensor is not None:

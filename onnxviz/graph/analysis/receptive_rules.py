@@ -16,7 +16,7 @@ from onnxviz.graph.analysis import intervals
 from onnxviz.graph.analysis import units as to
 from onnxviz.graph.analysis.intervals import Intervals, window
 from onnxviz.graph.analysis.units import Call, Rule, Shape, Units, Unplaced, context, known, merge, stretch
-from onnxviz.graph.operators import POOLS, TABLE
+from onnxviz.graph.operators import POOLS, TABLE, by_scales_alone
 
 # A longer stride leaves one window, too; whole numbers of 64 bits hold two such strides behind each other.
 _FARTHEST = 2**31
@@ -381,7 +381,7 @@ def _blocks(call: Call, how: Intervals) -> Units:
 def resize(call: Call) -> Units:
     """Resize, and its ancestor Upsample."""
     before, after, found = call.input(), call.shape, call.data
-    old = call.view.op == "Upsample" or call.opset < 11
+    old = by_scales_alone(call.view.op, call.opset)
     scales = call.get("scales")
     if scales is None:
         given = call.values(1 if old else 2)

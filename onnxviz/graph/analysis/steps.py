@@ -7,19 +7,19 @@ from typing import Final, NamedTuple
 
 import onnx_ir as ir
 
-from onnxviz.graph.analysis.dataflow import SHAPE_ONLY, subgraphs
+from onnxviz.graph.analysis.dataflow import subgraphs
 from onnxviz.graph.analysis.twins import view
-from onnxviz.graph.operators import family, operator
+from onnxviz.graph.operators import SHAPE_ONLY, computes, computing, family, operator
 
 _BENDING: Final = frozenset(
     {"activation", "function", "softmax", "comparison", "choice", "logic", "signal", "recurrent", "unknown"}
 )
-_LINEAR: Final = frozenset({"Neg", "ReduceMean", "ReduceSum"})
+_LINEAR: Final = computing("negative mean sum")
 # Of ai.onnx.ml, those that decide nothing.
 _SCALING: Final = frozenset({"Scaler", "Normalizer", "Imputer", "FeatureVectorizer", "CastMap"})
 # How many numbers they make is told by what they read.
 _COUNTING: Final = frozenset({"NonZero", "Compress", "Unique", "NonMaxSuppression", "StringSplit"})
-_ENDS: Final = frozenset({"Max", "Min", "Mod", "Pow"})
+_ENDS: Final = computing("maximum minimum mod power")
 
 
 class Step(NamedTuple):
@@ -49,7 +49,7 @@ def steps(graph: Iterable[ir.Node]) -> Iterator[Step]:
 
 def _control(node: ir.Node, bodies: list[ir.Graph]) -> Iterator[Step]:
     given = [value for value in node.inputs if value is not None]
-    if node.op_type == "If":
+    if computes(node.op_type) == "branch":
         for body in bodies:
             yield from steps(body)
         for place, value in enumerate(node.outputs):
@@ -57,7 +57,7 @@ def _control(node: ir.Node, bodies: list[ir.Graph]) -> Iterator[Step]:
             yield Step(node, "If", (*given, *ends), (value,), tuple(given))
         return
     body = bodies[0]
-    loop = node.op_type == "Loop"  # trips and condition stand before what is carried
+    loop = computes(node.op_type) == "loop"  # trips and condition stand before what is carried
     offset = 2 if loop else 0
     carried = list(node.inputs)[offset:]
     inner, made = list(body.inputs)[offset:], list(body.outputs)[1 if loop else 0 :]
@@ -84,9 +84,9 @@ def bends(step: Step, moved: Container[ir.Value]) -> bool:
         return False
     if kind in _BENDING or step.op in _ENDS or kind == "reduction":
         return True
-    if step.op == "Cast":
+    if computes(step.op) == "cast":
         return not ir.DataType(step.node.attributes.get_int("to")).is_floating_point()  # it cuts off
-    if step.op == "Div":
+    if computes(step.op) == "divide":
         return any(value in moved for value in step.inputs[1:])
     operands = sum(value in moved for value in step.inputs)
     return kind in ("arithmetic", "product") and operands > 1 and not operator(step.op).negative
@@ -100,15 +100,17 @@ def by_contents(step: Step, moved: Container[ir.Value], counted: Container[ir.Va
     """
     if step.op in _COUNTING or any(value in counted for value in step.inputs):
         return step.op not in SHAPE_ONLY
-    places = (1, 2, 3, 4) if step.op == "Slice" else operator(step.op).sizes
+    places = (1, 2, 3, 4) if computes(step.op) == "slice" else operator(step.op).sizes
     return any(value in moved for place, value in enumerate(step.node.inputs) if place in places)
 
 
 def chooses(step: Step) -> bool:
     """Whether it decides as comparisons do: signs, and of ai.onnx.ml trees, support vectors and tables."""
-    return step.op in ("Sign", "Hardmax") or (step.node.domain == "ai.onnx.ml" and step.op not in _SCALING)
+    return computes(step.op) in ("sign", "hardmax") or (
+        step.node.domain == "ai.onnx.ml" and step.op not in _SCALING
+    )
 
 
 def hides(step: Step) -> bool:
     """Whether the operator hides with a constant what is to be left out."""
-    return step.op in ("Mul", "And") or family(step.op) == "product"
+    return computes(step.op) in ("multiply", "logical_and") or family(step.op) == "product"

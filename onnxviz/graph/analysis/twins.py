@@ -15,7 +15,7 @@ from typing import Any
 import onnx
 import onnx_ir as ir
 
-from onnxviz.graph.operators import SPELLINGS
+from onnxviz.graph.operators import SPELLINGS, computes
 
 Inputs = list[ir.Value | None]
 
@@ -75,10 +75,10 @@ def _microsoft(node: ir.Node, inputs: Inputs, attributes: dict[str, Any]) -> Vie
     op, places = spelling.of, spelling.places
     real = spelling.real or (node.op_type == "QGemm" and _absent(inputs, 7))
     last = spelling.channels_last or bool(attributes.get("channels_last", 0))
-    if op == "Add":  # a fused bias may be left out
+    if computes(op) == "add":  # a fused bias may be left out
         places = tuple(place for place in places if not _absent(inputs, place))
         op = op if len(places) == 2 else "Sum"
-    if op == "Relu":
+    if computes(op) == "relu":
         kept = {}
     return View(
         op, _pick(inputs, places), kept, channels_last=last, dtype=ir.DataType.FLOAT if real else None
@@ -137,7 +137,7 @@ def standard_nodes(node: ir.Node, fresh: Callable[[], str]) -> Iterator[onnx.Nod
         )
         names[0] = turned
     attributes = dict(twin.attributes)
-    if twin.op == "MatMul":
+    if computes(twin.op) == "matmul":
         for place, flag in enumerate(("transA", "transB")):
             side = _rank(twin.input(place))
             if attributes.pop(flag, 0):

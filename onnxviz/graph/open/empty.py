@@ -11,14 +11,20 @@ from __future__ import annotations
 from typing import Final
 
 from onnxviz.graph.open.known import Call, Sizes, Unsure, windows
-from onnxviz.graph.operators import GLOBAL_POOLS, POOLS, operators
+from onnxviz.graph.operators import GLOBAL_POOLS, KERNEL_AT, POOLS, computes, computing, operators
 
-_CONVOLUTIONS: Final = {"Conv": 1, "ConvInteger": 1, "FusedConv": 1, "QLinearConv": 3}  # where the weight is
-# What is made of a whole map, which has none of its places left.
-_OF_MAPS: Final = GLOBAL_POOLS | operators(lambda row: row.family == "region pooling") | {
-    "ConvTranspose", "GroupNormalization", "InstanceNormalization"
+_SPREADING: Final = computing("conv_transpose")
+_CONVOLUTIONS: Final = {
+    "FusedConv": 1, **{name: at for name, at in KERNEL_AT.items() if name not in _SPREADING}
 }  # fmt: skip
-_OF_AXES: Final = frozenset({"ReduceLogSumExp", "ReduceMax", "ReduceMean", "ReduceMin"})
+# What is made of a whole map, which has none of its places left.
+_OF_MAPS: Final = (
+    GLOBAL_POOLS
+    | operators(lambda row: row.family == "region pooling")
+    | _SPREADING
+    | computing("group_norm instance_norm")
+)
+_OF_AXES: Final = computing("log_sum_exp max mean min")
 
 
 def empty(call: Call, reductions: bool) -> str | None:
@@ -39,7 +45,7 @@ def _empty(call: Call) -> str | None:
         return _reduced(call)
     if call.op == "Inverse":
         return _crooked(call)
-    if call.op == "Pad":
+    if computes(call.op) == "pad":
         return _padded(call)
     if call.op not in POOLS and call.op not in _CONVOLUTIONS and call.op not in _OF_MAPS:
         return None

@@ -20,9 +20,21 @@ import numpy as np
 import onnx
 
 from onnxviz.errors import ModelRejected
-from onnxviz.graph.analysis.known_values import COMPUTED, MEASURES, Value, compute, measured
-from onnxviz.graph.open.signatures import MICROSOFT, NEWEST, description
-from onnxviz.graph.operators import POINTWISE, POOLS, RESIZING, SAME_SHAPE, SPELLINGS, Spelling, operator
+from onnxviz.graph.analysis.known_values import COMPUTED, Value, compute, measured
+from onnxviz.graph.open.signatures import MICROSOFT, NEWEST, description, tensor_type
+from onnxviz.graph.operators import (
+    POINTWISE,
+    POOLS,
+    RESIZING,
+    SAME_SHAPE,
+    SHAPE_ONLY,
+    SPELLINGS,
+    Spelling,
+    by_scales_alone,
+    computes,
+    computing,
+    operator,
+)
 from onnxviz.graph.shapes import UNGUARDED, pool_lengths, resized_shape
 from onnxviz.graph.walk import label
 from onnxviz.text import printable
@@ -195,15 +207,15 @@ NONSENSE: Final = (ArithmeticError, AttributeError, LookupError, TypeError, Valu
 # Which elements inference reads: of shapes, axes, scales.
 _READ: Final = frozenset({np.dtype(kind) for kind in (np.int32, np.int64, np.float32, np.float64, np.bool_)})
 # Where it is wrong and ONNX Runtime runs the node: functions of ONNX's own whose bodies its inference misunderstands.
-_WRONG_ABOUT: Final = frozenset({"LayerNormalization", "MeanVarianceNormalization"})
+_WRONG_ABOUT: Final = computing("layer_norm") | {"MeanVarianceNormalization"}
 # Of before opset 10, without a description: experiments that keep the shape.
 _KEEPING: Final = SAME_SHAPE | {"Affine", "ImageScaler", "ParametricSoftplus", "Scale", "ScaledTanh"}
-_TWINS: Final = SAME_SHAPE | POINTWISE | {"Conv", "MatMul"}
+_TWINS: Final = SAME_SHAPE | POINTWISE | computing("conv matmul")
 # Of ONNX Runtime, with the name, inputs and attributes of a standard one.
-_NAMESAKES: Final = frozenset({"Pad", "Range"})
-_MENDED: Final = POOLS | RESIZING | {"Expand", "MaxUnpool", "Range", "Reshape", "STFT"}
+_NAMESAKES: Final = computing("pad arange")
+_MENDED: Final = POOLS | RESIZING | computing("broadcast_to arange reshape") | {"MaxUnpool", "STFT"}
 # Inputs that are lengths, one after the other: the standard wants a vector.
-_LENGTHS: Final = frozenset({("ConstantOfShape", 0), ("Expand", 1)})
+_LENGTHS: Final = frozenset({("full", 0), ("broadcast_to", 1)})
 _LONGEST: Final = 400
 _TAG: Final = re.compile(r"\[(Shape|Type)InferenceError\] ?")
 
@@ -235,7 +247,7 @@ def infer(call: Call, node: onnx.NodeProto, judging: bool) -> list[Known]:
         if all(value or known is None for value, known in zip(inputs, call.inputs, strict=True)):
             with contextlib.suppress(Unsure):
                 values = compute(call.op, inputs, call.settings, call.outputs)
-    elif call.op in MEASURES and call.known(0).shape is not None:
+    elif call.op in SHAPE_ONLY and call.known(0).shape is not None:
         with contextlib.suppress(Unsure):
             values = [measured(call.op, call.shape(0), call.settings)]
     for place, (known, value) in enumerate(zip(found, values, strict=False)):
@@ -348,7 +360,7 @@ def _given(
         shape = known.shape
         if shape == (1,) and place in row.numbers:  # ONNX Runtime takes it for the number in it
             shape = ()
-        elif known.value is not None and (op, place) in _LENGTHS:  # ... and a shape of any rank
+        elif known.value is not None and (computes(op), place) in _LENGTHS:  # ... and a shape of any rank
             shape = (known.value.size,)
         types[name] = tensor_type(dtype, shape)
         value = known.value
@@ -365,20 +377,6 @@ def _transposed(call: Call, place: int) -> Known | None:
     if known.shape is None or len(known.shape) < 2 or not call.attribute(name, 0):
         return known
     return known._replace(shape=(*known.shape[:-2], known.shape[-1], known.shape[-2]))
-
-
-@lru_cache(maxsize=4096)
-def tensor_type(dtype: int, shape: Sizes | None) -> bytes:
-    """A tensor's type as ONNX writes it."""
-    kind = onnx.TypeProto()
-    kind.tensor_type.elem_type = dtype
-    if shape is not None:
-        kind.tensor_type.shape.SetInParent()
-    for size in shape or ():
-        dim = kind.tensor_type.shape.dim.add()
-        if size is not None:
-            dim.dim_value = size
-    return kind.SerializeToString()
 
 
 @lru_cache(maxsize=4096)
@@ -407,19 +405,21 @@ def _mended(call: Call, shape: Sizes | None) -> Sizes | None:
     if call.op in RESIZING:
         right = resized_shape(call.shape(0), call.settings, *_factors(call))
         return tuple(one if one is not None or shape is None else shape[i] for i, one in enumerate(right))
-    if call.op == "Reshape" and (wanted := call.known(1).partly) is not None:
+    if computes(call.op) == "reshape" and (wanted := call.known(1).partly) is not None:
         before, keeping = call.known(0).shape, not call.attribute("allowzero", 0)
         lengths = np.where(False if wanted.unsure is None else wanted.unsure, -1, wanted.elements).tolist()
         kept = [before[i] if keeping and before and not size else size for i, size in enumerate(lengths)]
         return tuple(size if size is not None and size > -keeping else None for size in kept)
-    if call.op == "Range":  # ONNX counts in 64 bits
+    if computes(call.op) == "arange":  # ONNX counts in 64 bits
         start, limit, step = (call.value(place).reshape(-1)[0].item() for place in range(3))
         return (max(math.ceil((limit - start) / step), 0),)
     if call.op == "STFT":  # ONNX does not halve the frequencies
         return None
-    if call.op == "MaxUnpool" and call.given(2):
+    if operator(call.op).sees == "unpool" and call.given(2):
         return tuple(call.whole(2))
-    if call.op == "Expand" and call.known(0).shape is None:  # the shape given is still the least
+    if (
+        computes(call.op) == "broadcast_to" and call.known(0).shape is None
+    ):  # the shape given is still the least
         return tuple(None if size == 1 else size for size in call.whole(1))
     return shape
 
@@ -434,7 +434,7 @@ def _factors(call: Call) -> tuple[list[Any], list[Any]]:
 
     raises   Unsure
     """
-    old = call.op == "Upsample" or call.version < 11
+    old = by_scales_alone(call.op, call.version)
     places = {"scales": 1} if old else {"scales": 2, "sizes": 3}
     given = {
         name: call.value(place).reshape(-1).tolist()

@@ -18,15 +18,23 @@ import onnx
 
 from onnxviz.errors import ModelRejected
 from onnxviz.graph.open.known import Call, Known, Sizes, Unsure
-from onnxviz.graph.operators import SPELLINGS, TABLE, operator
+from onnxviz.graph.operators import (
+    INTEGER_SUMS,
+    KERNEL_AT,
+    POOLS,
+    RESIZING,
+    SPELLINGS,
+    TABLE,
+    by_scales_alone,
+    computes,
+    computing,
+    operator,
+)
 from onnxviz.graph.walk import label
 from onnxviz.text import quoted
 
 # Attributes with one number for each spatial axis of the first input, and those with two.
 _SPATIAL: Final = {"kernel_shape": 1, "strides": 1, "dilations": 1, "pads": 2}
-_CONVOLUTIONS: Final = ("Conv", "ConvInteger", "ConvTranspose", "QLinearConv")
-_POOLS: Final = ("AveragePool", "LpPool", "MaxPool", "MaxUnpool")
-_ALL_PADDED: Final = frozenset({"AveragePool", "LpPool", "MaxPool"})  # that may not be
 # Attributes of text that have a few meanings. Others are ONNX Runtime's errors, at loading.
 _PADS: Final = ("auto_pad", " NOTSET SAME_UPPER SAME_LOWER VALID")
 _PLACED: Final = (
@@ -34,15 +42,15 @@ _PLACED: Final = (
     "tf_half_pixel_for_nn"
 )
 _TEXTS: Final[dict[str, tuple[tuple[str, str], ...]]] = {
-    **dict.fromkeys((*_CONVOLUTIONS, "AveragePool", "LpPool", "MaxPool"), (_PADS,)),
+    **dict.fromkeys((*KERNEL_AT, *POOLS), (_PADS,)),
     "DepthToSpace": (("mode", "DCR CRD"),),
-    "Pad": (("mode", "constant reflect edge wrap"),),
+    **dict.fromkeys(computing("pad"), (("mode", "constant reflect edge wrap"),)),
     "Resize": (
         ("mode", "nearest linear cubic"),
         ("coordinate_transformation_mode", _PLACED),
     ),
     "Upsample": (("mode", "nearest linear cubic"),),
-    "Gelu": (("approximate", "none tanh"),),
+    **dict.fromkeys(computing("gelu"), (("approximate", "none tanh"),)),
     "GridSample": (
         ("mode", "bilinear linear nearest bicubic cubic"),
         ("padding_mode", "zeros border reflection"),
@@ -63,7 +71,7 @@ def _rows() -> dict[str, list[str]]:
         for place in row.numbers:
             words[place] = "."
         rows[name] = words
-    for name in _CONVOLUTIONS:  # whose places are those of a convolution's data, weights and bias
+    for name in KERNEL_AT:  # whose places are those of a convolution's data, weights and bias
         places = SPELLINGS[name].places if name in SPELLINGS else ()
         if places:
             rows[name] = ["*"] * (places[-1] + 1)
@@ -158,7 +166,7 @@ def _axis(call: Call, node: onnx.NodeProto, name: str) -> None:
         number = call.attribute(name)
     except Unsure:
         return
-    if call.op in ("QuantizeLinear", "DequantizeLinear") and call.known(1).shape in ((), (1,)):
+    if computes(call.op) in ("quantize", "dequantize") and call.known(1).shape in ((), (1,)):
         return  # one scale for all: no axis is read
     if isinstance(number, int) and not (0 if name == "batch_dims" else -_MOST_AXES) <= number < _MOST_AXES:
         raise _refused(node, name, number, "the number of an axis")
@@ -193,9 +201,7 @@ def _windows(call: Call, node: onnx.NodeProto) -> None:
             raise _refused(node, name, numbers, "windows that a picture can have")
     kernel, pads = call.attribute("kernel_shape"), call.attribute("pads")
     implicit = call.attribute("auto_pad", b"NOTSET") not in (b"NOTSET", b"")
-    taken = (
-        zip(pads or (), (kernel or ()) * 2, strict=False) if call.op in _ALL_PADDED and not implicit else ()
-    )
+    taken = zip(pads or (), (kernel or ()) * 2, strict=False) if call.op in POOLS and not implicit else ()
     if any(pad >= window for pad, window in taken):
         raise _refused(
             node, "pads", pads, f"less than its windows of {list(kernel)}: some would hold nothing"
@@ -208,9 +214,10 @@ def _convolution(call: Call, node: onnx.NodeProto) -> None:
     group = call.attribute("group", 1)
     if group < 1:
         raise _refused(node, "group", group, "1 or more")
-    weight = 3 if call.op == "QLinearConv" else 1
+    weight = KERNEL_AT[call.op]
+    at = 2 if weight == 1 else 8  # the bias
     x, w = call.shape(0), call.shape(weight)
-    transposed = call.op == "ConvTranspose"
+    transposed = computes(call.op) == "conv_transpose"
     wanted = w[0] if transposed else w[1] if w[1] is None else w[1] * group
     if None not in (x[1], wanted) and x[1] != wanted:
         raise _wrong(node, weight, w, f"weights for {x[1]} channels in {group} groups were")
@@ -223,19 +230,19 @@ def _convolution(call: Call, node: onnx.NodeProto) -> None:
             node, "kernel_shape", kernel, f"{list(w[2:])}, as its weight {quoted(node.input[weight])} has"
         )
     filters = (None if w[1] is None else w[1] * group) if transposed else w[0]
-    bias = call.known(8 if call.op == "QLinearConv" else 2).shape
+    bias = call.known(at).shape
     if (
         bias is not None
-        and call.op != "ConvInteger"
+        and call.op not in INTEGER_SUMS
         and None not in (bias[0], filters)
         and bias[0] != filters
     ):
-        raise _wrong(node, 8 if call.op == "QLinearConv" else 2, bias, f"a vector of {filters} numbers was")
+        raise _wrong(node, at, bias, f"a vector of {filters} numbers was")
 
 
 def _resize(call: Call, node: onnx.NodeProto) -> None:
     """Scales are positive and finite, and there is one for each axis that is resized; so are sizes."""
-    old = call.op == "Upsample" or call.version < 11
+    old = by_scales_alone(call.op, call.version)
     x, axes = call.known(0).shape, call.attribute("axes")
     many = len(axes) if axes else None if x is None else len(x)
     if call.attribute("scales"):
@@ -372,7 +379,7 @@ def _permutation(call: Call, node: onnx.NodeProto) -> None:
 def _blocks(call: Call, node: onnx.NodeProto) -> None:
     """Channels that go into blocks of places, or places into channels, without a rest."""
     size, shape = call.attribute("blocksize"), call.known(0).shape
-    deep = call.op == "DepthToSpace"
+    deep = operator(call.op).sees == "depth_to_space"
     if size < 1:
         raise _refused(node, "blocksize", size, "1 or more")
     if shape is None:
@@ -385,20 +392,20 @@ def _blocks(call: Call, node: onnx.NodeProto) -> None:
 
 
 _SPECIAL: Final[dict[str, Callable[[Call, onnx.NodeProto], None]]] = {
-    **dict.fromkeys((*_POOLS, "DeformConv"), _windows),
-    **dict.fromkeys(_CONVOLUTIONS, _convolution),
-    **dict.fromkeys(("Resize", "Upsample"), _resize),
+    **dict.fromkeys((*POOLS, "MaxUnpool", "DeformConv"), _windows),
+    **dict.fromkeys(KERNEL_AT, _convolution),
+    **dict.fromkeys(RESIZING, _resize),
     "GatherND": _gather_nd,
     "Einsum": _einsum,
     "STFT": _stft,
-    **dict.fromkeys(("QuantizeLinear", "DequantizeLinear"), _zero_point),
-    "Split": _split,
+    **dict.fromkeys(computing("quantize dequantize"), _zero_point),
+    **dict.fromkeys(computing("split"), _split),
     "TfIdfVectorizer": _grams,
     **dict.fromkeys(
         (f"Random{kind}{like}" for kind in ("Normal", "Uniform") for like in ("", "Like")), _random
     ),
     "FeatureVectorizer": _features,
-    "Transpose": _permutation,
+    **dict.fromkeys(computing("transpose"), _permutation),
     **dict.fromkeys(("DepthToSpace", "SpaceToDepth"), _blocks),
 }
 

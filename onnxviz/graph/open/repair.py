@@ -15,6 +15,7 @@ from onnxviz.errors import ModelRejected
 from onnxviz.graph.analysis.paths import LONGEST
 from onnxviz.graph.open.signatures import MICROSOFT, ML, is_operator, normal
 from onnxviz.graph.open.structure import Structure
+from onnxviz.graph.operators import computes
 from onnxviz.graph.walk import graphs, label
 from onnxviz.text import quoted
 
@@ -97,7 +98,7 @@ def _constants(graph: onnx.GraphProto) -> dict[int, str]:
     return {
         place: node.output[0]
         for place, node in enumerate(graph.node)
-        if node.op_type == "Constant" and not normal(node.domain) and len(node.output) == 1
+        if computes(node.op_type) == "constant" and not normal(node.domain) and len(node.output) == 1
     }
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any, Final, cast
 
 import onnx
@@ -304,3 +304,17 @@ def check_call(signature: Signature, node: onnx.NodeProto) -> None:
             )
     if missing := signature.required - names:
         raise ModelRejected(f"{label(node)} lacks its attribute {quoted(min(missing))}")
+
+
+@lru_cache(maxsize=4096)
+def tensor_type(dtype: int, shape: tuple[int | None, ...] | None) -> bytes:
+    """A tensor's type as ONNX writes it."""
+    kind = onnx.TypeProto()
+    kind.tensor_type.elem_type = dtype
+    if shape is not None:
+        kind.tensor_type.shape.SetInParent()
+    for size in shape or ():
+        dim = kind.tensor_type.shape.dim.add()
+        if size is not None:
+            dim.dim_value = size
+    return kind.SerializeToString()

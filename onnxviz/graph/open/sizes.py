@@ -32,7 +32,7 @@ from onnxviz.graph.open.known import MOST_DIMENSIONS, UNKNOWN, Call, Known, Size
 from onnxviz.graph.open.signatures import ML, normal
 from onnxviz.graph.open.structure import Key, Structure
 from onnxviz.graph.open.tensors import check_dims
-from onnxviz.graph.operators import ACTIVATIONS, SAME_SHAPE
+from onnxviz.graph.operators import ACTIVATIONS, SAME_SHAPE, computes
 from onnxviz.graph.walk import label
 from onnxviz.isolate import region
 from onnxviz.limits import Limits, exceeded
@@ -231,11 +231,11 @@ class _Pass:
 
     def _plain(self, call: Call, node: onnx.NodeProto) -> list[Known]:
         """An operator without a body."""
-        if call.op == "Constant":
+        if computes(call.op) == "constant":
             if not call.attributes:
                 raise ModelRejected(f"the {label(node)} has no value")
             return [self._constant(call)]
-        if call.op == "Div":
+        if computes(call.op) == "divide":
             _refuse_overflow(call, node)
         # `bound` walks a model that was checked before.
         if node.domain in ("", ML) and not self.bound:

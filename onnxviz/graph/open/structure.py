@@ -20,6 +20,7 @@ from onnxviz.errors import ModelRejected
 from onnxviz.graph.open import signatures
 from onnxviz.graph.open.signatures import MICROSOFT, Signature, check_call, normal
 from onnxviz.graph.open.tensors import check_type
+from onnxviz.graph.operators import CONTROL, computes
 from onnxviz.graph.walk import label, subgraphs
 from onnxviz.limits import Limits
 from onnxviz.text import quoted
@@ -382,15 +383,13 @@ def _expanded(count: Count, sizes: dict[Key, tuple[int, int, int]]) -> tuple[int
 
 # --- bodies -------------------------------------------------------------------------------------
 
-_WITH_BODIES: Final = ("If", "Loop", "Scan")
-
 
 def _check_bodies(node: onnx.NodeProto, opset: int) -> None:
     """Check a node of the standard domain, in this version of it. Operators that have no bodies pass.
 
     raises   ModelRejected, naming the node, the body, what it has and what was expected
     """
-    if node.op_type not in _WITH_BODIES:
+    if node.op_type not in CONTROL:
         return
     inputs, outputs = _expected(node, opset)
     for attribute in node.attribute:
@@ -410,10 +409,10 @@ def _check_bodies(node: onnx.NodeProto, opset: int) -> None:
 
 def _expected(node: onnx.NodeProto, opset: int) -> tuple[int | None, int]:
     """How many inputs (None: any number) and outputs each body has."""
-    if node.op_type == "If":
+    if computes(node.op_type) == "branch":
         return 0, len(node.output)
     if (
-        node.op_type == "Loop"
+        computes(node.op_type) == "loop"
     ):  # trips and condition go in, the condition comes out; a state for each further input
         return max(2, len(node.input)), len(node.output) + 1
     # Before opset 9 the lengths of the sequences, or '', stood in front.
