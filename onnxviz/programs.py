@@ -53,6 +53,7 @@ def compile(
     worker: Worker | None = None,
     small: bool = False,
     own: Collection[str] | None = None,
+    steps: bool = False,
 ) -> Program:
     """Make `model` runnable.
 
@@ -65,6 +66,7 @@ def compile(
     worker     the child process to run in; None: this process
     small      whether the sizes that the graph fixes may be too small for it: they are not those of the file
     own        the names of the nodes and values that are the network's own, whose failures are not ours; None: all
+    steps      whether it is run again and again on values of one size, and may be captured (runtime/capture.py)
     raises     ProviderUnavailable, ModelRejected, LimitExceeded, WorkerCrashed; ImageRejected for such sizes
     """
     settings: dict[str, Any] = {
@@ -75,6 +77,7 @@ def compile(
         "prepack": prepack,
         "optimise": optimise,
         "places": failures.places(model.graph, own),
+        "steps": steps,
     }
     graph = _parted(model)
     if small and not graph.open:  # no run will have another size

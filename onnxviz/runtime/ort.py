@@ -15,7 +15,7 @@ import numpy as np
 from onnxviz import isolate
 from onnxviz.errors import LimitExceeded, ModelRejected, ProviderUnavailable
 from onnxviz.isolate import region
-from onnxviz.runtime import failures
+from onnxviz.runtime import capture, failures
 from onnxviz.runtime import providers as _providers
 from onnxviz.runtime.failures import Places
 from onnxviz.runtime.watchdog import WATCHDOG, waited
@@ -49,6 +49,7 @@ class Program:
         places: Places,
         admit: Admit | None = None,
         follows_values: bool = False,
+        captures: bool = False,
     ) -> None:
         self._session = session
         self._admits = admit  # None where no size is left to the run
@@ -64,6 +65,7 @@ class Program:
         # A sequence or a map is no array: it is computed by nobody who does not ask for it.
         self.outputs = [value.name for value in session.get_outputs() if value.type.startswith("tensor(")]
         self._types: dict[str, Any] = {value.name: _TYPES.get(value.type) for value in session.get_inputs()}
+        self._captured = capture.Captured(session, self._types) if captures else None
 
     @property
     def on_device(self) -> bool:
@@ -91,6 +93,8 @@ class Program:
         if not names:  # for ONNX Runtime no name means all of them
             return {}
         options = self._ort.RunOptions()
+        if self._captured is not None:
+            self._captured.skip(options)
         try:
             with WATCHDOG.watch(options, self._seconds):
                 arrays = self._answering(lambda: self._run(names, feeds, options), options, feeds)
@@ -174,16 +178,12 @@ class Program:
         """
         self._admit({**held, **feeds})
         options = self._ort.RunOptions()
-        binding = self._session.io_binding()
         try:
-            for name, value in held.items():
-                binding.bind_ortvalue_input(name, value)
-            for name, array in feeds.items():
-                binding.bind_cpu_input(name, np.ascontiguousarray(array, dtype=self._types[name]))
-            for name, value in into.items():
-                binding.bind_ortvalue_output(name, value)
-            for name in results:
-                binding.bind_output(name, "cpu")
+            binding = None
+            if self._captured is not None:
+                binding = self._captured.binding(feeds, held, into, results, options)
+            if binding is None:
+                binding = self._binding(feeds, held, into, results)
             with WATCHDOG.watch(options, self._seconds), region(_RUNNING, self._seconds):
                 self._answering(
                     lambda: self._session.run_with_iobinding(binding, options), options, feeds, held.values()
@@ -192,6 +192,24 @@ class Program:
             return {name: np.array(values[name].numpy()) for name in results}
         except Exception as error:  # onnxruntime's errors have no common base of their own
             raise self._typed(error, options) from error
+
+    def _binding(
+        self,
+        feeds: Mapping[str, np.ndarray],
+        held: Mapping[str, Any],
+        into: Mapping[str, Any],
+        results: list[str],
+    ) -> Any:
+        binding = self._session.io_binding()
+        for name, value in held.items():
+            binding.bind_ortvalue_input(name, value)
+        for name, array in feeds.items():
+            binding.bind_cpu_input(name, np.ascontiguousarray(array, dtype=self._types[name]))
+        for name, value in into.items():
+            binding.bind_ortvalue_output(name, value)
+        for name in results:
+            binding.bind_output(name, "cpu")
+        return binding
 
     def _typed(self, error: Exception, options: Any) -> Exception:
         ended = self._seconds if options.terminate else None
@@ -248,6 +266,7 @@ def session(
     prepack: bool,
     optimise: bool,
     places: Places,
+    steps: bool = False,
 ) -> Program:
     """The graph on ONNX Runtime in this process; the settings are those of `programs.compile`.
 
@@ -277,6 +296,11 @@ def session(
     weights = list(graph.weights.values())
     values = [ort.OrtValue.ortvalue_from_numpy(weight) for weight in weights]
     options.add_external_initializers(list(graph.weights), values)
+    if steps and (captured := capture.session(provider, graph.message, options)) is not None:
+        kept = [weights, values]
+        return Program(
+            captured, _providers.CUDA, seconds, kept, places, admit, graph.follows_values, captures=True
+        )
     try:
         with region("making a session of the model"):
             made = wanted.session(graph.message, options)

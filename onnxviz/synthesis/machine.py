@@ -359,7 +359,7 @@ class Machine:
                 gradient=with_gradient,
                 rules=by_name(rules),
             )
-            self._programs[rules] = self._compiled(model)
+            self._programs[rules] = self._compiled(model, steps=self.optimiser is not None)
         return self._programs[rules]
 
     def _fitted(self) -> ir.Model:
@@ -370,7 +370,7 @@ class Machine:
             self._model = fitted(self.net, self.plan, layers)
         return self._model
 
-    def _compiled(self, model: ir.Model) -> Program:
+    def _compiled(self, model: ir.Model, *, steps: bool = False) -> Program:
         from onnxviz.programs import compile
 
         net = self.net
@@ -382,6 +382,7 @@ class Machine:
             worker=net.worker,
             small=True,
             own=net.own,
+            steps=steps,
         )
 
     def _logits(self) -> str | None:
