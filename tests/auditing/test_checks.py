@@ -198,3 +198,12 @@ def test_numbers_that_are_all_the_same_may_be_rounded():
     same = np.full(1000, 0.46095496, np.float32)
     assert decibels(same, same + np.float32(6e-8)) == 200
     assert decibels(same, same * 1.01) == -np.inf
+
+
+def test_shares_next_to_nothing_are_right_to_the_last_bits_of_one():
+    """As text detectors answer where there is nothing to read: 1e-8, of which the runtime's Sigmoid gets no bit right."""
+    m = Maker()
+    x = m("Conv", "image", m.random(4, 3, 3, 3))
+    x = m("Sigmoid", m("Sub", x, m.constant(np.float32(16.5))))
+    one = made(m.model({"image": ("N", 3, 32, 32)}, {x: ("N", 4, 30, 30)}), "runtime.optimiser")
+    assert one.state == "clean", one.figure
