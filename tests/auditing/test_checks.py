@@ -201,7 +201,7 @@ def test_numbers_that_are_all_the_same_may_be_rounded():
 
 
 def test_shares_next_to_nothing_are_right_to_the_last_bits_of_one():
-    """As text detectors answer where there is nothing to read: 1e-8, of which the runtime's Sigmoid gets no bit right."""
+    """As text detectors answer where there is nothing to read: of 1e-8 the runtime's Sigmoid gets no bit right."""
     m = Maker()
     x = m("Conv", "image", m.random(4, 3, 3, 3))
     x = m("Sigmoid", m("Sub", x, m.constant(np.float32(16.5))))
