@@ -251,7 +251,10 @@ class _Axis:
         """n_t."""
         op, k = self.op, self.k
         if self.s == 2:
-            tap = self._pick(x, t, k, begin, self.end, stride=2, factor=-1.0)
+            fewer = max(self.end - 1, 0)  # the last tap is never asked for
+            fits_so = (self.length + self.begin + fewer - k + 1) // 2 + 1 == self.out
+            size, end = (k - 1, fewer) if fits_so else (k, self.end)
+            tap = self._pick(x, t, size, begin, end, stride=2, factor=-1.0)
             return step(op, op.Add(tap, y))
         if t == begin and k - 1 == begin + self.end:
             return step(op, op.Add(self._pick(x, 0, 1, 0, 0, factor=-1.0), y))

@@ -7,6 +7,8 @@ and ONNX Runtime leaves its fast layout there. So the length behind a window is 
 
 from __future__ import annotations
 
+import re
+
 import onnx_ir as ir
 
 from onnxviz.graph.operators import POINTWISE, SAME_SHAPE, WINDOWS, computes
@@ -130,3 +132,14 @@ def _length(d: int | str, stride: int, extra: int) -> Dim:
     else:
         name = f"(({d}{extra - 1:+d})//{stride}+1)"
     return name if len(name) <= _LONGEST else None
+
+
+def taken_apart(name: str) -> tuple[str, int, int] | None:
+    """Of a name that `name_lengths` gave: (d, extra, stride) of (d + extra)//stride + 1, stride 0: of d + extra.
+
+    None where it is a name of its own.
+    """
+    if found := re.fullmatch(r"\(\((.+)([+-]\d+)\)//(\d+)\+1\)", name):
+        return found[1], int(found[2]), int(found[3])
+    found = re.fullmatch(r"\((.+)([+-]\d+)\)", name)
+    return (found[1], int(found[2]), 0) if found else None

@@ -21,6 +21,7 @@ import onnx_ir as ir
 from onnxviz.errors import ModelUnsuitable
 from onnxviz.graph.naming import fresh, names
 from onnxviz.graph.operators import operators
+from onnxviz.graph.symbolic_dims import taken_apart
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -132,6 +133,7 @@ class Tape(Writer):
         self._names = names(graph)
         self._constants: dict[tuple[Any, ...], ir.Value] = {}
         self._shapes: dict[tuple[Any, ...], ir.Value] = {}
+        self._lengths: dict[str, ir.Value | None] = {}
         self._count = 0
 
     @contextmanager
@@ -299,17 +301,48 @@ class Tape(Writer):
 
     # --- shapes -------------------------------------------------------------------------------
 
-    def shape(self, value: ir.Value, start: int = 0, end: int | None = None) -> ir.Value:
-        """The shape (or a stretch of it) as an int64 vector: a constant where the file tells it."""
+    def shape(
+        self, value: ir.Value, start: int = 0, end: int | None = None, *, read: ir.Value | None = None
+    ) -> ir.Value:
+        """The shape (or a stretch of it) as an int64 vector: a constant where the file tells it.
+
+        On the CPU provider a length is computed from the inputs' where its name tells how: to read the shape of a value
+        that lies in the blocked layout, ONNX Runtime brings all of it into the plain one.
+
+        read   of the same shape, to be read in the place of `value`
+        """
         key = (id(value), start, end)
         if key not in self._shapes:
             known = dims(value)
-            part = None if known is None else known[start:end]
-            if part is not None and all(isinstance(d, int) for d in part):
-                self._shapes[key] = self.const(np.asarray(part, dtype=np.int64))
+            part = () if known is None else known[start:end]
+            lengths = [d if isinstance(d, int) else self._length(d) for d in part]
+            if known is None or None in lengths:
+                self._shapes[key] = self.add("Shape", read or value, start=start or None, end=end)
             else:
-                self._shapes[key] = self.Shape(value, start=start or None, end=end)
+                self._shapes[key] = self.vector([d for d in lengths if d is not None])
         return self._shapes[key]
+
+    def _length(self, name: str | None) -> ir.Value | None:
+        """The length of this name as an int64 vector of one element, computed from an input's; None where it is not."""
+        if name is None or not self.cpu:
+            return None
+        if name not in self._lengths:
+            self._lengths[name] = self._computed(name)
+        return self._lengths[name]
+
+    def _computed(self, name: str) -> ir.Value | None:
+        for value in self.graph.inputs:
+            known = () if value.is_initializer() else dims(value) or ()
+            if name in known:
+                axis = known.index(name)
+                return self.add("Shape", value, start=axis or None, end=axis + 1)  # type: ignore[no-any-return]
+        parts = taken_apart(name)
+        inner = None if parts is None else self._length(parts[0])
+        if parts is None or inner is None:
+            return None
+        _, extra, stride = parts
+        length = self.add("Add", inner, [extra]) if extra else inner
+        return self.add("Add", self.add("Div", length, [stride]), [1]) if stride else length  # type: ignore[no-any-return]
 
     def size(self, value: ir.Value) -> ir.Value:
         """How many elements there are, as an int64 scalar: a constant where the file tells it.

@@ -7,6 +7,7 @@ import pytest
 from networks import Maker
 
 from onnxviz.graph.shapes import infer
+from onnxviz.graph.symbolic_dims import taken_apart
 
 
 def shapes(m: Maker, last: str, shape: tuple) -> dict[str, list]:
@@ -40,7 +41,11 @@ def test_the_formula_is_right(kernel, stride, pad, size) -> None:
         y = m("Conv", "image", weights, strides=[stride] * 2, pads=[pad] * 4)
         return shapes(m, y, ("N", 3, height, 12))[y][2]
 
-    assert eval(str(length("H")), {"H": size}) == length(size)
+    name = str(length("H"))
+    assert eval(name, {"H": size}) == length(size)
+    inner, extra, step = taken_apart(name) or ("H", 0, 0)
+    assert inner == "H"
+    assert (size + extra if step == 0 else (size + extra) // step + 1) == length(size)
 
 
 def test_what_cannot_be_told_has_no_name() -> None:
@@ -53,3 +58,9 @@ def test_what_cannot_be_told_has_no_name() -> None:
     assert found[pooled][2:] == [None, None]
     assert found[total][2:] == [None, None]
     assert found[other][0] == "N"
+
+
+def test_a_name_of_its_own_is_not_taken_apart() -> None:
+    assert taken_apart("H") is None
+    assert taken_apart("batch+1") is None
+    assert taken_apart("((((H-1)//2+1)-2)//2+1)") == ("((H-1)//2+1)", -2, 2)

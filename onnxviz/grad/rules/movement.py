@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from onnxviz.grad.backward import NoRule, rank_of, unbroadcast
-from onnxviz.grad.forms import step
+from onnxviz.grad.forms import in_parts, step
 from onnxviz.grad.table import vjp
 from onnxviz.graph.operators import computes
 from onnxviz.graph.tape import array, dims
@@ -18,11 +18,13 @@ from onnxviz.graph.tape import array, dims
 def concat(op, g, y, *xs, axis):
     """Cut g back into the joined pieces.
 
-    Where all of these are rectified, one mask before the cut is cheaper than one for each piece, which are out of
+    Where a convolution's adjoint made it, that makes the pieces itself. Else, where all of these are rectified, one mask before the cut is cheaper than one for each piece, which are out of
     ONNX Runtime's blocked layout.
     """
     if len(xs) == 1:
         return (g,)
+    if (parts := in_parts(op, g, xs, axis)) is not None:
+        return parts
     lengths = op.vector([op.extent(x, axis) for x in xs])
 
     def cut(value: Any) -> Any:

@@ -8,7 +8,7 @@ import numpy as np
 
 from onnxviz.grad import maxima
 from onnxviz.grad.backward import rank_of
-from onnxviz.grad.forms import box_to_input, step
+from onnxviz.grad.forms import box_to_input, spread, step
 from onnxviz.grad.table import vjp
 from onnxviz.grad.windows import Window
 from onnxviz.graph.tape import dims
@@ -179,10 +179,8 @@ def global_average_pool(op, g, y, x):
     """An equal share to every position."""
     known: Any = dims(x)
     if known is not None and all(isinstance(d, int) for d in known[2:]):
-        share = op.Mul(g, 1.0 / float(np.prod(known[2:])))
-    else:
-        share = op.Div(g, op.cast_like(op.ReduceProd(op.shape(x, 2), keepdims=0), g))
-    return (op.Expand(share, op.shape(x)),)
+        return (spread(op, g, x, 1.0 / float(np.prod(known[2:]))),)
+    return (spread(op, op.Div(g, op.cast_like(op.ReduceProd(op.shape(x, 2), keepdims=0), g)), x, 1.0),)
 
 
 @vjp("GlobalMaxPool")

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from onnxviz.grad.backward import NoRule
+from onnxviz.grad.forms import spread
 from onnxviz.grad.table import vjp
 from onnxviz.graph.tape import array, dims
 
@@ -63,10 +64,10 @@ def reduce_mean(op, g, y, x, axes=None, *, keepdims, noop_with_empty_axes):
     if _is_noop(axes, noop_with_empty_axes):
         return (g,)
     count = _count(op, x, y, axes, g)
-    share = (
-        op.Mul(g, 1.0 / (count or 1.0)) if isinstance(count, float) else op.Div(g, count)
-    )  # a mean of nothing
-    return (op.Expand(_wide(op, share, x, axes, keepdims, noop_with_empty_axes), op.shape(x)),)
+    wide = _wide(op, g, x, axes, keepdims, noop_with_empty_axes)
+    if isinstance(count, float):
+        return (spread(op, wide, x, 1.0 / (count or 1.0), _axes(x, axes)),)  # (a mean of nothing)
+    return (spread(op, op.Div(wide, count), x, 1.0, _axes(x, axes)),)
 
 
 @vjp("ReduceMax", "ReduceMin")
