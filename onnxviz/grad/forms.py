@@ -20,6 +20,8 @@ LRN             sums over channels by a 1×1 Conv with a band of weights; ONNX R
 A rule may also put a mask elsewhere (Tape.masked): behind a MaxPool's scatter or a Concat's cut, the Relu in front
 masks before these, where there is less to mask and the layout is still blocked.
 
+Blocked layout  what keeps a cotangent in it, or brings it there, is in layout.py.
+
 Files that are written run anywhere, so a form that some runtime misreads is not taken (`_NEXT_TO_ZERO`, `shared`,
 Tape.size, Tape.cast_like, maxima.by_slices, backward.sum_to); tests/runtimes holds them to the runtimes at hand.
 
@@ -37,6 +39,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxviz.grad.backward import NoRule
+from onnxviz.grad.layout import BLOCK, in_layout
 from onnxviz.grad.windows import Window
 from onnxviz.graph.tape import Tape, dims
 
@@ -44,8 +47,6 @@ _STEEP = 2.0**100  # a power of two: products with it are exact
 # In place of a beta of 0, which OpenVINO 2025 reads as an attribute that is not there, that is as 0.5: every mask would
 # be 0.5 at 0, without an error. Next to _STEEP·y it counts for nothing, and at y = 0 it gives 0 as well.
 _NEXT_TO_ZERO = -(2.0**-100)
-BLOCK = 16  # channels at a time in ONNX Runtime's blocked layout (8 without AVX-512)
-_MOST_PIECES = 4  # more convolutions than that, each with few weights, cost more than a cut
 _MOST_CHANNELS = 512  # beyond, a band of weights for all pairs of channels costs more than it saves
 _WIDEST = 64  # a larger stride is a global pool in disguise; stuffing by it would take gigabytes
 _FIRST = -(2**63) + 1  # "before the first element" for a Slice that runs backwards
@@ -215,30 +216,6 @@ def _full_conv(op: Tape, g: ir.Value, w: ir.Value, group: int, win: Window, pads
     return op.Conv(g, _adjoint_weights(op, w, group), group=group, dilations=list(win.dilations), pads=pads)
 
 
-def in_parts(op: Tape, g: ir.Value, xs: Sequence[ir.Value], axis: int) -> tuple[ir.Value, ...] | None:
-    """The cotangent g of joined channels, (N, ΣC_i, ...), cut into those of the pieces xs, (N, C_i, ...).
-
-    Where g came out of one convolution (an adjoint has no bias), a convolution each with some of its weights: as much
-    work, and nobody leaves the blocked layout for a Split. None where it did not, or a piece would not lie there.
-    """
-    node, known = g.producer(), [dims(x) for x in xs]
-    if node is None or node.op_type != "Conv" or len(node.inputs) != 2 or "group" not in node.attributes:
-        return None
-    rank = len(known[0] or ())
-    counts = [d[1] if d is not None and len(d) == 4 else None for d in known]
-    if axis not in (1, 1 - rank) or node.attributes["group"].as_int() != 1 or g.uses():
-        return None
-    if len(xs) > _MOST_PIECES or not all(isinstance(c, int) and not c % BLOCK for c in counts):
-        return None
-    source, weights = node.inputs
-    attributes = {name: a.value for name, a in node.attributes.items()}
-    ends = np.cumsum([c for c in counts if isinstance(c, int)])
-    return tuple(
-        op.Conv(source, op.Slice(weights, [int(end) - int(c or 0)], [int(end)], [0]), **attributes)
-        for c, end in zip(counts, ends, strict=True)
-    )
-
-
 def _adjoint_weights(op: Tape, w: ir.Value, group: int) -> ir.Value:
     """(M, C/group, *kernel) -> (C, M/group, *kernel), each kernel turned by 180°."""
     known = dims(w)
@@ -291,9 +268,7 @@ def conv_to_weight(op: Tape, g: ir.Value, x: ir.Value, w: ir.Value, group: int, 
 # --- sliding sums -----------------------------------------------------------------------------
 
 
-def stuff(
-    op: Tape, g: ir.Value, y: ir.Value, win: Window, within: ir.Value | None = None
-) -> ir.Value:
+def stuff(op: Tape, g: ir.Value, y: ir.Value, win: Window, within: ir.Value | None = None) -> ir.Value:
     """g (of y's spatial size) with stride − 1 zeros after each element along the spatial axes.
 
     A length that only the run will tell is read from g: another reader of y would keep a runtime from fusing the
@@ -328,54 +303,12 @@ def stuff(
     return op.Mul(wide, mask)
 
 
-def in_layout(op: Tape, wide: ir.Value, plane: np.ndarray, like: ir.Value) -> ir.Value:
-    """wide, (N, C, H, W) with batch and channels of `like`, times the same plane (H, W) for each channel.
-
-    A product that broadcasts leaves the blocked layout, and a residual sum behind it with it. So on the CPU a 1×1 Conv
-    spreads the plane over the channels first.
-    """
-    batch = (dims(like) or (None,))[0]
-    if not isinstance(batch, str) or not blocked(op, wide, like):
-        return op.Mul(wide, plane)  # (of a known batch the runtime would fold it into a constant of full size)
-    channels, lengths = int((dims(like) or ())[1]), plane.shape  # type: ignore[arg-type]
-    planes = op.Expand(plane.reshape(1, 1, *lengths), op.vector([op.extent(like, 0), 1, 1, 1]))
-    full = op.Conv(planes, np.ones((channels, 1, 1, 1), np.float32))
-    product = op.Mul(wide, full)
-    shape = ir.Shape([batch, channels, *lengths])
-    for value, own in ((wide, shape), (planes, ir.Shape([batch, 1, *lengths])), (full, shape), (product, shape)):
-        op.pairs.append((value, ir.Value(shape=own)))  # only of values of one shape is the product one in the layout
-    return product
-
-
 def repeat(op: Tape, g: ir.Value, times: Sequence[int]) -> ir.Value:
     """Each element of the spatial axes this many times over."""
     scales = np.asarray([1.0, 1.0, *times], dtype=np.float32)
     return op.Resize(
         g, None, scales, mode="nearest", coordinate_transformation_mode="asymmetric", nearest_mode="floor"
     )
-
-
-def spread(
-    op: Tape, g: ir.Value, x: ir.Value, factor: float, axes: Sequence[int] | None = (2, 3)
-) -> ir.Value:
-    """g, of length 1 along these axes (None: not known which), times factor, to all places of x.
-
-    Along the places of a map, (N, C, H, W), on the CPU, the product is a depthwise Conv of what is spread: so the
-    cotangent enters the blocked layout at the network's head, and the residual sums behind need not leave it.
-    """
-    if sorted(a % 4 for a in axes or ()) != [2, 3] or not blocked(op, g, x):
-        return op.Expand(op.Mul(g, factor) if factor != 1.0 else g, op.shape(x))
-    channels = int((dims(x) or ())[1])  # type: ignore[arg-type]
-    weights = np.full((channels, 1, 1, 1), factor, np.float32)
-    return op.Conv(op.Expand(g, op.shape(x)), weights, group=channels)
-
-
-def blocked(op: Tape, g: ir.Value, x: ir.Value) -> bool:
-    """Whether g, float32 and with x's channels, lies in ONNX Runtime's blocked layout or can be brought there."""
-    known = dims(x)
-    if not op.cpu or g.dtype != ir.DataType.FLOAT or known is None or len(known) != 4:
-        return False
-    return isinstance(known[1], int) and known[1] % BLOCK == 0
 
 
 def crop(op: Tape, value: ir.Value, x: ir.Value, win: Window, spare: Sequence[int | None]) -> ir.Value:

@@ -28,7 +28,8 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxviz.grad.backward import NoRule
-from onnxviz.grad.forms import BLOCK, step
+from onnxviz.grad.forms import step
+from onnxviz.grad.layout import BLOCK
 from onnxviz.grad.windows import Window
 from onnxviz.graph.tape import Tape, dims
 

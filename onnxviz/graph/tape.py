@@ -335,14 +335,14 @@ class Tape(Writer):
             known = () if value.is_initializer() else dims(value) or ()
             if name in known:
                 axis = known.index(name)
-                return self.add("Shape", value, start=axis or None, end=axis + 1)  # type: ignore[no-any-return]
+                return self.add("Shape", value, start=axis or None, end=axis + 1)
         parts = taken_apart(name)
         inner = None if parts is None else self._length(parts[0])
         if parts is None or inner is None:
             return None
         _, extra, stride = parts
         length = self.add("Add", inner, [extra]) if extra else inner
-        return self.add("Add", self.add("Div", length, [stride]), [1]) if stride else length  # type: ignore[no-any-return]
+        return self.add("Add", self.add("Div", length, [stride]), [1]) if stride else length
 
     def size(self, value: ir.Value) -> ir.Value:
         """How many elements there are, as an int64 scalar: a constant where the file tells it.

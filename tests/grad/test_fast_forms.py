@@ -192,12 +192,12 @@ def test_residual_sums_stay_in_the_blocked_layout(head, tmp_path) -> None:
         x = m("Relu", m("Add", branch, short))
     axes = () if head == "GlobalAveragePool" else (m.constant(np.asarray([-1, -2])),)
     y = m(head, x, *axes)
-    model = m.model({"image": ("N", 3, 16, 17)}, {y: ("N", 32, 1, 1)})
+    model = m.model({"image": ("N", 3, 16, 16)}, {y: ("N", 32, 1, 1)})
     kinds = optimised(model, tmp_path)
     if "ReorderInput" in kinds:
         assert "Add" not in kinds, kinds
         assert kinds.count("ReorderOutput") <= 5, kinds
-    against_torch(model, (2, 3, 16, 17))
+    against_torch(model, (2, 3, 16, 16))
 
 
 def test_a_mean_along_other_axes_is_none_of_a_map(tmp_path) -> None:

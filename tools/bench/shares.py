@@ -73,7 +73,9 @@ def _print(name: str, folder: Path, threads: int, layers: int) -> None:
     )
     operators = {node.name: node.op_type for node in normalise(model).graph}
     floor, total = 2 * sum(k.time for k in ahead), sum(k.time for k in whole)
-    print(f"\n{name}: {total / 1e3:.1f} ms of kernels, {total / floor:.2f} of the floor, {floor / 1e3:.1f} ms")
+    print(
+        f"\n{name}: {total / 1e3:.1f} ms of kernels, {total / floor:.2f} of the floor, {floor / 1e3:.1f} ms"
+    )
     print("| for the cotangents of | kernels | ms | of the gradient |\n|---|---|---|---|")
     for share, (count, time) in sorted(shares(whole, operators).items(), key=lambda item: -item[1][1]):
         print(f"| {share} | {count} | {time / 1e3:.2f} | {time / total:.1%} |")

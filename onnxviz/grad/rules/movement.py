@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from onnxviz.grad.backward import NoRule, rank_of, unbroadcast
-from onnxviz.grad.forms import in_parts, step
+from onnxviz.grad.forms import step
+from onnxviz.grad.layout import in_parts
 from onnxviz.grad.table import vjp
 from onnxviz.graph.operators import computes
 from onnxviz.graph.tape import array, dims
@@ -18,8 +19,8 @@ from onnxviz.graph.tape import array, dims
 def concat(op, g, y, *xs, axis):
     """Cut g back into the joined pieces.
 
-    Where a convolution's adjoint made it, that makes the pieces itself. Else, where all of these are rectified, one mask before the cut is cheaper than one for each piece, which are out of
-    ONNX Runtime's blocked layout.
+    Where a convolution's adjoint made g, that makes the pieces itself. Else, where all of these are rectified, one mask
+    before the cut is cheaper than one for each piece, which are out of ONNX Runtime's blocked layout.
     """
     if len(xs) == 1:
         return (g,)

@@ -8,7 +8,8 @@ import numpy as np
 
 from onnxviz.grad import maxima
 from onnxviz.grad.backward import rank_of
-from onnxviz.grad.forms import box_to_input, spread, step
+from onnxviz.grad.forms import box_to_input, step
+from onnxviz.grad.layout import spread
 from onnxviz.grad.table import vjp
 from onnxviz.grad.windows import Window
 from onnxviz.graph.tape import dims

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from onnxviz.grad.backward import NoRule
-from onnxviz.grad.forms import spread
+from onnxviz.grad.layout import spread
 from onnxviz.grad.table import vjp
 from onnxviz.graph.tape import array, dims
 
