@@ -61,7 +61,8 @@ def _print(name: str, folder: Path, threads: int, layers: int) -> None:
 
     path = networks.save(name, folder)
     model = load(str(path)).model
-    source, output = peers.ends(model)
+    source = next(str(v.name) for v in model.graph.inputs if not v.is_initializer())
+    output = model.graph.outputs[0].name
     x = np.random.default_rng(1).standard_normal((1, 3, networks.SIZE, networks.SIZE)).astype(np.float32)
     made = gradient_model(model, of=output, wrt=source, cpu=True)
     ahead, scores = profiled(path.read_bytes(), {source: x}, folder, threads)
