@@ -131,7 +131,7 @@ def gradient(run: Run, call: Call) -> None:
     if technique is None:
         others = [name for name in (*call.options, *run.model) if name not in (*plain, "input", "feeds")]
         _unused(others, "only an explainer takes that; give --technique too")
-        _gradient_model(run, call)
+        _gradient_model(run, call, call.own["like"])
         return
     needless = [name for name in call.options if name in plain]
     _unused(needless, "only the gradient model takes that; leave it or --technique out")
@@ -139,16 +139,22 @@ def gradient(run: Run, call: Call) -> None:
 
     out = run.output("explainer.onnx")
     run.claim(out)
-    graph = explainer_graph(run.load(call.model), technique, **call.options)
+    graph = explainer_graph(run.load(call.model, like=call.own["like"]), technique, **call.options)
     _write(run, graph, out, technique=technique)
 
 
-def _gradient_model(run: Run, call: Call) -> None:
+def _gradient_model(run: Run, call: Call, other: str | None) -> None:
     from onnxviz.features.graphs import gradient_graph
 
     target = run.output("gradient.onnx")
     run.claim(target)
     rules = call.options.get("rules", "plain")
+    asked = {key: call.options[key] for key in ("of", "wrt") if key in call.options}
+    if other is not None and asked:
+        from onnxviz.comparing.like import own_names
+
+        names = own_names(call.model, other, list(asked.values()), limits=run.limits)
+        call.options |= dict(zip(asked, names, strict=True))
     graph = gradient_graph(call.model, **call.options, **run.model, limits=run.limits)
     run.heed(graph)
     rectifiers = graph.meta["rectifiers"]

@@ -174,6 +174,7 @@ _LISTED: Final = (
             "target": Option(
                 help="Class index or label, or 'fed': an input of the file.", otherwise="the top class"
             ),
+            "like": LIKE,
         },
         summary="Write the gradient model: the model plus its vector-Jacobian product, in standard operators only.",
         more="With --technique it is an explainer: one file from picture to class and heat map, to ship beside the "

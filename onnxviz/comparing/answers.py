@@ -15,6 +15,7 @@ import numpy as np
 
 from onnxviz.auditing.statistics import Calibration, Likeness, Share, mcnemar
 from onnxviz.comparing.noise import Noise, centred, moved, noise_equivalent
+from onnxviz.comparing.pixels import Pixels, pixels
 from onnxviz.errors import ImageRejected, ModelUnsuitable
 from onnxviz.features.stream import none_used, refusal, source_name, sources, stream
 from onnxviz.graph.surgery import cut
@@ -70,6 +71,7 @@ class Answers:
     flips        a row for each picture with another class, where A was surest first
     not_finite   pictures left out since A or B gives NaN or infinities
     skipped      pictures that could not be used
+    pixels       of a segmenter the classes of places; None of any other network
     """
 
     pictures: int
@@ -82,6 +84,7 @@ class Answers:
     flips: Columns = field(default_factory=dict)
     not_finite: Sequence[str] = ()
     skipped: Sequence[Skipped] = ()
+    pixels: Pixels | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The figures as plain values, without the rows."""
@@ -94,6 +97,7 @@ class Answers:
             "outputs": {
                 name: {"sqnr_db": one.sqnr, "cosine": one.cosine} for name, one in self.likeness.items()
             },
+            "pixels": None if self.pixels is None else self.pixels.to_dict(),
             "truth": None if truth is None else truth.to_dict(),
             "noise_equivalent": None if noise is None else noise.to_dict(),
             "not_finite": len(self.not_finite),
@@ -103,7 +107,9 @@ class Answers:
     def sentences(self) -> list[str]:
         """The same for a reader."""
         told: list[str] = []
-        if self.reason:
+        if self.pixels is not None:
+            told += self.pixels.sentences()
+        elif self.reason:
             told.append(f"answers are not compared: {self.reason}")
         for margin, one in self.agreement.items():
             where = f", where A's best class leads by {margin:g} or more" if margin else ""
@@ -240,6 +246,7 @@ def _outputs(
     names = [[value.name or "" for value in net.model.graph.outputs] for net in (a, b)]
     found = {name: Likeness() for name in names[0]}
     count, broken, taken = 0, list[str](), note_set()
+    places = pixels(a)
     for index, source in enumerate(pictures):
         try:
             with recording() as record:
@@ -260,13 +267,23 @@ def _outputs(
             count += 1
             for name, x, y in pairs:
                 found[name].add(x, y)
+                if places is not None and name == places[0].output:
+                    one, other = (np.moveaxis(array, places[1], 1)[0] for array in (x, y))
+                    places[0].add(one, other, MARGINS)
         else:
             broken.append(printable(source_name(source, index)))
         progress(index + 1, len(pictures), "images")
     if not count and not broken:
         raise none_used(len(pictures), skipped)
     measured = {name: one for name, one in found.items() if one.signal or one.other}
-    return Answers(count, reason, likeness=measured, not_finite=tuple(broken), skipped=tuple(skipped))
+    return Answers(
+        count,
+        reason,
+        likeness=measured,
+        not_finite=tuple(broken),
+        skipped=tuple(skipped),
+        pixels=None if places is None else places[0],
+    )
 
 
 def _whole(net: Network, source: Any, names: Sequence[str]) -> dict[str, np.ndarray]:

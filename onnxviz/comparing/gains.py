@@ -8,16 +8,15 @@ file's place without the factors.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 import onnx_ir as ir
 
-from onnxviz.graph.surgery import cut
+from onnxviz.comparing.values import portions, values
 from onnxviz.network import Network
-from onnxviz.runtime.batching import filled
 
 # A file is said to hold other units where the factors differ from channel to channel by more than this (of the
 # logarithm), and explain the difference but for so much of its power. What a fault does is no factor (clipping,
@@ -40,19 +39,26 @@ class Value:
 def gains(
     nets: tuple[Network, Network],
     models: tuple[ir.Model, ir.Model],
-    values: Sequence[Value],
+    listed: Sequence[Value],
     arrays: tuple[np.ndarray, np.ndarray],
 ) -> dict[str, np.ndarray]:
     """By A's names the factors, to be multiplied to A's value, of those values that B holds in other units.
 
+    listed   the values
     models   the networks in normal form
     arrays   (N, ...) float32, the pictures as the input of A and of B
     """
     found: dict[str, np.ndarray] = {}
-    for portion in _portions(values, models[0]):
+    sizes = {
+        y.name: 4 * math.prod(d for d in y.shape or () if isinstance(d, int))
+        for node in models[0].graph
+        for y in node.outputs
+    }
+    for portion in portions(listed, [sizes.get(one.a, 0) for one in listed], _BYTES):
         sums = {one.a: _Sums() for one in portion}
         names = [one.a for one in portion], [one.b for one in portion]
-        sides = [_values(*side) for side in zip(nets, models, names, arrays, strict=True)]
+        pictures = [x[:_PICTURES] for x in arrays]
+        sides = [values(*side) for side in zip(nets, models, names, pictures, strict=True)]
         for ours, theirs in zip(*sides, strict=True):
             for one in portion:
                 y = theirs[one.b]
@@ -60,35 +66,6 @@ def gains(
         factors = {one.a: sums[one.a].factors() for one in portion}
         found |= {name: factor for name, factor in factors.items() if factor is not None}
     return found
-
-
-def _portions(values: Sequence[Value], model: ir.Model) -> Iterator[list[Value]]:
-    sizes = {
-        v.name: math.prod(d for d in v.shape or () if isinstance(d, int))
-        for n in model.graph
-        for v in n.outputs
-    }
-    portion: list[Value] = []
-    held = 0
-    for one in values:
-        size = 4 * sizes.get(one.a, 0)
-        if portion and held + size > _BYTES:
-            yield portion
-            portion, held = [], 0
-        portion.append(one)
-        held += size
-    if portion:
-        yield portion
-
-
-def _values(
-    net: Network, model: ir.Model, names: Sequence[str], x: np.ndarray
-) -> Iterator[dict[str, np.ndarray]]:
-    wanted = [name for name in names if name != net.input.name]
-    program = net.compile(lambda: cut(model, wanted), key=None, optimise=False) if wanted else None
-    for place in range(min(len(x), _PICTURES)):
-        fed = filled(x[place : place + 1], net.batched[1] or 1)
-        yield {net.input.name: fed} | (program({net.input.name: fed}, wanted) if program is not None else {})
 
 
 class _Sums:

@@ -39,12 +39,6 @@ _EVIDENCE: Final = {
     "b_label": "B says",
     "b_probability": "B's probability",
 }
-#: What noise comes from, and what to do about it.
-CAUSES: Final = {
-    "weights": "the weights: quantise them per channel, or with more bits, or leave the first layers in float",
-    "clipping": "clipping: ranges are too small, so values are cut off; calibrate anew, on real pictures",
-    "rounding": "rounding: ranges are too large for what goes through them, or 8 bits too few; calibrate anew",
-}
 
 
 def judged(parts: Mapping[str, Any], reasons: Mapping[str, str], pictures: bool) -> tuple[Check, ...]:
@@ -60,7 +54,8 @@ def judged(parts: Mapping[str, Any], reasons: Mapping[str, str], pictures: bool)
         if rule.pictures and not pictures:
             checks.append(not_run(rule, "no pictures were given"))
         elif rule.id == "compare.answers" and part in parts:
-            checks.append(_answers(rule, parts[part], _cause(parts.get("split"), parts.get("local"))))
+            cause = _cause(parts.get("split"), parts.get("local"), parts.get("why"))
+            checks.append(_answers(rule, parts[part], cause))
         elif part in parts:
             checks.append(ask(rule, parts[part]))
         else:
@@ -87,11 +82,34 @@ def _finite(rule: Rule, answers: Answers) -> Check:
     return check(rule, findings, figure=len(bad), figures={"pictures": bad})
 
 
-def _cause(split: Split | None, local: Local | None) -> str:
+def source(split: Split | None, why: Why | None) -> str:
+    """What most noise comes from, and what to do about it in a file like B; '' where there is none."""
+    if split is None or split.cause is None:
+        return ""
+    layers = () if why is None else why.layers
+    if split.cause == "weights":
+        held = {(one.codes, one.granularity) for layer in layers for one in layer.weights if one.codes}
+        if not held:
+            return "the weights, or operators that B has otherwise; none is quantised: mend the layers named first"
+        told = " and ".join(sorted(f"{codes} {granularity}" for codes, granularity in held))
+        per_channel = "per channel, or " if any("tensor" in str(one) for _, one in held) else ""
+        return f"the weights ({told}): quantise them {per_channel}with more bits, or leave the first layers in float"
+    measured = any(one.dynamic for one in layers)
+    if split.cause == "clipping":
+        return "clipping: ranges are too small, so values are cut off; calibrate anew, on real pictures"
+    bits = " or ".join(map(str, sorted({one.bits for one in layers if one.bits}))) or "8"
+    if measured:
+        return f"rounding: {bits} bits are too few for activations; take more, or leave the first layers in float"
+    return (
+        f"rounding: ranges are too large for what goes through them, or {bits} bits too few; calibrate anew"
+    )
+
+
+def _cause(split: Split | None, local: Local | None, why: Why | None) -> str:
     """Where the damage comes from and what to do about that; '' where it is not known."""
     told = ""
     if split is not None and split.cause is not None:
-        told = f"{split.shares[split.cause]:.0%} of the noise comes from {CAUSES[split.cause]}"
+        told = f"{split.shares[split.cause]:.0%} of the noise comes from {source(split, why)}"
     worst = next(iter(local.ranked), None) if local is not None else None
     if worst is not None and worst.e:
         told += (
@@ -114,6 +132,15 @@ def exact(share: Share) -> tuple[float, float]:
 
 def _answers(rule: Rule, answers: Answers, cause: str = "") -> Check:
     figures = answers.to_dict()
+    if answers.pixels is not None:
+        agreed = answers.pixels.agreement(MARGIN)
+        if agreed is None:
+            return check(rule, state="not-run", figures=figures, reason="A is sure of no place")
+        sentence = f"Where A is sure of a place, B gives it the same class at {answers.pixels.told(MARGIN)}."
+        findings = found(
+            rule, agreed[2], "", sentence, cause or "begin with the layers that the report names"
+        )
+        return check(rule, findings, figure=agreed[2], figures=figures)
     if answers.reason:
         return check(rule, state="not-applicable", reason=answers.reason, figures=figures)
     share = answers.agreement[MARGIN]
@@ -141,6 +168,8 @@ def _answers(rule: Rule, answers: Answers, cause: str = "") -> Check:
 def _runtime(rule: Rule, moved: Likeness | None) -> Check:
     if moved is None:
         return check(rule, state="not-applicable", reason="B is run as its file has it: nothing is rewritten")
+    if not moved.signal and not moved.noise:
+        return check(rule, state="not-applicable", reason="B gives the same for every place of its outputs")
     findings = found(
         rule, moved.sqnr, "",
         f"ONNX Runtime's rewriting of the graph changes B's outputs: {moved.sqnr:.1f} dB against the file.",
@@ -221,7 +250,8 @@ def _each(rule: Rule, why: Why, ask: _OfLayer) -> Check:
     if not asked:
         return check(rule, state="not-applicable", reason="B holds no layer as integers of a fixed range")
     for one, (value, sentence, advice) in asked:
-        findings += found(rule, value, printable(one.pair.layer), sentence, advice)
+        layer = one.pair.layer if one.unrectified is None else one.unrectified[0]
+        findings += found(rule, value, printable(layer), sentence, advice)
     values = [value for _, (value, _, _) in asked]
     worst = min(values) if rule.below else max(values)
     return check(rule, findings, figure=worst, figures={"layers": len(asked), "worst": worst})
@@ -272,6 +302,11 @@ def _range(rule: Rule, why: Why) -> Check:
 
 def _relu(rule: Rule, why: Why) -> Check:
     def ask(one: LayerFigures) -> tuple[float, str, str] | None:
+        if one.unrectified is not None:
+            called, steps = one.unrectified
+            at = printable(called, 80)
+            sentence = f"A cuts off what is below 0 at {at}, and B does not: {steps} steps of 8 bits."
+            return steps, sentence, "B lost this activation: export or quantise the network anew"
         if one.steps is None or one.dynamic or one.a_low is None or one.a_low < 0:
             return None
         sentence = (

@@ -61,6 +61,16 @@ def exposed(model: Any, other: Any, layers: Sequence[str] | None, **options: Any
     return found
 
 
+def own_names(model: Any, other: Any, names: Sequence[str], **options: Any) -> list[str]:
+    """What a file itself calls the values that have these names in another file of its network; see `like`."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", PreprocessingAssumed)
+        net = like(model, other, **options)
+    assert net.likeness is not None
+    called = [net.layer(name).name for name in names]
+    return [net.likeness.own.get(name, name) for name in called]
+
+
 def _marked(network: Network, likeness: Likeness) -> Network:
     """The network with what it is like on record, also where it is opened again after pickling."""
     network.likeness = likeness

@@ -25,7 +25,7 @@ from onnxviz.auditing.report.page import (
     Verdict,
     heat,
 )
-from onnxviz.comparing.judge import CAUSES, MARGIN
+from onnxviz.comparing.judge import MARGIN, source
 from onnxviz.comparing.resume import PARTS, written
 from onnxviz.errors import MissingDependency, UsageError, near
 from onnxviz.files import json_bytes
@@ -225,10 +225,22 @@ def _exclusion(one: Exclusion, found: Compared) -> str:
         if one.agreement is None or before is None
         else f", the same class in {one.agreement:.0%} of the probes instead of {before:.0%}"
     )
-    return (
-        f"leave {'this layer' if count == 1 else f'these {count} layers'} in float: {one.gain:+.1f} dB, measured"
-        f"{agreement}; {one.macs:.1%} of the multiply-accumulates turn float"
+    layers = "this layer" if count == 1 else f"these {count} layers"
+    gain = (
+        f"{one.gain:+.1f} dB, measured"
+        if np.isfinite(one.gain)
+        else "nothing is left of the damage, measured"
     )
+    if not _quantised(found):
+        return f"put back {layers} as in A: {gain}{agreement}"
+    return (
+        f"leave {layers} in float: {gain}{agreement}; {one.macs:.1%} of the multiply-accumulates turn float"
+    )
+
+
+def _quantised(found: Compared) -> bool:
+    """Whether B holds anything as integers."""
+    return found.why is None or bool(found.why.activations or found.why.weights)
 
 
 # --- sections -----------------------------------------------------------------------------------
@@ -246,9 +258,8 @@ def _what_to_do(found: Compared) -> Section | None:
     if chosen is not None:
         told = _exclusion(chosen, found)
         names = ", ".join(repr(printable(node)) for node in chosen.nodes)
-        steps.append(
-            Text(f"{told[:1].upper()}{told[1:]}.", f"quantize_static(..., nodes_to_exclude=[{names}])")
-        )
+        call = f"quantize_static(..., nodes_to_exclude=[{names}])" if _quantised(found) else ""
+        steps.append(Text(f"{told[:1].upper()}{told[1:]}.", call))
     blocks: list[Block] = [Steps(steps)] if steps else []
     if found.advice is not None and found.advice.exclusions:
         lists = found.advice.exclusions
@@ -315,7 +326,7 @@ def _split(found: Compared) -> Section | None:
         "rounding": "what they round",
     }
     parts = [Part(name, share, notes[name]) for name, share in found.split.shares.items()]
-    told = CAUSES[found.split.cause]
+    told = source(found.split, found.why)
     lead = "Noise power at the answers, by what makes it."
     return Section("Calibration or weights", [Split(parts, f"Mostly {told}.")], lead)
 
@@ -407,19 +418,11 @@ def lines(found: Compared) -> list[str]:
         layers = ["no layer differs"]
     told.append(("layers", layers))
     if found.split is not None and found.split.cause is not None:
-        told.append(("noise from", [_shares(found.split), f"mostly {CAUSES[found.split.cause]}"]))
+        told.append(("noise from", [_shares(found.split), f"mostly {source(found.split, found.why)}"]))
     chosen = best(found)
     if chosen is not None:
-        told.append(
-            (
-                "to do",
-                [
-                    _exclusion(chosen, found),
-                    *map(printable, chosen.layers),
-                    "names for nodes_to_exclude, of 1 to 8 layers: exclude.json",
-                ],
-            )
-        )
+        lists = ["names for nodes_to_exclude, of 1 to 8 layers: exclude.json"] if _quantised(found) else []
+        told.append(("to do", [_exclusion(chosen, found), *map(printable, chosen.layers), *lists]))
     told.append(("findings", [_finding(one) for one in found.findings] or ["none"]))
     told.append(("not run", [f"{part}: {why}" for part, why in found.reasons.items()]))
     width = max(len(head) for head, _ in told)

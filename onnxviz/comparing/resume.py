@@ -23,6 +23,7 @@ from onnxviz.comparing.answers import Answers, Truth
 from onnxviz.comparing.local import Local, LocalEffect
 from onnxviz.comparing.match import Pair
 from onnxviz.comparing.noise import Noise
+from onnxviz.comparing.pixels import Pixels
 from onnxviz.comparing.split import Split
 from onnxviz.comparing.weights import WeightFigures
 from onnxviz.comparing.why import LayerFigures, Why
@@ -39,8 +40,8 @@ _SCHEMA: Final = "onnxviz.parts/1"
 _KINDS: Final = {
     kind.__name__: kind
     for kind in (
-        *(Advice, Answers, Exclusion, LayerFigures, Likeness, Local, LocalEffect, Noise, Pair, Share),
-        *(Skipped, Split, Truth, WeightFigures, Why),
+        *(Advice, Answers, Exclusion, LayerFigures, Likeness, Local, LocalEffect, Noise, Pair, Pixels),
+        *(Share, Skipped, Split, Truth, WeightFigures, Why),
     )
 }
 _WORDS: Final = {

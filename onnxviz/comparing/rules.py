@@ -137,7 +137,7 @@ _LISTED: Final = (
         (("high", 4),),
         unit=" steps",
         clean="none",
-        planted="zero point + 24",
+        planted="zero point + 24; a Relu left out: 164",
     ),
     Rule(
         "compare.runtime",
@@ -157,8 +157,8 @@ _LISTED: Final = (
         "lower exact limit (95 %) of the share of pictures whose map drifted below its own floor",
         (("medium", 0.1),),
         limits="Of the method that is named; a map says where, not why.",
-        clean="0 expected",
-        planted="int8 per tensor",
+        clean="0 of 27 and of 12 pictures, two networks, Grad-CAM and SmoothGrad",
+        planted="int8 per tensor: 2 of 8 pictures, too few for a finding",
     ),
     Rule(
         "compare.matching",

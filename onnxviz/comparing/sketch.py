@@ -15,11 +15,10 @@ from typing import Final
 import numpy as np
 import onnx_ir as ir
 
+from onnxviz.comparing.values import portions, values
 from onnxviz.graph.analysis.probe import Facts
-from onnxviz.graph.surgery import cut
 from onnxviz.network import Network
 from onnxviz.progress import Progress, silent
-from onnxviz.runtime import batching
 
 #: Projections of a value or a filter.
 SIZE: Final = 256
@@ -106,7 +105,8 @@ def sketches(
     wanted   sizes that values are turned to, too, where the order of their axes allows
     """
     made: dict[str, Sketch] = {}
-    for portion in _portions(names, facts):
+    sizes = [4 * math.prod(d or 1 for d in facts.shapes.get(name) or ()) // facts.batch for name in names]
+    for portion in portions(names, sizes, _BYTES):
         for name, array in _run(net, model, portion, x):
             face = _face(array, project, wanted)
             made[name] = face if name not in made else made[name].beside(face)
@@ -119,20 +119,6 @@ def constants(net: Network, model: ir.Model, names: Sequence[str], x: np.ndarray
     return dict(_run(net, model, names, x[:1], whole=True)) if names else {}
 
 
-def _portions(names: Sequence[str], facts: Facts) -> Iterator[list[str]]:
-    portion: list[str] = []
-    held = 0
-    for name in names:
-        size = 4 * math.prod(d or 1 for d in facts.shapes.get(name) or ()) // facts.batch
-        if portion and held + size > _BYTES:
-            yield portion
-            portion, held = [], 0
-        portion.append(name)
-        held += size
-    if portion:
-        yield portion
-
-
 def _run(
     net: Network, model: ir.Model, names: Sequence[str], x: np.ndarray, whole: bool = False
 ) -> Iterator[tuple[str, np.ndarray]]:
@@ -141,34 +127,23 @@ def _run(
     whole   whether the values have no entry a picture
     """
     fixed = net.batched[1] or 1
-    computed = [name for name in names if name != net.input.name]
-    if computed:
-        program = net.compile(lambda: cut(model, computed), key=None, optimise=False)
-    for i in range(len(x)):
-        fed = batching.filled(x[i : i + 1], fixed)
-        arrays = program({net.input.name: fed}, computed) if computed else {}
-        if len(computed) < len(names):
-            yield net.input.name, fed[:1]
-        for name in computed:
+    for arrays in values(net, model, names, x):
+        for name in names:
             array = arrays.pop(name)
             alone = whole or fixed == 1 or not array.ndim or len(array) != fixed
             yield name, array if alone else array[:1]
 
 
 def _face(array: np.ndarray, project: Projector, wanted: Collection[tuple[int, ...]]) -> Sketch:
-    values = array.astype(np.float32, copy=False)
-    mean = values.mean(dtype=np.float64) if values.size else 0.0
-    centred = values - np.float32(mean) if values.size >= _FEW else values
+    wide = array.astype(np.float32, copy=False)
+    mean = wide.mean(dtype=np.float64) if wide.size else 0.0
+    centred = wide - np.float32(mean) if wide.size >= _FEW else wide
     faces: dict[Axes, np.ndarray] = {None: project(centred.reshape(1, -1))}
-    for axes in orders(values.ndim):
-        if turned(values.shape, axes) in wanted:
+    for axes in orders(wide.ndim):
+        if turned(wide.shape, axes) in wanted:
             faces[axes] = project(centred.transpose(axes).reshape(1, -1))
-    strength, under = (
-        float(np.square(part, dtype=np.float64).sum()) for part in (values, np.minimum(values, 0))
-    )
-    return Sketch(
-        values.shape, faces, np.array([mean]), np.array([under / strength if strength > 0 else 0.0])
-    )
+    strength, under = (float(np.square(part, dtype=np.float64).sum()) for part in (wide, np.minimum(wide, 0)))
+    return Sketch(wide.shape, faces, np.array([mean]), np.array([under / strength if strength > 0 else 0.0]))
 
 
 def similarity(a: np.ndarray, b: np.ndarray) -> float:

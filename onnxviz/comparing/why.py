@@ -7,7 +7,7 @@ is kept from one picture to the next, and of one picture no more than a portion 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Final
 
@@ -16,14 +16,15 @@ import onnx_ir as ir
 
 from onnxviz.auditing.statistics import Likeness
 from onnxviz.comparing.match import Matching, Pair
+from onnxviz.comparing.processor import machine
+from onnxviz.comparing.values import portions, values
 from onnxviz.comparing.weights import WeightFigures, weight_figures
 from onnxviz.errors import UsageError
-from onnxviz.graph.operators import computes
+from onnxviz.graph.analysis.dataflow import by_name
+from onnxviz.graph.operators import computes, operator
 from onnxviz.graph.quantisers import Quantiser, behind, of_node
-from onnxviz.graph.surgery import cut
 from onnxviz.network import Network
 from onnxviz.progress import Progress, silent
-from onnxviz.runtime.batching import filled
 from onnxviz.tables import Columns
 from onnxviz.text import printable
 
@@ -32,6 +33,7 @@ _BYTES: Final = 1 << 26
 # Elements of a value whose sizes the graph does not tell.
 _UNKNOWN: Final = 1 << 20
 _ALIKE: Final = 0.9  # cosine from which on a value is much the same in both
+_BOUNDING: Final = frozenset({"Max", "Min", "Where", "QuantizeLinear", "DynamicQuantizeLinear", "Mul"})
 _WIDEST: Final = 16  # bits of codes that are counted one by one
 
 
@@ -56,6 +58,8 @@ class LayerFigures:
     steps          steps of the quantiser under 0 that B's values reach where A never is
     not_finite     pictures left out, for NaN or infinities in either
     weights        of the weight layers that the value is the first to depend on
+    unrectified    the Relu or Clip of A behind this value that B has not, and how many steps below 0 the value goes
+                   where 255 reach to its largest; None: B has it, or a quantiser in its place
     """
 
     pair: Pair
@@ -78,6 +82,7 @@ class LayerFigures:
     steps: int | None = None
     not_finite: int = 0
     weights: tuple[WeightFigures, ...] = ()
+    unrectified: tuple[str, int] | None = None
 
     @property
     def beyond(self) -> float | None:
@@ -106,6 +111,10 @@ class LayerFigures:
             told.append(
                 f"{name}: A is never negative, and B goes {self.steps} steps under 0, where {self.waste:.0%} of its "
                 "range lie"
+            )
+        if self.unrectified is not None:
+            told.append(
+                f"{name}: B has no activation behind it, where A has {printable(self.unrectified[0], 80)}"
             )
         if self.not_finite:
             told.append(f"{name}: NaN or infinities for {self.not_finite} pictures, which are left out")
@@ -230,10 +239,10 @@ def why(
         value.name: _held(value)
         for value in (*matching.b.graph.inputs, *(v for node in matching.b.graph for v in node.outputs))
     }
-    for portion in _portions(pairs, [sizes.get(pair.a, 0) for pair in pairs]):
+    for portion in portions(pairs, [sizes.get(pair.a, 0) for pair in pairs], _BYTES):
         sums = [_Sums(pair, held[pair.b]) for pair in portion]
         sides = [
-            _values(net, model, names, pictures)
+            values(net, model, names, pictures)
             for net, model, names, pictures in (
                 (a, matching.a, [pair.a for pair in portion], x),
                 (b, matching.b, [name for one in sums for name in one.names], other),
@@ -246,7 +255,15 @@ def why(
         figures += [one.figures() for one in sums]
     alike = {one.pair.a for one in figures if (one.cosine or 0.0) >= _ALIKE}
     found, reduce_range = weight_figures(a, b, matching, x[:1], other[:1], alike)
-    figures = [replace(one, weights=tuple(w for layer, w in found if layer == one.pair.a)) for one in figures]
+    lost = _lost(matching)
+    figures = [
+        replace(
+            one,
+            weights=tuple(w for layer, w in found if layer == one.pair.a),
+            unrectified=_unrectified(one, lost.get(one.pair.a)),
+        )
+        for one in figures
+    ]
     return Why(
         tuple(figures),
         tuple(w for layer, w in found if layer not in {one.pair.a for one in figures} and layers is None),
@@ -258,6 +275,33 @@ def why(
     )
 
 
+def _lost(matching: Matching) -> dict[str, str]:
+    """By the name of A's value in front of it, each Relu and Clip of A that B has nothing in the place of."""
+    made = {pair.a for pair in matching.pairs}
+    twins = {pair.a: pair.b for pair in matching.pairs}
+    theirs = by_name(matching.b.graph)
+    found = {}
+    for node in matching.a.graph:
+        x, y = node.inputs[0] if node.inputs else None, node.outputs[0]
+        if node.op_type not in ("Relu", "Clip") or x is None or y.name in made or len(x.uses()) != 1:
+            continue
+        twin = theirs.get(twins.get(x.name or "", ""))
+        if twin is not None and behind(twin) is None and not any(map(_bounds, twin.consumers())):
+            found[x.name or ""] = y.name or ""
+    return found
+
+
+def _bounds(node: ir.Node) -> bool:
+    """Whether an operator may do what an activation does, or a quantiser in its place."""
+    return operator(node.op_type).family == "activation" or node.op_type in _BOUNDING
+
+
+def _unrectified(one: LayerFigures, called: str | None) -> tuple[str, int] | None:
+    if called is None or one.a_low is None or one.a_high is None or one.a_low >= 0:
+        return None
+    return called, round(min(-one.a_low / max(one.a_high / 255, 1e-30), 1e6))
+
+
 def _frequent(codes: Sequence[str | None]) -> tuple[str, ...]:
     known = [one for one in codes if one is not None]
     return tuple(sorted(set(known), key=lambda one: -known.count(one)))
@@ -267,32 +311,6 @@ def _bytes(value: ir.Value) -> int:
     if value.shape is None:
         return 4 * _UNKNOWN
     return 4 * math.prod(size for size in value.shape if isinstance(size, int))
-
-
-def _portions(pairs: Sequence[Pair], sizes: Sequence[int]) -> Iterator[list[Pair]]:
-    """The pairs, so many at a time as may be held."""
-    portion: list[Pair] = []
-    held = 0
-    for pair, size in zip(pairs, sizes, strict=True):
-        if portion and held + size > _BYTES:
-            yield portion
-            portion, held = [], 0
-        portion.append(pair)
-        held += size
-    if portion:
-        yield portion
-
-
-def _values(
-    net: Network, model: ir.Model, names: Sequence[str], x: np.ndarray
-) -> Iterator[dict[str, np.ndarray]]:
-    """The values called `names` of one picture after another, as the file computes them."""
-    wanted = [name for name in dict.fromkeys(names) if name != net.input.name]
-    program = net.compile(lambda: cut(model, wanted), key=None, optimise=False) if wanted else None
-    for i in range(len(x)):
-        fed = filled(x[i : i + 1], net.batched[1] or 1)
-        arrays = program({net.input.name: fed}, wanted) if program is not None else {}
-        yield {**arrays, net.input.name: fed}
 
 
 # --- one value ------------------------------------------------------------------------------------
@@ -414,34 +432,3 @@ class _Sums:
             waste=max(0.0, self._waste) if never else 0.0,
             steps=max(0, self._steps) if never else 0,
         )
-
-
-# --- the machine ----------------------------------------------------------------------------------
-
-
-def machine() -> dict[str, Any]:
-    """What of this machine's processor matters to sums of codes.
-
-    vnni       whether it adds up products of 8-bit codes in 32 bits at once; None where that cannot be told
-    features   those of its features that decide that
-    """
-    import platform
-    from pathlib import Path
-
-    try:
-        text = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace")
-    except OSError:
-        text = ""
-    flags = {
-        word
-        for line in text.splitlines()
-        if line.lower().startswith(("flags", "features"))
-        for word in line.partition(":")[2].split()
-    }
-    known = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm")
-    sums = {"avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm"}
-    return {
-        "architecture": platform.machine().lower(),
-        "features": [one for one in known if one in flags],
-        "vnni": bool(flags & sums) if flags else None,
-    }

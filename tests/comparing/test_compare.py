@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import pickle
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -16,7 +17,7 @@ from onnx import numpy_helper
 import onnxviz
 from onnxviz.auditing.finding import SEVERITIES
 from onnxviz.comparing import compare as comparing
-from onnxviz.comparing.judge import judged
+from onnxviz.comparing.judge import judged, source
 from onnxviz.comparing.match import Pair
 from onnxviz.comparing.rules import LAYER_MOVED
 from onnxviz.comparing.why import LayerFigures, Why
@@ -214,6 +215,68 @@ def test_ctrl_c_keeps_what_was_done(resnet, pictures, monkeypatch, tmp_path):
     assert partial.check("compare.weights").state == "not-run"
     partial.save(tmp_path / "out")
     assert json.loads((tmp_path / "out/report.json").read_text())["verdict"] == "incomplete"
+
+
+def edited(edit):
+    model = small.resnet()
+    edit(model.graph)
+    return opened(model, **SCALED)
+
+
+def test_a_rectifier_that_b_lacks_is_a_finding(resnet, pictures):
+    def dropped(graph):
+        next(node for node in graph.node if node.name == "block1.relu1").op_type = "Identity"
+
+    found = onnxviz.compare(resnet[0], edited(dropped), pictures[:4], methods=(), probes=4, restore=1)
+    (one,) = (one for one in found.findings if one.id == "compare.relu")
+    assert one.where == "block1.relu1" and one.severity == "high" and one.figure > 50
+    assert (
+        "B has no activation behind it" in found.layers["reason"][found.layers["layer"].index("block1.norm1")]
+    )
+    told = "\n".join(found.lines())
+    assert "put back this layer as in A" in told and "inf" not in told and "per channel" not in told
+
+
+@pytest.mark.parametrize("write", ["Clip", "Max", "HardSwish"])
+def test_a_rectifier_that_is_written_otherwise_is_none(resnet, pictures, write):
+    def rewritten(graph):
+        node = next(node for node in graph.node if node.name == "block1.relu1")
+        node.op_type = write
+        if write != "HardSwish":
+            graph.initializer.append(numpy_helper.from_array(np.float32(0), "nought"))
+            node.input.append("nought")
+
+    found = onnxviz.compare(resnet[0], edited(rewritten), pictures[:2], methods=(), probes=2, restore=0)
+    assert found.check("compare.relu").state != "found"
+
+
+def test_a_file_that_always_says_the_same_says_nothing_of_the_runtime(resnet, pictures):
+    def constant(graph):
+        for tensor in graph.initializer:
+            if tensor.name.startswith("logits."):
+                like = numpy_helper.to_array(tensor)
+                value = 1.1 if tensor.name.endswith("bias") else 0
+                tensor.CopyFrom(numpy_helper.from_array(np.full_like(like, value), tensor.name))
+
+    found = onnxviz.compare(resnet[0], edited(constant), pictures[:4], methods=(), probes=2, restore=0)
+    assert found.check("compare.runtime").state == "not-applicable"
+    assert "compare.answers" in grave(found)
+
+
+@pytest.mark.parametrize(
+    ("per_channel", "activations", "words"),
+    [
+        (False, "uint8", r"int8 per tensor\): quantise them per channel, or with more bits"),
+        (True, "uint8", r"int8 per channel\): quantise them with more bits"),
+    ],
+)
+def test_what_is_advised_about_weights_follows_from_the_file(
+    files, resnet, pictures, per_channel, activations, words
+):
+    b = opened(files.small("resnet", "QDQ", per_channel=per_channel, activations=activations), **SCALED)
+    found = onnxviz.compare(resnet[0], b, pictures[:2], methods=(), probes=2, restore=0)
+    told = source(replace(found.split, weights=1.0, activations=0.0, clipping=0.0), found.why)
+    assert re.search(words, told)
 
 
 # --- what is written ----------------------------------------------------------------------------

@@ -353,14 +353,14 @@ def test_values_are_held_a_portion_at_a_time(files, monkeypatch):
     whole = why(a, b, matching, x)
     monkeypatch.setattr(module, "_BYTES", 300_000)
     held = []
-    run = module._values
+    run = module.values
 
     def watched(*args):
         for arrays in run(*args):
             held.append(sum(array.nbytes for array in arrays.values()))
             yield arrays
 
-    monkeypatch.setattr(module, "_values", watched)
+    monkeypatch.setattr(module, "values", watched)
     parts = why(a, b, matching, x)
     assert [one.sqnr for one in parts.layers] == [one.sqnr for one in whole.layers]
     assert max(held) < 700_000

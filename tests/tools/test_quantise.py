@@ -159,3 +159,19 @@ def test_the_command_writes_what_it_names(tmp_path, capsys, model):
     with pytest.raises(SystemExit):
         quantise.main([*arguments, "--fault", "4bit@nowhere"])
     assert "no layer with weights is called 'nowhere'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["missing.onnx"], "missing.onnx"),
+        ([__file__], "is no ONNX file"),
+        (["efficientnet-lite0", "--form", "QOperator", "--weights", "float32"], "for QDQ alone"),
+        (["efficientnet-lite0", "missing.jpg"], "missing.jpg"),
+    ],
+)
+def test_a_mistake_is_one_line_and_no_traceback(arguments, words, tmp_path, capsys):
+    with pytest.raises(SystemExit) as stop:
+        quantise.main([*arguments, "-o", str(tmp_path)])
+    assert stop.value.code == 2
+    assert words in capsys.readouterr().err.splitlines()[-1]
