@@ -13,9 +13,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from onnxviz.claims import ENDINGS, claimed, reason
 from onnxviz.errors import OutputRefused, UsageError
-from onnxviz.file_set import FileSet
 from onnxviz.text import json_bytes
 
 if TYPE_CHECKING:
@@ -23,10 +21,9 @@ if TYPE_CHECKING:
 
 
 __all__ = [
+    "FEATURES",
     "PICTURES",
     "TABLES",
-    "FileSet",
-    "claimed",
     "destination",
     "json_bytes",
     "npy_bytes",
@@ -40,6 +37,8 @@ __all__ = [
 PICTURES: Final = (".png", ".jpg", ".jpeg", ".webp")
 #: What a table can be written as beside a picture; its JSON would be the manifest's name.
 TABLES: Final = (".csv", ".parquet")
+#: What features can be written as.
+FEATURES: Final = (".npy", ".npz", *TABLES)
 
 
 def destination(path: str | os.PathLike[str], default: str, kinds: Sequence[str] = PICTURES) -> Path:
@@ -57,9 +56,13 @@ def destination(path: str | os.PathLike[str], default: str, kinds: Sequence[str]
     except (FileNotFoundError, NotADirectoryError):
         pass
     except OSError as error:
+        from onnxviz.claims import reason
+
         raise OutputRefused(reason(target, error)) from error
     ending = target.suffix.lower()
     if not kinds:
+        from onnxviz.claims import ENDINGS
+
         if target.is_file() or (ending in ENDINGS and not target.is_dir()):
             raise UsageError(f"cannot write a folder as {str(target)!r}: give the name of a folder")
         return target
@@ -85,6 +88,8 @@ def write_atomic(path: str | os.PathLike[str], data: bytes | Iterable[bytes]) ->
 
     raises   OutputRefused, naming the path and the reason
     """
+    from onnxviz.file_set import FileSet
+
     with FileSet(path) as files:
         return files.finish(data)
 

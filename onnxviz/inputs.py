@@ -12,7 +12,6 @@ import onnx_ir as ir
 
 from onnxviz.errors import ModelUnsuitable, UsageError, near
 from onnxviz.graph.analysis.dataflow import FED
-from onnxviz.graph.tape import Tape
 from onnxviz.text import printable
 
 #: Anything that is one image: a path, a PIL image, or an (H, W, 3) uint8 array.
@@ -269,6 +268,8 @@ def _named(given: Any) -> str:
 
 def _repeat(graph: ir.Graph, value: ir.Value, image: ir.Value) -> None:
     """Let what reads a fed value, (1, ...), read it once for each picture."""
+    from onnxviz.graph.tape import Tape
+
     readers, tape = list(value.uses()), Tape(graph, stem=value.name or "")
     op = tape.before(graph.node(0))
     count = op.Gather(op.Shape(image), tape.const([0]), axis=0)

@@ -1,4 +1,4 @@
-"""Ctrl-C in a long run, with what was done so far. Light, since the command line imports it at its start."""
+"""Ctrl-C in a long run, with what was done so far."""
 
 from __future__ import annotations
 

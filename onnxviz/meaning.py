@@ -11,7 +11,6 @@ import numpy as np
 from onnxviz.errors import LabelsRejected, LimitExceeded, OnnxVizError
 from onnxviz.graph.head import Head, head
 from onnxviz.graph.output import BINARY, CLASSES, SEQUENCE, explained
-from onnxviz.labels import check_count
 from onnxviz.results import Prediction
 
 if TYPE_CHECKING:
@@ -39,6 +38,8 @@ def conclude(net: Running, output: str | None, labels: int | None) -> Head:
 def check_labels(found: Head, labels: list[str]) -> None:
     """raises   LabelsRejected when labels that were given are not as many as the classes."""
     if found.kind in (CLASSES, SEQUENCE):
+        from onnxviz.labels import check_count
+
         check_count(labels, found.classes)
     elif found.kind == BINARY and len(labels) not in (1, 2):
         raise LabelsRejected(

@@ -17,7 +17,6 @@ from onnxviz.errors import ModelUnsuitable, UnknownLayer, UsageError, spelt, way
 from onnxviz.graph.dequantised import QUANTISING
 from onnxviz.graph.open.load import Loaded
 from onnxviz.inputs import ImageLike, Images, InputSpec, as_list
-from onnxviz.labels import find_label
 from onnxviz.provenance import note_tensor, note_view
 from onnxviz.running import Running
 from onnxviz.runtime import providers
@@ -217,6 +216,8 @@ class Network(Running):
         raises   UnknownLabel
         """
         end = self.end if self.end.kind == "sequence" else self.head
+        from onnxviz.labels import find_label
+
         return find_label(target, self.labels, end.classes)
 
     # --- images in ------------------------------------------------------------------------------

@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, Any
 import onnx_ir as ir
 
 from onnxviz import provenance
-from onnxviz.backends.choose import AUTO
-from onnxviz.backends.choose import check as check_backend
+from onnxviz.backends import AUTO
 from onnxviz.errors import (
     MOST_THREADS,
     ModelRejected,
@@ -29,7 +28,6 @@ from onnxviz.errors import (
 from onnxviz.graph.open.load import Loaded
 from onnxviz.graph.open.load import load as load_graph
 from onnxviz.inputs import InputSpec, fix_inputs, image_input
-from onnxviz.labels import read_labels
 from onnxviz.limits import Limits
 from onnxviz.network import Network
 from onnxviz.running import DEFAULT_SIZE
@@ -104,7 +102,10 @@ def load(
                  is not; ModelRejected, ModelUnsuitable, LimitExceeded, LabelsRejected, PreprocessingRejected,
                  UsageError, WorkerCrashed
     """
-    check_backend(backend)
+    if backend != AUTO:
+        from onnxviz.backends.choose import check
+
+        check(backend)
     if threads is not None and not (isinstance(threads, Integral) and 1 <= threads <= MOST_THREADS):
         raise UsageError(f"threads must be a whole number from 1 to {MOST_THREADS}, got {threads!r}")
     texts = {"provider": provider, "layout": layout, "resize": resize, "input": input, "output": output}
@@ -232,12 +233,12 @@ def _network(
 ) -> Network:
     """The network of a model that was opened; see `load`."""
     from onnxviz.graph.analysis.dataflow import duplicate
-    from onnxviz.graph.dequantised import rename
     from onnxviz.graph.fold import decided
-    from onnxviz.graph.metadata import read_labels as labels_of
 
     graph = decided(loaded.model)
     if names:
+        from onnxviz.graph.dequantised import rename
+
         graph = duplicate(graph)
         rename(graph, names)
     held: list[dict[str, Any]] = []
@@ -289,11 +290,14 @@ def _network(
 
         graph, barrier = free_size(graph)
         spec = image_input(graph, None, spec.layout)
-    given = (
-        read_labels(labels, loaded.limits)
-        if labels is not None
-        else labels_of(loaded.model, warnings, loaded.limits)
-    )
+    if labels is not None:
+        from onnxviz.labels import read_labels
+
+        given = read_labels(labels, loaded.limits)
+    else:
+        from onnxviz.graph.metadata import read_labels as labels_of
+
+        given = labels_of(loaded.model, warnings, loaded.limits)
     network = Network(
         loaded,
         name=source.stem if isinstance(source, Path) else "model",

@@ -17,7 +17,6 @@ from onnxviz.errors import MissingDependency
 from onnxviz.files import (
     PICTURES,
     TABLES,
-    FileSet,
     destination,
     npy_bytes,
     picture_bytes,
@@ -261,6 +260,8 @@ def write(
     more = {"pages": [name.name for name in names]} if len(names) > 1 else {}
     everything = {**dict(zip(names, files, strict=True)), **(beside or {})}
     first = named or target
+    from onnxviz.file_set import FileSet
+
     with FileSet(target.with_suffix(".json"), first) as together:
         for name in sorted(everything, key=lambda name: name != first):
             together.add(name, everything[name])

@@ -20,7 +20,8 @@ import onnxviz
 from onnxviz import file_set, results
 from onnxviz.errors import OutputRefused
 from onnxviz.features import patch_pictures
-from onnxviz.files import FileSet, write_atomic
+from onnxviz.file_set import FileSet
+from onnxviz.files import write_atomic
 from onnxviz.graph.save import save as save_model
 from onnxviz.synthesis.style_train import Sample, StyleTrained
 from tests.networks import tiny_cnn

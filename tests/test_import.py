@@ -40,6 +40,22 @@ def test_help_imports_nothing_heavy():
     assert result.stderr.strip() == "[]"
 
 
+def test_predict_imports_what_it_uses(photo_files):
+    """Nothing that other commands, files or rarer networks need: every module is time before the first answer."""
+    code = (
+        "import sys; from onnxviz.cli.main import run; "
+        f"run(['predict', 'efficientnet-lite0', {str(photo_files[0])!r}, '--provider', 'cpu', '-q']);"
+        "print(*sys.modules, file=sys.stderr)"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = set(result.stderr.split())
+    ours = {name for name in loaded if name.partition(".")[0] == "onnxviz"}
+    assert len(ours) <= 80, sorted(ours)
+    others = ("cli.acts", "cli.saving", "cli.audit", "claims", "file_set", "labels", "graph.tape", "runtime.pool")
+    assert not {f"onnxviz.{name}" for name in others} & ours
+    assert not {"onnxscript", "scipy", "sklearn", "torch", "jinja2"} & loaded
+
+
 def test_every_public_name_is_there():
     for name in onnxviz.__all__:
         assert getattr(onnxviz, name) is not None

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import onnx_ir as ir
 
+from onnxviz.backends import AUTO
 from onnxviz.errors import UnsupportedOperator, UsageError, near, ways
 
 if TYPE_CHECKING:
@@ -24,7 +25,6 @@ BACKENDS = {
     "torch": "onnxviz.backends.torch.program",
     "ort-training": "onnxviz.backends.ort_training",
 }
-AUTO = "auto"
 
 
 @dataclass(frozen=True)

@@ -11,14 +11,11 @@ import typer
 from onnxviz.cli import saving
 from onnxviz.cli.command import Call
 from onnxviz.cli.run import Run
-from onnxviz.errors import ImageRejected, UsageError
-from onnxviz.files import TABLES
+from onnxviz.errors import UsageError
+from onnxviz.files import FEATURES
 
 if TYPE_CHECKING:
     import onnx_ir as ir
-
-#: The endings of files of features.
-FEATURES = (".npy", ".npz", *TABLES)
 
 
 def methods(technique: str | None = None) -> list[str]:
@@ -26,76 +23,6 @@ def methods(technique: str | None = None) -> list[str]:
     from onnxviz.attribution.methods import METHODS, of
 
     return list(of(technique)) if technique else [name for name, one in METHODS.items() if one.one_pass]
-
-
-def inspect(run: Run, call: Call) -> None:
-    """What the network is made of."""
-    from onnxviz.text import printable
-
-    found = call(run.load(call.model, warned=not run.as_json))
-    for line in found.lines():
-        run.say(printable(line))
-    run.record(found.to_dict(), found.table())
-
-
-def predict(run: Run, call: Call) -> None:
-    """The classes of each picture, and what could not be read."""
-    from onnxviz.errors import NotFinite
-    from onnxviz.graph.output import SEQUENCE
-    from onnxviz.image.folder import find
-    from onnxviz.provenance import command as command_line
-    from onnxviz.provenance import recording
-    from onnxviz.text import printable
-
-    net = run.load(call.model)
-    top = call.options.get("top", call.command.parameters["top"].default)
-    listing = find(call.arguments["images"], endings=net.preprocessing.endings)
-    skipped = [(item.path, item.reason) for item in listing.skipped]
-    rows = []
-    for done, path in enumerate(listing.images, 1):
-        try:
-            with recording() as record:
-                best = net.predict(path, top=top)[0]
-        except (ImageRejected, NotFinite) as error:
-            broken = isinstance(error, NotFinite) and bool(net.findings)  # every picture would come out so
-            if broken or (len(listing.images) == 1 and not skipped):
-                raise
-            skipped.append((path, str(error)))
-            continue
-        steps = net.end.kind == SEQUENCE
-        listed = [item._asdict() for item in best]
-        if steps:  # the best class of each step
-            listed = [{"step": i, **one} for i, one in enumerate(listed)]
-        # The path as it was given, and what identifies the picture.
-        rows.append({**record.pictures[0], "path": str(path), "steps" if steps else "top": listed})
-        run.say(printable(str(path)))
-        for number, item in enumerate(best):
-            before = f"  step {number:3d}" if steps else ""
-            run.say(f"{before}  {item.probability:7.2%}  {item.index:5d}  {printable(item.label, 200)}")
-        run.progress(done, len(listing.images), "images")
-    if not rows:
-        reasons = "; ".join(f"{path}: {reason}" for path, reason in skipped[:3])
-        raise ImageRejected(f"none of the pictures could be used ({reasons or 'no picture was found'})")
-    for path, reason in skipped:
-        run.note(f"skipped {path}: {reason}")
-    value = {
-        "images": rows,
-        "skipped": [{"path": str(path), "reason": reason} for path, reason in skipped],
-        "manifest": {**net.manifest("predict", top=top), **command_line()},
-    }
-    run.record(value, _predictions(rows))
-
-
-def _predictions(images: list[dict[str, Any]]) -> dict[str, list[Any]]:
-    """The columns of a table with a row for each picture and class, or for each picture and step of a sequence."""
-    key, number, first = ("steps", "step", 0) if images and "steps" in images[0] else ("top", "rank", 1)
-    rows = [
-        (one["path"], count, best["index"], best["label"], best["probability"])
-        for one in images
-        for count, best in enumerate(one[key], first)
-    ]
-    names = ("file", number, "index", "label", "probability")
-    return {name: [row[i] for row in rows] for i, name in enumerate(names)}
 
 
 def expose(run: Run, call: Call) -> None:

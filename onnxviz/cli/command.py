@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -30,7 +31,6 @@ from onnxviz.cli.run import Run
 from onnxviz.cli.signatures import REQUIRED, UNKNOWN, Parameter, read, summary
 from onnxviz.errors import COMMAND, Stopped
 from onnxviz.files import PICTURES
-from onnxviz.interrupted import Interrupted
 
 # Parameters that are no options: the network, what every command has, and what Python alone can give.
 _NO_OPTIONS: Final = frozenset(
@@ -59,7 +59,7 @@ class Command:
     """A row of the table.
 
     name        as it is typed
-    act         what it does
+    act         what it does: a function of this folder, `file.name`, which is imported when it is called
     example     its arguments and options, without `onnxviz NAME`; several: one a line
     function    the public function whose parameters are options; '': its name, None: none
     also        more signatures whose fields are options: (module, name, what is said of all of them)
@@ -77,7 +77,7 @@ class Command:
     """
 
     name: str
-    act: Callable[[Run, Call], None]
+    act: str
     example: str
     function: str | None = ""
     also: tuple[tuple[str, str, Option], ...] = ()
@@ -250,8 +250,12 @@ def typed(command: Command) -> Callable[..., None]:
                 reads=_files(*(values[group] for group in ("arguments", "technique", "load", "each"))),
                 **values["common"],
             ) as run:
-                command.act(run, Call(command, run, values["arguments"], values["technique"], values["own"]))
+                module, act = command.act.split(".")
+                action = getattr(importlib.import_module(f"onnxviz.cli.{module}"), act)
+                action(run, Call(command, run, values["arguments"], values["technique"], values["own"]))
         except KeyboardInterrupt as stop:
+            from onnxviz.interrupted import Interrupted
+
             # Whoever raised `Interrupted` has saved what was done and said so.
             raise Stopped("" if isinstance(stop, Interrupted) else "interrupted") from stop
 

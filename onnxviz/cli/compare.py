@@ -9,29 +9,6 @@ import typer
 from onnxviz.cli import saving
 from onnxviz.cli.command import Call
 from onnxviz.cli.run import Run
-from onnxviz.errors import UsageError, near
-
-#: What --fail-on takes.
-LEVELS = ("high", "medium", "low", "never")
-
-
-def switch(text: str, option: str) -> bool:
-    """Whether it is 'on'; raises UsageError."""
-    if text not in ("on", "off"):
-        raise UsageError(f"{option} takes on or off, got {text!r}")
-    return text == "on"
-
-
-def listed(text: str, _: str) -> list[str]:
-    """The words between commas."""
-    return [word.strip() for word in text.split(",") if word.strip()]
-
-
-def level(text: str, option: str) -> str:
-    """A severity from which on a finding counts; raises UsageError."""
-    if text not in LEVELS:
-        raise UsageError(f"{option} takes {', '.join(LEVELS)}; got {text!r}{near(text, LEVELS)}")
-    return text
 
 
 def compare(run: Run, call: Call) -> None:

@@ -18,7 +18,7 @@ import typer
 
 from onnxviz.cli import completion
 from onnxviz.cli.signatures import REQUIRED, UNKNOWN, Parameter, decorated
-from onnxviz.errors import MOST_THREADS, UsageError
+from onnxviz.errors import MOST_THREADS, UsageError, near
 
 # What stands for a value in the help, where its row says nothing else; a flag has none.
 _STANDS: Final[Mapping[Any, str]] = {bool: "", int: "N", float: "NUMBER", str: "TEXT", Path: "FILE"}
@@ -370,3 +370,28 @@ def of_parameters(
         for name, parameter in parameters.items()
         if name not in without
     }
+
+
+# --- what is read ---------------------------------------------------------------------------------
+
+#: What --fail-on takes.
+LEVELS = ("high", "medium", "low", "never")
+
+
+def switch(text: str, option: str) -> bool:
+    """Whether it is 'on'; raises UsageError."""
+    if text not in ("on", "off"):
+        raise UsageError(f"{option} takes on or off, got {text!r}")
+    return text == "on"
+
+
+def listed(text: str, _: str) -> list[str]:
+    """The words between commas."""
+    return [word.strip() for word in text.split(",") if word.strip()]
+
+
+def level(text: str, option: str) -> str:
+    """A severity from which on a finding counts; raises UsageError."""
+    if text not in LEVELS:
+        raise UsageError(f"{option} takes {', '.join(LEVELS)}; got {text!r}{near(text, LEVELS)}")
+    return text

@@ -11,12 +11,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
-from onnxviz.cli import acts, audit, completion, report, saving
-from onnxviz.cli import compare as compared
-from onnxviz.cli.acts import FEATURES
+from onnxviz.cli import completion
 from onnxviz.cli.command import Command
-from onnxviz.cli.options import LIKE, Option, weights
-from onnxviz.files import PICTURES, TABLES
+from onnxviz.cli.options import LEVELS, LIKE, Option, level, listed, switch, weights
+from onnxviz.files import FEATURES, PICTURES, TABLES
 
 
 def _path(metavar: str, help: str = "") -> Option:
@@ -28,7 +26,13 @@ def _paths(metavar: str, help: str) -> Option:
 
 
 def _methods(help: str, technique: str | None, kind: Any = str, otherwise: str = "") -> Option:
-    return Option((), kind, help, otherwise, choices=lambda: acts.methods(technique))
+
+    def named() -> list[str]:
+        from onnxviz.cli.acts import methods
+
+        return methods(technique)
+
+    return Option((), kind, help, otherwise, choices=named)
 
 
 _IMAGE: Final = {"image": _path("IMAGE", "A picture.")}
@@ -63,24 +67,25 @@ _NO_MODEL: Final[Any] = {"models": (), "images": False}
 
 # fmt: off
 _LISTED: Final = (
-    Command("inspect", acts.inspect, _LITE, **_ROWS),
+    Command("inspect", "tell.inspect", _LITE, **_ROWS),
     Command(
-        "predict", acts.predict, f"{_LITE} cat.jpg", arguments=_IMAGES,
+        "predict", "tell.predict", f"{_LITE} cat.jpg", arguments=_IMAGES,
         options={"top": Option(help="Classes an image.")}, **_ROWS,
     ),
     Command(
-        "expose", acts.expose, f"{_LITE} --layer stem -o exposed.onnx", images=False, options={"like": LIKE}, **_GRAPH,
+        "expose", "acts.expose", f"{_LITE} --layer stem -o exposed.onnx", images=False, options={"like": LIKE},
+        **_GRAPH,
     ),
-    Command("filters", acts.filters, f"{_LITE} -o filters.png"),
+    Command("filters", "acts.filters", f"{_LITE} -o filters.png"),
     Command(
-        "activations", saving.map, f"{_LITE} cat.jpg --layer stem -o maps.png", arguments=_IMAGES, more=_A_FILE_EACH,
+        "activations", "saving.map", f"{_LITE} cat.jpg --layer stem -o maps.png", arguments=_IMAGES, more=_A_FILE_EACH,
     ),
     Command(
-        "occlusion", saving.map, f"{_LITE} cat.jpg --window 48 --stride 12 -o occlusion.png", arguments=_IMAGES,
+        "occlusion", "saving.map", f"{_LITE} cat.jpg --window 48 --stride 12 -o occlusion.png", arguments=_IMAGES,
         more=_A_FILE_EACH,
     ),
     Command(
-        "rise", saving.map, f'{_LITE} cat.jpg --target "Egyptian cat" --masks 4000 -o rise.png', arguments=_IMAGES,
+        "rise", "saving.map", f'{_LITE} cat.jpg --target "Egyptian cat" --masks 4000 -o rise.png', arguments=_IMAGES,
         options={
             "divide": Option(help="By how often a pixel showed (coverage) or does on average (paper)."),
             "masks": Option(least=1),
@@ -88,7 +93,7 @@ _LISTED: Final = (
         more=_A_FILE_EACH,
     ),
     Command(
-        "saliency", saving.sheet, f"{_LITE} cat.jpg --method smoothgrad --method guided -o saliency.png",
+        "saliency", "saving.sheet", f"{_LITE} cat.jpg --method smoothgrad --method guided -o saliency.png",
         arguments=_IMAGES, gradients=True,
         options={
             "target": _TARGETS,
@@ -101,14 +106,14 @@ _LISTED: Final = (
         writes=(*PICTURES, ".html"), more=_A_PAGE,
     ),
     Command(
-        "segment", saving.map, f"{_LITE} cat.jpg -o object.png", arguments=_IMAGES, gradients=True, more=_A_FILE_EACH,
+        "segment", "saving.map", f"{_LITE} cat.jpg -o object.png", arguments=_IMAGES, gradients=True, more=_A_FILE_EACH,
         options={
             "target": Option(kind=str, otherwise="the top class"),
             "method": _methods("Where it starts: {names}.", "saliency"),
         },
     ),
     Command(
-        "cam", saving.sheet, f"{_LITE} cat.jpg --method grad-cam --method score-cam -o cam.png", arguments=_IMAGES,
+        "cam", "saving.sheet", f"{_LITE} cat.jpg --method grad-cam --method score-cam -o cam.png", arguments=_IMAGES,
         gradients=True,
         options={
             "target": _TARGETS,
@@ -118,22 +123,22 @@ _LISTED: Final = (
         writes=(*PICTURES, ".html"), more=_A_PAGE,
     ),
     Command(
-        "faithfulness", saving.whole, f"{_LITE} photos/ --methods occlusion,grad-cam,saliency -o faithfulness.png",
+        "faithfulness", "saving.whole", f"{_LITE} photos/ --methods occlusion,grad-cam,saliency -o faithfulness.png",
         arguments=_IMAGES, gradients=True,
         options={
             "methods": Option(
-                kind=str, help="Attribution methods, with commas between.", read=compared.listed,
+                kind=str, help="Attribution methods, with commas between.", read=listed,
             ),
             "measures": Option(
                 kind=str, help="srg, deletion, insertion, pixel-flipping, road, or all; with commas between.",
-                read=compared.listed, default="srg", complete=completion.words("srg", "all"),
+                read=listed, default="srg", complete=completion.words("srg", "all"),
             ),
             "target": Option(kind=str, otherwise="each picture's top class"),
         },
         writes=(*PICTURES, *TABLES),
     ),
     Command(
-        "patches", acts.patches, f"{_LITE} photos/ --layer head.relu6 -o patches/", arguments=_FOLDERS, writes=(),
+        "patches", "acts.patches", f"{_LITE} photos/ --layer head.relu6 -o patches/", arguments=_FOLDERS, writes=(),
         options={
             "layer": Option(kind=list[str]),
             "channel": Option(kind=list[int]),
@@ -144,11 +149,11 @@ _LISTED: Final = (
         "channel.",
     ),
     Command(
-        "embed", acts.embed, f"{_LITE} photos/ -o features.npy", arguments=_FOLDERS, writes=(*FEATURES, *PICTURES),
+        "embed", "acts.embed", f"{_LITE} photos/ -o features.npy", arguments=_FOLDERS, writes=(*FEATURES, *PICTURES),
         more="Writes .npy, .npz, .csv or .parquet, or a picture.",
     ),
     Command(
-        "neighbours", acts.arranged, f"{_LITE} photos/ --query cat.jpg -o neighbours.png", arguments=_SET,
+        "neighbours", "acts.arranged", f"{_LITE} photos/ --query cat.jpg -o neighbours.png", arguments=_SET,
         options={
             "query": _paths("IMAGE", "A picture to find neighbours of; may be given again."),
             "queries": Option((), int, "How many to draw from the set where no --query is given.", default=8, least=1),
@@ -158,12 +163,12 @@ _LISTED: Final = (
         writes=(*PICTURES, *TABLES),
     ),
     Command(
-        "map", acts.arranged, f"{_LITE} photos/ --method tsne -o map.png", arguments=_SET,
+        "map", "acts.arranged", f"{_LITE} photos/ --method tsne -o map.png", arguments=_SET,
         options={"method": Option(("--method",), complete=completion.words("pca", "tsne", "umap")), **_SAVED},
         writes=(*PICTURES, *TABLES),
     ),
     Command(
-        "gradient", acts.gradient, f"{_LITE} -o gradient.onnx\n{_LITE} --technique grad-cam -o explainer.onnx",
+        "gradient", "acts.gradient", f"{_LITE} -o gradient.onnx\n{_LITE} --technique grad-cam -o explainer.onnx",
         function="gradient_model",
         also=(("attribution.explainer", "explainer_model", Option(panel="With --technique, an explainer")),),
         options={
@@ -182,7 +187,7 @@ _LISTED: Final = (
         **_GRAPH,
     ),
     Command(
-        "ascent", acts.ascent, f"{_LITE} --target volcano -o volcano.png", without=("size",),
+        "ascent", "acts.ascent", f"{_LITE} --target volcano -o volcano.png", without=("size",),
         also=(("synthesis.presets", "Recipe", Option(panel="Recipe", otherwise="the preset's", default=None)),),
         options={
             "target": _TARGETS,
@@ -202,7 +207,7 @@ _LISTED: Final = (
         more="With --channel all, NAME.html beside the picture is a page of all channels.",
     ),
     Command(
-        "dream", acts.dream, f"{_LITE} clouds.jpg --layer blocks.7.add -o dream.png", arguments=_IMAGE,
+        "dream", "acts.dream", f"{_LITE} clouds.jpg --layer blocks.7.add -o dream.png", arguments=_IMAGE,
         options={
             "layers": Option(read=weights),
             "channels": Option(("--channel", "-c"), least=0),
@@ -212,11 +217,11 @@ _LISTED: Final = (
         },
     ),
     Command(
-        "invert", saving.picture, f"{_LITE} cat.jpg --layer stem --layer blocks.8.add -o inverted.png",
+        "invert", "saving.picture", f"{_LITE} cat.jpg --layer stem --layer blocks.8.add -o inverted.png",
         arguments=_IMAGE, options=_FILM,
     ),
     Command(
-        "style", saving.picture, f"{_LITE} photo.jpg painting.jpg --size 384 -o painted.png",
+        "style", "saving.picture", f"{_LITE} photo.jpg painting.jpg --size 384 -o painted.png",
         arguments={
             "content": _path("CONTENT", "The picture to paint."),
             "styles": _paths("STYLE...", "A picture in the wanted style, or several."),
@@ -231,12 +236,12 @@ _LISTED: Final = (
         },
     ),
     Command(
-        "style-apply", acts.style_apply, "tissue photo.jpg -o painted.png", arguments=_IMAGE,
+        "style-apply", "acts.style_apply", "tissue photo.jpg -o painted.png", arguments=_IMAGE,
         more="How pictures become its input stands in the file, or is given with --preprocess (raw: 0 to 255, unit: "
         "0 to 1), or is found by trying.",
     ),
     Command(
-        "style-train", acts.style_train, f"{_LITE} style.jpg photos/ --size 256 -o painter.onnx", gradients=True,
+        "style-train", "acts.style_train", f"{_LITE} style.jpg photos/ --size 256 -o painter.onnx", gradients=True,
         arguments={"style": _path("STYLE", "The picture whose style it is."), **_FOLDERS},
         options={
             **{name: Option(least=0) for name in ("style_weight", "content_weight", "colour_weight", "tv_weight")},
@@ -247,7 +252,8 @@ _LISTED: Final = (
         writes=(".onnx",),
     ),
     Command(
-        "texture", acts.texture, f"{_LITE} bricks.png --method nearest --size 192x192 -o texture.png", arguments=_IMAGE,
+        "texture", "acts.texture", f"{_LITE} bricks.png --method nearest --size 192x192 -o texture.png",
+        arguments=_IMAGE,
         options={
             "method": Option(complete=completion.words("gram", "nearest", "quilt")),
             "window": Option(least=3),
@@ -259,14 +265,14 @@ _LISTED: Final = (
         },
     ),
     Command(
-        "fool", acts.fool, f"{_LITE} cat.jpg --target toaster --confidence 0.9 -o fool.png", arguments=_IMAGES,
+        "fool", "acts.fool", f"{_LITE} cat.jpg --target toaster --confidence 0.9 -o fool.png", arguments=_IMAGES,
         options={"confidence": Option(least=0, most=1)}, gradients=True,
         more="Writes the image before and after with their difference, and beside it NAME.fooled.png, which fools as "
         "it is saved (always PNG: JPEG would undo it). For several images or a folder: a sheet, the success rate, and "
         "a folder NAME.fooled.",
     ),
     Command(
-        "audit", audit.audit, f"{_LITE}\n{_LITE} photos/ --fail-on high -o audit/", gradients=True, writes=(),
+        "audit", "audit.audit", f"{_LITE}\n{_LITE} photos/ --fail-on high -o audit/", gradients=True, writes=(),
         arguments={
             "images": replace(
                 _paths("IMAGE...", "Pictures or folders of them; none: what the file alone tells."), default=None
@@ -289,12 +295,12 @@ _LISTED: Final = (
         "Exit code 1 where the verdict is no pass.",
     ),
     Command(
-        "report", report.report, f"{_LITE} photos/ --truth folders -o report/", arguments=_FOLDERS, gradients=True,
+        "report", "report.report", f"{_LITE} photos/ --truth folders -o report/", arguments=_FOLDERS, gradients=True,
         writes=(),
         options={
             "truth": Option(kind=str, metavar="CSV|folders", complete=completion.words("folders")),
             "methods": Option(
-                kind=str, help="Attribution methods, with commas between.", read=compared.listed, default="grad-cam",
+                kind=str, help="Attribution methods, with commas between.", read=listed, default="grad-cam",
             ),
             "explained": Option(least=0),
             "look_into": Option(metavar="LAYER"),
@@ -305,7 +311,7 @@ _LISTED: Final = (
         more="Writes a folder: report.html, the photos that it loads, photos.parquet (with the features), layers.csv.",
     ),
     Command(
-        "compare", compared.compare, f"{_LITE} int8.onnx photos/ -o compared/", models=("a", "b"), gradients=True,
+        "compare", "compare.compare", f"{_LITE} int8.onnx photos/ -o compared/", models=("a", "b"), gradients=True,
         arguments={
             "images": replace(
                 _paths("IMAGES...", "Pictures or folders; none: weights, ranges and structure alone."), default=None
@@ -319,13 +325,13 @@ _LISTED: Final = (
             ),
             "match": _path("FILE.csv", "Layers that belong together: A's name, B's name."),
             "methods": Option(
-                kind=str, help="Attribution methods, with commas between.", read=compared.listed, default="grad-cam",
+                kind=str, help="Attribution methods, with commas between.", read=listed, default="grad-cam",
             ),
             "probes": Option(least=2),
             "restore": Option(least=0),
             "fail_on": Option(
                 kind=str, help="From which severity on a finding is exit code 1: high, medium, low or never.",
-                default="high", read=compared.level, complete=completion.words(*compared.LEVELS),
+                default="high", read=level, complete=completion.words(*LEVELS),
             ),
             "resume": _RESUME,
             "accept": _path("FILE.toml", "Findings that are accepted, each with a reason and a date."),
@@ -335,7 +341,7 @@ _LISTED: Final = (
             "provider": Option(),
             "provider_options": Option(),
             "optimise": Option(
-                kind=str, metavar="on|off", read=compared.switch, complete=completion.words("on", "off"),
+                kind=str, metavar="on|off", read=switch, complete=completion.words("on", "off"),
                 help="Whether ONNX Runtime may rewrite the graph.",
             ),
         },
@@ -344,7 +350,7 @@ _LISTED: Final = (
         writes=(),
     ),
     Command(
-        "models", acts.models, "", None, summary="The catalogue: networks that are known by name.",
+        "models", "acts.models", "", None, summary="The catalogue: networks that are known by name.",
         options={
             "fetch": Option(
                 (), str, "Bring this network onto this machine.", metavar="NAME", complete=completion.models
@@ -354,7 +360,7 @@ _LISTED: Final = (
         writes=(".json",), alone=True, **_NO_MODEL,
     ),
     Command(
-        "export", acts.export, "torchvision:resnet50 -o resnet50.onnx", more="Runs the code that SOURCE names.",
+        "export", "acts.export", "torchvision:resnet50 -o resnet50.onnx", more="Runs the code that SOURCE names.",
         arguments={
             "source": Option(
                 (), str, "torchvision:NAME, timm:NAME, transformers:NAME, module:callable or file.py:callable.",
@@ -382,10 +388,11 @@ _LISTED: Final = (
         without=("out", "channels", "licence", "verify"), **_GRAPH, **_NO_MODEL,
     ),
     Command(
-        "doctor", acts.doctor, "", more="Exit code 1 where something is wrong.", writes=(".json",), alone=True,
+        "doctor", "acts.doctor", "", more="Exit code 1 where something is wrong.", writes=(".json",), alone=True,
         **_NO_MODEL,
     ),
     Command(
+<<<<<<< HEAD
         "providers", acts.providers, f"{_LITE} cat.jpg",
         arguments={"image": replace(_IMAGE["image"], default=None)},
         options={"tolerance": Option(least=0), "runs": Option(least=1)},
@@ -394,6 +401,9 @@ _LISTED: Final = (
     ),
     Command(
         "demo", acts.demo, "-o demo", None, writes=(), **_NO_MODEL,
+=======
+        "demo", "acts.demo", "-o demo", None, writes=(), **_NO_MODEL,
+>>>>>>> 21ff38d (predict imports 80 of our modules, not 93: commands name their action, what writes and what is rare comes late)
         summary="Every technique on the bundled network and photos, as one HTML page.",
     ),
 )

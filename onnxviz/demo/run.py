@@ -9,11 +9,11 @@ from pathlib import Path
 from onnxviz._version import __version__
 from onnxviz.auditing.report.html import render
 from onnxviz.auditing.report.page import Page, Section
-from onnxviz.claims import reason
+from onnxviz.claims import claimed, reason
 from onnxviz.demo.photos import Photo, Stage, photos, write_crops
 from onnxviz.demo.topics import TOPICS
 from onnxviz.errors import OutputRefused
-from onnxviz.files import claimed, write_atomic
+from onnxviz.files import write_atomic
 from onnxviz.progress import Progress, silent
 
 _CROPS_A_PHOTO = 16

@@ -27,7 +27,8 @@ from onnxviz.errors import (
 )
 from onnxviz.features.stream import fingerprint
 from onnxviz.figures.grids import square
-from onnxviz.files import PICTURES, FileSet, destination, npy_bytes
+from onnxviz.file_set import FileSet
+from onnxviz.files import PICTURES, destination, npy_bytes
 from onnxviz.image.folder import Skipped, decode
 from onnxviz.image.preprocessing import Preprocessing
 from onnxviz.progress import Progress, silent

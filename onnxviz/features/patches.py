@@ -16,8 +16,8 @@ from onnxviz.features import ranking
 from onnxviz.features.patch_boxes import LayerPatches, PatchData, field_boxes
 from onnxviz.features.ranking import Ranking
 from onnxviz.features.stream import Chunk, none_used, sources, stream
-from onnxviz.file_set import FOLDER_HEAD
-from onnxviz.files import FileSet, npy_bytes, png_bytes
+from onnxviz.file_set import FOLDER_HEAD, FileSet
+from onnxviz.files import npy_bytes, png_bytes
 from onnxviz.graph.reduce import Reduced, peaks
 from onnxviz.interrupted import until_interrupted
 from onnxviz.progress import Progress, Shown, silent, told

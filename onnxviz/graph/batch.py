@@ -8,7 +8,6 @@ import onnx_ir as ir
 
 from onnxviz.graph.analysis.dataflow import dependent, flat, image_input, subgraphs
 from onnxviz.graph.analysis.probe import Prober
-from onnxviz.graph.analysis.shapes import probes, symbolic
 from onnxviz.graph.analysis.twins import view
 from onnxviz.graph.operators import (
     BATCH_FIRST,
@@ -131,6 +130,8 @@ def moved_axes(model: ir.Model, input: str | None = None) -> dict[str, int]:
     if prober.layout.batch is None:
         return {}
     if prober.open_batch:
+        from onnxviz.graph.analysis.shapes import probes, symbolic
+
         base, other, _ = probes(prober, prober.facts().size)
         known = symbolic(prober, base, other, None)
         return {

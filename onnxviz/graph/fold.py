@@ -252,6 +252,7 @@ def batch_norms(model: ir.Model) -> None:
     Before differentiating: afterwards the backward convolution would hold the unfolded weights.
     """
     graph = model.graph
+    taken = set(graph.initializers) | {v.name for node in graph.all_nodes() for v in node.outputs}
     for node in list(graph):
         if node.op_type not in BY_STATISTICS or node.domain not in ("", "ai.onnx"):
             continue
@@ -270,10 +271,14 @@ def batch_norms(model: ir.Model) -> None:
         if weights is None or bias is None or any(p is None for p in parameters):
             continue
         epsilon = node.attributes["epsilon"].as_float() if "epsilon" in node.attributes else 1e-5
-        _fold(graph, conv, node, (weights, bias), parameters, epsilon)
+        _fold(conv, node, (weights, bias), parameters, epsilon, taken)
 
 
-def _fold(graph: ir.Graph, conv: ir.Node, node: ir.Node, own: Any, parameters: Any, epsilon: float) -> None:
+def _fold(
+    conv: ir.Node, node: ir.Node, own: Any, parameters: Any, epsilon: float, taken: set[str | None]
+) -> None:
+    graph = conv.graph
+    assert isinstance(graph, ir.Graph)
     weights, bias = own
     scale, shift, mean, var = (p.astype(np.float64) for p in parameters)
     gain = scale / np.sqrt(var + epsilon)
@@ -284,7 +289,6 @@ def _fold(graph: ir.Graph, conv: ir.Node, node: ir.Node, own: Any, parameters: A
         along = np.repeat(gain.reshape(group, 1, -1), weights.shape[0] // group, axis=1)
         along = along.reshape(weights.shape[0], -1, *([1] * (weights.ndim - 2)))
     stem = node.outputs[0].name or node.name or "conv"
-    taken = set(graph.initializers) | {v.name for n in graph.all_nodes() for v in n.outputs}
     new = [
         _weight(graph, _fresh(f"{stem}/weight", taken), (weights * along).astype(weights.dtype)),
         _weight(graph, _fresh(f"{stem}/bias", taken), (shift + (bias - mean) * gain).astype(weights.dtype)),

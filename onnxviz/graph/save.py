@@ -7,7 +7,8 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from onnxviz.files import FileSet, write_atomic
+from onnxviz.file_set import FileSet
+from onnxviz.files import write_atomic
 
 # A protobuf message ends at 2 GiB; below 1.5 GiB of weights the rest always fits.
 _ONE_FILE_BYTES = 3 << 29

@@ -9,6 +9,8 @@ import onnx
 
 from onnxviz.text import quoted
 
+#: Characters of a name or an entry that a module path is read from.
+LONGEST: Final = 10_000
 _Attribute = onnx.AttributeProto
 _HOLDERS: Final = frozenset(
     {

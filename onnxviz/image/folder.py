@@ -15,7 +15,6 @@ from typing import Any, Final, TypeVar, overload
 
 from onnxviz.errors import ImageRejected, UsageError
 from onnxviz.image.sniff import EXTENSIONS
-from onnxviz.runtime.pool import Pool
 from onnxviz.text import printable
 
 T = TypeVar("T")
@@ -368,6 +367,8 @@ def _decode(
             return refusal.with_traceback(None)
 
     waiting: deque[tuple[P, Future[T | ImageRejected]]] = deque()
+    from onnxviz.runtime.pool import Pool
+
     with Pool(workers, "onnxviz-decode") as pool:
         more = True
         while more or waiting:

@@ -215,7 +215,7 @@ def test_every_command_shares_the_common_options(capsys):
 
 
 def test_a_second_run_with_the_same_out_is_told_before_any_work(photo_files, tmp_path, capsys):
-    from onnxviz.files import claimed
+    from onnxviz.claims import claimed
 
     out = tmp_path / "out.png"
     with claimed(out):

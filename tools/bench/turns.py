@@ -22,8 +22,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 TOOLS = Path(__file__).resolve().parents[1]
-SECONDS = 18.0  # of turns
-LEAST, MOST = 7, 40  # rounds
+SECONDS = 12.0  # of turns
+LEAST, MOST = 5, 40  # rounds
 REST = 0.05  # seconds before a turn, until the threads of the one before sleep
 TURN = 0.2  # seconds that a turn fills: what is shorter is repeated, and its first time, with cold caches, left out
 

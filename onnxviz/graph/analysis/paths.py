@@ -7,10 +7,11 @@ from typing import Final
 
 import onnx_ir as ir
 
+from onnxviz.graph.walk import LONGEST
+
 Path = tuple[str, ...]
 
-#: Characters of a name or an entry that a path is read from, and parts of a path: beyond, a node has none.
-LONGEST: Final = 10_000
+# Parts of a path: beyond, a node has none.
 _DEEPEST: Final = 64
 # A list of texts as Python writes it, without escapes: `ast` would take five hundred times the memory.
 _TEXT: Final = r"""'([^'\\\n]*)'|"([^"\\\n]*)\""""

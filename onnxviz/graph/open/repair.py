@@ -12,11 +12,10 @@ from typing import Any, Final
 import onnx
 
 from onnxviz.errors import ModelRejected
-from onnxviz.graph.analysis.paths import LONGEST
 from onnxviz.graph.open.signatures import MICROSOFT, ML, is_operator, normal
 from onnxviz.graph.open.structure import Structure
 from onnxviz.graph.operators import computes
-from onnxviz.graph.walk import graphs, label
+from onnxviz.graph.walk import LONGEST, graphs, label
 from onnxviz.text import quoted
 
 # From this IR version on weights need not be inputs as well.
