@@ -51,7 +51,16 @@ def test_predict_imports_what_it_uses(photo_files):
     loaded = set(result.stderr.split())
     ours = {name for name in loaded if name.partition(".")[0] == "onnxviz"}
     assert len(ours) <= 80, sorted(ours)
-    others = ("cli.acts", "cli.saving", "cli.audit", "claims", "file_set", "labels", "graph.tape", "runtime.pool")
+    others = (
+        "cli.acts",
+        "cli.saving",
+        "cli.audit",
+        "claims",
+        "file_set",
+        "labels",
+        "graph.tape",
+        "runtime.pool",
+    )
     assert not {f"onnxviz.{name}" for name in others} & ours
     assert not {"onnxscript", "scipy", "sklearn", "torch", "jinja2"} & loaded
 
