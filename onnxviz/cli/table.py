@@ -392,18 +392,14 @@ _LISTED: Final = (
         **_NO_MODEL,
     ),
     Command(
-<<<<<<< HEAD
-        "providers", acts.providers, f"{_LITE} cat.jpg",
+        "providers", "acts.providers", f"{_LITE} cat.jpg",
         arguments={"image": replace(_IMAGE["image"], default=None)},
         options={"tolerance": Option(least=0), "runs": Option(least=1)},
         more="Exit code 1 where one departs by more than --tolerance, or fails. --provider names one to be run alone.",
         **_ROWS,
     ),
     Command(
-        "demo", acts.demo, "-o demo", None, writes=(), **_NO_MODEL,
-=======
         "demo", "acts.demo", "-o demo", None, writes=(), **_NO_MODEL,
->>>>>>> 21ff38d (predict imports 80 of our modules, not 93: commands name their action, what writes and what is rare comes late)
         summary="Every technique on the bundled network and photos, as one HTML page.",
     ),
 )
