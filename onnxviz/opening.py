@@ -293,7 +293,7 @@ def _network(
     if labels is not None:
         from onnxviz.labels import read_labels
 
-        given = read_labels(labels, loaded.limits)
+        given: list[str] | None = read_labels(labels, loaded.limits)
     else:
         from onnxviz.graph.metadata import read_labels as labels_of
 
