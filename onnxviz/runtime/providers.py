@@ -102,6 +102,11 @@ def asked(provider: str, options: Mapping[str, Any] | None = None) -> str:
         raise UsageError(
             f"provider {name!r} takes no options, got {', '.join(every)}; name the provider that they are of"
         )
+    if "enable_cuda_graph" in every:
+        raise UsageError(
+            "enable_cuda_graph makes every session give its first run's results again unless its arrays stay in place; "
+            "onnxviz keeps them there only for the steps of ascent and its like: set ONNXVIZ_CUDA_GRAPHS=1 instead"
+        )
     return f"{name} {json.dumps(every)}" if every else name
 
 

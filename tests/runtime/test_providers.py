@@ -109,6 +109,8 @@ def test_options_go_with_the_name():
         providers.asked("openvino", ["a=b"])  # type: ignore[arg-type]
     with pytest.raises(ProviderUnavailable):
         providers.choose("openvino {nonsense")
+    with pytest.raises(UsageError, match="ONNXVIZ_CUDA_GRAPHS=1"):
+        providers.asked("cuda", {"enable_cuda_graph": 1})
 
 
 def test_every_call_that_names_a_network_s_provider_takes_its_options(monkeypatch):
