@@ -6,7 +6,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from onnxviz import files
+from onnxviz import claims, files
 from onnxviz.errors import OutputRefused
 
 
@@ -76,7 +76,7 @@ def test_npy_bytes_round_trip_without_pickle(tmp_path):
 
 
 def _hold(out, ready, leave):
-    with files.claimed(out):
+    with claims.claimed(out):
         ready.set()
         leave.wait(20)
 
@@ -89,11 +89,11 @@ def test_a_second_run_with_the_same_output_is_told_so(tmp_path):
     other.start()
     try:
         assert ready.wait(20)
-        with pytest.raises(OutputRefused, match="another run"), files.claimed(out):
+        with pytest.raises(OutputRefused, match="another run"), claims.claimed(out):
             pass
     finally:
         leave.set()
         other.join()
-    with files.claimed(out):
+    with claims.claimed(out):
         pass
     assert os.listdir(tmp_path) == []

@@ -33,7 +33,7 @@ _BYTES: Final = 1 << 26
 # Elements of a value whose sizes the graph does not tell.
 _UNKNOWN: Final = 1 << 20
 _ALIKE: Final = 0.9  # cosine from which on a value is much the same in both
-_BOUNDING: Final = frozenset({"Max", "Min", "Where", "QuantizeLinear", "DynamicQuantizeLinear", "Mul"})
+_BOUNDING: Final = frozenset({"maximum", "minimum", "where", "quantize", "quantize_measured", "multiply"})
 _WIDEST: Final = 16  # bits of codes that are counted one by one
 
 
@@ -283,7 +283,12 @@ def _lost(matching: Matching) -> dict[str, str]:
     found = {}
     for node in matching.a.graph:
         x, y = node.inputs[0] if node.inputs else None, node.outputs[0]
-        if node.op_type not in ("Relu", "Clip") or x is None or y.name in made or len(x.uses()) != 1:
+        if (
+            computes(node.op_type) not in ("relu", "clip")
+            or x is None
+            or y.name in made
+            or len(x.uses()) != 1
+        ):
             continue
         twin = theirs.get(twins.get(x.name or "", ""))
         if twin is not None and behind(twin) is None and not any(map(_bounds, twin.consumers())):
@@ -293,7 +298,7 @@ def _lost(matching: Matching) -> dict[str, str]:
 
 def _bounds(node: ir.Node) -> bool:
     """Whether an operator may do what an activation does, or a quantiser in its place."""
-    return operator(node.op_type).family == "activation" or node.op_type in _BOUNDING
+    return operator(node.op_type).family == "activation" or computes(node.op_type) in _BOUNDING
 
 
 def _unrectified(one: LayerFigures, called: str | None) -> tuple[str, int] | None:

@@ -107,7 +107,8 @@ def _to_initialiser(graph: ir.Graph, node: ir.Node, y: ir.Value, tensor: ir.Tens
         type=ir.TensorType(tensor.dtype),
         const_value=tensor,
     )
-    y.replace_all_uses_with(new)
+    for user, place in tuple(y.uses()):  # an output of the graph stays one
+        user.replace_input_with(place, new)
     if not shown:
         graph.remove(node, safe=True)
     graph.register_initializer(new)

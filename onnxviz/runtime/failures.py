@@ -38,7 +38,7 @@ _MEMORY: Final = ("bad_alloc", "failed to allocate memory", "out of memory", "ba
 # An objective picks an entry that an axis of open length lacks for the picture at hand; a Gather of the network's own
 # has a name of its own.
 _BEYOND: Final = re.compile(
-    r"Name:'objective/[^']*' .*out of data bounds, idx=(-?\d+) must be within .*\[-?\d+,(\d+)\]"
+    r"Name:'objective/[^']*' .*out of data bounds, idx=(-?\d+) must be within .*\[-?\d+,(-?\d+)\]"
 )
 _NO_ENTRY: Final = re.compile(
     r"Name:'objective/[^']*' .*GatherElements op: (?:Out of range|'indices' shape should)", re.S

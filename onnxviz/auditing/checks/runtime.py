@@ -15,6 +15,7 @@ from onnxviz.auditing.subject import Subject
 from onnxviz.elsewhere import Reference, on
 from onnxviz.errors import ModelFailed, OnnxVizError
 from onnxviz.graph.dequantised import QUANTISING
+from onnxviz.graph.operators import computes
 from onnxviz.graph.surgery import cut
 from onnxviz.network import Network
 from onnxviz.runtime import batching, providers
@@ -28,7 +29,7 @@ _ROUNDING: Final = 1e-4  # of a layer's largest number
 _AT_ONCE: Final = 32  # layers whose values are held together
 _MOST: Final = 200.0  # dB of the same numbers
 # What makes shares of 0 to 1: they are right to the last bits of 1, however small they are themselves.
-_SHARES: Final = ("Sigmoid", "Softmax", "HardSigmoid")
+_SHARES: Final = ("sigmoid", "softmax", "hard_sigmoid")
 _LAST: Final = 1e-6
 
 
@@ -80,7 +81,7 @@ def optimiser(subject: Subject, rule: Rule) -> Found:
         maker = makers.get(name)
         if (
             maker is not None
-            and maker.op_type in _SHARES
+            and computes(maker.op_type) in _SHARES
             and np.abs(one - quick[name]).max(initial=0) < _LAST
         ):
             ratios[name] = _MOST

@@ -187,6 +187,8 @@ def _text(call: Call, node: onnx.NodeProto, name: str, allowed: list[str]) -> No
 def _windows(call: Call, node: onnx.NodeProto) -> None:
     """Strides, dilations and kernels are positive, one for each spatial axis; pads two."""
     shape = call.known(0).shape
+    if shape is None:  # a weight has as many axes as what it is laid over
+        shape = call.known(KERNEL_AT.get(call.op, 0)).shape
     for name, times in _SPATIAL.items():
         numbers = call.attribute(name)
         if not numbers:
@@ -216,7 +218,8 @@ def _convolution(call: Call, node: onnx.NodeProto) -> None:
         raise _refused(node, "group", group, "1 or more")
     weight = KERNEL_AT[call.op]
     at = 2 if weight == 1 else 8  # the bias
-    x, w = call.shape(0), call.shape(weight)
+    w = call.shape(weight)
+    x = call.known(0).shape or (None,) * len(w)
     transposed = computes(call.op) == "conv_transpose"
     wanted = w[0] if transposed else w[1] if w[1] is None else w[1] * group
     if None not in (x[1], wanted) and x[1] != wanted:

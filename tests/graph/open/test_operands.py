@@ -534,3 +534,12 @@ def test_a_count_of_trips_is_one_number(count, sound):
     else:
         with pytest.raises(ModelRejected, match="loop.*input 1, 'count'.*one number was expected"):
             load(content.SerializeToString())
+
+
+@pytest.mark.parametrize("attribute", ["strides", "dilations", "kernel_shape"])
+def test_windows_of_a_picture_of_unknown_rank_go_with_the_weight(attribute):
+    nodes = [helper.make_node("Conv", ["x", "w"], ["y"], **{attribute: [3, 3]})]
+    proto = hostile.model(nodes, [hostile.array("w", np.ones((4, 3, 3, 3, 3)))])
+    proto.graph.input[0].type.tensor_type.ClearField("shape")
+    with pytest.raises(ModelRejected, match="expected 3 numbers"):
+        load(proto)
