@@ -298,8 +298,13 @@ def stuff(op: Tape, g: ir.Value, y: ir.Value, win: Window, within: ir.Value | No
             mask = mask * comb
         else:
             mask = op.Mul(mask, comb)
-    if within is not None and isinstance(mask, np.ndarray):
-        return in_layout(op, wide, mask, within)
+    lengths = [
+        length * stride if isinstance(length, int) else None
+        for length, stride in zip(_spatial(y, win), win.strides, strict=True)
+    ]
+    if within is not None and isinstance(mask, np.ndarray) and None not in lengths:
+        plane = np.broadcast_to(mask, lengths)  # a comb is 1 long where the stride is 1
+        return in_layout(op, wide, plane, within)
     return op.Mul(wide, mask)
 
 

@@ -180,6 +180,21 @@ def _zeros(engine: onnxruntime.InferenceSession, output: str, shape: tuple[int, 
     return np.zeros([d if isinstance(d, int) else shape[0] for d in lengths], np.float32)
 
 
+@pytest.mark.parametrize("strides", [(2, 1), (1, 2), (3, 2)])
+@pytest.mark.parametrize("kernel", [1, 3])
+def test_short_cuts_whose_strides_differ(strides, kernel) -> None:
+    """As text recognisers have them, whose lines keep their width."""
+    m = networks.Maker(opset=18)
+    x = m("Relu", m("Conv", "image", m.random(16, 3, 3, 3), pads=[1] * 4))
+    sides = [
+        m("Conv", x, m.random(16, 16, size, size), strides=list(strides), pads=[size // 2] * 4)
+        for size in (3, kernel)
+    ]
+    y = m("GlobalAveragePool", m("Relu", m("Add", *sides)))
+    model = m.model({"image": ("N", 3, 12, 8)}, {y: ("N", 16, 1, 1)})
+    against_torch(model, (2, 3, 12, 8))
+
+
 @pytest.mark.parametrize("head", ["GlobalAveragePool", "ReduceMean"])
 def test_residual_sums_stay_in_the_blocked_layout(head, tmp_path) -> None:
     """From the mean at the head through a block whose short cut is strided: each sum is part of a convolution."""
