@@ -299,10 +299,11 @@ def stuff(op: Tape, g: ir.Value, y: ir.Value, win: Window, within: ir.Value | No
         else:
             mask = op.Mul(mask, comb)
     lengths = [
-        length * stride if isinstance(length, int) else None
+        length * stride
         for length, stride in zip(_spatial(y, win), win.strides, strict=True)
+        if isinstance(length, int)
     ]
-    if within is not None and isinstance(mask, np.ndarray) and None not in lengths:
+    if within is not None and isinstance(mask, np.ndarray) and len(lengths) == n:
         plane = np.broadcast_to(mask, lengths)  # a comb is 1 long where the stride is 1
         return in_layout(op, wide, plane, within)
     return op.Mul(wide, mask)
