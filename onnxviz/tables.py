@@ -6,6 +6,7 @@ length. Cells are numbers, truth values, text or None.
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import math
@@ -74,6 +75,14 @@ def csv_bytes(columns: Columns) -> bytes:
     for row in zip(*_plain(columns).values(), strict=True):
         writer.writerow(["" if _missing(cell) else inert(cell) for cell in row])
     return buffer.getvalue().encode()
+
+
+def both(name: str, columns: Columns) -> dict[str, bytes]:
+    """The table as NAME.csv, and where pyarrow is installed as NAME.parquet."""
+    made = {f"{name}.csv": csv_bytes(columns)}
+    with contextlib.suppress(MissingDependency):
+        made[f"{name}.parquet"] = parquet_bytes(columns)
+    return made
 
 
 def _missing(cell: Any) -> bool:

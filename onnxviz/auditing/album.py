@@ -18,9 +18,9 @@ from onnxviz.errors import MissingDependency, ModelRejected, RuntimeFailed, Usag
 from onnxviz.features.embed import embed
 from onnxviz.features.inspect import inspect
 from onnxviz.features.project import FEWEST, check, project
-from onnxviz.interrupted import until_interrupted
+from onnxviz.interrupted import Interrupted, until_interrupted
 from onnxviz.network import Network
-from onnxviz.progress import Shown, silent, told
+from onnxviz.progress import Progress, Shown, silent, told
 from onnxviz.provenance import recorded
 from onnxviz.results import Prediction, Result
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from onnxviz.tables import Columns
 
 _TOP: Final = 5
-_CHUNK: Final = 16
+_BEGUN: Final = 40  # photos on the page where it was interrupted before any were seen
 _RANGED: Final = 4  # photos that the layers' ranges are taken over
 _UNSURE: Final = 0.1  # margin of the two best classes
 
@@ -43,19 +43,18 @@ class Album(Result):
     embedding   features of the photos that could be read
     answers     the most probable classes of each, best first; none for a network without classes
     truth       the true class of each, None where it is not known; None: no labels were given
-    order       the photos as they are shown: wrong ones first, then those that the network is least sure of
     maps        by photo, attributions of each method for the answer and the class that competes with it
     layers      a row a layer: operator, shape, cost, range of its values over the first photos
+    pictures    by photo, what the network sees of it, a WebP file
     looked      of the layers that were looked into, what their channels look for
     """
 
     embedding: Embedding = field(repr=False)
     answers: list[list[Prediction]] = field(repr=False)
     truth: list[int | None] | None = field(repr=False)
-    order: np.ndarray = field(repr=False)
     maps: dict[int, list[Any]] = field(repr=False)
     layers: Columns = field(repr=False)
-    pictures: list[np.ndarray] = field(repr=False)
+    pictures: dict[int, bytes] = field(repr=False)
     labels: dict[int, str] = field(repr=False)
     looked: list[LayerChannels] = field(repr=False, default_factory=list)
 
@@ -63,6 +62,12 @@ class Album(Result):
         """Whether the network's answer is another class than the true one."""
         true = None if self.truth is None else self.truth[row]
         return true is not None and bool(self.answers) and self.answers[row][0].index != true
+
+    @property
+    def order(self) -> list[int]:
+        """The photos as they are shown: wrong ones first, then those that the network is least sure of."""
+        rows = range(len(self.embedding))
+        return sorted(rows, key=lambda row: (not self.wrong(row), np.nan_to_num(self.margin(row))))
 
     def margin(self, row: int) -> float:
         """By how much the best class is before the second, 0 to 1."""
@@ -105,32 +110,25 @@ class Album(Result):
             numbers.append(
                 Number(str(len({row[0].index for row in self.answers})), "classes among its answers")
             )
-        sections = [
-            self.shown(),
-            Section(
-                "Layers",
-                [
-                    Table(
-                        self.layers,
-                        bars={"macs": None},
-                        hints={
-                            "macs": "multiply-accumulates for one photo",
-                            "receptive_field": "side of the square of pixels that a value sees",
-                            "lowest": f"of its values over the first {_RANGED} photos; highest likewise",
-                        },
-                        file="layers",
-                    )
-                ],
-                "What the network is made of, and what it holds.",
-            ),
-        ]
+        sections = [self.shown()]
+        if self.layers:
+            hints = {
+                "macs": "multiply-accumulates for one photo",
+                "receptive_field": "side of the square of pixels that a value sees",
+                "lowest": f"of its values over the first {_RANGED} photos; highest likewise",
+            }
+            table = Table(self.layers, bars={"macs": None}, hints=hints, file="layers")
+            sections.append(Section("Layers", [table], "What the network is made of, and what it holds."))
         if self.looked:
             figures = [Figure(one.picture, one.caption, wide=True) for one in self.looked]
             sections.append(Section("Channels", figures, "What single channels of a layer look for."))
         manifest = self.manifest
         lead = ["What the network says of these photos, and where it looks."]
         if manifest.get("incomplete"):
-            lead.append("The run was interrupted: what was done by then is here.")
+            told = (
+                f"{len(self.pictures)} of {count} photos are on the page, {len(self.maps)} of them with maps"
+            )
+            lead.insert(0, f"Incomplete: the run was interrupted. What was done by then is here; {told}.")
         return Page(
             kind="report",
             title=str(manifest["model"]["name"]),
@@ -160,8 +158,8 @@ class Album(Result):
         columns = self.table()
         made = {"photos.csv": tables.csv_bytes(columns)}
         try:
-            features = [row.tolist() for row in self.embedding.features]
-            made["photos.parquet"] = tables.parquet_bytes({**columns, "features": features})
+            features = tables.parquet_bytes({**columns, "features": list(self.embedding.features)})
+            made["photos.parquet"] = features
         except MissingDependency:
             self.manifest["notes"] = ["photos.parquet needs pyarrow"]
         return made
@@ -173,7 +171,8 @@ class Album(Result):
         judged = self.truth is not None and any(one is not None for one in self.truth)
         first = "Wrong answers first, then " if judged else "First "
         order = f"{first}those that the network is least sure of; open one for its answers and maps."
-        return Section("Photos", [Gallery([self._photo(int(row)) for row in self.order])], order)
+        photos = [self._photo(row) for row in self.order if row in self.pictures]
+        return Section("Photos", [Gallery(photos)], order)
 
     def _photo(self, row: int) -> Photo:
         from onnxviz.auditing.report.page import Layer, Photo
@@ -237,7 +236,12 @@ def report(
         check(method, None)
     looked = [look_into] if isinstance(look_into, str) else list(look_into)
     check_channels(net, looked, most)
-    found = embed(net, images, layer=layer, progress=progress)
+    with until_interrupted() as begun:
+        found = embed(net, images, layer=layer, progress=progress)
+    if begun.stop is not None:
+        if not isinstance(begun.stop, Interrupted):
+            raise begun.stop
+        found = begun.stop.partial
     true = None
     if truth is not None:
         classes = None if found.classes is None else net.head.classes
@@ -246,26 +250,24 @@ def report(
         values=np.full((len(found), 2), np.nan, np.float32),
         manifest={},
         embedding=found,
-        answers=_answers(net, found),
+        answers=_first(found),
         truth=true,
-        order=np.arange(len(found)),
         maps={},
         layers={},
-        pictures=[net.preprocessing.shown(net.pictures(one)[0]) for one in found.sources],
+        pictures={},
         labels={one: net.label(one) for one in set(true or ()) if one is not None},
     )
-    work.order = np.array(
-        sorted(range(len(found)), key=lambda row: (not work.wrong(row), np.nan_to_num(work.margin(row)))),
-        np.int64,
-    )
-    keep = np.flatnonzero(np.isfinite(found.features).all(axis=1))
-    if len(keep) > 1:
-        used = method or ("tsne" if len(keep) >= max(FEWEST, 10) else "pca")
-        work.values[keep] = project(found.features[keep], used, seed=seed).points
     warnings: list[str] = []
     with until_interrupted() as ending:
+        if begun.stop is not None:
+            raise begun.stop
+        _see(net, work, range(len(found)), progress)
+        keep = np.flatnonzero(np.isfinite(found.features).all(axis=1))
+        if len(keep) > 1:
+            used = method or ("tsne" if len(keep) >= max(FEWEST, 10) else "pca")
+            work.values[keep] = project(found.features[keep], used, seed=seed).points
         work.layers = _layers(net, found.sources[:_RANGED])
-        shown = [int(row) for row in work.order[: explained if rows and work.answers else 0]]
+        shown = work.order[: explained if rows and work.answers else 0]
         for done, row in enumerate(shown):
             try:
                 work.maps[row] = _maps(net, work, row, rows)
@@ -274,6 +276,8 @@ def report(
                 break
             progress(done + 1, len(shown), "photos explained")
         work.looked = look(net, found.sources, looked, most, visualise, seed, progress)
+    if not work.pictures:
+        _see(net, work, work.order[:_BEGUN], silent)
     warnings += [one.failed for one in work.looked if one.failed]
     parameters = {
         "methods": rows,
@@ -295,13 +299,29 @@ def report(
     return ending.given(work)
 
 
-def _answers(net: Network, found: Embedding) -> list[list[Prediction]]:
-    if found.classes is None:
+def _see(net: Network, work: Album, rows: Sequence[int], progress: Progress) -> None:
+    """What the network says of these photos, and what it sees of them."""
+    from onnxviz.auditing.report.html import PHOTO
+    from onnxviz.figures.html import webp
+    from onnxviz.meaning import best
+
+    recipe = net.preprocessing
+    for done, row in enumerate(rows, start=1):
+        view = net.pictures(work.embedding.sources[row])[0]
+        if work.answers:
+            work.answers[row] = best(net.probabilities(recipe.normalise(view[None])), _TOP, net.label)[0]
+        work.pictures[row] = webp(recipe.shown(view), PHOTO)
+        progress(done, len(rows), "photos seen")
+
+
+def _first(found: Embedding) -> list[list[Prediction]]:
+    """The most probable class of each photo, as it is known before anything else."""
+    if found.classes is None or found.confidence is None:
         return []
-    answers: list[list[Prediction]] = []
-    for start in range(0, len(found), _CHUNK):
-        answers += net.predict(found.sources[start : start + _CHUNK], top=_TOP)
-    return answers
+    return [
+        [Prediction(int(index), found.names[int(index)], float(probability))]
+        for index, probability in zip(found.classes, found.confidence, strict=True)
+    ]
 
 
 def _margin(answers: Sequence[Prediction]) -> float:

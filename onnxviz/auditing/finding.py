@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
@@ -43,6 +43,7 @@ class Finding:
     sentence    what was found, for somebody who knows networks but not this tool
     advice      what to do next
     evidence    pictures and tables
+    headline    what it means, for somebody who signs; '': the sentence says so itself
     """
 
     id: str
@@ -53,6 +54,12 @@ class Finding:
     sentence: str
     advice: str = ""
     evidence: tuple[Evidence, ...] = ()
+    headline: str = ""
+
+    @property
+    def told(self) -> str:
+        """What it means and what was found."""
+        return f"{self.headline}: {self.sentence}" if self.headline else self.sentence
 
     @property
     def fingerprint(self) -> str:
@@ -88,3 +95,16 @@ class Check:
     evidence: tuple[Evidence, ...] = ()
     figures: Mapping[str, Any] = field(default_factory=dict)
     measure: str = ""
+
+
+def ordered(checks: Iterable[Check], accepted: Collection[str] = ()) -> list[Finding]:
+    """The findings of all checks: first those that nobody accepted, the gravest before the others."""
+    found = [finding for check in checks for finding in check.findings]
+    return sorted(found, key=lambda one: (one.fingerprint in accepted, SEVERITIES.index(one.severity)))
+
+
+def counts(finding: Finding, fail_on: str, accepted: Collection[str] = ()) -> bool:
+    """Whether a finding is as grave as `fail_on` ('never': none is), and its fingerprint not accepted."""
+    if fail_on not in SEVERITIES or finding.fingerprint in accepted:
+        return False
+    return SEVERITIES.index(finding.severity) <= SEVERITIES.index(fail_on)

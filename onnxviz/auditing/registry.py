@@ -81,10 +81,12 @@ class Rule:
         advice: str = "",
         evidence: Sequence[Evidence] = (),
         severity: Severity | None = None,
+        headline: str = "",
     ) -> Finding:
         """A finding of this check.
 
         severity   None: the check's own; one that is lighter stays as light
+        headline   what it means, for somebody who signs
         """
         return Finding(
             self.id,
@@ -95,6 +97,7 @@ class Rule:
             spelt(sentence),
             spelt(advice),
             tuple(evidence),
+            spelt(headline),
         )
 
     def check(self, found: Found) -> Check:

@@ -8,7 +8,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from onnxviz.auditing.finding import SEVERITIES, Check, Finding
+from onnxviz.auditing.finding import Check, Finding, counts, ordered
 from onnxviz.auditing.subject import Subject
 from onnxviz.errors import OnnxVizError
 from onnxviz.progress import silent
@@ -51,20 +51,12 @@ class Audit:
     @property
     def findings(self) -> list[Finding]:
         """Of all checks: first those that nobody accepted, the gravest before the others."""
-        found = [finding for one in self.checks for finding in one.findings]
-        return sorted(
-            found, key=lambda one: (one.fingerprint in self.accepted, SEVERITIES.index(one.severity))
-        )
+        return ordered(self.checks, self.accepted)
 
     @property
     def failing(self) -> list[Finding]:
         """The findings at or over `fail_on` that nobody accepted."""
-        if self.fail_on == "never":
-            return []
-        grave = list(SEVERITIES)[: list(SEVERITIES).index(self.fail_on) + 1]  # type: ignore[arg-type]
-        return [
-            one for one in self.findings if one.severity in grave and one.fingerprint not in self.accepted
-        ]
+        return [one for one in self.findings if counts(one, self.fail_on, self.accepted)]
 
     @property
     def lacking(self) -> list[Check]:
@@ -139,22 +131,15 @@ class Audit:
 
     def page(self) -> Page:
         """The report as content."""
-        from onnxviz.auditing.report.page import Number, Page, Section, Text
+        from onnxviz.auditing.report.page import Page, Section, Text
 
         model = self.manifest.get("model", {})
-        made = [one for one in self.checks if one.state in ("found", "clean")]
-        numbers = [
-            Number(str(len(self.failing)), f"findings at or over {self.fail_on!r}", "accepted ones left out"),
-            Number(f"{len(made)} of {len(self.checks)}", "checks made", "the others say why not"),
-            Number(str(len(self.subject.images)), "pictures looked at"),
-        ]
         notes = [Section("Notes", [Text("\n\n".join(self.notes))])] if self.notes else []
         return Page(
             kind="audit",
-            title=str(model.get("name", "model")),
+            title=Path(self._file).name,
             verdict=self.verdict,  # type: ignore[arg-type]
             lead=[*self._said(), _BLIND],
-            numbers=numbers,
             facts=self._facts(model),
             when=self.when,
             checks=self.checks,
@@ -162,15 +147,26 @@ class Audit:
             fail_on=self.fail_on,
             sections=notes,
             figures=dict(self.manifest.get("figures", {})),
-            model=str(model.get("path", model.get("name", ""))),
+            model=self._file,
             clauses=True,
         )
 
+    @property
+    def _file(self) -> str:
+        """The path of the file from here; what it is called where it came from memory."""
+        from onnxviz.auditing.report.facts import from_here
+
+        model, opened = self.manifest.get("model", {}), self.subject.opened
+        if opened is not None and Path(opened._loaded.source).is_file():
+            return from_here(opened._loaded.source)
+        return str(model.get("path") or model.get("name") or "model")
+
     def _said(self) -> list[str]:
-        """The verdict in a sentence, and the gravest findings."""
+        """The verdict in a sentence, or the gravest findings."""
         if self.verdict == "pass":
             return [f"No finding at or over {self.fail_on!r} that nobody has accepted."]
-        said = [f"{one.severity}: {one.sentence}." for one in self.failing[:3]]
+        means = dict.fromkeys(one.headline or one.sentence for one in self.failing)
+        said = [f"{one}." for one in list(means)[:3]]
         said += [f"{one.id} has to run and did not: {one.reason}." for one in self.lacking]
         if self.manifest.get("incomplete"):
             said.append("The audit was interrupted: what was not made yet is marked.")

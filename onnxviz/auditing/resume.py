@@ -33,7 +33,7 @@ _WORDS: Final = {
 }
 _MADE: Final = ("found", "clean", "not-applicable")
 _LARGEST: Final = 2**28  # bytes of a report
-_FIELDS: Final = ("id", "severity", "figure", "threshold", "where", "sentence", "advice")
+_FIELDS: Final = ("id", "severity", "figure", "threshold", "where", "sentence", "advice", "headline")
 
 
 def rests(subject: Subject, plan: Policy, version: str) -> dict[str, str]:
@@ -146,13 +146,14 @@ def _check(one: dict[str, Any], findings: Mapping[str, dict[str, Any]], place: P
         limits=one["limits"],
         findings=tuple(
             Finding(
-                **{key: each[key] for key in _FIELDS},
+                **{key: each[key] for key in _FIELDS if key in each},
                 evidence=tuple(_evidence(part, place) for part in each["evidence"]),
             )
             for each in told
         ),
         evidence=tuple(_evidence(part, place) for part in one["evidence"]),
         figures=one["figures"],
+        measure=one["measure"],
     )
 
 

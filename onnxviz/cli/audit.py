@@ -114,7 +114,7 @@ def _show(run: Run, found: Any, written: Path | None) -> None:
         for finding in one.findings:
             accepted = found.accepted.get(finding.fingerprint)
             how = f"accepted: {accepted}" if accepted else finding.severity
-            run.say(f"{'':8}   {how}: {finding.sentence} [{finding.fingerprint}]")
+            run.say(f"{'':8}   {how}: {finding.told} [{finding.fingerprint}]")
     for text in found.notes:
         run.note(text)
     if written is not None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from onnxviz import tables
-from onnxviz.auditing.finding import FAIL_ON, SEVERITIES, Finding
+from onnxviz.auditing.finding import FAIL_ON, Finding, counts
 from onnxviz.auditing.report.facts import facts, now
 from onnxviz.auditing.report.page import (
     Block,
@@ -27,7 +27,7 @@ from onnxviz.auditing.report.page import (
 )
 from onnxviz.comparing.judge import MARGIN, source
 from onnxviz.comparing.resume import PARTS, written
-from onnxviz.errors import MissingDependency, UsageError, near
+from onnxviz.errors import UsageError, near
 from onnxviz.files import json_bytes
 from onnxviz.text import printable, quoted
 
@@ -85,8 +85,7 @@ def verdict(found: Compared, fail_on: str, accepted: Mapping[str, str]) -> Verdi
         raise UsageError(
             f"fail_on is one of {', '.join(FAIL_ON)}; got {quoted(fail_on)}{near(fail_on, FAIL_ON)}"
         )
-    counting = SEVERITIES[: SEVERITIES.index(fail_on) + 1] if fail_on in SEVERITIES else ()
-    if any(one.severity in counting and one.fingerprint not in accepted for one in found.findings):
+    if any(counts(one, fail_on, accepted) for one in found.findings):
         return "fail"
     needed = {"answers", "matching", "local"} if found.pictured else {"matching"}
     states = {one.id: one.state for one in found.checks}
@@ -139,13 +138,7 @@ def files(found: Compared) -> dict[str, bytes]:
         ("drift", drifted),
         ("weights", weights),
     ):
-        if not columns:
-            continue
-        made[f"{name}.csv"] = tables.csv_bytes(columns)
-        try:
-            made[f"{name}.parquet"] = tables.parquet_bytes(columns)
-        except MissingDependency:  # CSV is there in any case
-            continue
+        made |= tables.both(name, columns) if columns else {}
     if found.advice is not None:
         made["exclude.json"] = json_bytes({"schema": "onnxviz.exclude/1", **found.advice.to_dict()})
     return made

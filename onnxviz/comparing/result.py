@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from onnxviz.auditing.finding import SEVERITIES, Check, Finding
+from onnxviz.auditing.finding import Check, Finding, ordered
 from onnxviz.errors import UsageError, near
 from onnxviz.results import Result
 
@@ -61,8 +61,7 @@ class Compared(Result):
     @property
     def findings(self) -> list[Finding]:
         """What was found, the gravest first."""
-        found = [finding for check in self.checks for finding in check.findings]
-        return sorted(found, key=lambda one: SEVERITIES.index(one.severity))
+        return ordered(self.checks)
 
     def check(self, id: str) -> Check:
         """The check of this id, such as 'compare.answers'.

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from onnxviz._version import __version__
+from onnxviz.auditing.report.facts import facts
 from onnxviz.auditing.report.html import render
 from onnxviz.auditing.report.page import Page, Section
 from onnxviz.claims import claimed, reason
@@ -64,14 +64,8 @@ def demo(
         for topic in TOPICS:
             say(topic.title)
             sections.append(topic.section(stage))
-        versions = net.manifest("demo")["versions"]
-        facts = {
-            "network": f"{net.name}, SHA-256 {net.digest[:16]}…",
-            "onnxviz": __version__,
-            "ONNX Runtime": versions["onnxruntime"],
-            "seed": seed,
-        }
-        page = render(Page("demo", _TITLE, lead=(_LEAD,), sections=sections, facts=facts))
+        told = facts({"network": net.manifest("demo")}, seed=seed)
+        page = render(Page("demo", _TITLE, lead=(_LEAD,), sections=sections, facts=told))
         return write_atomic(folder / "index.html", page)
 
 

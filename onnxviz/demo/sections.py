@@ -359,7 +359,7 @@ def audited(stage: Stage) -> Shown:
     page = found.page()
     blocks: list[Block] = [Text(" ".join(page.lead), head=f"Verdict: {found.verdict}")]
     for one in found.findings:
-        blocks.append(Text(f"{one.sentence}. {one.advice}", head=f"{one.severity}: {one.id}"))
+        blocks.append(Text(f"{one.told}. {one.advice}", head=f"{one.severity}: {one.id}"))
         blocks += [
             Figure(proof.picture, proof.caption) for proof in one.evidence if proof.picture is not None
         ]

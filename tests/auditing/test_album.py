@@ -13,6 +13,7 @@ import onnxviz
 from onnxviz.cli.main import run
 from onnxviz.errors import UsageError
 from onnxviz.files import sha256
+from onnxviz.interrupted import Interrupted
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +32,7 @@ def test_wrong_answers_come_first_then_what_it_is_least_sure_of(album) -> None:
 
 
 def test_maps_are_of_the_answer_and_of_its_rival(album) -> None:
-    assert list(album.maps) == album.order[:2].tolist()
+    assert list(album.maps) == album.order[:2]
     first, second = (album.maps[int(row)] for row in album.order[:2])
     assert [one.label for one in first] == ["espresso", "Egyptian cat"]  # the true class of a wrong answer
     best = album.answers[int(album.order[1])]
@@ -89,6 +90,29 @@ def test_the_command(photo_files, tmp_path, capsys) -> None:
     assert run(["report", *given, "-o", str(out)]) == 0
     assert capsys.readouterr().out.strip() == str(out / "report.html")
     assert "data-method" not in (out / "report.html").read_text("utf-8")
+
+
+@pytest.mark.parametrize(
+    ("unit", "photos", "classes"), [("images", 4, 1), ("photos seen", 1, 5), ("photos explained", 4, 5)]
+)
+def test_ctrl_c_leaves_a_page_that_says_so(net, photo_files, tmp_path, unit, photos, classes) -> None:
+    def stop(done, total, what) -> None:
+        if what == unit:
+            raise KeyboardInterrupt
+
+    with pytest.raises(Interrupted) as stopped:
+        onnxviz.report(net, photo_files, progress=stop)
+    album = stopped.value.partial
+    text = album.save(tmp_path / "out").read_text("utf-8")
+    assert f"Incomplete: the run was interrupted. What was done by then is here; {photos} of 4 photos" in text
+    assert text.count('<details class="photo') == photos and len(album.answers[0]) == classes
+    assert json.loads((tmp_path / "out" / "manifest.json").read_bytes())["incomplete"] is True
+    assert (tmp_path / "out" / "photos.csv").read_text("utf-8").count("\n") == 5
+
+
+def test_memory_holds_pictures_as_files(album) -> None:
+    assert sorted(album.pictures) == [0, 1, 2, 3]
+    assert all(one[8:12] == b"WEBP" for one in album.pictures.values())
 
 
 def test_mistakes_are_told(net, photo_files) -> None:

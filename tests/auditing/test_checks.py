@@ -9,6 +9,7 @@ from onnx import numpy_helper
 import onnxviz
 from onnxviz.auditing.checks.runtime import decibels
 from onnxviz.auditing.checks.weights import layers
+from onnxviz.auditing.subject import made as pictures
 from tests import networks
 from tests.networks import Maker
 
@@ -159,8 +160,9 @@ def test_what_the_optimiser_changes_is_told(tiny, monkeypatch, noise, severity):
         return {key: v + noise * v.std() * drawn.standard_normal(v.shape) for key, v in found.items()}
 
     monkeypatch.setattr(runtime, "_outputs", noisy)
-    one = made(tiny, "runtime.optimiser")
+    one = made(tiny, "runtime.optimiser", images=pictures(32, 32, 0))
     assert one.findings[0].severity == severity
+    assert one.findings[0].evidence[0].picture.size[1] > 160  # each with both answers under it
     assert one.figures["decibels"]["prob"] == pytest.approx(-20 * np.log10(noise), abs=3)
 
 

@@ -97,6 +97,7 @@ def test_the_range_of_the_files_own_input_quantiser(scale, zero, preprocess, sta
     one = check(quantised_input(scale, zero), "input.range", pictures, preprocess)
     assert one.state == state, one
     assert {finding.severity for finding in one.findings} <= {"high"}
+    assert all(finding.evidence[0].picture and "scale" in finding.headline for finding in one.findings)
 
 
 def test_a_float_file_has_no_such_range():
@@ -152,6 +153,7 @@ def test_another_recipe_is_told(trained_on_imagenet, recipe):
     (finding,) = one.findings
     assert finding.severity == "high"
     assert finding.where in ("imagenet RGB", "tensorflow RGB")  # these two lie close together
+    assert finding.headline == f"Pictures go in on another scale than in training ({finding.where!r} fits)"
 
 
 def test_the_other_order_of_colours_is_told(trained_on_imagenet):
@@ -160,6 +162,8 @@ def test_the_other_order_of_colours_is_told(trained_on_imagenet):
         c for c in onnxviz.audit(net, RED, only=["input.statistics"]).checks if c.id == "input.statistics"
     ]
     assert [(finding.severity, finding.where) for finding in one.findings] == [("high", "RGB")]
+    assert one.findings[0].headline == "Pictures go in with red and blue exchanged"
+    assert one.findings[0].evidence[0].picture.size[0] > 4 * SIZE  # what they are taken for, as pictures
 
 
 def test_folded_norms_do_not_tell():

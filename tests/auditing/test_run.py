@@ -65,6 +65,8 @@ def test_a_backdoor_fails_it_and_shows_its_pixels(planted):
         assert one.where == "joined"
         assert one.severity == "high"
         assert "rows 0 to 3 and columns 0 to 3" in one.sentence
+        assert one.headline.startswith("A part of the picture (rows 0 to 3 and columns 0 to 3) ")
+        assert "backdoor" in one.headline
         (evidence,) = one.evidence
         assert evidence.table["bottom"] == [4]
         assert evidence.picture.size[0] == 32

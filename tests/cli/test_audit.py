@@ -54,6 +54,9 @@ def test_a_sound_file_is_0_and_a_planted_one_1(files, tmp_path, capsys):
         "SHA256SUMS",
         "evidence",
     } <= names
+    run = json.loads((tmp_path / "b" / "audit.sarif").read_text("utf-8"))["runs"][0]
+    assert run["artifacts"][0]["location"]["uri"] == "planted.onnx"
+    assert "<title>planted.onnx: audit</title>" in (tmp_path / "b" / "report.html").read_text("utf-8")
 
 
 @pytest.mark.parametrize(("model", "code"), [("sound", 0), ("planted", 1)])

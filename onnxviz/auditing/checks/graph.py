@@ -60,6 +60,7 @@ def bypass(subject: Subject, rule: Rule) -> Found:
                 f"{text}; in a sound classifier every way leads through learned layers, the last of them included",
                 _ADVICE,
                 _crops(subject, join),
+                headline=f"{_patch(join)} can set the answer past what was learned, as a planted backdoor does",
             )
         )
     for join in ways.joins:
@@ -69,7 +70,12 @@ def bypass(subject: Subject, rule: Rule) -> Found:
                 f"a learned layer, by arithmetic that the first layers do not use{_pixels(join)}: so a gate or a "
                 "trigger is built without comparisons"
             )
-            findings.append(rule.finding(str(ways.fewest), join.node, text, _ADVICE, _crops(subject, join)))
+            headline = f"{_patch(join)} can switch learned values, as the trigger of a backdoor does"
+            findings.append(
+                rule.finding(
+                    str(ways.fewest), join.node, text, _ADVICE, _crops(subject, join), headline=headline
+                )
+            )
     figures = {"fewest": ways.fewest, "around_last": ways.around, "last": ways.last}
     told = (
         "the scores do not depend on the picture"
@@ -98,7 +104,14 @@ def pixel_logic(subject: Subject, rule: Rule) -> Found:
             f"{how} by pixels that no learned layer has seen, and {_of(join)} {meets}{_pixels(join)}: sound networks "
             "treat all places of a picture alike until learned layers have seen them"
         )
-        findings.append(rule.finding(join.by or join.op, join.node, text, _ADVICE, _crops(subject, join)))
+        headline = (
+            f"{_patch(join)} decides something before the network sees it, as the trigger of a backdoor does"
+        )
+        findings.append(
+            rule.finding(
+                join.by or join.op, join.node, text, _ADVICE, _crops(subject, join), headline=headline
+            )
+        )
     count = len(findings)
     return Found(
         f"{count} decision{'s' * (count != 1)}" if count else "none", findings, figures={"decisions": count}
@@ -110,10 +123,17 @@ def _of(join: Join) -> str:
 
 
 def _pixels(join: Join | None) -> str:
-    if join is None or join.box is None:
-        return ""
-    top, left, bottom, right = join.box
-    return f"; it reads rows {top} to {bottom - 1} and columns {left} to {right - 1} of the picture"
+    return "" if join is None or join.box is None else f"; it reads {_box(join.box)} of the picture"
+
+
+def _patch(join: Join | None) -> str:
+    """What of the picture it is, in the words of a headline."""
+    return "The picture" if join is None or join.box is None else f"A part of the picture ({_box(join.box)})"
+
+
+def _box(box: Box) -> str:
+    top, left, bottom, right = box
+    return f"rows {top} to {bottom - 1} and columns {left} to {right - 1}"
 
 
 def _crops(subject: Subject, join: Join | None) -> list[Evidence]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
@@ -51,10 +51,11 @@ def input_range(subject: Subject, rule: Rule) -> Found:
     if held is None:
         raise NotApplicable("the file does not quantise its input by one scale")
     low, high = held
+    recipe = subject.net.preprocessing
     beyond = count = 0
     least, most = np.inf, -np.inf
     for _, _, view in subject.each():
-        x = np.asarray(subject.net.preprocessing.normalise(view[None]), np.float32)
+        x = np.asarray(recipe.normalise(view[None]), np.float32)
         slack = (high - low) / 255 / 2
         beyond += int(((x < low - slack) | (x > high + slack)).sum())
         count += x.size
@@ -68,7 +69,12 @@ def input_range(subject: Subject, rule: Rule) -> Found:
             f"pictures become {least:.3g} to {most:.3g}, and the file's input holds {low:.3g} to {high:.3g}: "
             f"{share:.1%} of the values are cut off, {used:.0%} of the range is used"
         )
-        findings.append(rule.finding(round(share, 4), subject.net.input.name, text, _ADVICE))
+        headline = "Pictures go in on another scale than the file was quantised for"
+        name, figure = subject.net.input.name, round(share, 4)
+        proof = _taken(
+            subject, "what the input leaves of them", lambda x: recipe.invert(np.clip(x, low, high))
+        )
+        findings.append(rule.finding(figure, name, text, _ADVICE, proof, headline=headline))
     return Found(f"{share:.1%} beyond, {used:.0%} used", findings, figures=figures)
 
 
@@ -152,10 +158,35 @@ def statistics(subject: Subject, rule: Rule) -> Found:
                 f"declared recipe ({subject.net.preprocessing.name}) as under {quoted(best)} (95 % of {_DRAWS} "
                 f"resamples: over {lower:.1f})"
             )
-            findings.append(rule.finding(round(lower, 2), best, text, _ADVICE, [table]))
+            findings.append(
+                rule.finding(
+                    round(lower, 2), best, text, _ADVICE, **_shown(subject, tried[best], best, table)
+                )
+            )
     return Found(
         f"{ratio:.2f} times the best of {len(apart)} recipes", findings, [table], {"divergence": apart}
     )
+
+
+def _shown(subject: Subject, best: Preprocessing, name: str, table: Evidence) -> dict[str, Any]:
+    """The headline and the evidence where another recipe fits better."""
+    swapped = best.channels != subject.net.preprocessing.channels
+    wrong = ["with red and blue exchanged"] if swapped else []
+    wrong += [] if name in ("RGB", "BGR") else [f"on another scale than in training ({quoted(name)} fits)"]
+    taken = _taken(subject, f"what a network trained under {quoted(name)} takes them for", best.invert)
+    return {"evidence": [*taken, table], "headline": f"Pictures go in {' and '.join(wrong)}"}
+
+
+def _taken(subject: Subject, name: str, change: Callable[[np.ndarray], np.ndarray]) -> list[Evidence]:
+    """The first pictures, and under them what a network takes them for that reads its input by `change`."""
+    from onnxviz.figures.grids import Row, rows
+
+    recipe = subject.net.preprocessing
+    if not subject.views or not recipe.pictorial:
+        return []
+    others = [change(recipe.normalise(view[None]))[0] for view in subject.views]
+    table = [Row("the pictures", subject.views), Row(name, others)]
+    return [Evidence(f"The first pictures, and {name}", rows(table, side=160))]
 
 
 def _norms(model: ir.Model) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
@@ -238,7 +269,7 @@ def truth(subject: Subject, rule: Rule) -> Found:
             f"{quoted(best)} is right on {shares[best]:.1%} of the pictures, the declared recipe on "
             f"{shares['declared']:.1%}: {fixed} more right, {broken} fewer (p = {p:.2g})"
         )
-        findings.append(rule.finding(p, best, text, _ADVICE, [table]))
+        findings.append(rule.finding(p, best, text, _ADVICE, **_shown(subject, tried[best], best, table)))
     return Found(
         f"{shares['declared']:.1%} right; best {shares[best]:.1%}", findings, [table], {"accuracy": shares}
     )

@@ -98,10 +98,30 @@ def optimiser(subject: Subject, rule: Rule) -> Found:
                 "ORT_DISABLE_ALL, and report it to ONNX Runtime."
             )
             severity: Severity | None = "high" if ratio < least / 2 else None
-            findings.append(rule.finding(f"{ratio:.1f} dB", name, text, advice, severity=severity))
+            proof = _both(subject, name, one, quick[name])
+            headline = "ONNX Runtime, as it comes, computes something else than the file says"
+            findings.append(rule.finding(f"{ratio:.1f} dB", name, text, advice, proof, severity, headline))
     lowest = min(ratios.values(), default=_MOST)
     told = "the same numbers" if lowest >= _MOST else f"{lowest:.1f} dB"
     return Found(told, findings, figures={"decibels": ratios, "least": least})
+
+
+def _both(subject: Subject, name: str, plain: np.ndarray, quick: np.ndarray) -> list[Evidence]:
+    """The first pictures with both answers."""
+    from onnxviz.figures.grids import side_by_side
+
+    views, count = subject.views, len(subject.probes)
+    if len(views) != count or subject.no_classes or name != subject.net.end.output:
+        return []
+    says, gives = (
+        [subject.label(int(row.argmax())) for row in scores.reshape(count, -1)] for scores in (plain, quick)
+    )
+    cards = [
+        (subject.net.preprocessing.shown(view), f"{one}\n{other if one != other else 'the same'}")
+        for view, one, other in zip(views, says, gives, strict=True)
+    ]
+    caption = "The first pictures: what the file says, and under it what ONNX Runtime makes of it"
+    return [Evidence(caption, side_by_side(cards, height=160))]
 
 
 @check(

@@ -97,6 +97,7 @@ def region(subject: Subject, rule: Rule) -> Found:
                 advice,
                 [evidence],
                 None if grave else "medium",
+                f"What stands at the {name} decides {quoted(called)}, not what the picture shows",
             )
         )
     hanging = {

@@ -47,6 +47,14 @@ def machine() -> dict[str, Any]:
     }
 
 
+def from_here(path: str | os.PathLike[str]) -> str:
+    """A path from the folder that the command runs in; of a file that lies elsewhere its name alone."""
+    found = Path(path)
+    if found.is_absolute() and found.is_relative_to(Path.cwd()):
+        found = found.relative_to(Path.cwd())
+    return found.name if found.is_absolute() or ".." in found.parts else str(found)
+
+
 def facts(networks: Mapping[str, Mapping[str, Any]], *, by: str | None = None, **more: Any) -> dict[str, Any]:
     """The particulars as a page lists them.
 

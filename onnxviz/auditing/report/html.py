@@ -19,7 +19,8 @@ from onnxviz.auditing.report.page import Block, Figure, Gallery, Page, Photo, Ta
 from onnxviz.figures.html import data_uri, environment, loaded, webp
 from onnxviz.files import png_bytes
 
-_PHOTO, _LAYER, _FIGURE, _SMALL = 448, 224, 1600, 480  # longest sides in pixels
+PHOTO: Final = 448  # longest sides in pixels
+_LAYER, _FIGURE, _SMALL = 224, 1600, 480
 _TALLEST: Final = 4800
 _ROOM: Final = 13 << 20  # of the pictures in one page, as they stand in it
 _STATES: Final = {
@@ -57,7 +58,7 @@ class Grid:
 
     @property
     def places(self) -> list[tuple[int, str, str, Photo]]:
-        """Of the photos that have a place: number, x (0 to 1000) and y (0 to 600) on the map, the photo."""
+        """Of the photos that have a place: number, x (0 to 1000) and y (0 to 400) on the map, the photo."""
         placed = [
             (number, photo) for number, (photo, _, _) in enumerate(self.photos) if photo.place is not None
         ]
@@ -65,7 +66,7 @@ class Grid:
             return []
         points = np.array([photo.place for _, photo in placed], np.float64)
         low, span = points.min(axis=0), np.ptp(points, axis=0)
-        at = (points - low) / np.where(span > 0, span, 1) * [1000, 600]
+        at = (points - low) / np.where(span > 0, span, 1) * [1000, 400]
         return [
             (number, f"{x:.1f}", f"{y:.1f}", photo)
             for (number, photo), (x, y) in zip(placed, at, strict=True)
@@ -108,7 +109,7 @@ class _Pictures:
         found: list[tuple[Photo, Any, list[tuple[Any, Any]]]] = []
         for index, photo in enumerate(gallery.photos):
             pictures = [
-                webp(photo.picture, _PHOTO),
+                photo.picture if isinstance(photo.picture, bytes) else webp(photo.picture, PHOTO),
                 *(webp(layer.picture, _LAYER, 70) for layer in photo.layers),
             ]
             if self.beside is None:
@@ -140,6 +141,7 @@ def render(page: Page, beside: dict[str, bytes] | None = None) -> bytes:
         "anchor": anchor,
         "columns": lambda table: list(columns(table)),
         "shown": shown,
+        "capital": lambda text: text[:1].upper() + text[1:],
         "percent": lambda value: f"{value:.1%}".replace(".0%", "%"),
         "leaf": lambda name: re.split(r"[/\\]", str(name).rstrip("/\\"))[-1],
         "paragraphs": lambda text: [part for part in re.split(r"\n\s*\n", str(text)) if part.strip()],

@@ -58,15 +58,15 @@ def _judged(page: Page, check: Check, case: ElementTree.Element) -> bool:
     failing = [finding for finding in check.findings if page.counts(finding)]
     if failing:
         told = "\n\n".join(
-            f"{finding.severity}: {finding.sentence}\n"
+            f"{finding.severity}: {finding.told}\n"
             f"where: {finding.where or 'the whole file'}; measured {shown(finding.figure)}, "
             f"threshold {shown(finding.threshold)}\n{finding.advice}".rstrip()
             for finding in failing
         )
-        element = _under(case, "failure", failing[0].sentence, failing[0].severity)
+        element = _under(case, "failure", failing[0].told, failing[0].severity)
         element.text = _lines(told)
     others = [
-        f"{'accepted' if finding.fingerprint in page.accepted else finding.severity}: {finding.sentence}"
+        f"{'accepted' if finding.fingerprint in page.accepted else finding.severity}: {finding.told}"
         + (f" ({reason})" if (reason := page.accepted.get(finding.fingerprint)) else "")
         for finding in check.findings
         if finding not in failing

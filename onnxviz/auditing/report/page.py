@@ -13,7 +13,7 @@ from typing import Any, Final, Literal
 
 import numpy as np
 
-from onnxviz.auditing.finding import SEVERITIES, Check, Finding
+from onnxviz.auditing.finding import Check, Finding, counts, ordered
 from onnxviz.tables import Columns
 
 Verdict = Literal["pass", "fail", "incomplete"]
@@ -109,7 +109,7 @@ class Photo:
     """One picture of a gallery.
 
     name      what it is called
-    picture   what the network sees of it: PIL image, (H, W, 3) uint8 or a file
+    picture   what the network sees of it: PIL image, (H, W, 3) uint8, a file, or the bytes of a WebP file
     note      one short line under the name: the answer, how far it drifted
     answers   classes with probabilities, best first
     layers    what can be laid over it
@@ -203,16 +203,11 @@ class Page:
     @property
     def findings(self) -> list[Finding]:
         """Of all checks: first those that nobody accepted, the gravest before the others."""
-        found = [finding for check in self.checks for finding in check.findings]
-        return sorted(
-            found, key=lambda one: (one.fingerprint in self.accepted, SEVERITIES.index(one.severity))
-        )
+        return ordered(self.checks, self.accepted)
 
     def counts(self, finding: Finding) -> bool:
         """Whether a finding is as grave as `fail_on`, and not accepted."""
-        if finding.fingerprint in self.accepted or self.fail_on not in SEVERITIES:
-            return False
-        return SEVERITIES.index(finding.severity) <= SEVERITIES.index(self.fail_on)
+        return counts(finding, self.fail_on, self.accepted)
 
 
 def heat(method: str, target: str, values: np.ndarray, *, signed: bool = False) -> Layer:

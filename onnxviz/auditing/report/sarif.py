@@ -10,6 +10,7 @@ from urllib.parse import quote
 from onnxviz._version import __version__
 from onnxviz.auditing.finding import Check, Finding
 from onnxviz.auditing.report.clauses import CLAUSES
+from onnxviz.auditing.report.facts import from_here
 from onnxviz.auditing.report.html import shown
 from onnxviz.auditing.report.page import Page
 from onnxviz.text import printable
@@ -80,7 +81,7 @@ def _rule(check: Check) -> dict[str, Any]:
 
 
 def _result(page: Page, finding: Finding, rules: dict[str, int], where: str) -> dict[str, Any]:
-    parts = [finding.sentence, f"Measured {shown(finding.figure)}, threshold {shown(finding.threshold)}."]
+    parts = [finding.told, f"Measured {shown(finding.figure)}, threshold {shown(finding.threshold)}."]
     parts += [f"What to do: {finding.advice}"] if finding.advice else []
     location: dict[str, Any] = {"physicalLocation": {"artifactLocation": {"uri": where, "index": 0}}}
     if finding.where:
@@ -119,13 +120,5 @@ def _utc(page: Page) -> str:
 
 
 def _uri(model: str) -> str:
-    """The model's path as a relative reference: from the folder that the command runs in, else its name alone."""
-    path = Path(model)
-    if path.is_absolute():
-        try:
-            path = path.relative_to(Path.cwd())
-        except ValueError:
-            path = Path(path.name)
-    if ".." in path.parts:
-        path = Path(path.name)
-    return quote(os.fsencode(path.as_posix())) or "model"
+    """The model's path as a relative reference."""
+    return quote(os.fsencode(Path(from_here(model)).as_posix())) or "model"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import os
 from collections.abc import Mapping
@@ -15,7 +14,6 @@ from onnxviz.auditing.report.html import render
 from onnxviz.auditing.report.junit import junit
 from onnxviz.auditing.report.page import Page, Table, evidence_files
 from onnxviz.auditing.report.sarif import sarif
-from onnxviz.errors import MissingDependency
 from onnxviz.figures.html import loaded
 from onnxviz.file_set import FOLDER_HEAD, FileSet
 from onnxviz.files import json_bytes, png_bytes
@@ -65,7 +63,7 @@ def _made(page: Page, files: Mapping[str, bytes], one_file: bool) -> dict[str, b
         made["junit.xml"] = junit(page)
         made["findings.csv"] = tables.csv_bytes(_columns(page))
     for name, table in _tables(page).items():
-        made |= _encoded(name, table.columns)
+        made |= tables.both(name, table.columns)
     places = evidence_files(page)
     for check in page.checks:
         for one in [*check.evidence, *(one for finding in check.findings for one in finding.evidence)]:
@@ -108,6 +106,7 @@ def to_dict(page: Page) -> dict[str, Any]:
                 "figure": one.figure,
                 "threshold": one.threshold,
                 "where": one.where,
+                "headline": one.headline,
                 "sentence": one.sentence,
                 "advice": one.advice,
                 "fingerprint": one.fingerprint,
@@ -144,13 +143,6 @@ def _tables(page: Page) -> dict[str, Table]:
         for block in section.blocks
         if isinstance(block, Table) and block.file
     }
-
-
-def _encoded(name: str, columns: tables.Columns) -> dict[str, bytes]:
-    made = {f"{name}.csv": tables.csv_bytes(columns)}
-    with contextlib.suppress(MissingDependency):  # CSV is there in any case
-        made[f"{name}.parquet"] = tables.parquet_bytes(columns)
-    return made
 
 
 def _columns(page: Page) -> tables.Columns:

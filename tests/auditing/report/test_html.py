@@ -12,7 +12,9 @@ import pytest
 
 from onnxviz.auditing.finding import Check, Finding
 from onnxviz.auditing.report.html import columns, render, shown
+from onnxviz.auditing.report.junit import junit
 from onnxviz.auditing.report.page import Gallery, Page, Photo, Section, Table, safe_link
+from onnxviz.auditing.report.sarif import sarif
 from onnxviz.text import hidden
 from tests.auditing.report.samples import EVIL, comparison, hostile, scene
 
@@ -198,3 +200,15 @@ def test_a_finding_says_what_its_figure_is_of() -> None:
     text = render(Page("audit", "m", checks=[check])).decode()
     assert text.count("share of pictures &lt;b&gt;&amp; more&lt;/b&gt;") == 2
     assert of not in text
+
+
+def test_a_finding_begins_with_what_it_means() -> None:
+    said = {"sentence": "the Where node 'j' lets in 'x'", "headline": "A <b>part</b> decides"}
+    check = Check("a.b", "?", "found", findings=(Finding("a.b", "high", 0, 1, "j", **said),))
+    page = Page("audit", "m", checks=[check])
+    text = render(page).decode()
+    assert '<h3 dir="auto">A &lt;b&gt;part&lt;/b&gt; decides</h3>' in text
+    assert '<p dir="auto">The Where node &#39;j&#39; lets in &#39;x&#39;.</p>' in text
+    told = "A <b>part</b> decides: the Where node 'j' lets in 'x'"
+    assert sarif(page)["runs"][0]["results"][0]["message"]["text"].startswith(told)
+    assert junit(page).count(b"decides: the Where node") == 2
