@@ -92,10 +92,8 @@ def test_the_command(photo_files, tmp_path, capsys) -> None:
     assert "data-method" not in (out / "report.html").read_text("utf-8")
 
 
-@pytest.mark.parametrize(
-    ("unit", "photos", "classes"), [("images", 4, 1), ("photos seen", 1, 5), ("photos explained", 4, 5)]
-)
-def test_ctrl_c_leaves_a_page_that_says_so(net, photo_files, tmp_path, unit, photos, classes) -> None:
+@pytest.mark.parametrize(("unit", "photos"), [("images", None), ("photos seen", 1), ("photos explained", 4)])
+def test_ctrl_c_leaves_a_page_that_says_so(net, photo_files, tmp_path, unit, photos) -> None:
     def stop(done, total, what) -> None:
         if what == unit:
             raise KeyboardInterrupt
@@ -104,10 +102,15 @@ def test_ctrl_c_leaves_a_page_that_says_so(net, photo_files, tmp_path, unit, pho
         onnxviz.report(net, photo_files, progress=stop)
     album = stopped.value.partial
     text = album.save(tmp_path / "out").read_text("utf-8")
-    assert f"Incomplete: the run was interrupted. What was done by then is here; {photos} of 4 photos" in text
-    assert text.count('<details class="photo') == photos and len(album.answers[0]) == classes
+    read = len(album.embedding)  # of those that the features were computed of, some are seen
+    shown = read if photos is None else photos
+    assert (
+        f"Incomplete: the run was interrupted. What was done by then is here; {shown} of {read} photos"
+        in text
+    )
+    assert text.count('<details class="photo') == shown and len(album.answers[0]) == 5
     assert json.loads((tmp_path / "out" / "manifest.json").read_bytes())["incomplete"] is True
-    assert (tmp_path / "out" / "photos.csv").read_text("utf-8").count("\n") == 5
+    assert (tmp_path / "out" / "photos.csv").read_text("utf-8").count("\n") == 1 + read
 
 
 def test_memory_holds_pictures_as_files(album) -> None:
