@@ -8,7 +8,7 @@ masks           `Where(y > 0, g, 0)` is slow; HardSigmoid(2^100·y) is exactly 0
                 since a device that rounds what it convolves (TF32) would let values at h through.
 Conv, stride 1  a Conv with flipped, transposed weights runs at forward speed, grouped and depthwise too.
 Conv, strided   dense kernels: ConvTranspose. It is a serial loop over batch × group, so grouped and depthwise ones
-                take zero-stuffing (a nearest Resize, which stays blocked, times a 0/1 mask), then a stride-1 Conv.
+                take zero-stuffing, then a stride-1 Conv.
                 1×1 kernels: convolve first, on the small map, and stuff after.
 AveragePool     its adjoint is a box sum, which AveragePool itself computes in the blocked layout; windows that tile
                 the input need no more than a nearest Resize.
@@ -39,7 +39,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxviz.grad.backward import NoRule
-from onnxviz.grad.layout import BLOCK, in_layout
+from onnxviz.grad.layout import BLOCK, blocked, channels_second, in_layout, stuffed
 from onnxviz.grad.windows import Window
 from onnxviz.graph.tape import Tape, dims
 
@@ -181,7 +181,6 @@ def _stuffed_conv(
     end pads make the length; where it is not, the stuffed map loses as many of its last zeros.
     """
     pads, n = _full_pads(win), len(win.kernel)
-    wide = stuff(op, g, y, win)
     axes, ends, spare = [], [], [0] * n
     for i, (s, r, e, reach) in enumerate(zip(win.strides, surplus, win.end, win.reach, strict=True)):
         if r is None:
@@ -191,8 +190,7 @@ def _stuffed_conv(
         else:
             wanted = reach - e - (s - 1 - r)
             pads[n + i], spare[i] = max(wanted, 0), max(-wanted, 0)
-    if axes:
-        wide = op.Slice(wide, [0] * len(axes), op.vector(ends), axes)
+    wide = stuff(op, g, y, win, cut=(axes, op.vector(ends)) if axes else None)
     return crop(op, _full_conv(op, wide, w, group, win, pads), x, win, spare)
 
 
@@ -268,7 +266,14 @@ def conv_to_weight(op: Tape, g: ir.Value, x: ir.Value, w: ir.Value, group: int, 
 # --- sliding sums -----------------------------------------------------------------------------
 
 
-def stuff(op: Tape, g: ir.Value, y: ir.Value, win: Window, within: ir.Value | None = None) -> ir.Value:
+def stuff(
+    op: Tape,
+    g: ir.Value,
+    y: ir.Value,
+    win: Window,
+    within: ir.Value | None = None,
+    cut: tuple[Sequence[int], ir.Value] | None = None,
+) -> ir.Value:
     """g (of y's spatial size) with stride − 1 zeros after each element along the spatial axes.
 
     A length that only the run will tell is read from g: another reader of y would keep a runtime from fusing the
@@ -276,9 +281,20 @@ def stuff(op: Tape, g: ir.Value, y: ir.Value, win: Window, within: ir.Value | No
 
     within   with g's batch and channels: stay in the blocked layout. It pays where the result goes into a residual sum;
              before a Conv the way out and in costs as little as this does
+    cut      axes, and how long they are to be
     """
     if not win.strided:
         return g
+    channels = (dims(y) or (0, 0))[1]
+    if within is None and blocked(op, g, y) and isinstance(channels, int):
+        extents = [
+            d if isinstance(d, int) else op.shape(y, i, i + 1, read=g)
+            for i, d in enumerate(_spatial(y, win), 2)
+        ]
+        last = stuffed(op, g, win.strides, channels, extents)
+        if cut is not None:
+            last = op.Slice(last, [0] * len(cut[0]), cut[1], [axis - 1 for axis in cut[0]])
+        return channels_second(op, last)
     wide = repeat(op, g, win.strides)
     dtype = g.dtype.numpy() if g.dtype is not None else np.dtype(np.float32)
     n = len(win.strides)
@@ -306,7 +322,8 @@ def stuff(op: Tape, g: ir.Value, y: ir.Value, win: Window, within: ir.Value | No
     if within is not None and isinstance(mask, np.ndarray) and len(lengths) == n:
         plane = np.broadcast_to(mask, lengths)  # a comb is 1 long where the stride is 1
         return in_layout(op, wide, plane, within)
-    return op.Mul(wide, mask)
+    wide = op.Mul(wide, mask)
+    return wide if cut is None else op.Slice(wide, [0] * len(cut[0]), cut[1], cut[0])
 
 
 def repeat(op: Tape, g: ir.Value, times: Sequence[int]) -> ir.Value:

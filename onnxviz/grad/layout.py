@@ -68,6 +68,54 @@ def in_layout(op: Tape, wide: ir.Value, plane: np.ndarray, like: ir.Value) -> ir
     return product
 
 
+def woven(op: Tape, parts: Sequence[ir.Value], axis: int, like: Sequence[int | str | None]) -> ir.Value:
+    """Parts of one shape as every second (third, …) place along axis 2 or 3 of a map, (N, C, H, W).
+
+    With the channels last that is a copy of whole rows of them; ONNX Runtime makes the Transposes part of the ways out
+    of the blocked layout and into it.
+
+    like   the shape of a part, known along `axis`
+    """
+    _, channels, *lengths = (d if isinstance(d, int) else -1 for d in like)
+    count, i = len(parts), axis - 2
+    apart = [0, *lengths, channels]
+    apart.insert(axis, 1)
+    rows = [op.Reshape(op.Transpose(part, perm=[0, 2, 3, 1]), apart) for part in parts]
+    lengths[i] *= count
+    together = op.Reshape(op.Concat(*rows, axis=axis), [0, *lengths, channels])
+    return channels_second(op, together)
+
+
+def stuffed(
+    op: Tape, g: ir.Value, strides: Sequence[int], channels: int, lengths: Sequence[int | ir.Value]
+) -> ir.Value:
+    """g, (N, C, H, W), with stride − 1 zeros after each element along H and W, the channels last: see `woven`.
+
+    lengths   H and W, each an int or a one-element vector
+    returns   (N, H·stride, W·stride, C), to be brought back by `channels_second`
+    """
+    height, width = lengths
+    now = [
+        0,
+        height if isinstance(height, int) else 0,
+        1,
+        width if isinstance(width, int) else -1,
+        1,
+        channels,
+    ]
+    apart = op.Reshape(op.Transpose(g, perm=[0, 2, 3, 1]), now)
+    apart = op.Pad(apart, [0] * 6 + [0, 0, strides[0] - 1, 0, strides[1] - 1, 0], 0.0)
+    rows = height * strides[0] if isinstance(height, int) else op.Mul(height, [strides[0]])
+    return op.Reshape(
+        apart, op.vector([0, rows, width * strides[1] if isinstance(width, int) else -1, channels])
+    )
+
+
+def channels_second(op: Tape, value: ir.Value) -> ir.Value:
+    """(N, H, W, C) as (N, C, H, W); before a Conv it is the way into the blocked layout."""
+    return op.Transpose(value, perm=[0, 3, 1, 2])
+
+
 def in_parts(op: Tape, g: ir.Value, xs: Sequence[ir.Value], axis: int) -> tuple[ir.Value, ...] | None:
     """The cotangent g of joined channels, (N, ΣC_i, ...), cut into those of the pieces xs, (N, C_i, ...).
 
