@@ -84,6 +84,26 @@ def test_rows_of_one_day_share_a_line_and_others_bear_their_dates():
     assert both[-2:] == ["- 2026-01-01, toy, 2 cores.", "- 2026-02-02, toy, 2 cores."]
 
 
+def test_a_row_tells_how_far_it_is_from_a_run_of_the_same_code():
+    now = row("start", "a", values=[1.1, 2.0], code="c")
+    before = row("start", "a", values=[1.0, 2.0], code="c")
+    assert table.held_against({"a": before}, now) == {**now, "apart": "10.0%"}
+    other = ({**before, "code": "d"}, {**before, "machine": "m"}, row("start", "a"))
+    assert all(table.held_against({"a": one}, now) == now for one in other)
+    assert table.held_against({"a": before}, row("start", "a", code="c")) == row("start", "a", code="c")
+    lines = table.render([{**now, "apart": "10.0%"}, row("isolate", "b")]).splitlines()
+    assert lines[0] == "| measured | value | middle half of the turns | two runs differ by | target | detail |"
+    assert lines[2:4] == ["| a | 1 | | 10.0% | none | |", "| b | 1 | | | none | |"]
+
+
+def test_the_code_has_a_name_that_follows_it(tmp_path):
+    (tmp_path / "onnxviz").mkdir()
+    (tmp_path / "onnxviz" / "a.py").write_text("one")
+    first = table.code(tmp_path)
+    (tmp_path / "onnxviz" / "a.py").write_text("two")
+    assert table.code(tmp_path) != first
+
+
 def test_a_benchmark_stands_for_its_parts():
     every = ["start", "gradient:a", "gradient:b"]
     assert table.choose(every, ["gradient"]) == ["gradient:a", "gradient:b"]

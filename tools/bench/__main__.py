@@ -3,7 +3,9 @@
 Sets up its own environment, runs each benchmark (its peers in turns, each in a process of its own) and prints the rows.
 What has parts (`--list` names them) can be measured in pieces: `gradient:SqueezeNet`. With `--write`, what is measured
 takes the place of the rows of the same parts in measured.json, and the tables are made anew from it: all rows in
-docs/performance.md, the headlines in the README, each with its date and machine.
+docs/performance.md, the headlines in the README, each with its date and machine. A row of time tells how far it is
+from the run before where that one was of the same code on the same machine: whoever wants to know what two runs differ
+by gives the same command twice. With ONNXVIZ_BENCH=1 the Python that runs this is taken as it is.
 """
 
 from __future__ import annotations
@@ -18,7 +20,18 @@ from pathlib import Path
 
 TOOLS = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(TOOLS))
-BENCHMARKS = ("start", "occlusion", "patches", "cam", "gradient", "ascent", "made", "isolate", "compare")
+BENCHMARKS = (
+    "start",
+    "occlusion",
+    "patches",
+    "cam",
+    "gradient",
+    "ascent",
+    "made",
+    "isolate",
+    "compare",
+    "audit",
+)
 PEERS = [
     "torch==2.13.0",
     "captum>=0.9",
@@ -28,6 +41,7 @@ PEERS = [
     "onnx-ad==0.3.0",
     "transformers>=5",
     "polygraphy==0.53.6",
+    "quantus==0.6.0",
 ]
 
 
@@ -46,14 +60,15 @@ def main(arguments: list[str]) -> int:
         return 0
     chosen = table.choose(list(every), [name for name in arguments if not name.startswith("-")])
     rows = []
+    today, of = datetime.date.today().isoformat(), {"machine": table.machine(), "code": table.code(ROOT)}
+    before = {row["name"]: row for row in table.kept()}
     for part in chosen:
-        for row in every[part]():
-            rows.append(
-                {"part": part, "date": datetime.date.today().isoformat(), "machine": table.machine(), **row}
-            )
-            spread = f" ({row['spread']})" if row.get("spread") else ""
+        for measured in every[part]():
+            row = table.held_against(before, {"part": part, "date": today, **of, **measured})
+            rows.append(row)
+            told = "; ".join(row[key] for key in ("spread", "apart") if row.get(key))
             print(
-                f"{row['name']}: {row['ratio']}{spread} (target {row['target']}) {row['detail']}", flush=True
+                f"{row['name']}: {row['ratio']} ({told}) (target {row['target']}) {row['detail']}", flush=True
             )
         if "--write" in arguments:  # at once: what comes later may fail
             table.keep(rows, list(every), ROOT)

@@ -84,15 +84,13 @@ def _speed() -> list[dict]:
     return [
         {
             "name": "ascent, a step over the bare value and gradient",
-            "ratio": f"{cost.middle:.2f}×",
-            "spread": cost.between(),
+            **cost.row(".2f", "×"),
             "target": "≤ 1.15×",
             "detail": f"preset lucid, {BATCH} pictures of 224×224; {each['ours']:.0f} ms, bare {each['bare']:.0f} ms",
         },
         {
             "name": "ascent, steps a second over torch's",
-            "ratio": f"{speed.middle:.2f}×",
-            "spread": speed.between(),
+            **speed.row(".2f", "×"),
             "target": "≥ 1.5×",
             "detail": f"the same technique in torch, eager, {each['torch']:.0f} ms a step",
         },

@@ -52,8 +52,7 @@ def _grad_cam(target: int) -> list[dict]:
     rows = [
         {
             "name": "Grad-CAM, time over a bare forward pass",
-            "ratio": f"{over.middle:.2f}×",
-            "spread": over.between(),
+            **over.row(".2f", "×"),
             "target": "≤ 1.3×",
             "detail": f"{_ms(taken['ours'])}, bare forward {_ms(taken['bare'])}",
         }
@@ -64,8 +63,7 @@ def _grad_cam(target: int) -> list[dict]:
         rows.append(
             {
                 "name": f"Grad-CAM, speed over {name}",
-                "ratio": f"{found.middle:.1f}×",
-                "spread": found.between(".1f"),
+                **found.row(".1f", "×"),
                 "target": "≥ 2×",
                 "detail": f"{_ms(taken['ours'])}, there {_ms(taken[name])}; maps correlate {correlation:.6f} "
                 "(target ≥ 0.999)",

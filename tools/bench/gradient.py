@@ -123,6 +123,7 @@ def _row(figures: dict[str, Any]) -> dict:
     return {
         "name": f"gradient of {figures['network']} over twice the forward time, 1 and 8 pictures",
         "ratio": _both([floor.middle for floor in floors]),
+        "values": [floor.middle for floor in floors],
         "spread": " and ".join(floor.between() for floor in floors),
         "target": "≤ 1.4",
         "detail": "; ".join(parts),
@@ -216,8 +217,7 @@ def _start() -> list[dict]:
         },
         {
             "name": "its session, start over the forward session's",
-            "ratio": f"{ratio.middle:.2f}×",
-            "spread": ratio.between(),
+            **ratio.row(".2f", "×"),
             "target": "≤ 2×",
             "detail": f"{statistics.median(backward) * 1e3:.0f} ms against {statistics.median(forward) * 1e3:.0f} ms",
         },

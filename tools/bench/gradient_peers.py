@@ -5,6 +5,7 @@ All take the network's file and a file with the same pictures `x` and the same c
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -124,9 +125,14 @@ def onnx_ad(path: str, data: str) -> Step:
 
 
 def training_python() -> Path:
-    """The environment of onnxruntime-training; raises Unmeasured where no Python of this machine can have it."""
+    """The environment of onnxruntime-training; raises Unmeasured where no Python of this machine can have it.
+
+    ONNXVIZ_ORT_TRAINING_PYTHON names one that stands, as for the tests.
+    """
     from environment import environment, find_python
 
+    if given := os.environ.get("ONNXVIZ_ORT_TRAINING_PYTHON"):
+        return Path(given)
     base = find_python(TRAINING_NEWEST)
     if base is None:
         raise Unmeasured("needs Python 3.11 or 3.12")

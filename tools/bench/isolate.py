@@ -24,8 +24,7 @@ def run() -> list[dict]:
         rows.append(
             {
                 "name": f"`isolate=True`, {case}, times as long",
-                "ratio": f"{found.middle:.3f}",
-                "spread": found.between(".3f"),
+                **found.row(".3f"),
                 "target": f"≤ {TARGET:.2f}",
                 "detail": f"{each:.2f} ms, in the caller's process {plain:.2f} ms",
             }

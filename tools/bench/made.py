@@ -62,8 +62,7 @@ def _times() -> list[dict]:
         _speed("invert", inversions["invert"], inversions["torch_invert"]),
         {
             "name": "`style`: a step, of the bare value and gradient",
-            "ratio": f"{step.middle:.2f}×",
-            "spread": step.between(),
+            **step.row(".2f", "×"),
             "target": "≤ 1.15×",
             "detail": f"milliseconds {_step(styles['style']):.0f} and {_step(styles['bare_style']):.0f}",
         },
@@ -74,8 +73,7 @@ def _speed(name: str, ours: list[turns.Turn], theirs: list[turns.Turn]) -> dict:
     found = turns.ratio(theirs, ours)
     return {
         "name": f"`{name}`: steps a second, against a plain torch loop",
-        "ratio": f"{found.middle:.1f}×",
-        "spread": found.between(".1f"),
+        **found.row(".1f", "×"),
         "target": "≥ 1.5×",
         "detail": f"EfficientNet-Lite0, {SIZE}×{SIZE}, Adam on pixels; milliseconds a step {_step(ours):.0f}, "
         f"torch {_step(theirs):.0f}",

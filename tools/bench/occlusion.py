@@ -109,8 +109,7 @@ def share(name: str, technique: Peer, passes: int) -> dict:
     each, plain = (turns.seconds(taken[peer]) / passes * 1e3 for peer in started)
     return {
         "name": f"{name}, share of bare ONNX Runtime's speed",
-        "ratio": f"{found.middle:.1%}",
-        "spread": found.between(".1%"),
+        **found.row(".1%"),
         "target": "≥ 95%",
         "detail": f"{passes} passes, {BATCH} images at once; {each:.2f} ms an image, bare {plain:.2f} ms",
     }
@@ -132,8 +131,7 @@ def _against_captum() -> list[dict]:
     return [
         {
             "name": "occlusion, speed over Captum's Occlusion",
-            "ratio": f"{found.middle:.1f}×",
-            "spread": found.between(".1f"),
+            **found.row(".1f", "×"),
             "target": "≥ 5×",
             "detail": f"{turns.seconds(taken['ours']):.2f} s, Captum {turns.seconds(taken['captum']):.2f} s as it "
             f"comes and {turns.seconds(alone[fastest]):.2f} s at its fastest ({fastest} windows at once); maps "

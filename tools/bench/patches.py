@@ -64,24 +64,21 @@ def _throughput() -> list[dict]:
     return [
         {
             "name": "`patches`: throughput against the slower of decoding and inference, each on half the cores",
-            "ratio": f"{slower.middle:.0%}",
-            "spread": slower.between(".0%"),
+            **slower.row(".0%"),
             "target": "≥ 95 %",
             "detail": f"{told}: patches {each['patches']:.1f}, decoding {each['decode, half']:.1f}, "
             f"bare ONNX Runtime {each['infer, half']:.1f}",
         },
         {
             "name": "`patches`: throughput against decoding and bare inference one after the other, each on all cores",
-            "ratio": f"{both.middle:.0%}",
-            "spread": both.between(".0%"),
+            **both.row(".0%"),
             "target": "≥ 95 %",
             "detail": f"patches {each['patches']:.1f}, decoding {each['decode, all']:.1f}, "
             f"bare ONNX Runtime {each['infer, all']:.1f}; on a CPU nothing can be faster than this sum",
         },
         {
             "name": "`patches`: processor time that decoding and bare inference need, of all that it takes",
-            "ratio": f"{needed.middle:.0%}",
-            "spread": needed.between(".0%"),
+            **needed.row(".0%"),
             "target": "≥ 95 %",
             "detail": f"milliseconds an image, however busy the machine: patches {spent['patches']:.1f}, "
             f"decoding {spent['decode, half']:.1f}, bare ONNX Runtime on one thread {spent['infer, one']:.1f}",

@@ -53,8 +53,7 @@ def run() -> list[dict]:
             rows.append(
                 {
                     "name": name,
-                    "ratio": f"{statistics.median(seconds):.2f} s",
-                    "spread": Spread.of(seconds).between(),
+                    **Spread.of(seconds).row(unit=" s"),
                     "target": f"≤ {target} s",
                     "detail": f"of which Python itself {statistics.median(empty):.2f} s",
                 }

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import json
 import os
 import platform
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 MEASURED = Path(__file__).parent / "measured.json"
@@ -24,6 +25,8 @@ HEADLINES = (
     "gradient of 8 pictures",
     "`compare`, ",
     "`onnxviz compare`",
+    "`onnxviz audit`",
+    "`faithfulness`",
 )
 
 
@@ -32,9 +35,31 @@ def headlines(rows: Sequence[dict]) -> list[dict]:
     return [row for row in rows if row["name"].startswith(HEADLINES)]
 
 
+def kept() -> list[dict]:
+    """What has been measured."""
+    return json.loads(MEASURED.read_text("utf-8"))
+
+
+def code(root: Path) -> str:
+    """A name for the package's code as it stands."""
+    found = hashlib.sha256()
+    for path in sorted((root / "onnxviz").rglob("*.py")):
+        found.update(path.read_bytes())
+    return found.hexdigest()[:12]
+
+
+def held_against(before: Mapping[str, dict], row: dict) -> dict:
+    """The row, with how far it is apart from the run before, if that was of the same code on the same machine."""
+    old = before.get(row["name"], {})
+    if "values" not in row or any(old.get(key) != row[key] for key in ("code", "machine")):
+        return row
+    apart = max(abs(new / one - 1) for one, new in zip(old["values"], row["values"], strict=True))
+    return {**row, "apart": f"{apart:.1%}"}
+
+
 def keep(rows: Sequence[dict], order: Sequence[str], root: Path) -> None:
     """Put the rows in the place of those of the same parts, and the tables between the pages' markers."""
-    found = merge(json.loads(MEASURED.read_text("utf-8")), rows, order)
+    found = merge(kept(), rows, order)
     MEASURED.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     _put(root / "docs" / "performance.md", render(found))
     _put(root / "README.md", render(headlines(found)))
@@ -68,13 +93,14 @@ def render(rows: Sequence[dict]) -> str:
     """The rows as a Markdown table; date and machine below, or a column of dates where they differ."""
     when = list(dict.fromkeys((row["date"], row["machine"]) for row in rows))
     dated = len(when) > 1
-    lines = [
-        "| measured | value | middle half of the turns | target | detail |" + " date |" * dated,
-        "|---|---|---|---|---|" + "---|" * dated,
-    ]
+    columns = {"measured": "name", "value": "ratio", "middle half of the turns": "spread"}
+    if any("apart" in row for row in rows):
+        columns["two runs differ by"] = "apart"
+    columns |= {"target": "target", "detail": "detail"} | ({"date": "date"} if dated else {})
+    lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     for row in rows:
-        cells = [row["name"], row["ratio"], row.get("spread", ""), row["target"], row["detail"]]
-        lines.append(f"| {' | '.join([*cells, row['date']] if dated else cells)} |".replace("|  |", "| |"))
+        cells = (row.get(key, "") for key in columns.values())
+        lines.append("|" + "".join(f" {cell} |" if cell else " |" for cell in cells))
     mark = "- " * dated
     return "\n".join([*lines, "", *(f"{mark}{date}, {machine}." for date, machine in when)])
 

@@ -138,6 +138,11 @@ class Spread(NamedTuple):
         """The middle half as text."""
         return f"{self.low:{form}} to {self.high:{form}}"
 
+    def row(self, form: str = ".2f", unit: str = "") -> dict[str, Any]:
+        """What a row of the table holds of it."""
+        ratio = f"{self.middle:{form}}{unit}"
+        return {"ratio": ratio, "spread": self.between(form), "values": [self.middle]}
+
 
 def ratio(above: Sequence[Turn], below: Sequence[Turn], by: float = 1.0) -> Spread:
     """How many times as long one takes as the other, round by round: neighbours in time share the machine's state."""
