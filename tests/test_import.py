@@ -64,6 +64,17 @@ def test_predict_imports_what_it_uses(photo_files):
     assert not {"onnxscript", "scipy", "sklearn", "torch", "jinja2"} & loaded
 
 
+def test_the_program_puts_off_what_onnx_ir_hardly_ever_needs():
+    """sympy is a quarter of a second of every command, and works all the same where it is needed."""
+    code = (
+        "import sys; from onnxviz.cli import parent; parent._load(); import onnx_ir as ir\n"
+        "print('sympy.core' in sys.modules, 'onnx_ir._symbolic_shapes' in sys.modules);"
+        "print(ir.SymbolicDim('N') + 1, 'sympy.core' in sys.modules)"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.split("\n")[:2] == ["False True", "N + 1 True"]
+
+
 def test_every_public_name_is_there():
     for name in onnxviz.__all__:
         assert getattr(onnxviz, name) is not None
