@@ -92,7 +92,9 @@ def test_a_row_tells_how_far_it_is_from_a_run_of_the_same_code():
     assert all(table.held_against({"a": one}, now) == now for one in other)
     assert table.held_against({"a": before}, row("start", "a", code="c")) == row("start", "a", code="c")
     lines = table.render([{**now, "apart": "10.0%"}, row("isolate", "b")]).splitlines()
-    assert lines[0] == "| measured | value | middle half of the turns | two runs differ by | target | detail |"
+    assert (
+        lines[0] == "| measured | value | middle half of the turns | two runs differ by | target | detail |"
+    )
     assert lines[2:4] == ["| a | 1 | | 10.0% | none | |", "| b | 1 | | | none | |"]
 
 
