@@ -16,6 +16,7 @@ import signal
 import socket
 import threading
 import weakref
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -84,6 +85,8 @@ def _identity(path: str | os.PathLike[str]) -> tuple[int, ...]:
 
 # macOS gives threads half a megabyte, which ONNX's inference of nested graphs overflows.
 _STACK: Final = 2**24
+# So many requests that Ctrl-C ended are remembered, since the way there of what they ask for may be the longer one.
+_REMEMBERED: Final = 1024
 
 
 def serve(control: int, lifeline: int, board: int, memory: int | None) -> None:
@@ -144,12 +147,16 @@ class Served:
         self._held: dict[int, Any] = {}
         self._weights: weakref.WeakValueDictionary[int, np.ndarray] = weakref.WeakValueDictionary()
         self._threads: dict[int, int] = {}  # by request
+        self._stopped: deque[int] = deque(maxlen=_REMEMBERED)
         self._lock = threading.Lock()
 
     @contextlib.contextmanager
     def stoppable(self, request: int) -> Iterator[None]:
-        """Around what this thread does for a request."""
-        self._threads[request] = threading.get_ident()
+        """Around what this thread does for a request; raises KeyboardInterrupt where it was told to stop before."""
+        with self._lock:
+            if request in self._stopped:
+                raise KeyboardInterrupt
+            self._threads[request] = threading.get_ident()
         try:
             yield
         finally:
@@ -157,10 +164,12 @@ class Served:
                 del self._threads[request]
 
     def stop(self, request: int) -> None:
-        """Ctrl-C for what is run for this request, if it is under way: it ends between two operators."""
+        """Ctrl-C for what is run for this request: it ends between two operators, and does not begin any more."""
         with self._lock:  # its thread does not go on to another meanwhile
             if (thread := self._threads.get(request)) is not None:
                 WATCHDOG.stop(thread)
+            elif request not in self._stopped:
+                self._stopped.append(request)
 
     def answer(self, message: Mapping[str, Any], arrays: dict[str, np.ndarray]) -> Message:
         """Do what the message asks for; raises what doing it raises."""

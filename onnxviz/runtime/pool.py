@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Final
+from collections.abc import Callable
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from typing import Any, Final, TypeVar
 
 from onnxviz import isolate
 
 # Seconds between two looks at what threads wait for after Ctrl-C.
 _LOOK: Final = 0.01
+T = TypeVar("T")
 
 
 class Pool(ThreadPoolExecutor):
@@ -21,17 +23,32 @@ class Pool(ThreadPoolExecutor):
     """
 
     def __init__(self, workers: int, name: str) -> None:
-        self._idents: list[int] = []
-        super().__init__(
-            workers, thread_name_prefix=name, initializer=lambda: self._idents.append(threading.get_ident())
-        )
+        # Ours, not the executor's list of threads: Ctrl-C while it starts one leaves that one running, and unlisted.
+        self._at_work: set[int] = set()
+        self._left = False
+        super().__init__(workers, thread_name_prefix=name)
+
+    def submit(self, work: Callable[..., T], /, *args: Any, **named: Any) -> Future[T]:
+        """As ThreadPoolExecutor's."""
+        return super().submit(self._do, work, *args, **named)
+
+    def _do(self, work: Callable[..., T], /, *args: Any, **named: Any) -> T:
+        thread = threading.get_ident()
+        self._at_work.add(thread)
+        try:
+            if self._left:
+                raise CancelledError
+            return work(*args, **named)
+        finally:
+            self._at_work.discard(thread)
 
     def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
+        self._left = True
         self.shutdown(wait=False, cancel_futures=True)
         # A generator that is closed because of Ctrl-C in its caller is told of it so.
         if isinstance(error, KeyboardInterrupt) or isinstance(error and error.__context__, KeyboardInterrupt):
             # Again and again: a thread may be about to ask for something, and none would end what it then waits for.
-            while any(thread.is_alive() for thread in self._threads):
-                isolate.hurry(self._idents)
+            while self._at_work:
+                isolate.hurry(tuple(self._at_work))
                 time.sleep(_LOOK)
         self.shutdown(wait=True)

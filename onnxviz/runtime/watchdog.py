@@ -42,7 +42,9 @@ class Watchdog:
     def __init__(self) -> None:
         self._runs: dict[int, _Watched] = {}
         self._keys = itertools.count()
-        self._wake = threading.Condition()
+        # Taken by itself, not through the condition: Ctrl-C right behind `Condition.__enter__` leaves it taken.
+        self._lock = threading.RLock()
+        self._wake = threading.Condition(self._lock)
         self._looks = math.inf  # when it looks next; infinity: when it is woken
         self._last = -math.inf  # when the last run began
         self._thread: threading.Thread | None = None
@@ -60,7 +62,7 @@ class Watchdog:
         key, now = next(self._keys), time.monotonic()
         end = math.inf if seconds is None else now + seconds
         watched = _Watched(options, now, end, threading.get_ident())
-        with self._wake:
+        with self._lock:
             if self._thread is None or not self._thread.is_alive():
                 self._thread = threading.Thread(target=self._serve, name="onnxviz-watchdog", daemon=True)
                 self._thread.start()
@@ -77,13 +79,13 @@ class Watchdog:
                 raise KeyboardInterrupt from None
             raise
         finally:
-            with self._wake:
+            with self._lock:
                 self._runs.pop(key, None)
 
     def _serve(self) -> None:
         before = time.monotonic()
         while True:
-            with self._wake:
+            with self._lock:
                 now = time.monotonic()
                 if now - before > _STOOD_STILL:
                     for run in self._runs.values():
@@ -107,7 +109,7 @@ class Watchdog:
         self._stop(lambda run: run.thread == thread)
 
     def _stop(self, meant: Callable[[_Watched], bool]) -> None:
-        with self._wake:
+        with self._lock:
             for run in self._runs.values():
                 if meant(run):
                     run.interrupted = run.options.terminate = True
@@ -137,9 +139,11 @@ def waited(run: Callable[[], T], options: Any, seconds: float | None) -> T:
             outcome.append((None, error))
         done.set()
 
-    threading.Thread(target=work, name="onnxviz-run", daemon=True).start()
     left = math.inf if seconds is None else seconds * (1 + GRACE_PART) + GRACE
     try:
+        threading.Thread(
+            target=work, name="onnxviz-run", daemon=True
+        ).start()  # Ctrl-C here: it may have begun
         while not done.wait(min(_LOOK, left)):  # Windows answers Ctrl-C between two looks
             left -= _LOOK
             if left <= 0:

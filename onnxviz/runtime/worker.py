@@ -180,7 +180,7 @@ class Life:
         return _GRACE_KEEPING if self.states else _GRACE
 
     def stop(self, request: int) -> None:
-        """Tell it to stop this between two operators: harmless where it has not begun, or ended long ago."""
+        """Tell it to stop this between two operators, or not to begin it; harmless where it ended long ago."""
         with contextlib.suppress(OSError):  # gone, or deaf
             self._control.send(CONTROL.pack(request), socket.MSG_DONTWAIT)
 
@@ -482,7 +482,8 @@ def _drain(life: Life, channel: Channel, request: int) -> None:
                 return
             except TimeoutError:
                 taken = time.monotonic() - began
-                if taken > _GRACE and not life.began(request):  # Ctrl-C came before it was sent
+                # Ctrl-C came before it was sent, or read there, where it is told not to begin any more.
+                if taken > _GRACE and not life.began(request):
                     return
                 if taken > life.grace:
                     raise

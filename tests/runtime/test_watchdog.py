@@ -177,6 +177,35 @@ def test_the_watchdog_is_woken_only_for_a_run_that_ends_before_it_looks(monkeypa
     assert woken == [1]
 
 
+def test_ctrl_c_leaves_no_lock_taken(monkeypatch):
+    """Python's Condition keeps its lock where Ctrl-C comes right behind the taking of it."""
+    dog, options, enter = watchdog.Watchdog(), SimpleNamespace(terminate=False), threading.Condition.__enter__
+
+    def interrupted(condition: threading.Condition) -> None:
+        enter(condition)
+        if condition is dog._wake:
+            raise AssertionError("Ctrl-C may come here")
+
+    monkeypatch.setattr(threading.Condition, "__enter__", interrupted)
+    with dog.watch(options, 0.01):
+        while not options.terminate:
+            time.sleep(0.01)
+
+
+def test_a_run_whose_thread_was_started_when_ctrl_c_came_is_told_to_stop(monkeypatch):
+    options, start, ran = SimpleNamespace(terminate=False), threading.Thread.start, threading.Event()
+
+    def interrupted(thread: threading.Thread) -> None:
+        start(thread)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(threading.Thread, "start", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        watchdog.waited(ran.set, options, 60)
+    assert options.terminate
+    assert ran.wait(60)
+
+
 def test_a_watched_process_runs_in_the_same_thread(threads):
     isolate.serve(isolate.Board(mmap.mmap(-1, isolate.SIZE)))
     try:

@@ -673,6 +673,8 @@ def test_a_second_ctrl_c_ends_what_holds_a_state(tmp_path):
     rest = f"""{HELD}
 worker.Life.stop = lambda *_: None  # as in one operator that takes minutes
 worker._GRACE_KEEPING = 600
+drain = worker._drain
+worker._drain = lambda *given: (print("noticed", flush=True), drain(*given))[1]
 runs(net)
 try:
     program.run_bound({{}}, {{"x": state}}, {{}}, ["y"])
@@ -683,6 +685,7 @@ except KeyboardInterrupt:
         pid = int(run.stdout.readline())
         assert run.stdout.readline() == "runs\n"
         run.send_signal(signal.SIGINT)
+        assert run.stdout.readline() == "noticed\n"
         time.sleep(2.0)  # longer than what holds no state is given
         assert not ended(pid, 0.1)
         run.send_signal(signal.SIGINT)
@@ -750,6 +753,52 @@ def test_ctrl_c_before_a_thread_has_asked():
         raise KeyboardInterrupt
     assert time.monotonic() - began < 60
     net.close()
+
+
+def test_ctrl_c_while_a_thread_is_started(monkeypatch):
+    """It may be in the middle of a run by then, and the executor does not list it yet."""
+    net = opened(HANGS)
+    program, x, life = net.program(["y"]), net.prepare(bright()), net.worker.life()
+    start = threading.Thread.start
+
+    def interrupted(thread: threading.Thread) -> None:
+        start(thread)
+        if thread.name.startswith("unlisted"):
+            while life.was_at() != "running the model":
+                time.sleep(0.01)
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(threading.Thread, "start", interrupted)
+    with pytest.raises(KeyboardInterrupt), Pool(2, "unlisted") as pool:
+        pool.submit(program, {"x": x})
+    assert not life.alive or life.was_at() is None  # ended, or between two operators
+    net.close()
+
+
+def test_what_ctrl_c_ended_is_not_begun_late(tmp_path):
+    """On a busy machine the process may come to read it when nobody waits for it any more."""
+    rest = f"""{HELD}
+import signal
+def interrupt():
+    while not net.worker._waiting:
+        time.sleep(0.01)
+    time.sleep(0.3)
+    os.kill(os.getpid(), signal.SIGINT)
+pid = net.worker.life().process.pid
+os.kill(pid, signal.SIGSTOP)
+threading.Thread(target=interrupt).start()
+try:
+    program.run_bound({{}}, {{"x": state}}, {{}}, ["y"])
+except KeyboardInterrupt:
+    print("stopped", flush=True)
+os.kill(pid, signal.SIGCONT)
+print((state.numpy() == np.arange(1000)).all())
+time.sleep(2)
+print(net.worker.life().was_at())
+"""
+    with script(tmp_path, PLAIN, rest) as run:
+        out, err = run.communicate(timeout=240)
+    assert out.split()[1:] == ["stopped", "True", "None"], err
 
 
 @pytest.mark.parametrize("rest", ["time.sleep(60)", "runs(net); net.run(x, ['y'])"])
