@@ -14,7 +14,7 @@ from onnxviz.cli.run import Run
 def compare(run: Run, call: Call) -> None:
     """Findings, figures and a page; exit code 1 where a finding counts, or what was asked for could not be done."""
     from onnxviz.auditing import accept
-    from onnxviz.comparing.page import verdict
+    from onnxviz.comparing.judge import verdict
 
     target, fail_on = run.output(), call.own["fail_on"]
     run.claim(target)

@@ -1,1 +1,14 @@
-"""`compare`: what changed between two files of one network, which layer did it, why, and what to do."""
+"""`compare`: what changed between two files of one network, which layer did it, why, and what to do.
+
+compare     the whole, part by part; result and resume: what it holds, and what another run takes over
+agree       are these files of one network, and do both see the same pictures
+match       which value of B is which of A, in the files' normal form: normal, sides, kernels (weights), sketch (values)
+answers     agreement, calibration, labels: noise (what noise would do the same), pixels (segmenters), flips
+hybrids     graphs grown of both (graph/graft) and run: local (which layer), split (weights or calibration), advice
+            (what leaving layers in float gains), gains (values in other units)
+why         the figures of each layer: weights, stored (as the file has them), values (as it computes them)
+drift       where both look
+rules       the thresholds; judge: from figures to findings
+page        the report; words: the screen
+like        a file that is asked by another's layer names
+"""

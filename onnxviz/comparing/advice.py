@@ -70,9 +70,17 @@ class Advice:
     exclusions: tuple[Exclusion, ...]
     pictures: int
 
+    @property
+    def best(self) -> Exclusion | None:
+        """The shortest list that gains at least half of what the longest does; None where none gains anything."""
+        lists = [one for one in self.exclusions if one.gain > 0]
+        most = max((one.gain for one in lists), default=0.0)
+        return next((one for one in lists if one.gain >= most / 2), None)
+
     def to_dict(self) -> dict[str, Any]:
-        """As `exclude.json` has it."""
+        """As `exclude.json` has it: `nodes_to_exclude` is that of `best`, and every list is under `exclude`."""
         return {
+            "nodes_to_exclude": [] if self.best is None else list(self.best.nodes),
             "sqnr_db": self.sqnr if np.isfinite(self.sqnr) else None,
             "agreement": self.agreement,
             "pictures": self.pictures,

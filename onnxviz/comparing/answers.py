@@ -111,13 +111,19 @@ class Answers:
             told += self.pixels.sentences()
         elif self.reason:
             told.append(f"answers are not compared: {self.reason}")
-        for margin, one in self.agreement.items():
-            where = f", where A's best class leads by {margin:g} or more" if margin else ""
-            told.append(f"the same class in {one}{where}")
+        for margin, one in sorted(self.agreement.items(), key=lambda item: item[0] or 1):
+            if not margin:
+                told.append(f"over all pictures the same class in {one}")
+            elif one.of:
+                told.append(
+                    f"where A's best class leads by {margin:g} or more, B gives the same class in {one}"
+                )
+            else:
+                told.append(f"A's best class leads by {margin:g} or more in none of {self.pictures} pictures")
         if self.noise is not None:
             told.append(str(self.noise))
         if self.shift is not None:
-            told.append(f"B's highest probability is {self.shift:+.3f} from A's on average")
+            told.append(_confidence(self.shift))
         if self.truth is not None:
             held = self.truth
             told.append(
@@ -347,9 +353,12 @@ class _Table:
                     "margin": margin,
                     "a_probability_of_b": float(scores[0][classes[1]]),
                     "b_probability_of_a": float(scores[1][classes[0]]),
-                    **({} if self._truth is None else {"truth": known}),
+                    **({} if self._truth is None else {"truth": known, "truth_label": self._called(known)}),
                 }
             )
+
+    def _called(self, known: int | None) -> str | None:
+        return None if known is None else self._a.label(known)
 
     def result(self, noise: Noise | None, broken: Sequence[str], skipped: Sequence[Skipped]) -> Answers:
         """All of it."""
@@ -390,6 +399,13 @@ def _margin(scores: np.ndarray) -> float:
 
 
 # --- words ------------------------------------------------------------------------------------------
+
+
+def _confidence(shift: float) -> str:
+    if abs(shift) < 0.0005:
+        return "B is as confident as A on average"
+    way = "higher" if shift > 0 else "lower"
+    return f"B's highest probability is {abs(shift):.3f} {way} than A's on average"
 
 
 def _percent(share: Share) -> str:

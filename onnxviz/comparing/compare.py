@@ -25,10 +25,9 @@ from onnxviz.comparing.hybrids import Hybrids, ending
 from onnxviz.comparing.judge import judged
 from onnxviz.comparing.local import HEALED, local
 from onnxviz.comparing.match import Matching, match, read_pairs
-from onnxviz.comparing.result import Compared
+from onnxviz.comparing.result import Compared, rows
 from onnxviz.comparing.resume import made, rests
 from onnxviz.comparing.split import split
-from onnxviz.comparing.table import rows
 from onnxviz.comparing.why import why
 from onnxviz.errors import (
     ImageRejected,
@@ -65,7 +64,7 @@ class Comparison(Compared):
 
     def lines(self) -> list[str]:
         """The whole of it in a screen: answers, the first layers with the reason, what to do."""
-        from onnxviz.comparing.page import lines
+        from onnxviz.comparing.words import lines
 
         return lines(self)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
-from onnxviz.auditing.finding import Check, Evidence, Finding
+from onnxviz.auditing.finding import FAIL_ON, Check, Evidence, Finding, counts
 from onnxviz.comparing.rules import (
     CLIPPED_BY,
     FEWEST,
@@ -18,14 +18,18 @@ from onnxviz.comparing.rules import (
     found,
     not_run,
 )
-from onnxviz.text import printable
+from onnxviz.errors import UsageError, near
+from onnxviz.graph.operators import RECURRENT, WEIGHTED
+from onnxviz.text import printable, quoted
 
 if TYPE_CHECKING:
+    from onnxviz.auditing.report.page import Verdict
     from onnxviz.auditing.statistics import Likeness, Share
     from onnxviz.comparing.answers import Answers
     from onnxviz.comparing.drift import Drift
     from onnxviz.comparing.local import Local
     from onnxviz.comparing.match import Matching
+    from onnxviz.comparing.result import Compared
     from onnxviz.comparing.split import Split
     from onnxviz.comparing.why import LayerFigures, Why
 
@@ -61,6 +65,23 @@ def judged(parts: Mapping[str, Any], reasons: Mapping[str, str], pictures: bool)
         else:
             checks.append(not_run(rule, reasons.get(part, "an earlier part was not run")))
     return tuple(checks)
+
+
+def verdict(found: Compared, fail_on: str, accepted: Mapping[str, str]) -> Verdict:
+    """'fail' for a finding that counts; 'incomplete' where answers or layers were to be compared and could not be.
+
+    raises   UsageError for an unknown severity
+    """
+    if fail_on not in FAIL_ON:
+        raise UsageError(
+            f"fail_on is one of {', '.join(FAIL_ON)}; got {quoted(fail_on)}{near(fail_on, FAIL_ON)}"
+        )
+    if any(counts(one, fail_on, accepted) for one in found.findings):
+        return "fail"
+    needed = {"answers", "matching", "local"} if found.pictured else {"matching"}
+    states = {one.id: one.state for one in found.checks}
+    gaps = needed & set(found.reasons) or states.get("compare.matching") == "not-run"
+    return "incomplete" if gaps or found.manifest.get("incomplete") else "pass"
 
 
 # --- the whole ----------------------------------------------------------------------------------
@@ -202,8 +223,24 @@ def _drift(rule: Rule, drift: Drift) -> Check:
     return check(rule, findings, figure=lowest, figures=figures)
 
 
+def missing(matching: Matching) -> list[str]:
+    """What A calls the layers with weights that were not found in B, in order."""
+    known = {name for name, _ in matching.kernels}
+    pairs = {pair.a for pair in matching.pairs}
+    return [
+        printable(node.outputs[0].name or "")
+        for node in matching.a.graph
+        if node.op_type in WEIGHTED | RECURRENT
+        and node.name not in known
+        and node.outputs[0].name not in pairs
+    ]
+
+
 def _matching(rule: Rule, matching: Matching) -> Check:
-    figures = {"macs": matching.macs, "values": matching.values, "pairs": len(matching.pairs)}
+    figures = {
+        **{"macs": matching.macs, "values": matching.values, "pairs": len(matching.pairs)},
+        "missing": missing(matching),
+    }
     if rule.grade(matching.macs):
         reason = (
             f"only {matching.macs:.0%} of A's multiply-accumulates were found in B: the layers are incomplete"

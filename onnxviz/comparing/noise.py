@@ -43,8 +43,8 @@ class Noise:
         """In a sentence."""
         more = "more than " if self.beyond else ""
         return (
-            f"B moves A's scores as far as {more}{self.sd:.2g} grey levels of noise do (by {self.moved:.1%}; "
-            f"measured on {self.pictures} pictures); noise of 1 grey level leaves A's class in {self.agreement}"
+            f"B moves the scores by {self.moved:.1%}, as {more}{self.sd:.2g} grey levels of noise in the pixels "
+            f"do; noise of 1 grey level, which nobody sees, leaves A's own class in {self.agreement}"
         )
 
 

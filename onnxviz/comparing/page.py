@@ -1,4 +1,4 @@
-"""What a comparison shows: its page for `auditing.report`, the files beside it, and the lines on a screen."""
+"""What a comparison shows: its page for `auditing.report`, and the files beside it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from onnxviz import tables
-from onnxviz.auditing.finding import FAIL_ON, Finding, counts
 from onnxviz.auditing.report.facts import facts, now
 from onnxviz.auditing.report.page import (
     Block,
@@ -22,24 +21,19 @@ from onnxviz.auditing.report.page import (
     Steps,
     Table,
     Text,
-    Verdict,
     heat,
 )
-from onnxviz.comparing.judge import MARGIN, source
+from onnxviz.comparing.judge import MARGIN, missing, source, verdict
 from onnxviz.comparing.resume import PARTS, written
-from onnxviz.errors import UsageError, near
-from onnxviz.files import json_bytes
-from onnxviz.text import printable, quoted
+from onnxviz.comparing.words import FIRST, WORST, advice, exclusion, gaps, quantised, shares, upper
+from onnxviz.files import json_bytes, png_bytes
+from onnxviz.text import file_name, printable
 
 if TYPE_CHECKING:
     from onnxviz.attribution.result import Attribution
-    from onnxviz.comparing.advice import Exclusion
     from onnxviz.comparing.flips import Flip
     from onnxviz.comparing.result import Compared
 
-#: Layers that the screen names.
-_FIRST: Final = 3
-_WORST: Final = 10
 # Columns of the layer tables on the page, by what they are called in layers.csv: what the page calls them.
 _RANKED: Final = {
     "place": "place",
@@ -70,27 +64,16 @@ _HINTS: Final = {
     "weights_sqnr_db": "Signal to noise of B's weights.",
     "weights_short_db": "By how much that is under what bits and granularity predict: an error of step²/12.",
 }
+_STEPS: Final = {
+    "weights": "their weights",
+    "values": "their values on the probe pictures",
+    "name": "their names, among equals",
+    "given": "--match",
+}
 _FORMATS: Final = {
     "share": ".1%", "z": ".1f", "healed_db": ".1f", "sqnr_db": ".1f", "codes_used": ".0%", "weights_sqnr_db": ".1f",
     "weights_short_db": ".1f",
 }  # fmt: skip
-
-
-def verdict(found: Compared, fail_on: str, accepted: Mapping[str, str]) -> Verdict:
-    """'fail' for a finding that counts; 'incomplete' where answers or layers were to be compared and could not be.
-
-    raises   UsageError for an unknown severity
-    """
-    if fail_on not in FAIL_ON:
-        raise UsageError(
-            f"fail_on is one of {', '.join(FAIL_ON)}; got {quoted(fail_on)}{near(fail_on, FAIL_ON)}"
-        )
-    if any(counts(one, fail_on, accepted) for one in found.findings):
-        return "fail"
-    needed = {"answers", "matching", "local"} if found.pictured else {"matching"}
-    states = {one.id: one.state for one in found.checks}
-    gaps = needed & set(found.reasons) or states.get("compare.matching") == "not-run"
-    return "incomplete" if gaps or found.manifest.get("incomplete") else "pass"
 
 
 def page(
@@ -139,6 +122,10 @@ def files(found: Compared) -> dict[str, bytes]:
         ("weights", weights),
     ):
         made |= tables.both(name, columns) if columns else {}
+    for method in () if found.drift is None else found.drift.worst:
+        sheet = found.drift.sheet(method)
+        if sheet is not None:
+            made[f"drift-{file_name(method)}.png"] = png_bytes(sheet)
     if found.advice is not None:
         made["exclude.json"] = json_bytes({"schema": "onnxviz.exclude/1", **found.advice.to_dict()})
     return made
@@ -155,10 +142,8 @@ def _lead(found: Compared) -> Iterator[str]:
             "No pictures were given: weights, ranges and structure were compared, answers and layers' effects were not."
         )  # fmt: skip
     else:
-        yield from (f"{text[:1].upper()}{text[1:]}." for text in found.answers.sentences())
-    for part, why in found.reasons.items():
-        if part != "answers":
-            yield f"Not run: {part}: {why}."
+        yield from (f"{upper(text)}." for text in found.answers.sentences())
+    yield from (f"Not run: {text}." for text in gaps(found) if not text.startswith("answers: "))
     if found.manifest.get("incomplete"):
         yield "The comparison was interrupted: what was done by then is here."
 
@@ -169,7 +154,7 @@ def _numbers(found: Compared) -> Iterator[Number]:
         sure = answers.agreement[MARGIN]
         if sure.of:
             low, high = sure.limits
-            note = f"of {sure.of} pictures, limits {low:.0%} to {high:.0%}"
+            note = f"of {sure.of} pictures, 95% limits {low:.0%} to {high:.0%}"
             yield Number(f"{sure.share:.0%}", "same answer where A is sure", note)
     if answers is not None and answers.noise is not None:
         noise = answers.noise
@@ -177,6 +162,12 @@ def _numbers(found: Compared) -> Iterator[Number]:
         yield Number(
             f"{more}{noise.sd:.2g}", "grey levels of noise do the same to A", "standard deviation, of 255"
         )
+    if answers is not None and answers.truth is not None:
+        held = answers.truth
+        note = (
+            f"A {held.right_a.share:.1%}; {held.fixed} fixed, {held.broken} broken, McNemar p = {held.p:.2g}"
+        )
+        yield Number(f"{held.right_b.share:.1%}", f"of {held.pictures} true classes right in B", note)
     if effects is not None and np.isfinite(effects.measured):
         apart = ", layers work on each other" if effects.apart else ""
         note = (
@@ -186,73 +177,20 @@ def _numbers(found: Compared) -> Iterator[Number]:
         yield Number(f"{effects.measured:.1f} dB", "signal to noise at the answers", note)
     if split is not None and split.cause is not None:
         yield Number(
-            f"{split.shares[split.cause]:.0%}", f"of the noise comes from {split.cause}", _shares(split)
+            f"{split.shares[split.cause]:.0%}", f"of the noise comes from {split.cause}", shares(split)
         )
-
-
-def _shares(split: Any) -> str:
-    return ", ".join(f"{name} {share:.0%}" for name, share in split.shares.items())
-
-
-def _first(found: Compared) -> list[tuple[str, float, str]]:
-    """The layers to look at first: name, share, reason."""
-    if found.effects is None:
-        return []
-    reasons = dict(zip(found.layers.get("layer", ()), found.layers.get("reason", ()), strict=False))
-    ranked = [one for one in found.effects.ranked if one.e > 0][:_FIRST]
-    return [(one.layer, one.share, reasons.get(one.layer, "")) for one in ranked]
-
-
-def best(found: Compared) -> Exclusion | None:
-    """Of the lists to exclude the shortest that gains at least half of what the longest does."""
-    lists = [] if found.advice is None else [one for one in found.advice.exclusions if one.gain > 0]
-    most = max((one.gain for one in lists), default=0.0)
-    return next((one for one in lists if one.gain >= most / 2), None)
-
-
-def _exclusion(one: Exclusion, found: Compared) -> str:
-    before = None if found.advice is None else found.advice.agreement
-    count = len(one.layers)
-    agreement = (
-        ""
-        if one.agreement is None or before is None
-        else f", the same class in {one.agreement:.0%} of the probes instead of {before:.0%}"
-    )
-    layers = "this layer" if count == 1 else f"these {count} layers"
-    gain = (
-        f"{one.gain:+.1f} dB, measured"
-        if np.isfinite(one.gain)
-        else "nothing is left of the damage, measured"
-    )
-    if not _quantised(found):
-        return f"put back {layers} as in A: {gain}{agreement}"
-    return (
-        f"leave {layers} in float: {gain}{agreement}; {one.macs:.1%} of the multiply-accumulates turn float"
-    )
-
-
-def _quantised(found: Compared) -> bool:
-    """Whether B holds anything as integers."""
-    return found.why is None or bool(found.why.activations or found.why.weights)
 
 
 # --- sections -----------------------------------------------------------------------------------
 
 
 def _what_to_do(found: Compared) -> Section | None:
-    steps: list[Text] = []
-    seen: set[str] = set()
-    for one in found.findings:
-        if one.advice and one.advice not in seen:
-            seen.add(one.advice)
-            place = f"{one.where}: " if one.where else ""
-            steps.append(Text(f"{place}{one.advice}."))
-    chosen = best(found)
+    steps = [Text(f"{upper(text)}.") for text in advice(found)]
+    chosen = found.advice.best if found.advice is not None else None
     if chosen is not None:
-        told = _exclusion(chosen, found)
         names = ", ".join(repr(printable(node)) for node in chosen.nodes)
-        call = f"quantize_static(..., nodes_to_exclude=[{names}])" if _quantised(found) else ""
-        steps.append(Text(f"{told[:1].upper()}{told[1:]}.", call))
+        call = f"quantize_static(..., nodes_to_exclude=[{names}])" if quantised(found) else ""
+        steps.append(Text(f"{upper(exclusion(chosen, found))}.", call))
     blocks: list[Block] = [Steps(steps)] if steps else []
     if found.advice is not None and found.advice.exclusions:
         lists = found.advice.exclusions
@@ -274,7 +212,12 @@ def _what_to_do(found: Compared) -> Section | None:
             "gain, dB": "How much more signal to noise B has at the answers with so many layers by A's operators.",
             "MACs in float": "Share of the multiply-accumulates that are not quantised then.",
         }
-        caption = "The first layers left in float; all lists are in exclude.json, ready for nodes_to_exclude."
+        caption = (
+            "So many of the first layers left in float; exclude.json has the names of all these lists, for "
+            "nodes_to_exclude."
+            if quantised(found)
+            else "So many of the first layers as in A; exclude.json has the names of all these lists."
+        )
         blocks.append(Table(columns, caption, bars={"gain, dB": None}, formats=formats, hints=hints))
     return Section("What to do", blocks, "Each gain was measured, not guessed.") if blocks else None
 
@@ -283,7 +226,7 @@ def _layers(found: Compared) -> Section | None:
     if not found.layers:
         return None
     places = found.layers.get("place", ())
-    ranked = sorted((place, row) for row, place in enumerate(places) if place is not None)[:_WORST]
+    ranked = sorted((place, row) for row, place in enumerate(places) if place is not None)[:WORST]
     blocks: list[Block] = []
     if ranked:
         caption = "The layers to look at first: what each does to the answers alone, everything else as in A."
@@ -291,7 +234,7 @@ def _layers(found: Compared) -> Section | None:
     caption = (
         "All layers of A that were found in B, in the order of computation; layers.csv has more columns."
     )
-    marked = [row for place, row in ranked if place <= _FIRST]
+    marked = [row for place, row in ranked if place <= FIRST]
     blocks.append(_table(found, _ALL, range(len(found.layers["layer"])), caption, marked))
     return Section(
         "Which layer", blocks, "Its own part in the damage, not what arrives there from other layers."
@@ -329,7 +272,7 @@ def _answers(found: Compared) -> Section | None:
         return None
     names = {
         "picture": "picture", "a_label": "A says", "a_probability": "A's probability", "b_label": "B says",
-        "b_probability": "B's probability", "margin": "margin in A", "truth": "true class",
+        "b_probability": "B's probability", "margin": "margin in A", "truth_label": "true class",
     }  # fmt: skip
     flips = found.answers.flips
     columns = {title: list(flips[name]) for name, title in names.items() if name in flips}
@@ -361,9 +304,7 @@ def _flip(one: Flip) -> Photo:
 def _pictures(found: Compared) -> Section | None:
     if found.drift is None:
         return None
-    blocks: list[Block] = [
-        Text("\n\n".join(f"{text[:1].upper()}{text[1:]}." for text in found.drift.sentences()))
-    ]
+    blocks: list[Block] = [Text("\n\n".join(f"{upper(text)}." for text in found.drift.sentences()))]
     for method, pairs in found.drift.worst.items():
         names = found.drift.names[method]
         photos = [_photo(method, printable(name), *pair) for name, pair in zip(names, pairs, strict=True)]
@@ -382,49 +323,29 @@ def _matching(found: Compared) -> Section | None:
     matching = found.matching
     if matching is None:
         return None
-    weak = [pair for pair in matching.pairs if pair.weak]
-    told = [
-        f"{matching.macs:.1%} of A's multiply-accumulates and {matching.values:.0%} of its values were found in B: "
-        f"{len(matching.pairs)} values."
-    ]
-    if weak:
-        told.append(
-            f"Weak, since nothing else came into question: {', '.join(printable(one.layer, 60) for one in weak)}."
-        )
+    pairs, lost = matching.pairs, missing(matching)
+    told = (
+        f"{matching.macs:.1%} of A's multiply-accumulates were found in B, and {len(pairs)} values that both compute. "
+        "What A computes between two of these, such as a convolution before its activation, is part of the layer "
+        "behind it."
+    )
+    if lost:
+        told += f"\n\nLayers of A that were not found in B, and not compared: {', '.join(lost)}."
+    steps = [step for step in _STEPS if any(pair.by == step for pair in pairs)]
+    of = [[pair for pair in pairs if pair.by == step] for step in steps]
+    columns: dict[str, list[Any]] = {
+        "found by": [_STEPS[step] for step in steps],
+        "values": [len(one) for one in of],
+        "alike, the least": [min(pair.sure for pair in one) for one in of],
+        "of them under 0.9": [sum(pair.weak for pair in one) for one in of],
+    }
+    hints = {
+        "alike, the least": "Cosine of the weights, or correlation of the values: 1 where nothing changed.",
+        "of them under 0.9": "Nothing else came into question there; layers.csv tells which (weak, sure).",
+    }
+    table = Table(columns, "How they were found.", formats={"alike, the least": ".2f"}, hints=hints)
     return Section(
         "What was compared",
-        [Text("\n\n".join(told))],
+        [Text(told), *([table] if steps else [])],
         "Layers are found by weights and values, not by names.",
     )
-
-
-# --- on a screen --------------------------------------------------------------------------------
-
-
-def lines(found: Compared) -> list[str]:
-    """Answers, the first layers with the reason, what to do, findings: each with its head."""
-    told: list[tuple[str, list[str]]] = []
-    if found.answers is not None:
-        told.append(("answers", found.answers.sentences()))
-    layers = [f"{share:5.0%}  {printable(name, 60)}  {why}".rstrip() for name, share, why in _first(found)]
-    if found.effects is not None and not layers:
-        layers = ["no layer differs"]
-    told.append(("layers", layers))
-    if found.split is not None and found.split.cause is not None:
-        told.append(("noise from", [_shares(found.split), f"mostly {source(found.split, found.why)}"]))
-    chosen = best(found)
-    if chosen is not None:
-        lists = ["names for nodes_to_exclude, of 1 to 8 layers: exclude.json"] if _quantised(found) else []
-        told.append(("to do", [_exclusion(chosen, found), *map(printable, chosen.layers), *lists]))
-    told.append(("findings", [_finding(one) for one in found.findings] or ["none"]))
-    told.append(("not run", [f"{part}: {why}" for part, why in found.reasons.items()]))
-    width = max(len(head) for head, _ in told)
-    return [
-        f"{(head if row == 0 else '').ljust(width)}  {text}"
-        for head, texts in told
-        for row, text in enumerate(texts)
-    ]
-
-
-def _finding(one: Finding) -> str:
-    return f"{one.severity.ljust(6)}  {one.id}: {one.sentence}"

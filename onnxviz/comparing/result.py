@@ -1,25 +1,35 @@
-"""What a comparison holds; how it is shown is `page`'s business."""
+"""What a comparison holds, and its table of layers; how it is shown is `page`'s business."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from onnxviz.auditing.finding import Check, Finding, ordered
 from onnxviz.errors import UsageError, near
 from onnxviz.results import Result
+from onnxviz.text import printable
 
 if TYPE_CHECKING:
     from onnxviz.comparing.advice import Advice
     from onnxviz.comparing.answers import Answers
     from onnxviz.comparing.drift import Drift
     from onnxviz.comparing.flips import Flip
-    from onnxviz.comparing.local import Local
+    from onnxviz.comparing.local import Local, LocalEffect
     from onnxviz.comparing.match import Matching
     from onnxviz.comparing.split import Split
-    from onnxviz.comparing.why import Why
+    from onnxviz.comparing.why import LayerFigures, Why
     from onnxviz.tables import Columns
+
+
+# What needs pictures to be measured.
+_MEASURED: Final = (
+    *("sqnr_db", "cosine", "a_low", "a_high", "beyond_low", "beyond_high", "codes_used", "codes_unused"),
+    *("under_zero", "steps_under_zero", "not_finite"),
+)
+# Below this many decibels of its own something other than 8 bits must be at work.
+_ROUNDED_DB: Final = 20.0
 
 
 @dataclass(repr=False)
@@ -77,3 +87,81 @@ class Compared(Result):
     def table(self) -> Columns:
         """`layers`."""
         return self.layers
+
+
+# --- the table of layers --------------------------------------------------------------------------
+
+
+def rows(why: Why | None, local: Local | None, pictures: bool, whole: bool = True) -> dict[str, list[Any]]:
+    """The columns, in A's order: layer, op, place (1 is the first to look at), share, effect, z, healed_db, reason,
+    cut_off, weights_short_db, and those of `Why.table`.
+
+    pictures   whether the figures of values are of real pictures; else they are left out
+    whole      whether `why` is of all layers: what else has an effect is no layer
+    """
+    if why is None:
+        return {} if local is None else _of_effects(local)
+    effects = {} if local is None else {one.layer: one for one in local.effects}
+    places = {} if local is None else {one.layer: place for place, one in enumerate(local.ranked, 1) if one.e}
+    table = why.table()
+    names = [one.pair.layer for one in why.layers]
+    others = (
+        [] if local is None or not whole else [one for one in local.effects if one.layer not in set(names)]
+    )
+    found: dict[str, list[Any]] = {name: list(table[name]) for name in ("layer", "op") if name in table}
+    if local is not None:
+        found["place"] = [places.get(name) for name in names]
+        found |= _effects([effects.get(name) for name in names])
+    found["reason"] = [reason(one, effects.get(one.pair.layer)) if pictures else "" for one in why.layers]
+    if pictures:
+        found["cut_off"] = [one.beyond for one in why.layers]
+    found["weights_short_db"] = [None if one.worst is None else one.worst.short for one in why.layers]
+    left_out = () if pictures else _MEASURED
+    found |= {name: list(cells) for name, cells in table.items() if name not in (*found, *left_out)}
+    return _before(others, places, found) if others else found
+
+
+def _before(
+    others: list[LocalEffect], places: dict[str, int], found: dict[str, list[Any]]
+) -> dict[str, list[Any]]:
+    """Rows of what is no layer, which has effects alone: the quantiser of the input."""
+    known: dict[str, list[Any]] = {
+        "layer": [one.layer for one in others],
+        "op": ["input"] * len(others),
+        "place": [places.get(one.layer) for one in others],
+        "reason": ["what the input's quantiser does to the picture" if one.e else "" for one in others],
+        **_effects(list(others)),
+    }
+    return {name: [*known.get(name, [None] * len(others)), *cells] for name, cells in found.items()}
+
+
+def _of_effects(local: Local) -> dict[str, list[Any]]:
+    places = {one.layer: place for place, one in enumerate(local.ranked, 1) if one.e}
+    names = [one.layer for one in local.effects]
+    return {"layer": names, "place": [places.get(name) for name in names], **_effects(list(local.effects))}
+
+
+def _effects(listed: list[LocalEffect | None]) -> dict[str, list[Any]]:
+    of = {"share": "share", "effect": "e", "z": "z", "healed_db": "healed"}
+    return {
+        column: [None if one is None else getattr(one, name) for one in listed] for column, name in of.items()
+    }
+
+
+def reason(one: LayerFigures, effect: LocalEffect | None = None) -> str:
+    """Why a layer lost what it lost, in a few words; '' where B does nothing there."""
+    name = printable(one.pair.layer, 80)
+    told = [text.removeprefix(f"{name}: ") for text in one.sentences()]
+    if told:
+        return "; ".join(told)
+    if effect is None or not effect.e:
+        return ""
+    worst = one.worst
+    if one.bits is not None:
+        weights = f", weights {worst.codes} {worst.granularity}" if worst is not None and worst.codes else ""
+        return f"rounding to {one.codes} {one.granularity}{weights}"
+    if worst is not None and worst.codes:
+        return f"rounding of its weights to {worst.codes} {worst.granularity}"
+    if worst is not None and worst.sqnr < _ROUNDED_DB:
+        return f"its weights differ: {worst.sqnr:.1f} dB"
+    return "computed otherwise"

@@ -14,9 +14,9 @@ from typing import Any, Final
 import numpy as np
 import onnx_ir as ir
 
+from onnxviz.auditing.report.facts import machine
 from onnxviz.auditing.statistics import Likeness
 from onnxviz.comparing.match import Matching, Pair
-from onnxviz.comparing.processor import machine
 from onnxviz.comparing.values import portions, values
 from onnxviz.comparing.weights import WeightFigures, weight_figures
 from onnxviz.errors import UsageError

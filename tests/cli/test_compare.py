@@ -112,6 +112,35 @@ def test_a_mistake_is_told_before_any_work(call, options, words, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_true_classes_pairs_and_one_layer(call, tmp_path):
+    """--truth, --match and --layer: the screen tells what was fixed and broken, the table has that one layer."""
+    (tmp_path / "truth.csv").write_text("picture,class\n" + "".join(f"{n}.png,{n}\n" for n in range(3)))
+    (tmp_path / "pairs.csv").write_text("a,b\nblock1.relu1,block1.relu1\n")
+    options = (
+        "--truth",
+        tmp_path / "truth.csv",
+        "--match",
+        tmp_path / "pairs.csv",
+        "--layer",
+        "block1.relu1",
+    )
+    code, out, err = call("a.onnx", "b.onnx", "--preprocess", "unit", "--fail-on", "never", *options)
+    assert code == 0, err
+    assert "of 3 pictures with a label" in out and "McNemar p" in out
+    rows = (tmp_path / "out" / "layers.csv").read_text().splitlines()
+    assert len(rows) == 2 and rows[1].startswith("block1.relu1") and ",given," in rows[1]
+
+
+def test_a_comparison_is_gone_on_with(call):
+    options = ("--preprocess", "unit", "--fail-on", "never")
+    code, first, err = call("a.onnx", "b.onnx", *options)
+    assert code == 0, err
+    code, again, err = call("a.onnx", "b.onnx", *options, "--resume")
+    assert (code, again) == (0, first), err
+    code, _, err = call("b.onnx", "a.onnx", *options, "--resume")
+    assert code == 2 and "one of the models changed" in err
+
+
 def test_two_networks_are_told_by_both_names(call, folder):
     onnx.save(small.resnet(classes=7), folder / "seven.onnx")
     code, _, err = call("a.onnx", "seven.onnx", "--preprocess", "unit")

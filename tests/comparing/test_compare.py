@@ -15,12 +15,14 @@ import quantise
 from onnx import numpy_helper
 
 import onnxviz
-from onnxviz.auditing.finding import SEVERITIES
+from onnxviz.auditing.finding import SEVERITIES, Finding
 from onnxviz.comparing import compare as comparing
-from onnxviz.comparing.judge import judged, source
+from onnxviz.comparing.judge import judged, missing, source
 from onnxviz.comparing.match import Pair
+from onnxviz.comparing.page import page
 from onnxviz.comparing.rules import LAYER_MOVED
 from onnxviz.comparing.why import LayerFigures, Why
+from onnxviz.comparing.words import advice
 from onnxviz.errors import UsageError
 from onnxviz.interrupted import Interrupted
 from tests.comparing import small
@@ -83,6 +85,8 @@ def test_a_sound_file_has_no_finding(compared, form):
     assert not grave(found), [one.sentence for one in found.findings]
     assert found.check("compare.matching").figure > 0.99
     assert {one.state for one in found.checks if one.id != "compare.drift"} == {"clean"}
+    assert 0.65 < found.split.shares["weights"] < 0.9
+    assert found.split.shares["clipping"] < 0.01
 
 
 def test_the_layers_stand_in_order_with_their_own_part_and_a_reason(compared):
@@ -108,7 +112,7 @@ def test_per_tensor_is_told_by_its_answers_and_its_weights(files, net):
     other = opened(files("QDQ", per_channel=False))
     found = onnxviz.compare(net, other, files.photos()[::2], methods=(), probes=4, restore=0)
     assert "compare.answers" in grave(found)
-    assert found.split.cause == "weights"
+    assert found.split.cause == "weights" and found.split.shares["weights"] > 0.9
     assert "the weights" in found.check("compare.answers").findings[0].advice
 
 
@@ -122,7 +126,7 @@ def test_a_calibration_on_other_pixels_is_told_by_the_input_and_by_clipping(comp
 
 def test_a_calibration_on_noise_is_told(compared):
     found = compared("QDQ", calibrate="noise")
-    assert found.split.cause in ("rounding", "clipping")
+    assert found.split.cause == "rounding"
     assert grave(found)
 
 
@@ -173,6 +177,8 @@ def test_true_classes_tell_what_was_broken(resnet, pictures):
     assert found.answers.truth.right_a.count == len(pictures)
     assert found.answers.truth.broken == len(found.answers.flips["picture"])
     assert found.advice is None
+    assert found.answers.flips.get("truth_label", []) == found.answers.flips.get("a_label", [])
+    assert any(f"{len(pictures)} true classes" in one.name for one in page(found).numbers)
 
 
 # --- numbers that are none ----------------------------------------------------------------------
@@ -298,11 +304,68 @@ def test_what_is_written(compared, net, tmp_path):
     assert wanted | {"manifest.json", "SHA256SUMS"} <= names and page.name == "report.html"
     manifest = json.loads((tmp_path / "out/manifest.json").read_text())
     assert manifest["model"]["sha256"] == net.digest != manifest["b"]["model"]["sha256"]
-    lists = json.loads((tmp_path / "out/exclude.json").read_text())["exclude"]
+    exclude = json.loads((tmp_path / "out/exclude.json").read_text())
     known = {node.name for node in net.model.graph}
-    assert lists and set(lists[-1]["nodes_to_exclude"]) <= known
+    assert exclude["nodes_to_exclude"] == list(found.advice.best.nodes)
+    assert exclude["exclude"] and all(set(one["nodes_to_exclude"]) <= known for one in exclude["exclude"])
     told = json.loads((tmp_path / "out/report.json").read_text())
     assert told["verdict"] == "pass" and {one["id"] for one in told["checks"]} > {"compare.answers"}
+
+
+@pytest.fixture(scope="module")
+def explained(resnet, pictures):
+    """The small network and its int8 file, with maps."""
+    return onnxviz.compare(*resnet, pictures[:3], methods=("grad-cam", "gradient"), probes=2, restore=1)
+
+
+def test_the_worst_maps_lie_beside_the_page(explained, tmp_path):
+    from PIL import Image
+
+    explained.save(tmp_path / "out")
+    for method in ("grad-cam", "gradient"):
+        with Image.open(tmp_path / f"out/drift-{method}.png") as sheet:
+            assert sheet.width > 400 and sheet.height > 200
+    written = json.loads((tmp_path / "out/manifest.json").read_text())["written"]
+    assert {"drift-grad-cam.png", "drift.csv"} <= set(written)
+
+
+def test_the_page_says_how_layers_were_found_and_which_were_not(explained):
+    def told(found):
+        (section,) = (one for one in page(found).sections if one.title == "What was compared")
+        return section.blocks
+
+    text, table = told(explained)
+    assert "not found" not in text.text and not missing(explained.matching)
+    assert sum(table.columns["values"]) == len(explained.matching.pairs)
+    assert table.columns["found by"][0] == "their weights"
+    own = explained.matching
+    lost = replace(
+        own,
+        pairs=tuple(one for one in own.pairs if one.a != "logits"),
+        kernels=tuple(one for one in own.kernels if one[0] != "logits"),
+    )
+    text, _ = told(replace(explained, matching=lost))
+    assert text.text.endswith("not compared: logits.")
+
+
+def test_one_advice_for_many_layers_stands_once(explained):
+    check = explained.check("compare.clipping")
+    findings = tuple(
+        Finding(check.id, "medium", 0.1, 0.001, layer, f"{layer} is cut off.", "calibrate again")
+        for layer in ("one", "two", "three", "four", "five")
+    )
+    found = replace(explained, checks=(replace(check, findings=findings),))
+    assert [text for text in advice(found) if "calibrate" in text] == [
+        "one, two, three and 2 more layers: calibrate again"
+    ]
+    many = replace(found, checks=(replace(check, findings=findings * 3),))
+    assert any(line.endswith("5 more: see the report") for line in many.lines())
+
+
+def test_a_processor_whose_sums_are_cut_is_a_thing_to_do(explained):
+    for vnni, told in ((False, True), (True, False), (None, False)):
+        found = replace(explained, why=replace(explained.why, machine={"vnni": vnni}))
+        assert any("reduce_range" in line for line in found.lines()) is told
 
 
 def test_a_screen_tells_answers_layers_and_what_to_do(compared):

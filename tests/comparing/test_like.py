@@ -92,6 +92,29 @@ def test_the_command_line_asks_by_the_float_files_names(files, form, tmp_path, c
     assert run(["activations", str(b), str(picture), *options[:-1], str(a), "--like", str(a)]) == 2
 
 
+@pytest.mark.parametrize("form", ["QDQ", "QOperator"])
+def test_a_gradient_is_asked_for_by_the_float_files_names(files, form, tmp_path, picture):
+    """The gradient by what the int8 file has for A's layer is much as A's own."""
+    import onnxruntime
+
+    a, found = files.small("resnet"), {}
+    x = onnxviz.load(a, preprocess="unit").prepare(picture)
+    for name in ("float", form):
+        out = tmp_path / f"{name}.onnx"
+        line = ["gradient", str(files.small("resnet", name)), "--of", "logits", "--wrt", "block1.relu1"]
+        line += [] if name == "float" else ["--like", str(a)]
+        assert run([*line, "-o", str(out)]) == 0
+        session = onnxruntime.InferenceSession(out, providers=["CPUExecutionProvider"])
+        inputs = [one.name for one in session.get_inputs()]
+        feeds = {one: x if one == "image" else np.ones((1, 10), np.float32) for one in inputs}
+        (gradient,) = (one.name for one in session.get_outputs() if one.name.endswith(".gradient"))
+        found[name] = session.run([gradient], feeds)[0].ravel().astype(float)
+    one, other = found.values()
+    assert one @ other > 0.9 * np.linalg.norm(one) * np.linalg.norm(other)
+    line = ["gradient", str(files.small("resnet", form)), "--wrt", "nowhere", "--like", str(a)]
+    assert run([*line, "-o", str(tmp_path / "no.onnx")]) == 2
+
+
 def test_exposed_layers_bear_the_other_files_names(files, tmp_path, picture):
     import onnx
     import onnxruntime

@@ -13,7 +13,7 @@ from onnx import numpy_helper
 
 import onnxviz
 from onnxviz.comparing.match import match, normal
-from onnxviz.comparing.why import machine, why
+from onnxviz.comparing.why import why
 from onnxviz.errors import UsageError
 from onnxviz.tables import csv_bytes
 from tests.comparing import small, variants
@@ -371,9 +371,3 @@ def test_numbers_of_pictures_must_be_the_same(net, found, x):
     b, matching, _ = found["QDQ"]
     with pytest.raises(UsageError, match="got 2 and 4"):
         why(net, b, matching, x, x[:2])
-
-
-def test_the_processor_is_told():
-    told = machine()
-    assert set(told) == {"architecture", "features", "vnni"}
-    assert told["vnni"] in (True, False, None)

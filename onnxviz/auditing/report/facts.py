@@ -20,6 +20,8 @@ _FEATURES: Final = (
     ("asimddp", "dot product"),
     ("i8mm", "int8 matrices"),
 )
+# Those that add up products of 8-bit codes in 32 bits at once.
+_SUMS: Final = frozenset({"avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm"})
 
 
 def now() -> datetime:
@@ -29,7 +31,10 @@ def now() -> datetime:
 
 
 def machine() -> dict[str, Any]:
-    """What computes here: system, architecture, cores and the processor's instructions for integers; no names."""
+    """What computes here: system, architecture, cores and the processor's instructions for integers; no names.
+
+    vnni   whether it adds up products of 8-bit codes in 32 bits at once; None where that cannot be told
+    """
     try:
         told = Path("/proc/cpuinfo").read_text("ascii", "replace")
     except OSError:
@@ -44,6 +49,7 @@ def machine() -> dict[str, Any]:
         "architecture": platform.machine(),
         "cores": os.cpu_count(),
         "instructions": [name for flag, name in _FEATURES if flag in flags],
+        "vnni": bool(flags & _SUMS) if flags else None,
     }
 
 
