@@ -122,10 +122,9 @@ def files(found: Compared) -> dict[str, bytes]:
         ("weights", weights),
     ):
         made |= tables.both(name, columns) if columns else {}
-    for method in () if found.drift is None else found.drift.worst:
-        sheet = found.drift.sheet(method)
-        if sheet is not None:
-            made[f"drift-{file_name(method)}.png"] = png_bytes(sheet)
+    if found.drift is not None:
+        sheets = {method: found.drift.sheet(method) for method in found.drift.worst}
+        made |= {f"drift-{file_name(name)}.png": png_bytes(one) for name, one in sheets.items() if one}
     if found.advice is not None:
         made["exclude.json"] = json_bytes({"schema": "onnxviz.exclude/1", **found.advice.to_dict()})
     return made
