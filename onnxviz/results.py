@@ -163,8 +163,8 @@ class Result:
         ax.set_axis_off()
         return ax
 
-    def _repr_png_(self) -> bytes:
-        return png_bytes(self.picture())
+    def _repr_png_(self) -> bytes | None:
+        return None if type(self).picture is Result.picture else png_bytes(self.picture())
 
 
 class Results(list[R]):
@@ -190,7 +190,7 @@ class Results(list[R]):
         shown = [one for one in self if isinstance(one, Result)]
         parts = []
         for one in shown[:_MOST_SHOWN]:
-            data = base64.b64encode(one._repr_png_()).decode()
+            data = base64.b64encode(png_bytes(one.picture())).decode()
             parts.append(
                 f'<img src="data:image/png;base64,{data}" alt="{html.escape(repr(one))}" style="max-width:100%">'
             )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import html
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -67,6 +68,9 @@ class Comparison(Compared):
         from onnxviz.comparing.words import lines
 
         return lines(self)
+
+    def _repr_html_(self) -> str:
+        return f"<pre>{html.escape(chr(10).join(self.lines()))}</pre>"
 
     def to_dict(self, *, fail_on: str = "high", accepted: Mapping[str, str] | None = None) -> dict[str, Any]:
         """Findings, checks and figures as plain values, see `save`."""

@@ -376,6 +376,12 @@ def test_a_screen_tells_answers_layers_and_what_to_do(compared):
     assert any("dB, measured" in line for line in lines)
 
 
+def test_a_notebook_shows_the_lines_of_the_screen(compared):
+    found = compared("QDQ")
+    assert found._repr_png_() is None
+    assert found._repr_html_().startswith("<pre>answers") and "B&#x27;s" in found._repr_html_()
+
+
 def test_a_comparison_can_be_pickled_and_copied(compared):
     found = compared("QDQ")
     for again in (pickle.loads(pickle.dumps(found)), copy.deepcopy(found)):
