@@ -264,7 +264,7 @@ def _layer(rule: Rule, local: Local) -> Check:
             Finding(
                 rule.id, rule.severity, worst.share, LAYER_SHARE, printable(worst.layer),
                 f"{printable(worst.layer)} alone makes {worst.share:.0%} of the damage; hardly another layer differs.",
-                "mend what the table says of it",
+                "mend what the table says of it", headline=rule.means.replace("{where}", printable(worst.layer)),
             )
         ]  # fmt: skip
     elif worst.share >= LAYER_SHARE and worst.e >= LAYER_MOVED:

@@ -18,6 +18,7 @@ class Rule:
 
     id        stable: 'compare.answers'
     title     what it asks
+    means     what a finding means, in a few words, '{where}' being its place
     figure    what is measured, in words
     levels    the thresholds, the gravest first; none: whatever is found
     below     whether a figure *under* the threshold is a finding
@@ -30,6 +31,7 @@ class Rule:
 
     id: str
     title: str
+    means: str
     figure: str
     levels: tuple[tuple[Severity, float], ...]
     below: bool = False
@@ -63,6 +65,7 @@ _LISTED: Final = (
     Rule(
         "compare.input",
         "Do both files see the same pictures?",
+        "The two files do not see the same pictures",
         "whether the recipes and the ranges of the inputs differ",
         (("high", 0),),
         unit=" differences",
@@ -74,6 +77,7 @@ _LISTED: Final = (
     Rule(
         "compare.finite",
         "Are all numbers finite?",
+        "A file gives no numbers for some pictures",
         "pictures for which a file gives NaN or infinities",
         (("high", 0),),
         unit=" pictures",
@@ -83,6 +87,7 @@ _LISTED: Final = (
     Rule(
         "compare.answers",
         "Does B answer as A does?",
+        "B gives other answers than A, also where A is sure",
         "upper exact limit (95 %) of the share of confident pictures (A's two best ≥ 0.1 apart) with the same class",
         (("high", 0.95), ("medium", 0.98)),
         below=True,
@@ -94,6 +99,7 @@ _LISTED: Final = (
     Rule(
         "compare.layer",
         "Does one layer alone do the damage?",
+        "One layer does most of the damage: {where}",
         "robust z of log e of the layer with the largest share, where that share is ≥ 0.7 and e ≥ 0.03",
         (("high", 4.5),),
         limits="Several faulty layers of like effect hide each other; the table has them all the same.",
@@ -103,6 +109,7 @@ _LISTED: Final = (
     Rule(
         "compare.weights",
         "Are weights further off than their bits explain?",
+        "Weights are further off than rounding explains: {where}",
         "by how much the SQNR of a layer's weights is under what bits and granularity predict (step²/12)",
         (("high", 10),),
         unit=" dB",
@@ -114,6 +121,7 @@ _LISTED: Final = (
     Rule(
         "compare.clipping",
         "Are values cut off?",
+        "Values are cut off: {where}",
         "share of A's values beyond the range that B's quantiser holds, where they go a tenth of it further or more",
         (("medium", 1e-3),),
         limits="Only of the pictures that were given: others may go further.",
@@ -123,6 +131,7 @@ _LISTED: Final = (
     Rule(
         "compare.range",
         "Is the range of the codes used?",
+        "Most of the codes are wasted: {where}",
         "share of the codes' range that A's values, and 0, need",
         (("medium", 0.25),),
         below=True,
@@ -133,6 +142,7 @@ _LISTED: Final = (
     Rule(
         "compare.relu",
         "Is what A cuts off at zero cut off in B?",
+        "What A cuts off at zero is let through: {where}",
         "steps below zero that B's values go where A's never are",
         (("high", 4),),
         unit=" steps",
@@ -142,6 +152,7 @@ _LISTED: Final = (
     Rule(
         "compare.runtime",
         "Does ONNX Runtime give what B's file says?",
+        "ONNX Runtime computes something else than B's file says",
         "SQNR of B's outputs optimised against not",
         (("high", 10), ("medium", 20)),
         below=True,
@@ -154,6 +165,7 @@ _LISTED: Final = (
     Rule(
         "compare.drift",
         "Does B look at the same places?",
+        "B looks at other places than A: {where}",
         "lower exact limit (95 %) of the share of pictures whose map drifted below its own floor",
         (("medium", 0.1),),
         limits="Of the method that is named; a map says where, not why.",
@@ -163,6 +175,7 @@ _LISTED: Final = (
     Rule(
         "compare.matching",
         "Are the layers of one found in the other?",
+        "",
         "share of A's multiply-accumulates whose layers were found in B",
         (("high", 0.9),),
         below=True,
@@ -231,6 +244,5 @@ def found(
     if grade is None:
         return []
     severity, threshold = grade
-    return [
-        Finding(rule.id, severity, value, threshold, where, sentence, advice, tuple(evidence)),
-    ]
+    headline = rule.means.replace("{where}", where)
+    return [Finding(rule.id, severity, value, threshold, where, sentence, advice, tuple(evidence), headline)]
