@@ -103,10 +103,17 @@ def _finite(rule: Rule, answers: Answers) -> Check:
     return check(rule, findings, figure=len(bad), figures={"pictures": bad})
 
 
-def source(split: Split | None, why: Why | None) -> str:
-    """What most noise comes from, and what to do about it in a file like B; '' where there is none."""
+def source(split: Split | None, why: Why | None, local: Local | None = None) -> str:
+    """What most noise comes from, and what to do about it in a file like B; '' where there is none.
+
+    Where one layer does the damage, what would be said of the whole file is beside the point.
+    """
     if split is None or split.cause is None:
         return ""
+    worst = next(iter(local.ranked), None) if local is not None else None
+    if worst is not None and worst.share >= LAYER_SHARE:
+        name = "the weights" if split.cause == "weights" else split.cause
+        return f"{name}, {worst.share:.0%} of it at {printable(worst.layer)} alone: mend that layer first"
     layers = () if why is None else why.layers
     if split.cause == "weights":
         held = {(one.codes, one.granularity) for layer in layers for one in layer.weights if one.codes}
@@ -130,9 +137,9 @@ def _cause(split: Split | None, local: Local | None, why: Why | None) -> str:
     """Where the damage comes from and what to do about that; '' where it is not known."""
     told = ""
     if split is not None and split.cause is not None:
-        told = f"{split.shares[split.cause]:.0%} of the noise comes from {source(split, why)}"
+        told = f"{split.shares[split.cause]:.0%} of the noise comes from {source(split, why, local)}"
     worst = next(iter(local.ranked), None) if local is not None else None
-    if worst is not None and worst.e:
+    if worst is not None and worst.e and (worst.share < LAYER_SHARE or not told):
         told += (
             f"{'; ' if told else ''}look at {printable(worst.layer)} first ({worst.share:.0%} of the damage)"
         )
@@ -264,7 +271,7 @@ def _layer(rule: Rule, local: Local) -> Check:
             Finding(
                 rule.id, rule.severity, worst.share, LAYER_SHARE, printable(worst.layer),
                 f"{printable(worst.layer)} alone makes {worst.share:.0%} of the damage; hardly another layer differs.",
-                "mend what the table says of it", headline=rule.means.replace("{where}", printable(worst.layer)),
+                "mend what stands out there", headline=rule.means.replace("{where}", printable(worst.layer)),
             )
         ]  # fmt: skip
     elif worst.share >= LAYER_SHARE and worst.e >= LAYER_MOVED:
@@ -272,7 +279,7 @@ def _layer(rule: Rule, local: Local) -> Check:
             rule, worst.z, printable(worst.layer),
             f"{printable(worst.layer)} alone makes {worst.share:.0%} of the damage, and stands out of all other layers "
             f"(z {worst.z:.1f}).",
-            "put it back to float (exclude.json), or mend what the table says of it",
+            "mend what stands out there, or leave it in float (exclude.json)",
         )  # fmt: skip
     return check(rule, findings, figure=worst.z, figures=figures)
 

@@ -261,7 +261,7 @@ def _split(found: Compared) -> Section | None:
         "rounding": "what they round",
     }
     parts = [Part(name, share, notes[name]) for name, share in found.split.shares.items()]
-    told = source(found.split, found.why)
+    told = source(found.split, found.why, found.effects)
     lead = "Noise power at the answers, by what makes it."
     return Section("Calibration or weights", [Split(parts, f"Mostly {told}.")], lead)
 

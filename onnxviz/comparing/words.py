@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 #: Layers, and findings, that the screen names.
 FIRST: Final = 3
 WORST: Final = 10
+_HARDLY: Final = 0.005  # of the damage: less is not named
 # The parts of a comparison that have other names for a reader.
 _PARTS: Final = {
     "runtime": "B optimised against not",
@@ -43,7 +44,9 @@ def lines(found: Compared) -> list[str]:
         layers = ["no layer differs"]
     told.append(("layers", layers))
     if found.split is not None and found.split.cause is not None:
-        told.append(("noise from", [shares(found.split), f"mostly {source(found.split, found.why)}"]))
+        told.append(
+            ("noise from", [shares(found.split), f"mostly {source(found.split, found.why, found.effects)}"])
+        )
     todo = list(advice(found))
     if found.advice is not None and found.advice.best is not None:
         chosen = found.advice.best
@@ -76,7 +79,10 @@ def _first(found: Compared) -> list[tuple[str, float, str]]:
     if found.effects is None:
         return []
     reasons = dict(zip(found.layers.get("layer", ()), found.layers.get("reason", ()), strict=False))
-    ranked = [one for one in found.effects.ranked if one.e > 0][:FIRST]
+    ranked = [
+        one for one in found.effects.ranked[:FIRST] if one.share >= _HARDLY or one is found.effects.ranked[0]
+    ]
+    ranked = [one for one in ranked if one.e > 0]
     return [(one.layer, one.share, reasons.get(one.layer, "")) for one in ranked]
 
 

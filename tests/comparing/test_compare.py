@@ -20,7 +20,7 @@ from onnxviz.comparing import compare as comparing
 from onnxviz.comparing.judge import judged, missing, source
 from onnxviz.comparing.match import Pair
 from onnxviz.comparing.page import page
-from onnxviz.comparing.rules import LAYER_MOVED
+from onnxviz.comparing.rules import LAYER_MOVED, LAYER_SHARE
 from onnxviz.comparing.why import LayerFigures, Why
 from onnxviz.comparing.words import advice
 from onnxviz.errors import UsageError
@@ -149,6 +149,9 @@ def test_a_planted_fault_is_named_with_its_layer(files, pictures, name, fault, r
     assert layers & {one.where for one in found.findings if one.id == rule}, found.lines()
     if rule != "compare.relu":  # that layer is but a gate
         assert found.effects.ranked[0].layer in layers
+    if found.effects.ranked[0].share > LAYER_SHARE:  # of the whole file nothing is advised then
+        told = source(found.split, found.why, found.effects)
+        assert f"at {found.effects.ranked[0].layer} alone" in told and "bits" not in told
 
 
 def test_a_file_with_itself_differs_in_nothing(resnet, pictures):
