@@ -184,7 +184,7 @@ def _compile(
     net: Running, objective: Objective, sources: Sequence[str], also: Sequence[str], rules: str
 ) -> Compiled:
     from onnxviz.backends.choose import Task, compile
-    from onnxviz.graph.real_input import real_input
+    from onnxviz.graph.float32 import real_input
 
     task = Task(
         model=real_input(net.batched[0], net.input.name),

@@ -6,8 +6,8 @@ import numpy as np
 import onnx_ir as ir
 import onnxruntime
 
-from onnxviz.graph.expose import expose
 from onnxviz.graph.layers import field, layers
+from onnxviz.graph.surgery import expose
 
 
 def seen(proto, names, height, width):

@@ -22,7 +22,7 @@ from onnxviz.errors import OutputRefused
 from onnxviz.features import patch_pictures
 from onnxviz.file_set import FileSet
 from onnxviz.files import write_atomic
-from onnxviz.graph.save import save as save_model
+from onnxviz.graph.metadata import save as save_model
 from onnxviz.synthesis.style_train import Sample, StyleTrained
 from tests.networks import tiny_cnn
 

@@ -8,9 +8,8 @@ import onnx_ir as ir
 import pytest
 
 import onnxviz
-from onnxviz.graph.expose import expose
 from onnxviz.graph.normalise import normalise
-from onnxviz.graph.surgery import cut, free_batch
+from onnxviz.graph.surgery import cut, expose, free_batch
 from onnxviz.objectives import logit
 from tests import networks
 

@@ -22,10 +22,10 @@ from onnxviz.errors import ModelUnsuitable, UsageError, near
 from onnxviz.grad import model as differentiation
 from onnxviz.grad.overrides import by_name
 from onnxviz.graph.analysis.dataflow import clone
+from onnxviz.graph.float32 import real_input
 from onnxviz.graph.metadata import PREPROCESSING
 from onnxviz.graph.naming import fresh, names, publish
 from onnxviz.graph.output import BINARY
-from onnxviz.graph.real_input import real_input
 from onnxviz.graph.shapes import infer
 from onnxviz.graph.tape import Tape, dims
 from onnxviz.image.front import Number, Placement, prepare

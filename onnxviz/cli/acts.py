@@ -28,7 +28,7 @@ def methods(technique: str | None = None) -> list[str]:
 def expose(run: Run, call: Call) -> None:
     """The model with more outputs, as a file."""
     from onnxviz.features.graphs import exposed
-    from onnxviz.graph.save import save
+    from onnxviz.graph.metadata import save
 
     target = run.output("exposed.onnx")
     run.claim(target)
@@ -94,7 +94,7 @@ def _gradient_model(run: Run, call: Call, other: str | None) -> None:
 
 
 def _write(run: Run, graph: ir.Model, target: Path, **more: Any) -> None:
-    from onnxviz.graph.save import save
+    from onnxviz.graph.metadata import save
     from onnxviz.text import printable
 
     path = save(graph, target)

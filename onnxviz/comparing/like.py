@@ -12,9 +12,9 @@ import onnx_ir as ir
 from onnxviz.comparing.match import Matching, match
 from onnxviz.errors import PreprocessingAssumed, UsageError
 from onnxviz.graph.dequantised import drop_unread
-from onnxviz.graph.expose import expose
 from onnxviz.graph.layers import Layer, resolve
 from onnxviz.graph.operators import ACTIVATIONS, BY_STATISTICS
+from onnxviz.graph.surgery import expose
 from onnxviz.network import Network
 from onnxviz.opening import load
 from onnxviz.progress import Progress, silent

@@ -13,10 +13,11 @@ import onnx_ir as ir
 from onnx_ir.passes import common
 
 from onnxviz import isolate
-from onnxviz.graph import canonical, fold, fused, lift
+from onnxviz.graph import fold, fused, lift
 from onnxviz.graph.analysis.dataflow import FLOATS, dependent, duplicate, is_tensor, measured, prune
 from onnxviz.graph.dequantised import ALSO, through
 from onnxviz.graph.naming import name_nodes
+from onnxviz.graph.normalise import scalars
 from onnxviz.graph.operators import computes
 from onnxviz.graph.quantised import as_qdq
 from onnxviz.graph.shapes import infer
@@ -43,7 +44,7 @@ def normal(net: Network) -> ir.Model:
         fold.constants(model)
         infer(model)
         fused.split(model)
-        canonical.scalars(model)
+        scalars(model)
         lift.lift(model)
         fold.branches(model)
         fold.constants(model)

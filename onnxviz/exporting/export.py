@@ -118,7 +118,7 @@ def export(
     """
     from onnxviz.exporting.trace import evaluating, trace
     from onnxviz.files import sha256
-    from onnxviz.graph.save import save
+    from onnxviz.graph.metadata import save
 
     if opset < OPSET:
         raise UsageError(f"opset {opset} is too old; torch exports {OPSET} or higher")
@@ -260,8 +260,8 @@ def _fields(preprocessing: Any) -> Mapping[str, Any]:
 
 
 def _exposed(model: ir.Model, names: Iterable[str] | bool) -> ir.Model:
-    from onnxviz.graph.expose import expose
     from onnxviz.graph.layers import layers, resolve
+    from onnxviz.graph.surgery import expose
 
     if isinstance(names, bool):
         return expose(model)

@@ -36,10 +36,10 @@ def exposed(model: Any, layers: Sequence[str] | None = None, *, limits: Limits |
     """As `expose`, but an ir.Model, which may be larger than one file can hold."""
     from onnxviz.catalogue import resolve
     from onnxviz.graph.dequantised import drop_unread
-    from onnxviz.graph.expose import expose as add_outputs
     from onnxviz.graph.fold import decided
     from onnxviz.graph.layers import layers as layers_of
     from onnxviz.graph.layers import resolve as find
+    from onnxviz.graph.surgery import expose as add_outputs
 
     source = resolve(os.fspath(model)) if isinstance(model, (str, os.PathLike)) else model
     graph = decided(load(source, limits=limits or Limits()).model)

@@ -16,13 +16,12 @@ import onnx_ir as ir
 from onnxviz.errors import ModelUnsuitable, OnnxVizError, UnknownLayer, UsageError, near
 from onnxviz.grad import backward, table
 from onnxviz.grad.overrides import PLAIN
-from onnxviz.graph import half
+from onnxviz.graph import float32
 from onnxviz.graph.analysis.dataflow import clone, prune
 from onnxviz.graph.dequantised import dequantised, through
-from onnxviz.graph.naming import name_nodes, publish
+from onnxviz.graph.naming import name_lengths, name_nodes, publish
 from onnxviz.graph.normalise import normalise
 from onnxviz.graph.shapes import infer
-from onnxviz.graph.symbolic_dims import name_lengths
 from onnxviz.graph.tape import Tape, dims
 from onnxviz.objectives import Objective
 
@@ -197,7 +196,7 @@ def forward(model: ir.Model, objective: Objective, sources: Sequence[str], also:
         graph.inputs.remove(unused)
     halves = {}
     for taken in graph.inputs:
-        if taken.dtype in half.HALVES and taken.name is not None and taken.dtype is not None:
+        if taken.dtype in float32.HALVES and taken.name is not None and taken.dtype is not None:
             halves[taken.name] = taken.dtype
             taken.dtype = ir.DataType.FLOAT
     return Forward(
@@ -236,7 +235,7 @@ def prepare(
     )  # a constant output is a weight
     outputs = [values[name or ""] for name in wanted]
     for name in names:
-        real = half.computed(values[name])
+        real = float32.computed(values[name])
         if real is not None:
             if not keep:  # what is given out under the name is float32
                 publish(copy.graph, {name: real})

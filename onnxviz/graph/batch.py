@@ -130,7 +130,7 @@ def moved_axes(model: ir.Model, input: str | None = None) -> dict[str, int]:
     if prober.layout.batch is None:
         return {}
     if prober.open_batch:
-        from onnxviz.graph.analysis.shapes import probes, symbolic
+        from onnxviz.graph.analysis.probe import probes, symbolic
 
         base, other, _ = probes(prober, prober.facts().size)
         known = symbolic(prober, base, other, None)

@@ -23,10 +23,9 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxviz.graph.analysis.dataflow import dependent, prune, reads
-from onnxviz.graph.joint import Instead, Joint, Known, behind
 from onnxviz.graph.operators import INTEGER_SUMS, MOVING, computes, computing, family
 from onnxviz.graph.quantisers import of_node
-from onnxviz.graph.seams import Cut, Seam, Side, activations, between, cuts
+from onnxviz.graph.seams import Cut, Instead, Joint, Known, Seam, Side, activations, behind, between, cuts
 
 # What codes pass on their way from a quantiser to where they are made real.
 _HANDS_ON: Final = MOVING | computing("max_pool")

@@ -6,7 +6,8 @@ names say. Each conclusion carries its reason in words, and says what it rests o
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -17,8 +18,19 @@ from onnxviz.graph.analysis.dataflow import FLOATS, QUANTISED, is_tensor
 from onnxviz.graph.dequantised import real_name
 from onnxviz.graph.final import complement, final
 from onnxviz.graph.operators import computes
-from onnxviz.graph.output import BINARY, CLASSES, DETECTIONS, MAP, NUMBERS, OTHER, SEQUENCE, Head, explained
-from onnxviz.graph.tail import Tail, before, names_of_classes, names_of_quantities
+from onnxviz.graph.output import (
+    BINARY,
+    CLASSES,
+    DETECTIONS,
+    MAP,
+    NUMBERS,
+    OTHER,
+    SEQUENCE,
+    Head,
+    Tail,
+    before,
+    explained,
+)
 
 __all__ = ["Head", "head", "outputs"]
 
@@ -380,3 +392,41 @@ def _part(base: Head, *indices: int) -> str:
 
 def _text(name: str, indices: Sequence[int]) -> str:
     return f"part({', '.join([repr(name), *map(str, indices)])})"
+
+
+# --- what names say -------------------------------------------------------------------------------
+
+_CLASSES = frozenset({
+    "categories", "category", "class", "classes", "classification", "classifier", "classify", "cls", "label", "labels",
+    "logit", "logits", "prob", "probabilities", "probability", "probs", "softmax"
+})  # fmt: skip
+_QUANTITIES = frozenset({
+    "age", "ages", "angle", "angles", "arousal", "bbox", "bboxes", "boundingbox", "box", "boxes", "coord",
+    "coordinate", "coordinates", "coords", "corners", "count", "counts", "delta", "deltas", "density", "depth",
+    "descriptor", "descriptors", "distance", "embed", "embedding", "embeddings", "encoding", "euler", "feat", "feats",
+    "feature", "features", "gaze", "height", "heights", "joints", "keypoint", "keypoints", "kpt", "kpts", "landmark",
+    "landmarks", "latent", "loc", "locations", "mos", "offset", "offsets", "pitch", "pose", "poses", "position",
+    "positions", "price", "quality", "quat", "quaternion", "reg", "regress", "regression", "regressions",
+    "regressor", "roll", "rotation", "speed", "steering", "temperature", "translation", "valence", "vertices", "xy",
+    "xywh", "xyxy", "xyz", "yaw"
+})  # fmt: skip
+_WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
+
+
+def words(name: str) -> list[str]:
+    """The words of a name: 'fc_bboxPred.weight' has fc, bbox, pred and weight, in small letters."""
+    return [word.lower() for word in _WORD.findall(name)]
+
+
+def names_of_classes(names: Iterable[str]) -> str | None:
+    """The word by which one of these names speaks of classes."""
+    return _first(names, _CLASSES)
+
+
+def names_of_quantities(names: Iterable[str]) -> str | None:
+    """The word by which one of these names speaks of measured quantities or features, and not of their classes."""
+    return _first((name for name in names if not _CLASSES.intersection(words(name))), _QUANTITIES)
+
+
+def _first(names: Iterable[str], wanted: frozenset[str]) -> str | None:
+    return next((word for name in names for word in words(name) if word in wanted), None)

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import onnx_ir as ir
 
@@ -22,14 +22,83 @@ from onnxviz.graph.analysis.dataflow import (
     measured,
     reads,
 )
-from onnxviz.graph.analysis.probe import Prober
-from onnxviz.graph.analysis.shapes import UNKNOWN_RANK, Symbolic, probes, symbolic
+from onnxviz.graph.analysis.probe import UNKNOWN_RANK, Prober, Symbolic, probes, symbolic
 from onnxviz.graph.dequantised import ALSO, CALLED, LISTED_AS, STANDS_FOR, Quantised, real_name, told
 from onnxviz.graph.operators import INTEGER_SUMS
+from onnxviz.graph.walk import LONGEST
 from onnxviz.text import printable
 
 if TYPE_CHECKING:
     from onnxviz.graph.analysis.receptive_field import Field, Intervals
+
+Path = tuple[str, ...]
+
+# Parts of a path: beyond, a node has none.
+_DEEPEST: Final = 64
+# A list of texts as Python writes it, without escapes: `ast` would take five hundred times the memory.
+_TEXT: Final = r"""'([^'\\\n]*)'|"([^"\\\n]*)\""""
+_TEXTS: Final = re.compile(rf"\s*[\[(]\s*(?:(?:{_TEXT.replace('(', '(?:')})\s*(?:,\s*)?)*[\])]\s*")
+_ONE: Final = re.compile(_TEXT)
+
+
+def module_path(node: ir.Node, weights: list[ir.Value]) -> Path:
+    """The module that the node was exported from; () where nothing tells.
+
+    torch.onnx.export(dynamo=True) writes `pkg.torch.onnx.name_scopes` (or `namespace`) on every node. A
+    convolution with a batch norm folded into it bears the norm's path; its weight still has the
+    convolution's name, which is then taken. Older exporters put the path into the node's name:
+    '/layer1/layer1.0/conv1/Conv', 'model/conv1/Conv2D' or 'layer1.0.conv1'.
+    """
+    found = _from_metadata(node)
+    if found is None:
+        found = _from_name(node.name or "", node.op_type)
+        return found if len(found) <= _DEEPEST else ()
+    if len(found) > _DEEPEST:
+        return ()
+    for weight in weights:
+        owner = tuple((weight.name or "").split(".")[:-1])
+        if len(owner) == len(found) and owner[:-1] == found[:-1]:
+            return owner
+    return found
+
+
+def _from_metadata(node: ir.Node) -> Path | None:
+    scopes: list[str] = []
+    listed = node.metadata_props.get("pkg.torch.onnx.name_scopes") or node.metadata_props.get(
+        "pkg.onnxscript.name_scopes"
+    )
+    if listed and len(listed) <= LONGEST and _TEXTS.fullmatch(listed):
+        scopes = [found[1] or found[2] or "" for found in _ONE.finditer(listed)]
+    namespace = node.metadata_props.get("namespace", "")
+    if not scopes and 0 < len(namespace) <= LONGEST:
+        scopes = [part.split(":", 1)[0].strip() for part in namespace.split("/")]
+    if not scopes:
+        return None
+    # The last scope is the operation itself; each of the others is the whole dotted path of a module.
+    modules = [scope for scope in scopes[:-1] if scope]
+    return tuple(modules[-1].split(".")) if modules else ()
+
+
+def _from_name(name: str, op: str) -> Path:
+    if len(name) > LONGEST:
+        return ()
+    if "/" not in name:
+        parts = tuple(part for part in name.split(".") if part)
+        return parts if len(parts) > 1 and op not in parts else ()  # 'p2o.Conv.0' is a count, no module
+    path: list[str] = []
+    previous = ""
+    for part in [p for p in name.split("/") if p][:-1]:
+        # '/layer1/layer1.0': the second names child 0 of the first, not a module within it.
+        if previous and part.startswith(previous + "."):
+            path.extend(part[len(previous) + 1 :].split("."))
+        else:
+            path.extend(part.split("."))
+        previous = part
+    return tuple(path)
+
+
+# --- layers ---------------------------------------------------------------------------------------
+
 
 Pair = tuple[int, int]
 # So many layers are shown at once.
@@ -196,7 +265,6 @@ def of(activations: Activations) -> tuple[Layer, ...]:
     from onnxviz.graph.analysis import receptive_field
     from onnxviz.graph.analysis.channels import Known, channel_axes
     from onnxviz.graph.analysis.cost import Parameters, macs
-    from onnxviz.graph.analysis.paths import module_path
 
     graph, image, prober = activations.model.graph, activations.image, activations.prober
     base, by_size = activations.base, activations.by_size

@@ -1,12 +1,17 @@
-"""Names: values and nodes have a namespace each, and what is given out has the name that was promised."""
+"""Names: values and nodes have a namespace each, what is given out has the name that was promised, and lengths that
+only the run will tell are called by their formulas.
+"""
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from operator import attrgetter
 
 import onnx_ir as ir
+
+from onnxviz.graph.operators import POINTWISE, SAME_SHAPE, WINDOWS, computes
 
 _NAME = attrgetter("name")
 
@@ -71,3 +76,143 @@ def publish(graph: ir.Graph, shown: Mapping[str, ir.Value]) -> None:
         value.name = fresh(f"network/{value.name}", taken)
     for name, value in shown.items():
         value.name = name
+
+
+# --- lengths that only the run will tell ----------------------------------------------------------
+#
+# ONNX's own inference gives up at the first strided convolution of an image of unknown size. Then nobody
+# can tell that both sides of a residual Add have one shape: gradients would have to find out at every run
+# what was broadcast, and ONNX Runtime leaves its fast layout there. So the length behind a window is called
+# by its formula, `(H-1)//2+1`.
+
+
+_LONGEST = 400  # a name beyond this is of no use to anybody
+
+Dim = int | str | None
+
+
+def name_lengths(graph: ir.Graph) -> None:
+    """Give the unknown lengths of the graph's values their formulas as names, where operators tell them, in place."""
+    own = {d.value for x in graph.inputs for d in x.shape or () if not isinstance(d, int)}
+    for node in graph:
+        for out in node.outputs:  # onnx invents a name for what it does not know, another one each time
+            if any(_invented(d) and d not in own for d in _dims(out) or ()):
+                out.shape = ir.Shape([None if _invented(d) and d not in own else d for d in _dims(out) or ()])
+        y = node.outputs[0] if node.outputs else None
+        if y is None or y.shape is None or node.domain not in ("", "ai.onnx"):
+            continue
+        known = _dims(y) or []
+        if all(d is not None for d in known):
+            continue
+        found = _told(node, len(known))
+        if found is not None and len(found) == len(known):
+            y.shape = ir.Shape([b if a is None else a for a, b in zip(known, found, strict=True)])
+
+
+def _dims(value: ir.Value | None) -> list[Dim] | None:
+    if value is None or value.shape is None:
+        return None
+    return [d if isinstance(d, int) else d.value for d in value.shape]
+
+
+def _invented(d: Dim) -> bool:
+    return isinstance(d, str) and d.startswith("unk__")
+
+
+def _told(node: ir.Node, rank: int) -> list[Dim] | None:
+    if node.op_type in SAME_SHAPE:
+        return _dims(node.inputs[0])
+    if node.op_type in WINDOWS:
+        return _windows(node, rank)
+    if node.op_type in POINTWISE:
+        return _broadcast([_dims(x) for x in node.inputs if x is not None], rank)
+    if computes(node.op_type) == "resize":
+        return _resized(node, rank)
+    if computes(node.op_type) == "concatenate":
+        shapes = [_dims(x) for x in node.inputs]
+        axis = node.attributes["axis"].as_int() % rank
+        if any(s is None or len(s) != rank for s in shapes):
+            return None
+        return [
+            None if i == axis else next((d for d in lengths if d is not None), None)
+            for i, lengths in enumerate(zip(*(s or [] for s in shapes), strict=True))
+        ]
+    return None
+
+
+def _resized(node: ir.Node, rank: int) -> list[Dim] | None:
+    """What is scaled by 1 stays."""
+    x = _dims(node.inputs[0])
+    scales = node.inputs[2] if len(node.inputs) > 2 else None
+    if x is None or scales is None or scales.const_value is None or "axes" in node.attributes:
+        return None
+    factors = scales.const_value.numpy()
+    if len(x) != rank or len(factors) != rank:
+        return None
+    return [d if f == 1.0 else None for d, f in zip(x, factors, strict=True)]
+
+
+def _broadcast(shapes: list[list[Dim] | None], rank: int) -> list[Dim] | None:
+    """The one length that all operands have, but for those of length 1."""
+    found: list[Dim] = []
+    for i in range(-rank, 0):
+        lengths: set[Dim] = set()
+        for shape in shapes:
+            if shape is None:
+                return None
+            if len(shape) >= -i:
+                lengths.add(shape[i])
+        lengths -= {1}
+        found.append(lengths.pop() if len(lengths) == 1 else None)
+    return found
+
+
+def _windows(node: ir.Node, rank: int) -> list[Dim] | None:
+    x = _dims(node.inputs[0])
+    if x is None or len(x) != rank:
+        return None
+    attributes = node.attributes
+    if "auto_pad" in attributes and attributes["auto_pad"].as_string() not in ("NOTSET", "VALID"):
+        return None
+    if "ceil_mode" in attributes and attributes["ceil_mode"].as_int():
+        return None
+    if "kernel_shape" in attributes:
+        kernel: list[Dim] = list(attributes["kernel_shape"].as_ints())
+    else:
+        kernel = (_dims(node.inputs[1]) or [])[2:]
+    n = rank - 2
+
+    def ints(name: str, count: int, default: int) -> list[int]:
+        return list(attributes[name].as_ints()) if name in attributes else [default] * count
+
+    strides, dilations, pads = ints("strides", n, 1), ints("dilations", n, 1), ints("pads", 2 * n, 0)
+    found: list[Dim] = [x[0], None]
+    for i in range(n):
+        k, d = kernel[i] if i < len(kernel) else None, x[2 + i]
+        if not isinstance(k, int) or d is None:
+            found.append(None)
+            continue
+        found.append(_length(d, strides[i], pads[i] + pads[n + i] - dilations[i] * (k - 1)))
+    return found
+
+
+def _length(d: int | str, stride: int, extra: int) -> Dim:
+    """(d + extra − 1)//stride + 1"""
+    if isinstance(d, int):
+        return (d + extra - 1) // stride + 1
+    if stride == 1:
+        name = d if extra == 0 else f"({d}{extra:+d})"
+    else:
+        name = f"(({d}{extra - 1:+d})//{stride}+1)"
+    return name if len(name) <= _LONGEST else None
+
+
+def taken_apart(name: str) -> tuple[str, int, int] | None:
+    """Of a name that `name_lengths` gave: (d, extra, stride) of (d + extra)//stride + 1, stride 0: of d + extra.
+
+    None where it is a name of its own.
+    """
+    if found := re.fullmatch(r"\(\((.+)([+-]\d+)\)//(\d+)\+1\)", name):
+        return found[1], int(found[2]), int(found[3])
+    found = re.fullmatch(r"\((.+)([+-]\d+)\)", name)
+    return (found[1], int(found[2]), 0) if found else None

@@ -15,7 +15,7 @@ from typing import Final
 import numpy as np
 import onnx_ir as ir
 
-from onnxviz.graph import half
+from onnxviz.graph import float32
 from onnxviz.graph.analysis.dataflow import FLOATS, QUANTISED, dependent, reads
 from onnxviz.graph.fold import value_of
 from onnxviz.graph.naming import publish
@@ -57,7 +57,7 @@ def offsets(
     named |= {value.name for value in model.graph.inputs if value.name}
     normal = normalise(cut(model, of)).graph
     for value in list(normal.outputs):
-        real = half.computed(value)
+        real = float32.computed(value)
         if real is not None:
             publish(normal, {value.name or "": real})
     pictured = set().union(*(dependent(normal, value) for value in normal.inputs))

@@ -29,10 +29,10 @@ import onnx_ir as ir
 
 from onnxviz.errors import ModelUnsuitable, UnknownLayer, near
 from onnxviz.graph.analysis.dataflow import clone, constant, duplicate, lookup, prune
-from onnxviz.graph.analysis.shapes import annotate
+from onnxviz.graph.analysis.probe import annotate
 from onnxviz.graph.dequantised import scale_of
-from onnxviz.graph.expose import declare_outputs
 from onnxviz.graph.operators import computes
+from onnxviz.graph.surgery import declare_outputs
 from onnxviz.graph.tape import Tape
 
 _HIGHEST_RANK: Final = 4

@@ -260,7 +260,7 @@ def infer(model: ir.Model, *, strict: bool = False) -> None:
 
     What the file declares for intermediate values of standard operators is dropped first: exporters leave stale
     batch sizes there. Declarations of inputs, and of what foreign operators give, are kept. Lengths that only the
-    run will tell are named by their formulas (graph/symbolic_dims.py).
+    run will tell are named by their formulas (graph/naming.py).
 
     raises   ModelRejected when the graph contradicts itself (strict only)
     """
@@ -304,6 +304,6 @@ def infer(model: ir.Model, *, strict: bool = False) -> None:
                             for d in tensor.shape.dim
                         ]
                     )
-    from onnxviz.graph.symbolic_dims import name_lengths  # what opens a file asks for `infer_shapes` alone
+    from onnxviz.graph.naming import name_lengths  # what opens a file asks for `infer_shapes` alone
 
     name_lengths(model.graph)

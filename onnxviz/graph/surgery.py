@@ -1,12 +1,13 @@
-"""Operations on the model as a whole: a free batch, a free image size, a part of it.
+"""Operations on the model as a whole: a free batch, a free image size, a part of it, more outputs, sizes that fit.
 
-All give copies that share the weights with the model they were given, and never change that.
+Most give copies that share the weights with the model they were given, and never change that.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import onnx_ir as ir
@@ -24,8 +25,7 @@ from onnxviz.graph.analysis.dataflow import (
 )
 from onnxviz.graph.analysis.probe import Facts, Prober, layout
 from onnxviz.graph.analysis.twins import view
-from onnxviz.graph.expose import add_outputs, declare_outputs
-from onnxviz.graph.operators import BY_STATISTICS, POINTWISE, computes, operator
+from onnxviz.graph.operators import BY_STATISTICS, POINTWISE, POOLS, WEIGHTED, computes, computing, operator
 from onnxviz.graph.shapes import infer
 
 _FURTHER = (96, 160)
@@ -255,3 +255,162 @@ def fits(
         at = int(axis) % len(result) if isinstance(axis, int) else 0
         return all(s[:at] == first[:at] and s[at + 1 :] == first[at + 1 :] for s in shapes)
     return True
+
+
+# --- values as outputs ----------------------------------------------------------------------------
+
+
+def expose(model: ir.Model, names: Iterable[str] | None = None) -> ir.Model:
+    """A copy of the model with more outputs; its own outputs stay, in front.
+
+    names    names of values; None: every floating-point value that depends on an input
+    returns  a copy that shares the weights; each new output bears its value's own name, element type and,
+             where it is known, shape
+    raises   UnknownLayer for a name that is no value of the graph, ModelUnsuitable for a value whose
+             element type cannot be told (an output must declare it)
+    """
+    copy = duplicate(model)
+    if names is None:
+        from onnxviz.graph.analysis.probe import annotate
+
+        annotate(copy)
+        moved = set().union(*(dependent(copy.graph, value) for value in copy.graph.inputs))
+        made = [value for node in copy.graph for value in node.outputs if value.name and value in moved]
+        wanted = [value for value in made if value.dtype in FLOATS]
+    else:
+        wanted = lookup(copy.graph, names)
+    add_outputs(copy, wanted)
+    return copy
+
+
+def add_outputs(model: ir.Model, values: Iterable[ir.Value]) -> None:
+    """Append these values to the model's outputs, each once, with element type and shape declared. Edits `model`."""
+    present = set(model.graph.outputs)
+    model.graph.outputs.extend(value for value in dict.fromkeys(values) if value not in present)
+    declare_outputs(model)
+
+
+def declare_outputs(model: ir.Model) -> None:
+    """Fill in the element types and shapes that the outputs lack. Edits `model`.
+
+    Raises ModelUnsuitable where an element type cannot be told; a shape that cannot be told is left out.
+    """
+    if any(value.type is None or value.shape is None for value in model.graph.outputs):
+        from onnxviz.graph.analysis.probe import annotate
+
+        annotate(model)
+    for value in model.graph.outputs:
+        if value.type is None:
+            raise ModelUnsuitable(
+                f"value {value.name!r} cannot be an output: its element type is not declared and cannot be inferred"
+            )
+
+
+# --- which picture sizes a network takes ----------------------------------------------------------
+#
+# A pyramid adds maps of two strides, a Focus layer lays slices of odd and even rows side by side, a
+# recogniser of text squeezes a height of one: each works at some sizes only, and none says so in the file.
+
+
+Size = tuple[int, int]
+_BY_SHAPE = POINTWISE | WEIGHTED | POOLS | computing("concatenate flatten squeeze transpose expand_dims")
+_STEPS = (1, 2, 4, 8, 16, 32, 64, 128)  # total strides of networks, mostly
+_FIXED = (32, 48, 64, 96, 128, 224)  # heights (or widths) that networks are made for
+
+
+class Misfit(NamedTuple):
+    """Why a size cannot be taken. `empty`: nothing of the picture is left there; else sizes do not match."""
+
+    text: str
+    empty: bool
+
+
+class Admissible:
+    """The sizes at which the values called `names` can be computed.
+
+    input   the image input's name
+    """
+
+    def __init__(self, model: ir.Model, input: str, names: Sequence[str]) -> None:
+        self._model = cut(model, [name for name in names if name != input])
+        self._image = image_input(self._model, input)
+        self._prober = Prober(self._model, self._image)
+        self._base = self._prober.facts()
+        self._known: dict[Size, Misfit | None] = {}
+        where = self._prober.layout
+        shape = self._image.shape or ()
+        self._own = tuple(
+            size if axis is not None and isinstance(size := shape[axis], int) else None
+            for axis in (where.y, where.x)
+        )
+
+    def misfit(self, size: Size) -> Misfit | None:
+        """Why pictures of this (height, width) cannot go through; None where they can."""
+        if size not in self._known:
+            self._known[size] = self._look(self._prober.facts(size=size))
+        return self._known[size]
+
+    def nearest(self, size: Size) -> Size | None:
+        """The size itself, or one near it of about its aspect, that can go through; None where none is found."""
+        return next((one for one in self._candidates(*size) if self.misfit(one) is None), None)
+
+    def _candidates(self, height: int, width: int) -> Iterator[Size]:
+        for step in _STEPS:
+            yield _rounded(height, step), _rounded(width, step)
+        if (
+            None not in self._own
+        ):  # made for one size: not at another one of its height, but at any that its layers take
+            return
+        for side in dict.fromkeys((*(own for own in self._own if own is not None), *_FIXED)):
+            for step in (4, 32):
+                if self._own[1] is None:
+                    yield side, _rounded(round(width * side / height), step)
+                if self._own[0] is None:
+                    yield _rounded(round(height * side / width), step), side
+
+    def _look(self, facts: Facts) -> Misfit | None:
+        moved = dependent(self._model.graph, self._image)
+        for node in self._model.graph:
+            outputs = [
+                value
+                for value in node.outputs
+                if value in moved and (value.uses() or value.is_graph_output())
+            ]
+            for value in outputs:
+                before, after = self._base.full_shape(value), facts.full_shape(value)
+                shape = facts.shape(value) or ()
+                if any(size is not None and size <= 0 for size in shape):
+                    return Misfit(f"nothing of it is left at {value.name!r}", True)
+                told = before is not None or _told_by_shapes(node, facts)
+                if told and (
+                    after is None or len(after) != len(before or after) or not _told_apart(node, facts)
+                ):
+                    return Misfit(unmatched(node, [facts.full_shape(v) for v in view(node).inputs]), False)
+        return None
+
+
+def unmatched(node: ir.Node, shapes: Sequence[Sequence[int] | None]) -> str:
+    """Words for a node whose inputs, of these shapes, do not go together."""
+    told = " and ".join("×".join(map(str, shape)) for shape in shapes if shape is not None and len(shape) > 1)
+    name = node.name or next((value.name for value in node.outputs if value.name), "")
+    return f"sizes do not match at node {name!r} ({node.op_type}{f' of {told}' if told else ''})"
+
+
+def _told_by_shapes(node: ir.Node, facts: Facts) -> bool:
+    """Whether the result's shape follows from shapes that are all known, so that a missing one means a mismatch."""
+    twin = view(node)
+    return twin.op in _BY_SHAPE and all(
+        facts.full_shape(value) is not None for value in twin.inputs if value is not None
+    )
+
+
+def _told_apart(node: ir.Node, facts: Facts) -> bool:
+    twin = view(node)
+    shapes = [facts.full_shape(value) for value in twin.inputs if value is not None]
+    known = [shape for shape in shapes if shape is not None]
+    result = facts.full_shape(node.outputs[0])
+    return len(known) < len(shapes) or result is None or fits(twin.op, known, result, twin.attributes)
+
+
+def _rounded(side: int, step: int) -> int:
+    return max(step, round(side / step) * step)

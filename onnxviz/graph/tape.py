@@ -19,9 +19,8 @@ import onnx
 import onnx_ir as ir
 
 from onnxviz.errors import ModelUnsuitable
-from onnxviz.graph.naming import fresh, names
+from onnxviz.graph.naming import fresh, names, taken_apart
 from onnxviz.graph.operators import operators
-from onnxviz.graph.symbolic_dims import taken_apart
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

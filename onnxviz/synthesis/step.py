@@ -78,7 +78,7 @@ def fitted(net: Network, plan: Plan, layers: Sequence[str | None]) -> ir.Model:
     raises   ModelUnsuitable for a batch that stays fixed, a layer that exists at the network's own size only, or an
              input that is needed as integers
     """
-    from onnxviz.graph.real_input import real_input
+    from onnxviz.graph.float32 import real_input
 
     model, fixed = net.batched
     together = plan.count * plan.draws
@@ -342,7 +342,7 @@ def _large_enough(graph: ir.Graph, values: dict[str, ir.Value], plan: Plan) -> N
 
 def _unmatched(graph: ir.Graph) -> str | None:
     """The first node whose inputs' sizes are known and do not go together; None where something is left of nothing."""
-    from onnxviz.graph.admissible import unmatched
+    from onnxviz.graph.surgery import unmatched
 
     for node in graph:
         shapes = [dims(value) for value in node.inputs if value is not None]

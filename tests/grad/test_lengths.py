@@ -15,7 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from onnxviz.errors import ModelUnsuitable, UnsupportedOperator
 from onnxviz.grad.model import gradient_model
-from onnxviz.graph.analysis.shapes import shapes
+from onnxviz.graph.analysis.probe import shapes
 from tests.grad.oracle import session
 
 

@@ -11,8 +11,8 @@ import pytest
 from networks import Maker, bare, tiny_cnn
 
 from onnxviz.errors import UnknownLayer
-from onnxviz.graph.expose import expose
 from onnxviz.graph.open.load import load
+from onnxviz.graph.surgery import expose
 
 
 def run(model, **feeds):

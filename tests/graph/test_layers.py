@@ -268,13 +268,13 @@ def test_resolve_by_value_by_node_and_by_module():
     ],
 )
 def test_paths_from_node_names(name, op, path):
-    from onnxviz.graph.analysis.paths import module_path
+    from onnxviz.graph.layers import module_path
 
     assert module_path(ir.Node("", op, [], name=name), []) == path
 
 
 def test_broken_metadata_gives_no_path():
-    from onnxviz.graph.analysis.paths import module_path
+    from onnxviz.graph.layers import module_path
 
     node = ir.Node("", "Relu", [], metadata_props={"pkg.torch.onnx.name_scopes": "[" * 5000})
     assert module_path(node, []) == ()
@@ -283,7 +283,7 @@ def test_broken_metadata_gives_no_path():
 
 
 def test_scopes_are_read_as_python_writes_them():
-    from onnxviz.graph.analysis.paths import module_path
+    from onnxviz.graph.layers import module_path
 
     key = "pkg.torch.onnx.name_scopes"
     for scopes in (
@@ -297,7 +297,7 @@ def test_scopes_are_read_as_python_writes_them():
 @pytest.mark.parametrize("key", ["pkg.torch.onnx.name_scopes", "namespace", "name"])
 def test_endless_names_and_metadata_give_no_path(key):
     """Megabytes of metadata took gigabytes to read, and a path of 100,000 parts a tree of as many rows."""
-    from onnxviz.graph.analysis.paths import module_path
+    from onnxviz.graph.layers import module_path
 
     for text in ("['a', " + "'a', " * 1_000_000 + "]", repr([".".join("a" * 100), "x"]), "a/" * 100 + "Relu"):
         node = ir.Node("", "Relu", [], name=text if key == "name" else "", metadata_props={key: text})

@@ -12,9 +12,9 @@ from fields import check, finish, seen
 from networks import Maker, bare, light
 
 from onnxviz.errors import UsageError
-from onnxviz.graph.expose import expose
 from onnxviz.graph.layers import field, layers
 from onnxviz.graph.open.load import load
+from onnxviz.graph.surgery import expose
 
 
 def told(proto):

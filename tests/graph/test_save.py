@@ -6,7 +6,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 import onnxviz
 from onnxviz.errors import OutputRefused
-from onnxviz.graph.save import save
+from onnxviz.graph.metadata import save
 
 
 @pytest.fixture

@@ -12,10 +12,9 @@ import pytest
 from networks import LIGHT, Maker, bare, tiny_cnn
 
 from onnxviz.graph.analysis.known_values import LARGEST, fold
-from onnxviz.graph.analysis.probe import Prober, layout
-from onnxviz.graph.analysis.shapes import annotate, shapes
-from onnxviz.graph.expose import expose
+from onnxviz.graph.analysis.probe import Prober, annotate, layout, shapes
 from onnxviz.graph.open.load import load
+from onnxviz.graph.surgery import expose
 
 
 def agree(proto, *feeds, size=None):

@@ -6,8 +6,8 @@ import onnx_ir as ir
 import pytest
 from networks import Maker
 
+from onnxviz.graph.naming import taken_apart
 from onnxviz.graph.shapes import infer
-from onnxviz.graph.symbolic_dims import taken_apart
 
 
 def shapes(m: Maker, last: str, shape: tuple) -> dict[str, list]:

@@ -12,9 +12,9 @@ from networks import Maker, bare, tiny_cnn
 
 from onnxviz.errors import ModelUnsuitable, UnknownLayer
 from onnxviz.graph.analysis.dataflow import duplicate
-from onnxviz.graph.expose import add_outputs, declare_outputs
 from onnxviz.graph.open.load import load
 from onnxviz.graph.reduce import appended
+from onnxviz.graph.surgery import add_outputs, declare_outputs
 from onnxviz.graph.tape import PORTABLE, Tape
 
 NEWEST = 23  # the newest opset that both this onnx and the oldest ONNX Runtime of the tests know

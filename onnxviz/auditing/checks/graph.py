@@ -14,8 +14,7 @@ from onnxviz.text import quoted
 if TYPE_CHECKING:
     import numpy as np
 
-    from onnxviz.graph.analysis.joins import Join
-    from onnxviz.graph.analysis.pixels import Box
+    from onnxviz.graph.analysis.ways import Box, Join
 
 _LEARNED: Final = (
     "A backdoor inside learned weights is not found: this looks at what is computed without them. docs/audit.md says "

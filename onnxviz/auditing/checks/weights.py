@@ -11,8 +11,8 @@ import onnx_ir as ir
 from onnxviz.auditing.finding import Finding
 from onnxviz.auditing.registry import Found, Rule, check
 from onnxviz.auditing.subject import Subject
-from onnxviz.graph.analysis.kernels import source
 from onnxviz.graph.analysis.twins import view
+from onnxviz.graph.analysis.ways import source
 from onnxviz.graph.operators import computes, family, operator
 from onnxviz.text import quoted
 

@@ -30,7 +30,7 @@ def resize(
     roi, scales, sizes = (None if _empty(v) else v for v in (roi, scales, sizes))
     cropping = coordinate_transformation_mode == "tf_crop_and_resize"
     if keep_aspect_ratio_policy != "stretch" and sizes is not None:
-        # Else graph/resizing.py has put a scale in their place.
+        # Else graph/padding.py has put a scale in their place.
         raise NoRule(
             f"has keep_aspect_ratio_policy={keep_aspect_ratio_policy} and a size that is not known or was rounded up"
         )

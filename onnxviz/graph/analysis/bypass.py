@@ -25,12 +25,25 @@ from typing import Final, Literal
 
 import onnx_ir as ir
 
-from onnxviz.graph.analysis import kernels
+from onnxviz.graph.analysis import ways
 from onnxviz.graph.analysis.dataflow import measured
-from onnxviz.graph.analysis.joins import Bypass, Join, Kind, Way, both
-from onnxviz.graph.analysis.kernels import source
-from onnxviz.graph.analysis.pixels import Activations, Box, Pixels
-from onnxviz.graph.analysis.steps import Step, bends, by_contents, chooses, hides, steps
+from onnxviz.graph.analysis.ways import (
+    Activations,
+    Box,
+    Bypass,
+    Join,
+    Kind,
+    Pixels,
+    Step,
+    Way,
+    bends,
+    both,
+    by_contents,
+    chooses,
+    hides,
+    source,
+    steps,
+)
 from onnxviz.graph.operators import POINTWISE, SHAPE_ONLY, computes, computing, family
 
 _DECIDING: Final = frozenset({"comparison", "place of an end", "selection", "logic"})
@@ -80,7 +93,7 @@ class _Walk:
             return
         if by_contents(step, self.ways, self.counted):
             self.counted.update(step.outputs)
-        kernel = kernels.kernel(step, self.ways)
+        kernel = ways.kernel(step, self.ways)
         found = self._weighed(index, step, read, kernel) if kernel is not None else None
         found = found or self._passed(index, step, read)
         for value in step.outputs:
@@ -100,7 +113,7 @@ class _Walk:
     def _weighed(self, index: int, step: Step, read: dict[ir.Value, Way], kernel: ir.Value) -> Way | None:
         """Behind a weight layer; None for one that reads pixels and does not look learned."""
         depth, deep = min(way.depth for way in read.values()), any(way.learned for way in read.values())
-        if not deep and self.looks and kernels.fixed(step, kernel, self._only(index)):
+        if not deep and self.looks and ways.fixed(step, kernel, self._only(index)):
             self.layers[index] = False
             return None
         self.layers[index] = True

@@ -12,7 +12,7 @@ from onnx import TensorProto, helper
 
 import onnxviz
 from onnxviz.errors import ModelUnsuitable
-from onnxviz.graph.real_input import real_input
+from onnxviz.graph.float32 import real_input
 from onnxviz.synthesis.machine import Machine
 from onnxviz.synthesis.updates import Ascent
 
