@@ -233,9 +233,12 @@ def _network(
 ) -> Network:
     """The network of a model that was opened; see `load`."""
     from onnxviz.graph.analysis.dataflow import duplicate
-    from onnxviz.graph.fold import decided
 
-    graph = decided(loaded.model)
+    graph = loaded.model
+    if any(graph.graph.subgraphs()):
+        from onnxviz.graph.fold import decided
+
+        graph = decided(graph)
     if names:
         from onnxviz.graph.dequantised import rename
 
@@ -384,11 +387,11 @@ def _pictured(
 
     raises   UsageError where the input takes no pictures, ImageRejected
     """
-    from onnxviz.image import arrays
+    from onnxviz.image.preprocessing import is_array_file, load_array
     from onnxviz.inputs import picture_input
 
-    if arrays.is_file(picture):
-        loaded = arrays.load(picture, limits=limits)
+    if is_array_file(picture):
+        loaded = load_array(picture, limits=limits)
         if (
             loaded.dtype != "uint8"
             or loaded.ndim not in (2, 3)

@@ -1,13 +1,13 @@
-"""How a long computation tells how far it is, and how that is shown."""
+"""How a long computation tells how far it is, how that is shown, and what Ctrl-C leaves of it."""
 
 from __future__ import annotations
 
 import contextlib
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import TracebackType
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from onnxviz.errors import UsageError
 
@@ -145,3 +145,52 @@ class Bar:
         self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
     ) -> None:
         self.close()
+
+
+# --- Ctrl-C in a long run, with what was done so far ----------------------------------------------
+
+
+R = TypeVar("R")
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C in a long run; `.partial` is the result of what was done, its manifest marked incomplete.
+
+    Of several pictures one after the other: the list of results so far, the last of them incomplete.
+    """
+
+    def __init__(self, partial: Any) -> None:
+        super().__init__("interrupted")
+        self.partial = partial
+
+
+class Ending:
+    """How what ran inside `until_interrupted` ended.
+
+    stop   the Ctrl-C that ended it, or None
+    """
+
+    stop: KeyboardInterrupt | None = None
+
+    def given(self, result: R) -> R:
+        """The result of what was done; after Ctrl-C it is raised as `Interrupted`, its manifest marked incomplete."""
+        if self.stop is not None:
+            made: Any = result
+            made.manifest["incomplete"] = True
+            raise Interrupted(result) from self.stop
+        return result
+
+    def nothing(self) -> None:
+        """Nothing was done yet: after Ctrl-C it goes on as it came."""
+        if self.stop is not None:
+            raise self.stop
+
+
+@contextlib.contextmanager
+def until_interrupted() -> Iterator[Ending]:
+    """Ctrl-C ends what is inside, and nothing else: what was done so far is made a result of and `given`."""
+    ending = Ending()
+    try:
+        yield ending
+    except KeyboardInterrupt as stop:
+        ending.stop = stop

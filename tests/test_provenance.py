@@ -114,7 +114,7 @@ def test_a_stream_keeps_one_digest_of_the_set_whatever_the_batch(files, toy) -> 
 
 
 def test_what_was_interrupted_is_signed_too(files, toy, monkeypatch) -> None:
-    from onnxviz.interrupted import Interrupted
+    from onnxviz.progress import Interrupted
 
     def stop(done, *_):
         if done >= 2:

@@ -18,9 +18,8 @@ from onnxviz.attribution.targets import Measure, Target, Targets, parse
 from onnxviz.errors import ImageRejected, UsageError, near
 from onnxviz.features.pictures import single
 from onnxviz.features.stream import none_used, refusal, source_name, sources
-from onnxviz.interrupted import Interrupted
 from onnxviz.network import Network
-from onnxviz.progress import Shown, silent, told
+from onnxviz.progress import Interrupted, Shown, silent, told
 from onnxviz.provenance import recorded
 from onnxviz.results import Result
 

@@ -18,6 +18,7 @@ whose keyword-only parameters are its options.
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import re
 from collections.abc import Callable, Mapping
@@ -26,7 +27,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
 from onnxviz.errors import UsageError, near
-from onnxviz.figures.captions import SIGNED, Caption
+from onnxviz.results import SIGNED, Caption
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -62,7 +63,7 @@ class Method:
 
     name       as `saliency` and `cam` take it
     function   on the graph builder, (op, what its parameters name) -> a value; or of a job, with options. Of those in
-               this room that need NumPy only the name stands here: a listing of methods imports none of it
+               this room that need NumPy only the file and the name stand here: a listing of methods imports none of it
     colours    how (N, C, H, W) becomes (N, H, W). 'largest': the largest magnitude over the colours; 'sum': shares of
                the score, which add up; 'none': it has no colours
     caption    its name and meaning in pictures
@@ -80,10 +81,9 @@ class Method:
         """The function."""
         if not isinstance(self.function, str):
             return self.function
-        from onnxviz.attribution import full_gradient, sampled, score_cam
-
-        files = (sampled, full_gradient, score_cam)
-        return next(vars(file)[self.function] for file in files if self.function in vars(file))
+        file, _, name = self.function.partition(".")
+        found: Callable[..., Any] = getattr(importlib.import_module(f"onnxviz.attribution.{file}"), name)
+        return found
 
     @cached_property
     def options(self) -> Mapping[str, Any]:
@@ -270,24 +270,24 @@ method(
     "smoothgrad",
     Caption("SmoothGrad", "the brighter, the more the score moves, on average over noise", fine=True),
     colours="largest",
-)("smoothgrad")
+)("sampled.smoothgrad")
 method(
     "smoothgrad-squared",
     Caption(
         "SmoothGrad, squared", "the brighter, the larger the mean squared gradient over noise", fine=True
     ),
     colours="largest",
-)("smoothgrad_squared")
+)("sampled.smoothgrad_squared")
 method(
     "vargrad",
     Caption("VarGrad", "the brighter, the more the gradient changes with noise", fine=True),
     colours="largest",
-)("vargrad")
+)("sampled.vargrad")
 method("integrated-gradients", Caption("integrated gradients", SIGNED, fine=True), colours="sum")(
-    "integrated_gradients"
+    "sampled.integrated_gradients"
 )
 method("expected-gradients", Caption("expected gradients", SIGNED, fine=True), colours="sum")(
-    "expected_gradients"
+    "sampled.expected_gradients"
 )
 method(
     "full-gradient",
@@ -296,7 +296,7 @@ method(
         "the deeper the colour, the larger the shares of the input and of all biases",
         zero=False,
     ),
-)("full_gradient")
+)("full_gradient.full_gradient")
 
 
 # --- class activation maps ------------------------------------------------------------------------
@@ -403,7 +403,7 @@ method(
     "score-cam",
     Caption("Score-CAM", f"{_FOR_IT}: channels weighted by the score when only they show", either=True),
     layered=True,
-)("score_cam")
+)("score_cam.score_cam")
 
 
 @method(

@@ -10,14 +10,14 @@ import numpy as np
 
 from onnxviz.attribution.targets import Target
 from onnxviz.features.pictures import Given
-from onnxviz.interrupted import Interrupted
 from onnxviz.network import Network
+from onnxviz.progress import Interrupted
 from onnxviz.results import Result, Results
 
 if TYPE_CHECKING:
     from PIL import Image
 
-    from onnxviz.figures.captions import Caption
+    from onnxviz.results import Caption
 
 _ON_A_PAGE = 8  # pictures of one sheet: more is a strip that no program shows
 

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from onnxviz.attribution.masks import FILLS, filling
 from onnxviz.attribution.targets import Target
 from onnxviz.errors import ImageRejected, UsageError, near
 from onnxviz.network import Network
@@ -17,7 +16,6 @@ from onnxviz.progress import Progress, silent
 if TYPE_CHECKING:
     from onnxviz.gradients import Gradients
 
-BASELINES = ("black", *FILLS)
 # From this part of the score's change on, what is left unexplained is told as a warning.
 _LARGE_ERROR = 0.05
 _MOST_BASELINES = 64
@@ -275,6 +273,8 @@ def expected_gradients(job: Job, *, samples: int = 100, baselines: Any = None) -
     baselines   a folder, or pictures, to draw baselines from (at most 64 of them are read); None: noise with the
                 picture's own mean and deviation for each colour
     """
+    from onnxviz.attribution.masks import filling
+
     samples = at_least("samples", samples, 1)
     rng = np.random.default_rng([job.seed, 0])
     places = ((rng.permutation(samples) + rng.random(samples)) / samples).astype(np.float32)
@@ -333,13 +333,8 @@ def _start(job: Job, baseline: Any) -> tuple[np.ndarray, str]:
 
     raises   UsageError, ImageRejected
     """
-    if isinstance(baseline, str) and baseline in BASELINES:
-        return np.concatenate([_filled(job, number, baseline) for number in range(len(job.x))]), baseline
     if isinstance(baseline, str) and not any(sign in baseline for sign in "./\\"):
-        raise UsageError(
-            f"unknown baseline {baseline!r}{near(baseline, BASELINES)}; expected one of {', '.join(BASELINES)}, "
-            "a picture or an input tensor"
-        )
+        return np.concatenate([_filled(job, number, baseline) for number in range(len(job.x))]), baseline
     if isinstance(baseline, np.ndarray) and baseline.dtype.kind == "f":
         if baseline.shape not in (job.x.shape[1:], job.x.shape, (1, *job.x.shape[1:])):
             raise UsageError(
@@ -350,11 +345,22 @@ def _start(job: Job, baseline: Any) -> tuple[np.ndarray, str]:
 
 
 def _filled(job: Job, number: int, name: str) -> np.ndarray:
-    """A baseline made from one picture, (1, ...)."""
+    """A baseline made from one picture, (1, ...).
+
+    raises   UsageError
+    """
     picture = job.pictures[number]
     if name == "black":
         black = job.net.preprocessing.normalise(np.zeros_like(picture)[None])
         return black.astype(np.float32, copy=False)
+    from onnxviz.attribution.masks import FILLS, filling
+
+    if name not in FILLS:
+        named = ("black", *FILLS)
+        raise UsageError(
+            f"unknown baseline {name!r}{near(name, named)}; expected one of {', '.join(named)}, "
+            "a picture or an input tensor"
+        )
     # A blur wide enough that nothing can be recognised any more.
     return filling(job.net, job.x[:1], picture, name, radius=min(picture.shape[:2]) / 8, seed=job.seed)
 

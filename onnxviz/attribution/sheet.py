@@ -15,10 +15,9 @@ from onnxviz.attribution.saliency import saliency
 from onnxviz.attribution.targets import Channel, Neuron, Targets, parse
 from onnxviz.errors import UsageError, renamed
 from onnxviz.features.pictures import given
-from onnxviz.interrupted import Interrupted
 from onnxviz.network import Images, Network
 from onnxviz.objectives import Objective
-from onnxviz.progress import Progress, Shown, told
+from onnxviz.progress import Interrupted, Progress, Shown, told
 from onnxviz.provenance import recorded
 
 

@@ -18,9 +18,8 @@ from onnxviz.errors import MissingDependency, ModelRejected, RuntimeFailed, Usag
 from onnxviz.features.embed import embed
 from onnxviz.features.inspect import inspect
 from onnxviz.features.project import FEWEST, check, project
-from onnxviz.interrupted import Interrupted, until_interrupted
 from onnxviz.network import Network
-from onnxviz.progress import Progress, Shown, silent, told
+from onnxviz.progress import Interrupted, Progress, Shown, silent, told, until_interrupted
 from onnxviz.provenance import recorded
 from onnxviz.results import Prediction, Result
 

@@ -19,9 +19,8 @@ from onnxviz.auditing.report.facts import now
 from onnxviz.auditing.result import Audit
 from onnxviz.auditing.subject import Subject
 from onnxviz.errors import OnnxVizError, UsageError, WorkerCrashed, near
-from onnxviz.interrupted import until_interrupted
 from onnxviz.network import Network
-from onnxviz.progress import Shown, told
+from onnxviz.progress import Shown, told, until_interrupted
 from onnxviz.provenance import recorded
 from onnxviz.text import quoted
 

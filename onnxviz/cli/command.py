@@ -254,7 +254,7 @@ def typed(command: Command) -> Callable[..., None]:
                 action = getattr(importlib.import_module(f"onnxviz.cli.{module}"), act)
                 action(run, Call(command, run, values["arguments"], values["technique"], values["own"]))
         except KeyboardInterrupt as stop:
-            from onnxviz.interrupted import Interrupted
+            from onnxviz.progress import Interrupted
 
             # Whoever raised `Interrupted` has saved what was done and said so.
             raise Stopped("" if isinstance(stop, Interrupted) else "interrupted") from stop

@@ -32,7 +32,7 @@ def finish(run: Run, compute: Callable[[], R], save: Callable[[Any], None], note
     note   what is said after Ctrl-C, behind "interrupted"
     """
     from onnxviz.errors import GradientNotFinite, LimitExceeded, WorkerCrashed
-    from onnxviz.interrupted import Interrupted
+    from onnxviz.progress import Interrupted
 
     try:
         result = compute()
@@ -106,7 +106,7 @@ def each(run: Run, net: Network, images: Sequence[Path], compute: Callable[[Path
     """
     from onnxviz.errors import ImageRejected
     from onnxviz.image.folder import find
-    from onnxviz.interrupted import Interrupted
+    from onnxviz.progress import Interrupted
     from onnxviz.text import printable
 
     listing = find(images, endings=net.preprocessing.endings).require()

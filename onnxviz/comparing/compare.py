@@ -40,10 +40,9 @@ from onnxviz.errors import (
 )
 from onnxviz.features.stream import sources
 from onnxviz.image.folder import Listing
-from onnxviz.interrupted import until_interrupted
 from onnxviz.network import Network
 from onnxviz.opening import load
-from onnxviz.progress import Progress, Shown, told
+from onnxviz.progress import Progress, Shown, told, until_interrupted
 from onnxviz.provenance import recorded, recording, unnoted
 from onnxviz.text import printable
 

@@ -13,8 +13,7 @@ from onnxviz.features.embedding import Embedding
 from onnxviz.features.stream import none_used, plan, source_name, sources, stream
 from onnxviz.graph.output import SEQUENCE
 from onnxviz.image.folder import Listing
-from onnxviz.interrupted import until_interrupted
-from onnxviz.progress import Shown, told
+from onnxviz.progress import Shown, told, until_interrupted
 from onnxviz.provenance import recorded
 from onnxviz.text import printable
 

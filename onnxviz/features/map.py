@@ -12,8 +12,7 @@ from onnxviz.errors import UsageError
 from onnxviz.features.embedding import Embedding, left_out_of, thumbnails
 from onnxviz.features.neighbours import embedding_of
 from onnxviz.features.project import METHODS, Projection, check, project
-from onnxviz.interrupted import Interrupted
-from onnxviz.progress import Shown, told
+from onnxviz.progress import Interrupted, Shown, told
 from onnxviz.provenance import recorded
 from onnxviz.results import Result
 from onnxviz.text import printable

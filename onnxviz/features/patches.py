@@ -19,8 +19,7 @@ from onnxviz.features.stream import Chunk, none_used, sources, stream
 from onnxviz.file_set import FOLDER_HEAD, FileSet
 from onnxviz.files import npy_bytes, png_bytes
 from onnxviz.graph.reduce import Reduced, peaks
-from onnxviz.interrupted import until_interrupted
-from onnxviz.progress import Progress, Shown, silent, told
+from onnxviz.progress import Progress, Shown, silent, told, until_interrupted
 from onnxviz.provenance import recorded
 from onnxviz.text import file_name, printable
 

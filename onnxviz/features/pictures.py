@@ -10,8 +10,8 @@ from typing import Any, Concatenate, NamedTuple, ParamSpec, Protocol, TypeVar, c
 import numpy as np
 
 from onnxviz.errors import UsageError, ways
-from onnxviz.interrupted import Interrupted
 from onnxviz.network import Images, Network, as_list
+from onnxviz.progress import Interrupted
 from onnxviz.results import Results
 
 

@@ -10,9 +10,9 @@ from typing import Any, Final
 
 from onnxviz.errors import ImageRejected, PreprocessingRejected, near
 from onnxviz.graph.metadata import LARGEST_RECIPE
-from onnxviz.image.fields import number
 from onnxviz.image.io import read_bytes
 from onnxviz.image.preprocessing import PRESETS, Preprocessing
+from onnxviz.image.recipe import checked_number
 from onnxviz.text import printable
 
 _FILES: Final = ("preprocessor_config.json", "config.json")
@@ -137,7 +137,7 @@ def _resample(code: object) -> str:
 def _hugging_face_scaling(fields: Mapping[str, Any]) -> dict[str, Any]:
     """mean and std for pixel/255, from rescaling by a factor, perhaps less 1, and then normalising."""
     factor = (
-        number("rescale_factor", fields.get("rescale_factor", 1 / 255))
+        checked_number("rescale_factor", fields.get("rescale_factor", 1 / 255))
         if fields.get("do_rescale", True)
         else 1.0
     )
@@ -150,7 +150,7 @@ def _hugging_face_scaling(fields: Mapping[str, Any]) -> dict[str, Any]:
             "do_normalize is set, but image_mean or image_std is missing; write them into it"
         )
     means, stds = (
-        [number(key, value) for value in (values if isinstance(values, list) else [values])]
+        [checked_number(key, value) for value in (values if isinstance(values, list) else [values])]
         for key, values in (("image_mean", mean), ("image_std", std))
     )
     if fields.get("include_top"):  # EfficientNetImageProcessor then divides by std once more
@@ -176,7 +176,7 @@ def _hugging_face_size(fields: Mapping[str, Any]) -> dict[str, Any]:
             )
         return {"size": None}
     if "crop_pct" in fields and fields["crop_pct"] is not None:
-        return _convnext(_edge(size), number("crop_pct", fields["crop_pct"]))
+        return _convnext(_edge(size), checked_number("crop_pct", fields["crop_pct"]))
     target = _pair("crop_size", crop) if cropped else None
     if isinstance(size, int) and not isinstance(size, bool):
         size = {"shortest_edge": size} if cropped else {"height": size, "width": size}

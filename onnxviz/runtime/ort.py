@@ -8,17 +8,20 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Final, NamedTuple, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
 
 from onnxviz import isolate
 from onnxviz.errors import LimitExceeded, ModelRejected, ProviderUnavailable
 from onnxviz.isolate import region
-from onnxviz.runtime import capture, failures
+from onnxviz.runtime import failures
 from onnxviz.runtime import providers as _providers
 from onnxviz.runtime.failures import Places
 from onnxviz.runtime.watchdog import WATCHDOG, waited
+
+if TYPE_CHECKING:
+    from onnxviz.runtime.capture import Captured
 
 # Folding a constant into something larger than this is the model's attack or mistake, not an optimisation.
 _FOLDING_BYTES = 1 << 30
@@ -65,7 +68,11 @@ class Program:
         # A sequence or a map is no array: it is computed by nobody who does not ask for it.
         self.outputs = [value.name for value in session.get_outputs() if value.type.startswith("tensor(")]
         self._types: dict[str, Any] = {value.name: _TYPES.get(value.type) for value in session.get_inputs()}
-        self._captured = capture.Captured(session, self._types) if captures else None
+        self._captured: Captured | None = None
+        if captures:
+            from onnxviz.runtime.capture import Captured
+
+            self._captured = Captured(session, self._types)
 
     @property
     def on_device(self) -> bool:
@@ -296,11 +303,15 @@ def session(
     weights = list(graph.weights.values())
     values = [ort.OrtValue.ortvalue_from_numpy(weight) for weight in weights]
     options.add_external_initializers(list(graph.weights), values)
-    if steps and (captured := capture.session(provider, graph.message, options)) is not None:
-        kept = [weights, values]
-        return Program(
-            captured, _providers.CUDA, seconds, kept, places, admit, graph.follows_values, captures=True
-        )
+    if steps:
+        from onnxviz.runtime import capture
+
+        captured = capture.session(provider, graph.message, options)
+        if captured is not None:
+            kept = [weights, values]
+            return Program(
+                captured, _providers.CUDA, seconds, kept, places, admit, graph.follows_values, captures=True
+            )
     try:
         with region("making a session of the model"):
             made = wanted.session(graph.message, options)

@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from onnxviz.errors import GradientNotFinite, LimitExceeded, UsageError, WorkerCrashed
-from onnxviz.image.fields import check_made
-from onnxviz.interrupted import Interrupted
-from onnxviz.progress import Progress
+from onnxviz.image.recipe import check_made
+from onnxviz.progress import Interrupted, Progress
 from onnxviz.results import Result
 
 if TYPE_CHECKING:

@@ -17,12 +17,11 @@ from onnxviz.features.stream import refusal, source_name, sources
 from onnxviz.files import destination
 from onnxviz.image.folder import Skipped, decode
 from onnxviz.image.io import read
-from onnxviz.interrupted import until_interrupted
 from onnxviz.limits import Limits
 from onnxviz.network import ImageLike, Images, Network
 from onnxviz.objectives.base import Objective, fed, objective
 from onnxviz.objectives.likeness import gram_of, means_of, texture
-from onnxviz.progress import Shown, told
+from onnxviz.progress import Shown, told, until_interrupted
 from onnxviz.provenance import note_set, recorded, recording
 from onnxviz.results import Result, write
 from onnxviz.synthesis.layers import Weighted, checked_gram, content_layer, style_layers, style_terms

@@ -11,11 +11,10 @@ import numpy as np
 
 from onnxviz._version import __version__
 from onnxviz.errors import ImageRejected, UsageError, near
-from onnxviz.image.fields import check_made
-from onnxviz.interrupted import until_interrupted
+from onnxviz.image.recipe import check_made
 from onnxviz.limits import Limits
 from onnxviz.network import ImageLike, Network
-from onnxviz.progress import Progress, Shown, silent, told
+from onnxviz.progress import Progress, Shown, silent, told, until_interrupted
 from onnxviz.provenance import recorded
 from onnxviz.results import Result
 from onnxviz.synthesis.layers import Weighted, checked_gram, fitting, sizes_of, style_layers, style_terms

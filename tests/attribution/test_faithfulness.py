@@ -14,7 +14,7 @@ from onnxviz.attribution import flipping
 from onnxviz.attribution.masks import filling
 from onnxviz.attribution.targets import Measure, parse
 from onnxviz.errors import ImageRejected, UnknownLabel, UsageError
-from onnxviz.interrupted import Interrupted
+from onnxviz.progress import Interrupted
 from tests import toys
 
 SIDE = toys.SIDE

@@ -11,7 +11,7 @@ from onnx import TensorProto
 import onnxviz
 from onnxviz.attribution.occlusion import average, windows
 from onnxviz.errors import UnknownLabel, UnknownLayer, UsageError
-from onnxviz.interrupted import Interrupted
+from onnxviz.progress import Interrupted
 from tests import toys
 
 FORMS = {

@@ -10,7 +10,7 @@ import onnxviz
 from onnxviz.attribution.rise import averaged, draw_masks, weighted_sum
 from onnxviz.errors import UsageError
 from onnxviz.graph.occlude import cell_size, hat
-from onnxviz.interrupted import Interrupted
+from onnxviz.progress import Interrupted
 from tests import toys
 
 GRID, MASKS, SIZE = 3, 50, (toys.SIDE, toys.SIDE)

@@ -12,7 +12,7 @@ import onnxviz
 from onnxviz import objectives
 from onnxviz.attribution.methods import of
 from onnxviz.errors import GradientNotFinite, ImageRejected, ModelUnsuitable, UnknownLabel, UsageError
-from onnxviz.interrupted import Interrupted
+from onnxviz.progress import Interrupted
 from onnxviz.runtime.ort import Program
 from tests import toys
 

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 import onnxviz
 from onnxviz import objectives
 from onnxviz.attribution import cam_layers, score_cam
-from onnxviz.interrupted import Interrupted
+from onnxviz.progress import Interrupted
 from tests import networks
 
 

@@ -11,7 +11,7 @@ from PIL import Image
 import onnxviz
 from onnxviz import objectives
 from onnxviz.errors import UsageError
-from onnxviz.interrupted import Interrupted
+from onnxviz.progress import Interrupted
 from tests import toys
 
 

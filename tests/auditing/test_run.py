@@ -13,7 +13,7 @@ from onnxviz.auditing.finding import Evidence
 from onnxviz.auditing.registry import Found, NotApplicable, NotRun
 from onnxviz.auditing.subject import made
 from onnxviz.errors import ImageRejected, LimitExceeded, RuntimeFailed, UsageError
-from onnxviz.interrupted import Interrupted
+from onnxviz.progress import Interrupted
 from onnxviz.runtime.worker import lacking
 from tests.auditing.backdoors import PLANTED, SOUND
 from tests.runtime.test_worker import DIVIDES

@@ -11,7 +11,7 @@ from networks import tiny_cnn
 
 from onnxviz.cli.main import run
 from onnxviz.features.embedding import Embedding
-from onnxviz.interrupted import Interrupted
+from onnxviz.progress import Interrupted
 from tests.features import crops
 
 

@@ -24,7 +24,7 @@ from onnxviz.comparing.rules import LAYER_MOVED, LAYER_SHARE
 from onnxviz.comparing.why import LayerFigures, Why
 from onnxviz.comparing.words import advice
 from onnxviz.errors import UsageError
-from onnxviz.interrupted import Interrupted
+from onnxviz.progress import Interrupted
 from tests.comparing import small
 
 GRAVE = SEVERITIES[:2]

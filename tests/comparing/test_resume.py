@@ -13,7 +13,7 @@ from onnxviz.comparing import compare as comparing
 from onnxviz.comparing import drift as drifting
 from onnxviz.comparing.resume import PARTS
 from onnxviz.errors import UsageError
-from onnxviz.interrupted import Interrupted
+from onnxviz.progress import Interrupted
 from tests.comparing import small
 
 OPTIONS: dict[str, Any] = {"probes": 2, "restore": 2, "methods": ("grad-cam",)}

@@ -18,7 +18,7 @@ from onnxviz.errors import ImageRejected, InputRefused, ModelUnsuitable, Unknown
 from onnxviz.features import embed as module
 from onnxviz.features.embed import embed
 from onnxviz.features.embedding import Embedding
-from onnxviz.interrupted import Interrupted
+from onnxviz.progress import Interrupted
 from tests.features import crops, patch_toys
 
 

@@ -17,7 +17,7 @@ from onnxviz.features.embed import embed
 from onnxviz.features.embedding import Embedding
 from onnxviz.features.map import assign, grid
 from onnxviz.features.map import map as make_map
-from onnxviz.interrupted import Interrupted
+from onnxviz.progress import Interrupted
 from tests.features import crops
 
 

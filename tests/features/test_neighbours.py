@@ -13,7 +13,7 @@ import onnxviz
 from onnxviz.errors import InputRefused, UsageError
 from onnxviz.features.embed import embed
 from onnxviz.features.neighbours import nearest, neighbours, number, spread
-from onnxviz.interrupted import Interrupted
+from onnxviz.progress import Interrupted
 from tests.features import crops
 
 

@@ -17,7 +17,7 @@ from onnxviz.features.patch_boxes import to_source
 from onnxviz.features.patch_pictures import crop
 from onnxviz.features.patches import patches
 from onnxviz.image.preprocessing import Preprocessing
-from onnxviz.interrupted import Interrupted
+from onnxviz.progress import Interrupted
 from tests.features.patch_toys import load, network, photos
 
 # --- where a patch lies in the original -------------------------------------------------------

@@ -33,7 +33,7 @@ from onnxviz.errors import (
     WorkerCrashed,
     ways,
 )
-from onnxviz.interrupted import Interrupted
+from onnxviz.progress import Interrupted
 from onnxviz.runtime.pool import Pool
 from onnxviz.runtime.worker import Life, Worker, lacking
 

@@ -17,7 +17,7 @@ from onnxviz.errors import (
     UnknownLayer,
     UsageError,
 )
-from onnxviz.interrupted import Interrupted
+from onnxviz.progress import Interrupted
 from onnxviz.synthesis.ascent import write_page
 from onnxviz.synthesis.presets import PRESETS, recipe
 from tests import networks

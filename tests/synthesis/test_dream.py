@@ -7,7 +7,7 @@ import pytest
 
 import onnxviz
 from onnxviz.errors import ImageRejected, ModelUnsuitable, UnknownLayer, UsageError
-from onnxviz.interrupted import Interrupted
+from onnxviz.progress import Interrupted
 from onnxviz.synthesis.dream import enlarged, octave_sizes
 from tests.networks import light
 from tests.synthesis.painted import network, picture

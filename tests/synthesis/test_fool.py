@@ -13,7 +13,7 @@ from PIL import Image
 import onnxviz
 from onnxviz.cli.main import run
 from onnxviz.errors import ImageRejected, LimitExceeded, UnknownLabel, UsageError, WorkerCrashed
-from onnxviz.interrupted import Interrupted
+from onnxviz.progress import Interrupted
 from onnxviz.synthesis.fool_result import magnified
 from tests.toys import detector, photo
 

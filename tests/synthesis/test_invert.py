@@ -7,7 +7,7 @@ import pytest
 
 import onnxviz
 from onnxviz.errors import GradientNotFinite, ImageRejected, UnknownLayer, UsageError
-from onnxviz.interrupted import Interrupted
+from onnxviz.progress import Interrupted
 from tests.networks import Maker
 from tests.synthesis.painted import network, picture
 

@@ -11,7 +11,7 @@ import onnxviz
 from onnxviz.backends.torch.executor import Executor
 from onnxviz.errors import ImageRejected, UnknownLayer, UsageError
 from onnxviz.graph.normalise import normalise
-from onnxviz.interrupted import Interrupted
+from onnxviz.progress import Interrupted
 from onnxviz.synthesis.layers import content_layer, style_layers
 from onnxviz.synthesis.style import luminance, matched_colours, with_colours_of
 from tests.synthesis.painted import network, picture

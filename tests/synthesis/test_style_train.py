@@ -16,7 +16,7 @@ from PIL import Image
 import onnxviz
 from onnxviz.cli.main import run
 from onnxviz.errors import ImageRejected, MissingDependency, UsageError
-from onnxviz.interrupted import Interrupted
+from onnxviz.progress import Interrupted
 
 OPTIONS = {"width": 4, "blocks": 1, "batch": 2, "rate": 5e-3, "seed": 1}
 

@@ -12,7 +12,7 @@ from skimage import data
 import onnxviz
 from onnxviz.cli.main import run
 from onnxviz.errors import ImageRejected, UnknownLayer, UsageError
-from onnxviz.interrupted import Interrupted
+from onnxviz.progress import Interrupted
 from onnxviz.synthesis.layers import style_layers
 from onnxviz.synthesis.texture import gram_texture
 from tests.synthesis.painted import network, picture
