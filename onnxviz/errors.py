@@ -10,10 +10,11 @@ import functools
 import heapq
 import re
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
 from itertools import islice
-from typing import Any, Final, TypeVar, cast
+from typing import Any, Final, Protocol, TypeVar, cast
 
 from onnxviz.isolate import memory_is_limited
 from onnxviz.text import shorten
@@ -362,3 +363,57 @@ def renamed(**names: str) -> Callable[[_T], _T]:
         return cast("_T", wrapper)
 
     return decorate
+
+
+# --- whose mistake an unexpected exception is: the file's where ONNX Runtime refuses it, too; otherwise ours ------
+#
+# When a file is opened, what can be told of each operator by itself is checked. Whether sizes fit together
+# that only inference over the whole graph, or a run, can tell is not: ONNX Runtime checks that anyway when
+# it opens the file and when it runs it, and opening a network must not wait for it. So an analysis may meet
+# a graph that nothing can run, and stumble over it. Then, and only then, ONNX Runtime is asked for its
+# verdict on the file as it is.
+
+
+class Judge(Protocol):
+    """What can run the file as it is: a network."""
+
+    def judge(self) -> None:
+        """Run it."""
+
+
+_N = TypeVar("_N", bound=Judge)
+_R = TypeVar("_R")
+_OURS: Final = 5  # the exit code of internal errors
+
+
+@contextmanager
+def judged(judge: Callable[[], object]) -> Iterator[None]:
+    """Around an analysis of a graph.
+
+    judge    runs the file as it is, see `Network.judge`
+    raises   what the analysis raised, where that is a typed error, or where the file runs: then it is a mistake of
+             onnxviz; in its place ModelRejected where ONNX Runtime refuses the file, ModelFailed where it fails to run,
+             LimitExceeded and WorkerCrashed where it takes too much or dies over it
+    """
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, OnnxVizError) and error.exit_code != _OURS:
+            raise
+        try:
+            judge()
+        except OnnxVizError as refusal:
+            if refusal.exit_code != _OURS:
+                raise refusal from error
+        raise
+
+
+def judging(analysis: Callable[[_N], _R]) -> Callable[[_N], _R]:
+    """A method of a network, `judged`."""
+
+    @functools.wraps(analysis)
+    def wrapped(net: _N) -> _R:
+        with judged(net.judge):
+            return analysis(net)
+
+    return wrapped

@@ -9,8 +9,7 @@ import numpy as np
 
 from onnxviz import isolate
 from onnxviz.backends.native import SideBySide
-from onnxviz.blame import judged
-from onnxviz.errors import GradientNotFinite, ModelFailed, RuntimeFailed, UsageError, ways
+from onnxviz.errors import GradientNotFinite, ModelFailed, RuntimeFailed, UsageError, judged, ways
 from onnxviz.graph.dequantised import aliases
 from onnxviz.progress import Progress, silent
 from onnxviz.runtime import batching, providers

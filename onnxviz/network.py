@@ -12,8 +12,7 @@ import onnx_ir as ir
 
 from onnxviz import isolate
 from onnxviz._version import __version__
-from onnxviz.blame import judging
-from onnxviz.errors import ModelUnsuitable, UnknownLayer, UsageError, spelt, ways
+from onnxviz.errors import ModelUnsuitable, UnknownLayer, UsageError, judging, spelt, ways
 from onnxviz.graph.dequantised import QUANTISING
 from onnxviz.graph.open.load import Loaded
 from onnxviz.inputs import ImageLike, Images, InputSpec, as_list

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 import onnx_ir as ir
 
 from onnxviz import provenance
-from onnxviz.backends import AUTO
 from onnxviz.errors import (
     MOST_THREADS,
     ModelRejected,
@@ -102,7 +101,7 @@ def load(
                  is not; ModelRejected, ModelUnsuitable, LimitExceeded, LabelsRejected, PreprocessingRejected,
                  UsageError, WorkerCrashed
     """
-    if backend != AUTO:
+    if backend != "auto":
         from onnxviz.backends.choose import check
 
         check(backend)
@@ -195,7 +194,7 @@ def _opened(
         return
     from onnxviz.isolated import opened
 
-    if backend not in (AUTO, "native"):
+    if backend not in ("auto", "native"):
         raise UsageError(
             f"backend {backend!r} runs in this process, which isolate=True keeps the model out of: leave out one of "
             "them"

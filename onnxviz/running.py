@@ -11,8 +11,16 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxviz import isolate
-from onnxviz.blame import judged, judging
-from onnxviz.errors import ModelRejected, ModelUnsuitable, NotFinite, OnnxVizError, UsageError, ways
+from onnxviz.errors import (
+    ModelRejected,
+    ModelUnsuitable,
+    NotFinite,
+    OnnxVizError,
+    UsageError,
+    judged,
+    judging,
+    ways,
+)
 from onnxviz.graph.open.findings import told
 from onnxviz.graph.open.load import Loaded
 from onnxviz.inputs import InputSpec
@@ -354,7 +362,7 @@ class Running:
         self._admissions[name].check({self.input.name: [sides[letter] for letter in self.input.layout]})
 
     def judge(self) -> None:
-        """Run the network as the file has it, once: what ONNX Runtime says where an analysis fails (see `blame`).
+        """Run the network as the file has it, once: what ONNX Runtime says of it, see `errors.judged`.
 
         raises   ModelRejected, ModelFailed, LimitExceeded, WorkerCrashed
         """

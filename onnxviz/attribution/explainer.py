@@ -17,8 +17,7 @@ import onnx_ir as ir
 from onnxviz._version import __version__
 from onnxviz.attribution.methods import LAYER, METHODS, Method
 from onnxviz.attribution.targets import parse
-from onnxviz.blame import judged
-from onnxviz.errors import ModelUnsuitable, UsageError, near
+from onnxviz.errors import ModelUnsuitable, UsageError, judged, near
 from onnxviz.grad import model as differentiation
 from onnxviz.grad.overrides import by_name
 from onnxviz.graph.analysis.dataflow import clone

@@ -97,7 +97,7 @@ class Subject:
     @cached_property
     def bypass(self) -> Bypass:
         """The ways around what was learned."""
-        from onnxviz.blame import judged
+        from onnxviz.errors import judged
         from onnxviz.graph.analysis.bypass import paths
 
         with judged(self.net.judge):

@@ -1,4 +1,1 @@
 """What computes gradients: the native ONNX graph on ONNX Runtime, torch, or ONNX Runtime's training build."""
-
-AUTO = "auto"
-"""Native where every operator has a rule, else torch."""

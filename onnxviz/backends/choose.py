@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import onnx_ir as ir
 
-from onnxviz.backends import AUTO
 from onnxviz.errors import UnsupportedOperator, UsageError, near, ways
 
 if TYPE_CHECKING:
     from onnxviz.objectives import Objective
     from onnxviz.runtime.worker import Worker
 
+AUTO = "auto"
+"""Native where every operator has a rule, else torch."""
 BACKENDS = {
     "native": "onnxviz.backends.native",
     "torch": "onnxviz.backends.torch.program",

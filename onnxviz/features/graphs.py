@@ -7,9 +7,10 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import onnx_ir as ir
 
-from onnxviz.blame import judged, opened
+from onnxviz.errors import judged
 from onnxviz.graph.open.load import load
 from onnxviz.limits import Limits
 
@@ -109,5 +110,27 @@ def gradient_graph(
         from onnxviz.opening import fed
 
         graph = fed(graph, feeds, input, limits=limits)
-    with judged(functools.partial(opened, graph)):
+    with judged(functools.partial(_run, graph)):
         return build(graph, of, wrt or input, table)
+
+
+def _run(model: ir.Model) -> None:
+    """Open a graph that belongs to no network, and run it on zeros where it says how large its inputs are.
+
+    raises   ModelRejected, ModelFailed, LimitExceeded
+    """
+    from onnxviz.programs import compile
+
+    program = compile(model, provider="cpu")
+    feeds: dict[str, np.ndarray] = {}
+    for value in model.graph.inputs:
+        if value.name not in program.inputs:
+            continue
+        if value.shape is None or value.dtype is None:
+            return
+        sizes = [1 if axis == 0 and not isinstance(d, int) else d for axis, d in enumerate(value.shape)]
+        shape = tuple(d for d in sizes if isinstance(d, int))
+        if len(shape) < len(sizes):
+            return  # at a size that was not meant, even a sound network fails
+        feeds[str(value.name)] = np.zeros(shape, value.dtype.numpy())
+    program(feeds)

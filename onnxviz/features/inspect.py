@@ -8,8 +8,7 @@ from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from typing import Any, Final
 
-from onnxviz.blame import judged
-from onnxviz.errors import LONGEST_MESSAGE, ImageRejected, ModelUnsuitable, OnnxVizError, spelt
+from onnxviz.errors import LONGEST_MESSAGE, ImageRejected, ModelUnsuitable, OnnxVizError, judged, spelt
 from onnxviz.graph.head import Head
 from onnxviz.graph.layers import Layer
 from onnxviz.graph.quantisers import Quantisation, Quantiser, bytes_by_type, quantisation

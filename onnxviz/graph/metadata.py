@@ -28,8 +28,6 @@ from typing import TYPE_CHECKING, Any, Final
 
 import onnx_ir as ir
 
-from onnxviz.file_set import FileSet
-from onnxviz.files import write_atomic
 from onnxviz.limits import Limits
 from onnxviz.text import json_escaped
 
@@ -246,6 +244,8 @@ def save(model: ir.Model, path: str | os.PathLike[str], *, one_file_bytes: int =
 
     raises   OutputRefused
     """
+    from onnxviz.files import write_atomic
+
     target = Path(path)
     weights = sum(
         v.const_value.nbytes for v in model.graph.initializers.values() if v.const_value is not None
@@ -257,6 +257,8 @@ def save(model: ir.Model, path: str | os.PathLike[str], *, one_file_bytes: int =
 
 def _save_apart(model: ir.Model, target: Path) -> Path:
     """Weights and the graph that names them as one set: there is no graph while the weights are of another."""
+    from onnxviz.file_set import FileSet
+
     data = target.with_name(target.name + ".data")
     tensors = []
     offset = 0

@@ -189,7 +189,7 @@ def _marked(views: Sequence[np.ndarray], box: Box) -> object:
 )
 def gradient_rules(subject: Subject, rule: Rule) -> Found:
     """Operators on a way from the picture that no gradient rule is known for."""
-    from onnxviz.blame import judged
+    from onnxviz.errors import judged
     from onnxviz.grad.model import support
 
     with judged(subject.net.judge):
