@@ -231,7 +231,7 @@ class Running:
 
     def _tried(self, count: int) -> str | None:
         """Whether two images that differ give beside each other, `count` in a run, what they give alone."""
-        from onnxviz.runtime.apart import difference
+        from onnxviz.runtime.batching import difference
 
         halves = ir.DataType.FLOAT16, ir.DataType.BFLOAT16
         half = any(value.dtype in halves for value in self.model.graph.initializers.values())

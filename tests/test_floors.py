@@ -56,7 +56,7 @@ def test_nothing_is_let_pass():
             "def late(): from onnxviz.graph.naming import name_nodes",
             r"onnxviz\.runtime\.ort -> onnxviz\.graph\.naming",
         ),
-        ("features/ranking.py", "def late(): from onnxviz.features.patches import patches", r"features"),
+        ("features/patch_boxes.py", "def late(): from onnxviz.features.patches import patches", r"features"),
         (
             "attribution/sampled.py",
             "from typing import TYPE_CHECKING\nif TYPE_CHECKING: from onnxviz.attribution.saliency import saliency",

@@ -12,9 +12,8 @@ import numpy as np
 
 from onnxviz import tables
 from onnxviz.errors import NotFinite, UsageError
-from onnxviz.features import ranking
-from onnxviz.features.patch_boxes import LayerPatches, PatchData, field_boxes
-from onnxviz.features.ranking import Ranking
+from onnxviz.features import patch_boxes
+from onnxviz.features.patch_boxes import LayerPatches, PatchData, Ranking, field_boxes
 from onnxviz.features.stream import Chunk, none_used, sources, stream
 from onnxviz.file_set import FOLDER_HEAD, FileSet
 from onnxviz.files import npy_bytes, png_bytes
@@ -267,10 +266,10 @@ class _Search:
             if len(self.rankings) <= i:
                 self.rankings.append(Ranking(peak.shape[1], self._top))
             facts = np.empty((*peak.shape, 6), np.int64)
-            facts[:, :, ranking.INDEX] = chunk.index[:, None]
-            facts[:, :, ranking.ROW], facts[:, :, ranking.COLUMN] = row, column
-            facts[:, :, ranking.HEIGHT : ranking.WIDTH + 1] = chunk.sizes[:, None]
-            facts[:, :, ranking.PRINT] = chunk.prints[:, None]
+            facts[:, :, patch_boxes.INDEX] = chunk.index[:, None]
+            facts[:, :, patch_boxes.ROW], facts[:, :, patch_boxes.COLUMN] = row, column
+            facts[:, :, patch_boxes.HEIGHT : patch_boxes.WIDTH + 1] = chunk.sizes[:, None]
+            facts[:, :, patch_boxes.PRINT] = chunk.prints[:, None]
             self.rankings[i].add(drive, peak, facts)
         self.count += len(chunk.index)
 
@@ -284,8 +283,8 @@ class _Search:
         """What was found, a layer at a time."""
         for layer, best in zip(self._layers, self.rankings, strict=True):
             facts = best.facts
-            sizes = facts[:, :, ranking.HEIGHT : ranking.WIDTH + 1]
-            positions = facts[:, :, ranking.ROW : ranking.COLUMN + 1]
+            sizes = facts[:, :, patch_boxes.HEIGHT : patch_boxes.WIDTH + 1]
+            positions = facts[:, :, patch_boxes.ROW : patch_boxes.COLUMN + 1]
             boxes, visible = field_boxes(self._net.preprocessing, layer, positions, sizes, best.filled)
             count = len(best.keys)
             yield LayerPatches(
@@ -293,12 +292,12 @@ class _Search:
                 channels=np.arange(count) if self._channels is None else np.array(self._channels),
                 scores=best.scores,
                 unclipped=np.where(best.filled, best.keys, np.float32("nan")),
-                index=facts[:, :, ranking.INDEX],
+                index=facts[:, :, patch_boxes.INDEX],
                 positions=positions,
                 boxes=boxes,
                 source_boxes=visible,
                 sizes=sizes,
-                prints=facts[:, :, ranking.PRINT],
+                prints=facts[:, :, patch_boxes.PRINT],
                 mean=best.mean,
                 deviation=best.deviation,
                 standing_out=best.standing_out(),

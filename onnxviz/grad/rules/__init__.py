@@ -2,32 +2,24 @@
 
 from onnxviz.grad.rules import (
     activation,
-    convolution,
-    einsum,
     elementwise,
-    indexing,
-    matrix,
+    linear,
     movement,
     normalisation,
     pooling,
     quantised,
     reduction,
-    resize,
     sampling,
 )
 
 __all__ = [
     "activation",
-    "convolution",
-    "einsum",
     "elementwise",
-    "indexing",
-    "matrix",
+    "linear",
     "movement",
     "normalisation",
     "pooling",
     "quantised",
     "reduction",
-    "resize",
     "sampling",
 ]

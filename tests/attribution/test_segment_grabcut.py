@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import pytest
 
-from onnxviz.attribution.grabcut import grab, minimal_cut
+from onnxviz.attribution.segment import grab, minimal_cut
 
 
 def grid(height: int, width: int, cost: np.ndarray) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from onnxviz.features.ranking import INDEX, NOBODY, Ranking
+from onnxviz.features.patch_boxes import INDEX, NOBODY, Ranking
 
 
 def fed(keys: np.ndarray, k: int, order=None, size: int = 3) -> Ranking:
