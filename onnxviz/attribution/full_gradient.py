@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
 import numpy as np
+import onnx_ir as ir
 
 from onnxviz.attribution.sampled import Found, Job, completeness
 from onnxviz.figures.heat import fit
 from onnxviz.grad import table
-from onnxviz.graph.offsets import offsets
+from onnxviz.graph import float32
+from onnxviz.graph.analysis.dataflow import FLOATS, QUANTISED, dependent, reads
+from onnxviz.graph.fold import value_of
+from onnxviz.graph.naming import publish
+from onnxviz.graph.normalise import normalise
+from onnxviz.graph.operators import BY_STATISTICS, CONVOLUTIONS, computes, computing
+from onnxviz.graph.surgery import cut
 
 
 def full_gradient(job: Job) -> Found:
@@ -73,3 +84,224 @@ def _stretched(shares: np.ndarray) -> np.ndarray:
     span = magnitudes.max(axis=axes, keepdims=True) - low
     result: np.ndarray = (magnitudes - low) / np.where(span > 0, span, 1)
     return result
+
+
+# --- what layers add that is not in proportion to their input: biases, and what activations add ---
+#
+# Around one input every layer is y = J·x + r, J its Jacobian. The offsets r are a convolution's or Gemm's
+# bias, a BatchNormalization's shift, an added constant, and what a curved or clipped activation holds back
+# (a ReLU6 at its limit gives 6 whatever comes in). An output of the network is then exactly gradient ·
+# input plus every offset times its own cotangent (Srinivas & Fleuret 2019, arXiv:1905.00780).
+
+
+Read = Callable[[dict[str, np.ndarray]], np.ndarray]
+
+
+@dataclass(frozen=True)
+class Offset:
+    """One layer's offset.
+
+    layer    the name of its output
+    kind     'bias' or 'activation'
+    needs    the values that `read` takes
+    read     {name: (N, ...)} -> the offset, which broadcasts to the layer's shape
+    """
+
+    layer: str
+    kind: str
+    needs: tuple[str, ...]
+    read: Read
+
+
+def offsets(
+    model: ir.Model, of: Sequence[str], passes: Callable[[ir.Node], bool] = lambda node: True
+) -> list[Offset]:
+    """The offsets of every layer that the values `of` depend on, after BatchNormalization was folded.
+
+    Only on the way of the picture's own numbers: what adds to lengths (shape arithmetic) is no layer. What `read` takes
+    may include the input itself. Only of layers whose values the given model has under the same names, as all but the
+    insides of functions and of decomposed quantised operators do.
+
+    passes   whether gradients pass a node
+    """
+    named = {value.name for node in model.graph for value in node.outputs if value.name}
+    named |= {value.name for value in model.graph.inputs if value.name}
+    normal = normalise(cut(model, of)).graph
+    for value in list(normal.outputs):
+        real = float32.computed(value)
+        if real is not None:
+            publish(normal, {value.name or "": real})
+    pictured = set().union(*(dependent(normal, value) for value in normal.inputs))
+    wanted = _leading_to(normal, of, passes)
+    found = []
+    for node in normal:
+        y = node.outputs[0] if node.outputs else None
+        if y is None or y.name not in named or y not in wanted or y not in pictured:
+            continue
+        if node.domain not in ("", "ai.onnx"):
+            continue
+        made = _bias(node, y.name) if node.op_type in _BIASED else _activation(node, y.name, pictured)
+        if made is not None and all(name in named for name in made.needs):
+            found.append(made)
+    return found
+
+
+def _leading_to(graph: ir.Graph, names: Sequence[str], passes: Callable[[ir.Node], bool]) -> set[ir.Value]:
+    """The real numbers that these are computed from, themselves included, by nodes that gradients pass."""
+    wanted = {value for node in graph for value in node.outputs if value.name in names}
+    for node in reversed(graph):
+        if passes(node) and any(y in wanted for y in node.outputs):
+            wanted |= {x for x in reads(node) if x.dtype is None or x.dtype in FLOATS | QUANTISED}
+    return wanted
+
+
+# --- constants --------------------------------------------------------------------------------
+
+
+def _fixed(layer: str, array: np.ndarray) -> Offset | None:
+    array = array.astype(np.float32)
+    return Offset(layer, "bias", (), lambda values: array) if array.any() else None
+
+
+def _bias(node: ir.Node, y: str) -> Offset | None:
+    """The offset of a linear operator: its constant part, shaped so that it broadcasts to the output."""
+    if computes(node.op_type) in ("conv", "conv_transpose"):
+        bias = _constant(node.inputs[2]) if len(node.inputs) > 2 else None
+        weights = node.inputs[1]
+        rank = 4 if weights is None or weights.shape is None else len(weights.shape)
+        return None if bias is None else _fixed(y, bias.reshape(-1, *([1] * (rank - 2))))
+    if computes(node.op_type) == "gemm":
+        bias = _constant(node.inputs[2]) if len(node.inputs) > 2 else None
+        beta = node.attributes["beta"].as_float() if "beta" in node.attributes else 1.0
+        return None if bias is None else _fixed(y, beta * bias)
+    if node.op_type in BY_STATISTICS:
+        parts = [_constant(x) for x in node.inputs[1:5]]
+        if any(part is None for part in parts):
+            return None
+        scale, shift, mean, variance = (np.asarray(part, np.float64) for part in parts)
+        epsilon = node.attributes["epsilon"].as_float() if "epsilon" in node.attributes else 1e-5
+        shape = node.outputs[0].shape
+        rank = 4 if shape is None else len(shape)
+        offset = shift - mean * scale / np.sqrt(variance + epsilon)
+        return _fixed(y, offset.reshape(-1, *([1] * (rank - 2))))
+    first, second = (_constant(x) for x in node.inputs[:2])  # Add, Sub
+    if (first is None) == (second is None):
+        return None
+    if first is not None:
+        return _fixed(y, first)
+    return _fixed(y, np.asarray(second) if computes(node.op_type) == "add" else -np.asarray(second))
+
+
+def _constant(value: ir.Value | None) -> np.ndarray | None:
+    """The constant behind a value, also where it is stored quantised."""
+    array = value_of(value)
+    node = None if value is None else value.producer()
+    if array is not None or node is None or computes(node.op_type) != "dequantize":
+        return array
+    stored, scale = (value_of(x) for x in node.inputs[:2])
+    zero = value_of(node.inputs[2]) if len(node.inputs) > 2 else np.zeros(1)
+    if stored is None or scale is None or zero is None or (scale.size > 1 and stored.ndim != 1):
+        return None
+    real: np.ndarray = (stored.astype(np.float64) - zero.astype(np.float64)) * scale
+    return real
+
+
+_BIASED: Final = CONVOLUTIONS | BY_STATISTICS | computing("gemm add subtract")
+
+
+# --- activations ------------------------------------------------------------------------------
+
+
+def _sigmoid(x: np.ndarray) -> np.ndarray:
+    result: np.ndarray = 0.5 * (np.tanh(0.5 * x) + 1)
+    return result
+
+
+def _hard_swish(x: np.ndarray) -> np.ndarray:
+    return np.where(np.abs(x) < 3, -x * x / 6, 0)
+
+
+# x -> h(x) - x·h'(x), of the activations that have no attributes
+_CURVED: Final[dict[str | None, Callable[[np.ndarray], np.ndarray]]] = {
+    "sigmoid": lambda x: _sigmoid(x) - x * _sigmoid(x) * (1 - _sigmoid(x)),
+    "tanh": lambda x: np.tanh(x) - x * (1 - np.tanh(x) ** 2),
+    "hard_swish": _hard_swish,
+    "softplus": lambda x: np.logaddexp(0, x) - x * _sigmoid(x),
+}
+
+
+def _activation(node: ir.Node, y: str, pictured: set[ir.Value]) -> Offset | None:
+    """The offset of an activation, from its input or output at run time."""
+    x = node.inputs[0].name if node.inputs and node.inputs[0] is not None else None
+    if x is None:
+        return None
+    if computes(node.op_type) == "dequantize":
+        return _rounding(node, y)
+    if computes(node.op_type) == "clip":
+        low, high = (_limit(node, place) for place in (1, 2))
+        return Offset(y, "activation", (y,), lambda values: _clipped(values[y], low, high))
+    if computes(node.op_type) == "hard_sigmoid":
+        alpha, beta = (
+            node.attributes[name].as_float() if name in node.attributes else default
+            for name, default in (("alpha", 0.2), ("beta", 0.5))
+        )
+        return Offset(
+            y,
+            "activation",
+            (x,),
+            lambda values: np.where(
+                np.abs(alpha * values[x] + beta - 0.5) < 0.5, beta, np.clip(alpha * values[x] + beta, 0, 1)
+            ),
+        )
+    if computes(node.op_type) == "multiply" and all(v in pictured for v in node.inputs):
+        # Both factors vary (a swish, a gate): the product counts twice in J·x.
+        return Offset(y, "activation", (y,), lambda values: -values[y])
+    if computes(node.op_type) in _CURVED:
+        curve = _CURVED[computes(node.op_type)]
+        return Offset(y, "activation", (x,), lambda values: curve(values[x]))
+    return None
+
+
+def _rounding(node: ir.Node, y: str) -> Offset | None:
+    """What a quantiser and its dequantiser add: the rounding, and the whole value where the range saturates."""
+    before = None if node.inputs[0] is None else node.inputs[0].producer()
+    if before is None or computes(before.op_type) != "quantize" or before.inputs[0] is None:
+        return None
+    x, dtype = before.inputs[0].name, before.outputs[0].dtype
+    scale = value_of(before.inputs[1])
+    zero = value_of(before.inputs[2]) if len(before.inputs) > 2 else np.zeros(1)
+    if x is None or scale is None or zero is None or scale.size != 1 or dtype not in _INTEGERS:
+        return None
+    least, most = _INTEGERS[dtype]
+    step, at = float(scale.reshape(-1)[0]), float(zero.reshape(-1)[0])
+    # As in the gradient's rule: what rounds into the range passes.
+    low, high = np.float32((least - 0.5 - at) * step), np.float32((most + 0.5 - at) * step)
+    return Offset(
+        y,
+        "activation",
+        (x, y),
+        lambda values: values[y] - np.where((values[x] > low) & (values[x] < high), values[x], 0),
+    )
+
+
+_INTEGERS: Final = {
+    ir.DataType.INT8: (-128, 127),
+    ir.DataType.UINT8: (0, 255),
+    ir.DataType.INT16: (-32768, 32767),
+    ir.DataType.UINT16: (0, 65535),
+}
+
+
+def _limit(node: ir.Node, place: int) -> float | None:
+    """A Clip's lower or upper end, None where it is open."""
+    limit = value_of(node.inputs[place]) if len(node.inputs) > place else None
+    return None if limit is None or not np.isfinite(limit).all() else float(limit.reshape(()))
+
+
+def _clipped(y: np.ndarray, low: float | None, high: float | None) -> np.ndarray:
+    """What a Clip gives where it clips: its limit, and 0 where it lets the input through."""
+    offset = np.zeros_like(y)
+    for limit in (low, high):
+        if limit:
+            offset[y == np.float32(limit)] = limit
+    return offset

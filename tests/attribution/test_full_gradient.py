@@ -9,7 +9,7 @@ import pytest
 from networks import Maker
 
 import onnxviz
-from onnxviz.graph.offsets import offsets
+from onnxviz.attribution.full_gradient import offsets
 from onnxviz.graph.randomise import randomise, weighted
 
 
