@@ -13,7 +13,7 @@ import onnxviz
 from onnxviz.cli.main import run
 from onnxviz.errors import UsageError
 from onnxviz.files import sha256
-from onnxviz.interrupted import Interrupted
+from onnxviz.progress import Interrupted
 
 
 @pytest.fixture(scope="module")
