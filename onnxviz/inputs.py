@@ -1,18 +1,22 @@
-"""Which input of a network takes the image, and in what form."""
+"""Which input of a network takes the image, in what form, and how pictures become it."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from numbers import Integral
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import onnx_ir as ir
 
-from onnxviz.errors import ModelUnsuitable, UsageError, near
+from onnxviz.errors import ModelUnsuitable, UsageError, near, spelt, ways
 from onnxviz.graph.analysis.dataflow import FED
 from onnxviz.text import printable
+
+if TYPE_CHECKING:
+    from onnxviz.image.preprocessing import Preprocessing
 
 #: Anything that is one image: a path, a PIL image, or an (H, W, 3) uint8 array.
 ImageLike = Any
@@ -277,3 +281,138 @@ def _repeat(graph: ir.Graph, value: ir.Value, image: ir.Value) -> None:
     out.type, out.meta[FED] = value.type, True
     for node, place in readers:
         node.replace_input_with(place, out)
+
+
+# --- how pictures become it -----------------------------------------------------------------------
+
+DEFAULT_SIZE: Final = 224
+#: How the warning begins that the preprocessing is a guess.
+ASSUMED: Final = "the file does not say how pictures become its input"
+_RESIZE: Final = ("crop", "stretch", "letterbox", "squash", "pad")
+
+
+def recipe_of(
+    preprocess: Any,
+    mean: Sequence[float] | None,
+    std: Sequence[float] | None,
+    channels: str | None,
+    resize: str | None,
+    size: int | tuple[int, int] | None,
+    graph: ir.Model,
+    spec: InputSpec,
+    warnings: list[str],
+) -> tuple[Preprocessing, str | None]:
+    """How pictures become this input, and what was assumed of it."""
+    from onnxviz.image.preprocessing import recorded as read_recorded
+
+    recorded = read_recorded(graph, warnings)
+    assumed = None
+    if preprocess is None and recorded is None and spec.dtype != "uint8":
+        recorded, assumed = _assumed(graph, spec)
+    chosen = _preprocessing(preprocess, recorded, spec, wanted_size(size, spec), told=assumed is None)
+    changed = chosen.override(mean=mean, std=std, channels=channels.upper() if channels else None)
+    return _resized(changed, resize, spec), assumed
+
+
+def _assumed(graph: ir.Model, spec: InputSpec) -> tuple[Preprocessing, str]:
+    """The recipe that is guessed where nothing says how pictures become the input, and what is told of it."""
+    from onnxviz.graph.input_scaling import RANGES, input_scaling
+    from onnxviz.image.preprocessing import PRESETS
+
+    remedy = ways("if predictions look wrong, give --preprocess NAME|FILE")
+    scaling = input_scaling(graph, spec.name)
+    if scaling is None:
+        preset = "imagenet" if spec.channels in (3, None) else "unit"
+        return PRESETS[preset], spelt(f"{ASSUMED}: assuming {preset!r}{remedy}")
+    chosen = PRESETS[scaling.preset]
+    if scaling.bgr:
+        chosen = chosen.override(channels="BGR")
+    low, high = RANGES[scaling.preset]
+    told = f"{'BGR' if scaling.bgr else 'pixels'} of {low:g} to {high:g}, {scaling.preset!r}"
+    return chosen, spelt(f"{ASSUMED}, but {scaling.reason}: assuming {told}{remedy}")
+
+
+def _resized(preprocessing: Preprocessing, resize: str | None, spec: InputSpec) -> Preprocessing:
+    """The recipe with the way of resizing that the caller chose.
+
+    raises   UsageError for an unknown one, and for 'keep' where the file fixes the size
+    """
+    if resize is None:
+        return preprocessing
+    if resize == "keep":
+        if spec.height is not None and spec.width is not None:
+            raise UsageError(
+                f"this network's input is fixed to {spec.width}×{spec.height} pixels: no picture keeps its own size"
+                + ways("choose another --resize: crop, stretch or letterbox")
+            )
+        one_side = spec.height is not None or spec.width is not None
+        return preprocessing.override(size=(spec.height, spec.width) if one_side else "own")
+    if resize not in _RESIZE:
+        raise UsageError(
+            f"resize {resize!r}{near(resize, _RESIZE)}: expected crop, stretch, letterbox or keep"
+        )
+    return preprocessing.override(resize=resize)
+
+
+def wanted_size(size: int | tuple[int, int] | None, spec: InputSpec) -> tuple[int, int] | None:
+    """(height, width) that was asked for: one number is both, or the side that the file leaves open."""
+    if size is None:
+        return None
+    if (
+        isinstance(size, (tuple, list))
+        and len(size) == 2
+        and all(isinstance(side, Integral) for side in size)
+    ):
+        return size[0], size[1]
+    if not isinstance(size, Integral):
+        raise UsageError(f"size takes a whole number of pixels, or (height, width); got {size!r}")
+    open_sides = spec.height is None, spec.width is None
+    if sum(open_sides) == 1:
+        return spec.height or size, spec.width or size
+    return size, size
+
+
+def _channels(count: int | None, chosen: Preprocessing) -> str:
+    """What so many channels are taken for: pictures where they can be, else arrays."""
+    if count is None or (not chosen.pictorial and chosen.count == count):
+        return chosen.channels
+    if count in (1, 3):
+        return "L" if count == 1 else chosen.channels if chosen.count == 3 else "RGB"
+    return "RGBA" if count == 4 else str(count)
+
+
+def _preprocessing(
+    given: Any, recorded: Preprocessing | None, spec: InputSpec, size: tuple[int, int] | None, told: bool
+) -> Preprocessing:
+    """What was given, else what the model's metadata says or what is assumed, fitted to the model's input.
+
+    told   `recorded` is what the file says, and no guess
+    """
+    from onnxviz.image.preprocessing import PRESETS, Preprocessing
+
+    if isinstance(given, Preprocessing):
+        chosen = given
+    elif isinstance(given, (str, os.PathLike)) and str(given) in PRESETS:
+        chosen = PRESETS[str(given)]
+    elif isinstance(given, (str, os.PathLike)):
+        from onnxviz.image.configs import from_file
+
+        chosen = from_file(given)
+    elif given is not None:
+        raise UsageError(
+            "preprocess is a preset's name, a JSON file or an onnxviz.Preprocessing, not a "
+            f"{type(given).__name__!r}"
+        )
+    else:
+        chosen = recorded or PRESETS["uint8"]
+    channels = _channels(spec.channels, chosen)
+    final: Any = size or (spec.height, spec.width)
+    if None in final:
+        # What the file fixes stays; an open side is as the recipe says, where that agrees with the fixed one.
+        said = chosen.size if chosen.size is not None and (given is not None or told) else None
+        agreeing = said is not None and all(a in (None, b) for a, b in zip(final, said, strict=True))
+        if final == (None, None):
+            final = chosen.size or ((DEFAULT_SIZE, DEFAULT_SIZE) if given is None else None)
+        elif agreeing:
+            final = said
+    return chosen.override(size=final, channels=channels, layout=spec.layout, dtype=spec.dtype)

@@ -23,7 +23,7 @@ from onnxviz.errors import (
 )
 from onnxviz.graph.open.findings import told
 from onnxviz.graph.open.load import Loaded
-from onnxviz.inputs import InputSpec
+from onnxviz.inputs import DEFAULT_SIZE, InputSpec
 from onnxviz.limits import Limits
 from onnxviz.programs import compile
 from onnxviz.progress import Progress, silent
@@ -36,8 +36,6 @@ if TYPE_CHECKING:
     from onnxviz.graph.open.admission import Admission
     from onnxviz.image.preprocessing import Preprocessing
     from onnxviz.runtime.worker import Worker
-
-DEFAULT_SIZE = 224
 
 
 @dataclass(frozen=True)

@@ -219,7 +219,7 @@ class Neighbours(Result):
             title=f"Nearest among {len(self.embedding):,} pictures, as the network sees them",
             subtitle=f"{METRICS[self.metric]} distance between {size:,} features of layer "
             f"‘{printable(self.embedding.layer, 60)}’. Below each: its distance, top class and file",
-            foot=[grids.legend([(grids.BAR, "the distance, as a part of the largest one here")])],
+            foot=[style.legend([(grids.BAR, "the distance, as a part of the largest one here")])],
         )
 
     def _row(self, q: int) -> Row:

@@ -376,27 +376,6 @@ def _widest(text: str) -> int:
     return max(style.width(line, TEXT) for line in str(text).split("\n")) + 1
 
 
-def legend(entries: Sequence[tuple[Colour, str]], *, width: int = 600, size: int = 13) -> Image.Image:
-    """Squares of colour with their names, side by side, wrapped at `width` pixels."""
-    box, gap, apart = size, 6, 18
-    placed: list[tuple[int, int, Colour, str]] = []
-    x = y = 0
-    for colour, text in entries:
-        shown = style.shortened(text, size, width - box - gap)
-        step = box + gap + style.width(shown, size)
-        if x and x + step > width:
-            x, y = 0, y + line_height(size) + 4
-        placed.append((x, y, colour, shown))
-        x += step + apart
-    right = max((x + box + gap + style.width(text, size) for x, _, _, text in placed), default=1)
-    result = Image.new("RGB", (right, y + line_height(size)), PAPER)
-    canvas = ImageDraw.Draw(result)
-    for x, y, colour, text in placed:
-        canvas.rectangle((x, y + 2, x + box - 1, y + 1 + box), fill=tuple(colour), outline=LINE)
-        style.text(canvas, x + box + gap, y + 1, text, size, SOFT)
-    return result
-
-
 # --- cells of a grid, some of which stay empty ----------------------------------------------
 
 _FRAME = 0.045

@@ -13,11 +13,11 @@ import re
 import sys
 import unicodedata
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from PIL import ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont
 
 from onnxviz.errors import UndrawnText, UsageError, spelt
 from onnxviz.text import ELLIPSIS, composed, printable, shorten
@@ -410,3 +410,24 @@ def write(
         letters = loaded(path or None, size)
         canvas.text((x, y), part, fill=colour, font=letters, anchor="ls", **stroke)
         x += letters.getlength(part)
+
+
+def legend(entries: Sequence[tuple[Colour, str]], *, room: int = 600, size: int = 13) -> Image.Image:
+    """Squares of colour with their names, side by side, wrapped at `room` pixels."""
+    box, gap, apart = size, 6, 18
+    placed: list[tuple[int, int, Colour, str]] = []
+    x = y = 0
+    for colour, name in entries:
+        shown = shortened(name, size, room - box - gap)
+        step = box + gap + width(shown, size)
+        if x and x + step > room:
+            x, y = 0, y + line_height(size) + 4
+        placed.append((x, y, colour, shown))
+        x += step + apart
+    right = max((x + box + gap + width(name, size) for x, _, _, name in placed), default=1)
+    result = Image.new("RGB", (right, y + line_height(size)), PAPER)
+    canvas = ImageDraw.Draw(result)
+    for x, y, colour, name in placed:
+        canvas.rectangle((x, y + 2, x + box - 1, y + 1 + box), fill=tuple(colour), outline=LINE)
+        text(canvas, x + box + gap, y + 1, name, size, SOFT)
+    return result

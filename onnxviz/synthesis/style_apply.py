@@ -10,8 +10,8 @@ import numpy as np
 
 from onnxviz.errors import ImageRejected, LimitExceeded, ModelFailed, ModelUnsuitable, UsageError, near
 from onnxviz.image.io import read
+from onnxviz.inputs import ASSUMED
 from onnxviz.network import ImageLike, Network
-from onnxviz.opening import ASSUMED
 from onnxviz.provenance import recorded
 from onnxviz.runtime.batching import filled
 from onnxviz.synthesis.made import Painting, bytes_at, fitted, resized

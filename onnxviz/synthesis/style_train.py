@@ -158,14 +158,8 @@ class StyleTrained(Result):
             Row("", [self.style if i == 0 else np.full((8, 8, 3), 255, np.uint8), one.content, one.painted])
             for i, one in enumerate(self.samples)
         ]
-        return rows(
-            table,
-            side=256,
-            lead=1,
-            heads=["style", "picture", "painted"],
-            title="style network",
-            subtitle=said,
-        )
+        heads = ["style", "picture", "painted"]
+        return rows(table, side=256, lead=1, heads=heads, title="style network", subtitle=said)
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write the network to `path` (NAME.onnx), and beside it NAME.png, NAME.npy (losses) and NAME.json.

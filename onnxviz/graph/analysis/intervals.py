@@ -9,6 +9,7 @@ of its input. Upsampling by 2 makes it see position floor(i / 2): no longer s·i
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -276,3 +277,29 @@ def block(size: int) -> Intervals:
     if size > LONGEST:
         raise ValueError(f"blocks of {size} are not followed")
     return Intervals(np.zeros(size, np.int64), np.zeros(size, np.int64), 1)
+
+
+def reshaped(old: Sequence[int], new: Sequence[int]) -> list[tuple[list[int], list[int]]]:
+    """The smallest runs of axes, old and new, that hold the same number of elements each."""
+    groups: list[tuple[list[int], list[int]]] = []
+    i = j = 0
+    while i < len(old) or j < len(new):
+        left, right = [], []
+        a = b = 1
+        if i < len(old):
+            left.append(i)
+            a, i = old[i], i + 1
+        if j < len(new):
+            right.append(j)
+            b, j = new[j], j + 1
+        while a != b:
+            if (a < b or j >= len(new)) and i < len(old):
+                left.append(i)
+                a, i = a * old[i], i + 1
+            elif j < len(new):
+                right.append(j)
+                b, j = b * new[j], j + 1
+            else:
+                break
+        groups.append((left, right))
+    return groups

@@ -28,6 +28,7 @@ from onnxviz.graph.analysis.intervals import (
     LONGEST,
     Intervals,
     compose,
+    reshaped,
     shortest,
     spread,
     union,
@@ -204,7 +205,7 @@ def reshape(units: Units, shape: Sequence[int]) -> Units:
     if tuple(shape) == units.shape:
         return units
     axes: list[Axis] = [()] * len(shape)
-    for old, new in _groups(units.shape, shape):
+    for old, new in reshaped(units.shape, shape):
         parts = _deal([atom for axis in old for atom in units.axes[axis]], [shape[axis] for axis in new])
         if parts is None:  # boundaries that cut through an atom: those places are no longer told apart
             units = mix(units, old)
@@ -228,32 +229,6 @@ def settled(units: Units) -> Units:
 def _still(moving: Intervals) -> Intervals:
     low, high = moving.at(0)
     return window(0, low, high - low + 1)
-
-
-def _groups(old: Sequence[int], new: Sequence[int]) -> list[tuple[list[int], list[int]]]:
-    """The smallest runs of axes, old and new, that hold the same number of elements each."""
-    groups: list[tuple[list[int], list[int]]] = []
-    i = j = 0
-    while i < len(old) or j < len(new):
-        left, right = [], []
-        a = b = 1
-        if i < len(old):
-            left.append(i)
-            a, i = old[i], i + 1
-        if j < len(new):
-            right.append(j)
-            b, j = new[j], j + 1
-        while a != b:
-            if (a < b or j >= len(new)) and i < len(old):
-                left.append(i)
-                a, i = a * old[i], i + 1
-            elif j < len(new):
-                right.append(j)
-                b, j = b * new[j], j + 1
-            else:
-                break
-        groups.append((left, right))
-    return groups
 
 
 def _deal(atoms: list[Atom], sizes: Sequence[int]) -> list[Axis] | None:
