@@ -20,7 +20,7 @@ import onnxviz
 from onnxviz.attribution.methods import METHODS
 from onnxviz.attribution.sampled import Job
 from onnxviz.attribution.targets import parse
-from onnxviz.exporting.fetch import lite0
+from onnxviz.exporting.efficientnet import lite0
 from onnxviz.features.pictures import given
 
 CAT = 285

@@ -20,7 +20,6 @@ from onnxviz.figures.grids import (
     as_image,
     caption,
     columns_for,
-    legend,
     page,
     rows,
     scaled,
@@ -308,7 +307,7 @@ def test_the_middle_number_gives_way(texts):
 @fixture_ok
 def test_legend(names, width, texts):
     texts.clear()
-    image = legend([(PINK, name) for name in names], width=width)
+    image = style.legend([(PINK, name) for name in names], room=width)
     assert image.width <= width + 1
     assert pink(image) == len(names) * 11 * 11  # a square of 13 with a thin frame
 
