@@ -146,36 +146,29 @@ def _crops(subject: Subject, join: Join | None) -> list[Evidence]:
         "decided by": [join.by],
         **{name: [edge] for name, edge in zip(("top", "left", "bottom", "right"), join.box, strict=True)},
     }
-    views = [view for view in subject.views if view.shape[:2] == subject.net.size] or [
-        _blank(*subject.net.size)
-    ]
-    named = "the first pictures, as the network sees them" if subject.views else "no picture was given"
-    return [
-        Evidence(f"The pixels that {quoted(join.operand)} reads ({named})", _marked(views, join.box), table)
-    ]
+    views = [view for view in subject.views if view.shape[:2] == subject.net.size]
+    named = "the first pictures, as the network sees them" if views else "no picture was given"
+    picture = _marked(views, join.box, *subject.net.size)
+    return [Evidence(f"The pixels that {quoted(join.operand)} reads ({named})", picture, table)]
 
 
-def _blank(height: int, width: int) -> np.ndarray:
-    import numpy as np
-
-    return np.full((height, width, 3), 225, np.uint8)
-
-
-def _marked(views: Sequence[np.ndarray], box: Box) -> object:
-    """Each picture with the box outlined, its crop enlarged under it."""
+def _marked(views: Sequence[np.ndarray], box: Box, height: int, width: int) -> object:
+    """Each picture with the box outlined, its crop enlarged under it; without pictures the box alone."""
     from PIL import Image, ImageDraw
 
     top, left, bottom, right = box
-    height, width = views[0].shape[:2]
+    edge = (left, top, max(left, right - 1), max(top, bottom - 1))
+    if not views:
+        blank = Image.new("RGB", (width, height), (225, 225, 225))
+        ImageDraw.Draw(blank).rectangle(edge, fill=(220, 0, 60))
+        return blank
     zoom = min(width / max(1, right - left), height / max(1, bottom - top))
     cut = (max(1, int((right - left) * zoom)), max(1, int((bottom - top) * zoom)))
     sheet = Image.new("RGB", (len(views) * (width + 8) - 8, height + 8 + cut[1]), "white")
     for number, view in enumerate(views):
         picture = Image.fromarray(view[..., :3])
         crop = picture.crop((left, top, right, bottom)).resize(cut, Image.Resampling.NEAREST)
-        ImageDraw.Draw(picture).rectangle(
-            (left, top, max(left, right - 1), max(top, bottom - 1)), outline=(220, 0, 60)
-        )
+        ImageDraw.Draw(picture).rectangle(edge, outline=(220, 0, 60))
         sheet.paste(picture, (number * (width + 8), 0))
         sheet.paste(crop, (number * (width + 8), height + 8))
     return sheet

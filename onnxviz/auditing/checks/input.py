@@ -70,11 +70,15 @@ def input_range(subject: Subject, rule: Rule) -> Found:
             f"{share:.1%} of the values are cut off, {used:.0%} of the range is used"
         )
         headline = "Pictures go in on another scale than the file was quantised for"
-        name, figure = subject.net.input.name, round(share, 4)
+        span = high - low
+        whole = replace(recipe, mean=(-low / span,) * recipe.count, std=(1 / span,) * recipe.count)
         proof = _taken(
-            subject, "what the input leaves of them", lambda x: recipe.invert(np.clip(x, low, high))
+            subject, "what they are to a network that takes this range for black to white", whole.invert
         )
-        findings.append(rule.finding(figure, name, text, _ADVICE, proof, headline=headline))
+        one = rule.finding(round(share, 4), subject.net.input.name, text, _ADVICE, proof, headline=headline)
+        if share <= rule.bar:
+            one = replace(one, figure=f"{used:.0%} of the range", threshold=f"at least {_FULL:.0%}")
+        findings.append(one)
     return Found(f"{share:.1%} beyond, {used:.0%} used", findings, figures=figures)
 
 
@@ -152,7 +156,8 @@ def statistics(subject: Subject, rule: Rule) -> Found:
             for w in weights
         ]
         lower = float(np.quantile(draws, 0.05))
-        if lower > (_SWAPPED if best in ("RGB", "BGR") else rule.bar):
+        bar = _SWAPPED if best in ("RGB", "BGR") else rule.bar
+        if lower > bar:
             text = (
                 f"what enters the early layers lies {ratio:.1f} times as far from training's statistics under the "
                 f"declared recipe ({subject.net.preprocessing.name}) as under {quoted(best)} (95 % of {_DRAWS} "

@@ -72,11 +72,14 @@ def region(subject: Subject, rule: Rule) -> Found:
             groups.setdefault((case.label, case.region.name), []).append(case)
     findings: list[Finding] = []
     for (label, name), confirmed in groups.items():
+        if any(_holds(other, confirmed) for (one, _), other in groups.items() if one == label):
+            continue  # the strip that a corner lies in is no second mark
         shown, called = confirmed[:4], subject.label(label)
         fall, turned = (np.mean([case[i] for case in confirmed]) for i in (3, 4))
         text = (
             f"{len(confirmed)} picture{'s' * (len(confirmed) != 1)} of {quoted(called)} hang on the {name}: blurred "
-            f"there, the class loses {fall:.0%} points; that part pasted into other pictures turns {turned:.0%} of them"
+            f"there, its probability falls by {fall:.2f}; that part pasted into other pictures turns {turned:.0%} of "
+            "them"
         )
         evidence = Evidence(
             f"The {name} of pictures of {quoted(called)}: {', '.join(subject.name(c.place) for c in shown)}",
@@ -106,6 +109,17 @@ def region(subject: Subject, rule: Rule) -> Found:
     told = f"{len(hanging)} of {looked} pictures; largest fall {largest:.2f}"
     return Found(
         told, findings, figures={"looked_at": looked, "candidates": len(cases), "largest_fall": largest}
+    )
+
+
+def _holds(corner: list[Case], strip: list[Case]) -> bool:
+    """Whether a corner explains all that was confirmed of a strip: the same pictures, by what it shares with it."""
+    inner, outer = corner[0].region, strip[0].region
+    small = slice(None) not in (inner.rows, inner.columns)
+    return (
+        small
+        and slice(None) in (outer.rows, outer.columns)
+        and {c.place for c in strip} <= {c.place for c in corner}
     )
 
 
