@@ -96,7 +96,7 @@ class Album(Result):
         from onnxviz.auditing.report.page import Figure, Number, Page, Section, Table
 
         count = len(self.embedding)
-        numbers = [Number(str(count), "photos", _left_out(self.embedding))]
+        numbers = [Number(str(count), "photo" if count == 1 else "photos", _left_out(self.embedding))]
         judged = [row for row in range(count) if self.truth is not None and self.truth[row] is not None]
         if judged and self.answers:
             right = sum(not self.wrong(row) for row in judged)

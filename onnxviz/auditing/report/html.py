@@ -58,15 +58,15 @@ class Grid:
 
     @property
     def places(self) -> list[tuple[int, str, str, Photo]]:
-        """Of the photos that have a place: number, x (0 to 1000) and y (0 to 400) on the map, the photo."""
+        """Of the photos that have a place: number, x (0 to 1000) and y (0 to 280) on the map, photo; none of two."""
         placed = [
             (number, photo) for number, (photo, _, _) in enumerate(self.photos) if photo.place is not None
         ]
-        if not placed:
+        if len(placed) < 3:
             return []
         points = np.array([photo.place for _, photo in placed], np.float64)
         low, span = points.min(axis=0), np.ptp(points, axis=0)
-        at = (points - low) / np.where(span > 0, span, 1) * [1000, 400]
+        at = (points - low) / np.where(span > 0, span, 1) * [1000, 280]
         return [
             (number, f"{x:.1f}", f"{y:.1f}", photo)
             for (number, photo), (x, y) in zip(placed, at, strict=True)

@@ -179,9 +179,9 @@ def test_a_lasso_on_the_map_filters_the_photos(opened) -> None:
     page.locator(".map").scroll_into_view_if_needed()
     box = page.locator(".map svg").bounding_box()
     left, top, width, height = box["x"], box["y"], box["width"], box["height"]
-    scale = width / 1024
-    assert height == pytest.approx(424 * scale, abs=3)  # it fills the page from side to side
-    left, top = left + 12 * scale, top + 12 * scale
+    scale = width / 1032
+    assert height == pytest.approx(312 * scale, abs=3)  # it fills the page from side to side
+    left, top = left + 16 * scale, top + 16 * scale
 
     def place(x: float, y: float) -> tuple[float, float]:
         return left + x * scale, top + y * scale
