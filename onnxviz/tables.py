@@ -104,6 +104,9 @@ def parquet_bytes(columns: Columns) -> bytes:
     arrow, parquet = _arrow()
     _check(columns)
     table = arrow.table({name: arrow.array(_text_safe(cells)) for name, cells in columns.items()})
+    # A column of None alone has no type, which not every reader takes: text, as the names and labels of other tables.
+    known = [one.with_type(arrow.string()) if arrow.types.is_null(one.type) else one for one in table.schema]
+    table = table.cast(arrow.schema(known))
     buffer = io.BytesIO()
     parquet.write_table(table, buffer)
     return buffer.getvalue()

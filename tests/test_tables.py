@@ -89,6 +89,16 @@ def test_parquet_keeps_types_and_values():
     assert table["score"].to_pylist()[0] == np.float32(0.1)
 
 
+def test_a_column_of_nothing_is_text_in_parquet():
+    import pyarrow.parquet
+
+    made = tables.parquet_bytes(
+        {"label": [None, None], "x": [1.5, None], "features": [np.ones(2, np.float32)] * 2}
+    )
+    schema = pyarrow.parquet.read_schema(io.BytesIO(made))
+    assert [str(one.type) for one in schema] == ["string", "double", "list<element: float>"]
+
+
 def test_parquet_without_pyarrow_names_the_extra_before_any_work(monkeypatch):
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(MissingDependency, match=r"onnxviz\[table\]"):

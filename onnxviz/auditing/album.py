@@ -82,7 +82,7 @@ class Album(Result):
         columns: dict[str, Any] = {"path": files, "sha256": digests}
         if self.truth is not None:
             columns["label"] = [None if one is None else self.labels.get(one, str(one)) for one in self.truth]
-        for place in range(_TOP if self.answers else 0):
+        for place in range(max(map(len, self.answers), default=0)):
             best = [row[place] if place < len(row) else None for row in self.answers]
             columns[f"top{place + 1}"] = [None if one is None else one.label for one in best]
             columns[f"top{place + 1}_probability"] = [
