@@ -11,9 +11,10 @@ import subprocess
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from onnxviz.auditing.finding import Check, Finding
+from onnxviz.auditing.finding import Check, Evidence, Finding
 from onnxviz.auditing.report.junit import junit
 from onnxviz.auditing.report.page import Page
 from onnxviz.auditing.report.sarif import MOST_RESULTS, sarif
@@ -202,6 +203,17 @@ def test_junit_is_read_by_another_program() -> None:
 @pytest.mark.parametrize(("fail_on", "failures"), [("high", 1), ("low", 1), ("never", 0)])
 def test_a_check_fails_from_the_severity_that_counts(fail_on, failures) -> None:
     assert f'failures="{failures}"' in junit(replace(many(2), fail_on=fail_on)).decode()
+
+
+def test_findings_that_are_alike_but_for_their_pictures() -> None:
+    def one(grey: int) -> Finding:
+        proof = Evidence("seen", np.full((4, 4, 3), grey, np.uint8))
+        return Finding("a.b", "medium", 1, 2, "conv", "found", evidence=(proof,))
+
+    page = Page(
+        "audit", "m", checks=[Check("a.b", "?", "found", findings=(one(0), one(9)))], fail_on="medium"
+    )
+    assert junit(page).count(b"medium: found") == 2
 
 
 def test_junit_of_hostile_text_is_xml() -> None:
