@@ -29,10 +29,10 @@ def constants(model: ir.Model) -> None:
         y = node.outputs[0] if len(node.outputs) == 1 else None
         if y is None or y.is_graph_output() or node.domain not in ("", "ai.onnx"):
             continue
-        operands = [value_of(x) for x in node.inputs]
+        operands = [_tensor_of(x) for x in node.inputs]
         if any(o is None for o in operands):
             continue
-        result = _evaluate(node, operands)
+        result = _evaluate(node, [value_of(x) for x in node.inputs])
         if result is not None:
             _to_initialiser(graph, node, y, result)
 
@@ -42,7 +42,7 @@ def shapes(model: ir.Model) -> None:
 
     By onnxscript's folder, with its limits of size, and only where there is something to fold: loading it takes time.
     """
-    if not any(node.inputs and all(value_of(x) is not None for x in node.inputs) for node in model.graph):
+    if not any(node.inputs and all(_tensor_of(x) is not None for x in node.inputs) for node in model.graph):
         return
     from onnxscript.optimizer import fold_constants
 
@@ -87,9 +87,15 @@ def _evaluate(node: ir.Node, operands: list[Any]) -> ir.TensorProtocol | None:
 
 def value_of(value: ir.Value | None) -> np.ndarray | None:
     """The constant behind an initialiser, otherwise None."""
-    if value is None or value.const_value is None or not value.is_initializer() or value.is_graph_input():
+    tensor = _tensor_of(value)
+    return None if tensor is None else tensor.numpy()
+
+
+def _tensor_of(value: ir.Value | None) -> ir.TensorProtocol | None:
+    """The same, not read."""
+    if value is None or not value.is_initializer() or value.is_graph_input():
         return None
-    return value.const_value.numpy()
+    return value.const_value
 
 
 def _to_initialiser(graph: ir.Graph, node: ir.Node, y: ir.Value, tensor: ir.TensorProtocol) -> None:
@@ -266,7 +272,7 @@ def batch_norms(model: ir.Model) -> None:
         ):  # fmt: skip
             continue
         parameters = [value_of(v) for v in node.inputs[1:5]]
-        weights = value_of(conv.inputs[1])
+        weights = _tensor_of(conv.inputs[1])
         has_bias = len(conv.inputs) > 2 and conv.inputs[2] is not None
         bias = value_of(conv.inputs[2]) if has_bias else np.zeros(1, dtype=np.float32)
         if weights is None or bias is None or any(p is None for p in parameters):
@@ -281,19 +287,23 @@ def _fold(
     graph = conv.graph
     assert isinstance(graph, ir.Graph)
     weights, bias = own
+    dtype, shape = weights.dtype.numpy(), weights.shape.numpy()
     scale, shift, mean, var = (p.astype(np.float64) for p in parameters)
     gain = scale / np.sqrt(var + epsilon)
     if computes(conv.op_type) == "conv":
-        along: Any = gain.reshape(-1, *([1] * (weights.ndim - 1)))
+        along: Any = gain.reshape(-1, *([1] * (len(shape) - 1)))
     else:  # (C_in, C_out / group, ...): the outputs of a group lie along axis 1, the groups along axis 0
         group = conv.attributes["group"].as_int() if "group" in conv.attributes else 1
-        along = np.repeat(gain.reshape(group, 1, -1), weights.shape[0] // group, axis=1)
-        along = along.reshape(weights.shape[0], -1, *([1] * (weights.ndim - 2)))
+        along = np.repeat(gain.reshape(group, 1, -1), shape[0] // group, axis=1)
+        along = along.reshape(shape[0], -1, *([1] * (len(shape) - 2)))
     stem = node.outputs[0].name or node.name or "conv"
-    new = [
-        _weight(graph, _fresh(f"{stem}/weight", taken), (weights * along).astype(weights.dtype)),
-        _weight(graph, _fresh(f"{stem}/bias", taken), (shift + (bias - mean) * gain).astype(weights.dtype)),
-    ]
+    weight, moved = (_fresh(f"{stem}/{what}", taken) for what in ("weight", "bias"))
+    folded = ir.LazyTensor(  # whoever asks for operators alone reads none
+        lambda: ir.tensor((weights.numpy() * along).astype(dtype), name=weight),
+        weights.dtype, ir.Shape(shape), cache=True, name=weight,
+    )  # fmt: skip
+    shifted = ir.tensor((shift + (bias - mean) * gain).astype(dtype), name=moved)
+    new = [_weight(graph, folded), _weight(graph, shifted)]
     conv.resize_inputs(3)
     conv.replace_input_with(1, new[0])
     conv.replace_input_with(2, new[1])
@@ -306,10 +316,12 @@ def _fold(
     out.name = name
 
 
-def _weight(graph: ir.Graph, name: str, values: np.ndarray) -> ir.Value:
-    tensor = ir.tensor(values, name=name)
+def _weight(graph: ir.Graph, tensor: ir.TensorProtocol) -> ir.Value:
     value = ir.Value(
-        name=name, shape=ir.Shape(values.shape), type=ir.TensorType(tensor.dtype), const_value=tensor
+        name=tensor.name,
+        shape=ir.Shape(tensor.shape.numpy()),
+        type=ir.TensorType(tensor.dtype),
+        const_value=tensor,
     )
     graph.register_initializer(value)
     return value

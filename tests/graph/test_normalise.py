@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import tracemalloc
 
 import numpy as np
 import onnx
@@ -157,6 +158,28 @@ def test_batch_norm_is_folded(bias: bool, op: str, group: int) -> None:
     found = same(model(nodes, weights, shape=("N", 4, 6, 7)), (2, 4, 6, 7), atol=1e-4)
     assert types(found) == [op, "Relu"]
     assert found.graph[0].outputs[0].name == "n"  # it computes the layer of this name now
+
+
+def test_folding_computes_no_weight_before_it_is_read() -> None:
+    """`inspect` asks which operators there are; a large network's weights would be time and memory for nothing."""
+    w = np.ones((800, 700, 3, 3), np.float32)
+    graph = ir.from_proto(
+        model(
+            [node("Conv", ["x", "w"], ["a"]), node("BatchNormalization", ["a", *"sbmv"], ["y"])],
+            {"w": w, **{k: np.full(800, 2, np.float32) for k in "sbmv"}},
+            shape=(1, 700, 3, 3),
+        )
+    )
+    tracemalloc.start()
+    found = normalise(graph).graph
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert [n.op_type for n in found] == ["Conv"]
+    assert peak < w.nbytes / 4
+    folded = found[0].inputs[1].const_value
+    assert folded.numpy() is folded.numpy()  # computed once
+    assert folded.numpy().dtype == np.float32
+    np.testing.assert_allclose(folded.numpy(), 2 / np.sqrt(2), rtol=1e-5)
 
 
 def test_batch_norm_is_kept_where_it_must_be() -> None:
