@@ -242,7 +242,7 @@ def by_kinds(form: str) -> dict[str, int]:
         values = {pair.layer: value for value, pair in hybrids.pairs.items()}
         moved = hybrids.distances([hybrids.graft.local(values[name]) for name in names]).moved.mean(axis=1)
         for fault, name, e in zip(chosen, names, moved, strict=True):
-            places[str(fault)] = sum(effect >= e for layer, effect in own.items() if layer != name)
+            places[str(fault)] = sum(bool(effect >= e) for layer, effect in own.items() if layer != name)
     return places
 
 
