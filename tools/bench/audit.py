@@ -61,9 +61,7 @@ def ours(measure: str) -> Step:
     import onnxviz
 
     net, photo = _given()
-    return lambda: (
-        onnxviz.faithfulness(net, photo, methods="saliency", measures=measure, progress=False).values
-    )
+    return lambda: onnxviz.faithfulness(net, photo, methods="saliency", measures=measure).values
 
 
 def quantus() -> Step:
@@ -81,13 +79,13 @@ def quantus() -> Step:
     model = EfficientNet.from_pretrained("efficientnet-lite0", weights_path=weights).eval()
     found = onnxviz.saliency(net, photo)
     x = net.prepare(photo)
-    step = x[0].size // STEPS
+    step = x[0, 0].size // STEPS
     metric = PixelFlipping(features_in_step=step, perturb_baseline="black", disable_warnings=True)
     given = {
         "model": model,
         "x_batch": x,
         "y_batch": np.array([found.target]),
-        "a_batch": np.broadcast_to(found.values, (1, 3, *found.values.shape[-2:])).copy(),
+        "a_batch": found.values.reshape(1, 1, *x.shape[2:]),
         "device": "cpu",
         "softmax": True,
     }
