@@ -10,6 +10,7 @@ refused is a defect, too.
     python3 tools/fuzz.py --minimise 8123 --out found    the smallest file that goes wrong in the same place
     python3 tools/fuzz.py --show 8123                    what was done to the network, and what each stage gave
     python3 tools/fuzz.py --files A.onnx B.onnx          the same stages on files of your own
+    python3 tools/fuzz.py --calls 'Conv |Clip '          every odd call of an operator (`tools/fuzzing/calls.py`)
 
 Ends with 1 if anything was raw, crashed or hung, or was refused though ONNX Runtime runs it. Not for Windows: it forks.
 """
@@ -21,6 +22,7 @@ import os
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -40,6 +42,9 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--minimise", type=int, metavar="SEED", help="make this mutant small")
     parser.add_argument("--show", type=int, metavar="SEED", help="tell about this mutant")
     parser.add_argument("--files", nargs="+", type=Path, metavar="FILE", help="files instead of mutants")
+    parser.add_argument("--calls", metavar="PATTERN", help="odd calls that this matches instead of mutants")
+    parser.add_argument("--all", action="store_true", help="try all techniques on each mutant, not two")
+    parser.add_argument("--every", default="0/1", metavar="K/N", help="of the odd calls: each Nth, from K on")
     parser.add_argument("--isolate", action="store_true", help="open networks in processes of their own")
     parser.add_argument("--ask-all", action="store_true", help="give every refused mutant to ONNX Runtime")
     options = parser.parse_args(arguments)
@@ -58,7 +63,14 @@ def main(arguments: list[str]) -> int:
         for outcome in sorted(outcomes, key=lambda one: one.seed):
             print(f"{options.files[outcome.seed].name}: {_told(outcome)}")
         return int(any(one.bad or one.false for one in outcomes))
-    return _run(_seeds(options.seeds), options)
+    if options.calls is not None:
+        return _run_calls(options)
+    cases = trial.mutants(_seeds(options.seeds))
+    if options.all:
+        return _run(
+            ((-1 - seed, content) for seed, content in cases), options, lambda number: str(-1 - number)
+        )
+    return _run(cases, options)
 
 
 def _seeds(text: str) -> list[int]:
@@ -70,25 +82,54 @@ def _seeds(text: str) -> list[int]:
     return seeds
 
 
-def _run(seeds: list[int], options: argparse.Namespace) -> int:
-    from fuzzing import mutations, trial
+def _run_calls(options: argparse.Namespace) -> int:
+    from fuzzing import calls
+
+    first, step = map(int, options.every.split("/"))
+    told: dict[int, str] = {}
+
+    def cases() -> Iterator[tuple[int, bytes]]:
+        for place, call in enumerate(calls.calls(options.calls)):
+            if place % step == first:
+                told[-1 - place] = call.told
+                yield -1 - place, calls.model(call)
+
+    return _run(cases(), options, told.get)
+
+
+def _run(
+    cases: Iterable[tuple[int, bytes]],
+    options: argparse.Namespace,
+    told: Callable[[int], str | None] = lambda _: None,
+) -> int:
+    from fuzzing import trial
 
     begun, verdicts, codes = time.monotonic(), Counter[str](), Counter[str]()
     buckets: dict[tuple[str, ...], list[trial.Outcome]] = {}
     asked = (lambda seed: True) if options.ask_all else (lambda seed: seed % ASKED == 0)
-    crashed: list[int] = []
-    for outcome in trial.trials(trial.mutants(seeds), options.jobs, asked, options.isolate):
+    crashed: list[tuple[int, bytes]] = []
+    firsts: dict[tuple[str, ...], bytes] = {}
+    contents: dict[int, bytes] = {}
+
+    def noted() -> Iterator[tuple[int, bytes]]:
+        for seed, content in cases:
+            contents[seed] = content
+            yield seed, content
+
+    for outcome in trial.trials(noted(), options.jobs, asked, options.isolate):
         verdicts[outcome.verdict] += 1
+        content = contents.pop(outcome.seed)
         if outcome.verdict == trial.REFUSED:
             codes[outcome.stages["load"]] += 1
         if outcome.verdict in (trial.CRASHED, trial.HUNG):
-            crashed.append(outcome.seed)
-        if outcome.bucket is not None:
-            buckets.setdefault(outcome.bucket, []).append(outcome)
-        if outcome.false is not None:
-            buckets.setdefault(("load", "false refusal", outcome.false[0]), []).append(outcome)
+            crashed.append((outcome.seed, content))
+        refusal = ("load", "false refusal", outcome.false[0]) if outcome.false is not None else None
+        for key in filter(None, (outcome.bucket, refusal)):
+            buckets.setdefault(key, []).append(outcome)
+            firsts.setdefault(key, content)
     spent = time.monotonic() - begun
-    print(f"{len(seeds)} mutants in {spent:.0f} s, {1000 * spent / max(1, len(seeds)):.0f} ms each\n")
+    number = verdicts.total()
+    print(f"{number} networks in {spent:.0f} s, {1000 * spent / max(1, number):.0f} ms each\n")
     for name in (trial.WORKED, trial.REFUSED, *trial.BAD):
         print(f"{name:12}{verdicts[name]:8}")
         if name == trial.REFUSED:
@@ -104,7 +145,8 @@ def _run(seeds: list[int], options: argparse.Namespace) -> int:
             print(f"{'crashed or hung, and typed with isolate=True':48}{guarded} of {len(crashed)}")
     for key, found in sorted(buckets.items(), key=lambda item: -len(item[1])):
         one = found[0]
-        print(f"\n{len(found):5}  {' | '.join(key)}   seeds {', '.join(str(x.seed) for x in found[:6])}")
+        seeds = "; ".join(told(x.seed) or str(x.seed) for x in found[:6])
+        print(f"\n{len(found):5}  {' | '.join(key)}   seeds {seeds}")
         print(
             "       "
             + (one.false[1] if one.false else one.text.strip().splitlines()[-1] if one.text else "")[:300]
@@ -112,13 +154,14 @@ def _run(seeds: list[int], options: argparse.Namespace) -> int:
         if options.out is not None:
             options.out.mkdir(parents=True, exist_ok=True)
             path = options.out / f"seed{one.seed}.onnx"
-            path.write_bytes(mutations.mutant(one.seed)[0])
-            path.with_suffix(".txt").write_text(f"{' | '.join(key)}\n{_about(one.seed)}\n{one.text}\n")
+            path.write_bytes(firsts[key])
+            about = told(one.seed) or _about(one.seed)
+            path.with_suffix(".txt").write_text(f"{' | '.join(key)}\n{about}\n{one.text}\n")
     return int(bool(buckets))
 
 
-def _guarded(seeds: list[int]) -> int | None:
-    """How many of these mutants end in a typed error or work where a process of their own holds the network."""
+def _guarded(cases: list[tuple[int, bytes]]) -> int | None:
+    """How many of these networks end in a typed error or work where a process of their own holds the network."""
     import inspect
 
     from fuzzing import trial
@@ -127,7 +170,7 @@ def _guarded(seeds: list[int]) -> int | None:
 
     if "isolate" not in inspect.signature(onnxviz.load).parameters:
         return None
-    outcomes = trial.trials(trial.mutants(seeds), isolate=True)
+    outcomes = trial.trials(cases, isolate=True)
     return sum(not outcome.bad for outcome in outcomes)
 
 

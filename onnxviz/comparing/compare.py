@@ -17,6 +17,7 @@ from onnxviz.attribution.sampled import at_least
 from onnxviz.auditing.resume import RESTS
 from onnxviz.auditing.statistics import Likeness
 from onnxviz.auditing.truth import read_truth
+from onnxviz.blame import judged as blamed
 from onnxviz.comparing.advice import advise
 from onnxviz.comparing.agree import agree, input_check
 from onnxviz.comparing.answers import answers
@@ -155,7 +156,7 @@ def compare(
     work = _Work(one, other, images, truth, parameters, _pairs(match), progress)
     if resume is not None:
         work.resume(resume)
-    with until_interrupted() as stopped:
+    with until_interrupted() as stopped, blamed(one.judge), blamed(other.judge):
         work.run()
     return stopped.given(work.result())
 

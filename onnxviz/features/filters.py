@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx_ir as ir
 
+from onnxviz.blame import judged
 from onnxviz.errors import ModelUnsuitable
 from onnxviz.graph.analysis.twins import view
 from onnxviz.graph.operators import computes, family
@@ -129,7 +130,8 @@ def filters(net: Network, layer: str | None = None) -> Filters:
     raises   UnknownLayer, ModelUnsuitable
     """
     node = convolution(net, layer)
-    weights = kernel(net, node)
+    with judged(net.judge):
+        weights = kernel(net, node)
     if weights.ndim < 3 or not weights.size:
         raise ModelUnsuitable(
             f"the weights of {node.op_type} {node.name!r} have the shape {weights.shape}: no filters to show; name "

@@ -26,12 +26,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from onnxviz.errors import COMMAND, ImageRejected, UsageError
+from onnxviz.errors import COMMAND, ImageRejected, ModelUnsuitable, UsageError
 from onnxviz.image.folder import EXTENSIONS, Listing, Skipped, decode, find
 from onnxviz.progress import Progress, silent
 from onnxviz.provenance import note_set, recording
 from onnxviz.runtime import batching
-from onnxviz.text import printable
+from onnxviz.text import printable, quoted
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -250,6 +250,9 @@ class _Worker:
         x = batching.filled(self._net.preprocessing.normalise(views), self._filled_to)
         with self._gate:
             arrays = self._program({self._net.input.name: x})
+        for name, array in arrays.items():
+            if not array.ndim:  # all pictures' loss, say
+                raise ModelUnsuitable(f"{quoted(name)} is one number for a run, not one for each picture")
         return {name: array[: len(views)] for name, array in arrays.items()}
 
 

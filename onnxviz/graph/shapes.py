@@ -241,7 +241,9 @@ def skeleton(model: ir.Model) -> onnx.ModelProto:
     inputs = set(graph.inputs)
     try:
         for value, tensor in zip(weights, tensors, strict=True):
-            if tensor is not None and tensor.nbytes > _SMALL and value not in inputs:
+            if tensor is None or tensor.dtype == ir.DataType.STRING:  # text has no bytes to count
+                continue
+            if tensor.nbytes > _SMALL and value not in inputs:
                 value.shape, value.dtype = ir.Shape(tensor.shape.numpy()), tensor.dtype
                 graph.inputs.append(value)
                 value.const_value = None

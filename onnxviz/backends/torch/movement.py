@@ -55,7 +55,7 @@ def slice_(x: Any, starts: Any, ends: Any, axes: Any = None, steps: Any = None) 
     for start, end, axis, step in zip(first, last, where, stride, strict=True):
         length = x.shape[axis]
         if step > 0:
-            x = x[(slice(None),) * (axis % x.ndim) + (slice(start, end, step),)]
+            x = x[(slice(None),) * (axis % x.ndim) + (slice(start, end, min(step, max(1, length))),)]
             continue
         low = max(start + length, -1) if start < 0 else min(start, length - 1)
         stop = max(end + length, -1) if end < 0 else min(end, length - 1)
@@ -175,10 +175,10 @@ def gather_nd(x: Any, index: Any, *, batch_dims: int = 0) -> Any:
 
 
 def _scatter(x: Any, axis: int, index: Any, updates: Any, reduction: str) -> Any:
-    if reduction == "none":
-        return x.scatter(axis, index, updates)
     if reduction == "add":
         return x.scatter_add(axis, index, updates)
+    if reduction not in _REDUCTIONS:  # "none", and what ONNX Runtime takes for it: any other word
+        return x.scatter(axis, index, updates)
     return x.scatter_reduce(axis, index, updates, _REDUCTIONS[reduction], include_self=True)
 
 

@@ -226,7 +226,7 @@ def _contributed(op: str) -> Signature:
     fewest = max(places.rfind("."), several) + 1
     return Signature(
         (fewest, _ANY_NUMBER if several >= 0 else len(places)),
-        (0, _ANY_NUMBER),
+        (1, _ANY_NUMBER),
         {place: f"of {len(places)}" for place, kind in enumerate(places) if kind == "."},
         several if several >= 0 else None,
         None,
