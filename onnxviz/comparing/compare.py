@@ -12,12 +12,12 @@ from typing import Any, Final
 
 import numpy as np
 
+from onnxviz import errors
 from onnxviz.attribution.methods import METHODS, chosen
 from onnxviz.attribution.sampled import at_least
 from onnxviz.auditing.resume import RESTS
 from onnxviz.auditing.statistics import Likeness
 from onnxviz.auditing.truth import read_truth
-from onnxviz.blame import judged as blamed
 from onnxviz.comparing.advice import advise
 from onnxviz.comparing.agree import agree, input_check
 from onnxviz.comparing.answers import answers
@@ -156,7 +156,7 @@ def compare(
     work = _Work(one, other, images, truth, parameters, _pairs(match), progress)
     if resume is not None:
         work.resume(resume)
-    with until_interrupted() as stopped, blamed(one.judge), blamed(other.judge):
+    with until_interrupted() as stopped, errors.judged(one.judge), errors.judged(other.judge):
         work.run()
     return stopped.given(work.result())
 

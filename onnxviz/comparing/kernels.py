@@ -150,6 +150,8 @@ def shaped(node: ir.Node, values: list[ir.Value], arrays: list[np.ndarray]) -> n
     left = twin.input(0) is values[0]
     attributes: Mapping[str, Any] = twin.attributes
     if twin.op in RECURRENT:
+        if len({array.shape[-2] for array in arrays}) > 1:  # quantised ones stand the other way round
+            arrays = [array.swapaxes(-1, -2) for array in arrays]
         both = np.concatenate([array.reshape(-1, array.shape[-1]) for array in arrays], axis=1)
         return both[:, :, None]
     if computes(twin.op) in ("conv", "conv_transpose"):

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx_ir as ir
 
-from onnxviz.blame import judged
-from onnxviz.errors import ModelUnsuitable
+from onnxviz.errors import ModelUnsuitable, judged
 from onnxviz.graph.analysis.twins import view
 from onnxviz.graph.operators import computes, family
 from onnxviz.graph.surgery import cut

@@ -18,6 +18,7 @@ import onnx
 
 from onnxviz.errors import ModelRejected
 from onnxviz.graph.open.known import Call, Known, Sizes, Unsure
+from onnxviz.graph.open.signatures import MICROSOFT
 from onnxviz.graph.operators import (
     INTEGER_SUMS,
     KERNEL_AT,
@@ -86,9 +87,11 @@ _ROWS: Final = _rows()
 def check(call: Call, node: onnx.NodeProto) -> None:
     """Hold what is known about a node's inputs against what its operator needs.
 
-    call    of an operator of ONNX's own
     raises  ModelRejected naming the node and the input or attribute
     """
+    if node.domain == MICROSOFT:
+        _scales(call, node)
+        return
     words = _ROWS.get(call.op)
     if words is not None:
         _ranks(call, node, words)
@@ -117,6 +120,17 @@ def steers(node: onnx.NodeProto, inputs: Sequence[Known | None]) -> None:
             and known.shape is not None
             and any(size not in (None, 1) for size in known.shape)
         ):
+            raise _wrong(node, place, known.shape, "one number was")
+
+
+def _scales(call: Call, node: onnx.NodeProto) -> None:
+    """Scales and zero points of no number: ONNX Runtime reads one all the same, and the process may end (SIGSEGV)."""
+    if not call.op.startswith("QLinear"):
+        return
+    data = SPELLINGS[call.op].places if call.op in SPELLINGS else (0,)
+    for place, known in enumerate(call.inputs):
+        given = place in data or (not data and place > 1 and place % 3 == 2)  # QLinearConcat's pieces
+        if not given and known is not None and known.shape is not None and 0 in known.shape:
             raise _wrong(node, place, known.shape, "one number was")
 
 

@@ -29,7 +29,7 @@ from onnxviz.errors import ModelRejected
 from onnxviz.graph.open import alive, operands
 from onnxviz.graph.open.empty import empty
 from onnxviz.graph.open.known import MOST_DIMENSIONS, UNKNOWN, Call, Known, Sizes, Unsure, constant, infer
-from onnxviz.graph.open.signatures import ML, normal
+from onnxviz.graph.open.signatures import normal
 from onnxviz.graph.open.structure import Key, Structure
 from onnxviz.graph.open.tensors import check_dims
 from onnxviz.graph.operators import ACTIVATIONS, SAME_SHAPE, computes
@@ -238,7 +238,7 @@ class _Pass:
         if computes(call.op) == "divide":
             _refuse_overflow(call, node)
         # `bound` walks a model that was checked before.
-        if node.domain in ("", ML) and not self.bound:
+        if not self.bound:
             operands.check(call, node)
         if self.calls:  # outside, each node is asked about once
             self._spend(node.ByteSize() >> 7)

@@ -174,6 +174,43 @@ def test_what_no_run_can_do_is_refused(name, what, new, word):
     assert said.isprintable()
 
 
+@pytest.mark.parametrize("shape", [(0,), (1, 0, 8, 8)])
+@pytest.mark.parametrize(
+    ("op", "kinds"),
+    [
+        ("QLinearConcat", "sz xsz"),
+        ("QLinearSoftmax", "xszsz"),
+        ("QLinearWhere", "bxsz xsz sz"),
+        ("QLinearAdd", "xsz xsz sz"),
+    ],
+)
+def test_a_scale_or_zero_point_of_no_number(op, kinds, shape):
+    """ONNX Runtime 1.32 reads one all the same, and the process ends."""
+    kinds = kinds.replace(" ", "")
+    for empty, kind in enumerate(kinds):
+        if kind not in "sz":
+            continue
+        weights = [
+            numpy_helper.from_array(
+                np.ones(shape if place == empty else (), {"s": F, "z": np.uint8}[kind]), f"i{place}"
+            )
+            for place, kind in enumerate(kinds)
+            if kind in "sz"
+        ]
+        names = [{"x": "q", "b": "on"}.get(kind, f"i{place}") for place, kind in enumerate(kinds)]
+        attributes = {"QLinearConcat": {"axis": 1}, "QLinearSoftmax": {"opset": 13}}.get(op, {})
+        nodes = [
+            helper.make_node("Cast", ["x"], ["q"], to=onnx.TensorProto.UINT8),
+            helper.make_node("Cast", ["x"], ["on"], to=onnx.TensorProto.BOOL),
+            helper.make_node(op, names, ["w"], name="it", domain="com.microsoft", **attributes),
+            helper.make_node("Cast", ["w"], ["y"], to=onnx.TensorProto.FLOAT),
+        ]
+        proto = hostile.model(nodes, weights, shape=X.shape, opset=17)
+        proto.opset_import.append(helper.make_opsetid("com.microsoft", 1))
+        with pytest.raises(ModelRejected, match=r"'it'.*one number was expected"):
+            load(proto)
+
+
 def test_a_split_of_more_outputs_than_pieces():
     proto = model(*SOUND["Split"])
     proto.graph.node[0].output.append("more")
