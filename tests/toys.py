@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 from onnx import TensorProto, helper, numpy_helper
 
+import onnxviz
+
 SIDE = 12
 
 
@@ -74,3 +76,12 @@ def photo(seed: int = 0) -> np.ndarray:
     picture = np.random.default_rng(seed).integers(0, 256, (SIDE, SIDE, 3))
     picture[..., 0] = picture[..., 0] // 2 + 128
     return picture.astype(np.uint8)
+
+
+def load(**form):
+    """The detector as a network; `threads` goes to `onnxviz.load`, the rest to `detector`."""
+    preset = "uint8" if form.get("dtype") == TensorProto.UINT8 else "raw"
+    threads = form.pop("threads", None)
+    return onnxviz.load(
+        detector(**form), preprocess=preset, labels=["red", "green"], provider="cpu", threads=threads
+    )

@@ -13,6 +13,7 @@ from onnxviz.attribution.occlusion import average, windows
 from onnxviz.errors import UnknownLabel, UnknownLayer, UsageError
 from onnxviz.progress import Interrupted
 from tests import toys
+from tests.toys import load
 
 FORMS = {
     "plain": {},
@@ -26,14 +27,6 @@ FORMS = {
     "batch of 4": {"batch": 4},
     "logits": {"softmax": False},
 }
-
-
-def load(**form):
-    preset = "uint8" if form.get("dtype") == TensorProto.UINT8 else "raw"
-    threads = form.pop("threads", None)
-    return onnxviz.load(
-        toys.detector(**form), preprocess=preset, labels=["red", "green"], provider="cpu", threads=threads
-    )
 
 
 @pytest.fixture(scope="module")

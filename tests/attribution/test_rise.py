@@ -12,16 +12,9 @@ from onnxviz.errors import UsageError
 from onnxviz.graph.occlude import cell_size, hat
 from onnxviz.progress import Interrupted
 from tests import toys
+from tests.toys import load
 
 GRID, MASKS, SIZE = 3, 50, (toys.SIDE, toys.SIDE)
-
-
-def load(**form):
-    preset = "uint8" if form.get("dtype") == TensorProto.UINT8 else "raw"
-    threads = form.pop("threads", None)
-    return onnxviz.load(
-        toys.detector(**form), preprocess=preset, labels=["red", "green"], provider="cpu", threads=threads
-    )
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnx_ir as ir
+import pytest
 from onnx import TensorProto, helper, numpy_helper
+
+from onnxviz.errors import ModelRejected
+from onnxviz.graph.open.load import load
 
 FLOAT = TensorProto.FLOAT
 
@@ -224,3 +229,34 @@ def run(proto: onnx.ModelProto | Path, x: np.ndarray, **more: np.ndarray) -> lis
     source = os.fspath(proto) if isinstance(proto, Path) else proto.SerializeToString()
     session = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
     return session.run(None, {session.get_inputs()[0].name: x, **more})
+
+
+# --- loaded, or refused -----------------------------------------------------------------------
+
+X = np.random.default_rng(1).normal(size=(2, 3, 8, 8)).astype(np.float32)
+
+
+def refused(source, *words):
+    with pytest.raises(ModelRejected) as caught:
+        load(source)
+    message = str(caught.value)
+    assert caught.value.exit_code == 3
+    assert "\n" not in message
+    assert len(message) < 700
+    for word in words:
+        assert word in message, message
+    return message
+
+
+def proto(loaded):
+    return ir.to_proto(loaded.model)
+
+
+def same(loaded, original, x=X, **more):
+    """Hold the loaded model's outputs against the original's, both in ONNX Runtime."""
+    for got, expected in zip(run(proto(loaded), x, **more), run(original, x, **more), strict=True):
+        np.testing.assert_array_equal(got, expected)
+
+
+def weights(loaded):
+    return {name: value.const_value for name, value in loaded.model.graph.initializers.items()}

@@ -6,29 +6,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-import onnx_ir as ir
 import pytest
 
-from onnxviz.graph.tape import Tape
 from onnxviz.programs import compile
 from onnxviz.runtime import capture, providers
 from onnxviz.runtime.capture import Captured
 from onnxviz.runtime.resident import Resident
-
-
-def counter() -> ir.Model:
-    """x.next = x + by; total = the sum of x."""
-    values = [
-        ir.Value(name=name, type=ir.TensorType(ir.DataType.FLOAT), shape=ir.Shape(shape))
-        for name, shape in (("x", (2, 3)), ("by", ()))
-    ]
-    graph = ir.Graph(values, [], nodes=[], name="g", opset_imports={"": 18})
-    op = Tape(graph)
-    following, total = op.Add(values[0], values[1]), op.ReduceSum(values[0], keepdims=0)
-    following.name, total.name = "x.next", "total"
-    following.shape, total.shape = ir.Shape((2, 3)), ir.Shape(())
-    graph.outputs.extend([following, total])
-    return ir.Model(graph, ir_version=8)
+from tests.runtime.stateful import counter
 
 
 class Options:

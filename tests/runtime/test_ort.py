@@ -11,6 +11,7 @@ from onnx import TensorProto, helper
 from onnxviz.errors import LimitExceeded, ModelRejected, ProviderUnavailable, RuntimeFailed
 from onnxviz.programs import compile
 from onnxviz.runtime import providers
+from tests.runtime.stateful import on_host
 
 
 def model(nodes, inputs, outputs, initializers=(), opset=17):
@@ -163,17 +164,7 @@ def test_on_a_device_arrays_are_bound_and_a_put_one_travels_once(monkeypatch):
     """The path of CUDA, with the host's memory standing in for the card's."""
     weight, graph = linear()
     program = compile(graph, provider="cpu")
-    real = program._ort.OrtValue
-    moved = []
-
-    class OnHost(real):
-        @staticmethod
-        def ortvalue_from_numpy(array, device="cpu", index=0):
-            moved.append((array.shape, device))
-            return real.ortvalue_from_numpy(array)
-
-    monkeypatch.setattr(program, "provider", providers.CUDA)
-    monkeypatch.setattr(program._ort, "OrtValue", OnHost)
+    moved, real = on_host(monkeypatch, program)
     x = np.random.default_rng(0).normal(size=(2, 64)).astype(np.float32)
     kept = program.put("x", x)
     monkeypatch.setattr(program._ort, "OrtValue", real)

@@ -3,28 +3,17 @@
 from __future__ import annotations
 
 import numpy as np
-import onnx_ir as ir
 import pytest
 
 from onnxviz.errors import RuntimeFailed
-from onnxviz.graph.tape import Tape
 from onnxviz.programs import compile
-from onnxviz.runtime import providers
 from onnxviz.runtime.resident import Resident
+from tests.runtime import stateful
+from tests.runtime.stateful import on_host
 
 
 def counter():
-    """x.next = x + by; total = the sum of x."""
-    values = [
-        ir.Value(name=name, type=ir.TensorType(ir.DataType.FLOAT), shape=ir.Shape(shape))
-        for name, shape in (("x", (2, 3)), ("by", ()))
-    ]
-    graph = ir.Graph(values, [], nodes=[], name="g", opset_imports={"": 18})
-    op = Tape(graph)
-    following, total = op.Add(values[0], values[1]), op.ReduceSum(values[0], keepdims=0)
-    following.name, total.name = "x.next", "total"
-    graph.outputs.extend([following, total])
-    return compile(ir.Model(graph, ir_version=8), provider="cpu")
+    return compile(stateful.counter(), provider="cpu")
 
 
 def test_state_goes_from_run_to_run_and_two_runs_back_are_remembered() -> None:
@@ -56,17 +45,7 @@ def test_another_program_may_take_a_turn() -> None:
 def test_on_a_device_state_is_moved_once(monkeypatch) -> None:
     """The path of CUDA, with the host's memory standing in for the card's."""
     program = counter()
-    real = program._ort.OrtValue
-    moved = []
-
-    class OnHost(real):
-        @staticmethod
-        def ortvalue_from_numpy(array, device="cpu", index=0):
-            moved.append((array.shape, device))
-            return real.ortvalue_from_numpy(array)
-
-    monkeypatch.setattr(program, "provider", providers.CUDA)
-    monkeypatch.setattr(program._ort, "OrtValue", OnHost)
+    moved, real = on_host(monkeypatch, program)
     resident = Resident(program, {"x": np.zeros((2, 3))}, ["total"])
     monkeypatch.setattr(program._ort, "OrtValue", real)
     for _ in range(5):

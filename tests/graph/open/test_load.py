@@ -16,25 +16,7 @@ from onnxviz.errors import LimitExceeded, ModelRejected, UsageError
 from onnxviz.graph.open.load import load
 from onnxviz.limits import Limits
 from tests.graph import hostile
-
-X = np.random.default_rng(1).normal(size=(2, 3, 8, 8)).astype(np.float32)
-
-
-def proto(loaded):
-    return ir.to_proto(loaded.model)
-
-
-def same(loaded, original, x=X, **more):
-    """Hold the loaded model's outputs against the original's, both in ONNX Runtime."""
-    for got, expected in zip(
-        hostile.run(proto(loaded), x, **more), hostile.run(original, x, **more), strict=True
-    ):
-        np.testing.assert_array_equal(got, expected)
-
-
-def weights(loaded):
-    return {name: value.const_value for name, value in loaded.model.graph.initializers.items()}
-
+from tests.graph.hostile import same, weights
 
 # --- sources ----------------------------------------------------------------------------------
 

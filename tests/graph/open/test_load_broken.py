@@ -6,24 +6,12 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper
 
-from onnxviz.errors import ModelRejected
 from onnxviz.graph.open.load import load
 from onnxviz.programs import compile
 from tests.graph import hostile
+from tests.graph.hostile import refused
 
 RELU = [helper.make_node("Relu", ["x"], ["y"])]
-
-
-def refused(source, *words):
-    with pytest.raises(ModelRejected) as caught:
-        load(source)
-    message = str(caught.value)
-    assert caught.value.exit_code == 3
-    assert "\n" not in message
-    assert len(message) < 700
-    for word in words:
-        assert word in message, message
-    return message
 
 
 # --- structure --------------------------------------------------------------------------------
