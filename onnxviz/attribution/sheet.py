@@ -43,7 +43,8 @@ def attributions(
     """What several methods say about the same scores of the same pictures, for a side-by-side sheet.
 
     images      one picture or several, of one size as the network sees them
-    methods     names of gradient methods (`onnxviz.saliency`) and class activation maps (`onnxviz.cam`); None: all
+    methods     names of gradient methods (`onnxviz.saliency`) and class activation maps (`onnxviz.cam`);
+                None or 'all': all
     target      class index or label, or one for each picture; None: each picture's top class
     objective, output, layer, channel, neuron   instead of a class, as in `onnxviz.saliency`
     options     of single methods (samples, steps, baseline...); each goes to the methods that take it
@@ -51,7 +52,9 @@ def attributions(
     raises      UsageError and what the methods raise; Interrupted on Ctrl-C, with the methods that were done
     """
     progress = told(progress)
-    wanted = _wanted(METHODS if methods is None else [methods] if isinstance(methods, str) else methods)
+    if methods is None or methods == "all":
+        methods = list(METHODS)
+    wanted = _wanted([methods] if isinstance(methods, str) else methods)
     for key in options:
         if not any(key in _own(row) for row in wanted):
             raise UsageError(f"none of the methods {', '.join(row.name for row in wanted)} takes {key!r}")

@@ -36,11 +36,11 @@ def _methods(help: str, technique: str | None, kind: Any = str, otherwise: str =
 
 
 _IMAGE: Final = {"image": _path("IMAGE", "A picture.")}
-_IMAGES: Final = {"images": _paths("IMAGE...", "Pictures or folders of them.")}
-_FOLDERS: Final = {"images": _paths("DIR...", "Folders of pictures, or pictures.")}
+_IMAGES: Final = {"images": _paths("IMAGE", "Pictures or folders of them.")}
+_FOLDERS: Final = {"images": _paths("DIR", "Folders of pictures, or pictures.")}
 _SET: Final = {
     "images": replace(
-        _paths("DIR...", "Folders of pictures, or pictures; may be left out with --features."), default=None
+        _paths("DIR", "Folders of pictures, or pictures; may be left out with --features."), default=None
     )
 }
 # Several targets: one for each picture, or a sheet of them.
@@ -275,7 +275,7 @@ _LISTED: Final = (
         "audit", "audit.audit", f"{_LITE}\n{_LITE} photos/ --fail-on high -o audit/", gradients=True, writes=(),
         arguments={
             "images": replace(
-                _paths("IMAGE...", "Pictures or folders of them; none: what the file alone tells."), default=None
+                _paths("IMAGE", "Pictures or folders of them; none: what the file alone tells."), default=None
             )
         },
         options={

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Final, TypeVar, overload
 
 from onnxviz.errors import ImageRejected, UsageError
-from onnxviz.image.sniff import EXTENSIONS
+from onnxviz.image.sniff import EXTENSIONS, unread
 from onnxviz.text import printable
 
 T = TypeVar("T")
@@ -306,16 +306,8 @@ def _is_utf8(name: str) -> bool:
 
 
 def _reason(error: OSError | ValueError) -> str:
-    known = {
-        errno.ENOENT: "it does not exist",
-        errno.ENOTDIR: "it does not exist",
-        errno.EACCES: "it may not be read by this user",
-        errno.EPERM: "it may not be read by this user",
-        errno.ELOOP: "the link leads in a circle",
-        errno.ENAMETOOLONG: "its name is too long",
-    }
     if isinstance(error, OSError):
-        return known.get(error.errno or 0, error.strerror or type(error).__name__)
+        return unread(error, "it does not exist")
     return printable(error, 100)  # a NUL in the name
 
 

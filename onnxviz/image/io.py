@@ -8,7 +8,6 @@ memory (a mapped file that shrinks kills the process) and a file replaced meanwh
 
 from __future__ import annotations
 
-import errno
 import io
 import os
 import stat
@@ -21,7 +20,7 @@ import numpy as np
 from PIL import Image
 
 from onnxviz.errors import ImageRejected, ways
-from onnxviz.image.sniff import EXTENSIONS, FORMATS, declared_size, frames, scans, sniff
+from onnxviz.image.sniff import EXTENSIONS, FORMATS, declared_size, frames, scans, sniff, unread
 from onnxviz.limits import Limits
 from onnxviz.provenance import note
 from onnxviz.text import printable
@@ -146,14 +145,7 @@ def read_bytes(path: str, name: str, most: int, limit: str | None = None) -> byt
                     raise _too_large(name, size, most, limit)
             return parts[0] if len(parts) == 1 else b"".join(parts)
     except OSError as error:
-        reason = {
-            errno.ENOENT: "there is no such file",
-            errno.ENOTDIR: "there is no such file",
-            errno.EACCES: "it may not be read by this user",
-            errno.ELOOP: "the link leads in a circle",
-            errno.ENAMETOOLONG: "the name is too long",
-        }.get(error.errno or 0, error.strerror or type(error).__name__)
-        raise ImageRejected(f"{name}: {reason}") from error
+        raise ImageRejected(f"{name}: {unread(error, 'there is no such file')}") from error
     except ValueError as error:  # an embedded NUL
         raise ImageRejected(f"{name}: not a possible path ({error})") from error
     except MemoryError as error:

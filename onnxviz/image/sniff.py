@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 from typing import Final
 
@@ -178,3 +179,15 @@ def scans(data: bytes, enough: int) -> int:
         elif marker == 0xD9:
             break
     return count
+
+
+def unread(error: OSError, missing: str) -> str:
+    """Why a file can't be read, in words; `missing` where there is none."""
+    return {
+        errno.ENOENT: missing,
+        errno.ENOTDIR: missing,
+        errno.EACCES: "it may not be read by this user",
+        errno.EPERM: "it may not be read by this user",
+        errno.ELOOP: "the link leads in a circle",
+        errno.ENAMETOOLONG: "its name is too long",
+    }.get(error.errno or 0, error.strerror or type(error).__name__)

@@ -10,6 +10,7 @@ from PIL import Image
 
 import onnxviz
 from onnxviz import objectives
+from onnxviz.attribution.methods import METHODS
 from onnxviz.errors import UsageError
 from onnxviz.progress import Interrupted
 from tests import toys
@@ -39,6 +40,12 @@ def test_every_cell_is_what_the_method_gives_alone(toy, tmp_path) -> None:
     manifest = json.loads((tmp_path / "sheet.json").read_text())
     assert manifest["figures"]["pictures"][1]["label"] == "green"
     assert manifest["figures"]["pictures"][0]["methods"]["smoothgrad"]["parameters"]["samples"] == 3
+
+
+def test_all_is_every_method(toy) -> None:
+    found = onnxviz.attributions(toy, toys.photo(), "all", samples=2, steps=2)
+    assert found.methods == list(METHODS)
+    assert found.values.shape == (1, len(METHODS), 12, 12)
 
 
 def test_pictures_that_are_files_keep_their_names_and_are_cut_once(net, photo_files) -> None:

@@ -99,6 +99,12 @@ def test_the_help_tells_values_in_the_users_words(monkeypatch, capsys):
         assert re.search(words, options), words
 
 
+def test_what_is_given_several_times_says_so_once(capsys):
+    assert run(["predict", "--help"]) == 0
+    usage = next(line for line in capsys.readouterr().out.splitlines() if "Usage" in line)
+    assert "IMAGE" in usage and usage.count("...") == 1
+
+
 def test_help_imports_no_technique():
     code = (
         "import sys; from onnxviz.cli.main import run\n"

@@ -55,6 +55,6 @@ def test_without_any_stream_what_is_opened_takes_no_streams_place(photo_files, t
 
 def test_wrong_usage_is_one_line_too(capsys):
     assert run(["predict", LITE0]) == 2
-    assert capsys.readouterr().err == "onnxviz: Missing argument 'IMAGE...'; see onnxviz predict --help\n"
+    assert capsys.readouterr().err == "onnxviz: Missing argument 'IMAGE'; see onnxviz predict --help\n"
     assert run(["saliency", LITE0, "--metho", "x"]) == 2
     assert capsys.readouterr().err.count("\n") == 1
