@@ -16,7 +16,7 @@ from onnxviz.errors import ModelUnsuitable, UnknownLayer, UsageError, judging, s
 from onnxviz.graph.dequantised import QUANTISING
 from onnxviz.graph.open.load import Loaded
 from onnxviz.inputs import ImageLike, Images, InputSpec, as_list
-from onnxviz.provenance import note_tensor, note_view
+from onnxviz.provenance import note_tensor, note_view, of_layers
 from onnxviz.running import Running
 from onnxviz.runtime import providers
 from onnxviz.text import printable
@@ -24,7 +24,6 @@ from onnxviz.text import printable
 if TYPE_CHECKING:
     from onnxviz.gradients import Gradients
     from onnxviz.graph.head import Head
-    from onnxviz.graph.layers import Layer
     from onnxviz.image.preprocessing import Preprocessing
     from onnxviz.objectives import Objective
     from onnxviz.results import Prediction
@@ -408,32 +407,11 @@ class Network(Running):
 
     # --- on record ------------------------------------------------------------------------------
 
-    def _named(self, parameters: dict[str, Any]) -> list[Layer]:
-        """The layers that parameters name."""
-        from onnxviz.results import strings
-
-        named = strings(value for key, value in parameters.items() if "layer" in key)
-        return [layer for layer in self.layers if layer.name in named] if named else []
-
-    def _scales(self, parameters: dict[str, Any]) -> dict[str, Any]:
-        """Codes, scale and zero point of the layers that parameters name, where the file holds them as integers."""
-        if not any(node.op_type in QUANTISING for node in self.model.graph):
-            return {}
-        held = (layer for layer in self._named(parameters) if layer.quantised is not None)
-        return {layer.name: vars(layer.quantised) for layer in held}
-
-    def _likeness(self, parameters: dict[str, Any]) -> dict[str, Any]:
-        """The file whose names the layers have, and what this file calls those that parameters name."""
-        if self.likeness is None:
-            return {}
-        own = {one.name: self.likeness.own.get(one.name, one.name) for one in self._named(parameters)}
-        return {"like": {"name": self.likeness.name, "sha256": self.likeness.sha256, "layers": own}}
-
     def manifest(self, technique: str, **parameters: Any) -> dict[str, Any]:
         """The run manifest: everything that the same numbers need again, and nothing that changes by the clock."""
         self.heed_weights()
         running = next(iter(self._programs.values()), None)
-        scales = self._scales(parameters)
+        quantised = any(node.op_type in QUANTISING for node in self.model.graph)
         # Of the backends that gradients came from, onnxruntime is named anyway.
         beside = {"torch": self._backends["torch"]} if "torch" in self._backends else {}
         return {
@@ -463,8 +441,7 @@ class Network(Running):
             "output": self.__dict__["end"].to_dict() if "end" in self.__dict__ else None,
             "parameters": parameters,
             **({"fed": self._fed} if self._fed else {}),
-            **({"quantised": scales} if scales else {}),
-            **self._likeness(parameters),
+            **of_layers(self, parameters, quantised),
             "limits": self.limits.to_dict(),
             "warnings": [spelt(text) for text in self.warnings],
         }

@@ -313,3 +313,25 @@ def _sign(result: Any, record: Record, call: dict[str, Any]) -> None:
     source = getattr(result, "source", None)  # `Segmentation`: the map that it started from
     if source is not None and hasattr(source, "manifest"):
         _sign(source, record, call)
+
+
+def of_layers(net: Any, parameters: Mapping[str, Any], quantised: bool) -> dict[str, Any]:
+    """What a manifest says of the layers that parameters name.
+
+    quantised   whether the network's file holds values as integers: codes, scale and zero point of each are told.
+                Where layers have the names of another file (`onnxviz.like`), that file, and what this one calls them
+    """
+    from onnxviz.results import strings
+
+    if not quantised and net.likeness is None:
+        return {}
+    named = strings(value for key, value in parameters.items() if "layer" in key)
+    layers = [layer for layer in net.layers if layer.name in named] if named else []
+    told: dict[str, Any] = {}
+    held = {layer.name: vars(layer.quantised) for layer in layers if layer.quantised is not None}
+    if quantised and held:
+        told["quantised"] = held
+    if (like := net.likeness) is not None:
+        own = {layer.name: like.own.get(layer.name, layer.name) for layer in layers}
+        told["like"] = {"name": like.name, "sha256": like.sha256, "layers": own}
+    return told
