@@ -270,7 +270,7 @@ def _layer(rule: Rule, local: Local) -> Check:
         findings = [
             Finding(
                 rule.id, rule.severity, worst.share, LAYER_SHARE, printable(worst.layer),
-                f"{printable(worst.layer)} alone makes {worst.share:.0%} of the damage; hardly another layer differs.",
+                f"{printable(worst.layer)} alone makes {worst.share:.0%} of the damage; hardly another layer differs",
                 "mend what stands out there", headline=rule.means.replace("{where}", printable(worst.layer)),
             )
         ]  # fmt: skip

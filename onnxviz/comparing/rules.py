@@ -244,5 +244,5 @@ def found(
     if grade is None:
         return []
     severity, threshold = grade
-    headline = rule.means.replace("{where}", where)
-    return [Finding(rule.id, severity, value, threshold, where, sentence, advice, tuple(evidence), headline)]
+    headline, told = rule.means.replace("{where}", where), sentence.removesuffix(".")
+    return [Finding(rule.id, severity, value, threshold, where, told, advice, tuple(evidence), headline)]

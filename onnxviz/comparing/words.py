@@ -37,6 +37,8 @@ def lines(found: Compared) -> list[str]:
     told: list[tuple[str, list[str]]] = []
     if found.answers is not None:
         told.append(("answers", found.answers.sentences()))
+    elif not found.pictured:
+        told.append(("pictures", ["none were given: weights, ranges and structure were compared"]))
     layers = [f"{share:5.0%}  {printable(name, 60)}  {why}".rstrip() for name, share, why in _first(found)]
     if layers:
         layers.insert(0, "share of the damage that each layer does alone, and why")
@@ -122,7 +124,7 @@ def advice(found: Compared) -> Iterator[str]:
     for text, where in places.items():
         named = [one for one in where if one]
         more = f" and {len(named) - FIRST} more layers" if len(named) > FIRST else ""
-        yield f"{', '.join(named[:FIRST])}{more}: {text}" if named else text
+        yield f"{text} ({', '.join(named[:FIRST])}{more})" if named else text
     if found.why is not None:
         yield from found.why.sentences()
 

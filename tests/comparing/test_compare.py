@@ -16,6 +16,7 @@ from onnx import numpy_helper
 
 import onnxviz
 from onnxviz.auditing.finding import SEVERITIES, Finding
+from onnxviz.auditing.report.html import render
 from onnxviz.comparing import compare as comparing
 from onnxviz.comparing.judge import judged, missing, source
 from onnxviz.comparing.match import Pair
@@ -359,10 +360,19 @@ def test_one_advice_for_many_layers_stands_once(explained):
     )
     found = replace(explained, checks=(replace(check, findings=findings),))
     assert [text for text in advice(found) if "calibrate" in text] == [
-        "one, two, three and 2 more layers: calibrate again"
+        "calibrate again (one, two, three and 2 more layers)"
     ]
     many = replace(found, checks=(replace(check, findings=findings * 3),))
     assert any(line.endswith("5 more: see the report") for line in many.lines())
+
+
+def test_a_layers_name_is_no_beginning_of_a_sentence(explained):
+    check = explained.check("compare.layer")
+    finding = Finding(
+        check.id, "high", 5.0, 4.5, "stem.relu", "stem.relu alone makes 97%", headline="One layer"
+    )
+    text = render(page(replace(explained, checks=(replace(check, findings=(finding,)),)))).decode()
+    assert '<h3 dir="auto">One layer</h3>' in text and ">stem.relu alone makes 97%.</p>" in text
 
 
 def test_a_processor_whose_sums_are_cut_is_a_thing_to_do(explained):

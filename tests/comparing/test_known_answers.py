@@ -1,7 +1,7 @@
 """What `compare` must say of files whose faults are known, and must not say of sound ones.
 
 The faults are those of `tools/quantise.py`, eight kinds at ten layers of the bundled network; COSTLY are those that
-cost 2 dB or more at the logits. Here one file holds a kind of fault at all ten layers at once: a layer's own effect
+cost 2 dB or more at the logits. Here one file holds a fault at each of the ten layers: a layer's own effect
 does not depend on what the file does elsewhere. `tools/bench compare` gives its peers each fault in a file of its own.
 """
 
@@ -82,8 +82,9 @@ def test_planted_faults_are_named_first(net, bundled, located, probes, form):
     x = probes[::4]
     own = {one.layer: one.e for one in effects.effects}
     planted, ranks = quantise.faults(bundled), {}
-    for kind in quantise.KINDS:
-        chosen = [one for one in planted if one.kind == kind and kind in COSTLY[one.place.layer]]
+    for number in range(max(map(len, COSTLY.values()))):
+        kinds = {layer: costly[number] for layer, costly in COSTLY.items() if number < len(costly)}
+        chosen = [one for one in planted if kinds.get(one.place.layer) == one.kind]
         b = opened(functools.reduce(quantise.plant, chosen, model))
         hybrids = Hybrids(net, b, dataclasses.replace(whole.matching, b=normal(b)), x, x)
         names = [next(name for name in one.place.names if name in own) for one in chosen]

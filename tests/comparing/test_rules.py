@@ -50,6 +50,7 @@ def test_the_page_has_the_table_of_thresholds():
 def test_a_figure_is_as_grave_as_its_threshold_says(id, value, severity):
     findings = found(RULES[id], value, "{where} x", "It is so.")
     assert [one.severity for one in findings] == ([] if severity is None else [severity])
+    assert all(not one.sentence.endswith(".") for one in findings)  # the page ends it
     assert all(one.headline == RULES[id].means.replace("{where}", "{where} x") for one in findings)
 
 
