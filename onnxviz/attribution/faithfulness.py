@@ -87,7 +87,7 @@ class Faithfulness(Result):
 
     @property
     def no_better(self) -> list[str]:
-        """The methods that are no better than random by the first measure."""
+        """The methods that cannot be told from random by the first measure: their limits meet."""
         first = self.scores[0].measure
         return [one.method for one in self.scores if one.measure == first and one.better is False]
 
@@ -132,7 +132,7 @@ def faithfulness(
     The headline is symmetric relevance gain (Blücher, Vielhaben & Strodthoff 2024, arXiv:2401.06654): the area under
     the score with the least important cells covered first, less that with the most important ones first. It orders
     methods alike for every fill, which one curve alone does not. Beside the methods stand `random` (8 draws a picture)
-    and `centre`; a method whose lower limit is under random's upper one is no better than random.
+    and `centre`; a method whose lower limit is under random's upper one cannot be told from random by these pictures.
 
     images     pictures or folders of them; those that cannot be read are left out and named in the manifest
     methods    names as `onnxviz.saliency` and `onnxviz.cam` take them, 'occlusion', 'rise'; None: occlusion, grad-cam,

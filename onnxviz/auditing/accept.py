@@ -22,7 +22,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from onnxviz.auditing.finding import Finding
-from onnxviz.errors import UsageError, near
+from onnxviz.errors import ImageRejected, UsageError, near
+from onnxviz.image.io import read_bytes
 from onnxviz.text import quoted, visible
 
 _KEYS: Final = ("fingerprint", "id", "where", "reason", "until")
@@ -145,13 +146,26 @@ def toml(source: str | os.PathLike[str], what: str) -> dict[str, Any]:
     what     what the file holds, in the plural
     raises   UsageError
     """
+    try:
+        return tomllib.loads(read_text(source, what, _LARGEST))
+    except (ValueError, RecursionError) as error:  # TOMLDecodeError is a ValueError
+        raise UsageError(f"cannot read {what} from {quoted(Path(source))}: {visible(str(error))}") from error
+
+
+def read_text(source: str | os.PathLike[str], what: str, most: int) -> str:
+    """The text of a file that somebody wrote for an audit; a device or a pipe, which may have no end, is refused.
+
+    what     what the file holds, in the plural
+    most     bytes
+    raises   UsageError
+    """
     path = Path(source)
     try:
-        if path.stat().st_size > _LARGEST:
-            raise UsageError(f"{quoted(path)} is too large for a file of {what}")
-        return tomllib.loads(path.read_text("utf-8-sig"))
-    except (OSError, ValueError) as error:  # TOMLDecodeError and UnicodeDecodeError are ValueErrors
-        reason = getattr(error, "strerror", None) or str(error)
+        if path.is_file() and path.stat().st_size == 0:
+            return ""
+        return read_bytes(os.fspath(path), quoted(path), most).decode("utf-8-sig")
+    except (ImageRejected, OSError, ValueError) as error:  # UnicodeDecodeError is a ValueError
+        reason = str(error).removeprefix(f"{quoted(path)}: ")
         raise UsageError(f"cannot read {what} from {quoted(path)}: {visible(reason)}") from error
 
 

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from onnxviz.auditing.accept import read_text
 from onnxviz.auditing.finding import Check, Evidence, Finding
 from onnxviz.auditing.policy import Policy
 from onnxviz.auditing.registry import Rule
@@ -122,13 +123,9 @@ def read(path: Path) -> dict[str, Any]:
     raises   UsageError
     """
     try:
-        if path.stat().st_size > _LARGEST:
-            raise ValueError("too large")
-        found = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
-        raise UsageError(
-            f"--resume: cannot read {quoted(path)}: {error}" + ways("leave out --resume")
-        ) from error
+        found = json.loads(read_text(path, "an earlier report", _LARGEST))
+    except (UsageError, ValueError, RecursionError) as error:
+        raise UsageError(f"--resume: {error}" + ways("leave out --resume")) from error
     if not isinstance(found, dict):
         raise UsageError(f"--resume: {quoted(path)} is no report" + ways("leave out --resume"))
     return found

@@ -182,7 +182,7 @@ def _audit(
     when = now()
     with until_interrupted() as ending:
         for number, (name, rule) in enumerate(chosen.items()):
-            progress(number, len(chosen), name)
+            progress(number, len(chosen), "checks")
             if name not in made:
                 made[name] = _made(rule, subject)
     for name, rule in every.items():

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from onnxviz.auditing import accept
 from onnxviz.errors import UnknownLabel, UsageError
 from onnxviz.labels import find_label
 from onnxviz.limits import Limits
@@ -92,13 +93,9 @@ def _last(path: str) -> str:
 def _table(path: Path, limits: Limits) -> dict[str, str]:
     """{picture: class} of a CSV or TSV file."""
     try:
-        if path.stat().st_size > limits.text_bytes:
-            raise UsageError(
-                f"{quoted(path)} is larger than the limit of {limits.text_bytes} bytes for a table"
-            )
-        text = path.read_text("utf-8-sig")
-    except (OSError, ValueError) as error:
-        raise UsageError(f"cannot read true classes from {quoted(path)}: {error}; {_EXPECTED}") from error
+        text = accept.read_text(path, "true classes", limits.text_bytes)
+    except UsageError as error:
+        raise UsageError(f"{error}; {_EXPECTED}") from error
     separator = next((one for one in ("\t", ";", ",") if one in text.partition("\n")[0]), ",")
     try:
         rows = [row for row in csv.reader(io.StringIO(text), delimiter=separator) if any(map(str.strip, row))]

@@ -15,12 +15,12 @@ import re
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Final, Literal
 
 import numpy as np
 import onnx_ir as ir
 
+from onnxviz.auditing.accept import read_text
 from onnxviz.comparing.kernels import Kernel, depthwise, factors, taken_back, vary
 from onnxviz.comparing.normal import normal, restored, stored
 from onnxviz.comparing.rules import SAME_NETWORK
@@ -48,6 +48,7 @@ _BELOW: Final = 0.02
 # and how many pairs are tried.
 _LATER: Final = 0.15
 _MOST: Final = 400
+_LARGEST: Final = 2**24  # bytes of a table of pairs
 
 
 @dataclass(frozen=True)
@@ -430,11 +431,7 @@ def read_pairs(path: str | os.PathLike[str]) -> dict[str, str]:
 
     raises   UsageError
     """
-    try:
-        text = Path(path).read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"cannot read matches from {quoted(path)}: {error}") from error
-    rows = csv.DictReader(text.splitlines())
+    rows = csv.DictReader(read_text(path, "matches", _LARGEST).splitlines())
     if not {"a", "b"} <= set(rows.fieldnames or ()):
         had = ", ".join(map(repr, rows.fieldnames or ())) or "nothing"
         raise UsageError(

@@ -78,7 +78,7 @@ def _bars(measure: str, rows: Sequence[Any]) -> Image.Image:
                 canvas.line((at(end), middle - 4, at(end), middle + 4), fill=INK)
             told += f" ({one.low:.3f} to {one.high:.3f})"
         if one.better is False:
-            told += ", no better than random"
+            told += ", not told from random"
         style.text(canvas, _NAME + _LENGTH + 10, y, told, _SIZE - 1, SOFT)
     canvas.line((at(0), line + 4, at(0), image.height), fill=SOFT)
     return image

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from datetime import date
 
 import pytest
@@ -64,7 +65,7 @@ def test_what_does_not_count_is_said(tmp_path, said, note):
 def test_what_is_no_such_file_is_refused(tmp_path, text, message):
     with pytest.raises(UsageError, match=message):
         accept.read(file(tmp_path, text))
-    with pytest.raises(UsageError, match="No such file"):
+    with pytest.raises(UsageError, match="there is no such file"):
         accept.read(tmp_path / "none.toml")
 
 
@@ -75,3 +76,28 @@ def test_the_skeleton_is_read_again_whatever_a_layer_is_called(tmp_path):
     entries = accept.read(file(tmp_path, accept.skeleton([FOUND, odd]).decode()))
     assert [one.fingerprint for one in entries] == [FOUND.fingerprint, odd.fingerprint]
     assert accept.apply(entries, [FOUND, odd], TODAY).accepted == {}
+
+
+@pytest.mark.parametrize("what", ["device", "pipe", "folder"])
+def test_what_has_no_end_is_refused_without_being_waited_for(tmp_path, what):
+    """Policies, true classes and accepted findings are read alike."""
+    from onnxviz.auditing import policy, truth
+
+    path = tmp_path / "odd.toml"
+    if what == "device":
+        path.symlink_to("/dev/zero")
+    elif what == "pipe":
+        os.mkfifo(path)
+    else:
+        path.mkdir()
+    for read in (
+        accept.read,
+        lambda p: policy.read(p, (), ()),
+        lambda p: truth.read_truth(p, ["a.png"], None, 3),
+    ):
+        with pytest.raises(UsageError, match=f"cannot read .* a {what}"):
+            read(path)
+
+
+def test_an_empty_file_accepts_nothing(tmp_path):
+    assert accept.read(file(tmp_path, "")) == ()

@@ -25,7 +25,7 @@ def linear(weights: np.ndarray, bias=None, softmax: bool = True):
     m = Maker()
     x = m("Gemm", m("Flatten", "image"), m.constant(weights.reshape(len(weights), -1).astype(np.float32)),
           m.constant(np.zeros(len(weights), np.float32) if bias is None else np.float32(bias)), transB=1)  # fmt: skip
-    return m.model({"image": ("N", 3, SIZE, SIZE)}, {m("Softmax", x): ("N", len(weights))})
+    return m.model({"image": ("N", 3, SIZE, SIZE)}, {m("Softmax", x) if softmax else x: ("N", len(weights))})
 
 
 def varied(seed: int = 0) -> np.ndarray:
@@ -41,6 +41,31 @@ def test_a_network_that_always_says_the_same():
     assert [finding.severity for finding in one.findings] == ["high"]
     assert one.findings[0].where == "class 3"
     assert check(linear(varied()), "answers.constant").state == "clean"
+
+
+@pytest.mark.parametrize(
+    ("bias", "labels", "severity"), [(0.5, None, "low"), (1e3, None, "high"), (0.5, 6, "high")]
+)
+def test_numbers_that_nothing_says_are_classes_fail_no_file(bias, labels, severity):
+    """The largest number of an embedding is often the same, by little; an answer of a class is sure."""
+    model = linear(varied() / 1e4, bias=[0, 0, 0, bias, 0, 0], softmax=False)
+    names = None if labels is None else [f"thing {i}" for i in range(labels)]
+    net = onnxviz.load(model, preprocess="unit", threads=1, labels=names)
+    found = onnxviz.audit(net, PICTURES, only=["answers.constant"]).findings
+    assert [one.severity for one in found] == [severity]
+    assert ("nothing says that" in found[0].sentence) == (severity == "low")
+
+
+@pytest.mark.parametrize("classes", [1, 2, 5])
+def test_one_of_two_classes_or_of_many_at_once_is_told_by_labels_alone(classes):
+    """An age, a finder of faults that are not there, tags of which one is the likeliest everywhere."""
+    m = Maker()
+    weights = m.constant(np.full((classes, 3 * SIZE * SIZE), 0.01, np.float32))
+    x = m("Sigmoid", m("Gemm", m("Flatten", "image"), weights, transB=1))
+    model = m.model({"image": ("N", 3, SIZE, SIZE)}, {x: ("N", classes)})
+    assert [one.severity for one in check(model, "answers.constant").findings] == ["low"]
+    wrong = [1 - check(model, "answers.constant").findings[0].where.endswith("1")] * len(PICTURES)
+    assert [one.severity for one in check(model, "answers.constant", truth=wrong).findings] == ["high"]
 
 
 def test_labels_that_agree_make_it_right():
@@ -245,18 +270,41 @@ def test_a_mark_that_decides_is_told_with_its_region(count, severity):
     assert len(finding.evidence[0].table["picture"]) == count
 
 
+def test_crops_of_one_photo_count_once():
+    """Five pictures bear the mark, and three of them are one."""
+    pictures = [*marked([PICTURES[0]] * 3 + PICTURES[1:2], 4), *PICTURES[2:]]
+    one = check(hanging_on_a_mark(), "shortcut.region", pictures)
+    (finding,) = [f for f in one.findings if f.where == "class 0: bottom right corner"]
+    assert (finding.figure, finding.severity) == (2, "medium")
+    assert "4 pictures of 'class 0' hang on" in finding.sentence
+    assert "They are of 2 photos" in finding.sentence
+
+
+def test_half_of_a_few_others_is_no_proof(monkeypatch):
+    """Eleven of twenty may be chance: the lower limit of the share has to be over a half."""
+    from onnxviz.auditing.checks import shortcut
+    from onnxviz.auditing.statistics import Share
+
+    for count, state in ((11, "clean"), (15, "found")):
+        monkeypatch.setattr(shortcut, "turned", lambda *_, count=count: Share(count, 20))
+        assert check(hanging_on_a_mark(), "shortcut.region", marked(PICTURES, 1)).state == state
+
+
 def test_marks_that_decide_nothing_are_no_finding():
     assert check(linear(varied()), "shortcut.region", marked(PICTURES, 5)).state == "clean"
     assert check(hanging_on_a_mark(), "shortcut.region").state == "clean"
 
 
-def test_channels_that_never_change_over_the_pictures():
+@pytest.mark.parametrize(("dead", "severities"), [(4, ["medium"]), (3, [])])
+def test_channels_that_never_change_over_the_pictures(dead, severities):
+    """A third of a layer is usual where training has not looked at such pictures."""
     m = Maker()
-    x = m("Relu", m("Conv", "image", m.random(8, 3, 3, 3), m.constant(np.float32([-99] * 4 + [0] * 4))))
+    bias = m.constant(np.float32([-99] * dead + [9] * (8 - dead)))
+    x = m("Relu", m("Conv", "image", m.random(8, 3, 3, 3), bias))
     x = m("Gemm", m("Flatten", m("GlobalAveragePool", x)), m.random(6, 8), transB=1)
     one = check(m.model({"image": ("N", 3, SIZE, SIZE)}, {m("Softmax", x): ("N", 6)}), "weights.channels")
-    assert [finding.severity for finding in one.findings] == ["medium"]
-    assert "4 of the 8 channels" in one.findings[0].sentence
+    assert [finding.severity for finding in one.findings] == severities
+    assert all("4 of the 8 channels" in finding.sentence for finding in one.findings)
 
 
 def test_pictures_that_cannot_be_read_are_told_and_left_out(tmp_path):

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import Any
+from typing import Any, Final
 
-from onnxviz.auditing.finding import Evidence, Finding
+import numpy as np
+
+from onnxviz.auditing.finding import Evidence, Finding, Severity
 from onnxviz.auditing.registry import Found, NotRun, Rule, check
 from onnxviz.auditing.statistics import Calibration, Share
 from onnxviz.auditing.subject import Subject
+from onnxviz.graph.output import BINARY
 from onnxviz.text import quoted
+
+_SURE: Final = 0.5  # mean probability from which on numbers that are taken for classes answer one of them
 
 
 @check(
@@ -35,12 +40,33 @@ def constant(subject: Subject, rule: Rule) -> Found:
     if share > rule.bar and not agreed:
         text = f"{share:.0%} of {len(answers.best)} pictures are called {quoted(subject.label(most))}"
         advice = "Check the preprocessing (input.*) first, then whether the export kept the weights."
-        findings.append(rule.finding(round(share, 4), subject.label(most), text, advice))
+        severity: Severity | None = None
+        doubt = _doubt(subject, float(np.mean(answers.probability[answers.best[:, 0] == most])))
+        if doubt:
+            severity, text, advice = "low", f"{text}; {doubt}", f"Give true classes (--truth). {advice}"
+        findings.append(rule.finding(round(share, 4), subject.label(most), text, advice, severity=severity))
     return Found(
         f"{share:.0%} one class, {distinct} distinct",
         findings,
         figures={"share": share, "distinct": distinct},
     )
+
+
+def _doubt(subject: Subject, share: float) -> str:
+    """Why one answer for all pictures may be sound; '' where nothing speaks for that.
+
+    share   the mean probability of the answer
+    """
+    end = subject.net.end
+    if subject.truth is not None:
+        return ""
+    if end.kind == BINARY or end.classes == 2:
+        return "of two classes the pictures may show one alone, as where faults or anomalies are looked for"
+    if end.activation in ("sigmoid", "log_sigmoid"):
+        return "each class has a sigmoid of its own, so one may be the likeliest everywhere"
+    if not end.told and subject.net.labels is None and share < _SURE:
+        return f"nothing says that these numbers are scores of classes, and the largest has a share of {share:.2f} only"
+    return ""
 
 
 @check(

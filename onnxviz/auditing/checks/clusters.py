@@ -63,8 +63,9 @@ def clusters(subject: Subject, rule: Rule) -> Found:
                 column.append(value)
             if falls is not None and turns is not None and min(falls, turns) >= rule.bar:
                 text = (
-                    f"{len(one)} of {len(places)} pictures of {quoted(called)} hang on their {part.name}: hidden, it "
-                    f"costs the class {falls:.0%} points; pasted into other pictures, it turns {turns:.0%} of them"
+                    f"{len(one)} of {len(places)} pictures of {quoted(called)} hang on their {part.name}: with it "
+                    f"blurred, the probability of the class falls by {falls:.2f}; pasted into pictures of other "
+                    f"classes, it turns {turns:.0%} of them into this one"
                 )
                 advice = (
                     "Look at these parts: a small thing of the class, or a mark that happens to go with it."
@@ -95,7 +96,7 @@ def _proof(subject: Subject, places: list[int], part: Region, label: int) -> tup
     found = [
         (
             float(hidden(subject, view, label, [part], float(answers.probability[rows[place]]))[0]),
-            turned(subject, view, part, label),
+            turned(subject, view, part, label).share or 0.0,
         )
         for place, _, view in subject.each(places)
     ]

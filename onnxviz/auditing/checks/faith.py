@@ -33,7 +33,7 @@ def sampled(subject: Subject, count: int) -> list[Any]:
     limits="Six pictures: a method may be better than its limits tell. What maps say of single pictures is not judged.",
 )
 def gain(subject: Subject, rule: Rule) -> Found:
-    """Symmetric relevance gain of each method: no better than random where its lower limit is under random's upper."""
+    """Symmetric relevance gain of each method: not told from random where its lower limit is under random's upper."""
     fitting = [name for name in _METHODS if fits(subject, name)]
     if not fitting:
         raise NotApplicable("no attribution method fits this network")
@@ -41,15 +41,15 @@ def gain(subject: Subject, rule: Rule) -> Found:
     height, width = subject.views[0].shape[:2]
     options["grid"] = min(14, height, width)
     result = faithfulness(subject.net, sampled(subject, _PICTURES), fitting, **options)
+    chance = result.score("random").high or 0.0
     findings = [
         rule.finding(
             round(one.value, 3),
             one.method,
-            f"on {len(result.names)} pictures maps of {one.method} are no better than random ones: covering what they "
-            f"call important may cost the class no more than places by chance (gain {one.value:.3f}, lower limit "
-            f"{one.low:.3f})",
+            f"{len(result.names)} pictures cannot tell maps of {one.method} from random ones: their gain is "
+            f"{one.value:.3f} (95% limits {one.low:.3f} to {one.high:.3f}), that of random maps up to {chance:.3f}",
             "Do not take them as evidence of what the network looks at: take a method that is better here, or run "
-            "`faithfulness` on more pictures.",
+            "`onnxviz faithfulness` on more pictures.",
         )
         for one in result.scores
         if one.better is False

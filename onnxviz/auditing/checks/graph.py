@@ -148,12 +148,13 @@ def _crops(subject: Subject, join: Join | None) -> list[Evidence]:
     }
     views = [view for view in subject.views if view.shape[:2] == subject.net.size]
     named = "the first pictures, as the network sees them" if views else "no picture was given"
-    picture = _marked(views, join.box, *subject.net.size)
+    shown = [subject.net.preprocessing.shown(view) for view in views]
+    picture = _marked(shown, join.box, *subject.net.size)
     return [Evidence(f"The pixels that {quoted(join.operand)} reads ({named})", picture, table)]
 
 
 def _marked(views: Sequence[np.ndarray], box: Box, height: int, width: int) -> object:
-    """Each picture with the box outlined, its crop enlarged under it; without pictures the box alone."""
+    """Each picture with the box outlined, its crop (if it is not all) enlarged under it; without pictures the box."""
     from PIL import Image, ImageDraw
 
     top, left, bottom, right = box
@@ -164,13 +165,15 @@ def _marked(views: Sequence[np.ndarray], box: Box, height: int, width: int) -> o
         return blank
     zoom = min(width / max(1, right - left), height / max(1, bottom - top))
     cut = (max(1, int((right - left) * zoom)), max(1, int((bottom - top) * zoom)))
-    sheet = Image.new("RGB", (len(views) * (width + 8) - 8, height + 8 + cut[1]), "white")
+    under = 0 if box == (0, 0, height, width) else 8 + cut[1]
+    sheet = Image.new("RGB", (len(views) * (width + 8) - 8, height + under), "white")
     for number, view in enumerate(views):
-        picture = Image.fromarray(view[..., :3])
+        picture = Image.fromarray(view)
         crop = picture.crop((left, top, right, bottom)).resize(cut, Image.Resampling.NEAREST)
         ImageDraw.Draw(picture).rectangle(edge, outline=(220, 0, 60))
         sheet.paste(picture, (number * (width + 8), 0))
-        sheet.paste(crop, (number * (width + 8), height + 8))
+        if under:
+            sheet.paste(crop, (number * (width + 8), height + 8))
     return sheet
 
 

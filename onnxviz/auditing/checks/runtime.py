@@ -23,8 +23,8 @@ from onnxviz.runtime.providers import CPU
 from onnxviz.text import quoted
 
 # dB under which optimising changed the numbers (at half of it, gravely): of floats, codes of 8 bits.
-_FLOAT, _CODES = 30.0, 20.0
-_LAYER: Final = 40.0  # dB, of a layer on another provider; files of 8 bits as above
+_FLOAT, _CODES = 30.0, 15.0
+_LAYER, _LAYER_CODES = 40.0, 20.0  # dB, of a layer on another provider
 _ROUNDING: Final = 1e-4  # of a layer's largest number
 _AT_ONCE: Final = 32  # layers whose values are held together
 _MOST: Final = 200.0  # dB of the same numbers
@@ -66,7 +66,7 @@ def repeat(subject: Subject, rule: Rule) -> Found:
     "runtime.optimiser",
     "Does ONNX Runtime compute what the file says?",
     severity="medium",
-    threshold="30 dB; 20 of quantised files",
+    threshold="30 dB; 15 of quantised files",
     measure="signal to noise of the outputs against those without optimisation",
     limits="Of this version of ONNX Runtime on this machine and this provider; on a few pictures.",
 )
@@ -74,7 +74,7 @@ def optimiser(subject: Subject, rule: Rule) -> Found:
     """Signal-to-noise ratio of the outputs with graph optimisations against without."""
     net = subject.net
     plain, quick = _outputs(subject, optimise=False), _outputs(subject)
-    least = _least(net.model, _FLOAT)
+    least = _least(net.model, _FLOAT, _CODES)
     ratios = {name: decibels(one, quick[name]) for name, one in plain.items()}
     makers = {value.name: value.producer() for value in net.model.graph.outputs}
     for name, one in plain.items():
@@ -142,7 +142,7 @@ def provider(subject: Subject, rule: Rule) -> Found:
     runs_on = providers.name(net.provider)
     if runs_on == CPU:
         raise NotApplicable("the provider is the CPU; --provider names another")
-    least, x = _least(net.model, _LAYER), subject.probes[:1]
+    least, x = _least(net.model, _LAYER, _LAYER_CODES), subject.probes[:1]
     with on(net, "cpu") as here:
         reference = Reference.of(here, x)
         try:
@@ -213,10 +213,10 @@ def _as_good_as(one: np.ndarray, other: np.ndarray) -> bool:
     return bool(np.allclose(one, other, rtol=0, atol=_ROUNDING * largest, equal_nan=True))
 
 
-def _least(model: ir.Model, plain: float) -> float:
+def _least(model: ir.Model, plain: float, coded: float) -> float:
     """The decibels that files of a kind have to reach: of codes of 8 bits fewer."""
     if any(node.op_type in QUANTISING or "Integer" in node.op_type for node in model.graph.all_nodes()):
-        return _CODES
+        return coded
     return plain
 
 

@@ -10,13 +10,16 @@ import numpy as np
 from onnxviz.attribution.masks import _blurred
 from onnxviz.auditing.finding import Evidence, Finding
 from onnxviz.auditing.registry import Found, Rule, check
+from onnxviz.auditing.scenes import apart, scenes
+from onnxviz.auditing.statistics import Share
 from onnxviz.auditing.subject import Subject
 from onnxviz.text import quoted
 
 _SURE: Final = 0.5  # probability from which on a picture is looked at, and by how much it has to fall
 _OTHERS: Final = 20  # pictures that a region is pasted into
-_TURNED: Final = 0.5  # share of these that become the class
-_MANY: Final = 3  # confirmed pictures of one class and region: gravely
+_TURNED: Final = 0.5  # share of these that become the class: its lower limit
+_COMPARED: Final = 20  # confirmed pictures that are looked through for crops of one photo
+_MANY: Final = 3  # confirmed photos of one class and region: gravely
 
 
 class Region(NamedTuple):
@@ -47,10 +50,11 @@ class Case(NamedTuple):
     """A picture whose class hangs on a region: by how much it falls, and the share of others that the region turns."""
 
     place: int
+    view: np.ndarray
     region: Region
     label: int
     fall: float
-    turned: float
+    turned: Share
 
 
 @check(
@@ -58,44 +62,43 @@ class Case(NamedTuple):
     "Does a mark in a corner or at an edge decide?",
     severity="high",
     threshold=_MANY,
-    measure="pictures of one class that one region decides",
+    measure="photos of one class that one region decides",
     needs=("network", "classes", "pictures"),
     least=8,
     limits="Marks in the middle of the picture, and marks that not one of the given pictures bears, are not seen.",
 )
 def region(subject: Subject, rule: Rule) -> Found:
-    """Regions that, blurred, cost the class half of its probability, and pasted into others turn half of them."""
+    """Regions that, blurred, cost the class half of its probability, and pasted into others turn half of them.
+
+    Pictures that show one scene (crops of one photo) count once, and nothing is pasted into another of the same scene.
+    """
     cases, largest, looked = _cases(subject)
     groups: dict[tuple[int, str], list[Case]] = {}
     for case in cases:
-        if case.turned >= _TURNED:
+        if case.turned.limits[0] > _TURNED:
             groups.setdefault((case.label, case.region.name), []).append(case)
     findings: list[Finding] = []
     for (label, name), confirmed in groups.items():
         if any(_holds(other, confirmed) for (one, _), other in groups.items() if one == label):
             continue  # the strip that a corner lies in is no second mark
         shown, called = confirmed[:4], subject.label(label)
-        fall, turned = (np.mean([case[i] for case in confirmed]) for i in (3, 4))
-        text = (
-            f"{len(confirmed)} picture{'s' * (len(confirmed) != 1)} of {quoted(called)} hang on the {name}: blurred "
-            f"there, its probability falls by {fall:.2f}; that part pasted into other pictures turns {turned:.0%} of "
-            "them"
-        )
+        photos, text = _said(called, name, confirmed)
         evidence = Evidence(
             f"The {name} of pictures of {quoted(called)}: {', '.join(subject.name(c.place) for c in shown)}",
             _marked(subject, shown),
             {
                 "picture": [subject.name(c.place) for c in confirmed],
                 "fall": [round(c.fall, 4) for c in confirmed],
-                "turned": [round(c.turned, 4) for c in confirmed],
+                "turned": [c.turned.count for c in confirmed],
+                "of": [c.turned.of for c in confirmed],
             },
         )
         advice = "Look at these parts: a watermark, a frame, a date. Train without it, or crop it away."
-        grave = len(confirmed) >= rule.bar
+        grave = photos >= rule.bar
         findings.append(
             rule.finding(
-                len(confirmed),
-                f"{subject.label(label)}: {name}",
+                photos,
+                f"{called}: {name}",
                 text,
                 advice,
                 [evidence],
@@ -123,6 +126,23 @@ def _holds(corner: list[Case], strip: list[Case]) -> bool:
     )
 
 
+def _said(called: str, name: str, confirmed: Sequence[Case]) -> tuple[int, str]:
+    """How many photos hang on a region, and the sentence that says so."""
+    looked_at, many = confirmed[:_COMPARED], len(confirmed) != 1
+    photos = scenes([case.view for case in looked_at], confirmed[0].region)
+    fall = np.mean([case.fall for case in confirmed])
+    turned = Share(*(sum(getattr(case.turned, key) for case in confirmed) for key in ("count", "of")))
+    text = (
+        f"{len(confirmed)} picture{'s' * many} of {quoted(called)} hang{'s' * (not many)} on the {name}: with it "
+        f"blurred, the probability of the class falls by {fall:.2f}{' on average' * many}; pasted into pictures of "
+        f"other classes, it turns {turned.share:.0%} of {turned.of} into this one"
+    )
+    if photos < len(looked_at):
+        first = "They" if len(looked_at) == len(confirmed) else f"The first {len(looked_at)}"
+        text += f". {first} are of {photos} photo{'s' * (photos != 1)}: crops of one count once"
+    return photos, text
+
+
 def _cases(subject: Subject) -> tuple[list[Case], float, int]:
     """Candidates with how many others they turn; the largest fall; the pictures that were looked at."""
     answers = subject.answers
@@ -139,7 +159,7 @@ def _cases(subject: Subject) -> tuple[list[Case], float, int]:
         largest = max(largest, float(falls.max()))
         for part, fall in zip(parts, falls, strict=True):
             if fall >= _SURE:
-                cases.append(Case(place, part, label, float(fall), turned(subject, view, part, label)))
+                cases.append(Case(place, view, part, label, float(fall), turned(subject, view, part, label)))
     return cases, largest, looked
 
 
@@ -156,17 +176,20 @@ def hidden(
     return before - np.asarray(subject.probabilities(covered)[:, label])
 
 
-def turned(subject: Subject, view: np.ndarray, part: Region, label: int) -> float:
-    """The share of other pictures, of other classes, that become `label` with this part pasted in."""
+def turned(subject: Subject, view: np.ndarray, part: Region, label: int) -> Share:
+    """How many of other pictures, of other classes and scenes, become `label` with this part pasted in."""
     others = [one for one in _others(subject, label) if one.shape == view.shape]
     if not others:
-        return 0.0
+        return Share(0, 0)
     pasted = []
     for one in others:
         other = one.copy()
         other[part.rows, part.columns] = view[part.rows, part.columns]
         pasted.append(other)
-    return float(np.mean(subject.probabilities(pasted).argmax(axis=1) == label))
+    taken = (subject.probabilities(pasted).argmax(axis=1) == label).tolist()
+    if 2 * sum(taken) > len(taken):  # else it is no matter which of them show the same scene
+        taken = [one for one, new in zip(taken, apart(view, others, part), strict=True) if new]
+    return Share(sum(taken), len(taken))
 
 
 def _others(subject: Subject, label: int) -> list[np.ndarray]:

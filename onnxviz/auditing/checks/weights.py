@@ -26,7 +26,9 @@ _SKETCH: Final = 32  # numbers that a filter is compared by first
 _MOST: Final = 16_384  # filters of a layer that are compared with each other
 _FEWEST: Final = 4  # channels: a layer of fewer has no quarter
 _PICTURES: Final = 20  # from which on channels that never change are counted, ...
-_LOOKED_AT: Final = 64  # ... on so many of them
+_LOOKED_AT: Final = (
+    64  # ... on so many of them; told of from twice the threshold on, since others may wake them
+)
 _COMPARE: Final = "Compare the layer with the network that this file was made from: `onnxviz compare`."
 
 
@@ -68,7 +70,7 @@ def channels(subject: Subject, rule: Rule) -> Found:
         still = _still(subject)
         told_of: set[str] = set()
         for name, (count, of, read) in still.items():
-            if count > rule.bar * of and of >= _FEWEST:
+            if count >= 2 * rule.bar * of and of >= _FEWEST:
                 told_of.add(name)
                 if not told_of.isdisjoint(read):
                     continue  # the layer before it was told of
