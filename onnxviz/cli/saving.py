@@ -305,7 +305,6 @@ def sheet(run: Run, call: Call) -> None:
     """One result, or of several pictures or methods a sheet."""
     import onnxviz
     from onnxviz.attribution.methods import METHODS, of
-    from onnxviz.attribution.sheet import cams
 
     net = run.load(call.model)
     name, images = call.command.name, call.arguments["images"]
@@ -318,7 +317,11 @@ def sheet(run: Run, call: Call) -> None:
         return
     more: dict[str, Any] = {"progress": run.progress, **call.options}
     more |= {"seed": run.seed} if name == "saliency" else {"names": [path.stem for path in files]}
-    several = onnxviz.attributions if name == "saliency" else cams
+    several: Callable[..., Any] = onnxviz.attributions
+    if name != "saliency":
+        from onnxviz.attribution.sheet import cams
+
+        several = cams
     save(run, lambda: several(net, files, methods, **more), skipped)
 
 

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 
-from onnxviz.grad import maxima
 from onnxviz.grad.backward import rank_of
 from onnxviz.grad.forms import box_to_input, step
 from onnxviz.grad.layout import spread
@@ -24,6 +23,8 @@ def max_pool(
     Where ONNX Runtime's CPU provider has no faster form, its operator gives the flat index of each maximum; overlapping
     windows may share one, hence the adding scatter (MaxUnpool would assign).
     """
+    from onnxviz.grad import maxima
+
     win = Window.of(kernel_shape, strides, pads, dilations, auto_pad, dims(x))
 
     def route(h: Any, *, positive: bool = True) -> Any:
