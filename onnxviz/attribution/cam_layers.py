@@ -61,6 +61,8 @@ def default(layers: tuple[Layer, ...], ends: tuple[str, ...], *, classes: bool =
     raises   ModelUnsuitable where there is none, or where more than half of the network's work comes after it without
              a map (vision transformers), naming the layers that there are
     """
+    if not layers:
+        raise ModelUnsuitable("the network has no layers, so there is no map to weigh")
     order = {layer.name: layer for layer in layers}
     ends = tuple(name for name in ends if name in order) or (layers[-1].name,)
     way = _before(order, ends)
