@@ -3,7 +3,7 @@
 compare     the whole, part by part; result and resume: what it holds, and what another run takes over
 agree       are these files of one network, and do both see the same pictures
 match       which value of B is which of A, in the files' normal form: normal, sides, kernels (weights), sketch (values)
-answers     agreement, calibration, labels: noise (what noise would do the same), pixels (segmenters), flips
+answers     agreement, calibration, labels: noise (what noise would do the same), pixels (segmenters), detections, flips
 hybrids     graphs grown of both (graph/graft) and run: local (which layer), split (weights or calibration), advice
             (what leaving layers in float gains), gains (values in other units)
 why         the figures of each layer: weights, stored (as the file has them), values (as it computes them)

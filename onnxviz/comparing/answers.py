@@ -7,6 +7,7 @@ moves A's scores as far as B does.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -14,7 +15,10 @@ from typing import Any, Final
 import numpy as np
 
 from onnxviz.auditing.statistics import Calibration, Likeness, Share, mcnemar
-from onnxviz.comparing.noise import Noise, centred, moved, noise_equivalent
+from onnxviz.comparing.detections import Detections, detections, inferred
+from onnxviz.comparing.hybrids import answers as answering
+from onnxviz.comparing.hybrids import picks
+from onnxviz.comparing.noise import Noise, centred, level, moved, noise_equivalent, together, whole
 from onnxviz.comparing.pixels import Pixels, pixels
 from onnxviz.errors import ImageRejected, ModelUnsuitable
 from onnxviz.features.stream import none_used, refusal, source_name, sources, stream
@@ -24,7 +28,6 @@ from onnxviz.meaning import probabilities
 from onnxviz.network import Network
 from onnxviz.progress import Progress, silent
 from onnxviz.provenance import note_set, recording, unnoted
-from onnxviz.runtime.batching import filled
 from onnxviz.tables import Columns
 from onnxviz.text import printable
 
@@ -71,7 +74,7 @@ class Answers:
     flips        a row for each picture with another class, where A was surest first
     not_finite   pictures left out since A or B gives NaN or infinities
     skipped      pictures that could not be used
-    pixels       of a segmenter the classes of places; None of any other network
+    pixels       of a segmenter the classes of places, of a detector what it finds; None of any other network
     """
 
     pictures: int
@@ -84,7 +87,7 @@ class Answers:
     flips: Columns = field(default_factory=dict)
     not_finite: Sequence[str] = ()
     skipped: Sequence[Skipped] = ()
-    pixels: Pixels | None = None
+    pixels: Pixels | Detections | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The figures as plain values, without the rows."""
@@ -165,7 +168,7 @@ def answers(
     try:
         heads = a.head, b.head
     except ModelUnsuitable as error:
-        return _outputs(a, b, pictures, list(listing.skipped), str(error), progress)
+        return _outputs(a, b, pictures, list(listing.skipped), str(error), seed, progress)
     table, skipped, broken = _Table(a, b, truth), list(listing.skipped), list[str]()
     both = _paired(
         _rows(a, pictures, [heads[0].scores, heads[0].logits], skipped, progress),
@@ -243,22 +246,25 @@ def _outputs(
     pictures: Sequence[Any],
     skipped: list[Skipped],
     reason: str,
+    seed: int,
     progress: Progress,
 ) -> Answers:
     """Networks without classes: how like their outputs are, each with the one at its place.
 
     One picture a run: outputs of full size would pile up, and not all have an entry for each picture (detections).
     """
-    names = [[value.name or "" for value in net.model.graph.outputs] for net in (a, b)]
+    names = _told(a, b)
     found = {name: Likeness() for name in names[0]}
     count, broken, taken = 0, list[str](), note_set()
+    by_b: dict[int, float] = {}
     places = pixels(a)
+    boxes = detections(a, names[0]) if places is None else None
     for index, source in enumerate(pictures):
         try:
             with recording() as record:
-                arrays = _whole(a, source, names[0])
+                arrays = whole(a, a.prepare(source), names[0])
             with unnoted():
-                others = _whole(b, source, names[1])
+                others = whole(b, b.prepare(source), names[1])
         except ImageRejected as error:
             skipped.append(refusal(source, index, error))
             continue
@@ -276,6 +282,10 @@ def _outputs(
                 if places is not None and name == places[0].output:
                     one, other = (np.moveaxis(array, places[1], 1)[0] for array in (x, y))
                     places[0].add(one, other, MARGINS)
+            ours, theirs = ({name: both[side] for name, *both in pairs} for side in (0, 1))
+            by_b[index] = together([level(x) for x in ours.values()], [level(y) for y in theirs.values()])
+            if boxes is not None:
+                boxes.add(ours, theirs)
         else:
             broken.append(printable(source_name(source, index)))
         progress(index + 1, len(pictures), "images")
@@ -286,18 +296,21 @@ def _outputs(
         count,
         reason,
         likeness=measured,
+        noise=noise_equivalent(a, pictures, by_b, seed, list(measured)) if by_b and measured else None,
         not_finite=tuple(broken),
         skipped=tuple(skipped),
-        pixels=None if places is None else places[0],
+        pixels=boxes if places is None else places[0],
     )
 
 
-def _whole(net: Network, source: Any, names: Sequence[str]) -> dict[str, np.ndarray]:
-    """The outputs of one picture that are floating point, as they come."""
-    program = net.program(names)
-    x = filled(net.prepare(source), net.batched[1] or 1)
-    arrays = program({net.input.name: x}, [name for name in names if name in program.outputs])
-    return {name: array for name, array in arrays.items() if array.dtype.kind == "f"}
+def _told(a: Network, b: Network) -> list[list[str]]:
+    """Names of the values of A and of B that are told of: the outputs, or what these were picked out of."""
+    if any(map(picks, a.model.graph)):
+        with contextlib.suppress(ModelUnsuitable):
+            found = [answering(net, inferred(net)) for net in (a, b)]
+            if len(found[0]) == len(found[1]):
+                return found
+    return [[value.name or "" for value in net.model.graph.outputs] for net in (a, b)]
 
 
 # --- the table of answers ---------------------------------------------------------------------------

@@ -199,7 +199,7 @@ def answers(net: Network, model: ir.Model) -> list[str]:
     moved = dependent(graph, image_input(model, net.input.name))
     picked: set[ir.Value] = set()
     for node in graph:
-        if _picks(node) or not picked.isdisjoint(reads(node)):
+        if picks(node) or not picked.isdisjoint(reads(node)):
             picked.update(node.outputs)
     read = (value for node in graph if not picked.isdisjoint(node.outputs) for value in reads(node))
     found = dict.fromkeys(v for v in (*read, *graph.outputs) if v in moved and v not in picked)
@@ -211,7 +211,8 @@ def answers(net: Network, model: ir.Model) -> list[str]:
     return names
 
 
-def _picks(node: ir.Node) -> bool:
+def picks(node: ir.Node) -> bool:
+    """Whether an operator picks some of many: how many, and which, hangs on the picture."""
     if node.op_type in SELECTIONS or "NMS" in node.op_type:
         return True
     return any(inner.op_type in SELECTIONS for body in subgraphs(node) for inner in body.all_nodes())

@@ -163,8 +163,10 @@ def _answers(rule: Rule, answers: Answers, cause: str = "") -> Check:
     if answers.pixels is not None:
         agreed = answers.pixels.agreement(MARGIN)
         if agreed is None:
-            return check(rule, state="not-run", figures=figures, reason="A is sure of no place")
-        sentence = f"Where A is sure of a place, B gives it the same class at {answers.pixels.told(MARGIN)}."
+            return check(
+                rule, state="not-run", figures=figures, reason="A is sure of no place, and finds nothing"
+            )
+        sentence = answers.pixels.verdict(MARGIN)
         findings = found(
             rule, agreed[2], "", sentence, cause or "begin with the layers that the report names"
         )
@@ -324,9 +326,13 @@ def _clipping(rule: Rule, why: Why) -> Check:
 
 
 def filled(one: LayerFigures) -> float:
-    """Share of B's range, 0 to 1, that A's values take up together with 0, which every quantiser must hold exactly."""
+    """Share of B's range, 0 to 1, that A's values take up together with 0, which every quantiser must hold exactly, and
+    with what lies as far on the other side of 0 where B's quantiser is symmetric."""
     if one.low is None or one.high is None or one.a_low is None or one.a_high is None:
         return 0.0
+    if one.symmetric:
+        reached, held = max(-one.a_low, one.a_high, 0.0), max(-one.low, one.high)
+        return min(reached / max(held, 1e-30), 1.0)
     low, high = max(min(one.a_low, 0.0), one.low), min(max(one.a_high, 0.0), one.high)
     return max(high - low, 0.0) / max(one.high - one.low, 1e-30)
 

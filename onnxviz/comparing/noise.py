@@ -12,6 +12,7 @@ from onnxviz.auditing.statistics import Share
 from onnxviz.errors import ImageRejected
 from onnxviz.graph.output import BINARY, Head
 from onnxviz.network import Network
+from onnxviz.runtime.batching import filled
 
 _PROBES: Final = 16  # pictures that noise is tried on
 _LARGEST: Final = 64.0  # grey levels of noise, beyond which nobody would call it noise
@@ -22,7 +23,8 @@ _REFINED: Final = 3
 class Noise:
     """How much noise in the pixels does to A what B does.
 
-    moved       mean over the probes of ‖z_B − z_A‖ / ‖z_A‖, z the logits less their mean
+    moved       mean over the probes of ‖z_B − z_A‖ / ‖z_A‖, z the logits less their mean; of a network without classes
+                each output less its mean, and the root of the mean of squares of several
     sd          the standard deviation of the noise, in grey levels of 0 to 255, that moves A's as far
     beyond      whether it is more than `sd`, the largest that was tried
     agreement   of A with itself under noise of 1 grey level
@@ -42,25 +44,31 @@ class Noise:
     def __str__(self) -> str:
         """In a sentence."""
         more = "more than " if self.beyond else ""
-        return (
-            f"B moves the scores by {self.moved:.1%}, as {more}{self.sd:.2g} grey levels of noise in the pixels "
-            f"do; noise of 1 grey level, which nobody sees, leaves A's own class in {self.agreement}"
-        )
+        what = "scores" if self.agreement.of else "outputs"
+        told = f"B moves the {what} by {self.moved:.1%}, as {more}{self.sd:.2g} grey levels of noise in the pixels do"
+        if not self.agreement.of:
+            return told
+        return f"{told}; noise of 1 grey level, which nobody sees, leaves A's own class in {self.agreement}"
 
 
 def noise_equivalent(
-    a: Network, pictures: Sequence[Any], by_b: Mapping[int, float], seed: int = 0
+    a: Network,
+    pictures: Sequence[Any],
+    by_b: Mapping[int, float],
+    seed: int = 0,
+    names: Sequence[str] = (),
 ) -> Noise | None:
     """The noise whose effect on A is that of B; None where the network sees no pictures of grey levels.
 
-    by_b   how far B moves the logits (`moved`), by the place of a picture among `pictures`
+    by_b    how far B moves what is told of (`moved`, `together`), by the place of a picture among `pictures`
+    names   of the values that are told of; none: the logits
     """
     if not a.preprocessing.pictorial:
         return None
     used = sorted(by_b)
     # Spread over the set: neighbours in a folder are often of one class.
     chosen = [used[place] for place in np.unique(np.linspace(0, len(used) - 1, _PROBES).round().astype(int))]
-    probes = _Probes(a, pictures, chosen, seed)
+    probes = _Probes(a, pictures, chosen, seed, names)
     target = float(np.mean([by_b[index] for index in probes.used]))
     at_one = probes.under(1.0)
     agreement = Share(sum(one == other for one, other in at_one.classes), len(at_one.classes))
@@ -100,32 +108,45 @@ class _Moved:
 class _Probes:
     """Some of the pictures, and what noise does to A's logits there. One of them is in memory at a time."""
 
-    def __init__(self, net: Network, pictures: Sequence[Any], chosen: Sequence[int], seed: int) -> None:
-        self._net, self._pictures, self._seed = net, pictures, seed
+    def __init__(
+        self, net: Network, pictures: Sequence[Any], chosen: Sequence[int], seed: int, names: Sequence[str]
+    ) -> None:
+        self._net, self._pictures, self._seed, self._names = net, pictures, seed, names
         self.used = list(chosen)
-        self._plain = {index: self._logits(index, 0.0) for index in chosen}
+        self._plain = {index: self._answers(index, 0.0) for index in chosen}
 
-    def _logits(self, index: int, sd: float) -> np.ndarray:
-        """The logits with noise of this sd; its pattern is the picture's own, whatever its sd."""
+    def _answers(self, index: int, sd: float) -> list[np.ndarray]:
+        """What is told of, with noise of this sd; its pattern is the picture's own, whatever its sd."""
         net = self._net
         try:
             view = net.preprocessing.view(net.preprocessing.read(self._pictures[index]))
         except ImageRejected:  # it was read a moment ago: whoever replaced it is told by the digest
-            return np.zeros(0)
+            return []
         pattern = np.random.default_rng((self._seed, index)).standard_normal(view.shape, np.float32)
         noisy = np.clip(view + np.float32(sd) * pattern, 0, 255)
         x = net.preprocessing.normalise(noisy[None])
+        if self._names:
+            arrays = whole(net, x, self._names)
+            return [level(arrays[name]) for name in self._names if name in arrays]
         logits = net.run(x, [net.head.logits])[net.head.logits].reshape(-1).astype(np.float64)
-        return centred(logits, net.head)
+        return [centred(logits, net.head)]
 
     def under(self, sd: float) -> _Moved:
         """What noise of this sd does."""
-        pairs = [(z, self._logits(index, sd)) for index, z in self._plain.items() if z.size]
-        pairs = [(z, noisy) for z, noisy in pairs if noisy.size and np.isfinite(noisy).all()]
+        pairs = [(z, self._answers(index, sd)) for index, z in self._plain.items() if z]
+        pairs = [(z, noisy) for z, noisy in pairs if noisy and all(np.isfinite(one).all() for one in noisy)]
         return _Moved(
-            float(np.mean([moved(z, noisy) for z, noisy in pairs])) if pairs else 0.0,
-            [(_best(z), _best(noisy)) for z, noisy in pairs],
+            float(np.mean([together(z, noisy) for z, noisy in pairs])) if pairs else 0.0,
+            [] if self._names else [(_best(z[0]), _best(noisy[0])) for z, noisy in pairs],
         )
+
+
+def whole(net: Network, x: np.ndarray, names: Sequence[str]) -> dict[str, np.ndarray]:
+    """The values of one picture that are floating point, as they come: not all have an entry for each picture."""
+    program = net.program(names)
+    wanted = [name for name in names if name in program.outputs]
+    arrays = program({net.input.name: filled(x, net.batched[1] or 1)}, wanted)
+    return {name: array for name, array in arrays.items() if array.dtype.kind == "f"}
 
 
 def _best(logits: np.ndarray) -> int:
@@ -135,6 +156,18 @@ def _best(logits: np.ndarray) -> int:
 def centred(logits: np.ndarray, head: Head) -> np.ndarray:
     """Less their mean, which no probability depends on; one number for two classes as it is."""
     return logits if head.kind == BINARY or logits.size == 1 else logits - logits.mean()
+
+
+def level(array: np.ndarray) -> np.ndarray:
+    """Numbers of any form in a row, less their mean; one alone as it is."""
+    row = array.reshape(-1).astype(np.float64)
+    return row - row.mean() if row.size > 1 else row
+
+
+def together(ours: Sequence[np.ndarray], theirs: Sequence[np.ndarray]) -> float:
+    """How far several answers are moved: the root of the mean of squares; of one it is `moved`."""
+    both = [moved(z, other) for z, other in zip(ours, theirs, strict=True) if z.shape == other.shape]
+    return both[0] if len(both) == 1 else float(np.sqrt(np.mean(np.square(both)))) if both else 0.0
 
 
 def moved(z: np.ndarray, other: np.ndarray) -> float:

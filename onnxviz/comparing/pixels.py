@@ -65,17 +65,12 @@ class Pixels:
         )
 
     def agreement(self, margin: float) -> tuple[float, float, float] | None:
-        """Mean share of the pictures, and its limits (95 %, Student's t); None where no place is so sure."""
-        from scipy.special import stdtrit
+        """Mean share of the pictures, and its limits; None where no place is so sure."""
+        return limits(self.shares.get(margin, ()))
 
-        shares = self.shares.get(margin)
-        if not shares:
-            return None
-        mean, count = float(np.mean(shares)), len(shares)
-        if count < 2:
-            return mean, 0.0, 1.0
-        half = float(stdtrit(count - 1, 0.975)) * float(np.std(shares, ddof=1)) / math.sqrt(count)
-        return mean, max(0.0, mean - half), min(1.0, mean + half)
+    def verdict(self, margin: float) -> str:
+        """The same in a sentence."""
+        return f"Where A is sure of a place, B gives it the same class at {self.told(margin)}."
 
     def to_dict(self) -> dict[str, Any]:
         """The figures as plain values."""
@@ -110,6 +105,19 @@ class Pixels:
             if self.iou is None
             else [*told, f"intersection over union of A's and B's classes {self.iou:.3f}"]
         )
+
+
+def limits(shares: Sequence[float]) -> tuple[float, float, float] | None:
+    """Mean share of pictures, and its limits (95 %, Student's t); None without any."""
+    from scipy.special import stdtrit
+
+    if not shares:
+        return None
+    mean, count = float(np.mean(shares)), len(shares)
+    if count < 2:
+        return mean, 0.0, 1.0
+    half = float(stdtrit(count - 1, 0.975)) * float(np.std(shares, ddof=1)) / math.sqrt(count)
+    return mean, max(0.0, mean - half), min(1.0, mean + half)
 
 
 def _probabilities(scores: np.ndarray) -> np.ndarray:

@@ -20,6 +20,7 @@ from onnxviz.auditing.resume import digest, earlier, pictured, read
 from onnxviz.auditing.statistics import Likeness, Share
 from onnxviz.comparing.advice import Advice, Exclusion
 from onnxviz.comparing.answers import Answers, Truth
+from onnxviz.comparing.detections import Detections
 from onnxviz.comparing.local import Local, LocalEffect
 from onnxviz.comparing.match import Pair
 from onnxviz.comparing.noise import Noise
@@ -40,7 +41,19 @@ _SCHEMA: Final = "onnxviz.parts/1"
 _KINDS: Final = {
     kind.__name__: kind
     for kind in (
-        *(Advice, Answers, Exclusion, LayerFigures, Likeness, Local, LocalEffect, Noise, Pair, Pixels),
+        *(
+            Advice,
+            Answers,
+            Detections,
+            Exclusion,
+            LayerFigures,
+            Likeness,
+            Local,
+            LocalEffect,
+            Noise,
+            Pair,
+            Pixels,
+        ),
         *(Share, Skipped, Split, Truth, WeightFigures, Why),
     )
 }

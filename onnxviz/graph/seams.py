@@ -11,7 +11,8 @@ import onnx_ir as ir
 
 from onnxviz.errors import ModelUnsuitable
 from onnxviz.graph.analysis.dataflow import by_name, dependent, image_input, reads, subgraphs
-from onnxviz.graph.operators import BY_STATISTICS, computes, computing, operator
+from onnxviz.graph.operators import BY_STATISTICS, MOVING, computes, computing, operator
+from onnxviz.graph.quantisers import Quantiser, of_node
 from onnxviz.graph.tape import Tape
 
 Known = dict[ir.Value, ir.Value]
@@ -141,6 +142,7 @@ def _rewire(graph: ir.Graph, outer: Mapping[ir.Value, ir.Value]) -> None:
 # --- seams: values that mean the same, and what stands between them -------------------------------
 
 
+_MOVES: Final = MOVING | computing("max_pool")
 _QUANTISERS: Final = computing("quantize dequantize")
 
 
@@ -162,7 +164,8 @@ class Cut:
     x, y     the value of A and that of B
     from_a   the nearest cuts that x is computed from in A,
     from_b   and y in B
-    alike    whether both files compute it in the same way, with the same weights, from these
+    alike    whether both files compute it in the same way, with the same weights, from these; or only move what B holds
+             in the same codes already
     gain     what A's value is multiplied by to be B's, in A's layout; None: nothing
     """
 
@@ -227,7 +230,7 @@ def cuts(a: Side, b: Side, seams: Iterable[Seam]) -> list[Cut]:
         cut.from_b = _nearest(
             cut.y, by_y, {one for one in by_x.values() if a.places[one.x] < a.places[cut.x]}
         )
-        cut.alike = _alike(a, b, cut, by_x)
+        cut.alike = _alike(a, b, cut, by_x) or _moved_alone(a, cut)
     return sorted(by_x.values(), key=lambda cut: a.places[cut.x])
 
 
@@ -294,6 +297,36 @@ def _nearest(value: ir.Value, known: Mapping[ir.Value, Cut], before: set[Cut]) -
             seen.add(at)
             todo += reads(node)
     return list(found)
+
+
+def _moved_alone(a: Side, cut: Cut) -> bool:
+    """Whether both files only move one value on to this, which B holds in the same codes here and there: its quantiser
+    finds nothing to round or cut off that the one before has left."""
+    if len(cut.from_b) != 1 or cut.from_a != cut.from_b or cut.axes != cut.from_b[0].axes:
+        return False
+    start, at = cut.from_b[0].y, cut.y
+    made = start.producer()
+    own = of_node(made) if made is not None and computes(made.op_type) == "dequantize" else None
+    if own is None or own.axis is not None:
+        return False
+    while at is not start:
+        node = at.producer()
+        if node is None or not node.inputs or node.inputs[0] is None:
+            return False
+        if node.op_type in _QUANTISERS:
+            if not _same_codes(own, of_node(node)):
+                return False
+        elif node.op_type not in _MOVES:
+            return False
+        at = node.inputs[0]
+    return all(node.op_type in _MOVES for node in between(a, cut))
+
+
+def _same_codes(one: Quantiser, other: Quantiser | None) -> bool:
+    if other is None or one.codes != other.codes or other.axis is not None:
+        return False
+    pairs = (one.scale, other.scale), (one.zero, other.zero)
+    return all(x is not None and y is not None and np.array_equal(x, y) for x, y in pairs)
 
 
 # --- what both files say alike --------------------------------------------------------------------

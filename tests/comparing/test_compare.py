@@ -458,6 +458,16 @@ def test_a_range_that_must_hold_zero_is_used_though_no_value_is_near_it():
         assert checks["compare.range"].state == state
 
 
+@pytest.mark.parametrize(("most", "state"), [(0.9, "clean"), (0.3, "found")])
+def test_what_a_symmetric_quantiser_must_hold_on_the_other_side_of_zero_is_used(most, state):
+    pair = Pair("relu", "relu", "relu", "Relu", "values", 1.0)
+    relu = LayerFigures(
+        pair, 30.0, 1.0, 0.0, most, codes="int8", bits=8, symmetric=True, low=-2.0, high=1.98, used=0.1
+    )
+    checks = {one.id: one for one in judged({"why": Why((relu,))}, {}, True)}
+    assert checks["compare.range"].state == state
+
+
 def test_a_severity_that_there_is_not_is_refused(compared, tmp_path):
     with pytest.raises(UsageError, match="'hgih'; did you mean 'high'"):
         compared("QDQ").save(tmp_path / "out", fail_on="hgih")

@@ -21,6 +21,19 @@ def hybrids(a, b, x: np.ndarray, xb: np.ndarray | None = None) -> Hybrids:
     return Hybrids(one, other, match(one, other, x, xb), x, x if xb is None else xb)
 
 
+@pytest.mark.parametrize("form", ["QDQ", "QOperator"])
+def test_what_is_only_moved_on_in_the_same_codes_has_no_effect_of_its_own(files, tmp_path, form):
+    """A detector's head is reshaped behind its quantiser: what that cuts off is the head's doing, and told once."""
+    a, path = files.small("detector"), tmp_path / "faulty.onnx"
+    wrong = quantise.fault(onnx.load(a), "scale/4@head.fine")
+    onnx.save(quantise.plant(onnx.load(files.small("detector", form)), wrong), path)
+    found = hybrids(a, path, small.pictures(2, seed=3))
+    assert {"head.fine", "fine.rows"} <= set(found.pairs)
+    assert "fine.rows" not in found.graft.layers
+    first = local(found, heal=0).ranked[0]
+    assert first.layer == "head.fine" and first.share > 0.9
+
+
 @pytest.mark.parametrize("name", small.NETWORKS)
 def test_the_same_file_twice(files, name):
     path = files.small(name)

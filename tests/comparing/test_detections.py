@@ -1,0 +1,114 @@
+"""Agreement of detectors, box by box."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from onnx import numpy_helper
+
+import onnxviz
+from onnxviz.comparing.answers import answers
+from onnxviz.comparing.detections import Detections, detections
+from tests.comparing import small
+from tests.comparing.small import _Named
+
+SCALED = {"mean": (0.5,) * 3, "std": (40 / 255,) * 3}
+BOXES = 12
+
+
+def opened(model):
+    return onnxviz.load(model, provider="cpu", threads=1, **SCALED)
+
+
+@pytest.fixture(scope="module")
+def pictures():
+    arrays = np.clip(np.rint(small.pictures().transpose(0, 2, 3, 1) * 40 + 127.5), 0, 255)
+    return list(arrays.astype(np.uint8))
+
+
+def ssd(*, raw: bool = False, picked: bool = False, bias: float = 0.0):
+    """Boxes and the softmax of four classes, the last for nothing, as outputs of their own; or what NMS picks."""
+    m = _Named(seed=3)
+    x = m.layer("stem.relu", "Relu", m.conv("stem", "image", 8, 3, 3, 4))
+    x = m.layer("features", "Flatten", m.layer("pool", "AveragePool", x, kernel_shape=[4, 4], strides=[4, 4]))
+    rows = m.constant([0, BOXES, 4])
+    boxes = m.layer("boxes", "Reshape", m.linear("box.row", x, 4 * BOXES, 128), rows)
+    logits = m.layer("conf.rows", "Reshape", m.linear("conf", x, 4 * BOXES, 128), rows)
+    shifted = m.layer("conf.shifted", "Add", logits, m.constant(np.float32([bias, 0, 0, 4 - bias])))
+    scores = shifted if raw else m.layer("scores", "Softmax", shifted, axis=2)
+    outputs = {boxes: ("N", BOXES, 4), scores: ("N", BOXES, 4)}
+    if picked:
+        turned = m.layer("turned", "Transpose", scores, perm=[0, 2, 1])
+        m.layer("chosen", "NonMaxSuppression", boxes, turned, m.constant(np.int64([5])))
+        chosen = m.layer("chosen.real", "Cast", "chosen", to=1)
+        outputs = {chosen: ("M", 3)}
+    return m.model({"image": ("N", 3, small.SIZE, small.SIZE)}, outputs)
+
+
+def test_what_either_finds_is_counted_by_picture():
+    found = Detections({"y": (1, [1, 2])})
+    a = np.array(
+        [[[0.9, 0.9], [0.8, 0.1], [0.1, 0.1]]]
+    )  # one row of a box, then two of scores: 0.8, 0.1, 0.1, 0.1
+    lost, kept, new = a.copy(), a.copy(), a.copy()
+    lost[0, 1, 0], kept[0, 1, 0], new[0, 2, 1] = 0.2, 0.3, 0.7
+    for b in (a, lost, kept, new):
+        found.add({"y": a}, {"y": b})
+    nothing = np.where(a > 0.5, 0.4, a)
+    found.add({"y": nothing}, {"y": nothing})
+    assert found.shares == [1, 0, 1, 0.5]
+    assert (found.found, found.lost, found.added) == (4, 1, 1)
+    mean, low, high = found.agreement()
+    assert mean == 0.625 and low == 0 and high == 1
+    assert "4 detections 1 are lost and 1 new" in found.verdict()
+
+
+def test_the_class_of_nothing_is_left_out():
+    found = Detections({"y": (2, [0, 1, 2])})
+    a = np.full((1, 8, 3), [0.05, 0.05, 0.9])
+    b = a.copy()
+    b[0, 0] = [0.9, 0.05, 0.05]
+    found.add({"y": b}, {"y": a})
+    assert found.nothing == {"y": 2}
+    assert found.shares == [0.0]
+
+
+def test_scores_are_told_from_boxes_by_what_makes_them(files):
+    yolo, split = opened(files.small("detector")), opened(ssd())
+    assert detections(yolo, ["output0"]).outputs == {"output0": (1, [4, 5, 6, 7, 8])}
+    assert detections(split, ["boxes", "scores"]).outputs == {"scores": (2, [0, 1, 2, 3])}
+    assert detections(opened(ssd(raw=True)), ["boxes", "conf.shifted"]) is None
+
+
+@pytest.mark.parametrize("form", ["QDQ", "QOperator", "dynamic"])
+def test_a_sound_int8_file_finds_the_same(files, pictures, form):
+    a = opened(files.small("detector"))
+    found = onnxviz.compare(
+        a, opened(files.small("detector", form)), pictures, methods=(), probes=4, restore=0
+    )
+    (check,) = (one for one in found.checks if one.id == "compare.answers")
+    assert check.state == "clean" and check.figure > 0.99
+    boxes = found.answers.pixels
+    assert isinstance(boxes, Detections) and boxes.found > 100 and len(boxes.shares) == len(pictures)
+    assert found.answers.noise.sd < 16 and "outputs" in str(found.answers.noise)
+    assert json.dumps(found.to_dict())
+
+
+def test_lost_detections_are_a_finding(pictures):
+    a, b = opened(ssd(bias=2.0)), ssd(bias=2.0)
+    for tensor in b.graph.initializer:
+        if tensor.name == "conf.weight":
+            tensor.CopyFrom(
+                numpy_helper.from_array(numpy_helper.to_array(tensor) * np.float32(-1), tensor.name)
+            )
+    found = onnxviz.compare(a, opened(b), pictures, methods=(), probes=4, restore=0)
+    (told,) = (one for one in found.findings if one.id == "compare.answers")
+    assert told.severity == "high" and "lost" in told.sentence
+
+
+def test_what_is_picked_is_told_before_it_is_picked(pictures):
+    found = answers(opened(ssd(picked=True)), opened(ssd(picked=True, bias=2.0)), pictures)
+    assert "scores" in found.pixels.outputs or "turned" in found.pixels.outputs
+    assert found.pixels.shares and found.noise.moved > 0
