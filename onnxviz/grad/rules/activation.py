@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from onnxviz.grad.forms import between, step
+from onnxviz.grad.forms import between, normal_cdf, step
 from onnxviz.grad.table import vjp
 from onnxviz.graph.tape import array
 
@@ -150,11 +150,14 @@ def erf(op, g, y, x):
 
 @vjp("Gelu")
 def gelu(op, g, y, x, *, approximate):
-    """Φ(x) + x·φ(x), or the derivative of the tanh approximation."""
+    """Φ(x) + x·φ(x), or the derivative of the tanh approximation.
+
+    With u = x/√2 the second term is u·exp(−u²)/√π.
+    """
     if approximate == "none":
-        cdf = op.Mul(op.Add(op.Erf(op.Mul(x, math.sqrt(0.5))), 1.0), 0.5)
-        density = op.Mul(op.Exp(op.Mul(op.Mul(x, x), -0.5)), 1.0 / math.sqrt(2.0 * math.pi))
-        return (op.Mul(g, op.Add(cdf, op.Mul(x, density))),)
+        u = op.Mul(x, math.sqrt(0.5))
+        bend = op.Mul(u, op.Exp(op.Sub(-0.5 * math.log(math.pi), op.Mul(u, u))))
+        return (op.Mul(g, op.Add(normal_cdf(op, u, x, y), bend)),)
     c, k = math.sqrt(2.0 / math.pi), 0.044715
     square = op.Mul(x, x)
     t = op.Tanh(op.Mul(op.Mul(x, op.Add(op.Mul(square, k), 1.0)), c))
