@@ -14,6 +14,7 @@ import onnx_ir as ir
 from onnxviz.errors import ModelRejected
 from onnxviz.graph.analysis.dataflow import follows_values
 from onnxviz.graph.naming import name_nodes
+from onnxviz.graph.operators import computes
 from onnxviz.runtime import failures
 from onnxviz.runtime.ort import Graph, Program, session
 
@@ -127,7 +128,12 @@ def _parted(model: ir.Model) -> Graph:
             "beside", 0, tensor.nbytes, tensor.dtype, shape=ir.Shape(weights[name].shape), name=name
         )
     message = ir.serde.serialize_model(thin).SerializeToString()
-    return Graph(message, weights, any(map(_open, model.graph.inputs)), follows_values(thin))
+    dense = frozenset(
+        name
+        for name in weights
+        if all(computes(use.node.op_type) == "gemm" for use in thin.graph.initializers[name].uses())
+    )
+    return Graph(message, weights, any(map(_open, model.graph.inputs)), follows_values(thin), dense)
 
 
 def _open(value: ir.Value) -> bool:

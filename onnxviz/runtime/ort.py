@@ -254,12 +254,14 @@ class Graph(NamedTuple):
     weights          these, by name
     open             whether the run decides sizes, besides the batch
     follows_values   whether its work follows the inputs' values, so that no run tells how long another takes
+    dense            the weights that dense layers alone read
     """
 
     message: bytes
     weights: dict[str, np.ndarray]
     open: bool
     follows_values: bool = False
+    dense: frozenset[str] = frozenset()
 
 
 def session(
@@ -303,6 +305,12 @@ def session(
     weights = list(graph.weights.values())
     values = [ort.OrtValue.ortvalue_from_numpy(weight) for weight in weights]
     options.add_external_initializers(list(graph.weights), values)
+    if wanted.name == _providers.CPU:
+        # Read where they lie, not copied: VGG-16's gradient takes 0.3 GB less. Not so those of other operators, which ONNX Runtime
+        # may lay out anew under the same name, and would then read here as they were.
+        for name, value in zip(graph.weights, values, strict=True):
+            if name in graph.dense:
+                options.add_initializer(name, value)
     if steps:
         from onnxviz.runtime import capture
 

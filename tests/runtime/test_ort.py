@@ -1,6 +1,7 @@
 import os
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -9,7 +10,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from onnxviz.errors import LimitExceeded, ModelRejected, ProviderUnavailable, RuntimeFailed
-from onnxviz.programs import compile
+from onnxviz.programs import _parted, compile
 from onnxviz.runtime import providers
 from tests.runtime.stateful import on_host
 
@@ -52,6 +53,38 @@ def endless():
         [value("y", [1000])],
         [helper.make_tensor("n", TensorProto.INT64, [], [2**62])],
     )
+
+
+def dense(shared: bool) -> ir.Model:
+    """There and back through one matrix; `shared`: read by a product as well, which ONNX Runtime may turn."""
+    weight = np.random.default_rng(0).standard_normal((4096, 4096), dtype=np.float32)
+    nodes = [
+        helper.make_node("Gemm", ["x", "w"], ["h"], transB=1),
+        helper.make_node("Gemm", ["h", "w"], ["y"]),
+        *([helper.make_node("MatMul", ["h", "w"], ["z"])] if shared else ()),
+    ]
+    outputs = [value(name, ["N", 4096]) for name in ("yz" if shared else "y")]
+    return model(nodes, [value("x", ["N", 4096])], outputs, [onnx.numpy_helper.from_array(weight, "w")])
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="tells how much memory a process has")
+def test_weights_of_dense_layers_are_read_where_they_lie():
+    """Not copied: what a session of 64 MB of them adds to the process is less than that."""
+
+    def resident() -> int:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    compile(linear()[1], provider="cpu")  # ONNX Runtime itself
+    graph = dense(shared=False)
+    stored = graph.graph.initializers["w"]
+    weight = stored.const_value.numpy()
+    stored.const_value = ir.tensor(weight, name="w")  # an array, as opened files have it
+    before = resident()
+    program = compile(graph, provider="cpu", prepack=False)
+    assert resident() - before < 32e6
+    x = np.ones((1, 4096), np.float32)
+    np.testing.assert_allclose(program({"x": x})["y"], x @ weight.T @ weight, atol=0.1)
+    assert not _parted(dense(shared=True)).dense
 
 
 def test_large_weights_travel_beside_the_graph_and_count():

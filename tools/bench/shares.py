@@ -5,8 +5,7 @@
 ONNX Runtime's own profiler, one picture. A node of the gradient bears the name of the forward layer whose cotangent it
 computes (Tape.named), so a kernel's time counts to that layer's operator: masks to Relu and Clip, routing to MaxPool.
 Of each kernel the least time of all runs counts: it holds on a machine that is not idle as well. Kernels are not all of
-the time: what threads wait for each other, and between kernels, is in the time of whole runs, which is taken beside,
-without the profiler.
+the time: what threads wait for each other, and between kernels, is in the benchmark's ratio only.
 
 The bound is what nobody gets under who computes with ONNX Runtime's kernels and keeps the forward pass: that pass, and
 of the way back the convolutions and products of matrices alone.
@@ -16,13 +15,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
 import sys
 import tempfile
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -33,7 +30,6 @@ from bench import gradient_peers as peers  # noqa: E402
 from bench import networks  # noqa: E402
 
 RUNS = 20
-REST = 0.1  # seconds until the threads of a session before sleep
 FORWARD = "the forward pass"
 PRODUCTS = "adjoints: convolutions, matrices"
 WAYS = "ways into and out of the blocked layout"
@@ -48,26 +44,18 @@ _MULTIPLIES = ("Conv", "ConvTranspose", "Gemm", "MatMul", "FusedConv", "FusedGem
 
 
 class Kernel(NamedTuple):
-    """A node of an optimised session: its least time of all runs, in microseconds."""
+    """A node of an optimised session: its least time of all runs, in milliseconds."""
 
     name: str
     op_type: str
     time: float
 
 
-class Session(NamedTuple):
-    """What was measured of one: its kernels as they run, a whole run in microseconds, its first output."""
-
-    kernels: list[Kernel]
-    run: float
-    result: np.ndarray
-
-
 class Measured(NamedTuple):
-    """A network's two sessions, and layer -> its operator in the forward graph."""
+    """The kernels of a network's two sessions, and layer -> its operator in the forward graph."""
 
-    ahead: Session
-    whole: Session
+    ahead: list[Kernel]
+    whole: list[Kernel]
     operators: dict[str | None, str]
 
 
@@ -80,7 +68,7 @@ def main() -> None:
     options.add_argument("--table", action="store_true", help="one row a network, as in docs/performance.md")
     chosen = options.parse_args()
     if chosen.table:
-        heads = ("network", "gradient ÷ floor", "bound ÷ floor", *COLUMNS, "between kernels")
+        heads = ("network", "gradient ÷ floor", "bound ÷ floor", *COLUMNS)
         print(_row(heads), _row(["---"] * len(heads)), sep="\n")
     for name in chosen.networks:
         with tempfile.TemporaryDirectory() as folder:
@@ -105,53 +93,38 @@ def measure(path: Path, folder: Path, threads: int) -> Measured:
     output = model.graph.outputs[0].name
     x = np.random.default_rng(1).standard_normal((1, 3, networks.SIZE, networks.SIZE)).astype(np.float32)
     made = gradient_model(model, of=output, wrt=source, cpu=True)
-    ahead = profiled(path.read_bytes(), {source: x}, folder, threads)
-    cotangent = np.zeros(ahead.result.shape, np.float32)
+    ahead, scores = profiled(path.read_bytes(), {source: x}, folder, threads)
+    cotangent = np.zeros(scores.shape, np.float32)
     cotangent.reshape(1, -1)[:, 285] = 1.0
     feeds = {source: x, f"{output}.cotangent": cotangent}
     message, prepack = ir.to_proto(made).SerializeToString(), packs_dense(made)
-    whole = profiled(message, feeds, folder, threads, prepack=prepack)
+    whole, _ = profiled(message, feeds, folder, threads, prepack=prepack)
     return Measured(ahead, whole, {node.name: node.op_type for node in normalise(model).graph})
 
 
 def profiled(
     model: bytes, feeds: dict[str, np.ndarray], folder: Path, threads: int, *, prepack: bool = True
-) -> Session:
-    """Run it without the profiler, for the time of a whole run, and with it."""
+) -> tuple[list[Kernel], np.ndarray]:
+    """The kernels of a session, in the order that they run, and its first output."""
     import onnxruntime
 
-    def session(**profile: Any) -> Any:
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.log_severity_level = 4
-        for key, value in profile.items():
-            setattr(options, key, value)
-        if not prepack:
-            options.add_session_config_entry("session.disable_prepacking", "1")
-        return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-
-    bare = session()
-    result = bare.run(None, feeds)[0]
-    time.sleep(REST)
-    run = statistics.median(_run(bare, feeds) for _ in range(RUNS))
-    del bare
-    time.sleep(REST)
-    engine = session(enable_profiling=True, profile_file_prefix=str(folder / "profile"))
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 4
+    options.enable_profiling = True
+    options.profile_file_prefix = str(folder / "profile")
+    if not prepack:
+        options.add_session_config_entry("session.disable_prepacking", "1")
+    session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     for _ in range(RUNS):
-        engine.run(None, feeds)
-    events = json.loads(Path(engine.end_profiling()).read_text())
+        result = session.run(None, feeds)[0]
+    events = json.loads(Path(session.end_profiling()).read_text())
     least: dict[tuple[str, str], float] = {}
     for event in events:
         if event.get("cat") == "Node" and event["name"].endswith("_kernel_time"):
             key = event["name"].removesuffix("_kernel_time"), event["args"]["op_name"]
             least[key] = min(event["dur"], least.get(key, event["dur"]))
-    return Session([Kernel(name, op_type, time) for (name, op_type), time in least.items()], run, result)
-
-
-def _run(engine: Any, feeds: dict[str, np.ndarray]) -> float:
-    start = time.perf_counter()
-    engine.run(None, feeds)
-    return 1e6 * (time.perf_counter() - start)
+    return [Kernel(name, op_type, time / 1e3) for (name, op_type), time in least.items()], result
 
 
 def shares(kernels: Sequence[Kernel], operators: Mapping[str | None, str]) -> dict[str, tuple[int, float]]:
@@ -180,36 +153,32 @@ def _row(cells: Sequence[str]) -> str:
 
 
 def _summary(name: str, measured: Measured) -> str:
-    """Milliseconds by kind, and over the floor: of whole runs, and of the kernels that nobody does without."""
-    ahead, whole, operators = measured
-    floor, taken = 2 * ahead.run, shares(whole.kernels, operators)
-    least = sum(kernel.time for kernel in ahead.kernels)
-    bound = (least + taken[PRODUCTS][1]) / (2 * least)
-    between = whole.run - sum(kernel.time for kernel in whole.kernels)
-    cells = [f"{spent / 1e3:.1f}" if count else "none" for count, spent in taken.values()]
-    ratio = f"{whole.run / floor:.2f} ({whole.run / 1e3:.1f} of {floor / 1e3:.1f} ms)"
-    return _row([name, ratio, f"{bound:.2f}", *cells, f"{between / 1e3:.1f}"])
+    """Milliseconds by kind, and over the floor: all kernels, and those that nobody does without."""
+    taken = shares(measured.whole, measured.operators)
+    least, total = _total(measured.ahead), _total(measured.whole)
+    cells = [f"{spent:.1f}" if count else "none" for count, spent in taken.values()]
+    ratio = f"{total / least / 2:.2f} ({total:.1f} of {2 * least:.1f} ms)"
+    return _row([name, ratio, f"{(least + taken[PRODUCTS][1]) / least / 2:.2f}", *cells])
+
+
+def _total(kernels: Sequence[Kernel]) -> float:
+    return sum(kernel.time for kernel in kernels)
 
 
 def _print(name: str, measured: Measured, layers: int) -> None:
-    """A line for each kind of kernels by the operator they run, and the slowest layers."""
+    """A line for each kind of kernels, and the slowest layers."""
     ahead, whole, operators = measured
-    floor, total = 2 * sum(k.time for k in ahead.kernels), sum(k.time for k in whole.kernels)
-    print(
-        f"\n{name}: {total / 1e3:.1f} ms of kernels, {total / floor:.2f} of the floor, {floor / 1e3:.1f} ms"
-    )
-    print(
-        f"whole runs {whole.run / 1e3:.1f} ms, {whole.run / ahead.run / 2:.2f} of {2 * ahead.run / 1e3:.1f} ms"
-    )
+    floor, total = 2 * _total(ahead), _total(whole)
+    print(f"\n{name}: {total:.1f} ms of kernels, {total / floor:.2f} of the floor, {floor:.1f} ms")
     print("| for | kernels | ms | of the gradient |\n|---|---|---|---|")
-    for share, (count, spent) in shares(whole.kernels, operators).items():
-        print(f"| {share} | {count} | {spent / 1e3:.2f} | {spent / total:.1%} |")
+    for share, (count, spent) in shares(whole, operators).items():
+        print(f"| {share} | {count} | {spent:.2f} | {spent / total:.1%} |")
     by_layer: dict[str, float] = {}
-    for kernel in whole.kernels:
+    for kernel in whole:
         layer = kernel.name.partition("/gradient/")[0]
         by_layer[layer] = by_layer.get(layer, 0.0) + kernel.time
     for layer, spent in sorted(by_layer.items(), key=lambda item: -item[1])[:layers]:
-        print(f"{spent / 1e3:9.2f} ms  {layer}")
+        print(f"{spent:9.2f} ms  {layer}")
 
 
 if __name__ == "__main__":
