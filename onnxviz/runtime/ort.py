@@ -306,8 +306,8 @@ def session(
     values = [ort.OrtValue.ortvalue_from_numpy(weight) for weight in weights]
     options.add_external_initializers(list(graph.weights), values)
     if wanted.name == _providers.CPU:
-        # Read where they lie, not copied: VGG-16's gradient takes 0.3 GB less. Not so those of other operators, which ONNX Runtime
-        # may lay out anew under the same name, and would then read here as they were.
+        # Read where they lie, not copied: VGG-16's gradient takes 0.3 GB less. Not so those of other operators, which
+        # ONNX Runtime may lay out anew under the same name, and would then read here as they were.
         for name, value in zip(graph.weights, values, strict=True):
             if name in graph.dense:
                 options.add_initializer(name, value)
