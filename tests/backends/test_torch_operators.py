@@ -271,6 +271,23 @@ def test_axes_that_the_input_has_not_are_none():
     assert not function(x, axes=[3]).any()
 
 
+@pytest.mark.parametrize("ceil_mode", [0, 1])
+@pytest.mark.parametrize("name", ["Conv", "MaxPool", "AveragePool", "LpPool"])
+def test_strides_beyond_the_map_take_one_window_however_long(name, ceil_mode):
+    """Torch's kernels hold numbers of 32 bits, some of 64 (seed 743867)."""
+    function = OPERATORS[name].function
+    x = torch.randn(1, 2, 6, 7, generator=torch.Generator().manual_seed(0))
+    given = (
+        {"w": torch.ones(3, 2, 3, 3)} if name == "Conv" else {"kernel_shape": [3, 3], "ceil_mode": ceil_mode}
+    )
+    given |= {"outputs": 1} if name == "MaxPool" else {}
+    for pads in ([0] * 4, [1, 0, 1, 2]):
+        long, short = ([2, n] for n in (2**62, 100))
+        assert torch.equal(
+            function(x, strides=long, pads=pads, **given), function(x, strides=short, pads=pads, **given)
+        )
+
+
 def test_strides_of_more_numbers_than_axes_are_read_as_far_as_there_are_axes():
     """As ONNX Runtime does where the file does not tell the rank (seed 644393); of fewer, it says which."""
     function = OPERATORS["Conv"].function

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -41,9 +41,24 @@ class Windows:
             raise CannotRun(f"has strides, dilations or pads of another number than {n} spatial axes")
         found = cls(tuple(kernel), each[0], each[1], around[:n], around[n:])
         for i, size in enumerate(x.shape[2:] if fits else ()):
-            if size + found.begin[i] + found.end[i] < (found.kernel[i] - 1) * found.dilations[i] + 1:
+            if size + found.begin[i] + found.end[i] < found.reach(i):
                 raise CannotRun("has windows that are larger than its padded input")
         return found
+
+    def reach(self, i: int) -> int:
+        """How many places a window spans along spatial axis i."""
+        return (self.kernel[i] - 1) * self.dilations[i] + 1
+
+    def within(self, lengths: Sequence[int]) -> Windows:
+        """These windows on a map of these lengths, by numbers that torch's kernels hold (32 bits in pools): a stride
+        beyond the map takes one window, however long it is, and one place has no dilation."""
+        places = [n + abs(b) + abs(e) for n, b, e in zip(lengths, self.begin, self.end, strict=True)]
+        longest = [max(1, n, self.reach(i)) for i, n in enumerate(places)]
+        return replace(
+            self,
+            strides=tuple(map(min, self.strides, longest)),
+            dilations=tuple(1 if k == 1 else d for k, d in zip(self.kernel, self.dilations, strict=True)),
+        )
 
     def even(self, end: Sequence[int]) -> bool:
         """Whether torch's pools can pad by themselves: alike at both ends, by no more than half a window."""
@@ -57,8 +72,7 @@ class Windows:
             return (0,) * len(lengths)
         found = []
         for i, length in enumerate(lengths):
-            reach = (self.kernel[i] - 1) * self.dilations[i] + 1
-            space = length + self.begin[i] + self.end[i] - reach
+            space = length + self.begin[i] + self.end[i] - self.reach(i)
             count = math.ceil(space / self.strides[i]) + 1
             if (count - 1) * self.strides[i] >= length + self.begin[i]:  # a window must start inside
                 count -= 1
@@ -88,14 +102,11 @@ def conv(
     pads: Ints = None, strides: Ints = None,
 ) -> Any:  # fmt: skip
     """x (N, C, ...), w (M, C/group, ...)."""
-    win = Windows.of(x, w.shape[2:], strides, pads, dilations)
+    win = Windows.of(x, w.shape[2:], strides, pads, dilations).within(x.shape[2:])
     function = pick(x.ndim - 2, F.conv1d, F.conv2d, F.conv3d)
-    # A stride beyond the map takes one window, however long; oneDNN has no kernel for those of 64 bits.
-    lengths = [size + b + e for size, b, e in zip(x.shape[2:], win.begin, win.end, strict=True)]
-    step = [min(stride, max(1, length)) for stride, length in zip(win.strides, lengths, strict=True)]
     if win.begin == win.end and min(win.begin) >= 0:  # torch pads both ends alike, without a copy
-        return function(x, w, b, step, win.begin, win.dilations, group)
-    return function(padded(x, win.begin, win.end), w, b, step, 0, win.dilations, group)
+        return function(x, w, b, win.strides, win.begin, win.dilations, group)
+    return function(padded(x, win.begin, win.end), w, b, win.strides, 0, win.dilations, group)
 
 
 @operator("ConvTranspose")
@@ -189,7 +200,7 @@ def max_pool(
         )  # fmt: skip
         return found.to(x.dtype)
     lengths = x.shape[2:]
-    win = Windows.of(x, kernel_shape, strides, pads, dilations, fits=not ceil_mode)
+    win = Windows.of(x, kernel_shape, strides, pads, dilations, fits=not ceil_mode).within(lengths)
     end = [e + s for e, s in zip(win.end, win.surplus(lengths, ceil_mode), strict=True)]
     function = pick(len(lengths), F.max_pool1d, F.max_pool2d, F.max_pool3d)
     if outputs == 1 and win.even(end):
@@ -255,7 +266,7 @@ def average_pool(
 ) -> Any:  # fmt: skip
     """The mean of each window, over what lies inside the input (or inside it and its padding)."""
     lengths = x.shape[2:]
-    win = Windows.of(x, kernel_shape, strides, pads, dilations, fits=not ceil_mode)
+    win = Windows.of(x, kernel_shape, strides, pads, dilations, fits=not ceil_mode).within(lengths)
     surplus = win.surplus(lengths, ceil_mode)
     end = [e + s for e, s in zip(win.end, surplus, strict=True)]
     if all(d == 1 for d in win.dilations) and win.even(end) and (count_include_pad or not any(end)):
@@ -284,7 +295,7 @@ def lp_pool(
     pads: Ints = None, strides: Ints = None,
 ) -> Any:  # fmt: skip
     """The p-norm of each window."""
-    win = Windows.of(x, kernel_shape, strides, pads, dilations, fits=not ceil_mode)
+    win = Windows.of(x, kernel_shape, strides, pads, dilations, fits=not ceil_mode).within(x.shape[2:])
     end = [e + s for e, s in zip(win.end, win.surplus(x.shape[2:], ceil_mode), strict=True)]
     return _root(_sums(x.abs() ** p, win, end), p)
 
