@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, is_dataclass, replace
+from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, SupportsIndex, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, SupportsIndex, TypeVar, overload
 
 import numpy as np
 
@@ -269,45 +269,3 @@ def write(
             together.add(target.with_suffix(".npy"), npy_bytes(result.values))
         together.describe(result.manifest, more, checkpoints)
     return target
-
-
-# --- captions: how a method's map is to be read ---------------------------------------------------
-
-
-SIGNED: Final = "red speaks for it, blue against it"
-
-
-@dataclass(frozen=True)
-class Caption:
-    """How a method's map is to be read.
-
-    title      the method's name in pictures
-    meaning    what a deep colour says; {what} is the probability or the score
-    scale      what the numbers of the scale are
-    zero       whether the map is coloured from 0 up; else from its median, where it has no zero of its own
-    fine       whether neighbouring pixels differ: shown as it is beside what remains when it is smoothed
-    either     whether it comes with and without negative values; `meaning` is that without
-    """
-
-    title: str
-    meaning: str
-    scale: str = ""
-    zero: bool = True
-    fine: bool = False
-    either: bool = False
-
-
-class Captioned(Protocol):
-    """What has a caption: see `results.Attribution`."""
-
-    method: str
-    signed: bool
-    caption: Caption | None
-
-
-def caption(of: Captioned) -> Caption:
-    """Its own caption; a plain one where it has none."""
-    found = of.caption or Caption(
-        of.method, SIGNED if of.signed else "the deeper the colour, the more it matters"
-    )
-    return replace(found, meaning=SIGNED) if of.signed and found.either else found

@@ -13,10 +13,10 @@ import onnx_ir as ir
 from onnxviz.attribution.result import Attribution
 from onnxviz.attribution.targets import Measure
 from onnxviz.errors import ImageRejected, UsageError, near
+from onnxviz.figures.captions import Caption
 from onnxviz.image.folder import decode
 from onnxviz.network import Network
 from onnxviz.progress import Interrupted, Progress
-from onnxviz.results import Caption
 from onnxviz.runtime import batching
 from onnxviz.runtime.batching import cores
 from onnxviz.runtime.providers import CPU

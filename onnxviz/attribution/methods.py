@@ -27,7 +27,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
 from onnxviz.errors import UsageError, near
-from onnxviz.results import SIGNED, Caption
+from onnxviz.figures.captions import SIGNED, Caption
 
 if TYPE_CHECKING:
     import onnx_ir as ir

@@ -12,11 +12,11 @@ from onnxviz.attribution.result import Attribution
 from onnxviz.attribution.targets import Channel, Measure, Measured, Neuron, Target, parse
 from onnxviz.errors import UsageError, renamed
 from onnxviz.features.pictures import for_each, single
+from onnxviz.figures.captions import Caption
 from onnxviz.graph import occlude
 from onnxviz.network import ImageLike, Network
 from onnxviz.progress import Shown, told
 from onnxviz.provenance import recorded
-from onnxviz.results import Caption
 
 _WINDOW, _STRIDE = 32, 16
 CAPTION: Final = Caption(

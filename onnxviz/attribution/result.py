@@ -17,7 +17,7 @@ from onnxviz.results import Result, Results
 if TYPE_CHECKING:
     from PIL import Image
 
-    from onnxviz.results import Caption
+    from onnxviz.figures.captions import Caption
 
 _ON_A_PAGE = 8  # pictures of one sheet: more is a strip that no program shows
 

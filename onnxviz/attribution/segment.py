@@ -12,11 +12,12 @@ from onnxviz.attribution.targets import Channel, Neuron, Targets
 from onnxviz.errors import ModelUnsuitable, UsageError, renamed
 from onnxviz.features.pictures import also_unequal
 from onnxviz.figures import heat
+from onnxviz.figures.captions import caption
 from onnxviz.network import Images, Network
 from onnxviz.objectives import Objective
 from onnxviz.progress import Shown, told
 from onnxviz.provenance import recorded
-from onnxviz.results import Result, Results, caption
+from onnxviz.results import Result, Results
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -19,10 +19,10 @@ from onnxviz.attribution.saliency import saliency
 from onnxviz.auditing.statistics import Share, overlap, spearman
 from onnxviz.errors import GradientNotFinite, ImageRejected, ModelUnsuitable, UnsupportedOperator, UsageError
 from onnxviz.features.stream import source_name, sources
+from onnxviz.figures.captions import caption
 from onnxviz.network import Network
 from onnxviz.progress import Progress, silent
 from onnxviz.provenance import unnoted
-from onnxviz.results import caption
 from onnxviz.tables import Columns
 from onnxviz.text import printable
 

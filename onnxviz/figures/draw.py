@@ -9,10 +9,10 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from onnxviz.figures import heat, style
+from onnxviz.figures.captions import Caption, caption
 from onnxviz.figures.grids import as_image, scaled, side_by_side
 from onnxviz.figures.heat import MAPS, fit, normalise, overlay
 from onnxviz.figures.style import LINE, PAPER, SOFT, line_height
-from onnxviz.results import Caption, caption
 
 
 class Explained(Protocol):

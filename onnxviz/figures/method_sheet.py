@@ -14,10 +14,10 @@ from PIL import Image, ImageDraw
 
 from onnxviz.errors import UsageError
 from onnxviz.figures import style
+from onnxviz.figures.captions import caption
 from onnxviz.figures.draw import Explained, cell, headline, incomplete
 from onnxviz.figures.grids import blank, caption_lines, page, scaled, write_lines
 from onnxviz.figures.style import INK, SOFT, line_height
-from onnxviz.results import caption
 
 #: Rows are pictures, columns methods.
 Grid = Sequence[Sequence[Explained]]
