@@ -83,6 +83,7 @@ class Gradients:
         for count, given, arrays in self._watched(self._runs(x, fed or {}, batch), x, batch):
             values = arrays["objective"].size
             if values != given:
+                self._alone(x[done : done + count])
                 alone = self._net.alone
                 also = f", or give --batch {len(x)}" if alone is None else ""
                 why = "" if alone is None else f" (images go through this network one at a time: {alone})"
@@ -111,8 +112,7 @@ class Gradients:
         done = 0
 
         def alone() -> None:
-            pictures = x[done : done + self._net.batch_size(batch)]
-            self._net.program()({self._net.input.name: batching.filled(pictures, self._net.batched[1] or 1)})
+            self._alone(x[done : done + self._net.batch_size(batch)])
 
         try:
             with judged(alone):
@@ -122,6 +122,11 @@ class Gradients:
         except ModelFailed as failed:
             alone()
             raise RuntimeFailed(f"{failed}; but the network itself runs") from failed
+
+    def _alone(self, pictures: np.ndarray) -> None:
+        """Run the network by itself, for what is wrong with it: see `Network.run`."""
+        fed = batching.filled(pictures, self._net.batched[1] or 1)
+        self._net.require_rows(self._net.program()({self._net.input.name: fed}), len(fed))
 
     def _runs(
         self, x: np.ndarray, fed: Mapping[str, np.ndarray], batch: int | None

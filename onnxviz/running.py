@@ -362,10 +362,27 @@ class Running:
     def judge(self) -> None:
         """Run the network as the file has it, once: what ONNX Runtime says of it, see `errors.judged`.
 
-        raises   ModelRejected, ModelFailed, LimitExceeded, WorkerCrashed
+        raises   ModelRejected, ModelFailed, LimitExceeded, WorkerCrashed; ModelUnsuitable where its scores are not
+                 those of the pictures
         """
         program = self.compile(lambda: self.model, key="as it is")
-        program({self.input.name: batching.filled(self.samples()[:1], self.input.batch or 1)})
+        fed = batching.filled(self.samples()[:1], self.input.batch or 1)
+        self.require_rows(program({self.input.name: fed}), len(fed))
+
+    def require_rows(self, arrays: Mapping[str, np.ndarray], pictures: int) -> None:
+        """Refuse scores, where they are among what a run gave, that have no row for each of its pictures.
+
+        raises   ModelUnsuitable
+        """
+        scores = self._concluded.scores if self._concluded is not None and self._concluded.scored else None
+        if scores is None or scores not in arrays:
+            return
+        rows = len(self.pictures_first(scores, arrays[scores]))
+        if rows != pictures:
+            raise ModelUnsuitable(
+                f"output {scores!r} has {rows} rows for {pictures} pictures: whose they are cannot be told"
+                + ways("take one with --layer")
+            )
 
     def run(
         self,
@@ -379,19 +396,14 @@ class Running:
         program = self.program(names)
         size = self.batch_size(batch) if len(x) > 1 or batch is not None else 1
         parts: dict[str, list[np.ndarray]] = {name: [] for name in names}
-        scores = self._concluded.scores if self._concluded is not None and self._concluded.scored else None
         for start in range(0, len(x), size):
             chunk = x[start : start + size]
             count = len(chunk)
             fed = batching.filled(chunk, self.batched[1] or 1)
             arrays = program({self.input.name: fed}, names)
+            self.require_rows(arrays, len(fed))
             for name in names:
                 rows = self.pictures_first(name, arrays[name])
-                if name == scores and len(rows) != len(fed):
-                    raise ModelUnsuitable(
-                        f"output {name!r} has {len(rows)} rows for {len(fed)} pictures: whose they are cannot be told"
-                        + ways("take one with --layer")
-                    )
                 parts[name].append(rows[:count])
             progress(start + count, len(x), "images")
         return {name: np.concatenate(arrays) for name, arrays in parts.items()}

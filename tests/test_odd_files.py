@@ -7,7 +7,7 @@ import onnxruntime
 import pytest
 
 import onnxviz
-from onnxviz.errors import GradientNotFinite, ModelUnsuitable
+from onnxviz.errors import GradientNotFinite, ModelRejected, ModelUnsuitable
 from onnxviz.objectives import channel, logit
 
 PHOTO = np.random.default_rng(0).integers(0, 256, (8, 8, 3), np.uint8)
@@ -88,3 +88,47 @@ def test_a_channel_of_a_single_number():
     net = load(m.model({"image": (1, 3, 8, 8)}, {y: ()}))
     with pytest.raises(ModelUnsuitable, match="no axis 1"):
         net.value_and_gradient(channel(y, 0))
+
+
+@pytest.mark.parametrize(
+    "shape", [(1, 3, 8, "N"), ("N", 3, 8, "N"), (1, 3, "H", "W"), ("N", 3, "S", "S"), (1, 3, 8, "C")]
+)
+def test_lengths_that_are_called_alike_are_not_taken_to_be_equal(shape):
+    """A batch that is freed, called N as the file's width is: its length was the width's (seeds 733086, 734685)."""
+
+    def made(shape):
+        m = networks.Maker()
+        x = m("Relu", m("Conv", "image", m.random(6, 3, 3, 3), pads=[1] * 4, strides=[2, 2]))
+        x = m("MaxPool", x, kernel_shape=[2, 2], strides=[2, 2])
+        y = m("Gemm", m("Flatten", m("GlobalAveragePool", x)), m.random(6, 5))
+        return load(m.model({"image": shape}, {y: (shape[0], 5)}))
+
+    x = np.random.default_rng(0).normal(size=(1, 3, 8, 14)).astype(np.float32)
+    (value, gradient), (wanted, other) = (
+        made(one).value_and_gradient(logit(2))(x) for one in (shape, ("batch", 3, "height", "width"))
+    )
+    np.testing.assert_allclose(value, wanted, rtol=1e-6)
+    np.testing.assert_allclose(gradient, other, rtol=1e-5, atol=1e-7)
+
+
+def test_a_type_of_no_kind_that_the_runtime_does_not_read():
+    net = load(
+        network(lambda m, x: m("LayerNormalization", x, m.constant(np.ones(8, np.float32)), stash_type=2**31))
+    )
+    assert np.isfinite(net.run(net.prepare(PHOTO), [net.end.scores])[net.end.scores]).all()
+    with pytest.raises(ModelRejected, match="LayerNormalization.*asks for the element type"):
+        net.value_and_gradient(logit(0))(net.prepare(PHOTO))
+
+
+@pytest.mark.parametrize("backend", ["auto", "torch"])
+def test_no_row_for_the_only_picture_is_the_files_fault(backend):
+    """Every second picture from the second on (seed 739466)."""
+    pytest.importorskip("torch")
+
+    def second(m, x):
+        x = m("BatchNormalization", x, *(m.constant(np.ones(6, np.float32)) for _ in range(4)))
+        return m("Slice", x, *(m.constant(np.array([n], np.int64)) for n in (1, 7, 0, 2)))
+
+    net = onnxviz.load(network(second), preprocess="unit", provider="cpu", backend=backend)
+    with pytest.raises(ModelUnsuitable):
+        net.value_and_gradient(logit(0))(net.prepare(PHOTO))

@@ -33,10 +33,10 @@ from onnxviz.graph.analysis.twins import View, view
 from onnxviz.graph.analysis.units import Atom, Call, Units
 from onnxviz.graph.batch import over_batch
 from onnxviz.graph.batch_constants import EDITS, Mixes, Refused, Shape, Step
+from onnxviz.graph.naming import own_length
 from onnxviz.graph.operators import BATCH_FIRST, OWN, POINTWISE, SHAPE_ONLY, computes, operator
 from onnxviz.graph.tape import Tape
 
-_SYMBOL = "N"
 _TRIAL = 5  # times the file's batch: a batch at which each result is followed
 
 
@@ -307,12 +307,13 @@ class Freeing:
 
     def _declare(self) -> None:
         """Write the open batch into what the file declares, and check the whole by inference at another batch."""
+        symbol = own_length(self.model.graph, "N")
         for value, axis in self.carried.items():
             if value.shape is None:
                 continue
             dims: list[int | str | ir.SymbolicDim | None] = list(value.shape)
             if axis < len(dims):
-                dims[axis] = _SYMBOL if dims[axis] == self.batch else None
+                dims[axis] = symbol if dims[axis] == self.batch else None
             value.shape = ir.Shape(dims)
         other = Prober(self.model, self.image).facts(batch=3 * self.batch)
         for value, axis in self.carried.items():

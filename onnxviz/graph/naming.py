@@ -47,6 +47,12 @@ def fresh(name: str, taken: set[str]) -> str:
     return found
 
 
+def own_length(graph: ir.Graph, letter: str) -> str:
+    """A name for a length that is open from now on: the letter, unless a file calls another length so."""
+    taken = {d.value for value in values(graph) for d in value.shape or () if not isinstance(d, int)}
+    return fresh(letter, {name for name in taken if name})
+
+
 def name_nodes(graph: ir.Graph) -> None:
     """Give each node a name that no other node has, in place: what has none gets that of its first output.
 

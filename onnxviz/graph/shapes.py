@@ -269,6 +269,7 @@ def infer(model: ir.Model, *, strict: bool = False) -> None:
     for value in model.graph.initializers.values():
         if value.const_value is not None and not value.is_graph_input():
             value.shape, value.dtype = ir.Shape(value.const_value.shape.numpy()), value.const_value.dtype
+    _tell_apart(model.graph)
     for node in model.graph:
         if node.domain in ("", "ai.onnx"):
             for value in node.outputs:
@@ -298,7 +299,7 @@ def infer(model: ir.Model, *, strict: bool = False) -> None:
             if info.type.HasField("tensor_type"):
                 tensor = info.type.tensor_type
                 if tensor.elem_type:
-                    value.dtype = ir.DataType(tensor.elem_type)
+                    value.dtype = _type(tensor.elem_type, node)
                 if tensor.HasField("shape"):
                     value.shape = ir.Shape(
                         [
@@ -309,3 +310,26 @@ def infer(model: ir.Model, *, strict: bool = False) -> None:
     from onnxviz.graph.naming import name_lengths  # what opens a file asks for `infer_shapes` alone
 
     name_lengths(model.graph)
+
+
+def _tell_apart(graph: ir.Graph) -> None:
+    """Lengths of one input that a file calls alike are fed as they come: ONNX Runtime holds no picture to them."""
+    from onnxviz.graph.naming import own_length
+
+    for value in graph.inputs:
+        lengths: list[int | str | None] = []
+        for d in value.shape or ():
+            name = d if isinstance(d, int) else d.value
+            lengths.append(own_length(graph, name) if isinstance(name, str) and name in lengths else name)
+        if value.shape is not None and lengths != [d if isinstance(d, int) else d.value for d in value.shape]:
+            value.shape = ir.Shape(lengths)
+
+
+def _type(number: int, node: ir.Node) -> ir.DataType:
+    """An element type as inference tells it, of an attribute perhaps that ONNX Runtime does not read (stash_type)."""
+    try:
+        return ir.DataType(number)
+    except ValueError:
+        raise ModelRejected(
+            f"node {node.name!r} ({node.op_type}) asks for the element type {number}, which ONNX does not have"
+        ) from None

@@ -25,6 +25,7 @@ from onnxviz.graph.analysis.dataflow import (
 )
 from onnxviz.graph.analysis.probe import Facts, Prober, layout
 from onnxviz.graph.analysis.twins import view
+from onnxviz.graph.naming import own_length
 from onnxviz.graph.operators import BY_STATISTICS, POINTWISE, POOLS, WEIGHTED, computes, computing, operator
 from onnxviz.graph.shapes import infer
 
@@ -81,7 +82,7 @@ def keep_batch(model: ir.Model, input: str | None = None) -> ir.Model:
     if image.shape is None or isinstance(image.shape[0], int):
         return model
     if image.shape[0].value is None:
-        image.shape = ir.Shape(["N", *list(image.shape)[1:]])
+        image.shape = ir.Shape([own_length(copy.graph, "N"), *list(image.shape)[1:]])
     infer(copy)
     for node in copy.graph:
         if computes(node.op_type) != "squeeze" or _names_axes(node) or node.inputs[0] is None:
@@ -169,7 +170,7 @@ def free_size(model: ir.Model, input: str | None = None) -> tuple[ir.Model, str 
     further = tuple(by if axis in axes else 0 for axis, by in zip((where.y, where.x), _FURTHER, strict=True))
     larger = prober.facts(size=(height + further[0], width + further[1]))
     outputs, first = _free_part(copy.graph, image, base, larger)
-    names = {where.y: "H", where.x: "W"}
+    names = {where.y: own_length(copy.graph, "H"), where.x: own_length(copy.graph, "W")}
     image.shape = ir.Shape([names[i] if i in axes else d for i, d in enumerate(image.shape)])
     if not outputs:
         raise ModelUnsuitable(
