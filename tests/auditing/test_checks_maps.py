@@ -9,7 +9,7 @@ import onnxviz
 from onnxviz.attribution import methods as registry
 from onnxviz.auditing.checks import sanity
 from onnxviz.auditing.subject import made
-from onnxviz.results import Caption
+from onnxviz.figures.captions import Caption
 from tests.networks import Maker
 
 SIZE = 32
