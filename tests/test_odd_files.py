@@ -132,3 +132,11 @@ def test_no_row_for_the_only_picture_is_the_files_fault(backend):
     net = onnxviz.load(network(second), preprocess="unit", provider="cpu", backend=backend)
     with pytest.raises(ModelUnsuitable):
         net.value_and_gradient(logit(0))(net.prepare(PHOTO))
+
+
+def test_a_picture_that_is_an_output_too_is_occluded():
+    proto = network(lambda _, x: x)
+    wanted = onnxviz.occlusion(load(proto), PHOTO, target=1, window=4, stride=4).values
+    proto.graph.output.append(proto.graph.input[0])  # seed 752853
+    net = onnxviz.load(proto, preprocess="unit", provider="cpu", output=proto.graph.output[0].name)
+    np.testing.assert_array_equal(onnxviz.occlusion(net, PHOTO, target=1, window=4, stride=4).values, wanted)

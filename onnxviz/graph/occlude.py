@@ -206,7 +206,7 @@ class _Front:
             batch = self.op.Cast(batch, to=int(dtype))
         batch.shape = ir.Shape([self.batch, *self._shape[1:]])
         graph = self._copy.graph
-        ir.convenience.replace_all_uses_with(self._old, batch)
+        ir.convenience.replace_all_uses_with(self._old, batch, replace_graph_outputs=True)
         graph.inputs.remove(self._old)
         graph.sort()  # the new nodes were appended behind the network
         return self._copy

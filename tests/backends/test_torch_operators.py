@@ -271,6 +271,16 @@ def test_axes_that_the_input_has_not_are_none():
     assert not function(x, axes=[3]).any()
 
 
+@pytest.mark.parametrize(
+    ("name", "given"), [("InstanceNormalization", {}), ("GroupNormalization", {"num_groups": 2})]
+)
+def test_a_map_of_one_place_is_its_own_mean(name, given):
+    """Torch's functional forms refuse it (seed 753968)."""
+    bias = torch.tensor([1.0, 2.0])
+    y = OPERATORS[name].function(torch.tensor([3.0, 4.0]).reshape(1, 2, 1, 1), torch.ones(2), bias, **given)
+    torch.testing.assert_close(y.flatten(), bias, atol=1e-3, rtol=0)  # 3/√ε − 3/√ε, in float32
+
+
 @pytest.mark.parametrize("ceil_mode", [0, 1])
 @pytest.mark.parametrize("name", ["Conv", "MaxPool", "AveragePool", "LpPool"])
 def test_strides_beyond_the_map_take_one_window_however_long(name, ceil_mode):

@@ -406,15 +406,16 @@ _FUNCTIONS: dict[str, Callable[..., Any]] = {
     # At a tie the first.
     "GlobalMaxPool": lambda x: x.flatten(2).max(2).values.reshape(*x.shape[:2], *([1] * (x.ndim - 2))),
     "GlobalLpPool": lambda x, *, p=2: _root((x.abs() ** p).sum(_maps(x), keepdim=True), p),
+    # Not F's forms of the two: those refuse a map of one place, which ONNX Runtime computes.
     "InstanceNormalization": lambda x, scale, bias, *, epsilon=1e-5: (
-        F.instance_norm(x, weight=scale, bias=bias, eps=epsilon)
+        torch.instance_norm(x, scale, bias, None, None, True, 0.1, epsilon, torch.backends.cudnn.enabled)
     ),
     "RMSNormalization": lambda x, scale, *, axis=-1, epsilon=1e-5, stash_type=1: (
         x * torch.rsqrt((x * x).mean(_trailing(x, axis), keepdim=True) + epsilon) * scale
     ),
     # ONNX Runtime minds no further axes of length 1 in scale and bias.
     "GroupNormalization": lambda x, scale, bias, *, num_groups, epsilon=1e-5, stash_type=1: (
-        F.group_norm(x, num_groups, _each(scale, x), _each(bias, x), epsilon)
+        torch.group_norm(x, num_groups, _each(scale, x), _each(bias, x), epsilon, torch.backends.cudnn.enabled)
     ),
 }  # fmt: skip
 for _name, _function in _FUNCTIONS.items():
