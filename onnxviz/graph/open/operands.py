@@ -337,8 +337,13 @@ def _split(call: Call, node: onnx.NodeProto) -> None:
 
 
 def _zero_point(call: Call, node: onnx.NodeProto) -> None:
-    """One zero point to one scale. ONNX Runtime runs others only where it leaves the node out."""
-    scale, zero = call.shape(1), call.known(2).shape
+    """A scale for data, and one zero point to one scale; ONNX Runtime runs others only where it leaves the node out.
+
+    A scale of no number goes with the node into the QLinear operator that ONNX Runtime makes of it, see `_scales`.
+    """
+    data, scale, zero = call.known(0).shape, call.shape(1), call.known(2).shape
+    if 0 in scale and not (data is not None and 0 in data):
+        raise _wrong(node, 1, scale, "one number, or one for each slice of the data, was")
     if scale in ((), (1,)) and zero is not None and zero not in ((), (1,)) and None not in zero:
         raise _wrong(node, 2, zero, "one number, as its scale is, was")
 

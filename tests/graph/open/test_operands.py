@@ -211,6 +211,24 @@ def test_a_scale_or_zero_point_of_no_number(op, kinds, shape):
             load(proto)
 
 
+@pytest.mark.parametrize("op", ["QuantizeLinear", "DequantizeLinear"])
+@pytest.mark.parametrize("empty", ["scale", "zero"])
+def test_a_quantisation_of_no_number(op, empty):
+    """ONNX Runtime makes one QLinear operator of these and what lies between, and that ends the process (seed 756479)."""
+    weights = [
+        numpy_helper.from_array(np.full((0,) if empty == name else (), 1, kind), name)
+        for name, kind in (("scale", F), ("zero", np.uint8))
+    ]
+    data = {"QuantizeLinear": "x", "DequantizeLinear": "q"}[op]
+    nodes = [
+        helper.make_node("Cast", ["x"], ["q"], to=onnx.TensorProto.UINT8),
+        helper.make_node(op, [data, "scale", "zero"], ["w"], name="it"),
+        helper.make_node("Cast", ["w"], ["y"], to=onnx.TensorProto.FLOAT),
+    ]
+    with pytest.raises(ModelRejected, match=r"'it'.*one number, .*expected"):
+        load(hostile.model(nodes, weights, shape=X.shape, opset=17))
+
+
 def test_a_split_of_more_outputs_than_pieces():
     proto = model(*SOUND["Split"])
     proto.graph.node[0].output.append("more")
