@@ -214,9 +214,9 @@ def test_a_scale_or_zero_point_of_no_number(op, kinds, shape):
 @pytest.mark.parametrize("op", ["QuantizeLinear", "DequantizeLinear"])
 @pytest.mark.parametrize("empty", ["scale", "zero"])
 def test_a_quantisation_of_no_number(op, empty):
-    """ONNX Runtime makes one QLinear operator of these and what lies between, and that ends the process (seed 756479)."""
+    """ONNX Runtime makes one QLinear operator of these and what lies between, which ends the process (seed 756479)."""
     weights = [
-        numpy_helper.from_array(np.full((0,) if empty == name else (), 1, kind), name)
+        numpy_helper.from_array(np.ones((0,) if empty == name else (), kind), name)
         for name, kind in (("scale", F), ("zero", np.uint8))
     ]
     data = {"QuantizeLinear": "x", "DequantizeLinear": "q"}[op]
