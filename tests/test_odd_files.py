@@ -5,6 +5,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+from onnx import helper
 
 import onnxviz
 from onnxviz.errors import GradientNotFinite, ModelRejected, ModelUnsuitable
@@ -134,9 +135,27 @@ def test_no_row_for_the_only_picture_is_the_files_fault(backend):
         net.value_and_gradient(logit(0))(net.prepare(PHOTO))
 
 
-def test_a_picture_that_is_an_output_too_is_occluded():
+@pytest.mark.parametrize("declared", [None, ("N", 5), ("N", 3, 9, 9)])
+@pytest.mark.parametrize("kind", [0, onnx.TensorProto.INT64])
+def test_what_is_said_of_a_picture_as_an_output_is_not_read(kind, declared):
+    """ONNX Runtime reads what is said of it as an input; ours was overwritten."""
     proto = network(lambda _, x: x)
-    wanted = onnxviz.occlusion(load(proto), PHOTO, target=1, window=4, stride=4).values
-    proto.graph.output.append(proto.graph.input[0])  # seed 752853
-    net = onnxviz.load(proto, preprocess="unit", provider="cpu", output=proto.graph.output[0].name)
-    np.testing.assert_array_equal(onnxviz.occlusion(net, PHOTO, target=1, window=4, stride=4).values, wanted)
+    proto.graph.output.add(name="image")
+    if kind or declared:
+        proto.graph.output[1].CopyFrom(helper.make_tensor_value_info("image", kind or 1, declared))
+    (wanted, _) = onnxruntime.InferenceSession(proto.SerializeToString()).run(
+        None, {"image": load(proto).prepare(PHOTO)}
+    )
+    net = load(proto)
+    np.testing.assert_allclose(net.run(net.prepare(PHOTO), [net.end.scores])[net.end.scores], wanted, rtol=1e-5)
+
+
+def test_a_picture_that_is_taken_for_the_scores_is_occluded():
+    """It is of no known shape, and a class is a number of it (seed 752853)."""
+    proto = network(lambda _, x: x)
+    proto.graph.input[0].type.tensor_type.ClearField("shape")
+    proto.graph.output.append(proto.graph.input[0])
+    net = onnxviz.load(proto, preprocess="unit", provider="cpu", size=8, output="image")
+    found = onnxviz.occlusion(net, PHOTO, target=9, window=4, stride=4, fill="zero").values
+    assert (found[:4, :4] != found[4:, 4:]).any()  # the window over row 1, column 1 of the first colour, number 9
+    assert (found[:4, :4] == found[0, 0]).all()

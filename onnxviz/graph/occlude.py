@@ -208,6 +208,7 @@ class _Front:
         graph = self._copy.graph
         ir.convenience.replace_all_uses_with(self._old, batch, replace_graph_outputs=True)
         graph.inputs.remove(self._old)
+        batch.name = self._old.name  # by which it is asked for where it is an output, too
         graph.sort()  # the new nodes were appended behind the network
         return self._copy
 

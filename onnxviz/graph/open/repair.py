@@ -32,7 +32,7 @@ def tidy(model: onnx.ModelProto) -> list[str]:
     - negative sizes in declared shapes mean unknown ones;
     - the domain ai.onnx is called '';
     - a function that has the name of an operator is never called, in ONNX Runtime neither: it goes;
-    - an output that is listed twice is one.
+    - an output that is listed twice is one, and one that is an input is of the input's type, as in ONNX Runtime.
     """
     warnings: list[str] = []
     for entry in model.opset_import:
@@ -54,6 +54,10 @@ def tidy(model: onnx.ModelProto) -> list[str]:
     model.ir_version = max(model.ir_version, _FREE_WEIGHTS)
     _without_maps(model.graph, warnings)
     _each_output_once(model.graph, warnings)
+    inputs = {value.name: value for value in model.graph.input}
+    for output in model.graph.output:
+        if output.name in inputs:
+            output.type.CopyFrom(inputs[output.name].type)
     _tell_of_long_texts(model.graph, warnings)
     return warnings
 
