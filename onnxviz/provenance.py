@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Final, ParamSpec, Protocol, TypeVar
 
-from onnxviz.errors import UsageError
+from onnxviz.errors import SMALLER, LimitExceeded, UsageError
 from onnxviz.progress import Bar
 from onnxviz.text import quoted
 
@@ -205,7 +205,7 @@ def recorded(technique: Callable[P, R]) -> Callable[P, R]:
     """A technique whose results name the pictures that they were made of and the call, in their manifests.
 
     Its `progress` of 'auto' is a bar while it runs. A technique inside another leaves record and bar to the outer one.
-    raises   UsageError where it takes a network first and gets something else
+    raises   UsageError where it takes a network first and gets something else; LimitExceeded where memory ends
     """
     parameters = inspect.signature(technique).parameters
     first = next(iter(parameters.values()))
@@ -223,6 +223,8 @@ def recorded(technique: Callable[P, R]) -> Callable[P, R]:
                 options["progress"] = bar
             try:
                 result = technique(*args, **options)
+            except MemoryError as error:
+                raise LimitExceeded(f"{technique.__name__} ran out of memory: {error}" + SMALLER) from error
             except BaseException as stop:  # Ctrl-C and gradients that run away keep what was done so far
                 partial = getattr(stop, "partial", None)
                 if partial is not None:

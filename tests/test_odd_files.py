@@ -8,7 +8,13 @@ import pytest
 from onnx import helper
 
 import onnxviz
-from onnxviz.errors import GradientNotFinite, ModelRejected, ModelUnsuitable
+from onnxviz.errors import (
+    GradientNotFinite,
+    LimitExceeded,
+    ModelRejected,
+    ModelUnsuitable,
+    UnsupportedOperator,
+)
 from onnxviz.objectives import channel, logit
 
 PHOTO = np.random.default_rng(0).integers(0, 256, (8, 8, 3), np.uint8)
@@ -147,7 +153,9 @@ def test_what_is_said_of_a_picture_as_an_output_is_not_read(kind, declared):
         None, {"image": load(proto).prepare(PHOTO)}
     )
     net = load(proto)
-    np.testing.assert_allclose(net.run(net.prepare(PHOTO), [net.end.scores])[net.end.scores], wanted, rtol=1e-5)
+    np.testing.assert_allclose(
+        net.run(net.prepare(PHOTO), [net.end.scores])[net.end.scores], wanted, rtol=1e-5
+    )
 
 
 def test_a_picture_that_is_taken_for_the_scores_is_occluded():
@@ -157,5 +165,44 @@ def test_a_picture_that_is_taken_for_the_scores_is_occluded():
     proto.graph.output.append(proto.graph.input[0])
     net = onnxviz.load(proto, preprocess="unit", provider="cpu", size=8, output="image")
     found = onnxviz.occlusion(net, PHOTO, target=9, window=4, stride=4, fill="zero").values
-    assert (found[:4, :4] != found[4:, 4:]).any()  # the window over row 1, column 1 of the first colour, number 9
+    assert (
+        found[:4, :4] != found[4:, 4:]
+    ).any()  # the window over row 1, column 1 of the first colour, number 9
     assert (found[:4, :4] == found[0, 0]).all()
+
+
+def test_what_is_computed_behind_a_map_of_no_places_is_the_files_fault():
+    """ONNX Runtime normalises one of no rows; no convolution of ours, as in its gradient, goes over it."""
+
+    def nothing(m, x):
+        ends = [m.constant(np.array([n], np.int64)) for n in (0, 0, 2)]
+        return m("Add", x, m("ReduceSum", m("LRN", m("Slice", x, *ends), size=3), keepdims=0))
+
+    net = load(network(nothing))
+    assert len(net.predict(PHOTO)) == 1
+    with pytest.raises(ModelUnsuitable, match="no places"):
+        net.value_and_gradient(logit(0))(net.prepare(PHOTO))
+
+
+def test_a_middle_of_fewer_places_than_none():
+    pytest.importorskip("torch")
+
+    def cropped(m, x):
+        middle = m("CenterCropPad", x, m.constant(np.array([-3], np.int64)), axes=[2])
+        return m("Add", x, m("ReduceSum", middle, keepdims=0))
+
+    proto = network(cropped)
+    proto.opset_import[0].version = 18
+    net = onnxviz.load(proto, preprocess="unit", provider="cpu", backend="torch")
+    with pytest.raises(UnsupportedOperator, match="below 0"):
+        net.value_and_gradient(logit(0))(net.prepare(PHOTO))
+
+
+def test_a_technique_whose_memory_ends_says_so():
+    m = networks.Maker()
+    y = m(
+        "Gemm", m("Flatten", m("GlobalAveragePool", m("Conv", "image", m.random(6, 3, 1, 1)))), m.random(6, 5)
+    )
+    net = load(m.model({"image": ("N", 3, 1, 2**24)}, {y: ("N", 5)}))
+    with pytest.raises(LimitExceeded, match="cam ran out of memory"):
+        onnxviz.cam(net, np.zeros((1, 2**24, 3), np.uint8), target=0)

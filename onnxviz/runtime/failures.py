@@ -13,6 +13,7 @@ from onnxviz.errors import (
     ImageRejected,
     LimitExceeded,
     ModelFailed,
+    ModelUnsuitable,
     OnnxVizError,
     RuntimeFailed,
     UsageError,
@@ -45,6 +46,8 @@ _NO_ENTRY: Final = re.compile(
 )
 # A Squeeze of all axes of length 1 takes that of the pictures, too, where there is one.
 _NO_ROW: Final = re.compile(r"Name:'objective/[^']*' .*rank of input tensor must be >= axis", re.S)
+# A convolution over a map of no places, which the network's own operator takes as it is.
+_NO_PLACES: Final = re.compile(r"Invalid input shape: \{(?:\d+,)*0[,}]")
 # What Python raises where we feed a program wrongly; ONNX Runtime's own errors are none of these.
 _OURS: Final = (ValueError, TypeError, LookupError, AttributeError, AssertionError)
 
@@ -70,7 +73,7 @@ def typed(error: Exception, where: Places, seconds: float | None, any_size: bool
 
     ModelFailed where the network fails, LimitExceeded where memory ends, UsageError where the objective asks for what
     the picture lacks, RuntimeFailed where a node of ours fails or we fed the wrong thing, ImageRejected where sizes
-    that follow the picture's do not go together.
+    that follow the picture's do not go together, ModelUnsuitable where a map that we go on from has no places.
 
     seconds   the limit, where the run was ended for taking longer; None: it was not
     any_size  whether the graph takes pictures of any size: one of another size may go through
@@ -103,6 +106,8 @@ def typed(error: Exception, where: Places, seconds: float | None, any_size: bool
     operator, name = nodes[-1]
     place = next((where[key] for key in _keys(name) if key in where), (name, ""))
     if place is None and all(where.get(key) is None for _, outer in nodes for key in _keys(outer)):
+        if _NO_PLACES.search(text):
+            return ModelUnsuitable("nothing can be computed behind a map of the network that has no places")
         return RuntimeFailed(
             f"ONNX Runtime could not run a graph that onnxviz wrote: operator {operator} "
             f"(node {printable(name, _LONGEST_NAME)!r}): {reason(text)}"
