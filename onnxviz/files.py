@@ -115,7 +115,7 @@ def picture_bytes(picture: Any, ending: str) -> bytes:
     """
     buffer = io.BytesIO()
     if ending == ".png":
-        picture.save(buffer, "PNG")
+        picture.save(buffer, "PNG", compress_level=4)  # half the time of Pillow's 6, 3 % larger
         return buffer.getvalue()
     most = 16_383 if ending == ".webp" else 65_500
     if max(picture.size) > most:

@@ -64,6 +64,19 @@ def test_predict_imports_what_it_uses(photo_files):
     assert not {"onnxscript", "scipy", "sklearn", "torch", "jinja2"} & loaded
 
 
+def test_saliency_imports_what_it_uses(photo_files, tmp_path):
+    """Each of these would be a tenth of the second and a half that a map takes, or more."""
+    code = (
+        "import sys; from onnxviz.cli.main import run; "
+        f"run(['saliency', 'efficientnet-lite0', {str(photo_files[0])!r}, '-q', '-o', {str(tmp_path / 'map.png')!r}]);"
+        "print(*sys.modules, file=sys.stderr)"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert (tmp_path / "map.png").exists()
+    others = {"onnxscript", "scipy", "sklearn", "torch", "jinja2", "pydantic", "numpy.ma"}
+    assert not others & set(result.stderr.split())
+
+
 def test_the_program_puts_off_what_onnx_ir_hardly_ever_needs():
     """sympy is a quarter of a second of every command, and works all the same where it is needed."""
     code = (

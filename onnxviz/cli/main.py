@@ -13,7 +13,7 @@ import typer
 
 from onnxviz._version import __version__
 from onnxviz.cli import completion
-from onnxviz.cli.command import typed
+from onnxviz.cli.command import AsTyped, Program, typed
 from onnxviz.cli.run import complain, discard
 from onnxviz.cli.table import COMMANDS
 from onnxviz.errors import (
@@ -36,6 +36,7 @@ def program(called: str | None = None, alone: bool = False) -> typer.Typer:
     """
     app = typer.Typer(
         name="onnxviz",
+        cls=Program,
         no_args_is_help=True,
         add_completion=True,
         pretty_exceptions_enable=False,
@@ -46,7 +47,7 @@ def program(called: str | None = None, alone: bool = False) -> typer.Typer:
     app.callback()(_callback)
     for name, command in COMMANDS.items():
         if name == called:
-            app.command(name, help=command.help())(typed(command))
+            app.command(name, cls=AsTyped, help=command.help())(typed(command))
         elif not alone or called not in COMMANDS:
             app.command(name, help=command.help())(_named)
     return app

@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw
 from onnxviz.figures import heat, style
 from onnxviz.figures.captions import Caption, caption
 from onnxviz.figures.grids import as_image, scaled, side_by_side
-from onnxviz.figures.heat import MAPS, fit, normalise, overlay
+from onnxviz.figures.heat import MAPS, blurred, fit, normalise, overlay
 from onnxviz.figures.style import LINE, PAPER, SOFT, line_height
 
 
@@ -185,10 +185,7 @@ def _smooth(attribution: Explained, parameters: dict[str, Any]) -> np.ndarray:
     stride = parameters.get("stride")
     if attribution.method != "occlusion" or not stride or max(stride) < 2 or not np.isfinite(values).all():
         return values
-    from scipy.ndimage import gaussian_filter
-
-    smooth: np.ndarray = gaussian_filter(values, [side / 2 for side in stride], mode="nearest")
-    return smooth
+    return blurred(values, stride[0] / 2, stride[1] / 2)
 
 
 def _deepest(figures: dict[str, Any]) -> tuple[int, int, int, int] | None:

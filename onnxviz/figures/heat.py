@@ -8,6 +8,7 @@ and in no other way that matters.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Final
 
@@ -95,13 +96,21 @@ def normalise(
     magnitudes = np.abs(finite) if signed else np.maximum(finite, 0)
     if limit is None:
         bounded = magnitudes[np.isfinite(magnitudes)]
-        limit = float(np.percentile(bounded, percentile)) if bounded.size else 0.0
+        limit = _percentile(bounded, percentile) if bounded.size else 0.0
         if limit <= 0 and bounded.size:  # nearly everything is zero: the few that are not still show
             limit = float(bounded.max())
     if not (limit > 0 and np.isfinite(limit)):
         return np.zeros_like(finite), 0.0
     scaled = np.clip(finite, -limit if signed else 0.0, limit) / np.float32(limit)
     return np.clip(scaled, -1, 1, out=scaled), limit
+
+
+def _percentile(values: np.ndarray, percent: float) -> float:
+    """As numpy's, which imports numpy.ma for that and for a median."""
+    place = percent / 100 * (values.size - 1)
+    low, high = math.floor(place), math.ceil(place)
+    least, most = np.partition(values, (low, high), axis=None)[[low, high]].astype(np.float64)
+    return float(np.float32(least + (most - least) * (place - low)))
 
 
 def fit(heat: np.ndarray, height: int, width: int) -> np.ndarray:
@@ -189,10 +198,31 @@ def over(photo: np.ndarray, values: np.ndarray, *, percentile: float = PERCENTIL
 
 def smoothed(values: np.ndarray) -> np.ndarray:
     """Where the magnitudes lie thick: (H, W) float32, less their median, since noise is everywhere."""
-    from scipy.ndimage import gaussian_filter
-
     magnitudes = np.nan_to_num(np.abs(np.asarray(values, np.float32)), posinf=0.0)
-    smooth: np.ndarray = gaussian_filter(magnitudes, min(magnitudes.shape) * _SPREAD, mode="nearest")
-    above = smooth - np.median(smooth)
+    deviation = min(magnitudes.shape) * _SPREAD
+    smooth = blurred(magnitudes, deviation, deviation)
+    above = smooth - np.float32(_percentile(smooth, 50))
     above[np.abs(above) < _LEVEL * smooth.max(initial=0)] = 0  # rounding, where the map is as good as level
     return above
+
+
+def blurred(values: np.ndarray, down: float, across: float) -> np.ndarray:
+    """A finite map (H, W) under a Gaussian of these deviations in places, float32; its edge is drawn out.
+
+    By products of matrices: scipy's, equal to rounding, takes longer to import than the whole picture to draw.
+    """
+    height, width = values.shape
+    halfway = (_gaussian(height, down) @ values).astype(np.float32)
+    smooth: np.ndarray = (halfway @ _gaussian(width, across).T).astype(np.float32)
+    return smooth
+
+
+def _gaussian(side: int, deviation: float) -> np.ndarray:
+    """(side, side) float64: the weights of each place's neighbours, as far as four deviations."""
+    reach = int(4 * deviation + 0.5)
+    steps = np.arange(-reach, reach + 1)
+    weights = np.exp(-0.5 * (steps / deviation) ** 2)
+    places = np.arange(side)[:, None]
+    matrix = np.zeros((side, side))
+    np.add.at(matrix, (places, np.clip(places + steps, 0, side - 1)), weights / weights.sum())
+    return matrix

@@ -9,7 +9,16 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from onnxviz.errors import UsageError
-from onnxviz.figures.heat import MAPS, NOT_A_NUMBER, diverging, fit, normalise, overlay, sequential
+from onnxviz.figures.heat import (
+    MAPS,
+    NOT_A_NUMBER,
+    blurred,
+    diverging,
+    fit,
+    normalise,
+    overlay,
+    sequential,
+)
 
 RNG = np.random.default_rng(2)
 
@@ -274,3 +283,15 @@ def test_the_inputs_are_not_changed():
 def test_shapes_that_do_not_fit(image, heat):
     with pytest.raises(UsageError, match=r"\(H, W, 3\)"):
         overlay(image, heat)
+
+
+@pytest.mark.parametrize(
+    ("shape", "deviations"), [((40, 64), (1.5, 4.0)), ((9, 5), (3.0, 0.4)), ((1, 1), (2.0, 2.0))]
+)
+def test_a_map_is_blurred_as_scipy_does(shape, deviations):
+    from scipy.ndimage import gaussian_filter
+
+    values = RNG.random(shape, np.float32)
+    found = blurred(values, *deviations)
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, gaussian_filter(values, deviations, mode="nearest"), rtol=3e-7)
