@@ -30,7 +30,7 @@ from typing import Any, Final, NamedTuple, Protocol
 SIZE: Final = (1 << 15) + (1 << 14)
 #: The seconds of a region that opens a model rather than runs it: what `--limit load_seconds` says (see `allow`).
 OPENING: Final = -1.0
-#: A run is told to stop at its limit (`watchdog`), and has so many seconds to do so, and this part of its limit.
+#: A run is told to stop at its limit (`runtime.endings`), and has so many seconds to do so, and this part of its limit.
 GRACE: Final = 1.0
 GRACE_PART: Final = 0.05
 
@@ -335,21 +335,22 @@ def overran(region: Region) -> str:
     return f"the model was still running after {region.seconds:g} s; raise it with --limit run_seconds=…"
 
 
-def died(what: str | None, number: int) -> str:
-    """The words of `WorkerCrashed` for a child that a signal ended.
-
-    what     its innermost region; None: it was in none
-    number   the signal
-    """
+def signalled(number: int) -> str:
+    """How a signal ended a process, in the middle of a sentence."""
     try:
         name = signal.Signals(number).name
     except ValueError:
         name = f"signal {number}"
-    cause = ", as systems do that run out of memory" if name == "SIGKILL" else ""
+    return f"ended by {name}" + (", as systems do that run out of memory," if name == "SIGKILL" else "")
+
+
+def died(what: str | None, number: int) -> str:
+    """The words of `WorkerCrashed` for a child that a signal ended.
+
+    what     its innermost region; None: it was in none
+    """
     where = f"while {what}" if what else "in native code"
-    return (
-        f"the process that did the work was ended by {name}{cause}, {where}; what was written before is whole"
-    )
+    return f"the process that did the work was {signalled(number)} {where}; what was written before is whole"
 
 
 # --- the processes of isolated networks -----------------------------------------------------------

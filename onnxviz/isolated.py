@@ -25,8 +25,8 @@ import numpy as np
 
 from onnxviz import isolate
 from onnxviz.errors import ModelRejected, UsageError
-from onnxviz.runtime.channel import CONTROL, Channel, Closed, Message, described, mapped
-from onnxviz.runtime.watchdog import WATCHDOG
+from onnxviz.runtime.endings import WATCHDOG
+from onnxviz.runtime.process import CONTROL, Channel, Closed, Message, described, mapped
 from onnxviz.text import quoted
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def opened(source: Any, limits: Limits) -> tuple[Loaded, Worker]:
     try:
         if isinstance(source, (str, os.PathLike)):
             before = _identity(source)
-            worker.open(source, limits, quoted(os.fspath(source)))
+            worker.open(source, quoted(os.fspath(source)))
             with isolate.on(worker):
                 loaded = load(source, limits=limits)
             if _identity(source) != before:
@@ -62,9 +62,9 @@ def opened(source: Any, limits: Limits) -> tuple[Loaded, Worker]:
         if isinstance(source, (bytes, bytearray, memoryview)):
             limits.check("file_bytes", len(source), f"the model has {len(source)} bytes")
             source = bytes(source)
-            worker.open(source, limits, "the given bytes")
+            worker.open(source, "the given bytes")
         elif type(source).__name__ == "ModelProto":
-            worker.open(serialised(source, limits), limits, "the given ModelProto")
+            worker.open(serialised(source, limits), "the given ModelProto")
         with isolate.on(worker):
             return load(source, limits=limits), worker
     except BaseException:

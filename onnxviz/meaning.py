@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from onnxviz.errors import LabelsRejected, LimitExceeded, OnnxVizError
 from onnxviz.graph.head import Head, head
 from onnxviz.graph.output import BINARY, CLASSES, SEQUENCE, explained
-from onnxviz.results import Prediction
 
 if TYPE_CHECKING:
     from onnxviz.running import Running
@@ -161,6 +160,18 @@ def _split(together: np.ndarray, alone: list[np.ndarray], axis: int) -> bool:
 
 
 # --- predictions ---------------------------------------------------------------------------------
+
+
+class Prediction(NamedTuple):
+    """One class with its probability (0 to 1)."""
+
+    index: int  # type: ignore[assignment]  # a tuple's own method of this name is not missed
+    label: str
+    probability: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """The same for JSON."""
+        return {"index": self.index, "label": self.label, "probability": self.probability}
 
 
 def best(rows: np.ndarray, top: int, label: Callable[[int], str]) -> list[list[Prediction]]:

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from onnxviz.gradients import Gradients
     from onnxviz.graph.head import Head
     from onnxviz.image.preprocessing import Preprocessing
+    from onnxviz.meaning import Prediction
     from onnxviz.objectives import Objective
-    from onnxviz.results import Prediction
     from onnxviz.runtime.worker import Worker
 
 

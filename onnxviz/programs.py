@@ -15,7 +15,7 @@ from onnxviz.errors import ModelRejected
 from onnxviz.graph.analysis.dataflow import follows_values
 from onnxviz.graph.naming import name_nodes
 from onnxviz.graph.operators import computes
-from onnxviz.runtime import failures
+from onnxviz.runtime import endings
 from onnxviz.runtime.ort import Graph, Program, session
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def compile(
         "seconds": seconds,
         "prepack": prepack,
         "optimise": optimise,
-        "places": failures.places(model.graph, own),
+        "places": endings.places(model.graph, own),
         "steps": steps,
     }
     graph = _parted(model)
@@ -92,8 +92,8 @@ def compile(
             return RemoteProgram(worker, graph, settings)
         return here(graph, **settings)
     except ModelRejected as error:
-        if small and not graph.open and failures.of_lengths(str(error)):
-            raise failures.other_size(str(error)) from error
+        if small and not graph.open and endings.of_lengths(str(error)):
+            raise endings.other_size(str(error)) from error
         raise
 
 
@@ -128,12 +128,12 @@ def _parted(model: ir.Model) -> Graph:
             "beside", 0, tensor.nbytes, tensor.dtype, shape=ir.Shape(weights[name].shape), name=name
         )
     message = ir.serde.serialize_model(thin).SerializeToString()
-    dense = frozenset(
-        name
-        for name in weights
-        if all(computes(use.node.op_type) == "gemm" for use in thin.graph.initializers[name].uses())
-    )
-    return Graph(message, weights, any(map(_open, model.graph.inputs)), follows_values(thin), dense)
+    dense = set(weights)  # read by products alone
+    for node in thin.graph.all_nodes():
+        if computes(node.op_type) != "gemm":
+            for value in node.inputs:
+                dense.discard("" if value is None else value.name or "")
+    return Graph(message, weights, any(map(_open, model.graph.inputs)), follows_values(thin), frozenset(dense))
 
 
 def _open(value: ir.Value) -> bool:

@@ -323,10 +323,10 @@ def of_layers(net: Any, parameters: Mapping[str, Any], quantised: bool) -> dict[
     quantised   whether the network's file holds values as integers: codes, scale and zero point of each are told.
                 Where layers have the names of another file (`onnxviz.like`), that file, and what this one calls them
     """
-    from onnxviz.results import strings
-
     if not quantised and net.likeness is None:
         return {}
+    from onnxviz.results import strings
+
     named = strings(value for key, value in parameters.items() if "layer" in key)
     layers = [layer for layer in net.layers if layer.name in named] if named else []
     told: dict[str, Any] = {}

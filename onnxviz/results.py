@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, SupportsIndex, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Final, SupportsIndex, TypeVar, overload
 
 import numpy as np
 
@@ -44,18 +44,6 @@ def strings(value: Any) -> set[str]:
     if isinstance(value, dict):
         return strings([*value, *value.values()])
     return set().union(*map(strings, value)) if isinstance(value, Iterable) else set()
-
-
-class Prediction(NamedTuple):
-    """One class with its probability (0 to 1)."""
-
-    index: int  # type: ignore[assignment]  # a tuple's own method of this name is not missed
-    label: str
-    probability: float
-
-    def to_dict(self) -> dict[str, Any]:
-        """The same for JSON."""
-        return {"index": self.index, "label": self.label, "probability": self.probability}
 
 
 @dataclass

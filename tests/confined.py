@@ -74,7 +74,7 @@ def refuse_files(*folders: str) -> None:
     }
 
     def watch(event: str, arguments: tuple[object, ...]) -> None:
-        # A pair within one machine is a pipe (runtime/channel.py).
+        # A pair within one machine is a pipe (runtime/process.py).
         pair = event == "socket.__new__" and arguments[1] == getattr(socket, "AF_UNIX", None)
         if event in reaching and not pair:
             end(event, arguments)

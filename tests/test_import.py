@@ -54,7 +54,7 @@ def test_predict_imports_what_it_uses(photo_files):
     others = (
         "cli.acts",
         "cli.saving",
-        "cli.audit",
+        "cli.reports",
         "claims",
         "file_set",
         "labels",

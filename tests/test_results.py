@@ -12,7 +12,8 @@ import pytest
 from PIL import Image
 
 from onnxviz.errors import MissingDependency, OutputRefused, UsageError
-from onnxviz.results import Prediction, Result, Results
+from onnxviz.meaning import Prediction
+from onnxviz.results import Result, Results
 
 
 class Square(Result):

@@ -102,7 +102,7 @@ class Faithfulness(Result):
 
     def picture(self) -> Image.Image:
         """Bars with their limits, a block a measure, and the curves of symmetric relevance gain."""
-        from onnxviz.figures.bars import faithfulness as draw
+        from onnxviz.figures.charts import faithfulness as draw
 
         return draw(self)
 

@@ -18,10 +18,11 @@ from onnxviz.errors import MissingDependency, ModelRejected, RuntimeFailed, Usag
 from onnxviz.features.embed import embed
 from onnxviz.features.inspect import inspect
 from onnxviz.features.project import FEWEST, check, project
+from onnxviz.meaning import Prediction
 from onnxviz.network import Network
 from onnxviz.progress import Interrupted, Progress, Shown, silent, told, until_interrupted
 from onnxviz.provenance import recorded
-from onnxviz.results import Prediction, Result
+from onnxviz.results import Result
 
 if TYPE_CHECKING:
     from onnxviz.auditing.report.page import Page, Photo, Section

@@ -8,8 +8,9 @@ from __future__ import annotations
 import contextlib
 import os
 import shlex
-from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -31,12 +32,13 @@ def asked() -> list[str]:
         return line.split()[1:]
 
 
-def offered(names: Callable[[typer.Context], Iterable[str]]) -> _Completion:
+def _offered(names: Callable[[typer.Context], Iterable[Any]]) -> _Completion:
     """A completion from a function that lists the names."""
 
     def complete(ctx: typer.Context, args: list[str], incomplete: str) -> list[str]:
         with contextlib.suppress(Exception):
-            return [name for name in names(ctx) if name.casefold().startswith(incomplete.casefold())]
+            known = map(str, names(ctx))
+            return [name for name in known if name.casefold().startswith(incomplete.casefold())]
         return []
 
     return complete
@@ -44,85 +46,42 @@ def offered(names: Callable[[typer.Context], Iterable[str]]) -> _Completion:
 
 def words(*known: str) -> _Completion:
     """These words."""
-    return offered(lambda _: known)
+    return _offered(lambda _: known)
 
 
-def _opened(ctx: typer.Context) -> Network:
-    import warnings
+def _of_model(names: Callable[[Network], Iterable[Any]]) -> _Completion:
+    """What the model that was given has in it."""
 
-    import onnxviz
+    def opened(ctx: typer.Context) -> Iterable[Any]:
+        import warnings
 
-    warnings.simplefilter("ignore")
-    # Behind an option whose value is typed just now, nothing has been read.
-    model = (
-        ctx.params.get("model")
-        or ctx.params.get("a")
-        or next(word for word in asked()[1:] if not word.startswith("-"))
-    )
-    return onnxviz.load(model, labels=ctx.params.get("labels"), input=ctx.params.get("input"))
+        import onnxviz
 
+        warnings.simplefilter("ignore")
+        # Behind an option whose value is typed just now, nothing has been read.
+        model = (
+            ctx.params.get("model")
+            or ctx.params.get("a")
+            or next(word for word in asked()[1:] if not word.startswith("-"))
+        )
+        return names(onnxviz.load(model, labels=ctx.params.get("labels"), input=ctx.params.get("input")))
 
-@offered
-def layers(ctx: typer.Context) -> Iterator[str]:
-    """The layers of the model."""
-    return (layer.name for layer in _opened(ctx).layers)
-
-
-@offered
-def labels(ctx: typer.Context) -> list[str]:
-    """The labels of the model's classes."""
-    return _opened(ctx).labels or []
+    return _offered(opened)
 
 
-@offered
-def inputs(ctx: typer.Context) -> Iterator[str]:
-    """The model's inputs."""
-    return (str(value.name) for value in _opened(ctx).model.graph.inputs)
+def _of(module: str, names: Callable[[Any], Iterable[Any]]) -> _Completion:
+    """What a module of the package lists."""
+    return _offered(lambda _: names(import_module(f"onnxviz.{module}")))
 
 
-@offered
-def outputs(ctx: typer.Context) -> Iterator[str]:
-    """The model's outputs."""
-    return (str(value.name) for value in _opened(ctx).model.graph.outputs)
-
-
-@offered
-def models(_: typer.Context) -> Iterator[str]:
-    """The catalogue; files are the shell's."""
-    from onnxviz.catalogue import entries
-
-    return (entry.name for entry in entries())
-
-
-@offered
-def presets(_: typer.Context) -> Iterable[str]:
-    """Ways in which pictures become the input."""
-    from onnxviz.image.preprocessing import PRESETS
-
-    return PRESETS
-
-
-@offered
-def recipes(_: typer.Context) -> Iterable[str]:
-    """Presets of `ascent`."""
-    from onnxviz.synthesis.presets import PRESETS
-
-    return PRESETS
-
-
-@offered
-def providers(_: typer.Context) -> list[str]:
-    """What is installed to run on."""
-    from onnxviz.runtime.providers import available
-
-    return ["auto", *available()]
-
-
-@offered
-def limits(_: typer.Context) -> Iterator[str]:
-    """The limits, as they are given."""
-    from dataclasses import fields
-
-    from onnxviz.limits import Limits
-
-    return (f"{field.name}=" for field in fields(Limits))
+layers = _of_model(lambda net: (layer.name for layer in net.layers))
+labels = _of_model(lambda net: net.labels or ())
+inputs = _of_model(lambda net: (value.name for value in net.model.graph.inputs))
+outputs = _of_model(lambda net: (value.name for value in net.model.graph.outputs))
+#: The catalogue; files are the shell's.
+models = _of("catalogue", lambda module: (entry.name for entry in module.entries()))
+#: Ways in which pictures become the input, and recipes of `ascent`.
+presets = _of("image.preprocessing", lambda module: module.PRESETS)
+recipes = _of("synthesis.presets", lambda module: module.PRESETS)
+providers = _of("runtime.providers", lambda module: ["auto", *module.available()])
+limits = _of("limits", lambda module: (f"{name}=" for name in module.Limits.__dataclass_fields__))

@@ -272,7 +272,7 @@ _LISTED: Final = (
         "a folder NAME.fooled.",
     ),
     Command(
-        "audit", "audit.audit", f"{_LITE}\n{_LITE} photos/ --fail-on high -o audit/", gradients=True, writes=(),
+        "audit", "reports.audit", f"{_LITE}\n{_LITE} photos/ --fail-on high -o audit/", gradients=True, writes=(),
         arguments={
             "images": replace(
                 _paths("IMAGE", "Pictures or folders of them; none: what the file alone tells."), default=None
@@ -295,7 +295,7 @@ _LISTED: Final = (
         "Exit code 1 where the verdict is no pass.",
     ),
     Command(
-        "report", "report.report", f"{_LITE} photos/ --truth folders -o report/", arguments=_FOLDERS, gradients=True,
+        "report", "reports.report", f"{_LITE} photos/ --truth folders -o report/", arguments=_FOLDERS, gradients=True,
         writes=(),
         options={
             "truth": Option(kind=str, metavar="CSV|folders", complete=completion.words("folders")),
@@ -311,7 +311,7 @@ _LISTED: Final = (
         more="Writes a folder: report.html, the photos that it loads, photos.parquet (with the features), layers.csv.",
     ),
     Command(
-        "compare", "compare.compare", f"{_LITE} int8.onnx photos/ -o compared/", models=("a", "b"), gradients=True,
+        "compare", "reports.compare", f"{_LITE} int8.onnx photos/ -o compared/", models=("a", "b"), gradients=True,
         arguments={
             "images": replace(
                 _paths("IMAGES...", "Pictures or folders; none: weights, ranges and structure alone."), default=None

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from onnxviz.errors import InputRefused, UsageError, near, ways
@@ -89,19 +90,12 @@ def _built(make: Any, what: str) -> Any:
         raise UsageError(f"{what} could not be built: {type(error).__name__}: {error}") from error
 
 
-def _seeded(seed: int) -> Any:
+@contextlib.contextmanager
+def _seeded(seed: int) -> Iterator[None]:
     """Draw initial weights from `seed`, and leave the caller's random state as it was."""
-    library = torch()
-
-    class Seeded:
-        def __enter__(self) -> None:
-            self.state = library.random.get_rng_state()
-            library.manual_seed(seed)
-
-        def __exit__(self, *exception: object) -> None:
-            library.random.set_rng_state(self.state)
-
-    return Seeded()
+    with torch().random.fork_rng(devices=[]):
+        torch().manual_seed(seed)
+        yield
 
 
 def _weights(listed: Any, chosen: str, name: str) -> Any:
@@ -217,10 +211,8 @@ def transformers(name: str, wanted: Wanted) -> Source:
 
 
 def _random(library: Any, name: str, wanted: Wanted) -> Source:
-    torch_library = torch()
     try:
-        with torch_library.random.fork_rng(devices=[]):
-            torch_library.manual_seed(wanted.seed)
+        with _seeded(wanted.seed):
             if _is_class(library, name):
                 builder = getattr(library, name)
                 config = builder.config_class(**wanted.options)

@@ -26,6 +26,7 @@ import onnx_ir as ir
 
 from onnxviz.graph import operators
 from onnxviz.graph.operators import computes
+from onnxviz.graph.rectifiers import number
 
 SCOPES = "pkg.torch.onnx.name_scopes"
 
@@ -80,7 +81,7 @@ def readable(model: ir.Model, rename: Callable[[str], str] = lambda path: path) 
 
 def short_name(node: ir.Node) -> str:
     """What a node does, in one lower-case word: `conv`, `relu6`, `global_average_pool`."""
-    if computes(node.op_type) == "clip" and _bounds(node) == (0.0, 6.0):
+    if computes(node.op_type) == "clip" and [number(end) for end in node.inputs[1:3]] == [0.0, 6.0]:
         return "relu6"
     if node.op_type in _SHORT:
         return _SHORT[node.op_type]
@@ -99,13 +100,17 @@ def _name_outputs(node: ir.Node, wanted: str, taken: set[str | None]) -> None:
     for index, value in enumerate(node.outputs):
         if value.is_graph_output() or not value.name:
             continue
-        base = wanted if index == 0 else f"{wanted}.{index}"
-        name, copy = base, 0
-        while name in taken:
-            copy += 1
-            name = f"{base}_{copy}"
-        taken.add(name)
-        value.name = name
+        value.name = _free(wanted if index == 0 else f"{wanted}.{index}", taken)
+
+
+def _free(base: str, taken: set[str | None]) -> str:
+    """The name, or with a number behind it the first that is not taken: the second of a name is NAME_1."""
+    name, copy = base, 0
+    while name in taken:
+        copy += 1
+        name = f"{base}_{copy}"
+    taken.add(name)
+    return name
 
 
 def _modules(node: ir.Node) -> tuple[str, ...]:
@@ -144,18 +149,12 @@ def _rename_weights(graph: ir.Graph, rename: Callable[[str], str]) -> None:
                 wanted[value] = f"{rename(path)}.bias"
             elif dot and leaf.isidentifier():
                 wanted[value] = f"{rename(path)}.{leaf}"
-    names = {str(value.name) for value in [*graph.inputs, *graph.outputs]}
+    names = {value.name for value in [*graph.inputs, *graph.outputs]}
     constants = 0
     for value in values:
         if value not in wanted:
             wanted[value], constants = f"const_{constants}", constants + 1
-        name = base = wanted[value]
-        copy = 0
-        while name in names:
-            copy += 1
-            name = f"{base}_{copy}"
-        names.add(name)
-        wanted[value] = name
+        wanted[value] = _free(wanted[value], names)
     graph.initializers.clear()
     for value in values:
         value.name = wanted[value]
@@ -175,15 +174,6 @@ def _calls(graph: ir.Graph, paths: dict[ir.Node, str]) -> list[list[ir.Node]]:
         joined.append(node)
         call_of[node] = joined
     return calls
-
-
-def _bounds(node: ir.Node) -> tuple[float, ...]:
-    found = []
-    for value in node.inputs[1:3]:
-        if value is None or value.const_value is None or value.const_value.size != 1:
-            return ()
-        found.append(float(value.const_value.numpy().reshape(-1)[0]))
-    return tuple(found)
 
 
 # --- fit to be given away: no paths of the machine, no traces, simple operators ------------------

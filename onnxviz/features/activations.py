@@ -10,10 +10,12 @@ import numpy as np
 from onnxviz.features.pictures import for_each, single
 from onnxviz.network import ImageLike, Images, Network
 from onnxviz.provenance import check_open, recorded
-from onnxviz.results import Prediction, Result
+from onnxviz.results import Result
 
 if TYPE_CHECKING:
     from PIL import Image
+
+    from onnxviz.meaning import Prediction
 
 _MOST_MAPS = 64
 _EDGE = 96

@@ -38,7 +38,7 @@ from onnxviz.text import printable
 if TYPE_CHECKING:
     from PIL import Image
 
-    from onnxviz.figures.scatter import Groups
+    from onnxviz.figures.charts import Groups
     from onnxviz.network import Network
 
 _ENDINGS = (".npy", ".npz", ".csv", ".parquet")
@@ -98,7 +98,7 @@ class Embedding(Result):
 
     def groups(self, rows: np.ndarray | None = None) -> Groups | None:
         """The most frequent top classes of these rows (None: all), for colouring; None for no classifier."""
-        from onnxviz.figures.scatter import Groups
+        from onnxviz.figures.charts import Groups
 
         if self.classes is None:
             return None
@@ -114,7 +114,7 @@ class Embedding(Result):
     def picture(self) -> Image.Image:
         """The plane of greatest variance (PCA), points coloured by the network's top class."""
         from onnxviz.features.project import project
-        from onnxviz.figures.scatter import scatter
+        from onnxviz.figures.charts import scatter
 
         rows = np.flatnonzero(self.usable())
         found = project(self.features[rows], "pca")

@@ -20,7 +20,7 @@ from onnxviz.text import printable
 if TYPE_CHECKING:
     from PIL import Image
 
-    from onnxviz.figures.scatter import Groups
+    from onnxviz.figures.charts import Groups
     from onnxviz.network import Network
 
 #: The most pictures on one grid: the assignment grows with the cube of the number (2,500 take about 2 s).
@@ -151,8 +151,8 @@ class Map(Result):
 
         Frames have the colours of `scatter`.
         """
+        from onnxviz.figures.charts import marker
         from onnxviz.figures.grids import mosaic
-        from onnxviz.figures.scatter import marker
 
         groups = self._groups()
         pictures = {
@@ -170,13 +170,13 @@ class Map(Result):
 
     def scatter(self, size: tuple[int, int] = (_WIDTH, _WIDTH)) -> Image.Image:
         """The pictures as points, coloured by the network's top class. size: (width, height) in pixels."""
-        from onnxviz.figures.scatter import scatter
+        from onnxviz.figures.charts import scatter
 
         return scatter(self.points, self._groups(), axes=self.axes, size=size)
 
     def picture(self) -> Image.Image:
         """The grid of pictures and the scatter, side by side."""
-        from onnxviz.figures.scatter import side_by_side
+        from onnxviz.figures.charts import side_by_side
 
         left = self.grid()
         height = max(left.height, 760)

@@ -66,26 +66,25 @@ class Objective:
         """The value names that the terms read, in this model."""
         return tuple(dict.fromkeys(term.locate(model, source) for _, term in self.terms))
 
+    def _each(self, change: Callable[[Term], Term]) -> Objective:
+        return Objective(tuple((weight, change(term)) for weight, term in self.terms))
+
     def at(self, scores: str) -> Objective:
         """The same with the class scores read from the value of this name."""
-        terms = [(w, replace(term, layer=scores) if term.layer == LOGITS else term) for w, term in self.terms]
-        return Objective(tuple(terms))
+        return self._each(lambda term: replace(term, layer=scores) if term.layer == LOGITS else term)
 
     def laid_out(self, last: Callable[[str], bool]) -> Objective:
         """The same, with channels looked for where each layer has them.
 
         last   whether the layer of this name is (N, ..., C)
         """
-        terms = [
-            (w, replace(term, last=last(term.layer)) if term.last is None and term.layer else term)
-            for w, term in self.terms
-        ]
-        return Objective(tuple(terms))
+        return self._each(
+            lambda term: replace(term, last=last(term.layer)) if term.last is None and term.layer else term
+        )
 
     def renamed(self, names: Mapping[str, str]) -> Objective:
         """The same, reading other values: by old name, the new one."""
-        terms = [(w, replace(term, layer=names.get(term.layer or "", term.layer))) for w, term in self.terms]
-        return Objective(tuple(terms)) if names else self
+        return self._each(lambda term: replace(term, layer=names.get(term.layer or "", term.layer)))
 
     def append(self, op: Tape, model: ir.Model, source: str, values: Mapping[str, ir.Value]) -> ir.Value:
         """Append the operators; the value, (N,).

@@ -15,10 +15,9 @@ import numpy as np
 from onnxviz import isolate
 from onnxviz.errors import LimitExceeded, ModelRejected, ProviderUnavailable
 from onnxviz.isolate import region
-from onnxviz.runtime import failures
+from onnxviz.runtime import endings
 from onnxviz.runtime import providers as _providers
-from onnxviz.runtime.failures import Places
-from onnxviz.runtime.watchdog import WATCHDOG, waited
+from onnxviz.runtime.endings import WATCHDOG, Places, waited
 
 if TYPE_CHECKING:
     from onnxviz.runtime.capture import Captured
@@ -125,7 +124,7 @@ class Program:
     def _answering(
         self, run: Callable[[], T], options: Any, feeds: Mapping[str, Any], held: Iterable[Any] = ()
     ) -> T:
-        """Run; where it may take long, in a thread of its own (`watchdog.waited`), which costs a quick run too much.
+        """Run; where it may take long, in a thread of its own (`endings.waited`), which costs a quick run too much.
 
         A run takes as long as the last on inputs of the same sizes, unless the graph's work follows their values.
         """
@@ -220,7 +219,7 @@ class Program:
 
     def _typed(self, error: Exception, options: Any) -> Exception:
         ended = self._seconds if options.terminate else None
-        return failures.typed(error, self._places, ended, any_size=self._admits is not None)
+        return endings.typed(error, self._places, ended, any_size=self._admits is not None)
 
 
 def _placed(session: Any) -> dict[str, dict[str, int]]:
@@ -280,7 +279,7 @@ def session(
     """The graph on ONNX Runtime in this process; the settings are those of `programs.compile`.
 
     admit    is asked about the inputs' sizes before each run; None: it takes one size alone
-    places   whose each node is, see `failures.places`
+    places   whose each node is, see `endings.places`
     raises   ProviderUnavailable, also where the provider refuses what the CPU takes; ModelRejected, LimitExceeded
     """
     ort = _providers.onnxruntime()
@@ -329,7 +328,7 @@ def session(
     except ProviderUnavailable:
         raise
     except Exception as error:
-        reason = failures.reason(str(error))
+        reason = endings.reason(str(error))
         if wanted.name == _providers.CPU:
             raise ModelRejected(f"ONNX Runtime refuses the model: {reason}") from error
         settings: dict[str, Any] = {"threads": threads, "spin": spin, "seconds": seconds, "prepack": prepack}

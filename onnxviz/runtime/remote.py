@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import threading
 import weakref
@@ -13,7 +12,8 @@ import numpy as np
 
 from onnxviz.errors import LimitExceeded, WorkerCrashed
 from onnxviz.runtime.ort import Graph, Program
-from onnxviz.runtime.worker import Life, NotBegun, Worker, again
+from onnxviz.runtime.process import Life
+from onnxviz.runtime.worker import NotBegun, Worker, again
 from onnxviz.text import quoted
 
 _MOST_NAMES: Final = 3
@@ -48,7 +48,7 @@ class RemoteProgram(Program):
         self._worker = worker
         self._graph = graph
         self._settings = dict(settings)
-        self._seconds = settings["seconds"]
+        self._name = hashlib.sha256(graph.message).hexdigest()
         self._lock = threading.Lock()
         self._place: tuple[Life, int] | None = None
         again(self._compiled)
@@ -155,14 +155,9 @@ class RemoteProgram(Program):
         keep: bool = False,
     ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         what = "running the model" + (" for " if of else "") + ", ".join(map(quoted, of[:_MOST_NAMES]))
+        seconds = self._settings["seconds"]
         return self._worker.ask(
-            message,
-            arrays,
-            what=what,
-            digest=self._digest,
-            seconds=self._seconds,
-            life=life,
-            keep=keep,
+            message, arrays, what=what, digest=self._name, seconds=seconds, life=life, keep=keep
         )
 
     def _compiled(self) -> tuple[Life, int]:
@@ -191,9 +186,8 @@ class RemoteProgram(Program):
                 message,
                 arrays,
                 what="making a session of the model",
-                digest=self._digest,
-                seconds=self._worker.limits.load_seconds,
-                limit="load_seconds",
+                digest=self._name,
+                opening=True,
                 life=life,
                 keep=True,
             )
@@ -208,13 +202,6 @@ class RemoteProgram(Program):
         number: int = answer["program"]
         weakref.finalize(self, life.dropped.append, number).atexit = False
         return number
-
-    @functools.cached_property
-    def _name(self) -> str:
-        return hashlib.sha256(self._graph.message).hexdigest()
-
-    def _digest(self) -> str:
-        return self._name
 
 
 class Placed:

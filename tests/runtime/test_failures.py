@@ -19,7 +19,7 @@ from onnxviz.errors import (
     UsageError,
 )
 from onnxviz.programs import compile
-from onnxviz.runtime.failures import places, typed
+from onnxviz.runtime.endings import places, typed
 
 
 def network(*nodes: onnx.NodeProto, size: int | str = 32, **tensors: np.ndarray) -> onnx.ModelProto:

@@ -20,7 +20,7 @@ from onnx import TensorProto, helper
 from onnxviz import isolate
 from onnxviz.errors import LimitExceeded
 from onnxviz.programs import compile
-from onnxviz.runtime import watchdog
+from onnxviz.runtime import endings
 
 # What a child process reads first, to import from this folder.
 _HERE = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})"
@@ -102,7 +102,7 @@ def test_the_end_of_the_program_waits_for_a_run_that_was_left_behind():
 import atexit, time, types
 ended = []
 atexit.register(lambda: print("ended" if ended else "still running"))  # what is registered first comes last
-from onnxviz.runtime.watchdog import waited
+from onnxviz.runtime.endings import waited
 for _ in range(2):
     try:
         waited(lambda: (time.sleep(1.5), ended.append(1)), types.SimpleNamespace(terminate=False), -1.0)
@@ -160,8 +160,8 @@ except KeyboardInterrupt:
 
 
 def test_the_watchdog_is_woken_only_for_a_run_that_ends_before_it_looks(monkeypatch):
-    monkeypatch.setattr(watchdog, "_LINGERS", 600)
-    dog, options, woken = watchdog.Watchdog(), SimpleNamespace(terminate=False), []
+    monkeypatch.setattr(endings, "_LINGERS", 600)
+    dog, options, woken = endings.Watchdog(), SimpleNamespace(terminate=False), []
     with dog.watch(options, 60):
         pass
     while dog._looks == math.inf:  # its thread starts
@@ -179,7 +179,7 @@ def test_the_watchdog_is_woken_only_for_a_run_that_ends_before_it_looks(monkeypa
 
 def test_ctrl_c_leaves_no_lock_taken(monkeypatch):
     """Python's Condition keeps its lock where Ctrl-C comes right behind the taking of it."""
-    dog, options, enter = watchdog.Watchdog(), SimpleNamespace(terminate=False), threading.Condition.__enter__
+    dog, options, enter = endings.Watchdog(), SimpleNamespace(terminate=False), threading.Condition.__enter__
 
     def interrupted(condition: threading.Condition) -> None:
         enter(condition)
@@ -201,7 +201,7 @@ def test_a_run_whose_thread_was_started_when_ctrl_c_came_is_told_to_stop(monkeyp
 
     monkeypatch.setattr(threading.Thread, "start", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        watchdog.waited(ran.set, options, 60)
+        endings.waited(ran.set, options, 60)
     assert options.terminate
     assert ran.wait(60)
 

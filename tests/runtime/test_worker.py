@@ -35,7 +35,8 @@ from onnxviz.errors import (
 )
 from onnxviz.progress import Interrupted
 from onnxviz.runtime.pool import Pool
-from onnxviz.runtime.worker import Life, Worker, lacking
+from onnxviz.runtime.process import Life
+from onnxviz.runtime.worker import Worker, lacking
 
 pytestmark = pytest.mark.skipif(lacking() is not None, reason=str(lacking()))
 
@@ -198,7 +199,7 @@ def test_gradients_of_several_pictures_go_side_by_side(pair):
 def test_large_arrays_and_text_travel():
     import socket
 
-    from onnxviz.runtime.channel import Channel
+    from onnxviz.runtime.process import Channel
 
     ours, theirs = map(Channel, socket.socketpair())
     rng = np.random.default_rng(0)
@@ -229,7 +230,7 @@ def test_large_arrays_and_text_travel():
 def test_arrays_must_lie_in_the_memory_that_came():
     import socket
 
-    from onnxviz.runtime.channel import Channel, Closed, shared
+    from onnxviz.runtime.process import Channel, Closed, shared
 
     for place in ({"at": 0, "type": "float32", "shape": [2**40]}, {"at": -8, "type": "uint8", "shape": [4]}):
         ours, theirs = socket.socketpair()
@@ -265,7 +266,7 @@ def test_limits_hold_there(tmp_path):
 
 
 def test_fields_of_errors_travel(pair):
-    from onnxviz.runtime.channel import described, restored
+    from onnxviz.runtime.process import described, restored
 
     with pytest.raises(UnknownLayer):
         pair[1].activations(photo(), ["nothing"])
@@ -635,7 +636,7 @@ print(net.worker.life().process.pid)
 HELD = f"""
 sys.path.insert(0, {str(Path(__file__).parent)!r})
 from test_ort import endless
-from onnxviz.runtime import worker
+from onnxviz.runtime import process, worker
 from onnxviz.programs import compile
 program = compile(endless(), provider="cpu", worker=net.worker)
 state = program.hold(np.arange(1000.0))
@@ -672,7 +673,7 @@ print((state.numpy() == np.arange(1000)).all(), net.worker.life().process.pid)
 def test_a_second_ctrl_c_ends_what_holds_a_state(tmp_path):
     rest = f"""{HELD}
 worker.Life.stop = lambda *_: None  # as in one operator that takes minutes
-worker._GRACE_KEEPING = 600
+process._GRACE_KEEPING = 600
 drain = worker._drain
 worker._drain = lambda *given: (print("noticed", flush=True), drain(*given))[1]
 runs(net)

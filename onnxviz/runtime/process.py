@@ -1,8 +1,9 @@
-"""A line between two processes: one message at a time, JSON with arrays beside it in shared memory.
+"""A process that works for this one, from its start to its end, and the line between the two.
 
-JSON, because the other end may be a process that a stranger's model has corrupted: nothing that it sends is run here,
-and an array whose place is not inside the memory that came with it is an error. The memory of a line is used again and
-again; what is too large for that, or is to be kept by the receiver, travels in memory of its own.
+A line carries one message at a time, JSON with arrays beside it in shared memory. JSON, because the other end may be a
+process that a stranger's model has corrupted: nothing that it sends is run here, and an array whose place is not inside
+the memory that came with it is an error. The memory of a line is used again and again; what is too large for that, or
+is to be kept by the receiver, travels in memory of its own.
 """
 
 from __future__ import annotations
@@ -14,13 +15,20 @@ import mmap
 import os
 import socket
 import struct
+import subprocess
+import sys
 import tempfile
+import threading
+import weakref
+from collections import deque
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 
-from onnxviz import errors
+from onnxviz import errors, isolate
+from onnxviz.text import printable
 
 #: What a message is, and the arrays that came with it.
 Message = tuple[dict[str, Any], dict[str, np.ndarray]]
@@ -238,3 +246,190 @@ def restored(message: Mapping[str, Any]) -> BaseException:
     for key, value in dict(message["fields"]).items():
         setattr(error, key, value)
     return error
+
+
+# --- the process ----------------------------------------------------------------------------------
+
+# What ends so soon after Ctrl-C, between two operators, leaves its process alive; it has longer where a state is held
+# there, which is the result so far.
+GRACE: Final = 0.8
+_GRACE_KEEPING: Final = 10.0
+_SECONDS_TO_START: Final = 120.0
+_START: Final = """
+import sys
+sys.path[:] = {path!r}
+from {program} import serve
+serve({control}, {lifeline}, {board}, {memory})
+"""
+_LAST_WORDS: Final = 4096
+
+
+class Life:
+    """One process from its start to its end.
+
+    program  the module whose `serve` it runs
+    memory   the bytes that it may take; None: what the machine has
+    pid      the process that started it: a forked copy of that one must leave it alone
+    ended    why it was ended on purpose, None where it was not; `interrupted`, whether that was Ctrl-C
+    sent     the weights that it was given, by number
+    dropped  what is no longer needed there, by number
+    states   what is held there and nowhere else
+    """
+
+    def __init__(self, program: str, memory: int | None) -> None:
+        self.pid = os.getpid()
+        self.ended: str | None = None
+        self.interrupted = False
+        self.sent: set[int] = set()
+        self.dropped: deque[int] = deque()
+        self.states: weakref.WeakSet[Any] = weakref.WeakSet()
+        self._idle: list[Channel] = []
+        self._control, theirs = socket.socketpair()
+        reading, self._lifeline = os.pipe()
+        self._words = os.memfd_create("onnxviz") if hasattr(os, "memfd_create") else None
+        board, pages = shared(isolate.SIZE)
+        self._board = isolate.Board(pages)
+        try:
+            with theirs:
+                self.process = _started(program, theirs.fileno(), reading, board, self._words, memory)
+        except BaseException:
+            self._control.close()
+            for descriptor in (self._lifeline, self._words):
+                if descriptor is not None:
+                    os.close(descriptor)
+            raise
+        finally:
+            os.close(reading)
+            os.close(board)
+        descriptors = [self._lifeline, *([] if self._words is None else [self._words])]
+        self._end = weakref.finalize(
+            self, _end, self.process, self._control, self._idle, descriptors, os.getpid()
+        )
+        self._lock = threading.Lock()
+        try:
+            self._control.settimeout(_SECONDS_TO_START)
+            ready = self._control.recv(1)
+            self._control.settimeout(None)
+        except OSError:
+            ready = b""
+        except BaseException:
+            self.end("it was not needed")
+            raise
+        if not ready:
+            words = self.last_words()
+            self.end("it did not start")
+            raise errors.WorkerCrashed(
+                f"the process of an isolated network could not be started{words}; leave out isolate=True to run in "
+                "this process"
+            )
+
+    @property
+    def alive(self) -> bool:
+        """Whether it runs, as far as is known."""
+        return self._end.alive and self.process.poll() is None
+
+    def channel(self) -> Channel:
+        """A channel that nobody else uses; give it back with `release`.
+
+        raises   Closed
+        """
+        with self._lock:
+            if self._idle:
+                return self._idle.pop()
+            ours, theirs = socket.socketpair()
+            try:
+                with theirs:
+                    socket.send_fds(self._control, [CONTROL.pack(0)], [theirs.fileno()])
+            except OSError as error:
+                ours.close()
+                raise Closed(str(error)) from error
+            return Channel(ours)
+
+    def release(self, channel: Channel) -> None:
+        """The channel's last message was answered."""
+        if self._end.alive:
+            self._idle.append(channel)
+        else:
+            channel.close()
+
+    def end(self, why: str) -> None:
+        """End it, whatever it is doing."""
+        if self.ended is None and self.process.poll() is None:
+            self.ended = why
+        self._end()
+
+    def was_at(self) -> str | None:
+        """What native code it was in last, as it stands after 'while'."""
+        regions = [one.what for one in self._board.under_way() if not one.what.startswith(isolate.REQUEST)]
+        return regions[0] if regions else None
+
+    def began(self, request: int) -> bool:
+        """Whether it died in the middle of this, rather than before."""
+        return any(one.what == f"{isolate.REQUEST}{request}" for one in self._board.under_way())
+
+    @property
+    def grace(self) -> float:
+        """How many seconds what it does may go on after Ctrl-C."""
+        return _GRACE_KEEPING if self.states else GRACE
+
+    def stop(self, request: int) -> None:
+        """Tell it to stop this between two operators, or not to begin it; harmless where it ended long ago."""
+        with contextlib.suppress(OSError):  # gone, or deaf
+            self._control.send(CONTROL.pack(request), socket.MSG_DONTWAIT)
+
+    def interrupt(self) -> None:
+        """End it because of Ctrl-C."""
+        self.interrupted = True
+        self.end("it was ended by Ctrl-C")
+
+    def last_words(self) -> str:
+        """The last line that it wrote to stderr, in brackets behind a blank; empty where there is none."""
+        if self._words is None or not self._end.alive:
+            return ""
+        size = os.fstat(self._words).st_size
+        text = os.pread(self._words, _LAST_WORDS, max(0, size - _LAST_WORDS)).decode("utf-8", "replace")
+        lines = text.strip().splitlines()
+        return f" ({printable(lines[-1], 200)})" if lines else ""
+
+
+def _started(
+    program: str, control: int, lifeline: int, board: int, words: int | None, memory: int | None
+) -> subprocess.Popen[bytes]:
+    root = str(Path(__file__).resolve().parents[2])
+    path = [os.fspath(one) for one in sys.path]
+    path += [] if root in path else [root]
+    code = _START.format(
+        path=path, program=program, control=control, lifeline=lifeline, board=board, memory=memory
+    )
+    try:
+        # -P: no file beside a script, or in the folder where a stranger's models lie, is taken for a module before
+        # `path` is set. A session of its own: Ctrl-C on the terminal is for this process, which decides.
+        return subprocess.Popen(
+            [sys.executable, "-P", "-c", code],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL if words is None else words,
+            pass_fds=[control, lifeline, board],
+            start_new_session=True,
+        )
+    except (OSError, ValueError) as error:
+        raise errors.WorkerCrashed(
+            f"the process of an isolated network could not be started: {error}"
+        ) from error
+
+
+def _end(
+    process: subprocess.Popen[bytes],
+    control: socket.socket,
+    idle: list[Channel],
+    descriptors: list[int],
+    pid: int,
+) -> None:
+    if os.getpid() == pid:
+        process.kill()
+        process.wait()
+    control.close()
+    while idle:
+        idle.pop().close()
+    for descriptor in descriptors:
+        os.close(descriptor)

@@ -1,4 +1,4 @@
-"""`onnxviz audit`: the checks on the terminal, the report in a folder, and what the exit code says."""
+"""The commands that write a report in a folder: what is told on the terminal besides, and what the exit code says."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any, Final
 
 import typer
 
+from onnxviz.cli import saving
 from onnxviz.cli.command import Call
 from onnxviz.cli.run import Run
 from onnxviz.errors import LimitExceeded, ModelRejected, ModelUnsuitable, UsageError, WorkerCrashed
@@ -21,7 +22,6 @@ _MARKS: Final = {"found": "FOUND", "clean": "clean", "not-run": "not run", "not-
 def audit(run: Run, call: Call) -> None:
     """The audit of one file; exit code 1 where it does not pass."""
     from onnxviz.auditing.run import planned, refused
-    from onnxviz.cli import saving
 
     written = call.own.pop("write_accept")
     if written is not None:
@@ -128,3 +128,54 @@ def _show(run: Run, found: Any, written: Path | None) -> None:
         run.say(str(found.save(run.output())))
     run.say(f"verdict  {found.verdict}")
     run.emit({**found.to_dict(), "manifest": found.manifest})
+
+
+def compare(run: Run, call: Call) -> None:
+    """Findings, figures and a page; exit code 1 where a finding counts, or what was asked for could not be done."""
+    from onnxviz.auditing import accept
+    from onnxviz.comparing.judge import verdict
+
+    target, fail_on = run.output(), call.own["fail_on"]
+    run.claim(target)
+    if call.options.pop("resume", False):
+        call.options["resume"] = target
+    entries = accept.read(call.own["accept"])  # what cannot be read is told before any work
+    a, b = (run.load(call.arguments[name], name=name) for name in ("a", "b"))
+
+    def save(found: Any) -> None:
+        applied = accept.apply(entries, found.findings)
+        for note in applied.notes:
+            run.note(note)
+        path = found.save(target, fail_on=fail_on, accepted=applied.accepted, model=call.arguments["b"])
+        for line in found.lines():
+            run.say(line)
+        outcome = verdict(found, fail_on, applied.accepted)
+        run.say()
+        run.say(f"{outcome}: {path}")
+        run.emit({**found.to_dict(fail_on=fail_on, accepted=applied.accepted), "out": str(path)})
+        outcomes.append(outcome)
+
+    outcomes: list[str] = []
+    note = ": what was compared so far is saved, and says incomplete"
+    saving.finish(run, lambda: call(a, b, call.arguments["images"]), save, note)
+    if outcomes != ["pass"]:
+        raise typer.Exit(1)
+
+
+def report(run: Run, call: Call) -> None:
+    """A folder with the page of a network and photos."""
+    target = run.output()
+    run.claim(target, *(target / name for name in ("report.html", "report.json", "photos.csv")))
+    net = run.load(call.model)
+    one_file = call.own.pop("one_file")
+
+    def save(found: Any) -> None:
+        for one in found.embedding.skipped:
+            run.note(f"skipped {one}")
+        path = found.save(target, one_file=one_file)
+        run.say(str(path))
+        run.emit({"out": str(path), "manifest": found.manifest})
+
+    saving.finish(
+        run, lambda: call(net, call.arguments["images"]), save, ": the page holds what was done so far"
+    )

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from onnxviz.figures import style
-from onnxviz.figures.scatter import OTHER, PALETTE, Groups, legend, marker, scatter, side_by_side
+from onnxviz.figures.charts import OTHER, PALETTE, Groups, legend, marker, scatter, side_by_side
 
 
 def places_of(picture, colour, box=None):
