@@ -133,7 +133,9 @@ def _parted(model: ir.Model) -> Graph:
         if computes(node.op_type) != "gemm":
             for value in node.inputs:
                 dense.discard("" if value is None else value.name or "")
-    return Graph(message, weights, any(map(_open, model.graph.inputs)), follows_values(thin), frozenset(dense))
+    return Graph(
+        message, weights, any(map(_open, model.graph.inputs)), follows_values(thin), frozenset(dense)
+    )
 
 
 def _open(value: ir.Value) -> bool:
