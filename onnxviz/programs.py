@@ -131,8 +131,8 @@ def _parted(model: ir.Model) -> Graph:
     dense = set(weights)  # read by products alone
     for node in thin.graph.all_nodes():
         if computes(node.op_type) != "gemm":
-            for value in node.inputs:
-                dense.discard("" if value is None else value.name or "")
+            for weight in node.inputs:
+                dense.discard("" if weight is None else weight.name or "")
     return Graph(
         message, weights, any(map(_open, model.graph.inputs)), follows_values(thin), frozenset(dense)
     )
