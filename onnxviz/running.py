@@ -21,8 +21,8 @@ from onnxviz.errors import (
     judging,
     ways,
 )
-from onnxviz.graph.open.findings import told
 from onnxviz.graph.open.load import Loaded
+from onnxviz.graph.open.weights import told
 from onnxviz.inputs import DEFAULT_SIZE, InputSpec
 from onnxviz.limits import Limits
 from onnxviz.programs import compile

@@ -36,16 +36,16 @@ def page() -> str:
     """The page's text."""
     from onnxviz.backends.torch.executor import OPERATORS
     from onnxviz.grad import overrides, table
-    from onnxviz.graph import fused, lift, quantised
+    from onnxviz.graph import fused, lift
     from onnxviz.graph.analysis import cost
     from onnxviz.graph.analysis.receptive_rules import RULES
     from onnxviz.graph.operators import SPELLINGS, TABLE, TRAINED, Operator, computes, family, operator
 
     on_cuda = {line.split()[0] for line in KERNELS.read_text("utf-8").splitlines()}
 
-    rewritten = {table.key(name, domain) for domain, name in quantised._STEPS}
+    rewritten = {table.key(name, domain) for domain, name in fused.QUANTISED}
     rewritten |= {table.key(name, _MICROSOFT) for name in fused._STEPS}
-    rewritten |= {*fused._EARLY} | fused.EXPANDED | {"If", "Scatter", "Upsample"} & {*lift._STEPS, "If"}
+    rewritten |= {*fused._EARLY} | lift.EXPANDED | {"If", "Scatter", "Upsample"} & {*lift._STEPS, "If"}
 
     def line(name: str, row: Operator, key: str = "", of: str = "") -> str:
         does = [f"as {of}"] if of else [family(name) if key else row.family]

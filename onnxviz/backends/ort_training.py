@@ -23,8 +23,8 @@ import onnx_ir as ir
 from onnxviz.backends.choose import Task
 from onnxviz.errors import MissingDependency, ModelUnsuitable, UnsupportedOperator, UsageError
 from onnxviz.grad import rules, table
-from onnxviz.grad.backward import reads
 from onnxviz.grad.model import Forward, all_values, forward
+from onnxviz.graph.analysis.dataflow import reads
 from onnxviz.graph.naming import names
 from onnxviz.graph.operators import TRAINED
 from onnxviz.graph.shapes import infer

@@ -170,10 +170,9 @@ class Run:
 
     def heed(self, graph: ir.Model) -> None:
         """Tell of weights that hold NaN or infinities, of a graph that belongs to no network."""
-        from onnxviz.graph.open import findings
-        from onnxviz.graph.open.findings import told
+        from onnxviz.graph.open.weights import odd, told
 
-        for text in told(findings.weights(graph)):
+        for text in told(odd(graph)):
             self.note(text)
 
     # --- out ------------------------------------------------------------------------------------

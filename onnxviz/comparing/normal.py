@@ -10,16 +10,13 @@ from collections.abc import Iterator
 
 import onnx
 import onnx_ir as ir
-from onnx_ir.passes import common
 
 from onnxviz import isolate
-from onnxviz.graph import fold, fused, lift
 from onnxviz.graph.analysis.dataflow import FLOATS, dependent, duplicate, is_tensor, measured, prune
 from onnxviz.graph.dequantised import ALSO, through
 from onnxviz.graph.naming import name_nodes
-from onnxviz.graph.normalise import scalars
+from onnxviz.graph.normalise import standard
 from onnxviz.graph.operators import computes
-from onnxviz.graph.quantised import as_qdq
 from onnxviz.graph.shapes import infer
 from onnxviz.network import Network
 
@@ -39,20 +36,7 @@ def normal(net: Network) -> ir.Model:
     """
     with isolate.on(net.worker):
         model = duplicate(net.batched[0])
-        common.RemoveInitializersFromInputsPass()(model)
-        name_nodes(model.graph)
-        fold.constants(model)
-        infer(model)
-        fused.split(model)
-        scalars(model)
-        lift.lift(model)
-        fold.branches(model)
-        fold.constants(model)
-        fold.dropout(model)
-        as_qdq(model)
-        # Before IR version 4 every initialiser had to be a graph input too; opset 18 came with 8, opset 21 with 10.
-        model.ir_version = max(model.ir_version, 10 if model.opset_imports[""] >= 21 else 8)
-        infer(model)
+        standard(model, whole=False)
         _collapse(model.graph)
         for value in [value for node in model.graph for value in node.outputs if ALSO in value.meta]:
             through(model.graph, value)

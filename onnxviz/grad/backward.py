@@ -8,7 +8,7 @@ values off the way, and that a cotangent has its value's shape.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import onnx
@@ -16,6 +16,7 @@ import onnx_ir as ir
 
 from onnxviz.errors import UnsupportedOperator, ways
 from onnxviz.grad import table
+from onnxviz.graph.analysis.dataflow import reads
 from onnxviz.graph.operators import computes
 from onnxviz.graph.rectifiers import rectifier
 from onnxviz.graph.tape import Dims, Operand, Tape, dims, schema
@@ -88,22 +89,6 @@ def _replace(tape: Tape) -> None:
     if tape.replaced:
         tape.graph.sort()  # readers stand before the backward part that the new values stand in
         tape.replaced.clear()
-
-
-def reads(node: ir.Node) -> list[ir.Value]:
-    """The values a node reads, those that its subgraphs capture included."""
-    found = [x for x in node.inputs if x is not None]
-    for attribute in node.attributes.values():
-        graphs: Iterable[ir.Graph] = ()
-        if attribute.type == ir.AttributeType.GRAPH:
-            graphs = (attribute.as_graph(),)
-        elif attribute.type == ir.AttributeType.GRAPHS:
-            graphs = attribute.as_graphs()
-        for graph in graphs:
-            for inner in graph:
-                found.extend(reads(inner))
-            found.extend(graph.outputs)
-    return found
 
 
 def _varying(nodes: Sequence[ir.Node], wrt: Sequence[ir.Value], rules: table.Table) -> set[ir.Value]:

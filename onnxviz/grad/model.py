@@ -17,7 +17,7 @@ from onnxviz.errors import ModelUnsuitable, OnnxVizError, UnknownLayer, UsageErr
 from onnxviz.grad import backward, table
 from onnxviz.grad.overrides import PLAIN
 from onnxviz.graph import float32
-from onnxviz.graph.analysis.dataflow import clone, prune
+from onnxviz.graph.analysis.dataflow import clone, prune, reads
 from onnxviz.graph.dequantised import dequantised, through
 from onnxviz.graph.naming import name_lengths, name_nodes, publish
 from onnxviz.graph.normalise import normalise
@@ -375,7 +375,7 @@ def support(model: ir.Model, wrt: str | None = None) -> dict[str, bool]:
     reached = {v for v in graph.inputs if wrt is None or v.name == wrt}
     counts: dict[str, int] = {}
     for node in graph:
-        if table.is_zero(node.op_type, node.domain) or not any(x in reached for x in backward.reads(node)):
+        if table.is_zero(node.op_type, node.domain) or not any(x in reached for x in reads(node)):
             continue
         reached.update(node.outputs)
         name = table.key(node.op_type, node.domain)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import onnx_ir as ir
 
-from onnxviz.graph.analysis.twins import View
+from onnxviz.graph.analysis.units import Call
 from onnxviz.graph.operators import (
     BATCH_FIRST,
     POINTWISE,
@@ -23,7 +23,6 @@ from onnxviz.graph.operators import (
     operators,
 )
 
-Shape = tuple[int, ...]
 _LAST = (1 << 31) - 1  # the end of an axis, whatever its size
 
 
@@ -35,34 +34,33 @@ class Mixes(Refused):
     """What the node computes for one image depends on the others of its batch."""
 
 
-@dataclass
-class Step:
-    """One node on the way, and the edits that it needs.
+@dataclass(frozen=True)
+class Step(Call):
+    """One node on the way, and the edits that it needs. What it has no shape or constant for, it raises Unplaced for.
 
-    `view` is the node as a standard operator; `axes` tells for each of the view's inputs which axis is the
-    batch, None where it has none.
+    node       of which `view` is the standard operator
+    axes       for each of the view's inputs which axis is the batch, None where it has none
+    batch      the file's
+    open_size  the file leaves height or width open, so shapes other than the batch are stand-ins
+    moving     inputs that the graph computes from an open image size: their contents at twice the batch
+
+    The edits, by the place of an input of the node:
+
+    constants   new contents
+    attributes  new ones, by name
+    repeated    repeat this constant input once for each image, along this axis
+    sized       in the sizes that are this input, put the data's true batch at this index
     """
 
-    node: ir.Node
-    view: View
-    axes: list[int | None]
-    shapes: list[Shape | None]
-    results: list[Shape | None]
-    values: Callable[[ir.Value | None], np.ndarray | None]
-    batch: int
-    opset: int
+    node: ir.Node = field(kw_only=True)
+    axes: list[int | None] = field(kw_only=True)
+    batch: int = field(kw_only=True)
     open_size: bool = False
-    """The file leaves height or width open, so shapes other than the batch are stand-ins."""
     moving: dict[int, np.ndarray] = field(default_factory=dict)
-    """Inputs that the graph computes from an open image size: their contents at twice the batch."""
     constants: dict[int, np.ndarray] = field(default_factory=dict)
-    """Edit: new contents for the input at this place of the node."""
     attributes: dict[str, list[int]] = field(default_factory=dict)
-    """Edit: new attributes."""
     repeated: dict[int, int] = field(default_factory=dict)
-    """Edit: repeat the constant input at this place once for each image, along this axis."""
     sized: dict[int, int] = field(default_factory=dict)
-    """Edit: in the sizes that are input `place`, put the data's true batch at this index."""
 
     def axis(self, place: int = 0) -> int:
         """The batch axis of an input that must have one."""
@@ -70,20 +68,6 @@ class Step:
         if found is None:
             raise Refused("it mixes the images with a constant in a way that is not known here")
         return found
-
-    def shape(self, place: int = 0) -> Shape:
-        """The shape of an input."""
-        found = self.shapes[place] if place < len(self.shapes) else None
-        if found is None:
-            raise Refused("the shape of its input cannot be inferred")
-        return found
-
-    @property
-    def result(self) -> Shape:
-        """The shape of the first result."""
-        if self.results[0] is None:
-            raise Refused("its result's shape cannot be inferred")
-        return self.results[0]
 
     @property
     def carriers(self) -> list[int]:
@@ -95,7 +79,7 @@ class Step:
         twice = self.moving.get(place)
         if twice is None:
             return False
-        once = self.values(self.view.input(place))
+        once = self.values(place)
         if once is None or len(once) != len(twice):
             return False
         grown = once.copy()
@@ -111,24 +95,12 @@ class Step:
         Of size 1 (or absent) it is the same for every image. Of the whole size, in a batch of one, it is one
         image's share (16 windows, say), to be repeated for each.
         """
-        shape = self.shape(place)
+        shape = self.input(place)
         if at < 0 or shape[at] == 1:
             return
         if self.batch != 1 or shape[at] != size or not self.view.exact:
             raise Refused(f"it has a constant of size {shape[at]} along the batch")
         self.repeated[place] = at
-
-    def numbers(self, name: str, place: int) -> list[int] | None:
-        """Integers given as an attribute in old opsets and as input `place` in new ones; None if not given."""
-        found = self.view.attributes.get(name)
-        if found is None:
-            value = self.view.input(place)
-            if value is None:
-                return None
-            found = self.values(value)
-            if found is None:
-                raise Refused(f"its {name} are computed while it runs")
-        return [int(v) for v in np.asarray(found).reshape(-1)]
 
 
 # --- what holds the batch -------------------------------------------------------------------------
@@ -136,7 +108,7 @@ class Step:
 
 def _reshape(step: Step) -> int:
     """The batch comes first in row-major order, so it stays whole if what stands before it stays."""
-    axis, before, after = step.axis(), step.shape(), step.result
+    axis, before, after = step.axis(), step.input(), step.shape
     lead = math.prod(before[:axis])
     target = step.numbers("shape", 1)
     if target is None:
@@ -147,7 +119,7 @@ def _reshape(step: Step) -> int:
     at = axis if axis in places and after[axis] == before[axis] else places[0]
     if step.follows(1, at):
         return at
-    zeros = not step.view.attributes.get("allowzero", 0)
+    zeros = not step.get("allowzero", 0)
     whole = zeros and at == axis and after[at] == before[axis]
     if target[at] == -1 or (target[at] == 0 and whole):
         return at
@@ -163,22 +135,22 @@ def _reshape(step: Step) -> int:
 
 
 def _flatten(step: Step) -> int:
-    axis, shape = step.axis(), step.shape()
-    cut = step.view.attributes.get("axis", 1) % (len(shape) + 1)
+    axis, shape = step.axis(), step.input()
+    cut = step.get("axis", 1) % (len(shape) + 1)
     if math.prod(shape[0 if axis < cut else cut : axis]) != 1:
         raise Refused("it mixes the batch into another axis")
     return 0 if axis < cut else 1
 
 
 def _unsqueeze(step: Step) -> int:
-    rank = len(step.result)
+    rank = len(step.shape)
     new = {a % rank for a in step.numbers("axes", 1) or []}
     return [i for i in range(rank) if i not in new][step.axis()]
 
 
 def _squeeze(step: Step) -> int:
     """Axes of size 1 go; the batch must not be among them."""
-    axis, shape = step.axis(), step.shape()
+    axis, shape = step.axis(), step.input()
     axes = step.numbers("axes", 1)
     if axes is None:
         axes = [i for i, size in enumerate(shape) if size == 1]
@@ -195,9 +167,9 @@ def _squeeze(step: Step) -> int:
 def _expand(step: Step) -> None:
     """1 in the target leaves an axis as it is, so that is what the batch gets."""
     target = step.numbers("shape", 1) or []
-    at = step.axis() + len(step.result) - len(step.shape())
-    place = at - len(step.result) + len(target)
-    if step.result[at] != step.shape()[step.axis()]:
+    at = step.axis() + len(step.shape) - len(step.input())
+    place = at - len(step.shape) + len(target)
+    if step.shape[at] != step.input()[step.axis()]:
         raise Refused("it stretches the batch")
     if not step.follows(1, place) and 0 <= place < len(target) and target[place] != 1:
         step.constants[1] = np.array([*target[:place], 1, *target[place + 1 :]], np.int64)
@@ -206,41 +178,41 @@ def _expand(step: Step) -> None:
 def _concat(step: Step) -> None:
     """A constant piece is repeated for each image."""
     axis = step.axis(step.carriers[0])
-    if step.view.attributes.get("axis", 1) % len(step.result) == axis:
+    if step.get("axis", 1) % len(step.shape) == axis:
         raise Refused("it joins values along the batch")
     for place in range(len(step.axes)):
         if step.axes[place] is None:
-            size = step.shape(step.carriers[0])[axis]
-            if step.batch != 1 or step.shape(place)[axis] != size or not step.view.exact:
+            size = step.input(step.carriers[0])[axis]
+            if step.batch != 1 or step.input(place)[axis] != size or not step.view.exact:
                 raise Refused("it joins a constant of another batch")
             step.repeated[place] = axis
 
 
 def _slice(step: Step) -> None:
     """A slice of the batch must be all of it; its end is then opened."""
-    axis, size = step.axis(), step.shape()[step.axis()]
+    axis, size = step.axis(), step.input()[step.axis()]
     starts, ends = step.numbers("starts", 1), step.numbers("ends", 2)
     if starts is None or ends is None:
         raise Refused("its bounds are not known")
     axes = step.numbers("axes", 3) or list(range(len(starts)))
     steps = step.numbers("steps", 4) or [1] * len(starts)
     for i, a in enumerate(axes):
-        if a % len(step.shape()) != axis:
+        if a % len(step.input()) != axis:
             continue
         if steps[i] != 1 or starts[i] not in (0, -size) or (ends[i] < size):
             raise Refused("it takes a part of the batch")
         if starts[i] != 0 or ends[i] < _LAST:
             starts[i], ends[i] = 0, _LAST
             if step.view.input(1) is None:
-                step.attributes |= {"starts": starts, "ends": ends}
+                step.attributes.update(starts=starts, ends=ends)
             else:
-                step.constants |= {1: np.array(starts, np.int64), 2: np.array(ends, np.int64)}
+                step.constants.update({1: np.array(starts, np.int64), 2: np.array(ends, np.int64)})
 
 
 def _resize(step: Step) -> None:
     """Scales leave the batch alone; sizes that name it get the true one."""
-    axis, axes = step.axis(), step.view.attributes.get("axes")
-    named = list(axes) if axes is not None else list(range(len(step.shape())))
+    axis, axes = step.axis(), step.get("axes")
+    named = list(axes) if axes is not None else list(range(len(step.input())))
     if (
         computes(step.view.op) == "resize"
         and step.opset > 10
@@ -256,15 +228,15 @@ def _resize(step: Step) -> None:
 
 def _mean_variance(step: Step) -> None:
     """Its usual axes name the batch too, which for a batch of one is no matter."""
-    rank = len(step.shape())
-    axes = [int(a) % rank for a in step.view.attributes.get("axes", [0, 2, 3]) if -rank <= a < rank]
-    if step.axis() in axes and step.batch == step.shape()[step.axis()] == 1:
+    rank = len(step.input())
+    axes = [int(a) % rank for a in step.get("axes", [0, 2, 3]) if -rank <= a < rank]
+    if step.axis() in axes and step.batch == step.input()[step.axis()] == 1:
         step.attributes["axes"] = [a for a in axes if a != step.axis()]
 
 
 def _recurrent(step: Step) -> None:
     """Constant first states are repeated for each image."""
-    first = step.view.attributes.get("layout", 0) == 1
+    first = step.get("layout", 0) == 1
     if step.axis() != (0 if first else 1) or step.view.input(4) is not None:
         raise Refused("its sequence lengths or its axes do not follow the batch")
     for place in (5, 6):
@@ -275,8 +247,8 @@ def _recurrent(step: Step) -> None:
 
 
 def _quantise(step: Step) -> None:
-    scales = step.shape(1)
-    if math.prod(scales) > 1 and step.view.attributes.get("axis", 1) % len(step.shape()) == step.axis():
+    scales = step.input(1)
+    if math.prod(scales) > 1 and step.get("axis", 1) % len(step.input()) == step.axis():
         raise Refused("it has a scale for each image")
 
 
@@ -292,30 +264,30 @@ def _leading(step: Step) -> None:
 
 def _pointwise(step: Step) -> None:
     """All batch axes must meet under broadcasting, and constants must be the same for every image."""
-    rank = len(step.result)
-    meet = {step.axis(place) + rank - len(step.shape(place)) for place in step.carriers}
-    sizes = {step.shape(place)[step.axis(place)] for place in step.carriers}
+    rank = len(step.shape)
+    meet = {step.axis(place) + rank - len(step.input(place)) for place in step.carriers}
+    sizes = {step.input(place)[step.axis(place)] for place in step.carriers}
     if len(meet) > 1:
         raise Refused("the batch stands on different axes of its inputs")
     if len(sizes) > 1:
         raise Refused("it stretches the batch of one input over another's")
     for place, axis in enumerate(step.axes):
         if axis is None and step.view.input(place) is not None:
-            step.beside(place, min(meet) - rank + len(step.shape(place)), min(sizes))
+            step.beside(place, min(meet) - rank + len(step.input(place)), min(sizes))
 
 
 def _product(step: Step) -> None:
     """The other side may be a stack of matrices, one for each image; C of Gemm is broadcast."""
-    rank = len(step.result)
+    rank = len(step.shape)
     sides = [place for place in (0, 1) if step.axes[place] is not None]
-    at = step.axis(sides[0]) + rank - len(step.shape(sides[0]))
+    at = step.axis(sides[0]) + rank - len(step.input(sides[0]))
     if len(sides) == 1 and at < rank - 2:
         step.beside(
-            1 - sides[0], at - rank + len(step.shape(1 - sides[0])), step.shape(sides[0])[step.axis(sides[0])]
+            1 - sides[0], at - rank + len(step.input(1 - sides[0])), step.input(sides[0])[step.axis(sides[0])]
         )
     if computes(step.view.op) == "gemm" and step.view.input(2) is not None and step.axes[2] is None:
         row = 0 if sides == [0] else 1
-        step.beside(2, row - 2 + len(step.shape(2)), step.result[row])
+        step.beside(2, row - 2 + len(step.input(2)), step.shape[row])
 
 
 # They give the axis of the batch where several would do: at a batch of 1 numbers of elements tell nothing.

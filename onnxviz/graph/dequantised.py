@@ -357,7 +357,7 @@ def rename(model: ir.Model, called: Mapping[str, Sequence[str]]) -> None:
 def dequantised(graph: ir.Graph, value: ir.Value) -> ir.Value | None:
     """Put the real numbers behind a quantised value, in place; None where it is no quantised activation.
 
-    Requires DequantizeLinear and QuantizeLinear in place of fused quantised operators (graph/quantised.py). Values
+    Requires DequantizeLinear and QuantizeLinear in place of fused quantised operators (graph/fused.py). Values
     quantised along an axis are left alone.
     """
     node, scale = value.producer(), scale_of(value)

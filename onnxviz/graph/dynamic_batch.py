@@ -30,9 +30,9 @@ from onnxviz.graph.analysis.probe import Facts, Prober, layout
 from onnxviz.graph.analysis.receptive_field import by_rule
 from onnxviz.graph.analysis.receptive_rules import RULES
 from onnxviz.graph.analysis.twins import View, view
-from onnxviz.graph.analysis.units import Atom, Call, Units
+from onnxviz.graph.analysis.units import Atom, Shape, Units, Unplaced
 from onnxviz.graph.batch import over_batch
-from onnxviz.graph.batch_constants import EDITS, Mixes, Refused, Shape, Step
+from onnxviz.graph.batch_constants import EDITS, Mixes, Refused, Step
 from onnxviz.graph.naming import own_length
 from onnxviz.graph.operators import BATCH_FIRST, OWN, POINTWISE, SHAPE_ONLY, computes, operator
 from onnxviz.graph.tape import Tape
@@ -129,6 +129,8 @@ class Freeing:
                 self._visit(node)
             except Refused as reason:
                 raise type(reason)(f"{_title(node)}: {reason}") from reason
+            except Unplaced as reason:
+                raise Refused(f"{_title(node)}: {reason}") from reason
             except (IndexError, ZeroDivisionError) as reason:
                 raise Refused(f"{_title(node)}: its axes do not fit its input") from reason
 
@@ -165,16 +167,17 @@ class Freeing:
         if any(v in self.carried for v in node.inputs if v is not None and v not in twin.inputs):
             raise Refused("a scale or a fused input of it depends on the image")
         step = Step(
-            node,
             twin,
-            [None if v is None else self.carried.get(v) for v in twin.inputs],
+            [None if v is None else self.seen.get(v) for v in twin.inputs],
             [self._shape(v) for v in twin.inputs],
             [self._shape(v) for v in node.outputs],
-            self._value,
-            self.batch,
+            lambda place: self._value(twin.input(place)),
             self.opset,
-            self.prober.open_size,
-            moving,
+            node=node,
+            axes=[None if v is None else self.carried.get(v) for v in twin.inputs],
+            batch=self.batch,
+            open_size=self.prober.open_size,
+            moving=moving,
         )
         axis = EDITS[twin.op](step) if twin.op in EDITS else None
         computed = any(node.inputs[place] in self.sized for place in step.constants)
@@ -182,7 +185,7 @@ class Freeing:
             raise Refused("it computes sizes in which the batch is fixed")
         self._edit(step)
         if step.results[0] is None and operator(twin.op).keeps == "shape":  # ONNX tells it of some alone
-            step.results[0] = self.shapes[node.outputs[0]] = step.shape()
+            step.results[0] = self.shapes[node.outputs[0]] = step.input()
         for i, value in enumerate(node.outputs):
             if step.results[i] is not None:
                 self.seen[value], self.carried[value] = self._result(step, i, axis)
@@ -196,25 +199,19 @@ class Freeing:
         seen, likely = self._seen(step, first), step.axis(first)
         if not others and op in BATCH_FIRST and first == likely == 0:  # by definition
             return replace(seen, axes=(seen.axes[0], *map(units.plain, shape[1:]))), 0
-        if not others and op in _IN_PLACE and first == 0 and shape == step.shape():
+        if not others and op in _IN_PLACE and first == 0 and shape == step.input():
             return seen, likely
         twin = View(**{**vars(step.view), "attributes": {**step.view.attributes, **step.attributes}})
-        call = Call(
-            twin,
-            [None if v is None else self.seen.get(v) for v in twin.inputs],
-            [
-                s if s is None or axis is None else self._grown(s, axis)
-                for s, axis in zip(step.shapes, step.axes, strict=True)
-            ],
-            list(step.results),
-            lambda place: self._value(twin.input(place)),
-            self.opset,
-            index,
-        )
+        shapes = [
+            s if s is None or axis is None else self._grown(s, axis)
+            for s, axis in zip(step.shapes, step.axes, strict=True)
+        ]
+        results = list(step.results)
+        call = replace(step, view=twin, shapes=shapes, results=results, result=index)
         axes = sorted(range(len(shape)), key=lambda axis: axis != likely) if known is None else [known]
         for axis in axes:
             if shape[axis] % self.batch == 0:
-                call.results[index] = self._grown(shape, axis)
+                results[index] = self._grown(shape, axis)
                 found = by_rule(call)
                 if found is not None and self._apart(found, axis):
                     return found, axis
@@ -280,12 +277,12 @@ class Freeing:
             node.attributes[name] = ir.AttrInt64s(name, numbers)
         for place, axis in step.repeated.items():
             node.replace_input_with(
-                place, self._repeat(node.inputs[place], axis, len(step.shape(place)), node)
+                place, self._repeat(node.inputs[place], axis, len(step.input(place)), node)
             )
         for place, index in step.sized.items():
             op = self.tape.before(node)
             true = op.Gather(op.Shape(node.inputs[0]), self._constant(np.array([index])), axis=0)
-            rest = self._constant(np.arange(1, len(step.shape())))
+            rest = self._constant(np.arange(1, len(step.input())))
             kept = op.Gather(node.inputs[place], rest, axis=0)
             node.replace_input_with(place, op.Concat(true, kept, axis=0))
 

@@ -7,8 +7,8 @@ import onnx_ir as ir
 
 from onnxviz.errors import ModelUnsuitable
 from onnxviz.graph.analysis.dataflow import clone
+from onnxviz.graph.fused import as_qdq
 from onnxviz.graph.operators import MOVING, RESIZING, SHAPE_ONLY, computes, computing
-from onnxviz.graph.quantised import as_qdq
 from onnxviz.graph.tape import Tape
 
 # What only moves values about works on any type. Resize and AveragePool round whole numbers, which a gradient must

@@ -10,9 +10,9 @@ import onnx_ir as ir
 from onnx_ir.passes import common
 
 from onnxviz.errors import ModelRejected, ModelUnsuitable
-from onnxviz.graph.analysis.dataflow import clone, duplicate, release
+from onnxviz.graph.analysis.dataflow import clone, duplicate, release, weight
 from onnxviz.graph.analysis.known_values import fold as known_values
-from onnxviz.graph.naming import name_nodes
+from onnxviz.graph.naming import fresh, name_nodes, names
 from onnxviz.graph.operators import BY_STATISTICS, SHAPE_ONLY, computes
 from onnxviz.graph.shapes import infer
 from onnxviz.graph.tape import Tape
@@ -100,24 +100,15 @@ def _tensor_of(value: ir.Value | None) -> ir.TensorProtocol | None:
 
 def _to_initialiser(graph: ir.Graph, node: ir.Node, y: ir.Value, tensor: ir.TensorProtocol) -> None:
     """Let whoever reads y read a weight; the node goes where it is of no more use."""
-    name = y.name or "constant"
+    tensor.name = y.name or "constant"
     shown = y.is_graph_output() or len(node.outputs) > 1
     if shown:
-        name = _fresh(
-            f"{name}/constant", {*graph.initializers, *(v.name for n in graph.all_nodes() for v in n.outputs)}
-        )
-        tensor.name = name
-    new = ir.Value(
-        name=name,
-        shape=ir.Shape(tensor.shape.numpy()),
-        type=ir.TensorType(tensor.dtype),
-        const_value=tensor,
-    )
+        tensor.name = fresh(f"{tensor.name}/constant", names(graph))
+    new = weight(graph, tensor)
     for user, place in tuple(y.uses()):  # an output of the graph stays one
         user.replace_input_with(place, new)
     if not shown:
         graph.remove(node, safe=True)
-    graph.register_initializer(new)
 
 
 def branches(model: ir.Model, known: Mapping[str, np.ndarray] | None = None) -> bool:
@@ -188,11 +179,11 @@ def _known(graph: ir.Graph) -> dict[str, np.ndarray]:
 
 def _splice(graph: ir.Graph, node: ir.Node, body: ir.Graph) -> None:
     """Put the body's nodes in the node's place; what they make for outside has the names of the node's outputs."""
-    taken: set[str | None] = {*graph.initializers, *(v.name for n in graph.all_nodes() for v in n.outputs)}
+    taken = names(graph)
     stem = node.name or "if"
     for value in list(body.initializers.values()):
         body.initializers.pop(value.name or "")
-        value.name = _fresh(f"{stem}/{value.name}", taken)
+        value.name = fresh(f"{stem}/{value.name}", taken)
         graph.register_initializer(value)
     inner = list(body)
     results = list(body.outputs)
@@ -203,7 +194,7 @@ def _splice(graph: ir.Graph, node: ir.Node, body: ir.Graph) -> None:
         item.name = f"{stem}/{item.name}" if item.name else None
         for value in item.outputs:
             if value.name:
-                value.name = _fresh(f"{stem}/{value.name}", taken)
+                value.name = fresh(f"{stem}/{value.name}", taken)
             own.add(value)
         node.prepend(item)
     for y, result in zip(list(node.outputs), results, strict=True):
@@ -221,14 +212,6 @@ def _splice(graph: ir.Graph, node: ir.Node, body: ir.Graph) -> None:
             result.name = name
     release(node)  # the other branch too
     graph.remove(node, safe=True)
-
-
-def _fresh(name: str, taken: set[str | None]) -> str:
-    candidate, i = name, 0
-    while candidate in taken:
-        candidate, i = f"{name}_{i}", i + 1
-    taken.add(candidate)
-    return candidate
 
 
 def dropout(model: ir.Model) -> None:
@@ -259,7 +242,7 @@ def batch_norms(model: ir.Model) -> None:
     Before differentiating: afterwards the backward convolution would hold the unfolded weights.
     """
     graph = model.graph
-    taken = set(graph.initializers) | {v.name for node in graph.all_nodes() for v in node.outputs}
+    taken = names(graph)
     for node in list(graph):
         if node.op_type not in BY_STATISTICS or node.domain not in ("", "ai.onnx"):
             continue
@@ -268,7 +251,7 @@ def batch_norms(model: ir.Model) -> None:
         if (
             x is None or conv is None or computes(conv.op_type) not in ("conv", "conv_transpose")
             or conv.domain not in ("", "ai.onnx") or len(x.uses()) != 1 or x.is_graph_output() or len(node.outputs) > 1
-            or ("training_mode" in node.attributes and node.attributes["training_mode"].as_int())
+            or bool(node.attributes.get_int("training_mode", 0))
         ):  # fmt: skip
             continue
         parameters = [value_of(v) for v in node.inputs[1:5]]
@@ -277,13 +260,11 @@ def batch_norms(model: ir.Model) -> None:
         bias = value_of(conv.inputs[2]) if has_bias else np.zeros(1, dtype=np.float32)
         if weights is None or bias is None or any(p is None for p in parameters):
             continue
-        epsilon = node.attributes["epsilon"].as_float() if "epsilon" in node.attributes else 1e-5
+        epsilon = node.attributes.get_float("epsilon", 1e-5)
         _fold(conv, node, (weights, bias), parameters, epsilon, taken)
 
 
-def _fold(
-    conv: ir.Node, node: ir.Node, own: Any, parameters: Any, epsilon: float, taken: set[str | None]
-) -> None:
+def _fold(conv: ir.Node, node: ir.Node, own: Any, parameters: Any, epsilon: float, taken: set[str]) -> None:
     graph = conv.graph
     assert isinstance(graph, ir.Graph)
     weights, bias = own
@@ -293,20 +274,19 @@ def _fold(
     if computes(conv.op_type) == "conv":
         along: Any = gain.reshape(-1, *([1] * (len(shape) - 1)))
     else:  # (C_in, C_out / group, ...): the outputs of a group lie along axis 1, the groups along axis 0
-        group = conv.attributes["group"].as_int() if "group" in conv.attributes else 1
+        group = conv.attributes.get_int("group", 1)
         along = np.repeat(gain.reshape(group, 1, -1), shape[0] // group, axis=1)
         along = along.reshape(shape[0], -1, *([1] * (len(shape) - 2)))
     stem = node.outputs[0].name or node.name or "conv"
-    weight, moved = (_fresh(f"{stem}/{what}", taken) for what in ("weight", "bias"))
+    kernel, moved = (fresh(f"{stem}/{what}", taken) for what in ("weight", "bias"))
     folded = ir.LazyTensor(  # whoever asks for operators alone reads none
-        lambda: ir.tensor((weights.numpy() * along).astype(dtype), name=weight),
-        weights.dtype, ir.Shape(shape), cache=True, name=weight,
+        lambda: ir.tensor((weights.numpy() * along).astype(dtype), name=kernel),
+        weights.dtype, ir.Shape(shape), cache=True, name=kernel,
     )  # fmt: skip
     shifted = ir.tensor((shift + (bias - mean) * gain).astype(dtype), name=moved)
-    new = [_weight(graph, folded), _weight(graph, shifted)]
     conv.resize_inputs(3)
-    conv.replace_input_with(1, new[0])
-    conv.replace_input_with(2, new[1])
+    conv.replace_input_with(1, weight(graph, folded))
+    conv.replace_input_with(2, weight(graph, shifted))
     # The convolution's output takes the name of what it now computes, its node that of the layer.
     y, out = node.outputs[0], conv.outputs[0]
     name, out.shape = y.name, y.shape
@@ -314,14 +294,3 @@ def _fold(
     graph.remove(node, safe=True)
     y.name = None
     out.name = name
-
-
-def _weight(graph: ir.Graph, tensor: ir.TensorProtocol) -> ir.Value:
-    value = ir.Value(
-        name=tensor.name,
-        shape=ir.Shape(tensor.shape.numpy()),
-        type=ir.TensorType(tensor.dtype),
-        const_value=tensor,
-    )
-    graph.register_initializer(value)
-    return value

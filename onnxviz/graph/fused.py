@@ -1,28 +1,29 @@
-"""Write the fused operators of com.microsoft as the operators of the standard that they were made of.
+"""Write fused and quantised operators as those of the standard that they were made of.
 
 ONNX Runtime's optimiser fuses what it finds, and saves files so: a convolution with the addition and the activation
 behind it, a Gelu of five operators. The two mean the same up to the rounding of a last place (and ONNX Runtime fuses
 them again when it runs), but of the parts each has a gradient rule, a shape and a place in the tables. Semantics: ONNX
-Runtime's ContribOperators.md. Standard operators that are defined by others (Attention and its like) are written out by
-their own definition.
+Runtime's ContribOperators.md. QOperator forms (QLinearConv and its kind) become DequantizeLinear, the float operator,
+QuantizeLinear, whose range, which is where the exporter put Relu and Clip, can be seen.
 """
 
 from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import onnx
 import onnx_ir as ir
 
-from onnxviz.errors import ModelUnsuitable
-from onnxviz.graph.analysis.dataflow import inline
-from onnxviz.graph.naming import fresh, names
+from onnxviz.errors import ModelRejected
+from onnxviz.graph.analysis.twins import channels_first, channels_last
+from onnxviz.graph.lift import GROUPED
+from onnxviz.graph.operators import SPELLINGS, computes, computing
 from onnxviz.graph.shapes import infer
 from onnxviz.graph.tape import Tape, Writer
+from onnxviz.text import printable
 
 _MICROSOFT = "com.microsoft"
 #: Activation that a fused operator carries -> the names of its parameters, in the order of `activation_params`.
@@ -48,27 +49,26 @@ _POOL = ("auto_pad", "ceil_mode", "dilations", "kernel_shape", "pads", "strides"
 
 def split(model: ir.Model) -> None:
     """Rewrite every fused operator of the model, in place; forms that are unknown stay, to be refused by name."""
+    _rewrite(model, lambda node: (_STEPS if node.domain == _MICROSOFT else _EARLY).get(node.op_type))
+
+
+def as_qdq(model: ir.Model) -> None:
+    """Rewrite the QOperator nodes, in place; ONNX Runtime's own quantisers get the standard's domain."""
+    _rewrite(model, lambda node: QUANTISED.get((node.domain.removeprefix("ai.onnx"), node.op_type)))
+
+
+def _rewrite(model: ir.Model, step_for: Callable[[ir.Node], Step | None]) -> None:
     parts: _Parts | None = None
     for node in list(model.graph.all_nodes()):
-        step = _STEPS.get(node.op_type) if node.domain == _MICROSOFT else _EARLY.get(node.op_type)
+        step = step_for(node)
         if step is not None:
             parts = parts or _Parts(model, node)
             parts.node = node
             step(parts)
 
 
-def channels_first(rank: int) -> list[int]:
-    """The order of axes that makes (N, *spatial, C) to (N, C, *spatial)."""
-    return [0, rank - 1, *range(1, rank - 1)]
-
-
-def channels_last(rank: int) -> list[int]:
-    """The order of axes that makes (N, C, *spatial) to (N, *spatial, C)."""
-    return [0, *range(2, rank), 1]
-
-
 class _Parts:
-    """The fused node at hand on its way to its parts."""
+    """The node at hand on its way to its parts."""
 
     def __init__(self, model: ir.Model, node: ir.Node) -> None:
         self.model, self.tape, self.node = model, Tape(model.graph), node
@@ -91,9 +91,13 @@ class _Parts:
     def become(self) -> Writer:
         return self.tape.become(self.node)
 
-    def kept(self, names: Sequence[str]) -> dict[str, Any]:
+    def kept(self, *names: str) -> dict[str, Any]:
         """The node's own attributes of these names."""
         return {k: a.value for k, a in self.node.attributes.items() if k in names}
+
+    def but(self, *names: str) -> dict[str, Any]:
+        """The node's own attributes of other names."""
+        return {k: a.value for k, a in self.node.attributes.items() if k not in names}
 
     def get(self, name: str, default: Any) -> Any:
         attribute = self.node.attributes.get(name)
@@ -101,15 +105,11 @@ class _Parts:
 
     def number(self, value: float) -> ir.Value:
         """A constant of the type that the node computes in."""
-        return self.tape.const(value, self.kind())
-
-    def kind(self) -> Any:
-        """The numpy type of the node's data."""
         x = self.node.inputs[0]
         assert x is not None
         if x.dtype is None and not self._single:
             infer(self.model)  # what an earlier fused operator gives has its type only now
-        return np.float32 if x.dtype is None else x.dtype.numpy()
+        return self.tape.const(value, np.float32 if x.dtype is None else x.dtype.numpy())
 
     def activation(self, name: str, parameters: dict[str, float], y: Callable[[], ir.Value]) -> None:
         """The node becomes this activation of y; where the name is unknown it stays as it is."""
@@ -119,59 +119,61 @@ class _Parts:
         else:
             (getattr(self.become, name) if name else self.become.Identity)(y(), **parameters)
 
+    def named(self, name: str) -> dict[str, float] | None:
+        """The activation's parameters, which are attributes of their own; None where it is unknown."""
+        if name and (name not in ACTIVATIONS or name == "Clip"):
+            return None
+        given = {p: self.node.attributes.get(f"activation_{p}") for p in ACTIVATIONS.get(name, ())}
+        return {p: a.as_float() for p, a in given.items() if a is not None}
 
-def _listed(to: _Parts) -> tuple[str, dict[str, float]] | None:
-    """The activation in the attributes `activation` and `activation_params`; None where it is unknown."""
-    name, values = to.get("activation", ""), to.get("activation_params", ())
-    if name and (name not in ACTIVATIONS or (name == "Clip" and len(values) != 2)):
-        return None
-    return name, dict(zip(ACTIVATIONS.get(name, ()), map(float, values), strict=False))
+    def mapped(self, x: Any, rank: int, last: bool, write: Callable[[Any], ir.Value]) -> ir.Value:
+        """What is written of maps; `last`: which lie as (N, *spatial, C), and so does the result."""
+        if not last:
+            return write(x)
+        y = write(self.op.Transpose(x, perm=channels_first(rank)))
+        turned: ir.Value = self.op.Transpose(y, perm=channels_last(rank))
+        return turned
+
+
+Step = Callable[[_Parts], None]
 
 
 def _conv(to: _Parts) -> None:
-    """Conv, then the addition of a fourth input, then an activation."""
-    found = _listed(to)
-    if found is None:
-        return
-    last = to.node.op_type.startswith("Nhwc")
-    w, z = to.input(1), to.input(3)
+    """Conv, then the addition of a fourth input, then an activation by `activation` and `activation_params`."""
+    name, values = to.get("activation", ""), to.get("activation_params", ())
+    last, w, z = to.node.op_type.startswith("Nhwc"), to.input(1), to.input(3)
     rank = 0 if w is None or w.shape is None else len(w.shape)
-    if last and not rank:
+    unknown = name and (name not in ACTIVATIONS or (name == "Clip" and len(values) != 2))
+    if unknown or (last and not rank):
+        return
+    if not name and z is None and not last:
+        to.become.Conv(*[v for v in (to.node.inputs[0], w, to.input(2)) if v is not None], **to.kept(*_CONV))
         return
 
     def y() -> ir.Value:
-        x = to.node.inputs[0]
-        conv = to.op.Conv(
-            to.op.Transpose(x, perm=channels_first(rank)) if last else x,
-            w,
-            to.input(2),
-            **to.kept(_CONV),
+        y = to.mapped(
+            to.node.inputs[0], rank, last, lambda x: to.op.Conv(x, w, to.input(2), **to.kept(*_CONV))
         )
-        y = to.op.Transpose(conv, perm=channels_last(rank)) if last else conv
         return y if z is None else to.op.Add(y, z)
 
-    if not found[0] and z is None and not last:
-        to.become.Conv(*[v for v in (to.node.inputs[0], w, to.input(2)) if v is not None], **to.kept(_CONV))
-    else:
-        to.activation(*found, y)
+    to.activation(name, dict(zip(ACTIVATIONS.get(name, ()), map(float, values), strict=False)), y)
 
 
 def _max_pool(to: _Parts) -> None:
     """MaxPool of (N, *spatial, C)."""
     rank = len(to.get("kernel_shape", ())) + 2
     x = to.op.Transpose(to.node.inputs[0], perm=channels_first(rank))
-    to.become.Transpose(to.op.MaxPool(x, **to.kept(_POOL)), perm=channels_last(rank))
+    to.become.Transpose(to.op.MaxPool(x, **to.kept(*_POOL)), perm=channels_last(rank))
 
 
 def _gemm(to: _Parts) -> None:
     """Gemm, then an activation whose parameters are attributes of their own."""
     name = to.get("activation", "")
-    if name and (name not in ACTIVATIONS or name == "Clip"):
+    parameters = to.named(name)
+    if parameters is None:
         return
-    given = {p: to.node.attributes.get(f"activation_{p}") for p in ACTIVATIONS.get(name, ())}
-    parameters = {p: a.as_float() for p, a in given.items() if a is not None}
     inputs = [v for v in to.node.inputs if v is not None]
-    attributes = to.kept(("alpha", "beta", "transA", "transB"))
+    attributes = to.kept("alpha", "beta", "transA", "transB")
     if not name:
         to.become.Gemm(*inputs, **attributes)
     else:
@@ -204,13 +206,9 @@ def _matmul(to: _Parts) -> None:
         else:
             to.become.MatMul(*sides)
         return
-    parameters: dict[str, Any] = {}
-    if name == "Softmax":
-        parameters = {"axis": int(to.get("activation_axis", -1))}
-    elif name in ACTIVATIONS and name != "Clip":
-        given = {p: to.node.attributes.get(f"activation_{p}") for p in ACTIVATIONS[name]}
-        parameters = {p: a.as_float() for p, a in given.items() if a is not None}
-    else:
+    softmax = name == "Softmax"
+    parameters: Any = {"axis": int(to.get("activation_axis", -1))} if softmax else to.named(name)
+    if parameters is None:
         return
     factor = to.number(alpha) if scaled else None
     product = to.op.MatMul(*sides)
@@ -317,7 +315,7 @@ def _scaled_product(to: _Parts, operands: Any, a_scale: Any, b_scale: Any, bias:
         to.become.Add(to.op.Mul(*product), bias)
 
 
-_STEPS: dict[str, Callable[[_Parts], None]] = {
+_STEPS: dict[str, Step] = {
     "BiasAdd": _bias_add,
     "BiasGelu": _gelu,
     "DynamicQuantizeMatMul": _dynamic_product,
@@ -337,77 +335,100 @@ _STEPS: dict[str, Callable[[_Parts], None]] = {
     "TransposeMatMul": _matmul,
 }
 # What ONNX Runtime had in ONNX's own domain.
-_EARLY: dict[str, Callable[[_Parts], None]] = {
-    "SimplifiedLayerNormalization": _simplified_layer_normalization
-}
+_EARLY: dict[str, Step] = {"SimplifiedLayerNormalization": _simplified_layer_normalization}
 
 
-# --- operators that the standard defines by others ------------------------------------------------
-
-#: Operators whose definition in the standard is a function of operators that have gradient rules.
-EXPANDED = frozenset({
-    "Attention", "CausalConvWithState", "LinearAttention", "NegativeLogLikelihoodLoss", "RotaryEmbedding",
-    "SoftmaxCrossEntropyLoss", "SwiGLU", "BlackmanWindow", "HammingWindow", "HannWindow",
-})  # fmt: skip
-_EXPANDED_DOMAIN = "onnxviz.expanded"
+# --- quantised: every operand as (tensor, scale, zero point), then the result's scale and zero point ---------
 
 
-def expand(model: ir.Model) -> None:
-    """Replace every such operator by its definition, in place.
-
-    raises   ModelUnsuitable where the standard has no definition for the node's form
-    """
-    nodes = [n for n in model.graph.all_nodes() if n.op_type in EXPANDED and not n.domain]
-    if not nodes:
-        return
-    version = model.opset_imports[""]
-    infer(model)
-    taken = names(model.graph)
-    for count, node in enumerate(nodes):
-        for y in node.outputs:
-            y.name = y.name or fresh(f"{node.name}/left_out", taken)
-        function = _definition(node, version)
-        function.name, function.domain = f"{node.op_type}_{count}", _EXPANDED_DOMAIN
-        found = ir.serde.deserialize_function(function)
-        model.functions[found.identifier()] = found
-        node.domain, node.op_type = _EXPANDED_DOMAIN, function.name
-    for graph in model.graphs():
-        graph.opset_imports[_EXPANDED_DOMAIN] = 1
-    inline(model)
-    for graph in model.graphs():
-        graph.opset_imports.pop(_EXPANDED_DOMAIN, None)
-
-
-def _definition(node: ir.Node, version: int) -> onnx.FunctionProto:
-    """The function that the standard gives for this node; its shape depends on inputs and attributes."""
-    schema: Any = onnx.defs.get_schema(node.op_type, version, "")  # its type stubs miss the functions
-    versions = schema.context_dependent_function_opset_versions or schema.function_opset_versions
-    fitting = [v for v in versions if v <= version]
-    if not fitting:
-        raise ModelUnsuitable(
-            f"the standard does not define {node.op_type} of opset {version} (node {node.name!r}) by other operators"
+def _real(to: _Parts, first: int, axis: int | None = None) -> ir.Value:
+    """The operand that starts at this input, dequantised."""
+    x, scale, zero = (to.input(first + i) for i in range(3))
+    if x is None or scale is None:  # ONNX Runtime refuses it, too
+        place, what = (first, "tensor") if x is None else (first + 1, "scale")
+        name = printable(to.node.name or to.node.outputs[0].name, 80)
+        raise ModelRejected(
+            f"the node {name!r} ({to.node.op_type}) lacks input {place}, the {what} of an operand"
         )
-    for name, formal in schema.attributes.items():
-        if name not in node.attributes and formal.default_value.name:
-            node.attributes[name] = ir.serde.deserialize_attribute(formal.default_value)
-    if schema.has_context_dependent_function:
-        proto = ir.serde.serialize_node(node).SerializeToString()
-        body = schema.get_context_dependent_function_with_opset_version(
-            max(fitting), proto, [_type(x) for x in node.inputs]
-        )
+    several = scale.shape is not None and len(scale.shape) == 1 and scale.shape[0] != 1
+    real: ir.Value = to.op.DequantizeLinear(
+        x, scale, zero, **({"axis": axis} if several and axis is not None else {})
+    )
+    return real
+
+
+def _bias(to: _Parts, place: int) -> list[ir.Value]:
+    """The int32 bias at this input, which is in units of both scales; [] where it is left out."""
+    if to.input(place) is None:
+        return []
+    scale = to.op.Mul(to.input(1), to.input(4))
+    return [to.op.Mul(to.op.Cast(to.input(place), to=int(ir.DataType.FLOAT)), scale)]
+
+
+def _requantise(to: _Parts, y: ir.Value, place: int) -> None:
+    """The node becomes the quantiser of y by the scale at this input; y itself where the result is float."""
+    scale, zero = to.input(place), to.input(place + 1)
+    if scale is None:
+        to.become.Identity(y)
     else:
-        body = schema.get_function_with_opset_version(max(fitting))
-    function = onnx.FunctionProto()
-    function.ParseFromString(body)
-    made = {name for inner in function.node for name in inner.output} | set(function.input)
-    for name in function.output:  # what the form at hand does not give, and nothing may read
-        if name not in made:
-            nothing = onnx.helper.make_tensor("nothing", onnx.TensorProto.FLOAT, [0], [])
-            function.node.append(onnx.helper.make_node("Constant", [], [name], value=nothing))
-    del function.output[len(node.outputs) :]  # optional outputs that the node leaves out are not computed
-    return function
+        to.become.QuantizeLinear(*[x for x in (y, scale, zero) if x is not None])
 
 
-def _type(value: ir.Value | None) -> bytes:
-    kind = onnx.TypeProto() if value is None else ir.serde.serialize_value(value).type
-    return bytes(kind.SerializeToString())
+def _quantised_conv(to: _Parts) -> None:
+    weights, last = to.input(3), bool(to.get("channels_last", 0))  # the weights never lie so
+    rank = 0 if weights is None or weights.shape is None else len(weights.shape)
+    if last and not rank:
+        return
+    x, w = _real(to, 0), _real(to, 3, axis=0)
+    bias, attributes = _bias(to, 8), to.but("channels_last")
+    _requantise(to, to.mapped(x, rank, last, lambda x: to.op.Conv(x, w, *bias, **attributes)), 6)
+
+
+def _quantised_matmul(to: _Parts) -> None:
+    _requantise(to, to.op.MatMul(_real(to, 0), _real(to, 3, axis=1)), 6)
+
+
+def _quantised_gemm(to: _Parts) -> None:
+    """alpha does not touch the bias."""
+    operands = _real(to, 0), _real(to, 3, axis=0 if to.get("transB", 0) else 1)
+    _requantise(to, to.op.Gemm(*operands, *_bias(to, 6), **to.but()), 7)
+
+
+def _quantised_binary(to: _Parts) -> None:
+    _requantise(to, to.op.add(SPELLINGS[to.node.op_type].of, _real(to, 0), _real(to, 3)), 6)
+
+
+def _quantised_unary(to: _Parts) -> None:
+    op_type, x = SPELLINGS[to.node.op_type].of, to.input(0)
+    rank = 4 if x is None or x.shape is None else len(x.shape)  # a pool's, and those are of maps
+    attributes, last = to.but("channels_last", "opset"), bool(to.get("channels_last", 0))
+    y = to.mapped(_real(to, 0), rank, last, lambda x: to.op.add(op_type, x, **attributes))
+    _requantise(to, y, 3)
+
+
+def _quantised_concat(to: _Parts) -> None:
+    parts = [_real(to, 2 + 3 * i) for i in range((len(to.node.inputs) - 2) // 3)]
+    _requantise(to, to.op.Concat(*parts, **to.but()), 0)
+
+
+def _quantiser(to: _Parts) -> None:
+    """It has types that the standard's had not before opset 21: the model takes that, as `lift` does for others."""
+    to.node.domain, to.node.version = "", None
+    for graph in (to.tape.graph, *to.tape.graph.subgraphs()):
+        graph.opset_imports[""] = max(graph.opset_imports.get("", 0), GROUPED)
+
+
+#: Domain and operator -> its rewriting.
+QUANTISED: dict[tuple[str, str], Step] = {
+    ("", "QLinearConv"): _quantised_conv,
+    (_MICROSOFT, "QLinearConv"): _quantised_conv,
+    ("", "QLinearMatMul"): _quantised_matmul,
+    (_MICROSOFT, "QGemm"): _quantised_gemm,
+    (_MICROSOFT, "QLinearConcat"): _quantised_concat,
+    **{(_MICROSOFT, name): _quantiser for name in computing("quantize dequantize")},
+    **{
+        (_MICROSOFT, name): _quantised_unary if row.scale == 3 else _quantised_binary
+        for name, row in SPELLINGS.items()
+        if row.scale == 3 or (row.scale == 6 and computes(row.of) in ("add", "multiply"))
+    },
+}

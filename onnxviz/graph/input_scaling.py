@@ -6,26 +6,21 @@ constants tell which pixels the network was trained on: 0 to 255, 0 to 1, or −
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Mapping
 from typing import Final, NamedTuple
 
 import numpy as np
 import onnx_ir as ir
 
-from onnxviz.graph.analysis.dataflow import constant
-from onnxviz.graph.analysis.known_values import NUMPY
+from onnxviz.graph.analysis.known_values import fold
 from onnxviz.graph.operators import BY_STATISTICS, RENAMING, computes, computing
 
 # What may stand between the input and its scaling without changing a value.
 _PASSING: Final = RENAMING | computing("cast pad transpose")
+_SCALING: Final = computing("add subtract multiply divide") | BY_STATISTICS
 #: The pixels' range of the presets that are told apart.
 RANGES: Final = {"raw": (0.0, 255.0), "unit": (0.0, 1.0), "tensorflow": (-1.0, 1.0)}
 _MOST: Final = 16  # numbers of a constant: one a channel
-_FOLDED: Final[dict[str, Callable[..., np.ndarray]]] = {
-    **NUMPY,
-    "divide": np.divide,
-    "reciprocal": lambda x: 1 / x,
-}
 
 
 class Scaling(NamedTuple):
@@ -46,15 +41,20 @@ def input_scaling(model: ir.Model, name: str) -> Scaling | None:
     value = next((one for one in model.graph.inputs if one.name == name), None)
     scale, bias = np.ones(1), np.zeros(1)
     steps: list[str] = []
+    known: dict[str, np.ndarray] = {}
     while value is not None:
         uses = list(value.uses())
         if len(uses) != 1 or value.is_graph_output():
             break
         node, slot = uses[0]
-        if node.op_type in BY_STATISTICS and slot == 0 and not steps:
-            return _learnt(node)
         if node.op_type not in _PASSING:
-            step = _step(node, slot, scale, bias)
+            learnt = node.op_type in BY_STATISTICS
+            if node.op_type not in _SCALING or (learnt and (slot or steps)):
+                break
+            known = known or fold(model.graph, {})
+            if learnt:
+                return _learnt(node, known)
+            step = _step(node, slot, scale, bias, known)
             if step is None:
                 break
             scale, bias = step
@@ -66,16 +66,12 @@ def input_scaling(model: ir.Model, name: str) -> Scaling | None:
 
 
 def _step(
-    node: ir.Node, slot: int, scale: np.ndarray, bias: np.ndarray
+    node: ir.Node, slot: int, scale: np.ndarray, bias: np.ndarray, known: Mapping[str, np.ndarray]
 ) -> tuple[np.ndarray, np.ndarray] | None:
-    """scale · x + bias after this operator; None where it is none of the four with a constant, or x is not first."""
-    if (
-        computes(node.op_type) not in ("add", "subtract", "multiply", "divide")
-        or len(node.inputs) != 2
-        or (slot and computes(node.op_type) == "divide")
-    ):
+    """scale · x + bias after this operator; None where the other operand is no constant, or x is not first."""
+    if len(node.inputs) != 2 or (slot and computes(node.op_type) == "divide"):
         return None
-    number = _constant(node.inputs[1 - slot])
+    number = _constant(node.inputs[1 - slot], known)
     if number is None or (scale.size > 1 and number.size > 1 and scale.size != number.size):
         return None
     with np.errstate(all="ignore"):
@@ -91,39 +87,20 @@ def _step(
         )
 
 
-def _learnt(node: ir.Node) -> Scaling | None:
+def _learnt(node: ir.Node, known: Mapping[str, np.ndarray]) -> Scaling | None:
     """Of a BatchNormalization that reads the picture: the mean and variance that it has seen."""
-    mean, variance = (_constant(value) for value in node.inputs[3:5])
+    mean, variance = (_constant(value, known) for value in node.inputs[3:5])
     if mean is None or variance is None or not np.all(variance > 0):
         return None
     return _meant(mean, np.sqrt(variance), "its first operator (BatchNormalization)")
 
 
-def _constant(value: ir.Value | None, depth: int = 6) -> np.ndarray | None:
-    """A constant's numbers in one row, float64: an initializer, a Constant, or a few operators on such."""
-    if value is None or depth < 1:
+def _constant(value: ir.Value | None, known: Mapping[str, np.ndarray]) -> np.ndarray | None:
+    """A constant's numbers in one row, float64."""
+    array = None if value is None else known.get(value.name or "")
+    if array is None or not 0 < array.size <= _MOST:
         return None
-    tensor = constant(value)
-    if tensor is not None:
-        if tensor.size > _MOST or not tensor.size or tensor.dtype == ir.DataType.STRING:
-            return None
-        return np.asarray(tensor.numpy(), np.float64).reshape(-1)
-    node = value.producer()
-    first = node is not None and node.op_type in RENAMING
-    same = first or (node is not None and computes(node.op_type) == "cast")
-    fold = (
-        (lambda x, *_: x) if same else _FOLDED.get(computes(node.op_type) or "") if node is not None else None
-    )
-    if node is None or fold is None:
-        return None
-    numbers = [_constant(one, depth - 1) for one in (node.inputs[:1] if first else node.inputs)]
-    if any(number is None for number in numbers):
-        return None
-    try:
-        with np.errstate(all="ignore"):
-            return np.asarray(fold(*numbers), np.float64)
-    except (TypeError, ValueError):  # too many operands, or of sizes that do not go together
-        return None
+    return array.astype(np.float64).reshape(-1)
 
 
 def _fits(preset: str, mean: np.ndarray, deviation: np.ndarray, low: float, high: float) -> bool:

@@ -4,6 +4,8 @@ Only what changed its form between opset 7 and 18 is rewritten; the rest means t
 `ConvertVersionPass` leaves opsets under 18 to onnx's C++ converter: native code on a stranger's file in the caller's
 process, 324 modules and 0.6 s to import, and 10 to 90 times the time (SqueezeNet 89 ms for 1, DenseNet-121 0.66 s for
 0.06), with a warning on stderr; it wants static shapes for some steps and writes float32 bounds into float16 models.
+
+Operators that the standard itself defines by others (Attention and its like) are written out by that definition.
 """
 
 from __future__ import annotations
@@ -16,8 +18,10 @@ import onnx
 import onnx_ir as ir
 
 from onnxviz.errors import ModelUnsuitable
-from onnxviz.graph.analysis.dataflow import constant
+from onnxviz.graph.analysis.dataflow import constant, inline
+from onnxviz.graph.naming import fresh, names
 from onnxviz.graph.operators import computing
+from onnxviz.graph.shapes import infer
 from onnxviz.graph.tape import Tape
 
 TARGET = 18
@@ -300,3 +304,74 @@ _STEPS: dict[str, tuple[tuple[int, Step], ...]] = {
     "Upsample": ((9, _upsample_scales), (10, _old_resize)),
     **{f"Reduce{kind}": ((18, _axes),) for kind in _REDUCTIONS},
 }
+
+
+# --- operators that the standard defines by others ------------------------------------------------
+
+#: Operators whose definition in the standard is a function of operators that have gradient rules.
+EXPANDED = frozenset({
+    "Attention", "CausalConvWithState", "LinearAttention", "NegativeLogLikelihoodLoss", "RotaryEmbedding",
+    "SoftmaxCrossEntropyLoss", "SwiGLU", "BlackmanWindow", "HammingWindow", "HannWindow",
+})  # fmt: skip
+_EXPANDED_DOMAIN = "onnxviz.expanded"
+
+
+def expand(model: ir.Model) -> None:
+    """Replace every such operator by its definition, in place.
+
+    raises   ModelUnsuitable where the standard has no definition for the node's form
+    """
+    nodes = [n for n in model.graph.all_nodes() if n.op_type in EXPANDED and not n.domain]
+    if not nodes:
+        return
+    version = model.opset_imports[""]
+    infer(model)
+    taken = names(model.graph)
+    for count, node in enumerate(nodes):
+        for y in node.outputs:
+            y.name = y.name or fresh(f"{node.name}/left_out", taken)
+        function = _definition(node, version)
+        function.name, function.domain = f"{node.op_type}_{count}", _EXPANDED_DOMAIN
+        found = ir.serde.deserialize_function(function)
+        model.functions[found.identifier()] = found
+        node.domain, node.op_type = _EXPANDED_DOMAIN, function.name
+    for graph in model.graphs():
+        graph.opset_imports[_EXPANDED_DOMAIN] = 1
+    inline(model)
+    for graph in model.graphs():
+        graph.opset_imports.pop(_EXPANDED_DOMAIN, None)
+
+
+def _definition(node: ir.Node, version: int) -> onnx.FunctionProto:
+    """The function that the standard gives for this node; its shape depends on inputs and attributes."""
+    schema: Any = onnx.defs.get_schema(node.op_type, version, "")  # its type stubs miss the functions
+    versions = schema.context_dependent_function_opset_versions or schema.function_opset_versions
+    fitting = [v for v in versions if v <= version]
+    if not fitting:
+        raise ModelUnsuitable(
+            f"the standard does not define {node.op_type} of opset {version} (node {node.name!r}) by other operators"
+        )
+    for name, formal in schema.attributes.items():
+        if name not in node.attributes and formal.default_value.name:
+            node.attributes[name] = ir.serde.deserialize_attribute(formal.default_value)
+    if schema.has_context_dependent_function:
+        proto = ir.serde.serialize_node(node).SerializeToString()
+        body = schema.get_context_dependent_function_with_opset_version(
+            max(fitting), proto, [_type(x) for x in node.inputs]
+        )
+    else:
+        body = schema.get_function_with_opset_version(max(fitting))
+    function = onnx.FunctionProto()
+    function.ParseFromString(body)
+    made = {name for inner in function.node for name in inner.output} | set(function.input)
+    for name in function.output:  # what the form at hand does not give, and nothing may read
+        if name not in made:
+            nothing = onnx.helper.make_tensor("nothing", onnx.TensorProto.FLOAT, [0], [])
+            function.node.append(onnx.helper.make_node("Constant", [], [name], value=nothing))
+    del function.output[len(node.outputs) :]  # optional outputs that the node leaves out are not computed
+    return function
+
+
+def _type(value: ir.Value | None) -> bytes:
+    kind = onnx.TypeProto() if value is None else ir.serde.serialize_value(value).type
+    return bytes(kind.SerializeToString())

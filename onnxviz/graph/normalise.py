@@ -19,8 +19,7 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes import common
 
-from onnxviz.errors import ModelRejected
-from onnxviz.graph import float32, fold, fused, lift, padding, quantised
+from onnxviz.graph import float32, fold, fused, lift, padding
 from onnxviz.graph.analysis.dataflow import clone, inline, prune
 from onnxviz.graph.naming import name_nodes
 from onnxviz.graph.operators import CASTS, RENAMING, computes, computing, operator
@@ -46,26 +45,8 @@ def normalise(model: ir.Model) -> ir.Model:
     """
     model = clone(model)
     declared = {value.name: (value.type, value.shape) for value in model.graph.outputs}
-    try:
-        inline(model)
-        common.RemoveInitializersFromInputsPass()(model)
-    except (ValueError, RuntimeError, ir.passes.PassError) as reason:
-        raise ModelRejected(f"the model's functions cannot be inlined: {reason}") from reason
-    name_nodes(model.graph)
-    fold.constants(model)
-    infer(model)
-    fused.split(model)
-    scalars(model)
-    lift.lift(model)
-    fused.expand(model)
-    fold.branches(model)
-    fold.constants(model)
-    fold.shapes(model)
-    fold.dropout(model)
-    quantised.as_qdq(model)
-    # Before IR version 4 every initialiser had to be a graph input too; opset 18 came with 8, opset 21 with 10.
-    model.ir_version = max(model.ir_version, 10 if model.opset_imports[""] >= 21 else 8)
-    infer(model)
+    inline(model)
+    standard(model)
     while fold.lengths(model):
         fold.branches(model)
         infer(model)
@@ -83,6 +64,31 @@ def normalise(model: ir.Model) -> ir.Model:
         if value.shape is None:
             value.shape = shape
     return model
+
+
+def standard(model: ir.Model, *, whole: bool = True) -> None:
+    """Write every operator as the standard of opset 18 or later does, in place; functions must be inlined.
+
+    whole    also those that the standard defines by others, and whatever follows from constants
+    """
+    common.RemoveInitializersFromInputsPass()(model)
+    name_nodes(model.graph)
+    fold.constants(model)
+    infer(model)
+    fused.split(model)
+    scalars(model)
+    lift.lift(model)
+    if whole:
+        lift.expand(model)
+    fold.branches(model)
+    fold.constants(model)
+    if whole:
+        fold.shapes(model)
+    fold.dropout(model)
+    fused.as_qdq(model)
+    # Before IR version 4 every initialiser had to be a graph input too; opset 18 came with 8, opset 21 with 10.
+    model.ir_version = max(model.ir_version, 10 if model.opset_imports[""] >= 21 else 8)
+    infer(model)
 
 
 # --- one spelling: numbers of rank 0, rectifiers as Relu or Clip ----------------------------------

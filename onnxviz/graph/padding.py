@@ -20,7 +20,7 @@ import onnx_ir as ir
 from onnxviz.graph import shapes
 from onnxviz.graph.fold import value_of
 from onnxviz.graph.operators import INTEGER_SUMS, POOLS, WINDOWS, computes, family
-from onnxviz.graph.shapes import pool_pads, pooled
+from onnxviz.graph.shapes import pool_pads, pooled, same_pads
 from onnxviz.graph.tape import Tape
 
 _WINDOWS = WINDOWS | {name for name in INTEGER_SUMS if family(name) == "convolution"}
@@ -102,13 +102,10 @@ def _same(node: ir.Node, mode: str) -> list[int] | None:
     sizes: Any = x.shape[2:] if x is not None and x.shape is not None else [None] * n
     begins, ends = [], []
     for k, s, d, size in zip(kernel, strides, dilations, sizes, strict=True):
-        if s == 1:
-            total = d * (k - 1)
-        elif isinstance(size, int):
-            total = max((-(-size // s) - 1) * s + d * (k - 1) + 1 - size, 0)
-        else:
+        if s > 1 and not isinstance(size, int):
             return None
-        begin, end = _split(total, mode == "SAME_UPPER")
+        length = size if isinstance(size, int) else 1
+        begin, end = same_pads(length, d * (k - 1) + 1, s, upper=mode == "SAME_UPPER")
         begins.append(begin)
         ends.append(end)
     return begins + ends

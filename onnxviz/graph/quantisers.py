@@ -1,7 +1,7 @@
 """What a quantised file is: how each activation and each weight is held as integers, and in which of the forms.
 
 Read from a copy in which QOperator forms are written as DequantizeLinear, the float operator, QuantizeLinear
-(`graph.quantised`), so that there is one spelling to read.
+(`graph.fused`), so that there is one spelling to read.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ import onnx_ir as ir
 
 from onnxviz.graph.analysis.dataflow import QUANTISED, constant, dependent, duplicate, image_input
 from onnxviz.graph.dequantised import ALSO, DEQUANTISER, QUANTISING
+from onnxviz.graph.fused import as_qdq
 from onnxviz.graph.operators import CASTS, INTEGER_SUMS, MOVING, SPELLINGS, computes, computing
-from onnxviz.graph.quantised import as_qdq
 
 # Where operators that take integers and give sums or real numbers have a weight, its scale and its zero point.
 _WEIGHTS: Final[Mapping[str, tuple[int, int | None, int | None]]] = {

@@ -12,7 +12,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxviz.errors import UnknownLayer, near
-from onnxviz.graph.analysis.dataflow import constant, duplicate
+from onnxviz.graph.analysis.dataflow import constant, duplicate, weight
 from onnxviz.graph.operators import operator
 
 
@@ -69,9 +69,8 @@ def _redraw(graph: ir.Graph, node: ir.Node, place: int, name: str, rng: np.rando
     array = stored.numpy()
     drawn = rng.standard_normal(array.shape) * array.std(dtype=np.float64) + array.mean(dtype=np.float64)
     tensor = ir.tensor(drawn.astype(array.dtype), name=name)
-    kind = ir.TensorType(tensor.dtype)
-    value = ir.Value(name=name, shape=ir.Shape(array.shape), type=kind, const_value=tensor)
-    graph.register_initializer(value)
-    node.replace_input_with(place, value)  # a weight that two layers share stays as it is for the other
+    node.replace_input_with(
+        place, weight(graph, tensor)
+    )  # a weight that two layers share stays as it is for the other
     if not old.uses() and old.name in graph.initializers and not old.is_graph_input():
         graph.initializers.pop(old.name or "")

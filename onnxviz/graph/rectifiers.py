@@ -2,7 +2,7 @@
 
 A rectifier is what the variants (guided, deconvnet, redirected) act on: Relu, Clip from 0 up
 (ReLU6), and in a quantised file the QuantizeLinear whose range begins at 0 behind what can be negative, for there the
-exporter put them. Their other spellings are brought to these before (graph/fused.py, normalise.py, quantised.py). No
+exporter put them. Their other spellings are brought to these before (graph/fused.py, normalise.py). No
 rectifier is the ramp of a hand-written h-sigmoid or h-swish, nor an activation that lets something through below 0.
 """
 

@@ -30,6 +30,7 @@ import onnx_ir as ir
 from onnxviz.errors import ModelUnsuitable, UnknownLayer, near
 from onnxviz.graph.analysis.dataflow import clone, constant, duplicate, lookup, prune
 from onnxviz.graph.analysis.probe import annotate
+from onnxviz.graph.analysis.twins import channels_first
 from onnxviz.graph.dequantised import scale_of
 from onnxviz.graph.operators import computes
 from onnxviz.graph.surgery import declare_outputs
@@ -108,7 +109,7 @@ def _append(tape: Tape, value: ir.Value, one: Reduced) -> tuple[ir.Value, ir.Val
     dtype = searched.dtype if searched.dtype is not None else value.dtype
     plain = tape.Cast(searched, to=int(ir.DataType.FLOAT)) if dtype != ir.DataType.FLOAT else searched
     if one.channels_last and one.rank > 2:
-        plain = tape.Transpose(plain, perm=[0, one.rank - 1, *range(1, one.rank - 1)])
+        plain = tape.Transpose(plain, perm=channels_first(one.rank))
     pooled = tape.GlobalMaxPool(plain) if one.rank > 2 else plain
     drive = tape.Reshape(pooled, [0, -1])
     place = tape.ArgMax(tape.Reshape(plain, [0, 0, -1]), axis=2, keepdims=0)
@@ -226,7 +227,7 @@ def pooled(
     x = found if found.dtype == ir.DataType.FLOAT else op.Cast(found, to=int(ir.DataType.FLOAT))
     if rank == 4:
         if channels_last:
-            x = op.Transpose(x, perm=[0, 3, 1, 2])
+            x = op.Transpose(x, perm=channels_first(4))
         x = op.Flatten(op.GlobalAveragePool(x), axis=1)
     name = str(op.output(x, FEATURES).name)
     outputs = {str(output.name): output for output in copy.graph.outputs}

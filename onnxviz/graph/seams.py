@@ -10,7 +10,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxviz.errors import ModelUnsuitable
-from onnxviz.graph.analysis.dataflow import by_name, dependent, image_input, reads, subgraphs
+from onnxviz.graph.analysis.dataflow import by_name, dependent, image_input, reads, subgraphs, weight
 from onnxviz.graph.operators import BY_STATISTICS, MOVING, computes, computing, operator
 from onnxviz.graph.quantisers import Quantiser, of_node
 from onnxviz.graph.tape import Tape
@@ -67,11 +67,7 @@ class Joint:
                     f"the model needs its input {value.name!r} too, and only pictures are given"
                 )
             name = self.tape.fresh(value.name or "weight")
-            made = ir.Value(
-                name=name, shape=value.shape, type=ir.TensorType(tensor.dtype), const_value=tensor
-            )
-            self.model.graph.register_initializer(made)
-            self._weights[value] = made
+            self._weights[value] = weight(self.model.graph, tensor, name)
         return self._weights[value]
 
     def _needed(self, wanted: Iterable[ir.Value], known: Mapping[ir.Value, ir.Value]) -> list[ir.Node]:

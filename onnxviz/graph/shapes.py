@@ -71,6 +71,12 @@ def pool_pads(length: int, kernel: int, stride: int, *, upper: bool) -> tuple[in
     return begin, total - begin
 
 
+def same_pads(length: int, extent: int, stride: int, *, upper: bool) -> tuple[int, int]:
+    """The same for a window of this extent, from its first tap to its last, that nothing is cut off for."""
+    begin, end = pool_pads(length, extent, stride, upper=upper)
+    return max(begin, 0), max(end, 0)
+
+
 def pool_lengths(lengths: Sequence[Length], attributes: Mapping[str, Any]) -> list[Length]:
     """How many windows a pool has along each spatial axis; 0 or less where none fits in.
 

@@ -22,6 +22,7 @@ from onnxviz.graph.analysis.dataflow import (
     lookup,
     prune,
     reads,
+    weight,
 )
 from onnxviz.graph.analysis.probe import Facts, Prober, layout
 from onnxviz.graph.analysis.twins import view
@@ -94,13 +95,9 @@ def keep_batch(model: ir.Model, input: str | None = None) -> ir.Model:
             np.array([0, *(size for size in rest if size != 1)], np.int64),
             name=f"{node.outputs[0].name}.kept",
         )
-        value = ir.Value(
-            name=kept.name, shape=ir.Shape([kept.size]), type=ir.TensorType(kept.dtype), const_value=kept
-        )
-        copy.graph.register_initializer(value)
         node.op_type = "Reshape"
         node.resize_inputs(2)
-        node.replace_input_with(1, value)
+        node.replace_input_with(1, weight(copy.graph, kept))
     infer(copy)
     return copy
 
@@ -216,12 +213,17 @@ def _stands(node: ir.Node, base: Facts, larger: Facts) -> bool:
             return False
         if before and before[0] == base.batch and after[0] != before[0]:
             return False  # pixels have become images
+    return _fit(node, larger) is True
+
+
+def _fit(node: ir.Node, facts: Facts) -> bool | None:
+    """Whether the node's shapes go together; None where not all are known."""
     twin = view(node)
-    shapes = [larger.full_shape(value) for value in twin.inputs if value is not None]
+    shapes = [facts.full_shape(value) for value in twin.inputs if value is not None]
     known = [shape for shape in shapes if shape is not None]
-    result = larger.full_shape(node.outputs[0])
+    result = facts.full_shape(node.outputs[0])
     if len(known) < len(shapes) or result is None:
-        return False
+        return None
     return fits(twin.op, known, result, twin.attributes)
 
 
@@ -384,7 +386,7 @@ class Admissible:
                     return Misfit(f"nothing of it is left at {value.name!r}", True)
                 told = before is not None or _told_by_shapes(node, facts)
                 if told and (
-                    after is None or len(after) != len(before or after) or not _told_apart(node, facts)
+                    after is None or len(after) != len(before or after) or _fit(node, facts) is False
                 ):
                     return Misfit(unmatched(node, [facts.full_shape(v) for v in view(node).inputs]), False)
         return None
@@ -403,14 +405,6 @@ def _told_by_shapes(node: ir.Node, facts: Facts) -> bool:
     return twin.op in _BY_SHAPE and all(
         facts.full_shape(value) is not None for value in twin.inputs if value is not None
     )
-
-
-def _told_apart(node: ir.Node, facts: Facts) -> bool:
-    twin = view(node)
-    shapes = [facts.full_shape(value) for value in twin.inputs if value is not None]
-    known = [shape for shape in shapes if shape is not None]
-    result = facts.full_shape(node.outputs[0])
-    return len(known) < len(shapes) or result is None or fits(twin.op, known, result, twin.attributes)
 
 
 def _rounded(side: int, step: int) -> int:

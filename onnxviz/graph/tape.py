@@ -19,6 +19,7 @@ import onnx
 import onnx_ir as ir
 
 from onnxviz.errors import ModelUnsuitable
+from onnxviz.graph.analysis.dataflow import weight
 from onnxviz.graph.naming import fresh, names, taken_apart
 from onnxviz.graph.operators import operators
 
@@ -289,13 +290,8 @@ class Tape(Writer):
         values = np.ascontiguousarray(values) if values.ndim else values
         key = (values.dtype.str, values.shape, values.tobytes())
         if key not in self._constants:
-            name = self.fresh(f"{self._stem}/constant")
-            tensor = ir.tensor(values, name=name)
-            value = ir.Value(
-                name=name, shape=ir.Shape(values.shape), type=ir.TensorType(tensor.dtype), const_value=tensor
-            )
-            self.graph.register_initializer(value)
-            self._constants[key] = value
+            tensor = ir.tensor(values, name=self.fresh(f"{self._stem}/constant"))
+            self._constants[key] = weight(self.graph, tensor)
         return self._constants[key]
 
     # --- shapes -------------------------------------------------------------------------------
@@ -352,6 +348,11 @@ class Tape(Writer):
         if known is not None and all(isinstance(d, int) for d in known):
             return self.const(np.asarray(math.prod(known), dtype=np.int64))  # type: ignore[arg-type]
         return self.ReduceProd(self.shape(value), keepdims=0)
+
+    def arange(self, count: ir.Value) -> ir.Value:
+        """0 … count − 1, of an int64 scalar."""
+        counted: ir.Value = self.Range(self.const(np.int64(0)), count, self.const(np.int64(1)))
+        return counted
 
     def extent(self, value: ir.Value, axis: int) -> int | ir.Value:
         """The length of one axis: an int where it is known, otherwise an int64 vector of one element."""

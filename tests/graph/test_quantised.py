@@ -6,7 +6,7 @@ import onnx_ir as ir
 import pytest
 
 from onnxviz.errors import ModelRejected
-from onnxviz.graph.quantised import as_qdq
+from onnxviz.graph.fused import as_qdq
 
 
 def model(op_type: str, inputs: int, domain: str = "com.microsoft", left_out: int | None = None) -> ir.Model:

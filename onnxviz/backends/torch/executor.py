@@ -14,7 +14,7 @@ import torch
 from onnxviz.backends.torch import activation, control, elementwise, layers, movement, sampling
 from onnxviz.backends.torch.table import CONTEXT, OPERATORS, CannotRun, Operator, Table, from_numpy, key
 from onnxviz.errors import SMALLER, LimitExceeded, ModelFailed, RuntimeFailed, UnsupportedOperator
-from onnxviz.grad.backward import reads
+from onnxviz.graph.analysis.dataflow import reads
 from onnxviz.graph.rectifiers import rectifier
 
 assert all((activation, control, elementwise, layers, movement, sampling))  # importing them fills the table

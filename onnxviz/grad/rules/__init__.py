@@ -1,7 +1,6 @@
 """The gradient rules, one file a family; importing this package enters them all into the table."""
 
 from onnxviz.grad.rules import (
-    activation,
     elementwise,
     linear,
     movement,
@@ -13,7 +12,6 @@ from onnxviz.grad.rules import (
 )
 
 __all__ = [
-    "activation",
     "elementwise",
     "linear",
     "movement",

@@ -1,12 +1,19 @@
-"""Gradient rules of arithmetic: binary operators (the walk sums broadcasts back), unary ones, selection."""
+"""Gradient rules of what works place by place: functions of one operand, arithmetic, choice, activations.
+
+The walk sums broadcasts back. Kinks as torch has them.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+import math
+from collections.abc import Callable
+from typing import Any, Final
 
 import onnx_ir as ir
 
+from onnxviz.grad.forms import between, normal_cdf, step
 from onnxviz.grad.table import nondifferentiable, vjp
+from onnxviz.graph.tape import array
 
 nondifferentiable(
     "And", "ArgMax", "ArgMin", "Bernoulli", "BitShift", "BitwiseAnd", "BitwiseNot", "BitwiseOr", "BitwiseXor",
@@ -15,6 +22,43 @@ nondifferentiable(
     "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Range", "Round", "Shape", "Sign",
     "Size", "Xor",
 )  # fmt: skip
+
+# y = f(x) of one operand, without attributes: x's cotangent from g, y and x.
+_FUNCTIONS: Final[dict[str, Callable[[Any, Any, Any, Any], Any]]] = {
+    "Identity": lambda op, g, y, x: g,
+    "Neg": lambda op, g, y, x: op.Neg(g),
+    "Abs": lambda op, g, y, x: op.Mul(g, op.Sign(x)),  # 0 at the kink
+    "Sqrt": lambda op, g, y, x: op.Div(op.Mul(g, 0.5), y),
+    "Exp": lambda op, g, y, x: op.Mul(g, y),
+    "Log": lambda op, g, y, x: op.Div(g, x),
+    "Reciprocal": lambda op, g, y, x: op.Neg(op.Mul(g, op.Mul(y, y))),
+    "Sin": lambda op, g, y, x: op.Mul(g, op.Cos(x)),
+    "Cos": lambda op, g, y, x: op.Neg(op.Mul(g, op.Sin(x))),
+    "Tan": lambda op, g, y, x: op.Mul(g, op.Add(op.Mul(y, y), 1.0)),
+    "Asin": lambda op, g, y, x: op.Div(g, op.Sqrt(op.Sub(1.0, op.Mul(x, x)))),
+    "Acos": lambda op, g, y, x: op.Neg(op.Div(g, op.Sqrt(op.Sub(1.0, op.Mul(x, x))))),
+    "Atan": lambda op, g, y, x: op.Div(g, op.Add(op.Mul(x, x), 1.0)),
+    "Sinh": lambda op, g, y, x: op.Mul(g, op.Cosh(x)),
+    "Cosh": lambda op, g, y, x: op.Mul(g, op.Sinh(x)),
+    "Tanh": lambda op, g, y, x: op.Mul(g, op.Sub(1.0, op.Mul(y, y))),
+    "Asinh": lambda op, g, y, x: op.Div(g, op.Sqrt(op.Add(op.Mul(x, x), 1.0))),
+    "Acosh": lambda op, g, y, x: op.Div(g, op.Sqrt(op.Sub(op.Mul(x, x), 1.0))),
+    "Atanh": lambda op, g, y, x: op.Div(g, op.Sub(1.0, op.Mul(x, x))),
+    "Erf": lambda op, g, y, x: op.Mul(g, op.Mul(op.Exp(op.Neg(op.Mul(x, x))), 2.0 / math.sqrt(math.pi))),
+    "Sigmoid": lambda op, g, y, x: op.Mul(g, op.Mul(y, op.Sub(1.0, y))),
+    "Softplus": lambda op, g, y, x: op.Mul(g, op.Sigmoid(x)),
+}
+
+
+def _enter(name: str, back: Callable[[Any, Any, Any, Any], Any]) -> None:
+    vjp(name)(lambda op, g, y, x: (back(op, g, y, x),))
+
+
+for _name, _back in _FUNCTIONS.items():
+    _enter(_name, _back)
+
+
+# --- arithmetic and choice ------------------------------------------------------------------------
 
 
 @vjp("Add", broadcast=True)
@@ -64,108 +108,6 @@ def pow_(op, g, y, a, b):
     return base, exponent
 
 
-@vjp("Neg")
-def neg(op, g, y, x):
-    """−g."""
-    return (op.Neg(g),)
-
-
-@vjp("Abs")
-def abs_(op, g, y, x):
-    """The sign; 0 at the kink."""
-    return (op.Mul(g, op.Sign(x)),)
-
-
-@vjp("Sqrt")
-def sqrt(op, g, y, x):
-    """1 / 2y."""
-    return (op.Div(op.Mul(g, 0.5), y),)
-
-
-@vjp("Exp")
-def exp(op, g, y, x):
-    """Its own derivative."""
-    return (op.Mul(g, y),)
-
-
-@vjp("Log")
-def log(op, g, y, x):
-    """1/x."""
-    return (op.Div(g, x),)
-
-
-@vjp("Reciprocal")
-def reciprocal(op, g, y, x):
-    """−y²."""
-    return (op.Neg(op.Mul(g, op.Mul(y, y))),)
-
-
-@vjp("Sin")
-def sin(op, g, y, x):
-    """cos."""
-    return (op.Mul(g, op.Cos(x)),)
-
-
-@vjp("Cos")
-def cos(op, g, y, x):
-    """−sin."""
-    return (op.Neg(op.Mul(g, op.Sin(x))),)
-
-
-@vjp("Tan")
-def tan(op, g, y, x):
-    """1 + y²."""
-    return (op.Mul(g, op.Add(op.Mul(y, y), 1.0)),)
-
-
-@vjp("Asin")
-def asin(op, g, y, x):
-    """1 / √(1 − x²)."""
-    return (op.Div(g, op.Sqrt(op.Sub(1.0, op.Mul(x, x)))),)
-
-
-@vjp("Acos")
-def acos(op, g, y, x):
-    """−1 / √(1 − x²)."""
-    return (op.Neg(op.Div(g, op.Sqrt(op.Sub(1.0, op.Mul(x, x))))),)
-
-
-@vjp("Atan")
-def atan(op, g, y, x):
-    """1 / (1 + x²)."""
-    return (op.Div(g, op.Add(op.Mul(x, x), 1.0)),)
-
-
-@vjp("Sinh")
-def sinh(op, g, y, x):
-    """cosh."""
-    return (op.Mul(g, op.Cosh(x)),)
-
-
-@vjp("Cosh")
-def cosh(op, g, y, x):
-    """sinh."""
-    return (op.Mul(g, op.Sinh(x)),)
-
-
-@vjp("Asinh")
-def asinh(op, g, y, x):
-    """1 / √(x² + 1)."""
-    return (op.Div(g, op.Sqrt(op.Add(op.Mul(x, x), 1.0))),)
-
-
-@vjp("Acosh")
-def acosh(op, g, y, x):
-    """1 / √(x² − 1)."""
-    return (op.Div(g, op.Sqrt(op.Sub(op.Mul(x, x), 1.0))),)
-
-
-@vjp("Atanh")
-def atanh(op, g, y, x):
-    """1 / (1 − x²)."""
-    return (op.Div(g, op.Sub(1.0, op.Mul(x, x))),)
-
-
 @vjp("Sum", broadcast=True)
 def sum_(op, g, y, *xs):
     """As Add."""
@@ -193,12 +135,6 @@ def extreme(op, g, y, *xs):
 def where(op, g, y, condition, a, b):
     """Each side where it was chosen."""
     return None, lambda: op.Where(condition, g, 0.0), lambda: op.Where(condition, 0.0, g)
-
-
-@vjp("Identity")
-def identity(op, g, y, x):
-    """As it came."""
-    return (g,)
 
 
 @vjp("Dropout")
@@ -231,3 +167,144 @@ def _as(op: Any, g: Any, x: Any) -> Any:
 def cumsum(op, g, y, x, axis, *, exclusive, reverse):
     """The cumulative sum from the other end."""
     return (op.CumSum(g, axis, exclusive=exclusive, reverse=1 - reverse),)
+
+
+# --- activations ----------------------------------------------------------------------------------
+
+# Any alpha beyond this is a step that a gradient model makes for its masks (forms.py): flat but at one point.
+_STEP_ALPHA = 2.0**60
+
+
+@vjp("Relu")
+def relu(op, g, y, x):
+    """g where the unit fired; 0 at the kink.
+
+    Behind a MaxPool or a Concat these know a cheaper place for the mask.
+    """
+    return (op.masked[g]() if g in op.masked else op.Mul(g, step(op, y)),)
+
+
+@vjp("LeakyRelu")
+def leaky_relu(op, g, y, x, *, alpha):
+    """g above 0, alpha·g at and below it."""
+    return (op.Mul(g, op.Add(op.Mul(step(op, x), 1.0 - alpha), alpha)),)
+
+
+@vjp("PRelu", broadcast=True)
+def prelu(op, g, y, x, slope):
+    """As LeakyRelu, the slope being a tensor that broadcasts to x and may itself be differentiated."""
+    fired = step(op, x)
+    return (
+        lambda: op.Mul(g, op.Add(fired, op.Mul(op.Sub(1.0, fired), slope))),
+        lambda: op.Mul(g, op.Min(x, 0.0)),
+    )
+
+
+@vjp("ThresholdedRelu")
+def thresholded_relu(op, g, y, x, *, alpha):
+    """g above the threshold."""
+    return (op.Mul(g, step(op, x, alpha)),)
+
+
+@vjp("Clip", broadcast=True)
+def clip(op, g, y, x, low=None, high=None):
+    """g strictly between the bounds, 0 on and outside them (as torch's relu6 and hardtanh)."""
+    lo, hi = array(low), array(high)
+    if (low is None or lo is not None) and (high is None or hi is not None):
+        inside = between(op, y, None if lo is None else float(lo), None if hi is None else float(hi))
+    else:
+        inside = None
+        if low is not None:
+            inside = op.Greater(y, low)
+        if high is not None:
+            below = op.Less(y, high)
+            inside = below if inside is None else op.And(inside, below)
+        inside = op.cast_like(inside, g)
+
+    def to_low() -> Any:
+        under = op.Less(x, low)
+        return op.Where(under if high is None else op.And(under, op.Less(low, high)), g, 0.0)
+
+    def to_high() -> Any:  # where the bounds are crossed, the upper one holds everywhere
+        over = op.Greater(x, high)
+        return op.Where(over if low is None else op.Or(over, op.Less(high, low)), g, 0.0)
+
+    return lambda: g if inside is None else op.Mul(g, inside), to_low, to_high
+
+
+@vjp("Elu")
+def elu(op, g, y, x, *, alpha):
+    """alpha·exp(x), which is y + alpha, at and below 0."""
+    return (op.Mul(g, op.Where(op.Greater(x, 0.0), 1.0, op.Add(y, alpha))),)
+
+
+@vjp("Celu")
+def celu(op, g, y, x, *, alpha):
+    """exp(x / alpha), which is y / alpha + 1, at and below 0."""
+    return (op.Mul(g, op.Where(op.Greater(x, 0.0), 1.0, op.Add(op.Div(y, alpha), 1.0))),)
+
+
+@vjp("Selu")
+def selu(op, g, y, x, *, alpha, gamma):
+    """gamma above 0; gamma·alpha·exp(x), which is y + gamma·alpha, below."""
+    return (op.Mul(g, op.Where(op.Greater(x, 0.0), gamma, op.Add(y, gamma * alpha))),)
+
+
+@vjp("HardSigmoid")
+def hard_sigmoid(op, g, y, x, *, alpha, beta):
+    """alpha strictly inside the ramp. The masks of a gradient model are steps: no gradient."""
+    if abs(alpha) >= _STEP_ALPHA or alpha == 0.0:
+        return (None,)
+    return (op.Mul(g, op.Mul(between(op, y, 0.0, 1.0), alpha)),)
+
+
+@vjp("HardSwish")
+def hard_swish(op, g, y, x):
+    """0 below −3, x/3 + 1/2 between, 1 above 3."""
+    ramp = op.Mul(between(op, x, -3.0, 3.0), op.Add(op.Div(x, 3.0), 0.5))
+    return (op.Mul(g, op.Add(ramp, op.cast_like(op.GreaterOrEqual(x, 3.0), g))),)
+
+
+@vjp("Swish")
+def swish(op, g, y, x, *, alpha):
+    """x·σ(αx): σ + α·y·(1 − σ)."""
+    s = op.Sigmoid(op.Mul(x, alpha))
+    return (op.Mul(g, op.Add(s, op.Mul(op.Mul(y, alpha), op.Sub(1.0, s)))),)
+
+
+@vjp("Mish")
+def mish(op, g, y, x):
+    """x·t with t = tanh(softplus(x)): t + x(1 − t²)σ(x)."""
+    t = op.Tanh(op.Softplus(x))
+    return (op.Mul(g, op.Add(t, op.Mul(op.Mul(x, op.Sub(1.0, op.Mul(t, t))), op.Sigmoid(x)))),)
+
+
+@vjp("Softsign")
+def softsign(op, g, y, x):
+    """1 / (1 + |x|)²."""
+    d = op.Add(op.Abs(x), 1.0)
+    return (op.Div(g, op.Mul(d, d)),)
+
+
+@vjp("Gelu")
+def gelu(op, g, y, x, *, approximate):
+    """Φ(x) + x·φ(x), or the derivative of the tanh approximation.
+
+    With u = x/√2 the second term is u·exp(−u²)/√π.
+    """
+    if approximate == "none":
+        u = op.Mul(x, math.sqrt(0.5))
+        bend = op.Mul(u, op.Exp(op.Sub(-0.5 * math.log(math.pi), op.Mul(u, u))))
+        return (op.Mul(g, op.Add(normal_cdf(op, u, x, y), bend)),)
+    c, k = math.sqrt(2.0 / math.pi), 0.044715
+    square = op.Mul(x, x)
+    t = op.Tanh(op.Mul(op.Mul(x, op.Add(op.Mul(square, k), 1.0)), c))
+    slope = op.Mul(op.Add(op.Mul(square, 3.0 * k), 1.0), c)
+    bend = op.Mul(op.Mul(x, op.Sub(1.0, op.Mul(t, t))), slope)
+    return (op.Mul(g, op.Mul(op.Add(op.Add(t, 1.0), bend), 0.5)),)
+
+
+@vjp("Shrink")
+def shrink(op, g, y, x, *, bias, lambd):
+    """g outside [−lambd, lambd]."""
+    return (op.Mul(g, op.cast_like(op.Greater(op.Abs(x), lambd), g)),)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -53,6 +54,17 @@ def _first(gs: Any) -> Any:
 def zeros_like(op: Any, value: Any, g: Any) -> Any:
     """Zeros of value's shape, in g's type."""
     return op.Expand(op.cast_like(0.0, g), op.shape(value))
+
+
+def put_back(op: Any, g: Any, x: Any, read: Callable[[Any], Any], *, again: bool = True) -> Any:
+    """g where its elements were read from x, zeros elsewhere: the same reading of x's flat indices tells.
+
+    again   whether an element may have been read more than once
+    """
+    where = op.Reshape(read(op.Reshape(op.arange(op.size(x)), op.shape(x))), [-1])
+    zeros = op.Reshape(zeros_like(op, x, g), [-1])
+    flat = op.ScatterElements(zeros, where, op.Reshape(g, [-1]), axis=0, reduction="add" if again else None)
+    return op.Reshape(flat, op.shape(x), allowzero=1)
 
 
 @vjp("Reshape", "Flatten", "Squeeze", "Unsqueeze")
@@ -110,18 +122,12 @@ def slice_(op, g, y, x, starts, ends, axes=None, steps=None):
                 begin, end, _ = slice(int(lo), int(hi)).indices(known[a])
                 before[a], after[a] = begin, known[a] - max(begin, end)
             return (pad_or_crop(op, g, before, after),)
-    index = op.Reshape(op.Range(op.const(np.int64(0)), op.size(x), op.const(np.int64(1))), op.shape(x))
-    where = op.Reshape(op.Slice(index, starts, ends, axes, steps), [-1])
-    flat = op.ScatterElements(op.Reshape(zeros_like(op, x, g), [-1]), where, op.Reshape(g, [-1]), axis=0)
-    return (op.Reshape(flat, op.shape(x), allowzero=1),)
+    return (put_back(op, g, x, lambda index: op.Slice(index, starts, ends, axes, steps), again=False),)
 
 
 @vjp("Pad")
 def pad(op, g, y, x, pads, value=None, axes=None, *, mode):
-    """constant: cut the rim off. Otherwise the rim's cotangents go to the elements that were copied there.
-
-    For the copying modes the same Pad of the flat indices tells for every place of y where it came from.
-    """
+    """constant: cut the rim off. Otherwise the rim's cotangents go to the elements that were copied there."""
     if mode == "constant":
         rank = rank_of(x)
         amounts: Any = array(pads)
@@ -147,13 +153,7 @@ def pad(op, g, y, x, pads, value=None, axes=None, *, mode):
             )
 
         return inner, None, to_value
-    # Through float64, which holds indices exactly: Pad's copying modes lack int64 kernels here and there.
-    index = op.Range(op.const(np.int64(0)), op.size(x), op.const(np.int64(1)))
-    index = op.Reshape(index, op.shape(x))
-    where = op.Reshape(op.Pad(index, pads, None, axes, mode=mode), [-1])
-    zeros = op.Reshape(zeros_like(op, x, g), [-1])
-    flat = op.ScatterElements(zeros, where, op.Reshape(g, [-1]), axis=0, reduction="add")
-    return (op.Reshape(flat, op.shape(x), allowzero=1),)
+    return (put_back(op, g, x, lambda index: op.Pad(index, pads, None, axes, mode=mode)),)
 
 
 def pad_or_crop(op: Any, g: Any, before: Any, after: Any) -> Any:
@@ -268,13 +268,8 @@ def gather_elements(op, g, y, x, indices, *, axis):
 
 @vjp("GatherND")
 def gather_nd(op, g, y, x, indices, *, batch_dims):
-    """The same GatherND of the flat indices tells where each element was read."""
-    index = op.Range(op.const(np.int64(0)), op.size(x), op.const(np.int64(1)))
-    index = op.Reshape(index, op.shape(x))
-    where = op.Reshape(op.GatherND(index, indices, batch_dims=batch_dims), [-1])
-    zeros = op.Reshape(zeros_like(op, x, g), [-1])
-    flat = op.ScatterElements(zeros, where, op.Reshape(g, [-1]), axis=0, reduction="add")
-    return (op.Reshape(flat, op.shape(x)),)
+    """Added up where it was read."""
+    return (put_back(op, g, x, lambda index: op.GatherND(index, indices, batch_dims=batch_dims)),)
 
 
 @vjp("ScatterElements")
@@ -339,9 +334,5 @@ def top_k(op, gs, ys, x, k, *, axis, largest, sorted):
 
 @vjp("Compress")
 def compress(op, g, y, x, condition, *, axis=None):
-    """The same Compress of the flat indices tells where each element was read."""
-    index = op.Range(op.const(np.int64(0)), op.size(x), op.const(np.int64(1)))
-    where = op.Reshape(op.Compress(op.Reshape(index, op.shape(x)), condition, axis=axis), [-1])
-    zeros = op.Reshape(zeros_like(op, x, g), [-1])
-    flat = op.ScatterElements(zeros, where, op.Reshape(g, [-1]), axis=0)
-    return (op.Reshape(flat, op.shape(x)),)
+    """Back to where it was read."""
+    return (put_back(op, g, x, lambda index: op.Compress(index, condition, axis=axis), again=False),)

@@ -141,7 +141,7 @@ def _counts_now(op: Any, x: Any, y: Any, axis: int, geometry: Any, with_pads: bo
     k, s, d, b, e = geometry
     length = op.shape(x, axis, axis + 1)
     outs = op.Squeeze(op.shape(y, axis, axis + 1), [0])
-    starts = op.Sub(op.Mul(op.Range(op.const(np.int64(0)), outs, op.const(np.int64(1))), s), b)
+    starts = op.Sub(op.Mul(op.arange(outs), s), b)
     taps = op.Add(op.Unsqueeze(starts, [1]), (np.arange(k) * d)[None])
     first, last = (-b, op.Add(length, e)) if with_pads else (0, length)
     inside = op.And(op.GreaterOrEqual(taps, first), op.Less(taps, last))

@@ -343,7 +343,7 @@ def roi_align(
         else:  # as many samples as the bin has pixels: another number for each box, laid out by the largest
             count = op.Ceil(width)
             most = op.Cast(op.ReduceMax(count, keepdims=0), to=7)
-        sample = op.cast_like(op.Range(op.const(np.int64(0)), most, op.const(np.int64(1))), g)
+        sample = op.cast_like(op.arange(most), g)
         column = [op.Unsqueeze(v, [1, 2]) for v in (low, width, count)]  # (boxes, 1, 1)
         share = op.Div(op.Add(sample, 0.5), column[2])
         place = op.Add(
@@ -354,12 +354,7 @@ def roi_align(
         counted = op.And(counted, op.Less(op.Add(op.Mul(place, 0.0), sample), column[2]))
         weight = op.Div(op.cast_like(counted, g), op.Max(column[2], 1.0))
         place = op.Max(op.Min(place, op.Sub(real, 1.0)), 0.0)
-        grid = op.cast_like(
-            op.Range(
-                op.const(np.int64(0)), op.Squeeze(op.shape(x, axis, axis + 1), [0]), op.const(np.int64(1))
-            ),
-            g,
-        )
+        grid = op.cast_like(op.arange(op.Squeeze(op.shape(x, axis, axis + 1), [0])), g)
         hat = op.Max(op.Sub(1.0, op.Abs(op.Sub(op.Unsqueeze(place, [3]), grid))), 0.0)
         return op.ReduceSum(op.Mul(hat, op.Unsqueeze(weight, [3])), [2], keepdims=0)
 
@@ -368,7 +363,7 @@ def roi_align(
     back = op.MatMul(back, op.Unsqueeze(columns, [1]))  # (boxes, C, H, W)
     # Each box belongs to one picture: a 0/1 matrix adds them up. (A scatter with repeated indices adds in another order
     # at every run.)
-    pictures = op.Range(op.const(np.int64(0)), op.Squeeze(op.shape(x, 0, 1), [0]), op.const(np.int64(1)))
+    pictures = op.arange(op.Squeeze(op.shape(x, 0, 1), [0]))
     owner = op.cast_like(op.Equal(op.Unsqueeze(pictures, [1]), op.Unsqueeze(op.Cast(batch, to=7), [0])), g)
     summed = op.MatMul(owner, op.Flatten(back, axis=1))  # (N, C·H·W)
     return op.Reshape(summed, op.shape(x)), None

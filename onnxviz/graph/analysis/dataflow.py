@@ -253,6 +253,18 @@ def constant(value: ir.Value | None) -> ir.TensorProtocol | None:
     return None
 
 
+def weight(graph: ir.Graph, tensor: ir.TensorProtocol, name: str | None = None) -> ir.Value:
+    """A new initialiser of the graph; name: the tensor's own."""
+    value = ir.Value(
+        name=name or tensor.name,
+        shape=ir.Shape(tensor.shape.numpy()),
+        type=ir.TensorType(tensor.dtype),
+        const_value=tensor,
+    )
+    graph.register_initializer(value)
+    return value
+
+
 def image_input(model: ir.Model, name: str | None = None) -> ir.Value:
     """The input that takes the image: the one named, else the only one, else the only one of rank 4.
 

@@ -176,12 +176,6 @@ def _divisors(number: int) -> list[int]:
 # --- transposed windows, resizes and the like: which input positions each output position reads ----
 
 
-def same_padding(auto_pad: str, size: int, stride: int, extent: int) -> int:
-    """Padding before the first position under auto_pad SAME_UPPER or SAME_LOWER (ONNX, operator Conv)."""
-    total = max((math.ceil(size / stride) - 1) * stride + extent - size, 0)
-    return total // 2 if auto_pad == "SAME_UPPER" else total - total // 2
-
-
 def transposed(stride: int, start: int, kernel: int, dilation: int) -> Intervals:
     """ConvTranspose: input i is added to outputs i·stride - start + dilation·j for j < kernel.
 

@@ -280,7 +280,19 @@ _SOME_LEFT_OUT = computing("slice split squeeze") | REDUCTIONS
 NUMPY: dict[str, Callable[..., Any]] = {
     word: getattr(np, word)
     for word in (
-        *("add", "subtract", "multiply", "negative", "absolute", "sqrt", "floor", "ceil", "round", "where"),
+        *(
+            "add",
+            "subtract",
+            "multiply",
+            "negative",
+            "absolute",
+            "reciprocal",
+            "sqrt",
+            "floor",
+            "ceil",
+            "round",
+            "where",
+        ),
         *("equal", "less", "less_equal", "greater", "greater_equal"),
         *("logical_not", "logical_and", "logical_or"),
     )

@@ -20,7 +20,7 @@ from onnxviz.graph.analysis.dataflow import dependent, measured, reads
 from onnxviz.graph.analysis.intervals import Intervals
 from onnxviz.graph.analysis.probe import Facts, Layout
 from onnxviz.graph.analysis.receptive_rules import RULES
-from onnxviz.graph.analysis.twins import view
+from onnxviz.graph.analysis.twins import channels_first, channels_last, view
 from onnxviz.graph.analysis.units import Call, Units, Unplaced, X, Y, context, merge
 
 
@@ -99,7 +99,7 @@ def by_rule(call: Call) -> Units | None:
         return None
     try:
         turned = call.view.channels_last
-        found = to.permute(rule(_turned(call)), _turns(len(call.shape))[1]) if turned else rule(call)
+        found = to.permute(rule(_turned(call)), channels_last(len(call.shape))) if turned else rule(call)
     except (Unplaced, IndexError, ValueError):
         return None
     return found if found.shape == call.shape else None
@@ -107,15 +107,11 @@ def by_rule(call: Call) -> Units | None:
 
 def _turned(call: Call) -> Call:
     """A channels-last call with its data and results in channels-first order."""
-    front = _turns(len(call.input()))[0]
+    front = channels_first(len(call.input()))
     operands = [r if r is None or i else to.permute(r, front) for i, r in enumerate(call.operands)]
     shapes = [s if s is None or i else tuple(s[a] for a in front) for i, s in enumerate(call.shapes)]
     results = [None if s is None else tuple(s[a] for a in front) for s in call.results]
     return replace(call, operands=operands, shapes=shapes, results=results)
-
-
-def _turns(rank: int) -> tuple[list[int], list[int]]:
-    return [0, rank - 1, *range(1, rank - 1)], [0, *range(2, rank), 1]
 
 
 def everything(parts: Sequence[Units], shape: tuple[int, ...]) -> Units:

@@ -17,6 +17,7 @@ from onnxviz.graph.analysis import units as to
 from onnxviz.graph.analysis.intervals import Intervals, window
 from onnxviz.graph.analysis.units import Call, Rule, Shape, Units, Unplaced, context, known, merge, stretch
 from onnxviz.graph.operators import POOLS, TABLE, by_scales_alone
+from onnxviz.graph.shapes import same_pads
 
 # A longer stride leaves one window, too; whole numbers of 64 bits hold two such strides behind each other.
 _FARTHEST = 2**31
@@ -88,7 +89,7 @@ def windows(call: Call, kernel: list[int], data: Units) -> Units:
             before = 0
         elif auto in ("SAME_UPPER", "SAME_LOWER"):
             asked = k if call.view.op in POOLS else extent
-            before = intervals.same_padding(auto, size[2 + i], strides[i], asked)
+            before, _ = same_pads(size[2 + i], asked, strides[i], upper=auto == "SAME_UPPER")
         found = to.move(found, 2 + i, window(strides[i], -before, extent), call.shape[2 + i])
     return found
 

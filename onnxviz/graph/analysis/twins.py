@@ -96,6 +96,16 @@ def _pick(inputs: Inputs, places: tuple[int, ...]) -> Inputs:
     return picked
 
 
+def channels_first(rank: int) -> list[int]:
+    """The order of axes that makes (N, *spatial, C) to (N, C, *spatial)."""
+    return [0, rank - 1, *range(1, rank - 1)]
+
+
+def channels_last(rank: int) -> list[int]:
+    """The order of axes that makes (N, C, *spatial) to (N, *spatial, C)."""
+    return [0, *range(2, rank), 1]
+
+
 def in_standard(node: ir.Node, opset: int) -> bool:
     """True where the standard of this opset has a schema for the node, by which shapes can be inferred."""
     spelt = (
@@ -132,9 +142,7 @@ def standard_nodes(node: ir.Node, fresh: Callable[[], str]) -> Iterator[onnx.Nod
     if twin.channels_last:
         rank = rank or 4
         turned = fresh()
-        yield onnx.helper.make_node(
-            "Transpose", [names[0]], [turned], perm=[0, rank - 1, *range(1, rank - 1)]
-        )
+        yield onnx.helper.make_node("Transpose", names[:1], [turned], perm=channels_first(rank))
         names[0] = turned
     attributes = dict(twin.attributes)
     if computes(twin.op) == "matmul":
@@ -158,8 +166,7 @@ def standard_nodes(node: ir.Node, fresh: Callable[[], str]) -> Iterator[onnx.Nod
         if step == "cast" and dtype is not None:
             yield onnx.helper.make_node("Cast", [source], [target], to=dtype.value)
         elif rank is not None:
-            perm = [0, *range(2, rank), 1]
-            yield onnx.helper.make_node("Transpose", [source], [target], perm=perm)
+            yield onnx.helper.make_node("Transpose", [source], [target], perm=channels_last(rank))
 
 
 def _keeps_width(node: ir.Node) -> bool:

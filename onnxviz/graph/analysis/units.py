@@ -374,7 +374,7 @@ Shape = tuple[int, ...]
 
 
 class Unplaced(Exception):
-    """The rule lacks a shape or a constant that it needs."""
+    """What a rule lacks, a shape or a constant."""
 
 
 @dataclass(frozen=True)
@@ -393,7 +393,7 @@ class Call:
     @property
     def shape(self) -> Shape:
         """The shape of the result."""
-        return known(self.results[self.result])
+        return known(self.results[self.result], "its result's shape")
 
     def input(self, place: int = 0) -> Shape:
         """The shape of an input."""
@@ -408,7 +408,7 @@ class Call:
         """What the first input sees; a rule that needs its places gives up where it is a constant."""
         found = self.operand()
         if found is None:
-            raise Unplaced
+            raise Unplaced("its input is a constant")
         return found
 
     def get(self, name: str, default: Any = None) -> Any:
@@ -423,14 +423,14 @@ class Call:
                 return None
             found = self.values(place)
             if found is None:
-                raise Unplaced
+                raise Unplaced(f"its {name} are computed while it runs")
         return [int(v) for v in np.asarray(found).reshape(-1)]
 
 
-def known(shape: Shape | None) -> Shape:
+def known(shape: Shape | None, what: str = "the shape of its input") -> Shape:
     """The shape; a rule that needs it gives up where it cannot be told."""
     if shape is None:
-        raise Unplaced
+        raise Unplaced(f"{what} cannot be inferred")
     return shape
 
 

@@ -1,4 +1,5 @@
-"""Nodes that nothing comes out of at certain sizes: windows larger than what they get, norms and means of nothing.
+"""Nodes that nothing comes out of at certain sizes: windows larger than what they get, norms and means of nothing; and
+a division that ends the process.
 
 ONNX Runtime 1.32 ends the process at some of them: a pool of its blocked layout whose output has no rows (SIGFPE), an
 InstanceNormalization or RoiAlign of an empty map, an Inverse of what is not square (SIGSEGV). Most others are an error
@@ -10,8 +11,13 @@ from __future__ import annotations
 
 from typing import Final
 
+import numpy as np
+import onnx
+
+from onnxviz.errors import ModelRejected
 from onnxviz.graph.open.known import Call, Sizes, Unsure, windows
 from onnxviz.graph.operators import GLOBAL_POOLS, KERNEL_AT, POOLS, computes, computing, operators
+from onnxviz.graph.walk import label
 
 _SPREADING: Final = computing("conv_transpose")
 _CONVOLUTIONS: Final = {
@@ -24,6 +30,8 @@ _OF_MAPS: Final = (
     | _SPREADING
     | computing("group_norm instance_norm")
 )
+# Types whose division the processor does itself; narrower ones are widened first.
+_TRAPPING: Final = (np.int32, np.int64)
 _OF_AXES: Final = computing("log_sum_exp max mean min")
 
 
@@ -125,3 +133,18 @@ def _padded(call: Call) -> str | None:
 
 def _times(lengths: Sizes | list[int]) -> str:
     return "×".join("?" if length is None else str(length) for length in lengths)
+
+
+def refuse_overflow(call: Call, node: onnx.NodeProto) -> None:
+    """The least integer divided by -1: the processor raises, and ONNX Runtime dies with the caller's process."""
+    a, b = call.known(0).value, call.known(1).value
+    if a is None or b is None or a.dtype != b.dtype or a.dtype not in _TRAPPING:
+        return
+    try:
+        dividend, divisor = np.broadcast_arrays(a, b)
+    except ValueError:
+        return
+    if np.any((dividend == np.iinfo(a.dtype).min) & (divisor == -1)):
+        raise ModelRejected(
+            f"the {label(node)} divides the least {a.dtype} by -1, which would end the process"
+        )

@@ -24,11 +24,11 @@ import onnx_ir as ir
 
 from onnxviz.errors import LimitExceeded, ModelRejected, OnnxVizError, UsageError
 from onnxviz.graph.dequantised import name_real_values
-from onnxviz.graph.open import findings, sizes, structure
+from onnxviz.graph.open import sizes, structure
 from onnxviz.graph.open.confine import HEAD, DataFile, Folder, describe, open_model
 from onnxviz.graph.open.protobuf_scan import BadWire, Split, check_texts, count, is_clean, split
 from onnxviz.graph.open.repair import complete, tidy
-from onnxviz.graph.open.weights import Weights, take
+from onnxviz.graph.open.weights import Weights, odd, take
 from onnxviz.isolate import region
 from onnxviz.limits import Limits
 from onnxviz.text import printable, quoted
@@ -76,7 +76,7 @@ class Loaded:
     def findings(self) -> list[str]:
         """What is odd about the weights: NaN and infinities. Reads them all when first asked."""
         if self._findings is None:
-            self._findings = findings.weights(self.model)
+            self._findings = odd(self.model)
         return self._findings
 
 

@@ -27,7 +27,7 @@ import onnx
 
 from onnxviz.errors import ModelRejected
 from onnxviz.graph.open import alive, operands
-from onnxviz.graph.open.empty import empty
+from onnxviz.graph.open.empty import empty, refuse_overflow
 from onnxviz.graph.open.known import MOST_DIMENSIONS, UNKNOWN, Call, Known, Sizes, Unsure, constant, infer
 from onnxviz.graph.open.signatures import normal
 from onnxviz.graph.open.structure import Key, Structure
@@ -45,8 +45,6 @@ Attributes = Mapping[str, onnx.AttributeProto]
 _FOREVER: Final = 2**63 - 1
 # Work for one node with its inputs, over the limit of nodes: beyond, one node reads very much very often.
 _WORK_PER_NODE: Final = 10
-# Types whose division the processor does itself; narrower ones are widened first.
-_TRAPPING: Final = (np.int32, np.int64)
 
 
 def check(model: onnx.ModelProto, structure: Structure, lookup: Lookup, weights: int, limits: Limits) -> None:
@@ -236,7 +234,7 @@ class _Pass:
                 raise ModelRejected(f"the {label(node)} has no value")
             return [self._constant(call)]
         if computes(call.op) == "divide":
-            _refuse_overflow(call, node)
+            refuse_overflow(call, node)
         # `bound` walks a model that was checked before.
         if not self.bound:
             operands.check(call, node)
@@ -447,18 +445,3 @@ def _scalar(known: Known | None) -> int | None:
     if known is None or known.value is None or known.value.size != 1 or known.value.dtype.kind not in "iub":
         return None
     return int(known.value.reshape(-1)[0])
-
-
-def _refuse_overflow(call: Call, node: onnx.NodeProto) -> None:
-    """The least integer divided by -1: the processor raises, and ONNX Runtime dies with the caller's process."""
-    a, b = call.known(0).value, call.known(1).value
-    if a is None or b is None or a.dtype != b.dtype or a.dtype not in _TRAPPING:
-        return
-    try:
-        dividend, divisor = np.broadcast_arrays(a, b)
-    except ValueError:
-        return
-    if np.any((dividend == np.iinfo(a.dtype).min) & (divisor == -1)):
-        raise ModelRejected(
-            f"the {label(node)} divides the least {a.dtype} by -1, which would end the process"
-        )
