@@ -61,7 +61,7 @@ def test_predict_imports_what_it_uses(photo_files):
         "runtime.pool",
     )
     assert not {f"onnxviz.{name}" for name in others} & ours
-    assert not {"onnxscript", "scipy", "sklearn", "torch", "jinja2"} & loaded
+    assert not {"onnxscript", "scipy", "sklearn", "torch", "jinja2", "pydantic"} & loaded
 
 
 def test_saliency_imports_what_it_uses(photo_files, tmp_path):
