@@ -9,11 +9,13 @@ import difflib
 import functools
 import heapq
 import re
+import sys
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from itertools import islice
+from numbers import Integral
 from typing import Any, Final, Protocol, TypeVar, cast
 
 from onnxviz.isolate import memory_is_limited
@@ -270,6 +272,27 @@ _SYNONYMS: Final = {
 }
 
 
+def one_of(what: str, value: Any, choices: Collection[str]) -> str:
+    """The value, which is one of these texts.
+
+    raises   UsageError
+    """
+    if not isinstance(value, str) or value not in choices:
+        listed = f"{what} must be one of {', '.join(choices)}"
+        raise UsageError(f"unknown {what} {value!r}; {listed}{near(str(value), choices)}")
+    return value
+
+
+def at_least(name: str, value: Any, least: int = 1) -> int:
+    """A whole number from `least` on, of Python or NumPy.
+
+    raises   UsageError
+    """
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
+        raise UsageError(f"{name} must be at least {least}, a whole number; got {value!r}")
+    return int(value)
+
+
 def near(name: str, names: Iterable[str], limit: int = 3) -> str:
     """'; did you mean a, b?' for the names most like `name`, or the empty string.
 
@@ -341,28 +364,51 @@ class Stopped(OnnxVizError):
     exit_code = 130
 
 
-# --- older names of arguments ------------------------------------------------------------------
+# --- one vocabulary of arguments --------------------------------------------------------------
 
 _T = TypeVar("_T", bound=Callable[..., Any])
 
+#: A technique that takes the second, and not the first, takes the first for it, too.
+_OTHERWISE: Final = (
+    ("layer", "layers"),
+    ("layers", "look_into"),
+    ("layers", "style_layers"),
+    ("channel", "channels"),
+    ("preprocess", "preprocessing"),
+    ("position", "neuron"),
+)
+_OLDER: Final = frozenset({"position"})
 
-def renamed(**names: str) -> Callable[[_T], _T]:
-    """A technique that takes arguments by their older names too, with a DeprecationWarning: renamed(old="new")."""
 
-    def decorate(technique: _T) -> _T:
-        @functools.wraps(technique)
-        def wrapper(*args: Any, **options: Any) -> Any:
-            for old, new in names.items():
-                if old in options and new in options:
-                    raise UsageError(f"{old}= is the older name of {new}=: give one of them")
-                if old in options:
-                    warnings.warn(f"{old}= is called {new}= now", DeprecationWarning, stacklevel=2)
-                    options[new] = options.pop(old)
-            return technique(*args, **options)
+def renamed(technique: _T) -> _T:
+    """A technique that takes arguments by their other names, too (`_OTHERWISE`); older ones with a DeprecationWarning.
 
-        return cast("_T", wrapper)
+    raises   UsageError where one argument is given by both
+    """
+    import inspect
 
-    return decorate
+    taken = inspect.signature(technique).parameters
+    names = {other: name for other, name in _OTHERWISE if name in taken and other not in taken}
+
+    @functools.wraps(technique)
+    def wrapper(*args: Any, **options: Any) -> Any:
+        for other in names.keys() & options.keys():
+            if names[other] in options:
+                raise UsageError(f"{other}= is another name of {names[other]}=: give one of them")
+            if other in _OLDER:
+                warn(f"{other}= is called {names[other]}= now", DeprecationWarning)
+            options[names[other]] = options.pop(other)
+        return technique(*args, **options)
+
+    return cast("_T", wrapper) if names else technique
+
+
+def warn(text: str, kind: type[Warning]) -> None:
+    """A Python warning at the line that called the library."""
+    level, frame = 1, sys._getframe()
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == "onnxviz":
+        level, frame = level + 1, frame.f_back
+    warnings.warn(text, kind, stacklevel=level)
 
 
 # --- whose mistake an unexpected exception is: the file's where ONNX Runtime refuses it, too; otherwise ours ------

@@ -21,6 +21,7 @@ from onnxviz.errors import (
     PreprocessingAssumed,
     UsageError,
     spelt,
+    warn,
 )
 from onnxviz.graph.open.load import Loaded
 from onnxviz.graph.open.load import load as load_graph
@@ -262,7 +263,7 @@ def _network(
     preprocessing = replace(preprocessing, limits=loaded.limits)
     if assumed is not None and (mean is None or std is None):
         warnings.append(assumed)
-        _warn(assumed)
+        warn(assumed, PreprocessingAssumed)
     if not preprocessing.pictorial:
         count = preprocessing.count
         warnings.append(
@@ -371,14 +372,3 @@ def _pictured(
     spec = picture_input(graph, value, picture)
     found = replace(recipe(graph, spec, [])[0], limits=limits)
     return found.apply(found.read(picture))[None]
-
-
-def _warn(text: str) -> None:
-    """A Python warning at the line that called the library."""
-    import sys
-    import warnings
-
-    level, frame = 1, sys._getframe()
-    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == "onnxviz":
-        level, frame = level + 1, frame.f_back
-    warnings.warn(text, PreprocessingAssumed, stacklevel=level)

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Final, ParamSpec, Protocol, TypeVar
 
-from onnxviz.errors import SMALLER, LimitExceeded, UsageError
+from onnxviz.errors import SMALLER, LimitExceeded, UsageError, renamed
 from onnxviz.progress import Bar
 from onnxviz.text import quoted
 
@@ -205,6 +205,7 @@ def recorded(technique: Callable[P, R]) -> Callable[P, R]:
     """A technique whose results name the pictures that they were made of and the call, in their manifests.
 
     Its `progress` of 'auto' is a bar while it runs. A technique inside another leaves record and bar to the outer one.
+    It takes its arguments by their other names, too (`errors.renamed`).
     raises   UsageError where it takes a network first and gets something else; LimitExceeded where memory ends
     """
     parameters = inspect.signature(technique).parameters
@@ -233,7 +234,7 @@ def recorded(technique: Callable[P, R]) -> Callable[P, R]:
         _sign(result, record, _call(technique, args, options))
         return result
 
-    return wrapper
+    return renamed(wrapper)
 
 
 def check_open(net: Any, technique: str) -> None:

@@ -23,7 +23,7 @@ many: list[Attribution] = onnxviz.saliency(net, [photo], target=["tabby"])
 values: Attribution = onnxviz.occlusion(net, "a.png", window=(32, 16), progress=lambda done, total, what: None)
 shape: tuple[int, ...] = values.values.shape
 objective = 2 * objectives.logit(3) - objectives.tv()
-onnxviz.cam(net, photo, objective=objective, layer=["a", "b"]).save("a.png")
+onnxviz.cam(net, photo, objective=objective, layers=["a", "b"]).save("a.png")
 onnxviz.rise(net, image=photo, masks=20)
 onnxviz.segment(net, photo).save("b.png")
 onnxviz.attributions(net, [photo], ["saliency", "grad-cam"], samples=3)

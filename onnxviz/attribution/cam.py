@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from onnxviz import objectives
-from onnxviz.attribution import cam_layers, methods, one_pass
-from onnxviz.attribution.result import attributions, finished
-from onnxviz.attribution.targets import Neuron, Target, Targets, parse
-from onnxviz.errors import ModelUnsuitable, UsageError, renamed
+from onnxviz.attribution import cam_layers, methods
+from onnxviz.attribution.result import attributions, finished, one_pass
+from onnxviz.attribution.targets import Measure, Neuron, Target, Targets, parse
+from onnxviz.errors import ModelUnsuitable, UsageError
 from onnxviz.features.pictures import also_unequal, given
 from onnxviz.graph.layers import Layer
 from onnxviz.graph.output import BINARY, SEQUENCE
@@ -26,10 +26,10 @@ from onnxviz.progress import Progress, Shown, told
 from onnxviz.provenance import recorded
 
 if TYPE_CHECKING:
+    from onnxviz.attribution.masks import Swept
     from onnxviz.attribution.result import Attribution
 
 
-@renamed(position="neuron")
 @also_unequal
 @recorded
 def cam(
@@ -37,7 +37,7 @@ def cam(
     image: Images,
     *,
     target: Targets = None,
-    layer: str | Sequence[str] | None = None,
+    layers: str | Sequence[str] | None = None,
     method: str = "grad-cam",
     objective: Objective | str | None = None,
     output: str | None = None,
@@ -55,7 +55,7 @@ def cam(
 
     image       (H, W, 3) uint8, or anything `Network.prepare` takes; or a list of these, or the input tensor itself
     target      class index or label, one for all or one for each picture; None: each picture's top class
-    layer       a layer that has a map; several: the mean of their maps, each divided by its largest magnitude.
+    layers      a layer that has a map; several: the mean of their maps, each divided by its largest magnitude.
                 None: the last one before the places are pooled (`cam_layers.default`), or for a detector's boxes the
                 maps of every scale that they are read from
     method      'grad-cam', 'grad-cam++', 'layercam', 'hirescam', 'xgrad-cam', 'eigencam' (of no class), 'score-cam'
@@ -85,15 +85,15 @@ def cam(
     net = net.at(output)
     free = row.takes == {"activations"}  # of no objective
     asked = None if free and objective is neuron is None else _asked(net, target, objective, neuron)
-    layers = _layers(net, layer, None if free else asked)
+    chosen = _layers(net, layers, None if free else asked)
     taken = given(net, image)
     if free or asked is None:  # the layer's energy stands for it
-        names = ", ".join(one.name for one in layers)
-        asked = Target(objectives.l2(layers[0].name), None, (f"first component of {names}",))
+        names = ", ".join(one.name for one in chosen)
+        asked = Target(objectives.l2(chosen[0].name), None, (f"first component of {names}",))
     seen = _see(
         net,
         taken.x,
-        layers,
+        chosen,
         asked,
         gradients="gradients" in row.takes,
         batch=batch,
@@ -101,7 +101,7 @@ def cam(
     )
     shapes = [array.shape[2:] for array in seen.arrays["activations"]]
     size = (taken.pictures[0].shape[0], taken.pictures[0].shape[1])
-    places = [cam_layers.matrices(one, shape, size, align) for one, shape in zip(layers, shapes, strict=True)]
+    places = [cam_layers.matrices(one, shape, size, align) for one, shape in zip(chosen, shapes, strict=True)]
     scores, arrays = None if free else seen.scores, seen.arrays
     extra: dict[str, Any] = {}
     figures: list[dict[str, Any]] = [{}] * len(taken.x)
@@ -123,7 +123,7 @@ def cam(
         found = guided(taken.x, seen.aim.feeds(), batch=batch)[f"{net.input.name}.gradient"]
         arrays = arrays | {"guided_gradient": _planes(found, net.input.layout == "NHWC")}
         extra = {"rectifiers": guided.rectifiers}
-    maps = one_pass.run(net, drawn, arrays, places=places, signed=signed)
+    maps = one_pass(net, drawn, arrays, places=places, signed=signed)
     results = attributions(
         net,
         "cam",
@@ -137,7 +137,7 @@ def cam(
         figures=[{**_peak(one), **more} for one, more in zip(maps, figures, strict=True)],
         incomplete=incomplete,
         percentile=percentile,
-        layers=[one.name for one in layers],
+        layers=[one.name for one in chosen],
         places=[list(shape) for shape in shapes],
         align=align,
         batch=batch,
@@ -163,17 +163,17 @@ def _asked(net: Network, target: Targets, objective: Objective | str | None, neu
     return parse(net, target, objective=objective, neuron=neuron)
 
 
-def _layers(net: Network, layer: str | Sequence[str] | None, asked: Target | None) -> list[Layer]:
+def _layers(net: Network, named: str | Sequence[str] | None, asked: Target | None) -> list[Layer]:
     """The layers named, or the default ones for what is explained; None: for whatever comes out."""
     ends: Sequence[str]
     if asked is None:
         ends = [value.name or "" for value in net.model.graph.outputs]
     else:
         ends = asked.objective.layers(net.model, net.input.name)
-    if layer is None:
+    if named is None:
         classes = asked is None or (asked.scored and asked.step is None) or _is_classes(net, ends)
         return list(cam_layers.defaults(net.layers, tuple(ends), classes=classes))
-    names = [layer] if isinstance(layer, str) else list(layer)
+    names = [named] if isinstance(named, str) else list(named)
     if not names:
         raise UsageError("no layer was named; give one or more, or None for the default")
     return [cam_layers.named(net, name, ends) for name in dict.fromkeys(names)]
@@ -252,3 +252,129 @@ def _see(
 def _planes(array: np.ndarray, channels_last: bool) -> np.ndarray:
     """(N, C, H, W) float32."""
     return (np.moveaxis(array, 3, 1) if channels_last else array).astype(np.float32, copy=False)
+
+
+# --- Score-CAM: channels weighted by the score of the picture when only what they mark shows ------------
+
+
+class Scored(NamedTuple):
+    """Score-CAM of the first n of N pictures; fewer than N where Ctrl-C ended it.
+
+    weights      of each layer's channels, (n, C) float32, summing to 1; 0 for channels that mark nothing
+    scores       the objective on each picture, (n,) float32
+    figures      what was measured, for each picture
+    incomplete   whether Ctrl-C ended it
+    """
+
+    weights: list[np.ndarray]
+    scores: np.ndarray
+    figures: list[dict[str, Any]]
+    incomplete: bool
+
+
+def score_cam(
+    net: Network,
+    x: np.ndarray,
+    activations: Sequence[np.ndarray],
+    upsampling: Sequence[tuple[np.ndarray, np.ndarray]],
+    aim: Target,
+    *,
+    batch: int | None,
+    progress: Progress,
+) -> Scored:
+    """Channels weighted by the score when only they show: one forward pass a channel, no gradient.
+
+    Wang et al. 2020, arXiv:1910.01279, algorithm 1: each channel's map, upsampled and scaled to 0...1, is multiplied
+    with the picture (in the network's input, where 0 is mostly the mean colour); the scores, before softmax over the
+    classes, go through a softmax over the channels. The score of the empty picture, which the paper takes off all of
+    them, changes nothing in that softmax and is not run. Masks are made inside the graph from the layer's own maps.
+
+    x             the network's input tensor, N pictures
+    activations   of each layer, (N, C, h, w) float32
+    upsampling    for each layer the matrices of `cam_layers.matrices`
+    aim           what is scored
+    """
+    from onnxviz.attribution.masks import sweep
+    from onnxviz.graph import occlude
+
+    score = Measure(net, aim, probable=False)
+
+    def weigh(number: int, layer: int) -> tuple[np.ndarray, Swept]:
+        """The weights of a layer's channels for one picture, (C,), and what the masked pictures told."""
+        values, (rows, columns) = activations[layer][number], upsampling[layer]
+        image = x[number : number + 1]
+        masks, used = cells(values, rows, columns)
+        swept = sweep(
+            net,
+            lambda: occlude.shown(
+                score.graph(),
+                input=net.input.name,
+                layout=net.input.layout,
+                shape=image.shape,
+                rows=rows,
+                columns=columns,
+            ),
+            {occlude.IMAGE: image},
+            {
+                occlude.CELLS: np.concatenate([np.ones_like(values[:1]), masks]),
+                **aim.feeds(np.full(len(masks) + 1, number)),
+            },
+            score,
+            key=("score-cam", score.key, image.shape, rows.tobytes(), columns.tobytes()),
+            batch=batch,
+            progress=progress,
+            what="channels",
+        )
+        found = swept.scores[1:].astype(np.float64)
+        weights = np.zeros(len(values), dtype=np.float32)
+        if len(found):
+            shares = np.exp(found - found.max())
+            weights[np.flatnonzero(used)[: len(found)]] = shares / shares.sum()
+        return weights, swept
+
+    told: list[list[tuple[np.ndarray, Swept]]] = []
+    incomplete = False
+    try:
+        for number in range(len(x)):
+            told.append([])
+            for layer in range(len(activations)):
+                told[-1].append(weigh(number, layer))
+                if told[-1][-1][1].done < told[-1][-1][1].total:
+                    raise KeyboardInterrupt
+    except KeyboardInterrupt:
+        incomplete = True
+        if len(told[-1]) < len(activations):  # a picture whose every layer has begun is kept
+            del told[-1]
+        if not told:
+            raise
+    return Scored(
+        [np.stack([one[layer][0] for one in told]) for layer in range(len(activations))],
+        np.array([one[0][1].scores[0] for one in told], np.float32),
+        [_figures([swept for _, swept in one]) for one in told],
+        incomplete,
+    )
+
+
+def _figures(told: Sequence[Swept]) -> dict[str, Any]:
+    figures = {"masks": sum(one.total for one in told)}
+    done = sum(one.done for one in told)
+    return figures if done == figures["masks"] else {**figures, "masks_done": done}
+
+
+def cells(
+    activations: np.ndarray, rows: np.ndarray, columns: np.ndarray, *, at_once: int = 64
+) -> tuple[np.ndarray, np.ndarray]:
+    """Each channel's map shifted and scaled so that upsampled it runs from 0 to 1.
+
+    activations   (C, h, w)
+    returns       (M, h, w) float32 for the M channels that are not the same everywhere, and which these are, (C,) bool
+    """
+    low, high = (np.empty(len(activations)) for _ in range(2))
+    for start in range(0, len(activations), at_once):
+        part = slice(start, start + at_once)
+        whole = rows @ activations[part].astype(np.float64) @ columns.T
+        low[part], high[part] = whole.min(axis=(1, 2)), whole.max(axis=(1, 2))
+    span = high - low
+    used = span > 1e-6 * np.abs(high)
+    scaled = (activations[used] - low[used, None, None]) / span[used, None, None]
+    return scaled.astype(np.float32), used

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from onnxviz.errors import ModelUnsuitable, UsageError, near, ways
+from onnxviz.errors import ModelUnsuitable, UsageError, one_of, ways
 from onnxviz.graph.layers import Layer, field
 from onnxviz.graph.operators import family
 from onnxviz.network import Network
@@ -237,8 +237,7 @@ def matrices(
              field     each place stands at the middle of its receptive field
     raises   UsageError for another `align`, and for 'field' where the fields are not known
     """
-    if align not in ALIGNMENTS:
-        raise UsageError(f"unknown align {align!r}{near(str(align), ALIGNMENTS)}; expected stretch or field")
+    one_of("align", align, ALIGNMENTS)
     if align == "stretch":
         centres = [(np.arange(n) + 0.5) * (length / n) - 0.5 for n, length in zip(shape, size, strict=True)]
     else:

@@ -17,7 +17,7 @@ import onnx_ir as ir
 from onnxviz._version import __version__
 from onnxviz.attribution.methods import LAYER, METHODS, Method
 from onnxviz.attribution.targets import parse
-from onnxviz.errors import ModelUnsuitable, UsageError, judged, near
+from onnxviz.errors import ModelUnsuitable, UsageError, judged, near, one_of
 from onnxviz.grad import model as differentiation
 from onnxviz.grad.overrides import by_name
 from onnxviz.graph.analysis.dataflow import clone
@@ -107,8 +107,7 @@ def explainer_graph(
     from onnxviz.opening import load
 
     row = _method(technique)
-    if over not in ("input", "picture"):
-        raise UsageError(f"over is 'input' or 'picture', got {over!r}")
+    one_of("over", over, ("input", "picture"))
     net = model if isinstance(model, Network) else load(model)
     net.preprocessing.require_pictures("an explainer")
     if layer is not None and not row.layered:

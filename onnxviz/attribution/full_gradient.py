@@ -12,13 +12,16 @@ import onnx_ir as ir
 from onnxviz.attribution.sampled import Found, Job, completeness
 from onnxviz.figures.heat import fit
 from onnxviz.grad import table
+from onnxviz.grad.model import differentiate
 from onnxviz.graph import float32
 from onnxviz.graph.analysis.dataflow import FLOATS, QUANTISED, dependent, reads
 from onnxviz.graph.fold import value_of
 from onnxviz.graph.naming import publish
 from onnxviz.graph.normalise import normalise
-from onnxviz.graph.operators import BY_STATISTICS, CONVOLUTIONS, computes, computing
+from onnxviz.graph.operators import ACTIVATIONS, BY_STATISTICS, CONVOLUTIONS, computes, computing, operators
 from onnxviz.graph.surgery import cut
+from onnxviz.graph.tape import Tape
+from onnxviz.runtime.providers import CPU
 
 
 def full_gradient(job: Job) -> Found:
@@ -38,6 +41,9 @@ def full_gradient(job: Job) -> Found:
         job.aim.objective.layers(net.batched[0], job.source),
         lambda node: not table.is_zero(node.op_type, node.domain),
     )
+    curved = [offset for offset in found if offset.chain]
+    key = ("offsets", job.source, *(offset.layer for offset in curved))
+    program = net.compile(lambda: curves(curved), key=key, provider=CPU) if curved else None
     layers = [offset.layer for offset in found]
     also = list(dict.fromkeys(name for offset in found for name in offset.needs if name != job.source))
     wrt = [job.source, *(name for name in dict.fromkeys(layers) if name != job.source)]
@@ -50,6 +56,9 @@ def full_gradient(job: Job) -> Found:
     for start in range(0, len(x), size):
         part = slice(start, start + size)
         arrays = {job.source: x[part]} | run(x[part], job.aim.feeds(np.arange(len(x))[part]), batch=job.batch)
+        if program is not None:
+            read = {f"{one.layer}.x": arrays[one.needs[0]].astype(np.float32, copy=False) for one in curved}
+            arrays |= program(read, [f"{one.layer}.offset" for one in curved])
         shares = x[part] * arrays[f"{job.source}.gradient"]
         total = shares.sum(axis=tuple(range(1, x.ndim)), dtype=np.float64)
         layout = net.input.layout
@@ -103,14 +112,16 @@ class Offset:
 
     layer    the name of its output
     kind     'bias' or 'activation'
-    needs    the values that `read` takes
-    read     {name: (N, ...)} -> the offset, which broadcasts to the layer's shape
+    needs    the values that it is made of
+    read     {name: (N, ...)} -> the offset, which broadcasts to the layer's shape. Of a curve it is what `curves` gave
+    chain    the nodes of a curve
     """
 
     layer: str
     kind: str
     needs: tuple[str, ...]
     read: Read
+    chain: tuple[ir.Node, ...] = ()
 
 
 def offsets(
@@ -211,97 +222,61 @@ _BIASED: Final = CONVOLUTIONS | BY_STATISTICS | computing("gemm add subtract")
 
 # --- activations ------------------------------------------------------------------------------
 
-
-def _sigmoid(x: np.ndarray) -> np.ndarray:
-    result: np.ndarray = 0.5 * (np.tanh(0.5 * x) + 1)
-    return result
-
-
-def _hard_swish(x: np.ndarray) -> np.ndarray:
-    return np.where(np.abs(x) < 3, -x * x / 6, 0)
-
-
-# x -> h(x) - x·h'(x), of the activations that have no attributes
-_CURVED: Final[dict[str | None, Callable[[np.ndarray], np.ndarray]]] = {
-    "sigmoid": lambda x: _sigmoid(x) - x * _sigmoid(x) * (1 - _sigmoid(x)),
-    "tanh": lambda x: np.tanh(x) - x * (1 - np.tanh(x) ** 2),
-    "hard_swish": _hard_swish,
-    "softplus": lambda x: np.logaddexp(0, x) - x * _sigmoid(x),
-}
+#: Of one input, and not in proportion to it.
+_CURVED: Final = (
+    ACTIVATIONS | operators(lambda row: row.family == "function") | computing("power")
+) - computing("relu thresholded_relu leaky_relu prelu absolute negative")
 
 
 def _activation(node: ir.Node, y: str, pictured: set[ir.Value]) -> Offset | None:
     """The offset of an activation, from its input or output at run time."""
-    x = node.inputs[0].name if node.inputs and node.inputs[0] is not None else None
-    if x is None:
+    word = computes(node.op_type)
+    if word in ("multiply", "divide") and all(x in pictured for x in node.inputs):
+        # Both vary (a swish, a gate): in J·x the product counts twice, the quotient not at all.
+        sign = np.float32(-1 if word == "multiply" else 1)
+        return Offset(y, "activation", (y,), lambda values: sign * values[y])
+    # What a quantiser and its dequantiser add: the rounding, and the whole value where the range saturates.
+    before = node.inputs[0].producer() if word == "dequantize" and node.inputs[0] is not None else None
+    pair = before is not None and computes(before.op_type) == "quantize"
+    if not pair and (node.op_type not in _CURVED or table.is_zero(node.op_type, node.domain)):
         return None
-    if computes(node.op_type) == "dequantize":
-        return _rounding(node, y)
-    if computes(node.op_type) == "clip":
-        low, high = (_limit(node, place) for place in (1, 2))
-        return Offset(y, "activation", (y,), lambda values: _clipped(values[y], low, high))
-    if computes(node.op_type) == "hard_sigmoid":
-        alpha, beta = (
-            node.attributes[name].as_float() if name in node.attributes else default
-            for name, default in (("alpha", 0.2), ("beta", 0.5))
-        )
-        return Offset(
-            y,
-            "activation",
-            (x,),
-            lambda values: np.where(
-                np.abs(alpha * values[x] + beta - 0.5) < 0.5, beta, np.clip(alpha * values[x] + beta, 0, 1)
-            ),
-        )
-    if computes(node.op_type) == "multiply" and all(v in pictured for v in node.inputs):
-        # Both factors vary (a swish, a gate): the product counts twice in J·x.
-        return Offset(y, "activation", (y,), lambda values: -values[y])
-    if computes(node.op_type) in _CURVED:
-        curve = _CURVED[computes(node.op_type)]
-        return Offset(y, "activation", (x,), lambda values: curve(values[x]))
-    return None
-
-
-def _rounding(node: ir.Node, y: str) -> Offset | None:
-    """What a quantiser and its dequantiser add: the rounding, and the whole value where the range saturates."""
-    before = None if node.inputs[0] is None else node.inputs[0].producer()
-    if before is None or computes(before.op_type) != "quantize" or before.inputs[0] is None:
+    chain = [before, node] if before is not None else [node]
+    # A Clip of what was clipped is the same: so it needs no value that is not there anyway.
+    start = node.outputs[0] if word == "clip" else chain[0].inputs[0]
+    others = [x for one in chain for x in one.inputs[1:] if x is not None]
+    if start is None or start.name is None or start.shape is None or chain[0].inputs[0] not in pictured:
         return None
-    x, dtype = before.inputs[0].name, before.outputs[0].dtype
-    scale = value_of(before.inputs[1])
-    zero = value_of(before.inputs[2]) if len(before.inputs) > 2 else np.zeros(1)
-    if x is None or scale is None or zero is None or scale.size != 1 or dtype not in _INTEGERS:
+    if any(value_of(x) is None for x in others):
         return None
-    least, most = _INTEGERS[dtype]
-    step, at = float(scale.reshape(-1)[0]), float(zero.reshape(-1)[0])
-    # As in the gradient's rule: what rounds into the range passes.
-    low, high = np.float32((least - 0.5 - at) * step), np.float32((most + 0.5 - at) * step)
-    return Offset(
-        y,
-        "activation",
-        (x, y),
-        lambda values: values[y] - np.where((values[x] > low) & (values[x] < high), values[x], 0),
-    )
+    return Offset(y, "activation", (start.name,), lambda values: values[f"{y}.offset"], tuple(chain))
 
 
-_INTEGERS: Final = {
-    ir.DataType.INT8: (-128, 127),
-    ir.DataType.UINT8: (0, 255),
-    ir.DataType.INT16: (-32768, 32767),
-    ir.DataType.UINT16: (0, 65535),
-}
+def curves(found: Sequence[Offset]) -> ir.Model:
+    """What activations add to their slopes' share, h(x) − x·h'(x), as a graph: from `<layer>.x` to `<layer>.offset`.
+
+    The slopes are those of the engine's own rules.
+    """
+    first = found[0].chain[0].graph
+    assert first is not None
+    graph = ir.Graph([], [], nodes=[], opset_imports=dict(first.opset_imports), name="offsets")
+    tape = Tape(graph)
+    xs, ys = [], []
+    for one in found:
+        rank = len(one.chain[0].outputs[0].shape or ())
+        y = x = tape.input(f"{one.layer}.x", ir.DataType.FLOAT, [None] * rank)
+        for node in one.chain:
+            others = [None if still is None else _still(still) for still in node.inputs[1:]]
+            options = {name: attribute.value for name, attribute in node.attributes.items()}
+            y = tape.add(node.op_type, y, *others, **options)
+        xs.append(x)
+        ys.append(y)
+    ones = {y: tape.Expand(1.0, tape.Shape(y)) for y in ys}
+    for one, x, y, slope in zip(found, xs, ys, differentiate(tape, ones, xs, table.VJP_RULES), strict=True):
+        tape.output(tape.Sub(y, tape.Mul(x, slope)), f"{one.layer}.offset")
+    return ir.Model(graph, ir_version=10)
 
 
-def _limit(node: ir.Node, place: int) -> float | None:
-    """A Clip's lower or upper end, None where it is open."""
-    limit = value_of(node.inputs[place]) if len(node.inputs) > place else None
-    return None if limit is None or not np.isfinite(limit).all() else float(limit.reshape(()))
-
-
-def _clipped(y: np.ndarray, low: float | None, high: float | None) -> np.ndarray:
-    """What a Clip gives where it clips: its limit, and 0 where it lets the input through."""
-    offset = np.zeros_like(y)
-    for limit in (low, high):
-        if limit:
-            offset[y == np.float32(limit)] = limit
-    return offset
+def _still(value: ir.Value) -> np.ndarray:
+    """A constant operand, in float32 where it is real."""
+    array = np.asarray(value_of(value))
+    return array.astype(np.float32) if array.dtype.kind == "f" else array

@@ -12,7 +12,7 @@ import onnx_ir as ir
 
 from onnxviz.attribution.result import Attribution
 from onnxviz.attribution.targets import Measure
-from onnxviz.errors import ImageRejected, UsageError, near
+from onnxviz.errors import ImageRejected, UsageError, one_of
 from onnxviz.figures.captions import Caption
 from onnxviz.image.folder import decode
 from onnxviz.network import Network
@@ -42,8 +42,7 @@ def filling(
            zero    zero in the network's input, for most preprocessings the data set's mean: what Captum and RISE use
     raises   UsageError
     """
-    if fill not in FILLS:
-        raise UsageError(f"unknown fill {fill!r}{near(str(fill), FILLS)}; expected one of {', '.join(FILLS)}")
+    one_of("fill", fill, FILLS)
     if fill == "zero":
         return np.zeros_like(x)
     pixels = picture.astype(np.float32)

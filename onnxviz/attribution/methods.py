@@ -399,7 +399,7 @@ def eigen_cam(op: Any, activations: ir.Value) -> ir.Value:
     return op.Reshape(maps, op.Concat(op.shape(activations, 0, 1), op.shape(activations, 2), axis=0))
 
 
-_cam("score-cam", "Score-CAM", "channels weighted by the score when only they show")("score_cam.score_cam")
+_cam("score-cam", "Score-CAM", "channels weighted by the score when only they show")("cam.score_cam")
 
 
 @method(

@@ -10,7 +10,7 @@ import numpy as np
 from onnxviz.attribution.masks import filling, finished, pair, sweep
 from onnxviz.attribution.result import Attribution
 from onnxviz.attribution.targets import Channel, Measure, Measured, Neuron, Target, parse
-from onnxviz.errors import UsageError, renamed
+from onnxviz.errors import UsageError
 from onnxviz.features.pictures import for_each, single
 from onnxviz.figures.captions import Caption
 from onnxviz.graph import occlude
@@ -26,7 +26,6 @@ CAPTION: Final = Caption(
 )
 
 
-@renamed(position="neuron")
 @for_each
 @recorded
 def occlusion(

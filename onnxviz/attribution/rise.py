@@ -9,7 +9,7 @@ import numpy as np
 from onnxviz.attribution.masks import filling, finished, sweep
 from onnxviz.attribution.result import Attribution
 from onnxviz.attribution.targets import Channel, Measure, Measured, Neuron, Target, parse
-from onnxviz.errors import UsageError, near, renamed
+from onnxviz.errors import UsageError, at_least, one_of
 from onnxviz.features.pictures import for_each, single
 from onnxviz.figures.captions import Caption
 from onnxviz.graph import occlude
@@ -26,7 +26,6 @@ CAPTION: Final = Caption(
 )
 
 
-@renamed(position="neuron")
 @for_each
 @recorded
 def rise(
@@ -81,17 +80,14 @@ def rise(
     score = Measure(net, asked)
     x, picture = single(net, image, "RISE")
     size = (picture.shape[0], picture.shape[1])
-    if masks < 1:
-        raise UsageError(f"masks must be at least 1, got {masks}")
-    if not 1 <= grid <= min(size):
+    at_least("masks", masks)
+    at_least("grid", grid)
+    if grid > min(size):
         raise UsageError(f"grid must be from 1 to {min(size)}, the image's shorter side; got {grid}")
     if not 0 < probability < 1:
         raise UsageError(f"probability must be over 0 and under 1, got {probability}")
     cell = (occlude.cell_size(size[0], grid), occlude.cell_size(size[1], grid))
-    if divide not in DIVISORS:
-        raise UsageError(
-            f"unknown divide {divide!r}{near(str(divide), DIVISORS)}; expected coverage or paper"
-        )
+    one_of("divide", divide, DIVISORS)
     hidden = filling(net, x, picture, fill, radius=max(cell) / 2, seed=seed)
     filled = bool(hidden.any())
     cells, shifts = draw_masks(masks, grid, probability, cell, seed)

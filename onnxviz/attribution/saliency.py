@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from onnxviz.attribution import methods, one_pass
+from onnxviz.attribution import methods
 from onnxviz.attribution.methods import Method
-from onnxviz.attribution.result import attributions, finished
+from onnxviz.attribution.result import attributions, finished, joined, one_pass
 from onnxviz.attribution.sampled import Found, Job
 from onnxviz.attribution.targets import Channel, Neuron, Targets, parse
-from onnxviz.errors import UsageError, renamed
+from onnxviz.errors import UsageError
 from onnxviz.features.pictures import also_unequal, given
 from onnxviz.network import Images, Network
 from onnxviz.objectives import Objective
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from onnxviz.attribution.result import Attribution
 
 
-@renamed(position="neuron")
 @also_unequal
 @recorded
 def saliency(
@@ -89,7 +88,7 @@ def saliency(
     found = _one_pass(job, row) if row.one_pass else row.run(job, **options)
     maps = found.raw
     if maps.ndim == 4:
-        maps = one_pass.joined(net, job.planes(maps), row.colours)
+        maps = joined(net, job.planes(maps), row.colours)
     results = attributions(
         net,
         "saliency",
@@ -123,7 +122,7 @@ def _one_pass(job: Job, row: Method) -> Found:
             parameters["rectifiers"] = job.gradients(rules).rectifiers
     if scores is None:
         scores = job.objective(job.x, np.arange(len(job.x)))
-    return Found(one_pass.run(job.net, row, arrays), scores, parameters)
+    return Found(one_pass(job.net, row, arrays), scores, parameters)
 
 
 def _check(row: Method, options: dict[str, Any]) -> None:

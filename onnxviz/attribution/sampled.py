@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from onnxviz.attribution.targets import Target
-from onnxviz.errors import ImageRejected, UsageError, near
+from onnxviz.errors import ImageRejected, UsageError, at_least, near
 from onnxviz.network import Network
 from onnxviz.progress import Progress, silent
 
@@ -122,16 +122,6 @@ class Found:
     figures: list[dict[str, Any]] | None = None
     warnings: list[list[str]] | None = None
     incomplete: bool = False
-
-
-def at_least(name: str, value: Any, least: int) -> int:
-    """A whole number from `least` on.
-
-    raises   UsageError
-    """
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
-        raise UsageError(f"{name} must be a whole number of at least {least}, got {value!r}")
-    return int(value)
 
 
 # --- at noisy copies ---

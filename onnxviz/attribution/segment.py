@@ -9,7 +9,7 @@ import numpy as np
 
 from onnxviz.attribution.result import Attribution
 from onnxviz.attribution.targets import Channel, Neuron, Targets
-from onnxviz.errors import ModelUnsuitable, UsageError, renamed
+from onnxviz.errors import ModelUnsuitable, UsageError, at_least, one_of
 from onnxviz.features.pictures import also_unequal
 from onnxviz.figures import heat
 from onnxviz.figures.captions import caption
@@ -64,7 +64,6 @@ class Segmentation(Result):
         return draw_segmentation(self.image, self.mask, self.source, self.manifest["figures"])
 
 
-@renamed(position="neuron")
 @also_unequal
 @recorded
 def segment(
@@ -117,8 +116,7 @@ def segment(
     progress = told(progress)
     from onnxviz.attribution.saliency import saliency
 
-    if isinstance(rounds, bool) or not isinstance(rounds, int) or rounds < 1:
-        raise UsageError(f"rounds must be a whole number of at least 1, got {rounds!r}")
+    at_least("rounds", rounds)
     net = net.at(output)
     marks = _quantiles(cut, foreground, background)
     found = saliency(
@@ -141,8 +139,7 @@ def segment(
 
 def _quantiles(cut: str, foreground: float | None, background: float | None) -> tuple[float, float]:
     """(of the object, of the ground), checked."""
-    if cut not in QUANTILES:
-        raise UsageError(f"cut {cut!r}: expected {' or '.join(QUANTILES)}")
+    one_of("cut", cut, QUANTILES)
     own = QUANTILES[cut]
     high, low = own[0] if foreground is None else foreground, own[1] if background is None else background
     if not 0 < low < high < 1:

@@ -200,9 +200,9 @@ WORDS: Final[Mapping[str, Option]] = {
     "layer": Option(
         ("--layer", "-l"), help="A layer's name (onnxviz inspect lists them).", complete=completion.layers
     ),
-    "layers": Option(("--layer", "-l"), list[str], complete=completion.layers),
-    "style_layers": Option(("--style-layer",), list[str], complete=completion.layers),
-    "content_layers": Option(("--content-layer",), list[str], complete=completion.layers),
+    "layers": Option(("--layer", "--layers", "-l"), list[str], complete=completion.layers),
+    "style_layers": Option(("--style-layer", "--style-layers"), list[str], complete=completion.layers),
+    "content_layers": Option(("--content-layer", "--content-layers"), list[str], complete=completion.layers),
     "channel": Option(
         ("--channel", "-c"), int, "With --layer: the channel to measure, not a class.", least=0
     ),

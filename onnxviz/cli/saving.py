@@ -304,7 +304,7 @@ def map(run: Run, call: Call) -> None:
 def sheet(run: Run, call: Call) -> None:
     """One result, or of several pictures or methods a sheet."""
     import onnxviz
-    from onnxviz.attribution.methods import METHODS, of
+    from onnxviz.attribution.methods import METHODS, chosen, of
 
     net = run.load(call.model)
     name, images = call.command.name, call.arguments["images"]
@@ -315,14 +315,10 @@ def sheet(run: Run, call: Call) -> None:
     if len(files) == len(methods) == 1 and methods[0] in known:
         save(run, lambda: call(net, files[0], method=methods[0]), skipped)
         return
-    more: dict[str, Any] = {"progress": run.progress, **call.options}
-    more |= {"seed": run.seed} if name == "saliency" else {"names": [path.stem for path in files]}
-    several: Callable[..., Any] = onnxviz.attributions
-    if name != "saliency":
-        from onnxviz.attribution.sheet import cams
-
-        several = cams
-    save(run, lambda: several(net, files, methods, **more), skipped)
+    for one in methods if name == "cam" else ():
+        chosen(one, known)
+    more: dict[str, Any] = {"progress": run.progress, "seed": run.seed, **call.options}
+    save(run, lambda: onnxviz.attributions(net, files, methods, **more), skipped)
 
 
 def whole(run: Run, call: Call) -> None:

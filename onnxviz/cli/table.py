@@ -140,7 +140,6 @@ _LISTED: Final = (
     Command(
         "patches", "acts.patches", f"{_LITE} photos/ --layer head.relu6 -o patches/", arguments=_FOLDERS, writes=(),
         options={
-            "layer": Option(kind=list[str]),
             "channel": Option(kind=list[int]),
             "table": Option((), str, "csv, or parquet (needs pyarrow).", default="csv"),
         },

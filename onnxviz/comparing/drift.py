@@ -281,11 +281,11 @@ class _Maps:
         return maps, other
 
     def _explained(
-        self, net: Network, row: Method, x: np.ndarray, target: int, layer: Sequence[str] | None
+        self, net: Network, row: Method, x: np.ndarray, target: int, layers: Sequence[str] | None
     ) -> list[Attribution]:
         given: dict[str, Any] = {"target": target, "method": row.name, "progress": silent}
         if row.layered:
-            found = cam(net, x, layer=layer, **given)
+            found = cam(net, x, layers=layers, **given)
         else:
             found = saliency(net, x, seed=self._seed, **given)
         return found if isinstance(found, list) else [found]

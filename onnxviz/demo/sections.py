@@ -11,7 +11,7 @@ from PIL import Image
 
 import onnxviz
 from onnxviz.auditing.report.page import Block, Figure, Table, Text
-from onnxviz.demo.photos import Photo, Stage
+from onnxviz.demo.photos import Photo, Stage, write_int8
 from onnxviz.figures.grids import Row, rows, side_by_side
 from onnxviz.image.io import read
 from onnxviz.objectives import logit
@@ -176,13 +176,8 @@ def attributions(stage: Stage) -> Shown:
 
 def cams(stage: Stage) -> Shown:
     """Four methods, and the difference of two classes."""
-    from onnxviz.attribution.sheet import cams as sheet
-
     named = stage.subjects[:3]
-    found = sheet(
-        stage.net, [photo.path for photo in named], _CAMS, layer=_CAM_LAYER, names=[photo.name for photo in named],
-        progress=stage.progress,
-    )  # fmt: skip
+    found = stage.run("attributions", [photo.path for photo in named], _CAMS, layers=_CAM_LAYER)
     told = f"Four methods on {_CAM_LAYER}, whose maps have 14×14 places."
     first, second = stage.net.predict(stage.subject.path, top=2)[0]
     rather = logit(first.index) - logit(second.index)
@@ -319,7 +314,6 @@ def fooling(stage: Stage) -> Shown:
 def compared(stage: Stage) -> Shown:
     """The network and its int8 file: the blocks of the comparison's own page."""
     from onnxviz.comparing.page import page
-    from onnxviz.demo.int8 import write_int8
 
     pictures = sorted(stage.crops.iterdir())
     path = write_int8(stage.net, pictures[:: max(1, len(pictures) // _CALIBRATED)], stage.file(_INT8))

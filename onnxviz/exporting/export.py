@@ -9,7 +9,15 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from onnxviz.errors import LabelsRejected, MissingDependency, OutputRefused, RuntimeFailed, UsageError, spelt
+from onnxviz.errors import (
+    LabelsRejected,
+    MissingDependency,
+    OutputRefused,
+    RuntimeFailed,
+    UsageError,
+    renamed,
+    spelt,
+)
 from onnxviz.exporting.source import FORMS, Source, Wanted, from_callable, torch, weights_alone
 
 if TYPE_CHECKING:
@@ -68,6 +76,7 @@ def _unlittered() -> Iterator[None]:
                 Path(made).rmdir()
 
 
+@renamed
 @_unlittered()
 def export(
     source: Any,

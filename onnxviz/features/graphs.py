@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx_ir as ir
 
-from onnxviz.errors import judged
+from onnxviz.errors import judged, renamed
 from onnxviz.graph.open.load import load
 from onnxviz.limits import Limits
 
@@ -18,9 +18,10 @@ if TYPE_CHECKING:
     import onnx
 
 
+@renamed
 def expose(
     model: str | os.PathLike[str] | bytes | Any,
-    layers: Sequence[str] | None = None,
+    layers: str | Sequence[str] | None = None,
     *,
     limits: Limits | None = None,
 ) -> onnx.ModelProto:
@@ -33,7 +34,7 @@ def expose(
     return _proto(exposed(model, layers, limits=limits))
 
 
-def exposed(model: Any, layers: Sequence[str] | None = None, *, limits: Limits | None = None) -> Any:
+def exposed(model: Any, layers: str | Sequence[str] | None = None, *, limits: Limits | None = None) -> Any:
     """As `expose`, but an ir.Model, which may be larger than one file can hold."""
     from onnxviz.catalogue import resolve
     from onnxviz.graph.dequantised import drop_unread
@@ -45,7 +46,8 @@ def exposed(model: Any, layers: Sequence[str] | None = None, *, limits: Limits |
     source = resolve(os.fspath(model)) if isinstance(model, (str, os.PathLike)) else model
     graph = decided(load(source, limits=limits or Limits()).model)
     known = () if layers is None else layers_of(graph)
-    exposed = add_outputs(graph, None if layers is None else [find(known, name).name for name in layers])
+    wanted = [layers] if isinstance(layers, str) else layers
+    exposed = add_outputs(graph, None if wanted is None else [find(known, name).name for name in wanted])
     drop_unread(exposed)
     return exposed
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from onnxviz.errors import UsageError, near
+from onnxviz.errors import UsageError, at_least, one_of
 from onnxviz.features.embed import embed
 from onnxviz.features.embedding import Embedding, left_out_of, thumbnails
 from onnxviz.figures import style
@@ -62,12 +62,8 @@ def nearest(
     """
     from sklearn.neighbors import NearestNeighbors
 
-    if metric not in METRICS:
-        raise UsageError(
-            f"metric must be one of {', '.join(METRICS)}, got {metric!r}{near(str(metric), METRICS)}"
-        )
-    if k < 1:
-        raise UsageError(f"k must be at least 1, got {k}")
+    one_of("metric", metric, METRICS)
+    at_least("k", k)
     n = len(features)
     own = np.full(len(queries), -1) if own is None else own
     index = np.full((len(queries), k), -1, np.int64)
@@ -277,11 +273,10 @@ def neighbours(
               InputRefused for an Embedding of another network, Interrupted with the Embedding so far
     """
     progress = told(progress)
-    if metric not in METRICS or k < 1:
-        nearest(np.zeros((1, 1), np.float32), np.zeros((0, 1), np.float32), k, metric)  # raises, saying why
+    nearest(np.zeros((1, 1), np.float32), np.zeros((0, 1), np.float32), k, metric)  # raises, saying why
     wanted = 8 if queries is None else queries
-    if isinstance(wanted, int) and wanted < 1:
-        raise UsageError(f"the number of queries must be at least 1, got {wanted}")
+    if isinstance(wanted, int):
+        at_least("the number of queries", wanted)
     found = embedding_of(net, images, layer, batch, progress)
     keep = np.flatnonzero(found.usable())
     if isinstance(wanted, int):
@@ -324,17 +319,14 @@ def embedding_of(
 
 def _part(found: Embedding, rows: np.ndarray) -> Embedding:
     """Some rows of an embedding."""
-    return Embedding(
+    return replace(
+        found,
         values=found.features[rows],
-        manifest=found.manifest,
         files=[found.files[i] for i in rows],
-        layer=found.layer,
         classes=None if found.classes is None else found.classes[rows],
         confidence=None if found.confidence is None else found.confidence[rows],
-        names=found.names,
         prints=found.prints[rows],
         sources=[found.sources[i] for i in rows],
-        skipped=found.skipped,
     )
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from onnxviz import tables
-from onnxviz.errors import NotFinite, UsageError
+from onnxviz.errors import NotFinite, UsageError, at_least
 from onnxviz.features import patch_boxes
 from onnxviz.features.patch_boxes import LayerPatches, PatchData, Ranking, field_boxes
 from onnxviz.features.stream import Chunk, none_used, sources, stream
@@ -153,7 +153,7 @@ def _joined(parts: list[Any]) -> Any:
 def patches(
     net: Network,
     images: Any,
-    layer: str | Sequence[str],
+    layers: str | Sequence[str],
     *,
     channel: int | Sequence[int] | None = None,
     top: int = 9,
@@ -167,7 +167,7 @@ def patches(
     inside the graph, for all channels of all layers in one pass; memory does not grow with the number of images.
 
     images   a folder of images, files, PIL images, (H, W, 3) uint8 arrays, or a list of these
-    layer    a layer's name, or several: rank 4 (feature maps) or 2 (logits, features: the patch is the picture)
+    layers   a layer's name, or several: rank 4 (feature maps) or 2 (logits, features: the patch is the picture)
     channel  the channel or channels; None: all of them
     top      how many images a channel
     batch    images a run; None: decided by what runs it
@@ -176,9 +176,8 @@ def patches(
              result so far on Ctrl-C
     """
     progress = told(progress)
-    if top < 1:
-        raise UsageError(f"top must be at least 1, got {top}")
-    names = [layer] if isinstance(layer, str) else list(layer)
+    at_least("top", top)
+    names = [layers] if isinstance(layers, str) else list(layers)
     if not names:
         raise UsageError("no layer was given; expected at least one (`onnxviz inspect` lists them)")
     chosen = list({one.name: one for one in map(net.layer, names)}.values())

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from onnxviz.errors import MissingDependency, UsageError, near
+from onnxviz.errors import MissingDependency, UsageError, one_of
 
 #: The ways to two dimensions, with how they are called in a sentence.
 METHODS = {"pca": "PCA", "tsne": "t-SNE", "umap": "UMAP"}
@@ -80,10 +80,7 @@ def check(method: str, perplexity: float | None = None) -> None:
     raises   UsageError for an unknown method or a perplexity below 1, MissingDependency for UMAP where
              umap-learn is not installed
     """
-    if method not in METHODS:
-        raise UsageError(
-            f"method must be one of {', '.join(METHODS)}, got {method!r}{near(str(method), METHODS)}"
-        )
+    one_of("method", method, METHODS)
     if perplexity is not None and not 1 <= perplexity < float("inf"):
         raise UsageError(
             f"perplexity must be at least 1 (about how many neighbours stay close), got {perplexity:g}"

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from onnxviz.errors import COMMAND, ImageRejected, ModelUnsuitable, UsageError
+from onnxviz.errors import COMMAND, ImageRejected, ModelUnsuitable, at_least
 from onnxviz.image.folder import EXTENSIONS, Listing, Skipped, decode, find
 from onnxviz.progress import Progress, silent
 from onnxviz.provenance import note_set, recording
@@ -117,8 +117,8 @@ def plan(net: Network, count: int, batch: int | None = None) -> Plan:
 
     raises   UsageError for a batch below 1
     """
-    if batch is not None and batch < 1:
-        raise UsageError(f"batch must be at least 1, got {batch}")
+    if batch is not None:
+        at_least("batch", batch)
     workers = max(1, min(net.threads or batching.cores(), count))
     fixed = net.batched[1]
     if count > 1 and net.alone is not None:

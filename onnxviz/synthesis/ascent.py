@@ -12,7 +12,7 @@ import numpy as np
 
 from onnxviz import objectives
 from onnxviz.attribution.targets import Channel, Neuron, Target, Targets, parse, place_of
-from onnxviz.errors import ModelUnsuitable, UsageError
+from onnxviz.errors import ModelUnsuitable, UsageError, at_least
 from onnxviz.files import write_atomic
 from onnxviz.progress import Progress, Shown, told
 from onnxviz.provenance import recorded
@@ -98,8 +98,7 @@ def ascent(
                 what was done so far
     """
     progress = told(progress)
-    if copies < 1:
-        raise UsageError(f"copies must be at least 1, got {copies}")
+    at_least("copies", copies)
     chosen = recipe(preset, options)
     if target is layer is objective is None:
         raise UsageError("give one of --target, --layer and --objective: that is what the picture is to show")
@@ -166,9 +165,7 @@ def _together(
                 "leave both out"
             )
         return fixed // chosen.draws, different
-    wanted = batch if batch is not None else max(1, _TOGETHER // chosen.draws)
-    if wanted < 1:
-        raise UsageError(f"batch must be at least 1, got {batch}")
+    wanted = max(1, _TOGETHER // chosen.draws) if batch is None else at_least("batch", batch)
     together = min(count, -(-wanted // copies) * copies)
     if together > 1 and net.alone is not None:
         together = copies if compared else 1

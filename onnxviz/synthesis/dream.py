@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,7 @@ from onnxviz.objectives import layer as whole_layer
 from onnxviz.objectives.likeness import excitement, resemblance
 from onnxviz.progress import Shown, told
 from onnxviz.provenance import recorded
-from onnxviz.synthesis.layers import Weighted, dream_layer, feature_maps, fitting, sizes_of, smallest
+from onnxviz.synthesis.layers import Layers, Weighted, dream_layer, feature_maps, fitting, sizes_of, smallest
 from onnxviz.synthesis.machine import Machine
 from onnxviz.synthesis.made import (
     Easel,
@@ -54,7 +54,7 @@ class Dream(Painting):
 def dream(
     net: Network,
     image: ImageLike,
-    layers: str | Sequence[str] | Mapping[str, float] | None = None,
+    layers: Layers = None,
     *,
     channels: Sequence[int] | None = None,
     guide: ImageLike | None = None,
@@ -96,8 +96,7 @@ def dream(
     """
     progress = told(progress)
     _check(octaves, scale, steps, rate, jitter, zoom, zoom_by)
-    given = [layers] if isinstance(layers, str) else layers
-    chosen = Weighted.of(net, given, [] if layers else [dream_layer(net)])
+    chosen = Weighted.of(net, layers, dream_layer)
     photo = read_picture(net, image)
     whole = resized(photo, fitted(photo.shape, size, _LONGEST)).clip(0, 1)
     if channels is not None and (guide is not None or not len(channels)):
@@ -118,9 +117,8 @@ def dream(
     job = _Job(net, objective(net, chosen, channels, guiding), sizes, rate, jitter)
     easel = Easel(len(sizes) * steps * (1 + zoom), progress, watch)
 
-    def result() -> Dream | None:
-        if job.best is None:
-            return None
+    def result() -> Dream:
+        assert job.best is not None
         manifest = net.manifest(
             "dream",
             layers=dict(chosen.weights),
@@ -139,7 +137,7 @@ def dream(
         manifest["figures"] = {"octaves": job.octaves, "frames": len(job.frames)}
         return Dream(values=job.best, manifest=manifest, frames=job.frames)
 
-    with keeping(result):
+    with keeping(lambda: None if job.best is None else result()):
         picture = job.dream(whole, easel, steps, seed)
         if zoom:
             job.frames.append(as_bytes(whole))
@@ -147,9 +145,7 @@ def dream(
         for number in range(zoom):
             picture = job.dream(enlarged(picture, zoom_by), easel, steps, seed + number + 1, note=False)
             job.frames.append(as_bytes(picture))
-    found = result()
-    assert found is not None
-    return found
+    return result()
 
 
 class _Job:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from onnxviz.attribution.targets import Targets, parse
-from onnxviz.errors import ImageRejected, LimitExceeded, UsageError, WorkerCrashed, near, ways
+from onnxviz.errors import ImageRejected, LimitExceeded, UsageError, WorkerCrashed, at_least, one_of, ways
 from onnxviz.features.stream import none_used, refusal, source_name, sources
 from onnxviz.image.folder import Skipped
 from onnxviz.image.io import read
@@ -162,11 +162,8 @@ def _settings(
     seed: int,
     shape: tuple[int, ...],
 ) -> _Settings:
-    if method not in METHODS:
-        raise UsageError(f"method is one of {', '.join(METHODS)}; got {method!r}{near(str(method), METHODS)}")
-    norm = _NORM[method] if norm is None else norm
-    if norm not in NORMS:
-        raise UsageError(f"norm is l2 or linf; got {norm!r}")
+    one_of("method", method, METHODS)
+    norm = _NORM[method] if norm is None else one_of("norm", norm, NORMS)
     if bound is None and method != "gradient":
         bound = _LINF[method] if norm == "linf" else _L2_A_PIXEL * float(np.sqrt(np.prod(shape)))
     if bound is not None and not bound >= 1:
@@ -175,9 +172,7 @@ def _settings(
         )
     if method == "fgsm" and steps not in (None, 1):
         raise UsageError(f"fgsm is one step, got steps={steps}; method pgd takes several")
-    steps = _STEPS[method] if steps is None else steps
-    if steps < 1:
-        raise UsageError(f"steps must be at least 1, got {steps}")
+    steps = _STEPS[method] if steps is None else at_least("steps", steps)
     if not 0 <= confidence <= 1:
         raise UsageError(f"confidence is a probability, 0 to 1; got {confidence:g}")
     return _Settings(method, norm, bound, steps, confidence, seed)

@@ -127,10 +127,8 @@ def invert(
             done.append((current["machine"].pictures()[0], figures))
         current.clear()
 
-    def result() -> Inversion | None:
+    def result() -> Inversion:
         finish()
-        if not done:
-            return None
         manifest = net.manifest(
             "invert",
             layers=names,
@@ -152,7 +150,7 @@ def invert(
         )
 
     easel = Easel(steps * len(names), progress, watch)
-    with keeping(result):
+    with keeping(lambda: result() if done or current.get("errors") else None):
         for place, value in enumerate(values):
             term = near(value, targets[value])
             machine = Machine(
@@ -175,6 +173,4 @@ def invert(
                     best, current["error"] = loss, error
             finish()
             easel.done = steps * (place + 1)  # L-BFGS may have ended earlier
-    found = result()
-    assert found is not None
-    return found
+    return result()

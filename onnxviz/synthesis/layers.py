@@ -30,6 +30,8 @@ _JOINTS = computing("add total multiply concatenate")
 _FEWEST_CHANNELS = 8
 _LONGEST_STRIDE = 16
 _COUNT = 5
+#: What `layers=` takes: a name, several, or {name: weight}; None: those that a technique chooses.
+Layers = str | Sequence[str] | Mapping[str, float] | None
 
 
 def style_layers(net: Network, count: int = _COUNT) -> list[str]:
@@ -244,15 +246,17 @@ class Weighted:
     def of(
         cls,
         net: Network,
-        layers: Sequence[str] | Mapping[str, float] | None,
-        default: Sequence[str],
+        layers: Layers,
+        default: Callable[[Network], str | Sequence[str]],
         what: str = "layers",
     ) -> Weighted:
-        """From names, names with weights, or the default layers.
+        """From a name, names, names with weights, or the default layers.
 
         raises   UnknownLayer, UsageError
         """
-        given = layers if isinstance(layers, Mapping) else dict.fromkeys(layers or default, 1.0)
+        chosen = layers or default(net)
+        chosen = [chosen] if isinstance(chosen, str) else chosen
+        given = chosen if isinstance(chosen, Mapping) else dict.fromkeys(chosen, 1.0)
         found: dict[str, float] = {}
         for name, weight in given.items():
             if not (np.isfinite(weight) and weight >= 0):
@@ -279,16 +283,6 @@ class Weighted:
 
 #: Gram matrices as the paper has them, or of activations measured from the source's means (`objectives.likeness`).
 GRAMS: Final = ("uncentred", "centred")
-
-
-def checked_gram(gram: str) -> str:
-    """`gram`, one of `GRAMS`.
-
-    raises   UsageError
-    """
-    if gram not in GRAMS:
-        raise UsageError(f"gram {gram!r}: expected {' or '.join(GRAMS)}")
-    return gram
 
 
 def style_terms(

@@ -6,7 +6,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
-from onnxviz.errors import UsageError, near
+from onnxviz.errors import UsageError, near, one_of
 from onnxviz.synthesis.parametrise import Fourier, Pixels
 from onnxviz.synthesis.transforms import Blur, Crop, Jitter, Pad, Rotate, Scale, Window
 from onnxviz.synthesis.updates import Adam, Ascent, Blurring, Decay, SmallContributions, SmallPixels
@@ -98,9 +98,9 @@ class Recipe:
     stretch: bool = False
 
     def __post_init__(self) -> None:
-        _one_of("parametrise", self.parametrise, ("fourier", "pixels"))
-        _one_of("optimiser", self.optimiser, ("adam", "ascent"))
-        _one_of("keep", self.keep, ("last", "best"))
+        one_of("parametrise", self.parametrise, ("fourier", "pixels"))
+        one_of("optimiser", self.optimiser, ("adam", "ascent"))
+        one_of("keep", self.keep, ("last", "best"))
         for one in dataclasses.fields(self):
             low, high = one.metadata.get("range", (None, None))
             if low is not None and not low <= (value := getattr(self, one.name)) <= high:
@@ -185,11 +185,6 @@ class Recipe:
         if self.small_contributions:
             rules.append(SmallContributions(self.small_contributions))
         return rules
-
-
-def _one_of(name: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise UsageError(f"{name} {value!r}: expected {' or '.join(choices)}")
 
 
 def _scaled(pixels: int, side: int) -> int:

@@ -7,14 +7,15 @@ from typing import Any
 
 import numpy as np
 
-from onnxviz.errors import UsageError
+from onnxviz.errors import UsageError, one_of
 from onnxviz.network import ImageLike, Network
 from onnxviz.objectives import tv as total_variation
 from onnxviz.progress import Shown, told
 from onnxviz.provenance import recorded
 from onnxviz.synthesis.layers import (
+    GRAMS,
+    Layers,
     Weighted,
-    checked_gram,
     content_layer,
     content_terms,
     fitting,
@@ -45,7 +46,6 @@ _NOISE = 0.1
 # Where a style's share of the loss is in balance with the content's. The means, nearly all of an uncentred matrix, are
 # soon right; what is left of the error is then a tenth of the centred one's.
 _WEIGHTS = {"uncentred": 100.0, "centred": 10.0}
-Layers = Sequence[str] | Mapping[str, float] | None
 
 
 @recorded
@@ -106,10 +106,10 @@ def style(
                      ModelUnsuitable; GradientNotFinite and, on Ctrl-C, Interrupted, both with what was done so far
     """
     progress = told(progress)
-    weight = _WEIGHTS[checked_gram(gram)] if style_weight is None else style_weight
+    weight = _WEIGHTS[one_of("gram", gram, GRAMS)] if style_weight is None else style_weight
     _check(steps, scales, optimiser, style_scale, (content_weight, weight, tv))
     adam = Adam(rate)
-    checked_colour(colour)
+    one_of("colour", colour, COLOURS)
     pictures = list(styles) if isinstance(styles, (list, tuple)) else [styles]
     if not pictures:
         raise UsageError("no style picture was given; expected at least one")
@@ -117,8 +117,8 @@ def style(
     if len(shares) != len(pictures):
         raise UsageError(f"{len(shares)} style weights were given for {len(pictures)} style pictures")
     paints, subjects = (
-        Weighted.of(net, layers, [] if layers else style_layers(net), "style layers"),
-        Weighted.of(net, content_layers, [] if content_layers else [content_layer(net)], "content layers"),
+        Weighted.of(net, layers, style_layers, "style layers"),
+        Weighted.of(net, content_layers, content_layer, "content layers"),
     )
     photo = read_picture(net, content)
     wanted = fitted(photo.shape, size, _LONGEST)
@@ -129,9 +129,7 @@ def style(
     sizes = list(dict.fromkeys(admissible.nearest(one) or one for one in _resolutions(wanted, scales)))
     run: dict[str, Any] = {"machine": None, "losses": [], "terms": {}, "resolutions": []}
 
-    def result() -> Painting | None:
-        if not run["losses"]:
-            return None
+    def result() -> Painting:
         manifest = net.manifest(
             "style",
             style_weights=shares,
@@ -156,7 +154,7 @@ def style(
         return Painting(values=finish(resized(run["machine"].pictures()[0], wanted)), manifest=manifest)
 
     easel = Easel(steps * len(sizes), progress, watch)
-    with keeping(result):
+    with keeping(lambda: result() if run["losses"] else None):
         picture = first
         for place, at in enumerate(sizes):
             sight = resized(photo, at).clip(0, 1)
@@ -186,9 +184,7 @@ def style(
                 _note(run, step)
             picture = machine.pictures()[0]
             easel.done = steps * (place + 1)  # L-BFGS may have ended earlier
-    found = result()
-    assert found is not None
-    return found
+    return result()
 
 
 def _note(run: dict[str, Any], step: Any) -> None:
@@ -249,8 +245,7 @@ def _check(
 ) -> None:
     if steps < 1 or scales < 1:
         raise UsageError(f"steps {steps}, scales {scales}: expected 1 or more of each")
-    if optimiser not in ("lbfgs", "adam"):
-        raise UsageError(f"optimiser {optimiser!r}: expected lbfgs or adam")
+    one_of("optimiser", optimiser, ("lbfgs", "adam"))
     if not 0.05 <= style_scale <= 4:
         raise UsageError(f"style_scale {style_scale:g}: expected 0.05 to 4")
     if not all(np.isfinite(weight) and weight >= 0 for weight in weights) or not weights[1]:
@@ -263,13 +258,6 @@ def _check(
 # From RGB to light and two colour differences (YIQ, NTSC), as Gatys et al. 2016 use.
 _YIQ = np.array([[0.299, 0.587, 0.114], [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]])
 COLOURS = ("style", "luminance", "histogram")
-
-
-def checked_colour(kind: str) -> str:
-    """The kind itself; UsageError for an unknown one."""
-    if kind not in COLOURS:
-        raise UsageError(f"colour {kind!r}: expected one of {', '.join(COLOURS)}")
-    return kind
 
 
 def luminance(picture: np.ndarray) -> np.ndarray:

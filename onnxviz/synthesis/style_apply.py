@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from onnxviz.errors import ImageRejected, LimitExceeded, ModelFailed, ModelUnsuitable, UsageError, near
+from onnxviz.errors import ImageRejected, LimitExceeded, ModelFailed, ModelUnsuitable, one_of
 from onnxviz.image.io import read
 from onnxviz.inputs import ASSUMED
 from onnxviz.network import ImageLike, Network
@@ -65,10 +65,8 @@ def style_apply(
     returns        Styled, values (h, w, 3) float32, 0 to 1
     raises         ModelUnsuitable for a network that gives no picture, UsageError, ImageRejected, LimitExceeded
     """
-    if output_range is not None and output_range not in RANGES:
-        raise UsageError(
-            f"output_range is one of {', '.join(RANGES)}; got {output_range!r}{near(str(output_range), RANGES)}"
-        )
+    if output_range is not None:
+        one_of("output_range", output_range, RANGES)
     picture = _sized(read(image, limits=net.limits), size)
     painter = _Painter(net)
     recipe, how = _recipe(net, painter, picture)

@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import torch
-from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
 from onnxviz._version import __version__
 from onnxviz.errors import GradientNotFinite
-from onnxviz.graph.tape import Writer
+from onnxviz.graph.tape import Tape
 
 #: The output is centre + span · tanh, in grey levels: what the loss measures is what is shown, nothing is clipped.
 CENTRE, SPAN = 127.5, 127.5
@@ -207,90 +207,60 @@ def to_onnx(network: StyleNetwork) -> onnx.ModelProto:
     """The network from `image`, (N, 3, H, W) RGB of 0 to 255, to `styled`, the same kind, each side the next multiple
     of four, clipped to 0 to 255.
     """
-    graph = _Graph()
-    x = "image"
-    for place, layer in enumerate(network.down):
-        x = graph.called(f"down.{place}.relu").Relu(graph.convolution(f"down.{place}", layer, x))
-    for place, block in enumerate(network.middle):
-        y = graph.called(f"block.{place}.first.relu").Relu(
-            graph.convolution(f"block.{place}.first", block.first, x)
-        )
-        y = graph.convolution(f"block.{place}.second", block.second, y)
-        x = graph.called(f"block.{place}").Add(x, y)
-    for place, layer in enumerate(network.up):
-        x = graph.called(f"up.{place}.relu").Relu(graph.convolution(f"up.{place}", layer, x))
-    x = graph.called("out.tanh").Tanh(graph.convolution("out", network.out, x))
-    x = graph.called("out.span").Mul(x, graph.weight("span", np.float32(SPAN)))
-    x = graph.called("out.centred").Add(x, graph.weight("centre", np.float32(CENTRE)))
-    black, white = graph.weight("black", np.float32(0)), graph.weight("white", np.float32(255))
-    graph.called("styled").Clip(x, black, white)
-    return graph.model()
+    graph = ir.Graph([], [], nodes=[], opset_imports={"": _OPSET}, name="style")
+    op = Tape(graph)
 
+    def called(name: str, value: ir.Value) -> ir.Value:
+        """The value, and the node that gives it, under this name."""
+        node = value.producer()
+        assert node is not None
+        value.name = node.name = name
+        return value
 
-class _Graph:
-    """Nodes and weights, one after the other."""
-
-    def __init__(self) -> None:
-        self._nodes: list[onnx.NodeProto] = []
-        self._weights: list[onnx.TensorProto] = []
-
-    def weight(self, name: str, value: Any) -> str:
+    def weight(name: str, values: Any) -> ir.Value:
         """A constant; torch tensors and arrays."""
-        array = value.detach().cpu().numpy() if hasattr(value, "detach") else np.asarray(value)
-        self._weights.append(numpy_helper.from_array(np.ascontiguousarray(array), name))
-        return name
+        array = values.detach().cpu().numpy() if hasattr(values, "detach") else np.asarray(values)
+        tensor = ir.tensor(np.ascontiguousarray(array), name=name)
+        kind = ir.TensorType(tensor.dtype)
+        held = ir.Value(name=name, shape=ir.Shape(array.shape), type=kind, const_value=tensor)
+        graph.register_initializer(held)
+        return held
 
-    def called(self, name: str) -> Writer:
-        """Writes a node of this name, which its output has too: `graph.called("sum").Add("x", "y")` is "sum"."""
-
-        def add(op: str, *inputs: str, **attributes: Any) -> str:
-            self._nodes.append(helper.make_node(op, inputs, [name], name=name, **attributes))
-            return name
-
-        return Writer(add)
-
-    def convolution(self, name: str, layer: Convolution, x: str) -> str:
+    def convolution(name: str, layer: Convolution, x: ir.Value) -> ir.Value:
         """Upsampling, padding, convolution and normalisation of one layer."""
         if layer.up > 1:
-            scales = self.weight(f"{name}.scales", np.array([1, 1, layer.up, layer.up], np.float32))
-            x = self.called(f"{name}.larger").Resize(
-                x,
-                "",
-                scales,
-                mode="nearest",
-                coordinate_transformation_mode="asymmetric",
-                nearest_mode="floor",
-            )
+            scales = weight(f"{name}.scales", np.array([1, 1, layer.up, layer.up], np.float32))
+            how = {"coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
+            x = called(f"{name}.larger", op.Resize(x, None, scales, mode="nearest", **how))
         p = layer.pad
-        pads = self.weight(f"{name}.pads", np.array([0, 0, p, p, 0, 0, p, p], np.int64))
-        x = self.called(f"{name}.padded").Pad(x, pads, mode="reflect")
-        kernel = self.weight(f"{name}.weight", layer.convolution.weight)
-        bias = self.weight(f"{name}.bias", layer.convolution.bias)
-        x = self.called(f"{name}.conv").Conv(x, kernel, bias, strides=[layer.stride] * 2)
+        pads = weight(f"{name}.pads", np.array([0, 0, p, p, 0, 0, p, p], np.int64))
+        x = called(f"{name}.padded", op.Pad(x, pads, mode="reflect"))
+        kernel = weight(f"{name}.weight", layer.convolution.weight)
+        bias = weight(f"{name}.bias", layer.convolution.bias)
+        x = called(f"{name}.conv", op.Conv(x, kernel, bias, strides=[layer.stride] * 2))
         if layer.norm is None:
             return x
-        scale = self.weight(f"{name}.norm.scale", layer.norm.weight)
-        shift = self.weight(f"{name}.norm.shift", layer.norm.bias)
-        return self.called(f"{name}.norm").InstanceNormalization(
-            x, scale, shift, epsilon=float(layer.norm.eps)
-        )
+        norm = layer.norm
+        scale, shift = weight(f"{name}.norm.scale", norm.weight), weight(f"{name}.norm.shift", norm.bias)
+        normal = op.InstanceNormalization(x, scale, shift, epsilon=float(norm.eps))
+        return called(f"{name}.norm", normal)
 
-    def model(self) -> onnx.ModelProto:
-        """The whole, checked."""
-        form: list[str | int | None] = ["N", 3, "H", "W"]
-        graph = helper.make_graph(
-            self._nodes,
-            "style",
-            [helper.make_tensor_value_info("image", TensorProto.FLOAT, form)],
-            [helper.make_tensor_value_info("styled", TensorProto.FLOAT, ["N", 3, "height", "width"])],
-            self._weights,
-        )
-        model = helper.make_model(
-            graph,
-            opset_imports=[helper.make_opsetid("", _OPSET)],
-            ir_version=_IR,
-            producer_name="onnxviz",
-            producer_version=__version__,
-        )
-        onnx.checker.check_model(model, full_check=True)
-        return model
+    x = op.input("image", ir.DataType.FLOAT, ["N", 3, "H", "W"])
+    for place, layer in enumerate(network.down):
+        x = called(f"down.{place}.relu", op.Relu(convolution(f"down.{place}", layer, x)))
+    for place, block in enumerate(network.middle):
+        name = f"block.{place}"
+        y = called(f"{name}.first.relu", op.Relu(convolution(f"{name}.first", block.first, x)))
+        x = called(name, op.Add(x, convolution(f"{name}.second", block.second, y)))
+    for place, layer in enumerate(network.up):
+        x = called(f"up.{place}.relu", op.Relu(convolution(f"up.{place}", layer, x)))
+    x = called("out.tanh", op.Tanh(convolution("out", network.out, x)))
+    x = called("out.span", op.Mul(x, weight("span", np.float32(SPAN))))
+    x = called("out.centred", op.Add(x, weight("centre", np.float32(CENTRE))))
+    x = called("styled", op.Clip(x, weight("black", np.float32(0)), weight("white", np.float32(255))))
+    x.shape = ir.Shape(["N", 3, "height", "width"])
+    graph.outputs.append(x)
+    made = ir.Model(graph, ir_version=_IR, producer_name="onnxviz", producer_version=__version__)
+    model: onnx.ModelProto = ir.to_proto(made)
+    onnx.checker.check_model(model, full_check=True)
+    return model

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import onnx_ir as ir
 
-from onnxviz.errors import ImageRejected, MissingDependency, RuntimeFailed, UsageError
-from onnxviz.features.stream import refusal, source_name, sources
+from onnxviz.errors import ImageRejected, MissingDependency, RuntimeFailed, UsageError, at_least, one_of
+from onnxviz.features.stream import none_used, refusal, source_name, sources
 from onnxviz.files import destination
 from onnxviz.image.folder import Skipped, decode
 from onnxviz.image.io import read
@@ -24,7 +24,7 @@ from onnxviz.objectives.likeness import gram_of, means_of, texture
 from onnxviz.progress import Shown, told, until_interrupted
 from onnxviz.provenance import note_set, recorded, recording
 from onnxviz.results import Result, write
-from onnxviz.synthesis.layers import Weighted, checked_gram, content_layer, style_layers, style_terms
+from onnxviz.synthesis.layers import GRAMS, Layers, Weighted, content_layer, style_layers, style_terms
 from onnxviz.synthesis.made import bytes_at, fitted
 from onnxviz.text import printable
 
@@ -81,16 +81,16 @@ class PerceptualLoss:
         net: Network,
         style: np.ndarray,
         *,
-        style_names: Sequence[str] | Mapping[str, float] | None = None,
-        content_names: Sequence[str] | Mapping[str, float] | None = None,
+        style_names: Layers = None,
+        content_names: Layers = None,
         gram: str = "uncentred",
         style_weight: float = 1.0,
         content_weight: float = 1.0,
         colour_weight: float = 0.0,
     ) -> None:
         self._net = net
-        self.style = Weighted.of(net, style_names, style_layers(net), "the style layers")
-        self.content = Weighted.of(net, content_names, [content_layer(net)], "the content layers")
+        self.style = Weighted.of(net, style_names, style_layers, "the style layers")
+        self.content = Weighted.of(net, content_names, content_layer, "the content layers")
         self._weight = content_weight
         total = style_terms(net, [(style, 1.0)], self.style, style_weight, gram=gram)
         if colour_weight:
@@ -186,8 +186,8 @@ def style_train(
     style: ImageLike,
     images: Images,
     *,
-    style_layers: Sequence[str] | Mapping[str, float] | None = None,
-    content_layers: Sequence[str] | Mapping[str, float] | None = None,
+    style_layers: Layers = None,
+    content_layers: Layers = None,
     style_weight: float | None = None,
     gram: str = "uncentred",
     content_weight: float = _CONTENT,
@@ -237,10 +237,10 @@ def style_train(
         raise MissingDependency("training needs torch: pip install 'onnxviz[torch]'") from error
     from onnxviz.synthesis import style_network
 
-    style_weight = _STYLE[checked_gram(gram)] if style_weight is None else style_weight
+    style_weight = _STYLE[one_of("gram", gram, GRAMS)] if style_weight is None else style_weight
     for name, number in (("steps", steps), ("batch", batch), ("width", width)):
-        if number is not None and number < 1:
-            raise UsageError(f"{name} must be at least 1, got {number}")
+        if number is not None:
+            at_least(name, number)
     if blocks < 0 or not rate > 0 or not min(style_weight, content_weight, colour_weight, tv_weight) >= 0:
         raise UsageError("blocks and weights are 0 or more, and the learning rate is over 0")
     size = net.size
@@ -360,8 +360,7 @@ class _Crops:
             else:
                 made, self.digests[place] = found
                 yield made
-        told = "; ".join(map(str, itertools.islice(self.skipped.values(), 3)))
-        raise ImageRejected(f"none of the {len(self._images)} images could be read ({told})")
+        raise none_used(len(self._images), list(self.skipped.values()))
 
     def _crop(self, picture: np.ndarray, drawn: np.ndarray) -> np.ndarray:
         """At least half of what fits into the picture, at the size of training."""

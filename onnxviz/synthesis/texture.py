@@ -10,14 +10,14 @@ from typing import Any, ClassVar
 import numpy as np
 
 from onnxviz._version import __version__
-from onnxviz.errors import ImageRejected, UsageError, near
+from onnxviz.errors import ImageRejected, UsageError, at_least, one_of
 from onnxviz.image.recipe import check_made
 from onnxviz.limits import Limits
 from onnxviz.network import ImageLike, Network
 from onnxviz.progress import Progress, Shown, silent, told, until_interrupted
 from onnxviz.provenance import recorded
 from onnxviz.results import Result
-from onnxviz.synthesis.layers import Weighted, checked_gram, fitting, sizes_of, style_layers, style_terms
+from onnxviz.synthesis.layers import GRAMS, Layers, Weighted, fitting, sizes_of, style_layers, style_terms
 from onnxviz.synthesis.machine import Machine
 from onnxviz.synthesis.made import (
     Easel,
@@ -75,7 +75,7 @@ def texture(
     method: str = "gram",
     *,
     size: int | tuple[int, int] | None = None,
-    layers: Sequence[str] | None = None,
+    layers: Layers = None,
     gram: str | None = None,
     steps: int | None = None,
     window: int | None = None,
@@ -111,8 +111,7 @@ def texture(
     raises      UsageError, ImageRejected; Interrupted on Ctrl-C, with what was made so far
     """
     progress = told(progress)
-    if method not in METHODS:
-        raise UsageError(f"method is one of {', '.join(METHODS)}; got {method!r}{near(str(method), METHODS)}")
+    one_of("method", method, METHODS)
     given = {
         "layers": layers,
         "gram": gram,
@@ -267,7 +266,7 @@ def gram_texture(
     image: ImageLike,
     *,
     size: int | tuple[int, int] | None = None,
-    layers: Sequence[str] | Mapping[str, float] | None = None,
+    layers: Layers = None,
     gram: str = "centred",
     steps: int = _STEPS,
     source: int | None = _LONGEST_SOURCE,
@@ -294,14 +293,13 @@ def gram_texture(
     raises    UnknownLayer, UsageError, ImageRejected (one colour only, too small), ModelUnsuitable, GradientNotFinite;
               Interrupted on Ctrl-C, with the best so far
     """
-    checked_gram(gram)
-    if steps < 1:
-        raise UsageError(f"steps must be at least 1, got {steps}")
+    one_of("gram", gram, GRAMS)
+    at_least("steps", steps)
     whole = read_picture(net, image)
     most = max(whole.shape) if source is None else source
     texture = resized(whole, fitted(whole.shape, min(most, max(whole.shape)), most)).clip(0, 1)
     wanted = (size, size) if isinstance(size, int) else size or (256, 256)
-    chosen = Weighted.of(net, layers, [] if layers else style_layers(net))
+    chosen = Weighted.of(net, layers, style_layers)
     admissible = sizes_of(net, chosen.names)
     texture = fitting(admissible, texture)
     objective = style_terms(net, [(texture, 1.0)], chosen, gram=gram)
@@ -311,9 +309,7 @@ def gram_texture(
     losses: list[float] = []
     terms: dict[str, float] = {}
 
-    def result() -> Painting | None:
-        if not losses:
-            return None
+    def result() -> Painting:
         manifest = net.manifest(
             "texture",
             method="gram",
@@ -328,14 +324,12 @@ def gram_texture(
         manifest["figures"] = _gram_figures(losses, terms)
         return Painting(values=resized(machine.pictures()[0], wanted).clip(0, 1), manifest=manifest)
 
-    with keeping(result):
+    with keeping(lambda: result() if losses else None):
         for step in Easel(steps, progress, watch).follow(machine.lbfgs(steps, seed=seed, start=start)):
             losses.append(-float(step.value[0]))
             if losses[-1] == min(losses):
                 terms.update({name: -float(value[0]) for name, value in step.terms.items()})
-    found = result()
-    assert found is not None
-    return found
+    return result()
 
 
 def _gram_figures(losses: Sequence[float], terms: Mapping[str, float]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from onnxviz.errors import UsageError
+from onnxviz.errors import UsageError, one_of
 
 #: A number, or a function from the step number (from 0) to one.
 Rate = float | Callable[[int], float]
@@ -71,8 +71,7 @@ class Ascent:
     most: float = 100 / 255**2
 
     def __post_init__(self) -> None:
-        if self.norm not in _NORMS:
-            raise UsageError(f"norm {self.norm!r}: expected {', '.join(_NORMS)}")
+        one_of("norm", self.norm, _NORMS)
 
     @property
     def state(self) -> tuple[str, ...]:

@@ -56,6 +56,10 @@ def curves(activation: str) -> bytes:
     x = m("BatchNormalization", m("Relu", x), *statistics)  # behind a ReLU, so that nothing can fold it
     if activation == "swish":
         x = m("Mul", x, m("Sigmoid", x))
+    elif activation == "square":
+        x = m("Pow", x, m.constant(np.float32(2)))
+    elif activation == "ratio":
+        x = m("Div", x, m("Add", m("Mul", x, x), m.constant(np.float32(1))))
     elif activation == "clip":
         x = m("Clip", x, m.constant(np.float32(-0.1)), m.constant(np.float32(0.3)))
     else:
@@ -66,7 +70,22 @@ def curves(activation: str) -> bytes:
 
 
 @pytest.mark.parametrize(
-    "activation", ["Sigmoid", "Tanh", "HardSwish", "HardSigmoid", "Softplus", "swish", "clip", "LeakyRelu"]
+    "activation",
+    [
+        "Sigmoid",
+        "Tanh",
+        "HardSwish",
+        "HardSigmoid",
+        "Softplus",
+        "swish",
+        "clip",
+        "LeakyRelu",
+        "Elu",
+        "Exp",
+        "Erf",
+        "square",
+        "ratio",
+    ],
 )
 def test_curved_activations_have_offsets(activation) -> None:
     net = onnxviz.load(curves(activation), preprocess="unit", provider="cpu")
@@ -74,9 +93,9 @@ def test_curved_activations_have_offsets(activation) -> None:
 
 
 def test_what_is_left_unexplained_is_said() -> None:
-    """A square has no offset here: its shares count twice."""
+    """A softmax over channels has no offset here."""
     m = Maker()
-    x = m("Pow", m("Conv", "image", m.random(4, 3, 3, 3), m.random(4)), m.constant(np.float32(2)))
+    x = m("Softmax", m("Conv", "image", m.random(4, 3, 3, 3), m.random(4)), axis=1)
     logits = m("Flatten", m("GlobalAveragePool", x))
     model = m.model({"image": ("N", 3, 16, 16)}, {logits: ("N", 4)})
     net = onnxviz.load(model.SerializeToString(), preprocess="unit", provider="cpu")

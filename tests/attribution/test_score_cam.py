@@ -9,7 +9,8 @@ import torch.nn.functional as F
 
 import onnxviz
 from onnxviz import objectives
-from onnxviz.attribution import cam_layers, score_cam
+from onnxviz.attribution import cam_layers
+from onnxviz.attribution.cam import cells
 from onnxviz.progress import Interrupted
 from tests import networks
 
@@ -71,7 +72,7 @@ def test_masks_run_from_0_to_1_and_channels_that_mark_nothing_are_left_out():
     activations[4] = 3.25
     net = load(networks.tiny_cnn())
     rows, columns = cam_layers.matrices(net.layer("pool"), (5, 4), (32, 48))
-    masks, used = score_cam.cells(activations, rows, columns, at_once=4)
+    masks, used = cells(activations, rows, columns, at_once=4)
     assert used.tolist() == [True, True, False, True, False, True]
     whole = rows @ masks @ columns.T
     np.testing.assert_allclose(whole.min(axis=(1, 2)), 0, atol=1e-6)
