@@ -278,8 +278,8 @@ def one_of(what: str, value: Any, choices: Collection[str]) -> str:
     raises   UsageError
     """
     if not isinstance(value, str) or value not in choices:
-        listed = f"{what} must be one of {', '.join(choices)}"
-        raise UsageError(f"unknown {what} {value!r}; {listed}{near(str(value), choices)}")
+        told = " or ".join(choices) if len(choices) == 2 else f"one of {', '.join(choices)}"
+        raise UsageError(f"unknown {what} {value!r}; {what} must be {told}{near(str(value), choices)}")
     return value
 
 

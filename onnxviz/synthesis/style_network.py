@@ -220,7 +220,7 @@ def to_onnx(network: StyleNetwork) -> onnx.ModelProto:
     def weight(name: str, values: Any) -> ir.Value:
         """A constant; torch tensors and arrays."""
         array = values.detach().cpu().numpy() if hasattr(values, "detach") else np.asarray(values)
-        tensor = ir.tensor(np.ascontiguousarray(array), name=name)
+        tensor = ir.tensor(np.asarray(array, order="C"), name=name)
         kind = ir.TensorType(tensor.dtype)
         held = ir.Value(name=name, shape=ir.Shape(array.shape), type=kind, const_value=tensor)
         graph.register_initializer(held)
