@@ -19,7 +19,7 @@ from onnxviz.errors import UsageError
 PICTURE = np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)
 FUNCTIONS = [name for name in onnxviz._PUBLIC if name[0].islower()]
 # What other tools, and older versions, call what is called otherwise here.
-NOT_OURS = r"position|place|class_\w+|label|img|pictures?|layer_names?|image_size|shape|loss|outputs|preset_name"
+NOT_OURS = r"position|place|class_\w+|label|img|pictures?|layer_names?|image_size|shape|loss|outputs"
 
 
 @pytest.fixture(scope="module")

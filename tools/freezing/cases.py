@@ -103,7 +103,9 @@ def registry(call: Callable[[str], Any]) -> list[str]:
         call("nosuch")
     except onnxviz.errors.OnnxVizError as error:
         text = re.split(r"; got|, got", str(error))[0]
-        found = re.split(r"there are |one pass: |the presets are |must be one of |must be |one of |expected ", text)
+        found = re.split(
+            r"there are |one pass: |the presets are |must be one of |must be |one of |expected ", text
+        )
         if len(found) > 1:
             return [name for name in re.split(r", | or ", found[-1]) if re.fullmatch(r"[\w+.-]+", name)]
         raise RuntimeError(f"no names in: {error} (mend `registry` in {__file__})") from error
