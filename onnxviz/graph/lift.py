@@ -132,10 +132,16 @@ def _clip(tape: Tape, node: ir.Node) -> None:
     )
 
 
-def _axes(tape: Tape, node: ir.Node) -> None:
-    axes = _pop(node, "axes")
-    if axes is not None:
-        tape.reads(node, node.inputs[0], tape.const(axes))
+def _as_input(name: str, dtype: Any = None) -> Step:
+    """An attribute that became the second input."""
+
+    def step(tape: Tape, node: ir.Node) -> None:
+        given = _pop(node, name)
+        if given is not None:
+            numbers = [given] if isinstance(given, int) else given
+            tape.reads(node, node.inputs[0], tape.const(numbers, dtype))
+
+    return step
 
 
 def _pad(tape: Tape, node: ir.Node) -> None:
@@ -154,19 +160,9 @@ def _slice(tape: Tape, node: ir.Node) -> None:
     )
 
 
-def _split_sizes(tape: Tape, node: ir.Node) -> None:
-    sizes = _pop(node, "split")
-    if sizes is not None:
-        tape.reads(node, node.inputs[0], tape.const(sizes))
-
-
 def _split_count(tape: Tape, node: ir.Node) -> None:
     if len(node.inputs) < 2 or node.inputs[1] is None:
         node.attributes["num_outputs"] = ir.AttrInt64("num_outputs", len(node.outputs))
-
-
-def _topk(tape: Tape, node: ir.Node) -> None:
-    tape.reads(node, node.inputs[0], tape.const([_pop(node, "k")]))
 
 
 def _batch_normalization(tape: Tape, node: ir.Node) -> None:
@@ -210,10 +206,6 @@ def _flat_softmax(tape: Tape, node: ir.Node) -> None:
         axis += len(x.shape)
     flat, shape = tape.before(node).Flatten(x, axis=axis), tape.before(node).Shape(x)
     tape.become(node).Reshape(tape.before(node).add(node.op_type, flat, axis=-1), shape)
-
-
-def _upsample_scales(tape: Tape, node: ir.Node) -> None:
-    tape.reads(node, node.inputs[0], tape.const(_pop(node, "scales"), np.float32))
 
 
 def _old_resize(tape: Tape, node: ir.Node) -> None:
@@ -291,18 +283,18 @@ _STEPS: dict[str, tuple[tuple[int, Step], ...]] = {
     "Hardmax": ((13, _flat_softmax),),
     "LogSoftmax": ((13, _flat_softmax),),
     "Pad": ((11, _pad),),
-    "ReduceSum": ((13, _axes),),
+    "ReduceSum": ((13, _as_input("axes")),),
     "Resize": ((11, _old_resize), (13, _resize_11)),
     "RoiAlign": ((16, _roi_align),),
     "Scatter": ((11, _scatter),),
     "Slice": ((10, _slice),),
     "Softmax": ((13, _flat_softmax),),
-    "Split": ((13, _split_sizes), (18, _split_count)),
-    "Squeeze": ((13, _axes),),
-    "TopK": ((10, _topk),),
-    "Unsqueeze": ((13, _axes),),
-    "Upsample": ((9, _upsample_scales), (10, _old_resize)),
-    **{f"Reduce{kind}": ((18, _axes),) for kind in _REDUCTIONS},
+    "Split": ((13, _as_input("split")), (18, _split_count)),
+    "Squeeze": ((13, _as_input("axes")),),
+    "TopK": ((10, _as_input("k")),),
+    "Unsqueeze": ((13, _as_input("axes")),),
+    "Upsample": ((9, _as_input("scales", np.float32)), (10, _old_resize)),
+    **{f"Reduce{kind}": ((18, _as_input("axes")),) for kind in _REDUCTIONS},
 }
 
 

@@ -213,21 +213,14 @@ def _clip(node: ir.Node) -> Held | None:
     return Held(x, -math.inf if low is None else low, math.inf if high is None or high > _OPEN else high)
 
 
-def _leaky(node: ir.Node) -> Held | None:
-    return _relu(node) if node.attributes.get_float("alpha", 0.01) == 0.0 else None
-
-
-def _thresholded(node: ir.Node) -> Held | None:
-    return _relu(node) if node.attributes.get_float("alpha", 1.0) == 0.0 else None
+def _flat(alpha: float) -> Callable[[ir.Node], Held | None]:
+    """A rectifier where its slope, scale or threshold, this much by default, is 0."""
+    return lambda node: _relu(node) if node.attributes.get_float("alpha", alpha) == 0.0 else None
 
 
 def _prelu(node: ir.Node) -> Held | None:
     slope = node.inputs[1].const_value if node.inputs[1] is not None else None
     return _relu(node) if slope is not None and not slope.numpy().any() else None
-
-
-def _elu(node: ir.Node) -> Held | None:
-    return _relu(node) if node.attributes.get_float("alpha", 1.0) == 0.0 else None
 
 
 def _mirrored(node: ir.Node) -> Held | None:
@@ -410,14 +403,14 @@ def _fits(constant: ir.TensorProtocol, beside: ir.Value) -> bool:
 _SPELLINGS: dict[str | None, Callable[[ir.Node], Held | None]] = {
     "clip": _clip,
     "divide": _quotient,
-    "elu": _elu,
-    "leaky_relu": _leaky,
+    "elu": _flat(1.0),
+    "leaky_relu": _flat(0.01),
     "maximum": _maximum,
     "minimum": _minimum,
     "multiply": _product,
     "negative": _mirrored,
     "prelu": _prelu,
     "relu": _relu,
-    "thresholded_relu": _thresholded,
+    "thresholded_relu": _flat(1.0),
     "where": _where,
 }
