@@ -246,14 +246,7 @@ def _network(
         held = provenance.fed({name: tensor.numpy() for name, tensor in values.items() if tensor}, feeds)
     warnings = list(loaded.warnings)
     spec = image_input(graph, input, layout.upper() if layout else None, warnings)
-    if not any(value.dtype is None or value.dtype.is_floating_point() for value in graph.graph.outputs):
-        from onnxviz.graph.layers import layers
-
-        named = ", ".join(repr(layer.name) for layer in layers(graph, input=spec.name)[-4:])
-        raise ModelUnsuitable(
-            f"none of the model's outputs is a float tensor ({', '.join(str(v.name) for v in graph.graph.outputs)}); "
-            f"make one of its layers an output first: `onnxviz expose MODEL --layer L`, with L such as {named}"
-        )
+    graph = _with_scores(graph, spec.name, warnings)
     if output is not None:
         from onnxviz.graph.head import named_output
 
@@ -317,6 +310,32 @@ def _network(
 
         check_labels(network.end, given)
     return network
+
+
+def _with_scores(graph: ir.Model, image: str, warnings: list[str]) -> ir.Model:
+    """The model; where its outputs only tell which score is the largest, with these scores as outputs, which is told.
+
+    raises   ModelUnsuitable where no output is a float tensor, and none tells of scores
+    """
+    from onnxviz.graph.surgery import with_scores
+
+    found, names = with_scores(graph)
+    given = ", ".join(str(value.name) for value in graph.graph.outputs)
+    if names:
+        taken = ", ".join(map(repr, names))
+        warnings.append(
+            f"the file only tells which score is the largest ({given}): the scores themselves, {taken}, are taken as "
+            "its output"
+        )
+    elif not any(value.dtype is None or value.dtype.is_floating_point() for value in graph.graph.outputs):
+        from onnxviz.graph.layers import layers
+
+        named = ", ".join(repr(layer.name) for layer in layers(graph, input=image)[-4:])
+        raise ModelUnsuitable(
+            f"none of the model's outputs is a float tensor ({given}); make one of its layers an output first: "
+            f"`onnxviz expose MODEL --layer L`, with L such as {named}"
+        )
+    return found
 
 
 def _locate(model: Any) -> Any:

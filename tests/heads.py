@@ -125,3 +125,38 @@ def average_of_softmaxes() -> onnx.ModelProto:
     x = pooled(m)
     both = [m("Softmax", linear(m, x, 4)) for _ in range(2)]
     return finished(m, renamed(m, m("Mul", m("Add", *both), m.constant(np.float32(0.5))), "y"))
+
+
+def best_only(form: str, classes: int = 7) -> onnx.ModelProto:
+    """A classifier that only tells which score is the largest: 'argmax', 'kept' (its axis), 'softmax', 'float', 'top'
+    (the best three with their shares), 'sure' (with the largest share)."""
+    m = Maker()
+    x = linear(m, pooled(m), classes)
+    if form in ("softmax", "top", "sure"):
+        x = m("Softmax", x, axis=1)
+    x = renamed(m, x, "scores")
+    if form == "top":
+        share, best = m("TopK", x, m.constant([3]), axis=1, outputs=2)
+        return _of_places(finished(m, renamed(m, best, "best"), renamed(m, share, "share")))
+    best = m("ArgMax", x, axis=1, keepdims=int(form == "kept"))
+    if form == "float":
+        return finished(m, renamed(m, m("Cast", best, to=onnx.TensorProto.FLOAT), "best"))
+    more = [renamed(m, m("ReduceMax", x, axes=[1], keepdims=0), "share")] if form == "sure" else []
+    return _of_places(finished(m, renamed(m, best, "best"), *more))
+
+
+def labelled_map(classes: int = 5, last: bool = False) -> onnx.ModelProto:
+    """A segmenter that only tells the class of each place; `last`: its channels stand last."""
+    m = Maker()
+    x = m("Conv", trunk(m), m.random(classes, 8, 1, 1), m.random(classes))
+    x = m("Resize", x, "", m.constant(np.float32([1, 1, 2, 2])), mode="linear")
+    if last:
+        x = m("Transpose", x, perm=[0, 2, 3, 1])
+    best = m("ArgMax", renamed(m, x, "maps"), axis=3 if last else 1)
+    return _of_places(finished(m, renamed(m, best, "labels")))
+
+
+def _of_places(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Its first output holds whole numbers."""
+    model.graph.output[0].type.tensor_type.elem_type = onnx.TensorProto.INT64
+    return model

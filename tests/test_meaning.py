@@ -66,6 +66,45 @@ def alike(a, b):
     return float(a @ b / (np.linalg.norm(a) * np.linalg.norm(b)))
 
 
+# --- files that only tell which score is the largest ----------------------------------------------
+
+
+@pytest.mark.parametrize("form", ["argmax", "kept", "softmax", "float", "top", "sure"])
+def test_a_classifier_that_only_tells_the_largest_score_is_taken_by_its_scores(form):
+    proto = heads.best_only(form)
+    net = opened(proto)
+    assert any(
+        "only tells which score is the largest" in text and "'scores'" in text for text in net.warnings
+    )
+    x = net.prepare(photo())
+    best = int(np.ravel(run(proto, x, "best"))[0])
+    assert (net.head.scores, net.head.classes, net.head.told) == ("scores", 7, True)
+    assert net.predict(photo())[0][0].index == best
+    found = onnxviz.saliency(net, photo(), method="gradient")
+    exact = gradient(proto, x, linear_score(proto, best))[0].sum(axis=0)
+    assert found.target == best and alike(found.values, exact) > 0.9999
+    assert onnxviz.occlusion(net, photo(), window=4, stride=4).target == best
+
+
+@pytest.mark.parametrize("last", [False, True])
+def test_a_segmenter_that_only_tells_classes_can_be_explained(last):
+    net = opened(heads.labelled_map(last=last))
+    assert [one.kind for one in net.outputs] == ["other", "map"]
+    with pytest.raises(ModelUnsuitable, match="largest of 'maps'") as caught:
+        onnxviz.saliency(net, photo())
+    example = str(caught.value).split('objective="')[1].split('"')[0]
+    assert np.abs(onnxviz.saliency(net, photo(), objective=example).values).max() > 0
+    assert np.abs(onnxviz.occlusion(net, photo(), objective=example, window=4, stride=4).values).max() > 0
+
+
+def test_scores_that_a_file_gives_out_stay_its_output():
+    proto = heads.best_only("softmax")
+    proto.graph.output.extend([onnx.helper.make_tensor_value_info("scores", 1, ["N", 7])])
+    net = opened(proto)
+    assert [value.name for value in net.model.graph.outputs] == ["best", "scores"]
+    assert net.head.output == "scores" and not any("largest" in text for text in net.warnings)
+
+
 # --- one score, two classes -----------------------------------------------------------------------
 
 

@@ -31,8 +31,8 @@ def small(
     ]
     outputs = [helper.make_tensor_value_info("scores", TensorProto.FLOAT, [shape[0], classes])]
     if out_type != TensorProto.FLOAT:
-        nodes.append(helper.make_node("ArgMax", ["scores"], ["best"], axis=1))
-        outputs = [helper.make_tensor_value_info("best", TensorProto.INT64, [shape[0], 1])]
+        nodes.append(helper.make_node("Cast", ["scores"], ["rounded"], to=out_type))
+        outputs = [helper.make_tensor_value_info("rounded", out_type, [shape[0], classes])]
     for name in more_inputs:
         nodes.append(helper.make_node("Mul", ["scores", name], [f"scores_{name}"]))
         outputs.append(
@@ -200,7 +200,7 @@ def test_several_inputs_say_how_to_choose():
 
 def test_no_float_output_says_what_to_expose():
     with pytest.raises(
-        ModelUnsuitable, match=r"none of the model's outputs is a float.*best.*expose.*'scores'"
+        ModelUnsuitable, match=r"none of the model's outputs is a float.*rounded.*expose.*'scores'"
     ):
         onnxviz.load(small(out_type=TensorProto.INT64))
 

@@ -26,6 +26,7 @@ from onnxviz.results import Result
 
 if TYPE_CHECKING:
     from onnxviz.auditing.report.page import Page, Photo, Section
+    from onnxviz.auditing.report.spool import Stored
     from onnxviz.features.embedding import Embedding
     from onnxviz.tables import Columns
 
@@ -45,7 +46,8 @@ class Album(Result):
     truth       the true class of each, None where it is not known; None: no labels were given
     maps        by photo, attributions of each method for the answer and the class that competes with it
     layers      a row a layer: operator, shape, cost, range of its values over the first photos
-    pictures    by photo, what the network sees of it, a WebP file
+    pictures    by photo, what the network sees of it, a WebP file; it waits on the disk
+    file        what the network's file is called
     looked      of the layers that were looked into, what their channels look for
     """
 
@@ -54,8 +56,9 @@ class Album(Result):
     truth: list[int | None] | None = field(repr=False)
     maps: dict[int, list[Any]] = field(repr=False)
     layers: Columns = field(repr=False)
-    pictures: dict[int, bytes] = field(repr=False)
+    pictures: dict[int, bytes | Stored] = field(repr=False)
     labels: dict[int, str] = field(repr=False)
+    file: str = field(repr=False)
     looked: list[LayerChannels] = field(repr=False, default_factory=list)
 
     def wrong(self, row: int) -> bool:
@@ -131,7 +134,7 @@ class Album(Result):
             lead.insert(0, f"Incomplete: the run was interrupted. What was done by then is here; {told}.")
         return Page(
             kind="report",
-            title=str(manifest["model"]["name"]),
+            title=self.file,
             lead=[*lead, *manifest["warnings"]],
             numbers=numbers,
             facts=facts({"network": manifest}, photos=count, seed=manifest["parameters"]["seed"]),
@@ -246,6 +249,8 @@ def report(
     if truth is not None:
         classes = None if found.classes is None else net.head.classes
         true = read_truth(truth, found.sources, net.labels, classes, net.limits)
+    from onnxviz.auditing.report.facts import file_of
+
     work = Album(
         values=np.full((len(found), 2), np.nan, np.float32),
         manifest={},
@@ -256,6 +261,7 @@ def report(
         layers={},
         pictures={},
         labels={one: net.label(one) for one in set(true or ()) if one is not None},
+        file=Path(file_of(net)).name,
     )
     warnings: list[str] = []
     with until_interrupted() as ending:
@@ -302,15 +308,16 @@ def report(
 def _see(net: Network, work: Album, rows: Sequence[int], progress: Progress) -> None:
     """What the network says of these photos, and what it sees of them."""
     from onnxviz.auditing.report.html import PHOTO
+    from onnxviz.auditing.report.spool import Spool
     from onnxviz.figures.html import webp
     from onnxviz.meaning import best
 
-    recipe = net.preprocessing
+    recipe, spool = net.preprocessing, Spool()
     for done, row in enumerate(rows, start=1):
         view = net.pictures(work.embedding.sources[row])[0]
         if work.answers:
             work.answers[row] = best(net.probabilities(recipe.normalise(view[None])), _TOP, net.label)[0]
-        work.pictures[row] = webp(recipe.shown(view), PHOTO)
+        work.pictures[row] = spool.add(webp(recipe.shown(view), PHOTO))
         progress(done, len(rows), "photos seen")
 
 

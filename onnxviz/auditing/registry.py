@@ -19,7 +19,7 @@ from onnxviz.errors import spelt
 if TYPE_CHECKING:
     from onnxviz.auditing.subject import Subject
 
-Need = Literal["pictures", "labels", "masks", "gradients", "classes", "network"]
+Need = Literal["pictures", "labels", "masks", "gradients", "classes", "scores", "network"]
 
 
 class NotRun(Exception):
@@ -53,7 +53,8 @@ class Rule:
     threshold   a number that the figure is held against, which a policy may change; or a text
     measure     what figure and threshold are of, in words
     needs       what there must be: 'network' (a file that could be opened; always, but for file.loading), 'classes'
-                (a classifier), 'pictures', 'labels', 'masks', 'gradients'
+                (a classifier), 'scores' (a classifier or a recogniser of text), 'pictures', 'labels', 'masks',
+                'gradients'
     least       the fewest pictures
     limits      what it cannot see
     """

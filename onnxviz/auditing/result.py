@@ -154,11 +154,11 @@ class Audit:
     @property
     def _file(self) -> str:
         """The path of the file from here; what it is called where it came from memory."""
-        from onnxviz.auditing.report.facts import from_here
+        from onnxviz.auditing.report.facts import file_of
 
-        model, opened = self.manifest.get("model", {}), self.subject.opened
-        if opened is not None and Path(opened._loaded.source).is_file():
-            return from_here(opened._loaded.source)
+        if self.subject.opened is not None:
+            return file_of(self.subject.opened)
+        model = self.manifest.get("model", {})
         return str(model.get("path") or model.get("name") or "model")
 
     def _said(self) -> list[str]:

@@ -247,6 +247,8 @@ def _unmet(rule: Rule, subject: Subject) -> tuple[Any, str] | None:
     """What a check needs and has not: its state, and the reason."""
     if "network" in rule.needs and subject.opened is None:
         return "not-run", "the file could not be opened (file.loading)"
+    if "scores" in rule.needs and subject.no_scores:
+        return "not-applicable", subject.no_scores
     if "classes" in rule.needs and subject.no_classes:
         return "not-applicable", subject.no_classes
     if "pictures" in rule.needs and not subject.images:

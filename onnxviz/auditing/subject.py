@@ -83,6 +83,13 @@ class Subject:
     @cached_property
     def no_classes(self) -> str:
         """Why it is no classifier; '' for one."""
+        if self.no_scores or self.net.end.scored:
+            return self.no_scores
+        return f"the network is no classifier: {self.net.end.describe()}"
+
+    @cached_property
+    def no_scores(self) -> str:
+        """Why it is neither a classifier nor a recogniser of text; '' for one."""
         try:
             end = self.net.end
         except ModelUnsuitable as reason:
@@ -101,7 +108,7 @@ class Subject:
         from onnxviz.graph.analysis.bypass import paths
 
         with judged(self.net.judge):
-            return paths(self.activations, None if self.no_classes else self.net.end.output)
+            return paths(self.activations, None if self.no_scores else self.net.end.output)
 
     @cached_property
     def probes(self) -> np.ndarray:

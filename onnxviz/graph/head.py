@@ -30,6 +30,7 @@ from onnxviz.graph.output import (
     Tail,
     before,
     explained,
+    ranked,
 )
 
 __all__ = ["Head", "head", "outputs"]
@@ -160,6 +161,9 @@ class _Reader(Tail):
             return _with(other, batch=None, reason="the picture does not move it")
         if not is_tensor(value):
             return _with(other, reason="no tensor, but a sequence or an optional one")
+        best_of = ranked(value, ("ArgMax",))
+        if best_of is not None:
+            return _with(other, reason=f"it tells where the largest of {real_name(best_of)!r} is")
         if dtype is not None and dtype not in FLOATS and dtype not in QUANTISED:
             return _with(other, reason="whole numbers, such as indices or counts")
         alone = complement(value)
@@ -255,6 +259,9 @@ class _Reader(Tail):
         opened = base.activation is None and self.open(value)
         base = _with(base, classes=count, axis=at + 1, open=opened)
         numbers = _with(base, kind=NUMBERS, example=_part(base, *[0] * len(rest)))
+        boxed = any(self.boxes(other, count) for other in self.graph.outputs if other is not value)
+        if boxed and base.activation not in ("softmax", "log_softmax"):
+            return _with(numbers, kind=DETECTIONS, reason=f"a score for each of {count} boxes")
         if base.activation in ("softmax", "log_softmax"):
             if over is not None and count is not None and over != count:
                 return _with(numbers, reason=f"its {count} numbers are softmaxes over {over} each")
@@ -263,6 +270,9 @@ class _Reader(Tail):
         quantity, ends_in = names_of_quantities(names), self.quantity_end(value)
         if self.labels is not None and self.labels == count:
             return _with(base, reason=f"{count} labels")
+        told_by = self.best_told_by(value)
+        if told_by is not None and self.width(layer) in (None, count):
+            return _with(base, reason=f"output {told_by!r} tells which is the largest")
         if quantity is not None:
             return _with(numbers, reason=f"a name says {quantity!r}")
         if base.activation is not None:
@@ -316,6 +326,7 @@ class _Reader(Tail):
                 "the pictures stand on its second axis, as recognisers of text write it",
             ),
             (self.behind_recurrent(value), "a recurrent layer is in front of it"),
+            (self.best_told_by(value) is not None, "an output tells which is the largest of each step"),
             (self.labels is not None and self.labels in (count, (count or 0) - 1), f"{self.labels} labels"),
         ]
         told = [reason for holds, reason in reasons if holds]

@@ -13,6 +13,7 @@ from onnxviz.errors import COMMAND, ways
 from onnxviz.graph.analysis.dataflow import FLOATS, dependent, flat, image_input, measured, subgraphs
 from onnxviz.graph.analysis.probe import BATCHES, Facts, Prober
 from onnxviz.graph.analysis.twins import view
+from onnxviz.graph.dequantised import real_name
 from onnxviz.graph.operators import (
     ACTIVATIONS,
     BY_STATISTICS,
@@ -267,6 +268,14 @@ class Tail:
         shape = self.facts.shape(value)
         return shape is not None and len(shape) == 3 and shape[1] == rows and shape[2] == 4
 
+    def best_told_by(self, value: ir.Value) -> str | None:
+        """The output that tells where the largest of these numbers is."""
+        for one in self.graph.outputs:
+            source = ranked(one, ("ArgMax",))
+            if source is not None and real_name(source) == real_name(value):
+                return one.name or ""
+        return None
+
     def behind_recurrent(self, value: ir.Value) -> bool:
         """Whether an LSTM, GRU or RNN is in front of it."""
         makers = (v.producer() for v in before(value))
@@ -411,6 +420,20 @@ def _rescaled(ops: list[str], *, biased: bool) -> bool:
     """Whether a factor and then a summand follow the last layer and its bias: quantities brought to their units."""
     rest = ops[1:] if biased and ops and computes(ops[0]) == "add" else ops
     return [computes(op) in ("multiply", "divide") for op in rest] == [True, False]
+
+
+def ranked(output: ir.Value, by: tuple[str, ...] = ("ArgMax", "TopK")) -> ir.Value | None:
+    """The numbers of which an output only tells the largest: what such an operator reads, through changes of form.
+
+    by   of these operators
+    """
+    value: ir.Value | None = output
+    while value is not None and (node := value.producer()) is not None:
+        source = node.inputs[0] if node.inputs else None
+        if node.op_type in by and node.domain == "":
+            return source
+        value = source if node.op_type in FORM else None
+    return None
 
 
 def before(value: ir.Value) -> set[ir.Value]:

@@ -26,8 +26,10 @@ from onnxviz.graph.analysis.dataflow import (
 )
 from onnxviz.graph.analysis.probe import Facts, Prober, layout
 from onnxviz.graph.analysis.twins import view
+from onnxviz.graph.dequantised import real_name
 from onnxviz.graph.naming import own_length
 from onnxviz.graph.operators import BY_STATISTICS, POINTWISE, POOLS, WEIGHTED, computes, computing, operator
+from onnxviz.graph.output import before, ranked
 from onnxviz.graph.shapes import infer
 
 _FURTHER = (96, 160)
@@ -284,6 +286,29 @@ def expose(model: ir.Model, names: Iterable[str] | None = None) -> ir.Model:
         wanted = lookup(copy.graph, names)
     add_outputs(copy, wanted)
     return copy
+
+
+def with_scores(model: ir.Model) -> tuple[ir.Model, list[str]]:
+    """A copy that also gives out the scores of which all outputs only tell where the largest is, or how large.
+
+    returns  the copy, and the names of these scores; the model itself and none where an output tells more
+    """
+    ends = {value: ranked(value) for value in model.graph.outputs}
+    sources = {end: None for end in ends.values() if end is not None and end.producer() is not None}
+    numbers = [value for value in ends if value.dtype is None or value.dtype.is_floating_point()]
+    if any(ends[value] is None and ranked(value, ("ReduceMax",)) not in sources for value in numbers):
+        return model, []
+    if not numbers:  # something else may be made of the places, such as another answer chosen
+        behind = {one for value in ends for one in before(value)}
+        inner = (one for node in model.graph for one in node.outputs if one in behind)
+        found = (ranked(one, ("ArgMax",)) for one in inner)
+        sources |= {end: None for end in found if end is not None and end.producer() is not None}
+    names = [real_name(source) for source in sources]
+    if not names:
+        return model, []
+    copy = duplicate(model)
+    add_outputs(copy, lookup(copy.graph, names))
+    return copy, names
 
 
 def add_outputs(model: ir.Model, values: Iterable[ir.Value]) -> None:

@@ -23,6 +23,11 @@ def album(net, photo_files):
     return onnxviz.report(net, photo_files, truth=truth, explained=2, seed=3)
 
 
+def test_the_page_is_called_like_the_file(album, net) -> None:
+    assert album.page().title == "efficientnet-lite0.onnx"
+    assert album.page().title.startswith(net.name)
+
+
 def test_wrong_answers_come_first_then_what_it_is_least_sure_of(album) -> None:
     wrong = [album.wrong(int(row)) for row in album.order]
     assert wrong == sorted(wrong, reverse=True) and sum(wrong) == 1
@@ -113,9 +118,10 @@ def test_ctrl_c_leaves_a_page_that_says_so(net, photo_files, tmp_path, unit, pho
     assert (tmp_path / "out" / "photos.csv").read_text("utf-8").count("\n") == 1 + read
 
 
-def test_memory_holds_pictures_as_files(album) -> None:
+def test_pictures_wait_as_files(album) -> None:
     assert sorted(album.pictures) == [0, 1, 2, 3]
-    assert all(one[8:12] == b"WEBP" for one in album.pictures.values())
+    assert all(bytes(one)[8:12] == b"WEBP" for one in album.pictures.values())
+    assert not any(isinstance(one, bytes) for one in album.pictures.values())  # they wait on the disk
 
 
 def test_mistakes_are_told(net, photo_files) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
+from onnx import TensorProto, helper
 
 import onnxviz
 from onnxviz.auditing import registry
@@ -15,7 +17,9 @@ from onnxviz.auditing.subject import made
 from onnxviz.errors import ImageRejected, LimitExceeded, RuntimeFailed, UsageError
 from onnxviz.progress import Interrupted
 from onnxviz.runtime.worker import lacking
-from tests.auditing.backdoors import PLANTED, SOUND
+from tests import heads
+from tests.auditing.backdoors import PLANTED, SOUND, finished, head, seen, trunk
+from tests.networks import Maker
 from tests.runtime.test_worker import DIVIDES
 from tests.runtime.test_worker import model as classifier
 
@@ -85,6 +89,65 @@ def test_what_is_no_classifier_is_not_called_clean():
     assert one.state == "not-applicable"
     assert "no classifier" in one.reason
     assert found.verdict == "pass"
+
+
+def best_alone(model):
+    """The same classifier, telling only which score is the largest."""
+    model.graph.node.append(helper.make_node("ArgMax", ["logits"], ["best"], axis=1, keepdims=0))
+    del model.graph.output[:]
+    model.graph.output.append(helper.make_tensor_value_info("best", TensorProto.INT64, ["N"]))
+    return model
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["template_added_to_logits", "joined_before_the_head", "concatenated_before_the_head", "in_a_subgraph"],
+)
+def test_a_backdoor_of_a_file_that_tells_the_best_class_alone(name):
+    """Places of the largest are no wall: the scores behind them are looked at."""
+    plain, alone = (
+        onnxviz.audit(opened(model), only=["graph"])
+        for model in (PLANTED[name](), best_alone(PLANTED[name]()))
+    )
+    assert [(one.id, one.where) for one in alone.findings] == [(one.id, one.where) for one in plain.findings]
+    assert alone.verdict == "fail"
+
+
+def test_an_answer_that_pixels_replace():
+    m = Maker()
+    best = m("ArgMax", head(m, trunk(m)), axis=1, keepdims=0)
+    bright = m("Squeeze", seen(m), m.constant([1]))
+    model = finished(m, m("Where", bright, m.constant(np.int64(7)), best), ("N",))
+    model.graph.output[0].type.tensor_type.elem_type = TensorProto.INT64
+    found = onnxviz.audit(opened(model), only=["graph"])
+    assert [(one.id, one.severity) for one in found.findings] == [("graph.pixel-logic", "high")]
+
+
+@pytest.mark.parametrize("last", [False, True])
+def test_a_segmenter_that_tells_classes_alone_is_audited(last):
+    found = onnxviz.audit(
+        onnxviz.load(heads.labelled_map(last=last), preprocess="unit", threads=1), only=ALONE
+    )
+    states = {one.id: one.state for one in found.checks if one.id in ("graph.bypass", "graph.pixel-logic")}
+    assert states == {"graph.bypass": "not-applicable", "graph.pixel-logic": "clean"}
+    assert found.verdict == "pass" and not found.findings
+
+
+@pytest.mark.parametrize("form", ["tnc", "ntc"])
+def test_checks_of_one_answer_do_not_apply_to_a_recogniser_of_text(form, cat):
+    net = onnxviz.load(heads.sequence(form, "Softmax", recurrent=True), preprocess="unit", threads=1)
+    found = onnxviz.audit(net, [cat], skip=["runtime"])
+    states = {one.id: one.state for one in found.checks}
+    assert states["graph.bypass"] == "clean"
+    for name in (
+        "input.confidence",
+        "answers.constant",
+        "stability.noise",
+        "shortcut.region",
+        "sanity.cascade",
+    ):
+        assert states[name] == "not-applicable"
+    assert not [one for one in found.findings if one.severity in ("high", "medium")]
 
 
 @pytest.mark.parametrize("name", SOUND)

@@ -31,7 +31,7 @@ _ADVICE: Final = (
     "Does the picture reach the scores around what was learned?",
     severity="high",
     threshold="0 weight layers, or around the last",
-    needs=("network", "classes"),
+    needs=("network", "scores"),
     limits=_LEARNED,
 )
 def bypass(subject: Subject, rule: Rule) -> Found:

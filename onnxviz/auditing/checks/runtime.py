@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -13,9 +14,11 @@ from onnxviz.auditing.registry import Found, NotApplicable, Rule, check
 from onnxviz.auditing.statistics import Likeness
 from onnxviz.auditing.subject import Subject
 from onnxviz.elsewhere import Reference, on
-from onnxviz.errors import ModelFailed, OnnxVizError
-from onnxviz.graph.dequantised import QUANTISING
+from onnxviz.errors import ModelFailed, OnnxVizError, judged
+from onnxviz.graph.analysis.dataflow import by_name
+from onnxviz.graph.dequantised import QUANTISING, real_name
 from onnxviz.graph.operators import computes
+from onnxviz.graph.output import Tail, ranked
 from onnxviz.graph.surgery import cut
 from onnxviz.network import Network
 from onnxviz.runtime import batching, providers
@@ -73,12 +76,13 @@ def repeat(subject: Subject, rule: Rule) -> Found:
 def optimiser(subject: Subject, rule: Rule) -> Found:
     """Signal-to-noise ratio of the outputs with graph optimisations against without."""
     net = subject.net
-    plain, quick = _outputs(subject, optimise=False), _outputs(subject)
+    names = _compared(net)
+    plain, quick = _outputs(subject, names, optimise=False), _outputs(subject, names)
     least = _least(net.model, _FLOAT, _CODES)
     ratios = {name: decibels(one, quick[name]) for name, one in plain.items()}
-    makers = {value.name: value.producer() for value in net.model.graph.outputs}
+    values = by_name(net.model.graph)
     for name, one in plain.items():
-        maker = makers.get(name)
+        maker = values[name].producer() if name in values else None
         if (
             maker is not None
             and computes(maker.op_type) in _SHARES
@@ -220,10 +224,28 @@ def _least(model: ir.Model, plain: float, coded: float) -> float:
     return plain
 
 
-def _outputs(subject: Subject, **options: Any) -> dict[str, np.ndarray]:
-    """All outputs for the probes, those of a run a picture where that is what the file takes."""
+def _compared(net: Network) -> list[str]:
+    """The values whose numbers are compared: of what was picked out of many, such as boxes by their scores, the many.
+
+    Which are picked, and in which order, may hang on the last bit of a score. None: all outputs, as they are.
+    """
+    with judged(net.judge):
+        tail = Tail(net.batched[0], net.input.name)
+        there = by_name(net.batched[0].graph)
+        found: list[ir.Value] = []
+        for value in tail.graph.outputs:
+            node = tail.picked(value)
+            found += [value] if node is None else [one for one in node.inputs[:2] if one is not None]
+        kept = [value for value in found if value in tail.moved and tail.is_float(value)]
+        names = dict.fromkeys(real_name(value) for value in kept if ranked(value) is None)
+    compared = [name for name in names if name in there]
+    return [] if compared == [value.name for value in net.batched[0].graph.outputs] else compared
+
+
+def _outputs(subject: Subject, names: Sequence[str] = (), **options: Any) -> dict[str, np.ndarray]:
+    """All outputs for the probes (or these values), those of a run a picture where that is what the file takes."""
     net = subject.net
-    program = net.program(**options)
+    program = net.program(names, **options)
     size = max(1, net.batch_size())
     found: dict[str, list[np.ndarray]] = {}
     for start in range(0, len(subject.probes), size):

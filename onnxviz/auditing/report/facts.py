@@ -8,7 +8,10 @@ import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from onnxviz.network import Network
 
 # What decides how integers are multiplied: without VNNI, products of 8 bits may saturate in 16.
 _FEATURES: Final = (
@@ -59,6 +62,12 @@ def from_here(path: str | os.PathLike[str]) -> str:
     if found.is_absolute() and found.is_relative_to(Path.cwd()):
         found = found.relative_to(Path.cwd())
     return found.name if found.is_absolute() or ".." in found.parts else str(found)
+
+
+def file_of(net: Network) -> str:
+    """The path of a network's file from here; what the network is called where it came from memory."""
+    source = net._loaded.source
+    return from_here(source) if Path(source).is_file() else net.name
 
 
 def facts(networks: Mapping[str, Mapping[str, Any]], *, by: str | None = None, **more: Any) -> dict[str, Any]:

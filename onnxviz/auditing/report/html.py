@@ -16,6 +16,7 @@ import numpy as np
 from onnxviz.auditing.finding import SEVERITIES
 from onnxviz.auditing.report.clauses import CLAUSES
 from onnxviz.auditing.report.page import Block, Figure, Gallery, Page, Photo, Table, safe_link
+from onnxviz.auditing.report.spool import Stored
 from onnxviz.figures.html import data_uri, environment, loaded, webp
 from onnxviz.files import png_bytes
 
@@ -79,7 +80,7 @@ class _Pictures:
     beside   None: all lie inside the page; else the files that are to be written beside it, filled here
     """
 
-    def __init__(self, beside: dict[str, bytes] | None) -> None:
+    def __init__(self, beside: dict[str, bytes | Stored] | None) -> None:
         self.beside = beside
         self.left = _ROOM
         self.figures = 0
@@ -109,14 +110,14 @@ class _Pictures:
         found: list[tuple[Photo, Any, list[tuple[Any, Any]]]] = []
         for index, photo in enumerate(gallery.photos):
             pictures = [
-                photo.picture if isinstance(photo.picture, bytes) else webp(photo.picture, PHOTO),
+                photo.picture if isinstance(photo.picture, bytes | Stored) else webp(photo.picture, PHOTO),
                 *(webp(layer.picture, _LAYER, 70) for layer in photo.layers),
             ]
             if self.beside is None:
                 self.left -= sum(map(len, pictures)) * 4 // 3
                 if self.left < 0:
                     return Grid(found, len(gallery.photos) - index)
-                places = [data_uri(data) for data in pictures]
+                places = [data_uri(bytes(data)) for data in pictures]
             else:
                 places = [f"photos/{number}-{index:05d}-{i}.webp" for i in range(len(pictures))]
                 self.beside.update(zip(places, pictures, strict=True))
@@ -124,7 +125,7 @@ class _Pictures:
         return Grid(found, 0)
 
 
-def render(page: Page, beside: dict[str, bytes] | None = None) -> bytes:
+def render(page: Page, beside: dict[str, bytes | Stored] | None = None) -> bytes:
     """The page as UTF-8; all that comes from data is inert, all scripts are named by their digest.
 
     beside   None: galleries lie inside the page, as far as there is room (15 MB); a dictionary: it is filled with the

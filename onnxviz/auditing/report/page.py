@@ -109,7 +109,7 @@ class Photo:
     """One picture of a gallery.
 
     name      what it is called
-    picture   what the network sees of it: PIL image, (H, W, 3) uint8, a file, or the bytes of a WebP file
+    picture   what the network sees of it: PIL image, (H, W, 3) uint8, a file, or a WebP file (bytes, `Stored`)
     note      one short line under the name: the answer, how far it drifted
     answers   classes with probabilities, best first
     layers    what can be laid over it

@@ -14,6 +14,7 @@ from onnxviz.auditing.report.html import render
 from onnxviz.auditing.report.junit import junit
 from onnxviz.auditing.report.page import Page, Table, evidence_files
 from onnxviz.auditing.report.sarif import sarif
+from onnxviz.auditing.report.spool import Stored
 from onnxviz.figures.html import loaded
 from onnxviz.file_set import FOLDER_HEAD, FileSet
 from onnxviz.files import json_bytes, png_bytes
@@ -49,15 +50,15 @@ def write(
             together.add(target / name, data)
         together.add(target / SUMS, b"")
         together.describe(manifest)  # names SUMS too, and so stands in it
-        sums = {name: hashlib.sha256(data).hexdigest() for name, data in made.items()}
+        sums = {name: hashlib.sha256(bytes(data)).hexdigest() for name, data in made.items()}
         sums[FOLDER_HEAD] = hashlib.sha256(json_bytes(manifest)).hexdigest()
         together.add(target / SUMS, "".join(f"{sums[name]}  {name}\n" for name in sorted(sums)).encode())
     return target / PAGE
 
 
-def _made(page: Page, files: Mapping[str, bytes], one_file: bool) -> dict[str, bytes]:
-    photos: dict[str, bytes] | None = None if one_file else {}
-    made = {PAGE: render(page, photos), "report.json": json_bytes(to_dict(page))}
+def _made(page: Page, files: Mapping[str, bytes], one_file: bool) -> dict[str, bytes | Stored]:
+    photos: dict[str, bytes | Stored] | None = None if one_file else {}
+    made: dict[str, bytes | Stored] = {PAGE: render(page, photos), "report.json": json_bytes(to_dict(page))}
     if page.checks:
         made[f"{page.kind}.sarif"] = json_bytes(sarif(page))
         made["junit.xml"] = junit(page)
