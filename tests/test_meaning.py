@@ -534,7 +534,7 @@ def test_the_example_for_picks_out_of_a_softmax_is_of_its_logits():
     m = heads.Maker()
     soft = m("Softmax", heads.linear(m, heads.pooled(m), 5, spread=4000.0), axis=1)
     best, _ = m("TopK", soft, m.constant([3]), outputs=2)
-    net = onnxviz.load(heads.finished(m, best), preprocess="unit", provider="cpu")
+    net = onnxviz.load(heads.finished(m, best, heads.trunk(m)), preprocess="unit", provider="cpu")
     with pytest.raises(ModelUnsuitable) as caught:
         onnxviz.saliency(net, photo())
     example = str(caught.value).split('objective="')[1].split('"')[0]

@@ -108,7 +108,7 @@ class Album(Result):
         if self.answers:
             unsure = sum(self.margin(row) < _UNSURE for row in range(count))
             numbers.append(
-                Number(str(unsure), "photos it is not sure of", f"the two best within {_UNSURE:g}")
+                Number(str(unsure), "photos the network is not sure of", f"the two best within {_UNSURE:g}")
             )
             numbers.append(
                 Number(str(len({row[0].index for row in self.answers})), "classes among its answers")

@@ -57,6 +57,7 @@ function lightbox(box) {
       over.alt = found.querySelector("img").alt;
     }
     over.style.opacity = opacity.value / 100;
+    part(".opacity span").textContent = chosen.method;
   }
 
   function tabs(kind, among) {

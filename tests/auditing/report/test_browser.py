@@ -193,7 +193,7 @@ def test_a_lasso_on_the_map_filters_the_photos(opened) -> None:
     page.mouse.up()
     shown = page.locator(".photo:visible .name").all_text_contents()
     assert shown == ["photo 0.png", "photo 1.png", "photo 2.png"]
-    assert page.locator(".map figcaption").text_content().startswith("3 of 9 photos")
+    assert page.locator(".map figcaption span").text_content().startswith("3 of 9 photos")
     page.locator(".photo summary").first.click()
     page.get_by_role("button", name="Previous photo").click()  # only among those that are shown
     assert page.locator("#lightbox h2").text_content() == "set/photo 2.png"
