@@ -121,7 +121,7 @@ def _fine(attribution: Explained, read: Caption, values: np.ndarray) -> Image.Im
     percentile = heat.PERCENTILE if attribution.percentile is None else attribution.percentile
     large = np.asarray(scaled(attribution.image, 2 * _FINE_HEIGHT, _FINE_HEIGHT))
     bare = heat.bare(values, signed=attribution.signed, percentile=percentile)
-    stands_out = bool(np.any(heat.smoothed(values) > 0))
+    smooth = heat.smoothed(values)
     if not np.any(values):
         meaning = "the map is zero everywhere"
     else:
@@ -131,8 +131,8 @@ def _fine(attribution: Explained, read: Caption, values: np.ndarray) -> Image.Im
             (large, headline(attribution)),
             (bare, f"{_name(attribution, parameters, figures)}\n{meaning}"),
             (
-                heat.over(large, values, percentile=percentile),
-                f"the same map, smoothed\n{'where it is strongest' if stands_out else 'no place stands out'}",
+                overlay(large, smooth, percentile=percentile),
+                f"the same map, smoothed\n{'where it is strongest' if np.any(smooth > 0) else 'no place stands out'}",
             ),
         ],
         height=_FINE_HEIGHT,
