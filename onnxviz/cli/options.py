@@ -266,9 +266,7 @@ IMAGES: Final[Mapping[str, Option]] = {
     ),
     "mean": Option(kind=str, read=numbers, help="Mean per channel, of 0..1 or 0..255, such as 0.5,0.5,0.5."),
     "std": Option(kind=str, read=numbers, help="Standard deviation per channel, same scale as --mean."),
-    "resize": Option(complete=completion.words("crop", "stretch", "letterbox", "keep")),
-    "layout": Option(complete=completion.words("NCHW", "NHWC")),
-    "channels": Option(complete=completion.words("RGB", "BGR", "L", "RGBA")),
+    **dict.fromkeys(("resize", "layout", "channels"), Option()),
     "preprocess": Option(
         (),
         str,
@@ -333,6 +331,10 @@ def described(name: str, row: Option, parameter: Parameter | None = None) -> Opt
         text = words.help
     otherwise = parameter.otherwise or (words.otherwise if default is UNKNOWN else "")
     words = replace(words, help=text, otherwise=otherwise)
+    if (
+        kind is str and parameter.text.startswith("'") and words.complete is None
+    ):  # it begins with what can be typed
+        words = replace(words, complete=completion.words(*dict.fromkeys(_WORD.findall(parameter.text))))
     return row.over(words).over(Option(_spelled(name), kind, default=default))
 
 
@@ -340,12 +342,14 @@ def _spelled(name: str) -> tuple[str, ...]:
     return (f"--{name.replace('_', '-')}",)
 
 
+#: A word that is typed as it stands.
+_WORD: Final = re.compile(r"(?<!\()'([\w.+-]+)'")
 _TURNS: Final = (
     (re.compile(r"\((?:height, width)\)"), "WIDTHxHEIGHT"),
     (re.compile(r"\((?:vertical, horizontal)\)"), "ACROSSxDOWN"),
     (re.compile(r"\{name: weight\}"), "LAYER=WEIGHT"),
     (re.compile(r"`onnxviz\.(\w+)`"), r"onnxviz \1"),
-    (re.compile(r"(?<!\()'([\w.+-]+)'"), r"\1"),
+    (_WORD, r"\1"),
     (re.compile(r" \(a path, PIL image or array\)"), ""),
 )
 

@@ -163,7 +163,7 @@ _LISTED: Final = (
     ),
     Command(
         "map", "acts.arranged", f"{_LITE} photos/ --method tsne -o map.png", arguments=_SET,
-        options={"method": Option(("--method",), complete=completion.words("pca", "tsne", "umap")), **_SAVED},
+        options={"method": Option(("--method",)), **_SAVED},
         writes=(*PICTURES, *TABLES),
     ),
     Command(
@@ -254,7 +254,6 @@ _LISTED: Final = (
         "texture", "acts.texture", f"{_LITE} bricks.png --method nearest --size 192x192 -o texture.png",
         arguments=_IMAGE,
         options={
-            "method": Option(complete=completion.words("gram", "nearest", "quilt")),
             "window": Option(least=3),
             "block": Option(least=3),
             "overlap": Option(least=1),
@@ -284,7 +283,7 @@ _LISTED: Final = (
             "accept": _path("FILE"),
             "only": Option(metavar="ID"),
             "skip": Option(metavar="ID"),
-            "fail_on": Option(metavar="SEVERITY", complete=completion.words("high", "medium", "low", "never")),
+            "fail_on": Option(metavar="SEVERITY"),
             "by": Option(metavar="NAME"),
             "resume": _RESUME,
             "sample": Option(least=1),

@@ -140,6 +140,8 @@ def test_what_is_not_given_is_left_to_the_technique(monkeypatch, photo_files, tm
         ("fool efficientnet-lite0 --target Egy", {"Egyptian cat"}),
         ("ascent efficientnet-lite0 --preset yo", {"yosinski-1", "yosinski-4"}),
         ("predict efficientnet-lite0 --preprocess ima", {"imagenet"}),
+        ("predict efficientnet-lite0 --resize ", {"crop", "stretch", "letterbox", "keep"}),
+        ("segment efficientnet-lite0 cat.jpg --cut p", {"paper"}),
         ("predict none.onnx --output ", set()),
     ],
 )
