@@ -26,6 +26,9 @@ from onnxviz.limits import Limits
 from onnxviz.text import quoted
 
 _MOST_IMPORTS: Final = 1000
+# Onnx-ir, which puts the bodies of functions in place of their calls, compares the names of each with those of each.
+_MOST_FUNCTIONS: Final = 4096
+_MOST_CALLS: Final = 12_000
 _NEWEST: Final = 2**31 - 1  # what ONNX's and ONNX Runtime's C int of a version holds; no operator is that new
 
 
@@ -68,6 +71,10 @@ def check(model: onnx.ModelProto, limits: Limits) -> Structure:
     if "" not in found.opsets and not found.opsets:
         raise ModelRejected(
             "the model does not say which operator set it is written in (opset_import is missing)"
+        )
+    if len(model.functions) > _MOST_FUNCTIONS:
+        raise ModelRejected(
+            f"the model defines {len(model.functions)} functions; at most {_MOST_FUNCTIONS} were expected"
         )
     for function in model.functions:
         key = (normal(function.domain), function.name, function.overload)
@@ -364,21 +371,26 @@ def _expand(main: Count, counts: dict[Key, Count], limits: Limits) -> None:
                 if state[key] == _OPEN:
                     state[key] = _DONE
                     order.append(key)
-    sizes: dict[Key, tuple[int, int, int]] = {}
+    sizes: dict[Key, tuple[int, int, int, int]] = {}
     for key in order:
         sizes[key] = _expanded(counts[key], sizes)
-    nodes, calls, depth = _expanded(main, sizes)
+    nodes, calls, depth, many = _expanded(main, sizes)
     limits.check("nodes", nodes, f"the model has {nodes} nodes with its functions expanded")
     limits.check("function_depth", calls - 1, f"functions call each other {calls - 1} deep")
     limits.check("subgraph_depth", depth, f"subgraphs are nested {depth} deep with functions expanded")
+    if many > _MOST_CALLS:
+        raise ModelRejected(
+            f"the model calls its functions {many} times; at most {_MOST_CALLS} were expected"
+        )
 
 
-def _expanded(count: Count, sizes: dict[Key, tuple[int, int, int]]) -> tuple[int, int, int]:
-    """(nodes, depth of calls, depth of subgraphs) of a body with all its calls expanded."""
+def _expanded(count: Count, sizes: dict[Key, tuple[int, int, int, int]]) -> tuple[int, int, int, int]:
+    """(nodes, depth of calls, depth of subgraphs, calls) of a body with all its calls expanded."""
     nodes = count.nodes + sum(times * sizes[key][0] for key, times in count.calls.items())
     calls = 1 + max((sizes[key][1] for key in count.calls), default=0)
     depth = max([count.depth, *(at + sizes[key][2] for key, at in count.call_depth.items())])
-    return nodes, calls, depth
+    many = sum(times * (1 + sizes[key][3]) for key, times in count.calls.items())
+    return nodes, calls, depth, many
 
 
 # --- bodies -------------------------------------------------------------------------------------

@@ -85,6 +85,16 @@ def test_functions_that_read_very_much_very_often():
     limited(hostile.calls("f0", functions), "nodes", limits=Limits(nodes=10_000))
 
 
+def test_very_many_functions_and_calls():
+    """Putting their bodies in place would take minutes, more with the square of their number."""
+    unused = [hostile.function(f"f{n}", []) for n in range(5000)]
+    with pytest.raises(ModelRejected, match="defines 5000 functions"):
+        load(hostile.calls("f0", unused))
+    again = hostile.calls("f0", [hostile.function("f0", ["f1"] * 13_000), hostile.function("f1", [])])
+    with pytest.raises(ModelRejected, match="13001 times"):
+        load(again)
+
+
 def test_functions_in_a_long_row():
     functions = [hostile.function(f"f{n}", [f"f{n + 1}"]) for n in range(2000)]
     proto = hostile.calls("f0", [*functions, hostile.function("f2000", [])])
