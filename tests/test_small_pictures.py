@@ -80,6 +80,17 @@ def _by_torch() -> onnxviz.Network:
     return onnxviz.load(pooled(), preprocess="unit", resize="keep", provider="cpu", backend="torch")
 
 
+def test_a_convolution_that_cuts_off_more_than_it_makes():
+    m = networks.Maker()
+    x = m("ConvTranspose", m("Conv", "image", m.random(8, 3, 3, 3)), m.random(8, 8, 3, 3), pads=[8] * 4)
+    y = m("Gemm", m("Flatten", m("GlobalAveragePool", x)), m.random(8, 4))
+    model = m.model({"image": ("N", 3, "H", "W")}, {y: ("N", 4)})
+    net = onnxviz.load(model, preprocess="unit", resize="keep", provider="cpu")
+    assert len(net.predict(photo(17))) == 1
+    with pytest.raises(ImageRejected, match="makes a value of 1×8×-6×-6 places; the smallest .* 17×17"):
+        net.predict(photo(10))
+
+
 @pytest.mark.parametrize("technique", RUNS)
 def test_every_technique_refuses_a_picture_that_is_too_small(technique, net) -> None:
     with pytest.raises(ImageRejected, match=r"windows of 5×5 do not fit into the 2×2 places"):

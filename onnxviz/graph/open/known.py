@@ -50,7 +50,7 @@ MOST_DIMENSIONS: Final = 64
 class Known(NamedTuple):
     """What is certain about a value.
 
-    shape      None where not even the rank is known
+    shape      None where not even the rank is known; a size below 0 is what comes of wrong numbers
     value      its elements, where there are few and they follow from constants
     partly     such elements where some of them are not known
     constant   whether it follows from constants alone, so that ONNX Runtime computes it when it loads the model
@@ -385,9 +385,7 @@ def _read(content: bytes) -> Known:
     if kind.WhichOneof("value") != "tensor_type":
         return Known(other=content)
     dims = kind.tensor_type.shape.dim
-    shape = tuple(
-        [dim.dim_value if dim.HasField("dim_value") and dim.dim_value >= 0 else None for dim in dims]
-    )
+    shape = tuple([dim.dim_value if dim.HasField("dim_value") else None for dim in dims])
     known = kind.tensor_type.HasField("shape")
     return Known(shape if known else None, dtype=kind.tensor_type.elem_type or None)
 

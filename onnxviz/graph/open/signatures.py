@@ -315,6 +315,6 @@ def tensor_type(dtype: int, shape: tuple[int | None, ...] | None) -> bytes:
         kind.tensor_type.shape.SetInParent()
     for size in shape or ():
         dim = kind.tensor_type.shape.dim.add()
-        if size is not None:
+        if size is not None and size >= 0:  # of others ONNX's inference of a Slice ends the process
             dim.dim_value = size
     return kind.SerializeToString()

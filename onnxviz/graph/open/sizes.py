@@ -193,6 +193,8 @@ class _Pass:
             most = max(most, trips)
             for name, known in zip(node.output, results, strict=False):
                 if name:
+                    if known.shape is not None and min(filter(None, known.shape), default=0) < 0:
+                        self._negative(node, known.shape)
                     if not self.bound:  # what was opened passed
                         self._check(node, known)
                     own[name] = known
@@ -209,6 +211,14 @@ class _Pass:
                 self.limits.nodes,
                 2 * self.limits.nodes,
             )
+
+    def _negative(self, node: onnx.NodeProto, shape: Sizes) -> None:
+        """A size below 0. ONNX's inference of a whole graph goes on from it, and the process may end."""
+        what = "×".join("?" if size is None else str(size) for size in shape)
+        if self.judging:
+            raise ModelRejected(f"the {label(node)} makes a value of {what} places; sizes are 0 or more")
+        if self.bound and self.certain:
+            raise Empty(f"the {label(node)} makes a value of {what} places")
 
     def _check(self, node: onnx.NodeProto, known: Known) -> None:
         if known.shape is not None and len(known.shape) > MOST_DIMENSIONS:

@@ -246,6 +246,45 @@ def test_a_split_of_more_pieces_than_outputs(pieces):
     refuses(proto)
 
 
+NEGATIVE = {
+    "ConvTranspose": ("ConvTranspose", [np.ones((4, 4, 3, 3), F)], {"pads": [20] * 4}, 17),
+    "CenterCropPad": ("CenterCropPad", [np.array([-3], WHOLE)], {"axes": [2]}, 18),
+    "Split": ("Split", [np.array([-2, 10], WHOLE)], {"axis": 2}, 17),
+    "MaxUnpool": (
+        "MaxUnpool",
+        [np.zeros(X.shape, WHOLE), np.array([2, 4, -5, 9], WHOLE)],
+        {"kernel_shape": [2, 2]},
+        17,
+    ),
+    "RoiAlign": ("RoiAlign", [np.ones((1, 4), F), np.zeros(1, WHOLE)], {"output_height": -2}, 17),
+}
+
+
+@pytest.mark.parametrize("name", NEGATIVE)
+@pytest.mark.parametrize("inside", [False, True])
+def test_sizes_below_zero(name, inside):
+    """ONNX's inference of the Slice behind ends the process, in ONNX Runtime, too."""
+    proto = model(*NEGATIVE[name])
+    node = proto.graph.node[0]
+    node.output[0] = "v"
+    if name == "Split":
+        node.output.append("w")
+    proto.graph.node.add(op_type="Slice", input=["v", "a", "a", "a"], output=["y"])
+    proto.graph.initializer.append(hostile.array("a", [1], WHOLE))
+    if inside:
+        one = helper.make_graph(list(proto.graph.node), "one", [], [hostile.value("y")])
+        other = helper.make_graph([helper.make_node("Relu", ["x"], ["z"])], "other", [], [hostile.value("z")])
+        steps = [
+            helper.make_node("ReduceMax", ["x"], ["m"], keepdims=0),
+            helper.make_node("Cast", ["m"], ["on"], to=onnx.TensorProto.BOOL),
+            helper.make_node("If", ["on"], ["y"], then_branch=one, else_branch=other),
+        ]
+        del proto.graph.node[:]
+        proto.graph.node.extend(steps)
+    with pytest.raises(ModelRejected, match=r"'it' makes a value of .*-\d+"):
+        load(proto)
+
+
 def mapping(nodes):
     """A network that does this to each element of a sequence, from 'a' to 'y'."""
     body = helper.make_graph(nodes, "each", [hostile.value("a")], [hostile.value("y")])
