@@ -57,7 +57,7 @@ function lightbox(box) {
       over.alt = found.querySelector("img").alt;
     }
     over.style.opacity = opacity.value / 100;
-    part(".opacity span").textContent = chosen.method;
+    part(".opacity span").textContent = part("[data-tabs=method]").hidden ? chosen.method : "Map";
   }
 
   function tabs(kind, among) {
