@@ -16,6 +16,7 @@ from onnxviz.graph.analysis.dataflow import FED
 from onnxviz.text import printable
 
 if TYPE_CHECKING:
+    from onnxviz.graph.quantisers import Quantiser
     from onnxviz.image.preprocessing import Preprocessing
 
 #: Anything that is one image: a path, a PIL image, or an (H, W, 3) uint8 array.
@@ -32,7 +33,7 @@ class InputSpec:
 
     name      the graph input's name
     shape     its four dimensions; a string where one is dynamic
-    dtype     'float32', 'float16', 'float64' or 'uint8'
+    dtype     'float32', 'float16', 'float64', 'uint8' or 'int8'
     layout    'NCHW' or 'NHWC': as the first convolution, pool or normalisation reads it, else by the sizes
     weighed   how many channels the first weights are made for, or None
     batch, channels, height, width   None where dynamic
@@ -68,6 +69,11 @@ class InputSpec:
         """Pixels, or None."""
         return self._at("W")
 
+    @property
+    def whole(self) -> bool:
+        """Whether it takes whole numbers: pixels, or codes."""
+        return self.dtype in ("uint8", "int8")
+
     def to_dict(self) -> dict[str, Any]:
         """As it stands in manifests."""
         return {"name": self.name, "shape": list(self.shape), "dtype": self.dtype, "layout": self.layout}
@@ -87,6 +93,7 @@ _DTYPES = {
     ir.DataType.FLOAT16: "float16",
     ir.DataType.DOUBLE: "float64",
     ir.DataType.UINT8: "uint8",
+    ir.DataType.INT8: "int8",
 }
 
 
@@ -136,7 +143,7 @@ def _spec(value: ir.Value, listed: str) -> InputSpec:
         )
     if dtype is None or len(shape) != 4:
         raise ModelUnsuitable(
-            f"expected an image input of four dimensions, float or uint8; the model has {listed}. "
+            f"expected an image input of four dimensions, float, uint8 or int8; the model has {listed}. "
             "onnxviz opens networks that take images"
         )
     if 0 in shape:
@@ -306,20 +313,39 @@ def recipe_of(
     from onnxviz.image.preprocessing import recorded as read_recorded
 
     recorded = read_recorded(graph, warnings)
-    assumed = None
-    if preprocess is None and recorded is None and spec.dtype != "uint8":
-        recorded, assumed = _assumed(graph, spec)
-    chosen = _preprocessing(preprocess, recorded, spec, wanted_size(size, spec), told=assumed is None)
-    changed = chosen.override(mean=mean, std=std, channels=channels.upper() if channels else None)
-    return _resized(changed, resize, spec), assumed
+    held = told = None
+    if spec.whole:
+        from onnxviz.graph.quantisers import of_input
+
+        held = of_input(graph, spec.name)
+    if preprocess is None and recorded is None:
+        recorded, told = _assumed(graph, spec, held, scaled=mean is not None or std is not None)
+    chosen = _preprocessing(preprocess, recorded, spec, wanted_size(size, spec), told=told is None)
+    changes: dict[str, Any] = dict(mean=mean, std=std, channels=channels.upper() if channels else None)
+    if spec.whole:
+        from onnxviz.image.codes import in_codes
+
+        return _resized(in_codes(chosen, spec.dtype, held, **changes), resize, spec), told
+    return _resized(chosen.override(**changes), resize, spec), told
 
 
-def _assumed(graph: ir.Model, spec: InputSpec) -> tuple[Preprocessing, str]:
-    """The recipe that is guessed where nothing says how pictures become the input, and what is told of it."""
+def _assumed(
+    graph: ir.Model, spec: InputSpec, held: Quantiser | None, scaled: bool
+) -> tuple[Preprocessing | None, str | None]:
+    """The recipe that is guessed where nothing says how pictures become the input, and what is told of it.
+
+    held     what an input of whole numbers means to the file
+    scaled   mean or std are given
+    """
     from onnxviz.graph.input_scaling import RANGES, input_scaling
     from onnxviz.image.preprocessing import PRESETS
 
     remedy = ways("if predictions look wrong, give --preprocess NAME|FILE")
+    if spec.whole:
+        from onnxviz.image.codes import assumed
+
+        recipe, text = assumed(spec.dtype, spec.channels, held, scaled)
+        return recipe, spelt(f"{ASSUMED}{text}{remedy}") if text else None
     scaling = input_scaling(graph, spec.name)
     if scaling is None:
         preset = "imagenet" if spec.channels in (3, None) else "unit"
@@ -415,4 +441,6 @@ def _preprocessing(
             final = chosen.size or ((DEFAULT_SIZE, DEFAULT_SIZE) if given is None else None)
         elif agreeing:
             final = said
-    return chosen.override(size=final, channels=channels, layout=spec.layout, dtype=spec.dtype)
+    # What is meant for real numbers becomes codes once all of it is known.
+    dtype = None if spec.whole and chosen.codes is None else spec.dtype
+    return chosen.override(size=final, channels=channels, layout=spec.layout, dtype=dtype)

@@ -17,7 +17,7 @@ from onnxviz.comparing.rules import RULES, check, found
 from onnxviz.errors import UsageError, ways
 from onnxviz.graph.operators import computes
 from onnxviz.graph.output import CLASSES
-from onnxviz.graph.quantisers import of_node
+from onnxviz.graph.quantisers import Quantiser, of_input, of_node
 from onnxviz.text import quoted
 
 if TYPE_CHECKING:
@@ -117,33 +117,45 @@ def _recipes(a: Network, b: Network) -> Iterator[str]:
         return  # what it does with the pixels stands in the graph
     if one.channels != other.channels:
         yield f"{one.channels} in A, {other.channels} in B"
-    elif not np.allclose(
-        [one.scale, one.bias], [other.scale, other.bias], rtol=_SAME_RANGE, atol=_SAME_RANGE
-    ):
+    elif not np.allclose(_real(a), _real(b), rtol=_SAME_RANGE, atol=_SAME_RANGE):
         ranges = ("{:.3g} to {:.3g}".format(*extent(net)) for net in (a, b))
         yield "pixels become {} in A, {} in B".format(*ranges)
 
 
 def _scales_itself(net: Network) -> bool:
-    """Whether the file turns whole pixels, 0 to 255, into what it was trained on."""
-    recipe = net.preprocessing
-    return recipe.dtype == "uint8" or (not np.any(recipe.bias) and np.allclose(recipe.scale, 1))
+    """Whether the file may turn whole pixels into what it was trained on, as one that takes them for 0 to 1 can."""
+    scale, bias = _real(net)
+    whole = net.preprocessing.codes is not None
+    return (whole and _codes(net) is None) or (not np.any(bias) and (whole or np.allclose(scale, 1)))
+
+
+def _codes(net: Network) -> Quantiser | None:
+    """What the whole numbers of the input mean to the file; None where they are pixels, and of real numbers."""
+    return None if net.preprocessing.codes is None else of_input(net.model, net.input.name)
+
+
+def _real(net: Network) -> tuple[np.ndarray, np.ndarray]:
+    """(C,) each: what the network takes a pixel for is its 0 to 255 times the first, and the second."""
+    recipe, held = net.preprocessing, _codes(net)
+    if held is None or held.scale is None or held.zero is None:
+        return recipe.scale, recipe.bias
+    return recipe.scale * held.scale, (recipe.bias - held.zero) * held.scale
 
 
 def extent(net: Network) -> tuple[float, float]:
-    """The smallest and largest number that a picture can become."""
-    recipe = net.preprocessing
-    ends = np.concatenate([recipe.bias, 255 * recipe.scale + recipe.bias])
+    """The smallest and largest real number that the network takes a pixel for."""
+    scale, bias = _real(net)
+    ends = np.concatenate([bias, 255 * scale + bias])
     return float(ends.min()), float(ends.max())
 
 
 def input_range(net: Network) -> tuple[float, float] | None:
     """The real numbers that the quantiser behind the network's input holds; None where there is none, or several."""
-    value = next(one for one in net.model.graph.inputs if one.name == net.input.name)
-    quantisers = [node for node, at in value.uses() if computes(node.op_type) == "quantize" and at == 0]
-    if len(quantisers) != 1 or len(list(value.uses())) != 1:
-        return None
-    held = of_node(quantisers[0])
+    held = _codes(net)
+    if held is None:
+        value = next(one for one in net.model.graph.inputs if one.name == net.input.name)
+        quantisers = [node for node, at in value.uses() if computes(node.op_type) == "quantize" and at == 0]
+        held = of_node(quantisers[0]) if len(quantisers) == 1 == len(list(value.uses())) else None
     if held is None or held.low is None or held.high is None or held.axis is not None:
         return None
     return float(held.low[0]), float(held.high[0])

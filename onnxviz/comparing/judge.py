@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
 
 from onnxviz.auditing.finding import FAIL_ON, Check, Evidence, Finding, counts
 from onnxviz.comparing.rules import (
@@ -33,6 +36,8 @@ if TYPE_CHECKING:
     from onnxviz.comparing.split import Split
     from onnxviz.comparing.why import LayerFigures, Why
 
+# What 95 of 100 are under, in standard deviations.
+_ONE_SIDED: Final = 1.6448536
 #: Agreement is judged where A's best class leads by so much.
 MARGIN: Final = 0.1
 _FLIPS: Final = 10  # rows of evidence
@@ -325,29 +330,56 @@ def _clipping(rule: Rule, why: Why) -> Check:
     return _each(rule, why, ask)
 
 
-def filled(one: LayerFigures) -> float:
-    """Share of B's range, 0 to 1, that A's values take up together with 0, which every quantiser must hold exactly, and
-    with what lies as far on the other side of 0 where B's quantiser is symmetric."""
-    if one.low is None or one.high is None or one.a_low is None or one.a_high is None:
+def filled(one: LayerFigures, a_low: float, a_high: float) -> float:
+    """Share of B's range, 0 to 1, that values between these take up together with 0, which every quantiser must hold
+    exactly, and with what lies as far on the other side of 0 where B's quantiser is symmetric."""
+    if one.low is None or one.high is None:
         return 0.0
     if one.symmetric:
-        reached, held = max(-one.a_low, one.a_high, 0.0), max(-one.low, one.high)
+        reached, held = max(-a_low, a_high, 0.0), max(-one.low, one.high)
         return min(reached / max(held, 1e-30), 1.0)
-    low, high = max(min(one.a_low, 0.0), one.low), min(max(one.a_high, 0.0), one.high)
+    low, high = max(min(a_low, 0.0), one.low), min(max(a_high, 0.0), one.high)
     return max(high - low, 0.0) / max(one.high - one.low, 1e-30)
 
 
-def _range(rule: Rule, why: Why) -> Check:
-    def ask(one: LayerFigures) -> tuple[float, str, str] | None:
-        if one.used is None or one.dynamic:
-            return None
-        sentence = (
-            f"{printable(one.pair.layer, 80)} needs {filled(one):.0%} of its codes' range: B holds {one.low:.3g} to "
-            f"{one.high:.3g}, A goes from {one.a_low:.3g} to {one.a_high:.3g}."
-        )
-        return filled(one), sentence, "calibrate again: its scale is too large"
+def needed(one: LayerFigures) -> float:
+    """Share of B's range that 95 of 100 pictures need, at 95 % confidence: what these need, and the upper tolerance
+    limit of a normal distribution of its logarithm (Natrella 1963, Experimental Statistics, NBS Handbook 91, 2-13);
+    1 of fewer pictures than three, which tell nothing of others."""
+    from scipy.special import nctdtrit
 
-    return _each(rule, why, ask)
+    count = len(one.ends)
+    if count < 3:
+        return 1.0
+    each = np.log([max(filled(one, *ends), 1e-6) for ends in one.ends])
+    factor = nctdtrit(count - 1, _ONE_SIDED * math.sqrt(count), 0.95) / math.sqrt(count)
+    seen = filled(one, one.a_low or 0.0, one.a_high or 0.0)
+    return max(seen, min(float(np.exp(each.mean() + factor * each.std(ddof=1))), 1.0))
+
+
+def _range(rule: Rule, why: Why) -> Check:
+    unsure: list[str] = []
+
+    def ask(one: LayerFigures) -> tuple[float, str, str] | None:
+        if one.used is None or one.dynamic or one.a_low is None or one.a_high is None:
+            return None
+        seen, need = filled(one, one.a_low, one.a_high), needed(one)
+        if rule.grade(seen) is not None and rule.grade(need) is None:
+            unsure.append(printable(one.pair.layer, 80))
+        sentence = (
+            f"{printable(one.pair.layer, 80)} needs {seen:.0%} of its codes' range: B holds {one.low:.3g} to "
+            f"{one.high:.3g}, A goes from {one.a_low:.3g} to {one.a_high:.3g} on {len(one.ends)} pictures."
+        )
+        return need, sentence, "calibrate again: its scale is too large"
+
+    done = _each(rule, why, ask)
+    if done.state != "clean" or not unsure:
+        return done
+    reason = (
+        f"{why.pictures} pictures are too few to tell whether others need more than these do of the range of "
+        f"{', '.join(unsure[:3])}{', …' if len(unsure) > 3 else ''}; give more, and --probes"
+    )
+    return check(rule, state="not-run", reason=reason, figure=done.figure, figures=done.figures)
 
 
 def _relu(rule: Rule, why: Why) -> Check:

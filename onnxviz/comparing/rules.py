@@ -132,11 +132,11 @@ _LISTED: Final = (
         "compare.range",
         "Is the range of the codes used?",
         "Most of the codes are wasted: {where}",
-        "share of the codes' range that A's values, and 0, need",
+        "share of the codes' range that A's values, and 0, need on 95 of 100 pictures, by its upper limit (95 %)",
         (("medium", 0.25),),
         below=True,
         limits="Pictures that are all alike fill little of any range.",
-        clean="0.38 to 1.0",
+        clean="0.41 to 1.0",
         planted="scale × 8",
     ),
     Rule(

@@ -45,6 +45,7 @@ class LayerFigures:
     sqnr           cumulative, in decibels: 20·log10(‖A‖ / ‖A − B‖) over all pictures
     cosine         of A's and B's values over all pictures, −1 to 1
     a_low, a_high  A's smallest and largest value
+    ends           the same of each picture
     codes          type of B's codes: 'uint8'
     bits           of each
     granularity    'per tensor', 'per channel'
@@ -81,6 +82,7 @@ class LayerFigures:
     waste: float | None = None
     steps: int | None = None
     not_finite: int = 0
+    ends: tuple[tuple[float, float], ...] = ()
     weights: tuple[WeightFigures, ...] = ()
     unrectified: tuple[str, int] | None = None
 
@@ -352,7 +354,7 @@ class _Sums:
         self._held = held
         self.names = [pair.b, *(held.measured if held is not None else ())]
         self._likeness = Likeness()
-        self._ends = [math.inf, -math.inf]
+        self._ends: list[tuple[float, float]] = []
         self._range = [math.inf, -math.inf]
         self._count = self._below = self._above = self._steps = self._not_finite = 0
         self._waste = 0.0
@@ -374,7 +376,7 @@ class _Sums:
             return
         self._likeness.add(x, y)
         self._count += x.size
-        self._ends = [min(self._ends[0], float(x.min())), max(self._ends[1], float(x.max()))]
+        self._ends.append((float(x.min()), float(x.max())))
         if self._held is not None:
             self._codes(self._held.quantiser, x, y, theirs)
 
@@ -409,17 +411,19 @@ class _Sums:
         """What came of all pictures."""
         if not self._count:
             return LayerFigures(self.pair, None, None, None, None, not_finite=self._not_finite)
+        lowest, highest = min(low for low, _ in self._ends), max(high for _, high in self._ends)
         found = LayerFigures(
             self.pair,
             self._likeness.sqnr,
             self._likeness.cosine,
-            a_low=self._ends[0],
-            a_high=self._ends[1],
+            a_low=lowest,
+            a_high=highest,
             not_finite=self._not_finite,
+            ends=tuple(self._ends),
         )
         if self._held is None or self._range[0] > self._range[1]:
             return found
-        own, never, (low, high) = self._held.quantiser, self._ends[0] >= 0, self._range
+        own, never, (low, high) = self._held.quantiser, lowest >= 0, self._range
         seen = np.flatnonzero(self._seen) if self._seen is not None else None
         return replace(
             found,
@@ -432,7 +436,7 @@ class _Sums:
             high=high,
             below=self._below / self._count,
             above=self._above / self._count,
-            used=max(0.0, min(self._ends[1], high) - max(self._ends[0], low)) / max(high - low, 1e-30),
+            used=max(0.0, min(highest, high) - max(lowest, low)) / max(high - low, 1e-30),
             unused=None if seen is None else 2**own.bits - len(seen),
             waste=max(0.0, self._waste) if never else 0.0,
             steps=max(0, self._steps) if never else 0,

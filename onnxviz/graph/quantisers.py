@@ -18,7 +18,7 @@ import onnx_ir as ir
 from onnxviz.graph.analysis.dataflow import QUANTISED, constant, dependent, duplicate, image_input
 from onnxviz.graph.dequantised import ALSO, DEQUANTISER, QUANTISING
 from onnxviz.graph.fused import as_qdq
-from onnxviz.graph.operators import CASTS, INTEGER_SUMS, MOVING, SPELLINGS, computes, computing
+from onnxviz.graph.operators import CASTS, INTEGER_SUMS, MOVING, SHAPE_ONLY, SPELLINGS, computes, computing
 
 # Where operators that take integers and give sums or real numbers have a weight, its scale and its zero point.
 _WEIGHTS: Final[Mapping[str, tuple[int, int | None, int | None]]] = {
@@ -150,6 +150,33 @@ def of_node(node: ir.Node) -> Quantiser | None:
 def _numbers(value: ir.Value | None, kind: type) -> np.ndarray | None:
     tensor = constant(value)
     return None if tensor is None else tensor.numpy().reshape(-1).astype(kind)
+
+
+def of_input(model: ir.Model, name: str) -> Quantiser | None:
+    """What the whole numbers of an input mean to the file, by whatever reads them, moved or not: DequantizeLinear,
+    QLinearConv and their like; None where nothing says so, or not all alike by one scale."""
+    todo = [next(value for value in model.graph.inputs if value.name == name)]
+    found: list[Quantiser | None] = []
+    while todo:
+        for node, at in todo.pop().uses():
+            if node.op_type in MOVING and at == 0:
+                todo += node.outputs
+            elif node.op_type not in SHAPE_ONLY:
+                found.append(_read(node, at))
+    told = [one for one in found if one is not None and one.low is not None and one.axis is None]
+    alike = len({(_span(one.scale), _span(one.zero)) for one in told}) == 1
+    return told[0] if alike and len(told) == len(found) else None
+
+
+def _read(node: ir.Node, at: int) -> Quantiser | None:
+    """How a node takes the codes that it reads at this place."""
+    if computes(node.op_type) == "dequantize":
+        return of_node(node) if at == 0 else None
+    row, codes = SPELLINGS.get(node.op_type), node.inputs[at]
+    if row is None or row.scale is None or at not in row.places or codes is None or codes.dtype is None:
+        return None
+    scale, zero = _numbers(_input(node, at + 1), float), _numbers(_input(node, at + 2), int)
+    return None if scale is None or zero is None or scale.size != 1 else Quantiser(codes.dtype, scale, zero)
 
 
 def behind(value: ir.Value | None) -> ir.Node | None:

@@ -63,7 +63,7 @@ def prepare(
 ) -> tuple[ir.Value, Placement | None]:
     """Append the way from pictures, (N, H, W, 3) uint8 RGB, to the network's input.
 
-    dtype    of the network's input; a recipe of uint8 gives whole numbers whatever their type
+    dtype    of the network's input; a recipe of codes gives whole numbers whatever their type
     size     (height, width) of the network's input where it is known
     fixed    pictures come at that size: nothing is resized
     returns  the input, and where the view lies in the picture; None where the picture is the view
@@ -148,8 +148,8 @@ def _scaled(
     tensor = op.Add(op.Mul(tensor, scale), bias)
     if size is not None:
         tensor = op.Reshape(tensor, [0, len(recipe.scale), *size])  # what follows is planned with known sizes
-    if recipe.dtype == "uint8":
-        tensor = op.Clip(op.Round(tensor), 0.0, 255.0)
+    if recipe.codes is not None:
+        tensor = op.Clip(op.Round(tensor), *map(float, recipe.codes))
     if dtype != ir.DataType.FLOAT:
         tensor = op.Cast(tensor, to=int(dtype))
     return op.Transpose(tensor, perm=[0, 2, 3, 1]) if recipe.layout == "NHWC" else tensor

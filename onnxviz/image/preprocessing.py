@@ -188,8 +188,8 @@ class Preprocessing(Recipe):  # noqa: D101
                 target += bias[channel]
             else:
                 target[...] = 255 * scale[channel] + bias[channel]  # alpha: `read` gives opaque pictures
-        if self.dtype == "uint8":
-            return np.clip(np.rint(tensor), 0, 255).astype(np.uint8)
+        if self.codes is not None:
+            return np.clip(np.rint(tensor), *self.codes).astype(self.dtype)
         return tensor.astype(self.dtype, copy=False)
 
     def _shape(self, count: int, height: int, width: int) -> tuple[int, ...]:

@@ -22,7 +22,9 @@ _INTERPOLATIONS: Final = ("nearest", "bilinear", "bicubic", "lanczos", "box", "h
 ORDER: Final = {"RGB": (0, 1, 2), "BGR": (2, 1, 0), "L": (), "RGBA": (0, 1, 2)}
 _COUNT: Final = {"RGB": 3, "BGR": 3, "L": 1, "RGBA": 4}
 _MOST_CHANNELS: Final = 4096
-_DTYPES: Final = ("float32", "float16", "float64", "uint8")
+_DTYPES: Final = ("float32", "float16", "float64", "uint8", "int8")
+# What quantisers may cut off is a part of what pixels become, and what is left is more than a few codes.
+_HELD, _FEWEST_CODES = 0.75, 64
 #: ITU-R 601, with the integers of Pillow's convert("L"): a grey pixel keeps its value exactly.
 LUMA_65536: Final = (19595, 38470, 7471)
 #: What red, green and blue are of grey, (3,) float32.
@@ -56,7 +58,7 @@ class Recipe:
                     mean; 'letterbox': the same, filled with grey 114 as YOLO networks are trained
     crop_fraction   how much of the resized short side is kept, 0.1 to 1; not used by 'pad' and 'letterbox'
     interpolation   'bilinear', 'bicubic', 'nearest', 'lanczos', 'box' or 'hamming', antialiased as Pillow does
-    dtype           'float32', 'float16', 'float64', or 'uint8' for networks that scale pixels themselves
+    dtype           'float32', 'float16', 'float64', or 'uint8' and 'int8' for networks that scale pixels themselves
     name            what the recipe is called in manifests
     limits          what `read` refuses: no part of the recipe, but of the network that was opened with it
     raises          PreprocessingRejected for values that make no sense
@@ -98,12 +100,13 @@ class Recipe:
             raise PreprocessingRejected(f"std {self.std}: expected numbers over 0 (1e-6 to 1e6)")
         if any(abs(mean) > 1e6 for mean in self.mean):
             raise PreprocessingRejected(f"mean {self.mean}: expected numbers within ±1e6")
-        if self.dtype == "uint8":
-            ends = np.concatenate([self.bias, 255 * self.scale + self.bias])
-            if ends.min() < -0.5 or ends.max() > 255.5:
+        if self.codes is not None:
+            (first, last), (low, high) = self.codes, self.extent
+            beyond = low < first - 0.5 or high > last + 0.5
+            if beyond and min(high, last) - max(low, first) < max(_HELD * (high - low), _FEWEST_CODES):
                 raise PreprocessingRejected(
-                    f"a uint8 input takes 0 to 255, but mean {self.mean} and std {self.std} give "
-                    f"{ends.min():.4g} to {ends.max():.4g}; use the preset 'uint8', or mean 0 and std 1/255"
+                    f"a {self.dtype} input takes {first} to {last}, but mean {self.mean} and std {self.std} give "
+                    f"{low:.4g} to {high:.4g}; use the preset 'uint8', which leaves pixels as they are"
                 )
 
     # --- what goes in ---------------------------------------------------------------------------
@@ -138,6 +141,19 @@ class Recipe:
     def bias(self) -> np.ndarray:
         """(C,) float32, see `scale`."""
         return (-np.array(self.mean, np.float64) / np.array(self.std, np.float64)).astype(np.float32)
+
+    @property
+    def extent(self) -> tuple[float, float]:
+        """The smallest and largest number that a picture can become."""
+        ends = np.concatenate([self.bias, 255 * self.scale + self.bias])
+        return float(ends.min()), float(ends.max())
+
+    @property
+    def codes(self) -> tuple[int, int] | None:
+        """The smallest and largest of an input of whole numbers; None for one of real numbers."""
+        if not self.dtype.endswith("int8"):
+            return None
+        return int(np.iinfo(self.dtype).min), int(np.iinfo(self.dtype).max)
 
     @property
     def matrix(self) -> np.ndarray:
@@ -228,13 +244,13 @@ class Recipe:
                     pixels of 0...255 (then both of what is given here)
         channels    mean and std that are not given here follow their colours: reversed for BGR, averaged for 'L'
         resize      'stretch', 'pad' and 'letterbox' show the whole picture unless `crop_fraction` is given too
-        dtype       'uint8' takes plain pixels unless mean or std is given too
+        dtype       'uint8' takes plain pixels, 'int8' pixels less 128, unless mean or std is given too
         raises      UsageError
         """
         try:
             changed = replace(self._recoloured(channels or self.channels), name=name or self.name)
-            if dtype == "uint8" != self.dtype:
-                changed = replace(changed, **plain(changed.channels))
+            if dtype is not None and dtype.endswith("int8") and dtype != self.dtype:
+                changed = replace(changed, dtype=dtype, **plain(changed.channels, dtype))
             resize = "stretch" if resize == "squash" else resize
             if resize in ("stretch", "pad", "letterbox") and resize != self.resize:
                 changed = replace(changed, crop_fraction=1.0)
@@ -282,9 +298,10 @@ class Recipe:
         }
 
 
-def plain(channels: str) -> dict[str, Any]:
-    """The mean and std that leave pixels at 0...255."""
-    return {"mean": (0.0,) * _count(channels), "std": (1 / 255,) * _count(channels)}
+def plain(channels: str, dtype: str = "uint8") -> dict[str, Any]:
+    """The mean and std that leave pixels at 0...255; in int8 at -128...127."""
+    mean = 128 / 255 if dtype == "int8" else 0.0
+    return {"mean": (mean,) * _count(channels), "std": (1 / 255,) * _count(channels)}
 
 
 def _count(channels: Any) -> int:

@@ -452,7 +452,8 @@ def test_weights_that_are_a_multiple_are_told_from_other_weights(files, resnet, 
 
 def test_a_range_that_must_hold_zero_is_used_though_no_value_is_near_it():
     pair = Pair("gate", "gate", "gate", "HardSigmoid", "values", 1.0)
-    gate = LayerFigures(pair, 30.0, 1.0, 0.5, 0.6, codes="uint8", bits=8, low=0.0, high=0.66, used=0.15)
+    ends = ((0.5, 0.6),) * 3
+    gate = LayerFigures(pair, 30.0, 1.0, 0.5, 0.6, "uint8", 8, low=0.0, high=0.66, used=0.15, ends=ends)
     for figures, state in ((gate, "clean"), (replace(gate, high=4.8, used=0.02), "found")):
         checks = {one.id: one for one in judged({"why": Why((figures,))}, {}, True)}
         assert checks["compare.range"].state == state

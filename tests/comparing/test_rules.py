@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from onnxviz.auditing.statistics import Share
-from onnxviz.comparing.judge import exact, judged
+from onnxviz.comparing.judge import exact, judged, needed
 from onnxviz.comparing.match import Pair
 from onnxviz.comparing.rules import RULES, found
 from onnxviz.comparing.why import LayerFigures, Why
@@ -79,3 +80,40 @@ def test_every_rule_is_asked_and_what_was_not_run_says_why():
     assert next(one for one in checks if one.id == "compare.answers").reason == "out of memory"
     without = {one.id: one.reason for one in judged({}, {}, False)}
     assert without["compare.drift"] == "no pictures were given" != without["compare.weights"]
+
+
+def ranged(shares: list[float], held: float = 1.0) -> Why:
+    """A layer whose pictures each go from 0 to such a share of what B holds."""
+    pair = Pair("x", "x", "x", "Conv", "values", 1.0)
+    ends = tuple((0.0, share) for share in shares)
+    layer = LayerFigures(
+        pair, 20.0, 0.99, 0.0, max(shares), "uint8", low=0.0, high=held, used=max(shares) / held, ends=ends
+    )
+    return Why((layer,), pictures=len(shares))
+
+
+@pytest.mark.parametrize(
+    ("shares", "state"),
+    [
+        ([0.09, 0.1, 0.11, 0.1], "found"),  # pictures that are much alike tell what others need
+        ([0.05, 0.12, 0.07, 0.09], "not-run"),  # these do not
+        ([0.05, 0.12, 0.07, 0.09] * 4, "found"),  # as many of them do
+        ([0.1, 0.1], "not-run"),
+        ([0.03, 0.2, 0.06, 0.3], "clean"),
+    ],
+)
+def test_a_range_is_judged_by_what_its_pictures_tell_of_others(shares, state):
+    check = next(one for one in judged({"why": ranged(shares)}, {}, True) if one.id == "compare.range")
+    assert check.state == state
+    if state == "not-run":
+        assert f"{len(shares)} pictures are too few" in check.reason and "range of x" in check.reason
+    else:
+        assert max(shares) <= check.figure <= 1
+
+
+def test_the_tolerance_factor_is_that_of_the_tables():
+    for count, factor in ((3, 7.656), (4, 5.144), (16, 2.524)):  # Natrella 1963, table A-7
+        shares = np.exp(np.linspace(-1, 1, count) * 1e-3) * 0.1
+        spread = np.log(shares).std(ddof=1)
+        (layer,) = ranged(shares.tolist()).layers
+        assert needed(layer) == pytest.approx(0.1 * np.exp(factor * spread), rel=2e-6)

@@ -30,7 +30,7 @@ SIZES = [
 RECIPE = Preprocessing(
     (64, 96), (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), crop_fraction=0.875, interpolation="bilinear"
 )
-_TYPES = {"float32": "FLOAT", "float16": "FLOAT16", "float64": "DOUBLE", "uint8": "UINT8"}
+_TYPES = {"float32": "FLOAT", "float16": "FLOAT16", "float64": "DOUBLE", "uint8": "UINT8", "int8": "INT8"}
 
 
 def compiled(recipe: Preprocessing, *, fixed: bool = False):
@@ -99,7 +99,7 @@ def test_squashing_goes_across_first(pictures):
         only_rounded(np.abs(run(picture).transpose(1, 2, 0) - both), 0.05)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float16", "float64", "uint8"])
+@pytest.mark.parametrize("dtype", ["float32", "float16", "float64", "uint8", "int8"])
 @pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
 @pytest.mark.parametrize("channels", ["RGB", "BGR", "L", "RGBA"])
 def test_pictures_of_the_networks_size_come_out_bit_for_bit(cat, channels, layout, dtype):

@@ -492,7 +492,7 @@ def test_override_resize_shows_the_whole_picture():
         {"mean": "a,b,c"}, {"mean": (1, 2)}, {"mean": float("nan")}, {"mean": "inf"}, {"mean": 10**400}, {"mean": ""},
         {"std": 0}, {"std": (0.1, -0.1, 0.1)}, {"std": 1e-9}, {"std": None, "mean": 1e12},
         {"channels": "rgb"}, {"channels": "CMYK"}, {"layout": "NWHC"}, {"resize": "fit"}, {"crop_fraction": 0},
-        {"crop_fraction": 1.5}, {"interpolation": "linear"}, {"dtype": "int8"}, {"dtype": "uint8", "mean": 0.5},
+        {"crop_fraction": 1.5}, {"interpolation": "linear"}, {"dtype": "int16"}, {"dtype": "uint8", "mean": 0.5},
     ],
 )  # fmt: skip
 def test_overrides_that_make_no_sense(given):

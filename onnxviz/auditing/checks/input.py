@@ -97,7 +97,7 @@ def recipes(declared: Preprocessing) -> dict[str, Preprocessing]:
     """The declared recipe and what it may have been taken for: usual scales in both orders of colours, cut alike."""
     from onnxviz.image.preprocessing import PRESETS
 
-    if not declared.pictorial or declared.channels not in ("RGB", "BGR") or declared.dtype == "uint8":
+    if not declared.pictorial or declared.channels not in ("RGB", "BGR") or declared.codes is not None:
         return {"declared": declared}
     other = "BGR" if declared.channels == "RGB" else "RGB"
     found = {"declared": declared, other: declared.override(channels=other)}

@@ -1,0 +1,103 @@
+"""Int8 files that take codes, as converters for the edge write them: the input's quantiser is left to the caller."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto
+
+import onnxviz
+from onnxviz.auditing.finding import SEVERITIES
+from onnxviz.errors import PreprocessingAssumed
+
+TYPES = {"uint8": TensorProto.UINT8, "int8": TensorProto.INT8}
+
+
+def opened(model, **options):
+    return onnxviz.load(model, provider="cpu", threads=1, **options)
+
+
+def taking_codes(model: onnx.ModelProto, kind: str, untold: bool = False) -> onnx.ModelProto:
+    """The file without the quantiser behind its input, and without what it says of preprocessing."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    (image,), nodes = copy.graph.input, copy.graph.node
+    (first,) = (node for node in nodes if node.op_type == "QuantizeLinear" and node.input[0] == image.name)
+    nodes.remove(first)
+    for node in nodes:
+        for place, name in enumerate(node.input):
+            if name == first.output[0]:
+                node.input[place] = image.name
+    image.type.tensor_type.elem_type = TYPES[kind]
+    if untold:
+        del copy.metadata_props[:]
+    onnx.checker.check_model(copy)
+    return copy
+
+
+@pytest.fixture(scope="module")
+def edge(files):
+    """The bundled network in a form and a type of codes: with its input's quantiser, and without."""
+    made = {}
+
+    def of(form, kind):
+        if (form, kind) not in made:
+            model = onnx.load(files(form, activations=kind))
+            made[form, kind] = opened(model), opened(taking_codes(model, kind))
+        return made[form, kind]
+
+    return of
+
+
+@pytest.mark.parametrize("kind", TYPES)
+@pytest.mark.parametrize("form", ["QDQ", "QOperator"])
+def test_pictures_become_the_codes_that_the_files_quantiser_makes(edge, files, form, kind):
+    whole, codes = edge(form, kind)
+    photos = files.photos()[:4]
+    assert codes.input.dtype == codes.preprocessing.dtype == kind
+    x = codes.prepare(photos)
+    assert x.dtype == np.float32 and np.array_equal(x, np.rint(x))
+    one, other = (net.run(net.prepare(photos), [net.head.logits])[net.head.logits] for net in (whole, codes))
+    assert np.abs(one - other).max() < 0.05 * np.abs(one).max()  # ties are rounded either way
+    assert [each[0].index for each in whole.predict(photos)] == [
+        each[0].index for each in codes.predict(photos)
+    ]
+
+
+@pytest.mark.parametrize(("form", "kind"), [("QDQ", "int8"), ("QOperator", "uint8"), ("QOperator", "int8")])
+def test_a_sound_file_that_takes_codes_has_no_finding(edge, net, files, form, kind):
+    _, codes = edge(form, kind)
+    found = onnxviz.compare(net, codes, files.photos()[::6], probes=8, restore=1)
+    assert not [one.sentence for one in found.findings if one.severity in SEVERITIES[:2]]
+    assert found.check("compare.matching").figure > 0.99
+    assert found.check("compare.input").state == "clean"
+    low, high = found.check("compare.input").figures["B"]["input"]
+    assert low == pytest.approx(-127 / 128, abs=0.01) and high == pytest.approx(1, abs=0.01)
+    assert found.effects.measured > 12
+
+
+def test_a_gradient_by_codes_is_that_by_pixels(edge, files):
+    whole, codes = edge("QDQ", "int8")
+    photo = files.photos()[5]
+    one, other = (onnxviz.saliency(net, photo, method="gradient").values for net in (whole, codes))
+    assert np.corrcoef(one.ravel(), other.ravel())[0, 1] > 0.95
+
+
+def test_without_a_word_int8_is_taken_for_pixels_less_128_and_told_aloud(files):
+    model = onnx.load(files("QDQ", activations="int8"))
+    with pytest.warns(PreprocessingAssumed, match="int8: assuming pixels less 128"):
+        net = opened(taking_codes(model, "int8", untold=True))
+    photo = np.random.default_rng(0).integers(0, 256, (224, 224, 3), np.uint8)
+    assert np.array_equal(net.prepare(photo)[0], photo.transpose(2, 0, 1).astype(np.float32) - 128)
+    assert any("pixels less 128" in one for one in net.warnings)
+    told = opened(taking_codes(model, "int8", untold=True), preprocess="efficientnet-lite")
+    assert told.preprocessing.codes == (-128, 127) and not any("assuming" in one for one in told.warnings)
+
+
+def test_a_recipe_that_does_not_fit_the_codes_is_a_finding(edge, net, files):
+    model = taking_codes(onnx.load(files("QDQ", activations="int8")), "int8")
+    other = opened(model, preprocess="unit")
+    found = onnxviz.compare(net, other, files.photos()[:2], methods=(), probes=2, restore=0)
+    (one,) = (one for one in found.findings if one.id == "compare.input" and one.where == "input")
+    assert "pixels become -0.992 to 1 in A, 0 to 1 in B" in one.sentence
