@@ -76,8 +76,8 @@ class Drift:
     """How far explanations moved.
 
     reason    why nothing could be compared; '' where it was
-    pictures  those that were looked at, with the same class in both
-    others    those left out since the classes differ, or a network gives NaN
+    pictures  those that were looked at
+    others    those left out, since a network gives NaN
     methods   by the method's name
     table     a row for each picture and method
     worst     by method the pictures furthest under their floor, first the worst: the maps of A and of B
@@ -144,7 +144,9 @@ def drift(
     rows: MutableMapping[str, Any] | None = None,
     progress: Progress = silent,
 ) -> Drift:
-    """Maps of both networks for the class that both give, one picture in memory at a time.
+    """Maps of both networks for A's class, one picture in memory at a time.
+
+    Whatever class B gives: what moves a map moves the answer, too, and pictures with another class are those that tell.
 
     images    as for `answers`
     methods   names of attribution methods (`attribution.methods`)
@@ -184,7 +186,7 @@ def drift(
         for name, one in found.items()
     }
     return Drift(
-        "" if alike else "no picture has the same class in both",
+        "" if alike else "no picture could be compared: A or B gives NaN for each",
         len(alike),
         len(places) - len(alike),
         {name: one.summary() for name, one in found.items()},
@@ -201,7 +203,7 @@ def drift(
 
 
 class _Seen(NamedTuple):
-    """One picture: A's input with, behind it, those under noise; B's input; the class of both."""
+    """One picture: A's input with, behind it, those under noise; B's input; A's class."""
 
     x: np.ndarray
     other: np.ndarray
@@ -226,8 +228,8 @@ class _Maps:
         self._reasons: dict[str, str] = {}
 
     def figures(self, place: int, methods: Sequence[Method]) -> dict[str, Any] | None:
-        """The class and, by method, the figures, or a text that tells why there are none; None where both networks do
-        not give one class."""
+        """A's class and, by method, the figures, or a text that tells why there are none; None where a network's scores
+        are not finite."""
         seen = self._seen(place, self._draws)
         if seen is None:
             return None
@@ -272,7 +274,7 @@ class _Maps:
         views = np.concatenate([view[None].astype(np.float32), np.clip(view + noise, 0, 255)])
         x = a.normalise(views).astype(np.float32, copy=False)
         target = _class(self._a, x[:1])
-        return _Seen(x, other, target) if target is not None and target == _class(self._b, other) else None
+        return None if target is None or _class(self._b, other) is None else _Seen(x, other, target)
 
     def _both(self, row: Method, seen: _Seen) -> tuple[list[Attribution], Attribution]:
         """A's maps, without noise first, and B's."""

@@ -286,7 +286,7 @@ def _layer(rule: Rule, local: Local) -> Check:
             rule, worst.z, printable(worst.layer),
             f"{printable(worst.layer)} alone makes {worst.share:.0%} of the damage, and stands out of all other layers "
             f"(z {worst.z:.1f}).",
-            "mend what stands out there, or leave it in float (exclude.json)",
+            "mend what stands out there, or leave it in float, as exclude.json has it",
         )  # fmt: skip
     return check(rule, findings, figure=worst.z, figures=figures)
 

@@ -32,7 +32,7 @@ def assumed(
     returns  None: pixels as they are, which of uint8 go without saying
     """
     if held is not None and scaled:
-        return PRESETS["unit"], ""
+        return PRESETS["imagenet" if channels in (3, None) else "unit"], ""
     if held is not None and channels in (3, None):
         # Most others scale each colour alike, so that pixels as they are are their codes.
         ends, (low, high) = np.array([held.low, held.high]).reshape(-1), PRESETS["imagenet"].extent

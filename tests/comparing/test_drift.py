@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 
 import numpy as np
+import onnx_ir as ir
 import pytest
 import scipy.stats
+from onnx import numpy_helper
 from skimage import data
 
 import onnxviz
@@ -90,16 +92,23 @@ def test_maps_are_taken_at_the_layer_that_was_matched(net, photos):
     assert pair[1].manifest["parameters"]["layers"] == [other]
 
 
-def test_pictures_of_other_classes_are_left_out(net, photos):
-    import onnx_ir as ir
-
+def test_pictures_that_change_their_class_count_too(net, photos):
     from onnxviz.graph.randomise import randomise
 
     other = onnxviz.load(ir.to_proto(randomise(net.model)), preprocess=net.preprocessing, provider="cpu")
     found = drift(net, other, photos[:1], draws=2)
+    assert (found.pictures, found.others) == (1, 0)
+    assert found.table["class"] == [int(net.predict(photos[:1])[0][0].index)]
+    assert found.methods["grad-cam"].drifted.count == 1
+
+
+def test_pictures_without_scores_are_left_out(net, photos):
+    model = ir.to_proto(net.model)
+    bias = next(one for one in model.graph.initializer if list(one.dims) == [1000])
+    bias.CopyFrom(numpy_helper.from_array(np.full(1000, np.nan, np.float32), bias.name))
+    found = drift(net, onnxviz.load(model, preprocess=net.preprocessing, provider="cpu"), photos[:1], draws=2)
     assert (found.pictures, found.others) == (0, 1)
-    assert "no picture" in found.reason
-    assert found.methods["grad-cam"].r is None
+    assert "NaN" in found.reason and found.methods["grad-cam"].r is None
 
 
 def test_without_classes_it_does_not_apply(files):
