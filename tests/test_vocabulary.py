@@ -103,3 +103,13 @@ def test_the_command_line_takes_either(spelling, tmp_path: Path, capsys):
         assert run([*line, *common]) == 0
         told = json.loads(capsys.readouterr().out)["manifest"]["parameters"]
         assert told["layers"] == ["relu1", "pool"]
+
+
+def test_a_sheet_of_what_explains_nothing_needs_no_classes():
+    model = onnxviz.expose(networks.tiny_cnn().SerializeToString(), layers="relu1")
+    kept = next(one for one in model.graph.output if one.name == "relu1")
+    del model.graph.output[:]
+    model.graph.output.append(kept)
+    net = onnxviz.load(model, preprocess="unit", provider="cpu")
+    found = onnxviz.attributions(net, [PICTURE, PICTURE], ["eigencam"], layers="relu1")
+    assert found.values.shape == (2, 1, 32, 32) and found.grid[0][0].target is None
