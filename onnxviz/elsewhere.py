@@ -55,7 +55,7 @@ def on(net: Network, provider: str) -> Iterator[Network]:
     installed.require(provider)
     other = copy.copy(net)
     other.provider = provider
-    other._programs, other._gradients, other._backends = {}, {}, {}
+    other._programs, other._gradients, other._backends, other._ran = {}, {}, {}, []
     other.backend, other.worker = "native", None
     if lacking() is None:
         other.worker = Worker("onnxviz.isolated", net.limits)

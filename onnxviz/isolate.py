@@ -223,6 +223,16 @@ def free_memory() -> None:
         _HERE.memory = None
 
 
+def give_back() -> None:
+    """Hand memory that was freed back to the system, of which glibc keeps what lies between blocks in use."""
+    if sys.platform == "linux":
+        import ctypes
+
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+        if trim is not None:
+            trim(0)
+
+
 def memory_is_limited() -> bool:
     """Whether `limit_memory` holds in this process, or in that of an isolated network."""
     return _HERE.memory is not None or bool(_workers)

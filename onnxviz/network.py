@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 import onnx_ir as ir
 
-from onnxviz import isolate
+from onnxviz import finite, isolate
 from onnxviz._version import __version__
 from onnxviz.errors import ModelUnsuitable, UnknownLayer, UsageError, judging, spelt, ways
 from onnxviz.graph.dequantised import QUANTISING
@@ -67,7 +67,6 @@ class Network(Running):
         self._barrier = barrier
         self._fed = list(fed)  # what the other inputs hold, for manifests
         self.chosen_output = output
-        self._gradients: dict[Hashable, Gradients] = {}
         self.reopening: Callable[[Network], tuple[Callable[..., Network], Any]] | None = (
             None  # `load` knows how
         )
@@ -292,7 +291,7 @@ class Network(Running):
                 f"the scores {self.head.scores!r} come out as {scores.shape}: without a number"
             )
         found = probabilities(self.head, scores.reshape(len(scores), -1))
-        self.require_finite(found, "the scores", x)
+        finite.require(self, found, "the scores", x)
         return found
 
     def steps(self, x: np.ndarray, *, batch: int | None = None) -> np.ndarray:
@@ -304,7 +303,7 @@ class Network(Running):
 
         end = self.end
         found = step_probabilities(end, self.run(x, [end.scores], batch=batch)[end.scores])
-        self.require_finite(found, "the scores", x)
+        finite.require(self, found, "the scores", x)
         return found
 
     def predict(self, images: Images, top: int = 5, *, output: str | None = None) -> list[list[Prediction]]:
@@ -403,14 +402,14 @@ class Network(Running):
         full = (key, read, sources, tuple(also), rules)
         if full not in self._gradients:
             self._gradients[full] = Gradients(self, objective, sources, also, rules)
-        return self._gradients[full]
+        found: Gradients = self._gradients[full]
+        return found
 
     # --- on record ------------------------------------------------------------------------------
 
     def manifest(self, technique: str, **parameters: Any) -> dict[str, Any]:
         """The run manifest: everything that the same numbers need again, and nothing that changes by the clock."""
         self.heed_weights()
-        running = next(iter(self._programs.values()), None)
         quantised = any(node.op_type in QUANTISING for node in self.model.graph)
         # Of the backends that gradients came from, onnxruntime is named anyway.
         beside = {"torch": self._backends["torch"]} if "torch" in self._backends else {}
@@ -432,7 +431,7 @@ class Network(Running):
                 **beside,
             },
             "backend": ", ".join(sorted(self._backends)) or None,
-            "provider": running.provider if running else providers.name(self.provider),
+            "provider": self._ran[0] if self._ran else providers.name(self.provider),
             **({"provider_options": options} if (options := providers.parted(self.provider)[1]) else {}),
             "threads": self.threads,
             **({"isolated": True} if self.worker is not None else {}),

@@ -14,6 +14,7 @@ import inspect
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, ParamSpec, Protocol, TypeVar
 
 from onnxviz.errors import SMALLER, LimitExceeded, UsageError, renamed
@@ -31,6 +32,21 @@ COMMAND_LINE: ContextVar[tuple[str, ...] | None] = ContextVar("command line", de
 _RECORD: ContextVar[Record | None] = ContextVar("record", default=None)
 
 _MOST_LISTED: Final = 50  # items of a list among the arguments of a call
+
+
+@dataclass(frozen=True)
+class Likeness:
+    """Another file of the network, whose names the layers have (`onnxviz.like`).
+
+    name, sha256   of that file
+    own            what this file calls them, by those names
+    nearly         names that fit a layer only nearly, and what is said where one is asked for
+    """
+
+    name: str
+    sha256: str
+    own: Mapping[str, str]
+    nearly: Mapping[str, str]
 
 
 class Recipe(Protocol):

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -11,16 +11,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxviz import isolate
-from onnxviz.errors import (
-    ModelRejected,
-    ModelUnsuitable,
-    NotFinite,
-    OnnxVizError,
-    UsageError,
-    judged,
-    judging,
-    ways,
-)
+from onnxviz.errors import ModelRejected, ModelUnsuitable, UsageError, judged, judging, ways
 from onnxviz.graph.open.load import Loaded
 from onnxviz.graph.open.weights import told
 from onnxviz.inputs import DEFAULT_SIZE, InputSpec
@@ -35,22 +26,8 @@ if TYPE_CHECKING:
     from onnxviz.graph.layers import Activations, Layer
     from onnxviz.graph.open.admission import Admission
     from onnxviz.image.preprocessing import Preprocessing
+    from onnxviz.provenance import Likeness
     from onnxviz.runtime.worker import Worker
-
-
-@dataclass(frozen=True)
-class Likeness:
-    """Another file of the network, whose names the layers have (`onnxviz.like`).
-
-    name, sha256   of that file
-    own            what this file calls them, by those names
-    nearly         names that fit a layer only nearly, and what is said where one is asked for
-    """
-
-    name: str
-    sha256: str
-    own: Mapping[str, str]
-    nearly: Mapping[str, str]
 
 
 class Running:
@@ -79,6 +56,8 @@ class Running:
         self.worker = worker
         self.optimise = True  # whether ONNX Runtime may rewrite what is compiled
         self._programs: dict[Hashable, Program] = {}
+        self._gradients: dict[Hashable, Any] = {}
+        self._ran: list[str] = []  # the provider that ran first
         self._admissions: dict[str, Admission] = {}
         self._backends: dict[str, str | None] = {}
         self.likeness: Likeness | None = None  # where the layers have the names of another file
@@ -344,7 +323,22 @@ class Running:
                 program = compile(graph, **settings)
             if key is not None:
                 self._programs[full] = program
+                if not self._ran:
+                    self._ran.append(program.provider)
         return program
+
+    @contextmanager
+    def passing(self) -> Iterator[None]:
+        """What is compiled within is freed at the end: each session holds the weights once more, or twice."""
+        stores: tuple[dict[Hashable, Any], ...] = (self._programs, self._gradients)
+        before = [dict(store) for store in stores]
+        try:
+            yield
+        finally:
+            for store, kept in zip(stores, before, strict=True):
+                store.clear()
+                store.update(kept)
+            isolate.give_back()
 
     def admit(self, name: str, sides: Mapping[str, int]) -> None:
         """Refuse an input of these sides ('N', 'C', 'H', 'W') that does not reach the value: nothing is run for it.
@@ -415,45 +409,3 @@ class Running:
         self._backends[backend] = version(backend)
         if note is not None:
             self.warn(note)
-
-    # --- numbers that are NaN or infinite -------------------------------------------------------
-
-    def require_finite(self, values: np.ndarray, what: str, x: np.ndarray | None = None) -> None:
-        """Refuse values of which some are NaN or infinite.
-
-        values   (N, ...), one entry a picture
-        what     what they are, in the plural
-        x        the network's input tensor that they were computed for, where it is at hand
-        raises   NotFinite, naming a weight, or the layer where the numbers overflow
-        """
-        bad = ~np.isfinite(values).reshape(len(values), -1).all(axis=1)
-        if not bad.any():
-            return
-        place = int(np.argmax(bad))
-        which = f" for picture {place} (from 0) of {len(bad)}" if len(bad) > 1 else ""
-        example = x[place : place + 1] if x is not None and len(x) == len(bad) else None
-        raise NotFinite(f"{what} are NaN or infinite{which}: {self.why_not_finite(example)}")
-
-    def why_not_finite(self, x: np.ndarray | None = None) -> str:
-        """Why what the network gives is not finite, for the end of a sentence.
-
-        x   the network's input tensor for one picture; None: none is at hand
-        """
-        if self.findings:
-            more = f", and {len(self.findings) - 1} weights more" if len(self.findings) > 1 else ""
-            return f"{self.findings[0]}{more}" + ways("export the model again from sound weights")
-        if x is not None and not np.isfinite(x).all():
-            return "the given tensor holds NaN or infinities itself"
-        name = None if x is None else self._first_not_finite(x)
-        where = "on the way" if name is None else f"at layer {name!r}"
-        return f"all weights are finite, and the numbers overflow {where}" + ways(
-            "check how pictures become the input (--preprocess NAME|FILE)", "export the model in a wider type"
-        )
-
-    def _first_not_finite(self, x: np.ndarray) -> str | None:
-        names = [name for name, _ in self.sizes]
-        try:
-            found = self.run(x, names)
-        except OnnxVizError:
-            return None
-        return next((name for name in names if not np.isfinite(found[name]).all()), None)

@@ -28,11 +28,14 @@ from onnxviz.meaning import probabilities
 from onnxviz.network import Network
 from onnxviz.progress import Progress, silent
 from onnxviz.provenance import note_set, recording, unnoted
+from onnxviz.runtime import providers
 from onnxviz.tables import Columns
 from onnxviz.text import printable
 
 #: Agreement is told of the pictures where A's best class leads by so much.
 MARGINS: Final = (0.0, 0.1, 0.3)
+# Pictures a run on a CPU: two networks run at once here, and more of them are no faster.
+_ON_CPU: Final = 2
 
 
 @dataclass(frozen=True)
@@ -174,20 +177,21 @@ def answers(
         _rows(a, pictures, [heads[0].scores, heads[0].logits], skipped, progress),
         _rows(b, pictures, [heads[1].scores, heads[1].logits], None, silent),
     )
-    for index, digest, one, other in both:
-        name = source_name(pictures[index], index)
-        logits = [
-            row[head.logits].reshape(-1).astype(np.float64)
-            for row, head in zip((one, other), heads, strict=True)
-        ]
-        scores = [
-            probabilities(head, row[head.scores].reshape(1, -1))[0]
-            for row, head in zip((one, other), heads, strict=True)
-        ]
-        if all(np.isfinite(array).all() for array in (*logits, *scores)):
-            table.add(index, name, digest, scores, [centred(z, heads[0]) for z in logits])
-        else:
-            broken.append(printable(name))
+    with a.passing(), b.passing():
+        for index, digest, one, other in both:
+            name = source_name(pictures[index], index)
+            logits = [
+                row[head.logits].reshape(-1).astype(np.float64)
+                for row, head in zip((one, other), heads, strict=True)
+            ]
+            scores = [
+                probabilities(head, row[head.scores].reshape(1, -1))[0]
+                for row, head in zip((one, other), heads, strict=True)
+            ]
+            if all(np.isfinite(array).all() for array in (*logits, *scores)):
+                table.add(index, name, digest, scores, [centred(z, heads[0]) for z in logits])
+            else:
+                broken.append(printable(name))
     if not table.count and not broken:
         raise none_used(len(pictures), skipped)
     noise = noise_equivalent(a, pictures, table.moved, seed) if table.count else None
@@ -213,6 +217,7 @@ def _rows(
         pictures,
         lambda: cut(net.batched[0], wanted),
         key=("compared", *wanted),
+        batch=_ON_CPU if providers.name(net.provider) == providers.CPU else None,
         progress=progress,
     )
     for chunk in chunks:

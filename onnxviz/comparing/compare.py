@@ -237,7 +237,8 @@ class _Work:
             return
         self.reasons[name] = "interrupted"
         try:
-            self.parts[name] = make()
+            with self.a.passing(), self.b.passing():
+                self.parts[name] = make()
         except _FAILING as error:
             self.reasons[name] = str(error)
         else:

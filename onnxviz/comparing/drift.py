@@ -173,16 +173,24 @@ def drift(
     ).tolist()
     maps = _Maps(a, b, pictures, layers or {}, draws, seed)
     known: MutableMapping[str, Any] = {} if rows is None else rows
-    for done, place in enumerate(places, start=1):
-        if str(place) not in known:
-            known[str(place)] = maps.figures(place, named)
-        progress(done, len(places), "explained")
+    # Each session holds the weights once more: no more of them at a time than a map takes.
+    with a.passing(), b.passing():
+        targets = {place: maps.target(place) for place in places if str(place) not in known}
+    with a.passing(), b.passing():
+        for done, place in enumerate(places, start=1):
+            if place in targets:
+                known[str(place)] = maps.figures(place, targets[place], named)
+            progress(done, len(places), "explained")
     alike = {place: known[str(place)] for place in places if known[str(place)] is not None}
     found = {row.name: _Found(row, alike) for row in named}
     listed = [(place, one) for one in found.values() for place in one.rows]
     called = {place: printable(source_name(pictures[place], place)) for place in alike}
     worst = {
-        name: {place: pair for place in one.worst if (pair := maps.pair(place, one.row)) is not None}
+        name: {
+            place: pair
+            for place in one.worst
+            if (pair := maps.pair(place, alike[place]["class"], one.row)) is not None
+        }
         for name, one in found.items()
     }
     return Drift(
@@ -203,11 +211,10 @@ def drift(
 
 
 class _Seen(NamedTuple):
-    """One picture: A's input with, behind it, those under noise; B's input; A's class."""
+    """One picture: A's input with, behind it, those under noise; B's input."""
 
     x: np.ndarray
     other: np.ndarray
-    target: int
 
 
 class _Maps:
@@ -227,28 +234,34 @@ class _Maps:
         self._draws, self._seed = draws, seed
         self._reasons: dict[str, str] = {}
 
-    def figures(self, place: int, methods: Sequence[Method]) -> dict[str, Any] | None:
+    def target(self, place: int) -> int | None:
+        """A's class; None where a network's scores are not finite."""
+        if (seen := self._seen(place, 0)) is None:
+            return None
+        found = _class(self._a, seen.x)
+        return None if _class(self._b, seen.other) is None else found
+
+    def figures(self, place: int, target: int | None, methods: Sequence[Method]) -> dict[str, Any] | None:
         """A's class and, by method, the figures, or a text that tells why there are none; None where a network's scores
         are not finite."""
-        seen = self._seen(place, self._draws)
-        if seen is None:
+        if target is None or (seen := self._seen(place, self._draws)) is None:
             return None
-        return {"class": seen.target, "methods": {row.name: self._of_method(row, seen) for row in methods}}
+        return {"class": target, "methods": {row.name: self._of_method(row, seen, target) for row in methods}}
 
-    def pair(self, place: int, row: Method) -> tuple[Attribution, Attribution] | None:
+    def pair(self, place: int, target: int, row: Method) -> tuple[Attribution, Attribution] | None:
         """The map of A and that of B; None for a picture that was replaced meanwhile."""
         seen = self._seen(place, 0)
         if seen is None:
             return None
-        maps, other = self._both(row, seen)
+        maps, other = self._both(row, seen, target)
         return maps[0], other
 
-    def _of_method(self, row: Method, seen: _Seen) -> dict[str, float] | str:
+    def _of_method(self, row: Method, seen: _Seen, target: int) -> dict[str, float] | str:
         """Its figures for a picture, '' where a map tells nothing, or why it cannot be run at all."""
         if row.name in self._reasons:
             return self._reasons[row.name]
         try:
-            maps, other = self._both(row, seen)
+            maps, other = self._both(row, seen, target)
         except GradientNotFinite:
             return ""
         except (UnsupportedOperator, ModelUnsuitable) as error:
@@ -272,14 +285,12 @@ class _Maps:
         rng = np.random.default_rng((self._seed, place))
         noise = rng.standard_normal((draws, *view.shape), np.float32) * np.float32(_GREY_LEVELS)
         views = np.concatenate([view[None].astype(np.float32), np.clip(view + noise, 0, 255)])
-        x = a.normalise(views).astype(np.float32, copy=False)
-        target = _class(self._a, x[:1])
-        return None if target is None or _class(self._b, other) is None else _Seen(x, other, target)
+        return _Seen(a.normalise(views).astype(np.float32, copy=False), other)
 
-    def _both(self, row: Method, seen: _Seen) -> tuple[list[Attribution], Attribution]:
+    def _both(self, row: Method, seen: _Seen, target: int) -> tuple[list[Attribution], Attribution]:
         """A's maps, without noise first, and B's."""
-        maps = self._explained(self._a, row, seen.x, seen.target, None)
-        (other,) = self._explained(self._b, row, seen.other, seen.target, self._layers_of_b(maps[0]))
+        maps = self._explained(self._a, row, seen.x, target, None)
+        (other,) = self._explained(self._b, row, seen.other, target, self._layers_of_b(maps[0]))
         return maps, other
 
     def _explained(

@@ -7,7 +7,6 @@ file's place without the factors.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -15,7 +14,7 @@ from typing import Final
 import numpy as np
 import onnx_ir as ir
 
-from onnxviz.comparing.values import portions, values
+from onnxviz.comparing.values import portions, size, values
 from onnxviz.network import Network
 
 # A file is said to hold other units where the factors differ from channel to channel by more than this (of the
@@ -24,7 +23,7 @@ from onnxviz.network import Network
 _SPREAD: Final = 0.1
 _LEFT: Final = 0.15
 _PICTURES: Final = 2
-_BYTES: Final = 1 << 26
+_BYTES: Final = 1 << 25
 
 
 @dataclass(frozen=True)
@@ -49,11 +48,7 @@ def gains(
     arrays   (N, ...) float32, the pictures as the input of A and of B
     """
     found: dict[str, np.ndarray] = {}
-    sizes = {
-        y.name: 4 * math.prod(d for d in y.shape or () if isinstance(d, int))
-        for node in models[0].graph
-        for y in node.outputs
-    }
+    sizes = {y.name: size(y) for node in models[0].graph for y in node.outputs}
     for portion in portions(listed, [sizes.get(one.a, 0) for one in listed], _BYTES):
         sums = {one.a: _Sums() for one in portion}
         names = [one.a for one in portion], [one.b for one in portion]
@@ -63,6 +58,8 @@ def gains(
             for one in portion:
                 y = theirs[one.b]
                 sums[one.a].add(ours[one.a], y if one.axes is None else y.transpose(one.axes))
+            ours.clear()
+            theirs.clear()
         factors = {one.a: sums[one.a].factors() for one in portion}
         found |= {name: factor for name, factor in factors.items() if factor is not None}
     return found

@@ -18,6 +18,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxviz.comparing.sketch import Projector, constants
+from onnxviz.comparing.values import portions, size
 from onnxviz.graph.analysis.cost import macs
 from onnxviz.graph.analysis.dataflow import constant
 from onnxviz.graph.analysis.probe import Facts
@@ -34,6 +35,8 @@ from onnxviz.graph.operators import (
 )
 from onnxviz.network import Network
 
+#: Weights that are held as real numbers at a time, in bytes; one layer's at least.
+WEIGHT_BYTES: Final = 1 << 25
 _ROUNDS: Final = 20
 # Elements of a matrix that are projected at a time.
 _ELEMENTS: Final = 1 << 22
@@ -100,14 +103,15 @@ def kernels(
             shape = facts.full_shape(node.outputs[0])
             weights[len(found)] = values
             found.append(Kernel(node, work, numbers=math.prod(shape) // facts.batch if shape else 0))
-    computed = {v.name: v for values in weights.values() for v in values if constant(v) is None and v.name}
-    held = constants(net, model, list(computed), x)
-    for place, values in weights.items():
-        kernel = found[place]
-        arrays = [_array(kernel.node, value, held) for value in values]
-        form = shaped(kernel.node, values, arrays)
-        if form is not None and form.size:
-            _set(kernel, form, _flattened(kernel.node, values, facts), project)
+    sizes = [sum(map(size, values)) for values in weights.values()]
+    for portion in portions(weights.items(), sizes, WEIGHT_BYTES):
+        held = constants(net, model, (value for _, values in portion for value in values), x)
+        for place, values in portion:
+            kernel = found[place]
+            arrays = [_array(kernel.node, value, held) for value in values]
+            form = shaped(kernel.node, values, arrays)
+            if form is not None and form.size:
+                _set(kernel, form, _flattened(kernel.node, values, facts), project)
     return found
 
 

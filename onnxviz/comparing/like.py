@@ -18,7 +18,7 @@ from onnxviz.graph.surgery import expose
 from onnxviz.network import Network
 from onnxviz.opening import load
 from onnxviz.progress import Progress, silent
-from onnxviz.running import Likeness
+from onnxviz.provenance import Likeness
 
 # What is meant for the other file as well.
 _SHARED: Final = ("provider", "threads", "limits", "size", "isolate")

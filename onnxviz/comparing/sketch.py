@@ -8,7 +8,7 @@ equal tensors have equal projections, and the cosine of two tensors is about tha
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -16,6 +16,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxviz.comparing.values import portions, values
+from onnxviz.graph.analysis.dataflow import constant
 from onnxviz.graph.analysis.probe import Facts
 from onnxviz.network import Network
 from onnxviz.progress import Progress, silent
@@ -23,7 +24,7 @@ from onnxviz.progress import Progress, silent
 #: Projections of a value or a filter.
 SIZE: Final = 256
 # Values that are held at the same time, of one picture.
-_BYTES: Final = 1 << 27
+_BYTES: Final = 1 << 25
 # With fewer elements than this the mean is a good part of what a value says, and stays.
 _FEW: Final = 16
 
@@ -114,8 +115,12 @@ def sketches(
     return made
 
 
-def constants(net: Network, model: ir.Model, names: Sequence[str], x: np.ndarray) -> dict[str, np.ndarray]:
-    """Values that depend on no picture: weights as they come out of DequantizeLinear, Transpose and the like."""
+def constants(
+    net: Network, model: ir.Model, listed: Iterable[ir.Value], x: np.ndarray
+) -> dict[str, np.ndarray]:
+    """Of values that depend on no picture those that the file computes: weights as they come out of DequantizeLinear,
+    Transpose and the like."""
+    names = list(dict.fromkeys(str(value.name) for value in listed if constant(value) is None))
     return dict(_run(net, model, names, x[:1], whole=True)) if names else {}
 
 

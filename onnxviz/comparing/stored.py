@@ -90,10 +90,10 @@ class Stored:
         return found
 
     def compute(self, chosen: Sequence[Reads]) -> None:
-        """Run what weights are computed by: DequantizeLinear, Transpose and the like."""
-        values = [value for one in chosen for value in (*one.values, *((one.bias,) if one.bias else ()))]
-        names = [str(value.name) for value in values if constant(value) is None]
-        self._held = constants(self._net, self._model, list(dict.fromkeys(names)), self._x)
+        """Run what the weights of these are computed by, DequantizeLinear, Transpose and the like; those of others are
+        forgotten."""
+        values = (value for one in chosen for value in (*one.values, *((one.bias,) if one.bias else ())))
+        self._held = constants(self._net, self._model, values, self._x)
 
     def array(self, value: ir.Value) -> np.ndarray | None:
         """The numbers of a weight, as float32."""

@@ -10,8 +10,10 @@ from typing import Final
 import numpy as np
 
 from onnxviz.auditing.statistics import Likeness
+from onnxviz.comparing.kernels import WEIGHT_BYTES
 from onnxviz.comparing.match import Matching
 from onnxviz.comparing.stored import Reads, Stored, int32_codes, keeps_to_seven
+from onnxviz.comparing.values import portions, size
 from onnxviz.graph.analysis.dataflow import dependent
 from onnxviz.graph.quantisers import Quantiser
 from onnxviz.network import Network
@@ -130,17 +132,20 @@ def weight_figures(
         if reads.normalised != twin_reads.normalised:  # folded into the weights of the other
             reads, twin_reads = one.folded_in(reads), other.folded_in(twin_reads)
         chosen.append((reads, twin_reads))
-    one.compute([reads for reads, _ in chosen])
-    other.compute([reads for _, reads in chosen])
     narrow = keeps_to_seven([reads for _, reads in chosen])
     names = [reads.name for reads, _ in chosen]
     depends = _first_values(matching, names, [pair.a for pair in matching.pairs])
     found: dict[str, WeightFigures] = {}
-    for place, layers in _grouped(chosen, _first_values(matching, names, alike)).items():
-        figures = {layer[0].name: _figures(one, other, *layer, narrow) for layer in layers}
-        if place and len(layers) > 1 and any(map(_differs, figures.values())):
-            figures |= _equalised(one, other, layers, narrow)
-        found |= {name: one_of for name, one_of in figures.items() if one_of is not None}
+    groups = _grouped(chosen, _first_values(matching, names, alike))
+    sizes = [sum(size(value) for layer in layers for value in layer[1].values) for layers in groups.values()]
+    for portion in portions(groups.items(), sizes, WEIGHT_BYTES):
+        for side, stored in enumerate((one, other)):
+            stored.compute([layer[side] for _, layers in portion for layer in layers])
+        for place, layers in portion:
+            figures = {layer[0].name: _figures(one, other, *layer, narrow) for layer in layers}
+            if place and len(layers) > 1 and any(map(_differs, figures.values())):
+                figures |= _equalised(one, other, layers, narrow)
+            found |= {name: one_of for name, one_of in figures.items() if one_of is not None}
     return [(depends[name], found[name]) for name in names if name in found], narrow
 
 

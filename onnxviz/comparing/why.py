@@ -17,7 +17,7 @@ import onnx_ir as ir
 from onnxviz.auditing.report.facts import machine
 from onnxviz.auditing.statistics import Likeness
 from onnxviz.comparing.match import Matching, Pair
-from onnxviz.comparing.values import portions, values
+from onnxviz.comparing.values import portions, size, values
 from onnxviz.comparing.weights import WeightFigures, weight_figures
 from onnxviz.errors import UsageError
 from onnxviz.graph.analysis.dataflow import by_name
@@ -29,9 +29,7 @@ from onnxviz.tables import Columns
 from onnxviz.text import printable
 
 # Bytes of A's values of one picture that are held at a time; B's are as many.
-_BYTES: Final = 1 << 26
-# Elements of a value whose sizes the graph does not tell.
-_UNKNOWN: Final = 1 << 20
+_BYTES: Final = 1 << 25
 _ALIKE: Final = 0.9  # cosine from which on a value is much the same in both
 _BOUNDING: Final = frozenset({"maximum", "minimum", "where", "quantize", "quantize_measured", "multiply"})
 _WIDEST: Final = 16  # bits of codes that are counted one by one
@@ -236,7 +234,7 @@ def why(
         )
     pairs = [pair for pair in matching.pairs if layers is None or pair.layer in layers]
     figures: list[LayerFigures] = []
-    sizes = {value.name: _bytes(value) for node in matching.a.graph for value in node.outputs}
+    sizes = {value.name: size(value) for node in matching.a.graph for value in node.outputs}
     held = {
         value.name: _held(value)
         for value in (*matching.b.graph.inputs, *(v for node in matching.b.graph for v in node.outputs))
@@ -253,6 +251,8 @@ def why(
         for done, (ours, theirs) in enumerate(zip(*sides, strict=True), start=1):
             for one in sums:
                 one.add(ours, theirs)
+            ours.clear()
+            theirs.clear()
             progress(len(figures) * len(x) + done * len(portion), len(pairs) * len(x), "values")
         figures += [one.figures() for one in sums]
     alike = {one.pair.a for one in figures if (one.cosine or 0.0) >= _ALIKE}
@@ -312,12 +312,6 @@ def _unrectified(one: LayerFigures, called: str | None) -> tuple[str, int] | Non
 def _frequent(codes: Sequence[str | None]) -> tuple[str, ...]:
     known = [one for one in codes if one is not None]
     return tuple(sorted(set(known), key=lambda one: -known.count(one)))
-
-
-def _bytes(value: ir.Value) -> int:
-    if value.shape is None:
-        return 4 * _UNKNOWN
-    return 4 * math.prod(size for size in value.shape if isinstance(size, int))
 
 
 # --- one value ------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from onnxviz import finite
 from onnxviz.errors import ModelUnsuitable, UnknownLayer
 from onnxviz.features.embedding import Embedding
 from onnxviz.features.stream import none_used, plan, source_name, sources, stream
@@ -174,7 +175,7 @@ class _Rows:
         )
         broken = np.flatnonzero(~np.isfinite(values).all(axis=1))
         if np.isnan(values).any(axis=1).all():
-            self._net.require_finite(values, f"the features of layer {self._layer!r}")
+            finite.require(self._net, values, f"the features of layer {self._layer!r}")
         figures = {
             "images": len(self._images),
             "embedded": self.count,

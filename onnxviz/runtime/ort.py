@@ -296,6 +296,8 @@ def session(
         options.add_session_config_entry("session.disable_prepacking", "1")
     if not optimise:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+        # Such programs serve a few runs: a block that is planned after the first would lie beside what that one took.
+        options.enable_mem_pattern = False
     if not spin:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.add_session_config_entry(
@@ -305,10 +307,10 @@ def session(
     values = [ort.OrtValue.ortvalue_from_numpy(weight) for weight in weights]
     options.add_external_initializers(list(graph.weights), values)
     if wanted.name == _providers.CPU:
-        # Read where they lie, not copied: VGG-16's gradient takes 0.3 GB less. Not so those of other operators, which
-        # ONNX Runtime may lay out anew under the same name, and would then read here as they were.
+        # Read where they lie, not copied: VGG-16's gradient takes 0.3 GB less. Those of other operators ONNX Runtime
+        # may lay out anew under the same name as it rewrites the graph, and would then read here as they were.
         for name, value in zip(graph.weights, values, strict=True):
-            if name in graph.dense:
+            if name in graph.dense or not optimise:
                 options.add_initializer(name, value)
     if steps:
         from onnxviz.runtime import capture

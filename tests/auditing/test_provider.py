@@ -39,6 +39,7 @@ def checked(model, provider: str | None = "elsewhere"):
     if provider:
         net.provider = provider
         net._programs.clear()
+        net._ran.clear()
     found = onnxviz.audit(net, only=["runtime.provider"])
     (one,) = [one for one in found.checks if one.id == "runtime.provider"]
     return one, net
