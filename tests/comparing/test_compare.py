@@ -6,6 +6,7 @@ import copy
 import json
 import pickle
 import re
+import weakref
 from dataclasses import replace
 
 import numpy as np
@@ -153,6 +154,26 @@ def test_a_planted_fault_is_named_with_its_layer(files, pictures, name, fault, r
     if found.effects.ranked[0].share > LAYER_SHARE:  # of the whole file nothing is advised then
         told = source(found.split, found.why, found.effects)
         assert f"at {found.effects.ranked[0].layer} alone" in told and "bits" not in told
+
+
+def test_what_a_part_compiles_ends_with_it(files, pictures, monkeypatch):
+    """Each session holds the weights once more: no more of them live at a time than a part needs."""
+    from onnxviz import programs
+
+    alive, most, make = weakref.WeakSet(), [], programs.session
+
+    def counted(*args, **settings):
+        made = make(*args, **settings)
+        alive.add(made)
+        most.append(len(alive))
+        return made
+
+    monkeypatch.setattr(programs, "session", counted)
+    a, b = (opened(files.small("resnet", form), **SCALED) for form in ("float", "QDQ"))
+    found = onnxviz.compare(a, b, pictures[:4], probes=2)
+    assert len(most) > 10 and max(most) <= 4
+    assert not a._programs and not a._gradients and not b._programs
+    assert found.manifest["provider"] == found.manifest["b"]["provider"] == "CPUExecutionProvider"
 
 
 def test_a_file_with_itself_differs_in_nothing(resnet, pictures):
