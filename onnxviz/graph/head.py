@@ -19,6 +19,7 @@ from onnxviz.graph.dequantised import real_name
 from onnxviz.graph.final import complement, final
 from onnxviz.graph.operators import computes
 from onnxviz.graph.output import (
+    BEST,
     BINARY,
     CLASSES,
     DETECTIONS,
@@ -161,7 +162,7 @@ class _Reader(Tail):
             return _with(other, batch=None, reason="the picture does not move it")
         if not is_tensor(value):
             return _with(other, reason="no tensor, but a sequence or an optional one")
-        best_of = ranked(value, ("ArgMax",))
+        best_of = ranked(value, BEST)
         if best_of is not None:
             return _with(other, reason=f"it tells where the largest of {real_name(best_of)!r} is")
         if dtype is not None and dtype not in FLOATS and dtype not in QUANTISED:

@@ -168,6 +168,7 @@ _PROBABILITIES = computing("hard_sigmoid sigmoid softmax")
 _QUANTITY_ENDS = (
     ACTIVATIONS - computing("leaky_relu prelu sigmoid") | computing("absolute exp sqrt") | {"LpNormalization"}
 )
+BEST: Final = ("ArgMax",)
 # Between the sum of squares and what is divided by its root.
 _OF_LENGTHS = FORM | computing("broadcast_to add clip maximum multiply power reciprocal sum sqrt")
 
@@ -271,7 +272,7 @@ class Tail:
     def best_told_by(self, value: ir.Value) -> str | None:
         """The output that tells where the largest of these numbers is."""
         for one in self.graph.outputs:
-            source = ranked(one, ("ArgMax",))
+            source = ranked(one, BEST)
             if source is not None and real_name(source) == real_name(value):
                 return one.name or ""
         return None
@@ -422,7 +423,7 @@ def _rescaled(ops: list[str], *, biased: bool) -> bool:
     return [computes(op) in ("multiply", "divide") for op in rest] == [True, False]
 
 
-def ranked(output: ir.Value, by: tuple[str, ...] = ("ArgMax", "TopK")) -> ir.Value | None:
+def ranked(output: ir.Value, by: tuple[str, ...] = (*BEST, "TopK")) -> ir.Value | None:
     """The numbers of which an output only tells the largest: what such an operator reads, through changes of form.
 
     by   of these operators

@@ -29,7 +29,7 @@ from onnxviz.graph.analysis.twins import view
 from onnxviz.graph.dequantised import real_name
 from onnxviz.graph.naming import own_length
 from onnxviz.graph.operators import BY_STATISTICS, POINTWISE, POOLS, WEIGHTED, computes, computing, operator
-from onnxviz.graph.output import before, ranked
+from onnxviz.graph.output import BEST, before, ranked
 from onnxviz.graph.shapes import infer
 
 _FURTHER = (96, 160)
@@ -301,7 +301,7 @@ def with_scores(model: ir.Model) -> tuple[ir.Model, list[str]]:
     if not numbers:  # something else may be made of the places, such as another answer chosen
         behind = {one for value in ends for one in before(value)}
         inner = (one for node in model.graph for one in node.outputs if one in behind)
-        found = (ranked(one, ("ArgMax",)) for one in inner)
+        found = (ranked(one, BEST) for one in inner)
         sources |= {end: None for end in found if end is not None and end.producer() is not None}
     names = [real_name(source) for source in sources]
     if not names:
