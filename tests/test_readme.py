@@ -122,7 +122,9 @@ def test_the_table_of_figures_has_its_date_and_machine():
 
 
 def test_the_headlines_are_of_the_whole_table():
-    """A row of the README stands in docs/performance.md, word for word."""
+    """A row of the README stands in docs/performance.md, word for word; its date may stand below the table."""
     rows = re.findall(r"^\| .*\|$", README.split("<!-- bench -->")[1], flags=re.M)
     assert len(rows) > 5
-    assert set(rows) <= set(DOCS["performance"].splitlines())
+    whole = DOCS["performance"]
+    undated = re.sub(r" (date|\d{4}-\d{2}-\d{2}) \|$", "", whole, flags=re.M)
+    assert set(rows) <= {*whole.splitlines(), *undated.splitlines()}

@@ -103,7 +103,7 @@ def test_notes_tell_what_was_skipped_and_lowered(shell, model, folder, tmp_path)
         (("map",), 2, "no picture was given"),
         (("neighbours",), 2, "no picture was given"),
         (("map", "DIR", "--method", "mds"), 2, "method must be one of"),
-        (("neighbours", "DIR", "--metric", "l1"), 2, "metric must be one of"),
+        (("neighbours", "DIR", "--metric", "l1"), 2, "metric must be l2"),
         (("embed", "DIR", "-o", "f.txt"), 2, "this can be .npy"),
         (("embed", "nowhere"), 3, "nowhere"),
         (("map", "--features", "gone.npy"), 3, "manifest"),
