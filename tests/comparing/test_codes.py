@@ -102,9 +102,9 @@ def test_without_a_word_int8_is_taken_for_pixels_less_128_and_told_aloud(files):
     assert told.preprocessing.codes == (-128, 127) and not any("assuming" in one for one in told.warnings)
 
 
-def test_a_recipe_that_does_not_fit_the_codes_is_a_finding(edge, net, files):
+def test_a_recipe_of_codes_that_is_not_that_of_a_is_a_finding(edge, net, files):
     model = taking_codes(onnx.load(files("QDQ", activations="int8")), "int8")
-    other = opened(model, preprocess="unit", size=224)
+    other = opened(model, channels="BGR")
     found = onnxviz.compare(net, other, files.photos()[:2], methods=(), probes=2, restore=0)
     (one,) = (one for one in found.findings if one.id == "compare.input" and one.where == "input")
-    assert "pixels become -0.992 to 1 in A, 0 to 1 in B" in one.sentence
+    assert "RGB in A, BGR in B" in one.sentence
