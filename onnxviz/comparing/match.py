@@ -44,6 +44,8 @@ _TIE: Final = 1e-4
 # below 0 at least.
 _SAME: Final = 0.1
 _BELOW: Final = 0.02
+# How much of what rounding took from the likeness of two values may hide which of two is meant.
+_ROUGH: Final = 0.5
 # Where no correlation tells (a broken file): by how much a value must be more alike than the last one of its stretch,
 # and how many pairs are tried.
 _LATER: Final = 0.15
@@ -304,9 +306,9 @@ class _Pairing:
         for i, best in enumerate(ordered):
             if best.a in self.made or best.b in self.taken:
                 continue
-            equals = []
+            equals, tie = [], max(_TIE, _ROUGH * (1 - best.alike))
             for other in ordered[i:]:
-                if other.alike < best.alike - _TIE:
+                if other.alike < best.alike - tie:
                     break
                 free = other.a not in self.made and other.b not in self.taken
                 if free and (other.a == best.a or other.b == best.b):

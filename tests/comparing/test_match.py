@@ -9,7 +9,7 @@ from onnx import numpy_helper
 
 import onnxviz
 from onnxviz.comparing.like import probes
-from onnxviz.comparing.match import Matching, match, read_pairs
+from onnxviz.comparing.match import Matching, _Choice, _Pairing, match, read_pairs
 from onnxviz.errors import UnknownLayer, UsageError
 from onnxviz.graph.surgery import cut
 from tests.comparing import small, variants
@@ -249,6 +249,17 @@ def test_what_a_fault_spoils_is_still_matched(files, sound, whole, form, kind):
     assert found.macs >= 0.99
     if kind == "scale/4":
         assert any(pair.weak for pair in found.pairs)
+
+
+@pytest.mark.parametrize(
+    ("gate", "gated", "meant"), [(0.9705, 0.9726, 0), (0.9901, 0.9999, 1)], ids=["few codes", "sure"]
+)
+def test_where_rounding_hides_who_is_more_alike_the_values_tell(gate, gated, meant):
+    """SiLU in symmetric int8: x·sigmoid(x) in few codes is more alike the Sigmoid than the Sigmoid in few codes."""
+    pairing = _Pairing(None, None, [], [])
+    choices = [(0, gate, 0.1), (1, gated, 0.9)]
+    pairing._pair([_Choice(0, b, alike, apart, False, None) for b, alike, apart in choices])
+    assert pairing.made[0][0].b == meant
 
 
 def test_names_decide_only_between_equals():
