@@ -19,6 +19,8 @@ from onnxviz.progress import Progress, silent
 
 #: How many layers are put back.
 STEPS: Final = (1, 2, 3, 5, 8)
+#: What a layer must gain in float, in dB, for that to be called a way out.
+WORTH: Final = 0.5
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,14 @@ class Advice:
         lists = [one for one in self.exclusions if one.gain > 0]
         most = max((one.gain for one in lists), default=0.0)
         return next((one for one in lists if one.gain >= most / 2), None)
+
+    @property
+    def way_out(self) -> str:
+        """What leaving the first layer in float is worth, as the end of a sentence."""
+        tried = next((one for one in self.exclusions if len(one.layers) == 1), None)
+        if tried is None or tried.gain > WORTH:
+            return ", or leave it in float, as exclude.json has it"
+        return f"; its operators in float do not help ({tried.gain:+.1f} dB): B's quantiser behind them stays"
 
     def to_dict(self) -> dict[str, Any]:
         """As `exclude.json` has it: `nodes_to_exclude` is that of `best`, and every list is under `exclude`."""

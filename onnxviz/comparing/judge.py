@@ -28,6 +28,7 @@ from onnxviz.text import printable, quoted
 if TYPE_CHECKING:
     from onnxviz.auditing.report.page import Verdict
     from onnxviz.auditing.statistics import Likeness, Share
+    from onnxviz.comparing.advice import Advice
     from onnxviz.comparing.answers import Answers
     from onnxviz.comparing.drift import Drift
     from onnxviz.comparing.local import Local
@@ -65,6 +66,8 @@ def judged(parts: Mapping[str, Any], reasons: Mapping[str, str], pictures: bool)
         elif rule.id == "compare.answers" and part in parts:
             cause = _cause(parts.get("split"), parts.get("local"), parts.get("why"))
             checks.append(_answers(rule, parts[part], cause))
+        elif rule.id == "compare.layer" and part in parts:
+            checks.append(_layer(rule, parts[part], parts.get("advice")))
         elif part in parts:
             checks.append(ask(rule, parts[part]))
         else:
@@ -266,7 +269,7 @@ def _matching(rule: Rule, matching: Matching) -> Check:
 # --- layers -------------------------------------------------------------------------------------
 
 
-def _layer(rule: Rule, local: Local) -> Check:
+def _layer(rule: Rule, local: Local, advice: Advice | None = None) -> Check:
     worst = next(iter(local.ranked), None)
     if worst is None or not worst.e:
         return check(rule, figure="no layer differs")
@@ -286,7 +289,7 @@ def _layer(rule: Rule, local: Local) -> Check:
             rule, worst.z, printable(worst.layer),
             f"{printable(worst.layer)} alone makes {worst.share:.0%} of the damage, and stands out of all other layers "
             f"(z {worst.z:.1f}).",
-            "mend what stands out there, or leave it in float, as exclude.json has it",
+            "mend what stands out there" + (advice.way_out if advice else ""),
         )  # fmt: skip
     return check(rule, findings, figure=worst.z, figures=figures)
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import onnx
+import pytest
 
-from onnxviz.comparing.advice import advise
+from onnxviz.comparing.advice import Advice, Exclusion, advise
 from onnxviz.comparing.local import local
 from tests.comparing import small
 from tests.comparing.test_local import hybrids
@@ -34,3 +35,15 @@ def test_nothing_to_advise_where_nothing_differs(files):
     advice = advise(both, local(both))
     assert advice.exclusions == ()
     assert advice.to_dict()["sqnr_db"] is None
+
+
+@pytest.mark.parametrize(
+    ("gains", "said"),
+    [((6.0, 7.0), "leave it in float"), ((-0.04, 3.0), "do not help (-0.0 dB)"), ((), "in float")],
+)
+def test_what_does_not_help_is_not_a_way_out(gains, said):
+    """A scale that is too small cuts off what the layer gives, whoever computes it."""
+    lists = tuple(
+        Exclusion(("a", "b")[:count], (), 20.0, gain, None, 0.1) for count, gain in enumerate(gains, 1)
+    )
+    assert said in Advice(14.0, None, lists, 4).way_out

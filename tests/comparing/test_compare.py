@@ -483,8 +483,9 @@ def test_a_range_that_must_hold_zero_is_used_though_no_value_is_near_it():
 @pytest.mark.parametrize(("most", "state"), [(0.9, "clean"), (0.3, "found")])
 def test_what_a_symmetric_quantiser_must_hold_on_the_other_side_of_zero_is_used(most, state):
     pair = Pair("relu", "relu", "relu", "Relu", "values", 1.0)
+    ends = ((0.0, most),) * 3
     relu = LayerFigures(
-        pair, 30.0, 1.0, 0.0, most, codes="int8", bits=8, symmetric=True, low=-2.0, high=1.98, used=0.1
+        pair, 30.0, 1.0, 0.0, most, "int8", 8, symmetric=True, low=-2.0, high=1.98, used=0.1, ends=ends
     )
     checks = {one.id: one for one in judged({"why": Why((relu,))}, {}, True)}
     assert checks["compare.range"].state == state
@@ -528,7 +529,7 @@ def test_other_weights_are_no_file_of_the_same_network():
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"probes": 1}, "probes must be .* at least 2"),
+        ({"probes": 1}, "probes must be at least 2"),
         ({"probes": "many"}, "probes must be"),
         ({"restore": 1.5}, "restore must be"),
         ({"seed": -1}, "seed must be"),
