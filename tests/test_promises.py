@@ -100,12 +100,14 @@ def test_nothing_of_a_file_can_run():
     """No call in the package that could run what a file holds; modules are imported by the caller's own words alone."""
     package = Path(onnxviz.__file__).parent
     # What is installed and announces a provider is a package of the machine, whatever a file says.
-    # A command's module is named in the command's own row, a method's file in the method's.
+    # A command's module is named in the command's own row, a method's file in the method's; what the shell completes by
+    # names its module where it stands.
     importing = {
         "attribution/methods.py",
         "backends/choose.py",
         "__init__.py",
         "cli/command.py",
+        "cli/completion.py",
         "exporting/source.py",
         "runtime/providers.py",
     }

@@ -88,7 +88,7 @@ def test_pictures_that_were_explained_are_not_explained_again(nets, pictures, tm
     stopped(nets, pictures, tmp_path / "out", drifting, "spearman", 10, monkeypatch)
     looked, real = [], drifting._Maps.figures
     monkeypatch.setattr(
-        drifting._Maps, "figures", lambda self, place, named: looked.append(place) or real(self, place, named)
+        drifting._Maps, "figures", lambda self, place, *rest: looked.append(place) or real(self, place, *rest)
     )
     onnxviz.compare(*nets, pictures, **OPTIONS, resume=tmp_path / "out")
     assert looked and 0 not in looked and len(looked) < len(pictures)
