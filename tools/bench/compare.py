@@ -352,5 +352,6 @@ import onnxruntime
 both = [onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"]) for path in sys.argv[1:]]
 for session in both:
     (image,) = session.get_inputs()
-    session.run(None, {image.name: np.zeros((1, *image.shape[1:]), np.float32)})
+    sides = [size if isinstance(size, int) else 224 for size in image.shape[1:]]
+    session.run(None, {image.name: np.zeros((1, *sides), np.float32)})
 """
