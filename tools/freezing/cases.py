@@ -102,7 +102,7 @@ def registry(call: Callable[[str], Any]) -> list[str]:
     try:
         call("nosuch")
     except onnxviz.errors.OnnxVizError as error:
-        text = re.split(r"; got|, got", str(error))[0]
+        text = re.split(r"; got|, got", re.sub(r"; did you mean [^?]*\?", "", str(error)))[0]
         found = re.split(
             r"there are |one pass: |the presets are |must be one of |must be |one of |expected ", text
         )
