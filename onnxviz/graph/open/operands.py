@@ -91,6 +91,9 @@ def check(call: Call, node: onnx.NodeProto) -> None:
     """
     if node.domain == MICROSOFT:
         _scales(call, node)
+        if computes(call.op) in ("quantize", "dequantize"):
+            with contextlib.suppress(Unsure):
+                _zero_point(call, node)
         return
     words = _ROWS.get(call.op)
     if words is not None:

@@ -213,7 +213,8 @@ def test_a_scale_or_zero_point_of_no_number(op, kinds, shape):
 
 @pytest.mark.parametrize("op", ["QuantizeLinear", "DequantizeLinear"])
 @pytest.mark.parametrize("empty", ["scale", "zero"])
-def test_a_quantisation_of_no_number(op, empty):
+@pytest.mark.parametrize("domain", ["", "com.microsoft"])
+def test_a_quantisation_of_no_number(op, empty, domain):
     """ONNX Runtime makes one QLinear operator of these and what lies between, which ends the process (seed 756479)."""
     weights = [
         numpy_helper.from_array(np.ones((0,) if empty == name else (), kind), name)
@@ -222,11 +223,13 @@ def test_a_quantisation_of_no_number(op, empty):
     data = {"QuantizeLinear": "x", "DequantizeLinear": "q"}[op]
     nodes = [
         helper.make_node("Cast", ["x"], ["q"], to=onnx.TensorProto.UINT8),
-        helper.make_node(op, [data, "scale", "zero"], ["w"], name="it"),
+        helper.make_node(op, [data, "scale", "zero"], ["w"], name="it", domain=domain),
         helper.make_node("Cast", ["w"], ["y"], to=onnx.TensorProto.FLOAT),
     ]
+    proto = hostile.model(nodes, weights, shape=X.shape, opset=17)
+    proto.opset_import.append(helper.make_opsetid("com.microsoft", 1))
     with pytest.raises(ModelRejected, match=r"'it'.*one number, .*expected"):
-        load(hostile.model(nodes, weights, shape=X.shape, opset=17))
+        load(proto)
 
 
 def test_a_split_of_more_outputs_than_pieces():
