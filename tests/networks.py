@@ -6,6 +6,7 @@ Each maker gives an `onnx.ModelProto`. The same arguments give the same bytes.
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,8 @@ from onnx import TensorProto, helper, numpy_helper
 sys.path.append(str(Path(__file__).resolve().parent.parent / "tools"))
 
 import quantise
+
+Shape = Sequence[int | str | None] | None
 
 LIGHT = (
     "bvlc_alexnet",
@@ -96,6 +99,35 @@ def _random(rng: np.random.Generator, op: str, place: int, shape: tuple[int, ...
 
 # --- small networks -------------------------------------------------------------------------------
 
+node = helper.make_node
+
+
+def from_nodes(
+    nodes: list[onnx.NodeProto],
+    inputs: dict[str, Shape],
+    outputs: dict[str, Shape],
+    weights: dict[str, np.ndarray] | list[TensorProto] = (),
+    *,
+    opset: int = 17,
+    dtype: int = TensorProto.FLOAT,
+    ir: int = 8,
+    imports: dict[str, int] | None = None,
+    functions: Iterable[onnx.FunctionProto] = (),
+) -> onnx.ModelProto:
+    """A model of these nodes: inputs (of `dtype`) and outputs as name: shape (None: undeclared), weights as arrays."""
+    value = helper.make_tensor_value_info
+    if isinstance(weights, dict):
+        weights = [numpy_helper.from_array(np.asarray(array), name) for name, array in weights.items()]
+    graph = helper.make_graph(
+        nodes,
+        "test",
+        [value(name, dtype, shape) for name, shape in inputs.items()],
+        [value(name, TensorProto.FLOAT, shape) for name, shape in outputs.items()],
+        weights,
+    )
+    versions = [helper.make_opsetid(*one) for one in {"": opset, **(imports or {})}.items()]
+    return helper.make_model(graph, opset_imports=versions, ir_version=ir, functions=list(functions))
+
 
 class Maker:
     """Writes a graph line by line: `y = m("Relu", x)`."""
@@ -138,25 +170,16 @@ class Maker:
 
     def model(
         self,
-        inputs: dict[str, tuple],
-        outputs: dict[str, tuple | None],
+        inputs: dict[str, Shape],
+        outputs: dict[str, Shape],
         dtype: int = TensorProto.FLOAT,
         ir: int = 8,
     ) -> onnx.ModelProto:
         """The finished model; `inputs` and `outputs` are name: shape (None: undeclared)."""
-        graph = helper.make_graph(
-            self.nodes,
-            "test",
-            [helper.make_tensor_value_info(name, dtype, shape) for name, shape in inputs.items()],
-            [
-                helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
-                for name, shape in outputs.items()
-            ],
-            self.weights,
+        imports = {domain: 1 for domain in sorted(self.domains - {""})}
+        return from_nodes(
+            self.nodes, inputs, outputs, self.weights, opset=self.opset, dtype=dtype, ir=ir, imports=imports
         )
-        imports = [helper.make_opsetid("", self.opset)]
-        imports += [helper.make_opsetid(domain, 1) for domain in sorted(self.domains - {""})]
-        return helper.make_model(graph, opset_imports=imports, ir_version=ir)
 
 
 def tiny_cnn(
@@ -230,21 +253,12 @@ def static_batch(*, batch: int = 1, size: int = 32, classes: int = 10, seed: int
 
 def with_function() -> onnx.ModelProto:
     """relu(x + 1) as a function of the model, called twice. Input image (N, 3, 4, 4), outputs first and second."""
-    one = helper.make_node("Constant", [], ["one"], value_float=1.0)
-    body = [one, helper.make_node("Add", ["x", "one"], ["sum"]), helper.make_node("Relu", ["sum"], ["y"])]
-    imports = [helper.make_opsetid("", 17)]
-    function = helper.make_function("local", "Block", ["x"], ["y"], body, imports)
-    nodes = [
-        helper.make_node("Block", ["image"], ["first"], domain="local"),
-        helper.make_node("Block", ["first"], ["second"], domain="local"),
-    ]
-    value = helper.make_tensor_value_info
-    graph = helper.make_graph(
-        nodes, "g", [value("image", 1, ("N", 3, 4, 4))], [value("second", 1, ("N", 3, 4, 4))]
-    )
-    return helper.make_model(
-        graph, functions=[function], opset_imports=[*imports, helper.make_opsetid("local", 1)], ir_version=8
-    )
+    one = node("Constant", [], ["one"], value_float=1.0)
+    body = [one, node("Add", ["x", "one"], ["sum"]), node("Relu", ["sum"], ["y"])]
+    function = helper.make_function("local", "Block", ["x"], ["y"], body, [helper.make_opsetid("", 17)])
+    calls = [node("Block", [x], [y], domain="local") for x, y in (("image", "first"), ("first", "second"))]
+    shape = ("N", 3, 4, 4)
+    return from_nodes(calls, {"image": shape}, {"second": shape}, imports={"local": 1}, functions=[function])
 
 
 # --- the same network in another form -------------------------------------------------------------
