@@ -26,8 +26,29 @@ def value(name: str, shape: Iterable[object] | None = None, kind: int = FLOAT) -
     return helper.make_tensor_value_info(name, kind, None if shape is None else list(shape))
 
 
+def ints(name: str, *values: int) -> TensorProto:
+    return array(name, values, np.int64)
+
+
+def nodes(text: str) -> list[onnx.NodeProto]:
+    """Nodes in ONNX's own text form: '[name] y = Operator<attribute = 1>(x)', one after the other."""
+    return list(onnx.parser.parse_graph(f"g () => () {{ {text} }}").node)
+
+
+def choice(then: str, other: str = "", made: str = "y") -> str:
+    """An If in text on `c`, whose branches (the same twice, where one is given) make `b`."""
+    bodies = (("then", then), ("else", other or then))
+    return f"{made} = If<{', '.join(f'{n}_branch = {n} () => (float[] b) {{ {text} }}' for n, text in bodies)}>(c)"
+
+
+def local(text: str, domain: str = "local", version: int = 17) -> onnx.FunctionProto:
+    """A function of the model in text: 'f <attribute> (a) => (b) { b = Relu(a) }'."""
+    imports = f'"" : {version}, "local" : 1, "com.microsoft" : 1'
+    return onnx.parser.parse_function(f'<domain: "{domain}", opset_import: [{imports}]> {text}')
+
+
 def model(
-    nodes: list[onnx.NodeProto],
+    body: str | list[onnx.NodeProto],
     weights: Iterable[TensorProto] = (),
     *,
     shape: Iterable[object] = ("N", 3, 8, 8),
@@ -38,16 +59,16 @@ def model(
     imports: Iterable[tuple[str, int]] = (),
     functions: Iterable[onnx.FunctionProto] = (),
 ) -> onnx.ModelProto:
-    """A model from x (float, `shape`) to `outputs`."""
-    graph = helper.make_graph(
-        nodes, "g", inputs or [value("x", shape)], [value(name) for name in outputs], list(weights)
-    )
-    return helper.make_model(
-        graph,
-        opset_imports=[helper.make_opsetid("", opset), *(helper.make_opsetid(*each) for each in imports)],
-        ir_version=ir_version,
-        functions=list(functions),
-    )
+    """A model from x (float, `shape`) to `outputs`, of nodes or their text (see `nodes`).
+
+    What functions it has are of domains that it imports.
+    """
+    body, functions = nodes(body) if isinstance(body, str) else body, list(functions)
+    ends = [value(name) for name in outputs]
+    graph = helper.make_graph(body, "g", inputs or [value("x", shape)], ends, list(weights))
+    versions = {"": opset} | {one.domain: 1 for one in functions if one.domain} | dict(imports)
+    opsets = [helper.make_opsetid(*each) for each in versions.items()]
+    return helper.make_model(graph, opset_imports=opsets, ir_version=ir_version, functions=functions)
 
 
 def network(*, opset: int = 17, ir_version: int = 8, dtype: type = np.float32) -> onnx.ModelProto:
@@ -60,17 +81,16 @@ def network(*, opset: int = 17, ir_version: int = 8, dtype: type = np.float32) -
         array("fc.w", rng.normal(size=(10, 16)), dtype),
         array("fc.b", rng.normal(size=10), dtype),
     ]
-    nodes = [
-        helper.make_node("Conv", ["x", "conv.w", "conv.b"], ["c"], name="conv", pads=[1, 1, 1, 1]),
-        helper.make_node("Relu", ["c"], ["r"], name="relu"),
-        helper.make_node("GlobalAveragePool", ["r"], ["p"], name="pool"),
-        helper.make_node("Flatten", ["p"], ["f"], name="flatten"),
-        helper.make_node("Gemm", ["f", "fc.w", "fc.b"], ["y"], name="fc", transB=1),
-    ]
-    graph = helper.make_graph(
-        nodes, "net", [value("x", ("N", 3, 8, 8), kind)], [value("y", ("N", 10), kind)], weights
-    )
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=ir_version)
+    text = """
+        [conv] c = Conv<pads = [1, 1, 1, 1]>(x, "conv.w", "conv.b")
+        [relu] r = Relu(c)
+        [pool] p = GlobalAveragePool(r)
+        [flatten] f = Flatten(p)
+        [fc] y = Gemm<transB = 1>(f, "fc.w", "fc.b")
+    """
+    made = model(text, weights, inputs=[value("x", ("N", 3, 8, 8), kind)], opset=opset, ir_version=ir_version)
+    made.graph.output[0].CopyFrom(value("y", ("N", 10), kind))
+    return made
 
 
 # --- external data ----------------------------------------------------------------------------
@@ -86,17 +106,23 @@ def point(tensor: TensorProto, **entries: object) -> None:
             tensor.external_data.add(key=key, value=str(each))
 
 
-def move_out(proto: onnx.ModelProto, folder: Path, location: str = "weights.bin", align: int = 64) -> Path:
-    """Write `proto` with its weights in another file; the path of the model."""
+def put(tensors: Iterable[TensorProto], path: Path, align: int = 64) -> None:
+    """Write the elements of tensors into another file, beside the model, and make the tensors name it."""
     blob = bytearray()
-    for tensor in proto.graph.initializer:
+    for tensor in tensors:
         data = numpy_helper.to_array(tensor).tobytes()
         blob += b"\0" * (-len(blob) % align)
-        point(tensor, location=location, offset=len(blob), length=len(data))
+        point(tensor, location=path.name, offset=len(blob), length=len(data))
         blob += data
-    target = folder / location
-    target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_bytes(blob)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(blob)
+
+
+def move_out(proto: onnx.ModelProto, folder: Path, location: str = "weights.bin", align: int = 64) -> Path:
+    """Write `proto` with its weights in another file; the path of the model."""
+    put(proto.graph.initializer, folder / location, align)
+    for tensor in proto.graph.initializer:
+        tensor.external_data[0].value = location
     return save(proto, folder)
 
 
@@ -110,7 +136,7 @@ def external(folder: Path, location: str, size: int = 16, **entries: object) -> 
     """A model of one weight of 4 floats, said to lie at `location`; nothing is written there."""
     weight = array("w", np.zeros(size // 4))
     point(weight, location=location, **entries)
-    return save(model([helper.make_node("Add", ["x", "w"], ["y"])], [weight], shape=(1, size // 4)), folder)
+    return save(model("y = Add(x, w)", [weight], shape=(1, size // 4)), folder)
 
 
 # --- bombs ------------------------------------------------------------------------------------
@@ -141,73 +167,49 @@ def many_nodes(count: int) -> bytes:
 
 
 def nested_ifs(depth: int) -> onnx.ModelProto:
-    """If in If in If."""
-    name = f"y{depth}"
-    graph = helper.make_graph([helper.make_node("Identity", ["x"], [name])], "leaf", [], [value(name)])
+    """If in If in If; their other branches are small, or the size would double at each level."""
+    text = "b = Identity(x)"
     for level in reversed(range(depth)):
-        node = helper.make_node("If", ["c"], [f"y{level}"], then_branch=graph, else_branch=graph)
-        graph = helper.make_graph([node], f"level{level}", [], [value(f"y{level}")])
-        # Both branches are the same message, so the size would double at each level: keep one of them small.
-        other = helper.make_graph(
-            [helper.make_node("Identity", ["x"], [f"o{level}"])], "o", [], [value(f"o{level}")]
-        )
-        node.attribute[1].g.CopyFrom(other)
-        graph.node[0].CopyFrom(node)
-    last = graph.node[0].output[0]
-    return model(list(graph.node), [array("c", True, np.bool_)], outputs=(last,))
+        text = choice(text, "b = Identity(x)", "b" if level else "y")
+    return model(text, [array("c", True, np.bool_)])
 
 
 def loop(
     trips: int | None,
     *,
     condition: str = "true",
-    body: list[onnx.NodeProto] | None = None,
+    body: str = "next = Identity(state)",
     weights: Iterable[TensorProto] = (),
-    opset: int = 17,
 ) -> onnx.ModelProto:
     """A Loop over a state; `condition` is 'true' (constant), 'kept' (handed through) or 'data' (from the state)."""
-    makes = {
-        "true": helper.make_node("Constant", [], ["go"], value=array("", True, np.bool_)),
-        "kept": helper.make_node("Identity", ["cond"], ["go"]),
-        "data": helper.make_node("Less", ["total", "bound"], ["go"]),
+    go = {
+        "true": "go = Constant<value = bool {1}>()",
+        "kept": "go = Identity(cond)",
+        "data": "[sum] total = ReduceMax<keepdims = 0>(state) go = Less(total, bound)",
     }[condition]
-    nodes = [*(body or [helper.make_node("Identity", ["state"], ["next"])]), makes]
-    if condition == "data":
-        nodes.insert(
-            len(nodes) - 1, helper.make_node("ReduceMax", ["state"], ["total"], name="sum", keepdims=0)
-        )
-    graph = helper.make_graph(
-        nodes,
-        "body",
-        [value("i", (), TensorProto.INT64), value("cond", (), TensorProto.BOOL), value("state")],
-        [value("go", (), TensorProto.BOOL), value("next")],
-    )
     constants = [array("start", True, np.bool_), array("bound", 100.0), *weights]
     if trips is not None:
         constants.append(array("trips", trips, np.int64))
-    node = helper.make_node(
-        "Loop", ["trips" if trips is not None else "", "start", "x"], ["y"], name="loop", body=graph
-    )
-    return model([node], constants, opset=opset)
+    given = "int64 i, bool cond, float[] state"
+    each = f"body = body ({given}) => (bool go, float[] next) {{ {body} {go} }}"
+    count = '""' if trips is None else "trips"
+    return model(f"[loop] y = Loop<{each}>({count}, start, x)", constants)
 
 
 def function(name: str, calls: list[str], domain: str = "local") -> onnx.FunctionProto:
     """A function from a to b that calls others in a row."""
     values = ["a", *(f"v{place}" for place in range(len(calls) - 1)), "b"]
-    nodes = [
+    body = [
         helper.make_node(callee, [values[place]], [values[place + 1]], domain=domain)
         for place, callee in enumerate(calls)
-    ]
-    nodes = nodes or [helper.make_node("Relu", ["a"], ["b"])]
-    return helper.make_function(
-        domain, name, ["a"], ["b"], nodes, [helper.make_opsetid("", 17), helper.make_opsetid(domain, 1)]
-    )
+    ] or nodes("b = Relu(a)")
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid(domain, 1)]
+    return helper.make_function(domain, name, ["a"], ["b"], body, opsets)
 
 
-def calls(name: str, functions: list[onnx.FunctionProto]) -> onnx.ModelProto:
+def calls(name: str, functions: Iterable[onnx.FunctionProto]) -> onnx.ModelProto:
     """A model that calls the function `name`."""
-    node = helper.make_node(name, ["x"], ["y"], domain="local")
-    return model([node], imports=[("local", 1)], functions=functions)
+    return model(f"y = local.{name}(x)", functions=functions)
 
 
 def laughs(levels: int, each: int = 10) -> onnx.ModelProto:

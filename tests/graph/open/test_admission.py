@@ -7,23 +7,22 @@ import itertools
 import numpy as np
 import onnx
 import pytest
-from graph.hostile import array, model, value
+from graph.hostile import array, choice, ints, local, model, refused
 from hypothesis import given, note, settings
 from hypothesis import strategies as st
-from onnx import TensorProto, helper
+from onnx import helper
 
-import onnxviz
-from onnxviz.errors import ImageRejected, ModelRejected
+from onnxviz.errors import ImageRejected
+from onnxviz.graph.open import admission
 from onnxviz.graph.open.admission import Admission
 from onnxviz.graph.open.load import load
 
-node = helper.make_node
 OPEN = ("N", 3, "H", "W")
 
 
-def refusal(proto: onnx.ModelProto, *shape: int, name: str = "x") -> str | None:
+def refusal(proto: onnx.ModelProto, *shape: int) -> str | None:
     try:
-        Admission(proto).check({name: shape})
+        Admission(proto).check({"x": shape})
     except ImageRejected as error:
         return str(error)
     return None
@@ -62,9 +61,9 @@ def windows(draw: st.DrawFn) -> tuple[onnx.ModelProto, tuple[int, int]]:
     if op.endswith("gePool") or op == "MaxPool":
         more["ceil_mode"] = int(draw(st.booleans()))
     weights = [array("W", np.ones((2, 3, *kernel)))] if op == "Conv" else []
-    inputs = ["x", "W"] if weights else ["x"]
+    node = helper.make_node(op, ["x", "W"] if weights else ["x"], ["y"], **more)
     size = draw(st.integers(1, 9)), draw(st.integers(1, 9))
-    return model([node(op, inputs, ["y"], **more)], weights, shape=OPEN, opset=19), size
+    return model([node], weights, shape=OPEN, opset=19), size
 
 
 @settings(max_examples=300, deadline=None)
@@ -76,121 +75,39 @@ def test_windows_are_refused_where_onnx_runtime_has_none_left(case):
     assert (refusal(proto, 1, 3, *size) is not None) == (found is None or 0 in found)
 
 
-POOL = node("MaxPool", ["x"], ["y"], kernel_shape=[3, 3], name="pool")
+POOL = "MaxPool<kernel_shape = [3, 3]>"
+# A pool of 3×3 where the condition holds, else the picture.
+CHOICE = choice(f"[pool] b = {POOL}(x)", "b = Identity(x)")
+LIMITS = [array("limit", 0, np.int64), ints("at", 2)]
+TRIP = f"int64 i, bool go, float[] state) => (bool on, float[] n) {{ on = Identity(go) [pool] n = {POOL}(state) }}"
+STEP = "float[] row) => (float[] b) { r = Unsqueeze(row, zero) [pool] b = AveragePool<kernel_shape = [3, 3]>(r) }"
 
 
-def body(name: str, nodes, inputs=(), outputs=("b",)) -> onnx.GraphProto:
-    made = [value(one, *(((), TensorProto.BOOL) if one == "on" else ())) for one in outputs]
-    return helper.make_graph(nodes, name, list(inputs), made)
-
-
-def branches(condition: str, *before: onnx.NodeProto) -> onnx.ModelProto:
-    """A pool of 3×3 where the condition holds, else the picture."""
-    then = body("then", [node("MaxPool", ["x"], ["b"], kernel_shape=[3, 3], name="pool")])
-    other = body("else", [node("Identity", ["x"], ["e"])], outputs=("e",))
-    choice = node("If", [condition], ["y"], then_branch=then, else_branch=other)
-    weights = [array("limit", 0, np.int64), array("at", [2], np.int64), array("axes", [1], np.int64)]
-    return model([*before, choice], weights, shape=OPEN)
-
-
-def in_branch() -> onnx.ModelProto:
-    """Taken by what follows from the sizes."""
-    told = [
-        node("Shape", ["x"], ["s"]),
-        node("Gather", ["s", "at"], ["h"]),
-        node("ReduceMax", ["h"], ["top"], keepdims=0),
-        node("Greater", ["top", "limit"], ["c"]),
-    ]
-    return branches("c", *told)
-
-
-def in_loop() -> onnx.ModelProto:
-    inputs = [
-        value("i", [], TensorProto.INT64),
-        value("go", [], TensorProto.BOOL),
-        value("state", None),
-    ]
-    trip = body(
-        "trip",
-        [
-            node("Identity", ["go"], ["on"]),
-            node("MaxPool", ["state"], ["next"], kernel_shape=[3, 3], name="pool"),
-        ],
-        inputs,
-        ("on", "next"),
-    )
-    loop = node("Loop", ["count", "", "x"], ["y"], body=trip)
-    return model([loop], [array("count", 1, np.int64)], shape=OPEN)
-
-
-def in_scan() -> onnx.ModelProto:
-    step = body(
-        "step",
-        [
-            node("Unsqueeze", ["row", "zero"], ["r"]),
-            node("AveragePool", ["r"], ["b"], kernel_shape=[3, 3], name="pool"),
-        ],
-        [value("row", None)],
-    )
-    return model(
-        [node("Scan", ["x"], ["y"], body=step, num_scan_inputs=1)],
-        [array("zero", [0], np.int64)],
-        shape=OPEN,
-    )
-
-
-def in_function() -> onnx.ModelProto:
-    function = helper.make_function(
-        "local",
-        "Block",
-        ["a"],
-        ["b"],
-        [node("MaxPool", ["a"], ["b"], kernel_shape=[3, 3], name="pool")],
-        [helper.make_opsetid("", 17)],
-    )
-    return model(
-        [node("Block", ["x"], ["y"], domain="local")],
-        shape=OPEN,
-        imports=[("local", 1)],
-        functions=[function],
-    )
-
-
-def behind(*before: onnx.NodeProto, weights=()) -> onnx.ModelProto:
-    return model(
-        [*before, node("MaxPool", ["p"], ["y"], kernel_shape=[3, 3], name="pool")], weights, shape=OPEN
-    )
+def behind(before: str, *weights) -> onnx.ModelProto:
+    return model(f"{before} [pool] y = {POOL}(p)", weights, shape=OPEN)
 
 
 FORMS = {
-    "plain": (model([POOL], shape=OPEN), 3),
-    "branch": (in_branch(), 3),
-    "loop": (in_loop(), 3),
-    "scan": (in_scan(), 3),
-    "function": (in_function(), 3),
-    "valid conv": (
-        behind(node("Conv", ["x", "W"], ["p"], name="conv"), weights=[array("W", np.ones((2, 3, 5, 5)))]),
-        7,
-    ),
-    "two pools": (behind(node("AveragePool", ["x"], ["p"], kernel_shape=[2, 2], strides=[2, 2])), 6),
-    "slice": (
-        behind(
-            node("Slice", ["x", "a", "b", "axes"], ["p"]),
-            weights=[array("a", [4, 4], np.int64), array("b", [99, 99], np.int64), array("axes", [2, 3], np.int64)],
+    "plain": (model(f"[pool] y = {POOL}(x)", shape=OPEN), 3),
+    "branch": (  # taken by what follows from the sizes
+        model(
+            f"s = Shape(x) h = Gather(s, at) top = ReduceMax<keepdims = 0>(h) c = Greater(top, limit) {CHOICE}",
+            LIMITS, shape=OPEN,
         ),
-        7,
+        3,
     ),
-    "resize": (
-        behind(
-            node("Resize", ["x", "", "scales"], ["p"], mode="nearest"),
-            weights=[array("scales", [1, 1, 0.5, 0.5])],
-        ),
-        6,
+    "loop": (
+        model(f'y = Loop<body = trip ({TRIP}>(count, "", x)', [array("count", 1, np.int64)], shape=OPEN), 3,
     ),
-    "negative pads": (
-        behind(node("Pad", ["x", "pads"], ["p"]), weights=[array("pads", [0, 0, -1, -1, 0, 0, -1, -1], np.int64)]),
-        5,
+    "scan": (model(f"y = Scan<num_scan_inputs = 1, body = step ({STEP}>(x)", [ints("zero", 0)], shape=OPEN), 3),
+    "function": (
+        model("y = local.Block(x)", shape=OPEN, functions=[local(f"Block (a) => (b) {{ [pool] b = {POOL}(a) }}")]), 3,
     ),
+    "valid conv": (behind("[conv] p = Conv(x, W)", array("W", np.ones((2, 3, 5, 5)))), 7),
+    "two pools": (behind("p = AveragePool<kernel_shape = [2, 2], strides = [2, 2]>(x)"), 6),
+    "slice": (behind("p = Slice(x, a, b, axes)", ints("a", 4, 4), ints("b", 99, 99), ints("axes", 2, 3)), 7),
+    "resize": (behind('p = Resize<mode = "nearest">(x, "", scales)', array("scales", [1, 1, 0.5, 0.5])), 6),
+    "negative pads": (behind("p = Pad(x, pads)", ints("pads", 0, 0, -1, -1, 0, 0, -1, -1)), 5),
 }  # fmt: skip
 
 
@@ -207,123 +124,96 @@ def test_the_smallest_picture_is_told_wherever_the_pool_stands(form):
 
 
 def test_a_branch_that_hangs_on_the_picture_is_left_to_the_run():
-    proto = branches(
-        "c",
-        node("ReduceMax", ["x"], ["m"], keepdims=0),
-        node("Cast", ["m"], ["c"], to=TensorProto.BOOL),
-    )
+    proto = model(f"m = ReduceMax<keepdims = 0>(x) c = Cast<to = 9>(m) {CHOICE}", shape=OPEN)
     assert refusal(proto, 1, 3, 2, 2) is None
 
 
 @pytest.mark.parametrize(
-    "op, more",
+    "node",
     [
-        ("InstanceNormalization", ["scale", "bias"]),
-        ("GlobalAveragePool", []),
-        ("GlobalMaxPool", []),
-        ("ReduceMean", []),
-        ("ReduceMax", []),
+        "InstanceNormalization(p, scale, bias)",
+        "GlobalAveragePool(p)",
+        "GlobalMaxPool(p)",
+        "ReduceMean<axes = [2, 3]>(p)",
+        "ReduceMax<axes = [2, 3]>(p)",
     ],
 )
-def test_what_is_made_of_a_whole_map_needs_places(op, more):
+def test_what_is_made_of_a_whole_map_needs_places(node):
     """ONNX Runtime 1.32 dies of an InstanceNormalization of nothing; the mean of nothing is 0 and says nothing."""
     weights = [
-        array("a", [4], np.int64), array("b", [99], np.int64), array("axis", [2], np.int64),
-        array("scale", np.ones(3)), array("bias", np.zeros(3)),
-    ]  # fmt: skip
-    axes = {"axes": [2, 3]} if op.startswith("Reduce") else {}
-    nodes = [node("Slice", ["x", "a", "b", "axis"], ["p"]), node(op, ["p", *more], ["y"], name="all", **axes)]
-    proto = model(nodes, weights, shape=OPEN)
+        ints("a", 4),
+        ints("b", 99),
+        ints("axis", 2),
+        array("scale", np.ones(3)),
+        array("bias", np.zeros(3)),
+    ]
+    proto = model(f"p = Slice(x, a, b, axis) [all] y = {node}", weights, shape=OPEN)
     assert refusal(proto, 1, 3, 5, 5) is None
-    text = refusal(proto, 1, 3, 4, 5)
-    assert text is not None and "'all'" in text
+    assert "'all'" in refusal(proto, 1, 3, 4, 5)
 
 
 def test_elements_that_only_move_may_be_none():
     """A pad of zero columns by slices and Concat, as exporters write circular padding."""
-    weights = [array("a", [0], np.int64), array("b", [0], np.int64), array("axis", [3], np.int64)]
-    nodes = [
-        node("Slice", ["x", "a", "b", "axis"], ["none"]),
-        node("Relu", ["none"], ["still"]),
-        node("Concat", ["still", "x"], ["y"], axis=3),
-    ]
-    proto = model(nodes, weights, shape=OPEN)
+    text = "none = Slice(x, a, a, axis) still = Relu(none) y = Concat<axis = 3>(still, x)"
+    proto = model(text, [ints("a", 0), ints("axis", 3)], shape=OPEN)
     assert refusal(proto, 1, 3, 4, 4) is None
     assert lengths(proto, 1, 3, 4, 4) == (1, 3, 4, 4)
 
 
 def test_a_batch_of_none_is_not_a_picture_of_none():
-    proto = model([POOL], shape=OPEN)
-    assert refusal(proto, 0, 3, 8, 8) is None
-    assert refusal(proto, 1, 3, 0, 8) is not None
+    assert refusal(FORMS["plain"][0], 0, 3, 8, 8) is None
+    assert refusal(FORMS["plain"][0], 1, 3, 0, 8) is not None
 
 
 def test_each_size_is_looked_at_once(monkeypatch):
-    from onnxviz.graph.open import admission
-
     asked = []
     real = admission.empties
     monkeypatch.setattr(admission, "empties", lambda *a: asked.append(a[1]) or real(*a))
-    gate = Admission(model([POOL], shape=OPEN))
-    for batch in (1, 4, 1):
-        gate.check({"x": (batch, 3, 8, 8)})
-    gate.check({"x": (1, 3, 9, 8)})
+    gate = Admission(FORMS["plain"][0])
+    for shape in ((1, 3, 8, 8), (4, 3, 8, 8), (1, 3, 8, 8), (1, 3, 9, 8)):
+        gate.check({"x": shape})
     assert len(asked) == 2
 
 
 # --- sizes that the file fixes ------------------------------------------------------------------
 
 
-def fixed(nodes, weights=(), functions=(), imports=()) -> bytes:
-    return model(
-        nodes, weights, shape=("N", 3, 8, 8), functions=functions, imports=imports
-    ).SerializeToString()
+def pool(op="MaxPool", kernel=(9, 9), given="x", **more):
+    attributes = {"kernel_shape": list(kernel), **more}
+    return f"{op}<{', '.join(f'{name} = {value}' for name, value in attributes.items())}>({given})"
 
 
-LARGE = {"kernel_shape": [9, 9], "name": "pool"}
+FIXED = {
+    **{
+        f"{op} {more}": (f"[pool] y = {pool(op, **more)}", "do not fit into the 8×8 places")
+        for op in ("MaxPool", "AveragePool", "LpPool")
+        for more in ({}, {"ceil_mode": 1}, {"strides": [3, 3], "kernel": (12, 12)})
+        if op != "LpPool" or "ceil_mode" not in more
+    },
+    "function": ("y = local.Block(x)", ""),
+    "branch": (choice(f"[pool] b = {pool()}", "b = Identity(x)"), ""),
+    # A dilated window counts with its gaps.
+    "dilated": (f"[pool] y = {pool(kernel=(3, 3), dilations=[4, 4])}", "windows of 9×9"),
+}
+BLOCK = local(f"Block (a) => (b) {{ [pool] b = {pool(given='a')} }}")
 
 
-@pytest.mark.parametrize("op", ["MaxPool", "AveragePool", "LpPool"])
-@pytest.mark.parametrize("more", [{}, {"ceil_mode": 1}, {"strides": [3, 3], "kernel_shape": [12, 12]}])
-def test_a_file_whose_own_size_leaves_nothing_is_refused_when_it_is_opened(op, more):
-    if op == "LpPool":
-        more = {key: one for key, one in more.items() if key != "ceil_mode"}
-    with pytest.raises(ModelRejected, match="'pool'.*do not fit into the 8×8 places"):
-        onnxviz.load(fixed([node(op, ["x"], ["y"], **{**LARGE, **more})]))
-
-
-def test_the_same_in_bodies_and_functions():
-    function = helper.make_function(
-        "local",
-        "Block",
-        ["a"],
-        ["b"],
-        [node("MaxPool", ["a"], ["b"], **LARGE)],
-        [helper.make_opsetid("", 17)],
-    )
-    called = fixed([node("Block", ["x"], ["y"], domain="local")], (), [function], [("local", 1)])
-    then = body("then", [node("MaxPool", ["x"], ["b"], **LARGE)])
-    other = body("else", [node("Identity", ["x"], ["e"])], outputs=("e",))
-    taken, not_taken = (
-        fixed([node("If", ["c"], ["y"], then_branch=then, else_branch=other)], [array("c", [flag], np.bool_)])
-        for flag in (True, False)
-    )
-    for content in (called, taken):
-        with pytest.raises(ModelRejected, match="'pool'"):
-            onnxviz.load(content)
-    onnxviz.load(not_taken)
-
-
-def test_a_dilated_window_counts_with_its_gaps():
-    long = node("MaxPool", ["x"], ["y"], kernel_shape=[3, 3], dilations=[4, 4], name="pool")
-    with pytest.raises(ModelRejected, match="windows of 9×9"):
-        onnxviz.load(fixed([long]))
-    fits = node("MaxPool", ["x"], ["y"], kernel_shape=[3, 3], dilations=[3, 3])
-    onnxviz.load(fixed([fits]))
+@pytest.mark.parametrize("name", FIXED)
+def test_a_file_whose_own_size_leaves_nothing_is_refused_when_it_is_opened(name):
+    text, word = FIXED[name]
+    proto = model(text, [array("c", True, np.bool_)], shape=("N", 3, 8, 8), functions=[BLOCK])
+    refused(proto, "'pool'", word)
 
 
 @pytest.mark.parametrize(
-    ("shape", "refused"),
+    ("text", "taken"), [(f"y = {pool(kernel=(3, 3), dilations=[3, 3])}", True), (FIXED["branch"][0], False)]
+)
+def test_what_fits_or_never_runs_is_opened(text, taken):
+    load(model(text, [array("c", taken, np.bool_)], shape=("N", 3, 8, 8)))
+
+
+@pytest.mark.parametrize(
+    ("shape", "crooked"),
     [
         (("N", 10), True),
         ((2, 3, 4), True),
@@ -332,14 +222,11 @@ def test_a_dilated_window_counts_with_its_gaps():
         (("N", "M", "M"), False),
     ],
 )
-def test_matrices_that_are_not_square_are_not_inverted(shape, refused):
+def test_matrices_that_are_not_square_are_not_inverted(shape, crooked):
     """ONNX Runtime's own Inverse looks at no size: at one picture of ten numbers it ends the process."""
-    proto = model(
-        [node("Inverse", ["x"], ["y"], domain="com.microsoft")], shape=shape, imports=[("com.microsoft", 1)]
-    )
-    if refused:
-        with pytest.raises(ModelRejected, match="not square"):
-            load(proto)
+    proto = model("y = com.microsoft.Inverse(x)", shape=shape, imports=[("com.microsoft", 1)])
+    if crooked:
+        refused(proto, "not square")
     else:
         load(proto)
         assert refusal(proto, 2, 3, 3) is None

@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
-from onnx import helper, numpy_helper
+from onnx import numpy_helper
 
 from onnxviz.errors import LimitExceeded, ModelRejected, UsageError
 from onnxviz.graph.open.load import load
@@ -84,18 +84,20 @@ def test_weights_are_aligned_wherever_they_lie(tmp_path, pad):
     original = hostile.network()
     original.graph.doc_string = "x" * pad
     path = hostile.save(original, tmp_path)
-    for source in (
-        path,
-        path.read_bytes(),
-        hostile.move_out(hostile.network(), tmp_path / str(pad), align=1),
-    ):
+    moved = hostile.move_out(hostile.network(), tmp_path / str(pad), align=1)
+    for source in (path, path.read_bytes(), moved):
         for tensor in weights(load(source)).values():
             assert tensor.numpy().flags.aligned
             assert not tensor.numpy().flags.writeable
 
 
-def test_large_files_are_read_when_used(tmp_path, monkeypatch):
+@pytest.fixture
+def large(monkeypatch):
+    """Files count as large, and so are read where and when they are needed."""
     monkeypatch.setattr("onnxviz.graph.open.load._READ_UP_TO", 0)
+
+
+def test_large_files_are_read_when_used(tmp_path, large):
     original = hostile.network()
     path = hostile.save(original, tmp_path)
     loaded = load(path)
@@ -105,32 +107,26 @@ def test_large_files_are_read_when_used(tmp_path, monkeypatch):
     assert tensor.numpy() is tensor.numpy()
 
 
-def test_very_large_weights_are_mapped(tmp_path, monkeypatch):
-    monkeypatch.setattr("onnxviz.graph.open.load._READ_UP_TO", 0)
+def test_very_large_weights_are_mapped(tmp_path, large, monkeypatch):
     monkeypatch.setattr("onnxviz.graph.open.weights.READ_UP_TO", 0)
     original = hostile.network()
-    for source in (
-        hostile.save(original, tmp_path),
-        hostile.move_out(hostile.network(), tmp_path / "e", align=1),
-    ):
+    moved = hostile.move_out(hostile.network(), tmp_path / "e", align=1)
+    for source in (hostile.save(original, tmp_path), moved):
         loaded = load(source)
         same(loaded, original)
         assert all(tensor.numpy().flags.aligned for tensor in weights(loaded).values())
 
 
-def test_a_file_that_changes_after_it_was_opened_is_an_error_not_a_crash(tmp_path, monkeypatch):
-    monkeypatch.setattr("onnxviz.graph.open.load._READ_UP_TO", 0)
+def test_a_file_that_changes_after_it_was_opened_is_an_error_not_a_crash(tmp_path, large):
     path = hostile.save(hostile.network(), tmp_path)
     loaded = load(path)
     path.write_bytes(b"short")
-    with pytest.raises(ModelRejected, match="changed after it was opened"):
-        weights(loaded)["conv.w"].numpy()
-    with pytest.raises(ModelRejected, match="changed after it was opened"):
-        _ = loaded.digest
+    for read in (weights(loaded)["conv.w"].numpy, lambda: loaded.digest):
+        with pytest.raises(ModelRejected, match="changed after it was opened"):
+            read()
 
 
-def test_a_file_may_be_replaced_by_another_one(tmp_path, monkeypatch):
-    monkeypatch.setattr("onnxviz.graph.open.load._READ_UP_TO", 0)
+def test_a_file_may_be_replaced_by_another_one(tmp_path, large):
     original = hostile.network()
     path = hostile.save(original, tmp_path)
     loaded = load(path)
@@ -141,9 +137,7 @@ def test_a_file_may_be_replaced_by_another_one(tmp_path, monkeypatch):
 
 def test_files_are_closed(tmp_path):
     path = hostile.move_out(hostile.network(), tmp_path)
-    opened = Path("/proc/self/fd")
-    if not opened.exists():
-        opened = Path("/dev/fd")
+    opened = next(folder for folder in map(Path, ("/proc/self/fd", "/dev/fd")) if folder.exists())
     gc.collect()
     before = len(list(opened.iterdir()))
     for _ in range(5):
@@ -161,7 +155,7 @@ def test_nothing_is_logged(caplog, tmp_path):
     with caplog.at_level(logging.DEBUG):
         load(hostile.save(hostile.network(), tmp_path))
         with pytest.raises(ModelRejected):
-            load(hostile.model([helper.make_node("Relu", ["nothing"], ["y"])]))
+            load(hostile.model("y = Relu(nothing)"))
     assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
 
 
@@ -189,4 +183,4 @@ def test_sound_weights_give_no_findings():
     assert load(hostile.network()).findings() == []
     # Sums that overflow are not odd elements.
     big = hostile.array("w", np.full(3000, 60000), np.float16)
-    assert load(hostile.model([helper.make_node("Relu", ["x"], ["y"])], [big])).findings() == []
+    assert load(hostile.model("y = Relu(x)", [big])).findings() == []

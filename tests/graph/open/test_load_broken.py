@@ -4,103 +4,141 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from onnx import TensorProto, helper
+from onnx import TensorProto
 
 from onnxviz.graph.open.load import load
 from onnxviz.programs import compile
 from tests.graph import hostile
-from tests.graph.hostile import refused
+from tests.graph.hostile import array, choice, function, ints, local, model, refused
 
-RELU = [helper.make_node("Relu", ["x"], ["y"])]
+TRUE = array("c", True, np.bool_)
+ADD = "y = Add(x, w)"
 
 
 # --- structure --------------------------------------------------------------------------------
 
+STRUCTURES = {
+    "a cycle": (model("[first] a = Add(x, b) b = Relu(a) y = Relu(b)"), "cycle", "'first'"),
+    "a cycle of one": (model("y = Add(x, y)"), "cycle"),
+    "a cycle through a subgraph": (model(choice("b = Relu(y)", made="a") + " y = Relu(a)", [TRUE]), "cycle"),
+    "a function of two bodies": (hostile.calls("f", [function("f", []), function("f", [])]), "twice"),
+    "a function without a name": (
+        hostile.calls("f", [function("f", []), function("", [])]),
+        "without a name",
+    ),
+    "a function of another call": (model("y = local.f(x, x)", functions=[function("f", [])]), "2 inputs"),
+    "what nothing makes": (model("y = Relu(nothing)"), "'nothing'"),
+    "an output that nothing makes": (model("z = Relu(x)"), "output 'y'"),
+    "two nodes for a value": (model("y = Relu(x) y = Relu(x)"), "'y' twice"),
+    "two results of a node": (model("y, y = Split(x)"), "'y' twice"),
+    "a node for a weight": (model("y = Relu(x)", [array("y", 1)]), "'y' twice"),
+    "a node that computes for a weight": (
+        model("w = Relu(x) y = Add(x, w)", [array("w", [1.0])]),
+        "'w' twice",
+    ),
+    "two inputs": (model("y = Relu(x)", inputs=[hostile.value("x"), hostile.value("x")]), "'x'"),
+    "no name": (model("y = Relu(x)", [array("", 1)]), "without a name"),
+    "an outer value handed on": (
+        model("y = If<then_branch = t () => (x) {}, else_branch = e () => (x) {}>(c)", [TRUE]),
+        "Identity",
+    ),
+    "a name of a million": (model(f"y = {'R' * 10**6}(x)"), "RRR"),
+    "no value": (model("[nothing] k = Constant() y = Add(x, k)"), "'nothing' has no value"),
+    "another's weight": (
+        model("y = local.F(x)", [array("w", 1)], functions=[local("F (a) => (b) { b = Add(a, w) }")]),
+        "function 'F' makes: a function sees its inputs only",
+    ),
+}
 
-def test_a_cycle():
-    nodes = [helper.make_node("Add", ["x", "b"], ["a"], name="first"), helper.make_node("Relu", ["a"], ["b"])]
-    refused(hostile.model([*nodes, helper.make_node("Relu", ["b"], ["y"])]), "cycle", "'first'")
-    refused(hostile.model([helper.make_node("Add", ["x", "y"], ["y"])]), "cycle")
+
+@pytest.mark.parametrize("name", STRUCTURES)
+def test_what_does_not_hang_together(name):
+    refused(*STRUCTURES[name])
 
 
-def test_a_cycle_through_a_subgraph():
-    branch = helper.make_graph([helper.make_node("Relu", ["y"], ["b"])], "b", [], [hostile.value("b")])
-    node = helper.make_node("If", ["c"], ["a"], then_branch=branch, else_branch=branch)
-    weights = [hostile.array("c", True, np.bool_)]
-    refused(hostile.model([node, helper.make_node("Relu", ["a"], ["y"])], weights), "cycle")
-
-
-@pytest.mark.parametrize("names", [["f"], ["f", "g"], ["f", "g", "h"]])
+@pytest.mark.parametrize("names", [["f"], ["f", "g"], ["f", "g", "h"], None])
 def test_functions_that_call_themselves(names):
-    functions = [
-        hostile.function(name, [names[(place + 1) % len(names)]]) for place, name in enumerate(names)
-    ]
+    if names is None:  # from a subgraph
+        body = "b = If<then_branch = t () => (d) { d = local.f(a) }, else_branch = e () => (d) { d = Neg(a) }>(a)"
+        functions = [local(f"f (a) => (b) {{ {body} }}")]
+    else:
+        functions = [function(name, [names[(place + 1) % len(names)]]) for place, name in enumerate(names)]
     refused(hostile.calls("f", functions), "calls itself")
     # Also where nothing calls them.
-    refused(hostile.model(RELU, functions=functions), "calls itself")
-
-
-def test_a_function_that_calls_itself_from_a_subgraph():
-    branch = helper.make_graph(
-        [helper.make_node("f", ["a"], ["b"], domain="local")], "b", [], [hostile.value("b")]
-    )
-    node = helper.make_node("If", ["a"], ["b"], then_branch=branch, else_branch=branch)
-    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("local", 1)]
-    function = helper.make_function("local", "f", ["a"], ["b"], [node], opsets)
-    refused(hostile.calls("f", [function]), "calls itself")
-
-
-def test_functions_twice_without_a_name_or_called_wrongly():
-    refused(hostile.calls("f", [hostile.function("f", []), hostile.function("f", [])]), "twice")
-    refused(hostile.calls("f", [hostile.function("f", []), hostile.function("", [])]), "without a name")
-    proto = hostile.calls("f", [hostile.function("f", [])])
-    proto.graph.node[0].input.append("x")
-    refused(proto, "2 inputs")
+    refused(model("y = Relu(x)", functions=functions), "calls itself")
 
 
 @pytest.mark.parametrize(("domain", "name"), [("", "Relu"), ("", "Softmax"), ("com.microsoft", "Gelu")])
 def test_a_function_with_the_name_of_an_operator_is_never_called(domain, name):
     """It is ONNX Runtime that decides: the standard leaves it open."""
-    body = [helper.make_node("Neg", ["a"], ["b"])]
-    function = helper.make_function(domain, name, ["a"], ["b"], body, [helper.make_opsetid("", 17)])
-    node = helper.make_node(name, ["x"], ["y"], domain=domain)
-    proto = hostile.model([node], functions=[function], imports=[("com.microsoft", 1)], shape=(1, 3, 8, 8))
+    called = f"{domain}.{name}".lstrip(".")
+    functions = [local(f"{name} (a) => (b) {{ b = Neg(a) }}", domain)]
+    proto = model(f"y = {called}(x)", functions=functions, imports=[("com.microsoft", 1)], shape=(1, 3, 8, 8))
     loaded = load(proto)
     assert any(f"'{name}'" in warning and "operator counts" in warning for warning in loaded.warnings)
-    x = np.random.default_rng(0).normal(size=(1, 3, 8, 8)).astype(np.float32)
+    x = hostile.X[:1]
     (wanted,) = onnxruntime.InferenceSession(proto.SerializeToString()).run(None, {"x": x})
     np.testing.assert_array_equal(compile(loaded.model, provider="cpu")({"x": x})["y"], wanted)
 
 
-def test_values_that_nothing_makes_or_two_nodes_make():
-    refused(hostile.model([helper.make_node("Relu", ["nothing"], ["y"])]), "'nothing'")
-    refused(hostile.model([helper.make_node("Relu", ["x"], ["z"])]), "output 'y'")
-    refused(hostile.model(RELU * 2), "'y' twice")
-    refused(hostile.model([helper.make_node("Split", ["x"], ["y", "y"])]), "'y' twice")
-    refused(hostile.model(RELU, [hostile.array("y", 1)]), "'y' twice")
-    twice = hostile.model(RELU, inputs=[hostile.value("x"), hostile.value("x")])
-    refused(twice, "'x'")
-    refused(hostile.model(RELU, [hostile.array("", 1)]), "without a name")
-
-
-def test_a_subgraph_that_hands_an_outer_value_on():
-    branch = helper.make_graph([], "b", [], [hostile.value("x")])
-    node = helper.make_node("If", ["c"], ["y"], then_branch=branch, else_branch=branch)
-    refused(hostile.model([node], [hostile.array("c", True, np.bool_)]), "Identity")
-
-
 def test_a_map_that_is_no_zipmap():
-    proto = hostile.model([helper.make_node("Identity", ["x"], ["y"])])
-    tensor = helper.make_tensor_type_proto(hostile.FLOAT, [])
-    proto.graph.output[0].type.CopyFrom(helper.make_map_type_proto(TensorProto.INT64, tensor))
+    proto = model("y = Identity(x)")
+    tensor = onnx.helper.make_tensor_type_proto(hostile.FLOAT, [])
+    proto.graph.output[0].type.CopyFrom(onnx.helper.make_map_type_proto(TensorProto.INT64, tensor))
     refused(proto, "map")
 
 
 def test_names_in_messages_are_inert():
     evil = "\x1b[31m\u202e../../<script>\0\n"
-    message = refused(hostile.model([helper.make_node("Relu", [evil], ["y"], name=evil)]), "<script>")
+    message = refused(model([onnx.helper.make_node("Relu", [evil], ["y"], name=evil)]), "<script>")
     assert message.isprintable()
-    refused(hostile.model([helper.make_node("R" * 10**6, ["x"], ["y"])]), "RRR")
+
+
+# --- bodies, against what ONNX Runtime says of the same file ------------------------------------
+
+
+def body(inputs, outputs, condition=False):
+    """A body whose values are the outer x, rectified."""
+    given = ["int64 i", "bool on"] * condition + [f"float[] s{place}" for place in range(inputs)]
+    made = ["bool go"] * condition + [f"float[] r{place}" for place in range(outputs)]
+    given, made = (given[:inputs], made[:outputs]) if condition else (given, made)
+    rows = [f"r{place} = Relu(x)" for place in range(max(outputs, 1))] + ["go = Identity(on)"] * condition
+    return f"body ({', '.join(given)}) => ({', '.join(made)}) {{ {' '.join(rows)} }}"
+
+
+def branches(then, other, made):
+    return f"{made} = If<then_branch = {body(0, then)}, else_branch = {body(0, other)}>(c)"
+
+
+def loop(inputs, outputs, made):
+    return f"{made} = Loop<body = {body(inputs, outputs, condition=True)}>(n, c, x)"
+
+
+def scan(inputs, outputs):
+    return f"y0 = Scan<num_scan_inputs = 1, body = {body(inputs, outputs)}>(x)"
+
+
+BODIES = [  # a node, and what is named where its bodies do not fit it
+    (branches(1, 1, "y0"), None), (branches(2, 2, "y0, y1"), None), (scan(1, 1), None),
+    (loop(3, 2, "y0"), None), (loop(3, 3, "y0, y1"), None),
+    (branches(0, 0, "y0"), "then_branch"), (branches(1, 0, "y0"), "else_branch"),
+    (branches(2, 1, "y0"), "then_branch"), (branches(1, 1, "y0, y1"), "branch"),
+    (loop(2, 2, "y0"), "inputs"), (loop(3, 3, "y0"), "outputs"), (loop(3, 1, "y0"), "outputs"),
+    (scan(2, 1), "inputs"), (scan(0, 1), "inputs"), (scan(1, 2), "outputs"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "named"), BODIES)
+def test_bodies_and_their_nodes(text, named):
+    proto = model(text + " z = Relu(x)", [TRUE, ints("n", 2)], outputs=("z",), shape=(1, 3, 8, 8))
+    proto.graph.initializer[1].ClearField("dims")
+    if named is None:
+        hostile.run(proto, hostile.X[:1])
+        load(proto)
+        return
+    with pytest.raises(Exception, match="INVALID_GRAPH|FAIL"):
+        hostile.run(proto, hostile.X[:1])
+    refused(proto, named)
 
 
 # --- tensors ----------------------------------------------------------------------------------
@@ -108,17 +146,14 @@ def test_names_in_messages_are_inert():
 
 def weight(**changes):
     """A model whose weight w has these fields set."""
-    tensor = hostile.array("w", np.zeros(400, np.float32))
+    tensor = array("w", np.zeros(400, np.float32))
     for name, given in changes.items():
-        if name == "dims":
-            tensor.ClearField("dims")
-            tensor.dims.extend(given)
-        elif name.endswith("_data") and name != "raw_data":
-            tensor.ClearField("raw_data")
-            getattr(tensor, name).extend(given)
-        else:
+        if name in ("data_type", "raw_data"):
             setattr(tensor, name, given)
-    return hostile.model([helper.make_node("Add", ["x", "w"], ["y"])], [tensor])
+            continue
+        tensor.ClearField("dims" if name == "dims" else "raw_data")
+        getattr(tensor, name).extend(given)
+    return model(ADD, [tensor])
 
 
 @pytest.mark.parametrize(
@@ -144,42 +179,32 @@ def weight(**changes):
         ({"int64_data": [1] * 400, "data_type": TensorProto.STRING}, ["STRING", "int64_data"]),
         ({"int32_data": [1] * 400, "data_type": TensorProto.INT4}, ["400 entries", "200"]),
         ({"float_data": [1.0] * 400, "data_type": TensorProto.COMPLEX64}, ["400 entries", "800"]),
+        ({"float_data": [1.0] * 400, "raw_data": bytes(1600)}, ["twice"]),
+        ({"float_data": [1.0] * 400, "int32_data": [1]}, ["twice"]),
     ],
 )
 def test_data_that_does_not_fit_type_and_shape(changes, words):
     refused(weight(**changes), "'w'", *words)
 
 
-def test_data_twice_or_in_segments():
-    proto = weight()
-    proto.graph.initializer[0].float_data.extend([1.0] * 400)
-    refused(proto, "twice")
-    proto = weight(float_data=[1.0] * 400)
-    proto.graph.initializer[0].int32_data.append(1)
-    refused(proto, "twice")
-    proto = weight()
-    proto.graph.initializer[0].raw_data = bytes(8)
+def test_data_in_segments():
+    proto = weight(raw_data=bytes(8))
     proto.graph.initializer[0].segment.begin = 1
     refused(proto, "segments")
 
 
 @pytest.mark.parametrize("field", ["Constant", "ConstantOfShape"])
 def test_data_of_constants_is_held_to_the_same(field):
-    tensor = hostile.array("k", np.zeros(1))
-    tensor.raw_data = bytes(3)
-    nodes = [
-        helper.make_node(field, ["s"] if field == "ConstantOfShape" else [], ["k"], value=tensor),
-        helper.make_node("Add", ["x", "k"], ["y"]),
-    ]
-    refused(hostile.model(nodes, [hostile.array("s", [1], np.int64)]), "3 bytes", field)
+    proto = model(f"k = {field}({'s' * (field != 'Constant')}) y = Add(x, k)", [ints("s", 1)])
+    tensor = TensorProto(dims=[1], data_type=1, raw_data=bytes(3))
+    proto.graph.node[0].attribute.append(onnx.helper.make_attribute("value", tensor))
+    refused(proto, "3 bytes", field)
 
 
 def sparse(values, indices, dims):
-    proto = hostile.model([helper.make_node("Add", ["x", "w"], ["y"])])
+    proto = model(ADD)
     proto.graph.sparse_initializer.append(
-        onnx.SparseTensorProto(
-            values=hostile.array("w", values), indices=hostile.array("i", indices, np.int64), dims=dims
-        )
+        onnx.SparseTensorProto(values=array("w", values), indices=array("i", indices, np.int64), dims=dims)
     )
     return proto
 
@@ -201,24 +226,21 @@ def test_sparse_weights_that_make_no_sense(indices, dims, words):
 
 
 def test_sparse_attributes_of_other_nodes():
-    node = helper.make_node("Relu", ["x"], ["y"])
-    attribute = node.attribute.add(name="sparse_value", type=onnx.AttributeProto.SPARSE_TENSOR)
-    attribute.sparse_tensor.CopyFrom(sparse([1.0], [0], [4]).graph.sparse_initializer[0])
-    refused(hostile.model([node]), "sparse_value")
     taken = sparse([1.0], [0], [4])
-    taken.graph.initializer.append(hostile.array("w", 1))
+    proto = model("y = Relu(x)")
+    attribute = proto.graph.node[0].attribute.add(name="sparse_value", type=onnx.AttributeProto.SPARSE_TENSOR)
+    attribute.sparse_tensor.CopyFrom(taken.graph.sparse_initializer[0])
+    refused(proto, "sparse_value")
+    taken.graph.initializer.append(array("w", 1))
     refused(taken, "twice")
 
 
 def test_a_division_that_would_end_the_process():
-    nodes = [
-        helper.make_node("Div", ["a", "b"], ["c"], name="trap"),
-        helper.make_node("Cast", ["c"], ["d"], to=hostile.FLOAT),
-        helper.make_node("Add", ["x", "d"], ["y"]),
-    ]
+    text = "[trap] c = Div(a, b) d = Cast<to = 1>(c) y = Add(x, d)"
     for kind in (np.int32, np.int64):
         least = np.iinfo(kind).min
         for divisor in (-1, [3, -1]):
-            proto = hostile.model(nodes, [hostile.array("a", least, kind), hostile.array("b", divisor, kind)])
-            refused(proto, "'trap'", "end the process")
-        load(hostile.model(nodes, [hostile.array("a", least + 1, kind), hostile.array("b", -1, kind)]))
+            refused(
+                model(text, [array("a", least, kind), array("b", divisor, kind)]), "'trap'", "end the process"
+            )
+        load(model(text, [array("a", least + 1, kind), array("b", -1, kind)]))

@@ -15,28 +15,22 @@ from onnxviz.graph.open import protobuf_scan as wire
 from onnxviz.graph.open.load import load
 from onnxviz.limits import Limits
 from tests.graph import hostile
+from tests.graph.hostile import array, ints, model
 
 
 def varied():
     """A small model with a bit of everything: a subgraph, a function, a loop, constants, sparse weights."""
-    function = hostile.function("f", ["g", "g"])
-    proto = hostile.loop(5, condition="data")
-    proto.functions.extend([function, hostile.function("g", [])])
+    weights = [ints("shape", -1, 4), array("w", np.ones((16, 3, 3, 3)))]
+    proto = hostile.loop(5, condition="data", weights=weights)
+    proto.functions.extend([hostile.function("f", ["g", "g"]), hostile.function("g", [])])
     proto.opset_import.add(domain="local", version=1)
-    proto.graph.node.extend(
-        [
-            helper.make_node("f", ["y"], ["z"], domain="local"),
-            helper.make_node("Constant", [], ["k"], value=hostile.array("", np.ones(300))),
-            helper.make_node("Reshape", ["z", "shape"], ["r"]),
-            helper.make_node("Conv", ["x", "w"], ["c"], pads=[1, 1, 1, 1], auto_pad="NOTSET"),
-        ]
-    )
-    proto.graph.initializer.extend(
-        [hostile.array("shape", [-1, 4], np.int64), hostile.array("w", np.ones((16, 3, 3, 3)))]
-    )
-    proto.graph.sparse_initializer.append(
-        helper.make_sparse_tensor(hostile.array("sp", [1.0]), hostile.array("", [0], np.int64), [2])
-    )
+    text = """
+        z = local.f(y) k = Constant() r = Reshape(z, shape)
+        c = Conv<pads = [1, 1, 1, 1], auto_pad = "NOTSET">(x, w)
+    """
+    proto.graph.node.extend(hostile.nodes(text))
+    proto.graph.node[2].attribute.append(helper.make_attribute("value", array("", np.ones(300))))
+    proto.graph.sparse_initializer.append(helper.make_sparse_tensor(array("sp", [1.0]), ints("", 0), [2]))
     proto.graph.value_info.append(hostile.value("c", (1, 16, 8, 8)))
     return proto.SerializeToString()
 
@@ -119,7 +113,7 @@ def test_any_tensor(dims, kind, raw, floats, ints):
     if raw is not None:
         tensor.raw_data = raw
     content = tensor.SerializeToString() + b"\x10" + bytes([kind])
-    base = hostile.model([helper.make_node("Relu", ["x"], ["y"])]).graph.SerializeToString()
+    base = model("y = Relu(x)").graph.SerializeToString()
     loads(hostile.raw_model(base + hostile.field(5, content)))
 
 
@@ -147,45 +141,36 @@ def test_any_operator_with_any_numbers(data):
         if given_kind is not None:
             attributes[name] = data.draw(given_kind)
     weights = [
-        hostile.array("i", data.draw(st.lists(number, max_size=5)), np.int64),
-        hostile.array("f", data.draw(st.lists(st.floats(width=32), max_size=5))),
-        hostile.array("s", data.draw(number), np.int64),
-        hostile.array("e", np.zeros((0, 3))),
+        array("i", data.draw(st.lists(number, max_size=5)), np.int64),
+        array("f", data.draw(st.lists(st.floats(width=32), max_size=5))),
+        array("s", data.draw(number), np.int64),
+        array("e", np.zeros((0, 3))),
     ]
     count = min(max(schema.min_output, 1), 3)
     outputs = [f"y{place}" for place in range(count)]
     node = helper.make_node(op, inputs, outputs, **attributes)
     shape = data.draw(st.sampled_from([(1, 3, 4, 4), ("N", 3), (), (0,), (2**20,)]))
-    loads(
-        hostile.model(
-            [node], weights, shape=shape, outputs=tuple(outputs), opset=28, ir_version=13
-        ).SerializeToString()
-    )
+    proto = model([node], weights, shape=shape, outputs=tuple(outputs), opset=28, ir_version=13)
+    loads(proto.SerializeToString())
 
 
 # --- the walk over the bytes ------------------------------------------------------------------
 
 
-def put_back(content, parts):
-    """The message of `parts` with its blocks again in place of their tokens."""
-    proto = onnx.ModelProto.FromString(parts.message)
-    for tensor in proto.graph.initializer:
-        index = parts.tokens.index(tensor.raw_data)
-        if index is not None:
-            block = parts.blocks[index]
-            tensor.raw_data = content[block.start : block.start + block.length]
-    return proto
-
-
 def test_cutting_and_putting_back_changes_nothing():
-    rng = np.random.default_rng(0)
     proto = hostile.network()
-    proto.graph.initializer.append(hostile.array("big", rng.normal(size=5000)))
+    proto.graph.initializer.append(array("big", np.random.default_rng(0).normal(size=5000)))
     content = proto.SerializeToString()
     parts = wire.split(content, Limits())
     assert len(parts.blocks) == 2
     assert len(parts.message) < 3000
-    assert put_back(content, parts) == proto
+    again = onnx.ModelProto.FromString(parts.message)
+    for tensor in again.graph.initializer:
+        index = parts.tokens.index(tensor.raw_data)
+        if index is not None:
+            block = parts.blocks[index]
+            tensor.raw_data = content[block.start : block.start + block.length]
+    assert again == proto
     wire.count(content, Limits())
 
 
@@ -194,6 +179,6 @@ def test_what_a_file_holds_is_never_taken_for_a_token():
     content = proto.SerializeToString()
     token = wire.split(content, Limits()).tokens.make(0)
     assert wire.split(content, Limits()).tokens.index(token) is None
-    proto.graph.initializer.append(hostile.array("t", np.frombuffer(token, np.uint8), np.uint8))
+    proto.graph.initializer.append(array("t", np.frombuffer(token, np.uint8), np.uint8))
     loaded = load(proto.SerializeToString())
     assert loaded.model.graph.initializers["t"].const_value.numpy().tobytes() == token

@@ -8,7 +8,6 @@ import time
 import numpy as np
 import onnx
 import pytest
-from onnx import helper
 
 from onnxviz.errors import LimitExceeded
 from onnxviz.graph.open.load import load
@@ -25,8 +24,7 @@ def weights():
 
 
 def products():
-    nodes = [helper.make_node("MatMul", [left, name], [out]) for left, name, out in ("xap", "pbq", "qcy")]
-    return hostile.model(nodes, shape=("N", SIDE))
+    return hostile.model("p = MatMul(x, a) q = MatMul(p, b) y = MatMul(q, c)", shape=("N", SIDE))
 
 
 def external(folder):

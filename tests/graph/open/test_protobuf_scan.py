@@ -1,13 +1,12 @@
 """Text that is no UTF-8, in every field of text: refused when the file is opened, naming the field."""
 
-import numpy as np
 import onnx
 import pytest
 from google.protobuf.descriptor import FieldDescriptor
 from onnx import helper
 
 from onnxviz.errors import ModelRejected
-from onnxviz.graph.open import protobuf_scan as text
+from onnxviz.graph.open import protobuf_scan as scan
 from onnxviz.graph.open.load import load
 from tests.graph import hostile
 
@@ -17,33 +16,19 @@ UNREAD = {"TrainingInfoProto"}
 
 
 def fields():
-    """(message, field) for every text of the format that can be reached without training."""
-    found, waiting, seen = [], [onnx.ModelProto.DESCRIPTOR], set()
-    while waiting:
-        message = waiting.pop()
-        if message.full_name in seen or message.name in UNREAD:
-            continue
-        seen.add(message.full_name)
-        for field in message.fields:
-            if field.type == FieldDescriptor.TYPE_STRING or field.name in ("s", "strings"):
-                found.append((message.full_name, field.name))
-            elif field.message_type is not None:
-                waiting.append(field.message_type)
-    return sorted(found)
-
-
-def paths():
-    """The shortest path of fields from the model to each message."""
-    found = {onnx.ModelProto.DESCRIPTOR.full_name: ()}
-    waiting = [onnx.ModelProto.DESCRIPTOR]
+    """(path, field) of every text of the format that can be reached without training, by the shortest way."""
+    found, paths, waiting = [], {onnx.ModelProto.DESCRIPTOR.full_name: ()}, [onnx.ModelProto.DESCRIPTOR]
     while waiting:
         message = waiting.pop(0)
+        path = paths[message.full_name]
         for field in message.fields:
             below = field.message_type
-            if below is not None and below.full_name not in found and below.name not in UNREAD:
-                found[below.full_name] = (*found[message.full_name], field.name)
+            if field.type == FieldDescriptor.TYPE_STRING or field.name in ("s", "strings"):
+                found.append((path, field.name))
+            elif below is not None and below.full_name not in paths and below.name not in UNREAD:
+                paths[below.full_name] = (*path, field.name)
                 waiting.append(below)
-    return found
+    return sorted(found)
 
 
 def with_text(path, name):
@@ -54,9 +39,8 @@ def with_text(path, name):
         held = getattr(message, step)
         message = held.add() if hasattr(held, "add") else held
     held = getattr(message, name)
-    value = (
-        GOOD if message.DESCRIPTOR.fields_by_name[name].type == FieldDescriptor.TYPE_BYTES else GOOD.decode()
-    )
+    of_bytes = message.DESCRIPTOR.fields_by_name[name].type == FieldDescriptor.TYPE_BYTES
+    value = GOOD if of_bytes else GOOD.decode()
     if hasattr(held, "append"):
         held.append(value)
     else:
@@ -66,14 +50,13 @@ def with_text(path, name):
     return content, content.replace(GOOD, BAD)
 
 
-PATHS = paths()
-CASES = [(PATHS[message], name) for message, name in fields()]
+CASES = fields()
 
 
 @pytest.mark.parametrize(("path", "name"), CASES, ids=[".".join((*p, n)) for p, n in CASES])
 def test_every_field_of_text(path, name):
     good, bad = with_text(path, name)
-    assert text.is_clean(good)
+    assert scan.is_clean(good)
     with pytest.raises(ModelRejected, match="is no UTF-8") as caught:
         load(bad)
     said = str(caught.value)
@@ -93,14 +76,11 @@ def test_the_fields_are_all_there():
 def test_bytes_that_are_no_text_stay():
     # The numbers of weights and the elements of a tensor of text may be any bytes.
     model = hostile.network()
-    node = helper.make_node(
-        "Constant", [], ["t"], value=helper.make_tensor("t", onnx.TensorProto.STRING, [1], [BAD])
-    )
-    model.graph.node.append(node)
-    model.graph.node.append(
-        helper.make_node("Constant", [], ["k"], value=hostile.array("k", np.frombuffer(BAD, np.uint8)))
-    )
-    assert text.is_clean(model.SerializeToString())
+    model.graph.node.extend(hostile.nodes("t = Constant() k = Constant()"))
+    text = helper.make_tensor("t", onnx.TensorProto.STRING, [1], [BAD])
+    for node, tensor in zip(model.graph.node[-2:], (text, hostile.array("k", list(BAD))), strict=True):
+        node.attribute.append(helper.make_attribute("value", tensor))
+    assert scan.is_clean(model.SerializeToString())
     load(model)
 
 

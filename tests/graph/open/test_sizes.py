@@ -9,7 +9,7 @@ from collections import Counter
 import numpy as np
 import onnx
 import pytest
-from onnx import helper
+from onnx import helper, numpy_helper
 
 from onnxviz.errors import LimitExceeded, ModelRejected
 from onnxviz.graph.open import known as inference
@@ -17,7 +17,7 @@ from onnxviz.graph.open import sizes, structure
 from onnxviz.graph.open.known import Known, constant
 from onnxviz.graph.open.load import load
 from onnxviz.limits import Limits
-from tests.graph import hostile
+from tests.graph.hostile import array, choice, ints, local, model, refused
 
 # Operators of the case collection that no model may use.
 REFUSED = ("FlexAttention", "Adagrad", "Adam", "Momentum", "Gradient")
@@ -45,8 +45,8 @@ def test_every_operator_of_onnx_loads(cases):
 def lookup(tensor):
     if tensor.data_type == onnx.TensorProto.STRING:
         return None
-    array = onnx.numpy_helper.to_array(tensor)
-    return array if array.size <= 1024 and array.dtype.kind in "iufb" else None
+    elements = numpy_helper.to_array(tensor)
+    return elements if elements.size <= 1024 and elements.dtype.kind in "iufb" else None
 
 
 @pytest.mark.parametrize("known", ["shapes", "values"])
@@ -58,11 +58,11 @@ def test_what_is_certain_is_true(cases, known):
         found = structure.check(case.model, Limits())
         inputs, outputs = case.data_sets[0]
         scope = {}
-        for value, array in zip(case.model.graph.input, inputs, strict=False):
-            if isinstance(array, np.ndarray) and value.type.HasField("tensor_type"):
-                certain = known == "values" and array.dtype.kind in "iufb"
+        for value, fed in zip(case.model.graph.input, inputs, strict=False):
+            if isinstance(fed, np.ndarray) and value.type.HasField("tensor_type"):
+                certain = known == "values" and fed.dtype.kind in "iufb"
                 dtype = value.type.tensor_type.elem_type
-                scope[value.name] = constant(array, dtype) if certain else Known(array.shape, dtype=dtype)
+                scope[value.name] = constant(fed, dtype) if certain else Known(fed.shape, dtype=dtype)
         run = sizes._Pass(found, lookup, 0, Limits())
         results, _ = run.graph(case.model.graph, sizes._Scope(scope, None), found.opsets, {})
         for result, expected in zip(results, outputs, strict=True):
@@ -82,68 +82,46 @@ def test_what_is_certain_is_true(cases, known):
 # --- what is told on the way ----------------------------------------------------------------------
 
 
-def added(*nodes, functions=(), weights=()):
-    return hostile.model(list(nodes), list(weights), imports=[("local", 1)], functions=list(functions))
-
-
-MISFIT = [
-    hostile.array("two", np.zeros((1, 2, 1, 1))),
-    hostile.array("five", np.zeros((1, 5, 1, 1))),
-]
+MISFIT = [array("two", np.zeros((1, 2, 1, 1))), array("five", np.zeros((1, 5, 1, 1)))]
 
 
 def test_a_function_that_contradicts_itself_is_named_by_its_node():
-    body = helper.make_node("Add", ["a", "b"], ["c"], name="inner")
-    function = helper.make_function("local", "f", ["a", "b"], ["c"], [body], [helper.make_opsetid("", 17)])
-    call = helper.make_node("f", ["two", "five"], ["y"], domain="local")
-    with pytest.raises(
-        ModelRejected, match="'Add' node 'inner' does not fit its inputs: Incompatible dimensions"
-    ):
-        load(added(call, functions=[function], weights=MISFIT))
+    function = local("f (a, b) => (c) { [inner] c = Add(a, b) }")
+    proto = model("y = local.f(two, five)", MISFIT, functions=[function])
+    refused(proto, "'Add' node 'inner' does not fit its inputs: Incompatible dimensions")
 
 
 @pytest.mark.parametrize("taken", [True, False])
 def test_only_a_branch_that_may_run_is_refused(taken):
     """Exporters leave `If` with a condition that is constant, whose other branch fits another rank."""
-    bad = helper.make_graph(
-        [helper.make_node("Add", ["two", "five"], ["b"])], "bad", [], [hostile.value("b")]
-    )
-    good = helper.make_graph([helper.make_node("Relu", ["two"], ["g"])], "good", [], [hostile.value("g")])
-    node = helper.make_node("If", ["c"], ["y"], then_branch=bad, else_branch=good)
-    proto = added(node, weights=[*MISFIT, hostile.array("c", taken, np.bool_)])
+    text = choice("b = Add(two, five)", "b = Relu(two)")
+    proto = model(text, [*MISFIT, array("c", taken, np.bool_)])
     if taken:
-        with pytest.raises(ModelRejected, match="does not fit its inputs"):
-            load(proto)
+        refused(proto, "does not fit its inputs")
     else:
         load(proto)
 
 
-def test_lengths_that_are_known_in_part_go_on_through_reshape():
+@pytest.mark.parametrize("rows", [64, 128])
+def test_lengths_that_are_known_in_part_go_on_through_reshape(rows):
     """(N, 8, 4, 4) → (N, 128) by Shape, Gather and Concat, which no matrix of 64 rows takes, whatever N is."""
-    nodes = [
-        helper.make_node("Shape", ["x"], ["s"]),
-        helper.make_node("Gather", ["s", "first"], ["n"]),
-        helper.make_node("Concat", ["n", "rest"], ["wanted"], axis=0),
-        helper.make_node("Reshape", ["x", "wanted"], ["flat"]),
-        helper.make_node("MatMul", ["flat", "w"], ["y"], name="product"),
-    ]
-    weights = [hostile.array("first", [0], np.int64), hostile.array("rest", [128], np.int64)]
-    for rows in (64, 128):
-        proto = hostile.model(
-            nodes, [*weights, hostile.array("w", np.zeros((rows, 2)))], shape=("N", 8, 4, 4)
-        )
-        if rows == 128:
-            load(proto)
-        else:
-            with pytest.raises(ModelRejected, match="'product' does not fit its inputs"):
-                load(proto)
+    text = """
+        s = Shape(x) n = Gather(s, first) wanted = Concat<axis = 0>(n, rest) flat = Reshape(x, wanted)
+        [product] y = MatMul(flat, w)
+    """
+    weights = [ints("first", 0), ints("rest", 128), array("w", np.zeros((rows, 2)))]
+    proto = model(text, weights, shape=("N", 8, 4, 4))
+    if rows == 128:
+        load(proto)
+    else:
+        refused(proto, "'product' does not fit its inputs")
 
 
 def test_operators_of_onnx_runtime_are_asked_as_their_standard_ones():
-    weights = [hostile.array("a", np.zeros((70_000, 1))), hostile.array("b", np.zeros((70_000, 1)))]
-    node = helper.make_node("FusedMatMul", ["a", "b"], ["y"], domain="com.microsoft", name="bomb", transB=1)
+    weights = [array(name, np.zeros((70_000, 1))) for name in "ab"]
+    text = "[bomb] y = com.microsoft.FusedMatMul<transB = 1>(a, b)"
     with pytest.raises(LimitExceeded, match="'bomb' makes 4900000000 elements"):
-        load(hostile.model([node], weights, imports=[("com.microsoft", 1)]))
+        load(model(text, weights, imports=[("com.microsoft", 1)]))
 
 
 def test_an_onnx_without_the_shortcut_is_asked_by_its_public_function(monkeypatch):
@@ -171,12 +149,6 @@ def test_an_onnx_without_the_shortcut_is_asked_by_its_public_function(monkeypatc
 
 def test_the_lengths_of_an_expand_may_lie_in_any_rank():
     """The standard wants a vector; ONNX Runtime reads the numbers as they come (seed 643388)."""
-    proto = hostile.model(
-        [helper.make_node("Expand", ["x", "lengths"], ["y"])],
-        [hostile.array("lengths", [[2], [3], [8], [8]], np.int64)],
-        shape=(1, 3, 8, 8),
-    )
-    load(proto)
+    load(model("y = Expand(x, w)", [array("w", [[2], [3], [8], [8]], np.int64)], shape=(1, 3, 8, 8)))
     with pytest.raises(LimitExceeded, match="elements"):
-        proto.graph.initializer[0].CopyFrom(hostile.array("lengths", [[2**31], [3], [8], [8]], np.int64))
-        load(proto)
+        load(model("y = Expand(x, w)", [array("w", [[2**31], [3], [8], [8]], np.int64)], shape=(1, 3, 8, 8)))
