@@ -41,30 +41,26 @@ def pictures() -> list[np.ndarray]:
 
 DULL, LOUD = pictures()
 
+
+def attributed(technique, method: str, **options):
+    """What a method of attribution finds, as below."""
+    return lambda net, images, batch: (
+        technique(net, images, method=method, target=1, batch=batch, **options)[0].values
+    )
+
+
 # For one picture of several: what a technique finds for DULL, given this list and this batch.
 MANY = {
     "probabilities": lambda net, images, batch: net.probabilities(net.prepare(images), batch=batch)[0],
     "activations": lambda net, images, batch: net.activations(images, ["logits"], batch=batch)["logits"][0],
-    "saliency": lambda net, images, batch: onnxviz.saliency(net, images, target=1, batch=batch)[0].values,
-    "smoothgrad": lambda net, images, batch: onnxviz.saliency(
-        net, images, method="smoothgrad", target=1, samples=5, batch=batch
-    )[0].values,
-    "vargrad": lambda net, images, batch: onnxviz.saliency(
-        net, images, method="vargrad", target=1, samples=5, batch=batch
-    )[0].values,
-    "expected-gradients": lambda net, images, batch: onnxviz.saliency(
-        net, images, method="expected-gradients", target=1, samples=5, batch=batch
-    )[0].values,
-    "integrated-gradients": lambda net, images, batch: onnxviz.saliency(
-        net, images, method="integrated-gradients", target=1, steps=5, batch=batch
-    )[0].values,
-    "full-gradient": lambda net, images, batch: onnxviz.saliency(
-        net, images, method="full-gradient", target=1, batch=batch
-    )[0].values,
-    "grad-cam": lambda net, images, batch: onnxviz.cam(net, images, target=1, batch=batch)[0].values,
-    "score-cam": lambda net, images, batch: onnxviz.cam(
-        net, images, target=1, method="score-cam", batch=batch
-    )[0].values,
+    "saliency": attributed(onnxviz.saliency, "saliency"),
+    "smoothgrad": attributed(onnxviz.saliency, "smoothgrad", samples=5),
+    "vargrad": attributed(onnxviz.saliency, "vargrad", samples=5),
+    "expected-gradients": attributed(onnxviz.saliency, "expected-gradients", samples=5),
+    "integrated-gradients": attributed(onnxviz.saliency, "integrated-gradients", steps=5),
+    "full-gradient": attributed(onnxviz.saliency, "full-gradient"),
+    "grad-cam": attributed(onnxviz.cam, "grad-cam"),
+    "score-cam": attributed(onnxviz.cam, "score-cam"),
     "embed": lambda net, images, batch: onnxviz.embed(net, images, batch=batch).values[0],
     "fool": lambda net, images, batch: onnxviz.fool(net, images, method="pgd", target=1, steps=3, seed=5).values[0],
 }  # fmt: skip

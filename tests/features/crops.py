@@ -31,3 +31,9 @@ def write(folder: Path, each: int = 6, edge: int = 160) -> list[Path]:
 def photo_of(file: str) -> str:
     """The photo that a crop is of."""
     return Path(file).name.split("-")[0]
+
+
+def noise(count: int = 6, edge: int = 32) -> list[np.ndarray]:
+    """Pictures that nothing else is like, (edge, edge, 3) uint8."""
+    random = np.random.default_rng(0)
+    return [random.integers(0, 256, (edge, edge, 3), dtype=np.uint8) for _ in range(count)]

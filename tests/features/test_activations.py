@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from onnx import TensorProto, helper
+from networks import Maker
 
 import onnxviz
 from onnxviz.errors import UsageError
@@ -59,20 +59,13 @@ def test_several_images_give_one_result_each(net, cat):
 
 
 def test_channels_come_first_whatever_the_networks_layout():
-    nodes = [
-        helper.make_node("Relu", ["x"], ["last"]),
-        helper.make_node("Transpose", ["last"], ["first"], perm=[0, 3, 1, 2]),
-    ]
-    graph = helper.make_graph(
-        nodes,
-        "g",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 6, 8, 3])],
-        [helper.make_tensor_value_info("first", TensorProto.FLOAT, ["N", 3, 6, 8])],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    m = Maker()
+    last = m("Relu", "image")
+    first = m("Transpose", last, perm=[0, 3, 1, 2])
+    model = m.model({"image": ("N", 6, 8, 3)}, {first: ("N", 3, 6, 8)})
     net = onnxviz.load(model, preprocess="unit", provider="cpu")
     assert [layer.channels_last for layer in net.layers] == [True, False]
     image = np.random.default_rng(0).integers(0, 256, (6, 8, 3), dtype=np.uint8)
-    last, first = (onnxviz.activations(net, image, name).values for name in ("last", "first"))
-    assert last.shape == (3, 6, 8)
-    np.testing.assert_array_equal(last, first)
+    found = [onnxviz.activations(net, image, name).values for name in (last, first)]
+    assert found[0].shape == (3, 6, 8)
+    np.testing.assert_array_equal(*found)

@@ -31,9 +31,12 @@ def test_value_and_gradient_agree_with_a_small_step(net, cat):
     vg = net.value_and_gradient(onnxviz.objectives.logit(285))
     x = net.prepare(cat)
     value, gradient = vg(x)
-    assert value.shape == (1,)
-    assert gradient.shape == x.shape
-    assert {value.dtype, gradient.dtype} == {np.dtype(np.float32)}
+    assert (value.shape, gradient.shape, value.dtype, gradient.dtype) == (
+        (1,),
+        x.shape,
+        np.float32,
+        np.float32,
+    )
     np.testing.assert_allclose(value[0], net.run(x, ["logits"])["logits"][0, 285], rtol=1e-4)
     step = 1e-3 * gradient / np.linalg.norm(gradient)
     up, down = vg(x + step)[0][0], vg(x - step)[0][0]
@@ -46,11 +49,12 @@ def test_the_command_writes_a_model(tmp_path):
     onnx.checker.check_model(onnx.load(out), full_check=True)
 
 
-def test_wrong_names_are_typed_errors():
-    with pytest.raises(UnknownLayer):
-        onnxviz.gradient_model("efficientnet-lite0", of="logit")
-    with pytest.raises(UsageError):
-        onnxviz.gradient_model("efficientnet-lite0", rules="magic")
+@pytest.mark.parametrize(
+    ("options", "error"), [({"of": "logit"}, UnknownLayer), ({"rules": "magic"}, UsageError)]
+)
+def test_wrong_names_are_typed_errors(options, error):
+    with pytest.raises(error):
+        onnxviz.gradient_model("efficientnet-lite0", **options)
 
 
 def test_inspect_tells_which_operators_have_rules(net):

@@ -6,7 +6,6 @@ import shutil
 
 import numpy as np
 import pytest
-from networks import tiny_cnn
 from PIL import Image
 
 import onnxviz
@@ -15,43 +14,22 @@ from onnxviz.features.embed import embed
 from onnxviz.features.neighbours import nearest, neighbours, number, spread
 from onnxviz.progress import Interrupted
 from tests.features import crops
-
-
-@pytest.fixture(scope="module")
-def files(tmp_path_factory):
-    return crops.write(tmp_path_factory.mktemp("crops"))
-
-
-@pytest.fixture(scope="module")
-def embedding(net, files):
-    return embed(net, files)
-
-
-@pytest.fixture(scope="module")
-def tiny():
-    return onnxviz.load(tiny_cnn(), preprocess="unit", provider="cpu")
-
-
-def images(count=6, edge=32):
-    random = np.random.default_rng(0)
-    return [random.integers(0, 256, (edge, edge, 3), dtype=np.uint8) for _ in range(count)]
+from tests.features.crops import noise
 
 
 @pytest.mark.parametrize("metric", ["l2", "cosine"])
 def test_crops_of_one_photo_find_each_other(net, embedding, metric):
     found = neighbours(net, embedding, queries=8, k=5, metric=metric)
-    assert found.values.shape == (8, 5)
-    assert found.values.dtype == np.float32
+    assert (found.values.shape, found.values.dtype) == ((8, 5), np.float32)
     assert np.all(np.diff(found.values, axis=1) >= 0)
-    hits = [
-        crops.photo_of(one["file"]) == crops.photo_of(row["query"])
-        for row in found.rows
-        for one in row["neighbours"]
-    ]
-    assert np.mean(hits) > 0.9
-    assert all(row["query"] not in [one["file"] for one in row["neighbours"]] for row in found.rows)
+    pairs = [(row["query"], one["file"]) for row in found.rows for one in row["neighbours"]]
+    assert np.mean([crops.photo_of(query) == crops.photo_of(file) for query, file in pairs]) > 0.9
+    assert all(query != file for query, file in pairs)
     # All four photos are among the eight queries: they are drawn to differ.
     assert {crops.photo_of(row["query"]) for row in found.rows} == set(crops.NAMES)
+    assert found.manifest["rows"] == found.rows
+    parameters = {"k": 5, "metric": metric, "layer": embedding.layer, "seed": 0}
+    assert (found.manifest["parameters"], found.manifest["figures"]["queries"]) == (parameters, 8)
 
 
 def test_distances_are_those_of_the_features(net, embedding, files):
@@ -64,14 +42,11 @@ def test_distances_are_those_of_the_features(net, embedding, files):
 
 def test_a_query_from_outside_may_find_anything(net, embedding, files, tmp_path, cat):
     shutil.copy(files[3], tmp_path / "copy.png")
-    found = neighbours(net, embedding, queries=[tmp_path / "copy.png", cat], k=2)
-    row, other = found.rows
+    row, other = neighbours(net, embedding, queries=[tmp_path / "copy.png", cat], k=2).rows
     # The copy's original cannot be told from it: left out, and counted.
     assert str(files[3]) not in [one["file"] for one in row["neighbours"]]
-    assert row["copies"] == 1
-    assert other["copies"] == 0
+    assert (row["copies"], other["copies"], other["query"]) == (1, 0, "image 1")
     assert crops.photo_of(other["neighbours"][0]["file"]) == "chelsea"
-    assert other["query"] == "image 1"
 
 
 def test_embedding_afresh_or_from_a_file_is_the_same(net, embedding, files, tmp_path):
@@ -84,18 +59,17 @@ def test_embedding_afresh_or_from_a_file_is_the_same(net, embedding, files, tmp_
 
 
 def test_few_pictures(tiny):
-    two = neighbours(tiny, images(2), k=5)
+    two = neighbours(tiny, noise(2), k=5)
     assert two.index.tolist() == [[1, -1, -1, -1, -1], [0, -1, -1, -1, -1]]
     assert [len(row["neighbours"]) for row in two.rows] == [1, 1]
     assert two.picture().mode == "RGB"
     with pytest.raises(UsageError, match="at least two"):
-        neighbours(tiny, images(1))
-    alone = neighbours(tiny, images(1), queries=images(3)[1:], k=1)
-    assert alone.index.tolist() == [[0], [0]]
+        neighbours(tiny, noise(1))
+    assert neighbours(tiny, noise(1), queries=noise(3)[1:], k=1).index.tolist() == [[0], [0]]
 
 
 def test_a_set_of_copies_has_no_neighbours_and_says_so(tiny):
-    found = neighbours(tiny, images(1) * 5, queries=2)
+    found = neighbours(tiny, noise(1) * 5, queries=2)
     assert np.isnan(found.values).all()
     assert found.copies.tolist() == [4, 4]
     assert all(row["neighbours"] == [] for row in found.rows)
@@ -103,7 +77,7 @@ def test_a_set_of_copies_has_no_neighbours_and_says_so(tiny):
 
 
 def test_features_that_are_not_finite_are_left_out(tiny):
-    given = embed(tiny, images())
+    given = embed(tiny, noise())
     given.values[2] = np.nan
     found = neighbours(tiny, given, queries=10, k=10)
     assert 2 not in found.index
@@ -115,45 +89,37 @@ def test_features_that_are_not_finite_are_left_out(tiny):
 
 
 def test_a_replaced_file_is_never_shown(tiny, tmp_path):
-    paths = []
-    for number_, image in enumerate(images(3)):
-        paths.append(tmp_path / f"{number_}.png")
-        Image.fromarray(image).save(paths[-1])
+    paths = [tmp_path / f"{place}.png" for place in range(3)]
+    for path, image in zip(paths, noise(3), strict=True):
+        Image.fromarray(image).save(path)
     given = embed(tiny, paths)
     Image.fromarray(np.full((32, 32, 3), 255, np.uint8)).save(paths[1])
     paths[2].unlink()
     found = neighbours(tiny, given, queries=3, k=2)
     assert found.manifest["figures"]["not_redrawn"] == 4  # each as a query and as a neighbour
-    shown = {place for place, tile in found.tiles.items() if tile is not None}
-    assert shown == {("set", 0), ("query", 0)}
+    assert {place for place, tile in found.tiles.items() if tile is not None} == {("set", 0), ("query", 0)}
     assert found.picture().mode == "RGB"
 
 
 def test_the_seed_draws_the_queries(tiny):
-    given = embed(tiny, images(30))
+    given = embed(tiny, noise(30))
     drawn = [neighbours(tiny, given, queries=4, seed=seed).queries.files for seed in (1, 1, 2, 3)]
     assert drawn[0] == drawn[1]
     assert drawn[0] != drawn[2] or drawn[0] != drawn[3]
 
 
-def test_the_manifest_lists_every_row(net, embedding):
-    found = neighbours(net, embedding, queries=2, k=3)
-    assert found.manifest["rows"] == found.rows
-    assert found.manifest["parameters"] == {"k": 3, "metric": "l2", "layer": embedding.layer, "seed": 0}
-    assert found.manifest["figures"]["queries"] == 2
-
-
-def test_wrong_choices_are_told_before_any_work(tiny, monkeypatch):
-    def never(*given, **options):
-        raise AssertionError("images were read")
-
-    monkeypatch.setattr("onnxviz.features.neighbours.embed", never)
-    with pytest.raises(UsageError, match="metric"):
-        neighbours(tiny, images(), metric="l1")
-    with pytest.raises(UsageError, match="k must be"):
-        neighbours(tiny, images(), k=0)
-    with pytest.raises(UsageError, match="number of queries"):
-        neighbours(tiny, images(), queries=0)
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"metric": "cosin"}, "did you mean 'cosine'"),
+        ({"k": 0}, "k must be"),
+        ({"queries": 0}, "number of queries"),
+    ],
+)
+def test_wrong_choices_are_told_before_any_work(tiny, monkeypatch, options, words):
+    monkeypatch.setattr("onnxviz.features.neighbours.embed", None)
+    with pytest.raises(UsageError, match=words):
+        neighbours(tiny, noise(), **options)
 
 
 def test_an_embedding_of_something_else_is_refused(tiny, net, embedding):
@@ -163,16 +129,13 @@ def test_an_embedding_of_something_else_is_refused(tiny, net, embedding):
         neighbours(net, embedding, layer="stem")
 
 
-def test_an_interruption_brings_the_features_so_far(tiny, monkeypatch):
-    real = onnxviz.features.embed.stream
+def test_an_interruption_brings_the_features_so_far(tiny):
+    def stop(done, total, what):
+        if done == 2:
+            raise KeyboardInterrupt
 
-    def stopped(*given, **options):
-        yield next(iter(real(*given, **options)))
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("onnxviz.features.embed.stream", stopped)
     with pytest.raises(Interrupted) as caught:
-        neighbours(tiny, images(), batch=2)
+        neighbours(tiny, noise(), batch=2, progress=stop)
     assert len(caught.value.partial) == 2
 
 
@@ -239,18 +202,12 @@ def test_copies_are_left_out_and_counted_however_many(features):
     np.testing.assert_array_equal(found.index[0], np.argsort(expected)[:5])
 
 
-def test_a_picture_that_differs_a_little_is_no_copy(features):
-    features[7] = features[3] * np.float32(1.001)
-    found = nearest(features, features[[3]], 1, own=np.array([3]))
-    assert found.index[0, 0] == 7
-    assert found.copies[0] == 0
-
-
-def test_the_same_direction_is_no_copy(features):
-    features[7] = features[3] * 2
-    found = nearest(features, features[[3]], 1, "cosine", own=np.array([3]))
-    assert found.index[0, 0] == 7
-    assert found.distance[0, 0] == pytest.approx(0, abs=1e-6)
+@pytest.mark.parametrize(("factor", "metric"), [(np.float32(1.001), "l2"), (2, "cosine")])
+def test_a_picture_that_differs_a_little_or_in_length_is_no_copy(features, factor, metric):
+    features[7] = features[3] * factor
+    found = nearest(features, features[[3]], 1, metric, own=np.array([3]))
+    assert (found.index[0, 0], found.copies[0]) == (7, 0)
+    assert metric == "l2" or found.distance[0, 0] == pytest.approx(0, abs=1e-6)
 
 
 def test_zeros_are_like_nothing_and_break_nothing():
@@ -268,13 +225,6 @@ def test_ties_come_in_the_order_of_the_set():
     )
 
 
-def test_wrong_choices_are_told(features):
-    with pytest.raises(UsageError, match="did you mean 'cosine'"):
-        nearest(features, features[:1], 3, "cosin")
-    with pytest.raises(UsageError, match="k must be"):
-        nearest(features, features[:1], 0)
-
-
 def test_drawn_rows_differ_and_the_seed_decides():
     groups = np.repeat(np.eye(5, dtype=np.float32) * 100, 30, axis=0)
     groups += np.random.default_rng(0).normal(size=groups.shape).astype(np.float32)
@@ -286,5 +236,5 @@ def test_drawn_rows_differ_and_the_seed_decides():
 
 def test_drawing_from_copies_and_from_few():
     np.testing.assert_array_equal(spread(np.ones((3, 2), np.float32), 8), [0, 1, 2])
-    assert len(set(spread(np.ones((9, 2), np.float32), 4).tolist())) == 4
-    assert len(set(spread(np.full((9, 2), 1e30, np.float32), 4).tolist())) == 4
+    for value in (1, 1e30):
+        assert len(set(spread(np.full((9, 2), value, np.float32), 4).tolist())) == 4

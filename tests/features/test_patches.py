@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import onnx
 import pytest
@@ -55,59 +57,50 @@ def test_it_is_what_whole_feature_maps_give(form, layer):
 
 
 def test_channels_last_layers_are_read_by_channel():
-    net, images = load(), photos()
-    turned, plain = (patches(net, images, layer, top=3) for layer in ("turned", "pooled"))
-    np.testing.assert_array_equal(turned.scores, plain.scores)
-    np.testing.assert_array_equal(turned.positions, plain.positions)
-    np.testing.assert_array_equal(turned.boxes, plain.boxes)
-
-
-def test_pooled_features_with_channels_last():
     model = onnx.load_from_string(network())
     model.graph.node.append(helper.make_node("Transpose", ["mean"], ["last"], perm=[0, 2, 3, 1]))
     model.graph.output.append(helper.make_tensor_value_info("last", TensorProto.FLOAT, ["N", 1, 1, 4]))
     net = onnxviz.load(model, preprocess="raw", provider="cpu")
-    images = photos()
-    np.testing.assert_array_equal(patches(net, images, "last").scores, patches(net, images, "end").scores)
+    turned, plain, last, end = (patches(net, photos(), one) for one in ("turned", "pooled", "last", "end"))
+    for name in ("scores", "positions", "boxes"):
+        np.testing.assert_array_equal(getattr(turned, name), getattr(plain, name))
+    np.testing.assert_array_equal(last.scores, end.scores)
 
 
 def test_the_box_is_all_that_the_unit_sees():
     """Whatever happens outside the box does not reach the unit; every pixel inside does."""
     net, images = load(), photos()
-    result = patches(net, images, "pooled", top=2)
-    y, x = result.positions[1, 0]
-    picture = images[result.index[1, 0]].astype(np.float32)
-    top, left, bottom, right = np.clip(result.boxes[1, 0], 0, SIDE)
 
-    def unit(changed):
-        tensor = np.ascontiguousarray(changed.transpose(2, 0, 1)[None])
-        return net.run(tensor, ["pooled"])["pooled"][0, 1, y, x]
+    def best(layer: str, channel: int):
+        """The unit that answers most in any image, as a function of a picture, and its box."""
+        result = patches(net, images, layer, top=2)
+        y, x = result.positions[channel, 0]
 
-    outside = picture[..., 0].copy() * 0 + 255
-    hidden = np.repeat(outside[..., None], 3, axis=2)
+        def unit(picture):
+            tensor = np.ascontiguousarray(picture.astype(np.float32).transpose(2, 0, 1)[None])
+            return net.run(tensor, [layer])[layer][0, channel, y, x]
+
+        return unit, np.clip(result.boxes[channel, 0], 0, SIDE), result
+
+    unit, (top, left, bottom, right), result = best("pooled", 1)
+    picture = images[result.index[1, 0]]
+    hidden = np.full_like(picture, 255)
     hidden[top:bottom, left:right] = picture[top:bottom, left:right]
     assert unit(hidden) == unit(picture) == result.scores[1, 0]
+    unit, (top, left, bottom, right), _ = best("maps", 0)
     linear = photos(1)[0].astype(np.float32)  # `maps` is linear: there every pixel counts
-    maps = patches(net, images, "maps", top=1)
-    y, x = maps.positions[0, 0]
-    top, left, bottom, right = np.clip(maps.boxes[0, 0], 0, SIDE)
-    base = net.run(np.ascontiguousarray(linear.transpose(2, 0, 1)[None]), ["maps"])["maps"][0, 0, y, x]
-    for row, column in ((top, left), (top, right - 1), (bottom - 1, left), (bottom - 1, right - 1)):
+    for row, column in itertools.product((top, bottom - 1), (left, right - 1)):
         moved = linear.copy()
         moved[row, column] += 50
-        now = net.run(np.ascontiguousarray(moved.transpose(2, 0, 1)[None]), ["maps"])["maps"][0, 0, y, x]
-        assert now != base
+        assert unit(moved) != unit(linear)
 
 
 def test_boxes_are_those_of_the_layer():
     net = load()
-    result = patches(net, photos(), "pooled", top=3)
-    layer = net.layer("pooled")
-    for row in range(4):
-        for rank in range(3):
-            assert tuple(result.boxes[row, rank]) == field(layer, *result.positions[row, rank].tolist())
-    whole = patches(net, photos(), "end", top=1)
-    assert (whole.boxes == [0, 0, SIDE, SIDE]).all()
+    result, layer = patches(net, photos(), "pooled", top=3), net.layer("pooled")
+    for place in np.ndindex(4, 3):
+        assert tuple(result.boxes[place]) == field(layer, *result.positions[place].tolist())
+    assert (patches(net, photos(), "end", top=1).boxes == [0, 0, SIDE, SIDE]).all()
 
 
 def test_a_cut_layer_ranks_what_ties_by_what_was_before_the_cut():
@@ -122,22 +115,23 @@ def test_a_cut_layer_ranks_what_ties_by_what_was_before_the_cut():
     np.testing.assert_allclose(result.layers[0].unclipped, scores, rtol=1e-5)
 
 
-def test_channels_and_layers_in_one_pass(monkeypatch):
+def test_channels_and_layers_in_one_pass():
     net, images = load(), photos()
-    alone = {name: patches(net, images, name, top=2) for name in ("maps", "end")}
     both = patches(net, images, ["maps", "end", "maps"], channel=[3, 1], top=2)
     assert [one.name for one in both.layers] == ["maps", "end"]
-    for name, one in alone.items():
-        np.testing.assert_array_equal(both[name].scores, one.scores[[3, 1]])
-        np.testing.assert_array_equal(both[name].index, one.index[[3, 1]])
+    for name in ("maps", "end"):
+        alone = patches(net, images, name, top=2)
+        np.testing.assert_array_equal(both[name].scores, alone.scores[[3, 1]])
+        np.testing.assert_array_equal(both[name].index, alone.index[[3, 1]])
         assert both[name].channels.tolist() == [3, 1]
     assert both.values.shape == (4, 2)
-    with pytest.raises(UsageError, match="several layers"):
-        _ = both.scores
-    with pytest.raises(UsageError, match="'maps', 'end'"):
-        _ = both["pooled"]
-    with pytest.raises(UsageError, match="has 3, 1"):
-        both.sheet(2, layer="maps")
+    for ask, words in (
+        (lambda: both.scores, "several layers"),
+        (lambda: both["pooled"], "'maps', 'end'"),
+        (lambda: both.sheet(2, layer="maps"), "has 3, 1"),
+    ):
+        with pytest.raises(UsageError, match=words):
+            ask()
 
 
 def test_the_same_image_twice_ties_in_order():
@@ -167,23 +161,18 @@ def test_nan_weights_are_counted():
 
 
 def test_dynamic_size_each_picture_keeps_its_own():
-    model = onnx.load_from_string(network())
-    for axis, name in ((2, "H"), (3, "W")):
-        model.graph.input[0].type.tensor_type.shape.dim[axis].dim_param = name
-    del model.graph.value_info[:]
-    net = onnxviz.load(model, preprocess=Preprocessing(mean=(0,) * 3, std=(1 / 255,) * 3), provider="cpu")
-    net.preprocessing = net.preprocessing.override(size="own")
+    recipe = Preprocessing(mean=(0,) * 3, std=(1 / 255,) * 3).override(size="own")
+    net = load(recipe, size="S")
     random = np.random.default_rng(0)
     images = [random.integers(0, 256, (20 + 4 * (i % 3), 30, 3), dtype=np.uint8) for i in range(9)]
     result = patches(net, images, "maps", top=9)
-    for row in range(4):
-        for rank in range(9):
-            image = images[result.index[row, rank]]
-            tensor = np.ascontiguousarray(image.transpose(2, 0, 1)[None].astype(np.float32))
-            maps = net.run(tensor, ["maps"])["maps"][0, row]
-            assert maps.max() == pytest.approx(result.scores[row, rank], rel=1e-5)
-            assert maps[tuple(result.positions[row, rank])] == maps.max()
-            np.testing.assert_array_equal(result.layers[0].sizes[row, rank], image.shape[:2])
+    for place in np.ndindex(4, 9):
+        image = images[result.index[place]]
+        tensor = np.ascontiguousarray(image.transpose(2, 0, 1)[None].astype(np.float32))
+        maps = net.run(tensor, ["maps"])["maps"][0, place[0]]
+        assert maps.max() == pytest.approx(result.scores[place], rel=1e-5)
+        assert maps[tuple(result.positions[place])] == maps.max()
+        np.testing.assert_array_equal(result.layers[0].sizes[place], image.shape[:2])
 
 
 def test_many_channels_get_an_overview_and_the_sheets_asked_for(net, photo_files):
@@ -205,18 +194,19 @@ def test_the_cat_fires_the_cat_logit(net, photo_files):
 # --- Ctrl-C, errors, the command --------------------------------------------------------------
 
 
-def test_wrong_usage():
-    net = load()
-    with pytest.raises(UnknownLayer):
-        patches(net, photos(1), "mops")
-    with pytest.raises(UsageError, match="channels are 0 to 3"):
-        patches(net, photos(1), "maps", channel=[2, 4])
-    with pytest.raises(UsageError, match="channels are 0 to 3"):
-        patches(net, photos(1), "end", channel=-1)
-    with pytest.raises(UsageError, match="top"):
-        patches(net, photos(1), "maps", top=0)
-    with pytest.raises(UsageError, match="no layer"):
-        patches(net, photos(1), [])
+@pytest.mark.parametrize(
+    ("layers", "options", "error", "words"),
+    [
+        ("mops", {}, UnknownLayer, "maps"),
+        ("maps", {"channel": [2, 4]}, UsageError, "channels are 0 to 3"),
+        ("end", {"channel": -1}, UsageError, "channels are 0 to 3"),
+        ("maps", {"top": 0}, UsageError, "top"),
+        ([], {}, UsageError, "no layer"),
+    ],
+)
+def test_wrong_usage(layers, options, error, words):
+    with pytest.raises(error, match=words):
+        patches(load(), photos(1), layers, **options)
 
 
 def test_no_readable_image(tmp_path):

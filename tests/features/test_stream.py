@@ -11,7 +11,6 @@ import pytest
 from onnx import TensorProto
 from PIL import Image
 
-import onnxviz
 from onnxviz.errors import ImageRejected, UsageError
 from onnxviz.features import stream as module
 from onnxviz.features.stream import Plan, plan, source_name, sources, stream
@@ -19,18 +18,18 @@ from tests import toys
 
 
 def load(threads: int | None = None, **form):
-    preset = "uint8" if form.get("dtype") == TensorProto.UINT8 else "raw"
-    return onnxviz.load(
-        toys.detector(softmax=False, **form), preprocess=preset, provider="cpu", threads=threads
-    )
+    return toys.load(softmax=False, threads=threads, **form)
+
+
+def chunks_of(net, images, **options):
+    return stream(net, images, lambda: net.batched[0], key="whole", **options)
 
 
 def run(net, images, **options):
     """(indices, logits, skipped) of all chunks together."""
-    chunks = list(stream(net, images, lambda: net.batched[0], key="whole", **options))
-    filled = [chunk for chunk in chunks if len(chunk.index)]
-    logits = np.concatenate([chunk.arrays["logits"] for chunk in filled]) if filled else np.zeros((0, 2))
-    index = np.concatenate([chunk.index for chunk in chunks]) if chunks else np.zeros(0)
+    chunks = list(chunks_of(net, images, **options))
+    logits = np.concatenate([chunk.arrays["logits"] for chunk in chunks if len(chunk.index)])
+    index = np.concatenate([chunk.index for chunk in chunks])
     return index, logits, [one for chunk in chunks for one in chunk.skipped]
 
 
@@ -74,11 +73,9 @@ def test_a_batch_that_the_file_fixes_is_filled_up(photos, monkeypatch):
 
 
 def test_unreadable_images_are_left_out_and_told(tmp_path, photos):
-    paths = []
-    for i, photo in enumerate(photos[:10]):
-        path = tmp_path / f"{i}.png"
+    paths = [tmp_path / f"{i}.png" for i in range(10)]
+    for path, photo in zip(paths, photos, strict=False):
         Image.fromarray(photo).save(path)
-        paths.append(path)
     paths[0].write_bytes(b"")
     paths[4].write_bytes(paths[4].read_bytes()[:60])
     paths[9].unlink()
@@ -88,30 +85,24 @@ def test_unreadable_images_are_left_out_and_told(tmp_path, photos):
     assert [one.path for one in skipped] == [paths[0], paths[4], paths[9]]
     assert [str(one).count(one.path.name) for one in skipped] == [1, 1, 1]
     assert "empty" in skipped[0].reason
+    # A chunk of nothing but refusals, and no images at all.
+    (chunk,) = chunks_of(load(), [tmp_path / "none.png"] * 4, batch=4)
+    assert (len(chunk.index), len(chunk.skipped)) == (0, 4)
+    assert list(chunks_of(load(), [])) == []
 
 
-def test_a_chunk_of_nothing_but_refusals(tmp_path):
-    paths = [tmp_path / f"{i}.png" for i in range(4)]
-    index, _, skipped = run(load(), paths, batch=2)
-    assert not len(index)
-    assert len(skipped) == 4
-
-
-def test_facts_of_the_originals(tmp_path):
-    net = onnxviz.load(toys.detector(), preprocess="raw", provider="cpu")
+def test_facts_of_the_originals():
+    net = load()
     pictures = [np.random.default_rng(i).integers(0, 256, (20 + i, 40, 3), dtype=np.uint8) for i in range(3)]
-    [chunk] = stream(net, pictures, lambda: net.batched[0], key="whole", batch=3)
+    [chunk] = chunks_of(net, pictures, batch=3)
     assert chunk.sizes.tolist() == [[20, 40], [21, 40], [22, 40]]
     assert chunk.prints.tolist() == [zlib.crc32(net.preprocessing.view(one).tobytes()) for one in pictures]
 
 
-def test_the_numbers_do_not_depend_on_threads_or_chance(net, photo_files):
+def test_the_numbers_do_not_depend_on_threads_or_chance(net, photo_files, monkeypatch):
     def logits(threads):
-        net.threads, before = threads, net.threads
-        try:
-            chunks = list(stream(net, photo_files * 3, lambda: net.batched[0], key="whole", batch=2))
-        finally:
-            net.threads = before
+        monkeypatch.setattr(net, "threads", threads)
+        chunks = chunks_of(net, photo_files * 3, batch=2)
         return np.concatenate([next(iter(chunk.arrays.values())) for chunk in chunks])
 
     first = logits(1)
@@ -125,31 +116,23 @@ def test_progress_counts_images(photos):
     assert seen == [(8, 21, "images"), (16, 21, "images"), (21, 21, "images")]
 
 
-def test_no_images():
-    assert list(stream(load(), [], lambda: None, key="whole")) == []
-
-
 def test_only_a_few_images_are_read_ahead():
     """A sequence of a million costs no more than what the workers hold."""
+    asked = set()
 
     class Endless:
-        def __init__(self):
-            self.asked, self.lock = set(), threading.Lock()
-
         def __len__(self):
             return 1_000_000
 
         def __getitem__(self, index):
-            with self.lock:
-                self.asked.add(index)
+            asked.add(index)
             return toys.photo(index % 7)
 
-    images = Endless()
-    chunks = stream(load(2), images, lambda: load().batched[0], key="whole", batch=4)
+    chunks = chunks_of(load(2), Endless(), batch=4)
     for _ in range(3):
         next(chunks)
     chunks.close()
-    assert len(images.asked) <= (3 + 2 * 2) * 4
+    assert len(asked) <= (3 + 2 * 2) * 4
 
 
 def test_an_error_in_the_graph_reaches_the_caller(photos, monkeypatch):
@@ -200,18 +183,16 @@ def test_a_device_is_given_one_run_at_a_time(photos, monkeypatch):
 
 
 def test_sources_takes_folders_files_and_arrays(tmp_path):
-    for name in ("b.png", "a.png"):
-        Image.fromarray(toys.photo()).save(tmp_path / name)
+    files = [tmp_path / name for name in ("a.png", "b.png")]
+    for file in files:
+        Image.fromarray(toys.photo()).save(file)
     (tmp_path / "notes.txt").write_text("no picture")
     array = toys.photo()
-    assert [one.name for one in sources(tmp_path).images] == ["a.png", "b.png"]
-    mixed = sources([array, tmp_path / "b.png", tmp_path])
+    assert sources(tmp_path).images == files
+    mixed = sources([array, files[1], tmp_path])
     assert mixed.images[0] is array
-    assert [source_name(one, i) for i, one in enumerate(mixed.images)][:2] == [
-        "image 0",
-        str(tmp_path / "b.png"),
-    ]
-    assert mixed.ignored == 1
-    assert len(sources(array).images) == 1
+    names = [source_name(one, i) for i, one in enumerate(mixed.images)]
+    assert names == ["image 0", *map(str, (files[1], *files))]
+    assert (mixed.ignored, len(sources(array).images)) == (1, 1)
     with pytest.raises(ImageRejected, match="no picture"):
         sources(tmp_path / "notes").require()

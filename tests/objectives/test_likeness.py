@@ -25,35 +25,27 @@ def x() -> np.ndarray:
     return np.random.default_rng(1).standard_normal((2, 3, 24, 24)).astype(np.float32)
 
 
-def by_torch(x: np.ndarray, loss) -> tuple[np.ndarray, np.ndarray]:
+def agree(small, objective, x, loss) -> None:
     """`loss` of the layer, (N,), and its gradient by x, in float64."""
     at = torch.tensor(x, dtype=torch.float64, requires_grad=True)
-    value = loss(torch_graph.run(network(), {"image": at}, precision=torch.float64)[LAYER])
-    value.sum().backward()
-    return value.detach().numpy(), at.grad.numpy()
-
-
-def agree(small, objective, x, loss) -> None:
+    wanted = loss(torch_graph.run(network(), {"image": at}, precision=torch.float64)[LAYER])
+    wanted.sum().backward()
+    slope = at.grad.numpy()
     value, gradient = small.value_and_gradient(objective)(x)
-    wanted, slope = by_torch(x, loss)
-    np.testing.assert_allclose(value, wanted, rtol=2e-5)
+    np.testing.assert_allclose(value, wanted.detach().numpy(), rtol=2e-5)
     np.testing.assert_allclose(gradient, slope, rtol=2e-3, atol=2e-5 * np.abs(slope).max())
 
 
-def test_near_is_the_relative_squared_error(small, x):
-    target = small.run(x[:1] * 0.5, [LAYER])[LAYER]
+@pytest.mark.parametrize("share", [0.5, 0])
+def test_near_is_the_relative_squared_error(small, x, share):
+    """Of a layer of zeros the distance itself."""
+    target = share * small.run(x[:1] * 0.5, [LAYER])[LAYER]
     wanted = torch.tensor(target, dtype=torch.float64)
 
     def loss(a):
-        return -((a - wanted) ** 2).sum((1, 2, 3)) / (wanted**2).sum()
+        return -((a - wanted) ** 2).sum((1, 2, 3)) / ((wanted**2).sum() if share else 1)
 
     agree(small, likeness.near(LAYER, target), x, loss)
-
-
-def test_near_a_layer_of_zeros_is_the_distance_itself(small, x):
-    objective = likeness.near(LAYER, np.zeros((1, 16, 12, 12)))
-    value, _ = small.value_and_gradient(objective)(x)
-    np.testing.assert_allclose(value, -(small.run(x, [LAYER])[LAYER] ** 2).sum((1, 2, 3)), rtol=1e-4)
 
 
 @pytest.mark.parametrize("centred", [False, True])
@@ -97,8 +89,5 @@ def test_resemblance_takes_the_best_place_of_the_guide(small, x):
 
 def test_excitement_is_half_the_square_of_some_channels(small, x):
     agree(small, likeness.excitement(LAYER, [3, 7]), x, lambda a: 0.5 * (a[:, [3, 7]] ** 2).sum((1, 2, 3)))
-
-
-def test_a_channel_that_is_not_there(small):
     with pytest.raises(UsageError, match="index 16"):
         small.value_and_gradient(likeness.excitement(LAYER, [16]))

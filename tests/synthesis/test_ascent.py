@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 import numpy as np
 import pytest
 from PIL import Image
@@ -17,17 +15,10 @@ from onnxviz.errors import (
     UnknownLayer,
     UsageError,
 )
-from onnxviz.progress import Interrupted
+from onnxviz.runtime.resident import Resident
 from onnxviz.synthesis.ascent import write_page
 from onnxviz.synthesis.presets import PRESETS, recipe
 from tests import networks
-
-LAYER = "blocks.5.expand.relu6"
-
-
-@pytest.fixture(scope="module")
-def tiny():
-    return onnxviz.load(networks.tiny_cnn(size="H"), preprocess="imagenet", provider="cpu", size=32)
 
 
 @pytest.mark.parametrize("preset", [name for name in PRESETS if name.startswith("yosinski")])
@@ -41,23 +32,17 @@ def test_yosinskis_table_is_the_papers() -> None:
     """Table 1, in grey levels: decay, blur, every, small norm, contribution, iterations, rate or (limit, rise)."""
     table = {
         "yosinski-1": (0, 0.5, 4, 50, 0, 500, (100, 2)),
-        "yosinski-2": (0.3, 0, None, 20, 0, 750, 100),
+        "yosinski-2": (0.3, 0, 4, 20, 0, 750, 100),
         "yosinski-3": (1e-4, 1.0, 4, 0, 0, 1000, 100),
         "yosinski-4": (0, 0.5, 4, 0, 90, 1000, (1e8, 2)),
     }
-    for name, (decay, radius, every, norm, contribution, steps, rate) in table.items():
-        one = PRESETS[name]
-        assert (one.decay, one.blur_radius, one.small_pixels, one.small_contributions, one.steps) == (
-            decay, radius, norm, contribution, steps
-        )  # fmt: skip
-        assert every is None or one.blur_every == every
-        update = one.update()
+    names = ("decay", "blur_radius", "blur_every", "small_pixels", "small_contributions", "steps")
+    for name, (*values, rate) in table.items():
+        assert [getattr(PRESETS[name], one) for one in names] == values
+        update = PRESETS[name].update()
         if isinstance(rate, tuple):
-            assert (update.norm, update.most * 255**2, update.rate) == (
-                "progress",
-                pytest.approx(rate[0]),
-                rate[1],
-            )
+            found = update.norm, update.most * 255**2, update.rate
+            assert found == ("progress", pytest.approx(rate[0]), rate[1])
         else:
             assert (update.norm, update.rate * 255**2) == ("none", pytest.approx(rate))
 
@@ -67,7 +52,6 @@ def test_grey_pictures_are_shown_stretched_and_say_so(tiny, tmp_path) -> None:
     assert made.values.std(axis=(0, 1, 2)).max() < 1 / 255
     (row,) = made.manifest["figures"]["pictures"]
     assert "contrast" in made.captions[0]
-    assert made.manifest["parameters"]["recipe"]["stretch"] is True
     # Stretched by one factor about the mean colour, which becomes middle grey.
     mean = np.array(tiny.preprocessing.mean, np.float32)
     inside = (made.shown > 0) & (made.shown < 1)
@@ -79,8 +63,7 @@ def test_grey_pictures_are_shown_stretched_and_say_so(tiny, tmp_path) -> None:
     # The probability is that of the values, not of what is shown.
     seen = tiny.probabilities(tiny.preprocessing.normalise(made.values * 255))
     assert row["probability"] == pytest.approx(float(seen[0, 3]), rel=1e-4)
-    made.save(tmp_path / "a.png")
-    np.testing.assert_array_equal(np.load(tmp_path / "a.npy"), made.values)
+    np.testing.assert_array_equal(np.load(made.save(tmp_path / "a.png").with_suffix(".npy")), made.values)
     plain = onnxviz.ascent(tiny, target=3, preset="yosinski-3", steps=3, stretch=False)
     assert plain.shown is None
     assert "contrast" not in plain.manifest["figures"]["pictures"][0]
@@ -91,10 +74,9 @@ def test_every_preset_raises_the_score(tiny, preset: str) -> None:
     made = onnxviz.ascent(tiny, target=[3, 4], preset=preset, steps=40)
     figures = made.manifest["figures"]["pictures"]
     assert all(row["objective_end"] > row["objective_start"] + 0.1 for row in figures)
-    assert [row["target"] for row in figures] == [3, 4]
-    assert made.values.shape[0] == 2
-    assert made.values.min() >= 0
-    assert made.values.max() <= 1
+    assert [(row["target"], {"clipped", "rank"} <= set(row)) for row in figures] == [(3, True), (4, True)]
+    assert len(made.values) == 2
+    assert 0 <= made.values.min() < made.values.max() <= 1
     assert made.manifest["parameters"]["recipe"]["steps"] == 40
 
 
@@ -102,9 +84,8 @@ def test_the_network_recognises_what_was_made_of_a_class(net) -> None:
     """Few steps of each kind; the benchmark takes all of them and shows the picture to another network too."""
     made = onnxviz.ascent(net, target=["volcano"], preset="lecture", steps=40)
     (row,) = made.manifest["figures"]["pictures"]
-    assert row["rank"] == 1
+    assert (row["rank"], made.values.shape) == (1, (1, 224, 224, 3))
     assert row["probability"] > 0.9
-    assert made.values.shape == (1, 224, 224, 3)
     made = onnxviz.ascent(net, target=980, steps=30, size=128, margin=32, redirected=0)
     (row,) = made.manifest["figures"]["pictures"]
     assert row["rank"] <= 5
@@ -120,13 +101,6 @@ def test_each_picture_has_its_own_goal_whatever_the_batch(tiny) -> None:
     np.testing.assert_allclose(together.values, apart.values, atol=1e-4)
     assert not np.allclose(together.values[0], together.values[1], atol=1e-2)
     assert together.labels == ["class 1", "class 7", "class 3", "class 5"]
-
-
-def test_same_seed_same_bytes_another_seed_another_picture(tiny) -> None:
-    first, again, other = (onnxviz.ascent(tiny, target=3, steps=8, seed=seed) for seed in (1, 1, 2))
-    assert first.values.tobytes() == again.values.tobytes()
-    assert first.manifest == again.manifest
-    assert first.values.tobytes() != other.values.tobytes()
 
 
 # --- layers ---------------------------------------------------------------------------------------
@@ -182,86 +156,44 @@ def test_channels_last_and_a_batch_of_one() -> None:
 # --- what it gives --------------------------------------------------------------------------------
 
 
-def test_files(tiny, tmp_path) -> None:
-    one = onnxviz.ascent(tiny, target=3, steps=2)
-    path = one.save(tmp_path / "one.png")
-    with Image.open(path) as picture:
-        assert picture.mode == "RGB"
-        assert min(picture.size) >= 200  # 37 pixels would be a stamp
-    many = onnxviz.ascent(tiny, target=[3, 4], steps=2)
-    many.save(tmp_path / "many.png")
-    np.testing.assert_array_equal(np.load(tmp_path / "many.npy"), many.values)
-    manifest = json.loads((tmp_path / "many.json").read_text(encoding="utf-8"))
-    assert manifest["schema"] == "onnxviz.ascent/1"
-    assert {"objective_start", "objective_end", "clipped", "rank"} <= set(manifest["figures"]["pictures"][1])
-
-
 def test_a_page_of_all_channels_links_to_their_patches(tiny, tmp_path) -> None:
     made = onnxviz.ascent(tiny, layer="conv1", channel="all", steps=2, batch=8)
-    assert len(made.labels) == 8
-    folder = tmp_path / "best patches"
-    sheets = folder / "conv1"
+    sheets = tmp_path / "best patches" / "conv1"
     sheets.mkdir(parents=True)
     for channel in (0, 5):
         Image.new("RGB", (4, 4)).save(sheets / f"channel-{channel:04d}.png")
-    page = write_page(made, tmp_path / "pages" / "all.html", folder).read_text(encoding="utf-8")
-    assert page.count('<figure id="channel-') == 8
-    assert page.count("data:image/webp;base64,") == 8
+    page = write_page(made, tmp_path / "pages" / "all.html", sheets.parent).read_text(encoding="utf-8")
+    assert (
+        len(made.labels) == page.count('<figure id="channel-') == page.count("data:image/webp;base64,") == 8
+    )
     assert page.count('href="../best%20patches/conv1/channel-0005.png"') == 2
     assert "channel-0001.png" not in page
-    plain = write_page(made, tmp_path / "plain.html").read_text(encoding="utf-8")
-    assert "href" not in plain
+    assert "href" not in write_page(made, tmp_path / "plain.html").read_text(encoding="utf-8")
     with pytest.raises(UsageError, match="no sheets"):
         write_page(made, tmp_path / "bad.html", tmp_path / "pages")
 
 
 def test_what_is_watched(tiny) -> None:
-    shots, pictures, done = [], [], []
+    shots, done = [], []
 
     def watch(shot):
-        shots.append(shot)
-        if shot.index == 5:
-            pictures.append(shot.picture())
+        shots.append((shot.index, shot.total, set(shot.terms), shot.picture() if shot.index == 5 else None))
 
-    onnxviz.ascent(
-        tiny,
-        target=[3, 4, 5],
-        steps=4,
-        batch=2,
-        margin=35,
-        watch=watch,
-        progress=lambda *step: done.append(step),
-    )
-    assert [shot.index for shot in shots] == list(range(8))
-    assert {shot.total for shot in shots} == {8}
+    more = {"watch": watch, "progress": lambda *step: done.append(step)}
+    onnxviz.ascent(tiny, target=[3, 4, 5], steps=4, batch=2, margin=35, **more)
+    assert [shot[:3] for shot in shots] == [(i, 8, {"logit(fed)"}) for i in range(8)]
     assert done[-1] == (8, 8, "steps")
-    assert pictures[0].dtype == np.uint8
-    assert pictures[0].shape == (37, 37, 3)  # the third picture alone
-    assert set(shots[0].terms) == {"logit(fed)"}
+    assert shots[5][3].dtype == np.uint8
+    assert shots[5][3].shape == (37, 37, 3)  # the third picture alone
+    alone = onnxviz.ascent(tiny, target=3, steps=2).picture()
+    assert alone.mode == "RGB"
+    assert min(alone.size) >= 200  # 37 pixels would be a stamp
 
 
 # --- early ends -----------------------------------------------------------------------------------
 
 
-def test_ctrl_c_keeps_what_there_is(tiny) -> None:
-    def stop(shot):
-        if shot.index == 6:
-            raise KeyboardInterrupt
-
-    with pytest.raises(Interrupted) as caught:
-        onnxviz.ascent(tiny, target=[3, 4, 5], steps=4, batch=1, watch=stop)
-    partial = caught.value.partial
-    assert partial.manifest["incomplete"] is True
-    assert partial.labels == ["class 3", "class 4"]
-    assert len(partial.manifest["figures"]["pictures"]) == 2
-    with pytest.raises(Interrupted) as caught:
-        onnxviz.ascent(tiny, target=3, steps=9, preset="lecture", watch=stop)
-    assert caught.value.partial.values.shape == (1, 32, 32, 3)
-
-
 def test_a_limit_hit_in_the_middle_keeps_what_there_is(tiny, monkeypatch) -> None:
-    from onnxviz.runtime.resident import Resident
-
     runs, run = [], Resident.run
 
     def limited(self, *given):
@@ -273,9 +205,8 @@ def test_a_limit_hit_in_the_middle_keeps_what_there_is(tiny, monkeypatch) -> Non
     monkeypatch.setattr(Resident, "run", limited)
     with pytest.raises(LimitExceeded) as caught:
         onnxviz.ascent(tiny, target=[3, 4, 5], steps=4, batch=1)
-    partial = caught.value.partial
-    assert partial.manifest["incomplete"] is True
-    assert partial.labels == ["class 3", "class 4"]
+    assert caught.value.partial.manifest["incomplete"] is True
+    assert caught.value.partial.labels == ["class 3", "class 4"]
 
 
 def test_numbers_that_run_away_keep_the_last_good_picture() -> None:
@@ -284,14 +215,11 @@ def test_numbers_that_run_away_keep_the_last_good_picture() -> None:
     x = m("Neg", m("Log", m("Add", mean, m.constant(np.float32(-0.05)))))
     net = onnxviz.load(m.model({"image": ("N", 3, 8, 8)}, {x: ("N", 3)}), preprocess="unit", provider="cpu")
     values = []
+    options = {"preset": "simonyan", "rate": 0.4, "l2": 0, "steps": 20, "size": 8}
     with pytest.raises(GradientNotFinite, match="at step") as caught:
-        onnxviz.ascent(
-            net, target=1, preset="simonyan", rate=0.4, l2=0, steps=20, size=8,
-            watch=lambda shot: values.append(shot.picture()),
-        )  # fmt: skip
-    partial = caught.value.partial
-    assert partial.manifest["incomplete"] is True
-    np.testing.assert_array_equal(partial.pictures()[0], values[-1])
+        onnxviz.ascent(net, target=1, **options, watch=lambda shot: values.append(shot.picture()))
+    assert caught.value.partial.manifest["incomplete"] is True
+    np.testing.assert_array_equal(caught.value.partial.pictures()[0], values[-1])
 
 
 # --- refused --------------------------------------------------------------------------------------
@@ -335,12 +263,8 @@ def test_a_size_that_the_network_cannot_take() -> None:
     net = onnxviz.load(m.model({"image": ("N", 3, 32, 32)}, {y: ("N", 10)}), provider="cpu")
     with pytest.raises(ModelUnsuitable, match="40×40"):
         onnxviz.ascent(net, target=3, size=40, steps=1)
-    assert onnxviz.ascent(net, layer=early, channel=3, size=40, margin=0, steps=1).values.shape == (
-        1,
-        40,
-        40,
-        3,
-    )
+    made = onnxviz.ascent(net, layer=early, channel=3, size=40, margin=0, steps=1)
+    assert made.values.shape == (1, 40, 40, 3)
     with pytest.raises(ModelUnsuitable, match="too small"):
         onnxviz.ascent(net, layer=early, channel=3, size=5, steps=1)
 

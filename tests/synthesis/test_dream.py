@@ -7,17 +7,11 @@ import pytest
 
 import onnxviz
 from onnxviz.errors import ImageRejected, ModelUnsuitable, UnknownLayer, UsageError
-from onnxviz.progress import Interrupted
 from onnxviz.synthesis.dream import enlarged, octave_sizes
 from tests.networks import light
-from tests.synthesis.painted import network, picture
+from tests.synthesis.painted import picture
 
 PHOTO = picture(60, 80, seed=1)
-
-
-@pytest.fixture(scope="module")
-def small():
-    return onnxviz.load(network(), preprocess="imagenet", provider="cpu")
 
 
 def test_the_objective_rises_tenfold_at_every_octave_of_the_bundled_network(net, cat):
@@ -55,11 +49,6 @@ def test_octaves():
     assert octave_sizes((200, 100), 1, 1.4, 8) == [(200, 100)]
 
 
-def test_several_layers_with_weights(small):
-    made = onnxviz.dream(small, PHOTO, {"relu3": 1, "relu10": 3}, octaves=1, steps=1)
-    assert made.manifest["parameters"]["layers"] == {"relu3": 0.25, "relu10": 0.75}
-
-
 def test_a_guide_brings_its_own_features(small):
     guides = picture(seed=5), picture(seed=6)
     found = [onnxviz.dream(small, PHOTO, "relu10", guide=guide, octaves=1, steps=3) for guide in guides]
@@ -71,25 +60,15 @@ def test_a_guide_brings_its_own_features(small):
 
 def test_a_zoom_goes_into_the_picture(small):
     made = onnxviz.dream(small, PHOTO, octaves=2, steps=2, zoom=3, zoom_by=1.2)
-    assert len(made.frames) == 5
     assert made.manifest["figures"]["frames"] == 5
-    assert {frame.shape for frame in made.frames} == {(60, 80, 3)}
+    assert [frame.shape for frame in made.frames] == [(60, 80, 3)] * 5
     np.testing.assert_array_equal(made.frames[0], PHOTO)
     np.testing.assert_array_equal(made.frames[-1], made.image)
     still = enlarged(np.asarray(made.frames[1], np.float32) / 255, 1.2)
     assert np.abs(made.frames[2] / 255 - still).mean() < np.abs(made.frames[2] / 255 - PHOTO / 255).mean()
-
-
-def test_enlarging_keeps_the_middle():
-    wave = np.zeros((41, 61, 3), np.float32)
+    wave = np.zeros((41, 61, 3), np.float32)  # enlarging keeps the middle
     wave[20, 30] = 1
-    found = enlarged(wave, 1.5)
-    assert np.unravel_index(found[..., 0].argmax(), (41, 61)) == (20, 30)
-
-
-def test_the_size_of_the_result(small):
-    assert onnxviz.dream(small, PHOTO, size=40, octaves=1, steps=1).values.shape == (30, 40, 3)
-    assert onnxviz.dream(small, PHOTO, size=(44, 33), octaves=1, steps=1).values.shape == (44, 33, 3)
+    assert np.unravel_index(enlarged(wave, 1.5)[..., 0].argmax(), (41, 61)) == (20, 30)
 
 
 @pytest.mark.parametrize(
@@ -110,22 +89,14 @@ def test_refusals(small, layers, options, error, message):
         onnxviz.dream(small, PHOTO, layers, **options)
 
 
+@pytest.mark.parametrize(("size", "shape"), [(40, (30, 40, 3)), ((44, 33), (44, 33, 3))])
+def test_the_size_of_the_result_and_several_layers_with_weights(small, size, shape):
+    made = onnxviz.dream(small, PHOTO, {"relu3": 1, "relu10": 3}, size=size, octaves=1, steps=1)
+    assert made.values.shape == shape
+    assert made.manifest["parameters"]["layers"] == {"relu3": 0.25, "relu10": 0.75}
+
+
 def test_a_layer_behind_a_fixed_head_at_another_size():
     net = onnxviz.load(light("zfnet512", width=16), preprocess="imagenet", provider="cpu")
-    last = net.head.logits
     with pytest.raises(ModelUnsuitable, match="ends before"):
-        onnxviz.dream(net, PHOTO, last, size=64, octaves=1, steps=1)
-
-
-def test_an_early_end_keeps_the_dream_so_far(small):
-    def watch(shot):
-        if shot.index == 4:
-            raise KeyboardInterrupt
-
-    with pytest.raises(Interrupted) as stop:
-        onnxviz.dream(small, PHOTO, octaves=2, steps=3, watch=watch)
-    partial = stop.value.partial
-    assert partial.manifest["incomplete"] is True
-    assert partial.values.shape == (60, 80, 3)
-    assert np.abs(partial.values - PHOTO / 255).max() > 0.01
-    assert len(partial.manifest["figures"]["octaves"]) == 1
+        onnxviz.dream(net, PHOTO, net.head.logits, size=64, octaves=1, steps=1)

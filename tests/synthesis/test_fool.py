@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
+import shutil
 
 import numpy as np
 import pytest
@@ -13,6 +13,7 @@ from PIL import Image
 import onnxviz
 from onnxviz.cli.main import run
 from onnxviz.errors import ImageRejected, LimitExceeded, UnknownLabel, UsageError, WorkerCrashed
+from onnxviz.gradients import Gradients
 from onnxviz.progress import Interrupted
 from onnxviz.synthesis.fool_result import magnified
 from tests.toys import detector, photo
@@ -34,8 +35,7 @@ def fooled(net, cat):
 def test_a_cat_becomes_a_toaster_invisibly(net, fooled):
     (outcome,) = fooled.outcomes
     assert outcome.fooled
-    assert outcome.source == 285
-    assert outcome.target == outcome.top == TOASTER
+    assert (outcome.source, outcome.target, outcome.top) == (285, TOASTER, TOASTER)
     assert outcome.target_before < 0.001
     assert outcome.target_after >= 0.5
     assert outcome.rms < 1.0
@@ -67,44 +67,36 @@ def test_walking_back_makes_the_change_smaller(net, cat, monkeypatch):
     short = onnxviz.fool(net, cat, confidence=0.6).outcomes[0]
     monkeypatch.setattr(Attack, "_back", lambda self, index, there: None)
     long = onnxviz.fool(net, cat, confidence=0.6).outcomes[0]
-    assert long.steps == short.steps
-    assert long.fooled
-    assert short.fooled
+    assert (long.fooled, long.steps) == (short.fooled, short.steps) == (True, short.steps)
     assert short.l2 < long.l2
 
 
-@pytest.mark.parametrize(
-    ("norm", "bound", "measure"), [("linf", 1.0, "linf"), ("linf", 2.7, "linf"), ("l2", 300.0, "l2")]
-)
-def test_pgd_stays_within_its_bound(net, cat, norm, bound, measure):
-    result = onnxviz.fool(net, cat, method="pgd", norm=norm, bound=bound, steps=8, seed=1)
-    (outcome,) = result.outcomes
-    assert outcome.fooled
-    assert 0.5 * bound < getattr(outcome, measure) <= bound
-    other = onnxviz.fool(net, cat, method="pgd", norm=norm, bound=bound, steps=8, seed=2)
-    assert not np.array_equal(other.values, result.values)
+@pytest.mark.parametrize(("norm", "bound"), [("linf", 1.0), ("linf", 2.7), ("l2", 300.0)])
+def test_pgd_stays_within_its_bound(net, cat, norm, bound):
+    options = {"method": "pgd", "norm": norm, "bound": bound, "steps": 8}
+    result = onnxviz.fool(net, cat, **options, seed=1)
+    assert result.outcomes[0].fooled
+    assert 0.5 * bound < getattr(result.outcomes[0], norm) <= bound
+    assert not np.array_equal(onnxviz.fool(net, cat, **options, seed=2).values, result.values)
 
 
 def test_fgsm_is_one_step_of_the_bound(two):
     """By hand: the score reads red and green of 16 pixels, so only those move, each by the bound."""
     image = photo()
     result = onnxviz.fool(two, image, target=1, method="fgsm", bound=9)
-    change = result.values[0] - image
-    expected = np.zeros((12, 12, 3))
-    expected[4:8, 6:10, 0], expected[4:8, 6:10, 1] = -9, 9
-    np.testing.assert_array_equal(change, np.clip(image + expected, 0, 255) - image)
+    expected = image.astype(int)
+    expected[4:8, 6:10, :2] += [-9, 9]
+    np.testing.assert_array_equal(result.values[0], np.clip(expected, 0, 255))
     assert result.outcomes[0].steps == 1
     assert result.outcomes[0].target_after > result.outcomes[0].target_before
 
 
 def test_gradient_steps_find_the_smallest_change_of_a_linear_network(two):
     """Red − green of 16 pixels has to fall by their gap; the shortest way spreads it over all 32 values evenly."""
-    image = photo(3)
-    place = image[4:8, 6:10].astype(np.float64)
-    gap = float((place[..., 0] - place[..., 1]).sum())
-    outcome = onnxviz.fool(two, image, target=1).outcomes[0]
+    place = photo(3)[4:8, 6:10].astype(np.float64)
+    least = float((place[..., 0] - place[..., 1]).sum()) / np.sqrt(32)
+    outcome = onnxviz.fool(two, photo(3), target=1).outcomes[0]
     assert outcome.fooled
-    least = gap / np.sqrt(32)
     assert least <= outcome.l2 < 1.15 * least + 4  # rounding to whole levels costs less than 4
 
 
@@ -118,8 +110,8 @@ def test_a_gradient_walk_keeps_a_bound_too(two, norm):
 def test_a_folder(net, photo_files, tmp_path, capsys):
     folder = tmp_path / "photos"
     folder.mkdir()
-    for path in (photo_files[0], photo_files[1]):
-        Image.open(path).save(folder / path.name)
+    for path in photo_files[:2]:
+        shutil.copy(path, folder)
     (folder / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n")
     arguments = ["fool", "efficientnet-lite0", str(folder), "-t", "espresso", "-o", str(tmp_path / "all.png")]
     assert run([*arguments, "--provider", "cpu"]) == 0
@@ -127,12 +119,10 @@ def test_a_folder(net, photo_files, tmp_path, capsys):
     assert "1 of 1 images fooled" in said.out
     assert "broken.png" in said.err
     manifest = json.loads((tmp_path / "all.json").read_text())
-    figures = manifest["figures"]
-    assert (figures["images"], figures["already"], figures["fooled"], figures["skipped"]) == (2, 1, 1, 1)
-    assert figures["success_rate"] == 1.0
+    wanted = {"images": 2, "already": 1, "fooled": 1, "skipped": 1, "success_rate": 1.0}
+    assert wanted.items() <= manifest["figures"].items()
     assert [one["already"] for one in manifest["images"]] == [False, True]
-    for name, index in zip(manifest["files"], (967, 967), strict=True):
-        assert net.predict(tmp_path / name, top=1)[0][0].index == index
+    assert [net.predict(tmp_path / name, top=1)[0][0].index for name in manifest["files"]] == [967, 967]
     assert np.load(tmp_path / "all.npy").shape == (2, 224, 224, 3)
 
 
@@ -155,41 +145,42 @@ def test_progress_ends_at_the_last_step(two):
     assert [told for told in seen if told[2] == "steps"] == [(n, 7, "steps") for n in range(1, 8)]
 
 
-def test_ctrl_c_keeps_what_was_done(net, cat):
+def test_ctrl_c_keeps_what_was_done(two):
     def stop(done: int, total: int | None, what: str) -> None:
         if done == 3:
             raise KeyboardInterrupt
 
     with pytest.raises(Interrupted) as caught:
-        onnxviz.fool(net, cat, target="toaster", confidence=0.99, progress=stop)
-    partial = caught.value.partial
-    assert partial.manifest["incomplete"] is True
-    assert not partial.outcomes[0].fooled
-    assert partial.picture().size[0] > 900
+        onnxviz.fool(two, photo(3), target=1, confidence=0.99, progress=stop)
+    assert caught.value.partial.manifest["incomplete"] is True
+    assert not caught.value.partial.outcomes[0].fooled
+    assert caught.value.partial.picture().size[0] > 900
 
 
-def limited(monkeypatch, allowed: int) -> None:
-    """So many gradients are computed, and the next takes too long."""
-    from onnxviz.gradients import Gradients
-
+@pytest.fixture
+def limited(monkeypatch):
+    """Images go one by one; so many gradients are computed, and the next takes too long."""
     runs, run = [], Gradients.__call__
+    monkeypatch.setattr("onnxviz.network.Network.batch_size", lambda self, batch=None: 1)
 
-    def counted(self, *given, **named):
-        runs.append(1)
-        if len(runs) > allowed:
-            raise LimitExceeded("one run took too long")
-        return run(self, *given, **named)
+    def start(allowed: int) -> None:
+        def counted(self, *given, **named):
+            runs.append(1)
+            if len(runs) > allowed:
+                raise LimitExceeded("one run took too long")
+            return run(self, *given, **named)
 
-    monkeypatch.setattr(Gradients, "__call__", counted)
+        monkeypatch.setattr(Gradients, "__call__", counted)
+
+    return start
 
 
-def test_a_limit_hit_in_the_middle_keeps_the_images_so_far(two, monkeypatch):
-    monkeypatch.setattr(type(two), "batch_size", lambda self, batch=None: 1)
-    pictures = [photo(seed) for seed in range(3)]
-    whole = onnxviz.fool(two, pictures, method="pgd", bound=9, steps=5)
-    limited(monkeypatch, 5 + 2)
+def test_a_limit_hit_in_the_middle_keeps_the_images_so_far(two, limited):
+    pictures, options = [photo(seed) for seed in range(3)], {"method": "pgd", "bound": 9, "steps": 5}
+    whole = onnxviz.fool(two, pictures, **options)
+    limited(5 + 2)
     with pytest.raises(LimitExceeded, match="one run took too long") as caught:
-        onnxviz.fool(two, pictures, method="pgd", bound=9, steps=5)
+        onnxviz.fool(two, pictures, **options)
     partial = caught.value.partial
     assert partial.manifest["incomplete"] is True
     assert len(partial.outcomes) == len(partial.images) == partial.manifest["figures"]["images"] == 2
@@ -197,10 +188,9 @@ def test_a_limit_hit_in_the_middle_keeps_the_images_so_far(two, monkeypatch):
 
 
 @pytest.mark.parametrize("ends", [1, 2])
-def test_what_cannot_be_measured_any_more_is_left_out(two, monkeypatch, ends):
+def test_what_cannot_be_measured_any_more_is_left_out(two, limited, monkeypatch, ends):
     from onnxviz.synthesis.fool import _Batch
 
-    monkeypatch.setattr(type(two), "batch_size", lambda self, batch=None: 1)
     calls, finish = [], _Batch.finish
 
     def finished(self):
@@ -216,12 +206,11 @@ def test_what_cannot_be_measured_any_more_is_left_out(two, monkeypatch, ends):
     assert (len(partial.outcomes) if partial is not None else 0) == ends - 1
 
 
-def test_the_command_saves_what_there_was_at_a_limit(tmp_path, monkeypatch, capsys):
+def test_the_command_saves_what_there_was_at_a_limit(tmp_path, limited, capsys):
     for seed, name in enumerate("ab"):
         Image.fromarray(photo(seed)).save(tmp_path / f"{name}.png")
     (tmp_path / "two.onnx").write_bytes(detector())
-    monkeypatch.setattr("onnxviz.network.Network.batch_size", lambda self, batch=None: 1)
-    limited(monkeypatch, 1)
+    limited(1)
     line = ["fool", *(str(tmp_path / name) for name in ("two.onnx", "a.png", "b.png"))]
     assert run([*line, "--preprocess", "raw", "--method", "fgsm", "-o", str(tmp_path / "out.png")]) == 4
     assert "one run took too long" in capsys.readouterr().err
@@ -249,10 +238,10 @@ def test_wrong_use_is_said(net, cat, options, error, message):
         onnxviz.fool(net, cat, **options)
 
 
-def test_a_broken_image_is_refused(net, tmp_path):
+def test_a_broken_image_is_refused(two, tmp_path):
     (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n")
     with pytest.raises(ImageRejected):
-        onnxviz.fool(net, Path(tmp_path / "broken.png"))
+        onnxviz.fool(two, tmp_path / "broken.png")
 
 
 def test_the_difference_is_magnified_by_a_round_factor():
@@ -260,9 +249,7 @@ def test_the_difference_is_magnified_by_a_round_factor():
     after = before.copy()
     after[0] += 6
     shown, factor = magnified(before, after)
-    assert factor == 20
-    assert (shown[0] == 248).all()
-    assert (shown[1:] == 128).all()
+    assert (factor, set(shown[0].flat), set(shown[1:].flat)) == (20, {248}, {128})
 
 
 # --- fool forms --------------------------------------------------------------------------
@@ -284,16 +271,14 @@ FORMS = {
 def test_the_report_is_true(form, cat, tmp_path):
     model, options = FORMS[form]()
     net = onnxviz.load(model, provider="cpu", **options)
-    for method in ("gradient", "pgd"):
-        result = onnxviz.fool(net, cat[:60, 40:130], method=method, steps=30 if method == "gradient" else 5)
+    for method, steps in (("gradient", 30), ("pgd", 5)):
+        result = onnxviz.fool(net, cat[:60, 40:130], method=method, steps=steps)
         (outcome,) = result.outcomes
         assert outcome.l2 > 0
         assert outcome.target_after > outcome.target_before
         path = result.files(result.save(tmp_path / f"{method}.png"))[0]
         (best,) = net.predict(path, top=1)[0]
-        assert best.index == outcome.top
-        assert best.probability == pytest.approx(outcome.top_after, abs=1e-4)
+        assert (best.index, best.probability) == (outcome.top, pytest.approx(outcome.top_after, abs=1e-4))
         seen = net.pictures(path)[0]
         np.testing.assert_array_equal(seen, result.values[0])
-        if form == "grey":
-            assert (seen == seen[..., :1]).all()
+        assert form != "grey" or (seen == seen[..., :1]).all()

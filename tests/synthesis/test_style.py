@@ -11,17 +11,11 @@ import onnxviz
 from onnxviz.backends.torch.executor import Executor
 from onnxviz.errors import ImageRejected, UnknownLayer, UsageError
 from onnxviz.graph.normalise import normalise
-from onnxviz.progress import Interrupted
 from onnxviz.synthesis.layers import content_layer, style_layers
 from onnxviz.synthesis.style import luminance, matched_colours, with_colours_of
 from tests.synthesis.painted import network, picture
 
 PHOTO, PAINT = picture(seed=1), picture(seed=2)
-
-
-@pytest.fixture(scope="module")
-def small():
-    return onnxviz.load(network(), preprocess="imagenet", provider="cpu")
 
 
 def torch_losses(
@@ -76,24 +70,25 @@ def torch_losses(
 def test_the_loss_is_that_of_a_torch_loop_at_every_step(small, gram):
     """By default with the uncentred Gram matrices of Gatys, Ecker & Bethge 2016."""
     losses = []
-    form = {} if gram is None else {"gram": gram}
-    onnxviz.style(
-        small,
-        PHOTO,
-        PAINT,
-        content_weight=2.0,
-        style_weight=5.0,
-        tv=0.1,
-        steps=15,
-        optimiser="adam",
-        rate=0.02,
-        spectrum=False,
-        watch=lambda shot: losses.append(-shot.value),
-        **form,
-    )
+    options = {"content_weight": 2.0, "style_weight": 5.0, "tv": 0.1, "steps": 15, "optimiser": "adam"}
+    options |= {} if gram is None else {"gram": gram}
+    watch = lambda shot: losses.append(-shot.value)  # noqa: E731
+    onnxviz.style(small, PHOTO, PAINT, rate=0.02, spectrum=False, watch=watch, **options)
     wanted = torch_losses(small, 15, 0.02, 2.0, 5.0, 0.1, centred=gram == "centred")
     assert losses[-1] < losses[0] / 2
     np.testing.assert_allclose(losses, wanted, rtol=0.005)
+
+
+@pytest.mark.parametrize(
+    ("options", "told"), [({}, ("uncentred", 100)), ({"gram": "centred"}, ("centred", 10))]
+)
+def test_the_manifest_says_which_gram_matrices_and_layers(small, options, told):
+    made = onnxviz.style(small, PHOTO, PAINT, layers={"relu3": 3, "relu10": 1}, steps=1, tv=0, **options)
+    parameters = made.manifest["parameters"]
+    assert (parameters["gram"], parameters["style_weight"]) == told
+    assert parameters["layers"] == {"relu3": 0.75, "relu10": 0.25}
+    terms = {"texture(relu3)", "texture(relu10)", "near(relu14)"}
+    assert set(made.manifest["figures"]["loss_by_term"]) == terms
 
 
 def test_the_style_comes_and_the_content_stays(small):
@@ -115,41 +110,14 @@ def test_a_style_of_weight_zero_does_nothing(small):
     assert np.abs(one.values - both.values).max() > 0.01
 
 
-def test_the_manifest_says_which_gram_matrices(small):
-    made = onnxviz.style(small, PHOTO, PAINT, steps=1)
-    parameters = made.manifest["parameters"]
-    assert (parameters["gram"], parameters["style_weight"]) == ("uncentred", 100)
-    made = onnxviz.style(small, PHOTO, PAINT, steps=1, gram="centred")
-    parameters = made.manifest["parameters"]
-    assert (parameters["gram"], parameters["style_weight"]) == ("centred", 10)
-    with pytest.raises(UsageError, match="uncentred or centred"):
-        onnxviz.style(small, PHOTO, PAINT, gram="plain")
-
-
-def test_layers_with_weights(small):
-    made = onnxviz.style(small, PHOTO, PAINT, layers={"relu3": 3, "relu10": 1}, steps=2, tv=0)
-    assert made.manifest["parameters"]["layers"] == {"relu3": 0.75, "relu10": 0.25}
-    assert set(made.manifest["figures"]["loss_by_term"]) == {
-        "texture(relu3)",
-        "texture(relu10)",
-        "near(relu14)",
-    }
-
-
 def test_starts(small):
-    begun = {}
-    for start in ("content", "noise", PAINT):
-        name = start if isinstance(start, str) else "picture"
-        shots: list[np.ndarray] = []
-
-        def watch(shot, shots=shots):
-            shots.append(shot.picture())
-
+    begun = []
+    for start in ("content", PAINT, "noise"):
+        watch = lambda shot: begun.append(shot.picture().astype(int))  # noqa: E731
         onnxviz.style(small, PHOTO, PAINT, steps=1, start=start, watch=watch)
-        begun[name] = shots[0].astype(int)
-    assert np.abs(begun["content"] - PHOTO).mean() < 3
-    assert np.abs(begun["picture"] - PAINT).mean() < 3
-    assert begun["noise"].std() < 40
+    assert np.abs(begun[0] - PHOTO).mean() < 3
+    assert np.abs(begun[1] - PAINT).mean() < 3
+    assert begun[2].std() < 40
 
 
 def test_resolutions(small):
@@ -176,9 +144,8 @@ def test_colours_of_another_picture():
 
 
 def test_histogram_gives_the_style_the_contents_colours(small):
-    made = onnxviz.style(small, PHOTO, PAINT, steps=8, colour="histogram")
+    made, plain = (onnxviz.style(small, PHOTO, PAINT, steps=8, colour=c) for c in ("histogram", "style"))
     assert made.manifest["parameters"]["colour"] == "histogram"
-    plain = onnxviz.style(small, PHOTO, PAINT, steps=8)
     assert not np.array_equal(made.values, plain.values)
 
 
@@ -198,31 +165,11 @@ def test_histogram_gives_the_style_the_contents_colours(small):
         ({"steps": 0}, UsageError, "steps"),
         ({"style_scale": 0}, UsageError, "style_scale"),
         ({"size": 5}, ImageRejected, "too small"),
+        ({"gram": "plain"}, UsageError, "uncentred or centred"),
+        ({"styles": []}, UsageError, "at least one"),
+        ({"styles": np.full((40, 40, 3), 90, np.uint8)}, ImageRejected, "one colour"),
     ],
 )
 def test_refusals(small, options, error, message):
     with pytest.raises(error, match=message):
-        onnxviz.style(small, PHOTO, PAINT, **options)
-
-
-def test_a_style_of_one_colour_is_refused(small):
-    with pytest.raises(ImageRejected, match="one colour"):
-        onnxviz.style(small, PHOTO, np.full((40, 40, 3), 90, np.uint8), steps=1)
-
-
-def test_no_style_is_refused(small):
-    with pytest.raises(UsageError, match="at least one"):
-        onnxviz.style(small, PHOTO, [], steps=1)
-
-
-def test_an_early_end_keeps_what_there_is(small):
-    def watch(shot):
-        if shot.index == 4:
-            raise KeyboardInterrupt
-
-    with pytest.raises(Interrupted) as stop:
-        onnxviz.style(small, PHOTO, PAINT, steps=30, watch=watch)
-    partial = stop.value.partial
-    assert partial.manifest["incomplete"] is True
-    assert partial.manifest["figures"]["steps_done"] == 5
-    assert np.isfinite(partial.values).all()
+        onnxviz.style(small, PHOTO, options.pop("styles", PAINT), **options)

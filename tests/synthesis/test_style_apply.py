@@ -17,28 +17,14 @@ from onnxviz.errors import ImageRejected, ModelUnsuitable, UsageError
 
 
 def painter(
-    *,
-    size: int | str = "S",
-    batch: int | str = "N",
-    gain: float = 1.0,
-    shift: float = 0.0,
-    last: bool = False,
-    grey: bool = False,
-    stride: int = 1,
+    *, size=("H", "W"), batch="N", gain=1.0, shift=0.0, last=False, grey=False, stride=1
 ) -> onnx.ModelProto:
     """red and blue exchanged, then gain · x + shift; `stride`: halved and brought back to an even size."""
-    m = Maker()
+    m, sides = Maker(), [stride] * 2
     x = m("Transpose", "image", perm=[0, 3, 1, 2]) if last else "image"
     swap = np.eye(3, dtype=np.float32)[::-1][: 1 if grey else 3].reshape(-1, 3, 1, 1) * np.float32(gain)
     if stride > 1:
-        x = m(
-            "AveragePool",
-            x,
-            kernel_shape=[stride] * 2,
-            strides=[stride] * 2,
-            ceil_mode=1,
-            count_include_pad=0,
-        )
+        x = m("AveragePool", x, kernel_shape=sides, strides=sides, ceil_mode=1, count_include_pad=0)
     x = m("Conv", x, m.constant(swap.copy()))
     x = m("Add", x, m.constant(np.float32(shift)))
     if stride > 1:
@@ -46,9 +32,12 @@ def painter(
               coordinate_transformation_mode="asymmetric", nearest_mode="floor")  # fmt: skip
     if last:
         x = m("Transpose", x, perm=[0, 2, 3, 1])
-    height, width = (size, size) if isinstance(size, int) else ("H", "W")
-    form = (batch, height, width, 3) if last else (batch, 3, height, width)
-    return m.model({"image": form}, {x: None})
+    return m.model({"image": (batch, *size, 3) if last else (batch, 3, *size)}, {x: None})
+
+
+def apply(m: Maker, output: str, picture: np.ndarray, shape=("N", 3, "H", "W"), **options):
+    """What the network of `m` makes of a picture."""
+    return onnxviz.style_apply(opened(m.model({"image": shape}, {output: None}), **options), picture)
 
 
 def opened(model: onnx.ModelProto, **options):
@@ -92,17 +81,14 @@ def test_the_range_can_be_given(small):
 def test_where_nothing_says_it_the_input_is_tried(small):
     """Each of these gives a picture for one form of input only: the others lie beyond its clipping."""
     m = Maker()
-    y = m("Clip", "image", m.constant(np.float32(0)), m.constant(np.float32(1)))
-    unit = m.model({"image": ("N", 3, "H", "W")}, {y: None})
-    made = onnxviz.style_apply(opened(unit), small)
+    made = apply(m, m("Clip", "image", m.constant(np.float32(0)), m.constant(np.float32(1))), small)
     assert made.manifest["preprocessing"]["name"] == "unit"
     assert made.manifest["preprocessing_from"].startswith("tried")
     assert not [text for text in made.manifest["warnings"] if "assuming" in text]
     np.testing.assert_array_equal(made.image, small)
     m = Maker()
-    y = m("Clip", m("Sub", "image", m.constant(np.float32(2))), m.constant(np.float32(0)))
-    raw = m.model({"image": ("N", 3, "H", "W")}, {y: None})
-    assert onnxviz.style_apply(opened(raw), small).manifest["preprocessing"]["name"] == "raw"
+    made = apply(m, m("Clip", m("Sub", "image", m.constant(np.float32(2))), m.constant(np.float32(0))), small)
+    assert made.manifest["preprocessing"]["name"] == "raw"
 
 
 def test_the_files_own_word_counts(small):
@@ -120,7 +106,7 @@ def test_the_files_own_word_counts(small):
 
 
 def test_a_fixed_size_is_freed(small):
-    made = onnxviz.style_apply(opened(painter(size=32, batch=1), preprocess="raw"), small)
+    made = onnxviz.style_apply(opened(painter(size=(32, 32), batch=1), preprocess="raw"), small)
     np.testing.assert_array_equal(made.image, small[..., ::-1])
     assert not made.manifest["warnings"]
 
@@ -129,7 +115,7 @@ def test_a_size_that_cannot_be_freed_is_told(small):
     m = Maker()
     x = m("Reshape", "image", m.constant(np.array([1, 3 * 32 * 32])))
     x = m("Reshape", x, m.constant(np.array([1, 3, 32, 32])))
-    made = onnxviz.style_apply(opened(m.model({"image": (1, 3, 32, 32)}, {x: None}), preprocess="raw"), small)
+    made = apply(m, x, small, (1, 3, 32, 32), preprocess="raw")
     assert made.values.shape == (61, 90, 3)
     assert "only pictures of 32×32 pixels" in made.manifest["warnings"][-1]
     expected = Image.fromarray(small).resize((32, 32), Image.Resampling.LANCZOS)
@@ -151,10 +137,7 @@ def test_sizes_that_do_not_fit_are_padded_for_the_run(small):
     half = m("AveragePool", "image", kernel_shape=[2, 2], strides=[2, 2])
     scales = m.constant(np.array([1, 1, 2, 2], np.float32))
     twice = m("Resize", half, "", scales, mode="nearest", coordinate_transformation_mode="asymmetric")
-    x = m("Mul", m("Add", "image", twice), m.constant(np.float32(0.5)))
-    made = onnxviz.style_apply(
-        opened(m.model({"image": ("N", 3, "H", "W")}, {x: None}), preprocess="raw"), small
-    )
+    made = apply(m, m("Mul", m("Add", "image", twice), m.constant(np.float32(0.5))), small, preprocess="raw")
     padded = np.pad(small, ((0, 3), (0, 6), (0, 0)), mode="symmetric").astype(np.float64)
     blocks = padded.reshape(32, 2, 48, 2, 3).mean(axis=(1, 3))
     expected = (padded + blocks.repeat(2, axis=0).repeat(2, axis=1))[:61, :90] / 2
@@ -188,29 +171,24 @@ def test_the_bundled_style_network_paints(cat):
     assert np.corrcoef(*grey)[0, 1] > 0.5
 
 
-def test_the_command(tmp_path, small):
+@pytest.mark.parametrize(("size", "made"), [("45", (45, 30)), ("45x20", (45, 20))])
+def test_the_command(tmp_path, small, size, made):
     Image.fromarray(small).save(tmp_path / "cat.png")
     onnx.save(painter(), tmp_path / "swap.onnx")
-    arguments = [str(tmp_path / "swap.onnx"), str(tmp_path / "cat.png"), "--preprocess", "raw"]
-    assert run(["style-apply", *arguments, "--size", "45", "-o", str(tmp_path / "out.png")]) == 0
-    with Image.open(tmp_path / "out.png") as picture:
-        assert picture.size == (45, 30)
-    assert json.loads((tmp_path / "out.json").read_text())["parameters"]["size"] == [30, 45]
-    assert np.load(tmp_path / "out.npy").shape == (30, 45, 3)
-    assert run(["style-apply", *arguments, "--size", "45x20", "-o", str(tmp_path / "out.png")]) == 0
-    with Image.open(tmp_path / "out.png") as picture:
-        assert picture.size == (45, 20)
+    files = [str(tmp_path / name) for name in ("swap.onnx", "cat.png", "out.png")]
+    assert run(["style-apply", *files[:2], "--preprocess", "raw", "--size", size, "-o", files[2]]) == 0
+    with Image.open(files[2]) as picture:
+        assert picture.size == made
+    assert json.loads((tmp_path / "out.json").read_text())["parameters"]["size"] == [*made[::-1]]
+    assert np.load(tmp_path / "out.npy").shape == (*made[::-1], 3)
 
 
 def test_what_is_no_style_network_is_said(net, small, tmp_path):
     with pytest.raises(ModelUnsuitable, match="onnxviz style"):
         onnxviz.style_apply(net, small)
     m = Maker()
-    y = m("Div", "image", m.constant(np.float32(0)))
     with pytest.raises(ModelUnsuitable, match="NaN"):
-        onnxviz.style_apply(
-            opened(m.model({"image": ("N", 3, "H", "W")}, {y: None}), preprocess="raw"), small
-        )
+        apply(m, m("Div", "image", m.constant(np.float32(0))), small, preprocess="raw")
     (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n")
     with pytest.raises(ImageRejected):
         onnxviz.style_apply(opened(painter(), preprocess="raw"), tmp_path / "broken.png")

@@ -18,15 +18,14 @@ def stepped(update, x, gradients):
     """The parameters after each gradient."""
     state = {name: np.zeros(SHAPE, np.float32) for name in update.state}
     found = []
+
+    def build(op, x, g, **values):
+        moved, after = update.append(op, x, g, [values[name] for name in update.state], values)
+        return [moved, *after]
+
     for index, g in enumerate(gradients):
-        scalars = {name: np.float32(value) for name, value in update.scalars(index).items()}
-
-        def build(op, x, g, **values):
-            old = [values[name] for name in update.state]
-            moved, after = update.append(op, x, g, old, values)
-            return [moved, *after]
-
-        x, *after = run(build, x=x, g=g, **state, **{k: np.asarray(v) for k, v in scalars.items()})
+        scalars = {name: np.array(value, np.float32) for name, value in update.scalars(index).items()}
+        x, *after = run(build, x=x, g=g, **state, **scalars)
         state = dict(zip(update.state, after, strict=True))
         found.append(x)
     return found
@@ -36,21 +35,14 @@ GRADIENTS = [RNG.standard_normal(SHAPE).astype(np.float32) * 10.0**-i for i in r
 START = RNG.standard_normal(SHAPE).astype(np.float32)
 
 
-def test_adam_is_torchs() -> None:
+@pytest.mark.parametrize(
+    ("ours", "theirs", "options"),
+    [(Adam(0.1), torch.optim.Adam, {}), (Ascent(0.1, "none", 0.9), torch.optim.SGD, {"momentum": 0.9})],
+)
+def test_it_is_torchs(ours, theirs, options) -> None:
     x = torch.tensor(START, requires_grad=True)
-    optimiser = torch.optim.Adam([x], lr=0.1, maximize=True)
-    ours = stepped(Adam(0.1), START, GRADIENTS)
-    for g, found in zip(GRADIENTS, ours, strict=True):
-        x.grad = torch.tensor(g)
-        optimiser.step()
-        np.testing.assert_allclose(found, x.detach().numpy(), rtol=1e-4, atol=1e-5)
-
-
-def test_momentum_is_torchs() -> None:
-    x = torch.tensor(START, requires_grad=True)
-    optimiser = torch.optim.SGD([x], lr=0.1, momentum=0.9, maximize=True)
-    ours = stepped(Ascent(0.1, "none", 0.9), START, GRADIENTS)
-    for g, found in zip(GRADIENTS, ours, strict=True):
+    optimiser = theirs([x], lr=0.1, maximize=True, **options)
+    for g, found in zip(GRADIENTS, stepped(ours, START, GRADIENTS), strict=True):
         x.grad = torch.tensor(g)
         optimiser.step()
         np.testing.assert_allclose(found, x.detach().numpy(), rtol=1e-4, atol=1e-5)
@@ -90,11 +82,6 @@ def test_the_rate_may_change_from_step_to_step() -> None:
     np.testing.assert_array_equal(found[1], found[0])
 
 
-def test_an_unknown_norm_is_refused() -> None:
-    with pytest.raises(UsageError, match="progress"):
-        Ascent(1.0, "largest")
-
-
 # --- between two steps ----------------------------------------------------------------------------
 
 PIXELS = RNG.standard_normal((2, 3, 8, 10)).astype(np.float32)
@@ -110,37 +97,31 @@ def test_decay_and_blur() -> None:
 
 
 def test_small_pixels_and_contributions_are_cleared_picture_by_picture() -> None:
+    def smallest(cleared, given, measure, count):
+        gone = (cleared == 0).all(axis=1)
+        np.testing.assert_array_equal(cleared, np.where(gone[:, None], 0, given))
+        for one in range(2):
+            assert gone[one].sum() == count
+            assert measure[one][gone[one]].max() < measure[one][~gone[one]].min()
+
     loud = PIXELS * np.array([1, 100], np.float32)[:, None, None, None]
-    cleared = SmallPixels(30).apply(loud, None)
-    gone = (cleared == 0).all(axis=1)
-    assert gone.reshape(2, -1).sum(axis=1).tolist() == [24, 24]
-    sizes = np.linalg.norm(loud, axis=1)
-    for one in range(2):
-        assert sizes[one][gone[one]].max() < sizes[one][~gone[one]].min()
+    smallest(SmallPixels(30).apply(loud, None), loud, np.linalg.norm(loud, axis=1), 24)
     gradient = RNG.standard_normal(PIXELS.shape).astype(np.float32)
-    kept = SmallContributions(50).apply(PIXELS, gradient)
-    share = np.abs(
-        (PIXELS * gradient).sum(axis=1)
-    )  # as the authors measure it: over colours, then the magnitude
-    for one in range(2):
-        lost = (kept[one] == 0).all(axis=0)
-        assert lost.sum() == 40
-        assert share[one][lost].max() < share[one][~lost].min()
-    np.testing.assert_array_equal(kept[kept != 0], PIXELS[kept != 0])
-
-
-def test_an_empty_picture_is_not_stuck() -> None:
-    """From zero every pixel is the smallest: none may be held there."""
+    # As the authors measure it: over colours, then the magnitude.
+    share = np.abs((PIXELS * gradient).sum(axis=1))
+    smallest(SmallContributions(50).apply(PIXELS, gradient), PIXELS, share, 40)
+    # From zero every pixel is the smallest: none may be held there.
     grown = np.full((1, 3, 4, 4), 0.1, np.float32)
     np.testing.assert_array_equal(SmallPixels(50).apply(grown, None), grown)
 
 
 @pytest.mark.parametrize(
-    "make", [lambda: Decay(1.0), lambda: Blurring(0), lambda: Blurring(1, 0), lambda: SmallPixels(100)]
+    ("kind", "given"),
+    [(Decay, [1.0]), (Blurring, [0]), (Blurring, [1, 0]), (SmallPixels, [100]), (Ascent, [1.0, "largest"])],
 )
-def test_rules_that_make_no_sense_are_refused(make) -> None:
-    with pytest.raises(UsageError, match="expected"):
-        make()
+def test_what_makes_no_sense_is_refused(kind, given) -> None:
+    with pytest.raises(UsageError, match="expected|progress"):
+        kind(*given)
 
 
 def test_contributions_of_a_pixels_colours_cancel() -> None:
