@@ -130,7 +130,7 @@ def from_nodes(
 
 
 class Maker:
-    """Writes a graph line by line: `y = m("Relu", x)`."""
+    """Writes a graph line by line: `y = m("Relu", x)`. Inputs are values' names; numbers and arrays become constants."""
 
     def __init__(self, opset: int = 17, seed: int = 0) -> None:
         self.opset, self.nodes, self.weights, self.count = opset, [], [], 0
@@ -140,6 +140,7 @@ class Maker:
     def __call__(
         self, op: str, *inputs: str, name: str = "", domain: str = "", outputs: int = 1, **attributes
     ):
+        inputs = tuple(one if isinstance(one, str) else self.constant(one) for one in inputs)
         self.count += 1
         made = [f"{op.lower()}{self.count}" + (f"_{i}" if i else "") for i in range(outputs)]
         self.domains.add(domain)
