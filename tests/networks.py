@@ -5,6 +5,7 @@ Each maker gives an `onnx.ModelProto`. The same arguments give the same bytes.
 
 from __future__ import annotations
 
+import copy
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -127,6 +128,17 @@ def from_nodes(
     )
     versions = [helper.make_opsetid(*one) for one in {"": opset, **(imports or {})}.items()]
     return helper.make_model(graph, opset_imports=versions, ir_version=ir, functions=list(functions))
+
+
+def edited(model: onnx.ModelProto | Path, **changes) -> onnx.ModelProto:
+    """A copy of a model (or of a file's) with stored weights changed: `edited(model, **{"fc.weight": lambda w: -w})`."""
+    model = onnx.load(model) if isinstance(model, Path) else copy.deepcopy(model)
+    tensors = {tensor.name: tensor for tensor in model.graph.initializer}
+    for name, change in changes.items():
+        array = numpy_helper.to_array(tensors[name])
+        changed = np.asarray(change(array.copy()), array.dtype)
+        tensors[name].CopyFrom(numpy_helper.from_array(np.ascontiguousarray(changed), name))
+    return model
 
 
 class Maker:

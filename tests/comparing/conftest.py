@@ -39,24 +39,23 @@ class Files:
         self.bundled = Path(resolve("efficientnet-lite0"))
 
     def __call__(self, form: str = "QDQ", *, calibrate: str = "photos", **options: Any) -> Path:
+        return self._quantised("bundled", lambda: onnx.load(self.bundled), form, calibrate, options)
+
+    def small(self, name: str, form: str = "float", **options: Any) -> Path:
+        make = small.NETWORKS[name]
+        if form == "float":
+            return self.made(f"{name}.onnx", lambda path: onnx.save(make(), path))
+        return self._quantised(name, make, form, "photos", options)
+
+    def _quantised(self, name: str, make: Any, form: str, calibrate: str, options: dict[str, Any]) -> Path:
         scheme = quantise.Scheme(form, **options)
 
         def write(path: Path) -> None:
-            model = onnx.load(self.bundled)
-            onnx.save(quantise.quantise(model, scheme, self._ranges("bundled", model, calibrate)), path)
+            model = make()
+            onnx.save(quantise.quantise(model, scheme, self._ranges(name, model, calibrate)), path)
 
-        return self.made(f"bundled-{calibrate}-{_text(scheme)}.onnx", write)
-
-    def small(self, name: str, form: str = "float", **options: Any) -> Path:
-        scheme = quantise.Scheme("QDQ" if form == "float" else form, **options)
-
-        def write(path: Path) -> None:
-            model = small.NETWORKS[name]()
-            if form != "float":
-                model = quantise.quantise(model, scheme, self._ranges(name, model, "photos"))
-            onnx.save(model, path)
-
-        return self.made(f"{name}-{'float' if form == 'float' else _text(scheme)}.onnx", write)
+        digest = hashlib.sha256(repr(scheme).encode()).hexdigest()[:12]
+        return self.made(f"{name}-{calibrate}-{form}-{digest}.onnx", write)
 
     def photos(self) -> list[Path]:
         """68 crops of photos."""
@@ -91,10 +90,6 @@ class Files:
         return path
 
 
-def _text(scheme: quantise.Scheme) -> str:
-    return f"{scheme.form}-{hashlib.sha256(repr(scheme).encode()).hexdigest()[:12]}"
-
-
 @contextlib.contextmanager
 def _alone(path: Path) -> Iterator[None]:
     """Wait until no other process holds the lock; where there are no locks of this kind, each makes its own file."""
@@ -114,6 +109,19 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
     folder = base / "int8"
     folder.mkdir(exist_ok=True)
     return Files(folder)
+
+
+@pytest.fixture(scope="session")
+def pictures() -> list[np.ndarray]:
+    """Eight pictures for the small networks."""
+    return small.photos()
+
+
+@pytest.fixture(scope="session")
+def resnet(files: Files) -> tuple[Any, Any]:
+    """A small network and its int8 file."""
+    one, other = (small.opened(files.small("resnet", form), **small.SCALED) for form in ("float", "QDQ"))
+    return one, other
 
 
 @pytest.fixture(scope="session")

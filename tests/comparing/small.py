@@ -7,12 +7,19 @@ from typing import Any
 import numpy as np
 import onnx
 
+import onnxviz
 from tests.networks import Maker
 
 SIZE = 64
+#: How these networks take pictures: as the arrays (`pictures`) that their int8 files are calibrated on.
+SCALED = {"mean": (0.5,) * 3, "std": (40 / 255,) * 3}
 
 
-class _Named(Maker):
+def opened(model: Any, **options: Any) -> onnxviz.Network:
+    return onnxviz.load(model, **{"provider": "cpu", "threads": 1, **options})
+
+
+class Named(Maker):
     """`y = m.layer("stem", "Conv", x, ...)`: the value and its node bear the name."""
 
     def layer(self, name: str, op: str, *inputs: str, **attributes: Any) -> str:
@@ -42,7 +49,7 @@ class _Named(Maker):
 
 def resnet(classes: int = 10, seed: int = 0) -> onnx.ModelProto:
     """Residual blocks with batch norms of their own, as torch's exporter writes them (He et al. 2016)."""
-    m = _Named(seed=seed)
+    m = Named(seed=seed)
     x = m.layer("stem.relu", "Relu", m.norm("stem.norm", m.conv("stem", "image", 16, 3, 7, 2), 16))
     x = m.layer("pool", "MaxPool", x, kernel_shape=[3, 3], strides=[2, 2], pads=[1] * 4)
     width = 16
@@ -61,7 +68,7 @@ def resnet(classes: int = 10, seed: int = 0) -> onnx.ModelProto:
 
 def mobilenet(classes: int = 10, seed: int = 0) -> onnx.ModelProto:
     """Inverted residuals with hard swish and squeeze-and-excite, as MobileNetV3 (Howard et al. 2019)."""
-    m = _Named(seed=seed)
+    m = Named(seed=seed)
     x = m.layer("stem.swish", "HardSwish", m.conv("stem", "image", 16, 3, 3, 2))
     width = 16
     for place, (out, stride) in enumerate(((16, 1), (24, 2), (24, 1))):
@@ -83,7 +90,7 @@ def mobilenet(classes: int = 10, seed: int = 0) -> onnx.ModelProto:
 
 def detector(classes: int = 5, seed: int = 0) -> onnx.ModelProto:
     """Two scales with a neck between them; output0 (N, 4 + classes, places) of boxes and scores, as YOLO writes it."""
-    m = _Named(seed=seed)
+    m = Named(seed=seed)
     x = m.layer("stem.relu", "Relu", m.conv("stem", "image", 16, 3, 3, 2))
     fine = m.layer("stage1.relu", "Relu", m.conv("stage1", x, 24, 16, 3, 2))
     coarse = m.layer("stage2.relu", "Relu", m.conv("stage2", fine, 32, 24, 3, 2))
@@ -104,7 +111,7 @@ def detector(classes: int = 5, seed: int = 0) -> onnx.ModelProto:
 
 def segmenter(classes: int = 4, seed: int = 0) -> onnx.ModelProto:
     """An encoder and a decoder with a skip connection; masks (N, classes, size, size), as U-Net gives them."""
-    m = _Named(seed=seed)
+    m = Named(seed=seed)
     first = m.layer("down1.relu", "Relu", m.conv("down1", "image", 16, 3, 3, 2))
     x = m.layer("down2.relu", "Relu", m.conv("down2", first, 32, 16, 3, 2))
     x = m.layer("middle.relu", "Relu", m.conv("middle", x, 32, 32))
@@ -128,3 +135,9 @@ def pictures(count: int = 8, seed: int = 1) -> np.ndarray:
     rng = np.random.default_rng(seed)
     coarse = rng.standard_normal((count, 3, SIZE // 8, SIZE // 8)).repeat(8, axis=2).repeat(8, axis=3)
     return (coarse + 0.4 * rng.standard_normal((count, 3, SIZE, SIZE))).astype(np.float32)
+
+
+def photos(count: int = 8, seed: int = 1) -> list[np.ndarray]:
+    """The same as pictures that are taken as `SCALED` says: (SIZE, SIZE, 3) uint8."""
+    arrays = np.rint(pictures(count, seed).transpose(0, 2, 3, 1) * 40 + 127.5)
+    return list(np.clip(arrays, 0, 255).astype(np.uint8))

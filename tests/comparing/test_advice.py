@@ -29,14 +29,6 @@ def test_without_classes_there_is_no_agreement(files):
     assert all(one.agreement is None and one.sqnr >= advice.sqnr for one in advice.exclusions)
 
 
-def test_nothing_to_advise_where_nothing_differs(files):
-    path = files.small("segmenter")
-    both = hybrids(path, path, small.pictures()[:2])
-    advice = advise(both, local(both))
-    assert advice.exclusions == ()
-    assert advice.to_dict()["sqnr_db"] is None
-
-
 @pytest.mark.parametrize(
     ("gains", "said"),
     [((6.0, 7.0), "leave it in float"), ((-0.04, 3.0), "do not help (-0.0 dB)"), ((), "in float")],

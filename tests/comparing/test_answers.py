@@ -13,11 +13,11 @@ import pytest
 import scipy.special
 from PIL import Image
 
-import onnxviz
 from onnxviz.comparing.answers import answers
 from onnxviz.errors import ImageRejected
 from onnxviz.files import json_bytes
 from onnxviz.provenance import recording
+from tests.comparing import small
 from tests.networks import Maker
 
 SIDE = 16
@@ -31,14 +31,13 @@ def linear(shift: float = 0.0, factor: float = 1.0, limit: float | None = None) 
     bias = m.constant(np.random.default_rng(5).standard_normal(10) * shift)
     y = m("Gemm", x, weights, bias, transB=1)
     if limit is not None:
-        mean = m("ReduceMean", "image", axes=[1, 2, 3], keepdims=0)
-        root = m("Sqrt", m("Sub", mean, m.constant(np.float32(limit))))
-        y = m("Add", y, m("Mul", m("Unsqueeze", root, m.constant(np.array([1]))), m.constant(np.float32(0))))
+        root = m("Sqrt", m("Sub", m("ReduceMean", "image", axes=[1, 2, 3], keepdims=0), limit))
+        y = m("Add", y, m("Mul", m("Unsqueeze", root, [1]), 0.0))
     return m.model({"image": ("N", 3, SIDE, SIDE)}, {y: ("N", 10)})
 
 
-def opened(model: onnx.ModelProto):
-    return onnxviz.load(model, preprocess="tensorflow", provider="cpu")
+def opened(model):
+    return small.opened(model, preprocess="tensorflow")
 
 
 @pytest.fixture(scope="module")
@@ -80,14 +79,12 @@ def test_figures_are_those_by_hand(pictures):
     )
     known = [i for i, one in enumerate(truth) if one is not None]
     right = [np.array([c[i] == truth[i] for i in known]) for c in (ca, cb)]
-    assert found.truth is not None
-    assert found.truth.pictures == 16
-    assert found.truth.right_a.count == right[0].sum()
-    assert found.truth.right_b.count == right[1].sum()
-    assert found.truth.fixed == (right[1] & ~right[0]).sum()
-    assert found.truth.broken == (right[0] & ~right[1]).sum()
-    assert found.truth.ece_a == pytest.approx(_calibration(pa.max(1)[known], right[0]), abs=1e-5)
-    assert found.truth.ece_b == pytest.approx(_calibration(pb.max(1)[known], right[1]), abs=1e-5)
+    told = found.truth
+    assert told is not None and told.pictures == 16
+    assert (told.right_a.count, told.right_b.count) == (right[0].sum(), right[1].sum())
+    assert (told.fixed, told.broken) == ((right[1] & ~right[0]).sum(), (right[0] & ~right[1]).sum())
+    errors = [_calibration(p.max(1)[known], one) for p, one in zip((pa, pb), right, strict=True)]
+    assert (told.ece_a, told.ece_b) == pytest.approx(errors, abs=1e-5)
     json.loads(json_bytes(found.to_dict()))
 
 
@@ -135,20 +132,14 @@ def test_the_noise_equivalent_moves_as_far(pictures):
 def test_the_same_file_twice_is_nil(pictures):
     found = answers(opened(linear()), opened(linear()), pictures)
     assert found.agreement[0.0].count == 24
-    assert found.shift == 0
-    assert found.noise is not None
-    assert found.noise.sd == found.noise.moved == 0
-    assert found.flips["picture"] == []
+    assert found.shift == 0 and found.flips["picture"] == []
+    assert found.noise is not None and found.noise.sd == found.noise.moved == 0
 
 
 def test_more_than_noise_can_do_is_said(pictures):
-    found = answers(opened(linear()), opened(linear(factor=-100.0)), pictures).noise
-    assert found is not None
-    assert found.beyond
-    assert found.sd == 64
-    assert "more than" in " ".join(
-        answers(opened(linear()), opened(linear(factor=-100.0)), pictures).sentences()
-    )
+    found = answers(opened(linear()), opened(linear(factor=-100.0)), pictures)
+    assert found.noise is not None and found.noise.beyond and found.noise.sd == 64
+    assert "more than" in " ".join(found.sentences())
 
 
 def test_pictures_that_give_nan_are_left_out_and_counted(pictures):
@@ -188,12 +179,10 @@ def test_without_classes_outputs_are_compared(files):
     from onnxruntime.quantization.qdq_loss_debug import compute_signal_to_quantization_noice_ratio as sqnr
 
     paths = files.small("detector"), files.small("detector", "QDQ")
-    a, b = (onnxviz.load(path, preprocess="tensorflow", provider="cpu") for path in paths)
-    rng = np.random.default_rng(0)
-    pictures = list(rng.integers(0, 256, (3, 64, 64, 3), np.uint8))
+    a, b = map(opened, paths)
+    pictures = list(np.random.default_rng(0).integers(0, 256, (3, 64, 64, 3), np.uint8))
     found = answers(a, b, pictures)
-    assert found.reason
-    assert not found.agreement
+    assert found.reason and not found.agreement
     assert found.noise is not None and found.noise.moved > 0
     assert found.pictures == 3
     rows = [[], []]

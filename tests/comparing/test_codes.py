@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import onnx
 import pytest
@@ -9,20 +11,15 @@ from onnx import TensorProto
 
 import onnxviz
 from onnxviz.errors import PreprocessingAssumed
-from tests.comparing import small
+from tests.comparing.small import SCALED, opened
 
 TYPES = {"uint8": TensorProto.UINT8, "int8": TensorProto.INT8}
 
 
-def opened(model, **options):
-    return onnxviz.load(model, provider="cpu", threads=1, **options)
-
-
 def taking_codes(model: onnx.ModelProto, kind: str, untold: bool = False) -> onnx.ModelProto:
     """The file without the quantiser behind its input, and without what it says of preprocessing."""
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
-    (image,), nodes = copy.graph.input, copy.graph.node
+    copied = copy.deepcopy(model)
+    (image,), nodes = copied.graph.input, copied.graph.node
     (first,) = (node for node in nodes if node.op_type == "QuantizeLinear" and node.input[0] == image.name)
     nodes.remove(first)
     for node in nodes:
@@ -31,9 +28,9 @@ def taking_codes(model: onnx.ModelProto, kind: str, untold: bool = False) -> onn
                 node.input[place] = image.name
     image.type.tensor_type.elem_type = TYPES[kind]
     if untold:
-        del copy.metadata_props[:]
-    onnx.checker.check_model(copy)
-    return copy
+        del copied.metadata_props[:]
+    onnx.checker.check_model(copied)
+    return copied
 
 
 @pytest.fixture(scope="module")
@@ -65,17 +62,12 @@ def test_pictures_become_the_codes_that_the_files_quantiser_makes(edge, files, f
     ]
 
 
-#: How small networks take pictures: as the arrays that their int8 files are calibrated on.
-SCALED = {"mean": (0.5,) * 3, "std": (40 / 255,) * 3}
-
-
 @pytest.mark.parametrize("kind", TYPES)
 @pytest.mark.parametrize("form", ["QDQ", "QOperator"])
-def test_a_sound_file_that_takes_codes_has_no_finding(files, form, kind):
+def test_a_sound_file_that_takes_codes_has_no_finding(files, pictures, form, kind):
     a = opened(files.small("resnet"), **SCALED)
     b = opened(taking_codes(onnx.load(files.small("resnet", form, activations=kind)), kind), **SCALED)
-    arrays = np.clip(np.rint(small.pictures().transpose(0, 2, 3, 1) * 40 + 127.5), 0, 255)
-    found = onnxviz.compare(a, b, list(arrays.astype(np.uint8)), methods=(), probes=8, restore=1)
+    found = onnxviz.compare(a, b, pictures, methods=(), probes=8, restore=1)
     assert not [one.sentence for one in found.findings if one.severity == "high"]
     assert found.check("compare.matching").figure > 0.99
     assert found.check("compare.input").state == "clean"

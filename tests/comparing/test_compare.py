@@ -28,34 +28,15 @@ from onnxviz.comparing.words import advice
 from onnxviz.errors import UsageError
 from onnxviz.progress import Interrupted
 from tests.comparing import small
+from tests.comparing.small import SCALED, opened
+from tests.networks import edited
 
 GRAVE = SEVERITIES[:2]
-
-
-def opened(model, **options):
-    return onnxviz.load(model, provider="cpu", threads=1, **options)
-
-
-#: How small networks take pictures: as the arrays that their int8 files are calibrated on.
-SCALED = {"mean": (0.5,) * 3, "std": (40 / 255,) * 3}
 
 
 @pytest.fixture(scope="module")
 def photos(files):
     return files.photos()[::4]
-
-
-@pytest.fixture(scope="module")
-def pictures():
-    """Pictures for the small networks, (SIZE, SIZE, 3) uint8."""
-    arrays = np.clip(np.rint(small.pictures().transpose(0, 2, 3, 1) * 40 + 127.5), 0, 255)
-    return list(arrays.astype(np.uint8))
-
-
-@pytest.fixture(scope="module")
-def resnet(files):
-    """A small network and its int8 file."""
-    return tuple(opened(files.small("resnet", form), **SCALED) for form in ("float", "QDQ"))
 
 
 @pytest.fixture(scope="module")
@@ -78,6 +59,16 @@ def grave(found):
     return {one.id for one in found.findings if one.severity in GRAVE}
 
 
+def named(found, id):
+    """The findings of one check."""
+    return [one for one in found.findings if one.id == id]
+
+
+def little(a, b, images=None, **options):
+    """A comparison without maps, on two probes."""
+    return onnxviz.compare(a, b, images, **{"methods": (), "probes": 2, "restore": 0, **options})
+
+
 # --- what is found ------------------------------------------------------------------------------
 
 
@@ -87,49 +78,36 @@ def test_a_sound_file_has_no_finding(compared, form):
     assert not grave(found), [one.sentence for one in found.findings]
     assert found.check("compare.matching").figure > 0.99
     assert {one.state for one in found.checks if one.id != "compare.drift"} == {"clean"}
-    assert 0.65 < found.split.shares["weights"] < 0.9
-    assert found.split.shares["clipping"] < 0.01
+    assert 0.65 < found.split.shares["weights"] < 0.9 and found.split.shares["clipping"] < 0.01
 
 
-def test_the_layers_stand_in_order_with_their_own_part_and_a_reason(compared):
+def test_the_layers_stand_in_order_with_their_own_part_a_reason_and_measured_advice(compared):
     found = compared("QDQ")
-    table = found.table()
+    table, advice = found.table(), found.advice
     assert len({len(cells) for cells in table.values()}) == 1
     assert sum(share or 0 for share in table["share"]) == pytest.approx(1, abs=1e-6)
     first = table["place"].index(1)
     assert table["share"][first] == max(share for share in table["share"] if share is not None)
     assert table["reason"][first]
     assert found.values.dtype == np.float32 and found.values.max() == pytest.approx(table["effect"][first])
-
-
-def test_what_is_advised_was_measured(compared):
-    advice = compared("QDQ").advice
-    counts = [len(one.layers) for one in advice.exclusions]
-    assert counts == [1, 2, 3]
-    assert advice.exclusions[-1].gain > 1
-    assert all(0 < one.macs < 1 for one in advice.exclusions)
+    assert [len(one.layers) for one in advice.exclusions] == [1, 2, 3]
+    assert advice.exclusions[-1].gain > 1 and all(0 < one.macs < 1 for one in advice.exclusions)
 
 
 def test_per_tensor_is_told_by_its_answers_and_its_weights(files, net):
-    other = opened(files("QDQ", per_channel=False))
-    found = onnxviz.compare(net, other, files.photos()[::2], methods=(), probes=4, restore=0)
+    found = little(net, opened(files("QDQ", per_channel=False)), files.photos()[::2], probes=4)
     assert "compare.answers" in grave(found)
     assert found.split.cause == "weights" and found.split.shares["weights"] > 0.9
     assert "the weights" in found.check("compare.answers").findings[0].advice
 
 
-def test_a_calibration_on_other_pixels_is_told_by_the_input_and_by_clipping(compared):
+def test_a_calibration_on_other_pixels_or_on_noise_is_told(compared):
     found = compared("QDQ", calibrate="unit")
-    assert "compare.input" in grave(found)
-    assert found.split.cause == "clipping"
+    assert "compare.input" in grave(found) and found.split.cause == "clipping"
     assert found.effects.ranked[0].layer == found.layers["layer"][0] == "image"
     assert "quantiser" in found.layers["reason"][0] and found.layers["place"][0] == 1
-
-
-def test_a_calibration_on_noise_is_told(compared):
     found = compared("QDQ", calibrate="noise")
-    assert found.split.cause == "rounding"
-    assert grave(found)
+    assert grave(found) and found.split.cause == "rounding"
 
 
 @pytest.mark.parametrize(
@@ -146,9 +124,9 @@ def test_a_planted_fault_is_named_with_its_layer(files, pictures, name, fault, r
     place = quantise.fault(onnx.load(files.small(name)), fault)
     broken = quantise.plant(onnx.load(files.small(name, "QDQ")), place)
     models = (opened(model, **SCALED) for model in (files.small(name), broken))
-    found = onnxviz.compare(*models, pictures, methods=(), probes=4, restore=1)
+    found = little(*models, pictures, probes=4, restore=1)
     layers = {place.place.layer, *place.place.names, f"{place.place.layer}.norm"}
-    assert layers & {one.where for one in found.findings if one.id == rule}, found.lines()
+    assert layers & {one.where for one in named(found, rule)}, found.lines()
     if rule != "compare.relu":  # that layer is but a gate
         assert found.effects.ranked[0].layer in layers
     if found.effects.ranked[0].share > LAYER_SHARE:  # of the whole file nothing is advised then
@@ -198,7 +176,7 @@ def test_without_pictures_weights_and_structure_are_compared(files, resnet):
 
 def test_true_classes_tell_what_was_broken(resnet, pictures):
     best = [one[0].index for one in resnet[0].predict(pictures, top=1)]
-    found = onnxviz.compare(*resnet, pictures, truth=best, methods=(), probes=2, restore=0)
+    found = little(*resnet, pictures, truth=best)
     assert found.answers.truth.right_a.count == len(pictures)
     assert found.answers.truth.broken == len(found.answers.flips["picture"])
     assert found.advice is None
@@ -210,13 +188,8 @@ def test_true_classes_tell_what_was_broken(resnet, pictures):
 
 
 def test_nan_is_a_finding(files, resnet, pictures):
-    model = onnx.load(files.small("resnet"))
-    tensor = next(one for one in model.graph.initializer if one.name == "logits.weight")
-    weights = numpy_helper.to_array(tensor).copy()
-    weights[0] = np.nan
-    tensor.CopyFrom(numpy_helper.from_array(weights, tensor.name))
-    found = onnxviz.compare(resnet[0], opened(model, **SCALED), pictures[:2], methods=(), probes=2)
-    assert "compare.finite" in grave(found)
+    b = edited(files.small("resnet"), **{"logits.weight": lambda w: np.where(w == w[0], np.nan, w)})
+    assert "compare.finite" in grave(little(resnet[0], opened(b, **SCALED), pictures[:2]))
 
 
 def test_what_cannot_run_is_said_and_the_rest_goes_on(resnet, pictures, monkeypatch):
@@ -226,7 +199,7 @@ def test_what_cannot_run_is_said_and_the_rest_goes_on(resnet, pictures, monkeypa
         raise ModelRejected("no kernel for it")
 
     monkeypatch.setattr(comparing, "answers", refused)
-    found = onnxviz.compare(*resnet, pictures[:2], methods=(), probes=2)
+    found = little(*resnet, pictures[:2], restore=8)
     assert found.reasons == {"answers": "no kernel for it"}
     assert found.check("compare.answers").state == "not-run"
     assert found.check("compare.matching").state == "clean"
@@ -248,64 +221,47 @@ def test_ctrl_c_keeps_what_was_done(resnet, pictures, monkeypatch, tmp_path):
     assert json.loads((tmp_path / "out/report.json").read_text())["verdict"] == "incomplete"
 
 
-def edited(edit):
-    model = small.resnet()
-    edit(model.graph)
-    return opened(model, **SCALED)
-
-
 def test_a_rectifier_that_b_lacks_is_a_finding(resnet, pictures):
-    def dropped(graph):
-        next(node for node in graph.node if node.name == "block1.relu1").op_type = "Identity"
-
-    found = onnxviz.compare(resnet[0], edited(dropped), pictures[:4], methods=(), probes=4, restore=1)
-    (one,) = (one for one in found.findings if one.id == "compare.relu")
+    model = small.resnet()
+    next(node for node in model.graph.node if node.name == "block1.relu1").op_type = "Identity"
+    found = little(resnet[0], opened(model, **SCALED), pictures[:4], probes=4, restore=1)
+    (one,) = named(found, "compare.relu")
     assert one.where == "block1.relu1" and one.severity == "high" and one.figure > 50
-    assert (
-        "B has no activation behind it" in found.layers["reason"][found.layers["layer"].index("block1.norm1")]
-    )
+    reason = found.layers["reason"][found.layers["layer"].index("block1.norm1")]
+    assert "B has no activation behind it" in reason
     told = "\n".join(found.lines())
     assert "put back this layer as in A" in told and "inf" not in told and "per channel" not in told
 
 
 @pytest.mark.parametrize("write", ["Clip", "Max", "HardSwish"])
 def test_a_rectifier_that_is_written_otherwise_is_none(resnet, pictures, write):
-    def rewritten(graph):
-        node = next(node for node in graph.node if node.name == "block1.relu1")
-        node.op_type = write
-        if write != "HardSwish":
-            graph.initializer.append(numpy_helper.from_array(np.float32(0), "nought"))
-            node.input.append("nought")
-
-    found = onnxviz.compare(resnet[0], edited(rewritten), pictures[:2], methods=(), probes=2, restore=0)
+    model = small.resnet()
+    node = next(node for node in model.graph.node if node.name == "block1.relu1")
+    node.op_type = write
+    if write != "HardSwish":
+        model.graph.initializer.append(numpy_helper.from_array(np.float32(0), "nought"))
+        node.input.append("nought")
+    found = little(resnet[0], opened(model, **SCALED), pictures[:2])
     assert found.check("compare.relu").state != "found"
 
 
 def test_a_file_that_always_says_the_same_says_nothing_of_the_runtime(resnet, pictures):
-    def constant(graph):
-        for tensor in graph.initializer:
-            if tensor.name.startswith("logits."):
-                like = numpy_helper.to_array(tensor)
-                value = 1.1 if tensor.name.endswith("bias") else 0
-                tensor.CopyFrom(numpy_helper.from_array(np.full_like(like, value), tensor.name))
-
-    found = onnxviz.compare(resnet[0], edited(constant), pictures[:4], methods=(), probes=2, restore=0)
+    constant = {"logits.weight": lambda w: 0 * w, "logits.bias": lambda b: np.full_like(b, 1.1)}
+    found = little(resnet[0], opened(edited(small.resnet(), **constant), **SCALED), pictures[:4])
     assert found.check("compare.runtime").state == "not-applicable"
     assert "compare.answers" in grave(found)
 
 
 @pytest.mark.parametrize(
-    ("per_channel", "activations", "words"),
+    ("per_channel", "words"),
     [
-        (False, "uint8", r"int8 per tensor\): quantise them per channel, or with more bits"),
-        (True, "uint8", r"int8 per channel\): quantise them with more bits"),
+        (False, r"int8 per tensor\): quantise them per channel, or with more bits"),
+        (True, r"int8 per channel\): quantise them with more bits"),
     ],
 )
-def test_what_is_advised_about_weights_follows_from_the_file(
-    files, resnet, pictures, per_channel, activations, words
-):
-    b = opened(files.small("resnet", "QDQ", per_channel=per_channel, activations=activations), **SCALED)
-    found = onnxviz.compare(resnet[0], b, pictures[:2], methods=(), probes=2, restore=0)
+def test_what_is_advised_about_weights_follows_from_the_file(files, resnet, pictures, per_channel, words):
+    b = files.small("resnet", "QDQ", per_channel=per_channel, activations="uint8")
+    found = little(resnet[0], opened(b, **SCALED), pictures[:2])
     told = source(replace(found.split, weights=1.0, activations=0.0, clipping=0.0), found.why)
     assert re.search(words, told)
 
@@ -337,6 +293,12 @@ def test_what_is_written(compared, net, tmp_path):
     assert told["verdict"] == "pass" and {one["id"] for one in told["checks"]} > {"compare.answers"}
 
 
+def test_a_severity_that_there_is_not_is_refused(compared, tmp_path):
+    with pytest.raises(UsageError, match="'hgih'; did you mean 'high'"):
+        compared("QDQ").save(tmp_path / "out", fail_on="hgih")
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.fixture(scope="module")
 def explained(resnet, pictures):
     """The small network and its int8 file, with maps."""
@@ -356,8 +318,7 @@ def test_the_worst_maps_lie_beside_the_page(explained, tmp_path):
 
 def test_the_page_says_how_layers_were_found_and_which_were_not(explained):
     def told(found):
-        (section,) = (one for one in page(found).sections if one.title == "What was compared")
-        return section.blocks
+        return next(one.blocks for one in page(found).sections if one.title == "What was compared")
 
     text, table = told(explained)
     assert "not found" not in text.text and not missing(explained.matching)
@@ -402,16 +363,12 @@ def test_a_processor_whose_sums_are_cut_is_a_thing_to_do(explained):
         assert any("reduce_range" in line for line in found.lines()) is told
 
 
-def test_a_screen_tells_answers_layers_and_what_to_do(compared):
-    lines = compared("QDQ").lines()
+def test_a_screen_and_a_notebook_tell_answers_layers_and_what_to_do(compared):
+    found = compared("QDQ")
+    lines = found.lines()
     heads = [line.split("  ")[0].strip() for line in lines]
     assert [head for head in heads if head][:4] == ["answers", "layers", "noise from", "to do"]
-    assert len(lines) < 24
-    assert any("dB, measured" in line for line in lines)
-
-
-def test_a_notebook_shows_the_lines_of_the_screen(compared):
-    found = compared("QDQ")
+    assert len(lines) < 24 and any("dB, measured" in line for line in lines)
     assert found._repr_png_() is None
     assert found._repr_html_().startswith("<pre>answers") and "B&#x27;s" in found._repr_html_()
 
@@ -425,17 +382,9 @@ def test_a_comparison_can_be_pickled_and_copied(compared):
 
 
 def test_of_one_layer_the_table_has_that_one(resnet, pictures):
-    found = onnxviz.compare(*resnet, pictures[:2], layers="block1.relu1", methods=(), probes=2, restore=0)
+    found = little(*resnet, pictures[:2], layers="block1.relu1")
     assert found.layers["layer"] == ["block1.relu1"] and found.layers["op"] == ["Relu"]
     assert found.layers["place"][0] > 0 and "rounding" in found.layers["reason"][0]
-
-
-def stored_weights(path, name, edit):
-    """The file with one initialiser edited."""
-    model = onnx.load(path)
-    tensor = next(one for one in model.graph.initializer if one.name == name)
-    tensor.CopyFrom(numpy_helper.from_array(edit(numpy_helper.to_array(tensor)), name))
-    return opened(model, **SCALED)
 
 
 @pytest.mark.parametrize(
@@ -448,82 +397,68 @@ def stored_weights(path, name, edit):
 )
 def test_the_one_layer_that_was_made_anew_is_named(files, resnet, pictures, weights, layers):
     rng = np.random.default_rng(0)
-    b = stored_weights(
-        files.small("resnet"), weights, lambda w: (w.std() * rng.standard_normal(w.shape)).astype(np.float32)
-    )
-    found = onnxviz.compare(resnet[0], b, pictures[:4], methods=(), restore=1)
+    b = edited(files.small("resnet"), **{weights: lambda w: w.std() * rng.standard_normal(w.shape)})
+    found = little(resnet[0], opened(b, **SCALED), pictures[:4], probes=16, restore=1)
     worst = found.effects.ranked[0]
     assert worst.layer in layers and worst.share > 0.99
-    named = [one.where for one in found.findings if one.id == "compare.layer"]
-    assert named == ([worst.layer] if worst.e >= LAYER_MOVED else [])
+    assert [one.where for one in named(found, "compare.layer")] == [worst.layer] * (worst.e >= LAYER_MOVED)
     assert found.check("compare.matching").figure == 1
 
 
 @pytest.mark.parametrize(
-    ("edit", "words"),
-    [(lambda w: 3 * w, "are 3.00 times A's"), (lambda w: w[::-1].copy(), "its weights differ")],
+    ("edit", "words"), [(lambda w: 3 * w, "are 3.00 times A's"), (lambda w: w[::-1], "its weights differ")]
 )
 def test_weights_that_are_a_multiple_are_told_from_other_weights(files, resnet, pictures, edit, words):
-    b = stored_weights(files.small("resnet"), "logits.weight", edit)
-    found = onnxviz.compare(resnet[0], b, pictures[:2], methods=(), probes=2, restore=0)
+    b = edited(files.small("resnet"), **{"logits.weight": edit})
+    found = little(resnet[0], opened(b, **SCALED), pictures[:2])
     row = found.layers["place"].index(1)
-    assert found.layers["layer"][row] == "logits"
-    assert words in found.layers["reason"][row]
+    assert found.layers["layer"][row] == "logits" and words in found.layers["reason"][row]
 
 
-def test_a_range_that_must_hold_zero_is_used_though_no_value_is_near_it():
+@pytest.mark.parametrize(
+    ("ends", "held", "state"),
+    [
+        (
+            (0.5, 0.6),
+            {"low": 0.0, "high": 0.66, "used": 0.15},
+            "clean",
+        ),  # no value is near 0, which it must hold
+        ((0.5, 0.6), {"low": 0.0, "high": 4.8, "used": 0.02}, "found"),
+        (
+            (0.0, 0.9),
+            {"low": -2.0, "high": 1.98, "used": 0.1, "symmetric": True},
+            "clean",
+        ),  # nor on the other side
+        ((0.0, 0.3), {"low": -2.0, "high": 1.98, "used": 0.1, "symmetric": True}, "found"),
+    ],
+)
+def test_what_a_range_must_hold_is_used(ends, held, state):
     pair = Pair("gate", "gate", "gate", "HardSigmoid", "values", 1.0)
-    ends = ((0.5, 0.6),) * 3
-    gate = LayerFigures(pair, 30.0, 1.0, 0.5, 0.6, "uint8", 8, low=0.0, high=0.66, used=0.15, ends=ends)
-    for figures, state in ((gate, "clean"), (replace(gate, high=4.8, used=0.02), "found")):
-        checks = {one.id: one for one in judged({"why": Why((figures,))}, {}, True)}
-        assert checks["compare.range"].state == state
-
-
-@pytest.mark.parametrize(("most", "state"), [(0.9, "clean"), (0.3, "found")])
-def test_what_a_symmetric_quantiser_must_hold_on_the_other_side_of_zero_is_used(most, state):
-    pair = Pair("relu", "relu", "relu", "Relu", "values", 1.0)
-    ends = ((0.0, most),) * 3
-    relu = LayerFigures(
-        pair, 30.0, 1.0, 0.0, most, "int8", 8, symmetric=True, low=-2.0, high=1.98, used=0.1, ends=ends
-    )
-    checks = {one.id: one for one in judged({"why": Why((relu,))}, {}, True)}
+    figures = LayerFigures(pair, 30.0, 1.0, *ends, "uint8", 8, ends=(ends,) * 3, **held)
+    checks = {one.id: one for one in judged({"why": Why((figures,))}, {}, True)}
     assert checks["compare.range"].state == state
-
-
-def test_a_severity_that_there_is_not_is_refused(compared, tmp_path):
-    with pytest.raises(UsageError, match="'hgih'; did you mean 'high'"):
-        compared("QDQ").save(tmp_path / "out", fail_on="hgih")
-    assert not (tmp_path / "out").exists()
 
 
 # --- what is refused ----------------------------------------------------------------------------
 
 
-def test_two_networks_are_refused_by_name(files, net):
-    other = files.small("resnet")
-    with pytest.raises(UsageError, match=r"(?s)A \('efficientnet-lite0'\).*224×224.*B \('resnet.*64×64"):
-        onnxviz.compare(net, opened(other, preprocess="unit"))
+def labelled(last):
+    return {"model": small.resnet(), "labels": [*(f"c{i}" for i in range(9)), last]}
 
 
-def test_other_classes_are_refused():
-    one, other = (opened(small.resnet(classes), preprocess="unit") for classes in (10, 11))
-    with pytest.raises(UsageError, match="10 classes and .* 11 classes"):
-        onnxviz.compare(one, other)
-
-
-def test_other_labels_are_refused():
-    names = [f"c{i}" for i in range(10)]
-    one = opened(small.resnet(), preprocess="unit", labels=names)
-    other = opened(small.resnet(), preprocess="unit", labels=[*names[:9], "else"])
-    with pytest.raises(UsageError, match="class 9 is 'c9' in .* and 'else' in"):
-        onnxviz.compare(one, other)
-
-
-def test_other_weights_are_no_file_of_the_same_network():
-    one, other = (opened(small.resnet(seed=seed), preprocess="unit") for seed in (0, 1))
-    with pytest.raises(UsageError, match="not the same network"):
-        onnxviz.compare(one, other)
+@pytest.mark.parametrize(
+    ("a", "b", "words"),
+    [
+        ({"model": "efficientnet-lite0", "preprocess": None}, {"model": small.resnet()},
+         r"(?s)A \('efficientnet-lite0'\).*224×224.*B \('model.*64×64"),
+        ({"model": small.resnet(10)}, {"model": small.resnet(11)}, "10 classes and .* 11 classes"),
+        (labelled("c9"), labelled("else"), "class 9 is 'c9' in .* and 'else' in"),
+        ({"model": small.resnet()}, {"model": small.resnet(seed=1)}, "not the same network"),
+    ],
+)  # fmt: skip
+def test_two_networks_are_refused_by_what_differs(a, b, words):
+    with pytest.raises(UsageError, match=words):
+        onnxviz.compare(*(opened(**{"preprocess": "unit", **one}) for one in (a, b)))
 
 
 @pytest.mark.parametrize(
@@ -548,7 +483,5 @@ def test_what_cannot_be_meant_is_refused(net, options, words):
 
 
 def test_another_recipe_is_a_finding(net):
-    other = opened("efficientnet-lite0", preprocess="imagenet")
-    found = onnxviz.compare(net, other)
-    said = [one for one in found.findings if one.id == "compare.input"]
+    said = named(onnxviz.compare(net, opened("efficientnet-lite0", preprocess="imagenet")), "compare.input")
     assert said and said[0].severity == "high" and "in B" in said[0].sentence

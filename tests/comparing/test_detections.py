@@ -6,52 +6,44 @@ import json
 
 import numpy as np
 import pytest
-from onnx import numpy_helper
 
 import onnxviz
 from onnxviz.comparing.answers import answers
 from onnxviz.comparing.detections import Detections, detections
 from tests.comparing import small
-from tests.comparing.small import _Named
+from tests.networks import edited
 
-SCALED = {"mean": (0.5,) * 3, "std": (40 / 255,) * 3}
 BOXES = 12
 
 
 def opened(model):
-    return onnxviz.load(model, provider="cpu", threads=1, **SCALED)
+    return small.opened(model, **small.SCALED)
 
 
-@pytest.fixture(scope="module")
-def pictures():
-    arrays = np.clip(np.rint(small.pictures().transpose(0, 2, 3, 1) * 40 + 127.5), 0, 255)
-    return list(arrays.astype(np.uint8))
+def compared(a, b, pictures):
+    return onnxviz.compare(a, opened(b), pictures, methods=(), probes=4, restore=0)
 
 
 def ssd(*, raw: bool = False, picked: bool = False, bias: float = 0.0):
     """Boxes and the softmax of four classes, the last for nothing, as outputs of their own; or what NMS picks."""
-    m = _Named(seed=3)
+    m = small.Named(seed=3)
     x = m.layer("stem.relu", "Relu", m.conv("stem", "image", 8, 3, 3, 4))
     x = m.layer("features", "Flatten", m.layer("pool", "AveragePool", x, kernel_shape=[4, 4], strides=[4, 4]))
-    rows = m.constant([0, BOXES, 4])
-    boxes = m.layer("boxes", "Reshape", m.linear("box.row", x, 4 * BOXES, 128), rows)
-    logits = m.layer("conf.rows", "Reshape", m.linear("conf", x, 4 * BOXES, 128), rows)
-    shifted = m.layer("conf.shifted", "Add", logits, m.constant(np.float32([bias, 0, 0, 4 - bias])))
+    boxes = m.layer("boxes", "Reshape", m.linear("box.row", x, 4 * BOXES, 128), [0, BOXES, 4])
+    logits = m.layer("conf.rows", "Reshape", m.linear("conf", x, 4 * BOXES, 128), [0, BOXES, 4])
+    shifted = m.layer("conf.shifted", "Add", logits, [bias, 0.0, 0.0, 4 - bias])
     scores = shifted if raw else m.layer("scores", "Softmax", shifted, axis=2)
     outputs = {boxes: ("N", BOXES, 4), scores: ("N", BOXES, 4)}
     if picked:
         turned = m.layer("turned", "Transpose", scores, perm=[0, 2, 1])
-        m.layer("chosen", "NonMaxSuppression", boxes, turned, m.constant(np.int64([5])))
-        chosen = m.layer("chosen.real", "Cast", "chosen", to=1)
-        outputs = {chosen: ("M", 3)}
+        chosen = m.layer("chosen", "NonMaxSuppression", boxes, turned, [5])
+        outputs = {m.layer("chosen.real", "Cast", chosen, to=1): ("M", 3)}
     return m.model({"image": ("N", 3, small.SIZE, small.SIZE)}, outputs)
 
 
 def test_what_either_finds_is_counted_by_picture():
     found = Detections({"y": (1, [1, 2])})
-    a = np.array(
-        [[[0.9, 0.9], [0.8, 0.1], [0.1, 0.1]]]
-    )  # one row of a box, then two of scores: 0.8, 0.1, 0.1, 0.1
+    a = np.array([[[0.9, 0.9], [0.8, 0.1], [0.1, 0.1]]])  # a row of a box, then two of scores
     lost, kept, new = a.copy(), a.copy(), a.copy()
     lost[0, 1, 0], kept[0, 1, 0], new[0, 2, 1] = 0.2, 0.3, 0.7
     for b in (a, lost, kept, new):
@@ -85,10 +77,8 @@ def test_scores_are_told_from_boxes_by_what_makes_them(files):
 @pytest.mark.parametrize("form", ["QDQ", "QOperator", "dynamic"])
 def test_a_sound_int8_file_finds_the_same(files, pictures, form):
     a = opened(files.small("detector"))
-    found = onnxviz.compare(
-        a, opened(files.small("detector", form)), pictures, methods=(), probes=4, restore=0
-    )
-    (check,) = (one for one in found.checks if one.id == "compare.answers")
+    found = compared(a, files.small("detector", form), pictures)
+    check = found.check("compare.answers")
     assert check.state == "clean" and check.figure > 0.99
     boxes = found.answers.pixels
     assert isinstance(boxes, Detections) and boxes.found > 100 and len(boxes.shares) == len(pictures)
@@ -97,13 +87,8 @@ def test_a_sound_int8_file_finds_the_same(files, pictures, form):
 
 
 def test_lost_detections_are_a_finding(pictures):
-    a, b = opened(ssd(bias=2.0)), ssd(bias=2.0)
-    for tensor in b.graph.initializer:
-        if tensor.name == "conf.weight":
-            tensor.CopyFrom(
-                numpy_helper.from_array(numpy_helper.to_array(tensor) * np.float32(-1), tensor.name)
-            )
-    found = onnxviz.compare(a, opened(b), pictures, methods=(), probes=4, restore=0)
+    a = ssd(bias=2.0)
+    found = compared(opened(a), edited(a, **{"conf.weight": lambda w: -w}), pictures)
     (told,) = (one for one in found.findings if one.id == "compare.answers")
     assert told.severity == "high" and "lost" in told.sentence
 

@@ -2,36 +2,39 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper
 
-import onnxviz
-from onnxviz.comparing.hybrids import Hybrids, answers, decibels
+from onnxviz.comparing.hybrids import Hybrids, answers
 from onnxviz.comparing.local import local
 from onnxviz.comparing.match import match
 from onnxviz.comparing.normal import normal
 from onnxviz.errors import ModelUnsuitable
 from tests.comparing import small
 from tests.comparing.test_local import hybrids
-from tests.networks import tiny_cnn
+
+
+def opened(model, **options):
+    return small.opened(model, preprocess="imagenet", **options)
 
 
 def picked(model: onnx.ModelProto) -> onnx.ModelProto:
     """The scores of a detector's best places, as many as its file says, and where they are."""
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
-    copy.graph.initializer.append(onnx.numpy_helper.from_array(np.array([7]), "best.count"))
-    copy.graph.node.append(helper.make_node("TopK", ["scores", "best.count"], ["best", "where"], axis=-1))
-    del copy.graph.output[:]
-    copy.graph.output.append(helper.make_tensor_value_info("best", TensorProto.FLOAT, ("N", 5, 7)))
-    copy.graph.output.append(helper.make_tensor_value_info("where", TensorProto.INT64, ("N", 5, 7)))
-    return copy
+    copied = copy.deepcopy(model)
+    copied.graph.initializer.append(onnx.numpy_helper.from_array(np.array([7]), "best.count"))
+    copied.graph.node.append(helper.make_node("TopK", ["scores", "best.count"], ["best", "where"], axis=-1))
+    del copied.graph.output[:]
+    copied.graph.output.append(helper.make_tensor_value_info("best", TensorProto.FLOAT, ("N", 5, 7)))
+    copied.graph.output.append(helper.make_tensor_value_info("where", TensorProto.INT64, ("N", 5, 7)))
+    return copied
 
 
 def test_what_is_picked_is_compared_before(files):
-    a = onnxviz.load(picked(small.detector()), provider="cpu", preprocess="imagenet")
+    a = opened(picked(small.detector()))
     assert answers(a, normal(a)) == ["scores"]
     both = hybrids(
         picked(small.detector()), picked(onnx.load(files.small("detector", "QDQ"))), small.pictures()[:2]
@@ -39,11 +42,6 @@ def test_what_is_picked_is_compared_before(files):
     found = local(both, heal=1)
     assert 0 < found.moved < 0.2
     assert abs(found.measured - found.predicted) < 6
-
-
-def test_classifiers_answer_by_logits():
-    net = onnxviz.load(tiny_cnn(), provider="cpu", preprocess="imagenet")
-    assert answers(net, normal(net)) == ["logits"]
 
 
 def test_files_of_one_fixed_batch(files):
@@ -67,10 +65,7 @@ def test_in_a_process_of_its_own(files):
     x = small.pictures()[:2]
     paths = files.small("mobilenet"), files.small("mobilenet", "QDQ")
     expected = local(hybrids(*paths, x), heal=1)
-    with (
-        onnxviz.load(paths[0], provider="cpu", preprocess="imagenet", isolate=True) as a,
-        onnxviz.load(paths[1], provider="cpu", preprocess="imagenet", isolate=True) as b,
-    ):
+    with opened(paths[0], isolate=True) as a, opened(paths[1], isolate=True) as b:
         found = local(Hybrids(a, b, match(a, b, x), x, x), heal=1)
     assert [one.e for one in found.effects] == pytest.approx([one.e for one in expected.effects])
 
@@ -86,18 +81,13 @@ def test_pictures_that_are_not_finite_are_left_out(files):
 
 
 def test_what_has_no_answer_in_b_is_refused(files):
-    a = onnxviz.load(small.detector(), provider="cpu", preprocess="imagenet")
+    a = opened(small.detector())
     other = onnx.load(files.small("detector"))
     other.graph.output.append(helper.make_tensor_value_info("rows", TensorProto.FLOAT, ("N", 9, 320)))
-    b = onnxviz.load(other, provider="cpu", preprocess="imagenet")
+    b = opened(other)
     x = small.pictures()[:2]
     found = match(a, b, x)
     assert len(Hybrids(a, b, found, x, x)) == 2  # by its pair
     bare = type(found)(found.a, found.b, (), 1.0, 1.0)
     with pytest.raises(ModelUnsuitable, match="output0"):
         Hybrids(a, b, bare, x, x)
-
-
-def test_decibels():
-    assert decibels(0.1) == pytest.approx(20)
-    assert decibels(0) == np.inf

@@ -168,10 +168,6 @@ def test_float_weights_are_what_the_runtime_makes_of_them(net, files):
     assert rewritten.severity == "high"
 
 
-# Small networks take (pixel/255 − 0.5) × 6.4, so that `small.pictures` can be given as pixels.
-RECIPE = {"mean": (0.5,) * 3, "std": (1 / 6.4,) * 3}
-
-
 @pytest.mark.parametrize("name", small.NETWORKS)
 @pytest.mark.parametrize(
     "options",
@@ -186,10 +182,8 @@ RECIPE = {"mean": (0.5,) * 3, "std": (1 / 6.4,) * 3}
     ids=lambda options: "-".join(map(str, options.values())),
 )
 def test_sound_files_of_other_networks_have_no_finding(files, name, options):
-    real = small.pictures(12, seed=3).transpose(0, 2, 3, 1)
-    pixels = np.rint((real / 6.4 + 0.5) * 255).clip(0, 255).astype(np.uint8)
-    a, b = (opened(path, **RECIPE) for path in (files.small(name), files.small(name, **options)))
-    found = compared(a, b, list(pixels))
+    a, b = (opened(path, **small.SCALED) for path in (files.small(name), files.small(name, **options)))
+    found = compared(a, b, small.photos(12, seed=3))
     assert grave(found) == []
     assert found.matching.macs > 0.99
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import pickle
 
 import numpy as np
+import onnx
+import onnxruntime
 import pytest
+from PIL import Image
 
 import onnxviz
 from onnxviz.cli.main import run
@@ -42,11 +46,8 @@ def test_a_name_without_a_counterpart_gives_what_follows_it(files, picture):
 
 def test_names_that_mean_something_else_here_give_way(picture):
     """The other file's names go before this file's own, which are kept beside."""
-    import onnx
-
     a = small.resnet()
-    b = onnx.ModelProto()
-    b.CopyFrom(a)
+    b = copy.deepcopy(a)
     turns = {"stem.relu": "pool", "pool": "block0.relu1", "block0.relu1": "stem.relu", "gap": "means"}
     for node in b.graph.node:
         node.input[:] = [turns.get(name, name) for name in node.input]
@@ -71,11 +72,9 @@ def test_another_network_is_refused(files):
 
 
 @pytest.mark.parametrize("form", ["QDQ", "QOperator"])
-def test_the_command_line_asks_by_the_float_files_names(files, form, tmp_path, capsys):
-    from PIL import Image
-
-    picture, out = tmp_path / "a.png", tmp_path / "maps.png"
-    Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)).save(picture)
+def test_the_command_line_asks_by_the_float_files_names(files, form, tmp_path, picture):
+    shown, picture, out = picture, tmp_path / "a.png", tmp_path / "maps.png"
+    Image.fromarray(shown).save(picture)
     a, b = files.small("resnet"), files.small("resnet", form)
     options = ["--provider", "cpu", "--preprocess", "unit", "--layer", "block1.relu1", "-o", str(out)]
     assert run(["activations", str(b), str(picture), *options, "--like", str(a)]) == 0
@@ -95,8 +94,6 @@ def test_the_command_line_asks_by_the_float_files_names(files, form, tmp_path, c
 @pytest.mark.parametrize("form", ["QDQ", "QOperator"])
 def test_a_gradient_is_asked_for_by_the_float_files_names(files, form, tmp_path, picture):
     """The gradient by what the int8 file has for A's layer is much as A's own."""
-    import onnxruntime
-
     a, found = files.small("resnet"), {}
     x = onnxviz.load(a, preprocess="unit").prepare(picture)
     for name in ("float", form):
@@ -116,9 +113,6 @@ def test_a_gradient_is_asked_for_by_the_float_files_names(files, form, tmp_path,
 
 
 def test_exposed_layers_bear_the_other_files_names(files, tmp_path, picture):
-    import onnx
-    import onnxruntime
-
     out = tmp_path / "exposed.onnx"
     a, b = files.small("resnet"), files.small("resnet", "QOperator")
     assert run(["expose", str(b), "--layer", "block1.relu1", "--like", str(a), "-o", str(out)]) == 0

@@ -9,15 +9,17 @@ import onnx
 import pytest
 import quantise  # tools/ is on the path: tests/comparing/conftest.py
 
-import onnxviz
+from onnxviz.comparing.advice import advise
 from onnxviz.comparing.hybrids import Hybrids
 from onnxviz.comparing.local import local, robust_z
 from onnxviz.comparing.match import match
+from onnxviz.comparing.split import split
 from tests.comparing import small, variants
+from tests.networks import edited
 
 
 def hybrids(a, b, x: np.ndarray, xb: np.ndarray | None = None) -> Hybrids:
-    one, other = (onnxviz.load(each, provider="cpu", preprocess="imagenet") for each in (a, b))
+    one, other = (small.opened(each, preprocess="imagenet") for each in (a, b))
     return Hybrids(one, other, match(one, other, x, xb), x, x if xb is None else xb)
 
 
@@ -37,21 +39,27 @@ def test_what_is_only_moved_on_in_the_same_codes_has_no_effect_of_its_own(files,
 @pytest.mark.parametrize("name", small.NETWORKS)
 def test_the_same_file_twice(files, name):
     path = files.small(name)
-    found = local(hybrids(path, path, small.pictures()[:2]))
-    assert found.effects == ()
+    both = hybrids(path, path, small.pictures()[:2])
+    found, advice = local(both), advise(both, local(both))
+    assert found.effects == advice.exclusions == ()
     assert (found.moved, found.measured, found.apart) == (0, math.inf, False)
+    assert split(both).cause is advice.to_dict()["sqnr_db"] is None
 
 
 @pytest.mark.parametrize("form", ["QDQ", "QOperator", "dynamic"])
 @pytest.mark.parametrize("name", small.NETWORKS)
 def test_networks_of_all_kinds(files, name, form):
-    """Effects of single layers add up to about what the whole file does."""
-    found = local(hybrids(files.small(name), files.small(name, form), small.pictures()[:2]), heal=1)
+    """Effects of single layers add up to about what the whole file does; measured ranges clip nothing."""
+    both = hybrids(files.small(name), files.small(name, form), small.pictures()[:2])
+    found = local(both, heal=1)
     assert len(found.effects) >= 5
     assert found.moved > 0
     assert abs(found.measured - found.predicted) < 4
     healed = found.ranked[0].healed
     assert healed is not None and healed > found.measured - 1
+    if form == "dynamic":
+        parts = split(both)
+        assert parts.clipping == 0 and parts.weights > 0 and parts.activations > 0
 
 
 # --- other forms of one network -------------------------------------------------------------------
@@ -76,12 +84,8 @@ def test_equalised_and_quantised(files):
 
 def test_pruning_is_found_where_it_was_done(files):
     path = files.small("mobilenet")
-    pruned = variants.pruned(onnx.load(path))
-    kept = onnx.load(path)
-    wanted = "block1.project.weight"
-    tensors = {tensor.name: tensor for tensor in pruned.graph.initializer}
-    next(t for t in kept.graph.initializer if t.name == wanted).CopyFrom(tensors[wanted])
-    found = local(hybrids(path, kept, small.pictures()[:2]))
+    zeroed = {"block1.project.weight": lambda w: np.where(np.abs(w) < np.quantile(np.abs(w), 0.3), 0, w)}
+    found = local(hybrids(path, edited(path, **zeroed), small.pictures()[:2]))
     assert [one.layer for one in found.effects] == ["block1.project"]
     assert found.effects[0].e == pytest.approx(found.moved)
     assert found.effects[0].healed == math.inf

@@ -5,30 +5,18 @@ from __future__ import annotations
 import json
 
 import numpy as np
-import onnx
 import pytest
-from onnx import numpy_helper
 
 import onnxviz
 from onnxviz.comparing.pixels import Pixels, pixels
 from tests.comparing import small
-
-SCALED = {"mean": (0.5,) * 3, "std": (40 / 255,) * 3}
-
-
-def opened(model, **options):
-    return onnxviz.load(model, provider="cpu", threads=1, **SCALED, **options)
+from tests.comparing.small import SCALED, opened
+from tests.networks import edited
 
 
-@pytest.fixture(scope="module")
-def pictures():
-    arrays = np.clip(np.rint(small.pictures().transpose(0, 2, 3, 1) * 40 + 127.5), 0, 255)
-    return list(arrays.astype(np.uint8))
-
-
-def compared(files, b, pictures, **options):
-    a = opened(files.small("segmenter"))
-    return onnxviz.compare(a, opened(b), pictures, **({"methods": (), "probes": 4, "restore": 0} | options))
+def compared(files, b, pictures):
+    a, b = (opened(model, **SCALED) for model in (files.small("segmenter"), b))
+    return onnxviz.compare(a, b, pictures, methods=(), probes=4, restore=0)
 
 
 def test_shares_and_intersections_are_counted_by_picture():
@@ -38,10 +26,7 @@ def test_shares_and_intersections_are_counted_by_picture():
     b[:, 1, 0] = [5, 0]
     found.add(a, b, (0.0, 0.5))
     found.add(a, a, (0.0, 0.5))
-    assert found.shares == {
-        0.0: [0.75, 1.0],
-        0.5: [1.0, 1.0],
-    }  # the place that differs is none that A is sure of
+    assert found.shares == {0.0: [0.75, 1.0], 0.5: [1.0, 1.0]}  # A is not sure of the place that differs
     assert found.iou == pytest.approx((4 / 5 + 3 / 4) / 2)
     mean, low, high = found.agreement(0.0)
     assert mean == 0.875 and low == 0 and high == 1  # two pictures tell little
@@ -69,15 +54,16 @@ def test_a_sound_segmenter_agrees_at_its_places(files, pictures, form):
 
 
 def test_a_spoilt_segmenter_is_told_by_its_places(files, pictures):
-    b = onnx.load(files.small("segmenter"))
-    tensor = next(one for one in b.graph.initializer if one.name == "classes.weight")
-    tensor.CopyFrom(numpy_helper.from_array(-numpy_helper.to_array(tensor), tensor.name))
+    b = edited(files.small("segmenter"), **{"classes.weight": lambda w: -w})
     found = compared(files, b, pictures)
     (one,) = (one for one in found.findings if one.id == "compare.answers")
     assert one.severity in ("high", "medium") and "of the places" in one.sentence
 
 
 def test_what_is_no_map_of_classes_has_no_places(files):
-    assert pixels(opened(files.small("detector"))) is None
-    assert pixels(opened(files.small("resnet"))) is None
-    assert pixels(opened(small.segmenter(classes=3))) is None  # depth, flow or colours as well
+    models = (
+        files.small("detector"),
+        files.small("resnet"),
+        small.segmenter(classes=3),
+    )  # of 3: depth, or colours
+    assert [pixels(opened(model, **SCALED)) for model in models] == [None] * 3

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from typing import Any
 
-import numpy as np
 import pytest
 
 import onnxviz
@@ -20,15 +19,13 @@ OPTIONS: dict[str, Any] = {"probes": 2, "restore": 2, "methods": ("grad-cam",)}
 
 
 @pytest.fixture(scope="module")
-def nets(files):
-    scaled = {"provider": "cpu", "threads": 1, "mean": (0.5,) * 3, "std": (40 / 255,) * 3}
-    return tuple(onnxviz.load(files.small("resnet", form), **scaled) for form in ("float", "QDQ"))
+def nets(resnet):
+    return resnet
 
 
 @pytest.fixture(scope="module")
 def pictures():
-    arrays = np.clip(np.rint(small.pictures(4).transpose(0, 2, 3, 1) * 40 + 127.5), 0, 255)
-    return list(arrays.astype(np.uint8))
+    return small.photos(4)
 
 
 @pytest.fixture(scope="module")

@@ -13,6 +13,7 @@ from onnxviz.comparing.match import Pair
 from onnxviz.comparing.rules import RULES, found
 from onnxviz.comparing.why import LayerFigures, Why
 
+PAIR = Pair("x", "x", "x", "Conv", "values", 1.0)
 PAGE = (Path(__file__).parents[2] / "docs" / "compare.md").read_text("utf-8")
 
 
@@ -55,12 +56,14 @@ def test_a_figure_is_as_grave_as_its_threshold_says(id, value, severity):
     assert all(one.headline == RULES[id].means.replace("{where}", "{where} x") for one in findings)
 
 
-@pytest.mark.parametrize(("a_high", "found_"), [(2.05, False), (4.0, True)])
-def test_values_that_are_a_hair_beyond_are_no_clipping(a_high, found_):
-    pair = Pair("x", "x", "x", "Conv", "values", 1.0)
-    layer = LayerFigures(pair, 20.0, 0.99, -1.0, a_high, low=-1.0, high=2.0, below=0.0, above=0.01)
-    check = next(one for one in judged({"why": Why((layer,))}, {}, True) if one.id == "compare.clipping")
-    assert (check.state == "found") is found_
+def asked(why: Why, id: str):
+    return next(one for one in judged({"why": why}, {}, True) if one.id == id)
+
+
+@pytest.mark.parametrize(("a_high", "state"), [(2.05, "clean"), (4.0, "found")])
+def test_values_that_are_a_hair_beyond_are_no_clipping(a_high, state):
+    layer = LayerFigures(PAIR, 20.0, 0.99, -1.0, a_high, low=-1.0, high=2.0, below=0.0, above=0.01)
+    assert asked(Why((layer,)), "compare.clipping").state == state
 
 
 @pytest.mark.parametrize(("count", "of"), [(7, 8), (22, 36), (0, 5), (5, 5)])
@@ -84,12 +87,9 @@ def test_every_rule_is_asked_and_what_was_not_run_says_why():
 
 def ranged(shares: list[float], held: float = 1.0) -> Why:
     """A layer whose pictures each go from 0 to such a share of what B holds."""
-    pair = Pair("x", "x", "x", "Conv", "values", 1.0)
-    ends = tuple((0.0, share) for share in shares)
-    layer = LayerFigures(
-        pair, 20.0, 0.99, 0.0, max(shares), "uint8", low=0.0, high=held, used=max(shares) / held, ends=ends
-    )
-    return Why((layer,), pictures=len(shares))
+    most, ends = max(shares), tuple((0.0, share) for share in shares)
+    codes = {"codes": "uint8", "low": 0.0, "high": held, "used": most / held}
+    return Why((LayerFigures(PAIR, 20.0, 0.99, 0.0, most, ends=ends, **codes),), pictures=len(shares))
 
 
 @pytest.mark.parametrize(
@@ -103,7 +103,7 @@ def ranged(shares: list[float], held: float = 1.0) -> Why:
     ],
 )
 def test_a_range_is_judged_by_what_its_pictures_tell_of_others(shares, state):
-    check = next(one for one in judged({"why": ranged(shares)}, {}, True) if one.id == "compare.range")
+    check = asked(ranged(shares), "compare.range")
     assert check.state == state
     if state == "not-run":
         assert f"{len(shares)} pictures are too few" in check.reason and "range of x" in check.reason

@@ -2,42 +2,42 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
 _FIRST, _LAST = [0, 3, 1, 2], [0, 2, 3, 1]  # to channels first, and to channels last
 _POINTWISE = ("Add", "Clip", "Mul", "Relu", "HardSwish", "HardSigmoid", "Sigmoid")
+_PLACED = ("Conv", "MaxPool", "AveragePool", "GlobalAveragePool", "BatchNormalization")
 
 
 class _Edit:
     """A copy of a model whose nodes are written anew."""
 
     def __init__(self, model: onnx.ModelProto) -> None:
-        self.model = onnx.ModelProto()
-        self.model.CopyFrom(model)
+        self.model = copy.deepcopy(model)
         self.graph = self.model.graph
         self.weights = {tensor.name: numpy_helper.to_array(tensor) for tensor in self.graph.initializer}
         self.old = list(self.graph.node)
         self.nodes: list[onnx.NodeProto] = []
-        self.readers: dict[str, list[onnx.NodeProto]] = {}
-        for node in self.old:
-            for name in node.input:
-                self.readers.setdefault(name, []).append(node)
 
     def add(self, op: str, inputs: list[str], output: str, **attributes) -> str:
         self.nodes.append(helper.make_node(op, inputs, [output], name=f"{output}/{op}", **attributes))
         return output
 
+    def readers(self, node: onnx.NodeProto) -> list[onnx.NodeProto]:
+        return [one for one in self.old if node.output[0] in one.input]
+
     def finished(self) -> onnx.ModelProto:
-        if self.nodes:
-            nodes = [onnx.NodeProto.FromString(node.SerializeToString()) for node in self.nodes]
-            del self.graph.node[:]
-            self.graph.node.extend(nodes)
-        del self.graph.initializer[:], self.graph.value_info[:]
+        nodes = copy.deepcopy(self.nodes or self.old)
+        del self.graph.node[:], self.graph.initializer[:], self.graph.value_info[:]
+        self.graph.node.extend(nodes)
         self.graph.initializer.extend(
-            numpy_helper.from_array(array, name) for name, array in self.weights.items()
+            numpy_helper.from_array(np.ascontiguousarray(array), name) for name, array in self.weights.items()
         )
+        onnx.checker.check_model(self.model, full_check=True)
         return self.model
 
 
@@ -61,17 +61,15 @@ def unfolded(model: onnx.ModelProto, seed: int = 0) -> onnx.ModelProto:
             edit.nodes.append(node)
             continue
         weights = edit.weights[node.input[1]]
-        count, eps = len(weights), 1e-5
+        count, eps, out = len(weights), 1e-5, node.output[0]
         bias = edit.weights.pop(node.input[2]) if len(node.input) > 2 else np.zeros(count, np.float32)
         scale, var = (rng.uniform(0.5, 2, count).astype(np.float32) for _ in range(2))
         mean = rng.standard_normal(count).astype(np.float32)
         factor = scale / np.sqrt(var + eps)
-        out = node.output[0]
         edit.weights[node.input[1]] = (weights.T / factor).T.astype(np.float32)
         parts = {"scale": scale, "bias": bias + mean * factor, "mean": mean, "var": var}
         edit.weights |= {f"{out}/norm.{part}": array.astype(np.float32) for part, array in parts.items()}
-        bare = onnx.NodeProto()
-        bare.CopyFrom(node)
+        bare = copy.deepcopy(node)
         del bare.input[2:]
         bare.output[0] = f"{out}/bare"
         edit.nodes.append(bare)
@@ -89,40 +87,26 @@ def nhwc(model: onnx.ModelProto) -> onnx.ModelProto:
     image = edit.graph.input[0]
     maps = {image.name}  # values that are channels-last now
     for node in edit.old:
-        if node.op_type in _POINTWISE and all(
-            name in maps or name in edit.weights or not name for name in node.input
-        ):
+        if node.op_type in _POINTWISE and maps.union(edit.weights, [""]).issuperset(node.input):
             edit.nodes.append(node)
             maps.update(node.output)
             continue
-        turned = onnx.NodeProto()
-        turned.CopyFrom(node)
+        turned = copy.deepcopy(node)
         for place, name in enumerate(node.input):
             if name in maps:
-                turned.input[place] = edit.add(
-                    "Transpose", [name], f"{node.output[0]}/nchw{place}", perm=_FIRST
-                )
-        still = node.op_type in ("Conv", "MaxPool", "AveragePool", "GlobalAveragePool", "BatchNormalization")
-        if still:
-            turned.output[0] = f"{node.output[0]}/nchw"
+                nchw = f"{node.output[0]}/nchw{place}"
+                turned.input[place] = edit.add("Transpose", [name], nchw, perm=_FIRST)
         edit.nodes.append(turned)
-        if still:
+        if node.op_type in _PLACED:
+            turned.output[0] = f"{node.output[0]}/nchw"
             edit.add("Transpose", [turned.output[0]], node.output[0], perm=_LAST)
             maps.add(node.output[0])
-    sides = [
-        onnx.TensorShapeProto.Dimension.FromString(d.SerializeToString())
-        for d in image.type.tensor_type.shape.dim
-    ]
+    sides = copy.deepcopy(list(image.type.tensor_type.shape.dim))
     del image.type.tensor_type.shape.dim[:]
     image.type.tensor_type.shape.dim.extend([sides[place] for place in _LAST])
-    _forget_layout(edit.model)
-    return edit.finished()
-
-
-def _forget_layout(model: onnx.ModelProto) -> None:
-    """What onnxviz wrote about the input's layout would be wrong."""
-    for entry in model.metadata_props:
+    for entry in edit.model.metadata_props:  # what onnxviz wrote about the input's layout would be wrong
         entry.value = entry.value.replace('"NCHW"', '"NHWC"')
+    return edit.finished()
 
 
 def equalised(model: onnx.ModelProto, seed: int = 0) -> onnx.ModelProto:
@@ -139,26 +123,26 @@ def equalised(model: onnx.ModelProto, seed: int = 0) -> onnx.ModelProto:
     for node in edit.old:
         if node.op_type != "Conv" or node.output[0] in ends:
             continue
-        norm, between, reader = None, None, edit.readers.get(node.output[0], [])
+        norm, between, reader = None, None, edit.readers(node)
         if len(reader) == 1 and reader[0].op_type == "BatchNormalization":
-            norm, reader = reader[0], edit.readers.get(reader[0].output[0], [])
+            norm, reader = reader[0], edit.readers(reader[0])
         if len(reader) == 1 and reader[0].op_type in ("Relu", "Clip"):
-            between, reader = reader[0], edit.readers.get(reader[0].output[0], [])
+            between, reader = reader[0], edit.readers(reader[0])
         if len(reader) != 1 or reader[0].op_type != "Conv":
             continue
-        after = reader[0]
-        if between is not None and between.op_type == "Clip" and float(edit.weights[between.input[1]]) != 0:
+        clipped = between is not None and between.op_type == "Clip"
+        if clipped and float(edit.weights[between.input[1]]) != 0:
             continue
-        count = len(edit.weights[node.input[1]])
+        after, count = reader[0], len(edit.weights[node.input[1]])
         scale = 2.0 ** rng.integers(-2, 3, count).astype(np.float32)
         for name in node.input[1:3] if norm is None else norm.input[1:3]:
             edit.weights[name] = (edit.weights[name].T * scale).T
         weights = edit.weights[after.input[1]]
-        if weights.shape[1] == 1 and len(weights) == count:  # depthwise
-            edit.weights[after.input[1]] = (weights.T / scale).T
-        else:
-            edit.weights[after.input[1]] = weights / scale[None, :, None, None]
-        if between is not None and between.op_type == "Clip":
+        depthwise = weights.shape[1] == 1 and len(weights) == count
+        edit.weights[after.input[1]] = (
+            (weights.T / scale).T if depthwise else weights / scale[None, :, None, None]
+        )
+        if clipped:
             at, out = edit.nodes.index(between), between.output[0]
             edit.weights[f"{out}.bound"] = edit.weights[between.input[2]] * scale[:, None, None]
             edit.nodes[at : at + 1] = [
