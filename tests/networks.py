@@ -131,7 +131,7 @@ def from_nodes(
 
 
 def edited(model: onnx.ModelProto | Path, **changes) -> onnx.ModelProto:
-    """A copy of a model (or of a file's) with stored weights changed: `edited(model, **{"fc.weight": lambda w: -w})`."""
+    """A copy of a model, or of a file, with weights changed: `edited(model, **{"fc.weight": lambda w: -w})`."""
     model = onnx.load(model) if isinstance(model, Path) else copy.deepcopy(model)
     tensors = {tensor.name: tensor for tensor in model.graph.initializer}
     for name, change in changes.items():
@@ -142,7 +142,7 @@ def edited(model: onnx.ModelProto | Path, **changes) -> onnx.ModelProto:
 
 
 class Maker:
-    """Writes a graph line by line: `y = m("Relu", x)`. Inputs are values' names; numbers and arrays become constants."""
+    """Writes a graph line by line: `y = m("Relu", x)`. Numbers and arrays become constants."""
 
     def __init__(self, opset: int = 17, seed: int = 0) -> None:
         self.opset, self.nodes, self.weights, self.count = opset, [], [], 0
