@@ -23,12 +23,7 @@ def album(net, photo_files):
     return onnxviz.report(net, photo_files, truth=truth, explained=2, seed=3)
 
 
-def test_the_page_is_called_like_the_file(album, net) -> None:
-    assert album.page().title == "efficientnet-lite0.onnx"
-    assert album.page().title.startswith(net.name)
-
-
-def test_wrong_answers_come_first_then_what_it_is_least_sure_of(album) -> None:
+def test_wrong_answers_come_first_then_what_it_is_least_sure_of(album):
     wrong = [album.wrong(int(row)) for row in album.order]
     assert wrong == sorted(wrong, reverse=True) and sum(wrong) == 1
     assert album.embedding.files[album.order[0]].endswith("coffee.png")
@@ -36,7 +31,7 @@ def test_wrong_answers_come_first_then_what_it_is_least_sure_of(album) -> None:
     assert margins == sorted(margins)
 
 
-def test_maps_are_of_the_answer_and_of_its_rival(album) -> None:
+def test_maps_are_of_the_answer_and_of_its_rival(album):
     assert list(album.maps) == album.order[:2]
     first, second = (album.maps[int(row)] for row in album.order[:2])
     assert [one.label for one in first] == ["espresso", "Egyptian cat"]  # the true class of a wrong answer
@@ -44,7 +39,7 @@ def test_maps_are_of_the_answer_and_of_its_rival(album) -> None:
     assert [one.target for one in second] == [best[0].index, best[1].index]
 
 
-def test_answers_and_ranges_are_the_networks_own(album, net, photo_files) -> None:
+def test_answers_and_ranges_are_the_networks_own(album, net, photo_files):
     for source, answers in zip(album.embedding.sources, album.answers, strict=True):
         assert answers == net.predict(source, top=5)[0]
     row = list(album.layers["name"]).index("stem")
@@ -53,9 +48,9 @@ def test_answers_and_ranges_are_the_networks_own(album, net, photo_files) -> Non
     assert album.layers["highest"][row] == max(float(one.max()) for one in values)
 
 
-def test_a_folder_with_thumbnails_beside_a_small_page(album, tmp_path) -> None:
-    page = album.save(tmp_path / "out")
-    text = page.read_text("utf-8")
+def test_a_folder_with_thumbnails_beside_a_small_page(album, tmp_path):
+    assert album.page().title == "efficientnet-lite0.onnx"
+    text = album.save(tmp_path / "out").read_text("utf-8")
     assert len(text) < 3_000_000 and "1 of 2" in text
     assert text.index("coffee.png") < text.index("chelsea.png") and '<b class="mark">wrong</b>' in text
     assert text.count("<circle") == 4
@@ -66,7 +61,7 @@ def test_a_folder_with_thumbnails_beside_a_small_page(album, tmp_path) -> None:
     assert 'src="photos/' not in whole and not (tmp_path / "one" / "photos").exists()
 
 
-def test_photos_as_tables(album, tmp_path, photo_files) -> None:
+def test_photos_as_tables(album, tmp_path, photo_files):
     album.save(tmp_path)
     rows = list(csv.DictReader(io.StringIO((tmp_path / "photos.csv").read_text("utf-8"))))
     assert [row["sha256"] for row in rows] == [sha256(path) for path in photo_files]
@@ -81,7 +76,7 @@ def test_photos_as_tables(album, tmp_path, photo_files) -> None:
     np.testing.assert_array_equal(np.array(table["x"]), album.values[:, 0])
 
 
-def test_the_command(photo_files, tmp_path, capsys) -> None:
+def test_the_command(photo_files, tmp_path, capsys):
     out = tmp_path / "out"
     given = [
         "efficientnet-lite0",
@@ -98,8 +93,8 @@ def test_the_command(photo_files, tmp_path, capsys) -> None:
 
 
 @pytest.mark.parametrize(("unit", "photos"), [("images", None), ("photos seen", 1), ("photos explained", 4)])
-def test_ctrl_c_leaves_a_page_that_says_so(net, photo_files, tmp_path, unit, photos) -> None:
-    def stop(done, total, what) -> None:
+def test_ctrl_c_leaves_a_page_that_says_so(net, photo_files, tmp_path, unit, photos):
+    def stop(done, total, what):
         if what == unit:
             raise KeyboardInterrupt
 
@@ -118,14 +113,15 @@ def test_ctrl_c_leaves_a_page_that_says_so(net, photo_files, tmp_path, unit, pho
     assert (tmp_path / "out" / "photos.csv").read_text("utf-8").count("\n") == 1 + read
 
 
-def test_pictures_wait_as_files(album) -> None:
+def test_pictures_wait_as_files(album):
     assert sorted(album.pictures) == [0, 1, 2, 3]
     assert all(bytes(one)[8:12] == b"WEBP" for one in album.pictures.values())
     assert not any(isinstance(one, bytes) for one in album.pictures.values())  # they wait on the disk
 
 
-def test_mistakes_are_told(net, photo_files) -> None:
-    with pytest.raises(UsageError, match="grad-cam"):
-        onnxviz.report(net, photo_files, methods=["gradcam"])
-    with pytest.raises(UsageError, match="explained"):
-        onnxviz.report(net, photo_files, explained=-1)
+@pytest.mark.parametrize(
+    ("options", "words"), [({"methods": ["gradcam"]}, "grad-cam"), ({"explained": -1}, "explained")]
+)
+def test_mistakes_are_told(net, photo_files, options, words):
+    with pytest.raises(UsageError, match=words):
+        onnxviz.report(net, photo_files, **options)

@@ -10,16 +10,10 @@ from onnxviz.attribution import methods as registry
 from onnxviz.auditing.checks import sanity
 from onnxviz.auditing.subject import made
 from onnxviz.figures.captions import Caption
+from tests.auditing.checking import SIZE, checked, ending, pooled
 from tests.networks import Maker
 
-SIZE = 32
 PICTURES = made(SIZE, SIZE, 1, 8)
-
-
-def check(model, name: str, images=PICTURES, **options):
-    net = onnxviz.load(model, preprocess="unit", threads=1, provider="cpu")
-    (one,) = [one for one in onnxviz.audit(net, images, only=[name], **options).checks if one.id == name]
-    return one
 
 
 @pytest.fixture(scope="module")
@@ -28,12 +22,10 @@ def deep():
     m = Maker(seed=3)
     x, width = "image", 3
     for _ in range(6):
-        weight = np.random.default_rng([width, len(x)]).standard_normal((8, width, 3, 3)) / np.sqrt(
-            width * 4.5
-        )
-        x, width = m("Relu", m("Conv", x, m.constant(weight.astype(np.float32)), pads=[1, 1, 1, 1])), 8
-    x = m("Gemm", m("Flatten", m("GlobalAveragePool", x)), m.random(5, 8), transB=1)
-    return m.model({"image": ("N", 3, SIZE, SIZE)}, {m("Softmax", x): ("N", 5)})
+        drawn = np.random.default_rng([width, len(x)]).standard_normal((8, width, 3, 3))
+        weight = drawn / np.sqrt(width * 4.5)
+        x, width = m("Relu", m("Conv", x, weight, pads=[1, 1, 1, 1])), 8
+    return pooled(m, x, classes=5)
 
 
 @pytest.fixture
@@ -51,7 +43,7 @@ def edges():
 
 def test_a_method_that_ignores_weights_is_named(deep, edges, monkeypatch):
     monkeypatch.setattr(sanity, "_METHODS", ("gradient", edges))
-    one = check(deep, "sanity.cascade")
+    one = checked(deep, "sanity.cascade", PICTURES)
     assert [(finding.severity, finding.where) for finding in one.findings] == [("info", "edges")]
     figures = one.figures["correlation"]
     assert figures["edges"]["absolute"] == [pytest.approx(1)] * 4
@@ -63,14 +55,13 @@ def test_guided_backprop_of_the_bundled_network_is_named(net, cat):
     audit = onnxviz.audit(net, [cat], only=["sanity"])
     one = next(one for one in audit.checks if one.id == "sanity.cascade")
     assert [finding.where for finding in one.findings] == ["guided"]
-    assert (
-        one.figures["correlation"]["guided"]["absolute"][-1] < 0.5
-    )  # without the first layers there are no edges
+    # Without the first layers there are no edges.
+    assert one.figures["correlation"]["guided"]["absolute"][-1] < 0.5
     assert audit.verdict == "pass"
 
 
 def test_maps_are_held_against_chance(deep):
-    one = check(deep, "faith.gain")
+    one = checked(deep, "faith.gain", PICTURES)
     assert {finding.severity for finding in one.findings} <= {"info"}
     assert {"random", "centre", "grad-cam"} <= set(one.figures)
     for finding in one.findings:
@@ -82,10 +73,9 @@ def test_maps_are_held_against_chance(deep):
 
 
 def test_what_is_too_little_is_said(deep):
-    assert check(deep, "faith.gain", PICTURES[:2]).state == "not-run"
+    assert checked(deep, "faith.gain", PICTURES[:2]).state == "not-run"
     m = Maker()
-    flat = m("Gemm", m("Flatten", "image"), m.random(4, 3 * SIZE * SIZE), transB=1)
-    linear = m.model({"image": ("N", 3, SIZE, SIZE)}, {m("Softmax", flat): ("N", 4)})
-    one = check(linear, "sanity.cascade")
+    linear = ending(m, m("Gemm", m("Flatten", "image"), m.random(4, 3 * SIZE * SIZE), transB=1), 4)
+    one = checked(linear, "sanity.cascade", PICTURES)
     assert (one.state, "it takes two" in one.reason) == ("not-applicable", True)
-    assert "grad-cam" not in check(linear, "faith.gain").figures
+    assert "grad-cam" not in checked(linear, "faith.gain", PICTURES).figures

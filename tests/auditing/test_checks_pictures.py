@@ -2,30 +2,37 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import onnxruntime
 import pytest
+from PIL import Image
 
 import onnxviz
+from onnxviz.auditing.checks import shortcut
+from onnxviz.auditing.statistics import Share
 from onnxviz.auditing.subject import made
+from onnxviz.image.preprocessing import preset
+from tests.auditing.checking import SIZE, checked, ending, opened, pooled
 from tests.networks import Maker
 
-SIZE = 32
 PICTURES = made(SIZE, SIZE, 1, 32)
 
 
 def check(model, name: str, images=PICTURES, preprocess="unit", **options):
-    net = onnxviz.load(model, preprocess=preprocess, threads=1, size=None)
-    (one,) = [one for one in onnxviz.audit(net, images, only=[name], **options).checks if one.id == name]
-    return one
+    return checked(opened(model, preprocess=preprocess), name, images, **options)
 
 
 def linear(weights: np.ndarray, bias=None, softmax: bool = True):
     """Scores that are sums of pixels: weights (classes, 3, 32, 32)."""
     m = Maker()
-    x = m("Gemm", m("Flatten", "image"), m.constant(weights.reshape(len(weights), -1).astype(np.float32)),
-          m.constant(np.zeros(len(weights), np.float32) if bias is None else np.float32(bias)), transB=1)  # fmt: skip
-    return m.model({"image": ("N", 3, SIZE, SIZE)}, {m("Softmax", x) if softmax else x: ("N", len(weights))})
+    bias = np.zeros(len(weights)) if bias is None else np.asarray(bias, float)
+    x = m("Gemm", m("Flatten", "image"), weights.reshape(len(weights), -1), bias, transB=1)
+    return ending(m, x, len(weights), softmax=softmax)
+
+
+ALWAYS_3 = [0, 0, 0, 1e3, 0, 0]
 
 
 def varied(seed: int = 0) -> np.ndarray:
@@ -36,11 +43,16 @@ def varied(seed: int = 0) -> np.ndarray:
     return np.kron(coarse, np.ones((8, 8))) / 4
 
 
-def test_a_network_that_always_says_the_same():
-    one = check(linear(varied(), bias=[0, 0, 0, 1e3, 0, 0]), "answers.constant")
-    assert [finding.severity for finding in one.findings] == ["high"]
-    assert one.findings[0].where == "class 3"
-    assert check(linear(varied()), "answers.constant").state == "clean"
+@pytest.mark.parametrize(
+    ("bias", "truth", "severities"),
+    [(ALWAYS_3, None, ["high"]), (None, None, []), (ALWAYS_3, 3, []), (ALWAYS_3, 1, ["high"])],
+)
+def test_a_network_that_always_says_the_same(bias, truth, severities):
+    """Labels that agree make it right."""
+    given = None if truth is None else [truth] * len(PICTURES)
+    found = check(linear(varied(), bias), "answers.constant", truth=given).findings
+    assert [one.severity for one in found] == severities
+    assert all(one.where == "class 3" for one in found)
 
 
 @pytest.mark.parametrize(
@@ -50,8 +62,7 @@ def test_numbers_that_nothing_says_are_classes_fail_no_file(bias, labels, severi
     """The largest number of an embedding is often the same, by little; an answer of a class is sure."""
     model = linear(varied() / 1e4, bias=[0, 0, 0, bias, 0, 0], softmax=False)
     names = None if labels is None else [f"thing {i}" for i in range(labels)]
-    net = onnxviz.load(model, preprocess="unit", threads=1, labels=names)
-    found = onnxviz.audit(net, PICTURES, only=["answers.constant"]).findings
+    found = checked(opened(model, labels=names), "answers.constant", PICTURES).findings
     assert [one.severity for one in found] == [severity]
     assert ("nothing says that" in found[0].sentence) == (severity == "low")
 
@@ -60,18 +71,12 @@ def test_numbers_that_nothing_says_are_classes_fail_no_file(bias, labels, severi
 def test_one_of_two_classes_or_of_many_at_once_is_told_by_labels_alone(classes):
     """An age, a finder of faults that are not there, tags of which one is the likeliest everywhere."""
     m = Maker()
-    weights = m.constant(np.full((classes, 3 * SIZE * SIZE), 0.01, np.float32))
-    x = m("Sigmoid", m("Gemm", m("Flatten", "image"), weights, transB=1))
-    model = m.model({"image": ("N", 3, SIZE, SIZE)}, {x: ("N", classes)})
-    assert [one.severity for one in check(model, "answers.constant").findings] == ["low"]
-    wrong = [1 - check(model, "answers.constant").findings[0].where.endswith("1")] * len(PICTURES)
+    x = m("Gemm", m("Flatten", "image"), np.full((classes, 3 * SIZE * SIZE), 0.01), transB=1)
+    model = ending(m, m("Sigmoid", x), classes, softmax=False)
+    (one,) = check(model, "answers.constant").findings
+    assert one.severity == "low"
+    wrong = [1 - one.where.endswith("1")] * len(PICTURES)
     assert [one.severity for one in check(model, "answers.constant", truth=wrong).findings] == ["high"]
-
-
-def test_labels_that_agree_make_it_right():
-    model = linear(varied(), bias=[0, 0, 0, 1e3, 0, 0])
-    assert check(model, "answers.constant", truth=[3] * len(PICTURES)).state == "clean"
-    assert check(model, "answers.constant", truth=[1] * len(PICTURES)).state == "found"
 
 
 def test_too_few_pictures_are_said():
@@ -81,8 +86,7 @@ def test_too_few_pictures_are_said():
 
 def test_accuracy_is_judged_by_the_policy_alone():
     model = linear(varied())
-    net = onnxviz.load(model, preprocess="unit", threads=1)
-    truth = [best[0].index for best in net.predict(PICTURES, top=1)]
+    truth = [best[0].index for best in opened(model).predict(PICTURES, top=1)]
     truth[0] = (truth[0] + 1) % 6
     one = check(model, "answers.truth", truth=truth)
     assert one.state == "clean"
@@ -99,11 +103,9 @@ def test_accuracy_is_judged_by_the_policy_alone():
 
 def quantised_input(scale: float, zero: int):
     m = Maker()
-    steps = m.constant(np.float32(scale)), m.constant(np.uint8(zero))
+    steps = m.constant(float(scale)), m.constant(np.uint8(zero))
     x = m("DequantizeLinear", m("QuantizeLinear", "image", *steps), *steps)
-    x = m("Relu", m("Conv", x, m.random(8, 3, 3, 3)))
-    x = m("Gemm", m("Flatten", m("GlobalAveragePool", x)), m.random(6, 8), transB=1)
-    return m.model({"image": ("N", 3, SIZE, SIZE)}, {m("Softmax", x): ("N", 6)})
+    return pooled(m, m("Relu", m("Conv", x, m.random(8, 3, 3, 3))))
 
 
 @pytest.mark.parametrize(
@@ -125,8 +127,16 @@ def test_the_range_of_the_files_own_input_quantiser(scale, zero, preprocess, sta
     assert all(finding.evidence[0].picture and "scale" in finding.headline for finding in one.findings)
 
 
-def test_a_float_file_has_no_such_range():
-    assert check(linear(varied()), "input.range").state == "not-applicable"
+@pytest.mark.parametrize(
+    ("name", "state"),
+    [
+        ("input.range", "not-applicable"),
+        ("input.statistics", "not-applicable"),
+        ("input.confidence", "clean"),
+    ],
+)
+def test_a_float_file_without_norms_tells_nothing_of_its_input(name, state):
+    assert check(linear(varied()), name).state == state
 
 
 RED = [np.clip(picture * np.float32([1.3, 1, 0.5]), 0, 255).astype(np.uint8) for picture in PICTURES]
@@ -134,10 +144,6 @@ RED = [np.clip(picture * np.float32([1.3, 1, 0.5]), 0, 255).astype(np.uint8) for
 
 def with_norms(recipe: str):
     """Four layers with BatchNormalization whose statistics are those of red pictures under a recipe."""
-    from dataclasses import replace
-
-    from onnxviz.image.preprocessing import preset
-
     seen = replace(preset(recipe), size=(SIZE, SIZE))
     x = seen.normalise(np.stack([seen.view(picture) for picture in RED])).astype(np.float32)
     statistics: list[tuple[np.ndarray, np.ndarray]] = []
@@ -148,10 +154,9 @@ def with_norms(recipe: str):
             value = m("Conv", value, m.random(8, width, 3, 3, name=f"w{at}"), pads=[1] * 4)
             inputs.append(value)
             mean, var = statistics[at] if at < len(statistics) else (np.zeros(8), np.ones(8))
-            ends = [m.constant(np.asarray(v, np.float32)) for v in (np.ones(8), np.zeros(8), mean, var)]
+            ends = np.ones(8), np.zeros(8), mean.astype(float), var.astype(float)
             value, width = m("Relu", m("BatchNormalization", value, *ends)), 8
-        scores = m("Gemm", m("Flatten", m("GlobalAveragePool", value)), m.random(6, 8), transB=1)
-        model = m.model({"image": ("N", 3, SIZE, SIZE)}, {m("Softmax", scores): ("N", 6)})
+        model = pooled(m, value)
         if len(statistics) == 4:
             return model
         model.graph.output.append(type(model.graph.output[0])(name=inputs[len(statistics)]))
@@ -182,36 +187,24 @@ def test_another_recipe_is_told(trained_on_imagenet, recipe):
 
 
 def test_the_other_order_of_colours_is_told(trained_on_imagenet):
-    net = onnxviz.load(trained_on_imagenet, preprocess="imagenet", channels="BGR", threads=1)
-    (one,) = [
-        c for c in onnxviz.audit(net, RED, only=["input.statistics"]).checks if c.id == "input.statistics"
-    ]
+    net = opened(trained_on_imagenet, preprocess="imagenet", channels="BGR")
+    one = checked(net, "input.statistics", RED)
     assert [(finding.severity, finding.where) for finding in one.findings] == [("high", "RGB")]
     assert one.findings[0].headline == "Pictures go in with red and blue exchanged"
     assert one.findings[0].evidence[0].picture.size[0] > 4 * SIZE  # what they are taken for, as pictures
-
-
-def test_folded_norms_do_not_tell():
-    assert check(linear(varied()), "input.statistics").state == "not-applicable"
 
 
 def test_labels_tell_the_right_recipe():
     """A network that was made for BGR is right about all pictures in that order alone."""
     rng = np.random.default_rng(0)
     pictures = [np.full((SIZE, SIZE, 3), rng.permutation([200, 110, 20]), np.uint8) for _ in range(40)]
-    weights = np.zeros((3, 3, SIZE, SIZE))
-    for channel in range(3):
-        weights[channel, channel] = 0.05
+    weights = 0.05 * np.tile(np.eye(3)[:, :, None, None], (1, 1, SIZE, SIZE))
     truth = [int(np.argmax(picture[0, 0, ::-1])) for picture in pictures]
     one = check(linear(weights), "input.truth", pictures, truth=truth)
     assert one.state == "found"
     assert "BGR" in one.findings[0].where
     right = [int(np.argmax(picture[0, 0])) for picture in pictures]
     assert check(linear(weights), "input.truth", pictures, truth=right).state == "clean"
-
-
-def test_confidence_is_never_a_finding():
-    assert check(linear(varied()), "input.confidence").state == "clean"
 
 
 # --- stability and shortcuts ----------------------------------------------------------------------
@@ -282,9 +275,6 @@ def test_crops_of_one_photo_count_once():
 
 def test_half_of_a_few_others_is_no_proof(monkeypatch):
     """Eleven of twenty may be chance: the lower limit of the share has to be over a half."""
-    from onnxviz.auditing.checks import shortcut
-    from onnxviz.auditing.statistics import Share
-
     for count, state in ((11, "clean"), (15, "found")):
         monkeypatch.setattr(shortcut, "turned", lambda *_, count=count: Share(count, 20))
         assert check(hanging_on_a_mark(), "shortcut.region", marked(PICTURES, 1)).state == state
@@ -299,42 +289,24 @@ def test_marks_that_decide_nothing_are_no_finding():
 def test_channels_that_never_change_over_the_pictures(dead, severities):
     """A third of a layer is usual where training has not looked at such pictures."""
     m = Maker()
-    bias = m.constant(np.float32([-99] * dead + [9] * (8 - dead)))
-    x = m("Relu", m("Conv", "image", m.random(8, 3, 3, 3), bias))
-    x = m("Gemm", m("Flatten", m("GlobalAveragePool", x)), m.random(6, 8), transB=1)
-    one = check(m.model({"image": ("N", 3, SIZE, SIZE)}, {m("Softmax", x): ("N", 6)}), "weights.channels")
+    x = m("Relu", m("Conv", "image", m.random(8, 3, 3, 3), [-99.0] * dead + [9.0] * (8 - dead)))
+    one = check(pooled(m, x), "weights.channels")
     assert [finding.severity for finding in one.findings] == severities
     assert all("4 of the 8 channels" in finding.sentence for finding in one.findings)
 
 
-def test_pictures_that_cannot_be_read_are_told_and_left_out(tmp_path):
-    from PIL import Image
-
-    for number, picture in enumerate(PICTURES):
-        Image.fromarray(picture).save(tmp_path / f"{number}.png")
-    (tmp_path / "bad.png").write_bytes(b"\x89PNG\r\n\x1a\n")
-    found = onnxviz.audit(onnxviz.load(linear(varied()), preprocess="unit"), tmp_path, only=["answers"])
-    assert any("bad.png" in note for note in found.notes)
-    assert found.verdict == "pass"
-
-
 def test_a_sample_is_spread_over_the_pictures():
-    found = onnxviz.audit(
-        onnxviz.load(linear(varied()), preprocess="unit"), PICTURES, only=["file"], sample=8
-    )
+    found = onnxviz.audit(opened(linear(varied())), PICTURES, only=["file"], sample=8)
     assert len(found.subject.images) == 8
     assert any("8 of 32" in note for note in found.notes)
 
 
-def test_the_first_pictures_may_be_unreadable(tmp_path):
-    from PIL import Image
-
+def test_pictures_that_cannot_be_read_are_told_and_left_out(tmp_path):
     for number in range(5):
         (tmp_path / f"a{number}.png").write_bytes(b"\x89PNG\r\n\x1a\n")
-    for number, picture in enumerate(PICTURES[:8]):
-        Image.fromarray(picture).save(tmp_path / f"b{number}.png")
-    net = onnxviz.load(linear(varied()), preprocess="unit", threads=1)
-    found = onnxviz.audit(net, tmp_path, only=["stability.noise"])
+    for number, picture in enumerate(PICTURES):
+        Image.fromarray(picture).save(tmp_path / f"b{number:02d}.png")
+    found = onnxviz.audit(opened(linear(varied())), tmp_path, only=["answers", "stability.noise"])
     assert found.verdict == "pass"
     assert sum("a4.png" in note for note in found.notes) == 1
     assert len(found.subject.views) == 4

@@ -7,7 +7,8 @@ import pytest
 
 import onnxviz
 from onnxviz.auditing.checks.clusters import small, split
-from tests.auditing.test_masks import SIZE, reds
+from tests.auditing.checking import SIZE, checked, ending, opened
+from tests.auditing.test_masks import reds
 from tests.networks import Maker
 
 RNG = np.random.default_rng(0)
@@ -26,23 +27,13 @@ def photo(y: int, x: int) -> np.ndarray:
     return picture
 
 
-def checked(images):
-    net = onnxviz.load(reds(), preprocess="unit", threads=1)
-    found = onnxviz.audit(net, images, only=["shortcut.clusters"])
-    (one,) = [one for one in found.checks if one.id == "shortcut.clusters"]
-    return one
-
-
 @pytest.mark.parametrize("seed", [0, 7])
 def test_maps_of_two_places_are_two_clusters(seed):
     maps = np.stack([bump(6, 6) for _ in range(14)] + [bump(20, 21) for _ in range(10)])
     order = np.random.default_rng(seed).permutation(24)
     members = split(maps[order], seed)
     assert [set(order[one]) for one in members] == [set(range(14)), set(range(14, 24))]
-
-
-def test_maps_of_one_place_are_one():
-    assert [len(one) for one in split(np.stack([bump(14, 14)] * 20), 0)] == [20]
+    assert [len(one) for one in split(np.stack([bump(14, 14)] * 20), seed)] == [20]
 
 
 def test_a_map_is_where_the_class_is_spoken_for():
@@ -55,7 +46,8 @@ def test_a_map_is_where_the_class_is_spoken_for():
 
 
 def test_two_habits_of_a_class_are_shown_and_not_judged():
-    one = checked([photo(1, 1) for _ in range(13)] + [photo(20, 20) for _ in range(9)])
+    images = [photo(1, 1) for _ in range(13)] + [photo(20, 20) for _ in range(9)]
+    one = checked(reds(), "shortcut.clusters", images)
     assert (one.state, one.findings) == ("clean", ())
     assert one.figures["clusters"]["pictures"] == [13, 9]
     assert [part.picture is not None for part in one.evidence] == [False, True, True]
@@ -64,7 +56,7 @@ def test_two_habits_of_a_class_are_shown_and_not_judged():
 
 def test_without_twenty_pictures_of_a_class_there_are_none():
     mixed = [photo(1, 1) for _ in range(12)] + [photo(1, 1)[..., ::-1].copy() for _ in range(12)]
-    one = checked(mixed)
+    one = checked(reds(), "shortcut.clusters", mixed)
     assert one.state == "not-run"
     assert "the most of one are 12" in one.reason
 
@@ -74,9 +66,8 @@ def checkers():
     m = Maker()
     fine = np.zeros((1, 3, 2, 2), np.float32)
     fine[0, :, [0, 1], [0, 1]], fine[0, :, [0, 1], [1, 0]] = 1, -1
-    x = m("Flatten", m("GlobalAveragePool", m("Relu", m("Conv", "image", m.constant(fine)))))
-    x = m("Gemm", x, m.constant(np.float32([[200], [0]])), m.constant(np.float32([-6, 0])), transB=1)
-    return m.model({"image": ("N", 3, SIZE, SIZE)}, {m("Softmax", x): ("N", 2)})
+    x = m("Flatten", m("GlobalAveragePool", m("Relu", m("Conv", "image", fine))))
+    return ending(m, m("Gemm", x, [[200.0], [0.0]], [-6.0, 0.0], transB=1), 2)
 
 
 def mark(y: int, x: int) -> np.ndarray:
@@ -89,8 +80,7 @@ def test_the_place_of_a_cluster_is_proven_by_hiding_and_pasting():
     """Here marks in the middle of the picture too, where shortcut.region does not look."""
     plain = [np.full((SIZE, SIZE, 3), grey, np.uint8) for grey in range(80, 160, 10)]
     images = [mark(2, 3 + i % 3) for i in range(13)] + [mark(16, 14 + i % 3) for i in range(9)] + plain
-    net = onnxviz.load(checkers(), preprocess="unit", threads=1)
-    found = onnxviz.audit(net, images, only=["shortcut.clusters"])
+    found = onnxviz.audit(opened(checkers()), images, only=["shortcut.clusters"])
     assert [(one.severity, one.where) for one in found.findings] == [
         ("info", "class 0: cluster 1"),
         ("info", "class 0: cluster 2"),

@@ -8,6 +8,7 @@ import pytest
 
 import onnxviz
 from onnxviz.runtime import providers
+from tests.auditing.checking import checked, pooled
 from tests.elsewhere import NAME, package, stand_in
 from tests.networks import Maker
 
@@ -20,8 +21,7 @@ def stack(kinds=("Relu", "Relu", "Relu")):
     for at, kind in enumerate(kinds):
         x = m("Conv", x, m.random(8, width, 3, 3, name=f"w{at}"), pads=[1] * 4, name=f"conv{at}")
         x, width = m(kind, x), 8
-    x = m("Gemm", m("Flatten", m("GlobalAveragePool", x)), m.random(4, 8), transB=1)
-    return m.model({"image": ("N", 3, SIZE, SIZE)}, {m("Softmax", x): ("N", 4)})
+    return pooled(m, x, classes=4, size=SIZE)
 
 
 @pytest.fixture
@@ -34,25 +34,23 @@ def gradients_elsewhere(monkeypatch):
     return stand_in(monkeypatch).gradient
 
 
-def checked(model, provider: str | None = "elsewhere"):
+def ran(model, provider: str | None = "elsewhere"):
     net = onnxviz.load(model, preprocess="unit", threads=1, provider="cpu")
     if provider:
         net.provider = provider
         net._programs.clear()
         net._ran.clear()
-    found = onnxviz.audit(net, only=["runtime.provider"])
-    (one,) = [one for one in found.checks if one.id == "runtime.provider"]
-    return one, net
+    return checked(net, "runtime.provider"), net
 
 
 def test_the_cpu_is_not_held_against_itself():
-    one, _ = checked(stack(), None)
+    one, _ = ran(stack(), None)
     assert one.state == "not-applicable"
     assert "CPU" in one.reason
 
 
 def test_a_provider_that_tells_the_truth_is_clean(elsewhere):
-    one, net = checked(stack())
+    one, net = ran(stack())
     assert (one.state, one.figure) == ("clean", "the same numbers")
     assert one.figures["provider"] == NAME
     assert set(one.figures["decibels"]) == {layer.name for layer in net.layers}
@@ -61,7 +59,7 @@ def test_a_provider_that_tells_the_truth_is_clean(elsewhere):
 @pytest.mark.parametrize("at", [0, 1, 2])
 def test_the_first_layer_that_lies_is_named(elsewhere, at):
     elsewhere[f"w{at}"] = -1.0
-    one, net = checked(stack())
+    one, net = ran(stack())
     (finding,) = one.findings
     conv = [layer.name for layer in net.layers if layer.op == "Conv"][at]
     assert (finding.where, finding.severity) == (conv, "high")
@@ -71,10 +69,10 @@ def test_the_first_layer_that_lies_is_named(elsewhere, at):
 
 def test_a_small_lie_is_no_grave_one(elsewhere):
     elsewhere["w1"] = 1.05
-    one, _ = checked(stack())
+    one, _ = ran(stack())
     assert [finding.severity for finding in one.findings] == ["medium"]
     elsewhere["w1"] = 1.001  # 60 dB
-    assert checked(stack())[0].state == "clean"
+    assert ran(stack())[0].state == "clean"
 
 
 def test_places_of_maxima_are_no_numbers_to_compare(elsewhere):
@@ -82,12 +80,12 @@ def test_places_of_maxima_are_no_numbers_to_compare(elsewhere):
     x = m("Conv", "image", m.random(4, 3, 3, 3, name="w0"))
     places = m("Cast", m("ArgMax", x, axis=1), to=1)
     model = m.model({"image": ("N", 3, SIZE, SIZE)}, {m("Relu", places): ("N", 1, SIZE - 2, SIZE - 2)})
-    assert checked(model)[0].state == "clean"
+    assert ran(model)[0].state == "clean"
 
 
 def test_a_gradient_that_lies_alone_is_found(gradients_elsewhere):
     gradients_elsewhere["w1"] = -1.0
-    one, _ = checked(stack())
+    one, _ = ran(stack())
     (finding,) = one.findings
     assert (finding.where, finding.severity) == ("gradient", "medium")
     assert NAME in finding.sentence
@@ -104,7 +102,7 @@ def get_library_path():
 """
     package(tmp_path, monkeypatch, text.format(pid=os.getpid()))
     try:
-        one, _ = checked(stack(), "crashing")
+        one, _ = ran(stack(), "crashing")
     finally:
         providers.plugins.cache_clear()
     (finding,) = one.findings

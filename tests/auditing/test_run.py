@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 
-import numpy as np
 import pytest
 from onnx import TensorProto, helper
 
 import onnxviz
 from onnxviz.auditing import registry
+from onnxviz.auditing.accept import skeleton
 from onnxviz.auditing.checks import rules
 from onnxviz.auditing.finding import Evidence
 from onnxviz.auditing.registry import Found, NotApplicable, NotRun
@@ -19,15 +19,12 @@ from onnxviz.progress import Interrupted
 from onnxviz.runtime.worker import lacking
 from tests import heads
 from tests.auditing.backdoors import PLANTED, SOUND, finished, head, seen, trunk
+from tests.auditing.checking import opened
 from tests.networks import Maker
 from tests.runtime.test_worker import DIVIDES
 from tests.runtime.test_worker import model as classifier
 
 ALONE = ("graph", "file", "weights", "runtime")  # what the file alone tells
-
-
-def opened(model):
-    return onnxviz.load(model, preprocess="unit", threads=1)
 
 
 @pytest.fixture(scope="module")
@@ -116,8 +113,7 @@ def test_a_backdoor_of_a_file_that_tells_the_best_class_alone(name):
 def test_an_answer_that_pixels_replace():
     m = Maker()
     best = m("ArgMax", head(m, trunk(m)), axis=1, keepdims=0)
-    bright = m("Squeeze", seen(m), m.constant([1]))
-    model = finished(m, m("Where", bright, m.constant(np.int64(7)), best), ("N",))
+    model = finished(m, m("Where", m("Squeeze", seen(m), [1]), 7, best), ("N",))
     model.graph.output[0].type.tensor_type.elem_type = TensorProto.INT64
     found = onnxviz.audit(opened(model), only=["graph"])
     assert [(one.id, one.severity) for one in found.findings] == [("graph.pixel-logic", "high")]
@@ -125,9 +121,7 @@ def test_an_answer_that_pixels_replace():
 
 @pytest.mark.parametrize("last", [False, True])
 def test_a_segmenter_that_tells_classes_alone_is_audited(last):
-    found = onnxviz.audit(
-        onnxviz.load(heads.labelled_map(last=last), preprocess="unit", threads=1), only=ALONE
-    )
+    found = onnxviz.audit(opened(heads.labelled_map(last=last)), only=ALONE)
     states = {one.id: one.state for one in found.checks if one.id in ("graph.bypass", "graph.pixel-logic")}
     assert states == {"graph.bypass": "not-applicable", "graph.pixel-logic": "clean"}
     assert found.verdict == "pass" and not found.findings
@@ -135,18 +129,11 @@ def test_a_segmenter_that_tells_classes_alone_is_audited(last):
 
 @pytest.mark.parametrize("form", ["tnc", "ntc"])
 def test_checks_of_one_answer_do_not_apply_to_a_recogniser_of_text(form, cat):
-    net = onnxviz.load(heads.sequence(form, "Softmax", recurrent=True), preprocess="unit", threads=1)
-    found = onnxviz.audit(net, [cat], skip=["runtime"])
+    found = onnxviz.audit(opened(heads.sequence(form, "Softmax", recurrent=True)), [cat], skip=["runtime"])
     states = {one.id: one.state for one in found.checks}
     assert states["graph.bypass"] == "clean"
-    for name in (
-        "input.confidence",
-        "answers.constant",
-        "stability.noise",
-        "shortcut.region",
-        "sanity.cascade",
-    ):
-        assert states[name] == "not-applicable"
+    idle = ("input.confidence", "answers.constant", "stability.noise", "shortcut.region", "sanity.cascade")
+    assert {states[name] for name in idle} == {"not-applicable"}
     assert not [one for one in found.findings if one.severity in ("high", "medium")]
 
 
@@ -156,38 +143,33 @@ def test_sound_networks_raise_no_alarm(name):
     assert [one for one in found.findings if one.severity in ("high", "medium")] == []
 
 
+def raising(reason):
+    def check(subject, rule):
+        raise reason
+
+    return check
+
+
 def test_a_check_that_stumbles_is_not_run_and_the_others_are(sound, extra):
-    def stumbling(reason):
-        def check(subject, rule):
-            raise reason
-
-        return check
-
-    for name, reason in (
-        ("a.typed", LimitExceeded("too much")),
-        ("a.own", NotRun("no time")),
-        ("a.no", NotApplicable("x")),
-    ):
-        extra(name, "?", severity="high")(stumbling(reason))
+    stumbled = {
+        "a.typed": (LimitExceeded("too much"), "not-run"),
+        "a.own": (NotRun("no time"), "not-run"),
+        "a.no": (NotApplicable("x"), "not-applicable"),
+    }
+    for name, (reason, _) in stumbled.items():
+        extra(name, "?", severity="high")(raising(reason))
     extra("a.last", "?", severity="high")(lambda subject, rule: Found("done"))
     found = {one.id: one for one in onnxviz.audit(sound, only=["a"]).checks}
-    assert (found["a.typed"].state, found["a.typed"].reason) == ("not-run", "too much")
-    assert (found["a.own"].state, found["a.own"].reason) == ("not-run", "no time")
-    assert found["a.no"].state == "not-applicable"
+    for name, (reason, state) in stumbled.items():
+        assert (found[name].state, found[name].reason) == (state, str(reason))
     assert found["a.last"].figure == "done"
 
 
 def test_our_own_mistake_is_none_of_the_files(sound, extra):
-    extra("a.bug", "?", severity="high")(lambda subject, rule: 1 / 0)
-    with pytest.raises(ZeroDivisionError):
-        onnxviz.audit(sound, only=["a.bug"])
-
-    def ours(subject, rule):
-        raise RuntimeFailed("a graph of ours")
-
-    extra("a.ours", "?", severity="high")(ours)
-    with pytest.raises(RuntimeFailed):
-        onnxviz.audit(sound, only=["a.ours"])
+    for name, reason in (("a.bug", ZeroDivisionError()), ("a.ours", RuntimeFailed("a graph of ours"))):
+        extra(name, "?", severity="high")(raising(reason))
+        with pytest.raises(type(reason)):
+            onnxviz.audit(sound, only=[name])
 
 
 def test_two_checks_of_one_name_are_an_error(extra):
@@ -196,10 +178,7 @@ def test_two_checks_of_one_name_are_an_error(extra):
 
 
 def test_ctrl_c_keeps_what_was_made(sound, extra):
-    def stop(subject, rule):
-        raise KeyboardInterrupt
-
-    extra("a.stop", "?", severity="high")(stop)
+    extra("a.stop", "?", severity="high")(raising(KeyboardInterrupt()))
     with pytest.raises(Interrupted) as ended:
         onnxviz.audit(sound, only=["file", "a"])
     found = ended.value.partial
@@ -226,8 +205,6 @@ def test_a_check_that_is_demanded_and_left_out_makes_it_incomplete(sound):
 
 
 def test_accepted_findings_stay_accepted_in_a_rebuilt_model(planted, tmp_path):
-    from onnxviz.auditing.accept import skeleton
-
     path = tmp_path / "accept.toml"
     text = skeleton(onnxviz.audit(planted, only=["graph"]).findings).decode()
     path.write_text(text.replace('reason = ""', 'reason = "a stamp of the scanner"'))
@@ -302,7 +279,7 @@ def test_what_was_made_is_taken_over_where_nothing_has_changed(planted, sound, e
         onnxviz.audit(sound, resume=tmp_path / "out")
     with pytest.raises(UsageError, match="the policy, the labels, the masks or the seed changed"):
         onnxviz.audit(planted, seed=3, resume=tmp_path / "out")
-    other = onnxviz.load(PLANTED["corner_test_with_where"](), preprocess="raw", threads=1)
+    other = opened(PLANTED["corner_test_with_where"](), preprocess="raw")
     with pytest.raises(UsageError, match="how pictures become its input changed"):
         onnxviz.audit(other, resume=tmp_path / "out")
     assert onnxviz.audit(sound, only=["file"], resume=tmp_path / "none").verdict == "pass"
@@ -313,7 +290,7 @@ PICTURES = made(16, 16, 0, 3)
 
 @pytest.mark.skipif(lacking() is not None, reason="needs processes of its own")
 def test_a_file_that_kills_its_process_fails_and_the_other_checks_are_kept():
-    net = onnxviz.load(DIVIDES, preprocess="unit", threads=1, isolate=True)
+    net = opened(DIVIDES, isolate=True)
     found = onnxviz.audit(net, PICTURES, only=["file", "graph.rules", "runtime", "stability"])
     net.close()
     states = {one.id: one.state for one in found.checks}
@@ -332,7 +309,7 @@ def test_a_file_that_opens_and_does_not_run_fails():
         "g = Gather(table, i)\n y = Add(s, g)",
         weights=", float zero = {0}, float far = {99}, float[2] table = {1, 2}",
     )
-    found = onnxviz.audit(onnxviz.load(far, preprocess="unit", threads=1), only=["file", "runtime"])
+    found = onnxviz.audit(opened(far), only=["file", "runtime"])
     (finding,) = found.findings
     assert (finding.id, finding.severity, finding.figure) == ("runtime.repeat", "high", "it does not run")
     assert found.verdict == "fail"

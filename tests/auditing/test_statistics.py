@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 import scipy.stats
+from onnxruntime.quantization.qdq_loss_debug import compute_signal_to_quantization_noice_ratio
 
 from onnxviz.auditing.statistics import Calibration, Likeness, Share, mcnemar, overlap, spearman
 
@@ -50,24 +51,18 @@ def test_overlap_counts_the_largest_tenth():
 
 
 def test_calibration_error_by_hand():
-    found = Calibration()
+    found, ends = Calibration(), Calibration()
     assert found.error is None
     for confidence, right in ((0.95, True), (0.99, False), (0.5, True)):
         found.add(confidence, right)
     # Bins of 1/15: the first two fall into the last, right by half at a mean confidence of 0.97; the third is alone.
     assert found.error == pytest.approx((2 * abs(0.5 - 0.97) + abs(1 - 0.5)) / 3)
-
-
-def test_calibration_takes_the_ends():
-    found = Calibration()
-    found.add(0.0, False)
-    found.add(1.0, True)
-    assert found.error == 0.0
+    ends.add(0.0, False)
+    ends.add(1.0, True)
+    assert ends.error == 0.0
 
 
 def test_signal_to_noise_is_onnx_runtimes():
-    from onnxruntime.quantization.qdq_loss_debug import compute_signal_to_quantization_noice_ratio
-
     rng = np.random.default_rng(0)
     pieces = [(rng.standard_normal(size), rng.standard_normal(size)) for size in (7, 1000, 33)]
     pieces = [(x.astype(np.float32), (x + 0.01 * d).astype(np.float32)) for x, d in pieces]

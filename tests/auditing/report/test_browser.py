@@ -76,7 +76,7 @@ def opened(browser, written) -> Iterator[Callable[..., Any]]:
 
 
 @pytest.mark.parametrize("make", [comparison, hostile])
-def test_it_opens_without_a_request_or_a_complaint(opened, make) -> None:
+def test_it_opens_without_a_request_or_a_complaint(opened, make):
     page = opened(make)
     loaded = "[...document.images].filter(i => i.src && i.loading != 'lazy').every(i => i.naturalWidth > 0)"
     assert page.evaluate(loaded)
@@ -88,7 +88,7 @@ def test_it_opens_without_a_request_or_a_complaint(opened, make) -> None:
     )
 
 
-def test_photos_beside_the_page_come_when_they_are_seen(opened) -> None:
+def test_photos_beside_the_page_come_when_they_are_seen(opened):
     page = opened(comparison, one_file=False)
     first = page.locator(".photo summary img").first
     first.scroll_into_view_if_needed()
@@ -101,7 +101,7 @@ def test_photos_beside_the_page_come_when_they_are_seen(opened) -> None:
     until(page, "document.querySelector('#lightbox .over').naturalWidth > 0")
 
 
-def until(page: Any, condition: str) -> None:
+def until(page: Any, condition: str):
     """Playwright's own way of waiting is a script that the page's policy forbids."""
     end = time.monotonic() + 20
     while not page.evaluate(condition):
@@ -113,7 +113,7 @@ def rows(page: Any, column: int) -> list[str]:
     return page.locator(f"#section-layers tbody tr td:nth-child({column})").all_text_contents()
 
 
-def test_tables_are_sorted_by_their_heads(opened) -> None:
+def test_tables_are_sorted_by_their_heads(opened):
     page = opened()
     head = page.locator("#section-layers thead th", has_text="order")
     given = rows(page, 2)
@@ -128,7 +128,7 @@ def test_tables_are_sorted_by_their_heads(opened) -> None:
     assert rows(page, 1)[:3] == ["blocks.0.add", "blocks.0.depthwise", "blocks.0.expand"]
 
 
-def test_the_lightbox_by_mouse(opened) -> None:
+def test_the_lightbox_by_mouse(opened):
     page = opened()
     page.locator(".photo summary").nth(1).click()
     box = page.locator("#lightbox")
@@ -157,7 +157,7 @@ def test_the_lightbox_by_mouse(opened) -> None:
     assert not box.is_visible()
 
 
-def test_the_lightbox_by_keyboard(opened) -> None:
+def test_the_lightbox_by_keyboard(opened):
     page = opened()
     page.locator(".photo summary").first.focus()
     page.keyboard.press("Enter")
@@ -174,7 +174,7 @@ def test_the_lightbox_by_keyboard(opened) -> None:
     assert page.evaluate("document.activeElement.tagName") == "SUMMARY"
 
 
-def test_a_lasso_on_the_map_filters_the_photos(opened) -> None:
+def test_a_lasso_on_the_map_filters_the_photos(opened):
     page = opened(album)
     page.locator(".map").scroll_into_view_if_needed()
     box = page.locator(".map svg").bounding_box()
@@ -205,7 +205,7 @@ def test_a_lasso_on_the_map_filters_the_photos(opened) -> None:
 
 
 @pytest.mark.parametrize("script", [True, False])
-def test_a_drawn_picture_opens_large_and_closes_again(opened, script) -> None:
+def test_a_drawn_picture_opens_large_and_closes_again(opened, script):
     page = opened(java_script_enabled=script)
     page.set_viewport_size({"width": 280, "height": 800})
     picture = page.locator(".finding .enlarge img").first
@@ -218,7 +218,7 @@ def test_a_drawn_picture_opens_large_and_closes_again(opened, script) -> None:
     assert picture.bounding_box()["width"] == width
 
 
-def test_all_of_it_without_script(opened) -> None:
+def test_all_of_it_without_script(opened):
     page = opened(java_script_enabled=False)
     assert page.locator("thead button").count() == 0
     photo = page.locator(".photo").first
@@ -230,7 +230,7 @@ def test_all_of_it_without_script(opened) -> None:
     assert not page.locator("#lightbox").is_visible()
 
 
-def test_on_paper(opened) -> None:
+def test_on_paper(opened):
     page = opened()
     assert 2 <= sheets(page) <= 10
     page.emulate_media(media="print")
@@ -244,7 +244,7 @@ def sheets(page: Any) -> int:
 
 
 @pytest.mark.parametrize("script", [True, False])
-def test_an_audit_on_paper_is_four_pages_with_all_that_a_finding_stands_on(opened, script) -> None:
+def test_an_audit_on_paper_is_four_pages_with_all_that_a_finding_stands_on(opened, script):
     page = opened(audited, java_script_enabled=script)
     assert sheets(page) <= 4
     page.emulate_media(media="print")
@@ -263,7 +263,7 @@ def test_an_audit_on_paper_is_four_pages_with_all_that_a_finding_stands_on(opene
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("make", [comparison, hostile, album, audited])
-def test_it_is_accessible(opened, make, scheme) -> None:
+def test_it_is_accessible(opened, make, scheme):
     page = opened(make, color_scheme=scheme, bypass_csp=True)
     page.add_script_tag(path=AXE)
     judge = "async () => (await axe.run()).violations.map(v => `${v.id}: ${v.nodes.map(n => n.html).slice(0, 3)}`)"
@@ -275,7 +275,7 @@ def test_it_is_accessible(opened, make, scheme) -> None:
     assert (sum(map(int, re.findall(r"\d+", background)[:3])) < 200) == (scheme == "dark")
 
 
-def test_a_narrow_screen_needs_no_sideways_scrolling(opened) -> None:
+def test_a_narrow_screen_needs_no_sideways_scrolling(opened):
     page = opened()
     page.set_viewport_size({"width": 390, "height": 800})
     assert page.evaluate("document.documentElement.scrollWidth") <= 390

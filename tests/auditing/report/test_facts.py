@@ -18,7 +18,7 @@ from onnxviz.auditing.report.facts import machine
         ("", [], None),
     ],
 )
-def test_the_processors_instructions_for_integers(monkeypatch, text, instructions, vnni) -> None:
+def test_the_processors_instructions_for_integers(monkeypatch, text, instructions, vnni):
     monkeypatch.setattr(Path, "read_text", lambda *_: text)
     told = machine()
     assert told["instructions"] == instructions
