@@ -12,6 +12,7 @@ An entry without a reason, or whose date has passed, accepts nothing. `audit` an
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import tomllib
@@ -88,9 +89,7 @@ def apply(entries: Sequence[Entry], findings: Iterable[Finding], today: date | N
 
 def _called(entry: Entry) -> str:
     place = f" at {quoted(entry.where)}" if entry.where else ""
-    return (
-        f"{quoted(entry.fingerprint)} ({quoted(entry.id)}{place})" if entry.id else quoted(entry.fingerprint)
-    )
+    return quoted(entry.fingerprint) + (f" ({quoted(entry.id)}{place})" if entry.id else "")
 
 
 def read(source: str | os.PathLike[str] | Sequence[Entry] | None) -> tuple[Entry, ...]:
@@ -105,11 +104,8 @@ def read(source: str | os.PathLike[str] | Sequence[Entry] | None) -> tuple[Entry
     table = toml(source, "accepted findings")
     unknown = next((key for key in table if key != "accepted"), None)
     entries = table.get("accepted", [])
-    if (
-        unknown is not None
-        or not isinstance(entries, list)
-        or not all(isinstance(one, dict) for one in entries)
-    ):
+    sound = isinstance(entries, list) and all(isinstance(one, dict) for one in entries)
+    if unknown is not None or not sound:
         what = "" if unknown is None else f": it has {quoted(unknown)}"
         raise UsageError(f"{quoted(os.fspath(source))} holds no [[accepted]] entries alone{what}")
     return tuple(_entry(one, number, os.fspath(source)) for number, one in enumerate(entries, 1))
@@ -124,14 +120,13 @@ def _entry(given: dict[str, Any], number: int, source: str) -> Entry:
             raise UsageError(f"{place}: {key} is a text, got {value!r}")
     until = given.get("until") or None
     if isinstance(until, str):
-        try:
+        with contextlib.suppress(ValueError):
             until = date.fromisoformat(until)
-        except ValueError:
-            raise UsageError(f"{place}: until is a date such as 2027-06-30, got {quoted(until)}") from None
     if isinstance(until, datetime):
         until = until.date()
     if until is not None and not isinstance(until, date):
-        raise UsageError(f"{place}: until is a date such as 2027-06-30, got {until!r}")
+        told = quoted(until) if isinstance(until, str) else repr(until)
+        raise UsageError(f"{place}: until is a date such as 2027-06-30, got {told}")
     fingerprint = given.get("fingerprint", "").strip().lower()
     if len(fingerprint) != _DIGITS or not all(c in "0123456789abcdef" for c in fingerprint):
         raise UsageError(

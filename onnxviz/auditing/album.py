@@ -25,8 +25,7 @@ from onnxviz.provenance import recorded
 from onnxviz.results import Result
 
 if TYPE_CHECKING:
-    from onnxviz.auditing.report.page import Page, Photo, Section
-    from onnxviz.auditing.report.spool import Stored
+    from onnxviz.auditing.report.page import Page, Photo, Section, Stored
     from onnxviz.features.embedding import Embedding
     from onnxviz.tables import Columns
 
@@ -74,7 +73,10 @@ class Album(Result):
 
     def margin(self, row: int) -> float:
         """By how much the best class is before the second, 0 to 1."""
-        return _margin(self.answers[row]) if self.answers else float("nan")
+        if not self.answers:
+            return float("nan")
+        best, *others = self.answers[row]
+        return best.probability - (others[0].probability if others else 0.0)
 
     def table(self) -> Columns:
         """A row a photo: path, sha256, label, the five best classes, map coordinates, features."""
@@ -89,9 +91,8 @@ class Album(Result):
         for place in range(max(map(len, self.answers), default=0)):
             best = [row[place] if place < len(row) else None for row in self.answers]
             columns[f"top{place + 1}"] = [None if one is None else one.label for one in best]
-            columns[f"top{place + 1}_probability"] = [
-                None if one is None else one.probability for one in best
-            ]
+            shares = [None if one is None else one.probability for one in best]
+            columns[f"top{place + 1}_probability"] = shares
         return {**columns, "x": self.values[:, 0], "y": self.values[:, 1]}
 
     def page(self) -> Page:
@@ -100,19 +101,19 @@ class Album(Result):
         from onnxviz.auditing.report.page import Figure, Number, Page, Section, Table
 
         count = len(self.embedding)
-        numbers = [Number(str(count), "photo" if count == 1 else "photos", _left_out(self.embedding))]
+        skipped = len(self.embedding.skipped)
+        left_out = f"{skipped} could not be read" if skipped else ""
+        numbers = [Number(str(count), "photo" if count == 1 else "photos", left_out)]
         judged = [row for row in range(count) if self.truth is not None and self.truth[row] is not None]
         if judged and self.answers:
             right = sum(not self.wrong(row) for row in judged)
             numbers.append(Number(f"{right / len(judged):.0%}", "answers right", f"{right} of {len(judged)}"))
         if self.answers:
             unsure = sum(self.margin(row) < _UNSURE for row in range(count))
-            numbers.append(
-                Number(str(unsure), "photos the network is not sure of", f"the two best within {_UNSURE:g}")
-            )
-            numbers.append(
-                Number(str(len({row[0].index for row in self.answers})), "classes among its answers")
-            )
+            note = f"the two best within {_UNSURE:g}"
+            numbers.append(Number(str(unsure), "photos the network is not sure of", note))
+            classes = {row[0].index for row in self.answers}
+            numbers.append(Number(str(len(classes)), "classes among its answers"))
         sections = [self.shown()]
         if self.layers:
             hints = {
@@ -308,7 +309,7 @@ def report(
 def _see(net: Network, work: Album, rows: Sequence[int], progress: Progress) -> None:
     """What the network says of these photos, and what it sees of them."""
     from onnxviz.auditing.report.html import PHOTO
-    from onnxviz.auditing.report.spool import Spool
+    from onnxviz.auditing.report.page import Spool
     from onnxviz.figures.html import webp
     from onnxviz.meaning import best
 
@@ -331,10 +332,6 @@ def _first(found: Embedding) -> list[list[Prediction]]:
     ]
 
 
-def _margin(answers: Sequence[Prediction]) -> float:
-    return answers[0].probability - (answers[1].probability if len(answers) > 1 else 0.0)
-
-
 def _maps(net: Network, work: Album, row: int, methods: Sequence[str]) -> list[Any]:
     """Of the answer, and of the class that competes with it: the true one of a wrong answer, else the second."""
     best = work.answers[row]
@@ -343,11 +340,8 @@ def _maps(net: Network, work: Album, row: int, methods: Sequence[str]) -> list[A
         rival = best[1].index
     targets = [best[0].index, *([] if rival is None else [rival])]
     source = work.embedding.sources[row]
-    return [
-        one
-        for target in targets
-        for one in attributions(net, [source], methods, target=target, progress=silent).grid[0]
-    ]
+    grids = [attributions(net, [source], methods, target=one, progress=silent).grid for one in targets]
+    return [one for grid in grids for one in grid[0]]
 
 
 def _layers(net: Network, sources: Sequence[Any]) -> Columns:
@@ -365,8 +359,3 @@ def _layers(net: Network, sources: Sequence[Any]) -> Columns:
         "lowest": [ranges[name][0] if name in ranges else None for name in names],
         "highest": [ranges[name][1] if name in ranges else None for name in names],
     }
-
-
-def _left_out(found: Embedding) -> str:
-    count = len(found.skipped)
-    return f"{count} could not be read" if count else ""

@@ -94,16 +94,10 @@ def _drawn(
     ranks = range(one.index.shape[1])
     tiles, _ = cut(found, [(place, row, rank) for row in chosen for rank in ranks], _SIDE)
     pictures, failed = _made(net, one.name, numbers, seed, progress) if made else ([], "")
-    table = [
-        Row(
-            f"channel {number}",
-            [
-                *pictures[i : i + 1],
-                *(tiles[place, row, rank] for rank in ranks if (place, row, rank) in tiles),
-            ],
-        )
-        for i, (row, number) in enumerate(zip(chosen, numbers, strict=True))
-    ]
+    table = []
+    for i, (row, number) in enumerate(zip(chosen, numbers, strict=True)):
+        best = [tiles[place, row, rank] for rank in ranks if (place, row, rank) in tiles]
+        table.append(Row(f"channel {number}", [*pictures[i : i + 1], *best]))
     heads = [*(["made for it"] if pictures else []), "strongest first"]
     drawn = rows([row for row in table if row.pictures], side=_SIDE, lead=bool(pictures), heads=heads)
     return LayerChannels(one.name, numbers, field_in_words(found, one), drawn, failed)
@@ -116,8 +110,7 @@ def _made(
     from onnxviz.synthesis.ascent import ascent
 
     try:
-        return list(
-            ascent(net, layer=layer, channel=channels, steps=_STEPS, seed=seed, progress=progress).pictures()
-        ), ""
+        found = ascent(net, layer=layer, channel=channels, steps=_STEPS, seed=seed, progress=progress)
+        return list(found.pictures()), ""
     except (ModelRejected, RuntimeFailed) as reason:
         return [], f"no pictures were made for the channels of {layer}: {reason}"

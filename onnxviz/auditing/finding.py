@@ -96,6 +96,11 @@ class Check:
     figures: Mapping[str, Any] = field(default_factory=dict)
     measure: str = ""
 
+    @property
+    def shown(self) -> list[Evidence]:
+        """All that there is to be looked at: its own, then that of its findings."""
+        return [*self.evidence, *(one for finding in self.findings for one in finding.evidence)]
+
 
 def ordered(checks: Iterable[Check], accepted: Collection[str] = ()) -> list[Finding]:
     """The findings of all checks: first those that nobody accepted, the gravest before the others."""

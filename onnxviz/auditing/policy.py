@@ -66,9 +66,8 @@ def read(
     for key in table:
         if key not in ("check", "truth"):
             raise UsageError(f"{place} has an unknown table {quoted(key)}{near(key, ('check', 'truth'))}")
-    checks = _table(table.get("check", {}), place)
     found = {}
-    for name, said in checks.items():
+    for name, said in _table(table.get("check", {}), place).items():
         if name not in ids:
             raise UsageError(f"{place}: there is no check {quoted(name)}{near(name, ids)}")
         found[name] = _setting(name, _table(said, place), name in numbers, place)
@@ -92,17 +91,19 @@ def _setting(name: str, said: dict[str, Any], counted: bool, place: str) -> Sett
             raise UsageError(f"{where}: required is true or false, got {value!r}")
         if key == "threshold" and not counted:
             raise UsageError(f"{where}: whatever it finds is a finding; it has no threshold to set")
-        if key == "threshold" and (
-            isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value)
-        ):
+        if key == "threshold" and not (_number(value) and math.isfinite(value)):
             raise UsageError(f"{where}: threshold is a finite number, got {value!r}")
     return Setting(**said)
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def _truth(said: dict[str, Any], place: str) -> dict[str, float]:
     for key, value in said.items():
         if key not in TRUTH:
             raise UsageError(f"{place}, [truth]: unknown key {quoted(key)}{near(key, TRUTH)}")
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1:
+        if not (_number(value) and 0 <= value <= 1):
             raise UsageError(f"{place}, [truth]: {key} is a share from 0 to 1, got {value!r}")
     return {key: float(value) for key, value in said.items()}

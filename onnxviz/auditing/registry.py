@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from onnxviz.auditing.finding import SEVERITIES, Check, Evidence, Finding, Severity
+from onnxviz.auditing.finding import SEVERITIES, Check, Evidence, Finding, Severity, State
 from onnxviz.errors import spelt
 
 if TYPE_CHECKING:
@@ -104,14 +104,9 @@ class Rule:
     def check(self, found: Found) -> Check:
         """The check as it is reported."""
         findings = sorted(found.findings, key=lambda one: SEVERITIES.index(one.severity))
-        return Check(
-            id=self.id,
-            title=self.title,
-            state="found" if findings else "clean",
+        return self._told(
+            "found" if findings else "clean",
             figure=found.figure,
-            threshold=self.threshold,
-            measure=self.measure,
-            limits=spelt(self.limits),
             findings=tuple(findings),
             evidence=tuple(found.evidence),
             figures=dict(found.figures),
@@ -119,15 +114,16 @@ class Rule:
 
     def idle(self, state: Literal["not-run", "not-applicable"], reason: str) -> Check:
         """The check where it was not made."""
-        return Check(
-            self.id,
-            self.title,
-            state,
-            spelt(reason),
-            threshold=self.threshold,
-            measure=self.measure,
-            limits=spelt(self.limits),
-        )
+        return self._told(state, reason=spelt(reason))
+
+    def _told(self, state: State, **made: Any) -> Check:
+        own = {"threshold": self.threshold, "measure": self.measure, "limits": spelt(self.limits)}
+        return Check(self.id, self.title, state, **own, **made)
+
+
+def columns(names: Sequence[str], rows: Sequence[Sequence[Any]]) -> dict[str, list[Any]]:
+    """Rows as a table of evidence has them."""
+    return {name: [row[place] for row in rows] for place, name in enumerate(names)}
 
 
 _RULES: Final[dict[str, Rule]] = {}
@@ -162,8 +158,5 @@ def entered() -> dict[str, Rule]:
 
 def changed(rule: Rule, severity: Severity | None, threshold: float | None) -> Rule:
     """The check as a policy wants it."""
-    return replace(
-        rule,
-        severity=rule.severity if severity is None else severity,
-        threshold=rule.threshold if threshold is None else threshold,
-    )
+    wanted = {"severity": severity, "threshold": threshold}
+    return replace(rule, **{name: value for name, value in wanted.items() if value is not None})  # type: ignore[arg-type]

@@ -6,9 +6,9 @@ import os
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, get_args
 
-from onnxviz.auditing.finding import Check, Finding, counts, ordered
+from onnxviz.auditing.finding import Check, Finding, State, counts, ordered
 from onnxviz.auditing.subject import Subject
 from onnxviz.errors import OnnxVizError
 from onnxviz.progress import silent
@@ -71,11 +71,14 @@ class Audit:
             return "fail"
         return "incomplete" if self.lacking or self.manifest.get("incomplete") else "pass"
 
+    @property
+    def states(self) -> dict[str, int]:
+        """How many checks there are of each state."""
+        states = [one.state for one in self.checks]
+        return {state: states.count(state) for state in get_args(State)}
+
     def __repr__(self) -> str:
-        counted = ", ".join(
-            f"{sum(one.state == state for one in self.checks)} {state}"
-            for state in ("found", "clean", "not-run", "not-applicable")
-        )
+        counted = ", ".join(f"{count} {state}" for state, count in self.states.items())
         return f"<Audit: {self.verdict}, {len(self.findings)} findings (checks: {counted})>"
 
     def to_dict(self) -> dict[str, Any]:

@@ -35,6 +35,7 @@ _WORDS: Final = {
 _MADE: Final = ("found", "clean", "not-applicable")
 _LARGEST: Final = 2**28  # bytes of a report
 _FIELDS: Final = ("id", "severity", "figure", "threshold", "where", "sentence", "advice", "headline")
+_OF_A_CHECK: Final = ("id", "title", "state", "reason", "figure", "threshold", "limits", "figures", "measure")
 
 
 def rests(subject: Subject, plan: Policy, version: str) -> dict[str, str]:
@@ -82,11 +83,8 @@ def made(
         return {}
     report = read(place / "report.json")
     findings = {one["fingerprint"]: one for one in report.get("findings", [])}
-    found = {}
-    for one in report.get("checks", []):
-        if one["id"] in rules and one["state"] in _MADE:
-            found[one["id"]] = _check(one, findings, place)
-    return found
+    checks = [one for one in report.get("checks", []) if one["id"] in rules and one["state"] in _MADE]
+    return {one["id"]: _check(one, findings, place) for one in checks}
 
 
 def earlier(
@@ -134,24 +132,17 @@ def read(path: Path) -> dict[str, Any]:
 def _check(one: dict[str, Any], findings: Mapping[str, dict[str, Any]], place: Path) -> Check:
     told = [findings[name] for name in one["findings"] if name in findings]
     return Check(
-        id=one["id"],
-        title=one["title"],
-        state=one["state"],
-        reason=one["reason"],
-        figure=one["figure"],
-        threshold=one["threshold"],
-        limits=one["limits"],
+        **{key: one[key] for key in _OF_A_CHECK},
         findings=tuple(
-            Finding(
-                **{key: each[key] for key in _FIELDS if key in each},
-                evidence=tuple(_evidence(part, place) for part in each["evidence"]),
-            )
+            Finding(**{key: each[key] for key in _FIELDS if key in each}, evidence=_shown(each, place))
             for each in told
         ),
-        evidence=tuple(_evidence(part, place) for part in one["evidence"]),
-        figures=one["figures"],
-        measure=one["measure"],
+        evidence=_shown(one, place),
     )
+
+
+def _shown(one: Mapping[str, Any], place: Path) -> tuple[Evidence, ...]:
+    return tuple(_evidence(part, place) for part in one["evidence"])
 
 
 def _evidence(one: dict[str, Any], place: Path) -> Evidence:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from onnxviz._version import __version__
@@ -101,13 +101,12 @@ def planned(
 ) -> tuple[dict[str, Rule], Policy, tuple[Entry, ...]]:
     """The checks that are made, as the policy wants them; what is wrong in the request is told before any work."""
     every = rules()
-    plan = policies.read(
-        policy, every, [one.id for one in every.values() if not isinstance(one.threshold, str)]
-    )
+    counted = [one.id for one in every.values() if not isinstance(one.threshold, str)]
+    plan = policies.read(policy, every, counted)
     entries = accepting.read(accept)
     for option, names in (("only", only), ("skip", skip)):
         for name in names:
-            if name not in every and not _family(name, every):
+            if not any(_among(one, [name]) for one in every):
                 raise UsageError(f"--{option}: there is no check {quoted(name)}{near(name, every)}")
     if fail_on not in FAIL_ON:
         raise UsageError(f"--fail-on is one of {', '.join(FAIL_ON)}; got {quoted(fail_on)}")
@@ -124,12 +123,8 @@ def planned(
     return chosen, plan, entries
 
 
-def _family(name: str, every: Iterable[str]) -> bool:
-    """Whether a name such as 'graph' stands for all checks of that kind."""
-    return any(one.startswith(f"{name}.") for one in every)
-
-
 def _among(name: str, names: Sequence[str]) -> bool:
+    """Whether a check is named, or its family, such as 'graph'."""
     return any(name == one or name.startswith(f"{one}.") for one in names)
 
 
@@ -148,13 +143,12 @@ def _pictured(subject: Subject, images: Any, truth: Any, masks: Any, sample: int
         found = [found[i * len(found) // sample] for i in range(sample)]
     subject.images = found
     if masks is not None:
-        from onnxviz.auditing.masks import find_masks
+        from onnxviz.auditing.truth import find_masks
 
         recipe = subject.net.preprocessing
         if not recipe.pictorial:
-            raise UsageError(
-                f"--masks: this network takes arrays of {recipe.count} channels, and masks are of pictures"
-            )
+            arrays = f"arrays of {recipe.count} channels"
+            raise UsageError(f"--masks: this network takes {arrays}, and masks are of pictures")
         subject.masks = find_masks(masks, found, recipe)
     if truth is not None:
         from onnxviz.auditing.truth import read_truth
@@ -194,12 +188,8 @@ def _audit(
     applied = accepting.apply(entries, findings)
     notes += [f"skipped {name}: {reason}" for name, reason in subject.skipped.items()]
     net = subject.opened
-    parameters = {
-        "fail_on": fail_on,
-        "checks": list(chosen),
-        "seed": subject.seed,
-        "pictures": len(subject.images),
-    }
+    count = len(subject.images)
+    parameters = {"fail_on": fail_on, "checks": list(chosen), "seed": subject.seed, "pictures": count}
     manifest: dict[str, Any] = {"schema": "onnxviz.audit/1", "technique": "audit", "parameters": parameters}
     if net is not None:
         manifest = net.manifest("audit", **parameters)
@@ -207,19 +197,11 @@ def _audit(
     if ending.stop is not None:
         manifest["incomplete"] = True
     required = frozenset(name for name, said in plan.checks.items() if said.required)
-    found = Audit(
-        checks, applied.accepted, (*notes, *applied.notes), required, fail_on, manifest, subject, by, when
-    )
-    manifest["figures"] = {"verdict": found.verdict, "findings": len(findings), **_states(checks)}
+    told = (*notes, *applied.notes)
+    found = Audit(checks, applied.accepted, told, required, fail_on, manifest, subject, by, when)
+    manifest["figures"] = {"verdict": found.verdict, "findings": len(findings), **found.states}
     progress(len(chosen), len(chosen), "checks")
     return ending.given(found)
-
-
-def _states(checks: Sequence[Check]) -> dict[str, int]:
-    return {
-        state: sum(one.state == state for one in checks)
-        for state in ("found", "clean", "not-run", "not-applicable")
-    }
 
 
 def _made(rule: Rule, subject: Subject) -> Check:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -52,6 +53,17 @@ class Share:
             return "none of 0"
         low, high = self.limits
         return f"{self.count / self.of:.0%} of {self.of} (95% limits {low:.0%} to {high:.0%})"
+
+
+def counted(head: str, shares: Mapping[str, Share], what: str) -> dict[str, list[Any]]:
+    """Shares as columns: what each is of, under `head`, so many (`what`), of so many, and the share."""
+    rows = list(shares.values())
+    return {
+        head: list(shares),
+        what: [one.count for one in rows],
+        "of": [one.of for one in rows],
+        "share": [one.share for one in rows],
+    }
 
 
 def mcnemar(fixed: int, broken: int) -> float:
@@ -140,3 +152,7 @@ class Likeness:
         """−1 to 1; None where one of both is 0 throughout."""
         scale = math.sqrt(self.signal) * math.sqrt(self.other)
         return min(1.0, max(-1.0, self.product / scale)) if scale > 0 else None
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain values."""
+        return {"sqnr_db": self.sqnr, "cosine": self.cosine}

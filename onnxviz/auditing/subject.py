@@ -168,13 +168,9 @@ class Subject:
         if not rows:
             raise ImageRejected(f"none of the {len(self.images)} pictures could be read")
         order = [np.argsort(-scores, kind="stable")[:_BEST] for _, scores in rows]
-        ranked = [scores[best] for (_, scores), best in zip(rows, order, strict=True)]
-        return Answers(
-            np.array([place for place, _ in rows]),
-            np.stack(order),
-            np.array([scores[0] for scores in ranked]),
-            np.array([scores[0] - scores[1] if len(scores) > 1 else scores[0] for scores in ranked]),
-        )
+        ranked = np.stack([scores[best] for (_, scores), best in zip(rows, order, strict=True)])
+        margin = ranked[:, 0] - (ranked[:, 1] if ranked.shape[1] > 1 else 0)
+        return Answers(np.array([place for place, _ in rows]), np.stack(order), ranked[:, 0], margin)
 
     def under(self, recipe: Preprocessing) -> Subject:
         """The same with another recipe; what was found of the graph stays."""

@@ -7,7 +7,7 @@ and should not (recipes, the range that an input quantiser holds) is a finding.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import numpy as np
 
@@ -15,14 +15,12 @@ from onnxviz.auditing.finding import Check, Finding
 from onnxviz.comparing.hybrids import ending
 from onnxviz.comparing.rules import RULES, check, found
 from onnxviz.errors import UsageError, ways
+from onnxviz.graph.head import Head
 from onnxviz.graph.operators import computes
 from onnxviz.graph.output import CLASSES
 from onnxviz.graph.quantisers import Quantiser, of_input, of_node
+from onnxviz.network import Network
 from onnxviz.text import quoted
-
-if TYPE_CHECKING:
-    from onnxviz.graph.head import Head
-    from onnxviz.network import Network
 
 # What of a recipe says which pixels are seen, and what colours: how these are scaled is told by the ends of the range.
 _SEEN: Final = ("size", "resize", "crop_fraction", "interpolation")

@@ -15,11 +15,10 @@ from typing import Any, Final
 import numpy as np
 
 from onnxviz.auditing.statistics import Calibration, Likeness, Share, mcnemar
-from onnxviz.comparing.detections import Detections, detections, inferred
+from onnxviz.comparing.dense import Detections, Pixels, detections, inferred, pixels
 from onnxviz.comparing.hybrids import answers as answering
 from onnxviz.comparing.hybrids import picks
 from onnxviz.comparing.noise import Noise, centred, level, moved, noise_equivalent, together, whole
-from onnxviz.comparing.pixels import Pixels, pixels
 from onnxviz.errors import ImageRejected, ModelUnsuitable
 from onnxviz.features.stream import none_used, refusal, source_name, sources, stream
 from onnxviz.graph.surgery import cut
@@ -36,6 +35,7 @@ from onnxviz.text import printable
 MARGINS: Final = (0.0, 0.1, 0.3)
 # Pictures a run on a CPU: two networks run at once here, and more of them are no faster.
 _ON_CPU: Final = 2
+_SAME: Final = 0.0005  # of a probability
 
 
 @dataclass(frozen=True)
@@ -100,9 +100,7 @@ class Answers:
             "reason": self.reason,
             "agreement": {f"margin>={margin:g}": one.to_dict() for margin, one in self.agreement.items()},
             "confidence_shift": self.shift,
-            "outputs": {
-                name: {"sqnr_db": one.sqnr, "cosine": one.cosine} for name, one in self.likeness.items()
-            },
+            "outputs": {name: one.to_dict() for name, one in self.likeness.items()},
             "pixels": None if self.pixels is None else self.pixels.to_dict(),
             "truth": None if truth is None else truth.to_dict(),
             "noise_equivalent": None if noise is None else noise.to_dict(),
@@ -121,20 +119,24 @@ class Answers:
             if not margin:
                 told.append(f"over all pictures the same class in {one}")
             elif one.of:
-                told.append(
-                    f"where A's best class leads by {margin:g} or more, B gives the same class in {one}"
-                )
+                leads = f"where A's best class leads by {margin:g} or more"
+                told.append(f"{leads}, B gives the same class in {one}")
             else:
                 told.append(f"A's best class leads by {margin:g} or more in none of {self.pictures} pictures")
         if self.noise is not None:
             told.append(str(self.noise))
         if self.shift is not None:
-            told.append(_confidence(self.shift))
+            way = "higher" if self.shift > 0 else "lower"
+            told.append(
+                "B is as confident as A on average"
+                if abs(self.shift) < _SAME
+                else f"B's highest probability is {abs(self.shift):.3f} {way} than A's on average"
+            )
         if self.truth is not None:
             held = self.truth
             told.append(
-                f"of {held.pictures} pictures with a label A has {_percent(held.right_a)} right and B "
-                f"{_percent(held.right_b)}: {held.fixed} fixed, {held.broken} broken (McNemar p = {held.p:.2g}); "
+                f"of {held.pictures} pictures with a label A has {held.right_a.share or 0:.1%} right and B "
+                f"{held.right_b.share or 0:.1%}: {held.fixed} fixed, {held.broken} broken (McNemar p = {held.p:.2g}); "
                 f"calibration error {held.ece_a or 0:.3f} and {held.ece_b or 0:.3f}"
             )
         told += [
@@ -180,14 +182,9 @@ def answers(
     with a.passing(), b.passing():
         for index, digest, one, other in both:
             name = source_name(pictures[index], index)
-            logits = [
-                row[head.logits].reshape(-1).astype(np.float64)
-                for row, head in zip((one, other), heads, strict=True)
-            ]
-            scores = [
-                probabilities(head, row[head.scores].reshape(1, -1))[0]
-                for row, head in zip((one, other), heads, strict=True)
-            ]
+            both_rows = list(zip((one, other), heads, strict=True))
+            logits = [row[head.logits].reshape(-1).astype(np.float64) for row, head in both_rows]
+            scores = [probabilities(head, row[head.scores].reshape(1, -1))[0] for row, head in both_rows]
             if all(np.isfinite(array).all() for array in (*logits, *scores)):
                 table.add(index, name, digest, scores, [centred(z, heads[0]) for z in logits])
             else:
@@ -358,25 +355,15 @@ class _Table:
             for calibration, confidence, one in zip(self._calibration, best, right, strict=True):
                 calibration.add(confidence, one)
         if not same:
-            self._flips.append(
-                {
-                    "picture": printable(name),
-                    "sha256": digest or None,
-                    "a": classes[0],
-                    "a_label": self._a.label(classes[0]),
-                    "a_probability": best[0],
-                    "b": classes[1],
-                    "b_label": self._b.label(classes[1]),
-                    "b_probability": best[1],
-                    "margin": margin,
-                    "a_probability_of_b": float(scores[0][classes[1]]),
-                    "b_probability_of_a": float(scores[1][classes[0]]),
-                    **({} if self._truth is None else {"truth": known, "truth_label": self._called(known)}),
-                }
-            )
-
-    def _called(self, known: int | None) -> str | None:
-        return None if known is None else self._a.label(known)
+            row: dict[str, Any] = {"picture": printable(name), "sha256": digest or None}
+            for letter, net, one, share in zip("ab", (self._a, self._b), classes, best, strict=True):
+                row |= {letter: one, f"{letter}_label": net.label(one), f"{letter}_probability": share}
+            row["margin"] = margin
+            row["a_probability_of_b"] = float(scores[0][classes[1]])
+            row["b_probability_of_a"] = float(scores[1][classes[0]])
+            if self._truth is not None:
+                row |= {"truth": known, "truth_label": None if known is None else self._a.label(known)}
+            self._flips.append(row)
 
     def result(self, noise: Noise | None, broken: Sequence[str], skipped: Sequence[Skipped]) -> Answers:
         """All of it."""
@@ -399,32 +386,12 @@ class _Table:
         if not total:
             return None
         (_, fixed), (broken, both) = self._right.tolist()
-        return Truth(
-            total,
-            Share(broken + both, total),
-            Share(fixed + both, total),
-            fixed,
-            broken,
-            mcnemar(fixed, broken),
-            *(one.error for one in self._calibration),
-        )
+        shares = Share(broken + both, total), Share(fixed + both, total)
+        errors = (one.error for one in self._calibration)
+        return Truth(total, *shares, fixed, broken, mcnemar(fixed, broken), *errors)
 
 
 def _margin(scores: np.ndarray) -> float:
     """By how much the best class leads."""
     second, first = np.partition(scores, -2)[-2:] if scores.size > 1 else (0.0, scores[0])
     return float(first) - float(second)
-
-
-# --- words ------------------------------------------------------------------------------------------
-
-
-def _confidence(shift: float) -> str:
-    if abs(shift) < 0.0005:
-        return "B is as confident as A on average"
-    way = "higher" if shift > 0 else "lower"
-    return f"B's highest probability is {abs(shift):.3f} {way} than A's on average"
-
-
-def _percent(share: Share) -> str:
-    return f"{share.share or 0:.1%}"

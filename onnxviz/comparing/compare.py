@@ -18,18 +18,15 @@ from onnxviz.attribution.sampled import at_least
 from onnxviz.auditing.resume import RESTS
 from onnxviz.auditing.statistics import Likeness
 from onnxviz.auditing.truth import read_truth
-from onnxviz.comparing.advice import advise
 from onnxviz.comparing.agree import agree, input_check
 from onnxviz.comparing.answers import answers
-from onnxviz.comparing.drift import Drift, drift
-from onnxviz.comparing.flips import flips
+from onnxviz.comparing.drift import Drift, drift, flips
 from onnxviz.comparing.hybrids import Hybrids, ending
 from onnxviz.comparing.judge import judged
-from onnxviz.comparing.local import HEALED, local
+from onnxviz.comparing.local import HEALED, advise, local, split
 from onnxviz.comparing.match import Matching, match, read_pairs
 from onnxviz.comparing.result import Compared, rows
 from onnxviz.comparing.resume import made, rests
-from onnxviz.comparing.split import split
 from onnxviz.comparing.why import why
 from onnxviz.errors import (
     ImageRejected,

@@ -1,7 +1,8 @@
 """Do both networks look at the same places: maps of A and B for one class, against A's own under a little noise.
 
 A map's likeness is told against that picture's own floor: where A's map of a picture changes with noise of one grey
-level, which nobody sees, B's may change as much. Plain gradients are no yardstick for that reason.
+level, which nobody sees, B's may change as much. Plain gradients are no yardstick for that reason. And the changed
+answers that A was surest of, to be looked at (`flips`).
 """
 
 from __future__ import annotations
@@ -9,15 +10,25 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
+from PIL import Image
 
 from onnxviz.attribution.cam import cam
 from onnxviz.attribution.methods import METHODS, Method, chosen
+from onnxviz.attribution.result import Attribution
 from onnxviz.attribution.saliency import saliency
 from onnxviz.auditing.statistics import Share, overlap, spearman
-from onnxviz.errors import GradientNotFinite, ImageRejected, ModelUnsuitable, UnsupportedOperator, UsageError
+from onnxviz.comparing.answers import Answers
+from onnxviz.errors import (
+    GradientNotFinite,
+    ImageRejected,
+    ModelRejected,
+    ModelUnsuitable,
+    UnsupportedOperator,
+    UsageError,
+)
 from onnxviz.features.stream import source_name, sources
 from onnxviz.figures.captions import caption
 from onnxviz.network import Network
@@ -25,11 +36,6 @@ from onnxviz.progress import Progress, silent
 from onnxviz.provenance import unnoted
 from onnxviz.tables import Columns
 from onnxviz.text import printable
-
-if TYPE_CHECKING:
-    from PIL import Image
-
-    from onnxviz.attribution.result import Attribution
 
 #: By how much a map's correlation must be under its floor to have drifted; and of methods that go to the pixels, whose
 #: maps rounding moves further than noise: sound int8 files up to 0.16, those per tensor up to 0.29.
@@ -168,9 +174,8 @@ def drift(
     if not a.preprocessing.pictorial:
         return Drift("the network sees no pictures, whose noise would have grey levels")
     pictures = listing.images
-    places = np.unique(
-        np.linspace(0, len(pictures) - 1, min(most, len(pictures))).round().astype(int)
-    ).tolist()
+    spread = np.linspace(0, len(pictures) - 1, min(most, len(pictures))).round()
+    places = np.unique(spread.astype(int)).tolist()
     maps = _Maps(a, b, pictures, layers or {}, draws, seed)
     known: MutableMapping[str, Any] = {} if rows is None else rows
     # Each session holds the weights once more: no more of them at a time than a map takes.
@@ -185,14 +190,11 @@ def drift(
     found = {row.name: _Found(row, alike) for row in named}
     listed = [(place, one) for one in found.values() for place in one.rows]
     called = {place: printable(source_name(pictures[place], place)) for place in alike}
-    worst = {
-        name: {
-            place: pair
-            for place in one.worst
-            if (pair := maps.pair(place, alike[place]["class"], one.row)) is not None
-        }
-        for name, one in found.items()
-    }
+    worst: dict[str, dict[int, tuple[Attribution, Attribution]]] = {name: {} for name in found}
+    for name, one in found.items():
+        for place in one.worst:
+            if (pair := maps.pair(place, alike[place]["class"], one.row)) is not None:
+                worst[name][place] = pair
     return Drift(
         "" if alike else "no picture could be compared: A or B gives NaN for each",
         len(alike),
@@ -289,24 +291,21 @@ class _Maps:
 
     def _both(self, row: Method, seen: _Seen, target: int) -> tuple[list[Attribution], Attribution]:
         """A's maps, without noise first, and B's."""
-        maps = self._explained(self._a, row, seen.x, target, None)
-        (other,) = self._explained(self._b, row, seen.other, target, self._layers_of_b(maps[0]))
+        maps = _explained(self._a, row, seen.x, target, self._seed)
+        names = maps[0].manifest["parameters"].get("layers") or ()
+        # Those of B that mean the layers that A's map was made from; else B's default.
+        known = bool(names) and set(names) <= set(self._layers)
+        layers = [self._layers[name] for name in names] if known else None
+        (other,) = _explained(self._b, row, seen.other, target, self._seed, layers)
         return maps, other
 
-    def _explained(
-        self, net: Network, row: Method, x: np.ndarray, target: int, layers: Sequence[str] | None
-    ) -> list[Attribution]:
-        given: dict[str, Any] = {"target": target, "method": row.name, "progress": silent}
-        if row.layered:
-            found = cam(net, x, layers=layers, **given)
-        else:
-            found = saliency(net, x, seed=self._seed, **given)
-        return found if isinstance(found, list) else [found]
 
-    def _layers_of_b(self, one: Attribution) -> list[str] | None:
-        """The layers of B that mean those that A's map was made from; None: B's default."""
-        names = one.manifest["parameters"].get("layers") or ()
-        return [self._layers[name] for name in names] if names and set(names) <= set(self._layers) else None
+def _explained(
+    net: Network, row: Method, x: np.ndarray, target: int, seed: int, layers: Sequence[str] | None = None
+) -> list[Attribution]:
+    given: dict[str, Any] = {"target": target, "method": row.name, "progress": silent}
+    found = cam(net, x, layers=layers, **given) if row.layered else saliency(net, x, seed=seed, **given)
+    return found if isinstance(found, list) else [found]
 
 
 def _class(net: Network, x: np.ndarray) -> int | None:
@@ -354,3 +353,55 @@ def _small(values: np.ndarray) -> np.ndarray:
 
     fields = Image.fromarray(np.asarray(values, np.float32)).resize((SIDE, SIDE), Image.Resampling.BOX)
     return np.asarray(fields)
+
+
+@dataclass(frozen=True)
+class Flip:
+    """One picture with another class in B.
+
+    name     what it is called
+    image    (h, w, 3) uint8, as A sees it
+    answers  (label, probability) of A's class in A, and of B's in B
+    maps     of both by method: A's map for A's class, B's for B's
+    """
+
+    name: str
+    image: np.ndarray
+    answers: tuple[tuple[str, float], tuple[str, float]]
+    maps: dict[str, tuple[Attribution, Attribution]]
+
+
+def flips(
+    a: Network, b: Network, pictures: Sequence[Any], answers: Answers, methods: Sequence[str], seed: int
+) -> list[Flip]:
+    """The first of `answers.flips`, each with its maps, where the networks have gradients."""
+    table = answers.flips
+    sources_of = {printable(source_name(one, index)): one for index, one in enumerate(pictures)}
+    found = []
+    for row in range(min(_SHOWN, len(table.get("picture", ())))):
+        name = table["picture"][row]
+        said = [(str(table[f"{net}_label"][row]), float(table[f"{net}_probability"][row])) for net in "ab"]
+        classes = [int(table[net][row]) for net in "ab"]
+        try:
+            with unnoted():
+                image = a.preprocessing.shown(a.pictures(sources_of[name])[0])
+                x = a.prepare(sources_of[name]), b.prepare(sources_of[name])
+                maps = {method: _pair((a, b), METHODS[method], x, classes, seed) for method in methods}
+        except ImageRejected:  # replaced meanwhile
+            continue
+        except ModelRejected:  # no gradients: the picture tells something by itself
+            maps = {}
+        found.append(Flip(name, image, (said[0], said[1]), maps))
+    return found
+
+
+def _pair(
+    nets: tuple[Network, Network],
+    row: Method,
+    x: tuple[np.ndarray, np.ndarray],
+    classes: list[int],
+    seed: int,
+) -> tuple[Attribution, Attribution]:
+    """A's map for one class, and B's for the other."""
+    one, other = (_explained(*each, seed)[0] for each in zip(nets, (row, row), x, classes, strict=True))
+    return one, other

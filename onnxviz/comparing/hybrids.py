@@ -14,9 +14,9 @@ from typing import Final
 import numpy as np
 import onnx_ir as ir
 
-from onnxviz.comparing.gains import Value, gains
-from onnxviz.comparing.match import Matching, Pair
-from onnxviz.comparing.normal import SAME
+from onnxviz.comparing.match import Matching
+from onnxviz.comparing.sides import SAME
+from onnxviz.comparing.values import Value, gains
 from onnxviz.errors import ModelUnsuitable
 from onnxviz.graph.analysis.dataflow import (
     FLOATS,
@@ -73,13 +73,9 @@ class Hybrids:
             )
         image = [] if matching.image is None else [matching.image]
         self.pairs = {pair.a: pair for pair in (*image, *matching.pairs)}
-        self.graft = Grafting(
-            matching.a,
-            matching.b,
-            [_seam(pair) for pair in self.pairs.values()],
-            list(self._answers(b)),
-            (a.input.name, b.input.name),
-        )
+        seams = [Seam(pair.a, pair.b, pair.axes) for pair in self.pairs.values()]
+        inputs = a.input.name, b.input.name
+        self.graft = Grafting(matching.a, matching.b, seams, list(self._answers(b)), inputs)
 
     def scale(self, layers: Sequence[str]) -> bool:
         """Look for layers that B holds in other units (`gains`), and heed these from now on; whether there are any."""
@@ -160,10 +156,6 @@ class Hybrids:
             yield Seam(name, other, pair.axes if pair is not None and pair.b == other else None)
 
 
-def _seam(pair: Pair) -> Seam:
-    return Seam(pair.a, pair.b, pair.axes)
-
-
 def _batches(net: Network) -> str:
     fixed = net.batched[1]
     return "any number of pictures at once" if fixed is None else f"{fixed} at once"
@@ -221,9 +213,8 @@ def picks(node: ir.Node) -> bool:
 def _present(model: ir.Model, name: str) -> str:
     """The name that a value has in normal form, where equal values are one."""
     values = by_name(model.graph)
-    if name not in values:
-        return next((own for own, value in values.items() if name in value.meta.get(SAME, ())), name)
-    return name
+    same = (own for own, value in values.items() if name in value.meta.get(SAME, ()))
+    return name if name in values else next(same, name)
 
 
 def decibels(moved: float) -> float:

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Callable, Mapping
+from typing import Any, Final
 
 import numpy as np
 
 from onnxviz.auditing.finding import FAIL_ON, Check, Evidence, Finding, counts
+from onnxviz.auditing.report.page import Verdict
+from onnxviz.auditing.statistics import Likeness, Share
+from onnxviz.comparing.answers import Answers
+from onnxviz.comparing.drift import Drift
+from onnxviz.comparing.local import Local, Split
+from onnxviz.comparing.match import Matching
+from onnxviz.comparing.result import Compared
 from onnxviz.comparing.rules import (
     CLIPPED_BY,
     FEWEST,
@@ -21,26 +28,16 @@ from onnxviz.comparing.rules import (
     found,
     not_run,
 )
+from onnxviz.comparing.why import LayerFigures, Why
 from onnxviz.errors import UsageError, near
 from onnxviz.graph.operators import RECURRENT, WEIGHTED
 from onnxviz.text import printable, quoted
-
-if TYPE_CHECKING:
-    from onnxviz.auditing.report.page import Verdict
-    from onnxviz.auditing.statistics import Likeness, Share
-    from onnxviz.comparing.advice import Advice
-    from onnxviz.comparing.answers import Answers
-    from onnxviz.comparing.drift import Drift
-    from onnxviz.comparing.local import Local
-    from onnxviz.comparing.match import Matching
-    from onnxviz.comparing.result import Compared
-    from onnxviz.comparing.split import Split
-    from onnxviz.comparing.why import LayerFigures, Why
 
 # What 95 of 100 are under, in standard deviations.
 _ONE_SIDED: Final = 1.6448536
 #: Agreement is judged where A's best class leads by so much.
 MARGIN: Final = 0.1
+_MEND: Final = "mend what stands out there"
 _FLIPS: Final = 10  # rows of evidence
 _EVIDENCE: Final = {
     "picture": "picture",
@@ -63,13 +60,8 @@ def judged(parts: Mapping[str, Any], reasons: Mapping[str, str], pictures: bool)
         part, ask = _ASKED[rule.id]
         if rule.pictures and not pictures:
             checks.append(not_run(rule, "no pictures were given"))
-        elif rule.id == "compare.answers" and part in parts:
-            cause = _cause(parts.get("split"), parts.get("local"), parts.get("why"))
-            checks.append(_answers(rule, parts[part], cause))
-        elif rule.id == "compare.layer" and part in parts:
-            checks.append(_layer(rule, parts[part], parts.get("advice")))
         elif part in parts:
-            checks.append(ask(rule, parts[part]))
+            checks.append(ask(rule, parts[part], parts))
         else:
             checks.append(not_run(rule, reasons.get(part, "an earlier part was not run")))
     return tuple(checks)
@@ -81,9 +73,8 @@ def verdict(found: Compared, fail_on: str, accepted: Mapping[str, str]) -> Verdi
     raises   UsageError for an unknown severity
     """
     if fail_on not in FAIL_ON:
-        raise UsageError(
-            f"fail_on is one of {', '.join(FAIL_ON)}; got {quoted(fail_on)}{near(fail_on, FAIL_ON)}"
-        )
+        words = ", ".join(FAIL_ON)
+        raise UsageError(f"fail_on is one of {words}; got {quoted(fail_on)}{near(fail_on, FAIL_ON)}")
     if any(counts(one, fail_on, accepted) for one in found.findings):
         return "fail"
     needed = {"answers", "matching", "local"} if found.pictured else {"matching"}
@@ -95,11 +86,7 @@ def verdict(found: Compared, fail_on: str, accepted: Mapping[str, str]) -> Verdi
 # --- the whole ----------------------------------------------------------------------------------
 
 
-def _input(_: Rule, done: Check) -> Check:
-    return done
-
-
-def _finite(rule: Rule, answers: Answers) -> Check:
+def _finite(rule: Rule, answers: Answers, parts: Mapping[str, Any]) -> Check:
     bad = list(answers.not_finite)
     named = ", ".join(bad[:3]) + (", …" if len(bad) > 3 else "")
     findings = found(
@@ -130,11 +117,10 @@ def source(split: Split | None, why: Why | None, local: Local | None = None) -> 
         told = " and ".join(sorted(f"{codes} {granularity}" for codes, granularity in held))
         per_channel = "per channel, or " if any("tensor" in str(one) for _, one in held) else ""
         return f"the weights ({told}): quantise them {per_channel}with more bits, or leave the first layers in float"
-    measured = any(one.dynamic for one in layers)
     if split.cause == "clipping":
         return "clipping: ranges are too small, so values are cut off; calibrate anew, on real pictures"
     bits = " or ".join(map(str, sorted({one.bits for one in layers if one.bits}))) or "8"
-    if measured:
+    if any(one.dynamic for one in layers):
         return f"rounding: {bits} bits are too few for activations; take more, or leave the first layers in float"
     return (
         f"rounding: ranges are too large for what goes through them, or {bits} bits too few; calibrate anew"
@@ -143,15 +129,13 @@ def source(split: Split | None, why: Why | None, local: Local | None = None) -> 
 
 def _cause(split: Split | None, local: Local | None, why: Why | None) -> str:
     """Where the damage comes from and what to do about that; '' where it is not known."""
-    told = ""
+    told = []
     if split is not None and split.cause is not None:
-        told = f"{split.shares[split.cause]:.0%} of the noise comes from {source(split, why, local)}"
+        told.append(f"{split.shares[split.cause]:.0%} of the noise comes from {source(split, why, local)}")
     worst = next(iter(local.ranked), None) if local is not None else None
     if worst is not None and worst.e and (worst.share < LAYER_SHARE or not told):
-        told += (
-            f"{'; ' if told else ''}look at {printable(worst.layer)} first ({worst.share:.0%} of the damage)"
-        )
-    return told
+        told.append(f"look at {printable(worst.layer)} first ({worst.share:.0%} of the damage)")
+    return "; ".join(told)
 
 
 def exact(share: Share) -> tuple[float, float]:
@@ -166,33 +150,27 @@ def exact(share: Share) -> tuple[float, float]:
     return low, 1.0 if k == n else float(betaincinv(k + 1, n - k, 0.975))
 
 
-def _answers(rule: Rule, answers: Answers, cause: str = "") -> Check:
-    figures = answers.to_dict()
+def _answers(rule: Rule, answers: Answers, parts: Mapping[str, Any]) -> Check:
+    figures, cause = answers.to_dict(), _cause(parts.get("split"), parts.get("local"), parts.get("why"))
     if answers.pixels is not None:
         agreed = answers.pixels.agreement(MARGIN)
         if agreed is None:
-            return check(
-                rule, state="not-run", figures=figures, reason="A is sure of no place, and finds nothing"
-            )
-        sentence = answers.pixels.verdict(MARGIN)
-        findings = found(
-            rule, agreed[2], "", sentence, cause or "begin with the layers that the report names"
-        )
+            reason = "A is sure of no place, and finds nothing"
+            return check(rule, state="not-run", figures=figures, reason=reason)
+        told = answers.pixels.verdict(MARGIN)
+        findings = found(rule, agreed[2], "", told, cause or "begin with the layers that the report names")
         return check(rule, findings, figure=agreed[2], figures=figures)
     if answers.reason:
         return check(rule, state="not-applicable", reason=answers.reason, figures=figures)
     share = answers.agreement[MARGIN]
     if not share.of:
-        return check(
-            rule, state="not-run", figures=figures, reason=f"A is sure of none of {answers.pictures} pictures: the two "
-            f"best classes are nowhere {MARGIN:g} apart",
-        )  # fmt: skip
+        reason = f"A is sure of none of {answers.pictures} pictures: the two best classes are nowhere {MARGIN:g} apart"
+        return check(rule, state="not-run", figures=figures, reason=reason)
     evidence = []
     if answers.flips.get("picture"):
         rows = {title: list(answers.flips[name])[:_FLIPS] for name, title in _EVIDENCE.items()}
-        evidence.append(
-            Evidence("Pictures with another class in B, those first that A was surest of.", table=rows)
-        )
+        caption = "Pictures with another class in B, those first that A was surest of."
+        evidence.append(Evidence(caption, table=rows))
     upper = exact(share)[1]
     findings = found(
         rule, upper, "",
@@ -203,7 +181,7 @@ def _answers(rule: Rule, answers: Answers, cause: str = "") -> Check:
     return check(rule, findings, figure=upper, figures=figures, evidence=() if findings else evidence)
 
 
-def _runtime(rule: Rule, moved: Likeness | None) -> Check:
+def _runtime(rule: Rule, moved: Likeness | None, parts: Mapping[str, Any]) -> Check:
     if moved is None:
         return check(rule, state="not-applicable", reason="B is run as its file has it: nothing is rewritten")
     if not moved.signal and not moved.noise:
@@ -214,16 +192,15 @@ def _runtime(rule: Rule, moved: Likeness | None) -> Check:
         "run it without: SessionOptions.graph_optimization_level, or session.disable_quant_qdq=1 where quantisers are "
         "moved; quantise weights too, if they are float",
     )  # fmt: skip
-    return check(rule, findings, figure=moved.sqnr, figures={"sqnr_db": moved.sqnr, "cosine": moved.cosine})
+    return check(rule, findings, figure=moved.sqnr, figures=moved.to_dict())
 
 
-def _drift(rule: Rule, drift: Drift) -> Check:
+def _drift(rule: Rule, drift: Drift, parts: Mapping[str, Any]) -> Check:
     figures = drift.to_dict()
     if drift.reason or not any(one.drifted.of for one in drift.methods.values()):
         reason = drift.reason or "; ".join(f"{name}: {one.reason}" for name, one in drift.methods.items())
-        return check(
-            rule, state="not-applicable", reason=reason or "no map could be compared", figures=figures
-        )
+        reason = reason or "no map could be compared"
+        return check(rule, state="not-applicable", reason=reason, figures=figures)
     findings: list[Finding] = []
     lowest = 0.0
     for name, one in drift.methods.items():
@@ -244,54 +221,40 @@ def missing(matching: Matching) -> list[str]:
     """What A calls the layers with weights that were not found in B, in order."""
     known = {name for name, _ in matching.kernels}
     pairs = {pair.a for pair in matching.pairs}
-    return [
-        printable(node.outputs[0].name or "")
-        for node in matching.a.graph
-        if node.op_type in WEIGHTED | RECURRENT
-        and node.name not in known
-        and node.outputs[0].name not in pairs
-    ]
+    weighted = [node for node in matching.a.graph if node.op_type in WEIGHTED | RECURRENT]
+    lost = [node.outputs[0].name or "" for node in weighted if node.name not in known]
+    return [printable(name) for name in lost if name not in pairs]
 
 
-def _matching(rule: Rule, matching: Matching) -> Check:
-    figures = {
-        **{"macs": matching.macs, "values": matching.values, "pairs": len(matching.pairs)},
-        "missing": missing(matching),
-    }
-    if rule.grade(matching.macs):
-        reason = (
-            f"only {matching.macs:.0%} of A's multiply-accumulates were found in B: the layers are incomplete"
-        )
-        return check(rule, state="not-run", reason=reason, figure=matching.macs, figures=figures)
-    return check(rule, figure=matching.macs, figures=figures)
+def _matching(rule: Rule, matching: Matching, parts: Mapping[str, Any]) -> Check:
+    macs, values, pairs = matching.macs, matching.values, len(matching.pairs)
+    figures = {"macs": macs, "values": values, "pairs": pairs, "missing": missing(matching)}
+    if rule.grade(macs):
+        reason = f"only {macs:.0%} of A's multiply-accumulates were found in B: the layers are incomplete"
+        return check(rule, state="not-run", reason=reason, figure=macs, figures=figures)
+    return check(rule, figure=macs, figures=figures)
 
 
 # --- layers -------------------------------------------------------------------------------------
 
 
-def _layer(rule: Rule, local: Local, advice: Advice | None = None) -> Check:
+def _layer(rule: Rule, local: Local, parts: Mapping[str, Any]) -> Check:
     worst = next(iter(local.ranked), None)
     if worst is None or not worst.e:
         return check(rule, figure="no layer differs")
-    figures = {"layer": printable(worst.layer), "share": worst.share, "z": worst.z}
-    findings = []
-    differing = sum(one.e > STILL for one in local.effects)
-    if worst.share >= LAYER_SHARE and worst.e >= LAYER_MOVED and differing < FEWEST:
-        findings = [
-            Finding(
-                rule.id, rule.severity, worst.share, LAYER_SHARE, printable(worst.layer),
-                f"{printable(worst.layer)} alone makes {worst.share:.0%} of the damage; hardly another layer differs",
-                "mend what stands out there", headline=rule.means.replace("{where}", printable(worst.layer)),
-            )
-        ]  # fmt: skip
-    elif worst.share >= LAYER_SHARE and worst.e >= LAYER_MOVED:
-        findings = found(
-            rule, worst.z, printable(worst.layer),
-            f"{printable(worst.layer)} alone makes {worst.share:.0%} of the damage, and stands out of all other layers "
-            f"(z {worst.z:.1f}).",
-            "mend what stands out there" + (advice.way_out if advice else ""),
-        )  # fmt: skip
-    return check(rule, findings, figure=worst.z, figures=figures)
+    name, share, advice = printable(worst.layer), worst.share, parts.get("advice")
+    findings: list[Finding] = []
+    if share >= LAYER_SHARE and worst.e >= LAYER_MOVED:
+        alone = f"{name} alone makes {share:.0%} of the damage"
+        if sum(one.e > STILL for one in local.effects) < FEWEST:
+            told, headline = f"{alone}; hardly another layer differs", rule.means.replace("{where}", name)
+            findings = [
+                Finding(rule.id, rule.severity, share, LAYER_SHARE, name, told, _MEND, headline=headline)
+            ]
+        else:
+            told = f"{alone}, and stands out of all other layers (z {worst.z:.1f})."
+            findings = found(rule, worst.z, name, told, _MEND + (advice.way_out if advice else ""))
+    return check(rule, findings, figure=worst.z, figures={"layer": name, "share": share, "z": worst.z})
 
 
 _OfLayer = Callable[[Any], "tuple[float, str, str] | None"]
@@ -318,7 +281,7 @@ def further(one: LayerFigures) -> float:
     return max(one.low - one.a_low, one.a_high - one.high, 0.0) / max(one.high - one.low, 1e-30)
 
 
-def _clipping(rule: Rule, why: Why) -> Check:
+def _clipping(rule: Rule, why: Why, parts: Mapping[str, Any]) -> Check:
     def ask(one: LayerFigures) -> tuple[float, str, str] | None:
         if one.beyond is None or one.dynamic:
             return None
@@ -360,7 +323,7 @@ def needed(one: LayerFigures) -> float:
     return max(seen, min(float(np.exp(each.mean() + factor * each.std(ddof=1))), 1.0))
 
 
-def _range(rule: Rule, why: Why) -> Check:
+def _range(rule: Rule, why: Why, parts: Mapping[str, Any]) -> Check:
     unsure: list[str] = []
 
     def ask(one: LayerFigures) -> tuple[float, str, str] | None:
@@ -385,7 +348,7 @@ def _range(rule: Rule, why: Why) -> Check:
     return check(rule, state="not-run", reason=reason, figure=done.figure, figures=done.figures)
 
 
-def _relu(rule: Rule, why: Why) -> Check:
+def _relu(rule: Rule, why: Why, parts: Mapping[str, Any]) -> Check:
     def ask(one: LayerFigures) -> tuple[float, str, str] | None:
         if one.unrectified is not None:
             called, steps = one.unrectified
@@ -398,43 +361,30 @@ def _relu(rule: Rule, why: Why) -> Check:
             f"A's {printable(one.pair.layer, 80)} is never negative, and B's values go {one.steps} steps below 0: "
             "what should be cut off is let through."
         )
-        return (
-            one.steps,
-            sentence,
-            "set its zero point to the lowest code, or calibrate again behind the activation",
-        )
+        advice = "set its zero point to the lowest code, or calibrate again behind the activation"
+        return one.steps, sentence, advice
 
     return _each(rule, why, ask)
 
 
-def _weights(rule: Rule, why: Why) -> Check:
-    findings: list[Finding] = []
-    worst: float | None = None
-    for layer, one in _weighted(why):
-        if one.short is None:
-            continue
-        worst = one.short if worst is None else max(worst, one.short)
-        told = "; ".join(one.sentences()) or f"its weights are {one.sqnr:.1f} dB above their error"
-        findings += found(
-            rule, one.short, printable(layer or one.node_a), f"{printable(layer or one.node_a, 80)}: {told}.",
-            "quantise this layer's weights anew from A's",
-        )  # fmt: skip
-    if worst is None:
+def _weights(rule: Rule, why: Why, parts: Mapping[str, Any]) -> Check:
+    every = [(layer.pair.layer, one) for layer in why.layers for one in layer.weights]
+    every += [(one.node_a, one) for one in why.unplaced]
+    short = [(name, one, one.short) for name, one in every if one.short is not None]
+    if not short:
         return check(rule, state="not-applicable", reason="B holds no weights as integers")
+    findings: list[Finding] = []
+    for name, one, under in short:
+        told = "; ".join(one.sentences()) or f"its weights are {one.sqnr:.1f} dB above their error"
+        told = f"{printable(name, 80)}: {told}."
+        findings += found(rule, under, printable(name), told, "quantise this layer's weights anew from A's")
+    worst = max(under for _, _, under in short)
     return check(rule, findings, figure=worst, figures={"worst": worst})
 
 
-def _weighted(why: Why) -> Iterator[tuple[str, Any]]:
-    for layer in why.layers:
-        for one in layer.weights:
-            yield layer.pair.layer, one
-    for one in why.unplaced:
-        yield "", one
-
-
 #: By rule: the part that it asks, and how.
-_ASKED: Final[Mapping[str, tuple[str, Callable[[Rule, Any], Check]]]] = {
-    "compare.input": ("input", _input),
+_ASKED: Final[Mapping[str, tuple[str, Callable[[Rule, Any, Mapping[str, Any]], Check]]]] = {
+    "compare.input": ("input", lambda rule, done, parts: done),
     "compare.finite": ("answers", _finite),
     "compare.answers": ("answers", _answers),
     "compare.layer": ("local", _layer),

@@ -138,11 +138,8 @@ def _array(node: ir.Node, value: ir.Value, held: Mapping[str, np.ndarray]) -> np
         zero = constant(node.inputs[3]) if len(node.inputs) > 3 else None
         if zero is not None:
             numbers = zero.numpy().astype(np.float32).reshape(-1)
-            wide -= (
-                numbers.reshape(-1, *[1] * (wide.ndim - 1))
-                if family(node.op_type) == "convolution"
-                else numbers
-            )
+            first = family(node.op_type) == "convolution"
+            wide -= numbers.reshape(-1, *[1] * (wide.ndim - 1)) if first else numbers
     return wide
 
 
@@ -205,8 +202,7 @@ def _set(kernel: Kernel, form: np.ndarray, flattened: tuple[int, ...], project: 
     # The inputs' factors alone: filters are brought to length 1 anyway.
     by = np.sqrt(columns).repeat(len(form) // group, axis=0).astype(np.float32)
     kernel.faces = [
-        Faces(_projected(form, order, None, project), _projected(form, order, by, project))
-        for order in orders
+        Faces(*(_projected(form, order, factors, project) for factors in (None, by))) for order in orders
     ]
 
 

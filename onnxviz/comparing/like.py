@@ -51,11 +51,16 @@ def like(model: Any, other: Any, *, progress: Progress = silent, **options: Any)
     return network
 
 
-def exposed(model: Any, other: Any, layers: Sequence[str] | None, **options: Any) -> ir.Model:
-    """The model with layers as outputs that are called as in another file of it; see `like` and `onnxviz.expose`."""
+def _quietly(model: Any, other: Any, **options: Any) -> Network:
+    """Without a word on preprocessing, for what sees no pictures."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", PreprocessingAssumed)
-        net = like(model, other, **options)
+        return like(model, other, **options)
+
+
+def exposed(model: Any, other: Any, layers: Sequence[str] | None, **options: Any) -> ir.Model:
+    """The model with layers as outputs that are called as in another file of it; see `like` and `onnxviz.expose`."""
+    net = _quietly(model, other, **options)
     found = expose(net.model, None if layers is None else [net.layer(name).name for name in layers])
     drop_unread(found)
     return found
@@ -63,9 +68,7 @@ def exposed(model: Any, other: Any, layers: Sequence[str] | None, **options: Any
 
 def own_names(model: Any, other: Any, names: Sequence[str], **options: Any) -> list[str]:
     """What a file itself calls the values that have these names in another file of its network; see `like`."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", PreprocessingAssumed)
-        net = like(model, other, **options)
+    net = _quietly(model, other, **options)
     assert net.likeness is not None
     called = [net.layer(name).name for name in names]
     return [net.likeness.own.get(name, name) for name in called]
@@ -126,9 +129,8 @@ def _names(a: Network, matching: Matching) -> tuple[dict[str, list[str]], dict[s
         elif layer in behind:
             taken = behind[layer]
             found[counterpart[taken]].append(name)
-            nearly[name] = (
-                f"{name!r} of {a.name!r} has no value of its own here; {taken!r}, which follows it, is taken"
-            )
+            none = f"{name!r} of {a.name!r} has no value of its own here"
+            nearly[name] = f"{none}; {taken!r}, which follows it, is taken"
     return {b: list(dict.fromkeys(names)) for b, names in found.items()}, nearly
 
 

@@ -1,14 +1,19 @@
-"""Which layer does the damage: one layer at a time as it is in B, everything else as in A.
+"""What hybrids of A and B tell: which layer does the damage, weights or calibration, and what to do.
 
-e of a layer is the mean over pictures of ‖z − z_A‖ / ‖z_A‖, z the logits less their mean; its share is e² over the sum
-of all e². A ranking by how unlike a layer's values are blames what has gone wrong before; this one does not.
+`local`   one layer at a time as it is in B, everything else as in A. e of a layer is the mean over pictures of
+          ‖z − z_A‖ / ‖z_A‖, z the logits less their mean; its share is e² over the sum of all e². A ranking by how
+          unlike a layer's values are blames what has gone wrong before; this one does not.
+`split`   what B's weights do to A by themselves, what its quantisers do, and of that the clipping
+`advise`  layers left in float by leaving their operators out of quantisation (`nodes_to_exclude` of ONNX Runtime's
+          `quantize_static`), each list tried before it is advised: these compute with A's weights then, and what they
+          give is still quantised where a quantised operator reads it
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any, Final
 
@@ -117,23 +122,14 @@ def local(hybrids: Hybrids, *, heal: int = HEALED, progress: Progress = silent) 
     scores = robust_z(effects)
     order = sorted(range(len(names)), key=lambda place: -effects[place])
     tried = [place for place in order[:heal] if effects[place] > 0]
-    healed = hybrids.distances(
-        [graft.heal(names[place]) for place in tried], progress=progress, what="healing"
-    ).moved
+    variants = [graft.heal(names[place]) for place in tried]
+    healed = hybrids.distances(variants, progress=progress, what="healing").moved
     cured = dict(zip(tried, map(decibels, _means(healed, sound)), strict=True))
-    found_effects = tuple(
-        LocalEffect(
-            hybrids.pairs[name].layer,
-            name,
-            hybrids.pairs[name].b,
-            float(effects[place]),
-            float(shares[place]),
-            scores[place],
-            cured.get(place),
-        )
-        for place, name in enumerate(names)
-    )
-    return Local(found_effects, float(moved[0]), int(sound.sum()), int((~sound).sum()))
+    found = []
+    for place, name in enumerate(names):
+        pair, e, share = hybrids.pairs[name], float(effects[place]), float(shares[place])
+        found.append(LocalEffect(pair.layer, name, pair.b, e, share, scores[place], cured.get(place)))
+    return Local(tuple(found), float(moved[0]), int(sound.sum()), int((~sound).sum()))
 
 
 def _moved(hybrids: Hybrids, names: Sequence[str], progress: Progress) -> tuple[np.ndarray, np.ndarray]:
@@ -162,12 +158,9 @@ def _shares(effects: np.ndarray) -> np.ndarray:
 
 def robust_z(effects: Sequence[float] | np.ndarray) -> list[float]:
     """How far the logarithm of each effect lies above the median, in 1.4826 median absolute deviations."""
-    alive = np.array([e for e in effects if 0 < e < math.inf])
-    if len(alive) < 3:
-        return [0.0] * len(effects)
-    logs = np.log(alive)
-    middle = float(np.median(logs))
-    width = 1.4826 * float(np.median(np.abs(logs - middle)))
+    logs = np.log([e for e in effects if 0 < e < math.inf])
+    middle = float(np.median(logs)) if len(logs) else 0.0
+    width = 1.4826 * float(np.median(np.abs(logs - middle))) if len(logs) > 2 else 0.0
     if not width:
         return [0.0] * len(effects)
     return [(math.log(e) - middle) / width if 0 < e < math.inf else 0.0 for e in effects]
@@ -175,3 +168,192 @@ def robust_z(effects: Sequence[float] | np.ndarray) -> list[float]:
 
 def _finite(number: float) -> float | None:
     return number if math.isfinite(number) else None
+
+
+@dataclass(frozen=True)
+class Split:
+    """Noise at the answers, mean over pictures of ‖z − z_A‖ / ‖z_A‖ each.
+
+    weights      A with B's weights
+    activations  A with B's quantisers of activations
+    clipping     A with what these cut off cut off, and nothing rounded
+    pictures     how many counted
+    """
+
+    weights: float
+    activations: float
+    clipping: float
+    pictures: int
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """Of the noise power: weights, clipping and rounding, which add up to 1; all 0 where there is none."""
+        power = {
+            "weights": self.weights**2,
+            "clipping": min(self.clipping, self.activations) ** 2,
+            "rounding": max(self.activations**2 - self.clipping**2, 0.0),
+        }
+        total = sum(power.values())
+        return {name: one / total if total > 0 else 0.0 for name, one in power.items()}
+
+    @property
+    def cause(self) -> str | None:
+        """The largest share; None where there is no noise."""
+        shares = self.shares
+        name = max(shares, key=lambda one: shares[one])
+        return name if shares[name] > 0 else None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The figures, the shares and dB."""
+        alone = {name: decibels(getattr(self, name)) for name in ("weights", "activations", "clipping")}
+        return {
+            **asdict(self),
+            "shares": self.shares,
+            "db": {name: _finite(one) for name, one in alone.items()},
+        }
+
+
+def split(hybrids: Hybrids) -> Split:
+    """Three runs of A, with one part of B each.
+
+    raises   what compiling and running raise
+    """
+    graft = hybrids.graft
+    variants = [graft.weights(), graft.activations(), graft.activations(rounded=False)]
+    moved = hybrids.distances(variants).moved
+    sound = np.isfinite(moved).all(axis=0)
+    weights, activations, clipping = map(float, _means(moved, sound))
+    return Split(weights, activations, clipping, int(sound.sum()))
+
+
+#: How many layers are put back.
+STEPS: Final = (1, 2, 3, 5, 8)
+#: What a layer must gain in float, in dB, for that to be called a way out.
+WORTH: Final = 0.5
+
+
+@dataclass(frozen=True)
+class Exclusion:
+    """Some layers in float.
+
+    layers      the layers' names in A, the worst first
+    nodes       for `nodes_to_exclude`: names of nodes in A's file
+    sqnr        dB at the answers of B with these in float, measured
+    gain        by how much that is more than B has, in dB
+    agreement   share of pictures with A's class; None without classes
+    macs        share of the multiply-accumulates that turn float, 0 to 1
+    unnamed     how many operators have no name in A's file, by which they could be left out
+    """
+
+    layers: tuple[str, ...]
+    nodes: tuple[str, ...]
+    sqnr: float
+    gain: float
+    agreement: float | None
+    macs: float
+    unnamed: int = 0
+
+    def to_dict(self) -> dict[str, Any]:
+        """As `exclude.json` has it."""
+        return {
+            "layers": list(self.layers),
+            "nodes_to_exclude": list(self.nodes),
+            "sqnr_db": _finite(self.sqnr),
+            "gain_db": _finite(self.gain),
+            "agreement": self.agreement,
+            "macs_float": self.macs,
+            "unnamed": self.unnamed,
+        }
+
+
+@dataclass(frozen=True)
+class Advice:
+    """What putting layers back would do.
+
+    sqnr        of B as it is, in dB
+    agreement   of B as it is: share of pictures with A's class; None without classes
+    exclusions  of the first 1, 2, 3, 5, 8 layers
+    pictures    how many counted
+    """
+
+    sqnr: float
+    agreement: float | None
+    exclusions: tuple[Exclusion, ...]
+    pictures: int
+
+    @property
+    def best(self) -> Exclusion | None:
+        """The shortest list that gains at least half of what the longest does; None where none gains anything."""
+        lists = [one for one in self.exclusions if one.gain > 0]
+        most = max((one.gain for one in lists), default=0.0)
+        return next((one for one in lists if one.gain >= most / 2), None)
+
+    @property
+    def way_out(self) -> str:
+        """What leaving the first layer in float is worth, as the end of a sentence."""
+        tried = next((one for one in self.exclusions if len(one.layers) == 1), None)
+        if tried is None or tried.gain > WORTH:
+            return ", or leave it in float, as exclude.json has it"
+        return f"; its operators in float do not help ({tried.gain:+.1f} dB): B's quantiser behind them stays"
+
+    def to_dict(self) -> dict[str, Any]:
+        """As `exclude.json` has it: `nodes_to_exclude` is that of `best`, and every list is under `exclude`."""
+        return {
+            "nodes_to_exclude": [] if self.best is None else list(self.best.nodes),
+            "sqnr_db": _finite(self.sqnr),
+            "agreement": self.agreement,
+            "pictures": self.pictures,
+            "exclude": [one.to_dict() for one in self.exclusions],
+        }
+
+
+def advise(
+    hybrids: Hybrids, effects: Local, *, restore: int = STEPS[-1], progress: Progress = silent
+) -> Advice:
+    """Put the first layers back to float, and measure what that gives.
+
+    restore   the most layers that are put back
+    raises    what compiling and running raise
+    """
+    graft = hybrids.graft
+    # The picture is no operator: its quantiser goes when those that read it do.
+    ranked = [one for one in effects.ranked if one.e > 0 and graft.nodes(one.a)]
+    counts = [count for count in STEPS if count <= min(restore, len(ranked))]
+    variants = [graft.whole(), *(graft.restored([one.a for one in ranked[:count]]) for count in counts)]
+    found = hybrids.distances(variants, classes=True, progress=progress, what="exclusions")
+    sound = np.isfinite(found.moved).all(axis=0)
+    moved = _means(found.moved, sound)
+    agreement: Sequence[float | None] = [None] * len(variants)
+    if found.classes is not None and sound.any():
+        kept = found.classes[:, sound]
+        agreement = [float(share) for share in (kept[1:] == kept[0]).mean(axis=1)]
+    before, *restored = (decibels(float(one)) for one in moved)
+    exclusions = []
+    for count, sqnr, agreed in zip(counts, restored, agreement[1:], strict=True):
+        layers, values = zip(*((one.layer, one.a) for one in ranked[:count]), strict=True)
+        nodes, unnamed = _nodes(hybrids, values)
+        macs = _macs(hybrids, values)
+        exclusions.append(Exclusion(layers, tuple(nodes), sqnr, sqnr - before, agreed, macs, unnamed))
+    return Advice(before, agreement[0], tuple(exclusions), int(sound.sum()))
+
+
+def _nodes(hybrids: Hybrids, values: Sequence[str]) -> tuple[list[str], int]:
+    """The names of A's operators up to these values, and how many have none in the file."""
+    made = {y.name for node in hybrids.a.model.graph if node.name for y in node.outputs}
+    named = {node.name for node in hybrids.a.model.graph if node.name}
+    names: dict[str, None] = {}
+    unnamed = 0
+    for value in values:
+        for node in hybrids.graft.nodes(value):
+            if node.name in named and made.intersection(y.name for y in node.outputs):
+                names[node.name or ""] = None
+            else:
+                unnamed += 1
+    return list(names), unnamed
+
+
+def _macs(hybrids: Hybrids, values: Sequence[str]) -> float:
+    """Their share of all multiply-accumulates that were matched."""
+    total = sum(pair.macs for pair in hybrids.matching.pairs)
+    own = sum(hybrids.pairs[value].macs for value in values)
+    return own * hybrids.matching.macs / total if total else 0.0

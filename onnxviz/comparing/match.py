@@ -12,7 +12,7 @@ from __future__ import annotations
 import csv
 import os
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
@@ -22,9 +22,8 @@ import onnx_ir as ir
 
 from onnxviz.auditing.accept import read_text
 from onnxviz.comparing.kernels import Kernel, depthwise, factors, taken_back, vary
-from onnxviz.comparing.normal import normal, restored, stored
 from onnxviz.comparing.rules import SAME_NETWORK
-from onnxviz.comparing.sides import Side, all_names, masks, same_layers
+from onnxviz.comparing.sides import Side, all_names, masks, normal, restored, same_layers, stored
 from onnxviz.comparing.sketch import Axes, Projector, Sketch, similarity, turned
 from onnxviz.errors import UnknownLayer, UsageError, near
 from onnxviz.network import Network
@@ -207,10 +206,8 @@ class _Pairing:
     def _unrivalled(self, choices: list[_Choice]) -> list[_Choice]:
         """Those that are left, of A's values for which a single one of B comes into question."""
         left = [c for c in choices if c.a not in self.made and c.b not in self.taken]
-        rivals = defaultdict(set)
-        for choice in left:
-            rivals[choice.a].add(choice.b)
-        return [c for c in left if len(rivals[c.a]) == 1]
+        rivals = Counter(c.a for c in left)
+        return [c for c in left if rivals[c.a] == 1]
 
     def _make(self, choice: _Choice, by: Step, weak: bool = False) -> None:
         self.made[choice.a] = choice, by, weak
@@ -421,9 +418,8 @@ def _named(given: Mapping[str, str], one: Side, other: Side) -> list[tuple[int, 
                 )
             places.append(place[values[name]])
         if any(places[0] == a or places[1] == b for a, b in found):
-            raise UsageError(
-                f"{names[0]!r} and {names[1]!r} are given as a pair, and one of them in another pair, too"
-            )
+            both = " and ".join(map(repr, names))
+            raise UsageError(f"{both} are given as a pair, and one of them in another pair, too")
         found.append((places[0], places[1]))
     return found
 
@@ -436,9 +432,8 @@ def read_pairs(path: str | os.PathLike[str]) -> dict[str, str]:
     rows = csv.DictReader(read_text(path, "matches", _LARGEST).splitlines())
     if not {"a", "b"} <= set(rows.fieldnames or ()):
         had = ", ".join(map(repr, rows.fieldnames or ())) or "nothing"
-        raise UsageError(
-            f"{quoted(path)} has the columns {had}; a table of pairs has a and b, a line for each pair"
-        )
+        wanted = "a table of pairs has a and b, a line for each pair"
+        raise UsageError(f"{quoted(path)} has the columns {had}; {wanted}")
     found: dict[str, str] = {}
     for number, row in enumerate(rows, 2):
         a, b = (row["a"] or "").strip(), (row["b"] or "").strip()

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import numpy as np
 
 from onnxviz import tables
+from onnxviz.attribution.result import Attribution
 from onnxviz.auditing.report.facts import facts, now
 from onnxviz.auditing.report.page import (
     Block,
@@ -23,16 +24,13 @@ from onnxviz.auditing.report.page import (
     Text,
     heat,
 )
+from onnxviz.comparing.drift import Flip
 from onnxviz.comparing.judge import MARGIN, missing, source, verdict
+from onnxviz.comparing.result import Compared
 from onnxviz.comparing.resume import PARTS, written
 from onnxviz.comparing.words import FIRST, WORST, advice, exclusion, gaps, quantised, shares, upper
 from onnxviz.files import json_bytes, png_bytes
 from onnxviz.text import file_name, printable
-
-if TYPE_CHECKING:
-    from onnxviz.attribution.result import Attribution
-    from onnxviz.comparing.flips import Flip
-    from onnxviz.comparing.result import Compared
 
 # Columns of the layer tables on the page, by what they are called in layers.csv: what the page calls them.
 _RANKED: Final = {
@@ -84,14 +82,8 @@ def page(
     a, b = found.names
     networks = {"A": found.manifest, "B": {**found.manifest, **found.manifest["b"]}}
     pictures = None if found.answers is None else found.answers.pictures
-    sections = [
-        _what_to_do(found),
-        _layers(found),
-        _split(found),
-        _answers(found),
-        _pictures(found),
-        _matching(found),
-    ]
+    parts = _what_to_do, _layers, _split, _answers, _pictures, _matching
+    sections = [part(found) for part in parts]
     return Page(
         kind="compare",
         title=f"{a} → {b}",
@@ -112,15 +104,13 @@ def page(
 def files(found: Compared) -> dict[str, bytes]:
     """What lies beside the page: the tables whole, and the lists to exclude."""
     made = {PARTS: written(found.measured)}
-    flips = {} if found.answers is None else found.answers.flips
-    drifted = {} if found.drift is None else found.drift.table
-    weights = {} if found.why is None else found.why.weight_table()
-    for name, columns in (
-        ("layers", found.layers),
-        ("flips", flips),
-        ("drift", drifted),
-        ("weights", weights),
-    ):
+    beside = {
+        "layers": found.layers,
+        "flips": {} if found.answers is None else found.answers.flips,
+        "drift": {} if found.drift is None else found.drift.table,
+        "weights": {} if found.why is None else found.why.weight_table(),
+    }
+    for name, columns in beside.items():
         made |= tables.both(name, columns) if columns else {}
     if found.drift is not None:
         sheets = {method: found.drift.sheet(method) for method in found.drift.worst}
@@ -135,11 +125,11 @@ def files(found: Compared) -> dict[str, bytes]:
 
 def _lead(found: Compared) -> Iterator[str]:
     if found.answers is None:
-        why = found.reasons.get("answers", "")
-        yield (
-            f"Answers were not compared: {why}." if found.pictured else
-            "No pictures were given: weights, ranges and structure were compared, answers and layers' effects were not."
-        )  # fmt: skip
+        if found.pictured:
+            yield f"Answers were not compared: {found.reasons.get('answers', '')}."
+        else:
+            compared = "weights, ranges and structure were compared, answers and layers' effects were not"
+            yield f"No pictures were given: {compared}."
     else:
         yield from (f"{upper(text)}." for text in found.answers.sentences())
     yield from (f"Not run: {text}." for text in gaps(found) if not text.startswith("answers: "))
@@ -158,9 +148,8 @@ def _numbers(found: Compared) -> Iterator[Number]:
     if answers is not None and answers.noise is not None:
         noise = answers.noise
         more = "more than " if noise.beyond else ""
-        yield Number(
-            f"{more}{noise.sd:.2g}", "grey levels of noise do the same to A", "standard deviation, of 255"
-        )
+        told = "grey levels of noise do the same to A"
+        yield Number(f"{more}{noise.sd:.2g}", told, "standard deviation, of 255")
     if answers is not None and answers.truth is not None:
         held = answers.truth
         note = (
@@ -175,9 +164,8 @@ def _numbers(found: Compared) -> Iterator[Number]:
         )
         yield Number(f"{effects.measured:.1f} dB", "signal to noise at the answers", note)
     if split is not None and split.cause is not None:
-        yield Number(
-            f"{split.shares[split.cause]:.0%}", f"of the noise comes from {split.cause}", shares(split)
-        )
+        share = f"{split.shares[split.cause]:.0%}"
+        yield Number(share, f"of the noise comes from {split.cause}", shares(split))
 
 
 # --- sections -----------------------------------------------------------------------------------
@@ -201,22 +189,13 @@ def _what_to_do(found: Compared) -> Section | None:
             "MACs in float": [one.macs for one in lists],
             "the last of them": [printable(one.layers[-1]) for one in lists],
         }
-        formats = {
-            "gain, dB": "+.1f",
-            "signal to noise, dB": ".1f",
-            "same class": ".0%",
-            "MACs in float": ".1%",
-        }
+        formats = dict(zip(list(columns)[1:5], ("+.1f", ".1f", ".0%", ".1%"), strict=True))
         hints = {
             "gain, dB": "How much more signal to noise B has at the answers with so many layers by A's operators.",
             "MACs in float": "Share of the multiply-accumulates that are not quantised then.",
         }
-        caption = (
-            "So many of the first layers left in float; exclude.json has the names of all these lists, for "
-            "nodes_to_exclude."
-            if quantised(found)
-            else "So many of the first layers as in A; exclude.json has the names of all these lists."
-        )
+        kept, ends = ("left in float", ", for nodes_to_exclude") if quantised(found) else ("as in A", "")
+        caption = f"So many of the first layers {kept}; exclude.json has the names of all these lists{ends}."
         blocks.append(Table(columns, caption, bars={"gain, dB": None}, formats=formats, hints=hints))
     return Section("What to do", blocks, "Each gain was measured, not guessed.") if blocks else None
 
@@ -235,9 +214,8 @@ def _layers(found: Compared) -> Section | None:
     )
     marked = [row for place, row in ranked if place <= FIRST]
     blocks.append(_table(found, _ALL, range(len(found.layers["layer"])), caption, marked))
-    return Section(
-        "Which layer", blocks, "Its own part in the damage, not what arrives there from other layers."
-    )
+    lead = "Its own part in the damage, not what arrives there from other layers."
+    return Section("Which layer", blocks, lead)
 
 
 def _table(
@@ -277,16 +255,12 @@ def _answers(found: Compared) -> Section | None:
     columns = {title: list(flips[name]) for name, title in names.items() if name in flips}
     formats = dict.fromkeys(("A's probability", "B's probability", "margin in A"), ".2f")
     table = Table(columns, "A row for each picture whose class changed.", formats=formats, sort="margin in A")
-    gallery = [
-        Gallery(
-            [_flip(one) for one in found.flips], "Each with the map of A for its class, and of B for its own."
-        )
-    ]
-    return Section(
-        "Changed answers",
-        [*gallery[: len(found.flips)], table],
-        "Those first that A was surest of. All of them are in flips.csv.",
-    )
+    blocks: list[Block] = [table]
+    if found.flips:
+        caption = "Each with the map of A for its class, and of B for its own."
+        blocks.insert(0, Gallery([_flip(one) for one in found.flips], caption))
+    lead = "Those first that A was surest of. All of them are in flips.csv."
+    return Section("Changed answers", blocks, lead)
 
 
 def _flip(one: Flip) -> Photo:
@@ -305,8 +279,8 @@ def _pictures(found: Compared) -> Section | None:
         return None
     blocks: list[Block] = [Text("\n\n".join(f"{upper(text)}." for text in found.drift.sentences()))]
     for method, pairs in found.drift.worst.items():
-        names = found.drift.names[method]
-        photos = [_photo(method, printable(name), *pair) for name, pair in zip(names, pairs, strict=True)]
+        named = zip(found.drift.names[method], pairs, strict=True)
+        photos = [_photo(method, printable(name), *pair) for name, pair in named]
         if photos:
             caption = f"{method}: the pictures whose maps lie furthest under their floor, A's and B's map over each."
             blocks.append(Gallery(photos, caption))
@@ -343,8 +317,5 @@ def _matching(found: Compared) -> Section | None:
         "of them under 0.9": "Nothing else came into question there; layers.csv tells which (weak, sure).",
     }
     table = Table(columns, "How they were found.", formats={"alike, the least": ".2f"}, hints=hints)
-    return Section(
-        "What was compared",
-        [Text(told), *([table] if steps else [])],
-        "Layers are found by weights and values, not by names.",
-    )
+    blocks: list[Block] = [Text(told), *([table] if steps else [])]
+    return Section("What was compared", blocks, "Layers are found by weights and values, not by names.")

@@ -4,24 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from onnxviz.auditing.finding import Check, Finding, ordered
+from onnxviz.comparing.answers import Answers
+from onnxviz.comparing.drift import Drift, Flip
+from onnxviz.comparing.local import Advice, Local, LocalEffect, Split
+from onnxviz.comparing.match import Matching
+from onnxviz.comparing.why import LayerFigures, Why
 from onnxviz.errors import UsageError, near
 from onnxviz.results import Result
+from onnxviz.tables import Columns
 from onnxviz.text import printable
-
-if TYPE_CHECKING:
-    from onnxviz.comparing.advice import Advice
-    from onnxviz.comparing.answers import Answers
-    from onnxviz.comparing.drift import Drift
-    from onnxviz.comparing.flips import Flip
-    from onnxviz.comparing.local import Local, LocalEffect
-    from onnxviz.comparing.match import Matching
-    from onnxviz.comparing.split import Split
-    from onnxviz.comparing.why import LayerFigures, Why
-    from onnxviz.tables import Columns
-
 
 # What needs pictures to be measured.
 _MEASURED: Final = (
@@ -100,51 +94,42 @@ def rows(why: Why | None, local: Local | None, pictures: bool, whole: bool = Tru
     whole      whether `why` is of all layers: what else has an effect is no layer
     """
     if why is None:
-        return {} if local is None else _of_effects(local)
+        if local is None:
+            return {}
+        return {"layer": [one.layer for one in local.effects], **_effects(local, local.effects)}
     effects = {} if local is None else {one.layer: one for one in local.effects}
-    places = {} if local is None else {one.layer: place for place, one in enumerate(local.ranked, 1) if one.e}
     table = why.table()
     names = [one.pair.layer for one in why.layers]
-    others = (
-        [] if local is None or not whole else [one for one in local.effects if one.layer not in set(names)]
-    )
+    others = [] if local is None or not whole else [one for one in local.effects if one.layer not in names]
     found: dict[str, list[Any]] = {name: list(table[name]) for name in ("layer", "op") if name in table}
     if local is not None:
-        found["place"] = [places.get(name) for name in names]
-        found |= _effects([effects.get(name) for name in names])
+        found |= _effects(local, [effects.get(name) for name in names])
     found["reason"] = [reason(one, effects.get(one.pair.layer)) if pictures else "" for one in why.layers]
     if pictures:
         found["cut_off"] = [one.beyond for one in why.layers]
     found["weights_short_db"] = [None if one.worst is None else one.worst.short for one in why.layers]
     left_out = () if pictures else _MEASURED
     found |= {name: list(cells) for name, cells in table.items() if name not in (*found, *left_out)}
-    return _before(others, places, found) if others else found
-
-
-def _before(
-    others: list[LocalEffect], places: dict[str, int], found: dict[str, list[Any]]
-) -> dict[str, list[Any]]:
-    """Rows of what is no layer, which has effects alone: the quantiser of the input."""
+    if local is None or not others:
+        return found
+    # First what is no layer, and has effects alone: the quantiser of the input.
+    told = "what the input's quantiser does to the picture"
     known: dict[str, list[Any]] = {
         "layer": [one.layer for one in others],
         "op": ["input"] * len(others),
-        "place": [places.get(one.layer) for one in others],
-        "reason": ["what the input's quantiser does to the picture" if one.e else "" for one in others],
-        **_effects(list(others)),
+        "reason": [told if one.e else "" for one in others],
+        **_effects(local, others),
     }
     return {name: [*known.get(name, [None] * len(others)), *cells] for name, cells in found.items()}
 
 
-def _of_effects(local: Local) -> dict[str, list[Any]]:
+def _effects(local: Local, listed: Sequence[LocalEffect | None]) -> dict[str, list[Any]]:
+    """Columns of these effects: their places among all, and their figures."""
     places = {one.layer: place for place, one in enumerate(local.ranked, 1) if one.e}
-    names = [one.layer for one in local.effects]
-    return {"layer": names, "place": [places.get(name) for name in names], **_effects(list(local.effects))}
-
-
-def _effects(listed: list[LocalEffect | None]) -> dict[str, list[Any]]:
     of = {"share": "share", "effect": "e", "z": "z", "healed_db": "healed"}
     return {
-        column: [None if one is None else getattr(one, name) for one in listed] for column, name in of.items()
+        "place": [None if one is None else places.get(one.layer) for one in listed],
+        **{column: [one and getattr(one, name) for one in listed] for column, name in of.items()},
     }
 
 

@@ -11,29 +11,24 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import numpy as np
 
 from onnxviz._version import __version__
 from onnxviz.auditing.resume import digest, earlier, pictured, read
 from onnxviz.auditing.statistics import Likeness, Share
-from onnxviz.comparing.advice import Advice, Exclusion
 from onnxviz.comparing.answers import Answers, Truth
-from onnxviz.comparing.detections import Detections
-from onnxviz.comparing.local import Local, LocalEffect
+from onnxviz.comparing.dense import Detections, Pixels
+from onnxviz.comparing.local import Advice, Exclusion, Local, LocalEffect, Split
 from onnxviz.comparing.match import Pair
 from onnxviz.comparing.noise import Noise
-from onnxviz.comparing.pixels import Pixels
-from onnxviz.comparing.split import Split
 from onnxviz.comparing.weights import WeightFigures
 from onnxviz.comparing.why import LayerFigures, Why
 from onnxviz.errors import UsageError, ways
 from onnxviz.image.folder import Skipped
+from onnxviz.network import Network
 from onnxviz.text import quoted
-
-if TYPE_CHECKING:
-    from onnxviz.network import Network
 
 #: The file of the parts.
 PARTS: Final = "parts.json"
@@ -41,20 +36,8 @@ _SCHEMA: Final = "onnxviz.parts/1"
 _KINDS: Final = {
     kind.__name__: kind
     for kind in (
-        *(
-            Advice,
-            Answers,
-            Detections,
-            Exclusion,
-            LayerFigures,
-            Likeness,
-            Local,
-            LocalEffect,
-            Noise,
-            Pair,
-            Pixels,
-        ),
-        *(Share, Skipped, Split, Truth, WeightFigures, Why),
+        *(Advice, Answers, Detections, Exclusion, LayerFigures, Likeness, Local, LocalEffect, Noise, Pair),
+        *(Pixels, Share, Skipped, Split, Truth, WeightFigures, Why),
     )
 }
 _WORDS: Final = {

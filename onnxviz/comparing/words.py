@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import numpy as np
 
 from onnxviz.auditing.finding import Finding
 from onnxviz.comparing.judge import source
+from onnxviz.comparing.local import Exclusion, Split
+from onnxviz.comparing.result import Compared
 from onnxviz.text import printable
-
-if TYPE_CHECKING:
-    from onnxviz.comparing.advice import Exclusion
-    from onnxviz.comparing.result import Compared
-    from onnxviz.comparing.split import Split
 
 #: Layers, and findings, that the screen names.
 FIRST: Final = 3
@@ -46,9 +43,8 @@ def lines(found: Compared) -> list[str]:
         layers = ["no layer differs"]
     told.append(("layers", layers))
     if found.split is not None and found.split.cause is not None:
-        told.append(
-            ("noise from", [shares(found.split), f"mostly {source(found.split, found.why, found.effects)}"])
-        )
+        mostly = f"mostly {source(found.split, found.why, found.effects)}"
+        told.append(("noise from", [shares(found.split), mostly]))
     todo = list(advice(found))
     if found.advice is not None and found.advice.best is not None:
         chosen = found.advice.best
@@ -81,33 +77,23 @@ def _first(found: Compared) -> list[tuple[str, float, str]]:
     if found.effects is None:
         return []
     reasons = dict(zip(found.layers.get("layer", ()), found.layers.get("reason", ()), strict=False))
-    ranked = [
-        one for one in found.effects.ranked[:FIRST] if one.share >= _HARDLY or one is found.effects.ranked[0]
-    ]
-    ranked = [one for one in ranked if one.e > 0]
-    return [(one.layer, one.share, reasons.get(one.layer, "")) for one in ranked]
+    ranked = [one for one in found.effects.ranked[:FIRST] if one.e > 0]
+    named = ranked[:1] + [one for one in ranked[1:] if one.share >= _HARDLY]
+    return [(one.layer, one.share, reasons.get(one.layer, "")) for one in named]
 
 
 def exclusion(one: Exclusion, found: Compared) -> str:
     """What a list to exclude is worth."""
     before = None if found.advice is None else found.advice.agreement
     count = len(one.layers)
-    agreement = (
-        ""
-        if one.agreement is None or before is None
-        else f", the same class in {one.agreement:.0%} of the probes instead of {before:.0%}"
-    )
     layers = "this layer" if count == 1 else f"these {count} layers"
-    gain = (
-        f"{one.gain:+.1f} dB, measured"
-        if np.isfinite(one.gain)
-        else "nothing is left of the damage, measured"
-    )
+    gain = f"{one.gain:+.1f} dB" if np.isfinite(one.gain) else "nothing is left of the damage"
+    gain += ", measured"
+    if one.agreement is not None and before is not None:
+        gain += f", the same class in {one.agreement:.0%} of the probes instead of {before:.0%}"
     if not quantised(found):
-        return f"put back {layers} as in A: {gain}{agreement}"
-    return (
-        f"leave {layers} in float: {gain}{agreement}; {one.macs:.1%} of the multiply-accumulates turn float"
-    )
+        return f"put back {layers} as in A: {gain}"
+    return f"leave {layers} in float: {gain}; {one.macs:.1%} of the multiply-accumulates turn float"
 
 
 def quantised(found: Compared) -> bool:

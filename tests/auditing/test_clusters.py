@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import onnxviz
-from onnxviz.auditing.checks.clusters import small, split
+from onnxviz.auditing.checks.attention import small, split
 from tests.auditing.checking import SIZE, checked, ending, opened
 from tests.auditing.test_masks import reds
 from tests.networks import Maker

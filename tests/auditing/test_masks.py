@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 import onnxviz
-from onnxviz.auditing.masks import find_masks, read_mask, seen_mask
+from onnxviz.auditing.truth import find_masks, read_mask, seen_mask
 from onnxviz.errors import UsageError
 from onnxviz.image.preprocessing import preset
 from tests.auditing.checking import SIZE, checked, ending, opened

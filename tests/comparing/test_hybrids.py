@@ -12,7 +12,7 @@ from onnx import TensorProto, helper
 from onnxviz.comparing.hybrids import Hybrids, answers
 from onnxviz.comparing.local import local
 from onnxviz.comparing.match import match
-from onnxviz.comparing.normal import normal
+from onnxviz.comparing.sides import normal
 from onnxviz.errors import ModelUnsuitable
 from tests.comparing import small
 from tests.comparing.test_local import hybrids

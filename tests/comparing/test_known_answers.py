@@ -17,11 +17,9 @@ import pytest
 import quantise
 
 import onnxviz
-from onnxviz.comparing.advice import advise
 from onnxviz.comparing.hybrids import Hybrids
-from onnxviz.comparing.local import Local, local
+from onnxviz.comparing.local import Local, advise, local, split
 from onnxviz.comparing.match import match, normal
-from onnxviz.comparing.split import split
 from tests.comparing import small, variants
 from tests.networks import fp16
 

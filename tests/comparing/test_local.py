@@ -9,11 +9,9 @@ import onnx
 import pytest
 import quantise  # tools/ is on the path: tests/comparing/conftest.py
 
-from onnxviz.comparing.advice import advise
 from onnxviz.comparing.hybrids import Hybrids
-from onnxviz.comparing.local import local, robust_z
+from onnxviz.comparing.local import Advice, Exclusion, Split, advise, local, robust_z, split
 from onnxviz.comparing.match import match
-from onnxviz.comparing.split import split
 from tests.comparing import small, variants
 from tests.networks import edited
 
@@ -109,3 +107,47 @@ def test_robust_z_tells_what_stands_out():
     assert scores[5] == 0
     assert max(map(abs, scores[:4])) < 2
     assert robust_z([0.1, 0.1]) == [0, 0]
+
+
+# --- what is advised, and what makes the noise ---------------------------------------------------
+
+
+def test_operators_without_a_name_are_counted(files):
+    path = files.small("resnet")
+    bare = onnx.load(path)
+    for node in bare.graph.node:
+        node.ClearField("name")
+    both = hybrids(bare, files.small("resnet", "QDQ"), small.pictures()[:2])
+    advice = advise(both, local(both, heal=0))
+    assert all(one.nodes == () and one.unnamed >= len(one.layers) - 1 for one in advice.exclusions)
+
+
+def test_without_classes_there_is_no_agreement(files):
+    both = hybrids(files.small("detector"), files.small("detector", "QDQ"), small.pictures()[:2])
+    advice = advise(both, local(both, heal=0), restore=2)
+    assert [len(one.layers) for one in advice.exclusions] == [1, 2]
+    assert advice.agreement is None
+    assert all(one.agreement is None and one.sqnr >= advice.sqnr for one in advice.exclusions)
+
+
+@pytest.mark.parametrize(
+    ("gains", "said"),
+    [((6.0, 7.0), "leave it in float"), ((-0.04, 3.0), "do not help (-0.0 dB)"), ((), "in float")],
+)
+def test_what_does_not_help_is_not_a_way_out(gains, said):
+    """A scale that is too small cuts off what the layer gives, whoever computes it."""
+    lists = tuple(
+        Exclusion(("a", "b")[:count], (), 20.0, gain, None, 0.1) for count, gain in enumerate(gains, 1)
+    )
+    assert said in Advice(14.0, None, lists, 4).way_out
+
+
+def test_shares_add_up():
+    found = Split(weights=0.3, activations=0.2, clipping=0.1, pictures=4)
+    assert found.shares == pytest.approx(
+        {"weights": 0.09 / 0.13, "clipping": 0.01 / 0.13, "rounding": 0.03 / 0.13}
+    )
+    assert found.cause == "weights"
+    nothing = Split(0.0, 0.0, 0.0, 4)
+    assert nothing.cause is None
+    assert nothing.to_dict()["db"] == {"weights": None, "activations": None, "clipping": None}

@@ -2,18 +2,14 @@
 
 # isort: off
 from onnxviz.auditing.checks import graph as graph
-from onnxviz.auditing.checks import file as file
 from onnxviz.auditing.checks import weights as weights
 from onnxviz.auditing.checks import runtime as runtime
 from onnxviz.auditing.checks import input as input
 from onnxviz.auditing.checks import answers as answers
 from onnxviz.auditing.checks import stability as stability
-from onnxviz.auditing.checks import attack as attack
 from onnxviz.auditing.checks import shortcut as shortcut
-from onnxviz.auditing.checks import faith as faith
-from onnxviz.auditing.checks import sanity as sanity
+from onnxviz.auditing.checks import maps as maps
 from onnxviz.auditing.checks import attention as attention
-from onnxviz.auditing.checks import clusters as clusters
 
 # isort: on
 from onnxviz.auditing.registry import entered as rules

@@ -8,7 +8,7 @@ from typing import Any, Final
 import numpy as np
 
 from onnxviz.auditing.finding import Evidence, Finding, Severity
-from onnxviz.auditing.registry import Found, NotRun, Rule, check
+from onnxviz.auditing.registry import Found, NotRun, Rule, check, columns
 from onnxviz.auditing.statistics import Calibration, Share
 from onnxviz.auditing.subject import Subject
 from onnxviz.graph.output import BINARY
@@ -45,11 +45,8 @@ def constant(subject: Subject, rule: Rule) -> Found:
         if doubt:
             severity, text, advice = "low", f"{text}; {doubt}", f"Give true classes (--truth). {advice}"
         findings.append(rule.finding(round(share, 4), subject.label(most), text, advice, severity=severity))
-    return Found(
-        f"{share:.0%} one class, {distinct} distinct",
-        findings,
-        figures={"share": share, "distinct": distinct},
-    )
+    told = f"{share:.0%} one class, {distinct} distinct"
+    return Found(told, findings, figures={"share": share, "distinct": distinct})
 
 
 def _doubt(subject: Subject, share: float) -> str:
@@ -92,17 +89,9 @@ def truth(subject: Subject, rule: Rule) -> Found:
         calibration.add(float(answers.probability[i]), right)
         by_class.setdefault(int(known or 0), []).append(right)
     shares = {name: Share(sum(right), len(right)) for name, right in sorted(by_class.items())}
-    table = Evidence(
-        "Right answers by class",
-        table={
-            "class": [subject.label(name) for name in shares],
-            "pictures": [one.of for one in shares.values()],
-            "right": [one.count for one in shares.values()],
-            "share": [one.share for one in shares.values()],
-            "lower limit": [one.limits[0] for one in shares.values()],
-            "upper limit": [one.limits[1] for one in shares.values()],
-        },
-    )
+    names = ("class", "pictures", "right", "share", "lower limit", "upper limit")
+    told = [(subject.label(name), one.of, one.count, one.share, *one.limits) for name, one in shares.items()]
+    table = Evidence("Right answers by class", table=columns(names, told))
     figures = {"top1": first.to_dict(), "top5": five.to_dict(), "calibration_error": calibration.error}
     findings = list(_demanded(subject, rule, first, five, calibration.error or 0.0, shares))
     return Found(f"{first}, calibration error {calibration.error:.3f}", findings, [table], figures)
@@ -119,11 +108,8 @@ def _demanded(
         if wanted is not None and (value < wanted if least else value > wanted):
             word = "at least" if least else "at most"
             text = f"{what} is {value:.1%}, and the policy wants {word} {wanted:.1%}"
-            found.append(
-                rule.finding(
-                    round(value, 4), where, text, "Look at the pictures that are answered wrongly first."
-                )
-            )
+            advice = "Look at the pictures that are answered wrongly first."
+            found.append(rule.finding(round(value, 4), where, text, advice))
 
     short("top1_at_least", first.share or 0.0, "top1", "the share of right answers")
     short("top5_at_least", five.share or 0.0, "top5", "the share with the right answer among the first five")

@@ -1,20 +1,19 @@
-"""What the graph alone tells: ways around what was learned, decisions by pixels, operators that lack something."""
+"""What the file alone tells: ways around what was learned, decisions by pixels, operators that lack something."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Final
+from typing import Final
+
+import numpy as np
 
 from onnxviz.auditing.finding import Evidence, Finding
 from onnxviz.auditing.registry import Found, Rule, check
 from onnxviz.auditing.subject import Subject
-from onnxviz.errors import ModelFailed, ModelRejected, OnnxVizError
+from onnxviz.errors import ModelFailed, ModelRejected
+from onnxviz.graph.analysis.ways import Box, Join
 from onnxviz.text import quoted
-
-if TYPE_CHECKING:
-    import numpy as np
-
-    from onnxviz.graph.analysis.ways import Box, Join
 
 _LEARNED: Final = (
     "A backdoor inside learned weights is not found: this looks at what is computed without them. docs/audit.md says "
@@ -40,27 +39,19 @@ def bypass(subject: Subject, rule: Rule) -> Found:
     findings: list[Finding] = []
     if ways.short is not None or ways.fewest == 0:
         join = ways.short
-        where = ways.last if join is None else join.node
-        at = (
-            ""
-            if join is None
-            else f": {_of(join)} lets {quoted(join.operand)} in, which no learned layer made"
-        )
+        at = "" if join is None else f": {_of(join)} lets {quoted(join.operand)} in"
         if ways.fewest == 0:
-            text = f"the picture reaches the scores without a single learned layer{at}{_pixels(join)}"
+            at += "" if join is None else ", which no learned layer made"
+            figure, text = 0, f"without a single learned layer{at}"
         else:
-            at = "" if join is None else f": {_of(join)} lets {quoted(join.operand)} in"
-            at = f"{at}{_pixels(join)}"
-            text = f"the picture reaches the scores around {quoted(ways.last)}, the last weight layer{at}"
+            figure, text = "around the last layer", f"around {quoted(ways.last)}, the last weight layer{at}"
+        text = (
+            f"the picture reaches the scores {text}{_pixels(join)}; in a sound classifier every way leads through "
+            "learned layers, the last of them included"
+        )
+        headline = "can set the answer past what was learned, as a planted backdoor does"
         findings.append(
-            rule.finding(
-                0 if ways.fewest == 0 else "around the last layer",
-                where,
-                f"{text}; in a sound classifier every way leads through learned layers, the last of them included",
-                _ADVICE,
-                _crops(subject, join),
-                headline=f"{_patch(join)} can set the answer past what was learned, as a planted backdoor does",
-            )
+            _joined(subject, rule, join, figure, text, headline, ways.last if join is None else join.node)
         )
     for join in ways.joins:
         if join.kind == "arithmetic" and join.behind and all(join.node != one.where for one in findings):
@@ -69,18 +60,13 @@ def bypass(subject: Subject, rule: Rule) -> Found:
                 f"a learned layer, by arithmetic that the first layers do not use{_pixels(join)}: so a gate or a "
                 "trigger is built without comparisons"
             )
-            headline = f"{_patch(join)} can switch learned values, as the trigger of a backdoor does"
-            findings.append(
-                rule.finding(
-                    str(ways.fewest), join.node, text, _ADVICE, _crops(subject, join), headline=headline
-                )
-            )
+            headline = "can switch learned values, as the trigger of a backdoor does"
+            findings.append(_joined(subject, rule, join, str(ways.fewest), text, headline, join.node))
     figures = {"fewest": ways.fewest, "around_last": ways.around, "last": ways.last}
-    told = (
-        "the scores do not depend on the picture"
-        if ways.fewest is None
-        else f"at least {ways.fewest} weight layers"
-    )
+    if ways.fewest is None:
+        told = "the scores do not depend on the picture"
+    else:
+        told = f"at least {ways.fewest} weight layers"
     return Found(told, findings, figures=figures)
 
 
@@ -103,18 +89,19 @@ def pixel_logic(subject: Subject, rule: Rule) -> Found:
             f"{how} by pixels that no learned layer has seen, and {_of(join)} {meets}{_pixels(join)}: sound networks "
             "treat all places of a picture alike until learned layers have seen them"
         )
-        headline = (
-            f"{_patch(join)} decides something before the network sees it, as the trigger of a backdoor does"
-        )
-        findings.append(
-            rule.finding(
-                join.by or join.op, join.node, text, _ADVICE, _crops(subject, join), headline=headline
-            )
-        )
+        headline = "decides something before the network sees it, as the trigger of a backdoor does"
+        findings.append(_joined(subject, rule, join, join.by or join.op, text, headline, join.node))
     count = len(findings)
-    return Found(
-        f"{count} decision{'s' * (count != 1)}" if count else "none", findings, figures={"decisions": count}
-    )
+    told = f"{count} decision{'s' * (count != 1)}" if count else "none"
+    return Found(told, findings, figures={"decisions": count})
+
+
+def _joined(
+    subject: Subject, rule: Rule, join: Join | None, figure: int | str, text: str, means: str, where: str
+) -> Finding:
+    """A finding of what joins, with the pixels that it reads; `means` ends its headline."""
+    headline = f"{_patch(join)} {means}"
+    return rule.finding(figure, where, text, _ADVICE, _crops(subject, join), headline=headline)
 
 
 def _of(join: Join) -> str:
@@ -200,9 +187,8 @@ def gradient_rules(subject: Subject, rule: Rule) -> Found:
         )
         for name in lacking
     ]
-    return Found(
-        f"{len(passes) - len(lacking)} of {len(passes)} operators", findings, figures={"lacking": lacking}
-    )
+    told = f"{len(passes) - len(lacking)} of {len(passes)} operators"
+    return Found(told, findings, figures={"lacking": lacking})
 
 
 @check(
@@ -221,9 +207,48 @@ def kernels(subject: Subject, rule: Rule) -> Found:
     except ModelRejected as error:
         text = f"ONNX Runtime does not run the file on {net.provider!r}: {error}"
         advice = "Export it for an operator set that this version of ONNX Runtime knows, or try another --provider."
-        return Found(
-            "it does not run", [rule.finding("it does not run", net.provider, text, advice, severity="high")]
-        )
-    except OnnxVizError:
-        raise
+        finding = rule.finding("it does not run", net.provider, text, advice, severity="high")
+        return Found("it does not run", [finding])
     return Found(f"all, on {program.provider}", figures={"provider": program.provider})
+
+
+_PLACE: Final = re.compile(r"^the (?:weight|constant) '(.*)' holds ", re.S)
+
+
+@check(
+    "file.loading",
+    "Can the file be opened without a doubt?",
+    severity="high",
+    needs=(),
+    limits="What a file does when it runs is not seen here; how long it may take and how much memory, limits say.",
+)
+def loading(subject: Subject, rule: Rule) -> Found:
+    """What opening refuses: broken files, names that lead out of the folder, elements given twice, sizes."""
+    if subject.opened is None:
+        text = f"the file is refused: {subject.refused}"
+        advice = (
+            "Export the model again, or ask for it again where it came from; what is refused here, other programs may "
+            "read otherwise than its maker meant it."
+        )
+        return Found("refused", [rule.finding("refused", "", text, advice)])
+    odd = list(subject.opened._loaded.warnings)
+    told = f"opened; {len(odd)} remark{'s' * (len(odd) != 1)}" if odd else "opened"
+    return Found(told, figures={"remarks": odd})
+
+
+@check(
+    "file.finite",
+    "Are all weights finite?",
+    severity="high",
+    limits="Weights that overflow only when they are multiplied are finite; so are values that are merely absurd.",
+)
+def finite(subject: Subject, rule: Rule) -> Found:
+    """NaN and infinities among weights and constants; bounds and masks of one infinite number are meant."""
+    findings = []
+    for text in subject.net.findings:
+        place = _PLACE.match(text)
+        sentence = f"{text}: what is computed from them says nothing, also where it comes out finite"
+        advice = "Export the model again from sound weights."
+        where = place[1] if place else text
+        findings.append(rule.finding(text.partition(" holds ")[2], where, sentence, advice))
+    return Found("all finite" if not findings else f"{len(findings)} weights are not", findings)

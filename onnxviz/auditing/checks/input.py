@@ -12,6 +12,7 @@ from onnxviz.auditing.finding import Evidence
 from onnxviz.auditing.registry import Found, NotApplicable, NotRun, Rule, check
 from onnxviz.auditing.statistics import mcnemar
 from onnxviz.auditing.subject import Subject
+from onnxviz.graph.analysis.dataflow import constant
 from onnxviz.graph.operators import BY_STATISTICS, computes
 from onnxviz.graph.quantisers import of_node
 from onnxviz.text import quoted
@@ -25,9 +26,7 @@ _FULL: Final = 0.6  # of the quantiser's range, that pictures fill at least
 _MOST: Final = 64  # pictures that other recipes are tried on; those that only show something, on
 _SHOWN: Final = 24
 _DRAWS: Final = 1000  # bootstrap samples
-_SWAPPED: Final = (
-    1.1  # declared over best, where the best is the declared recipe in the other order of colours
-)
+_SWAPPED: Final = 1.1  # declared over best, where that is the declared recipe in the other order of colours
 _STILL: Final = 1e-3  # of a layer's median running variance: under it a channel says nothing
 _NORMS: Final = slice(1, 6)  # the second to the sixth: the first sees the filters of the first layer alone
 _SURE: Final = 0.001  # p, from which on another recipe is better
@@ -72,9 +71,8 @@ def input_range(subject: Subject, rule: Rule) -> Found:
         headline = "Pictures go in on another scale than the file was quantised for"
         span = high - low
         whole = replace(recipe, mean=(-low / span,) * recipe.count, std=(1 / span,) * recipe.count)
-        proof = _taken(
-            subject, "what they are to a network that takes this range for black to white", whole.invert
-        )
+        name = "what they are to a network that takes this range for black to white"
+        proof = _taken(subject, name, whole.invert)
         one = rule.finding(round(share, 4), subject.net.input.name, text, _ADVICE, proof, headline=headline)
         if share <= rule.bar:
             one = replace(one, figure=f"{used:.0%} of the range", threshold=f"at least {_FULL:.0%}")
@@ -105,19 +103,25 @@ def recipes(declared: Preprocessing) -> dict[str, Preprocessing]:
         base = PRESETS[preset]
         for order in ("RGB", "BGR"):
             turned = base.override(channels=order)
-            recipe = replace(
-                declared, mean=turned.mean, std=turned.std, channels=order, name=f"{preset} {order}"
-            )
+            own = {"mean": turned.mean, "std": turned.std, "channels": order, "name": f"{preset} {order}"}
+            recipe = replace(declared, **own)
             if not any(_alike(recipe, one) for one in found.values()):
                 found[recipe.name] = recipe
     return found
 
 
+def _others(subject: Subject) -> dict[str, Preprocessing]:
+    """The recipes, where there are others than the declared one."""
+    tried = recipes(subject.net.preprocessing)
+    if len(tried) == 1:
+        raise NotApplicable("only colour pictures that are scaled outside the file have other recipes")
+    return tried
+
+
 def _alike(one: Preprocessing, other: Preprocessing) -> bool:
-    close = np.allclose(one.scale, other.scale, rtol=0.02) and np.allclose(
-        one.bias, other.bias, rtol=0.02, atol=0.01
-    )
-    return one.channels == other.channels and bool(close)
+    if one.channels != other.channels or not np.allclose(one.scale, other.scale, rtol=0.02):
+        return False
+    return np.allclose(one.bias, other.bias, rtol=0.02, atol=0.01)
 
 
 @check(
@@ -136,9 +140,7 @@ def statistics(subject: Subject, rule: Rule) -> Found:
     norms = list(_norms(subject.net.model))[_NORMS]
     if len(norms) < 2:
         raise NotApplicable("the file holds no BatchNormalization to read training's statistics from")
-    tried = recipes(subject.net.preprocessing)
-    if len(tried) == 1:
-        raise NotApplicable("only colour pictures that are scaled outside the file have other recipes")
+    tried = _others(subject)
     moments = {name: _moments(subject, recipe, norms) for name, recipe in tried.items()}
     everyone = np.ones(len(moments["declared"]))
     apart = {name: _divergence(one, norms, everyone) for name, one in moments.items()}
@@ -151,26 +153,21 @@ def statistics(subject: Subject, rule: Rule) -> Found:
     )
     ratio, findings = apart["declared"] / max(apart[best], 1e-9), []
     if best != "declared":
-        draws = [
-            _divergence(moments["declared"], norms, w) / max(_divergence(moments[best], norms, w), 1e-9)
-            for w in weights
-        ]
+        ours, theirs = (
+            [_divergence(moments[name], norms, w) for w in weights] for name in ("declared", best)
+        )
+        draws = [one / max(other, 1e-9) for one, other in zip(ours, theirs, strict=True)]
         lower = float(np.quantile(draws, 0.05))
-        bar = _SWAPPED if best in ("RGB", "BGR") else rule.bar
-        if lower > bar:
+        if lower > (_SWAPPED if best in ("RGB", "BGR") else rule.bar):
             text = (
                 f"what enters the early layers lies {ratio:.1f} times as far from training's statistics under the "
                 f"declared recipe ({subject.net.preprocessing.name}) as under {quoted(best)} (95 % of {_DRAWS} "
                 f"resamples: over {lower:.1f})"
             )
-            findings.append(
-                rule.finding(
-                    round(lower, 2), best, text, _ADVICE, **_shown(subject, tried[best], best, table)
-                )
-            )
-    return Found(
-        f"{ratio:.2f} times the best of {len(apart)} recipes", findings, [table], {"divergence": apart}
-    )
+            proof = _shown(subject, tried[best], best, table)
+            findings.append(rule.finding(round(lower, 2), best, text, _ADVICE, **proof))
+    told = f"{ratio:.2f} times the best of {len(apart)} recipes"
+    return Found(told, findings, [table], {"divergence": apart})
 
 
 def _shown(subject: Subject, best: Preprocessing, name: str, table: Evidence) -> dict[str, Any]:
@@ -198,12 +195,10 @@ def _norms(model: ir.Model) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
     """Each BatchNormalization of the main graph: its input, and the mean and variance of training."""
     for node in model.graph:
         if node.op_type in BY_STATISTICS and len(node.inputs) >= 5 and node.inputs[0] is not None:
-            mean, var = (
-                None if v is None or v.const_value is None else v.const_value.numpy()
-                for v in node.inputs[3:5]
-            )
+            held = [constant(value) for value in node.inputs[3:5]]
+            mean, var = (None if one is None else one.numpy().astype(np.float64) for one in held)
             if mean is not None and var is not None:
-                yield str(node.inputs[0].name), mean.astype(np.float64), var.astype(np.float64)
+                yield str(node.inputs[0].name), mean, var
 
 
 def _moments(
@@ -239,10 +234,8 @@ def _divergence(
         first = share @ np.stack([row[number][0] for row in moments])
         second = share @ np.stack([row[number][1] for row in moments])
         spread = np.maximum(second - first**2, 1e-12)
-        kl = 0.5 * (
-            np.log(var[kept] / spread[kept]) + (spread[kept] + (first - mean)[kept] ** 2) / var[kept] - 1
-        )
-        total.append(float(kl.mean()))
+        off, own, seen = (first - mean)[kept], var[kept], spread[kept]
+        total.append(float((0.5 * (np.log(own / seen) + (seen + off**2) / own - 1)).mean()))
     return float(np.mean(total))
 
 
@@ -258,9 +251,7 @@ def _divergence(
 )
 def truth(subject: Subject, rule: Rule) -> Found:
     """Accuracy under the declared recipe and others; McNemar's exact test of the best against the declared."""
-    tried = recipes(subject.net.preprocessing)
-    if len(tried) == 1:
-        raise NotApplicable("only colour pictures that are scaled outside the file have other recipes")
+    tried = _others(subject)
     right = {name: _right(subject.under(recipe)) for name, recipe in tried.items()}
     shares = {name: float(np.mean(one)) for name, one in right.items()}
     best = max(shares, key=lambda name: shares[name])
@@ -275,9 +266,8 @@ def truth(subject: Subject, rule: Rule) -> Found:
             f"{shares['declared']:.1%}: {fixed} more right, {broken} fewer (p = {p:.2g})"
         )
         findings.append(rule.finding(p, best, text, _ADVICE, **_shown(subject, tried[best], best, table)))
-    return Found(
-        f"{shares['declared']:.1%} right; best {shares[best]:.1%}", findings, [table], {"accuracy": shares}
-    )
+    told = f"{shares['declared']:.1%} right; best {shares[best]:.1%}"
+    return Found(told, findings, [table], {"accuracy": shares})
 
 
 def _right(subject: Subject) -> np.ndarray:
@@ -304,8 +294,7 @@ def confidence(subject: Subject, rule: Rule) -> Found:
     for name, recipe in recipes(subject.net.preprocessing).items():
         other = subject.under(recipe)
         rows = [other.probabilities([view])[0] for place, _, view in other.each() if place < _SHOWN]
-        found[name] = (
-            float(np.mean([-(row * np.log(np.maximum(row, 1e-12))).sum() for row in rows])) if rows else 0.0
-        )
+        entropies = [-(row * np.log(np.maximum(row, 1e-12))).sum() for row in rows]
+        found[name] = float(np.mean(entropies)) if rows else 0.0
     table = Evidence("Mean entropy by recipe", table={"recipe": list(found), "entropy": list(found.values())})
     return Found(f"entropy {found['declared']:.2f} nats", (), [table], {"entropy": found})

@@ -47,17 +47,13 @@ def repeat(subject: Subject, rule: Rule) -> Found:
     try:
         first, second = (_outputs(subject) for _ in range(2))
     except ModelFailed as error:
-        text, advice = (
-            f"the file opens and does not run: {error}",
-            "Ask for a file that was run before it was sent.",
-        )
-        return Found(
-            "it does not run", [rule.finding("it does not run", subject.net.input.name, text, advice)]
-        )
+        text = f"the file opens and does not run: {error}"
+        advice = "Ask for a file that was run before it was sent."
+        finding = rule.finding("it does not run", subject.net.input.name, text, advice)
+        return Found("it does not run", [finding])
     findings = []
     for name, one in first.items():
-        apart = not np.array_equal(one, second[name], equal_nan=one.dtype.kind == "f")
-        if apart:
+        if not np.array_equal(one, second[name], equal_nan=one.dtype.kind == "f"):
             ratio = decibels(one, second[name])
             text = f"output {quoted(name)} came out otherwise the second time: {ratio:.0f} dB"
             advice = "Look for random operators, or Dropout in training mode, in the file; export it for inference."
@@ -83,11 +79,8 @@ def optimiser(subject: Subject, rule: Rule) -> Found:
     values = by_name(net.model.graph)
     for name, one in plain.items():
         maker = values[name].producer() if name in values else None
-        if (
-            maker is not None
-            and computes(maker.op_type) in _SHARES
-            and np.abs(one - quick[name]).max(initial=0) < _LAST
-        ):
+        shares = maker is not None and computes(maker.op_type) in _SHARES
+        if shares and np.abs(one - quick[name]).max(initial=0) < _LAST:
             ratios[name] = _MOST
     findings = []
     for name, ratio in ratios.items():
@@ -158,17 +151,12 @@ def provider(subject: Subject, rule: Rule) -> Found:
         except OnnxVizError as error:
             text = f"{runs_on} does not run what the CPU runs: {error}"
             advice = "Run the file on the CPU, or update the provider's package and its driver."
-            return Found(
-                "it does not run", [rule.finding("it does not run", runs_on, text, advice, severity="high")]
-            )
+            finding = rule.finding("it does not run", runs_on, text, advice, severity="high")
+            return Found("it does not run", [finding])
     parts = {name: decibels(reference.ran[name].values, one.values) for name, one in ran.items()}
-    table = Evidence(
-        f"Layers on {runs_on} against the CPU", table={"layer": list(ratios), "dB": list(ratios.values())}
-    )
+    rows = {"layer": list(ratios), "dB": list(ratios.values())}
+    table = Evidence(f"Layers on {runs_on} against the CPU", table=rows)
     first = next((name for name, ratio in ratios.items() if ratio < least), None)
-    advice = (
-        "Run the file on the CPU, or this operator; report it to the provider's makers with the layer's name."
-    )
     findings = []
     if first is not None:
         op = next(one.op for one in net.layers if one.name == first)
@@ -176,6 +164,7 @@ def provider(subject: Subject, rule: Rule) -> Found:
             f"from {quoted(first)} ({op}) on {runs_on} computes other numbers than the CPU: {ratios[first]:.1f} dB "
             f"there, {parts['network']:.1f} dB at the output, where {least:.0f} are the least"
         )
+        advice = "Run the file on the CPU, or this operator; report it to the provider's makers with the layer's name."
         severity: Severity | None = "high" if parts["network"] < least / 2 else None
         findings.append(rule.finding(f"{ratios[first]:.1f} dB", first, text, advice, [table], severity))
     elif parts.get("gradient", _MOST) < least:
@@ -205,11 +194,8 @@ def _apart(here: Network, there: Network, x: np.ndarray, names: list[str]) -> di
     feeds = {here.input.name: batching.filled(x, here.batched[1] or 1)}
     cuts = (net.compile(lambda: cut(here.batched[0], names), key=None) for net in (here, there))
     one, other = (program(feeds, names) for program in cuts)
-    found = {}
-    for name in names:
-        if one[name].dtype.kind == "f":
-            found[name] = decibels(one[name].reshape(-1), other[name].reshape(-1))
-    return found
+    real = [name for name in names if one[name].dtype.kind == "f"]
+    return {name: decibels(one[name].reshape(-1), other[name].reshape(-1)) for name in real}
 
 
 def _as_good_as(one: np.ndarray, other: np.ndarray) -> bool:

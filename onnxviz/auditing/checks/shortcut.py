@@ -8,7 +8,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 
 from onnxviz.attribution.masks import _blurred
-from onnxviz.auditing.finding import Evidence, Finding
+from onnxviz.auditing.finding import Evidence, Finding, Severity
 from onnxviz.auditing.registry import Found, Rule, check
 from onnxviz.auditing.scenes import apart, scenes
 from onnxviz.auditing.statistics import Share
@@ -94,36 +94,22 @@ def region(subject: Subject, rule: Rule) -> Found:
             },
         )
         advice = "Look at these parts: a watermark, a frame, a date. Train without it, or crop it away."
-        grave = photos >= rule.bar
-        findings.append(
-            rule.finding(
-                photos,
-                f"{called}: {name}",
-                text,
-                advice,
-                [evidence],
-                None if grave else "medium",
-                f"What stands at the {name} decides {quoted(called)}, not what the picture shows",
-            )
-        )
-    hanging = {
-        case.place for confirmed in groups.values() for case in confirmed
-    }  # a corner lies in strips as well
+        severity: Severity | None = None if photos >= rule.bar else "medium"
+        means = f"What stands at the {name} decides {quoted(called)}, not what the picture shows"
+        where = f"{called}: {name}"
+        findings.append(rule.finding(photos, where, text, advice, [evidence], severity, means))
+    # A corner lies in strips as well.
+    hanging = {case.place for confirmed in groups.values() for case in confirmed}
     told = f"{len(hanging)} of {looked} pictures; largest fall {largest:.2f}"
-    return Found(
-        told, findings, figures={"looked_at": looked, "candidates": len(cases), "largest_fall": largest}
-    )
+    figures = {"looked_at": looked, "candidates": len(cases), "largest_fall": largest}
+    return Found(told, findings, figures=figures)
 
 
 def _holds(corner: list[Case], strip: list[Case]) -> bool:
     """Whether a corner explains all that was confirmed of a strip: the same pictures, by what it shares with it."""
-    inner, outer = corner[0].region, strip[0].region
-    small = slice(None) not in (inner.rows, inner.columns)
-    return (
-        small
-        and slice(None) in (outer.rows, outer.columns)
-        and {c.place for c in strip} <= {c.place for c in corner}
-    )
+    inner, outer = (one[0].region[1:] for one in (corner, strip))
+    whole = slice(None)
+    return whole not in inner and whole in outer and {c.place for c in strip} <= {c.place for c in corner}
 
 
 def _said(called: str, name: str, confirmed: Sequence[Case]) -> tuple[int, str]:
@@ -196,10 +182,9 @@ def _others(subject: Subject, label: int) -> list[np.ndarray]:
     """Up to twenty pictures, spread over those given, that are of another class."""
     answers = subject.answers
     places = [int(place) for place, best in zip(answers.place, answers.best, strict=True) if best[0] != label]
-    chosen = (
-        {places[i * len(places) // _OTHERS] for i in range(_OTHERS)} if len(places) > _OTHERS else set(places)
-    )
-    return [view for place, _, view in subject.each(sorted(chosen))]
+    count = min(_OTHERS, len(places))
+    chosen = [places[i * len(places) // count] for i in range(count)]
+    return [view for _, _, view in subject.each(chosen)]
 
 
 def _marked(subject: Subject, cases: list[Case]) -> Any:
@@ -222,9 +207,8 @@ def beside(tiles: list[Any]) -> Any:
     """Pictures side by side on white."""
     from PIL import Image
 
-    sheet = Image.new(
-        "RGB", (sum(tile.width + 8 for tile in tiles), max(tile.height for tile in tiles)), "white"
-    )
+    size = sum(tile.width + 8 for tile in tiles), max(tile.height for tile in tiles)
+    sheet = Image.new("RGB", size, "white")
     at = 0
     for tile in tiles:
         sheet.paste(tile, (at, 0))

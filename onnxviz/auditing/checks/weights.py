@@ -9,7 +9,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxviz.auditing.finding import Finding
-from onnxviz.auditing.registry import Found, Rule, check
+from onnxviz.auditing.registry import Found, Rule, check, columns
 from onnxviz.auditing.subject import Subject
 from onnxviz.graph.analysis.twins import view
 from onnxviz.graph.analysis.ways import source
@@ -18,7 +18,7 @@ from onnxviz.text import quoted
 
 _ROUNDED: Final = 0.5  # share of a layer of codes: rounding makes small filters zero
 _NOTHING: Final = (
-    1e-5  # of the layer's largest weight: a filter without a larger one answers no more than rounding
+    1e-5  # of the layer's largest weight: a filter without a larger one answers as rounding does
 )
 _ALIKE: Final = 0.9999  # cosine of two filters of which one is a copy, scaled
 _SHORTEST: Final = 8  # numbers: shorter filters are alike by chance, and those of one number always
@@ -26,9 +26,8 @@ _SKETCH: Final = 32  # numbers that a filter is compared by first
 _MOST: Final = 16_384  # filters of a layer that are compared with each other
 _FEWEST: Final = 4  # channels: a layer of fewer has no quarter
 _PICTURES: Final = 20  # from which on channels that never change are counted, ...
-_LOOKED_AT: Final = (
-    64  # ... on so many of them; told of from twice the threshold on, since others may wake them
-)
+_LOOKED_AT: Final = 64  # ... on so many; told of from twice the threshold on, since others may wake them
+_ZERO_POINTS: Final = {"QLinearConv": 5, "QLinearMatMul": 5, "QGemm": 5, "ConvInteger": 3, "MatMulInteger": 3}
 _COMPARE: Final = "Compare the layer with the network that this file was made from: `onnxviz compare`."
 
 
@@ -51,21 +50,16 @@ def channels(subject: Subject, rule: Rule) -> Found:
         copies = sum(map(_copies, np.split(filters, groups)))  # two groups see other channels
         rows.append((name, op, len(filters), zero, copies, faint))
         rounded = max(rule.bar, _ROUNDED) if coded else rule.bar
-        for count, bar, what in (
-            (zero, rounded, "zero filters"),
-            (copies, rule.bar, "copies of other filters"),
-        ):
+        kinds = (zero, rounded, "zero filters"), (copies, rule.bar, "copies of other filters")
+        for count, bar, what in kinds:
             share = count / len(filters)
             if share > bar and len(filters) >= _FEWEST:
                 text = f"{count} of the {len(filters)} filters of {quoted(name)} ({op}) are {what}"
                 findings.append(rule.finding(round(share, 4), name, text, _COMPARE))
-    columns = {
-        key: [row[i] for row in rows]
-        for i, key in enumerate(("layer", "operator", "filters", "zero", "copies", "near zero"))
-    }
-    zeros, doubles, faints, every = (sum(int(row[i]) for row in rows) for i in (3, 4, 5, 2))
+    table = columns(("layer", "operator", "filters", "zero", "copies", "near zero"), rows)
+    zeros, doubles, faints, every = (sum(table[key]) for key in ("zero", "copies", "near zero", "filters"))
     told = f"{zeros} zero filters, {faints} near zero, {doubles} copies of {every}"
-    figures = {"zero": zeros, "near_zero": faints, "copies": doubles, "layers": columns}
+    figures = {"zero": zeros, "near_zero": faints, "copies": doubles, "layers": table}
     if len(subject.images) >= _PICTURES:
         still = _still(subject)
         told_of: set[str] = set()
@@ -86,13 +80,8 @@ def _still(subject: Subject) -> dict[str, tuple[int, int, tuple[str, ...]]]:
     """Of each convolution and activation with places: how many channels are one number throughout, of how many; and the
     layers that it reads."""
     net = subject.net
-    found = {
-        one.name: one
-        for one in net.layers
-        if len(one.shape) == 4
-        and one.channel_axis in (1, 3)
-        and family(one.op) in ("activation", "convolution")
-    }
+    placed = [one for one in net.layers if len(one.shape) == 4 and one.channel_axis in (1, 3)]
+    found = {one.name: one for one in placed if family(one.op) in ("activation", "convolution")}
     low: dict[str, np.ndarray] = {}
     high: dict[str, np.ndarray] = {}
     for place, _, seen in subject.each():
@@ -162,17 +151,11 @@ def _plain(value: ir.Value) -> ir.Value | None:
 def _zero(node: ir.Node, value: ir.Value, array: np.ndarray) -> np.ndarray | float:
     """The zero point of weights that are codes, so that it broadcasts with them."""
     maker = value.producer()
-    place = 2 if maker is not None and family(maker.op_type) == "quantisation" else None
-    holder = maker if place is not None else node
-    if place is None:
-        place = {"QLinearConv": 5, "QLinearMatMul": 5, "QGemm": 5, "ConvInteger": 3, "MatMulInteger": 3}.get(
-            node.op_type
-        )
-    given = (
-        holder.inputs[place]
-        if holder is not None and place is not None and place < len(holder.inputs)
-        else None
-    )
+    if maker is not None and family(maker.op_type) == "quantisation":
+        holder, place = maker, 2
+    else:
+        holder, place = node, _ZERO_POINTS.get(node.op_type, len(node.inputs))
+    given = holder.inputs[place] if place < len(holder.inputs) else None
     tensor = None if given is None else source(given)
     if tensor is None:
         return 0.0

@@ -23,6 +23,7 @@ class Clause:
         return any(fnmatchcase(check, pattern) for pattern in self.checks)
 
 
+_AROUND: Final = ("graph.bypass", "graph.pixel-logic")
 _STABLE: Final = ("stability.*", "compare.answers", "compare.drift")
 
 #: In the order in which the report lists them.
@@ -30,15 +31,7 @@ CLAUSES: Final = (
     Clause(
         "EU AI Act, Art. 15(1)",
         "an appropriate level of accuracy, robustness and cybersecurity",
-        (
-            "answers.*",
-            "input.*",
-            "stability.*",
-            "shortcut.*",
-            "graph.bypass",
-            "graph.pixel-logic",
-            "compare.*",
-        ),
+        ("answers.*", "input.*", "stability.*", "shortcut.*", *_AROUND, "compare.*"),
     ),
     Clause(
         "EU AI Act, Art. 15(4)",
@@ -48,7 +41,7 @@ CLAUSES: Final = (
     Clause(
         "EU AI Act, Art. 15(5)",
         "resilience against attempts to alter use or outputs: poisoned or manipulated models, adversarial inputs",
-        ("graph.bypass", "graph.pixel-logic", "file.loading", "shortcut.*", "stability.attack"),
+        (*_AROUND, "file.loading", "shortcut.*", "stability.attack"),
     ),
     Clause("EU AI Act, Annex IV(2)(g)", "dated and signed test reports, with metrics and test data", ("*",)),
     Clause(

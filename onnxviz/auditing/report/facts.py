@@ -42,11 +42,7 @@ def machine() -> dict[str, Any]:
         told = Path("/proc/cpuinfo").read_text("ascii", "replace")
     except OSError:
         told = ""
-    flags = {
-        word
-        for line in re.findall(r"^(?:flags|Features)\s*:(.*)$", told, re.MULTILINE)
-        for word in line.split()
-    }
+    flags = set(" ".join(re.findall(r"^(?:flags|Features)\s*:(.*)$", told, re.MULTILINE)).split())
     return {
         "system": platform.system(),
         "architecture": platform.machine(),
@@ -86,14 +82,9 @@ def facts(networks: Mapping[str, Mapping[str, Any]], *, by: str | None = None, *
     first = next(iter(networks.values()), {})
     versions = dict(first.get("versions", {}))
     here = machine()
-    told |= more
-    told["made by"] = by
-    told["onnxviz"] = versions.pop("onnxviz", None)
-    told["ONNX Runtime"] = (
-        f"{versions.pop('onnxruntime')}, {first['provider']}" if "onnxruntime" in versions else None
-    )
-    told |= versions
-    told["machine"] = ", ".join(
-        [f"{here['system']} on {here['architecture']}", f"{here['cores']} cores", *here["instructions"]]
-    )
+    told |= {**more, "made by": by, "onnxviz": versions.pop("onnxviz", None)}
+    runtime = versions.pop("onnxruntime", None)
+    told["ONNX Runtime"] = runtime and f"{runtime}, {first['provider']}"
+    where = f"{here['system']} on {here['architecture']}", f"{here['cores']} cores"
+    told |= {**versions, "machine": ", ".join([*where, *here["instructions"]])}
     return {name: value for name, value in told.items() if value is not None}

@@ -6,17 +6,16 @@ import base64
 import hashlib
 import math
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 import numpy as np
 
-from onnxviz.auditing.finding import SEVERITIES
+from onnxviz.auditing.finding import SEVERITIES, State
 from onnxviz.auditing.report.clauses import CLAUSES
-from onnxviz.auditing.report.page import Block, Figure, Gallery, Page, Photo, Table, safe_link
-from onnxviz.auditing.report.spool import Stored
+from onnxviz.auditing.report.page import Block, Figure, Gallery, Page, Photo, Stored, Table, safe_link
 from onnxviz.figures.html import data_uri, environment, loaded, webp
 from onnxviz.files import png_bytes
 
@@ -24,12 +23,7 @@ PHOTO: Final = 448  # longest sides in pixels
 _LAYER, _FIGURE, _SMALL = 224, 1600, 480
 _TALLEST: Final = 4800
 _ROOM: Final = 13 << 20  # of the pictures in one page, as they stand in it
-_STATES: Final = {
-    "found": "found",
-    "clean": "clean",
-    "not-run": "not run",
-    "not-applicable": "not applicable",
-}
+_STATES: Final = {state: state.replace("-", " ") for state in get_args(State)}
 
 
 @dataclass(frozen=True)
@@ -60,18 +54,15 @@ class Grid:
     @property
     def places(self) -> list[tuple[int, str, str, Photo]]:
         """Of the photos that have a place: number, x (0 to 1000) and y (0 to 280) on the map, photo; none of two."""
-        placed = [
-            (number, photo) for number, (photo, _, _) in enumerate(self.photos) if photo.place is not None
-        ]
-        if len(placed) < 3:
+        numbers = [number for number, (photo, _, _) in enumerate(self.photos) if photo.place is not None]
+        if len(numbers) < 3:
             return []
-        points = np.array([photo.place for _, photo in placed], np.float64)
+        placed = [self.photos[number][0] for number in numbers]
+        points = np.array([photo.place for photo in placed], np.float64)
         low, span = points.min(axis=0), np.ptp(points, axis=0)
         at = (points - low) / np.where(span > 0, span, 1) * [1000, 280]
-        return [
-            (number, f"{x:.1f}", f"{y:.1f}", photo)
-            for (number, photo), (x, y) in zip(placed, at, strict=True)
-        ]
+        xs, ys = ([f"{value:.1f}" for value in side] for side in at.T)
+        return list(zip(numbers, xs, ys, placed, strict=True))
 
 
 class _Pictures:
@@ -138,7 +129,9 @@ def render(page: Page, beside: dict[str, bytes | Stored] | None = None) -> bytes
     loader: Any = env.loader
     style, script = (loader.get_source(env, f"report.{kind}")[0] for kind in ("css", "js"))
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    filters: dict[str, Callable[[Any], Any]] = {
+    numbers = iter(range(1, 1_000_000))
+    seen: set[str] = set()  # findings of one check at one place share a fingerprint, and an id is given once
+    env.filters |= {
         "anchor": anchor,
         "columns": lambda table: list(columns(table)),
         "shown": shown,
@@ -149,15 +142,9 @@ def render(page: Page, beside: dict[str, bytes | Stored] | None = None) -> bytes
         "figure": pictures.figure,
         "kind": lambda block: type(block).__name__.lower(),
         "grouped": grouped,
+        "first_time": lambda name: not (name in seen or seen.add(name)),  # type: ignore[func-returns-value]
     }
-    env.filters |= filters
-    numbers = iter(range(1, 1_000_000))
-    seen: set[str] = set()  # findings of one check at one place share a fingerprint, and an id is given once
-    env.filters["first_time"] = lambda name: not (name in seen or seen.add(name))  # type: ignore[func-returns-value]
-    env.globals |= {
-        "grid": lambda gallery: pictures.gallery(gallery, next(numbers)),
-        "plain": Table,
-    }
+    env.globals |= {"grid": lambda gallery: pictures.gallery(gallery, next(numbers)), "plain": Table}
     text = env.get_template("report.html.j2").render(
         page=page,
         style=Markup(style),
@@ -203,17 +190,11 @@ def columns(table: Table) -> Iterator[Column]:
             values = [0.0 if cell is None or not math.isfinite(cell) else float(cell) for cell in cells]
             full = table.bars[name] or max(values, default=0.0)
             bars = [min(1.0, max(0.0, value / full)) if full > 0 else 0.0 for value in values]
-        yield Column(
-            name,
-            numeric,
-            table.hints.get(name, ""),
-            [_short(shown(cell, table.formats.get(name, "") if numeric else "")) for cell in cells],
-            ["" if cell is None or math.isnan(cell) else repr(float(cell)) for cell in cells]
-            if numeric
-            else [],
-            bars,
-            [safe_link(link) for link in table.links.get(name, ())],
-        )
+        spec = table.formats.get(name, "") if numeric else ""
+        texts = [_short(shown(cell, spec)) for cell in cells]
+        keys = ["" if cell is None or math.isnan(cell) else repr(float(cell)) for cell in cells if numeric]
+        links = [safe_link(link) for link in table.links.get(name, ())]
+        yield Column(name, numeric, table.hints.get(name, ""), texts, keys, bars, links)
 
 
 def _short(text: str) -> str:
@@ -233,31 +214,24 @@ def grouped(blocks: Sequence[Block]) -> list[list[Block]]:
 def _tally(page: Page) -> str:
     """How many findings there are by severity, and how many checks of each state, in words."""
     open_ = [one for one in page.findings if one.fingerprint not in page.accepted]
-    found = [
-        f"{count} {severity}"
-        for severity in SEVERITIES
-        if (count := sum(one.severity == severity for one in open_))
-    ]
+    severities = [one.severity for one in open_]
+    found = [f"{severities.count(one)} {one}" for one in SEVERITIES if one in severities]
     several = f"{len(open_)} findings: {', '.join(found)}" if len(found) > 1 else ""
     parts = [several or f"{found[0]} finding{'s' * (len(open_) != 1)}" if found else "no finding"]
     if accepted := len(page.findings) - len(open_):
         parts.append(f"{accepted} accepted")
+    states = [check.state for check in page.checks]
     for state, word in _STATES.items():
-        count = sum(check.state == state for check in page.checks)
-        if count and state != "found":
+        if (count := states.count(state)) and state != "found":
             parts.append(f"{count} check{'s' * (count != 1)} {word}")
     return " · ".join(parts)
 
 
 def _anchors(page: Page) -> list[str]:
     """A different one for each section."""
-    taken: dict[str, int] = {}
-    found = []
-    for section in page.sections:
-        name = section.anchor or f"section-{anchor(section.title)}"
-        taken[name] = taken.get(name, 0) + 1
-        found.append(name if taken[name] == 1 else f"{name}-{taken[name]}")
-    return found
+    names = [section.anchor or f"section-{anchor(section.title)}" for section in page.sections]
+    before = [names[:place].count(name) for place, name in enumerate(names)]
+    return [f"{name}-{count + 1}" if count else name for name, count in zip(names, before, strict=True)]
 
 
 def _clauses(page: Page) -> list[tuple[str, str, list[tuple[str, str]]]]:

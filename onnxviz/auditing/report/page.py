@@ -5,8 +5,11 @@ Everything here is content: any text may come from a stranger's file, and how it
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Mapping, Sequence
+import tempfile
+import weakref
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final, Literal
@@ -225,9 +228,7 @@ def evidence_files(page: Page) -> dict[int, str]:
     return {
         id(one): f"evidence/{file_name(check.id)}-{number}"
         for check in page.checks
-        for number, one in enumerate(
-            [*check.evidence, *(one for finding in check.findings for one in finding.evidence)], start=1
-        )
+        for number, one in enumerate(check.shown, start=1)
     }
 
 
@@ -237,3 +238,41 @@ _BESIDE: Final = re.compile(r"(?!/)[^:?#\\]*(#[^:]*)?")
 def safe_link(link: str) -> str:
     """A link that stays on the page or among the report's files; '' of any other: a scheme, a host, a way up."""
     return link if _BESIDE.fullmatch(link) and not link.startswith("//") and ".." not in link else ""
+
+
+class Spool:
+    """A temporary file of many pieces, gone when nobody holds one of them any more."""
+
+    def __init__(self) -> None:
+        self.file = tempfile.TemporaryFile(prefix="onnxviz-")  # noqa: SIM115 - closed when the spool goes
+        weakref.finalize(self, self.file.close)
+
+    def add(self, data: bytes) -> Stored | bytes:
+        """The piece as it is read again; itself where the disk is full."""
+        try:
+            place = self.file.seek(0, os.SEEK_END)
+            self.file.write(data)
+            self.file.flush()
+        except OSError:
+            return data
+        return Stored(self, place, len(data))
+
+
+class Stored:
+    """Bytes that are read when they are needed: `bytes(one)`, or in pieces, as `FileSet.add` takes them."""
+
+    def __init__(self, spool: Spool, place: int, length: int) -> None:
+        self._spool, self._place, self._length = spool, place, length
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __bytes__(self) -> bytes:
+        self._spool.file.seek(self._place)
+        return self._spool.file.read(self._length)
+
+    def __iter__(self) -> Iterator[bytes]:
+        yield bytes(self)
+
+    def __reduce__(self) -> Any:
+        return bytes, (bytes(self),)

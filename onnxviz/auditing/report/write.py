@@ -10,11 +10,9 @@ from typing import Any
 
 from onnxviz import tables
 from onnxviz.auditing.finding import Evidence
+from onnxviz.auditing.report.exchange import junit, sarif
 from onnxviz.auditing.report.html import render
-from onnxviz.auditing.report.junit import junit
-from onnxviz.auditing.report.page import Page, Table, evidence_files
-from onnxviz.auditing.report.sarif import sarif
-from onnxviz.auditing.report.spool import Stored
+from onnxviz.auditing.report.page import Page, Stored, Table, evidence_files
 from onnxviz.figures.html import loaded
 from onnxviz.file_set import FOLDER_HEAD, FileSet
 from onnxviz.files import json_bytes, png_bytes
@@ -22,6 +20,9 @@ from onnxviz.files import json_bytes, png_bytes
 #: The page itself.
 PAGE = "report.html"
 SUMS = "SHA256SUMS"
+# What the JSON has of a finding and of a check, in this order.
+_FINDING = ("id", "severity", "figure", "threshold", "where", "headline", "sentence", "advice", "fingerprint")
+_CHECK = ("id", "title", "state", "reason", "figure", "threshold", "measure", "limits")
 
 
 def write(
@@ -66,19 +67,17 @@ def _made(page: Page, files: Mapping[str, bytes], one_file: bool) -> dict[str, b
     for name, table in _tables(page).items():
         made |= tables.both(name, table.columns)
     places = evidence_files(page)
-    for check in page.checks:
-        for one in [*check.evidence, *(one for finding in check.findings for one in finding.evidence)]:
-            if one.picture is not None:
-                made[f"{places[id(one)]}.png"] = png_bytes(loaded(one.picture))
-            if one.table:
-                made[f"{places[id(one)]}.csv"] = tables.csv_bytes(one.table)
+    for one in (one for check in page.checks for one in check.shown):
+        if one.picture is not None:
+            made[f"{places[id(one)]}.png"] = png_bytes(loaded(one.picture))
+        if one.table:
+            made[f"{places[id(one)]}.csv"] = tables.csv_bytes(one.table)
     return made | (photos or {}) | dict(files)
 
 
 def to_dict(page: Page) -> dict[str, Any]:
     """The report for machines; its form is docs/schemas/report.schema.json."""
     places = evidence_files(page)
-    accepted = page.accepted
 
     def evidence(found: tuple[Evidence, ...]) -> list[dict[str, Any]]:
         return [
@@ -98,34 +97,19 @@ def to_dict(page: Page) -> dict[str, Any]:
         "when": page.when.isoformat(timespec="seconds") if page.when else None,
         "fail_on": page.fail_on,
         "lead": list(page.lead),
-        "numbers": [{"value": one.value, "name": one.name, "note": one.note} for one in page.numbers],
+        "numbers": [dict(vars(one)) for one in page.numbers],
         "facts": dict(page.facts),
         "findings": [
             {
-                "id": one.id,
-                "severity": one.severity,
-                "figure": one.figure,
-                "threshold": one.threshold,
-                "where": one.where,
-                "headline": one.headline,
-                "sentence": one.sentence,
-                "advice": one.advice,
-                "fingerprint": one.fingerprint,
-                "accepted": accepted.get(one.fingerprint),
+                **{name: getattr(one, name) for name in _FINDING},
+                "accepted": page.accepted.get(one.fingerprint),
                 "evidence": evidence(one.evidence),
             }
             for one in page.findings
         ],
         "checks": [
             {
-                "id": check.id,
-                "title": check.title,
-                "state": check.state,
-                "reason": check.reason,
-                "figure": check.figure,
-                "threshold": check.threshold,
-                "measure": check.measure,
-                "limits": check.limits,
+                **{name: getattr(check, name) for name in _CHECK},
                 "findings": [finding.fingerprint for finding in check.findings],
                 "evidence": evidence(check.evidence),
                 "figures": dict(check.figures),

@@ -11,10 +11,9 @@ import numpy as np
 import pytest
 
 from onnxviz.auditing.finding import Check, Finding
+from onnxviz.auditing.report.exchange import junit, sarif
 from onnxviz.auditing.report.html import columns, render, shown
-from onnxviz.auditing.report.junit import junit
 from onnxviz.auditing.report.page import Gallery, Page, Photo, Section, Table, safe_link
-from onnxviz.auditing.report.sarif import sarif
 from onnxviz.text import hidden
 from tests.auditing.report.samples import EVIL, comparison, hostile, scene
 

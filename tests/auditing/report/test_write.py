@@ -15,9 +15,8 @@ import numpy as np
 import pytest
 
 from onnxviz.auditing.finding import Check, Evidence, Finding
-from onnxviz.auditing.report.junit import junit
+from onnxviz.auditing.report.exchange import MOST_RESULTS, junit, sarif
 from onnxviz.auditing.report.page import Page
-from onnxviz.auditing.report.sarif import MOST_RESULTS, sarif
 from onnxviz.auditing.report.write import to_dict, write
 from onnxviz.errors import OutputRefused
 from onnxviz.files import json_bytes

@@ -1,26 +1,87 @@
-"""Whether attribution maps change when what was learned is taken out: cascading randomisation."""
+"""Whether attribution maps of this network tell what it uses, so that they may be shown as evidence: whether they tell
+more than chance, and whether they change when what was learned is taken out."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import numpy as np
+import onnx_ir as ir
 
+from onnxviz.attribution.faithfulness import BASELINES, faithfulness
 from onnxviz.attribution.sheet import attributions
-from onnxviz.auditing.checks.faith import fits
 from onnxviz.auditing.finding import Evidence
-from onnxviz.auditing.registry import Found, NotApplicable, Rule, check
+from onnxviz.auditing.registry import Found, NotApplicable, Rule, check, columns
 from onnxviz.auditing.statistics import spearman
 from onnxviz.auditing.subject import Subject
+from onnxviz.errors import ModelUnsuitable, UnsupportedOperator
 from onnxviz.network import Network
 from onnxviz.opening import load
 from onnxviz.progress import silent
 
-if TYPE_CHECKING:
-    import onnx_ir as ir
+_METHODS: Final = ("grad-cam", "smoothgrad", "saliency", "guided")
+_PICTURES: Final = 6
+_STEPS: Final = 8
 
-_METHODS: Final = ("grad-cam", "saliency", "gradient", "guided")
-_PICTURES: Final = 2
+
+def sampled(subject: Subject, count: int) -> list[Any]:
+    """So many pictures, spread evenly over those given."""
+    images = subject.images
+    return list(images) if len(images) <= count else [images[i * len(images) // count] for i in range(count)]
+
+
+@check(
+    "faith.gain",
+    "Which attribution maps tell more than chance?",
+    severity="info",
+    threshold="random",
+    measure="symmetric relevance gain, by method",
+    needs=("network", "classes", "pictures", "gradients"),
+    least=4,
+    limits="Six pictures: a method may be better than its limits tell. What maps say of single pictures is not judged.",
+)
+def gain(subject: Subject, rule: Rule) -> Found:
+    """Symmetric relevance gain of each method: not told from random where its lower limit is under random's upper."""
+    fitting = [name for name in _METHODS if fits(subject, name)]
+    if not fitting:
+        raise NotApplicable("no attribution method fits this network")
+    options: dict[str, Any] = {"steps": _STEPS, "seed": subject.seed, "progress": silent}
+    height, width = subject.views[0].shape[:2]
+    options["grid"] = min(14, height, width)
+    result = faithfulness(subject.net, sampled(subject, _PICTURES), fitting, **options)
+    chance = result.score("random").high or 0.0
+    findings = [
+        rule.finding(
+            round(one.value, 3),
+            one.method,
+            f"{len(result.names)} pictures cannot tell maps of {one.method} from random ones: their gain is "
+            f"{one.value:.3f} (95% limits {one.low:.3f} to {one.high:.3f}), that of random maps up to {chance:.3f}",
+            "Do not take them as evidence of what the network looks at: take a method that is better here, or run "
+            "`onnxviz faithfulness` on more pictures.",
+        )
+        for one in result.scores
+        if one.better is False
+    ]
+    told = [f"{one.method} {one.value:+.2f}" for one in result.scores if one.method not in BASELINES]
+    figures = {one.method: {"gain": one.value, "low": one.low, "high": one.high} for one in result.scores}
+    caption = "Symmetric relevance gain of each method, beside chance and the middle"
+    shown = Evidence(caption, result.picture())
+    return Found(", ".join(told), findings, [shown], figures)
+
+
+def fits(subject: Subject, method: str) -> bool:
+    """Whether the method can be taken of this network at all."""
+    from onnxviz.attribution.sheet import attributions
+
+    try:
+        attributions(subject.net, subject.probes[:1], [method], progress=silent)
+    except (ModelUnsuitable, UnsupportedOperator):
+        return False
+    return True
+
+
+_CASCADED: Final = ("grad-cam", "saliency", "gradient", "guided")
+_LOOKED_AT: Final = 2
 _ALIKE: Final = 0.8
 
 
@@ -41,10 +102,10 @@ def cascade(subject: Subject, rule: Rule) -> Found:
     layers = weighted(net.model)
     if len(layers) < 2:
         raise NotApplicable(f"{len(layers)} of its layers have weights in floating point; it takes two")
-    methods = [name for name in _METHODS if fits(subject, name)]
+    methods = [name for name in _CASCADED if fits(subject, name)]
     if not methods:
         raise NotApplicable("no attribution method fits this network")
-    pictures = [net.prepare(view) for view in subject.views[:_PICTURES]]
+    pictures = [net.prepare(view) for view in subject.views[:_LOOKED_AT]]
     before = [attributions(net, x, methods, progress=silent) for x in pictures]
     targets = [one.grid[0][0].target for one in before]
     depths = _depths(len(layers))
@@ -76,13 +137,12 @@ def _found(rule: Rule, depths: dict[str, int], found: dict[str, dict[str, list[f
         for name, value in likeness.items()
         if value > rule.bar
     ]
-    table: dict[str, list[Any]] = {"method": [], "kind": [], **{depth: [] for depth in depths}}
-    for name, kinds in found.items():
-        for kind, values in kinds.items():
-            table["method"].append(name)
-            table["kind"].append(kind)
-            for depth, value in zip(depths, values, strict=True):
-                table[depth].append(round(value, 3))
+    rows = [
+        (name, kind, *(round(value, 3) for value in values))
+        for name, kinds in found.items()
+        for kind, values in kinds.items()
+    ]
+    table = columns(("method", "kind", *depths), rows)
     told = ", ".join(f"{name} {value:.2f}" for name, value in likeness.items())
     shown = Evidence("Rank correlation of maps with those of random weights, from the head down", table=table)
     return Found(told, findings, [shown], {"layers": depths, "correlation": found})
@@ -102,13 +162,5 @@ def _mean(values: list[float]) -> float:
 
 def _opened(net: Network, model: ir.Model) -> Network:
     """A changed network as the other was opened."""
-    return load(
-        model,
-        preprocess=net.preprocessing,
-        labels=net.labels,
-        provider="cpu",
-        threads=net.threads,
-        limits=net.limits,
-        input=net.input.name,
-        output=net.chosen_output,
-    )
+    own = {"labels": net.labels, "threads": net.threads, "limits": net.limits, "output": net.chosen_output}
+    return load(model, preprocess=net.preprocessing, provider="cpu", input=net.input.name, **own)

@@ -1,11 +1,15 @@
-"""A report as SARIF 2.1.0 (OASIS), which code hosts and security dashboards read."""
+"""A report for other programs: SARIF 2.1.0 (OASIS), which code hosts and security dashboards read, and JUnit XML, which
+every CI shows."""
 
 from __future__ import annotations
 
 import os
+import re
+from datetime import UTC
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote
+from xml.etree import ElementTree
 
 from onnxviz._version import __version__
 from onnxviz.auditing.finding import Check, Finding
@@ -38,6 +42,7 @@ def sarif(page: Page) -> dict[str, Any]:
     if len(findings) > MOST_RESULTS:
         notes.append(_note(f"{len(findings) - MOST_RESULTS} more findings are in findings.csv"))
     where = _uri(page.model or page.title)
+    ended = {"endTimeUtc": page.when.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")} if page.when else {}
     return {
         "$schema": SCHEMA,
         "version": "2.1.0",
@@ -55,7 +60,7 @@ def sarif(page: Page) -> dict[str, Any]:
                 "invocations": [
                     {
                         "executionSuccessful": not notes,
-                        **({"endTimeUtc": _utc(page)} if page.when else {}),
+                        **ended,
                         "toolExecutionNotifications": notes,
                     }
                 ],
@@ -112,13 +117,77 @@ def _text(text: str) -> str:
     return "\n".join(map(printable, text.split("\n")))
 
 
-def _utc(page: Page) -> str:
-    from datetime import UTC
-
-    assert page.when is not None
-    return page.when.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
 def _uri(model: str) -> str:
     """The model's path as a relative reference."""
     return quote(os.fsencode(Path(from_here(model)).as_posix())) or "model"
+
+
+# What XML 1.0 cannot hold in any spelling.
+_ILLEGAL: Final = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+
+
+def junit(page: Page) -> bytes:
+    """The report as UTF-8 XML.
+
+    A check that did not run is an error; one with a finding that counts (`Page.counts`) fails; one that does not apply
+    is skipped. Findings that do not count, or have been accepted, stand in the case's output.
+    """
+    cases = []
+    counts = {"tests": len(page.checks), "failures": 0, "errors": 0, "skipped": 0}
+    for check in page.checks:
+        room = f"onnxviz.{page.kind}.{check.id.rpartition('.')[0]}"
+        case = ElementTree.Element("testcase", {"classname": _lines(room), "name": _lines(check.id)})
+        if check.state == "not-run":
+            counts["errors"] += 1
+            _under(case, "error", check.reason or "it did not run", "not-run")
+        elif check.state == "not-applicable":
+            counts["skipped"] += 1
+            _under(case, "skipped", check.reason or "it does not apply")
+        else:
+            counts["failures"] += _judged(page, check, case)
+        cases.append(case)
+    numbers = {name: str(count) for name, count in counts.items()}
+    root = ElementTree.Element("testsuites", {"name": f"onnxviz {page.kind}", **numbers})
+    own = {"name": _legal(printable(page.title)), **numbers, "time": "0"}
+    suite = ElementTree.SubElement(root, "testsuite", own)
+    if page.when:
+        suite.set("timestamp", page.when.isoformat(timespec="seconds"))
+    suite.extend(cases)
+    ElementTree.indent(root)
+    return b'<?xml version="1.0" encoding="UTF-8"?>\n' + ElementTree.tostring(root, "utf-8") + b"\n"
+
+
+def _judged(page: Page, check: Check, case: ElementTree.Element) -> bool:
+    """Whether the check fails; its findings are written into the case."""
+    failing = [finding for finding in check.findings if page.counts(finding)]
+    if failing:
+        told = "\n\n".join(
+            f"{finding.severity}: {finding.told}\n"
+            f"where: {finding.where or 'the whole file'}; measured {shown(finding.figure)}, "
+            f"threshold {shown(finding.threshold)}\n{finding.advice}".rstrip()
+            for finding in failing
+        )
+        element = _under(case, "failure", failing[0].told, failing[0].severity)
+        element.text = _lines(told)
+    others = [
+        f"{'accepted' if finding.fingerprint in page.accepted else finding.severity}: {finding.told}"
+        + (f" ({reason})" if (reason := page.accepted.get(finding.fingerprint)) else "")
+        for finding in check.findings
+        if not page.counts(finding)
+    ]
+    if others:
+        ElementTree.SubElement(case, "system-out").text = _lines("\n".join(others))
+    return bool(failing)
+
+
+def _under(case: ElementTree.Element, tag: str, message: str, kind: str = "") -> ElementTree.Element:
+    said = {"message": _legal(printable(message)), **({"type": kind} if kind else {})}
+    return ElementTree.SubElement(case, tag, said)
+
+
+def _lines(text: str) -> str:
+    return _legal(_text(text))
+
+
+def _legal(text: str) -> str:
+    return _ILLEGAL.sub("\ufffd", text)
