@@ -153,6 +153,6 @@ class Likeness:
         scale = math.sqrt(self.signal) * math.sqrt(self.other)
         return min(1.0, max(-1.0, self.product / scale)) if scale > 0 else None
 
-    def to_dict(self) -> dict[str, Any]:
+    def figures(self) -> dict[str, float | None]:
         """As plain values."""
         return {"sqnr_db": self.sqnr, "cosine": self.cosine}

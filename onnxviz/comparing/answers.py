@@ -100,7 +100,7 @@ class Answers:
             "reason": self.reason,
             "agreement": {f"margin>={margin:g}": one.to_dict() for margin, one in self.agreement.items()},
             "confidence_shift": self.shift,
-            "outputs": {name: one.to_dict() for name, one in self.likeness.items()},
+            "outputs": {name: one.figures() for name, one in self.likeness.items()},
             "pixels": None if self.pixels is None else self.pixels.to_dict(),
             "truth": None if truth is None else truth.to_dict(),
             "noise_equivalent": None if noise is None else noise.to_dict(),

@@ -25,8 +25,7 @@ from onnxviz.comparing.hybrids import Hybrids, ending
 from onnxviz.comparing.judge import judged
 from onnxviz.comparing.local import HEALED, advise, local, split
 from onnxviz.comparing.match import Matching, match, read_pairs
-from onnxviz.comparing.result import Compared, rows
-from onnxviz.comparing.resume import made, rests
+from onnxviz.comparing.result import Compared, made, rests, rows
 from onnxviz.comparing.why import why
 from onnxviz.errors import (
     ImageRejected,

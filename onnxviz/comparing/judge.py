@@ -192,7 +192,7 @@ def _runtime(rule: Rule, moved: Likeness | None, parts: Mapping[str, Any]) -> Ch
         "run it without: SessionOptions.graph_optimization_level, or session.disable_quant_qdq=1 where quantisers are "
         "moved; quantise weights too, if they are float",
     )  # fmt: skip
-    return check(rule, findings, figure=moved.sqnr, figures=moved.to_dict())
+    return check(rule, findings, figure=moved.sqnr, figures=moved.figures())
 
 
 def _drift(rule: Rule, drift: Drift, parts: Mapping[str, Any]) -> Check:

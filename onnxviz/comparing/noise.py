@@ -70,23 +70,20 @@ def noise_equivalent(
     chosen = [used[place] for place in np.unique(np.linspace(0, len(used) - 1, _PROBES).round().astype(int))]
     probes = _Probes(a, pictures, chosen, seed, names)
     target = float(np.mean([by_b[index] for index in probes.used]))
-    at_one = probes.under(1.0)
-    agreement = Share(sum(one == other for one, other in at_one.classes), len(at_one.classes))
-    low, high = (0.0, 0.0), (1.0, at_one.mean)
+    at_one, classes = probes.under(1.0)
+    agreement = Share(sum(one == other for one, other in classes), len(classes))
+    low, high = (0.0, 0.0), (1.0, at_one)
     if target <= 0:
         return Noise(target, 0.0, False, agreement, len(probes.used))
     while high[1] < target and high[0] < _LARGEST:
-        low, high = high, (2 * high[0], probes.under(2 * high[0]).mean)
+        low, high = high, (2 * high[0], probes.under(2 * high[0])[0])
     if high[1] < target:
         return Noise(target, high[0], True, agreement, len(probes.used))
     sd = high[0]
     for _ in range(_REFINED):
         sd = _between(low, high, target)
-        found = probes.under(sd).mean
-        if found < target:
-            low = sd, found
-        else:
-            high = sd, found
+        found = sd, probes.under(sd)[0]
+        low, high = (found, high) if found[1] < target else (low, found)
     return Noise(target, _between(low, high, target), False, agreement, len(probes.used))
 
 
@@ -95,14 +92,6 @@ def _between(low: tuple[float, float], high: tuple[float, float], target: float)
     if high[1] <= low[1]:
         return high[0]
     return low[0] + (high[0] - low[0]) * (target - low[1]) / (high[1] - low[1])
-
-
-@dataclass(frozen=True)
-class _Moved:
-    """What noise did: the mean of ‖z − z_A‖ / ‖z_A‖, and the classes without and with it, picture by picture."""
-
-    mean: float
-    classes: Sequence[tuple[int, int]]
 
 
 class _Probes:
@@ -131,14 +120,13 @@ class _Probes:
         logits = net.run(x, [net.head.logits])[net.head.logits].reshape(-1).astype(np.float64)
         return [centred(logits, net.head)]
 
-    def under(self, sd: float) -> _Moved:
-        """What noise of this sd does."""
+    def under(self, sd: float) -> tuple[float, list[tuple[int, int]]]:
+        """What noise of this sd does: the mean of ‖z − z_A‖ / ‖z_A‖, and the classes without and with it, picture by
+        picture."""
         pairs = [(z, self._answers(index, sd)) for index, z in self._plain.items() if z]
         pairs = [(z, noisy) for z, noisy in pairs if noisy and all(np.isfinite(one).all() for one in noisy)]
-        return _Moved(
-            float(np.mean([together(z, noisy) for z, noisy in pairs])) if pairs else 0.0,
-            [] if self._names else [(_best(z[0]), _best(noisy[0])) for z, noisy in pairs],
-        )
+        mean = float(np.mean([together(z, noisy) for z, noisy in pairs])) if pairs else 0.0
+        return mean, [] if self._names else [(_best(z[0]), _best(noisy[0])) for z, noisy in pairs]
 
 
 def whole(net: Network, x: np.ndarray, names: Sequence[str]) -> dict[str, np.ndarray]:

@@ -26,8 +26,7 @@ from onnxviz.auditing.report.page import (
 )
 from onnxviz.comparing.drift import Flip
 from onnxviz.comparing.judge import MARGIN, missing, source, verdict
-from onnxviz.comparing.result import Compared
-from onnxviz.comparing.resume import PARTS, written
+from onnxviz.comparing.result import PARTS, Compared, written
 from onnxviz.comparing.words import FIRST, WORST, advice, exclusion, gaps, quantised, shares, upper
 from onnxviz.files import json_bytes, png_bytes
 from onnxviz.text import file_name, printable

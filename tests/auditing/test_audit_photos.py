@@ -72,7 +72,7 @@ def test_embedding_atlas_loads_it(audited, photo_files):
 
 
 def test_many_photos_are_a_table_alone(net, photo_files, tmp_path, monkeypatch):
-    monkeypatch.setattr("onnxviz.auditing.result._FEW", 1)
+    monkeypatch.setattr("onnxviz.auditing.run._FEW", 1)
     page = onnxviz.audit(net, photo_files[:2], only=["file.finite"]).save(tmp_path / "out")
     assert "data-method" not in page.read_text("utf-8")
     assert (tmp_path / "out" / "photos.csv").exists()

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from onnxviz.auditing.checks.shortcut import regions
-from onnxviz.auditing.scenes import scenes
+from onnxviz.auditing.checks.shortcut import regions, scenes
 from onnxviz.auditing.subject import made
 
 PART = regions(96, 96)[0]

@@ -10,7 +10,7 @@ import pytest
 import onnxviz
 from onnxviz.comparing import compare as comparing
 from onnxviz.comparing import drift as drifting
-from onnxviz.comparing.resume import PARTS
+from onnxviz.comparing.result import PARTS
 from onnxviz.errors import UsageError
 from onnxviz.progress import Interrupted
 from tests.comparing import small
