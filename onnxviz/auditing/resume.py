@@ -103,16 +103,17 @@ def earlier(
     manifest = read(place / FOLDER_HEAD)
     before = manifest.get(RESTS)
     if manifest.get("schema") != f"onnxviz.{kind}/1" or not isinstance(before, dict):
-        raise UsageError(
-            f"--resume: {quoted(place)} holds no {kind} that can be gone on with" + ways("leave out --resume")
-        )
+        raise refusal(f"{quoted(place)} holds no {kind} that can be gone on with")
     changed = [word for key, word in words.items() if before.get(key) != now[key]]
     if changed:
-        raise UsageError(
-            f"--resume: {' and '.join(changed)} changed since the {kind} in {quoted(place)} was made"
-            + ways("leave out --resume", "give another --out")
-        )
+        told = f"{' and '.join(changed)} changed since the {kind} in {quoted(place)} was made"
+        raise refusal(told, "give another --out")
     return manifest
+
+
+def refusal(text: str, *more: str) -> UsageError:
+    """Why nothing can be gone on with, and what to do."""
+    return UsageError(f"--resume: {text}" + ways("leave out --resume", *more))
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -123,9 +124,9 @@ def read(path: Path) -> dict[str, Any]:
     try:
         found = json.loads(read_text(path, "an earlier report", _LARGEST))
     except (UsageError, ValueError, RecursionError) as error:
-        raise UsageError(f"--resume: {error}" + ways("leave out --resume")) from error
+        raise refusal(str(error)) from error
     if not isinstance(found, dict):
-        raise UsageError(f"--resume: {quoted(path)} is no report" + ways("leave out --resume"))
+        raise refusal(f"{quoted(path)} is no report")
     return found
 
 

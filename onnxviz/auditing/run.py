@@ -9,26 +9,28 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Final, get_args
+from typing import TYPE_CHECKING, Any, Final, get_args
 
 from onnxviz._version import __version__
 from onnxviz.auditing import accept as accepting
 from onnxviz.auditing import policy as policies
 from onnxviz.auditing import resume as resuming
 from onnxviz.auditing.accept import Entry
-from onnxviz.auditing.album import Album
 from onnxviz.auditing.checks import rules
 from onnxviz.auditing.finding import FAIL_ON, Check, Finding, State, counts, ordered
 from onnxviz.auditing.policy import Policy, Setting
 from onnxviz.auditing.registry import Found, NotApplicable, NotRun, Rule, changed
 from onnxviz.auditing.report.facts import now
-from onnxviz.auditing.report.page import Page
 from onnxviz.auditing.subject import Subject
 from onnxviz.errors import OnnxVizError, UsageError, WorkerCrashed, near
 from onnxviz.network import Network
 from onnxviz.progress import Shown, silent, told, until_interrupted
 from onnxviz.provenance import recorded
 from onnxviz.text import quoted
+
+if TYPE_CHECKING:
+    from onnxviz.auditing.album import Album
+    from onnxviz.auditing.report.page import Page
 
 _FEW: Final = 60  # pictures that stand on the page, with maps
 _MAPS: Final = ("grad-cam", "smoothgrad", "saliency")  # by the first that no check named

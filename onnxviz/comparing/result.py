@@ -18,7 +18,7 @@ import numpy as np
 
 from onnxviz._version import __version__
 from onnxviz.auditing.finding import Check, Finding, ordered
-from onnxviz.auditing.resume import digest, earlier, pictured, read
+from onnxviz.auditing.resume import digest, earlier, pictured, read, refusal
 from onnxviz.auditing.statistics import Likeness, Share
 from onnxviz.comparing.answers import Answers, Truth
 from onnxviz.comparing.dense import Detections, Pixels
@@ -28,7 +28,7 @@ from onnxviz.comparing.match import Matching, Pair
 from onnxviz.comparing.noise import Noise
 from onnxviz.comparing.weights import WeightFigures
 from onnxviz.comparing.why import LayerFigures, Why
-from onnxviz.errors import UsageError, near, ways
+from onnxviz.errors import UsageError, near
 from onnxviz.image.folder import Skipped
 from onnxviz.network import Network
 from onnxviz.results import Result
@@ -221,10 +221,7 @@ def made(
             raise ValueError(f"its schema is {message['schema']!r}")
         parts = {str(name): _loaded(one) for name, one in message["parts"].items()}
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
-        raise UsageError(
-            f"--resume: {quoted(path)} does not hold the parts of a comparison: {error}"
-            + ways("leave out --resume")
-        ) from error
+        raise refusal(f"{quoted(path)} does not hold the parts of a comparison: {error}") from error
     return parts, manifest
 
 
