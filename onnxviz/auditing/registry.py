@@ -117,7 +117,11 @@ class Rule:
         return self._told(state, reason=spelt(reason))
 
     def _told(self, state: State, **made: Any) -> Check:
-        own = {"threshold": self.threshold, "measure": self.measure, "limits": spelt(self.limits)}
+        own: dict[str, Any] = {
+            "threshold": self.threshold,
+            "measure": self.measure,
+            "limits": spelt(self.limits),
+        }
         return Check(self.id, self.title, state, **own, **made)
 
 

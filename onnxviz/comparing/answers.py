@@ -356,8 +356,8 @@ class _Table:
                 calibration.add(confidence, one)
         if not same:
             row: dict[str, Any] = {"picture": printable(name), "sha256": digest or None}
-            for letter, net, one, share in zip("ab", (self._a, self._b), classes, best, strict=True):
-                row |= {letter: one, f"{letter}_label": net.label(one), f"{letter}_probability": share}
+            for letter, net, place, share in zip("ab", (self._a, self._b), classes, best, strict=True):
+                row |= {letter: place, f"{letter}_label": net.label(place), f"{letter}_probability": share}
             row["margin"] = margin
             row["a_probability_of_b"] = float(scores[0][classes[1]])
             row["b_probability_of_a"] = float(scores[1][classes[0]])

@@ -186,11 +186,11 @@ class Detections:
                 self.nothing[name] = int(np.argmax(means)) if whole else -1
             if self.nothing[name] >= 0:  # almost everywhere there is nothing
                 a, b = (np.delete(array, self.nothing[name], axis) for array in (a, b))
-            ours, theirs = a >= _FOUND, b >= _FOUND
-            found += int(ours.sum())
-            lost += int((ours & (b < _KEPT)).sum())
-            added += int((theirs & (a < _KEPT)).sum())
-            kept += int(((ours & (b >= _KEPT)) | (theirs & (a >= _KEPT))).sum())
+            by_a, by_b = a >= _FOUND, b >= _FOUND
+            found += int(by_a.sum())
+            lost += int((by_a & (b < _KEPT)).sum())
+            added += int((by_b & (a < _KEPT)).sum())
+            kept += int(((by_a & (b >= _KEPT)) | (by_b & (a >= _KEPT))).sum())
         self.found, self.lost, self.added = self.found + found, self.lost + lost, self.added + added
         if kept + lost + added:
             self.shares.append(kept / (kept + lost + added))

@@ -40,9 +40,10 @@ def bypass(subject: Subject, rule: Rule) -> Found:
     if ways.short is not None or ways.fewest == 0:
         join = ways.short
         at = "" if join is None else f": {_of(join)} lets {quoted(join.operand)} in"
+        figure: int | str = 0
         if ways.fewest == 0:
             at += "" if join is None else ", which no learned layer made"
-            figure, text = 0, f"without a single learned layer{at}"
+            text = f"without a single learned layer{at}"
         else:
             figure, text = "around the last layer", f"around {quoted(ways.last)}, the last weight layer{at}"
         text = (

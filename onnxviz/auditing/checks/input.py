@@ -103,8 +103,8 @@ def recipes(declared: Preprocessing) -> dict[str, Preprocessing]:
         base = PRESETS[preset]
         for order in ("RGB", "BGR"):
             turned = base.override(channels=order)
-            own = {"mean": turned.mean, "std": turned.std, "channels": order, "name": f"{preset} {order}"}
-            recipe = replace(declared, **own)
+            name = f"{preset} {order}"
+            recipe = replace(declared, mean=turned.mean, std=turned.std, channels=order, name=name)
             if not any(_alike(recipe, one) for one in found.values()):
                 found[recipe.name] = recipe
     return found

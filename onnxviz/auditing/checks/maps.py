@@ -162,5 +162,10 @@ def _mean(values: list[float]) -> float:
 
 def _opened(net: Network, model: ir.Model) -> Network:
     """A changed network as the other was opened."""
-    own = {"labels": net.labels, "threads": net.threads, "limits": net.limits, "output": net.chosen_output}
+    own: dict[str, Any] = {
+        "labels": net.labels,
+        "threads": net.threads,
+        "limits": net.limits,
+        "output": net.chosen_output,
+    }
     return load(model, preprocess=net.preprocessing, provider="cpu", input=net.input.name, **own)

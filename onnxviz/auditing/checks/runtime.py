@@ -154,7 +154,7 @@ def provider(subject: Subject, rule: Rule) -> Found:
             finding = rule.finding("it does not run", runs_on, text, advice, severity="high")
             return Found("it does not run", [finding])
     parts = {name: decibels(reference.ran[name].values, one.values) for name, one in ran.items()}
-    rows = {"layer": list(ratios), "dB": list(ratios.values())}
+    rows: dict[str, list[Any]] = {"layer": list(ratios), "dB": list(ratios.values())}
     table = Evidence(f"Layers on {runs_on} against the CPU", table=rows)
     first = next((name for name, ratio in ratios.items() if ratio < least), None)
     findings = []
