@@ -7,7 +7,7 @@ import pytest
 
 import onnxviz
 from onnxviz.attribution import methods as registry
-from onnxviz.auditing.checks import sanity
+from onnxviz.auditing.checks import maps
 from onnxviz.auditing.subject import made
 from onnxviz.figures.captions import Caption
 from tests.auditing.checking import SIZE, checked, ending, pooled
@@ -42,7 +42,7 @@ def edges():
 
 
 def test_a_method_that_ignores_weights_is_named(deep, edges, monkeypatch):
-    monkeypatch.setattr(sanity, "_METHODS", ("gradient", edges))
+    monkeypatch.setattr(maps, "_CASCADED", ("gradient", edges))
     one = checked(deep, "sanity.cascade", PICTURES)
     assert [(finding.severity, finding.where) for finding in one.findings] == [("info", "edges")]
     figures = one.figures["correlation"]

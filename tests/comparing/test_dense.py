@@ -108,6 +108,9 @@ def test_what_either_finds_is_counted_by_picture():
     mean, low, high = found.agreement()
     assert mean == 0.625 and low == 0 and high == 1
     assert "4 detections 1 are lost and 1 new" in found.verdict()
+    two = Detections({"y": (1, [1, 2]), "z": (1, [1, 2])})  # of each picture, all outputs together
+    two.add({"y": a, "z": a}, {"y": a, "z": lost})
+    assert (two.found, two.lost, two.shares) == (2, 1, [0.5])
 
 
 def test_the_class_of_nothing_is_left_out():
