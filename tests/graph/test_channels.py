@@ -8,6 +8,7 @@ import onnx
 import onnx_ir as ir
 import onnxruntime as ort
 import pytest
+from graph.hostile import array, local, model
 from onnx import TensorProto, helper
 
 import onnxviz
@@ -16,25 +17,15 @@ from onnxviz.graph.analysis.channels import Channels, read_as
 WIDE = 8  # channels of the last layer
 
 
-def _reshaped(m, x):
-    return m("Reshape", m("GlobalAveragePool", x), m.constant([-1, 1, 1, WIDE]))
-
-
-def _turned(m, x):
-    return m("Transpose", m("GlobalAveragePool", x), perm=[0, 2, 3, 1])
-
-
-def _squeezed(m, x):
-    flat = m("Squeeze", m("GlobalAveragePool", x), m.constant([2, 3]))
-    return m("Unsqueeze", flat, m.constant([1, 2]))
-
-
-def _averaged(m, x):
-    return m("ReduceMean", m("Transpose", x, perm=[0, 2, 3, 1]), axes=[1, 2], keepdims=1)
-
-
-def _one_place(m, x):
-    return m("Reshape", m("GlobalAveragePool", x), m.constant([-1, 1, WIDE]))
+POOLS = {
+    "reshaped": lambda m, x: m("Reshape", m("GlobalAveragePool", x), m.constant([-1, 1, 1, WIDE])),
+    "turned": lambda m, x: m("Transpose", m("GlobalAveragePool", x), perm=[0, 2, 3, 1]),
+    "squeezed": lambda m, x: m(
+        "Unsqueeze", m("Squeeze", m("GlobalAveragePool", x), m.constant([2, 3])), m.constant([1, 2])
+    ),
+    "averaged": lambda m, x: m("ReduceMean", m("Transpose", x, perm=[0, 2, 3, 1]), axes=[1, 2], keepdims=1),
+    "one place": lambda m, x: m("Reshape", m("GlobalAveragePool", x), m.constant([-1, 1, WIDE])),
+}
 
 
 def traced(pool, size: int = 12) -> onnx.ModelProto:
@@ -47,18 +38,18 @@ def traced(pool, size: int = 12) -> onnx.ModelProto:
     return m.model({"image": ("N", size, size, 3)}, {y: ("N", 5)})
 
 
-@pytest.mark.parametrize("pool", [_reshaped, _turned, _squeezed, _averaged, _one_place])
+@pytest.mark.parametrize("pool", POOLS)
 def test_traces_with_the_channels_last(pool):
-    model = traced(pool)
-    net = onnxviz.load(model, provider="cpu")
+    proto = traced(POOLS[pool])
+    net = onnxviz.load(proto, provider="cpu")
     pooled = net.layers[-3]
     assert pooled.shape[-1] == WIDE and pooled.channels_last and pooled.channel_axis == len(pooled.shape) - 1
     turned = [layer for layer in net.layers if layer.op == "Conv"]
     assert not any(layer.channels_last for layer in turned)
     assert not net.layers[-2].channels_last  # (N, C)
     x = np.random.default_rng(0).random((2, 12, 12, 3), np.float32)
-    model.graph.output.append(helper.make_tensor_value_info(pooled.name, TensorProto.FLOAT, None))
-    expected = ort.InferenceSession(model.SerializeToString()).run([pooled.name], {"image": x})[0]
+    proto.graph.output.append(helper.make_tensor_value_info(pooled.name, TensorProto.FLOAT, None))
+    expected = ort.InferenceSession(proto.SerializeToString()).run([pooled.name], {"image": x})[0]
     expected = expected.reshape(2, WIDE)
     pictures = list((x * 255).astype(np.uint8))
     found = onnxviz.saliency(net, x, layer=pooled.name, channel=5)
@@ -85,8 +76,8 @@ def test_a_layer_of_one_place_keeps_its_channels_in_front():
 # --- the image ------------------------------------------------------------------------------------
 
 
-def _conv(m, x, channels, group=1):
-    return m("Conv", x, m.random(4, channels // group, 3, 1), pads=[1, 0, 1, 0], group=group)
+def _conv(m, x, channels):
+    return m("Conv", x, m.random(4, channels, 3, 1), pads=[1, 0, 1, 0])
 
 
 def _plain(m, c):
@@ -98,13 +89,11 @@ def _grouped(m, c):
 
 
 def _normed(m, c):
-    mild = [m.random(c, positive=True) for _ in range(4)]
-    return _conv(m, m("BatchNormalization", "x", *mild), c)
+    return _conv(m, m("BatchNormalization", "x", *(m.random(c, positive=True) for _ in range(4))), c)
 
 
 def _last(m, c):
-    x = m("Transpose", m("Sub", "x", m.random(c)), perm=[0, 3, 1, 2])
-    return _conv(m, x, c)
+    return _conv(m, m("Transpose", m("Sub", "x", m.random(c)), perm=[0, 3, 1, 2]), c)
 
 
 def _sliced(m, c):
@@ -135,54 +124,41 @@ def _sliced(m, c):
 def test_the_layout_is_read_off_the_first_reader(front, shape, layout, count):
     m = networks.Maker()
     y = m("Flatten", m("GlobalAveragePool", front(m, count)))
-    model = m.model({"x": shape}, {y: ("N", None)})
-    onnx.checker.check_model(model, full_check=True)
-    net = onnxviz.load(model, provider="cpu")
+    proto = m.model({"x": shape}, {y: ("N", None)})
+    onnx.checker.check_model(proto, full_check=True)
+    net = onnxviz.load(proto, provider="cpu")
     assert (net.input.layout, net.input.channels) == (layout, count)
     assert not any("layout=" in warning for warning in net.warnings)
-    said = onnxviz.load(model, provider="cpu", layout="NHWC" if layout == "NCHW" else "NCHW")
+    said = onnxviz.load(proto, provider="cpu", layout="NHWC" if layout == "NCHW" else "NCHW")
     assert said.input.layout != layout  # the caller knows better
 
 
 def test_a_model_of_functions_is_looked_into():
-    imports = [helper.make_opsetid("", 17)]
-    body = [helper.make_node("Relu", ["a"], ["b"]), helper.make_node("Conv", ["b", "w"], ["c"])]
-    function = helper.make_function("local", "Block", ["a", "w"], ["c"], body, imports)
-    m = networks.Maker()
-    weights = m.random(4, 11, 3, 1)
-    y = m("Block", "x", weights, domain="local")
-    model = m.model({"x": ("N", 11, 60, 1)}, {y: None})
-    made = helper.make_model(
-        model.graph,
-        functions=[function],
-        opset_imports=[*imports, helper.make_opsetid("local", 1)],
-        ir_version=8,
+    made = model(
+        "y = local.Block(x, w)",
+        [array("w", np.ones((4, 11, 3, 1)))],
+        shape=("N", 11, 60, 1),
+        functions=[local("Block (a, w) => (c) { b = Relu(a) c = Conv(b, w) }")],
     )
     read = ir.from_proto(made)
     found = read_as(read.graph.inputs[0], read.functions)
-    assert found is not None and found.axis == 1
-    assert read_as(ir.from_proto(model).graph.inputs[0]) is None
     assert found in (Channels(1, 11), Channels(1, None))
+    assert read_as(read.graph.inputs[0]) is None
 
 
-def test_sizes_that_do_not_tell_are_said():
+@pytest.mark.parametrize(("channels", "clear"), [(11, False), (3, True)])
+def test_sizes_that_do_not_tell_are_said(channels, clear):
     m = networks.Maker()
-    y = m("MatMul", m("Flatten", "x"), m.random(11 * 60 * 2, 4))
-    net = onnxviz.load(m.model({"x": ("N", 11, 60, 2)}, {y: ("N", 4)}), provider="cpu")
-    assert any("11×60×2" in warning and "layout=" in warning for warning in net.warnings)
-    clear = networks.Maker()
-    y = clear("MatMul", clear("Flatten", "x"), clear.random(3 * 60 * 2, 4))
-    net = onnxviz.load(clear.model({"x": ("N", 3, 60, 2)}, {y: ("N", 4)}), provider="cpu")
-    assert net.input.layout == "NCHW" and not any("layout=" in warning for warning in net.warnings)
+    y = m("MatMul", m("Flatten", "x"), m.random(channels * 60 * 2, 4))
+    net = onnxviz.load(m.model({"x": ("N", channels, 60, 2)}, {y: ("N", 4)}), provider="cpu")
+    said = [warning for warning in net.warnings if "layout=" in warning]
+    if clear:
+        assert net.input.layout == "NCHW" and not said
+    else:
+        assert "11×60×2" in said[0]
 
 
 def test_axes_of_nothing_are_not_followed():
     """ONNX Runtime refuses them when it loads the model; until then, or within a function, they may stand there."""
-    node = helper.make_node("Unsqueeze", ["x"], ["y"], axes=[-2, 2**62, 64, 2**32])
-    value, back = (
-        helper.make_tensor_value_info(n, TensorProto.FLOAT, s) for n, s in (("x", [1, 3, 8, 8]), ("y", None))
-    )
-    made = helper.make_model(
-        helper.make_graph([node], "g", [value], [back]), opset_imports=[helper.make_opsetid("", 11)]
-    )
-    assert read_as(ir.from_proto(made).graph.inputs[0]) is None
+    text = f"y = Unsqueeze<axes = [-2, {2**62}, 64, {2**32}]>(x)"
+    assert read_as(ir.from_proto(model(text, opset=11)).graph.inputs[0]) is None

@@ -5,58 +5,32 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 import pytest
-from onnx import TensorProto, helper, numpy_helper
+from graph.hostile import array, choice, ints, model
 
 from onnxviz.catalogue import resolve
 from onnxviz.graph.analysis.dataflow import follows_values
 from onnxviz.graph.open.load import load
 
-
-def graph_of(*nodes):
-    constants = [
-        numpy_helper.from_array(np.array([2, 2], np.int64), "two"),
-        numpy_helper.from_array(np.float32(0), "nought"),
-    ]
-    inputs = [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 4])]
-    outputs = [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)]
-    graph = helper.make_graph(list(nodes), "g", inputs, outputs, constants)
-    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    return ir.serde.deserialize_model(proto)
-
-
-node = helper.make_node
-CAST = node("Cast", ["x"], ["k"], to=TensorProto.INT64)
+CAST = "k = Cast<to = 7>(x)"
 
 
 @pytest.mark.parametrize(
-    ("nodes", "expected"),
+    ("text", "expected"),
     [
-        ([node("Relu", ["x"], ["y"])], False),
-        ([node("Tile", ["x", "two"], ["y"])], False),
-        ([node("Shape", ["x"], ["s"]), node("ConstantOfShape", ["s"], ["y"])], False),
-        ([CAST, node("ConstantOfShape", ["k"], ["y"])], True),
-        ([CAST, node("Reshape", ["x", "k"], ["y"])], False),
-        ([CAST, node("Expand", ["nought", "k"], ["e"]), node("Relu", ["e"], ["y"])], True),
-        ([node("ReduceMax", ["x"], ["m"], keepdims=0), node("Range", ["nought", "m", "m"], ["y"])], True),
+        ("y = Relu(x)", False),
+        ("y = Tile(x, two)", False),
+        ("s = Shape(x) y = ConstantOfShape(s)", False),
+        (f"{CAST} y = ConstantOfShape(k)", True),
+        (f"{CAST} y = Reshape(x, k)", False),
+        (f"{CAST} e = Expand(nought, k) y = Relu(e)", True),
+        ("m = ReduceMax<keepdims = 0>(x) y = Range(nought, m, m)", True),
+        (choice(f"{CAST} b = Expand(nought, k)"), True),
     ],
 )
-def test_follows_values(nodes, expected):
-    assert follows_values(graph_of(*nodes)) is expected
-
-
-def test_bodies_are_looked_into():
-    body = helper.make_graph(
-        [CAST, node("Expand", ["nought", "k"], ["z"])],
-        "b",
-        [],
-        [helper.make_tensor_value_info("z", TensorProto.FLOAT, None)],
-    )
-    condition = numpy_helper.from_array(np.array(True), "always")
-    graph = graph_of(
-        node("Constant", [], ["c"], value=condition),
-        node("If", ["c"], ["y"], then_branch=body, else_branch=body),
-    )
-    assert follows_values(graph)
+def test_follows_values(text, expected):
+    constants = [ints("two", 2, 2), array("nought", 0), array("c", True, np.bool_)]
+    proto = model(text, constants, shape=("N", 4))
+    assert follows_values(ir.serde.deserialize_model(proto)) is expected
 
 
 def test_a_usual_network_does_not():
