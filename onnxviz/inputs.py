@@ -172,8 +172,8 @@ def _laid_out(
     spec: InputSpec, model: ir.Model, value: ir.Value, layout: str | None, warnings: list[str] | None
 ) -> InputSpec:
     """With the layout that was given, or that the graph tells, noted on the value for whoever asks later."""
-    from onnxviz.graph.analysis.channels import read_as
     from onnxviz.graph.analysis.probe import SETTLED
+    from onnxviz.graph.analysis.twins import read_as
 
     read = read_as(value, model.functions)
     if layout is None and read is not None and read.axis in (1, 3):

@@ -40,16 +40,16 @@ def test_nothing_is_let_pass():
     [
         ("text.py", "from onnxviz.network import Network", r"onnxviz\.text -> onnxviz\.network"),
         (
-            "graph/walk.py",
+            "graph/naming.py",
             "from onnxviz.grad.table import RULES",
-            r"onnxviz\.graph\.walk -> onnxviz\.grad\.table",
+            r"onnxviz\.graph\.naming -> onnxviz\.grad\.table",
         ),
         ("grad/table.py", "def late(): import torch", r"onnxviz\.grad\.table -> torch"),
-        ("graph/walk.py", "import onnxruntime", r"onnxviz\.graph\.walk -> onnxruntime"),
+        ("graph/naming.py", "import onnxruntime", r"onnxviz\.graph\.naming -> onnxruntime"),
         (
-            "graph/walk.py",
+            "graph/naming.py",
             "from onnxviz.runtime import ort",
-            r"onnxviz\.graph\.walk -> onnxviz\.runtime\.ort",
+            r"onnxviz\.graph\.naming -> onnxviz\.runtime\.ort",
         ),
         (
             "runtime/ort.py",

@@ -24,8 +24,8 @@ from onnxviz.graph.analysis.dataflow import (
 )
 from onnxviz.graph.analysis.probe import UNKNOWN_RANK, Prober, Symbolic, probes, symbolic
 from onnxviz.graph.dequantised import ALSO, CALLED, LISTED_AS, STANDS_FOR, Quantised, real_name, told
+from onnxviz.graph.open.signatures import LONGEST
 from onnxviz.graph.operators import INTEGER_SUMS
-from onnxviz.graph.walk import LONGEST
 from onnxviz.text import printable
 
 if TYPE_CHECKING:
@@ -263,8 +263,8 @@ def layers(model: ir.Model, input: str | None = None, size: Pair | None = None) 
 def of(activations: Activations) -> tuple[Layer, ...]:
     """`layers` of a graph whose shapes are known already."""
     from onnxviz.graph.analysis import receptive_field
-    from onnxviz.graph.analysis.channels import Known, channel_axes
     from onnxviz.graph.analysis.cost import Parameters, macs
+    from onnxviz.graph.analysis.twins import Known, channel_axes
 
     graph, image, prober = activations.model.graph, activations.image, activations.prober
     base, by_size = activations.base, activations.by_size

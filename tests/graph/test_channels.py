@@ -12,7 +12,7 @@ from graph.hostile import array, local, model
 from onnx import TensorProto, helper
 
 import onnxviz
-from onnxviz.graph.analysis.channels import Channels, read_as
+from onnxviz.graph.analysis.twins import Channels, read_as
 
 WIDE = 8  # channels of the last layer
 

@@ -13,8 +13,8 @@ import onnx_ir as ir
 
 from onnxviz.errors import ModelRejected, ModelUnsuitable, UsageError
 from onnxviz.graph.analysis import known_values, twins
-from onnxviz.graph.analysis.channels import read_as
 from onnxviz.graph.analysis.dataflow import constant, flat, image_input
+from onnxviz.graph.analysis.twins import read_as
 from onnxviz.graph.operators import computes
 from onnxviz.graph.shapes import infer_shapes
 

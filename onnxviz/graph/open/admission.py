@@ -1,4 +1,4 @@
-"""Whether pictures of a size may enter a graph, by arithmetic on shapes before it runs; see `graph.open.empty`.
+"""Whether pictures of a size may enter a graph, by arithmetic on shapes before it runs; see `graph.open.fits`.
 
 A network of open size has a smallest picture: below, a pool's window is larger than the map that it looks at. One pass
 over the graph tells for each size that was not asked before, a few ms; whether a loop or a branch runs that hangs on

@@ -18,7 +18,6 @@ import mmap
 import os
 import stat
 import weakref
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -43,15 +42,7 @@ _FOLDER: Final = _READ | getattr(os, "O_DIRECTORY", 0)
 _WALKS: Final = bool(_NO_LINK) and os.open in os.supports_dir_fd and os.stat in os.supports_dir_fd
 
 
-@dataclass(frozen=True)
-class Opened:
-    """A regular file that is open for reading; `fd` belongs to whoever asked for it."""
-
-    fd: int
-    size: int
-
-
-def open_model(path: Path) -> Opened:
+def open_model(path: Path) -> DataFile:
     """The file that the user named, wherever it is, links included; never blocks.
 
     raises   ModelRejected when it is missing, unreadable, or not a regular file
@@ -102,8 +93,8 @@ def _require_regular(found: os.stat_result, what: str) -> None:
     )
 
 
-def _checked(fd: int, what: str, expected: os.stat_result | None = None) -> Opened:
-    """`fd` as Opened, if it still is a regular file (and the one that was looked at); else closed."""
+def _checked(fd: int, what: str, expected: os.stat_result | None = None) -> DataFile:
+    """`fd` as a file, if it still is a regular file (and the one that was looked at); else closed."""
     try:
         found = os.fstat(fd)
         _require_regular(found, what)
@@ -115,7 +106,7 @@ def _checked(fd: int, what: str, expected: os.stat_result | None = None) -> Open
     except BaseException:
         os.close(fd)
         raise
-    return Opened(fd, found.st_size)
+    return DataFile(fd, found)
 
 
 _HARD_LINK: Final = (
@@ -130,7 +121,7 @@ class Folder:
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    def open(self, location: str) -> Opened:
+    def open(self, location: str) -> DataFile:
         """Open the weights file that the model calls `location`.
 
         location   a relative path with forward slashes, as ONNX writes it
@@ -147,7 +138,7 @@ class Folder:
         except (OSError, ValueError) as error:
             raise ModelRejected(f"cannot open {what}: {_reason(error)}") from None
 
-    def _walk(self, parts: list[str], what: str) -> Opened:
+    def _walk(self, parts: list[str], what: str) -> DataFile:
         held = os.open(self.path, _FOLDER)
         try:
             for part in parts[:-1]:
@@ -162,7 +153,7 @@ class Folder:
         finally:
             os.close(held)
 
-    def _by_name(self, parts: list[str], what: str) -> Opened:
+    def _by_name(self, parts: list[str], what: str) -> DataFile:
         path = self.path
         for part in parts:
             path = path / part
@@ -216,15 +207,16 @@ class DataFile:
     """A regular file that stays open: read in parts, or mapped. What it was when it was opened stays readable even
     if another file takes its name.
 
-    size   in bytes, when it was opened
+    size    in bytes, when it was opened
+    close   gives the descriptor back, as dropping the file does
     """
 
-    def __init__(self, opened: Opened) -> None:
-        self.size = opened.size
-        self._fd = opened.fd
-        self._changed = os.fstat(opened.fd).st_mtime_ns
+    def __init__(self, fd: int, found: os.stat_result) -> None:
+        self.size = found.st_size
+        self._fd = fd
+        self._changed = found.st_mtime_ns
         self._map: mmap.mmap | None = None
-        weakref.finalize(self, os.close, opened.fd)
+        self.close = weakref.finalize(self, os.close, fd)
 
     def __len__(self) -> int:
         return self.size

@@ -21,7 +21,7 @@ import onnx
 
 from onnxviz.errors import ModelRejected
 from onnxviz.graph.analysis.known_values import COMPUTED, Value, compute, measured
-from onnxviz.graph.open.signatures import MICROSOFT, NEWEST, description, tensor_type
+from onnxviz.graph.open.signatures import MICROSOFT, NEWEST, description, label, tensor_type
 from onnxviz.graph.operators import (
     POINTWISE,
     POOLS,
@@ -36,7 +36,6 @@ from onnxviz.graph.operators import (
     operator,
 )
 from onnxviz.graph.shapes import UNGUARDED, pool_lengths, resized_shape
-from onnxviz.graph.walk import label
 from onnxviz.text import printable
 
 #: Sizes of a shape, None where one depends on the input.

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 import numpy as np
@@ -18,8 +18,9 @@ import onnx
 
 from onnxviz.errors import ModelRejected
 from onnxviz.graph.open.known import Call, Known, Sizes, Unsure
-from onnxviz.graph.open.signatures import MICROSOFT
+from onnxviz.graph.open.signatures import MICROSOFT, label
 from onnxviz.graph.operators import (
+    CONTROL,
     INTEGER_SUMS,
     KERNEL_AT,
     POOLS,
@@ -31,7 +32,6 @@ from onnxviz.graph.operators import (
     computing,
     operator,
 )
-from onnxviz.graph.walk import label
 from onnxviz.text import quoted
 
 # Attributes with one number for each spatial axis of the first input, and those with two.
@@ -98,32 +98,47 @@ def check(call: Call, node: onnx.NodeProto) -> None:
     words = _ROWS.get(call.op)
     if words is not None:
         _ranks(call, node, words)
-    for name in call.attributes:
-        if name in _AXES:
+    for name in _AXES & call.attributes.keys():
+        with contextlib.suppress(Unsure):
             _axis(call, node, name)
     for name, texts in _TEXTS.get(call.op, ()):
-        _text(call, node, name, texts.split(" "))
-    special = _SPECIAL.get(call.op)
-    if special is not None:
         with contextlib.suppress(Unsure):
-            special(call, node)
+            _text(call, node, name, texts.split(" "))
+    if call.op in _SPECIAL:
+        with contextlib.suppress(Unsure):
+            _SPECIAL[call.op](call, node)
 
 
-def steers(node: onnx.NodeProto, inputs: Sequence[Known | None]) -> None:
-    """Hold the condition and the count of an If or Loop against being one number, of any rank.
+def steers(
+    node: onnx.NodeProto, inputs: Sequence[Known | None], bodies: Mapping[str, onnx.GraphProto], opset: int
+) -> None:
+    """Hold what chooses or repeats the bodies of an If, Loop or Scan, and the bodies themselves, against the node.
 
-    ONNX Runtime reads the first element of a count that has none.
+    Conditions and counts are one number, of any rank: ONNX Runtime reads the first element of a count that has none.
+    Bodies have as many inputs and outputs as their node.
 
     raises   ModelRejected
     """
     for place in operator(node.op_type).numbers:
         known = inputs[place] if place < len(inputs) else None
-        if (
-            known is not None
-            and known.shape is not None
-            and any(size not in (None, 1) for size in known.shape)
+        shape = known.shape if known is not None else None
+        if shape is not None and any(size not in (None, 1) for size in shape):
+            raise _wrong(node, place, shape, "one number was")
+    given, made = len(node.input), len(node.output)
+    kind = computes(node.op_type)
+    # Trips and condition go into a loop, the condition comes out; before opset 9 the lengths of the sequences, or '',
+    # stood in front of what is scanned.
+    wanted = 0 if kind == "branch" else max(2, given) if kind == "loop" else given if opset > 8 else None
+    for name, body in bodies.items() if node.op_type in CONTROL else ():
+        for what, has, expected in (
+            ("inputs", len(body.input), wanted),
+            ("outputs", len(body.output), made + (kind == "loop")),
         ):
-            raise _wrong(node, place, known.shape, "one number was")
+            if expected is not None and has != expected:
+                raise ModelRejected(
+                    f"the {name} of the {label(node)} has {has} {what}; {expected} were expected, since the "
+                    f"node has {given} inputs and {made} outputs"
+                )
 
 
 def _scales(call: Call, node: onnx.NodeProto) -> None:
@@ -179,10 +194,7 @@ def _refused(node: onnx.NodeProto, name: str, given: object, expected: str) -> M
 
 
 def _axis(call: Call, node: onnx.NodeProto, name: str) -> None:
-    try:
-        number = call.attribute(name)
-    except Unsure:
-        return
+    number = call.attribute(name)
     if computes(call.op) in ("quantize", "dequantize") and call.known(1).shape in ((), (1,)):
         return  # one scale for all: no axis is read
     if isinstance(number, int) and not (0 if name == "batch_dims" else -_MOST_AXES) <= number < _MOST_AXES:
@@ -190,10 +202,7 @@ def _axis(call: Call, node: onnx.NodeProto, name: str) -> None:
 
 
 def _text(call: Call, node: onnx.NodeProto, name: str, allowed: list[str]) -> None:
-    try:
-        given = call.attribute(name)
-    except Unsure:
-        return
+    given = call.attribute(name)
     if isinstance(given, bytes) and given.decode() not in allowed:
         raise _refused(node, name, given.decode(), f"one of {', '.join(filter(None, allowed))}")
 
@@ -433,12 +442,3 @@ _SPECIAL: Final[dict[str, Callable[[Call, onnx.NodeProto], None]]] = {
     **dict.fromkeys(computing("transpose"), _permutation),
     **dict.fromkeys(("DepthToSpace", "SpaceToDepth"), _blocks),
 }
-
-
-def counts(node: onnx.NodeProto, what: str, given: int, expected: int) -> None:
-    """Hold the number of inputs or outputs of a node's subgraph against the node.
-
-    raises   ModelRejected
-    """
-    if given != expected:
-        raise ModelRejected(f"the {label(node)} has a subgraph of {given} {what}; {expected} were expected")

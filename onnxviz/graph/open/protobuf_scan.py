@@ -19,11 +19,11 @@ import mmap
 import os
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, Final
+from typing import Final
 
 import onnx
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
-from google.protobuf.descriptor import Descriptor, FieldDescriptor
+from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 
 from onnxviz.errors import ModelRejected
@@ -305,29 +305,6 @@ _TEXT_IN_BYTES: Final = frozenset({"onnx.AttributeProto.s", "onnx.AttributeProto
 # looks for what is none, given the description of a format that is the same but for being strict (0.1 ms for a network
 # of 400 nodes; a walk in Python takes 10 ms). Only where it finds something is the field searched for.
 
-_MESSAGE, _TEXT = range(2)
-
-
-def _text_fields() -> dict[str, dict[int, int]]:
-    """For each message of the format: the numbers of its fields that are text, and of those that are messages."""
-    found: dict[str, dict[int, int]] = {}
-    waiting: list[Descriptor] = [onnx.ModelProto.DESCRIPTOR]
-    while waiting:
-        message = waiting.pop()
-        if message.full_name in found:
-            continue
-        numbers = found[message.full_name] = {}
-        for field in message.fields:
-            if field.type == FieldDescriptor.TYPE_STRING or field.full_name in _TEXT_IN_BYTES:
-                numbers[field.number] = _TEXT
-            elif field.message_type is not None:
-                numbers[field.number] = _MESSAGE
-                waiting.append(field.message_type)
-    return found
-
-
-_TEXT_FIELDS: Final = _text_fields()
-
 
 @cache
 def _strict() -> type[Message]:
@@ -355,36 +332,30 @@ def is_clean(message: bytes) -> bool:
     return True
 
 
-def check_texts(model: onnx.ModelProto) -> None:
+def check_texts(model: Message, path: str = "") -> None:
     """Refuse a model that has anything but UTF-8 in a field of text.
 
+    path     of the message, within the model
     raises   ModelRejected naming the field, as in 'graph.node[3].name'
     """
-    _check(model, "")
-
-
-def _check(message: Message, path: str) -> None:
-    numbers = _TEXT_FIELDS[message.DESCRIPTOR.full_name]
-    for field, value in message.ListFields():
-        kind = numbers.get(field.number)
-        if kind is None:
+    for field, value in model.ListFields():
+        text = field.type == FieldDescriptor.TYPE_STRING or field.full_name in _TEXT_IN_BYTES
+        if not text and field.message_type is None:
             continue
-        if isinstance(value, (str, bytes, Message)):
-            _value(kind, value, path, field.name)
-        else:
-            for place, one in enumerate(value):
-                if type(one) is not str:
-                    _value(kind, one, path, f"{field.name}[{place}]")
+        single = isinstance(value, (str, bytes, Message))
+        for place, one in enumerate([value] if single else value):
+            where = f"{path}{field.name}" if single else f"{path}{field.name}[{place}]"
+            if not text:
+                check_texts(one, f"{where}.")
+            elif isinstance(one, bytes):
+                _decoded(one, where)
 
 
-def _value(kind: int, value: Any, path: str, name: str) -> None:
-    if kind == _MESSAGE:
-        _check(value, f"{path}{name}.")
-    elif isinstance(value, bytes):
-        try:
-            value.decode()
-        except UnicodeDecodeError as error:
-            raise ModelRejected(
-                f"the text in the model's field {path}{name} is no UTF-8 (byte {error.start} of {len(value)}): "
-                f"{quoted(value[:1000].decode(errors='replace'))}"
-            ) from None
+def _decoded(value: bytes, where: str) -> None:
+    try:
+        value.decode()
+    except UnicodeDecodeError as error:
+        raise ModelRejected(
+            f"the text in the model's field {where} is no UTF-8 (byte {error.start} of {len(value)}): "
+            f"{quoted(value[:1000].decode(errors='replace'))}"
+        ) from None

@@ -5,7 +5,7 @@ inference and the values of small constants tell of its results (`known`); funct
 code is asked about no node that it is known to crash or hang on, and a graph that contradicts itself is refused by the
 way.
 
-Covered: what is certain to be in memory together (`alive`); tensors too large from constant shapes (ConstantOfShape,
+Covered: what is certain to be in memory together (`fits`); tensors too large from constant shapes (ConstantOfShape,
 Expand, Tile, Range, Resize, Pad, OneHot, Random*, Conv and pool pads, broadcasts and products of large weights, chains
 of Concat); what constants together would fold into; loops whose number of trips is certain, nested ones multiplied, and
 loops that never end; an integer division that overflows, and a window larger than what it gets, which kill ONNX
@@ -26,14 +26,13 @@ import numpy as np
 import onnx
 
 from onnxviz.errors import ModelRejected
-from onnxviz.graph.open import alive, operands
-from onnxviz.graph.open.empty import empty, refuse_overflow
+from onnxviz.graph.open import operands
+from onnxviz.graph.open.fits import empty, refuse_overflow, together
 from onnxviz.graph.open.known import MOST_DIMENSIONS, UNKNOWN, Call, Known, Sizes, Unsure, constant, infer
-from onnxviz.graph.open.signatures import normal
+from onnxviz.graph.open.signatures import label, normal
 from onnxviz.graph.open.structure import Key, Structure
 from onnxviz.graph.open.tensors import check_dims
 from onnxviz.graph.operators import ACTIVATIONS, SAME_SHAPE, computes
-from onnxviz.graph.walk import label
 from onnxviz.isolate import region
 from onnxviz.limits import Limits, exceeded
 from onnxviz.text import quoted
@@ -71,7 +70,7 @@ def check(model: onnx.ModelProto, structure: Structure, lookup: Lookup, weights:
         for key, function in structure.functions.items():
             if key not in whole.called:
                 whole.call(key, [None] * len(function.input), {}, structure.opsets)
-    alive.check(model.graph, scope.own, limits)
+    together(model.graph, scope.own, limits)
 
 
 class Empty(Exception):
@@ -184,7 +183,12 @@ class _Pass:
             if key in self.functions:
                 results, trips = self.call(key, inputs, given, opsets)
             elif node.op_type in _BODIES and not key[0]:
-                operands.steers(node, inputs)
+                bodies = {
+                    name: one.g
+                    for name, one in given.items()
+                    if one.type == one.GRAPH and not one.ref_attr_name
+                }
+                operands.steers(node, inputs, bodies, opsets.get("", 1))
                 at = _Body(node, inputs, given, self, scope, opsets, attributes)
                 results, trips = _BODIES[node.op_type](self, at)
             else:
@@ -299,8 +303,6 @@ class _Pass:
     # --- nodes with bodies ----------------------------------------------------------------------
 
     def _if(self, at: _Body) -> tuple[list[Known], int]:
-        for name in ("then_branch", "else_branch"):
-            operands.counts(at.node, "outputs", len(at.given[name].g.output), len(at.node.output))
         condition = _scalar(at.input(0))
         sides = [
             at.enter(
@@ -322,8 +324,6 @@ class _Pass:
 
     def _loop(self, at: _Body) -> tuple[list[Known], int]:
         body, what = at.given["body"].g, f"the {label(at.node)}"
-        operands.counts(at.node, "inputs", len(body.input), max(len(at.inputs), 2))
-        operands.counts(at.node, "outputs", len(body.output), len(at.node.output) + 1)
         count, started = _scalar(at.input(0)), at.input(1) is None or _scalar(at.input(1)) == 1
         names = [value.name for value in body.input]
         begun = [known or UNKNOWN for known in at.inputs[2:]]
@@ -359,9 +359,6 @@ class _Pass:
         body, scanned, what = at.given["body"].g, at.given["num_scan_inputs"].i, f"the {label(at.node)}"
         axes = list(at.given["scan_input_axes"].ints) if "scan_input_axes" in at.given else [0] * scanned
         states = len(at.inputs) - scanned
-        if at.version > 8:  # before, what is not scanned begins with the lengths of the sequences
-            operands.counts(at.node, "inputs", len(body.input), len(at.inputs))
-        operands.counts(at.node, "outputs", len(body.output), len(at.node.output))
         begun = [known or UNKNOWN for known in at.inputs]
         first = [known.type._replace(shape=known.shape if self.bound else None) for known in begun]
         count, lengths = 1, list[int | None]()

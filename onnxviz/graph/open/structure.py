@@ -18,10 +18,8 @@ import onnx
 
 from onnxviz.errors import ModelRejected
 from onnxviz.graph.open import signatures
-from onnxviz.graph.open.signatures import MICROSOFT, Signature, check_call, normal
+from onnxviz.graph.open.signatures import MICROSOFT, Signature, check_call, label, normal, subgraphs
 from onnxviz.graph.open.tensors import check_type
-from onnxviz.graph.operators import CONTROL, computes
-from onnxviz.graph.walk import label, subgraphs
 from onnxviz.limits import Limits
 from onnxviz.text import quoted
 
@@ -275,8 +273,6 @@ class _Checker:
         signature = self._signatures[domain, op]
         if signature is not None:
             check_call(signature, node)
-            if not domain:
-                _check_bodies(node, self.opsets[""])
 
     def _attributes(self, node: onnx.NodeProto) -> None:
         names, known = set(), normal(node.domain) in ("", MICROSOFT)
@@ -391,41 +387,3 @@ def _expanded(count: Count, sizes: dict[Key, tuple[int, int, int, int]]) -> tupl
     depth = max([count.depth, *(at + sizes[key][2] for key, at in count.call_depth.items())])
     many = sum(times * (1 + sizes[key][3]) for key, times in count.calls.items())
     return nodes, calls, depth, many
-
-
-# --- bodies -------------------------------------------------------------------------------------
-
-
-def _check_bodies(node: onnx.NodeProto, opset: int) -> None:
-    """Check a node of the standard domain, in this version of it. Operators that have no bodies pass.
-
-    raises   ModelRejected, naming the node, the body, what it has and what was expected
-    """
-    if node.op_type not in CONTROL:
-        return
-    inputs, outputs = _expected(node, opset)
-    for attribute in node.attribute:
-        if attribute.type != onnx.AttributeProto.GRAPH:
-            continue
-        body = attribute.g
-        for what, has, expected in (
-            ("inputs", len(body.input), inputs),
-            ("outputs", len(body.output), outputs),
-        ):
-            if expected is not None and has != expected:
-                raise ModelRejected(
-                    f"the {attribute.name} of the {label(node)} has {has} {what}; {expected} were expected, since the "
-                    f"node has {len(node.input)} inputs and {len(node.output)} outputs"
-                )
-
-
-def _expected(node: onnx.NodeProto, opset: int) -> tuple[int | None, int]:
-    """How many inputs (None: any number) and outputs each body has."""
-    if computes(node.op_type) == "branch":
-        return 0, len(node.output)
-    if (
-        computes(node.op_type) == "loop"
-    ):  # trips and condition go in, the condition comes out; a state for each further input
-        return max(2, len(node.input)), len(node.output) + 1
-    # Before opset 9 the lengths of the sequences, or '', stood in front.
-    return len(node.input) if opset > 8 else None, len(node.output)

@@ -193,15 +193,9 @@ class Elements:
 
         large   whether all weights together are over `READ_UP_TO`
         """
-        if isinstance(self.source, DataFile):
-            if not large:
-                return self._lazy(name, keep=True)
-            view = (
-                np.frombuffer(self.source.map(), np.uint8, self.length, self.start) if self.length else _NONE
-            )
-        else:
-            view = np.frombuffer(self.source, np.uint8, self.length, self.start) if self.length else _NONE
-        tensor = self._shown(view, name)
+        if isinstance(self.source, DataFile) and not large:
+            return self._lazy(name, keep=True)
+        tensor = self._shown(self._view(), name)
         if tensor is not None:
             return tensor
         return self._lazy(name, keep=False) if large else self._read(name)
@@ -217,15 +211,16 @@ class Elements:
 
     def _read(self, name: str | None) -> ir.TensorProtocol:
         """The tensor in memory of its own."""
-        if isinstance(self.source, DataFile):
-            raw = self.source.read(self.start, self.length)
-        else:
-            raw = (
-                np.frombuffer(self.source, np.uint8, self.length, self.start).copy() if self.length else _NONE
-            )
+        source = self.source
+        raw = source.read(self.start, self.length) if isinstance(source, DataFile) else self._view().copy()
         tensor = self._shown(raw, name)
         assert tensor is not None, "fresh memory is aligned"
         return tensor
+
+    def _view(self) -> np.ndarray:
+        """The bytes where they lie, or are mapped."""
+        source = self.source.map() if isinstance(self.source, DataFile) else self.source
+        return np.frombuffer(source, np.uint8, self.length, self.start if self.length else 0)
 
     def _shown(self, raw: np.ndarray, name: str | None) -> ir.TensorProtocol | None:
         """The bytes as the tensor; None where they are not aligned."""
@@ -240,6 +235,3 @@ class Elements:
             array = array.astype(array.dtype.newbyteorder("="))
         array.flags.writeable = False
         return ir.Tensor(array, dtype=self.dtype, shape=shape, name=name)
-
-
-_NONE: Final = np.empty(0, np.uint8)

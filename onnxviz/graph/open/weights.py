@@ -13,7 +13,7 @@ import hashlib
 import math
 import os
 import re
-from collections.abc import Callable, Iterable, MutableMapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -23,8 +23,7 @@ import onnx
 import onnx_ir as ir
 
 from onnxviz.errors import ModelRejected
-from onnxviz.graph import walk
-from onnxviz.graph.open import tensors
+from onnxviz.graph.open import signatures, tensors
 from onnxviz.graph.open.confine import DataFile, Folder
 from onnxviz.graph.open.protobuf_scan import LEAST_BLOCK, Block, Tokens
 from onnxviz.graph.open.tensors import PACKED_BELOW, READ_UP_TO, Elements
@@ -74,9 +73,9 @@ class Weights:
 
         raises   ModelRejected, LimitExceeded
         """
-        for place, what in walk.places(model):
+        for place, what in signatures.places(model):
             self._densify(place, what)
-            for proto, name in walk.tensors(place, what):
+            for proto, name in signatures.tensors(place, what):
                 if self._marks.index(proto.raw_data if len(proto.raw_data) < LEAST_BLOCK else b"") is None:
                     self._take(proto, name)
 
@@ -90,7 +89,8 @@ class Weights:
         if proto.data_location == onnx.TensorProto.EXTERNAL:
             found = self._external(proto, dtype, shape, elements, what)
         elif (block := self._tokens.index(proto.raw_data)) is not None:
-            found = self._block(self._blocks[block], dtype, shape, elements, what)
+            held = self._blocks[block]
+            found = self._block(held, dtype, shape, elements, what) if isinstance(held, Block) else held
         else:
             tensors.check_inline(proto, dtype, elements, what)
             found = ir.serde.deserialize_tensor(proto)
@@ -108,32 +108,17 @@ class Weights:
         self._count += 1
         self.elements += elements
         self.bytes += size
-        limits = self._limits
-        limits.check(
-            "tensors", self._count, f"the model has {self._count} weight tensors or more", counting=True
-        )
-        limits.check(
-            "total_elements",
-            self.elements,
-            f"the model's weights have {self.elements} elements or more",
-            counting=True,
-        )
-        limits.check(
-            "weight_bytes", self.bytes, f"the model's weights take {self.bytes} bytes or more", counting=True
-        )
+        for limit, count, words in (
+            ("tensors", self._count, "model has {} weight tensors"),
+            ("total_elements", self.elements, "model's weights have {} elements"),
+            ("weight_bytes", self.bytes, "model's weights take {} bytes"),
+        ):
+            self._limits.check(limit, count, f"the {words.format(count)} or more", counting=True)
 
     def _block(
-        self,
-        block: Block | ir.TensorProtocol,
-        dtype: ir.DataType,
-        shape: tuple[int, ...],
-        elements: int,
-        what: str,
-    ) -> Elements | ir.TensorProtocol:
-        if not isinstance(block, Block):
-            return block
-        if dtype == ir.DataType.STRING:
-            raise ModelRejected(f"{what} holds text as raw data, which ONNX does not allow")
+        self, block: Block, dtype: ir.DataType, shape: tuple[int, ...], elements: int, what: str
+    ) -> Elements:
+        _no_text(dtype, "raw", what)
         tensors.check_bytes(block.length, dtype, elements, what)
         return Elements(self._buffer, block.start, block.length, dtype, shape)
 
@@ -142,8 +127,7 @@ class Weights:
     def _external(
         self, proto: onnx.TensorProto, dtype: ir.DataType, shape: tuple[int, ...], elements: int, what: str
     ) -> Elements:
-        if dtype == ir.DataType.STRING:
-            raise ModelRejected(f"{what} holds text as external data, which ONNX does not allow")
+        _no_text(dtype, "external", what)
         if proto.HasField("raw_data") or any(len(getattr(proto, field)) for field in _TYPED_FIELDS):
             raise ModelRejected(f"{what} has its elements twice, in the model file and as external data")
         entries: dict[str, str] = {}
@@ -174,7 +158,7 @@ class Weights:
                     f"{what} lies in another file, {quoted(location)}, and a model given as bytes or as a parsed "
                     "message has no folder to look in; give the path of the .onnx file"
                 )
-            file = DataFile(self._folder.open(location))
+            file = self._folder.open(location)
             # Some tools write one file a weight: those that are no larger than it are read and closed at once, or a
             # network of a thousand weights would take more descriptors than a process may have.
             whole = file.size <= min(size, _SMALL_FILE)
@@ -228,38 +212,21 @@ class Weights:
 
     def restore(self, model: ir.Model) -> None:
         """Put the tensors in the place of their marks."""
-        for graph in graphs(model):
-            for value in graph.initializers.values():
-                tensor = self._marked(value.const_value, value.name)
-                if tensor is not None:
-                    # What the file claims about the value elsewhere may differ; the weight itself is right.
-                    value.const_value, value.shape = tensor, ir.Shape(tensor.shape.numpy())
-                    value.type = ir.TensorType(tensor.dtype)
-            for node in graph:
-                self._restore_attributes(node.attributes)
-        for function in model.functions.values():
-            self._restore_attributes(function.attributes)
-
-    def _restore_attributes(self, attributes: MutableMapping[str, ir.Attr]) -> None:
-        for name, attribute in list(attributes.items()):
-            if attribute.is_ref():
-                continue
-            if attribute.type == ir.AttributeType.TENSOR:
-                tensor = self._marked(attribute.value, attribute.value.name)
-                if tensor is not None:
-                    attributes[name] = ir.AttrTensor(name, tensor)
-            elif attribute.type == ir.AttributeType.TENSORS:
-                several = [self._marked(each, each.name) or each for each in attribute.value]
-                attributes[name] = ir.AttrTensors(name, several)
+        replaced(model, self._marked)
 
     def _marked(self, tensor: ir.TensorProtocol | None, name: str | None) -> ir.TensorProtocol | None:
         if not isinstance(tensor, ir.serde.TensorProtoTensor):
             return None
         index = self._marks.index(tensor.raw.raw_data)
-        return None if index is None else self._tensor(self._found[index], name)
-
-    def _tensor(self, found: Elements | ir.TensorProtocol, name: str | None) -> ir.TensorProtocol:
+        if index is None:
+            return None
+        found = self._found[index]
         return found.tensor(name, large=self.bytes > READ_UP_TO) if isinstance(found, Elements) else found
+
+
+def _no_text(dtype: ir.DataType, where: str, what: str) -> None:
+    if dtype == ir.DataType.STRING:
+        raise ModelRejected(f"{what} holds text as {where} data, which ONNX does not allow")
 
 
 def _now(found: Elements | ir.TensorProtocol) -> np.ndarray:
@@ -270,6 +237,29 @@ def graphs(model: ir.Model) -> list[ir.Graph]:
     """Every graph of the model: the main one, subgraphs, and those of functions."""
     bodies = [model.graph, *(function.graph for function in model.functions.values())]
     return [graph for body in bodies for graph in (body, *body.subgraphs())]
+
+
+def replaced(
+    model: ir.Model, change: Callable[[ir.TensorProtocol | None, str | None], ir.TensorProtocol | None]
+) -> None:
+    """Put what `change` makes of a tensor and its name in the place of every tensor that it makes something of."""
+    for graph in graphs(model):
+        for value in graph.initializers.values():
+            if (tensor := change(value.const_value, value.name)) is not None:
+                # What the file claims about the value elsewhere may differ; the weight itself is right.
+                value.const_value, value.shape = tensor, ir.Shape(tensor.shape.numpy())
+                value.type = ir.TensorType(tensor.dtype)
+    holders = [node.attributes for graph in graphs(model) for node in graph]
+    for attributes in (*holders, *(function.attributes for function in model.functions.values())):
+        for name, attribute in list(attributes.items()):
+            if attribute.is_ref():
+                continue
+            if attribute.type == ir.AttributeType.TENSOR:
+                if (tensor := change(attribute.value, attribute.value.name)) is not None:
+                    attributes[name] = ir.AttrTensor(name, tensor)
+            elif attribute.type == ir.AttributeType.TENSORS:
+                several = [change(each, each.name) or each for each in attribute.value]
+                attributes[name] = ir.AttrTensors(name, several)
 
 
 def _whole(text: str, key: str, what: str) -> int:
@@ -300,32 +290,23 @@ def take(model: ir.Model) -> Taken:
     held: list[ir.TensorProtocol] = []
     folders: set[str] = set()
 
-    def placed(tensor: ir.TensorProtocol) -> ir.TensorProtocol:
+    def placed(tensor: ir.TensorProtocol | None, name: str | None) -> ir.TensorProtocol | None:
+        if tensor is None:
+            raise ModelRejected(f"the weight {name!r} of the given ir.Model has no value")
         if isinstance(tensor, ir.ExternalTensor):
             folders.add(os.fspath(tensor.base_dir) or os.curdir)
-            return tensor
+            return None
         if tensor.dtype == ir.DataType.STRING:
-            return tensor
+            return None
         if isinstance(tensor, ir.serde.TensorProtoTensor):
             # It copies its elements out of the message at each use; one copy is enough.
             tensor = ir.Tensor(tensor.numpy(), dtype=tensor.dtype, name=tensor.name)
         held.append(tensor)
-        return _placeholder(tensor, tokens.make(len(held) - 1))
+        elements = ir.Tensor(np.frombuffer(tokens.make(len(held) - 1), np.uint8))  # stands for its own
+        return ir.LazyTensor(lambda: elements, tensor.dtype, ir.Shape(tensor.shape.numpy()), name=tensor.name)
 
     copy = model.clone()
-    for graph in graphs(copy):
-        for value in graph.initializers.values():
-            if value.const_value is None:
-                raise ModelRejected(f"the weight {value.name!r} of the given ir.Model has no value")
-            value.const_value = placed(value.const_value)
-        for node in graph:
-            for name, attribute in list(node.attributes.items()):
-                if attribute.is_ref():
-                    continue
-                if attribute.type == ir.AttributeType.TENSOR:
-                    node.attributes[name] = ir.AttrTensor(name, placed(attribute.value))
-                elif attribute.type == ir.AttributeType.TENSORS:
-                    node.attributes[name] = ir.AttrTensors(name, [placed(each) for each in attribute.value])
+    replaced(copy, placed)
     if len(folders) > 1:
         raise ModelRejected(
             f"the external data of the given ir.Model lies in {len(folders)} folders; one was expected"
@@ -339,12 +320,6 @@ def take(model: ir.Model) -> Taken:
         return state.hexdigest()
 
     return Taken(message, held, tokens, Folder(Path(folders.pop())) if folders else None, digest)
-
-
-def _placeholder(tensor: ir.TensorProtocol, token: bytes) -> ir.TensorProtocol:
-    """Has type and shape of a tensor, and a token for its elements."""
-    elements = ir.Tensor(np.frombuffer(token, np.uint8))
-    return ir.LazyTensor(lambda: elements, tensor.dtype, ir.Shape(tensor.shape.numpy()), name=tensor.name)
 
 
 # --- odd values: NaN and infinities ---------------------------------------------------------------

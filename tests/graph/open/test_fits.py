@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from onnxviz.errors import LimitExceeded
-from onnxviz.graph.open import alive
+from onnxviz.graph.open import fits
 from onnxviz.graph.open.load import load
 from onnxviz.limits import Limits
 from tests.graph.hostile import array, ints, model
@@ -70,8 +70,8 @@ def test_what_need_not_be_there_together_is_let_through(name):
 
 
 def test_by_default_what_the_machine_has(monkeypatch):
-    monkeypatch.setattr(alive, "machine_memory", lambda: 16 * 2**30)
+    monkeypatch.setattr(fits, "machine_memory", lambda: 16 * 2**30)
     with pytest.raises(LimitExceeded, match="8 tensors"):
         opened(EIGHT + summed("t"))
-    monkeypatch.setattr(alive, "machine_memory", lambda: 64 * 2**30)
+    monkeypatch.setattr(fits, "machine_memory", lambda: 64 * 2**30)
     opened(EIGHT + summed("t"))
