@@ -87,13 +87,11 @@ class Parameters:
             dtype = tensor.dtype
         elif value.producer() is None:
             return False  # another input of the model
-        return dtype in FLOATS or dtype in QUANTISED or self._bias_of_integers(value, dtype)
-
-    def _bias_of_integers(self, value: ir.Value, dtype: ir.DataType | None) -> bool:
-        """The int32 bias of a quantised convolution or product."""
-        return dtype == ir.DataType.INT32 and any(
+        # In int32 there are biases of quantised convolutions and products.
+        of_integers = dtype == ir.DataType.INT32 and any(
             node.op_type in _WITH_INTEGER_BIAS for node in value.consumers()
         )
+        return dtype in FLOATS or dtype in QUANTISED or of_integers
 
     def _size(self, value: ir.Value) -> int:
         tensor = constant(value)
@@ -124,20 +122,6 @@ def macs(node: ir.Node, facts: Facts) -> int:
         return count(twin, known[:-1], known[-1])
     except (IndexError, ZeroDivisionError, KeyError, ValueError):  # shapes that do not fit the operator
         return 0
-
-
-def _conv(twin: View, inputs: Shapes, result: tuple[int, ...]) -> int:
-    # Each result is a sum over the kernel (weights: out channels, in channels of the group, kernel...).
-    return math.prod(result) * math.prod(inputs[1][1:])
-
-
-def _conv_transpose(twin: View, inputs: Shapes, result: tuple[int, ...]) -> int:
-    # Each input is spread over the kernel (weights: in channels, out channels of the group, kernel...).
-    return math.prod(inputs[0]) * math.prod(inputs[1][1:])
-
-
-def _gemm(twin: View, inputs: Shapes, result: tuple[int, ...]) -> int:
-    return math.prod(result) * inputs[0][0 if twin.attributes.get("transA", 0) else 1]
 
 
 def _matmul(twin: View, inputs: Shapes, result: tuple[int, ...]) -> int:
@@ -199,11 +183,13 @@ def _einsum(twin: View, inputs: Shapes, result: tuple[int, ...]) -> int:
 _COUNTS: dict[str, Callable[[View, Shapes, tuple[int, ...]], int]] = {
     "attention": _attention,
     "einsum": _einsum,
-    "gemm": _gemm,
-    "kernel": _conv,
+    "gemm": lambda twin, inputs, result: math.prod(result) * inputs[0][not twin.attributes.get("transA", 0)],
+    # Each result is a sum over the kernel (weights: out channels, in channels of the group, kernel...).
+    "kernel": lambda twin, inputs, result: math.prod(result) * math.prod(inputs[1][1:]),
     "matmul": _matmul,
     "recurrent": _recurrent,
-    "spread": _conv_transpose,
+    # Each input is spread over the kernel (weights: in channels, out channels of the group, kernel...).
+    "spread": lambda twin, inputs, result: math.prod(inputs[0]) * math.prod(inputs[1][1:]),
 }
 # Of com.microsoft, those that are another form of no operator of the standard.
 _MICROSOFT: dict[str, Callable[[View, Shapes, tuple[int, ...]], int]] = {

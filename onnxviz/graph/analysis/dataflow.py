@@ -21,8 +21,6 @@ QUANTISED = frozenset(
 )
 """Element types that quantised activations and weights are stored in."""
 
-_BODIES = frozenset({ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS})
-
 FED = "onnxviz.fed"
 """Marks what stands beside the pictures, fed as a constant: one picture's share, maybe (`ir.Value.meta`)."""
 
@@ -150,10 +148,8 @@ def is_tensor(value: ir.Value) -> bool:
 def reads(node: ir.Node) -> list[ir.Value]:
     """What the node reads: its inputs, and what its subgraphs capture from outside."""
     found = list(filter(None, node.inputs))
-    for attribute in node.attributes.values():
-        if attribute.type in _BODIES:
-            for graph in _graphs(attribute):
-                found += _captured(graph)
+    for graph in subgraphs(node):
+        found += _captured(graph)
     return found
 
 
@@ -172,13 +168,11 @@ def subgraphs(node: ir.Node) -> list[ir.Graph]:
     """The bodies of If, Loop and Scan."""
     found: list[ir.Graph] = []
     for attribute in node.attributes.values():
-        if attribute.type in _BODIES:
-            found += _graphs(attribute)
+        if attribute.type == ir.AttributeType.GRAPH:
+            found.append(attribute.as_graph())
+        elif attribute.type == ir.AttributeType.GRAPHS:
+            found += attribute.as_graphs()
     return found
-
-
-def _graphs(attribute: ir.Attr) -> list[ir.Graph]:
-    return [attribute.as_graph()] if attribute.type == ir.AttributeType.GRAPH else list(attribute.as_graphs())
 
 
 def dependent(graph: ir.Graph, image: ir.Value) -> set[ir.Value]:

@@ -197,14 +197,6 @@ def _reshape(inputs: list[Any], attributes: dict[str, Any]) -> Array:
     return np.asarray(x.reshape(sizes))
 
 
-def _unsqueeze(inputs: list[Any], attributes: dict[str, Any]) -> Array:
-    return np.asarray(np.expand_dims(inputs[0], _axes(inputs, attributes) or ()))
-
-
-def _cast(inputs: list[Any], attributes: dict[str, Any]) -> Array:
-    return np.asarray(inputs[0].astype(ir.DataType(attributes["to"]).numpy()))
-
-
 def _split(inputs: list[Any], attributes: dict[str, Any]) -> list[Array]:
     x, axis = inputs[0], attributes.get("axis", 0)
     sizes = inputs[1] if len(inputs) > 1 and inputs[1] is not None else attributes.get("split")
@@ -254,10 +246,10 @@ def _pointwise(function: Callable[..., Any], like: int = -1) -> Callable[[list[A
 # By the table's words, which are NumPy's.
 _COMPUTING: dict[str, Callable[[list[Any], dict[str, Any]], Array | list[Array]]] = {
     "identity": lambda i, a: i[0],
-    "cast": _cast,
+    "cast": lambda i, a: i[0].astype(ir.DataType(a["to"]).numpy()),
     "take": _gather,
     "concatenate": lambda i, a: np.concatenate(i, axis=a["axis"]),
-    "expand_dims": _unsqueeze,
+    "expand_dims": lambda i, a: np.expand_dims(i[0], _axes(i, a) or ()),
     "squeeze": lambda i, a: np.asarray(np.squeeze(i[0], _axes(i, a))),
     "slice": _slice,
     "split": _split,
@@ -270,36 +262,20 @@ _COMPUTING: dict[str, Callable[[list[Any], dict[str, Any]], Array | list[Array]]
     "divide": _pointwise(_divide),
     "mod": lambda i, a: _pointwise(np.fmod if a.get("fmod") else np.mod)(i, a),
     "power": _pointwise(np.power, like=0),
-    "prod": _reducer(np.prod),
-    "sum": _reducer(np.sum),
-    "max": _reducer(np.max),
-    "min": _reducer(np.min),
+    **{word: _reducer(getattr(np, word)) for word in ("prod", "sum", "max", "min")},
 }
 _SOME_LEFT_OUT = computing("slice split squeeze") | REDUCTIONS
 #: What works place by place.
 NUMPY: dict[str, Callable[..., Any]] = {
     word: getattr(np, word)
     for word in (
-        *(
-            "add",
-            "subtract",
-            "multiply",
-            "negative",
-            "absolute",
-            "reciprocal",
-            "sqrt",
-            "floor",
-            "ceil",
-            "round",
-            "where",
-        ),
-        *("equal", "less", "less_equal", "greater", "greater_equal"),
-        *("logical_not", "logical_and", "logical_or"),
+        "add", "subtract", "multiply", "negative", "absolute", "reciprocal", "sqrt", "floor", "ceil", "round", "where",
+        "equal", "less", "less_equal", "greater", "greater_equal", "logical_not", "logical_and", "logical_or",
     )
 } | {
     "minimum": lambda *xs: np.minimum.reduce(np.broadcast_arrays(*xs)),
     "maximum": lambda *xs: np.maximum.reduce(np.broadcast_arrays(*xs)),
-}
+}  # fmt: skip
 _COMPUTING |= {word: _pointwise(function) for word, function in NUMPY.items()}
 _RULES = {op: rule for word, rule in _COMPUTING.items() for op in computing(word)}
 #: What `compute` knows.

@@ -135,7 +135,8 @@ class Prober:
             proto = strip(self.model, values) if values else self._stripped
             shapes, dtypes = _infer(proto, self.model.graph.inputs, inputs)
             found = known_values.fold(self.model.graph, shapes)
-            done = len(found) == len(values) or self._complete(shapes)
+            named = (value.name for node in self.model.graph for value in node.outputs if value.name)
+            done = len(found) == len(values) or all(None not in shapes.get(name, (None,)) for name in named)
             values = found
             if done:  # else arithmetic gave something new, by which more shapes may come out
                 break
@@ -143,13 +144,6 @@ class Prober:
         axes = (self.layout.batch, self.layout.y, self.layout.x)
         first, height, width = (whole[axis] if axis is not None and whole else None for axis in axes)
         return Facts(shapes, dtypes, values, first or 1, (height, width) if height and width else None)
-
-    def _complete(self, shapes: Mapping[str, Shape]) -> bool:
-        for node in self.model.graph:
-            for value in node.outputs:
-                if value.name and None in shapes.get(value.name, (None,)):
-                    return False
-        return True
 
     def _bind(self, batch: int | None, size: Size | None) -> dict[int, int]:
         """Image axis -> size, for the axes that are open or asked for."""

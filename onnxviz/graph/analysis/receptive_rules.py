@@ -64,12 +64,9 @@ def _softmax_axes(call: Call) -> list[int]:
     return list(range(call.get("axis", 1) % rank, rank))  # the input was taken as a matrix then
 
 
-def _trailing(default: int) -> Callable[[Call], list[int]]:
-    def axes(call: Call) -> list[int]:
-        rank = len(call.input())
-        return list(range(call.get("axis", default) % rank, rank))
-
-    return axes
+def _trailing_axes(call: Call) -> list[int]:
+    rank = len(call.input())
+    return list(range(call.get("axis", -1) % rank, rank))
 
 
 # --- windows --------------------------------------------------------------------------------------
@@ -192,11 +189,6 @@ def reduction(call: Call) -> Units:
     return _dropped(call, [axis % rank for axis in axes])
 
 
-def arg_reduction(call: Call) -> Units:
-    """ArgMax and ArgMin."""
-    return _dropped(call, [call.get("axis", 0) % len(call.input())])
-
-
 def _dropped(call: Call, axes: list[int]) -> Units:
     found = to.mix(call.data, axes)
     for axis in sorted(axes, reverse=True):
@@ -265,17 +257,6 @@ def einsum(call: Call) -> Units:
 
 
 # --- rearranging ----------------------------------------------------------------------------------
-
-
-def reshape(call: Call) -> Units:
-    """Reshape, Flatten, Squeeze and Unsqueeze: the same numbers under another shape."""
-    return to.reshape(call.data, call.shape)
-
-
-def transpose(call: Call) -> Units:
-    """Axes in another order."""
-    rank = len(call.input())
-    return to.permute(call.data, list(call.get("perm") or reversed(range(rank))))
 
 
 def concat(call: Call) -> Units:
@@ -361,18 +342,8 @@ def tile(call: Call) -> Units:
     return found
 
 
-def depth_to_space(call: Call) -> Units:
-    """Blocks of channels become blocks of places."""
-    return _blocks(call, intervals.block(call.get("blocksize", 1)))
-
-
-def space_to_depth(call: Call) -> Units:
-    """Blocks of places become channels; a unit, over all its channels, reads the whole block."""
-    size = call.get("blocksize", 1)
-    return _blocks(call, window(size, 0, size))
-
-
 def _blocks(call: Call, how: Intervals) -> Units:
+    """Blocks of channels become blocks of places, or the other way round."""
     found = to.resize(to.mix(call.data, [1]), 1, call.shape[1])
     for axis in (2, 3):
         found = to.move(found, axis, how, call.shape[axis])
@@ -406,14 +377,14 @@ def resize(call: Call) -> Units:
 
 
 _BY_WORD: dict[str, Rule] = {
-    "arg_reduction": arg_reduction,
+    "arg_reduction": lambda call: _dropped(call, [call.get("axis", 0) % len(call.input())]),
     "axis": over(lambda call: [call.get("axis", -1)]),
     "concat": concat,
     "conv": conv,
     "conv_transpose": conv_transpose,
     "cumulation": over(lambda call: call.numbers("axis", 1) or [0]),
     "cut": cut,
-    "depth_to_space": depth_to_space,
+    "depth_to_space": lambda call: _blocks(call, intervals.block(call.get("blocksize", 1))),
     "einsum": einsum,
     "entry": entry,
     "gather": gather,
@@ -433,15 +404,17 @@ _BY_WORD: dict[str, Rule] = {
     "range": own,
     "recurrent": recurrent,
     "reduction": reduction,
-    "reshape": reshape,
+    # Flatten, Squeeze and Unsqueeze too: the same numbers under another shape.
+    "reshape": lambda call: to.reshape(call.data, call.shape),
     "resize": resize,
     "softmax": over(_softmax_axes),
-    "space_to_depth": space_to_depth,
+    # A unit, over all its channels, reads the whole block.
+    "space_to_depth": lambda call: _blocks(call, window(size := call.get("blocksize", 1), 0, size)),
     "split": split,
     "tile": tile,
     "top_k": top_k,
-    "trailing": over(_trailing(-1)),
-    "transpose": transpose,
+    "trailing": over(_trailing_axes),
+    "transpose": lambda call: to.permute(call.data, call.get("perm") or range(len(call.input()))[::-1]),
     "unpool": unpool,
 }
 #: Operator -> its rule; the others are taken to read all of their inputs.

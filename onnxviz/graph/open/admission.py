@@ -7,7 +7,8 @@ the picture's values, nobody knows beforehand.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from bisect import bisect_left
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Final
 
@@ -95,9 +96,9 @@ class Admission:
             return None
         return None
 
-    def _smallest(self, shapes: Shapes, name: str, sides: Sequence[int]) -> tuple[int, int] | None:
+    def _smallest(self, shapes: Shapes, name: str, axes: Sequence[int]) -> tuple[int, int] | None:
         """(height, width) of the smallest picture that goes through; None where it is not found."""
-        y, x = sides
+        y, x = axes
 
         def fits(height: int, width: int) -> bool:
             shape = list(shapes[name])
@@ -106,18 +107,9 @@ class Admission:
 
         if not fits(_LARGE, _LARGE):
             return None
-        height = _first(lambda side: fits(side, _LARGE))
-        width = _first(lambda side: fits(height, side))
-        return height, width
-
-
-def _first(fits: Callable[[int], bool]) -> int:
-    """The least side that fits, where all larger ones do."""
-    low, high = 0, _LARGE
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if fits(middle) else (middle, high)
-    return high
+        sides = range(1, _LARGE)  # where one fits, all larger ones do
+        height = 1 + bisect_left(sides, True, key=lambda side: fits(side, _LARGE))
+        return height, 1 + bisect_left(sides, True, key=lambda side: fits(height, side))
 
 
 def _elements(tensor: onnx.TensorProto) -> np.ndarray | None:

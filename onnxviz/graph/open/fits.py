@@ -176,19 +176,14 @@ def _empty(call: Call) -> str | None:
     if call.op in POOLS:
         kernel, lengths = list(call.attribute("kernel_shape")), windows(call)
     else:
-        kernel = _kernel(call, _CONVOLUTIONS[call.op])
+        kernel = list(call.attribute("kernel_shape") or ())
+        kernel = kernel or [size for size in call.shape(_CONVOLUTIONS[call.op])[2:] if size is not None]
         lengths = _rooms(call, spatial, kernel)
     if not [length for length in lengths if length is not None and length <= 0]:
         return None
     dilations = call.attribute("dilations") or [1] * len(kernel)
     reach = [(k - 1) * d + 1 for k, d in zip(kernel, dilations, strict=True)]
     return f"its windows of {_times(reach)} do not fit into the {_times(spatial)} places that it gets"
-
-
-def _kernel(call: Call, weight: int) -> list[int]:
-    """The kernel's lengths, as they are said or by the weight's shape."""
-    said = call.attribute("kernel_shape")
-    return list(said) if said else [size for size in call.shape(weight)[2:] if size is not None]
 
 
 def _rooms(call: Call, spatial: Sizes, kernel: list[int]) -> list[int | None]:

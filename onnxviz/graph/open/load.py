@@ -103,7 +103,9 @@ def load(source: Source, *, limits: Limits | None = None) -> Loaded:
             f"the model is too large or too deep for this machine ({type(error).__name__})"
         ) from error
     except Exception as error:  # whatever a parser says about a stranger's bytes, they are broken
-        raise ModelRejected(f"{_name(source)} is a broken ONNX model: {_cause(error)}") from error
+        path = isinstance(source, (str, os.PathLike))
+        name = quoted(source) if path else f"the given {type(source).__name__}"
+        raise ModelRejected(f"{name} is a broken ONNX model: {_cause(error)}") from error
 
 
 def _load(source: Source, limits: Limits) -> Loaded:
@@ -215,14 +217,6 @@ def _finish(
     return Loaded(model, name, warnings, limits, weights.files, digest)
 
 
-def _name(source: object) -> str:
-    return (
-        quoted(os.fspath(source))
-        if isinstance(source, (str, os.PathLike))
-        else f"the given {type(source).__name__}"
-    )
-
-
 def _cause(error: BaseException) -> str:
     """The innermost reason, on one short line."""
     while error.__cause__ is not None:
@@ -292,15 +286,14 @@ def _drop_shadowed(model: onnx.ModelProto, warnings: list[str]) -> None:
 
 
 def _tell_of_long_texts(graph: onnx.GraphProto, warnings: list[str]) -> None:
-    long = sum(node.ByteSize() > LONGEST and _is_wordy(node) for node in graph.node)
+    long = 0
+    for node in graph.node:
+        if node.ByteSize() > LONGEST:  # which is quick
+            long += max(len(node.name), *(len(entry.value) for entry in node.metadata_props), 0) > LONGEST
     if long:
         warnings.append(
             f"names or metadata of {long} nodes have over {LONGEST} characters: no module path is read from them"
         )
-
-
-def _is_wordy(node: onnx.NodeProto) -> bool:
-    return max(len(node.name), *(len(entry.value) for entry in node.metadata_props), 0) > LONGEST
 
 
 def _constants(graph: onnx.GraphProto) -> dict[int, str]:

@@ -368,7 +368,7 @@ class _Pass:
                 count, lengths = max(count, shape[axis] or 1), [*lengths, shape[axis]]
                 first[place] = first[place]._replace(shape=_without(shape, axis))
         own = dict.fromkeys((value.name for value in body.input), UNKNOWN)
-        if at.version > 8 or self.bound:
+        if at.opsets.get("", 1) > 8 or self.bound:
             own |= dict(zip(own, first, strict=False))
         results, trips = at.enter(body, own, certain=self.bound and any(lengths))
         if self.bound:  # the first step
@@ -414,11 +414,6 @@ class _Body:
             return outer.graph(graph, _Scope(own, self.scope), self.opsets, self.attributes)
         finally:
             outer.certain, outer.judging = before
-
-    @property
-    def version(self) -> int:
-        """Of the operator set."""
-        return self.opsets.get("", 1)
 
     def input(self, place: int) -> Known | None:
         """The input at `place`, None for one left out."""
