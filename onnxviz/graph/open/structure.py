@@ -12,6 +12,7 @@ import heapq
 from collections import Counter
 from collections.abc import Iterable, Iterator, MutableSequence, Sequence
 from dataclasses import dataclass, field
+from graphlib import CycleError, TopologicalSorter
 from typing import Final
 
 import onnx
@@ -66,7 +67,7 @@ def check(model: onnx.ModelProto, limits: Limits) -> Structure:
     raises   ModelRejected, LimitExceeded
     """
     found = Structure(_opsets(model.opset_import, "the model"), {})
-    if "" not in found.opsets and not found.opsets:
+    if not found.opsets:
         raise ModelRejected(
             "the model does not say which operator set it is written in (opset_import is missing)"
         )
@@ -338,8 +339,6 @@ def _sort(nodes: MutableSequence[onnx.NodeProto], needs: list[set[int]], who: st
 
 # --- calls of functions -------------------------------------------------------------------------
 
-_UNSEEN, _OPEN, _DONE = range(3)
-
 
 def _expand(main: Count, counts: dict[Key, Count], limits: Limits) -> None:
     """Refuse functions that call themselves; check size and depth with every call expanded.
@@ -348,28 +347,13 @@ def _expand(main: Count, counts: dict[Key, Count], limits: Limits) -> None:
     counts   every function
     raises   ModelRejected, LimitExceeded
     """
-    order: list[Key] = []  # each function after all that it calls
-    state = dict.fromkeys(counts, _UNSEEN)
-    for first in counts:
-        stack = [first]
-        while stack:
-            key = stack[-1]
-            if state[key] == _UNSEEN:
-                state[key] = _OPEN
-                for callee in counts[key].calls:
-                    if state[callee] == _OPEN:
-                        name = quoted(callee[1])
-                        raise ModelRejected(f"the function {name} calls itself, directly or through others")
-                    if state[callee] == _UNSEEN:
-                        stack.append(callee)
-            else:
-                stack.pop()
-                if state[key] == _OPEN:
-                    state[key] = _DONE
-                    order.append(key)
     sizes: dict[Key, tuple[int, int, int, int]] = {}
-    for key in order:
-        sizes[key] = _expanded(counts[key], sizes)
+    try:
+        for key in TopologicalSorter({key: count.calls for key, count in counts.items()}).static_order():
+            sizes[key] = _expanded(counts[key], sizes)  # each function after all that it calls
+    except CycleError as error:
+        name = quoted(error.args[1][0][1])
+        raise ModelRejected(f"the function {name} calls itself, directly or through others") from None
     nodes, calls, depth, many = _expanded(main, sizes)
     limits.check("nodes", nodes, f"the model has {nodes} nodes with its functions expanded")
     limits.check("function_depth", calls - 1, f"functions call each other {calls - 1} deep")
