@@ -119,6 +119,12 @@ def detector(form: str = "nms") -> onnx.ModelProto:
     )
 
 
+def segmenter() -> onnx.ModelProto:
+    """A mask (N, 2, 8, 8), and no classes."""
+    m = Maker()
+    return finished(m, m("Conv", trunk(m), m.random(2, 8, 3, 3), pads=[1] * 4))
+
+
 def average_of_softmaxes() -> onnx.ModelProto:
     """(N, 4): the mean of two softmaxes, which no algebra here knows."""
     m = Maker()

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto
 
 import onnxviz
+from tests.heads import renamed
+from tests.networks import Maker
 
 SIDE = 12
 
@@ -23,41 +25,22 @@ def detector(
     One 1×1 convolution (`features`, its channels red and green, 12×12) and a constant mask, so that a map's every
     pixel can be worked out by hand. The input takes pixels of 0 to 255.
     """
-    shape = [batch, 3, SIDE, SIDE] if layout == "NCHW" else [batch, SIDE, SIDE, 3]
-    place = np.zeros((1, 1, SIDE, SIDE), np.float32)
-    place[:, :, 4:8, 6:10] = 1 / 16 * SIDE * SIDE / 64  # GlobalAveragePool divides by all 144 positions
-    weights = np.zeros((2, 3, 1, 1), np.float32)
-    weights[0, 0] = weights[1, 1] = 1
     half = dtype == TensorProto.FLOAT16
-    kind = np.float16 if half else np.float32
-    nodes, value = [], "image"
-    if dtype == TensorProto.UINT8:
-        nodes.append(helper.make_node("Cast", [value], ["real"], to=TensorProto.FLOAT))
-        value = "real"
-    if layout == "NHWC":
-        nodes.append(helper.make_node("Transpose", [value], ["planes"], perm=[0, 3, 1, 2]))
-        value = "planes"
-    nodes += [
-        helper.make_node("Conv", [value, "weights"], ["features"], name="features"),
-        helper.make_node("Mul", ["features", "place"], ["placed"]),
-        helper.make_node("GlobalAveragePool", ["placed"], ["pooled"]),
-        helper.make_node("Flatten", ["pooled"], ["logits"]),
-    ]
+    place = np.zeros((1, 1, SIDE, SIDE), np.float16 if half else np.float32)
+    place[:, :, 4:8, 6:10] = 1 / 16 * SIDE * SIDE / 64  # GlobalAveragePool divides by all 144 positions
+    m = Maker(opset)
+    x = m("Cast", "image", to=TensorProto.FLOAT) if dtype == TensorProto.UINT8 else "image"
+    x = m("Transpose", x, perm=[0, 3, 1, 2]) if layout == "NHWC" else x
+    weights = m.constant(np.eye(2, 3, dtype=place.dtype)[:, :, None, None], "weights")
+    x = renamed(m, m("Conv", x, weights, name="features"), "features")
+    x = m("Flatten", m("GlobalAveragePool", m("Mul", x, m.constant(place, "place"))))
+    x = renamed(m, x, "logits")
     if softmax:
-        nodes.append(helper.make_node("Softmax", ["logits"], ["scores"], axis=1))
-    result = "scores" if softmax else "logits"
-    real = TensorProto.FLOAT16 if half else TensorProto.FLOAT
-    graph = helper.make_graph(
-        nodes,
-        "detector",
-        [helper.make_tensor_value_info("image", dtype, shape)],
-        [helper.make_tensor_value_info(result, real, [batch, 2])],
-        [
-            numpy_helper.from_array(weights.astype(kind), "weights"),
-            numpy_helper.from_array(place.astype(kind), "place"),
-        ],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
+        x = renamed(m, m("Softmax", x, axis=1), "scores")
+    shape = (batch, 3, SIDE, SIDE) if layout == "NCHW" else (batch, SIDE, SIDE, 3)
+    model = m.model({"image": shape}, {x: (batch, 2)}, dtype)
+    if half:
+        model.graph.output[0].type.tensor_type.elem_type = dtype
     return model.SerializeToString()
 
 
@@ -78,10 +61,8 @@ def photo(seed: int = 0) -> np.ndarray:
     return picture.astype(np.uint8)
 
 
-def load(**form):
-    """The detector as a network; `threads` goes to `onnxviz.load`, the rest to `detector`."""
+def load(threads: int | None = None, **form):
+    """The detector in a form as a network."""
     preset = "uint8" if form.get("dtype") == TensorProto.UINT8 else "raw"
-    threads = form.pop("threads", None)
-    return onnxviz.load(
-        detector(**form), preprocess=preset, labels=["red", "green"], provider="cpu", threads=threads
-    )
+    labels = ["red", "green"]
+    return onnxviz.load(detector(**form), preprocess=preset, labels=labels, provider="cpu", threads=threads)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import heads
 import numpy as np
-import onnx
 import pytest
 import torch
 import torch.nn.functional as F
@@ -18,24 +17,11 @@ from onnxviz.attribution.methods import LAYER, of
 from onnxviz.errors import GradientNotFinite, ImageRejected, ModelUnsuitable, UnknownLabel, UsageError
 from onnxviz.graph.randomise import randomise, weighted
 from tests import networks
-from tests.attribution.evaluated import evaluated
+from tests.attribution.pieces import correlation, evaluated, load, pictures
 
 PHOTOS = {"chelsea": data.chelsea, "coffee": data.coffee, "rocket": data.rocket}
 
 METHODS = of("cam")
-
-
-def load(model: onnx.ModelProto, **options):
-    return onnxviz.load(model, provider="cpu", **{"preprocess": "unit", **options})
-
-
-def pictures(count: int, size: int = 32, seed: int = 0) -> list[np.ndarray]:
-    rng = np.random.default_rng(seed)
-    return [rng.integers(0, 256, (size, size, 3), dtype=np.uint8) for _ in range(count)]
-
-
-def correlation(one: np.ndarray, other: np.ndarray) -> float:
-    return float(np.corrcoef(one.ravel(), other.ravel())[0, 1])
 
 
 @pytest.fixture(scope="module")
@@ -141,18 +127,16 @@ FORMS = {
 @pytest.mark.parametrize("form", FORMS)
 def test_a_batch_gives_what_single_pictures_give(form):
     net = FORMS[form]()
-    given = pictures(3)
+    given, targets = pictures(3), [1, None, 2]
     for method in ("grad-cam", "eigencam", "score-cam", "guided-grad-cam"):
-        several = onnxviz.cam(net, given, method=method, target=[1, None, 2], signed=True)
-        assert isinstance(several, list) and len(several) == 3
-        for number, target in ((0, 1), (1, None), (2, 2)):
-            alone = onnxviz.cam(net, given[number], method=method, target=target, signed=True)
-            assert several[number].target == alone.target
-            assert several[number].label == alone.label
-            assert several[number].values.shape == (32, 32)
-            limit = np.abs(alone.values).max()
-            assert limit > 0
-            np.testing.assert_allclose(several[number].values, alone.values, atol=1e-4 * limit)
+        several = onnxviz.cam(net, given, method=method, target=targets, signed=True)
+        assert isinstance(several, list)
+        for found, picture, target in zip(several, given, targets, strict=True):
+            alone = onnxviz.cam(net, picture, method=method, target=target, signed=True)
+            assert (found.target, found.label) == (alone.target, alone.label)
+            assert found.values.shape == (32, 32)
+            assert np.abs(alone.values).max() > 0
+            np.testing.assert_allclose(found.values, alone.values, atol=1e-4 * np.abs(alone.values).max())
         if method != "eigencam":
             assert [one.target for one in several][::2] == [1, 2]
 
@@ -206,21 +190,18 @@ def test_a_class_by_index_by_label_or_the_top_one(net, cat):
     for wrong in (1000, "no such animal"):
         with pytest.raises(UnknownLabel):
             onnxviz.cam(net, cat, target=wrong)
-    with pytest.raises(UsageError, match="2 targets were given for 1 pictures"):
-        onnxviz.cam(net, cat, target=[1, 2])
 
 
 def test_any_objective(tiny):
     picture = pictures(1)[0]
     by_target = onnxviz.cam(tiny, picture, target=3, signed=True)
-    by_objective = onnxviz.cam(tiny, picture, objective=objectives.logit(3), signed=True)
-    np.testing.assert_allclose(by_objective.values, by_target.values, rtol=1e-5, atol=1e-8)
-    assert by_objective.target is None
-    assert by_objective.score == pytest.approx(by_objective.manifest["figures"]["objective"])
-    less = onnxviz.cam(tiny, picture, objective=-objectives.logit(3), signed=True)
-    np.testing.assert_allclose(less.values, -by_target.values, rtol=1e-5, atol=1e-8)
-    with pytest.raises(UsageError):
-        onnxviz.cam(tiny, picture, target=3, objective=objectives.logit(3))
+    for factor in (1.0, -1.0, 0.0):
+        found = onnxviz.cam(tiny, picture, objective=factor * objectives.logit(3), signed=True)
+        np.testing.assert_allclose(found.values, factor * by_target.values, rtol=1e-5, atol=1e-8)
+        assert found.target is None
+        assert found.score == pytest.approx(found.manifest["figures"]["objective"])
+    assert not found.values.any()
+    assert "zero everywhere" in found.manifest["warnings"][-1]
 
 
 def test_an_embedding_is_explained_by_what_it_is_near(net, cat):
@@ -237,9 +218,7 @@ def test_eigen_cam_is_of_no_class_and_needs_no_classifier(net, cat):
     found = onnxviz.cam(net, cat, method="eigencam", target=285)
     assert (found.target, found.score) == (None, None)
     assert "first component of head.relu6" in found.label
-    m = networks.Maker()
-    mask = m("Conv", m("Relu", m("Conv", "image", m.random(4, 3, 3, 3))), m.random(2, 4, 3, 3))
-    segmenter = load(m.model({"image": ("N", 3, 16, 16)}, {mask: ("N", 2, 12, 12)}))
+    segmenter = load(heads.segmenter())
     assert onnxviz.cam(segmenter, pictures(1, 16)[0], method="eigencam").values.max() > 0
     with pytest.raises(ModelUnsuitable, match="class scores"):
         onnxviz.cam(segmenter, pictures(1, 16)[0])
@@ -267,13 +246,10 @@ def test_stretching_is_torchs_and_fields_stand_where_the_units_look(tiny):
     maps = np.random.default_rng(0).standard_normal((2, 16, 16)).astype(np.float32)
     wanted = F.interpolate(torch.from_numpy(maps)[None], (32, 32), mode="bilinear")[0].numpy()
     np.testing.assert_allclose(stretched @ maps @ stretched.T, wanted, atol=1e-5)
-    picture = pictures(1)[0]
     one, other = (
-        onnxviz.cam(tiny, picture, align=align, layer="conv1").values for align in ("field", "stretch")
+        onnxviz.cam(tiny, pictures(1)[0], align=align, layer="conv1") for align in ("field", "stretch")
     )
-    assert not np.allclose(one, other)
-    with pytest.raises(UsageError, match="did you mean 'stretch'"):
-        onnxviz.cam(tiny, picture, align="stretched")
+    assert not np.allclose(one.values, other.values)
 
 
 # --- sense ----------------------------------------------------------------------------------------
@@ -304,25 +280,25 @@ def test_random_weights_change_the_map(net, cat):
         assert abs(correlation(before, after)) < 0.8, layers
 
 
-def test_a_map_that_is_zero_says_so(tiny):
-    picture = pictures(1)[0]
-    none = onnxviz.cam(tiny, picture, objective=0.0 * objectives.logit(3))
-    assert not none.values.any()
-    assert "zero everywhere" in none.manifest["warnings"][-1]
-
-
 # --- bad input ------------------------------------------------------------------------------------
 
 
-def test_what_cannot_be_meant_is_a_typed_error(tiny):
-    picture = pictures(1)[0]
-    with pytest.raises(UsageError, match="did you mean 'grad-cam'.*layercam"):
-        onnxviz.cam(tiny, picture, method="gradcam")
-    for percentile in (0, 101):
-        with pytest.raises(UsageError, match="percentile"):
-            onnxviz.cam(tiny, picture, percentile=percentile)
-    with pytest.raises(UsageError, match="no picture"):
-        onnxviz.cam(tiny, [])
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"method": "gradcam"}, "did you mean 'grad-cam'.*layercam"),
+        ({"percentile": 0}, "percentile"),
+        ({"percentile": 101}, "percentile"),
+        ({"align": "stretched"}, "did you mean 'stretch'"),
+        ({"target": 3, "objective": objectives.logit(3)}, "one of target"),
+        ({"target": [1, 2]}, "2 targets were given for 1 pictures"),
+        ({"neuron": 3}, "step of a sequence"),
+        ({"image": []}, "no picture"),
+    ],
+)
+def test_what_cannot_be_meant_is_a_typed_error(tiny, options, words):
+    with pytest.raises(UsageError, match=words):
+        onnxviz.cam(tiny, **{"image": pictures(1)[0], **options})
     with pytest.raises(ImageRejected):
         onnxviz.cam(tiny, np.zeros((0, 4, 3), np.uint8))
 
@@ -352,8 +328,3 @@ def test_a_step_of_a_sequence_is_explained_by_its_best_class_or_the_target(form)
             np.testing.assert_allclose(one.values, wanted.values, rtol=1e-4, atol=1e-6)
     with pytest.raises(UsageError, match="32 steps, from 0.*got 99"):
         onnxviz.cam(net, photos, neuron=99)
-
-
-def test_a_step_is_only_of_a_sequence(tiny):
-    with pytest.raises(UsageError, match="step of a sequence"):
-        onnxviz.cam(tiny, pictures(1), neuron=3)

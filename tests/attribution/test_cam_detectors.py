@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 import onnxviz
+from tests.attribution.pieces import correlation, load, pictures
 
 torch = pytest.importorskip("torch")
 F = torch.nn.functional
-PICTURE = np.random.default_rng(5).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+(PICTURE,) = pictures(1, 64, seed=5)
 CLASSES, BINS = 3, 4
 
 
@@ -40,14 +41,11 @@ class Detector(torch.nn.Module):
                 y = box(one).view(-1, 3, 5 + CLASSES, *one.shape[2:]).permute(0, 1, 3, 4, 2).contiguous()
                 rows.append(torch.sigmoid(y).view(-1, 3 * one.shape[2] * one.shape[3], 5 + CLASSES))
             return torch.cat(rows, 1)
-        both = [
-            torch.cat([b(one), c(one)], 1).flatten(2)
-            for one, b, c in zip(maps, self.boxes, self.names, strict=True)
-        ]
+        heads = zip(maps, self.boxes, self.names, strict=True)
+        both = [torch.cat([b(one), c(one)], 1).flatten(2) for one, b, c in heads]
         box, names = torch.cat(both, 2).split([4 * BINS, CLASSES], 1)
-        box = self.bins(box.view(-1, 4, BINS, box.shape[2]).transpose(1, 2).softmax(1)).view(
-            -1, 4, box.shape[2]
-        )
+        count = box.shape[2]
+        box = self.bins(box.view(-1, 4, BINS, count).transpose(1, 2).softmax(1)).view(-1, 4, count)
         y = torch.cat([box, torch.sigmoid(names)], 1)  # (N, 4 + classes, boxes)
         if self.head == "bins":
             return y
@@ -64,7 +62,7 @@ def detector(request):
         model, (torch.randn(1, 3, 64, 64),), buffer, dynamo=False, opset_version=14,
         input_names=["images"], output_names=["output0"],
     )  # fmt: skip
-    return request.param, model, onnxviz.load(buffer.getvalue(), preprocess="unit")
+    return request.param, model, load(buffer.getvalue())
 
 
 def box_of_scale(head, net, coarse):
@@ -105,5 +103,4 @@ def test_a_box_is_explained_by_the_maps_that_it_is_read_from(detector, method, c
     layer = next(name for name in names if net.layer(name).shape[2] == (8 if coarse else 16))
     one = onnxviz.cam(net, PICTURE, objective=text, method=method, layer=layer, signed=True)
     wanted = F.interpolate(torch.tensor(expected)[None, None], size=(64, 64), mode="bilinear")[0, 0].numpy()
-    correlation = np.corrcoef(one.values.ravel(), wanted.ravel())[0, 1]
-    assert correlation > 0.999 or np.abs(wanted).max() == 0
+    assert correlation(one.values, wanted) > 0.999 or np.abs(wanted).max() == 0

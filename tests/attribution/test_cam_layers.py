@@ -12,11 +12,8 @@ from onnxviz import objectives
 from onnxviz.attribution import cam_layers
 from onnxviz.errors import ModelUnsuitable, UnknownLayer, UsageError
 from tests import networks
+from tests.attribution.pieces import load, pictures
 from tests.networks import Maker
-
-
-def load(model: onnx.ModelProto, **options):
-    return onnxviz.load(model, provider="cpu", preprocess="unit", **options)
 
 
 def default(net, objective=None):
@@ -67,14 +64,11 @@ def transformer() -> onnx.ModelProto:
     return m.model({"image": ("N", 3, 32, 32)}, {x: ("N", 10)})
 
 
-def test_the_bundled_network(net):
-    assert default(net).name == "head.relu6"
-
-
 WANTED = {
     "tiny": (networks.tiny_cnn, "pool", (8, 8)),
     "open size": (lambda: networks.tiny_cnn(size="S"), "pool", None),
     "fp16": (lambda: networks.fp16(networks.tiny_cnn()), "pool", (8, 8)),
+    "uint8": (lambda: networks.tiny_cnn(uint8=True), "pool", (8, 8)),
     "NHWC": (networks.nhwc, "transpose10", (16, 16)),
     "QDQ": (lambda: networks.qdq(networks.tiny_cnn()), "pool", (8, 8)),
     "QOperator": (lambda: networks.qoperator(networks.tiny_cnn()), "pool", (8, 8)),
@@ -86,34 +80,29 @@ WANTED = {
 
 
 def test_features_are_taken_where_they_are_pooled(net):
-    assert default(net, objectives.l2("features")).name == "head.relu6"
+    assert default(net).name == default(net, objectives.l2("features")).name == "head.relu6"
     squeeze = load(networks.light("squeezenet"))
     assert default(squeeze, objectives.l2(squeeze.head.logits)).op == "Relu"  # one channel a class
 
 
 @pytest.mark.parametrize(("make", "name", "places"), WANTED.values(), ids=WANTED)
 def test_a_classifiers_last_layer_with_a_map(make, name, places):
-    found = default(load(make()))
+    model = make()
+    bytes_ = model.graph.input[0].type.tensor_type.elem_type == onnx.TensorProto.UINT8
+    found = default(load(model, preprocess="raw" if bytes_ else "unit"))
     assert found.name == name
     assert places is None or cam_layers.places(found) == places
 
 
 def test_a_segmenters_coarsest_layer_and_not_the_mask_itself():
     net = load(u_net())
-    mask = net.model.graph.outputs[0].name
-    assert default(net, objectives.part(mask, 2)).node == "deepest"
+    assert default(net, objectives.part(net.model.graph.outputs[0].name, 2)).node == "deepest"
 
 
 def test_a_detectors_layer_is_one_that_every_box_comes_through():
-    net = load(detector())
+    net, score = load(detector()), objectives.part("scores", 300, 1)
     assert default(net, objectives.part("boxes", 3, 1)).node == "shared"
-    found = onnxviz.cam(
-        net,
-        np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8),
-        objective=objectives.part("scores", 300, 1),
-        signed=True,
-        method="hirescam",
-    )
+    found = onnxviz.cam(net, pictures(1)[0], objective=score, signed=True, method="hirescam")
     assert np.abs(found.values).max() > 0
 
 
@@ -121,8 +110,7 @@ def test_a_transformer_is_refused_with_its_layers_named():
     net = load(transformer())
     with pytest.raises(ModelUnsuitable, match=r"'conv2'.*work.*layer=.*layers with a map: 'conv2'"):
         default(net)
-    picture = np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)
-    assert onnxviz.cam(net, picture, layer="patches", signed=True).values.shape == (32, 32)
+    assert onnxviz.cam(net, pictures(1)[0], layer="patches", signed=True).values.shape == (32, 32)
 
 
 def test_a_network_without_maps():
@@ -134,18 +122,19 @@ def test_a_network_without_maps():
         default(net)
 
 
-def test_a_layer_that_will_not_do_is_refused_with_others_named(net, cat):
-    with pytest.raises(UsageError, match=r"'features' has shape \(N, 1280\) and no map.*'head.relu6'"):
-        onnxviz.cam(net, cat, layer="features")
-    with pytest.raises(UnknownLayer, match="did you mean 'head.relu6'"):
-        onnxviz.cam(net, cat, layer="head.relu7")
-    with pytest.raises(UsageError, match=r"'stem.relu6'.* does not depend on layer 'head'.*map: 'stem'"):
-        onnxviz.cam(net, cat, layer="head", objective=objectives.channel("stem.relu6", 3))
-    with pytest.raises(UsageError, match="no layer was named"):
-        onnxviz.cam(net, cat, layer=[])
-
-
-def test_uint8_stays_a_layer_of_maps():
-    net = onnxviz.load(networks.tiny_cnn(uint8=True), provider="cpu", preprocess="raw")
-    assert net.input.dtype == "uint8"
-    assert default(net).name == "pool"
+@pytest.mark.parametrize(
+    ("options", "error", "words"),
+    [
+        ({"layer": "features"}, UsageError, r"'features' has shape \(N, 1280\) and no map.*'head.relu6'"),
+        ({"layer": "head.relu7"}, UnknownLayer, "did you mean 'head.relu6'"),
+        (
+            {"layer": "head", "objective": objectives.channel("stem.relu6", 3)},
+            UsageError,
+            r"'stem.relu6'.* does not depend on layer 'head'.*map: 'stem'",
+        ),
+        ({"layer": []}, UsageError, "no layer was named"),
+    ],
+)
+def test_a_layer_that_will_not_do_is_refused_with_others_named(net, cat, options, error, words):
+    with pytest.raises(error, match=words):
+        onnxviz.cam(net, cat, **options)

@@ -2,6 +2,7 @@
 
 import json
 
+import heads
 import numpy as np
 import onnx
 import onnxruntime
@@ -11,9 +12,12 @@ import onnxviz
 from onnxviz.attribution.methods import METHODS
 from onnxviz.errors import ModelUnsuitable, OnnxVizError, UnknownLabel, UnknownLayer, UsageError
 from tests import networks
+from tests.attribution import pieces as attribution
 
 TECHNIQUES = [name for name, row in METHODS.items() if row.one_pass]
 OUTPUTS = ["class", "probability", "probabilities", "heatmap"]
+# All that is opened with `preprocess=RECIPE`, beside the bundled network.
+RECIPE = onnxviz.Preprocessing((32, 32), (0.5,) * 3, (0.5,) * 3)
 FORMS = {
     "NHWC": networks.nhwc,
     "uint8": lambda: networks.tiny_cnn(uint8=True),
@@ -29,8 +33,7 @@ FORMS = {
 }
 
 
-def opened(model: onnx.ModelProto):
-    recipe = onnxviz.Preprocessing((32, 32), (0.5,) * 3, (0.5,) * 3)
+def opened(model: onnx.ModelProto, recipe: onnxviz.Preprocessing = RECIPE):
     return onnxviz.load(model, provider="cpu", preprocess=recipe)
 
 
@@ -40,6 +43,16 @@ def run(model: onnx.ModelProto, pictures, **feeds) -> dict[str, np.ndarray]:
     session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     names = [value.name for value in session.get_outputs()]
     return dict(zip(names, session.run(names, {"image": np.stack(pictures), **feeds}), strict=True))
+
+
+def same(found: np.ndarray, wanted: np.ndarray, tolerance: float = 1e-5) -> None:
+    assert found.shape == wanted.shape
+    assert wanted.any()
+    assert np.abs(found - wanted).max() <= tolerance * np.abs(wanted).max()
+
+
+def told(model: onnx.ModelProto) -> dict:
+    return json.loads(notes(model)["onnxviz.explainer"])
 
 
 def on_arrays(net, pictures, technique: str, **options):
@@ -63,8 +76,8 @@ def test_the_heat_map_is_the_techniques(net, views, technique):
     assert [value.name for value in model.graph.output] == OUTPUTS
     found = run(model, views)
     wanted, targets = on_arrays(net, views, technique)
-    assert found["heatmap"].shape == (2, 224, 224)
-    assert np.abs(found["heatmap"] - wanted).max() <= 1e-5 * np.abs(wanted).max()
+    assert wanted.shape == (2, 224, 224)
+    same(found["heatmap"], wanted)
     if technique != "eigencam":  # is of no class
         assert found["class"].tolist() == targets
 
@@ -84,14 +97,14 @@ def test_targets_are_an_index_a_label_or_fed(net, views):
     label = net.label(282)
     for target in (282, label):
         model = onnxviz.explainer_model(net, "gradient", target=target, fixed=True)
-        assert np.abs(run(model, views)["heatmap"] - wanted).max() <= 1e-5 * np.abs(wanted).max()
-        assert json.loads(notes(model)["onnxviz.explainer"])["label"] == label
+        same(run(model, views)["heatmap"], wanted)
+        assert told(model)["label"] == label
     fed = onnxviz.explainer_model(net, "gradient", target="fed", fixed=True)
     assert [value.name for value in fed.graph.input] == ["image", "target"]
     found = run(fed, views, target=np.array([282, 967]))
     second, _ = on_arrays(net, views[1:], "gradient", target=967)
-    for here, there in zip(found["heatmap"], (wanted[0], second[0]), strict=True):
-        assert np.abs(here - there).max() <= 1e-5 * np.abs(there).max()
+    same(found["heatmap"][0], wanted[0])
+    same(found["heatmap"][1], second[0])
     assert found["class"][0] == 285  # what the network says, whatever is explained
 
 
@@ -99,35 +112,29 @@ def test_targets_are_an_index_a_label_or_fed(net, views):
 def test_any_objective_is_explained(net, views, technique):
     text = "2*logit(282) - logit(285)"
     model = onnxviz.explainer_model(net, technique, objective=text, fixed=True)
-    wanted, _ = on_arrays(net, views, technique, objective=text)
     found = run(model, views)
-    assert np.abs(found["heatmap"] - wanted).max() <= 1e-5 * np.abs(wanted).max()
+    same(found["heatmap"], on_arrays(net, views, technique, objective=text)[0])
     assert found["class"][0] == 285
-    assert json.loads(notes(model)["onnxviz.explainer"])["objective"] == text
+    assert told(model)["objective"] == text
 
 
 def test_a_network_without_classes_is_explained_by_an_objective():
-    m = networks.Maker()
-    maps = m("Conv", m("Relu", m("Conv", "image", m.random(6, 3, 3, 3))), m.random(4, 6, 3, 3))
-    proto = m.model({"image": ("N", 3, 24, 24)}, {maps: None})
-    net = onnxviz.load(proto, preprocess="unit", provider="cpu")
-    with pytest.raises(ModelUnsuitable):
-        onnxviz.explainer_model(net, "gradient")
-    model = onnxviz.explainer_model(net, "gradient", objective=f"part({maps!r}, 2)", fixed=True)
+    net = opened(heads.segmenter(), onnxviz.Preprocessing())
+    mask = net.model.graph.outputs[0].name
+    with pytest.raises(ModelUnsuitable, match="class scores"):
+        onnxviz.explainer_model(net)
+    model = onnxviz.explainer_model(net, "gradient", objective=f"part({mask!r}, 1)", fixed=True)
     assert [value.name for value in model.graph.output] == ["heatmap"]
-    photo = np.random.default_rng(0).integers(0, 256, (*net.size, 3), dtype=np.uint8)
-    wanted, _ = on_arrays(net, [photo], "gradient", objective=f"part({maps!r}, 2)")
-    found = run(model, [photo])["heatmap"]
-    np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-5 * np.abs(wanted).max())
+    photos = attribution.pictures(1, 16)
+    wanted, _ = on_arrays(net, photos, "gradient", objective=f"part({mask!r}, 1)")
+    same(run(model, photos)["heatmap"], wanted, 1e-4)
 
 
 def test_a_layer_can_be_chosen(net, views):
-    layer = next(one for one in reversed(net.layers) if one.shape[2:] == (14, 14))
-    wanted, _ = on_arrays(net, views, "layercam", layer=layer.name)
-    model = onnxviz.explainer_model(net, "layercam", layer=layer.name, fixed=True)
-    found = run(model, views)["heatmap"]
-    assert np.abs(found - wanted).max() <= 1e-5 * wanted.max()
-    assert json.loads(notes(model)["onnxviz.explainer"])["layer"] == layer.name
+    layer = next(one.name for one in reversed(net.layers) if one.shape[2:] == (14, 14))
+    model = onnxviz.explainer_model(net, "layercam", layer=layer, fixed=True)
+    same(run(model, views)["heatmap"], on_arrays(net, views, "layercam", layer=layer)[0])
+    assert told(model)["layer"] == layer
 
 
 @pytest.mark.parametrize(("resize", "fraction"), [("crop", 0.875), ("squash", 1.0), ("pad", 1.0)])
@@ -155,8 +162,7 @@ def test_the_file_says_what_it_is(net):
     props = notes(onnxviz.explainer_model(net, "grad-cam", target=285))
     assert json.loads(props["onnxviz.labels"]) == net.labels
     said = json.loads(props["onnxviz.explainer"])
-    assert said["technique"] == "grad-cam"
-    assert said["target"] == 285
+    assert (said["technique"], said["target"]) == ("grad-cam", 285)
     assert said["network"]["sha256"] == net.digest
     assert onnxviz.Preprocessing.from_dict(said["preprocessing"]) == net.preprocessing
     assert "onnxviz.preprocessing" not in props  # whoever opens the file must not prepare its pictures twice
@@ -167,66 +173,48 @@ def test_the_same_call_gives_the_same_bytes(net):
     assert one == two
 
 
-def test_names_that_the_network_uses_itself_are_no_trouble():
+@pytest.mark.parametrize("weight", ["class_2", "heatmap"])
+def test_names_that_the_network_uses_itself_are_no_trouble(weight, pictures):
     toy = networks.tiny_cnn()
     renamed = {"conv1": "class", "relu1": "heatmap", "norm1": "probability", "conv2": "probabilities",
                "logits": "target", "relu2": "preprocessing/Resize"}  # fmt: skip
+    renamed = {} if weight == "heatmap" else renamed
+    renamed[toy.graph.initializer[0].name] = toy.graph.initializer[0].name = weight
     for node in toy.graph.node:
         node.input[:] = [renamed.get(name, name) for name in node.input]
         node.output[:] = [renamed.get(name, name) for name in node.output]
-    toy.graph.initializer[0].name, before = "class_2", toy.graph.initializer[0].name
-    for node in toy.graph.node:
-        node.input[:] = ["class_2" if name == before else name for name in node.input]
-    recipe = onnxviz.Preprocessing((32, 32))
-    picture = np.random.default_rng(0).integers(0, 256, (1, 32, 32, 3), np.uint8)
     results = []
     for model in (toy, networks.tiny_cnn()):
-        net = onnxviz.load(model, provider="cpu", preprocess=recipe)
-        made = onnxviz.explainer_model(net, "saliency", target="fed")
-        onnx.checker.check_model(made, full_check=True)
-        results.append(run(made, picture, target=np.array([3])))
+        net = opened(model, onnxviz.Preprocessing((32, 32)))
+        results.append(run(onnxviz.explainer_model(net, target="fed"), pictures, target=np.array([3, 4])))
+        if model is toy:
+            assert net.model.graph.initializers[weight].const_value.name == weight
     for name in OUTPUTS:
         np.testing.assert_array_equal(results[0][name], results[1][name])
 
 
-def test_an_initialiser_of_a_public_name_keeps_its_name_in_the_network():
-    toy = networks.tiny_cnn()
-    before = toy.graph.initializer[0].name
-    toy.graph.initializer[0].name = "heatmap"
-    for node in toy.graph.node:
-        node.input[:] = ["heatmap" if name == before else name for name in node.input]
-    net = onnxviz.load(toy, provider="cpu", preprocess=onnxviz.Preprocessing((32, 32)))
-    onnx.checker.check_model(onnxviz.explainer_model(net), full_check=True)
-    assert "heatmap" in net.model.graph.initializers
-    assert net.model.graph.initializers["heatmap"].const_value.name == "heatmap"
-
-
-def test_wrong_orders_are_typed_errors(net):
-    for wrong in (
-        {"technique": "smoothgrad"},
-        {"technique": "grad_cam"},
-        {"layer": "head.relu6"},
-        {"over": "photo"},
-    ):
-        with pytest.raises(UsageError):
-            onnxviz.explainer_model(net, **wrong)
-    with pytest.raises(UnknownLabel):
-        onnxviz.explainer_model(net, target="a cat of sorts")
-    with pytest.raises(UnknownLabel):
-        onnxviz.explainer_model(net, target=1000)
-    with pytest.raises(UnknownLayer):
-        onnxviz.explainer_model(net, "grad-cam", layer="head.relu7")
-    with pytest.raises(UsageError, match="head"):
-        onnxviz.explainer_model(net, "grad-cam", layer="logits")
+@pytest.mark.parametrize(
+    ("order", "error", "words"),
+    [
+        ({"technique": "smoothgrad"}, UsageError, "one pass"),
+        ({"technique": "grad_cam"}, UsageError, "did you mean 'grad-cam'"),
+        ({"layer": "head.relu6"}, UsageError, "takes no layer"),
+        ({"over": "photo"}, UsageError, "input or picture"),
+        ({"target": "a cat of sorts"}, UnknownLabel, "a cat of sorts"),
+        ({"target": 1000}, UnknownLabel, "1000"),
+        ({"technique": "grad-cam", "layer": "head.relu7"}, UnknownLayer, "head.relu7"),
+        ({"technique": "grad-cam", "layer": "logits"}, UsageError, "head"),
+    ],
+)
+def test_wrong_orders_are_typed_errors(net, order, error, words):
+    with pytest.raises(error, match=words):
+        onnxviz.explainer_model(net, **order)
 
 
 def test_what_only_some_runtimes_have_is_refused():
     m = networks.Maker()
-    x = m("Relu", m("Conv", "image", m.random(4, 3, 3, 3), pads=[1] * 4))
-    x = m("Flatten", m("GlobalAveragePool", x))
-    x = m("BiasSplitGelu", m("Gemm", x, m.random(8, 4), transB=1), m.random(8), domain="com.microsoft")
-    model = m.model({"image": ("N", 3, 8, 8)}, {x: ("N", 4)})
-    net = onnxviz.load(model, provider="cpu", preprocess=onnxviz.Preprocessing((8, 8)))
+    x = m("BiasSplitGelu", heads.linear(m, heads.pooled(m), 8), m.random(8), domain="com.microsoft")
+    net = opened(heads.finished(m, x), onnxviz.Preprocessing((16, 16)))
     with pytest.raises(OnnxVizError, match="BiasSplitGelu"):
         onnxviz.explainer_model(net)
     with pytest.raises(ModelUnsuitable, match=r"com\.microsoft\.BiasSplitGelu"):
@@ -251,8 +239,7 @@ def test_the_heat_map_is_the_techniques_in_every_form(form, technique, pictures)
     net = opened(FORMS[form]())
     found = run(onnxviz.explainer_model(net, technique), pictures)
     values, targets = on_arrays(net, pictures, technique)
-    assert values.any()
-    assert np.abs(found["heatmap"] - values).max() <= 1e-5 * np.abs(values).max()
+    same(found["heatmap"], values)
     assert found["class"].tolist() == targets
     step = 1 / 255 if form.startswith("Q") else 0  # their probabilities come in steps
     best = [row[0].probability for row in net.predict(list(pictures), top=1)]
@@ -261,45 +248,32 @@ def test_the_heat_map_is_the_techniques_in_every_form(form, technique, pictures)
 
 def test_pictures_of_any_size_where_the_network_keeps_them(pictures):
     recipe = onnxviz.Preprocessing(None, (0.5,) * 3, (0.5,) * 3)
-    own = onnxviz.load(networks.tiny_cnn(size=("H", "W")), provider="cpu", preprocess=recipe)
+    own = opened(networks.tiny_cnn(size=("H", "W")), recipe)
     assert own.preprocessing.size is None
     for technique in ("saliency", "grad-cam", "eigencam"):
         model = onnxviz.explainer_model(own, technique)
         for shape in ((32, 32), (24, 40)):
             picture = np.resize(pictures, (*shape, 3))
-            found = run(model, picture[None])["heatmap"][0]
-            (wanted,), _ = on_arrays(own, [picture], technique)
-            assert found.shape == shape
-            assert np.abs(found - wanted).max() <= 1e-5 * wanted.max()
+            wanted, _ = on_arrays(own, [picture], technique)
+            assert wanted.shape[1:] == shape
+            same(run(model, picture[None])["heatmap"], wanted)
     with pytest.raises(UsageError, match="size="):
         onnxviz.explainer_model(own, fixed=True)
 
 
 def test_a_batch_that_must_stay_stays(pictures):
     m = networks.Maker()
-    x = m("Relu", m("Conv", "image", m.random(8, 3, 3, 3), pads=[1] * 4))
-    x = m(
-        "Unsqueeze", m("Gather", x, m.constant(np.int64(0)), axis=0), m.constant([0])
-    )  # its first picture only
-    x = m("Gemm", m("Flatten", m("GlobalAveragePool", x)), m.random(5, 8), transB=1)
-    net = opened(m.model({"image": (1, 3, 32, 32)}, {x: (1, 5)}))
+    first = m("Gather", heads.trunk(m), m.constant(np.int64(0)), axis=0)  # its first picture only
+    x = m("Flatten", m("GlobalAveragePool", m("Unsqueeze", first, m.constant([0]))))
+    net = opened(m.model({"image": (1, 3, 32, 32)}, {heads.linear(m, x, 5): (1, 5)}))
     assert net.batched[1] == 1
     for technique in ("saliency", "grad-cam"):
         made = onnxviz.explainer_model(net, technique)
         assert made.graph.input[0].type.tensor_type.shape.dim[0].dim_value == 1
         found = run(made, pictures[:1])
-        (wanted,), targets = on_arrays(net, pictures[:1], technique)
-        assert np.abs(found["heatmap"][0] - wanted).max() <= 1e-5 * wanted.max()
+        wanted, targets = on_arrays(net, pictures[:1], technique)
+        same(found["heatmap"], wanted)
         assert found["class"].tolist() == targets
-
-
-def test_what_is_no_classifier_is_refused():
-    m = networks.Maker()
-    x = m("Relu", m("Conv", "image", m.random(4, 3, 3, 3), pads=[1] * 4))
-    mask = m("Conv", x, m.random(2, 4, 1, 1))
-    net = opened(m.model({"image": ("N", 3, 32, 32)}, {mask: ("N", 2, 32, 32)}))
-    with pytest.raises(ModelUnsuitable, match="class scores"):
-        onnxviz.explainer_model(net)
 
 
 def test_bytes_that_the_network_computes_with_are_refused():

@@ -20,16 +20,6 @@ from tests import toys
 SIDE = toys.SIDE
 
 
-def load(**form):
-    preset = "uint8" if form.get("dtype") == TensorProto.UINT8 else "raw"
-    return onnxviz.load(toys.detector(**form), preprocess=preset, labels=["red", "green"], provider="cpu")
-
-
-@pytest.fixture(scope="module")
-def toy():
-    return load()
-
-
 def measured(net, picture, values, measures, **how):
     score = Measure(net, parse(net, 0))
     asked = flipping.How(**{"fill": "grey", "grid": 3, "steps": 4, "seed": 0, "batch": None} | how)
@@ -68,31 +58,32 @@ def rise_reference(net, x: np.ndarray, explanation: np.ndarray, mode: str) -> fl
     return (scores.sum() - scores[0] / 2 - scores[-1] / 2) / (len(scores) - 1)
 
 
-def test_deletion_and_insertion_are_those_of_rise(toy, maps) -> None:
-    picture = toys.photo()
-    found = measured(toy, picture, maps, ["deletion", "insertion"])
-    for number, one in enumerate(maps):
-        x = toy.prepare(picture)
-        assert found["deletion"][number] == pytest.approx(rise_reference(toy, x, one, "del"), abs=1e-5)
-        assert found["insertion"][number] == pytest.approx(rise_reference(toy, x, one, "ins"), abs=1e-5)
+def quantus_reference(net, x: np.ndarray, explanation: np.ndarray) -> float:
+    """The score summed while a row of pixels a step becomes "black"."""
+    predictions, order = [], np.argsort(-explanation.flatten())
+    for start in range(0, order.size, SIDE):
+        x.reshape(3, -1)[:, order[start : start + SIDE]] = x.min()
+        predictions.append(red(net, x)[0])
+    return np.trapezoid(predictions, dx=1)
 
 
-def test_pixel_flipping_is_that_of_quantus(toy, maps) -> None:
-    picture = toys.photo()
-    found = measured(toy, picture, maps, ["pixel-flipping"])["pixel-flipping"]
-    for number, one in enumerate(maps):
-        x = toy.prepare(picture)
-        predictions = []
-        order = np.argsort(-one.flatten())
-        for start in range(0, order.size, SIDE):
-            x.reshape(3, -1)[:, order[start : start + SIDE]] = x.min()  # its "black"
-            predictions.append(red(toy, x)[0])
-        assert found[number] == pytest.approx(np.trapezoid(predictions, dx=1), abs=1e-4)
+@pytest.mark.parametrize(
+    ("measure", "reference", "tolerance"),
+    [
+        ("deletion", lambda *given: rise_reference(*given, "del"), 1e-5),
+        ("insertion", lambda *given: rise_reference(*given, "ins"), 1e-5),
+        ("pixel-flipping", quantus_reference, 1e-4),
+    ],
+)
+def test_a_measure_is_that_of_its_authors(toy, maps, measure, reference, tolerance) -> None:
+    found = measured(toy, toys.photo(), maps, [measure])[measure]
+    wanted = [reference(toy, toy.prepare(toys.photo()), one) for one in maps]
+    np.testing.assert_allclose(found, wanted, rtol=0, atol=tolerance)
 
 
 @pytest.mark.parametrize("form", [{}, {"layout": "NHWC"}, {"batch": 1}])
 def test_the_gain_is_the_area_between_both_orders(form, maps) -> None:
-    net, picture = load(**form), toys.photo(1)
+    net, picture = toys.load(**form), toys.photo(1)
     found = measured(net, picture, maps, ["srg"])
     x = net.prepare(picture)
     hidden = filling(net, x, picture, "grey", radius=4, seed=0)
@@ -111,7 +102,7 @@ def test_the_gain_is_the_area_between_both_orders(form, maps) -> None:
 
 
 def test_the_curves_begin_with_the_picture_and_end_with_the_fill(maps) -> None:
-    net, picture = load(dtype=TensorProto.UINT8), toys.photo(1)
+    net, picture = toys.load(dtype=TensorProto.UINT8), toys.photo(1)
     curves = measured(net, picture, maps, ["srg"], fill="zero")["curves"]
     assert curves.shape == (2, 2, 5)
     np.testing.assert_allclose(curves[..., 0], red(net, net.prepare(picture))[0], atol=1e-6)
@@ -140,9 +131,8 @@ def test_a_map_of_what_counts_beats_chance_and_its_inverse_does_not(toy) -> None
     pictures = [toys.photo(seed) for seed in range(6)]
     columns = []
     for picture in pictures:
-        draws = [rng.random((SIDE, SIDE)) for _ in range(4)]
-        found = measured(toy, picture, [place, -place, *draws], list(flipping.MEASURES), fill="zero")
-        columns.append(found)
+        given = [place, -place, *(rng.random((SIDE, SIDE)) for _ in range(4))]
+        columns.append(measured(toy, picture, given, list(flipping.MEASURES), fill="zero"))
     # Twelve pixels are too few for the others: a blur of 11, and noise that its neighbours make up for.
     for name in ("srg", "deletion", "pixel-flipping"):
         table = np.stack([[*one[name][:2], one[name][2:].mean(), 0] for one in columns], axis=1)
@@ -155,72 +145,60 @@ def test_a_map_of_what_counts_beats_chance_and_its_inverse_does_not(toy) -> None
 def test_the_whole_of_it(toy, tmp_path) -> None:
     path = tmp_path / "broken.png"
     path.write_bytes(b"no picture")
-    images = [toys.photo(seed) for seed in range(3)]
+    images, methods = [toys.photo(seed) for seed in range(3)], ["saliency", "grad-cam", "occlusion"]
     told = []
     result = onnxviz.faithfulness(
-        toy,
-        [*images, path],
-        ["saliency", "grad-cam", "occlusion"],
-        grid=4,
-        measures="all",
-        progress=lambda *one: told.append(one),
+        toy, [*images, path], methods, grid=4, measures="all", progress=lambda *one: told.append(one)
     )
-    assert result.methods == ["saliency", "grad-cam", "occlusion", *module.BASELINES]
+    assert result.methods == [*methods, *module.BASELINES]
     assert result.values.shape == (5, 3)
     assert told[-1] == (3, 4, "pictures")
     assert result.manifest["skipped"][0]["path"].endswith("broken.png")
     table = result.table()
     assert len(table["value"]) == 5 * len(flipping.MEASURES)
     assert result.score("occlusion", "road").value == table["value"][-3]
-    assert set(result.no_better) <= {"saliency", "grad-cam", "occlusion"}
-    again = onnxviz.faithfulness(toy, images, ["saliency", "grad-cam", "occlusion"], grid=4, measures="all")
+    assert set(result.no_better) <= set(methods)
+    again = onnxviz.faithfulness(toy, images, methods, grid=4, measures="all")
     np.testing.assert_array_equal(again.values, result.values)
     assert result.picture().width > 400
     result.save(tmp_path / "out.csv")
     assert (tmp_path / "out.csv").read_text().startswith("measure,method,value,low,high,better_than_random\n")
 
 
-def test_one_picture_has_no_limits_and_no_verdict(toy) -> None:
-    result = onnxviz.faithfulness(toy, toys.photo(), ["saliency"], grid=4)
-    one = result.score("saliency")
-    assert (one.low, one.high, one.better) == (None, None, None)
-    assert result.picture().width > 400
-
-
-def test_each_picture_has_its_target(toy) -> None:
+def test_each_picture_has_its_target_and_one_alone_no_limits_and_no_verdict(toy) -> None:
     images = [toys.photo(0), toys.photo(0)]
     result = onnxviz.faithfulness(toy, images, ["occlusion"], grid=4, target=["red", "green"])
     alone = onnxviz.faithfulness(toy, images[:1], ["occlusion"], grid=4, target="red")
     assert result.values[0, 0] == alone.values[0, 0]
     assert result.values[0, 1] != result.values[0, 0]
+    one = alone.score("occlusion")
+    assert (one.low, one.high, one.better) == (None, None, None)
+    assert alone.picture().width > 400
 
 
 @pytest.mark.parametrize(
-    "options",
+    ("options", "error", "words"),
     [
-        {"methods": []},
-        {"methods": ["saliency", "saliency"]},
-        {"methods": "oclusion"},
-        {"methods": "gradcam"},
-        {"fill": "blue"},
-        {"grid": 1},
-        {"grid": 13},
-        {"steps": 0},
-        {"measures": "deletoin"},
-        {"measures": []},
+        ({"methods": []}, UsageError, "got none"),
+        ({"methods": ["saliency", "saliency"]}, UsageError, "each once; got saliency, saliency"),
+        ({"methods": "oclusion"}, UsageError, "did you mean 'occlusion'"),
+        ({"methods": "gradcam"}, UsageError, "did you mean 'grad-cam'"),
+        ({"fill": "blue"}, UsageError, "unknown fill 'blue'.*did you mean 'blur'"),
+        ({"grid": 1}, UsageError, "at least 2"),
+        ({"grid": 13}, UsageError, "from 2 to 12"),
+        ({"steps": 0}, UsageError, "at least 1"),
+        ({"measures": "deletoin"}, UsageError, "did you mean 'deletion'"),
+        ({"measures": []}, UsageError, "got none"),
+        ({"images": []}, UsageError, "no picture was given"),
+        ({"target": "blue"}, UnknownLabel, "blue"),
+        ({"images": "a.png"}, ImageRejected, "a.png: the file is empty"),
     ],
 )
-def test_what_cannot_be_is_told(toy, options) -> None:
-    with pytest.raises(UsageError):
-        onnxviz.faithfulness(toy, toys.photo(), **{"methods": ["saliency"], "grid": 4} | options)
-
-
-def test_pictures_and_labels_that_there_are_none_of(toy, tmp_path) -> None:
+def test_what_cannot_be_is_told(toy, tmp_path, monkeypatch, options, error, words) -> None:
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "a.png").write_bytes(b"")
-    with pytest.raises(ImageRejected):
-        onnxviz.faithfulness(toy, [tmp_path / "a.png"], ["saliency"], grid=4)
-    with pytest.raises(UnknownLabel):
-        onnxviz.faithfulness(toy, toys.photo(), ["saliency"], target="blue", grid=4)
+    with pytest.raises(error, match=words):
+        onnxviz.faithfulness(toy, **{"images": toys.photo(), "methods": ["saliency"], "grid": 4} | options)
 
 
 def test_what_was_done_before_ctrl_c_is_kept(toy, monkeypatch) -> None:

@@ -10,16 +10,22 @@ from networks import Maker
 
 import onnxviz
 from onnxviz.attribution.full_gradient import offsets
+from onnxviz.attribution.sampled import Job
+from onnxviz.attribution.targets import parse
+from onnxviz.features.pictures import given
 from onnxviz.graph.randomise import randomise, weighted
+from tests.attribution.pieces import correlation, load
 
 
 def photo(side: int = 32) -> np.ndarray:
     return np.random.default_rng(3).integers(0, 256, (side, side, 3)).astype(np.uint8)
 
 
-def completeness(net, picture, **options) -> float:
-    found = onnxviz.saliency(net, picture, method="full-gradient", **options)
-    return found.manifest["figures"]["completeness_error"]
+def explained(net, side: int = 32, **options):
+    """(completeness error, layers with offsets, warnings)"""
+    manifest = onnxviz.saliency(net, photo(side), method="full-gradient", **options).manifest
+    layers = manifest["parameters"]["layers_with_offsets"]
+    return manifest["figures"]["completeness_error"], layers, manifest["warnings"]
 
 
 def test_the_bundled_networks_score_is_explained_completely(net, photo_files) -> None:
@@ -44,52 +50,31 @@ def test_the_bundled_networks_score_is_explained_completely(net, photo_files) ->
     ids=["tiny", "nhwc", "static batch", "quantised", "half"],
 )
 def test_other_networks_too(model, options) -> None:
-    net = onnxviz.load(model().SerializeToString(), preprocess="unit", provider="cpu", **options)
+    net = load(model(), **options)
     for target in (0, 3):
-        assert completeness(net, photo(), target=target) < 1e-4
+        assert explained(net, target=target)[0] < 1e-4
 
 
-def curves(activation: str) -> bytes:
+CURVES = {
+    "swish": lambda m, x: m("Mul", x, m("Sigmoid", x)),
+    "square": lambda m, x: m("Pow", x, m.constant(np.float32(2))),
+    "ratio": lambda m, x: m("Div", x, m("Add", m("Mul", x, x), m.constant(np.float32(1)))),
+    "clip": lambda m, x: m("Clip", x, m.constant(np.float32(-0.1)), m.constant(np.float32(0.3))),
+}
+PLAIN = ["Sigmoid", "Tanh", "HardSwish", "HardSigmoid", "Softplus", "LeakyRelu", "Elu", "Exp", "Erf"]
+
+
+@pytest.mark.parametrize("activation", [*PLAIN, *CURVES])
+def test_curved_activations_have_offsets(activation) -> None:
     m = Maker()
     x = m("Conv", "image", m.random(6, 3, 3, 3), m.random(6))
     statistics = [m.random(6, positive=True) for _ in range(4)]
     x = m("BatchNormalization", m("Relu", x), *statistics)  # behind a ReLU, so that nothing can fold it
-    if activation == "swish":
-        x = m("Mul", x, m("Sigmoid", x))
-    elif activation == "square":
-        x = m("Pow", x, m.constant(np.float32(2)))
-    elif activation == "ratio":
-        x = m("Div", x, m("Add", m("Mul", x, x), m.constant(np.float32(1))))
-    elif activation == "clip":
-        x = m("Clip", x, m.constant(np.float32(-0.1)), m.constant(np.float32(0.3)))
-    else:
-        x = m(activation, x)
-    x = m("Sub", m.constant(np.float32(0.5)), x)
-    logits = m("Gemm", m("Flatten", m("GlobalAveragePool", x)), m.random(6, 4), m.random(4), beta=0.5)
-    return m.model({"image": ("N", 3, 16, 16)}, {logits: ("N", 4)}).SerializeToString()
-
-
-@pytest.mark.parametrize(
-    "activation",
-    [
-        "Sigmoid",
-        "Tanh",
-        "HardSwish",
-        "HardSigmoid",
-        "Softplus",
-        "swish",
-        "clip",
-        "LeakyRelu",
-        "Elu",
-        "Exp",
-        "Erf",
-        "square",
-        "ratio",
-    ],
-)
-def test_curved_activations_have_offsets(activation) -> None:
-    net = onnxviz.load(curves(activation), preprocess="unit", provider="cpu")
-    assert completeness(net, photo(16), target=1) < 1e-4
+    x = CURVES[activation](m, x) if activation in CURVES else m(activation, x)
+    x = m("GlobalAveragePool", m("Sub", m.constant(np.float32(0.5)), x))
+    logits = m("Gemm", m("Flatten", x), m.random(6, 4), m.random(4), beta=0.5)
+    net = load(m.model({"image": ("N", 3, 16, 16)}, {logits: ("N", 4)}))
+    assert explained(net, 16, target=1)[0] < 1e-4
 
 
 def test_what_is_left_unexplained_is_said() -> None:
@@ -97,11 +82,11 @@ def test_what_is_left_unexplained_is_said() -> None:
     m = Maker()
     x = m("Softmax", m("Conv", "image", m.random(4, 3, 3, 3), m.random(4)), axis=1)
     logits = m("Flatten", m("GlobalAveragePool", x))
-    model = m.model({"image": ("N", 3, 16, 16)}, {logits: ("N", 4)})
-    net = onnxviz.load(model.SerializeToString(), preprocess="unit", provider="cpu")
-    found = onnxviz.saliency(net, photo(16), target=0, method="full-gradient")
-    assert found.manifest["figures"]["completeness_error"] > 0.1
-    assert any("add up to" in text for text in found.manifest["warnings"])
+    error, _, warnings = explained(
+        load(m.model({"image": ("N", 3, 16, 16)}, {logits: ("N", 4)})), 16, target=0
+    )
+    assert error > 0.1
+    assert any("add up to" in text for text in warnings)
 
 
 def test_offsets_are_those_of_the_folded_graph_and_of_the_way_only() -> None:
@@ -116,41 +101,39 @@ def test_offsets_are_those_of_the_folded_graph_and_of_the_way_only() -> None:
     assert all(one.kind == "bias" and not one.needs for one in found.values())
 
 
-def lengths(form: str) -> bytes:
+def lengths(form: str):
     """A Reshape, Resize or scale whose numbers are computed from the picture's own size, with constants added."""
     m = Maker()
     x = m("Relu", m("Conv", "image", m.random(6, 3, 3, 3), m.random(6)))
     shape = m("Shape", x)
+
+    def part(start: int, end: int) -> str:
+        return m("Slice", shape, m.constant([start]), m.constant([end]))
+
     if form == "reshape":  # (N, 6, H * W + 1 - 1), mean
-        height, width = (m("Slice", shape, *(m.constant(np.array([i])) for i in (k, k + 1))) for k in (2, 3))
-        places = m("Add", m("Mul", height, width), m.constant(np.array([1])))
-        places = m("Sub", places, m.constant(np.array([1])))
-        batch = m("Slice", shape, m.constant(np.array([0])), m.constant(np.array([2])))
-        x = m("ReduceMean", m("Reshape", x, m("Concat", batch, places, axis=0)), axes=[2], keepdims=0)
+        places = m("Add", m("Mul", part(2, 3), part(3, 4)), m.constant([1]))
+        sizes = m("Concat", part(0, 2), m("Sub", places, m.constant([1])), axis=0)
+        x = m("ReduceMean", m("Reshape", x, sizes), axes=[2], keepdims=0)
     elif form == "scale":  # x / (number of places + 0.5)
-        count = m("Cast", m("Slice", shape, m.constant(np.array([2])), m.constant(np.array([3]))), to=1)
-        x = m("Mul", x, m("Reciprocal", m("Add", count, m.constant(np.array([0.5], np.float32)))))
+        x = m("Mul", x, m("Reciprocal", m("Add", m("Cast", part(2, 3), to=1), m.constant([0.5]))))
     elif form == "resize":
-        size = m("Slice", shape, m.constant(np.array([2])), m.constant(np.array([4])))
-        sizes = m("Concat", m("Slice", shape, m.constant(np.array([0])), m.constant(np.array([2]))),
-                  m("Add", size, m.constant(np.array([3, 5]))), axis=0)  # fmt: skip
+        sizes = m("Concat", part(0, 2), m("Add", part(2, 4), m.constant([3, 5])), axis=0)
         x = m("Resize", x, "", "", sizes, mode="linear")
     else:  # where the largest value lies, as a picture of its own: an integer that depends on the picture
-        place = m("Add", m("ArgMax", x, axis=1, keepdims=1), m.constant(np.array(2)))
-        kept = m("Greater", place, m.constant(np.array(1)))
-        x = m("Where", kept, x, m.constant(np.float32(0)))
+        place = m("Add", m("ArgMax", x, axis=1, keepdims=1), m.constant(2))
+        x = m("Where", m("Greater", place, m.constant(1)), x, m.constant(np.float32(0)))
     if form != "reshape":
         x = m("Flatten", m("GlobalAveragePool", x))
     logits = m("Gemm", x, m.random(6, 4), m.random(4))
-    return m.model({"image": ("N", 3, "H", "W")}, {logits: ("N", 4)}).SerializeToString()
+    return m.model({"image": ("N", 3, "H", "W")}, {logits: ("N", 4)})
 
 
 @pytest.mark.parametrize("form", ["reshape", "scale", "resize", "largest"])
 def test_what_is_added_to_lengths_is_no_bias(form) -> None:
-    net = onnxviz.load(lengths(form), preprocess="unit", provider="cpu")
-    found = onnxviz.saliency(net, photo(16), method="full-gradient", target=1)
-    assert found.manifest["figures"]["completeness_error"] < 1e-4
-    assert found.manifest["parameters"]["layers_with_offsets"] == 2  # the convolution and the last layer
+    net = load(lengths(form))
+    error, layers, _ = explained(net, 16, target=1)
+    assert error < 1e-4
+    assert layers == 2  # the convolution and the last layer
     onnxviz.segment(net, photo(16), target=1)
 
 
@@ -159,23 +142,15 @@ def test_what_is_added_to_lengths_is_no_bias(form) -> None:
 
 def test_guided_backprop_hardly_changes_under_random_weights_and_the_gradient_does(net, cat) -> None:
     """The sanity check of Adebayo et al. 2018, cascading from the head down to 20 of 50 layers."""
-    names = weighted(net.model)
-    before = {rules: _raw(net, cat, rules) for rules in ("plain", "guided")}
+
+    def raw(net, rules: str) -> np.ndarray:
+        taken = given(net, cat)
+        return Job(net, taken.x, taken.pictures, parse(net, 285).settle(net, taken.x)).gradient(rules)[1]
+
+    before = {rules: raw(net, rules) for rules in ("plain", "guided")}
     for depth in (1, 20):
-        made = ir.to_proto(randomise(net.model, names[:depth]))
-        other = onnxviz.load(made, provider="cpu", preprocess=net.preprocessing)
-        alike = {
-            rules: float(np.corrcoef(raw.ravel(), _raw(other, cat, rules).ravel())[0, 1])
-            for rules, raw in before.items()
-        }
+        made = ir.to_proto(randomise(net.model, weighted(net.model)[:depth]))
+        other = load(made, preprocess=net.preprocessing)
+        alike = {rules: correlation(one, raw(other, rules)) for rules, one in before.items()}
         assert alike["guided"] > 0.9
         assert abs(alike["plain"]) < 0.25
-
-
-def _raw(net, picture, rules: str) -> np.ndarray:
-    from onnxviz.attribution.sampled import Job
-    from onnxviz.attribution.targets import parse
-    from onnxviz.features.pictures import given
-
-    taken = given(net, picture)
-    return Job(net, taken.x, taken.pictures, parse(net, 285).settle(net, taken.x)).gradient(rules)[1]

@@ -7,7 +7,7 @@ import pytest
 
 from onnxviz.attribution import methods
 from onnxviz.errors import UsageError
-from tests.attribution.evaluated import evaluated
+from tests.attribution.pieces import evaluated
 
 N, C, H, W = 2, 5, 4, 3
 
@@ -32,13 +32,9 @@ def grad_cam(a, g, y, x):
 def grad_cam_plus_plus(a, g, y, x):
     total = 0.0
     for k in range(C):
-        area = float(a[k].sum())
-        weight = 0.0
-        for i in range(H):
-            for j in range(W):
-                below = 2 * g[k, i, j] ** 2 + area * g[k, i, j] ** 3
-                weight += (g[k, i, j] ** 2 / below if below else 0.0) * max(g[k, i, j], 0)
-        total += weight * a[k, y, x]
+        below = 2 * g[k] ** 2 + a[k].sum() * g[k] ** 3
+        shares = np.divide(g[k] ** 2, below, out=np.zeros((H, W)), where=below != 0)
+        total += (shares * np.maximum(g[k], 0)).sum() * a[k, y, x]
     return total
 
 
@@ -51,12 +47,8 @@ def hires_cam(a, g, y, x):
 
 
 def xgrad_cam(a, g, y, x):
-    total = 0.0
-    for k in range(C):
-        area = float(a[k].sum())
-        weight = sum(a[k, i, j] / area * g[k, i, j] for i in range(H) for j in range(W)) if area else 0.0
-        total += weight * a[k, y, x]
-    return total
+    areas = [float(a[k].sum()) for k in range(C)]
+    return sum((a[k] / areas[k] * g[k]).sum() * a[k, y, x] for k in range(C) if areas[k])
 
 
 @pytest.mark.parametrize("oracle", [grad_cam, grad_cam_plus_plus, layer_cam, hires_cam, xgrad_cam])
@@ -70,12 +62,15 @@ def test_a_formula_is_the_papers(oracle, layer):
         np.testing.assert_allclose(found[n], wanted, rtol=2e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("rectified", [False, True])
 @pytest.mark.parametrize("channels", [3, 40])  # fewer than places, and more
-def test_eigen_cam_is_the_first_singular_vector(channels):
+def test_eigen_cam_is_the_first_singular_vector(channels, rectified):
     rng = np.random.default_rng(1)
     activations = rng.standard_normal((N, channels, H, W)).astype(np.float32)
+    activations = np.maximum(activations, 0) if rectified else activations
     found = evaluated(methods.eigen_cam, activations)
     assert found.dtype == np.float32
+    assert not rectified or (found > -1e-6).all()
     for n in range(N):
         rows = activations[n].reshape(channels, -1).T.astype(np.float64)
         _, _, turned = np.linalg.svd(rows, full_matrices=False)
@@ -84,35 +79,20 @@ def test_eigen_cam_is_the_first_singular_vector(channels):
         np.testing.assert_allclose(found[n], wanted, rtol=1e-4, atol=1e-5)
 
 
-def test_eigen_cam_of_rectified_activations_has_no_negative_place():
-    rng = np.random.default_rng(2)
-    found = evaluated(methods.eigen_cam, np.maximum(rng.standard_normal((3, 20, 6, 6)), 0).astype(np.float32))
-    assert (found > -1e-6).all()
-    assert (found.max(axis=(1, 2)) > 0).all()
-
-
 def test_hires_cam_is_grad_cam_where_the_gradient_is_the_same_everywhere(layer):
     """As it is where a global average pool and one linear layer follow."""
     activations, gradients = layer
     flat = np.broadcast_to(gradients[:, :, :1, :1], gradients.shape)
-    np.testing.assert_allclose(
-        evaluated(methods.hires_cam, activations, flat),
-        evaluated(methods.grad_cam, activations, flat),
-        rtol=1e-5,
-        atol=1e-6,
-    )
+    one, other = (evaluated(cam, activations, flat) for cam in (methods.hires_cam, methods.grad_cam))
+    np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
 
 
 def test_xgrad_cam_conserves_the_sum(layer):
     """The axiom of conservation: the map sums to Σ activation × gradient."""
-    activations, gradients = layer
-    activations = np.abs(activations)
-    np.testing.assert_allclose(
-        evaluated(methods.xgrad_cam, activations, gradients).sum(axis=(1, 2)),
-        (activations * gradients).sum(axis=(1, 2, 3)),
-        rtol=1e-3,
-        atol=1e-4,
-    )
+    activations, gradients = np.abs(layer[0]), layer[1]
+    found = evaluated(methods.xgrad_cam, activations, gradients).sum(axis=(1, 2))
+    wanted = (activations * gradients).sum(axis=(1, 2, 3))
+    np.testing.assert_allclose(found, wanted, rtol=1e-3, atol=1e-4)
 
 
 def test_a_layer_without_gradient_gives_zero_and_no_nan():

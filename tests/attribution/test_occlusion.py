@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 
 import numpy as np
@@ -9,9 +10,11 @@ import pytest
 from onnx import TensorProto
 
 import onnxviz
+from onnxviz import running
 from onnxviz.attribution.occlusion import average, windows
 from onnxviz.errors import UnknownLabel, UnknownLayer, UsageError
 from onnxviz.progress import Interrupted
+from onnxviz.runtime.ort import Program
 from tests import toys
 from tests.toys import load
 
@@ -29,37 +32,24 @@ FORMS = {
 }
 
 
-@pytest.fixture(scope="module")
-def toy():
-    return load()
-
-
-@pytest.fixture(scope="module")
-def alone():
-    """The toy on one thread, where batches are as large as asked for."""
-    return load(threads=1)
-
-
 def by_hand(picture: np.ndarray, target: int, window: int, stride: int, fill: np.ndarray) -> np.ndarray:
     """The map that occlusion of `toys.detector` must give, one covered picture at a time."""
     whole = toys.softmax(toys.logits(picture[None]))[0, target]
     total, count = np.zeros((toys.SIDE, toys.SIDE)), np.zeros((toys.SIDE, toys.SIDE))
-    top = 0
-    while True:
-        left = 0
-        while True:
-            place = np.s_[top : top + window, left : left + window]
-            hidden = picture.astype(np.float64)
-            hidden[place] = fill[place]
-            total[place] += whole - toys.softmax(toys.logits(hidden[None]))[0, target]
-            count[place] += 1
-            if left + window >= toys.SIDE:
-                break
-            left += stride
-        if top + window >= toys.SIDE:
-            break
-        top += stride
+    starts = [at for at in range(0, toys.SIDE, stride) if at == 0 or at - stride + window < toys.SIDE]
+    for top, left in itertools.product(starts, starts):
+        place = np.s_[top : top + window, left : left + window]
+        hidden = picture.astype(np.float64)
+        hidden[place] = fill[place]
+        total[place] += whole - toys.softmax(toys.logits(hidden[None]))[0, target]
+        count[place] += 1
     return total / count
+
+
+def occluded(net, picture=None, **options):
+    """By windows of 4 pixels side by side, unless other ones are asked for."""
+    picture = toys.photo() if picture is None else picture
+    return onnxviz.occlusion(net, picture, **{"window": 4, "stride": 4, **options})
 
 
 @pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
@@ -76,137 +66,97 @@ def test_the_map_is_that_of_covering_by_hand(form) -> None:
     np.testing.assert_array_equal(result.image, picture)
 
 
-@pytest.mark.parametrize("batch", [1, 2, 7, 100])
-def test_the_batch_changes_nothing(toy, batch) -> None:
-    picture = toys.photo()
-    one = onnxviz.occlusion(toy, picture, window=4, stride=2, batch=batch)
-    np.testing.assert_allclose(
-        one.values, onnxviz.occlusion(toy, picture, window=4, stride=2).values, atol=1e-7
-    )
-
-
-@pytest.mark.parametrize("threads", [1, 2, 3, 7])
+@pytest.mark.parametrize("threads", [None, 1, 2, 3, 7])
 def test_batches_side_by_side_change_nothing(toy, threads) -> None:
-    net = load(threads=threads)
-    for batch in (None, 1, 2, 4, 100):
+    net, wanted = load(threads=threads), occluded(toy, stride=2).values
+    for batch in (None, 1, 2, 4, 7, 100):
         done = []
-        got = onnxviz.occlusion(
-            net,
-            toys.photo(),
-            window=4,
-            stride=2,
-            batch=batch,
-            progress=lambda *step, to=done: to.append(step[0]),
-        )
-        wanted = onnxviz.occlusion(toy, toys.photo(), window=4, stride=2).values
+        got = occluded(net, stride=2, batch=batch, progress=lambda *step, to=done: to.append(step[0]))
         np.testing.assert_allclose(got.values, wanted, atol=1e-7)
         assert done == sorted(done)
         assert done[-1] == 25
         # All runs together hold no more images than were asked for.
-        assert got.manifest["parameters"]["batch"] * min(threads, batch or 26) <= (batch or 32)
+        assert got.manifest["parameters"]["batch"] * min(threads or 1, batch or 26) <= (batch or 32)
 
 
 def test_fills(toy) -> None:
     picture = toys.photo()
     pixels = picture.astype(np.float64)
-    grey = onnxviz.occlusion(toy, picture, window=4, stride=4, fill="grey")
-    np.testing.assert_allclose(grey.values, by_hand(picture, 0, 4, 4, np.full_like(pixels, 127.5)), atol=1e-6)
-    mean = onnxviz.occlusion(toy, picture, window=4, stride=4, fill="mean")
     colour = np.broadcast_to(pixels.mean(axis=(0, 1)), pixels.shape)
-    np.testing.assert_allclose(mean.values, by_hand(picture, 0, 4, 4, colour), atol=1e-6)
+    for fill, shown in (("grey", np.full_like(pixels, 127.5)), ("mean", colour)):
+        values = occluded(toy, fill=fill).values
+        np.testing.assert_allclose(values, by_hand(picture, 0, 4, 4, shown), atol=1e-6)
     # A blurred flat picture is the picture: nothing falls.
-    flat = np.full_like(picture, 90)
-    assert not onnxviz.occlusion(toy, flat, window=4, stride=4, fill="blur").values.any()
-    assert onnxviz.occlusion(toy, picture, window=4, stride=4, fill="blur").values.any()
-
-
-def test_noise_follows_the_seed(toy) -> None:
-    one, same, other = (
-        onnxviz.occlusion(toy, toys.photo(), window=4, stride=4, fill="noise", seed=seed).values
-        for seed in (1, 1, 2)
-    )
+    assert not occluded(toy, np.full_like(picture, 90), fill="blur").values.any()
+    assert occluded(toy, fill="blur").values.any()
+    one, same, other = (occluded(toy, fill="noise", seed=seed).values for seed in (1, 1, 2))
     np.testing.assert_array_equal(one, same)
     assert np.abs(one - other).max() > 1e-4
 
 
 def test_a_target_by_index_and_label(toy) -> None:
-    picture = toys.photo()
-    red = onnxviz.occlusion(toy, picture, window=4, stride=4)
-    green = onnxviz.occlusion(toy, picture, target=1, window=4, stride=4)
+    red, green, named = (occluded(toy, target=target) for target in (None, 1, "green"))
     np.testing.assert_allclose(green.values, -red.values, atol=1e-6)  # two probabilities sum to 1
-    named = onnxviz.occlusion(toy, picture, target="green", window=4, stride=4)
     np.testing.assert_array_equal(named.values, green.values)
     assert (named.target, named.label) == (1, "green")
-    with pytest.raises(UnknownLabel):
-        onnxviz.occlusion(toy, picture, target="blue")
 
 
 def test_a_function_of_the_probabilities(toy) -> None:
-    picture = toys.photo()
-    result = onnxviz.occlusion(toy, picture, window=4, stride=4, objective=lambda p: p[:, 0] - p[:, 1])
-    red = onnxviz.occlusion(toy, picture, target=0, window=4, stride=4)
-    np.testing.assert_allclose(result.values, 2 * red.values, atol=1e-6)
+    result = occluded(toy, objective=lambda p: p[:, 0] - p[:, 1])
+    np.testing.assert_allclose(result.values, 2 * occluded(toy, target=0).values, atol=1e-6)
     assert result.target is None
-    with pytest.raises(UsageError, match="one number an image"):
-        onnxviz.occlusion(toy, picture, objective=lambda p: p, window=4, stride=4)
 
 
 @pytest.mark.parametrize("form", [{}, {"layout": "NHWC"}, {"dtype": TensorProto.FLOAT16}], ids=str)
 def test_a_layers_channel_and_a_neuron(form) -> None:
     net, picture = load(**form), toys.photo()
-    mean = onnxviz.occlusion(net, picture, layer="features", channel=1, window=4, stride=4, fill="zero")
+    mean = occluded(net, layer="features", channel=1, fill="zero")
     # Covering a 4×4 block takes its green sum out of the mean over all 144 positions.
     sums = picture[..., 1].astype(np.float64).reshape(3, 4, 3, 4).sum(axis=(1, 3)) / 144
-    np.testing.assert_allclose(
-        mean.values, np.kron(sums, np.ones((4, 4))), rtol=1e-3, atol=0.1 if form else 1e-4
-    )
+    wanted = np.kron(sums, np.ones((4, 4)))
+    np.testing.assert_allclose(mean.values, wanted, rtol=1e-3, atol=0.1 if form else 1e-4)
     assert (mean.target, mean.label) == (None, "features, channel 1")
-    neuron = onnxviz.occlusion(
-        net, picture, layer="features", channel=0, neuron=(5, 9), window=4, stride=4, fill="zero"
-    )
+    neuron = occluded(net, layer="features", channel=0, neuron=(5, 9), fill="zero")
     wanted = np.zeros((toys.SIDE, toys.SIDE))
     wanted[4:8, 8:12] = picture[5, 9, 0]
     np.testing.assert_array_equal(neuron.values, wanted)
 
 
-def test_what_cannot_be_measured_is_said(toy) -> None:
-    picture = toys.photo()
-    for arguments, words in (
-        ({"target": 0, "layer": "features", "channel": 0}, "one of target"),
-        ({"layer": "features"}, "channel="),
-        ({"channel": 0}, "layer="),
-        ({"layer": "features", "channel": 2}, "2 channels"),
-        ({"layer": "features", "channel": 0, "neuron": (12, 0)}, "12×12 neurons"),
-        ({"layer": "logits", "channel": 0, "neuron": (0, 0)}, "no map"),
-    ):
-        with pytest.raises(UsageError, match=words):
-            onnxviz.occlusion(toy, picture, window=4, stride=4, **arguments)
-    with pytest.raises(UnknownLayer):
-        onnxviz.occlusion(toy, picture, layer="nowhere", channel=0)
+@pytest.mark.parametrize(
+    ("arguments", "error", "words"),
+    [
+        ({"target": 0, "layer": "features", "channel": 0}, UsageError, "one of target"),
+        ({"layer": "features"}, UsageError, "channel="),
+        ({"channel": 0}, UsageError, "layer="),
+        ({"layer": "features", "channel": 2}, UsageError, "2 channels"),
+        ({"layer": "features", "channel": 0, "neuron": (12, 0)}, UsageError, "12×12 neurons"),
+        ({"layer": "logits", "channel": 0, "neuron": (0, 0)}, UsageError, "no map"),
+        ({"layer": "nowhere", "channel": 0}, UnknownLayer, "nowhere"),
+        ({"target": "blue"}, UnknownLabel, "blue"),
+        ({"objective": lambda p: p}, UsageError, "one number an image"),
+        ({"window": 13}, UsageError, "larger than the image"),
+        ({"window": (4, 13)}, UsageError, "larger than the image"),
+        ({"window": 0}, UsageError, "at least 1"),
+        ({"stride": 0}, UsageError, "at least 1"),
+        ({"window": 2.5}, UsageError, "whole number"),
+        ({"fill": "gray"}, UsageError, "did you mean 'grey'"),
+    ],
+)
+def test_what_cannot_be_measured_is_said(toy, arguments, error, words) -> None:
+    with pytest.raises(error, match=words):
+        occluded(toy, **arguments)
 
 
-def test_windows_and_fills_that_make_no_sense(toy) -> None:
+def test_a_list_gives_what_single_pictures_give(toy) -> None:
     picture = toys.photo()
-    for arguments, words in (
-        ({"window": 13}, "larger than the image"),
-        ({"window": (4, 13)}, "larger than the image"),
-        ({"window": 0}, "at least 1"),
-        ({"stride": 0}, "at least 1"),
-        ({"window": 2.5}, "whole number"),
-        ({"fill": "gray"}, "did you mean 'grey'"),
-    ):
-        with pytest.raises(UsageError, match=words):
-            onnxviz.occlusion(toy, picture, **{"window": 4, "stride": 4, **arguments})
-    together = onnxviz.occlusion(toy, [picture, picture[::-1]], window=4, stride=4)
-    alone = onnxviz.occlusion(toy, picture[::-1], window=4, stride=4)
-    np.testing.assert_array_equal(together[1].values, alone.values)
+    together = occluded(toy, [picture, picture[::-1]])
+    np.testing.assert_array_equal(together[1].values, occluded(toy, picture[::-1]).values)
 
 
 def test_windows_are_cut_off_at_the_border() -> None:
     boxes = windows((7, 9), (4, 5), (3, 3))
-    np.testing.assert_array_equal(
-        boxes, [[0, 0, 4, 5], [0, 3, 4, 8], [0, 6, 4, 9], [3, 0, 7, 5], [3, 3, 7, 8], [3, 6, 7, 9]]
-    )
+    wanted = [[0, 0, 4, 5], [0, 3, 4, 8], [0, 6, 4, 9], [3, 0, 7, 5], [3, 3, 7, 8], [3, 6, 7, 9]]
+    np.testing.assert_array_equal(boxes, wanted)
     assert len(windows((224, 224), (32, 32), (16, 16))) == 169
     assert len(windows((224, 224), (224, 224), (5, 5))) == 1
 
@@ -214,7 +164,7 @@ def test_windows_are_cut_off_at_the_border() -> None:
 def test_a_stride_over_the_window_leaves_gaps(toy) -> None:
     np.testing.assert_array_equal(windows((7, 5), (2, 5), (6, 9)), [[0, 0, 2, 5], [6, 0, 7, 5]])
     np.testing.assert_array_equal(windows((7, 5), (2, 5), (9, 9)), [[0, 0, 2, 5]])
-    values = onnxviz.occlusion(toy, toys.photo(), window=3, stride=5, fill="zero").values
+    values = occluded(toy, window=3, stride=5, fill="zero").values
     covered = np.isin(np.arange(12), (0, 1, 2, 5, 6, 7, 10, 11))
     assert not values[~covered].any()
     assert not values[:, ~covered].any()
@@ -222,12 +172,16 @@ def test_a_stride_over_the_window_leaves_gaps(toy) -> None:
 
 
 def test_windows_and_strides_that_are_not_given_suit_the_image(toy, net, cat) -> None:
-    small = onnxviz.occlusion(toy, toys.photo()).manifest["parameters"]
-    assert (small["window"], small["stride"]) == ((2, 2), (1, 1))
-    narrow = onnxviz.occlusion(toy, toys.photo(), window=(6, 12)).manifest["parameters"]
-    assert (narrow["window"], narrow["stride"]) == ((6, 12), (3, 3))
-    usual = onnxviz.occlusion(net, cat, window=224).manifest["parameters"]
-    assert (usual["window"], usual["stride"]) == ((224, 224), (16, 16))
+    for network, picture, given, window, stride in (
+        (toy, toys.photo(), None, (2, 2), (1, 1)),
+        (toy, toys.photo(), (6, 12), (6, 12), (3, 3)),
+        (net, cat, 224, (224, 224), (16, 16)),
+    ):
+        parameters = onnxviz.occlusion(network, picture, window=given).manifest["parameters"]
+        assert (parameters["window"], parameters["stride"]) == (window, stride)
+    result = onnxviz.occlusion(toy, toys.photo(), window=(4, 12), stride=(4, 1), fill="zero")
+    assert (result.values == result.values[:, :1]).all()
+    assert result.manifest["figures"]["windows"] == 3
 
 
 def test_overlaps_are_averaged() -> None:
@@ -235,27 +189,16 @@ def test_overlaps_are_averaged() -> None:
     np.testing.assert_array_equal(values, [[1, 1, 2.5, 4, 4], [1, 1, 2.5, 4, 4], [0, 0, 0, 0, 0]])
 
 
-def test_a_window_and_stride_of_two_sizes(toy) -> None:
-    picture = toys.photo()
-    result = onnxviz.occlusion(toy, picture, window=(4, 12), stride=(4, 1), fill="zero")
-    assert (result.values == result.values[:, :1]).all()
-    assert result.manifest["figures"]["windows"] == 3
-
-
 def test_an_input_tensor_instead_of_a_picture(toy) -> None:
     picture = toys.photo()
-    tensor = np.moveaxis(picture, -1, 0)[None].astype(np.float32)
-    result = onnxviz.occlusion(toy, tensor, window=4, stride=4)
+    result = occluded(toy, np.moveaxis(picture, -1, 0)[None].astype(np.float32))
     np.testing.assert_array_equal(result.image, picture)
-    np.testing.assert_array_equal(result.values, onnxviz.occlusion(toy, picture, window=4, stride=4).values)
+    np.testing.assert_array_equal(result.values, occluded(toy).values)
 
 
-def test_progress_and_ctrl_c(alone) -> None:
-    picture = toys.photo()
-    seen = []
-    full = onnxviz.occlusion(
-        alone, picture, window=4, stride=4, batch=3, progress=lambda *step: seen.append(step)
-    )
+def test_progress_and_ctrl_c() -> None:
+    alone, seen = load(threads=1), []  # batches are as large as asked for
+    full = occluded(alone, batch=3, progress=lambda *step: seen.append(step))
     assert seen == [(2, 9, "windows"), (5, 9, "windows"), (8, 9, "windows"), (9, 9, "windows")]
     assert "incomplete" not in full.manifest
 
@@ -264,7 +207,7 @@ def test_progress_and_ctrl_c(alone) -> None:
             raise KeyboardInterrupt
 
     with pytest.raises(Interrupted) as caught:
-        onnxviz.occlusion(alone, picture, window=4, stride=4, batch=3, progress=stop)
+        occluded(alone, batch=3, progress=stop)
     partial = caught.value.partial
     assert partial.manifest["incomplete"] is True
     assert partial.manifest["figures"]["windows_done"] == 5
@@ -279,27 +222,23 @@ def test_ctrl_c_before_anything_is_known_is_plain(toy, monkeypatch) -> None:
 
     monkeypatch.setattr("onnxviz.runtime.ort.Program.__call__", stop)
     with pytest.raises(KeyboardInterrupt) as caught:
-        onnxviz.occlusion(toy, toys.photo(), window=4, stride=4)
+        occluded(toy)
     assert not isinstance(caught.value, Interrupted)
 
 
 def test_what_is_saved(toy, tmp_path) -> None:
     picture = toys.photo()
-    before = picture.copy()
-    result = onnxviz.occlusion(toy, picture, window=4, stride=4)
-    np.testing.assert_array_equal(picture, before)
+    result = occluded(toy, picture)
+    np.testing.assert_array_equal(picture, toys.photo())
     path = result.save(tmp_path / "map.png")
     np.testing.assert_array_equal(np.load(path.with_suffix(".npy")), result.values)
     manifest = json.loads(path.with_suffix(".json").read_text())
     assert manifest["schema"] == "onnxviz.occlusion/1"
-    assert manifest["parameters"]["window"] == [4, 4]
-    assert manifest["parameters"]["label"] == "red"
+    assert (manifest["parameters"]["window"], manifest["parameters"]["label"]) == ([4, 4], "red")
     figures = manifest["figures"]
     assert figures["windows"] == 9
-    box = figures["largest_fall_window"]
-    assert (
-        result.values[box["top"], box["left"]] == np.float32(figures["largest_fall"]) == result.values.max()
-    )
+    place = figures["largest_fall_window"]["top"], figures["largest_fall_window"]["left"]
+    assert result.values[place] == np.float32(figures["largest_fall"]) == result.values.max()
 
 
 def test_the_bundled_network_as_with_pictures_covered_outside_the_graph(net, cat) -> None:
@@ -318,30 +257,25 @@ def test_the_bundled_network_as_with_pictures_covered_outside_the_graph(net, cat
 
 def test_on_a_device_every_run_has_the_same_size(monkeypatch) -> None:
     """A card plans its kernels anew for each size of batch; the CPU's program stands in for one."""
-    from onnxviz import running
-    from onnxviz.runtime.ort import Program
-
+    photo = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
+    wanted = occluded(load(), photo, stride=3, batch=8)
     sizes: list[set[int]] = []
-    on_cpu = Program.__call__
+    still: set[str] = set()
+    on_cpu, compiled = Program.__call__, running.compile
 
     def noted(self, feeds, outputs=None):
         sizes.append({len(array) for name, array in feeds.items() if name not in still})
         return on_cpu(self, feeds, outputs)
-
-    photo = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
-    still: set[str] = set()
-    wanted = onnxviz.occlusion(load(), photo, window=4, stride=3, batch=8)
-    monkeypatch.setattr(Program, "put", lambda self, name, array: still.add(name) or array)
-    monkeypatch.setattr(Program, "__call__", noted)
-    compiled = running.compile
 
     def elsewhere(*arguments, **settings):
         program = compiled(*arguments, **settings)
         program.provider = "elsewhere"
         return program
 
+    monkeypatch.setattr(Program, "put", lambda self, name, array: still.add(name) or array)
+    monkeypatch.setattr(Program, "__call__", noted)
     monkeypatch.setattr("onnxviz.running.compile", elsewhere)
-    found = onnxviz.occlusion(load(), photo, window=4, stride=3, batch=8)
+    found = occluded(load(), photo, stride=3, batch=8)
     runs = [one for one in sizes if one]
     assert len(runs) > 2
     assert all(one == {8} for one in runs), runs

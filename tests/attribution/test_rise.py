@@ -15,11 +15,8 @@ from tests import toys
 from tests.toys import load
 
 GRID, MASKS, SIZE = 3, 50, (toys.SIDE, toys.SIDE)
-
-
-@pytest.fixture(scope="module")
-def toy():
-    return load()
+COARSE = {"masks": MASKS, "grid": GRID}
+CELL = (cell_size(SIZE[0], GRID), cell_size(SIZE[1], GRID))
 
 
 def numpy_masks(cells: np.ndarray, shifts: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -32,10 +29,13 @@ def numpy_masks(cells: np.ndarray, shifts: np.ndarray, size: tuple[int, int]) ->
     )
 
 
+def rise(net, picture=None, **options):
+    return onnxviz.rise(net, toys.photo() if picture is None else picture, **{**COARSE, **options})
+
+
 def reference(net, picture: np.ndarray, target: int, *, seed: int, p: float, batch: int) -> tuple:
     """RISE as in the paper's equation 6: sum of score × mask, and the masks, all made in NumPy."""
-    cell = (cell_size(SIZE[0], GRID), cell_size(SIZE[1], GRID))
-    masks = numpy_masks(*draw_masks(MASKS, GRID, p, cell, seed), SIZE)
+    masks = numpy_masks(*draw_masks(MASKS, GRID, p, CELL, seed), SIZE)
     x = net.prepare(picture)
     # The whole image goes first, so that the batches are those of the technique.
     batches = np.concatenate([x, x * masks[:, None]])
@@ -45,16 +45,12 @@ def reference(net, picture: np.ndarray, target: int, *, seed: int, p: float, bat
 
 @pytest.mark.parametrize("p", [0.5, 0.3])
 def test_equal_to_the_paper_in_numpy(toy, p) -> None:
-    picture = toys.photo()
-    total, masks = reference(toy, picture, 0, seed=4, p=p, batch=8)
-    options = {"target": 0, "masks": MASKS, "grid": GRID, "probability": p, "seed": 4, "batch": 8}
-    paper = onnxviz.rise(toy, picture, divide="paper", **options)
-    assert paper.values.shape == SIZE
-    assert paper.values.dtype == np.float32
-    np.testing.assert_array_equal(paper.values, (total / (MASKS * p)).astype(np.float32))
-    coverage = onnxviz.rise(toy, picture, divide="coverage", **options)
+    total, masks = reference(toy, toys.photo(), 0, seed=4, p=p, batch=8)
     shown = masks.astype(np.float64).sum(axis=0)
-    np.testing.assert_array_equal(coverage.values, (total / shown).astype(np.float32))
+    for divide, below in (("paper", MASKS * p), ("coverage", shown)):
+        found = rise(toy, target=0, probability=p, seed=4, batch=8, divide=divide).values
+        assert (found.shape, found.dtype) == (SIZE, np.float32)
+        np.testing.assert_array_equal(found, (total / below).astype(np.float32))
 
 
 def test_the_sum_of_masks_without_masks() -> None:
@@ -83,10 +79,8 @@ def test_the_sum_of_masks_without_masks() -> None:
     ids=str,
 )
 def test_other_forms_of_the_network_give_the_same_map(toy, form) -> None:
-    options = {"masks": MASKS, "grid": GRID, "seed": 2}
-    wanted = onnxviz.rise(toy, toys.photo(), **options)
-    got = onnxviz.rise(load(**form), toys.photo(), **options)
-    np.testing.assert_allclose(got.values, wanted.values, atol=5e-3 if "dtype" in form else 1e-6)
+    wanted, got = (rise(net, seed=2).values for net in (toy, load(**form)))
+    np.testing.assert_allclose(got, wanted, atol=5e-3 if "dtype" in form else 1e-6)
 
 
 def test_the_map_is_high_where_the_class_is(toy) -> None:
@@ -96,35 +90,30 @@ def test_the_map_is_high_where_the_class_is(toy) -> None:
 
 def test_a_fill_that_is_not_zero(toy) -> None:
     # Over a grey of half a red picture's values, red never falls to nothing.
-    options = {"masks": MASKS, "grid": GRID, "layer": "features", "channel": 0}
     flat = np.full_like(toys.photo(), 200)
-    dark = onnxviz.rise(toy, flat, **options)
-    grey = onnxviz.rise(toy, flat, fill="grey", **options)
-    np.testing.assert_allclose(grey.values, 127.5 + dark.values * (200 - 127.5) / 200, rtol=1e-4)
+    dark, grey = (rise(toy, flat, fill=fill, layer="features", channel=0).values for fill in ("zero", "grey"))
+    np.testing.assert_allclose(grey, 127.5 + dark * (200 - 127.5) / 200, rtol=1e-4)
 
 
 def test_seed_and_batch(toy) -> None:
-    options = {"masks": MASKS, "grid": GRID}
-    one, same, other = (onnxviz.rise(toy, toys.photo(), seed=seed, **options).values for seed in (1, 1, 2))
+    one, same, other = (rise(toy, seed=seed).values for seed in (1, 1, 2))
     np.testing.assert_array_equal(one, same)
     assert np.abs(one - other).max() > 1e-3
-    small = onnxviz.rise(toy, toys.photo(), seed=1, batch=3, **options).values
-    np.testing.assert_allclose(small, one, atol=1e-6)
+    np.testing.assert_allclose(rise(toy, seed=1, batch=3).values, one, atol=1e-6)
 
 
 def test_a_layer_and_a_function(toy) -> None:
-    options = {"masks": MASKS, "grid": GRID}
-    layer = onnxviz.rise(toy, toys.photo(), layer="features", channel=0, **options)
+    layer = rise(toy, layer="features", channel=0)
     assert layer.label == "features, channel 0"
     # A channel's mean cannot rise by hiding: showing a pixel adds to it everywhere.
     assert layer.values.min() > 0
-    red = onnxviz.rise(toy, toys.photo(), target=0, **options)
-    twice = onnxviz.rise(toy, toys.photo(), objective=lambda p: 2 * p[:, 0], **options)
-    np.testing.assert_allclose(twice.values, 2 * red.values, rtol=1e-6)
+    twice = rise(toy, objective=lambda p: 2 * p[:, 0])
+    np.testing.assert_allclose(twice.values, 2 * rise(toy, target=0).values, rtol=1e-6)
 
 
-def test_what_makes_no_sense(toy) -> None:
-    for arguments, words in (
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
         ({"masks": 0}, "masks must be"),
         ({"grid": 0}, "grid must be"),
         ({"grid": 13}, "grid must be"),
@@ -132,9 +121,11 @@ def test_what_makes_no_sense(toy) -> None:
         ({"probability": 1.0}, "probability must be"),
         ({"fill": "pink"}, "unknown fill"),
         ({"divide": "papers"}, "did you mean 'paper'"),
-    ):
-        with pytest.raises(UsageError, match=words):
-            onnxviz.rise(toy, toys.photo(), **{"masks": 4, "grid": GRID, **arguments})
+    ],
+)
+def test_what_makes_no_sense(toy, arguments, words) -> None:
+    with pytest.raises(UsageError, match=words):
+        rise(toy, **arguments)
 
 
 def test_ctrl_c_keeps_the_masks_so_far() -> None:
@@ -145,15 +136,12 @@ def test_ctrl_c_keeps_the_masks_so_far() -> None:
         if done >= 19:
             raise KeyboardInterrupt
 
-    options = {"grid": GRID, "batch": 10, "seed": 3}
     with pytest.raises(Interrupted) as caught:
-        onnxviz.rise(toy, toys.photo(), masks=MASKS, progress=stop, **options)
+        rise(toy, progress=stop, batch=10, seed=3)
     partial = caught.value.partial
     assert partial.manifest["incomplete"] is True
     assert partial.manifest["figures"]["masks_done"] == 19
-    cell = (cell_size(SIZE[0], GRID), cell_size(SIZE[1], GRID))
-    cells, shifts = (part[:19] for part in draw_masks(MASKS, GRID, 0.5, cell, 3))
-    masks = numpy_masks(cells, shifts, SIZE)
+    masks = numpy_masks(*(part[:19] for part in draw_masks(MASKS, GRID, 0.5, CELL, 3)), SIZE)
     scores = toy.probabilities(toy.prepare(toys.photo()) * masks[:, None])[:, 0].astype(np.float64)
     wanted = (scores[:, None, None] * masks).sum(axis=0) / masks.sum(axis=0)
     np.testing.assert_allclose(partial.values, wanted, rtol=1e-5)

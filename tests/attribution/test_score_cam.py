@@ -13,14 +13,21 @@ from onnxviz.attribution import cam_layers
 from onnxviz.attribution.cam import cells
 from onnxviz.progress import Interrupted
 from tests import networks
+from tests.attribution.pieces import load, pictures
 
 
-def load(model, **options):
-    return onnxviz.load(model, provider="cpu", **{"preprocess": "imagenet", **options})
+def scored(net, image: np.ndarray | list[np.ndarray] | None = None, **options):
+    return onnxviz.cam(
+        net, picture() if image is None else image, **{"target": 4, "method": "score-cam"} | options
+    )
 
 
 def picture(seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+    return pictures(1, seed=seed)[0]
+
+
+def enlarged(map_: np.ndarray) -> np.ndarray:
+    return F.interpolate(torch.from_numpy(map_)[None, None], (32, 32), mode="bilinear")[0, 0].numpy()
 
 
 def by_hand(net, image: np.ndarray, layer: str, target: int) -> np.ndarray:
@@ -31,9 +38,7 @@ def by_hand(net, image: np.ndarray, layer: str, target: int) -> np.ndarray:
         activations = np.moveaxis(activations, 2, 0)
     scores = np.full(len(activations), -np.inf)
     for channel, values in enumerate(activations):
-        whole = F.interpolate(torch.from_numpy(values.copy())[None, None], (32, 32), mode="bilinear")[
-            0, 0
-        ].numpy()
+        whole = enlarged(values.copy())
         if whole.max() - whole.min() > 1e-6:
             mask = (whole - whole.min()) / (whole.max() - whole.min())
             masked = x * (mask[None, None] if net.input.layout == "NCHW" else mask[None, :, :, None])
@@ -55,23 +60,17 @@ def by_hand(net, image: np.ndarray, layer: str, target: int) -> np.ndarray:
     ids=["default layer", "signed layer", "NHWC", "batch of 2"],
 )
 def test_the_map_is_that_of_masking_by_hand(make, layer):
-    net = load(make())
-    found = onnxviz.cam(net, picture(), target=4, layer=layer, method="score-cam", signed=True)
+    net = load(make(), preprocess="imagenet")
     coarse = by_hand(net, picture(), layer, 4)
-    wanted = F.interpolate(torch.from_numpy(coarse)[None, None], (32, 32), mode="bilinear")[0, 0].numpy()
-    np.testing.assert_allclose(found.values, wanted, rtol=1e-3, atol=1e-4)
-    cut = onnxviz.cam(net, picture(), target=4, layer=layer, method="score-cam")
-    kept = F.interpolate(torch.from_numpy(np.maximum(coarse, 0))[None, None], (32, 32), mode="bilinear")[0, 0]
-    np.testing.assert_allclose(cut.values, kept.numpy(), rtol=1e-3, atol=1e-4)
+    for signed, kept in ((True, coarse), (False, np.maximum(coarse, 0))):
+        found = scored(net, layer=layer, signed=signed)
+        np.testing.assert_allclose(found.values, enlarged(kept), rtol=1e-3, atol=1e-4)
 
 
-def test_masks_run_from_0_to_1_and_channels_that_mark_nothing_are_left_out():
-    rng = np.random.default_rng(0)
-    activations = rng.standard_normal((6, 5, 4)).astype(np.float32)
-    activations[2] = 0
-    activations[4] = 3.25
-    net = load(networks.tiny_cnn())
-    rows, columns = cam_layers.matrices(net.layer("pool"), (5, 4), (32, 48))
+def test_masks_run_from_0_to_1_and_channels_that_mark_nothing_are_left_out(alone):
+    activations = np.random.default_rng(0).standard_normal((6, 5, 4)).astype(np.float32)
+    activations[2], activations[4] = 0, 3.25
+    rows, columns = cam_layers.matrices(alone.layer("pool"), (5, 4), (32, 48))
     masks, used = cells(activations, rows, columns, at_once=4)
     assert used.tolist() == [True, True, False, True, False, True]
     whole = rows @ masks @ columns.T
@@ -79,20 +78,19 @@ def test_masks_run_from_0_to_1_and_channels_that_mark_nothing_are_left_out():
     np.testing.assert_allclose(whole.max(axis=(1, 2)), 1, atol=1e-6)
 
 
-def test_any_objective_and_any_batch():
-    net = load(networks.tiny_cnn())
-    wanted = onnxviz.cam(net, picture(), target=4, method="score-cam")
-    found = onnxviz.cam(net, picture(), objective=objectives.logit(4), method="score-cam", batch=3)
+def test_any_objective_and_any_batch(alone):
+    wanted = scored(alone)
+    found = scored(alone, target=None, objective=objectives.logit(4), batch=3)
     np.testing.assert_allclose(found.values, wanted.values, rtol=1e-4, atol=1e-5)
     assert found.score == pytest.approx(wanted.manifest["figures"]["objective"], rel=1e-4)
     # Twice the logit makes the softmax over the channels sharper.
-    double = onnxviz.cam(net, picture(), objective=2 * objectives.logit(4), method="score-cam")
+    double = scored(alone, target=None, objective=2 * objectives.logit(4))
     assert not np.allclose(double.values, wanted.values, rtol=1e-3)
 
 
 @pytest.fixture(scope="module")
 def alone():
-    return load(networks.tiny_cnn(), threads=1)
+    return load(networks.tiny_cnn(), threads=1, preprocess="imagenet")
 
 
 def stopping(after: int):
@@ -108,7 +106,7 @@ def stopping(after: int):
 
 def test_ctrl_c_keeps_the_channels_so_far(alone):
     with pytest.raises(Interrupted) as stop:
-        onnxviz.cam(alone, picture(), target=4, method="score-cam", batch=2, progress=stopping(3))
+        scored(alone, batch=2, progress=stopping(3))
     partial = stop.value.partial
     assert partial.manifest["incomplete"] is True
     figures = partial.manifest["figures"]
@@ -117,11 +115,10 @@ def test_ctrl_c_keeps_the_channels_so_far(alone):
 
 
 def test_ctrl_c_keeps_the_pictures_so_far(alone):
-    one = onnxviz.cam(alone, picture(0), target=4, method="score-cam", batch=2)
+    one = scored(alone, batch=2)
     batches = -(-(one.manifest["figures"]["masks"] + 1) // 2)
-    given = [picture(0), picture(1), picture(2)]
     with pytest.raises(Interrupted) as stop:
-        onnxviz.cam(alone, given, target=4, method="score-cam", batch=2, progress=stopping(batches + 3))
+        scored(alone, [picture(seed) for seed in range(3)], batch=2, progress=stopping(batches + 3))
     partial = stop.value.partial
     assert partial.manifest["incomplete"] is True
     assert partial.values.shape == (2, 1, 32, 32)

@@ -11,6 +11,7 @@ from onnxviz.attribution import segment
 from onnxviz.errors import ModelUnsuitable, UnknownLabel, UsageError
 from onnxviz.figures import draw
 from tests import toys
+from tests.attribution.pieces import load
 
 SIDE = 48
 
@@ -30,10 +31,13 @@ def red():
     m = Maker()
     weights = np.zeros((2, 3, 9, 9), np.float32)
     weights[0, 0], weights[0, 2] = 1 / 81, -1 / 81
-    fired = m("Relu", m("Conv", "image", m.constant(weights), m.constant(np.float32([0, -1])), pads=[4] * 4))
+    fired = m("Relu", m("Conv", "image", m.constant(weights), m.constant([0.0, -1.0]), pads=[4] * 4))
     logits = m("Flatten", m("GlobalAveragePool", fired))
-    model = m.model({"image": ("N", 3, SIDE, SIDE)}, {logits: ("N", 2)})
-    return onnxviz.load(model.SerializeToString(), preprocess="unit", labels=["red", "none"], provider="cpu")
+    return load(m.model({"image": ("N", 3, SIDE, SIDE)}, {logits: ("N", 2)}), labels=["red", "none"])
+
+
+def overlap(found, mask: np.ndarray) -> float:
+    return (found.mask & mask).sum() / (found.mask | mask).sum()
 
 
 @pytest.mark.parametrize("method", ["full-gradient", "saliency", "integrated-gradients"])
@@ -42,8 +46,7 @@ def test_the_object_is_found_whatever_the_map_comes_from(red, method) -> None:
     found = onnxviz.segment(red, picture, target="red", method=method)
     assert found.values.dtype == np.float32
     assert set(np.unique(found.values)) == {0.0, 1.0}
-    overlap = (found.mask & mask).sum() / (found.mask | mask).sum()
-    assert overlap > 0.9
+    assert overlap(found, mask) > 0.9
     assert found.manifest["figures"]["area"] == pytest.approx(found.mask.mean())
     assert found.label == "red"
 
@@ -56,13 +59,23 @@ def test_a_list_gives_a_list_and_the_same_seed_the_same(red) -> None:
 
 
 def test_the_cat_is_in_the_cats_outline(net, cat) -> None:
+    """And the network is asked about it alone and the rest: without nose and eyes it is still a cat, which is said."""
     found = onnxviz.segment(net, cat, target="Egyptian cat")
+    figures = found.manifest["figures"]
     assert found.values.shape == (224, 224)
-    assert 0.05 < found.manifest["figures"]["area"] < 0.6
+    assert 0.05 < figures["area"] < 0.6
     assert found.mask[150, 150]  # the nose
     assert not found.mask[:, -4:].any()
-    picture = np.asarray(found.picture())
-    assert picture.shape[1] > 3 * 400
+    assert found.picture().width > 3 * 400
+    shown = np.where(found.mask[..., None], 127.5, found.image).astype(np.float32)
+    wanted = net.probabilities(net.preprocessing.normalise(shown[None]).astype(np.float32))[0, 285]
+    assert figures["without"] == pytest.approx(float(wanted), rel=1e-4)
+    assert figures["sure"] == (
+        figures["agreement"] >= 0.6
+        and figures["alone"] >= figures["score"] / 4
+        and figures["without"] <= figures["score"] / 2
+    )
+    assert figures["sure"] != any("unsure" in text for text in found.manifest["warnings"])
 
 
 def test_the_papers_cut_follows_the_paper(red) -> None:
@@ -72,7 +85,7 @@ def test_the_papers_cut_follows_the_paper(red) -> None:
     parameters = found.manifest["parameters"]
     assert (parameters["foreground"], parameters["background"], parameters["prior"]) == (0.95, 0.30, 0)
     assert found.manifest["figures"]["rounds"] == found.manifest["figures"]["parts"] == 1
-    assert (found.mask & mask).sum() / (found.mask | mask).sum() > 0.9
+    assert overlap(found, mask) > 0.9
     own = onnxviz.segment(red, picture, target="red").manifest["parameters"]
     assert (own["cut"], own["foreground"], own["background"]) == ("grabcut", 0.99, 0.20)
     assert own["prior"] > 0
@@ -81,9 +94,8 @@ def test_the_papers_cut_follows_the_paper(red) -> None:
 def test_a_steady_cut_and_an_unsteady_one_say_so(red) -> None:
     picture, _ = disc()
     found = onnxviz.segment(red, picture, target="red")
-    figures = found.manifest["figures"]
-    assert figures["agreement"] > 0.9
-    assert figures["parts"] == 1
+    assert found.manifest["figures"]["agreement"] > 0.9
+    assert found.manifest["figures"]["parts"] == 1
     # Noise all over: no border to follow, so the outline is where the thresholds put it.
     noise = np.random.default_rng(1).integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8)
     noise[:, 24:, 0] = np.minimum(noise[:, 24:, 0], 190)
@@ -94,21 +106,6 @@ def test_a_steady_cut_and_an_unsteady_one_say_so(red) -> None:
     assert figures["agreement"] < 0.6
     assert any("unsure" in text for text in doubtful.manifest["warnings"])
     assert "unsure" in draw._certainty(figures)
-
-
-def test_the_network_is_asked_about_the_object_alone_and_the_rest(net, cat) -> None:
-    """The nose and eyes are not what 'cat' rests on: without them it is still one, and that is said."""
-    found = onnxviz.segment(net, cat, target="Egyptian cat")
-    figures = found.manifest["figures"]
-    shown = np.where(found.mask[..., None], 127.5, found.image).astype(np.float32)
-    wanted = net.probabilities(net.preprocessing.normalise(shown[None]).astype(np.float32))[0, 285]
-    assert figures["without"] == pytest.approx(float(wanted), rel=1e-4)
-    assert figures["sure"] == (
-        figures["agreement"] >= 0.6
-        and figures["alone"] >= figures["score"] / 4
-        and figures["without"] <= figures["score"] / 2
-    )
-    assert figures["sure"] != any("unsure" in text for text in found.manifest["warnings"])
 
 
 def test_parts_are_counted() -> None:
@@ -122,26 +119,23 @@ def test_parts_are_counted() -> None:
     assert found["agreement"] == pytest.approx((1 + 9 / 12) / 2)
 
 
-def test_nothing_to_cut_out_is_a_typed_error(red) -> None:
-    with pytest.raises(ModelUnsuitable, match="zero everywhere"):
-        onnxviz.segment(red, disc()[0], target="none")
+@pytest.mark.parametrize(
+    ("options", "error", "words"),
+    [
+        ({"target": "none"}, ModelUnsuitable, "zero everywhere"),
+        ({"rounds": 0}, UsageError, "rounds"),
+        ({"cut": "scissors"}, UsageError, "grabcut or paper"),
+        ({"foreground": 0.2, "background": 0.4}, UsageError, "background < foreground"),
+        ({"method": "grab"}, UsageError, "no method"),
+        ({"target": "blue"}, UnknownLabel, "blue"),
+    ],
+)
+def test_wrong_usage_is_a_typed_error(red, options, error, words) -> None:
+    with pytest.raises(error, match=words):
+        onnxviz.segment(red, disc()[0], **options)
 
 
-def test_wrong_usage_is_a_typed_error(red) -> None:
-    with pytest.raises(UsageError, match="rounds"):
-        onnxviz.segment(red, disc()[0], rounds=0)
-    with pytest.raises(UsageError, match="grabcut or paper"):
-        onnxviz.segment(red, disc()[0], cut="scissors")
-    with pytest.raises(UsageError, match="background < foreground"):
-        onnxviz.segment(red, disc()[0], foreground=0.2, background=0.4)
-    with pytest.raises(UsageError, match="no method"):
-        onnxviz.segment(red, disc()[0], method="grab")
-    with pytest.raises(UnknownLabel):
-        onnxviz.segment(red, disc()[0], target="blue")
-
-
-def test_a_tiny_picture_is_cut_too() -> None:
-    net = onnxviz.load(toys.detector(), preprocess="raw", provider="cpu")
-    found = onnxviz.segment(net, toys.photo(), target=0, method="saliency")
+def test_a_tiny_picture_is_cut_too(toy) -> None:
+    found = onnxviz.segment(toy, toys.photo(), target=0, method="saliency")
     assert found.values.shape == (12, 12)
     assert found.mask[4:8, 6:10].any()

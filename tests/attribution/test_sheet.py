@@ -16,18 +16,12 @@ from onnxviz.progress import Interrupted
 from tests import toys
 
 
-@pytest.fixture(scope="module")
-def toy():
-    return onnxviz.load(toys.detector(), preprocess="raw", labels=["red", "green"], provider="cpu")
-
-
 def test_every_cell_is_what_the_method_gives_alone(toy, tmp_path) -> None:
     pictures = [toys.photo(0), toys.photo(1)]
-    found = onnxviz.attributions(
-        toy, pictures, ["input-x-gradient", "smoothgrad", "grad-cam"], target=["red", 1], samples=3, seed=2
-    )
+    methods = ["input-x-gradient", "smoothgrad", "grad-cam"]
+    found = onnxviz.attributions(toy, pictures, methods, target=["red", 1], samples=3, seed=2)
     assert found.values.shape == (2, 3, 12, 12)
-    assert found.methods == ["input-x-gradient", "smoothgrad", "grad-cam"]
+    assert found.methods == methods
     for row, picture, target in zip(range(2), pictures, (0, 1), strict=True):
         alone = onnxviz.saliency(toy, picture, target=target, method="smoothgrad", samples=3, seed=2)
         np.testing.assert_allclose(found.values[row, 1], alone.values, rtol=1e-6)
@@ -59,12 +53,12 @@ def test_pictures_that_are_files_keep_their_names_and_are_cut_once(net, photo_fi
 
 
 def test_a_channel_is_explained_by_every_method(toy) -> None:
-    found = onnxviz.attributions(toy, toys.photo(), ["saliency", "grad-cam"], layer="features", channel=1)
-    assert [one.target for one in found.grid[0]] == [None, None]
-    by_objective = onnxviz.attributions(
-        toy, toys.photo(), ["saliency", "grad-cam"], objective=objectives.channel("features", 1)
+    by_layer, by_objective = (
+        onnxviz.attributions(toy, toys.photo(), ["saliency", "grad-cam"], **options)
+        for options in ({"layer": "features", "channel": 1}, {"objective": objectives.channel("features", 1)})
     )
-    np.testing.assert_allclose(found.values, by_objective.values)
+    assert [one.target for one in by_layer.grid[0]] == [None, None]
+    np.testing.assert_allclose(by_layer.values, by_objective.values)
 
 
 @pytest.mark.parametrize(

@@ -9,11 +9,12 @@ import pytest
 import onnxviz
 from onnxviz.attribution.targets import parse
 from onnxviz.errors import UnknownLabel, UsageError
+from tests.attribution.pieces import load
 
 
 @pytest.fixture(scope="module")
 def small():
-    return onnxviz.load(networks.tiny_cnn().SerializeToString(), preprocess="unit", provider="cpu")
+    return load(networks.tiny_cnn())
 
 
 def test_classes(net, cat):
@@ -47,8 +48,7 @@ def test_a_layer(net, cat):
 @pytest.mark.parametrize("last", [False, True], ids=["NCHW", "NHWC"])
 @pytest.mark.parametrize("neuron", [None, (1, 2), "1,2", "middle"], ids=str)
 def test_forwards_and_by_gradients_the_same_is_explained(last, neuron):
-    model = networks.nhwc() if last else networks.tiny_cnn()
-    net = onnxviz.load(model.SerializeToString(), preprocess="unit", provider="cpu")
+    net = load(networks.nhwc() if last else networks.tiny_cnn())
     layer = [
         one for one in net.layers if len(one.shape) == 4 and one.channels_last == last and 16 in one.shape[2:]
     ][-1]
@@ -84,15 +84,9 @@ def test_the_older_name_of_neuron_works(small):
         onnxviz.saliency(small, x, layer="conv2", channel=1, neuron=(2, 3), position=(2, 3))
 
 
-def test_what_cannot_be_meant(net, cat):
-    x = net.prepare([cat])
-    with pytest.raises(UnknownLabel):
-        parse(net, 1000)
-    with pytest.raises(UsageError, match="2 targets were given for 1"):
-        parse(net, [1, 2]).settle(net, x)
-    with pytest.raises(UsageError, match="2 targets were given for 1"):
-        onnxviz.occlusion(net, cat, target=(1, 2))
-    for given, told in (
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
         ({"target": 1, "layer": "stem"}, "one of target=, layer= and objective="),
         ({"target": []}, "no target was given"),
         ({"layer": "stem"}, "channel="),
@@ -108,10 +102,21 @@ def test_what_cannot_be_meant(net, cat):
         ({"layer": "stem", "channel": 1, "neuron": 5}, "a row and a column"),
         ({"layer": "stem", "channel": 1, "neuron": "a,b"}, "a row and a column"),
         ({"layer": "stem", "channel": 1, "neuron": (5, 500)}, "112×112 neurons"),
-        ({"layer": net.head.logits, "channel": 1, "neuron": (0, 0)}, "no map of neurons"),
-    ):
-        with pytest.raises(UsageError, match=told):
-            parse(net, **given)
+        ({"layer": "logits", "channel": 1, "neuron": (0, 0)}, "no map of neurons"),
+    ],
+)
+def test_what_cannot_be_meant(net, given, told):
+    with pytest.raises(UsageError, match=told):
+        parse(net, **given)
+
+
+def test_targets_are_as_many_as_pictures(net, cat):
+    with pytest.raises(UsageError, match="2 targets were given for 1"):
+        parse(net, [1, 2]).settle(net, net.prepare([cat]))
+    with pytest.raises(UsageError, match="2 targets were given for 1"):
+        onnxviz.occlusion(net, cat, target=(1, 2))
+    with pytest.raises(UnknownLabel):
+        parse(net, 1000)
 
 
 @pytest.mark.parametrize("classes", [1, 5])
@@ -127,7 +132,7 @@ def test_a_file_that_squeezes_everything_gives_what_it_gives_with_its_axes_named
         x = m("ReduceMean", m("Conv", x, m.random(classes, 6, 1, 1)), axes=[2, 3])
         axes = [m.constant(np.int64([1, 2, 3] if classes == 1 else [2, 3]))] if named else []
         x = m("Squeeze", m(end, x) if end else x, *axes)
-        net = onnxviz.load(m.model({"image": ("N", 3, 16, 16)}, {x: None}), preprocess="unit", provider="cpu")
+        net = load(m.model({"image": ("N", 3, 16, 16)}, {x: None}))
         text = f"part({x!r})"
         maps = [
             *onnxviz.saliency(net, photos, method="gradient", objective=text),

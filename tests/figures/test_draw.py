@@ -32,10 +32,15 @@ def attribution(values, *, method="occlusion", target=285, signed=False, score=0
     )
 
 
-def spot(value: float = 0.3) -> np.ndarray:
+def spot(value: float = 0.3, below: float = 0.0) -> np.ndarray:
     values = np.zeros((64, 64))
-    values[16:32, 32:48] = value
+    values[16:32, 32:48], values[48:] = value, below
     return values
+
+
+def coloured(picture: np.ndarray) -> np.ndarray:
+    """How far each pixel is from grey."""
+    return np.ptp(picture.astype(int), axis=2)
 
 
 @pytest.fixture
@@ -84,37 +89,29 @@ def test_a_class_number_does_not_run_into_its_probability(said, label, shown) ->
 
 
 def test_the_more_it_falls_the_deeper_the_colour(said) -> None:
-    values = np.zeros((64, 64))
-    values[:, 16:32], values[:, 32:48], values[:, 48:] = 0.1, 0.2, 0.3
-    drawing.draw(attribution(values))
+    drawing.draw(attribution(np.repeat([0, 0.1, 0.2, 0.3], 16) * np.ones((64, 1))))
     over = said["pictures"][1].astype(float)
     light = [over[:, x : x + 16].mean() for x in (40, 160, 272, 400)]
     assert light == sorted(light, reverse=True)
     assert light[-1] < light[0] - 40
-    assert np.ptp(over[:, :20], axis=2).max() < 8  # nothing there: the photo without its colours
-    assert np.ptp(over[:, 420:], axis=2).min() > 60
+    assert coloured(over[:, :20]).max() < 8  # nothing there: the photo without its colours
+    assert coloured(over[:, 420:]).min() > 60
 
 
 def test_where_covering_helps_nothing_is_drawn(said) -> None:
-    values = spot()
-    values[48:] = -0.9
-    drawing.draw(attribution(values))
-    over = said["pictures"][1].astype(int)
-    assert np.ptp(over[400:], axis=2).max() < 4
+    drawing.draw(attribution(spot(below=-0.9)))
+    assert coloured(said["pictures"][1][400:]).max() < 4
     assert said["scale"][1] <= 30
 
 
 def test_captions_name_class_probability_and_the_window_that_costs_most(said) -> None:
     drawing.draw(attribution(spot(), score=0.389, largest_fall=0.3, largest_fall_window=BOX))
-    assert (
-        said["captions"][0]
-        == "Egyptian cat  38.9%\nwith the marked window covered: 8.9%, a fall of 30 points"
-    )
+    first, second = said["captions"]
+    assert first == "Egyptian cat  38.9%\nwith the marked window covered: 8.9%, a fall of 30 points"
     # The scale is of means over windows, which end below the marked window's own fall: both say so.
-    assert "the mean of the windows over it" in said["captions"][1]
-    assert said["captions"][1].startswith("occlusion: grey windows of 16×16 pixels, every 16\n")
-    photo = said["pictures"][0]
-    framed = np.argwhere((photo == 255).all(axis=2))
+    assert "the mean of the windows over it" in second
+    assert second.startswith("occlusion: grey windows of 16×16 pixels, every 16\n")
+    framed = np.argwhere((said["pictures"][0] == 255).all(axis=2))
     # 16 to 32 and 32 to 48 of 64 pixels, drawn at 448.
     np.testing.assert_allclose(framed.min(axis=0), [112, 224], atol=3)
     np.testing.assert_allclose(framed.max(axis=0), [223, 335], atol=3)
@@ -137,13 +134,11 @@ def test_the_edges_of_windows_are_smoothed_but_not_other_maps(said) -> None:
 
 
 def test_rise_is_coloured_from_its_median_up(said) -> None:
-    values = spot(0.1) + 0.4
-    drawing.draw(attribution(values, method="rise", masks=40, mean_masked_score=0.42))
+    drawing.draw(attribution(spot(0.1) + 0.4, method="rise", masks=40, mean_masked_score=0.42))
     low, high, label = said["scale"]
     assert (round(low, 3), round(high, 3)) == (40.0, 50.0)
     assert label == "mean probability when the place shows (percent)"
-    over = said["pictures"][1].astype(int)
-    assert np.ptp(over[:60], axis=2).max() < 4
+    assert coloured(said["pictures"][1][:60]).max() < 4
     assert said["captions"][0].endswith("through random masks: 42.0% on average")
     assert said["captions"][1].startswith("RISE: 40 random masks\n")
 
@@ -159,27 +154,27 @@ def test_the_scale_of_occlusion_ends_at_the_deepest_colour(said) -> None:
 def test_rise_says_its_range_and_fades_its_noise(said) -> None:
     values = np.full((64, 64), 0.4)
     values[:16, :16], values[40:56, 40:56] = 0.401, 0.42
-    drawing.draw(attribution(values, method="rise", masks=40, noise=0.001))
-    over, caption = said["pictures"][1].astype(int), said["captions"][1]
-    assert "the colours span 2 points" in caption
-    assert "±0.1 points" in caption
-    assert np.ptp(over[20:90, 20:90], axis=2).max() < 4  # as much as other masks would change: not drawn
-    assert np.ptp(over[320:350, 320:350], axis=2).min() > 60
-    drawing.draw(attribution(values, method="rise", masks=40, noise=0.01))
-    assert "hardly more than other masks would change" in said["captions"][1]
-    assert "take more masks" in said["captions"][1]
-    faded = said["pictures"][1].astype(int)[320:350, 320:350]
-    assert np.ptp(faded, axis=2).mean() < np.ptp(over[320:350, 320:350], axis=2).mean() * 0.9
+    seen = []
+    for noise, words in (
+        (0.001, ("the colours span 2 points", "±0.1 points")),
+        (0.01, ("hardly more than other masks would change", "take more masks")),
+    ):
+        drawing.draw(attribution(values, method="rise", masks=40, noise=noise))
+        assert all(word in said["captions"][1] for word in words)
+        seen.append(coloured(said["pictures"][1]))
+    assert seen[0][20:90, 20:90].max() < 4  # as much as other masks would change: not drawn
+    assert seen[0][320:350, 320:350].min() > 60
+    assert seen[1][320:350, 320:350].mean() < seen[0][320:350, 320:350].mean() * 0.9
 
 
 @pytest.mark.parametrize("method", ["integrated-gradients", "full-gradient"])
 def test_what_does_not_add_up_is_said_in_the_figure(said, method) -> None:
-    drawing.draw(attribution(spot(), method=method, completeness_error=0.12))
+    much, little = (attribution(spot(), method=method, completeness_error=error) for error in (0.12, 0.04))
+    drawing.draw(much)
     assert "miss their sum by 12%" in said["captions"][1]
-    drawing.draw(attribution(spot(), method=method, completeness_error=0.04))
+    assert "miss their sum by 12%" in method_sheet._called([much], ["cat"], 0)
+    drawing.draw(little)
     assert "miss" not in said["captions"][1]
-    row = [attribution(spot(), method=method, completeness_error=0.12)]
-    assert "miss their sum by 12%" in method_sheet._called(row, ["cat"], 0)
 
 
 def test_an_objective_that_is_no_class_has_no_percent(said) -> None:
@@ -190,15 +185,12 @@ def test_an_objective_that_is_no_class_has_no_percent(said) -> None:
 
 
 def test_signed_maps_have_two_colours(said) -> None:
-    values = spot()
-    values[48:] = -0.3
-    drawing.draw(attribution(values, method="other", signed=True))
+    drawing.draw(attribution(spot(below=-0.3), method="other", signed=True))
     over = said["pictures"][1].astype(int)
     red, blue = over[168, 280], over[420, 200]
     assert red[0] > red[2] + 60
     assert blue[2] > blue[0] + 60
-    low, high, _ = said["scale"]
-    assert low == -high
+    assert said["scale"][0] == -said["scale"][1]
 
 
 def test_an_interrupted_run_says_so(said) -> None:

@@ -40,10 +40,9 @@ def test_a_picture_that_is_gone_is_crossed_out():
 
 
 def test_the_middle_of_a_wide_picture_is_shown():
-    wide = np.concatenate([flat(RED, (40, 40)), flat(BLUE, (40, 40)), flat(RED, (40, 40))], axis=1)
-    assert (np.asarray(square(wide, 20)) == np.array(BLUE)).all()
-    high = wide.transpose(1, 0, 2)
-    assert (np.asarray(square(high, 20)) == np.array(BLUE)).all()
+    wide = np.concatenate([flat(RED), flat(BLUE), flat(RED)], axis=1)
+    for picture in (wide, wide.transpose(1, 0, 2)):
+        assert (np.asarray(square(picture, 20)) == np.array(BLUE)).all()
 
 
 def test_marks_leave_the_picture_alone():

@@ -65,10 +65,16 @@ def test_published_maps(name, colours):
 
 
 @pytest.mark.parametrize("name", ["inferno", "viridis", "ember", "grey"])
-def test_more_is_always_lighter_or_always_darker(name):
+def test_sequential(name):
+    """More is always lighter, or always darker."""
     light = oklab(MAPS[name][::3])[:, 0]
     assert (np.diff(light) > 0).all() or (np.diff(light) < 0).all()
     assert abs(light[-1] - light[0]) > 0.6
+    got = sequential(np.array([[0.0, 0.5, 1.0], [-3.0, 7.0, np.nan]]), name)
+    assert (got.shape, got.dtype) == ((2, 3, 3), np.uint8)
+    assert np.array_equal(got[[0, 0, 1, 1], [0, 2, 0, 1]], MAPS[name][[0, 255, 0, 255]])
+    assert tuple(got[1, 2]) == NOT_A_NUMBER
+    assert np.array_equal(sequential(np.arange(256) / 255, name), MAPS[name])
 
 
 @pytest.mark.parametrize("name", ["viridis", "ember", "diverging"])
@@ -97,18 +103,6 @@ def test_the_signs_are_told_apart_by_colour_blind_readers(blindness):
 def test_values_are_told_apart_by_colour_blind_readers(name, blindness):
     steps = np.linalg.norm(np.diff(oklab(MAPS[name][::16], blindness), axis=0), axis=1)
     assert steps.min() > 0.015
-
-
-@pytest.mark.parametrize("name", ["inferno", "viridis", "ember", "grey"])
-def test_sequential(name):
-    table = MAPS[name]
-    got = sequential(np.array([[0.0, 0.5, 1.0], [-3.0, 7.0, np.nan]]), name)
-    assert got.shape == (2, 3, 3)
-    assert got.dtype == np.uint8
-    assert np.array_equal(got[0, [0, 2]], table[[0, 255]])
-    assert np.array_equal(got[1, :2], table[[0, 255]])
-    assert tuple(got[1, 2]) == NOT_A_NUMBER
-    assert np.array_equal(sequential(np.arange(256) / 255, name), table)
 
 
 def test_diverging():
@@ -148,50 +142,38 @@ def test_normalise_always_gives_values_that_can_be_drawn(heat, signed):
     assert np.array_equal(heat, before, equal_nan=True)
 
 
-def test_normalise_by_percentile():
-    heat = np.arange(1001, dtype=np.float32)
-    scaled, limit = normalise(heat, percentile=90)
-    assert limit == 900
-    assert scaled[450] == 0.5
-    assert scaled[950] == 1
-    assert normalise(heat, percentile=100)[1] == 1000
+SPOT = np.zeros(10_000)
+SPOT[3] = 7
 
 
-def test_normalise_signed_keeps_zero_in_the_middle():
-    scaled, limit = normalise(np.array([-4.0, 0, 2]), signed=True, percentile=100)
-    assert (scaled.tolist(), limit) == ([-1, 0, 0.5], 4)
-    assert normalise(np.array([-4.0, 0, 2]), percentile=100)[0].tolist() == [0, 0, 1]
-
-
-def test_normalise_with_a_limit_that_several_share():
-    assert normalise(np.array([1.0, 2, 8]), limit=4)[0].tolist() == [0.25, 0.5, 1]
-
-
-@pytest.mark.parametrize("heat", [np.zeros(5), np.full(5, np.nan), np.full(5, -1.0), np.array([])])
-def test_nothing_to_draw(heat):
-    scaled, limit = normalise(heat)
-    assert limit == 0
-    assert not scaled.any()
-
-
-def test_a_single_spot_still_shows():
-    heat = np.zeros((100, 100))
-    heat[3, 4] = 7
-    scaled, limit = normalise(heat)
-    assert limit == 7
-    assert scaled[3, 4] == 1
+@pytest.mark.parametrize(
+    ("heat", "options", "limit", "shown"),
+    [
+        (np.arange(1001.0), {"percentile": 90}, 900, {450: 0.5, 950: 1}),
+        (np.arange(1001.0), {"percentile": 100}, 1000, {1000: 1}),
+        ([-4.0, 0, 2], {"percentile": 100, "signed": True}, 4, {0: -1, 1: 0, 2: 0.5}),
+        ([-4.0, 0, 2], {"percentile": 100}, 2, {0: 0, 1: 0, 2: 1}),
+        ([1.0, 2, 8], {"limit": 4}, 4, {0: 0.25, 1: 0.5, 2: 1}),  # that several share
+        (SPOT, {}, 7, {3: 1}),  # a single spot still shows
+        (np.zeros(5), {}, 0, dict.fromkeys(range(5), 0)),
+        (np.full(5, np.nan), {}, 0, dict.fromkeys(range(5), 0)),
+        (np.full(5, -1.0), {}, 0, dict.fromkeys(range(5), 0)),
+        (np.array([]), {}, 0, {}),
+    ],
+)
+def test_normalise(heat, options, limit, shown):
+    scaled, found = normalise(np.asarray(heat), **options)
+    assert found == limit
+    assert {place: scaled[place] for place in shown} == shown
 
 
 def test_fit():
     heat = np.array([[0.0, 1.0], [2.0, 3.0]])
     assert np.array_equal(fit(heat, 2, 2), heat)
     large = fit(heat, 8, 6)
-    assert large.shape == (8, 6)
-    assert large.dtype == np.float32
-    assert (np.diff(large, axis=0) >= 0).all()
-    assert (np.diff(large, axis=1) >= 0).all()
-    assert large.min() == 0
-    assert large.max() == 3
+    assert (large.shape, large.dtype) == ((8, 6), np.float32)
+    assert all((np.diff(large, axis=axis) >= 0).all() for axis in (0, 1))
+    assert (large.min(), large.max()) == (0, 3)
 
 
 # --- heat over a photo ------------------------------------------------------------------------
@@ -228,18 +210,12 @@ def test_where_there_is_nothing_the_photo_is_paler_and_greyer():
     seen = overlay(PHOTO, np.zeros((40, 60)))
     assert np.ptp(seen.astype(int), axis=2).mean() < 0.4 * np.ptp(PHOTO.astype(int), axis=2).mean()
     assert (luma(seen) >= luma(PHOTO) - 1).all()
-
-
-def test_weak_heat_leaves_the_photo():
-    bare = overlay(PHOTO, np.zeros((40, 60))).astype(int)
-    weak = overlay(PHOTO, np.full((40, 60), 0.1), limit=1.0).astype(int)
-    assert np.abs(weak - bare).mean() < 20
+    weak = overlay(PHOTO, np.full((40, 60), 0.1), limit=1.0)
+    assert np.abs(weak.astype(int) - seen).mean() < 20
 
 
 def test_negative_values_are_blue_or_not_there():
-    heat = np.zeros((40, 60))
-    heat[:, :30] = -1
-    heat[:, 30:] = 1
+    heat = np.repeat([-1.0, 1.0], 30) * np.ones((40, 1))
     signed = overlay(PHOTO, heat, signed=True).astype(int)
     assert (signed[:, :30, 2] > signed[:, :30, 0] + 20).all()
     assert (signed[:, 30:, 0] > signed[:, 30:, 2] + 20).all()
@@ -256,19 +232,15 @@ def test_a_map_of_another_size_is_stretched():
     assert np.array_equal(seen, overlay(PHOTO, fit(heat, 40, 60), limit=1.0))
 
 
-def test_strength():
-    heat = np.ones((40, 60))
-    bare = overlay(PHOTO, heat, strength=0)
-    assert np.ptp(bare.astype(int), axis=2).max() <= 1  # grey
-    assert np.abs(overlay(PHOTO, heat, strength=0.5).astype(int) - bare).mean() > 10
-
-
-def test_the_inputs_are_not_changed():
-    heat, before = RNG.normal(size=(40, 60)), PHOTO.copy()
-    kept = heat.copy()
-    assert overlay(PHOTO, heat).dtype == np.uint8
-    assert np.array_equal(PHOTO, before)
-    assert np.array_equal(heat, kept)
+def test_strength_and_the_inputs_are_not_changed():
+    heat, photo = RNG.normal(size=(40, 60)), PHOTO.copy()
+    given = heat.copy()
+    assert overlay(PHOTO, given, strength=0).dtype == np.uint8
+    assert np.array_equal(PHOTO, photo)
+    assert np.array_equal(given, heat)
+    bare, half = (overlay(PHOTO, np.ones((40, 60)), strength=strength).astype(int) for strength in (0, 0.5))
+    assert np.ptp(bare, axis=2).max() <= 1  # grey
+    assert np.abs(half - bare).mean() > 10
 
 
 @pytest.mark.parametrize(

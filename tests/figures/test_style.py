@@ -77,9 +77,9 @@ def test_shortening_takes_no_more_than_it_must():
 
 
 def test_the_middle_is_cut_where_both_ends_tell():
-    short = shortened("features/stage3/block5/conv2/output", 13, 120, middle=True)
-    assert short.startswith("features")
-    assert short.endswith("output")
+    start, _, end = shortened("features/stage3/block5/conv2/output", 13, 120, middle=True).partition("…")
+    assert start.startswith("features")
+    assert end.endswith("output")
 
 
 @given(TEXT, st.integers(8, 24), st.integers(0, 200), st.integers(0, 4))
@@ -94,36 +94,37 @@ def test_wrapping_loses_nothing_while_there_are_lines(text, room):
     assert "".join(wrapped(text, 12, room, 1000)).replace(" ", "") == text.replace(" ", "")
 
 
-def test_wrapping():
-    assert wrapped("one two three four", 15, width("three four", 15), 3) == ["one two", "three four"]
-    assert wrapped("first\nsecond", 15, 400, 3) == ["first", "second"]
-    assert wrapped("a\n\nb", 15, 400, 3) == ["a", "", "b"]
-    assert wrapped("", 15, 400, 3) == []
-    cut = wrapped("one two three four five six", 15, width("three four", 15), 2)
-    assert len(cut) == 2
-    assert cut[1].endswith("…")
-    assert wrapped("many\nshort\nlines", 15, 400, 2)[-1].endswith("…")
+NAME = "features/block4/expand/convolution_output"
 
 
-def test_a_long_name_is_broken_after_a_separator():
-    first = wrapped("features/block4/expand/convolution_output", 15, width("features/block4/expa", 15), 3)[0]
-    assert first == "features/block4/"
+@pytest.mark.parametrize(
+    ("text", "room", "lines", "wanted"),
+    [
+        ("one two three four", "three four", 3, ["one two", "three four"]),
+        ("first\nsecond", "W" * 30, 3, ["first", "second"]),
+        ("a\n\nb", "W" * 30, 3, ["a", "", "b"]),
+        ("", "W" * 30, 3, []),
+        ("one two three four five six", "three four", 2, ["one two", "three fo…"]),
+        ("many\nshort\nlines", "W" * 30, 2, ["many", "short lines…"]),
+        (NAME, NAME[:20], 3, ["features/block4/", "expand/convolution_", "output"]),  # after a separator
+    ],
+)
+def test_wrapping(text, room, lines, wanted):
+    assert wrapped(text, 15, width(room, 15), lines) == wanted
 
 
 @pytest.mark.parametrize(("align", "x"), [("left", 20), ("centre", 100), ("right", 180)])
 @pytest.mark.parametrize("strong", [False, True])
-def test_drawing_stays_in_its_line(align, x, strong):
-    for size in (10, 13, 15, 21):
-        picture = Image.new("RGB", (200, 60), "white")
-        style.text(ImageDraw.Draw(picture), x, 10, "Ågjpqy |(W)", size, align=align, strong=strong)
-        rows, columns = np.nonzero(np.asarray(picture).min(axis=2) < 200)
-        assert rows.min() >= 10 - 1
-        assert rows.max() < 10 + line_height(size) + 1
-        span = width("Agjpqy |(W)", size)
-        left = {"left": x, "centre": x - span / 2, "right": x - span}[align]
-        assert columns.min() >= left - 2
-        assert columns.max() <= left + span + 2
-        assert columns.max() - columns.min() > 0.8 * span
+@pytest.mark.parametrize("size", [10, 13, 15, 21])
+def test_drawing_stays_in_its_line(align, x, strong, size):
+    picture = Image.new("RGB", (200, 60), "white")
+    style.text(ImageDraw.Draw(picture), x, 10, "Ågjpqy |(W)", size, align=align, strong=strong)
+    rows, columns = np.nonzero(np.asarray(picture).min(axis=2) < 200)
+    assert 10 - 1 <= rows.min() <= rows.max() < 10 + line_height(size) + 1
+    span = width("Agjpqy |(W)", size)
+    left = {"left": x, "centre": x - span / 2, "right": x - span}[align]
+    assert left - 2 <= columns.min() <= columns.max() <= left + span + 2
+    assert np.ptp(columns) > 0.8 * span
 
 
 def test_text_is_crisp_and_of_high_contrast():

@@ -25,13 +25,9 @@ def font_with(letters: dict[str, str]) -> bytes:
         struct.pack(">LLL", ord(letter), ord(letter), shapes[ord(like)])
         for letter, like in sorted(letters.items())
     )
-    tables[b"cmap"] = (
-        struct.pack(">HHHHL", 0, 1, 3, 10, 12)
-        + struct.pack(">HHLLL", 12, 0, 16 + len(groups), 0, len(letters))
-        + groups
-    )
-    head, body = plain[:12], b""
-    at = 12 + 16 * count
+    start = struct.pack(">HHHHL", 0, 1, 3, 10, 12)
+    tables[b"cmap"] = start + struct.pack(">HHLLL", 12, 0, 16 + len(groups), 0, len(letters)) + groups
+    head, body, at = plain[:12], b"", 12 + 16 * count
     for tag in sorted(tables):
         head += struct.pack(">4sLLL", tag, 0, at + len(body), len(tables[tag]))
         body += tables[tag] + b"\0" * (-len(tables[tag]) % 4)

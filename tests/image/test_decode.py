@@ -21,6 +21,7 @@ def test_pictures_and_reasons_in_order(tmp_path):
         Image.new("RGB", (4, 3), (i, 0, 0)).save(tmp_path / f"{i}.png")
     (tmp_path / "5.png").write_bytes(b"")
     listing = find(tmp_path)
+    assert list(decode([])) == []
     results = list(decode(listing.images))
     assert [path for path, _ in results] == list(listing.images)
     for i, (path, image) in enumerate(results):
@@ -110,72 +111,35 @@ def test_a_reason_keeps_nothing_alive():
     assert not any(ref() for ref in kept)
 
 
-def test_closing_stops_it():
-    before = threading.active_count()
-    started = []
+@pytest.mark.parametrize("ending", ["unused", "closed", "dropped", "broken"])
+@pytest.mark.parametrize(("workers", "ahead"), [(2, 6), (1, 200)])
+def test_its_threads_end_with_it(ending, workers, ahead):
+    """And what waits is not begun any more."""
+    before, started = threading.active_count(), []
 
     def read(i):
         started.append(i)
         time.sleep(0.005)
-        return i
-
-    stream = decode(itertools.count(), read, workers=2, ahead=6)
-    for _ in range(3):
-        next(stream)
-    assert threading.active_count() > before
-    stream.close()
-    count = len(started)
-    assert threading.active_count() == before
-    time.sleep(0.03)
-    assert len(started) == count <= 3 + 8
-
-
-def test_what_waits_is_dropped_when_it_is_closed():
-    started = []
-
-    def read(i):
-        started.append(i)
-        time.sleep(0.01)
-        return i
-
-    stream = decode(itertools.count(), read, workers=1, ahead=200)
-    next(stream)
-    stream.close()
-    assert len(started) < 100
-
-
-def test_dropping_stops_it():
-    before = threading.active_count()
-    stream = decode(itertools.count(), lambda i: i, workers=2)
-    next(stream)
-    del stream
-    gc.collect()
-    assert threading.active_count() == before
-
-
-def test_an_unused_one_starts_nothing():
-    before = threading.active_count()
-    decode(range(9), lambda i: i)
-    assert threading.active_count() == before
-
-
-def test_a_real_error_comes_out_and_ends_it():
-    before = threading.active_count()
-
-    def read(i):
-        if i == 2:
+        if ending == "broken" and i == 2:
             raise ZeroDivisionError
         return i
 
-    stream = decode(itertools.count(), read, workers=2)
-    assert [next(stream)[0], next(stream)[0]] == [0, 1]
-    with pytest.raises(ZeroDivisionError):
-        next(stream)
+    stream = decode(itertools.count(), read, workers=workers, ahead=ahead)
+    if ending != "unused":
+        assert [next(stream)[0], next(stream)[0]] == [0, 1]
+        assert threading.active_count() > before
+    if ending == "broken":
+        with pytest.raises(ZeroDivisionError):
+            next(stream)
+    elif ending == "closed":
+        stream.close()
+    else:
+        del stream
+        gc.collect()
     assert threading.active_count() == before
-
-
-def test_nothing_to_read():
-    assert list(decode([])) == []
+    count = len(started)
+    time.sleep(0.03)
+    assert len(started) == count < 100
 
 
 @pytest.mark.parametrize(("workers", "ahead"), [(0, 1), (-1, 1), (1, -1)])

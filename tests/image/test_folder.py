@@ -11,13 +11,19 @@ from hypothesis import strategies as st
 
 from onnxviz.errors import ImageRejected
 from onnxviz.image import folder
-from onnxviz.image.folder import Listing, Paths, Skipped, find, natural
+from onnxviz.image.folder import Listing, Paths, find, natural
 
 
-def touch(*paths: Path) -> None:
-    for path in paths:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(b"x")
+@pytest.fixture
+def touch(tmp_path):
+    """Makes files of these names."""
+
+    def make(*names: str) -> None:
+        for name in names:
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / name).write_bytes(b"x")
+
+    return make
 
 
 def names(listing: Listing, top: Path) -> list[str]:
@@ -31,7 +37,7 @@ def reasons(listing: Listing) -> dict[str, str]:
 # --- what is found, and in which order --------------------------------------------------------
 
 
-def test_natural_order_depth_first(tmp_path):
+def test_natural_order_depth_first(tmp_path, touch):
     order = [
         "1.png",
         "2.png",
@@ -43,15 +49,24 @@ def test_natural_order_depth_first(tmp_path):
         "b10/x.gif",
         "c.webp",
     ]
-    touch(*(tmp_path / name for name in reversed(order)))
+    touch(*reversed(order))
     listing = find(tmp_path)
     assert names(listing, tmp_path) == order
     assert (listing.skipped, listing.ignored) == ([], 0)
     assert list(find(str(tmp_path)).images) == list(listing.images)
+    # Zeros before a number change nothing but ties.
+    assert sorted(["a010", "a9", "a10", "a0", "a00", "a"], key=natural) == [
+        "a",
+        "a0",
+        "a00",
+        "a9",
+        "a010",
+        "a10",
+    ]
 
 
-def test_the_order_does_not_depend_on_the_disk(tmp_path, monkeypatch):
-    touch(*(tmp_path / f"{i}.png" for i in range(50)))
+def test_the_order_does_not_depend_on_the_disk(tmp_path, monkeypatch, touch):
+    touch(*(f"{i}.png" for i in range(50)))
     expected = find(tmp_path).images
     real = os.scandir
 
@@ -77,64 +92,61 @@ def test_natural_is_a_total_order_that_reads_numbers(words):
     assert sorted((f"x{n}.png" for n in numbers), key=natural) == [f"x{n}.png" for n in numbers]
 
 
-def test_zeros_before_a_number_change_nothing_but_ties():
-    assert sorted(["a010", "a9", "a10", "a0", "a00", "a"], key=natural) == [
-        "a",
-        "a0",
-        "a00",
-        "a9",
-        "a010",
-        "a10",
-    ]
+def test_files_and_folders_mixed_keep_the_order_given(tmp_path, touch):
+    touch("z.jpg", "d/2.jpg", "d/1.jpg", "a.jpg", "picture.dat")
+    listing = find([tmp_path / "z.jpg", tmp_path / "d", str(tmp_path / "a.jpg"), tmp_path / "picture.dat"])
+    assert names(listing, tmp_path) == ["z.jpg", "d/1.jpg", "d/2.jpg", "a.jpg", "picture.dat"]
 
 
-def test_files_and_folders_mixed_keep_the_order_given(tmp_path):
-    touch(tmp_path / "z.jpg", tmp_path / "d" / "2.jpg", tmp_path / "d" / "1.jpg", tmp_path / "a.jpg")
-    listing = find([tmp_path / "z.jpg", tmp_path / "d", str(tmp_path / "a.jpg")])
-    assert names(listing, tmp_path) == ["z.jpg", "d/1.jpg", "d/2.jpg", "a.jpg"]
-
-
-def test_nothing_twice(tmp_path, monkeypatch):
-    touch(tmp_path / "d" / "1.jpg", tmp_path / "d" / "e" / "2.jpg")
+def test_nothing_twice(tmp_path, monkeypatch, touch):
+    touch("d/1.jpg", "d/e/2.jpg")
     monkeypatch.chdir(tmp_path)
     one, two = tmp_path / "d" / "1.jpg", tmp_path / "d" / "e" / "2.jpg"
     assert len(find([tmp_path, tmp_path / "d", "d", "d/../d/1.jpg", one, two]).images) == 2
     assert [path.name for path in find([two, one, tmp_path]).images] == ["2.jpg", "1.jpg"]
 
 
-def test_not_recursive(tmp_path):
-    touch(tmp_path / "a.jpg", tmp_path / "d" / "b.jpg")
-    (tmp_path / "link").symlink_to(tmp_path / "d")
-    listing = find(tmp_path, recursive=False)
-    assert names(listing, tmp_path) == ["a.jpg"]
-    assert not listing.skipped
+CIRCLE = ["d/a.jpg"], {"d/up": "..", "self.jpg": "self.jpg", "self": "self"}
+FOUND = {
+    "not recursive": (["a.jpg", "d/b.jpg"], {"link": "d"}, {"recursive": False}, ["a.jpg"], {}, 0),
+    "other files are counted, not listed": (
+        ["a.jpg", "labels.txt", "README", "d/x.csv", "._a.jpg", ".thumbnails/a.jpg"], {}, {}, ["a.jpg"], {}, 4
+    ),
+    "extensions in any case, and pictures that are not read": (
+        ["1.JPG", "2.JpEg", "3.tiff", "4.ppm", "5.y.bmp", "a.heic", "b.AVIF", "c.svg"], {}, {},
+        ["1.JPG", "2.JpEg", "3.tiff", "4.ppm", "5.y.bmp"], dict.fromkeys(("a.heic", "b.AVIF", "c.svg"), "not read"), 0
+    ),
+    **{
+        f"a circle of links, {follow}": (
+            *CIRCLE, {"follow": follow}, ["d/a.jpg"], {"up": "read anyway", "self.jpg": "circle", "self": "circle"}, 0
+        )
+        for follow in (False, True)
+    },
+    "a link to a folder that is read anyway": (
+        ["real/a.jpg"], {"alias": "real"}, {}, ["real/a.jpg"], {"alias": "read anyway"}, 0
+    ),
+    "the same, followed first": (["real/a.jpg"], {"alias": "real"}, {"follow": True}, ["alias/a.jpg"], {}, 0),
+    "links that stay inside, as download caches keep files": (
+        ["blobs/0123", "a.jpg"], {"named/cat.jpg": "../blobs/0123", "named/dog.txt": "../blobs/0123"}, {},
+        ["a.jpg", "named/cat.jpg"], {}, 2
+    ),
+    "dangling links": ([], {"a.jpg": "gone", "a.txt": "gone"}, {}, [], {"a.jpg": "does not exist"}, 1),
+}  # fmt: skip
 
 
-def test_other_files_are_counted_not_listed(tmp_path):
-    touch(tmp_path / "a.jpg", tmp_path / "labels.txt", tmp_path / "README", tmp_path / "d" / "x.csv")
-    touch(tmp_path / "._a.jpg", tmp_path / ".thumbnails" / "a.jpg")
-    listing = find(tmp_path)
-    assert names(listing, tmp_path) == ["a.jpg"]
-    assert listing.ignored == 4
-    assert not listing.skipped
-
-
-@pytest.mark.parametrize("name", ["A.JPG", "a.JpEg", "x.tiff", "x.ppm", "x.y.bmp"])
-def test_extensions_in_any_case(tmp_path, name):
-    touch(tmp_path / name)
-    assert names(find(tmp_path), tmp_path) == [name]
-
-
-@pytest.mark.parametrize("name", ["a.heic", "b.AVIF", "c.svg"])
-def test_pictures_that_cannot_be_read_are_told(tmp_path, name):
-    touch(tmp_path / name)
-    listing = find(tmp_path)
-    assert "not read" in reasons(listing)[name]
-
-
-def test_a_file_that_is_named_is_taken_whatever_it_is_called(tmp_path):
-    touch(tmp_path / "picture.dat")
-    assert names(find(tmp_path / "picture.dat"), tmp_path) == ["picture.dat"]
+@pytest.mark.parametrize(
+    ("files", "links", "options", "found", "skipped", "ignored"), FOUND.values(), ids=FOUND
+)
+def test_what_is_found_skipped_and_counted(tmp_path, touch, files, links, options, found, skipped, ignored):
+    touch(*files)
+    for link, target in links.items():
+        (tmp_path / link).parent.mkdir(exist_ok=True)
+        (tmp_path / link).symlink_to(target)
+    listing = find(tmp_path, **options)
+    assert names(listing, tmp_path) == found
+    assert reasons(listing).keys() == skipped.keys()
+    assert all(words in reasons(listing)[name] for name, words in skipped.items())
+    assert listing.ignored == ignored
 
 
 def test_deeper_than_python_recurses(tmp_path, monkeypatch):
@@ -142,7 +154,7 @@ def test_deeper_than_python_recurses(tmp_path, monkeypatch):
     for _ in range(1500):
         Path("d").mkdir()
         os.chdir("d")
-    touch(Path("x.jpg"))
+    Path("x.jpg").write_bytes(b"x")
     os.chdir(tmp_path)
     try:
         assert [len(path.parts) for path in find(".").images] == [1501]
@@ -157,20 +169,7 @@ def test_deeper_than_python_recurses(tmp_path, monkeypatch):
 # --- hostile --------------------------------------------------------------------------------
 
 
-def test_a_circle_of_links(tmp_path):
-    touch(tmp_path / "d" / "a.jpg")
-    (tmp_path / "d" / "up").symlink_to("..")
-    (tmp_path / "self.jpg").symlink_to("self.jpg")
-    (tmp_path / "self").symlink_to("self")
-    for follow in (False, True):
-        listing = find(tmp_path, follow=follow)
-        assert names(listing, tmp_path) == ["d/a.jpg"]
-        assert "read anyway" in reasons(listing)["up"]
-        assert "circle" in reasons(listing)["self.jpg"]
-        assert "circle" in reasons(listing)["self"]
-
-
-def test_links_that_lead_out_are_followed_only_on_request(tmp_path):
+def test_links_that_lead_out_are_followed_only_on_request(tmp_path, touch):
     inside, outside = tmp_path / "in", tmp_path / "in-side"  # one name begins with the other
     touch(inside / "a.jpg", outside / "secret.jpg", outside / "deep" / "b.jpg")
     (inside / "folder").symlink_to(outside)
@@ -191,38 +190,12 @@ def test_links_that_lead_out_are_followed_only_on_request(tmp_path):
     assert len(find([inside, outside]).images) == 5  # its target is named too: the file links now stay inside
 
 
-def test_a_folder_that_is_reached_by_a_link_first_is_read_once(tmp_path):
-    touch(tmp_path / "real" / "a.jpg")
-    (tmp_path / "alias").symlink_to("real")
-    assert names(find(tmp_path, follow=True), tmp_path) == ["alias/a.jpg"]
-    assert names(find(tmp_path), tmp_path) == ["real/a.jpg"]
-
-
-def test_links_that_stay_inside(tmp_path):
-    touch(tmp_path / "blobs" / "0123", tmp_path / "a.jpg")
-    (tmp_path / "named").mkdir()
-    (tmp_path / "named" / "cat.jpg").symlink_to("../blobs/0123")  # as download caches keep files
-    (tmp_path / "named" / "dog.txt").symlink_to("../blobs/0123")
-    listing = find(tmp_path)
-    assert names(listing, tmp_path) == ["a.jpg", "named/cat.jpg"]
-    assert listing.ignored == 2
-
-
-def test_a_root_may_be_a_link(tmp_path):
-    touch(tmp_path / "d" / "a.jpg")
+def test_a_root_may_be_a_link(tmp_path, touch):
+    touch("d/a.jpg")
     (tmp_path / "link").symlink_to("d")
     (tmp_path / "link.jpg").symlink_to("d/a.jpg")
     assert names(find([tmp_path / "link"]), tmp_path) == ["link/a.jpg"]
     assert names(find([tmp_path / "link.jpg"]), tmp_path) == ["link.jpg"]
-
-
-def test_dangling_links(tmp_path):
-    (tmp_path / "a.jpg").symlink_to("gone")
-    (tmp_path / "a.txt").symlink_to("gone")
-    listing = find(tmp_path)
-    assert list(reasons(listing)) == ["a.jpg"]
-    assert "does not exist" in reasons(listing)["a.jpg"]
-    assert listing.ignored == 1
 
 
 def test_pipes_and_links_to_devices(tmp_path):
@@ -235,15 +208,15 @@ def test_pipes_and_links_to_devices(tmp_path):
     assert listing.ignored == 1
 
 
-def test_missing_roots_are_listed(tmp_path):
-    touch(tmp_path / "a.jpg")
+def test_missing_roots_are_listed(tmp_path, touch):
+    touch("a.jpg")
     listing = find([tmp_path / "gone", tmp_path / "a.jpg", "a\0b", tmp_path / "a.jpg" / "x"])
     assert names(listing, tmp_path) == ["a.jpg"]
     assert [skipped.path.name for skipped in listing.skipped] == ["gone", "a\0b", "x"]
 
 
-def test_unreadable_folder(tmp_path, monkeypatch):
-    touch(tmp_path / "a.jpg", tmp_path / "locked" / "b.jpg", tmp_path / "z.jpg")
+def test_unreadable_folder(tmp_path, monkeypatch, touch):
+    touch("a.jpg", "locked/b.jpg", "z.jpg")
     real = os.scandir
 
     def scandir(path):
@@ -257,8 +230,8 @@ def test_unreadable_folder(tmp_path, monkeypatch):
     assert reasons(listing) == {"locked": "it may not be read by this user"}
 
 
-def test_a_folder_that_vanishes_meanwhile(tmp_path, monkeypatch):
-    touch(tmp_path / "d" / "a.jpg", tmp_path / "z.jpg")
+def test_a_folder_that_vanishes_meanwhile(tmp_path, monkeypatch, touch):
+    touch("d/a.jpg", "z.jpg")
     real = folder._kind
 
     def kind(entry):
@@ -274,13 +247,13 @@ def test_a_folder_that_vanishes_meanwhile(tmp_path, monkeypatch):
     assert reasons(listing) == {"d": "it does not exist"}
 
 
-def test_names_that_are_not_utf8(tmp_path):
+def test_names_that_are_not_utf8(tmp_path, touch):
     top = os.fsencode(tmp_path)
     Path(os.fsdecode(top + b"/\xff.jpg")).write_bytes(b"x")
     Path(os.fsdecode(top + b"/\xfe")).mkdir()
     Path(os.fsdecode(top + b"/\xfe/in.jpg")).write_bytes(b"x")
     Path(os.fsdecode(top + b"/\xfd.txt")).write_bytes(b"x")
-    touch(tmp_path / "ö.jpg")
+    touch("ö.jpg")
     listing = find(tmp_path)
     assert names(listing, tmp_path) == ["ö.jpg"]
     assert [skipped.reason for skipped in listing.skipped] == ["its name is not UTF-8; rename it"] * 2
@@ -300,25 +273,25 @@ def test_what_was_skipped_is_safe_to_show(tmp_path):
 # --- the listing ------------------------------------------------------------------------------
 
 
-def test_require(tmp_path):
-    touch(tmp_path / "a.txt")
+def test_require(tmp_path, touch):
+    touch("a.txt")
     os.mkfifo(tmp_path / "a.jpg")
     with pytest.raises(ImageRejected, match=r"1 other files, 1 skipped .*a\.jpg: a pipe.*\.png"):
         find(tmp_path).require()
-    touch(tmp_path / "b.jpg")
+    touch("b.jpg")
     listing = find(tmp_path)
     assert listing.require() is listing
 
 
 def test_paths_are_a_list_of_path():
-    paths = Paths(["a/1.jpg", "a/2.jpg", "b.jpg"])
+    listed = ["a/1.jpg", "a/2.jpg", "b.jpg"]
+    paths = Paths(listed)
+    assert list(paths) == [Path(name) for name in listed]
     assert len(paths) == 3
-    assert paths[1] == Path("a/2.jpg")
-    assert paths[-1] == Path("b.jpg")
+    assert (paths[1], paths[-1], next(reversed(paths))) == (Path("a/2.jpg"), Path("b.jpg"), Path("b.jpg"))
     assert paths[:2] == [Path("a/1.jpg"), Path("a/2.jpg")]
-    assert paths == Paths(["a/1.jpg", "a/2.jpg", "b.jpg"])
+    assert paths == Paths(listed)
     assert paths != [Path("b.jpg")]
-    assert next(reversed(paths)) == Path("b.jpg")
     assert Path("b.jpg") in paths
     assert repr(paths) == "<3 paths: 'a/1.jpg', 'a/2.jpg', 'b.jpg'>"
     assert "\x1b" not in repr(Paths(["\x1b[2J"]))
@@ -326,11 +299,11 @@ def test_paths_are_a_list_of_path():
         paths[3]
 
 
-def test_memory_is_little_more_than_the_paths(tmp_path):
+def test_memory_is_little_more_than_the_paths(tmp_path, touch):
     """Per picture: its path's text (49 bytes of overhead), two list entries, the sort key while sorting."""
     import tracemalloc
 
-    touch(*(tmp_path / f"{i:06d}.jpg" for i in range(1500)))
+    touch(*(f"{i:06d}.jpg" for i in range(1500)))
     text = sum(len(str(tmp_path)) + 1 + 10 + 49 + 8 for _ in range(1500))
     find(tmp_path)
     tracemalloc.start()
@@ -340,7 +313,3 @@ def test_memory_is_little_more_than_the_paths(tmp_path):
     assert len(listing.images) == 1500
     assert kept < 1.4 * text + 40_000
     assert peak < kept + 1500 * 260
-
-
-def test_skipped_keeps_the_path_as_it_is():
-    assert Skipped(Path("a"), "b").path == Path("a")

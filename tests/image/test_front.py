@@ -1,5 +1,7 @@
 """Preprocessing as operators, held to `Preprocessing.apply`, that is to Pillow; and its gradient."""
 
+import itertools
+
 import numpy as np
 import onnx
 import onnx_ir as ir
@@ -15,18 +17,8 @@ from onnxviz.image.preprocessing import PRESETS, Preprocessing
 from onnxviz.image.recipe import LUMA
 from tests.synthesis.pieces import gradient, run
 
-SIZES = [
-    (300, 451),
-    (97, 53),
-    (64, 96),
-    (63, 200),
-    (1, 7),
-    (65, 96),
-    (30, 31),
-    (128, 192),
-    (299, 299),
-    (301, 200),
-]
+HEIGHTS = (300, 97, 64, 63, 1, 65, 30, 128, 299, 301)
+WIDTHS = (451, 53, 96, 200, 7, 96, 31, 192, 299, 200)
 RECIPE = Preprocessing(
     (64, 96), (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), crop_fraction=0.875, interpolation="bilinear"
 )
@@ -54,10 +46,10 @@ def compiled(recipe: Preprocessing, *, fixed: bool = False):
 
 @pytest.fixture(scope="module")
 def pictures() -> list[np.ndarray]:
-    photos = [data.chelsea(), data.coffee(), data.astronaut(), data.rocket()]
+    photos = itertools.cycle([data.chelsea(), data.coffee(), data.astronaut(), data.rocket()])
     return [
-        np.asarray(Image.fromarray(photos[i % 4]).resize((width, height)))
-        for i, (height, width) in enumerate(SIZES)
+        np.asarray(Image.fromarray(photo).resize((width, height)))
+        for photo, height, width in zip(photos, HEIGHTS, WIDTHS, strict=False)
     ]
 
 

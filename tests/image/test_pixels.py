@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import io
 import struct
 from fractions import Fraction
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
 from onnxviz.errors import ImageRejected
 from onnxviz.image.io import _over_white, read
+from tests.image.made import png
 
 RNG = np.random.default_rng(7)
 
@@ -38,11 +38,11 @@ def save(tmp_path, data: bytes, name: str = "x.png"):
 
 @pytest.mark.parametrize("depth", [1, 2, 4, 8, 16])
 @pytest.mark.parametrize("clear", [False, True])
-def test_grey_of_every_depth(tmp_path, make_png, depth, clear):
+def test_grey_of_every_depth(tmp_path, depth, clear):
     white = 2**depth - 1
     samples = RNG.integers(0, white + 1, (5, 9, 1))
     key = int(samples[2, 3, 0])
-    data = make_png(samples, depth, 0, clear=struct.pack(">H", key) if clear else None)
+    data = png(samples, depth, 0, clear=struct.pack(">H", key) if clear else None)
     expected = (samples >> 8) if depth == 16 else samples * 255 // white
     if clear:
         expected = np.where(samples == key, 255, expected)
@@ -51,31 +51,30 @@ def test_grey_of_every_depth(tmp_path, make_png, depth, clear):
 
 @pytest.mark.parametrize("depth", [8, 16])
 @pytest.mark.parametrize("clear", [False, True])
-def test_rgb(tmp_path, make_png, depth, clear):
+def test_rgb(tmp_path, depth, clear):
     samples = RNG.integers(0, 2**depth, (5, 9, 3))
     key = samples[1, 1]
-    data = make_png(samples, depth, 2, clear=struct.pack(">3H", *key) if clear else None)
+    data = png(samples, depth, 2, clear=struct.pack(">3H", *key) if clear else None)
     expected = samples >> (depth - 8)
     if clear:
         expected = np.where((samples == key).all(axis=2, keepdims=True), 255, expected)
     assert np.array_equal(read(save(tmp_path, data)), expected)
 
 
-def test_sixteen_bits_are_scaled_not_clipped(tmp_path, make_png):
+def test_sixteen_bits_are_scaled_not_clipped(tmp_path):
     ramp = (np.arange(256) * 257).reshape(1, 256, 1)
-    assert np.array_equal(read(save(tmp_path, make_png(ramp, 16, 0)))[0, :, 0], np.arange(256))
+    assert np.array_equal(read(save(tmp_path, png(ramp, 16, 0)))[0, :, 0], np.arange(256))
+    assert read(save(tmp_path, png(np.array([[[1, 2, 3]]]), 8, 2))).tolist() == [[[1, 2, 3]]]
 
 
 @pytest.mark.parametrize("depth", [1, 2, 4, 8])
 @pytest.mark.parametrize("clear", [False, True])
-def test_palette_with_alpha(tmp_path, make_png, depth, clear):
+def test_palette_with_alpha(tmp_path, depth, clear):
     count = 2**depth
     palette = RNG.integers(0, 256, (count, 3))
     alpha = RNG.integers(0, 256, count)
     samples = RNG.integers(0, count, (5, 9, 1))
-    data = make_png(
-        samples, depth, 3, palette=palette, clear=alpha.astype(np.uint8).tobytes() if clear else None
-    )
+    data = png(samples, depth, 3, palette=palette, clear=alpha.astype(np.uint8).tobytes() if clear else None)
     expected = palette[samples[..., 0]].astype(np.uint8)
     if clear:
         expected = over_white(expected, alpha[samples[..., 0]])
@@ -84,25 +83,22 @@ def test_palette_with_alpha(tmp_path, make_png, depth, clear):
 
 @pytest.mark.parametrize(("colour", "channels"), [(4, 2), (6, 4)])
 @pytest.mark.parametrize("depth", [8, 16])
-def test_alpha_is_shown_over_white(tmp_path, make_png, depth, colour, channels):
+def test_alpha_is_shown_over_white(tmp_path, depth, colour, channels):
     samples = RNG.integers(0, 2**depth, (5, 9, channels))
     high = (samples >> (depth - 8)).astype(np.uint8)
     expected = over_white(high[..., :-1], high[..., -1])
     expected = np.repeat(expected, 3, axis=2) if channels == 2 else expected
-    assert np.array_equal(read(save(tmp_path, make_png(samples, depth, colour))), expected)
-
-
-def test_what_is_fully_clear_is_white_whatever_lies_beneath():
-    hidden = np.zeros((2, 2, 4), np.uint8)
-    hidden[..., 1] = 200
-    assert (read(Image.fromarray(hidden, "RGBA")) == 255).all()
+    assert np.array_equal(read(save(tmp_path, png(samples, depth, colour))), expected)
 
 
 @given(st.integers(0, 255), st.integers(0, 255))
+@example(200, 0)  # what is fully clear is white whatever lies beneath
 @settings(max_examples=300, deadline=None)
 def test_compositing_is_exactly_rounded(colour, alpha):
-    got = _over_white(np.array([[[colour, colour, colour, alpha]]], np.uint8))
-    assert np.array_equal(got, over_white(np.full((1, 1, 3), colour, np.uint8), np.array([[alpha]])))
+    pixel = np.array([[[colour, colour, colour, alpha]]], np.uint8)
+    expected = over_white(np.full((1, 1, 3), colour, np.uint8), np.array([[alpha]]))
+    assert np.array_equal(_over_white(pixel), expected)
+    assert np.array_equal(read(Image.fromarray(pixel, "RGBA")), expected)
 
 
 # --- other formats ----------------------------------------------------------------------------
@@ -131,19 +127,14 @@ def test_cmyk_jpeg_is_not_inverted(tmp_path):
 def test_every_mode_of_a_pil_image(mode):
     rgb = np.zeros((4, 4, 3), np.uint8)
     rgb[:2] = 255
-    picture = Image.fromarray(rgb)
-    picture = picture.convert("RGBA" if mode == "RGBa" else "LA" if mode in ("La", "PA") else mode).convert(
-        mode
-    )
-    assert np.array_equal(read(picture), rgb)
+    through = {"RGBa": "RGBA", "La": "LA", "PA": "LA"}.get(mode, mode)
+    assert np.array_equal(read(Image.fromarray(rgb).convert(through).convert(mode)), rgb)
 
 
-def tiff(
-    samples: bytes, *, width: int = 4, height: int = 3, bits: int, photometric: int, order: str
-) -> bytes:
-    """One strip, one channel, uncompressed."""
-    tags = [(256, 4, width), (257, 4, height), (258, 3, bits), (259, 3, 1), (262, 3, photometric)]
-    tags += [(273, 4, 8 + 2 + 9 * 12 + 4), (277, 3, 1), (278, 4, height), (279, 4, len(samples))]
+def tiff(samples: bytes, *, bits: int, photometric: int, order: str) -> bytes:
+    """One strip of 4 × 3 pixels, one channel, uncompressed."""
+    tags = [(256, 4, 4), (257, 4, 3), (258, 3, bits), (259, 3, 1), (262, 3, photometric)]
+    tags += [(273, 4, 8 + 2 + 9 * 12 + 4), (277, 3, 1), (278, 4, 3), (279, 4, len(samples))]
     body = struct.pack(order + "H", len(tags))
     for tag, kind, value in tags:
         field = struct.pack(order + "H", value) + b"\0\0" if kind == 3 else struct.pack(order + "I", value)
@@ -153,24 +144,17 @@ def tiff(
 
 
 # Pillow has no decoder for big-endian, white-is-zero.
-@pytest.mark.parametrize(("order", "photometric"), [("<", 0), ("<", 1), (">", 1)])
-def test_tiff_of_sixteen_bits(tmp_path, order, photometric):
-    values = RNG.integers(0, 65536, (3, 4))
-    path = save(
-        tmp_path,
-        tiff(values.astype(order + "u2").tobytes(), bits=16, photometric=photometric, order=order),
-        "x.tif",
-    )
-    expected = values >> 8
+@pytest.mark.parametrize(
+    ("bits", "order", "photometric"), [(16, "<", 0), (16, "<", 1), (16, ">", 1), (12, "<", 1)]
+)
+def test_tiff_of_more_than_eight_bits(tmp_path, bits, order, photometric):
+    values = RNG.integers(0, 2**bits, (3, 4))
+    samples = values.astype(order + "u2").tobytes()
+    if bits == 12:
+        samples = int("".join(format(int(v), "012b") for v in values.ravel()), 2).to_bytes(18, "big")
+    path = save(tmp_path, tiff(samples, bits=bits, photometric=photometric, order=order), "x.tif")
+    expected = values >> (bits - 8)
     assert np.array_equal(read(path)[..., 0], 255 - expected if photometric == 0 else expected)
-
-
-def test_tiff_of_twelve_bits(tmp_path):
-    values = RNG.integers(0, 4096, (3, 4))
-    bits = "".join(format(int(v), "012b") for v in values.ravel())
-    packed = int(bits, 2).to_bytes(len(bits) // 8, "big")
-    path = save(tmp_path, tiff(packed, bits=12, photometric=1, order="<"), "x.tif")
-    assert np.array_equal(read(path)[..., 0], values >> 4)
 
 
 def test_pgm_of_sixteen_bits(tmp_path):
@@ -185,11 +169,6 @@ def test_samples_without_an_agreed_white_are_refused(tmp_path, array):
     Image.fromarray(array).save(path)
     with pytest.raises(ImageRejected, match="save it"):
         read(path)
-
-
-def test_one_pixel(tmp_path, make_png):
-    path = save(tmp_path, make_png(np.array([[[1, 2, 3]]]), 8, 2))
-    assert read(path).tolist() == [[[1, 2, 3]]]
 
 
 # --- EXIF rotation ----------------------------------------------------------------------------
@@ -214,46 +193,30 @@ def exif(orientation: int) -> bytes:
 
 
 @pytest.mark.parametrize("orientation", list(STORED))
-@pytest.mark.parametrize("form", ["PNG", "WEBP", "TIFF"])
+@pytest.mark.parametrize("form", ["PNG", "WEBP", "TIFF", "JPEG"])
 def test_exif_rotation(tmp_path, form, orientation):
-    path = tmp_path / "x"
-    stored = Image.fromarray(np.ascontiguousarray(STORED[orientation]))
+    path, upright, stored = tmp_path / "x", UPRIGHT, STORED[orientation]
+    options = {"exif": exif(orientation), "lossless": True}
     if form == "TIFF":
-        stored.save(path, form, tiffinfo={0x0112: orientation})
-    else:
-        stored.save(path, form, exif=exif(orientation), lossless=True)
-    assert np.array_equal(read(path), UPRIGHT)
-
-
-@pytest.mark.parametrize("orientation", list(STORED))
-def test_exif_rotation_of_a_jpeg(tmp_path, orientation):
-    big = np.kron(UPRIGHT, np.ones((16, 16, 1), np.uint8))
-    stored = {1: big, 6: big.transpose(1, 0, 2)[::-1]}
-    path = tmp_path / "x.jpg"
-    if orientation not in stored:
-        stored[orientation] = np.kron(STORED[orientation], np.ones((16, 16, 1), np.uint8))
-    picture = Image.fromarray(np.ascontiguousarray(stored[orientation]))
-    picture.save(path, quality=98, subsampling=0, exif=exif(orientation))
-    assert read(path).shape == big.shape
-    assert np.abs(read(path).astype(int) - big).max() <= 6
+        options = {"tiffinfo": {0x0112: orientation}}
+    elif form == "JPEG":
+        upright, stored = (np.kron(one, np.ones((16, 16, 1), np.uint8)) for one in (upright, stored))
+        options |= {"quality": 98, "subsampling": 0}
+    Image.fromarray(np.ascontiguousarray(stored)).save(path, form, **options)
+    assert read(path).shape == upright.shape
+    assert np.abs(read(path).astype(int) - upright).max() <= (6 if form == "JPEG" else 0)
     with Image.open(path) as opened:  # a PIL image is the same picture as its file
         assert np.array_equal(read(opened), read(path))
 
 
-@pytest.mark.parametrize(
-    "damage", [b"", b"Exif\0\0", b"Exif\0\0II*\0\xff\xff\xff\x7f", b"Exif\0\0" + bytes(range(99))]
-)
+DAMAGED = (b"", b"Exif\0\0", b"Exif\0\0II*\0\xff\xff\xff\x7f", b"Exif\0\0" + bytes(range(99)))
+
+
+@pytest.mark.parametrize("block", [*DAMAGED, *map(exif, (0, 9, 255))])
 @pytest.mark.filterwarnings("ignore::UserWarning:PIL")
-def test_damaged_exif_leaves_the_pixels_alone(tmp_path, damage):
+def test_damaged_exif_or_an_orientation_that_does_not_exist_leaves_the_pixels_alone(tmp_path, block):
     path = tmp_path / "x.png"
-    Image.fromarray(UPRIGHT).save(path, exif=damage)
-    assert np.array_equal(read(path), UPRIGHT)
-
-
-@pytest.mark.parametrize("value", [0, 9, 255])
-def test_an_orientation_that_does_not_exist_is_ignored(tmp_path, value):
-    path = tmp_path / "x.png"
-    Image.fromarray(UPRIGHT).save(path, exif=exif(value))
+    Image.fromarray(UPRIGHT).save(path, exif=block)
     assert np.array_equal(read(path), UPRIGHT)
 
 
@@ -276,13 +239,12 @@ def test_an_array_is_copied_whatever_its_strides():
         assert not np.shares_memory(got, image)
 
 
-def test_what_comes_from_a_file_is_writeable_and_contiguous(tmp_path, make_png):
-    for colour, channels in ((0, 1), (2, 3), (6, 4)):
-        got = read(save(tmp_path, make_png(np.full((3, 2, channels), 9), 8, colour)))
-        assert got.flags.writeable
-        assert got.flags.c_contiguous
-        assert got.dtype == np.uint8
-        assert got.shape == (3, 2, 3)
+@pytest.mark.parametrize(("colour", "channels"), [(0, 1), (2, 3), (6, 4)])
+def test_what_comes_from_a_file_is_writeable_and_contiguous(tmp_path, colour, channels):
+    got = read(save(tmp_path, png(np.full((3, 2, channels), 9), 8, colour)))
+    assert got.flags.writeable
+    assert got.flags.c_contiguous
+    assert (got.dtype, got.shape) == (np.uint8, (3, 2, 3))
 
 
 def test_an_image_is_not_changed_by_being_read():
@@ -291,9 +253,3 @@ def test_an_image_is_not_changed_by_being_read():
     before = palette.mode, palette.tobytes(), dict(palette.info)
     read(palette)
     assert (palette.mode, palette.tobytes(), dict(palette.info)) == before
-
-
-def test_an_image_that_was_opened_from_a_stream():
-    stream = io.BytesIO()
-    Image.fromarray(UPRIGHT).save(stream, "PNG")
-    assert np.array_equal(read(Image.open(stream)), UPRIGHT)
