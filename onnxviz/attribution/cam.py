@@ -8,13 +8,14 @@ would take a forward pass of its own.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from onnxviz import objectives
 from onnxviz.attribution import cam_layers, methods
-from onnxviz.attribution.result import attributions, finished, one_pass
+from onnxviz.attribution.result import Found, attributions, one_pass
 from onnxviz.attribution.targets import Measure, Neuron, Target, Targets, parse
 from onnxviz.errors import ModelUnsuitable, UsageError
 from onnxviz.features.pictures import also_unequal, given
@@ -90,62 +91,36 @@ def cam(
     if free or asked is None:  # the layer's energy stands for it
         names = ", ".join(one.name for one in chosen)
         asked = Target(objectives.l2(chosen[0].name), None, (f"first component of {names}",))
-    seen = _see(
-        net,
-        taken.x,
-        chosen,
-        asked,
-        gradients="gradients" in row.takes,
-        batch=batch,
-        progress=progress,
+    aim, arrays, scores = _see(
+        net, taken.x, chosen, asked, gradients="gradients" in row.takes, batch=batch, progress=progress
     )
-    shapes = [array.shape[2:] for array in seen.arrays["activations"]]
+    shapes = [array.shape[2:] for array in arrays["activations"]]
     size = (taken.pictures[0].shape[0], taken.pictures[0].shape[1])
     places = [cam_layers.matrices(one, shape, size, align) for one, shape in zip(chosen, shapes, strict=True)]
-    scores, arrays = None if free else seen.scores, seen.arrays
-    extra: dict[str, Any] = {}
-    figures: list[dict[str, Any]] = [{}] * len(taken.x)
-    incomplete, drawn = False, row
+    found, drawn = Found(None, None if free else scores, figures=[{}] * len(taken.x)), row
     if not row.one_pass:
-        scored = row.run(
-            net, taken.x, arrays["activations"], places, seen.aim, batch=batch, progress=progress
-        )
-        scores, figures, incomplete = scored.scores, scored.figures, scored.incomplete
-        # Ctrl-C may have come before the last pictures.
-        taken = taken._replace(pictures=taken.pictures[: len(scores)])
+        found = row.run(net, taken.x, arrays["activations"], places, aim, batch=batch, progress=progress)
+        count = len(found.raw[0])  # Ctrl-C may have come before the last pictures
+        taken = taken._replace(pictures=taken.pictures[:count])
         arrays = {
-            "activations": [array[: len(scores)] for array in arrays["activations"]],
-            "gradients": [weights[:, :, None, None] for weights in scored.weights],
+            "activations": [array[:count] for array in arrays["activations"]],
+            "gradients": [weights[:, :, None, None] for weights in found.raw],
         }
         drawn = methods.METHODS["hirescam"]  # channels times their weights
+    parameters = {"layers": [one.name for one in chosen], "places": [list(shape) for shape in shapes]}
+    parameters |= {"align": align, "batch": batch}
     if "guided_gradient" in row.takes:
-        guided = seen.aim.gradients(net, rules="guided")
-        found = guided(taken.x, seen.aim.feeds(), batch=batch)[f"{net.input.name}.gradient"]
-        arrays = arrays | {"guided_gradient": _planes(found, net.input.layout == "NHWC")}
-        extra = {"rectifiers": guided.rectifiers}
+        guided = aim.gradients(net, rules="guided")
+        array = guided(taken.x, aim.feeds(), batch=batch)[f"{net.input.name}.gradient"]
+        arrays = arrays | {"guided_gradient": _planes(array, net.input.layout == "NHWC")}
+        parameters["rectifiers"] = guided.rectifiers
     maps = one_pass(net, drawn, arrays, places=places, signed=signed)
-    results = attributions(
-        net,
-        "cam",
-        row.name,
-        taken,
-        seen.aim,
-        maps,
-        caption=row.caption,
-        signed=signed,
-        scores=scores,
-        figures=[{**_peak(one), **more} for one, more in zip(maps, figures, strict=True)],
-        incomplete=incomplete,
-        percentile=percentile,
-        layers=[one.name for one in chosen],
-        places=[list(shape) for shape in shapes],
-        align=align,
-        batch=batch,
-        **extra,
-    )
-    for one in results:
-        one.manifest["parameters"]["signed"] = signed
-    return finished(net, results, incomplete=incomplete, several=taken.several)
+    figures = []
+    for one, more in zip(maps, found.figures or (), strict=True):
+        y, x = np.unravel_index(int(np.argmax(one)), one.shape)
+        figures.append({"largest": float(one[y, x]), "largest_at": [int(y), int(x)], **more})
+    found = replace(found, parameters={**parameters, "signed": signed}, figures=figures)
+    return attributions(net, "cam", row, taken, aim, maps, found, signed=signed, percentile=percentile)
 
 
 def _asked(net: Network, target: Targets, objective: Objective | str | None, neuron: Neuron) -> Target:
@@ -186,25 +161,6 @@ def _is_classes(net: Network, ends: Sequence[str]) -> bool:
         return False
 
 
-def _peak(values: np.ndarray) -> dict[str, Any]:
-    """Where the map is largest."""
-    y, x = np.unravel_index(int(np.argmax(values)), values.shape)
-    return {"largest": float(values[y, x]), "largest_at": [int(y), int(x)]}
-
-
-class _Seen(NamedTuple):
-    """One run on N pictures.
-
-    aim      what is explained
-    arrays   'activations' of each layer, (N, C, H, W) float32, and 'gradients' by each, where they were asked for
-    scores   the objective on each picture, (N,); None where it was not computed
-    """
-
-    aim: Target
-    arrays: dict[str, Any]
-    scores: np.ndarray | None
-
-
 def _see(
     net: Network,
     x: np.ndarray,
@@ -214,11 +170,13 @@ def _see(
     gradients: bool,
     batch: int | None,
     progress: Progress,
-) -> _Seen:
+) -> tuple[Target, dict[str, Any], np.ndarray | None]:
     """Run the network once for the pictures `x`.
 
     asked       what is explained
     gradients   whether gradients by the layers are wanted too
+    returns     what is explained in each picture; 'activations' of each layer, (N, C, H, W) float32, and 'gradients' by
+                each, where they were asked for; the objective, (N,), None where it was not computed
     raises      UsageError, ModelUnsuitable (an objective that does not depend on a layer), UnsupportedOperator,
                 GradientNotFinite
     """
@@ -242,11 +200,12 @@ def _see(
         if net.head.kind == BINARY:
             logits = np.concatenate([-logits, logits], axis=1)
         aim = aim.told(net, net.to_probabilities(scores), logits)
+    endings = {"activations": "", **({"gradients": ".gradient"} if gradients else {})}
     found = {
         name: [_planes(arrays[f"{layer.name}{ending}"], layer.channels_last) for layer in layers]
-        for name, ending in (("activations", ""), *([("gradients", ".gradient")] if gradients else []))
+        for name, ending in endings.items()
     }
-    return _Seen(aim, found, arrays.get("objective"))
+    return aim, found, arrays.get("objective")
 
 
 def _planes(array: np.ndarray, channels_last: bool) -> np.ndarray:
@@ -255,21 +214,6 @@ def _planes(array: np.ndarray, channels_last: bool) -> np.ndarray:
 
 
 # --- Score-CAM: channels weighted by the score of the picture when only what they mark shows ------------
-
-
-class Scored(NamedTuple):
-    """Score-CAM of the first n of N pictures; fewer than N where Ctrl-C ended it.
-
-    weights      of each layer's channels, (n, C) float32, summing to 1; 0 for channels that mark nothing
-    scores       the objective on each picture, (n,) float32
-    figures      what was measured, for each picture
-    incomplete   whether Ctrl-C ended it
-    """
-
-    weights: list[np.ndarray]
-    scores: np.ndarray
-    figures: list[dict[str, Any]]
-    incomplete: bool
 
 
 def score_cam(
@@ -281,7 +225,7 @@ def score_cam(
     *,
     batch: int | None,
     progress: Progress,
-) -> Scored:
+) -> Found:
     """Channels weighted by the score when only they show: one forward pass a channel, no gradient.
 
     Wang et al. 2020, arXiv:1910.01279, algorithm 1: each channel's map, upsampled and scaled to 0...1, is multiplied
@@ -293,6 +237,8 @@ def score_cam(
     activations   of each layer, (N, C, h, w) float32
     upsampling    for each layer the matrices of `cam_layers.matrices`
     aim           what is scored
+    returns       raw: of each layer's channels, (n, C) float32, summing to 1; 0 for channels that mark nothing. n is
+                  less than N where Ctrl-C ended it
     """
     from onnxviz.attribution.masks import sweep
     from onnxviz.graph import occlude
@@ -304,27 +250,10 @@ def score_cam(
         values, (rows, columns) = activations[layer][number], upsampling[layer]
         image = x[number : number + 1]
         masks, used = cells(values, rows, columns)
-        swept = sweep(
-            net,
-            lambda: occlude.shown(
-                score.graph(),
-                input=net.input.name,
-                layout=net.input.layout,
-                shape=image.shape,
-                rows=rows,
-                columns=columns,
-            ),
-            {occlude.IMAGE: image},
-            {
-                occlude.CELLS: np.concatenate([np.ones_like(values[:1]), masks]),
-                **aim.feeds(np.full(len(masks) + 1, number)),
-            },
-            score,
-            key=("score-cam", score.key, image.shape, rows.tobytes(), columns.tobytes()),
-            batch=batch,
-            progress=progress,
-            what="channels",
-        )
+        moving = {occlude.CELLS: np.concatenate([np.ones_like(values[:1]), masks])}
+        moving |= aim.feeds(np.full(len(masks) + 1, number))
+        how: dict[str, Any] = {"batch": batch, "progress": progress, "what": "channels"}
+        swept = sweep(net, occlude.shown, image, {}, moving, score, **how, rows=rows, columns=columns)
         found = swept.scores[1:].astype(np.float64)
         weights = np.zeros(len(values), dtype=np.float32)
         if len(found):
@@ -347,18 +276,16 @@ def score_cam(
             del told[-1]
         if not told:
             raise
-    return Scored(
+    figures = []
+    for one in told:
+        total, done = (sum(getattr(swept, part) for _, swept in one) for part in ("total", "done"))
+        figures.append({"masks": total} if done == total else {"masks": total, "masks_done": done})
+    return Found(
         [np.stack([one[layer][0] for one in told]) for layer in range(len(activations))],
         np.array([one[0][1].scores[0] for one in told], np.float32),
-        [_figures([swept for _, swept in one]) for one in told],
-        incomplete,
+        figures=figures,
+        incomplete=incomplete,
     )
-
-
-def _figures(told: Sequence[Swept]) -> dict[str, Any]:
-    figures = {"masks": sum(one.total for one in told)}
-    done = sum(one.done for one in told)
-    return figures if done == figures["masks"] else {**figures, "masks_done": done}
 
 
 def cells(

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 import numpy as np
 
@@ -110,17 +110,8 @@ def _heads(layers: Sequence[Layer], ends: Sequence[str]) -> tuple[Layer, ...]:
         learned = layer.name in mapped and family(layer.op) in _LEARNED
         if layer.name in followed or learned:
             followed.update(layer.inputs)
-    stops, seen = set(), set()
-    todo = [name for name in ends if name in order]
-    while todo:
-        name = todo.pop()
-        if name in seen:
-            continue
-        seen.add(name)
-        if name in mapped and name in followed:
-            stops.add(name)
-        else:
-            todo += order[name].inputs
+    stops = mapped & followed
+    stops &= _before(order, [name for name in ends if name in order], stops)
     return tuple(layer for layer in layers if layer.name in stops)
 
 
@@ -158,15 +149,15 @@ def _followed(layers: Sequence[Layer], way: set[str], maps: list[Layer], *, pool
     return [layer for layer in maps if layer.name in reached] or maps
 
 
-def _before(order: dict[str, Layer], ends: Iterable[str]) -> set[str]:
-    """The layers that the ends are computed from, and they themselves."""
+def _before(order: dict[str, Layer], ends: Iterable[str], stops: Collection[str] = ()) -> set[str]:
+    """The layers that the ends are computed from, and they themselves; nothing behind `stops`."""
     found: set[str] = set()
     todo = list(ends)
     while todo:
         name = todo.pop()
         if name not in found:
             found.add(name)
-            todo += order[name].inputs
+            todo += () if name in stops else order[name].inputs
     return found
 
 

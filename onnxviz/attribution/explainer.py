@@ -5,10 +5,10 @@ Preprocessing, network, gradient and a method of one pass (`methods`) are one gr
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -23,7 +23,7 @@ from onnxviz.grad.overrides import by_name
 from onnxviz.graph.analysis.dataflow import clone
 from onnxviz.graph.float32 import real_input
 from onnxviz.graph.metadata import PREPROCESSING
-from onnxviz.graph.naming import fresh, names, publish
+from onnxviz.graph.naming import publish
 from onnxviz.graph.output import BINARY
 from onnxviz.graph.shapes import infer
 from onnxviz.graph.tape import Tape, dims
@@ -37,7 +37,6 @@ if TYPE_CHECKING:
 
     from onnxviz.graph.head import Head
     from onnxviz.graph.layers import Layer
-    from onnxviz.image.preprocessing import Preprocessing
     from onnxviz.inputs import InputSpec
     from onnxviz.network import Network
 
@@ -106,7 +105,13 @@ def explainer_graph(
     from onnxviz.network import Network
     from onnxviz.opening import load
 
-    row = _method(technique)
+    rows = {key: row for key, row in METHODS.items() if row.one_pass}
+    if technique not in rows:
+        raise UsageError(
+            f"an explainer cannot be made of {technique!r}{near(str(technique), rows)}; it takes a technique of one "
+            f"pass: {', '.join(rows)}"
+        )
+    row = rows[technique]
     one_of("over", over, ("input", "picture"))
     net = model if isinstance(model, Network) else load(model)
     net.preprocessing.require_pictures("an explainer")
@@ -117,74 +122,45 @@ def explainer_graph(
     asked = None if target == FED and objective is None else parse(net, target, objective=objective)
     if asked is not None and len(asked) != 1:
         raise UsageError(f"an explainer explains one class in every picture, got {len(asked)}")
+    head: Head | None = None
+    ends: tuple[str, ...]
     if asked is None or asked.scored:
-        head: Head | None = net.head
-        index, wanted = (FED if asked is None else asked.classes[0]), None
+        head, wanted = net.head, None
+        index, ends = (FED if asked is None else asked.classes[0]), (head.logits,)
     else:
-        head, index, wanted = _head(net), None, asked.objective
-    ends = [net.head.logits] if wanted is None else wanted.layers(net.model, net.input.name)
-    chosen = _layer(net, layer, tuple(ends)) if row.layered else None
+        with contextlib.suppress(ModelUnsuitable):  # a network that has no classes
+            head = net.head
+        index, wanted = None, asked.objective
+        ends = tuple(wanted.layers(net.model, net.input.name))
+    chosen = None
+    if row.layered:
+        from onnxviz.attribution import cam_layers
+
+        chosen = cam_layers.default(net.layers, ends) if layer is None else cam_layers.named(net, layer, ends)
     size = net.preprocessing.fixed or _own_size(net)
     if fixed and size is None:
         raise UsageError(
             "this network takes pictures of any size, so there is none to fix them to; give --size"
         )
-    order = Order(
-        method=row,
-        target=index,
-        objective=wanted,
-        layer=chosen.name if chosen is not None else None,
-        channels_last=chosen is not None and chosen.channels_last,
-        size=size,
-        fixed=fixed,
-        whole=over == "picture" and not fixed,
-    )
+    whole = over == "picture" and not fixed
     notes = {
         "schema": "onnxviz.explainer/1",
         "technique": technique,
-        "layer": order.layer,
+        "layer": None if chosen is None else chosen.name,
         "target": index,
         "label": net.label(index) if isinstance(index, int) else None,
         **({"objective": str(wanted)} if wanted is not None else {}),
-        "over": "picture" if order.whole else "input",
+        "over": "picture" if whole else "input",
         "fixed": fixed,
         "network": {"name": net.name, "sha256": net.digest},
         "preprocessing": net.preprocessing.to_dict(),
         "onnxviz": __version__,
     }
     with judged(net.judge):
-        graph = _build(net.batched[0], net.input, net.preprocessing, head, order, notes)
+        graph = _build(net, row, head, index, wanted, chosen, size, notes, fixed=fixed, whole=whole)
     write(graph.metadata_props, Metadata(labels=tuple(net.labels) if net.labels else None))
     graph.producer_name, graph.producer_version = "onnxviz", __version__
     return graph
-
-
-def _method(name: str) -> Method:
-    """A method of one pass.
-
-    raises   UsageError naming those that there are
-    """
-    rows = {key: row for key, row in METHODS.items() if row.one_pass}
-    if name not in rows:
-        raise UsageError(
-            f"an explainer cannot be made of {name!r}{near(str(name), rows)}; it takes a technique of one pass: "
-            f"{', '.join(rows)}"
-        )
-    return rows[name]
-
-
-def _head(net: Network) -> Head | None:
-    """Where the class scores are; None of a network that has none."""
-    try:
-        return net.head
-    except ModelUnsuitable:
-        return None
-
-
-def _layer(net: Network, name: str | None, ends: tuple[str, ...]) -> Layer:
-    from onnxviz.attribution import cam_layers
-
-    return cam_layers.default(net.layers, ends) if name is None else cam_layers.named(net, name, ends)
 
 
 def _own_size(net: Network) -> tuple[int, int] | None:
@@ -198,45 +174,27 @@ def _own_size(net: Network) -> tuple[int, int] | None:
     return height, width
 
 
-@dataclass(frozen=True)
-class Order:
-    """What is to be built.
-
-    method          of one pass
-    target          class index; FED: an input `target`, (N,) int64; None: each picture's top class
-    objective       what is explained instead of a class, or None
-    layer           the value that a class activation map is made from, where the method takes one
-    channels_last   whether that layer has its channels last
-    size            (height, width) of the network's input, None where each picture keeps its own
-    fixed           pictures come at that size: nothing is resized
-    whole           the heat map is laid over the whole picture, not over what the network sees of it
-    """
-
-    method: Method
-    target: int | str | None
-    objective: Objective | None
-    layer: str | None
-    channels_last: bool
-    size: tuple[int, int] | None
-    fixed: bool
-    whole: bool
-
-
 class _Whole:
     """A `methods.Stage` in the whole network: the gradients that a method asks for are appended to it."""
 
     signed = False
 
     def __init__(
-        self, op: Tape, spec: InputSpec, score: ir.Value, x: ir.Value, layer: ir.Value | None, order: Order
+        self,
+        op: Tape,
+        spec: InputSpec,
+        score: ir.Value,
+        values: Mapping[str, ir.Value],
+        layer: Layer | None,
+        size: tuple[int, int] | None,
     ) -> None:
         self.op: Any = op
-        self._score, self._x, self._layer, self._order = score, x, layer, order
-        self._last = spec.layout == "NHWC"
+        self._score, self._size = score, size
+        self._x, self._last = values[spec.name], spec.layout == "NHWC"
+        self._layer = None if layer is None else (values[layer.name], layer.channels_last)
 
     def given(self, name: str) -> list[ir.Value]:
-        value, last = (self._layer, self._order.channels_last) if name in LAYER else (self._x, self._last)
-        assert value is not None
+        value, last = (self._x, self._last) if name not in LAYER or self._layer is None else self._layer
         if name.endswith(("gradient", "gradients")):
             value = self._gradient(value, name.rpartition("_")[0] or "plain")
         if value.dtype != ir.DataType.FLOAT:
@@ -247,45 +205,54 @@ class _Whole:
         op = self.op
         with op.named("score"):
             ones = op.Expand(op.cast_like(1.0, self._score), op.Shape(self._score))
-        (found,) = differentiation.differentiate(op, {self._score: ones}, [source], by_name(rules))
-        return found
+        return differentiation.differentiate(op, {self._score: ones}, [source], by_name(rules))[0]
 
     def placed(self, maps: list[ir.Value]) -> ir.Value:
         """What speaks for the class, from the layer's grid to the input's, bilinearly."""
         op = self.op
         planes = op.Unsqueeze(op.Relu(maps[0]), [1])
-        sizes = op.Concat(op.Shape(planes, end=2), self._extent(), axis=0)
+        batch = op.Shape(planes, end=2)
+        if self._size is not None:
+            extent = op.const(np.array(self._size, np.int64))
+        else:
+            extent = op.shape(self._x, 1, 3) if self._last else op.shape(self._x, 2, 4)
+        sizes = op.Concat(batch, extent, axis=0)
         planes = op.Resize(
             planes, None, None, sizes, mode="linear", coordinate_transformation_mode="half_pixel"
         )
         value: ir.Value = op.Squeeze(planes, [1])
         return value
 
-    def _extent(self) -> ir.Value:
-        """(height, width) of the input, a vector of two int64."""
-        if self._order.size is not None:
-            return self.op.const(np.array(self._order.size, np.int64))
-        start = 1 if self._last else 2
-        return self.op.shape(self._x, start, start + 2)
-
 
 def _build(
-    model: ir.Model,
-    spec: InputSpec,
-    recipe: Preprocessing,
+    net: Network,
+    row: Method,
     head: Head | None,
-    order: Order,
+    index: int | str | None,
+    objective: Objective | None,
+    layer: Layer | None,
+    size: tuple[int, int] | None,
     notes: Mapping[str, Any],
+    *,
+    fixed: bool,
+    whole: bool,
 ) -> ir.Model:
     """A model from pictures to classes and heat maps, in operators of the standard domain.
 
-    notes    what the file says about itself
-    raises   ModelUnsuitable, UnsupportedOperator
+    index       of the class; FED: an input `target`, (N,) int64; None: each picture's top class
+    objective   what is explained instead of a class, or None
+    layer       what a class activation map is made from, where the method takes one
+    size        (height, width) of the network's input, None where each picture keeps its own
+    notes       what the file says about itself
+    fixed       pictures come at that size: nothing is resized
+    whole       the heat map is laid over the whole picture, not over what the network sees of it
+    raises      ModelUnsuitable, UnsupportedOperator
     """
-    model = _sized(real_input(model, spec.name), spec, order.size)
-    read = [] if order.objective is None else order.objective.layers(model, spec.name)
+    spec, recipe = net.input, net.preprocessing
+    model = _sized(real_input(net.batched[0], spec.name), spec, size)
+    read = [] if objective is None else objective.layers(model, spec.name)
     ends = [] if head is None else [head.logits, head.scores]
-    names = [spec.name, *ends, *read, *([order.layer] if order.layer else ())]
+    names = [spec.name, *ends, *read, *([] if layer is None else [layer.name])]
     built, values = differentiation.prepare(model, list(dict.fromkeys(names)), keep=False)
     graph = built.graph
     x = values[spec.name]
@@ -302,32 +269,38 @@ def _build(
             top = op.ArgMax(probabilities, axis=1, keepdims=0)
             best = op.ReduceMax(probabilities, [1], keepdims=0)
             shown = {"class": top, "probability": best, "probabilities": probabilities}
-        if order.objective is not None:
-            score = order.objective.append(op, model, spec.name, values)
+        if objective is not None:
+            score = objective.append(op, model, spec.name, values)
         elif head is not None:
-            score, target = _score(op, logits, order.target, top, head.kind == BINARY)
+            score, target = _score(op, logits, index, top, head.kind == BINARY)
     assert score is not None
     infer(built)  # rules read shapes
-    maps = values[order.layer] if order.layer else None
-    shown["heatmap"] = order.method.append(_Whole(op, spec, score, x, maps, order))
+    shown["heatmap"] = row.append(_Whole(op, spec, score, values, layer, size))
     batch = (dims(x) or ("N",))[0] or "N"
-    declared: dict[str, Sequence[int | str]] = {"heatmap": order.size or ("height", "width")}
+    declared: dict[str, Sequence[int | str]] = {"heatmap": size or ("height", "width")}
     if head is not None:
-        declared["probabilities"] = (_classes(probabilities),)
+        known = dims(probabilities)
+        declared["probabilities"] = ((known[1] if known else None) or "classes",)
     for name, value in shown.items():
         value.shape = ir.Shape([batch, *declared.get(name, ())])
     if target is not None:
         target.shape = ir.Shape([batch])
     built = differentiation.finish(built, list(shown.values()), op.pairs)
-    own = order.fixed or recipe.fixed is None
-    sides = (order.size if own else None) or ("picture_height", "picture_width")
-    image = ir.Value(name="image", type=ir.TensorType(ir.DataType.UINT8), shape=ir.Shape([batch, *sides, 3]))
-    front = ir.Graph([image], [], nodes=[], opset_imports={"": op.opset}, name="preprocessing")
+    own = fixed or recipe.fixed is None
+    sides = (size if own else None) or ("picture_height", "picture_width")
+    front, count = Tape(graph, stem="preprocessing"), len(graph)
+    image = front.input("preprocessing/image", ir.DataType.UINT8, [batch, *sides, 3])
     tensor, placement = prepare(
-        Tape(front), image, recipe, dtype=x.dtype or ir.DataType.FLOAT, size=order.size, fixed=order.fixed
+        front, image, recipe, dtype=x.dtype or ir.DataType.FLOAT, size=size, fixed=fixed
     )
-    _put_in_front(graph, x, front, tensor)
-    if order.whole and placement is not None:
+    # What computes the input goes to the front, as the picture does.
+    nodes, first = list(graph)[count:], next(iter(graph))
+    graph.remove(nodes)
+    graph.insert_before(first, nodes)
+    tensor.shape, tensor.type = x.shape, x.type
+    ir.convenience.replace_all_uses_with(x, tensor)
+    graph.inputs[:] = [image, *(value for value in graph.inputs if value not in (x, image))]
+    if whole and placement is not None:
         tape = Tape(graph)
         with tape.named("placement"):
             shown["heatmap"] = _place_back(tape, shown["heatmap"], placement, recipe.fixed or (0, 0))
@@ -363,11 +336,6 @@ def _probabilities(op: Any, scores: ir.Value, head: Head) -> ir.Value:
     return op.Concat(op.Sub(1.0, flat), flat, axis=1) if head.kind == BINARY else flat
 
 
-def _classes(probabilities: ir.Value) -> int | str:
-    known = dims(probabilities)
-    return (known[1] if known else None) or "classes"
-
-
 def _score(
     op: Any, logits: ir.Value, target: int | str | None, top: ir.Value, binary: bool
 ) -> tuple[ir.Value, ir.Value | None]:
@@ -395,29 +363,6 @@ def _standard_only(model: ir.Model) -> None:
     model.opset_imports.pop("ai.onnx", None)
     for domain in [domain for domain in model.opset_imports if domain]:
         del model.opset_imports[domain]
-
-
-def _put_in_front(graph: ir.Graph, x: ir.Value, front: ir.Graph, tensor: ir.Value) -> None:
-    """`tensor` of `front` computes `x`, until now an input of `graph`; the picture is the first input instead."""
-    taken = names(graph)
-    (image,) = front.inputs
-    nodes = list(front)
-    front.remove(nodes)
-    for node in nodes:
-        node.name = fresh(f"preprocessing/{node.op_type}", taken)
-        for value in node.outputs:
-            value.name = fresh(f"preprocessing/{node.op_type}", taken)
-    for name, value in list(front.initializers.items()):
-        del front.initializers[name]
-        value.name = fresh("preprocessing/constant", taken)
-        graph.register_initializer(value)
-    front.inputs.clear()
-    tensor.shape, tensor.type = x.shape, x.type
-    ir.convenience.replace_all_uses_with(x, tensor)
-    graph.insert_before(next(iter(graph)), nodes)
-    graph.inputs.remove(x)
-    image.name = fresh("preprocessing/image", taken)
-    graph.inputs.insert(0, image)
 
 
 def _place_back(op: Any, heat: ir.Value, at: Placement, size: tuple[int, int]) -> ir.Value:

@@ -15,7 +15,7 @@ from onnxviz.attribution.occlusion import occlusion
 from onnxviz.attribution.rise import rise
 from onnxviz.attribution.sheet import attributions
 from onnxviz.attribution.targets import Measure, Target, Targets, parse
-from onnxviz.errors import ImageRejected, UsageError, near
+from onnxviz.errors import ImageRejected, UsageError, at_least, near, one_of
 from onnxviz.features.pictures import single
 from onnxviz.features.stream import none_used, refusal, source_name, sources
 from onnxviz.network import Network
@@ -56,6 +56,12 @@ class Score:
     high: float | None
     better: bool | None = None
 
+    @property
+    def row(self) -> dict[str, Any]:
+        """What tables and manifests hold of it."""
+        names = ("measure", "method", "value", "low", "high")
+        return {name: getattr(self, name) for name in names} | {"better_than_random": self.better}
+
 
 @dataclass(repr=False)
 class Faithfulness(Result):
@@ -81,9 +87,7 @@ class Faithfulness(Result):
 
         raises   KeyError
         """
-        return next((one for one in self.scores if (one.method, one.measure) == (method, measure)), None) or (
-            _missing(method, measure)
-        )
+        return {(one.method, one.measure): one for one in self.scores}[method, measure]
 
     @property
     def no_better(self) -> list[str]:
@@ -93,22 +97,13 @@ class Faithfulness(Result):
 
     def table(self) -> Columns:
         """A row for each measure and method: mean, limits, whether it is better than random."""
-        names = ("measure", "method", "value", "low", "high", "better")
-        titles = (*names[:-1], "better_than_random")
-        return {
-            title: [getattr(one, name) for one in self.scores]
-            for title, name in zip(titles, names, strict=True)
-        }
+        return {title: [one.row[title] for one in self.scores] for title in self.scores[0].row}
 
     def picture(self) -> Image.Image:
         """Bars with their limits, a block a measure, and the curves of symmetric relevance gain."""
         from onnxviz.figures.charts import faithfulness as draw
 
         return draw(self)
-
-
-def _missing(method: str, measure: str) -> Score:
-    raise KeyError(f"{method}, {measure}")
 
 
 @recorded
@@ -159,10 +154,8 @@ def faithfulness(
     progress = told(progress)
     net = net.at(output)
     wanted, asked = _methods(methods), flipping.chosen(measures)
-    if fill not in FILLS:
-        raise UsageError(f"unknown fill {fill!r}{near(str(fill), FILLS)}; expected one of {', '.join(FILLS)}")
-    if grid < 2 or steps < 1:
-        raise UsageError(f"grid is at least 2 and steps at least 1, got {grid} and {steps}")
+    one_of("fill", fill, FILLS)
+    grid, steps = at_least("grid", grid, 2), at_least("steps", steps)
     aim = parse(net, target)
     how = flipping.How(fill=fill, grid=grid, steps=steps, seed=seed, batch=batch)
     listed, skipped = _listed(net, images)
@@ -173,7 +166,20 @@ def faithfulness(
     own = dict(methods=wanted, fill=fill, grid=grid, steps=steps, measures=asked, seed=seed, batch=batch)
 
     def result(incomplete: bool = False) -> Faithfulness:
-        return _result(net, [*wanted, *BASELINES], asked, rows, names, skipped, own, incomplete)
+        everyone = [*wanted, *BASELINES]
+        tables = {measure: np.stack([row[measure] for row in rows], axis=1) for measure in asked}
+        scores = [one for measure, table in tables.items() for one in judged(everyone, measure, table, seed)]
+        manifest = net.manifest("faithfulness", **own)
+        manifest["figures"] = {"count": len(rows), "scores": [one.row for one in scores]}
+        manifest["skipped"] = [one.to_dict() for one in skipped]
+        if incomplete:
+            manifest["incomplete"] = True
+        values = np.stack([one.values for one in scores[: len(everyone)]]).astype(np.float32)
+        found = Faithfulness(values, manifest, everyone, names, scores)
+        if "srg" in asked:
+            found.curves = np.mean([row["curves"] for row in rows], axis=0)
+            found.covered = flipping.levels(grid**2, steps) / grid**2
+        return found
 
     try:
         for number, image in enumerate(listed):
@@ -246,54 +252,11 @@ def _baselines(x: np.ndarray, net: Network, seed: int, number: int) -> Iterator[
 
 def _merged(found: dict[str, np.ndarray], count: int) -> dict[str, np.ndarray]:
     """With one entry for all random maps, their mean."""
+    random = slice(count, count + _RANDOM)
     return {
-        name: np.concatenate(
-            [
-                array[:count],
-                array[count : count + _RANDOM].mean(axis=0, keepdims=True),
-                array[count + _RANDOM :],
-            ]
-        )
+        name: np.concatenate([array[:count], array[random].mean(axis=0, keepdims=True), array[random.stop :]])
         for name, array in found.items()
     }
-
-
-def _result(
-    net: Network,
-    methods: list[str],
-    measures: list[str],
-    rows: list[dict[str, np.ndarray]],
-    names: list[str],
-    skipped: Sequence[Skipped],
-    own: dict[str, Any],
-    incomplete: bool,
-) -> Faithfulness:
-    scores = []
-    for measure in measures:
-        table = np.stack([row[measure] for row in rows], axis=1)  # (methods, pictures)
-        scores += judged(methods, measure, table, own["seed"])
-    manifest = net.manifest("faithfulness", **own)
-    manifest["figures"] = {
-        "count": len(rows),
-        "scores": [
-            {
-                "measure": one.measure,
-                "method": one.method,
-                "value": one.value,
-                "low": one.low,
-                "high": one.high,
-                "better_than_random": one.better,
-            }
-            for one in scores
-        ],
-    }
-    manifest["skipped"] = [one.to_dict() for one in skipped]
-    if incomplete:
-        manifest["incomplete"] = True
-    curves = np.mean([row["curves"] for row in rows], axis=0) if "srg" in measures else None
-    values = np.stack([one.values for one in scores[: len(methods)]]).astype(np.float32)
-    covered = None if curves is None else flipping.levels(own["grid"] ** 2, own["steps"]) / own["grid"] ** 2
-    return Faithfulness(values, manifest, methods, names, scores, curves, covered)
 
 
 def judged(methods: Sequence[str], measure: str, table: np.ndarray, seed: int) -> list[Score]:

@@ -174,22 +174,10 @@ class _Runs:
         if self._last:
             planes = np.repeat(planes, self.x.shape[3], axis=2)
         steps = [(0, 0), *((k, n) for k in range(len(orders)) for n in at[1:-1]), (0, at[-1])]
-        swept = sweep(
-            self.net,
-            lambda: occlude.flipped(
-                self._score.graph(),
-                input=self.net.input.name,
-                layout=self.net.input.layout,
-                shape=self.x.shape,
-            ),
-            {occlude.IMAGE: self.x, occlude.FILL: fill, occlude.RANKS: planes},
-            {occlude.STEPS: np.array(steps, dtype=np.int64)},
-            self._score,
-            key=("flipped", self._score.key, self.x.shape),
-            batch=self._batch,
-            progress=silent,
-            what="steps",
-        )
+        still = {occlude.FILL: fill, occlude.RANKS: planes}
+        moving = {occlude.STEPS: np.array(steps, dtype=np.int64)}
+        how: dict[str, Any] = {"batch": self._batch, "progress": silent, "what": "steps"}
+        swept = sweep(self.net, occlude.flipped, self.x, still, moving, self._score, **how)
         if swept.done < swept.total:
             raise KeyboardInterrupt
         found = swept.scores.astype(np.float64)

@@ -9,7 +9,8 @@ from typing import Final
 import numpy as np
 import onnx_ir as ir
 
-from onnxviz.attribution.sampled import Found, Job, completeness
+from onnxviz.attribution.result import Found
+from onnxviz.attribution.sampled import Job, completeness
 from onnxviz.figures.heat import fit
 from onnxviz.grad import table
 from onnxviz.grad.model import differentiate
@@ -265,7 +266,10 @@ def curves(found: Sequence[Offset]) -> ir.Model:
         rank = len(one.chain[0].outputs[0].shape or ())
         y = x = tape.input(f"{one.layer}.x", ir.DataType.FLOAT, [None] * rank)
         for node in one.chain:
-            others = [None if still is None else _still(still) for still in node.inputs[1:]]
+            others = [None if still is None else np.asarray(value_of(still)) for still in node.inputs[1:]]
+            others = [
+                one.astype(np.float32) if one is not None and one.dtype.kind == "f" else one for one in others
+            ]
             options = {name: attribute.value for name, attribute in node.attributes.items()}
             y = tape.add(node.op_type, y, *others, **options)
         xs.append(x)
@@ -274,9 +278,3 @@ def curves(found: Sequence[Offset]) -> ir.Model:
     for one, x, y, slope in zip(found, xs, ys, differentiate(tape, ones, xs, table.VJP_RULES), strict=True):
         tape.output(tape.Sub(y, tape.Mul(x, slope)), f"{one.layer}.offset")
     return ir.Model(graph, ir_version=10)
-
-
-def _still(value: ir.Value) -> np.ndarray:
-    """A constant operand, in float32 where it is real."""
-    array = np.asarray(value_of(value))
-    return array.astype(np.float32) if array.dtype.kind == "f" else array

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,6 +15,7 @@ from onnxviz.attribution.result import Attribution
 from onnxviz.attribution.targets import Measure
 from onnxviz.errors import ImageRejected, UsageError, one_of
 from onnxviz.figures.captions import Caption
+from onnxviz.graph import occlude
 from onnxviz.image.folder import decode
 from onnxviz.network import Network
 from onnxviz.progress import Interrupted, Progress
@@ -111,15 +112,16 @@ class Swept(NamedTuple):
 
 def sweep(
     net: Network,
-    build: Callable[[], ir.Model],
+    hide: Callable[..., ir.Model],
+    x: np.ndarray,
     still: Mapping[str, np.ndarray],
     moving: Mapping[str, np.ndarray],
     score: Measure,
     *,
-    key: Hashable,
     batch: int | None,
     progress: Progress,
     what: str,
+    **options: Any,
 ) -> Swept:
     """The score of every entry of `moving`, in batches.
 
@@ -127,13 +129,21 @@ def sweep(
     EfficientNet-Lite0 on 2 cores: 4.6, 4.5, 4.7 and 4.9 in batches of 2, 4, 8 and 16 a core, against 4.9 to 5.7
     where both cores share the operators of one batch of any size.
 
-    build    gives the graph, `key` is what it is kept under (see `Network.compile`)
-    still    inputs that stay on the device through all batches
+    hide     of `graph.occlude`, with its own `options`: puts in front of the score's graph what hides the image
+    x        the image as the network takes it, (1, ...)
+    still    further inputs that stay on the device through all batches
     moving   inputs with one entry an image, all of the same length M + 1; entry 0 is the whole image
     batch    images at once, shared by the cores; None: what memory allows, a few a core
     Ctrl-C ends the sweep early and keeps the scores so far. Before the first is known, it goes on as
     KeyboardInterrupt.
     """
+
+    def build() -> ir.Model:
+        into = net.input
+        return hide(score.graph(), input=into.name, layout=into.layout, shape=x.shape, **options)
+
+    own = [value.tobytes() if isinstance(value, np.ndarray) else value for value in options.values()]
+    key = (hide.__name__, score.key, x.shape, *own)
     total = len(next(iter(moving.values())))
     workers, size = _plan(net, total, batch)
     # The workers are the parallelism: threads that wait busily within an operator would take their cores.
@@ -143,7 +153,7 @@ def sweep(
     # A device plans its kernels anew for every size of batch (on an H100 ten times the run itself), so the last run is
     # filled up there; so is each one of a file that allows only its own batch. The surplus is thrown away.
     full = net.batched[1] or (1 if program.provider == CPU else min(size, total))
-    placed = {name: program.put(name, array) for name, array in still.items()}
+    placed = {name: program.put(name, array) for name, array in {occlude.IMAGE: x, **still}.items()}
 
     def run(start: int) -> np.ndarray:
         chunk = {name: batching.filled(array[start : start + size], full) for name, array in moving.items()}

@@ -266,37 +266,21 @@ def deconvnet(op: Any, deconvnet_gradient: ir.Value) -> ir.Value:
 
 # --- by many gradients ----------------------------------------------------------------------------
 
-method(
-    "smoothgrad",
-    Caption("SmoothGrad", "the brighter, the more the score moves, on average over noise", fine=True),
-    colours="largest",
-)("sampled.smoothgrad")
-method(
-    "smoothgrad-squared",
-    Caption(
-        "SmoothGrad, squared", "the brighter, the larger the mean squared gradient over noise", fine=True
+for _name, _title, _meaning in (
+    ("smoothgrad", "SmoothGrad", "the brighter, the more the score moves, on average over noise"),
+    (
+        "smoothgrad-squared",
+        "SmoothGrad, squared",
+        "the brighter, the larger the mean squared gradient over noise",
     ),
-    colours="largest",
-)("sampled.smoothgrad_squared")
-method(
-    "vargrad",
-    Caption("VarGrad", "the brighter, the more the gradient changes with noise", fine=True),
-    colours="largest",
-)("sampled.vargrad")
-method("integrated-gradients", Caption("integrated gradients", SIGNED, fine=True), colours="sum")(
-    "sampled.integrated_gradients"
-)
-method("expected-gradients", Caption("expected gradients", SIGNED, fine=True), colours="sum")(
-    "sampled.expected_gradients"
-)
-method(
-    "full-gradient",
-    Caption(
-        "full gradient",
-        "the deeper the colour, the larger the shares of the input and of all biases",
-        zero=False,
-    ),
-)("full_gradient.full_gradient")
+    ("vargrad", "VarGrad", "the brighter, the more the gradient changes with noise"),
+    ("integrated-gradients", "integrated gradients", SIGNED),
+    ("expected-gradients", "expected gradients", SIGNED),
+):
+    _caption, _colours = Caption(_title, _meaning, fine=True), "sum" if _meaning == SIGNED else "largest"
+    method(_name, _caption, colours=_colours)(f"sampled.{_name.replace('-', '_')}")
+_SHARES: Final = "the deeper the colour, the larger the shares of the input and of all biases"
+method("full-gradient", Caption("full gradient", _SHARES, zero=False))("full_gradient.full_gradient")
 
 
 # --- class activation maps ------------------------------------------------------------------------

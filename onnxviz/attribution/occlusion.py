@@ -87,27 +87,16 @@ def occlusion(
     hidden = filling(net, x, picture, fill, radius=max(span) / 2, seed=seed)
     boxes = windows(size, span, step)
     whole = np.zeros((1, 4), dtype=np.float32)  # an empty window: the image as it is
-    swept = sweep(
-        net,
-        lambda: occlude.occluded(score.graph(), input=net.input.name, layout=net.input.layout, shape=x.shape),
-        {occlude.IMAGE: x, occlude.FILL: hidden},
-        {occlude.WINDOWS: np.concatenate([whole, boxes.astype(np.float32)])},
-        score,
-        key=("occlusion", score.key, x.shape),
-        batch=batch,
-        progress=progress,
-        what="windows",
-    )
+    moving = {occlude.WINDOWS: np.concatenate([whole, boxes.astype(np.float32)])}
+    how: dict[str, Any] = {"batch": batch, "progress": progress, "what": "windows"}
+    swept = sweep(net, occlude.occluded, x, {occlude.FILL: hidden}, moving, score, **how)
     falls = swept.scores[0] - swept.scores[1:]
     figures: dict[str, Any] = {}
     if len(falls):
         deepest = int(np.argmin(swept.scores[1:]))
         sides = zip(("top", "left", "bottom", "right"), map(int, boxes[deepest]), strict=True)
-        figures = {
-            "largest_fall": float(falls[deepest]),
-            "largest_fall_window": dict(sides),
-            "windows_that_raise": int(np.sum(swept.scores[1:] > swept.scores[0])),
-        }
+        figures = {"largest_fall": float(falls[deepest]), "largest_fall_window": dict(sides)}
+        figures["windows_that_raise"] = int(np.sum(swept.scores[1:] > swept.scores[0]))
     values = average(falls, boxes[: len(falls)], size)
     own = {"window": span, "stride": step, "fill": fill, "seed": seed}
     return finished(net, "occlusion", CAPTION, picture, score, swept, values, figures, **own)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -96,102 +97,101 @@ class Attributions(Result):
 
     def table(self) -> dict[str, list[Any]]:
         """A row for each picture and method: picture, method, target, label, score, and the map's sum and range."""
-        maps = [(row, name, one) for row, name in zip(self.grid, self._named(), strict=True) for one in row]
-        values = [np.nan_to_num(np.asarray(one.values, np.float64)) for _, _, one in maps]
+        maps = [one for row in self.grid for one in row]
+        named = itertools.zip_longest(self.grid, self.names[: len(self.grid)], fillvalue="")
+        values = [np.nan_to_num(np.asarray(one.values, np.float64)) for one in maps]
         return {
-            "picture": [name for _, name, _ in maps],
-            "method": [one.method for _, _, one in maps],
-            "target": [one.target for _, _, one in maps],
-            "label": [one.label for _, _, one in maps],
-            "score": [one.score for _, _, one in maps],
+            "picture": [name for row, name in named for _ in row],
+            **{key: [getattr(one, key) for one in maps] for key in ("method", "target", "label", "score")},
             "sum": [float(value.sum()) for value in values],
             "smallest": [float(value.min()) for value in values],
             "largest": [float(value.max()) for value in values],
         }
 
-    def _named(self) -> list[str]:
-        return [*self.names, *("" for _ in range(len(self.grid) - len(self.names)))][: len(self.grid)]
+
+@dataclass
+class Found:
+    """What a method found for N pictures.
+
+    raw          of x's shape; or (N, H, W) where it has no colours; of Score-CAM each layer's weights, (N, C)
+    scores       the objective on each picture, (N,); None where none was computed
+    parameters   what it ran with, for the manifest
+    figures      what was measured, for each picture
+    warnings     what looks odd, for each picture
+    incomplete   whether Ctrl-C ended it
+    """
+
+    raw: Any
+    scores: np.ndarray | None
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    figures: Sequence[Mapping[str, Any]] | None = None
+    warnings: Sequence[Sequence[str]] | None = None
+    incomplete: bool = False
 
 
 def attributions(
     net: Network,
     technique: str,
-    method: str,
+    row: Method,
     taken: Given,
     aim: Target,
     maps: np.ndarray,
+    found: Found,
     *,
-    caption: Caption,
     signed: bool,
-    scores: np.ndarray | None = None,
-    figures: Sequence[Mapping[str, Any]] | None = None,
-    warnings: Sequence[Sequence[str]] | None = None,
-    incomplete: bool = False,
-    percentile: float = 99.0,
-    **parameters: Any,
-) -> Results[Attribution]:
-    """One attribution a picture, each with its manifest; a map that is zero everywhere is said in its warnings.
+    percentile: float,
+) -> Attribution | Results[Attribution]:
+    """What a technique gives: an attribution with its manifest, or a list where several pictures were given.
 
-    maps         (N, H, W)
-    signed       whether negative values mean something
-    scores       (N,): the objective on each picture; a class's probability is used before it
-    figures      what was measured, for each picture
-    warnings     what looks odd, for each picture
-    parameters   for the manifest
+    A map that is zero everywhere is said in its warnings.
+
+    maps     (N, H, W)
+    found    what else there is; a class's probability is used before its scores
+    signed   whether negative values mean something
+    raises   Interrupted with what there is, where Ctrl-C ended it
     """
     results: Results[Attribution] = Results()
     for number, (values, picture) in enumerate(zip(maps, taken.pictures, strict=True)):
-        score = None if scores is None else float(scores[number])
-        if aim.probabilities is not None:
-            shown: float | None = float(aim.probabilities[number])
-        else:
-            shown = score
+        target, label = aim.classes[number], aim.labels[number]
+        objective = None if found.scores is None else float(found.scores[number])
+        score = objective if aim.probabilities is None else float(aim.probabilities[number])
         manifest = net.manifest(
             technique,
-            method=method,
-            target=aim.classes[number],
-            label=aim.labels[number],
+            method=row.name,
+            target=target,
+            label=label,
             objective=str(aim.objective),
             percentile=percentile,
-            **parameters,
+            **found.parameters,
         )
-        manifest["figures"] = {"score": shown, "objective": score, **(figures[number] if figures else {})}
-        manifest["warnings"] += list(warnings[number]) if warnings else []
+        figures = found.figures[number] if found.figures else {}
+        manifest["figures"] = {"score": score, "objective": objective, **figures}
+        manifest["warnings"] += found.warnings[number] if found.warnings else []
         if not np.any(values):
             manifest["warnings"].append(
-                f"the {method} map is zero everywhere: nothing of the picture moves {aim.labels[number]!r} here "
+                f"the {row.name} map is zero everywhere: nothing of the picture moves {label!r} here "
                 "(units that are off, or a saturated output); another target, layer or method may tell more"
             )
-        if incomplete:
+        if found.incomplete:
             manifest["incomplete"] = True
         results.append(
             Attribution(
                 values=np.ascontiguousarray(values, dtype=np.float32),
                 manifest=manifest,
                 image=net.preprocessing.shown(picture),
-                target=aim.classes[number],
-                label=aim.labels[number],
-                method=method,
-                score=shown,
+                target=target,
+                label=label,
+                method=row.name,
+                score=score,
                 signed=signed,
                 percentile=percentile,
-                caption=caption,
+                caption=row.caption,
                 view=None if picture.shape[2] == 3 and net.preprocessing.pictorial else picture,
             )
         )
-    return results
-
-
-def finished(
-    net: Network, results: Results[Attribution], *, incomplete: bool, several: bool
-) -> Attribution | Results[Attribution]:
-    """What a technique gives: a list where several pictures were given.
-
-    raises   Interrupted with what there is, where Ctrl-C ended it
-    """
-    if incomplete:
+    if found.incomplete:
         raise Interrupted(results[0] if len(results) == 1 else sheet(net, [[one] for one in results]))
-    return results if several else results[0]
+    return results if taken.several else results[0]
 
 
 def sheet(
@@ -220,15 +220,10 @@ def sheet(
     }
     if incomplete or any("incomplete" in one.manifest for row in grid for one in row):
         manifest["incomplete"] = True
-    values = np.stack([np.stack([_map(one) for one in row]) for row in grid])
-    return Attributions(values=values, manifest=manifest, grid=grid, names=list(names))
-
-
-def _map(one: Attribution) -> np.ndarray:
-    """The map at the picture's size."""
     from onnxviz.figures.heat import fit
 
-    return fit(one.values, *one.image.shape[:2])
+    values = np.stack([np.stack([fit(one.values, *one.image.shape[:2]) for one in row]) for row in grid])
+    return Attributions(values=values, manifest=manifest, grid=grid, names=list(names))
 
 
 # --- a method of one pass, on what the network gave -----------------------------------------------

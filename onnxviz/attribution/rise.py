@@ -91,35 +91,16 @@ def rise(
     hidden = filling(net, x, picture, fill, radius=max(cell) / 2, seed=seed)
     filled = bool(hidden.any())
     cells, shifts = draw_masks(masks, grid, probability, cell, seed)
-    swept = sweep(
-        net,
-        lambda: occlude.masked(
-            score.graph(),
-            input=net.input.name,
-            layout=net.input.layout,
-            shape=x.shape,
-            grid=grid,
-            filled=filled,
-        ),
-        {occlude.IMAGE: x, **({occlude.FILL: hidden} if filled else {})},
-        {  # the first mask shows everything: the image as it is
-            occlude.CELLS: np.concatenate([np.ones((1, grid, grid), dtype=np.float32), cells]),
-            occlude.SHIFTS: np.concatenate([np.zeros((1, 2), dtype=np.int64), shifts]),
-        },
-        score,
-        key=("rise", score.key, x.shape, grid, filled),
-        batch=batch,
-        progress=progress,
-        what="masks",
-    )
+    moving = {  # the first mask shows everything: the image as it is
+        occlude.CELLS: np.concatenate([np.ones((1, grid, grid), dtype=np.float32), cells]),
+        occlude.SHIFTS: np.concatenate([np.zeros((1, 2), dtype=np.int64), shifts]),
+    }
+    still = {occlude.FILL: hidden} if filled else {}
+    how: dict[str, Any] = {"batch": batch, "progress": progress, "what": "masks"}
+    swept = sweep(net, occlude.masked, x, still, moving, score, **how, grid=grid, filled=filled)
     weights = swept.scores[1:]
-    values, noise = averaged(
-        weights,
-        cells[: len(weights)],
-        shifts[: len(weights)],
-        size,
-        probability=probability if divide == "paper" else None,
-    )
+    chance = probability if divide == "paper" else None
+    values, noise = averaged(weights, cells[: len(weights)], shifts[: len(weights)], size, probability=chance)
     figures: dict[str, Any] = {}
     if len(weights):
         figures |= {"mean_masked_score": float(weights.mean()), "largest_masked_score": float(weights.max())}

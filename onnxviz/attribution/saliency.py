@@ -8,8 +8,8 @@ import numpy as np
 
 from onnxviz.attribution import methods
 from onnxviz.attribution.methods import Method
-from onnxviz.attribution.result import attributions, finished, joined, one_pass
-from onnxviz.attribution.sampled import Found, Job
+from onnxviz.attribution.result import Found, attributions, joined, one_pass
+from onnxviz.attribution.sampled import Job
 from onnxviz.attribution.targets import Channel, Neuron, Targets, parse
 from onnxviz.errors import UsageError
 from onnxviz.features.pictures import also_unequal, given
@@ -78,7 +78,12 @@ def saliency(
     row = methods.chosen(method, methods.of("saliency"))
     own = {"samples": samples, "noise": noise, "steps": steps, "baseline": baseline, "baselines": baselines}
     options = {key: value for key, value in own.items() if value is not None}
-    _check(row, options)
+    for key in options:
+        if key not in row.options:
+            takers = [name for name, other in methods.of("saliency").items() if key in other.options]
+            raise UsageError(
+                f"method {row.name!r} takes no {key}; {', '.join(takers)} do" + "es" * (len(takers) == 1)
+            )
     methods.check_percentile(percentile)
     net = net.at(output)
     asked = parse(net, target, objective=objective, layer=layer, channel=channel, neuron=neuron)
@@ -89,23 +94,9 @@ def saliency(
     maps = found.raw
     if maps.ndim == 4:
         maps = joined(net, job.planes(maps), row.colours)
-    results = attributions(
-        net,
-        "saliency",
-        row.name,
-        taken,
-        aim,
-        maps,
-        caption=row.caption,
-        signed=row.signed,
-        scores=found.scores,
-        figures=found.figures,
-        warnings=found.warnings,
-        incomplete=found.incomplete,
-        percentile=percentile,
-        **found.parameters,
+    return attributions(
+        net, "saliency", row, taken, aim, maps, found, signed=row.signed, percentile=percentile
     )
-    return finished(net, results, incomplete=found.incomplete, several=taken.several)
 
 
 def _one_pass(job: Job, row: Method) -> Found:
@@ -123,13 +114,3 @@ def _one_pass(job: Job, row: Method) -> Found:
     if scores is None:
         scores = job.objective(job.x, np.arange(len(job.x)))
     return Found(one_pass(job.net, row, arrays), scores, parameters)
-
-
-def _check(row: Method, options: dict[str, Any]) -> None:
-    """UsageError for an option that the method does not take."""
-    for key in options:
-        if key not in row.options:
-            takers = [name for name, other in methods.of("saliency").items() if key in other.options]
-            raise UsageError(
-                f"method {row.name!r} takes no {key}; {', '.join(takers)} do" + "es" * (len(takers) == 1)
-            )

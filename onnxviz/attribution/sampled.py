@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from onnxviz.attribution.result import Found
 from onnxviz.attribution.targets import Target
 from onnxviz.errors import ImageRejected, UsageError, at_least, near
 from onnxviz.network import Network
@@ -76,7 +77,7 @@ class Job:
         run = self.gradients()
         return run(x, self.aim.feeds(pictures), batch=self.batch)["objective"]
 
-    def sampled(self, count: int, draw: Draw, take: Take, *, rules: str = "plain") -> np.ndarray:
+    def sampled(self, count: int, draw: Draw, take: Take) -> np.ndarray:
         """The gradient at `count` samples of every picture, in batches over samples and pictures.
 
         returns   how many samples each picture got, (N,): fewer than `count` where Ctrl-C ended it. Before every
@@ -85,8 +86,7 @@ class Job:
         total = len(self.x)
         # Sample by sample over all pictures, so that an interrupted run leaves every picture about as far.
         samples, numbers = (grid.ravel() for grid in np.divmod(np.arange(count * total), total))
-        run = self.gradients(rules)
-        size = self.net.batch_size(self.batch)
+        run, size = self.gradients(), self.net.batch_size(self.batch)
         got = np.zeros(total, dtype=np.int64)
         try:
             for start in range(0, len(samples), size):
@@ -102,26 +102,6 @@ class Job:
             if not got.all():
                 raise
         return got
-
-
-@dataclass
-class Found:
-    """What a method found for N pictures.
-
-    raw          of x's shape; or (N, H, W) where it has no colours
-    scores       the objective on each picture, (N,)
-    parameters   what it ran with, for the manifest
-    figures      what was measured, for each picture
-    warnings     what looks odd, for each picture
-    incomplete   whether Ctrl-C ended it
-    """
-
-    raw: np.ndarray
-    scores: np.ndarray
-    parameters: Mapping[str, Any] = field(default_factory=dict)
-    figures: list[dict[str, Any]] | None = None
-    warnings: list[list[str]] | None = None
-    incomplete: bool = False
 
 
 # --- at noisy copies ---
@@ -164,10 +144,9 @@ def _noisy(job: Job, samples: int, noise: float, raw: Moments) -> Found:
 
     def draw(pictures: np.ndarray, which: np.ndarray) -> np.ndarray:
         # A sample's noise is the same for every picture, so that a picture's map does not depend on its neighbours.
-        drawn = {int(s): _normal(job, int(s)) for s in set(which.tolist())}
-        return np.stack(
-            [job.x[p] + np.float32(spread[p]) * drawn[int(s)] for p, s in zip(pictures, which, strict=True)]
-        )
+        drawn = {s: _normal(job, s) for s in set(which.tolist())}
+        pairs = zip(pictures.tolist(), which.tolist(), strict=True)
+        return np.stack([job.x[p] + np.float32(spread[p]) * drawn[s] for p, s in pairs])
 
     total = np.zeros(job.x.shape, dtype=np.float64)
     squares = np.zeros(job.x.shape, dtype=np.float64)

@@ -193,8 +193,9 @@ def _cut(
         seed=seed,
     )
     manifest["figures"] = {"score": source.score, "area": float(full.mean()), "rounds": done}
-    manifest["figures"] |= _inside(values, full) | _certainty(mask, moved)
-    manifest["figures"] |= _tested(net, source, full)
+    magnitudes = np.abs(np.nan_to_num(values)).astype(np.float64)
+    manifest["figures"]["map_inside"] = float(magnitudes[full].sum() / max(magnitudes.sum(), 1e-12))
+    manifest["figures"] |= _certainty(mask, moved) | _tested(net, source, full)
     doubts = _doubts(manifest["figures"])
     manifest["figures"]["sure"] = not doubts
     if doubts:
@@ -227,7 +228,6 @@ def _parts(mask: np.ndarray, large: np.ndarray) -> np.ndarray:
 
 
 def _largest(mask: np.ndarray) -> np.ndarray:
-    """The largest connected part."""
     from scipy.ndimage import label
 
     numbers, _ = label(mask)
@@ -246,7 +246,7 @@ def _certainty(mask: np.ndarray, moved: list[np.ndarray]) -> dict[str, Any]:
     return {
         "parts": int(count),
         "largest_part": float(sizes.max() / max(sizes.sum(), 1)),
-        "agreement": float(np.mean([_overlap(mask, one) for one in moved])),
+        "agreement": float(np.mean([(mask & one).sum() / max((mask | one).sum(), 1) for one in moved])),
     }
 
 
@@ -268,7 +268,6 @@ def _tested(net: Network, source: Attribution, mask: np.ndarray) -> dict[str, fl
 
 
 def _doubts(figures: dict[str, Any]) -> list[str]:
-    """What speaks against the cut."""
     doubts = []
     if figures["agreement"] < _STAYS:
         doubts.append(
@@ -285,17 +284,6 @@ def _doubts(figures: dict[str, Any]) -> list[str]:
                 f"with it covered, the probability is {figures['without']:.1%}, on the whole picture {score:.1%}"
             )
     return doubts
-
-
-def _overlap(a: np.ndarray, b: np.ndarray) -> float:
-    """The area of the intersection by that of the union."""
-    return float((a & b).sum() / max((a | b).sum(), 1))
-
-
-def _inside(values: np.ndarray, mask: np.ndarray) -> dict[str, Any]:
-    """How much of the map lies in the object."""
-    magnitudes = np.abs(np.nan_to_num(values)).astype(np.float64)
-    return {"map_inside": float(magnitudes[mask].sum() / max(magnitudes.sum(), 1e-12))}
 
 
 # --- GrabCut: colour models and a minimal cut -----------------------------------------------------

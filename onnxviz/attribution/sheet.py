@@ -68,7 +68,8 @@ def attributions(
     ):
         explained = parse(net, target, objective=objective, layer=layer, channel=channel, neuron=neuron)
     taken = given(net, images)
-    names = _names(images, len(taken.pictures))
+    files = list(images) if isinstance(images, (list, tuple)) else [images] * len(taken.pictures)
+    names = [Path(one).stem if isinstance(one, (str, os.PathLike)) else "" for one in files]
     if explained is not None:
         explained = explained.settle(net, taken.x)  # once
     shared: dict[str, Any] = {"seed": seed, "batch": batch, "progress": progress}
@@ -100,9 +101,3 @@ def _parameters(technique: Callable[..., Any]) -> set[str]:
 def _own(row: Method) -> set[str]:
     """The options that a method has and others have not."""
     return _parameters(cam) - _parameters(saliency) if row.layered else set(row.options)
-
-
-def _names(images: Any, count: int) -> list[str]:
-    """File names without folder and suffix, where pictures are files."""
-    listed = list(images) if isinstance(images, (list, tuple)) else [images] * count
-    return [Path(one).stem if isinstance(one, (str, os.PathLike)) else "" for one in listed]

@@ -116,17 +116,13 @@ def _fit(points: np.ndarray, box: tuple[int, int, int, int], margin: float) -> n
     return np.asarray(centred + np.array([(left + right) / 2, (top + bottom) / 2]))
 
 
-def _radius(count: int, unit: float) -> float:
-    return float(np.clip(110 / math.sqrt(max(1, count)), 2.2, 8)) * unit
-
-
 def _drawn(
     places: np.ndarray, groups: Groups | None, size: tuple[int, int], box: tuple[int, int, int, int]
 ) -> Image.Image:
     large = Image.new("RGB", (size[0] * _FINE, size[1] * _FINE), "white")
     draw = ImageDraw.Draw(large)
     draw.rectangle([edge * _FINE for edge in box], outline=LINE, width=_FINE)
-    radius = _radius(len(places), _unit(size[0])) * _FINE
+    radius = float(np.clip(110 / math.sqrt(max(1, len(places))), 2.2, 8)) * _unit(size[0]) * _FINE
     of = groups.of if groups is not None else np.zeros(len(places), int)
     # The rest below, then the groups point by point in a mixed order: no group hides another as a whole.
     order = np.random.default_rng(0).permutation(len(places))
@@ -176,8 +172,11 @@ def _name_groups(
         for y in (float(beside.min()) - 20 * unit, float(beside.max()) + 20 * unit):
             area = (x - reach - 3, y - half, x + reach + 3, y + half)
             inside = area[1] > box[1] and area[3] < box[3]
-            clear = not any(_overlap(area, other) for other in taken) and not _covers(area, strangers)
-            if inside and clear:
+            apart = all(
+                area[0] >= other[2] or other[0] >= area[2] or area[1] >= other[3] or other[1] >= area[3]
+                for other in taken
+            )
+            if inside and apart and not _covers(area, strangers):
                 style.write(draw, (x, y), shown, text, INK, anchor="mm", stroke_width=3, stroke_fill="white")
                 taken.append(area)
                 break
@@ -186,10 +185,6 @@ def _name_groups(
 def _covers(area: tuple[float, float, float, float], points: np.ndarray) -> bool:
     x, y = points[:, 0], points[:, 1]
     return bool(np.any((x > area[0] - 4) & (x < area[2] + 4) & (y > area[1] - 2) & (y < area[3] + 2)))
-
-
-def _overlap(a: tuple[float, ...], b: tuple[float, ...]) -> bool:
-    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
 
 
 def legend(groups: Groups, width: int) -> Image.Image:

@@ -47,19 +47,16 @@ def draw(attribution: Explained, *, height: int = 448) -> Image.Image:
 
     height   of both, in pixels
     """
-    signed = attribution.signed
-    read = caption(attribution)
+    signed, read = attribution.signed, caption(attribution)
     if read.fine:
-        return _fine(attribution, read, attribution.values)
+        return _fine(attribution, read)
     percentile = attribution.percentile
     if percentile is None:  # occlusion's is a mean of windows, smoothed: it has no outliers
         percentile = 100.0 if attribution.method == "occlusion" else _PERCENTILE
     parameters, figures = (attribution.manifest.get(part) or {} for part in ("parameters", "figures"))
     photo = np.asarray(scaled(attribution.image, 2 * height, height))
     values = _smooth(attribution, parameters)
-    low = 0.0
-    if not read.zero and np.isfinite(values).any():
-        low = float(np.median(values[np.isfinite(values)]))
+    low = _ground(read, values)
     _, limit = normalise(values - low, signed=signed, percentile=percentile)
     noise = float(figures.get("noise") or 0.0)
     over = overlay(photo, values - low, signed=signed, limit=limit or 1.0, noise=noise)
@@ -71,12 +68,8 @@ def draw(attribution: Explained, *, height: int = 448) -> Image.Image:
         label = read.scale.format(what=what) or "value of the map"
         if percent:
             label += " (percentage points)" if read.zero else " (percent)"
-        colours = MAPS["diverging" if signed else "ember"]
-        foot.append(
-            scale_bar(
-                (-limit if signed else low) * factor, (low + limit) * factor, colours, label=label, width=360
-            )
-        )
+        ends = (-limit if signed else low) * factor, (low + limit) * factor
+        foot.append(scale_bar(*ends, MAPS["diverging" if signed else "ember"], label=label, width=360))
     show = _percent if attribution.target is not None else "{:.4g}".format
     first = headline(attribution)
     window = _deepest(figures)
@@ -92,10 +85,14 @@ def draw(attribution: Explained, *, height: int = 448) -> Image.Image:
         meaning = f"{meaning}\n{_chance(limit, noise, percent)}"
     meaning = "\n".join([meaning, *incomplete(attribution)])
     return side_by_side(
-        [(photo, first), (over, f"{_name(attribution, parameters, figures)}\n{meaning}")],
-        height=height,
-        foot=foot,
+        [(photo, first), (over, f"{_name(attribution)}\n{meaning}")], height=height, foot=foot
     )
+
+
+def _ground(read: Caption, values: np.ndarray) -> float:
+    """From where on the map is coloured: zero, or its median where it has no zero of its own."""
+    finite = np.isfinite(values)
+    return float(np.median(values[finite])) if not read.zero and finite.any() else 0.0
 
 
 def _chance(limit: float, noise: float, percent: bool) -> str:
@@ -115,9 +112,9 @@ def incomplete(attribution: Explained) -> list[str]:
 _FINE_HEIGHT: Final = 432  # three of them stand in a line
 
 
-def _fine(attribution: Explained, read: Caption, values: np.ndarray) -> Image.Image:
+def _fine(attribution: Explained, read: Caption) -> Image.Image:
     """The photo, the map as it is, and the photo under the smoothed map."""
-    parameters, figures = (attribution.manifest.get(part) or {} for part in ("parameters", "figures"))
+    values = attribution.values
     percentile = heat.PERCENTILE if attribution.percentile is None else attribution.percentile
     large = np.asarray(scaled(attribution.image, 2 * _FINE_HEIGHT, _FINE_HEIGHT))
     bare = heat.bare(values, signed=attribution.signed, percentile=percentile)
@@ -126,14 +123,12 @@ def _fine(attribution: Explained, read: Caption, values: np.ndarray) -> Image.Im
         meaning = "the map is zero everywhere"
     else:
         meaning = "\n".join([read.meaning.format(what="score"), *incomplete(attribution)])
+    place = "where it is strongest" if np.any(smooth > 0) else "no place stands out"
     return side_by_side(
         [
             (large, headline(attribution)),
-            (bare, f"{_name(attribution, parameters, figures)}\n{meaning}"),
-            (
-                overlay(large, smooth, percentile=percentile),
-                f"the same map, smoothed\n{'where it is strongest' if np.any(smooth > 0) else 'no place stands out'}",
-            ),
+            (bare, f"{_name(attribution)}\n{meaning}"),
+            (overlay(large, smooth, percentile=percentile), f"the same map, smoothed\n{place}"),
         ],
         height=_FINE_HEIGHT,
     )
@@ -158,10 +153,10 @@ def _percent(value: float) -> str:
     return f"{100 * value:.{min(digits, 6)}f}%"
 
 
-def _name(attribution: Explained, parameters: dict[str, Any], figures: dict[str, Any]) -> str:
+def _name(attribution: Explained) -> str:
     """The method, with what decides its resolution, and how far it came if it was interrupted."""
+    parameters, figures = (attribution.manifest.get(part) or {} for part in ("parameters", "figures"))
     text = attribution.method
-    title = caption(attribution).title
     if text == "occlusion" and "window" in parameters and "stride" in parameters:
         (h, w), (down, across) = parameters["window"], parameters["stride"]
         step = f"{across}" if down == across else f"{across} across and {down} down"
@@ -169,13 +164,12 @@ def _name(attribution: Explained, parameters: dict[str, Any], figures: dict[str,
     elif text == "rise":
         text = "RISE" + (f": {parameters['masks']} random masks" if "masks" in parameters else "")
     else:
-        text = title + (f" of {', '.join(parameters['layers'])}" if parameters.get("layers") else "")
-    for unit in ("windows", "masks"):
+        text = caption(attribution).title
+        text += f" of {', '.join(parameters['layers'])}" if parameters.get("layers") else ""
+    for unit in ("windows", "masks", "samples", "steps"):
         if f"{unit}_done" in figures:
-            text += f" (interrupted after {figures[f'{unit}_done']} of {figures[unit]})"
-    for unit in ("samples", "steps"):
-        if f"{unit}_done" in figures:
-            text += f" (interrupted after {figures[f'{unit}_done']} of {parameters.get(unit)})"
+            total = figures[unit] if unit in ("windows", "masks") else parameters.get(unit)
+            text += f" (interrupted after {figures[f'{unit}_done']} of {total})"
     return text
 
 
@@ -204,10 +198,9 @@ def _outlined(photo: np.ndarray, box: tuple[int, int, int, int], shape: tuple[in
     picture = Image.fromarray(photo)
     canvas = ImageDraw.Draw(picture)
     # Dark around light: one of the two shows on any photo.
-    canvas.rectangle(edges, outline=(20, 20, 20), width=4)
-    canvas.rectangle(
-        (edges[0] + 1, edges[1] + 1, edges[2] - 1, edges[3] - 1), outline=(255, 255, 255), width=2
-    )
+    canvas.rectangle(edges, outline=_OUTER, width=4)
+    inner = edges[0] + 1, edges[1] + 1, edges[2] - 1, edges[3] - 1
+    canvas.rectangle(inner, outline=_INNER, width=2)
     return np.asarray(picture)
 
 
@@ -223,10 +216,10 @@ def cell(attribution: Explained, side: int) -> tuple[Image.Image, Image.Image]:
     if read.fine:
         bare = heat.bare(values, signed=attribution.signed, percentile=percentile)
         return scaled(bare, side, side), as_image(heat.over(photo, values, percentile=percentile))
-    low = 0.0 if read.zero or not np.isfinite(values).any() else float(np.median(values[np.isfinite(values)]))
+    values = values - _ground(read, values)
     # A coarse map is enlarged smoothly: its values are samples, not squares.
-    bare = heat.bare(fit(values - low, *photo.shape[:2]), signed=attribution.signed, percentile=percentile)
-    over = overlay(photo, values - low, signed=attribution.signed, percentile=percentile)
+    bare = heat.bare(fit(values, *photo.shape[:2]), signed=attribution.signed, percentile=percentile)
+    over = overlay(photo, values, signed=attribution.signed, percentile=percentile)
     return as_image(bare), as_image(over)
 
 
@@ -246,12 +239,10 @@ def draw_segmentation(
     """
     photo = np.asarray(scaled(image, 2 * _FINE_HEIGHT, _FINE_HEIGHT))
     mask = fit(mask.astype(np.float32), *photo.shape[:2]) > 0.5
+    area = f"the outline: {figures['area']:.0%} of the picture"
     return side_by_side(
         [
-            (
-                outlined(photo, mask),
-                f"{headline(source)}\nthe outline: {figures['area']:.0%} of the picture",
-            ),
+            (outlined(photo, mask), f"{headline(source)}\n{area}"),
             (alone(photo, mask), f"the object alone\n{_certainty(figures)}"),
             (cell(source, _FINE_HEIGHT)[1], f"{caption(source).title}\nthe map that it was found by"),
         ],
@@ -298,11 +289,9 @@ def number(value: float) -> str:
     """A number as a scale shows it: three digits, no superfluous zeros."""
     if value == 0 or not math.isfinite(value):
         return "0" if value == 0 else str(value)
-    return (
-        f"{value:.3g}"
-        if 1e-3 <= abs(value) < 1e4
-        else f"{value:.2g}".replace("e-0", "e-").replace("e+0", "e")
-    )
+    if 1e-3 <= abs(value) < 1e4:
+        return f"{value:.3g}"
+    return f"{value:.2g}".replace("e-0", "e-").replace("e+0", "e")
 
 
 def scale_bar(

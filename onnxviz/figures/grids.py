@@ -22,6 +22,7 @@ from onnxviz.figures.style import INK, LINE, PAPER, SOFT, Colour, line_height
 Picture = np.ndarray | Image.Image
 
 MARGIN: Final = 18  # around a whole sheet, in pixels
+_PART_GAP: Final = 16  # between the parts of a page
 #: Sizes of letters, in pixels.
 TITLE, SUBTITLE, TEXT = 21, 15, 15
 _MOST_PIXELS: Final = 60_000_000  # of one sheet
@@ -37,7 +38,8 @@ def as_image(picture: Picture) -> Image.Image:
     array = np.asarray(picture)
     if (
         array.dtype != np.uint8
-        or not (array.ndim == 2 or (array.ndim == 3 and array.shape[2] == 3))
+        or array.ndim not in (2, 3)
+        or array.shape[2:] not in ((), (3,))
         or not array.size
     ):
         raise UsageError(f"expected a picture (h, w, 3) uint8, got {array.shape} {array.dtype}")
@@ -61,9 +63,7 @@ def scaled(picture: Picture, width: int, height: int) -> Image.Image:
     return image.resize(size, Image.Resampling.LANCZOS if ratio < 1 else Image.Resampling.BICUBIC)
 
 
-def caption(
-    picture: Picture, text: str, *, lines: int = 2, size: int = TEXT, room: int | None = None
-) -> Image.Image:
+def caption(picture: Picture, text: str, *, lines: int = 2, room: int | None = None) -> Image.Image:
     """A picture with text under it: the first line of `text` in ink, what follows a line break softer.
 
     lines    most lines of text; what is left over is cut with an ellipsis
@@ -71,12 +71,11 @@ def caption(
     """
     image = as_image(picture)
     width = max(image.width, room or 0)
-    strips = caption_lines(text, size, width, lines)
-    result = Image.new(
-        "RGB", (width, image.height + (6 + line_height(size) * len(strips) if strips else 0)), PAPER
-    )
+    strips = caption_lines(text, TEXT, width, lines)
+    below = 6 + line_height(TEXT) * len(strips) if strips else 0
+    result = Image.new("RGB", (width, image.height + below), PAPER)
     result.paste(image, (0, 0))
-    write_lines(ImageDraw.Draw(result), 0, image.height + 6, strips, size)
+    write_lines(ImageDraw.Draw(result), 0, image.height + 6, strips, TEXT)
     return result
 
 
@@ -97,37 +96,26 @@ def write_lines(
         y += line_height(size)
 
 
-def page(
-    parts: Sequence[Picture],
-    *,
-    title: str = "",
-    subtitle: str = "",
-    gap: int = 16,
-    margin: int = MARGIN,
-    least: int = 0,
-) -> Image.Image:
-    """Parts one under the other on white, under a title.
-
-    least    the narrowest the page may be, in pixels, so that a title has room over a small picture
-    """
+def page(parts: Sequence[Picture], *, title: str = "", subtitle: str = "") -> Image.Image:
+    """Parts one under the other on white, under a title."""
     images = [as_image(part) for part in parts]
-    width = max([least, *(image.width for image in images)], default=least)
-    if title and not least:
+    width = max((image.width for image in images), default=0)
+    if title:
         width = max(width, min(style.width(title, TITLE) + 2, 420))
     heads = [(line, TITLE) for line in style.wrapped(title, TITLE, width, 2)] if title else []
     heads += [(line, SUBTITLE) for line in style.wrapped(subtitle, SUBTITLE, width, 6)] if subtitle else []
     height = sum(line_height(size) for _, size in heads) + (12 if heads else 0)
-    height += sum(image.height for image in images) + gap * max(0, len(images) - 1)
-    result = Image.new("RGB", (width + 2 * margin, height + 2 * margin), PAPER)
+    height += sum(image.height for image in images) + _PART_GAP * max(0, len(images) - 1)
+    result = Image.new("RGB", (width + 2 * MARGIN, height + 2 * MARGIN), PAPER)
     canvas = ImageDraw.Draw(result)
-    y = margin
+    y = MARGIN
     for line, size in heads:
-        style.text(canvas, margin, y, line, size, INK if size == TITLE else SOFT, strong=size == TITLE)
+        style.text(canvas, MARGIN, y, line, size, INK if size == TITLE else SOFT, strong=size == TITLE)
         y += line_height(size)
     y += 12 if heads else 0
     for image in images:
-        result.paste(image, (margin, y))
-        y += image.height + gap
+        result.paste(image, (MARGIN, y))
+        y += image.height + _PART_GAP
     return result
 
 
@@ -160,13 +148,13 @@ _CAPTION: Final = 6  # lines of a card's caption at most
 _PAGE_WIDTH: Final = 1400  # what a sheet is laid out for; fewer pictures make it narrower
 
 
-def columns_for(count: int, width: int, height: int, *, shape: float = 1.5) -> int:
-    """How many columns of `count` cells of `width` × `height` give a sheet about `shape` times as wide as high.
+def columns_for(count: int, width: int, height: int) -> int:
+    """How many columns of `count` cells of `width` × `height` give a sheet about half as wide again as high.
 
     Of the numbers near that, one that fills every line if there is one: 32 filters stand as 8 × 4. Near is a fifth
     less to a quarter more, and the whole numbers right below and above (4 is not near 6.2).
     """
-    ideal = min(float(count), max(1.0, math.sqrt(count * shape * height / width)))
+    ideal = min(float(count), max(1.0, math.sqrt(count * 1.5 * height / width)))
     least = min(math.floor(ideal), math.ceil(ideal * 0.8))
     most = max(math.ceil(ideal), math.floor(ideal * 1.25))
     nearby = range(least, min(count, most) + 1)
@@ -341,9 +329,9 @@ def rows(
     count = max(len(row.pictures) for row in table)
     captions = [[caption_lines(text, size, side, 2) for text in row.captions] for row in table]
     below = max((len(lines) for row_ in captions for lines in row_), default=0) * line_height(size)
-    header_room = (
-        min(210, max(_widest(row.header) for row in table)) if any(row.header for row in table) else 0
-    )
+    headed = any(row.header for row in table)
+    headers = [line for row in table for line in str(row.header).split("\n")]
+    header_room = min(210, max(style.width(line, TEXT) for line in headers) + 1) if headed else 0
     left = header_room + 16 if header_room else 0
     top = line_height(size + 1) + 4 if any(heads) else 0
     step_x, step_y = side + gap, side + gap + (4 + below + 6 if below else 0)
@@ -370,10 +358,6 @@ def rows(
         x = place(lead) - (apart + gap) // 2
         canvas.line((x, top, x, result.height), fill=LINE)
     return page([result, *foot], title=title, subtitle=subtitle)
-
-
-def _widest(text: str) -> int:
-    return max(style.width(line, TEXT) for line in str(text).split("\n")) + 1
 
 
 # --- cells of a grid, some of which stay empty ----------------------------------------------
@@ -418,8 +402,8 @@ def square(picture: np.ndarray | None, edge: int) -> Image.Image:
     if picture is None:
         crossed = Image.new("RGB", (edge, edge), _EMPTY)
         draw = ImageDraw.Draw(crossed)
-        draw.line((0, 0, edge, edge), "white", max(1, edge // 40))
-        draw.line((0, edge, edge, 0), "white", max(1, edge // 40))
+        for line in ((0, 0, edge, edge), (0, edge, edge, 0)):
+            draw.line(line, "white", max(1, edge // 40))
         return crossed
     height, width = picture.shape[:2]
     side = min(height, width)

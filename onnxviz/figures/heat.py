@@ -70,9 +70,9 @@ def sequential(values: np.ndarray, name: str = "inferno") -> np.ndarray:
     return _looked_up(np.asarray(values, np.float32), name)
 
 
-def diverging(values: np.ndarray, name: str = "diverging") -> np.ndarray:
+def diverging(values: np.ndarray) -> np.ndarray:
     """Colours (..., 3) uint8 of values −1 (blue) by 0 (white) to 1 (red); outside is clipped, NaN is magenta."""
-    return _looked_up((np.asarray(values, np.float32) + 1) / 2, name)
+    return _looked_up((np.asarray(values, np.float32) + 1) / 2, "diverging")
 
 
 def normalise(

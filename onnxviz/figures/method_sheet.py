@@ -52,7 +52,7 @@ def _by_picture(grid: Grid, names: Sequence[str], side: int) -> Image.Image:
     cells = [[cell(one, side) for one in row] for row in grid]
     photos = [scaled(row[0].image, side, side) for row in grid]
     heights = [max(2 * row[0][0].height + 4, photo.height) for row, photo in zip(cells, photos, strict=True)]
-    heads = [_head(one, side) for one in grid[0]]
+    heads = [caption_lines(caption(one).title, _TITLE, side, 2) for one in grid[0]]
     top = max(len(lines) for lines in heads) * line_height(_TITLE) + 6
     width = (side + _GAP) * (len(grid[0]) + 1) - _GAP
     sheet = blank(width, top + sum(heights) + 2 * _GAP * (len(grid) - 1))
@@ -107,10 +107,6 @@ def _by_method(grid: Grid, names: Sequence[str], side: int) -> Image.Image:
             sheet.paste(pair[1], (x + side + 4, y))
         y += height + _GAP
     return page([sheet])
-
-
-def _head(one: Explained, side: int) -> list[tuple[str, style.Colour]]:
-    return caption_lines(caption(one).title, _TITLE, side, 2)
 
 
 def _called(row: Sequence[Explained], names: Sequence[str], number: int) -> str:

@@ -45,17 +45,8 @@ _PROBE: Final = 24  # pixels
 _FOR_LACK: Final = ("lastresort", "adobeblank", "notdef", "tofu")
 # Of several fonts with a letter, the plain one.
 _PLAIN: Final = ("notosans", "dejavusans", "arialuni", "segoeui", "liberationsans", "arial", "unifont")
-_STYLED: Final = (
-    "bold",
-    "italic",
-    "oblique",
-    "light",
-    "thin",
-    "black",
-    "condensed",
-    "narrow",
-    "serif",
-    "mono",
+_STYLED: Final = tuple(
+    ["bold", "italic", "oblique", "light", "thin", "black", "condensed", "narrow", "serif", "mono"]
 )
 
 
@@ -185,10 +176,8 @@ def _folders() -> list[Path]:
     home = Path("~").expanduser()
     if sys.platform == "win32":
         local = os.environ.get("LOCALAPPDATA", str(home / "AppData" / "Local"))
-        return [
-            Path(os.environ.get("WINDIR", r"C:\Windows"), "Fonts"),
-            Path(local, "Microsoft", "Windows", "Fonts"),
-        ]
+        system = Path(os.environ.get("WINDIR", r"C:\Windows"), "Fonts")
+        return [system, Path(local, "Microsoft", "Windows", "Fonts")]
     if sys.platform == "darwin":
         return [Path("/System/Library/Fonts"), Path("/Library/Fonts"), home / "Library" / "Fonts"]
     data = os.environ.get("XDG_DATA_DIRS") or "/usr/local/share:/usr/share"
@@ -412,9 +401,10 @@ def write(
         x += letters.getlength(part)
 
 
-def legend(entries: Sequence[tuple[Colour, str]], *, room: int = 600, size: int = 13) -> Image.Image:
+def legend(entries: Sequence[tuple[Colour, str]], *, room: int = 600) -> Image.Image:
     """Squares of colour with their names, side by side, wrapped at `room` pixels."""
-    box, gap, apart = size, 6, 18
+    size = box = 13
+    gap, apart = 6, 18
     placed: list[tuple[int, int, Colour, str]] = []
     x = y = 0
     for colour, name in entries:

@@ -109,13 +109,12 @@ def from_timm(fields: Mapping[str, Any]) -> Preprocessing:
 
 def from_hugging_face(fields: Mapping[str, Any]) -> Preprocessing:
     """From an image processor's configuration; what it cannot say exactly is refused, not guessed."""
+    name = fields.get("image_processor_type") or fields.get("feature_extractor_type")
     recipe = {
         **_hugging_face_size(fields),
         **_hugging_face_scaling(fields),
         "interpolation": _resample(fields.get("resample", 2)),
-        "name": fields.get("image_processor_type")
-        or fields.get("feature_extractor_type")
-        or "preprocessor_config",
+        "name": name or "preprocessor_config",
     }
     if len(recipe["mean"]) == 1 == len(recipe["std"]) and isinstance(fields.get("image_mean"), list):
         recipe["channels"] = "L"
@@ -136,12 +135,10 @@ def _resample(code: object) -> str:
 
 def _hugging_face_scaling(fields: Mapping[str, Any]) -> dict[str, Any]:
     """mean and std for pixel/255, from rescaling by a factor, perhaps less 1, and then normalising."""
-    factor = (
-        checked_number("rescale_factor", fields.get("rescale_factor", 1 / 255))
-        if fields.get("do_rescale", True)
-        else 1.0
-    )
-    offset = 1.0 if fields.get("rescale_offset") and fields.get("do_rescale", True) else 0.0
+    factor, offset = 1.0, 0.0
+    if fields.get("do_rescale", True):
+        factor = checked_number("rescale_factor", fields.get("rescale_factor", 1 / 255))
+        offset = 1.0 if fields.get("rescale_offset") else 0.0
     mean, std = fields.get("image_mean"), fields.get("image_std")
     if not fields.get("do_normalize", mean is not None):
         mean, std = [0.0], [1.0]
@@ -176,7 +173,13 @@ def _hugging_face_size(fields: Mapping[str, Any]) -> dict[str, Any]:
             )
         return {"size": None}
     if "crop_pct" in fields and fields["crop_pct"] is not None:
-        return _convnext(_edge(size), checked_number("crop_pct", fields["crop_pct"]))
+        # ConvNextImageProcessor: below 384 the short side and a crop, from there squashed.
+        edge, fraction = _edge(size), checked_number("crop_pct", fields["crop_pct"])
+        squashed = {"resize": "stretch", "crop_fraction": 1.0}
+        return {
+            "size": [edge, edge],
+            **(squashed if edge >= 384 else {"resize": "crop", "crop_fraction": fraction}),
+        }
     target = _pair("crop_size", crop) if cropped else None
     if isinstance(size, int) and not isinstance(size, bool):
         size = {"shortest_edge": size} if cropped else {"height": size, "width": size}
@@ -187,30 +190,18 @@ def _hugging_face_size(fields: Mapping[str, Any]) -> dict[str, Any]:
         fraction = _fraction(target or full, full)
         return {"size": list(target or full), "resize": "stretch", "crop_fraction": fraction}
     if isinstance(size, Mapping) and set(size) == {"shortest_edge"}:
-        edge = _edge(size)
-        if str(fields.get("image_processor_type") or fields.get("feature_extractor_type")).startswith(
-            "Levit"
-        ):
+        edge, name = _edge(size), fields.get("image_processor_type") or fields.get("feature_extractor_type")
+        if str(name).startswith("Levit"):
             edge = int(256 / 224 * edge)  # LevitImageProcessor does so, whatever the file says
         height, width = target or (edge, edge)
         if height != width:
             raise PreprocessingRejected(f"a crop {height}×{width} of a short side cannot be expressed")
-        return {
-            "size": [height, width],
-            "resize": "crop",
-            "crop_fraction": _fraction(target or (edge, edge), (edge, edge)),
-        }
+        fraction = _fraction((height, width), (edge, edge))
+        return {"size": [height, width], "resize": "crop", "crop_fraction": fraction}
     raise PreprocessingRejected(
         f"size {printable(repr(size), 80)} leaves the input's size open; expected height and width, or "
         'shortest_edge. Give a recipe of your own: {"size": [224, 224], "mean": [...], "std": [...]}'
     )
-
-
-def _convnext(edge: int, fraction: float) -> dict[str, Any]:
-    """ConvNextImageProcessor: below 384 the short side and a crop, from there squashed."""
-    if edge >= 384:
-        return {"size": [edge, edge], "resize": "stretch", "crop_fraction": 1.0}
-    return {"size": [edge, edge], "resize": "crop", "crop_fraction": fraction}
 
 
 def _fraction(kept: tuple[int, int], full: tuple[int, int]) -> float:

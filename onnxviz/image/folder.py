@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, TypeVar, overload
+from typing import Final, TypeVar, cast, overload
 
 from onnxviz.errors import ImageRejected, UsageError
 from onnxviz.image.sniff import EXTENSIONS, unread
@@ -288,27 +288,16 @@ def _kind(entry: os.DirEntry[str]) -> int:
 
 def _within(path: str, bounds: set[str]) -> bool:
     """Whether `path` or a folder above it is one of `bounds`."""
-    while path not in bounds:
-        path, below = os.path.dirname(path), path  # noqa: PTH120
-        if path == below:
-            return False
-    return True
+    return path in bounds or not bounds.isdisjoint(map(str, Path(path).parents))
 
 
 def _is_utf8(name: str) -> bool:
-    if name.isascii():
-        return True
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+    return name.isascii() or not any("\ud800" <= character <= "\udfff" for character in name)
 
 
 def _reason(error: OSError | ValueError) -> str:
-    if isinstance(error, OSError):
-        return unread(error, "it does not exist")
-    return printable(error, 100)  # a NUL in the name
+    # A ValueError is a NUL in the name.
+    return unread(error, "it does not exist") if isinstance(error, OSError) else printable(error, 100)
 
 
 # --- reading in threads --------------------------------------------------------------------
@@ -335,16 +324,17 @@ def decode(
     raises    UsageError for counts that make no sense; whatever `read` raises other than ImageRejected
     """
     if read is None:
-        from onnxviz.image.io import read as read_image
+        from onnxviz.image import io
 
-        reader: Callable[[P], Any] = read_image
-    else:
-        reader = read
-    workers = min(8, _cores()) if workers is None else workers
+        read = cast("Callable[[P], T]", io.read)
+    if workers is None:
+        from onnxviz.runtime.batching import cores
+
+        workers = min(8, cores())
     ahead = 2 * workers if ahead is None else ahead
     if workers < 1 or ahead < 0:
         raise UsageError(f"workers={workers}, ahead={ahead}: expected at least 1 worker and 0 ahead")
-    return _decode(iter(paths), reader, workers, ahead)
+    return _decode(iter(paths), read, workers, ahead)
 
 
 def _decode(
@@ -361,27 +351,16 @@ def _decode(
     waiting: deque[tuple[P, Future[T | ImageRejected]]] = deque()
     from onnxviz.runtime.pool import Pool
 
+    def popped() -> tuple[
+        P, T | ImageRejected
+    ]:  # no name of the generator keeps a picture after it was given
+        path, future = waiting.popleft()
+        return path, future.result()
+
     with Pool(workers, "onnxviz-decode") as pool:
-        more = True
-        while more or waiting:
-            while more and len(waiting) < workers + ahead:
-                try:
-                    path = next(paths)
-                except StopIteration:
-                    more = False
-                else:
-                    waiting.append((path, pool.submit(attempt, path)))
-            if waiting:
-                # Popped and unpacked in one expression: no name here keeps the picture after it was given.
-                yield _result(waiting.popleft())
-
-
-def _result(item: tuple[P, Future[T | ImageRejected]]) -> tuple[P, T | ImageRejected]:
-    return item[0], item[1].result()
-
-
-def _cores() -> int:
-    try:
-        return len(os.sched_getaffinity(0))
-    except AttributeError:  # macOS, Windows
-        return os.cpu_count() or 1
+        for path in paths:
+            waiting.append((path, pool.submit(attempt, path)))
+            if len(waiting) >= workers + ahead:
+                yield popped()
+        while waiting:
+            yield popped()

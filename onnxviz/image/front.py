@@ -23,10 +23,9 @@ from onnxviz.image.recipe import LUMA_65536
 if TYPE_CHECKING:
     from onnxviz.image.recipe import Recipe
 
-_CUBIC = {"mode": "cubic", "cubic_coeff_a": -0.5, "antialias": 1, "exclude_outside": 1}
 _RESIZE: Final[dict[str, dict[str, Any]]] = {
     "bilinear": {"mode": "linear", "antialias": 1, "exclude_outside": 1},
-    "bicubic": _CUBIC,
+    "bicubic": {"mode": "cubic", "cubic_coeff_a": -0.5, "antialias": 1, "exclude_outside": 1},
 }
 
 #: A number: known when the graph is built, or a vector of one int64 that the graph computes.
@@ -78,7 +77,10 @@ def prepare(
         planes = _resize(op, recipe, planes, placement)
         if not placement.padded:
             top, left = placement.top, placement.left
-            ends = [_plus(op, top, recipe.fixed[0]), _plus(op, left, recipe.fixed[1])]
+            ends = [
+                at + kept if isinstance(at, int) else op.Add(at, kept)
+                for at, kept in ((top, recipe.fixed[0]), (left, recipe.fixed[1]))
+            ]
             planes = op.Slice(planes, op.vector([top, left]), op.vector(ends), [2, 3])
     if recipe.channels == "BGR":
         planes = op.Gather(planes, [2, 1, 0], axis=1)
@@ -87,10 +89,6 @@ def prepare(
         tensor = _filled(op, recipe, tensor, placement)
     tensor = _scaled(op, recipe, tensor, dtype, size)
     return tensor, placement
-
-
-def _plus(op: Any, a: Number, b: int) -> Number:
-    return a + b if isinstance(a, int) else op.Add(a, b)
 
 
 def _grey(op: Any, planes: ir.Value) -> ir.Value:
@@ -166,9 +164,12 @@ def place(op: Any, recipe: Recipe, rows: ir.Value, columns: ir.Value) -> Placeme
     assert recipe.fixed is not None
     h, w = recipe.fixed
     if recipe.padded:
-        ratio = op.Max(_divided(op, rows, h), _divided(op, columns, w))
+        double, int64 = int(ir.DataType.DOUBLE), int(ir.DataType.INT64)
+        shares = (op.Div(op.Cast(side, to=double), float(by)) for side, by in ((rows, h), (columns, w)))
+        ratio = op.Max(*shares)
         height, width = (
-            op.Max(_whole(op, op.Round(op.Div(_real(op, side), ratio))), 1) for side in (rows, columns)
+            op.Max(op.Cast(op.Round(op.Div(op.Cast(side, to=double), ratio)), to=int64), 1)
+            for side in (rows, columns)
         )
         top, left = op.Div(op.Sub(h, height), 2), op.Div(op.Sub(w, width), 2)
         return Placement(rows, columns, height, width, top, left, padded=True)
@@ -187,18 +188,6 @@ def _middle(op: Any, length: ir.Value, kept: int) -> ir.Value:
     spare = op.Sub(length, kept)
     half = op.Div(spare, 2)
     return op.Add(half, op.Mul(op.Mod(spare, 2), op.Mod(half, 2)))
-
-
-def _real(op: Any, value: ir.Value) -> ir.Value:
-    return op.Cast(value, to=int(ir.DataType.DOUBLE))
-
-
-def _whole(op: Any, value: ir.Value) -> ir.Value:
-    return op.Cast(value, to=int(ir.DataType.INT64))
-
-
-def _divided(op: Any, value: ir.Value, by: int) -> ir.Value:
-    return op.Div(_real(op, value), float(by))
 
 
 # --- pictures of real numbers --------------------------------------------------------------------

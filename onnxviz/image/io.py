@@ -65,12 +65,12 @@ def read(source: Source, *, limits: Limits | None = None) -> np.ndarray:
     raises   ImageRejected, in one line that names the source, the reason and what to do
     """
     limits = limits or Limits()
+    picture = None
     if isinstance(source, np.ndarray):
         picture = _from_array(source)
-        note(source, None, picture)
-        return picture
-    if isinstance(source, Image.Image):
+    elif isinstance(source, Image.Image):
         picture = _from_pillow(source, "the image", limits)
+    if picture is not None:
         note(source, None, picture)
         return picture
     if isinstance(source, (str, os.PathLike)):
@@ -79,16 +79,13 @@ def read(source: Source, *, limits: Limits | None = None) -> np.ndarray:
         except (TypeError, ValueError) as error:
             raise ImageRejected(f"{printable(repr(source), 200)} is no path: {error}") from error
         return _from_file(path, limits)
-    raise ImageRejected(
-        f"cannot read a picture from {_described(source)}; "
-        "give a path, a PIL image or an (H, W, 3) uint8 array"
-    )
-
-
-def _described(source: object) -> str:
     if isinstance(source, (bytes, bytearray, memoryview)):
-        return f"{len(source)} bytes (open them with PIL.Image.open(io.BytesIO(...)))"
-    return f"the type {type(source).__module__}.{type(source).__qualname__}".replace("builtins.", "")
+        what = f"{len(source)} bytes (open them with PIL.Image.open(io.BytesIO(...)))"
+    else:
+        what = f"the type {type(source).__module__}.{type(source).__qualname__}".replace("builtins.", "")
+    raise ImageRejected(
+        f"cannot read a picture from {what}; give a path, a PIL image or an (H, W, 3) uint8 array"
+    )
 
 
 # --- files ------------------------------------------------------------------------------------

@@ -27,8 +27,6 @@ from onnxviz.text import printable
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-    from onnxviz.image.recipe import Recipe
-
 __all__ = ["PRESETS", "Geometry", "Preprocessing", "preset", "recorded"]
 
 # A resized picture over this many pixels is never made as a whole: a strip of 1×100 000 would need gigabytes.
@@ -58,13 +56,11 @@ class Preprocessing(Recipe):  # noqa: D101
         if self.pictorial and not is_array_file(source) and not self._takes_alpha(source):
             return io.read(source, limits=self.limits)
         with unnoted():
-            array = (
-                load_array(source, limits=self.limits) if self.pictorial and is_array_file(source) else source
-            )
-            if self.pictorial and not self._takes_alpha(array):
-                picture = io.read(array, limits=self.limits)
-            else:
-                picture = read_array(array, self)
+            array = source
+            if self.pictorial and is_array_file(source):
+                array = load_array(source, limits=self.limits)
+            plain = self.pictorial and not self._takes_alpha(array)
+            picture = io.read(array, limits=self.limits) if plain else read_array(array, self)
         note(source, None, picture)
         return picture
 
@@ -77,13 +73,9 @@ class Preprocessing(Recipe):  # noqa: D101
 
     def shown(self, view: np.ndarray) -> np.ndarray:
         """What `view` gave as a picture to look at, (h, w, 3) uint8: itself, or the mean of an array's channels."""
-        if view.shape[2] == 3 and self.pictorial:
-            return view
-        return (
-            np.ascontiguousarray(view[:, :, :3])
-            if view.dtype == np.uint8 and self.pictorial
-            else array_shown(view)
-        )
+        if self.pictorial and (view.shape[2] == 3 or view.dtype == np.uint8):
+            return view if view.shape[2] == 3 else np.ascontiguousarray(view[:, :, :3])
+        return array_shown(view)
 
     def view(self, image: np.ndarray) -> np.ndarray:
         """The picture exactly as the network sees it, before scaling: (h, w, 3) uint8, a new array.
@@ -92,9 +84,8 @@ class Preprocessing(Recipe):  # noqa: D101
         returns  of an array of other channels (h, w, C), of its type
         raises   ImageRejected for anything else
         """
-        if self._of_planes(image):
-            pass
-        elif not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.shape[2:] != (3,):
+        rgb = isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.shape[2:] == (3,)
+        if not rgb and not self._of_planes(image):
             given = f"{image.shape} {image.dtype}" if isinstance(image, np.ndarray) else type(image).__name__
             raise ImageRejected(
                 f"expected an (H, W, 3) uint8 array, got {given}; onnxviz.image.io.read gives one"
@@ -103,8 +94,6 @@ class Preprocessing(Recipe):  # noqa: D101
         if not (height and width):
             raise ImageRejected(f"the picture is empty: {height}×{width} pixels")
         seen = self._fit(image, self.geometry(height, width))
-        if seen.ndim == 3 and seen.shape[2] != 3:
-            return seen
         return np.repeat(seen[:, :, None], 3, axis=2) if seen.ndim == 2 else seen
 
     def _of_planes(self, image: Any) -> bool:
@@ -119,11 +108,11 @@ class Preprocessing(Recipe):  # noqa: D101
             colour = 255 * np.array(self.mean, np.float32)
         if self._of_planes(image):
             # Pillow knows one plane of float32, or three of bytes: each by itself.
-            planes = [
-                self._placed(Image.fromarray(np.ascontiguousarray(image[:, :, c])), g, colour[c])
-                for c in range(image.shape[2])
+            planes = map(np.ascontiguousarray, np.moveaxis(image, 2, 0))
+            placed = [
+                self._placed(Image.fromarray(plane), g, c) for plane, c in zip(planes, colour, strict=True)
             ]
-            return np.stack(planes, axis=2)
+            return np.stack(placed, axis=2)
         picture = Image.fromarray(image)
         if self.channels == "L":
             return self._placed(picture.convert("L"), g, colour[0])
@@ -159,15 +148,9 @@ class Preprocessing(Recipe):  # noqa: D101
         raises     ImageRejected for another shape
         """
         pictures = np.asarray(pictures)
-        whole = (
-            pictures.ndim == 4 and (not self.pictorial or self.count == 4) and pictures.shape[3] == self.count
-        )
-        if not whole and (
-            pictures.ndim != 4
-            or pictures.shape[3] != 3
-            or pictures.dtype.kind not in "uif"
-            or not self.pictorial
-        ):
+        channels = pictures.shape[3] if pictures.ndim == 4 else 0
+        whole = channels == self.count and (not self.pictorial or self.count == 4)
+        if not whole and (channels != 3 or pictures.dtype.kind not in "uif" or not self.pictorial):
             wanted = "(N, h, w, 3) of 0 to 255" if self.pictorial else f"(N, h, w, {self.count})"
             raise ImageRejected(f"expected pictures {wanted}, got {pictures.shape} {pictures.dtype}")
         if whole:
@@ -178,25 +161,18 @@ class Preprocessing(Recipe):  # noqa: D101
         else:
             planes = [pictures[..., channel] for channel in ORDER[self.channels]]
         scale, bias = self.scale, self.bias
-        tensor = np.empty(self._shape(*pictures.shape[:3]), np.float32)
-        for channel in range(len(scale)):
-            target = tensor[:, channel] if self.layout == "NCHW" else tensor[..., channel]
+        sizes = dict(zip("NHWC", (*pictures.shape[:3], self.count), strict=True))
+        tensor = np.empty([sizes[axis] for axis in self.layout], np.float32)
+        for channel, target in enumerate(np.moveaxis(tensor, self.layout.index("C"), 0)):
             if channel < len(planes):
-                np.multiply(
-                    planes[channel], scale[channel], out=target, dtype=np.float32, casting="same_kind"
-                )
-                target += bias[channel]
+                factor = scale[channel]
+                np.multiply(planes[channel], factor, out=target, dtype=np.float32, casting="same_kind")
+                np.add(target, bias[channel], out=target)
             else:
                 target[...] = 255 * scale[channel] + bias[channel]  # alpha: `read` gives opaque pictures
         if self.codes is not None:
             return np.clip(np.rint(tensor), *self.codes).astype(self.dtype)
         return tensor.astype(self.dtype, copy=False)
-
-    def _shape(self, count: int, height: int, width: int) -> tuple[int, ...]:
-        channels = self.count
-        if self.layout == "NCHW":
-            return count, channels, height, width
-        return count, height, width, channels
 
     def apply(self, image: np.ndarray) -> np.ndarray:
         """The input tensor of one picture without the batch axis: (C, h, w) or (h, w, C) of `dtype`.
@@ -263,13 +239,10 @@ class Preprocessing(Recipe):  # noqa: D101
         base = base._recoloured(given.get("channels", base.channels))
         if unit not in (None, "pixel", "pixel/255"):
             raise PreprocessingRejected(f"unit {printable(unit, 40)!r}: expected 'pixel/255' or 'pixel'")
-        count = base.count
+        both = {key: given.pop(key, None) for key in ("mean", "std")}
         scaled: dict[str, Any] = {
-            key: checked_numbers(key, given[key], count)
-            for key in ("mean", "std")
-            if given.get(key) is not None
+            key: checked_numbers(key, value, base.count) for key, value in both.items() if value is not None
         }
-        given = {key: value for key, value in given.items() if key not in ("mean", "std")}
         if unit == "pixel":
             scaled = {key: tuple(value / 255 for value in values) for key, values in scaled.items()}
         elif unit is None:
@@ -363,9 +336,8 @@ def load_array(path: str | os.PathLike[str], *, limits: Limits | None = None) ->
     try:
         file = io.BytesIO(data)
         version = np.lib.format.read_magic(file)
-        header = (
-            np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        )
+        form = np.lib.format
+        header = form.read_array_header_1_0 if version == (1, 0) else form.read_array_header_2_0
         shape, fortran, dtype = header(file)
         if dtype.hasobject:
             raise ImageRejected(f"{name}: it holds Python objects, not numbers; save a plain array")

@@ -381,21 +381,15 @@ def checked_size(value: object) -> tuple[int | None, int | None] | None:
     if value is None:
         return None
     sides = [value, value] if isinstance(value, (int, np.integer)) else value
-    if isinstance(sides, (list, tuple)) and len(sides) == 2:
-        height, width = sides
-        if (height is None) != (width is None) and _side(height if width is None else width):
-            return (int(height), None) if width is None else (None, int(width))
-        whole = [s for s in sides if isinstance(s, (int, np.integer)) and not isinstance(s, bool) and s > 0]
-        if len(whole) == 2 and int(whole[0]) * int(whole[1]) <= MOST_PIXELS:
-            return int(whole[0]), int(whole[1])
+    if isinstance(sides, (list, tuple)) and len(sides) == 2 and tuple(sides) != (None, None):
+        known = [side for side in sides if side is not None]
+        whole = all(isinstance(side, (int, np.integer)) and not isinstance(side, bool) for side in known)
+        if whole and min(known) > 0 and math.prod(map(int, known)) <= MOST_PIXELS:
+            height, width = (None if side is None else int(side) for side in sides)
+            return height, width
     raise PreprocessingRejected(
         f"size {printable(repr(value), 60)}: expected (height, width) in pixels, together at most {MOST_PIXELS}"
     )
-
-
-def _side(value: object) -> bool:
-    whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
-    return whole and 0 < int(value) <= MOST_PIXELS  # type: ignore[call-overload]
 
 
 def parsed_numbers(field: str, value: Any) -> Any:

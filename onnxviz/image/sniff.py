@@ -31,22 +31,13 @@ FORMATS: Final[dict[str, type[ImageFile.ImageFile]]] = {
 
 #: The names that files of these formats go by.
 EXTENSIONS: Final[dict[str, str]] = {
-    ".jpg": "JPEG",
-    ".jpeg": "JPEG",
-    ".jpe": "JPEG",
-    ".jfif": "JPEG",
-    ".png": "PNG",
-    ".apng": "PNG",
+    **dict.fromkeys((".jpg", ".jpeg", ".jpe", ".jfif"), "JPEG"),
+    **dict.fromkeys((".png", ".apng"), "PNG"),
     ".webp": "WebP",
-    ".bmp": "BMP",
-    ".dib": "BMP",
+    **dict.fromkeys((".bmp", ".dib"), "BMP"),
     ".gif": "GIF",
-    ".tif": "TIFF",
-    ".tiff": "TIFF",
-    ".ppm": "PPM",
-    ".pgm": "PPM",
-    ".pbm": "PPM",
-    ".pnm": "PPM",
+    **dict.fromkeys((".tif", ".tiff"), "TIFF"),
+    **dict.fromkeys((".ppm", ".pgm", ".pbm", ".pnm"), "PPM"),
 }
 
 _MAGIC: Final = (
@@ -96,10 +87,8 @@ def sniff(data: bytes) -> str:
         return "an SVG drawing"
     if head.startswith((b"<!doctype html", b"<html")):
         return "a web page"
-    return "a text file" if head and not head.translate(None, _TEXT) else "an unknown kind of file"
-
-
-_TEXT: Final = bytes([9, 10, 12, 13, *range(32, 127)])
+    shown = bytes([9, 10, 12, 13, *range(32, 127)])
+    return "a text file" if head and not head.translate(None, shown) else "an unknown kind of file"
 
 
 def declared_size(kind: str, data: bytes) -> tuple[int, int] | None:
@@ -131,9 +120,7 @@ def frames(kind: str, data: bytes, enough: int) -> int:
         block = data[at]
         if block == 0x21:  # an extension: its label, then sub-blocks
             at += 2
-        elif (
-            block == 0x2C and at + 10 <= end
-        ):  # a frame: its box, perhaps a palette, the code size, sub-blocks
+        elif block == 0x2C and at + 10 <= end:  # a frame: box, perhaps a palette, code size, sub-blocks
             flags = data[at + 9]
             at += 11 + (3 << (flags & 7) + 1 if flags & 0x80 else 0)
             count += 1
@@ -145,9 +132,8 @@ def frames(kind: str, data: bytes, enough: int) -> int:
     return max(count, 1)
 
 
-_MARKER: Final = re.compile(
-    rb"\xff[^\x00\xff\xd0-\xd7]"
-)  # in coded data FF is stuffed with 00, RST markers are part of it
+# In coded data FF is stuffed with 00, and RST markers are part of it.
+_MARKER: Final = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
 
 
 def scans(data: bytes, enough: int) -> int:
@@ -163,10 +149,8 @@ def scans(data: bytes, enough: int) -> int:
             at += 1
             continue
         if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
-            components, progressive = (
-                data[at + 9] if at + 9 < len(data) else 0,
-                marker in (0xC2, 0xC6, 0xCA, 0xCE),
-            )
+            components = data[at + 9] if at + 9 < len(data) else 0
+            progressive = marker in (0xC2, 0xC6, 0xCA, 0xCE)
         at += 2 + length
         if marker == 0xDA:
             count += 1

@@ -64,6 +64,9 @@ def test_rgb(tmp_path, depth, clear):
 def test_sixteen_bits_are_scaled_not_clipped(tmp_path):
     ramp = (np.arange(256) * 257).reshape(1, 256, 1)
     assert np.array_equal(read(save(tmp_path, png(ramp, 16, 0)))[0, :, 0], np.arange(256))
+
+
+def test_one_pixel(tmp_path):
     assert read(save(tmp_path, png(np.array([[[1, 2, 3]]]), 8, 2))).tolist() == [[[1, 2, 3]]]
 
 
