@@ -6,12 +6,15 @@ Each maker gives an `onnx.ModelProto`. The same arguments give the same bytes.
 from __future__ import annotations
 
 import copy
+import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
+import onnx.parser
 from onnx import TensorProto, helper, numpy_helper
 
 sys.path.append(str(Path(__file__).resolve().parent.parent / "tools"))
@@ -193,6 +196,33 @@ class Maker:
         return from_nodes(
             self.nodes, inputs, outputs, self.weights, opset=self.opset, dtype=dtype, ir=ir, imports=imports
         )
+
+
+def nodes(text: str) -> list[onnx.NodeProto]:
+    """Nodes in ONNX's own text: `a = Neg(x) y = Elu <alpha = 0.5> (a)`."""
+    return list(onnx.parser.parse_graph(f"g () => () {{ {text} }}").node)
+
+
+def written(
+    text: str,
+    inputs: dict[str, Shape],
+    outputs: dict[str, Shape],
+    weights: Mapping[str, Any] | None = None,
+    *,
+    opset: int = 17,
+    dtype: int = TensorProto.FLOAT,
+) -> onnx.ModelProto:
+    """A network whose nodes are given as text; `inputs` and `outputs` are name: shape (None: undeclared).
+
+    weights   arrays, of their own types; those that no node reads are left out
+    dtype     of all inputs and outputs
+    """
+    read = set(re.findall(r"[\w.]+", text))
+    arrays = {name: array for name, array in (weights or {}).items() if name in read}
+    made = from_nodes(nodes(text), inputs, outputs, arrays, opset=opset, dtype=dtype, imports={"com.microsoft": 1})
+    for value in made.graph.output:
+        value.type.tensor_type.elem_type = dtype
+    return made
 
 
 def tiny_cnn(

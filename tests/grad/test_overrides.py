@@ -15,6 +15,7 @@ from onnxviz.grad.model import gradient_model
 from onnxviz.grad.overrides import TABLES, by_name
 from tests.grad.oracle import normal, session
 from tests.graph.test_canonical import NONE, NUMBERS, RELU, SIX
+from tests.networks import nodes as parsed
 
 
 def network(six: bool, shift: float = 0.0):
@@ -98,7 +99,7 @@ def test_unknown_name() -> None:
 # --- every spelling -------------------------------------------------------------------------------
 
 
-def spelled(first: list, second: list, top: float | None):
+def spelled(first: str, second: str, top: float | None):
     """Conv, a rectifier in one spelling, Conv, another; logits. And the rectifier's upper end."""
     rng = np.random.default_rng(3)
     weights = {k: np.float32(v) for k, v in NUMBERS.items()} | {"zeros": np.zeros((4, 1, 1), np.float32)}
@@ -110,7 +111,7 @@ def spelled(first: list, second: list, top: float | None):
         if place == "2":
             nodes.append(helper.make_node("Conv", ["y1", "w2"], ["conv2"]))
         outer = {"": "", "x": f"conv{place}", **{name: name for name in weights}}
-        for one in spelling:
+        for one in parsed(spelling):
             copy = onnx.NodeProto()
             copy.CopyFrom(one)
             copy.input[:] = [outer.get(name, f"{name}{place}") for name in one.input]

@@ -3,201 +3,133 @@
 from __future__ import annotations
 
 import numpy as np
-import onnx
 import onnx_ir as ir
 import pytest
-from onnx import TensorProto, helper, numpy_helper
 
 from onnxviz.graph.normalise import normalise
 from onnxviz.graph.rectifiers import rectifiers
 from tests.grad.oracle import session
-
-node = helper.make_node
-FLOAT = TensorProto.FLOAT
-NUMBERS = {
-    "zero": 0.0,
-    "one": 1.0,
-    "six": 6.0,
-    "two": 2.0,
-    "half": 0.5,
-    "three": 3.0,
-    "fifth": 0.2,
-    "minus": -1.0,
-}
-
-
-def _compare(op: str, a: str, b: str, *more):
-    return [node(op, [a, b], ["k"]), *more]
-
+from tests.networks import written
 
 # Spelling -> nodes from x to y.
 RELU = {
-    "Relu": [node("Relu", ["x"], ["y"])],
-    "Max": [node("Max", ["x", "zero"], ["y"])],
-    "Max, zero first": [node("Max", ["zero", "x"], ["y"])],
-    "Clip without an upper end": [node("Clip", ["x", "zero"], ["y"])],
-    "Where greater": _compare("Greater", "x", "zero", node("Where", ["k", "x", "zero"], ["y"])),
-    "Where greater or equal": _compare("GreaterOrEqual", "x", "zero", node("Where", ["k", "x", "zero"], ["y"])),
-    "Where less": _compare("Less", "x", "zero", node("Where", ["k", "zero", "x"], ["y"])),
-    "Where zero less": _compare("Less", "zero", "x", node("Where", ["k", "x", "zero"], ["y"])),
-    "Where zero greater": _compare("GreaterOrEqual", "zero", "x", node("Where", ["k", "zero", "x"], ["y"])),
-    "Where not": _compare(
-        "LessOrEqual", "x", "zero", node("Not", ["k"], ["n"]), node("Where", ["n", "x", "zero"], ["y"])
-    ),
-    "Where zeros_like": _compare(
-        "Greater", "x", "zero",
-        node("Shape", ["x"], ["s"]), node("ConstantOfShape", ["s"], ["z"]), node("Where", ["k", "x", "z"], ["y"]),
-    ),
-    "Where times zero": _compare(
-        "Greater", "x", "zero", node("Mul", ["x", "zero"], ["z"]), node("Where", ["k", "x", "z"], ["y"])
-    ),
-    "mask": _compare("Greater", "x", "zero", node("Cast", ["k"], ["m"], to=FLOAT), node("Mul", ["x", "m"], ["y"])),
-    "mask of ones": _compare(
-        "LessOrEqual", "x", "zero", node("Where", ["k", "zero", "one"], ["m"]), node("Mul", ["m", "x"], ["y"])
-    ),
-    "LeakyRelu": [node("LeakyRelu", ["x"], ["y"], alpha=0.0)],
-    "ThresholdedRelu": [node("ThresholdedRelu", ["x"], ["y"], alpha=0.0)],
-    "PRelu": [node("PRelu", ["x", "zeros"], ["y"])],
-    "Elu": [node("Elu", ["x"], ["y"], alpha=0.0)],
-    "mirrored Min": [node("Neg", ["x"], ["a"]), node("Min", ["a", "zero"], ["b"]), node("Neg", ["b"], ["y"])],
-    "half of x + |x|": [
-        node("Abs", ["x"], ["a"]), node("Add", ["x", "a"], ["b"]), node("Mul", ["half", "b"], ["y"])
-    ],
-    "x + |x| by two": [
-        node("Abs", ["x"], ["a"]), node("Add", ["a", "x"], ["b"]), node("Div", ["b", "two"], ["y"])
-    ],
-    "Max of zeros for every channel": [node("Max", ["x", "zeros"], ["y"])],
-}  # fmt: skip
+    "Relu": "y = Relu(x)",
+    "Max": "y = Max(x, zero)",
+    "Max, zero first": "y = Max(zero, x)",
+    "Clip without an upper end": "y = Clip(x, zero)",
+    "Where greater": "k = Greater(x, zero) y = Where(k, x, zero)",
+    "Where greater or equal": "k = GreaterOrEqual(x, zero) y = Where(k, x, zero)",
+    "Where less": "k = Less(x, zero) y = Where(k, zero, x)",
+    "Where zero less": "k = Less(zero, x) y = Where(k, x, zero)",
+    "Where zero greater": "k = GreaterOrEqual(zero, x) y = Where(k, zero, x)",
+    "Where not": "k = LessOrEqual(x, zero) n = Not(k) y = Where(n, x, zero)",
+    "Where zeros_like": "k = Greater(x, zero) s = Shape(x) z = ConstantOfShape(s) y = Where(k, x, z)",
+    "Where times zero": "k = Greater(x, zero) z = Mul(x, zero) y = Where(k, x, z)",
+    "mask": "k = Greater(x, zero) m = Cast <to = 1> (k) y = Mul(x, m)",
+    "mask of ones": "k = LessOrEqual(x, zero) m = Where(k, zero, one) y = Mul(m, x)",
+    "LeakyRelu": "y = LeakyRelu <alpha = 0.0> (x)",
+    "ThresholdedRelu": "y = ThresholdedRelu <alpha = 0.0> (x)",
+    "PRelu": "y = PRelu(x, zeros)",
+    "Elu": "y = Elu <alpha = 0.0> (x)",
+    "mirrored Min": "a = Neg(x) b = Min(a, zero) y = Neg(b)",
+    "half of x + |x|": "a = Abs(x) b = Add(x, a) y = Mul(half, b)",
+    "x + |x| by two": "a = Abs(x) b = Add(a, x) y = Div(b, two)",
+    "Max of zeros for every channel": "y = Max(x, zeros)",
+}
 SIX = {
-    "Clip": [node("Clip", ["x", "zero", "six"], ["y"])],
-    "Min of Relu": [node("Relu", ["x"], ["r"]), node("Min", ["r", "six"], ["y"])],
-    "Min of Max": [node("Max", ["zero", "x"], ["r"]), node("Min", ["six", "r"], ["y"])],
-    "Max of Min": [node("Min", ["x", "six"], ["r"]), node("Max", ["r", "zero"], ["y"])],
-    "Relu of Min": [node("Min", ["six", "x"], ["r"]), node("Relu", ["r"], ["y"])],
-    "Clip from above of Relu": [node("Relu", ["x"], ["r"]), node("Clip", ["r", "", "six"], ["y"])],
-    "Where within Where": [
-        node("Greater", ["x", "six"], ["k"]), node("Where", ["k", "six", "x"], ["r"]),
-        node("Less", ["x", "zero"], ["n"]), node("Where", ["n", "zero", "r"], ["y"]),
-    ],
-    "Where of Max": [
-        node("Max", ["x", "zero"], ["r"]), node("Less", ["r", "six"], ["k"]), node("Where", ["k", "r", "six"], ["y"])
-    ],
-}  # fmt: skip
+    "Clip": "y = Clip(x, zero, six)",
+    "Min of Relu": "r = Relu(x) y = Min(r, six)",
+    "Min of Max": "r = Max(zero, x) y = Min(six, r)",
+    "Max of Min": "r = Min(x, six) y = Max(r, zero)",
+    "Relu of Min": "r = Min(six, x) y = Relu(r)",
+    "Clip from above of Relu": "r = Relu(x) y = Clip(r, , six)",
+    "Where within Where": "k = Greater(x, six) r = Where(k, six, x) n = Less(x, zero) y = Where(n, zero, r)",
+    "Where of Max": "r = Max(x, zero) k = Less(r, six) y = Where(k, r, six)",
+}
 NONE = {
-    "LeakyRelu": [node("LeakyRelu", ["x"], ["y"])],
-    "PRelu": [node("PRelu", ["x", "slopes"], ["y"])],
-    "Elu": [node("Elu", ["x"], ["y"])],
-    "HardSigmoid": [node("HardSigmoid", ["x"], ["y"])],
-    "HardSwish": [node("HardSwish", ["x"], ["y"])],
-    "Max, below zero": [node("Max", ["x", "minus"], ["y"])],
-    "hardtanh": [node("Clip", ["x", "minus", "one"], ["y"])],
-    "ThresholdedRelu": [node("ThresholdedRelu", ["x"], ["y"], alpha=1.0)],
-    "Where above another level": _compare("Greater", "x", "one", node("Where", ["k", "x", "zero"], ["y"])),
-    "Where below": _compare("Greater", "x", "zero", node("Where", ["k", "zero", "x"], ["y"])),
-    "LeakyRelu by Where": _compare(
-        "Greater", "x", "zero", node("Mul", ["x", "fifth"], ["l"]), node("Where", ["k", "x", "l"], ["y"])
-    ),
-    "inverse mask": _compare("Less", "x", "zero", node("Cast", ["k"], ["m"], to=FLOAT), node("Mul", ["x", "m"], ["y"])),
-    "Max of two": [node("Neg", ["x"], ["n"]), node("Max", ["x", "n"], ["y"])],
-    "SiLU": [node("Sigmoid", ["x"], ["s"]), node("Mul", ["x", "s"], ["y"])],
+    "LeakyRelu": "y = LeakyRelu(x)",
+    "PRelu": "y = PRelu(x, slopes)",
+    "Elu": "y = Elu(x)",
+    "HardSigmoid": "y = HardSigmoid(x)",
+    "HardSwish": "y = HardSwish(x)",
+    "Max, below zero": "y = Max(x, minus)",
+    "hardtanh": "y = Clip(x, minus, one)",
+    "ThresholdedRelu": "y = ThresholdedRelu <alpha = 1.0> (x)",
+    "Where above another level": "k = Greater(x, one) y = Where(k, x, zero)",
+    "Where below": "k = Greater(x, zero) y = Where(k, zero, x)",
+    "LeakyRelu by Where": "k = Greater(x, zero) l = Mul(x, fifth) y = Where(k, x, l)",
+    "inverse mask": "k = Less(x, zero) m = Cast <to = 1> (k) y = Mul(x, m)",
+    "Max of two": "n = Neg(x) y = Max(x, n)",
+    "SiLU": "s = Sigmoid(x) y = Mul(x, s)",
     # x times ReLU6(x + 3) / 6, as PyTorch, TensorFlow and Keras write it
-    "h-swish": [
-        node("Add", ["x", "three"], ["a"]), node("Clip", ["a", "zero", "six"], ["c"]),
-        node("Mul", ["x", "c"], ["m"]), node("Div", ["m", "six"], ["y"]),
-    ],
-    "h-swish, divided first": [
-        node("Add", ["x", "three"], ["a"]), node("Relu", ["a"], ["r"]), node("Min", ["r", "six"], ["c"]),
-        node("Div", ["c", "six"], ["d"]), node("Mul", ["d", "x"], ["y"]),
-    ],
-    "h-sigmoid": [
-        node("Add", ["three", "x"], ["a"]), node("Clip", ["a", "zero", "six"], ["c"]), node("Div", ["c", "six"], ["y"])
-    ],
-    "h-sigmoid of Keras": [
-        node("Mul", ["x", "fifth"], ["m"]), node("Add", ["m", "half"], ["a"]), node("Clip", ["a", "zero", "one"], ["y"])
-    ],
-}  # fmt: skip
+    "h-swish": "a = Add(x, three) c = Clip(a, zero, six) m = Mul(x, c) y = Div(m, six)",
+    "h-swish, divided first": "a = Add(x, three) r = Relu(a) c = Min(r, six) d = Div(c, six) y = Mul(d, x)",
+    "h-sigmoid": "a = Add(three, x) c = Clip(a, zero, six) y = Div(c, six)",
+    "h-sigmoid of Keras": "m = Mul(x, fifth) a = Add(m, half) y = Clip(a, zero, one)",
+}
+NUMBERS = {"zero": 0, "one": 1, "six": 6, "two": 2, "half": 0.5, "three": 3, "fifth": 0.2, "minus": -1}
+WEIGHTS = {
+    **{name: np.float32(number) for name, number in NUMBERS.items()},
+    "zeros": np.zeros((4, 1, 1), np.float32),
+    "slopes": np.full((4, 1, 1), 0.25, np.float32),
+    "w": np.random.default_rng(0).normal(0, 3, (4, 3, 1, 1)).astype(np.float32),
+    **{name: np.int64(0) for name in ("first", "none")},
+    "axes": np.array([1]),
+}
 
 
-def model(nodes, opset: int = 18, also: tuple[str, ...] = ()) -> onnx.ModelProto:
-    """Scale per channel, so that both signs and both ends are met; then the spelling."""
-    weights = {k: np.float32(v) for k, v in NUMBERS.items()}
-    weights |= {"zeros": np.zeros((4, 1, 1), np.float32), "slopes": np.full((4, 1, 1), 0.25, np.float32)}
-    weights["w"] = np.random.default_rng(0).normal(0, 3, (4, 3, 1, 1)).astype(np.float32)
-    used = {name for n in nodes for name in n.input}
-    graph = helper.make_graph(
-        [node("Conv", ["image", "w"], ["x"]), *nodes],
-        "g",
-        [helper.make_tensor_value_info("image", FLOAT, ["N", 3, 5, 5])],
-        [helper.make_tensor_value_info(name, FLOAT, ["N", 4, 5, 5]) for name in ("y", *also)],
-        [numpy_helper.from_array(v, k) for k, v in weights.items() if k in used | {"w"}],
+def operators(spelling: str, opset: int = 18, also: tuple[str, ...] = ()) -> tuple[list[str], ir.Model]:
+    """The operators of the normal form, and that itself; it computes the same.
+
+    In front a scale per channel, so that both signs and both ends are met.
+    """
+    outputs = dict.fromkeys(("y", *also), ("N", 4, 5, 5))
+    source = written(
+        f"x = Conv(image, w) {spelling}", {"image": ("N", 3, 5, 5)}, outputs, WEIGHTS, opset=opset
     )
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
-
-
-def _normal_form(source: onnx.ModelProto) -> ir.Model:
-    """The normal form, which computes the same."""
     found = normalise(ir.from_proto(source))
     x = np.random.default_rng(1).standard_normal((2, 3, 5, 5)).astype(np.float32)
     before, after = (session(p).run(None, {"image": x}) for p in (source, ir.to_proto(found)))
     for a, b in zip(before, after, strict=True):
         np.testing.assert_allclose(b, a, rtol=1e-6, atol=1e-6)
-    return found
+    return [n.op_type for n in found.graph], found
 
 
-def _operators(found: ir.Model) -> list[str]:
-    return [n.op_type for n in found.graph]
-
-
-@pytest.mark.parametrize("spelling", RELU)
-def test_relu(spelling: str) -> None:
-    found = _normal_form(model(RELU[spelling]))
-    assert _operators(found) == ["Conv", "Relu"]
-    assert len(rectifiers(found)) == 1
-
-
-@pytest.mark.parametrize("spelling", SIX)
-def test_relu6(spelling: str) -> None:
-    found = _normal_form(model(SIX[spelling]))
-    assert _operators(found) == ["Conv", "Clip"]
-    assert len(rectifiers(found)) == 1
+@pytest.mark.parametrize(
+    ("last", "spelling"),
+    [("Relu", one) for one in RELU.values()] + [("Clip", one) for one in SIX.values()],
+    ids=[*RELU, *(f"6, {name}" for name in SIX)],
+)
+def test_every_spelling(last: str, spelling: str) -> None:
+    found, model = operators(spelling)
+    assert found == ["Conv", last]
+    assert len(rectifiers(model)) == 1
 
 
 @pytest.mark.parametrize("spelling", NONE)
 def test_no_rectifier(spelling: str) -> None:
-    assert not rectifiers(_normal_form(model(NONE[spelling])))
+    assert not rectifiers(operators(NONE[spelling])[1])
 
 
 @pytest.mark.parametrize("opset", [7, 9, 11, 13, 21])
 def test_opsets(opset: int) -> None:
-    bounds = {"min": 0.0, "max": 6.0} if opset < 11 else {}
-    nodes = [
-        node("Clip", ["x"] if bounds else ["x", "zero", "six"], ["c"], **bounds),
-        node("LeakyRelu", ["c"], ["y"], alpha=0.0),
-    ]
-    assert _operators(_normal_form(model(nodes, opset)))[-1] == "Clip"
+    clip = "Clip <min = 0.0, max = 6.0> (x)" if opset < 11 else "Clip(x, zero, six)"
+    assert operators(f"c = {clip} y = LeakyRelu <alpha = 0.0> (c)", opset)[0][-1] == "Clip"
 
 
 def test_a_value_that_is_given_out_keeps_its_node() -> None:
     """A gradient by max(x, 0) must not be led around it."""
-    found = _normal_form(model(SIX["Min of Max"], also=("r",)))
-    assert _operators(found) == ["Conv", "Relu", "Clip"]
+    assert operators(SIX["Min of Max"], also=("r",))[0] == ["Conv", "Relu", "Clip"]
 
 
-def test_whole_numbers_are_left_alone() -> None:
-    """Max(n, 0) of shape arithmetic."""
-    nodes = [
-        node("Shape", ["x"], ["s"]), node("Gather", ["s", "first"], ["n"]), node("Max", ["n", "none"], ["m"]),
-        node("Cast", ["m"], ["f"], to=FLOAT), node("Mul", ["x", "f"], ["y"]),
-    ]  # fmt: skip
-    source = model(nodes)
-    source.graph.initializer.extend(
-        [numpy_helper.from_array(np.int64(0), name) for name in ("first", "none")]
-    )
-    assert "Max" in _operators(_normal_form(source))
-
-
-def test_a_constant_that_makes_the_tensor_larger() -> None:
-    """Max of (N, 1, 5, 5) and zeros for four channels is no Relu: it has four channels."""
-    source = model([node("ReduceMean", ["x", "axes"], ["r"]), node("Max", ["r", "zeros"], ["y"])])
-    source.graph.initializer.append(numpy_helper.from_array(np.array([1]), "axes"))
-    assert "Max" in _operators(_normal_form(source))
+@pytest.mark.parametrize(
+    "spelling",
+    [
+        # Max(n, 0) of shape arithmetic: whole numbers
+        "s = Shape(x) n = Gather(s, first) m = Max(n, none) f = Cast <to = 1> (m) y = Mul(x, f)",
+        # Max of (N, 1, 5, 5) and zeros for four channels has four channels
+        "r = ReduceMean(x, axes) y = Max(r, zeros)",
+    ],
+)
+def test_a_max_with_zero_that_is_no_relu_is_left_alone(spelling: str) -> None:
+    assert "Max" in operators(spelling)[0]

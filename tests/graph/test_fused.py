@@ -7,7 +7,8 @@ import onnx
 import onnx_ir as ir
 import onnxruntime
 import pytest
-from onnx import TensorProto, helper, numpy_helper
+import torch
+from onnx import TensorProto
 
 import onnxviz
 from onnxviz.errors import ModelRejected
@@ -15,160 +16,113 @@ from onnxviz.graph.fused import as_qdq
 from onnxviz.graph.normalise import normalise
 from tests import networks
 from tests.grad.oracle import normal, session
+from tests.networks import written
 
-FLOAT, HALF = TensorProto.FLOAT, TensorProto.FLOAT16
-MICROSOFT = "com.microsoft"
-
-
-def node(
-    op: str, inputs: list[str], domain: str = MICROSOFT, outputs: tuple[str, ...] = ("y",), **attributes
-):
-    return helper.make_node(op, inputs, list(outputs), domain=domain, **attributes)
-
-
-def model(nodes, weights, shape, *, opset: int = 17, kind=FLOAT, outputs=("y",)) -> onnx.ModelProto:
-    graph = helper.make_graph(
-        nodes,
-        "g",
-        [helper.make_tensor_value_info("x", kind, shape)],
-        [helper.make_tensor_value_info(name, kind, None) for name in outputs],
-        [numpy_helper.from_array(np.asarray(v), k) for k, v in weights.items()],
-    )
-    imports = [helper.make_opsetid("", opset), helper.make_opsetid(MICROSOFT, 1)]
-    return helper.make_model(graph, opset_imports=imports, ir_version=8)
-
-
+M = "com.microsoft."
 MAP, ROWS, CUBE = (2, 3, 6, 6), (4, 8), (2, 3, 4, 8)
 CONV = {"w": normal(4, 3, 3, 3), "b": normal(4)}
 LINE = {"w": normal(8, 5), "b": normal(5)}
+TURNED, ROW = {"w": normal(5, 8)}, {"b": normal(8)}
 SCALE = {"g": normal(8), "b": normal(8), "skip": normal(3, 4, 8)}
-RAMP = {"activation_params": [0.2, 0.4]}
+CODES = {
+    "u8": np.random.default_rng(0).integers(0, 255, (8, 5), dtype=np.uint8),
+    "i8": np.random.default_rng(0).integers(-127, 127, (8, 5), dtype=np.int8),
+    "step": np.float32([0.02]),
+    "zero": np.uint8([127]),
+    "b": normal(5),
+}
+BOTH = "h = Relu(x) s = Mul(x, skip)"  # both operands of a sum vary
 CASES = {
-    "FusedConv": ([node("FusedConv", ["x", "w", "b"], strides=[2, 2])], CONV, MAP),
-    "FusedConv Relu": ([node("FusedConv", ["x", "w", "b"], activation="Relu", pads=[1] * 4)], CONV, MAP),
+    "FusedConv": (f"y = {M}FusedConv <strides = [2, 2]> (x, w, b)", CONV, MAP),
+    "FusedConv Relu": (f'y = {M}FusedConv <activation = "Relu", pads = [1, 1, 1, 1]> (x, w, b)', CONV, MAP),
     "FusedConv Relu of a sum": (
-        [
-            node("Conv", ["x", "w"], "", ("z",)),
-            node("FusedConv", ["x", "w", "b", "z"], activation="Relu"),
-        ],
-        CONV,
-        MAP,
+        f'z = Conv(x, w) y = {M}FusedConv <activation = "Relu"> (x, w, b, z)', CONV, MAP
     ),
     "FusedConv without a bias": (
-        [node("Conv", ["x", "w"], "", ("z",)), node("FusedConv", ["x", "w", "", "z"], activation="Tanh")], CONV, MAP
+        f'z = Conv(x, w) y = {M}FusedConv <activation = "Tanh"> (x, w, , z)', CONV, MAP
     ),
-    "FusedConv Sigmoid": ([node("FusedConv", ["x", "w"], activation="Sigmoid")], CONV, MAP),
+    "FusedConv Sigmoid": (f'y = {M}FusedConv <activation = "Sigmoid"> (x, w)', CONV, MAP),
     "FusedConv LeakyRelu": (
-        [node("FusedConv", ["x", "w"], activation="LeakyRelu", activation_params=[0.3])], CONV, MAP
+        f'y = {M}FusedConv <activation = "LeakyRelu", activation_params = [0.3]> (x, w)', CONV, MAP
     ),
-    "FusedConv Clip": ([node("FusedConv", ["x", "w"], activation="Clip", activation_params=[0.0, 6.0])], CONV, MAP),
-    "FusedConv HardSigmoid": ([node("FusedConv", ["x", "w"], activation="HardSigmoid", **RAMP)], CONV, MAP),
-    "FusedGemm": ([node("FusedGemm", ["x", "w", "b"], activation="Relu", alpha=0.5)], LINE, ROWS),
+    "FusedConv Clip": (
+        f'y = {M}FusedConv <activation = "Clip", activation_params = [0.0, 6.0]> (x, w)', CONV, MAP
+    ),
+    "FusedConv HardSigmoid": (
+        f'y = {M}FusedConv <activation = "HardSigmoid", activation_params = [0.2, 0.4]> (x, w)', CONV, MAP
+    ),
+    "FusedGemm": (f'y = {M}FusedGemm <activation = "Relu", alpha = 0.5> (x, w, b)', LINE, ROWS),
     "FusedGemm LeakyRelu": (
-        [node("FusedGemm", ["x", "w", "b"], activation="LeakyRelu", activation_alpha=0.3)], LINE, ROWS
+        f'y = {M}FusedGemm <activation = "LeakyRelu", activation_alpha = 0.3> (x, w, b)', LINE, ROWS
     ),
-    "FusedGemm transposed": (
-        [node("FusedGemm", ["x", "w"], activation="Tanh", transB=1)], {"w": normal(5, 8)}, ROWS
-    ),
-    "FusedMatMul": ([node("FusedMatMul", ["x", "w"], alpha=0.5)], LINE, CUBE),
-    "FusedMatMul transposed": ([node("FusedMatMul", ["x", "w"], transB=1)], {"w": normal(5, 8)}, ROWS),
+    "FusedGemm transposed": (f'y = {M}FusedGemm <activation = "Tanh", transB = 1> (x, w)', TURNED, ROWS),
+    "FusedMatMul": (f"y = {M}FusedMatMul <alpha = 0.5> (x, w)", LINE, CUBE),
+    "FusedMatMul transposed": (f"y = {M}FusedMatMul <transB = 1> (x, w)", TURNED, ROWS),
     "FusedMatMul both transposed": (
-        [node("FusedMatMul", ["x", "w"], transA=1, transB=1, alpha=2.0)], {"w": normal(2, 3, 5, 4)}, CUBE
+        f"y = {M}FusedMatMul <transA = 1, transB = 1, alpha = 2.0> (x, w)", {"w": normal(2, 3, 5, 4)}, CUBE
     ),
     "FusedMatMul batch transposed": (
-        [node("FusedMatMul", ["x", "w"], transBatchA=1)], {"w": normal(3, 4, 8, 5)}, CUBE
+        f"y = {M}FusedMatMul <transBatchA = 1> (x, w)", {"w": normal(3, 4, 8, 5)}, CUBE
     ),
-    "TransposeMatMul": ([node("TransposeMatMul", ["x", "w"], transA=1)], {"w": normal(4, 5)}, ROWS),
-    "Gelu": ([node("Gelu", ["x"])], {}, ROWS),
-    "BiasGelu": ([node("BiasGelu", ["x", "b"])], {"b": normal(8)}, ROWS),
-    "FastGelu": ([node("FastGelu", ["x"])], {}, ROWS),
-    "FastGelu with a bias": ([node("FastGelu", ["x", "b"])], {"b": normal(8)}, ROWS),
-    "QuickGelu": ([node("QuickGelu", ["x"], alpha=1.5)], {}, ROWS),
-    "SkipLayerNormalization": ([node("SkipLayerNormalization", ["h", "s", "g", "b"])], SCALE, CUBE[1:]),
+    "TransposeMatMul": (f"y = {M}TransposeMatMul <transA = 1> (x, w)", {"w": normal(4, 5)}, ROWS),
+    "Gelu": (f"y = {M}Gelu(x)", {}, ROWS),
+    "BiasGelu": (f"y = {M}BiasGelu(x, b)", ROW, ROWS),
+    "FastGelu": (f"y = {M}FastGelu(x)", {}, ROWS),
+    "FastGelu with a bias": (f"y = {M}FastGelu(x, b)", ROW, ROWS),
+    "QuickGelu": (f"y = {M}QuickGelu <alpha = 1.5> (x)", {}, ROWS),
+    "SkipLayerNormalization": (f"{BOTH} y = {M}SkipLayerNormalization(h, s, g, b)", SCALE, CUBE[1:]),
     "SkipLayerNormalization with its sum": (
-        [node("SkipLayerNormalization", ["h", "s", "g", "b"], outputs=("n", "", "", "t")), node("Mul", ["n", "t"], "")],
-        SCALE,
-        CUBE[1:],
+        f"{BOTH} n, , , t = {M}SkipLayerNormalization(h, s, g, b) y = Mul(n, t)", SCALE, CUBE[1:]
     ),
     "SkipSimplifiedLayerNormalization": (
-        [node("SkipSimplifiedLayerNormalization", ["h", "s", "g"], epsilon=1e-3)], SCALE, CUBE[1:]
+        f"{BOTH} y = {M}SkipSimplifiedLayerNormalization <epsilon = 0.001> (h, s, g)", SCALE, CUBE[1:]
     ),
-    "SimplifiedLayerNormalization": (
-        [node("SimplifiedLayerNormalization", ["x", "g"], "", axis=-1)], {"g": normal(8)}, CUBE
-    ),
-    "DynamicQuantizeMatMul": (
-        [node("DynamicQuantizeMatMul", ["x", "q", "s", "z", "b"])],
-        {
-            "q": np.random.default_rng(0).integers(0, 255, (8, 5), dtype=np.uint8),
-            "s": np.float32([0.02]),
-            "z": np.uint8([127]),
-            "b": normal(5),
-        },
-        ROWS,
-    ),
+    "SimplifiedLayerNormalization": ("y = SimplifiedLayerNormalization <axis = -1> (x, g)", SCALE, CUBE),
+    "DynamicQuantizeMatMul": (f"y = {M}DynamicQuantizeMatMul(x, u8, step, zero, b)", CODES, ROWS),
     "MatMulIntegerToFloat": (
-        [
-            node("DynamicQuantizeLinear", ["x"], "", ("u", "t", "o")),
-            node("MatMulIntegerToFloat", ["u", "q", "t", "s", "o"]),
-        ],
-        {"q": np.random.default_rng(0).integers(-127, 127, (8, 5), dtype=np.int8), "s": np.float32([0.02])},
-        ROWS,
+        f"u, t, o = DynamicQuantizeLinear(x) y = {M}MatMulIntegerToFloat(u, i8, t, step, o)", CODES, ROWS
     ),
 }  # fmt: skip
-for _name, (_nodes, _weights, _shape) in CASES.items():
-    if "Skip" in _name:  # both operands vary
-        _before = [node("Relu", ["x"], "", ("h",)), node("Mul", ["x", "skip"], "", ("s",))]
-        CASES[_name] = ([*_before, *_nodes], _weights, _shape)
 
 
 @pytest.mark.parametrize("name", CASES)
 @pytest.mark.parametrize("opset", [10, 17, 18])
 def test_the_same_numbers(name: str, opset: int) -> None:
     nodes, weights, shape = CASES[name]
-    if opset == 10 and "quant" in name.lower():
+    if opset == 10 and ("quant" in name.lower() or "ToFloat" in name):
         return  # DynamicQuantizeLinear is of opset 11
-    source = model(nodes, weights, shape, opset=opset)
-    if "ToFloat" in name and opset == 10:
-        return
+    source = written(nodes, {"x": shape}, {"y": None}, weights, opset=opset)
     found = normalise(ir.from_proto(source))
     assert not [n for n in found.graph if n.domain]
     assert all(y.shape is not None for n in found.graph for y in n.outputs)
     x = normal(*shape)
-    expected = session(source).run(None, {"x": x})[0]
-    np.testing.assert_allclose(
-        session(ir.to_proto(found)).run(None, {"x": x})[0], expected, rtol=2e-4, atol=2e-5
-    )
+    before, after = (session(one).run(None, {"x": x})[0] for one in (source, ir.to_proto(found)))
+    np.testing.assert_allclose(after, before, rtol=2e-4, atol=2e-5)
 
 
 @pytest.mark.parametrize("name", ["Gelu", "FastGelu", "QuickGelu"])
 def test_half_precision(name: str) -> None:
     """Constants take the type of the data, also where only an earlier fused operator tells it."""
-    nodes, weights, shape = CASES[name]
-    first = node(nodes[0].op_type, ["x"], outputs=("h",))
-    source = model([first, node(nodes[0].op_type, ["h"])], weights, shape, kind=HALF)
+    last, _, shape = CASES[name]
+    source = written(
+        f"h = {M}{name}(x) {last.replace('(x)', '(h)')}", {"x": shape}, {"y": None}, dtype=TensorProto.FLOAT16
+    )
     x = normal(*shape).astype(np.float16)
     found = ir.to_proto(normalise(ir.from_proto(source)))
-    expected = twice(x, name)
-    np.testing.assert_allclose(session(found).run(None, {"x": x})[0], expected, rtol=5e-3, atol=5e-3)
-
-
-def twice(x: np.ndarray, name: str) -> np.ndarray:
-    """The activation twice, by torch in float64."""
-    import torch
-
     t = torch.tensor(x.astype(np.float64))
-    for _ in range(2):
-        if name == "QuickGelu":
-            t = t * torch.sigmoid(1.702 * t)
-        else:
-            t = torch.nn.functional.gelu(t, approximate="tanh" if name == "FastGelu" else "none")
-    return t.numpy()
+    for alpha in (1.702, 1.5):
+        tanh = "tanh" if name == "FastGelu" else "none"
+        t = (
+            t * torch.sigmoid(alpha * t)
+            if name == "QuickGelu"
+            else torch.nn.functional.gelu(t, approximate=tanh)
+        )
+    np.testing.assert_allclose(session(found).run(None, {"x": x})[0], t.numpy(), rtol=5e-3, atol=5e-3)
 
 
-def test_a_form_that_is_unknown_is_refused_by_name() -> None:
-    source = model([node("FusedGemm", ["x", "w"], activation="Fancy")], LINE, ROWS)
-    found = normalise(ir.from_proto(source))
-    assert [n.op_type for n in found.graph] == ["FusedGemm"]
+def test_a_form_that_is_unknown_is_left_to_be_refused_by_name() -> None:
+    source = written(f'y = {M}FusedGemm <activation = "Fancy"> (x, w)', {"x": ROWS}, {"y": None}, LINE)
+    assert [n.op_type for n in normalise(ir.from_proto(source)).graph] == ["FusedGemm"]
 
 
 def _saved(source: onnx.ModelProto, level: str, folder) -> onnx.ModelProto:
@@ -188,7 +142,7 @@ def test_an_int8_file_that_onnx_runtime_saved(form: str, level: str, tmp_path) -
     """QLinearConv, from all optimisations on with the channels last, and pools of com.microsoft."""
     source = getattr(networks, form)(networks.tiny_cnn())
     saved = _saved(source, level, tmp_path)
-    expected = MICROSOFT if level == "ALL" else ""
+    expected = "com.microsoft" if level == "ALL" else ""
     assert expected in {n.domain for n in saved.graph.node if n.op_type == "QLinearConv"}
     x = np.random.default_rng(0).random((2, 3, 32, 32), dtype=np.float32)
     for rules in ("plain", "guided"):
@@ -220,42 +174,35 @@ def test_a_file_that_onnx_runtime_saved(rules: str, tmp_path) -> None:
 # --- QOperator forms whose operands are not all there: refused as ONNX Runtime does, naming node and input ---
 
 
-def qoperator(
+def operands(
     op_type: str, inputs: int, domain: str = "com.microsoft", left_out: int | None = None
 ) -> ir.Model:
-    values = [ir.val(f"v{i}", ir.DataType.FLOAT, [4, 4]) for i in range(inputs)]
-    given = [None if i == left_out else value for i, value in enumerate(values)]
-    node = ir.node(op_type, given, domain=domain, name="it")
-    node.outputs[0].name = "y"
-    graph = ir.Graph(
-        values, list(node.outputs), nodes=[node], opset_imports={"": 17, "com.microsoft": 1}, name="g"
-    )
-    return ir.Model(graph, ir_version=8)
+    given = ", ".join("" if i == left_out else f"v{i}" for i in range(inputs))
+    text = f"y = {domain + '.' if domain else ''}{op_type}({given})"
+    model = ir.from_proto(written(text, {f"v{i}": (4, 4) for i in range(inputs)}, {"y": None}))
+    model.graph[0].name = "it"
+    return model
 
 
 @pytest.mark.parametrize(
-    ("op_type", "domain", "inputs"),
+    ("op_type", "domain", "inputs", "left_out", "lacks"),
     [
-        ("QLinearConv", "", 4),
-        ("QLinearMatMul", "", 1),
-        ("QGemm", "com.microsoft", 3),
-        ("QLinearAdd", "com.microsoft", 4),
-        ("QLinearMul", "com.microsoft", 0),
-        ("QLinearSigmoid", "com.microsoft", 1),
+        ("QLinearConv", "", 4, None, "4"),
+        ("QLinearMatMul", "", 1, None, "1"),
+        ("QGemm", "com.microsoft", 3, None, "3"),
+        ("QLinearAdd", "com.microsoft", 4, None, "4"),
+        ("QLinearAdd", "com.microsoft", 8, 4, "4, the scale of an operand"),
+        ("QLinearMul", "com.microsoft", 0, None, "0"),
+        ("QLinearSigmoid", "com.microsoft", 1, None, "1"),
     ],
 )
-def test_a_missing_operand_is_named(op_type, domain, inputs):
-    with pytest.raises(ModelRejected, match=rf"node 'it' \({op_type}\) lacks input {inputs}\b"):
-        as_qdq(qoperator(op_type, inputs, domain))
-
-
-def test_an_operand_that_is_left_out_is_named():
-    with pytest.raises(ModelRejected, match=r"lacks input 4, the scale of an operand"):
-        as_qdq(qoperator("QLinearAdd", 8, left_out=4))
+def test_a_missing_operand_is_named(op_type, domain, inputs, left_out, lacks):
+    with pytest.raises(ModelRejected, match=rf"node 'it' \({op_type}\) lacks input {lacks}\b"):
+        as_qdq(operands(op_type, inputs, domain, left_out))
 
 
 def test_what_may_be_left_out_may():
     """QGemm without a bias, and without the result's scale: it gives real numbers then."""
-    found = qoperator("QGemm", 6)
+    found = operands("QGemm", 6)
     as_qdq(found)
     assert [node.op_type for node in found.graph] == ["DequantizeLinear"] * 2 + ["Gemm", "Identity"]
