@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto
 
 from onnxviz.graph.occlude import (
     CELLS,
@@ -20,39 +20,37 @@ from onnxviz.graph.occlude import (
     occluded,
     shown,
 )
-from onnxviz.graph.reduce import FEATURES, pooled
+from onnxviz.graph.reduce import pooled
 from onnxviz.programs import compile as compile_model
+from tests.networks import written
 
 BOXES = np.array([[0, 0, 0, 0], [0, 0, 4, 4], [2, 3, 5, 9], [5, 6, 7, 9], [0, 0, 7, 9]])
 H, W = 7, 9
+FLOAT = TensorProto.FLOAT
 
 
-def echo(
-    layout: str = "NCHW", dtype: int = TensorProto.FLOAT, batch: int | str = "N", opset: int = 20
-) -> ir.Model:
+def echo(layout: str = "NCHW", dtype: int = FLOAT, batch: int | str = "N", opset: int = 20) -> ir.Model:
     """A network whose output is its input, so that tests see the batch that was made."""
-    shape = [batch, 3, H, W] if layout == "NCHW" else [batch, H, W, 3]
-    graph = helper.make_graph(
-        [helper.make_node("Identity", ["x"], ["y"])],
-        "echo",
-        [helper.make_tensor_value_info("x", dtype, shape)],
-        [helper.make_tensor_value_info("y", dtype, shape)],
-    )
+    shape = (batch, 3, H, W) if layout == "NCHW" else (batch, H, W, 3)
     return ir.from_proto(
-        helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
+        written("y = Identity(x)", {"x": shape}, {"y": shape}, None, opset=opset, dtype=dtype)
     )
 
 
-def check(model: ir.Model) -> None:
+def run(model: ir.Model, **feeds: np.ndarray) -> np.ndarray:
+    """The output of a model that passes the full check; feeds by the names of the constants of their names."""
     onnx.checker.check_model(ir.to_proto(model), full_check=True)
+    names = {"image": IMAGE, "fill": FILL, "windows": WINDOWS, "cells": CELLS, "shifts": SHIFTS}
+    (found,) = compile_model(model)({names[key]: array for key, array in feeds.items()}).values()
+    return found
 
 
-def picture(layout: str, seed: int) -> np.ndarray:
+def picture(layout: str = "NCHW", seed: int = 0) -> np.ndarray:
     shape = (1, 3, H, W) if layout == "NCHW" else (1, H, W, 3)
     return np.random.default_rng(seed).integers(0, 256, shape).astype(np.float32)
 
 
-def covered(x: np.ndarray, fill: np.ndarray, layout: str) -> np.ndarray:
+def covered(x: np.ndarray, fill: np.ndarray, layout: str = "NCHW") -> np.ndarray:
     batch = np.repeat(x, len(BOXES), axis=0)
     for entry, (top, left, bottom, right) in zip(batch, BOXES, strict=True):
         place = np.s_[:, top:bottom, left:right] if layout == "NCHW" else np.s_[top:bottom, left:right, :]
@@ -60,23 +58,23 @@ def covered(x: np.ndarray, fill: np.ndarray, layout: str) -> np.ndarray:
     return batch
 
 
-@pytest.mark.parametrize("opset", [7, 9, 13, 20, 24])
-@pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
-def test_windows_are_covered_and_nothing_else(layout: str, opset: int) -> None:
-    x, fill = picture(layout, 0), picture(layout, 1)
-    model = occluded(echo(layout, opset=opset), input="x", layout=layout, shape=x.shape)
-    check(model)
-    got = compile_model(model)({IMAGE: x, FILL: fill, WINDOWS: BOXES.astype(np.float32)})["y"]
-    np.testing.assert_array_equal(got, covered(x, fill, layout))
+def hidden(model: ir.Model, layout: str = "NCHW", x: np.ndarray | None = None, **feeds) -> np.ndarray:
+    """What `occluded` gives of it: of a picture, 0 for a fill, and BOXES, where nothing else is given."""
+    x = picture(layout) if x is None else x
+    made = occluded(model, input="x", layout=layout, shape=x.shape)
+    return run(made, **{"image": x, "fill": x * 0, "windows": BOXES.astype(np.float32), **feeds})
 
 
-@pytest.mark.parametrize("dtype", [TensorProto.FLOAT16, TensorProto.UINT8, TensorProto.DOUBLE])
 @pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
-def test_windows_in_the_networks_own_type(layout: str, dtype: int) -> None:
+@pytest.mark.parametrize(
+    ("opset", "dtype"),
+    [(7, FLOAT), (9, FLOAT), (13, FLOAT), (20, FLOAT), (24, FLOAT)]
+    + [(20, dtype) for dtype in (TensorProto.FLOAT16, TensorProto.UINT8, TensorProto.DOUBLE)],
+)
+def test_windows_are_covered_and_nothing_else(layout: str, opset: int, dtype: int) -> None:
+    """In every opset, and in the network's own type."""
     x, fill = picture(layout, 0), picture(layout, 1)
-    model = occluded(echo(layout, dtype), input="x", layout=layout, shape=x.shape)
-    check(model)
-    got = compile_model(model)({IMAGE: x, FILL: fill, WINDOWS: BOXES.astype(np.float32)})["y"]
+    got = hidden(echo(layout, dtype, opset=opset), layout, fill=fill)
     np.testing.assert_array_equal(got.astype(np.float32), covered(x, fill, layout))
 
 
@@ -84,40 +82,27 @@ def test_the_model_given_is_left_as_it_is_and_a_fixed_batch_stays() -> None:
     model = echo(batch=5)
     before = ir.to_proto(model).SerializeToString()
     made = occluded(model, input="x", layout="NCHW", shape=(1, 3, H, W))
-    check(made)
     assert ir.to_proto(model).SerializeToString() == before
     assert [tuple(value.shape) for value in made.graph.inputs] == [(1, 3, H, W), (1, 3, H, W), (5, 4)]
-    x = picture("NCHW", 0)
-    got = compile_model(made)({IMAGE: x, FILL: x * 0, WINDOWS: BOXES.astype(np.float32)})["y"]
-    np.testing.assert_array_equal(got, covered(x, x * 0, "NCHW"))
+    np.testing.assert_array_equal(hidden(model), covered(picture(), picture() * 0))
 
 
 def test_an_empty_window_keeps_the_image_to_the_last_bit() -> None:
     x = np.random.default_rng(0).standard_normal((1, 3, H, W)).astype(np.float32)
-    model = occluded(echo(), input="x", layout="NCHW", shape=x.shape)
-    got = compile_model(model)({IMAGE: x, FILL: x + 1.1, WINDOWS: np.zeros((1, 4), np.float32)})["y"]
+    got = hidden(echo(), x=x, fill=x + 1.1, windows=np.zeros((1, 4), np.float32))
     np.testing.assert_array_equal(got, x)
 
 
 def test_a_reader_inside_a_subgraph_sees_the_occluded_batch() -> None:
-    branch = helper.make_graph(
-        [helper.make_node("Identity", ["x"], ["inner"])],
-        "branch",
-        [],
-        [helper.make_tensor_value_info("inner", TensorProto.FLOAT, None)],
-    )
-    graph = helper.make_graph(
-        [helper.make_node("If", ["yes"], ["y"], then_branch=branch, else_branch=branch)],
-        "nested",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 3, H, W])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
-        [numpy_helper.from_array(np.array(True), "yes")],
-    )
-    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    x = picture("NCHW", 0)
-    model = occluded(ir.from_proto(proto), input="x", layout="NCHW", shape=x.shape)
-    got = compile_model(model)({IMAGE: x, FILL: x * 0, WINDOWS: BOXES.astype(np.float32)})["y"]
-    np.testing.assert_array_equal(got, covered(x, x * 0, "NCHW"))
+    branch = f"g () => (float[N, 3, {H}, {W}] inner) {{ inner = Identity(x) }}"
+    text = f"y = If <then_branch = {branch}, else_branch = {branch}> (yes)"
+    proto = written(text, {"x": ("N", 3, H, W)}, {"y": ("N", 3, H, W)}, {"yes": np.array(True)})
+    np.testing.assert_array_equal(hidden(ir.from_proto(proto)), covered(picture(), picture() * 0))
+
+
+def test_pieces_can_be_put_on_one_another() -> None:
+    got = hidden(pooled(echo(), "y", 4))
+    np.testing.assert_allclose(got, covered(picture(), picture() * 0).mean(axis=(2, 3)), rtol=1e-5)
 
 
 # --- RISE -----------------------------------------------------------------------------------------
@@ -162,20 +147,17 @@ def centre(pixel: int, length: int, grid: int) -> float:
 @pytest.mark.parametrize("grid", [1, 3, 7])
 def test_rise_masks_are_exactly_those_of_numpy(layout: str, grid: int, opset: int) -> None:
     cells, shifts = random_masks(grid)
-    x = picture(layout, 0) / np.float32(7)
-    model = masked(echo(layout, opset=opset), input="x", layout=layout, shape=x.shape, grid=grid)
-    check(model)
-    got = compile_model(model)({IMAGE: x, FILL: x * 0, CELLS: cells, SHIFTS: shifts})["y"]
+    x = picture(layout) / np.float32(7)
     masks = numpy_masks(cells, shifts)
     assert np.array_equal(masks, masks.astype(np.float32))  # multiples of 2^-24: exact in float32
-    soft = masks.astype(np.float32)
-    soft = soft[:, None] if layout == "NCHW" else soft[..., None]
-    np.testing.assert_array_equal(got, x * soft)
-    bare = masked(echo(layout, opset=opset), input="x", layout=layout, shape=x.shape, grid=grid, filled=False)
-    check(bare)
-    assert FILL not in [value.name for value in bare.graph.inputs]
-    got = compile_model(bare)({IMAGE: x, CELLS: cells, SHIFTS: shifts})["y"]
-    np.testing.assert_array_equal(got, x * soft)
+    soft = np.expand_dims(masks.astype(np.float32), 1 if layout == "NCHW" else 3)
+    for filled in (True, False):
+        model = masked(
+            echo(layout, opset=opset), input="x", layout=layout, shape=x.shape, grid=grid, filled=filled
+        )
+        assert (FILL in [value.name for value in model.graph.inputs]) is filled
+        fill = {"fill": x * 0} if filled else {}
+        np.testing.assert_array_equal(run(model, image=x, cells=cells, shifts=shifts, **fill), x * soft)
 
 
 def test_rise_masks_are_those_of_the_authors_upsampling() -> None:
@@ -201,10 +183,9 @@ def test_hat_rows_sum_to_one_exactly() -> None:
 
 def test_rise_with_a_fill_and_uint8() -> None:
     cells, shifts = random_masks(3)
-    x, fill = picture("NCHW", 0), picture("NCHW", 1)
+    x, fill = picture(), picture(seed=1)
     model = masked(echo(dtype=TensorProto.UINT8), input="x", layout="NCHW", shape=x.shape, grid=3)
-    check(model)
-    got = compile_model(model)({IMAGE: x, FILL: fill, CELLS: cells, SHIFTS: shifts})["y"]
+    got = run(model, image=x, fill=fill, cells=cells, shifts=shifts)
     soft = numpy_masks(cells, shifts)[:, None]
     assert got.dtype == np.uint8
     wanted = x.astype(np.float64) * soft + fill.astype(np.float64) * (1 - soft)
@@ -214,30 +195,20 @@ def test_rise_with_a_fill_and_uint8() -> None:
 # --- layers ---------------------------------------------------------------------------------------
 
 
-def test_pieces_can_be_put_on_one_another() -> None:
-    x = picture("NCHW", 0)
-    model = occluded(pooled(echo(), "y", 4), input="x", layout="NCHW", shape=x.shape)
-    check(model)
-    got = compile_model(model)({IMAGE: x, FILL: x * 0, WINDOWS: BOXES.astype(np.float32)})[FEATURES]
-    np.testing.assert_allclose(got, covered(x, x * 0, "NCHW").mean(axis=(2, 3)), rtol=1e-5)
-
-
 @pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
-@pytest.mark.parametrize("dtype", [TensorProto.FLOAT, TensorProto.UINT8], ids=["float32", "uint8"])
+@pytest.mark.parametrize("dtype", [FLOAT, TensorProto.UINT8], ids=["float32", "uint8"])
 @pytest.mark.parametrize("opset", [7, 20])
 def test_images_show_through_upsampled_maps(layout, dtype, opset):
     rng = np.random.default_rng(0)
     rows, columns = (rng.dirichlet(np.ones(3), size) for size in (H, W))  # each row sums to 1
+    x = picture(layout)
     model = shown(
-        echo(layout, dtype, opset=opset), input="x", layout=layout, shape=(1, *echo(layout).graph.inputs[0].shape[1:]),
-        rows=rows, columns=columns,
-    )  # fmt: skip
-    check(model)
-    x = picture(layout, 0)
+        echo(layout, dtype, opset=opset), input="x", layout=layout, shape=x.shape, rows=rows, columns=columns
+    )
     cells = np.concatenate([np.ones((1, 3, 3)), rng.random((3, 3, 3))]).astype(np.float32)
-    found = compile_model(model, provider="cpu")({IMAGE: x, CELLS: cells})["y"]
+    found = run(model, image=x, cells=cells)
     masks = np.einsum("hi,nij,wj->nhw", rows, cells, columns)
-    wanted = x * (masks[:, None] if layout == "NCHW" else masks[..., None])
+    wanted = x * np.expand_dims(masks, 1 if layout == "NCHW" else 3)
     if dtype == TensorProto.UINT8:
         np.testing.assert_allclose(found, wanted, atol=0.51)
     else:
