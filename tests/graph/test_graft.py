@@ -14,7 +14,8 @@ from onnxviz.errors import ModelUnsuitable
 from onnxviz.graph.graft import Grafting, Variant
 from onnxviz.graph.seams import Seam
 from onnxviz.programs import compile
-from tests.networks import Maker
+from tests.networks import nodes as parsed
+from tests.networks import written as network
 
 LAYERS = ("image", "first", "second", "logits")
 #: Scale and zero point of B's quantiser behind each layer.
@@ -37,7 +38,6 @@ def written(
     *,
     bare: tuple[str, ...] = (),
     prefix: str = "",
-    opset: int = 18,
 ) -> onnx.ModelProto:
     """image (N, 3, 8, 8) - convolution - Relu - convolution - Relu - mean - product: logits (N, 5).
 
@@ -46,33 +46,33 @@ def written(
     bare   layers without their Relu
     prefix of all names
     """
-    m = Maker(opset)
+    lines: list[str] = []
+    arrays = {f"{prefix}{name}_w": array for name, array in own.items()}
+    for name, (scale, zero) in held.items():
+        arrays |= {f"{prefix}{name}_scale": np.float32(scale), f"{prefix}{name}_zero": np.uint8(zero)}
 
-    def node(name: str, op: str, *inputs: str, **attributes) -> str:
-        m(op, *inputs, name=f"{prefix}{name}/{op}", **attributes)
-        m.nodes[-1].output[0] = f"{prefix}{name}"
-        return f"{prefix}{name}"
-
-    def layer(name: str, op: str, *inputs: str, relu: bool = False) -> str:
-        relu = relu and name not in bare
-        parts = [*([f"{name}.sum"] if relu else []), *([f"{name}.raw"] if name in held else [])]
-        x = inputs[0] if op == "" else node((parts or [name])[0], op, *inputs)
-        if relu:
-            x = node(f"{name}.raw" if name in held else name, "Relu", x)
+    def layer(name: str, x: str, *steps: str) -> str:
+        kept = [step for step in steps if name not in bare or not step.startswith("Relu")]
         if name in held:
-            scale, zero = held[name]
-            numbers = [m.constant(np.float32(scale), f"{prefix}{name}.scale"), f"{prefix}{name}.zero"]
-            m.weights.append(onnx.numpy_helper.from_array(np.uint8(zero), numbers[1]))
-            codes = node(f"{name}.codes", "QuantizeLinear", x, *numbers)
-            x = node(f"{name}.real" if name == "image" else name, "DequantizeLinear", codes, *numbers)
+            kept += [
+                f"{op}({{}}, {{p}}{name}_scale, {{p}}{name}_zero)"
+                for op in ("QuantizeLinear", "DequantizeLinear")
+            ]
+        for i, step in enumerate(kept, 1):
+            y = f"{prefix}{name}" + ("" if i == len(kept) and name != "image" else f"_{i}")
+            lines.append(f"{y} = {step.format(x, p=prefix)}")
+            x = y
         return x
 
-    x = layer("image", "", f"{prefix}image")
+    x = layer("image", f"{prefix}image")
     for name in ("first", "second"):
-        x = layer(name, "Conv", x, m.constant(own[name], f"{prefix}{name}.w"), relu=True)
-    x = node("flat", "Flatten", node("mean", "GlobalAveragePool", x))
-    x = layer("logits", "Gemm", x, m.constant(own["logits"], f"{prefix}logits.w"))
-    return m.model({f"{prefix}image": ("N", 3, 8, 8)}, {x: ("N", 5)})
+        x = layer(name, x, f"Conv({{}}, {{p}}{name}_w)", "Relu({})")
+    x = layer("flat", layer("mean", x, "GlobalAveragePool({})"), "Flatten({})")
+    x = layer("logits", x, "Gemm({}, {p}logits_w)")
+    made = network("\n".join(lines), {f"{prefix}image": ("N", 3, 8, 8)}, {x: ("N", 5)}, arrays, opset=18)
+    for node in made.graph.node:
+        node.name = f"{node.output[0]}/{node.op_type}"
+    return made
 
 
 def model(proto: onnx.ModelProto) -> ir.Model:
@@ -99,10 +99,15 @@ def measured(
     return [float(np.sqrt(arrays[name] / arrays[found.reference]).item()) for name in found.squares]
 
 
-def grafting(a: onnx.ModelProto, b: onnx.ModelProto, prefix: str = "", **axes: tuple[int, ...]) -> Grafting:
+def grafted(a: onnx.ModelProto, b: onnx.ModelProto, *seams: str | Seam) -> Grafting:
+    """The two grown together at these seams, by names where both have the same; the last is the answer."""
+    pairs = [one if isinstance(one, Seam) else Seam(one, one) for one in seams]
+    return Grafting(model(a), model(b), pairs, pairs[-1:])
+
+
+def grafting(a: onnx.ModelProto, b: onnx.ModelProto, prefix: str = "") -> Grafting:
     names = ("image", "first", "second", "mean", "flat", "logits")
-    seams = [Seam(name, f"{prefix}{name}", axes.get(name)) for name in names]
-    return Grafting(model(a), model(b), seams, [Seam("logits", f"{prefix}logits")])
+    return grafted(a, b, *(Seam(name, f"{prefix}{name}") for name in names))
 
 
 @pytest.fixture
@@ -119,12 +124,12 @@ B = weights() | {"first": A["first"] * 1.2, "logits": A["logits"] * 0.9}
 
 @pytest.fixture
 def int8() -> Grafting:
-    return grafting(written(A), written(B, HELD, bare=("first", "second"), prefix="b."), "b.")
+    return grafting(written(A), written(B, HELD, bare=("first", "second"), prefix="b_"), "b_")
 
 
 def test_layers_are_what_b_does_otherwise(int8):
     assert int8.layers == ["image", "first", "second", "logits"]
-    assert [node.name for node in int8.nodes("first")] == ["first.sum/Conv", "first/Relu"]
+    assert [node.name for node in int8.nodes("first")] == ["first_1/Conv", "first/Relu"]
     assert [node.name for node in int8.nodes("logits")] == ["logits/Gemm"]
 
 
@@ -192,39 +197,34 @@ def test_a_is_computed_once_for_all(int8):
 def test_the_models_stay_as_they_are(x):
     one, two = model(written(A)), model(written(B, HELD, bare=("first",)))
     before = [ir.serde.serialize_model(each).SerializeToString() for each in (one, two)]
-    seams = [Seam(name, name) for name in ("image", "first", "second", "logits")]
-    graft = Grafting(one, two, seams, [Seam("logits", "logits")])
-    variants = [
-        graft.local("first"),
-        graft.heal("first"),
-        graft.weights(),
-        graft.activations(),
-        graft.restored(["first"]),
-    ]
-    assert len(measured(graft, variants, x)) == 5
+    graft = Grafting(one, two, [Seam(name, name) for name in LAYERS], [Seam("logits", "logits")])
+    variants = [graft.local("first"), graft.heal("first"), graft.weights(), graft.activations()]
+    assert len(measured(graft, [*variants, graft.restored(["first"])], x)) == 5
     assert [ir.serde.serialize_model(each).SerializeToString() for each in (one, two)] == before
 
 
-def test_answers_are_given_out_on_request(int8, x):
+def test_answers_are_given_out_of_any_number_of_pictures(int8, x):
+    """The batch stays free; of several pictures the squares are summed."""
     found = int8.measured([int8.whole()], answers=True)
-    arrays = compile(found.model, optimise=False, provider="cpu")(dict.fromkeys(found.inputs, x))
-    np.testing.assert_allclose(arrays[found.answers[0]], run(written(A), x), rtol=1e-5)
-    np.testing.assert_allclose(arrays[found.answers[1]], run(written(B, HELD), x), rtol=1e-5)
+    program = compile(found.model, optimise=False, provider="cpu")
+    for pictures in (x, np.concatenate([x, 2 * x])):
+        arrays = program(dict.fromkeys(found.inputs, pictures))
+        np.testing.assert_allclose(arrays[found.answers[0]], run(written(A), pictures), rtol=1e-5)
+        np.testing.assert_allclose(arrays[found.answers[1]], run(written(B, HELD), pictures), rtol=1e-5)
 
 
 # --- other differences ------------------------------------------------------------------------------
 
 
 def test_the_same_twice_has_no_layers():
-    assert grafting(written(A), written(A, prefix="b."), "b.").layers == []
-    assert grafting(written(A), written(B, prefix="b."), "b.").layers == ["first", "logits"]
+    assert grafting(written(A), written(A, prefix="b_"), "b_").layers == []
+    assert grafting(written(A), written(B, prefix="b_"), "b_").layers == ["first", "logits"]
 
 
 def test_a_convolution_and_its_relu_are_one_layer(x):
     """Also where both are matched."""
     graft = grafting(written(A), written(B))
-    seams = [Seam(name, name) for name in ("image", "first.sum", "first", "second.sum", "second", "logits")]
-    both = Grafting(model(written(A)), model(written(B)), seams, [Seam("logits", "logits")])
+    both = grafted(written(A), written(B), "image", "first_1", "first", "second_1", "second", "logits")
     assert both.layers == graft.layers == ["first", "logits"]
     expected = measured(graft, [graft.local("first")], x)
     assert measured(both, [both.local("first")], x) == pytest.approx(expected)
@@ -248,25 +248,19 @@ def test_half_precision(x):
 
 def test_channels_last(x):
     """B reads (N, H, W, C) and turns it for each convolution."""
-    m = Maker(18)
-    at = "image"
-    for name in ("first", "second"):
-        turned = m("Transpose", at, perm=[0, 3, 1, 2])
-        made = m("Relu", m("Conv", turned, m.constant(B[name], f"{name}.w")))
-        at = m("Transpose", made, perm=[0, 2, 3, 1])
-        m.nodes[-1].output[0] = at = name
-    at = m("Flatten", m("ReduceMean", at, m.constant(np.array([1, 2])), keepdims=0))
-    m("Gemm", at, m.constant(B["logits"], "logits.w"))
-    m.nodes[-1].output[0] = "logits"
-    b = m.model({"image": ("N", 8, 8, 3)}, {"logits": ("N", 5)})
-    axes = (0, 3, 1, 2)
-    seams = [Seam("image", "image", axes), Seam("first", "first", axes), Seam("second", "second", axes)]
-    graft = Grafting(
-        model(written(A)), model(b), [*seams, Seam("logits", "logits")], [Seam("logits", "logits")]
+    layer = "{y}_1 = Transpose <perm = [0, 3, 1, 2]> ({x}) {y}_2 = Conv({y}_1, {y}_w) {y}_3 = Relu({y}_2)"
+    layer += " {y} = Transpose <perm = [0, 2, 3, 1]> ({y}_3) "
+    text = layer.format(x="image", y="first") + layer.format(x="first", y="second")
+    text += (
+        "mean = ReduceMean <keepdims = 0> (second, axes) flat = Flatten(mean) logits = Gemm(flat, logits_w)"
     )
-    a, last = run(written(A), x), x.transpose(0, 2, 3, 1)
-    alone = [distance(run(written(A | {name: B[name]}), x), a) for name in ("first", "second", "logits")]
-    variants = [graft.local(name) for name in ("first", "second", "logits")]
+    arrays = {f"{name}_w": array for name, array in B.items()} | {"axes": np.array([1, 2])}
+    b = network(text, {"image": ("N", 8, 8, 3)}, {"logits": ("N", 5)}, arrays, opset=18)
+    turned = [Seam(name, name, (0, 3, 1, 2)) for name in ("image", "first", "second")]
+    graft = grafted(written(A), b, *turned, "logits")
+    a, last, layers = run(written(A), x), x.transpose(0, 2, 3, 1), ("first", "second", "logits")
+    alone = [distance(run(written(A | {name: B[name]}), x), a) for name in layers]
+    variants = [graft.local(name) for name in layers]
     assert measured(graft, [graft.whole(), *variants], x, last) == pytest.approx(
         [distance(run(written(B), x), a), *alone], rel=1e-4, abs=1e-7
     )
@@ -285,104 +279,68 @@ def test_other_units(x):
 
 def test_measured_ranges(x):
     """ConvInteger behind DynamicQuantizeLinear: without it, the same convolution of real numbers."""
-    m = Maker(18)
     codes = np.clip(np.rint(B["first"] / 0.01), -127, 127).astype(np.int8)
-    m.weights.append(onnx.numpy_helper.from_array(codes, "first.codes"))
-    m.weights.append(onnx.numpy_helper.from_array(np.int8(0), "first.zero"))
-    y, scale, zero = m("DynamicQuantizeLinear", "image", outputs=3)
-    product = m("Cast", m("ConvInteger", y, "first.codes", zero, "first.zero"), to=TensorProto.FLOAT)
-    m("Relu", m("Mul", product, m("Mul", scale, m.constant(np.float32(0.01)))))
-    m.nodes[-1].output[0] = "first"
-    m("Relu", m("Conv", "first", m.constant(A["second"], "second.w")))
-    m.nodes[-1].output[0] = "second"
-    m("Gemm", m("Flatten", m("GlobalAveragePool", "second")), m.constant(A["logits"], "logits.w"))
-    m.nodes[-1].output[0] = "logits"
-    b = m.model({"image": ("N", 3, 8, 8)}, {"logits": ("N", 5)})
-    seams = [Seam(name, name) for name in ("image", "first", "second", "logits")]
-    graft = Grafting(model(written(A)), model(b), seams, [Seam("logits", "logits")])
-    a = run(written(A), x)
+    text = """y, scale, zero = DynamicQuantizeLinear(image) sums = ConvInteger(y, codes, zero, none)
+        product = Cast <to = 1> (sums) unit = Mul(scale, step) real = Mul(product, unit) first = Relu(real)
+        sum = Conv(first, second_w) second = Relu(sum)
+        mean = GlobalAveragePool(second) flat = Flatten(mean) logits = Gemm(flat, logits_w)"""
+    arrays = {"codes": codes, "none": np.int8(0), "step": np.float32(0.01)}
+    arrays |= {f"{name}_w": A[name] for name in ("second", "logits")}
+    b = network(text, {"image": ("N", 3, 8, 8)}, {"logits": ("N", 5)}, arrays, opset=18)
+    graft = grafted(written(A), b, *LAYERS)
     rounded = run(written(A | {"first": codes.astype(np.float32) * np.float32(0.01)}), x)
     assert graft.layers == ["first"]
     whole, alone, bare, clipped = measured(
         graft, [graft.whole(), graft.local("first"), graft.weights(), graft.activations(rounded=False)], x
     )
     assert whole == pytest.approx(alone, rel=1e-4)
-    assert bare == pytest.approx(distance(rounded, a), rel=1e-4)
+    assert bare == pytest.approx(distance(rounded, run(written(A), x)), rel=1e-4)
     assert clipped == 0
     assert 0 < measured(graft, [graft.activations()], x)[0] < whole
 
 
 def test_bodies_read_what_stands_in_their_place(x):
     """An If in B whose branches read a matched value from outside."""
-    bodies = []
-    for name, factor in (("then", 1.1), ("else", 0.0)):
-        made = helper.make_node("Mul", ["first.plain", f"{name}.factor"], [f"{name}.out"])
-        number = onnx.numpy_helper.from_array(np.float32(factor), f"{name}.factor")
-        out = helper.make_tensor_value_info(f"{name}.out", TensorProto.FLOAT, None)
-        bodies.append(helper.make_graph([made], name, [], [out], [number]))
     b = written(A)
     b.graph.initializer.append(onnx.numpy_helper.from_array(np.array(True), "always"))
-    relu = next(node for node in b.graph.node if node.output[0] == "first")
-    relu.output[0] = "first.plain"
-    place = list(b.graph.node).index(relu)
-    chosen = helper.make_node("If", ["always"], ["first"], then_branch=bodies[0], else_branch=bodies[1])
-    nodes = [*b.graph.node[: place + 1], chosen, *b.graph.node[place + 1 :]]
-    del b.graph.node[:]
-    b.graph.node.extend(nodes)
-    one, two = model(written(A)), model(b)
-    seams = [
-        Seam("image", "image"),
-        Seam("first", "first.plain"),
-        Seam("second", "second"),
-        Seam("logits", "logits"),
-    ]
-    graft = Grafting(one, two, seams, [Seam("logits", "logits")])
+    place = next(i for i, node in enumerate(b.graph.node) if node.output[0] == "first")
+    b.graph.node[place].output[0] = "plain"
+    branch = "{0}_branch = g () => (float[] {0}_out) <float {0} = {{{1}}}> {{ {0}_out = Mul(plain, {0}) }}"
+    branches = f"{branch.format('then', 1.1)}, {branch.format('else', 0.0)}"
+    b.graph.node.insert(place + 1, parsed(f"first = If <{branches}> (always)")[0])
+    graft = grafted(written(A), b, "image", Seam("first", "plain"), "second", "logits")
     expected = run(written(A | {"first": A["first"] * np.float32(1.1)}), x)
-    assert measured(graft, [graft.whole()], x) == pytest.approx(
-        [distance(expected, run(written(A), x))], rel=1e-4
-    )
+    wanted = [distance(expected, run(written(A), x))]
+    assert measured(graft, [graft.whole()], x) == pytest.approx(wanted, rel=1e-4)
     assert measured(graft, [graft.local("second")], x) == measured(graft, [graft.whole()], x)
 
 
-def test_any_number_of_pictures(int8, x):
-    """The batch stays free; of several pictures the squares are summed."""
-    many = np.concatenate([x, 2 * x])
-    found = int8.measured([int8.whole()], answers=True)
-    arrays = compile(found.model, optimise=False, provider="cpu")(dict.fromkeys(found.inputs, many))
-    np.testing.assert_allclose(arrays[found.answers[1]], run(written(B, HELD), many), rtol=1e-5)
-
-
 def test_an_input_beside_the_picture_is_refused():
-    a = written(A)
     b = written(A)
     b.graph.input.append(helper.make_tensor_value_info("other", TensorProto.FLOAT, [1]))
     b.graph.node[0].input[0] = "sum"
     b.graph.node.insert(0, helper.make_node("Add", ["image", "other"], ["sum"]))
-    graft = Grafting(
-        model(a), model(b), [Seam("logits", "logits")], [Seam("logits", "logits")], ("image", "image")
-    )
+    answer = [Seam("logits", "logits")]
+    graft = Grafting(model(written(A)), model(b), answer, answer, ("image", "image"))
     with pytest.raises(ModelUnsuitable, match="other"):
         graft.measured([graft.whole()])
 
 
 def test_a_scale_for_each_channel(x):
     """Ranges along an axis cut each channel by its own."""
-    m = Maker(18)
-    made = m("Relu", m("Conv", "image", m.constant(A["first"], "first.w")))
-    scale = m.constant(np.float32([0.002, 0.004, 0.02, 0.02]), "scale")
-    m.weights.append(onnx.numpy_helper.from_array(np.zeros(4, np.uint8), "zero"))
-    m("DequantizeLinear", m("QuantizeLinear", made, scale, "zero", axis=1), scale, "zero", axis=1)
-    m.nodes[-1].output[0] = "first"
-    m("Gemm", m("Flatten", m("GlobalAveragePool", "first")), m.constant(A["logits"][:4], "logits.w"))
-    m.nodes[-1].output[0] = "logits"
-    b = m.model({"image": ("N", 3, 8, 8)}, {"logits": ("N", 5)})
-    a = onnx.ModelProto.FromString(b.SerializeToString())
-    kept = [node for node in a.graph.node if "Linear" not in node.op_type]
-    next(node for node in kept if node.op_type == "Relu").output[0] = "first"
-    del a.graph.node[:]
-    a.graph.node.extend(kept)
-    seams = [Seam(name, name) for name in ("image", "first", "logits")]
-    graft = Grafting(model(a), model(b), seams, [Seam("logits", "logits")])
+    front, quantised = (
+        "sum = Conv(image, w) {} = Relu(sum)",
+        """codes = QuantizeLinear <axis = 1> (r, scale, zero)
+        first = DequantizeLinear <axis = 1> (codes, scale, zero)""",
+    )
+    back = "mean = GlobalAveragePool(first) flat = Flatten(mean) logits = Gemm(flat, v)"
+    arrays = {"w": A["first"], "v": A["logits"][:4], "zero": np.zeros(4, np.uint8)}
+    arrays |= {"scale": np.float32([0.002, 0.004, 0.02, 0.02])}
+    a, b = (
+        network(f"{text} {back}", {"image": ("N", 3, 8, 8)}, {"logits": ("N", 5)}, arrays, opset=18)
+        for text in (front.format("first"), f"{front.format('r')} {quantised}")
+    )
+    graft = grafted(a, b, "image", "first", "logits")
     whole, rounded, clipped = measured(
         graft, [graft.whole(), graft.activations(), graft.activations(rounded=False)], x
     )
