@@ -8,7 +8,7 @@ import onnx
 import onnx_ir as ir
 import onnxruntime as ort
 import pytest
-from onnx import TensorProto, helper
+from onnx import TensorProto
 
 import onnxviz
 from onnxviz.errors import ModelUnsuitable
@@ -75,6 +75,7 @@ def _enlarged(m, x):
 
 
 FRONTS = [_cast, _transpose_cast, _moves, _joined, _integers, _dequantised, _by_channel, _enlarged]
+every_front = pytest.mark.parametrize("front", FRONTS)
 
 
 def network(front, opset: int = 17) -> onnx.ModelProto:
@@ -89,78 +90,74 @@ def network(front, opset: int = 17) -> onnx.ModelProto:
     return model
 
 
-@pytest.mark.parametrize("front", FRONTS)
+def scores(model: onnx.ModelProto, x: np.ndarray) -> np.ndarray:
+    session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    return session.run(None, {"image": x})[0]
+
+
+def ascent(net, logit: int) -> Machine:
+    return Machine(net, onnxviz.objectives.logit(logit), optimiser=Ascent(0.02, "rms"))
+
+
+@every_front
 def test_the_copy_computes_the_same(front):
     model = network(front)
     shape = (2, 3, SIDE, SIDE) if front is _cast else (2, SIDE, SIDE, 3)
     x = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
     copy = ir.serde.serialize_model(real_input(ir.serde.deserialize_model(model), "image"))
-    before = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-    after = ort.InferenceSession(copy.SerializeToString(), providers=["CPUExecutionProvider"])
-    expected = before.run(None, {"image": x})[0]
-    np.testing.assert_allclose(
-        after.run(None, {"image": x.astype(np.float32)})[0], expected, rtol=1e-5, atol=1e-4
-    )
+    np.testing.assert_allclose(scores(copy, x.astype(np.float32)), scores(model, x), rtol=1e-5, atol=1e-4)
 
 
-@pytest.mark.parametrize("front", FRONTS)
+@every_front
 def test_pictures_are_made(front):
     """`ascent`'s machine, at the network's own size: the score that it tells is the one that ONNX Runtime gives."""
     model = network(front)
     net = onnxviz.load(model, provider="cpu")
     start = np.random.default_rng(1).integers(0, 256, (1, SIDE, SIDE, 3), dtype=np.uint8)
-    machine = Machine(net, onnxviz.objectives.logit(2), optimiser=Ascent(0.02, "rms"))
-    steps = list(machine.run(8, start=start / np.float32(255)))
-    session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    steps = list(ascent(net, 2).run(8, start=start / np.float32(255)))
     x = start if net.input.layout == "NHWC" else start.transpose(0, 3, 1, 2)
-    np.testing.assert_allclose(steps[0].value[0], session.run(None, {"image": x})[0][0, 2], rtol=1e-4)
+    np.testing.assert_allclose(steps[0].value[0], scores(model, x)[0, 2], rtol=1e-4)
     assert steps[-1].value[0] > steps[0].value[0] + 0.05
 
 
 def test_the_gradient_through_moves_is_that_of_the_float_network():
     """Against ONNX Runtime by central differences on whole numbers."""
     model = network(_transpose_cast)
-    net = onnxviz.load(model, provider="cpu")
     x = np.random.default_rng(2).integers(9, 246, (1, SIDE, SIDE, 3)).astype(np.float32)
+    net = onnxviz.load(model, provider="cpu")
     gradient = net.gradients(onnxviz.objectives.logit(1))(x)["image.gradient"]
-    session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     for place in [(0, 3, 4, 0), (0, 7, 7, 1), (0, 11, 0, 2)]:
-        up, down = (x.astype(np.uint8).copy() for _ in range(2))
-        up[place] += 1
-        down[place] -= 1
-        up_, down_ = (session.run(None, {"image": one})[0][0, 1] for one in (up, down))
-        np.testing.assert_allclose(gradient[place], (up_ - down_) / 2, rtol=0.05, atol=2e-3)
+        step = np.zeros(x.shape, np.uint8)
+        step[place] = 1
+        up, down = (scores(model, y)[0, 1] for y in (x.astype(np.uint8) + step, x.astype(np.uint8) - step))
+        np.testing.assert_allclose(gradient[place], (up - down) / 2, rtol=0.05, atol=2e-3)
 
 
 def test_quantised_operators_that_read_the_pictures():
     """QLinearConv on the bytes themselves."""
-    m = networks.Maker()
-    one = m.constant(np.array(0, np.uint8), "zero")
-    scale = m.constant(np.float32(1), "one")
-    weights = m.constant(np.random.default_rng(0).integers(-9, 9, (4, 3, 3, 3), dtype=np.int8), "w")
-    level = m.constant(np.array(0, np.int8), "level")
-    out = m.constant(np.float32(20), "out")
-    x = m("Transpose", "image", perm=[0, 3, 1, 2])
-    y = m("QLinearConv", x, scale, one, weights, scale, level, out, one, pads=[1, 1, 1, 1])
-    y = m("DequantizeLinear", y, out, one)
-    y = m("Flatten", m("GlobalAveragePool", y))
-    model = m.model({"image": ("N", SIDE, SIDE, 3)}, {y: ("N", 4)}, dtype=TensorProto.UINT8)
-    net = onnxviz.load(model, provider="cpu")
-    steps = list(Machine(net, onnxviz.objectives.logit(0), optimiser=Ascent(0.02, "rms")).run(8))
+    text = """x = Transpose <perm = [0, 3, 1, 2]> (image)
+        q = QLinearConv <pads = [1, 1, 1, 1]> (x, one, zero, w, one, level, out, zero)
+        y = DequantizeLinear(q, out, zero) g = GlobalAveragePool(y) scores = Flatten(g)"""
+    weights = {"zero": np.uint8(0), "one": np.float32(1), "level": np.int8(0), "out": np.float32(20)}
+    weights["w"] = np.random.default_rng(0).integers(-9, 9, (4, 3, 3, 3), dtype=np.int8)
+    model = networks.written(text, {"image": ("N", SIDE, SIDE, 3)}, {"scores": ("N", 4)}, weights)
+    model.graph.input[0].type.tensor_type.elem_type = TensorProto.UINT8
+    steps = list(ascent(onnxviz.load(model, provider="cpu"), 0).run(8))
     assert steps[-1].value[0] > steps[0].value[0] + 1
 
 
-@pytest.mark.parametrize("wrap", ["Equal", "narrow", "bool"])
-def test_what_needs_the_integers(wrap):
+@pytest.mark.parametrize(
+    "front",
+    [
+        lambda m: m("Equal", "image", m.constant(np.array(3, np.uint8))),
+        lambda m: m("Add", "image", m.constant(np.array(100, np.uint8))),  # 200 + 100 is 44 in eight bits
+        lambda m: m("Cast", "image", to=TensorProto.BOOL),
+    ],
+)
+def test_what_needs_the_integers(front):
     m = networks.Maker()
-    if wrap == "Equal":
-        x = m("Cast", m("Equal", "image", m.constant(np.array(3, np.uint8))), to=FLOAT)
-    elif wrap == "narrow":  # 200 + 100 is 44 in eight bits
-        x = m("Cast", m("Add", "image", m.constant(np.array(100, np.uint8))), to=FLOAT)
-    else:
-        x = m("Cast", m("Cast", "image", to=TensorProto.BOOL), to=FLOAT)
-    y = m("Flatten", m("GlobalAveragePool", m("Conv", x, m.random(4, 3, 1, 1))))
+    y = m("Conv", m("Cast", front(m), to=FLOAT), m.random(4, 3, 1, 1))
+    y = m("Flatten", m("GlobalAveragePool", y))
     model = m.model({"image": ("N", 3, SIDE, SIDE)}, {y: ("N", 4)}, dtype=TensorProto.UINT8)
-    net = onnxviz.load(helper.make_model(model.graph, opset_imports=model.opset_import, ir_version=8))
     with pytest.raises(ModelUnsuitable, match="UINT8.*a float layer behind it"):
-        Machine(net, onnxviz.objectives.logit(0), optimiser=Ascent(0.02))
+        ascent(onnxviz.load(model), 0)
