@@ -2,212 +2,123 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import onnx_ir as ir
 import onnxruntime
 import pytest
-from networks import Maker
-from onnx import numpy_helper
+from networks import written
 
 import onnxviz
 from onnxviz.graph.head import head
+from onnxviz.graph.surgery import cut
 
+LOGITS = """sum = Conv <pads = [1, 1, 1, 1], strides = [2, 2]> (image, w) r = Relu(sum)
+    mean = GlobalAveragePool(r) flat = Flatten(mean) z = Gemm <transB = 1> (flat, v, b) """
+RNG = np.random.default_rng(0)
+WEIGHTS = {
+    "w": (RNG.standard_normal((8, 3, 3, 3)) / 4).astype(np.float32),
+    "v": (RNG.standard_normal((5, 8)) / 2).astype(np.float32),
+    "b": (RNG.standard_normal(5) / 10).astype(np.float32),
+    "axis": np.array([1]),
+    "rows": np.array([-1, 5]),
+    "column": np.ones((5, 1), np.float32),
+    "columns": np.ones((5, 5), np.float32),
+    "row": np.ones((1, 5), np.float32),
+    "twos": np.full((5, 1), 2, np.float32),
+    "eye": np.eye(5, dtype=np.float32),
+    "once": np.ones((1, 1), np.float32),
+}
+NUMBERS = {
+    "zero": 0,
+    "one": 1,
+    "two": 2,
+    "three": 3,
+    "four": 4,
+    "five": 5,
+    "half": 0.5,
+    "minus": -1,
+    "hundred": 100,
+}
+NUMBERS |= {"third": 0.3, "most": 0.6, "e7": 1e-7, "up7": 1 - 1e-7, "e6": 1e-6, "up6": 1 - 1e-6}
+NUMBERS |= {"e8": 1e-8, "e9": 1e-9, "e10": 1e-10, "e12": 1e-12}
+WEIGHTS |= {name: np.float32(number) for name, number in NUMBERS.items()}
 
-def logits(m):
-    """(N, 5)"""
-    x = m("Relu", m("Conv", "image", m.random(8, 3, 3, 3), pads=[1] * 4, strides=[2, 2]))
-    return m("Gemm", m("Flatten", m("GlobalAveragePool", x)), m.random(5, 8), m.random(5), transB=1)
-
-
-def one(value):
-    return np.float32(value)
-
-
-def total(m, x, op="ReduceSum", axes=1):
-    if m.opset >= 13 and op == "ReduceSum":
-        return m(op, x, m.constant([axes]), keepdims=1)
-    return m(op, x, axes=[axes], keepdims=1)
-
-
-def shifted(m, z):
-    return m("Sub", z, m("ReduceMax", z, axes=[1], keepdims=1))
-
-
-def exp_div(m, z):
-    e = m("Exp", z)
-    return m("Div", e, total(m, e))
-
-
-def shift_exp_div(m, z):
-    e = m("Exp", shifted(m, z))
-    return m("Div", e, total(m, e))
-
-
-def shift_exp_reciprocal(m, z):
-    e = m("Exp", shifted(m, z))
-    return m("Mul", m("Reciprocal", total(m, e)), e)
-
-
-def shift_exp_power(m, z):
-    e = m("Exp", shifted(m, z))
-    return m("Mul", e, m("Pow", total(m, e), m.constant(one(-1))))
-
-
-def two_exps(m, z):
-    return m("Div", m("Exp", shifted(m, z)), total(m, m("Exp", shifted(m, z))))
-
-
-def guarded(m, z):
-    e = m("Exp", shifted(m, z))
-    return m("Div", e, m("Add", total(m, e), m.constant(one(1e-9))))
-
-
-def unsqueezed(m, z):
-    e = m("Exp", shifted(m, z))
-    return m("Div", e, m("Unsqueeze", m("ReduceSum", e, m.constant([1]), keepdims=0), m.constant([1])))
-
-
-def l1(m, z):
-    e = m("Exp", shifted(m, z))
-    return m("Div", e, m("ReduceL1", e, axes=[1], keepdims=1))
-
-
-def renormalised(m, z):
-    p = m("Softmax", z)
-    return m("Div", p, total(m, p))
-
-
-def by_ones(columns):
-    def form(m, z):
-        e = m("Exp", shifted(m, z))
-        return m("Div", e, m("MatMul", e, m.constant(np.ones((5, columns), np.float32))))
-
-    return form
-
-
-def by_gemm(m, z):
-    e = m("Exp", shifted(m, z))
-    return m("Div", e, m("Gemm", e, m.constant(np.ones((1, 5), np.float32)), transB=1))
-
-
-def by_mean(m, z):
-    e = m("Exp", shifted(m, z))
-    return m("Div", e, m("Mul", m("ReduceMean", e, axes=[1], keepdims=1), m.constant(one(5))))
-
-
+SHIFT = "m = ReduceMax <axes = [1]> (z) s = Sub(z, m) e = Exp(s) "
+SUM = "t = ReduceSum(e, axis) "
+PIECES = f"{SHIFT}{SUM}p = Div(e, t) "
 SOFTMAX = {
-    "sum by ones": by_ones(1),
-    "sums by ones": by_ones(5),
-    "sum by Gemm": by_gemm,
-    "mean times number": by_mean,
-    "node": lambda m, z: m("Softmax", z),
-    "exp-div": exp_div,
-    "shift-exp-div": shift_exp_div,
-    "reciprocal": shift_exp_reciprocal,
-    "power": shift_exp_power,
-    "two exps": two_exps,
-    "epsilon": guarded,
-    "unsqueezed": unsqueezed,
-    "l1": l1,
-    "renormalised": renormalised,
-    "exp-log-softmax": lambda m, z: m("Exp", m("LogSoftmax", z)),
-    "exp-log-of-softmax": lambda m, z: m("Exp", m("Log", m("Softmax", z))),
-    "clip": lambda m, z: m("Clip", m("Softmax", z), m.constant(one(1e-7)), m.constant(one(1 - 1e-7))),
-    "max-min": lambda m, z: m("Min", m("Max", m("Softmax", z), m.constant(one(0))), m.constant(one(1))),
-    "cast": lambda m, z: m("Cast", m("Cast", m("Softmax", z), to=10), to=1),
-    "epsilon behind": lambda m, z: m("Add", m("Softmax", z), m.constant(one(1e-8))),
-    "times one": lambda m, z: m("Mul", m("Softmax", z), m.constant(np.ones((1, 1), np.float32))),
-    "reshaped": lambda m, z: m("Reshape", shift_exp_div(m, z), m.constant([-1, 5])),
-    "clip of pieces": lambda m, z: m("Clip", shift_exp_div(m, z), m.constant(one(0)), m.constant(one(1))),
+    "sum by ones": f"{SHIFT}t = MatMul(e, column) y = Div(e, t)",
+    "sums by ones": f"{SHIFT}t = MatMul(e, columns) y = Div(e, t)",
+    "sum by Gemm": f"{SHIFT}t = Gemm <transB = 1> (e, row) y = Div(e, t)",
+    "mean times number": f"{SHIFT}a = ReduceMean <axes = [1]> (e) t = Mul(a, five) y = Div(e, t)",
+    "node": "y = Softmax(z)",
+    "exp-div": f"e = Exp(z) {SUM} y = Div(e, t)",
+    "shift-exp-div": f"{SHIFT}{SUM}y = Div(e, t)",
+    "reciprocal": f"{SHIFT}{SUM}q = Reciprocal(t) y = Mul(q, e)",
+    "power": f"{SHIFT}{SUM}q = Pow(t, minus) y = Mul(e, q)",
+    "two exps": f"{SHIFT}{SUM}m2 = ReduceMax <axes = [1]> (z) s2 = Sub(z, m2) e2 = Exp(s2) y = Div(e2, t)",
+    "epsilon": f"{SHIFT}{SUM}g = Add(t, e9) y = Div(e, g)",
+    "unsqueezed": f"{SHIFT}n = ReduceSum <keepdims = 0> (e, axis) t = Unsqueeze(n, axis) y = Div(e, t)",
+    "l1": f"{SHIFT}t = ReduceL1 <axes = [1]> (e) y = Div(e, t)",
+    "renormalised": f"e = Softmax(z) {SUM} y = Div(e, t)",
+    "exp-log-softmax": "l = LogSoftmax(z) y = Exp(l)",
+    "exp-log-of-softmax": "p = Softmax(z) l = Log(p) y = Exp(l)",
+    "clip": "p = Softmax(z) y = Clip(p, e7, up7)",
+    "max-min": "p = Softmax(z) a = Max(p, zero) y = Min(a, one)",
+    "cast": "p = Softmax(z) a = Cast <to = 10> (p) y = Cast <to = 1> (a)",
+    "epsilon behind": "p = Softmax(z) y = Add(p, e8)",
+    "times one": "p = Softmax(z) y = Mul(p, once)",
+    "reshaped": f"{PIECES}y = Reshape(p, rows)",
+    "clip of pieces": f"{PIECES}y = Clip(p, zero, one)",
 }
 LOG_SOFTMAX = {
-    "node": lambda m, z: m("LogSoftmax", z),
-    "log of softmax": lambda m, z: m("Log", m("Softmax", z)),
-    "log of clip": lambda m, z: m("Log", m("Clip", m("Softmax", z), m.constant(one(1e-12)))),
-    "log of epsilon": lambda m, z: m("Log", m("Add", m("Softmax", z), m.constant(one(1e-10)))),
-    "log-sum-exp": lambda m, z: m("Sub", z, m("ReduceLogSumExp", z, axes=[1], keepdims=1)),
-    "shift-log-sum-exp": lambda m, z: m("Sub", shifted(m, z), m("Log", total(m, m("Exp", shifted(m, z))))),
-    "max plus log": lambda m, z: m(
-        "Sub",
-        z,
-        m("Add", m("ReduceMax", z, axes=[1], keepdims=1), m("Log", total(m, m("Exp", shifted(m, z))))),
-    ),
-    "log-sum": lambda m, z: m("Sub", z, m("Log", total(m, m("Exp", z)))),
-    "log of pieces": lambda m, z: m("Log", shift_exp_div(m, z)),
-    "log of ones": lambda m, z: m(
-        "Sub",
-        shifted(m, z),
-        m("Log", m("MatMul", m("Exp", shifted(m, z)), m.constant(np.ones((5, 1), np.float32)))),
-    ),
+    "node": "y = LogSoftmax(z)",
+    "log of softmax": "p = Softmax(z) y = Log(p)",
+    "log of clip": "p = Softmax(z) c = Clip(p, e12) y = Log(c)",
+    "log of epsilon": "p = Softmax(z) c = Add(p, e10) y = Log(c)",
+    "log-sum-exp": "t = ReduceLogSumExp <axes = [1]> (z) y = Sub(z, t)",
+    "shift-log-sum-exp": f"{SHIFT}{SUM}l = Log(t) y = Sub(s, l)",
+    "max plus log": f"{SHIFT}{SUM}l = Log(t) a = Add(m, l) y = Sub(z, a)",
+    "log-sum": f"e = Exp(z) {SUM}l = Log(t) y = Sub(z, l)",
+    "log of pieces": f"{PIECES}y = Log(p)",
+    "log of ones": f"{SHIFT}t = MatMul(e, column) l = Log(t) y = Sub(s, l)",
 }
 SIGMOID = {
-    "node": lambda m, z: m("Sigmoid", z),
-    "1/(1+exp(-x))": lambda m, z: m(
-        "Div", m.constant(one(1)), m("Add", m.constant(one(1)), m("Exp", m("Neg", z)))
-    ),
-    "reciprocal": lambda m, z: m(
-        "Reciprocal", m("Add", m("Exp", m("Mul", z, m.constant(one(-1)))), m.constant(one(1)))
-    ),
-    "0-x": lambda m, z: m(
-        "Reciprocal", m("Add", m("Exp", m("Sub", m.constant(one(0)), z)), m.constant(one(1)))
-    ),
-    "half tanh": lambda m, z: m(
-        "Mul",
-        m.constant(one(0.5)),
-        m("Add", m.constant(one(1)), m("Tanh", m("Mul", z, m.constant(one(0.5))))),
-    ),
-    "half plus half tanh": lambda m, z: m(
-        "Add",
-        m("Mul", m("Tanh", m("Div", z, m.constant(one(2)))), m.constant(one(0.5))),
-        m.constant(one(0.5)),
-    ),
-    "(tanh + 1) / 2": lambda m, z: m(
-        "Div",
-        m("Add", m("Tanh", m("Mul", z, m.constant(one(0.5)))), m.constant(one(1))),
-        m.constant(one(2)),
-    ),
-    "tanh / 2 + half": lambda m, z: m(
-        "Add",
-        m("Div", m("Tanh", m("Div", z, m.constant(one(2)))), m.constant(one(2))),
-        m.constant(one(0.5)),
-    ),
-    "clip": lambda m, z: m("Clip", m("Sigmoid", z), m.constant(one(1e-6)), m.constant(one(1 - 1e-6))),
-    "exp of log": lambda m, z: m("Exp", m("Log", m("Sigmoid", z))),
+    "node": "y = Sigmoid(z)",
+    "1/(1+exp(-x))": "n = Neg(z) e = Exp(n) a = Add(one, e) y = Div(one, a)",
+    "reciprocal": "n = Mul(z, minus) e = Exp(n) a = Add(e, one) y = Reciprocal(a)",
+    "0-x": "n = Sub(zero, z) e = Exp(n) a = Add(e, one) y = Reciprocal(a)",
+    "half tanh": "h = Mul(z, half) t = Tanh(h) a = Add(one, t) y = Mul(half, a)",
+    "half plus half tanh": "h = Div(z, two) t = Tanh(h) a = Mul(t, half) y = Add(a, half)",
+    "(tanh + 1) / 2": "h = Mul(z, half) t = Tanh(h) a = Add(t, one) y = Div(a, two)",
+    "tanh / 2 + half": "h = Div(z, two) t = Tanh(h) a = Div(t, two) y = Add(a, half)",
+    "clip": "p = Sigmoid(z) y = Clip(p, e6, up6)",
+    "exp of log": "p = Sigmoid(z) l = Log(p) y = Exp(l)",
 }
+ACTIVATIONS = {"softmax": SOFTMAX, "log_softmax": LOG_SOFTMAX, "sigmoid": SIGMOID}
 
 
-def concluded(m, out, **options):
-    proto = m.model({"image": ("N", 3, 16, 16)}, {out: None})
-    return proto, head(ir.from_proto(proto), **options)
+def concluded(text, front=LOGITS, **weights):
+    proto = written(front + text, {"image": ("N", 3, 16, 16)}, {"y": None}, WEIGHTS | weights)
+    return proto, head(ir.from_proto(proto))
 
 
 @pytest.mark.parametrize(
-    ("form", "activation"),
-    [
-        *((one, "softmax") for one in SOFTMAX.values()),
-        *((one, "log_softmax") for one in LOG_SOFTMAX.values()),
-        *((one, "sigmoid") for one in SIGMOID.values()),
-    ],
-    ids=[
-        *(f"softmax {k}" for k in SOFTMAX),
-        *(f"log {k}" for k in LOG_SOFTMAX),
-        *(f"sigmoid {k}" for k in SIGMOID),
-    ],
+    ("activation", "form"),
+    [(activation, form) for activation, forms in ACTIVATIONS.items() for form in forms],
 )
-def test_every_spelling_ends_in_its_logits(form, activation):
-    m = Maker(opset=17)
-    z = logits(m)
-    proto, found = concluded(m, form(m, z))
-    assert found.logits == z
+def test_every_spelling_ends_in_its_logits(activation, form):
+    proto, found = concluded(ACTIVATIONS[activation][form])
+    assert found.logits == "z"
     assert (found.kind, found.classes, found.told) == ("classes", 5, True)
-    if found.scores == z:  # computed again from the logits, since the file's own form overflows
+    if found.scores == "z":  # computed again from the logits, since the file's own form overflows
         assert found.activation is None and "overflows" in found.reason
     else:
         assert found.activation == activation
     # The oracle: what ONNX Runtime gives for the output is that function of the logits.
-    from onnxviz.graph.surgery import cut
-
-    whole = ir.serde.serialize_model(cut(ir.from_proto(proto), [z, found.output]))
+    whole = ir.serde.serialize_model(cut(ir.from_proto(proto), ["z", found.output]))
     x = np.random.default_rng(0).standard_normal((2, 3, 16, 16), dtype=np.float32)
     session = onnxruntime.InferenceSession(whole.SerializeToString())
     rows, given = session.run(None, {"image": x})
@@ -220,79 +131,62 @@ def test_every_spelling_ends_in_its_logits(form, activation):
 @pytest.mark.parametrize(
     "form",
     [
-        lambda m, z: m("HardSigmoid", z),
-        lambda m, z: m("Clip", z, m.constant(one(0)), m.constant(one(1))),
-        lambda m, z: m("Clip", m("Softmax", z), m.constant(one(0.3)), m.constant(one(0.6))),
-        lambda m, z: m("Mul", m("Softmax", z), m.constant(one(100))),
-        lambda m, z: m("Div", m("Exp", z), m.constant(one(3))),
-        lambda m, z: m("Div", m("Exp", z), total(m, m("Exp", m("Neg", z)))),
-        lambda m, z: m("Div", z, total(m, z)),
-        lambda m, z: m("Div", m("Exp", z), m("MatMul", m("Exp", z), m.constant(np.eye(5, dtype=np.float32)))),
-        lambda m, z: m(
-            "Div", m("Exp", z), m("MatMul", m("Exp", z), m.constant(np.full((5, 1), 2, np.float32)))
-        ),
-        lambda m, z: m(
-            "Div", m("Exp", z), m("Mul", m("ReduceMean", m("Exp", z), axes=[1]), m.constant(one(4)))
-        ),
-        lambda m, z: m("Reciprocal", m("Add", m.constant(one(2)), m("Exp", m("Neg", z)))),
-        lambda m, z: m("Tanh", z),
-        lambda m, z: m("Sub", z, m("ReduceMax", z, axes=[1], keepdims=1)),
+        "y = HardSigmoid(z)",
+        "y = Clip(z, zero, one)",
+        "p = Softmax(z) y = Clip(p, third, most)",
+        "p = Softmax(z) y = Mul(p, hundred)",
+        "e = Exp(z) y = Div(e, three)",
+        f"n = Neg(z) e = Exp(n) {SUM}a = Exp(z) y = Div(a, t)",
+        "t = ReduceSum(z, axis) y = Div(z, t)",
+        "e = Exp(z) t = MatMul(e, eye) y = Div(e, t)",
+        "e = Exp(z) t = MatMul(e, twos) y = Div(e, t)",
+        "e = Exp(z) a = ReduceMean <axes = [1]> (e) t = Mul(a, four) y = Div(e, t)",
+        "n = Neg(z) e = Exp(n) a = Add(two, e) y = Reciprocal(a)",
+        "y = Tanh(z)",
+        "m = ReduceMax <axes = [1]> (z) y = Sub(z, m)",
     ],
 )
 def test_what_looks_like_it_and_is_not(form):
-    m = Maker(opset=17)
-    _, found = concluded(m, form(m, logits(m)))
-    assert found.activation is None
+    assert concluded(form)[1].activation is None
 
 
-def beside_complement(m, s):
-    return m("Concat", m("Sub", m.constant(one(1)), s), s, axis=1)
+def loaded(proto, **options):
+    """The network, a photo, and what the file itself gives of it."""
+    net = onnxviz.load(proto, preprocess="unit", provider="cpu", **options)
+    photo = np.random.default_rng(1).integers(0, 256, (16, 16, 3), np.uint8)
+    return net, photo, net.run(net.prepare(photo), ["y"])["y"][0].astype(np.float64)
 
 
-def stacked(m, s):
-    flat = m("Squeeze", s, m.constant([1]))
-    both = m("Sub", m.constant(one(1)), flat), flat
-    return m("Concat", *(m("Unsqueeze", x, m.constant([1])) for x in both), axis=1)
-
-
-@pytest.mark.parametrize("form", [beside_complement, stacked])
+@pytest.mark.parametrize(
+    "form",
+    [
+        "n = Sub(one, p) y = Concat <axis = 1> (n, p)",
+        """rest = Squeeze(p, axis) n = Sub(one, rest) no = Unsqueeze(n, axis) yes = Unsqueeze(rest, axis)
+        y = Concat <axis = 1> (no, yes)""",
+    ],
+)
 def test_a_sigmoid_behind_its_complement_is_one_score_of_two_classes(form):
     """Its logit moves where both probabilities are saturated."""
-    m = Maker(opset=17)
-    x = m("Relu", m("Conv", "image", m.random(8, 3, 3, 3), pads=[1] * 4))
-    pooled = m("Flatten", m("GlobalAveragePool", x))
-    z = m("Add", m("Gemm", pooled, m.random(1, 8), transB=1), m.constant(np.full(1, 40, np.float32)))
-    out = form(m, m("Sigmoid", z))
-    proto, found = concluded(m, out)
-    assert (found.kind, found.classes, found.logits, found.activation) == ("binary", 2, z, "sigmoid")
-    net = onnxviz.load(proto, preprocess="unit", provider="cpu", labels=["no", "yes"])
-    photo = np.random.default_rng(1).integers(0, 256, (16, 16, 3), np.uint8)
-    given = net.run(net.prepare(photo), [out])[out][0]
+    front = """sum = Conv <pads = [1, 1, 1, 1]> (image, w) r = Relu(sum) mean = GlobalAveragePool(r)
+        pooled = Flatten(mean) x = Gemm <transB = 1> (pooled, alone) z = Add(x, far) p = Sigmoid(z) """
+    proto, found = concluded(form, front, alone=WEIGHTS["v"][:1], far=np.full(1, 40, np.float32))
+    assert (found.kind, found.classes, found.logits, found.activation) == ("binary", 2, "z", "sigmoid")
+    net, photo, given = loaded(proto, labels=["no", "yes"])
     best = net.predict(photo, top=2)[0]
     assert [one.label for one in best] == ["yes", "no"]
     np.testing.assert_allclose([one.probability for one in best], given[::-1], atol=1e-6)
     assert onnxviz.saliency(net, photo, target="yes").values.max() > 1e-4
 
 
-@pytest.mark.parametrize("negative", ["Neg", "Mul", "Sub"])
+@pytest.mark.parametrize("negative", ["Neg(l)", "Mul(l, minus)", "Sub(zero, l)"])
 @pytest.mark.parametrize("form", ["node", "log of softmax", "log-sum-exp"])
 def test_negative_logarithms_are_not_scores(form, negative):
     """-log p, a loss of each class: the likeliest class has the smallest."""
-    m = Maker(opset=17)
-    z = logits(m)
-    p = LOG_SOFTMAX[form](m, z)
-    out = {
-        "Neg": lambda: m("Neg", p),
-        "Mul": lambda: m("Mul", p, m.constant(one(-1))),
-        "Sub": lambda: m("Sub", m.constant(one(0)), p),
-    }[negative]()
-    proto, found = concluded(m, out)
+    proto, found = concluded(f"{LOG_SOFTMAX[form].replace('y =', 'l =')} y = {negative}")
     assert (found.kind, found.classes, found.told) == ("classes", 5, True)
-    assert (found.logits, found.scores, found.activation) == (z, z, None)
+    assert (found.logits, found.scores, found.activation) == ("z", "z", None)
     assert "negative logarithms" in found.reason
-    net = onnxviz.load(proto, preprocess="unit", provider="cpu")
-    photo = np.random.default_rng(1).integers(0, 256, (16, 16, 3), np.uint8)
-    losses = net.run(net.prepare(photo), [out])[out][0].astype(np.float64)
+    net, photo, losses = loaded(proto)
     top = net.predict(photo, top=5)[0]
     assert [one.index for one in top] == np.argsort(losses).tolist()
     np.testing.assert_allclose([one.probability for one in top], np.exp(-np.sort(losses)), rtol=1e-4)
@@ -301,33 +195,22 @@ def test_negative_logarithms_are_not_scores(form, negative):
 @pytest.mark.parametrize("form", ["half tanh", "1/(1+exp(-x))"])
 def test_pieces_between_quantisers(form):
     """Each value of a QDQ file passes a QuantizeLinear and a DequantizeLinear; so may constants."""
-    m = Maker(opset=17)
-    scale, zero = m.constant(one(0.03)), m.constant(np.array(3, np.uint8))
-    z = logits(m)
-    out = SIGMOID[form](m, z)
-    stored = m.constant(np.array(53, np.uint8)), m.constant(one(0.02)), zero  # 1
-    half = m.constant(np.array(28, np.uint8)), m.constant(one(0.02)), zero
-    ones = {t.name: t for t in m.weights}
-    nodes, m.nodes = m.nodes, []
-    for node in nodes:
-        for place, name in enumerate(node.input):
-            if name in ones and ones[name].data_type == 1 and not ones[name].dims:
-                value = float(numpy_helper.to_array(ones[name]))
-                node.input[place] = m("DequantizeLinear", *(stored if value == 1 else half))
-        m.nodes.append(node)
-        if node.op_type in ("Neg", "Exp", "Add", "Tanh"):
-            made = m("DequantizeLinear", m("QuantizeLinear", node.output[0], scale, zero), scale, zero)
-            for later in nodes:
-                later.input[:] = [made if name == node.output[0] else name for name in later.input]
-    _, found = concluded(m, out)
-    assert (found.logits, found.activation) == (z, "sigmoid")
+    quantised = r"\1_0 = \2 \1_1 = QuantizeLinear(\1_0, step, point) \1 = DequantizeLinear(\1_1, step, point)"
+    text = re.sub(r"(\w+) = ((?:Neg|Exp|Add|Tanh)\([^)]*\))", quantised, SIGMOID[form])
+    for name in ("one", "half"):
+        text = f"{name}_real = DequantizeLinear({name}_code, unit, point) " + re.sub(
+            rf"\b{name}\b", f"{name}_real", text
+        )
+    codes = {"one_code": np.uint8(53), "half_code": np.uint8(28), "unit": np.float32(0.02)}
+    _, found = concluded(text, **codes, step=np.float32(0.03), point=np.uint8(3))
+    assert (found.logits, found.activation) == ("z", "sigmoid")
 
 
 def test_softmaxes_over_groups_are_not_one_softmax():
-    m = Maker()
-    z = m("Gemm", m("Flatten", m("GlobalAveragePool", "image")), m.random(6, 3), transB=1)
-    grouped = m("Softmax", m("Reshape", z, m.constant([-1, 3, 2])), axis=2)
-    _, found = concluded(m, m("Reshape", grouped, m.constant([-1, 6])))
+    groups = "a = Reshape(z, groups) p = Softmax <axis = 2> (a) y = Reshape(p, flat6)"
+    front = "mean = GlobalAveragePool(image) flat = Flatten(mean) z = MatMul(flat, six) "
+    six = RNG.standard_normal((3, 6)).astype(np.float32)
+    _, found = concluded(groups, front, six=six, groups=np.array([-1, 3, 2]), flat6=np.array([-1, 6]))
     assert found.kind == "numbers"
     assert "over 2 each" in found.reason
 
@@ -335,9 +218,6 @@ def test_softmaxes_over_groups_are_not_one_softmax():
 @pytest.mark.parametrize("outer", ["Softmax", "LogSoftmax"])
 def test_a_softmax_of_a_softmax_has_its_order_from_the_first_logits(outer):
     """A trained Softmax with another one around it: gradients by the probabilities in between vanish."""
-    m = Maker(opset=17)
-    z = logits(m)
-    out = m(outer, m("Softmax", z, axis=1), axis=1)
-    _, found = concluded(m, out)
-    assert (found.logits, found.scores) == (z, out)
+    _, found = concluded(f"p = Softmax <axis = 1> (z) y = {outer} <axis = 1> (p)")
+    assert (found.logits, found.scores) == ("z", "y")
     assert found.activation == {"Softmax": "softmax", "LogSoftmax": "log_softmax"}[outer]
