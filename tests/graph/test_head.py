@@ -6,6 +6,7 @@ import networks
 import numpy as np
 import onnx_ir as ir
 import pytest
+from heads import finished, linear, pooled, trunk
 from networks import Maker, bare, tiny_cnn
 
 from onnxviz.errors import ModelUnsuitable, UnknownLayer
@@ -14,21 +15,7 @@ from onnxviz.graph.open.load import load
 
 
 def ends(m, *outputs, **options):
-    return head(ir.from_proto(m.model({"image": ("N", 3, 16, 16)}, dict.fromkeys(outputs))), **options)
-
-
-def trunk(m):
-    """(N, 8, 8, 8)"""
-    return m("Relu", m("Conv", "image", m.random(8, 3, 3, 3), pads=[1] * 4, strides=[2, 2]))
-
-
-def pooled(m):
-    """(N, 8)"""
-    return m("Flatten", m("GlobalAveragePool", trunk(m)))
-
-
-def linear(m, x, classes=5, size=8):
-    return m("Gemm", x, m.random(classes, size), m.random(classes), transB=1)
+    return head(ir.from_proto(finished(m, *outputs)), **options)
 
 
 def test_softmax_and_linear():
@@ -58,46 +45,38 @@ def test_classics(name, logits, activation, features, is_pooled):
 def test_dropout_between_features_and_classifier_is_looked_through():
     m = Maker()
     features = pooled(m)
-    dropped = m("Identity", m("Dropout", features))
-    logits = linear(m, dropped)
-    assert ends(m, logits).features == features
+    assert ends(m, linear(m, m("Identity", m("Dropout", features)), 5)).features == features
 
 
-def test_forms_behind_the_softmax():
-    m = Maker()
-    logits = linear(m, pooled(m))
-    out = m(
-        "Identity",
-        m("Squeeze", m("Unsqueeze", m("Softmax", logits, axis=1), m.constant([2])), m.constant([2])),
-    )
-    found = ends(m, out)
-    assert (found.scores, found.logits, found.activation, found.classes) == (out, logits, "softmax", 5)
+def reshaped_softmax(m, x):
+    x = m("Unsqueeze", m("Softmax", x, axis=1), m.constant([2]))
+    return m("Identity", m("Squeeze", x, m.constant([2])))
 
 
 @pytest.mark.parametrize(
-    ("op", "name"), [("Sigmoid", "sigmoid"), ("LogSoftmax", "log_softmax"), ("Softmax", "softmax")]
+    ("build", "activation"),
+    [
+        (lambda m, x: m("Sigmoid", x), "sigmoid"),
+        (lambda m, x: m("LogSoftmax", x), "log_softmax"),
+        (lambda m, x: m("Softmax", x), "softmax"),
+        (reshaped_softmax, "softmax"),
+        (lambda m, x: m("Relu", x), None),  # no final activation
+    ],
 )
-def test_activations(op, name):
+def test_activations(build, activation):
     m = Maker()
-    logits = linear(m, pooled(m))
-    out = m(op, logits)
+    logits = linear(m, pooled(m), 5)
+    out = build(m, logits)
     found = ends(m, out)
-    assert (found.logits, found.activation) == (logits, name)
-
-
-def test_a_relu_is_no_final_activation():
-    m = Maker()
-    out = m("Relu", linear(m, pooled(m)))
-    found = ends(m, out)
-    assert (found.logits, found.activation) == (out, None)
+    assert (found.scores, found.activation, found.classes) == (out, activation, 5)
+    assert found.logits == (logits if activation else out)
 
 
 def test_matmul_and_add_with_a_scale():
     m = Maker()
     features = pooled(m)
     x = m("Add", m("MatMul", features, m.random(8, 5)), m.random(5))
-    out = m("Softmax", m("Mul", x, m.constant(np.float32(10))))
-    found = ends(m, out)
+    found = ends(m, m("Softmax", m("Mul", x, m.constant(np.float32(10)))))
     assert found.features == features
     assert found.logits != x  # the temperature belongs to the logits
 
@@ -120,28 +99,23 @@ def test_scale_and_bias_of_a_dynamically_quantised_product_are_no_rescaling(prod
     assert ("rescaling" in found.reason) is rescaled
 
 
-def test_a_pointwise_convolution_as_classifier():
+@pytest.mark.parametrize("before", [True, False])
+def test_a_pointwise_convolution_as_classifier(before):
+    """In front of the mean over places, and behind it: scores of shape (N, C, 1, 1)."""
     m = Maker()
-    x = trunk(m)
-    scores = m("Conv", m("Dropout", x), m.random(5, 8, 1, 1))
-    out = m("Softmax", m("Flatten", m("GlobalAveragePool", scores)))
+    x = trunk(m) if before else m("GlobalAveragePool", trunk(m))
+    out = m("Conv", m("Dropout", x) if before else x, m.random(5, 8, 1, 1))
+    if before:
+        out = m("Softmax", m("Flatten", m("GlobalAveragePool", out)))
     found = ends(m, out)
-    assert (found.features, found.pooled, found.classes) == (x, True, 5)
-
-
-def test_scores_of_shape_n_c_1_1():
-    m = Maker()
-    whole = m("GlobalAveragePool", trunk(m))
-    out = m("Conv", whole, m.random(5, 8, 1, 1))
-    found = ends(m, out)
-    assert (found.scores, found.classes, found.features, found.pooled) == (out, 5, whole, True)
+    assert (found.scores, found.features, found.pooled, found.classes) == (out, x, True, 5)
 
 
 def test_features_of_a_class_token():
     m = Maker()
     tokens = m("Transpose", m("Reshape", trunk(m), m.constant([0, 8, 64])), perm=[0, 2, 1])
     token = m("Gather", tokens, m.constant(np.int64(0)), axis=1)
-    assert ends(m, linear(m, token)).features == token
+    assert ends(m, linear(m, token, 5)).features == token
 
 
 @pytest.mark.parametrize("form", ["qdq", "qoperator", "fp16"])
@@ -161,30 +135,26 @@ def test_other_forms(form):
         assert told[found.features].op[:8] != "Quantize"
 
 
-def test_of_logits_and_probabilities_the_probabilities():
+def test_of_several_outputs_the_scores():
+    """Of logits and probabilities the probabilities; not features, maps, nor what the picture does not reach."""
     m = Maker()
-    logits = linear(m, pooled(m))
+    features = pooled(m)
+    logits = linear(m, features, 5)
     prob = m("Softmax", logits)
+    fixed = m("Identity", m.random(1, 9))
     for outputs in ((logits, prob), (prob, logits)):
         found = ends(m, *outputs)
         assert (found.scores, found.logits) == (prob, logits)
-
-
-def test_of_features_and_scores_the_scores():
-    m = Maker()
-    features = pooled(m)
-    logits = linear(m, features)
-    assert ends(m, features, logits).scores == logits
-    assert ends(m, logits, trunk(m)).scores == logits  # maps are no scores
+    for outputs in ((features, logits), (logits, trunk(m)), (fixed, logits)):
+        assert ends(m, *outputs).scores == logits
 
 
 def test_of_several_heads_the_one_with_a_telling_name_or_none():
     m = Maker()
     features = pooled(m)
-    one, two = linear(m, features), linear(m, features, classes=7)
-    with pytest.raises(
-        ModelUnsuitable, match=rf"choose one with `output`.*'{one}' \(N, 5\).*'{two}' \(N, 7\)"
-    ):
+    one, two = linear(m, features, 5), linear(m, features, 7)
+    listed = rf"choose one with `output`.*'{one}' \(N, 5\).*'{two}' \(N, 7\)"
+    with pytest.raises(ModelUnsuitable, match=listed):
         ends(m, one, two)
     assert ends(m, one, two, output=two).classes == 7
     with pytest.raises(UnknownLayer, match="no output named"):
@@ -195,16 +165,8 @@ def test_of_several_heads_the_one_with_a_telling_name_or_none():
 
 def test_no_classifier():
     m = Maker()
-    x = trunk(m)
     with pytest.raises(ModelUnsuitable, match=r"no output looks like class scores.*\(N, 8, 8, 8\)"):
-        ends(m, x)
-
-
-def test_an_output_that_the_image_does_not_reach():
-    m = Maker()
-    logits = linear(m, pooled(m))
-    fixed = m("Identity", m.random(1, 9))
-    assert ends(m, fixed, logits).scores == logits
+        ends(m, trunk(m))
 
 
 def test_a_network_without_weights_before_its_scores():

@@ -38,51 +38,46 @@ def columns(m, classes=5):
     return m("Transpose", m("Conv", x, m.random(classes, 8, 1)), perm=[2, 0, 1])
 
 
-def lengths(m):
-    z = linear(m, pooled(m), 5)
-    return z, m("Sqrt", m("ReduceSum", m("Mul", z, z), m.constant([1]), keepdims=1))
+def row(m, count):
+    """(N, count)"""
+    return linear(m, pooled(m), count)
 
 
 def by_root(m):
-    z, length = lengths(m)
+    z = row(m, 5)
+    length = m("Sqrt", m("ReduceSum", m("Mul", z, z), m.constant([1]), keepdims=1))
     return m("Div", z, m("Clip", length, m.constant(one(1e-12))))
 
 
 def by_norm(m):
-    z = linear(m, pooled(m), 5)
+    z = row(m, 5)
     length = m("Clip", m("ReduceL2", z, axes=[1], keepdims=1), m.constant(one(1e-12)))
     return m("Div", z, m("Expand", length, m("Shape", z)))
 
 
 def expected(m):
     ages = m.constant(np.arange(101, dtype=np.float32))
-    return m(
-        "ReduceSum", m("Mul", m("Softmax", linear(m, pooled(m), 101)), ages), m.constant([1]), keepdims=1
-    )
+    return m("ReduceSum", m("Mul", m("Softmax", row(m, 101)), ages), m.constant([1]), keepdims=1)
 
 
 def rescaled(m, count=3):
-    z = m("Mul", linear(m, pooled(m), count), m.constant(one(50)))
-    return m("Add", z, m.constant(one(30)))
+    return m("Add", m("Mul", row(m, count), m.constant(one(50))), m.constant(one(30)))
 
 
 QUANTITIES = {
     "unit length by a root": (by_root, "division by its length"),
     "unit length by a norm": (by_norm, "division by its length"),
     "a share of a hundred": (
-        lambda m: m("Mul", m("Sigmoid", linear(m, pooled(m), 1)), m.constant(one(100))),
+        lambda m: m("Mul", m("Sigmoid", row(m, 1)), m.constant(one(100))),
         "scaled Sigmoid",
     ),
     "an expected age": (expected, "weighted by a Softmax"),
     "units brought back": (rescaled, "rescaling"),
     "one unit brought back": (lambda m: rescaled(m, 1), "rescaling"),
-    "tanh": (lambda m: m("Tanh", linear(m, pooled(m), 2)), "Tanh"),
-    "a count": (lambda m: m("Relu", linear(m, pooled(m), 1)), "Relu"),
-    "clipped": (
-        lambda m: m("Clip", linear(m, pooled(m), 1), m.constant(one(0)), m.constant(one(90))),
-        "Clip",
-    ),
-    "softmax over one": (lambda m: m("Softmax", linear(m, pooled(m), 1)), "1 whatever the picture"),
+    "tanh": (lambda m: m("Tanh", row(m, 2)), "Tanh"),
+    "a count": (lambda m: m("Relu", row(m, 1)), "Relu"),
+    "clipped": (lambda m: m("Clip", row(m, 1), m.constant(one(0)), m.constant(one(90))), "Clip"),
+    "softmax over one": (lambda m: m("Softmax", row(m, 1)), "1 whatever the picture"),
 }
 
 
@@ -94,30 +89,22 @@ def test_numbers_by_how_they_end(name):
     assert reason in found.reason
 
 
-@pytest.mark.parametrize(
-    ("name", "kind"),
-    [
-        *(
-            (n, "numbers")
-            for n in ("pose", "bbox", "age", "fc_landmarks", "headPose", "xyz", "face_embedding")
-        ),
-        *(
-            (n, "classes")
-            for n in ("logits", "class_scores", "Probs", "cls", "bbox_class_logits", "classifier")
-        ),
-    ],
-)
-def test_names(name, kind):
-    found = ends(heads.row(6, name))[0]
-    assert (found.kind, found.told) == (kind, True)
+NAMES = {
+    "numbers": "pose bbox age fc_landmarks headPose xyz face_embedding head.regressor.weight",
+    "classes": "logits class_scores Probs cls bbox_class_logits classifier classifier.6.weight",
+}
 
 
-def test_names_of_weights_and_nodes():
-    for name, kind in (("head.regressor.weight", "numbers"), ("classifier.6.weight", "classes")):
+@pytest.mark.parametrize(("kind", "name"), [(kind, name) for kind in NAMES for name in NAMES[kind].split()])
+def test_names_of_outputs_and_of_weights(kind, name):
+    if name.endswith("weight"):
         m = Maker()
-        weight = m.random(4, 8, name=name)
-        (found,) = ends(finished(m, renamed(m, m("Gemm", pooled(m), weight, transB=1), "output")))
-        assert (found.kind, found.told) == (kind, True)
+        x = m("Gemm", pooled(m), m.random(4, 8, name=name), transB=1)
+        proto = finished(m, renamed(m, x, "output"))
+    else:
+        proto = heads.row(6, name)
+    (found,) = ends(proto)
+    assert (found.kind, found.told) == (kind, True)
 
 
 def test_the_task_that_the_file_states():
@@ -134,21 +121,22 @@ def test_labels_decide():
     assert head(ir.from_proto(heads.row(4, "pose")), labels=7).kind == "numbers"
 
 
+def maps(m, channels=1):
+    return m("Conv", trunk(m), m.random(channels, 8, 1, 1))
+
+
 @pytest.mark.parametrize(
     "build",
     [
-        lambda m: m("Conv", trunk(m), m.random(1, 8, 1, 1)),
-        lambda m: m("Squeeze", m("Conv", trunk(m), m.random(1, 8, 1, 1)), m.constant([1])),
-        lambda m: m("Sigmoid", m("Conv", trunk(m), m.random(1, 8, 1, 1))),
-        lambda m: m("Softmax", m("Conv", trunk(m), m.random(5, 8, 1, 1)), axis=1),
+        maps,
+        lambda m: m("Squeeze", maps(m), m.constant([1])),
+        lambda m: m("Sigmoid", maps(m)),
+        lambda m: m("Softmax", maps(m, 5), axis=1),
         lambda m: m("LayerNormalization", tokens(m), m.random(8)),
-        lambda m: m("Reshape", m("Softmax", columns(m)), m.constant([-1, 5])),  # steps folded into the batch
-        lambda m: m(
-            "Softmax", m("MatMul", tokens(m), m.random(8, 6)), axis=2
-        ),  # a segmentation, its places in a row
-        lambda m: m(
-            "Reshape", m("Conv", trunk(m), m.random(6, 8, 1, 1)), m.constant([0, 6, 64])
-        ),  # one scale of YOLO
+        # steps folded into the batch; a segmentation, its places in a row; one scale of YOLO
+        lambda m: m("Reshape", m("Softmax", columns(m)), m.constant([-1, 5])),
+        lambda m: m("Softmax", m("MatMul", tokens(m), m.random(8, 6)), axis=2),
+        lambda m: m("Reshape", maps(m, 6), m.constant([0, 6, 64])),
     ],
 )
 def test_maps_depths_and_tokens_are_neither_classes_nor_steps(build):
@@ -184,15 +172,9 @@ def test_steps_of_an_open_width_are_open():
 def test_a_declared_batch_settles_what_inference_cannot():
     m = Maker()
     # Where the shape hangs on values, only the file's own dimension names tell.
-    x = m(
-        "Slice",
-        columns(m),
-        m.constant([0]),
-        m("Cast", m("ReduceSum", "image", keepdims=0), to=7),
-        m.constant([0]),
-    )
-    proto = m.model({"image": ("N", 3, 16, 16)}, {x: ("T", "N", 5)})
-    assert ends(proto)[0].batch == 1
+    end = m("Cast", m("ReduceSum", "image", keepdims=0), to=7)
+    x = m("Slice", columns(m), m.constant([0]), end, m.constant([0]))
+    assert ends(m.model({"image": ("N", 3, 16, 16)}, {x: ("T", "N", 5)}))[0].batch == 1
 
 
 @pytest.mark.parametrize("form", ["nms", "topk", "anchors"])
@@ -214,27 +196,22 @@ def test_whole_numbers_and_what_the_picture_does_not_move():
     assert only(lambda m: m("Identity", m.random(1, 5))).kind == "other"
 
 
-def test_of_a_told_head_and_an_assumed_one_the_told():
+@pytest.mark.parametrize(("end", "count"), [("Softmax", 2), ("Sigmoid", 1)])
+def test_of_a_told_head_and_an_assumed_one_the_told(end, count):
     m = Maker()
     x = pooled(m)
-    box, classes = linear(m, x, 4), m("Softmax", linear(m, x, 2))
-    assert head(ir.from_proto(finished(m, box, classes))).scores == classes
-    m = Maker()
-    x = pooled(m)
-    face, box = m("Sigmoid", linear(m, x, 1)), linear(m, x, 4)
-    assert head(ir.from_proto(finished(m, box, face))).scores == face
+    told, box = m(end, linear(m, x, count)), linear(m, x, 4)
+    for both in ((box, told), (told, box)):
+        assert head(ir.from_proto(finished(m, *both))).scores == told
 
 
 def test_a_lost_batch_axis():
-    m = Maker()
-    (found,) = ends(
-        finished(m, m("Squeeze", m("Softmax", linear(m, pooled(m), 5)), m.constant([0])), batch=1)
-    )
+    found = only(lambda m: m("Squeeze", m("Softmax", row(m, 5)), m.constant([0])), batch=1)
     assert (found.kind, found.classes, found.batch) == ("classes", 5, None)
 
 
 def test_it_is_said_in_one_line():
-    assert heads.one("sigmoid") and ends(heads.one("sigmoid"))[0].describe() == (
+    assert ends(heads.one("sigmoid"))[0].describe() == (
         "'score' (N, 1): one score for two classes (one sigmoid of 'gemm8')"
     )
     assert ends(heads.row(5))[0].describe().startswith("'y' (N, 5): taken for 5 classes (")
