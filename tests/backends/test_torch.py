@@ -10,7 +10,7 @@ import onnx
 import onnx_ir as ir
 import pytest
 import torch
-from onnx import helper, numpy_helper
+from onnx import numpy_helper
 
 import onnxviz
 from onnxviz import objectives
@@ -28,6 +28,7 @@ from onnxviz.errors import (
 from tests import networks
 from tests.backends import operator_cases
 from tests.backends.torch_cases import loop_network, lstm_network
+from tests.networks import written
 
 torch.set_num_threads(1)
 
@@ -62,32 +63,27 @@ def test_variants_as_native(rules: str, six: bool) -> None:
     assert operator_cases.worst(found, expected) < 1e-5
 
 
-@pytest.mark.parametrize(
-    "form", ["fp16", "qdq", "qoperator", "uint8", "nhwc", "static_batch", "with_function"]
-)
+PLAIN = networks.tiny_cnn(softmax=False)
+FORMS = {
+    "fp16": lambda: networks.fp16(PLAIN),
+    "qdq": lambda: networks.qdq(PLAIN),
+    "qoperator": lambda: networks.qoperator(PLAIN),
+    "uint8": lambda: networks.tiny_cnn(softmax=False, uint8=True),
+    "nhwc": networks.nhwc,
+    "static_batch": networks.static_batch,
+    "with_function": networks.with_function,
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
 def test_forms_as_native(form: str) -> None:
     """Half precision, quantised (straight through, stopped by saturation), bytes, and other forms of files."""
-    plain = networks.tiny_cnn(softmax=False)
-    made = {
-        "fp16": lambda: networks.fp16(plain),
-        "qdq": lambda: networks.qdq(plain),
-        "qoperator": lambda: networks.qoperator(plain),
-        "uint8": lambda: networks.tiny_cnn(softmax=False, uint8=True),
-        "nhwc": networks.nhwc,
-        "static_batch": networks.static_batch,
-        "with_function": networks.with_function,
-    }
-    model = made[form]()
+    model, preset = FORMS[form](), "uint8" if form == "uint8" else "unit"
     nets = [
-        onnxviz.load(
-            model, provider="cpu", preprocess="uint8" if form == "uint8" else "unit", backend=backend
-        )
-        for backend in ("torch", "native")
+        onnxviz.load(model, provider="cpu", preprocess=preset, backend=name) for name in ("torch", "native")
     ]
-    shape = [
-        4 if i == 0 else d or 8 for i, d in enumerate(nets[0].input.shape) if not isinstance(d, str) or i == 0
-    ]
-    x = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+    sizes = [d or 8 for d in nets[0].input.shape[1:] if not isinstance(d, str)]
+    x = np.random.default_rng(0).standard_normal((4, *sizes)).astype(np.float32)
     x = np.round(np.abs(x) * 80) if form == "uint8" else x
     last = nets[0].model.graph.outputs[0].name or ""
     found, expected = (net.gradients(objectives.l2(last), also=[last])(x) for net in nets)
@@ -170,14 +166,6 @@ def test_the_command_line_says_so(tmp_path, capsys) -> None:
     assert "did you mean 'torch'" in capsys.readouterr().err
 
 
-def secret_network() -> onnx.ModelProto:
-    """Half of it behind an operator that nobody knows, as an output that the scores do not need."""
-    m = networks.Maker(17)
-    x = m("Relu", "image")
-    scores = m("Flatten", m("GlobalAveragePool", x))
-    return m.model({"image": ("N", 3, 8, 8)}, {scores: ("N", 3)})
-
-
 def task(model: onnx.ModelProto, objective: Any, **options: Any) -> backends.Task:
     given = {
         "sources": ("image",), "also": (), "rules": "plain", "provider": "cpu", "threads": 1, "seconds": None,
@@ -186,39 +174,32 @@ def task(model: onnx.ModelProto, objective: Any, **options: Any) -> backends.Tas
     return backends.Task(model=ir.from_proto(model), objective=objective, **given)
 
 
-def test_no_silent_zero_map() -> None:
+@pytest.mark.parametrize("op", ["Floor", "Round", "Sign", "Ceil"])
+def test_no_silent_zero_map(op) -> None:
     """What has no derivative is refused, as native gradients do, not answered with zeros."""
-    for op in ("Floor", "Round", "Sign", "Ceil"):
-        m = networks.Maker(17)
-        flat = m("Flatten", m(op, "image"))
-        model = m.model({"image": ("N", 1, 2, 2)}, {flat: ("N", 4)})
-        program = backends.compile(task(model, objectives.logit(1, layer=flat)), "torch").program
-        with pytest.raises(ModelUnsuitable, match="zero everywhere"):
-            program({"image": np.ones((1, 1, 2, 2), np.float32)})
+    model = written(f"f = {op}(image) y = Flatten(f)", {"image": ("N", 1, 2, 2)}, {"y": ("N", 4)})
+    program = backends.compile(task(model, objectives.logit(1, layer="y")), "torch").program
+    with pytest.raises(ModelUnsuitable, match="zero everywhere"):
+        program({"image": np.ones((1, 1, 2, 2), np.float32)})
 
 
 def test_a_layer_that_nothing_leads_to() -> None:
-    m = networks.Maker(17)
-    first = m("Relu", "image")
-    other = m("Sigmoid", "image")
-    flat = m("Flatten", first)
-    model = m.model({"image": ("N", 1, 2, 2)}, {flat: ("N", 4), other: None})
-    made = task(model, objectives.logit(1, layer=flat), sources=("image", other))
-    with pytest.raises(ModelUnsuitable, match=other):
+    text = "first = Relu(image) other = Sigmoid(image) y = Flatten(first)"
+    model = written(text, {"image": ("N", 1, 2, 2)}, {"y": ("N", 4), "other": None})
+    made = task(model, objectives.logit(1, layer="y"), sources=("image", "other"))
+    with pytest.raises(ModelUnsuitable, match="other"):
         backends.compile(made, "torch").program({"image": np.ones((1, 1, 2, 2), np.float32)})
 
 
 def test_unknown_operators_and_attributes() -> None:
-    m = networks.Maker(17)
-    m.nodes.append(helper.make_node("Secret", ["image"], ["s"], domain="acme", name="block3/secret"))
-    m.domains.add("acme")
-    model = m.model({"image": ("N", 3, 2, 2)}, {"s": ("N", 3)})
+    secret = written("s = acme.Secret(image)", {"image": ("N", 3, 2, 2)}, {"s": ("N", 3)})
+    secret.graph.node[0].name = "block3/secret"
+    secret.opset_import.add(domain="acme", version=1)
     with pytest.raises(UnsupportedOperator, match="acme::Secret.*block3/secret.*torch"):
-        backends.compile(task(model, objectives.part("s")), "torch")
-    graph = ir.from_proto(secret_network())
-    graph.graph[0].attributes["alpha"] = ir.AttrFloat32("alpha", 0.3)
+        backends.compile(task(secret, objectives.part("s")), "torch")
+    bent = written("y = Relu <alpha = 0.3> (image)", {"image": ("N", 3, 8, 8)}, {"y": None})
     with pytest.raises(UnsupportedOperator, match="'alpha'"):
-        Executor(graph)({"image": torch.zeros(1, 3, 8, 8)})
+        Executor(ir.from_proto(bent))({"image": torch.zeros(1, 3, 8, 8)})
     with pytest.raises(RuntimeError, match="two torch functions for Relu"):
         operator("Relu")(torch.relu)
 

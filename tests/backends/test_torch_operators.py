@@ -11,7 +11,6 @@ import onnx
 import onnx_ir as ir
 import pytest
 import torch
-from onnx import TensorProto, helper, numpy_helper
 
 from onnxviz.backends.torch.executor import Executor, knows
 from onnxviz.backends.torch.table import OPERATORS, CannotRun, from_numpy
@@ -20,7 +19,8 @@ from onnxviz.graph import lift
 from onnxviz.graph.normalise import normalise
 from tests import networks
 from tests.backends.torch_cases import loop_network
-from tests.grad.oracle import session
+from tests.grad.oracle import normal, session
+from tests.networks import written
 
 torch.set_num_threads(1)
 
@@ -125,16 +125,9 @@ def test_enough_of_the_standard_is_run() -> None:
         node.op_type for group in node_cases().values() for case in group for node in case.model.graph.node
     }
     assert sum(map(len, node_cases().values())) > 1000
-    here = {
-        "MaxRoiPool",
-        "DynamicQuantizeLinear",
-        "GlobalLpPool",
-        "SequenceErase",
-        "SequenceLength",
-    }
-    here |= {"SequenceAt", "SequenceConstruct", "ConcatFromSequence", "SequenceEmpty"}
-    here |= {"Optional", "OptionalGetElement"}
-    assert {*OPERATORS} - here - ran == set()
+    here = """MaxRoiPool DynamicQuantizeLinear GlobalLpPool SequenceErase SequenceLength SequenceAt
+        SequenceConstruct ConcatFromSequence SequenceEmpty Optional OptionalGetElement"""
+    assert {*OPERATORS} - {*here.split()} - ran == set()
 
 
 def test_sequences() -> None:
@@ -148,10 +141,7 @@ def test_sequences() -> None:
     z = m("Mul", m("SequenceAt", empty, m.constant(0)), m("Cast", m("SequenceLength", shorter), to=1))
     model = m.model({"x": (2, 4)}, {y: None, z: None})
     x = np.random.default_rng(0).standard_normal((2, 4)).astype(np.float32)
-    found = Executor(normalise(ir.from_proto(model)))({"x": torch.tensor(x)})
-    expected = session(onnx.shape_inference.infer_shapes(model)).run(None, {"x": x})
-    for name, array in zip([y, z], expected, strict=True):
-        np.testing.assert_allclose(found[name].numpy(), array)
+    as_onnx_runtime(model, x, rtol=1e-7, atol=0)
     _by_differences(model, x, z)
 
 
@@ -163,45 +153,41 @@ def test_every_native_operator_is_there() -> None:
     assert not knows("acme::Secret")
 
 
+ROIS = {"r": np.float32([[1, 1, 7, 6], [0, 2, 3, 8.5]]), "b": np.int64([1, 0])}
+OUTSIDE = {"r": np.float32([[-3, 1, 7, 6], [0, 2, 13, 8.5]]), "b": np.int64([1, 0])}
+
+
 @pytest.mark.parametrize(
-    ("op", "shape", "weights", "attributes", "opset"),
+    ("text", "shape", "weights", "opset"),
     [
-        ("RoiAlign", (2, 3, 9, 7), {"r": np.float32([[1, 1, 7, 6], [0, 2, 3, 8.5]]), "b": np.int64([1, 0])},
-         {"mode": "max", "output_height": 2, "output_width": 3, "sampling_ratio": 2}, 16),
-        ("RoiAlign", (2, 3, 9, 7), {"r": np.float32([[-3, 1, 7, 6], [0, 2, 13, 8.5]]), "b": np.int64([1, 0])},
-         {"output_height": 2, "output_width": 3, "spatial_scale": 0.7}, 10),
-        ("MaxRoiPool", (2, 3, 9, 7), {"r": np.float32([[1, 1, 1, 5, 6], [0, 0, 2, 6, 8]])},
-         {"pooled_shape": [3, 2]}, 13),
-        ("Upsample", (1, 2, 3, 4), {"s": np.float32([1, 1, 2, 3])}, {"mode": "linear"}, 9),
-        ("Resize", (1, 1, 2, 4), {"s": np.float32([1, 1, 0.6, 0.6])},
-         {"mode": "linear", "coordinate_transformation_mode": "align_corners"}, 13),
-        ("MaxPool", (2, 3, 9, 8), {}, {"kernel_shape": [3, 2], "pads": [1, 0, 0, 1], "strides": [2, 3]}, 12),
-        ("Softmax", (2, 3, 4), {}, {}, 11),
-        ("DynamicQuantizeLinear", (3, 5), {}, {}, 13),
+        ('y = RoiAlign <mode = "max", output_height = 2, output_width = 3, sampling_ratio = 2> (x, r, b)',
+         (2, 3, 9, 7), ROIS, 16),
+        ("y = RoiAlign <output_height = 2, output_width = 3, spatial_scale = 0.7> (x, r, b)",
+         (2, 3, 9, 7), OUTSIDE, 10),
+        ("y = MaxRoiPool <pooled_shape = [3, 2]> (x, r)",
+         (2, 3, 9, 7), {"r": np.float32([[1, 1, 1, 5, 6], [0, 0, 2, 6, 8]])}, 13),
+        ('y = Upsample <mode = "linear"> (x, s)', (1, 2, 3, 4), {"s": np.float32([1, 1, 2, 3])}, 9),
+        ('y = Resize <mode = "linear", coordinate_transformation_mode = "align_corners"> (x, none, s)',
+         (1, 1, 2, 4), {"none": np.zeros(0, np.float32), "s": np.float32([1, 1, 0.6, 0.6])}, 13),
+        ("y, i = MaxPool <kernel_shape = [3, 2], pads = [1, 0, 0, 1], strides = [2, 3]> (x)", (2, 3, 9, 8), {}, 12),
+        ("y = Softmax(x)", (2, 3, 4), {}, 11),
+        ("y, s, z = DynamicQuantizeLinear(x)", (3, 5), {}, 13),
     ],
 )  # fmt: skip
-def test_as_onnx_runtime(op: str, shape: tuple, weights: dict, attributes: dict, opset: int) -> None:
+def test_as_onnx_runtime(text: str, shape: tuple, weights: dict, opset: int) -> None:
     """Forms that the standard's examples lack, or that ONNX Runtime reads in its own way."""
-    names = ["x", "r", "b"] if op in ("RoiAlign", "MaxRoiPool") else ["x", "s"]
-    inputs = ["x", *names[1 : 1 + len(weights)]]
-    if op == "Resize":
-        inputs = ["x", "none", "s"]
-        weights = {"none": np.zeros(0, np.float32), **weights}
-    outputs = ["y", "i"] if op == "MaxPool" else ["y", "s", "z"] if op == "DynamicQuantizeLinear" else ["y"]
-    graph = helper.make_graph(
-        [helper.make_node(op, inputs, outputs, **attributes)],
-        "one",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
-        [onnx.ValueInfoProto(name=name) for name in outputs],
-        [numpy_helper.from_array(v, k) for k, v in weights.items()],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
-    x = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
-    found = Executor(normalise(ir.from_proto(model)))({"x": torch.tensor(x)})
-    for name, expected in zip(
-        outputs, session(onnx.shape_inference.infer_shapes(model)).run(None, {"x": x}), strict=True
-    ):
-        np.testing.assert_allclose(found[name].numpy(), expected, rtol=1e-5, atol=1e-6)
+    outputs = text.partition(" =")[0].split(", ")
+    model = written(text, {"x": shape}, {}, weights, opset=opset)
+    model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in outputs)
+    as_onnx_runtime(model, np.random.default_rng(0).standard_normal(shape).astype(np.float32), rtol=1e-5)
+
+
+def as_onnx_runtime(model: onnx.ModelProto, x: np.ndarray, rtol: float, atol: float = 1e-6) -> None:
+    """All outputs of its one input."""
+    found = Executor(normalise(ir.from_proto(model)))({model.graph.input[0].name: torch.tensor(x)})
+    expected = session(onnx.shape_inference.infer_shapes(model)).run(None, {model.graph.input[0].name: x})
+    for value, array in zip(model.graph.output, expected, strict=True):
+        np.testing.assert_allclose(found[value.name].numpy(), array, rtol=rtol, atol=atol)
 
 
 def _by_differences(model: onnx.ModelProto, x: np.ndarray, output: str) -> None:
@@ -223,9 +209,7 @@ def test_recurrent_layers(op: str, direction: str) -> None:
     y, last = m(op, "x", *weights, lengths, *states, hidden_size=3, direction=direction, outputs=2)
     model = m.model({"x": (4, 2, 5)}, {y: (4, ways, 2, 3), last: (ways, 2, 3)})
     x = np.random.default_rng(1).standard_normal((4, 2, 5)).astype(np.float32)
-    found = Executor(normalise(ir.from_proto(model)))({"x": torch.tensor(x)})
-    for name, expected in zip([y, last], session(model).run(None, {"x": x}), strict=True):
-        np.testing.assert_allclose(found[name].numpy(), expected, rtol=1e-4, atol=1e-6)
+    as_onnx_runtime(model, x, rtol=1e-4)
     _by_differences(model, x, y)
 
 
@@ -233,34 +217,22 @@ def test_recurrent_layers(op: str, direction: str) -> None:
 def test_loops_and_branches(sign: int) -> None:
     model = loop_network()
     x = sign * np.float32([[0.5, 1.2, -0.3], [0.7, 0.1, 0.9]])
-    found = Executor(normalise(ir.from_proto(model)))({"x": torch.tensor(x)})["y"]
-    np.testing.assert_allclose(found.numpy(), session(model).run(None, {"x": x})[0], rtol=1e-5)
+    as_onnx_runtime(model, x, rtol=1e-5, atol=0)
     _by_differences(model, x, "y")
 
 
 def test_the_graphs_within_are_in_normal_form_too() -> None:
     """A branch with implicit pads and a fused operator, forward as ONNX Runtime, gradient by differences."""
-    m, inner = networks.Maker(17), networks.Maker(17)
-    inner.count = 100
-    conv = inner("Conv", "x", inner.random(2, 3, 3, 3), auto_pad="SAME_LOWER", strides=[2, 2])
-    then = inner("FusedConv", conv, inner.random(2, 2, 1, 1), activation="Tanh", domain="com.microsoft")
-    m.weights += inner.weights
-    m.domains |= inner.domains
-    branch, other = (
-        helper.make_graph(nodes, name, [], [helper.make_tensor_value_info(out, TensorProto.FLOAT, None)])
-        for nodes, name, out in (
-            (inner.nodes, "then", then),
-            ([helper.make_node("Identity", ["x"], ["same"])], "else", "same"),
-        )
-    )
-    positive = m("Greater", m("ReduceSum", "x", keepdims=0), m.constant(np.float32(-1e6)))
-    y = m("If", positive, then_branch=branch, else_branch=other)
-    model = m.model({"x": (1, 3, 7, 6)}, {y: None})
+    then = """g () => (float[] inner) { sum = Conv <auto_pad = "SAME_LOWER", strides = [2, 2]> (x, w)
+        inner = com.microsoft.FusedConv <activation = "Tanh"> (sum, v) }"""
+    other = "g () => (float[] same) { same = Identity(x) }"
+    text = f"""total = ReduceSum <keepdims = 0> (x) positive = Greater(total, low)
+        y = If <then_branch = {then}, else_branch = {other}> (positive)"""
+    weights = {"w": normal(2, 3, 3, 3) / 4, "v": normal(2, 2, 1, 1), "low": np.float32(-1e6)}
+    model = written(text, {"x": (1, 3, 7, 6)}, {"y": None}, weights)
     x = np.random.default_rng(0).standard_normal((1, 3, 7, 6)).astype(np.float32)
-    found = Executor(normalise(ir.from_proto(model)))({"x": torch.tensor(x)})[y]
-    expected = session(onnx.shape_inference.infer_shapes(model)).run(None, {"x": x})[0]
-    np.testing.assert_allclose(found.numpy(), expected, rtol=1e-4, atol=1e-6)
-    _by_differences(model, x, y)
+    as_onnx_runtime(model, x, rtol=1e-4)
+    _by_differences(model, x, "y")
 
 
 def test_axes_that_the_input_has_not_are_none():

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import onnx
-from onnx import TensorProto, helper, numpy_helper
 
-from tests.networks import Maker
+from tests.networks import Maker, written
 
 
 def lstm_network() -> onnx.ModelProto:
@@ -23,51 +22,13 @@ def lstm_network() -> onnx.ModelProto:
 
 def loop_network() -> onnx.ModelProto:
     """x·x·…, as often as its own length says, and every step of it; with a scan over rows."""
-    body = helper.make_graph(
-        [
-            helper.make_node("Mul", ["before", "x"], ["after"]),
-            helper.make_node("Identity", ["go"], ["on"]),
-            helper.make_node("Sin", ["after"], ["seen"]),
-        ],
-        "body",
-        [
-            helper.make_tensor_value_info("i", TensorProto.INT64, []),
-            helper.make_tensor_value_info("go", TensorProto.BOOL, []),
-            helper.make_tensor_value_info("before", TensorProto.FLOAT, ["N", 3]),
-        ],
-        [
-            helper.make_tensor_value_info("on", TensorProto.BOOL, []),
-            helper.make_tensor_value_info("after", TensorProto.FLOAT, ["N", 3]),
-            helper.make_tensor_value_info("seen", TensorProto.FLOAT, ["N", 3]),
-        ],
-    )
-    big, small = (
-        helper.make_graph(
-            [helper.make_node(op, ["last"], [f"{op}_out"])],
-            op,
-            [],
-            [helper.make_tensor_value_info(f"{op}_out", TensorProto.FLOAT, ["N", 3])],
-        )
-        for op in ("Tanh", "Neg")
-    )
-    nodes = [
-        helper.make_node("Shape", ["x"], ["shape"], start=1),
-        helper.make_node("Squeeze", ["shape"], ["times"]),
-        helper.make_node("Loop", ["times", "", "x"], ["last", "all"], body=body),
-        helper.make_node("ReduceSum", ["last"], ["total"], keepdims=0),
-        helper.make_node("Greater", ["total", "zero"], ["positive"]),
-        helper.make_node("If", ["positive"], ["chosen"], then_branch=big, else_branch=small),
-        helper.make_node("ReduceSum", ["all", "first"], ["steps"], keepdims=0),
-        helper.make_node("Add", ["chosen", "steps"], ["y"]),
-    ]
-    graph = helper.make_graph(
-        nodes,
-        "loop",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 3])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", 3])],
-        [
-            numpy_helper.from_array(np.float32(0), "zero"),
-            numpy_helper.from_array(np.int64([0]), "first"),
-        ],
-    )
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    body = """g (int64 i, bool go, float[N, 3] before) => (bool on, float[N, 3] after, float[N, 3] seen) {
+        after = Mul(before, x) on = Identity(go) seen = Sin(after) }"""
+    big, small = (f"g () => (float[N, 3] {op}_out) {{ {op}_out = {op}(last) }}" for op in ("Tanh", "Neg"))
+    text = f"""shape = Shape <start = 1> (x) times = Squeeze(shape)
+        last, all = Loop <body = {body}> (times, , x)
+        total = ReduceSum <keepdims = 0> (last) positive = Greater(total, zero)
+        chosen = If <then_branch = {big}, else_branch = {small}> (positive)
+        steps = ReduceSum <keepdims = 0> (all, first) y = Add(chosen, steps)"""
+    weights = {"zero": np.float32(0), "first": np.int64([0])}
+    return written(text, {"x": ("N", 3)}, {"y": ("N", 3)}, weights)
