@@ -219,7 +219,9 @@ def written(
     """
     read = set(re.findall(r"[\w.]+", text))
     arrays = {name: array for name, array in (weights or {}).items() if name in read}
-    made = from_nodes(nodes(text), inputs, outputs, arrays, opset=opset, dtype=dtype, imports={"com.microsoft": 1})
+    made = from_nodes(
+        nodes(text), inputs, outputs, arrays, opset=opset, dtype=dtype, imports={"com.microsoft": 1}
+    )
     for value in made.graph.output:
         value.type.tensor_type.elem_type = dtype
     return made
