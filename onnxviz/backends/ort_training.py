@@ -103,7 +103,12 @@ def compile(task: Task) -> TrainingProgram:
     if providers.name(task.provider) != providers.CPU:
         raise UsageError("backend 'ort-training' runs on the CPU: use --provider cpu, or --backend native")
     graph = forward(task.model, task.objective, task.sources, task.also)
-    _check(graph.model)
+    version = graph.model.opset_imports[""]
+    if version > _OPSET:
+        raise ModelUnsuitable(
+            f"the model has opset {version}; backend 'ort-training' (ONNX Runtime 1.19.2) knows up to {_OPSET}: use "
+            "--backend native or torch"
+        )
     inner = {name: value.name or "" for name, value in graph.sources.items()}
     also = {name: value.name or "" for name, value in graph.also.items()}
     spell_out(graph.model)
@@ -137,15 +142,6 @@ def _builder() -> tuple[Any, str | None]:
     if version is None:
         return None, None
     return getattr(providers.onnxruntime().capi._pybind_state, "GradientGraphBuilder", None), version
-
-
-def _check(model: ir.Model) -> None:
-    version = model.opset_imports[""]
-    if version > _OPSET:
-        raise ModelUnsuitable(
-            f"the model has opset {version}; backend 'ort-training' (ONNX Runtime 1.19.2) knows up to {_OPSET}: use "
-            "--backend native or torch"
-        )
 
 
 def _with_loss(graph: Forward) -> onnx.ModelProto:
@@ -209,7 +205,7 @@ def check(model: ir.Model, sources: Collection[str]) -> None:
         if table.is_zero(node.op_type, node.domain) or not any(x in reached for x in reads(node)):
             continue
         known = table.key(node.op_type, node.domain) in TRAINED
-        if not known or not _FORMS.get(node.op_type, _any)(node, reached):
+        if not known or (node.op_type in _FORMS and not _FORMS[node.op_type](node, reached)):
             layer = next((y.name for y in node.outputs if y.name), "?")
             trust = "in a form" if known else "one"
             raise UnsupportedOperator(
@@ -220,24 +216,11 @@ def check(model: ir.Model, sources: Collection[str]) -> None:
         reached.update(node.outputs)
 
 
-def _any(node: ir.Node, reached: Collection[ir.Value]) -> bool:
-    return True
-
-
 def _one_shape(node: ir.Node, reached: Collection[ir.Value]) -> bool:
     """What is differentiated is not broadcast."""
     y = dims(node.outputs[0])
-    return (
-        y is not None
-        and None not in y
-        and all(dims(x) == y for x in node.inputs if x in reached and x is not None)
-    )
-
-
-def _matrices(node: ir.Node, reached: Collection[ir.Value]) -> bool:
-    """No operand is a vector."""
-    shapes = [dims(x) for x in node.inputs if x is not None]
-    return all(shape is not None and len(shape) > 1 for shape in shapes)
+    alike = all(dims(x) == y for x in node.inputs if x in reached and x is not None)
+    return y is not None and None not in y and alike
 
 
 def _forwards(node: ir.Node, reached: Collection[ir.Value]) -> bool:
@@ -250,7 +233,8 @@ def _forwards(node: ir.Node, reached: Collection[ir.Value]) -> bool:
 
 # Forms in which the builder is wrong (the exponent of Pow, a broadcast side of Where) or fails.
 _FORMS: dict[str, Callable[[ir.Node, Collection[ir.Value]], bool]] = {
-    "MatMul": _matrices,
+    # no operand is a vector
+    "MatMul": lambda node, reached: all(len(dims(x) or ()) > 1 for x in node.inputs if x is not None),
     "Pad": lambda node, reached: len(node.inputs) < 4 or node.inputs[3] is None,
     "Pow": lambda node, reached: node.inputs[1] not in reached,
     "Slice": _forwards,
@@ -342,9 +326,8 @@ def _batch_normalization(tape: Tape, node: ir.Node) -> None:
     scale, bias, mean, var = (np.asarray(a, np.float64) for a in arrays)
     factor = scale / np.sqrt(var + node.attributes.get_float("epsilon", 1e-5))
     shape = (-1, *([1] * (len(known) - 2)))
-    parts = [
-        tape.const(v.reshape(shape).astype(np.float32), np.float32) for v in (factor, bias - mean * factor)
-    ]
+    arrays = [v.reshape(shape).astype(np.float32) for v in (factor, bias - mean * factor)]
+    parts = [tape.const(v, np.float32) for v in arrays]
     tape.become(node).Identity(tape.before(node).Add(tape.before(node).Mul(x, parts[0]), parts[1]))
 
 

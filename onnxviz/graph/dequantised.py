@@ -25,7 +25,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxviz.graph.analysis.dataflow import QUANTISED, constant, dependent
-from onnxviz.graph.naming import fresh
+from onnxviz.graph.naming import fresh, values
 from onnxviz.graph.operators import MOVING, RESIZING, SPELLINGS, computes, computing
 
 _DOMAINS: Final = ("", "ai.onnx", "com.microsoft")
@@ -94,10 +94,9 @@ def scale_of(value: ir.Value) -> Scale | None:
         return None
     if all(size == 1 for size in scale.shape):
         return Scale(scale, zero, None)
-    axis = node.attributes.get("axis")
     if moved or computes(node.op_type) != "quantize":
         return None
-    return Scale(scale, zero, 1 if axis is None else axis.as_int())
+    return Scale(scale, zero, node.attributes.get_int("axis", 1))
 
 
 def told(real: ir.Value) -> Quantised | None:
@@ -105,9 +104,7 @@ def told(real: ir.Value) -> Quantised | None:
     node = real.producer()
     if ALSO not in real.meta or node is None:
         return None
-    if (
-        computes(node.op_type) != "dequantize"
-    ):  # a range measured while it runs: the value itself, and its codes beside
+    if computes(node.op_type) != "dequantize":  # measured while it runs: the value, and its codes beside
         return Quantised(real.meta[ALSO][0], None, None)
     codes, *rest = node.inputs
     numbers = [constant(value) for value in (*rest, None)[:2]]
@@ -138,13 +135,24 @@ def aliases(model: ir.Model) -> dict[str, str]:
     """
     if not any(node.op_type in QUANTISING for node in model.graph):
         return {}
-    values = [value for node in model.graph for value in node.outputs]
-    own = {value.name for value in values if value.dtype not in QUANTISED and value.dtype is not None}
-    real = [value for value in values if ALSO in value.meta]
+    made = [value for node in model.graph for value in node.outputs]
+    own = {value.name for value in made if value.dtype not in QUANTISED and value.dtype is not None}
+    real = [value for value in made if ALSO in value.meta]
     return {other: str(value.name) for value in real for other in value.meta[ALSO] if other not in own}
 
 
 # --- when a file is opened ------------------------------------------------------------------------
+
+
+class _Names(NamedTuple):
+    """The names that values have, and those that nodes have."""
+
+    values: set[str]
+    nodes: set[str]
+
+
+def _value_names(graph: ir.Graph) -> set[str]:
+    return {str(value.name) for value in values(graph)}
 
 
 def name_real_values(model: ir.Model) -> None:
@@ -160,7 +168,7 @@ def name_real_values(model: ir.Model) -> None:
     for value in graph.inputs:
         if not value.is_initializer():
             moved |= dependent(graph, value)
-    names = _Names(model)
+    names = _Names(_value_names(graph), {str(node.name) for node in graph.all_nodes()})
     for node in list(graph):
         if node.graph is None:  # joined with another
             continue
@@ -187,7 +195,7 @@ def _name(graph: ir.Graph, codes: ir.Value, scale: Scale, names: _Names) -> None
         return
     added = None
     if not readers:
-        added = _node(node, "DequantizeLinear", codes, scale, names.node(f"{codes.name}/dequantised"))
+        added = _node(node, "DequantizeLinear", codes, scale, fresh(f"{codes.name}/dequantised", names.nodes))
     real = readers[0].outputs[0] if added is None else added.outputs[0]
     twins = [reader.outputs[0] for reader in readers[1:]]
     also += [real.name] if real.name else []
@@ -200,7 +208,7 @@ def _name(graph: ir.Graph, codes: ir.Value, scale: Scale, names: _Names) -> None
         hidden, origin = [codes, *twins, source], source
     else:  # the image itself, or a value that others read uncut: both are layers
         if not real.name:
-            real.name = names.take(f"{source.name if source is not None else codes.name}{_REAL}")
+            real.name = fresh(f"{source.name if source is not None else codes.name}{_REAL}", names.values)
         hidden, origin = [codes, *twins], None if computed else codes
     if added is not None:
         real.dtype, real.shape = scale.scale.dtype or ir.DataType.FLOAT, codes.shape
@@ -216,12 +224,8 @@ def _joined_codes(graph: ir.Graph, node: ir.Node, scale: Scale) -> list[str]:
     """
     source, gone = node.inputs[0], []
     for other, place in list(source.uses()) if source is not None else ():
-        if (
-            other is node
-            or place != 0
-            or computes(other.op_type) != "quantize"
-            or other.domain != node.domain
-        ):
+        alike = computes(other.op_type) == "quantize" and other.domain == node.domain
+        if other is node or place != 0 or not alike:
             continue
         codes, own = other.outputs[0], scale_of(other.outputs[0])
         alike = own is not None and own.axis == scale.axis and _same(own.scale, scale.scale)
@@ -237,10 +241,10 @@ def _rename(real: ir.Value, other: ir.Value, wanted: str, suffix: str, names: _N
     """Give the real value the name `wanted`; where `other` has it, that is called with the suffix from now on."""
     if not real.is_graph_output():
         if other.name == wanted:
-            other.name = names.take(f"{wanted}{suffix}")
-            names.free(wanted)
-        if names.is_free(wanted) or not real.name:
-            real.name = names.take(wanted)
+            other.name = fresh(f"{wanted}{suffix}", names.values)
+            names.values.discard(wanted)
+        if wanted not in names.values or not real.name:
+            real.name = fresh(wanted, names.values)
 
 
 def _note(real: ir.Value, hidden: Sequence[ir.Value], origin: ir.Value | None) -> None:
@@ -255,25 +259,19 @@ def _dequantises(node: ir.Node, scale: Scale) -> bool:
     if computes(node.op_type) != "dequantize" or node.domain not in _DOMAINS:
         return False
     zero = node.inputs[2] if len(node.inputs) > 2 else None
-    axis = node.attributes.get("axis")
-    return (
-        _same(node.inputs[1], scale.scale)
-        and _same(zero, scale.zero)
-        and (scale.axis is None or scale.axis == (1 if axis is None else axis.as_int()))
-    )
+    alike = _same(node.inputs[1], scale.scale) and _same(zero, scale.zero)
+    return alike and scale.axis in (None, node.attributes.get_int("axis", 1))
 
 
 def _same(one: ir.Value | None, other: ir.Value | None) -> bool:
     """Whether two values hold the same numbers; no zero point is a zero point of 0."""
     if one is other:
         return True
-    arrays = [
+    arrays = (
         np.zeros(1) if v is None else None if (t := constant(v)) is None else t.numpy() for v in (one, other)
-    ]
+    )
     first, second = arrays
-    if first is None or second is None:
-        return False
-    return first.size == second.size and bool(np.array_equal(first.reshape(-1), second.reshape(-1)))
+    return first is not None and second is not None and np.array_equal(first.reshape(-1), second.reshape(-1))
 
 
 def _node(like: ir.Node, op: str, x: ir.Value, scale: Scale, name: str) -> ir.Node:
@@ -281,30 +279,6 @@ def _node(like: ir.Node, op: str, x: ir.Value, scale: Scale, name: str) -> ir.No
     attributes = [] if scale.axis is None else [ir.AttrInt64("axis", scale.axis)]
     domain = like.domain if computes(like.op_type) in ("quantize", "dequantize") else ""
     return ir.Node(domain, op, inputs, attributes, name=name)
-
-
-class _Names:
-    """The names that values have, and those that nodes have."""
-
-    def __init__(self, model: ir.Model) -> None:
-        nodes = list(model.graph.all_nodes())
-        inside = (*model.graph.inputs, *model.graph.initializers.values())
-        self._taken = {str(v.name) for v in (*inside, *(value for node in nodes for value in node.outputs))}
-        self.nodes = {str(node.name) for node in nodes}
-
-    def free(self, name: str) -> None:
-        self._taken.discard(name)
-
-    def is_free(self, name: str) -> bool:
-        return name not in self._taken
-
-    def take(self, stem: str) -> str:
-        """This name, or one that begins so."""
-        return fresh(stem, self._taken)
-
-    def node(self, stem: str) -> str:
-        """The same for a node."""
-        return fresh(stem, self.nodes)
 
 
 def drop_unread(model: ir.Model) -> None:
@@ -326,7 +300,7 @@ def rename(model: ir.Model, called: Mapping[str, Sequence[str]]) -> None:
 
     called   {name: (new name, further names that it can be asked for by)}
     """
-    graph, names = model.graph, _Names(model)
+    graph, taken = model.graph, _value_names(model.graph)
     own = {str(value.name): value for node in graph for value in node.outputs}
     fixed = {str(v.name) for v in (*graph.inputs, *graph.outputs, *graph.initializers.values())}
     plan: dict[str, str] = {}
@@ -338,7 +312,7 @@ def rename(model: ir.Model, called: Mapping[str, Sequence[str]]) -> None:
             plan[name] = first
         value.meta[CALLED] = [first, name, *others]
     for name in set(own) & set(plan.values()) - set(plan):
-        plan[name] = names.take(f"{name}/own")
+        plan[name] = fresh(f"{name}/own", taken)
     for value in own.values():
         value.name = plan.get(str(value.name), value.name)
     for value in own.values():  # what is noted of values by their names
@@ -383,9 +357,7 @@ def through(graph: ir.Graph, real: ir.Value) -> None:
         return
     codes, scale = node.inputs[0], scale_of(node.inputs[0])
     others = [(reader, place) for reader, place in codes.uses() if reader is not node]
-    if scale is None or not others:
-        return
-    if not _dequantises(node, scale) or codes.dtype is None:
+    if scale is None or not others or not _dequantises(node, scale) or codes.dtype is None:
         return
     others = [(reader, place) for reader, place in others if not _joined(reader, place, real, scale)]
     if others:

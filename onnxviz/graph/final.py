@@ -171,10 +171,9 @@ class _Reader:
         if product is not None:
             return _of_ones(product)
         times = _made_by(value, "multiply", through=_SPREAD)
-        for one, other in ((0, 1), (1, 0)) if times is not None else ():
-            mean = _made_by(times.inputs[one], "mean", through=_SPREAD) if times is not None else None
-            over = self._ratio(mean.inputs[0], mean.outputs[0]) if mean is not None else None
-            if times is not None and mean is not None and over and _near(over)(number(times.inputs[other])):
+        for mean, other in _either(times, "mean"):
+            over = self._ratio(mean.inputs[0], mean.outputs[0])
+            if over and _near(over)(number(other)):
                 return mean.inputs[0], over
         return None, None
 
@@ -183,12 +182,7 @@ class _Reader:
         alone = _made_by(value, "log", through=_SPREAD)
         if alone is not None:
             return [(alone, None)]
-        both = _made_by(value, "add", through=_SPREAD)
-        if both is None:
-            return []
-        pairs = [(both.inputs[0], both.inputs[1]), (both.inputs[1], both.inputs[0])]
-        found = [(_made_by(one, "log", through=_SPREAD), other) for one, other in pairs]
-        return [(one, other) for one, other in found if one is not None]
+        return _either(_made_by(value, "add", through=_SPREAD), "log")
 
     def _sigmoid(self, value: ir.Value, node: ir.Node) -> Final | None:
         """1 / (1 + exp(−x)), exp(x) / (1 + exp(x)), ½ + ½ tanh(x / 2)."""
@@ -227,9 +221,8 @@ class _Reader:
         if self._opset >= 13:
             place = int(axis) if axis is not None else -1
             return shape[place] if -len(shape) <= place < len(shape) else None
-        return math.prod(
-            shape[int(axis) if axis is not None else 1 :]
-        )  # before opset 13: all axes from there on
+        # before opset 13: all axes from there on
+        return math.prod(shape[int(axis) if axis is not None else 1 :])
 
     def _ratio(self, whole: ir.Value | None, part: ir.Value | None) -> int | None:
         before, after = self._facts.full_shape(whole), self._facts.full_shape(part)
@@ -283,6 +276,13 @@ def _near(wanted: float) -> Callable[[float | None], bool]:
     return lambda given: given is not None and abs(given - wanted) <= 1e-5 * max(1.0, abs(wanted))
 
 
+def _either(node: ir.Node | None, word: str) -> list[tuple[ir.Node, ir.Value | None]]:
+    """Of the operands of a sum or a product those that compute this, through `_SPREAD`, each with the other one."""
+    pairs = [] if node is None else [(node.inputs[0], node.inputs[1]), (node.inputs[1], node.inputs[0])]
+    found = ((_made_by(one, word, through=_SPREAD), other) for one, other in pairs)
+    return [(one, other) for one, other in found if one is not None]
+
+
 def _operand(
     node: ir.Node | None, wanted: Callable[[float], bool], *, first: bool = False
 ) -> ir.Value | None:
@@ -308,20 +308,16 @@ def _half(node: ir.Node) -> ir.Value | None:
 
 def _bounds(node: ir.Node, op: str) -> tuple[float, float]:
     """The range that Clip, Max or Min cuts to."""
-    low, high = -math.inf, math.inf
+    ends = [-math.inf, math.inf]
     if computes(op) == "clip":
-        sides = []
-        for place, name in ((1, "min"), (2, "max")):
-            given = number(node.inputs[place]) if place < len(node.inputs) else None
-            attribute = view(node).attributes.get(name)
-            sides.append(given if given is not None else attribute)
-        low = float(sides[0]) if sides[0] is not None else low
-        high = float(sides[1]) if sides[1] is not None else high
+        for place, name in enumerate(("min", "max")):
+            given = number(node.inputs[place + 1]) if place + 1 < len(node.inputs) else None
+            given = view(node).attributes.get(name) if given is None else given
+            ends[place] = ends[place] if given is None else float(given)
     else:
-        found = [c for c in (number(v) for v in node.inputs) if c is not None]
-        edge = found[0] if found else (-math.inf if computes(op) == "maximum" else math.inf)
-        low, high = (edge, high) if computes(op) == "maximum" else (low, edge)
-    return low, high
+        place = 0 if computes(op) == "maximum" else 1
+        ends[place] = next((c for c in map(number, node.inputs) if c is not None), ends[place])
+    return ends[0], ends[1]
 
 
 def _quotient(node: ir.Node) -> tuple[ir.Value | None, ir.Value | None]:

@@ -70,9 +70,8 @@ def _step(tape: Tape, node: ir.Node, place: int, integer: ir.DataType) -> ir.Dat
     if computes(node.op_type) == "dequantize":
         return _dequantised(tape, node, integer) if place == 0 else None
     if node.op_type in _MOVING and place == 0:
-        alike = (
-            [2] if computes(node.op_type) == "pad" and len(node.inputs) > 2 else []
-        )  # what it fills up with
+        fills = computes(node.op_type) == "pad" and len(node.inputs) > 2
+        alike = [2] if fills else []
     elif computes(node.op_type) == "concatenate" or (node.op_type in _ARITHMETIC and integer not in _NARROW):
         alike = [i for i in range(len(node.inputs)) if i != place]
     else:
@@ -167,12 +166,9 @@ def _widen_node(node: ir.Node) -> None:
         if attribute.type == ir.AttributeType.TENSOR and attribute.as_tensor().dtype in HALVES:
             wide = ir.tensor(attribute.as_tensor().numpy().astype(np.float32))
             node.attributes[name] = ir.AttrTensor(name, wide)
-        elif (
-            name in ("to", "dtype", "output_dtype")
-            and attribute.type == ir.AttributeType.INT
-            and (attribute.as_int() in {int(h) for h in HALVES})
-        ):
-            node.attributes[name] = ir.AttrInt64(name, int(ir.DataType.FLOAT))
+        elif name in ("to", "dtype", "output_dtype") and attribute.type == ir.AttributeType.INT:
+            kind = attribute.as_int()
+            node.attributes[name] = ir.AttrInt64(name, int(ir.DataType.FLOAT) if kind in HALVES else kind)
 
 
 def _widen_input(graph: ir.Graph, tape: Tape, value: ir.Value) -> None:

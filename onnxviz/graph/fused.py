@@ -151,9 +151,8 @@ def _conv(to: _Parts) -> None:
         return
 
     def y() -> ir.Value:
-        y = to.mapped(
-            to.node.inputs[0], rank, last, lambda x: to.op.Conv(x, w, to.input(2), **to.kept(*_CONV))
-        )
+        attributes = to.kept(*_CONV)
+        y = to.mapped(to.input(0), rank, last, lambda x: to.op.Conv(x, w, to.input(2), **attributes))
         return y if z is None else to.op.Add(y, z)
 
     to.activation(name, dict(zip(ACTIVATIONS.get(name, ()), map(float, values), strict=False)), y)
@@ -308,11 +307,11 @@ def _scaled_product(to: _Parts, operands: Any, a_scale: Any, b_scale: Any, bias:
     while operands[-1] is None:
         operands = operands[:-1]
     real = to.op.Cast(to.op.MatMulInteger(*operands), to=int(ir.DataType.FLOAT))
-    product = (real, to.op.Mul(a_scale, b_scale))
+    unit = to.op.Mul(a_scale, b_scale)
     if bias is None:
-        to.become.Mul(*product)
+        to.become.Mul(real, unit)
     else:
-        to.become.Add(to.op.Mul(*product), bias)
+        to.become.Add(to.op.Mul(real, unit), bias)
 
 
 _STEPS: dict[str, Step] = {
@@ -351,9 +350,8 @@ def _real(to: _Parts, first: int, axis: int | None = None) -> ir.Value:
             f"the node {name!r} ({to.node.op_type}) lacks input {place}, the {what} of an operand"
         )
     several = scale.shape is not None and len(scale.shape) == 1 and scale.shape[0] != 1
-    real: ir.Value = to.op.DequantizeLinear(
-        x, scale, zero, **({"axis": axis} if several and axis is not None else {})
-    )
+    along = {"axis": axis} if several and axis is not None else {}
+    real: ir.Value = to.op.DequantizeLinear(x, scale, zero, **along)
     return real
 
 
@@ -382,10 +380,6 @@ def _quantised_conv(to: _Parts) -> None:
     x, w = _real(to, 0), _real(to, 3, axis=0)
     bias, attributes = _bias(to, 8), to.but("channels_last")
     _requantise(to, to.mapped(x, rank, last, lambda x: to.op.Conv(x, w, *bias, **attributes)), 6)
-
-
-def _quantised_matmul(to: _Parts) -> None:
-    _requantise(to, to.op.MatMul(_real(to, 0), _real(to, 3, axis=1)), 6)
 
 
 def _quantised_gemm(to: _Parts) -> None:
@@ -422,7 +416,7 @@ def _quantiser(to: _Parts) -> None:
 QUANTISED: dict[tuple[str, str], Step] = {
     ("", "QLinearConv"): _quantised_conv,
     (_MICROSOFT, "QLinearConv"): _quantised_conv,
-    ("", "QLinearMatMul"): _quantised_matmul,
+    ("", "QLinearMatMul"): lambda to: _requantise(to, to.op.MatMul(_real(to, 0), _real(to, 3, axis=1)), 6),
     (_MICROSOFT, "QGemm"): _quantised_gemm,
     (_MICROSOFT, "QLinearConcat"): _quantised_concat,
     **{(_MICROSOFT, name): _quantiser for name in computing("quantize dequantize")},

@@ -374,11 +374,10 @@ def _to_a(h: Build, y: ir.Value, cut: Cut) -> ir.Value:
         y = op.Cast(y, to=int(cut.x.dtype or ir.DataType.FLOAT))
     if cut.axes is not None:
         y = op.Transpose(y, perm=list(cut.axes))
-    return y if cut.gain is None else op.Mul(y, _of_type(_inverse(cut.gain), cut.x))
-
-
-def _inverse(gain: np.ndarray) -> np.ndarray:
-    return np.divide(1, gain, out=np.zeros_like(gain), where=gain != 0)
+    if cut.gain is None:
+        return y
+    inverse = np.divide(1, cut.gain, out=np.zeros_like(cut.gain), where=cut.gain != 0)
+    return op.Mul(y, _of_type(inverse, cut.x))
 
 
 def _of_type(array: np.ndarray, value: ir.Value) -> np.ndarray:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import Any
 
 import onnx_ir as ir
 
@@ -42,10 +41,7 @@ _WELL_KNOWN = frozenset({1000, 1001, 11221, 21841, 21843})
 
 
 def head(
-    model: ir.Model,
-    output: str | None = None,
-    input: str | None = None,
-    labels: int | None = None,
+    model: ir.Model, output: str | None = None, input: str | None = None, labels: int | None = None
 ) -> Head:
     """The end of a network, whoever exported it: the output that holds class scores, else the one that comes nearest.
 
@@ -55,8 +51,7 @@ def head(
     raises   ModelUnsuitable where no output looks like scores, or several do (the message lists them); UnknownLayer
              for an output that the model does not have
     """
-    reader = _Reader(model, input, labels)
-    return reader.chosen(output)
+    return _Reader(model, input, labels).chosen(output)
 
 
 def named_output(model: ir.Model, name: str) -> ir.Value:
@@ -93,14 +88,8 @@ class _Reader(Tail):
         values = list(self.graph.outputs)
         if output is not None:
             return self.end(named_output(self.model, output))
-        tiers: list[tuple[str, bool | None]] = [
-            (CLASSES, True),
-            (BINARY, True),
-            (CLASSES, False),
-            (BINARY, False),
-        ]
-        tiers += [(SEQUENCE, None), (NUMBERS, None)]
-        for kind, told in tiers:
+        tiers = [(kind, told) for told in (True, False) for kind in (CLASSES, BINARY)]
+        for kind, told in [*tiers, (SEQUENCE, None), (NUMBERS, None)]:
             candidates = [v for v in values if self.end(v).kind == kind and told in (None, self.end(v).told)]
             if len(candidates) > 1:
                 candidates = self._best(candidates)
@@ -110,7 +99,7 @@ class _Reader(Tail):
                 what = "sequences" if kind == SEQUENCE else "class scores"
                 raise ModelUnsuitable(
                     f'several outputs look like {what}; choose one with `output` (--output "{candidates[0].name}"): '
-                    f"{self._listed(candidates)}"
+                    f"{', '.join(self.end(value).spelled for value in candidates)}"
                 )
         examples = list(dict.fromkeys(end.example for end in map(self.end, values) if end.example))[:2]
         found = "; ".join(self.end(value).describe() for value in values)
@@ -118,9 +107,6 @@ class _Reader(Tail):
             "no output looks like class scores (a float tensor of shape (N, classes)); the outputs are: "
             f"{found}{explained(examples, 'for one number')}"
         )
-
-    def _listed(self, values: Sequence[ir.Value]) -> str:
-        return ", ".join(self.end(value).spelled for value in values)
 
     def _best(self, candidates: list[ir.Value]) -> list[ir.Value]:
         """Of several: the same scores once, then what nothing is made from, then activations, then telling names."""
@@ -130,9 +116,8 @@ class _Reader(Tail):
             if end.logits not in once or end.activation is not None:
                 once[end.logits] = value
         left = list(once.values())
-        last = [
-            value for value in left if not any(value in before(other) for other in left if other is not value)
-        ]
+        behind = {one: before(one) for one in left}
+        last = [one for one in left if not any(one in behind[other] for other in left if other is not one)]
         for narrowed in (
             last,
             [value for value in last if self.end(value).activation is not None],
@@ -159,26 +144,25 @@ class _Reader(Tail):
         batch = self.batch(value, shape)
         other = Head(name, name, None, None, name, kind=OTHER, batch=batch, shape=_spelled(shape, batch))
         if value not in self.moved:
-            return _with(other, batch=None, reason="the picture does not move it")
+            return replace(other, batch=None, reason="the picture does not move it")
         if not is_tensor(value):
-            return _with(other, reason="no tensor, but a sequence or an optional one")
+            return replace(other, reason="no tensor, but a sequence or an optional one")
         best_of = ranked(value, BEST)
         if best_of is not None:
-            return _with(other, reason=f"it tells where the largest of {real_name(best_of)!r} is")
+            return replace(other, reason=f"it tells where the largest of {real_name(best_of)!r} is")
         if dtype is not None and dtype not in FLOATS and dtype not in QUANTISED:
-            return _with(other, reason="whole numbers, such as indices or counts")
-        alone = complement(value)
-        if (
-            alone is not None
-            and (two := self._conclude(alone)).kind == BINARY
-            and two.activation == "sigmoid"
-        ):
-            return _with(two, told=True, reason=f"{two.reason}; the output lays its complement before it")
+            return replace(other, reason="whole numbers, such as indices or counts")
+        two = None if (alone := complement(value)) is None else self._conclude(alone)
+        if two is not None and (two.kind, two.activation) == (BINARY, "sigmoid"):
+            return replace(two, told=True, reason=f"{two.reason}; the output lays its complement before it")
         if shape is not None and 0 in shape:
-            return _with(other, reason="it holds no numbers, since one of its sizes is 0")
+            return replace(other, reason="it holds no numbers, since one of its sizes is 0")
         picked = self.picked(value)
         if picked is not None:
-            return _with(other, kind=DETECTIONS, **self._picked_by(picked))
+            at = 1 if picked.op_type == "NonMaxSuppression" else 0
+            example = self._entry(picked.inputs[at] if at < len(picked.inputs) else None)
+            reason = f"its entries were picked out by {picked.op_type}"
+            return replace(other, kind=DETECTIONS, reason=reason, example=example)
         ended = final(value, self.facts, self.graph.opset_imports.get("", 1))
         layer = self.weight_layer(ended.logits)
         features = ended.logits if layer is None else self.features(layer)
@@ -194,19 +178,12 @@ class _Reader(Tail):
             shape=_spelled(shape, batch),
         )
         if shape is None:
-            return _with(base, told=False, open=True, reason="its shape cannot be told from the graph")
-        if (
-            batch is None
-            and self.prober.layout.batch is not None
-            and (self.prober.open_batch or len(shape) != 1)
-        ):
-            return _with(
-                base,
-                kind=MAP,
-                classes=None,
-                reason="its first axis is not that of the pictures: several rows belong to each, or none",
-                example=self._entry(layer.outputs[0] if layer is not None else None),
-            )
+            return replace(base, told=False, open=True, reason="its shape cannot be told from the graph")
+        pictures = self.prober.layout.batch is not None and (self.prober.open_batch or len(shape) != 1)
+        if batch is None and pictures:
+            reason = "its first axis is not that of the pictures: several rows belong to each, or none"
+            example = self._entry(layer.outputs[0] if layer is not None else None)
+            return replace(base, kind=MAP, classes=None, reason=reason, example=example)
         rest = [d for axis, d in enumerate(shape) if axis != batch]
         sizes = [d for d in rest if d != 1]
         if len(sizes) == 0:
@@ -215,36 +192,36 @@ class _Reader(Tail):
             found = self._row(base, value, sizes[0], rest, ended.over, layer)
         else:
             found = self._rows(base, value, rest, ended.over, layer)
-        if ended.lossy and (found.scored or found.kind == SEQUENCE):
-            again = f"{found.reason}, which are taken: the file gives their negative logarithms, smaller where likelier"
-            found = replace(found, scores=found.logits, axis=found.logits_axis, activation=None, reason=again)
-        elif not ended.sound and (found.scored or found.kind == SEQUENCE):
-            again = f"{found.reason}, computed from it again: as the file writes it, it overflows"
-            found = replace(found, scores=found.logits, axis=found.logits_axis, activation=None, reason=again)
-        return found
+        if (ended.sound and not ended.lossy) or not (found.scored or found.kind == SEQUENCE):
+            return found
+        again = "computed from it again: as the file writes it, it overflows"
+        if ended.lossy:
+            again = "which are taken: the file gives their negative logarithms, smaller where likelier"
+        reason = f"{found.reason}, {again}"
+        return replace(found, scores=found.logits, axis=found.logits_axis, activation=None, reason=reason)
 
     def _one(self, base: Head, value: ir.Value, layer: ir.Node | None) -> Head:
         """One number a picture: two classes, or a quantity."""
         example = _part(base, *[0] * max(0, len(base.shape) - 1))
-        base = _with(base, open=base.activation is None and self.open(value))
-        two = _with(base, kind=BINARY, classes=2, example="logit(0)")
-        one = _with(base, kind=NUMBERS, classes=1, example=example)
+        base = replace(base, open=base.activation is None and self.open(value))
+        two = replace(base, kind=BINARY, classes=2, example="logit(0)")
+        one = replace(base, kind=NUMBERS, classes=1, example=example)
         if base.activation in ("softmax", "log_softmax"):
-            return _with(one, reason="a softmax over one number is 1 whatever the picture")
+            return replace(one, reason="a softmax over one number is 1 whatever the picture")
         names = self.names(value, layer)
         quantity, ends_in = names_of_quantities(names), self.quantity_end(value)
         if self.labels in (1, 2):
-            return _with(two, reason=f"{self.labels} labels")
+            return replace(two, reason=f"{self.labels} labels")
         if quantity is not None:
-            return _with(one, reason=f"a name says {quantity!r}")
+            return replace(one, reason=f"a name says {quantity!r}")
         if base.activation is not None:
-            return _with(two, reason=f"one {base.activation} of {base.logits!r}")
+            return replace(two, reason=f"one {base.activation} of {base.logits!r}")
         if ends_in is not None:
-            return _with(one, reason=f"it ends in {ends_in}")
+            return replace(one, reason=f"it ends in {ends_in}")
         word = names_of_classes(names)
         if word is not None:
-            return _with(two, reason=f"a name says {word!r}")
-        return _with(two, told=False, reason="one number, taken for the logit of two classes")
+            return replace(two, reason=f"a name says {word!r}")
+        return replace(two, told=False, reason="one number, taken for the logit of two classes")
 
     def _row(
         self,
@@ -258,53 +235,45 @@ class _Reader(Tail):
         """A row of numbers a picture: a score for each class, or quantities."""
         at = next(axis for axis, d in enumerate(rest) if d != 1)
         opened = base.activation is None and self.open(value)
-        base = _with(base, classes=count, axis=at + 1, open=opened)
-        numbers = _with(base, kind=NUMBERS, example=_part(base, *[0] * len(rest)))
+        base = replace(base, classes=count, axis=at + 1, open=opened)
+        numbers = replace(base, kind=NUMBERS, example=_part(base, *[0] * len(rest)))
         boxed = any(self.boxes(other, count) for other in self.graph.outputs if other is not value)
         if boxed and base.activation not in ("softmax", "log_softmax"):
-            return _with(numbers, kind=DETECTIONS, reason=f"a score for each of {count} boxes")
+            return replace(numbers, kind=DETECTIONS, reason=f"a score for each of {count} boxes")
         if base.activation in ("softmax", "log_softmax"):
             if over is not None and count is not None and over != count:
-                return _with(numbers, reason=f"its {count} numbers are softmaxes over {over} each")
-            return _with(base, reason=f"{base.activation} of {base.logits!r}")
+                return replace(numbers, reason=f"its {count} numbers are softmaxes over {over} each")
+            return replace(base, reason=f"{base.activation} of {base.logits!r}")
         names = self.names(value, layer)
         quantity, ends_in = names_of_quantities(names), self.quantity_end(value)
         if self.labels is not None and self.labels == count:
-            return _with(base, reason=f"{count} labels")
+            return replace(base, reason=f"{count} labels")
         told_by = self.best_told_by(value)
         if told_by is not None and self.width(layer) in (None, count):
-            return _with(base, reason=f"output {told_by!r} tells which is the largest")
+            return replace(base, reason=f"output {told_by!r} tells which is the largest")
         if quantity is not None:
-            return _with(numbers, reason=f"a name says {quantity!r}")
+            return replace(numbers, reason=f"a name says {quantity!r}")
         if base.activation is not None:
-            return _with(base, reason=f"a sigmoid of each of {base.logits!r}")
-        if ends_in is not None and (
-            layer is None or computes(ends_in) != "relu" or self.directly(value, layer)
-        ):
-            return _with(numbers, reason=f"it ends in {ends_in}")
+            return replace(base, reason=f"a sigmoid of each of {base.logits!r}")
+        rectified = ends_in is not None and computes(ends_in) == "relu"
+        if ends_in is not None and (layer is None or not rectified or self.directly(value, layer)):
+            return replace(numbers, reason=f"it ends in {ends_in}")
         word = names_of_classes(names)
         if word is not None:
-            return _with(base, reason=f"a name says {word!r}")
+            return replace(base, reason=f"a name says {word!r}")
         if count in _WELL_KNOWN:
-            return _with(base, reason=f"{count} is the number of ImageNet's classes")
-        return _with(base, told=False, reason="nothing in the file says what they are")
+            return replace(base, reason=f"{count} is the number of ImageNet's classes")
+        return replace(base, told=False, reason="nothing in the file says what they are")
 
     def _rows(
         self, base: Head, value: ir.Value, rest: list[int | None], over: int | None, layer: ir.Node | None
     ) -> Head:
         """Several rows a picture: steps of a sequence, places of a map, boxes."""
         sizes = [(axis, d) for axis, d in enumerate(rest, 1) if d != 1]
-        indices = [0] * len(rest)
-        part = _part(base, *indices)
-        if len(rest) == 3 and base.batch == 0:  # (N, C, H, W) or the like
-            mapped = _with(base, kind=MAP, reason="it has places", example=part)
-        else:
-            mapped = _with(
-                base,
-                kind=MAP,
-                reason="several rows a picture, with nothing that calls them steps",
-                example=part,
-            )
+        part = _part(base, *[0] * len(rest))
+        places = len(rest) == 3 and base.batch == 0  # (N, C, H, W) or the like
+        reason = "it has places" if places else "several rows a picture, with nothing that calls them steps"
+        mapped = replace(base, kind=MAP, reason=reason, example=part)
         if len(sizes) != 2 or None in (sizes[0][1], sizes[1][1]):
             return mapped
         softened = base.activation in ("softmax", "log_softmax")
@@ -315,11 +284,10 @@ class _Reader(Tail):
         (row,) = [one for one in sizes if one[0] != axis]
         count = dict(sizes)[axis]
         if any(self.boxes(other, row[1]) for other in self.graph.outputs if other is not value):
-            return _with(
-                base, kind=DETECTIONS, classes=count, reason=f"a row for each of {row[1]} boxes", example=part
-            )
+            reason = f"a row for each of {row[1]} boxes"
+            return replace(base, kind=DETECTIONS, classes=count, reason=reason, example=part)
         if row[1] is not None and self.flattened(value, row[1]):
-            return _with(mapped, reason=f"its {row[1]} rows are the places of a map")
+            return replace(mapped, reason=f"its {row[1]} rows are the places of a map")
         reasons = [
             (softened, f"{base.activation} over the {count} of each step"),
             (
@@ -336,10 +304,9 @@ class _Reader(Tail):
             return mapped
         logits, width = self._steps_of(base, value, row[1], count, axis)
         steps = None if self.prober.open_size else row[1]
-        indices = [
-            0 if one == width or size == 1 else (steps or 2) // 2 for one, size in enumerate(logits[1], 1)
-        ]
-        return _with(
+        middle = (steps or 2) // 2
+        indices = [0 if one == width or size == 1 else middle for one, size in enumerate(logits[1], 1)]
+        return replace(
             base,
             logits=logits[0],
             kind=SEQUENCE,
@@ -370,12 +337,6 @@ class _Reader(Tail):
                 return (real_name(one), rest), found
         return (base.scores, []), axis
 
-    def _picked_by(self, node: ir.Node) -> dict[str, str]:
-        """Why entries picked out of many are no classes, and what they were picked from."""
-        places = (1,) if node.op_type == "NonMaxSuppression" else (0,)
-        source = next((node.inputs[place] for place in places if place < len(node.inputs)), None)
-        return {"reason": f"its entries were picked out by {node.op_type}", "example": self._entry(source)}
-
     def _entry(self, source: ir.Value | None) -> str:
         """An objective of one number of a value inside the network; '' where it has none for each picture."""
         known = self.facts.shape(source)
@@ -385,10 +346,6 @@ class _Reader(Tail):
         if self.facts.shape(logits) != known:  # what a softmax is sure of moves nothing: its logits do
             logits = source
         return _text(real_name(logits), [0] * (len(known) - 1))
-
-
-def _with(base: Head, **changes: Any) -> Head:
-    return replace(base, **changes)
 
 
 def _spelled(shape: tuple[int | None, ...] | None, batch: int | None) -> tuple[int | str, ...]:

@@ -79,12 +79,10 @@ def _step(
             return scale * number, bias * number
         if computes(node.op_type) == "divide":
             return scale / number, bias / number
+        scale = np.broadcast_to(scale, np.broadcast_shapes(scale.shape, number.shape))
         if computes(node.op_type) == "add":
-            return np.broadcast_to(scale, np.broadcast_shapes(scale.shape, number.shape)), bias + number
-        sign = -1 if slot else 1
-        return np.broadcast_to(sign * scale, np.broadcast_shapes(scale.shape, number.shape)), sign * (
-            bias - number
-        )
+            return scale, bias + number
+        return (-scale, -(bias - number)) if slot else (scale, bias - number)
 
 
 def _learnt(node: ir.Node, known: Mapping[str, np.ndarray]) -> Scaling | None:

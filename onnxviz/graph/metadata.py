@@ -24,15 +24,12 @@ import re
 from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import onnx_ir as ir
 
 from onnxviz.limits import Limits
 from onnxviz.text import json_escaped
-
-if TYPE_CHECKING:
-    import onnx_ir as ir
 
 PREFIX = "onnxviz."
 PREPROCESSING = PREFIX + "preprocessing"
@@ -134,11 +131,7 @@ def _names(text: str, warnings: list[str], limits: Limits) -> list[str] | None:
         return None
 
 
-_RANGES = {
-    "NominalRange_0_255": (0.0, 1 / 255),
-    "Normalized_0_1": (0.0, 1.0),
-    "Normalized_1_1": (0.5, 0.5),
-}
+_RANGES = {"NominalRange_0_255": (0.0, 1 / 255), "Normalized_0_1": (0.0, 1.0), "Normalized_1_1": (0.5, 0.5)}
 _FORMATS = {"Gray8": "L", "Rgb8": "RGB", "Bgr8": "BGR", "Rgba8": "RGBA"}
 
 

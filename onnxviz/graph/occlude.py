@@ -91,10 +91,7 @@ def masked(
         places = front.op.Add(front.op.Gather(shifts, [axis], axis=1), positions[None])
         weights.append(front.op.Gather(front.op.const(hat(length, grid)), places, axis=0))
     across = front.op.MatMul(cells, front.op.Transpose(weights[1], perm=[0, 2, 1]))
-    mask = front.op.MatMul(weights[0], across)
-    if front.mask_shape is not None:
-        mask = front.op.Reshape(mask, front.mask_shape)
-    return front.finish(front.fill, front.image, mask)
+    return front.finish(front.fill, front.image, front.spread(front.op.MatMul(weights[0], across)))
 
 
 def shown(
@@ -112,9 +109,7 @@ def shown(
     down = rows.astype(np.float32)
     across = np.ascontiguousarray(columns.astype(np.float32)[front.columns].T)
     mask = front.op.MatMul(down, front.op.MatMul(cells, across))
-    if front.mask_shape is not None:
-        mask = front.op.Reshape(mask, front.mask_shape)
-    return front.finish(None, front.image, mask)
+    return front.finish(None, front.image, front.spread(mask))
 
 
 def flipped(model: ir.Model, *, input: str, layout: str, shape: Sequence[int]) -> ir.Model:
@@ -132,9 +127,7 @@ def flipped(model: ir.Model, *, input: str, layout: str, shape: Sequence[int]) -
     level = front.op.Reshape(front.op.Cast(count, to=int(ir.DataType.FLOAT)), [-1, 1, 1])
     past = front.op.Sub(level, front.op.Gather(ranks, which, axis=0))
     mask = front.op.HardSigmoid(past, alpha=2.0, beta=-1.0)  # whole numbers: an exact step, see `_between`
-    if front.mask_shape is not None:
-        mask = front.op.Reshape(mask, front.mask_shape)
-    return front.finish(front.image, front.fill, mask)
+    return front.finish(front.image, front.fill, front.spread(mask))
 
 
 def cell_size(length: int, grid: int) -> int:
@@ -180,7 +173,6 @@ class _Front:
         span = len(self.columns)
         self.row_shape = [-1, self.height, 1] if self._nhwc else [-1, 1, self.height, 1]
         self.column_shape = [-1, 1, span] if self._nhwc else [-1, 1, 1, span]
-        self.mask_shape = None if self._nhwc else [-1, 1, self.height, span]
         self.image = self._picture(IMAGE)
         self.fill = self._picture(FILL) if filled else None
 
@@ -190,6 +182,13 @@ class _Front:
             return value
         rows: ir.Value = self.op.Reshape(value, [1, self.height, len(self.columns)])
         return rows
+
+    def spread(self, mask: ir.Value) -> ir.Value:
+        """Masks (B, H, columns), so that they broadcast against the picture."""
+        spread: ir.Value = (
+            mask if self._nhwc else self.op.Reshape(mask, [-1, 1, self.height, len(self.columns)])
+        )
+        return spread
 
     def finish(self, under: ir.Value | None, over: ir.Value | None, mask: ir.Value) -> ir.Model:
         """The network on `under + mask * (over - under)`, in its own layout and type; None: zero."""

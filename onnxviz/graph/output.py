@@ -136,9 +136,8 @@ class Head:
         if self.kind == NUMBERS:
             others = [f"--labels FILE with {self.classes or 'their'} names, if they are scores of classes"]
         elif self.kind == MAP and (len(self.shape) == 4 or not self.example):
-            others = [
-                f'--layer "{self.output if self.example else self.features}" --channel 0 for one of its maps'
-            ]
+            layer = self.output if self.example else self.features
+            others = [f'--layer "{layer}" --channel 0 for one of its maps']
         text = f"output {self.spelled} holds no class scores of a picture: {self.reason}"
         return text + explained([self.example] if self.example else [], "for one of its numbers", *others)
 
@@ -211,14 +210,10 @@ class Tail:
                 return node
             if view(node).op in WEIGHTED and self._source(node) is not None:
                 continue
-            inner = [
-                inside
-                for graph in subgraphs(node)
-                for inside in graph.all_nodes()
-                if inside.op_type in SELECTIONS
-            ]
-            if inner:
-                return inner[0]
+            inside = (inner for graph in subgraphs(node) for inner in graph.all_nodes())
+            picks = next((inner for inner in inside if inner.op_type in SELECTIONS), None)
+            if picks is not None:
+                return picks
             todo += [read for read in node.inputs if read is not None]
         return None
 
@@ -257,10 +252,8 @@ class Tail:
 
     def width(self, layer: ir.Node | None) -> int | None:
         """How many numbers the last weight layer gives at each place."""
-        if layer is None:
-            return None
-        shape = self.facts.shape(layer.outputs[0])
-        if shape is None:
+        shape = None if layer is None else self.facts.shape(layer.outputs[0])
+        if layer is None or shape is None:
             return None
         return shape[1] if family(view(layer).op) == "convolution" and len(shape) > 2 else shape[-1]
 
@@ -372,11 +365,7 @@ class Tail:
 
     def _source(self, node: ir.Node) -> ir.Value | None:
         """The one input of the node that depends on the image, ranges aside; None where there are more."""
-        found = [
-            value
-            for value in view(node).inputs
-            if value is not None and value in self.moved and value not in self._measured
-        ]
+        found = [one for one in view(node).inputs if one in self.moved and one not in self._measured]
         return found[0] if len(found) == 1 else None
 
     def weight_layer(self, logits: ir.Value) -> ir.Node | None:
@@ -404,11 +393,8 @@ class Tail:
             op = view(node).op if node is not None else ""
             if computes(op) not in ("dropout", "identity"):
                 yield value
-            if (
-                node is None
-                or op not in FORM | computing("quantize_measured")
-                or self._elements(value) != elements
-            ):
+            forms = op in FORM | computing("quantize_measured")
+            if node is None or not forms or self._elements(value) != elements:
                 return
             value = view(node).inputs[0]
 

@@ -125,17 +125,13 @@ def of_node(node: ir.Node) -> Quantiser | None:
     if computes(node.op_type) == "quantize_measured":
         return Quantiser(_MEASURED, None, None)
     codes = node.outputs[0] if computes(node.op_type) == "quantize" else node.inputs[0]
-    zero = node.inputs[2] if len(node.inputs) > 2 else None
+    zero = _input(node, 2)
     if codes is not None and (maker := codes.producer()) is not None and maker.op_type in _MEASURING:
         return Quantiser(_MEASURED, None, None)
-    dtype = codes.dtype if codes is not None else None
-    if dtype is None and zero is not None:
-        dtype = zero.dtype
-    if (
-        dtype is None
-        and computes(node.op_type) == "quantize"
-        and not node.attributes.get_int("output_dtype", 0)
-    ):
+    dtypes = (value.dtype for value in (codes, zero) if value is not None)
+    dtype = next((kind for kind in dtypes if kind is not None), None)
+    usual = computes(node.op_type) == "quantize" and node.attributes.get_int("output_dtype", 0) == 0
+    if dtype is None and usual:
         dtype = ir.DataType.UINT8  # the standard's default
     if dtype is None or not dtype.is_integer():
         return None
@@ -262,19 +258,14 @@ def quantisation(model: ir.Model, input: str | None = None) -> Quantisation | No
     moved = dependent(copy.graph, image_input(copy, input))
     held = tuple(one for node in copy.graph for one in _held(node, moved))
     held += tuple(one for node in model.graph for one in _bias(node))
-    formats = [
-        (name, found)
-        for name, found in (
-            ("QOperator", any(map(_is_qoperator, model.graph))),
-            ("dynamic", any(node.op_type in _MEASURING for node in model.graph)),
-        )
-        if found
-    ]
     static = any(one.kind == "activation" and one.quantiser.scale is not None for one in held)
-    names = [name for name, _ in formats]
-    if static and "QOperator" not in names:
-        names.insert(0, "QDQ")
-    return Quantisation(", ".join(names) or "weights only", held)
+    written = any(map(_is_qoperator, model.graph))
+    forms = {
+        "QDQ": static and not written,
+        "QOperator": written,
+        "dynamic": any(node.op_type in _MEASURING for node in model.graph),
+    }
+    return Quantisation(", ".join(name for name, found in forms.items() if found) or "weights only", held)
 
 
 def _is_qoperator(node: ir.Node) -> bool:
@@ -297,7 +288,7 @@ def _held(node: ir.Node, moved: set[ir.Value]) -> Iterator[Held]:
             yield Held(str(source.name), kind, own, _reader(node))
     elif node.op_type in _WEIGHTS:
         place, scale, zero = _WEIGHTS[node.op_type]
-        weight = node.inputs[place] if place < len(node.inputs) else None
+        weight = _input(node, place)
         if weight is not None and weight.dtype in QUANTISED and weight not in moved:
             numbers = _numbers(_input(node, scale), float), _numbers(_input(node, zero), int)
             several = any(one is not None and one.size > 1 for one in numbers)

@@ -6,7 +6,7 @@ stays the same when the weights are random does not explain what was learned.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 import numpy as np
 import onnx_ir as ir
@@ -40,7 +40,7 @@ def randomise(model: ir.Model, layers: Iterable[str] | None = None, *, seed: int
     places = {name: number for number, name in enumerate(found)}
     for name in dict.fromkeys(wanted):
         rng = np.random.default_rng([seed, places[name]])
-        for place in list(_places(found[name])):
+        for place in _places(found[name]):
             _redraw(copy.graph, found[name], place, f"{name}/random{place}", rng)
     return copy
 
@@ -54,12 +54,11 @@ def _weights(model: ir.Model) -> list[tuple[str, ir.Node]]:
     ]
 
 
-def _places(node: ir.Node) -> Iterator[int]:
+def _places(node: ir.Node) -> list[int]:
     """Where the node has constant float weights."""
-    for place in operator(node.op_type).weights if node.domain in ("", "ai.onnx") else ():
-        tensor = constant(node.inputs[place]) if place < len(node.inputs) else None
-        if tensor is not None and tensor.dtype.is_floating_point():
-            yield place
+    places = operator(node.op_type).weights if node.domain in ("", "ai.onnx") else ()
+    stored = {place: constant(node.inputs[place]) for place in places if place < len(node.inputs)}
+    return [place for place, one in stored.items() if one is not None and one.dtype.is_floating_point()]
 
 
 def _redraw(graph: ir.Graph, node: ir.Node, place: int, name: str, rng: np.random.Generator) -> None:
@@ -69,8 +68,6 @@ def _redraw(graph: ir.Graph, node: ir.Node, place: int, name: str, rng: np.rando
     array = stored.numpy()
     drawn = rng.standard_normal(array.shape) * array.std(dtype=np.float64) + array.mean(dtype=np.float64)
     tensor = ir.tensor(drawn.astype(array.dtype), name=name)
-    node.replace_input_with(
-        place, weight(graph, tensor)
-    )  # a weight that two layers share stays as it is for the other
+    node.replace_input_with(place, weight(graph, tensor))  # one that two layers share stays for the other
     if not old.uses() and old.name in graph.initializers and not old.is_graph_input():
         graph.initializers.pop(old.name or "")

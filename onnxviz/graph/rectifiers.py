@@ -28,12 +28,9 @@ def number(value: ir.Value | None) -> float | None:
 
 #: Integer types of quantised tensors -> their range.
 RANGES = {
-    ir.DataType.INT8: (-128, 127),
-    ir.DataType.UINT8: (0, 255),
-    ir.DataType.INT16: (-32768, 32767),
-    ir.DataType.UINT16: (0, 65535),
-    ir.DataType.INT4: (-8, 7),
-    ir.DataType.UINT4: (0, 15),
+    kind: (int(kind.min), int(kind.max))
+    for kind in ir.DataType
+    if kind.name in ("INT8", "UINT8", "INT16", "UINT16", "INT4", "UINT4")
 }
 _SCALING = computing("divide multiply")
 _NEAR = 0.03  # quantised numbers are off by a step of the range
@@ -109,10 +106,9 @@ def _range(node: ir.Node) -> Rectifier | None:
         return None
     readers = [user for user, _ in node.outputs[0].uses()]
     behind = [user for reader in readers for user, _ in reader.outputs[0].uses()]
-    kept = all(computes(reader.op_type) == "dequantize" for reader in readers) and all(
-        computes(user.op_type) in ("relu", "clip") and rectifier(user) is not None for user in behind
-    )
-    if behind and kept:
+    kept = all(computes(reader.op_type) == "dequantize" for reader in readers)
+    bounded = (computes(user.op_type) in ("relu", "clip") and rectifier(user) is not None for user in behind)
+    if behind and kept and all(bounded):
         return Rectifier(high, ahead=True)
     return Rectifier(high) if low == 0.0 and can_be_negative(node.inputs[0]) else None
 
@@ -177,7 +173,8 @@ def _is_ramp(node: ir.Node, high: float | None) -> bool:
 
 def _shifted(value: ir.Value | None) -> tuple[ir.Value | None, float | None]:
     """(x, c) where the value is x + c for a number c."""
-    node = _made_by(value)
+    total = _before(value)
+    node = None if total is None else total.producer()
     if node is not None and computes(node.op_type) in ("add", "subtract"):
         for place, x in enumerate(node.inputs):
             shift = _known(node.inputs[1 - place])
@@ -212,10 +209,9 @@ def _brought_to_1(value: ir.Value, share: float, fits: _Fits, depth: int = 4) ->
     """Whether the value goes on times the constant `share`."""
     for user, place in value.uses() if depth else ():
         factor = _factor(user, place)
-        if factor is not None and (
-            (factor != 1.0 and fits(factor, share))
-            or (factor == 1.0 and _brought_to_1(user.outputs[0], share, fits, depth - 1))
-        ):
+        if factor == 1.0 and _brought_to_1(user.outputs[0], share, fits, depth - 1):
+            return True
+        if factor is not None and factor != 1.0 and fits(factor, share):
             return True
     return False
 
@@ -232,13 +228,8 @@ def _factor(user: ir.Node, place: int) -> float | None:
     return known if computes(user.op_type) == "multiply" else 1.0 / known if place == 0 else None
 
 
-def _made_by(value: ir.Value | None) -> ir.Node | None:
-    """The node that computes the value, before it was quantised or cast."""
-    before = _before(value)
-    return None if before is None else before.producer()
-
-
 def _before(value: ir.Value | None) -> ir.Value | None:
+    """What the value was before it was quantised or cast."""
     for _ in range(8):
         node = None if value is None else value.producer()
         if node is None or node.op_type not in VALUE_KEPT or node.domain:
@@ -249,16 +240,11 @@ def _before(value: ir.Value | None) -> ir.Value | None:
 
 def _known(value: ir.Value | None) -> float | None:
     """A constant number, quantised or not."""
-    found = number(value)
-    if found is None and value is not None:
-        node = value.producer()
-        if node is not None and computes(node.op_type) == "dequantize" and not node.domain:
-            parts = [number(x) for x in node.inputs]
-            if None not in parts:
-                code, scale, zero = (*parts, 0.0)[:3]
-                assert code is not None and scale is not None and zero is not None
-                return (code - zero) * scale
-    return found
+    node = None if value is None else value.producer()
+    if node is None or computes(node.op_type) != "dequantize" or node.domain:
+        return number(value)
+    code, scale, zero = (*map(number, node.inputs), 0.0)[:3]
+    return None if code is None or scale is None or zero is None else (code - zero) * scale
 
 
 def _close(a: float, b: float) -> bool:

@@ -37,7 +37,6 @@ from onnxviz.graph.surgery import declare_outputs
 from onnxviz.graph.tape import Tape
 
 _HIGHEST_RANK: Final = 4
-_INT64: Final = ir.DataType.INT64
 FEATURES: Final = "onnxviz.features"
 
 
@@ -126,12 +125,8 @@ def _append(tape: Tape, value: ir.Value, one: Reduced) -> tuple[ir.Value, ir.Val
         peak = tape.Cast(cut, to=int(ir.DataType.FLOAT)) if uncut is not drive else cut
     own = list(value.shape.dims) if isinstance(value.shape, ir.Shape) else []
     shape = [own[0], own[-1 if one.channels_last else 1]] if len(own) == one.rank else ["N", "C"]
-    for output, kind in (
-        (peak, ir.DataType.FLOAT),
-        (drive, ir.DataType.FLOAT),
-        (row, _INT64),
-        (column, _INT64),
-    ):
+    for output in (peak, drive, row, column):
+        kind = ir.DataType.INT64 if output in (row, column) else ir.DataType.FLOAT
         output.dtype, output.shape = kind, ir.Shape(shape)
     return peak, drive, row, column
 
@@ -151,11 +146,8 @@ def clipping(value: ir.Value) -> list[ir.Node]:
     if node is None or node.inputs[:1] in ((), (None,)):
         return []
     before = node.inputs[0].producer() if node.inputs[0] is not None else None
-    if (
-        computes(node.op_type) == "dequantize"
-        and before is not None
-        and computes(before.op_type) == "quantize"
-    ):
+    quantised = before is not None and computes(before.op_type) == "quantize"
+    if before is not None and quantised and computes(node.op_type) == "dequantize":
         scale = scale_of(before.outputs[0])
         return [before, node] if scale is not None and scale.axis is None else []
     if computes(node.op_type) != "clip" or node.domain != "":

@@ -51,7 +51,7 @@ class Joint:
         known    gets what is copied
         instead  may write a node in another way
         """
-        for node in self._needed(wanted, known):
+        for node in sorted(behind(wanted, known), key=self._places.__getitem__):
             if instead is None or not instead(node, known):
                 self._copy(node, known)
         return [self.value(value, known) for value in wanted]
@@ -69,10 +69,6 @@ class Joint:
             name = self.tape.fresh(value.name or "weight")
             self._weights[value] = weight(self.model.graph, tensor, name)
         return self._weights[value]
-
-    def _needed(self, wanted: Iterable[ir.Value], known: Mapping[ir.Value, ir.Value]) -> list[ir.Node]:
-        found = behind(wanted, known)
-        return sorted(found, key=self._places.__getitem__)
 
     def _copy(self, node: ir.Node, known: Known) -> None:
         inputs = [None if value is None else self.value(value, known) for value in node.inputs]
@@ -220,12 +216,9 @@ def cuts(a: Side, b: Side, seams: Iterable[Seam]) -> list[Cut]:
         del by_x[cut.x], by_y[cut.y]
     for cut in by_x.values():
         # Only such as come before in the other file, too: no graph may go round in circles.
-        cut.from_a = _nearest(
-            cut.x, by_x, {one for one in by_x.values() if b.places[one.y] < b.places[cut.y]}
-        )
-        cut.from_b = _nearest(
-            cut.y, by_y, {one for one in by_x.values() if a.places[one.x] < a.places[cut.x]}
-        )
+        in_a = {one for one in by_x.values() if a.places[one.x] < a.places[cut.x]}
+        in_b = {one for one in by_x.values() if b.places[one.y] < b.places[cut.y]}
+        cut.from_a, cut.from_b = _nearest(cut.x, by_x, in_b), _nearest(cut.y, by_y, in_a)
         cut.alike = _alike(a, b, cut, by_x) or _moved_alone(a, cut)
     return sorted(by_x.values(), key=lambda cut: a.places[cut.x])
 

@@ -93,10 +93,8 @@ def keep_batch(model: ir.Model, input: str | None = None) -> ir.Model:
         first, *rest = node.inputs[0].shape or (None,)
         if first != image.shape[0] or not all(isinstance(size, int) for size in rest):
             continue
-        kept = ir.tensor(
-            np.array([0, *(size for size in rest if size != 1)], np.int64),
-            name=f"{node.outputs[0].name}.kept",
-        )
+        sizes = np.array([0, *(size for size in rest if size != 1)], np.int64)
+        kept = ir.tensor(sizes, name=f"{node.outputs[0].name}.kept")
         node.op_type = "Reshape"
         node.resize_inputs(2)
         node.replace_input_with(1, weight(copy.graph, kept))
@@ -135,11 +133,8 @@ def cut(model: ir.Model, outputs: Sequence[str]) -> ir.Model:
 def _prune(model: ir.Model) -> None:
     """Drop what no output needs: nodes, weights, and inputs other than one at least."""
     prune(model)
-    graph = model.graph
-    used = [value for value in graph.inputs if value.uses() or value.is_graph_output()]
-    unused = [value for value in graph.inputs if value not in used]
-    for value in unused if used else ():
-        graph.inputs.remove(value)
+    inputs = model.graph.inputs
+    inputs[:] = [value for value in inputs if value.uses() or value.is_graph_output()] or list(inputs)
 
 
 def free_size(model: ir.Model, input: str | None = None) -> tuple[ir.Model, str | None]:
@@ -169,12 +164,12 @@ def free_size(model: ir.Model, input: str | None = None) -> tuple[ir.Model, str 
     further = tuple(by if axis in axes else 0 for axis, by in zip((where.y, where.x), _FURTHER, strict=True))
     larger = prober.facts(size=(height + further[0], width + further[1]))
     outputs, first = _free_part(copy.graph, image, base, larger)
-    names = {where.y: own_length(copy.graph, "H"), where.x: own_length(copy.graph, "W")}
-    image.shape = ir.Shape([names[i] if i in axes else d for i, d in enumerate(image.shape)])
     if not outputs:
         raise ModelUnsuitable(
             f"no layer of this model takes images of another size: {first!r}, the first, forbids it"
         )
+    names = {where.y: own_length(copy.graph, "H"), where.x: own_length(copy.graph, "W")}
+    image.shape = ir.Shape([names[i] if i in axes else d for i, d in enumerate(image.shape)])
     for node in copy.graph:  # what the file declared was for its own size
         for value in node.outputs:
             value.shape = None
@@ -193,9 +188,9 @@ def _free_part(
     frontier: dict[ir.Value, None] = {}
     first: str | None = None
     for node in graph:
-        if not any(value in moved for value in node.outputs):
+        if moved.isdisjoint(node.outputs):
             continue
-        read = list(reads(node))
+        read = reads(node)
         if any(value in bad for value in read) or not _stands(node, base, larger):
             frontier |= {v: None for v in read if v in moved and v not in bad and v is not image}
             bad.update(node.outputs)
@@ -249,9 +244,7 @@ def fits(
     if computes(op) == "conv":
         group = attributes.get("group", 1)
         return isinstance(group, int) and first[1] == shapes[1][1] * group
-    if computes(op) == "conv_transpose":
-        return first[1] == shapes[1][0]
-    if op in BY_STATISTICS or computes(op) in ("instance_norm", "group_norm"):
+    if op in BY_STATISTICS or computes(op) in ("conv_transpose", "instance_norm", "group_norm"):
         return first[1] == shapes[1][0]
     if computes(op) == "layer_norm":
         return len(shapes) < 2 or first[-len(shapes[1]) :] == shapes[1]
@@ -365,12 +358,12 @@ class Admissible:
         self._prober = Prober(self._model, self._image)
         self._base = self._prober.facts()
         self._known: dict[Size, Misfit | None] = {}
-        where = self._prober.layout
         shape = self._image.shape or ()
-        self._own = tuple(
-            size if axis is not None and isinstance(size := shape[axis], int) else None
-            for axis in (where.y, where.x)
+        sides = (
+            shape[axis] if axis is not None else None
+            for axis in (self._prober.layout.y, self._prober.layout.x)
         )
+        self._own = tuple(side if isinstance(side, int) else None for side in sides)
 
     def misfit(self, size: Size) -> Misfit | None:
         """Why pictures of this (height, width) cannot go through; None where they can."""
@@ -387,7 +380,7 @@ class Admissible:
             yield _rounded(height, step), _rounded(width, step)
         if (
             None not in self._own
-        ):  # made for one size: not at another one of its height, but at any that its layers take
+        ):  # made for one size: at no other one of its height, but at any that its layers take
             return
         for side in dict.fromkeys((*(own for own in self._own if own is not None), *_FIXED)):
             for step in (4, 32):
@@ -399,20 +392,16 @@ class Admissible:
     def _look(self, facts: Facts) -> Misfit | None:
         moved = dependent(self._model.graph, self._image)
         for node in self._model.graph:
-            outputs = [
-                value
-                for value in node.outputs
-                if value in moved and (value.uses() or value.is_graph_output())
-            ]
-            for value in outputs:
+            for value in node.outputs:
+                if value not in moved or not (value.uses() or value.is_graph_output()):
+                    continue
                 before, after = self._base.full_shape(value), facts.full_shape(value)
                 shape = facts.shape(value) or ()
                 if any(size is not None and size <= 0 for size in shape):
                     return Misfit(f"nothing of it is left at {value.name!r}", True)
                 told = before is not None or _told_by_shapes(node, facts)
-                if told and (
-                    after is None or len(after) != len(before or after) or _fit(node, facts) is False
-                ):
+                fits = after is not None and len(after) == len(before or after)
+                if told and (not fits or _fit(node, facts) is False):
                     return Misfit(unmatched(node, [facts.full_shape(v) for v in view(node).inputs]), False)
         return None
 
@@ -427,9 +416,8 @@ def unmatched(node: ir.Node, shapes: Sequence[Sequence[int] | None]) -> str:
 def _told_by_shapes(node: ir.Node, facts: Facts) -> bool:
     """Whether the result's shape follows from shapes that are all known, so that a missing one means a mismatch."""
     twin = view(node)
-    return twin.op in _BY_SHAPE and all(
-        facts.full_shape(value) is not None for value in twin.inputs if value is not None
-    )
+    known = (facts.full_shape(value) is not None for value in twin.inputs if value is not None)
+    return twin.op in _BY_SHAPE and all(known)
 
 
 def _rounded(side: int, step: int) -> int:

@@ -42,9 +42,8 @@ def loop(trips: Any, condition: Any, *carried: Any, body: Any, run: Run) -> Any:
         for rows, row in zip(scanned, found[1 + len(carried) :], strict=True):
             rows.append(row)
         i += 1
-    return _results(
-        [*values, *(_stacked(rows, value) for rows, value in zip(scanned, _last(body, scanned), strict=True))]
-    )
+    stacked = [_stacked(rows, value) for rows, value in zip(scanned, _last(body, scanned), strict=True)]
+    return _results([*values, *stacked])
 
 
 def _last(body: Any, scanned: list[list[Any]]) -> list[Any]:

@@ -14,14 +14,6 @@ from onnxviz.backends.torch.table import CannotRun, is_real, numbers, operator, 
 _SHIFTS = {"LEFT": torch.bitwise_left_shift, "RIGHT": torch.bitwise_right_shift}
 
 
-def _divide(a: Any, b: Any) -> Any:
-    return a / b if is_real(a) else torch.div(a, b, rounding_mode="trunc")
-
-
-def _power(a: Any, b: Any) -> Any:
-    return torch.pow(a, b).to(a.dtype) if is_real(a) else torch.pow(a.double(), b).to(a.dtype)
-
-
 class _Extreme(torch.autograd.Function):
     """The largest (or smallest) of several; a tie is shared evenly among all that are tied."""
 
@@ -55,8 +47,8 @@ _FUNCTIONS: dict[str, Callable[..., Any]] = {
     "Add": torch.add,
     "Sub": torch.sub,
     "Mul": torch.mul,
-    "Div": _divide,
-    "Pow": _power,
+    "Div": lambda a, b: a / b if is_real(a) else torch.div(a, b, rounding_mode="trunc"),
+    "Pow": lambda a, b: torch.pow(a if is_real(a) else a.double(), b).to(a.dtype),
     "And": torch.logical_and,
     "Or": torch.logical_or,
     "Xor": torch.logical_xor,
@@ -118,27 +110,17 @@ def _product(x: Any, axes: tuple[int, ...]) -> Any:
     return x
 
 
-def _of_nothing(x: Any, axes: tuple[int, ...], value: Any) -> Any:
-    """What ONNX gives for a maximum or minimum over no elements, which torch refuses; None where there are some."""
-    if all(x.shape[axis] for axis in axes) or not is_real(x):
-        return None
-    return x.new_full([1 if axis in axes else size for axis, size in enumerate(x.shape)], value)
+def _farthest(
+    pick: Callable[..., Any], of_bools: Callable[..., Any], of_nothing: float
+) -> Callable[..., Any]:
+    """A maximum or minimum; over no elements, which torch refuses, what ONNX gives."""
 
+    def extreme(x: Any, axes: tuple[int, ...]) -> Any:
+        if is_real(x) and not all(x.shape[axis] for axis in axes):
+            return x.new_full([1 if axis in axes else size for axis, size in enumerate(x.shape)], of_nothing)
+        return (of_bools if x.dtype == torch.bool else pick)(x, axes, keepdim=True) if axes else x
 
-def _largest(x: Any, axes: tuple[int, ...]) -> Any:
-    if (empty := _of_nothing(x, axes, float("-inf"))) is not None:
-        return empty
-    if x.dtype == torch.bool:
-        return x.any(axes, keepdim=True) if axes else x
-    return x.amax(axes, keepdim=True) if axes else x
-
-
-def _smallest(x: Any, axes: tuple[int, ...]) -> Any:
-    if (empty := _of_nothing(x, axes, float("inf"))) is not None:
-        return empty
-    if x.dtype == torch.bool:
-        return ~(~x).any(axes, keepdim=True) if axes else x
-    return x.amin(axes, keepdim=True) if axes else x
+    return extreme
 
 
 def _total(x: Any, axes: tuple[int, ...]) -> Any:
@@ -191,8 +173,8 @@ def _reduction(function: Callable[[Any, tuple[int, ...]], Any]) -> Callable[...,
 _REDUCTIONS: dict[str, Callable[..., Any]] = {
     "ReduceSum": _total,
     "ReduceMean": _average,
-    "ReduceMax": _largest,
-    "ReduceMin": _smallest,
+    "ReduceMax": _farthest(torch.amax, torch.any, -math.inf),
+    "ReduceMin": _farthest(torch.amin, torch.all, math.inf),
     "ReduceProd": _product,
     "ReduceL1": lambda x, axes: _total(x.abs(), axes),
     "ReduceL2": _norm,

@@ -35,7 +35,7 @@ class Windows:
             raise CannotRun(f"has a kernel of {len(kernel)} axes on {n} spatial axes")
         ones, around = (1,) * n, tuple(pads or (0,) * (2 * n))
         each = [
-            tuple(numbers or ones)[:n] for numbers in (strides, dilations)
+            tuple(given or ones)[:n] for given in (strides, dilations)
         ]  # ONNX Runtime reads no more, either
         if min(map(len, each)) < n or len(around) != 2 * n:
             raise CannotRun(f"has strides, dilations or pads of another number than {n} spatial axes")
@@ -62,9 +62,8 @@ class Windows:
 
     def even(self, end: Sequence[int]) -> bool:
         """Whether torch's pools can pad by themselves: alike at both ends, by no more than half a window."""
-        return tuple(end) == self.begin and all(
-            0 <= b <= k // 2 for b, k in zip(self.begin, self.kernel, strict=True)
-        )
+        small = all(0 <= b <= k // 2 for b, k in zip(self.begin, self.kernel, strict=True))
+        return tuple(end) == self.begin and small
 
     def surplus(self, lengths: Sequence[int], ceil_mode: int) -> tuple[int, ...]:
         """What the last windows need beyond the padding when output lengths are rounded up."""
@@ -241,9 +240,8 @@ def max_unpool(
     y = y.scatter(0, index.reshape(-1), x.reshape(-1)).reshape(whole)
     if output_shape is None:
         return y
-    return padded(
-        y, [0] * n, [w - length for w, length in zip(numbers(output_shape)[2:], natural, strict=True)]
-    )
+    more = [wanted - length for wanted, length in zip(numbers(output_shape)[2:], natural, strict=True)]
+    return padded(y, [0] * n, more)
 
 
 def _sums(x: Any, win: Windows, end: Sequence[int]) -> Any:

@@ -287,13 +287,9 @@ def non_max_suppression(
 
 @operator("Constant")
 def constant(
-    *,
-    value: Any = None,
-    value_float: Any = None,
-    value_floats: Any = None,
-    value_int: Any = None,
+    *, value: Any = None, value_float: Any = None, value_floats: Any = None, value_int: Any = None,
     value_ints: Any = None,
-) -> Any:
+) -> Any:  # fmt: skip
     """In whichever form it is given; what a graph gives out stays such a node."""
     if value is not None:
         return value

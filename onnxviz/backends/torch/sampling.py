@@ -115,11 +115,8 @@ def _matrix(
     if exclude_outside or antialias:
         weights = weights / weights.sum(axis=1, keepdims=True)
     matrix = np.zeros((len(at), length))
-    np.add.at(
-        matrix,
-        (np.arange(len(at))[:, None], np.clip(taps, 0, length - 1).astype(np.int64)),
-        weights,
-    )
+    columns = np.clip(taps, 0, length - 1).astype(np.int64)
+    np.add.at(matrix, (np.arange(len(at))[:, None], columns), weights)
     return matrix
 
 
