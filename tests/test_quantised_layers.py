@@ -24,22 +24,32 @@ def relu6_network() -> onnx.ModelProto:
     """Convolutions that end in ReLU6, of which much is cut at both ends; a residual sum that is not."""
     m = Maker()
     low, high = m.constant(np.float32(0)), m.constant(np.float32(6))
-    x = _named(m, "stem", m("Conv", "image", m.random(8, 3, 3, 3), m.constant(np.full(8, 2.0)), pads=[1] * 4))
-    first = _named(m, "stem.relu6", m("Clip", x, low, high))
-    x = _named(m, "middle", m("Conv", first, m.random(8, 8, 3, 3), m.constant(np.full(8, 1.0)), pads=[1] * 4))
-    x = _named(m, "middle.relu6", m("Clip", x, low, high))
-    x = _named(m, "sum", m("Add", x, first))
-    x = _named(m, "pool", m("GlobalAveragePool", x))
-    x = _named(m, "features", m("Flatten", x))
-    x = _named(m, "logits", m("Gemm", x, m.random(5, 8), m.random(5), transB=1))
+
+    def named(name: str, op: str, *inputs: str, **attributes) -> str:
+        """A value, and its node, of this name."""
+        m(op, *inputs, name=name, **attributes)
+        m.nodes[-1].output[0] = name
+        return name
+
+    x = named("stem", "Conv", "image", m.random(8, 3, 3, 3), m.constant(np.full(8, 2.0)), pads=[1] * 4)
+    first = named("stem.relu6", "Clip", x, low, high)
+    x = named("middle", "Conv", first, m.random(8, 8, 3, 3), m.constant(np.full(8, 1.0)), pads=[1] * 4)
+    x = named("sum", "Add", named("middle.relu6", "Clip", x, low, high), first)
+    x = named("features", "Flatten", named("pool", "GlobalAveragePool", x))
+    x = named("logits", "Gemm", x, m.random(5, 8), m.random(5), transB=1)
     return m.model({"image": ("N", 3, 16, 16)}, {x: ("N", 5)})
 
 
-def _named(m: Maker, name: str, made: str) -> str:
-    """Call the last value, and its node, by this name."""
-    m.nodes[-1].output[0] = name
-    m.nodes[-1].name = name
-    return name
+def opened(proto: onnx.ModelProto):
+    return onnxviz.load(proto, preprocess="imagenet", provider="cpu")
+
+
+def session(proto: onnx.ModelProto) -> onnxruntime.InferenceSession:
+    return onnxruntime.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
+
+
+def alike(one: np.ndarray, other: np.ndarray) -> float:
+    return np.corrcoef(one.ravel(), other.ravel())[0, 1]
 
 
 def pictures() -> list[np.ndarray]:
@@ -49,12 +59,12 @@ def pictures() -> list[np.ndarray]:
 
 @pytest.fixture(scope="module")
 def plain():
-    return onnxviz.load(relu6_network(), preprocess="imagenet", provider="cpu")
+    return opened(relu6_network())
 
 
 @pytest.fixture(scope="module", params=FORMS)
 def net(request):
-    return onnxviz.load(FORMS[request.param](relu6_network()), preprocess="imagenet", provider="cpu")
+    return opened(FORMS[request.param](relu6_network()))
 
 
 LAYERS = ["stem.relu6", "middle.relu6", "sum", "pool", "features", "logits"]
@@ -75,7 +85,7 @@ def test_real_values_are_the_float_networks(layer, net, plain):
     found, wanted = (one.activations(pictures(), [layer])[layer] for one in (net, plain))
     held = net.layer(layer).quantised
     assert found.dtype == np.float32
-    assert np.corrcoef(found.ravel(), wanted.ravel())[0, 1] > 0.95
+    assert alike(found, wanted) > 0.95
     assert abs(found.max() - wanted.max()) < 0.25 * np.ptp(wanted)
     if "relu6" in layer:
         assert found.min() == 0
@@ -86,9 +96,7 @@ def test_real_values_are_the_float_networks(layer, net, plain):
 @pytest.mark.parametrize("layer", LAYERS)
 def test_both_forms_agree_within_a_step(layer):
     """QLinearConv rounds as QuantizeLinear does, up to the order of sums."""
-    nets = [
-        onnxviz.load(form(relu6_network()), preprocess="imagenet", provider="cpu") for form in FORMS.values()
-    ]
+    nets = [opened(form(relu6_network())) for form in FORMS.values()]
     one, other = (net.activations(pictures(), [layer])[layer] for net in nets)
     step = nets[0].layer(layer).quantised.scale
     assert step == pytest.approx(nets[1].layer(layer).quantised.scale)
@@ -101,12 +109,10 @@ def test_the_codes_are_what_the_file_holds(layer):
     """The oracle: ONNX Runtime on the file, with its integers as outputs."""
     for form, quantise in FORMS.items():
         proto = quantise(relu6_network())
-        net = onnxviz.load(proto, preprocess="imagenet", provider="cpu")
+        net = opened(proto)
         name = {"QDQ": f"{layer}_QuantizeLinear_Output"}.get(form, f"{net.layer(layer).name}_quantized")
         proto.graph.output.append(onnx.helper.make_empty_tensor_value_info(name))
-        session = onnxruntime.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
-        x = net.prepare(pictures())
-        wanted = session.run([name], {"image": x})[0]
+        wanted = session(proto).run([name], {"image": net.prepare(pictures())})[0]
         found = net.activations(pictures(), [layer], codes=True)[layer]
         assert found.dtype == np.float32
         np.testing.assert_array_equal(found, wanted)
@@ -141,7 +147,7 @@ def test_objectives_and_gradients_take_the_files_own_names(net):
 
 
 def test_a_layer_that_took_its_rectifier_in_says_so():
-    net = onnxviz.load(networks.qoperator(relu6_network()), preprocess="imagenet", provider="cpu")
+    net = opened(networks.qoperator(relu6_network()))
     assert net.layer("stem.relu6").name == "stem"
     assert net.layer("stem.relu6").quantised.codes == "stem_quantized"
     told = [text for text in net.warnings if "stem.relu6" in text]
@@ -165,7 +171,7 @@ def test_the_manifest_says_scale_and_zero_point(net, plain, tmp_path):
 
 def test_embed_gives_real_features(net, plain):
     found, wanted = (onnxviz.embed(one, pictures()).values for one in (net, plain))
-    assert np.corrcoef(found.ravel(), wanted.ravel())[0, 1] > 0.98
+    assert alike(found, wanted) > 0.98
     np.testing.assert_allclose(found, net.activations(pictures(), ["features"])["features"], atol=1e-6)
 
 
@@ -193,12 +199,12 @@ def test_objectives_and_gradients_of_real_values(net, plain):
             one.value_and_gradient(objectives.channel(one.layer(layer).name, 2))(x) for one in (net, plain)
         )
         np.testing.assert_allclose(value, wanted, rtol=0.1, atol=0.05)
-        assert np.corrcoef(by.ravel(), wanted_by.ravel())[0, 1] > 0.9
+        assert alike(by, wanted_by) > 0.9
     own = net.layer("stem.relu6").name
     _, found = net.value_and_gradient(objectives.channel("sum", 2), wrt=own)(x)
     _, wanted = plain.value_and_gradient(objectives.channel("sum", 2), wrt="stem.relu6")(x)
     # Both readers of the layer count, the convolution and the sum: else the norm would be far less.
-    assert np.corrcoef(found.ravel(), wanted.ravel())[0, 1] > 0.8
+    assert alike(found, wanted) > 0.8
     assert np.linalg.norm(found) == pytest.approx(np.linalg.norm(wanted), rel=0.25)
 
 
@@ -208,9 +214,8 @@ def test_cam_and_expose_take_the_real_values(net, tmp_path):
         proto = form(relu6_network())
         made = onnxviz.expose(proto, ["sum", "stem.relu6"])
         names = [value.name for value in made.graph.output]
-        session = onnxruntime.InferenceSession(made.SerializeToString(), providers=["CPUExecutionProvider"])
         x = net.prepare(pictures())
-        for name, array in zip(names, session.run(None, {"image": x}), strict=True):
+        for name, array in zip(names, session(made).run(None, {"image": x}), strict=True):
             assert array.dtype == np.float32
             if name.startswith("stem"):
                 assert array.min() == 0 and array.max() <= 6.05
@@ -221,12 +226,10 @@ def test_cam_and_expose_take_the_real_values(net, tmp_path):
 def test_what_the_network_computes_is_untouched(net):
     for form in FORMS.values():
         proto = form(relu6_network())
-        session = onnxruntime.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
-        loaded = onnxviz.load(proto, preprocess="imagenet", provider="cpu")
+        loaded = opened(proto)
         x = loaded.prepare(pictures())
-        np.testing.assert_array_equal(
-            loaded.run(x, ["logits"])["logits"], session.run(["logits"], {"image": x})[0]
-        )
+        wanted = session(proto).run(["logits"], {"image": x})[0]
+        np.testing.assert_array_equal(loaded.run(x, ["logits"])["logits"], wanted)
 
 
 def test_codes_of_a_float_layer_are_refused(plain):
@@ -241,14 +244,8 @@ def test_codes_on_the_command_line(tmp_path):
 
     onnx.save(networks.qdq(relu6_network()), tmp_path / "q.onnx")
     Image.fromarray(pictures()[0]).save(tmp_path / "p.png")
-    arguments = [
-        "activations",
-        str(tmp_path / "q.onnx"),
-        str(tmp_path / "p.png"),
-        "-l",
-        "stem.relu6",
-        "--quiet",
-    ]
+    files = [str(tmp_path / name) for name in ("q.onnx", "p.png")]
+    arguments = ["activations", *files, "-l", "stem.relu6", "--quiet"]
     for more, low, high in (([], 0, 6.05), (["--codes"], -128, 127)):
         assert run([*arguments, *more, "-o", str(tmp_path / "m.png")]) == 0
         values = np.load(tmp_path / "m.npy")
@@ -258,14 +255,12 @@ def test_codes_on_the_command_line(tmp_path):
 # --- files of other exporters ---------------------------------------------------------------------
 
 
-def quantise(m: Maker, x: str, step: float, zero: int = 0) -> str:
-    scale, point = m.constant(np.float32(step)), m.constant(np.uint8(zero))
-    return m("QuantizeLinear", x, scale, point)
+def quantise(m: Maker, x: str, step: float, op: str = "QuantizeLinear") -> str:
+    return m(op, x, m.constant(np.float32(step)), m.constant(np.uint8(0)))
 
 
-def dequantise(m: Maker, x: str, step: float, zero: int = 0) -> str:
-    scale, point = m.constant(np.float32(step)), m.constant(np.uint8(zero))
-    return m("DequantizeLinear", x, scale, point)
+def dequantise(m: Maker, x: str, step: float) -> str:
+    return quantise(m, x, step, "DequantizeLinear")
 
 
 def finish(m: Maker, x: str) -> onnx.ModelProto:
@@ -275,10 +270,6 @@ def finish(m: Maker, x: str) -> onnx.ModelProto:
 
 def conv(m: Maker, x: str = "image") -> str:
     return m("Conv", x, m.random(4, 3, 3, 3), pads=[1] * 4)
-
-
-def opened(proto: onnx.ModelProto):
-    return onnxviz.load(proto, preprocess="imagenet", provider="cpu")
 
 
 def test_scales_of_their_own_and_a_pair_for_every_reader():
@@ -295,7 +286,7 @@ def test_scales_of_their_own_and_a_pair_for_every_reader():
     _, by = net.value_and_gradient(objectives.l2(x), wrt=before)(net.prepare(pictures()))
     _, by_sum = net.value_and_gradient(objectives.l2(x), wrt=x)(net.prepare(pictures()))
     np.testing.assert_allclose(by, 2 * by_sum, rtol=1e-5, atol=1e-9)  # both readers count
-    assert np.corrcoef(by.ravel(), values[x].ravel())[0, 1] > 0.999
+    assert alike(by, values[x]) > 0.999
 
 
 def test_a_quantizer_for_every_reader():
@@ -313,11 +304,9 @@ def test_a_quantizer_for_every_reader():
     _, by = net.value_and_gradient(objectives.l2(x), wrt=before)(images)
     _, by_sum = net.value_and_gradient(objectives.l2(x), wrt=x)(images)
     np.testing.assert_allclose(by, 2 * by_sum, rtol=1e-5, atol=1e-9)
-    session = onnxruntime.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
     (output,) = (value.name for value in proto.graph.output)
-    np.testing.assert_allclose(
-        net.run(images, [output])[output], session.run(None, {"image": images})[0], rtol=1e-5
-    )
+    wanted = session(proto).run(None, {"image": images})[0]
+    np.testing.assert_allclose(net.run(images, [output])[output], wanted, rtol=1e-5)
 
 
 def test_a_value_that_others_read_uncut_stays_itself():
@@ -394,27 +383,21 @@ def test_names_that_are_taken_are_left_to_their_owners():
 
 
 @pytest.fixture(scope="module")
-def bundled(cat):
+def bundled(cat, tmp_path_factory):
     """EfficientNet-Lite0 in QDQ form, calibrated on the cat itself."""
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, quantize_static
 
     net = onnxviz.load("efficientnet-lite0", provider="cpu")
-    x = net.prepare([cat])
 
     class Reader(CalibrationDataReader):
-        def __init__(self) -> None:
-            self.left = iter([{"image": x}])
+        left = iter([{"image": net.prepare([cat])}])
 
         def get_next(self):
             return next(self.left, None)
 
-    import tempfile
-    from pathlib import Path
-
-    with tempfile.TemporaryDirectory() as folder:
-        after = Path(folder) / "q.onnx"
-        quantize_static(resolve("efficientnet-lite0"), after, Reader(), quant_format=QuantFormat.QDQ)
-        return net, onnxviz.load(after.read_bytes(), preprocess=net.preprocessing, provider="cpu")
+    after = tmp_path_factory.mktemp("quantised") / "q.onnx"
+    quantize_static(resolve("efficientnet-lite0"), after, Reader(), quant_format=QuantFormat.QDQ)
+    return net, onnxviz.load(after.read_bytes(), preprocess=net.preprocessing, provider="cpu")
 
 
 def test_the_bundled_network_in_int8(bundled, cat):
@@ -422,8 +405,6 @@ def test_the_bundled_network_in_int8(bundled, cat):
     names = ["stem.relu6", "blocks.2.add", "head.relu6", "features", "logits"]
     found, wanted = (one.activations(cat, names) for one in (net, plain))
     for name in names:
-        assert np.corrcoef(found[name].ravel(), wanted[name].ravel())[0, 1] > (
-            0.9 if "head" not in name else 0.75
-        )
+        assert alike(found[name], wanted[name]) > (0.9 if "head" not in name else 0.75)
     assert (found["stem.relu6"].min(), found["stem.relu6"].max()) == (0, pytest.approx(6, abs=0.03))
     assert ir.to_proto(net.model).graph.output[0].name == "logits"
