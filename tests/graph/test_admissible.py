@@ -12,6 +12,7 @@ import pytest
 import onnxviz
 from onnxviz.errors import ImageRejected, ModelUnsuitable
 from onnxviz.graph.surgery import Admissible
+from onnxviz.synthesis.layers import feature_maps
 from onnxviz.synthesis.machine import Machine
 from onnxviz.synthesis.updates import Ascent
 
@@ -65,10 +66,12 @@ NETWORKS = {"pyramid": pyramid, "focus": focus, "recogniser": recogniser}
 def runs(model: onnx.ModelProto, size: tuple[int, int]) -> bool:
     session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     try:
-        found = session.run(None, {"x": np.zeros((1, 3, *size), np.float32)})[0]
+        return 0 not in session.run(None, {"x": np.zeros((1, 3, *size), np.float32)})[0].shape
     except Exception:
         return False
-    return 0 not in found.shape
+
+
+SIZES = "32x40 33x40 32x41 30x30 24x24 47x64 48x80 64x96 36x36 4x50"
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -76,19 +79,9 @@ def test_what_is_told_of_sizes_is_what_runs(name):
     ort.set_default_logger_severity(4)
     model, layer = NETWORKS[name]()
     sizes = Admissible(ir.from_proto(model), "x", [layer])
-    for size in [
-        (32, 40),
-        (33, 40),
-        (32, 41),
-        (30, 30),
-        (24, 24),
-        (47, 64),
-        (48, 80),
-        (64, 96),
-        (36, 36),
-        (4, 50),
-    ]:
-        assert (sizes.misfit(size) is None) == runs(model, size), size
+    for text in SIZES.split():
+        height, width = map(int, text.split("x"))
+        assert (sizes.misfit((height, width)) is None) == runs(model, (height, width)), text
     for size in [(75, 113), (200, 130), (53, 97), (100, 100)]:
         near = sizes.nearest(size)
         assert near is not None and runs(model, near)
@@ -96,70 +89,65 @@ def test_what_is_told_of_sizes_is_what_runs(name):
             assert max(abs(a - b) for a, b in zip(near, size, strict=True)) <= 4
 
 
+def loaded(model):
+    return onnxviz.load(model, provider="cpu")
+
+
+def photo(height, width):
+    return RNG.integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
 @pytest.mark.parametrize("name", NETWORKS)
 def test_dreams_of_any_photo(name):
     """Octaves are rounded to what the network takes; what is made has the photo's size."""
     model, layer = NETWORKS[name]()
-    net = onnxviz.load(model, provider="cpu")
-    photo = RNG.integers(0, 256, (101, 151, 3), dtype=np.uint8)
-    made = onnxviz.dream(net, photo, layer, octaves=3, steps=2, jitter=2)
+    net, picture = loaded(model), photo(101, 151)
+    made = onnxviz.dream(net, picture, layer, octaves=3, steps=2, jitter=2)
     assert made.values.shape == (101, 151, 3)
     sizes = [tuple(one["size"]) for one in made.manifest["figures"]["octaves"]]
     assert sizes and all(runs(model, size) for size in sizes)
     assert name == "recogniser" or len(sizes) == 3
-    assert np.abs(made.values - photo / 255).mean() > 1e-3
+    assert np.abs(made.values - picture / 255).mean() > 1e-3
     if name == "recogniser":  # of which no shape is known at the usual size
         return
-    guided = onnxviz.dream(net, photo, layer, guide=photo[::-1], octaves=1, steps=1)
+    guided = onnxviz.dream(net, picture, layer, guide=picture[::-1], octaves=1, steps=1)
     assert guided.values.shape == (101, 151, 3)
 
 
 def test_a_fixed_height():
-    model, _ = recogniser(32)
-    net = onnxviz.load(model, provider="cpu")
-    photo = RNG.integers(0, 256, (40, 150, 3), dtype=np.uint8)
+    net = loaded(recogniser(32)[0])
     early = next(one.name for one in net.layers if one.op == "MaxPool")
-    made = onnxviz.dream(net, photo, early, octaves=2, steps=2)
+    made = onnxviz.dream(net, photo(40, 150), early, octaves=2, steps=2)
     assert made.values.shape == (40, 150, 3)
 
 
 def test_textures_and_styles():
-    model, _ = pyramid()
-    net = onnxviz.load(model, provider="cpu")
-    photo = RNG.integers(0, 256, (61, 83, 3), dtype=np.uint8)
-    layer = net.layers[-1].name
-    made = onnxviz.texture(net, photo, size=(45, 51), layers=[layer], steps=2)
+    net, picture = loaded(pyramid()[0]), photo(61, 83)
+    layers = [net.layers[-1].name]
+    made = onnxviz.texture(net, picture, size=(45, 51), layers=layers, steps=2)
     assert made.values.shape == (45, 51, 3)
     painted = onnxviz.style(
-        net, photo, photo[::-1], layers=[layer], content_layers=[layer], steps=2, size=(61, 83)
+        net, picture, picture[::-1], layers=layers, content_layers=layers, steps=2, size=(61, 83)
     )
     assert painted.values.shape == (61, 83, 3)
 
 
 def test_a_mismatch_is_not_called_small():
-    model, _ = pyramid()
-    net = onnxviz.load(model, provider="cpu")
+    net = loaded(pyramid()[0])
     layer = net.layers[-1].name
     objective = onnxviz.objectives.channel(layer, 0)
     with pytest.raises(ModelUnsuitable, match=r"sizes do not match at node 'merge'.*27×27.*26×26") as caught:
         Machine(net, objective, size=(105, 105), optimiser=Ascent(0.1))
-    assert "small" not in str(caught.value)
-    from onnxviz.synthesis.layers import feature_maps
-
     with pytest.raises(ImageRejected, match=r"sizes do not match at node 'merge'.*fits") as refused:
         feature_maps(net, np.zeros((105, 105, 3)), [layer])
-    assert "small" not in str(refused.value)
+    assert "small" not in f"{caught.value}{refused.value}"
 
 
 def test_nothing_left_is_still_called_small():
     model, layer = recogniser()
-    net = onnxviz.load(model, provider="cpu")
+    net = loaded(model)
+    objective = onnxviz.objectives.channel([one.name for one in net.layers if one.op == "Relu"][4], 0)
     with pytest.raises(ModelUnsuitable, match="too small"):
-        Machine(
-            net,
-            onnxviz.objectives.channel([one.name for one in net.layers if one.op == "Relu"][4], 0),
-            size=(9, 9),
-            optimiser=Ascent(0.1),
-        )
+        Machine(net, objective, size=(9, 9), optimiser=Ascent(0.1))
     misfit = Admissible(ir.from_proto(model), "x", [layer]).misfit((9, 9))
     assert misfit is not None and misfit.empty

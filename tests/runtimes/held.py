@@ -204,32 +204,28 @@ def _gates(m: networks.Maker) -> str:
     return m("Where", m("Greater", x, m.constant(np.float32(0))), m("Sqrt", m("Abs", x)), m("Sin", x))
 
 
+def _form(
+    write: Callable[[networks.Maker], str],
+    shape: tuple[Any, ...] = ("N", 8, 12, 10),
+    size: tuple[int, int] | None = None,
+    rules: str = "plain",
+) -> Callable[[], Held]:
+    """Makes the gradient file of a network with an input of this shape; `size`: of the pictures where that is open."""
+    return lambda: gradient_file(network(write, shape), rules, None if size is None else (2, 8, *size))
+
+
+_WRITTEN = {
+    "convolutions": _convolutions, "squares": _squares, "clips": _clips, "max pools": _max_pools,
+    "overhanging pools": _overhanging, "mean pools": _mean_pools, "resizes": _resizes, "norms": norms,
+    "movement": _movement, "gates": _gates,
+}  # fmt: skip
+_OF_ANY_SIZE = {"convolutions": (13, 14), "max pools": (11, 12), "mean pools": (11, 12), "gates": (5, 6)}
 FORMS: dict[str, Callable[[], Held]] = {
-    "convolutions": lambda: gradient_file(network(_convolutions)),
-    "convolutions of any size": lambda: gradient_file(
-        network(_convolutions, ("N", 8, "H", "W")), shape=(2, 8, 13, 14)
-    ),
-    "squares": lambda: gradient_file(network(_squares)),
-    "clips": lambda: gradient_file(network(_clips)),
+    **{name: _form(write) for name, write in _WRITTEN.items()},
+    **{f"{n} of any size": _form(_WRITTEN[n], ("N", 8, "H", "W"), size) for n, size in _OF_ANY_SIZE.items()},
+    **{rules: _form(_convolutions, rules=rules) for rules in ("guided", "deconvnet", "redirected")},
+    "attention": _form(attention, ("N", 6, 12)),
     "clips of 16 channels": lambda: gradient_file(networks.tiny_cnn(softmax=False)),
-    "max pools": lambda: gradient_file(network(_max_pools)),
-    "max pools of any size": lambda: gradient_file(
-        network(_max_pools, ("N", 8, "H", "W")), shape=(2, 8, 11, 12)
-    ),
-    "overhanging pools": lambda: gradient_file(network(_overhanging)),
-    "mean pools": lambda: gradient_file(network(_mean_pools)),
-    "mean pools of any size": lambda: gradient_file(
-        network(_mean_pools, ("N", 8, "H", "W")), shape=(2, 8, 11, 12)
-    ),
-    "resizes": lambda: gradient_file(network(_resizes)),
-    "norms": lambda: gradient_file(network(norms)),
-    "attention": lambda: gradient_file(network(attention, ("N", 6, 12))),
-    "movement": lambda: gradient_file(network(_movement)),
-    "gates": lambda: gradient_file(network(_gates)),
-    "gates of any size": lambda: gradient_file(network(_gates, ("N", 8, "H", "W")), shape=(2, 8, 5, 6)),
-    "guided": lambda: gradient_file(network(_convolutions), "guided"),
-    "deconvnet": lambda: gradient_file(network(_convolutions), "deconvnet"),
-    "redirected": lambda: gradient_file(network(_convolutions), "redirected"),
     "half precision": lambda: gradient_file(networks.fp16(networks.tiny_cnn(softmax=False))),
     "quantised": lambda: gradient_file(networks.qdq(networks.tiny_cnn(softmax=False))),
 }

@@ -28,15 +28,8 @@ FLAGS = [
 ]  # fmt: skip
 # Its shaders take seconds each to compile.
 ON_WEBGPU = (
-    "convolutions",
-    "clips",
-    "max pools",
-    "mean pools of any size",
-    "norms",
-    "attention",
-    "movement",
-    "gates",
-)
+    "convolutions", "clips", "max pools", "mean pools of any size", "norms", "attention", "movement", "gates"
+)  # fmt: skip
 # exp, sqrt and division are approximate there (WGSL allows errors of a few units in the last place, and more).
 WEBGPU_TOLERANCE = 1e-3
 

@@ -85,16 +85,8 @@ def test_options_reach_the_provider(picture) -> None:
 
 
 def test_an_audit_holds_it_against_the_cpu(picture) -> None:
-    done = onnxviz(
-        "audit",
-        "efficientnet-lite0",
-        picture,
-        "--only",
-        "runtime.provider",
-        "--provider",
-        "openvino",
-        "--json",
-    )
+    options = ("--only", "runtime.provider", "--provider", "openvino", "--json")
+    done = onnxviz("audit", "efficientnet-lite0", picture, *options)
     (one,) = [check for check in json.loads(done.stdout)["checks"] if check["id"] == "runtime.provider"]
     assert one["state"] == "clean", one
     assert one["figures"]["provider"] == "OpenVINOExecutionProvider"
