@@ -237,7 +237,7 @@ def test_the_graphs_within_are_in_normal_form_too() -> None:
 
 def test_axes_that_the_input_has_not_are_none():
     """Of a value whose rank no file tells, the usual axes of maps are there: ONNX Runtime leaves out the last."""
-    function = OPERATORS["MeanVarianceNormalization"].function
+    function = OPERATORS["MeanVarianceNormalization"]
     x = torch.randn(2, 3, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     assert torch.equal(function(x, axes=[0, 2, 3]), function(x, axes=[0, 2]))
     assert not function(x, axes=[3]).any()
@@ -249,7 +249,7 @@ def test_axes_that_the_input_has_not_are_none():
 def test_a_map_of_one_place_is_its_own_mean(name, given):
     """Torch's functional forms refuse it (seed 753968)."""
     bias = torch.tensor([1.0, 2.0])
-    y = OPERATORS[name].function(torch.tensor([3.0, 4.0]).reshape(1, 2, 1, 1), torch.ones(2), bias, **given)
+    y = OPERATORS[name](torch.tensor([3.0, 4.0]).reshape(1, 2, 1, 1), torch.ones(2), bias, **given)
     torch.testing.assert_close(y.flatten(), bias, atol=1e-3, rtol=0)  # 3/√ε − 3/√ε, in float32
 
 
@@ -257,7 +257,7 @@ def test_a_map_of_one_place_is_its_own_mean(name, given):
 @pytest.mark.parametrize("name", ["Conv", "MaxPool", "AveragePool", "LpPool"])
 def test_strides_beyond_the_map_take_one_window_however_long(name, ceil_mode):
     """Torch's kernels hold numbers of 32 bits, some of 64 (seed 743867)."""
-    function = OPERATORS[name].function
+    function = OPERATORS[name]
     x = torch.randn(1, 2, 6, 7, generator=torch.Generator().manual_seed(0))
     given = (
         {"w": torch.ones(3, 2, 3, 3)} if name == "Conv" else {"kernel_shape": [3, 3], "ceil_mode": ceil_mode}
@@ -272,7 +272,7 @@ def test_strides_beyond_the_map_take_one_window_however_long(name, ceil_mode):
 
 def test_strides_of_more_numbers_than_axes_are_read_as_far_as_there_are_axes():
     """As ONNX Runtime does where the file does not tell the rank (seed 644393); of fewer, it says which."""
-    function = OPERATORS["Conv"].function
+    function = OPERATORS["Conv"]
     x, w = torch.ones(1, 2, 6, 6), torch.ones(3, 2, 3, 3)
     assert torch.equal(function(x, w, strides=[2, 2, 2**63 - 1]), function(x, w, strides=[2, 2]))
     with pytest.raises(CannotRun, match="of another number than 2 spatial axes"):

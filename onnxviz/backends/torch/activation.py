@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 
 from onnxviz.backends.torch.layers import conv
-from onnxviz.backends.torch.table import OPERATORS, CannotRun, Ints, Operator, Table, along, is_real, operator
+from onnxviz.backends.torch.table import OPERATORS, CannotRun, Ints, Table, along, is_real, operator
 from onnxviz.errors import UsageError, near
 from onnxviz.graph.rectifiers import RANGES, Rectifier
 
@@ -241,5 +241,4 @@ def by_name(name: str) -> Table:
     """The table that the command line calls so; raises UsageError."""
     if name not in _VARIANTS:
         raise UsageError(f"no rules {name!r}; there are {', '.join(_VARIANTS)}{near(name, _VARIANTS)}")
-    changed = {op: Operator(op, function) for op, function in _VARIANTS[name].items()}
-    return MappingProxyType({**OPERATORS, **changed})
+    return MappingProxyType({**OPERATORS, **_VARIANTS[name]})

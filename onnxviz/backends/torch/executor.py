@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import ChainMap
-from collections.abc import Collection, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Collection, Mapping, MutableMapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,8 +12,9 @@ import onnx_ir as ir
 import torch
 
 from onnxviz.backends.torch import activation, control, elementwise, layers, movement, sampling
-from onnxviz.backends.torch.table import CONTEXT, OPERATORS, CannotRun, Operator, Table, from_numpy, key
+from onnxviz.backends.torch.table import CONTEXT, OPERATORS, CannotRun, Table, from_numpy, taken
 from onnxviz.errors import SMALLER, LimitExceeded, ModelFailed, RuntimeFailed, UnsupportedOperator
+from onnxviz.grad.table import key
 from onnxviz.graph.analysis.dataflow import reads
 from onnxviz.graph.rectifiers import rectifier
 
@@ -109,9 +110,9 @@ class Executor:
     def _node(self, node: ir.Node, values: Values, deadline: float | None) -> Sequence[Any]:
         inputs = [self._value(value, values) for value in node.inputs]
         attributes = {name: self._attribute(attribute) for name, attribute in node.attributes.items()}
-        row = self._table[key(node.op_type, node.domain)]
+        function = self._table[key(node.op_type, node.domain)]
         for name in attributes:
-            if name not in row.names:
+            if name not in taken(function):
                 raise CannotRun(f"has an attribute that its torch function does not know, {name!r}")
 
         def run(graph: ir.Graph, arguments: Sequence[Any]) -> list[Any]:
@@ -120,7 +121,8 @@ class Executor:
             self._run(graph, inner, deadline)
             return [self._value(value, inner) for value in graph.outputs]
 
-        result = row.function(*inputs, **attributes, **_context(row, node, run))
+        known = {name: _KNOWN[name](node) if name in _KNOWN else run for name in taken(function) & CONTEXT}
+        result = function(*inputs, **attributes, **known)
         return result if isinstance(result, tuple) else (result,)
 
     def _attribute(self, attribute: ir.Attr) -> Any:
@@ -130,19 +132,6 @@ class Executor:
         return tuple(value) if isinstance(value, (list, tuple)) else value
 
 
-def _context(row: Operator, node: ir.Node, run: Any) -> dict[str, Any]:
-    """What the function wants to know about the node, by the names in `CONTEXT`."""
-    found: dict[str, Any] = {}
-    for name in row.names & CONTEXT:
-        if name == "outputs":
-            found[name] = max((i + 1 for i, y in enumerate(node.outputs) if y.name), default=1)
-        elif name == "run":
-            found[name] = run
-        else:
-            found[name] = rectifier(node) if name == "rectifier" else _kind(node)
-    return found
-
-
 def _kind(node: ir.Node) -> int:
     """The type that a quantiser gives: its zero point's, else what an attribute says, else uint8."""
     zero = node.inputs[2] if len(node.inputs) > 2 else None
@@ -150,6 +139,14 @@ def _kind(node: ir.Node) -> int:
         return int(zero.dtype)
     declared = node.attributes.get_int("output_dtype", 0) or node.outputs[0].dtype
     return int(declared or ir.DataType.UINT8)
+
+
+# What a function wants to know about its node, by the names in `CONTEXT`; but for `run`.
+_KNOWN: dict[str, Callable[[ir.Node], Any]] = {
+    "outputs": lambda node: max((i + 1 for i, y in enumerate(node.outputs) if y.name), default=1),
+    "kind": _kind,
+    "rectifier": rectifier,
+}
 
 
 def _last_uses(graph: ir.Graph) -> dict[ir.Node, list[ir.Value]]:

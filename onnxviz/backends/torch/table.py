@@ -16,7 +16,6 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, TypeAlias
 
@@ -24,37 +23,17 @@ import numpy as np
 import onnx_ir as ir
 import torch
 
+from onnxviz.grad.table import key
+
 Function: TypeAlias = Callable[..., Any]
 Ints: TypeAlias = "Sequence[int] | None"
 CONTEXT = frozenset({"outputs", "kind", "rectifier", "run"})
 
 
-@dataclass(frozen=True)
-class Operator:
-    """One row of the table."""
+Table: TypeAlias = Mapping[str, Function]
 
-    name: str
-    function: Function
-
-    @functools.cached_property
-    def names(self) -> frozenset[str]:
-        """The attributes, and what else, that the function can be given by name."""
-        try:
-            found = inspect.signature(self.function).parameters.values()
-        except ValueError:  # a function of torch's own, written in C
-            return frozenset()
-        return frozenset(p.name for p in found if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD))
-
-
-Table: TypeAlias = Mapping[str, Operator]
-
-_OPERATORS: dict[str, Operator] = {}
+_OPERATORS: dict[str, Function] = {}
 OPERATORS: Table = MappingProxyType(_OPERATORS)
-
-
-def key(op_type: str, domain: str = "") -> str:
-    """How the table names an operator: 'Relu', 'com.microsoft::QuantizeLinear'."""
-    return op_type if domain in ("", "ai.onnx") else f"{domain}::{op_type}"
 
 
 def operator(*op_types: str, domain: str = "") -> Callable[[Function], Function]:
@@ -65,10 +44,20 @@ def operator(*op_types: str, domain: str = "") -> Callable[[Function], Function]
             name = key(op_type, domain)
             if name in _OPERATORS:
                 raise RuntimeError(f"two torch functions for {name}")
-            _OPERATORS[name] = Operator(name, function)
+            _OPERATORS[name] = function
         return function
 
     return enter
+
+
+@functools.cache
+def taken(function: Function) -> frozenset[str]:
+    """The attributes, and what else, that a function can be given by name."""
+    try:
+        found = inspect.signature(function).parameters.values()
+    except ValueError:  # a function of torch's own, written in C
+        return frozenset()
+    return frozenset(p.name for p in found if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD))
 
 
 class CannotRun(Exception):
