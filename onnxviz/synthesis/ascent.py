@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,20 +14,20 @@ from onnxviz import objectives
 from onnxviz.attribution.targets import Channel, Neuron, Target, Targets, parse, place_of
 from onnxviz.errors import ModelUnsuitable, UsageError, at_least
 from onnxviz.files import write_atomic
-from onnxviz.progress import Progress, Shown, told
+from onnxviz.image.io import read
+from onnxviz.progress import Shown, told
 from onnxviz.provenance import recorded
 from onnxviz.runtime.batching import filled
 from onnxviz.synthesis.machine import Machine, Step
 from onnxviz.synthesis.made import (
+    Easel,
     Made,
-    Shot,
     Watch,
     as_bytes,
     bytes_at,
     clipped,
     keeping,
     rounded,
-    side_by_side,
     stretched,
     unwatched,
 )
@@ -123,7 +123,7 @@ def ascent(
         "cosine": cosine,
         "objective": str(aim.objective),
         "preset": preset,
-        "recipe": {name: value for name, value in vars(chosen).items()},
+        "recipe": dict(vars(chosen)),
         "size": list(seen),
         "copies": copies,
         "diversity": diversity,
@@ -131,12 +131,21 @@ def ascent(
         "start": None if start is None else "picture",
         "seed": seed,
     }
-    job = _Job(
-        net, aim, chosen, seen, _together(net, chosen, len(aim), copies, batch, bool(diversity or alignment))
-    )
-    job.compare(diversity, alignment)
+    terms: Objective = aim.objective
+    if chosen.l2:
+        terms = terms - chosen.l2 * objectives.l2()
+    if chosen.tv:
+        terms = terms - chosen.tv * objectives.tv(beta=chosen.tv_beta)
+    if diversity:
+        if aim.layer is None:
+            raise UsageError("diversity compares the pictures in a layer: give layer and channel")
+        terms = terms + diversity * objectives.diversity(aim.layer)
+    if alignment:
+        terms = terms + alignment * objectives.alignment()
+    together, different = _together(net, chosen, len(aim), copies, batch, bool(diversity or alignment))
+    job = _Job(net, aim, chosen, seen, terms, together, different)
     with keeping(lambda: job.result(parameters) if job.done() else None):
-        job.run(seed, start, watch, progress)
+        job.run(seed, start, Easel(-(-len(aim) // different) * chosen.steps, progress, watch))
     return job.result(parameters)
 
 
@@ -172,42 +181,31 @@ def _together(
     return together, together
 
 
+@dataclass
 class _Job:
-    """The groups of pictures, one after the other on one machine."""
+    """The groups of pictures, one after the other on one machine: so many together, of which some are different."""
 
-    def __init__(
-        self, net: Network, aim: Target, chosen: Recipe, seen: tuple[int, int], together: tuple[int, int]
-    ) -> None:
-        self.net, self.aim, self.chosen, self.seen = net, aim, chosen, seen
-        self.together, self.different = together
-        self._terms: Objective = aim.objective
-        if chosen.l2:
-            self._terms = self._terms - chosen.l2 * objectives.l2()
-        if chosen.tv:
-            self._terms = self._terms - chosen.tv * objectives.tv(beta=chosen.tv_beta)
-        self._pictures: list[np.ndarray] = []
-        self._first: list[np.ndarray] = []
-        self._last: list[np.ndarray] = []
-        self._machine: Machine | None = None
-        self._best: tuple[np.ndarray, np.ndarray] | None = None  # values, parameters
-        self._running = 0  # pictures of the group at work; 0 between groups
+    net: Network
+    aim: Target
+    chosen: Recipe
+    seen: tuple[int, int]
+    terms: Objective
+    together: int
+    different: int
+    _pictures: list[np.ndarray] = field(default_factory=list)
+    _first: list[np.ndarray] = field(default_factory=list)
+    _last: list[np.ndarray] = field(default_factory=list)
+    _machine: Machine | None = None
+    _best: tuple[np.ndarray, np.ndarray] | None = None  # values, parameters
+    _running: int = 0  # pictures of the group at work; 0 between groups
 
-    def compare(self, diversity: float, alignment: float) -> None:
-        """Add the terms over the batch."""
-        if diversity:
-            if self.aim.layer is None:
-                raise UsageError("diversity compares the pictures in a layer: give layer and channel")
-            self._terms = self._terms + diversity * objectives.diversity(self.aim.layer)
-        if alignment:
-            self._terms = self._terms + alignment * objectives.alignment()
-
-    def run(self, seed: int, start: Any, watch: Watch, progress: Progress) -> None:
+    def run(self, seed: int, start: Any, easel: Easel) -> None:
         """Make all groups."""
         chosen = self.chosen
         height, width = chosen.canvas(self.seen)
         machine = self._machine = Machine(
             self.net,
-            self._terms,
+            self.terms,
             size=(height, width),
             count=self.together,
             parametrise=chosen.parametrisation(),
@@ -217,43 +215,37 @@ class _Job:
             regularise=chosen.regularise(),
             prune=chosen.small_gradients,
         )
-        first = None if start is None else _read(self.net, start, height, width)
-        groups = -(-len(self.aim) // self.different)
-        total = groups * chosen.steps
-        began = time.perf_counter()
-        for group in range(groups):
-            rows = np.arange(group * self.different, min((group + 1) * self.different, len(self.aim)))
+        first = None
+        if start is not None:
+            picture = bytes_at(read(start, limits=self.net.limits), (height, width))
+            first = np.asarray(picture, np.float32)[None] / 255
+        for group in range(0, len(self.aim), self.different):
+            rows = np.arange(group, min(group + self.different, len(self.aim)))
             self._running = len(rows)
             rows = filled(rows, self.together)
-            fed = {name: array[rows] for name, array in self.aim.fed.items()}
             self._best = None
             steps = machine.run(
                 chosen.steps,
                 seed=seed,
                 start=first,
-                fed=fed,
+                fed={name: array[rows] for name, array in self.aim.fed.items()},
                 redirected=chosen.redirected,
                 numbers=rows.tolist(),
             )
-            for step in steps:
+            for step in easel.follow(steps, lambda pictures: self._stretched(pictures)[0], self._running):
                 self._note(step)
-                done = group * chosen.steps + step.index
-                watch(self._shot(step, done, total, time.perf_counter() - began))
-                progress(done + 1, total, "steps")
             self._finish()
 
     def _note(self, step: Step) -> None:
-        count = self._running
+        value = step.value[: self._running]
         if step.index == 0:
-            self._first.append(step.value[:count])
-            self._last.append(step.value[:count])
-        self._last[-1] = step.value[:count]
+            self._first.append(value)
+            self._last.append(value)
+        self._last[-1] = value
         if self.chosen.keep == "best" and step.index >= self.chosen.steps * (1 - _JUDGED):
             if self._best is None:
                 self._best = step.value.copy(), step.parameters()
-                return
-            better = step.value > self._best[0]
-            if better.any():
+            elif (better := step.value > self._best[0]).any():
                 self._best[0][better] = step.value[better]
                 self._best[1][better] = step.parameters()[better]
 
@@ -265,17 +257,6 @@ class _Job:
             self._last[-1] = self._best[0][: self._running]
         self._pictures.append(self._machine.pictures(kept)[: self._running])
         self._running = 0
-
-    def _shot(self, step: Step, index: int, total: int, seconds: float) -> Shot:
-        count = self._running
-        return Shot(
-            index,
-            total,
-            float(step.value[:count].mean()),
-            {name: float(value[:count].mean()) for name, value in step.terms.items()},
-            seconds,
-            lambda: side_by_side(as_bytes(self._stretched(step.pictures()[:count])[0])),
-        )
 
     def _stretched(self, pictures: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
         """The pictures as they are shown, and by how much their contrast was raised; None: as they are."""
@@ -296,12 +277,9 @@ class _Job:
         figures, captions = self._figures(values, labels)
         shown, factors = self._stretched(values)
         if factors is not None:
-            captions = [
-                f"{caption}\nshown at {factor:.3g} × its contrast"
-                for caption, factor in zip(captions, factors, strict=True)
-            ]
-            for row, factor in zip(figures, factors, strict=True):
-                row["contrast"] = rounded(factor, 4)
+            for place, factor in enumerate(factors):
+                captions[place] += f"\nshown at {factor:.3g} × its contrast"
+                figures[place]["contrast"] = rounded(factor, 4)
         manifest["figures"] = {"pictures": figures}
         title = self.aim.layer or "" if len(values) > 1 else ""
         return Made(values, manifest, labels, captions, title, None if factors is None else shown)
@@ -365,26 +343,27 @@ def page_bytes(
     result: Made, path: str | os.PathLike[str], patches: str | os.PathLike[str] | None = None
 ) -> bytes:
     """The page that `write_page` writes to `path`, from where its links lead."""
+    from urllib.parse import quote
+
     from onnxviz.figures.html import data_uri, environment, webp
 
-    target = Path(path)
-    parameters = result.manifest["parameters"]
+    parameters, model = result.manifest["parameters"], result.manifest["model"]
     layer = str(parameters["layer"])
-    figures = result.manifest["figures"]["pictures"]
-    folder = None if patches is None else _sheets(Path(patches), layer)
+    folder = None if patches is None else Path(patches) / file_name(layer)
+    if folder is not None and not any(folder.glob("channel-*.png")):
+        raise UsageError(
+            f"{str(patches)!r} has no sheets of layer {layer!r}: make them with "
+            f"onnxviz patches MODEL DIR --layer {layer} --channel … -o {patches}"
+        )
     cells: list[dict[str, Any]] = []
-    for picture, figure in zip(result.pictures(), figures, strict=True):
+    for picture, figure in zip(result.pictures(), result.manifest["figures"]["pictures"], strict=True):
         channel = int(figure["channel"])
         sheet = None if folder is None else folder / f"channel-{channel:04d}.png"
-        cells.append(
-            {
-                "channel": channel,
-                "picture": data_uri(webp(picture, quality=_QUALITY)),
-                "value": f"{figure['objective_end']:.3g}",
-                "link": None if sheet is None or not sheet.exists() else _relative(sheet, target),
-            }
-        )
-    model = result.manifest["model"]
+        link = None
+        if sheet is not None and sheet.exists():
+            link = quote(Path(os.path.relpath(sheet.resolve(), Path(path).resolve().parent)).as_posix())
+        uri, value = data_uri(webp(picture, quality=_QUALITY)), f"{figure['objective_end']:.3g}"
+        cells.append({"channel": channel, "picture": uri, "value": value, "link": link})
     facts = {
         "network": f"{shorten(model['name'], 200)}, SHA-256 {model['sha256'][:16]}…",
         "preset": parameters["preset"],
@@ -393,29 +372,6 @@ def page_bytes(
         **({"contrast": "stretched, each picture by itself"} if result.shown is not None else {}),
         "onnxviz": result.manifest["versions"]["onnxviz"],
     }
-    page = (
-        environment()
-        .get_template("channels.html.j2")
-        .render(
-            layer=shorten(layer, 200), cells=cells, facts=facts, linked=any(cell["link"] for cell in cells)
-        )
-    )
-    return page.encode("utf-8")
-
-
-def _sheets(folder: Path, layer: str) -> Path:
-    """Where `patches` put the sheets of this layer."""
-    found = folder / file_name(layer)
-    if not any(found.glob("channel-*.png")):
-        raise UsageError(
-            f"{str(folder)!r} has no sheets of layer {layer!r}: make them with "
-            f"onnxviz patches MODEL DIR --layer {layer} --channel … -o {folder}"
-        )
-    return found
-
-
-def _relative(sheet: Path, page: Path) -> str:
-    """The link from the page to the sheet."""
-    from urllib.parse import quote
-
-    return quote(Path(os.path.relpath(sheet.resolve(), page.resolve().parent)).as_posix())
+    page = environment().get_template("channels.html.j2")
+    linked = any(cell["link"] for cell in cells)
+    return page.render(layer=shorten(layer, 200), cells=cells, facts=facts, linked=linked).encode("utf-8")

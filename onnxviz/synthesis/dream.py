@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -28,7 +29,6 @@ from onnxviz.synthesis.made import (
     rounded,
     unwatched,
 )
-from onnxviz.synthesis.parametrise import Pixels
 from onnxviz.synthesis.transforms import Jitter
 from onnxviz.synthesis.updates import Ascent
 
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from onnxviz.objectives import Objective
 
 _LONGEST = 512  # of what is made, where no size is asked for
+_BICUBIC = 3  # as Pillow counts its filters
 _GUIDE = 224  # the longer side that a guiding picture is brought to
 
 
@@ -95,7 +96,15 @@ def dream(
                both with what was done so far
     """
     progress = told(progress)
-    _check(octaves, scale, steps, rate, jitter, zoom, zoom_by)
+    if octaves < 1 or steps < 1 or zoom < 0 or jitter < 0:
+        raise UsageError(
+            f"octaves {octaves}, steps {steps}, zoom {zoom}, jitter {jitter}: expected octaves and steps of 1 or more, "
+            "zoom and jitter of 0 or more"
+        )
+    if not 1 < scale <= 4 or not 1 < zoom_by <= 2:
+        raise UsageError(f"scale {scale:g} (over 1, to 4) and zoom-by {zoom_by:g} (over 1, to 2)")
+    if not 0 < rate <= 255:
+        raise UsageError(f"rate {rate:g}: expected levels of 256, over 0")
     chosen = Weighted.of(net, layers, dream_layer)
     photo = read_picture(net, image)
     whole = resized(photo, fitted(photo.shape, size, _LONGEST)).clip(0, 1)
@@ -114,8 +123,14 @@ def dream(
     feature_maps(net, resized(whole, sizes[0]).clip(0, 1), chosen.names)  # refuses what is too small
     if guiding is not None:
         guiding = fitting(admissible, resized(guiding, fitted(guiding.shape, _GUIDE, _GUIDE)).clip(0, 1))
-    job = _Job(net, objective(net, chosen, channels, guiding), sizes, rate, jitter)
-    easel = Easel(len(sizes) * steps * (1 + zoom), progress, watch)
+    aim = objective(net, chosen, channels, guiding)
+    rolled, update = (Jitter(jitter),) if jitter else (), Ascent(rate / 255, norm="mean")
+
+    @functools.cache
+    def machine(size: tuple[int, int]) -> Machine:
+        return Machine(net, aim, size=size, transforms=rolled, optimiser=update)
+
+    job = _Job(machine, sizes, Easel(len(sizes) * steps * (1 + zoom), progress, watch))
 
     def result() -> Dream:
         assert job.best is not None
@@ -138,98 +153,71 @@ def dream(
         return Dream(values=job.best, manifest=manifest, frames=job.frames)
 
     with keeping(lambda: None if job.best is None else result()):
-        picture = job.dream(whole, easel, steps, seed)
+        picture = job.dream(whole, steps, seed)
         if zoom:
-            job.frames.append(as_bytes(whole))
-            job.frames.append(as_bytes(picture))
+            job.frames += [as_bytes(whole), as_bytes(picture)]
         for number in range(zoom):
-            picture = job.dream(enlarged(picture, zoom_by), easel, steps, seed + number + 1, note=False)
+            picture = job.dream(enlarged(picture, zoom_by), steps, seed + number + 1, note=False)
             job.frames.append(as_bytes(picture))
     return result()
 
 
+@dataclass
 class _Job:
-    """The octaves, each with a machine of its own that is made once."""
+    """The octaves, each on a machine of its own."""
 
-    def __init__(
-        self, net: Network, objective: Objective, sizes: Sequence[tuple[int, int]], rate: float, jitter: int
-    ) -> None:
-        self.octaves: list[dict[str, Any]] = []
-        self.frames: list[np.ndarray] = []
-        self.best: np.ndarray | None = None  # the last picture at full size
-        self._net, self._objective, self._sizes = net, objective, sizes
-        self._rate, self._jitter = rate, jitter
-        self._machines: dict[tuple[int, int], Machine] = {}
+    machine: Callable[[tuple[int, int]], Machine]
+    sizes: Sequence[tuple[int, int]]
+    easel: Easel
+    octaves: list[dict[str, Any]] = field(default_factory=list)
+    frames: list[np.ndarray] = field(default_factory=list)
+    best: np.ndarray | None = None  # the last picture at full size
 
-    def dream(self, photo: np.ndarray, easel: Easel, steps: int, seed: int, note: bool = True) -> np.ndarray:
+    def dream(self, photo: np.ndarray, steps: int, seed: int, note: bool = True) -> np.ndarray:
         """One picture, (H, W, 3) 0 to 1, through all octaves."""
         full = photo.shape[0], photo.shape[1]
         detail = np.zeros((1, 1, 3), np.float32)
-        for place, size in enumerate(self._sizes):
+        for place, size in enumerate(self.sizes):
             base = resized(photo, size).clip(0, 1)
             start = (base + resized(detail, size)).clip(0, 1)
-            machine = self._machine(size)
+            machine = self.machine(size)
 
             # Only the change is enlarged: the photo keeps its own sharpness.
-            def shown(picture: np.ndarray, base: np.ndarray = base) -> np.ndarray:
-                return (photo + resized(picture - base, full)).clip(0, 1)
+            def shown(pictures: np.ndarray, base: np.ndarray = base) -> np.ndarray:
+                return (photo + resized(pictures[0] - base, full)).clip(0, 1)[None]
 
             values = []
-            loop = machine.run(steps, seed=seed * len(self._sizes) + place, start=start[None])
+            loop = machine.run(steps, seed=seed * len(self.sizes) + place, start=start[None])
             try:
-                for step in easel.follow(loop, shown):
+                for step in self.easel.follow(loop, shown):
                     values.append(float(step.value[0]))
             finally:
                 if values:
-                    self.best = shown(machine.pictures()[0])
+                    self.best = shown(machine.pictures())[0]
             picture = machine.pictures()[0]
             if note:
-                self._note(machine, size, base, values, picture)
+                # The photo itself at this size, and the end, rolled as at the first step, like the steps' own values.
+                ends = (next(machine.run(1, start=p[None])).value for p in (base, picture))
+                before, after = (float(value[0]) for value in ends)
+                self.octaves.append(
+                    {
+                        "size": list(size),
+                        "objective_photo": rounded(before),
+                        "objective_start": rounded(values[0]),
+                        "objective_end": rounded(after),
+                        "rise": rounded(after / before if before else float("inf")),
+                    }
+                )
             detail = picture - base
         assert self.best is not None
         return self.best
-
-    def _machine(self, size: tuple[int, int]) -> Machine:
-        if size not in self._machines:
-            self._machines[size] = Machine(
-                self._net,
-                self._objective,
-                size=size,
-                parametrise=Pixels(),
-                transforms=(Jitter(self._jitter),) if self._jitter else (),
-                optimiser=Ascent(self._rate / 255, norm="mean"),
-            )
-        return self._machines[size]
-
-    def _note(
-        self,
-        machine: Machine,
-        size: tuple[int, int],
-        base: np.ndarray,
-        values: Sequence[float],
-        picture: np.ndarray,
-    ) -> None:
-        """The octave's figures: the objective of the photo itself at this size, when entered, and at the end."""
-        # Rolled as at the first step, like the steps' own values.
-        before, after = (float(next(machine.run(1, start=p[None])).value[0]) for p in (base, picture))
-        self.octaves.append(
-            {
-                "size": list(size),
-                "objective_photo": rounded(before),
-                "objective_start": rounded(values[0]),
-                "objective_end": rounded(after),
-                "rise": rounded(after / before if before else float("inf")),
-            }
-        )
 
 
 def objective(
     net: Network, layers: Weighted, channels: Sequence[int] | None, guide: np.ndarray | None
 ) -> Objective:
     """½‖activation‖² of the layers or of their channels, or with a guide, (H, W, 3) 0 to 1, its features' matches."""
-    maps = {}
-    if guide is not None:
-        maps = feature_maps(net, guide, layers.names)
+    maps = {} if guide is None else feature_maps(net, guide, layers.names)
 
     def term(name: str) -> Objective:
         last = net.layer(name).channels_last
@@ -266,33 +254,6 @@ def octave_sizes(
 def enlarged(picture: np.ndarray, factor: float) -> np.ndarray:
     """The middle of a picture (H, W, 3), enlarged to its own size."""
     height, width = picture.shape[:2]
-    from PIL import Image
-
-    box = (
-        width * (1 - 1 / factor) / 2,
-        height * (1 - 1 / factor) / 2,
-        width * (1 + 1 / factor) / 2,
-        height * (1 + 1 / factor) / 2,
-    )
-    planes = [
-        Image.fromarray(np.ascontiguousarray(picture[:, :, c])).resize(
-            (width, height), Image.Resampling.BICUBIC, box
-        )
-        for c in range(3)
-    ]
-    found: np.ndarray = np.stack([np.asarray(plane, np.float32) for plane in planes], axis=2).clip(0, 1)
-    return found
-
-
-def _check(
-    octaves: int, scale: float, steps: int, rate: float, jitter: int, zoom: int, zoom_by: float
-) -> None:
-    if octaves < 1 or steps < 1 or zoom < 0 or jitter < 0:
-        raise UsageError(
-            f"octaves {octaves}, steps {steps}, zoom {zoom}, jitter {jitter}: expected octaves and steps of 1 or more, "
-            "zoom and jitter of 0 or more"
-        )
-    if not 1 < scale <= 4 or not 1 < zoom_by <= 2:
-        raise UsageError(f"scale {scale:g} (over 1, to 4) and zoom-by {zoom_by:g} (over 1, to 2)")
-    if not 0 < rate <= 255:
-        raise UsageError(f"rate {rate:g}: expected levels of 256, over 0")
+    near, far = (1 - 1 / factor) / 2, (1 + 1 / factor) / 2
+    box = width * near, height * near, width * far, height * far
+    return resized(picture, (height, width), box, _BICUBIC).clip(0, 1)

@@ -37,14 +37,34 @@ _OVERSHOOT = 2.5  # PGD's steps together are this many bounds long (Madry et al.
 
 @dataclass(frozen=True)
 class _Settings:
-    """The arguments of `fool` after their defaults."""
+    """The arguments of `fool`."""
 
     method: str
-    norm: str
-    bound: float | None
-    steps: int
+    norm: Any
+    bound: Any
+    steps: Any
     confidence: float
     seed: int
+
+    def settled(self, shape: tuple[int, ...]) -> _Settings:
+        """With their defaults, for views of this shape.
+
+        raises   UsageError
+        """
+        method, bound, steps = one_of("method", self.method, METHODS), self.bound, self.steps
+        norm = _NORM[method] if self.norm is None else one_of("norm", self.norm, NORMS)
+        if bound is None and method != "gradient":
+            bound = _LINF[method] if norm == "linf" else _L2_A_PIXEL * float(np.sqrt(np.prod(shape)))
+        if bound is not None and not bound >= 1:
+            raise UsageError(
+                f"a bound of {bound:g} grey levels leaves no 8-bit pixel to change; pixels are 0 to 255, give 1 or more"
+            )
+        if method == "fgsm" and steps not in (None, 1):
+            raise UsageError(f"fgsm is one step, got steps={steps}; method pgd takes several")
+        steps = _STEPS[method] if steps is None else at_least("steps", steps)
+        if not 0 <= self.confidence <= 1:
+            raise UsageError(f"confidence is a probability, 0 to 1; got {self.confidence:g}")
+        return replace(self, norm=norm, bound=bound, steps=steps)
 
 
 @recorded
@@ -90,7 +110,7 @@ def fool(
     frames, names, numbers, skipped = _frames(net, listing.images)
     wanted = each.at(numbers).classes
     skipped = [*listing.skipped, *skipped]
-    settings = _settings(method, norm, bound, steps, confidence, seed, frames[0].view.shape)
+    settings = _Settings(method, norm, bound, steps, confidence, seed).settled(frames[0].view.shape)
     found: list[tuple[Frame, np.ndarray]] = []
     outcomes: list[Outcome] = []
     under_way: list[tuple[slice, _Batch]] = []
@@ -115,12 +135,7 @@ def fool(
             "fool",
             target=asked.classes[0] if len(asked) == 1 else list(wanted),
             label=asked.labels[0] or None if len(asked) == 1 else None,
-            method=method,
-            norm=settings.norm,
-            bound=settings.bound,
-            steps=settings.steps,
-            confidence=confidence,
-            seed=seed,
+            **vars(settings),
         )
         manifest["figures"] = _figures(outcomes, len(skipped))
         manifest["images"] = [outcome.to_dict() for outcome in outcomes]
@@ -151,31 +166,6 @@ def fool(
             f"the network takes the image for {outcomes[0].target_label!r} as it is; choose another target"
         )
     return made
-
-
-def _settings(
-    method: str,
-    norm: str | None,
-    bound: float | None,
-    steps: int | None,
-    confidence: float,
-    seed: int,
-    shape: tuple[int, ...],
-) -> _Settings:
-    one_of("method", method, METHODS)
-    norm = _NORM[method] if norm is None else one_of("norm", norm, NORMS)
-    if bound is None and method != "gradient":
-        bound = _LINF[method] if norm == "linf" else _L2_A_PIXEL * float(np.sqrt(np.prod(shape)))
-    if bound is not None and not bound >= 1:
-        raise UsageError(
-            f"a bound of {bound:g} grey levels leaves no 8-bit pixel to change; pixels are 0 to 255, give 1 or more"
-        )
-    if method == "fgsm" and steps not in (None, 1):
-        raise UsageError(f"fgsm is one step, got steps={steps}; method pgd takes several")
-    steps = _STEPS[method] if steps is None else at_least("steps", steps)
-    if not 0 <= confidence <= 1:
-        raise UsageError(f"confidence is a probability, 0 to 1; got {confidence:g}")
-    return _Settings(method, norm, bound, steps, confidence, seed)
 
 
 def _frames(net: Network, images: Sequence[Any]) -> tuple[list[Frame], list[str], list[int], list[Skipped]]:
@@ -226,23 +216,16 @@ class _Batch:
         start = to_planes(recipe, np.stack([one.view for one in frames]))
         self._before = net.probabilities(recipe.normalise(to_pictures(start)))
         order = np.argsort(-self._before, axis=1, kind="stable")
-        self._from = order[:, 0]
-        second = order[:, min(1, order.shape[1] - 1)]
+        self._from, second = order[:, 0], order[:, min(1, order.shape[1] - 1)]
         targets = [other if one is None else one for one, other in zip(classes, second, strict=True)]
         self._targets = np.array(targets, np.int64)
         # An image that is the target already is left as it is.
         self._open = np.flatnonzero(self._from != self._targets)
-        moves = None
-        if any(one.moves is not None for one in frames):
-            h, w = start.shape[1:3]
-            every = np.ones((h, w), bool)
-            known = [every if one.moves is None else one.moves for one in frames]
-            moves = np.stack(known)[self._open]
-        budget = Budget(settings.norm, settings.bound)
+        every = np.ones(start.shape[1:3], bool)
+        moves = np.stack([every if one.moves is None else one.moves for one in frames])[self._open]
+        budget, targets = Budget(settings.norm, settings.bound), self._targets[self._open]
         self.start = start
-        self.attack = Attack(
-            net, start[self._open], self._targets[self._open], budget, settings.confidence, moves
-        )
+        self.attack = Attack(net, start[self._open], targets, budget, settings.confidence, moves)
 
     def run(self, first: int) -> Iterator[int]:
         """Take the steps; yields how many were taken.
@@ -255,7 +238,6 @@ class _Batch:
         if s.method == "gradient":
             yield from self.attack.walk(s.steps, _LINF_STEP if s.norm == "linf" else _STEP_A_PIXEL * pixels)
             return
-        assert s.bound is not None
         if s.method == "fgsm":
             yield from self.attack.climb(1, s.bound, None)
             return
@@ -278,32 +260,28 @@ class _Batch:
         after = self._net.probabilities(self._net.preprocessing.normalise(views))
         steps = np.zeros(len(planes), np.int64)
         steps[self._open] = self.attack.steps
-        net = self._net
         outcomes = []
         for i, name in enumerate(self._names):
             source, aim, top = int(self._from[i]), int(self._targets[i]), int(np.argmax(after[i]))
             change = planes[i] - self.start[i]
+            squares = change.astype(np.float64) ** 2
+            told: dict[str, Any] = {}
+            for role, index in (("source", source), ("target", aim), ("top", top)):
+                told |= {role: index, f"{role}_label": self._net.label(index)}
+                told[f"{role}_after"] = float(after[i, index])
             outcomes.append(
                 Outcome(
                     name=name,
-                    source=source,
-                    source_label=net.label(source),
                     source_before=float(self._before[i, source]),
-                    source_after=float(after[i, source]),
-                    target=aim,
-                    target_label=net.label(aim),
                     target_before=float(self._before[i, aim]),
-                    target_after=float(after[i, aim]),
-                    top=top,
-                    top_label=net.label(top),
-                    top_after=float(after[i, top]),
                     already=source == aim,
                     fooled=top == aim != source and float(after[i, aim]) >= self._settings.confidence,
                     steps=int(steps[i]),
-                    l2=float(np.sqrt((change.astype(np.float64) ** 2).sum())),
+                    l2=float(np.sqrt(squares.sum())),
                     linf=float(np.abs(change).max()),
-                    rms=float(np.sqrt((change.astype(np.float64) ** 2).mean())),
+                    rms=float(np.sqrt(squares.mean())),
                     changed=float((change != 0).mean()),
+                    **told,
                 )
             )
         return views, outcomes
@@ -312,21 +290,16 @@ class _Batch:
 def _figures(outcomes: Sequence[Outcome], skipped: int) -> dict[str, Any]:
     tried = [one for one in outcomes if not one.already]
     fooled = [one for one in tried if one.fooled]
-
-    def middle(name: str) -> float | None:
-        return float(np.median([getattr(one, name) for one in fooled])) if fooled else None
-
-    return {
+    found: dict[str, Any] = {
         "images": len(outcomes),
         "already": len(outcomes) - len(tried),
         "fooled": len(fooled),
         "success_rate": len(fooled) / len(tried) if tried else None,
         "skipped": skipped,
-        "median_l2": middle("l2"),
-        "median_linf": middle("linf"),
-        "median_rms": middle("rms"),
-        "median_steps": middle("steps"),
     }
+    for name in ("l2", "linf", "rms", "steps"):
+        found[f"median_{name}"] = float(np.median([getattr(one, name) for one in fooled])) if fooled else None
+    return found
 
 
 _MOST_PIXELS = 1 << 26

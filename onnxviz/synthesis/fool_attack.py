@@ -101,9 +101,8 @@ class Budget:
         if self.norm == "linf":
             return np.sign(gradient)
         # Twice, so that squares of tiny numbers do not vanish.
-        gradient = gradient / np.maximum(_largest(gradient), 1e-30)
-        unit: np.ndarray = gradient / np.maximum(_length(gradient), 1e-30)
-        return unit
+        gradient = gradient / np.maximum(np.abs(gradient).max(axis=(1, 2, 3), keepdims=True), 1e-30)
+        return np.asarray(gradient / np.maximum(_length(gradient), 1e-30))
 
     def within(self, start: np.ndarray, there: np.ndarray) -> np.ndarray:
         """`there` brought back to valid pixels within the bound of `start`, not rounded."""
@@ -138,10 +137,6 @@ class Budget:
 def _length(change: np.ndarray) -> np.ndarray:
     """(N, 1, 1, 1)"""
     return np.asarray(np.sqrt((change.astype(np.float64) ** 2).sum(axis=(1, 2, 3), keepdims=True)))
-
-
-def _largest(change: np.ndarray) -> np.ndarray:
-    return np.asarray(np.abs(change).max(axis=(1, 2, 3), keepdims=True))
 
 
 class Attack:

@@ -111,21 +111,20 @@ def invert(
     check_size(net, values, photo[0].shape[:2])
     targets = net.run(net.preprocessing.normalise(photo[0][None]), list(dict.fromkeys(values)))
     done: list[tuple[np.ndarray, dict[str, Any]]] = []
-    current: dict[str, Any] = {}
+    errors: list[float] = []  # of the layer at work
     prior = alpha_weight * 2.0**alpha * norm(alpha) + tv_weight * tv(beta=beta)
 
     def finish() -> None:
         """Put the layer at work among those that are done."""
-        if current.get("errors"):
-            errors = current["errors"]
+        if errors:
             figures = {
                 "layer": names[len(done)],
                 "error_start": rounded(errors[0]),
-                "error": rounded(current["error"]),
+                "error": rounded(error),
                 "steps_done": len(errors),
             }
-            done.append((current["machine"].pictures()[0], figures))
-        current.clear()
+            done.append((machine.pictures()[0], figures))
+            errors.clear()
 
     def result() -> Inversion:
         finish()
@@ -150,7 +149,7 @@ def invert(
         )
 
     easel = Easel(steps * len(names), progress, watch)
-    with keeping(lambda: result() if done or current.get("errors") else None):
+    with keeping(lambda: result() if done or errors else None):
         for place, value in enumerate(values):
             term = near(value, targets[value])
             machine = Machine(
@@ -163,14 +162,12 @@ def invert(
             )
             start = noise_about([0.5] * 3, photo[0].shape[:2], _NOISE, seed + place)[None]
             way = machine.run if jitter else machine.lbfgs
-            best = np.inf
+            best, error = np.inf, np.inf
             for step in easel.follow(way(steps, seed=seed + place, start=start)):
-                error = -float(step.terms[term.terms[0][1].label][0])
+                errors.append(-float(step.terms[term.terms[0][1].label][0]))
                 loss = -float(step.value[0])
-                current.setdefault("errors", []).append(error)
-                current["machine"] = machine
                 if jitter or loss <= best:
-                    best, current["error"] = loss, error
+                    best, error = loss, errors[-1]
             finish()
             easel.done = steps * (place + 1)  # L-BFGS may have ended earlier
     return result()

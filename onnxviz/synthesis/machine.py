@@ -119,6 +119,8 @@ class Machine:
         self._show: Program | None = None
         self._resident: Resident | None = None
         self._kept: np.ndarray | None = None
+        names = [term.label for _, term in objective.terms]
+        self._labels = [f"{i}: {name}" if names.count(name) > 1 else name for i, name in enumerate(names)]
         with isolate.on(net.worker):
             self._program(rules)
 
@@ -152,17 +154,15 @@ class Machine:
             raise UsageError("this machine has no optimiser: give one, or use `lbfgs`")
         program = self._program(self._rules)
         parameters, rng = self._begin(seed, start, numbers)
-        state = {PARAMETERS: parameters}
-        state |= {name: np.zeros_like(parameters) for name in self.optimiser.state}
+        empty = {name: np.zeros_like(parameters) for name in self.optimiser.state}
+        state = {PARAMETERS: parameters, **empty}
         resident = self._resident = Resident(program, state, self._results())
         self._kept = None
         given = self.given(fed or {})
         began = saved = time.perf_counter()
         for index in range(steps):
-            feeds = given | self.plan.feeds(rng)
-            feeds |= {
-                name: np.asarray(value, np.float32) for name, value in self.optimiser.scalars(index).items()
-            }
+            scalars = self.optimiser.scalars(index).items()
+            feeds = given | self.plan.feeds(rng) | {name: np.asarray(v, np.float32) for name, v in scalars}
             now = self._program("redirected") if index < redirected else program
             try:
                 arrays = resident.run(
@@ -257,30 +257,26 @@ class Machine:
         self, seed: int, pictures: np.ndarray | None, numbers: Sequence[int] | None
     ) -> tuple[np.ndarray, np.random.Generator]:
         """The parameters to start from, and what transforms are drawn from: the same, whichever pictures these are."""
-        rng = np.random.default_rng(seed)
+        rng, plan = np.random.default_rng(seed), self.plan
         if pictures is not None:
             return self.start(rng, pictures), rng
-        plan = self.plan
 
         def own(generator: np.random.Generator) -> np.ndarray:
             return plan.parametrise.start(generator, 1, plan.height, plan.width, self.centre)
 
         first = own(rng)  # picture 0 has the seed's own generator, and the transforms what follows in it
-        found = [
-            first if number == 0 else own(np.random.default_rng([seed, number]))
-            for number in (range(plan.count) if numbers is None else numbers)
-        ]
+        numbers = range(plan.count) if numbers is None else numbers
+        found = [own(np.random.default_rng([seed, number])) if number else first for number in numbers]
         return np.concatenate(found), rng
 
     def given(self, fed: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """What the objective is fed: an array with one entry a picture is repeated for the draws."""
-        count, draws = self.plan.count, self.plan.draws
-        ready = {}
-        for name, values in fed.items():
-            array = np.asarray(values)
-            a_picture = array.ndim > 0 and len(array) == count and not name.endswith(".gram")
-            ready[name] = np.concatenate([array] * draws) if a_picture and draws > 1 else array
-        return ready
+
+        def ready(name: str, array: np.ndarray) -> np.ndarray:
+            a_picture = array.ndim > 0 and len(array) == self.plan.count and not name.endswith(".gram")
+            return np.concatenate([array] * self.plan.draws) if a_picture else array
+
+        return {name: ready(name, np.asarray(values)) for name, values in fed.items()}
 
     # --- what comes out -------------------------------------------------------------------------
 
@@ -312,13 +308,9 @@ class Machine:
     def _step(
         self, index: int, arrays: Mapping[str, np.ndarray], began: float, parameters: np.ndarray | None = None
     ) -> Step:
-        terms = {
-            f"{i}: {term.label}" if _repeated(self.objective, term.label) else term.label: arrays[f"term.{i}"]
-            for i, (_, term) in enumerate(self.objective.terms)
-        }
-        return Step(
-            index, arrays["value"], terms, arrays[NORM], time.perf_counter() - began, self, parameters
-        )
+        terms = {label: arrays[f"term.{i}"] for i, label in enumerate(self._labels)}
+        seconds = time.perf_counter() - began
+        return Step(index, arrays["value"], terms, arrays[NORM], seconds, self, parameters)
 
     def _check(self, arrays: Mapping[str, np.ndarray], index: int) -> None:
         bad = ~(np.isfinite(arrays["value"]) & np.isfinite(arrays[NORM]))
@@ -347,28 +339,24 @@ class Machine:
         if rules not in self._programs:
             from onnxviz.grad.overrides import by_name
 
-            with_gradient = self.optimiser is None or any(rule.needs_gradient for rule in self.regularise)
+            net, read = self.net, [term.layer for _, term in self.objective.terms]
+            logits = net.logits if LOGITS in read else None
+            if self._model is None:
+                layers = [logits if name == LOGITS else name for name in read]
+                self._model = fitted(net, self.plan, layers)
             model = step_model(
-                self._fitted(),
-                self.net.input.name,
-                self.net.preprocessing,
+                self._model,
+                net.input.name,
+                net.preprocessing,
                 self.objective,
                 self.plan,
-                logits=self._logits(),
+                logits=logits,
                 update=self.optimiser,
-                gradient=with_gradient,
+                gradient=self.optimiser is None or any(rule.needs_gradient for rule in self.regularise),
                 rules=by_name(rules),
             )
             self._programs[rules] = self._compiled(model, steps=self.optimiser is not None)
         return self._programs[rules]
-
-    def _fitted(self) -> ir.Model:
-        if self._model is None:
-            layers = [
-                self._logits() if term.layer == LOGITS else term.layer for _, term in self.objective.terms
-            ]
-            self._model = fitted(self.net, self.plan, layers)
-        return self._model
 
     def _compiled(self, model: ir.Model, *, steps: bool = False) -> Program:
         from onnxviz.programs import compile
@@ -384,11 +372,3 @@ class Machine:
             own=net.own,
             steps=steps,
         )
-
-    def _logits(self) -> str | None:
-        wanted = any(term.layer == LOGITS for _, term in self.objective.terms)
-        return self.net.logits if wanted else None
-
-
-def _repeated(objective: Objective, label: str) -> bool:
-    return sum(term.label == label for _, term in objective.terms) > 1

@@ -181,31 +181,41 @@ class Easel:
         self._began = time.perf_counter()
 
     def follow(
-        self, loop: Iterable[Step], shown: Callable[[np.ndarray], np.ndarray] | None = None
+        self, loop: Iterable[Step], shown: Callable[[np.ndarray], np.ndarray] | None = None, count: int = 1
     ) -> Iterator[Step]:
         """The loop's steps.
 
-        shown   from the loop's picture, (H, W, 3) 0 to 1, to what those who watch see
+        shown   from the loop's pictures, (count, H, W, 3) 0 to 1, to what those who watch see
+        count   the loop's first pictures, which count; the others only fill a batch
         """
         for step in loop:
             yield step
 
             def picture(step: Step = step) -> np.ndarray:
-                found = step.pictures()[0]
-                return as_bytes(found if shown is None else shown(found))
+                found = step.pictures()[:count]
+                return side_by_side(as_bytes(found if shown is None else shown(found)))
 
+            terms = {name: float(value[:count].mean()) for name, value in step.terms.items()}
+            seconds = time.perf_counter() - self._began
             self._watch(
-                Shot(
-                    self.done,
-                    self.total,
-                    float(step.value[0]),
-                    {name: float(value[0]) for name, value in step.terms.items()},
-                    time.perf_counter() - self._began,
-                    picture,
-                )
+                Shot(self.done, self.total, float(step.value[:count].mean()), terms, seconds, picture)
             )
             self.done += 1
             self._progress(self.done, self.total, "steps")
+
+
+class Losses:
+    """The losses of a loop, step by step, and their terms where the loss was least."""
+
+    def __init__(self) -> None:
+        self.all: list[float] = []
+        self.terms: dict[str, float] = {}
+
+    def note(self, step: Step) -> None:
+        """Take in a step of one picture."""
+        self.all.append(-float(step.value[0]))
+        if self.all[-1] == min(self.all):
+            self.terms = {name: -float(value[0]) for name, value in step.terms.items()}
 
 
 @contextlib.contextmanager
@@ -255,15 +265,24 @@ def read_picture(net: Network, source: Any) -> np.ndarray:
     )
 
 
-def resized(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """A picture (H, W, 3) float32 at another (height, width), with Pillow's Lanczos filter; not clipped."""
+def resized(
+    picture: np.ndarray,
+    size: tuple[int, int],
+    box: tuple[float, float, float, float] | None = None,
+    resample: int = 1,
+) -> np.ndarray:
+    """A picture (H, W, 3) float32 at another (height, width), with one of Pillow's filters; not clipped.
+
+    box        left, top, right, bottom of the part that is taken; None: the whole
+    resample   as Pillow counts its filters: 1 is Lanczos, 3 bicubic
+    """
     from PIL import Image
 
-    if picture.shape[:2] == tuple(size):
+    if box is None and picture.shape[:2] == tuple(size):
         return np.array(picture, dtype=np.float32)
     planes = [
         Image.fromarray(np.ascontiguousarray(picture[:, :, c], dtype=np.float32)).resize(
-            (size[1], size[0]), Image.Resampling.LANCZOS
+            (size[1], size[0]), resample, box
         )
         for c in range(picture.shape[2])
     ]

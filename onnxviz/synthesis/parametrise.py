@@ -8,37 +8,50 @@ for a network that sees grey.
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 
 
-class Parametrisation(Protocol):
+class Parametrisation(ABC):
     """What a parametrisation does; `centre` is the mean colour, (3,) of 0..1, or (1,): P planes."""
 
+    deviation: float
+
+    @abstractmethod
     def shape(self, count: int, height: int, width: int, planes: int = 3) -> tuple[int, ...]:
         """The parameters' shape for so many pictures."""
 
-    def start(
-        self, rng: np.random.Generator, count: int, height: int, width: int, centre: np.ndarray
-    ) -> np.ndarray:
-        """The parameters to start from where no picture is given, float32."""
-
+    @abstractmethod
     def picture(self, op: Any, parameters: ir.Value, height: int, width: int, centre: np.ndarray) -> ir.Value:
         """Append the way to the picture."""
 
+    @abstractmethod
     def parameters(self, pictures: np.ndarray, centre: np.ndarray) -> np.ndarray:
         """The parameters of given pictures (N, H, W, P), 0..1."""
 
     def bounds(self, centre: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
         """The least and the greatest value of the parameters, broadcastable; None: unbounded."""
+        return None
+
+    def start(
+        self, rng: np.random.Generator, count: int, height: int, width: int, centre: np.ndarray
+    ) -> np.ndarray:
+        """The parameters to start from where no picture is given: Gaussian noise of this deviation, float32."""
+        noise = rng.standard_normal(self.shape(count, height, width, len(centre)), np.float32)
+        return self._kept(noise * np.float32(self.deviation), centre)
+
+    def _kept(self, parameters: np.ndarray, centre: np.ndarray) -> np.ndarray:
+        limits = self.bounds(centre)
+        return parameters if limits is None else np.clip(parameters, *limits)
 
 
 @dataclass(frozen=True)
-class Pixels:
+class Pixels(Parametrisation):
     """The picture itself.
 
     deviation   of the noise to start from, black to white being 1; 0 starts at the network's mean colour
@@ -51,13 +64,6 @@ class Pixels:
     def shape(self, count: int, height: int, width: int, planes: int = 3) -> tuple[int, ...]:
         """(N, P, H, W)."""
         return count, planes, height, width
-
-    def start(
-        self, rng: np.random.Generator, count: int, height: int, width: int, centre: np.ndarray
-    ) -> np.ndarray:
-        """Gaussian noise about the mean colour."""
-        noise = rng.standard_normal(self.shape(count, height, width, len(centre)), np.float32)
-        return self._kept(noise * np.float32(self.deviation), centre)
 
     def picture(self, op: Any, parameters: ir.Value, height: int, width: int, centre: np.ndarray) -> ir.Value:
         """The parameters as they are."""
@@ -75,22 +81,15 @@ class Pixels:
         low = -centre[:, None, None]
         return low.astype(np.float32), (1 + low).astype(np.float32)
 
-    def _kept(self, planes: np.ndarray, centre: np.ndarray) -> np.ndarray:
-        limits = self.bounds(centre)
-        return planes if limits is None else np.clip(planes, *limits)
-
 
 # The square root of the covariance of natural pictures' colours (RGB rows, decorrelated columns): an eigenbasis that is
 # nearly light, blue against yellow, green against magenta. Values of Olah, Mordvintsev & Schubert 2017 (lucid).
-_COLOUR = np.array(
-    [[0.26, 0.09, 0.02], [0.27, 0.00, -0.05], [0.27, -0.09, 0.03]],
-    np.float64,
-)
+_COLOUR = np.array([[0.26, 0.09, 0.02], [0.27, 0.00, -0.05], [0.27, -0.09, 0.03]], np.float64)
 COLOUR = (_COLOUR / np.linalg.norm(_COLOUR, axis=0).max()).astype(np.float32)
 
 
 @dataclass(frozen=True)
-class Fourier:
+class Fourier(Parametrisation):
     """The picture's spectrum, scaled so that every frequency moves alike, with decorrelated colours and a sigmoid.
 
     Olah, Mordvintsev & Schubert 2017, "Feature Visualization". The real form of the transform (Hartley's, each basis
@@ -111,17 +110,10 @@ class Fourier:
         """(N, P, rows, columns) coefficients."""
         return count, planes, len(_kept(height, self.band)), len(_kept(width, self.band))
 
-    def start(
-        self, rng: np.random.Generator, count: int, height: int, width: int, centre: np.ndarray
-    ) -> np.ndarray:
-        """Gaussian coefficients."""
-        drawn = rng.standard_normal(self.shape(count, height, width, len(centre)), np.float32)
-        return drawn * np.float32(self.deviation)
-
     def picture(self, op: Any, parameters: ir.Value, height: int, width: int, centre: np.ndarray) -> ir.Value:
         """sigmoid(H_y · colour(scaled coefficients) · H_x) − mean colour."""
-        down, across = _basis(height, self.band), _basis(width, self.band)
-        return self._drawn(op, parameters, height, width, centre, op.const(down), op.const(across))
+        bases = [op.const(_basis(length, self.band)) for length in (height, width)]
+        return self._drawn(op, parameters, (height, width), centre, bases)
 
     def window(
         self,
@@ -148,26 +140,25 @@ class Fourier:
         fade = None
         if fading:
             fade = op.Mul(op.Unsqueeze(fading[0], [1]), op.Unsqueeze(fading[1], [0]))
-        return self._drawn(op, parameters, height, width, centre, bases[0], bases[1], fade)
+        return self._drawn(op, parameters, (height, width), centre, bases, fade)
 
     def _drawn(
         self,
         op: Any,
-        parameters: ir.Value,
-        height: int,
-        width: int,
+        x: ir.Value,
+        size: tuple[int, int],
         centre: np.ndarray,
-        down: ir.Value,
-        across: ir.Value,
-        fade: ir.Value | None = None,
+        bases: list[Any],
+        fade: Any = None,
     ) -> ir.Value:
-        mix = self._mix(len(centre))
-        scale: Any = self._scale(height, width)
+        scale: Any = self._scale(*size)
         scale = scale if fade is None else op.Mul(fade, scale)
-        shape = list(self.shape(-1, height, width, len(centre)))
+        _, planes, rows, columns = self.shape(-1, *size, len(centre))
         # Colours are mixed while there are only coefficients: fewer than pixels.
-        coloured = _mixed(op, op.Mul(parameters, scale), mix, shape)
-        light = op.MatMul(op.MatMul(down, coloured), op.Transpose(across, perm=[1, 0]))
+        flat = op.Reshape(op.Mul(x, scale), [-1, planes, rows * columns])
+        mix = np.ascontiguousarray(self._mix(planes), dtype=np.float32)
+        coloured = op.Reshape(op.MatMul(mix, flat), [-1, planes, rows, columns])
+        light = op.MatMul(op.MatMul(bases[0], coloured), op.Transpose(bases[1], perm=[1, 0]))
         white = op.Sigmoid(op.Add(light, _logit(centre)))
         return op.Sub(white, centre[:, None, None].astype(np.float32))
 
@@ -180,10 +171,6 @@ class Fourier:
         down, across = _basis(height, self.band), _basis(width, self.band)
         found = np.swapaxes(down, 0, 1) @ light @ across
         return np.ascontiguousarray(found / self._scale(height, width), dtype=np.float32)
-
-    def bounds(self, centre: np.ndarray) -> None:
-        """None: the sigmoid keeps the picture between black and white."""
-        return
 
     def _scale(self, height: int, width: int) -> np.ndarray:
         """(rows, columns): 1/frequency^power; times √(pixels), so that a picture's contrast is the same at any size."""
@@ -213,8 +200,7 @@ def _signed(length: int, band: float) -> np.ndarray:
     """The frequencies, in cycles a length, that lie within the band: as many below 0 as above."""
     k = np.arange(length)
     signed = np.where(k <= length // 2, k, k - length)
-    kept: np.ndarray = signed[np.abs(signed) <= max(1.0, band * length / 2)].astype(np.float64)
-    return kept
+    return np.asarray(signed[np.abs(signed) <= max(1.0, band * length / 2)], np.float64)
 
 
 def _kept(length: int, band: float) -> np.ndarray:
@@ -226,9 +212,3 @@ def _basis(length: int, band: float) -> np.ndarray:
     """(length, kept) float32: Hartley's orthonormal functions as columns."""
     angle = 2 * np.pi * np.arange(length)[:, None] * _signed(length, band)[None, :] / length
     return ((np.cos(angle) + np.sin(angle)) / np.sqrt(length)).astype(np.float32)
-
-
-def _mixed(op: Any, value: ir.Value, mix: np.ndarray, shape: list[int]) -> ir.Value:
-    """The P×P colour matrix on (N, P, rows, columns)."""
-    flat = op.Reshape(value, [-1, shape[1], shape[2] * shape[3]])
-    return op.Reshape(op.MatMul(np.ascontiguousarray(mix, dtype=np.float32), flat), shape)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from dataclasses import dataclass
 from typing import Any
 
@@ -121,37 +122,23 @@ class Recipe:
     def transforms(self, seen: tuple[int, int]) -> list[Any]:
         """What the picture goes through, in this order."""
         side = min(seen)
+        blur = [Blur(max(self.blur_low, 1e-2), self.blur_high)] if self.blur_high else []
+        turn = [Rotate(self.turn)] if self.turn else []
+        scaled = self.scale_low != 1 or self.scale_high != 1
+        chain: list[Any]
         if self.parametrise == "fourier" and not self.pad:
-            return self._views(seen)
-        chain: list[Any] = []
-        if self.pad:
-            chain.append(Pad(_scaled(self.pad, side)))
-        if self.jitter:
-            chain.append(Jitter(_scaled(self.jitter, side)))
-        if self.scale_low != 1 or self.scale_high != 1:
-            chain.append(Scale(self.scale_low, self.scale_high))
-        if self.turn:
-            chain.append(Rotate(self.turn))
-        if self.blur_high:
-            chain.append(Blur(max(self.blur_low, 1e-2), self.blur_high))
-        if self.margin or self.pad:
-            chain.append(Crop(*seen))
-        return chain
-
-    def _views(self, seen: tuple[int, int]) -> list[Any]:
-        """The same for a picture made of waves, which repeats at its edges: shift, scale and crop are one view."""
-        side = min(seen)
-        reach = _scaled(self.jitter, side) + _scaled(self.margin, side) / 2
-        if not reach and self.scale_low == self.scale_high == 1 and not self.turn and not self.blur_high:
-            return []
-        # What a rotation moves in from beyond the view's edges.
-        room = _scaled(_ROOM, side) if self.turn else 0
-        chain: list[Any] = [Window(seen[0] + room, seen[1] + room, self.scale_low, self.scale_high, reach)]
-        if self.blur_high:
-            chain.append(Blur(max(self.blur_low, 1e-2), self.blur_high))
-        if self.turn:
-            chain += [Rotate(self.turn), Crop(*seen, centred=True)]
-        return chain
+            # A picture made of waves repeats at its edges: shift, scale and crop are one view.
+            reach = _scaled(self.jitter, side) + _scaled(self.margin, side) / 2
+            if not reach and not scaled and not turn and not blur:
+                return []
+            # What a rotation moves in from beyond the view's edges.
+            room = _scaled(_ROOM, side) if turn else 0
+            chain = [Window(seen[0] + room, seen[1] + room, self.scale_low, self.scale_high, reach)]
+            return chain + blur + turn + ([Crop(*seen, centred=True)] if turn else [])
+        chain = [Pad(_scaled(self.pad, side))] if self.pad else []
+        chain += [Jitter(_scaled(self.jitter, side))] if self.jitter else []
+        chain += [Scale(self.scale_low, self.scale_high)] if scaled else []
+        return chain + turn + blur + ([Crop(*seen)] if self.margin or self.pad else [])
 
     def parametrisation(self) -> Any:
         """What the optimiser moves."""
@@ -161,8 +148,7 @@ class Recipe:
 
     def update(self) -> Any:
         """How it moves."""
-        tapered = round(self.steps * self.taper)
-        rate = self.rate
+        tapered, rate = round(self.steps * self.taper), self.rate
 
         def falling(step: int) -> float:
             left = self.steps - step
@@ -175,32 +161,18 @@ class Recipe:
 
     def regularise(self) -> list[Any]:
         """What is done to the pixels after each step."""
-        rules: list[Any] = []
-        if self.decay:
-            rules.append(Decay(self.decay))
-        if self.blur_radius:
-            rules.append(Blurring(self.blur_radius, self.blur_every))
-        if self.small_pixels:
-            rules.append(SmallPixels(self.small_pixels))
-        if self.small_contributions:
-            rules.append(SmallContributions(self.small_contributions))
-        return rules
+        rules = (
+            (self.decay, Decay),
+            (self.blur_radius, functools.partial(Blurring, every=self.blur_every)),
+            (self.small_pixels, SmallPixels),
+            (self.small_contributions, SmallContributions),
+        )
+        return [make(value) for value, make in rules if value]
 
 
 def _scaled(pixels: int, side: int) -> int:
     return round(pixels * side / _SIDE)
 
-
-# On today's networks a few grey levels make a class's picture; the authors' program stretches what it shows, too.
-_YOSINSKI = Recipe(
-    parametrise="pixels",
-    optimiser="ascent",
-    norm="progress",
-    rate=2.0,
-    deviation=10 / 255,
-    keep="best",
-    stretch=True,
-)
 
 PRESETS: dict[str, Recipe] = {
     # Olah, Mordvintsev & Schubert 2017, with a steeper spectrum, more scales and random blur: small networks with ReLU6
@@ -247,23 +219,19 @@ PRESETS: dict[str, Recipe] = {
         l2=10.0,
         keep="best",
     ),
-    # Yosinski et al. 2015, Table 1, row by row; "progress(100, 2)" is a limit of 100 and a rise of 2 a step.
-    "yosinski-1": dataclasses.replace(_YOSINSKI, blur_radius=0.5, blur_every=4, small_pixels=50, steps=500),
-    "yosinski-2": dataclasses.replace(
-        _YOSINSKI, decay=0.3, small_pixels=20, steps=750, norm="none", rate=100 / _GREYS
-    ),
-    "yosinski-3": dataclasses.replace(
-        _YOSINSKI, decay=1e-4, blur_radius=1.0, blur_every=4, steps=1000, norm="none", rate=100 / _GREYS
-    ),
-    "yosinski-4": dataclasses.replace(
-        _YOSINSKI,
-        blur_radius=0.5,
-        blur_every=4,
-        small_contributions=90,
-        steps=1000,
-        rate_limit=1e8 / _GREYS,
-    ),
 }
+# On today's networks a few grey levels make a class's picture; the authors' program stretches what it shows, too.
+_YOSINSKI = Recipe(
+    "pixels", optimiser="ascent", norm="progress", rate=2.0, deviation=10 / 255, keep="best", stretch=True
+)
+# Yosinski et al. 2015, Table 1, row by row; "progress(100, 2)" is a limit of 100 and a rise of 2 a step.
+_TABLE: tuple[dict[str, Any], ...] = (
+    {"blur_radius": 0.5, "small_pixels": 50, "steps": 500},
+    {"decay": 0.3, "small_pixels": 20, "steps": 750, "norm": "none", "rate": 100 / _GREYS},
+    {"decay": 1e-4, "blur_radius": 1.0, "steps": 1000, "norm": "none", "rate": 100 / _GREYS},
+    {"blur_radius": 0.5, "small_contributions": 90, "steps": 1000, "rate_limit": 1e8 / _GREYS},
+)
+PRESETS |= {f"yosinski-{i}": dataclasses.replace(_YOSINSKI, **row) for i, row in enumerate(_TABLE, 1)}
 
 
 def recipe(preset: str, changes: dict[str, Any]) -> Recipe:

@@ -47,22 +47,28 @@ class Plan:
     prune: float = 0.0
     planes: int = 3
 
+    def sizes(self) -> list[tuple[int, int]]:
+        """(height, width) in front of each transform, and behind the last."""
+        found = [(self.height, self.width)]
+        for transform in self.transforms:
+            found.append(transform.size(*found[-1]))
+        return found
+
     def shown(self) -> tuple[int, int]:
         """(height, width) of what the network gets."""
-        size = self.height, self.width
-        for transform in self.transforms:
-            size = transform.size(*size)
-        return size
+        return self.sizes()[-1]
+
+    def shape(self) -> tuple[int, ...]:
+        """The parameters'."""
+        return self.parametrise.shape(self.count, self.height, self.width, self.planes)
 
     def feeds(self, rng: np.random.Generator) -> dict[str, np.ndarray]:
         """What the transforms of one step are fed, by the names of the graph's inputs."""
         found: dict[str, np.ndarray] = {}
         for draw in range(self.draws):
-            size = self.height, self.width
-            for place, transform in enumerate(self.transforms):
+            for place, (transform, size) in enumerate(zip(self.transforms, self.sizes(), strict=False)):
                 drawn = transform.draw(rng, *size)
                 found |= {fed_name(draw, place, name): array for name, array in drawn.items()}
-                size = transform.size(*size)
         return found
 
 
@@ -124,13 +130,28 @@ def views(tape: Tape, parameters: ir.Value, picture: ir.Value, plan: Plan, recip
     parts = []
     for draw in range(plan.draws):
         value, size = picture, (plan.height, plan.width)
-        chain = [
-            (transform, _inputs(tape, draw, place, transform, plan))
-            for place, transform in enumerate(plan.transforms)
-        ]
+        chain: list[tuple[Transform, dict[str, ir.Value]]] = []
+        for place, (transform, at) in enumerate(zip(plan.transforms, plan.sizes(), strict=False)):
+            sample = transform.draw(np.random.default_rng(0), *at)
+            # Those that nothing reads are dropped in the end.
+            fed = {
+                name: graph_input(
+                    tape, fed_name(draw, place, name), array.shape, ir.DataType.from_numpy(array.dtype)
+                )
+                for name, array in sample.items()
+            }
+            chain.append((transform, fed))
         if chain and isinstance(chain[0][0], Window) and isinstance(plan.parametrise, Fourier):
-            size = chain[0][0].height, chain[0][0].width
-            value, chain = _sampled(tape, parameters, plan, recipe, chain)
+            (window, fed), *chain = chain
+            assert isinstance(window, Window)
+            sigma = None
+            if chain and isinstance(chain[0][0], Blur):
+                sigma = tape.Mul(chain[0][1]["sigma"], fed["step"])  # in pixels of the picture
+                chain = chain[1:]
+            size, at = (window.height, window.width), (plan.height, plan.width)
+            places = window.places(tape, fed)
+            value = plan.parametrise.window(tape, parameters, *at, centre(recipe), places, sigma)
+            value = shaped(tape, value, (plan.count, plan.planes, *size))
         for transform, fed in chain:
             value = transform.append(tape, value, fed, *size)
             size = transform.size(*size)
@@ -141,44 +162,13 @@ def views(tape: Tape, parameters: ir.Value, picture: ir.Value, plan: Plan, recip
     return shaped(tape, seen, (many, *size, channels) if recipe.layout == "NHWC" else (many, channels, *size))
 
 
-def _inputs(tape: Tape, draw: int, place: int, transform: Transform, plan: Plan) -> dict[str, ir.Value]:
-    """Graph inputs for what a transform is fed; those that nothing reads are dropped in the end."""
-    size = plan.height, plan.width
-    for before in plan.transforms[:place]:
-        size = before.size(*size)
-    sample = transform.draw(np.random.default_rng(0), *size)
-    return {
-        name: graph_input(
-            tape.graph, fed_name(draw, place, name), array.shape, ir.DataType.from_numpy(array.dtype)
-        )
-        for name, array in sample.items()
-    }
-
-
-def _sampled(
-    tape: Tape, parameters: ir.Value, plan: Plan, recipe: Preprocessing, chain: list[Any]
-) -> tuple[ir.Value, list[Any]]:
-    """A view drawn from the waves themselves, with the blur that may follow; the transforms that are left."""
-    (window, fed), *rest = chain
-    sigma = None
-    if rest and isinstance(rest[0][0], Blur):
-        sigma = tape.Mul(rest[0][1]["sigma"], fed["step"])  # in pixels of the picture
-        rest = rest[1:]
-    fourier = plan.parametrise
-    assert isinstance(fourier, Fourier)
-    value = fourier.window(
-        tape, parameters, plan.height, plan.width, centre(recipe), window.places(tape, fed), sigma
-    )
-    return shaped(tape, value, (plan.count, plan.planes, window.height, window.width)), rest
-
-
 def graph_input(
-    graph: ir.Graph, name: str, shape: Sequence[Any], dtype: ir.DataType = ir.DataType.FLOAT
+    tape: Tape, name: str, shape: Sequence[Any], dtype: ir.DataType = ir.DataType.FLOAT
 ) -> ir.Value:
-    """A new input of the graph."""
+    """A new input of the graph, which has this very name: a value of the network's that is called so gets another."""
     value = ir.Value(type=ir.TensorType(dtype), shape=ir.Shape(shape))
-    publish(graph, {name: value})
-    graph.inputs.append(value)
+    publish(tape.graph, {name: value})
+    tape.graph.inputs.append(value)
     return value
 
 
@@ -225,16 +215,23 @@ def step_model(
     model, values = prepare(model, [name for name in names if name is not None], keep=False)
     graph = model.graph
     entry = next(value for value in graph.inputs if value.name == input)
-    _keep_only(model, list(values.values()))
+    # What the objective does not need is dropped: the fixed-size head, the other outputs.
+    graph.outputs.clear()
+    graph.outputs.extend(values.values())
+    prune(model)
+    graph.outputs.clear()
     tape = Tape(graph)
-    shape = plan.parametrise.shape(plan.count, plan.height, plan.width, plan.planes)
-    colour = centre(recipe)
-    parameters = graph_input(graph, PARAMETERS, shape)
+    shape, colour = plan.shape(), centre(recipe)
+    parameters = graph_input(tape, PARAMETERS, shape)
     with tape.named("picture"):
         picture = plan.parametrise.picture(tape, parameters, plan.height, plan.width, colour)
         picture = shaped(tape, picture, (plan.count, plan.planes, plan.height, plan.width))
         seen = views(tape, parameters, picture, plan, recipe)
-    _enter_at(tape, entry, seen)
+    # Every reader of the network's input reads the transformed pictures instead, which are float32.
+    for node, index in list(entry.uses()):
+        node.replace_input_with(index, seen)
+    graph.inputs.remove(entry)
+    graph.sort()
     infer(model)
     _large_enough(graph, values, plan)
     with tape.named("objective"):
@@ -257,13 +254,14 @@ def step_model(
         if plan.prune:
             g = _pruned(tape, g, plan.prune, shape[2] * shape[3])
         norm = tape.ReduceL2(tape.Flatten(g, axis=1), [1], keepdims=0)
-    outputs = [_told(tape, value, name, (plan.count,)) for name, value in (*_sums(tape, terms), (NORM, norm))]
+    sums = {"value": functools.reduce(tape.Add, terms), **{f"term.{i}": term for i, term in enumerate(terms)}}
+    outputs = [_told(tape, value, name, (plan.count,)) for name, value in {**sums, NORM: norm}.items()]
     with tape.named("update"):
         if gradient:
             outputs.append(_told(tape, g, GRADIENT, shape))
         if update is not None:
-            state = [graph_input(graph, name, shape) for name in update.state]
-            scalars = {name: graph_input(graph, name, ()) for name in update.scalars(0)}
+            state = [graph_input(tape, name, shape) for name in update.state]
+            scalars = {name: graph_input(tape, name, ()) for name in update.scalars(0)}
             moved, after = update.append(tape, parameters, g, state, scalars)
             bounds = plan.parametrise.bounds(colour)
             if bounds is not None:
@@ -282,9 +280,7 @@ def picture_model(recipe: Preprocessing, plan: Plan) -> ir.Model:
     model = ir.Model(graph, ir_version=8)
     tape = Tape(graph)
     with tape.named("picture"):
-        parameters = graph_input(
-            graph, PARAMETERS, plan.parametrise.shape(plan.count, plan.height, plan.width, plan.planes)
-        )
+        parameters = graph_input(tape, PARAMETERS, plan.shape())
         colour = centre(recipe)
         picture = plan.parametrise.picture(tape, parameters, plan.height, plan.width, colour)
         whole = tape.Clip(tape.Add(picture, colour[:, None, None]), 0.0, 1.0)
@@ -304,22 +300,6 @@ def _layer(term: Term, logits: str | None) -> str | None:
     if logits is None:
         raise ModelUnsuitable("the objective is a class score, and this network has none")
     return logits
-
-
-def _keep_only(model: ir.Model, values: Sequence[ir.Value]) -> None:
-    """Drop what these values do not need: the fixed-size head, the other outputs."""
-    model.graph.outputs.clear()
-    model.graph.outputs.extend(values)
-    prune(model)
-    model.graph.outputs.clear()
-
-
-def _enter_at(tape: Tape, entry: ir.Value, seen: ir.Value) -> None:
-    """Let every reader of the network's input read the transformed pictures instead, which are float32."""
-    for node, index in list(entry.uses()):
-        node.replace_input_with(index, seen)
-    tape.graph.inputs.remove(entry)
-    tape.graph.sort()
 
 
 def _large_enough(graph: ir.Graph, values: dict[str, ir.Value], plan: Plan) -> None:
@@ -405,10 +385,6 @@ def _pruned(tape: Tape, g: ir.Value, percent: float, places: int) -> ir.Value:
     largest, _ = tape.TopK(flat, [kept], axis=1, largest=1, sorted=1, _outputs=2)
     limit = tape.Reshape(tape.Slice(largest, [kept - 1], [kept], [1]), [-1, 1, 1, 1])
     return tape.Where(tape.Less(size, limit), 0.0, g)
-
-
-def _sums(tape: Tape, terms: list[ir.Value]) -> list[tuple[str, ir.Value]]:
-    return [("value", functools.reduce(tape.Add, terms)), *((f"term.{i}", v) for i, v in enumerate(terms))]
 
 
 def _told(tape: Tape, value: ir.Value, name: str, shape: Sequence[int]) -> ir.Value:

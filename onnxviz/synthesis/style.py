@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -26,6 +25,7 @@ from onnxviz.synthesis.layers import (
 from onnxviz.synthesis.machine import Machine
 from onnxviz.synthesis.made import (
     Easel,
+    Losses,
     Painting,
     Watch,
     fitted,
@@ -107,7 +107,16 @@ def style(
     """
     progress = told(progress)
     weight = _WEIGHTS[one_of("gram", gram, GRAMS)] if style_weight is None else style_weight
-    _check(steps, scales, optimiser, style_scale, (content_weight, weight, tv))
+    if steps < 1 or scales < 1:
+        raise UsageError(f"steps {steps}, scales {scales}: expected 1 or more of each")
+    one_of("optimiser", optimiser, ("lbfgs", "adam"))
+    if not 0.05 <= style_scale <= 4:
+        raise UsageError(f"style_scale {style_scale:g}: expected 0.05 to 4")
+    if not all(np.isfinite(one) and one >= 0 for one in (content_weight, weight, tv)) or not weight:
+        raise UsageError(
+            f"content weight {content_weight:g}, style weight {weight:g}, tv {tv:g}: expected numbers of 0 or more, "
+            "and a style weight over 0"
+        )
     adam = Adam(rate)
     one_of("colour", colour, COLOURS)
     pictures = list(styles) if isinstance(styles, (list, tuple)) else [styles]
@@ -116,18 +125,18 @@ def style(
     shares = [1.0] * len(pictures) if style_weights is None else list(style_weights)
     if len(shares) != len(pictures):
         raise UsageError(f"{len(shares)} style weights were given for {len(pictures)} style pictures")
-    paints, subjects = (
-        Weighted.of(net, layers, style_layers, "style layers"),
-        Weighted.of(net, content_layers, content_layer, "content layers"),
-    )
+    paints = Weighted.of(net, layers, style_layers, "style layers")
+    subjects = Weighted.of(net, content_layers, content_layer, "content layers")
     photo = read_picture(net, content)
     wanted = fitted(photo.shape, size, _LONGEST)
     models = [read_picture(net, picture) for picture in pictures]
     photo, models, finish = _coloured(colour, photo, models)
-    first = _start(net, start, photo, seed)
+    begun = start if isinstance(start, str) and start in ("content", "noise") else "picture"
+    picture = read_picture(net, start) if begun == "picture" else photo if begun == "content" else None
     admissible = sizes_of(net, [*paints.names, *subjects.names])
     sizes = list(dict.fromkeys(admissible.nearest(one) or one for one in _resolutions(wanted, scales)))
-    run: dict[str, Any] = {"machine": None, "losses": [], "terms": {}, "resolutions": []}
+    losses = Losses()
+    resolutions: list[list[int]] = []
 
     def result() -> Painting:
         manifest = net.manifest(
@@ -139,7 +148,7 @@ def style(
             style_weight=weight,
             gram=gram,
             tv=tv,
-            start=start if isinstance(start, str) and start in ("content", "noise") else "picture",
+            start=begun,
             size=list(wanted),
             style_scale=style_scale,
             steps=steps,
@@ -150,12 +159,18 @@ def style(
             spectrum=spectrum,
             seed=seed,
         )
-        manifest["figures"] = _figures(run)
-        return Painting(values=finish(resized(run["machine"].pictures()[0], wanted)), manifest=manifest)
+        manifest["figures"] = {
+            "resolutions": resolutions,
+            "steps_done": len(losses.all),
+            "loss_start": rounded(losses.all[0]),
+            "loss": rounded(min(losses.all)),
+            "loss_last": rounded(losses.all[-1]),
+            "loss_by_term": {name: rounded(value) for name, value in losses.terms.items()},
+        }
+        return Painting(values=finish(resized(machine.pictures()[0], wanted)), manifest=manifest)
 
     easel = Easel(steps * len(sizes), progress, watch)
-    with keeping(lambda: result() if run["losses"] else None):
-        picture = first
+    with keeping(lambda: result() if losses.all else None):
         for place, at in enumerate(sizes):
             sight = resized(photo, at).clip(0, 1)
             longer = max(1, round(max(at) * style_scale))
@@ -166,44 +181,19 @@ def style(
                 objective = objective + content_terms(net, sight, subjects, content_weight)
             if tv:
                 objective = objective - tv * total_variation()
-            machine = Machine(
-                net,
-                objective,
-                size=at,
-                parametrise=Fourier(power=POWER) if spectrum else Pixels(),
-                optimiser=adam if optimiser == "adam" else None,
-            )
+            moved = Fourier(power=POWER) if spectrum else Pixels()
+            update = adam if optimiser == "adam" else None
+            machine = Machine(net, objective, size=at, parametrise=moved, optimiser=update)
             begin = picture if picture is not None else noise_about([0.5] * 3, at, _NOISE, seed)
-            begin = resized(begin, at).clip(0, 1)[None]
-            way = machine.lbfgs if optimiser == "lbfgs" else machine.run
-            run["losses"], run["resolutions"] = [], [*run["resolutions"], list(at)]
-            for step in easel.follow(
-                way(steps, seed=seed + place, start=begin), lambda p: finish(resized(p, wanted))
-            ):
-                run["machine"] = machine
-                _note(run, step)
+            way = machine.lbfgs if update is None else machine.run
+            losses = Losses()
+            resolutions.append(list(at))
+            loop = way(steps, seed=seed + place, start=resized(begin, at).clip(0, 1)[None])
+            for step in easel.follow(loop, lambda shown: finish(resized(shown[0], wanted))[None]):
+                losses.note(step)
             picture = machine.pictures()[0]
             easel.done = steps * (place + 1)  # L-BFGS may have ended earlier
     return result()
-
-
-def _note(run: dict[str, Any], step: Any) -> None:
-    """The loss of this step, and its terms where it is the least."""
-    run["losses"].append(-float(step.value[0]))
-    if run["losses"][-1] <= min(run["losses"]):
-        run["terms"] = {name: rounded(-float(value[0])) for name, value in step.terms.items()}
-
-
-def _figures(run: Mapping[str, Any]) -> dict[str, Any]:
-    losses = run["losses"]
-    return {
-        "resolutions": run["resolutions"],
-        "steps_done": len(losses),
-        "loss_start": rounded(losses[0]),
-        "loss": rounded(min(losses)),
-        "loss_last": rounded(losses[-1]),
-        "loss_by_term": run["terms"],
-    }
 
 
 def _coloured(
@@ -213,21 +203,14 @@ def _coloured(
     if colour == "luminance":
         grey = luminance(photo)
         light = [matched_light(luminance(model), grey) for model in models]
-        return (
-            grey,
-            light,
-            lambda painted: with_colours_of(painted, resized(photo, painted.shape[:2]).clip(0, 1)),
-        )
+
+        def finish(painted: np.ndarray) -> np.ndarray:
+            return with_colours_of(painted, resized(photo, painted.shape[:2]).clip(0, 1))
+
+        return grey, light, finish
     if colour == "histogram":
         models = [matched_colours(model, photo) for model in models]
     return photo, models, lambda painted: painted.clip(0, 1)
-
-
-def _start(net: Network, start: str | ImageLike, photo: np.ndarray, seed: int) -> np.ndarray | None:
-    """The picture to start from; None: noise."""
-    if isinstance(start, str) and start in ("content", "noise"):
-        return photo if start == "content" else None
-    return read_picture(net, start)
 
 
 def _resolutions(wanted: tuple[int, int], scales: int) -> list[tuple[int, int]]:
@@ -238,21 +221,6 @@ def _resolutions(wanted: tuple[int, int], scales: int) -> list[tuple[int, int]]:
         if min(wanted) / 2**k >= _LEAST
     ]
     return [*found, wanted]
-
-
-def _check(
-    steps: int, scales: int, optimiser: str, style_scale: float, weights: tuple[float, float, float]
-) -> None:
-    if steps < 1 or scales < 1:
-        raise UsageError(f"steps {steps}, scales {scales}: expected 1 or more of each")
-    one_of("optimiser", optimiser, ("lbfgs", "adam"))
-    if not 0.05 <= style_scale <= 4:
-        raise UsageError(f"style_scale {style_scale:g}: expected 0.05 to 4")
-    if not all(np.isfinite(weight) and weight >= 0 for weight in weights) or not weights[1]:
-        raise UsageError(
-            f"content weight {weights[0]:g}, style weight {weights[1]:g}, tv {weights[2]:g}: expected numbers of 0 or "
-            "more, and a style weight over 0"
-        )
 
 
 # From RGB to light and two colour differences (YIQ, NTSC), as Gatys et al. 2016 use.
@@ -273,16 +241,14 @@ def with_colours_of(light: np.ndarray, coloured: np.ndarray) -> np.ndarray:
     """
     yiq = coloured @ _YIQ.T.astype(np.float32)
     yiq[:, :, 0] = luminance(light)[:, :, 0]
-    found: np.ndarray = np.clip(yiq @ np.linalg.inv(_YIQ).T, 0, 1).astype(np.float32)
-    return found
+    return np.clip(yiq @ np.linalg.inv(_YIQ).T, 0, 1).astype(np.float32)
 
 
 def matched_light(picture: np.ndarray, to: np.ndarray) -> np.ndarray:
     """A grey picture with the mean and the spread of light of another."""
     spread = float(picture.std())
     factor = float(to.std()) / spread if spread > 1e-6 else 1.0
-    found: np.ndarray = np.clip((picture - picture.mean()) * factor + to.mean(), 0, 1).astype(np.float32)
-    return found
+    return np.clip((picture - picture.mean()) * factor + to.mean(), 0, 1).astype(np.float32)
 
 
 def matched_colours(picture: np.ndarray, to: np.ndarray) -> np.ndarray:
@@ -302,5 +268,4 @@ def matched_colours(picture: np.ndarray, to: np.ndarray) -> np.ndarray:
 
 def _root(matrix: np.ndarray) -> np.ndarray:
     values, vectors = np.linalg.eigh(matrix)
-    found: np.ndarray = (vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T
-    return found
+    return np.asarray((vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T)

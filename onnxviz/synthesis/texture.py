@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -21,6 +20,7 @@ from onnxviz.synthesis.layers import GRAMS, Layers, Weighted, fitting, sizes_of,
 from onnxviz.synthesis.machine import Machine
 from onnxviz.synthesis.made import (
     Easel,
+    Losses,
     Painting,
     Shot,
     Watch,
@@ -47,6 +47,7 @@ METHODS = ("gram", "nearest", "quilt")
 # texture as well and takes seconds instead of hours.
 _MOST = {"nearest": 128, "quilt": 1024}
 _LONGEST = {"nearest": 256, "quilt": 1024}  # of the texture, where no size is asked for
+_OPTIONS = ("layers", "gram", "steps", "window", "block", "overlap", "tolerance", "evenness")
 _OWN = {
     "gram": ("layers", "gram", "steps"),
     "nearest": ("window", "tolerance", "evenness"),
@@ -112,41 +113,31 @@ def texture(
     """
     progress = told(progress)
     one_of("method", method, METHODS)
-    given = {
-        "layers": layers,
-        "gram": gram,
-        "steps": steps,
-        "window": window,
-        "block": block,
-        "overlap": overlap,
-        "tolerance": tolerance,
-        "evenness": evenness,
+    given = (layers, gram, steps, window, block, overlap, tolerance, evenness)
+    options: dict[str, Any] = {
+        name: value for name, value in zip(_OPTIONS, given, strict=True) if value is not None
     }
-    options: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     for name in options:
         if name not in _OWN[method]:
             of = " and ".join(other for other in METHODS if name in _OWN[other])
             raise UsageError(
                 f"{name} belongs to {of}, not to {method}, which takes {', '.join(_OWN[method])}"
             )
-    wanted = _size(size)
+    wanted = None
+    if size is not None:
+        height, width = (size, size) if isinstance(size, int) else size
+        if min(height, width) < 3:
+            raise UsageError(
+                f"a texture has at least 3 pixels each way, got {width}×{height} (width × height)"
+            )
+        check_made(height, width)
+        wanted = int(height), int(width)
     if method == "gram":
         if net is None:
             raise UsageError("method gram needs a network; nearest and quilt work without one")
-
         return gram_texture(net, image, size=wanted, seed=seed, progress=progress, watch=watch, **options)
     limits = net.limits if net is not None else limits or Limits()
     return _pieces(net, image, method, wanted, options, seed, limits, progress, watch)
-
-
-def _size(size: int | tuple[int, int] | None) -> tuple[int, int] | None:
-    if size is None:
-        return None
-    height, width = (size, size) if isinstance(size, int) else size
-    if min(height, width) < 3:
-        raise UsageError(f"a texture has at least 3 pixels each way, got {width}×{height} (width × height)")
-    check_made(height, width)
-    return int(height), int(width)
 
 
 def _pieces(
@@ -169,15 +160,21 @@ def _pieces(
         raise ImageRejected(
             f"an image of {whole.shape[1]}×{whole.shape[0]} pixels shows no texture: give one of at least 5 each way"
         )
-    size = size or _twice(whole, _LONGEST[method])
-    options = _settled(method, source, options)
-    make = grow if method == "nearest" else quilt
-    made: Iterator[Pieces] = make(source, size, seed=seed, **options)
-    what = "pixels" if method == "nearest" else "blocks"
+    if size is None:  # twice the image's, its longer side not over a limit
+        factor = min(2.0, _LONGEST[method] / max(whole.shape[:2]))
+        size = max(3, round(whole.shape[0] * factor)), max(3, round(whole.shape[1] * factor))
+    options = {"tolerance": TOLERANCE, "evenness": EVENNESS, **options}
+    make: Any = grow
+    what = "pixels"
+    if method == "nearest":
+        options = {"window": default_window(source), **options}
+    else:
+        make, what = quilt, "blocks"
+        options["block"], options["overlap"] = sides(source, options.get("block"), options.get("overlap"))
     last: Pieces | None = None
     began = time.perf_counter()
     with until_interrupted() as ending:
-        for index, last in enumerate(made):
+        for index, last in enumerate(make(source, size, seed=seed, **options)):
             progress(last.done, last.total, what)
             seconds = time.perf_counter() - began
             watch(Shot(index, None, last.done / last.total, {}, seconds, last.image.copy))
@@ -192,24 +189,8 @@ def _pieces(
         )
     manifest["figures"] = _figures(last, source)
     manifest["limits"] = limits.to_dict()
-    return ending.given(
-        Texture(
-            values=last.image.astype(np.float32) / np.float32(255),
-            manifest=manifest,
-            source=source,
-            origin=last.origin,
-        )
-    )
-
-
-def _settled(method: str, source: np.ndarray, options: dict[str, Any]) -> dict[str, Any]:
-    """What was left to the method."""
-    if method == "nearest":
-        settled = {"tolerance": TOLERANCE, "evenness": EVENNESS, **options}
-        return {"window": default_window(source), **settled}
-    block, overlap = sides(source, options.get("block"), options.get("overlap"))
-    settled = {"tolerance": TOLERANCE, "evenness": EVENNESS, **options}
-    return {**settled, "block": block, "overlap": overlap}
+    values = last.image.astype(np.float32) / np.float32(255)
+    return ending.given(Texture(values, manifest, source, last.origin))
 
 
 def _middle(image: np.ndarray, most: int) -> tuple[np.ndarray, dict[str, int]]:
@@ -218,12 +199,6 @@ def _middle(image: np.ndarray, most: int) -> tuple[np.ndarray, dict[str, int]]:
     top, left = (image.shape[0] - height) // 2, (image.shape[1] - width) // 2
     piece = np.ascontiguousarray(image[top : top + height, left : left + width])
     return piece, {"top": top, "left": left, "height": height, "width": width}
-
-
-def _twice(image: np.ndarray, longest: int) -> tuple[int, int]:
-    """Twice the image's size, its longer side at most `longest` pixels."""
-    factor = min(2.0, longest / max(image.shape[:2]))
-    return max(3, round(image.shape[0] * factor)), max(3, round(image.shape[1] * factor))
 
 
 def _figures(made: Pieces, source: np.ndarray) -> dict[str, Any]:
@@ -306,8 +281,7 @@ def gram_texture(
     made = admissible.nearest(wanted) or wanted
     machine = Machine(net, objective, size=made, parametrise=Fourier(power=POWER))
     start = noise_about(texture.mean(axis=(0, 1)), made, _NOISE, seed)
-    losses: list[float] = []
-    terms: dict[str, float] = {}
+    losses = Losses()
 
     def result() -> Painting:
         manifest = net.manifest(
@@ -321,23 +295,17 @@ def gram_texture(
             power=POWER,
             seed=seed,
         )
-        manifest["figures"] = _gram_figures(losses, terms)
+        best = min(losses.all)
+        manifest["figures"] = {
+            "steps_done": len(losses.all),
+            "loss_start": losses.all[0],
+            "loss": best,
+            "fall": losses.all[0] / max(best, 1e-30),
+            "loss_by_term": losses.terms,
+        }
         return Painting(values=resized(machine.pictures()[0], wanted).clip(0, 1), manifest=manifest)
 
-    with keeping(lambda: result() if losses else None):
+    with keeping(lambda: result() if losses.all else None):
         for step in Easel(steps, progress, watch).follow(machine.lbfgs(steps, seed=seed, start=start)):
-            losses.append(-float(step.value[0]))
-            if losses[-1] == min(losses):
-                terms.update({name: -float(value[0]) for name, value in step.terms.items()})
+            losses.note(step)
     return result()
-
-
-def _gram_figures(losses: Sequence[float], terms: Mapping[str, float]) -> dict[str, Any]:
-    best = min(losses)
-    return {
-        "steps_done": len(losses),
-        "loss_start": losses[0],
-        "loss": best,
-        "fall": losses[0] / max(best, 1e-30),
-        "loss_by_term": dict(terms),
-    }

@@ -72,13 +72,19 @@ def grow(
     raises      UsageError for values that the source has no room for
     """
     side = window if window is not None else default_window(source)
-    _check_window(source, side)
+    if side < 3 or side % 2 == 0:
+        raise UsageError(f"window is an odd number of pixels from 3, got {side}")
+    if min(source.shape[:2]) < side + 2:
+        raise UsageError(
+            f"a window of {side} pixels needs a source of at least {side + 2} pixels each way, got "
+            f"{source.shape[1]}×{source.shape[0]}; give a smaller window or a larger picture"
+        )
     _check(size, 3, tolerance, evenness)
     random = np.random.default_rng(seed)
     bank = _Bank(source, side, tolerance, evenness)
     canvas = _Canvas(source, size, bank)
     corner = random.integers(0, [source.shape[0] - 2, source.shape[1] - 2])
-    offsets = np.stack(np.meshgrid(range(3), range(3), indexing="ij"), axis=-1).reshape(-1, 2)
+    offsets = np.indices((3, 3)).reshape(2, -1).T
     middle = offsets + np.array([(size[0] - 3) // 2, (size[1] - 3) // 2])
     canvas.settle(middle[:, 0], middle[:, 1], offsets + corner)
     growth = canvas.growth
@@ -112,16 +118,6 @@ def _check(size: tuple[int, int], least: int, tolerance: float, evenness: float)
     if min(size) < least:
         pixels = "pixel" if least == 1 else "pixels"
         raise UsageError(f"the texture needs at least {least} {pixels} each way, got {size[1]}×{size[0]}")
-
-
-def _check_window(source: np.ndarray, window: int) -> None:
-    if window < 3 or window % 2 == 0:
-        raise UsageError(f"window is an odd number of pixels from 3, got {window}")
-    if min(source.shape[:2]) < window + 2:
-        raise UsageError(
-            f"a window of {window} pixels needs a source of at least {window + 2} pixels each way, got "
-            f"{source.shape[1]}×{source.shape[0]}; give a smaller window or a larger picture"
-        )
 
 
 class _Bank:
@@ -236,6 +232,7 @@ class _Canvas:
 
 
 _SMALLEST, _LARGEST = 3, 96
+Places = list[tuple[int, int]]
 
 
 def quilt(
@@ -275,7 +272,7 @@ def quilt(
     result = Pieces.begun(source, size, down * across)
     finder = _Finder(source, side, tolerance, evenness)
     laid: dict[tuple[int, int], tuple[int, int]] = {}
-    offsets = np.stack(np.meshgrid(range(side), range(side), indexing="ij"), axis=-1)
+    offsets = np.moveaxis(np.indices((side, side)), 0, -1)
     for row in range(down):
         for column in range(across):
             y, x = row * step, column * step
@@ -366,8 +363,7 @@ class _Finder:
     def _transformed(self, planes: np.ndarray) -> np.ndarray:
         from scipy.fft import rfft2
 
-        transformed: np.ndarray = rfft2(planes.astype(np.float64), s=self._shape, axes=(0, 1))
-        return transformed
+        return np.asarray(rfft2(planes.astype(np.float64), s=self._shape, axes=(0, 1)))
 
     def errors(self, block: np.ndarray, mask: np.ndarray) -> np.ndarray:
         """The error for each place of the source, (H − side + 1, W − side + 1).
@@ -381,43 +377,27 @@ class _Finder:
         spectrum -= 2 * (np.conj(self._transformed(masked)) * self._values).sum(axis=2)
         whole = irfft2(spectrum, s=self._shape) + float((masked.astype(np.float64) ** 2).sum())
         # Places nearer to the border wrap round; the rest is exact but for rounding.
-        errors: np.ndarray = np.maximum(whole[: self._room[0], : self._room[1]], 0)
-        return errors
+        return np.asarray(np.maximum(whole[: self._room[0], : self._room[1]], 0))
 
     def draw(
-        self,
-        block: np.ndarray,
-        mask: np.ndarray,
-        continued: list[tuple[int, int]],
-        radius: int,
-        random: np.random.Generator,
+        self, block: np.ndarray, mask: np.ndarray, continued: Places, radius: int, random: np.random.Generator
     ) -> tuple[int, int]:
         """A place whose overlap fits, not within `radius` of those that continue the neighbours' own blocks."""
-        y, x = self._draw(block, mask, continued, radius, random)
+        if mask.any():
+            errors = self.errors(block, mask)
+            if self._evenness:
+                errors *= 1 + self._evenness * self._used / self._used.mean()
+            allowed = np.ones(errors.shape, bool)
+            for y, x in continued:
+                allowed[max(0, y - radius) : y + radius + 1, max(0, x - radius) : x + radius + 1] = False
+            if not allowed.any():
+                allowed[:] = True
+            # What is added is the rounding of the three terms: equal blocks must stay equal.
+            close = allowed & (errors <= errors[allowed].min() * (1 + self._tolerance) + 1e-3)
+            places = np.argwhere(close)
+            y, x = places[int(random.integers(len(places)))].tolist()
+        else:
+            y, x = int(random.integers(self._room[0])), int(random.integers(self._room[1]))
         near = self._side // 4
         self._used[max(0, y - near) : y + near + 1, max(0, x - near) : x + near + 1] += 1
         return y, x
-
-    def _draw(
-        self,
-        block: np.ndarray,
-        mask: np.ndarray,
-        continued: list[tuple[int, int]],
-        radius: int,
-        random: np.random.Generator,
-    ) -> tuple[int, int]:
-        if not mask.any():
-            return int(random.integers(self._room[0])), int(random.integers(self._room[1]))
-        errors = self.errors(block, mask)
-        if self._evenness:
-            errors *= 1 + self._evenness * self._used / self._used.mean()
-        allowed = np.ones(errors.shape, bool)
-        for y, x in continued:
-            allowed[max(0, y - radius) : y + radius + 1, max(0, x - radius) : x + radius + 1] = False
-        if not allowed.any():
-            allowed[:] = True
-        # What is added is the rounding of the three terms: equal blocks must stay equal.
-        close = allowed & (errors <= errors[allowed].min() * (1 + self._tolerance) + 1e-3)
-        rows, columns = np.nonzero(close)
-        pick = int(random.integers(len(rows)))
-        return int(rows[pick]), int(columns[pick])

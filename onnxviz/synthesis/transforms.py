@@ -86,8 +86,7 @@ class Rotate(Transform):
 
 def _turned_back(op: Any, g: ir.Value, y: ir.Value, x: ir.Value, indices: ir.Value, *, axis: int) -> Any:
     """Each pixel is fetched from where it went: the indices are a permutation. Adding up takes ten times as long."""
-    zero, one = op.const(np.int64(0)), op.const(np.int64(1))
-    places = op.Range(zero, op.Squeeze(op.shape(indices), [0]), one)
+    places = op.arange(op.Squeeze(op.shape(indices), [0]))
     return op.Gather(g, op.ScatterElements(indices, indices, places, axis=0), axis=axis), None
 
 
@@ -98,8 +97,7 @@ RULES: Table = {**VJP_RULES, "Gather": Rule("Gather", _turned_back)}
 
 def _sheared(op: Any, rows: ir.Value, columns: ir.Value, height: int, width: int) -> ir.Value:
     """(H·W,): where each pixel comes from, after a shear of the rows, of the columns, and of the rows."""
-    y = np.arange(height, dtype=np.int64)[:, None] + np.zeros((1, width), np.int64)
-    x = np.arange(width, dtype=np.int64)[None, :]
+    y, x = np.arange(height)[:, None] + np.zeros((1, width), np.int64), np.arange(width)[None, :]
     across = op.Mod(op.Add(op.Unsqueeze(rows, [1]), x), width)
     down = op.Mod(op.Add(op.Gather(columns, across, axis=0), y), height)
     across = op.Mod(op.Add(op.Gather(rows, down, axis=0), across), width)
@@ -125,17 +123,24 @@ class Scale(Transform):
         return {"by": np.array([1 / rng.uniform(self.low, self.high)], np.float32)}
 
     def append(self, op: Any, x: ir.Value, fed: dict[str, ir.Value], height: int, width: int) -> ir.Value:
-        """Bilinear interpolation is one matrix an axis: y = A_h x A_wᵀ."""
-        down, across = _hats(op, fed["by"], height), _hats(op, fed["by"], width)
-        return op.MatMul(op.MatMul(down, x), op.Transpose(across, perm=[1, 0]))
+        """Interpolate at places scaled about the middle, kept within the edge."""
+        hats = []
+        for length in (height, width):
+            middle = (length - 1) / 2
+            places = (np.arange(length, dtype=np.float32) - middle)[:, None]
+            at = op.Min(op.Max(op.Add(op.Mul(fed["by"], places), middle), 0.0), float(length - 1))
+            hats.append(_hats(op, op.Sub(at, np.arange(length, dtype=np.float32)[None, :])))
+        return _interpolated(op, x, *hats)
 
 
-def _hats(op: Any, by: ir.Value, length: int) -> ir.Value:
-    """(length, length): the weights of linear interpolation at places scaled about the middle, kept within the edge."""
-    middle = (length - 1) / 2
-    places = (np.arange(length, dtype=np.float32) - middle)[:, None]
-    at = op.Min(op.Max(op.Add(op.Mul(by, places), middle), 0.0), float(length - 1))
-    return op.Max(op.Sub(1.0, op.Abs(op.Sub(at, np.arange(length, dtype=np.float32)[None, :]))), 0.0)
+def _hats(op: Any, away: ir.Value) -> ir.Value:
+    """The weights of linear interpolation, by how far each place (rows) lies from each pixel (columns)."""
+    return op.Max(op.Sub(1.0, op.Abs(away)), 0.0)
+
+
+def _interpolated(op: Any, x: ir.Value, down: ir.Value, across: ir.Value) -> ir.Value:
+    """Bilinear interpolation is one matrix an axis: y = A_h x A_wᵀ."""
+    return op.MatMul(op.MatMul(down, x), op.Transpose(across, perm=[1, 0]))
 
 
 @dataclass(frozen=True)
@@ -181,19 +186,13 @@ class Window(Transform):
         return found
 
     def append(self, op: Any, x: ir.Value, fed: dict[str, ir.Value], height: int, width: int) -> ir.Value:
-        """Bilinear interpolation is one matrix an axis: y = A_h x A_wᵀ."""
-        down, across = (
-            _periodic_hats(op, at, length)
-            for at, length in zip(self.places(op, fed), (height, width), strict=True)
-        )
-        return op.MatMul(op.MatMul(down, x), op.Transpose(across, perm=[1, 0]))
-
-
-def _periodic_hats(op: Any, at: ir.Value, length: int) -> ir.Value:
-    """(view, length): the weights of linear interpolation at places (view, 1), the last pixel next to the first."""
-    away = op.Sub(at, np.arange(length, dtype=np.float32)[None, :])
-    turns = op.Floor(op.Add(op.Mul(away, 1.0 / length), 0.5))
-    return op.Max(op.Sub(1.0, op.Abs(op.Sub(away, op.Mul(turns, float(length))))), 0.0)
+        """Interpolate, the last pixel next to the first."""
+        hats = []
+        for at, length in zip(self.places(op, fed), (height, width), strict=True):
+            away = op.Sub(at, np.arange(length, dtype=np.float32)[None, :])
+            turns = op.Floor(op.Add(op.Mul(away, 1.0 / length), 0.5))
+            hats.append(_hats(op, op.Sub(away, op.Mul(turns, float(length)))))
+        return _interpolated(op, x, *hats)
 
 
 @dataclass(frozen=True)
@@ -265,10 +264,10 @@ class Blur(Transform):
     def append(self, op: Any, x: ir.Value, fed: dict[str, ir.Value], height: int, width: int) -> ir.Value:
         """A convolution down and one across."""
         reach, planes = math.ceil(3 * self.high), _planes(x)
-        upright = op.Expand(op.Reshape(fed["kernel"], [1, 1, -1, 1]), [planes, 1, 1, 1])
-        flat = op.Expand(op.Reshape(fed["kernel"], [1, 1, 1, -1]), [planes, 1, 1, 1])
-        x = op.Conv(x, upright, group=planes, pads=[reach, 0, reach, 0])
-        return op.Conv(x, flat, group=planes, pads=[0, reach, 0, reach])
+        for shape, pads in (([1, 1, -1, 1], [reach, 0, reach, 0]), ([1, 1, 1, -1], [0, reach, 0, reach])):
+            kernel = op.Expand(op.Reshape(fed["kernel"], shape), [planes, 1, 1, 1])
+            x = op.Conv(x, kernel, group=planes, pads=pads)
+        return x
 
 
 def _planes(x: ir.Value) -> int:

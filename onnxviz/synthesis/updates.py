@@ -85,20 +85,18 @@ class Ascent:
     def append(self, op: Any, x: ir.Value, g: ir.Value, state: list[Any], fed: dict[str, Any]) -> Any:
         """(new x, [new velocity])."""
         axes = [1, 2, 3]
-        if self.norm == "mean":
-            g = op.Div(g, op.Add(op.ReduceMean(op.Abs(g), axes), _LEAST))
-        elif self.norm == "rms":
-            g = op.Div(g, op.Add(op.Sqrt(op.ReduceMean(op.Mul(g, g), axes)), _LEAST))
-        elif self.norm == "l2":
-            g = op.Div(g, op.Add(op.ReduceL2(g, axes), _LEAST))
-        elif self.norm == "progress":
+        if self.norm == "progress":
             square = op.Add(op.ReduceSumSquare(g, axes), _LEAST)
             share = op.Min(op.Div(fed["rate"], square), self.most)
             return op.Add(x, op.Mul(g, share)), []
-        if not self.momentum:
-            return op.Add(x, op.Mul(g, fed["rate"])), []
-        velocity = op.Add(op.Mul(state[0], self.momentum), g)
-        return op.Add(x, op.Mul(velocity, fed["rate"])), [velocity]
+        sizes = {
+            "mean": lambda: op.ReduceMean(op.Abs(g), axes),
+            "rms": lambda: op.Sqrt(op.ReduceMean(op.Mul(g, g), axes)),
+            "l2": lambda: op.ReduceL2(g, axes),
+        }
+        step = op.Div(g, op.Add(sizes[self.norm](), _LEAST)) if self.norm in sizes else g
+        step = op.Add(op.Mul(state[0], self.momentum), step) if self.momentum else step
+        return op.Add(x, op.Mul(step, fed["rate"])), [step] if self.momentum else []
 
 
 # Keeps a gradient of zero from becoming NaN; the smallest gradients of real networks are far above.
@@ -134,8 +132,7 @@ class Decay(Rule):
 
     def apply(self, pictures: np.ndarray, gradient: np.ndarray | None) -> np.ndarray:
         """(1 − share)·x."""
-        kept: np.ndarray = pictures * np.float32(1 - self.share)
-        return kept
+        return np.asarray(pictures * np.float32(1 - self.share))
 
 
 @dataclass(frozen=True)
@@ -159,8 +156,7 @@ class Blurring(Rule):
         """Along rows and columns; the edge is drawn out."""
         from scipy.ndimage import gaussian_filter
 
-        blurred: np.ndarray = gaussian_filter(pictures, (0, 0, self.sigma, self.sigma), mode="nearest")
-        return blurred
+        return np.asarray(gaussian_filter(pictures, (0, 0, self.sigma, self.sigma), mode="nearest"))
 
 
 @dataclass(frozen=True)
@@ -204,8 +200,7 @@ def _percentage(what: str, percent: float) -> None:
 def _cleared(pictures: np.ndarray, measure: np.ndarray, percent: float) -> np.ndarray:
     """Pictures with 0 where the measure, (N, 1, H, W), is below its own percentile. Pixels at 0 stay free to grow."""
     limit = np.percentile(measure, percent, axis=(1, 2, 3), keepdims=True)
-    kept: np.ndarray = np.where(measure < limit, np.float32(0), pictures).astype(np.float32, copy=False)
-    return kept
+    return np.where(measure < limit, np.float32(0), pictures).astype(np.float32, copy=False)
 
 
 #: From parameters (flat, float64) to the value to be maximised and its gradient (flat).
