@@ -51,8 +51,7 @@ def style_layers(net: Network, count: int = _COUNT) -> list[str]:
     groups = [_best(found) for found in strides]
     deepest = groups[-1]
     first = next((layer for layer in strides[0] if _is_activation(layer)), strides[0][0])
-    wanted = [group[-1] for group in groups[:-1]] + [deepest[(len(deepest) - 1) // 2]]
-    wanted = [*wanted[::-1], first, deepest[0], deepest[-1]]
+    wanted = [_middle(deepest), *(group[-1] for group in groups[-2::-1]), first, deepest[0], deepest[-1]]
     chosen = list(dict.fromkeys(layer.name for layer in wanted))[:count]
     place = {layer.name: i for i, layer in enumerate(net.layers)}
     return sorted(chosen, key=lambda name: place[name])
@@ -68,8 +67,7 @@ def content_layer(net: Network) -> str:
     raises    ModelUnsuitable where no layer has feature maps
     """
     groups = [found for found in _by_stride(net) if _step(found[0]) <= 8] or _by_stride(net)[:1]
-    found = _best(groups[-1])
-    return found[(len(found) - 1) // 2].name
+    return _middle(_best(groups[-1])).name
 
 
 def dream_layer(net: Network) -> str:
@@ -82,8 +80,11 @@ def dream_layer(net: Network) -> str:
     raises    ModelUnsuitable where no layer has feature maps
     """
     deepest = _by_stride(net)[-1]
-    joints = [layer for layer in deepest if layer.op in _JOINTS] or _best(deepest)
-    return joints[(len(joints) - 1) // 2].name
+    return _middle([layer for layer in deepest if layer.op in _JOINTS] or _best(deepest)).name
+
+
+def _middle(layers: Sequence[Layer]) -> Layer:
+    return layers[(len(layers) - 1) // 2]
 
 
 def trunk(layers: Sequence[Layer]) -> list[Layer]:
@@ -138,11 +139,9 @@ def _has_map(layer: Layer) -> bool:
     """Whether it has channels over a map of places, still larger than one."""
     if layer.stride is None or len(layer.shape) != 4 or family(layer.op) == "quantisation":
         return False
-    channels = layer.shape[3 if layer.channels_last else 1]
-    places = layer.shape[1:3] if layer.channels_last else layer.shape[2:]
-    if not isinstance(channels, int) or channels < _FEWEST_CHANNELS:
-        return False
-    return all(not isinstance(side, int) or side > 1 for side in places) and _step(layer) > 0
+    _, *places, channels = layer.shape if layer.channels_last else (0, *layer.shape[2:], layer.shape[1])
+    wide = isinstance(channels, int) and channels >= _FEWEST_CHANNELS
+    return wide and all(not isinstance(side, int) or side > 1 for side in places) and _step(layer) > 0
 
 
 def _step(layer: Layer) -> float:
@@ -177,7 +176,7 @@ def feature_maps(net: Network, picture: np.ndarray, names: Sequence[str]) -> dic
     found = {name: array[:1].astype(np.float32, copy=False) for name, array in arrays.items()}
     for name, array in found.items():
         if 0 in array.shape:
-            raise ImageRejected(_too_small(net, [name], (height, width), f"{name!r} has no places left"))
+            raise ImageRejected(_too_small([name], (height, width), f"{name!r} has no places left"))
     return found
 
 
@@ -188,12 +187,10 @@ def check_size(net: Network, names: Sequence[str], size: tuple[int, int]) -> Non
     raises   ImageRejected
     """
     for name in names:
-        least = smallest(net.layer(name))
-        if size[0] < least[0] or size[1] < least[1]:
-            wanted = (
-                f"{least[0]} pixels each way" if least[0] == least[1] else f"{least[1]}×{least[0]} pixels"
-            )
-            raise ImageRejected(_too_small(net, [name], size, f"it needs {wanted}"))
+        y, x = smallest(net.layer(name))
+        if size[0] < y or size[1] < x:
+            wanted = f"{y} pixels each way" if y == x else f"{x}×{y} pixels"
+            raise ImageRejected(_too_small([name], size, f"it needs {wanted}"))
 
 
 def smallest(layer: Layer) -> tuple[int, int]:
@@ -218,18 +215,18 @@ def fitting(sizes: Admissible, picture: np.ndarray) -> np.ndarray:
 def _refusal(net: Network, names: Sequence[str], size: tuple[int, int], error: str) -> str:
     """Why a picture of this size did not go through: too small, or of a size that does not suit the network."""
     admissible = sizes_of(net, names)
-    misfit = admissible.misfit(size)
-    if misfit is not None and misfit.empty:
-        return _too_small(net, names, size, misfit.text)
-    reason = error if misfit is None else misfit.text
-    near = admissible.nearest(size) if misfit is not None else None
+    misfit, near, reason = admissible.misfit(size), None, error
+    if misfit is not None:
+        if misfit.empty:
+            return _too_small(names, size, misfit.text)
+        near, reason = admissible.nearest(size), misfit.text
     told = f"{', '.join(map(repr, names))} cannot be computed for a picture of {size[1]}×{size[0]} pixels: {reason}"
     return told + ways(
         f"--size {near[1]}x{near[0]} fits" if near else "take another --size", "take an earlier --layer"
     )
 
 
-def _too_small(net: Network, names: Sequence[str], size: tuple[int, int], reason: str) -> str:
+def _too_small(names: Sequence[str], size: tuple[int, int], reason: str) -> str:
     layers = ", ".join(map(repr, names))
     return f"a picture of {size[1]}×{size[0]} pixels is too small for {layers}: {reason}" + ways(
         "take a larger --size", "take a larger picture", "take an earlier --layer"

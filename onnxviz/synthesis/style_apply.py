@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, ClassVar
 
@@ -103,18 +103,15 @@ class _Painter:
         self._net = net
         self.notes: list[str] = []
         self._fixed = (net.input.height, net.input.width)
-        if None not in self._fixed:
-            self._fixed = (None, None) if _freed(net) is not None else self._fixed
+        if None not in self._fixed and _freed(net) is not None:
+            self._fixed = (None, None)
         if None not in self._fixed:
             self.notes.append(
                 f"the network takes only pictures of {self._fixed[1]}×{self._fixed[0]} pixels: the picture was scaled "
                 "to that and back, which softens it"
             )
-        self._program: Program = net.compile(self._model, key="style apply")
+        self._program: Program = net.compile(lambda: _freed(net) or net.model, key="style apply")
         self._output = _picture_output(net)
-
-    def _model(self) -> ir.Model:
-        return _freed(self._net) or self._net.model
 
     def paint(self, recipe: Preprocessing, picture: np.ndarray) -> np.ndarray:
         """The raw output for a picture (h, w, 3) uint8: (h', w', 3) float32.
@@ -154,10 +151,8 @@ class _Painter:
         return out
 
     def _run(self, recipe: Preprocessing, picture: np.ndarray) -> np.ndarray:
-        x = filled(recipe.normalise(picture[None]), self._net.input.batch or 1)
-        return _colours(
-            self._program({self._net.input.name: x}, [self._output])[self._output][0], self._output
-        )
+        x, name = filled(recipe.normalise(picture[None]), self._net.input.batch or 1), self._output
+        return _colours(self._program({self._net.input.name: x}, [name])[name][0], name)
 
 
 def _freed(net: Network) -> ir.Model | None:
@@ -210,21 +205,13 @@ def _recipe(net: Network, painter: _Painter, picture: np.ndarray) -> tuple[Prepr
     own = replace(net.preprocessing, size=None, resize="crop", crop_fraction=1.0)
     if not any(text.startswith(ASSUMED) for text in net.warnings):
         return own, "given, or the file's metadata"
-    tried = [
-        PRESETS[name].override(
-            size="own", channels=own.channels, layout=own.layout, dtype=own.dtype, name=name
-        )
-        for name in _TRIED
-    ]
-    tried = [replace(recipe, crop_fraction=1.0) for recipe in tried]
+    form = {"size": "own", "channels": own.channels, "layout": own.layout, "dtype": own.dtype}
+    tried = [replace(PRESETS[name].override(name=name, **form), crop_fraction=1.0) for name in _TRIED]
     small = _sized(picture, min(_TRIAL_SIDE, max(picture.shape[:2])))
-    best = _best([_likeness(painter.paint, recipe, small) for recipe in tried])
-    return tried[best], f"tried: the output resembles the picture most with {tried[best].name!r}"
-
-
-def _best(scores: Sequence[float]) -> int:
-    """The first score that is not clearly below the highest."""
-    return next(i for i, score in enumerate(scores) if score >= max(scores) - _CLEARLY)
+    scores = [_likeness(painter.paint, recipe, small) for recipe in tried]
+    # The first that is not clearly below the highest.
+    best = next(one for one, score in zip(tried, scores, strict=True) if score >= max(scores) - _CLEARLY)
+    return best, f"tried: the output resembles the picture most with {best.name!r}"
 
 
 def _likeness(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -62,17 +61,11 @@ class StyleNetwork(nn.Module):
     def __init__(self, width: int = 32, blocks: int = 5) -> None:
         super().__init__()
         self.width, self.blocks = width, blocks
-        self.down = nn.ModuleList(
-            [
-                Convolution(3, width, 9),
-                Convolution(width, 2 * width, 3, stride=2),
-                Convolution(2 * width, 4 * width, 3, stride=2),
-            ]
-        )
-        self.middle = nn.ModuleList([Residual(4 * width) for _ in range(blocks)])
-        self.up = nn.ModuleList(
-            [Convolution(4 * width, 2 * width, 3, up=2), Convolution(2 * width, width, 3, up=2)]
-        )
+        wide, widest = 2 * width, 4 * width
+        down = Convolution(width, wide, 3, stride=2), Convolution(wide, widest, 3, stride=2)
+        self.down = nn.ModuleList([Convolution(3, width, 9), *down])
+        self.middle = nn.ModuleList([Residual(widest) for _ in range(blocks)])
+        self.up = nn.ModuleList([Convolution(widest, wide, 3, up=2), Convolution(wide, width, 3, up=2)])
         self.out = Convolution(width, 3, 9, last=True)
 
     def forward(self, x: Any) -> Any:
@@ -90,25 +83,6 @@ class StyleNetwork(nn.Module):
 LossOf = Callable[[np.ndarray], Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]]
 
 
-@dataclass(frozen=True)
-class Taught:
-    """One step.
-
-    index       from 0
-    perceptual  the mean perceptual loss of the batch
-    tv          the total variation term
-    """
-
-    index: int
-    perceptual: float
-    tv: float
-
-    @property
-    def total(self) -> float:
-        """What the step went down."""
-        return self.perceptual + self.tv
-
-
 def fresh(width: int, blocks: int, seed: int) -> StyleNetwork:
     """An untrained network; the process's own random state is left alone."""
     with torch.random.fork_rng(devices=[]):
@@ -124,8 +98,8 @@ def train(
     steps: int,
     rate: float,
     tv: float,
-) -> Iterator[Taught]:
-    """Adam on the perceptual loss of painted batches, plus total variation.
+) -> Iterator[float]:
+    """Adam on the perceptual loss of painted batches, plus total variation: what each step went down.
 
     batches   (N, h, w, 3) uint8 each
     loss_of   called with a batch before its painted version is measured
@@ -149,7 +123,7 @@ def train(
             )
         total.backward()
         optimiser.step()
-        yield Taught(index, float(feature.detach()), float(rough.detach()))
+        yield float(feature.detach()) + float(rough.detach())
     network.eval()
 
 
@@ -167,7 +141,7 @@ def paint(network: StyleNetwork, pictures: np.ndarray) -> np.ndarray:
     network.eval()
     with torch.no_grad():
         x = torch.from_numpy(np.ascontiguousarray(pictures.transpose(0, 3, 1, 2))).to(device, torch.float32)
-        result: np.ndarray = network(x).clamp(0, 255).cpu().numpy()
+        result = np.asarray(network(x).clamp(0, 255).cpu().numpy())
     network.train(was)
     return result
 
@@ -182,8 +156,7 @@ class _Perceptual(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, pictures: Any, loss: Loss) -> Any:
         """pictures (N, 3, h, w) -> scalar"""
-        array = pictures.detach().cpu().numpy().transpose(0, 2, 3, 1)
-        values, gradient = loss(np.ascontiguousarray(array))
+        values, gradient = loss(np.ascontiguousarray(pictures.detach().cpu().numpy().transpose(0, 2, 3, 1)))
         back = np.ascontiguousarray(gradient.transpose(0, 3, 1, 2)) / len(values)
         ctx.save_for_backward(torch.from_numpy(back.astype(np.float32)).to(pictures.device))
         return pictures.new_tensor(float(values.mean(dtype=np.float64)))

@@ -235,7 +235,9 @@ def style_train(
         import torch
     except ImportError as error:
         raise MissingDependency("training needs torch: pip install 'onnxviz[torch]'") from error
+    from onnxviz.opening import load
     from onnxviz.synthesis import style_network
+    from onnxviz.synthesis.style_apply import style_apply
 
     style_weight = _STYLE[one_of("gram", gram, GRAMS)] if style_weight is None else style_weight
     for name, number in (("steps", steps), ("batch", batch), ("width", width)):
@@ -249,7 +251,8 @@ def style_train(
             f"crops of {size[1]}×{size[0]} pixels are too small to train on: give --size 64 or more"
         )
     listing = sources(images).require()
-    pictured = _scaled(read(style, limits=net.limits), style_size or max(size))
+    pictured, longest = read(style, limits=net.limits), style_size or max(size)
+    pictured = bytes_at(pictured, fitted(pictured.shape, min(longest, max(pictured.shape[:2])), longest))
     loss = PerceptualLoss(
         net,
         pictured / np.float32(255),
@@ -268,17 +271,18 @@ def style_train(
         for step in style_network.train(
             network, crops.batches(batch), loss, steps=wanted, rate=rate, tv=tv_weight
         ):
-            losses.append((step.total, *loss.parts))
-            progress(step.index + 1, wanted, "steps")
+            losses.append((step, *loss.parts))
+            progress(len(losses), wanted, "steps")
     if not losses:
         ending.nothing()
     if (noted := note_set()) is not None:
         noted.add([crops.digests[place] for place in sorted(crops.digests)])
-    model = _finished(network, net, printable(source_name(style, 0)))
+    called = printable(source_name(style, 0))
+    model = _finished(network, net, called)
     difference = _compare(network, model, crops.first)
     manifest = net.manifest(
         "style-train",
-        style=printable(source_name(style, 0)),
+        style=called,
         style_size=list(pictured.shape[:2]),
         size=list(size),
         style_layers=dict(loss.style.weights),
@@ -297,21 +301,12 @@ def style_train(
     )
     manifest["versions"]["torch"] = str(torch.__version__)
     manifest["figures"] = _figures(losses, crops, len(listing.images), difference)
-    skipped = [*listing.skipped, *crops.skipped.values()]
-    manifest["skipped"] = [one.to_dict() for one in skipped]
-    result = StyleTrained(
-        values=np.array(losses, np.float32),
-        manifest=manifest,
-        model=model,
-        style=pictured,
-        samples=_samples(model, crops),
-    )
-    return ending.given(result)
-
-
-def _scaled(picture: np.ndarray, longest: int) -> np.ndarray:
-    """A picture (H, W, 3) uint8 made smaller to a longer side."""
-    return bytes_at(picture, fitted(picture.shape, min(longest, max(picture.shape[:2])), longest))
+    manifest["skipped"] = [one.to_dict() for one in (*listing.skipped, *crops.skipped.values())]
+    # A few of the pictures it learned on, and how it paints them.
+    opened = load(model, provider="cpu")
+    samples = [Sample(picture, style_apply(opened, picture).image) for picture in crops.first[:_SAMPLES]]
+    values = np.array(losses, np.float32)
+    return ending.given(StyleTrained(values, manifest, model, pictured, samples))
 
 
 class _Crops:
@@ -334,8 +329,7 @@ class _Crops:
         crops = self._crops()
         while True:
             made = np.stack(list(itertools.islice(crops, count)))
-            if not self.first:
-                self.first = list(made)
+            self.first = self.first or list(made)
             self.shown += len(made)
             yield made
 
@@ -348,9 +342,16 @@ class _Crops:
 
     def _crops(self) -> Iterator[np.ndarray]:
         def crop(item: tuple[int, np.ndarray]) -> tuple[np.ndarray, str]:
+            """At least half of what fits into the picture, at the size of training."""
+            place, drawn = item
             with recording() as record:
-                picture = read(self._images[item[0]], limits=self._limits)
-            return self._crop(picture, item[1]), record.pictures[0]["sha256"]
+                picture = read(self._images[place], limits=self._limits)
+            height, width = self._size
+            fits = min(picture.shape[0] / height, picture.shape[1] / width) * (0.5 + 0.5 * drawn[0])
+            h, w = max(1, int(height * fits)), max(1, int(width * fits))
+            top, left = int(drawn[1] * (picture.shape[0] - h + 1)), int(drawn[2] * (picture.shape[1] - w + 1))
+            part = np.ascontiguousarray(picture[top : top + h, left : left + w])
+            return bytes_at(part, (height, width)), record.pictures[0]["sha256"]
 
         for (place, _), found in decode(self._drawn(), crop, workers=2, ahead=8):
             if isinstance(found, ImageRejected):
@@ -361,16 +362,6 @@ class _Crops:
                 made, self.digests[place] = found
                 yield made
         raise none_used(len(self._images), list(self.skipped.values()))
-
-    def _crop(self, picture: np.ndarray, drawn: np.ndarray) -> np.ndarray:
-        """At least half of what fits into the picture, at the size of training."""
-        height, width = self._size
-        fits = min(picture.shape[0] / height, picture.shape[1] / width) * (0.5 + 0.5 * drawn[0])
-        h, w = max(1, int(height * fits)), max(1, int(width * fits))
-        top, left = (
-            int(d * (side - n + 1)) for d, side, n in zip(drawn[1:], picture.shape, (h, w), strict=False)
-        )
-        return bytes_at(np.ascontiguousarray(picture[top : top + h, left : left + w]), (height, width))
 
 
 def _finished(network: StyleNetwork, net: Network, style: str) -> onnx.ModelProto:
@@ -383,11 +374,8 @@ def _finished(network: StyleNetwork, net: Network, style: str) -> onnx.ModelProt
 
     model = to_onnx(network)
     props: dict[str, str] = {}
-    recipe = replace(PRESETS["raw"], size=None)
-    about = metadata.Metadata(
-        preprocessing=recipe.to_dict(), source=f"onnxviz style-train: {style}, loss of {net.name}"
-    )
-    metadata.write(props, about)
+    recipe, source = replace(PRESETS["raw"], size=None), f"onnxviz style-train: {style}, loss of {net.name}"
+    metadata.write(props, metadata.Metadata(preprocessing=recipe.to_dict(), source=source))
     helper.set_model_props(model, props)
     return model
 
@@ -418,27 +406,17 @@ def _compare(network: StyleNetwork, model: onnx.ModelProto, pictures: Sequence[n
     return worst
 
 
-def _samples(model: onnx.ModelProto, crops: _Crops) -> list[Sample]:
-    """A few of the pictures it learned on, and how it paints them."""
-    from onnxviz.opening import load
-    from onnxviz.synthesis.style_apply import style_apply
-
-    opened = load(model, provider="cpu")
-    return [Sample(picture, style_apply(opened, picture).image) for picture in crops.first[:_SAMPLES]]
-
-
 def _figures(
     losses: Sequence[tuple[float, float, float]], crops: _Crops, images: int, difference: float
 ) -> dict[str, Any]:
     tenth = max(1, len(losses) // 10)
-    start, end = (np.mean(part, axis=0) for part in (losses[:tenth], losses[-tenth:]))
+    ends = {"start": np.mean(losses[:tenth], axis=0), "end": np.mean(losses[-tenth:], axis=0)}
     names = ("loss", "style_loss", "content_loss")
     return {
         "steps_done": len(losses),
         "images": images,
         "skipped": len(crops.skipped),
         "crops_shown": crops.shown,
-        **{f"{name}_start": float(value) for name, value in zip(names, start, strict=True)},
-        **{f"{name}_end": float(value) for name, value in zip(names, end, strict=True)},
+        **{f"{name}_{at}": float(end[i]) for at, end in ends.items() for i, name in enumerate(names)},
         "onnx_difference": difference,
     }
