@@ -73,20 +73,15 @@ class Activations(Result):
         pictures = [np.repeat(np.repeat(coloured(one), factor, axis=0), factor, axis=1) for one in scaled]
         photo = PILImage.fromarray(self.image)
         photo.thumbnail((width * factor, max(height * factor, 24)))
-        which = (
-            f"all {len(maps)} channels"
-            if len(channels) == len(maps)
-            else (f"the {len(channels)} strongest of {len(maps)} channels")
-        )
+        most = "all" if len(channels) == len(maps) else f"the {len(channels)} strongest of"
+        scale = f"dark is 0, bright is {high:.3g} or more"
+        if signed:
+            scale = f"red is {high:.3g} or more, white is 0, blue is −{high:.3g} or less"
         return tiles(
             [np.asarray(photo), *pictures],
             labels=["image", *map(str, channels)],
-            title=f"{self.layer}: {which}, {width}×{height}",
-            subtitle=(
-                f"red is {high:.3g} or more, white is 0, blue is −{high:.3g} or less; one scale for all maps"
-                if signed
-                else f"dark is 0, bright is {high:.3g} or more; one scale for all maps"
-            ),
+            title=f"{self.layer}: {most} {len(maps)} channels, {width}×{height}",
+            subtitle=f"{scale}; one scale for all maps",
         )
 
 
@@ -115,12 +110,7 @@ def activations(net: Network, image: ImageLike, layer: str, *, codes: bool = Fal
         "zero_share": float(np.mean(maps == 0)) if maps.size else 0.0,
         "silent_channels": int(np.sum(~maps.reshape(len(maps), -1).any(axis=1))),
     }
-    return Activations(
-        values=np.ascontiguousarray(maps),
-        manifest=manifest,
-        layer=found.name,
-        image=net.preprocessing.shown(picture),
-    )
+    return Activations(np.ascontiguousarray(maps), manifest, found.name, net.preprocessing.shown(picture))
 
 
 def predict(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,7 @@ import numpy as np
 from onnxviz import finite
 from onnxviz.errors import ModelUnsuitable, UnknownLayer
 from onnxviz.features.embedding import Embedding
-from onnxviz.features.stream import none_used, plan, source_name, sources, stream
+from onnxviz.features.stream import Chunk, none_used, plan, source_name, sources, stream
 from onnxviz.graph.output import SEQUENCE
 from onnxviz.image.folder import Listing
 from onnxviz.progress import Shown, told, until_interrupted
@@ -49,16 +50,20 @@ def embed(
     """
     progress = told(progress)
     chosen = _layer(net, layer)
-    listing = sources(_listed(images), net).require()
-    graph = _Graph(net, chosen)
+    several = isinstance(images, Sequence) and not isinstance(images, (str, bytes))
+    several = several or (isinstance(images, np.ndarray) and images.ndim == 4)
+    listing = sources(list(images) if several else images, net).require()
+    try:
+        scores = net.head.scores
+    except ModelUnsuitable:
+        scores = ""
     rows = _Rows(net, listing, chosen.name)
+    build, key = functools.partial(_graph, net, chosen, scores), ("features", chosen.name, scores)
     with until_interrupted() as ending:
-        for chunk in stream(net, listing.images, graph.build, key=graph.key, batch=batch, progress=progress):
+        for chunk in stream(net, listing.images, build, key=key, batch=batch, progress=progress):
             rows.skipped += chunk.skipped
             if len(chunk.index):
-                # The features come first, whatever the model's own names made of theirs.
-                features = chunk.arrays[next(iter(chunk.arrays))]
-                rows.add(chunk.index, chunk.prints, features, chunk.arrays.get(graph.scores))
+                rows.add(chunk, scores)
     if not rows.count:
         ending.nothing()
         raise none_used(len(listing.images), rows.skipped)
@@ -86,33 +91,16 @@ def _layer(net: Network, name: str | None) -> Layer:
     return chosen
 
 
-def _listed(images: Any) -> Any:
-    """`images`, with an array of four dimensions (N, H, W, 3), or any other sequence, as a list."""
-    several = isinstance(images, Sequence) and not isinstance(images, (str, bytes))
-    return list(images) if several or (isinstance(images, np.ndarray) and images.ndim == 4) else images
-
-
-class _Graph:
+def _graph(net: Network, layer: Layer, scores: str) -> ir.Model:
     """The network with the features, and the class scores where it has any, as its outputs."""
+    from onnxviz.graph.reduce import pooled
+    from onnxviz.graph.surgery import cut
 
-    def __init__(self, net: Network, layer: Layer) -> None:
-        self._net = net
-        self._layer = layer
-        try:
-            self.scores = net.head.scores
-        except ModelUnsuitable:
-            self.scores = ""
-        self.key = ("features", layer.name, self.scores)
-
-    def build(self) -> ir.Model:
-        from onnxviz.graph.reduce import pooled
-        from onnxviz.graph.surgery import cut
-
-        name, keep = self._layer.name, [self.scores] if self.scores else []
-        model = cut(self._net.batched[0], list(dict.fromkeys([name, *keep])))
-        # A shape that the file does not tell: taken as it is, each image's numbers in one row.
-        rank = len(self._layer.shape) if self._layer.shape != ("...",) else 2
-        return pooled(model, name, rank, channels_last=self._layer.channels_last, keep=keep)
+    keep = [scores] if scores else []
+    model = cut(net.batched[0], list(dict.fromkeys([layer.name, *keep])))
+    # A shape that the file does not tell: taken as it is, each image's numbers in one row.
+    rank = len(layer.shape) if layer.shape != ("...",) else 2
+    return pooled(model, layer.name, rank, channels_last=layer.channels_last, keep=keep)
 
 
 class _Rows:
@@ -134,10 +122,9 @@ class _Rows:
     def count(self) -> int:
         return len(self._index)
 
-    def add(
-        self, index: np.ndarray, prints: np.ndarray, features: np.ndarray, scores: np.ndarray | None
-    ) -> None:
-        flat = features.reshape(len(index), -1)
+    def add(self, chunk: Chunk, scores: str) -> None:
+        # The features come first, whatever the model's own names made of theirs.
+        index, flat = chunk.index, next(iter(chunk.arrays.values())).reshape(len(chunk.index), -1)
         if not self.count:
             # Once for all images: growing it would need twice the memory. What is not written is not taken.
             self._values = np.empty((len(self._images), flat.shape[1]), np.float32)
@@ -147,16 +134,16 @@ class _Rows:
                 f"layer {self._layer!r}; give one --size, or a layer of feature maps, which are averaged"
             )
         self._values[self.count : self.count + len(index)] = flat
-        if scores is not None:
+        if scores in chunk.arrays:
             from onnxviz.meaning import probabilities
 
             # What is not finite is counted with the features, and ends nothing.
-            rows = probabilities(self._net.head, scores.reshape(len(scores), -1))
+            rows = probabilities(self._net.head, chunk.arrays[scores].reshape(len(index), -1))
             top = np.argmax(rows, axis=1)
             self._classes += top.tolist()
             self._confidence += rows[np.arange(len(top)), top].tolist()
         self._index += index.tolist()
-        self._prints += prints.tolist()
+        self._prints += chunk.prints.tolist()
 
     def result(self, parameters: dict[str, Any]) -> Embedding:
         values = self._values[: self.count]
@@ -170,7 +157,11 @@ class _Rows:
             confidence=np.array(self._confidence, np.float32) if classes is not None else None,
             names={} if classes is None else {int(i): self._net.label(int(i)) for i in np.unique(classes)},
             prints=np.array(self._prints, np.int64),
-            sources=[_light(self._images[i]) for i in self._index],
+            # A path as its text: a `Path` takes four times the memory.
+            sources=[
+                os.fspath(one) if isinstance(one, os.PathLike) else one
+                for one in (self._images[i] for i in self._index)
+            ],
             skipped=self.skipped,
         )
         broken = np.flatnonzero(~np.isfinite(values).all(axis=1))
@@ -193,11 +184,6 @@ class _Rows:
         return found
 
 
-def _light(source: Any) -> Any:
-    """A path as its text: a `Path` takes four times the memory."""
-    return os.fspath(source) if isinstance(source, os.PathLike) else source
-
-
 def listed(found: Embedding) -> dict[str, Any]:
     """What the manifest says of each image; `embedding.read` takes it back."""
     known = found.classes is not None and found.confidence is not None
@@ -205,10 +191,8 @@ def listed(found: Embedding) -> dict[str, Any]:
         "layer": found.layer,
         "files": found.files,
         "prints": found.prints.tolist(),
-        "top_class": found.classes.tolist() if known and found.classes is not None else None,
-        "top_probability": (
-            [round(float(p), 6) for p in found.confidence] if known and found.confidence is not None else None
-        ),
+        "top_class": found.classes.tolist() if found.classes is not None and known else None,
+        "top_probability": [round(float(p), 6) for p in np.asarray(found.confidence)] if known else None,
         "class_names": {str(index): name for index, name in found.names.items()},
         "skipped": [one.to_dict() for one in found.skipped],
     }

@@ -8,7 +8,7 @@ import json
 import os
 import zlib
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -88,13 +88,13 @@ class Embedding(Result):
 
         raises   ModelUnsuitable where there is none
         """
-        finite: np.ndarray = np.isfinite(self.features).all(axis=1)
+        finite = np.isfinite(self.features).all(axis=1)
         if not finite.any():
             raise ModelUnsuitable(
                 f"the features of layer {self.layer!r} are NaN or infinite for every picture; choose an "
                 "earlier --layer, and look for broken weights with `onnxviz inspect`"
             )
-        return finite
+        return np.asarray(finite)
 
     def groups(self, rows: np.ndarray | None = None) -> Groups | None:
         """The most frequent top classes of these rows (None: all), for colouring; None for no classifier."""
@@ -131,7 +131,19 @@ class Embedding(Result):
         """
         if Path(path).suffix.lower() in PICTURES:
             return super().save(path)
-        return write(self, path)
+        target = destination(path, "embed.npy", (*_ENDINGS, *PICTURES))
+        ending = check_ending(target)
+        self.manifest["checksum"] = checksum(self.features)
+        if ending == ".npy":
+            data = npy_bytes(self.features)
+        elif ending == ".npz":
+            data = _npz(self)
+        else:
+            data = tables.encoder(ending[1:])(table(self))
+        with FileSet(target.with_suffix(".json"), target) as files:
+            files.add(target, data)
+            files.describe(self.manifest)
+        return target
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Embedding:
@@ -160,26 +172,6 @@ class Embedding(Result):
 
 
 # --- writing ----------------------------------------------------------------------------------
-
-
-def write(found: Embedding, path: str | os.PathLike[str]) -> Path:
-    """Write the features by the path's ending, .npy where it has none, and NAME.json beside them.
-
-    raises   UsageError, MissingDependency, OutputRefused
-    """
-    target = destination(path, "embed.npy", (*_ENDINGS, *PICTURES))
-    ending = check_ending(target)
-    found.manifest["checksum"] = checksum(found.features)
-    if ending == ".npy":
-        data = npy_bytes(found.features)
-    elif ending == ".npz":
-        data = _npz(found)
-    else:
-        data = tables.encoder(ending[1:])(table(found))
-    with FileSet(target.with_suffix(".json"), target) as files:
-        files.add(target, data)
-        files.describe(found.manifest)
-    return target
 
 
 def check_ending(path: str | os.PathLike[str]) -> str:
@@ -235,14 +227,9 @@ def read(path: str | os.PathLike[str]) -> Embedding:
             f"{name}: features are read from {', '.join(_ENDINGS)}, as `onnxviz embed` writes them"
         )
     manifest = _manifest(target)
-    reader: dict[str, Callable[[Path], np.ndarray]] = {
-        ".npy": _read_npy,
-        ".npz": _read_npy,
-        ".csv": _read_csv,
-        ".parquet": _read_parquet,
-    }
+    reader = {".csv": _read_csv, ".parquet": _read_parquet}.get(target.suffix.lower(), _read_npy)
     try:
-        values = reader[target.suffix.lower()](target)
+        values = reader(target)
     except FileNotFoundError as error:
         raise InputRefused(f"{name}: there is no such file; `onnxviz embed` writes it") from error
     except MissingDependency:
@@ -357,7 +344,7 @@ def thumbnails(
         return np.asarray(square(net.preprocessing.shown(view), edge))
 
     tiles: dict[int, np.ndarray | None] = {}
-    for row, drawn in decode((int(row) for row in rows), small):
+    for row, drawn in decode(map(int, rows), small):
         tiles[row] = None if isinstance(drawn, ImageRejected) else drawn
         progress(len(tiles), len(rows), "pictures")
     return tiles
@@ -365,8 +352,8 @@ def thumbnails(
 
 def left_out_of(broken: int, blank: int) -> list[str]:
     """Warnings of features that are not finite, and of pictures that `thumbnails` could not read again."""
-    told = (
-        (broken, "pictures with NaN or infinite features were left out"),
-        (blank, "pictures could not be read again and are drawn crossed out"),
-    )
-    return [f"{count} {what}" for count, what in told if count]
+    told = {
+        "pictures with NaN or infinite features were left out": broken,
+        "pictures could not be read again and are drawn crossed out": blank,
+    }
+    return [f"{count} {what}" for what, count in told.items() if count]

@@ -66,15 +66,14 @@ class Filters(Result):
         grey = _grey(weights, _scales(peaks, peak) if own else peak)
         rows, columns = min(count, _MOST_DEEP_FILTERS), min(depth, _MOST_CHANNELS)
         pictures = [_tile(grey[i, j][..., None], _TILE // 2) for i in range(rows) for j in range(columns)]
+        said = f"zero is mid-grey, white is +{peak:.2g}, black is −{peak:.2g}"
+        if own:
+            said = f"zero is mid-grey; the largest weight of each row, ±{peaks.min():.2g} to ±{peak:.2g}, is full"
         return tiles(
             pictures,
             columns=columns,
             title=f"{self.layer}: filters 0–{rows - 1} of {count} (rows) × input channels 0–{columns - 1} of {depth}",
-            subtitle=(
-                f"zero is mid-grey; the largest weight of each row, ±{peaks.min():.2g} to ±{peak:.2g}, is full"
-                if own
-                else f"zero is mid-grey, white is +{peak:.2g}, black is −{peak:.2g}"
-            ),
+            subtitle=said,
         )
 
     def _first(self, weights: np.ndarray, count: int, size: str) -> Image.Image:
@@ -84,7 +83,7 @@ class Filters(Result):
         peaks = _peaks(weights)
         peak = float(peaks.max(initial=0.0)) or 1.0
         more = "" if len(weights) == count else f", the first {len(weights)}"
-        columns = _columns(len(weights))
+        columns = max(1, min(16, int(np.ceil(np.sqrt(len(weights)) * 1.3))))
 
         def shown(scales: np.ndarray | float) -> list[np.ndarray]:
             return [_tile(one) for one in np.moveaxis(_grey(weights, scales), 1, -1)]
@@ -110,14 +109,12 @@ class Filters(Result):
 
 def _peaks(weights: np.ndarray) -> np.ndarray:
     """The largest magnitude of each filter."""
-    peaks: np.ndarray = np.abs(weights).reshape(len(weights), -1).max(axis=1, initial=0.0)
-    return peaks
+    return np.asarray(np.abs(weights).reshape(len(weights), -1).max(axis=1, initial=0.0))
 
 
 def _scales(peaks: np.ndarray, peak: float) -> np.ndarray:
     """What becomes full colour in each filter, (N, 1, 1, 1): its own largest weight, but dead ones stay grey."""
-    own: np.ndarray = np.where(peaks > _DEAD * peak, np.maximum(peaks, 1e-30), peak)[:, None, None, None]
-    return own
+    return np.where(peaks > _DEAD * peak, np.maximum(peaks, 1e-30), peak)[:, None, None, None]
 
 
 @recorded
@@ -140,12 +137,9 @@ def filters(net: Network, layer: str | None = None) -> Filters:
         weights = weights[..., None, :]
     weights = weights.reshape(*weights.shape[:2], -1, weights.shape[-1])
     name = str(node.outputs[0].name)
-    colour = weights.shape[1] == _RGB and _reads_image(net, name)
-    order = (
-        (net.preprocessing.channels if net.preprocessing.channels in ("RGB", "BGR") else "RGB")
-        if colour
-        else None
-    )
+    order = None
+    if weights.shape[1] == _RGB and _reads_image(net, name):
+        order = "BGR" if net.preprocessing.channels == "BGR" else "RGB"
     manifest = net.manifest("filters", layer=name)
     manifest["figures"] = {
         "shape": list(weights.shape),
@@ -172,8 +166,7 @@ def _reads_image(net: Network, name: str) -> bool:
 
 def _grey(weights: np.ndarray, peak: np.ndarray | float) -> np.ndarray:
     """Weights as uint8: zero is mid-grey, ±peak is white and black."""
-    result: np.ndarray = np.rint(np.clip(0.5 + 0.5 * weights / peak, 0.0, 1.0) * 255).astype(np.uint8)
-    return result
+    return np.rint(np.clip(0.5 + 0.5 * weights / peak, 0.0, 1.0) * 255).astype(np.uint8)
 
 
 def _tile(pixels: np.ndarray, edge: int = _TILE) -> np.ndarray:
@@ -181,10 +174,6 @@ def _tile(pixels: np.ndarray, edge: int = _TILE) -> np.ndarray:
     factor = max(1, edge // max(pixels.shape[:2]))
     large = np.repeat(np.repeat(pixels, factor, axis=0), factor, axis=1)
     return np.ascontiguousarray(np.broadcast_to(large, (*large.shape[:2], 3)))
-
-
-def _columns(count: int) -> int:
-    return max(1, min(16, int(np.ceil(np.sqrt(count) * 1.3))))
 
 
 # Families of operators through which a value still belongs to the convolution before it.
@@ -197,12 +186,13 @@ def convolution(net: Network, layer: str | None) -> ir.Node:
     raises   UnknownLayer; ModelUnsuitable where there is none
     """
     if layer is None:
-        for first in net.model.graph:
-            if _convolves(first):
-                return first
-        raise ModelUnsuitable("the network has no convolution, so it has no filters to show")
+        first = next(filter(_convolves, net.model.graph), None)
+        if first is None:
+            raise ModelUnsuitable("the network has no convolution, so it has no filters to show")
+        return first
     found = net.layer(layer)
-    node = _producer(net.model, found.name)
+    made = {output.name: node for node in net.model.graph for output in node.outputs}
+    node = made.get(found.name)
     while node is not None and not _convolves(node) and _belongs(node):
         source = node.inputs[0]
         node = source.producer() if source is not None else None
@@ -221,13 +211,6 @@ def _convolves(node: ir.Node) -> bool:
 
 def _belongs(node: ir.Node) -> bool:
     return family(node.op_type) in _AFTER or computes(view(node).op) in ("add", "multiply")
-
-
-def _producer(model: ir.Model, name: str) -> ir.Node | None:
-    for node in model.graph:
-        if any(output.name == name for output in node.outputs):
-            return node
-    return None
 
 
 def kernel(net: Network, node: ir.Node) -> np.ndarray:
@@ -251,8 +234,7 @@ def _constant(net: Network, value: ir.Value | None, node: ir.Node) -> np.ndarray
     if value is None:
         raise ModelUnsuitable(f"convolution {node.outputs[0].name!r} has no weights")
     if value.const_value is not None:
-        array: np.ndarray = value.const_value.numpy()
-        return array
+        return np.asarray(value.const_value.numpy())
     name = str(value.name)
     model = cut(net.model, [name])
     if any(value.uses() or value.is_graph_output() for value in model.graph.inputs):

@@ -31,20 +31,19 @@ def expose(
     layers   names of values, nodes or modules; None: all. Of a quantised file the real values, under the layers' names
     raises   ModelRejected, UnknownLayer
     """
-    return _proto(exposed(model, layers, limits=limits))
+    proto: onnx.ModelProto = ir.serde.serialize_model(exposed(model, layers, limits=limits))
+    return proto
 
 
 def exposed(model: Any, layers: str | Sequence[str] | None = None, *, limits: Limits | None = None) -> Any:
     """As `expose`, but an ir.Model, which may be larger than one file can hold."""
-    from onnxviz.catalogue import resolve
     from onnxviz.graph.dequantised import drop_unread
     from onnxviz.graph.fold import decided
     from onnxviz.graph.layers import layers as layers_of
     from onnxviz.graph.layers import resolve as find
     from onnxviz.graph.surgery import expose as add_outputs
 
-    source = resolve(os.fspath(model)) if isinstance(model, (str, os.PathLike)) else model
-    graph = decided(load(source, limits=limits or Limits()).model)
+    graph = decided(_opened(model, limits))
     known = () if layers is None else layers_of(graph)
     wanted = [layers] if isinstance(layers, str) else layers
     exposed = add_outputs(graph, None if wanted is None else [find(known, name).name for name in wanted])
@@ -52,11 +51,11 @@ def exposed(model: Any, layers: str | Sequence[str] | None = None, *, limits: Li
     return exposed
 
 
-def _proto(model: Any) -> onnx.ModelProto:
-    import onnx_ir as ir
+def _opened(model: Any, limits: Limits | None) -> ir.Model:
+    from onnxviz.catalogue import resolve
 
-    proto: onnx.ModelProto = ir.serde.serialize_model(model)
-    return proto
+    source = resolve(os.fspath(model)) if isinstance(model, (str, os.PathLike)) else model
+    return load(source, limits=limits or Limits()).model
 
 
 def gradient_model(
@@ -100,14 +99,11 @@ def gradient_graph(
     limits: Limits | None = None,
 ) -> ir.Model:
     """As `gradient_model`, but an ir.Model, which may be larger than one file can hold."""
-    from onnxviz.catalogue import resolve
     from onnxviz.grad.model import gradient_model as build
     from onnxviz.grad.overrides import by_name
-    from onnxviz.graph.open.load import load
 
     table = by_name(rules)
-    source = resolve(os.fspath(model)) if isinstance(model, (str, os.PathLike)) else model
-    graph = load(source, limits=limits or Limits()).model
+    graph = _opened(model, limits)
     if feeds:
         from onnxviz.opening import fed
 

@@ -93,12 +93,14 @@ def check(method: str, perplexity: float | None = None) -> None:
 
 def _pca(features: np.ndarray, seed: int) -> Projection:
     scores, shares = principal(features, 2, seed)
-    axes = tuple(f"component {i + 1} ({100 * share:.0f} % of the variance)" for i, share in enumerate(shares))
+    first, second = (
+        f"component {i + 1} ({100 * share:.0f} % of the variance)" for i, share in enumerate(shares)
+    )
     largest = np.finfo(np.float32).max
+    points = np.clip(scores, -largest, largest).astype(np.float32)
+    explained = [round(float(s), 6) for s in shares]
     return Projection(
-        np.clip(scores, -largest, largest).astype(np.float32),
-        (axes[0], axes[1]),
-        {"engine": _engine("scikit-learn"), "explained_variance": [round(float(s), 6) for s in shares]},
+        points, (first, second), {"engine": _engine("scikit-learn"), "explained_variance": explained}
     )
 
 
@@ -120,9 +122,9 @@ def principal(features: np.ndarray, count: int, seed: int = 0) -> tuple[np.ndarr
     scale = float(np.abs(centred).max())
     centred /= scale
     found = min(count, n, d)
-    solver = (
-        "randomized" if min(n, d) > _EXACT and found < min(n, d) else "covariance_eigh" if n > d else "full"
-    )
+    solver = "covariance_eigh" if n > d else "full"
+    if min(n, d) > _EXACT and found < min(n, d):
+        solver = "randomized"
     with _one_thread():
         model = PCA(found, svd_solver=solver, random_state=seed)
         scores[:, :found] = model.fit_transform(centred)
@@ -136,41 +138,31 @@ def _tsne(features: np.ndarray, perplexity: float | None, seed: int) -> Projecti
     # Both engines look at 3 × perplexity neighbours of each point.
     used = min(wanted, (n - 1) / 3)
     notes = (
-        []
-        if used == wanted
-        else [f"perplexity lowered from {wanted:g} to {used:.3g}: there are {n} pictures"]
+        [f"perplexity lowered from {wanted:g} to {used:.3g}: there are {n} pictures"]
+        if used != wanted
+        else []
     )
     reduced = _reduced(features, seed)
-    if n >= _LARGE and _installed("openTSNE"):
-        points, figures = _open_tsne(reduced, used, seed)
-    else:
-        points, figures = _sklearn_tsne(reduced, used, seed)
-    figures = {**figures, "perplexity": round(used, 4)}
-    return Projection(points.astype(np.float32), ("t-SNE 1", "t-SNE 2"), figures, notes)
-
-
-def _sklearn_tsne(reduced: np.ndarray, perplexity: float, seed: int) -> tuple[np.ndarray, dict[str, Any]]:
-    from sklearn.manifold import TSNE
-
-    with _one_thread():
-        model = TSNE(perplexity=perplexity, init=_start(reduced, 1e-4, seed), random_state=seed)
-        points = model.fit_transform(reduced.astype(np.float32))
-    return points, {
-        "engine": _engine("scikit-learn"),
-        "divergence": round(float(model.kl_divergence_), 6),
-    }
-
-
-def _open_tsne(reduced: np.ndarray, perplexity: float, seed: int) -> tuple[np.ndarray, dict[str, Any]]:
-    from openTSNE import TSNE
-
     with _one_thread():
         start = _start(reduced, 1e-4, seed)
-        model = TSNE(perplexity=perplexity, initialization=start, random_state=seed, n_jobs=1).fit(reduced)
-    return np.asarray(model), {
-        "engine": _engine("openTSNE"),
-        "divergence": round(float(model.kl_divergence), 6),
+        if n >= _LARGE and _installed("openTSNE"):
+            import openTSNE
+
+            options = {"initialization": start, "random_state": seed, "n_jobs": 1}
+            points = openTSNE.TSNE(perplexity=used, **options).fit(reduced)
+            engine, divergence = "openTSNE", points.kl_divergence
+        else:
+            from sklearn.manifold import TSNE
+
+            model = TSNE(perplexity=used, init=start, random_state=seed)
+            points = model.fit_transform(reduced.astype(np.float32))
+            engine, divergence = "scikit-learn", model.kl_divergence_
+    figures = {
+        "engine": _engine(engine),
+        "divergence": round(float(divergence), 6),
+        "perplexity": round(used, 4),
     }
+    return Projection(np.asarray(points).astype(np.float32), ("t-SNE 1", "t-SNE 2"), figures, notes)
 
 
 def _umap(features: np.ndarray, perplexity: float | None, seed: int) -> Projection:
@@ -186,12 +178,8 @@ def _umap(features: np.ndarray, perplexity: float | None, seed: int) -> Projecti
         # A spectral start would depend on whether the graph of neighbours is connected.
         model = umap.UMAP(n_neighbors=used, init=_start(reduced, 3.0, seed), random_state=seed, n_jobs=1)
         points = model.fit_transform(reduced.astype(np.float32))
-    return Projection(
-        np.asarray(points, np.float32),
-        ("UMAP 1", "UMAP 2"),
-        {"engine": _engine("umap-learn"), "n_neighbors": used},
-        notes,
-    )
+    figures = {"engine": _engine("umap-learn"), "n_neighbors": used}
+    return Projection(np.asarray(points, np.float32), ("UMAP 1", "UMAP 2"), figures, notes)
 
 
 def _start(reduced: np.ndarray, scale: float, seed: int) -> np.ndarray:
