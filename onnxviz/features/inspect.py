@@ -85,12 +85,10 @@ class Inspection:
         quantised = self.quantisation
         if quantised is None:
             return found
+        weights = [quantised.weights.get(layer.node) if layer.parameters else None for layer in layers]
         for start, held in (
             ("", [quantised.activations.get(layer.name) for layer in layers]),
-            (
-                "weight_",
-                [quantised.weights.get(layer.node) if layer.parameters else None for layer in layers],
-            ),
+            ("weight_", weights),
         ):
             cells = [{} if one is None else one.to_dict() for one in held]
             for name in _HELD:
@@ -128,9 +126,8 @@ class Inspection:
     def _summary(self) -> list[str]:
         net = self.network
         pre = net.preprocessing
-        opsets = ", ".join(
-            f"{domain or 'ai.onnx'} {version}" for domain, version in net.model.opset_imports.items()
-        )
+        imports = net.model.opset_imports.items()
+        opsets = ", ".join(f"{domain or 'ai.onnx'} {version}" for domain, version in imports)
         height, width = net.size
         sides = f"{width}×{height}"
         if pre.size is not None and pre.fixed is None:
@@ -189,37 +186,27 @@ class Inspection:
                     _held(held.get(layer.name)),
                 )
             )
-        widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-        right = (3, 4, 5, 6)
-        return [
-            "  ".join(
-                cell.rjust(width) if i in right else cell.ljust(width)
-                for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-            ).rstrip()
-            for row in rows
-        ]
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        form = "  ".join(f"{{:{'>' if 3 <= i <= 6 else '<'}{width}}}" for i, width in enumerate(widths))
+        return [form.format(*row).rstrip() for row in rows]
 
     def _operators(self) -> list[str]:
-        lines = [
-            "operators   " + ", ".join(f"{_short(name)} ×{count}" for name, count in self.operators.items())
-        ]
-        if self.gradients is not None:
-            lacking = [name for name, passes in self.gradients.items() if not passes]
-            lines.append(
-                f"gradients   no rule for {', '.join(map(_short, lacking))}{self._way_out(lacking)}"
-                if lacking
-                else "gradients   every operator has a rule"
-            )
-        return lines
-
-    def _way_out(self, lacking: list[str]) -> str:
-        """What can be done about operators without a rule."""
+        counted = ", ".join(f"{_short(name)} ×{count}" for name, count in self.operators.items())
+        lines = [f"operators   {counted}"]
+        if self.gradients is None:
+            return lines
+        lacking = [name for name, passes in self.gradients.items() if not passes]
+        if not lacking:
+            return [*lines, "gradients   every operator has a rule"]
+        # What can be done about operators without a rule.
         if self.torch_only is None:
-            return '; torch may know them: pip install "onnxviz[torch]"'
-        if not self.torch_only:
-            return ", nor does torch know them"
-        some = self.torch_only if len(self.torch_only) < len(lacking) else ["them"]
-        return f"; torch does {', '.join(some)} (--backend auto falls back to it)"
+            way = '; torch may know them: pip install "onnxviz[torch]"'
+        elif not self.torch_only:
+            way = ", nor does torch know them"
+        else:
+            some = self.torch_only if len(self.torch_only) < len(lacking) else ["them"]
+            way = f"; torch does {', '.join(some)} (--backend auto falls back to it)"
+        return [*lines, f"gradients   no rule for {', '.join(map(_short, lacking))}{way}"]
 
 
 def inspect(net: Network) -> Inspection:
@@ -227,6 +214,8 @@ def inspect(net: Network) -> Inspection:
 
     raises   LimitExceeded where what its output is shows in a run alone, and that takes longer than it may
     """
+    from onnxviz.grad.model import support
+
     check_open(net, "inspect")
     _ = net.batched  # puts on record what mixes the images of a batch
     try:
@@ -235,7 +224,9 @@ def inspect(net: Network) -> Inspection:
         net.warnings.append(str(small))
     except OnnxVizError:  # of an output that holds no scores
         pass
-    gradients = _gradients(net)
+    gradients = None
+    with contextlib.suppress(OnnxVizError), judged(net.judge):
+        gradients = support(net.model, net.input.name)
     counts = Counter(
         f"{node.domain}.{node.op_type}" if node.domain else node.op_type
         for node in net.model.graph.all_nodes()
@@ -248,16 +239,6 @@ def inspect(net: Network) -> Inspection:
         gradients=gradients,
         torch_only=_torch_only(gradients),
     )
-
-
-def _gradients(net: Network) -> dict[str, bool] | None:
-    from onnxviz.grad.model import support
-
-    try:
-        with judged(net.judge):
-            return support(net.model, net.input.name)
-    except OnnxVizError:
-        return None
 
 
 def _torch_only(gradients: dict[str, bool] | None) -> list[str] | None:

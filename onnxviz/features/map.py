@@ -20,7 +20,6 @@ from onnxviz.text import printable
 if TYPE_CHECKING:
     from PIL import Image
 
-    from onnxviz.figures.charts import Groups
     from onnxviz.network import Network
 
 #: The most pictures on one grid: the assignment grows with the cube of the number (2,500 take about 2 s).
@@ -60,8 +59,9 @@ def grid(points: np.ndarray, *, most: int = MOST, spare: float = _SPARE, seed: i
     index = np.arange(n)
     if n > most:
         index = np.sort(np.random.default_rng(seed).choice(n, most, replace=False))
-    columns = math.ceil(math.sqrt(len(index) * (spare if len(index) > 8 else 1)))
-    rows = math.ceil(len(index) * (spare if len(index) > 8 else 1) / columns)
+    wanted = len(index) * (spare if len(index) > 8 else 1)
+    columns = math.ceil(math.sqrt(wanted))
+    rows = math.ceil(wanted / columns)
     return Grid(rows, columns, index, assign(np.asarray(points)[index], rows, columns))
 
 
@@ -78,8 +78,7 @@ def assign(points: np.ndarray, rows: int, columns: int) -> np.ndarray:
     if n > rows * columns:
         raise UsageError(f"{n} pictures do not fit {rows} × {columns} cells")
     places = _spread(points)
-    x = (np.arange(columns) + 0.5) / columns
-    y = 1 - (np.arange(rows) + 0.5) / rows
+    x, y = (np.arange(columns) + 0.5) / columns, 1 - (np.arange(rows) + 0.5) / rows
     cells = np.stack(np.meshgrid(x, y), axis=-1).reshape(-1, 2)
     _, cell = linear_sum_assignment(cdist(places, cells, "sqeuclidean"))
     return np.asarray(cell, dtype=np.int64)
@@ -143,9 +142,6 @@ class Map(Result):
             columns["label"] = [printable(self.embedding.names[index]) for index in classes.tolist()]
         return columns
 
-    def _groups(self) -> Groups | None:
-        return self.embedding.groups(self.rows)
-
     def grid(self) -> Image.Image:
         """The pictures on a grid, each in a cell of its own near its place on the map.
 
@@ -154,25 +150,20 @@ class Map(Result):
         from onnxviz.figures.charts import marker
         from onnxviz.figures.grids import mosaic
 
-        groups = self._groups()
-        pictures = {
-            int(cell): self.tiles[int(i)] for i, cell in zip(self.cells.index, self.cells.cell, strict=True)
-        }
+        groups = self.embedding.groups(self.rows)
+        places = dict(zip(self.cells.cell.tolist(), self.cells.index.tolist(), strict=True))
+        pictures = {cell: self.tiles[i] for cell, i in places.items()}
         frames = {}
         if groups is not None:
-            of = groups.of[self.cells.index]
-            frames = {
-                int(cell): marker(int(group))[0]
-                for group, cell in zip(of, self.cells.cell, strict=True)
-                if group >= 0
-            }
+            kinds = {cell: int(groups.of[i]) for cell, i in places.items()}
+            frames = {cell: marker(kind)[0] for cell, kind in kinds.items() if kind >= 0}
         return mosaic(pictures, self.cells.rows, self.cells.columns, _edge(self.cells), frames)
 
     def scatter(self, size: tuple[int, int] = (_WIDTH, _WIDTH)) -> Image.Image:
         """The pictures as points, coloured by the network's top class. size: (width, height) in pixels."""
         from onnxviz.figures.charts import scatter
 
-        return scatter(self.points, self._groups(), axes=self.axes, size=size)
+        return scatter(self.points, self.embedding.groups(self.rows), axes=self.axes, size=size)
 
     def picture(self) -> Image.Image:
         """The grid of pictures and the scatter, side by side."""
@@ -184,14 +175,14 @@ class Map(Result):
         count, shown = len(self.points), len(self.cells.index)
         some = "" if shown == count else f"; {shown:,} of {count:,} drawn at random"
         size = self.embedding.features.shape[1]
+        told = "" if self.embedding.classes is None else "; colour and shape: the network's top class"
         return side_by_side(
             left,
             right,
             f"{count:,} {'picture' if count == 1 else 'pictures'}, placed by {METHODS[self.method]} "
             f"of {size:,} features of layer ‘{printable(self.embedding.layer, 60)}’",
             f"The pictures on a grid, near their places on the map{some}",
-            "The map"
-            + ("" if self.embedding.classes is None else "; colour and shape: the network's top class"),
+            f"The map{told}",
         )
 
 
@@ -257,7 +248,6 @@ def _manifest(net: Network, result: Map, placed: Projection, parameters: dict[st
     left_out = len(found) - len(result.rows)
     blank = sum(tile is None for tile in result.tiles.values())
     manifest["warnings"] += left_out_of(left_out, blank)
-    known = found.classes is not None
     return manifest | {
         "figures": {
             "pictures": len(result.rows),
@@ -272,7 +262,7 @@ def _manifest(net: Network, result: Map, placed: Projection, parameters: dict[st
         "notes": placed.notes,
         "axes": list(placed.axes),
         "files": result.files,
-        "top_class": found.classes[result.rows].tolist() if known and found.classes is not None else None,
+        "top_class": None if found.classes is None else found.classes[result.rows].tolist(),
         "class_names": {str(index): name for index, name in found.names.items()},
         "skipped": [one.to_dict() for one in found.skipped],
     }

@@ -187,12 +187,12 @@ class Neighbours(Result):
     def table(self) -> dict[str, Any]:
         """A row for each query and neighbour: query, query_label, rank, file, distance, label."""
         found = [
-            (row["query"], row["label"], rank, one["file"], one["distance"], one["label"])
+            {"query": row["query"], "query_label": row["label"], "rank": rank, **one}
             for row in self.rows
             for rank, one in enumerate(row["neighbours"], 1)
         ]
         names = ("query", "query_label", "rank", "file", "distance", "label")
-        return {name: [row[i] for row in found] for i, name in enumerate(names)}
+        return {name: [row[name] for row in found] for name in names}
 
     def picture(self) -> Image.Image:
         """A row a query: the query, then its neighbours, their distances and what the network calls them."""
@@ -288,13 +288,15 @@ def neighbours(
         asked = _part(found, keep[own])
     else:
         asked = embed(net, wanted, layer=found.layer, batch=batch)
-        finite = np.flatnonzero(asked.usable())
-        asked = _part(asked, finite)
+        asked = _part(asked, np.flatnonzero(asked.usable()))
         own = _places(asked, found, keep)
     near = nearest(found.features[keep], asked.features, k, metric, own)
-    near = Found(np.where(near.index >= 0, keep[near.index], -1), near.distance, near.copies)
-    result = Neighbours(near.distance, {}, near.index, near.copies, found, asked, metric, {})
-    result.tiles = _tiles(net, result)
+    index = np.where(near.index >= 0, keep[near.index], -1)
+    drawn = thumbnails(net, found, sorted({int(i) for i in index.ravel() if i >= 0}), _EDGE)
+    tiles = {("set", i): tile for i, tile in drawn.items()}
+    drawn = thumbnails(net, asked, range(len(asked)), _EDGE)
+    tiles |= {("query", q): tile for q, tile in drawn.items()}
+    result = Neighbours(near.distance, {}, index, near.copies, found, asked, metric, tiles)
     result.manifest = _manifest(net, result, {"k": k, "metric": metric, "layer": found.layer, "seed": seed})
     return result
 
@@ -332,13 +334,13 @@ def _part(found: Embedding, rows: np.ndarray) -> Embedding:
 
 def _places(asked: Embedding, found: Embedding, keep: np.ndarray) -> np.ndarray:
     """Where each query is in the kept part of the set, by its file; -1 for none."""
-    known = {_real(found.sources[row]): place for place, row in enumerate(keep.tolist())}
+
+    def real(source: Any) -> str | None:
+        return os.path.realpath(source) if isinstance(source, (str, os.PathLike)) else None
+
+    known = {real(found.sources[row]): place for place, row in enumerate(keep.tolist())}
     known.pop(None, None)
-    return np.array([known.get(_real(source), -1) for source in asked.sources], np.int64)
-
-
-def _real(source: Any) -> str | None:
-    return os.path.realpath(source) if isinstance(source, (str, os.PathLike)) else None
+    return np.array([known.get(real(source), -1) for source in asked.sources], np.int64)
 
 
 def _label(found: Embedding, row: int) -> str | None:
@@ -350,20 +352,13 @@ def number(distance: float) -> str:
     return f"{distance:#.3g}" if 1e-3 <= distance < 1000 else f"{distance:.3g}"
 
 
-def _tiles(net: Network, result: Neighbours) -> dict[tuple[str, int], np.ndarray | None]:
-    shown = sorted({int(i) for i in result.index.ravel() if i >= 0})
-    drawn = thumbnails(net, result.embedding, shown, _EDGE)
-    asked = thumbnails(net, result.queries, range(len(result.queries)), _EDGE)
-    tiles: dict[tuple[str, int], np.ndarray | None] = {("set", i): tile for i, tile in drawn.items()}
-    return tiles | {("query", q): tile for q, tile in asked.items()}
-
-
 def _manifest(net: Network, result: Neighbours, parameters: dict[str, Any]) -> dict[str, Any]:
     found = result.embedding
     usable = int(found.usable().sum())
     manifest = net.manifest("neighbours", **parameters)
     blank = sum(tile is None for tile in result.tiles.values())
     manifest["warnings"] += left_out_of(len(found) - usable, blank)
+    asked = [] if result.queries.manifest is found.manifest else result.queries.skipped
     return manifest | {
         "figures": {
             "pictures": usable,
@@ -373,10 +368,5 @@ def _manifest(net: Network, result: Neighbours, parameters: dict[str, Any]) -> d
             "not_redrawn": blank,
         },
         "rows": result.rows,
-        "skipped": [one.to_dict() for one in _skipped(result)],
+        "skipped": [one.to_dict() for one in (*found.skipped, *asked)],
     }
-
-
-def _skipped(result: Neighbours) -> Sequence[Any]:
-    asked = [] if result.queries.manifest is result.embedding.manifest else result.queries.skipped
-    return [*result.embedding.skipped, *asked]

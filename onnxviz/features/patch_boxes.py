@@ -92,11 +92,12 @@ class PatchData(Result):
     workers: int | None = field(default=None, repr=False)
 
     def __getitem__(self, layer: str) -> LayerPatches:
-        for one in self.layers:
-            if one.name == layer:
-                return one
-        names = ", ".join(repr(one.name) for one in self.layers)
-        raise UsageError(f"layer {layer!r} is not in this result, which has {names}")
+        known = {one.name: one for one in self.layers}
+        if layer not in known:
+            raise UsageError(
+                f"layer {layer!r} is not in this result, which has {', '.join(map(repr, known))}"
+            )
+        return known[layer]
 
     def name_of(self, index: int) -> str:
         """What image `index` is called: its path, or its number."""
@@ -211,14 +212,12 @@ class Ranking:
     @property
     def deviation(self) -> np.ndarray:
         """(C,) float64, the standard deviation of the keys of all images."""
-        result: np.ndarray = np.sqrt(self._squares / np.maximum(self._defined, 1))
-        return result
+        return np.asarray(np.sqrt(self._squares / np.maximum(self._defined, 1)))
 
     @property
     def filled(self) -> np.ndarray:
         """(C, k) bool: where there is an image."""
-        result: np.ndarray = self.facts[:, :, INDEX] != NOBODY
-        return result
+        return np.asarray(self.facts[:, :, INDEX] != NOBODY)
 
     def standing_out(self) -> np.ndarray:
         """(C,) float64: by how many standard deviations the best score exceeds the mean of all images."""
@@ -247,9 +246,8 @@ class Ranking:
         scores = np.concatenate([self.scores[moved], scores[:, moved].T], axis=1)
         rows = np.concatenate([self.facts[moved], facts[:, moved].transpose(1, 0, 2)], axis=1)
         index = rows[:, :, INDEX]
-        order = np.lexsort((np.where(index == NOBODY, np.iinfo(np.int64).max, index), -keys), axis=1)[
-            :, : self.k
-        ]
+        last = np.where(index == NOBODY, np.iinfo(np.int64).max, index)
+        order = np.lexsort((last, -keys), axis=1)[:, : self.k]
         self.keys[moved] = np.take_along_axis(keys, order, axis=1)
         self.scores[moved] = np.take_along_axis(scores, order, axis=1)
         self.facts[moved] = np.take_along_axis(rows, order[:, :, None], axis=1)

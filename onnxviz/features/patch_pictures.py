@@ -64,19 +64,14 @@ def cut(
 def _tile(result: PatchData, place: Place, picture: np.ndarray, edge: int) -> np.ndarray:
     layer, row, rank = place
     one = result.layers[layer]
-    top, left, bottom, right = map(int, one.boxes[row, rank])
+    box = tuple(one.boxes[row, rank].tolist())
     view = result.preprocessing.seen(*picture.shape[:2])
-    ring = places(one) and is_wide((bottom - top, right - left), view)
-    return crop(picture, result.preprocessing, (top, left, bottom, right), edge, ring=ring)
+    ring = places(one) and is_wide((box[2] - box[0], box[3] - box[1]), view)
+    return crop(picture, result.preprocessing, box, edge, ring=ring)
 
 
 def crop(
-    picture: np.ndarray,
-    preprocessing: Preprocessing,
-    box: tuple[int, int, int, int],
-    edge: int,
-    *,
-    ring: bool = False,
+    picture: np.ndarray, preprocessing: Preprocessing, box: tuple[int, ...], edge: int, *, ring: bool = False
 ) -> np.ndarray:
     """A patch of the network's view, from the original's own pixels.
 
@@ -186,10 +181,8 @@ def overview(result: PatchData, *, progress: Progress = silent) -> tuple[Image.I
     ]
     tiles, changed = cut(result, wanted, SMALL, progress)
     parts = [_draw_overview(result, layer, rows[layer], tiles) for layer in range(len(result.layers))]
-    canvas = Image.new(
-        "RGB", (max(part.width for part in parts), sum(part.height for part in parts)), "white"
-    )
-    top = 0
+    size = max(part.width for part in parts), sum(part.height for part in parts)
+    canvas, top = Image.new("RGB", size, "white"), 0
     for part in parts:
         canvas.paste(part, (0, top))
         top += part.height
@@ -242,14 +235,10 @@ def _subtitle(result: PatchData, one: LayerPatches, row: int) -> str:
 
 def _overhangs(one: LayerPatches, row: int, preprocessing: Preprocessing) -> bool:
     """Whether some tile of this channel has grey in it."""
-    for box, size, index in zip(one.boxes[row], one.sizes[row], one.index[row], strict=True):
-        if index < 0:
-            continue
-        view = preprocessing.seen(*map(int, size))
-        for axis in (0, 1):
-            low, high = int(box[axis]), int(box[axis + 2])
-            within = low >= 0 and high <= view[axis]
-            covers = low <= 0 and high >= view[axis]
+    there = one.index[row] >= 0
+    for box, size in zip(one.boxes[row][there].tolist(), one.sizes[row][there].tolist(), strict=True):
+        for low, high, length in zip(box[:2], box[2:], preprocessing.seen(*size), strict=True):
+            within, covers = low >= 0 and high <= length, low <= 0 and high >= length
             if not within and not covers:
                 return True
     return False
@@ -279,14 +268,12 @@ def _draw_overview(
     count = min(9, one.index.shape[1])
     across = max(1, math.ceil(math.sqrt(count)))
     blocks = [_block([tiles.get((layer, row, k)) for k in range(count)], across) for row in rows]
+    more = ", …" if len(rows) > 12 else ""
+    which = f"channel{'s' if len(rows) > 1 else ''} {', '.join(map(str, one.channels[:12]))}{more}"
     if len(rows) < len(one.channels):
         which = f"the {len(rows)} of {len(one.channels)} channels whose best image stands out most"
     elif result.manifest["parameters"]["channels"] is None:
         which = f"all {len(rows)} channels"
-    else:
-        which = f"channel{'s' if len(rows) > 1 else ''} {', '.join(map(str, one.channels[:12]))}" + (
-            ", …" if len(rows) > 12 else ""
-        )
     subtitle = f"each block: the {count} patches that one channel answers most; {field_in_words(result, one)}"
     if any(_overhangs(one, row, result.preprocessing) for row in rows):
         subtitle += "; grey lies outside the picture or the field"
@@ -340,10 +327,8 @@ def describe(result: PatchData) -> list[str]:
     for one in result.layers:
         first = int(np.argmax(one.standing_out))
         told = f"{printable(one.name)}: {len(one.channels)} channels, {field_in_words(result, one)}"
-        if one.index[first, 0] >= 0:
-            told += (
-                f"; channel {int(one.channels[first])} stands out most, in "
-                f"{printable(result.name_of(int(one.index[first, 0])))}"
-            )
+        if (index := int(one.index[first, 0])) >= 0:
+            channel, image = int(one.channels[first]), printable(result.name_of(index))
+            told += f"; channel {channel} stands out most, in {image}"
         lines.append(told)
     return lines

@@ -220,17 +220,17 @@ def patches(
         for one in found
         if (count := int(one.undefined.sum()))
     ]
-    result = Patches(
-        values=np.concatenate([one.scores for one in found]),
-        manifest=manifest,
-        layers=found,
-        sources=listing.images,
-        skipped=skipped,
-        preprocessing=net.preprocessing,
-        sheets=_sheets(found, wanted),
-        workers=net.threads,
+    # Channels that get a sheet of their own: those asked for, or all where they are few.
+    sheets = [
+        (one.name, int(channel))
+        for one in found
+        if wanted is not None or len(one.channels) <= MOST_SHEETS
+        for channel in one.channels
+    ]
+    values, recipe = np.concatenate([one.scores for one in found]), net.preprocessing
+    return ending.given(
+        Patches(values, manifest, found, listing.images, skipped, recipe, sheets, net.threads)
     )
-    return ending.given(result)
 
 
 class _Search:
@@ -321,13 +321,3 @@ def _figures(one: LayerPatches) -> dict[str, Any]:
         "silent_channels": int(np.sum(~(best > 0))),
         "undefined": int(one.undefined.sum()),
     }
-
-
-def _sheets(found: Sequence[LayerPatches], asked: list[int] | None) -> list[tuple[str, int]]:
-    """Which channels get a sheet of their own: those asked for, or all where they are few."""
-    return [
-        (one.name, int(channel))
-        for one in found
-        if asked is not None or len(one.channels) <= MOST_SHEETS
-        for channel in one.channels
-    ]

@@ -60,9 +60,7 @@ def for_each(technique: Callable[Concatenate[Network, Any, _P], _R]) -> PerPictu
         several = isinstance(images, (list, tuple))
         if not several and not (isinstance(images, np.ndarray) and images.ndim == 4 and len(images) != 1):
             return technique(net, images, *args, **options)
-        listed = list(images) if several else [images[i : i + 1] for i in range(len(images))]
-        if not listed:
-            raise UsageError("no picture was given; expected at least one")
+        listed = _some(list(images) if several else [images[i : i + 1] for i in range(len(images))])
         target = options.get("target")
         targets = list(target) if isinstance(target, (list, tuple)) else [target] * len(listed)
         if len(targets) != len(listed):
@@ -77,6 +75,12 @@ def for_each(technique: Callable[Concatenate[Network, Any, _P], _R]) -> PerPictu
         return results
 
     return cast("PerPicture[_P, _R]", wrapper)
+
+
+def _some(pictures: Any) -> Any:
+    if not len(pictures):
+        raise UsageError("no picture was given; expected at least one")
+    return pictures
 
 
 class UnequalSizes(UsageError):
@@ -107,14 +111,9 @@ def given(net: Network, images: Images) -> Given:
     """
     if isinstance(images, np.ndarray) and images.ndim == 4 and images.dtype.kind == "f":
         x = net.prepare(images)
-        if not len(x):
-            raise UsageError("no picture was given; expected at least one")
-        return Given(x, list(net.preprocessing.invert(x)), True)
+        return Given(_some(x), list(net.preprocessing.invert(x)), True)
     several = isinstance(images, (list, tuple)) or (isinstance(images, np.ndarray) and images.ndim == 4)
-    wanted = as_list(images)
-    if not wanted:
-        raise UsageError("no picture was given; expected at least one")
-    pictures = net.pictures(wanted)
+    pictures = net.pictures(_some(as_list(images)))
     if len({picture.shape for picture in pictures}) > 1:
         raise UnequalSizes(
             "the pictures have different sizes and this network keeps each picture's own"

@@ -120,11 +120,8 @@ def plan(net: Network, count: int, batch: int | None = None) -> Plan:
     if batch is not None:
         at_least("batch", batch)
     workers = max(1, min(net.threads or batching.cores(), count))
-    fixed = net.batched[1]
-    if count > 1 and net.alone is not None:
-        fixed = 1
-    elements = net.elements
-    fitting = batching.batch_size(elements, largest=_LARGEST_ON_CPU * workers)
+    fixed = 1 if count > 1 and net.alone is not None else net.batched[1]
+    fitting = batching.batch_size(net.elements, largest=_LARGEST_ON_CPU * workers)
     each = fixed or batch or min(_LARGEST_ON_CPU, max(1, fitting // workers), -(-count // workers))
     return Plan(max(1, min(workers, fitting // max(each, net.batched[1] or 1))), each)
 
@@ -180,50 +177,37 @@ class _Worker:
         self._program = program
         self._images = images
         self._filled_to = net.batched[1] or 1
-        self._caller = (
-            COMMAND.get()
-        )  # a thread has a context of its own: refusals are spelt as the caller would
+        # A thread has a context of its own: refusals are spelt as the caller would.
+        self._caller = COMMAND.get()
         # One run at a time where runs share a device; decoding goes on beside it.
-        on_cpu = program.provider == _CPU
-        self._gate: contextlib.AbstractContextManager[Any] = (
-            contextlib.nullcontext() if on_cpu else threading.Lock()
-        )
+        self._gate: Any = contextlib.nullcontext() if program.provider == _CPU else threading.Lock()
 
     def __call__(self, part: range) -> Chunk:
         COMMAND.set(self._caller)
-        index: list[int] = []
-        views: list[np.ndarray] = []
-        sizes: list[tuple[int, int]] = []
+        read: list[tuple[int, np.ndarray, tuple[int, ...], str]] = []
         skipped: list[Skipped] = []
-        digests: list[str] = []
+        recipe = self._net.preprocessing
         for i in part:
-            source = self._images[i]
             try:
-                if self._digest:
-                    with recording() as record:
-                        picture = self._net.preprocessing.read(source)
-                else:
-                    picture = self._net.preprocessing.read(source)
-                view = self._net.preprocessing.view(picture)
+                with recording() if self._digest else contextlib.nullcontext() as record:
+                    picture = recipe.read(self._images[i])
+                view = recipe.view(picture)
             except ImageRejected as error:
-                skipped.append(refusal(source, i, error))
-                continue
-            index.append(i)
-            if self._digest:
-                digests.append(record.pictures[0]["sha256"])
-            views.append(view)
-            sizes.append((picture.shape[0], picture.shape[1]))
-        arrays, small = self._run(views)
+                skipped.append(refusal(self._images[i], i, error))
+            else:
+                read.append((i, view, picture.shape[:2], record.pictures[0]["sha256"] if record else ""))
+        arrays, small = self._run([view for _, view, _, _ in read])
         for place, reason in small.items():
-            skipped.append(refusal(self._images[index[place]], index[place], reason))
-        left = [place for place in range(len(index)) if place not in small]
+            i = read[place][0]
+            skipped.append(refusal(self._images[i], i, reason))
+        left = [one for place, one in enumerate(read) if place not in small]
         return Chunk(
-            np.array([index[place] for place in left], np.int64),
+            np.array([i for i, _, _, _ in left], np.int64),
             arrays,
-            np.array([sizes[place] for place in left], np.int64).reshape(-1, 2),
-            np.array([fingerprint(views[place]) for place in left], np.int64),
+            np.array([size for _, _, size, _ in left], np.int64).reshape(-1, 2),
+            np.array([fingerprint(view) for _, view, _, _ in left], np.int64),
             skipped,
-            [digests[place] for place in left] if digests else [],
+            [digest for _, _, _, digest in left] if self._digest else [],
         )
 
     def _run(self, views: list[np.ndarray]) -> tuple[dict[str, np.ndarray], dict[int, ImageRejected]]:

@@ -258,7 +258,7 @@ def bounded(value: ir.Value, axis: int, index: int, layer: str) -> None:
         raise ModelUnsuitable(
             f"the layer {layer!r} of shape {value.shape} has no axis {axis} to take an entry of"
         )
-    length = value.shape[axis] if value.shape is not None and axis < len(value.shape) else None
+    length = None if value.shape is None else value.shape[axis]
     if isinstance(length, int) and not -length <= index < length:
         raise UsageError(f"index {index} on axis {axis} of layer {layer!r}, which has length {length}")
 

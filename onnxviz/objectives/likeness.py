@@ -110,8 +110,7 @@ def gram_of(
 
 def means_of(activations: np.ndarray, *, channels_last: bool = False) -> np.ndarray:
     """The channels' means (C,) float32 of activations (1, C, H, W), or (1, H, W, C)."""
-    mean: np.ndarray = _rows(activations, channels_last).mean(axis=1).astype(np.float32)
-    return mean
+    return np.asarray(_rows(activations, channels_last).mean(axis=1), np.float32)
 
 
 def _rows(activations: np.ndarray, channels_last: bool) -> np.ndarray:
@@ -130,10 +129,8 @@ def resemblance(layer: str, guide: np.ndarray, *, channels_last: bool = False) -
 
     guide   (C, H, W) float, the layer's activations for the guiding picture; or (H, W, C) with channels_last
     """
-    columns = np.asarray(guide, np.float32)
-    columns = (columns.transpose(2, 0, 1) if channels_last else columns).reshape(
-        columns.shape[2 if channels_last else 0], -1
-    )
+    maps = np.moveaxis(np.asarray(guide, np.float32), -1 if channels_last else 0, 0)
+    columns = maps.reshape(len(maps), -1)
 
     def build(op: Any, value: ir.Value) -> ir.Value:
         places = value if channels_last else op.Transpose(value, perm=[0, 2, 3, 1])
@@ -159,9 +156,8 @@ def excitement(layer: str, channels: Sequence[int], *, channels_last: bool = Fal
         part = op.Gather(value, [int(index) for index in channels], axis=1)
         return op.Mul(total(op, op.Mul(part, part)), 0.5)
 
-    return objective(
-        f"excitement({layer}, {', '.join(map(str, channels))})", layer, build, last=channels_last
-    )
+    label = f"excitement({layer}, {', '.join(map(str, channels))})"
+    return objective(label, layer, build, last=channels_last)
 
 
 def _distance(op: Any, value: ir.Value, wanted: np.ndarray) -> ir.Value:

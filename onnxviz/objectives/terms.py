@@ -74,8 +74,7 @@ def logit(target: int | str | None = None, layer: str | None = None) -> Objectiv
             raise UnknownLabel(f"class {index} was asked for; the model has classes 0 to {classes - 1}")
         return op.Squeeze(op.Gather(flat, [index], axis=1), [1])
 
-    name = "top class" if target is None else str(target)
-    return objective(f"logit({name})", layer or LOGITS, build)
+    return objective(f"logit({'top class' if target is None else target})", layer or LOGITS, build)
 
 
 @named
@@ -97,7 +96,7 @@ def step(layer: str, index: int, target: int | str | None = None, *, axis: int =
         bounded(value, axis, int(target), layer)
         return op.Squeeze(op.Gather(row, [int(target)], axis=1), [1])
 
-    name = "best class" if target is None else str(target)
+    name = "best class" if target is None else target
     return objective(f"step({layer}, {index}, {name})", layer, build)
 
 
@@ -171,12 +170,10 @@ def neuron(
             bounded(value, 1, int(index), layer)
             unit = op.Gather(value, [int(index)], axis=1)
         for axis, at in ((2, y), (3, x)):
-            if at is None:
-                middle = op.Div(op.shape(value, axis, axis + 1), 2)
-                unit = op.Gather(unit, middle, axis=axis)
-            else:
+            if at is not None:
                 bounded(value, axis, at, layer)
-                unit = op.Gather(unit, [at], axis=axis)
+            place = op.Div(op.shape(value, axis, axis + 1), 2) if at is None else [at]
+            unit = op.Gather(unit, place, axis=axis)
         return _picked(op, op.Flatten(unit, axis=1), _given_channel(op)) if index == FED else mean(op, unit)
 
     return objective(f"neuron({layer}, {index}, {y}, {x})", layer, build, last=last)

@@ -125,9 +125,11 @@ def _called(node: ast.Call, net: Names | None) -> Objective:
     from onnxviz import objectives
 
     name = node.func.id if isinstance(node.func, ast.Name) else _text(node.func)
-    if name not in WRITTEN and name in objectives.__all__:
-        raise UsageError(f"{name} needs an array, which a text cannot hold; use onnxviz.objectives in Python")
     if name not in WRITTEN:
+        if name in objectives.__all__:
+            raise UsageError(
+                f"{name} needs an array, which a text cannot hold; use onnxviz.objectives in Python"
+            )
         raise UsageError(
             f"no objective is called {name!r}{near(name, WRITTEN)}; there are {', '.join(WRITTEN)}"
         )
@@ -142,12 +144,13 @@ def _called(node: ast.Call, net: Names | None) -> Objective:
     if not least <= len(node.args) <= len(parameters):
         expected = str(least) if least == len(parameters) else f"{least} to {len(parameters)}"
         raise UsageError(f"{name} takes {expected} arguments, got {len(node.args)} in {_text(node)}")
-    raw = [_argument(one, parameter, name) for one, parameter in zip(node.args, parameters, strict=False)]
+    parameters = parameters[: len(node.args)]
+    raw = list(map(_argument, node.args, parameters, [name] * len(parameters)))
     given = [
         _fitting(value, parameter, _text(one), _text(node), net)
-        for value, parameter, one in zip(raw, parameters, node.args, strict=False)
+        for value, parameter, one in zip(raw, parameters, node.args, strict=True)
     ]
-    labelled = net is not None and name == "logit" and len(raw) == 1 and isinstance(raw[0], str)
+    labelled = name == "logit" and len(raw) == 1 and isinstance(raw[0], str)
     if net is not None and labelled and net.head.kind == BINARY:
         return WRITTEN[name](0) if given[0] == 1 else -WRITTEN[name](0)
     return WRITTEN[name](*given)
@@ -182,11 +185,8 @@ def _fitting(value: Any, parameter: inspect.Parameter, written: str, call: str, 
 def _argument(node: ast.expr, parameter: inspect.Parameter, function: str) -> Any:
     """A number, a string, a bare name, None, or slice(...) where any number of indices is taken."""
     if isinstance(node, ast.Call):
-        if (
-            parameter.kind is not inspect.Parameter.VAR_POSITIONAL
-            or not isinstance(node.func, ast.Name)
-            or node.func.id != "slice"
-        ):
+        several = parameter.kind is inspect.Parameter.VAR_POSITIONAL
+        if not several or not isinstance(node.func, ast.Name) or node.func.id != "slice":
             raise UsageError(f"{_text(node)} cannot stand within {function}; part takes slice(start, stop)")
         ends = [_literal(one) for one in node.args]
         whole = all(one is None or (isinstance(one, int) and not isinstance(one, bool)) for one in ends)

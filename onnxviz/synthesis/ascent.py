@@ -317,13 +317,6 @@ class _Job:
         return rows, captions
 
 
-def _read(net: Network, start: Any, height: int, width: int) -> np.ndarray:
-    """A picture to start from at the size that is made, (1, height, width, 3) of 0 to 1."""
-    from onnxviz.image.io import read
-
-    return np.asarray(bytes_at(read(start, limits=net.limits), (height, width)), np.float32)[None] / 255
-
-
 _QUALITY = 82
 
 

@@ -223,9 +223,9 @@ class _Batch:
         self._open = np.flatnonzero(self._from != self._targets)
         every = np.ones(start.shape[1:3], bool)
         moves = np.stack([every if one.moves is None else one.moves for one in frames])[self._open]
-        budget, targets = Budget(settings.norm, settings.bound), self._targets[self._open]
+        budget, left = Budget(settings.norm, settings.bound), self._targets[self._open]
         self.start = start
-        self.attack = Attack(net, start[self._open], targets, budget, settings.confidence, moves)
+        self.attack = Attack(net, start[self._open], left, budget, settings.confidence, moves)
 
     def run(self, first: int) -> Iterator[int]:
         """Take the steps; yields how many were taken.
