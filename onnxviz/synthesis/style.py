@@ -183,10 +183,10 @@ def style(
                 objective = objective - tv * total_variation()
             moved = Fourier(power=POWER) if spectrum else Pixels()
             update = adam if optimiser == "adam" else None
-            machine = Machine(net, objective, size=at, parametrise=moved, optimiser=update)
+            fresh = Machine(net, objective, size=at, parametrise=moved, optimiser=update)
             begin = picture if picture is not None else noise_about([0.5] * 3, at, _NOISE, seed)
-            way = machine.lbfgs if update is None else machine.run
-            losses = Losses()
+            way = fresh.lbfgs if update is None else fresh.run
+            machine, losses = fresh, Losses()  # until now an early end gives the resolution before
             resolutions.append(list(at))
             loop = way(steps, seed=seed + place, start=resized(begin, at).clip(0, 1)[None])
             for step in easel.follow(loop, lambda shown: finish(resized(shown[0], wanted))[None]):
