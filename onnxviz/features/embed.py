@@ -185,7 +185,7 @@ class _Rows:
 
 
 def listed(found: Embedding) -> dict[str, Any]:
-    """What the manifest says of each image; `embedding.read` takes it back."""
+    """What the manifest says of each image; `Embedding.load` takes it back."""
     known = found.classes is not None and found.confidence is not None
     return {
         "layer": found.layer,

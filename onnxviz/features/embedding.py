@@ -151,7 +151,23 @@ class Embedding(Result):
 
         raises   InputRefused for a file that is none of ours, or whose manifest is missing or does not fit
         """
-        return read(path)
+        target = Path(path)
+        name = printable(target, 200)
+        if target.suffix.lower() not in _ENDINGS:
+            raise InputRefused(
+                f"{name}: features are read from {', '.join(_ENDINGS)}, as `onnxviz embed` writes them"
+            )
+        manifest = _manifest(target)
+        reader = {".csv": _read_csv, ".parquet": _read_parquet}.get(target.suffix.lower(), _read_npy)
+        try:
+            values = reader(target)
+        except FileNotFoundError as error:
+            raise InputRefused(f"{name}: there is no such file; `onnxviz embed` writes it") from error
+        except MissingDependency:
+            raise
+        except Exception as error:  # NumPy, csv and pyarrow each raise their own kinds on a broken file
+            raise InputRefused(f"{name}: not features that can be read ({printable(error, 200)})") from error
+        return _joined(name, values, manifest)
 
     def check(self, net: Network) -> None:
         """raises   InputRefused when another network or other preprocessing made these features."""
@@ -169,9 +185,6 @@ class Embedding(Result):
                 "these features were made with other preprocessing (size, mean, std, channels…); give the "
                 "same options, or run `onnxviz embed` again"
             )
-
-
-# --- writing ----------------------------------------------------------------------------------
 
 
 def check_ending(path: str | os.PathLike[str]) -> str:
@@ -210,33 +223,6 @@ def _npz(found: Embedding) -> bytes:
     buffer = io.BytesIO()
     np.savez(buffer, **arrays)  # type: ignore[arg-type, unused-ignore]
     return buffer.getvalue()
-
-
-# --- reading ----------------------------------------------------------------------------------
-
-
-def read(path: str | os.PathLike[str]) -> Embedding:
-    """Features and manifest that `write` wrote.
-
-    raises   InputRefused, saying what does not fit
-    """
-    target = Path(path)
-    name = printable(target, 200)
-    if target.suffix.lower() not in _ENDINGS:
-        raise InputRefused(
-            f"{name}: features are read from {', '.join(_ENDINGS)}, as `onnxviz embed` writes them"
-        )
-    manifest = _manifest(target)
-    reader = {".csv": _read_csv, ".parquet": _read_parquet}.get(target.suffix.lower(), _read_npy)
-    try:
-        values = reader(target)
-    except FileNotFoundError as error:
-        raise InputRefused(f"{name}: there is no such file; `onnxviz embed` writes it") from error
-    except MissingDependency:
-        raise
-    except Exception as error:  # NumPy, csv and pyarrow each raise their own kinds on a broken file
-        raise InputRefused(f"{name}: not features that can be read ({printable(error, 200)})") from error
-    return _joined(name, values, manifest)
 
 
 def _manifest(target: Path) -> dict[str, Any]:

@@ -122,10 +122,9 @@ class Budget:
             return np.asarray(start + np.clip(np.rint(there) - start, -least, least), np.float32)
         # Rounding may lengthen the change: shorten it before rounding until it fits.
         low, high = np.zeros((len(start), 1, 1, 1)), np.ones((len(start), 1, 1, 1))
-        result = np.rint(there)
-        fits = _length(result - start) <= self.bound
+        fits = _length(np.rint(there) - start) <= self.bound
         if fits.all():
-            return result
+            return np.rint(there)
         change = there - start
         for _ in range(_HALVINGS):
             middle = np.where(fits, 1.0, (low + high) / 2)
@@ -163,8 +162,8 @@ class Attack:
         self._net, self._recipe = net, net.preprocessing
         self.start, self.targets, self.budget = start, targets, budget
         self.confidence = confidence
-        everything = np.ones(start.shape[:3], bool)
-        self._moves = (everything if moves is None else moves)[..., None].astype(np.float32)
+        moves = np.ones(start.shape[:3], bool) if moves is None else moves
+        self._moves = moves[..., None].astype(np.float32)
         self.found = start.copy()
         self.fooled = np.zeros(len(start), bool)
         self.steps = np.zeros(len(start), np.int64)

@@ -86,10 +86,8 @@ class Fooled(Result):
         if len(self.images) == 1:
             return [beside.with_name(beside.name + ".png")]
         digits = len(str(len(self.images) - 1))
-        return [
-            beside / f"{number:0{digits}d}-{_plain(Path(one.name).stem)}.png"
-            for number, one in enumerate(self.outcomes)
-        ]
+        stems = [_plain(Path(one.name).stem) for one in self.outcomes]
+        return [beside / f"{number:0{digits}d}-{stem}.png" for number, stem in enumerate(stems)]
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write the sheet, the values and the manifest, and the fooling images themselves (`files`).
@@ -137,10 +135,9 @@ def _said(outcome: Outcome, after: bool) -> str:
     target = outcome.target_after if after else outcome.target_before
     if not after:
         return f"{outcome.source_label}  {percent(source)}\n{outcome.target_label} {percent(target)}"
-    lines = [(outcome.target_label, target), (outcome.source_label, source)]
-    if outcome.top != outcome.target:
-        lines = [(outcome.top_label, outcome.top_after), (outcome.target_label, target)]
-    return f"{lines[0][0]}  {percent(lines[0][1])}\n{lines[1][0]} {percent(lines[1][1])}"
+    if outcome.top == outcome.target:
+        return f"{outcome.target_label}  {percent(target)}\n{outcome.source_label} {percent(source)}"
+    return f"{outcome.top_label}  {percent(outcome.top_after)}\n{outcome.target_label} {percent(target)}"
 
 
 def _levels(value: float) -> str:
@@ -162,16 +159,13 @@ def _one(before: np.ndarray, after: np.ndarray, outcome: Outcome, manifest: dict
     difference, factor = magnified(before, after)
     change = f"largest {_levels(outcome.linf)} of 255, {outcome.rms:.2g} root mean square"
     taken = outcome.steps if outcome.fooled else manifest["parameters"]["steps"]
-    title = f"{'fooled' if outcome.fooled else 'not fooled'} by {_how(manifest, taken)}"
-    return side_by_side(
-        [
-            (before, _said(outcome, after=False)),
-            (after, _said(outcome, after=True)),
-            (difference, f"the difference, {factor} times\n{change}"),
-        ],
-        height=336,
-        title=title,
-    )
+    cards = [
+        (before, _said(outcome, after=False)),
+        (after, _said(outcome, after=True)),
+        (difference, f"the difference, {factor} times\n{change}"),
+    ]
+    state = "fooled" if outcome.fooled else "not fooled"
+    return side_by_side(cards, height=336, title=f"{state} by {_how(manifest, taken)}")
 
 
 def _several(
@@ -183,17 +177,9 @@ def _several(
     for old, new, outcome in list(zip(before, after, outcomes, strict=True))[:_ROWS]:
         difference, factor = magnified(old, new)
         state = "was it already" if outcome.already else "fooled" if outcome.fooled else "not fooled"
-        table.append(
-            Row(
-                f"{Path(outcome.name).name}\n{state}",
-                [old, new, difference],
-                [
-                    _said(outcome, after=False),
-                    _said(outcome, after=True),
-                    f"{factor} times\nlargest {_levels(outcome.linf)}",
-                ],
-            )
-        )
+        texts = [_said(outcome, after=False), _said(outcome, after=True)]
+        texts.append(f"{factor} times\nlargest {_levels(outcome.linf)}")
+        table.append(Row(f"{Path(outcome.name).name}\n{state}", [old, new, difference], texts))
     figures = manifest["figures"]
     rate = figures["success_rate"]
     subtitle = f"up to {_how(manifest, manifest['parameters']['steps'])}"

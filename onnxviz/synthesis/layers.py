@@ -6,7 +6,7 @@ import functools
 import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
@@ -313,18 +313,15 @@ def style_terms(
 
     def distance(name: str) -> Objective:
         last = net.layer(name).channels_last
-        centre = None
-        if gram == "centred":
-            centre = _mixed(shares, [means_of(found[name], channels_last=last) for found in maps])
-        target = _mixed(shares, [gram_of(found[name], centre, channels_last=last) for found in maps])
-        return texture(name, target, centre, channels_last=last)
+
+        def mixed(of: Callable[..., np.ndarray], *more: Any) -> np.ndarray:
+            arrays = [of(found[name], *more, channels_last=last) for found in maps]
+            return np.asarray(sum(share * array for share, array in zip(shares, arrays, strict=True)))
+
+        centre = mixed(means_of) if gram == "centred" else None
+        return texture(name, mixed(gram_of, centre), centre, channels_last=last)
 
     return layers.sum(distance, factor)
-
-
-def _mixed(shares: np.ndarray, arrays: Sequence[np.ndarray]) -> np.ndarray:
-    """The weighted mean of arrays of one shape."""
-    return np.asarray(sum(share * array for share, array in zip(shares, arrays, strict=True)))
 
 
 def content_terms(net: Network, picture: np.ndarray, layers: Weighted, factor: float) -> Objective:

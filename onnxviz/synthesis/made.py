@@ -52,8 +52,7 @@ def unwatched(shot: Shot) -> None:
 
 def as_bytes(pictures: np.ndarray) -> np.ndarray:
     """Pictures of 0 to 1 as uint8 of 0 to 255, rounded."""
-    whole: np.ndarray = np.rint(np.clip(pictures, 0, 1) * 255).astype(np.uint8)
-    return whole
+    return np.rint(np.clip(pictures, 0, 1) * 255).astype(np.uint8)
 
 
 def side_by_side(pictures: np.ndarray, most: int = 4) -> np.ndarray:
@@ -109,10 +108,9 @@ class Made(Result):
             return alone
         if len(pictures) > _MOST_CARDS:
             return grids.tiles(pictures, labels=self.labels, title=self.title)
-        texts = [
-            "\n".join(lines) for lines in zip(self.labels, self.captions or [""] * len(pictures), strict=True)
-        ]
-        return grids.side_by_side(list(zip(pictures, texts, strict=True)), title=self.title)
+        lines = zip(self.labels, self.captions or [""] * len(pictures), strict=True)
+        cards = list(zip(pictures, map("\n".join, lines), strict=True))
+        return grids.side_by_side(cards, title=self.title)
 
 
 def stretched(pictures: np.ndarray, middle: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -133,8 +131,7 @@ def stretched(pictures: np.ndarray, middle: np.ndarray) -> tuple[np.ndarray, np.
 def clipped(pictures: np.ndarray) -> np.ndarray:
     """The share of each picture's values, (N, H, W, 3) of 0 to 1, that are black or white in 256 levels. (N,)"""
     levels = as_bytes(pictures).reshape(len(pictures), -1)
-    share: np.ndarray = ((levels == 0) | (levels == 255)).mean(axis=1)
-    return share
+    return np.asarray(((levels == 0) | (levels == 255)).mean(axis=1))
 
 
 def rounded(number: Any, digits: int = 6) -> float:
@@ -260,9 +257,8 @@ def read_picture(net: Network, source: Any) -> np.ndarray:
 
     net.preprocessing.require_pictures("this technique")
     picture = read(source, limits=net.limits).astype(np.float32) / np.float32(255)
-    return (
-        np.repeat((picture @ LUMA)[:, :, None], 3, axis=2) if net.preprocessing.channels == "L" else picture
-    )
+    grey = net.preprocessing.channels == "L"
+    return np.repeat((picture @ LUMA)[:, :, None], 3, axis=2) if grey else picture
 
 
 def resized(
@@ -323,5 +319,4 @@ def noise_about(
     """(H, W, 3) float32: Gaussian noise about a colour, kept within 0 to 1."""
     rng = np.random.default_rng(seed)
     noise = rng.standard_normal((*size, 3), np.float32) * np.float32(deviation)
-    found: np.ndarray = np.clip(noise + np.asarray(colour, np.float32), 0, 1)
-    return found
+    return np.clip(noise + np.asarray(colour, np.float32), 0, 1)

@@ -256,14 +256,10 @@ def gram_texture(
     from the source's means (`objectives.likeness.texture`; gram='uncentred' as in the paper), and what L-BFGS moves is
     the picture's spectrum, so that large forms and colours come as fast as grain.
 
-    image     (H, W, 3) uint8, a path or a PIL image
     size      (height, width) in pixels, or the side of a square; larger than the source if wanted; None: 256
     layers    names, or {name: weight}; None: `style_layers`
-    gram      Gram matrices 'centred' on the source's means, or 'uncentred'
-    steps     evaluations of value and gradient
     source    the source is made smaller to this longer side first, so that its features are of a size that the
               network sees; None: never
-    watch     called at every step
     returns   Painting: values (height, width, 3) float32, 0 to 1
     raises    UnknownLayer, UsageError, ImageRejected (one colour only, too small), ModelUnsuitable, GradientNotFinite;
               Interrupted on Ctrl-C, with the best so far
