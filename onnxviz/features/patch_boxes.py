@@ -160,9 +160,7 @@ def field_box(
     return top, left, bottom, right
 
 
-def to_source(
-    preprocessing: Preprocessing, box: tuple[float, float, float, float], height: int, width: int
-) -> np.ndarray:
+def to_source(preprocessing: Preprocessing, box: Sequence[float], height: int, width: int) -> np.ndarray:
     """A box in the network's view, cut at its borders, as (4,) float64 in pixels of the original.
 
     Where the view is wider than the original (bars beside it), it is cut at the original's borders too.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -205,7 +205,7 @@ def _recipe(net: Network, painter: _Painter, picture: np.ndarray) -> tuple[Prepr
     own = replace(net.preprocessing, size=None, resize="crop", crop_fraction=1.0)
     if not any(text.startswith(ASSUMED) for text in net.warnings):
         return own, "given, or the file's metadata"
-    form = {"size": "own", "channels": own.channels, "layout": own.layout, "dtype": own.dtype}
+    form: dict[str, Any] = {"size": "own", "channels": own.channels, "layout": own.layout, "dtype": own.dtype}
     tried = [replace(PRESETS[name].override(name=name, **form), crop_fraction=1.0) for name in _TRIED]
     small = _sized(picture, min(_TRIAL_SIDE, max(picture.shape[:2])))
     scores = [_likeness(painter.paint, recipe, small) for recipe in tried]
