@@ -62,8 +62,9 @@ class StyleNetwork(nn.Module):
         super().__init__()
         self.width, self.blocks = width, blocks
         wide, widest = 2 * width, 4 * width
+        first = Convolution(3, width, 9)  # weights are drawn in this order
         down = Convolution(width, wide, 3, stride=2), Convolution(wide, widest, 3, stride=2)
-        self.down = nn.ModuleList([Convolution(3, width, 9), *down])
+        self.down = nn.ModuleList([first, *down])
         self.middle = nn.ModuleList([Residual(widest) for _ in range(blocks)])
         self.up = nn.ModuleList([Convolution(widest, wide, 3, up=2), Convolution(wide, width, 3, up=2)])
         self.out = Convolution(width, 3, 9, last=True)
