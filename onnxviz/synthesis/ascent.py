@@ -13,7 +13,6 @@ import numpy as np
 from onnxviz import objectives
 from onnxviz.attribution.targets import Channel, Neuron, Target, Targets, parse, place_of
 from onnxviz.errors import ModelUnsuitable, UsageError, at_least
-from onnxviz.files import write_atomic
 from onnxviz.image.io import read
 from onnxviz.progress import Shown, told
 from onnxviz.provenance import recorded
@@ -320,22 +319,16 @@ class _Job:
 _QUALITY = 82
 
 
-def write_page(
-    result: Made, path: str | os.PathLike[str], patches: str | os.PathLike[str] | None = None
-) -> Path:
-    """Write the page, whole in one file, with the pictures inside it.
-
-    result    what `ascent` gave for several channels of a layer
-    patches   a folder that `patches` wrote for the same layer: each channel links to its sheet there
-    raises    UsageError where the folder has no sheets of this layer, OutputRefused
-    """
-    return write_atomic(path, page_bytes(result, path, patches))
-
-
 def page_bytes(
     result: Made, path: str | os.PathLike[str], patches: str | os.PathLike[str] | None = None
 ) -> bytes:
-    """The page that `write_page` writes to `path`, from where its links lead."""
+    """The page, whole in one file, with the pictures inside it.
+
+    result    what `ascent` gave for several channels of a layer
+    path      where it will lie, from where its links lead
+    patches   a folder that `patches` wrote for the same layer: each channel links to its sheet there
+    raises    UsageError where the folder has no sheets of this layer
+    """
     from urllib.parse import quote
 
     from onnxviz.figures.html import data_uri, environment, webp

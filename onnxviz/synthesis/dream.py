@@ -232,14 +232,13 @@ def octave_sizes(
     full: tuple[int, ...],
     octaves: int,
     scale: float,
-    least: int | tuple[int, int],
+    least: tuple[int, int],
     nearest: Callable[[tuple[int, int]], tuple[int, int] | None] = lambda size: size,
 ) -> list[tuple[int, int]]:
     """(height, width) of the octaves, small to large; the last is `full`, and none has a side under `least` pixels.
 
     nearest   the size near one that the network can take, or None: such an octave is left out (but for the last)
     """
-    least = (least, least) if isinstance(least, int) else least
     found: dict[tuple[int, int], None] = {}
     for k in reversed(range(octaves)):
         asked = round(full[0] / scale**k), round(full[1] / scale**k)

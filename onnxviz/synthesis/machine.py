@@ -82,7 +82,7 @@ class Machine:
     draws         how many differently transformed views of each picture a step sees
     optimiser     Adam() or Ascent(); None: no update, for `lbfgs` and `value_and_gradient`
     rules         'plain', 'guided', 'deconvnet' or 'redirected' (grad/overrides.py)
-    regularise    what is done to the parameters after each update (regularise.py), in this order
+    regularise    what is done to the parameters after each update (updates.py), in this order
     prune         the percentage of pixels whose gradient, the smallest, is cleared before the update
     raises        UnknownLayer, UnknownLabel, UsageError, ModelUnsuitable, UnsupportedOperator
     """

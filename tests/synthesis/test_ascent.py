@@ -16,7 +16,7 @@ from onnxviz.errors import (
     UsageError,
 )
 from onnxviz.runtime.resident import Resident
-from onnxviz.synthesis.ascent import write_page
+from onnxviz.synthesis.ascent import page_bytes
 from onnxviz.synthesis.presets import PRESETS, recipe
 from tests import networks
 
@@ -162,15 +162,15 @@ def test_a_page_of_all_channels_links_to_their_patches(tiny, tmp_path) -> None:
     sheets.mkdir(parents=True)
     for channel in (0, 5):
         Image.new("RGB", (4, 4)).save(sheets / f"channel-{channel:04d}.png")
-    page = write_page(made, tmp_path / "pages" / "all.html", sheets.parent).read_text(encoding="utf-8")
+    page = page_bytes(made, tmp_path / "pages" / "all.html", sheets.parent).decode()
     assert (
         len(made.labels) == page.count('<figure id="channel-') == page.count("data:image/webp;base64,") == 8
     )
     assert page.count('href="../best%20patches/conv1/channel-0005.png"') == 2
     assert "channel-0001.png" not in page
-    assert "href" not in write_page(made, tmp_path / "plain.html").read_text(encoding="utf-8")
+    assert "href" not in page_bytes(made, tmp_path / "plain.html").decode()
     with pytest.raises(UsageError, match="no sheets"):
-        write_page(made, tmp_path / "bad.html", tmp_path / "pages")
+        page_bytes(made, tmp_path / "bad.html", tmp_path / "pages")
 
 
 def test_what_is_watched(tiny) -> None:

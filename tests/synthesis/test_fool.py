@@ -55,16 +55,12 @@ def test_what_is_saved_fools(net, fooled, tmp_path):
     assert manifest["figures"]["success_rate"] == 1.0
 
 
-def test_the_target_is_the_next_class_where_none_is_named(net, cat):
-    result = onnxviz.fool(net, cat)
-    expected = net.predict(cat, top=2)[0][1].index
-    assert result.outcomes[0].target == result.outcomes[0].top == expected
-
-
 def test_walking_back_makes_the_change_smaller(net, cat, monkeypatch):
+    """The target is the next class where none is named."""
     from onnxviz.synthesis.fool_attack import Attack
 
     short = onnxviz.fool(net, cat, confidence=0.6).outcomes[0]
+    assert short.target == short.top == net.predict(cat, top=2)[0][1].index
     monkeypatch.setattr(Attack, "_back", lambda self, index, there: None)
     long = onnxviz.fool(net, cat, confidence=0.6).outcomes[0]
     assert (long.fooled, long.steps) == (short.fooled, short.steps) == (True, short.steps)
@@ -102,9 +98,12 @@ def test_gradient_steps_find_the_smallest_change_of_a_linear_network(two):
 
 @pytest.mark.parametrize("norm", ["l2", "linf"])
 def test_a_gradient_walk_keeps_a_bound_too(two, norm):
-    outcome = onnxviz.fool(two, photo(3), target=1, norm=norm, bound=5, steps=300).outcomes[0]
+    seen = []
+    more = {"steps": 300, "progress": lambda *told: seen.append(told)}
+    outcome = onnxviz.fool(two, photo(3), target=1, norm=norm, bound=5, **more).outcomes[0]
     assert not outcome.fooled
     assert 0 < getattr(outcome, norm) <= 5
+    assert [told for told in seen if told[2] == "steps"] == [(n, 300, "steps") for n in range(1, 301)]
 
 
 def test_a_folder(net, photo_files, tmp_path, capsys):
@@ -137,12 +136,6 @@ def test_each_image_may_have_a_target_of_its_own(two, tmp_path):
     assert found.manifest["parameters"]["target"] == [1 - own[0], None, own[2]]
     with pytest.raises(UsageError, match="2 targets were given for 4"):
         onnxviz.fool(two, photos, target=[0, 1])
-
-
-def test_progress_ends_at_the_last_step(two):
-    seen = []
-    onnxviz.fool(two, photo(3), target=1, bound=5, steps=7, progress=lambda *told: seen.append(told))
-    assert [told for told in seen if told[2] == "steps"] == [(n, 7, "steps") for n in range(1, 8)]
 
 
 def test_ctrl_c_keeps_what_was_done(two):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import onnxviz
-from onnxviz.errors import GradientNotFinite, ImageRejected, UnknownLayer, UsageError
+from onnxviz.errors import GradientNotFinite, ImageRejected, UnknownLayer
 from tests.networks import Maker
 from tests.synthesis.painted import network, picture
 
@@ -53,22 +53,6 @@ def test_the_sheet_has_the_photo_and_every_layer(small):
     assert found.picture().width > 4 * 200
     assert [row["layer"] for row in found.manifest["figures"]["layers"]] == found.layers
     assert onnxviz.invert(small, PHOTO, "flatten19", steps=30).errors[0] < 0.1  # a layer without places
-
-
-@pytest.mark.parametrize(
-    ("layers", "options", "error", "message"),
-    [
-        ("relu11", {}, UnknownLayer, "did you mean 'relu1"),
-        ([], {}, UsageError, "expected a layer"),
-        ("relu3", {"steps": 0}, UsageError, "steps"),
-        ("relu3", {"tv_weight": -1}, UsageError, "0 or more"),
-        ("relu3", {"beta": 0}, UsageError, "beta"),
-        ("relu3", {"alpha": 0.5}, UsageError, "alpha"),
-    ],
-)
-def test_refusals(small, layers, options, error, message):
-    with pytest.raises(error, match=message):
-        onnxviz.invert(small, PHOTO, layers, **options)
 
 
 def test_a_size_without_places_is_refused():

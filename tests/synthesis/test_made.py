@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import onnxviz
+from onnxviz.errors import ImageRejected, UnknownLayer, UsageError
 from onnxviz.progress import Interrupted
 from onnxviz.synthesis.texture import gram_texture
 from tests.synthesis.painted import picture
@@ -59,3 +60,49 @@ def test_ctrl_c_keeps_what_there_is(small, name):
     assert caught.value.partial.manifest["incomplete"] is True
     assert np.isfinite(caught.value.partial.values).all()
     assert told(caught.value.partial) == left
+
+
+GREY = np.full((40, 40, 3), 90, np.uint8)
+# The technique, what it is given, options, and how it says that this makes no sense.
+REFUSED = [
+    (onnxviz.dream, [PHOTO, "relu11"], {}, UnknownLayer, "did you mean 'relu1"),
+    (onnxviz.dream, [PHOTO, "relu10"], {"channels": [16]}, UsageError, "index 16"),
+    (onnxviz.dream, [PHOTO, "relu10"], {"channels": []}, UsageError, "at least one"),
+    (onnxviz.dream, [PHOTO, "relu10"], {"channels": [1], "guide": PHOTO}, UsageError, "no guide"),
+    (onnxviz.dream, [PHOTO, "relu10"], {"octaves": 0}, UsageError, "octaves"),
+    (onnxviz.dream, [PHOTO, "relu10"], {"scale": 1.0}, UsageError, "scale"),
+    (onnxviz.dream, [PHOTO, "relu10"], {"rate": 0}, UsageError, "rate"),
+    (onnxviz.dream, [PHOTO, "relu17"], {"size": 6}, ImageRejected, "too small"),
+    (onnxviz.invert, [PAINT, "relu11"], {}, UnknownLayer, "did you mean 'relu1"),
+    (onnxviz.invert, [PAINT, []], {}, UsageError, "expected a layer"),
+    (onnxviz.invert, [PAINT, "relu3"], {"steps": 0}, UsageError, "steps"),
+    (onnxviz.invert, [PAINT, "relu3"], {"tv_weight": -1}, UsageError, "0 or more"),
+    (onnxviz.invert, [PAINT, "relu3"], {"beta": 0}, UsageError, "beta"),
+    (onnxviz.invert, [PAINT, "relu3"], {"alpha": 0.5}, UsageError, "alpha"),
+    (onnxviz.style, [PHOTO, PAINT], {"layers": ["relu15"]}, UnknownLayer, "did you mean 'relu1"),
+    (onnxviz.style, [PHOTO, PAINT], {"layers": ["logits"]}, UnknownLayer, "no layer"),
+    (onnxviz.style, [PHOTO, PAINT], {"style_weights": [1, 2]}, UsageError, "2 style weights"),
+    (onnxviz.style, [PHOTO, PAINT], {"style_weights": [-1]}, UsageError, "0 or more"),
+    (onnxviz.style, [PHOTO, PAINT], {"layers": {"relu3": -1}}, UsageError, "0 or more"),
+    (onnxviz.style, [PHOTO, PAINT], {"layers": {"relu3": 0}}, UsageError, "weight over 0"),
+    (onnxviz.style, [PHOTO, PAINT], {"style_weight": 0}, UsageError, "style weight over 0"),
+    (onnxviz.style, [PHOTO, PAINT], {"style_weight": float("nan")}, UsageError, "expected numbers"),
+    (onnxviz.style, [PHOTO, PAINT], {"colour": "sepia"}, UsageError, "luminance"),
+    (onnxviz.style, [PHOTO, PAINT], {"optimiser": "sgd"}, UsageError, "lbfgs or adam"),
+    (onnxviz.style, [PHOTO, PAINT], {"steps": 0}, UsageError, "steps"),
+    (onnxviz.style, [PHOTO, PAINT], {"style_scale": 0}, UsageError, "style_scale"),
+    (onnxviz.style, [PHOTO, PAINT], {"size": 5}, ImageRejected, "too small"),
+    (onnxviz.style, [PHOTO, PAINT], {"gram": "plain"}, UsageError, "uncentred or centred"),
+    (onnxviz.style, [PHOTO, []], {}, UsageError, "at least one"),
+    (onnxviz.style, [PHOTO, GREY], {}, ImageRejected, "one colour"),
+    (gram_texture, [PAINT], {"layers": ["relu11"]}, UnknownLayer, "did you mean"),
+    (gram_texture, [PAINT], {"steps": 0}, UsageError, "steps"),
+    (gram_texture, [PAINT], {"source": 5}, ImageRejected, "too small"),
+    (gram_texture, [GREY], {}, ImageRejected, "one colour"),
+]
+
+
+@pytest.mark.parametrize(("technique", "given", "options", "error", "words"), REFUSED)
+def test_what_makes_no_sense_is_refused(small, technique, given, options, error, words):
+    with pytest.raises(error, match=words):
+        technique(small, *given, **options)

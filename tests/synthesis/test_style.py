@@ -9,7 +9,6 @@ import torch
 
 import onnxviz
 from onnxviz.backends.torch.executor import Executor
-from onnxviz.errors import ImageRejected, UnknownLayer, UsageError
 from onnxviz.graph.normalise import normalise
 from onnxviz.synthesis.layers import content_layer, style_layers
 from onnxviz.synthesis.style import luminance, matched_colours, with_colours_of
@@ -147,29 +146,3 @@ def test_histogram_gives_the_style_the_contents_colours(small):
     made, plain = (onnxviz.style(small, PHOTO, PAINT, steps=8, colour=c) for c in ("histogram", "style"))
     assert made.manifest["parameters"]["colour"] == "histogram"
     assert not np.array_equal(made.values, plain.values)
-
-
-@pytest.mark.parametrize(
-    ("options", "error", "message"),
-    [
-        ({"layers": ["relu15"]}, UnknownLayer, "did you mean 'relu1"),
-        ({"layers": ["logits"]}, UnknownLayer, "no layer"),
-        ({"style_weights": [1, 2]}, UsageError, "2 style weights"),
-        ({"style_weights": [-1]}, UsageError, "0 or more"),
-        ({"layers": {"relu3": -1}}, UsageError, "0 or more"),
-        ({"layers": {"relu3": 0}}, UsageError, "weight over 0"),
-        ({"style_weight": 0}, UsageError, "style weight over 0"),
-        ({"style_weight": float("nan")}, UsageError, "expected numbers"),
-        ({"colour": "sepia"}, UsageError, "luminance"),
-        ({"optimiser": "sgd"}, UsageError, "lbfgs or adam"),
-        ({"steps": 0}, UsageError, "steps"),
-        ({"style_scale": 0}, UsageError, "style_scale"),
-        ({"size": 5}, ImageRejected, "too small"),
-        ({"gram": "plain"}, UsageError, "uncentred or centred"),
-        ({"styles": []}, UsageError, "at least one"),
-        ({"styles": np.full((40, 40, 3), 90, np.uint8)}, ImageRejected, "one colour"),
-    ],
-)
-def test_refusals(small, options, error, message):
-    with pytest.raises(error, match=message):
-        onnxviz.style(small, PHOTO, options.pop("styles", PAINT), **options)

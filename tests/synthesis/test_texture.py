@@ -11,7 +11,7 @@ from skimage import data
 
 import onnxviz
 from onnxviz.cli.main import run
-from onnxviz.errors import ImageRejected, UnknownLayer, UsageError
+from onnxviz.errors import ImageRejected, UsageError
 from onnxviz.progress import Interrupted
 from onnxviz.synthesis.layers import style_layers
 from onnxviz.synthesis.texture import gram_texture
@@ -158,17 +158,3 @@ def test_sizes_of_source_and_texture(small, source, options, shape):
     assert not np.array_equal(
         made.values, gram_texture(small, picture(*source), steps=3, seed=1, **options).values
     )
-
-
-@pytest.mark.parametrize(
-    ("options", "error", "message"),
-    [
-        ({"layers": ["relu11"]}, UnknownLayer, "did you mean"),
-        ({"steps": 0}, UsageError, "steps"),
-        ({"source": 5}, ImageRejected, "too small"),
-        ({"image": np.full((40, 40, 3), 7, np.uint8)}, ImageRejected, "one colour"),
-    ],
-)
-def test_refusals(small, options, error, message):
-    with pytest.raises(error, match=message):
-        gram_texture(small, **{"image": picture(), **options})
