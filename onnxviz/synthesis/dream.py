@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from onnxviz.objectives import Objective
 
 _LONGEST = 512  # of what is made, where no size is asked for
-_BICUBIC = 3  # as Pillow counts its filters
 _GUIDE = 224  # the longer side that a guiding picture is brought to
 
 
@@ -255,4 +254,4 @@ def enlarged(picture: np.ndarray, factor: float) -> np.ndarray:
     height, width = picture.shape[:2]
     near, far = (1 - 1 / factor) / 2, (1 + 1 / factor) / 2
     box = width * near, height * near, width * far, height * far
-    return resized(picture, (height, width), box, _BICUBIC).clip(0, 1)
+    return resized(picture, (height, width), box, "BICUBIC").clip(0, 1)

@@ -37,7 +37,7 @@ _OVERSHOOT = 2.5  # PGD's steps together are this many bounds long (Madry et al.
 
 @dataclass(frozen=True)
 class _Settings:
-    """The arguments of `fool`."""
+    """The arguments of `fool`; None: what `settled` makes of it."""
 
     method: str
     norm: Any

@@ -265,24 +265,21 @@ def resized(
     picture: np.ndarray,
     size: tuple[int, int],
     box: tuple[float, float, float, float] | None = None,
-    resample: int = 1,
+    resample: str = "LANCZOS",
 ) -> np.ndarray:
     """A picture (H, W, 3) float32 at another (height, width), with one of Pillow's filters; not clipped.
 
-    box        left, top, right, bottom of the part that is taken; None: the whole
-    resample   as Pillow counts its filters: 1 is Lanczos, 3 bicubic
+    box   left, top, right, bottom of the part that is taken; None: the whole
     """
     from PIL import Image
 
     if box is None and picture.shape[:2] == tuple(size):
         return np.array(picture, dtype=np.float32)
     planes = [
-        Image.fromarray(np.ascontiguousarray(picture[:, :, c], dtype=np.float32)).resize(
-            (size[1], size[0]), resample, box
-        )
-        for c in range(picture.shape[2])
+        Image.fromarray(plane) for plane in np.ascontiguousarray(np.moveaxis(picture, 2, 0), np.float32)
     ]
-    return np.stack([np.asarray(plane, np.float32) for plane in planes], axis=2)
+    made = [plane.resize((size[1], size[0]), Image.Resampling[resample], box) for plane in planes]
+    return np.stack([np.asarray(plane, np.float32) for plane in made], axis=2)
 
 
 def bytes_at(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
