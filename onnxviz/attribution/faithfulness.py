@@ -10,7 +10,7 @@ import numpy as np
 
 from onnxviz.attribution import flipping
 from onnxviz.attribution.masks import FILLS
-from onnxviz.attribution.methods import METHODS, chosen
+from onnxviz.attribution.methods import METHODS, chosen, each_once
 from onnxviz.attribution.occlusion import occlusion
 from onnxviz.attribution.rise import rise
 from onnxviz.attribution.sheet import attributions
@@ -206,11 +206,7 @@ def faithfulness(
 def _methods(methods: Sequence[str] | str | None) -> list[str]:
     """raises   UsageError for none, an unknown one, or one named twice"""
     names = list(_USUAL) if methods is None else [methods] if isinstance(methods, str) else list(methods)
-    if not names or len(set(names)) < len(names):
-        raise UsageError(
-            f"expected at least one method, each once; got {', '.join(map(str, names)) or 'none'}"
-        )
-    for name in names:
+    for name in each_once("method", names):
         if name not in METHODS and name not in _MASKED:
             if near(str(name), _MASKED):
                 raise UsageError(f"no method is called {name!r}{near(str(name), _MASKED)}")

@@ -14,6 +14,7 @@ from typing import Any, Final
 import numpy as np
 
 from onnxviz.attribution.masks import filling, sweep
+from onnxviz.attribution.methods import each_once
 from onnxviz.attribution.targets import Measure
 from onnxviz.errors import UsageError, near
 from onnxviz.graph import occlude
@@ -46,16 +47,12 @@ def chosen(measures: Sequence[str] | str) -> list[str]:
     raises   UsageError
     """
     names = [measures] if isinstance(measures, str) else list(measures)
-    if names == ["all"]:
-        return list(MEASURES)
     for name in names:
-        if name not in MEASURES:
+        if name not in MEASURES and names != ["all"]:
             raise UsageError(
                 f"no measure is called {name!r}{near(str(name), MEASURES)}; there are {', '.join(MEASURES)}, all"
             )
-    if not names or len(set(names)) < len(names):
-        raise UsageError(f"expected at least one measure, each once; got {', '.join(names) or 'none'}")
-    return names
+    return each_once("measure", list(MEASURES) if names == ["all"] else names)
 
 
 def measured(

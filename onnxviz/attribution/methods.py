@@ -188,6 +188,15 @@ def chosen(name: str, among: Mapping[str, Method]) -> Method:
     return among[name]
 
 
+def each_once(what: str, names: list[str]) -> list[str]:
+    """The names; raises UsageError where there is none, or one twice."""
+    if not names or len(set(names)) < len(names):
+        raise UsageError(
+            f"expected at least one {what}, each once; got {', '.join(map(str, names)) or 'none'}"
+        )
+    return names
+
+
 def check_percentile(percentile: float) -> None:
     """raises   UsageError where it is no part of a hundred."""
     if not 0 < percentile <= 100:

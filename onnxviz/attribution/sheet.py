@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from onnxviz.attribution.cam import cam
-from onnxviz.attribution.methods import METHODS, Method, chosen
+from onnxviz.attribution.methods import METHODS, Method, chosen, each_once
 from onnxviz.attribution.result import Attribution, Attributions, sheet
 from onnxviz.attribution.saliency import saliency
 from onnxviz.attribution.targets import Channel, Neuron, Targets, parse
@@ -54,8 +54,7 @@ def attributions(
     listed = [methods] if isinstance(methods, str) else list(METHODS if methods is None else methods)
     listed = list(METHODS) if listed == ["all"] else listed
     wanted = [chosen(name, METHODS) for name in listed]
-    if not wanted or len(set(listed)) < len(wanted):
-        raise UsageError(f"expected at least one method, each once; got {', '.join(listed) or 'none'}")
+    each_once("method", listed)
     for key in options:
         if not any(key in _own(row) for row in wanted):
             raise UsageError(f"none of the methods {', '.join(row.name for row in wanted)} takes {key!r}")

@@ -312,11 +312,9 @@ def _place(layer: Layer, neuron: Neuron, shown: bool) -> Any:
         raise UsageError(
             f"layer {layer.name!r} has no map of neurons (shape {layer.shape}); leave --neuron out"
         )
-    for at, size in zip(() if shown or place == MIDDLE else place, sizes, strict=False):
-        if at < 0 or (isinstance(size, int) and at >= size):
-            raise UsageError(
-                f"layer {layer.name!r} has {sizes[0]}×{sizes[1]} neurons, from (0, 0); got {place}"
-            )
+    pairs = zip(() if shown or place == MIDDLE else place, sizes, strict=False)
+    if any(at < 0 or (isinstance(size, int) and at >= size) for at, size in pairs):
+        raise UsageError(f"layer {layer.name!r} has {sizes[0]}×{sizes[1]} neurons, from (0, 0); got {place}")
     return place
 
 

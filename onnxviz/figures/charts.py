@@ -108,10 +108,8 @@ def _fit(points: np.ndarray, box: tuple[int, int, int, int], margin: float) -> n
     """Pixel positions inside `box` with a margin; one scale for both axes, so distances stay true."""
     left, top, right, bottom = box
     low, high = points.min(axis=0), points.max(axis=0)
-    spans = np.maximum(high - low, 0)
-    room = np.array([right - left, bottom - top]) - 2 * margin
-    scales = [room[i] / spans[i] for i in (0, 1) if spans[i] > 0]
-    scale = min(scales, default=0.0)
+    spans, room = high - low, np.array([right - left, bottom - top]) - 2 * margin
+    scale = min((room[i] / spans[i] for i in (0, 1) if spans[i] > 0), default=0.0)
     centred = (points - (low + high) / 2) * scale * np.array([1, -1])
     return np.asarray(centred + np.array([(left + right) / 2, (top + bottom) / 2]))
 
