@@ -7,65 +7,42 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
-import onnx
 import pytest
-from onnx import TensorProto, helper, numpy_helper
-from PIL import Image
+from onnx import TensorProto
 
 from onnxviz.isolate import memory_is_guarded
+from tests.networks import Maker
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="the parent needs os.fork")
-node = helper.make_node
 
 
-def network(folder: Path, nodes, constants) -> Path:
-    """Scores of 3 classes for 32x32 pictures, and what `nodes` make of the scalar `zero`, which follows the picture."""
-    inputs = [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 3, 32, 32])]
-    outputs = [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", 3])]
-    front = [
-        node("ReduceMean", ["x"], ["mean"], keepdims=0),
-        node("Mul", ["mean", "nought"], ["zero"]),
-        node("GlobalAveragePool", ["x"], ["pooled"]),
-        node("Flatten", ["pooled"], ["flat"]),
-    ]
-    back = [node("Add", ["flat", "more"], ["y"])]
-    tensors = {"nought": np.float32(0), **constants}
-    initializers = [numpy_helper.from_array(np.asarray(array), name) for name, array in tensors.items()]
-    graph = helper.make_graph([*front, *nodes, *back], "g", inputs, outputs, initializers)
-    path = folder / "model.onnx"
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
-    return path
-
-
-@pytest.fixture
-def photo(tmp_path):
-    path = tmp_path / "photo.png"
-    Image.fromarray(np.random.default_rng(0).integers(0, 255, (32, 32, 3), dtype=np.uint8)).save(path)
-    return path
+def network(path, more) -> None:
+    """Scores of 3 classes for pictures 32×32, and what `more(m, zero)` makes of a scalar that follows the picture."""
+    m = Maker()
+    zero = m("Mul", m("ReduceMean", "x", keepdims=0), m.constant(np.float32(0)))
+    scores = m("Flatten", m("GlobalAveragePool", "x"))
+    y = m("Add", scores, m("ReduceSum", more(m, zero), keepdims=0))
+    path.write_bytes(m.model({"x": ("N", 3, 32, 32)}, {y: ("N", 3)}).SerializeToString())
 
 
 @pytest.fixture
 def hangs(tmp_path):
     """The maximum of a million windows of a million numbers, made for the picture: minutes, and little memory."""
-    nodes = [
-        node("Expand", ["zero", "large"], ["wide"]),
-        node("MaxPool", ["wide"], ["most"], kernel_shape=[1000, 1000]),
-        node("ReduceSum", ["most"], ["more"], keepdims=0),
-    ]
-    return network(tmp_path, nodes, {"large": np.array([1, 1, 2000, 2000])})
+
+    def windows(m, zero):
+        wide = m("Expand", zero, m.constant([1, 1, 2000, 2000]))
+        return m("MaxPool", wide, kernel_shape=[1000, 1000])
+
+    network(tmp_path / "model.onnx", windows)
+    return tmp_path / "model.onnx"
 
 
 def start(*arguments: object) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "onnxviz", *map(str, arguments)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
+    words = [sys.executable, "-m", "onnxviz", *map(str, arguments)]
+    pipe = subprocess.PIPE
+    return subprocess.Popen(words, stdout=pipe, stderr=pipe, text=True, start_new_session=True)
 
 
 def last_line(process: subprocess.Popen[str]) -> tuple[int, str]:
@@ -73,19 +50,20 @@ def last_line(process: subprocess.Popen[str]) -> tuple[int, str]:
     return process.returncode, err.splitlines()[-1]
 
 
+@pytest.fixture
+def photo(things):
+    return things / "large" / "0.png"
+
+
 def test_one_operator_that_goes_on_is_ended_at_its_limit(hangs, photo):
     begun = time.monotonic()
-    code, line = last_line(start("predict", hangs, photo, "--limit", "run_seconds=1"))
-    assert (code, line) == (
-        4,
-        "onnxviz: the model was still running after 1 s; raise it with --limit run_seconds=…",
-    )
+    told = "onnxviz: the model was still running after 1 s; raise it with --limit run_seconds=…"
+    assert last_line(start("predict", hangs, photo, "--limit", "run_seconds=1")) == (4, told)
     assert time.monotonic() - begun < 60
 
 
 def test_ctrl_c_in_one_operator_that_goes_on(hangs, photo, tmp_path):
-    out = tmp_path / "s.png"
-    process = start("saliency", hangs, photo, "-o", out)
+    process = start("saliency", hangs, photo, "-o", tmp_path / "s.png")
     while "assuming" not in process.stderr.readline():
         pass
     time.sleep(3)
@@ -94,21 +72,16 @@ def test_ctrl_c_in_one_operator_that_goes_on(hangs, photo, tmp_path):
     assert last_line(process) == (130, "onnxviz: interrupted")
     assert (
         time.monotonic() - begun < 60
-    )  # 0.7 s, on a machine that does nothing else; the operator takes minutes
-    assert not out.exists()
+    )  # 0.7 s on a machine that does nothing else; the operator takes minutes
+    assert not (tmp_path / "s.png").exists()
 
 
 @pytest.mark.skipif(not memory_is_guarded(), reason="no limit on memory here")
 def test_memory_that_follows_the_picture(tmp_path, photo):
-    nodes = [
-        node("Cast", ["zero"], ["whole"], to=TensorProto.INT64),
-        node("Add", ["whole", "count"], ["length"]),
-        node("ConstantOfShape", ["length"], ["zeros"]),
-        node("ReduceSum", ["zeros"], ["more"], keepdims=0),
-    ]
-    model = network(tmp_path, nodes, {"count": np.array([2**29])})
-    code, line = last_line(start("predict", model, photo, "--limit", "memory=1GB"))
-    assert code == 4
-    assert "memory" in line
-    assert "--limit memory=" in line
-    assert last_line(start("predict", model, photo, "--limit", "memory=4GB"))[0] == 0
+    def zeros(m, zero):
+        return m("ConstantOfShape", m("Add", m("Cast", zero, to=TensorProto.INT64), m.constant([2**29])))
+
+    network(tmp_path / "model.onnx", zeros)
+    code, line = last_line(start("predict", tmp_path / "model.onnx", photo, "--limit", "memory=1GB"))
+    assert code == 4 and "memory" in line and "--limit memory=" in line
+    assert last_line(start("predict", tmp_path / "model.onnx", photo, "--limit", "memory=4GB"))[0] == 0

@@ -13,7 +13,6 @@ import pytest
 
 import onnxviz
 from onnxviz.cli import signatures
-from onnxviz.cli.main import run
 from onnxviz.cli.options import Option, described, numbers, worded
 from onnxviz.cli.table import COMMANDS
 
@@ -84,24 +83,23 @@ def test_every_option_says_what_it_is(name):
     assert len(taken) == len(set(taken))
 
 
-def test_the_help_tells_values_in_the_users_words(monkeypatch, capsys):
+def test_the_help_tells_values_in_the_users_words(monkeypatch, shell):
     monkeypatch.setenv("COLUMNS", "200")
-    assert run(["saliency", "--help"]) == 0
-    options = capsys.readouterr().out.partition("Options")[2].partition("--help")[0]
+    options = shell("saliency --help").out.partition("Options")[2].partition("--help")[0]
     assert "--noise" in options and "<" not in options.replace("1<=x<=1024", "")
-    for words in (
+    rows = (
         r"--samples +N \[x>=1\]",
-        r"--noise +NUMBER ",
-        r"--method +-m +TEXT ",
-        r"--json +Print",
-        r"--size +SIZE ",
-    ):
+        "--noise +NUMBER ",
+        "--method +-m +TEXT ",
+        "--json +Print",
+        "--size +SIZE ",
+    )
+    for words in rows:
         assert re.search(words, options), words
 
 
-def test_what_is_given_several_times_says_so_once(capsys):
-    assert run(["predict", "--help"]) == 0
-    usage = next(line for line in capsys.readouterr().out.splitlines() if "Usage" in line)
+def test_what_is_given_several_times_says_so_once(shell):
+    usage = next(line for line in shell("predict --help").out.splitlines() if "Usage" in line)
     assert "IMAGE" in usage and usage.count("...") == 1
 
 
@@ -115,7 +113,7 @@ def test_help_imports_no_technique():
     assert done.stderr.strip() == "[]"
 
 
-def test_what_is_not_given_is_left_to_the_technique(monkeypatch, photo_files, tmp_path):
+def test_what_is_not_given_is_left_to_the_technique(monkeypatch, shell):
     given = {}
 
     def occlusion(*_, **options):
@@ -123,8 +121,7 @@ def test_what_is_not_given_is_left_to_the_technique(monkeypatch, photo_files, tm
         raise KeyboardInterrupt
 
     monkeypatch.setattr(onnxviz, "occlusion", occlusion)
-    line = ["occlusion", "efficientnet-lite0", str(photo_files[0]), "-o", str(tmp_path / "o.png")]
-    assert run([*line, "--window", "48x16", "--fill", "grey", "--provider", "cpu"]) == 130
+    assert shell("occlusion TOY photos/0.png --window 48x16 --fill grey -o o.png").code == 130
     assert given.keys() == {"window", "fill", "seed", "progress"}
     assert given["window"] == (16, 48) and given["seed"] == 0
 
@@ -148,13 +145,8 @@ def test_what_is_not_given_is_left_to_the_technique(monkeypatch, photo_files, tm
 def test_the_shell_completes(line, offered):
     words = f"onnxviz {line}"
     asked = {"_ONNXVIZ_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(words.count(" "))}
-    done = subprocess.run(
-        [sys.executable, "-m", "onnxviz"],
-        capture_output=True,
-        text=True,
-        check=True,
-        env={**os.environ, **asked},
-    )
+    program = [sys.executable, "-m", "onnxviz"]
+    done = subprocess.run(program, capture_output=True, text=True, check=True, env={**os.environ, **asked})
     found = set(done.stdout.split("\n")) - {""}
     assert offered <= found if offered else not found
     typed = line.rpartition(" ")[2]
@@ -162,16 +154,12 @@ def test_the_shell_completes(line, offered):
     assert done.stderr == ""
 
 
-def test_help_before_a_command_is_about_all(capsys):
-    assert run(["--help", "map"]) == 0
-    of_all = capsys.readouterr().out
-    assert run(["--help"]) == 0
-    assert of_all == capsys.readouterr().out
-    assert "neighbours" in of_all
+def test_help_before_a_command_is_about_all(shell):
+    assert shell("--help map") == shell("--help")
+    assert "neighbours" in shell("--help map").out
 
 
-def test_a_method_of_ones_own_is_in_the_help(monkeypatch, capsys):
+def test_a_method_of_ones_own_is_in_the_help(monkeypatch, shell):
     methods = importlib.import_module("onnxviz.attribution.methods")
     monkeypatch.setitem(methods.METHODS, "toy-method", methods.METHODS["saliency"])
-    assert run(["saliency", "--help"]) == 0
-    assert "toy-method" in capsys.readouterr().out
+    assert "toy-method" in shell("saliency --help").out
