@@ -81,12 +81,9 @@ def nobody_is_asked(monkeypatch, tmp_path):
 
 def trained(folder):
     """A folder with a tiny trained ResNet."""
-    transformers.ResNetForImageClassification(transformers.ResNetConfig(**TINY)).eval().save_pretrained(
-        folder
-    )
-    (folder / "preprocessor_config.json").write_text(
-        '{"do_resize": true, "size": {"height": 16, "width": 16}}'
-    )
+    transformers.ResNetForImageClassification(transformers.ResNetConfig(**TINY)).save_pretrained(folder)
+    size = {"do_resize": True, "size": {"height": 16, "width": 16}}
+    (folder / "preprocessor_config.json").write_text(json.dumps(size))
     return folder
 
 
@@ -116,33 +113,24 @@ OWN = {
 
 @pytest.mark.parametrize("elsewhere", ["", "somebody/repository--"], ids=["its own", "of another repository"])
 def test_a_folder_with_code_is_refused(tmp_path, mark, elsewhere):
-    folder = with_code(
-        tmp_path / "own", mark, "own-a", **{key: elsewhere + name for key, name in OWN.items()}
-    )
-    out = tmp_path / "out.onnx"
+    own = {key: elsewhere + name for key, name in OWN.items()}
+    folder = with_code(tmp_path / "own", mark, "own-a", **own)
     with pytest.raises(InputRefused, match=r"brings code of its own.*trust_remote_code=True"):
-        export(f"transformers:{folder}", out)
-    assert not mark.exists()
-    assert not out.exists()
+        export(f"transformers:{folder}", tmp_path / "out.onnx")
+    with pytest.raises(UsageError, match="trust_remote_code=True"):  # trust is no option of the network
+        export(f"transformers:{folder}", tmp_path / "out.onnx", options={"trust_remote_code": True})
+    assert not mark.exists() and not (tmp_path / "out.onnx").exists()
 
 
-def test_the_command_line_refuses_it_and_asks_nobody(tmp_path, mark, capsys):
+def test_the_command_line_refuses_it_asks_nobody_and_runs_what_is_trusted(tmp_path, mark, capsys):
     folder = with_code(tmp_path / "own", mark, "own-b", **OWN)
-    assert run(["export", f"transformers:{folder}", "-o", str(tmp_path / "out.onnx")]) == 3
+    line = ["export", f"transformers:{folder}", "--size", "16", "-o", str(tmp_path / "out.onnx")]
+    assert run(line) == 3
     said = capsys.readouterr()
-    assert "--trust-remote-code" in said.err
-    assert "y/N" not in said.out + said.err
+    assert "--trust-remote-code" in said.err and "y/N" not in said.out + said.err
     assert not mark.exists()
-
-
-def test_trusted_code_runs(tmp_path, mark):
-    folder = with_code(tmp_path / "own", mark, "own-c", **OWN)
-    out = tmp_path / "out.onnx"
-    assert (
-        run(["export", f"transformers:{folder}", "--trust-remote-code", "--size", "16", "-o", str(out)]) == 0
-    )
-    assert mark.exists()
-    assert out.exists()
+    assert run([*line, "--trust-remote-code"]) == 0
+    assert mark.exists() and (tmp_path / "out.onnx").exists()
 
 
 def test_code_beside_a_known_architecture_is_left_alone_and_told(tmp_path, mark):
@@ -180,13 +168,6 @@ def test_an_attention_of_the_hub_is_code_too(tmp_path):
     (folder / "config.json").write_text(json.dumps({**config, "attn_implementation": "somebody/attention"}))
     with pytest.raises(InputRefused, match=r"somebody/attention\) brings code"):
         export(f"transformers:{folder}", tmp_path / "out.onnx")
-
-
-def test_trust_is_no_option_of_the_network(tmp_path, mark):
-    folder = with_code(tmp_path / "own", mark, "own-e", **OWN)
-    with pytest.raises(UsageError, match="trust_remote_code=True"):
-        export(f"transformers:{folder}", tmp_path / "out.onnx", options={"trust_remote_code": True})
-    assert not mark.exists()
 
 
 @pytest.mark.parametrize("package", ["timm", "torchvision"])

@@ -103,7 +103,6 @@ def test_what_is_documented_goes_on(call):
 def test_the_users_files_beside_the_result_are_not_written_over(call, no_work, line, there, words):
     """`dream cat.webp --zoom 2 -o cat.png` put its way in in the place of the photo."""
     Path("mine").mkdir()
-    np.save("mine/cat.npy", np.zeros((32, 32, 3), np.uint8))
     Path("mine", there).touch()
     before = contents("mine")
     code, said = call(line)

@@ -1,5 +1,6 @@
-"""A program with state, and the host's memory standing in for a card's."""
+"""Small graphs, one with state, one without an end; and the host's memory in the place of a card's."""
 
+import onnx.parser
 import onnx_ir as ir
 
 from onnxviz.graph.tape import Tape
@@ -35,3 +36,20 @@ def on_host(monkeypatch, program):
     monkeypatch.setattr(program, "provider", providers.CUDA)
     monkeypatch.setattr(program._ort, "OrtValue", OnHost)
     return moved, real
+
+
+def parsed(graph: str) -> ir.Model:
+    """A graph, written in ONNX's text form."""
+    return ir.from_proto(onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["" : 17]> {graph}'))
+
+
+def endless() -> ir.Model:
+    """Short operators without an end."""
+    return parsed("""
+        endless (float[1000] x) => (float[1000] y) <int64 n = {4611686018427387904}> {
+            y = Loop (n, , x) <body = body (int64 i, bool c, float[1000] v) => (bool c2, float[1000] v2) {
+                c2 = Identity (c)
+                v2 = Sin (v)
+            }>
+        }
+    """)

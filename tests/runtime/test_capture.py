@@ -15,16 +15,6 @@ from onnxviz.runtime.resident import Resident
 from tests.runtime.stateful import counter
 
 
-class Options:
-    """What a run is told."""
-
-    def __init__(self) -> None:
-        self.told: list[tuple[str, str]] = []
-
-    def add_run_config_entry(self, key: str, value: str) -> None:
-        self.told.append((key, value))
-
-
 @pytest.fixture
 def on_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(providers, "name", {"cuda": providers.CUDA, "cpu": providers.CPU}.__getitem__)
@@ -32,18 +22,26 @@ def on_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("on_cuda")
-def test_only_cuda_captures_and_only_where_a_card_has_shown_it(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("provider", "version", "switch", "wanted"),
+    [
+        ("cuda", "9.9.9", None, True),
+        ("cuda", "9.9.8", None, False),
+        ("cuda", None, None, False),
+        ("cpu", "9.9.9", None, False),
+        ('cuda {"device_id": "1"}', "9.9.9", None, False),
+        ("cuda", "9.9.8", "1", True),
+        ("cpu", "9.9.8", "1", False),
+        ("cuda", "9.9.9", "0", False),
+    ],
+)
+def test_only_cuda_captures_and_only_where_a_card_has_shown_it(
+    provider: str, version: str | None, switch: str | None, wanted: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(capture, "PROVEN", frozenset({"9.9.9"}))
-    assert capture.wanted("cuda", "9.9.9")
-    assert not capture.wanted("cuda", "9.9.8")
-    assert not capture.wanted("cuda", None)
-    assert not capture.wanted("cpu", "9.9.9")
-    assert not capture.wanted('cuda {"device_id": "1"}', "9.9.9")
-    monkeypatch.setenv("ONNXVIZ_CUDA_GRAPHS", "1")
-    assert capture.wanted("cuda", "9.9.8")
-    assert not capture.wanted("cpu", "9.9.8")
-    monkeypatch.setenv("ONNXVIZ_CUDA_GRAPHS", "0")
-    assert not capture.wanted("cuda", "9.9.9")
+    if switch is not None:
+        monkeypatch.setenv("ONNXVIZ_CUDA_GRAPHS", switch)
+    assert capture.wanted(provider, version) == wanted
 
 
 @pytest.mark.usefixtures("on_cuda")
@@ -91,12 +89,11 @@ def test_bound_to_places_that_stay_the_steps_are_the_same() -> None:
 
 def test_each_set_of_addresses_is_a_capture_of_its_own_and_their_number_has_an_end() -> None:
     program, bound = captured()
-    numbers = []
+    numbers: list[str] = []
     values = [program.hold(np.zeros((2, 3))) for _ in range(12)]
     for value in [*values, values[0]]:
-        options = Options()
-        bound.binding({"by": np.float32(1)}, {"x": value}, {"x.next": values[1]}, ["total"], options)
-        numbers += [number for _, number in options.told]
+        told = SimpleNamespace(add_run_config_entry=lambda _, number: numbers.append(number))
+        bound.binding({"by": np.float32(1)}, {"x": value}, {"x.next": values[1]}, ["total"], told)
     assert numbers == [*map(str, range(1, 9)), *["-1"] * 4, "1"]
 
 

@@ -4,67 +4,36 @@ import time
 from pathlib import Path
 
 import numpy as np
-import onnx
 import onnx_ir as ir
 import pytest
-from onnx import TensorProto, helper
 
 from onnxviz.errors import LimitExceeded, ModelRejected, ProviderUnavailable, RuntimeFailed
 from onnxviz.programs import _parted, compile
 from onnxviz.runtime import providers
-from tests.runtime.stateful import on_host
-
-
-def model(nodes, inputs, outputs, initializers=(), opset=17):
-    graph = helper.make_graph(nodes, "g", inputs, outputs, list(initializers))
-    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
-    onnx.checker.check_model(proto)
-    return ir.serde.deserialize_model(proto)
-
-
-def value(name, shape, dtype=TensorProto.FLOAT):
-    return helper.make_tensor_value_info(name, dtype, shape)
+from tests.runtime.stateful import endless, on_host, parsed
 
 
 def linear(dtype=np.float32):
     weight = np.arange(64 * 64, dtype=dtype).reshape(64, 64) / 4096
-    kind = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
-    return weight, model(
-        [helper.make_node("MatMul", ["x", "w"], ["y"])],
-        [value("x", ["N", 64], kind)],
-        [value("y", ["N", 64], kind)],
-        [onnx.numpy_helper.from_array(weight, "w")],
-    )
+    kind = "float16" if dtype == np.float16 else "float"
+    graph = parsed(f"g ({kind}[N, 64] x) => ({kind}[N, 64] y) {{ y = MatMul(x, w) }}")
+    return weight, holding(graph, weight)
 
 
-def endless():
-    body = helper.make_graph(
-        [
-            helper.make_node("Identity", ["c"], ["c2"]),
-            helper.make_node("Sin", ["v"], ["v2"]),
-        ],
-        "body",
-        [value("i", [], TensorProto.INT64), value("c", [], TensorProto.BOOL), value("v", [1000])],
-        [value("c2", [], TensorProto.BOOL), value("v2", [1000])],
-    )
-    return model(
-        [helper.make_node("Loop", ["n", "", "x"], ["y"], body=body)],
-        [value("x", [1000])],
-        [value("y", [1000])],
-        [helper.make_tensor("n", TensorProto.INT64, [], [2**62])],
-    )
+def holding(graph: ir.Model, weight: np.ndarray) -> ir.Model:
+    """The graph, whose `w` is this weight, an array as opened files have it."""
+    stored = next(value for node in graph.graph for value in node.inputs if value.name == "w")
+    stored.const_value = ir.tensor(weight, name="w")
+    graph.graph.register_initializer(stored)
+    return graph
 
 
 def dense(shared: bool) -> ir.Model:
     """There and back through one matrix; `shared`: read by a product as well, which ONNX Runtime may turn."""
     weight = np.random.default_rng(0).standard_normal((4096, 4096), dtype=np.float32)
-    nodes = [
-        helper.make_node("Gemm", ["x", "w"], ["h"], transB=1),
-        helper.make_node("Gemm", ["h", "w"], ["y"]),
-        *([helper.make_node("MatMul", ["h", "w"], ["z"])] if shared else ()),
-    ]
-    outputs = [value(name, ["N", 4096]) for name in ("yz" if shared else "y")]
-    return model(nodes, [value("x", ["N", 4096])], outputs, [onnx.numpy_helper.from_array(weight, "w")])
+    product, output = ("z = MatMul(h, w)", ", float[N, 4096] z") if shared else ("", "")
+    nodes = f"h = Gemm<transB = 1>(x, w) y = Gemm(h, w) {product}"
+    return holding(parsed(f"g (float[N, 4096] x) => (float[N, 4096] y{output}) {{ {nodes} }}"), weight)
 
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="tells how much memory a process has")
@@ -76,9 +45,7 @@ def test_weights_of_dense_layers_are_read_where_they_lie():
 
     compile(linear()[1], provider="cpu")  # ONNX Runtime itself
     graph = dense(shared=False)
-    stored = graph.graph.initializers["w"]
-    weight = stored.const_value.numpy()
-    stored.const_value = ir.tensor(weight, name="w")  # an array, as opened files have it
+    weight = graph.graph.initializers["w"].const_value.numpy()
     before = resident()
     program = compile(graph, provider="cpu", prepack=False)
     assert resident() - before < 32e6
@@ -92,10 +59,7 @@ def test_large_weights_travel_beside_the_graph_and_count():
     x = np.random.default_rng(0).normal(size=(3, 64)).astype(np.float32)
     result = compile(graph, provider="cpu")({"x": x})["y"]
     np.testing.assert_allclose(result, x @ weight, rtol=1e-5, atol=1e-5)
-    assert graph.graph.initializers["w"].const_value.numpy().shape == (
-        64,
-        64,
-    )  # the caller's model is untouched
+    assert graph.graph.initializers["w"].const_value.numpy().shape == (64, 64)  # the caller's is untouched
 
 
 def test_half_precision_goes_in_and_comes_out_as_float32():
@@ -107,11 +71,7 @@ def test_half_precision_goes_in_and_comes_out_as_float32():
 
 
 def test_only_the_outputs_asked_for_come_back():
-    graph = model(
-        [helper.make_node("Relu", ["x"], ["a"]), helper.make_node("Neg", ["x"], ["b"])],
-        [value("x", [2])],
-        [value("a", [2]), value("b", [2])],
-    )
+    graph = parsed("g (float[2] x) => (float[2] a, float[2] b) { a = Relu(x) b = Neg(x) }")
     program = compile(graph, provider="cpu")
     assert program.outputs == ["a", "b"]
     assert list(program({"x": np.ones(2, np.float32)}, ["b"])) == ["b"]
@@ -151,12 +111,8 @@ def test_a_wrong_shape_is_a_typed_error():
 
 
 def test_a_graph_that_onnxruntime_refuses_is_a_typed_error():
-    x = ir.val("x", ir.DataType.FLOAT, [1])
-    node = ir.node("Frobnicate", [x])
-    node.outputs[0].name = "y"
-    graph = ir.Graph([x], list(node.outputs), nodes=[node], opset_imports={"": 17}, name="g")
     with pytest.raises(ModelRejected, match=r"refuses the model.*Frobnicate"):
-        compile(ir.Model(graph, ir_version=8), provider="cpu")
+        compile(parsed("g (float[1] x) => (float[1] y) { y = Frobnicate(x) }"), provider="cpu")
 
 
 def test_a_model_cannot_configure_its_own_session(monkeypatch):
@@ -180,9 +136,7 @@ def test_cuda_that_cannot_start_is_an_error_unless_auto(monkeypatch):
     monkeypatch.setattr(ort, "get_available_providers", lambda: [providers.CUDA, providers.CPU])
     monkeypatch.setattr(ort, "preload_dlls", lambda: None)
     real = ort.InferenceSession
-    monkeypatch.setattr(
-        ort, "InferenceSession", lambda g, o, **_: real(g, o, providers=["CPUExecutionProvider"])
-    )
+    monkeypatch.setattr(ort, "InferenceSession", lambda g, o, **_: real(g, o, providers=[providers.CPU]))
     with pytest.raises(ProviderUnavailable, match="could not be started.*provider='auto'"):
         compile(graph, provider="cuda")
     assert compile(graph, provider="auto").provider == providers.CPU

@@ -13,14 +13,13 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
-import onnx_ir as ir
 import pytest
-from onnx import TensorProto, helper
 
 from onnxviz import isolate
 from onnxviz.errors import LimitExceeded
 from onnxviz.programs import compile
 from onnxviz.runtime import endings
+from tests.runtime.stateful import parsed
 
 # What a child process reads first, to import from this folder.
 _HERE = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})"
@@ -29,28 +28,7 @@ _LONG = 7000  # about ten seconds of one core: it goes on in this process after 
 
 def square():
     """The sum of a matrix times itself: one operator that takes as long as one likes."""
-    graph = helper.make_graph(
-        [helper.make_node("MatMul", ["x", "x"], ["y"]), helper.make_node("ReduceSum", ["y"], ["s"])],
-        "g",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", "n"])],
-        [helper.make_tensor_value_info("s", TensorProto.FLOAT, [1, 1])],
-    )
-    return ir.serde.deserialize_model(
-        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    )
-
-
-def widest():
-    """The maximum of a million windows of a million numbers: one operator that takes minutes."""
-    graph = helper.make_graph(
-        [helper.make_node("MaxPool", ["x"], ["y"], kernel_shape=[1000, 1000])],
-        "g",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 1, 2000, 2000])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 1, 1001, 1001])],
-    )
-    return ir.serde.deserialize_model(
-        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    )
+    return parsed("g (float[n, n] x) => (float[1, 1] s) { y = MatMul(x, x) s = ReduceSum(y) }")
 
 
 @pytest.fixture
@@ -75,8 +53,10 @@ def test_ctrl_c_in_one_operator_that_goes_on():
     code = f"""{_HERE}
 import numpy as np
 from onnxviz.programs import compile
-from test_watchdog import widest
-program = compile(widest(), provider="cpu", threads=1, seconds=600)
+from stateful import parsed
+# The maximum of a million windows of a million numbers: one operator that takes minutes.
+graph = "g (float[1, 1, 2000, 2000] x) => (float[1, 1, 1001, 1001] y) {{ y = MaxPool<kernel_shape = [1000, 1000]>(x) }}"
+program = compile(parsed(graph), provider="cpu", threads=1, seconds=600)
 x = np.ones((1, 1, 2000, 2000), np.float32)
 try:
     print("runs", flush=True)
@@ -122,14 +102,8 @@ def test_quick_runs_of_sizes_seen_before_get_no_thread(threads, monkeypatch):
 
 
 def test_work_that_follows_values_always_gets_one(threads):
-    graph = helper.make_graph(
-        [helper.make_node("ConstantOfShape", ["n"], ["zeros"]), helper.make_node("Shape", ["zeros"], ["y"])],
-        "g",
-        [helper.make_tensor_value_info("n", TensorProto.INT64, [1])],
-        [helper.make_tensor_value_info("y", TensorProto.INT64, [1])],
-    )
-    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    program = compile(ir.serde.deserialize_model(proto), provider="cpu", seconds=60)
+    graph = parsed("g (int64[1] n) => (int64[1] y) { zeros = ConstantOfShape(n) y = Shape(zeros) }")
+    program = compile(graph, provider="cpu", seconds=60)
     for length in (3, 3, 5):
         assert program({"n": np.array([length])})["y"] == length
     assert threads.count("onnxviz-run") == 3
@@ -143,7 +117,7 @@ from onnxviz import isolate
 isolate.serve(isolate.Board(mmap.mmap(-1, isolate.SIZE)))
 isolate.answer_interrupts()
 from onnxviz.programs import compile
-from test_ort import endless
+from stateful import endless
 program = compile(endless(), provider="cpu", seconds=600)
 try:
     print("runs", flush=True)

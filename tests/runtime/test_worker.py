@@ -9,11 +9,11 @@ import json
 import os
 import pickle
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -35,8 +35,11 @@ from onnxviz.errors import (
 )
 from onnxviz.progress import Interrupted
 from onnxviz.runtime.pool import Pool
-from onnxviz.runtime.process import Life
+from onnxviz.runtime.process import Channel, Closed, Life, described, restored, shared
+from onnxviz.runtime.resident import Resident
 from onnxviz.runtime.worker import Worker, lacking
+from onnxviz.synthesis.machine import Machine
+from onnxviz.synthesis.updates import Adam
 
 pytestmark = pytest.mark.skipif(lacking() is not None, reason=str(lacking()))
 
@@ -98,15 +101,28 @@ HANGS = model(
 )
 
 
-def opened(source: bytes | str | Path, **options) -> onnxviz.Network:
+def isolated(source: bytes | str | Path, **options) -> onnxviz.Network:
     return onnxviz.load(source, isolate=True, **{**OPTIONS, **options})
+
+
+@pytest.fixture
+def opened():
+    """`isolated`, closed behind the test."""
+    with contextlib.ExitStack() as stack:
+
+        def closing(source: bytes, **options) -> onnxviz.Network:
+            net = isolated(source, **options)
+            stack.callback(net.close)
+            return net
+
+        yield closing
 
 
 @pytest.fixture(scope="module")
 def pair():
-    isolated = opened(PLAIN)
-    yield onnxviz.load(PLAIN, **OPTIONS), isolated
-    isolated.close()
+    net = isolated(PLAIN)
+    yield onnxviz.load(PLAIN, **OPTIONS), net
+    net.close()
 
 
 def photo(seed: int = 1) -> np.ndarray:
@@ -122,70 +138,57 @@ def ended(pid: int, seconds: float = 60.0) -> bool:
     until = time.monotonic() + seconds
     while time.monotonic() < until:
         try:
-            state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+            if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z":
+                return True
         except OSError:
-            return True
-        if state == "Z":
             return True
         time.sleep(0.02)
     return False
 
 
+def bright() -> np.ndarray:
+    return np.full((16, 16, 3), 250, np.uint8)
+
+
+def dark() -> np.ndarray:
+    return np.full((16, 16, 3), 5, np.uint8)
+
+
 # --- the same numbers -----------------------------------------------------------------------------
 
 
-def test_predictions_and_activations_are_the_same(pair):
-    plain, isolated = pair
-    several = [photo(i) for i in range(5)]
-    assert isolated.predict(several) == plain.predict(several)
-    expected = plain.activations(several, ["c", "r", "p"], batch=2)
-    for name, array in isolated.activations(several, ["c", "r", "p"], batch=2).items():
-        assert array.dtype == np.float32
-        assert np.array_equal(array, expected[name])
-        assert array.flags.writeable
-        assert array.flags.owndata
+def steps(net: onnxviz.Network, optimiser: str) -> list[np.ndarray]:
+    """What stays where the program runs."""
+    machine = Machine(net, objectives.logit(2), count=2, optimiser=Adam() if optimiser == "adam" else None)
+    made = machine.run(6, seed=3) if optimiser == "adam" else machine.lbfgs(6, seed=3)
+    return [array for step in made for array in (step.value, step.norm, step.pictures())]
 
 
 @pytest.mark.parametrize(
-    "method", ["gradient", "guided", "smoothgrad", "integrated-gradients", "full-gradient"]
+    "compute",
+    [
+        lambda net: net.activations([photo(i) for i in range(5)], ["c", "r", "p"], batch=2).values(),
+        *(
+            lambda net, name=name: [onnxviz.saliency(net, photo(), target=2, method=name).values]
+            for name in ("gradient", "guided", "smoothgrad", "integrated-gradients", "full-gradient")
+        ),
+        lambda net: [onnxviz.occlusion(net, photo(), target=2, window=4, stride=2).values],
+        *(lambda net, one=one: steps(net, one) for one in ("adam", "lbfgs")),
+        lambda net: [onnxviz.embed(net, [photo(i) for i in range(7)]).values],
+    ],
 )
-def test_saliency_is_the_same(pair, method):
-    values = [onnxviz.saliency(net, photo(), target=2, method=method).values for net in pair]
-    assert np.abs(values[0]).max() > 0
-    assert np.array_equal(*values)
+def test_numbers_are_the_same(pair, compute):
+    plain, apart = ([np.asarray(array) for array in compute(net)] for net in pair)
+    assert any(np.abs(array).max() > 0 for array in plain)
+    for one, other in zip(plain, apart, strict=True):
+        assert other.dtype == one.dtype and np.array_equal(one, other)
 
 
-def test_occlusion_is_the_same(pair):
-    values = [onnxviz.occlusion(net, photo(), target=2, window=4, stride=2).values for net in pair]
-    assert np.abs(values[0]).max() > 0
-    assert np.array_equal(*values)
-
-
-@pytest.mark.parametrize("optimiser", ["adam", "lbfgs"])
-def test_what_stays_where_the_program_runs_is_the_same(pair, optimiser):
-    from onnxviz.synthesis.machine import Machine
-    from onnxviz.synthesis.updates import Adam
-
-    values = []
-    for net in pair:
-        machine = Machine(
-            net, objectives.logit(2), count=2, optimiser=Adam() if optimiser == "adam" else None
-        )
-        steps = machine.run(6, seed=3) if optimiser == "adam" else machine.lbfgs(6, seed=3)
-        values.append([(step.value, step.norm, step.pictures()) for step in steps])
-    for one, other in zip(*values, strict=True):
-        for a, b in zip(one, other, strict=True):
-            assert np.array_equal(a, b)
-
-
-def test_features_are_the_same(pair, tmp_path):
-    from PIL import Image
-
-    for i in range(7):
-        Image.fromarray(photo(i)).save(tmp_path / f"{i}.png")
-    vectors = [onnxviz.embed(net, sorted(tmp_path.glob("*.png"))).values for net in pair]
-    assert vectors[0].shape[0] == 7
-    assert np.array_equal(*vectors)
+def test_predictions_are_the_same_and_arrays_are_the_callers(pair):
+    several = [photo(i) for i in range(5)]
+    assert pair[1].predict(several) == pair[0].predict(several)
+    flags = pair[1].activations(several, ["c"])["c"].flags
+    assert flags.writeable and flags.owndata
 
 
 def test_gradients_of_several_pictures_go_side_by_side(pair):
@@ -197,10 +200,6 @@ def test_gradients_of_several_pictures_go_side_by_side(pair):
 
 
 def test_large_arrays_and_text_travel():
-    import socket
-
-    from onnxviz.runtime.process import Channel
-
     ours, theirs = map(Channel, socket.socketpair())
     rng = np.random.default_rng(0)
     cases = {
@@ -228,10 +227,6 @@ def test_large_arrays_and_text_travel():
 
 
 def test_arrays_must_lie_in_the_memory_that_came():
-    import socket
-
-    from onnxviz.runtime.process import Channel, Closed, shared
-
     for place in ({"at": 0, "type": "float32", "shape": [2**40]}, {"at": -8, "type": "uint8", "shape": [4]}):
         ours, theirs = socket.socketpair()
         memory, _ = shared(4096)
@@ -260,14 +255,12 @@ def test_what_is_refused_is_refused_in_the_same_words(tmp_path):
         assert errors[0] == errors[1]
 
 
-def test_limits_hold_there(tmp_path):
+def test_limits_hold_there(opened):
     with pytest.raises(LimitExceeded, match="nodes"):
         opened(PLAIN, limits=onnxviz.Limits(nodes=2))
 
 
 def test_fields_of_errors_travel(pair):
-    from onnxviz.runtime.process import described, restored
-
     with pytest.raises(UnknownLayer):
         pair[1].activations(photo(), ["nothing"])
     error = UnsupportedOperator("operator Det has no rule", ways("give --layer L"), "Det")
@@ -283,12 +276,12 @@ def test_fields_of_errors_travel(pair):
 
 
 @pytest.mark.parametrize("backend", ["torch", "ort-training"])
-def test_other_backends_are_refused(backend):
+def test_other_backends_are_refused(backend, opened):
     with pytest.raises(UsageError, match="isolate=True"):
         opened(PLAIN, backend=backend)
 
 
-def test_torch_does_not_step_in():
+def test_torch_does_not_step_in(opened):
     pytest.importorskip("torch")
     net = opened(
         model(
@@ -306,21 +299,12 @@ def test_torch_does_not_step_in():
     with pytest.raises(UnsupportedOperator, match=r"Det.*backend='torch', without isolate=True"):
         net.value_and_gradient(objectives.logit(1))
     assert "torch" not in net._backends
-    net.close()
 
 
 # --- a model that dies ----------------------------------------------------------------------------
 
 
-def bright() -> np.ndarray:
-    return np.full((16, 16, 3), 250, np.uint8)
-
-
-def dark() -> np.ndarray:
-    return np.full((16, 16, 3), 5, np.uint8)
-
-
-def test_a_division_that_ends_the_process(recwarn):
+def test_a_division_that_ends_the_process(opened):
     net = opened(DIVIDES)
     expected = net.predict(dark())
     first = process(net)
@@ -334,9 +318,7 @@ def test_a_division_that_ends_the_process(recwarn):
     assert net.activations(bright(), ["r"])["r"].shape == (1, 8, 16, 16)
     assert process(net) != first
     net.close()
-    again = opened(DIVIDES)
-    assert again.predict(dark()) == expected
-    again.close()
+    assert opened(DIVIDES).predict(dark()) == expected
 
 
 def test_shape_inference_that_ends_the_process(pair):
@@ -375,7 +357,7 @@ def test_the_same_graph_is_sent_for_its_shapes_once(monkeypatch):
     worker.close()
 
 
-def test_the_process_is_killed_in_a_run():
+def test_the_process_is_killed_in_a_run(opened):
     net = opened(HANGS)
 
     def kill(life: Life) -> None:
@@ -388,10 +370,9 @@ def test_the_process_is_killed_in_a_run():
         net.program(["y"])({"x": net.prepare(bright())})
     with pytest.raises(WorkerCrashed, match="not run again"):
         net.program(["y"])({"x": net.prepare(dark())})
-    net.close()
 
 
-def test_the_process_is_killed_between_runs(pair):
+def test_the_process_is_killed_between_runs(opened):
     net = opened(PLAIN)
     before = net.predict(photo())
     placed = net.program(["y"]).put("x", net.prepare(photo()))
@@ -400,12 +381,9 @@ def test_the_process_is_killed_between_runs(pair):
         assert ended(net.worker._life.process.pid)
         assert net.predict(photo()) == before
         assert net.program(["y"])({"x": placed})["y"].shape == (1, 5)
-    net.close()
 
 
-def test_a_state_that_went_with_its_process():
-    from onnxviz.runtime.resident import Resident
-
+def test_a_state_that_went_with_its_process(opened):
     net = opened(PLAIN)
     program = net.program(["y"])
     resident = Resident(program, {"x": net.prepare(photo())}, ["y"])
@@ -415,10 +393,9 @@ def test_a_state_that_went_with_its_process():
         resident.state("x")
     with pytest.raises(WorkerCrashed, match="begin again"):
         program.run_bound({}, {"x": resident._sets[0]["x"]}, {}, ["y"])
-    net.close()
 
 
-def test_an_operator_that_goes_on_is_ended():
+def test_an_operator_that_goes_on_is_ended(opened):
     net = opened(HANGS, limits=onnxviz.Limits(run_seconds=1))
     pid = process(net)
     began = time.monotonic()
@@ -427,7 +404,6 @@ def test_an_operator_that_goes_on_is_ended():
     assert time.monotonic() - began < 60
     assert ended(pid)
     assert net.activations(photo(), ["r"])["r"].shape == (1, 8, 16, 16)
-    net.close()
 
 
 # Two gigabytes where the picture is bright.
@@ -445,7 +421,7 @@ FILLS = model(
 
 
 @pytest.mark.skipif(not isolate.memory_is_guarded(), reason="no limit on memory here")
-def test_memory_is_limited_also_after_a_crash():
+def test_memory_is_limited_also_after_a_crash(opened):
     net = opened(FILLS, limits=onnxviz.Limits(memory=1_500_000_000))
     expected = net.predict(dark())
     for _ in range(2):
@@ -456,13 +432,12 @@ def test_memory_is_limited_also_after_a_crash():
     roomy = opened(FILLS, limits=onnxviz.Limits(memory=6_000_000_000))
     assert roomy.predict(dark()) == expected
     assert np.isfinite(roomy.run(roomy.prepare(bright()), ["y"])["y"]).all()
-    roomy.close()
 
 
 # --- threads, several networks --------------------------------------------------------------------
 
 
-def test_threads_and_two_networks(pair):
+def test_threads_and_two_networks(pair, opened):
     plain, isolated = pair
     other = opened(model("y = Sigmoid(s)", seed=5))
     x = np.concatenate([plain.prepare(photo(i)) for i in range(24)])
@@ -478,7 +453,6 @@ def test_threads_and_two_networks(pair):
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(one, [i % 24 for i in range(96)]))
     assert process(isolated) != process(other)
-    other.close()
 
 
 def test_copies_share_the_process_and_pickles_are_refused(pair):
@@ -501,7 +475,7 @@ def test_what_is_told_of_it(pair):
     assert "isolated" not in plain.manifest("predict")
 
 
-def test_a_closed_network_says_so():
+def test_a_closed_network_says_so(opened):
     net = opened(PLAIN)
     net.predict(photo())
     pid = process(net)
@@ -521,11 +495,11 @@ def descriptors() -> int:
 
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="no /proc here")
 def test_nothing_is_left_of_a_network_that_is_gone():
-    opened(PLAIN).close()
+    isolated(PLAIN).close()
     gc.collect()
     before = descriptors()
     for source in (PLAIN, DIVIDES):
-        net = opened(source)
+        net = isolated(source)
         with contextlib.suppress(WorkerCrashed):
             net.predict([bright(), photo()])
         onnxviz.saliency(net, photo(), target=1) if source is PLAIN else None
@@ -535,7 +509,7 @@ def test_nothing_is_left_of_a_network_that_is_gone():
         assert ended(pid)
         assert descriptors() == before
     with pytest.raises(ModelRejected):
-        opened(PLAIN[:100])
+        isolated(PLAIN[:100])
     assert descriptors() == before
 
 
@@ -555,65 +529,80 @@ x = net.prepare(bright)
 """
 
 
-@contextlib.contextmanager
-def script(tmp_path: Path, source: bytes, rest: str) -> Iterator[subprocess.Popen[str]]:
-    """A user's script with no main guard, beside files that are named like modules; ends with the block."""
-    path = tmp_path / "net.onnx"
-    path.write_bytes(source)
-    file = tmp_path / "script.py"
-    file.write_text(SCRIPT.format(path=str(path), rest=rest))
-    (tmp_path / "cwd").mkdir()
-    for name in ("socket", "json", "onnx", "numpy"):
-        (tmp_path / "cwd" / f"{name}.py").write_text("raise SystemExit('the wrong module')")
-    root = str(Path(onnxviz.__file__).parents[1])
-    with subprocess.Popen(
-        [sys.executable, str(file)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        cwd=tmp_path / "cwd",
-        env={**os.environ, "PYTHONPATH": root},
-    ) as process:
-        try:
-            yield process
-        finally:
-            process.kill()  # after a failure, what hangs would go on beside the other tests
+class Script:
+    """A user's script with no main guard, as it runs, and the process that its network runs in."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self.process = process
+        self.pid = int(process.stdout.readline())
+
+    def says(self, line: str) -> None:
+        assert self.process.stdout.readline() == f"{line}\n"
+
+    def interrupt(self) -> None:
+        self.process.send_signal(signal.SIGINT)
+
+    def rest(self) -> tuple[list[str], str]:
+        """The words that it says to its end, and its stderr."""
+        out, err = self.process.communicate(timeout=240)
+        return out.split(), err
 
 
-def test_a_script_without_a_main_guard(tmp_path):
-    with script(tmp_path, PLAIN, "print(net.run(x, ['y'])['y'].shape)") as run:
-        out, err = run.communicate(timeout=240)
-    assert run.returncode == 0, err
-    pid, shape = out.splitlines()
-    assert shape == "(1, 5)"
-    assert err == ""
-    assert ended(int(pid))
+@pytest.fixture
+def script(tmp_path):
+    """Starts a script beside files that are named like modules; it ends with the test."""
+    with contextlib.ExitStack() as stack:
+
+        def start(source: bytes, rest: str) -> Script:
+            (tmp_path / "net.onnx").write_bytes(source)
+            (tmp_path / "script.py").write_text(SCRIPT.format(path=str(tmp_path / "net.onnx"), rest=rest))
+            (tmp_path / "cwd").mkdir()
+            for name in ("socket", "json", "onnx", "numpy"):
+                (tmp_path / "cwd" / f"{name}.py").write_text("raise SystemExit('the wrong module')")
+            process = subprocess.Popen(
+                [sys.executable, str(tmp_path / "script.py")],
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+                cwd=tmp_path / "cwd",
+                env={**os.environ, "PYTHONPATH": str(Path(onnxviz.__file__).parents[1])},
+            )
+            stack.enter_context(process)
+            stack.callback(process.kill)  # after a failure, what hangs would go on beside the other tests
+            return Script(process)
+
+        yield start
 
 
-def test_ctrl_c_in_a_run(tmp_path):
+def test_a_script_without_a_main_guard(script):
+    run = script(PLAIN, "print(net.run(x, ['y'])['y'].shape)")
+    assert run.rest() == (["(1,", "5)"], "")
+    assert run.process.returncode == 0
+    assert ended(run.pid)
+
+
+def test_ctrl_c_in_a_run(script):
     rest = """
 runs(net)
 try:
     net.run(x, ["y"])
 except KeyboardInterrupt:
     print("stopped", flush=True)
-print(net.run(x, ["r"])["r"].shape)
+print(*net.run(x, ["r"])["r"].shape)
 """
-    with script(tmp_path, HANGS, rest) as run:
-        pid = int(run.stdout.readline())
-        assert run.stdout.readline() == "runs\n"
-        run.send_signal(signal.SIGINT)
-        began = time.monotonic()
-        assert run.stdout.readline() == "stopped\n"
-        assert (
-            time.monotonic() - began < 60
-        )  # 0.8 s, on a machine that does nothing else; the operator takes minutes
-        out, err = run.communicate(timeout=240)
-    assert out == "(1, 8, 16, 16)\n", err
-    assert ended(pid)
+    run = script(HANGS, rest)
+    run.says("runs")
+    run.interrupt()
+    began = time.monotonic()
+    run.says("stopped")
+    assert (
+        time.monotonic() - began < 60
+    )  # 0.8 s on a machine that does nothing else; the operator takes minutes
+    assert run.rest()[0] == ["1", "8", "16", "16"]
+    assert ended(run.pid)
 
 
-def test_ctrl_c_keeps_what_was_made(tmp_path):
+def test_ctrl_c_keeps_what_was_made(script):
     rest = """
 def told(done, total, what):
     if done == 20:
@@ -624,18 +613,16 @@ except KeyboardInterrupt as stop:
     print(len(stop.partial.manifest["figures"]) > 0, stop.partial.manifest["incomplete"], flush=True)
 print(net.worker.life().process.pid)
 """
-    with script(tmp_path, PLAIN, rest) as run:
-        pid = run.stdout.readline()
-        assert run.stdout.readline() == "runs\n"
-        run.send_signal(signal.SIGINT)
-        out, err = run.communicate(timeout=240)
-    assert out.splitlines() == ["True True", pid.strip()], err
+    run = script(PLAIN, rest)
+    run.says("runs")
+    run.interrupt()
+    assert run.rest()[0] == ["True", "True", str(run.pid)]
 
 
 # An endless loop of short operators, on a state that is held where it runs.
 HELD = f"""
 sys.path.insert(0, {str(Path(__file__).parent)!r})
-from test_ort import endless
+from stateful import endless
 from onnxviz.runtime import process, worker
 from onnxviz.programs import compile
 program = compile(endless(), provider="cpu", worker=net.worker)
@@ -643,7 +630,7 @@ state = program.hold(np.arange(1000.0))
 """
 
 
-def test_ctrl_c_stops_a_run_between_operators_and_what_is_held_stays(tmp_path):
+def test_ctrl_c_stops_a_run_between_operators_and_what_is_held_stays(script):
     """Also one that other threads asked for."""
     rest = f"""{HELD}
 from onnxviz.runtime.pool import Pool
@@ -660,17 +647,15 @@ for work in (run, threads):
         print("stopped", flush=True)
 print((state.numpy() == np.arange(1000)).all(), net.worker.life().process.pid)
 """
-    with script(tmp_path, PLAIN, rest) as run:
-        pid = run.stdout.readline()
-        for _ in range(2):
-            assert run.stdout.readline() == "runs\n"
-            run.send_signal(signal.SIGINT)
-            assert run.stdout.readline() == "stopped\n"
-        out, err = run.communicate(timeout=240)
-    assert out.split() == ["True", pid.strip()], err
+    run = script(PLAIN, rest)
+    for _ in range(2):
+        run.says("runs")
+        run.interrupt()
+        run.says("stopped")
+    assert run.rest()[0] == ["True", str(run.pid)]
 
 
-def test_a_second_ctrl_c_ends_what_holds_a_state(tmp_path):
+def test_a_second_ctrl_c_ends_what_holds_a_state(script):
     rest = f"""{HELD}
 worker.Life.stop = lambda *_: None  # as in one operator that takes minutes
 process._GRACE_KEEPING = 600
@@ -682,21 +667,19 @@ try:
 except KeyboardInterrupt:
     print("stopped", state.lost, flush=True)
 """
-    with script(tmp_path, PLAIN, rest) as run:
-        pid = int(run.stdout.readline())
-        assert run.stdout.readline() == "runs\n"
-        run.send_signal(signal.SIGINT)
-        assert run.stdout.readline() == "noticed\n"
-        time.sleep(2.0)  # longer than what holds no state is given
-        assert not ended(pid, 0.1)
-        run.send_signal(signal.SIGINT)
-        out, err = run.communicate(timeout=240)
-    assert out == "stopped True\n", err
-    assert ended(pid)
+    run = script(PLAIN, rest)
+    run.says("runs")
+    run.interrupt()
+    run.says("noticed")
+    time.sleep(2.0)  # longer than what holds no state is given
+    assert not ended(run.pid, 0.1)
+    run.interrupt()
+    assert run.rest()[0] == ["stopped", "True"]
+    assert ended(run.pid)
 
 
 @pytest.mark.parametrize("end", [Life.interrupt, lambda life: life.process.kill()], ids=["Ctrl-C", "crash"])
-def test_what_was_made_before_the_process_died_is_handed_over(pair, monkeypatch, end):
+def test_what_was_made_before_the_process_died_is_handed_over(pair, opened, monkeypatch, end):
     monkeypatch.setattr("onnxviz.synthesis.machine._SAVED", 0.0)
     net = opened(PLAIN)
     options = {"target": 1, "start": photo(), "preset": "lecture", "keep": "last"}
@@ -711,11 +694,10 @@ def test_what_was_made_before_the_process_died_is_handed_over(pair, monkeypatch,
     assert np.array_equal(stop.value.partial.values, five)
     assert not np.array_equal(four, five)
     assert stop.value.partial.manifest["incomplete"] is True
-    net.close()
 
 
 @pytest.mark.parametrize("pause", [0.0, 0.4, 3.0])
-def test_ctrl_c_while_threads_run(tmp_path, pause):
+def test_ctrl_c_while_threads_run(script, pause):
     rest = """
 net.predict(bright // 2)
 try:
@@ -724,21 +706,18 @@ try:
 except KeyboardInterrupt:
     print("stopped", flush=True)
 """
-    with script(tmp_path, HANGS, rest) as run:
-        pid = int(run.stdout.readline())
-        assert run.stdout.readline() == "runs\n"
-        time.sleep(pause)  # also before the first of them has asked
-        run.send_signal(signal.SIGINT)
-        began = time.monotonic()
-        line = run.stdout.readline()
-        seconds = time.monotonic() - began
-        _, err = run.communicate(timeout=240)
-    assert line == "stopped\n", err
-    assert seconds < 60
-    assert ended(pid)
+    run = script(HANGS, rest)
+    run.says("runs")
+    time.sleep(pause)  # also before the first of them has asked
+    run.interrupt()
+    began = time.monotonic()
+    run.says("stopped")
+    assert time.monotonic() - began < 60
+    run.rest()
+    assert ended(run.pid)
 
 
-def test_ctrl_c_before_a_thread_has_asked():
+def test_ctrl_c_before_a_thread_has_asked(opened):
     net = opened(HANGS)
     begun = threading.Event()
 
@@ -753,10 +732,9 @@ def test_ctrl_c_before_a_thread_has_asked():
         began = time.monotonic()
         raise KeyboardInterrupt
     assert time.monotonic() - began < 60
-    net.close()
 
 
-def test_ctrl_c_while_a_thread_is_started(monkeypatch):
+def test_ctrl_c_while_a_thread_is_started(opened, monkeypatch):
     """It may be in the middle of a run by then, and the executor does not list it yet."""
     net = opened(HANGS)
     program, x, life = net.program(["y"]), net.prepare(bright()), net.worker.life()
@@ -773,11 +751,10 @@ def test_ctrl_c_while_a_thread_is_started(monkeypatch):
     with pytest.raises(KeyboardInterrupt), Pool(2, "unlisted") as pool:
         pool.submit(program, {"x": x})
     assert not life.alive or life.was_at() is None  # ended, or between two operators
-    net.close()
 
 
 @pytest.mark.skipif(not hasattr(os, "waitid"), reason="whether a process has stopped can't be told here")
-def test_what_ctrl_c_ended_is_not_begun_late(tmp_path):
+def test_what_ctrl_c_ended_is_not_begun_late(script):
     """On a busy machine the process may come to read it when nobody waits for it any more."""
     rest = f"""{HELD}
 import signal
@@ -799,23 +776,21 @@ print((state.numpy() == np.arange(1000)).all())
 time.sleep(2)
 print(net.worker.life().was_at())
 """
-    with script(tmp_path, PLAIN, rest) as run:
-        out, err = run.communicate(timeout=240)
-    assert out.split()[1:] == ["stopped", "True", "None"], err
+    run = script(PLAIN, rest)
+    assert run.rest()[0] == ["stopped", "True", "None"]
 
 
 @pytest.mark.parametrize("rest", ["time.sleep(60)", "runs(net); net.run(x, ['y'])"])
-def test_it_ends_with_a_parent_that_is_killed(tmp_path, rest):
-    with script(tmp_path, HANGS, rest) as run:
-        pid = int(run.stdout.readline())
-        if "runs" in rest:
-            run.stdout.readline()
-        run.kill()
-        run.communicate(timeout=20)
-    assert ended(pid)
+def test_it_ends_with_a_parent_that_is_killed(script, rest):
+    run = script(HANGS, rest)
+    if "runs" in rest:
+        run.says("runs")
+    run.process.kill()
+    run.rest()
+    assert ended(run.pid)
 
 
-def test_a_forked_copy_has_a_process_of_its_own(tmp_path):
+def test_a_forked_copy_has_a_process_of_its_own(script):
     rest = """
 expected = net.run(x, ["y"])["y"]
 copy = os.fork()
@@ -827,8 +802,7 @@ if copy == 0:
 os.waitpid(copy, 0)
 print(net.worker.life().process.pid, (net.run(x, ["y"])["y"] == expected).all(), flush=True)
 """
-    with script(tmp_path, PLAIN, rest) as run:
-        out, err = run.communicate(timeout=240)
-    first, copied, still = out.splitlines()
-    assert copied.split()[1] == still.split()[1] == "True", err
-    assert still.split()[0] == first != copied.split()[0]
+    run = script(PLAIN, rest)
+    copied, same, still, again = run.rest()[0]
+    assert same == again == "True"
+    assert int(still) == run.pid != int(copied)
