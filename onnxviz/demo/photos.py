@@ -28,33 +28,16 @@ if TYPE_CHECKING:
     from onnxviz.results import Result
 
 _CROP = 320
-# Names under which the photos are known; all are in the public domain or free to use (see the packages' notes).
-_SKLEARN = ("china.jpg", "flower.jpg")
-_SKIMAGE = (
-    "chelsea.png",
-    "coffee.png",
-    "astronaut.png",
-    "rocket.jpg",
-    "brick.png",
-    "grass.png",
-    "gravel.png",
-    "hubble_deep_field.jpg",
-    "ihc.png",
-    "motorcycle_left.png",
-    "retina.jpg",
-    "coins.png",
-    "moon.png",
-    "page.png",
-    "camera.png",
+# The photos of scikit-image and of scikit-learn; all are in the public domain or free to use (see the packages' notes).
+_PACKAGES = (
+    (
+        "skimage",
+        "data",
+        "chelsea.png coffee.png astronaut.png rocket.jpg brick.png grass.png gravel.png hubble_deep_field.jpg ihc.png "
+        "motorcycle_left.png retina.jpg coins.png moon.png page.png camera.png",
+    ),
+    ("sklearn", "datasets/images", "china.jpg flower.jpg"),
 )
-
-
-@dataclass(frozen=True)
-class Photo:
-    """One photo: its name and its file."""
-
-    name: str
-    path: Path
 
 
 @dataclass(frozen=True)
@@ -63,19 +46,19 @@ class Stage:
 
     net: Network
     folder: Path
-    photos: dict[str, Photo]
+    photos: dict[str, Path]
     crops: Path
     seed: int
     progress: Progress
     copied: set[Path] = field(default_factory=set)
 
     @property
-    def subjects(self) -> list[Photo]:
+    def subjects(self) -> list[Path]:
         """The photos that techniques for a single picture are shown on."""
         return [self.photos[name] for name in self.some("chelsea", "coffee", "rocket", "flower", "china")]
 
     @property
-    def subject(self) -> Photo:
+    def subject(self) -> Path:
         """The one photo where there is room for only one."""
         return self.subjects[0]
 
@@ -83,20 +66,21 @@ class Stage:
         """Those of these photos that are at hand."""
         return [name for name in names if name in self.photos]
 
-    def first(self, *names: str) -> Photo:
+    def first(self, *names: str) -> Path:
         """The first of these photos that is at hand; else the subject."""
         return next((self.photos[name] for name in self.some(*names)), self.subject)
 
-    def original(self, photo: Photo) -> str:
+    def original(self, photo: Path) -> str:
         """The path, from the demo's folder, of a copy of a photo there, for commands to name."""
-        path = self.folder / "originals" / photo.path.name
+        path = self.folder / "originals" / photo.name
         if path not in self.copied:
-            self.copied.add(write_atomic(path, photo.path.read_bytes()))
+            self.copied.add(write_atomic(path, photo.read_bytes()))
         return f"originals/{path.name}"
 
-    def file(self, name: str) -> Path:
-        """Where a section's picture goes."""
-        return self.folder / name
+    def spread(self, count: int) -> list[Path]:
+        """About so many of the crops, of all photos."""
+        crops = sorted(self.crops.iterdir())
+        return crops[:: max(1, len(crops) // count)]
 
     def run(self, technique: str, *arguments: Any, **options: Any) -> Any:
         """What a technique gives, with the demo's seed and progress."""
@@ -108,28 +92,29 @@ class Stage:
 
     def picture(self, name: str, result: Result, caption: str, wide: bool = False) -> Figure:
         """A result, saved."""
-        return Figure(result.save(self.file(name)), caption, wide)
+        return Figure(result.save(self.folder / name), caption, wide)
+
+    def made(self, name: str, caption: str, technique: str, *arguments: Any, **options: Any) -> Figure:
+        """What a technique gives, saved, over the page's width."""
+        return self.picture(name, self.run(technique, *arguments, **options), caption, wide=True)
 
     def drawn(self, name: str, picture: Image.Image, caption: str) -> Figure:
         """A sheet of the demo's own, over the page's width."""
-        return Figure(write_atomic(self.file(name), png_bytes(picture)), caption, wide=True)
+        return Figure(write_atomic(self.folder / name, png_bytes(picture)), caption, wide=True)
 
 
-def photos() -> list[Photo]:
-    """Every photo at hand: two from scikit-learn, and scikit-image's where it is installed (extra `demo`)."""
-    found = []
-    for package, folder, names in (
-        ("skimage", "data", _SKIMAGE),
-        ("sklearn", "datasets/images", _SKLEARN),
-    ):
-        if importlib.util.find_spec(package) is None:
-            continue
-        base = Path(str(importlib.resources.files(package))) / folder
-        found += [Photo(Path(name).stem, base / name) for name in names if (base / name).is_file()]
-    return found
+def photos() -> dict[str, Path]:
+    """Every photo at hand by its name: two from scikit-learn, scikit-image's where it is installed (extra `demo`)."""
+    files = [
+        Path(str(importlib.resources.files(package)), folder, name)
+        for package, folder, names in _PACKAGES
+        if importlib.util.find_spec(package) is not None
+        for name in names.split()
+    ]
+    return {path.stem: path for path in files if path.is_file()}
 
 
-def write_crops(folder: Path, found: list[Photo], per_photo: int, seed: int) -> Path:
+def write_crops(folder: Path, found: list[Path], per_photo: int, seed: int) -> Path:
     """A folder of square crops of the photos, as an image set for the techniques that need many pictures.
 
     Crops are drawn from the seed at 45 to 90 % of the photo's shorter side and saved as JPEG files that bear the
@@ -137,14 +122,14 @@ def write_crops(folder: Path, found: list[Photo], per_photo: int, seed: int) -> 
     """
     random = np.random.default_rng(seed)
     for photo in found:
-        picture = read(photo.path)
+        picture = read(photo)
         height, width = picture.shape[:2]
         for number in range(per_photo):
             edge = int(min(height, width) * random.uniform(0.45, 0.9))
             top = int(random.integers(0, height - edge + 1))
             left = int(random.integers(0, width - edge + 1))
             crop = picture[top : top + edge, left : left + edge]
-            write_atomic(folder / f"{photo.name}-{number:02d}.jpg", _jpeg(crop))
+            write_atomic(folder / f"{photo.stem}-{number:02d}.jpg", _jpeg(crop))
     return folder
 
 

@@ -10,13 +10,15 @@ from onnxviz.auditing.report.facts import facts
 from onnxviz.auditing.report.html import render
 from onnxviz.auditing.report.page import Page, Section
 from onnxviz.claims import claimed, reason
-from onnxviz.demo.photos import Photo, Stage, photos, write_crops
+from onnxviz.demo.photos import Stage, photos, write_crops
 from onnxviz.demo.topics import TOPICS
 from onnxviz.errors import OutputRefused
 from onnxviz.files import write_atomic
 from onnxviz.progress import Progress, silent
 
 _CROPS_A_PHOTO = 16
+# So many photos' crops differ from each other: enough to fill a map, few enough to take seconds.
+_VARIED = 14
 _TITLE = "onnxviz: a network, looked into"
 _INCOMPLETE = (
     f"<!doctype html><meta charset=utf-8><title>{_TITLE}</title>"
@@ -53,12 +55,11 @@ def demo(
     with claimed(folder):
         _replaceable(folder / "index.html")
         net = onnxviz.load(model, provider=provider, threads=threads)
-        if (
-            folder / "index.html"
-        ).exists():  # until the new page is there, none tells of what is being replaced
-            write_atomic(folder / "index.html", _INCOMPLETE)
-        found = {photo.name: photo for photo in photos()}
-        crops = write_crops(folder / "photos", _varied(list(found.values())), _CROPS_A_PHOTO, seed)
+        index = folder / "index.html"
+        if index.exists():  # until the new page is there, none tells of what is being replaced
+            write_atomic(index, _INCOMPLETE)
+        found = photos()
+        crops = write_crops(folder / "photos", list(found.values())[:_VARIED], _CROPS_A_PHOTO, seed)
         stage = Stage(net=net, folder=folder, photos=found, crops=crops, seed=seed, progress=progress)
         sections: list[Section] = []
         for topic in TOPICS:
@@ -66,7 +67,7 @@ def demo(
             sections.append(topic.section(stage))
         told = facts({"network": net.manifest("demo")}, seed=seed)
         page = render(Page("demo", _TITLE, lead=(_LEAD,), sections=sections, facts=told))
-        return write_atomic(folder / "index.html", page)
+        return write_atomic(index, page)
 
 
 def _replaceable(page: Path) -> None:
@@ -80,8 +81,3 @@ def _replaceable(page: Path) -> None:
         raise OutputRefused(reason(page, error)) from error
     if not ours:
         raise OutputRefused(f"{str(page)!r} is there already, and no page of this demo; choose another --out")
-
-
-def _varied(found: list[Photo]) -> list[Photo]:
-    """The photos whose crops differ from each other: enough to fill a map, few enough to take seconds."""
-    return found[:14]

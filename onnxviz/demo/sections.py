@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from PIL import Image
 
 import onnxviz
 from onnxviz.auditing.report.page import Block, Figure, Table, Text
-from onnxviz.demo.photos import Photo, Stage, write_int8
+from onnxviz.demo.photos import Stage, write_int8
 from onnxviz.figures.grids import Row, rows, side_by_side
 from onnxviz.image.io import read
 from onnxviz.objectives import logit
@@ -60,8 +61,8 @@ class Shown:
     """
 
     blocks: Sequence[Block] = ()
-    words: tuple[tuple[str, object], ...] = ()
-    originals: Sequence[Photo] = ()
+    words: Mapping[str, object] = field(default_factory=dict)
+    originals: Sequence[Path] = ()
 
 
 def photos(technique: str, count: int, caption: str) -> Callable[[Stage], Shown]:
@@ -70,9 +71,9 @@ def photos(technique: str, count: int, caption: str) -> Callable[[Stage], Shown]
     def make(stage: Stage) -> Shown:
         pictures = []
         for photo in stage.subjects[:count]:
-            result = stage.run(technique, photo.path)
-            told = caption.format(name=photo.name, label=result.label)
-            pictures.append(stage.picture(f"{technique}-{photo.name}.png", result, told))
+            result = stage.run(technique, photo)
+            told = caption.format(name=photo.stem, label=result.label)
+            pictures.append(stage.picture(f"{technique}-{photo.stem}.png", result, told))
         return Shown(pictures)
 
     return make
@@ -87,10 +88,10 @@ def predictions(stage: Stage) -> Shown:
     """The best classes of each photo."""
     answers = []
     for photo in stage.subjects:
-        best = stage.net.predict(photo.path, top=3)[0]
+        best = stage.net.predict(photo, top=3)[0]
         answers.append(", ".join(f"{item.label} {item.probability:.0%}" for item in best))
     return Shown(
-        [Table({"photo": [photo.name for photo in stage.subjects], "most probable classes": answers})]
+        [Table({"photo": [photo.stem for photo in stage.subjects], "most probable classes": answers})]
     )
 
 
@@ -112,7 +113,7 @@ def activations(stage: Stage) -> Shown:
         [
             stage.picture(
                 f"activations-{name}.png",
-                stage.run("activations", stage.subject.path, layer),
+                stage.run("activations", stage.subject, layer),
                 f"Layer {layer}: bright where the channel answers.",
             )
             for layer, name in ((_SHALLOW, "shallow"), (_MIDDLE, "middle"))
@@ -124,31 +125,27 @@ def patches(stage: Stage) -> Shown:
     """The overviews of two layers."""
     pictures = []
     for layer, name, channels in ((_MIDDLE, "middle", _MIDDLE_CHANNELS), (_DEEP, "deep", _DEEP_CHANNELS)):
-        folder = stage.file(f"patches-{name}")
+        folder = stage.folder / f"patches-{name}"
         stage.run("patches", stage.crops, layer, channel=channels).save(folder, progress=stage.progress)
         told = f"Layer {layer}: the nine patches that each of eight channels likes best."
         pictures.append(Figure(folder / "overview.png", told))
-    return Shown(pictures, words=(("count", sum(1 for _ in stage.crops.iterdir())),))
+    return Shown(pictures, words={"count": sum(1 for _ in stage.crops.iterdir())})
 
 
 def neighbours(stage: Stage) -> Shown:
     """Rows of crops."""
-    result = stage.run("neighbours", stage.crops, k=7)
     told = "Queries on the left, then their nearest neighbours with distances."
-    return Shown([stage.picture("neighbours.png", result, told, wide=True)])
+    return Shown([stage.made("neighbours.png", told, "neighbours", stage.crops, k=7)])
 
 
 def maps(stage: Stage) -> Shown:
     """By t-SNE and by PCA."""
+    methods = {"tsne": "t-SNE", "pca": "PCA"}
+    told = "{} of the last hidden layer."
     return Shown(
         [
-            stage.picture(
-                f"map-{method}.png",
-                stage.run("map", stage.crops, method=method),
-                f"{name} of the last hidden layer.",
-                wide=True,
-            )
-            for method, name in (("tsne", "t-SNE"), ("pca", "PCA"))
+            stage.made(f"map-{method}.png", told.format(name), "map", stage.crops, method=method)
+            for method, name in methods.items()
         ]
     )
 
@@ -157,7 +154,7 @@ def attributions(stage: Stage) -> Shown:
     """A few methods at a glance, and all of them."""
     from onnxviz.attribution.result import Attributions
 
-    paths = [photo.path for photo in stage.subjects[:3]]
+    paths = stage.subjects[:3]
     # Enough for a picture, and a demo that is done in a minute; the defaults are 25 to 100.
     found = stage.run("attributions", paths, samples=20, steps=24)
     grid = [[next(one for one in row if one.method == name) for name in _FEW] for row in found.grid]
@@ -176,12 +173,11 @@ def attributions(stage: Stage) -> Shown:
 
 def cams(stage: Stage) -> Shown:
     """Four methods, and the difference of two classes."""
-    named = stage.subjects[:3]
-    found = stage.run("attributions", [photo.path for photo in named], _CAMS, layers=_CAM_LAYER)
+    found = stage.run("attributions", stage.subjects[:3], _CAMS, layers=_CAM_LAYER)
     told = f"Four methods on {_CAM_LAYER}, whose maps have 14×14 places."
-    first, second = stage.net.predict(stage.subject.path, top=2)[0]
+    first, second = stage.net.predict(stage.subject, top=2)[0]
     rather = logit(first.index) - logit(second.index)
-    one = stage.run("cam", stage.subject.path, objective=rather, method="hirescam", signed=True)
+    one = stage.run("cam", stage.subject, objective=rather, method="hirescam", signed=True)
     one.label = f"{first.label} rather than {second.label}"
     said = f"Red speaks for {first.label!r} against {second.label!r}, blue the other way round."
     return Shown(
@@ -202,20 +198,19 @@ def dreams(stage: Stage) -> Shown:
         ("channel", [3], "one channel of it, which likes eyes and feathers"),
     ):
         steps = 20 if channels else 15
-        made = stage.run("dream", photo.path, "blocks.7.add", channels=channels, size=448, steps=steps)
+        made = stage.run("dream", photo, "blocks.7.add", channels=channels, size=448, steps=steps)
         rise = min(octave["rise"] for octave in made.manifest["figures"]["octaves"])
-        told = f"{photo.name}: {text}. Its answer rises {rise:.1f}-fold or more at every octave."
+        told = f"{photo.stem}: {text}. Its answer rises {rise:.1f}-fold or more at every octave."
         pictures.append(stage.picture(f"dream-{name}.png", made, told))
-    made = stage.run("dream", photo.path, "blocks.8.expand.relu6", guide=guide.path, size=448, steps=15)
-    told = f"{photo.name}, guided by the features of {guide.name}."
+    made = stage.run("dream", photo, "blocks.8.expand.relu6", guide=guide, size=448, steps=15)
+    told = f"{photo.stem}, guided by the features of {guide.stem}."
     return Shown([*pictures, stage.picture("dream-guided.png", made, told)], originals=[photo])
 
 
 def inversions(stage: Stage) -> Shown:
     """Of four layers."""
-    made = stage.run("invert", stage.subject.path, _INVERTED, steps=70)
     told = "The photo, and what comes back from four layers, shallow to deep."
-    return Shown([stage.picture("inversion.png", made, told, wide=True)])
+    return Shown([stage.made("inversion.png", told, "invert", stage.subject, _INVERTED, steps=70)])
 
 
 def gram_textures(stage: Stage) -> Shown:
@@ -223,7 +218,7 @@ def gram_textures(stage: Stage) -> Shown:
     pictures = []
     names = stage.some("coffee", "hubble_deep_field", "flower", "china")[:2]
     for name in names:
-        made = stage.run("texture", stage.photos[name].path, "gram", size=224, steps=100)
+        made = stage.run("texture", stage.photos[name], "gram", size=224, steps=100)
         told = (
             f"The texture of {name}, from noise: the loss fell {made.manifest['figures']['fall']:,.0f}-fold."
         )
@@ -237,9 +232,9 @@ def styles(stage: Stage) -> Shown:
     chosen = [pair for pair in _PAIRS if len(stage.some(*pair)) == 2][:2]
     for content, source in chosen:
         paint = _STYLES.get(source, source)
-        given = [stage.photos[name].path for name in (content, source)]
+        given = [stage.photos[name] for name in (content, source)]
         made = stage.run("style", *given, size=320, steps=70, scales=2)
-        made.save(stage.file(f"style-{content}.png"))
+        made.save(stage.folder / f"style-{content}.png")
         cards = [
             (read(given[0]), content),
             (read(given[1]), paint),
@@ -253,24 +248,20 @@ def styles(stage: Stage) -> Shown:
 
 def classes(stage: Stage) -> Shown:
     """Six of them."""
-    result = stage.run("ascent", target=list(_CLASSES))
     told = "The class's rank and probability when the picture is shown to the network."
-    return Shown([stage.picture("ascent-classes.png", result, told, wide=True)])
+    return Shown([stage.made("ascent-classes.png", told, "ascent", target=list(_CLASSES))])
 
 
 def channels(stage: Stage) -> Shown:
     """Of two layers, those whose best patches the demo shows too."""
-    return Shown(
-        [
-            stage.picture(
-                f"ascent-{name}.png",
-                stage.run("ascent", layer=layer, channel=list(listed), size=128, steps=128),
-                f"Layer {layer}: what eight channels answer to most.",
-                wide=True,
-            )
-            for layer, name, listed in _FEATURES
-        ]
-    )
+    options = {"size": 128, "steps": 128}
+    pictures = []
+    for layer, name, listed in _FEATURES:
+        told = f"Layer {layer}: what eight channels answer to most."
+        pictures.append(
+            stage.made(f"ascent-{name}.png", told, "ascent", layer=layer, channel=list(listed), **options)
+        )
+    return Shown(pictures)
 
 
 def textures(stage: Stage) -> Shown:
@@ -279,7 +270,7 @@ def textures(stage: Stage) -> Shown:
     table: list[Row] = []
     for name in stage.some(*_PATCHES)[:3]:
         down, across, side = _PATCHES[name]
-        whole = read(stage.photos[name].path)[down, across]
+        whole = read(stage.photos[name])[down, across]
         source = np.asarray(Image.fromarray(whole).resize((side, side), Image.Resampling.LANCZOS))
         made = [stage.run("texture", source, method, size=_SIDE, **more) for method, more in methods.items()]
         framed = np.full((_SIDE, _SIDE, 3), 255, np.uint8)
@@ -294,38 +285,30 @@ def textures(stage: Stage) -> Shown:
 
 def fooling(stage: Stage) -> Shown:
     """One photo with a slight change, and all of them within a bound."""
-    one = stage.run("fool", stage.subject.path, target="toaster", confidence=0.9)
+    one = stage.run("fool", stage.subject, target="toaster", confidence=0.9)
     first = one.outcomes[0]
     told = f"From {first.source_label} to {first.target_label}: the two photos look the same."
-    paths = [photo.path for photo in stage.subjects]
-    several = stage.run("fool", paths, target="lemon", method="pgd")
+    several = stage.run("fool", stage.subjects, target="lemon", method="pgd")
     bound = several.manifest["parameters"]["bound"]
     table = Table(
         {
-            "photo": [path.stem for path in paths],
+            "photo": [photo.stem for photo in stage.subjects],
             "before": [f"{o.source_label} {o.source_before:.0%}" for o in several.outcomes],
             f"after PGD, {bound:g} of 255": [f"{o.top_label} {o.top_after:.0%}" for o in several.outcomes],
         }
     )
     words = {**several.manifest["figures"], "bound": f"{bound:g}"}
-    return Shown([stage.picture("fool.png", one, told, wide=True), table], words=tuple(words.items()))
+    return Shown([stage.picture("fool.png", one, told, wide=True), table], words=words)
 
 
 def compared(stage: Stage) -> Shown:
     """The network and its int8 file: the blocks of the comparison's own page."""
     from onnxviz.comparing.page import page
 
-    pictures = sorted(stage.crops.iterdir())
-    path = write_int8(stage.net, pictures[:: max(1, len(pictures) // _CALIBRATED)], stage.file(_INT8))
+    path = write_int8(stage.net, stage.spread(_CALIBRATED), stage.folder / _INT8)
     other = onnxviz.load(path, provider=stage.net.provider, threads=stage.net.threads)
-    found = onnxviz.compare(
-        stage.net,
-        other,
-        pictures[:: max(1, len(pictures) // _COMPARED)],
-        seed=stage.seed,
-        progress=stage.progress,
-    )
-    found.save(stage.file("compared"))
+    found = stage.run("compare", other, stage.spread(_COMPARED))
+    found.save(stage.folder / "compared")
     shown = page(found)
     blocks: list[Block] = [Text(" ".join(shown.lead))]
     for section in shown.sections:
@@ -341,15 +324,14 @@ def album(stage: Stage) -> Shown:
     """The photos as `report` has them: a map to choose from, answers, maps to lay over each."""
     paths = [stage.folder / stage.original(photo) for photo in stage.photos.values()]
     found = stage.run("report", paths, methods=("grad-cam", "smoothgrad"), explained=_EXPLAINED)
-    found.save(stage.file("report"))
+    found.save(stage.folder / "report")
     return Shown([Text(head="Photos", text=found.shown().lead), *found.shown().blocks])
 
 
 def audited(stage: Stage) -> Shown:
     """Verdict and findings of the bundled network, and what every check measured."""
-    pictures = sorted(stage.crops.iterdir())
-    found = stage.run("audit", pictures[:: max(1, len(pictures) // _AUDITED)])
-    found.save(stage.file("audited"))
+    found = stage.run("audit", stage.spread(_AUDITED))
+    found.save(stage.folder / "audited")
     page = found.page()
     blocks: list[Block] = [Text(" ".join(page.lead), head=f"Verdict: {found.verdict}")]
     for one in found.findings:
@@ -371,12 +353,11 @@ def painted(stage: Stage) -> Shown:
     """Photos in one row, behind the style."""
     net = onnxviz.load(_PAINTER, provider=stage.net.provider, threads=stage.net.threads)
     cards = [
-        (read(stage.photos[name].path), "the style\na stained section of tissue")
-        for name in stage.some("ihc")
+        (read(stage.photos[name]), "the style\na stained section of tissue") for name in stage.some("ihc")
     ]
     for photo in stage.subjects[:3]:
-        result = onnxviz.style_apply(net, photo.path, size=480)
-        result.save(stage.file(f"painted-{photo.name}.png"))
-        cards.append((result.image, photo.name))
+        result = onnxviz.style_apply(net, photo, size=480)
+        result.save(stage.folder / f"painted-{photo.stem}.png")
+        cards.append((result.image, photo.stem))
     sheet = side_by_side(cards, height=320)
     return Shown([stage.drawn("painted.png", sheet, "Photos, each painted in one pass.")])

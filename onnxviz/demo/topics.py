@@ -29,7 +29,7 @@ class Topic:
         if "{photos}" in command:
             named = [stage.original(photo) for photo in shown.originals or [stage.subject]]
             command = command.replace("{photos}", " ".join(named))
-        words = Text(self.text.format(**dict(shown.words)), command)
+        words = Text(self.text.format(**shown.words), command)
         return Section(self.title, [words, *shown.blocks], self.question, self.anchor)
 
 

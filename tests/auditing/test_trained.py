@@ -32,7 +32,7 @@ def published(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def crops(tmp_path_factory):
-    return sorted(write_crops(tmp_path_factory.mktemp("crops"), photos(), 1, seed=0).iterdir())
+    return sorted(write_crops(tmp_path_factory.mktemp("crops"), [*photos().values()], 1, seed=0).iterdir())
 
 
 # The declared recipe, that of training found, and how many times as far it is at the least.

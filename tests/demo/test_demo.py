@@ -1,4 +1,5 @@
 import re
+from functools import partial
 from html.parser import HTMLParser
 
 import pytest
@@ -38,52 +39,40 @@ def test_the_page_needs_nothing_but_itself(page):
     text = page.read_text(encoding="utf-8")
     tags = Page(text).tags
     assert not [tag for tag, _ in tags if tag in ("link", "iframe", "object")]
-    assert all(
-        attributes["src"].startswith("data:image/")
-        for tag, attributes in tags
-        if tag == "img" and "src" in attributes
-    )
     assert not re.findall(r"https?://", text)
     assert sum(tag == "section" for tag, _ in tags) == 4  # and the particulars
     for tag, attributes in tags:
         if tag == "a":
             assert f'id="{attributes["href"][1:]}"' in text
         if tag == "img" and "src" in attributes:
-            assert attributes["alt"]
+            assert attributes["alt"] and attributes["src"].startswith("data:image/")
 
 
 def test_the_page_shows_what_the_network_says(page):
     text = page.read_text(encoding="utf-8")
     assert "Egyptian cat" in text
     assert "blocks.0.depthwise" in text
+    for suffix in (".png", ".npy", ".json"):
+        assert (page.parent / f"filters{suffix}").is_file()
 
 
 def test_commands_name_what_is_there(page):
-    named = re.findall(
-        r"<code>onnxviz predict efficientnet-lite0 (\S+)</code>", page.read_text(encoding="utf-8")
-    )
-    assert len(named) == 1
-    picture = page.parent / named[0]
-    assert (
-        picture.read_bytes()
-        == next(one for one in photos.photos() if one.path.name == picture.name).path.read_bytes()
-    )
+    text = page.read_text(encoding="utf-8")
+    (named,) = re.findall(r"<code>onnxviz predict efficientnet-lite0 (\S+)</code>", text)
+    picture = page.parent / named
+    assert picture.read_bytes() == photos.photos()[picture.stem].read_bytes()
 
 
 def test_the_sections_of_report_and_audit(tmp_path, net, monkeypatch):
-    found = {photo.name: photo for photo in photos.photos()[:3]}
+    found = dict([*photos.photos().items()][:3])
     crops = photos.write_crops(tmp_path / "photos", list(found.values()), 1, seed=0)
     stage = photos.Stage(net, tmp_path, found, crops, 0, lambda *_: None)
     album = sections.album(stage)
     assert len(album.blocks[-1].photos) == 3 and len(album.blocks[-1].photos[0].layers) == 4
     assert (tmp_path / "report" / "report.html").exists()
 
-    whole = onnxviz.audit
-
-    def audit(net, images, **_):
-        return whole(net, images, only=["graph.bypass", "answers.constant"])
-
-    monkeypatch.setattr(onnxviz, "audit", audit)
+    some = partial(onnxviz.audit, only=["graph.bypass", "answers.constant"])
+    monkeypatch.setattr(onnxviz, "audit", some)
     shown = sections.audited(stage)
     assert shown.blocks[0].head == "Verdict: pass"
     table = shown.blocks[-1]
@@ -94,13 +83,8 @@ def test_the_sections_of_report_and_audit(tmp_path, net, monkeypatch):
         assert path == "audited/report.html" and f'id="{place}"' in report
 
 
-def test_pictures_lie_beside_the_page(page):
-    for suffix in (".png", ".npy", ".json"):
-        assert (page.parent / f"filters{suffix}").is_file()
-
-
 def test_crops_are_drawn_from_the_seed(tmp_path):
-    found = photos.photos()[:1]
+    found = [*photos.photos().values()][:1]
     first = photos.write_crops(tmp_path / "a", found, 2, seed=0)
     again = photos.write_crops(tmp_path / "b", found, 2, seed=0)
     other = photos.write_crops(tmp_path / "c", found, 2, seed=1)
@@ -114,10 +98,9 @@ def test_crops_are_drawn_from_the_seed(tmp_path):
 
 def test_without_scikit_image_there_are_still_two_photos(monkeypatch):
     real = photos.importlib.util.find_spec
-    monkeypatch.setattr(
-        photos.importlib.util, "find_spec", lambda name: None if name == "skimage" else real(name)
-    )
-    assert sorted(photo.name for photo in photos.photos()) == ["china", "flower"]
+    without = lambda name: None if name == "skimage" else real(name)  # noqa: E731
+    monkeypatch.setattr(photos.importlib.util, "find_spec", without)
+    assert sorted(photos.photos()) == ["china", "flower"]
 
 
 def test_every_section_asks_a_question_and_tells_a_command_that_there_is():
@@ -145,7 +128,7 @@ def test_an_old_page_says_incomplete_while_a_new_one_is_made_and_a_page_of_other
         raise KeyboardInterrupt
 
     monkeypatch.setattr(run, "TOPICS", (topics.Topic(*"abcde", stopped),))
-    monkeypatch.setattr(run, "photos", list)
+    monkeypatch.setattr(run, "photos", dict)
     with pytest.raises(KeyboardInterrupt):
         run.demo(tmp_path)
     assert "Incomplete" in page.read_text()
