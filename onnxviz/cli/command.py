@@ -36,21 +36,8 @@ from onnxviz.files import PICTURES
 
 # Parameters that are no options: the network, what every command has, and what Python alone can give.
 _NO_OPTIONS: Final = frozenset(
-    {
-        "net",
-        "model",
-        "image",
-        "images",
-        "seed",
-        "progress",
-        "watch",
-        "limits",
-        "output",
-        "input",
-        "feeds",
-        "options",
-    }
-    | {"direction", "cosine", "alignment"}
+    {"net", "model", "image", "images", "seed", "progress", "watch", "limits", "output", "input", "feeds"}
+    | {"options", "direction", "cosine", "alignment"}
 )
 # Parameters that name layers.
 _LAYERS: Final = frozenset({"layer", "layers", "content_layers"})
@@ -205,34 +192,31 @@ class Call:
         return getattr(onnxviz, self.command.source[1])(*arguments, **{**always, **self.options, **more})
 
 
-class AsTyped(TyperCommand):
-    """A command whose texts, paths and defaults pass as they were typed.
+class _Quick:
+    """What passes texts, paths and defaults on as they were typed.
 
     typer has pydantic make a validator for each of some forty options, given or not: a tenth of a short command's
     time. What is to be checked (numbers, texts that no encoding holds, files that cannot be read) is checked by it.
     """
 
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """As typer does."""
-        _hasten(self, ctx)
-        return super().parse_args(ctx, args)
-
-
-class Program(TyperGroup):
-    """The program itself, likewise."""
+    callback: Any
+    get_params: Any
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """As typer does."""
-        _hasten(self, ctx)
-        return super().parse_args(ctx, args)
+        known = inspect.signature(self.callback).parameters if self.callback is not None else {}
+        for one in self.get_params(ctx):
+            kind = known[one.name].annotation if one.name in known else None
+            one.process_value = _quickly(one, getattr(kind, "__origin__", kind), one.process_value)
+        return super().parse_args(ctx, args)  # type: ignore[misc]
 
 
-def _hasten(command: TyperCommand | TyperGroup, ctx: Any) -> None:
-    known = inspect.signature(command.callback).parameters if command.callback is not None else {}
-    for one in command.get_params(ctx):
-        kind = known[one.name].annotation if one.name in known else None
-        quick = _quickly(one, getattr(kind, "__origin__", kind), one.process_value)
-        one.process_value = quick  # type: ignore[method-assign]
+class AsTyped(_Quick, TyperCommand):
+    """A command, and"""
+
+
+class Program(_Quick, TyperGroup):
+    """the program itself, so."""
 
 
 _MADE: Final[Mapping[Any, Callable[[str], Any]]] = {

@@ -168,12 +168,12 @@ def pairs(texts: Sequence[str], option: str) -> dict[str, str]:
 
     raises   UsageError
     """
-    parted = [text.partition("=") for text in texts]
-    if wrong := [
-        text for text, (key, separator, _) in zip(texts, parted, strict=True) if not (key and separator)
-    ]:
-        raise UsageError(f"{option} takes KEY=VALUE, such as device_type=GPU; got {wrong[0]!r}")
-    return {key: value for key, _, value in parted}
+    found = {}
+    for text in texts:
+        key, separator, found[key] = text.partition("=")
+        if not (key and separator):
+            raise UsageError(f"{option} takes KEY=VALUE, such as device_type=GPU; got {text!r}")
+    return found
 
 
 def _fed(value: str, option: str) -> Any:
@@ -184,6 +184,29 @@ def _fed(value: str, option: str) -> Any:
             return value  # a picture, or a .npy file
     found = numbers(value, option)
     return found[0] if len(found) == 1 else list(found)
+
+
+#: What --fail-on takes.
+LEVELS = ("high", "medium", "low", "never")
+
+
+def switch(text: str, option: str) -> bool:
+    """Whether it is 'on'; raises UsageError."""
+    if text not in ("on", "off"):
+        raise UsageError(f"{option} takes on or off, got {text!r}")
+    return text == "on"
+
+
+def listed(text: str, _: str) -> list[str]:
+    """The words between commas."""
+    return [word.strip() for word in text.split(",") if word.strip()]
+
+
+def level(text: str, option: str) -> str:
+    """A severity from which on a finding counts; raises UsageError."""
+    if text not in LEVELS:
+        raise UsageError(f"{option} takes {', '.join(LEVELS)}; got {text!r}{near(text, LEVELS)}")
+    return text
 
 
 # --- the words that all commands share --------------------------------------------------------
@@ -203,31 +226,29 @@ WORDS: Final[Mapping[str, Option]] = {
     "layers": Option(("--layer", "--layers", "-l"), list[str], complete=completion.layers),
     "style_layers": Option(("--style-layer", "--style-layers"), list[str], complete=completion.layers),
     "content_layers": Option(("--content-layer", "--content-layers"), list[str], complete=completion.layers),
-    "channel": Option(
-        ("--channel", "-c"), int, "With --layer: the channel to measure, not a class.", least=0
-    ),
+    "channel": Option(("--channel", "-c"), int, "With --layer: the channel to measure, not a class.", least=0),
     "neuron": Option(
-        kind=str,
-        metavar="Y,X",
+        kind=str, metavar="Y,X", firm=True,
         help="With --layer and --channel: one neuron of the map, such as 3,5, or 'middle'. Of a sequence: the step, "
         "such as 3.",
-        firm=True,
     ),
     "objective": Option(
-        kind=str,
-        metavar="TEXT",
+        kind=str, metavar="TEXT", firm=True, choices=objectives,
         help="Instead of a class: such as \"2*logit(285) - logit('tabby')\" or \"part('boxes', 0, 3)\"; of {names}.",
-        choices=objectives,
-        firm=True,
     ),
     "method": Option(("--method", "-m")),
+    "methods": Option(kind=str, help="Attribution methods, with commas between.", read=listed, firm=True),
+    "truth": Option(kind=str, metavar="CSV|folders", complete=completion.words("folders")),
     "batch": Option(help="Pictures at once.", otherwise="what memory allows", least=1),
     "size": Option(kind=str, read=sides),
     "gram": Option(metavar="FORM"),
+    "style_size": Option(least=16),
+    "probes": Option(least=2),
+    "blur_every": Option(least=1),
     **dict.fromkeys(("steps", "top", "k", "grid", "rounds", "samples", "copies", "draws"), Option(least=1)),
-    **dict.fromkeys(("blur_every", "octaves", "scales", "width", "perplexity"), Option(least=1)),
-    **dict.fromkeys(("zoom", "blocks", "jitter"), Option(least=0)),
-}
+    **dict.fromkeys(("octaves", "scales", "width", "perplexity", "overlap", "sample", "most", "runs"), Option(least=1)),
+    **dict.fromkeys(("zoom", "blocks", "jitter", "tolerance", "evenness", "explained", "restore"), Option(least=0)),
+}  # fmt: skip
 
 COMMON: Final[Mapping[str, Option]] = {
     "out": Option(("--out", "-o"), str, "Where the result goes: a file, or a folder.", metavar="PATH"),
@@ -246,7 +267,7 @@ COMMON: Final[Mapping[str, Option]] = {
     ),
 }  # fmt: skip
 FONT: Final = Option(
-    kind=Path, help="A font for letters that no installed one holds: .ttf, .otf or .ttc.", metavar="FILE"
+    (), Path, "A font for letters that no installed one holds: .ttf, .otf or .ttc.", metavar="FILE"
 )
 # Of `onnxviz.load`, beside provider and threads: about the file, its pictures and its gradient.
 MODEL: Final[Mapping[str, Option]] = {
@@ -259,29 +280,20 @@ MODEL: Final[Mapping[str, Option]] = {
 }  # fmt: skip
 IMAGES: Final[Mapping[str, Option]] = {
     "size": Option(
-        kind=str,
-        read=sides,
-        firm=True,
-        help="Pixels the network sees, such as 224 or 320x240 (width x height).",
+        kind=str, read=sides, firm=True, help="Pixels the network sees, such as 224 or 320x240 (width x height)."
     ),
     "mean": Option(kind=str, read=numbers, help="Mean per channel, of 0..1 or 0..255, such as 0.5,0.5,0.5."),
     "std": Option(kind=str, read=numbers, help="Standard deviation per channel, same scale as --mean."),
     **dict.fromkeys(("resize", "layout", "channels"), Option()),
     "preprocess": Option(
-        (),
-        str,
-        "A preset's name, or a JSON file (ours or Hugging Face's).",
-        metavar="NAME|FILE",
+        (), str, "A preset's name, or a JSON file (ours or Hugging Face's).", metavar="NAME|FILE",
         complete=completion.presets,
     ),
     "labels": Option(
-        (),
-        str,
-        "Class labels: a text file with one a line, JSON, or 'imagenet'.",
-        metavar="FILE",
+        (), str, "Class labels: a text file with one a line, JSON, or 'imagenet'.", metavar="FILE",
         complete=completion.words("imagenet"),
     ),
-}
+}  # fmt: skip
 LIKE: Final = Option(
     kind=str, metavar="FILE", complete=completion.models,
     help="Another file of this network, such as the float one: layers are called as in that.",
@@ -331,9 +343,8 @@ def described(name: str, row: Option, parameter: Parameter | None = None) -> Opt
         text = words.help
     otherwise = parameter.otherwise or (words.otherwise if default is UNKNOWN else "")
     words = replace(words, help=text, otherwise=otherwise)
-    if (
-        kind is str and parameter.text.startswith("'") and words.complete is None
-    ):  # it begins with what can be typed
+    # It begins with what can be typed.
+    if kind is str and parameter.text.startswith("'") and words.complete is None:
         words = replace(words, complete=completion.words(*dict.fromkeys(_WORD.findall(parameter.text))))
     return row.over(words).over(Option(_spelled(name), kind, default=default))
 
@@ -374,28 +385,3 @@ def of_parameters(
         for name, parameter in parameters.items()
         if name not in without
     }
-
-
-# --- what is read ---------------------------------------------------------------------------------
-
-#: What --fail-on takes.
-LEVELS = ("high", "medium", "low", "never")
-
-
-def switch(text: str, option: str) -> bool:
-    """Whether it is 'on'; raises UsageError."""
-    if text not in ("on", "off"):
-        raise UsageError(f"{option} takes on or off, got {text!r}")
-    return text == "on"
-
-
-def listed(text: str, _: str) -> list[str]:
-    """The words between commas."""
-    return [word.strip() for word in text.split(",") if word.strip()]
-
-
-def level(text: str, option: str) -> str:
-    """A severity from which on a finding counts; raises UsageError."""
-    if text not in LEVELS:
-        raise UsageError(f"{option} takes {', '.join(LEVELS)}; got {text!r}{near(text, LEVELS)}")
-    return text

@@ -25,6 +25,11 @@ def _paths(metavar: str, help: str) -> Option:
     return Option(kind=list[Path], metavar=metavar, help=help)
 
 
+def _maybe(metavar: str, help: str) -> Option:
+    """Pictures that may be left out."""
+    return replace(_paths(metavar, help), default=None)
+
+
 def _methods(help: str, technique: str | None, kind: Any = str, otherwise: str = "") -> Option:
 
     def named() -> list[str]:
@@ -38,11 +43,7 @@ def _methods(help: str, technique: str | None, kind: Any = str, otherwise: str =
 _IMAGE: Final = {"image": _path("IMAGE", "A picture.")}
 _IMAGES: Final = {"images": _paths("IMAGE", "Pictures or folders of them.")}
 _FOLDERS: Final = {"images": _paths("DIR", "Folders of pictures, or pictures.")}
-_SET: Final = {
-    "images": replace(
-        _paths("DIR", "Folders of pictures, or pictures; may be left out with --features."), default=None
-    )
-}
+_SET: Final = {"images": _maybe("DIR", "Folders of pictures, or pictures; may be left out with --features.")}
 # Several targets: one for each picture, or a sheet of them.
 _TARGETS: Final = Option(kind=list[str], read=lambda texts, _: texts[0] if len(texts) == 1 else texts)
 _FILM: Final = {
@@ -126,9 +127,6 @@ _LISTED: Final = (
         "faithfulness", "saving.whole", f"{_LITE} photos/ --methods occlusion,grad-cam,saliency -o faithfulness.png",
         arguments=_IMAGES, gradients=True,
         options={
-            "methods": Option(
-                kind=str, help="Attribution methods, with commas between.", read=listed,
-            ),
             "measures": Option(
                 kind=str, help="srg, deletion, insertion, pixel-flipping, road, or all; with commas between.",
                 read=listed, default="srg", complete=completion.words("srg", "all"),
@@ -243,8 +241,7 @@ _LISTED: Final = (
         "style-train", "acts.style_train", f"{_LITE} style.jpg photos/ --size 256 -o painter.onnx", gradients=True,
         arguments={"style": _path("STYLE", "The picture whose style it is."), **_FOLDERS},
         options={
-            **{name: Option(least=0) for name in ("style_weight", "content_weight", "colour_weight", "tv_weight")},
-            "style_size": Option(least=16),
+            name: Option(least=0) for name in ("style_weight", "content_weight", "colour_weight", "tv_weight")
         },
         more="MODEL is any network; --size is the size of the crops that it is trained on. Needs torch. Beside "
         "OUT.onnx: the losses, the manifest and a sheet.",
@@ -256,9 +253,6 @@ _LISTED: Final = (
         options={
             "window": Option(least=3),
             "block": Option(least=3),
-            "overlap": Option(least=1),
-            "tolerance": Option(least=0),
-            "evenness": Option(least=0),
             **_FILM,
         },
     ),
@@ -271,13 +265,8 @@ _LISTED: Final = (
     ),
     Command(
         "audit", "reports.audit", f"{_LITE}\n{_LITE} photos/ --fail-on high -o audit/", gradients=True, writes=(),
-        arguments={
-            "images": replace(
-                _paths("IMAGE", "Pictures or folders of them; none: what the file alone tells."), default=None
-            )
-        },
+        arguments={"images": _maybe("IMAGE", "Pictures or folders of them; none: what the file alone tells.")},
         options={
-            "truth": Option(kind=str, metavar="CSV|folders"),
             "masks": _path("DIR"),
             "policy": _path("FILE"),
             "accept": _path("FILE"),
@@ -286,7 +275,6 @@ _LISTED: Final = (
             "fail_on": Option(metavar="SEVERITY"),
             "by": Option(metavar="NAME"),
             "resume": _RESUME,
-            "sample": Option(least=1),
             "write_accept": _path("FILE", "Write the findings there, as entries of --accept that lack their reasons."),
         },
         more="Writes a folder: report.html, report.json, audit.sarif, junit.xml, findings.csv, evidence/, SHA256SUMS. "
@@ -296,13 +284,8 @@ _LISTED: Final = (
         "report", "reports.report", f"{_LITE} photos/ --truth folders -o report/", arguments=_FOLDERS, gradients=True,
         writes=(),
         options={
-            "truth": Option(kind=str, metavar="CSV|folders", complete=completion.words("folders")),
-            "methods": Option(
-                kind=str, help="Attribution methods, with commas between.", read=listed, default="grad-cam",
-            ),
-            "explained": Option(least=0),
+            "methods": Option(default="grad-cam"),
             "look_into": Option(metavar="LAYER"),
-            "most": Option(least=1),
             "method": Option(("--map",), complete=completion.words("pca", "tsne", "umap")),
             "one_file": Option(kind=bool, help="Put the photos inside the page, as far as 15 MB go.", default=False),
         },
@@ -310,23 +293,13 @@ _LISTED: Final = (
     ),
     Command(
         "compare", "reports.compare", f"{_LITE} int8.onnx photos/ -o compared/", models=("a", "b"), gradients=True,
-        arguments={
-            "images": replace(
-                _paths("IMAGES...", "Pictures or folders; none: weights, ranges and structure alone."), default=None
-            )
-        },
+        arguments={"images": _maybe("IMAGES...", "Pictures or folders; none: weights, ranges and structure alone.")},
         options={
             "truth": Option(
-                kind=str, metavar="CSV|folders",
-                help="True classes: a table of picture and class, or 'folders': a picture's folder is its class.",
-                complete=completion.words("folders"),
+                help="True classes: a table of picture and class, or 'folders': a picture's folder is its class."
             ),
             "match": _path("FILE.csv", "Layers that belong together: A's name, B's name."),
-            "methods": Option(
-                kind=str, help="Attribution methods, with commas between.", read=listed, default="grad-cam",
-            ),
-            "probes": Option(least=2),
-            "restore": Option(least=0),
+            "methods": Option(default="grad-cam"),
             "fail_on": Option(
                 kind=str, help="From which severity on a finding is exit code 1: high, medium, low or never.",
                 default="high", read=level, complete=completion.words(*LEVELS),
@@ -392,7 +365,6 @@ _LISTED: Final = (
     Command(
         "providers", "acts.providers", f"{_LITE} cat.jpg",
         arguments={"image": replace(_IMAGE["image"], default=None)},
-        options={"tolerance": Option(least=0), "runs": Option(least=1)},
         more="Exit code 1 where one departs by more than --tolerance, or fails. --provider names one to be run alone.",
         **_ROWS,
     ),

@@ -54,6 +54,7 @@ def network(
             )
     for node in model.graph.node:
         node.name = f"the_{node.op_type.lower()}"
+    model.graph.node[0].name = "first"
     return model
 
 
