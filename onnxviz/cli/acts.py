@@ -192,6 +192,11 @@ def _set(folders: list[Path] | None, features: Path | None) -> Any:
     return found
 
 
+def _skipped(run: Run, result: Any) -> None:
+    for one in result.manifest["skipped"]:
+        run.note(f"skipped {one['path']}: {one['reason']}")
+
+
 def _tell(
     run: Run, skipped: Sequence[Any], where: str = "the JSON file beside the result", most: int = 5
 ) -> None:
@@ -252,8 +257,7 @@ def fool(run: Run, call: Call) -> None:
     from onnxviz.text import printable
 
     def save(result: Any) -> None:
-        for one in result.manifest["skipped"]:
-            run.note(f"skipped {one['path']}: {one['reason']}")
+        _skipped(run, result)
         for one in result.outcomes[:40]:
             said = (
                 f"{printable(one.source_label, 80)} {percent(one.source_before)} -> "
@@ -291,8 +295,7 @@ def style_train(run: Run, call: Call) -> None:
     net = run.load(call.model)
 
     def save(result: Any) -> None:
-        for one in result.manifest["skipped"]:
-            run.note(f"skipped {one['path']}: {one['reason']}")
+        _skipped(run, result)
         figures = result.manifest["figures"]
         run.say(
             f"loss {figures['loss_start']:.4g} -> {figures['loss_end']:.4g} in {figures['steps_done']} steps"
@@ -361,16 +364,8 @@ def providers(run: Run, call: Call) -> None:
     for text in found.notes:
         run.note(text)
     rows = [one.to_dict() for one in found.trials]
-    run.record(
-        {
-            "tolerance": found.tolerance,
-            "departing": found.departing,
-            "providers": rows,
-            "notes": found.notes,
-            "manifest": found.manifest,
-        },
-        found.table(),
-    )
+    told = {name: getattr(found, name) for name in ("tolerance", "departing", "notes", "manifest")}
+    run.record({**told, "providers": rows}, found.table())
     if found.departing:
         raise typer.Exit(1)
 
@@ -379,13 +374,7 @@ def demo(run: Run, _: Call) -> None:
     """The demo's page."""
     from onnxviz.demo import demo
 
-    page = demo(
-        run.output(),
-        provider=run.provider,
-        threads=run.threads,
-        seed=run.seed,
-        progress=run.progress,
-        say=run.note,
-    )
+    settings: dict[str, Any] = {"provider": run.provider, "threads": run.threads, "seed": run.seed}
+    page = demo(run.output(), progress=run.progress, say=run.note, **settings)
     run.say(str(page.resolve()))
     run.emit({"out": str(page.resolve())})

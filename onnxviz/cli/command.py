@@ -127,13 +127,9 @@ class Command:
             one = described(name, said.over(shared), load.get(name))
             for model in self.models:
                 spelled = (f"{one.long}-{model}",)
-                found[f"{name}_{model}"] = replace(
-                    one,
-                    spelled=spelled,
-                    help=f"Of {model.upper()} alone: {one.help}",
-                    default=UNKNOWN,
-                    otherwise="",
-                )
+                help = f"Of {model.upper()} alone: {one.help}"
+                own = replace(one, spelled=spelled, help=help, default=UNKNOWN, otherwise="")
+                found[f"{name}_{model}"] = own
         return found
 
     def of_all(self) -> dict[str, Option]:

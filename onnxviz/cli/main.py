@@ -149,20 +149,19 @@ def run(arguments: list[str]) -> int:
 def _run(arguments: list[str]) -> int:
     # Pillow warns about damaged metadata in pictures that it reads all the same; stderr is for one-line errors.
     warnings.filterwarnings("ignore", module="PIL")
-    warnings.filterwarnings("ignore", category=PreprocessingAssumed)  # said as a note on stderr
-    warnings.filterwarnings("ignore", category=UndrawnText)  # likewise
+    for said in (PreprocessingAssumed, UndrawnText):  # as notes on stderr
+        warnings.filterwarnings("ignore", category=said)
     caller, line = COMMAND.set(frozenset()), COMMAND_LINE.set(tuple(arguments))
     try:
         completed = completion.ASKED in os.environ
         words = completion.asked() if completed else arguments
         called = next((word for word in words if not word.startswith("-")), None)
-        alone = not completed and words[:1] == [
-            called
-        ]  # `--help map` asks about all, as a tab behind `style` does
+        # `--help map` asks about all, as a tab behind `style` does.
+        alone = not completed and words[:1] == [called]
         result = program(called, alone)(arguments, prog_name="onnxviz", standalone_mode=False)
         if (
             result == Stopped.exit_code
-        ):  # typer's answer to Ctrl-C while it reads the command line, which says nothing
+        ):  # typer's answer to Ctrl-C while it reads the command line: it says nothing
             return _fail("interrupted", result)
         return result if isinstance(result, int) else 0
     except OnnxVizError as error:
@@ -210,6 +209,5 @@ def _unforeseen(error: Exception) -> int:
 def _fail(text: str, code: int) -> int:
     from onnxviz.text import printable
 
-    line = " ".join(printable(text, LONGEST_MESSAGE).split())
-    complain(line)
+    complain(" ".join(printable(text, LONGEST_MESSAGE).split()))
     return code

@@ -186,7 +186,8 @@ class _Parent:
             done, status = os.waitpid(self._child, os.WNOHANG)
             if done:
                 self._end(status)
-            ready, _, _ = select.select([wake], [], [], self._pause())
+            # How long nothing has to be looked at.
+            ready, _, _ = select.select([wake], [], [], _NOTICED if self._interrupts else _LOOK)
             now = time.monotonic()
             if now - looked > 4 * _LOOK + 1.0:  # stopped by Ctrl-Z, or the machine slept
                 self._pauses.append((now, now - looked))
@@ -194,10 +195,6 @@ class _Parent:
             for number in os.read(wake, 4096) if ready else b"":
                 self._signalled(number)
             self._look(now)
-
-    def _pause(self) -> float:
-        """How long nothing has to be looked at."""
-        return _NOTICED if self._interrupts else _LOOK
 
     def _signalled(self, number: int) -> None:
         if number == signal.SIGINT:

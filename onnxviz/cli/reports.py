@@ -28,14 +28,15 @@ def audit(run: Run, call: Call) -> None:
         _refuse(written)
     if call.options.pop("resume", False):
         call.options["resume"] = run.output()
-    planned(
-        call.options.get("policy"),
-        call.options.get("accept"),
-        call.options.get("only", ()),
-        call.options.get("skip", ()),
-        call.options.get("fail_on", "high"),
-        call.options.get("sample", 1),
-    )
+    usual: dict[str, Any] = {
+        "policy": None,
+        "accept": None,
+        "only": (),
+        "skip": (),
+        "fail_on": "high",
+        "sample": 1,
+    }
+    planned(*(call.options.get(name, value) for name, value in usual.items()))
 
     def show(found: Any) -> None:
         _show(run, found, written)
@@ -46,11 +47,8 @@ def audit(run: Run, call: Call) -> None:
         path = Path(call.model)
         if isinstance(reason, ModelUnsuitable) or not path.is_file():
             raise
-        options = {
-            key: value
-            for key, value in call.options.items()
-            if key not in ("truth", "masks", "sample", "resume")
-        }
+        of_pictures = ("truth", "masks", "sample", "resume")
+        options = {key: value for key, value in call.options.items() if key not in of_pictures}
         found = refused(reason, _known(path), **options)
         show(found)
     else:

@@ -64,7 +64,11 @@ class Run:
         self.writes = writes
         self.alone = alone
         self.as_json = as_json
-        self.provider = provider if provider_options is None else _with(provider, provider_options)
+        self.provider = provider
+        if provider_options is not None:
+            from onnxviz.runtime.providers import asked
+
+            self.provider = asked(provider, provider_options)
         self.threads = threads
         self.seed = seed
         self.quiet = quiet
@@ -129,19 +133,10 @@ class Run:
 
         if self.out is not None or self.writes[:1] not in ((".json",), (".onnx",)):
             self.hold(self.output()) if each else self.claim(self.output())
-        own = {
-            key.removesuffix(f"_{name}"): value
-            for key, value in self._each.items()
-            if key.endswith(f"_{name}")
-        }
-        settings = {
-            "provider": self.provider,
-            "threads": self.threads,
-            "limits": self.limits,
-            **self.model,
-            **own,
-            **options,
-        }
+        ending = f"_{name}"
+        own = {key.removesuffix(ending): value for key, value in self._each.items() if key.endswith(ending)}
+        common = {"provider": self.provider, "threads": self.threads, "limits": self.limits}
+        settings = {**common, **self.model, **own, **options}
         other = settings.pop("like", None)
         if other is None:
             network = load(model, **settings)
@@ -201,10 +196,13 @@ class Run:
     def emit(self, value: dict[str, Any]) -> None:
         """The result as one JSON object on stdout, if --json was given."""
         if self.as_json:
-            from onnxviz.files import json_bytes
-
             self.bar.close()
-            sys.stdout.write(json_bytes({"schema": f"onnxviz.{self.command}/1", **value}).decode("utf-8"))
+            sys.stdout.write(self._json(value).decode("utf-8"))
+
+    def _json(self, value: dict[str, Any]) -> bytes:
+        from onnxviz.files import json_bytes
+
+        return json_bytes({"schema": f"onnxviz.{self.command}/1", **value})
 
     def output(self, default: str | None = None) -> Path:
         """Where the result goes: --out, or `default` in the current folder; in --out where that is a folder.
@@ -229,9 +227,7 @@ class Run:
 
                 write_atomic(target, encoder(ending[1:])(rows))
             else:
-                from onnxviz.files import json_bytes
-
-                write_atomic(target, json_bytes({"schema": f"onnxviz.{self.command}/1", **value}))
+                write_atomic(target, self._json(value))
         self.emit(value)
 
     def claim(self, target: Path, *beside: Path) -> None:
@@ -303,12 +299,6 @@ class Run:
         self.say(str(path))
         self.emit({"out": str(path), **more, "manifest": result.manifest})
         return path
-
-
-def _with(provider: str, options: Mapping[str, str]) -> str:
-    from onnxviz.runtime.providers import asked
-
-    return asked(provider, options)
 
 
 def complain(text: str) -> None:

@@ -141,13 +141,8 @@ def each(run: Run, net: Network, images: Sequence[Path], compute: Callable[[Path
         run.note(f"skipped {name}: {why}")
     if not written:
         raise ImageRejected(f"none of the {len(skipped)} pictures could be used")
-    run.emit(
-        {
-            "out": [one["out"] for one in written],
-            "images": written,
-            "skipped": [{"path": name, "reason": why} for name, why in skipped],
-        }
-    )
+    left_out = [{"path": name, "reason": why} for name, why in skipped]
+    run.emit({"out": [one["out"] for one in written], "images": written, "skipped": left_out})
 
 
 def _named(target: Path, picture: Path, taken: set[str]) -> Path:
@@ -155,10 +150,8 @@ def _named(target: Path, picture: Path, taken: set[str]) -> Path:
     from onnxviz.text import printable
 
     stem = f"{target.stem}-{printable(picture.stem, 100)}"
-    name, number = stem, 1
-    while name.casefold() in taken:
-        number += 1
-        name = f"{stem}-{number}"
+    names = (stem, *(f"{stem}-{number}" for number in range(2, len(taken) + 2)))
+    name = next(name for name in names if name.casefold() not in taken)
     taken.add(name.casefold())
     return target.with_name(f"{name}{target.suffix}")
 
@@ -213,9 +206,9 @@ class Film:
     """Watches a technique: shows the objective's value, writes checkpoints, collects the frames of an animation."""
 
     def __init__(self, run: Run, every: int | None, animate: Path | None) -> None:
-        if animate is not None and animate.suffix.lower() not in (".gif", ".webp"):
-            raise UsageError(f"--animate writes .gif or .webp, got {str(animate)!r}")
         if animate is not None:
+            if animate.suffix.lower() not in (".gif", ".webp"):
+                raise UsageError(f"--animate writes .gif or .webp, got {str(animate)!r}")
             if run.writes_to(animate):
                 raise UsageError(
                     f"--animate and the result would both be {str(animate)!r}: give it another name"
@@ -231,8 +224,7 @@ class Film:
     def watch(self, shot: Shot) -> None:
         """Called after each step."""
         self._run.bar.detail = f"objective {shot.value:.4g}"
-        due = self._every is not None and (shot.index + 1) % self._every == 0
-        if due:
+        if self._every is not None and (shot.index + 1) % self._every == 0:
             self._checkpoint(shot)
         if self._path is None:
             return
@@ -278,17 +270,9 @@ def animation(frames: list[Any], kind: str) -> bytes:
 
     buffer = io.BytesIO()
     durations = [_DURATION] * (len(frames) - 1) + [_HOLD]
-    settings: dict[str, Any] = {
-        "save_all": True,
-        "append_images": frames[1:],
-        "duration": durations,
-        "loop": 0,
-    }
-    if kind == ".webp":
-        settings |= {"format": "WEBP", "quality": 85, "method": 3}
-    else:
-        settings |= {"format": "GIF", "optimize": False}
-    frames[0].save(buffer, **settings)
+    webp, gif = {"format": "WEBP", "quality": 85, "method": 3}, {"format": "GIF", "optimize": False}
+    settings: dict[str, Any] = webp if kind == ".webp" else gif
+    frames[0].save(buffer, save_all=True, append_images=frames[1:], duration=durations, loop=0, **settings)
     return buffer.getvalue()
 
 

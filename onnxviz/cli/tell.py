@@ -24,8 +24,7 @@ def predict(run: Run, call: Call) -> None:
     from onnxviz.errors import NotFinite
     from onnxviz.graph.output import SEQUENCE
     from onnxviz.image.folder import find
-    from onnxviz.provenance import command as command_line
-    from onnxviz.provenance import recording
+    from onnxviz.provenance import command, recording
     from onnxviz.text import printable
 
     net = run.load(call.model)
@@ -43,10 +42,8 @@ def predict(run: Run, call: Call) -> None:
                 raise
             skipped.append((path, str(error)))
             continue
-        steps = net.end.kind == SEQUENCE
-        listed = [item._asdict() for item in best]
-        if steps:  # the best class of each step
-            listed = [{"step": i, **one} for i, one in enumerate(listed)]
+        steps = net.end.kind == SEQUENCE  # the best class of each
+        listed = [({"step": i} if steps else {}) | item._asdict() for i, item in enumerate(best)]
         # The path as it was given, and what identifies the picture.
         rows.append({**record.pictures[0], "path": str(path), "steps" if steps else "top": listed})
         run.say(printable(str(path)))
@@ -62,7 +59,7 @@ def predict(run: Run, call: Call) -> None:
     value = {
         "images": rows,
         "skipped": [{"path": str(path), "reason": reason} for path, reason in skipped],
-        "manifest": {**net.manifest("predict", top=top), **command_line()},
+        "manifest": {**net.manifest("predict", top=top), **command()},
     }
     run.record(value, _predictions(rows))
 

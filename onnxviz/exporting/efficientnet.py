@@ -5,6 +5,7 @@ The bundled network is `lite0`; the catalogue offers the two larger ones.
 
 from __future__ import annotations
 
+import functools
 import re
 from typing import Any
 
@@ -25,21 +26,6 @@ _RENAMED = (
     # A folded BatchNorm and the shared activation leave only their block behind.
     (r"(^|\.)_(bn\d|swish)$", ""),
 )
-
-
-def lite0() -> Source:
-    """EfficientNet-Lite0, 224×224."""
-    return _lite(0)
-
-
-def lite1() -> Source:
-    """EfficientNet-Lite1, 240×240."""
-    return _lite(1)
-
-
-def lite2() -> Source:
-    """EfficientNet-Lite2, 260×260."""
-    return _lite(2)
 
 
 def rename(path: str) -> str:
@@ -98,3 +84,7 @@ def _lite(variant: int) -> Source:
 def _name_features(model: ir.Model) -> None:
     """The pooled vector in front of the classifier, which embeddings are made of, is called `features`."""
     next(node for node in model.graph if node.op_type == "Reshape").outputs[0].name = "features"
+
+
+#: EfficientNet-Lite0, 224×224; Lite1, 240×240; Lite2, 260×260.
+lite0, lite1, lite2 = (functools.partial(_lite, variant) for variant in _SIZES)

@@ -133,9 +133,9 @@ def export(
         raise UsageError(f"opset {opset} is too old; torch exports {OPSET} or higher")
     if Path(out).is_dir():
         raise OutputRefused(f"cannot write {os.fspath(out)!r}: it is a folder; name a file")
-    wanted = Wanted(dict(options or {}), random, seed, _pair(size), trust_remote_code)
-    found = build(source, wanted)
-    shape = wanted.size or found.size or (224, 224)
+    asked = _pair(size)
+    found = build(source, Wanted(dict(options or {}), random, seed, trust_remote_code))
+    shape = asked or found.size or (224, 224)
     depth = channels or found.channels
     found = _described(found, shape, preprocessing, labels, licence)
     module = _in_float32(found.module)
@@ -280,7 +280,6 @@ def _exposed(model: ir.Model, names: Iterable[str] | bool) -> ir.Model:
 
 def _in_float32(module: Any) -> Any:
     """The module, or a float32 copy where its weights are of another precision."""
-
     if all(p.dtype == torch().float32 or not p.is_floating_point() for p in module.parameters()):
         return module
     import copy
@@ -320,7 +319,10 @@ def build(source: Any, wanted: Wanted) -> Source:
     if isinstance(source, Source):
         return source
     if not isinstance(source, str):
-        return _from_module(source)
+        if not isinstance(source, torch().nn.Module):
+            raise UsageError(f"expected a torch.nn.Module or one of {FORMS}; got {type(source).__name__}")
+        name = type(source).__name__
+        return Source(source, name, f"torch module {type(source).__module__}.{name}")
     kind, colon, name = source.partition(":")
     if not colon or not name or not kind:
         raise UsageError(f"{source!r} names no torch network; expected {FORMS}{_hint(source)}")
@@ -329,17 +331,10 @@ def build(source: Any, wanted: Wanted) -> Source:
     if kind in ("torchvision", "timm", "transformers"):
         from onnxviz.exporting import hubs
 
-        make = {"torchvision": hubs.torchvision, "timm": hubs.timm, "transformers": hubs.transformers}
         with contextlib.nullcontext() if wanted.trusted else weights_alone():
-            return make[kind](name, wanted)
+            made: Source = getattr(hubs, kind)(name, wanted)
+            return made
     return from_callable(source, wanted)
-
-
-def _from_module(module: Any) -> Source:
-    if not isinstance(module, torch().nn.Module):
-        raise UsageError(f"expected a torch.nn.Module or one of {FORMS}; got {type(module).__name__}")
-    name = type(module).__name__
-    return Source(module, name, f"torch module {type(module).__module__}.{name}")
 
 
 def _hint(text: str) -> str:

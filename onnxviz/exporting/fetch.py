@@ -45,25 +45,14 @@ def fetch(name: str, *, force: bool = False, progress: Progress = silent) -> Pat
         return resolve(name)  # says that it is missing
     target = cache_folder() / found.file
     if found.get == "export":
-        return _export(found, target)
-    return _download(found, target, progress)
-
-
-def _export(found: Entry, target: Path) -> Path:
-    options = {"weights": found.weights} if found.weights else {}
-    done = export(
-        str(found.export),
-        target,
-        options=options,
-        size=tuple(found.preprocessing["size"]),
-        preprocessing=found.preprocessing,
-        labels=found.labels,
-        licence=found.licence,
-    )
-    return done.path
-
-
-def _download(found: Entry, target: Path, progress: Progress) -> Path:
+        known: dict[str, Any] = {
+            "preprocessing": found.preprocessing,
+            "labels": found.labels,
+            "licence": found.licence,
+        }
+        options = {"weights": found.weights} if found.weights else {}
+        size = tuple(found.preprocessing["size"])
+        return export(str(found.export), target, options=options, size=size, **known).path
     failures = []
     for url in found.urls:
         try:
@@ -89,16 +78,12 @@ def _checked(answer: Any, url: str, found: Entry, progress: Progress) -> Iterato
     while chunk := answer.read(_CHUNK):
         size += len(chunk)
         if size > limit:
-            break  # not the file that is meant: _check says so
+            break  # not the file that is meant, as is said below
         digest.update(chunk)
         yield chunk
         progress(size, found.size, f"downloading {found.name}")
-    _check(digest.hexdigest(), size, url, found)
-
-
-def _check(digest: str, size: int, url: str, found: Entry) -> None:
-    if found.sha256 is not None and (digest != found.sha256 or size != found.size):
+    if found.sha256 is not None and (digest.hexdigest() != found.sha256 or size != found.size):
         raise ModelRejected(
-            f"what {url} gave is not {found.name!r}: {size} bytes with SHA-256 {digest}, expected {found.size} bytes "
-            f"with {found.sha256}; nothing was kept"
+            f"what {url} gave is not {found.name!r}: {size} bytes with SHA-256 {digest.hexdigest()}, expected "
+            f"{found.size} bytes with {found.sha256}; nothing was kept"
         )

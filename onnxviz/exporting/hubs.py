@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from onnxviz.errors import InputRefused, UsageError, near, ways
-from onnxviz.exporting.source import Source, Wanted, described, package, torch, untrusted, would_run_code
+from onnxviz.exporting.source import Source, Wanted, described, package, seeded, untrusted, would_run_code
 from onnxviz.image.configs import from_hugging_face, from_timm
 from onnxviz.image.preprocessing import PRESETS
 
@@ -24,7 +24,7 @@ def torchvision(name: str, wanted: Wanted) -> Source:
     if name not in known:
         raise UsageError(f"torchvision has no network {name!r}{near(name, known)}")
     weights = None if wanted.random else _weights(models.get_model_weights(name), str(chosen), name)
-    with _seeded(wanted.seed):
+    with seeded(wanted.seed):
         module = _built(lambda: models.get_model(name, weights=weights, **options), f"torchvision:{name}")
     if weights is None:
         return Source(module, name, f"torchvision {name}, random weights, seed {wanted.seed}", channels=3)
@@ -48,7 +48,7 @@ def timm(name: str, wanted: Wanted) -> Source:
     library = package("timm", "pip install timm torchvision (the release that belongs to your torch)")
     if ":" not in name and not library.is_model(name):
         raise UsageError(f"timm has no network {name!r}{near(name, library.list_models())}")
-    with _seeded(wanted.seed):
+    with seeded(wanted.seed):
         module = _built(
             lambda: library.create_model(name, pretrained=not wanted.random, **wanted.options), f"timm:{name}"
         )
@@ -57,7 +57,7 @@ def timm(name: str, wanted: Wanted) -> Source:
     channels, height, width = data["input_size"]
     preprocessing, notes = described({**data, "architecture": "timm"}, from_timm)
     tag = (
-        "random weights, seed " + str(wanted.seed)
+        f"random weights, seed {wanted.seed}"
         if wanted.random
         else f"weights {config.get('tag') or 'default'}"
     )
@@ -90,14 +90,6 @@ def _built(make: Any, what: str) -> Any:
         raise UsageError(f"{what} could not be built: {type(error).__name__}: {error}") from error
 
 
-@contextlib.contextmanager
-def _seeded(seed: int) -> Iterator[None]:
-    """Draw initial weights from `seed`, and leave the caller's random state as it was."""
-    with torch().random.fork_rng(devices=[]):
-        torch().manual_seed(seed)
-        yield
-
-
 def _weights(listed: Any, chosen: str, name: str) -> Any:
     chosen = chosen.rpartition(".")[2]  # 'VGG16_Weights.IMAGENET1K_V1' or 'IMAGENET1K_V1'
     if chosen not in listed.__members__:
@@ -109,8 +101,8 @@ def _weights(listed: Any, chosen: str, name: str) -> Any:
 
 def _torchvision_preprocessing(transforms: Any) -> dict[str, Any] | None:
     """What an `ImageClassification` preset does; None for the presets of other tasks."""
-    crop, resize = getattr(transforms, "crop_size", None), getattr(transforms, "resize_size", None)
-    mean, std = getattr(transforms, "mean", None), getattr(transforms, "std", None)
+    known = ("crop_size", "resize_size", "mean", "std")
+    crop, resize, mean, std = (getattr(transforms, name, None) for name in known)
     if crop is None or mean is None or std is None:
         return None
     height, width = _pair(crop)
@@ -178,12 +170,12 @@ def transformers(name: str, wanted: Wanted) -> Source:
         config = library.AutoConfig.from_pretrained(name, trust_remote_code=wanted.trusted, **wanted.options)
         if not wanted.trusted and _kernels(config):
             raise untrusted(f"transformers:{name} ({', '.join(_kernels(config))})")
-        automatic = library.AutoModelForImageClassification
         own = getattr(config, "auto_map", None) or {}
-        if type(config) not in automatic._model_mapping and not (wanted.trusted and _CLASSIFIER in own):
-            automatic = library.AutoModel  # no classifier: its feature maps
+        automatic = _automatic(library, config, wanted.trusted and _CLASSIFIER in own)
         module = automatic.from_pretrained(name, config=config, trust_remote_code=wanted.trusted)
-        processor, _ = _processor(library).get_image_processor_dict(name)
+        # The reader of `preprocessor_config.json`; the processors themselves need torchvision.
+        reader = library.image_processing_base.ImageProcessingMixin
+        processor, _ = reader.get_image_processor_dict(name)
     except InputRefused:
         raise
     except OSError as error:
@@ -202,7 +194,7 @@ def transformers(name: str, wanted: Wanted) -> Source:
         module,
         name.rstrip("/").rpartition("/")[2],
         f"transformers {type(module).__name__}, weights {_public(name)}",
-        size=_size(preprocessing) or _config_size(config),
+        size=_size(preprocessing and preprocessing["size"]) or _size(getattr(config, "image_size", None)),
         channels=int(getattr(config, "num_channels", 3)),
         preprocessing=preprocessing,
         labels=_labels(config),
@@ -210,19 +202,25 @@ def transformers(name: str, wanted: Wanted) -> Source:
     )
 
 
+def _automatic(library: Any, config: Any, own: bool = False) -> Any:
+    """What makes the classifier; where there is none, the network of its feature maps.
+
+    own   whether the code that comes with it has one
+    """
+    classifier = getattr(library, _CLASSIFIER)
+    return classifier if own or type(config) in classifier._model_mapping else library.AutoModel
+
+
 def _random(library: Any, name: str, wanted: Wanted) -> Source:
     try:
-        with _seeded(wanted.seed):
+        with seeded(wanted.seed):
             if _is_class(library, name):
                 builder = getattr(library, name)
                 config = builder.config_class(**wanted.options)
                 module = builder(config)
             elif name in _types(library):
                 config = library.AutoConfig.for_model(name, **wanted.options)
-                automatic = library.AutoModelForImageClassification
-                if type(config) not in automatic._model_mapping:
-                    automatic = library.AutoModel
-                module = automatic.from_config(config)
+                module = _automatic(library, config).from_config(config)
             else:
                 known = [*_types(library), *(listed for listed in dir(library) if _is_class_name(listed))]
                 raise UsageError(
@@ -233,17 +231,16 @@ def _random(library: Any, name: str, wanted: Wanted) -> Source:
         raise
     except Exception as error:
         raise UsageError(f"transformers:{name} could not be built: {_first_line(error)}") from error
-    size = _config_size(config)
+    size = _size(getattr(config, "image_size", None))
     channels = int(getattr(config, "num_channels", 3))
+    usual = PRESETS["imagenet"].override(size=size or (224, 224))
     return Source(
         module,
         type(module).__name__,
         f"transformers {type(module).__name__}, random weights, seed {wanted.seed}",
         size=size,
         channels=channels,
-        preprocessing=PRESETS["imagenet"].override(size=size or (224, 224)).to_dict()
-        if channels == 3
-        else None,
+        preprocessing=usual.to_dict() if channels == 3 else None,
         labels=_labels(config),
     )
 
@@ -254,16 +251,10 @@ def _kernels(config: Any) -> list[str]:
     return [text[:100] for text in named if isinstance(text, str) and "/" in text]
 
 
-def _size(preprocessing: Mapping[str, Any] | None) -> tuple[int, int] | None:
-    size = None if preprocessing is None else preprocessing["size"]
-    return None if size is None else (int(size[0]), int(size[1]))
-
-
-def _config_size(config: Any) -> tuple[int, int] | None:
-    size = getattr(config, "image_size", None)
-    if isinstance(size, (list, tuple)) and len(size) == 2:
-        return int(size[0]), int(size[1])
-    return (int(size), int(size)) if isinstance(size, int) else None
+def _size(size: Any) -> tuple[int, int] | None:
+    if isinstance(size, int):
+        return size, size
+    return (int(size[0]), int(size[1])) if isinstance(size, (list, tuple)) and len(size) == 2 else None
 
 
 def _labels(config: Any) -> list[str] | None:
@@ -276,19 +267,12 @@ def _labels(config: Any) -> list[str] | None:
     return None if not labels or all(label == f"LABEL_{i}" for i, label in enumerate(labels)) else labels
 
 
-def _processor(library: Any) -> Any:
-    """The reader of `preprocessor_config.json`; the processors themselves need torchvision."""
-    return library.image_processing_base.ImageProcessingMixin
-
-
 def _types(library: Any) -> list[str]:
     return list(library.models.auto.configuration_auto.CONFIG_MAPPING_NAMES)
 
 
 def _is_class(library: Any, name: str) -> bool:
-    return (
-        name.isidentifier() and _is_class_name(name) and hasattr(getattr(library, name, None), "config_class")
-    )
+    return _is_class_name(name) and hasattr(getattr(library, name, None), "config_class")
 
 
 def _is_class_name(name: str) -> bool:
@@ -297,8 +281,6 @@ def _is_class_name(name: str) -> bool:
 
 def _public(name: str) -> str:
     """An id of the hub as it is; of a local folder only its own name."""
-    from pathlib import Path
-
     return Path(name).resolve().name if Path(name).is_dir() else name
 
 

@@ -20,9 +20,11 @@ import ast
 import re
 from collections import Counter
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
+from onnx_ir.passes.common import RemoveUnusedNodesPass, RemoveUnusedOpsetsPass
 
 from onnxviz.graph import operators
 from onnxviz.graph.operators import computes
@@ -73,7 +75,9 @@ def readable(model: ir.Model, rename: Callable[[str], str] = lambda path: path) 
             wanted = f"{node.inputs[0].name}.{suffix}"
         else:
             wanted = f"{path}.{suffix}" if path else suffix
-        _name_outputs(node, wanted, taken)
+        for index, value in enumerate(node.outputs):
+            if value.name and not value.is_graph_output():
+                value.name = _free(f"{wanted}.{index}" if index else wanted, taken)
         node.name = node.outputs[0].name
         node.metadata_props.clear()
         node.metadata_props[SCOPES] = repr(["", *_stack(scopes[node], path), suffix])
@@ -94,13 +98,6 @@ def _stack(scopes: tuple[str, ...], path: str) -> list[str]:
     if path and stack and not path.startswith(f"{stack[-1]}."):
         stack.pop()
     return [*stack, path] if path else stack
-
-
-def _name_outputs(node: ir.Node, wanted: str, taken: set[str | None]) -> None:
-    for index, value in enumerate(node.outputs):
-        if value.is_graph_output() or not value.name:
-            continue
-        value.name = _free(wanted if index == 0 else f"{wanted}.{index}", taken)
 
 
 def _free(base: str, taken: set[str | None]) -> str:
@@ -192,34 +189,30 @@ def tidy(model: ir.Model, name: str) -> None:
     - Sizes of inner values stay where they are plain numbers or names.
     - The graph is called `name`; the IR version is at most 10.
     """
-    _strip(model.metadata_props)
-    model.doc_string = None
+    _strip(model)
     model.graph.name = name
     model.graph.doc_string = None
     model.ir_version = min(model.ir_version, MAX_IR_VERSION)
     graphs: list[ir.Graph | ir.Function] = [model.graph, *model.functions.values()]
     for graph in graphs:
         graph.metadata_props.clear()
-        for value in graph.inputs:
-            value.metadata_props.clear()
-            value.doc_string = None
-        for node in graph.all_nodes():
-            _strip(node.metadata_props)
-            node.doc_string = None
-            for value in node.outputs:
-                value.metadata_props.clear()
-                value.doc_string = None
+        nodes = list(graph.all_nodes())
+        for one in (*nodes, *graph.inputs, *(value for node in nodes for value in node.outputs)):
+            _strip(one)
     for value in model.graph.initializers.values():
         value.metadata_props.clear()
         if value.const_value is not None:
             value.const_value.metadata_props.clear()
     _global_pools(model.graph)
-    _drop_unused(model)
+    RemoveUnusedNodesPass()(model)
+    RemoveUnusedOpsetsPass()(model)
 
 
-def _strip(props: dict[str, str]) -> None:
-    for key in [key for key in props if key != SCOPES and not key.startswith("onnxviz.")]:
-        del props[key]
+def _strip(one: Any) -> None:
+    """Leave it our own notes, and a node its scopes."""
+    one.doc_string = None
+    for key in [key for key in one.metadata_props if key != SCOPES and not key.startswith("onnxviz.")]:
+        del one.metadata_props[key]
 
 
 def _global_pools(graph: ir.Graph) -> None:
@@ -254,11 +247,3 @@ def _axes(node: ir.Node) -> list[int] | None:
     if len(node.inputs) > 1 and node.inputs[1] is not None and node.inputs[1].const_value is not None:
         return [int(axis) for axis in np.ravel(node.inputs[1].const_value.numpy())]
     return None
-
-
-def _drop_unused(model: ir.Model) -> None:
-    """Nodes, initialisers and opset imports that nothing reads any more."""
-    from onnx_ir.passes.common import RemoveUnusedNodesPass, RemoveUnusedOpsetsPass
-
-    RemoveUnusedNodesPass()(model)
-    RemoveUnusedOpsetsPass()(model)

@@ -31,10 +31,6 @@ FORMS = "torchvision:NAME, timm:NAME, transformers:NAME, module:callable or file
 _CHECKPOINTS = ("TORCH_FORCE_WEIGHTS_ONLY_LOAD", "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD")
 
 
-def _same(path: str) -> str:
-    return path
-
-
 @dataclass
 class Source:
     """A torch module and what is known about it. A `module:callable` may return one, to say more than a module can.
@@ -60,7 +56,7 @@ class Source:
     preprocessing: Mapping[str, Any] | None = None
     labels: Sequence[str] | None = None
     licence: str | None = None
-    rename: Callable[[str], str] = _same
+    rename: Callable[[str], str] = str
     finish: Callable[[ir.Model], None] | None = None
     notes: Sequence[str] = ()
 
@@ -72,14 +68,12 @@ class Wanted:
     options   given on to whoever builds the network: `{"num_classes": 10}`
     random    seeded random weights instead of trained ones
     seed      for these
-    size      (height, width) in pixels, or None for the network's own
     trusted   whether code that comes with trained weights may run
     """
 
     options: Mapping[str, Any]
     random: bool = False
     seed: int = 0
-    size: tuple[int, int] | None = None
     trusted: bool = False
 
 
@@ -188,12 +182,8 @@ def from_callable(source: str, wanted: Wanted) -> Source:
     if isinstance(found, library.nn.Module):
         made: Any = found
     elif callable(found):
-        with library.random.fork_rng(devices=[]):
-            library.manual_seed(wanted.seed)
-            try:
-                made = found(**wanted.options)
-            except Exception as error:
-                raise UsageError(f"{source!r} failed: {type(error).__name__}: {error}") from error
+        with seeded(wanted.seed), _told(f"{source!r} failed"):
+            made = found(**wanted.options)
     else:
         raise UsageError(
             f"{source!r} is {type(found).__name__}; expected a callable that returns a torch.nn.Module"
@@ -202,14 +192,27 @@ def from_callable(source: str, wanted: Wanted) -> Source:
         return made
     if not isinstance(made, library.nn.Module):
         raise UsageError(f"{source!r} returned {type(made).__name__}; expected a torch.nn.Module")
-    return Source(made, attribute.split(".")[-1], _described(place, attribute, wanted))
-
-
-def _described(place: str, attribute: str, wanted: Wanted) -> str:
-    """The name for the metadata; of a file only its own name, never where it lies on this machine."""
+    # For the metadata, of a file only its own name, never where it lies on this machine.
     shown = Path(place).name if place.endswith(".py") else place
     given = ", ".join(f"{key}={value!r}" for key, value in wanted.options.items())
-    return f"{shown}:{attribute}({given})"
+    return Source(made, attribute.split(".")[-1], f"{shown}:{attribute}({given})")
+
+
+@contextlib.contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Draw initial weights from `seed`, and leave the caller's random state as it was."""
+    with torch().random.fork_rng(devices=[]):
+        torch().manual_seed(seed)
+        yield
+
+
+@contextlib.contextmanager
+def _told(what: str) -> Iterator[None]:
+    """A failure of a stranger's code in its own words; raises UsageError."""
+    try:
+        yield
+    except Exception as error:
+        raise UsageError(f"{what}: {type(error).__name__}: {error}") from error
 
 
 def _module(place: str, source: str) -> Any:
@@ -222,18 +225,16 @@ def _module(place: str, source: str) -> Any:
     if added:
         sys.path.append(here)  # a console script, unlike `python -m`, does not look in the current folder
     try:
-        return importlib.import_module(place)
-    except ModuleNotFoundError as error:
+        with _told(f"{source!r}: importing {place!r} failed"):
+            return importlib.import_module(place)
+    except UsageError as failed:
+        error = failed.__cause__
+        if not isinstance(error, ModuleNotFoundError):
+            raise
+        why = f"{place!r} needs {error.name!r}, which is not installed"
         if error.name is not None and (place == error.name or place.startswith(f"{error.name}.")):
-            raise UsageError(
-                f"{source!r}: there is no Python module {place!r}; install it, run where it lies, "
-                "or give file.py:callable"
-            ) from error
-        raise UsageError(f"{source!r}: {place!r} needs {error.name!r}, which is not installed") from error
-    except Exception as error:
-        raise UsageError(
-            f"{source!r}: importing {place!r} failed: {type(error).__name__}: {error}"
-        ) from error
+            why = f"there is no Python module {place!r}; install it, run where it lies, or give file.py:callable"
+        raise UsageError(f"{source!r}: {why}") from error
     finally:
         if added and here in sys.path:
             sys.path.remove(here)
@@ -249,8 +250,9 @@ def _from_file(path: Path, source: str) -> Any:
     # Registered while it runs: dataclasses and pickling look their module up by name.
     sys.modules[spec.name] = module
     try:
-        spec.loader.exec_module(module)
-    except Exception as error:
+        with _told(f"{source!r} failed"):
+            spec.loader.exec_module(module)
+    except UsageError:
         sys.modules.pop(spec.name, None)
-        raise UsageError(f"{source!r} failed: {type(error).__name__}: {error}") from error
+        raise
     return module

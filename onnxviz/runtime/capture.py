@@ -8,7 +8,7 @@ own. It takes only graphs of which no node was left to the CPU.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -54,11 +54,14 @@ def session(provider: str, model: bytes, options: Any) -> Any:
 class Captured:
     """The bindings of a session that captures, one for each set of addresses.
 
+    bind     makes one, of a session and what it reads and writes
     device   'cuda', or 'cpu' in tests
     """
 
-    def __init__(self, made: Any, types: Mapping[str, Any], device: str = "cuda") -> None:
-        self._session, self._types, self._device = made, types, device
+    def __init__(
+        self, made: Any, types: Mapping[str, Any], bind: Callable[..., Any], device: str = "cuda"
+    ) -> None:
+        self._session, self._types, self._bind, self._device = made, types, bind, device
         self._outputs = {value.name: (value.shape, value.type) for value in made.get_outputs()}
         self._value = providers.onnxruntime().OrtValue
         self._kept: dict[tuple[Any, ...], tuple[Any, dict[str, Any], Any]] = {}
@@ -91,32 +94,17 @@ class Captured:
                 self.skip(options)
                 return None
             # The values of state are kept with it: memory that is given back could be another's at the same address.
-            self._kept[key] = (*self._bound(ready, held, into, results), (dict(held), dict(into)))
+            new = {name: self._value.ortvalue_from_numpy(one, self._device, 0) for name, one in ready.items()}
+            out = {**into, **{name: self._place(name) for name in results}}
+            made = self._bind(self._session, self._types, {}, {**held, **new}, out)
+            self._kept[key] = made, new, (dict(held), dict(into))
         binding, places, _ = self._kept[key]
         for name, array in ready.items():
             places[name].update_inplace(array)
         options.add_run_config_entry(_RUN, str(1 + list(self._kept).index(key)))
         return binding
 
-    def _bound(
-        self,
-        feeds: Mapping[str, np.ndarray],
-        held: Mapping[str, Any],
-        into: Mapping[str, Any],
-        results: Sequence[str],
-    ) -> tuple[Any, dict[str, Any]]:
-        binding = self._session.io_binding()
-        places = {
-            name: self._value.ortvalue_from_numpy(array, self._device, 0) for name, array in feeds.items()
-        }
-        for name, value in (*held.items(), *places.items()):
-            binding.bind_ortvalue_input(name, value)
-        for name, value in into.items():
-            binding.bind_ortvalue_output(name, value)
-        for name in results:
-            shape, kind = self._outputs[name]
-            dtype = np.float32 if kind == "tensor(float)" else np.int64
-            binding.bind_ortvalue_output(
-                name, self._value.ortvalue_from_shape_and_type(shape, dtype, self._device, 0)
-            )
-        return binding, places
+    def _place(self, name: str) -> Any:
+        shape, kind = self._outputs[name]
+        dtype = np.float32 if kind == "tensor(float)" else np.int64
+        return self._value.ortvalue_from_shape_and_type(shape, dtype, self._device, 0)

@@ -158,9 +158,8 @@ def waited(run: Callable[[], T], options: Any, seconds: float | None) -> T:
 
     left = math.inf if seconds is None else seconds * (1 + GRACE_PART) + GRACE
     try:
-        threading.Thread(
-            target=work, name="onnxviz-run", daemon=True
-        ).start()  # Ctrl-C here: it may have begun
+        # Ctrl-C as it starts: it may have begun.
+        threading.Thread(target=work, name="onnxviz-run", daemon=True).start()
         while not done.wait(min(_LOOK, left)):  # Windows answers Ctrl-C between two looks
             left -= _LOOK
             if left <= 0:
@@ -288,11 +287,8 @@ def typed(error: Exception, where: Places, seconds: float | None, any_size: bool
             f"(node {printable(name, _LONGEST_NAME)!r}): {reason(text)}"
         )
     node, layer = place or (name, "")
-    told = [
-        f"{what} {printable(named, _LONGEST_NAME)!r}"
-        for what, named in (("node", node), ("layer", layer))
-        if named
-    ]
+    named = {"node": node, "layer": layer}
+    told = [f"{what} {printable(one, _LONGEST_NAME)!r}" for what, one in named.items() if one]
     what = f"operator {operator}{_within(', '.join(told))}: {reason(text)}"
     if any_size and of_lengths(text):
         return other_size(what)

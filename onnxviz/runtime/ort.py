@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from onnxviz.runtime.capture import Captured
 
 # Folding a constant into something larger than this is the model's attack or mistake, not an optimisation.
-_FOLDING_BYTES = 1 << 30
+_FOLDING_BYTES = str(1 << 30)
 _RUNNING: Final = "running the model"
 # Ctrl-C may wait for so many seconds: that is how long a run may take that is not given a thread of its own.
 _QUICK: Final = 0.3
@@ -71,7 +71,7 @@ class Program:
         if captures:
             from onnxviz.runtime.capture import Captured
 
-            self._captured = Captured(session, self._types)
+            self._captured = Captured(session, self._types, _bound)
 
     @property
     def on_device(self) -> bool:
@@ -81,9 +81,7 @@ class Program:
     def put(self, name: str, array: np.ndarray) -> Any:
         """The array for input `name`, moved to the device once, to be fed to many runs."""
         value = np.ascontiguousarray(array, dtype=self._types[name])
-        if self.on_device:
-            return self._ort.OrtValue.ortvalue_from_numpy(value, "cuda", 0)
-        return value
+        return self._ort.OrtValue.ortvalue_from_numpy(value, "cuda", 0) if self.on_device else value
 
     def __call__(
         self, feeds: Mapping[str, Any], outputs: Iterable[str] | None = None
@@ -114,12 +112,8 @@ class Program:
     def _admit(self, feeds: Mapping[str, Any]) -> None:
         """Refuse sizes at which something in the graph is empty, some of which end the process."""
         if self._admits is not None:
-            self._admits(
-                {
-                    name: value.shape() if callable(value.shape) else value.shape
-                    for name, value in feeds.items()
-                }
-            )
+            shapes = {name: value.shape for name, value in feeds.items()}
+            self._admits({name: shape() if callable(shape) else shape for name, shape in shapes.items()})
 
     def _answering(
         self, run: Callable[[], T], options: Any, feeds: Mapping[str, Any], held: Iterable[Any] = ()
@@ -149,14 +143,9 @@ class Program:
                 result: list[np.ndarray] = self._session.run(names, ready, options)
             return result
         # Values that `put` moved to the device stay there; only the others travel, and results come back once.
-        binding = self._session.io_binding()
-        for name, value in feeds.items():
-            if isinstance(value, self._ort.OrtValue):
-                binding.bind_ortvalue_input(name, value)
-            else:
-                binding.bind_cpu_input(name, np.ascontiguousarray(value, dtype=self._types[name]))
-        for name in names:
-            binding.bind_output(name, "cpu")
+        there = {name: value for name, value in feeds.items() if isinstance(value, self._ort.OrtValue)}
+        here = {name: value for name, value in feeds.items() if name not in there}
+        binding = _bound(self._session, self._types, here, there, {}, names)
         with region(_RUNNING, self._seconds):
             self._session.run_with_iobinding(binding, options)
         copied: list[np.ndarray] = binding.copy_outputs_to_cpu()
@@ -165,9 +154,7 @@ class Program:
     def hold(self, array: np.ndarray) -> Any:
         """A float32 array as an OrtValue in the memory that the program runs in, to be read and written by runs."""
         value = np.array(array, dtype=np.float32, order="C")
-        if self.on_device:
-            return self._ort.OrtValue.ortvalue_from_numpy(value, "cuda", 0)
-        return self._ort.OrtValue.ortvalue_from_numpy(value)
+        return self._ort.OrtValue.ortvalue_from_numpy(value, *(("cuda", 0) if self.on_device else ()))
 
     def run_bound(
         self,
@@ -185,11 +172,8 @@ class Program:
         self._admit({**held, **feeds})
         options = self._ort.RunOptions()
         try:
-            binding = None
-            if self._captured is not None:
-                binding = self._captured.binding(feeds, held, into, results, options)
-            if binding is None:
-                binding = self._binding(feeds, held, into, results)
+            captured = self._captured and self._captured.binding(feeds, held, into, results, options)
+            binding = captured or _bound(self._session, self._types, feeds, held, into, results)
             with WATCHDOG.watch(options, self._seconds), region(_RUNNING, self._seconds):
                 self._answering(
                     lambda: self._session.run_with_iobinding(binding, options), options, feeds, held.values()
@@ -199,27 +183,30 @@ class Program:
         except Exception as error:  # onnxruntime's errors have no common base of their own
             raise self._typed(error, options) from error
 
-    def _binding(
-        self,
-        feeds: Mapping[str, np.ndarray],
-        held: Mapping[str, Any],
-        into: Mapping[str, Any],
-        results: list[str],
-    ) -> Any:
-        binding = self._session.io_binding()
-        for name, value in held.items():
-            binding.bind_ortvalue_input(name, value)
-        for name, array in feeds.items():
-            binding.bind_cpu_input(name, np.ascontiguousarray(array, dtype=self._types[name]))
-        for name, value in into.items():
-            binding.bind_ortvalue_output(name, value)
-        for name in results:
-            binding.bind_output(name, "cpu")
-        return binding
-
     def _typed(self, error: Exception, options: Any) -> Exception:
         ended = self._seconds if options.terminate else None
         return endings.typed(error, self._places, ended, any_size=self._admits is not None)
+
+
+def _bound(
+    session: Any,
+    types: Mapping[str, Any],
+    feeds: Mapping[str, Any],
+    held: Mapping[str, Any],
+    into: Mapping[str, Any],
+    results: Iterable[str] = (),
+) -> Any:
+    """Inputs from the host and from where the session runs; outputs that are written there, and results to the host."""
+    binding = session.io_binding()
+    for name, value in held.items():
+        binding.bind_ortvalue_input(name, value)
+    for name, array in feeds.items():
+        binding.bind_cpu_input(name, np.ascontiguousarray(array, dtype=types[name]))
+    for name, value in into.items():
+        binding.bind_ortvalue_output(name, value)
+    for name in results:
+        binding.bind_output(name, "cpu")
+    return binding
 
 
 def _placed(session: Any) -> dict[str, dict[str, int]]:
@@ -229,21 +216,13 @@ def _placed(session: Any) -> dict[str, dict[str, int]]:
     for part in [] if told is None else told():
         counts = found.setdefault(part.ep_name, {})
         for node in part.get_nodes():
-            operator = f"{node.domain}.{node.op_type}" if node.domain else node.op_type
+            operator = f"{node.domain}.{node.op_type}".lstrip(".")
             counts[operator] = counts.get(operator, 0) + 1
     return found
 
 
-_TYPES = {
-    "tensor(float)": np.dtype(np.float32),
-    "tensor(float16)": np.dtype(np.float16),
-    "tensor(double)": np.dtype(np.float64),
-    "tensor(uint8)": np.dtype(np.uint8),
-    "tensor(int8)": np.dtype(np.int8),
-    "tensor(int32)": np.dtype(np.int32),
-    "tensor(int64)": np.dtype(np.int64),
-    "tensor(bool)": np.dtype(np.bool_),
-}
+_NUMBERS = ("float16", "double", "uint8", "int8", "int32", "int64", "bool")
+_TYPES = {f"tensor({name})": np.dtype(name) for name in _NUMBERS} | {"tensor(float)": np.dtype(np.float32)}
 
 
 class Graph(NamedTuple):
@@ -300,9 +279,7 @@ def session(
         options.enable_mem_pattern = False
     if not spin:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    options.add_session_config_entry(
-        "optimization.constant_folding_max_output_size_in_bytes", str(_FOLDING_BYTES)
-    )
+    options.add_session_config_entry("optimization.constant_folding_max_output_size_in_bytes", _FOLDING_BYTES)
     weights = list(graph.weights.values())
     values = [ort.OrtValue.ortvalue_from_numpy(weight) for weight in weights]
     options.add_external_initializers(list(graph.weights), values)
@@ -312,15 +289,13 @@ def session(
         for name, value in zip(graph.weights, values, strict=True):
             if name in graph.dense or not optimise:
                 options.add_initializer(name, value)
+    rest = seconds, [weights, values], places, admit, graph.follows_values
     if steps:
         from onnxviz.runtime import capture
 
         captured = capture.session(provider, graph.message, options)
         if captured is not None:
-            kept = [weights, values]
-            return Program(
-                captured, _providers.CUDA, seconds, kept, places, admit, graph.follows_values, captures=True
-            )
+            return Program(captured, _providers.CUDA, *rest, captures=True)
     try:
         with region("making a session of the model"):
             made = wanted.session(graph.message, options)
@@ -341,12 +316,4 @@ def session(
         raise ProviderUnavailable(
             f"provider {wanted.asked!r}{given} refuses the model, which the CPU runs: {reason}"
         ) from error
-    return Program(
-        made,
-        runs_on,
-        seconds,
-        [weights, values],
-        places,
-        admit,
-        graph.follows_values,
-    )
+    return Program(made, runs_on, *rest)

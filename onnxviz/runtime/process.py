@@ -287,6 +287,7 @@ class Life:
         self._control, theirs = socket.socketpair()
         reading, self._lifeline = os.pipe()
         self._words = os.memfd_create("onnxviz") if hasattr(os, "memfd_create") else None
+        descriptors = [self._lifeline, *([] if self._words is None else [self._words])]
         board, pages = shared(isolate.SIZE)
         self._board = isolate.Board(pages)
         try:
@@ -294,16 +295,14 @@ class Life:
                 self.process = _started(program, theirs.fileno(), reading, board, self._words, memory)
         except BaseException:
             self._control.close()
-            for descriptor in (self._lifeline, self._words):
-                if descriptor is not None:
-                    os.close(descriptor)
+            for descriptor in descriptors:
+                os.close(descriptor)
             raise
         finally:
             os.close(reading)
             os.close(board)
-        descriptors = [self._lifeline, *([] if self._words is None else [self._words])]
         self._end = weakref.finalize(
-            self, _end, self.process, self._control, self._idle, descriptors, os.getpid()
+            self, _end, self.process, self._control, self._idle, descriptors, self.pid
         )
         self._lock = threading.Lock()
         try:

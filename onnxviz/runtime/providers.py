@@ -287,10 +287,8 @@ def _same(name: str, plugin: Plugin) -> bool:
 
 def short(name: str) -> str:
     """A provider's name as it is typed: 'openvino'."""
-    return next(
-        (key for key, value in _SHORT.items() if value == name),
-        name.removesuffix("ExecutionProvider").lower(),
-    )
+    known = {full: key for key, full in _SHORT.items()}
+    return known.get(name) or name.removesuffix("ExecutionProvider").lower()
 
 
 def available() -> list[str]:
@@ -308,7 +306,7 @@ def require(provider: str) -> None:
     """
     if (
         provider != "auto" and _SHORT.get(provider.lower()) != CPU
-    ):  # these two every build has: nothing is imported
+    ):  # these every build has: nothing is imported
         choose(provider)
 
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from onnxviz.errors import LimitExceeded, WorkerCrashed
 from onnxviz.runtime.ort import Graph, Program
-from onnxviz.runtime.process import Life
+from onnxviz.runtime.process import Life, Message
 from onnxviz.runtime.worker import NotBegun, Worker, again
 from onnxviz.text import quoted
 
@@ -83,7 +83,7 @@ class RemoteProgram(Program):
 
         def hold() -> Held:
             life, number = self._compiled()
-            held = self._kept({"do": "hold", "program": number}, value, life, keep=False)
+            held = self._kept("hold", number, value, life)
             life.states.add(held)
             return held
 
@@ -94,12 +94,10 @@ class RemoteProgram(Program):
         life_now, number = self._compiled()
         if life_now is not life:
             raise NotBegun("the process of this network died while its inputs were sent")
-        return self._kept({"do": "put", "program": number}, {name: array}, life, keep=True)
+        return self._kept("put", number, {name: array}, life)
 
-    def _kept(
-        self, message: Mapping[str, Any], arrays: Mapping[str, np.ndarray], life: Life, *, keep: bool
-    ) -> Held:
-        answer, _ = self._asked(message, arrays, life, keep=keep)
+    def _kept(self, what: str, number: int, arrays: Mapping[str, np.ndarray], life: Life) -> Held:
+        answer, _ = self._asked({"do": what, "program": number}, arrays, life, keep=what == "put")
         return Held(self, life, answer["held"])
 
     def fetch(self, held: Held) -> np.ndarray:
@@ -120,17 +118,12 @@ class RemoteProgram(Program):
     ) -> dict[str, np.ndarray]:
         """As `Program`'s; raises WorkerCrashed besides, also where the state went with its process."""
         life, number = self._compiled()
-        values = [*held.values(), *into.values()]
-        for value in values:
+        for value in (*held.values(), *into.values()):
             if value.life is not life:
                 raise self._lost(value.life)
-        message = {
-            "do": "run_bound",
-            "program": number,
-            "held": {name: value.number for name, value in held.items()},
-            "into": {name: value.number for name, value in into.items()},
-            "results": results,
-        }
+        message: dict[str, Any] = {"do": "run_bound", "program": number, "results": results}
+        for key, values in (("held", held), ("into", into)):
+            message[key] = {name: value.number for name, value in values.items()}
         try:
             return self._asked(message, feeds, life, of=results)[1]
         except NotBegun:
@@ -147,13 +140,13 @@ class RemoteProgram(Program):
 
     def _asked(
         self,
-        message: Mapping[str, Any],
+        message: Any,
         arrays: Mapping[str, np.ndarray],
         life: Life,
         *,
         of: Sequence[str] = (),
         keep: bool = False,
-    ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    ) -> Message:
         what = "running the model" + (" for " if of else "") + ", ".join(map(quoted, of[:_MOST_NAMES]))
         seconds = self._settings["seconds"]
         return self._worker.ask(
@@ -170,26 +163,14 @@ class RemoteProgram(Program):
 
     def _compile(self, life: Life) -> int:
         weights = {name: self._worker.number(array) for name, array in self._graph.weights.items()}
-        message = {
-            "do": "compile",
-            "weights": weights,
-            "open": self._graph.open,
-            "settings": self._settings,
-        }
+        message = {"do": "compile", "weights": weights, "open": self._graph.open, "settings": self._settings}
         wanted = {number for number in weights.values() if number not in life.sent}
         while True:
-            arrays = {
-                str(number): self._graph.weights[name] for name, number in weights.items() if number in wanted
-            }
+            arrays = {str(n): self._graph.weights[name] for name, n in weights.items() if n in wanted}
             arrays["graph"] = np.frombuffer(self._graph.message, np.uint8)
+            what = "making a session of the model"
             answer, _ = self._worker.ask(
-                message,
-                arrays,
-                what="making a session of the model",
-                digest=self._name,
-                opening=True,
-                life=life,
-                keep=True,
+                message, arrays, what=what, digest=self._name, opening=True, life=life, keep=True
             )
             if "lacking" not in answer:
                 break

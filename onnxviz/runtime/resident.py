@@ -7,7 +7,6 @@ buffers take turns, so that the state before the last run can still be read when
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 
@@ -28,11 +27,8 @@ class Resident:
         self._program = program
         self._names = list(state)
         self._results = results
-        first = {name: program.hold(array) for name, array in state.items()}
-        self._sets = [first]
-        self._sets += [{name: program.hold(array) for name, array in state.items()} for _ in range(_SETS - 1)]
+        self._sets = [{name: program.hold(array) for name, array in state.items()} for _ in range(_SETS)]
         self._at = 0
-        self._fixed: dict[str, Any] = {}
 
     def run(self, feeds: Mapping[str, np.ndarray], program: Program | None = None) -> dict[str, np.ndarray]:
         """One run: the results, on the host. The new state is `state()` from now on.

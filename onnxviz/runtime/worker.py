@@ -26,7 +26,7 @@ import numpy as np
 
 from onnxviz import isolate
 from onnxviz.errors import LimitExceeded, UsageError, WorkerCrashed
-from onnxviz.runtime.process import GRACE, Channel, Closed, Life, restored
+from onnxviz.runtime.process import GRACE, Channel, Closed, Life, Message, restored
 
 if TYPE_CHECKING:
     import onnx
@@ -124,7 +124,7 @@ class Worker:
         opening: bool = False,
         life: Life | None = None,
         keep: bool = False,
-    ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    ) -> Message:
         """Have the process do something, and wait for it.
 
         what     what it is, as it stands after 'while': 'running the model'
@@ -148,14 +148,10 @@ class Worker:
         thread = threading.get_ident()
         try:
             self._waiting[thread] = life, request
-            drop = []
-            with contextlib.suppress(IndexError):
-                while True:
-                    drop.append(life.dropped.popleft())
+            drop = [life.dropped.popleft() for _ in range(len(life.dropped))]
             channel.send({**message, "request": request, "drop": drop}, arrays, keep=keep)
-            answer, given = channel.receive(
-                None if seconds is None else seconds * (1 + isolate.GRACE_PART) + isolate.GRACE
-            )
+            wait = None if seconds is None else seconds * (1 + isolate.GRACE_PART) + isolate.GRACE
+            answer, given = channel.receive(wait)
             waiting = False
             own = {name: np.array(array) for name, array in given.items()}
         except Closed:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from onnxviz.programs import compile
-from onnxviz.runtime import capture, providers
+from onnxviz.runtime import capture, ort, providers
 from onnxviz.runtime.capture import Captured
 from onnxviz.runtime.resident import Resident
 from tests.runtime.stateful import counter
@@ -69,7 +69,7 @@ def test_the_session_is_asked_for_the_option_and_does_without_where_it_is_refuse
 def captured() -> tuple[Any, Captured]:
     """A program of this machine, its runs bound as those that are captured."""
     program = compile(counter(), provider="cpu")
-    program._captured = Captured(program._session, program._types, "cpu")
+    program._captured = Captured(program._session, program._types, ort._bound, "cpu")
     return program, program._captured
 
 
