@@ -208,11 +208,11 @@ class _Quick:
 
 
 class AsTyped(_Quick, TyperCommand):
-    """A command, and"""
+    """A command that does."""
 
 
 class Program(_Quick, TyperGroup):
-    """the program itself, so."""
+    """The program itself."""
 
 
 _MADE: Final[Mapping[Any, Callable[[str], Any]]] = {

@@ -46,9 +46,7 @@ def fetch(name: str, *, force: bool = False, progress: Progress = silent) -> Pat
     target = cache_folder() / found.file
     if found.get == "export":
         known: dict[str, Any] = {
-            "preprocessing": found.preprocessing,
-            "labels": found.labels,
-            "licence": found.licence,
+            name: getattr(found, name) for name in ("preprocessing", "labels", "licence")
         }
         options = {"weights": found.weights} if found.weights else {}
         size = tuple(found.preprocessing["size"])

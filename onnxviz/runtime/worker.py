@@ -148,7 +148,10 @@ class Worker:
         thread = threading.get_ident()
         try:
             self._waiting[thread] = life, request
-            drop = [life.dropped.popleft() for _ in range(len(life.dropped))]
+            drop = []
+            with contextlib.suppress(IndexError):  # other threads take from it, too
+                while True:
+                    drop.append(life.dropped.popleft())
             channel.send({**message, "request": request, "drop": drop}, arrays, keep=keep)
             wait = None if seconds is None else seconds * (1 + isolate.GRACE_PART) + isolate.GRACE
             answer, given = channel.receive(wait)
