@@ -6,6 +6,7 @@ import contextlib
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 _FONTS = "onnxviz.figures.style"
 
 
+@dataclass(eq=False)
 class Run:
     """What every command gets: the common options and the ways to say something.
 
@@ -40,44 +42,29 @@ class Run:
     reads     the files that are read; --out must be none of them
     """
 
-    def __init__(
-        self,
-        command: str,
-        *,
-        out: str | None = None,
-        as_json: bool = False,
-        provider: str = "auto",
-        provider_options: Mapping[str, str] | None = None,
-        threads: int | None = None,
-        seed: int = 0,
-        quiet: bool = False,
-        limit: Sequence[str] | None = None,
-        writes: Sequence[str] = PICTURES,
-        alone: bool = False,
-        font: Path | None = None,
-        model: Mapping[str, Any] | None = None,
-        each: Mapping[str, Any] | None = None,
-        reads: Sequence[str | Path] = (),
-    ) -> None:
-        self.command = command
-        self.out = out
-        self.writes = writes
-        self.alone = alone
-        self.as_json = as_json
-        self.provider = provider
-        if provider_options is not None:
+    command: str
+    _: KW_ONLY
+    out: str | None = None
+    as_json: bool = False
+    provider: str = "auto"
+    provider_options: Mapping[str, str] | None = None
+    threads: int | None = None
+    seed: int = 0
+    quiet: bool = False
+    limit: Sequence[str] | None = None
+    writes: Sequence[str] = PICTURES
+    alone: bool = False
+    font: Path | None = None
+    model: Mapping[str, Any] = field(default_factory=dict)
+    each: Mapping[str, Any] = field(default_factory=dict)
+    reads: Sequence[str | Path] = ()
+
+    def __post_init__(self) -> None:
+        if self.provider_options is not None:
             from onnxviz.runtime.providers import asked
 
-            self.provider = asked(provider, provider_options)
-        self.threads = threads
-        self.seed = seed
-        self.quiet = quiet
-        self.limit = limit
-        self.model = dict(model or {})
-        self._each = dict(each or {})
-        self._font = font
-        self._reads = reads
-        self.bar = Bar(command, complain, enabled=not quiet)
+            self.provider = asked(self.provider, self.provider_options)
+        self.bar = Bar(self.command, complain, enabled=not self.quiet)
         self._claims = contextlib.ExitStack()
         self._claimed: set[Path] = set()
         self._networks: list[tuple[Network, int]] = []
@@ -90,14 +77,14 @@ class Run:
                 isolate.limit_memory(self.limits.memory)
         out = self.output()  # a name that cannot be written is told before any work
         # `os.path.isfile` is False, where Path.is_file raises, for what is too long for a name.
-        if out.is_file() and any(os.path.isfile(one) and out.samefile(one) for one in self._reads):  # noqa: PTH113
+        if out.is_file() and any(os.path.isfile(one) and out.samefile(one) for one in self.reads):  # noqa: PTH113
             raise UsageError(f"--out {quoted(out)} is a file that {self.command} reads; give another name")
         if self.out is not None and not self.writes:
             self._refuse_among(out)
-        if self._font is not None:
+        if self.font is not None:
             from onnxviz.figures.style import use_font
 
-            use_font(self._font)
+            use_font(self.font)
         self._letters = _undrawn()  # by what was drawn before, in a process that runs several commands
         return self
 
@@ -111,7 +98,7 @@ class Run:
     def _refuse_among(self, out: Path) -> None:
         """What a folder of pictures holds is a picture the next time, the evidence of a report too."""
         place = out.resolve()
-        for one in self._reads:
+        for one in self.reads:
             if os.path.isdir(one) and place.is_relative_to(Path(one).resolve()):  # noqa: PTH112
                 raise UsageError(
                     f"--out {quoted(out)} lies in {quoted(one)}, which {self.command} reads: what it writes would be "
@@ -134,7 +121,7 @@ class Run:
         if self.out is not None or self.writes[:1] not in ((".json",), (".onnx",)):
             self.hold(self.output()) if each else self.claim(self.output())
         ending = f"_{name}"
-        own = {key.removesuffix(ending): value for key, value in self._each.items() if key.endswith(ending)}
+        own = {key.removesuffix(ending): value for key, value in self.each.items() if key.endswith(ending)}
         common = {"provider": self.provider, "threads": self.threads, "limits": self.limits}
         settings = {**common, **self.model, **own, **options}
         other = settings.pop("like", None)
