@@ -94,9 +94,11 @@ class Stage:
         """A result, saved."""
         return Figure(result.save(self.folder / name), caption, wide)
 
-    def made(self, name: str, caption: str, technique: str, *arguments: Any, **options: Any) -> Figure:
+    def made(
+        self, name: str, caption: str, technique: str, *arguments: Any, wide: bool = True, **options: Any
+    ) -> Figure:
         """What a technique gives, saved, over the page's width."""
-        return self.picture(name, self.run(technique, *arguments, **options), caption, wide=True)
+        return self.picture(name, self.run(technique, *arguments, **options), caption, wide)
 
     def drawn(self, name: str, picture: Image.Image, caption: str) -> Figure:
         """A sheet of the demo's own, over the page's width."""

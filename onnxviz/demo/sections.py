@@ -101,24 +101,20 @@ def filters(stage: Stage) -> Shown:
     deeper = "A deeper convolution (1×1): output channels as rows, input channels as columns."
     return Shown(
         [
-            stage.picture("filters.png", stage.run("filters"), first),
-            stage.picture("filters-deeper.png", stage.run("filters", "blocks.1.expand"), deeper),
+            stage.made("filters.png", first, "filters", wide=False),
+            stage.made("filters-deeper.png", deeper, "filters", "blocks.1.expand", wide=False),
         ]
     )
 
 
 def activations(stage: Stage) -> Shown:
     """Of two layers."""
-    return Shown(
-        [
-            stage.picture(
-                f"activations-{name}.png",
-                stage.run("activations", stage.subject, layer),
-                f"Layer {layer}: bright where the channel answers.",
-            )
-            for layer, name in ((_SHALLOW, "shallow"), (_MIDDLE, "middle"))
-        ]
-    )
+    pictures = []
+    for layer, name in ((_SHALLOW, "shallow"), (_MIDDLE, "middle")):
+        told = f"Layer {layer}: bright where the channel answers."
+        picture = stage.made(f"activations-{name}.png", told, "activations", stage.subject, layer, wide=False)
+        pictures.append(picture)
+    return Shown(pictures)
 
 
 def patches(stage: Stage) -> Shown:

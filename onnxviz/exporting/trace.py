@@ -99,7 +99,8 @@ def trace(
     device = next((p.device for p in module.parameters()), library.device("cpu"))
     example = library.zeros(2 if batch else 1, channels, *size, device=device)
     output = run_torch(module, example)
-    wrapped = module if _returns_tensor(module, example) else _one_output(module)
+    with library.no_grad():
+        wrapped = module if isinstance(module(example), library.Tensor) else _one_output(module)
     names = (["image"], ["logits" if output.ndim == 2 else "output"])
     notes: list[str] = []
     if free:
@@ -112,18 +113,15 @@ def trace(
             model = _export(wrapped, example, names, opset, "NHW" if batch else "HW", notes)
             if model is not None:
                 return Traced(model, "NHW" if batch else "HW", [size, other], notes)
-    with _plain_pools(module, example):
-        model = _export(wrapped, example, names, opset, "N" if batch else "", notes)
-    if model is None and batch:
-        example = example[:1]
-        with _plain_pools(module, example):
-            model = _export(wrapped, example, names, opset, "", notes)
+    for dynamic in ("N", "") if batch else ("",):
+        part = example if dynamic else example[:1]
+        with _plain_pools(module, part):
+            model = _export(wrapped, part, names, opset, dynamic, notes)
         if model is not None:
-            notes.append("the batch stays 1")
-            return Traced(model, "", [size], notes)
-    if model is None:
-        raise ModelUnsuitable(f"torch cannot export this network: {notes[-1]}")
-    return Traced(model, "N" if batch else "", [size], notes)
+            if batch and not dynamic:
+                notes.append("the batch stays 1")
+            return Traced(model, dynamic, [size], notes)
+    raise ModelUnsuitable(f"torch cannot export this network: {notes[-1]}")
 
 
 def _export(
@@ -153,7 +151,8 @@ def _export(
     if "H" in dynamic and ill:
         notes.append(f"height and width stay as they are: leaving them open takes {', '.join(ill)}")
         return None
-    if _sizes(model) != _expected(example, dynamic):
+    sizes = [n if isinstance(n, int) else str(n.value) for n in model.graph.inputs[0].shape or ()]
+    if sizes != [name if name in dynamic else int(n) for name, n in zip("NCHW", example.shape, strict=True)]:
         notes.append(f"torch fixed {'height and width' if 'H' in dynamic else 'the batch'} while exporting")
         return None
     return model
@@ -164,15 +163,6 @@ def _ill_sign(node: ir.Node) -> str:
     if computes(node.op_type) == "pad" and (node.inputs[1] is None or node.inputs[1].const_value is None):
         return "Pad by amounts that are computed from the size"
     return node.op_type if node.op_type in _ILL_SIGNS else ""
-
-
-def _expected(example: Any, dynamic: str) -> list[int | str]:
-    return [letter if letter in dynamic else int(n) for letter, n in zip("NCHW", example.shape, strict=True)]
-
-
-def _sizes(model: ir.Model) -> list[int | str]:
-    shape = model.graph.inputs[0].shape or ()
-    return [size if isinstance(size, int) else str(size.value) for size in shape]
 
 
 def _another_size(module: Any, example: Any) -> tuple[int, int] | None:
@@ -196,11 +186,6 @@ def _fixing_pool(module: Any) -> str | None:
             if any(part not in (1, None) for part in size):
                 return f"{name!r} pools to {size[0]}×{size[1]}, which no ONNX operator does for every size"
     return None
-
-
-def _returns_tensor(module: Any, example: Any) -> bool:
-    with torch().no_grad():
-        return isinstance(module(example), torch().Tensor)
 
 
 def _one_output(module: Any) -> Any:
