@@ -250,7 +250,7 @@ def classes(stage: Stage) -> Shown:
 
 def channels(stage: Stage) -> Shown:
     """Of two layers, those whose best patches the demo shows too."""
-    options = {"size": 128, "steps": 128}
+    options: dict[str, Any] = {"size": 128, "steps": 128}
     pictures = []
     for layer, name, listed in _FEATURES:
         told = f"Layer {layer}: what eight channels answer to most."
