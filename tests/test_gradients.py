@@ -4,7 +4,7 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto
 
 import onnxviz
 from onnxviz import objectives
@@ -20,21 +20,11 @@ def pictures(count, size=16, seed=0):
     return np.random.default_rng(seed).random((count, 3, size, size), dtype=np.float32)
 
 
-def root_network(shape=("N", 3, 4, 4)) -> onnx.ModelProto:
+def root_network() -> onnx.ModelProto:
     """The mean square root of each channel: its gradient at 0 is infinite."""
-    nodes = [
-        helper.make_node("Sqrt", ["x"], ["root"], name="root"),
-        helper.make_node("GlobalAveragePool", ["root"], ["mean"]),
-        helper.make_node("Flatten", ["mean"], ["scores"]),
-    ]
-    graph = helper.make_graph(
-        nodes,
-        "root",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
-        [helper.make_tensor_value_info("scores", TensorProto.FLOAT, [shape[0], 3])],
-        [numpy_helper.from_array(np.zeros(1, np.float32), "unused")],
-    )
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    m = networks.Maker()
+    scores = m("Flatten", m("GlobalAveragePool", m("Sqrt", "x", name="root")))
+    return m.model({"x": ("N", 3, 4, 4)}, {scores: ("N", 3)})
 
 
 @pytest.fixture(scope="module")
@@ -113,19 +103,11 @@ def test_a_network_that_takes_bytes():
 
 
 def test_integers_that_are_needed_as_such():
-    nodes = [
-        helper.make_node("Cast", ["x"], ["index"], to=TensorProto.INT64),
-        helper.make_node("Gather", ["table", "index"], ["y"], name="embed"),
-        helper.make_node("ReduceMean", ["y"], ["scores"], axes=[2, 3], keepdims=0),
-    ]
-    graph = helper.make_graph(
-        nodes,
-        "lookup",
-        [helper.make_tensor_value_info("x", TensorProto.UINT8, ["N", 3, 4, 4])],
-        [helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["N", 3])],
-        [numpy_helper.from_array(np.linspace(0, 1, 256, dtype=np.float32), "table")],
-    )
-    net = load(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8))
+    m = networks.Maker()
+    table = m.constant(np.linspace(0, 1, 256))
+    looked_up = m("Gather", table, m("Cast", "x", to=TensorProto.INT64), name="embed")
+    scores = m("ReduceMean", looked_up, axes=[2, 3], keepdims=0)
+    net = load(m.model({"x": ("N", 3, 4, 4)}, {scores: ("N", 3)}, TensorProto.UINT8))
     with pytest.raises(ModelUnsuitable, match="UINT8, and Gather"):
         net.gradients(objectives.logit(0))
 

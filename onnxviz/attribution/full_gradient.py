@@ -16,12 +16,12 @@ from onnxviz.grad import table
 from onnxviz.grad.model import differentiate
 from onnxviz.graph import float32
 from onnxviz.graph.analysis.dataflow import FLOATS, QUANTISED, dependent, reads
-from onnxviz.graph.fold import value_of
 from onnxviz.graph.naming import publish
 from onnxviz.graph.normalise import normalise
 from onnxviz.graph.operators import ACTIVATIONS, BY_STATISTICS, CONVOLUTIONS, computes, computing, operators
 from onnxviz.graph.surgery import cut
 from onnxviz.graph.tape import Tape
+from onnxviz.graph.tape import array as value_of
 from onnxviz.runtime.providers import CPU
 
 

@@ -21,20 +21,10 @@ from onnxviz.graph.operators import computes
 from onnxviz.graph.rectifiers import rectifier
 from onnxviz.graph.tape import Dims, Operand, Tape, dims, schema
 
-_INTEGERS = frozenset(
-    {
-        ir.DataType.INT64,
-        ir.DataType.INT32,
-        ir.DataType.INT16,
-        ir.DataType.UINT64,
-        ir.DataType.UINT32,
-        ir.DataType.UINT16,
-        ir.DataType.INT8,
-        ir.DataType.UINT8,
-        ir.DataType.BOOL,
-        ir.DataType.STRING,
-    }
-)
+_INTEGERS = frozenset({
+    ir.DataType.INT64, ir.DataType.INT32, ir.DataType.INT16, ir.DataType.UINT64, ir.DataType.UINT32,
+    ir.DataType.UINT16, ir.DataType.INT8, ir.DataType.UINT8, ir.DataType.BOOL, ir.DataType.STRING,
+})  # fmt: skip
 
 
 def vjp(
@@ -133,24 +123,22 @@ def _step(
         tape.rectified.add(node)
     own = (tuple(cotangents), tuple(node.outputs)) if rule.every else (cotangents[0], node.outputs[0])
     try:
-        results = rule.function(tape, *own, *node.inputs, **keywords)
+        given = rule.function(tape, *own, *node.inputs, **keywords)
+        results = given if isinstance(given, tuple) else (given,)
+        for i, x in enumerate(node.inputs):
+            if x is None or x not in varying:
+                continue
+            if i >= len(results):  # a rule says None where it means zero; what it leaves out it does not know
+                raise NoRule(f"has no gradient rule for its input {x.name!r}")
+            g = results[i]() if callable(results[i]) else results[i]
+            if g is None:
+                continue
+            if rule.broadcast:
+                g = unbroadcast(tape, g, x, node.outputs[0])
+            tape.pairs.append((g, x))
+            pending.setdefault(x, []).append(g)
     except NoRule as reason:
         raise unsupported(node, str(reason)) from None
-    for i, x in enumerate(node.inputs):
-        if x is None or x not in varying:
-            continue
-        if i >= len(results):  # a rule says None where it means zero; what it leaves out it does not know
-            raise unsupported(node, f"has no gradient rule for its input {x.name!r}")
-        try:
-            g = results[i]() if callable(results[i]) else results[i]
-            if g is not None and rule.broadcast:
-                g = unbroadcast(tape, g, x, node.outputs[0])
-        except NoRule as reason:
-            raise unsupported(node, str(reason)) from None
-        if g is None:
-            continue
-        tape.pairs.append((g, x))
-        pending.setdefault(x, []).append(g)
 
 
 def _attributes(node: ir.Node, rule: table.Rule, opset: int) -> dict[str, Any]:

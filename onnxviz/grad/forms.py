@@ -113,6 +113,14 @@ def normal_cdf(op: Tape, u: ir.Value, x: ir.Value, y: ir.Value) -> ir.Value:
     return cdf
 
 
+def identity(op: Tape, x: ir.Value, axis: int, like: ir.Value) -> ir.Value:
+    """The identity matrix as long as x is along the axis, in the type of `like`."""
+    side = op.shape(x, axis, axis + 1)
+    zero = ir.tensor(np.zeros(1, dtype=like.dtype.numpy() if like.dtype is not None else np.float32))
+    square: ir.Value = op.EyeLike(op.ConstantOfShape(op.Concat(side, side, axis=0), value=zero))
+    return square
+
+
 # --- convolution ------------------------------------------------------------------------------
 
 
@@ -132,13 +140,9 @@ def conv_to_input(
         return _full_conv(op, g, w, group, win, _full_pads(win))
     if win.pointwise:
         small = op.Conv(g, _adjoint_weights(op, w, group), group=group)
-        return crop(
-            op,
-            stuff(op, small, y, win, x),
-            x,
-            win,
-            [_room(s, r) for s, r in zip(win.strides, surplus, strict=True)],
-        )
+        # Zeros that stuffing leaves over at the end.
+        spare = [None if r is None else s - 1 - r for s, r in zip(win.strides, surplus, strict=True)]
+        return crop(op, stuff(op, small, y, win, x), x, win, spare)
     if group > 1 and full:
         return _stuffed_conv(op, g, w, x, y, group, win, surplus)
     if shared(op, w) and group == 1:
@@ -146,18 +150,10 @@ def conv_to_input(
     begin, end = win.begin, win.end
     if not op.cpu:  # ONNX Runtime's CUDA provider leaves one of unequal pads to the CPU
         begin = end = tuple(map(min, begin, end))
-    out = op.ConvTranspose(
-        g,
-        w,
-        group=group,
-        strides=list(win.strides),
-        dilations=list(win.dilations),
-        pads=[*begin, *end],
-        output_padding=[s - 1 if r is None else r for s, r in zip(win.strides, surplus, strict=True)],
-    )
-    uneven = [
-        i for i, (b, e) in enumerate(zip(win.begin, win.end, strict=True)) if (b, e) != (begin[i], end[i])
-    ]
+    steps = {"strides": list(win.strides), "dilations": list(win.dilations)}
+    more = [s - 1 if r is None else r for s, r in zip(win.strides, surplus, strict=True)]
+    out = op.ConvTranspose(g, w, group=group, pads=[*begin, *end], output_padding=more, **steps)
+    uneven = [i for i in range(len(begin)) if (win.begin[i], win.end[i]) != (begin[i], end[i])]
     if uneven:
         ends = [begin[i] - win.end[i] or _LAST for i in uneven]
         out = op.Slice(out, [win.begin[i] - begin[i] for i in uneven], ends, [win.axes[i] for i in uneven])
@@ -177,15 +173,8 @@ def shared(op: Tape, w: ir.Value) -> bool:
 
 
 def _stuffed_conv(
-    op: Tape,
-    g: ir.Value,
-    w: ir.Value,
-    x: ir.Value,
-    y: ir.Value,
-    group: int,
-    win: Window,
-    surplus: Sequence[int | None],
-) -> Any:
+    op: Tape, g: ir.Value, w: ir.Value, x: ir.Value, y: ir.Value, group: int, win: Window, surplus: Sequence[Any]
+) -> Any:  # fmt: skip
     """Zero-stuffing, then the adjoint as a stride-1 Conv whose output has x's length at once.
 
     A cut behind the Conv would leave the blocked layout for the mask that follows: where the surplus is known, the
@@ -210,15 +199,8 @@ def _spatial(value: ir.Value, win: Window) -> tuple[Any, ...]:
     return (None,) * len(win.kernel) if known is None else known[2:]
 
 
-def _room(stride: int, surplus: int | None) -> int | None:
-    """Zeros that stuffing leaves over at the end."""
-    return None if surplus is None else stride - 1 - surplus
-
-
 def _full_pads(win: Window) -> list[int]:
-    return [r - b for r, b in zip(win.reach, win.begin, strict=True)] + [
-        r - e for r, e in zip(win.reach, win.end, strict=True)
-    ]
+    return [r - pad for r, pad in zip(win.reach * 2, win.pads, strict=True)]
 
 
 def _full_conv(op: Tape, g: ir.Value, w: ir.Value, group: int, win: Window, pads: list[int]) -> ir.Value:
@@ -278,13 +260,9 @@ def conv_to_weight(op: Tape, g: ir.Value, x: ir.Value, w: ir.Value, group: int, 
 
 
 def stuff(
-    op: Tape,
-    g: ir.Value,
-    y: ir.Value,
-    win: Window,
-    within: ir.Value | None = None,
+    op: Tape, g: ir.Value, y: ir.Value, win: Window, within: ir.Value | None = None,
     cut: tuple[Sequence[int], ir.Value] | None = None,
-) -> ir.Value:
+) -> ir.Value:  # fmt: skip
     """g (of y's spatial size) with stride − 1 zeros after each element along the spatial axes.
 
     A length that only the run will tell is read from g: another reader of y would keep a runtime from fusing the
@@ -319,22 +297,20 @@ def stuff(
             comb = np.tile(comb, length).reshape([length * stride if a == -1 else 1 for a in along])
         else:
             comb = op.Reshape(op.Tile(comb, op.shape(y, i + 2, i + 3, read=g)), along)
-        if mask is None:
-            mask = comb
-        elif isinstance(mask, np.ndarray) and isinstance(comb, np.ndarray):
-            mask = mask * comb
-        else:
-            mask = op.Mul(mask, comb)
-    lengths = [
-        length * stride
-        for length, stride in zip(_spatial(y, win), win.strides, strict=True)
-        if isinstance(length, int)
-    ]
-    if within is not None and isinstance(mask, np.ndarray) and len(lengths) == n:
-        plane = np.broadcast_to(mask, lengths)  # a comb is 1 long where the stride is 1
+        mask = times(op, mask, comb)
+    lengths = _spatial(y, win)
+    if within is not None and isinstance(mask, np.ndarray) and all(isinstance(d, int) for d in lengths):
+        # A comb is 1 long where the stride is 1.
+        plane = np.broadcast_to(mask, [d * s for d, s in zip(lengths, win.strides, strict=True)])
         return in_layout(op, wide, plane, within)
     wide = op.Mul(wide, mask)
     return wide if cut is None else op.Slice(wide, [0] * len(cut[0]), cut[1], cut[0])
+
+
+def times(op: Tape, a: Any, b: Any) -> Any:
+    """a·b, each an array or a value of the graph; a may be None: b."""
+    known = isinstance(a, np.ndarray) and isinstance(b, np.ndarray)
+    return b if a is None else a * b if known else op.Mul(a, b)
 
 
 def repeat(op: Tape, g: ir.Value, times: Sequence[int]) -> ir.Value:
@@ -362,8 +338,7 @@ def box_to_input(op: Tape, h: ir.Value, x: ir.Value, y: ir.Value, win: Window) -
         return op.Expand(h, op.shape(x))  # one window over everything
     tiled = win.strides == win.kernel and not any(win.pads)
     if tiled and all(
-        isinstance(lx, int) and ly == lx // s == lx / s
-        for lx, ly, s in zip(lengths, outs, win.strides, strict=True)
+        isinstance(lx, int) and ly == lx / s for lx, ly, s in zip(lengths, outs, win.strides, strict=True)
     ):
         return repeat(op, h, win.strides)
     pads = _full_pads(win)
@@ -387,9 +362,8 @@ def box_to_input(op: Tape, h: ir.Value, x: ir.Value, y: ir.Value, win: Window) -
     if dilations and op.opset < 19:
         out = _dilated_sum(op, z, win)
     else:
-        mean = op.AveragePool(
-            z, kernel_shape=list(win.kernel), pads=pads, count_include_pad=1, dilations=dilations
-        )
+        kernel = {"kernel_shape": list(win.kernel), "dilations": dilations}
+        mean = op.AveragePool(z, pads=pads, count_include_pad=1, **kernel)
         out = op.Mul(mean, float(np.prod(win.kernel)))
     return crop(op, out, x, win, spare)
 

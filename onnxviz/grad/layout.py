@@ -55,16 +55,9 @@ def in_layout(op: Tape, wide: ir.Value, plane: np.ndarray, like: ir.Value) -> ir
     planes = op.Expand(plane.reshape(1, 1, *lengths), op.vector([op.extent(like, 0), 1, 1, 1]))
     full = op.Conv(planes, np.ones((channels, 1, 1, 1), np.float32))
     product = op.Mul(wide, full)
-    shape = ir.Shape([batch, channels, *lengths])
-    for value, own in (
-        (wide, shape),
-        (planes, ir.Shape([batch, 1, *lengths])),
-        (full, shape),
-        (product, shape),
-    ):
-        op.pairs.append(
-            (value, ir.Value(shape=own))
-        )  # only of values of one shape is the product one in the layout
+    for value, wanted in ((wide, channels), (planes, 1), (full, channels), (product, channels)):
+        # Only of values of one shape is the product one in the layout.
+        op.pairs.append((value, ir.Value(shape=ir.Shape([batch, wanted, *lengths]))))
     return product
 
 
@@ -95,20 +88,12 @@ def stuffed(
     returns   (N, H·stride, W·stride, C), to be brought back by `channels_second`
     """
     height, width = lengths
-    now = [
-        0,
-        height if isinstance(height, int) else 0,
-        1,
-        width if isinstance(width, int) else -1,
-        1,
-        channels,
-    ]
-    apart = op.Reshape(op.Transpose(g, perm=[0, 2, 3, 1]), now)
+    rows, columns = height if isinstance(height, int) else 0, width if isinstance(width, int) else -1
+    apart = op.Reshape(op.Transpose(g, perm=[0, 2, 3, 1]), [0, rows, 1, columns, 1, channels])
     apart = op.Pad(apart, [0] * 6 + [0, 0, strides[0] - 1, 0, strides[1] - 1, 0], 0.0)
-    rows = height * strides[0] if isinstance(height, int) else op.Mul(height, [strides[0]])
-    return op.Reshape(
-        apart, op.vector([0, rows, width * strides[1] if isinstance(width, int) else -1, channels])
-    )
+    tall = height * strides[0] if isinstance(height, int) else op.Mul(height, [strides[0]])
+    wide = width * strides[1] if isinstance(width, int) else -1
+    return op.Reshape(apart, op.vector([0, tall, wide, channels]))
 
 
 def channels_second(op: Tape, value: ir.Value) -> ir.Value:

@@ -22,6 +22,7 @@ the same everywhere: WebGPU's kernel gives none, onnx.reference others.
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -107,15 +108,9 @@ def _taps(op: Tape, x: ir.Value, win: Window, i: int, out: int | ir.Value, ceil:
 
 
 def _along(
-    op: Tape,
-    g: ir.Value,
-    y: ir.Value,
-    taps: list[ir.Value],
-    win: Window,
-    i: int,
-    lengths: list[int | ir.Value],
-    out: int | ir.Value,
-) -> ir.Value:
+    op: Tape, g: ir.Value, y: ir.Value, taps: list[ir.Value], win: Window, i: int,
+    lengths: list[int | ir.Value], out: int | ir.Value,
+) -> ir.Value:  # fmt: skip
     """One axis of `by_slices`, the (2 + i)-th: from the cotangent of its maxima to that of what they were taken from.
 
     y         the largest of the taps
@@ -180,16 +175,8 @@ class _Axis:
     """
 
     def __init__(
-        self,
-        op: Tape,
-        channels: int,
-        axis: int,
-        win: Window,
-        length: Any,
-        out: Any,
-        other: Any,
-        positive: bool,
-    ) -> None:
+        self, op: Tape, channels: int, axis: int, win: Window, length: Any, out: Any, other: Any, positive: bool
+    ) -> None:  # fmt: skip
         self.op, self.channels, self.axis, self.other, self.positive = op, channels, axis, other, positive
         i = axis - 2
         self.k, self.s, self.begin, self.end = win.kernel[i], win.strides[i], win.begin[i], win.end[i]
@@ -209,12 +196,8 @@ class _Axis:
 
     def pool(self, x: ir.Value) -> ir.Value:
         """The maxima along this axis only."""
-        y: ir.Value = self.op.MaxPool(
-            x,
-            kernel_shape=self._along(self.k, 1),
-            strides=self._along(self.s, 1),
-            pads=self._pads(self.begin, self.end),
-        )
+        steps = {"strides": self._along(self.s, 1), "pads": self._pads(self.begin, self.end)}
+        y: ir.Value = self.op.MaxPool(x, kernel_shape=self._along(self.k, 1), **steps)
         return y
 
     def _pick(
@@ -225,14 +208,9 @@ class _Axis:
         weights = np.zeros(size, np.float32)
         weights[tap] = factor
         weights = np.tile(weights, self.channels).reshape(self.channels, 1, *self._along(size, 1))
-        picked: ir.Value = self.op.Conv(
-            x,
-            weights,
-            np.full(self.channels, bias, np.float32) if bias else None,
-            group=self.channels,
-            strides=self._along(stride, 1),
-            pads=self._pads(begin, end),
-        )
+        offset = np.full(self.channels, bias, np.float32) if bias else None
+        steps = {"strides": self._along(stride, 1), "pads": self._pads(begin, end)}
+        picked: ir.Value = self.op.Conv(x, weights, offset, group=self.channels, **steps)
         return picked
 
     def _minus(self, a: ir.Value, b: ir.Value) -> ir.Value:
@@ -252,12 +230,9 @@ class _Axis:
             before, past = past, op.Mul(past, self._below(t, begin, y, x))
             parts.append(self._minus(before, past))
         parts.append(past)
-        if self.s == 1:
-            total = self._shifted(parts[0], 0)
-            for t, part in enumerate(parts[1:], 1):
-                total = op.Add(self._shifted(part, t), total)
-            return total
-        return self._interleaved(parts)
+        if self.s == 2:
+            return self._interleaved(parts)
+        return self._sum(self._shifted(part, t) for t, part in enumerate(parts))
 
     def _below(self, t: int, begin: int, y: ir.Value, x: ir.Value) -> ir.Value:
         """n_t."""
@@ -289,18 +264,16 @@ class _Axis:
         pairs = -(-(self.length + self.begin) // 2)  # pairs of positions, pads included
         halves = []
         for first in (0, 1):
-            total: ir.Value | None = None
-            for j, part in enumerate(parts[first::2]):
-                # part[q − j] for q < pairs
-                end = pairs - self.out - j
-                moved = part if not j and not end else self._moved(part, j, end)
-                total = moved if total is None else op.Add(moved, total)
-            assert total is not None
-            halves.append(total)
+            # part[q − j] for q < pairs
+            ends = ((j, part, pairs - self.out - j) for j, part in enumerate(parts[first::2]))
+            halves.append(self._sum(self._moved(part, j, end) for j, part, end in ends))
         wide = woven(op, halves, self.axis, [None, self.channels, *self._along(pairs, self.other)])
         # A Conv that cuts to x's length brings it back into the blocked layout.
         return self._pick(wide, self.begin, 2 * pairs - self.length + 1, 0, 0)
 
     def _moved(self, part: ir.Value, by: int, end: int) -> ir.Value:
         size = max(-end, 0) + 1
-        return self._pick(part, 0, size, by, end + size - 1)
+        return self._pick(part, 0, size, by, end + size - 1) if by or end else part
+
+    def _sum(self, parts: Iterable[ir.Value]) -> ir.Value:
+        return functools.reduce(lambda total, part: self.op.Add(part, total), parts)

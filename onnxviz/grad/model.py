@@ -8,7 +8,7 @@ forward             network and objective, for backends that differentiate by th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import onnx_ir as ir
@@ -90,9 +90,8 @@ def value_and_gradient(
     raises      UnknownLayer, UnknownLabel, UsageError, ModelUnsuitable, UnsupportedOperator
     """
     inputs = [v for v in model.graph.inputs if not v.is_initializer()]
-    sources = (
-        [wrt] if isinstance(wrt, str) else list(wrt) if wrt is not None else [_only(inputs, "input", "wrt")]
-    )
+    wrt = _only(inputs, "input", "wrt") if wrt is None else wrt
+    sources = [wrt] if isinstance(wrt, str) else list(wrt)
     _distinct(sources, also)
     model, values, tape, value = _with_objective(model, objective, sources, also, cpu=cpu)
     graph = model.graph
@@ -101,17 +100,11 @@ def value_and_gradient(
     gradients = differentiate(tape, {value: ones}, [values[name] for name in sources], rules)
     outputs = [named(tape, value, VALUE, value)]
     outputs += [named(tape, g, f"{n}.gradient", values[n]) for g, n in zip(gradients, sources, strict=True)]
-    for name in also:
-        outputs.append(
-            values[name]
-            if values[name].producer() is not None
-            else named(tape, values[name], f"{name}.value", values[name])
-        )
-    model = finish(model, outputs, tape.pairs)
+    for name, shown in ((name, values[name]) for name in also):
+        own = shown.producer() is not None
+        outputs.append(shown if own else named(tape, shown, f"{name}.value", shown))
+    model = finish(model, outputs, tape.pairs, kept=graph.outputs)
     model.meta["rectifiers"] = None if rules is PLAIN else len(tape.rectified)
-    unused = [v for v in graph.inputs if not v.uses() and not v.is_graph_output()]
-    for v in unused:
-        graph.inputs.remove(v)
     return model
 
 
@@ -123,10 +116,8 @@ def value_model(model: ir.Model, objective: Objective, input: str) -> ir.Model:
     raises   UnknownLayer, UnknownLabel, UsageError, ModelUnsuitable
     """
     copy, _, tape, value = _with_objective(model, objective, [input], source=False)
-    copy = finish(copy, [named(tape, value, VALUE, value)], [])
-    for unused in [v for v in copy.graph.inputs if not v.uses() and v.name != input]:
-        copy.graph.inputs.remove(unused)
-    return copy
+    own = [v for v in copy.graph.inputs if v.name == input]
+    return finish(copy, [named(tape, value, VALUE, value)], [], kept=own)
 
 
 def _with_objective(
@@ -191,9 +182,7 @@ def forward(model: ir.Model, objective: Objective, sources: Sequence[str], also:
     with tape.named(VALUE):
         value = named(tape, value, VALUE, value)
     kept = dict.fromkeys(values[name] for name in (*sources, *also))
-    copy = finish(copy, [value, *(v for v in kept if v.producer() is not None)], [])
-    for unused in [v for v in graph.inputs if not v.uses() and v not in kept]:
-        graph.inputs.remove(unused)
+    copy = finish(copy, [value, *(v for v in kept if v.producer() is not None)], [], kept=kept)
     halves = {}
     for taken in graph.inputs:
         if taken.dtype in float32.HALVES and taken.name is not None and taken.dtype is not None:
@@ -294,12 +283,16 @@ def named(tape: Tape, value: ir.Value, name: str, like: ir.Value) -> ir.Value:
 
 
 def finish(
-    model: ir.Model, outputs: Sequence[ir.Value], pairs: Sequence[tuple[ir.Value, ir.Value]]
+    model: ir.Model,
+    outputs: Sequence[ir.Value],
+    pairs: Sequence[tuple[ir.Value, ir.Value]],
+    kept: Iterable[ir.Value] | None = None,
 ) -> ir.Model:
     """Set the outputs, drop what they do not need, check shapes and types.
 
     pairs   (cotangent, its value): a cotangent is declared with its value's shape. That is a check, and it tells the
             runtime that both have the same (dynamic) batch, without which it leaves the fast layout at every mask.
+    kept    inputs that nothing reads go, but for these; None: all stay
     """
     graph = model.graph
     graph.outputs.clear()
@@ -320,6 +313,9 @@ def finish(
             [b if isinstance(b, int) else a for a, b in zip(shape, value.shape or shape, strict=True)]
         )
     name_lengths(graph)  # what lies between two cotangents has their lengths
+    if kept is not None:
+        for unused in [v for v in graph.inputs if not v.uses() and v not in set(kept)]:
+            graph.inputs.remove(unused)
     return model
 
 

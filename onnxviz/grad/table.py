@@ -7,8 +7,8 @@ A rule is a function `rule(op, g, y, *inputs, **attributes)`:
     y, inputs   the forward values; an omitted optional input is None
     attributes  by keyword, defaults of the standard filled in
 
-It gives one entry an input: a cotangent, None for zero, or a function without arguments that makes the
-cotangent, called only where that input is on the way. An attribute that the signature does not name is
+It gives one entry an input (of one input that itself): a cotangent, None for zero, or a function without arguments that
+makes the cotangent, called only where that input is on the way. An attribute that the signature does not name is
 refused (a rule that has not heard of `dilations` must not ignore it). What all rules share is done in
 `backward.py`: summing back what was broadcast, adding up, shape checks.
 """
@@ -71,24 +71,32 @@ def vjp(
 ) -> Callable[[Function], Function]:
     """Enter a rule for these operators; a second rule for one of them is an error at import."""
 
-    def enter(function: Function) -> Function:
+    def taken(function: Function) -> Function:
         for op_type in op_types:
-            name = key(op_type, domain)
-            if name in _RULES or name in _ZERO:
-                raise RuntimeError(f"two gradient rules for {name}")
+            name = _free(op_type, domain)
             _RULES[name] = Rule(op_type, function, domain, broadcast, every, tuple(constant))
         return function
 
-    return enter
+    return taken
+
+
+def _free(op_type: str, domain: str) -> str:
+    name = key(op_type, domain)
+    if name in _RULES or name in _ZERO:
+        raise RuntimeError(f"two gradient rules for {name}")
+    return name
+
+
+def enter(rules: Mapping[str, Function], *, broadcast: bool = False) -> None:
+    """Enter several rules, by their operators' names."""
+    for name, function in rules.items():
+        vjp(name, broadcast=broadcast)(function)
 
 
 def nondifferentiable(*op_types: str, domain: str = "") -> None:
     """Declare that nothing flows back through these operators."""
     for op_type in op_types:
-        name = key(op_type, domain)
-        if name in _RULES or name in _ZERO:
-            raise RuntimeError(f"two gradient rules for {name}")
-        _ZERO.add(name)
+        _ZERO.add(_free(op_type, domain))
 
 
 def is_zero(op_type: str, domain: str = "") -> bool:

@@ -15,7 +15,7 @@ from onnxviz.graph.analysis.known_values import fold as known_values
 from onnxviz.graph.naming import fresh, name_nodes, names
 from onnxviz.graph.operators import BY_STATISTICS, SHAPE_ONLY, computes
 from onnxviz.graph.shapes import infer
-from onnxviz.graph.tape import Tape
+from onnxviz.graph.tape import Tape, array, tensor
 
 # ConstantOfShape with a constant shape becomes a weight up to this many elements (AlexNet's largest has 38 million).
 _LARGEST = 1 << 27
@@ -29,10 +29,9 @@ def constants(model: ir.Model) -> None:
         y = node.outputs[0] if len(node.outputs) == 1 else None
         if y is None or y.is_graph_output() or node.domain not in ("", "ai.onnx"):
             continue
-        operands = [_tensor_of(x) for x in node.inputs]
-        if any(o is None for o in operands):
+        if any(tensor(x) is None for x in node.inputs):
             continue
-        result = _evaluate(node, [value_of(x) for x in node.inputs])
+        result = _evaluate(node, [array(x) for x in node.inputs])
         if result is not None:
             _to_initialiser(graph, node, y, result)
 
@@ -42,7 +41,7 @@ def shapes(model: ir.Model) -> None:
 
     By onnxscript's folder, with its limits of size, and only where there is something to fold: loading it takes time.
     """
-    if not any(node.inputs and all(_tensor_of(x) is not None for x in node.inputs) for node in model.graph):
+    if not any(node.inputs and all(tensor(x) is not None for x in node.inputs) for node in model.graph):
         return
     from onnxscript.optimizer import fold_constants
 
@@ -85,26 +84,13 @@ def _evaluate(node: ir.Node, operands: list[Any]) -> ir.TensorProtocol | None:
     return None
 
 
-def value_of(value: ir.Value | None) -> np.ndarray | None:
-    """The constant behind an initialiser, otherwise None."""
-    tensor = _tensor_of(value)
-    return None if tensor is None else tensor.numpy()
-
-
-def _tensor_of(value: ir.Value | None) -> ir.TensorProtocol | None:
-    """The same, not read."""
-    if value is None or not value.is_initializer() or value.is_graph_input():
-        return None
-    return value.const_value
-
-
-def _to_initialiser(graph: ir.Graph, node: ir.Node, y: ir.Value, tensor: ir.TensorProtocol) -> None:
+def _to_initialiser(graph: ir.Graph, node: ir.Node, y: ir.Value, contents: ir.TensorProtocol) -> None:
     """Let whoever reads y read a weight; the node goes where it is of no more use."""
-    tensor.name = y.name or "constant"
+    contents.name = y.name or "constant"
     shown = y.is_graph_output() or len(node.outputs) > 1
     if shown:
-        tensor.name = fresh(f"{tensor.name}/constant", names(graph))
-    new = weight(graph, tensor)
+        contents.name = fresh(f"{contents.name}/constant", names(graph))
+    new = weight(graph, contents)
     for user, place in tuple(y.uses()):  # an output of the graph stays one
         user.replace_input_with(place, new)
     if not shown:
@@ -128,7 +114,7 @@ def _first_decided(graph: ir.Graph, known: Mapping[str, np.ndarray]) -> tuple[ir
     for node in graph:
         if computes(node.op_type) != "branch" or node.domain not in ("", "ai.onnx") or node.inputs[0] is None:
             continue
-        condition = value_of(node.inputs[0])
+        condition = array(node.inputs[0])
         if condition is None:
             condition = known.get(node.inputs[0].name or "")
         if condition is not None:
@@ -220,7 +206,7 @@ def dropout(model: ir.Model) -> None:
         if computes(node.op_type) != "dropout" or node.domain not in ("", "ai.onnx"):
             continue
         if len(node.inputs) > 2 and node.inputs[2] is not None:
-            training = value_of(node.inputs[2])
+            training = array(node.inputs[2])
             if training is None or bool(training.reshape(-1)[0]):
                 raise ModelUnsuitable(
                     f"Dropout {node.name!r} is in training mode: export the model for inference"
@@ -254,10 +240,10 @@ def batch_norms(model: ir.Model) -> None:
             or bool(node.attributes.get_int("training_mode", 0))
         ):  # fmt: skip
             continue
-        parameters = [value_of(v) for v in node.inputs[1:5]]
-        weights = _tensor_of(conv.inputs[1])
+        parameters = [array(v) for v in node.inputs[1:5]]
+        weights = tensor(conv.inputs[1])
         has_bias = len(conv.inputs) > 2 and conv.inputs[2] is not None
-        bias = value_of(conv.inputs[2]) if has_bias else np.zeros(1, dtype=np.float32)
+        bias = array(conv.inputs[2]) if has_bias else np.zeros(1, dtype=np.float32)
         if weights is None or bias is None or any(p is None for p in parameters):
             continue
         epsilon = node.attributes.get_float("epsilon", 1e-5)

@@ -69,7 +69,7 @@ def _spell_out(model: ir.Model) -> None:
             x = node.inputs[0]
             rank = len(x.shape) if x is not None and x.shape is not None else None
             kept = [axis for axis in axes or () if rank is None or -rank <= axis < rank]
-            node.attributes["axes"] = ir.AttrInt64s("axes", kept)
+            Tape.attributes(node, axes=kept)
 
 
 def _group_normalization(model: ir.Model, version: int) -> None:
@@ -121,48 +121,35 @@ def _float(node: ir.Node) -> Any:
     return np.float32 if dtype is None else dtype.numpy()
 
 
-def _clip(tape: Tape, node: ir.Node) -> None:
-    low, high = _pop(node, "min"), _pop(node, "max")
-    kind = _float(node)
-    tape.reads(
-        node,
-        node.inputs[0],
-        None if low is None else tape.const(low, kind),
-        None if high is None else tape.const(high, kind),
-    )
+def _as_inputs(*names: str, dtype: Any = None, **defaults: Any) -> Step:
+    """Attributes that became inputs behind the first: whole numbers as a vector, a real one in the data's type."""
 
-
-def _as_input(name: str, dtype: Any = None) -> Step:
-    """An attribute that became the second input."""
+    def written(tape: Tape, node: ir.Node, given: Any) -> ir.Value | None:
+        if given is None:
+            return None
+        if isinstance(given, float):
+            return tape.const(given, _float(node))
+        return tape.const([given] if isinstance(given, int) else given, dtype)
 
     def step(tape: Tape, node: ir.Node) -> None:
-        given = _pop(node, name)
-        if given is not None:
-            numbers = [given] if isinstance(given, int) else given
-            tape.reads(node, node.inputs[0], tape.const(numbers, dtype))
+        inputs = [written(tape, node, _pop(node, name, defaults.get(name))) for name in names]
+        while inputs and inputs[-1] is None:
+            inputs.pop()
+        if inputs:
+            tape.reads(node, node.inputs[0], *inputs)
 
     return step
 
 
-def _pad(tape: Tape, node: ir.Node) -> None:
-    pads, value = _pop(node, "pads"), _pop(node, "value", 0.0)
-    tape.reads(node, node.inputs[0], tape.const(pads), tape.const(value, _float(node)))
-
-
 def _slice(tape: Tape, node: ir.Node) -> None:
-    starts, ends, axes = _pop(node, "starts"), _pop(node, "ends"), _pop(node, "axes")
-    tape.reads(
-        node,
-        node.inputs[0],
-        tape.const(starts),
-        tape.const(ends),
-        tape.const(axes if axes else range(len(starts))),
-    )
+    if not node.attributes.get_ints("axes", []):  # the first ones
+        Tape.attributes(node, axes=None)
+    _as_inputs("starts", "ends", "axes")(tape, node)
 
 
 def _split_count(tape: Tape, node: ir.Node) -> None:
     if len(node.inputs) < 2 or node.inputs[1] is None:
-        node.attributes["num_outputs"] = ir.AttrInt64("num_outputs", len(node.outputs))
+        Tape.attributes(node, num_outputs=len(node.outputs))
 
 
 def _batch_normalization(tape: Tape, node: ir.Node) -> None:
@@ -182,7 +169,7 @@ def _one_output(tape: Tape, node: ir.Node) -> None:
             "inference"
         )
     node.resize_outputs(3)
-    node.attributes["training_mode"] = ir.AttrInt64("training_mode", 1)
+    Tape.attributes(node, training_mode=1)
 
 
 def _dropout(tape: Tape, node: ir.Node) -> None:
@@ -195,7 +182,7 @@ def _flat_softmax(tape: Tape, node: ir.Node) -> None:
     axis = _pop(node, "axis", 1)
     x = node.inputs[0]
     assert x is not None
-    node.attributes["axis"] = ir.AttrInt64("axis", -1)
+    Tape.attributes(node, axis=-1)
     if axis == -1 or (x.shape is not None and axis % max(len(x.shape), 1) == len(x.shape) - 1):
         return
     if axis < 0:
@@ -213,14 +200,9 @@ def _old_resize(tape: Tape, node: ir.Node) -> None:
 
     The nearest place: rounded down, but up along an axis that shrinks, as ONNX Runtime has it.
     """
-    mode = _pop(node, "mode", "nearest")
-    mode = mode if isinstance(mode, str) else mode.decode()
+    mode = node.attributes.get_string("mode", "nearest")
     node.op_type = "Resize"
-    node.attributes["mode"] = ir.AttrString("mode", mode)
-    node.attributes["coordinate_transformation_mode"] = ir.AttrString(
-        "coordinate_transformation_mode", "asymmetric"
-    )
-    node.attributes["nearest_mode"] = ir.AttrString("nearest_mode", "floor")
+    Tape.attributes(node, mode=mode, coordinate_transformation_mode="asymmetric", nearest_mode="floor")
     scales = node.inputs[1]
     tape.reads(node, node.inputs[0], None, scales)
     tensor = constant(scales) if scales is not None else None
@@ -237,27 +219,19 @@ def _old_resize(tape: Tape, node: ir.Node) -> None:
             x = tape.before(node).Resize(x, None, grown, **attributes)
             x = tape.before(node).Gather(x, tape.const(0), axis=len(factors))
             tape.reads(node, x, None, tape.const(np.minimum(factors, 1), np.float32))
-        node.attributes["nearest_mode"] = ir.AttrString("nearest_mode", "ceil")
+        Tape.attributes(node, nearest_mode="ceil")
 
 
 def _resize_11(tape: Tape, node: ir.Node) -> None:
     """The form of opset 11 had to give roi and scales even where unused: an empty tensor stood for 'none'."""
-    mode = node.attributes.get("coordinate_transformation_mode")
-    if mode is not None and mode.as_string() == "tf_half_pixel_for_nn":
-        kind, nearest = (
-            node.attributes[name].as_string() if name in node.attributes else default
-            for name, default in (("mode", "nearest"), ("nearest_mode", "round_prefer_floor"))
-        )
-        if (kind, nearest) == ("nearest", "floor"):  # floor(t) is t - 1/2 rounded, halves up
-            node.attributes["nearest_mode"] = ir.AttrString("nearest_mode", "round_prefer_ceil")
-            node.attributes["coordinate_transformation_mode"] = ir.AttrString(
-                "coordinate_transformation_mode", "half_pixel"
+    text = node.attributes.get_string
+    if text("coordinate_transformation_mode") == "tf_half_pixel_for_nn":
+        if (text("mode", "nearest"), text("nearest_mode", "round_prefer_floor")) != ("nearest", "floor"):
+            raise ModelUnsuitable(
+                f"Resize {node.name!r} has coordinate mode tf_half_pixel_for_nn, dropped in opset 13"
             )
-            mode = None
-    if mode is not None and mode.as_string() == "tf_half_pixel_for_nn":
-        raise ModelUnsuitable(
-            f"Resize {node.name!r} has coordinate mode tf_half_pixel_for_nn, dropped in opset 13"
-        )
+        # floor(t) is t - 1/2 rounded, halves up
+        Tape.attributes(node, nearest_mode="round_prefer_ceil", coordinate_transformation_mode="half_pixel")
     for i in (1, 2):
         value = node.inputs[i] if i < len(node.inputs) else None
         if value is not None and value.const_value is not None and value.const_value.size == 0:
@@ -269,32 +243,30 @@ def _scatter(tape: Tape, node: ir.Node) -> None:
 
 
 def _roi_align(tape: Tape, node: ir.Node) -> None:
-    node.attributes["coordinate_transformation_mode"] = ir.AttrString(
-        "coordinate_transformation_mode", "output_half_pixel"
-    )
+    Tape.attributes(node, coordinate_transformation_mode="output_half_pixel")
 
 
 Step = Callable[[Tape, ir.Node], None]
 _REDUCTIONS = ("L1", "L2", "LogSum", "LogSumExp", "Max", "Mean", "Min", "Prod", "SumSquare")
 _STEPS: dict[str, tuple[tuple[int, Step], ...]] = {
     "BatchNormalization": ((9, _batch_normalization), (14, _one_output)),
-    **dict.fromkeys(computing("clip"), ((11, _clip),)),
+    **dict.fromkeys(computing("clip"), ((11, _as_inputs("min", "max")),)),
     "Dropout": ((12, _dropout),),
     "Hardmax": ((13, _flat_softmax),),
     "LogSoftmax": ((13, _flat_softmax),),
-    "Pad": ((11, _pad),),
-    "ReduceSum": ((13, _as_input("axes")),),
+    "Pad": ((11, _as_inputs("pads", "value", value=0.0)),),
+    "ReduceSum": ((13, _as_inputs("axes")),),
     "Resize": ((11, _old_resize), (13, _resize_11)),
     "RoiAlign": ((16, _roi_align),),
     "Scatter": ((11, _scatter),),
     "Slice": ((10, _slice),),
     "Softmax": ((13, _flat_softmax),),
-    "Split": ((13, _as_input("split")), (18, _split_count)),
-    "Squeeze": ((13, _as_input("axes")),),
-    "TopK": ((10, _as_input("k")),),
-    "Unsqueeze": ((13, _as_input("axes")),),
-    "Upsample": ((9, _as_input("scales", np.float32)), (10, _old_resize)),
-    **{f"Reduce{kind}": ((18, _as_input("axes")),) for kind in _REDUCTIONS},
+    "Split": ((13, _as_inputs("split")), (18, _split_count)),
+    "Squeeze": ((13, _as_inputs("axes")),),
+    "TopK": ((10, _as_inputs("k")),),
+    "Unsqueeze": ((13, _as_inputs("axes")),),
+    "Upsample": ((9, _as_inputs("scales", dtype=np.float32)), (10, _old_resize)),
+    **{f"Reduce{kind}": ((18, _as_inputs("axes")),) for kind in _REDUCTIONS},
 }
 
 

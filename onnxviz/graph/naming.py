@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from operator import attrgetter
 
 import onnx_ir as ir
@@ -95,6 +95,14 @@ def publish(graph: ir.Graph, shown: Mapping[str, ir.Value]) -> None:
 _LONGEST = 400  # a name beyond this is of no use to anybody
 
 Dim = int | str | None
+Dims = tuple[Dim, ...]
+
+
+def dims(value: ir.Value | None) -> Dims | None:
+    """The known dimensions: an int, the name of a symbolic one, or None; None altogether for an unknown rank."""
+    if value is None or value.shape is None:
+        return None
+    return tuple(d if isinstance(d, int) else d.value for d in value.shape)
 
 
 def name_lengths(graph: ir.Graph) -> None:
@@ -102,40 +110,29 @@ def name_lengths(graph: ir.Graph) -> None:
     own = {d.value for x in graph.inputs for d in x.shape or () if not isinstance(d, int)}
     for node in graph:
         for out in node.outputs:  # onnx invents a name for what it does not know, another one each time
-            if any(_invented(d) and d not in own for d in _dims(out) or ()):
-                out.shape = ir.Shape([None if _invented(d) and d not in own else d for d in _dims(out) or ()])
+            invented = {d for d in dims(out) or () if isinstance(d, str) and d.startswith("unk__")} - own
+            if invented:
+                out.shape = ir.Shape([None if d in invented else d for d in dims(out) or ()])
         y = node.outputs[0] if node.outputs else None
-        if y is None or y.shape is None or node.domain not in ("", "ai.onnx"):
-            continue
-        known = _dims(y) or []
-        if all(d is not None for d in known):
+        known = dims(y) or ()
+        if y is None or node.domain not in ("", "ai.onnx") or None not in known:
             continue
         found = _told(node, len(known))
         if found is not None and len(found) == len(known):
             y.shape = ir.Shape([b if a is None else a for a, b in zip(known, found, strict=True)])
 
 
-def _dims(value: ir.Value | None) -> list[Dim] | None:
-    if value is None or value.shape is None:
-        return None
-    return [d if isinstance(d, int) else d.value for d in value.shape]
-
-
-def _invented(d: Dim) -> bool:
-    return isinstance(d, str) and d.startswith("unk__")
-
-
-def _told(node: ir.Node, rank: int) -> list[Dim] | None:
+def _told(node: ir.Node, rank: int) -> Sequence[Dim] | None:
     if node.op_type in SAME_SHAPE:
-        return _dims(node.inputs[0])
+        return dims(node.inputs[0])
     if node.op_type in WINDOWS:
         return _windows(node, rank)
     if node.op_type in POINTWISE:
-        return _broadcast([_dims(x) for x in node.inputs if x is not None], rank)
+        return _broadcast([dims(x) for x in node.inputs if x is not None], rank)
     if computes(node.op_type) == "resize":
         return _resized(node, rank)
     if computes(node.op_type) == "concatenate":
-        shapes = [_dims(x) for x in node.inputs]
+        shapes = [dims(x) for x in node.inputs]
         axis = node.attributes["axis"].as_int() % rank
         if any(s is None or len(s) != rank for s in shapes):
             return None
@@ -146,9 +143,9 @@ def _told(node: ir.Node, rank: int) -> list[Dim] | None:
     return None
 
 
-def _resized(node: ir.Node, rank: int) -> list[Dim] | None:
+def _resized(node: ir.Node, rank: int) -> Sequence[Dim] | None:
     """What is scaled by 1 stays."""
-    x = _dims(node.inputs[0])
+    x = dims(node.inputs[0])
     scales = node.inputs[2] if len(node.inputs) > 2 else None
     if x is None or scales is None or scales.const_value is None or "axes" in node.attributes:
         return None
@@ -158,7 +155,7 @@ def _resized(node: ir.Node, rank: int) -> list[Dim] | None:
     return [d if f == 1.0 else None for d, f in zip(x, factors, strict=True)]
 
 
-def _broadcast(shapes: list[list[Dim] | None], rank: int) -> list[Dim] | None:
+def _broadcast(shapes: list[Dims | None], rank: int) -> Sequence[Dim] | None:
     """The one length that all operands have, but for those of length 1."""
     found: list[Dim] = []
     for i in range(-rank, 0):
@@ -173,25 +170,22 @@ def _broadcast(shapes: list[list[Dim] | None], rank: int) -> list[Dim] | None:
     return found
 
 
-def _windows(node: ir.Node, rank: int) -> list[Dim] | None:
-    x = _dims(node.inputs[0])
+def _windows(node: ir.Node, rank: int) -> Sequence[Dim] | None:
+    x = dims(node.inputs[0])
     if x is None or len(x) != rank:
         return None
     attributes = node.attributes
-    if "auto_pad" in attributes and attributes["auto_pad"].as_string() not in ("NOTSET", "VALID"):
-        return None
-    if "ceil_mode" in attributes and attributes["ceil_mode"].as_int():
+    explicit = attributes.get_string("auto_pad", "NOTSET") in ("NOTSET", "VALID")
+    if not explicit or bool(attributes.get_int("ceil_mode", 0)):
         return None
     if "kernel_shape" in attributes:
-        kernel: list[Dim] = list(attributes["kernel_shape"].as_ints())
+        kernel: Sequence[Dim] = attributes["kernel_shape"].as_ints()
     else:
-        kernel = (_dims(node.inputs[1]) or [])[2:]
+        kernel = (dims(node.inputs[1]) or ())[2:]
     n = rank - 2
 
-    def ints(name: str, count: int, default: int) -> list[int]:
-        return list(attributes[name].as_ints()) if name in attributes else [default] * count
-
-    strides, dilations, pads = ints("strides", n, 1), ints("dilations", n, 1), ints("pads", 2 * n, 0)
+    strides, dilations = (attributes.get_ints(name, [1] * n) for name in ("strides", "dilations"))
+    pads = attributes.get_ints("pads", [0] * (2 * n))
     found: list[Dim] = [x[0], None]
     for i in range(n):
         k, d = kernel[i] if i < len(kernel) else None, x[2 + i]

@@ -99,7 +99,7 @@ def standard(model: ir.Model, *, whole: bool = True) -> None:
 
 def scalars(model: ir.Model) -> None:
     """Give every operand that is one number the rank 0, in place; requires constants as initialisers."""
-    tape: Tape | None = None
+    tape = Tape(model.graph)
     for node in list(model.graph.all_nodes()):
         if node.domain not in ("", "ai.onnx"):
             continue
@@ -107,7 +107,6 @@ def scalars(model: ir.Model) -> None:
             value = node.inputs[place] if place < len(node.inputs) else None
             if value is None or _rank(value) in (0, None):
                 continue
-            tape = tape or Tape(model.graph)
             tensor = value.const_value
             if tensor is None or value.is_graph_input():
                 scalar = tape.before(node).Reshape(value, tape.const([]))
@@ -147,14 +146,13 @@ class Held(NamedTuple):
 
 def rectifiers(model: ir.Model) -> None:
     """Rewrite every other spelling in the main graph and the graphs within, in place; opset 11 or later."""
-    tape: Tape | None = None
+    tape = Tape(model.graph)
     for node in list(model.graph.all_nodes()):
         if node.domain not in ("", "ai.onnx") or computes(node.op_type) not in _SPELLINGS:
             continue
         found = held(node)
         if found is None or found.low != 0.0 or not found.high > 0.0 or _is_canonical(node, found):
             continue
-        tape = tape or Tape(model.graph)
         if found.high == math.inf:
             tape.become(node).Relu(found.x)
         else:
@@ -177,26 +175,33 @@ def held(node: ir.Node) -> Held | None:
     outer = _one(node)
     if outer is None:
         return None
-    source = outer.x.producer()
-    inner = None if source is None else _one(source)
+    inner = _one(outer.x.producer())
     if inner is None or inner.low > outer.high or outer.low > inner.high:  # the order of the two would matter
         return outer
     x = outer.x if outer.x.is_graph_output() else inner.x
     return Held(x, max(outer.low, inner.low), min(outer.high, inner.high))
 
 
-def _one(node: ir.Node) -> Held | None:
+def _one(node: ir.Node | None) -> Held | None:
     """As `held`, of the node alone."""
-    spelling = _SPELLINGS.get(computes(node.op_type)) if node.domain in ("", "ai.onnx") else None
-    y = node.outputs[0]
-    if spelling is None or y.dtype not in _FLOATS:
+    if node is None or node.domain not in ("", "ai.onnx") or computes(node.op_type) not in _SPELLINGS:
         return None
-    found = spelling(node)
+    y, found = node.outputs[0], None
+    if y.dtype in _FLOATS:
+        found = _SPELLINGS[computes(node.op_type)](node)
     if found is None or found.x.dtype not in _FLOATS:
         return None
     if found.x.shape is not None and y.shape is not None and len(found.x.shape) != len(y.shape):
         return None  # the constant made the tensor larger
     return found
+
+
+def _maker(value: ir.Value | None, words: str = "") -> ir.Node | None:
+    """The node of the standard that makes the value, if it computes one of these (none given: whatever it is)."""
+    node = None if value is None else value.producer()
+    if node is None or node.domain not in ("", "ai.onnx"):
+        return None
+    return node if not words or computes(node.op_type) in words.split() else None
 
 
 def _relu(node: ir.Node) -> Held | None:
@@ -225,42 +230,26 @@ def _prelu(node: ir.Node) -> Held | None:
 
 def _mirrored(node: ir.Node) -> Held | None:
     """-Min(-x, 0) and its like."""
-    held_back = node.inputs[0].producer() if node.inputs[0] is not None else None
+    held_back = _maker(node.inputs[0])
     found = None if held_back is None or computes(held_back.op_type) == "negative" else _one(held_back)
-    mirror = None if found is None else found.x.producer()
-    if (
-        found is None
-        or mirror is None
-        or computes(mirror.op_type) != "negative"
-        or mirror.domain not in ("", "ai.onnx")
-    ):
-        return None
-    x = mirror.inputs[0]
-    if x is None or found.high != 0.0:  # -Relu(-x) holds a rectifier already, of -x
+    mirror = None if found is None else _maker(found.x, "negative")
+    x = None if mirror is None else mirror.inputs[0]
+    if found is None or x is None or found.high != 0.0:  # -Relu(-x) holds a rectifier already, of -x
         return None
     return Held(x, 0.0, -found.low)
 
 
-def _maximum(node: ir.Node) -> Held | None:
-    found = _with_number(node)
-    return None if found is None else Held(found[0], low=found[1])
+def _extreme(end: str) -> Callable[[ir.Node], Held | None]:
+    """The larger or the smaller of a value and a number, in either order; `end` is where that holds the value."""
 
-
-def _minimum(node: ir.Node) -> Held | None:
-    found = _with_number(node)
-    return None if found is None else Held(found[0], high=found[1])
-
-
-def _with_number(node: ir.Node) -> tuple[ir.Value, float] | None:
-    """The value and the number that a node of two operands works on, in either order."""
-    if len(node.inputs) != 2:
+    def spelled(node: ir.Node) -> Held | None:
+        for x, other in (node.inputs, node.inputs[::-1]) if len(node.inputs) == 2 else ():
+            value = _uniform(other, x)
+            if value is not None and x is not None and _uniform(x, None) is None:
+                return Held(x, low=value) if end == "low" else Held(x, high=value)
         return None
-    a, b = node.inputs
-    for x, other in ((a, b), (b, a)):
-        value = _uniform(other, x)
-        if value is not None and x is not None and _uniform(x, None) is None:
-            return x, value
-    return None
+
+    return spelled
 
 
 def _where(node: ir.Node) -> Held | None:
@@ -281,10 +270,9 @@ def _where(node: ir.Node) -> Held | None:
 
 def _itself(value: ir.Value | None, x: ir.Value) -> Held | None:
     """x, or x held by a node of its own (a Where within a Where)."""
-    source = None if value is None else value.producer()
     if value is x:
         return Held(x)
-    found = None if source is None else _one(source)
+    found = None if value is None else _one(value.producer())
     return found if found is not None and found.x is x else None
 
 
@@ -306,25 +294,18 @@ def _quotient(node: ir.Node) -> Held | None:
 
 
 def _with_magnitude(total: ir.Value | None) -> Held | None:
-    source = None if total is None else total.producer()
-    if source is None or computes(source.op_type) != "add" or source.domain:
-        return None
-    for x, other in (source.inputs, source.inputs[::-1]):
-        size = None if other is None else other.producer()
-        if (
-            x is not None
-            and size is not None
-            and computes(size.op_type) == "absolute"
-            and size.inputs[0] is x
-        ):
+    source = _maker(total, "add")
+    for x, other in () if source is None else (source.inputs, source.inputs[::-1]):
+        size = _maker(other, "absolute")
+        if x is not None and size is not None and size.inputs[0] is x:
             return Held(x, low=0.0)
     return None
 
 
 def _steps_at(mask: ir.Value, x: ir.Value) -> bool:
     """Whether the mask is 1 where x is over 0, otherwise 0: a comparison as numbers."""
-    source = mask.producer()
-    if source is None or source.domain not in ("", "ai.onnx"):
+    source = _maker(mask)
+    if source is None:
         return False
     if source.op_type in CASTS:
         sides, true_is_one = _compared(source.inputs[0]), True
@@ -341,14 +322,12 @@ def _steps_at(mask: ir.Value, x: ir.Value) -> bool:
 
 def _compared(condition: ir.Value | None) -> tuple[ir.Value, float, bool] | None:
     """(x, level, whether the condition holds where x is over the level) of a comparison, however it is written."""
-    source = None if condition is None else condition.producer()
-    if source is None or source.domain not in ("", "ai.onnx"):
+    source = _maker(condition, "logical_not greater greater_equal less less_equal")
+    if source is None:
         return None
     if computes(source.op_type) == "logical_not":
         inner = _compared(source.inputs[0])
         return None if inner is None else (inner[0], inner[1], not inner[2])
-    if computes(source.op_type) not in _LARGER:
-        return None
     a, b = source.inputs
     for x, other, first in ((a, b, True), (b, a, False)):
         level = _uniform(other, x)
@@ -376,8 +355,8 @@ def _uniform(value: ir.Value | None, beside: ir.Value | None) -> float | None:
                 return None
             array = constant.numpy().reshape(-1)
             return float(array[0]) if (array == array[0]).all() else None
-        source = value.producer()
-        if source is None or source.domain not in ("", "ai.onnx"):
+        source = _maker(value)
+        if source is None:
             return None
         if computes(source.op_type) == "subtract" and source.inputs[0] is source.inputs[1]:
             return 0.0
@@ -405,8 +384,8 @@ _SPELLINGS: dict[str | None, Callable[[ir.Node], Held | None]] = {
     "divide": _quotient,
     "elu": _flat(1.0),
     "leaky_relu": _flat(0.01),
-    "maximum": _maximum,
-    "minimum": _minimum,
+    "maximum": _extreme("low"),
+    "minimum": _extreme("high"),
     "multiply": _product,
     "negative": _mirrored,
     "prelu": _prelu,

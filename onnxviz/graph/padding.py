@@ -12,16 +12,16 @@ from __future__ import annotations
 
 import itertools
 import math
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import onnx_ir as ir
 
 from onnxviz.graph import shapes
-from onnxviz.graph.fold import value_of
+from onnxviz.graph.naming import dims
 from onnxviz.graph.operators import INTEGER_SUMS, POOLS, WINDOWS, computes, family
 from onnxviz.graph.shapes import pool_pads, pooled, same_pads
-from onnxviz.graph.tape import Tape
+from onnxviz.graph.tape import Tape, array
 
 _WINDOWS = WINDOWS | {name for name in INTEGER_SUMS if family(name) == "convolution"}
 
@@ -31,93 +31,74 @@ def explicit(model: ir.Model) -> None:
 
     Requires inferred shapes.
     """
-    tape: Tape | None = None
+    tape = Tape(model.graph)
     for node in list(model.graph.all_nodes()):
         if node.domain not in ("", "ai.onnx"):
             continue
         mode = node.attributes.get_string("auto_pad", "NOTSET")
         if mode == "NOTSET":
             node.attributes.pop("auto_pad", None)
-        ceil = node.attributes.get_int("ceil_mode", 0)
-        if computes(node.op_type) == "conv_transpose":
-            _transposed(node, mode)
-        elif node.op_type not in _WINDOWS or not (ceil or mode in ("VALID", "SAME_UPPER", "SAME_LOWER")):
+        turned = computes(node.op_type) == "conv_transpose"
+        asked = node.attributes.get_int("ceil_mode", 0) or mode in ("VALID", "SAME_UPPER", "SAME_LOWER")
+        if not turned and (node.op_type not in _WINDOWS or not asked):
             continue
-        elif node.op_type in POOLS and _sizes(node) is not None:
-            tape = tape or Tape(model.graph)
-            _pool(tape, node, mode)
+        win = _window(node)
+        if turned and win is not None:
+            _transposed(node, mode, win)
+        elif node.op_type in POOLS and win is not None and None not in win.sizes:
+            _pool(tape, node, mode, win)
         elif mode == "VALID":
             # VALID means no pads, whatever `pads` says; a MaxPool's ceil_mode counts on.
-            node.attributes.pop("auto_pad")
-            node.attributes.pop("pads", None)
-        elif mode.startswith("SAME") and _kernel(node) is not None:
-            pads = _same(node, mode)
-            node.attributes.pop("auto_pad")
-            if pads is not None:
-                node.attributes["pads"] = ir.AttrInt64s("pads", pads)
-            else:
-                node.attributes.pop("pads", None)
-                tape = tape or Tape(model.graph)
-                _at_run_time(tape, node, mode)
+            Tape.attributes(node, auto_pad=None, pads=None)
+        elif mode.startswith("SAME") and win is not None:
+            pads = _same(node, mode, win)
+            if pads is None and node.op_type in INTEGER_SUMS:
+                continue  # the pad would have to be the zero point: its rule will refuse it
+            Tape.attributes(node, auto_pad=None, pads=pads)
+            if pads is None:
+                _at_run_time(tape, node, mode, win)
 
 
-def _steps(node: ir.Node, n: int) -> tuple[list[int], list[int]]:
-    """Strides and dilations."""
-    strides, dilations = (node.attributes.get_ints(name, [1] * n) for name in ("strides", "dilations"))
-    return list(strides), list(dilations)
+class _Window(NamedTuple):
+    """One entry an axis; `sizes` are the input's lengths, None where the file does not tell."""
+
+    kernel: list[int]
+    strides: list[int]
+    dilations: list[int]
+    sizes: list[Any]
 
 
-def _kernel(node: ir.Node) -> list[int] | None:
+def _window(node: ir.Node) -> _Window | None:
+    """None where the kernel's size is not known."""
     if "kernel_shape" in node.attributes:
-        return list(node.attributes["kernel_shape"].as_ints())
-    shape = node.inputs[1].shape if len(node.inputs) > 1 and node.inputs[1] is not None else None
-    if shape is None or not all(isinstance(d, int) for d in shape[2:]):
+        kernel: list[Any] = list(node.attributes["kernel_shape"].as_ints())
+    else:
+        weights = dims(node.inputs[1]) if len(node.inputs) > 1 else None
+        kernel = [None] if weights is None else list(weights[2:])
+    if not all(isinstance(k, int) for k in kernel):
         return None
-    return [int(d) for d in shape[2:]]  # type: ignore[arg-type]
+    ones = [1] * len(kernel)
+    strides, dilations = (list(node.attributes.get_ints(name, ones)) for name in ("strides", "dilations"))
+    lengths = dims(node.inputs[0])
+    sizes = [None] * len(kernel) if lengths is None else lengths[2:]
+    return _Window(kernel, strides, dilations, [d if isinstance(d, int) else None for d in sizes])
 
 
-def _sizes(node: ir.Node) -> list[int] | None:
-    """The lengths of the input's spatial axes, None where one is unknown."""
-    x = node.inputs[0]
-    if x is None or x.shape is None or not all(isinstance(d, int) for d in x.shape[2:]):
-        return None
-    return [int(d) for d in x.shape[2:]]  # type: ignore[arg-type]
-
-
-def _split(total: int, upper: bool) -> tuple[int, int]:
-    """An odd pad goes to the end for SAME_UPPER, to the beginning for SAME_LOWER."""
-    return (total // 2, total - total // 2) if upper else (total - total // 2, total // 2)
-
-
-def _same(node: ir.Node, mode: str) -> list[int] | None:
+def _same(node: ir.Node, mode: str, win: _Window) -> list[int] | None:
     """The pads, or None where they depend on an unknown size."""
-    kernel = _kernel(node)
-    if kernel is None:
-        return None
-    n = len(kernel)
-    strides, dilations = _steps(node, n)
-    if node.op_type in POOLS:
-        dilations = [1] * n  # see pool_pads
-    x = node.inputs[0]
-    sizes: Any = x.shape[2:] if x is not None and x.shape is not None else [None] * n
-    begins, ends = [], []
-    for k, s, d, size in zip(kernel, strides, dilations, sizes, strict=True):
-        if s > 1 and not isinstance(size, int):
+    dilations = [1] * len(win.kernel) if node.op_type in POOLS else win.dilations  # see pool_pads
+    pairs = []
+    for k, s, d, size in zip(win.kernel, win.strides, dilations, win.sizes, strict=True):
+        if s > 1 and size is None:
             return None
-        length = size if isinstance(size, int) else 1
-        begin, end = same_pads(length, d * (k - 1) + 1, s, upper=mode == "SAME_UPPER")
-        begins.append(begin)
-        ends.append(end)
-    return begins + ends
+        pairs.append(same_pads(1 if size is None else size, d * (k - 1) + 1, s, upper=mode == "SAME_UPPER"))
+    return [pad for side in zip(*pairs, strict=True) for pad in side]
 
 
-def _pool(tape: Tape, node: ir.Node, mode: str) -> None:
+def _pool(tape: Tape, node: ir.Node, mode: str, win: _Window) -> None:
     """Pads in the place of a pool's auto_pad and ceil_mode."""
-    kernel, sizes = _kernel(node), _sizes(node)
-    if kernel is None or sizes is None:
-        return
+    kernel, strides, dilations, sizes = win
     n = len(kernel)
-    strides, dilations = _steps(node, n)
     given = list(node.attributes.get_ints("pads", [0] * (2 * n)))
     ceil = bool(node.attributes.get_int("ceil_mode", 0))
     begins, ends, extra = [], [], []
@@ -136,17 +117,14 @@ def _pool(tape: Tape, node: ir.Node, mode: str) -> None:
     wide = any(max(e, 0) + more >= k for e, more, k in zip(ends, extra, kernel, strict=True))
     if any(extra) and wide and any(y.uses() or y.is_graph_output() for y in node.outputs[1:]):
         return  # the places that a MaxPool tells would be those of a padded picture
-    for name in ("ceil_mode", "auto_pad", "pads"):
-        node.attributes.pop(name, None)
+    Tape.attributes(node, ceil_mode=None, auto_pad=None, pads=None)
     cut = [min(pad, 0) for pad in begins + ends]
     if any(cut):
         node.replace_input_with(0, _zeros_around(tape, node, node.inputs[0], cut))
         sizes = [size + b + e for size, b, e in zip(sizes, cut[:n], cut[n:], strict=True)]
         begins, ends = [max(pad, 0) for pad in begins], [max(pad, 0) for pad in ends]
-    counted = _counting(node) and any(extra) and any(begins + ends)
-    if (
-        counted
-    ):  # the pads of the file are averaged in, what ceil_mode adds is not: the former become real zeros
+    if _counting(node) and any(extra) and any(begins + ends):
+        # The pads of the file are averaged in, what ceil_mode adds is not: the former become real zeros.
         node.replace_input_with(0, _zeros_around(tape, node, node.inputs[0], begins + ends))
         sizes = [size + b + e for size, b, e in zip(sizes, begins, ends, strict=True)]
         begins = ends = [0] * n
@@ -156,7 +134,7 @@ def _pool(tape: Tape, node: ir.Node, mode: str) -> None:
     if any(extra) and wide:
         _in_front(tape, node, tape.const(begins + ends), tape.const(sizes))
     else:
-        node.attributes["pads"] = ir.AttrInt64s("pads", begins + ends)
+        Tape.attributes(node, pads=begins + ends)
 
 
 def _counting(node: ir.Node) -> bool:
@@ -175,21 +153,14 @@ def _zeros_around(tape: Tape, node: ir.Node, x: ir.Value | None, pads: list[int]
     return tape.before(node).Pad(x, amounts, tape.const(0.0, _kind(x)))
 
 
-def _at_run_time(tape: Tape, node: ir.Node, mode: str) -> None:
+def _at_run_time(tape: Tape, node: ir.Node, mode: str, win: _Window) -> None:
     """A Pad in front, its amounts computed from the input's shape."""
-    kernel = _kernel(node)
-    x = node.inputs[0]
-    if kernel is None or x is None:
-        return
-    n = len(kernel)
-    strides, dilations = _steps(node, n)
+    kernel, strides, dilations, _ = win
     reach = [d * (k - 1) + 1 for k, d in zip(kernel, dilations, strict=True)]
     if node.op_type in POOLS:
         reach = kernel  # see pool_pads
-
     op = tape.before(node)
-
-    sizes = op.Shape(x, start=2)
+    sizes = op.Shape(node.inputs[0], start=2)
     # total = max((ceil(size / s) - 1)·s + reach − size, 0)
     steps = op.Div(op.Sub(sizes, tape.const([1])), tape.const(strides))  # ceil(size / s) − 1
     total = op.Sub(op.Add(op.Mul(steps, tape.const(strides)), tape.const(reach)), sizes)
@@ -204,9 +175,6 @@ def _at_run_time(tape: Tape, node: ir.Node, mode: str) -> None:
         front = cut if mode == "SAME_UPPER" else op.Max(op.Sub(cut, tape.const([1])), none)
         front = op.Div(front, tape.const([2]))
         begin, end = op.Sub(begin, front), op.Sub(end, op.Sub(cut, front))
-    if node.op_type in INTEGER_SUMS:  # the pad would have to be the zero point: its rule will refuse it
-        node.attributes["auto_pad"] = ir.AttrString("auto_pad", mode)
-        return
     _in_front(tape, node, op.Concat(begin, end, axis=0), sizes)
 
 
@@ -216,12 +184,10 @@ def _in_front(tape: Tape, node: ir.Node, pads: ir.Value, sizes: ir.Value) -> Non
     pads    int64, all begins, then all ends
     sizes   int64, the input's spatial axes
     """
-    x = node.inputs[0]
+    x, op = node.inputs[0], tape.before(node)
     kind = _kind(x)
-
-    op = tape.before(node)
-
-    axes = tape.const(range(2, len(_kernel(node) or ()) + 2))
+    win = _window(node)
+    axes = tape.const(range(2, len(win.kernel if win is not None else ()) + 2))
 
     def padded(value: ir.Value | None, fill: Any) -> ir.Value:
         return op.Pad(value, pads, tape.const(fill, kind), axes)
@@ -240,42 +206,35 @@ def _in_front(tape: Tape, node: ir.Node, pads: ir.Value, sizes: ir.Value) -> Non
         node.replace_input_with(0, padded(x, 0.0))
 
 
-def _transposed(node: ir.Node, mode: str) -> None:
+def _transposed(node: ir.Node, mode: str, win: _Window) -> None:
     """ConvTranspose: pads from auto_pad or output_shape, where the sizes tell."""
-    kernel = _kernel(node)
-    if kernel is None or (mode == "NOTSET" and "output_shape" not in node.attributes):
+    if mode == "NOTSET" and "output_shape" not in node.attributes:
         return
-    n = len(kernel)
-    strides, dilations = _steps(node, n)
+    n = len(win.kernel)
     extra = list(node.attributes.get_ints("output_padding", [0] * n))
-    x = node.inputs[0]
-    sizes: Any = x.shape[2:] if x is not None and x.shape is not None else [None] * n
     if "output_shape" in node.attributes:
         outs: list[Any] = list(node.attributes["output_shape"].as_ints())[-n:]
     elif mode.startswith("SAME"):
         outs = [None] * n
     else:  # VALID
-        node.attributes.pop("auto_pad")
-        node.attributes.pop("pads", None)
+        Tape.attributes(node, auto_pad=None, pads=None)
         return
     begins, ends = [], []
-    for i, (k, s, d) in enumerate(zip(kernel, strides, dilations, strict=True)):
+    for i, (k, s, d, size) in enumerate(zip(*win, strict=True)):
         if outs[i] is None:  # the output is stride times the input, whatever its size
             total = d * (k - 1) + 1 + extra[i] - s
-        elif isinstance(sizes[i], int):
-            total = s * (sizes[i] - 1) + extra[i] + d * (k - 1) + 1 - outs[i]
+        elif size is not None:
+            total = s * (size - 1) + extra[i] + d * (k - 1) + 1 - outs[i]
         else:
             return  # its rule will refuse it
         if total < 0:  # longer than the windows reach: output padding
             extra[i], total = extra[i] - total, 0
-        begin, end = _split(total, mode == "SAME_UPPER")
-        begins.append(begin)
-        ends.append(end)
-    for name in ("auto_pad", "output_shape", "pads"):
-        node.attributes.pop(name, None)
-    node.attributes["pads"] = ir.AttrInt64s("pads", begins + ends)
+        # An odd pad goes to the end for SAME_UPPER, to the beginning for SAME_LOWER.
+        begins.append(total // 2 if mode == "SAME_UPPER" else total - total // 2)
+        ends.append(total - begins[-1])
+    Tape.attributes(node, auto_pad=None, output_shape=None, pads=begins + ends)
     if any(extra):
-        node.attributes["output_padding"] = ir.AttrInt64s("output_padding", extra)
+        Tape.attributes(node, output_padding=extra)
 
 
 # --- Resize ---------------------------------------------------------------------------------------
@@ -297,18 +256,17 @@ def exact(model: ir.Model) -> None:
 
     Requires opset 18 and inferred shapes; where lengths are not known, the node stays as it is.
     """
-    tape: Tape | None = None
+    tape = Tape(model.graph)
     for node in list(model.graph):
         if computes(node.op_type) != "resize" or node.domain not in ("", "ai.onnx"):
             continue
-        tape = tape or Tape(model.graph)
         before, after = (_lengths(value) for value in (node.inputs[0], node.outputs[0]))
         if before is None or after is None or len(before) != len(after):
             continue
         policy = node.attributes.get_string("keep_aspect_ratio_policy", "stretch")
         named = node.attributes.get_ints("axes", range(len(before)))
         axes = [axis % len(before) for axis in named]
-        sizes, scales = (value_of(node.inputs[i]) if i < len(node.inputs) else None for i in (3, 2))
+        sizes, scales = (array(node.inputs[i]) if i < len(node.inputs) else None for i in (3, 2))
         if sizes is not None and sizes.size and policy != "stretch":
             _keeping_the_ratio(tape, node, before, after, axes, policy, crooked=min(named) < 0)
         elif scales is not None and scales.size == len(axes):
@@ -348,9 +306,8 @@ def _missed(tape: Tape, node: ir.Node, before: Any, after: Any, axes: list[int],
             return
     if rest:
         alone = all(before[axis] == after[axis] for axis in rest)
-        node.replace_input_with(
-            0, _scaled_before(tape, node, rest, [scale[axis] for axis in rest], alone=alone)
-        )
+        scaled = _scaled_before(tape, node, rest, [scale[axis] for axis in rest], alone=alone)
+        node.replace_input_with(0, scaled)
     _set(tape, node, missed, sizes=[after[axis] for axis in missed])
 
 
@@ -358,7 +315,7 @@ def _without(tape: Tape, node: ir.Node, axes: list[int], still: list[int]) -> bo
     """Take axes of open length, mostly the batch, out of the region of interest; False where it cuts them."""
     if not still or _mode(node) != "tf_crop_and_resize":
         return True
-    region, n = value_of(node.inputs[1]), len(axes)
+    region, n = array(node.inputs[1]), len(axes)
     if region is None or any((region[i], region[n + i]) != (0, 1) for i, a in enumerate(axes) if a in still):
         return False
     kept = [i for i, axis in enumerate(axes) if axis not in still]
@@ -391,7 +348,7 @@ def _keeping_the_ratio(
     if crooked:  # ONNX Runtime 1.32 leaves the picture as it is where an axis is counted from the end
         tape.become(node).Identity(node.inputs[0])
         return
-    sizes = value_of(node.inputs[3])
+    sizes = array(node.inputs[3])
     assert sizes is not None
     scale = shapes.common_scale([before[axis] for axis in axes], [int(size) for size in sizes], policy)
     mode = _mode(node)
@@ -433,7 +390,7 @@ def _repeats(before: int, after: int, scale: np.float32) -> int:
 def _resize(tape: Tape, node: ir.Node, x: Any, axes: list[int], *, scales: list[Any]) -> ir.Value:
     """The same resampling along other axes, in front of the node."""
     attributes = {name: attribute.value for name, attribute in node.attributes.items()}
-    attributes = {**attributes, "axes": axes}
+    attributes["axes"] = axes
     attributes.pop("keep_aspect_ratio_policy", None)
     return tape.before(node).Resize(x, None, tape.const(scales, np.float32), **attributes)
 
@@ -441,7 +398,6 @@ def _resize(tape: Tape, node: ir.Node, x: Any, axes: list[int], *, scales: list[
 def _set(tape: Tape, node: ir.Node, axes: list[int], *, sizes: Any = None, scales: Any = None) -> None:
     """Let the node resize along these axes, to sizes or by scales."""
     roi = node.inputs[1] if _mode(node) == "tf_crop_and_resize" else None
-    node.attributes.pop("keep_aspect_ratio_policy", None)
-    node.attributes["axes"] = ir.AttrInt64s("axes", axes)
+    Tape.attributes(node, keep_aspect_ratio_policy=None, axes=axes)
     inputs = [node.inputs[0], roi, None if scales is None else tape.const(scales, np.float32)]
     tape.reads(node, *inputs, *([] if sizes is None else [tape.const(sizes)]))

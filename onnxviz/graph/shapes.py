@@ -54,9 +54,8 @@ def pooled(length: int, window: tuple[int, int, int], pads: tuple[int, int], *, 
     if not ceil:  # ONNX Runtime rounds towards 0: a window that does not fit in once is there all the same
         return (room // stride if room >= 0 else -(-room // stride)) + 1
     count = -(-room // stride) + 1
-    return count - (
-        (count - 1) * stride >= length + pads[0]
-    )  # one that starts behind the input does not count
+    # One that starts behind the input does not count.
+    return count - ((count - 1) * stride >= length + pads[0])
 
 
 def pool_pads(length: int, kernel: int, stride: int, *, upper: bool) -> tuple[int, int]:
@@ -207,21 +206,16 @@ def _mend(proto: onnx.ModelProto, inferred: onnx.GraphProto) -> bool:
 def _replace(graph: onnx.GraphProto, place: int, before: list[Length], wanted: list[Length]) -> None:
     """Put a Reshape to `wanted` (0 keeps a length, -1 stands for one that nobody knows) in the node's place."""
     node = graph.node[place]
-    dims = [
-        0 if b == a or (a is None and i < 2) else a
+    name, (first, *others) = f"{node.output[0]}/lengths", node.output
+    numbers = [
+        0 if b == a or (a is None and i < 2) else -1 if a is None else a
         for i, (b, a) in enumerate(zip(before, wanted, strict=True))
     ]
-    name = f"{node.output[0]}/lengths"
-    numbers = [-1 if d is None else d for d in dims]
     graph.initializer.append(onnx.numpy_helper.from_array(np.array(numbers, np.int64), name))
-    outputs = list(node.output)
-    data = node.input[0]
-    node.Clear()
-    node.CopyFrom(onnx.helper.make_node("Reshape", [data, name], outputs[:1]))
-    for other in outputs[1:]:  # the indices of a MaxPool
-        graph.node.insert(
-            place + 1, onnx.helper.make_node("Cast", outputs[:1], [other], to=onnx.TensorProto.INT64)
-        )
+    node.CopyFrom(onnx.helper.make_node("Reshape", [node.input[0], name], [first]))
+    for other in others:  # the indices of a MaxPool
+        cast = onnx.helper.make_node("Cast", [first], [other], to=onnx.TensorProto.INT64)
+        graph.node.insert(place + 1, cast)
 
 
 def _attributes(node: onnx.NodeProto) -> dict[str, Any]:
@@ -282,16 +276,9 @@ def infer(model: ir.Model, *, strict: bool = False) -> None:
                 value.shape = None
     proto = skeleton(model)
     del proto.graph.value_info[:]
-    kept = {}
-    for node in model.graph:
-        if node.domain not in ("", "ai.onnx"):
-            for value in node.outputs:
-                if value.type is not None and value.name:
-                    kept[value.name] = value
-    outputs = {value.name for value in model.graph.outputs}
-    for value in kept.values():
-        if value.name not in outputs:
-            proto.graph.value_info.append(ir.serde.serialize_value(value))
+    foreign = (y for node in model.graph if node.domain not in ("", "ai.onnx") for y in node.outputs)
+    kept = (y for y in foreign if y.type is not None and y.name and not y.is_graph_output())
+    proto.graph.value_info.extend([ir.serde.serialize_value(y) for y in kept])
     try:
         inferred = infer_shapes(proto, strict=strict)
     except (onnx.shape_inference.InferenceError, ValueError, RuntimeError) as reason:
@@ -307,12 +294,10 @@ def infer(model: ir.Model, *, strict: bool = False) -> None:
                 if tensor.elem_type:
                     value.dtype = _type(tensor.elem_type, node)
                 if tensor.HasField("shape"):
-                    value.shape = ir.Shape(
-                        [
-                            d.dim_value if d.HasField("dim_value") else (d.dim_param or None)
-                            for d in tensor.shape.dim
-                        ]
+                    lengths = (
+                        d.dim_value if d.HasField("dim_value") else d.dim_param for d in tensor.shape.dim
                     )
+                    value.shape = ir.Shape([None if d == "" else d for d in lengths])
     from onnxviz.graph.naming import name_lengths  # what opens a file asks for `infer_shapes` alone
 
     name_lengths(model.graph)
@@ -320,14 +305,13 @@ def infer(model: ir.Model, *, strict: bool = False) -> None:
 
 def _tell_apart(graph: ir.Graph) -> None:
     """Lengths of one input that a file calls alike are fed as they come: ONNX Runtime holds no picture to them."""
-    from onnxviz.graph.naming import own_length
+    from onnxviz.graph.naming import dims, own_length
 
     for value in graph.inputs:
-        lengths: list[int | str | None] = []
-        for d in value.shape or ():
-            name = d if isinstance(d, int) else d.value
+        given, lengths = dims(value), []
+        for name in given or ():
             lengths.append(own_length(graph, name) if isinstance(name, str) and name in lengths else name)
-        if value.shape is not None and lengths != [d if isinstance(d, int) else d.value for d in value.shape]:
+        if given is not None and tuple(lengths) != given:
             value.shape = ir.Shape(lengths)
 
 

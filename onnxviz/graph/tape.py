@@ -20,6 +20,8 @@ import onnx_ir as ir
 
 from onnxviz.errors import ModelUnsuitable
 from onnxviz.graph.analysis.dataflow import weight
+from onnxviz.graph.naming import Dims as Dims  # noqa: PLC0414 - lengths are read from here, too
+from onnxviz.graph.naming import dims as dims  # noqa: PLC0414
 from onnxviz.graph.naming import fresh, names, taken_apart
 from onnxviz.graph.operators import operators
 
@@ -34,7 +36,6 @@ PORTABLE = operators(lambda row: not row.changed)
 
 # What a rule may hand to an operator: a value of the graph, a constant, or nothing (an omitted input).
 Operand: TypeAlias = "ir.Value | np.ndarray | Sequence[int] | Sequence[float] | int | float | bool | None"
-Dims: TypeAlias = tuple["int | str | None", ...]
 
 
 @functools.cache
@@ -72,18 +73,15 @@ def _concrete(type_str: str) -> ir.DataType | None:
     return ir.DataType[type_str[len("tensor(") : -1].upper()]
 
 
+def tensor(value: ir.Value | None) -> ir.TensorProtocol | None:
+    """The constant behind a value, not read yet, or None where it is no constant."""
+    return None if value is None or value.is_graph_input() else value.const_value
+
+
 def array(value: ir.Value | None) -> np.ndarray | None:
     """The constant behind a value, or None where it is no constant."""
-    if value is None or value.const_value is None or value.is_graph_input():
-        return None
-    return value.const_value.numpy()
-
-
-def dims(value: ir.Value) -> Dims | None:
-    """The known dimensions: an int, the name of a symbolic one, or None; None altogether for an unknown rank."""
-    if value.shape is None:
-        return None
-    return tuple(d if isinstance(d, int) else d.value for d in value.shape)
+    found = tensor(value)
+    return None if found is None else found.numpy()
 
 
 class Writer:
@@ -130,11 +128,16 @@ class Tape(Writer):
         self.rectified: set[ir.Node] = set()
         self._stem = stem
         self._portable = portable
-        self._names = names(graph)
         self._constants: dict[tuple[Any, ...], ir.Value] = {}
         self._shapes: dict[tuple[Any, ...], ir.Value] = {}
         self._lengths: dict[str, ir.Value | None] = {}
         self._count = 0
+
+    @functools.cached_property
+    def _names(self) -> set[str]:
+        return names(
+            self.graph
+        )  # looked through where the first node is written: most tapes that rewrite write none
 
     @contextmanager
     def named(self, layer: str) -> Iterator[None]:
@@ -225,12 +228,21 @@ class Tape(Writer):
         def add(op_type: str, /, *inputs: ir.Value | None, **attributes: Any) -> None:
             node.domain, node.op_type, node.overload, node.version = "", op_type, "", None
             node.attributes.clear()
-            for name, value in attributes.items():
-                node.attributes[name] = ir.convenience.convert_attribute(name, value)
+            Tape.attributes(node, **attributes)
             Tape.reads(node, *inputs)
             node.resize_outputs(1)
 
         return Writer(add)
+
+    @staticmethod
+    def attributes(node: ir.Node, **attributes: Any) -> None:
+        """Give the node these attributes; None takes one away."""
+        for name, value in attributes.items():
+            node.attributes.pop(name, None)
+            if value is not None:
+                empty = isinstance(value, list) and not value  # of whole numbers
+                given = ir.AttrInt64s(name, value) if empty else value
+                node.attributes[name] = ir.convenience.convert_attribute(name, given)
 
     @staticmethod
     def reads(node: ir.Node, *inputs: ir.Value | None) -> None:

@@ -18,8 +18,8 @@ from onnxviz.errors import OnnxVizError
 from onnxviz.grad.model import gradient_model
 from onnxviz.grad.table import VJP_RULES
 from tests import networks
-from tests.grad.oracle import Case, normal
-from tests.grad.test_node_cases import FLOAT, cases
+from tests.grad.oracle import case, normal
+from tests.grad.test_node_cases import cases, floats
 
 sys.path.append(str(Path(__file__).resolve().parents[2] / "tools"))
 import cuda_kernels
@@ -54,17 +54,14 @@ def left_to_the_cpu(model: ir.Model) -> set[str]:
 
 @pytest.mark.parametrize("operator", sorted(VJP_RULES))
 def test_an_adjoint_is_computed_where_the_operator_is(operator: str) -> None:
-    for name, case in cases().items():
-        if case.model.graph.node[0].op_type != operator:
-            continue
-        of = next(o.name for o in case.model.graph.output if o.type.tensor_type.elem_type == FLOAT)
-        for value in case.model.graph.input:
-            if value.type.tensor_type.elem_type == FLOAT:
-                try:
-                    made = gradient_model(ir.from_proto(case.model), of=of, wrt=value.name)
-                except OnnxVizError:
-                    continue
-                assert left_to_the_cpu(made) <= LACKING.get(operator, set()), name
+    for one in cases(operator):
+        of = floats(one.model.graph.output)[0]
+        for value in floats(one.model.graph.input):
+            try:
+                made = gradient_model(ir.from_proto(one.model), of=of, wrt=value)
+            except OnnxVizError:
+                continue
+            assert left_to_the_cpu(made) <= LACKING.get(operator, set()), one.name
 
 
 @pytest.mark.parametrize("opset", [9, 11, 13, 15, 17, 19, 21, 22])
@@ -83,12 +80,9 @@ def test_whole_networks(name: str) -> None:
 @pytest.mark.parametrize("pads", [[0, 0, 1, 1], [1, 1, 0, 0], [0, 1, 1, 1]])
 def test_no_transposed_convolution_has_unequal_pads(pads: list[int]) -> None:
     """CUDA's kernel takes none; that the gradient is right is held by test_windows."""
-    case = Case(
-        "Conv", {"x": normal(1, 3, 8, 8), "w": normal(4, 3, 3, 3)}, {"pads": pads, "strides": [2, 2]}, ("w",)
-    )
-    (found,) = [
-        n for n in backward(gradient_model(ir.from_proto(case.model()))) if n.op_type == "ConvTranspose"
-    ]
+    conv = case("Conv", x=normal(1, 3, 8, 8), w=normal(4, 3, 3, 3), constant="w", pads=pads, strides=[2, 2])
+    made = gradient_model(ir.from_proto(conv.model()))
+    (found,) = [one for one in backward(made) if one.op_type == "ConvTranspose"]
     given = found.attributes["pads"].as_ints()
     assert given[:2] == given[2:]
 

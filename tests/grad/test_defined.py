@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import numpy as np
 import onnx_ir as ir
-import pytest
 
 from onnxviz.grad.model import support
 from onnxviz.graph.normalise import normalise
-from tests.grad.oracle import Case, check, normal
+from tests.grad.oracle import Case, case, normal, rule_test
 
 
 def attention(q=(2, 4, 5, 8), k=(2, 4, 6, 8), opset=23, mask=None, **attributes) -> Case:
-    inputs = {"q": normal(*q), "k": normal(*k), "v": normal(*k)}
-    if mask is not None:
-        inputs["m"] = mask
-    return Case("Attention", inputs, attributes, opset=opset, label=f"{q}{k}".replace(" ", ""))
+    masked = {} if mask is None else {"m": mask}
+    inputs = {"q": normal(*q), "k": normal(*k), "v": normal(*k), **masked}
+    return case("Attention", opset=opset, label=f"{q}{k}".replace(" ", ""), **inputs, **attributes)
 
 
 CASES = [
@@ -24,16 +22,16 @@ CASES = [
     attention(k=(2, 4, 5, 8), is_causal=1),
     attention(k=(2, 2, 6, 8), softcap=2.0, scale=0.3),  # two queries share a key
     attention((2, 5, 12), (2, 6, 12), mask=normal(5, 6), q_num_heads=3, kv_num_heads=3),
-    Case("RotaryEmbedding", {"x": normal(2, 4, 5, 8), "c": normal(2, 5, 4), "s": normal(2, 5, 4)}, opset=23),
+    case("RotaryEmbedding", x=normal(2, 4, 5, 8), c=normal(2, 5, 4), s=normal(2, 5, 4), opset=23),
     *(
-        Case(
+        case(
             "AffineGrid",
-            {"t": normal(2, d, d + 1), "n": np.int64([2, 3, 4, 5, 3][: d + 2])},
-            {"align_corners": corners},
+            t=normal(2, d, d + 1),
+            n=np.int64([2, 3, 4, 5, 3][: d + 2]),
+            align_corners=corners,
             opset=20,
-            constant=("n",),
             label=f"{d}d",
-            step=1e-2,  # linear: no step is too large, and the reference rounds to float32 within
+            step=1e-2,
         )
         for d in (2, 3)
         for corners in (0, 1)
@@ -41,10 +39,7 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
-@pytest.mark.parametrize("dynamic", [False, True], ids=["static", "dynamic"])
-def test_rule(case: Case, dynamic: bool) -> None:
-    check(case, dynamic=dynamic)
+test_rule = rule_test(CASES)
 
 
 def test_nothing_of_the_definition_stays_a_function() -> None:

@@ -11,25 +11,19 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
-from onnx import TensorProto, helper, numpy_helper
 
 from onnxviz.errors import ModelUnsuitable, UnsupportedOperator
-from onnxviz.grad.model import gradient_model
 from onnxviz.graph.analysis.probe import shapes
-from tests.grad.oracle import session
+from tests.grad.oracle import differentiated, session
+from tests.networks import Maker, from_nodes, node
 
 
 def model(op, shape, inputs=(), opset=18, **attributes):
     """One node on x; `inputs` are its further inputs: arrays, or None for one left out."""
-    names = ["" if array is None else f"i{place}" for place, array in enumerate(inputs)]
-    graph = helper.make_graph(
-        [helper.make_node(op, ["x", *names], ["y"], **attributes)],
-        "g",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
-        [numpy_helper.from_array(a, n) for n, a in zip(names, inputs, strict=True) if a is not None],
-    )
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=9)
+    weights = {f"i{place}": array for place, array in enumerate(inputs) if array is not None}
+    names = [f"i{place}" if f"i{place}" in weights else "" for place in range(len(inputs))]
+    nodes = [node(op, ["x", *names], ["y"], **attributes)]
+    return from_nodes(nodes, {"x": shape}, {"y": None}, weights, opset=opset, ir=9)
 
 
 def runs(proto, shape):
@@ -51,8 +45,7 @@ def check(proto, shape, *, linear):
     if given is None or 0 in given:
         return False
     assert shapes(ir.from_proto(proto))["y"] == given
-    made = ir.to_proto(gradient_model(ir.from_proto(proto)))
-    onnx.checker.check_model(made, full_check=True)
+    made = differentiated(proto)
     rng = np.random.default_rng(1)
     # Far apart, so that no step changes which one is the largest of a window.
     x = rng.normal(size=shape) if linear else rng.permutation(int(np.prod(shape))).reshape(shape) / 10
@@ -89,45 +82,36 @@ def test_scales_in_float32(before, after):
 
 def test_scales_as_exporters_compute_them():
     """sizes / Shape, as torch writes interpolate(size=...) below opset 11: ONNX Runtime folds it when it loads."""
-    nodes = [
-        helper.make_node("Shape", ["x"], ["shape"]),
-        helper.make_node("Cast", ["shape"], ["before"], to=TensorProto.FLOAT),
-        helper.make_node("Div", ["after", "before"], ["scales"]),
-        helper.make_node("Upsample", ["x", "scales"], ["up"]),
-        helper.make_node("Conv", ["up", "w"], ["y"], pads=[1] * 4),
-    ]
-    weights = {"after": np.array([1, 3, 7, 15], np.float32), "w": np.ones((2, 3, 3, 3), np.float32)}
-    graph = helper.make_graph(
-        nodes,
-        "g",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, (1, 3, 3, 7))],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
-        [numpy_helper.from_array(array, name) for name, array in weights.items()],
-    )
-    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 9)], ir_version=5)
-    assert shapes(ir.from_proto(proto))["up"] == (1, 3, 7, 15)
+    m = Maker(opset=9)
+    scales = m("Div", m.constant([1.0, 3, 7, 15]), m("Cast", m("Shape", "x"), to=1))
+    up = m("Upsample", "x", scales)
+    y = m("Conv", up, m.constant(np.ones((2, 3, 3, 3))), pads=[1] * 4)
+    proto = m.model({"x": (1, 3, 3, 7)}, {y: None}, ir=5)
+    proto.graph.node[-1].output[0] = proto.graph.output[0].name = "y"
+    assert shapes(ir.from_proto(proto))[up] == (1, 3, 7, 15)
     assert check(proto, (1, 3, 3, 7), linear=True)
 
 
-def test_an_axis_that_keeps_its_length_is_still_resampled():
-    """1.33 of 3 is 3 again, but not the same three; alone, ONNX Runtime hands the picture on."""
-    for other in (1.0, 2.0, 7 / 3):
-        scales = np.array([1, 1, 1.33, other], np.float32)
-        for mode in ("nearest", "linear"):
-            proto = model("Resize", (1, 1, 3, 3), [None, scales], mode=mode)
-            assert check(proto, (1, 1, 3, 3), linear=True)
+FLOOR = {"coordinate_transformation_mode": "tf_half_pixel_for_nn", "nearest_mode": "floor"}
+NONE = np.array([], np.float32)
+FORMS = [
+    # 1.33 of 3 is 3 again, but not the same three: the axis is resampled; alone, ONNX Runtime hands the picture on.
+    *(
+        ((3, 3), 18, [None, [1, 1, 1.33, other]], {"mode": mode})
+        for other in (1.0, 2.0, 7 / 3)
+        for mode in ("nearest", "linear")
+    ),
+    # Opset 10 rounds up where it shrinks.
+    *(((11, 7), 10, [s], {}) for s in ([1, 1, 0.45, 0.45], [1, 1, 0.6, 2.5], [1, 1, 1.25, 0.5])),
+    # The places of TensorFlow's nearest.
+    ((5, 4), 11, [NONE, [1, 1, 2.5, 1.75]], FLOOR),
+]
 
 
-def test_opset_10_rounds_up_where_it_shrinks():
-    for scales in ([1, 1, 0.45, 0.45], [1, 1, 0.6, 2.5], [1, 1, 1.25, 0.5]):
-        proto = model("Resize", (1, 1, 11, 7), [np.array(scales, np.float32)], 10, mode="nearest")
-        assert check(proto, (1, 1, 11, 7), linear=True)
-
-
-def test_the_places_of_tensorflow_s_nearest():
-    attributes = {"coordinate_transformation_mode": "tf_half_pixel_for_nn", "nearest_mode": "floor"}
-    scales = [np.array([], np.float32), np.array([1, 1, 2.5, 1.75], np.float32)]
-    assert check(model("Resize", (1, 1, 5, 4), scales, 11, **attributes), (1, 1, 5, 4), linear=True)
+@pytest.mark.parametrize("size, opset, inputs, attributes", FORMS)
+def test_the_places_that_are_read(size, opset, inputs, attributes):
+    given = [None if one is None else np.array(one, np.float32) for one in inputs]
+    assert check(model("Resize", (1, 1, *size), given, opset, **attributes), (1, 1, *size), linear=True)
 
 
 def drawn(rng):
@@ -198,15 +182,10 @@ def test_forms_of_resize(seed):
 def test_a_window_may_reach_far_beyond_the_end(op):
     """Dilated, it leaves more than a kernel's width open: no pad attribute may say so."""
     for size, stride, dilation in ((9, 4, 4), (11, 5, 3), (8, 3, 2), (10, 4, 3)):
+        window = {"kernel_shape": [2], "strides": [stride], "dilations": [dilation], "ceil_mode": 1}
         for pads in ([0, 0], [1, 1], [1, 0]):
             for extra in ({}, {"count_include_pad": 1}) if op == "AveragePool" else ({},):
-                attributes = {
-                    "kernel_shape": [2],
-                    "strides": [stride],
-                    "dilations": [dilation],
-                    "ceil_mode": 1,
-                }
-                proto = model(op, (2, 3, size), (), 22, pads=pads, **attributes, **extra)
+                proto = model(op, (2, 3, size), (), 22, pads=pads, **window, **extra)
                 assert check(proto, (2, 3, size), linear=False)
 
 
@@ -250,16 +229,14 @@ def test_a_stride_longer_than_the_kernel_cuts_the_picture(mode, dims, kernel, st
     proto = model("LpPool", shape, **attributes)
     if dims == "known":
         assert check(proto, shape, linear=False)
-    else:
-        proto = model("LpPool", (1, 2, "h", "w"), **attributes)
-        x = np.random.default_rng(0).normal(size=shape).astype(np.float32)
-        plain = session(proto).run(None, {"x": x})[0]
-        made = session(ir.to_proto(gradient_model(ir.from_proto(proto))))
-        known = session(ir.to_proto(gradient_model(ir.from_proto(model("LpPool", shape, **attributes)))))
-        y, gradient = made.run(None, {"x": x, "y.cotangent": np.ones_like(plain)})
-        np.testing.assert_allclose(y, plain, rtol=1e-5)
-        wanted = known.run(None, {"x": x, "y.cotangent": np.ones_like(plain)})[1]
-        np.testing.assert_allclose(gradient, wanted, rtol=1e-4, atol=1e-6)
+        return
+    x = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+    plain = session(proto).run(None, {"x": x})[0]
+    free = model("LpPool", (1, 2, "h", "w"), **attributes)
+    feeds = {"x": x, "y.cotangent": np.ones_like(plain)}
+    known, found = (session(differentiated(one)).run(None, feeds) for one in (proto, free))
+    np.testing.assert_allclose(found[0], plain, rtol=1e-5)
+    np.testing.assert_allclose(found[1], known[1], rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -286,8 +263,7 @@ def test_scales_in_float32_with_an_open_batch(place):
     proto = model(
         "Resize", ("n", 2, 9, 6), [region, scales], 13, mode="nearest", coordinate_transformation_mode=place
     )
-    made = ir.to_proto(gradient_model(ir.from_proto(proto)))
-    onnx.checker.check_model(made, full_check=True)
+    made = differentiated(proto)
     rng = np.random.default_rng(0)
     x, v = (rng.normal(size=(2, 2, 9, 6)).astype(np.float32) for _ in range(2))
     plain = session(proto)

@@ -10,7 +10,6 @@ import onnx
 import onnx_ir as ir
 import pytest
 import torch
-from onnx import TensorProto, helper, numpy_helper
 from scipy.stats import spearmanr
 
 import onnxviz
@@ -21,7 +20,8 @@ from onnxviz.graph import rectifiers
 from onnxviz.graph.normalise import normalise
 from tests import networks
 from tests.grad import torch_graph
-from tests.grad.oracle import Case, normal, session
+from tests.grad.oracle import differentiated, normal, session
+from tests.networks import node
 
 
 def cosine(a: np.ndarray, b: np.ndarray) -> float:
@@ -46,9 +46,7 @@ def test_against_fake_quantisation(form: str, make: str) -> None:
     expected_y = session(model).run([output], {source: x})[0]
     cotangent = np.random.default_rng(6).standard_normal(expected_y.shape).astype(np.float32)
 
-    proto = ir.to_proto(gradient_model(ir.from_proto(model)))
-    onnx.checker.check_model(proto, full_check=True)
-    y, gradient = session(proto).run(None, {source: x, f"{output}.cotangent": cotangent})
+    y, gradient = session(differentiated(model)).run(None, {source: x, f"{output}.cotangent": cotangent})
     step = np.abs(expected_y).max() / 40  # some steps of the last places: rounding is done in another order
     np.testing.assert_allclose(y, expected_y, atol=step)
 
@@ -60,22 +58,20 @@ def test_against_fake_quantisation(form: str, make: str) -> None:
 
 def test_saturation_stops_the_gradient() -> None:
     """The range of QuantizeLinear is the clip: 0 beyond it, the straight gradient within."""
-    scale, zero = np.float32(0.1), np.uint8(0)
     x = np.float32([[-1.0, -0.04, 0.0, 3.14, 25.5, 25.54, 26.0]])
-    graph = helper.make_graph(
-        [
-            helper.make_node("QuantizeLinear", ["x", "s", "z"], ["q"]),
-            helper.make_node("DequantizeLinear", ["q", "s", "z"], ["y"]),
-        ],
-        "one",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 7])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", 7])],
-        [numpy_helper.from_array(scale, "s"), numpy_helper.from_array(zero, "z")],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
-    proto = ir.to_proto(gradient_model(ir.from_proto(model)))
-    gradient = session(proto).run(["x.gradient"], {"x": x, "y.cotangent": np.full_like(x, 2.0)})[0]
-    np.testing.assert_array_equal(gradient, [[0, 2, 2, 2, 2, 2, 0]])
+    model = coded(["s", "z"], {"x": ("N", 7)}, {"s": np.float32(0.1), "z": np.uint8(0)})
+    gradient = session(differentiated(model)).run(["x.gradient"], {"x": x, "y.cotangent": np.full_like(x, 2)})
+    np.testing.assert_array_equal(gradient[0], [[0, 2, 2, 2, 2, 2, 0]])
+
+
+def coded(names, inputs, weights, between: str = "", **axis) -> onnx.ModelProto:
+    """QuantizeLinear and DequantizeLinear, perhaps with another operator between them."""
+    nodes = [
+        node("QuantizeLinear", ["x", *names], ["q"], **axis),
+        *([node(between, ["q"], ["r"])] if between else []),
+        node("DequantizeLinear", ["r" if between else "q", *names], ["y"], **axis),
+    ]
+    return networks.from_nodes(nodes, inputs, {"y": inputs["x"]}, weights, opset=13)
 
 
 @pytest.mark.parametrize(
@@ -89,23 +85,11 @@ def test_saturation_stops_the_gradient() -> None:
 )
 def test_per_axis(scale, zero, axis) -> None:
     x = normal(2, 3) * 3 if axis >= 0 else normal(2, 2, 3) * 3
-    names = ["s"] if zero is None else ["s", "z"]
-    weights = [numpy_helper.from_array(v, k) for k, v in (("s", scale), ("z", zero)) if v is not None]
-    graph = helper.make_graph(
-        [
-            helper.make_node("QuantizeLinear", ["x", *names], ["q"], axis=axis),
-            helper.make_node("Identity", ["q"], ["r"]),  # no pair: both factors are applied
-            helper.make_node("DequantizeLinear", ["r", *names], ["y"], axis=axis),
-        ],
-        "one",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, x.shape)],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, x.shape)],
-        weights,
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
-    proto = ir.to_proto(gradient_model(ir.from_proto(model)))
+    weights = {"s": scale} if zero is None else {"s": scale, "z": zero}
+    # What stands between leaves no pair: both factors are applied.
+    model = coded([*weights], {"x": x.shape}, weights, between="Identity", axis=axis)
     cotangent = normal(*x.shape, seed=3)
-    gradient = session(proto).run(["x.gradient"], {"x": x, "y.cotangent": cotangent})[0]
+    (gradient,) = session(differentiated(model)).run(["x.gradient"], {"x": x, "y.cotangent": cotangent})
     tensor = torch.tensor(x, requires_grad=True)
     low, high = (-128, 127) if zero is not None and zero.dtype == np.int8 else (0, 255)
     if scale.ndim:
@@ -117,24 +101,18 @@ def test_per_axis(scale, zero, axis) -> None:
     np.testing.assert_allclose(gradient, tensor.grad.numpy(), atol=1e-6)
 
 
-def test_dynamic_quantisation() -> None:
+def test_dynamic_quantisation(tmp_path) -> None:
     """DynamicQuantizeLinear with MatMulInteger and ConvInteger: the float network, up to rounding."""
     from onnxruntime.quantization import quantize_dynamic
 
     plain = networks.tiny_cnn(softmax=False)
-    with tempfile.TemporaryDirectory() as folder:
-        before, after = Path(folder) / "a.onnx", Path(folder) / "b.onnx"
-        onnx.save(plain, before)
-        quantize_dynamic(before, after)
-        model = onnx.load(after)
+    onnx.save(plain, tmp_path / "a.onnx")
+    quantize_dynamic(tmp_path / "a.onnx", tmp_path / "b.onnx")
+    model = onnx.load(tmp_path / "b.onnx")
     assert {"DynamicQuantizeLinear", "ConvInteger", "MatMulInteger"} <= {n.op_type for n in model.graph.node}
     x = np.random.default_rng(5).standard_normal((3, 3, 32, 32)).astype(np.float32)
-    cotangent = normal(3, 10)
-    feeds = {"image": x, "logits.cotangent": cotangent}
-    found, expected = (
-        session(ir.to_proto(gradient_model(ir.from_proto(m)))).run(["image.gradient"], feeds)[0]
-        for m in (model, plain)
-    )
+    feeds = {"image": x, "logits.cotangent": normal(3, 10)}
+    found, expected = (session(differentiated(m)).run(["image.gradient"], feeds)[0] for m in (model, plain))
     assert cosine(found, expected) >= 0.98  # the float network's own gradient, up to the rounding
     assert session(model).run(None, {"image": x})[0].shape == (3, 10)
 
@@ -145,9 +123,7 @@ def test_half_precision() -> None:
     half = networks.fp16(plain)
     x = np.random.default_rng(5).standard_normal((3, 3, 32, 32)).astype(np.float32)
     cotangent = normal(3, 10) * np.float32(1e-6)
-    proto = ir.to_proto(gradient_model(ir.from_proto(half)))
-    onnx.checker.check_model(proto, full_check=True)
-    engine = session(proto)
+    engine = session(differentiated(half))
     kinds = {v.name: v.type for v in [*engine.get_inputs(), *engine.get_outputs()]}
     assert kinds == {
         "image": "tensor(float16)",
@@ -155,20 +131,15 @@ def test_half_precision() -> None:
         "logits.cotangent": "tensor(float)",
         "image.gradient": "tensor(float)",
     }
-    y, gradient = engine.run(None, {"image": x.astype(np.float16), "logits.cotangent": cotangent})
-    reference = session(ir.to_proto(gradient_model(ir.from_proto(plain))))
-    expected_y, expected = reference.run(
-        None, {"image": x.astype(np.float16).astype(np.float32), "logits.cotangent": cotangent}
+    feeds = {"image": x.astype(np.float16), "logits.cotangent": cotangent}
+    y, gradient = engine.run(None, feeds)
+    expected_y, expected = session(differentiated(plain)).run(
+        None, {**feeds, "image": feeds["image"].astype(np.float32)}
     )
     assert y.dtype == np.float16
     np.testing.assert_allclose(y, expected_y, atol=2e-2)
     assert cosine(gradient, expected) >= 0.999
-    layer = ir.to_proto(gradient_model(ir.from_proto(half), of="logits", wrt="relu1"))
-    assert (
-        session(layer)
-        .run(["relu1.gradient"], {"image": x.astype(np.float16), "logits.cotangent": cotangent})[0]
-        .any()
-    )
+    assert session(differentiated(half, of="logits", wrt="relu1")).run(["relu1.gradient"], feeds)[0].any()
 
 
 def test_integer_values_are_refused() -> None:
@@ -177,7 +148,7 @@ def test_integer_values_are_refused() -> None:
         gradient_model(model, of="prob", wrt="image")
     with pytest.raises(ModelUnsuitable, match="0 float inputs"):
         gradient_model(model)
-    assert Case  # the layer behind the Cast is float, and can be taken:
+    # The layer behind the Cast is float, and can be taken:
     first = next(n for n in model.graph if n.op_type == "Cast").outputs[0].name
     assert gradient_model(model, wrt=first).graph.outputs[-1].name == f"{first}.gradient"
 
@@ -230,31 +201,13 @@ def _ranks(source: onnx.ModelProto, **options) -> list[str]:
 
 def _branches() -> onnx.ModelProto:
     """Relu, two pools of it and a Concat, a linear Conv, a sum with the first and a Relu, the logits."""
-    make = helper.make_node
-    nodes = [
-        make("Conv", ["x", "w1"], ["c1"], pads=[1] * 4),
-        make("Relu", ["c1"], ["r1"]),
-        make("MaxPool", ["r1"], ["p"], kernel_shape=[3, 3], pads=[1] * 4),
-        make("AveragePool", ["r1"], ["a"], kernel_shape=[3, 3], pads=[1] * 4),
-        make("Concat", ["p", "a"], ["pa"], axis=1),
-        make("Conv", ["pa", "w2"], ["c2"], pads=[1] * 4),
-        make("Add", ["c2", "r1"], ["s"]),
-        make("Relu", ["s"], ["r2"]),
-        make("Conv", ["r2", "w3"], ["c3"]),
-        make("Sigmoid", ["c3"], ["e"]),
-        make("Mul", ["c3", "e"], ["silu"]),
-        make("GlobalAveragePool", ["silu"], ["g"]),
-        make("Flatten", ["g"], ["y"]),
-    ]
-    weights = {"w1": normal(4, 3, 3, 3), "w2": normal(4, 8, 3, 3), "w3": normal(5, 4, 3, 3)}
-    graph = helper.make_graph(
-        nodes,
-        "branches",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 3, 10, 10])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", 5])],
-        [numpy_helper.from_array(v, k) for k, v in weights.items()],
-    )
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+    m = networks.Maker(opset=13)
+    first = m("Relu", m("Conv", "x", m.random(4, 3, 3, 3), pads=[1] * 4))
+    pools = [m(op, first, kernel_shape=[3, 3], pads=[1] * 4) for op in ("MaxPool", "AveragePool")]
+    total = m("Add", m("Conv", m("Concat", *pools, axis=1), m.random(4, 8, 3, 3), pads=[1] * 4), first)
+    c3 = m("Conv", m("Relu", total), m.random(5, 4, 3, 3))
+    y = m("Flatten", m("GlobalAveragePool", m("Mul", c3, m("Sigmoid", c3))))
+    return m.model({"x": ("N", 3, 10, 10)}, {y: ("N", 5)})
 
 
 def test_only_ranges_behind_what_can_be_negative() -> None:

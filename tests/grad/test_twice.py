@@ -8,7 +8,6 @@ is linear, to the adjoint identity.
 from __future__ import annotations
 
 import itertools
-from typing import Any
 
 import numpy as np
 import onnx
@@ -29,47 +28,36 @@ from tests.grad import (
     test_windows,
     torch_graph,
 )
-from tests.grad.oracle import Case, ints, normal, session
+from tests.grad.oracle import Case, case, ints, normal, run, session
 from tests.runtimes import held
 
 STEP = 1e-4
 
 
-def _more() -> list[Case]:
-    """Operators that the other tests have no table of."""
-    x = normal(2, 3, 4, 4)
-    rois, batch = np.array([[0.3, 0.2, 3.1, 3.4], [0.1, 1.2, 2.7, 2.9]], np.float32), ints([0, 1])
-    return [
-        Case("Identity", {"x": x}),
-        Case("Softmax", {"x": x}, {"axis": 1}),
-        Case("Gelu", {"x": x}, opset=20),
-        Case("Gelu", {"x": x}, {"approximate": "tanh"}, opset=20),
-    ] + [
-        Case("GridSample", {"x": x, "grid": normal(2, 3, 3, 2) * 0.4}, {"mode": mode}, opset=20)
-        for mode in ("linear", "cubic")
-    ] + [
-        Case("RoiAlign", {"x": x, "rois": rois, "batch": batch}, {"output_height": 2, "output_width": 2,
-             "sampling_ratio": 2}, constant=("rois",)),
-        Case("Split", {"x": x, "sizes": ints([1, 2])}, {"axis": 1}, constant=("sizes",), outputs=("z", "y")),
-        Case("CastLike", {"x": x, "like": normal(1)}, constant=("like",)),
-        Case("Gelu", {"x": x}, domain="com.microsoft"),
-        Case("QuickGelu", {"x": x}, domain="com.microsoft"),
-    ]  # fmt: skip
-
-
+x = normal(2, 3, 4, 4)
+boxes = np.array([[0.3, 0.2, 3.1, 3.4], [0.1, 1.2, 2.7, 2.9]], np.float32)
+MORE = [  # operators that the other tests have no table of
+    case("Identity", x=x),
+    case("Softmax", x=x, axis=1),
+    case("Gelu", x=x, opset=20),
+    case("Gelu", x=x, approximate="tanh", opset=20),
+    *(case("GridSample", x=x, grid=normal(2, 3, 3, 2) * 0.4, mode=m, opset=20) for m in ("linear", "cubic")),
+    case("RoiAlign", x=x, rois=boxes, batch=ints(0, 1), constant="rois", output_height=2, output_width=2,
+         sampling_ratio=2),
+    case("Split", x=x, sizes=ints([1, 2]), outputs="z y", axis=1),
+    case("CastLike", x=x, like=normal(1), constant="like"),
+    case("Gelu", x=x, domain="com.microsoft"),
+    case("QuickGelu", x=x, domain="com.microsoft"),
+]  # fmt: skip
+ALL = itertools.chain(
+    MORE, test_defined.CASES, test_elementwise.UNARY, test_elementwise.BINARY, test_movement.MOVES,
+    test_movement.KINKED, test_reductions.reductions(), test_reductions.NORMS, test_reductions.products(),
+    test_sampling.RESIZE, test_windows.CONV, test_windows.DECONV, test_windows.POOL,
+)  # fmt: skip
 # Straight through the rounding (test_quantised): no torch gradient to compare with, and linear in the cotangent.
 QUANTISED = {
     "QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "ConvInteger", "MatMulInteger",
 }  # fmt: skip
-
-
-def _all() -> list[Case]:
-    everything = itertools.chain(
-        _more(), test_defined.CASES, test_elementwise.UNARY, test_elementwise.BINARY, test_movement.MOVES,
-        test_movement.KINKED, test_reductions.reductions(), test_reductions.NORMS, test_reductions.products(),
-        test_sampling.RESIZE, test_windows.CONV, test_windows.DECONV, test_windows.POOL,
-    )  # fmt: skip
-    return list(everything)
 
 
 def grad(case: Case, feeds: dict[str, np.ndarray], name: str, cotangent: np.ndarray) -> np.ndarray:
@@ -84,11 +72,11 @@ def grad(case: Case, feeds: dict[str, np.ndarray], name: str, cotangent: np.ndar
 def by_operator() -> dict[str, list[Case]]:
     """Up to three cases of each operator, the most different in their attributes."""
     found: dict[str, list[Case]] = {}
-    for case in _all():
-        name = f"{case.domain}::{case.op}" if case.domain else case.op
+    for one in ALL:
+        name = f"{one.domain}::{one.op}" if one.domain else one.op
         chosen = found.setdefault(name, [])
-        if len(chosen) < 3 and all(set(case.attributes) != set(other.attributes) for other in chosen):
-            chosen.append(case)
+        if len(chosen) < 3 and all(set(one.attributes) != set(other.attributes) for other in chosen):
+            chosen.append(one)
     return found
 
 
@@ -107,19 +95,12 @@ def twice(case: Case, name: str, wrt: str, cpu: bool) -> onnx.ModelProto | None:
         return None
 
 
-def run(model: onnx.ModelProto, output: str, feeds: dict[str, Any]) -> np.ndarray:
-    known = {value.name for value in model.graph.input}
-    return session(model).run([output], {k: v for k, v in feeds.items() if k in known})[0]
-
-
 @pytest.mark.parametrize("cpu", [False, True], ids=["any", "cpu"])
-@pytest.mark.parametrize("operator", sorted(CASES))
-def test_rule(operator: str, cpu: bool) -> None:
-    for case in CASES[operator]:
-        _check(case, cpu)
-
-
-def _check(case: Case, cpu: bool) -> None:
+@pytest.mark.parametrize(
+    "case",
+    [pytest.param(one, id=f"{name}-{i}") for name, found in CASES.items() for i, one in enumerate(found)],
+)
+def test_rule(case: Case, cpu: bool) -> None:
     name = case.wanted[0]
     y = session(case.model()).run([case.of], case.feeds())[0]
     case._rank[:] = [y.ndim]
@@ -177,18 +158,38 @@ def test_quantised(form: str) -> None:
     close(a, b, np.linalg.norm(first))
 
 
+def smooth() -> onnx.ModelProto:
+    """Conv (strided, padded), Softplus, AveragePool, depthwise Conv, Tanh, Gemm: twice differentiable everywhere."""
+    m = networks.Maker(opset=18)
+    y = m("Softplus", m("Conv", "x", m.random(4, 3, 3, 3), m.random(4), strides=[2, 2], pads=[1] * 4))
+    y = m("AveragePool", y, kernel_shape=[2, 2], strides=[1, 1])
+    y = m("Tanh", m("Conv", y, m.random(4, 1, 3, 3), group=4, strides=[2, 2], pads=[1] * 4))
+    y = m("Gemm", m("Reshape", y, m.constant([0, -1])), m.random(36, 5))
+    return m.model({"x": ("N", 3, 12, 12)}, {y: ("N", 5)}, ir=10)
+
+
+FORMS = {
+    "attention": lambda: held.network(held.attention, ("N", 6, 12)),
+    "norms": lambda: held.network(held.norms, ("N", 8, 12, 10)),
+    "smooth": smooth,
+}
+
+
 @pytest.mark.parametrize("cpu", [False, True], ids=["any", "cpu"])
-@pytest.mark.parametrize("form", ["attention", "norms"])
+@pytest.mark.parametrize("form", FORMS)
 def test_whole_networks(form: str, cpu: bool) -> None:
-    """Hessian–vector products of networks with LayerNormalization, against torch differentiated twice in float64."""
-    write, shape = {
-        "attention": (held.attention, ("N", 6, 12)),
-        "norms": (held.norms, ("N", 8, 12, 10)),
-    }[form]
-    model = held.network(write, shape)
+    """Hessian–vector products against torch differentiated twice in float64: networks with LayerNormalization, and one
+    that is smooth everywhere. The gradient is linear in the cotangent: its derivative by that is the Jacobian's."""
+    model = FORMS[form]()
+    shape = [d.dim_value for d in model.graph.input[0].type.tensor_type.shape.dim]
     output = model.graph.output[0].name
     once = gradient_model(ir.from_proto(model), cpu=cpu)
-    second = ir.to_proto(gradient_model(once, of="x.gradient", wrt="x", cpu=cpu))
+    second, forward = (
+        ir.to_proto(gradient_model(once, of="x.gradient", wrt=by, cpu=cpu))
+        for by in ("x", f"{output}.cotangent")
+    )
+    onnx.checker.check_model(second, full_check=True)
+    assert [v.name for v in second.graph.output] == [output, "x.gradient", "x.gradient.gradient"]
     rng = np.random.default_rng(5)
     x, direction = (rng.standard_normal((2, *shape[1:])).astype(np.float32) for _ in range(2))
     leaf = torch.tensor(x, dtype=torch.float64, requires_grad=True)
@@ -197,8 +198,12 @@ def test_whole_networks(form: str, cpu: bool) -> None:
     (first,) = torch.autograd.grad((y * torch.tensor(cotangent)).sum(), leaf, create_graph=True)
     (expected,) = torch.autograd.grad((first * torch.tensor(direction)).sum(), leaf)
     feeds = {"x": x, f"{output}.cotangent": cotangent, "x.gradient.cotangent": direction}
-    found = run(second, second.graph.output[-1].name, feeds)
+    found = run(second, "x.gradient.gradient", feeds)
     assert np.linalg.norm(found - expected.numpy()) <= 1e-4 * np.linalg.norm(expected.numpy())
+    gradient, tangent = run(second, "x.gradient", feeds), run(forward, f"{output}.cotangent.gradient", feeds)
+    first = first.detach().numpy()
+    assert np.linalg.norm(gradient - first) <= 1e-4 * np.linalg.norm(first)
+    close(float((gradient * direction).sum()), float((tangent * cotangent).sum()), np.linalg.norm(first))
 
 
 def test_every_rule_has_its_case() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -14,7 +15,7 @@ from onnxviz import objectives
 from onnxviz.grad.model import gradient_model, value_and_gradient
 from tests import networks
 from tests.grad import torch_graph
-from tests.grad.oracle import session
+from tests.grad.oracle import differentiated, session
 
 torch.set_num_threads(1)
 
@@ -27,32 +28,35 @@ def agree(found: np.ndarray, expected: np.ndarray) -> None:
     assert relative <= 1e-4 or cosine >= 0.9999, (relative, cosine)
 
 
+def differences(
+    model: onnx.ModelProto, x: np.ndarray, cotangent: Any, built: onnx.ModelProto, **tolerance
+) -> Any:
+    """The scores are torch's; both gradients, with the cotangent that the scores have."""
+    source, output = model.graph.input[0].name, model.graph.output[0].name
+    tensor = torch.tensor(x, requires_grad=True)
+    y = torch_graph.run(model, {source: tensor})[output]
+    g = cotangent(y)
+    y.backward(g)
+    scores, gradient = session(built).run(None, {source: x, f"{output}.cotangent": g.numpy()})
+    np.testing.assert_allclose(scores, y.detach().numpy(), **tolerance)
+    return gradient, tensor.grad.numpy()
+
+
+def noise(y: torch.Tensor) -> torch.Tensor:
+    return torch.tensor(np.random.default_rng(2).standard_normal(tuple(y.shape)).astype(np.float32))
+
+
 @pytest.mark.parametrize("name", networks.LIGHT)
 def test_light(name: str) -> None:
     """Opset 9, IR version 3, static batch: gradient of one score by the image."""
     model = networks.light(name)
-    source = model.graph.input[0].name
-    shape = [d.dim_value for d in model.graph.input[0].type.tensor_type.shape.dim]
+    source, output = model.graph.input[0], model.graph.output[0].name
+    shape = [d.dim_value for d in source.type.tensor_type.shape.dim]
     x = np.random.default_rng(1).standard_normal(shape).astype(np.float32)
-    loaded = ir.from_proto(model)
-    output = model.graph.output[0].name
-    built = gradient_model(loaded, of=output, wrt=source)
-    assert [v.name for v in built.graph.outputs] == [output, f"{source}.gradient"]
-    tensor = torch.tensor(x, requires_grad=True)
-    y = torch_graph.run(model, {source: tensor})[output]
-    cotangent = np.random.default_rng(2).standard_normal(y.shape).astype(np.float32)
-    y.backward(torch.tensor(cotangent))
-    expected_y, expected = y.detach().numpy(), tensor.grad.numpy()
-    del model, loaded, y
-    proto = ir.to_proto(built)
-    del built
-    onnx.checker.check_model(proto, full_check=True)
-    assert {n.domain for n in proto.graph.node} == {""}
-    engine = session(proto)
-    del proto
-    score, gradient = engine.run(None, {source: x, f"{output}.cotangent": cotangent})
-    np.testing.assert_allclose(score, expected_y, rtol=1e-3, atol=1e-5)
-    agree(gradient, expected)
+    built = differentiated(model, of=output, wrt=source.name)
+    assert [v.name for v in built.graph.output] == [output, f"{source.name}.gradient"]
+    assert {n.domain for n in built.graph.node} == {""}
+    agree(*differences(model, x, noise, built, rtol=1e-3, atol=1e-5))
 
 
 @pytest.mark.parametrize("batch", [1, 3, 8])
@@ -63,36 +67,22 @@ def test_dynamic_batch_and_size(batch: int) -> None:
         for value in node.outputs:
             if not value.is_graph_output():
                 value.shape = None
-    proto = ir.to_proto(gradient_model(loaded))
-    source, output = model.graph.input[0].name, model.graph.output[0].name
-    shape = [d.dim_value or batch for d in model.graph.input[0].type.tensor_type.shape.dim]
-    x = np.random.default_rng(batch).standard_normal(shape).astype(np.float32)
-    tensor = torch.tensor(x, requires_grad=True)
-    y = torch_graph.run(model, {source: tensor})[output]
-    cotangent = np.random.default_rng(2).standard_normal(y.shape).astype(np.float32)
-    y.backward(torch.tensor(cotangent))
-    _, gradient = session(proto).run(None, {source: x, f"{output}.cotangent": cotangent})
-    agree(gradient, tensor.grad.numpy())
+    x = np.random.default_rng(batch).standard_normal((batch, 3, 32, 32)).astype(np.float32)
+    agree(*differences(model, x, noise, ir.to_proto(gradient_model(loaded)), atol=1e-4))
 
 
 def test_bundled_network_on_photos(photo_files) -> None:
     """The score of the top class of real photos, a batch of four."""
     from PIL import Image
 
-    bundled = Path(__file__).parents[2] / "models" / "efficientnet-lite0.onnx"
-    model = onnx.load(bundled)
-    source, output = model.graph.input[0].name, model.graph.output[0].name
+    model = onnx.load(Path(__file__).parents[2] / "models" / "efficientnet-lite0.onnx")
     pictures = [Image.open(path).convert("RGB").resize((224, 224)) for path in photo_files]
     x = np.stack([(np.asarray(p, np.float32).transpose(2, 0, 1) - 127) / 128 for p in pictures])
-    proto = ir.to_proto(gradient_model(ir.from_proto(model)))
-    onnx.checker.check_model(proto, full_check=True)
-    tensor = torch.tensor(x, requires_grad=True)
-    y = torch_graph.run(model, {source: tensor})[output]
-    cotangent = torch.nn.functional.one_hot(y.argmax(1), y.shape[1]).float()
-    y.backward(cotangent)
-    scores, gradient = session(proto).run(None, {source: x, f"{output}.cotangent": cotangent.numpy()})
-    np.testing.assert_allclose(scores, y.detach().numpy(), atol=1e-3)
-    for found, expected in zip(gradient, tensor.grad.numpy(), strict=True):
+
+    def top(y: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.one_hot(y.argmax(1), y.shape[1]).float()
+
+    for found, expected in zip(*differences(model, x, top, differentiated(model), atol=1e-3), strict=True):
         agree(found, expected)
 
 
@@ -126,21 +116,10 @@ def _exported(name: str, classic: bool, folder: Path) -> tuple[torch.nn.Module, 
     net, path = Logits().eval(), folder / "net.onnx"
     names = {"input_names": ["image"], "output_names": ["logits"]}
     example = (torch.randn(2, 3, 96, 96),)
-    if classic:
-        torch.onnx.export(
-            net, example, path, dynamo=False, dynamic_axes={"image": {0: "N"}, "logits": {0: "N"}}, **names
-        )
-    else:
-        torch.onnx.export(
-            net,
-            example,
-            path,
-            dynamo=True,
-            dynamic_shapes=({0: "N"},),
-            external_data=False,
-            verbose=False,
-            **names,
-        )
+    how: dict[str, Any] = {"dynamic_axes": {"image": {0: "N"}, "logits": {0: "N"}}}
+    if not classic:
+        how = {"dynamic_shapes": ({0: "N"},), "external_data": False, "verbose": False}
+    torch.onnx.export(net, example, path, dynamo=not classic, **how, **names)
     return net, onnx.load(path)
 
 
@@ -150,9 +129,7 @@ def _exported(name: str, classic: bool, folder: Path) -> tuple[torch.nn.Module, 
 def test_exported(name: str, classic: bool, tmp_path: Path) -> None:
     """Residuals, LayerNormalization with Gelu, depthwise convolutions with asymmetric pads; batch 1 and 3."""
     net, model = _exported(name, classic, tmp_path)
-    proto = ir.to_proto(gradient_model(ir.from_proto(model)))
-    onnx.checker.check_model(proto, full_check=True)
-    engine = session(proto)
+    engine = session(differentiated(model))
     for batch in (1, 3):
         image = torch.randn(batch, 3, 96, 96, requires_grad=True)
         y = net(image)

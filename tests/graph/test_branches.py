@@ -12,16 +12,14 @@ import onnxviz
 from onnxviz.graph.fold import decided
 from onnxviz.graph.surgery import cut, free_batch
 from tests.grad.oracle import session
+from tests.networks import from_nodes, node
 
 PICTURE = np.random.default_rng(1).integers(0, 256, (16, 16, 3), dtype=np.uint8)
 FLOAT = TensorProto.FLOAT
-node = helper.make_node
 
 
-def branch(name, nodes, out, weights=()):
-    return helper.make_graph(
-        nodes, name, [], [helper.make_tensor_value_info(out, FLOAT, None)], list(weights)
-    )
+def branch(name, nodes, out):
+    return helper.make_graph(nodes, name, [], [helper.make_tensor_value_info(out, FLOAT, None)])
 
 
 def asking(axis, length, source, out, stem, then, other):
@@ -40,9 +38,9 @@ def network(*, batch="N", size=16, ask=True):
     """conv - relu - [odd places: another conv] - pool - squeeze twice, each only if the axis is 1 - linear."""
     rng = np.random.default_rng(0)
     big = rng.normal(size=(64, 64, 3, 3)).astype(np.float32) / 10  # too large to lie in the message
-    weights = {"w0": (64, 3, 3, 3), "w2": (64, 5)}
-    found = [numpy_helper.from_array(rng.normal(size=s).astype(np.float32), n) for n, s in weights.items()]
-    found += [numpy_helper.from_array(big, "big"), numpy_helper.from_array(np.array([2]), "two")]
+    shapes = {"w0": (64, 3, 3, 3), "w2": (64, 5)}
+    weights = {name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
+    weights |= {"big": big, "two": np.array([2])}
     start = [node("Conv", ["x", "w0"], ["c"], pads=[1] * 4), node("Relu", ["c"], ["r"])]
     end = [node("MatMul", ["flat", "w2"], ["y"])]
     if not ask:
@@ -52,36 +50,23 @@ def network(*, batch="N", size=16, ask=True):
             node("Squeeze", ["s1", "two"], ["flat"]),
         ]
     else:
-        never = branch(
-            "never", [node("Conv", ["r", "big"], ["n0"], pads=[1] * 4), node("Relu", ["n0"], ["n1"])], "n1"
-        )
-        keep = branch("keep", [node("Identity", ["r"], ["k"])], "k")
-        inner = asking(
-            2, 1, "s1", "i1", "again",
-            branch("then", [node("Squeeze", ["s1", "two"], ["i2"])], "i2"),
-            branch("other", [node("Identity", ["s1"], ["i3"])], "i3"),
-        )  # fmt: skip
+
+        def squeeze(x, y):
+            return branch("then", [node("Squeeze", [x, "two"], [y])], y)
+
+        def keep(x, y):
+            return branch("other", [node("Identity", [x], [y])], y)
+
+        never = [node("Conv", ["r", "big"], ["n0"], pads=[1] * 4), node("Relu", ["n0"], ["n1"])]
+        inner = asking(2, 1, "s1", "i1", "again", squeeze("s1", "i2"), keep("s1", "i3"))
         middle = [
-            *asking(1, 63, "r", "m", "never", never, keep),
+            *asking(1, 63, "r", "m", "never", branch("never", never, "n1"), keep("r", "k")),
             node("GlobalAveragePool", ["m"], ["pooled"]),
-            *asking(
-                2, 1, "pooled", "s1", "first",
-                branch("then", [node("Squeeze", ["pooled", "two"], ["t1"])], "t1"),
-                branch("other", [node("Identity", ["pooled"], ["t2"])], "t2"),
-            ),
-            *asking(
-                1, 64, "s1", "flat", "second",
-                branch("then", inner, "i1"), branch("other", [node("Identity", ["s1"], ["e"])], "e"),
-            ),
-        ]  # fmt: skip
-    graph = helper.make_graph(
-        [*start, *middle, *end],
-        "g",
-        [helper.make_tensor_value_info("x", FLOAT, [batch, 3, size, size])],
-        [helper.make_tensor_value_info("y", FLOAT, [batch, 5])],
-        found,
-    )
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+            *asking(2, 1, "pooled", "s1", "first", squeeze("pooled", "t1"), keep("pooled", "t2")),
+            *asking(1, 64, "s1", "flat", "second", branch("then", inner, "i1"), keep("s1", "e")),
+        ]
+    inputs, outputs = {"x": (batch, 3, size, size)}, {"y": (batch, 5)}
+    return from_nodes([*start, *middle, *end], inputs, outputs, weights)
 
 
 @pytest.mark.parametrize("batch", ["N", 1])
@@ -105,17 +90,12 @@ def test_the_written_files():
     proto = network()
     x = np.random.default_rng(2).normal(size=(2, 3, 16, 16)).astype(np.float32)
     expected = session(proto).run(None, {"x": x})[0]
-    made = onnxviz.gradient_model(proto)
+    feeds = {"x": x, "y.cotangent": np.ones((2, 5), np.float32)}
+    made, reference = (onnxviz.gradient_model(one) for one in (proto, network(ask=False)))
     onnx.checker.check_model(made, full_check=True)
-    found = session(made).run(None, {"x": x, "y.cotangent": np.ones((2, 5), np.float32)})
+    found = session(made).run(None, feeds)
     np.testing.assert_allclose(found[0], expected, rtol=1e-5)
-    reference = session(onnxviz.gradient_model(network(ask=False)))
-    np.testing.assert_allclose(
-        found[1],
-        reference.run(None, {"x": x, "y.cotangent": np.ones((2, 5), np.float32)})[1],
-        rtol=1e-4,
-        atol=1e-6,
-    )
+    np.testing.assert_allclose(found[1], session(reference).run(None, feeds)[1], rtol=1e-4, atol=1e-6)
     shown = onnxviz.expose(proto)
     onnx.checker.check_model(shown, full_check=True)
     np.testing.assert_allclose(session(shown).run(["y"], {"x": x})[0], expected, rtol=1e-5)
@@ -145,13 +125,10 @@ def test_what_only_the_run_can_tell_is_kept():
     next(n for n in proto.graph.node if n.op_type == "GlobalAveragePool").input[0] = "q"
     kept = decided(ir.from_proto(proto))
     assert [n.name for n in kept.graph if n.op_type == "If"] == ["open/if"]
-    x = np.random.default_rng(2).normal(size=(2, 3, 7, 16)).astype(np.float32)
+    x = {"x": np.random.default_rng(2).normal(size=(2, 3, 7, 16)).astype(np.float32)}
+    (expected,) = session(proto).run(["y"], x)
     for model in (kept, free_batch(kept), cut(kept, ["y"])):
-        np.testing.assert_allclose(
-            session(ir.to_proto(model)).run(["y"], {"x": x})[0],
-            session(proto).run(["y"], {"x": x})[0],
-            rtol=1e-5,
-        )
+        np.testing.assert_allclose(session(ir.to_proto(model)).run(["y"], x)[0], expected, rtol=1e-5)
 
 
 def test_large_weights_that_nothing_reads():

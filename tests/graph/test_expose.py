@@ -51,12 +51,8 @@ def test_of_an_old_file_without_declared_types():
 def test_of_other_forms(form):
     model = load(getattr(networks, form)(networks.static_batch())).model
     dtype = np.float16 if form == "fp16" else np.float32
-    quantised = [
-        v.name
-        for node in model.graph
-        for v in node.outputs
-        if node.op_type in ("QuantizeLinear", "QLinearConv")
-    ]
+    coded = [one for one in model.graph if one.op_type in ("QuantizeLinear", "QLinearConv")]
+    quantised = [v.name for one in coded for v in one.outputs]
     found = run(expose(model, quantised or None), image=np.ones((1, 3, 32, 32), dtype))
     assert len(found) > 1
     if quantised:

@@ -13,14 +13,23 @@ import pytest
 from networks import Maker, bare, tiny_cnn
 
 from onnxviz.errors import ModelUnsuitable, UnknownLayer
-from onnxviz.graph.layers import field, layers, resolve
+from onnxviz.graph.layers import field, layers, module_path, resolve
 from onnxviz.graph.open.load import load
 
 MODELS = Path(__file__).parents[2] / "models"
 
 
 def told(proto, **options):
-    return {layer.name: layer for layer in layers(load(proto).model, **options)}
+    """By name; of the file as `load` opens it."""
+    return named(load(proto).model, **options)
+
+
+def named(model, **options):
+    return {layer.name: layer for layer in layers(model, **options)}
+
+
+def total(found, what):
+    return sum(getattr(layer, what) for layer in found)
 
 
 def test_everything_of_a_small_network():
@@ -39,7 +48,7 @@ def test_everything_of_a_small_network():
     assert found["logits"].parameters == 10 * 16 + 10
     assert found["logits"].macs == 160
     assert found["logits"].stride is None
-    assert sum(layer.parameters for layer in found.values()) == 8 * 27 + 8 + 16 + conv.parameters + 170
+    assert total(found.values(), "parameters") == 8 * 27 + 8 + 16 + conv.parameters + 170
 
 
 def test_the_model_is_only_read():
@@ -62,8 +71,8 @@ def test_the_model_is_only_read():
 def test_published_sizes(name, parameters, giga_macs):
     """Also with weights that ConstantOfShape makes, as these files have them."""
     found = layers(load(bare(name)).model)
-    assert sum(layer.parameters for layer in found) == parameters
-    assert sum(layer.macs for layer in found) / 1e9 == pytest.approx(giga_macs, rel=3e-3)
+    assert total(found, "parameters") == parameters
+    assert total(found, "macs") / 1e9 == pytest.approx(giga_macs, rel=3e-3)
     assert all(layer.op not in ("ConstantOfShape", "Unsqueeze") for layer in found)
     assert all(isinstance(size, int) for layer in found for size in layer.shape)
     assert all(layer.receptive_field is not None for layer in found)
@@ -109,11 +118,8 @@ def test_constants_of_formulas_are_no_parameters():
     m = Maker()
     half = m("Constant", value=onnx.numpy_helper.from_array(np.float32(0.5)))
     x = m("Mul", m("Conv", "image", m.random(2, 3, 1, 1)), half)
-    x = m(
-        "Pow",
-        m("Clip", x, m.constant(np.float32(0)), m.constant(np.float32(6))),
-        m.constant(np.float32([2.0])),
-    )
+    x = m("Clip", x, m.constant(np.float32(0)), m.constant(np.float32(6)))
+    x = m("Pow", x, m.constant(np.float32([2.0])))
     x = m("Resize", x, "", m.constant(np.float32([1, 1, 2, 2])), mode="nearest")
     x = m("Add", x, m("Constant", value=onnx.numpy_helper.from_array(np.ones((2, 1, 1), np.float32))))
     found = told(m.model({"image": ("N", 3, 8, 8)}, {x: None}))
@@ -126,8 +132,7 @@ def test_the_same_network_in_every_form(form):
     proto = networks.static_batch()
     plain = layers(load(proto).model)
     found = layers(load(proto if form == "float" else getattr(networks, form)(proto)).model)
-    assert sum(layer.parameters for layer in found) == sum(layer.parameters for layer in plain)
-    assert sum(layer.macs for layer in found) == sum(layer.macs for layer in plain)
+    assert all(total(found, what) == total(plain, what) for what in ("parameters", "macs"))
     assert max(layer.receptive_field for layer in found) == max(layer.receptive_field for layer in plain)
     assert not [layer for layer in found if "?" in layer.shape or "..." in layer.shape]
     operators = {layer.op for layer in found}
@@ -135,9 +140,8 @@ def test_the_same_network_in_every_form(form):
     assert not operators & {"DequantizeLinear"}
     assert len({layer.name for layer in found}) == len(found)
     if form.startswith("q"):
-        assert (
-            len(found) <= len(plain) + 1
-        )  # the picture's own codes; what was a rectifier is a part of its layer
+        # The picture's own codes; what was a rectifier is a part of its layer.
+        assert len(found) <= len(plain) + 1
         assert all(layer.quantised for layer in found[:-1])
 
 
@@ -163,7 +167,7 @@ def test_quantised_operators_of_com_microsoft():
     fused = m("FusedMatMul", gelu, m.random(7, 5), transB=1, **contrib)
     dense = m("DequantizeLinear", soft, *q)
     proto = m.model({"image": ("N", 3, 8, 8)}, {fused: None, dense: None})
-    found = {layer.name: layer for layer in layers(ir.from_proto(proto))}
+    found = named(ir.from_proto(proto))
     shapes = {name: layer.shape for name, layer in found.items()}
     assert shapes[added] == ("N", 4, 8, 8)
     assert shapes[joined] == ("N", 8, 8, 8)
@@ -182,9 +186,7 @@ def test_normalisations_from_before_the_standard_had_them():
     m = Maker(opset=12)
     x = m("LayerNormalization", m("Transpose", "image", perm=[0, 2, 3, 1]), m.random(4), m.random(4), axis=-1)
     y = m("SimplifiedLayerNormalization", x, m.random(4), axis=-1)
-    found = {
-        layer.name: layer for layer in layers(ir.from_proto(m.model({"image": ("N", 4, 8, 8)}, {y: None})))
-    }
+    found = named(ir.from_proto(m.model({"image": ("N", 4, 8, 8)}, {y: None})))
     assert found[x].shape == found[y].shape == ("N", 8, 8, 4)
     assert found[y].parameters == 4
     assert found[y].receptive_field == (1, 1)
@@ -195,14 +197,11 @@ def test_channels_last_operators_of_com_microsoft():
     q = [m.constant(np.float32(0.1)), m.constant(np.uint8(3))]
     x = m("QuantizeLinear", "image", *q)
     w = m.constant(np.ones((4, 3, 3, 3), np.uint8))
-    x = m(
-        "QLinearConv", x, *q, w, *q, *q, pads=[1] * 4, strides=[2, 1], channels_last=1, domain="com.microsoft"
-    )
-    y = m("NhwcMaxPool", x, kernel_shape=[2, 2], strides=[2, 2], domain="com.microsoft")
+    contrib = {"domain": "com.microsoft"}
+    x = m("QLinearConv", x, *q, w, *q, *q, pads=[1] * 4, strides=[2, 1], channels_last=1, **contrib)
+    y = m("NhwcMaxPool", x, kernel_shape=[2, 2], strides=[2, 2], **contrib)
     z = m("DequantizeLinear", y, *q)
-    found = {
-        layer.name: layer for layer in layers(ir.from_proto(m.model({"image": ("N", 8, 12, 3)}, {z: None})))
-    }
+    found = told(m.model({"image": ("N", 8, 12, 3)}, {z: None}))
     assert found[x].shape == ("N", 4, 12, 4)
     assert found[y].shape == ("N", 2, 6, 4)
     assert found[y].stride == (4, 2)
@@ -256,52 +255,38 @@ def test_resolve_by_value_by_node_and_by_module():
         resolve(found, "body.0.cnv")
 
 
-@pytest.mark.parametrize(
-    ("name", "op", "path"),
-    [
-        ("/layer1/layer1.0/conv1/Conv", "Conv", ("layer1", "0", "conv1")),
-        ("model/conv1/Conv2D", "Conv", ("model", "conv1")),
-        ("layer1.0.conv1", "Conv", ("layer1", "0", "conv1")),
-        ("p2o.Conv.0", "Conv", ()),
-        ("n17", "Relu", ()),
-        ("", "Relu", ()),
-    ],
-)
-def test_paths_from_node_names(name, op, path):
-    from onnxviz.graph.layers import module_path
-
-    assert module_path(ir.Node("", op, [], name=name), []) == path
-
-
-def test_broken_metadata_gives_no_path():
-    from onnxviz.graph.layers import module_path
-
-    node = ir.Node("", "Relu", [], metadata_props={"pkg.torch.onnx.name_scopes": "[" * 5000})
-    assert module_path(node, []) == ()
-    node.metadata_props["namespace"] = ": Net/layer1.0: Block/conv1: aten.conv"
-    assert module_path(node, []) == ("layer1", "0")
+SCOPES = "pkg.torch.onnx.name_scopes"
+PATHS = [
+    ("Conv", {"name": "/layer1/layer1.0/conv1/Conv"}, ("layer1", "0", "conv1")),
+    ("Conv", {"name": "model/conv1/Conv2D"}, ("model", "conv1")),
+    ("Conv", {"name": "layer1.0.conv1"}, ("layer1", "0", "conv1")),
+    ("Conv", {"name": "p2o.Conv.0"}, ()),
+    ("Relu", {"name": "n17"}, ()),
+    ("Relu", {"name": ""}, ()),
+    ("Relu", {SCOPES: "[" * 5000}, ()),
+    ("Relu", {SCOPES: "[" * 5000, "namespace": ": Net/layer1.0: Block/conv1: aten.conv"}, ("layer1", "0")),
+    # Scopes are read as Python writes them.
+    ("Relu", {SCOPES: repr(["", "layer1", "layer1.0", "conv"])}, ("layer1", "0")),
+    ("Relu", {SCOPES: repr(("", "layer1", "layer1.0", "conv"))}, ("layer1", "0")),
+    ("Relu", {SCOPES: repr(["it's", "layer1.0", ""])}, ("layer1", "0")),
+]
 
 
-def test_scopes_are_read_as_python_writes_them():
-    from onnxviz.graph.layers import module_path
-
-    key = "pkg.torch.onnx.name_scopes"
-    for scopes in (
-        ["", "layer1", "layer1.0", "conv"],
-        ("", "layer1", "layer1.0", "conv"),
-        ["it's", "layer1.0", ""],
-    ):
-        assert module_path(ir.Node("", "Relu", [], metadata_props={key: repr(scopes)}), []) == ("layer1", "0")
+def path_of(op, told):
+    props = {key: text for key, text in told.items() if key != "name"}
+    return module_path(ir.Node("", op, [], name=told.get("name", ""), metadata_props=props), [])
 
 
-@pytest.mark.parametrize("key", ["pkg.torch.onnx.name_scopes", "namespace", "name"])
+@pytest.mark.parametrize(("op", "told", "path"), PATHS)
+def test_paths_from_names_and_metadata(op, told, path):
+    assert path_of(op, told) == path
+
+
+@pytest.mark.parametrize("key", [SCOPES, "namespace", "name"])
 def test_endless_names_and_metadata_give_no_path(key):
     """Megabytes of metadata took gigabytes to read, and a path of 100,000 parts a tree of as many rows."""
-    from onnxviz.graph.layers import module_path
-
     for text in ("['a', " + "'a', " * 1_000_000 + "]", repr([".".join("a" * 100), "x"]), "a/" * 100 + "Relu"):
-        node = ir.Node("", "Relu", [], name=text if key == "name" else "", metadata_props={key: text})
-        assert len(module_path(node, [])) <= 64
+        assert len(path_of("Relu", {key: text})) <= 64
 
 
 def test_module_paths_of_a_torch_export():
@@ -317,24 +302,18 @@ def test_module_paths_of_a_torch_export():
     assert len(inside) > 3
     assert field(block, 0, 0)[0] < 0
     assert found[-1].shape == ("N", 1000)
-    assert sum(layer.parameters for layer in found) == 4_631_000  # 4,652,008 less what the folded norms held
+    assert total(found, "parameters") == 4_631_000  # 4,652,008 less what the folded norms held
 
 
 def test_a_folded_norm_bears_the_path_of_its_convolution():
     """The exporter writes the batch norm's path on the convolution that it was folded into; the weight knows better."""
     m = Maker()
-    x = m(
-        "Conv",
-        "image",
-        m.random(4, 3, 1, 1, name="body.0.conv.weight"),
-        m.random(4, name="body.0.conv.weight_bias"),
-    )
-    y = m("Relu", x)
+    weights = m.random(4, 3, 1, 1, name="body.0.conv.weight"), m.random(4, name="body.0.conv.weight_bias")
+    y = m("Relu", m("Conv", "image", *weights))
     proto = m.model({"image": ("N", 3, 4, 4)}, {y: None})
-    for node, scopes in zip(
-        proto.graph.node, (["", "body.0", "body.0.norm", "norm_1"], ["", "body.0", "relu"]), strict=True
-    ):
-        node.metadata_props.add(key="pkg.torch.onnx.name_scopes", value=repr(scopes))
+    scopes = ["", "body.0", "body.0.norm", "norm_1"], ["", "body.0", "relu"]
+    for node, listed in zip(proto.graph.node, scopes, strict=True):
+        node.metadata_props.add(key=SCOPES, value=repr(listed))
     found = layers(ir.from_proto(proto))
     assert [layer.path for layer in found] == [("body", "0", "conv"), ("body", "0")]
     assert resolve(found, "body.0").name == y
@@ -347,19 +326,15 @@ def test_dynamically_quantised_files_have_the_float_file_s_fields(per_channel, t
 
     source = networks.tiny_cnn()
     onnx.save(source, tmp_path / "float.onnx")
-    quantize_dynamic(
-        tmp_path / "float.onnx", tmp_path / "int8.onnx", weight_type=QuantType.QUInt8, per_channel=per_channel
-    )
-    plain, dynamic = (
-        layers(load(tmp_path / name).model, size=(32, 32)) for name in ("float.onnx", "int8.onnx")
-    )
+    files = tmp_path / "float.onnx", tmp_path / "int8.onnx"
+    quantize_dynamic(*files, weight_type=QuantType.QUInt8, per_channel=per_channel)
+    plain, dynamic = (layers(load(file).model, size=(32, 32)) for file in files)
     by_name = {layer.name: layer for layer in dynamic}
     for layer in plain:
         other = by_name[layer.name]
         for what in ("receptive_field", "local_field", "stride", "offset", "shape"):
             assert getattr(other, what) == getattr(layer, what), (layer.name, what)
-    for what in ("parameters", "macs"):
-        assert sum(getattr(one, what) for one in dynamic) == sum(getattr(one, what) for one in plain)
+    assert all(total(dynamic, what) == total(plain, what) for what in ("parameters", "macs"))
     assert not [layer.name for layer in dynamic if layer.name.endswith(("scale", "scales_mul:0"))]
 
 

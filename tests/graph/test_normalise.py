@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import tracemalloc
 
@@ -17,20 +18,17 @@ from onnxviz.graph.normalise import normalise
 from onnxviz.graph.shapes import infer
 from tests import networks
 from tests.grad.oracle import normal, positive, session
+from tests.networks import node
 
 FLOAT = TensorProto.FLOAT
 
 
 def model(nodes, weights=None, *, opset=18, shape=(2, 3, 6, 7), out=None, functions=(), ir_version=8):
-    graph = helper.make_graph(
-        nodes,
-        "g",
-        [helper.make_tensor_value_info("x", FLOAT, shape)],
-        [helper.make_tensor_value_info("y", FLOAT, out)],
-        [numpy_helper.from_array(np.asarray(v), k) for k, v in (weights or {}).items()],
-    )
-    imports = [helper.make_opsetid("", opset), *(helper.make_opsetid("local", 1) for _ in functions[:1])]
-    return helper.make_model(graph, opset_imports=imports, ir_version=ir_version, functions=list(functions))
+    imports = {"local": 1} if functions else {}
+    return networks.from_nodes(
+        nodes, {"x": shape}, {"y": out}, weights or {}, opset=opset, ir=ir_version, imports=imports,
+        functions=functions,
+    )  # fmt: skip
 
 
 def same(proto: onnx.ModelProto, *shapes: tuple[int, ...], atol: float = 1e-5) -> ir.Model:
@@ -55,66 +53,49 @@ def types(found: ir.Model) -> list[str]:
     return [n.op_type for n in found.graph]
 
 
-node = helper.make_node
-
-
 @pytest.mark.parametrize("name", ["squeezenet", "shufflenet", "inception_v1", "densenet121"])
 def test_opset_9(name: str) -> None:
     proto = networks.light(name)
-    found = same(
-        proto, tuple(d.dim_value for d in proto.graph.input[0].type.tensor_type.shape.dim), atol=1e-4
-    )
+    shape = tuple(d.dim_value for d in proto.graph.input[0].type.tensor_type.shape.dim)
+    found = same(proto, shape, atol=1e-4)
     assert found.opset_imports[""] == 18
 
 
+def one(opset, op, inputs="x", outputs="y", weights=None, **attributes):
+    """A file of one node; of several outputs the product is y."""
+    made = outputs.split()
+    nodes = [node(op, inputs.split(), made, **attributes)]
+    if "y" not in made:
+        nodes.append(node("Mul", made, ["y"]))
+    return opset, nodes, weights or {}
+
+
 OLD = {
-    "clip": (7, [node("Clip", ["x"], ["y"], min=-0.5, max=0.7)], {}),
-    "clip without bounds": (7, [node("Clip", ["x"], ["y"])], {}),
-    "softmax flattens": (7, [node("Softmax", ["x"], ["y"])], {}),
-    "softmax from the end": (11, [node("Softmax", ["x"], ["y"], axis=-2)], {}),
-    "logsoftmax": (12, [node("LogSoftmax", ["x"], ["y"], axis=2)], {}),
-    "hardmax": (11, [node("Hardmax", ["x"], ["y"], axis=1)], {}),
-    "pad": (10, [node("Pad", ["x"], ["y"], pads=[0, 0, 1, 2, 0, 0, 3, 1], value=1.5)], {}),
-    "slice": (9, [node("Slice", ["x"], ["y"], starts=[1, -3], ends=[9, 2**31], axes=[1, 3])], {}),
-    "slice without axes": (7, [node("Slice", ["x"], ["y"], starts=[0, 1], ends=[1, 3])], {}),
-    "split": (7, [node("Split", ["x"], ["a", "b"], axis=2), node("Mul", ["a", "b"], ["y"])], {}),
-    "split sizes": (
-        11,
-        [node("Split", ["x"], ["a", "b"], axis=1, split=[1, 2]), node("Mul", ["a", "b"], ["y"])],
-        {},
-    ),
-    "squeeze": (
-        11,
-        [node("Unsqueeze", ["x"], ["a"], axes=[0, 2]), node("Squeeze", ["a"], ["y"], axes=[0])],
-        {},
-    ),
-    "topk": (9, [node("TopK", ["x"], ["y", "i"], k=2, axis=3)], {}),
-    "upsample 7": (7, [node("Upsample", ["x"], ["y"], scales=[1.0, 1.0, 2.0, 3.0])], {}),
-    "upsample 9": (9, [node("Upsample", ["x", "s"], ["y"], mode="linear")], {"s": np.float32([1, 1, 2, 2])}),
-    "resize 10": (10, [node("Resize", ["x", "s"], ["y"], mode="linear")], {"s": np.float32([1, 1, 1.5, 2])}),
-    "resize 11": (
-        11,
-        [node("Resize", ["x", "r", "r", "s"], ["y"])],
-        {"r": np.zeros(0, np.float32), "s": np.int64([2, 3, 9, 4])},
-    ),
+    "clip": one(7, "Clip", min=-0.5, max=0.7),
+    "clip without bounds": one(7, "Clip"),
+    "softmax flattens": one(7, "Softmax"),
+    "softmax from the end": one(11, "Softmax", axis=-2),
+    "logsoftmax": one(12, "LogSoftmax", axis=2),
+    "hardmax": one(11, "Hardmax", axis=1),
+    "pad": one(10, "Pad", pads=[0, 0, 1, 2, 0, 0, 3, 1], value=1.5),
+    "slice": one(9, "Slice", starts=[1, -3], ends=[9, 2**31], axes=[1, 3]),
+    "slice without axes": one(7, "Slice", starts=[0, 1], ends=[1, 3]),
+    "split": one(7, "Split", outputs="a b", axis=2),
+    "split sizes": one(11, "Split", outputs="a b", axis=1, split=[1, 2]),
+    "squeeze": (11, [node("Unsqueeze", ["x"], ["a"], axes=[0, 2]), node("Squeeze", ["a"], ["y"], axes=[0])], {}),
+    "topk": one(9, "TopK", outputs="y i", k=2, axis=3),
+    "upsample 7": one(7, "Upsample", scales=[1.0, 1.0, 2.0, 3.0]),
+    "upsample 9": one(9, "Upsample", "x s", mode="linear", weights={"s": np.float32([1, 1, 2, 2])}),
+    "resize 10": one(10, "Resize", "x s", mode="linear", weights={"s": np.float32([1, 1, 1.5, 2])}),
+    "resize 11": one(11, "Resize", "x r r s", weights={"r": np.zeros(0, np.float32), "s": np.int64([2, 3, 9, 4])}),
     "dropout": (9, [node("Dropout", ["x"], ["a"], ratio=0.7), node("Relu", ["a"], ["y"])], {}),
-    "dropout at the end": (7, [node("Dropout", ["x"], ["y"], ratio=0.7)], {}),
-    "scatter": (
-        9,
-        [node("Scatter", ["x", "i", "u"], ["y"], axis=1)],
-        {"i": np.int64([[[[2]]]]), "u": normal(1, 1, 1, 1)},
-    ),
-    **{
-        f"reduce {k}": (11, [node(f"Reduce{k}", ["x"], ["y"], axes=[1, -1], keepdims=0)], {})
-        for k in ("Sum", "Mean", "Max", "L2")
-    },
-    "reduce all": (9, [node("ReduceMean", ["x"], ["y"])], {}),
-    "batch norm": (
-        7,
-        [node("BatchNormalization", ["x", "s", "b", "m", "v"], ["y"], momentum=0.8)],
-        {"s": positive(3), "b": normal(3), "m": normal(3), "v": positive(3)},
-    ),
-}
+    "dropout at the end": one(7, "Dropout", ratio=0.7),
+    "scatter": one(9, "Scatter", "x i u", axis=1, weights={"i": np.int64([[[[2]]]]), "u": normal(1, 1, 1, 1)}),
+    **{f"reduce {k}": one(11, f"Reduce{k}", axes=[1, -1], keepdims=0) for k in ("Sum", "Mean", "Max", "L2")},
+    "reduce all": one(9, "ReduceMean"),
+    "batch norm": one(7, "BatchNormalization", "x s b m v", momentum=0.8,
+                      weights={"s": positive(3), "b": normal(3), "m": normal(3), "v": positive(3)}),
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", OLD)
@@ -135,10 +116,8 @@ def test_too_old() -> None:
 
 
 def test_newer_opsets_are_kept() -> None:
-    assert (
-        same(model([node("Relu", ["x"], ["y"])], opset=22, ir_version=10), (2, 3, 6, 7)).opset_imports[""]
-        == 22
-    )
+    newer = model([node("Relu", ["x"], ["y"])], opset=22, ir_version=10)
+    assert same(newer, (2, 3, 6, 7)).opset_imports[""] == 22
 
 
 NORM = {"s": positive(4), "b": normal(4), "m": normal(4), "v": positive(4)}
@@ -163,13 +142,9 @@ def test_batch_norm_is_folded(bias: bool, op: str, group: int) -> None:
 def test_folding_computes_no_weight_before_it_is_read() -> None:
     """`inspect` asks which operators there are; a large network's weights would be time and memory for nothing."""
     w = np.ones((800, 700, 3, 3), np.float32)
-    graph = ir.from_proto(
-        model(
-            [node("Conv", ["x", "w"], ["a"]), node("BatchNormalization", ["a", *"sbmv"], ["y"])],
-            {"w": w, **{k: np.full(800, 2, np.float32) for k in "sbmv"}},
-            shape=(1, 700, 3, 3),
-        )
-    )
+    nodes = [node("Conv", ["x", "w"], ["a"]), node("BatchNormalization", ["a", *"sbmv"], ["y"])]
+    weights = {"w": w, **{k: np.full(800, 2, np.float32) for k in "sbmv"}}
+    graph = ir.from_proto(model(nodes, weights, shape=(1, 700, 3, 3)))
     tracemalloc.start()
     found = normalise(graph).graph
     peak = tracemalloc.get_traced_memory()[1]
@@ -189,11 +164,10 @@ def test_batch_norm_is_kept_where_it_must_be() -> None:
         node("BatchNormalization", ["a", *"sbmv"], ["n"]),
         node("Add", ["a", "n"], ["y"]),
     ]
-    found = same(model(nodes, {"w": normal(4, 4, 3, 3), **NORM}, shape=("N", 4, 6, 7)), (2, 4, 6, 7))
+    weights, shape = {"w": normal(4, 4, 3, 3), **NORM}, ("N", 4, 6, 7)
+    found = same(model(nodes, weights, shape=shape), (2, 4, 6, 7))
     assert types(found) == ["Conv", "BatchNormalization", "Add"]
-    shown = model(
-        [*nodes[:2], node("Relu", ["n"], ["y"])], {"w": normal(4, 4, 3, 3), **NORM}, shape=("N", 4, 6, 7)
-    )
+    shown = model([*nodes[:2], node("Relu", ["n"], ["y"])], weights, shape=shape)
     shown.graph.output.append(helper.make_tensor_value_info("a", FLOAT, None))
     assert "BatchNormalization" in types(same(shown, (2, 4, 6, 7)))
 
@@ -207,62 +181,50 @@ WINDOWS = [
 ]
 
 
+def with_attributes(window: onnx.NodeProto, **attributes) -> onnx.NodeProto:
+    changed = copy.deepcopy(window)
+    changed.attribute.extend([helper.make_attribute(k, v) for k, v in attributes.items()])
+    return changed
+
+
 @pytest.mark.parametrize("window", WINDOWS, ids=lambda n: f"{n.op_type}-{len(n.attribute)}")
 @pytest.mark.parametrize("dynamic", [False, True], ids=["static", "dynamic"])
 def test_same_padding(window, dynamic: bool) -> None:
     for mode, stride in itertools.product(("SAME_UPPER", "SAME_LOWER"), (1, 2, 3)):
-        padded = onnx.NodeProto()
-        padded.CopyFrom(window)
-        padded.attribute.extend(
-            [helper.make_attribute("auto_pad", mode), helper.make_attribute("strides", [stride, stride])]
-        )
-        shape = ("N", 3, "H", "W") if dynamic else (2, 3, 6, 7)
+        padded = with_attributes(window, auto_pad=mode, strides=[stride, stride])
         weights = {"w": normal(4, 3, 3, 2)} if window.op_type == "Conv" else {}
-        found = same(
-            model([padded], weights, shape=shape), *[(2, 3, 6, 7), (1, 3, 7, 5)][: 2 if dynamic else 1]
-        )
+        shape, sizes = (2, 3, 6, 7), [(2, 3, 6, 7)]
+        if dynamic:
+            shape, sizes = ("N", 3, "H", "W"), [(2, 3, 6, 7), (1, 3, 7, 5)]
+        found = same(model([padded], weights, shape=shape), *sizes)
         assert not any("auto_pad" in n.attributes for n in found.graph)
         assert ("Pad" in types(found)) == (dynamic and stride > 1)
 
 
 @pytest.mark.parametrize("window", WINDOWS[1:], ids=lambda n: f"{n.op_type}-{len(n.attribute)}")
 def test_ceil_mode_becomes_pads(window) -> None:
-    for pads, strides in itertools.product(
-        ([0, 0, 0, 0], [1, 1, 1, 1], [2, 0, 1, 1]), ([2, 2], [3, 3], [2, 5])
-    ):
-        ceiled = onnx.NodeProto()
-        ceiled.CopyFrom(window)
-        ceiled.attribute.extend(
-            [helper.make_attribute(k, v) for k, v in (("ceil_mode", 1), ("pads", pads), ("strides", strides))]
-        )
+    amounts = [0, 0, 0, 0], [1, 1, 1, 1], [2, 0, 1, 1]
+    for pads, strides in itertools.product(amounts, ([2, 2], [3, 3], [2, 5])):
+        ceiled = with_attributes(window, ceil_mode=1, pads=pads, strides=strides)
         found = same(model([ceiled]), (2, 3, 6, 7))
         assert not any("ceil_mode" in n.attributes for n in found.graph)
 
 
 def test_if_with_a_constant_condition() -> None:
-    def branch(name: str, op: str) -> onnx.GraphProto:
-        out = helper.make_tensor_value_info(f"{name}_out", FLOAT, None)
-        scale = node("Constant", [], [f"{name}_scale"], value_float=2.0)
-        nodes = [
-            scale,
-            node(op, ["x"], [f"{name}_in"]),
-            node("Mul", [f"{name}_in", f"{name}_scale"], [f"{name}_out"]),
-        ]
-        return helper.make_graph(nodes, name, [], [out])
-
-    for condition, op in ((True, "Relu"), (False, "Sigmoid")):
-        choose = node(
-            "If",
-            ["c"],
-            ["a"],
-            then_branch=branch("t", "Relu"),
-            else_branch=branch("e", "Sigmoid"),
-            name="choose",
-        )
-        found = same(model([choose, node("Neg", ["a"], ["y"])], {"c": np.array(condition)}), (2, 3, 6, 7))
-        assert types(found) == [op, "Mul", "Neg"]
-        last = node("If", ["c"], ["y"], then_branch=branch("t", "Relu"), else_branch=branch("e", "Sigmoid"))
-        assert op in types(same(model([last], {"c": np.array(condition)}), (2, 3, 6, 7)))
+    text = """<ir_version: 8, opset_import: ["" : 18]>
+        g (float[2,3,6,7] x) => (float[2,3,6,7] y) <bool c = {%d}> {
+            %s = If (c) <
+                then_branch = t () => (float[2,3,6,7] r)
+                    { s = Constant<value_float=2.0>() i = Relu(x) r = Mul(i, s) },
+                else_branch = e () => (float[2,3,6,7] q)
+                    { z = Constant<value_float=2.0>() j = Sigmoid(x) q = Mul(j, z) }
+            >
+            %s
+        }"""
+    for condition, op in ((1, "Relu"), (0, "Sigmoid")):
+        for made, behind, more in (("a", "y = Neg(a)", ["Neg"]), ("y", "", [])):
+            found = same(onnx.parser.parse_model(text % (condition, made, behind)), (2, 3, 6, 7))
+            assert types(found) == [op, "Mul", *more]
 
 
 def test_functions_are_inlined() -> None:
@@ -314,9 +276,7 @@ def test_a_function_called_in_two_precisions_has_types_of_its_own_in_each() -> N
         node("Block", ["narrow"], ["half"], domain="local"),
         node("Cast", ["half"], ["y"], to=FLOAT),
     ]
-    copy = duplicate(ir.from_proto(model(nodes, functions=[block], ir_version=10)))
-    infer(copy)
-    assert [n.outputs[0].dtype for n in copy.graph if n.op_type == "Neg"] == [
-        ir.DataType.FLOAT,
-        ir.DataType.FLOAT16,
-    ]
+    twice = duplicate(ir.from_proto(model(nodes, functions=[block], ir_version=10)))
+    infer(twice)
+    inner = [n.outputs[0].dtype for n in twice.graph if n.op_type == "Neg"]
+    assert inner == [ir.DataType.FLOAT, ir.DataType.FLOAT16]

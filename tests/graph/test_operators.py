@@ -17,8 +17,8 @@ from onnxviz.graph.normalise import normalise
 from onnxviz.graph.operators import ROWS, SPELLINGS, TABLE
 from onnxviz.graph.randomise import randomise, weighted
 from onnxviz.graph.rectifiers import rectifiers
-from tests import networks
 from tests.grad.oracle import session
+from tests.networks import from_nodes, node
 from tools import lines
 
 ONNX = {schema.name: schema for schema in onnx.defs.get_all_schemas()}
@@ -61,13 +61,10 @@ _KEEP = sorted(
 def test_what_keeps_the_shape_does_so_by_the_inference_of_onnx(name):
     dtype = {"Not": TensorProto.BOOL, "BitwiseNot": TensorProto.INT32}.get(name, TensorProto.FLOAT)
     attributes = {"size": 3} if name == "LRN" else {}
-    graph = helper.make_graph(
-        [helper.make_node(name, ["x"], ["y", "more", "still"][: ONNX[name].min_output], **attributes)],
-        "g",
-        [helper.make_tensor_value_info("x", dtype, (2, 3, 4, 5))],
-        [onnx.ValueInfoProto(name="y")],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", onnx.defs.onnx_opset_version())])
+    made = ["y", "more", "still"][: ONNX[name].min_output]
+    nodes, newest = [node(name, ["x"], made, **attributes)], onnx.defs.onnx_opset_version()
+    model = from_nodes(nodes, {"x": (2, 3, 4, 5)}, {}, opset=newest, dtype=dtype)
+    model.graph.output.add(name="y")
     found = onnx.shape_inference.infer_shapes(model).graph.output[0].type.tensor_type.shape
     assert [d.dim_value for d in found.dim] == [2, 3, 4, 5]
 
@@ -99,13 +96,10 @@ def test_words_of_numpy_mean_what_numpy_does(name, word):
     """By the reference implementation that comes with onnx."""
     values = np.array([0.25, 0.5, 0.75, 2.0], np.float32)
     given = [values, values[::-1].copy()][: max(1, ONNX[name].min_input) if ONNX[name].max_input < 9 else 2]
-    graph = helper.make_graph(
-        [helper.make_node(name, list("ab")[: len(given)], ["y"], **({"fmod": 1} if name == "Mod" else {}))],
-        "g",
-        [helper.make_tensor_value_info(x, TensorProto.FLOAT, (4,)) for x in "ab"[: len(given)]],
-        [onnx.ValueInfoProto(name="y")],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)])
+    names = "ab"[: len(given)]
+    nodes = [node(name, list(names), ["y"], **({"fmod": 1} if name == "Mod" else {}))]
+    model = from_nodes(nodes, dict.fromkeys(names, (4,)), {}, opset=20)
+    model.graph.output.add(name="y")
     (found,) = ReferenceEvaluator(model).run(None, dict(zip("ab", given, strict=False)))
     np.testing.assert_allclose(found, getattr(np, word)(*given), rtol=1e-6)
 
@@ -125,12 +119,8 @@ def test_an_operator_is_spelled_in_few_files():
 
 def network(nodes, weights, output, *, image=("N", 3, 8, 8), dtype=TensorProto.FLOAT, opset: int = 20):
     """A network of `image` and `logits`, the nodes as (operator, inputs, output, attributes)."""
-    maker = networks.Maker(opset=opset)
-    for name, array in weights.items():
-        maker.constant(array, name)
-    for operator, inputs, made, attributes in nodes:
-        maker.nodes.append(helper.make_node(operator, inputs.split(), [made], name=made, **attributes))
-    return maker.model({"image": image}, {"logits": output}, dtype=dtype, ir=9)
+    made = [node(op, inputs.split(), [out], name=out, **more) for op, inputs, out, more in nodes]
+    return from_nodes(made, {"image": image}, {"logits": output}, weights, dtype=dtype, opset=opset, ir=9)
 
 
 def random(*shape: int) -> np.ndarray:
@@ -266,17 +256,20 @@ def test_a_deformable_convolution_is_a_convolution():
     np.testing.assert_array_equal(onnxviz.filters(net, layer="relu").values, weights["w"])
 
 
+CONV = ("Conv", "image w", "conv", {"pads": [1] * 4})
+FLAT = {"w": random(4, 3, 3, 3), "v": random(256, 5)}
+
+
 @pytest.mark.parametrize("name", ["Swish", "Softsign", "HardSwish", "Shrink"])
 def test_filters_are_found_through_any_activation(name):
     nodes = [
-        ("Conv", "image w", "conv", {"pads": [1] * 4}),
+        CONV,
         (name, "conv", "active", {}),
         ("Flatten", "active", "flat", {}),
         ("MatMul", "flat v", "logits", {}),
     ]
-    weights = {"w": random(4, 3, 3, 3), "v": random(256, 5)}
-    net = onnxviz.load(network(nodes, weights, ("N", 5), opset=24), preprocess="unit")
-    np.testing.assert_array_equal(onnxviz.filters(net, layer="active").values, weights["w"])
+    net = onnxviz.load(network(nodes, FLAT, ("N", 5), opset=24), preprocess="unit")
+    np.testing.assert_array_equal(onnxviz.filters(net, layer="active").values, FLAT["w"])
 
 
 @pytest.mark.parametrize(
@@ -284,13 +277,12 @@ def test_filters_are_found_through_any_activation(name):
 )
 def test_what_ends_in_an_activation_is_a_quantity(name):
     nodes = [
-        ("Conv", "image w", "conv", {"pads": [1] * 4}),
+        CONV,
         ("Flatten", "conv", "flat", {}),
         ("MatMul", "flat v", "product", {}),
         (name, "product", "logits", {}),
     ]
-    weights = {"w": random(4, 3, 3, 3), "v": random(256, 5)}
-    net = onnxviz.load(network(nodes, weights, ("N", 5), opset=24), preprocess="unit")
+    net = onnxviz.load(network(nodes, FLAT, ("N", 5), opset=24), preprocess="unit")
     with pytest.raises(ModelUnsuitable, match=f"ends in {name}"):
         net.predict([np.zeros((8, 8, 3), np.uint8)])
 

@@ -2,25 +2,18 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
-from onnx import TensorProto, helper, numpy_helper
 
 import onnxviz
 from onnxviz.errors import OutputRefused
 from onnxviz.graph.metadata import save
+from tests.networks import from_nodes, node
 
 
 @pytest.fixture
 def model():
     weight = np.random.default_rng(0).normal(size=(4, 3, 3, 3)).astype(np.float32)
-    graph = helper.make_graph(
-        [helper.make_node("Conv", ["x", "w"], ["y"])],
-        "g",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 3, 8, 8])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 4, 6, 6])],
-        [numpy_helper.from_array(weight, "w")],
-    )
-    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    return ir.serde.deserialize_model(proto)
+    nodes, shapes = [node("Conv", ["x", "w"], ["y"])], ({"x": (1, 3, 8, 8)}, {"y": (1, 4, 6, 6)})
+    return ir.from_proto(from_nodes(nodes, *shapes, {"w": weight}))
 
 
 @pytest.mark.parametrize("limit", [1 << 30, 10])

@@ -39,37 +39,28 @@ def test_the_portable_operators_give_the_same_in_every_opset(opset):
     """What a forward technique needs: masks, sums, maxima with their places, constants, casts."""
     model, op, x = appended(relu(opset), "relu1")
     flat = op.Reshape(op.Add(op.Mul(x, 2.0), [[[[1.0]]]]), [0, 3, -1])  # (N, 3, 16)
-    parts = {
-        "sum": op.MatMul(flat, np.ones((16, 1), np.float32)),
-        "place": op.ArgMax(flat, axis=2, keepdims=0),
-        "largest": op.GlobalMaxPool(x),
-        "step": op.HardSigmoid(op.Sub(x, 0.5), alpha=2.0**100, beta=0.0),
-        "first": op.Gather(flat, [0], axis=1),
-        "turned": op.Transpose(flat, perm=[0, 2, 1]),
-        "joined": op.Concat(flat, op.Abs(op.Neg(flat)), axis=1),
-        "whole": op.Cast(op.Floor(flat), to=ir.DataType.INT64.value),
-        "shape": op.Shape(x),
-        "product": op.Div(op.Exp(op.Log(op.Add(flat, 1))), 3),
-    }
-    for name, value in parts.items():
-        op.output(value, name)
     image = np.random.default_rng(0).standard_normal((2, 3, 4, 4)).astype(np.float32)
-    found = run(model, image=image)
     positive = np.maximum(image, 0)
-    flat = (2 * positive + 1).reshape(2, 3, 16)
-    wanted = {
-        "sum": flat.sum(2, keepdims=True),
-        "place": flat.argmax(2),
-        "largest": positive.max((2, 3), keepdims=True),
-        "step": (positive > 0.5).astype(np.float32),
-        "first": flat[:, :1],
-        "turned": flat.transpose(0, 2, 1),
-        "joined": np.concatenate([flat, flat], 1),
-        "whole": np.floor(flat).astype(np.int64),
-        "shape": np.array([2, 3, 4, 4]),
-        "product": (flat + 1) / 3,
+    rows = (2 * positive + 1).reshape(2, 3, 16)
+    parts = {
+        "sum": (op.MatMul(flat, np.ones((16, 1), np.float32)), rows.sum(2, keepdims=True)),
+        "place": (op.ArgMax(flat, axis=2, keepdims=0), rows.argmax(2)),
+        "largest": (op.GlobalMaxPool(x), positive.max((2, 3), keepdims=True)),
+        "step": (
+            op.HardSigmoid(op.Sub(x, 0.5), alpha=2.0**100, beta=0.0),
+            (positive > 0.5).astype(np.float32),
+        ),
+        "first": (op.Gather(flat, [0], axis=1), rows[:, :1]),
+        "turned": (op.Transpose(flat, perm=[0, 2, 1]), rows.transpose(0, 2, 1)),
+        "joined": (op.Concat(flat, op.Abs(op.Neg(flat)), axis=1), np.concatenate([rows, rows], 1)),
+        "whole": (op.Cast(op.Floor(flat), to=ir.DataType.INT64.value), np.floor(rows).astype(np.int64)),
+        "shape": (op.Shape(x), np.array([2, 3, 4, 4])),
+        "product": (op.Div(op.Exp(op.Log(op.Add(flat, 1))), 3), (rows + 1) / 3),
     }
-    for name, array in wanted.items():
+    for name, (value, _) in parts.items():
+        op.output(value, name)
+    found = run(model, image=image)
+    for name, (_, array) in parts.items():
         assert found[name].dtype == array.dtype, name
         np.testing.assert_allclose(found[name], array, rtol=1e-5, err_msg=name)
 
@@ -82,12 +73,8 @@ def test_portable_operators_are_written_alike_in_every_opset():
             histories.setdefault(schema.name, []).append(schema)
     for name in PORTABLE:
         versions = sorted(histories[name], key=lambda s: s.since_version)
-        first = max(
-            (s for s in versions if s.since_version <= 7), key=lambda s: s.since_version, default=versions[0]
-        )
-        for later in versions:
-            if later.since_version <= first.since_version:
-                continue
+        first = [s for s in versions if s.since_version <= 7 or s is versions[0]][-1]
+        for later in versions[versions.index(first) + 1 :]:
             assert not later.deprecated, name
             names = [i.name for i in first.inputs]
             assert [i.name for i in later.inputs][: len(names)] == names, name
@@ -138,18 +125,16 @@ def test_names_never_collide():
 
 
 def test_names_in_branches_count():
-    helper = onnx.helper
-    branch = helper.make_graph(
-        [helper.make_node("Relu", ["image"], ["onnxviz/Relu_1"])], "b", [],
-        [helper.make_tensor_value_info("onnxviz/Relu_1", 1, None)],
-    )  # fmt: skip
-    node = helper.make_node("If", ["flag"], ["y"], then_branch=branch, else_branch=branch)
-    graph = helper.make_graph(
-        [node], "g", [helper.make_tensor_value_info("image", 1, [2])], [helper.make_tensor_value_info("y", 1, [2])],
-        [onnx.numpy_helper.from_array(np.array(True), "flag")],
-    )  # fmt: skip
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    _, op, x = appended(ir.from_proto(model), "y")
+    model = ir.from_onnx_text(
+        """<ir_version: 8, opset_import: ["" : 17]>
+        g (float[2] image) => (float[2] y) <bool flag = {1}> {
+            y = If (flag) <
+                then_branch = b () => (float[2] "onnxviz/Relu_1") { "onnxviz/Relu_1" = Relu(image) },
+                else_branch = c () => (float[2] z) { z = Identity(image) }
+            >
+        }"""
+    )
+    _, op, x = appended(model, "y")
     assert op.Relu(x).name == "onnxviz/Relu_2"
 
 
@@ -161,11 +146,9 @@ def test_inputs_and_equal_constants():
     assert op.const(2) is not once
     assert op.const([]).dtype == ir.DataType.INT64
     op.output(op.Mul(op.Mul(x, gain), once), "y")
-    feeds = {
-        "gain": np.array([1, 3], np.float32).reshape(2, 1, 1, 1),
-        "image": np.ones((2, 3, 4, 4), np.float32),
-    }
-    np.testing.assert_array_equal(run(model, **feeds)["y"][:, 0, 0, 0], [2, 6])
+    gains = np.array([1, 3], np.float32).reshape(2, 1, 1, 1)
+    found = run(model, gain=gains, image=np.ones((2, 3, 4, 4), np.float32))["y"]
+    np.testing.assert_array_equal(found[:, 0, 0, 0], [2, 6])
 
 
 def test_nodes_in_front_of_others():

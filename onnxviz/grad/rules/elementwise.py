@@ -5,14 +5,14 @@ The walk sums broadcasts back. Kinks as torch has them.
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Callable
-from typing import Any, Final
+from typing import Any
 
 import onnx_ir as ir
 
 from onnxviz.grad.forms import between, normal_cdf, step
-from onnxviz.grad.table import nondifferentiable, vjp
+from onnxviz.grad.table import enter, nondifferentiable, vjp
 from onnxviz.graph.tape import array
 
 nondifferentiable(
@@ -23,8 +23,8 @@ nondifferentiable(
     "Size", "Xor",
 )  # fmt: skip
 
-# y = f(x) of one operand, without attributes: x's cotangent from g, y and x.
-_FUNCTIONS: Final[dict[str, Callable[[Any, Any, Any, Any], Any]]] = {
+# y = f(x) of one operand, of which some have attributes: x's cotangent.
+enter({
     "Identity": lambda op, g, y, x: g,
     "Neg": lambda op, g, y, x: op.Neg(g),
     "Abs": lambda op, g, y, x: op.Mul(g, op.Sign(x)),  # 0 at the kink
@@ -47,48 +47,37 @@ _FUNCTIONS: Final[dict[str, Callable[[Any, Any, Any, Any], Any]]] = {
     "Erf": lambda op, g, y, x: op.Mul(g, op.Mul(op.Exp(op.Neg(op.Mul(x, x))), 2.0 / math.sqrt(math.pi))),
     "Sigmoid": lambda op, g, y, x: op.Mul(g, op.Mul(y, op.Sub(1.0, y))),
     "Softplus": lambda op, g, y, x: op.Mul(g, op.Sigmoid(x)),
-}
-
-
-def _enter(name: str, back: Callable[[Any, Any, Any, Any], Any]) -> None:
-    vjp(name)(lambda op, g, y, x: (back(op, g, y, x),))
-
-
-for _name, _back in _FUNCTIONS.items():
-    _enter(_name, _back)
+    "LeakyRelu": lambda op, g, y, x, *, alpha: op.Mul(g, op.Add(op.Mul(step(op, x), 1.0 - alpha), alpha)),
+    "ThresholdedRelu": lambda op, g, y, x, *, alpha: op.Mul(g, step(op, x, alpha)),
+    # At and below 0: alpha·exp(x), which is y + alpha; exp(x/alpha), y/alpha + 1; gamma·alpha·exp(x), y + gamma·alpha.
+    "Elu": lambda op, g, y, x, *, alpha: op.Mul(g, op.Where(op.Greater(x, 0.0), 1.0, op.Add(y, alpha))),
+    "Celu": lambda op, g, y, x, *, alpha: op.Mul(
+        g, op.Where(op.Greater(x, 0.0), 1.0, op.Add(op.Div(y, alpha), 1.0))),
+    "Selu": lambda op, g, y, x, *, alpha, gamma: op.Mul(
+        g, op.Where(op.Greater(x, 0.0), gamma, op.Add(y, gamma * alpha))),
+    "Shrink": lambda op, g, y, x, *, bias, lambd: op.Mul(g, op.cast_like(op.Greater(op.Abs(x), lambd), g)),
+    # The cumulative sum from the other end.
+    "CumSum": lambda op, g, y, x, axis, *, exclusive, reverse: op.CumSum(
+        g, axis, exclusive=exclusive, reverse=1 - reverse),
+    # At inference nothing is dropped (normalise takes it out; one that trains is random, hence refused there).
+    "Dropout": lambda op, g, y, x, ratio=None, training_mode=None, *, seed=None: g,
+})  # fmt: skip
 
 
 # --- arithmetic and choice ------------------------------------------------------------------------
 
-
-@vjp("Add", broadcast=True)
-def add(op, g, y, a, b):
-    """A sum hands its cotangent to both."""
-    return g, g
-
-
-@vjp("Sub", broadcast=True)
-def sub(op, g, y, a, b):
-    """The subtrahend gets it with the other sign."""
-    return g, lambda: op.Neg(g)
-
-
-@vjp("Mul", broadcast=True)
-def mul(op, g, y, a, b):
-    """Each factor gets the other."""
-    return lambda: op.Mul(g, b), lambda: op.Mul(g, a)
-
-
-@vjp("Div", broadcast=True)
-def div(op, g, y, a, b):
-    """1/b and −y/b."""
-    return lambda: op.Div(g, b), lambda: op.Neg(op.Mul(g, op.Div(y, b)))
-
-
-@vjp("Mod", broadcast=True)
-def mod(op, g, y, a, b, *, fmod):
-    """y = a − b·n with n = (a − y)/b, constant between its jumps."""
-    return g, lambda: op.Neg(op.Mul(g, op.Round(op.Div(op.Sub(a, y), b))))
+enter({
+    "Add": lambda op, g, y, a, b: (g, g),
+    "Sub": lambda op, g, y, a, b: (g, lambda: op.Neg(g)),
+    "Mul": lambda op, g, y, a, b: (lambda: op.Mul(g, b), lambda: op.Mul(g, a)),
+    "Div": lambda op, g, y, a, b: (lambda: op.Div(g, b), lambda: op.Neg(op.Mul(g, op.Div(y, b)))),
+    # y = a − b·n with n = (a − y)/b, constant between its jumps.
+    "Mod": lambda op, g, y, a, b, *, fmod: (g, lambda: op.Neg(op.Mul(g, op.Round(op.Div(op.Sub(a, y), b))))),
+    "Sum": lambda op, g, y, *xs: (g,) * len(xs),
+    "Mean": lambda op, g, y, *xs: (op.Mul(g, 1.0 / len(xs)),) * len(xs),
+    "Where": lambda op, g, y, condition, a, b: (
+        None, lambda: op.Where(condition, g, 0.0), lambda: op.Where(condition, 0.0, g)),
+}, broadcast=True)  # fmt: skip
 
 
 @vjp("Pow", broadcast=True)
@@ -108,19 +97,6 @@ def pow_(op, g, y, a, b):
     return base, exponent
 
 
-@vjp("Sum", broadcast=True)
-def sum_(op, g, y, *xs):
-    """As Add."""
-    return tuple(g for _ in xs)
-
-
-@vjp("Mean", broadcast=True)
-def mean(op, g, y, *xs):
-    """An equal share each."""
-    share = op.Mul(g, 1.0 / len(xs))
-    return tuple(share for _ in xs)
-
-
 @vjp("Max", "Min", broadcast=True)
 def extreme(op, g, y, *xs):
     """To the one that was taken; a tie is shared evenly, as torch.maximum does."""
@@ -129,18 +105,6 @@ def extreme(op, g, y, *xs):
     taken = [op.cast_like(op.Equal(x, y), g) for x in xs]
     share = op.Div(g, op.Sum(*taken))
     return tuple(lambda t=t: op.Mul(share, t) for t in taken)
-
-
-@vjp("Where", broadcast=True)
-def where(op, g, y, condition, a, b):
-    """Each side where it was chosen."""
-    return None, lambda: op.Where(condition, g, 0.0), lambda: op.Where(condition, 0.0, g)
-
-
-@vjp("Dropout")
-def dropout(op, g, y, x, ratio=None, training_mode=None, *, seed=None):
-    """At inference nothing is dropped (normalise takes it out; one that trains is random, hence refused there)."""
-    return (g,)
 
 
 @vjp("Cast")
@@ -163,12 +127,6 @@ def _as(op: Any, g: Any, x: Any) -> Any:
     return g if g.dtype == wanted else op.Cast(g, to=int(wanted))
 
 
-@vjp("CumSum")
-def cumsum(op, g, y, x, axis, *, exclusive, reverse):
-    """The cumulative sum from the other end."""
-    return (op.CumSum(g, axis, exclusive=exclusive, reverse=1 - reverse),)
-
-
 # --- activations ----------------------------------------------------------------------------------
 
 # Any alpha beyond this is a step that a gradient model makes for its masks (forms.py): flat but at one point.
@@ -184,12 +142,6 @@ def relu(op, g, y, x):
     return (op.masked[g]() if g in op.masked else op.Mul(g, step(op, y)),)
 
 
-@vjp("LeakyRelu")
-def leaky_relu(op, g, y, x, *, alpha):
-    """g above 0, alpha·g at and below it."""
-    return (op.Mul(g, op.Add(op.Mul(step(op, x), 1.0 - alpha), alpha)),)
-
-
 @vjp("PRelu", broadcast=True)
 def prelu(op, g, y, x, slope):
     """As LeakyRelu, the slope being a tensor that broadcasts to x and may itself be differentiated."""
@@ -200,12 +152,6 @@ def prelu(op, g, y, x, slope):
     )
 
 
-@vjp("ThresholdedRelu")
-def thresholded_relu(op, g, y, x, *, alpha):
-    """g above the threshold."""
-    return (op.Mul(g, step(op, x, alpha)),)
-
-
 @vjp("Clip", broadcast=True)
 def clip(op, g, y, x, low=None, high=None):
     """g strictly between the bounds, 0 on and outside them (as torch's relu6 and hardtanh)."""
@@ -213,13 +159,10 @@ def clip(op, g, y, x, low=None, high=None):
     if (low is None or lo is not None) and (high is None or hi is not None):
         inside = between(op, y, None if lo is None else float(lo), None if hi is None else float(hi))
     else:
-        inside = None
-        if low is not None:
-            inside = op.Greater(y, low)
-        if high is not None:
-            below = op.Less(y, high)
-            inside = below if inside is None else op.And(inside, below)
-        inside = op.cast_like(inside, g)
+        cuts = [
+            compare(y, bound) for compare, bound in ((op.Greater, low), (op.Less, high)) if bound is not None
+        ]
+        inside = op.cast_like(functools.reduce(op.And, cuts), g)
 
     def to_low() -> Any:
         under = op.Less(x, low)
@@ -230,24 +173,6 @@ def clip(op, g, y, x, low=None, high=None):
         return op.Where(over if low is None else op.Or(over, op.Less(high, low)), g, 0.0)
 
     return lambda: g if inside is None else op.Mul(g, inside), to_low, to_high
-
-
-@vjp("Elu")
-def elu(op, g, y, x, *, alpha):
-    """alpha·exp(x), which is y + alpha, at and below 0."""
-    return (op.Mul(g, op.Where(op.Greater(x, 0.0), 1.0, op.Add(y, alpha))),)
-
-
-@vjp("Celu")
-def celu(op, g, y, x, *, alpha):
-    """exp(x / alpha), which is y / alpha + 1, at and below 0."""
-    return (op.Mul(g, op.Where(op.Greater(x, 0.0), 1.0, op.Add(op.Div(y, alpha), 1.0))),)
-
-
-@vjp("Selu")
-def selu(op, g, y, x, *, alpha, gamma):
-    """gamma above 0; gamma·alpha·exp(x), which is y + gamma·alpha, below."""
-    return (op.Mul(g, op.Where(op.Greater(x, 0.0), gamma, op.Add(y, gamma * alpha))),)
 
 
 @vjp("HardSigmoid")
@@ -302,9 +227,3 @@ def gelu(op, g, y, x, *, approximate):
     slope = op.Mul(op.Add(op.Mul(square, 3.0 * k), 1.0), c)
     bend = op.Mul(op.Mul(x, op.Sub(1.0, op.Mul(t, t))), slope)
     return (op.Mul(g, op.Mul(op.Add(op.Add(t, 1.0), bend), 0.5)),)
-
-
-@vjp("Shrink")
-def shrink(op, g, y, x, *, bias, lambd):
-    """g outside [−lambd, lambd]."""
-    return (op.Mul(g, op.cast_like(op.Greater(op.Abs(x), lambd), g)),)

@@ -5,11 +5,8 @@ from __future__ import annotations
 import string
 from typing import Any
 
-import numpy as np
-import onnx_ir as ir
-
 from onnxviz.grad.backward import NoRule, rank_of, unbroadcast
-from onnxviz.grad.forms import conv_to_input, conv_to_weight, shared
+from onnxviz.grad.forms import conv_to_input, conv_to_weight, identity, shared
 from onnxviz.grad.table import vjp
 from onnxviz.grad.windows import Window
 from onnxviz.graph.tape import array, dims
@@ -113,9 +110,7 @@ def matmul(op, g, y, a, b):
         other = op.Unsqueeze(a, [1]) if rank_a == 1 else _transposed(op, a, rank_a)
         if rank_b == 1:
             columns = op.Squeeze(op.MatMul(other, full), [-1])
-            return (
-                op.ReduceSum(columns, list(range(max(rank_a, 2) - 2)), keepdims=0) if rank_a > 2 else columns
-            )
+            return op.ReduceSum(columns, list(range(rank_a - 2)), keepdims=0) if rank_a > 2 else columns
         return _summed(op, op.MatMul(other, full), b, y, rank_b, rank_a)
 
     return to_a, to_b
@@ -215,11 +210,7 @@ def _diagonal(op: Any, out: Any, x: Any, letters: str, term: str) -> Any:
             target += c
             continue
         fresh = free.pop()
-        side = op.shape(x, k, k + 1)
-        square = op.ConstantOfShape(
-            op.Concat(side, side, axis=0), value=ir.tensor(np.zeros(1, dtype=out.dtype.numpy()))
-        )
-        operands.append(op.EyeLike(square))
+        operands.append(identity(op, x, k, out))
         named.append(c + fresh)
         target += fresh
     return op.Einsum(*operands, equation=f"{','.join(named)}->{target}")

@@ -11,7 +11,7 @@ import numpy as np
 from onnxviz.grad.backward import NoRule, lengths, rank_of, unbroadcast
 from onnxviz.grad.forms import step
 from onnxviz.grad.layout import in_parts
-from onnxviz.grad.table import vjp
+from onnxviz.grad.table import enter, vjp
 from onnxviz.graph.operators import computes
 from onnxviz.graph.tape import array, dims
 
@@ -83,12 +83,6 @@ def transpose(op, g, y, x, *, perm=None):
     return (op.Transpose(g, perm=None if perm is None else [int(i) for i in np.argsort(perm)]),)
 
 
-@vjp("Expand")
-def expand(op, g, y, x, shape):
-    """Sum over the axes that were widened."""
-    return (unbroadcast(op, g, x, y),)
-
-
 @vjp("Tile")
 def tile(op, g, y, x, repeats):
     """Sum over the copies: each axis as (copies, length), the copies summed away."""
@@ -96,13 +90,10 @@ def tile(op, g, y, x, repeats):
     times = array(repeats)
     pairs = []
     for axis in range(rank):
-        pairs += [
-            int(times[axis]) if times is not None else op.Slice(repeats, [axis], [axis + 1]),
-            op.extent(x, axis),
-        ]
-    return (
-        op.ReduceSum(op.Reshape(g, op.vector(pairs), allowzero=1), list(range(0, 2 * rank, 2)), keepdims=0),
-    )
+        copies = int(times[axis]) if times is not None else op.Slice(repeats, [axis], [axis + 1])
+        pairs += [copies, op.extent(x, axis)]
+    apart = op.Reshape(g, op.vector(pairs), allowzero=1)
+    return op.ReduceSum(apart, list(range(0, 2 * rank, 2)), keepdims=0)
 
 
 @vjp("Slice")
@@ -179,28 +170,27 @@ def depth_to_space(op, g, y, x, *, blocksize, mode):
     return (_swap_channels(op, back, area, x),)
 
 
-@vjp("SpaceToDepth")
-def space_to_depth(op, g, y, x, *, blocksize, mode="DCR"):
-    """DepthToSpace."""
-    return (op.DepthToSpace(g, blocksize=blocksize, mode=mode),)
-
-
 def _swap_channels(op: Any, value: Any, outer: int, like: Any) -> Any:
     n, _, h, w = (op.extent(like, a) for a in range(4))
     parts = op.Reshape(value, op.vector([n, outer, -1, h, w]))
     return op.Reshape(op.Transpose(parts, perm=[0, 2, 1, 3, 4]), op.shape(like))
 
 
-@vjp("Trilu")
-def trilu(op, g, y, x, k=None, *, upper):
-    """The same triangle of g."""
-    return (op.Trilu(g, k, upper=upper),)
-
-
-@vjp("ReverseSequence")
-def reverse_sequence(op, g, y, x, lengths, *, batch_axis, time_axis):
-    """Reversed again."""
-    return (op.ReverseSequence(g, lengths, batch_axis=batch_axis, time_axis=time_axis),)
+enter({
+    "Expand": lambda op, g, y, x, shape: unbroadcast(op, g, x, y),  # sum over the axes that were widened
+    "SpaceToDepth": lambda op, g, y, x, *, blocksize, mode="DCR": op.DepthToSpace(g, blocksize=blocksize, mode=mode),
+    "Trilu": lambda op, g, y, x, k=None, *, upper: op.Trilu(g, k, upper=upper),  # the same triangle of g
+    # Reversed again.
+    "ReverseSequence": lambda op, g, y, x, lengths, *, batch_axis, time_axis: op.ReverseSequence(
+        g, lengths, batch_axis=batch_axis, time_axis=time_axis),
+    # Added up where it was read; of an axis or a mask every element is read once.
+    "GatherElements": lambda op, g, y, x, indices, *, axis: op.ScatterElements(
+        zeros_like(op, x, g), indices, g, axis=axis, reduction="add"),
+    "GatherND": lambda op, g, y, x, indices, *, batch_dims: put_back(
+        op, g, x, lambda index: op.GatherND(index, indices, batch_dims=batch_dims)),
+    "Compress": lambda op, g, y, x, condition, *, axis=None: put_back(
+        op, g, x, lambda index: op.Compress(index, condition, axis=axis), again=False),
+})  # fmt: skip
 
 
 @vjp("CenterCropPad")
@@ -243,11 +233,8 @@ def gather(op, g, y, x, indices, *, axis):
         one = list(known)
         one[axis] = 1
         if index.ndim != 1:
-            g = (
-                op.Unsqueeze(g, [axis])
-                if index.ndim == 0
-                else op.Squeeze(g, list(range(axis + 1, axis + index.ndim)))
-            )
+            more = list(range(axis + 1, axis + index.ndim))
+            g = op.Unsqueeze(g, [axis]) if index.ndim == 0 else op.Squeeze(g, more)
         return (pad_or_crop(op, g, before, after),)
     # As (before, read, after) against (before, length, after): one scatter along the middle axis.
     lead = op.ReduceProd(op.shape(x, 0, axis), keepdims=1) if axis else op.const(np.asarray([1], np.int64))
@@ -260,45 +247,30 @@ def gather(op, g, y, x, indices, *, axis):
     return (op.Reshape(out, op.shape(x)),)
 
 
-@vjp("GatherElements")
-def gather_elements(op, g, y, x, indices, *, axis):
-    """Added up where it was read."""
-    return (op.ScatterElements(zeros_like(op, x, g), indices, g, axis=axis, reduction="add"),)
-
-
-@vjp("GatherND")
-def gather_nd(op, g, y, x, indices, *, batch_dims):
-    """Added up where it was read."""
-    return (put_back(op, g, x, lambda index: op.GatherND(index, indices, batch_dims=batch_dims)),)
-
-
 @vjp("ScatterElements")
 def scatter_elements(op, g, y, x, indices, updates, *, axis, reduction):
     """Updates read g where they were written; x has g elsewhere (everywhere when they were added)."""
-
-    def read(value: Any) -> Any:
-        return op.GatherElements(value, indices, axis=axis)
-
-    def write(value: Any, new: Any, how: str) -> Any:
-        return op.ScatterElements(value, indices, new, axis=axis, reduction=how)
-
-    return _scattered(op, g, y, x, updates, reduction, read, write)
+    read = functools.partial(op.GatherElements, axis=axis)
+    return _scattered(
+        op, g, y, x, indices, updates, reduction, read, functools.partial(op.ScatterElements, axis=axis)
+    )
 
 
 @vjp("ScatterND")
 def scatter_nd(op, g, y, x, indices, updates, *, reduction):
     """As ScatterElements, with n-dimensional indices."""
+    return _scattered(op, g, y, x, indices, updates, reduction, op.GatherND, op.ScatterND)
 
+
+def _scattered(
+    op: Any, g: Any, y: Any, x: Any, indices: Any, updates: Any, reduction: str, gather: Any, scatter: Any
+) -> Any:
     def read(value: Any) -> Any:
-        return op.GatherND(value, indices)
+        return gather(value, indices)
 
     def write(value: Any, new: Any, how: str) -> Any:
-        return op.ScatterND(value, indices, new, reduction=how)
+        return scatter(value, indices, new, reduction=how)
 
-    return _scattered(op, g, y, x, updates, reduction, read, write)
-
-
-def _scattered(op: Any, g: Any, y: Any, x: Any, updates: Any, reduction: str, read: Any, write: Any) -> Any:
     if reduction == "add":
         return lambda: g, None, lambda: read(g)
     if reduction == "none":
@@ -330,9 +302,3 @@ def _scattered(op: Any, g: Any, y: Any, x: Any, updates: Any, reduction: str, re
 def top_k(op, gs, ys, x, k, *, axis, largest, sorted):
     """Back to where the values were taken."""
     return (op.ScatterElements(zeros_like(op, x, gs[0]), ys[1], gs[0], axis=axis),)
-
-
-@vjp("Compress")
-def compress(op, g, y, x, condition, *, axis=None):
-    """Back to where it was read."""
-    return (put_back(op, g, x, lambda index: op.Compress(index, condition, axis=axis), again=False),)

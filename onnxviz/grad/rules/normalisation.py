@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from onnxviz.grad.backward import NoRule, lengths, rank_of
+from onnxviz.grad.backward import NoRule, rank_of, unbroadcast
 from onnxviz.grad.forms import channel_sums
 from onnxviz.grad.table import vjp
 from onnxviz.graph.tape import dims
@@ -25,13 +25,7 @@ def batch_normalization(op, g, y, x, scale, bias, mean, var, *, epsilon, momentu
     others = [a for a in range(rank) if a != 1]
     if training_mode:  # by mean and variance of the batch at hand
         to_unit, unit = _standardised(op, op.Mul(g, _per_channel(op, scale, rank)), x, others, epsilon)
-        return (
-            to_unit,
-            lambda: op.ReduceSum(op.Mul(g, unit), others, keepdims=0),
-            lambda: op.ReduceSum(g, others, keepdims=0),
-            None,
-            None,
-        )
+        return to_unit, *_to_affine(op, g, unit, others), None, None
 
     def to_x():
         # The zeros have the channels' number, which the file may not tell: made from scale itself.
@@ -64,6 +58,14 @@ def batch_normalization(op, g, y, x, scale, bias, mean, var, *, epsilon, momentu
     )
 
 
+def _to_affine(op: Any, g: Any, unit: Any, others: list[int]) -> tuple[Any, Any]:
+    """The cotangents of scale and bias: over all axes but the channels'."""
+    return (
+        lambda: op.ReduceSum(op.Mul(g, unit), others, keepdims=0),
+        lambda: op.ReduceSum(g, others, keepdims=0),
+    )
+
+
 def _standardised(op: Any, h: Any, x: Any, axes: list[int], epsilon: float) -> tuple[Any, Any]:
     """The cotangent through (x − mean)/√(var + ε) over these axes, and the standardised x itself.
 
@@ -92,11 +94,7 @@ def instance_normalization(op, g, y, x, scale, bias, *, epsilon):
     rank = rank_of(x)
     axes, others = list(range(2, rank)), [0, *range(2, rank)]
     to_x, unit = _standardised(op, op.Mul(g, _per_channel(op, scale, rank)), x, axes, epsilon)
-    return (
-        to_x,
-        lambda: op.ReduceSum(op.Mul(g, unit), others, keepdims=0),
-        lambda: op.ReduceSum(g, others, keepdims=0),
-    )
+    return to_x, *_to_affine(op, g, unit, others)
 
 
 @vjp("LayerNormalization", every=True)
@@ -111,26 +109,14 @@ def layer_normalization(op, gs, ys, x, scale, bias=None, *, axis, epsilon, stash
     first = axis % rank
     axes = list(range(first, rank))
     if op.cpu:
-        one = op.cast_like(1.0, x)
-        unit, _, inverse = op.LayerNormalization(
-            x,
-            op.Expand(one, op.shape(x, first)),
-            axis=axis,
-            epsilon=epsilon,
-            stash_type=stash_type,
-            _outputs=3,
+        ones, how = (
+            op.Expand(op.cast_like(1.0, x), op.shape(x, first)),
+            {"epsilon": epsilon, "stash_type": stash_type},
         )
+        unit, _, inverse = op.LayerNormalization(x, ones, axis=axis, _outputs=3, **how)
     else:
         unit, inverse = _parts(op, x, axes, epsilon)
     g, *further = (*gs, None, None)[:3]
-
-    def summed(value: Any, like: Any) -> Any:
-        """Back to scale's shape: over the leading axes, and those where scale has length 1."""
-        known = lengths(like, "a scale")
-        lead = rank - len(known)
-        ones = [lead + i for i, d in enumerate(known) if d == 1]
-        value = op.ReduceSum(value, [*range(lead), *ones], keepdims=1) if lead or ones else value
-        return op.Squeeze(value, list(range(lead))) if lead else value
 
     def to_x() -> Any:
         found = [] if g is None else [_through(op, op.Mul(g, scale), unit, inverse, axes)]
@@ -145,8 +131,8 @@ def layer_normalization(op, gs, ys, x, scale, bias=None, *, axis, epsilon, stash
 
     return (
         to_x,
-        lambda: None if g is None else summed(op.Mul(g, unit), scale),
-        lambda: None if g is None else summed(g, bias),
+        lambda: None if g is None else unbroadcast(op, op.Mul(g, unit), scale, x),
+        lambda: None if g is None else unbroadcast(op, g, bias, x),
     )
 
 
@@ -159,15 +145,7 @@ def rms_normalization(op, g, y, x, scale, *, axis, epsilon, stash_type):
     inverse = op.Reciprocal(op.Sqrt(op.Add(op.ReduceMean(op.Mul(x, x), axes, keepdims=1), epsilon)))
     unit = op.Mul(x, inverse)
     along = op.Mul(unit, op.ReduceMean(op.Mul(h, unit), axes, keepdims=1))
-
-    def to_scale():
-        known = dims(scale)
-        if known is None or 1 in known:
-            raise NoRule("has a scale that broadcasts")
-        product, lead = op.Mul(g, unit), rank - len(known)
-        return op.ReduceSum(product, list(range(lead)), keepdims=0) if lead else product
-
-    return lambda: op.Mul(inverse, op.Sub(h, along)), to_scale
+    return lambda: op.Mul(inverse, op.Sub(h, along)), lambda: unbroadcast(op, op.Mul(g, unit), scale, x)
 
 
 @vjp("GroupNormalization")

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from onnxviz.grad.backward import rank_of
-from onnxviz.grad.forms import box_to_input, step
+from onnxviz.grad.forms import box_to_input, step, times
 from onnxviz.grad.layout import spread
 from onnxviz.grad.table import vjp
 from onnxviz.grad.windows import Window
@@ -32,20 +32,11 @@ def max_pool(
             return maxima.max_to_input(op, h, y, x, win, positive=positive)
         if not op.cpu:
             return maxima.by_slices(op, h, y, x, win, bool(ceil_mode))
-        _, indices = op.MaxPool(
-            x,
-            _outputs=2,
-            kernel_shape=list(win.kernel),
-            strides=list(win.strides),
-            pads=win.pads,
-            dilations=list(win.dilations),
-            ceil_mode=ceil_mode,
-        )
+        steps = {"strides": list(win.strides), "pads": win.pads, "dilations": list(win.dilations)}
+        _, places = op.MaxPool(x, _outputs=2, kernel_shape=list(win.kernel), ceil_mode=ceil_mode, **steps)
         zeros = op.Expand(op.cast_like(0.0, h), op.Reshape(op.size(x), [1]))
-        flat = op.ScatterElements(
-            zeros, op.Reshape(indices, [-1]), op.Reshape(h, [-1]), axis=0, reduction="add"
-        )
-        return op.Reshape(flat, op.shape(x))
+        flat = (op.Reshape(value, [-1]) for value in (places, h))
+        return op.Reshape(op.ScatterElements(zeros, *flat, axis=0, reduction="add"), op.shape(x))
 
     routed = route(g, positive=False)
     # It lies where x = y: a Relu in front may mask the smaller g instead.
@@ -55,19 +46,9 @@ def max_pool(
 
 @vjp("AveragePool")
 def average_pool(
-    op,
-    g,
-    y,
-    x,
-    *,
-    auto_pad,
-    ceil_mode,
-    count_include_pad,
-    dilations=None,
-    kernel_shape,
-    pads=None,
-    strides=None,
-):
+    op, g, y, x, *,
+    auto_pad, ceil_mode, count_include_pad, dilations=None, kernel_shape, pads=None, strides=None,
+):  # fmt: skip
     """Each element gets the sum of its windows' cotangents, each over its own count."""
     win = Window.of(kernel_shape, strides, pads, dilations, auto_pad, dims(x))
     counts = _counts(op, x, y, win, bool(count_include_pad), bool(ceil_mode), g)
@@ -98,15 +79,7 @@ def _counts(op: Any, x: Any, y: Any, win: Window, with_pads: bool, ceil: bool, g
             counts: Any = ((taps >= first) & (taps < last)).sum(1).clip(1).astype(dtype).reshape(along)
         else:
             counts = op.Reshape(_counts_now(op, x, y, axis, (k, s, d, b, e), with_pads, g), along)
-        product = (
-            counts
-            if product is None
-            else (
-                product * counts
-                if isinstance(product, np.ndarray) and isinstance(counts, np.ndarray)
-                else op.Mul(product, counts)
-            )
-        )
+        product = times(op, product, counts)
     if isinstance(product, np.ndarray) and (product == product.flat[0]).all():
         return float(product.flat[0])
     return product

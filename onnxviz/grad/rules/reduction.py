@@ -8,7 +8,7 @@ import numpy as np
 
 from onnxviz.grad.backward import NoRule
 from onnxviz.grad.layout import spread
-from onnxviz.grad.table import vjp
+from onnxviz.grad.table import enter, vjp
 from onnxviz.graph.tape import array, dims
 
 
@@ -17,11 +17,11 @@ def _wide(op: Any, value: Any, x: Any, axes: Any, keepdims: int, noop: int) -> A
     if keepdims or _is_noop(axes, noop):
         return value
     along = _axes(x, axes)
-    if along is None and axes is not None:
-        return op.Unsqueeze(value, axes)
-    if along is None:  # everything was reduced, the rank unknown: a scalar broadcasts by itself
+    if (
+        along is None and axes is None
+    ):  # everything was reduced, the rank unknown: a scalar broadcasts by itself
         return value
-    return op.Unsqueeze(value, list(along))
+    return op.Unsqueeze(value, axes if along is None else list(along))
 
 
 def _axes(x: Any, axes: Any) -> tuple[int, ...] | None:
@@ -52,10 +52,24 @@ def _count(op: Any, x: Any, y: Any, axes: Any, like: Any) -> Any:
     return op.Div(op.cast_like(op.size(x), like), op.cast_like(op.size(y), like))
 
 
-@vjp("ReduceSum")
-def reduce_sum(op, g, y, x, axes=None, *, keepdims, noop_with_empty_axes):
-    """g to every element."""
-    return (op.Expand(_wide(op, g, x, axes, keepdims, noop_with_empty_axes), op.shape(x)),)
+def _widened(rule: Any) -> Any:
+    """A rule of x and of g and y with the reduced axes put back."""
+
+    def widened(op, g, y, x, axes=None, *, keepdims, noop_with_empty_axes):
+        wide = [_wide(op, value, x, axes, keepdims, noop_with_empty_axes) for value in (g, y)]
+        return rule(op, *wide, x)
+
+    return widened
+
+
+enter({name: _widened(rule) for name, rule in {
+    "ReduceSum": lambda op, g, y, x: op.Expand(g, op.shape(x)),
+    "ReduceL1": lambda op, g, y, x: op.Mul(g, op.Sign(x)),
+    "ReduceL2": lambda op, g, y, x: op.Mul(op.Where(op.Equal(y, 0.0), 0.0, op.Div(g, y)), x),  # 0 where the norm is
+    "ReduceSumSquare": lambda op, g, y, x: op.Mul(op.Mul(g, x), 2.0),
+    "ReduceLogSum": lambda op, g, y, x: op.Expand(op.Div(g, op.Exp(y)), op.shape(x)),  # 1 over the sum
+    "ReduceLogSumExp": lambda op, g, y, x: op.Mul(g, op.Exp(op.Sub(x, y))),  # the soft maximum
+}.items()})  # fmt: skip
 
 
 @vjp("ReduceMean")
@@ -82,39 +96,6 @@ def reduce_extreme(op, g, y, x, axes=None, *, keepdims, noop_with_empty_axes):
     return (op.Mul(taken, op.Div(g, op.ReduceSum(taken, along, keepdims=1))),)
 
 
-@vjp("ReduceL1")
-def reduce_l1(op, g, y, x, axes=None, *, keepdims, noop_with_empty_axes):
-    """The sign."""
-    return (op.Mul(_wide(op, g, x, axes, keepdims, noop_with_empty_axes), op.Sign(x)),)
-
-
-@vjp("ReduceL2")
-def reduce_l2(op, g, y, x, axes=None, *, keepdims, noop_with_empty_axes):
-    """x/y; 0 where the norm is 0."""
-    ratio = op.Where(op.Equal(y, 0.0), 0.0, op.Div(g, y))
-    return (op.Mul(_wide(op, ratio, x, axes, keepdims, noop_with_empty_axes), x),)
-
-
-@vjp("ReduceSumSquare")
-def reduce_sum_square(op, g, y, x, axes=None, *, keepdims, noop_with_empty_axes):
-    """2x."""
-    return (op.Mul(op.Mul(_wide(op, g, x, axes, keepdims, noop_with_empty_axes), x), 2.0),)
-
-
-@vjp("ReduceLogSum")
-def reduce_log_sum(op, g, y, x, axes=None, *, keepdims, noop_with_empty_axes):
-    """1 over the sum."""
-    share = _wide(op, op.Div(g, op.Exp(y)), x, axes, keepdims, noop_with_empty_axes)
-    return (op.Expand(share, op.shape(x)),)
-
-
-@vjp("ReduceLogSumExp")
-def reduce_log_sum_exp(op, g, y, x, axes=None, *, keepdims, noop_with_empty_axes):
-    """The soft maximum, exp(x − y)."""
-    wide = [_wide(op, v, x, axes, keepdims, noop_with_empty_axes) for v in (g, y)]
-    return (op.Mul(wide[0], op.Exp(op.Sub(x, wide[1]))),)
-
-
 @vjp("ReduceProd")
 def reduce_prod(op, g, y, x, axes=None, *, keepdims, noop_with_empty_axes):
     """The product of the others. Exact with zeros too: the product over the elements that are not 0 goes to a lone
@@ -138,13 +119,13 @@ def reduce_prod(op, g, y, x, axes=None, *, keepdims, noop_with_empty_axes):
 def softmax(op, g, y, x, *, axis):
     """y(g − Σgy)."""
     weighted = op.Mul(g, y)
-    return (op.Sub(weighted, op.Mul(y, op.ReduceSum(weighted, [axis], keepdims=1))),)
+    return op.Sub(weighted, op.Mul(y, op.ReduceSum(weighted, [axis], keepdims=1)))
 
 
 @vjp("LogSoftmax")
 def log_softmax(op, g, y, x, *, axis):
     """g − softmax·Σg."""
-    return (op.Sub(g, op.Mul(op.Exp(y), op.ReduceSum(g, [axis], keepdims=1))),)
+    return op.Sub(g, op.Mul(op.Exp(y), op.ReduceSum(g, [axis], keepdims=1)))
 
 
 @vjp("LpNormalization")

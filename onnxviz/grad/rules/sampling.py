@@ -11,9 +11,9 @@ import itertools
 from typing import Any
 
 import numpy as np
-import onnx_ir as ir
 
 from onnxviz.grad.backward import NoRule, lengths
+from onnxviz.grad.forms import identity
 from onnxviz.grad.table import vjp
 from onnxviz.graph.tape import array, dims
 
@@ -48,10 +48,8 @@ def resize(
     if not moved or all(isinstance(a, int) and a == b for a, b in zip(known, out, strict=True)):
         return (g,)  # a picture that keeps its size is handed on, whatever the scales
     plain = coordinate_transformation_mode == "asymmetric" and nearest_mode == "floor"
-    plain |= coordinate_transformation_mode in (
-        "half_pixel",
-        "pytorch_half_pixel",
-    ) and nearest_mode.startswith("round")
+    halves = coordinate_transformation_mode in ("half_pixel", "pytorch_half_pixel")
+    plain |= halves and nearest_mode.startswith("round")
     if mode == "nearest" and plain and 3 <= rank <= 5 and min(a for a, _ in moved) >= 2:
         times = _whole_factors(known, out, moved, factors)
         if times is not None:
@@ -65,9 +63,8 @@ def resize(
     for a, i in moved:
         window = None
         if cropping:
-            window = op.Concat(
-                op.Slice(roi, [i], [i + 1]), op.Slice(roi, [len(along) + i], [len(along) + i + 1]), axis=0
-            )
+            ends = (op.Slice(roi, [at], [at + 1]) for at in (i, len(along) + i))
+            window = op.Concat(*ends, axis=0)
         scale = None if scales is None else op.Slice(scales, [i], [i + 1])
         length = None if scales is not None else op.shape(y, a, a + 1)
         factor = None if factors is None else float(factors[i])
@@ -99,30 +96,18 @@ def _whole_factors(known: Any, out: Any, moved: Any, factors: Any) -> dict[int, 
 
 
 def _matrix(
-    op: Any,
-    g: Any,
-    x: Any,
-    axis: int,
-    roi: Any,
-    scale: Any,
-    length: Any,
-    settings: dict[str, Any],
-    *,
-    wide: bool,
-) -> Any:
+    op: Any, g: Any, x: Any, axis: int, roi: Any, scale: Any, length: Any, settings: dict[str, Any], *, wide: bool
+) -> Any:  # fmt: skip
     """(L_out, L_in): the same Resize of an identity matrix along its rows.
 
     wide   the length may stay the same: ONNX Runtime would hand such a matrix on without looking at scales or region,
            which it does not where another axis changes. So each row gets a second axis, of length 1, that doubles.
     """
-    side = op.shape(x, axis, axis + 1)
-    square = op.ConstantOfShape(
-        op.Concat(side, side, axis=0), value=ir.tensor(np.zeros(1, dtype=g.dtype.numpy()))
-    )
+    unit = identity(op, x, axis, g)
     if not wide:
-        eye = op.Unsqueeze(op.EyeLike(square), [0, 1])
+        eye = op.Unsqueeze(unit, [0, 1])
         return op.Squeeze(op.Resize(eye, roi, scale, length, axes=[2], **settings), [0, 1])
-    eye = op.Unsqueeze(op.EyeLike(square), [1, 3])  # (L_in, 1, L_in, 1)
+    eye = op.Unsqueeze(unit, [1, 3])  # (L_in, 1, L_in, 1)
     if roi is not None:
         roi = op.Gather(op.Concat(roi, np.array([0, 1], roi.dtype.numpy()), axis=0), [0, 2, 1, 3], axis=0)
     if scale is not None:
@@ -162,11 +147,12 @@ def grid_sample(op, g, y, x, grid, *, align_corners, mode, padding_mode):
         raise NoRule("samples neither a plane nor a volume")
     d = len(known) - 2
     lengths = [op.Squeeze(op.shape(x, a, a + 1), [0]) for a in range(2, d + 2)]
-    reals = [op.cast_like(length, g) for length in lengths]
     taps = []
-    for axis in range(d):  # spatial axis: its coordinate is the (d − 1 − axis)-th of the grid
+    for axis, length in enumerate(
+        lengths
+    ):  # spatial axis: its coordinate is the (d − 1 − axis)-th of the grid
         raw = op.Gather(grid, d - 1 - axis, axis=d + 1)
-        taps.append(_taps(op, raw, reals[axis], lengths[axis], mode, padding_mode, bool(align_corners), g))
+        taps.append(_taps(op, raw, length, mode, padding_mode, bool(align_corners), g))
     flat_g = op.Reshape(g, [0, 0, -1])
     channels = op.shape(x, 1, 2)
     flat_shape = op.Concat(op.shape(x, 0, 2), [-1], axis=0)
@@ -228,52 +214,36 @@ def affine_grid(op, g, y, theta, size, *, align_corners):
     return op.MatMul(back, op.Concat(places, ones, axis=2)), None
 
 
-def _taps(op: Any, raw: Any, real: Any, length: Any, mode: str, padding: str, corners: bool, g: Any) -> Any:
+def _taps(op: Any, raw: Any, length: Any, mode: str, padding: str, corners: bool, g: Any) -> Any:
     """Along one axis: (index int64, weight, slope of the weight by the grid's coordinate) of each tap."""
-    if corners:
-        scale = op.Mul(op.Sub(real, 1.0), 0.5)
-        place = op.Mul(op.Add(raw, 1.0), scale)
-    else:
-        scale = op.Mul(real, 0.5)
-        place = op.Sub(op.Mul(op.Add(raw, 1.0), scale), 0.5)
+    real = op.cast_like(length, g)
+
+    def tap(at: Any, weight: Any, slope: Any) -> Any:
+        """The index within bounds; weight and slope 0 where it was not."""
+        within = op.And(op.GreaterOrEqual(at, 0.0), op.Less(at, real))
+        inside, index = op.cast_like(within, g), op.Cast(op.Where(within, at, 0.0), to=7)  # NaN has no index
+        return index, op.Mul(weight, inside), op.Mul(slope, inside)
+
+    scale = op.Mul(op.Sub(real, 1.0) if corners else real, 0.5)
+    place = op.Mul(op.Add(raw, 1.0), scale)
+    place = place if corners else op.Sub(place, 0.5)
     if mode == "cubic":
         floor = op.Floor(place)
-        t = op.Sub(place, floor)
-        found = []
+        t, found = op.Sub(place, floor), []
         for k in range(4):
             weight, slope = _cubic(op, t, k)
             at, _ = _inside(op, op.Add(floor, float(k - 1)), real, padding, corners)
-            found.append(_tap(op, at, weight, op.Mul(slope, scale), real, length, padding, g))
+            found.append(tap(at, weight, op.Mul(slope, scale)))
         return found
     place, slope = _inside(op, place, real, padding, corners)
     scale = scale if slope is None else op.Mul(scale, slope)
     if mode == "nearest":
-        return [
-            _tap(
-                op,
-                op.Round(place),
-                op.Add(op.Mul(place, 0.0), 1.0),
-                op.Mul(place, 0.0),
-                real,
-                length,
-                padding,
-                g,
-            )
-        ]
+        flat = op.Mul(place, 0.0)
+        return [tap(op.Round(place), op.Add(flat, 1.0), flat)]
     floor = op.Floor(place)
     t = op.Sub(place, floor)
-    one = op.Add(op.Mul(t, 0.0), 1.0)
-    return [
-        _tap(op, floor, op.Sub(1.0, t), op.Neg(op.Mul(one, scale)), real, length, padding, g),
-        _tap(op, op.Add(floor, 1.0), t, op.Mul(one, scale), real, length, padding, g),
-    ]
-
-
-def _tap(op: Any, at: Any, weight: Any, slope: Any, real: Any, length: Any, padding: str, g: Any) -> Any:
-    """The index within bounds; weight and slope 0 where it was not."""
-    within = op.And(op.GreaterOrEqual(at, 0.0), op.Less(at, real))
-    inside, index = op.cast_like(within, g), op.Cast(op.Where(within, at, 0.0), to=7)  # NaN has no index
-    return index, op.Mul(weight, inside), op.Mul(slope, inside)
+    slope = op.Mul(op.Add(op.Mul(t, 0.0), 1.0), scale)
+    return [tap(floor, op.Sub(1.0, t), op.Neg(slope)), tap(op.Add(floor, 1.0), t, slope)]
 
 
 def _inside(op: Any, place: Any, real: Any, padding: str, corners: bool) -> tuple[Any, Any]:
@@ -328,12 +298,12 @@ def roi_align(
     if mode != "avg":
         raise NoRule(f"has mode={mode}")
     half = coordinate_transformation_mode == "half_pixel"
-    offset = 0.5 if half else 0.0
 
     def matrix(first: int, axis: int, bins: int) -> Any:
         """(boxes, bins, length)."""
         low, high = (
-            op.Sub(op.Mul(op.Gather(rois, i, axis=1), spatial_scale), offset) for i in (first, first + 2)
+            op.Sub(op.Mul(op.Gather(rois, i, axis=1), spatial_scale), 0.5 if half else 0.0)
+            for i in (first, first + 2)
         )
         extent = op.Sub(high, low) if half else op.Max(op.Sub(high, low), 1.0)
         width = op.Mul(extent, 1.0 / max(bins, 1))
