@@ -37,6 +37,10 @@ GRACE_PART: Final = 0.05
 #: How the outermost region of an isolated network's process begins, before the number of what it was asked.
 REQUEST: Final = "#"
 
+# The word for it in glibc's malloc.h; and from how many bytes on.
+_M_MMAP_THRESHOLD: Final = -3
+_LARGE: Final = 1 << 20
+
 _HEADER: Final = 64
 _SLOT: Final = struct.Struct(
     "dd?239s"
@@ -224,13 +228,19 @@ def free_memory() -> None:
 
 
 def give_back() -> None:
-    """Hand memory that was freed back to the system, of which glibc keeps what lies between blocks in use."""
+    """Hand memory that was freed back to the system, of which glibc keeps what lies between blocks in use.
+
+    In a process that does one command alone large blocks are the system's own from then on, and go back when they are
+    freed: glibc would keep ever larger ones.
+    """
     if sys.platform == "linux":
         import ctypes
 
-        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-        if trim is not None:
-            trim(0)
+        libc = ctypes.CDLL(None)
+        if hasattr(libc, "malloc_trim"):
+            libc.malloc_trim(0)
+        if watched() and hasattr(libc, "mallopt"):
+            libc.mallopt(_M_MMAP_THRESHOLD, _LARGE)
 
 
 def memory_is_limited() -> bool:

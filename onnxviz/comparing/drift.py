@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, MutableMapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, NamedTuple
 
@@ -46,6 +47,10 @@ SIDE: Final = 28
 _QUANTILE: Final = 0.05
 _GREY_LEVELS: Final = 1.0
 _SHOWN: Final = 6
+# Maps at once: what more would take of memory beside two networks is not worth the little time.
+_TOGETHER: Final = 1
+# Pictures whose maps A makes before B makes its own.
+_AT_A_TIME: Final = 8
 _NONE: Final = Share(0, 0)
 # Of each picture and method: fields of `MethodDrift`, whose medians these are there.
 _FIGURES: Final = ("r", "own", "floor", "overlap")
@@ -178,23 +183,27 @@ def drift(
     places = np.unique(spread.astype(int)).tolist()
     maps = _Maps(a, b, pictures, layers or {}, draws, seed)
     known: MutableMapping[str, Any] = {} if rows is None else rows
-    # Each session holds the weights once more: no more of them at a time than a map takes.
-    with a.passing(), b.passing():
-        targets = {place: maps.target(place) for place in places if str(place) not in known}
-    with a.passing(), b.passing():
-        for done, place in enumerate(places, start=1):
-            if place in targets:
-                known[str(place)] = maps.figures(place, targets[place], named)
-            progress(done, len(places), "explained")
+    left = [place for place in places if str(place) not in known]
+    # Each session holds the weights once more, or twice: no more of them at a time than are needed.
+    with b.passing():
+        finite = {place for place in left if maps.finite(place)}
+    with a.passing():
+        targets = {place: maps.target(place) if place in finite else None for place in left}
+    for start in range(0, len(left), _AT_A_TIME):
+        portion = left[start : start + _AT_A_TIME]
+        with a.passing():
+            ours = {place: maps.of_a(place, targets[place], named) for place in portion}
+        with b.passing():
+            known.update((str(place), maps.figures(place, one)) for place, one in ours.items())
+        progress(len(places) - len(left) + start + len(portion), len(places), "explained")
     alike = {place: known[str(place)] for place in places if known[str(place)] is not None}
     found = {row.name: _Found(row, alike) for row in named}
     listed = [(place, one) for one in found.values() for place in one.rows]
     called = {place: printable(source_name(pictures[place], place)) for place in alike}
-    worst: dict[str, dict[int, tuple[Attribution, Attribution]]] = {name: {} for name in found}
-    for name, one in found.items():
-        for place in one.worst:
-            if (pair := maps.pair(place, alike[place]["class"], one.row)) is not None:
-                worst[name][place] = pair
+    worst = {
+        name: maps.pairs({place: alike[place]["class"] for place in one.worst}, one.row)
+        for name, one in found.items()
+    }
     return Drift(
         "" if alike else "no picture could be compared: A or B gives NaN for each",
         len(alike),
@@ -212,15 +221,21 @@ def drift(
     )
 
 
-class _Seen(NamedTuple):
-    """One picture: A's input with, behind it, those under noise; B's input."""
+class _Ours(NamedTuple):
+    """What A has of one picture.
 
-    x: np.ndarray
-    other: np.ndarray
+    target  its class
+    maps    by method the small map and, behind it, those under noise; '' where there is none, or why there never is
+    layers  by method those of B that mean the same
+    """
+
+    target: int
+    maps: Mapping[str, Sequence[np.ndarray] | str]
+    layers: Mapping[str, Sequence[str] | None]
 
 
 class _Maps:
-    """Maps of both networks for one picture after another."""
+    """Maps of one network after the other, picture by picture."""
 
     def __init__(
         self,
@@ -236,74 +251,112 @@ class _Maps:
         self._draws, self._seed = draws, seed
         self._reasons: dict[str, str] = {}
 
+    def finite(self, place: int) -> bool:
+        """Whether B has a class for the picture."""
+        x = self._of_b(place)
+        return x is not None and _class(self._b, x) is not None
+
     def target(self, place: int) -> int | None:
-        """A's class; None where a network's scores are not finite."""
-        if (seen := self._seen(place, 0)) is None:
-            return None
-        found = _class(self._a, seen.x)
-        return None if _class(self._b, seen.other) is None else found
+        """A's class; None where its scores are not finite, or the picture cannot be read."""
+        x = self._input(place, 0)
+        return None if x is None else _class(self._a, x)
 
-    def figures(self, place: int, target: int | None, methods: Sequence[Method]) -> dict[str, Any] | None:
-        """A's class and, by method, the figures, or a text that tells why there are none; None where a network's scores
-        are not finite."""
-        if target is None or (seen := self._seen(place, self._draws)) is None:
+    def of_a(self, place: int, target: int | None, methods: Sequence[Method]) -> _Ours | None:
+        """A's maps for its class."""
+        if target is None or (x := self._input(place, self._draws)) is None:
             return None
-        return {"class": target, "methods": {row.name: self._of_method(row, seen, target) for row in methods}}
+        maps: dict[str, Sequence[np.ndarray] | str] = {}
+        layers: dict[str, Sequence[str] | None] = {}
+        for row in methods:
+            found = self._tried(self._a, row, x, target, None)
+            if isinstance(found, str):
+                maps[row.name] = found
+            else:
+                maps[row.name] = [_small(one.values) for one in found]
+                layers[row.name] = self._layers_of_b(found[0])
+        return _Ours(target, maps, layers)
 
-    def pair(self, place: int, target: int, row: Method) -> tuple[Attribution, Attribution] | None:
-        """The map of A and that of B; None for a picture that was replaced meanwhile."""
-        seen = self._seen(place, 0)
-        if seen is None:
+    def figures(self, place: int, ours: _Ours | None) -> dict[str, Any] | None:
+        """A's class and, by method, the figures, or a text that tells why there are none."""
+        if ours is None or (other := self._of_b(place)) is None:
             return None
-        maps, other = self._both(row, seen, target)
-        return maps[0], other
+        figures = {name: self._of_method(METHODS[name], ours, other) for name in ours.maps}
+        return {"class": ours.target, "methods": figures}
 
-    def _of_method(self, row: Method, seen: _Seen, target: int) -> dict[str, float] | str:
+    def pairs(self, targets: Mapping[int, int], row: Method) -> dict[int, tuple[Attribution, Attribution]]:
+        """By place the map of A and that of B for a class; none for a picture that was replaced meanwhile."""
+        ours: dict[int, Attribution] = {}
+        with self._a.passing():
+            for place, target in targets.items():
+                if (x := self._input(place, 0)) is not None:
+                    (ours[place],) = _explained(self._a, row, x, target, self._seed)
+        found = {}
+        with self._b.passing():
+            for place, one in ours.items():
+                if (other := self._of_b(place)) is not None:
+                    layers = self._layers_of_b(one)
+                    (theirs,) = _explained(self._b, row, other, targets[place], self._seed, layers)
+                    found[place] = one, theirs
+        return found
+
+    def _of_method(self, row: Method, ours: _Ours, other: np.ndarray) -> dict[str, float] | str:
         """Its figures for a picture, '' where a map tells nothing, or why it cannot be run at all."""
-        if row.name in self._reasons:
-            return self._reasons[row.name]
-        try:
-            maps, other = self._both(row, seen, target)
-        except GradientNotFinite:
-            return ""
-        except (UnsupportedOperator, ModelUnsuitable) as error:
-            return self._reasons.setdefault(row.name, str(error))
-        small, *noisy = (_small(one.values) for one in maps)
-        there = _small(other.values)
+        maps = ours.maps[row.name]
+        if isinstance(maps, str):
+            return maps
+        found = self._tried(self._b, row, other, ours.target, ours.layers[row.name])
+        if isinstance(found, str):
+            return found
+        small, *noisy = maps
+        there = _small(found[0].values)
         r, own = spearman(small, there), [spearman(small, one) for one in noisy]
         if not all(map(math.isfinite, (r, *own))):
             return ""
         figures = r, float(np.median(own)), float(np.quantile(own, _QUANTILE)), overlap(small, there)
         return dict(zip(_FIGURES, map(float, figures), strict=True))
 
-    def _seen(self, place: int, draws: int) -> _Seen | None:
+    def _input(self, place: int, draws: int) -> np.ndarray | None:
+        """A's input with, behind it, those under noise; None for a picture that cannot be read."""
         a = self._a.preprocessing
         try:
             with unnoted():  # whoever asks for the answers has them on record
                 view = a.view(a.read(self._pictures[place]))
-                other = self._b.prepare(self._pictures[place])
         except ImageRejected:
             return None
         rng = np.random.default_rng((self._seed, place))
         noise = rng.standard_normal((draws, *view.shape), np.float32) * np.float32(_GREY_LEVELS)
         views = np.concatenate([view[None].astype(np.float32), np.clip(view + noise, 0, 255)])
-        return _Seen(a.normalise(views).astype(np.float32, copy=False), other)
+        return a.normalise(views).astype(np.float32, copy=False)
 
-    def _both(self, row: Method, seen: _Seen, target: int) -> tuple[list[Attribution], Attribution]:
-        """A's maps, without noise first, and B's."""
-        maps = _explained(self._a, row, seen.x, target, self._seed)
-        names = maps[0].manifest["parameters"].get("layers") or ()
-        # Those of B that mean the layers that A's map was made from; else B's default.
-        known = bool(names) and set(names) <= set(self._layers)
-        layers = [self._layers[name] for name in names] if known else None
-        (other,) = _explained(self._b, row, seen.other, target, self._seed, layers)
-        return maps, other
+    def _of_b(self, place: int) -> np.ndarray | None:
+        """B's input; None for a picture that cannot be read."""
+        with unnoted(), suppress(ImageRejected):
+            return self._b.prepare(self._pictures[place])
+        return None
+
+    def _tried(
+        self, net: Network, row: Method, x: np.ndarray, target: int, layers: Sequence[str] | None
+    ) -> list[Attribution] | str:
+        """The maps; '' where a gradient is not finite, or why the method cannot be run at all."""
+        if row.name in self._reasons:
+            return self._reasons[row.name]
+        try:
+            return _explained(net, row, x, target, self._seed, layers)
+        except GradientNotFinite:
+            return ""
+        except (UnsupportedOperator, ModelUnsuitable) as error:
+            return self._reasons.setdefault(row.name, str(error))
+
+    def _layers_of_b(self, one: Attribution) -> list[str] | None:
+        """The layers of B that mean those that A's map was made from; None: B's default."""
+        names = one.manifest["parameters"].get("layers") or ()
+        return [self._layers[name] for name in names] if names and set(names) <= set(self._layers) else None
 
 
 def _explained(
     net: Network, row: Method, x: np.ndarray, target: int, seed: int, layers: Sequence[str] | None = None
 ) -> list[Attribution]:
-    given: dict[str, Any] = {"target": target, "method": row.name, "progress": silent}
+    given: dict[str, Any] = {"target": target, "method": row.name, "batch": _TOGETHER, "progress": silent}
     found = cam(net, x, layers=layers, **given) if row.layered else saliency(net, x, seed=seed, **given)
     return found if isinstance(found, list) else [found]
 

@@ -36,7 +36,7 @@ from onnxviz.graph.operators import (
 from onnxviz.network import Network
 
 #: Weights that are held as real numbers at a time, in bytes; one layer's at least.
-WEIGHT_BYTES: Final = 1 << 25
+WEIGHT_BYTES: Final = 1 << 23
 _ROUNDS: Final = 20
 # Elements of a matrix that are projected at a time.
 _ELEMENTS: Final = 1 << 22

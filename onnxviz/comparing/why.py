@@ -29,7 +29,7 @@ from onnxviz.tables import Columns
 from onnxviz.text import printable
 
 # Bytes of A's values of one picture that are held at a time; B's are as many.
-_BYTES: Final = 1 << 25
+_BYTES: Final = 1 << 23
 _ALIKE: Final = 0.9  # cosine from which on a value is much the same in both
 _BOUNDING: Final = frozenset({"maximum", "minimum", "where", "quantize", "quantize_measured", "multiply"})
 _WIDEST: Final = 16  # bits of codes that are counted one by one

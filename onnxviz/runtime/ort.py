@@ -275,8 +275,10 @@ def session(
         options.add_session_config_entry("session.disable_prepacking", "1")
     if not optimise:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-        # Such programs serve a few runs: a block that is planned after the first would lie beside what that one took.
+        # Such programs serve a few runs, and stand beside others: a block that is planned after the first would lie
+        # beside what that one took, and an arena grows by doubling and keeps what it has.
         options.enable_mem_pattern = False
+        options.enable_cpu_mem_arena = False
     if not spin:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.add_session_config_entry("optimization.constant_folding_max_output_size_in_bytes", _FOLDING_BYTES)
