@@ -12,6 +12,7 @@ from networks import Maker, tiny_cnn
 from PIL import Image
 
 import onnxviz
+from onnxviz.backends.torch.executor import knows
 from onnxviz.cli.main import run
 from onnxviz.errors import COMMAND, UsageError, near, spelt, ways
 
@@ -69,34 +70,13 @@ def test_near_puts_whole_words_first_and_typing_errors_before_all() -> None:
     assert near("qqq", labels) == ""
 
 
-def two_sizes(tmp_path) -> list[str]:
-    model = tiny_cnn()
-    for axis in (2, 3):
-        model.graph.input[0].type.tensor_type.shape.dim[axis].Clear()
-    onnx.save(model, tmp_path / "free.onnx")
+def test_the_same_refusal_from_both_sides(tmp_path, capsys) -> None:
+    onnx.save(tiny_cnn(size=("H", "W")), tmp_path / "free.onnx")
     for side in (32, 40):
         Image.fromarray(np.zeros((side, side, 3), np.uint8)).save(tmp_path / f"{side}.png")
-    return [str(tmp_path / name) for name in ("free.onnx", "32.png", "40.png")]
-
-
-def test_the_same_refusal_from_both_sides(tmp_path, capsys) -> None:
-    model, *pictures = two_sizes(tmp_path)
-    assert (
-        run(
-            [
-                "saliency",
-                model,
-                *pictures,
-                "--preprocess",
-                "unit",
-                "--resize",
-                "keep",
-                "-o",
-                str(tmp_path / "s.png"),
-            ]
-        )
-        == 2
-    )
+    model, *pictures = (str(tmp_path / name) for name in ("free.onnx", "32.png", "40.png"))
+    options = ["--preprocess", "unit", "--resize", "keep", "-o", str(tmp_path / "s.png")]
+    assert run(["saliency", model, *pictures, *options]) == 2
     assert "give --size WIDTHxHEIGHT, or give one picture at a time" in capsys.readouterr().err
     net = onnxviz.load(model, preprocess="unit", resize="keep", provider="cpu")
     assert [one.values.shape for one in onnxviz.saliency(net, pictures, target=0)] == [(32, 32), (40, 40)]
@@ -104,19 +84,12 @@ def test_the_same_refusal_from_both_sides(tmp_path, capsys) -> None:
         onnxviz.attributions(net, pictures)
 
 
-def secret(domain: str = "com.example") -> onnx.ModelProto:
-    m = Maker()
-    value = m("Conv", "image", m.random(4, 3, 3, 3))
-    value = m("Secret", value, domain=domain) if domain else m("NonZero", value)
-    return m.model({"image": ("N", 3, 16, 16)}, {m("Flatten", m("GlobalAveragePool", value)): ("N", 4)})
-
-
 def test_torch_is_named_only_where_it_has_the_operator(tmp_path, capsys) -> None:
     m = Maker()
     value = m("Det", m("MatMul", m("Conv", "image", m.random(4, 3, 3, 3)), m.random(14, 14)))
     onnx.save(m.model({"image": ("N", 3, 16, 16)}, {value: ("N", 4)}), tmp_path / "det.onnx")
     Image.fromarray(np.zeros((16, 16, 3), np.uint8)).save(tmp_path / "p.png")
-    arguments = [
+    given = [
         str(tmp_path / "det.onnx"),
         str(tmp_path / "p.png"),
         "--preprocess",
@@ -124,10 +97,8 @@ def test_torch_is_named_only_where_it_has_the_operator(tmp_path, capsys) -> None
         "--backend",
         "native",
     ]
-    assert run(["saliency", *arguments, "-t", "0", "-o", str(tmp_path / "s.png")]) == 3
+    assert run(["saliency", *given, "-t", "0", "-o", str(tmp_path / "s.png")]) == 3
     said = capsys.readouterr().err
-    from onnxviz.backends.torch.executor import knows
-
     assert "Det" in said
     assert ("--backend torch" in said) is knows("Det")
     # A command without the option does not name it.
@@ -138,14 +109,14 @@ def test_torch_is_named_only_where_it_has_the_operator(tmp_path, capsys) -> None
 def test_a_missing_model_suggests_models(tmp_path, capsys) -> None:
     for name in ("resnet.onnx", "resnet.json", "resnet5.json"):
         (tmp_path / name).write_bytes(b"x")
-    assert run(["inspect", str(tmp_path / "resnet5.onnx")]) == 3
-    assert "did you mean 'resnet.onnx'?" in capsys.readouterr().err
-    assert run(["inspect", str(tmp_path / "none" / "efficientnet-lite.onnx")]) == 3
-    assert "did you mean 'efficientnet-lite" in capsys.readouterr().err
-    assert run(["inspect", str(tmp_path / "zzz.onnx")]) == 3
-    said = capsys.readouterr().err
-    assert "resnet.onnx" in said
-    assert ".json" not in said
+    for name, told in (
+        ("resnet5.onnx", "did you mean 'resnet.onnx'?"),
+        ("none/efficientnet-lite.onnx", "did you mean 'efficientnet-lite"),
+        ("zzz.onnx", "resnet.onnx"),
+    ):
+        assert run(["inspect", str(tmp_path / name)]) == 3
+        said = capsys.readouterr().err
+        assert told in said and ".json" not in said
 
 
 @pytest.mark.parametrize(
@@ -161,10 +132,9 @@ def test_a_missing_model_suggests_models(tmp_path, capsys) -> None:
     ],
 )
 def test_near_knows_other_spellings_and_names(typed, meant) -> None:
-    methods = ["gradient", "input-x-gradient", "integrated-gradients", "grad-cam", "grad-cam++", "xgrad-cam"]
-    assert (
-        near(typed, [*methods, "imagenet", "tensorflow", "tiger cat", "tabby"]) == f"; did you mean {meant}?"
-    )
+    names = ["gradient", "input-x-gradient", "integrated-gradients", "grad-cam", "grad-cam++", "xgrad-cam"]
+    names += ["imagenet", "tensorflow", "tiger cat", "tabby"]
+    assert near(typed, names) == f"; did you mean {meant}?"
 
 
 def test_near_compares_no_more_than_it_must(monkeypatch) -> None:
@@ -184,12 +154,9 @@ def test_near_compares_no_more_than_it_must(monkeypatch) -> None:
     assert near("x" * 10_000, ["x" * 9_999] * 3 + ["x" * 10_001, "y"]) == ""
     assert near("x" * 1_000_000, [f"{'x' * 10_000}{i}" for i in range(1000)]) == ""
     assert sum(compared) < 1_000_000
-
-
-def test_near_a_name_that_a_hundred_thousand_hold() -> None:
-    names = [f"class {i}" for i in range(100_000)]
-    assert near("class", names) == "; did you mean 'class 0', 'class 1', 'class 2'?"
-    assert near("lass", names) == "; did you mean 'class 0', 'class 1', 'class 2'?"
+    for word in ("class", "lass"):  # a hundred thousand hold it
+        held = near(word, [f"class {i}" for i in range(100_000)])
+        assert held == "; did you mean 'class 0', 'class 1', 'class 2'?"
 
 
 def test_a_message_is_cut_in_its_middle() -> None:

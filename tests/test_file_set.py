@@ -26,20 +26,8 @@ from onnxviz.graph.metadata import save as save_model
 from onnxviz.synthesis.style_train import Sample, StyleTrained
 from tests.networks import tiny_cnn
 
-_CALLS = (
-    "open",
-    "write",
-    "fsync",
-    "close",
-    "replace",
-    "link",
-    "unlink",
-    "mkdir",
-    "rmdir",
-    "listdir",
-    "lstat",
-    "fstat",
-)
+_CALLS = ("open", "write", "fsync", "close", "replace", "link", "unlink", "mkdir", "rmdir", "listdir",
+          "lstat", "fstat")  # fmt: skip
 
 
 class Stumbling:
@@ -64,24 +52,21 @@ class Stumbling:
         return call
 
 
-def _once(since: int) -> None:
-    if since == 0:
-        raise OSError(errno.ENOSPC, "fault")
+def _raises(error: BaseException, for_good: bool = False):
+    def act(since: int) -> None:
+        if since == 0 or (for_good and since > 0):
+            raise error
 
-
-def _for_good(since: int) -> None:
-    if since >= 0:
-        raise OSError(errno.EIO, "fault")
-
-
-def _ctrl_c(since: int) -> None:
-    if since == 0:
-        raise KeyboardInterrupt
+    return act
 
 
 def _kill(since: int) -> None:
     if since == 0:
         os.kill(os.getpid(), signal.SIGKILL)
+
+
+_ONCE = _raises(OSError(errno.ENOSPC, "fault"))
+_FOR_GOOD = _raises(OSError(errno.EIO, "fault"), for_good=True)
 
 
 @pytest.fixture(scope="module")
@@ -100,21 +85,22 @@ def pictures(tmp_path_factory):
 
 def _trained(steps: int) -> StyleTrained:
     grey = np.full((16, 16, 3), steps, np.uint8)
-    figures = {
-        "steps_done": steps,
-        "loss_start": 2.0,
-        "loss_end": 1.0,
-        "style_loss_end": 1.0,
-        "content_loss_end": 0.0,
-    }
-    manifest = {"schema": "onnxviz.style-train/1", "technique": "style-train", "figures": figures}
-    return StyleTrained(
-        np.ones((steps, 3), np.float32), manifest, tiny_cnn(seed=steps), grey, [Sample(grey, grey)]
-    )
+    figures = dict.fromkeys(("loss_start", "loss_end", "style_loss_end", "content_loss_end"), 1.0)
+    manifest = {"schema": "onnxviz.style-train/1", "technique": "style-train"}
+    manifest["figures"] = {"steps_done": steps, **figures}
+    values = np.ones((steps, 3), np.float32)
+    return StyleTrained(values, manifest, tiny_cnn(seed=steps), grey, [Sample(grey, grey)])
 
 
-def _model(seed: int) -> ir.Model:
-    return ir.serde.deserialize_model(tiny_cnn(seed=seed))
+def _external(seed: int) -> SimpleNamespace:
+    """A network whose weights lie beside it."""
+    model = ir.serde.deserialize_model(tiny_cnn(seed=seed))
+    return SimpleNamespace(save=lambda path: save_model(model, path, one_file_bytes=0))
+
+
+def _single(seed: int) -> SimpleNamespace:
+    """One file, in pieces."""
+    return SimpleNamespace(save=lambda path: write_atomic(path, [bytes([seed]), b"more"]))
 
 
 class Paged(results.Result):
@@ -134,38 +120,22 @@ def _paged(pages: int) -> Paged:
     return Paged(values, {"schema": "onnxviz.attributions/1", "pages": pages})
 
 
-def saves(kind: str, net, pictures):
-    """(the old save, the new save, the manifest's name) of a kind of result; each takes a folder."""
-    other = [*pictures[1:], pictures[0]]
-    if kind == "occlusion":
-        made = [onnxviz.occlusion(net, path, window=16, stride=16) for path in pictures[:2]]
-        return [lambda to, one=one: one.save(to / "o.png") for one in made], "o.json"
-    if kind == "pages":  # three pages and values, then one page without
-        return [lambda to, one=one: one.save(to / "p.png") for one in (_paged(3), _paged(1))], "p.json"
-    if kind == "embed":
-        made = [onnxviz.embed(net, paths) for paths in (pictures, other[:2])]
-        return [lambda to, one=one: one.save(to / "e.npy") for one in made], "e.json"
-    if kind == "neighbours":
-        made = [onnxviz.neighbours(net, paths, k=1) for paths in (pictures, other[:2])]
-        return [lambda to, one=one: one.save(to / "n.csv") for one in made], "n.json"
-    if kind == "patches":
-        made = [
-            onnxviz.patches(net, paths, ["conv1"], channel=c, top=2)
-            for paths, c in ((pictures, [0, 1]), (other, 2))
-        ]
-        return [lambda to, one=one: one.save(to / "patches") for one in made], "patches/manifest.json"
-    if kind == "fool":
-        made = [onnxviz.fool(net, paths, method="fgsm") for paths in (pictures[:2], pictures[0])]
-        return [lambda to, one=one: one.save(to / "f.png") for one in made], "f.json"
-    if kind == "style-train":
-        return [lambda to, one=one: one.save(to / "s.onnx") for one in map(_trained, (1, 2))], "s.json"
-    assert kind == "external"
-    return [
-        lambda to, m=m: save_model(m, to / "m.onnx", one_file_bytes=0) for m in map(_model, (1, 2))
-    ], "m.onnx"
-
-
-KINDS = ("occlusion", "pages", "embed", "neighbours", "patches", "fool", "style-train", "external")
+# Where a kind of result is saved, its head, and the old result and the new one of a network and pictures.
+KINDS = {
+    "occlusion": ("o.png", "o.json", lambda net, old, new: [
+        onnxviz.occlusion(net, paths[0], window=16, stride=16) for paths in (old, new)]),
+    "pages": ("p.png", "p.json", lambda *_: [_paged(3), _paged(1)]),  # three pages and values, then one page without
+    "embed": ("e.npy", "e.json", lambda net, old, new: [onnxviz.embed(net, old), onnxviz.embed(net, new[:2])]),
+    "neighbours": ("n.csv", "n.json", lambda net, old, new: [
+        onnxviz.neighbours(net, paths, k=1) for paths in (old, new[:2])]),
+    "patches": ("patches", "patches/manifest.json", lambda net, old, new: [
+        onnxviz.patches(net, paths, ["conv1"], channel=c, top=2) for paths, c in ((old, [0, 1]), (new, 2))]),
+    "fool": ("f.png", "f.json", lambda net, old, new: [
+        onnxviz.fool(net, paths, method="fgsm") for paths in (old[:2], new[0])]),
+    "style-train": ("s.onnx", "s.json", lambda *_: [_trained(1), _trained(2)]),
+    "external": ("m.onnx", "m.onnx", lambda *_: [_external(1), _external(2)]),
+    "single": ("r.bin", "r.bin", lambda *_: [_single(1), _single(2)]),
+}  # fmt: skip
 
 
 @pytest.fixture(params=KINDS)
@@ -179,8 +149,10 @@ def set_of(request, tiny, pictures, monkeypatch):
     monkeypatch.setattr(
         patch_pictures, "sheets", lambda result, progress: iter(drawn(result, progress=progress))
     )
-    both, head = saves(request.param, tiny, pictures)
-    return SimpleNamespace(old=both[0], new=both[1], head=head, kind=request.param)
+    name, head, make = KINDS[request.param]
+    old, new = make(tiny, pictures, [*pictures[1:], pictures[0]])
+    both = {"old": lambda to: old.save(to / name), "new": lambda to: new.save(to / name)}
+    return SimpleNamespace(**both, head=head, kind=request.param)
 
 
 def _remembered(function):
@@ -203,6 +175,10 @@ def _seen(folder: Path) -> dict[str, bytes]:
         if path.is_file() and not any(part.startswith(".") for part in Path(name).parts):
             found[name] = path.read_bytes()
     return found
+
+
+def _hidden(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*") if path.name.startswith(".")]
 
 
 def _says_incomplete(found: dict[str, bytes], head: str) -> bool:
@@ -238,14 +214,14 @@ def prepared(set_of, tmp_path):
 
 
 # Each call of the saves that differ in kind; of the others, which are made of the same calls, every so many.
-_EACH = {"pages": 1, "external": 1, "patches": 7}
-_ACTS = {"fault": _once, "dead disk": _for_good, "ctrl-c": _ctrl_c}
+_EACH = {"pages": 1, "external": 1, "single": 1, "patches": 7}
+_ACTS = {"fault": _ONCE, "dead disk": _FOR_GOOD, "ctrl-c": _raises(KeyboardInterrupt())}
 
 
 @pytest.mark.parametrize("act", _ACTS.values(), ids=_ACTS)
 def test_whatever_call_fails_the_set_is_old_or_new_or_says_incomplete(set_of, prepared, faulty, act):
     head, ends = set_of.head, set()
-    for at in range(1, 500, _EACH.get(set_of.kind, 1 if act is _once else 5)):
+    for at in range(1, 500, _EACH.get(set_of.kind, 1 if act is _ONCE else 5)):
         _reset(prepared.work, prepared.first)
         stand_in = faulty(at, act)
         raised: BaseException | None = None
@@ -264,19 +240,18 @@ def test_whatever_call_fails_the_set_is_old_or_new_or_says_incomplete(set_of, pr
         else:
             ends.add("incomplete")
             assert _says_incomplete(found, head), at
-            assert act is _for_good, "what fails once is undone"
+            assert act is _FOR_GOOD, "what fails once is undone"
         if isinstance(raised, OutputRefused):
-            assert ("what was there before is unchanged" in str(raised)) == (found == prepared.old), str(
-                raised
-            )
+            unchanged = "what was there before is unchanged" in str(raised)
+            assert unchanged == (found == prepared.old), str(raised)
         assert raised is not None or found == prepared.new
         set_of.new(prepared.work)
         assert _seen(prepared.work) == prepared.new
-        assert not [path for path in prepared.work.rglob("*") if path.name.startswith(".")]
+        assert _hidden(prepared.work) == []
         if stand_in.count < at:
             break
     assert stand_in.count < at < 400
-    assert ends >= {"old", "new"} or act is not _once
+    assert ends >= {"old", "new"} or act is not _ONCE
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="fork")
@@ -300,28 +275,19 @@ def test_a_process_that_is_killed_in_a_save_leaves_old_or_new_or_says_incomplete
         faulty(0, lambda since: None)
         set_of.new(prepared.work)
         assert _seen(prepared.work) == prepared.new
-        assert not [path for path in prepared.work.rglob("*") if path.name.startswith(".")]
+        assert _hidden(prepared.work) == []
         if not os.WIFSIGNALED(status):
             assert os.WEXITSTATUS(status) == 0
             break
-    assert ends >= {"old", "incomplete"}
-
-
-def _hidden(folder: Path) -> list[Path]:
-    return [path for path in folder.rglob("*") if path.name.startswith(".")]
+    assert ends >= {"old", "incomplete"} or set_of.kind == "single"
 
 
 @pytest.mark.parametrize("number", [errno.EIO, errno.EACCES, errno.EMFILE, errno.EROFS])
 def test_the_message_names_the_file_and_the_reason(tmp_path, faulty, number):
     _paged(3).save(tmp_path / "p.png")
-
-    def fails(since):
-        raise OSError(number, os.strerror(number))
-
-    faulty(0, fails)
-    with pytest.raises(
-        OutputRefused, match=f"'.*p.(json|png)': {os.strerror(number)}; what was there before"
-    ):
+    faulty(0, _raises(OSError(number, os.strerror(number)), for_good=True))
+    told = f"'.*p.(json|png)': {os.strerror(number)}; what was there before"
+    with pytest.raises(OutputRefused, match=told):
         _paged(2).save(tmp_path / "p.png")
 
 
@@ -342,9 +308,8 @@ def test_without_hard_links_a_set_that_cannot_be_brought_back_says_incomplete(tm
         patch.setattr(os, "link", link)
         _paged(3).save(tmp_path / "p.png")
         patch.setattr(os, "replace", replace)
-        with pytest.raises(
-            OutputRefused, match=r"'p\.json' says that they are incomplete; run the command again"
-        ):
+        told = r"'p\.json' says that they are incomplete; run the command again"
+        with pytest.raises(OutputRefused, match=told):
             _paged(4).save(tmp_path / "p.png")
     assert done
     assert json.loads((tmp_path / "p.json").read_text())["incomplete"] is True
@@ -353,7 +318,7 @@ def test_without_hard_links_a_set_that_cannot_be_brought_back_says_incomplete(tm
 
 
 def test_a_folder_that_a_failing_save_made_goes_again(tmp_path, faulty):
-    faulty(12, _for_good)
+    faulty(12, _FOR_GOOD)
     with pytest.raises(OutputRefused):
         _paged(1).save(tmp_path / "a" / "b" / "p.png")
     faulty(0, lambda since: None)
@@ -369,35 +334,31 @@ def test_what_an_earlier_run_wrote_and_this_one_does_not_goes(tmp_path):
     assert sorted(os.listdir(tmp_path)) == ["p-9.png", "p.jpg", "p.json", "p.png"]
 
 
-@pytest.mark.parametrize(
-    "name", ["../outside.txt", "/etc/hostname", "sub/../../outside.txt", 3, "*/../../outside.txt"]
-)
-def test_a_manifest_cannot_name_files_to_remove_elsewhere(tmp_path, name):
-    (tmp_path / "outside.txt").write_bytes(b"stays")
-    folder = tmp_path / "in"
-    _paged(1).save(folder / "p.png")
-    manifest = json.loads((folder / "p.json").read_text())
-    (folder / "p.json").write_text(json.dumps({**manifest, "written": ["*.png", name]}))
-    _paged(1).save(folder / "p.png")
-    assert (tmp_path / "outside.txt").exists() and Path("/etc/hostname").exists()
+def _naming(manifest: Path, *names) -> None:
+    """Let a manifest say that these were written, too."""
+    told = json.loads(manifest.read_text())
+    manifest.write_text(json.dumps({**told, "written": [*told["written"][:1], *names]}))
 
 
-@pytest.mark.parametrize("name", ["photo.png", "notes.txt", "pets.png", "p.kept/photo.png", "p-linked.png"])
+INSIDE = ["photo.png", "notes.txt", "pets.png", "p.kept/photo.png", "p-linked.png"]
+ELSEWHERE = ["../outside.txt", "/etc/hostname", "sub/../../outside.txt", 3, "*/../../outside.txt"]
+
+
+@pytest.mark.parametrize("name", INSIDE + ELSEWHERE)
 def test_a_strangers_manifest_cannot_name_the_users_files_to_remove(tmp_path, name):
     """What a set leaves bears its name, and lies in its folder."""
     folder, kept = tmp_path / "in", tmp_path / "kept"
     kept.mkdir()
     _paged(1).save(folder / "p.png")
     (folder / "p.kept").symlink_to(kept, target_is_directory=True)
-    (kept / "photo.png").write_bytes(b"stays")
-    if name == "p-linked.png":
-        (folder / name).symlink_to(kept / "photo.png")
-    elif "/" not in name:
-        (folder / name).write_bytes(b"stays")
-    manifest = json.loads((folder / "p.json").read_text())
-    (folder / "p.json").write_text(json.dumps({**manifest, "written": ["*.png", name]}))
+    for path in (tmp_path / "outside.txt", kept / "photo.png", *(folder / one for one in INSIDE[:3])):
+        path.write_bytes(b"stays")
+    (folder / "p-linked.png").symlink_to(kept / "photo.png")
+    _naming(folder / "p.json", name)
     _paged(1).save(folder / "p.png")
-    assert (folder / name).read_bytes() == b"stays"
+    for path in (tmp_path / "outside.txt", *(folder / one for one in INSIDE)):
+        assert path.read_bytes() == b"stays"
+    assert Path("/etc/hostname").exists()
 
 
 def test_a_strangers_manifest_cannot_name_other_kinds_of_files_in_a_folder(tmp_path):
@@ -439,20 +400,24 @@ def test_parts_of_a_dead_run_go_and_those_of_others_stay(tmp_path):
     assert [path.name for path in sorted(_hidden(tmp_path))] == [".p.png.part", ".q.onnxviz.part"]
 
 
-def _of(technique: str, values: int = 1) -> Paged:
-    return Paged(
-        np.zeros(values, np.float32), {"schema": f"onnxviz.{technique}/1", "technique": technique, "pages": 1}
-    )
+def _of(technique: str, pages: int = 1) -> Paged:
+    manifest = {"schema": f"onnxviz.{technique}/1", "technique": technique, "pages": pages}
+    return Paged(np.zeros(1, np.float32), manifest)
+
+
+def _earlier(folder: Path, technique: str, *names: str) -> None:
+    """What an earlier run wrote, the first of these asked for by name."""
+    with FileSet(folder / "a.json", folder / names[0]) as files:
+        for name in names:
+            files.add(folder / name, b"earlier")
+        files.describe({"schema": f"onnxviz.{technique}/1"})
 
 
 def test_a_result_of_another_technique_is_not_written_over(tmp_path):
-    with FileSet(tmp_path / "a.json", tmp_path / "a.npy") as files:
-        files.add(tmp_path / "a.npy", b"features")
-        files.describe({"schema": "onnxviz.embed/1"})
+    _earlier(tmp_path, "embed", "a.npy")
     before = _seen(tmp_path)
-    with pytest.raises(
-        OutputRefused, match=r"'a\.json' and 'a\.npy' beside it belong to a result of 'embed'; choose"
-    ):
+    told = r"'a\.json' and 'a\.npy' beside it belong to a result of 'embed'; choose"
+    with pytest.raises(OutputRefused, match=told):
         _of("occlusion").save(tmp_path / "a.png")
     assert _seen(tmp_path) == before
     _of("occlusion").save(tmp_path / "b.png")
@@ -460,50 +425,38 @@ def test_a_result_of_another_technique_is_not_written_over(tmp_path):
 
 def test_the_same_name_again_is_written_over_as_a_whole(tmp_path):
     """The user gave this very name both times: the second set replaces all of the first."""
-    with FileSet(tmp_path / "a.json", tmp_path / "a.png") as files:
-        for name in ("a.png", "a.npy", "a.sheet.png"):
-            files.add(tmp_path / name, b"saliency")
-        files.describe({"schema": "onnxviz.saliency/1"})
+    _earlier(tmp_path, "saliency", "a.png", "a.npy", "a.sheet.png")
     _of("occlusion").save(tmp_path / "a.png")
     assert sorted(os.listdir(tmp_path)) == ["a.json", "a.npy", "a.png"]
     assert json.loads((tmp_path / "a.json").read_text())["technique"] == "occlusion"
 
 
 @pytest.mark.parametrize(
-    ("name", "content"),
+    ("name", "content", "earlier"),
     [
-        ("a.npy", b"an array"),
-        ("a-2.png", b"a picture"),
-        ("a.json", b'{"mine": 1}'),
-        ("a.json", b"no JSON"),
-        ("a.json", b"[]"),
+        ("a.npy", b"an array", False),
+        ("a-2.png", b"a picture", False),
+        ("a-2.png", b"a picture", True),
+        ("a.json", b'{"mine": 1}', False),
+        ("a.json", b"no JSON", False),
+        ("a.json", b"[]", False),
     ],
 )
-def test_the_users_own_files_are_not_written_over(tmp_path, name, content):
+def test_the_users_own_files_are_not_written_over(tmp_path, name, content, earlier):
+    """Nor those that came beside a result meanwhile."""
+    if earlier:
+        _of("occlusion").save(tmp_path / "a.png")
     (tmp_path / name).write_bytes(content)
-    result = _of("occlusion")
-    result.manifest["pages"] = 2
-    with pytest.raises(OutputRefused, match=rf"{name}' is there already, and no manifest"):
-        result.save(tmp_path / "a.png")
-    assert _seen(tmp_path) == {name: content}
-
-
-def test_what_came_beside_a_result_meanwhile_is_not_written_over(tmp_path):
-    result = _of("occlusion")
-    result.save(tmp_path / "a.png")
-    (tmp_path / "a-2.png").write_bytes(b"mine")
     before = _seen(tmp_path)
-    result.manifest["pages"] = 2
-    with pytest.raises(OutputRefused, match=r"a-2\.png' is there already"):
-        result.save(tmp_path / "a.png")
+    with pytest.raises(OutputRefused, match=rf"{name}' is there already, and no manifest"):
+        _of("occlusion", pages=2).save(tmp_path / "a.png")
     assert _seen(tmp_path) == before
 
 
 def test_a_file_that_stands_in_a_manifest_is_not_written_over_by_another_command(tmp_path):
     _of("style-train").save(tmp_path / "a.png")
     (tmp_path / "a.onnx").write_bytes(b"")
-    manifest = json.loads((tmp_path / "a.json").read_text())
-    (tmp_path / "a.json").write_text(json.dumps({**manifest, "written": [*manifest["written"], "*.onnx"]}))
+    _naming(tmp_path / "a.json", "*.onnx")
     for name in ("a.onnx", "a.json"):
         with pytest.raises(OutputRefused, match="belong"):
             write_atomic(tmp_path / name, b"")

@@ -12,14 +12,21 @@ from onnxviz.graph.normalise import normalise
 from onnxviz.graph.surgery import cut, expose, free_batch
 from onnxviz.objectives import logit
 from tests import networks
+from tests.techniques import made
 
 PICTURES = [np.random.default_rng(i).integers(0, 256, (32, 32, 3), dtype=np.uint8) for i in range(4)]
 PICTURE = PICTURES[0]
 
+CHEAP = {
+    **{
+        name: {"target": 1}
+        for name in ("saliency", "full-gradient", "guided", "occlusion", "rise", "ascent", "fool")
+    },
+    **{name: {"target": 1, "layer": "relu2"} for name in ("cam", "score-cam")},
+    "invert": {"layers": "relu1"},
+}
 OPERATIONS = {
-    "saliency": lambda net: onnxviz.saliency(net, PICTURE, target=1).values,
-    "full-gradient": lambda net: onnxviz.saliency(net, PICTURE, target=1, method="full-gradient").values,
-    "guided": lambda net: onnxviz.saliency(net, PICTURE, target=1, method="guided").values,
+    **{name: lambda net, name=name: made(name, net, PICTURE, **CHEAP[name]).values for name in CHEAP},
     "gradient by a layer": lambda net: net.value_and_gradient(logit(1), wrt="relu1")(net.prepare(PICTURE))[1],
     "activations": lambda net: net.activations(PICTURES, ["relu1"])["relu1"],
     "graph copies": lambda net: [
@@ -32,29 +39,17 @@ OPERATIONS = {
         )
     ],
     "predict": lambda net: np.array([one.probability for one in net.predict(PICTURE)[0]]),
-    "occlusion": lambda net: onnxviz.occlusion(net, PICTURE, target=1, window=8, stride=8).values,
-    "rise": lambda net: onnxviz.rise(net, PICTURE, target=1, masks=16, seed=1).values,
     "patches": lambda net: onnxviz.patches(net, PICTURES, "relu1", top=2).values,
     "embed": lambda net: onnxviz.embed(net, PICTURES).values,
-    "cam": lambda net: onnxviz.cam(net, PICTURE, target=1, layer="relu2").values,
-    "score-cam": lambda net: onnxviz.cam(net, PICTURE, target=1, layer="relu2", method="score-cam").values,
-    "ascent": lambda net: onnxviz.ascent(net, target=1, steps=2, seed=1).values,
-    "invert": lambda net: onnxviz.invert(net, PICTURE, "relu1", steps=2, seed=1).values,
-    "fool": lambda net: onnxviz.fool(net, PICTURE, target=1, steps=2, seed=1).values,
     "inspect": lambda net: np.array([layer.macs for layer in net.layers]),
 }
 
 
-def with_shapes(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The file with the type and shape of each intermediate value declared, as exporters write it."""
-    return onnx.shape_inference.infer_shapes(model, data_prop=True)
-
-
 FILES = {
-    "half": lambda: with_shapes(networks.fp16(networks.tiny_cnn())),
-    "half, fixed batch": lambda: with_shapes(networks.fp16(networks.tiny_cnn(batch=1))),
-    "uint8 in": lambda: with_shapes(networks.tiny_cnn(uint8=True)),
-    "int8": lambda: with_shapes(networks.qdq(networks.tiny_cnn())),
+    "half": lambda: networks.fp16(networks.tiny_cnn()),
+    "half, fixed batch": lambda: networks.fp16(networks.tiny_cnn(batch=1)),
+    "uint8 in": lambda: networks.tiny_cnn(uint8=True),
+    "int8": lambda: networks.qdq(networks.tiny_cnn()),
 }
 
 
@@ -64,7 +59,8 @@ def fingerprint(net) -> bytes:
 
 @pytest.fixture(scope="module", params=FILES)
 def file(request):
-    return FILES[request.param]()
+    """With the type and shape of each intermediate value declared, as exporters write it."""
+    return onnx.shape_inference.infer_shapes(FILES[request.param](), data_prop=True)
 
 
 @pytest.fixture(scope="module")

@@ -21,6 +21,10 @@ class Square(Result):
         return Image.new("RGB", (4, 3), "red")
 
 
+def square(kind=Square, **manifest):
+    return kind(values=None, manifest=manifest)
+
+
 def test_a_result_is_saved_as_picture_values_and_manifest(tmp_path):
     values = np.arange(4, dtype=np.float32)
     path = Square(values=values, manifest={"schema": "x"}).save(tmp_path / "deep" / "result.png")
@@ -28,16 +32,7 @@ def test_a_result_is_saved_as_picture_values_and_manifest(tmp_path):
     np.testing.assert_array_equal(np.load(path.with_suffix(".npy")), values)
     assert json.loads(path.with_suffix(".json").read_text()) == {"schema": "x"}
     assert Image.open(path).size == (4, 3)
-
-
-def test_another_suffix_is_kept_and_png_added(tmp_path):
-    path = Square(values=None, manifest={}).save(tmp_path / "v1.2")
-    assert path.name == "v1.2.png"
-    assert sorted(os.listdir(tmp_path)) == ["v1.2.json", "v1.2.png"]
-
-
-def test_a_notebook_shows_the_picture():
-    assert Square(values=None, manifest={})._repr_png_().startswith(b"\x89PNG")
+    assert square()._repr_png_().startswith(b"\x89PNG")
 
 
 class Rows(Square):
@@ -49,34 +44,33 @@ class Rows(Square):
 
 
 @pytest.mark.parametrize(
-    ("name", "kind"), [("s.jpg", "JPEG"), ("s.jpeg", "JPEG"), ("s.webp", "WEBP"), ("s.PNG", "PNG")]
+    ("name", "kind"),
+    [("s.jpg", "JPEG"), ("s.jpeg", "JPEG"), ("s.webp", "WEBP"), ("s.PNG", "PNG"), ("v1.2", "PNG")],
 )
 def test_a_picture_is_what_its_name_says(tmp_path, name, kind):
-    path = Square(values=np.zeros(2, np.float32), manifest={}).save(tmp_path / name)
-    assert path == tmp_path / name
+    path = square().save(tmp_path / name)
+    assert path == tmp_path / {"v1.2": "v1.2.png"}.get(name, name)  # another suffix is kept
     picture = Image.open(path)
     assert picture.format == kind
     assert np.abs(np.asarray(picture.convert("RGB"), int) - (255, 0, 0)).max() <= 2
-    assert sorted(os.listdir(tmp_path)) == sorted([name, "s.json", "s.npy"])
+    assert sorted(os.listdir(tmp_path)) == sorted([path.name, f"{path.stem}.json"])
 
 
 def test_a_table_is_written_where_the_result_has_rows(tmp_path):
-    path = Rows(values=None, manifest={}).save(tmp_path / "t.csv")
+    path = square(Rows).save(tmp_path / "t.csv")
     assert path.read_text().splitlines() == ["name,size", "a,1", "b,2"]
     assert sorted(os.listdir(tmp_path)) == ["t.csv", "t.json"]
-    with pytest.raises(UsageError, match=r"'t\.csv'.*\.png, \.jpg, \.jpeg or \.webp; or name a folder"):
-        Square(values=None, manifest={}).save(tmp_path / "t.csv")
 
 
-@pytest.mark.parametrize("name", ["s.exe", "s.txt", "s.gif", "s.json"])
+@pytest.mark.parametrize("name", ["s.exe", "s.txt", "s.gif", "s.json", "s.csv"])
 def test_another_ending_is_refused_and_nothing_written(tmp_path, name):
-    with pytest.raises(UsageError, match=r"\.png"):
-        Square(values=None, manifest={}).save(tmp_path / name)
+    with pytest.raises(UsageError, match=rf"'{name}'.*\.png, \.jpg, \.jpeg or \.webp; or name a folder"):
+        square().save(tmp_path / name)
     assert not os.listdir(tmp_path)
 
 
 def test_a_folder_gets_the_techniques_name(tmp_path):
-    result = Square(values=None, manifest={"technique": "occlusion"})
+    result = square(technique="occlusion")
     assert result.save(f"{tmp_path}/new/") == tmp_path / "new" / "occlusion.png"
     (tmp_path / "old.png").mkdir()
     assert result.save(tmp_path / "old.png") == tmp_path / "old.png" / "occlusion.png"
@@ -84,7 +78,7 @@ def test_a_folder_gets_the_techniques_name(tmp_path):
 
 
 def test_pages_are_numbered_and_named_in_the_manifest(tmp_path):
-    path = Rows(values=None, manifest={"schema": "x"}).save(tmp_path / "p.png")
+    path = square(Rows, schema="x").save(tmp_path / "p.png")
     assert sorted(os.listdir(tmp_path)) == ["p-2.png", "p-3.png", "p.json", "p.png"]
     assert json.loads((tmp_path / "p.json").read_text())["pages"] == ["p.png", "p-2.png", "p-3.png"]
     assert Image.open(path).getpixel((0, 0)) == (255, 0, 0)
@@ -97,7 +91,7 @@ def test_a_picture_too_large_for_its_format_is_refused_typed(tmp_path):
             return Image.new("L", (17_000, 1))
 
     with pytest.raises(OutputRefused, match="NAME.png"):
-        Strip(values=None, manifest={}).save(tmp_path / "s.webp")
+        square(Strip).save(tmp_path / "s.webp")
     assert not os.listdir(tmp_path)
 
 
@@ -139,14 +133,11 @@ def odd() -> Odd:
     )
 
 
-def test_what_a_stranger_named_stays_short_and_inert():
+def test_what_a_stranger_named_stays_short_and_inert_and_json_holds_no_arrays():
     told = repr(odd())
     assert told.startswith("<Odd (2, 2) float32 (incomplete): name='a\\\\x1b")
     assert "share=0.5" in told
     assert len(told) < 200
-
-
-def test_json_holds_what_it_is_and_not_the_arrays():
     told = odd().to_dict()
     assert told["values"] == {"shape": [2, 2], "dtype": "float32", "min": -2.0, "max": 1.0}
     assert told["numbers"] == [None, 1.5]
@@ -157,27 +148,24 @@ def test_json_holds_what_it_is_and_not_the_arrays():
     assert Prediction(3, "cat", 0.5).to_dict() == {"index": 3, "label": "cat", "probability": 0.5}
 
 
-def test_without_values_there_is_no_array():
+def test_without_values_there_is_no_array_and_without_matplotlib_no_plot(monkeypatch):
     with pytest.raises(TypeError, match="Square has no values"):
-        np.asarray(Square(values=None, manifest={}))
-
-
-def test_without_matplotlib_plot_says_what_to_do(monkeypatch):
+        np.asarray(square())
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(MissingDependency, match=r"onnxviz\[plot\].*picture\(\)"):
-        Square(values=None, manifest={}).plot()
+        square().plot()
 
 
 def test_a_figure_of_its_own_has_the_pictures_size(monkeypatch):
     matplotlib = pytest.importorskip("matplotlib")
     matplotlib.use("agg")
-    axes = Square(values=None, manifest={}).plot()
+    axes = square().plot()
     assert axes.images[0].get_array().shape == (3, 4, 3)
     matplotlib.pyplot.close(axes.figure)
 
 
 def test_a_list_of_results_shows_their_pictures_and_stays_a_list():
-    results = Results(Square(values=None, manifest={}) for _ in range(30))
+    results = Results(square() for _ in range(30))
     shown = results._repr_html_()
     assert shown.count('<img src="data:image/png;base64,') == 24
     assert "30 in all" in shown

@@ -18,6 +18,7 @@ from PIL import Image
 import onnxviz
 from onnxviz.cli.main import run
 from onnxviz.errors import ImageRejected
+from tests.techniques import made
 
 SMALL, ZERO, FITS = 5, 8, 10
 FLAGS = ["--preprocess", "unit", "--resize", "keep", "--provider", "cpu"]
@@ -37,7 +38,7 @@ def pooled(size: int | None = None) -> bytes:
 
 @pytest.fixture(scope="module")
 def net() -> onnxviz.Network:
-    return onnxviz.load(pooled(), preprocess="unit", resize="keep", provider="cpu")
+    return opened()
 
 
 def photo(side: int, seed: int = 0) -> np.ndarray:
@@ -54,17 +55,20 @@ def folder(tmp_path):
     return tmp_path
 
 
+def opened(model=None, **options) -> onnxviz.Network:
+    return onnxviz.load(model or pooled(), preprocess="unit", resize="keep", provider="cpu", **options)
+
+
 RUNS = {
     "predict": onnxviz.predict,
     "activations": lambda net, x: onnxviz.activations(net, x, net.layers[-2].name),
     "occlusion": lambda net, x: onnxviz.occlusion(net, x, target=0, window=2, stride=2),
-    "rise": lambda net, x: onnxviz.rise(net, x, target=0, masks=2, grid=2),
-    "saliency": lambda net, x: onnxviz.saliency(net, x, target=0),
-    "torch": lambda net, x: onnxviz.saliency(_by_torch(), x, target=0),
-    "cam": lambda net, x: onnxviz.cam(net, x, target=0),
-    "score-cam": lambda net, x: onnxviz.cam(net, x, target=0, method="score-cam"),
-    "isolated": lambda net, x: onnxviz.predict(_isolated(), x),
-    "fool": lambda net, x: onnxviz.fool(net, x, target=0, steps=1),
+    **{
+        name: lambda net, x, name=name: made(name, net, x, target=0)
+        for name in ("rise", "saliency", "cam", "score-cam", "fool")
+    },
+    "torch": lambda net, x: onnxviz.saliency(opened(backend="torch"), x, target=0),
+    "isolated": lambda net, x: onnxviz.predict(opened(isolate=True), x),
     "gradient": lambda net, x: net.value_and_gradient(onnxviz.objectives.logit(0))(net.prepare(x)),
     "ascent": lambda net, x: onnxviz.ascent(net, target=0, size=x.shape[:2], steps=1),
     "embed": lambda net, x: onnxviz.embed(net, [x]),
@@ -72,20 +76,11 @@ RUNS = {
 }
 
 
-def _isolated() -> onnxviz.Network:
-    return onnxviz.load(pooled(), preprocess="unit", resize="keep", provider="cpu", isolate=True)
-
-
-def _by_torch() -> onnxviz.Network:
-    return onnxviz.load(pooled(), preprocess="unit", resize="keep", provider="cpu", backend="torch")
-
-
 def test_a_convolution_that_cuts_off_more_than_it_makes():
     m = networks.Maker()
     x = m("ConvTranspose", m("Conv", "image", m.random(8, 3, 3, 3)), m.random(8, 8, 3, 3), pads=[8] * 4)
     y = m("Gemm", m("Flatten", m("GlobalAveragePool", x)), m.random(8, 4))
-    model = m.model({"image": ("N", 3, "H", "W")}, {y: ("N", 4)})
-    net = onnxviz.load(model, preprocess="unit", resize="keep", provider="cpu")
+    net = opened(m.model({"image": ("N", 3, "H", "W")}, {y: ("N", 4)}))
     assert len(net.predict(photo(17))) == 1
     with pytest.raises(ImageRejected, match="makes a value of 1×8×-6×-6 places; the smallest .* 17×17"):
         net.predict(photo(10))
@@ -128,31 +123,35 @@ def test_a_size_for_all_ends_a_stream_at_once() -> None:
         onnxviz.embed(net, [photo(16)] * 40)
 
 
-COMMANDS = {
-    "predict": [],
-    "activations": ["--layer", "AveragePool"],
-    "occlusion": ["--window", "4", "--stride", "8", "--target", "0"],
-    "embed": [],
-    "neighbours": [],
-    "patches": ["--layer", "AveragePool"],
-}
-
-
-@pytest.mark.parametrize("command", COMMANDS)
-def test_a_folder_loses_the_small_picture_and_says_so(command, folder, capsys) -> None:
-    net = onnxviz.load(folder / "toy.onnx", preprocess="unit")
-    options = [
-        next(layer.name for layer in net.layers if layer.op == one) if one == "AveragePool" else one
-        for one in COMMANDS[command]
-    ]
-    out = {"embed": ["-o", str(folder / "e.npy")], "patches": ["-o", str(folder / "p")], "predict": []}
-    where = out.get(command, ["-o", str(folder / "o.png")])
-    code = run(
-        [command, str(folder / "toy.onnx"), str(folder / "photos"), *options, *FLAGS, *where, "--json"]
-    )
+@pytest.mark.parametrize(
+    ("command", "options"),
+    [
+        ("predict", ""),
+        ("occlusion", "--window 4 --stride 8 --target 0 -o o.png"),
+        ("embed", "-o e.npy"),
+        ("neighbours", "-o o.png"),
+        ("activations", "--layer {pool} -o o.png"),
+        ("patches", "--layer {pool} -o p"),
+    ],
+)
+@pytest.mark.parametrize("odd", [False, True], ids=["small", "odd"])
+def test_a_folder_loses_the_odd_picture_and_says_so(
+    command, options, odd, folder, capsys, monkeypatch
+) -> None:
+    monkeypatch.chdir(folder)
+    if odd:
+        (folder / "toy.onnx").write_bytes(forked())
+        Image.fromarray(photo(15)).save(folder / "photos" / "b.png")
+    layers = opened(folder / "toy.onnx").layers
+    pool = next(layer.name for layer in layers if layer.op in ("AveragePool", "Concat"))
+    given = options.format(pool=pool).split()
+    code = run([command, "toy.onnx", "photos", *given, *FLAGS, "--json"])
     told = capsys.readouterr()
     assert code == 0, told.err
-    assert "b.png: 5×5 pixels" in told.err or "b.png: the picture has too few" in told.err
+    words = (
+        ["a picture of this size does not go through"] if odd else ["5×5 pixels", "the picture has too few"]
+    )
+    assert any(f"b.png: {one}" in told.err for one in words)
     listed = json.loads(told.out)
     skipped = listed.get("skipped") or listed["manifest"]["skipped"]
     assert [one["path"].endswith("b.png") for one in skipped] == [True]
@@ -167,28 +166,25 @@ def test_a_folder_of_maps_of_one_size_loses_it_too(folder, capsys) -> None:
         assert "b.png" in json.loads((folder / "o.json").read_text())["skipped"][0]
 
 
-@pytest.mark.parametrize("command", [["predict"], ["saliency", "--target", "0", "-o", "o.png"]])
-def test_a_size_of_zero_ends_with_a_line_and_not_with_a_signal(command, folder) -> None:
+@pytest.mark.parametrize(
+    ("command", "size", "fits"),
+    [
+        ("predict toy.onnx", ZERO, FITS),
+        ("saliency toy.onnx --target 0 -o o.png", ZERO, FITS),
+        ("predict squeezenet.onnx", 20, 23),
+    ],
+)
+def test_a_size_of_zero_ends_with_a_line_and_not_with_a_signal(command, size, fits, folder) -> None:
     """SIGFPE before; in a child, since it would end the tests."""
-    path = folder / "photos" / "a.png"
-    done = subprocess.run(
-        [sys.executable, "-m", "onnxviz", command[0], str(folder / "toy.onnx"), str(path), *command[1:],
-         "--preprocess", "unit", "--size", str(ZERO), "--provider", "cpu"],
-        check=False, capture_output=True, text=True, cwd=folder, timeout=120,
-    )  # fmt: skip
+    if "squeezenet" in command:
+        (folder / "squeezenet.onnx").write_bytes(networks.light("squeezenet").SerializeToString())
+    name, model, *options = command.split()
+    line = [sys.executable, "-m", "onnxviz", name, model, "photos/a.png", *options, "--provider", "cpu"]
+    line += ["--preprocess", "unit", "--size", str(size)]
+    done = subprocess.run(line, check=False, capture_output=True, text=True, cwd=folder, timeout=120)
     assert done.returncode == 3, done.stderr
-    assert f"take --size {FITS}x{FITS} or more" in done.stderr
-
-
-def test_squeezenet_at_20_pixels(folder) -> None:
-    (folder / "squeezenet.onnx").write_bytes(networks.light("squeezenet").SerializeToString())
-    done = subprocess.run(
-        [sys.executable, "-m", "onnxviz", "predict", str(folder / "squeezenet.onnx"),
-         str(folder / "photos" / "a.png"), "--size", "20", "--provider", "cpu"],
-        check=False, capture_output=True, text=True, timeout=120,
-    )  # fmt: skip
-    assert done.returncode == 3, done.stderr
-    assert "20×20 pixels are too few" in done.stderr and "take --size 23x23 or more" in done.stderr
+    assert f"{size}×{size} pixels are too few" in done.stderr or size == ZERO, done.stderr
+    assert f"take --size {fits}x{fits} or more" in done.stderr
 
 
 def test_tensors_without_a_picture_are_a_mistake_of_the_caller(net) -> None:
@@ -210,7 +206,7 @@ def forked() -> bytes:
 
 @pytest.mark.parametrize("isolate", [False, True])
 def test_sizes_that_do_not_go_together_are_the_pictures_fault(isolate) -> None:
-    net = onnxviz.load(forked(), preprocess="unit", resize="keep", provider="cpu", isolate=isolate)
+    net = opened(forked(), isolate=isolate)
     for technique in ("predict", "saliency", "occlusion"):
         with pytest.raises(ImageRejected, match="this size does not go through .*Concat"):
             RUNS[technique](net, photo(15))
@@ -221,25 +217,7 @@ def test_sizes_that_do_not_go_together_are_the_pictures_fault(isolate) -> None:
     np.testing.assert_allclose(found.values, alone, rtol=1e-5)
 
 
-@pytest.mark.parametrize("command", ["predict", "occlusion", "embed", "neighbours"])
-def test_a_folder_loses_the_odd_picture_and_says_so(command, folder, capsys) -> None:
-    (folder / "toy.onnx").write_bytes(forked())
-    Image.fromarray(photo(15)).save(folder / "photos" / "b.png")
-    options = (
-        [] if command == "predict" else ["-o", str(folder / ("e.npy" if command == "embed" else "o.png"))]
-    )
-    options += COMMANDS[command] if command == "occlusion" else []
-    code = run([command, str(folder / "toy.onnx"), str(folder / "photos"), *options, *FLAGS, "--json"])
-    told = capsys.readouterr()
-    assert code == 0, told.err
-    assert "b.png: a picture of this size does not go through" in told.err
-    listed = json.loads(told.out)
-    skipped = listed.get("skipped") or listed["manifest"]["skipped"]
-    assert [one["path"].endswith("b.png") for one in skipped] == [True]
-
-
 def test_inspect_says_that_the_size_is_too_small(folder, capsys) -> None:
-    assert run(["inspect", str(folder / "toy.onnx"), "--preprocess", "unit", "--size", str(SMALL)]) == 0
-    assert f"{SMALL}×{SMALL} pixels are too few" in capsys.readouterr().out
-    assert run(["inspect", str(folder / "toy.onnx"), "--preprocess", "unit", "--size", str(FITS)]) == 0
-    assert "too few" not in capsys.readouterr().out
+    for size in (SMALL, FITS):
+        assert run(["inspect", str(folder / "toy.onnx"), "--preprocess", "unit", "--size", str(size)]) == 0
+        assert (f"{size}×{size} pixels are too few" in capsys.readouterr().out) == (size == SMALL)
