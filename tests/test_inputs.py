@@ -23,20 +23,25 @@ def session(model: onnx.ModelProto) -> ort.InferenceSession:
     return ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
 
 
-def _info(name, shape, dtype=TensorProto.FLOAT):
-    return helper.make_tensor_value_info(name, dtype, shape)
+def alone(model, x, given="image", **fed):
+    """What plain ONNX Runtime gives for each picture by itself."""
+    return [session(model).run(None, {given: x[i : i + 1], **fed})[0][0] for i in range(len(x))]
+
+
+def together(net) -> tuple[np.ndarray, np.ndarray]:
+    """The pictures as its input, and the logits of all of them in one run."""
+    x, logits = net.prepare(list(PICTURES)), net.head.logits
+    return x, net.run(x, [logits], batch=3)[logits]
 
 
 def joined(batch, other) -> onnx.ModelProto:
     """Features of the picture, with two numbers of its own laid beside them: nothing broadcasts there."""
     m = networks.Maker()
-    x = m(
-        "Flatten", m("GlobalAveragePool", m("Relu", m("Conv", "image", m.random(6, 3, 3, 3), pads=[1] * 4)))
-    )
+    x = m("Relu", m("Conv", "image", m.random(6, 3, 3, 3), pads=[1] * 4))
     own = m("Relu", m("Gemm", "scale", m.random(2, 4), m.random(4)))
-    y = m("Gemm", m("Concat", x, own, axis=1), m.random(10, 5), m.random(5))
-    model = m.model({"image": (batch, 3, SIDE, SIDE)}, {y: (batch, 5)})
-    model.graph.input.append(_info("scale", (other, 2)))
+    x = m("Concat", m("Flatten", m("GlobalAveragePool", x)), own, axis=1)
+    y = m("Gemm", x, m.random(10, 5), m.random(5))
+    model = m.model({"image": (batch, 3, SIDE, SIDE), "scale": (other, 2)}, {y: (batch, 5)})
     onnx.checker.check_model(model, full_check=True)
     return model
 
@@ -50,11 +55,9 @@ def test_a_value_for_one_picture_is_repeated(batch, other):
     model = joined(batch, other)
     net = onnxviz.load(model, feeds={"scale": [0.3, -1.2]}, input="image", provider="cpu")
     assert net.batched[1] is None
-    x = net.prepare(list(PICTURES))
-    scale = np.array([[0.3, -1.2]], np.float32)
-    alone = [session(model).run(None, {"image": x[i : i + 1], "scale": scale})[0][0] for i in range(3)]
-    logits = net.head.logits
-    np.testing.assert_allclose(net.run(x, [logits], batch=3)[logits], alone, rtol=1e-4, atol=1e-6)
+    x, logits = together(net)
+    expected = alone(model, x, scale=np.array([[0.3, -1.2]], np.float32))
+    np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-6)
     found = onnxviz.saliency(net, list(PICTURES), target=2, batch=3)
     one = onnxviz.saliency(net, PICTURES[1], target=2)
     np.testing.assert_allclose(found[1].values, one.values, rtol=1e-4, atol=1e-8)
@@ -68,14 +71,11 @@ def test_a_value_for_all_pictures(batch, shape):
     m = networks.Maker()
     x = m("Conv", m("Mul", "image", "scale"), m.random(6, 3, 3, 3))
     y = m("Gemm", m("Flatten", m("GlobalAveragePool", m("Relu", x))), m.random(6, 5))
-    model = m.model({"image": (batch, 3, SIDE, SIDE)}, {y: (batch, 5)})
-    model.graph.input.append(_info("scale", shape))
+    model = m.model({"image": (batch, 3, SIDE, SIDE), "scale": shape}, {y: (batch, 5)})
     net = onnxviz.load(model, feeds={"scale": 2.0}, provider="cpu")
-    x = net.prepare(list(PICTURES))
-    fed = np.full(shape, 2, np.float32)
-    alone = [session(model).run(None, {"image": x[i : i + 1], "scale": fed})[0][0] for i in range(3)]
-    logits = net.head.logits
-    np.testing.assert_allclose(net.run(x, [logits], batch=3)[logits], alone, rtol=1e-4, atol=1e-6)
+    x, logits = together(net)
+    expected = alone(model, x, scale=np.full(shape, 2, np.float32))
+    np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-6)
 
 
 def siamese(batch="N") -> onnx.ModelProto:
@@ -100,9 +100,9 @@ def test_two_pictures(batch, tmp_path):
     for given in (tmp_path / "other.png", str(tmp_path / "other.png"), other, np.asarray(other), plane,
                   tmp_path / "other.npy"):  # fmt: skip
         net = onnxviz.load(model, input="left", feeds={"right": given}, preprocess="unit", provider="cpu")
-        x = net.prepare(list(PICTURES))
-        results.append(net.run(x, [net.head.logits], batch=3)[net.head.logits])
-    wanted = [session(model).run(None, {"left": x[i : i + 1], "right": plane})[0][0] for i in range(3)]
+        x, found = together(net)
+        results.append(found)
+    wanted = alone(model, x, "left", right=plane)
     for found in results:
         np.testing.assert_allclose(found, wanted, rtol=1e-3, atol=1e-5)
     net = onnxviz.load(model, input="right", feeds={"left": tmp_path / "other.png"}, provider="cpu")
@@ -126,13 +126,11 @@ def test_gradient_files_of_several_inputs(tmp_path, capsys):
     fed = onnxviz.gradient_model(model, feeds={"scale": scale})
     assert {value.name for value in fed.graph.input} == {"image", f"{out}.cotangent"}
     onnx.checker.check_model(fed, full_check=True)
-    for made in (fed,):
-        found = session(made).run(["image.gradient"], {"image": x, f"{out}.cotangent": g})[0]
-        np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-7)
     target = tmp_path / "g.onnx"
     assert run(["gradient", str(path), "--feed", "scale=0.3,-1.2", "-o", str(target)]) == 0
-    found = session(onnx.load(target)).run(["image.gradient"], {"image": x, f"{out}.cotangent": g})[0]
-    np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-7)
+    for made in (fed, onnx.load(target)):
+        found = session(made).run(["image.gradient"], {"image": x, f"{out}.cotangent": g})[0]
+        np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-7)
     assert run(["gradient", str(path), "--input", "image", "-o", str(target)]) == 0
     assert "scale" in capsys.readouterr().out
     assert run(["gradient", str(path), "--feed", "sale=1", "-o", str(target)]) == 2
@@ -201,10 +199,7 @@ def test_manifests_name_what_is_fed(tmp_path):
 
 @pytest.mark.parametrize("shape", [("N", 0, 8, 8), ("N", 3, 0, 8), ("N", 3, 8, 0), (0, 3, 8, 8)])
 def test_an_input_of_no_numbers(shape):
-    graph = helper.make_graph(
-        [helper.make_node("GlobalAveragePool", ["x"], ["p"]), helper.make_node("Flatten", ["p"], ["y"])],
-        "g", [_info("x", shape)], [_info("y", None)],
-    )  # fmt: skip
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    m = networks.Maker()
+    y = m("Flatten", m("GlobalAveragePool", "x"))
     with pytest.raises(ModelUnsuitable, match="one of its sizes is 0"):
-        onnxviz.load(model)
+        onnxviz.load(m.model({"x": shape}, {y: None}))

@@ -1,8 +1,10 @@
+import heads
+import networks
 import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
 
 import onnxviz
 from onnxviz.errors import (
@@ -15,39 +17,30 @@ from onnxviz.errors import (
     UsageError,
 )
 
+info = helper.make_tensor_value_info
+
 
 def small(
     shape=("N", 3, 8, 8), dtype=TensorProto.FLOAT, classes=5, more_inputs=(), out_type=TensorProto.FLOAT
 ):
     """A 1x1 convolution, a global mean and class scores."""
-    random = np.random.default_rng(0)
-    channels = shape[1] if isinstance(shape[1], int) else 3
-    weight = random.normal(size=(classes, channels, 1, 1)).astype(np.float32)
-    nodes = [
-        helper.make_node("Cast", ["x"], ["xf"], to=TensorProto.FLOAT),
-        helper.make_node("Conv", ["xf", "w"], ["maps"]),
-        helper.make_node("GlobalAveragePool", ["maps"], ["mean"]),
-        helper.make_node("Flatten", ["mean"], ["scores"]),
-    ]
-    outputs = [helper.make_tensor_value_info("scores", TensorProto.FLOAT, [shape[0], classes])]
-    if out_type != TensorProto.FLOAT:
-        nodes.append(helper.make_node("Cast", ["scores"], ["rounded"], to=out_type))
-        outputs = [helper.make_tensor_value_info("rounded", out_type, [shape[0], classes])]
-    for name in more_inputs:
-        nodes.append(helper.make_node("Mul", ["scores", name], [f"scores_{name}"]))
-        outputs.append(
-            helper.make_tensor_value_info(f"scores_{name}", TensorProto.FLOAT, [shape[0], classes])
-        )
-    graph = helper.make_graph(
-        nodes,
-        "small",
-        [
-            helper.make_tensor_value_info("x", dtype, shape),
-            *(helper.make_tensor_value_info(name, TensorProto.FLOAT, [1]) for name in more_inputs),
-        ],
-        outputs,
-        [numpy_helper.from_array(weight, "w")],
+    m, outputs = networks.Maker(), [info("scores", TensorProto.FLOAT, (shape[0], classes))]
+    maps = heads.renamed(
+        m, m("Conv", m("Cast", "x", to=TensorProto.FLOAT), m.random(classes, shape[1], 1, 1)), "maps"
     )
+    scores = heads.renamed(m, m("Flatten", m("GlobalAveragePool", maps)), "scores")
+    if out_type != TensorProto.FLOAT:
+        rounded = heads.renamed(m, m("Cast", scores, to=out_type), "rounded")
+        outputs = [info(rounded, out_type, (shape[0], classes))]
+    for name in more_inputs:
+        scaled = heads.renamed(m, m("Mul", scores, name), f"scores_{name}")
+        outputs.append(info(scaled, TensorProto.FLOAT, (shape[0], classes)))
+    inputs = [info("x", dtype, shape), *(info(name, TensorProto.FLOAT, [1]) for name in more_inputs)]
+    return built(m.nodes, inputs, outputs, m.weights)
+
+
+def built(nodes, inputs, outputs, weights=()):
+    graph = helper.make_graph(nodes, "small", inputs, outputs, weights)
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
 
 
@@ -99,10 +92,13 @@ def test_batches_change_nothing_but_the_last_digits(net, photo_files):
     np.testing.assert_allclose(together.sum(axis=1), 1, rtol=1e-5)
 
 
-def test_a_static_batch_is_freed():
-    net = onnxviz.load(small((1, 3, 8, 8)), provider="cpu")
+@pytest.mark.parametrize("dtype", [TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.UINT8])
+@pytest.mark.parametrize("batch", [1, "N"])
+def test_a_static_batch_is_freed(batch, dtype):
+    net = onnxviz.load(small((batch, 3, 8, 8), dtype), provider="cpu")
     assert net.batched[1] is None
     assert net.probabilities(net.prepare(random_images(3)), batch=3).shape == (3, 5)
+    assert len(net.predict(random_images(2))) == 2
 
 
 def test_a_batch_that_cannot_be_freed_is_filled_up_and_cut_off(monkeypatch):
@@ -139,23 +135,12 @@ def test_layers_and_labels_that_do_not_exist_suggest_near_ones(net, cat):
         net.target(1000)
 
 
-def test_an_input_tensor_goes_in_as_it_is(net, cat):
-    x = net.prepare(cat)
-    assert x.shape == (1, 3, 224, 224)
-    assert x.dtype == np.float32
-    assert net.predict(x) == net.predict(cat)
-
-
-def test_images_are_not_changed(net, cat):
+def test_an_input_tensor_goes_in_as_it_is_and_images_are_not_changed(net, cat):
     before = cat.copy()
-    net.predict(cat)
+    x = net.prepare(cat)
+    assert (x.shape, x.dtype) == ((1, 3, 224, 224), np.float32)
+    assert net.predict(x) == net.predict(cat)
     np.testing.assert_array_equal(cat, before)
-
-
-@pytest.mark.parametrize("dtype", [TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.UINT8])
-def test_other_input_types(dtype):
-    net = onnxviz.load(small(dtype=dtype), provider="cpu")
-    assert len(net.predict(random_images(2))) == 2
 
 
 @pytest.mark.parametrize(("channels", "name"), [(1, "L"), (4, "RGBA"), (3, "RGB")])
@@ -166,42 +151,32 @@ def test_other_channels(channels, name):
 
 
 def test_channels_last():
-    nodes = [
-        helper.make_node("Transpose", ["x"], ["t"], perm=[0, 3, 1, 2]),
-        helper.make_node("GlobalAveragePool", ["t"], ["m"]),
-        helper.make_node("Flatten", ["m"], ["y"]),
-    ]
-    graph = helper.make_graph(
-        nodes,
-        "g",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 8, 8, 3])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", 3])],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    net = onnxviz.load(model, provider="cpu", preprocess="unit")
+    m = networks.Maker()
+    y = m("Flatten", m("GlobalAveragePool", m("Transpose", "x", perm=[0, 3, 1, 2])))
+    net = onnxviz.load(m.model({"x": ("N", 8, 8, 3)}, {y: ("N", 3)}), provider="cpu", preprocess="unit")
     assert net.input.layout == "NHWC"
     image = random_images(1)[0]
-    mean = net.run(net.prepare(image), ["y"])["y"][0]
+    mean = net.run(net.prepare(image), [y])[y][0]
     np.testing.assert_allclose(mean, image.reshape(-1, 3).mean(axis=0) / 255, rtol=1e-4)
 
 
 def test_several_inputs_say_how_to_choose():
     model = small(more_inputs=("scale",))
-    with pytest.raises(ModelUnsuitable, match=r"2: x .*scale .*input="):
-        onnxviz.load(model)
-    with pytest.raises(ModelUnsuitable, match="feeds={name: array}"):
-        onnxviz.load(model, input="x")
-    with pytest.raises(UsageError, match=r"no input 'y'"):
-        onnxviz.load(model, input="y")
+    for given, error, words in (
+        (None, ModelUnsuitable, r"2: x .*scale .*input="),
+        ("x", ModelUnsuitable, "feeds={name: array}"),
+        ("y", UsageError, "no input 'y'"),
+    ):
+        with pytest.raises(error, match=words):
+            onnxviz.load(model, input=given)
     net = onnxviz.load(model, feeds={"scale": 2.0}, provider="cpu")
     values = net.run(net.prepare(random_images(1)), ["scores", "scores_scale"])
     np.testing.assert_allclose(values["scores_scale"], 2 * values["scores"], rtol=1e-6)
 
 
 def test_no_float_output_says_what_to_expose():
-    with pytest.raises(
-        ModelUnsuitable, match=r"none of the model's outputs is a float.*rounded.*expose.*'scores'"
-    ):
+    words = r"none of the model's outputs is a float.*rounded.*expose.*'scores'"
+    with pytest.raises(ModelUnsuitable, match=words):
         onnxviz.load(small(out_type=TensorProto.INT64))
 
 
@@ -210,13 +185,9 @@ def test_no_float_output_says_what_to_expose():
     [(("N", 3, 4, 8, 8), TensorProto.FLOAT), (("N", 8), TensorProto.INT64), (("N", 1), TensorProto.STRING)],
 )
 def test_what_is_no_image_network_says_so(shape, dtype):
-    graph = helper.make_graph(
-        [helper.make_node("Identity", ["x"], ["y"])],
-        "g",
-        [helper.make_tensor_value_info("x", dtype, shape)],
-        [helper.make_tensor_value_info("y", dtype, shape)],
+    model = built(
+        [helper.make_node("Identity", ["x"], ["y"])], [info("x", dtype, shape)], [info("y", dtype, shape)]
     )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     with pytest.raises(ModelUnsuitable, match="image input of four dimensions"):
         onnxviz.load(model)
 
@@ -252,20 +223,17 @@ def test_size_of_a_static_network_is_freed_up_to_what_forbids_it():
     assert net.activations(random_images(1, 12), "maps")["maps"].shape == (1, 5, 12, 12)
 
 
-def test_images_of_different_sizes_are_no_batch():
+def test_pictures_that_are_no_batch_and_none_at_all_are_typed_errors(tmp_path):
     net = onnxviz.load(small(("N", 3, "H", "W")), preprocess=onnxviz.Preprocessing(size=None), provider="cpu")
     with pytest.raises(UsageError, match="size="):
         net.prepare([random_images(1, 8)[0], random_images(1, 9)[0]])
-
-
-def test_no_image_and_a_missing_one_are_typed_errors(net, tmp_path):
     with pytest.raises(UsageError, match="no image"):
         net.predict([])
     with pytest.raises(ImageRejected, match=r"none\.png"):
         net.predict(tmp_path / "none.png")
 
 
-def test_the_manifest_says_what_the_numbers_rest_on(net):
+def test_the_manifest_says_what_the_numbers_rest_on_and_sessions_are_kept(net):
     manifest = net.manifest("test", parameter=1)
     assert manifest["model"]["sha256"] == net.digest
     assert manifest["provider"] == "CPUExecutionProvider"
@@ -273,8 +241,5 @@ def test_the_manifest_says_what_the_numbers_rest_on(net):
     assert manifest["preprocessing"]["size"] == [224, 224]
     assert set(manifest["versions"]) == {"onnxviz", "onnxruntime", "numpy"}
     assert manifest["limits"]
-
-
-def test_sessions_are_kept_by_graph(net):
     assert net.program(["stem"]) is net.program(["stem"])
     assert net.program(["stem"]) is not net.program(["logits"])
