@@ -106,11 +106,8 @@ def library_path():
 
 
 def test_a_provider_that_was_named_and_refuses_is_an_error(tmp_path, monkeypatch):
-    package(
-        tmp_path,
-        monkeypatch,
-        "EP_NAME = 'LackingExecutionProvider'\ndef library_path(): return '/none/lib.so'\n",
-    )
+    text = "EP_NAME = 'LackingExecutionProvider'\ndef library_path(): return '/none/lib.so'\n"
+    package(tmp_path, monkeypatch, text)
     net = opened(provider="lacking")
     with pytest.raises(ProviderUnavailable, match="cannot be loaded"):
         onnxviz.providers(net, runs=1)
@@ -121,21 +118,20 @@ def test_a_provider_that_was_named_and_refuses_is_an_error(tmp_path, monkeypatch
 
 
 def test_a_network_without_classes_and_one_without_gradient(lies):
-    m = Maker(seed=2)
-    x = m("Conv", "image", m.random(5, 3, 3, 3, name="w0"), pads=[1] * 4)
-    maps = m.model({"image": ("N", 3, 16, 16)}, {m("Relu", x): ("N", 5, 16, 16)})
+    def convolved(more):
+        m = Maker(seed=2)
+        x = m("Conv", "image", m.random(5, 3, 3, 3, name="w0"), pads=[1] * 4)
+        return m.model({"image": ("N", 3, 16, 16)}, {more(m, x): None})
+
+    maps = convolved(lambda m, x: m("Relu", x))
     found = onnxviz.providers(opened(maps), runs=1)
     assert set(found.trials[1].parts) == {"network", "gradient"}
-    lies.everywhere["w0"] = 2.0
-    assert onnxviz.providers(opened(maps), runs=1).departing == ["elsewhere"]
-    m = Maker(seed=2)
-    x = m("Conv", "image", m.random(5, 3, 3, 3, name="w0"), pads=[1] * 4)
-    flat = m("Cast", m("Cast", x, to=7), to=1)
-    steps = m.model({"image": ("N", 3, 16, 16)}, {m("Det", flat): ("N", 5)})
-    lies.everywhere.clear()
+    steps = convolved(lambda m, x: m("Det", m("Cast", m("Cast", x, to=7), to=1)))
     found = onnxviz.providers(opened(steps), runs=1)
     assert set(found.trials[1].parts) == {"network"}
     assert any("no gradient is compared" in note for note in found.notes)
+    lies.everywhere["w0"] = 2.0
+    assert onnxviz.providers(opened(maps), runs=1).departing == ["elsewhere"]
 
 
 def test_differences_are_of_the_largest_number():

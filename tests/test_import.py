@@ -10,7 +10,7 @@ import pytest
 import onnxviz
 
 PACKAGE = Path(onnxviz.__file__).parent
-HEAVY = (
+HEAVY = {
     "onnx",
     "onnx_ir",
     "onnxscript",
@@ -22,36 +22,31 @@ HEAVY = (
     "jinja2",
     "numpy",
     "socket",
-)
+}
+NEVER = {"onnxscript", "scipy", "sklearn", "torch", "jinja2", "pydantic"}
 
 
-def test_importing_the_package_imports_nothing_heavy():
-    code = f"import sys, onnxviz; print([m for m in {HEAVY!r} if m in sys.modules])"
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert result.stdout.strip() == "[]"
+def loaded(code: str) -> set[str]:
+    """The modules that are there after this."""
+    line = [sys.executable, "-c", f"import sys; {code}; print(*sys.modules, file=sys.stderr)"]
+    return set(subprocess.run(line, capture_output=True, text=True, check=True).stderr.split())
 
 
-def test_help_imports_nothing_heavy():
-    code = (
-        "import sys; from onnxviz.cli.main import run; run(['--help']);"
-        f"print([m for m in {HEAVY!r} if m in sys.modules], file=sys.stderr)"
-    )
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert result.stderr.strip() == "[]"
+def loaded_by(*command: str) -> set[str]:
+    return loaded(f"from onnxviz.cli.main import run; run({list(command)!r})")
+
+
+def test_importing_the_package_and_help_import_nothing_heavy():
+    assert not HEAVY & loaded("import onnxviz")
+    assert not HEAVY & loaded_by("--help")
 
 
 def test_predict_imports_what_it_uses(photo_files):
     """Nothing that other commands, files or rarer networks need: every module is time before the first answer."""
-    code = (
-        "import sys; from onnxviz.cli.main import run; "
-        f"run(['predict', 'efficientnet-lite0', {str(photo_files[0])!r}, '--provider', 'cpu', '-q']);"
-        "print(*sys.modules, file=sys.stderr)"
-    )
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    loaded = set(result.stderr.split())
-    ours = {name for name in loaded if name.partition(".")[0] == "onnxviz"}
+    found = loaded_by("predict", "efficientnet-lite0", str(photo_files[0]), "--provider", "cpu", "-q")
+    ours = {name for name in found if name.partition(".")[0] == "onnxviz"}
     assert len(ours) <= 72, sorted(ours)
-    others = (
+    others = [
         "cli.acts",
         "cli.saving",
         "cli.reports",
@@ -60,33 +55,24 @@ def test_predict_imports_what_it_uses(photo_files):
         "labels",
         "results",
         "runtime.pool",
-    )
+    ]
     assert not {f"onnxviz.{name}" for name in others} & ours
-    assert not {"onnxscript", "scipy", "sklearn", "torch", "jinja2", "pydantic"} & loaded
+    assert not NEVER & found
 
 
 def test_saliency_imports_what_it_uses(photo_files, tmp_path):
     """Each of these would be a tenth of the second and a half that a map takes, or more."""
-    code = (
-        "import sys; from onnxviz.cli.main import run; "
-        f"run(['saliency', 'efficientnet-lite0', {str(photo_files[0])!r}, '-q', '-o', {str(tmp_path / 'map.png')!r}]);"
-        "print(*sys.modules, file=sys.stderr)"
-    )
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert (tmp_path / "map.png").exists()
-    others = {"onnxscript", "scipy", "sklearn", "torch", "jinja2", "pydantic", "numpy.ma"}
-    assert not others & set(result.stderr.split())
+    out = tmp_path / "map.png"
+    found = loaded_by("saliency", "efficientnet-lite0", str(photo_files[0]), "-q", "-o", str(out))
+    assert out.exists() and not {*NEVER, "numpy.ma"} & found
 
 
 def test_the_program_puts_off_what_onnx_ir_hardly_ever_needs():
     """sympy is a quarter of a second of every command, and works all the same where it is needed."""
-    code = (
-        "import sys; from onnxviz.cli import parent; parent._load(); import onnx_ir as ir\n"
-        "print('sympy.core' in sys.modules, 'onnx_ir._symbolic_shapes' in sys.modules);"
-        "print(ir.SymbolicDim('N') + 1, 'sympy.core' in sys.modules)"
-    )
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert result.stdout.split("\n")[:2] == ["False True", "N + 1 True"]
+    code = "from onnxviz.cli import parent; parent._load(); import onnx_ir as ir"
+    before = loaded(code)
+    assert "sympy.core" not in before and "onnx_ir._symbolic_shapes" in before
+    assert "sympy.core" in loaded(f"{code}; assert str(ir.SymbolicDim('N') + 1) == 'N + 1'")
 
 
 def test_every_public_name_is_there():

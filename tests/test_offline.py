@@ -40,17 +40,10 @@ class World:
             "PYTHONDONTWRITEBYTECODE": "1",
         }
 
-    def run(self, mode: str, *arguments: str, stdin: str = "", **environment: str):
-        return subprocess.run(
-            [sys.executable, str(CONFINED), str(self.out), mode, *arguments],
-            check=False,
-            input=stdin,
-            cwd=self.places["work"],
-            env={**self.environment(), **environment},
-            capture_output=True,
-            text=True,
-            timeout=300,
-        )
+    def run(self, mode: str, *arguments: str, stdin: str = ""):
+        line = [sys.executable, str(CONFINED), str(self.out), mode, *arguments]
+        where = {"cwd": self.places["work"], "env": self.environment(), "timeout": 300}
+        return subprocess.run(line, check=False, input=stdin, capture_output=True, text=True, **where)
 
     def littered(self) -> list[str]:
         """What lies outside of `out` now."""
@@ -87,23 +80,26 @@ def test_the_command_line_opens_no_socket_and_writes_to_out_alone(world, picture
     assert sorted(path.name for path in world.out.iterdir()) == ["cam.json", "cam.npy", "cam.png"]
 
 
+COMMANDS = """
+models
+inspect efficientnet-lite0
+filters efficientnet-lite0 -o {out}/filters.png
+activations efficientnet-lite0 {picture} --layer stem -o {out}/maps.png
+saliency efficientnet-lite0 {picture} -o {out}/saliency.png
+saliency efficientnet-lite0 {picture} --backend torch -o {out}/torch.png
+occlusion efficientnet-lite0 {picture} --stride 112 --window 112 -o {out}/occlusion.png
+ascent efficientnet-lite0 --target 285 --size 64 --steps 2 -o {out}/ascent.png
+patches efficientnet-lite0 {pictures} --layer stem --top 2 -o {out}/patches
+embed efficientnet-lite0 {pictures} -o {out}/features.npy
+map efficientnet-lite0 {pictures} --method pca -o {out}/map.png
+gradient efficientnet-lite0 --technique grad-cam -o {out}/explainer.onnx
+export transformers:nobody --random -o {out}/none.onnx
+"""
+
+
 def test_no_technique_opens_a_socket_or_writes_elsewhere(world, pictures):
-    network, picture, out = "efficientnet-lite0", str(pictures / "chelsea.png"), world.out
-    commands = [
-        ["models"],
-        ["inspect", network],
-        ["filters", network, "-o", f"{out}/filters.png"],
-        ["activations", network, picture, "--layer", "stem", "-o", f"{out}/maps.png"],
-        ["saliency", network, picture, "-o", f"{out}/saliency.png"],
-        ["saliency", network, picture, "--backend", "torch", "-o", f"{out}/torch.png"],
-        ["occlusion", network, picture, "--stride", "112", "--window", "112", "-o", f"{out}/occlusion.png"],
-        ["ascent", network, "--target", "285", "--size", "64", "--steps", "2", "-o", f"{out}/ascent.png"],
-        ["patches", network, str(pictures), "--layer", "stem", "--top", "2", "-o", f"{out}/patches"],
-        ["embed", network, str(pictures), "-o", f"{out}/features.npy"],
-        ["map", network, str(pictures), "--method", "pca", "-o", f"{out}/map.png"],
-        ["gradient", network, "--technique", "grad-cam", "-o", f"{out}/explainer.onnx"],
-        ["export", "transformers:nobody", "--random", "-o", f"{out}/none.onnx"],
-    ]
+    places = {"pictures": pictures, "picture": pictures / "chelsea.png", "out": world.out}
+    commands = [[word.format(**places) for word in line.split()] for line in COMMANDS.strip().splitlines()]
     done = world.run("run", stdin="\n".join(map(json.dumps, commands)))
     assert done.returncode == 0, done.stderr
     codes = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("[[")]
@@ -114,7 +110,10 @@ def test_no_technique_opens_a_socket_or_writes_elsewhere(world, pictures):
 
 def test_export_takes_away_what_torch_leaves_behind(world):
     small = [
-        f"--option={text}" for text in ("depths=[1]", "hidden_sizes=[8]", "embedding_size=8", "num_labels=3")
+        "--option=depths=[1]",
+        "--option=hidden_sizes=[8]",
+        "--option=embedding_size=8",
+        "--option=num_labels=3",
     ]
     command = ["export", "transformers:resnet", "--random", *small, "-o", f"{world.out}/small.onnx"]
     done = world.run("run", stdin=json.dumps(command))
@@ -136,13 +135,10 @@ def test_python_opens_no_socket_and_writes_nothing(world, pictures, isolate):
     assert world.littered() == []
 
 
-def test_the_confinement_holds_sockets(world):
+def test_the_confinement_holds_sockets_also_of_native_code(world):
     done = world.run("code", stdin="import socket; socket.socket(); print('through')")
     assert "through" not in done.stdout
     assert done.returncode in (confined.WROTE, -31), done.stderr
-
-
-def test_the_confinement_holds_sockets_of_native_code(world):
     if world.run("filter").returncode == confined.NO_FILTER:
         pytest.skip("this system takes no seccomp filter: only Python's own sockets are held")
     done = world.run("code", stdin="import ctypes; ctypes.CDLL(None).socket(2, 1, 0); print('through')")
@@ -169,39 +165,20 @@ class InferenceSession: ...
 
 
 @pytest.mark.parametrize(
-    ("given", "said"),
+    ("given", "before", "said"),
     [
-        ({}, ["imported with 1", "told"]),
-        ({TELEMETRY: "1"}, ["imported with 1", "told"]),
-        ({TELEMETRY: "0"}, ["imported with 0"]),
+        ({}, "", ["imported with 1", "told"]),
+        ({TELEMETRY: "1"}, "", ["imported with 1", "told"]),
+        ({TELEMETRY: "0"}, "", ["imported with 0"]),
+        ({}, "import onnxruntime\n", ["imported with None", "told"]),
     ],
-    ids=["unset", "off", "wanted by the user"],
+    ids=["unset", "off", "wanted by the user", "imported before us"],
 )
-def test_telemetry_is_off_before_the_import_unless_the_user_wants_it(tmp_path, given, said):
+def test_telemetry_is_off_before_the_import_unless_the_user_wants_it(tmp_path, given, before, said):
     (tmp_path / "onnxruntime.py").write_text(RUNTIME)
-    code = "from onnxviz.runtime import providers\nfor _ in range(2): providers.onnxruntime()"
+    code = f"{before}from onnxviz.runtime import providers\nproviders.version(), providers.onnxruntime()"
     environment = {name: value for name, value in os.environ.items() if name != TELEMETRY}
-    paths = os.pathsep.join([str(tmp_path), str(CONFINED.parents[1])])
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        env={**environment, **given, "PYTHONPATH": paths},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    environment |= {**given, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(CONFINED.parents[1])])}
+    line = [sys.executable, "-c", code]
+    done = subprocess.run(line, env=environment, capture_output=True, text=True, check=True)
     assert done.stdout.split("\n")[:-1] == said
-
-
-def test_a_runtime_imported_before_us_is_told(tmp_path):
-    (tmp_path / "onnxruntime.py").write_text(RUNTIME)
-    code = "import onnxruntime\nfrom onnxviz.runtime import providers\nproviders.version(), providers.onnxruntime()"
-    environment = {name: value for name, value in os.environ.items() if name != TELEMETRY}
-    paths = os.pathsep.join([str(tmp_path), str(CONFINED.parents[1])])
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        env={**environment, "PYTHONPATH": paths},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert done.stdout.split("\n")[:-1] == ["imported with None", "told"]

@@ -59,25 +59,27 @@ def test_an_open_height_and_a_fixed_width():
     assert onnxviz.saliency(net, TALL, target=1).values.shape == (48, 32)
 
 
-def test_both_open_and_both_fixed_stay_as_they_were():
-    assert onnxviz.load(network("H", "W"), provider="cpu").preprocessing.size == (224, 224)
-    assert onnxviz.load(network(64, 96), provider="cpu").preprocessing.size == (64, 96)
+def grey(*size):
+    return {"preprocess": onnxviz.Preprocessing(size=size, channels="L", mean=(0.0,), std=(1.0,))}
 
 
-@pytest.mark.parametrize(("size", "wanted"), [((64, 100), (64, 100)), (100, (64, 100)), (None, (64, None))])
-def test_a_size_that_is_asked_for(size, wanted):
-    net = onnxviz.load(network(64, "W"), provider="cpu", size=size)
+@pytest.mark.parametrize(
+    ("sides", "asked", "wanted"),
+    [
+        (("H", "W"), {}, (224, 224)),
+        ((64, 96), {}, (64, 96)),
+        ((64, "W"), {}, (64, None)),
+        ((64, "W"), {"size": (64, 100)}, (64, 100)),
+        ((64, "W"), {"size": 100}, (64, 100)),
+        ((64, "W"), {"resize": "keep"}, (64, None)),
+        ((64, "W"), grey(64, 200), (64, 200)),
+        ((64, "W"), grey(224, 224), (64, None)),
+    ],
+)
+def test_sizes_that_the_file_the_caller_and_the_recipe_name(sides, asked, wanted):
+    net = onnxviz.load(network(*sides), provider="cpu", **asked)
     assert net.preprocessing.size == wanted
-    np.testing.assert_equal(net.prepare(WIDE).shape[2], 64)
-
-
-def test_recipes_that_name_a_size():
-    agreeing = onnxviz.Preprocessing(size=(64, 200), channels="L", mean=(0.0,), std=(1.0,))
-    assert onnxviz.load(network(64, "W"), preprocess=agreeing).preprocessing.size == (64, 200)
-    other = onnxviz.Preprocessing(size=(224, 224), channels="L", mean=(0.0,), std=(1.0,))
-    assert onnxviz.load(network(64, "W"), preprocess=other).preprocessing.size == (64, None)
-    kept = onnxviz.load(network(64, "W"), resize="keep")
-    assert kept.preprocessing.size == (64, None)
+    assert net.prepare(WIDE).shape[2] == wanted[0]
 
 
 def test_pictures_of_several_aspects():
@@ -91,12 +93,9 @@ def test_pictures_of_several_aspects():
         assert [one.target for one in found] == [1, 2]
         alone = technique(net, image=TALL, target=2)
         np.testing.assert_array_equal(found[1].values, alone.values)
-    features = onnxviz.embed(net, [WIDE, TALL], layer=net.head.features).features
-    np.testing.assert_allclose(
-        features[0], onnxviz.embed(net, WIDE, layer=net.head.features).features[0], rtol=1e-5
-    )
-    best = onnxviz.patches(net, [WIDE, TALL], net.layers[1].name, top=2)
-    best.picture()
+    both, one = (onnxviz.embed(net, given, layer=net.head.features) for given in ([WIDE, TALL], WIDE))
+    np.testing.assert_allclose(both.features[0], one.features[0], rtol=1e-5)
+    onnxviz.patches(net, [WIDE, TALL], net.layers[1].name, top=2).picture()
 
 
 def test_the_command_line(tmp_path, capsys):
@@ -113,12 +112,6 @@ def test_the_command_line(tmp_path, capsys):
     assert "W×64" in capsys.readouterr().out
     assert run(["gradient", str(model), "--technique", "saliency", "-o", str(tmp_path / "e.onnx")]) == 3
     assert "--size" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("isolate", [False, True])
-def test_limits_of_another_type_are_told_the_right_one(isolate):
-    with pytest.raises(UsageError, match=r"onnxviz\.Limits\(run_seconds=10\).*'dict'"):
-        onnxviz.load(network("H", "W"), limits={"run_seconds": 10}, isolate=isolate)
 
 
 def test_inspect_says_each_warning_once(tmp_path, capsys):
@@ -142,6 +135,13 @@ def test_inspect_says_each_warning_once(tmp_path, capsys):
         ({"provider": None}, "provider is a text, got None"),
         ({"layout": 3}, "layout is a text, got 3"),
         ({"preprocess": len}, "preprocess is a preset's name"),
+        *(
+            (
+                {"limits": {"run_seconds": 10}, "isolate": isolate},
+                r"onnxviz\.Limits\(run_seconds=10\).*'dict'",
+            )
+            for isolate in (False, True)
+        ),
     ],
 )
 def test_settings_of_another_kind_are_the_callers_mistake(given, words):

@@ -33,9 +33,9 @@ def bars(monkeypatch) -> list[progress.Bar]:
             made.append(self)
             self.calls, self.closed = [], 0
 
-        def __call__(self, done, total, what):
-            self.calls.append((done, total, what))
-            super().__call__(done, total, what)
+        def __call__(self, *call):
+            self.calls.append(call)
+            super().__call__(*call)
 
         def close(self):
             self.closed += 1
@@ -51,9 +51,22 @@ class Terminal(io.StringIO):
         return True
 
 
+def occlusion(net, **options):
+    return onnxviz.occlusion(net, PHOTO, window=16, stride=16, **options)
+
+
+def notebook(monkeypatch, display) -> None:
+    """Python in a kernel of a notebook, whose `display` is this."""
+    ours = types.ModuleType("IPython.display")
+    ours.display = display
+    for name in ("ipykernel", "IPython"):
+        monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
+    monkeypatch.setitem(sys.modules, "IPython.display", ours)
+
+
 def test_what_takes_long_shows_a_bar_by_itself(net, bars, monkeypatch):
     monkeypatch.setattr(sys, "stderr", Terminal())
-    onnxviz.occlusion(net, PHOTO, window=16, stride=16)
+    occlusion(net)
     (bar,) = bars
     done, total, what = bar.calls[-1]
     assert done == total and what == "windows" and bar.closed
@@ -67,12 +80,8 @@ def test_a_notebook_shows_a_bar_and_leaves_nothing_of_it(net, bars, monkeypatch)
         def update(self, data, raw):
             shown.append((data, raw))
 
-    ours = types.ModuleType("IPython.display")
-    ours.display = lambda data, raw, display_id: Handle()
-    monkeypatch.setitem(sys.modules, "ipykernel", types.ModuleType("ipykernel"))
-    monkeypatch.setitem(sys.modules, "IPython", types.ModuleType("IPython"))
-    monkeypatch.setitem(sys.modules, "IPython.display", ours)
-    onnxviz.occlusion(net, PHOTO, window=16, stride=16)
+    notebook(monkeypatch, lambda data, raw, display_id: Handle())
+    occlusion(net)
     assert any('<progress value="4" max="4">' in data.get("text/html", "") for data, _ in shown), shown
     assert any(data["text/plain"].startswith("occlusion: 4 of 4  ") for data, _ in shown)
     assert shown[-1] == ({"text/plain": "", "text/html": ""}, True)
@@ -80,12 +89,8 @@ def test_a_notebook_shows_a_bar_and_leaves_nothing_of_it(net, bars, monkeypatch)
 
 def test_outside_a_kernel_nothing_is_shown(net, bars, monkeypatch):
     """`display` gives no handle where no shell runs."""
-    ours = types.ModuleType("IPython.display")
-    ours.display = lambda *_, **__: None
-    monkeypatch.setitem(sys.modules, "ipykernel", types.ModuleType("ipykernel"))
-    monkeypatch.setitem(sys.modules, "IPython", types.ModuleType("IPython"))
-    monkeypatch.setitem(sys.modules, "IPython.display", ours)
-    assert onnxviz.occlusion(net, PHOTO, window=16, stride=16).values.shape == (32, 32)
+    notebook(monkeypatch, lambda *_, **__: None)
+    assert occlusion(net).values.shape == (32, 32)
 
 
 def test_one_technique_inside_another_has_no_bar_of_its_own(net, bars):
@@ -95,18 +100,18 @@ def test_one_technique_inside_another_has_no_bar_of_its_own(net, bars):
 
 def test_a_function_or_silence_instead(net, bars):
     calls = []
-    onnxviz.occlusion(net, PHOTO, window=16, stride=16, progress=lambda *call: calls.append(call))
+    occlusion(net, progress=lambda *call: calls.append(call))
     assert calls and not any(bar.calls for bar in bars)
-    onnxviz.occlusion(net, PHOTO, window=16, stride=16, progress=progress.silent)
+    occlusion(net, progress=progress.silent)
     assert not any(bar.calls for bar in bars)
     with pytest.raises(UsageError, match="'always'"):
-        onnxviz.occlusion(net, PHOTO, progress="always")
+        occlusion(net, progress="always")
 
 
 def test_nothing_is_shown_where_stderr_is_piped(net, capsys, monkeypatch):
     monkeypatch.setattr(progress, "_PATIENCE", 0.0)
     monkeypatch.setattr(progress, "_FIRST", 0.0)
-    onnxviz.occlusion(net, PHOTO, window=16, stride=16)
+    occlusion(net)
     assert capsys.readouterr() == ("", "")
 
 
@@ -115,14 +120,11 @@ def test_a_command_without_a_terminal_tells_in_lines(monkeypatch):
     monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
     lines = []
     bar = progress.Bar("rise", lines.append)
-    for done, total, what in (
-        (10, 90, "masks"),
-        (31, 90, "masks"),
-        (32, 90, "masks"),
-        (1, None, "images"),
-        (6, None, "images"),
+    for call in (
+        *((done, 90, "masks") for done in (10, 31, 32)),
+        *((done, None, "images") for done in (1, 6)),
     ):
-        bar(done, total, what)
+        bar(*call)
     # The rate is that of what it does now: six images since the last mask, at 32 s.
     assert lines == ["rise: 31 of 90 masks, 1.0 masks/s", "rise: 6 images, 0.6 images/s"]
     monkeypatch.setattr(progress.time, "monotonic", lambda: 1e9)

@@ -11,6 +11,7 @@ from PIL import Image
 
 import onnxviz
 from onnxviz.cli.main import run
+from onnxviz.progress import Interrupted
 from tests import toys
 
 
@@ -54,22 +55,22 @@ def test_a_manifest_names_its_picture_and_the_call(technique, options, files, to
     assert (picture["path"], picture["sha256"], picture["size"]) == (str(path), sha(path), [20, 40])
     call = found.manifest["call"]
     assert call["function"] == f"onnxviz.{technique}"
-    arguments = {"image": str(path), **options}
     assert {key: call["arguments"][key] for key in options} == options
-    assert str(path) in call["arguments"].values() or arguments["image"] in str(call["arguments"])
+    assert str(path) in str(call["arguments"])
     assert "command" not in found.manifest
     json.dumps(found.manifest["call"])
 
 
 def test_the_box_that_the_network_sees_is_told(files, toy) -> None:
     """A picture of 40×20 for a network of 12×12: the middle 20×20; letterboxed: all of it."""
-    path = files / "photos" / "wide.png"
-    seen = onnxviz.occlusion(toy, path, window=6).manifest["pictures"][0]["seen"]
-    assert seen == {"box": {"top": 0.0, "left": 10.0, "bottom": 20.0, "right": 30.0}, "size": [12, 12]}
     whole = onnxviz.load(files / "toy.onnx", preprocess="raw", resize="letterbox", provider="cpu")
-    seen = onnxviz.occlusion(whole, path, window=6).manifest["pictures"][0]["seen"]
-    assert seen["box"] == {"top": 0.0, "left": 0.0, "bottom": 20.0, "right": 40.0}
-    assert seen["padding"] == {"top": 3, "left": 0}
+    for net, left, right, padding in (
+        (toy, 10.0, 30.0, {}),
+        (whole, 0.0, 40.0, {"padding": {"top": 3, "left": 0}}),
+    ):
+        seen = onnxviz.occlusion(net, files / "photos" / "wide.png", window=6).manifest["pictures"][0]["seen"]
+        box = {"top": 0.0, "left": left, "bottom": 20.0, "right": right}
+        assert seen == {"box": box, "size": [12, 12], **padding}
 
 
 def test_of_several_pictures_each_result_names_its_own(files, toy) -> None:
@@ -114,8 +115,6 @@ def test_a_stream_keeps_one_digest_of_the_set_whatever_the_batch(files, toy) -> 
 
 
 def test_what_was_interrupted_is_signed_too(files, toy, monkeypatch) -> None:
-    from onnxviz.progress import Interrupted
-
     def stop(done, *_):
         if done >= 2:
             raise KeyboardInterrupt

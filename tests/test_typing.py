@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -71,21 +72,11 @@ def test_a_script_of_every_technique_is_strictly_typed_and_mistakes_in_it_are_ca
     script = tmp_path / "script.py"
     script.write_text(SOUND + WRONG)
     line = [sys.executable, "-m", "mypy", "--strict", "--follow-imports=silent", "--no-error-summary"]
-    cache = ["--cache-dir", str(ROOT / ".mypy_cache" / "scripts")]
-    done = subprocess.run(
-        [*line, *cache, str(script)],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=tmp_path,
-        env={"MYPYPATH": str(ROOT)},
-    )
+    line += ["--cache-dir", str(ROOT / ".mypy_cache" / "scripts"), str(script)]
+    there = {"cwd": tmp_path, "env": {"MYPYPATH": str(ROOT)}}
+    done = subprocess.run(line, capture_output=True, text=True, check=False, **there)
     first = SOUND.count("\n") + 1
-    told = {
-        int(text.split(":")[1])
-        for text in done.stdout.splitlines()
-        if text.startswith("script.py:") and ": error:" in text
-    }
+    told = {int(number) for number in re.findall(r"^script\.py:(\d+): error:", done.stdout, flags=re.M)}
     assert told == set(range(first + 1, first + WRONG.count("\n"))), done.stdout + done.stderr
 
 

@@ -48,29 +48,22 @@ def test_one_layer_or_several_are_understood_wherever_several_make_sense(small, 
         return one
 
     for method in ("grad-cam", "score-cam"):
-        assert same(onnxviz.cam, small, PICTURE, target=1, method=method).manifest["parameters"][
-            "layers"
-        ] == ["relu1"]
+        found = same(onnxviz.cam, small, PICTURE, target=1, method=method)
+        assert found.manifest["parameters"]["layers"] == ["relu1"]
     assert same(onnxviz.patches, small, [PICTURE], top=1)["relu1"].name == "relu1"
     same(onnxviz.invert, small, PICTURE, steps=1)
     same(onnxviz.texture, small, PICTURE, size=32, steps=1)
     same(onnxviz.style, small, PICTURE, PICTURE, steps=1, scales=1, size=32)
-    dream = {"octaves": 1, "steps": 1}
-    by_channel = onnxviz.dream(small, PICTURE, layer="relu1", channel=[1], **dream)
-    np.testing.assert_array_equal(
-        by_channel.values, onnxviz.dream(small, PICTURE, layers=["relu1"], channels=[1], **dream).values
+    one, other = (
+        onnxviz.dream(small, PICTURE, **words, octaves=1, steps=1).values
+        for words in ({"layer": "relu1", "channel": [1]}, {"layers": ["relu1"], "channels": [1]})
     )
+    np.testing.assert_array_equal(one, other)
     model = networks.tiny_cnn().SerializeToString()
-    names = [
-        [v.name for v in onnxviz.expose(model, **one).graph.output]
-        for one in ({"layer": "relu1"}, {"layers": ["relu1"]})
-    ]
-    assert names[0] == names[1] and "relu1" in names[0]
-
-
-def test_the_call_in_the_manifest_has_our_word(small):
+    for words in ({"layer": "relu1"}, {"layers": ["relu1"]}):
+        assert "relu1" in [value.name for value in onnxviz.expose(model, **words).graph.output]
     found = onnxviz.cam(small, PICTURE, layer=["relu1", "pool"], target=1)
-    assert found.manifest["call"]["arguments"]["layers"] == ["relu1", "pool"]
+    assert found.manifest["call"]["arguments"]["layers"] == ["relu1", "pool"]  # our word
 
 
 def test_both_words_are_a_mistake(small):
