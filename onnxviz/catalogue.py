@@ -86,13 +86,13 @@ def entry(name: str) -> Entry:
 
     raises   UsageError, naming the nearest
     """
-    names = [listed.name for listed in entries()]
-    if name not in names:
+    named = {listed.name: listed for listed in entries()}
+    if name not in named:
         raise UsageError(
-            f"no network is called {name!r}{near(name, names)}; "
+            f"no network is called {name!r}{near(name, named)}; "
             "`onnxviz models` lists the catalogue, and a model file is given by its path"
         )
-    return entries()[names.index(name)]
+    return named[name]
 
 
 def resolve(model: str | os.PathLike[str]) -> Path:

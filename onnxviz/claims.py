@@ -18,11 +18,8 @@ from onnxviz.errors import OutputRefused
 
 #: Endings that can only mean a file. What differs in nothing else (a.png, a.npy, a.json) belongs together.
 ENDINGS: Final = frozenset(
-    (
-        *(".png", ".jpg", ".jpeg", ".webp", ".gif", ".pdf"),
-        *(".csv", ".parquet", ".json", ".npy", ".npz", ".onnx"),
-        *(".html", ".txt", ".md", ".zip", ".exe"),
-    )
+    {".png", ".jpg", ".jpeg", ".webp", ".gif", ".pdf", ".csv", ".parquet", ".json", ".npy", ".npz", ".onnx"}
+    | {".html", ".txt", ".md", ".zip", ".exe"}
 )
 # How long saving waits for another that saves under the same name, which takes moments; and how often it looks.
 _PATIENCE, _LOOK = 10.0, 0.02
@@ -65,10 +62,8 @@ def claimed(out: str | os.PathLike[str]) -> Iterator[None]:
     try:
         marker = hidden(target, ".lock")
         marker.parent.mkdir(parents=True, exist_ok=True)
-        with contextlib.suppress(FileNotFoundError):
-            os.lstat(
-                target.with_name(f"{target.name}.npy")
-            )  # too long a name is told now, not after the work
+        with contextlib.suppress(FileNotFoundError):  # too long a name is told now, not after the work
+            os.lstat(target.with_name(f"{target.name}.npy"))
         with _guard:
             handle = None if marker in _claims else _hold(marker)
             if handle is None:

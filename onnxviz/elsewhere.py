@@ -10,7 +10,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -23,6 +23,7 @@ from onnxviz.errors import (
     ProviderUnavailable,
     UnsupportedOperator,
     UsageError,
+    at_least,
 )
 from onnxviz.network import Network
 from onnxviz.progress import Shown, told
@@ -88,13 +89,8 @@ class Part:
         """The same for JSON: a difference that is no number is None."""
         difference = self.difference if math.isfinite(self.difference) else None
         nodes = {name: sum(counts.values()) for name, counts in self.placed.items()}
-        return {
-            "difference": difference,
-            "seconds": self.seconds,
-            "times": self.times,
-            "nodes": nodes,
-            "left": self.left(),
-        }
+        took = {"seconds": self.seconds, "times": self.times}
+        return {"difference": difference, **took, "nodes": nodes, "left": self.left()}
 
 
 @dataclass(frozen=True)
@@ -103,8 +99,7 @@ class Trial:
 
     provider   as it is typed: 'openvino'
     options    its own
-    network    None where it gave nothing; so
-    gradient   is None, also of a network that has none
+    parts      'network' and 'gradient', as far as it gave any and the network has one
     state      'ran', 'refused' (it does not work here, or does not take this network) or 'failed' (it crashed, took too
                long, or failed as it ran)
     reason     why, where it did not run
@@ -112,16 +107,19 @@ class Trial:
 
     provider: str
     options: Mapping[str, str]
-    network: Part | None = None
-    gradient: Part | None = None
+    parts: Mapping[str, Part] = field(default_factory=dict)
     state: str = "ran"
     reason: str = ""
 
     @property
-    def parts(self) -> dict[str, Part]:
-        """Network and gradient, as far as there are any."""
-        both = zip(PARTS, (self.network, self.gradient), strict=True)
-        return {name: part for name, part in both if part is not None}
+    def network(self) -> Part | None:
+        """What it gave for the network."""
+        return self.parts.get("network")
+
+    @property
+    def gradient(self) -> Part | None:
+        """What it gave for the gradient."""
+        return self.parts.get("gradient")
 
     def departs(self, tolerance: float) -> bool:
         """Whether it gives other numbers than the CPU, or none because it failed."""
@@ -131,13 +129,8 @@ class Trial:
         """The same for JSON."""
         parts = {name: self.parts[name].to_dict() if name in self.parts else None for name in PARTS}
         more = {"reason": self.reason} if self.reason else {}
-        return {
-            "provider": self.provider,
-            "options": dict(self.options),
-            "state": self.state,
-            **more,
-            **parts,
-        }
+        asked = {"provider": self.provider, "options": dict(self.options)}
+        return {**asked, "state": self.state, **more, **parts}
 
 
 @dataclass
@@ -220,8 +213,7 @@ def providers(
     returns     the CPU's row first, then each other provider's; of a network that was opened on one, that alone
     raises      UsageError; ProviderUnavailable where that one refuses; what the network raises on the CPU itself
     """
-    if not (isinstance(runs, int) and runs >= 1):
-        raise UsageError(f"runs must be a whole number from 1, got {runs!r}")
+    runs = at_least("runs", runs)
     if not tolerance >= 0:
         raise UsageError(f"tolerance must be at least 0, got {tolerance!r}")
     report = told(progress)
@@ -281,22 +273,21 @@ class Reference:
         try:
             layer = cpu.logits
         except ModelUnsuitable:
-            floats = [
-                one for one in cpu.model.graph.outputs if one.dtype is None or one.dtype.is_floating_point()
-            ]
-            layer = str(floats[0].name)
-            objective = objectives.layer(layer)
+            outputs = cpu.model.graph.outputs
+            layer = next(
+                str(one.name) for one in outputs if one.dtype is None or one.dtype.is_floating_point()
+            )
+            found = cls(x, layer, objectives.layer(layer), {})
         else:
             scores = cpu.run(x, [layer])[layer]
-            objective = objectives.logit(int(np.argmax(scores.reshape(-1))))
-        first = cls(x, layer, objective, {})
+            found = cls(x, layer, objectives.logit(int(np.argmax(scores.reshape(-1)))), {})
         try:
-            return cls(x, layer, objective, first.run(cpu, runs))
+            return replace(found, ran=found.run(cpu, runs))
         except (UnsupportedOperator, ModelUnsuitable, GradientNotFinite) as reason:
             if notes is not None:
                 notes.append(f"no gradient is compared: {reason}")
-            bare = cls(x, layer, None, {})
-            return cls(x, layer, None, bare.run(cpu, runs))
+            found = replace(found, objective=None)
+            return replace(found, ran=found.run(cpu, runs))
 
     def run(self, net: Network, runs: int = 1) -> dict[str, Ran]:
         """The network, and its gradient, wherever `net` runs."""
@@ -324,16 +315,12 @@ class Reference:
     def trial(self, provider: str, ran: Mapping[str, Ran]) -> Trial:
         """What was run, held against the CPU."""
         name, options = installed.parted(provider)
-        parts = {
-            part: Part(
-                one.placed,
-                apart(self.ran[part].values, one.values),
-                one.seconds,
-                one.seconds / max(self.ran[part].seconds, 1e-9),
-            )
-            for part, one in ran.items()
-        }
-        return Trial(name, options, parts.get("network"), parts.get("gradient"))
+        parts = {}
+        for part, one in ran.items():
+            cpu = self.ran[part]
+            times = one.seconds / max(cpu.seconds, 1e-9)
+            parts[part] = Part(one.placed, apart(cpu.values, one.values), one.seconds, times)
+        return Trial(name, options, parts)
 
 
 def apart(one: np.ndarray, other: np.ndarray) -> float:

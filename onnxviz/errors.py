@@ -16,9 +16,9 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from itertools import islice
 from numbers import Integral
-from typing import Any, Final, Protocol, TypeVar, cast
+from typing import Any, Final, TypeVar, cast
 
-from onnxviz.isolate import memory_is_limited
+from onnxviz.isolate import memory_is_limited, on
 from onnxviz.text import shorten
 
 # --- the caller's own spelling ----------------------------------------------------------------
@@ -62,23 +62,18 @@ def spelt(text: str) -> str:
         return text
     options = COMMAND.get()
 
+    def possible(way: str) -> bool:
+        if "--limit memory" in way and not memory_is_limited():
+            return False
+        return options is None or {option[1] for option in _OPTION.finditer(way)} <= options
+
     def chosen(match: re.Match[str]) -> str:
-        left = [one for one in match[1].split(_NEXT) if _possible(one, options)]
+        left = list(filter(possible, match[1].split(_NEXT)))
         return f"; {', or '.join(left)}" if left else ""
 
-    spell = _keyword if options is None else _written
+    spell = _keyword if options is None else lambda option: option[1] + (option[2] or "")
     parts = _WAYS.sub(chosen, text).split("`")  # a command line in backticks stays one
     return "`".join(part if i % 2 else _OPTION.sub(spell, part) for i, part in enumerate(parts))
-
-
-def _possible(alternative: str, options: frozenset[str] | None) -> bool:
-    if "--limit memory" in alternative and not memory_is_limited():
-        return False
-    return options is None or {option[1] for option in _OPTION.finditer(alternative)} <= options
-
-
-def _written(option: re.Match[str]) -> str:
-    return option[1] + (option[2] or "")
 
 
 def _keyword(option: re.Match[str]) -> str:
@@ -105,9 +100,13 @@ SMALLER: Final = ways("give a smaller --batch", "take a smaller image", "let it 
 
 
 class OnnxVizError(Exception):
-    """The base of everything that onnxviz raises on purpose; its text spells options as the caller does (`ways`)."""
+    """The base of everything that onnxviz raises on purpose; its text spells options as the caller does (`ways`).
+
+    partial   what a technique that makes pictures had made until then, or some seconds before (a Result), or None
+    """
 
     exit_code = 5
+    partial: Any = None
 
     def __str__(self) -> str:
         return spelt(shorten(super().__str__(), LONGEST_MESSAGE))
@@ -181,12 +180,7 @@ class NotFinite(ModelRejected):
 
 
 class GradientNotFinite(NotFinite):
-    """A gradient, or the value it belongs to, came out as NaN or infinite.
-
-    partial   what a technique that makes pictures had made until then (a Result), or None
-    """
-
-    partial: Any = None
+    """A gradient, or the value it belongs to, came out as NaN or infinite; what was made until then is `partial`."""
 
 
 class ImageRejected(InputRefused):
@@ -209,23 +203,15 @@ class OutputRefused(InputRefused):
 
 
 class LimitExceeded(OnnxVizError):
-    """A declared limit was hit; the message names the limit and the flag that raises it.
-
-    partial   what a technique that makes pictures had made until then (a Result), or None
-    """
+    """A declared limit was hit; the message names the limit and the flag that raises it."""
 
     exit_code = 4
-    partial: Any = None
 
 
 class WorkerCrashed(OnnxVizError):
-    """Native code died, hung or ran out of memory; the caller survives.
-
-    partial   what a technique that makes pictures had made some seconds before (a Result), or None
-    """
+    """Native code died, hung or ran out of memory; the caller survives."""
 
     exit_code = 4
-    partial: Any = None
 
 
 # --- 5: the run itself ------------------------------------------------------------------------
@@ -240,10 +226,16 @@ class ModelFailed(ModelRejected, RuntimeFailed):
     """The network fails when it is run on this input; the message names operator, node and layer."""
 
 
+class Stopped(OnnxVizError):
+    """Ctrl-C on the command line, where there was nothing yet to keep."""
+
+    exit_code = 130
+
+
+# --- which name was meant -----------------------------------------------------------------------
+
 _LONGEST_NAME: Final = 200
 _MOST_NAMES: Final = 25_000  # the whole of ImageNet has 21,841 classes
-
-
 # What many call by another name, letters and digits alone: methods, preprocessing, providers, classes. Only what is
 # among the names at hand is told, so one table does for all of them.
 _SYNONYMS: Final = {
@@ -347,21 +339,7 @@ def _likeliest(word: str, texts: Iterable[str]) -> list[str]:
 
 def _holds(text: str, word: str) -> bool:
     """Whether `word` stands in `text` with no letter or digit beside it."""
-    at = text.find(word)
-    while at >= 0:
-        if not text[at - 1 : at].isalnum() and not text[at + len(word) : at + len(word) + 1].isalnum():
-            return True
-        at = text.find(word, at + 1)
-    return False
-
-
-# --- 130: Ctrl-C ------------------------------------------------------------------------------
-
-
-class Stopped(OnnxVizError):
-    """Ctrl-C on the command line, where there was nothing yet to keep."""
-
-    exit_code = 130
+    return word in text and re.search(rf"(?<![^\W_]){re.escape(word)}(?![^\W_])", text) is not None
 
 
 # --- one vocabulary of arguments --------------------------------------------------------------
@@ -413,21 +391,11 @@ def warn(text: str, kind: type[Warning]) -> None:
 
 # --- whose mistake an unexpected exception is: the file's where ONNX Runtime refuses it, too; otherwise ours ------
 #
-# When a file is opened, what can be told of each operator by itself is checked. Whether sizes fit together
-# that only inference over the whole graph, or a run, can tell is not: ONNX Runtime checks that anyway when
-# it opens the file and when it runs it, and opening a network must not wait for it. So an analysis may meet
-# a graph that nothing can run, and stumble over it. Then, and only then, ONNX Runtime is asked for its
-# verdict on the file as it is.
+# When a file is opened, what can be told of each operator by itself is checked; not what only inference over the whole
+# graph, or a run, can tell, since ONNX Runtime checks that anyway and opening must not wait for it. So an analysis may
+# stumble over a graph that nothing can run. Then, and only then, ONNX Runtime is asked for its verdict on the file.
 
 
-class Judge(Protocol):
-    """What can run the file as it is: a network."""
-
-    def judge(self) -> None:
-        """Run it."""
-
-
-_N = TypeVar("_N", bound=Judge)
 _R = TypeVar("_R")
 _OURS: Final = 5  # the exit code of internal errors
 
@@ -454,12 +422,12 @@ def judged(judge: Callable[[], object]) -> Iterator[None]:
         raise
 
 
-def judging(analysis: Callable[[_N], _R]) -> Callable[[_N], _R]:
-    """A method of a network, `judged`."""
+def judging(analysis: Callable[[Any], _R]) -> Callable[[Any], _R]:
+    """A method of a network, `judged`; shapes are inferred where the network's graph belongs (`isolate.on`)."""
 
     @functools.wraps(analysis)
-    def wrapped(net: _N) -> _R:
-        with judged(net.judge):
+    def wrapped(net: Any) -> _R:
+        with on(net.worker), judged(net.judge):
             return analysis(net)
 
     return wrapped

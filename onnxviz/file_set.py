@@ -15,12 +15,11 @@ import stat
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from types import TracebackType
 from typing import Any, Final
 
 from onnxviz import claims
 from onnxviz.errors import OutputRefused
-from onnxviz.text import json_bytes
+from onnxviz.text import json_bytes, printable
 
 #: In a manifest: the files of its set, the one that was asked for first; those that were written while the run went.
 #: A * at the start is the manifest's own name without its ending, so that a set can be renamed as one.
@@ -87,8 +86,7 @@ class FileSet:
         raises   OutputRefused
         """
         target = Path(path)
-        staged = self._write(target, data)
-        self._files[target] = staged
+        self._files[target] = self._write(target, data)
         return target
 
     def finish(self, data: bytes | Iterable[bytes]) -> Path:
@@ -116,9 +114,7 @@ class FileSet:
                 manifest[key] = names
         return self.finish(json_bytes({**manifest, **(more or {})}))
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         try:
             if kind is None:
                 self._put()
@@ -311,8 +307,6 @@ def refuse_foreign(head: Path, files: Iterable[Path], schema: str | None, named:
 
     raises   OutputRefused
     """
-    from onnxviz.text import printable
-
     manifest = head if schema is not None else head.with_suffix(".json")
     old = _manifest(manifest)
     names = [path for path in files if path != head]
@@ -330,10 +324,7 @@ def refuse_foreign(head: Path, files: Iterable[Path], schema: str | None, named:
     else:  # under the very name that the user gave both times, the new set replaces the old one
         taken = named is None or listed[:1] != [named.name]
     if taken:
-        theirs = [
-            manifest.name,
-            *(path.name for path in names if path.exists() and path.parent == head.parent),
-        ]
+        theirs = [manifest.name, *(one.name for one in names if one.exists() and one.parent == head.parent)]
         told = " and ".join(map(repr, dict.fromkeys(theirs)))
         raise OutputRefused(
             f"cannot write {str(named or head)!r}: {told} beside it "
@@ -379,14 +370,8 @@ def _names(manifest: Mapping[str, Any], key: str, place: Path) -> list[str]:
     found = manifest.get(key)
     noted = [name for name in found if isinstance(name, str)] if isinstance(found, list) else []
     names = [place.stem + name[1:] if name.startswith("*") else name for name in noted]
-    return [
-        name
-        for name in names
-        if name
-        and "\0" not in name
-        and not Path(name).is_absolute()
-        and ".." not in PurePosixPath(name).parts
-    ]
+    below = (name for name in names if name and "\0" not in name and not Path(name).is_absolute())
+    return [name for name in below if ".." not in PurePosixPath(name).parts]
 
 
 def _undo(done: list[_Step]) -> bool:

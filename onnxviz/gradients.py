@@ -15,7 +15,6 @@ from onnxviz.progress import Progress, silent
 from onnxviz.runtime import batching, providers
 
 if TYPE_CHECKING:
-    from onnxviz.backends.choose import Compiled
     from onnxviz.objectives import Objective
     from onnxviz.running import Running
 
@@ -39,21 +38,35 @@ class Gradients:
         also: Sequence[str] = (),
         rules: str = "plain",
     ) -> None:
+        from onnxviz.backends.choose import Task, compile
+        from onnxviz.graph.float32 import real_input
+
         names = aliases(net.model)  # what a quantised file calls its layers besides
         self.objective = objective = objective.renamed(names)
         self.sources = tuple(dict.fromkeys(names.get(name, name) for name in sources))
         self.also = tuple(dict.fromkeys(names.get(name, name) for name in also))
         self._aliases = {name: names[name] for name in (*sources, *also) if name in names}
         self._net = net
-        with judged(net.judge):
-            compiled = _compile(net, objective, self.sources, self.also, rules)
+        with judged(net.judge), isolate.on(net.worker):
+            task = Task(
+                model=real_input(net.batched[0], net.input.name),
+                objective=objective,
+                sources=self.sources,
+                also=self.also,
+                rules=rules,
+                provider=net.provider,
+                threads=net.threads,
+                seconds=net.limits.run_seconds,
+                worker=net.worker,
+            )
+            compiled = compile(task, net.backend)
+        net.ran_on(compiled.backend, compiled.note)
         self._program = compiled.program
         self.rectifiers = compiled.program.rectifiers
         if self.rectifiers == 0:
             from onnxviz.graph.rectifiers import without_rectifiers
 
-            note = without_rectifiers(rules, self.sources)
-            net.warn(note)
+            net.warn(without_rectifiers(rules, self.sources))
 
     @property
     def placed(self) -> Mapping[str, Mapping[str, int]]:
@@ -151,24 +164,18 @@ class Gradients:
     def _feeds(
         self, x: np.ndarray, fed: Mapping[str, np.ndarray], start: int, size: int, fixed: int | None
     ) -> dict[str, np.ndarray]:
-        feeds = {self._net.input.name: x[start : start + size]}
-        for name, array in fed.items():
-            feeds[name] = array[start : start + size] if len(array) == len(x) else array
-        count = len(feeds[self._net.input.name])
-        if fixed is not None and count < fixed:
-            feeds = {
-                name: batching.filled(array, fixed) if len(array) == count else array
-                for name, array in feeds.items()
-            }
+        count = len(x[start : start + size])
+        feeds: dict[str, np.ndarray] = {}
+        for name, array in {self._net.input.name: x, **fed}.items():
+            given = array[start : start + size] if len(array) == len(x) else array
+            short = fixed is not None and len(given) == count < fixed
+            feeds[name] = batching.filled(given, fixed) if fixed is not None and short else given
         return {name: array for name, array in feeds.items() if name in self._program.inputs}
 
     def _workers(self, count: int) -> int:
         """How many pictures go side by side: one a core, as far as memory holds what their gradients keep."""
         most = min(self._net.threads or batching.cores(), count)
-        if most < 2:
-            return 1
-        kept = self._net.elements
-        return min(most, batching.batch_size(2 * kept, most))
+        return 1 if most < 2 else min(most, batching.batch_size(2 * self._net.elements, most))
 
     def _check(self, found: Mapping[str, np.ndarray]) -> None:
         for name in ("objective", *(f"{source}.gradient" for source in self.sources)):
@@ -182,26 +189,3 @@ class Gradients:
                     f"{len(bad)}; {why}"
                     + ways("another --layer may avoid the operator that overflows", "another --target may")
                 )
-
-
-def _compile(
-    net: Running, objective: Objective, sources: Sequence[str], also: Sequence[str], rules: str
-) -> Compiled:
-    from onnxviz.backends.choose import Task, compile
-    from onnxviz.graph.float32 import real_input
-
-    task = Task(
-        model=real_input(net.batched[0], net.input.name),
-        objective=objective,
-        sources=sources,
-        also=also,
-        rules=rules,
-        provider=net.provider,
-        threads=net.threads,
-        seconds=net.limits.run_seconds,
-        worker=net.worker,
-    )
-    with isolate.on(net.worker):
-        compiled = compile(task, net.backend)
-    net.ran_on(compiled.backend, compiled.note)
-    return compiled

@@ -11,15 +11,8 @@ from onnxviz._version import __version__
 from onnxviz.errors import OnnxVizError
 
 # All of these install the one importable package `onnxruntime` and overwrite each other's files.
-_RUNTIMES = (
-    "onnxruntime",
-    "onnxruntime-gpu",
-    "onnxruntime-directml",
-    "onnxruntime-openvino",
-    "onnxruntime-training",
-    "onnxruntime-training-cpu",
-    "onnxruntime-silicon",
-)
+_ENDINGS = ("", "-gpu", "-directml", "-openvino", "-training", "-training-cpu", "-silicon")
+_RUNTIMES = tuple(f"onnxruntime{ending}" for ending in _ENDINGS)
 _NEEDED = (
     "numpy",
     "onnx",
@@ -71,46 +64,33 @@ def doctor() -> Checks:
     checks.append(Check("onnxviz", "ok", __version__))
     checks += _runtime()
     for name in _NEEDED:
-        version = _version(name)
-        checks.append(
-            Check(name, "ok", version)
-            if version
-            else Check(name, "problem", f"not installed: pip install {name}")
-        )
+        checks.append(_have(name, _version(name), "problem", f"not installed: pip install {name}"))
     for extra, names in _OPTIONAL.items():
-        absent = [name for name in names if _version(name) is None]
-        have = ", ".join(f"{name} {_version(name)}" for name in names if name not in absent)
-        checks.append(
-            Check(f"extra {extra}", "missing", f'{", ".join(absent)}: pip install "onnxviz[{extra}]"')
-            if absent
-            else Check(f"extra {extra}", "ok", have)
-        )
+        absent = ", ".join(name for name in names if _version(name) is None)
+        have = None if absent else ", ".join(f"{name} {_version(name)}" for name in names)
+        checks.append(_have(f"extra {extra}", have, "missing", f'{absent}: pip install "onnxviz[{extra}]"'))
     checks += _backends()
     checks.append(_guarded())
     checks.append(_bundled())
     return Checks(checks)
 
 
+def _have(name: str, found: str | None, otherwise: str, what: str) -> Check:
+    """What was found is ok; where nothing was, the state is another, and there is something to do."""
+    return Check(name, "ok", found) if found else Check(name, otherwise, what)
+
+
 def _runtime() -> list[Check]:
     installed = [(name, version) for name in _RUNTIMES if (version := _version(name))]
     listed = ", ".join(f"{name} {version}" for name, version in installed)
-    if not installed:
-        return [
-            Check(
-                "onnxruntime",
-                "problem",
-                'none is installed: pip install "onnxviz[cpu]" or pip install "onnxviz[gpu]"',
+    if len(installed) != 1:
+        what = 'none is installed: pip install "onnxviz[cpu]" or pip install "onnxviz[gpu]"'
+        if installed:
+            names = " ".join(name for name, _ in installed)
+            what = (
+                f"{listed} overwrite each other's files: pip uninstall -y {names}, then install one of them"
             )
-        ]
-    if len(installed) > 1:
-        return [
-            Check(
-                "onnxruntime",
-                "problem",
-                f"{listed} overwrite each other's files: pip uninstall -y {' '.join(n for n, _ in installed)}, "
-                "then install one of them",
-            )
-        ]
+        return [Check("onnxruntime", "problem", what)]
     checks = [Check("onnxruntime", "ok", listed)]
     from onnxviz.runtime import providers
 
@@ -125,15 +105,9 @@ def _runtime() -> list[Check]:
 
 def _provider(name: str) -> Check:
     """Start a session on the provider: that it is listed does not mean that it works."""
-    from onnxviz.programs import compile
-
     if name == "AzureExecutionProvider":
         return Check(name, "ok", "listed (remote endpoints; onnxviz does not use it)")
-    try:
-        program = compile(_probe(), provider=name, own=())
-    except OnnxVizError as error:
-        return Check(name, "problem", str(error))
-    return Check(name, "ok", f"runs ({program.provider})")
+    return _started(name, "problem")
 
 
 def _plugin(plugin: Any) -> Check:
@@ -142,37 +116,39 @@ def _plugin(plugin: Any) -> Check:
     One that finds nothing here to run on is no problem of this machine.
     """
     from onnxviz.limits import Limits
-    from onnxviz.programs import compile
     from onnxviz.runtime.worker import Worker, lacking
 
     if plugin.broken:
         return Check(plugin.name, "problem", f"the package cannot be used: {plugin.broken}")
     worker = None if lacking() else Worker("onnxviz.isolated", Limits())
     try:
-        program = compile(_probe(), provider=plugin.name, own=(), worker=worker)
-    except OnnxVizError as error:
-        return Check(plugin.name, "missing", str(error))
+        return _started(plugin.name, "missing", worker, f", {plugin.module}")
     finally:
         if worker is not None:
             worker.close()
-    return Check(plugin.name, "ok", f"runs ({program.provider}, {plugin.module})")
+
+
+def _started(name: str, otherwise: str, worker: Any = None, more: str = "") -> Check:
+    from onnxviz.programs import compile
+
+    try:
+        program = compile(_probe(), provider=name, own=(), worker=worker)
+    except OnnxVizError as error:
+        return Check(name, otherwise, str(error))
+    return Check(name, "ok", f"runs ({program.provider}{more})")
 
 
 def _backends() -> list[Check]:
     """What gradients can be computed by."""
     from onnxviz.backends.choose import BACKENDS, version
 
-    package = {"native": "onnxruntime", "torch": "torch", "ort-training": "onnxruntime"}
-    how = {
-        "native": 'pip install "onnxviz[cpu]"',
-        "torch": 'pip install "onnxviz[torch]"',
-        "ort-training": 'in an environment of its own with Python 3.11 or 3.12: pip install "onnxviz[ort-training]"',
-    }
+    alone = "in an environment of its own with Python 3.11 or 3.12: "
     checks = []
     for name in BACKENDS:
-        found = version(name)
-        state = "ok" if found else "missing"
-        checks.append(Check(f"backend {name}", state, f"{package[name]} {found}" if found else how[name]))
+        found, extra = version(name), "cpu" if name == "native" else name
+        have = f"{'torch' if name == 'torch' else 'onnxruntime'} {found}" if found else None
+        how = f'{alone if name == "ort-training" else ""}pip install "onnxviz[{extra}]"'
+        checks.append(_have(f"backend {name}", have, "missing", how))
     return checks
 
 
@@ -181,24 +157,14 @@ def _guarded() -> Check:
     from onnxviz import isolate
     from onnxviz.runtime.worker import lacking
 
-    reason = lacking()
-    if reason is not None:
-        return Check(
-            "strangers' models",
-            "missing",
-            "a model that crashes or hangs in native code ends its caller here, and load(isolate=True) is refused: "
-            f"{reason}",
-        )
-    kept = (
-        "crashes and time (run_seconds, load_seconds) are kept from the caller: commands, load(isolate=True)"
-    )
-    if not isolate.memory_is_guarded():
-        return Check(
-            "strangers' models", "missing", f"{kept}; memory is not: this system enforces no limit on it"
-        )
-    return Check(
-        "strangers' models", "ok", f"{kept}; memory, too, on the CPU (GPU drivers reserve more than they use)"
-    )
+    kept = "crashes and time (run_seconds, load_seconds) are kept from the caller: commands, load(isolate=True); memory"
+    found = f"{kept}, too, on the CPU (GPU drivers reserve more than they use)"
+    what = f"{kept} is not: this system enforces no limit on it"
+    if (reason := lacking()) is not None:
+        what = "a model that crashes or hangs in native code ends its caller here, and load(isolate=True) is refused: "
+        what += reason
+    guarded = reason is None and isolate.memory_is_guarded()
+    return _have("strangers' models", found if guarded else None, "missing", what)
 
 
 def _probe() -> Any:

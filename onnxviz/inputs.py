@@ -81,11 +81,8 @@ class InputSpec:
 
 def as_list(images: Images) -> list[ImageLike]:
     """A list of images from one image or several."""
-    if isinstance(images, (list, tuple)):
-        return list(images)
-    if isinstance(images, np.ndarray) and images.ndim == 4:
-        return list(images)
-    return [images]
+    several = isinstance(images, (list, tuple)) or (isinstance(images, np.ndarray) and images.ndim == 4)
+    return list(images) if several else [images]
 
 
 _DTYPES = {
@@ -232,13 +229,11 @@ def fix_inputs(
                 continue
             if first == batch == 1:  # a picture's share, or everybody's: `free_batch` finds out
                 value.meta[FED] = True
-            elif not isinstance(first, int) and not isinstance(batch, int) and _alike(first, batch):
+            elif isinstance(first, int) or isinstance(batch, int):
+                continue
+            elif first.value == batch.value or None in (first.value, batch.value):
                 _repeat(copy.graph, value, left[0])
     return copy
-
-
-def _alike(one: ir.SymbolicDim, other: ir.SymbolicDim) -> bool:
-    return one.value == other.value or None in (one.value, other.value)
 
 
 def _fitting(
@@ -325,8 +320,10 @@ def recipe_of(
     if spec.whole:
         from onnxviz.image.codes import in_codes
 
-        return _resized(in_codes(chosen, spec.dtype, held, **changes), resize, spec), told
-    return _resized(chosen.override(**changes), resize, spec), told
+        final = in_codes(chosen, spec.dtype, held, **changes)
+    else:
+        final = chosen.override(**changes)
+    return _resized(final, resize, spec), told
 
 
 def _assumed(
@@ -384,18 +381,12 @@ def wanted_size(size: int | tuple[int, int] | None, spec: InputSpec) -> tuple[in
     """(height, width) that was asked for: one number is both, or the side that the file leaves open."""
     if size is None:
         return None
-    if (
-        isinstance(size, (tuple, list))
-        and len(size) == 2
-        and all(isinstance(side, Integral) for side in size)
-    ):
-        return size[0], size[1]
-    if not isinstance(size, Integral):
+    sides = size if isinstance(size, (tuple, list)) else (size, size)
+    if len(sides) != 2 or not all(isinstance(side, Integral) for side in sides):
         raise UsageError(f"size takes a whole number of pixels, or (height, width); got {size!r}")
-    open_sides = spec.height is None, spec.width is None
-    if sum(open_sides) == 1:
-        return spec.height or size, spec.width or size
-    return size, size
+    if sides is not size and (spec.height is None) != (spec.width is None):
+        return spec.height or sides[0], spec.width or sides[1]
+    return sides[0], sides[1]
 
 
 def _channels(count: int | None, chosen: Preprocessing) -> str:
@@ -425,9 +416,9 @@ def _preprocessing(
 
         chosen = from_file(given)
     elif given is not None:
+        kind = type(given).__name__
         raise UsageError(
-            "preprocess is a preset's name, a JSON file or an onnxviz.Preprocessing, not a "
-            f"{type(given).__name__!r}"
+            f"preprocess is a preset's name, a JSON file or an onnxviz.Preprocessing, not a {kind!r}"
         )
     else:
         chosen = recorded or PRESETS["uint8"]

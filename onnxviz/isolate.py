@@ -428,8 +428,4 @@ def worker() -> Elsewhere | None:
     chosen = _chosen.get()
     if chosen is not None:
         return None if chosen is _STAYS else chosen
-    for reference in reversed(_workers):
-        found: Elsewhere | None = reference()
-        if found is not None:
-            return found
-    return None
+    return next((found for reference in reversed(_workers) if (found := reference()) is not None), None)

@@ -17,7 +17,7 @@ import socket
 import threading
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -176,9 +176,10 @@ class Served:
         for number in message.get("drop", ()):
             self._programs.pop(number, None)
             self._held.pop(number, None)
-        return _TASKS[message["do"]](self, message, arrays)
+        answered: Message = getattr(self, f"do_{message['do']}")(message, arrays)
+        return answered
 
-    def load(self, message: Mapping[str, Any], arrays: dict[str, np.ndarray]) -> Message:
+    def do_load(self, message: Mapping[str, Any], arrays: dict[str, np.ndarray]) -> Message:
         """Open the model as `graph.open.load` does, to see whether that goes well."""
         from onnxviz.graph.open.load import load
         from onnxviz.limits import Limits
@@ -187,7 +188,7 @@ class Served:
         load(source, limits=Limits(**message["limits"]))
         return {}, {}
 
-    def infer(self, message: Mapping[str, Any], arrays: dict[str, np.ndarray]) -> Message:
+    def do_infer(self, message: Mapping[str, Any], arrays: dict[str, np.ndarray]) -> Message:
         """`graph.shapes.infer_shapes`."""
         import onnx
 
@@ -197,14 +198,12 @@ class Served:
         inferred = infer_shapes(proto, strict=message["strict"], propagate=message["propagate"])
         return {}, {"model": np.frombuffer(inferred.SerializeToString(), np.uint8)}
 
-    def compile(self, message: Mapping[str, Any], arrays: dict[str, np.ndarray]) -> Message:
+    def do_compile(self, message: Mapping[str, Any], arrays: dict[str, np.ndarray]) -> Message:
         """A program of a graph and its weights, which come along or were here before."""
         from onnxviz.programs import here
         from onnxviz.runtime.ort import Graph
 
-        for key, array in arrays.items():
-            if key.isdigit():
-                self._weights[int(key)] = array
+        self._weights.update({int(key): array for key, array in arrays.items() if key.isdigit()})
         weights = {name: self._weights.get(number) for name, number in message["weights"].items()}
         lacking = [message["weights"][name] for name, array in weights.items() if array is None]
         if lacking:
@@ -216,45 +215,31 @@ class Served:
         told = {"program": number, "inputs": program.inputs, "outputs": program.outputs}
         return {**told, "provider": program.provider, "placed": program.placed}, {}
 
-    def run(self, message: Mapping[str, Any], arrays: dict[str, np.ndarray]) -> Message:
+    def do_run(self, message: Mapping[str, Any], arrays: dict[str, np.ndarray]) -> Message:
         """Run a program on arrays and on values that were put here."""
         program = self._programs[message["program"]]
         placed = {name: self._held[number] for name, number in message["placed"].items()}
         return {}, program({**arrays, **placed}, message["outputs"])
 
-    def put(self, message: Mapping[str, Any], arrays: dict[str, np.ndarray]) -> Message:
+    def do_put(self, message: Mapping[str, Any], arrays: dict[str, np.ndarray]) -> Message:
         """Keep an array as a program's input."""
         (name,) = arrays
         return self._keep(self._programs[message["program"]].put(name, arrays[name]))
 
-    def hold(self, message: Mapping[str, Any], arrays: dict[str, np.ndarray]) -> Message:
+    def do_hold(self, message: Mapping[str, Any], arrays: dict[str, np.ndarray]) -> Message:
         """Keep a copy of an array as a state that runs read and write."""
         return self._keep(self._programs[message["program"]].hold(arrays["value"]))
 
-    def fetch(self, message: Mapping[str, Any], arrays: dict[str, np.ndarray]) -> Message:
+    def do_fetch(self, message: Mapping[str, Any], arrays: dict[str, np.ndarray]) -> Message:
         """What is held."""
         return {}, {"value": self._held[message["held"]].numpy()}
 
-    def run_bound(self, message: Mapping[str, Any], arrays: dict[str, np.ndarray]) -> Message:
+    def do_run_bound(self, message: Mapping[str, Any], arrays: dict[str, np.ndarray]) -> Message:
         """Run a program on what is held."""
-        held, into = (
-            {name: self._held[number] for name, number in message[key].items()} for key in ("held", "into")
-        )
+        held, into = ({name: self._held[i] for name, i in message[key].items()} for key in ("held", "into"))
         return {}, self._programs[message["program"]].run_bound(arrays, held, into, message["results"])
 
     def _keep(self, value: Any) -> Message:
         number = next(self._numbers)
         self._held[number] = value
         return {"held": number}, {}
-
-
-_TASKS: Final[dict[str, Callable[[Served, Mapping[str, Any], dict[str, np.ndarray]], Message]]] = {
-    "load": Served.load,
-    "infer": Served.infer,
-    "compile": Served.compile,
-    "run": Served.run,
-    "put": Served.put,
-    "hold": Served.hold,
-    "fetch": Served.fetch,
-    "run_bound": Served.run_bound,
-}

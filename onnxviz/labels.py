@@ -92,22 +92,21 @@ def parse_labels(text: str, *, table: bool = False, limits: Limits | None = None
     """
     limits = limits or Limits()
     text = text.replace("\r\n", "\n").replace("\r", "\n")
-    found = _read(text, table, limits.labels)
-    if not found:
-        raise ValueError("it holds no labels")
-    return _bounded(found, limits)
+    return _bounded(_read(text, table, limits.labels), limits)
 
 
 def _bounded(labels: list[str], limits: Limits) -> list[str]:
-    if len(labels) > limits.labels:
-        raise _too_many(limits.labels)
+    if not labels:
+        raise ValueError("it holds no labels")
+    _check_most(len(labels), limits.labels)
     return labels
 
 
-def _too_many(most: int) -> ValueError:
-    return ValueError(
-        f"it holds more labels than the limit of {most}; if they are meant: --limit labels=none"
-    )
+def _check_most(count: int, most: int) -> None:
+    if count > most:
+        raise ValueError(
+            f"it holds more labels than the limit of {most}; if they are meant: --limit labels=none"
+        )
 
 
 def _read(text: str, table: bool, most: int) -> list[str]:
@@ -118,8 +117,7 @@ def _read(text: str, table: bool, most: int) -> list[str]:
         except json.JSONDecodeError:
             value = _literal(text, most)
         return _labels(value)
-    if text.count("\n") > 2 * most:  # empty lines and the ends of a file are no labels
-        raise _too_many(most)
+    _check_most(text.count("\n") // 2, most)  # empty lines and the ends of a file are no labels
     names = _yaml_names(text, most)
     if names is not None:
         return names
@@ -155,8 +153,7 @@ def _literal(text: str, most: int) -> Any:
     pieces: list[str] = []
     at = 0
     while at < len(text):
-        if len(pieces) > 5 * most:
-            raise _too_many(most)
+        _check_most(len(pieces) // 5, most)
         token = _LITERAL.match(text, at)
         if token is None:
             raise ValueError(f"neither JSON nor a Python list or dictionary at character {at}")
@@ -343,9 +340,8 @@ def _yaml_names(text: str, most: int) -> list[str] | None:
         try:
             return _labels(_literal(body, most))
         except ValueError:  # bare words: [cat, dog]
-            return [
-                _unquoted(re.sub(r"^\s*\d+\s*:", "", part)) for part in body[1:-1].split(",") if part.strip()
-            ]
+            parts = [part for part in body[1:-1].split(",") if part.strip()]
+            return [_unquoted(re.sub(r"^\s*\d+\s*:", "", part)) for part in parts]
     lines = []
     for full in text[start.end() :].split("\n"):
         line = re.sub(r"(^|\s)#.*", "", full).rstrip()

@@ -65,22 +65,18 @@ def assumption(found: Head) -> str:
     if found.kind == SEQUENCE:
         text = f"output {found.spelled} is taken for a sequence of steps: {found.reason}"
         return text + explained([found.example], "if it is none")
+    first = f"part({found.output!r}{', 0' * (len(found.shape) - 1)})"
     if found.kind == BINARY:
         text = (
             f"the file does not say what the one number of output {found.spelled} is: it is taken for the logit of two "
             "classes (class 1 for it, class 0 against it)"
         )
-        return text + explained([_first(found)], "if it is a quantity")
+        return text + explained([first], "if it is a quantity")
     text = (
         f"the file does not say what the numbers of output {found.spelled} are: they are taken for the scores of "
         "classes, before softmax"
     )
-    return text + explained([_first(found)], "if they are quantities", "--labels FILE, if they are classes")
-
-
-def _first(found: Head) -> str:
-    indices = ", 0" * (len(found.shape) - 1)
-    return f"part({found.output!r}{indices})"
+    return text + explained([first], "if they are quantities", "--labels FILE, if they are classes")
 
 
 # --- by running ----------------------------------------------------------------------------------
@@ -103,32 +99,21 @@ def _run_open(net: Running, found: Head) -> Head:
         return found
     rows = rows.reshape(len(rows), -1).astype(np.float64)
     found = replace(found, classes=rows.shape[1] if found.kind == CLASSES else found.classes)
-    if rows.shape[1] > 1 and (rows >= 0).all() and (np.abs(rows.sum(axis=1) - 1) < _SUMS_TO_ONE).all():
-        return replace(
-            found,
-            activation="softmax",
-            told=True,
-            reason="tried on two pictures, its values are never negative and sum to 1: probabilities",
-        )
-    if (
-        rows.shape[1] > 1
-        and (rows <= 0).all()
-        and (np.abs(np.exp(rows).sum(axis=1) - 1) < _SUMS_TO_ONE).all()
-    ):
-        return replace(
-            found,
-            activation="log_softmax",
-            told=True,
-            reason="tried on two pictures, its values are logarithms of what sums to 1",
-        )
-    if (rows >= 0).all() and (rows <= 1).all():
-        return replace(
-            found,
-            activation="sigmoid",
-            told=True,
-            reason="tried on two pictures, its values lie between 0 and 1",
-        )
-    return found
+
+    def sums_to_one(values: np.ndarray) -> bool:
+        return values.shape[1] > 1 and bool((np.abs(values.sum(axis=1) - 1) < _SUMS_TO_ONE).all())
+
+    if (rows >= 0).all() and sums_to_one(rows):
+        activation, what = "softmax", "are never negative and sum to 1: probabilities"
+    elif (rows <= 0).all() and sums_to_one(np.exp(rows)):
+        activation, what = "log_softmax", "are logarithms of what sums to 1"
+    elif (rows >= 0).all() and (rows <= 1).all():
+        activation, what = "sigmoid", "lie between 0 and 1"
+    else:
+        return found
+    return replace(
+        found, activation=activation, told=True, reason=f"tried on two pictures, its values {what}"
+    )
 
 
 def _run_sequence(net: Running, found: Head) -> Head:
@@ -176,23 +161,16 @@ class Prediction(NamedTuple):
 
 def best(rows: np.ndarray, top: int, label: Callable[[int], str]) -> list[list[Prediction]]:
     """The `top` most probable classes of each row of probabilities (N, classes), best first."""
-    found = np.argsort(-rows, axis=1, kind="stable")[:, :top]
+    found = np.argsort(-rows, axis=1, kind="stable")[:, :top].tolist()
     return [
-        [Prediction(int(index), label(int(index)), float(row[index])) for index in indices]
+        [Prediction(index, label(index), float(row[index])) for index in indices]
         for row, indices in zip(rows, found, strict=True)
     ]
 
 
 def best_steps(steps: np.ndarray, label: Callable[[int], str]) -> list[list[Prediction]]:
     """The most probable class of each step of (N, steps, classes), in order."""
-    found = np.argmax(steps, axis=2)
-    return [
-        [
-            Prediction(int(index), label(int(index)), float(row[index]))
-            for row, index in zip(*one, strict=True)
-        ]
-        for one in zip(steps, found, strict=True)
-    ]
+    return [[best(row[None], 1, label)[0][0] for row in rows] for rows in steps]
 
 
 # --- values to probabilities ---------------------------------------------------------------------
@@ -205,18 +183,13 @@ def softmax(rows: np.ndarray) -> np.ndarray:
     return result
 
 
-def _sigmoid(values: np.ndarray) -> np.ndarray:
-    result: np.ndarray = 0.5 * (1 + np.tanh(0.5 * values))
-    return result
-
-
 def probabilities(found: Head, rows: np.ndarray) -> np.ndarray:
     """(N, numbers) as the output gives them -> (N, classes) float32; two columns of one score for two classes."""
     rows = rows.astype(np.float32, copy=False)
     if found.activation in ("log_softmax", "log_sigmoid"):
         rows = np.exp(rows)
     elif found.activation is None:
-        rows = _sigmoid(rows) if found.kind == BINARY else softmax(rows)
+        rows = 0.5 * (1 + np.tanh(0.5 * rows)) if found.kind == BINARY else softmax(rows)
     return np.concatenate([1 - rows, rows], axis=1) if found.kind == BINARY else rows
 
 

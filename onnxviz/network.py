@@ -8,14 +8,12 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
-import onnx_ir as ir
 
-from onnxviz import finite, isolate
 from onnxviz._version import __version__
-from onnxviz.errors import ModelUnsuitable, UnknownLayer, UsageError, judging, spelt, ways
+from onnxviz.errors import ModelUnsuitable, UnknownLayer, UsageError, at_least, judging, spelt, ways
 from onnxviz.graph.dequantised import QUANTISING
 from onnxviz.graph.open.load import Loaded
-from onnxviz.inputs import ImageLike, Images, InputSpec, as_list
+from onnxviz.inputs import ImageLike, Images, as_list
 from onnxviz.provenance import note_tensor, note_view, of_layers
 from onnxviz.running import Running
 from onnxviz.runtime import providers
@@ -24,10 +22,8 @@ from onnxviz.text import printable
 if TYPE_CHECKING:
     from onnxviz.gradients import Gradients
     from onnxviz.graph.head import Head
-    from onnxviz.image.preprocessing import Preprocessing
     from onnxviz.meaning import Prediction
     from onnxviz.objectives import Objective
-    from onnxviz.runtime.worker import Worker
 
 
 class Network(Running):
@@ -48,24 +44,17 @@ class Network(Running):
         loaded: Loaded,
         *,
         name: str,
-        model: ir.Model,
-        spec: InputSpec,
-        preprocessing: Preprocessing,
         labels: list[str] | None,
-        provider: str,
-        threads: int | None,
-        warnings: list[str],
-        backend: str = "auto",
-        barrier: str | None = None,
-        output: str | None = None,
-        fed: Sequence[dict[str, Any]] = (),
-        worker: Worker | None = None,
+        barrier: str | None,
+        output: str | None,
+        fed: list[dict[str, Any]],
+        **running: Any,
     ) -> None:
-        super().__init__(loaded, model, spec, preprocessing, provider, threads, warnings, backend, worker)
+        super().__init__(loaded, **running)
         self.name = name
         self.labels = self._labels = labels
         self._barrier = barrier
-        self._fed = list(fed)  # what the other inputs hold, for manifests
+        self._fed = fed  # what the other inputs hold, for manifests
         self.chosen_output = output
         self.reopening: Callable[[Network], tuple[Callable[..., Network], Any]] | None = (
             None  # `load` knows how
@@ -125,9 +114,8 @@ class Network(Running):
                 f"at {self.size[1]}×{self.size[0]} pixels this network ends before {self._barrier!r}, which needs "
                 f"its own input size" + ways("leave out --size", "choose an earlier --layer")
             )
-        with isolate.on(self.worker):
-            labels = self.labels
-            found = meaning.conclude(self, self.chosen_output, None if labels is None else len(labels))
+        labels = self.labels
+        found = meaning.conclude(self, self.chosen_output, None if labels is None else len(labels))
         self.labels = None if labels is None else meaning.fitting(self, found, labels)
         if not found.told:
             self.warn(meaning.assumption(found))
@@ -139,8 +127,7 @@ class Network(Running):
         """What each output of the file was found to be."""
         from onnxviz.graph.head import outputs
 
-        with isolate.on(self.worker):
-            return outputs(self.model, self.input.name, len(self.labels) if self.labels is not None else None)
+        return outputs(self.model, self.input.name, len(self.labels) if self.labels is not None else None)
 
     @cached_property
     def head(self) -> Head:
@@ -291,7 +278,7 @@ class Network(Running):
                 f"the scores {self.head.scores!r} come out as {scores.shape}: without a number"
             )
         found = probabilities(self.head, scores.reshape(len(scores), -1))
-        finite.require(self, found, "the scores", x)
+        self.require_finite(found, "the scores", x)
         return found
 
     def steps(self, x: np.ndarray, *, batch: int | None = None) -> np.ndarray:
@@ -303,7 +290,7 @@ class Network(Running):
 
         end = self.end
         found = step_probabilities(end, self.run(x, [end.scores], batch=batch)[end.scores])
-        finite.require(self, found, "the scores", x)
+        self.require_finite(found, "the scores", x)
         return found
 
     def predict(self, images: Images, top: int = 5, *, output: str | None = None) -> list[list[Prediction]]:
@@ -319,8 +306,7 @@ class Network(Running):
 
         if output is not None:
             return self.at(output).predict(images, top)
-        if top < 1:
-            raise UsageError(f"top must be at least 1, got {top}")
+        top = at_least("top", top)
         listed = as_list(images)
         if len(listed) > 1 and self.preprocessing.fixed is None:  # each may have a size of its own
             return [self.predict([one], top)[0] for one in listed]

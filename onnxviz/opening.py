@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from numbers import Integral
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import onnx_ir as ir
 
 from onnxviz import provenance
+from onnxviz.catalogue import resolve
 from onnxviz.errors import (
     MOST_THREADS,
     ModelRejected,
@@ -26,6 +27,7 @@ from onnxviz.errors import (
 from onnxviz.graph.open.load import Loaded
 from onnxviz.graph.open.load import load as load_graph
 from onnxviz.inputs import fix_inputs, image_input, picture_input, recipe_of, wanted_size
+from onnxviz.isolate import on
 from onnxviz.limits import Limits
 from onnxviz.network import Network
 from onnxviz.runtime import providers
@@ -96,6 +98,7 @@ def load(
                  is not; ModelRejected, ModelUnsuitable, LimitExceeded, LabelsRejected, PreprocessingRejected,
                  UsageError, WorkerCrashed
     """
+    settings = dict(locals())  # for whoever opens it again
     if backend != "auto":
         from onnxviz.backends.choose import check
 
@@ -106,35 +109,34 @@ def load(
     for name, text in texts.items():
         if not isinstance(text, str) and (text is not None or name == "provider"):
             raise UsageError(f"{name} is a text, got {text!r}")
-    provider = providers.asked(provider, provider_options)
-    providers.require(provider)
+    settings["provider"] = providers.asked(provider, settings.pop("provider_options"))
+    providers.require(settings["provider"])
     if limits is not None and not isinstance(limits, Limits):
         raise UsageError(
             f"limits is an onnxviz.Limits, such as onnxviz.Limits(run_seconds=10), not a {type(limits).__name__!r}"
         )
-    settings: dict[str, Any] = dict(
-        preprocess=preprocess,
-        labels=labels,
-        provider=provider,
-        threads=threads,
-        backend=backend,
-        size=size,
-        mean=mean,
-        std=std,
-        channels=channels,
-        layout=layout,
-        resize=resize,
-        input=input,
-        feeds=feeds,
-        output=output,
-        names=names,
-        optimise=optimise,
-    )
-    source = _locate(model)
-    with _opened(source, limits or Limits(), backend, isolate) as (loaded, worker):
-        network = _network(loaded, worker, source, **settings)
-    files = {name: _anywhere(settings[name]) for name in ("preprocess", "labels")}
-    settings |= {**files, "limits": limits, "isolate": isolate}
+    if isolate and backend not in ("auto", "native"):
+        raise UsageError(
+            f"backend {backend!r} runs in this process, which isolate=True keeps the model out of: leave out one of "
+            "them"
+        )
+    del settings["model"]
+    source = resolve(os.fspath(model)) if isinstance(model, (str, os.PathLike)) else model
+    loaded: Loaded | None = None
+    worker: Worker | None = None
+    if isolate:
+        from onnxviz.isolated import opened
+
+        loaded, worker = opened(source, limits or Limits())
+    try:
+        with on(worker):
+            loaded = loaded or load_graph(source, limits=limits or Limits())
+            network = _network(loaded, worker, source, SimpleNamespace(**settings))
+    except BaseException:
+        if worker is not None:
+            worker.close()
+        raise
+    settings |= {name: _anywhere(settings[name]) for name in ("preprocess", "labels")}
     listed = isinstance(model, str) and source != Path(model)  # in the catalogue
     network.reopening = functools.partial(_reopening, model if listed else _anywhere(model), settings)
     return network
@@ -176,56 +178,11 @@ def _reopened(model: Any, digest: str | None, name: str, settings: dict[str, Any
     return network
 
 
-@contextlib.contextmanager
-def _opened(
-    source: Any, limits: Limits, backend: str, isolate: bool
-) -> Iterator[tuple[Loaded, Worker | None]]:
-    """The model, and the process that it is isolated in, which ends where what follows fails."""
-    from onnxviz.isolate import on
+def _network(loaded: Loaded, worker: Worker | None, source: Any, given: Any) -> Network:
+    """The network of a model that was opened.
 
-    if not isolate:
-        with on(None):
-            yield load_graph(source, limits=limits), None
-        return
-    from onnxviz.isolated import opened
-
-    if backend not in ("auto", "native"):
-        raise UsageError(
-            f"backend {backend!r} runs in this process, which isolate=True keeps the model out of: leave out one of "
-            "them"
-        )
-    loaded, worker = opened(source, limits)
-    try:
-        with on(worker):
-            yield loaded, worker
-    except BaseException:
-        worker.close()
-        raise
-
-
-def _network(
-    loaded: Loaded,
-    worker: Worker | None,
-    source: Any,
-    *,
-    preprocess: Any,
-    labels: Any,
-    provider: str,
-    threads: int | None,
-    backend: str,
-    size: int | tuple[int, int] | None,
-    mean: Sequence[float] | None,
-    std: Sequence[float] | None,
-    channels: str | None,
-    layout: str | None,
-    resize: str | None,
-    input: str | None,
-    feeds: Mapping[str, Any] | None,
-    output: str | None,
-    names: Mapping[str, Sequence[str]] | None,
-    optimise: bool,
-) -> Network:
-    """The network of a model that was opened; see `load`."""
+    given   the arguments of `load` by their names
+    """
     from onnxviz.graph.analysis.dataflow import duplicate
 
     graph = loaded.model
@@ -233,28 +190,30 @@ def _network(
         from onnxviz.graph.fold import decided
 
         graph = decided(graph)
-    if names:
+    if given.names:
         from onnxviz.graph.dequantised import rename
 
         graph = duplicate(graph)
-        rename(graph, names)
+        rename(graph, given.names)
+    recipe = given.preprocess, given.mean, given.std, given.channels, given.resize, given.size
     held: list[dict[str, Any]] = []
-    if feeds:
-        recipe = preprocess, mean, std, channels, resize, size
-        graph = fed(graph, feeds, input, *recipe, limits=loaded.limits)
-        values = {name: graph.graph.initializers[name].const_value for name in feeds}
-        held = provenance.fed({name: tensor.numpy() for name, tensor in values.items() if tensor}, feeds)
+    if given.feeds:
+        graph = fed(graph, given.feeds, given.input, *recipe, limits=loaded.limits)
+        values = {name: graph.graph.initializers[name].const_value for name in given.feeds}
+        held = provenance.fed(
+            {name: tensor.numpy() for name, tensor in values.items() if tensor}, given.feeds
+        )
     warnings = list(loaded.warnings)
-    spec = image_input(graph, input, layout.upper() if layout else None, warnings)
+    spec = image_input(graph, given.input, given.layout.upper() if given.layout else None, warnings)
     graph = _with_scores(graph, spec.name, warnings)
-    if output is not None:
+    if given.output is not None:
         from onnxviz.graph.head import named_output
 
-        named_output(graph, output)
-    asked_size = wanted_size(size, spec)
-    preprocessing, assumed = recipe_of(preprocess, mean, std, channels, resize, size, graph, spec, warnings)
+        named_output(graph, given.output)
+    asked_size = wanted_size(given.size, spec)
+    preprocessing, assumed = recipe_of(*recipe, graph, spec, warnings)
     preprocessing = replace(preprocessing, limits=loaded.limits)
-    if assumed is not None and (mean is None or std is None):
+    if assumed is not None and (given.mean is None or given.std is None):
         warnings.append(assumed)
         warn(assumed, PreprocessingAssumed)
     if not preprocessing.pictorial:
@@ -263,7 +222,7 @@ def _network(
             f"it takes {count} channels that are no picture: give arrays (H, W, {count}) or .npy files of them, uint8 "
             "pixels or the network's own values; figures show the mean of the channels in grey"
         )
-    elif preprocessing.count == 4 and assumed is not None and channels is None:
+    elif preprocessing.count == 4 and assumed is not None and given.channels is None:
         warnings.append(
             "its 4 channels are taken for RGBA, opaque in pictures; if they are something else, give arrays (H, W, 4)"
         )
@@ -280,35 +239,32 @@ def _network(
 
         graph, barrier = free_size(graph)
         spec = image_input(graph, None, spec.layout)
-    if labels is not None:
+    labels: list[str] | None
+    if given.labels is not None:
         from onnxviz.labels import read_labels
 
-        given: list[str] | None = read_labels(labels, loaded.limits)
+        labels = read_labels(given.labels, loaded.limits)
     else:
         from onnxviz.graph.metadata import read_labels as labels_of
 
-        given = labels_of(loaded.model, warnings, loaded.limits)
+        labels = labels_of(loaded.model, warnings, loaded.limits)
     network = Network(
         loaded,
         name=source.stem if isinstance(source, Path) else "model",
         model=graph,
         spec=spec,
         preprocessing=preprocessing,
-        labels=given,
-        provider=provider,
-        threads=threads,
-        backend=backend,
+        labels=labels,
         warnings=[spelt(text) for text in warnings],
         barrier=barrier,
-        output=output,
         fed=held,
         worker=worker,
+        **{name: getattr(given, name) for name in ("provider", "threads", "backend", "output", "optimise")},
     )
-    network.optimise = optimise
-    if labels is not None and given is not None:
+    if given.labels is not None and labels is not None:
         from onnxviz.meaning import check_labels
 
-        check_labels(network.end, given)
+        check_labels(network.end, labels)
     return network
 
 
@@ -338,15 +294,6 @@ def _with_scores(graph: ir.Model, image: str, warnings: list[str]) -> ir.Model:
     return found
 
 
-def _locate(model: Any) -> Any:
-    """A path where a path or a catalogue name was given, anything else as it is."""
-    if isinstance(model, (str, os.PathLike)):
-        from onnxviz.catalogue import resolve
-
-        return resolve(os.fspath(model))
-    return model
-
-
 def fed(
     graph: ir.Model,
     feeds: Mapping[str, Any],
@@ -361,33 +308,23 @@ def fed(
     limits   of the pictures and of the files of arrays
     raises   UsageError, ImageRejected
     """
-    chosen = functools.partial(recipe_of, *(recipe or (None,) * 6))
-    picture = functools.partial(_pictured, graph, chosen, limits or Limits())
-    return fix_inputs(graph, feeds, picture, image)
-
-
-def _pictured(
-    graph: ir.Model,
-    recipe: Callable[..., tuple[Preprocessing, Any]],
-    limits: Limits,
-    value: ir.Value,
-    picture: Any,
-) -> Any:
-    """A picture, or an array from a file, as the tensor of one of the inputs, prepared as the network's pictures are.
-
-    raises   UsageError where the input takes no pictures, ImageRejected
-    """
     from onnxviz.image.preprocessing import is_array_file, load_array
 
-    if is_array_file(picture):
-        loaded = load_array(picture, limits=limits)
-        if (
-            loaded.dtype != "uint8"
-            or loaded.ndim not in (2, 3)
-            or value.shape is None
-            or len(value.shape) != 4
-        ):
-            return loaded
-    spec = picture_input(graph, value, picture)
-    found = replace(recipe(graph, spec, [])[0], limits=limits)
-    return found.apply(found.read(picture))[None]
+    held, chosen = limits or Limits(), functools.partial(recipe_of, *(recipe or (None,) * 6))
+
+    def tensor(value: ir.Value, picture: Any) -> Any:
+        """A picture, or an array from a file, prepared as the network's pictures are."""
+        if is_array_file(picture):
+            array = load_array(picture, limits=held)
+            if (
+                array.dtype != "uint8"
+                or array.ndim not in (2, 3)
+                or value.shape is None
+                or len(value.shape) != 4
+            ):
+                return array
+        spec = picture_input(graph, value, picture)
+        found = replace(chosen(graph, spec, [])[0], limits=held)
+        return found.apply(found.read(picture))[None]
+
+    return fix_inputs(graph, feeds, tensor, image)

@@ -25,21 +25,8 @@ if TYPE_CHECKING:
 # 2 GB work, and ONNX Runtime never opens a file that a model names.
 _INLINE_BYTES: Final = 1024
 _NUMPY_TYPES: Final = frozenset(
-    {
-        ir.DataType.FLOAT,
-        ir.DataType.DOUBLE,
-        ir.DataType.FLOAT16,
-        ir.DataType.INT8,
-        ir.DataType.UINT8,
-        ir.DataType.INT16,
-        ir.DataType.UINT16,
-        ir.DataType.INT32,
-        ir.DataType.UINT32,
-        ir.DataType.INT64,
-        ir.DataType.UINT64,
-        ir.DataType.BOOL,
-    }
-)
+    ir.DataType[f"{sign}INT{bits}"] for sign in ("", "U") for bits in (8, 16, 32, 64)
+) | {ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.FLOAT16, ir.DataType.BOOL}
 
 
 def compile(

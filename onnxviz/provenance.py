@@ -8,6 +8,7 @@ keeps one digest of them all (`Pictures`). No clock and no name of the machine i
 from __future__ import annotations
 
 import contextlib
+import copy
 import functools
 import hashlib
 import inspect
@@ -15,7 +16,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, ParamSpec, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar
 
 from onnxviz.errors import SMALLER, LimitExceeded, UsageError, renamed
 from onnxviz.progress import Bar
@@ -49,14 +50,6 @@ class Likeness:
     nearly: Mapping[str, str]
 
 
-class Recipe(Protocol):
-    """What brings a picture of (height, width) to what the network sees: see `image.preprocessing.Preprocessing`."""
-
-    def seen(self, height: int, width: int) -> tuple[int, int]: ...  # noqa: D102
-    def window(self, height: int, width: int) -> tuple[float, float, float, float]: ...  # noqa: D102
-    def geometry(self, height: int, width: int) -> Any: ...  # noqa: D102
-
-
 class Pictures:
     """The digest of a set of pictures, in order: the SHA-256 of their SHA-256 digests, a line each."""
 
@@ -88,12 +81,8 @@ class Record:
 
     def to_dict(self) -> dict[str, Any]:
         """Its part of a manifest."""
-        found: dict[str, Any] = {}
-        if self.pictures:
-            found["pictures"] = self.pictures
-        if self.sets:
-            found["picture_sets"] = [one.to_dict() for one in self.sets]
-        return found
+        sets = [one.to_dict() for one in self.sets]
+        return {key: value for key, value in (("pictures", self.pictures), ("picture_sets", sets)) if value}
 
 
 # --- noting -----------------------------------------------------------------------------------
@@ -134,7 +123,7 @@ def note(source: Any, data: bytes | None, picture: np.ndarray) -> None:
     from onnxviz.text import printable
 
     if data is not None or isinstance(source, (str, os.PathLike)):
-        found = _digest(data) if data is not None else sha256(source)
+        found = hashlib.sha256(data).hexdigest() if data is not None else sha256(source)
         entry: dict[str, Any] = {"path": printable(os.fsdecode(source)), "sha256": found}
     else:
         kind = "array" if hasattr(source, "dtype") else "PIL image"
@@ -151,8 +140,11 @@ def note_tensor(x: np.ndarray) -> None:
         record.pictures.append({"given": "tensor", **_array(x)})
 
 
-def note_view(recipe: Recipe, picture: np.ndarray) -> None:
-    """What of the picture read last the network sees: the box in its pixels, and the size that this is brought to."""
+def note_view(recipe: Any, picture: np.ndarray) -> None:
+    """What of the picture read last the network sees: the box in its pixels, and the size that this is brought to.
+
+    recipe   its `image.preprocessing.Preprocessing`
+    """
     record = _RECORD.get()
     if record is None or not record.pictures or "seen" in record.pictures[-1]:
         return
@@ -161,11 +153,10 @@ def note_view(recipe: Recipe, picture: np.ndarray) -> None:
         return
     g = recipe.geometry(height, width)
     top, left, bottom, right = recipe.window(height, width)
-    box = max(0.0, top), max(0.0, left), min(float(height), bottom), min(float(width), right)
+    low, high = {"top": max(0.0, top), "left": max(0.0, left)}, {"bottom": min(float(height), bottom)}
+    box = {**low, **high, "right": min(float(width), right)}
     seen: dict[str, Any] = {
-        "box": {
-            name: round(edge, 3) for name, edge in zip(("top", "left", "bottom", "right"), box, strict=True)
-        },
+        "box": {name: round(edge, 3) for name, edge in box.items()},
         "size": list(recipe.seen(height, width)),
     }
     if g.top < 0 or g.left < 0:
@@ -206,12 +197,8 @@ def note_set() -> Pictures | None:
 def _array(array: np.ndarray) -> dict[str, Any]:
     import numpy as np
 
-    data = np.ascontiguousarray(array)
-    return {"shape": list(array.shape), "dtype": str(array.dtype), "sha256": _digest(data.data)}
-
-
-def _digest(data: Any) -> str:
-    return hashlib.sha256(data).hexdigest()
+    digest = hashlib.sha256(np.ascontiguousarray(array).data).hexdigest()
+    return {"shape": list(array.shape), "dtype": str(array.dtype), "sha256": digest}
 
 
 # --- signing ----------------------------------------------------------------------------------
@@ -259,11 +246,8 @@ def check_open(net: Any, technique: str) -> None:
     raises   UsageError, most often for a path
     """
     if not hasattr(net, "prepare"):
-        given = (
-            quoted(os.fspath(net))
-            if isinstance(net, (str, os.PathLike))
-            else f"an object of type {type(net).__name__}"
-        )
+        path = isinstance(net, (str, os.PathLike))
+        given = quoted(os.fspath(net)) if path else f"an object of type {type(net).__name__}"
         raise UsageError(
             f"{technique} got {given} in place of a network; open the file first: net = onnxviz.load(...), then "
             f"onnxviz.{technique}(net, ...)"
@@ -277,16 +261,16 @@ def command() -> dict[str, Any]:
 
 
 def _call(technique: Callable[..., Any], args: Any, options: Any) -> dict[str, Any]:
-    line = command()
-    if line:
+    if line := command():
         return line
     given = inspect.signature(technique).bind(*args, **options).arguments
     given = {**given, **given.pop("options", {})}
-    arguments = {
-        name: _plain(value)
-        for name, value in given.items()
-        if name not in ("progress", "watch") and type(value).__name__ != "Network"
-    }
+    names = [
+        name
+        for name in given
+        if name not in ("progress", "watch") and type(given[name]).__name__ != "Network"
+    ]
+    arguments = {name: _plain(given[name]) for name in names}
     return {"call": {"function": f"onnxviz.{technique.__name__}", "arguments": arguments}}
 
 
@@ -304,10 +288,8 @@ def _plain(value: Any) -> Any:
     if hasattr(value, "dtype") and hasattr(value, "shape"):
         return {"shape": list(value.shape), "dtype": str(value.dtype)} if value.shape else value.item()
     # An objective says what it is; of anything else the kind, since its text may hold an address.
-    told = type(value).__str__ is not object.__str__ and type(value).__module__.startswith(
-        "onnxviz.objectives"
-    )
-    return str(value) if told else type(value).__name__
+    ours = type(value).__module__.startswith("onnxviz.objectives")
+    return str(value) if ours and type(value).__str__ is not object.__str__ else type(value).__name__
 
 
 def _sign(result: Any, record: Record, call: dict[str, Any]) -> None:
@@ -315,11 +297,8 @@ def _sign(result: Any, record: Record, call: dict[str, Any]) -> None:
     if isinstance(result, list):
         own = len(result) == len(record.pictures)
         for number, one in enumerate(result):
-            part = Record()
-            part.pictures, part.sets = (
-                (record.pictures[number : number + 1] if own else record.pictures),
-                record.sets,
-            )
+            part = copy.copy(record)
+            part.pictures = record.pictures[number : number + 1] if own else record.pictures
             _sign(one, part, call)
         return
     manifest = getattr(result, "manifest", None)

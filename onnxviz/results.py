@@ -14,14 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, SupportsIndex, TypeVar, overload
 import numpy as np
 
 from onnxviz.errors import MissingDependency
-from onnxviz.files import (
-    PICTURES,
-    TABLES,
-    destination,
-    npy_bytes,
-    picture_bytes,
-    png_bytes,
-)
+from onnxviz.files import PICTURES, TABLES, destination, npy_bytes, picture_bytes, png_bytes
 from onnxviz.text import printable
 
 if TYPE_CHECKING:
@@ -175,16 +168,13 @@ class Results(list[R]):
         import base64
         import html
 
-        shown = [one for one in self if isinstance(one, Result)]
-        parts = []
-        for one in shown[:_MOST_SHOWN]:
+        def drawn(one: Result) -> str:
             data = base64.b64encode(png_bytes(one.picture())).decode()
-            parts.append(
-                f'<img src="data:image/png;base64,{data}" alt="{html.escape(repr(one))}" style="max-width:100%">'
-            )
-        if len(shown) > _MOST_SHOWN:
-            parts.append(f"<p>… {len(shown)} in all; slice the list to see the others</p>")
-        return "\n".join(parts)
+            return f'<img src="data:image/png;base64,{data}" alt="{html.escape(repr(one))}" style="max-width:100%">'
+
+        shown = [one for one in self if isinstance(one, Result)]
+        more = [f"<p>… {len(shown)} in all; slice the list to see the others</p>"]
+        return "\n".join([*map(drawn, shown[:_MOST_SHOWN]), *(more if len(shown) > _MOST_SHOWN else [])])
 
 
 def _described(value: Any) -> Any:
@@ -204,7 +194,9 @@ def _described(value: Any) -> Any:
         return {"type": type(value).__name__} | {name: _described(getattr(value, name)) for name in names}
     if isinstance(value, Mapping):
         kept = list(value.items())[:_MOST_LISTED]
-        told = {_key(key): _described(item) for key, item in kept}
+        told = {
+            key if isinstance(key, str) else printable(key, _LONGEST): _described(item) for key, item in kept
+        }
         return told if len(kept) == len(value) else {**told, "…": f"{len(value)} in all"}
     if isinstance(value, (Sequence, set, frozenset)) and not isinstance(value, bytes):
         listed = [_described(item) for item in list(value)[:_MOST_LISTED]]
@@ -212,10 +204,6 @@ def _described(value: Any) -> Any:
     if isinstance(value, os.PathLike):
         return os.fsdecode(value)
     return f"<{type(value).__name__}>"  # its text may hold an address, or megabytes
-
-
-def _key(key: Any) -> str:
-    return key if isinstance(key, str) else printable(key, _LONGEST)
 
 
 def write(
@@ -242,8 +230,8 @@ def write(
     else:
         files = [picture_bytes(page, ending) for page in result.pages()]
     names = [
-        target if number == 1 else target.with_name(f"{target.stem}-{number}{target.suffix}")
-        for number in range(1, len(files) + 1)
+        target,
+        *(target.with_name(f"{target.stem}-{i}{target.suffix}") for i in range(2, len(files) + 1)),
     ]
     more = {"pages": [name.name for name in names]} if len(names) > 1 else {}
     everything = {**dict(zip(names, files, strict=True)), **(beside or {})}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +11,16 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxviz import isolate
-from onnxviz.errors import ModelRejected, ModelUnsuitable, UsageError, judged, judging, ways
+from onnxviz.errors import (
+    ModelRejected,
+    ModelUnsuitable,
+    NotFinite,
+    OnnxVizError,
+    at_least,
+    judged,
+    judging,
+    ways,
+)
 from onnxviz.graph.open.load import Loaded
 from onnxviz.graph.open.weights import told
 from onnxviz.inputs import DEFAULT_SIZE, InputSpec
@@ -36,6 +45,7 @@ class Running:
     def __init__(
         self,
         loaded: Loaded,
+        *,
         model: ir.Model,
         spec: InputSpec,
         preprocessing: Preprocessing,
@@ -43,6 +53,7 @@ class Running:
         threads: int | None,
         warnings: list[str],
         backend: str,
+        optimise: bool,
         worker: Worker | None,
     ) -> None:
         self._loaded = loaded
@@ -54,7 +65,7 @@ class Running:
         self.warnings = warnings
         self.backend = backend
         self.worker = worker
-        self.optimise = True  # whether ONNX Runtime may rewrite what is compiled
+        self.optimise = optimise  # whether ONNX Runtime may rewrite what is compiled
         self._programs: dict[Hashable, Program] = {}
         self._gradients: dict[Hashable, Any] = {}
         self._ran: list[str] = []  # the provider that ran first
@@ -80,16 +91,14 @@ class Running:
         """Every named value that depends on the image, in the order of computation."""
         from onnxviz.graph import layers
 
-        with isolate.on(self.worker):
-            return layers.of(self._activations)
+        return layers.of(self._activations)
 
     @cached_property
     @judging
     def _activations(self) -> Activations:
         from onnxviz.graph.layers import Activations
 
-        with isolate.on(self.worker):
-            return Activations(self.model, self.input.name, self.size)
+        return Activations(self.model, self.input.name, self.size)
 
     @cached_property
     def sizes(self) -> tuple[tuple[str, tuple[int | str, ...]], ...]:
@@ -116,10 +125,9 @@ class Running:
             and name.startswith(found.name)
             and name not in (found.name, *found.also)
         ):
-            note = (
+            self.warn(
                 f"{name!r} is taken for {found.name!r}, which this quantised file gives behind its rectifier"
             )
-            self.warn(note)
         return found
 
     @property
@@ -151,14 +159,10 @@ class Running:
     @judging
     def batched(self) -> tuple[ir.Model, int | None]:
         """The model with a dynamic batch, and None; or as it is, and the batch that it takes: no other number."""
-        self.heed_weights()
-        with isolate.on(self.worker):
-            return self._freed()
-
-    def _freed(self) -> tuple[ir.Model, int | None]:
         from onnxviz.graph.batch import mixing
         from onnxviz.graph.surgery import free_batch, keep_batch, single
 
+        self.heed_weights()
         batch, mixed = self.input.batch, mixing(self.model, self.input.name)
         if mixed is None and batch is None:
             return keep_batch(self.model, self.input.name), None
@@ -182,18 +186,12 @@ class Running:
 
         Proven from the graph where the batch can be followed through it, else tried once on two images.
         """
-        fixed = self.batched[1]
-        with isolate.on(self.worker):
-            if fixed is not None:
-                return self._mixed or (self._tried(fixed) if fixed > 1 else None)
-            return (
-                self._mixing() if self.input.batch is None else None
-            )  # a batch that could be freed is proven
-
-    def _mixing(self) -> str | None:
         from onnxviz.graph.batch import plain
 
-        if plain(self.model, self.sizes):
+        fixed = self.batched[1]
+        if fixed is not None:
+            return self._mixed or (self._tried(fixed) if fixed > 1 else None)
+        if self.input.batch is not None or plain(self.model, self.sizes):  # one that could be freed is proven
             return None
         from onnxviz.graph import dynamic_batch
         from onnxviz.graph.dynamic_batch import Mixes, Refused
@@ -208,11 +206,11 @@ class Running:
 
     def _tried(self, count: int) -> str | None:
         """Whether two images that differ give beside each other, `count` in a run, what they give alone."""
-        from onnxviz.runtime.batching import difference
-
         halves = ir.DataType.FLOAT16, ir.DataType.BFLOAT16
         half = any(value.dtype in halves for value in self.model.graph.initializers.values())
-        found = difference(self.program(), self.samples(), count, alone=self.batched[1] or 1, half=half)
+        found = batching.difference(
+            self.program(), self.samples(), count, alone=self.batched[1] or 1, half=half
+        )
         return None if found is None else self._one_at_a_time(found)
 
     def _one_at_a_time(self, reason: str) -> str:
@@ -238,8 +236,8 @@ class Running:
         1 where a batch does not keep its images apart (`alone`). A file of fixed batch gets its own number even then:
         each run is filled up to it (`runtime.batching.filled`).
         """
-        if batch is not None and batch < 1:
-            raise UsageError(f"batch must be at least 1, got {batch}")
+        if batch is not None:
+            at_least("batch", batch)
         fixed = self.batched[1]
         if batch == 1 and fixed is None:
             return 1
@@ -248,10 +246,8 @@ class Running:
         if fixed is not None or batch is not None:
             return fixed or batch or 1
         on_cpu = providers.name(self.provider) == providers.CPU
-        return batching.batch_size(
-            self.elements,
-            batching.LARGEST_ON_CPU if on_cpu else batching.LARGEST_ON_DEVICE,
-        )
+        most = batching.LARGEST_ON_CPU if on_cpu else batching.LARGEST_ON_DEVICE
+        return batching.batch_size(self.elements, most)
 
     @cached_property
     @judging
@@ -391,16 +387,52 @@ class Running:
         size = self.batch_size(batch) if len(x) > 1 or batch is not None else 1
         parts: dict[str, list[np.ndarray]] = {name: [] for name in names}
         for start in range(0, len(x), size):
-            chunk = x[start : start + size]
-            count = len(chunk)
-            fed = batching.filled(chunk, self.batched[1] or 1)
+            count = len(x[start : start + size])
+            fed = batching.filled(x[start : start + size], self.batched[1] or 1)
             arrays = program({self.input.name: fed}, names)
             self.require_rows(arrays, len(fed))
             for name in names:
-                rows = self.pictures_first(name, arrays[name])
-                parts[name].append(rows[:count])
+                parts[name].append(self.pictures_first(name, arrays[name])[:count])
             progress(start + count, len(x), "images")
         return {name: np.concatenate(arrays) for name, arrays in parts.items()}
+
+    # --- numbers that are NaN or infinite -------------------------------------------------------
+
+    def require_finite(self, values: np.ndarray, what: str, x: np.ndarray | None = None) -> None:
+        """Refuse values of which some are NaN or infinite.
+
+        values   (N, ...), one entry a picture
+        what     what they are, in the plural
+        x        the network's input tensor that they were computed for, where it is at hand
+        raises   NotFinite, naming a weight, or the layer where the numbers overflow
+        """
+        bad = ~np.isfinite(values).reshape(len(values), -1).all(axis=1)
+        if not bad.any():
+            return
+        place = int(np.argmax(bad))
+        which = f" for picture {place} (from 0) of {len(bad)}" if len(bad) > 1 else ""
+        example = x[place : place + 1] if x is not None and len(x) == len(bad) else None
+        raise NotFinite(f"{what} are NaN or infinite{which}: {self.why_not_finite(example)}")
+
+    def why_not_finite(self, x: np.ndarray | None = None) -> str:
+        """Why what the network gives is not finite, for the end of a sentence.
+
+        x   the network's input tensor for one picture; None: none is at hand
+        """
+        if self.findings:
+            more = f", and {len(self.findings) - 1} weights more" if len(self.findings) > 1 else ""
+            return f"{self.findings[0]}{more}" + ways("export the model again from sound weights")
+        if x is not None and not np.isfinite(x).all():
+            return "the given tensor holds NaN or infinities itself"
+        where, names = "on the way", [name for name, _ in self.sizes]
+        if x is not None:
+            with suppress(OnnxVizError):
+                found = self.run(x, names)
+                odd = (f"at layer {name!r}" for name in names if not np.isfinite(found[name]).all())
+                where = next(odd, where)
+        return f"all weights are finite, and the numbers overflow {where}" + ways(
+            "check how pictures become the input (--preprocess NAME|FILE)", "export the model in a wider type"
+        )
 
     def ran_on(self, backend: str, note: str | None = None) -> None:
         """Put on record which backend gradients come from, with a warning where it is not the usual one."""

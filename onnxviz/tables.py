@@ -10,16 +10,13 @@ import contextlib
 import csv
 import io
 import math
-import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 
 from onnxviz.errors import MissingDependency, UsageError, near
-from onnxviz.files import json_bytes, write_atomic
-from onnxviz.text import visible
+from onnxviz.text import json_bytes, visible
 
 Columns = Mapping[str, Sequence[Any] | np.ndarray]
 
@@ -29,18 +26,6 @@ KINDS: Final = ("csv", "json", "parquet")
 # full-width forms are taken for the plain ones where East Asian input is usual.
 _ACTIVE: Final = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
 _JSON_SCHEMA: Final = "onnxviz.table/1"
-
-
-def write(path: str | os.PathLike[str], columns: Columns, kind: str | None = None) -> Path:
-    """Write a table, whole or not at all.
-
-    kind     'csv', 'json' or 'parquet'; None: what the path's extension says
-    raises   UsageError for another kind or columns of unequal length, MissingDependency for Parquet without
-             pyarrow, OutputRefused
-    """
-    target = Path(path)
-    chosen = kind or target.suffix.lower().lstrip(".")
-    return write_atomic(target, encoder(chosen)(columns))
 
 
 def encoder(kind: str) -> Any:
@@ -139,12 +124,9 @@ def _plain(columns: Columns) -> dict[str, list[Any]]:
 
 
 def _listed(cells: Sequence[Any] | np.ndarray) -> list[Any]:
-    if not isinstance(cells, np.ndarray):
-        return list(cells)
-    if cells.dtype == np.float32:
+    if isinstance(cells, np.ndarray) and cells.dtype == np.float32:
         return [float(str(cell)) for cell in cells]
-    listed: list[Any] = cells.tolist()
-    return listed
+    return list(cells.tolist() if isinstance(cells, np.ndarray) else cells)
 
 
 def _check(columns: Columns) -> None:

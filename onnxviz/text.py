@@ -88,11 +88,7 @@ def _plain(value: Any) -> Any:
         return value
     if isinstance(value, numbers.Rational):
         return float(value)
-    if hasattr(value, "tolist"):
-        return _plain(value.tolist())
-    if hasattr(value, "item"):
-        return _plain(value.item())
-    return str(value)
+    return _plain(value.tolist()) if hasattr(value, "tolist") else str(value)
 
 
 def _json_escape(match: re.Match[str]) -> str:
@@ -144,6 +140,7 @@ def quoted(name: object) -> str:
 
 # --- file names -------------------------------------------------------------------------------
 
+_LONGEST = 100  # bytes
 _FOLDED = 4000  # characters that are looked at: they leave a file name of any length that a system allows
 _DIGEST = 12  # hex digits: 10^6 names of one model collide with a chance of 0.2 %
 _STAMPED = re.compile(rf".*-[0-9a-f]{{{_DIGEST}}}", re.DOTALL)
@@ -151,38 +148,28 @@ _PLAIN = re.compile(r"[a-z0-9_][a-z0-9_.+=-]*", re.ASCII)
 _RESERVED = re.compile(r"(con|prn|aux|nul|conin\$|conout\$|com[0-9¹²³]|lpt[0-9¹²³])(\..*)?", re.IGNORECASE)
 
 
-def file_name(name: object, limit: int = 100) -> str:
+def file_name(name: object) -> str:
     """A safe file name (without extension) for the name of a layer, a label or a source file.
 
     No separators, spaces, controls or leading dot or dash; not a name that Windows reserves; at most
-    `limit` bytes of UTF-8. Two different names never give one file, not even where the file system
+    100 bytes of UTF-8. Two different names never give one file, not even where the file system
     ignores case or rewrites accents: a name that is not already plain lower-case ASCII gets a part
     of its SHA-256 as suffix (``/features/0/Conv`` gives ``features_0_Conv-2f4b…``), and so does
     one that only looks as if it had such a suffix.
 
     name     anything; `str()` of it is taken
-    limit    bytes, at least 24
     """
-    if limit < 24:
-        raise ValueError(f"limit {limit}: a file name needs at least 24 bytes")
     given = str(name)
-    plain = (
-        len(given) <= limit
-        and _PLAIN.fullmatch(given)
-        and not given.endswith(".")
-        and not _RESERVED.fullmatch(given)
-        and not _STAMPED.fullmatch(given)
-    )
-    if plain:
+    odd = given.endswith(".") or _RESERVED.fullmatch(given) or _STAMPED.fullmatch(given)
+    if len(given) <= _LONGEST and _PLAIN.fullmatch(given) and not odd:
         return given
     digest = hashlib.sha256(given.encode("utf-8", "surrogatepass")).hexdigest()[:_DIGEST]
     folded = composed(given[:_FOLDED])
     kept = "".join(c if (c.isalnum() and not _BLANK.match(c)) or c in "._-+=" else "_" for c in folded)
     kept = re.sub(r"_{2,}", "_", kept)
     kept = re.sub(r"\.{2,}", ".", kept)  # a '..' is harmless inside a name, but nobody should have to think
-    room = limit - _DIGEST - 1
     kept = kept.strip("_.-=+") or "unnamed"
     if _RESERVED.fullmatch(kept):
         kept = "_" + kept
-    kept = kept.encode("utf-8", "ignore")[:room].decode("utf-8", "ignore").rstrip("_.-")
+    kept = kept.encode("utf-8", "ignore")[: _LONGEST - _DIGEST - 1].decode("utf-8", "ignore").rstrip("_.-")
     return f"{kept}-{digest}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import json
 
 import networks
@@ -14,6 +15,10 @@ from PIL import Image
 import onnxviz
 from onnxviz.cli.main import run
 from onnxviz.errors import ImageRejected, ModelUnsuitable, UsageError
+from onnxviz.synthesis.machine import Machine
+from onnxviz.synthesis.parametrise import Fourier, Pixels
+from onnxviz.synthesis.updates import Ascent
+from tests.techniques import made
 
 RNG = np.random.default_rng(3)
 SIDE = 24
@@ -65,73 +70,67 @@ def test_arrays_are_resized_plane_by_plane():
         np.testing.assert_allclose(plane, np.asarray(picture)[:, 4:20], atol=1e-4)
 
 
-@pytest.mark.parametrize("technique", ["saliency", "cam", "occlusion", "rise", "segment"])
-def test_attributions(technique):
-    model = network(6)
-    net = onnxviz.load(model, provider="cpu")
-    x = RNG.standard_normal((6, SIDE, SIDE)).astype(np.float32)
-    options = {"rise": {"masks": 16}}.get(technique, {})
-    made = getattr(onnxviz, technique)(net, x, target=1, **options)
-    assert made.values.shape == (SIDE, SIDE)
-    assert made.image.shape == (SIDE, SIDE, 3) and made.image.dtype == np.uint8
-    assert made.image.std() > 5 and np.ptp(made.image, axis=2).max() == 0  # the mean of the channels, in grey
-    made.picture()
+@pytest.fixture(scope="module")
+def six():
+    return onnxviz.load(network(6), provider="cpu")
+
+
+def bands(channels: int = 6) -> np.ndarray:
+    return RNG.standard_normal((channels, SIDE, SIDE)).astype(np.float32)
+
+
+def probability(model, x, index: int) -> float:
+    e = np.exp(ran(model, x[None])[0].astype(np.float64))
+    return (e / e.sum())[index]
+
+
+@pytest.mark.parametrize(
+    ("technique", "options"),
+    [
+        *((name, {}) for name in ("saliency", "cam", "occlusion", "rise", "segment")),
+        *(("integrated-gradients", {"baseline": baseline}) for baseline in ("blur", "black")),
+        *((name, {}) for name in ("smoothgrad", "expected-gradients")),
+    ],
+)
+def test_attributions(technique, options, six):
+    x, model = bands(), network(6)
+    found = made(technique, six, x, target=1, **options)
+    assert found.values.shape == (SIDE, SIDE) and np.isfinite(found.values).all() and found.values.any()
+    assert found.image.shape == (SIDE, SIDE, 3) and found.image.dtype == np.uint8
+    assert (
+        found.image.std() > 5 and np.ptp(found.image, axis=2).max() == 0
+    )  # the mean of the channels, in grey
+    found.picture()
     if technique == "segment":  # what is hidden is the mean of each channel
         rest = x.mean(axis=(1, 2), keepdims=True)
-        for mask, name in ((made.values > 0, "alone"), (made.values == 0, "without")):
-            e = np.exp(ran(model, np.where(mask, x, rest)[None])[0].astype(np.float64))
-            np.testing.assert_allclose(made.manifest["figures"][name], (e / e.sum())[1], rtol=1e-3)
+        for mask, name in ((found.values > 0, "alone"), (found.values == 0, "without")):
+            expected = probability(model, np.where(mask, x, rest), 1)
+            np.testing.assert_allclose(found.manifest["figures"][name], expected, rtol=1e-3)
     if technique == "saliency":
-        tensor = onnxviz.saliency(net, x[None], target=1)[0]
-        np.testing.assert_allclose(made.values, tensor.values, rtol=1e-4, atol=1e-7)
-        logits = ran(model, x[None])[0]
-        np.testing.assert_allclose(made.score, np.exp(logits[1]) / np.exp(logits).sum(), rtol=1e-4)
+        tensor = onnxviz.saliency(six, x[None], target=1)[0]
+        np.testing.assert_allclose(found.values, tensor.values, rtol=1e-4, atol=1e-7)
+        np.testing.assert_allclose(found.score, probability(model, x, 1), rtol=1e-4)
 
 
 @pytest.mark.parametrize("fill", ["grey", "mean", "blur", "noise", "zero"])
-def test_what_hides_an_array(fill):
+def test_what_hides_an_array(fill, six):
     """Brute force: each window hidden by hand."""
-    model = network(6)
-    net = onnxviz.load(model, provider="cpu")
-    x = RNG.standard_normal((6, SIDE, SIDE)).astype(np.float32)
-    found = onnxviz.occlusion(net, x, target=2, window=12, stride=12, fill=fill)
+    x, model = bands(), network(6)
+    found = onnxviz.occlusion(six, x, target=2, window=12, stride=12, fill=fill)
     assert np.isfinite(found.values).all() and np.ptp(found.values) > 0
     if fill not in ("mean", "zero"):
         return
     hidden = x.mean(axis=(1, 2), keepdims=True) if fill == "mean" else np.zeros((6, 1, 1), np.float32)
-
-    def probability(one):
-        e = np.exp(ran(model, one[None])[0].astype(np.float64))
-        return (e / e.sum())[2]
-
-    for top in (0, 12):
-        for left in (0, 12):
-            covered = x.copy()
-            covered[:, top : top + 12, left : left + 12] = hidden
-            fall = probability(x) - probability(covered)
-            np.testing.assert_allclose(found.values[top + 3, left + 3], fall, rtol=2e-3, atol=1e-6)
+    for top, left in itertools.product((0, 12), repeat=2):
+        covered = x.copy()
+        covered[:, top : top + 12, left : left + 12] = hidden
+        fall = probability(model, x, 2) - probability(model, covered, 2)
+        np.testing.assert_allclose(found.values[top + 3, left + 3], fall, rtol=2e-3, atol=1e-6)
 
 
-@pytest.mark.parametrize(
-    ("method", "options"),
-    [
-        ("integrated-gradients", {"steps": 8, "baseline": "blur"}),
-        ("integrated-gradients", {"steps": 8, "baseline": "black"}),
-        ("smoothgrad", {"samples": 4}),
-        ("expected-gradients", {"samples": 4}),
-    ],
-)
-def test_methods_of_many_samples(method, options):
-    net = onnxviz.load(network(6), provider="cpu")
-    x = RNG.standard_normal((6, SIDE, SIDE)).astype(np.float32)
-    made = onnxviz.saliency(net, x, target=1, method=method, **options)
-    assert made.values.shape == (SIDE, SIDE) and np.isfinite(made.values).all() and made.values.any()
-
-
-def test_folders_of_arrays(tmp_path):
+def test_folders_of_arrays(tmp_path, six):
     """embed and patches take the .npy files of a folder, and nothing else of it."""
-    model = network(6)
-    net = onnxviz.load(model, provider="cpu")
+    net = six
     arrays = RNG.standard_normal((3, 6, SIDE, SIDE)).astype(np.float32)
     for number, array in enumerate(arrays):
         np.save(tmp_path / f"{number}.npy", array)
@@ -146,8 +145,8 @@ def test_folders_of_arrays(tmp_path):
     peaks = np.sort(maps.max(axis=(2, 3)), axis=0)[::-1][:2].T
     np.testing.assert_allclose(best.layers[0].unclipped, peaks, rtol=1e-4, atol=1e-5)
     best.picture()
-    made = onnxviz.activations(net, tmp_path / "0.npy", net.layers[1].name)
-    np.testing.assert_allclose(made.values, maps[0], rtol=1e-4, atol=1e-5)
+    found = onnxviz.activations(net, tmp_path / "0.npy", net.layers[1].name)
+    np.testing.assert_allclose(found.values, maps[0], rtol=1e-4, atol=1e-5)
 
 
 def test_the_command_line(tmp_path, capsys):
@@ -168,8 +167,8 @@ def test_the_command_line(tmp_path, capsys):
         assert "(H, W, 6)" in capsys.readouterr().err
 
 
-def test_what_is_refused(tmp_path):
-    net = onnxviz.load(network(6), provider="cpu")
+def test_what_is_refused(tmp_path, six):
+    net = six
     photo = np.zeros((SIDE, SIDE, 3), np.uint8)
     for given, words in (
         (photo, r"\(24, 24, 3\), uint8.*6 channels"),
@@ -199,12 +198,11 @@ def test_what_is_refused(tmp_path):
         onnxviz.load(network(6), channels="RGB")
 
 
-def test_files_of_strangers(tmp_path):
-    net = onnxviz.load(network(6), provider="cpu")
+def test_files_of_strangers(tmp_path, six):
     path = tmp_path / "x.npy"
     np.save(path, np.array([{"a": 1}], dtype=object), allow_pickle=True)
     with pytest.raises(ImageRejected, match="Python objects"):
-        net.prepare(path)
+        six.prepare(path)
     whole = io.BytesIO()
     np.save(whole, np.zeros((6, SIDE, SIDE), np.float32))
     data = whole.getvalue()
@@ -213,7 +211,7 @@ def test_files_of_strangers(tmp_path):
     for bad in (data[:90], data[:500], b"\x93NUMPY\x09\x09", b"", b"hello", bomb, huge):
         path.write_bytes(bad)
         with pytest.raises(ImageRejected):
-            net.prepare(path)
+            six.prepare(path)
 
 
 def test_four_channels_as_they_are():
@@ -239,26 +237,17 @@ def test_one_channel_makes_grey_pictures():
     model = network(1)
     net = onnxviz.load(model, provider="cpu")
     photo = RNG.integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8)
-    layer = net.layers[1].name
-    made = {
-        "ascent": onnxviz.ascent(net, target=1, steps=6).values,
-        "invert": onnxviz.invert(net, photo, layer, steps=4).values,
-        "dream": onnxviz.dream(net, photo, layer, steps=3, octaves=1, size=SIDE).values,
-        "fool": onnxviz.fool(net, photo, target=1, steps=2).values,
+    layer = {"layers": net.layers[1].name}
+    options = {
+        "ascent": {"target": 1},
+        "invert": layer,
+        "dream": {**layer, "size": SIDE},
+        "fool": {"target": 1},
     }
-    for technique, values in made.items():
-        picture = np.asarray(values)
+    for technique, given in options.items():
+        picture = np.asarray(made(technique, net, photo, **given).values)
         assert picture.shape[-1] == 3 and np.ptp(picture, axis=-1).max() == 0, technique
         assert picture.std() > 0, technique
-
-
-def test_the_score_of_a_grey_picture_is_the_networks():
-    from onnxviz.synthesis.machine import Machine
-    from onnxviz.synthesis.parametrise import Fourier, Pixels
-    from onnxviz.synthesis.updates import Ascent
-
-    model = network(1)
-    net = onnxviz.load(model, provider="cpu")
     for way in (Pixels(deviation=0.1), Fourier()):
         machine = Machine(net, onnxviz.objectives.logit(2), parametrise=way, optimiser=Ascent(0.02, "rms"))
         step = next(machine.run(1, seed=1))

@@ -7,6 +7,7 @@ import pytest
 
 from onnxviz import files
 from onnxviz.errors import OutputRefused
+from onnxviz.text import json_bytes
 
 
 def test_writing_over_a_folder_or_under_a_file_is_refused(tmp_path):
@@ -26,7 +27,7 @@ def test_new_files_have_the_permissions_of_any_new_file(tmp_path):
 
 
 def test_json_is_strict_whatever_it_is_given(tmp_path):
-    text = files.json_bytes(
+    text = json_bytes(
         {"a": np.float32(np.nan), "b": np.arange(2), "c": (Fraction(1, 2), float("inf")), "d": tmp_path}
     )
     assert json.loads(text) == {"a": None, "b": [0, 1], "c": [0.5, None], "d": str(tmp_path)}

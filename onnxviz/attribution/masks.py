@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import onnx_ir as ir
 
-from onnxviz import finite
 from onnxviz.attribution.result import Attribution
 from onnxviz.attribution.targets import Measure
 from onnxviz.errors import ImageRejected, UsageError, one_of
@@ -171,7 +170,7 @@ def sweep(
                 if isinstance(array, ImageRejected):  # `run` reads no image
                     raise array
                 found = score.read(array)
-                finite.require(net, found, "the scores of what is hidden" if start else "the scores")
+                net.require_finite(found, "the scores of what is hidden" if start else "the scores")
                 scores[start : start + len(array)] = found
                 done = start + len(array)
                 progress(done - 1, total - 1, what)

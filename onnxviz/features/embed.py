@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from onnxviz import finite
 from onnxviz.errors import ModelUnsuitable, UnknownLayer
 from onnxviz.features.embedding import Embedding
 from onnxviz.features.stream import Chunk, none_used, plan, source_name, sources, stream
@@ -166,7 +165,7 @@ class _Rows:
         )
         broken = np.flatnonzero(~np.isfinite(values).all(axis=1))
         if np.isnan(values).any(axis=1).all():
-            finite.require(self._net, values, f"the features of layer {self._layer!r}")
+            self._net.require_finite(values, f"the features of layer {self._layer!r}")
         figures = {
             "images": len(self._images),
             "embedded": self.count,

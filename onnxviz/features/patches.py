@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from onnxviz import finite, tables
+from onnxviz import tables
 from onnxviz.errors import NotFinite, UsageError, at_least
 from onnxviz.features import patch_boxes
 from onnxviz.features.patch_boxes import LayerPatches, PatchData, Ranking, field_boxes
@@ -202,7 +202,7 @@ def patches(
         raise none_used(len(listing.images), skipped)
     if all((one.undefined == one.count).all() for one in search.rankings):
         named = ", ".join(repr(one.name) for one in chosen)
-        raise NotFinite(f"all values of {named} are NaN or infinite: {finite.why_not(net)}")
+        raise NotFinite(f"all values of {named} are NaN or infinite: {net.why_not_finite()}")
     found = tuple(search.found())
     manifest = net.manifest(
         "patches", layers=[one.name for one in chosen], channels=wanted, top=top, batch=search.batch
