@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from onnxviz.errors import OutputRefused, UsageError
+from onnxviz.text import json_bytes as json_bytes  # noqa: PLC0414 - a file's bytes, too
 
 if TYPE_CHECKING:
     import numpy as np

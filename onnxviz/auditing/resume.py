@@ -20,8 +20,8 @@ from onnxviz.auditing.registry import Rule
 from onnxviz.auditing.subject import Subject
 from onnxviz.errors import UsageError, ways
 from onnxviz.file_set import FOLDER_HEAD
-from onnxviz.files import sha256
-from onnxviz.text import json_bytes, quoted
+from onnxviz.files import json_bytes, sha256
+from onnxviz.text import quoted
 
 #: What the checks of a report rest on, in its manifest: a digest of each.
 RESTS: Final = "rests_on"

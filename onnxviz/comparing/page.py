@@ -28,8 +28,8 @@ from onnxviz.comparing.drift import Flip
 from onnxviz.comparing.judge import MARGIN, missing, source, verdict
 from onnxviz.comparing.result import PARTS, Compared, written
 from onnxviz.comparing.words import FIRST, WORST, advice, exclusion, gaps, quantised, shares, upper
-from onnxviz.files import png_bytes
-from onnxviz.text import file_name, json_bytes, printable
+from onnxviz.files import json_bytes, png_bytes
+from onnxviz.text import file_name, printable
 
 # Columns of the layer tables on the page, by what they are called in layers.csv: what the page calls them.
 _RANKED: Final = {

@@ -16,7 +16,7 @@ from onnxruntime.quantization import (
 import onnxviz
 from onnxviz import tables
 from onnxviz.errors import spelt, ways
-from onnxviz.text import json_bytes
+from onnxviz.files import json_bytes
 from tests.test_quantised_layers import relu6_network
 
 

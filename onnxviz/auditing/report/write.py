@@ -15,8 +15,7 @@ from onnxviz.auditing.report.html import render
 from onnxviz.auditing.report.page import Page, Stored, Table, evidence_files
 from onnxviz.figures.html import loaded
 from onnxviz.file_set import FOLDER_HEAD, FileSet
-from onnxviz.files import png_bytes
-from onnxviz.text import json_bytes
+from onnxviz.files import json_bytes, png_bytes
 
 #: The page itself.
 PAGE = "report.html"

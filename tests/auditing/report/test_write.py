@@ -19,7 +19,8 @@ from onnxviz.auditing.report.exchange import MOST_RESULTS, junit, sarif
 from onnxviz.auditing.report.page import Page
 from onnxviz.auditing.report.write import to_dict, write
 from onnxviz.errors import OutputRefused
-from onnxviz.text import hidden, json_bytes
+from onnxviz.files import json_bytes
+from onnxviz.text import hidden
 from tests.auditing.report.samples import comparison, hostile
 
 ROOT = Path(__file__).resolve().parents[3]
