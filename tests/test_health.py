@@ -16,40 +16,33 @@ def test_what_is_not_guarded_is_told(monkeypatch):
     from onnxviz import isolate
     from onnxviz.runtime import worker
 
-    monkeypatch.setattr(worker, "lacking", lambda: None)
-    monkeypatch.setattr(isolate, "memory_is_guarded", lambda: True)
-    assert states("strangers' models").state == "ok"
-    monkeypatch.setattr(isolate, "memory_is_guarded", lambda: False)
-    assert "memory is not" in states("strangers' models").detail
-    monkeypatch.setattr(worker, "lacking", lambda: "no files are handed on")
-    told = states("strangers' models")
-    assert told.state == "missing"
-    assert "isolate=True" in told.detail
-    assert "no files are handed on" in told.detail
+    for lacking, guarded, state, words in (
+        (None, True, "ok", "memory, too"),
+        (None, False, "missing", "memory is not"),
+        ("no files are handed on", False, "missing", "load(isolate=True) is refused: no files are handed on"),
+    ):
+        monkeypatch.setattr(worker, "lacking", lambda lacking=lacking: lacking)
+        monkeypatch.setattr(isolate, "memory_is_guarded", lambda guarded=guarded: guarded)
+        told = states("strangers' models")
+        assert told.state == state and words in told.detail
 
 
-def test_two_runtimes_at_once_are_a_problem(monkeypatch):
+def test_two_runtimes_at_once_and_none_are_problems(monkeypatch):
     real = health._version
     monkeypatch.setattr(health, "_version", lambda name: "1.0" if name == "onnxruntime-gpu" else real(name))
     check = states("onnxruntime")
     assert check.state == "problem"
     assert "pip uninstall -y onnxruntime onnxruntime-gpu" in check.detail
-
-
-def test_no_runtime_says_what_to_install(monkeypatch):
     monkeypatch.setattr(health, "_version", lambda name: None)
     assert 'pip install "onnxviz[cpu]"' in states("onnxruntime").detail
     assert states("numpy").state == "problem"
     assert states("extra maps").state == "missing"
 
 
-def test_a_provider_that_is_listed_but_does_not_start_is_a_problem():
-    assert health._provider("CUDAExecutionProvider").state == "problem"
-
-
 def test_the_checks_print_as_a_table_of_short_lines(capsys):
     from onnxviz.cli.main import run
 
+    assert health._provider("CUDAExecutionProvider").state == "problem"  # listed, but it does not start
     checks = health.doctor()
     lines = repr(checks).splitlines()
     assert len(lines) == len(checks)

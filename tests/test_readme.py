@@ -3,10 +3,19 @@
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
+import numpy as np
+import onnx
 import pytest
 from PIL import Image
+
+from onnxviz import errors
+from onnxviz.cli.main import run
+from onnxviz.cli.table import COMMANDS
+from onnxviz.image.preprocessing import PRESETS
+from tests.auditing.backdoors import PLANTED, SOUND
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -19,73 +28,43 @@ EXAMPLES = [
 ]
 
 
-def commands() -> set[str]:
-    from onnxviz.cli.table import COMMANDS
-
-    return set(COMMANDS)
-
-
-def test_the_command_list_is_the_programs():
+def test_the_command_list_is_the_programs_and_each_has_an_example_in_its_help():
     block = DOCS["command-line"].split("```sh")[1].split("```")[0]
     listed = set(re.findall(r"^onnxviz ([\w-]+)", block, flags=re.M))
-    assert listed | {"doctor"} == commands()
-
-
-def test_every_command_has_an_example_in_its_help():
-    from onnxviz.cli.table import COMMANDS
-
+    assert listed | {"doctor"} == set(COMMANDS)
     for command in COMMANDS.values():
         assert re.search(rf"Example: onnxviz {command.name}\b", command.help()), command.name
 
 
-def test_every_picture_and_link_is_there():
+def test_every_picture_link_and_tool_is_there():
     for folder, text in ((ROOT, README), *((ROOT / "docs", text) for text in DOCS.values())):
         for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", text):
             # Pages under reference/ are made when the site is.
             assert (folder / target).is_file() or target.startswith(("reference/", "https://")), target
-
-
-def test_every_tool_is_there():
     for tool in re.findall(r"python3 (tools/[\w.]+)", "".join((README, *DOCS.values()))):
         assert (ROOT / tool).exists(), tool
 
 
 def test_every_extra_and_preset_is_there():
-    import tomllib
-
-    from onnxviz.image.preprocessing import PRESETS
-
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-    named = set(re.findall(r"onnxviz\[([\w-]+)\]", README)) | set(
-        re.findall(r"`([\w-]+)` \(", README.split("Other extras:")[1].split("\n\n")[0])
-    )
-    assert named <= set(extras)
+    others = README.split("Other extras:")[1].split("\n\n")[0]
+    assert {*re.findall(r"onnxviz\[([\w-]+)\]", README), *re.findall(r"`([\w-]+)` \(", others)} <= set(extras)
     section = DOCS["inputs"].split("`--preprocess imagenet`")[1].split("JSON file")[0]
     assert {"imagenet", *re.findall(r"`([\w-]+)`", section)} <= set(PRESETS)
 
 
 def test_the_exit_codes_are_the_programs():
-    from onnxviz import errors
-
-    codes = {
-        error.exit_code
-        for error in vars(errors).values()
-        if isinstance(error, type) and issubclass(error, errors.OnnxVizError)
-    }
+    kinds = [
+        one for one in vars(errors).values() if isinstance(one, type) and issubclass(one, errors.OnnxVizError)
+    ]
     listed = set(map(int, re.findall(r"(?:\*\*Exit codes:\*\*|·) (\d+) ", DOCS["command-line"])))
-    assert codes <= listed
+    assert {error.exit_code for error in kinds} <= listed
 
 
 @pytest.mark.parametrize(("name", "code"), [("plain", 0), ("corner_test_with_where", 1)])
 def test_the_line_for_ci_passes_a_sound_file_and_fails_a_planted_one(
     name, code, tmp_path, monkeypatch, capsys
 ):
-    import numpy as np
-    import onnx
-
-    from onnxviz.cli.main import run
-    from tests.auditing.backdoors import PLANTED, SOUND
-
     (line,) = set(
         re.findall(r"^onnxviz (audit +model\.onnx photos/ .*?) *#.*exit code 1", README, flags=re.M)
     )
