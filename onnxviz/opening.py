@@ -310,7 +310,8 @@ def fed(
     """
     from onnxviz.image.preprocessing import is_array_file, load_array
 
-    held, chosen = limits or Limits(), functools.partial(recipe_of, *(recipe or (None,) * 6))
+    held = limits or Limits()
+    chosen: Callable[..., tuple[Preprocessing, Any]] = functools.partial(recipe_of, *(recipe or (None,) * 6))
 
     def tensor(value: ir.Value, picture: Any) -> Any:
         """A picture, or an array from a file, prepared as the network's pictures are."""
