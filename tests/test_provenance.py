@@ -147,5 +147,6 @@ def test_the_command_line_stands_in_the_manifest_as_it_was_given(files, tmp_path
 def test_parameters_are_those_that_were_used(files, toy) -> None:
     photo = files / "photos" / "wide.png"
     assert onnxviz.occlusion(toy, photo).manifest["parameters"]["window"] == (2, 2)
-    assert onnxviz.cam(toy, photo).manifest["parameters"]["layers"] == ["placed"]
+    last = next(layer.name for layer in toy.layers if layer.op == "Mul")
+    assert onnxviz.cam(toy, photo).manifest["parameters"]["layers"] == [last]
     assert onnxviz.embed(toy, files / "photos", layer="features").manifest["parameters"]["batch"] is not None
