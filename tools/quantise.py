@@ -79,7 +79,7 @@ def crops(folder: Path, per_photo: int = PER_PHOTO) -> list[Path]:
     """Crops of the demo's photos, written into the folder."""
     from onnxviz.demo.photos import photos, write_crops
 
-    return sorted(write_crops(folder, photos(), per_photo, seed=0).iterdir())
+    return sorted(write_crops(folder, [*photos().values()], per_photo, seed=0).iterdir())
 
 
 def inputs(model: onnx.ModelProto, pictures: Sequence[Any], calibrate: str = "photos") -> np.ndarray:

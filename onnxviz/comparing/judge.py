@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, Final
 
 import numpy as np
@@ -28,7 +29,7 @@ from onnxviz.comparing.rules import (
     found,
     not_run,
 )
-from onnxviz.comparing.why import LayerFigures, Why
+from onnxviz.comparing.why import CUT_SUMS, LayerFigures, Why
 from onnxviz.errors import UsageError, near
 from onnxviz.graph.operators import RECURRENT, WEIGHTED
 from onnxviz.text import printable, quoted
@@ -192,6 +193,20 @@ def _runtime(rule: Rule, moved: Likeness | None, parts: Mapping[str, Any]) -> Ch
         "run it without: SessionOptions.graph_optimization_level, or session.disable_quant_qdq=1 where quantisers are "
         "moved; quantise weights too, if they are float",
     )  # fmt: skip
+    why = parts.get("why")
+    if why is not None and why.saturates:
+        # The file is as it should be, and another processor computes it: a word to who deploys it on one like this.
+        sentence = f"This processor, which has no VNNI, cuts B's sums: {moved.sqnr:.1f} dB against the file."
+        findings = [
+            replace(
+                one,
+                severity="low",
+                sentence=sentence,
+                advice=CUT_SUMS,
+                headline="This processor cuts B's sums",
+            )
+            for one in findings
+        ]
     return check(rule, findings, figure=moved.sqnr, figures=moved.figures())
 
 

@@ -121,6 +121,13 @@ class LayerFigures:
         return told + [f"{name}: {text}" for one in self.weights for text in one.sentences()]
 
 
+#: What to do where `Why.saturates`.
+CUT_SUMS: Final = (
+    "weights of 8 bits times activations of uint8: on this processor, which has no VNNI, sums of two products are cut "
+    "at 16 bits; quantise with reduce_range=True, or with activations of int8"
+)
+
+
 @dataclass(frozen=True)
 class Why:
     """The figures of all layers.
@@ -163,16 +170,15 @@ class Why:
             "machine": self.machine,
         }
 
+    @property
+    def saturates(self) -> bool:
+        """Whether this processor adds up what the file multiplies in 16 bits, and cuts what is more."""
+        mixed = "uint8" in self.activations and "int8" in self.weights and not self.reduce_range
+        return mixed and self.machine.get("vnni") is False
+
     def sentences(self) -> list[str]:
         """What stands out in the file as a whole."""
-        told = []
-        saturates = "uint8" in self.activations and "int8" in self.weights and not self.reduce_range
-        if saturates and self.machine.get("vnni") is False:
-            told.append(
-                "weights of 8 bits times activations of uint8: on this processor, which has no VNNI, sums of two "
-                "products are cut at 16 bits; quantise with reduce_range=True, or with activations of int8"
-            )
-        return told
+        return [CUT_SUMS] if self.saturates else []
 
 
 def _row(one: LayerFigures) -> dict[str, Any]:

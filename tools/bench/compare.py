@@ -299,7 +299,7 @@ def pictures() -> list[Path]:
 
     folder = networks.kept() / "photos"
     if not folder.exists():
-        found = photos()
+        found = [*photos().values()]
         write_crops(folder, found, -(-PICTURES // len(found)), seed=1)
     return sorted(folder.iterdir())[:PICTURES]
 
