@@ -10,6 +10,7 @@ import onnx
 import onnx_ir as ir
 import onnxruntime
 import pytest
+from processors import whole_sums
 
 import onnxviz
 from onnxviz import objectives
@@ -93,6 +94,7 @@ def test_real_values_are_the_float_networks(layer, net, plain):
     np.testing.assert_allclose(found / held.scale, np.rint(found / held.scale), atol=1e-3)
 
 
+@whole_sums
 @pytest.mark.parametrize("layer", LAYERS)
 def test_both_forms_agree_within_a_step(layer):
     """QLinearConv rounds as QuantizeLinear does, up to the order of sums."""
@@ -104,6 +106,7 @@ def test_both_forms_agree_within_a_step(layer):
     assert np.mean(np.abs(one - other) > step / 2) < 0.02
 
 
+@whole_sums
 @pytest.mark.parametrize("layer", LAYERS)
 def test_the_codes_are_what_the_file_holds(layer):
     """The oracle: ONNX Runtime on the file, with its integers as outputs."""

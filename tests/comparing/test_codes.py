@@ -8,6 +8,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto
+from processors import needs_whole_sums
 
 import onnxviz
 from onnxviz.errors import PreprocessingAssumed
@@ -50,6 +51,7 @@ def edge(files):
 @pytest.mark.parametrize("kind", TYPES)
 @pytest.mark.parametrize("form", ["QDQ", "QOperator"])
 def test_pictures_become_the_codes_that_the_files_quantiser_makes(edge, files, form, kind):
+    needs_whole_sums()
     whole, codes = edge(form, kind)
     photos = files.photos()[:4]
     assert codes.input.dtype == codes.preprocessing.dtype == kind

@@ -10,6 +10,7 @@ import onnx
 import onnx_ir as ir
 import pytest
 import torch
+from processors import whole_sums
 from scipy.stats import spearmanr
 
 import onnxviz
@@ -174,6 +175,7 @@ def _quantise(source: onnx.ModelProto, pictures: np.ndarray, form: str, **option
         return onnx.load(after)
 
 
+@whole_sums
 @pytest.mark.parametrize("form", ["QDQ", "QOperator"])
 def test_variants_of_the_bundled_network(form: str, net, cat) -> None:
     """The ReLU6 of all 33 layers lives in ranges; guided and deconvnet are close to the float file's."""
