@@ -35,7 +35,8 @@ class _Edit:
         del self.graph.node[:], self.graph.initializer[:], self.graph.value_info[:]
         self.graph.node.extend(nodes)
         self.graph.initializer.extend(
-            numpy_helper.from_array(np.ascontiguousarray(array), name) for name, array in self.weights.items()
+            numpy_helper.from_array(np.asarray(array, order="C"), name)
+            for name, array in self.weights.items()
         )
         onnx.checker.check_model(self.model, full_check=True)
         return self.model

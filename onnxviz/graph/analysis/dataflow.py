@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from copy import deepcopy
 from itertools import chain
 
@@ -24,6 +24,7 @@ QUANTISED = frozenset(
 FED = "onnxviz.fed"
 """Marks what stands beside the pictures, fed as a constant: one picture's share, maybe (`ir.Value.meta`)."""
 
+_BODIES = (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS)
 # How long the first takes is told by no number beforehand; the second chooses between bodies.
 _ALWAYS = CONTROL & GROWING
 
@@ -148,8 +149,10 @@ def is_tensor(value: ir.Value) -> bool:
 def reads(node: ir.Node) -> list[ir.Value]:
     """What the node reads: its inputs, and what its subgraphs capture from outside."""
     found = list(filter(None, node.inputs))
-    for graph in subgraphs(node):
-        found += _captured(graph)
+    for attribute in node.attributes.values():
+        if attribute.type in _BODIES:
+            for graph in _graphs(attribute):
+                found += _captured(graph)
     return found
 
 
@@ -166,13 +169,14 @@ def _captured(graph: ir.Graph) -> list[ir.Value]:
 
 def subgraphs(node: ir.Node) -> list[ir.Graph]:
     """The bodies of If, Loop and Scan."""
-    found: list[ir.Graph] = []
-    for attribute in node.attributes.values():
-        if attribute.type == ir.AttributeType.GRAPH:
-            found.append(attribute.as_graph())
-        elif attribute.type == ir.AttributeType.GRAPHS:
-            found += attribute.as_graphs()
-    return found
+    bodies = [attribute for attribute in node.attributes.values() if attribute.type in _BODIES]
+    return [graph for attribute in bodies for graph in _graphs(attribute)]
+
+
+def _graphs(attribute: ir.Attr) -> Sequence[ir.Graph]:
+    if attribute.type == ir.AttributeType.GRAPH:
+        return (attribute.as_graph(),)
+    return attribute.as_graphs()
 
 
 def dependent(graph: ir.Graph, image: ir.Value) -> set[ir.Value]:

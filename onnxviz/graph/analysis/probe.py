@@ -135,8 +135,8 @@ class Prober:
             proto = strip(self.model, values) if values else self._stripped
             shapes, dtypes = _infer(proto, self.model.graph.inputs, inputs)
             found = known_values.fold(self.model.graph, shapes)
-            named = (value.name for node in self.model.graph for value in node.outputs if value.name)
-            done = len(found) == len(values) or all(None not in shapes.get(name, (None,)) for name in named)
+            named = [value.name for node in self.model.graph for value in node.outputs if value.name]
+            done = len(found) == len(values) or not any([None in shapes.get(name, (None,)) for name in named])
             values = found
             if done:  # else arithmetic gave something new, by which more shapes may come out
                 break
