@@ -40,6 +40,7 @@ class LocalEffect:
     share    e² of the sum of all e², 0 to 1
     z        how far log e lies above the median of all layers, in robust deviations; 0 where that cannot be told
     healed   dB at the answers of B with this layer as it is in A; None where it was not tried
+    unlike   what B's operators have otherwise, in a few words each; quantisers and weights apart
     """
 
     layer: str
@@ -49,6 +50,7 @@ class LocalEffect:
     share: float
     z: float = 0.0
     healed: float | None = None
+    unlike: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -128,7 +130,8 @@ def local(hybrids: Hybrids, *, heal: int = HEALED, progress: Progress = silent) 
     found = []
     for place, name in enumerate(names):
         pair, e, share = hybrids.pairs[name], float(effects[place]), float(shares[place])
-        found.append(LocalEffect(pair.layer, name, pair.b, e, share, scores[place], cured.get(place)))
+        told = tuple(graft.unlike(name))
+        found.append(LocalEffect(pair.layer, name, pair.b, e, share, scores[place], cured.get(place), told))
     return Local(tuple(found), float(moved[0]), int(sound.sum()), int((~sound).sum()))
 
 

@@ -167,7 +167,8 @@ def reason(one: LayerFigures, effect: LocalEffect | None = None) -> str:
         return f"rounding of its weights to {worst.codes} {worst.granularity}"
     if worst is not None and worst.sqnr < _ROUNDED_DB:
         return f"its weights differ: {worst.sqnr:.1f} dB"
-    return "computed otherwise"
+    otherwise = printable("; ".join(effect.unlike), 160)
+    return f"computed otherwise: {otherwise}" if otherwise else "computed otherwise"
 
 
 #: The file of the parts.

@@ -25,7 +25,19 @@ import onnx_ir as ir
 from onnxviz.graph.analysis.dataflow import dependent, prune, reads
 from onnxviz.graph.operators import INTEGER_SUMS, MOVING, computes, computing, family
 from onnxviz.graph.quantisers import of_node
-from onnxviz.graph.seams import Cut, Instead, Joint, Known, Seam, Side, activations, behind, between, cuts
+from onnxviz.graph.seams import (
+    Cut,
+    Instead,
+    Joint,
+    Known,
+    Seam,
+    Side,
+    activations,
+    behind,
+    between,
+    cuts,
+    unlike,
+)
 
 # What codes pass on their way from a quantiser to where they are made real.
 _HANDS_ON: Final = MOVING | computing("max_pool")
@@ -106,7 +118,13 @@ class Grafting:
 
     def nodes(self, layer: str) -> list[ir.Node]:
         """A's operators between the nearest seams and this layer, in order."""
-        return between(self.a, self._named[layer])
+        cut = self._named[layer]
+        return between(self.a, cut.x, [other.x for other in cut.from_a])
+
+    def unlike(self, layer: str) -> list[str]:
+        """What B's operators up to this layer have otherwise than A's, in a few words each."""
+        cut = self._named[layer]
+        return unlike(self.nodes(layer), between(self.b, cut.y, [other.y for other in cut.from_b]))
 
     # --- variants ---------------------------------------------------------------------------------
 

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 
 from onnxviz.errors import ModelUnsuitable
-from onnxviz.graph.analysis.dataflow import by_name, dependent, image_input, reads, subgraphs, weight
-from onnxviz.graph.operators import BY_STATISTICS, MOVING, computes, computing, operator
+from onnxviz.graph.analysis.dataflow import (
+    by_name,
+    constant,
+    dependent,
+    image_input,
+    reads,
+    subgraphs,
+    weight,
+)
+from onnxviz.graph.operators import BY_STATISTICS, FORM, MOVING, computes, computing, operator
 from onnxviz.graph.quantisers import Quantiser, of_node
 from onnxviz.graph.tape import Tape
 
@@ -136,6 +146,7 @@ def _rewire(graph: ir.Graph, outer: Mapping[ir.Value, ir.Value]) -> None:
 
 _MOVES: Final = MOVING | computing("max_pool")
 _QUANTISERS: Final = computing("quantize dequantize")
+_SMALL: Final = 8  # numbers that are told one by one
 
 
 class Seam(NamedTuple):
@@ -223,11 +234,62 @@ def cuts(a: Side, b: Side, seams: Iterable[Seam]) -> list[Cut]:
     return sorted(by_x.values(), key=lambda cut: a.places[cut.x])
 
 
-def between(a: Side, cut: Cut) -> list[ir.Node]:
-    """A's operators between the nearest cuts and this, in order; none that prepare weights."""
-    found = behind([cut.x], dict.fromkeys([*(other.x for other in cut.from_a), a.image]))
-    moved = [node for node in found if not a.moved.isdisjoint(node.outputs)]
-    return sorted(moved, key=lambda node: a.places[node.outputs[0]])
+def between(side: Side, value: ir.Value, ends: Iterable[ir.Value]) -> list[ir.Node]:
+    """A model's operators between these ends and a value, in order; none that prepare weights."""
+    found = behind([value], dict.fromkeys([*ends, side.image]))
+    moved = [node for node in found if not side.moved.isdisjoint(node.outputs)]
+    return sorted(moved, key=lambda node: side.places[node.outputs[0]])
+
+
+def unlike(own: Sequence[ir.Node], theirs: Sequence[ir.Node]) -> list[str]:
+    """What A's operators and B's have otherwise, in a few words each; nothing of forms, nor of what weights hold."""
+    own, theirs = ([node for node in nodes if node.op_type not in FORM] for nodes in (own, theirs))
+    kinds = [Counter(node.op_type for node in nodes) for nodes in (own, theirs)]
+    gone, new = kinds[0] - kinds[1], kinds[1] - kinds[0]
+    if gone or new:
+        first, second = (", ".join(sorted(one.elements())) for one in (gone, new))
+        if not gone:
+            return [f"{second} besides"]
+        return [f"{second or 'nothing'} in the place of {first}"]
+    by_name = [
+        sorted(nodes, key=lambda node: node.op_type) for nodes in (own, theirs)
+    ]  # those of a kind in order
+    told = [
+        f"{name} of {one.op_type} is {y}, in A {x}"
+        for one, two in zip(*by_name, strict=True)
+        for name, x, y in _settings(one, two)
+    ]
+    return list(dict.fromkeys(told))
+
+
+def _settings(one: ir.Node, two: ir.Node) -> Iterator[tuple[str, str, str]]:
+    """Attributes, and small constants, that two nodes of one operator have otherwise."""
+    try:
+        schema = onnx.defs.get_schema(one.op_type, domain=one.domain)
+    except onnx.defs.SchemaError:
+        return
+    for name, known in schema.attributes.items():
+        default = onnx.helper.get_attribute_value(known.default_value) if known.default_value.name else None
+        x, y = (
+            _text(node.attributes[name].value if name in node.attributes else default) for node in (one, two)
+        )
+        if x != y and x and y:
+            yield name, x, y
+    for number, pair in enumerate(zip(one.inputs, two.inputs, strict=False)):
+        tensors = [constant(value) for value in pair]
+        if all(tensor is not None and tensor.size <= _SMALL for tensor in tensors):
+            x, y = (_text(tensor.numpy().ravel().tolist()) for tensor in tensors if tensor is not None)
+            if x != y:
+                yield schema.inputs[min(number, len(schema.inputs) - 1)].name, x, y
+
+
+def _text(value: Any) -> str:
+    """A setting as it is shown; '' where it is nothing that can be."""
+    if isinstance(value, (list, tuple)):
+        return _text(value[0]) if len(value) == 1 else f"({', '.join(map(_text, value))})"
+    if isinstance(value, bytes):
+        return value.decode(errors="replace")
+    return f"{value:g}" if isinstance(value, (int, float)) else value if isinstance(value, str) else ""
 
 
 def activations(value: ir.Value, ends: set[ir.Value]) -> list[ir.Node]:
@@ -308,7 +370,7 @@ def _moved_alone(a: Side, cut: Cut) -> bool:
         elif node.op_type not in _MOVES:
             return False
         at = node.inputs[0]
-    return all(node.op_type in _MOVES for node in between(a, cut))
+    return all(node.op_type in _MOVES for node in between(a, cut.x, [other.x for other in cut.from_a]))
 
 
 def _same_codes(one: Quantiser, other: Quantiser | None) -> bool:
