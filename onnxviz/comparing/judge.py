@@ -128,9 +128,17 @@ def source(split: Split | None, why: Why | None, local: Local | None = None) -> 
     )
 
 
-def _cause(split: Split | None, local: Local | None, why: Why | None) -> str:
+def _cut(parts: Mapping[str, Any]) -> bool:
+    """Whether this processor computes something else than B's file says, by cutting its sums."""
+    why, moved = parts.get("why"), parts.get("runtime")
+    saturates = why is not None and why.saturates
+    return saturates and moved is not None and RULES["compare.runtime"].grade(moved.sqnr) is not None
+
+
+def _cause(parts: Mapping[str, Any]) -> str:
     """Where the damage comes from and what to do about that; '' where it is not known."""
-    told = []
+    split, local, why = (parts.get(name) for name in ("split", "local", "why"))
+    told = [CUT_SUMS] if _cut(parts) else []
     if split is not None and split.cause is not None:
         told.append(f"{split.shares[split.cause]:.0%} of the noise comes from {source(split, why, local)}")
     worst = next(iter(local.ranked), None) if local is not None else None
@@ -152,7 +160,7 @@ def exact(share: Share) -> tuple[float, float]:
 
 
 def _answers(rule: Rule, answers: Answers, parts: Mapping[str, Any]) -> Check:
-    figures, cause = answers.to_dict(), _cause(parts.get("split"), parts.get("local"), parts.get("why"))
+    figures, cause = answers.to_dict(), _cause(parts)
     if answers.pixels is not None:
         agreed = answers.pixels.agreement(MARGIN)
         if agreed is None:
@@ -193,8 +201,7 @@ def _runtime(rule: Rule, moved: Likeness | None, parts: Mapping[str, Any]) -> Ch
         "run it without: SessionOptions.graph_optimization_level, or session.disable_quant_qdq=1 where quantisers are "
         "moved; quantise weights too, if they are float",
     )  # fmt: skip
-    why = parts.get("why")
-    if why is not None and why.saturates:
+    if _cut(parts):
         # The file is as it should be, and another processor computes it: a word to who deploys it on one like this.
         sentence = f"This processor, which has no VNNI, cuts B's sums: {moved.sqnr:.1f} dB against the file."
         findings = [
@@ -226,7 +233,8 @@ def _drift(rule: Rule, drift: Drift, parts: Mapping[str, Any]) -> Check:
             rule, lower, name,
             f"{name}: for {one.drifted} the map of B lies further from A's than noise of 1 grey level moves it; "
             f"correlation {one.r or 0:.2f}, A's own under noise {one.own or 0:.2f}.",
-            "see whether B's answers rest on other places: the worst pictures stand side by side",
+            CUT_SUMS if _cut(parts)
+            else "see whether B's answers rest on other places: the worst pictures stand side by side",
             [Evidence("The worst pictures, A's map and B's.", sheet)] if sheet is not None else [],
         )  # fmt: skip
     return check(rule, findings, figure=lowest, figures=figures)

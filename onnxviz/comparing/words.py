@@ -108,11 +108,13 @@ def advice(found: Compared) -> Iterator[str]:
         if one.advice:
             places.setdefault(one.advice, {})[one.where] = None
     for text, where in places.items():
-        named = [one for one in where if one]
+        if any(text != other and text in other for other in places):
+            continue
+        named = [] if "" in where else list(where)  # of the whole file: no place matters
         more = f" and {len(named) - FIRST} more layers" if len(named) > FIRST else ""
         yield f"{text} ({', '.join(named[:FIRST])}{more})" if named else text
     if found.why is not None:
-        yield from found.why.sentences()
+        yield from (text for text in found.why.sentences() if not any(text in said for said in places))
 
 
 def upper(text: str) -> str:

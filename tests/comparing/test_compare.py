@@ -19,6 +19,7 @@ from processors import CUTS_SUMS
 import onnxviz
 from onnxviz.auditing.finding import SEVERITIES, Finding
 from onnxviz.auditing.report.html import render
+from onnxviz.auditing.statistics import Likeness, Share
 from onnxviz.comparing import compare as comparing
 from onnxviz.comparing.judge import judged, missing, source
 from onnxviz.comparing.match import Pair
@@ -366,6 +367,30 @@ def test_a_processor_whose_sums_are_cut_is_a_thing_to_do(explained):
     for vnni, told in ((False, True), (True, False), (None, False)):
         found = replace(explained, why=replace(explained.why, machine={"vnni": vnni}))
         assert any("reduce_range" in line for line in found.lines()) is told
+
+
+@pytest.mark.parametrize(
+    ("vnni", "noise", "severity"),
+    [(False, 0.2, "low"), (False, 1e-4, None), (True, 0.2, "high"), (None, 0.2, "high")],
+)
+def test_what_a_processor_cuts_is_its_doing_and_told_once(explained, vnni, noise, severity):
+    """The file is sound: where other answers and other maps come from is the processor, and what to do follows."""
+    cut = vnni is False and severity is not None
+    answers = replace(explained.answers, agreement={0.1: Share(10, 40)})
+    moved = replace(explained.drift.methods["grad-cam"], drifted=Share(40, 40))
+    parts = {
+        "answers": answers,
+        "drift": replace(explained.drift, methods={"grad-cam": moved}),
+        "why": replace(explained.why, machine={"vnni": vnni}),
+        "runtime": Likeness(signal=1.0, noise=noise),
+    }
+    checks = judged(parts, {}, True)
+    found = replace(explained, checks=checks, why=parts["why"])
+    assert [one.severity for one in named(found, "compare.runtime")] == ([severity] if severity else [])
+    for rule in ("compare.answers", "compare.drift"):
+        (one,) = named(found, rule)
+        assert ("reduce_range" in one.advice) is cut
+    assert sum("reduce_range" in text for text in advice(found)) == (vnni is False)
 
 
 def test_a_screen_and_a_notebook_tell_answers_layers_and_what_to_do(compared):
